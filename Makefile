@@ -1,0 +1,33 @@
+# The two commands: make demo, make test. Both make .venv first; see tools/environment.py.
+PYTHON ?= python3
+ENVIRONMENT := $(PYTHON) tools/environment.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long lint env clean python
+
+help:  ## list what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+
+demo: python  ## map a rendered room with the real node, results in demo_output/
+	@$(ENVIRONMENT) demo -- python -m dust3r_ros.node.demo --out demo_output
+
+test: python  ## all tests but the long ones (ARGS="-k name" passes options to pytest)
+	@$(ENVIRONMENT) test -- python -m pytest $(ARGS)
+
+test-long: python  ## all tests
+	@$(ENVIRONMENT) test -- python -m pytest -m "long or not long" $(ARGS)
+
+lint: python  ## ruff and mypy
+	@$(ENVIRONMENT) test -- ruff check .
+	@$(ENVIRONMENT) test -- mypy
+
+env: python  ## make or update .venv with everything and run nothing
+	@$(ENVIRONMENT) test
+
+clean:  ## remove .venv and everything built
+	rm -rf .venv build install log demo_output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+python:
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "no '$(PYTHON)' found: install Python 3.10 to 3.13, or name it with 'make PYTHON=/path/to/python3'" >&2; exit 2; }

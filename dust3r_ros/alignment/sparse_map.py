@@ -1,0 +1,287 @@
+"""Landmarks, the views that see them, and their refinement by reprojection."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dust3r_ros.alignment.landmark_ids import LandmarkIds
+from dust3r_ros.alignment.triangulation import triangulate, widest_angle
+from dust3r_ros.geometry.pose import PnpResult, solve_pnp
+from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.tracking import Tracks, join, no_tracks
+from dust3r_ros.types import Array
+
+MAX_ERROR_PX = 4.0
+_FAR = 1e4
+
+
+@dataclass(eq=False)
+class SparseView:
+    """One keyframe: its pose, which focal it uses, and what it sees (offsets from the principal point)."""
+
+    camera: int
+    w_T_c: Array | None
+    seen: Tracks
+    pruned: Tracks = field(default_factory=no_tracks)  # sights that did not fit; a better focal may fit them
+    first_id: int = 0  # landmarks made before this view have smaller ids
+
+
+@dataclass(eq=False)
+class Focal:
+    """A focal length in pixels of the tracked images, its prior and its standard deviation (relative)."""
+
+    value: float
+    prior: float
+    std: float = float("inf")
+    fixed: bool = False
+
+
+class SparseMap:
+    """Landmarks seen in several views; the poses and focals that explain them.
+
+    Pixels are offsets from the principal point in the images that are tracked. A landmark has a
+    position once two posed views see it under enough parallax.
+    """
+
+    def __init__(self, min_parallax_deg: float, focal_prior_sigma: float = 0.7) -> None:
+        self.views: list[SparseView] = []
+        self.focals: list[Focal] = []
+        self.points = np.full((0, 3), np.nan)
+        self._ids = LandmarkIds()
+        self._min_parallax_deg = min_parallax_deg
+        self.focal_prior_sigma = focal_prior_sigma
+
+    @property
+    def positioned(self) -> np.ndarray:
+        """(L,) which landmarks have a position."""
+        return np.isfinite(self.points[:, 0])
+
+    def new_ids(self, count: int) -> np.ndarray:
+        """Ids of ``count`` new landmarks, without positions."""
+        self.points = np.concatenate([self.points, np.full((count, 3), np.nan)])
+        return self._ids.new(count)
+
+    def resolved_ids(self, ids: np.ndarray) -> np.ndarray:
+        """The ids that landmarks (K,) have now."""
+        return self._ids.resolved(ids)
+
+    def resolved(self, tracks: Tracks) -> Tracks:
+        """Tracks by the ids their landmarks have now, each once."""
+        return Tracks(self._ids.resolved(tracks.ids), tracks.pixels).unique()
+
+    def add(self, camera: int, seen: Tracks, w_T_c: Array | None) -> int:
+        """A new view; returns its index. The landmarks it is the first to see are made after this call."""
+        self.views.append(SparseView(camera, w_T_c, seen, first_id=len(self.points)))
+        return len(self.views) - 1
+
+    def observe(self, view: int, more: Tracks) -> None:
+        """Further landmarks that a view sees; those it sees already are left as they are."""
+        seen = self.views[view].seen
+        self.views[view].seen = join(seen, more.select(~np.isin(more.ids, seen.ids)))
+
+    def known(self, tracks: Tracks) -> Tracks:
+        """Those of ``tracks`` whose landmark has a position."""
+        return tracks.select(np.isfinite(self.points[tracks.ids, 0]))
+
+    def locate(self, camera: int, tracks: Tracks, min_inliers: int, seed: int = 0) -> PnpResult:
+        """Pose of a view of ``camera`` that sees ``tracks``; raises ``GeometryError`` when too few agree.
+
+        ``inliers`` of the result are over those of ``tracks`` that ``known`` keeps.
+        """
+        known = self.known(tracks)
+        return solve_pnp(
+            self.points[known.ids],
+            known.pixels,
+            self.focals[camera].value,
+            (0.0, 0.0),
+            threshold_px=MAX_ERROR_PX,
+            min_inliers=min_inliers,
+            seed=seed,
+        )
+
+    def common(self, a: int, b: int) -> tuple[Array, Array]:
+        """Where two views see the landmarks they share, pruned or not: offsets (N, 2) and (N, 2)."""
+        first, second = (join(self.views[v].seen, self.views[v].pruned).unique() for v in (a, b))
+        _, i, j = np.intersect1d(first.ids, second.ids, assume_unique=True, return_indices=True)
+        return first.pixels[i], second.pixels[j]
+
+    def misfit(self) -> float:
+        """How badly the map explains what posed views see: mean squared error, each capped at the outlier limit.
+
+        Landmarks seen at least twice count, pruned sights included, with the cap where they have no
+        position; so a state that explains fewer of them is no better for it.
+        """
+        view, point, offset = self.observations(self.posed(), np.arange(len(self.points)), pruned=True)
+        if len(view) == 0:
+            return float("inf")
+        points = self.points.copy()
+        loose = np.isnan(points[point, 0])
+        if loose.any():  # too little parallax to be a landmark is no misfit
+            points[point[loose]] = self._triangulated(view[loose], point[loose], offset[loose], len(points))[0][
+                point[loose]
+            ]
+        errors = self._errors(view, points[point], offset)
+        return float(np.mean(np.minimum(errors, MAX_ERROR_PX) ** 2))
+
+    def discard_flat(self) -> int:
+        """Take the position from landmarks whose sights have come to meet under too little parallax.
+
+        Returns how many landmarks keep one.
+        """
+        ids = np.flatnonzero(self.positioned)
+        view, point, _ = self.observations(self.posed(), ids)
+        rays = self.points[ids][point] - self.poses()[view][:, :3, 3]
+        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+        flat = widest_angle(rays, point, len(ids)) < self._min_parallax_deg
+        self.points[ids[flat]] = np.nan
+        return int((~flat).sum())
+
+    def start_over(self) -> None:
+        """Forget poses, positions and what was pruned; what is seen stays."""
+        for view in self.views:
+            view.w_T_c = None
+            view.seen, view.pruned = join(view.seen, view.pruned).unique(), no_tracks()
+        self.points[:] = np.nan
+
+    def median_depth(self, view: int) -> float:
+        """Median depth of the landmarks a posed view sees; NaN where it sees none with a position."""
+        known = self.known(self.views[view].seen)
+        return float(np.median(self.depths(view, known.ids))) if len(known.ids) else float("nan")
+
+    def depths(self, view: int, ids: np.ndarray) -> Array:
+        """z of landmarks (K,) in the camera of a posed view."""
+        w_T_c = self.views[view].w_T_c
+        assert w_T_c is not None, f"view {view} has no pose"
+        return transform(invert(w_T_c), self.points[ids])[:, 2]
+
+    def move(self, new_T_old: Array, scale: float) -> None:
+        """Re-express the whole map: points become ``new_T_old`` applied to ``scale`` times the old ones."""
+        for view in self.views:
+            if view.w_T_c is not None:
+                scaled = view.w_T_c.copy()
+                scaled[:3, 3] *= scale
+                view.w_T_c = new_T_old @ scaled
+        self.points = transform(new_T_old, scale * self.points)
+
+    def merge(self, a: np.ndarray, b: np.ndarray) -> None:
+        """Landmarks ``a`` (K,) and ``b`` (K,) are the same, each.
+
+        The older of two stays, so only views since the younger one was made are touched.
+        """
+        stays = self._ids.merge(a, b)
+        if not stays:
+            return
+        for gone, kept in stays.items():
+            if np.isnan(self.points[kept, 0]):
+                self.points[kept] = self.points[gone]
+            self.points[gone] = np.nan
+        oldest = min(stays)
+        for view in reversed(self.views):
+            view.seen, view.pruned = view.seen.renamed(stays), view.pruned.renamed(stays)
+            if view.first_id <= oldest:
+                break
+
+    def extend(self, views: Iterable[int] | None = None) -> int:
+        """Give positions to landmarks without one that posed views see under enough parallax; returns how many."""
+        chosen = self.posed() if views is None else [v for v in views if self.views[v].w_T_c is not None]
+        ids = np.unique(np.concatenate([self.views[v].seen.ids for v in chosen])) if chosen else np.zeros(0, int)
+        ids = ids[~np.isfinite(self.points[ids, 0])]
+        view, point, offset = self.observations(self.posed(), ids)
+        if len(view) == 0:
+            return 0
+        points, angles = self._triangulated(view, point, offset, len(ids))
+        errors = self._errors(view, points[point], offset)
+        fits = errors < MAX_ERROR_PX
+        good = (angles > self._min_parallax_deg) & (np.bincount(point[fits], minlength=len(ids)) >= 2)
+        # With two sights only, both must fit; with more, a wrong match among them is pruned.
+        self.points[ids[good]] = points[good]
+        self.drop(view, ids[point], good[point] & ~fits)
+        return int(good.sum())
+
+    def snapshot(self) -> tuple[object, ...]:
+        """The state that ``restore`` brings back."""
+        return (
+            [None if v.w_T_c is None else v.w_T_c.copy() for v in self.views],
+            [(v.seen, v.pruned) for v in self.views],
+            [(f.value, f.std) for f in self.focals],
+            self.points.copy(),
+        )
+
+    def restore(self, snapshot: tuple[object, ...]) -> None:
+        """Back to a snapshot; views and landmarks made since must not exist."""
+        poses, seen, focals, points = snapshot
+        for view, w_T_c, (kept, pruned) in zip(self.views, poses, seen, strict=True):  # type: ignore[call-overload]
+            view.w_T_c, view.seen, view.pruned = w_T_c, kept, pruned
+        for focal, (value, std) in zip(self.focals, focals, strict=True):  # type: ignore[call-overload]
+            focal.value, focal.std = value, std
+        self.points = points.copy()  # type: ignore[attr-defined]
+
+    def posed(self) -> list[int]:
+        return [index for index, view in enumerate(self.views) if view.w_T_c is not None]
+
+    def observations(
+        self, views: Collection[int], ids: np.ndarray, pruned: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, Array]:
+        """(view, index into sorted ``ids``, offset) of every sight of ``ids`` from ``views``; only ids seen twice."""
+        view_parts, point_parts, offset_parts = [], [], []
+        for index in views:
+            seen = self.views[index].seen
+            if pruned:
+                seen = join(seen, self.views[index].pruned)
+            at = np.searchsorted(ids, seen.ids)
+            at[at == len(ids)] = 0
+            hit = ids[at] == seen.ids if len(ids) else np.zeros(len(at), bool)
+            view_parts.append(np.full(int(hit.sum()), index))
+            point_parts.append(at[hit])
+            offset_parts.append(seen.pixels[hit])
+        if not view_parts:
+            return np.zeros(0, int), np.zeros(0, int), np.zeros((0, 2))
+        view, point, offset = map(np.concatenate, (view_parts, point_parts, offset_parts))
+        twice = np.bincount(point, minlength=len(ids))[point] >= 2
+        return view[twice], point[twice], offset[twice]
+
+    def _triangulated(self, view: np.ndarray, point: np.ndarray, offset: Array, count: int) -> tuple[Array, Array]:
+        """Points (count, 3) and parallax (count,), degrees, of sights; a point without parallax lies far out."""
+        directions, centers = self._rays(view, offset)
+        noise = 1.0 / min(focal.value for focal in self.focals)
+        points, angles = triangulate(centers, directions, point, count, noise)
+        behind = np.einsum("mi,mi->m", points[point] - centers, directions) <= 0
+        spread = float(np.linalg.norm(np.ptp(centers, axis=0))) or 1.0
+        far = np.zeros(count, bool)
+        far[point[behind]] = True
+        far[point[np.isnan(points[point, 0])]] = True
+        mean = np.zeros((count, 3))
+        np.add.at(mean, point, directions)
+        mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+        points[far] = centers.mean(axis=0) + _FAR * spread * mean[far]
+        return points, np.where(far, 0.0, angles)
+
+    def drop(self, view: np.ndarray, ids: np.ndarray, bad: np.ndarray) -> None:
+        """Prune the sights (view, landmark id) under a mask."""
+        for index in np.unique(view[bad]):
+            entry = self.views[index]
+            drop = np.isin(entry.seen.ids, ids[bad & (view == index)])
+            entry.pruned = join(entry.pruned, entry.seen.select(drop))
+            entry.seen = entry.seen.select(~drop)
+
+    def _rays(self, view: np.ndarray, offset: Array) -> tuple[Array, Array]:
+        focal = np.array([self.focals[v.camera].value for v in self.views])[view]
+        rays = np.concatenate([offset / focal[:, None], np.ones((len(offset), 1))], axis=1)
+        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+        poses = self.poses()[view]
+        return np.einsum("mij,mj->mi", poses[:, :3, :3], rays), poses[:, :3, 3]
+
+    def _errors(self, view: np.ndarray, points: Array, offset: Array) -> Array:
+        focal = np.array([self.focals[v.camera].value for v in self.views])[view]
+        poses = self.poses()[view]
+        X = np.einsum("mji,mj->mi", poses[:, :3, :3], points - poses[:, :3, 3])
+        z = np.where(X[:, 2] > 0, X[:, 2], np.nan)
+        with np.errstate(invalid="ignore"):
+            errors = np.linalg.norm(focal[:, None] * X[:, :2] / z[:, None] - offset, axis=1)
+        return np.where(np.isfinite(errors), errors, np.inf)
+
+    def poses(self) -> Array:
+        return np.stack([np.eye(4) if v.w_T_c is None else v.w_T_c for v in self.views])

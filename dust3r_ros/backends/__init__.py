@@ -1,0 +1,20 @@
+"""Things that turn image pairs into pointmaps."""
+
+from __future__ import annotations
+
+from dust3r_ros.backends.base import Backend
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.errors import BackendError
+
+
+def make_backend(config: MapperConfig) -> Backend:
+    """The backend a configuration names; raises ``BackendError`` or ``CheckpointError`` when it cannot run."""
+    if config.backend == "two_view":
+        from dust3r_ros.backends.two_view import TwoViewBackend
+
+        return TwoViewBackend(config.min_parallax_deg)
+    if not config.checkpoint:
+        raise BackendError("backend 'dust3r' needs weights; set 'checkpoint' to a .pth file or a model folder")
+    from dust3r_ros.backends.dust3r import Dust3rBackend
+
+    return Dust3rBackend(config.checkpoint, device=config.device)

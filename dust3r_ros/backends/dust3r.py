@@ -1,0 +1,206 @@
+"""The DUSt3R network as a backend: a view is encoded once, pairs are decoded in batches."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dust3r_ros.errors import BackendError, ConfigError, InputError
+from dust3r_ros.types import Array, Array32, PairPrediction, View
+
+if TYPE_CHECKING:
+    from dust3r_ros.network import Dust3r, PairOutput, Tokens
+
+Pair = tuple[int, int]
+
+_log = logging.getLogger(__name__)
+
+_PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+class Dust3rBackend:
+    """Pointmaps by the DUSt3R network.
+
+    ``model``: a network or the path of a checkpoint. ``device``: "auto", "cpu", "cuda" or "cuda:N".
+    ``batch_size``: pairs decoded at once, halved whenever memory does not suffice. ``precision``: of
+    encoder and decoder; "bfloat16" and "float16" are faster on CUDA, the heads stay in float32.
+
+    ``not_finite`` counts predicted pixels that were no numbers; they go out as points at the origin
+    with confidence 1, "nothing known". Raises ``BackendError`` when torch or the device is missing,
+    ``CheckpointError`` for a checkpoint that cannot be used, ``ConfigError`` for the other arguments.
+    """
+
+    name = "dust3r"
+    uses_poses = False
+
+    def __init__(
+        self, model: Dust3r | str | Path, device: str = "auto", *, batch_size: int = 8, precision: str = "float32"
+    ) -> None:
+        if type(batch_size) is not int or batch_size < 1:
+            raise ConfigError(f"'batch_size' is {batch_size!r}; it must be an integer of at least 1")
+        if precision not in _PRECISIONS:
+            raise ConfigError(f"'precision' is {precision!r}; it must be one of {', '.join(_PRECISIONS)}")
+        torch = _import_torch()
+        from dust3r_ros.network.checkpoint import load_checkpoint
+        from dust3r_ros.network.device import pick_device
+
+        self._device = pick_device(device)
+        loaded = load_checkpoint(model, str(self._device)) if isinstance(model, (str, Path)) else model.to(self._device)
+        self._model = loaded.eval()
+        self._precision = getattr(torch, precision)
+        self._batch_size = batch_size
+        self._tokens: dict[int, Tokens] = {}
+        self.not_finite = 0
+
+    @property
+    def batch_size(self) -> int:
+        """Pairs decoded at once, as far as memory has allowed until now."""
+        return self._batch_size
+
+    def add(self, view: View) -> None:
+        """Encodes the view's image, whose sides must be multiples of 16; an index added again is replaced.
+
+        Raises ``InputError`` for an image of another form, ``BackendError`` when memory does not suffice.
+        """
+        from dust3r_ros.network.config import PATCH
+        from dust3r_ros.network.images import check_image, normalise
+
+        check_image(view.image)
+        height, width = view.image.shape[:2]
+        if height % PATCH or width % PATCH:
+            raise InputError(
+                f"view {view.index} of camera '{view.camera}' has {width}x{height} pixels; "
+                f"the network needs multiples of {PATCH}"
+            )
+        try:
+            with self._inference():
+                tokens = self._model.encode(normalise(view.image).to(self._device))
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise _too_large(f"view {view.index} of {width}x{height} pixels", self._device) from error
+        self._tokens[view.index] = tokens
+
+    def has(self, index: int) -> bool:
+        """Whether the tokens of a view are kept."""
+        return index in self._tokens
+
+    def forget(self, index: int) -> None:
+        """Drops the tokens of a view; unknown indices are ignored."""
+        self._tokens.pop(index, None)
+
+    def predict(
+        self, pairs: Sequence[Pair], focals: Mapping[str, float], poses: Mapping[int, Array] | None = None
+    ) -> list[PairPrediction]:
+        """Pointmaps of ordered pairs (first, second), in the order asked; focals and poses are not needed.
+
+        Raises ``InputError`` for a view that was not added, ``BackendError`` when not even one pair
+        fits into memory.
+        """
+        for index in {index for pair in pairs for index in pair}:
+            if index not in self._tokens:
+                raise InputError(f"view {index} is not known to the dust3r backend; it must be added before its pairs")
+        by_size: dict[tuple[Any, Any], list[int]] = defaultdict(list)
+        for position, (first, second) in enumerate(pairs):
+            by_size[self._tokens[first].grid, self._tokens[second].grid].append(position)
+        predictions: dict[int, PairPrediction] = {}
+        for positions in by_size.values():
+            found = self._decode([pairs[position] for position in positions])
+            predictions.update(zip(positions, found, strict=True))
+        return [predictions[position] for position in range(len(pairs))]
+
+    def _decode(self, pairs: Sequence[Pair]) -> Iterator[PairPrediction]:
+        """Pairs of equal sizes, in batches that fit into memory."""
+        done = 0
+        while done < len(pairs):
+            batch = pairs[done : done + self._batch_size]
+            # The next attempt starts outside of 'except': a caught error holds on to the memory it ran out of.
+            output = self._try_decode(batch)
+            if output is None:
+                self._halve(len(batch))
+                continue
+            yield from self._predictions(batch, output)
+            done += len(batch)
+
+    def _try_decode(self, batch: Sequence[Pair]) -> list[Array32] | None:
+        """Points and confidence of both views, or None when they do not fit into memory."""
+        from dust3r_ros.network import Tokens
+
+        try:
+            with self._inference():
+                first, second = (Tokens.cat([self._tokens[pair[side]] for pair in batch]) for side in (0, 1))
+                return _to_numpy(self._model.decode(first, second))
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if len(batch) > 1:
+                return None
+            raise _too_large(f"pair {batch[0]}", self._device) from error
+
+    def _halve(self, tried: int) -> None:
+        import torch
+
+        self._batch_size = max(1, tried // 2)
+        _log.warning("%d pairs at once do not fit into memory; the batch is now %d", tried, self._batch_size)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _predictions(self, batch: Sequence[Pair], output: Sequence[Array32]) -> Iterator[PairPrediction]:
+        for (first, second), *arrays in zip(batch, *output, strict=True):
+            # Copies: a slice would keep the whole batch alive as long as any of its pairs.
+            points_1, confidence_1, points_2, confidence_2 = (array.copy() for array in arrays)
+            self._clear_not_finite((first, second), points_1, confidence_1)
+            self._clear_not_finite((first, second), points_2, confidence_2)
+            yield PairPrediction(first, second, points_1, confidence_1, points_2, confidence_2)
+
+    def _clear_not_finite(self, pair: Pair, points: Array32, confidence: Array32) -> None:
+        bad = ~(np.isfinite(points).all(axis=-1) & np.isfinite(confidence))
+        if not bad.any():
+            return
+        points[bad], confidence[bad] = 0.0, 1.0
+        if not self.not_finite:
+            _log.warning("pair %s: %d predicted pixels are not finite; they count as unknown", pair, bad.sum())
+        self.not_finite += int(bad.sum())
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        import torch
+
+        reduced: AbstractContextManager[Any] = nullcontext()
+        if self._precision != torch.float32:
+            reduced = torch.autocast(self._device.type, dtype=self._precision)
+        with torch.inference_mode(), reduced:
+            yield
+
+
+def _import_torch() -> Any:
+    try:
+        import safetensors  # noqa: F401
+        import torch
+    except ImportError as error:
+        raise BackendError(
+            f"the dust3r backend needs {error.name or 'torch'}; install it with: pip install 'dust3r_ros[network]'"
+        ) from error
+    return torch
+
+
+def _to_numpy(output: PairOutput) -> list[Array32]:
+    parts = (output.points_1, output.confidence_1, output.points_2, output.confidence_2)
+    return [part.float().cpu().numpy() for part in parts]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    # On the CPU torch raises a plain RuntimeError.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _too_large(what: str, device: object) -> BackendError:
+    return BackendError(f"{what} does not fit into the memory of device '{device}'; lower 'working_size'")

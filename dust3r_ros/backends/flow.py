@@ -1,0 +1,147 @@
+"""Dense correspondence of two grey images, checked forth and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from dust3r_ros.features import Features, epipolar_inliers, match
+from dust3r_ros.types import Array32, Image
+
+_CONSISTENT_PX = 1.0
+_ENOUGH_CONSISTENT = 0.35
+_PATCH = (7, 7)
+_SCHARR_GAIN = 32.0  # of OpenCV's kernel, over a slope in grey levels per pixel
+_MIN_SLOPE = 0.7
+_MAX_DIFFERENCE = 25.0  # grey levels, averaged over a patch
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """Where each pixel of one image lies in another.
+
+    ``target`` (H, W, 2) float32: coordinates (u, v) in the other image. ``error`` (H, W) float32:
+    how far the way there and back misses the start, pixels; inf where the target lies outside.
+    """
+
+    target: Array32
+    error: Array32
+
+    @property
+    def consistent(self) -> float:
+        """Part of the pixels that come back to within a pixel."""
+        return float(np.mean(self.error < _CONSISTENT_PX))
+
+
+def dense_flow(
+    a: Image,
+    b: Image,
+    features: Callable[[], tuple[Features, Features]],
+    guess: tuple[Array32, Array32] | None = None,
+) -> tuple[Flow, Flow]:
+    """Flow a -> b and b -> a of grey images (H, W) uint8, whatever their sizes.
+
+    ``guess``: targets (H, W, 2) a -> b and b -> a to start from. Where the step is too wide all the
+    same and the ``features`` of both match, the homography they agree on best warps one image onto
+    the other first.
+    """
+    height, width = max(a.shape[0], b.shape[0]), max(a.shape[1], b.shape[1])
+    padded_a, padded_b = _pad(a, height, width), _pad(b, height, width)
+    plain = _both_ways(padded_a, padded_b, a.shape, b.shape, np.eye(3), guess)
+    if min(plain[0].consistent, plain[1].consistent) >= _ENOUGH_CONSISTENT:
+        return plain
+    homography = _homography(*features())
+    if homography is None:
+        return plain
+    warped = _both_ways(padded_a, padded_b, a.shape, b.shape, homography)
+    return warped if warped[0].consistent > plain[0].consistent else plain
+
+
+def _homography(a: Features, b: Features) -> np.ndarray | None:
+    """The homography a -> b that most matches follow within 8 pixels."""
+    pairs = match(a, b)
+    points_a, points_b = a.pixels[pairs[:, 0]], b.pixels[pairs[:, 1]]
+    inliers = epipolar_inliers(points_a, points_b)
+    if not inliers.any():
+        return None
+    cv2.setRNGSeed(0)
+    homography, mask = cv2.findHomography(points_a[inliers], points_b[inliers], cv2.RANSAC, 8.0)
+    if homography is None or mask.sum() < 8 or not np.isfinite(homography).all():
+        return None
+    return homography if abs(np.linalg.det(homography / homography[2, 2])) > 1e-3 else None
+
+
+def _both_ways(
+    a: Image,
+    b: Image,
+    shape_a: tuple[int, ...],
+    shape_b: tuple[int, ...],
+    homography: np.ndarray,
+    guess: tuple[Array32, Array32] | None = None,
+) -> tuple[Flow, Flow]:
+    """Targets of both directions; ``homography`` maps a to b roughly and is put into the images first."""
+    forth = _targets(a, b, homography, None if guess is None else guess[0])
+    back = _targets(b, a, np.linalg.inv(homography), None if guess is None else guess[1])
+    forth, back = forth[: shape_a[0], : shape_a[1]], back[: shape_b[0], : shape_b[1]]
+    a, b = a[: shape_a[0], : shape_a[1]], b[: shape_b[0], : shape_b[1]]
+    return (
+        Flow(forth, np.where(_evident(a, b, forth), _round_trip(forth, back), np.inf).astype(np.float32)),
+        Flow(back, np.where(_evident(b, a, back), _round_trip(back, forth), np.inf).astype(np.float32)),
+    )
+
+
+def _evident(a: Image, b: Image, target: Array32) -> np.ndarray:
+    """(H, W) where the images themselves bear the flow out: texture in ``a``, and the same grey at its target.
+
+    On a blank wall any flow comes back to its start.
+    """
+    seen = cv2.remap(b, target, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    difference = cv2.blur(a.astype(np.float32) - seen.astype(np.float32), _PATCH)
+    rows, columns = cv2.Scharr(a, cv2.CV_32F, 0, 1), cv2.Scharr(a, cv2.CV_32F, 1, 0)
+    slope = np.sqrt(cv2.blur(rows * rows + columns * columns, _PATCH)) / _SCHARR_GAIN
+    return (slope > _MIN_SLOPE) & (np.abs(difference) < _MAX_DIFFERENCE)
+
+
+def _targets(a: Image, b: Image, homography: np.ndarray, guess: Array32 | None) -> Array32:
+    height, width = a.shape
+    start = _grid(height, width)
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    if np.array_equal(homography, np.eye(3)):
+        return start + flow.calc(a, b, _motion(guess, start))
+    # b as seen from a: the rest of the motion is small
+    straight = cv2.warpPerspective(b, homography, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    near = start + flow.calc(a, straight, None)
+    return cv2.perspectiveTransform(near.reshape(1, -1, 2), homography).reshape(height, width, 2).astype(np.float32)
+
+
+def _motion(guess: Array32 | None, start: Array32) -> Array32 | None:
+    """Motion (H, W, 2) of guessed targets, nothing moving where they say nothing or are for another size."""
+    if guess is None or guess.shape != start.shape:
+        return None
+    return np.ascontiguousarray(np.where(np.isfinite(guess), guess - start, 0.0).astype(np.float32))
+
+
+def chained(first: Flow, second: Flow) -> Array32:
+    """Targets (H, W, 2) a -> c of flows a -> b and b -> c; those that leave b end at its border."""
+    return cv2.remap(second.target, first.target, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _round_trip(forth: Array32, back: Array32) -> Array32:
+    """How far (H, W) pixels end from their start after ``forth`` and ``back``."""
+    there = cv2.remap(back, forth, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(np.nan, np.nan))
+    miss = there - _grid(*forth.shape[:2])
+    error = np.hypot(miss[..., 0], miss[..., 1])
+    return np.where(np.isfinite(error), error, np.inf).astype(np.float32)
+
+
+def _grid(height: int, width: int) -> Array32:
+    v, u = np.mgrid[:height, :width].astype(np.float32)
+    return np.stack([u, v], axis=-1)
+
+
+def _pad(image: Image, height: int, width: int) -> Image:
+    bottom, right = height - image.shape[0], width - image.shape[1]
+    return cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE) if bottom or right else image

@@ -1,0 +1,166 @@
+"""Pointmaps from two-view geometry: the backend that needs no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+
+from dust3r_ros.backends.flow import Flow, chained, dense_flow
+from dust3r_ros.backends.stereo import StereoDepth, depth_from_flow
+from dust3r_ros.errors import GeometryError, InputError
+from dust3r_ros.features import Features, extract
+from dust3r_ros.geometry.essential import essential_pose
+from dust3r_ros.geometry.pinhole import center_of, pixel_grid, unproject
+from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
+
+_GEOMETRY_SAMPLES = 2000
+_DEFAULT_FOCAL = 1.0  # of the long edge: 53 degrees of view
+
+
+@dataclass(eq=False)
+class _View:
+    camera: str
+    gray: Image
+
+    @cached_property
+    def features(self) -> Features:
+        """For steps too wide for flow."""
+        return extract(self.gray)
+
+
+class TwoViewBackend:
+    """Dense flow, essential matrix, triangulation of every consistent pixel.
+
+    A pair whose rays hardly meet (little parallax, pure rotation) or whose images do not match has
+    confidence 1 everywhere: it says nothing of depth. With both poses known the pair's unit of
+    length is the map's; without, the median depth of the first view is 1.
+    """
+
+    name = "two_view"
+    uses_poses = True
+
+    def __init__(self, min_parallax_deg: float = 1.0) -> None:
+        self._min_parallax_deg = min_parallax_deg
+        self._views: dict[int, _View] = {}
+        self._flows: dict[tuple[int, int], Flow] = {}
+
+    def add(self, view: View) -> None:
+        """Take a view (H, W, 3) RGB uint8 in."""
+        if view.image.ndim != 3 or view.image.shape[2] != 3 or view.image.dtype != np.uint8:
+            raise InputError(f"view {view.index} has shape {view.image.shape}; it must be (H, W, 3) uint8")
+        self.forget(view.index)
+        self._views[view.index] = _View(view.camera, cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY))
+
+    def has(self, index: int) -> bool:
+        """Whether a view is kept."""
+        return index in self._views
+
+    def forget(self, index: int) -> None:
+        """Drop a view and its flows."""
+        self._views.pop(index, None)
+        for pair in [pair for pair in self._flows if index in pair]:
+            del self._flows[pair]
+
+    def predict(
+        self,
+        pairs: Sequence[tuple[int, int]],
+        focals: Mapping[str, float],
+        poses: Mapping[int, Array] | None = None,
+    ) -> list[PairPrediction]:
+        """Pointmaps of ordered pairs; both orders of a pair share one computation of flow and pose."""
+        relative: dict[tuple[int, int], Array | None] = {}
+        predictions = []
+        for first, second in pairs:
+            if (first, second) not in relative:
+                second_T_first = self._relative_pose(first, second, focals, poses or {})
+                relative[first, second] = second_T_first
+                relative[second, first] = None if second_T_first is None else invert(second_T_first)
+            predictions.append(self._pair(first, second, relative[first, second], focals))
+        return predictions
+
+    def _flow(self, first: int, second: int) -> Flow:
+        if (first, second) not in self._flows:
+            a, b = self._views[first], self._views[second]
+            forth, back = dense_flow(a.gray, b.gray, lambda: (a.features, b.features), self._guess(first, second))
+            self._flows[first, second], self._flows[second, first] = forth, back
+        return self._flows[first, second]
+
+    def _guess(self, first: int, second: int) -> tuple[Array32, Array32] | None:
+        """Targets both ways through a view whose flow to both is known: two small steps for a wide one."""
+        for middle in self._views:
+            if (first, middle) in self._flows and (middle, second) in self._flows:
+                return (
+                    chained(self._flows[first, middle], self._flows[middle, second]),
+                    chained(self._flows[second, middle], self._flows[middle, first]),
+                )
+        return None
+
+    def _focal(self, index: int, focals: Mapping[str, float]) -> float:
+        view = self._views[index]
+        return focals.get(view.camera, _DEFAULT_FOCAL * max(view.gray.shape))
+
+    def _relative_pose(
+        self, first: int, second: int, focals: Mapping[str, float], poses: Mapping[int, Array]
+    ) -> Array | None:
+        """``second_T_first``: from the poses when both are known, else up to scale from the flow; None if neither."""
+        if first in poses and second in poses:
+            return invert(poses[second]) @ poses[first]
+        flow = self._flow(first, second)
+        rows, columns = np.nonzero(flow.error < 1.0)
+        if len(rows) < 50:
+            return None
+        keep = np.linspace(0, len(rows) - 1, min(_GEOMETRY_SAMPLES, len(rows))).astype(int)
+        a = pixel_grid(*flow.error.shape)[rows[keep], columns[keep]]
+        b = flow.target[rows[keep], columns[keep]].astype(np.float64)
+        try:
+            first_T_second, _ = essential_pose(
+                a,
+                b,
+                self._focal(first, focals),
+                self._focal(second, focals),
+                center_of(*self._views[first].gray.shape),
+                center_of(*self._views[second].gray.shape),
+            )
+        except GeometryError:
+            return None
+        return invert(first_T_second)
+
+    def _pair(
+        self, first: int, second: int, second_T_first: Array | None, focals: Mapping[str, float]
+    ) -> PairPrediction:
+        shapes = self._views[first].gray.shape, self._views[second].gray.shape
+        focal = self._focal(first, focals), self._focal(second, focals)
+        if second_T_first is None:
+            return _nothing_known(first, second, shapes, focal)
+        first_T_second = invert(second_T_first)
+        flows = self._flow(first, second), self._flow(second, first)
+        a = depth_from_flow(flows[0], second_T_first, *focal, shapes[1], self._min_parallax_deg)
+        b = depth_from_flow(flows[1], first_T_second, *focal[::-1], shapes[0], self._min_parallax_deg)
+        points_b = transform(first_T_second, unproject(_filled(b), focal[1]))
+        return PairPrediction(
+            first,
+            second,
+            unproject(_filled(a), focal[0]).astype(np.float32),
+            a.confidence,
+            points_b.astype(np.float32),
+            b.confidence,
+        )
+
+
+def _filled(stereo: StereoDepth) -> Array32:
+    """Depth with the median where nothing is known, so that every pixel has a point as the network's has."""
+    known = stereo.confidence > 1.0
+    return np.where(known, stereo.depth, np.median(stereo.depth[known]) if known.any() else 1.0)
+
+
+def _nothing_known(
+    first: int, second: int, shapes: tuple[tuple[int, ...], ...], focal: tuple[float, float]
+) -> PairPrediction:
+    points = [unproject(np.ones(shape), f).astype(np.float32) for shape, f in zip(shapes, focal, strict=True)]
+    ones = [np.ones(shape, np.float32) for shape in shapes]
+    return PairPrediction(first, second, points[0], ones[0], points[1], ones[1])

@@ -1,0 +1,145 @@
+"""What all commands share: one-line errors, exit codes, configuration from options, signals."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from dust3r_ros import __version__
+from dust3r_ros.config import MapperConfig, from_mapping, load_yaml, split
+from dust3r_ros.errors import ConfigError, Dust3rRosError
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line and exits with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """--debug and --version."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--version", action="version", version=f"dust3r_ros {__version__}")
+
+
+def add_mapper(parser: argparse.ArgumentParser) -> None:
+    """The options that choose the mapper's configuration."""
+    group = parser.add_argument_group("mapper")
+    group.add_argument("--backend", choices=("two_view", "dust3r"), help="what predicts pointmaps (default: two_view)")
+    group.add_argument("--checkpoint", metavar="PATH", help="weights of the dust3r backend: .pth file or folder")
+    group.add_argument("--config", metavar="YAML", help="parameters from a file, as the node takes them")
+    group.add_argument(
+        "--focal", type=float, metavar="F", help="known focal length, native pixels (default: estimated)"
+    )
+    group.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="one parameter; wins over file and options"
+    )
+
+
+def mapper_config(arguments: argparse.Namespace) -> MapperConfig:
+    """The configuration that the options of ``add_mapper`` ask for: file, then options, then --set.
+
+    Raises ``ConfigError`` for an unknown name, a wrong type or a value out of range.
+    """
+    values: dict[str, object] = {}
+    if arguments.config is not None:
+        values.update(split(load_yaml(arguments.config))[0])
+    for name in ("backend", "checkpoint", "focal"):
+        if getattr(arguments, name) is not None:
+            values[name] = getattr(arguments, name)
+    for setting in arguments.set:
+        name, equals, text = setting.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set {setting!r} is not NAME=VALUE")
+        values[name.strip()] = _parsed(text)
+    return from_mapping(MapperConfig, values)
+
+
+def _parsed(text: str) -> object:
+    """A value as YAML reads it, so that the command line and the file agree."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def positive(text: str) -> int:
+    """argparse type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+def guarded(name: str, body: Callable[[], int], debug: bool) -> int:
+    """Exit code of ``body``; an error of ours, or one that we did not foresee, becomes one line on stderr."""
+    if not debug:  # OpenCV and FFmpeg write to stderr by themselves; they read this when first imported
+        os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    # What is skipped is counted and told once, in the end; single warnings would tear the progress bar.
+    logging.basicConfig(
+        level=logging.WARNING if debug else logging.CRITICAL, format=f"{name}: %(levelname)s: %(message)s"
+    )
+    try:
+        return body()
+    except BrokenPipeError:  # whoever read our output has gone
+        sys.stdout = None
+        return 1
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        code, line = _explained(error)
+        print(f"{name}: error: {' '.join(line.split())}", file=sys.stderr)
+        return code
+
+
+def _explained(error: BaseException) -> tuple[int, str]:
+    """Exit code and sentence."""
+    if isinstance(error, Dust3rRosError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted; nothing more is written"
+    if isinstance(error, MemoryError):
+        return 1, "out of memory; a smaller working_size, --every or --max-frames needs less"
+    return 1, f"unexpected {type(error).__name__}: {error} (--debug shows where; please report it)"
+
+
+class Stop:
+    """Whether the user asked for the end, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Stop]:
+    """The first SIGINT or SIGTERM in the block only sets the ``Stop``; a second one interrupts."""
+    stop = Stop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop:
+            raise KeyboardInterrupt
+        stop.signal = number
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,70 @@
+"""SIFT features of keyframes and their matches: what carries geometry where steps are too wide for flow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from dust3r_ros.types import Array, Array32, Image
+
+_RATIO = 0.8  # Lowe's ratio (Lowe, IJCV 2004)
+_EPIPOLAR_PX = 1.5
+_MIN_MATCHES = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """``pixels`` (N, 2) and RootSIFT ``descriptors`` (N, 128) float32 of one grey image."""
+
+    pixels: Array
+    descriptors: Array32
+
+
+def extract(gray: Image, count: int = 1500) -> Features:
+    """The ``count`` strongest SIFT features of an image (H, W) uint8; descriptors as RootSIFT."""
+    # The low contrast threshold keeps features on plain walls; matching sorts out the bad ones.
+    detector = cv2.SIFT_create(nfeatures=count, contrastThreshold=0.02)
+    keypoints, descriptors = detector.detectAndCompute(gray, None)
+    if not keypoints:
+        return Features(np.zeros((0, 2)), np.zeros((0, 128), np.float32))
+    pixels = np.array([keypoint.pt for keypoint in keypoints], dtype=np.float64)
+    descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9))
+    # A corner with two dominant orientations comes twice at one place; both may match, one is kept.
+    _, first = np.unique(np.round(pixels, 2), axis=0, return_index=True)
+    first.sort()
+    return Features(pixels[first], descriptors[first].astype(np.float32))
+
+
+def match(a: Features, b: Features) -> np.ndarray:
+    """(K, 2) indices of features of ``a`` and ``b`` that are each other's nearest and pass the ratio test."""
+    if len(a.pixels) < 2 or len(b.pixels) < 2:
+        return np.zeros((0, 2), int)
+    similarity = a.descriptors @ b.descriptors.T
+    rows = np.arange(len(a.pixels))
+    best = similarity.argmax(axis=1)
+    top = similarity[rows, best]
+    similarity[rows, best] = -1.0
+    second = similarity.max(axis=1)
+    similarity[rows, best] = top
+    # Unit vectors: |x - y|^2 = 2 - 2 xy
+    distinct = (2.0 - 2.0 * top) < _RATIO**2 * (2.0 - 2.0 * second)
+    mutual = similarity.argmax(axis=0)[best] == rows
+    keep = distinct & mutual
+    return np.stack([rows[keep], best[keep]], axis=1)
+
+
+def epipolar_inliers(a: Array, b: Array, threshold_px: float = _EPIPOLAR_PX) -> np.ndarray:
+    """(K,) which of the correspondences (K, 2) agree with one fundamental matrix (MAGSAC++); none below 12."""
+    if len(a) < _MIN_MATCHES:
+        return np.zeros(len(a), bool)
+    cv2.setRNGSeed(0)
+    try:
+        _, mask = cv2.findFundamentalMat(
+            a.astype(np.float64), b.astype(np.float64), cv2.USAC_MAGSAC, threshold_px, 0.9999, 5000
+        )
+    except cv2.error:  # some degenerate sets trip an assertion
+        mask = None
+    inliers = np.zeros(len(a), bool) if mask is None else mask.ravel().astype(bool)
+    return inliers if inliers.sum() >= _MIN_MATCHES else np.zeros(len(a), bool)

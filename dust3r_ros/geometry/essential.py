@@ -1,0 +1,151 @@
+"""Relative pose of two views from 2D matches: the essential matrix."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+from scipy.spatial.transform import Rotation
+
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.geometry.pinhole import rays
+from dust3r_ros.geometry.rigid import invert, pose
+from dust3r_ros.types import Array
+
+_REFINE_MATCHES = 2000
+_ROUNDS = 2
+_BAND = 3.0  # thresholds
+
+
+def essential_pose(
+    pixels_a: NDArray[np.floating],
+    pixels_b: NDArray[np.floating],
+    focal_a: float,
+    focal_b: float,
+    center_a: tuple[float, float],
+    center_b: tuple[float, float],
+    *,
+    threshold_px: float = 1.0,
+    min_inliers: int = 15,
+    seed: int = 0,
+) -> tuple[Array, NDArray[np.bool_]]:
+    """(``a_T_b`` (4, 4) with a translation of length 1, inliers (N,)) from matching pixels (N, 2), (N, 2).
+
+    Nister's five points in RANSAC ("An efficient solution to the five-point relative pose problem",
+    PAMI 2004), then Sampson's distance with Huber's loss over the 5 degrees of freedom. Inliers
+    are within ``threshold_px`` of their epipolar lines and in front of both cameras. The same
+    ``seed`` gives the same result. Raises ``GeometryError`` for fewer than ``min_inliers`` (6 at
+    least) matches or inliers, and where turning alone explains the matches, so that the direction
+    of the translation is unknown: median parallax of the inliers under ``threshold_px``.
+    """
+    a, b = np.asarray(pixels_a, dtype=np.float64), np.asarray(pixels_b, dtype=np.float64)
+    if a.ndim != 2 or a.shape[1] != 2 or a.shape != b.shape:
+        raise GeometryError(f"A relative pose needs pixels (N, 2) and (N, 2), not {a.shape} and {b.shape}.")
+    needed = max(min_inliers, 6)
+    finite = np.flatnonzero(np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1))
+    if len(finite) < needed:
+        raise GeometryError(f"A relative pose needs at least {needed} finite matches, not {len(finite)} of {len(a)}.")
+    # RANSAC draws from OpenCV's own fixed generator: the order of the matches is what a seed can change
+    order = np.random.default_rng(seed).permutation(finite)
+    rays_a, rays_b = rays(a[order], focal_a, center_a), rays(b[order], focal_b, center_b)
+    focal = float(np.sqrt(focal_a * focal_b))
+    b_T_a, good = _estimated(rays_a, rays_b, focal, threshold_px, needed)
+    inliers = np.zeros(len(a), bool)
+    inliers[order[good]] = True
+    return invert(b_T_a), inliers
+
+
+def _estimated(
+    rays_a: Array, rays_b: Array, focal: float, threshold_px: float, needed: int
+) -> tuple[Array, NDArray[np.bool_]]:
+    """``b_T_a`` and the matches that fit it."""
+    b_T_a, front = _ransac(rays_a, rays_b, threshold_px / focal)
+    _require(front, len(rays_a), needed, threshold_px)
+    for _ in range(_ROUNDS):
+        # a band wider than the threshold, or the choice of the matches would hold the first pose in place
+        near = _fitting(b_T_a, rays_a, rays_b, _BAND * threshold_px / focal)
+        _require(near, len(rays_a), needed, _BAND * threshold_px)
+        chosen = np.flatnonzero(near)[:_REFINE_MATCHES]
+        b_T_a = _refined(b_T_a, rays_a[chosen], rays_b[chosen], focal)
+    good = _fitting(b_T_a, rays_a, rays_b, threshold_px / focal)
+    _require(good, len(rays_a), needed, threshold_px)
+    parallax = focal * _parallax(rays_a[good], rays_b[good])
+    if parallax < threshold_px:
+        raise GeometryError(
+            f"The median parallax of {good.sum()} matches is {parallax:.2g} px; "
+            f"the direction of a translation needs at least {threshold_px:g} px."
+        )
+    return b_T_a, good
+
+
+def _require(inliers: NDArray[np.bool_], count: int, needed: int, threshold_px: float) -> None:
+    if inliers.sum() < needed:
+        raise GeometryError(
+            f"The best relative pose fits {inliers.sum()} of {count} matches within {threshold_px:g} px; "
+            f"at least {needed} must fit."
+        )
+
+
+def _ransac(rays_a: Array, rays_b: Array, threshold: float) -> tuple[Array, NDArray[np.bool_]]:
+    """``b_T_a`` and which matches fit it from in front of both cameras."""
+    a, b, eye = np.ascontiguousarray(rays_a[:, :2]), np.ascontiguousarray(rays_b[:, :2]), np.eye(3)
+    best, front = np.eye(4), np.zeros(len(a), bool)
+    try:
+        E, fits = cv2.findEssentialMat(a, b, eye, method=cv2.RANSAC, prob=0.9999, threshold=threshold)
+        for candidate in () if E is None else np.reshape(E, (-1, 3, 3)):
+            # far points count: the default limit of 50 baselines would drop them
+            _, R, t, mask, _ = cv2.recoverPose(candidate, a, b, eye, distanceThresh=1e6, mask=fits.copy())
+            kept = np.ravel(mask) > 0
+            if kept.sum() > front.sum():
+                best, front = pose(R, t), kept
+    except cv2.error as error:
+        raise GeometryError(f"No relative pose for {len(a)} matches: OpenCV says {error.err}.") from error
+    return best, front
+
+
+def _sampson(b_T_a: Array, rays_a: Array, rays_b: Array) -> Array:
+    """Signed first-order distances (N,) to the epipolar geometry (Hartley and Zisserman, eq. 11.9), focal 1."""
+    E = np.cross(b_T_a[:3, 3], b_T_a[:3, :3], axisb=0, axisc=0)
+    lines_b, lines_a = rays_a @ E.T, rays_b @ E
+    slopes = np.sum(lines_b[:, :2] ** 2, axis=1) + np.sum(lines_a[:, :2] ** 2, axis=1)
+    return np.sum(rays_b * lines_b, axis=1) / np.sqrt(np.maximum(slopes, 1e-24))
+
+
+def _fitting(b_T_a: Array, rays_a: Array, rays_b: Array, threshold: float) -> NDArray[np.bool_]:
+    """Which matches are near their epipolar lines and in front: z_b b = z_a R a + t, times R a and times b."""
+    turned, t = rays_a @ b_T_a[:3, :3].T, b_T_a[:3, 3]
+    normal = np.cross(turned, rays_b)
+    depth_a = np.sum(np.cross(rays_b, t) * normal, axis=1)
+    depth_b = np.sum(np.cross(turned, t) * normal, axis=1)
+    return (np.abs(_sampson(b_T_a, rays_a, rays_b)) < threshold) & (depth_a > 0) & (depth_b > 0)
+
+
+def _refined(b_T_a: Array, rays_a: Array, rays_b: Array, focal: float) -> Array:
+    """Least Huber loss of Sampson's distance, pixels, over rotation (3) and direction of translation (2)."""
+    direction = b_T_a[:3, 3] / np.linalg.norm(b_T_a[:3, 3])
+    tangent = np.linalg.svd(direction[None])[2][1:]
+
+    def moved(step: Array) -> Array:
+        translation = direction + step[3:] @ tangent
+        rotation = Rotation.from_rotvec(step[:3]).as_matrix() @ b_T_a[:3, :3]
+        return pose(rotation, translation / np.linalg.norm(translation))
+
+    start = focal * _sampson(moved(np.zeros(5)), rays_a, rays_b)
+    noise = max(1.4826 * float(np.median(np.abs(start))), 1e-6)
+    result = least_squares(
+        lambda step: focal * _sampson(moved(step), rays_a, rays_b),
+        np.zeros(5), loss="huber", f_scale=1.345 * noise, x_scale=0.1, max_nfev=20,
+    )  # fmt: skip
+    return moved(result.x)
+
+
+def _parallax(rays_a: Array, rays_b: Array) -> float:
+    """Median shift of the matches that the best rotation alone leaves, focal 1."""
+    a, b = (r / np.linalg.norm(r, axis=1, keepdims=True) for r in (rays_a, rays_b))
+    shifts = np.ones(len(a))
+    for _ in range(5):  # least sum of shifts, not of their squares: outliers along the epipolar lines remain
+        U, _, Vt = np.linalg.svd((b / np.maximum(shifts, 1e-6)[:, None]).T @ a)
+        rotation = (U * [1.0, 1.0, np.sign(np.linalg.det(U @ Vt))]) @ Vt
+        shifts = np.linalg.norm(b - a @ rotation.T, axis=1)
+    return float(np.median(shifts))

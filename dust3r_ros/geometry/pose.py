@@ -1,0 +1,202 @@
+"""Camera pose from matches: PnP with RANSAC and robust refinement, focal known or not; and the relative pose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.geometry.essential import essential_pose
+from dust3r_ros.geometry.pinhole import center_of, project
+from dust3r_ros.geometry.reprojection import covariance, minimise
+from dust3r_ros.geometry.rigid import invert, pose, transform
+from dust3r_ros.types import Array
+
+__all__ = ["PnpResult", "essential_pose", "solve_pnp", "solve_pnp_unknown_focal"]
+
+_RANSAC_POINTS = 4000  # a draw this large finds the pose; every point votes afterwards
+_RANSAC_ITERATIONS = 300
+_MIN_THICKNESS = 1e-6  # of a set of points relative to its length; below, it is a line
+
+
+@dataclass(frozen=True, eq=False)
+class PnpResult:
+    """Pose ``w_T_c`` (4, 4) of a camera in the world of its points.
+
+    ``inliers`` (N,) bool: in front of the camera and within the threshold. ``covariance`` (6, 6) of a
+    small motion of the camera in its own frame (x, y, z in the world's unit, rotation about x, y,
+    z in radians), from the residuals, for errors independent between points. ``rms_px``: of the
+    inliers' reprojection errors. ``focal``: pixels, given or found; ``focal_std`` 0 if given.
+    """
+
+    w_T_c: Array
+    inliers: NDArray[np.bool_]
+    covariance: Array
+    rms_px: float
+    focal: float
+    focal_std: float = 0.0
+
+
+def solve_pnp(
+    points_world: NDArray[np.floating],
+    pixels: NDArray[np.floating],
+    focal: float,
+    center: tuple[float, float],
+    *,
+    threshold_px: float = 5.0,
+    min_inliers: int = 12,
+    seed: int = 0,
+) -> PnpResult:
+    """Pose of a camera of known ``focal`` and principal point ``center`` (pixels) from 2D-3D matches.
+
+    ``points_world`` (N, 3), ``pixels`` (N, 2). RANSAC over P3P, then Levenberg-Marquardt on the
+    inliers with Huber's loss. The same ``seed`` gives the same result. Matches that are not
+    finite are no inliers. Raises ``GeometryError`` for fewer than ``min_inliers`` (4 at least)
+    matches or inliers, and for points that leave the pose free (on one line, all in one place).
+    """
+    matches = _Matches.of(points_world, pixels, center, threshold_px, max(min_inliers, 4), seed)
+    return matches.refined(matches.ransac(focal), focal, free_focal=False)
+
+
+def solve_pnp_unknown_focal(
+    points_world: NDArray[np.floating],
+    pixels: NDArray[np.floating],
+    width: int,
+    height: int,
+    *,
+    center: tuple[float, float] | None = None,
+    threshold_px: float = 5.0,
+    min_inliers: int = 12,
+    seed: int = 0,
+    candidates: int = 21,
+    refine_focal: bool = True,
+) -> PnpResult:
+    """Pose and focal from 2D-3D matches: the focal with most inliers, refined together with the pose.
+
+    Tried are ``candidates`` focals spaced evenly in log from half to three times the long edge of
+    the image (``width`` x ``height``), ``center`` its middle by default; of equals the smallest.
+    ``refine_focal=False`` keeps the best candidate as it is. The rest as ``solve_pnp``.
+    """
+    middle = center or center_of(height, width)
+    matches = _Matches.of(points_world, pixels, middle, threshold_px, max(min_inliers, 4), seed)
+    focals = max(width, height) * np.geomspace(0.5, 3.0, candidates)
+    return matches.refined(*_best_candidate(matches, focals), free_focal=refine_focal)
+
+
+def _best_candidate(matches: _Matches, focals: Array) -> tuple[Array, float]:
+    """``c_T_w`` and the focal of those tried that fits most matches, the first of equals."""
+    best, most = None, 0
+    for focal in focals:
+        try:
+            c_T_w = matches.ransac(float(focal))
+        except GeometryError:
+            continue
+        count = int(matches.inliers(c_T_w, float(focal)).sum())
+        if count > most:
+            best, most = (c_T_w, float(focal)), count
+    if best is None:
+        raise GeometryError(
+            f"No pose for any of {len(focals)} focals has {matches.min_inliers} of {len(matches.points)} matches "
+            f"within {matches.threshold_px:g} px."
+        )
+    return best
+
+
+@dataclass(frozen=True, eq=False)
+class _Matches:
+    """The finite matches of one problem; ``center_world`` (3,) is subtracted: OpenCV's RANSAC works in float32."""
+
+    points: Array
+    pixels: Array
+    finite: NDArray[np.bool_]
+    center_world: Array
+    center: tuple[float, float]
+    threshold_px: float
+    min_inliers: int
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        points: NDArray[np.floating],
+        pixels: NDArray[np.floating],
+        center: tuple[float, float],
+        threshold_px: float,
+        min_inliers: int,
+        seed: int,
+    ) -> _Matches:
+        xyz, uv = np.asarray(points, dtype=np.float64), np.asarray(pixels, dtype=np.float64)
+        if xyz.ndim != 2 or xyz.shape[1] != 3 or uv.shape != (len(xyz), 2):
+            raise GeometryError(f"PnP needs points (N, 3) and pixels (N, 2), not {xyz.shape} and {uv.shape}.")
+        finite: NDArray[np.bool_] = np.all(np.isfinite(np.hstack([xyz, uv])), axis=1)
+        if finite.sum() < min_inliers:
+            raise GeometryError(f"PnP needs at least {min_inliers} finite matches, not {finite.sum()} of {len(xyz)}.")
+        singular = np.linalg.svd(np.cov(xyz[finite].T), compute_uv=False) ** 0.5
+        if not singular[1] > _MIN_THICKNESS * singular[0]:
+            raise GeometryError(
+                f"PnP needs points that are not on one line; these {finite.sum()} extend by {singular[0]:.3g}, "
+                f"{singular[1]:.3g} and {singular[2]:.3g} along their principal axes."
+            )
+        shift = np.median(xyz[finite], axis=0)
+        return cls(xyz[finite] - shift, uv[finite], finite, shift, center, threshold_px, min_inliers, seed)
+
+    def errors(self, c_T_w: Array, focal: float) -> Array:
+        """Reprojection errors (N,), pixels; infinite behind the camera."""
+        found = project(transform(c_T_w, self.points), focal, self.center)
+        return np.nan_to_num(np.linalg.norm(found - self.pixels, axis=1), nan=np.inf)
+
+    def inliers(self, c_T_w: Array, focal: float) -> NDArray[np.bool_]:
+        """Which matches fit; raises ``GeometryError`` where these are too few."""
+        inliers = self.errors(c_T_w, focal) < self.threshold_px
+        if inliers.sum() < self.min_inliers:
+            raise GeometryError(
+                f"PnP with focal {focal:.4g} fits {inliers.sum()} of {len(inliers)} matches within "
+                f"{self.threshold_px:g} px; at least {self.min_inliers} must fit."
+            )
+        return inliers
+
+    def ransac(self, focal: float) -> Array:
+        """``c_T_w`` (4, 4) that fits most matches, polished in closed form (SQPnP)."""
+        draw = np.random.default_rng(self.seed).permutation(len(self.points))[:_RANSAC_POINTS]
+        points, rays = self.points[draw], (self.pixels[draw] - np.asarray(self.center)) / focal
+        spread = float(np.sqrt(np.mean(np.sum(points**2, axis=1)))) or 1.0
+        points, eye = points / spread, np.eye(3)
+        try:
+            _, _, _, chosen = cv2.solvePnPRansac(
+                points, rays, eye, None, iterationsCount=_RANSAC_ITERATIONS,
+                reprojectionError=self.threshold_px / focal, confidence=0.9999, flags=cv2.SOLVEPNP_P3P,
+            )  # fmt: skip
+            found = chosen is not None and len(chosen) >= 4
+            if found:
+                index = np.ravel(chosen)
+                found, rvec, tvec = cv2.solvePnP(points[index], rays[index], eye, None, flags=cv2.SOLVEPNP_SQPNP)
+        except cv2.error:
+            found = False
+        if not found:
+            raise GeometryError(
+                f"PnP with focal {focal:.4g} finds no pose for {len(self.points)} matches; "
+                f"at least {self.min_inliers} must fit one within {self.threshold_px:g} px."
+            )
+        c_T_w = pose(Rotation.from_rotvec(np.ravel(rvec)).as_matrix(), np.ravel(tvec) * spread)
+        self.inliers(c_T_w, focal)
+        return c_T_w
+
+    def refined(self, c_T_w: Array, focal: float, free_focal: bool) -> PnpResult:
+        """The result of refining on the inliers, twice, for the first time changes who they are."""
+        for _ in range(2):
+            inliers = self.inliers(c_T_w, focal)
+            points, pixels = self.points[inliers], self.pixels[inliers]
+            c_T_w, focal = minimise(points, pixels, c_T_w, focal, self.center, free_focal)
+        cov = covariance(points, pixels, c_T_w, focal, self.center, free_focal)
+        inliers = self.inliers(c_T_w, focal)
+        mask = np.zeros(len(self.finite), bool)
+        mask[np.flatnonzero(self.finite)[inliers]] = True
+        w_T_c = invert(c_T_w)
+        w_T_c[:3, 3] += self.center_world
+        rms = float(np.sqrt(np.mean(self.errors(c_T_w, focal)[inliers] ** 2)))
+        deviation = float(np.sqrt(cov[6, 6])) if free_focal else 0.0
+        return PnpResult(w_T_c, mask, cov[:6, :6], rms, focal, deviation)

@@ -1,0 +1,49 @@
+"""Rigid motions as (4, 4) matrices ``a_T_b``, which map points of frame b into frame a."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.spatial.transform import Rotation
+
+from dust3r_ros.types import Array
+
+# Axes of a ROS body frame (x forward, y left, z up) holding an optical frame (x right, y down,
+# z forward): the pose of a camera that looks level along x (REP 103).
+BODY_T_OPTICAL: Array = np.array(
+    [[0.0, 0.0, 1.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+)
+
+
+def pose(rotation: ArrayLike, translation: ArrayLike) -> Array:
+    """(4, 4) from a (3, 3) rotation and a translation (3,)."""
+    T = np.eye(4)
+    T[:3, :3] = rotation
+    T[:3, 3] = np.asarray(translation, dtype=np.float64).reshape(3)
+    return T
+
+
+def invert(a_T_b: Array) -> Array:
+    """``b_T_a`` of rigid motions (..., 4, 4)."""
+    R_t = np.swapaxes(a_T_b[..., :3, :3], -1, -2)
+    result = np.zeros_like(a_T_b)
+    result[..., :3, :3] = R_t
+    result[..., :3, 3] = -np.einsum("...ij,...j->...i", R_t, a_T_b[..., :3, 3])
+    result[..., 3, 3] = 1.0
+    return result
+
+
+def transform(a_T_b: Array, points: Array) -> Array:
+    """Points (..., 3) of frame b in frame a."""
+    return points @ a_T_b[:3, :3].T + a_T_b[:3, 3]
+
+
+def quaternion(rotation: Array) -> Array:
+    """(x, y, z, w), w >= 0, of a (3, 3) rotation."""
+    q = Rotation.from_matrix(rotation).as_quat()
+    return q if q[3] >= 0 else -q
+
+
+def angle_deg(rotation: Array) -> float:
+    """Angle in degrees of a (3, 3) rotation."""
+    return float(np.degrees(Rotation.from_matrix(rotation).magnitude()))

@@ -1,0 +1,129 @@
+"""Similarity transforms and their closed-form and robust estimates from point pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.types import Array
+
+# Second over first singular value of the cross covariance, below which points count as collinear:
+# the square of a relative thickness of 1e-5, above what float32 coordinates leave of a line.
+_MIN_RANK_RATIO = 1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class Similarity:
+    """``a_S_b``: x_a = scale * rotation @ x_b + translation; rotation (3, 3), translation (3,)."""
+
+    scale: float
+    rotation: Array
+    translation: Array
+
+    @classmethod
+    def identity(cls) -> Similarity:
+        """The similarity that changes nothing."""
+        return cls(1.0, np.eye(3), np.zeros(3))
+
+    def apply(self, points: Array) -> Array:
+        """Points (..., 3) of frame b in frame a."""
+        return self.scale * (points @ self.rotation.T) + self.translation
+
+    def inverse(self) -> Similarity:
+        """``b_S_a``."""
+        return Similarity(1.0 / self.scale, self.rotation.T.copy(), -(self.rotation.T @ self.translation) / self.scale)
+
+    def compose(self, other: Similarity) -> Similarity:
+        """``a_S_c`` of this ``a_S_b`` and ``other`` = ``b_S_c``."""
+        return Similarity(self.scale * other.scale, self.rotation @ other.rotation, self.apply(other.translation))
+
+    @property
+    def matrix(self) -> Array:
+        """(4, 4) homogeneous matrix [scale * rotation, translation; 0, 1]."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = self.scale * self.rotation
+        matrix[:3, 3] = self.translation
+        return matrix
+
+
+def weighted_similarity(
+    source: ArrayLike, target: ArrayLike, weights: ArrayLike | None = None, with_scale: bool = True
+) -> Similarity:
+    """The similarity S minimising sum_k weights_k * |target_k - S source_k|^2, in closed form.
+
+    ``source``, ``target`` (N, 3), ``weights`` (N,) >= 0, all one by default; points of weight 0 are
+    ignored. ``with_scale=False`` holds the scale at 1. Raises ``GeometryError`` for fewer than 3
+    weighted points, points on one line, and weights or points that are not finite.
+
+    Umeyama, "Least-squares estimation of transformation parameters between two point patterns",
+    PAMI 1991, eq. 40 to 42, with weights in all means.
+    """
+    return _umeyama(*_checked(source, target, weights), with_scale)
+
+
+def robust_similarity(
+    source: ArrayLike,
+    target: ArrayLike,
+    weights: ArrayLike | None = None,
+    with_scale: bool = True,
+    *,
+    iterations: int = 30,
+) -> Similarity:
+    """The similarity S minimising sum_k weights_k * |target_k - S source_k|: the norm is not squared.
+
+    Iteratively re-weighted least squares: each step is ``weighted_similarity`` with weights
+    divided by the residual, from which a millionth of the target's spread is the least. Stops
+    when the objective falls by less than 1e-9 of itself. Arguments and errors as there.
+    """
+    x, y, w = _checked(source, target, weights)
+    floor = 1e-6 * float(np.sqrt(np.mean(np.sum((y - y.mean(axis=0)) ** 2, axis=1))))
+    best = _umeyama(x, y, w, with_scale)
+    cost = np.inf
+    for _ in range(iterations):
+        residuals = np.maximum(np.linalg.norm(y - best.apply(x), axis=1), floor)
+        previous, cost = cost, float(w @ residuals)
+        if previous - cost <= 1e-9 * cost:
+            break
+        best = _umeyama(x, y, w / residuals, with_scale)
+    return best
+
+
+def _umeyama(source: Array, target: Array, weights: Array, with_scale: bool) -> Similarity:
+    w = weights / weights.sum()
+    mean_source, mean_target = w @ source, w @ target
+    x, y = source - mean_source, target - mean_target
+    U, singular, Vt = np.linalg.svd((w[:, None] * y).T @ x)
+    if not singular[1] > _MIN_RANK_RATIO * singular[0]:
+        raise GeometryError(
+            f"A similarity needs points that are not on one line; of these {len(x)} pairs the singular values "
+            f"of the cross covariance are {singular[0]:.3g}, {singular[1]:.3g}, {singular[2]:.3g}."
+        )
+    signs = np.array([1.0, 1.0, np.sign(np.linalg.det(U) * np.linalg.det(Vt))])
+    rotation = (U * signs) @ Vt
+    scale = float(singular @ signs / (w @ np.sum(x * x, axis=1))) if with_scale else 1.0
+    if not scale > 0:
+        raise GeometryError(f"The best similarity of {len(x)} pairs has scale {scale:.3g}; it must be positive.")
+    return Similarity(scale, rotation, mean_target - scale * rotation @ mean_source)
+
+
+def _checked(source: ArrayLike, target: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array, Array]:
+    """The pairs of positive weight in float64."""
+    x, y = np.asarray(source, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    w = np.ones(len(x)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if x.ndim != 2 or x.shape[1] != 3 or y.shape != x.shape or w.shape != x.shape[:1]:
+        raise GeometryError(
+            f"A similarity needs source and target (N, 3) and weights (N,), not {x.shape}, {y.shape}, {w.shape}."
+        )
+    if not np.all(np.isfinite(w) & (w >= 0)):
+        raise GeometryError(f"{np.sum(~(np.isfinite(w) & (w >= 0)))} of {len(w)} weights are negative or not finite.")
+    used = w > 0
+    x, y, w = x[used], y[used], w[used]
+    if len(x) < 3:
+        raise GeometryError(f"A similarity needs at least 3 pairs of positive weight, not {len(x)} of {len(used)}.")
+    broken = ~(np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1))
+    if broken.any():
+        raise GeometryError(f"{broken.sum()} of {len(x)} point pairs of positive weight are not finite.")
+    return x, y, w

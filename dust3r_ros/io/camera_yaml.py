@@ -1,0 +1,87 @@
+"""Cameras in the ROS calibration format (camera_info_manager): one YAML document per camera."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.io.files import write_text
+from dust3r_ros.types import Camera
+
+
+def write_cameras(path: str | Path, cameras: Iterable[Camera]) -> None:
+    """Write cameras at their native resolution; a file of one camera is a usual calibration file.
+
+    ``focal_std``, ``support`` and ``fixed`` are keys of ours, which camera_info_manager passes over.
+    Raises ``OutputError`` when the file cannot be written.
+    """
+    documents = [_document(camera) for camera in cameras]
+    write_text(path, yaml.safe_dump_all(documents, sort_keys=False, default_flow_style=None, width=120))
+
+
+def read_cameras(path: str | Path) -> dict[str, Camera]:
+    """Cameras of a calibration file by name; the focal is the mean of fx and fy.
+
+    Raises ``InputError`` for a file that cannot be read and for a camera without size or focal length.
+    """
+    try:
+        documents = list(yaml.safe_load_all(Path(path).read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"camera file '{path}' cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"camera file '{path}' is not YAML: {' '.join(str(error).split())}") from error
+    cameras = [_camera(document, path) for document in documents if document is not None]
+    if not cameras:
+        raise InputError(f"camera file '{path}' holds no camera; it must hold a ROS camera calibration")
+    return {camera.name: camera for camera in cameras}
+
+
+def _matrix(rows: int, columns: int, data: Iterable[float]) -> dict[str, Any]:
+    return {"rows": rows, "cols": columns, "data": [float(value) for value in data]}
+
+
+def _document(camera: Camera) -> dict[str, Any]:
+    (cx, cy), f = camera.center, camera.focal
+    return {
+        "image_width": int(camera.width),
+        "image_height": int(camera.height),
+        "camera_name": camera.name,
+        "camera_matrix": _matrix(3, 3, [f, 0, cx, 0, f, cy, 0, 0, 1]),
+        "distortion_model": "plumb_bob",
+        "distortion_coefficients": _matrix(1, 5, [0] * 5),
+        "rectification_matrix": _matrix(3, 3, [1, 0, 0, 0, 1, 0, 0, 0, 1]),
+        "projection_matrix": _matrix(3, 4, [f, 0, cx, 0, 0, f, cy, 0, 0, 0, 1, 0]),
+        "focal_std": float(camera.focal_std),
+        "support": int(camera.support),
+        "fixed": bool(camera.fixed),
+    }
+
+
+def _camera(document: Any, path: str | Path) -> Camera:
+    try:
+        matrix = [float(value) for value in document["camera_matrix"]["data"]]
+        camera = Camera(
+            name=str(document.get("camera_name", "camera")),
+            width=int(document["image_width"]),
+            height=int(document["image_height"]),
+            focal=(matrix[0] + matrix[4]) / 2,
+            focal_std=float(document.get("focal_std", math.inf)),
+            support=int(document.get("support", 0)),
+            fixed=bool(document.get("fixed", False)),
+        )
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise InputError(
+            f"camera file '{path}' lacks or has a wrong value ({error}); "
+            "it must hold image_width, image_height and camera_matrix"
+        ) from error
+    if not (math.isfinite(camera.focal) and camera.focal > 0 and camera.width > 0 and camera.height > 0):
+        raise InputError(
+            f"camera '{camera.name}' of '{path}' has the size {camera.width}x{camera.height} and the focal length "
+            f"{camera.focal}; all must be positive"
+        )
+    return camera

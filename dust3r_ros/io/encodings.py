@@ -1,0 +1,154 @@
+"""Image messages to RGB: every encoding a camera driver sends, or a clear refusal.
+
+Encoding names and layouts: REP 118 and sensor_msgs/image_encodings. Used for bags and live topics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.types import Image
+
+
+@dataclass(frozen=True)
+class _Layout:
+    channels: int
+    depth: int = 8  # bits per channel
+    color: int | None = None  # OpenCV conversion to RGB; None: it is RGB
+    even_width: bool = False
+
+
+_LAYOUTS: dict[str, _Layout] = {
+    "mono8": _Layout(1, 8, cv2.COLOR_GRAY2RGB),
+    "8UC1": _Layout(1, 8, cv2.COLOR_GRAY2RGB),
+    "mono16": _Layout(1, 16, cv2.COLOR_GRAY2RGB),
+    "rgb8": _Layout(3),
+    "bgr8": _Layout(3, 8, cv2.COLOR_BGR2RGB),
+    "8UC3": _Layout(3, 8, cv2.COLOR_BGR2RGB),
+    "rgba8": _Layout(4, 8, cv2.COLOR_RGBA2RGB),
+    "bgra8": _Layout(4, 8, cv2.COLOR_BGRA2RGB),
+    "rgb16": _Layout(3, 16),
+    "bgr16": _Layout(3, 16, cv2.COLOR_BGR2RGB),
+    # OpenCV names a mosaic by its second row and column: RGGB is its "BG".
+    "bayer_rggb8": _Layout(1, 8, cv2.COLOR_BayerBG2RGB),
+    "bayer_bggr8": _Layout(1, 8, cv2.COLOR_BayerRG2RGB),
+    "bayer_gbrg8": _Layout(1, 8, cv2.COLOR_BayerGR2RGB),
+    "bayer_grbg8": _Layout(1, 8, cv2.COLOR_BayerGB2RGB),
+    "yuv422": _Layout(2, 8, cv2.COLOR_YUV2RGB_UYVY, even_width=True),
+    "uyvy": _Layout(2, 8, cv2.COLOR_YUV2RGB_UYVY, even_width=True),
+    "yuv422_yuy2": _Layout(2, 8, cv2.COLOR_YUV2RGB_YUY2, even_width=True),
+    "yuyv": _Layout(2, 8, cv2.COLOR_YUV2RGB_YUY2, even_width=True),
+}
+
+SUPPORTED: tuple[str, ...] = tuple(_LAYOUTS)
+
+
+def decode_image(encoding: str, height: int, width: int, step: int, is_bigendian: bool | int, data: Any) -> Image:
+    """The pixels of a sensor_msgs/Image as RGB (H, W, 3) uint8, in memory of its own.
+
+    ``data`` is anything with a buffer of bytes; ``step`` bytes lie between rows; 16 bits per
+    channel lose their lower half. Raises ``InputError`` for an encoding that is not ``SUPPORTED``,
+    no pixels, or fewer data than size and step ask for.
+    """
+    layout = _LAYOUTS.get(encoding)
+    if layout is None:
+        raise InputError(f"image encoding '{encoding}' is not supported; supported are {', '.join(SUPPORTED)}")
+    rows = _rows(encoding, layout, int(height), int(width), int(step), np.frombuffer(data, np.uint8))
+    if layout.depth == 16:
+        rows = rows[:, 0::2] if is_bigendian else rows[:, 1::2]
+    pixels = np.ascontiguousarray(rows).reshape(height, width, layout.channels)
+    if layout.color is None:
+        return pixels.copy() if np.shares_memory(pixels, rows) else pixels
+    try:
+        return np.asarray(cv2.cvtColor(pixels, layout.color), np.uint8)
+    except cv2.error as error:
+        what = f"image of {width}x{height} pixels, encoding '{encoding}'"
+        raise InputError(f"{what}, cannot be converted: {error.err}") from error
+
+
+def _rows(encoding: str, layout: _Layout, height: int, width: int, step: int, data: Image) -> Image:
+    """(H, bytes of a row) without the padding."""
+    what = f"image of {width}x{height} pixels, encoding '{encoding}'"
+    if height <= 0 or width <= 0:
+        raise InputError(f"{what}, is empty; width and height must be positive")
+    if layout.even_width and width % 2:
+        raise InputError(f"{what}, has an odd width; two pixels share their colour, so it must be even")
+    used = width * layout.channels * (layout.depth // 8)
+    if step < used:
+        raise InputError(f"{what}, has a step of {step} bytes; a row needs at least {used}")
+    if len(data) < step * height:
+        raise InputError(f"{what}, holds {len(data)} bytes; {height} rows of step {step} need {step * height}")
+    return data[: step * height].reshape(height, step)[:, :used]
+
+
+def decode_compressed(kind: str, data: Any) -> Image:
+    """The pixels of a sensor_msgs/CompressedImage as RGB (H, W, 3) uint8.
+
+    ``kind``, the message's format, is "jpeg", "png" or the longer form of image_transport ("rgb8; jpeg compressed
+    bgr8"). Raises ``InputError`` for depth transports and for data that are not a whole image.
+    """
+    if "compressedDepth" in kind:
+        raise InputError(f"compressed image of format '{kind}' holds depth; give the topic of a colour or grey image")
+    image = decode_file(data, f"compressed image of format '{kind}'")
+    # image_transport may put RGB where the codec has BGR, and then says so.
+    return np.ascontiguousarray(image[..., ::-1]) if "compressed rgb" in kind else image
+
+
+def decode_file(data: Any, what: str) -> Image:
+    """RGB (H, W, 3) uint8 of the bytes of an image file (any format OpenCV reads); alpha is dropped.
+
+    ``what`` names it in the ``InputError`` for bytes that are not an image or end too early.
+    """
+    raw = bytes(data)
+    if not raw:
+        raise InputError(f"{what} is empty; it must hold an encoded image")
+    complete = next((check(raw) for magic, check in _COMPLETE.items() if raw.startswith(magic)), True)
+    if not complete:
+        raise InputError(f"{what} is truncated: its {len(raw)} bytes end before the image does")
+    try:
+        pixels = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise InputError(f"{what} cannot be decoded: {error.err}") from error
+    if pixels is None:
+        raise InputError(f"{what} cannot be decoded: its {len(raw)} bytes are no JPEG, PNG or other known image")
+    return _to_rgb(pixels, what)
+
+
+def _to_rgb(pixels: np.ndarray, what: str) -> Image:
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        raise InputError(f"{what} holds {pixels.dtype} pixels; 8 or 16 bit unsigned are read")
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    colors = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
+    if channels not in colors:
+        raise InputError(f"{what} has {channels} channels; 1, 3 or 4 are read")
+    return np.asarray(cv2.cvtColor(pixels, colors[channels]), np.uint8)
+
+
+def _jpeg_is_whole(raw: bytes) -> bool:
+    """Whether the scan data end with the end-of-image marker (ITU T.81, B.1); codecs fill in grey silently."""
+    at = 2
+    while at + 4 <= len(raw):
+        if raw[at] != 0xFF:
+            return False
+        if raw[at + 1] == 0xFF:  # fill byte
+            at += 1
+            continue
+        if raw[at + 1] == 0xDA:  # start of scan: within it 0xFF is followed by 0 or a restart marker
+            return raw.find(b"\xff\xd9", at) >= 0
+        at += 2 + int.from_bytes(raw[at + 2 : at + 4], "big")
+    return False
+
+
+def _png_is_whole(raw: bytes) -> bool:
+    return raw.rfind(b"IEND") >= 0
+
+
+_COMPLETE: dict[bytes, Callable[[bytes], bool]] = {b"\xff\xd8": _jpeg_is_whole, b"\x89PNG": _png_is_whole}

@@ -1,0 +1,117 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dust3r_ros.errors import OutputError
+
+_REASONS = {
+    errno.ENOSPC: "no space is left on the device; free some or choose another folder",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
+    errno.EACCES: "permission is denied; choose a folder you may write to",
+    errno.EPERM: "the operation is not permitted; choose a folder you may write to",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EISDIR: "a folder of that name is in the way; choose another name",
+    errno.ENOTDIR: "a file is in the way of its folder; choose another folder",
+    errno.ENOENT: "its folder does not exist; make it first",
+    errno.EFBIG: "it is too large for the file system; choose another folder",
+}
+
+
+def output_error(path: str | Path, error: OSError) -> OutputError:
+    """The sentence for a failed write of ``path``."""
+    reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+    return OutputError(f"'{path}' cannot be written: {reason}")
+
+
+def make_folder(path: str | Path) -> Path:
+    """``path`` as a folder, made with its parents when missing; raises ``OutputError`` when that fails."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise OutputError(f"'{path}' cannot be made: a file of that name is in the way; choose another") from error
+    except OSError as error:
+        raise output_error(path, error) from error
+    return Path(path)
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` to write to; it becomes ``path`` when the block ends without an error.
+
+    The data are on the disk before the name changes, so a crash leaves the old file or the new one.
+    The temporary name keeps the suffix, by which some writers choose their format.
+    Raises ``OutputError`` when anything of it fails in the file system.
+    """
+    path = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    except OSError as error:
+        raise output_error(path, error) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _settle(temporary, path)
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _settle(temporary: Path, path: Path) -> None:
+    handle = os.open(temporary, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files; results are as public as others
+    os.replace(temporary, path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder beside ``path`` to fill; it becomes ``path`` when the block ends without an error.
+
+    Raises ``OutputError`` when ``path`` exists already (unless it is an empty folder) or the file system refuses.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputError(f"'{path}' exists already; remove it or choose another name")
+    make_folder(path.parent)
+    try:
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    except OSError as error:
+        raise output_error(path, error) from error
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a whole file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a whole UTF-8 file atomically."""
+    write_bytes(path, text.encode("utf-8"))

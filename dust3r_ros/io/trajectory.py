@@ -1,0 +1,62 @@
+"""Trajectories in the TUM format: ``t tx ty tz qx qy qz qw`` per line, camera to world."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.geometry.rigid import pose, quaternion
+from dust3r_ros.io.files import write_text
+from dust3r_ros.io.stamps import stamp_from_text, stamp_to_text
+from dust3r_ros.types import StampedPose
+
+HEADER = "# timestamp tx ty tz qx qy qz qw   camera to world, camera axes x right, y down, z forward"
+
+
+def write_tum(path: str | Path, poses: Iterable[StampedPose]) -> None:
+    """Write poses, in the order given; stamps keep every nanosecond, numbers nine significant digits.
+
+    Raises ``OutputError`` when the file cannot be written.
+    """
+    lines = [HEADER]
+    for item in poses:
+        numbers = (*item.w_T_c[:3, 3], *quaternion(item.w_T_c[:3, :3]))
+        lines.append(" ".join([stamp_to_text(item.stamp_ns), *(f"{number:.9g}" for number in numbers)]))
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def read_tum(path: str | Path, camera: str = "camera") -> list[StampedPose]:
+    """Poses of a TUM file (blank and ``#`` lines ignored, comma or space between numbers).
+
+    Raises ``InputError`` naming the line when one is not a stamp and a pose.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"trajectory '{path}' cannot be read: {error}") from error
+    poses = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            item = _parsed(line, camera)
+            if item is None:
+                raise InputError(
+                    f"trajectory '{path}' line {number} is {line.strip()[:80]!r}; it must be 't tx ty tz qx qy qz qw'"
+                )
+            poses.append(item)
+    return poses
+
+
+def _parsed(line: str, camera: str) -> StampedPose | None:
+    fields = line.replace(",", " ").split()
+    stamp_ns = stamp_from_text(fields[0])
+    try:
+        numbers = np.array([float(field) for field in fields[1:]])
+    except ValueError:
+        return None
+    if stamp_ns is None or len(numbers) != 7 or not np.isfinite(numbers).all() or np.linalg.norm(numbers[3:]) < 0.5:
+        return None
+    return StampedPose(stamp_ns, camera, pose(Rotation.from_quat(numbers[3:]).as_matrix(), numbers[:3]))

@@ -1,0 +1,41 @@
+"""The DUSt3R network and its checkpoints. Needs torch, which is imported when a name is first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dust3r_ros.network.checkpoint import load_checkpoint, save_checkpoint
+    from dust3r_ros.network.config import Dust3rConfig
+    from dust3r_ros.network.images import normalise, prepare_image
+    from dust3r_ros.network.model import Dust3r, PairOutput
+    from dust3r_ros.network.tokens import Tokens
+
+__all__ = [
+    "Dust3r",
+    "Dust3rConfig",
+    "PairOutput",
+    "Tokens",
+    "load_checkpoint",
+    "normalise",
+    "prepare_image",
+    "save_checkpoint",
+]
+
+_HOMES = {
+    "Dust3r": "model",
+    "Dust3rConfig": "config",
+    "PairOutput": "model",
+    "Tokens": "tokens",
+    "load_checkpoint": "checkpoint",
+    "normalise": "images",
+    "prepare_image": "images",
+    "save_checkpoint": "checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

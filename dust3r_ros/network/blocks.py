@@ -1,0 +1,112 @@
+"""Transformer blocks of encoder and decoders (CroCo v2, Weinzaepfel et al. 2023).
+
+Attribute names are those of the published checkpoints. timm has an equal ``Mlp`` and ``PatchEmbed``; it
+is not used because importing it needs torchvision and a hub client for a dozen lines.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import gelu, scaled_dot_product_attention
+
+from dust3r_ros.network.config import PATCH
+from dust3r_ros.network.rope import Rope2D
+
+EPS = 1e-6
+"""Of every LayerNorm."""
+
+
+class PatchEmbed(nn.Module):
+    """Image to patch features: (B, 3, H, W) -> (B, N, C), N = H/16 · W/16 in reading order."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, kernel_size=PATCH, stride=PATCH)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.proj(image).flatten(2).transpose(1, 2)
+
+
+class Mlp(nn.Module):
+    """(B, N, C) -> (B, N, C) through 4 C, exact (erf) GELU."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(gelu(self.fc1(x)))
+
+
+class Attention(nn.Module):
+    """Self-attention with rotary positions: (B, N, C) -> (B, N, C)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, rope: Rope2D) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, N, D)
+        return self.proj(_attend(rope.rotate(q), rope.rotate(k), v))
+
+
+class CrossAttention(nn.Module):
+    """Tokens of one view read those of the other: (B, N, C), (B, M, C) -> (B, N, C)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.projq = nn.Linear(width, width)
+        self.projk = nn.Linear(width, width)
+        self.projv = nn.Linear(width, width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, y: Tensor, rope_x: Rope2D, rope_y: Rope2D) -> Tensor:
+        q = rope_x.rotate(self._split(self.projq(x)))
+        k = rope_y.rotate(self._split(self.projk(y)))
+        return self.proj(_attend(q, k, self._split(self.projv(y))))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, N, D)
+
+
+class EncoderBlock(nn.Module):
+    """Pre-norm self-attention and MLP with residuals."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=EPS)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=EPS)
+        self.mlp = Mlp(width)
+
+    def forward(self, x: Tensor, rope: Rope2D) -> Tensor:
+        x = x + self.attn(self.norm1(x), rope)
+        return x + self.mlp(self.norm2(x))
+
+
+class DecoderBlock(nn.Module):
+    """Self-attention, cross-attention into the other view's tokens ``y``, MLP."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=EPS)
+        self.attn = Attention(width, heads)
+        self.cross_attn = CrossAttention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=EPS)
+        self.norm3 = nn.LayerNorm(width, eps=EPS)
+        self.mlp = Mlp(width)
+        self.norm_y = nn.LayerNorm(width, eps=EPS)
+
+    def forward(self, x: Tensor, y: Tensor, rope_x: Rope2D, rope_y: Rope2D) -> Tensor:
+        x = x + self.attn(self.norm1(x), rope_x)
+        x = x + self.cross_attn(self.norm2(x), self.norm_y(y), rope_x, rope_y)
+        return x + self.mlp(self.norm3(x))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """(B, heads, N, D), (B, heads, M, D) twice -> (B, N, heads · D)."""
+    return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

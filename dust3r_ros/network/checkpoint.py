@@ -1,0 +1,192 @@
+"""Checkpoints: the published ``.pth`` layout and the hub's folder layout. Nothing in a file is executed."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import mkstemp
+from zipfile import is_zipfile
+
+import torch
+from torch import Tensor
+
+from dust3r_ros.errors import CheckpointError, OutputError
+from dust3r_ros.network.config import Dust3rConfig
+from dust3r_ros.network.device import pick_device
+from dust3r_ros.network.model import Dust3r
+from dust3r_ros.network.names import State, to_model
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+_log = logging.getLogger(__name__)
+
+_LAYOUTS = f"a .pth file or a folder with {CONFIG} and {WEIGHTS}"
+_PUBLISHED = Dust3rConfig()
+
+
+def load_checkpoint(path: str | Path, device: str = "cpu") -> Dust3r:
+    """The network of a ``.pth`` file, or of a folder with ``config.json`` and ``model.safetensors``.
+
+    float32, in evaluation mode, on ``device`` ("cpu", "cuda", "cuda:1" or "auto"). Every tensor of the
+    architecture must be there and nothing else. Weights of the published sizes log their licence.
+
+    Raises ``CheckpointError`` for a file that is missing, truncated, of another kind or architecture,
+    holds numbers that are not finite, or asks to run code; ``BackendError`` for a device that is not there.
+    """
+    path = Path(path)
+    target = pick_device(device)
+    if not path.exists():
+        raise CheckpointError(f"checkpoint '{path}' does not exist; it must be {_LAYOUTS}")
+    try:
+        config, state = _read_folder(path) if path.is_dir() else _read_pth(path)
+        model = _assemble(config, state).to(target)
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint '{path}' cannot be used: {error}") from error
+    _say_licence(path, config)
+    return model
+
+
+def save_checkpoint(model: Dust3r, folder: str | Path) -> None:
+    """Writes ``config.json`` and ``model.safetensors`` into ``folder``, which is made when missing.
+
+    Each file is written beside its place and renamed. Raises ``OutputError`` when that fails.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / WEIGHTS, lambda file: save_file(state, file, metadata={"format": "pt"}))
+        _write(folder / CONFIG, lambda file: file.write_text(model.config.to_json(), encoding="utf-8"))
+    except OSError as error:
+        raise OutputError(f"checkpoint folder '{folder}' cannot be written: {error}") from error
+
+
+def _read_pth(path: Path) -> tuple[Dust3rConfig, State]:
+    """Architecture and tensors of the published layout."""
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
+        # Before 2.6 a file could run code in spite of weights_only (CVE-2025-32434).
+        raise CheckpointError(f"torch {torch.__version__} does not open .pth files safely; update it to 2.6 or newer")
+    if path.suffix == ".safetensors":
+        raise CheckpointError(f"it lacks the architecture; give the folder that holds it and {CONFIG}")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    except Exception as error:  # a hostile or broken file may raise anything from the unpickler
+        raise CheckpointError(_why_not_loaded(error)) from error
+    if not isinstance(content, dict) or not {"args", "model"} <= content.keys():
+        raise CheckpointError(f"it holds {_summary(content)}; a DUSt3R checkpoint holds 'args' and 'model'")
+    architecture = getattr(content["args"], "model", None)
+    if not isinstance(architecture, str):
+        raise CheckpointError(f"args.model is {type(architecture).__name__}; it must be the architecture as a string")
+    return Dust3rConfig.from_string(architecture), _tensors(content["model"])
+
+
+def _read_folder(folder: Path) -> tuple[Dust3rConfig, State]:
+    """Architecture and tensors of the hub's layout."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"'{name}' is missing; a checkpoint is {_LAYOUTS}")
+    try:
+        config = Dust3rConfig.from_json((folder / CONFIG).read_text(encoding="utf-8"))
+        return config, _tensors(load_file(folder / WEIGHTS))
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"'{CONFIG}' is not text: {error}") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"'{WEIGHTS}' is truncated or not a safetensors file ({_line(error)})") from error
+
+
+def _assemble(config: Dust3rConfig, state: State) -> Dust3r:
+    """The network with these weights; raises ``CheckpointError`` naming the tensors that do not fit."""
+    with torch.device("meta"):
+        model = Dust3r(config)
+    wanted = model.state_dict()
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"'{name}' holds numbers that are not finite")
+    state = to_model(state)
+    _check_names(wanted, state)
+    for name, tensor in wanted.items():
+        if state[name].shape != tensor.shape:
+            have, want = tuple(state[name].shape), tuple(tensor.shape)
+            raise CheckpointError(f"'{name}' has shape {have}; the architecture says {want}")
+    # Own memory for each: the file is mapped, and a copied decoder must not stay tied to its source.
+    own = {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in state.items()}
+    model.load_state_dict(own, assign=True)
+    return model.eval()
+
+
+def _check_names(wanted: Mapping[str, Tensor], state: State) -> None:
+    for names, what in (
+        (sorted(wanted.keys() - state.keys()), "missing"),
+        (sorted(state.keys() - wanted.keys()), "not of this architecture"),
+    ):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise CheckpointError(f"tensors {what}: {', '.join(names[:3])}{more}")
+
+
+def _tensors(state: object) -> State:
+    """``state`` as plain float tensors by name; raises ``CheckpointError`` for anything else."""
+    if not isinstance(state, dict):
+        raise CheckpointError(f"its weights are {_summary(state)}; they must be tensors by name")
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(
+                f"its weights hold {type(tensor).__name__} under {name!r}; they must be tensors by name"
+            )
+        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+            raise CheckpointError(f"'{name}' is {tensor.dtype} ({tensor.layout}); it must be dense floating point")
+        if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+            # A few bytes that claim to be gigabytes.
+            raise CheckpointError(f"'{name}' of shape {tuple(tensor.shape)} is not stored in full")
+    return dict(state)
+
+
+def _why_not_loaded(error: Exception) -> str:
+    text = _line(error)
+    if isinstance(error, OSError):
+        return text
+    if match := re.search(r"GLOBAL ([\w.]+)", text):
+        return f"it holds more than tensors and was not opened (it asks for {match[1]}); nothing of it was run"
+    return f"it is truncated or not a torch file ({type(error).__name__}: {text[:120]})"
+
+
+def _summary(content: object) -> str:
+    if isinstance(content, dict):
+        return f"a mapping of {', '.join(repr(key) for key in list(content)[:5]) or 'nothing'}"
+    return f"a {type(content).__name__}"
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _say_licence(path: Path, config: Dust3rConfig) -> None:
+    sizes = [name for name in vars(_PUBLISHED) if name.startswith(("enc_", "dec_"))]
+    if all(getattr(config, name) == getattr(_PUBLISHED, name) for name in sizes):
+        _log.warning(
+            "%s has the size of the published DUSt3R weights; those are under CC BY-NC-SA 4.0 (no commercial use)", path
+        )
+
+
+def _write(path: Path, writer: Callable[[Path], object]) -> None:
+    handle, name = mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        writer(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

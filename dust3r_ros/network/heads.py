@@ -1,0 +1,139 @@
+"""Heads: tokens of a view to one 3D point and confidence per pixel.
+
+Attribute names are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pixel_shuffle, relu
+
+from dust3r_ros.network.config import PATCH, Dust3rConfig
+
+CHANNELS = 4
+"""What a head gives per pixel: x, y, z and c."""
+
+_FEATURES = 256
+_LEVELS = (96, 192, 384, 768)
+
+
+def make_head(config: Dust3rConfig) -> nn.Module:
+    """The head that the configuration names."""
+    return DptHead(config) if config.head_type == "dpt" else LinearHead(config)
+
+
+def points_and_confidence(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 4, H, W) -> points (B, H, W, 3) and confidence (B, H, W) >= 1.
+
+    Points keep their direction and go out to distance exp(d) - 1; confidence is 1 + exp(c).
+    """
+    raw = raw.permute(0, 2, 3, 1)  # (B, H, W, 4)
+    xyz, c = raw[..., :3], raw[..., 3]
+    distance = xyz.norm(dim=-1, keepdim=True)
+    return xyz / distance.clamp(min=1e-8) * distance.expm1(), 1.0 + c.exp()
+
+
+class LinearHead(nn.Module):
+    """Each token of the decoder's output becomes its own 16 x 16 patch of pixels."""
+
+    def __init__(self, config: Dust3rConfig) -> None:
+        super().__init__()
+        self.proj = nn.Linear(config.dec_embed_dim, CHANNELS * PATCH**2)
+
+    def forward(self, layers: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+        """``layers``: (B, N, C) each, encoder output first -> (B, 4, H, W)."""
+        return pixel_shuffle(_as_map(self.proj(layers[-1]), grid), PATCH)
+
+
+class DptHead(nn.Module):
+    """Dense prediction transformer (Ranftl et al., ICCV 2021) on four of the layers."""
+
+    def __init__(self, config: Dust3rConfig) -> None:
+        super().__init__()
+        depth = config.dec_depth
+        self.hooks = (0, depth // 2, depth * 3 // 4, depth)
+        self.dpt = _Dpt((config.enc_embed_dim, *(config.dec_embed_dim,) * 3))
+
+    def forward(self, layers: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+        """``layers``: (B, N, C) each, encoder output first -> (B, 4, H, W)."""
+        return self.dpt([_as_map(layers[hook], grid) for hook in self.hooks])
+
+
+class _Dpt(nn.Module):
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        reduce = [nn.Conv2d(width, level, 1) for width, level in zip(widths, _LEVELS, strict=True)]
+        self.act_postprocess = nn.ModuleList(
+            [
+                nn.Sequential(reduce[0], nn.ConvTranspose2d(_LEVELS[0], _LEVELS[0], 4, stride=4)),
+                nn.Sequential(reduce[1], nn.ConvTranspose2d(_LEVELS[1], _LEVELS[1], 2, stride=2)),
+                nn.Sequential(reduce[2]),
+                nn.Sequential(reduce[3], nn.Conv2d(_LEVELS[3], _LEVELS[3], 3, stride=2, padding=1)),
+            ]
+        )
+        self.scratch = _Scratch()
+        self.head = nn.Sequential(
+            nn.Conv2d(_FEATURES, 128, 3, padding=1),
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
+            nn.Conv2d(128, 128, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(128, CHANNELS, 1),
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Four maps (B, C, h, w) -> (B, 4, 16 h, 16 w)."""
+        levels = [process(x) for process, x in zip(self.act_postprocess, maps, strict=True)]
+        return self.head(self.scratch(levels))
+
+
+class _Scratch(nn.Module):
+    """Fuses four levels of 4, 2, 1 and 1/2 times (h, w), coarse to fine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer1_rn, self.layer2_rn, self.layer3_rn, self.layer4_rn = (
+            nn.Conv2d(level, _FEATURES, 3, padding=1, bias=False) for level in _LEVELS
+        )
+        self.refinenet1, self.refinenet2, self.refinenet3, self.refinenet4 = (_Fusion() for _ in _LEVELS)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """-> (B, 256, 8 h, 8 w)."""
+        first, second, third, fourth = levels
+        skip = self.layer3_rn(third)
+        # With an odd number of rows or columns the coarsest level comes back one larger.
+        x = self.refinenet4(self.layer4_rn(fourth))[..., : skip.shape[-2], : skip.shape[-1]]
+        x = self.refinenet3(x, skip)
+        x = self.refinenet2(x, self.layer2_rn(second))
+        return self.refinenet1(x, self.layer1_rn(first))
+
+
+class _Fusion(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.resConfUnit1 = _ResidualUnit()  # of refinenet4: in the checkpoints, but without a skip to work on
+        self.resConfUnit2 = _ResidualUnit()
+        self.out_conv = nn.Conv2d(_FEATURES, _FEATURES, 1)
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """(B, 256, h, w) and a skip of that shape -> (B, 256, 2 h, 2 w)."""
+        if skip is not None:
+            x = x + self.resConfUnit1(skip)
+        x = interpolate(self.resConfUnit2(x), scale_factor=2.0, mode="bilinear", align_corners=True)
+        return self.out_conv(x)
+
+
+class _ResidualUnit(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(_FEATURES, _FEATURES, 3, padding=1)
+        self.conv2 = nn.Conv2d(_FEATURES, _FEATURES, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(relu(self.conv1(relu(x))))
+
+
+def _as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, N, C) -> (B, C, rows, columns)."""
+    return tokens.transpose(1, 2).unflatten(-1, grid)

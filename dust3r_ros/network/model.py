@@ -1,0 +1,127 @@
+"""The DUSt3R network (Wang et al., CVPR 2024): two uncalibrated images to two pointmaps in one frame.
+
+    image 1 ─ encoder ─┐                ┌─ decoder 1 ─ head 1 → points and confidence of image 1
+                       ├─ cross-attend ─┤
+    image 2 ─ encoder ─┘                └─ decoder 2 ─ head 2 → those of image 2, in the frame of camera 1
+
+``encode`` runs once per image, ``decode`` once per batch of ordered pairs. Both images of a pair have
+their own size and aspect ratio. Read upwards: rope, blocks, heads, tokens, this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.network.blocks import EPS, DecoderBlock, EncoderBlock, PatchEmbed
+from dust3r_ros.network.config import PATCH, Dust3rConfig
+from dust3r_ros.network.heads import make_head, points_and_confidence
+from dust3r_ros.network.rope import Rope2D
+from dust3r_ros.network.tokens import Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class PairOutput:
+    """A batch of decoded pairs, float32: points (B, H, W, 3) and confidence (B, H, W) >= 1 of both views.
+
+    All points are in the frame of camera 1 of their pair (x right, y down, z forward), in one unit of
+    length that is free per pair. The views may differ in size.
+    """
+
+    points_1: Tensor
+    confidence_1: Tensor
+    points_2: Tensor
+    confidence_2: Tensor
+
+    def __getitem__(self, items: slice) -> PairOutput:
+        """Some pairs of the batch."""
+        return PairOutput(
+            self.points_1[items], self.confidence_1[items], self.points_2[items], self.confidence_2[items]
+        )
+
+
+class Dust3r(nn.Module):
+    """Encoder, two decoders that read each other, two heads. Parameter names are the checkpoints'."""
+
+    def __init__(self, config: Dust3rConfig) -> None:
+        super().__init__()
+        self.config = config
+        enc, enc_heads = config.enc_embed_dim, config.enc_num_heads
+        dec, dec_heads = config.dec_embed_dim, config.dec_num_heads
+        self.patch_embed = PatchEmbed(enc)
+        self.enc_blocks = nn.ModuleList(EncoderBlock(enc, enc_heads) for _ in range(config.enc_depth))
+        self.enc_norm = nn.LayerNorm(enc, eps=EPS)
+        self.decoder_embed = nn.Linear(enc, dec)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dec))  # of the pretraining; carried along, not used
+        self.dec_blocks = nn.ModuleList(DecoderBlock(dec, dec_heads) for _ in range(config.dec_depth))
+        self.dec_blocks2 = nn.ModuleList(DecoderBlock(dec, dec_heads) for _ in range(config.dec_depth))
+        self.dec_norm = nn.LayerNorm(dec, eps=EPS)
+        self.downstream_head1 = make_head(config)
+        self.downstream_head2 = make_head(config)
+
+    def encode(self, image: Tensor) -> Tokens:
+        """Tokens of normalised images, float (B, 3, H, W) in [-1, 1], H and W multiples of 16.
+
+        Raises ``InputError`` for another shape.
+        """
+        if image.ndim != 4 or image.shape[1] != 3 or not _whole_patches(image.shape[2:]):
+            raise InputError(
+                f"image tensor of shape {tuple(image.shape)} cannot be encoded; "
+                f"it must be (B, 3, H, W) with H and W multiples of {PATCH}"
+            )
+        grid = (image.shape[2] // PATCH, image.shape[3] // PATCH)
+        rope = Rope2D.of_grid(*grid, self.config.enc_embed_dim // self.config.enc_num_heads, image.device)
+        x = self.patch_embed(image)  # (B, N, C)
+        for block in self.enc_blocks:
+            x = block(x, rope)
+        return Tokens(self.enc_norm(x), grid)
+
+    def decode(self, tokens_1: Tokens, tokens_2: Tokens) -> PairOutput:
+        """Pointmaps of the pairs (image i of ``tokens_1``, image i of ``tokens_2``).
+
+        Raises ``InputError`` when the batches differ in length.
+        """
+        if len(tokens_1) != len(tokens_2):
+            raise InputError(
+                f"{len(tokens_1)} first and {len(tokens_2)} second views make no pairs; give as many of each"
+            )
+        layers_1, layers_2 = self._decoder(tokens_1, tokens_2)
+        # Distances grow with exp(d): the heads stay in float32 when the caller runs the rest in less.
+        with torch.autocast(tokens_1.features.device.type, enabled=False):
+            raw_1 = self.downstream_head1([layer.float() for layer in layers_1], tokens_1.grid)
+            raw_2 = self.downstream_head2([layer.float() for layer in layers_2], tokens_2.grid)
+            return PairOutput(*points_and_confidence(raw_1), *points_and_confidence(raw_2))
+
+    def decode_both(self, tokens_1: Tokens, tokens_2: Tokens) -> tuple[PairOutput, PairOutput]:
+        """Both directions, (1, 2) and (2, 1); one pass of the decoder when the views are of one size."""
+        if tokens_1.grid != tokens_2.grid:
+            return self.decode(tokens_1, tokens_2), self.decode(tokens_2, tokens_1)
+        both = self.decode(Tokens.cat([tokens_1, tokens_2]), Tokens.cat([tokens_2, tokens_1]))
+        return both[: len(tokens_1)], both[len(tokens_1) :]
+
+    def forward(self, image_1: Tensor, image_2: Tensor) -> PairOutput:
+        """``decode`` of ``encode`` of both images, (B, 3, H, W) and (B, 3, H', W')."""
+        return self.decode(self.encode(image_1), self.encode(image_2))
+
+    def _decoder(self, tokens_1: Tokens, tokens_2: Tokens) -> tuple[list[Tensor], list[Tensor]]:
+        """Per view [encoder output (B, N, C), layer 1 (B, N, D), …, layer L normed]."""
+        x, y = tokens_1.features, tokens_2.features
+        layers_1, layers_2 = [x], [y]
+        head_dim = self.config.dec_embed_dim // self.config.dec_num_heads
+        rope_x = Rope2D.of_grid(*tokens_1.grid, head_dim, x.device)
+        rope_y = Rope2D.of_grid(*tokens_2.grid, head_dim, y.device)
+        x, y = self.decoder_embed(x), self.decoder_embed(y)
+        for block_1, block_2 in zip(self.dec_blocks, self.dec_blocks2, strict=True):
+            # Both sides read the layer before: neither sees what the other computes in this one.
+            x, y = block_1(x, y, rope_x, rope_y), block_2(y, x, rope_y, rope_x)
+            layers_1.append(x)
+            layers_2.append(y)
+        layers_1[-1], layers_2[-1] = self.dec_norm(x), self.dec_norm(y)
+        return layers_1, layers_2
+
+
+def _whole_patches(size: tuple[int, ...]) -> bool:
+    return all(side > 0 and side % PATCH == 0 for side in size)

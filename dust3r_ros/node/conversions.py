@@ -1,0 +1,193 @@
+"""Messages to our types and back. Stamps stay integers, images and clouds are copied at most once."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point, Pose, PoseStamped, PoseWithCovarianceStamped, TransformStamped
+from nav_msgs.msg import Path
+from numpy.typing import NDArray
+from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2, PointField
+from sensor_msgs.msg import Image as ImageMessage
+from std_msgs.msg import ColorRGBA, Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from dust3r_ros.alignment.cloud import Cloud
+from dust3r_ros.geometry.rigid import quaternion
+from dust3r_ros.io.encodings import decode_compressed, decode_image
+from dust3r_ros.types import Array, Array32, Camera, Image, Keyframe, StampedPose
+
+# One point of a cloud message. rgb is 0x00RRGGBB, named a float32 as RViz and PCL expect it.
+POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("confidence", "<f4")])
+FIELDS = [
+    PointField(name=name, offset=4 * place, datatype=PointField.FLOAT32, count=1)
+    for place, name in enumerate(("x", "y", "z", "rgb", "confidence"))
+]
+
+# A path is thinned to about this many poses, so that a long run costs no more than a short one.
+PATH_POSES = 2000
+
+
+def stamp_to_ns(stamp: Time) -> int:
+    """Nanoseconds, exact."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def ns_to_stamp(stamp_ns: int) -> Time:
+    """The message of a stamp in nanoseconds, exact."""
+    sec, nanosec = divmod(stamp_ns, 1_000_000_000)
+    return Time(sec=sec, nanosec=nanosec)
+
+
+def header(stamp_ns: int, frame: str) -> Header:
+    """Stamp and frame."""
+    return Header(stamp=ns_to_stamp(stamp_ns), frame_id=frame)
+
+
+def image_of(message: ImageMessage | CompressedImage) -> Image:
+    """RGB uint8 (H, W, 3); raises ``InputError`` for an image that is empty, damaged or of an unknown encoding."""
+    if isinstance(message, CompressedImage):
+        return decode_compressed(message.format, memoryview(message.data))
+    return decode_image(
+        message.encoding, message.height, message.width, message.step, message.is_bigendian, memoryview(message.data)
+    )
+
+
+def depth_message(keyframe: Keyframe, frame: str) -> ImageMessage:
+    """The depth of a keyframe as 32FC1 at the working resolution, NaN where there is none (REP 118)."""
+    height, width = keyframe.depth.shape
+    depth = np.where(keyframe.depth > 0, keyframe.depth, np.nan).astype("<f4")
+    message = ImageMessage(
+        header=header(keyframe.stamp_ns, frame), height=height, width=width, encoding="32FC1", step=4 * width
+    )
+    message.data = array("B", depth.tobytes())
+    return message
+
+
+def pack(cloud: Cloud) -> NDArray[np.void]:
+    """The points of a cloud as they lie in a message, (N,) of ``POINT``."""
+    packed = np.empty(len(cloud), POINT)
+    packed["x"], packed["y"], packed["z"] = cloud.points.T
+    red, green, blue = cloud.colors.astype(np.uint32).T
+    packed["rgb"] = (red << 16) | (green << 8) | blue
+    packed["confidence"] = cloud.confidence
+    return packed
+
+
+def cloud_message(parts: Sequence[NDArray[np.void]], stamp_ns: int, frame: str) -> PointCloud2:
+    """One unordered cloud of packed parts; the points are copied once, into the message."""
+    count = sum(len(part) for part in parts)
+    data = array("B", bytes(1)) * (count * POINT.itemsize)
+    if count:
+        np.concatenate(parts, out=np.frombuffer(data, POINT))
+    message = PointCloud2(
+        header=header(stamp_ns, frame),
+        height=1,
+        width=count,
+        fields=FIELDS,
+        is_bigendian=False,
+        point_step=POINT.itemsize,
+        row_step=POINT.itemsize * count,
+        is_dense=True,
+    )
+    message.data = data
+    return message
+
+
+def camera_info_message(camera: Camera, stamp_ns: int, frame: str) -> CameraInfo:
+    """The estimate at native resolution: plumb_bob without distortion, R = 1, P = [K | 0]."""
+    K = camera.matrix
+    return CameraInfo(
+        header=header(stamp_ns, frame),
+        width=camera.width,
+        height=camera.height,
+        distortion_model="plumb_bob",
+        d=[0.0] * 5,
+        k=K.ravel().tolist(),
+        r=np.eye(3).ravel().tolist(),
+        p=np.hstack([K, np.zeros((3, 1))]).ravel().tolist(),
+    )
+
+
+def pose_message(w_T_c: Array) -> Pose:
+    """A pose (4, 4)."""
+    message = Pose()
+    message.position.x, message.position.y, message.position.z = w_T_c[:3, 3].tolist()
+    q = message.orientation
+    q.x, q.y, q.z, q.w = quaternion(w_T_c[:3, :3]).tolist()
+    return message
+
+
+def pose_with_covariance(
+    w_T_c: Array, covariance: Array | None, stamp_ns: int, frame: str
+) -> PoseWithCovarianceStamped:
+    """A pose with its covariance.
+
+    ``covariance`` (6, 6) is in axes of the camera, as ``MapUpdate`` has it; the message wants the
+    axes of ``frame``. Zeros where it is not known.
+    """
+    message = PoseWithCovarianceStamped(header=header(stamp_ns, frame))
+    message.pose.pose = pose_message(w_T_c)
+    if covariance is not None:
+        turn = np.zeros((6, 6))
+        turn[:3, :3] = turn[3:, 3:] = w_T_c[:3, :3]
+        message.pose.covariance = (turn @ covariance @ turn.T).ravel().tolist()
+    return message
+
+
+def transform_message(w_T_c: Array, stamp_ns: int, parent: str, child: str) -> TransformStamped:
+    """The transform parent -> child of a camera at ``w_T_c``."""
+    message = TransformStamped(header=header(stamp_ns, parent), child_frame_id=child)
+    pose = pose_message(w_T_c)
+    translation = message.transform.translation
+    translation.x, translation.y, translation.z = pose.position.x, pose.position.y, pose.position.z
+    message.transform.rotation = pose.orientation
+    return message
+
+
+def path_message(trajectory: Sequence[StampedPose], stamp_ns: int, frame: str) -> Path:
+    """The way so far; long ones are thinned evenly, the newest pose always stays."""
+    step = max(1, -(-len(trajectory) // PATH_POSES))
+    kept = list(trajectory[::-step])[::-1]
+    return Path(
+        header=header(stamp_ns, frame),
+        poses=[PoseStamped(header=header(item.stamp_ns, frame), pose=pose_message(item.w_T_c)) for item in kept],
+    )
+
+
+def graph_markers(
+    keyframes: Iterable[Keyframe], edges: Iterable[tuple[int, int, float]], stamp_ns: int, frame: str, size: float
+) -> MarkerArray:
+    """Keyframes as spheres and pairs as lines, the heavier the greener; ``size`` (map units) is a sphere's diameter."""
+    centers = {
+        keyframe.index: Point(x=x, y=y, z=z) for keyframe in keyframes for x, y, z in [keyframe.w_T_c[:3, 3].tolist()]
+    }
+    known = [edge for edge in edges if edge[0] in centers and edge[1] in centers]
+    top = max((weight for _, _, weight in known), default=0.0) or 1.0
+    nodes = _marker(0, Marker.SPHERE_LIST, stamp_ns, frame, size)
+    nodes.points = list(centers.values())
+    lines = _marker(1, Marker.LINE_LIST, stamp_ns, frame, size / 5)
+    for first, second, weight in known:
+        share = float(np.clip(weight / top, 0.0, 1.0))
+        lines.points += [centers[first], centers[second]]
+        lines.colors += [ColorRGBA(r=1.0 - share, g=share, b=0.1, a=0.8)] * 2
+    return MarkerArray(markers=[nodes, lines])
+
+
+def _marker(number: int, kind: int, stamp_ns: int, frame: str, size: float) -> Marker:
+    marker = Marker(header=header(stamp_ns, frame), ns="pair_graph", id=number, type=kind, action=Marker.ADD)
+    marker.pose.orientation.w = 1.0
+    marker.scale.x = marker.scale.y = marker.scale.z = size
+    marker.color = ColorRGBA(r=0.1, g=0.5, b=1.0, a=0.9)
+    return marker
+
+
+def points_of(message: PointCloud2) -> tuple[Array32, NDArray[np.uint8], Array32]:
+    """Points (N, 3), colours (N, 3) RGB and confidence (N,) of a cloud that this module made."""
+    packed = np.frombuffer(memoryview(message.data), POINT)
+    rgb = packed["rgb"]
+    colors = np.stack([rgb >> 16, (rgb >> 8) & 255, rgb & 255], axis=-1).astype(np.uint8)
+    return np.stack([packed["x"], packed["y"], packed["z"]], axis=-1), colors, packed["confidence"].copy()

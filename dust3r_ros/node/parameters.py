@@ -1,0 +1,102 @@
+"""The rows of ``dust3r_ros.config`` as ROS parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from dust3r_ros.config import MapperConfig, NodeConfig, Row, from_mapping, rows
+from dust3r_ros.errors import ConfigError
+
+# Says how the node starts, not how it maps; so it is no row that the command line shares.
+AUTOSTART = Row("autostart", bool, True, "Configure and activate at start; false leaves it to a lifecycle manager.")
+
+_OF_ROS = ("use_sim_time", "start_type_description_service", "qos_overrides.")
+
+
+def all_rows() -> dict[str, Row]:
+    """Every parameter of the node by name."""
+    return {row.name: row for row in chain(rows(MapperConfig), rows(NodeConfig), [AUTOSTART])}
+
+
+class Parameters:
+    """Declares the rows on a node and checks what is set.
+
+    The node must be made with ``automatically_declare_parameters_from_overrides=True``, so that
+    overrides of a wrong type, range or name are met here with a reason instead of ending the
+    process. A row with a bad override is declared with its default and keeps ``problems`` filled,
+    with which ``mapper`` and ``node`` refuse.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._rows = all_rows()
+        self.problems: list[str] = []
+        self.unknown = sorted(
+            name
+            for name in node.get_parameters_by_prefix("")
+            if name not in self._rows and not name.startswith(_OF_ROS)
+        )
+        for row in self._rows.values():
+            self._declare(row)
+        node.add_on_set_parameters_callback(self._check)
+
+    def mapper(self) -> MapperConfig:
+        """The mapper's configuration; raises ``ConfigError`` with every reason against it."""
+        self._refuse()
+        return from_mapping(MapperConfig, {row.name: self[row.name] for row in rows(MapperConfig)})
+
+    def node(self) -> NodeConfig:
+        """The node's configuration; raises ``ConfigError`` with every reason against it."""
+        self._refuse()
+        return from_mapping(NodeConfig, {row.name: self[row.name] for row in rows(NodeConfig)})
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of a parameter as it is now."""
+        return self._node.get_parameter(name).value
+
+    def _refuse(self) -> None:
+        if self.problems:
+            raise ConfigError("; ".join(self.problems))
+
+    def _declare(self, row: Row) -> None:
+        value: Any = row.default
+        if self._node.has_parameter(row.name):
+            override = self._node.get_parameter(row.name).value
+            self._node.undeclare_parameter(row.name)
+            try:
+                value = row.check(override)
+            except ConfigError as error:
+                self.problems.append(str(error))
+        value = list(value) if isinstance(value, tuple) else value
+        self._node.declare_parameter(row.name, value, descriptor(row), ignore_override=True)
+
+    def _check(self, changes: Iterable[Parameter]) -> SetParametersResult:
+        for change in changes:
+            row = self._rows.get(change.name)
+            try:
+                if row is not None:
+                    row.check(change.value)
+            except ConfigError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+
+def descriptor(row: Row) -> ParameterDescriptor:
+    """A row as ROS describes parameters: range, choices, read-only unless live."""
+    described = ParameterDescriptor(name=row.name, description=row.description, read_only=not row.live)
+    if row.choices:
+        described.additional_constraints = "one of: " + ", ".join(row.choices)
+    if row.low is not None and row.high is not None:
+        if row.type is int:
+            described.integer_range = [IntegerRange(from_value=int(row.low), to_value=int(row.high), step=0)]
+        else:
+            described.floating_point_range = [
+                FloatingPointRange(from_value=float(row.low), to_value=float(row.high), step=0.0)
+            ]
+    return described

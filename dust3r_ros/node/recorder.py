@@ -1,0 +1,137 @@
+"""A subscriber to everything a mapping node publishes: what came, how often, and the last of each."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from nav_msgs.msg import Path
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CameraInfo, PointCloud2
+from tf2_msgs.msg import TFMessage
+from visualization_msgs.msg import MarkerArray
+
+from dust3r_ros.errors import Dust3rRosError
+from dust3r_ros.msg import MappingStatus
+from dust3r_ros.node.publishers import LATCHED, RELIABLE
+
+
+class RemoteError(Dust3rRosError):
+    """A node did not answer or did not do in time what it was to do."""
+
+
+class Recorder:
+    """Listens to the mapping node ``name`` in a context and thread of its own; use it in ``with``.
+
+    ``counts``: messages by topic key (map, keyframe_cloud, pose, path, graph, status, camera_info,
+    tf, diagnostics). ``last``: the newest of each. ``all``: every message of the small ones.
+    """
+
+    def __init__(self, estimated_topic: str, name: str = "/dust3r") -> None:
+        self.counts: Counter[str] = Counter()
+        self.last: dict[str, Any] = {}
+        self.all: dict[str, list[Any]] = defaultdict(list)
+        self._name = name
+        self._changed = threading.Condition()
+        self._context = Context()
+        rclpy.init(context=self._context, args=[], signal_handler_options=SignalHandlerOptions.NO)
+        self.node: Node = rclpy.create_node("dust3r_recorder", context=self._context, start_parameter_services=False)
+        tf_qos = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+        for key, kind, topic, qos in (
+            ("map", PointCloud2, f"{name}/map", LATCHED),
+            ("graph", MarkerArray, f"{name}/graph", LATCHED),
+            ("path", Path, f"{name}/path", LATCHED),
+            ("keyframe_cloud", PointCloud2, f"{name}/keyframe_cloud", RELIABLE),
+            ("pose", PoseWithCovarianceStamped, f"{name}/pose", RELIABLE),
+            ("status", MappingStatus, f"{name}/status", RELIABLE),
+            ("camera_info", CameraInfo, estimated_topic, RELIABLE),
+            ("tf", TFMessage, "/tf", tf_qos),
+            ("diagnostics", DiagnosticArray, "/diagnostics", RELIABLE),
+        ):
+            self.node.create_subscription(kind, topic, self._taker(key), qos)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._executor.shutdown(timeout_sec=1.0)
+        rclpy.shutdown(context=self._context)
+        self._thread.join(timeout=5.0)
+
+    def _spin(self) -> None:
+        with suppress(ExternalShutdownException):
+            self._executor.spin()
+
+    def _taker(self, key: str) -> Callable[[Any], None]:
+        def take(message: Any) -> None:
+            with self._changed:
+                self.counts[key] += 1
+                self.last[key] = message
+                if key not in ("map", "keyframe_cloud", "path", "graph"):
+                    self.all[key].append(message)
+                self._changed.notify_all()
+
+        return take
+
+    def clear(self) -> None:
+        """Forget what came so far."""
+        with self._changed:
+            self.counts.clear()
+            self.last.clear()
+            self.all.clear()
+
+    def wait(self, until: Callable[[], bool], seconds: float, what: str) -> None:
+        """Return as soon as ``until()`` holds; ``RemoteError`` saying ``what`` and what came after ``seconds``.
+
+        ``until`` is asked after every message and ten times a second.
+        """
+        end = time.monotonic() + seconds
+        with self._changed:
+            while not until():
+                if time.monotonic() > end:
+                    raise RemoteError(f"{what}: not within {seconds:g} s; received {self._received()}")
+                self._changed.wait(0.1)
+
+    def call(self, kind: type, service: str, request: Any, seconds: float = 20.0) -> Any:
+        """The answer of a service of the node (``service`` without its name); ``RemoteError`` when none comes."""
+        client = self.node.create_client(kind, f"{self._name}/{service}")
+        try:
+            if not client.wait_for_service(timeout_sec=seconds):
+                raise RemoteError(f"service {self._name}/{service} did not appear within {seconds:g} s")
+            future = client.call_async(request)
+            answered = threading.Event()
+            future.add_done_callback(lambda _: answered.set())
+            if not answered.wait(seconds):
+                raise RemoteError(f"service {self._name}/{service} did not answer within {seconds:g} s")
+            return future.result()
+        finally:
+            self.node.destroy_client(client)
+
+    def _received(self) -> str:
+        """For error messages: the counts and the last status."""
+        status = self.last.get("status")
+        shown = (
+            f"; last status: {status.state}, {status.frames} frames, {status.keyframes} keyframes, "
+            f"{status.rejected} refused, {status.dropped} dropped, message '{status.message}'"
+            if status is not None
+            else ""
+        )
+        return (", ".join(f"{key} {count}" for key, count in sorted(self.counts.items())) or "nothing") + shown

@@ -1,0 +1,108 @@
+"""A thread with a bounded queue in front, so that the executor never waits for the mapper."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Worker(Generic[Item]):
+    """Runs ``work(item)`` for every item offered, in order, in one thread of its own.
+
+    At most ``size`` items wait; a further one pushes the oldest out (``dropped`` counts). Jobs
+    given to ``submit`` go before waiting items and share the thread, so that what ``work`` touches
+    needs no lock. ``on_failure`` gets whatever ``work`` raises; the thread lives on.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Item], None],
+        size: int,
+        on_failure: Callable[[Exception], None],
+        name: str = "worker",
+    ) -> None:
+        self._work = work
+        self._on_failure = on_failure
+        self._items: deque[Item] = deque()
+        self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._size = size
+        self._wake = threading.Condition()
+        self._stopping = False
+        self.dropped = 0
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Items in the queue."""
+        return len(self._items)
+
+    def offer(self, item: Item) -> None:
+        """Queue an item; never blocks."""
+        with self._wake:
+            if self._stopping:
+                self.dropped += 1
+                return
+            if len(self._items) >= self._size:
+                self._items.popleft()
+                self.dropped += 1
+            self._items.append(item)
+            self._wake.notify()
+
+    def submit(self, job: Callable[[], Any]) -> Future[Any]:
+        """Run ``job`` in the worker's thread before the items that wait; its result or error comes by the future."""
+        future: Future[Any] = Future()
+        with self._wake:
+            if self._stopping:
+                future.set_exception(RuntimeError("the worker has stopped"))
+                return future
+            self._jobs.append((job, future))
+            self._wake.notify()
+        return future
+
+    def clear(self) -> int:
+        """Forget the items that wait; returns how many (they do not count as dropped)."""
+        with self._wake:
+            count = len(self._items)
+            self._items.clear()
+        return count
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """End the thread after the item and the jobs in hand; False when it did not end within ``timeout`` seconds."""
+        with self._wake:
+            self._stopping = True
+            self._items.clear()
+            self._wake.notify()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._jobs or self._items or self._stopping)
+                job = self._jobs.popleft() if self._jobs else None
+                if job is None:
+                    if not self._items:
+                        return
+                    item = self._items.popleft()
+            if job is not None:
+                self._do(*job)
+                continue
+            try:
+                self._work(item)
+            except Exception as error:  # whatever the mapper does, the node goes on
+                self._on_failure(error)
+
+    @staticmethod
+    def _do(job: Callable[[], Any], future: Future[Any]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(job())
+        except Exception as error:
+            future.set_exception(error)

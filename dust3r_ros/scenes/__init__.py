@@ -1,0 +1,1 @@
+"""Rendered worlds with exact truth: textured rooms, smooth camera paths, image sequences, bags."""

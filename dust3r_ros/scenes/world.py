@@ -1,0 +1,124 @@
+"""A world of textured surfaces and its exact images and depth by ray casting."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.geometry.pinhole import center_of
+from dust3r_ros.scenes.light import Lamp
+from dust3r_ros.scenes.patterns import Pattern
+from dust3r_ros.scenes.solids import Solid
+from dust3r_ros.scenes.surfaces import RayGrid, Surface
+from dust3r_ros.scenes.texture import Texture, texture
+from dust3r_ros.types import Array, Array32, Image
+
+_NOTHING = -1
+
+
+@dataclass(frozen=True, eq=False)
+class RenderedView:
+    """``image`` (H, W, 3) uint8 RGB and ``depth`` (H, W) float32: z in metres at the pixel centres, 0 = none."""
+
+    image: Image
+    depth: Array32
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """Surfaces and their textures (same order), light painted in. World frame: metres, z up."""
+
+    surfaces: tuple[Surface, ...]
+    textures: tuple[Texture, ...]
+
+    def render(self, w_T_c: Array, width: int, height: int, focal: float, supersample: int = 2) -> RenderedView:
+        """What a pinhole camera at ``w_T_c`` (4, 4, optical frame) sees; ``focal`` and sizes in pixels.
+
+        Every pixel is the mean of ``supersample``^2 rays, each of which sees the texture averaged
+        over its own footprint; the depth is that of the ray through the pixel's centre.
+        """
+        if min(width, height, supersample) < 1 or not focal > 0:
+            raise InputError(
+                f"cannot render {width}x{height} pixels with focal {focal} and supersampling {supersample}; "
+                "all must be positive"
+            )
+        fine = self._cast(_ray_grid(w_T_c, width, height, focal, supersample))
+        colors = self._paint(fine, focal * supersample)
+        image = colors.reshape(height, supersample, width, supersample, 3).mean(axis=(1, 3))
+        center = fine if supersample == 1 else self._cast(_ray_grid(w_T_c, width, height, focal, 1))
+        depth = np.where(center.surface == _NOTHING, 0, center.depth)
+        return RenderedView((np.clip(image, 0, 255) + 0.5).astype(np.uint8), depth.astype(np.float32))
+
+    def _cast(self, rays: RayGrid) -> _Visible:
+        shape = (len(rays.y), len(rays.x))
+        seen = _Visible(
+            np.full(shape, _NOTHING, np.int16), np.full(shape, np.inf, np.float32), *np.zeros((3, *shape), np.float32)
+        )
+        for index, surface in enumerate(self.surfaces):
+            window = rays.window(surface.corners)
+            if window is None:
+                continue
+            hit = surface.cast(rays.part(*window))
+            nearer = hit.depth < seen.depth[window]
+            if nearer.any():
+                seen.surface[window][nearer] = index
+                for name in ("depth", "u", "v", "facing"):
+                    getattr(seen, name)[window][nearer] = getattr(hit, name)[nearer]
+        return seen
+
+    def _paint(self, seen: _Visible, focal: float) -> Array32:
+        # A pixel's cone of solid angle 1 / (focal^2 |ray|^3) covers the area z^2 / (focal^2 |n . ray|).
+        footprint = (seen.depth / (focal * np.sqrt(np.maximum(seen.facing, 1e-3)))).ravel()
+        surface, u, v = seen.surface.ravel(), seen.u.ravel(), seen.v.ravel()
+        colors = np.zeros((surface.size, 3), np.float32)
+        order = np.argsort(surface, kind="stable")
+        for chosen in np.split(order, np.flatnonzero(np.diff(surface[order])) + 1):
+            index = surface[chosen[0]]
+            if index != _NOTHING:
+                colors[chosen] = self.textures[index].sample(u[chosen], v[chosen], footprint[chosen])
+        return colors
+
+
+@dataclass(frozen=True, eq=False)
+class _Visible:
+    surface: NDArray[np.int16]
+    depth: Array32
+    u: Array32
+    v: Array32
+    facing: Array32
+
+
+def _ray_grid(w_T_c: Array, width: int, height: int, focal: float, supersample: int) -> RayGrid:
+    cx, cy = center_of(height, width)
+    within = (np.arange(supersample) + 0.5) / supersample - 0.5
+    u = (np.arange(width)[:, None] + within).ravel()
+    v = (np.arange(height)[:, None] + within).ravel()
+    return RayGrid(
+        w_T_c[:3, 3], w_T_c[:3, :3], ((u - cx) / focal).astype(np.float32), ((v - cy) / focal).astype(np.float32)
+    )
+
+
+def build(
+    shell: Sequence[tuple[Surface, Pattern]], solids: Sequence[Solid], lamp: Lamp, seed: int, per_metre: float = 256.0
+) -> World:
+    """Paint and light everything; ``per_metre`` texels on the shell, 1.5 times as many on furniture.
+
+    Each surface has its own random numbers (from ``seed`` and its place), so that one more piece of
+    furniture changes no other's paint.
+    """
+    painted = [(surface, pattern, per_metre, 12.0) for surface, pattern in shell]
+    painted += [(surface, pattern, 1.5 * per_metre, 40.0) for solid in solids for surface, pattern in solid.surfaces()]
+    textures = []
+    for surface, pattern, density, light_density in painted:
+        rng = np.random.default_rng([seed, zlib.crc32(surface.corners.round(3).tobytes()), int(density)])
+        wide, high = surface.extent
+        height, width = max(round(high * density), 2), max(round(wide * density), 2)
+        light = lamp.shade(surface, solids, height, width, light_density)
+        picture = np.clip(pattern(rng, height, width, density) * light[..., None], 0, 1)
+        textures.append(texture((255 * picture + 0.5).astype(np.uint8), wide, high))
+    return World(tuple(surface for surface, *_ in painted), tuple(textures))

@@ -1,0 +1,122 @@
+"""One camera's images on their way in: sizes, tracked corners, known focal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.errors import InputError
+from dust3r_ros.features import Features
+from dust3r_ros.geometry.pinhole import center_of
+from dust3r_ros.geometry.resize import Resize
+from dust3r_ros.tracking import CornerTracker, Tracks, no_tracks
+from dust3r_ros.types import Array, Image
+
+
+@dataclass(eq=False)
+class KeyframeRecord:
+    """What a keyframe is made of besides pose and depth.
+
+    ``image``: working image (H, W, 3) RGB. ``features``: offsets from the principal point, in pixels
+    of the tracked image; ``feature_ids``: the landmarks made for them.
+    """
+
+    stamp_ns: int
+    stream: CameraStream
+    image: Image
+    features: Features
+    feature_ids: np.ndarray
+    version: int = 0
+
+
+class CameraStream:
+    """Turns native images into the tracked image (grey) and the working image (RGB) of one camera.
+
+    Tracked corners leave here as offsets from the principal point, in pixels of the tracked image;
+    focals meant for them are ``tracking_scale`` times the native ones.
+    """
+
+    def __init__(self, name: str, index: int, width: int, height: int, config: MapperConfig) -> None:
+        self.name = name
+        self.index = index
+        self.width, self.height = width, height
+        self.resize = Resize.fit(width, height, config.working_size)
+        self.tracking_scale = min(1.0, config.tracking_size / max(width, height))
+        self._tracking_size = (round(width * self.tracking_scale), round(height * self.tracking_scale))
+        self._center = np.array(center_of(self._tracking_size[1], self._tracking_size[0]))
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all corners."""
+        self._tracker = CornerTracker()
+        self._anchor = no_tracks()  # corners as the last keyframe saw them
+
+    def follow(self, gray: Image) -> Tracks:
+        """Corners of the image before as offsets in ``gray``."""
+        return self._offsets(self._tracker.follow(gray))
+
+    def corners(self, count: int, apart_from: Array) -> Array:
+        """At most ``count`` new corners of the last image, away from offsets (M, 2); offsets (N, 2)."""
+        return self.centred(self._tracker.corners(count, apart_from + self._center))
+
+    def anchor(self, tracks: Tracks) -> None:
+        """The last image became a keyframe: follow these corners of it; motion and overlap count from here."""
+        self._tracker.tracks = Tracks(tracks.ids, tracks.pixels + self._center)
+        self._anchor = tracks
+
+    def _offsets(self, tracks: Tracks) -> Tracks:
+        return Tracks(tracks.ids, self.centred(tracks.pixels))
+
+    @property
+    def long_edge(self) -> int:
+        """Long edge of the tracked image, pixels."""
+        return max(self._tracking_size)
+
+    def gray(self, image: Image) -> Image:
+        """The tracked image (H, W) uint8. Raises ``InputError`` for another size than the first image had."""
+        if image.shape != (self.height, self.width, 3):
+            raise InputError(
+                f"camera '{self.name}' changed from {self.width}x{self.height} to {image.shape[1]}x{image.shape[0]} "
+                "pixels; one camera keeps one size (reset the map to use another)"
+            )
+        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        if self._tracking_size != (self.width, self.height):
+            gray = cv2.resize(gray, self._tracking_size, interpolation=cv2.INTER_AREA)
+        return gray
+
+    def centred(self, pixels: Array) -> Array:
+        """Offsets (N, 2) from the principal point of pixels (N, 2) of the tracked image."""
+        return pixels - self._center
+
+    def to_working(self, offsets: Array) -> Array:
+        """Working pixels (N, 2) of offsets in the tracked image."""
+        native = (offsets + self._center + 0.5) / self.tracking_scale - 0.5
+        return self.resize.to_working(native)
+
+    def focal_to_working(self, focal: float) -> float:
+        """Focal of the working image of one of the tracked image, pixels."""
+        return self.resize.focal_to_working(focal / self.tracking_scale)
+
+    def motion(self, tracks: Tracks) -> float:
+        """Median motion of the corners since the last keyframe, as a part of the long edge."""
+        _, now, then = np.intersect1d(tracks.ids, self._anchor.ids, assume_unique=True, return_indices=True)
+        if len(now) == 0:
+            return float("inf")
+        return float(np.median(np.linalg.norm(tracks.pixels[now] - self._anchor.pixels[then], axis=1))) / self.long_edge
+
+    def overlap(self, tracks: Tracks) -> float:
+        """Part of the last keyframe's corners that are still tracked."""
+        return float(np.isin(self._anchor.ids, tracks.ids).mean()) if len(self._anchor.ids) else 0.0
+
+
+def check_image(image: object, camera: str) -> Image:
+    """``image`` if it is RGB (H, W, 3) uint8 and not empty; raises ``InputError``."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        found = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
+        raise InputError(f"image of camera '{camera}' is {found}; it must be an RGB array (H, W, 3) of uint8")
+    if image.size == 0:
+        raise InputError(f"image of camera '{camera}' is empty, {image.shape[1]}x{image.shape[0]} pixels")
+    return image

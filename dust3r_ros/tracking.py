@@ -1,0 +1,131 @@
+"""Corners followed from frame to frame by optical flow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from dust3r_ros.features import epipolar_inliers
+from dust3r_ros.types import Array, Image
+
+_WINDOW = (21, 21)
+_FORTH_AND_BACK_PX = 0.7
+_FLOW_LONG_EDGE = 320
+_SPACING_PX = 9
+
+
+@dataclass(frozen=True, eq=False)
+class Tracks:
+    """Corners as they stand in one image: ``ids`` (N,) and ``pixels`` (N, 2)."""
+
+    ids: np.ndarray
+    pixels: Array
+
+    def select(self, keep: np.ndarray) -> Tracks:
+        """The corners under a mask or index."""
+        return Tracks(self.ids[keep], self.pixels[keep])
+
+    def unique(self) -> Tracks:
+        """Each id once, its first place kept; sorted by id."""
+        ids, first = np.unique(self.ids, return_index=True)
+        return Tracks(ids, self.pixels[first])
+
+    def renamed(self, new_ids: dict[int, int]) -> Tracks:
+        """Some ids replaced; where two corners come to have one id, the first stays."""
+        if not new_ids or not len(self.ids):
+            return self
+        old = np.fromiter(sorted(new_ids), np.int64)
+        at = np.minimum(np.searchsorted(old, self.ids), len(old) - 1)
+        hit = old[at] == self.ids
+        if not hit.any():
+            return self
+        ids = self.ids.copy()
+        ids[hit] = [new_ids[i] for i in self.ids[hit].tolist()]
+        return Tracks(ids, self.pixels).unique()
+
+
+def join(a: Tracks, b: Tracks) -> Tracks:
+    """The corners of both."""
+    return Tracks(np.concatenate([a.ids, b.ids]), np.concatenate([a.pixels, b.pixels]))
+
+
+def no_tracks() -> Tracks:
+    """Nothing tracked."""
+    return Tracks(np.zeros(0, np.int64), np.zeros((0, 2)))
+
+
+class CornerTracker:
+    """Follows corners of one camera by pyramidal Lucas-Kanade, forth and back.
+
+    Dense flow of a small image (DIS, Kroeger et al., ECCV 2016) gives each corner its start, which
+    carries over steps of a tenth of the image; the fundamental matrix drops what moves by itself.
+    """
+
+    def __init__(self) -> None:
+        self.tracks = no_tracks()
+        self._gray: Image | None = None
+        self._small: Image | None = None
+        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+
+    def follow(self, gray: Image) -> Tracks:
+        """Corners of the image before found in ``gray`` (H, W) uint8, which becomes the image before."""
+        small = _shrink(gray)
+        if self._gray is not None and len(self.tracks.ids):
+            self.tracks = self._follow(gray, small)
+        self._gray, self._small = gray, small
+        return self.tracks
+
+    def corners(self, count: int, apart_from: Array) -> Array:
+        """At most ``count`` new corners (N, 2) of the last image, away from pixels (M, 2)."""
+        assert self._gray is not None, "an image comes first"
+        if count <= 0:
+            return np.zeros((0, 2))
+        mask = np.full(self._gray.shape, 255, np.uint8)
+        for u, v in np.round(apart_from).astype(int):
+            cv2.circle(mask, (int(u), int(v)), _SPACING_PX, 0, -1)
+        corners = cv2.goodFeaturesToTrack(self._gray, count, 0.003, _SPACING_PX, mask=mask)
+        if corners is None:
+            return np.zeros((0, 2))
+        corners = cv2.cornerSubPix(
+            self._gray, corners, (3, 3), (-1, -1), (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 10, 0.03)
+        )
+        return corners.reshape(-1, 2).astype(np.float64)
+
+    def _follow(self, gray: Image, small: Image) -> Tracks:
+        start = self.tracks.pixels.astype(np.float32)
+        scale = small.shape[1] / gray.shape[1]
+        assert self._gray is not None and self._small is not None, "an image comes first"
+        flow = self._flow.calc(self._small, small, None)
+        at = np.round((start + 0.5) * scale - 0.5).astype(int)
+        at = np.clip(at, 0, [small.shape[1] - 1, small.shape[0] - 1])
+        guess = start + flow[at[:, 1], at[:, 0]] / scale
+        forth, found = _lucas_kanade(self._gray, gray, start, guess)
+        back, found_back = _lucas_kanade(gray, self._gray, forth, start)
+        inside = np.all((forth > 0) & (forth < [gray.shape[1] - 1, gray.shape[0] - 1]), axis=1)
+        good = found & found_back & inside & (np.linalg.norm(back - start, axis=1) < _FORTH_AND_BACK_PX)
+        moved = Tracks(self.tracks.ids[good], forth[good].astype(np.float64))
+        inliers = epipolar_inliers(self.tracks.pixels[good], moved.pixels)
+        return moved.select(inliers)
+
+
+def _lucas_kanade(a: Image, b: Image, points: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    moved, status, _ = cv2.calcOpticalFlowPyrLK(
+        a,
+        b,
+        points.reshape(-1, 1, 2),
+        guess.astype(np.float32).reshape(-1, 1, 2).copy(),
+        winSize=_WINDOW,
+        maxLevel=2,
+        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+    )
+    return moved.reshape(-1, 2), status.ravel().astype(bool)
+
+
+def _shrink(gray: Image) -> Image:
+    scale = _FLOW_LONG_EDGE / max(gray.shape)
+    if scale >= 1.0:
+        return gray
+    size = (max(16, round(gray.shape[1] * scale)), max(16, round(gray.shape[0] * scale)))
+    return cv2.resize(gray, size, interpolation=cv2.INTER_AREA)

@@ -1,0 +1,149 @@
+"""The frozen products that pass between stages.
+
+Frames: ``w_T_c`` maps points of camera ``c`` (optical frame: x right, y down, z forward) into the
+map frame ``w``. Units: the map's own length unit (arbitrary scale until it is known), pixels,
+nanoseconds. Pixel centres lie at integer coordinates, so the middle of an image of width W is
+(W - 1) / 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Array32 = NDArray[np.float32]
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Estimated pinhole camera: square pixels, centred principal point, no distortion.
+
+    ``width``, ``height`` (pixels) say at which resolution ``focal`` (pixels) holds.
+    ``focal_std`` (pixels) is its standard deviation, infinite while nothing supports it;
+    ``support`` counts the keyframe pairs that do. ``fixed`` is true for a focal that was given.
+    """
+
+    name: str
+    width: int
+    height: int
+    focal: float
+    focal_std: float = float("inf")
+    support: int = 0
+    fixed: bool = False
+
+    @property
+    def center(self) -> tuple[float, float]:
+        """Principal point (cx, cy), pixels."""
+        return (self.width - 1) / 2.0, (self.height - 1) / 2.0
+
+    @property
+    def matrix(self) -> Array:
+        """(3, 3) intrinsics K."""
+        cx, cy = self.center
+        return np.array([[self.focal, 0.0, cx], [0.0, self.focal, cy], [0.0, 0.0, 1.0]])
+
+
+@dataclass(frozen=True, eq=False)
+class PairPrediction:
+    """What a backend says of one ordered pair of keyframes.
+
+    ``points_first`` (H, W, 3) and ``points_second`` (H', W', 3), float32, are the 3D points of the
+    pixels of both images, *both in the frame of the first camera*, in one unit of length that is
+    free per pair. ``confidence_*`` (H, W), float32, is >= 1 as the network gives it (1 + exp);
+    exactly 1 says "nothing known here" and weighs nothing (log 1 = 0).
+    """
+
+    first: int
+    second: int
+    points_first: Array32
+    confidence_first: Array32
+    points_second: Array32
+    confidence_second: Array32
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """An image on its way to a backend: keyframe ``index``, camera name, RGB (H, W, 3) uint8.
+
+    The image has the working resolution of the mapper, whatever the camera's native one.
+    """
+
+    index: int
+    camera: str
+    image: Image
+
+
+@dataclass(frozen=True, eq=False)
+class Keyframe:
+    """One keyframe of the map as it stands now; a later ``version`` replaces an earlier one.
+
+    ``image`` (H, W, 3) uint8 RGB, ``depth`` (H, W) float32 (z in the camera, 0 = none) and
+    ``confidence`` (H, W) float32 (>= 1, 1 = none) share the working resolution, at which ``focal``
+    (pixels) holds.
+    """
+
+    index: int
+    version: int
+    stamp_ns: int
+    camera: str
+    w_T_c: Array
+    focal: float
+    image: Image
+    depth: Array32
+    confidence: Array32
+
+
+class TrackingState(str, Enum):
+    """What the mapper knows of the camera at a frame."""
+
+    INITIALISING = "initialising"
+    TRACKING = "tracking"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, eq=False)
+class MapUpdate:
+    """What one frame changed.
+
+    ``w_T_c`` is the camera's pose (4, 4), None while initialising or lost; ``covariance`` (6, 6)
+    in ROS order (x, y, z, rotation about x, y, z), in the camera frame. ``keyframe`` is the
+    index of the keyframe this frame became, if it did. ``changed`` holds every keyframe that is
+    new, moved or got new depth; ``removed`` those that left the map. ``cameras`` are the
+    estimates at native resolution, by camera name.
+    """
+
+    stamp_ns: int
+    camera: str
+    state: TrackingState
+    w_T_c: Array | None = None
+    covariance: Array | None = None
+    keyframe: int | None = None
+    changed: tuple[Keyframe, ...] = ()
+    removed: tuple[int, ...] = ()
+    cameras: Mapping[str, Camera] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class StampedPose:
+    """One line of a trajectory: when, which camera, where (``w_T_c`` (4, 4))."""
+
+    stamp_ns: int
+    camera: str
+    w_T_c: Array
+
+
+@dataclass(frozen=True)
+class MapCounts:
+    """How much went through a mapper."""
+
+    frames: int = 0
+    tracked: int = 0
+    keyframes: int = 0
+    pairs: int = 0
+    lost: int = 0

@@ -1,0 +1,133 @@
+"""Depth of keyframes gathered from pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dust3r_ros.alignment.depth_maps import DepthMaps
+from dust3r_ros.geometry.pinhole import unproject
+from dust3r_ros.geometry.rigid import invert, pose, transform
+from dust3r_ros.types import PairPrediction
+
+SHAPE, FOCAL = (12, 16), 14.0
+SECOND_T_FIRST = pose(np.array([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]]), [0.2, 0.1, 4.0])  # looks from the side
+
+
+def pair(first: int, second: int, unit: float = 1.0, seed: int = 0) -> tuple[PairPrediction, np.ndarray, np.ndarray]:
+    """A pair whose unit is ``1 / unit`` map units, and the true depth of both views."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.uniform(2, 4, (2, *SHAPE))
+    points_b = transform(invert(SECOND_T_FIRST), unproject(b, FOCAL))
+    confidences = rng.uniform(1.5, 5, (2, *SHAPE)).astype(np.float32)
+    prediction = PairPrediction(
+        first,
+        second,
+        (unit * unproject(a, FOCAL)).astype(np.float32),
+        confidences[0],
+        (unit * points_b).astype(np.float32),
+        confidences[1],
+    )
+    return prediction, a, b
+
+
+def test_both_views_of_a_pair_get_depth() -> None:
+    maps = DepthMaps()
+    prediction, a, b = pair(3, 5, unit=7.0)
+    assert maps.get(3) is None and maps.get(5) is None
+    maps.absorb(prediction, SECOND_T_FIRST, 1 / 7.0)
+    np.testing.assert_allclose(maps.get(3)[0], a, rtol=1e-5)
+    np.testing.assert_allclose(maps.get(5)[0], b, rtol=1e-4)  # z of its own camera, not of the first
+    np.testing.assert_allclose(maps.get(5)[1], prediction.confidence_second, rtol=1e-5)
+    assert maps.get(4) is None
+
+
+def test_the_last_word_of_a_pair_counts_once() -> None:
+    maps = DepthMaps()
+    old, _, _ = pair(0, 1, seed=1)
+    new, a, _ = pair(0, 1, seed=2)
+    maps.absorb(old, SECOND_T_FIRST, 1.0)
+    maps.get(0)
+    maps.absorb(new, SECOND_T_FIRST, 1.0)
+    np.testing.assert_allclose(maps.get(0)[0], a, rtol=1e-5)
+
+
+def test_several_pairs_agree_and_outvote_a_wrong_one() -> None:
+    maps = DepthMaps()
+    for other in (1, 2, 3):
+        prediction, a, _ = pair(0, other, seed=4)
+        maps.absorb(prediction, SECOND_T_FIRST, 1.0)
+    wrong, _, _ = pair(0, 4, seed=4)
+    maps.absorb(wrong, SECOND_T_FIRST, 3.0)
+    np.testing.assert_allclose(maps.get(0)[0], a, rtol=0.01)
+
+
+def test_growing_surroundings() -> None:
+    maps = DepthMaps()
+    prediction, a, b = pair(0, 1)
+    maps.absorb(prediction, SECOND_T_FIRST, 1.0)
+    before, sure = maps.get(0)
+    maps.rescale(0, 2.5)
+    np.testing.assert_allclose(maps.get(0)[0], 2.5 * before, rtol=1e-5)
+    np.testing.assert_allclose(maps.get(1)[0], b, rtol=1e-4)
+    np.testing.assert_array_equal(maps.get(0)[1], sure)
+    maps.freeze(0)
+    maps.rescale(0, 2.0)
+    np.testing.assert_allclose(maps.get(0)[0], 5.0 * a, rtol=1e-5)
+    maps.rescale(9, 2.0)
+    assert maps.get(9) is None
+
+
+def test_frozen_depth_stays_and_cleared_depth_is_gone() -> None:
+    maps = DepthMaps()
+    prediction, a, _ = pair(0, 1)
+    maps.absorb(prediction, SECOND_T_FIRST, 1.0)
+    maps.freeze(0)
+    np.testing.assert_allclose(maps.get(0)[0], a, rtol=1e-5)
+    maps.clear(0)
+    assert maps.get(0) is None
+    maps.freeze(8)
+    maps.clear(8)
+    assert maps.get(8) is None
+
+
+def test_a_later_pair_adds_to_frozen_depth() -> None:
+    """A loop closed with an old keyframe does not throw away what its other pairs knew."""
+    maps = DepthMaps()
+    for other in (1, 2):
+        prediction, a, _ = pair(0, other, seed=4)
+        maps.absorb(prediction, SECOND_T_FIRST, 1.0)
+    maps.freeze(0)
+    late, _, _ = pair(0, 9, seed=4)
+    blind = PairPrediction(
+        0, 9, late.points_first, np.ones(SHAPE, np.float32), late.points_second, np.ones(SHAPE, np.float32)
+    )
+    maps.absorb(blind, SECOND_T_FIRST, 1.0)
+    np.testing.assert_allclose(maps.get(0)[0], a, rtol=1e-5)
+
+
+def test_points_behind_the_second_camera_are_no_depth() -> None:
+    maps = DepthMaps()
+    prediction, _, _ = pair(0, 1)
+    maps.absorb(prediction, SECOND_T_FIRST @ pose(np.diag([1.0, -1, -1]), [0, 0, 0]), 1.0)
+    depth, confidence = maps.get(1)
+    assert (depth >= 0).all() and (confidence[depth == 0] == 1).all()
+
+
+def test_an_unknown_unit_gives_no_depth() -> None:
+    maps = DepthMaps()
+    prediction, _, _ = pair(0, 1)
+    maps.absorb(prediction, SECOND_T_FIRST, float("nan"))
+    for index in (0, 1):
+        known = maps.get(index)
+        assert known is None or (np.isfinite(known[0]).all() and (known[0] == 0).all() and (known[1] == 1).all())
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_pixels_of_confidence_one_have_no_depth(index: int) -> None:
+    maps = DepthMaps()
+    prediction, _, _ = pair(0, 1)
+    prediction.confidence_first[:5] = prediction.confidence_second[:5] = 1.0
+    maps.absorb(prediction, SECOND_T_FIRST, 1.0)
+    depth, confidence = maps.get(index)
+    assert (depth[:5] == 0).all() and (confidence[:5] == 1).all() and (depth[5:] > 0).all()

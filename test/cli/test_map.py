@@ -1,0 +1,287 @@
+"""dust3r-map as a user meets it: a process, its files, its exit code and what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from dust3r_ros.scenes.export import write_bag, write_folder
+from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = [
+    "cameras.yaml",
+    "keyframes.txt",
+    "map.db",
+    "map.ply",
+    "preview.png",
+    "report.html",
+    "summary.json",
+    "trajectory.txt",
+]
+FAST = ["--set", "working_size=160", "--set", "tracking_size=240"]
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "dust3r_ros.cli.map", *map(str, arguments)]
+
+
+def run(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def sequence() -> RenderedSequence:
+    return render_sequence("orbit", 14, 240, 180, rate_hz=8.0)
+
+
+@pytest.fixture(scope="module")
+def folder(sequence: RenderedSequence, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("input") / "orbit"
+    write_folder(sequence, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def mapped(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    out = tmp_path_factory.mktemp("out") / "new" / "results"
+    done = run(folder, "--out", out, *FAST)
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def test_a_folder_becomes_every_file_of_the_contract(mapped, sequence: RenderedSequence) -> None:
+    out, done = mapped
+    assert sorted(path.name for path in out.iterdir()) == FILES
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["frames"] == len(sequence)
+    assert 2 <= summary["keyframes"] <= summary["tracked"] <= summary["frames"]
+    assert summary["pairs"] >= summary["keyframes"] - 1
+    assert summary["focal"]["camera"] == pytest.approx(sequence.focal, rel=0.15)
+    assert summary["seed"] == 0 and summary["version"] and summary["peak_memory_mb"] > 10
+    assert summary["configuration"]["working_size"] == 160
+    for stage in summary["stages"].values():
+        assert 0 <= stage["p50_ms"] <= stage["p95_ms"] <= stage["max_ms"]
+    assert {"track", "predict"} <= set(summary["stages"])
+    assert str(out / "preview.png") in done.stdout
+    assert f"{summary['points']:,} points" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_other_programs_read_the_files(mapped, sequence: RenderedSequence) -> None:
+    from plyfile import PlyData
+
+    out, _ = mapped
+    summary = json.loads((out / "summary.json").read_text())
+    trajectory = np.loadtxt(out / "trajectory.txt", ndmin=2)
+    keyframes = np.loadtxt(out / "keyframes.txt", ndmin=2)
+    assert len(trajectory) == summary["tracked"] and len(keyframes) == summary["keyframes"]
+    assert np.allclose(np.linalg.norm(trajectory[:, 4:], axis=1), 1.0)
+    assert np.isin(np.round(trajectory[:, 0], 4), np.round(sequence.stamps_ns * 1e-9, 4)).all()
+    vertices = PlyData.read(str(out / "map.ply"))["vertex"]
+    assert len(vertices) == summary["points"] > 1000
+    assert [item.name for item in vertices.properties] == ["x", "y", "z", "red", "green", "blue", "confidence"]
+    assert np.isfinite(vertices["x"]).all() and vertices["confidence"].min() > 1.0
+    calibration = yaml.safe_load((out / "cameras.yaml").read_text())
+    assert (calibration["image_width"], calibration["image_height"]) == (240, 180)
+    assert calibration["camera_matrix"]["data"][0] == pytest.approx(summary["focal"]["camera"], abs=1e-2)
+    with sqlite3.connect(out / "map.db") as base:
+        assert base.execute("pragma integrity_check").fetchone() == ("ok",)
+    assert cv2.imread(str(out / "preview.png")).shape[1] == 1200
+    assert "<html" in (out / "report.html").read_text()
+
+
+def test_the_map_is_near_the_truth(mapped, sequence: RenderedSequence) -> None:
+    pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
+    from dust3r_ros.evaluation.trajectory import trajectory_errors
+    from dust3r_ros.io.trajectory import read_tum
+    from dust3r_ros.types import StampedPose
+
+    truth = [StampedPose(int(t), "camera", w_T_c) for t, w_T_c in zip(sequence.stamps_ns, sequence.w_T_c, strict=True)]
+    assert trajectory_errors(truth, read_tum(mapped[0] / "trajectory.txt")).ate_percent < 5.0
+
+
+def test_a_second_run_replaces_the_first_and_gives_the_same_map(mapped, folder: Path, tmp_path: Path) -> None:
+    out, _ = mapped
+    for name in FILES:
+        (tmp_path / name).write_text("old")
+    assert run(folder, "--out", tmp_path, *FAST, "--quiet").returncode == 0
+    for name in ("trajectory.txt", "keyframes.txt", "map.ply", "cameras.yaml"):
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
+
+
+def test_a_video_is_mapped(sequence: RenderedSequence, tmp_path: Path) -> None:
+    video = tmp_path / "walk.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 8.0, (240, 180))
+    for image in sequence.images:
+        writer.write(np.ascontiguousarray(image[..., ::-1]))
+    writer.release()
+    done = run("walk.avi", "--out", "out", "--camera", "phone", "--max-frames", 9, *FAST, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["frames"] == 9 and list(summary["focal"]) == ["phone"]
+    assert summary["source"] == "walk.avi"
+
+
+def test_a_bag_is_mapped_and_needs_its_topic_when_it_has_two(sequence: RenderedSequence, tmp_path: Path) -> None:
+    bag = tmp_path / "bag"
+    write_bag({"/left/image_raw": sequence, "/right/image_raw": sequence}, bag)
+    done = run(bag, "--out", tmp_path / "out", "--max-frames", 3)
+    assert_error(done, 2, "/left/image_raw", "/right/image_raw")
+    done = run(bag, "--out", tmp_path / "out", "--topic", "/left/image_raw", *FAST)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["frames"] == len(sequence) and list(summary["focal"]) == ["left"]
+
+
+def test_a_still_camera_gives_valid_files_and_says_why_there_is_no_map(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "still").mkdir()
+    image = (folder / "rgb/000000.png").read_bytes()
+    for index in range(4):
+        (tmp_path / f"still/{index}.png").write_bytes(image)
+    done = run(tmp_path / "still", "--out", tmp_path / "out", "--quiet")
+    assert_error(done, 1, "nothing could be mapped", str(tmp_path / "out"))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["frames"] == 4 and summary["points"] == 0
+    assert "Nothing could be mapped" in (tmp_path / "out/report.html").read_text()
+
+
+def test_every_and_max_frames_choose_and_bad_files_are_counted(folder: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in (folder / "rgb").glob("*.png"):
+        (images / path.name).write_bytes(path.read_bytes())
+    (images / "000002.png").write_bytes(b"no image")
+    (images / "000003.png").write_bytes((folder / "rgb/000003.png").read_bytes()[:200])
+    other = np.zeros((50, 60, 3), np.uint8)
+    cv2.imwrite(str(images / "000004.png"), other)
+    done = run(images, "--out", tmp_path / "out", "--max-frames", 6, "--quiet", *FAST)
+    assert done.returncode in (0, 1)
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["frames"] == 5  # six taken, one of another size
+    assert "2 frames could not be read" in done.stderr
+    assert "1 frame could not be used" in done.stderr and "60" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = run(folder, "--out", tmp_path / "out", "--every", 5, "--quiet", *FAST)
+    assert json.loads((tmp_path / "out/summary.json").read_text())["frames"] == 3  # 0, 5, 10 of 14
+
+
+def assert_error(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
+    assert done.returncode == code, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("dust3r-map: error: ")
+    for part in parts:
+        assert part in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "parts"),
+    [
+        (["IN"], 2, ["--out"]),
+        (["IN", "--out", "new", "--every", "0"], 2, ["--every", "0"]),
+        (["IN", "--out", "new", "--wrong"], 2, ["--wrong"]),
+        (["gone", "--out", "new"], 2, ["gone", "does not exist"]),
+        (["empty", "--out", "new"], 2, ["empty", "no images"]),
+        (["garbage.mp4", "--out", "new"], 2, ["garbage.mp4"]),
+        (["garbage.bag", "--out", "new"], 2, ["garbage.bag"]),
+        (["broken", "--out", "new"], 2, ["broken"]),
+        (["IN", "--out", "garbage.mp4"], 2, ["garbage.mp4", "is a file"]),
+        (["IN", "--out", "garbage.mp4/below"], 1, ["garbage.mp4/below"]),
+        (["IN", "--out", "new", "--topic", "/image"], 2, ["/image"]),
+        (["IN", "--out", "new", "--set", "window"], 2, ["window", "NAME=VALUE"]),
+        (["IN", "--out", "new", "--set", "window=1"], 2, ["window", "1", "[2, 100]"]),
+        (["IN", "--out", "new", "--set", "windows=3"], 2, ["windows", "unknown"]),
+        (["IN", "--out", "new", "--focal", "-3"], 2, ["focal", "-3"]),
+        (["IN", "--out", "new", "--focal", "nan"], 2, ["focal", "nan"]),
+        (["IN", "--out", "new", "--config", "gone.yaml"], 2, ["gone.yaml"]),
+        (["IN", "--out", "new", "--config", "list.yaml"], 2, ["list.yaml", "list"]),
+        (["IN", "--out", "new", "--config", "wrong.yaml"], 2, ["seed", "many"]),
+    ],
+)
+def test_errors_are_one_line_that_names_the_thing(folder: Path, tmp_path: Path, arguments, code, parts) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/1.jpg").write_bytes(b"no image")
+    (tmp_path / "garbage.mp4").write_bytes(b"no video")
+    (tmp_path / "garbage.bag").write_bytes(b"no bag")
+    (tmp_path / "list.yaml").write_text("[1, 2]")
+    (tmp_path / "wrong.yaml").write_text("seed: many")
+    done = run(*[folder if item == "IN" else item for item in arguments], cwd=tmp_path)
+    assert_error(done, code, *parts)
+    assert not (tmp_path / "new/summary.json").exists()
+    assert (tmp_path / "garbage.mp4").read_bytes() == b"no video"
+
+
+def test_debug_shows_the_traceback_and_the_line(tmp_path: Path) -> None:
+    done = run("gone", "--out", tmp_path / "out", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("dust3r-map: error: input 'gone'")
+
+
+def test_options_win_over_the_file_and_set_over_options(folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "robot.yaml"
+    config.write_text(
+        "/dust3r:\n  ros__parameters:\n    focal: 111.0\n    window: 5\n    seed: 3\n    image_topic: /front/image\n"
+    )
+    out = tmp_path / "out"
+    run(folder, "--out", out, "--config", config, "--focal", "150", "--set", "seed=4", "--max-frames", 2, "--quiet")
+    summary = json.loads((out / "summary.json").read_text())
+    assert [summary["configuration"][name] for name in ("focal", "window", "seed")] == [150.0, 5, 4]
+    assert summary["focal"]["camera"] == pytest.approx(150.0)
+    assert summary["cameras"]["camera"]["fixed"] is True
+
+
+def test_an_interrupt_finishes_the_map_with_what_is_there(folder: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    source = sorted((folder / "rgb").glob("*.png"))
+    for index in range(3000):  # there and back again, far longer than this test waits
+        step = index % (2 * len(source) - 2)
+        (images / f"{index:06d}.png").symlink_to(source[min(step, 2 * len(source) - 2 - step)])
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        command(images, "--out", out, *FAST),
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        until = time.monotonic() + 60
+        while not out.is_dir() and time.monotonic() < until:  # made right before the first frame
+            time.sleep(0.05)
+        time.sleep(2.0)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert "interrupted" in errors and "Traceback" not in errors
+    assert sorted(path.name for path in out.iterdir()) == FILES
+    assert 0 < json.loads((out / "summary.json").read_text())["frames"] < 3000
+
+
+def test_help_and_version_answer_without_heavy_imports() -> None:
+    script = (
+        "import sys\nfrom dust3r_ros.cli import map\n"
+        "try: map.main(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
+        "print(sorted({'torch', 'cv2', 'rclpy', 'scipy', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--backend" in done.stdout and done.stdout.splitlines()[-1] == "[]"
+    done = run("--version")
+    assert done.returncode == 0 and done.stdout.startswith("dust3r_ros ")

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.geometry.pinhole import project
+from dust3r_ros.geometry.pose import solve_pnp, solve_pnp_unknown_focal
+from dust3r_ros.geometry.rigid import angle_deg, invert, pose, transform
+from dust3r_ros.types import Camera
+
+CAMERA = Camera("front", 640, 480, 520.0)
+
+
+def scene(
+    seed: int, count: int = 200, noise: float = 0.0, outliers: float = 0.0, flat: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """World points in view (N, 3), their pixels (N, 2) and w_T_c; the first share of them are outliers."""
+    rng = np.random.default_rng(seed)
+    w_T_c = pose(Rotation.random(None, rng).as_matrix(), rng.uniform(-5, 5, 3))
+    depth = np.full(count, 4.0) if flat else rng.uniform(2, 8, count)
+    pixels = rng.uniform([0, 0], [640, 480], (count, 2))
+    rays = np.column_stack([(pixels - CAMERA.center) / CAMERA.focal, np.ones(count)])
+    points = transform(w_T_c, rays * depth[:, None])
+    pixels = pixels + rng.normal(scale=noise, size=pixels.shape)
+    wrong = int(outliers * count)
+    pixels[:wrong] = rng.uniform([0, 0], [640, 480], (wrong, 2))
+    return points, pixels, w_T_c
+
+
+def motion(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(6,) what moves the true camera onto the found one, in its own frame."""
+    delta = invert(truth) @ found
+    return np.r_[delta[:3, 3], Rotation.from_matrix(delta[:3, :3]).as_rotvec()]
+
+
+def reference_matches(reference: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    rows, columns = np.nonzero(reference["pnp_mask"])
+    return reference["pnp_pts_world"][rows, columns], np.column_stack([columns, rows])
+
+
+def test_reference_focal_given(reference: dict[str, np.ndarray]) -> None:
+    """Two estimators of one pose: as near to the truth as both are uncertain, and to each other."""
+    points, pixels = reference_matches(reference)
+    truth, published = reference["pnp_true_c2w"], reference["pnp_c2w_focal_given"].astype(float)
+    result = solve_pnp(points, pixels, float(reference["pnp_true_focal"]), (32, 24))
+    assert result.inliers.all()
+    for other in (truth, published):
+        step = motion(result.w_T_c, other)
+        assert step @ np.linalg.solve(result.covariance, step) < 22.5  # chi square, 6 degrees of freedom, 99.9 %
+    assert angle_deg(result.w_T_c[:3, :3].T @ published[:3, :3]) < 0.03
+    np.testing.assert_allclose(result.w_T_c, published, atol=2e-3)
+
+
+def test_reference_focal_unknown(reference: dict[str, np.ndarray]) -> None:
+    points, pixels = reference_matches(reference)
+    truth, published = reference["pnp_true_c2w"], reference["pnp_c2w_focal_unknown"].astype(float)
+    tried = solve_pnp_unknown_focal(points, pixels, 64, 48, center=(32, 24), refine_focal=False)
+    assert tried.focal == pytest.approx(float(reference["pnp_focal_found"]), rel=1e-6)
+    # both fit a focal 5 % too short, each with its own loss: near, not equal
+    np.testing.assert_allclose(tried.w_T_c, published, atol=0.02)
+    refined = solve_pnp_unknown_focal(points, pixels, 64, 48, center=(32, 24))
+    assert refined.focal == pytest.approx(float(reference["pnp_true_focal"]), abs=4 * refined.focal_std)
+    assert np.linalg.norm(motion(refined.w_T_c, truth)) < 0.1 * np.linalg.norm(motion(published, truth))
+
+
+@given(seed=st.integers(0, 2**32 - 1), flat=st.booleans(), count=st.integers(12, 60))
+def test_exact_matches_give_the_exact_pose(seed: int, flat: bool, count: int) -> None:
+    points, pixels, truth = scene(seed, count, flat=flat)
+    result = solve_pnp(points, pixels, CAMERA.focal, CAMERA.center)
+    np.testing.assert_allclose(result.w_T_c, truth, atol=1e-5)
+    assert result.inliers.all() and result.rms_px < 1e-3
+    assert (result.focal, result.focal_std) == (CAMERA.focal, 0.0)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_half_outliers_are_told_apart(seed: int) -> None:
+    points, pixels, truth = scene(seed, 300, noise=0.5, outliers=0.5)
+    result = solve_pnp(points, pixels, CAMERA.focal, CAMERA.center)
+    assert result.inliers[150:].mean() > 0.99 and result.inliers[:150].mean() < 0.05
+    assert np.linalg.norm(motion(result.w_T_c, truth)) < 0.03
+    in_view = project(transform(invert(result.w_T_c), points), CAMERA.focal, CAMERA.center)
+    np.testing.assert_array_equal(result.inliers, np.linalg.norm(in_view - pixels, axis=1) < 5.0)
+
+
+@given(seed=st.integers(0, 2**32 - 1), scale=st.floats(1e-3, 1e3))
+def test_moving_and_scaling_the_world_moves_the_pose_along(seed: int, scale: float) -> None:
+    points, pixels, _ = scene(seed, 100, noise=0.5, outliers=0.2)
+    move = pose(Rotation.random(None, np.random.default_rng(seed)).as_matrix(), [1e4, -2e4, 300.0])
+    before = solve_pnp(points, pixels, CAMERA.focal, CAMERA.center)
+    after = solve_pnp(transform(move, scale * points), pixels, CAMERA.focal, CAMERA.center)
+    expected = before.w_T_c.copy()
+    expected[:3, 3] *= scale
+    expected = move @ expected
+    step = motion(after.w_T_c, expected) / np.r_[[scale] * 3, [1] * 3]
+    assert np.abs(step).max() < 1e-3
+    units = np.r_[[scale] * 3, [1] * 3]
+    deviation = np.sqrt(np.diag(before.covariance))
+    np.testing.assert_allclose(np.sqrt(np.diag(after.covariance)) / units, deviation, rtol=0.05)
+
+
+def test_covariance_is_that_of_the_error() -> None:
+    """Over 200 noisy views the error's normalised square averages to its 6 degrees of freedom."""
+    rng = np.random.default_rng(3)
+    points, pixels, truth = scene(3, 150)
+    squares = []
+    for _ in range(200):
+        noisy = pixels + rng.normal(scale=0.7, size=pixels.shape)
+        result = solve_pnp(points, noisy, CAMERA.focal, CAMERA.center)
+        step = motion(result.w_T_c, truth)
+        squares.append(step @ np.linalg.solve(result.covariance, step))
+        assert result.rms_px == pytest.approx(0.7 * np.sqrt(2), rel=0.25)
+    assert np.mean(squares) == pytest.approx(6.0, rel=0.2)
+
+
+def test_a_hundred_times_the_points_are_ten_times_surer() -> None:
+    def deviation(count: int) -> float:
+        scenes = [scene(seed, count, noise=0.5) for seed in range(10)]
+        results = [solve_pnp(points, pixels, CAMERA.focal, CAMERA.center) for points, pixels, _ in scenes]
+        return float(np.sqrt(np.mean([result.covariance[0, 0] for result in results])))
+
+    assert deviation(100) / deviation(10000) == pytest.approx(10, rel=0.2)
+
+
+def test_same_seed_same_result() -> None:
+    points, pixels, _ = scene(5, 6000, noise=1.0, outliers=0.4)
+    first, second = (solve_pnp(points, pixels, CAMERA.focal, CAMERA.center, seed=7) for _ in range(2))
+    np.testing.assert_array_equal(first.w_T_c, second.w_T_c)
+    np.testing.assert_array_equal(first.inliers, second.inliers)
+
+
+def test_matches_that_are_not_finite_are_no_inliers() -> None:
+    points, pixels, truth = scene(6, 100)
+    points[10], pixels[20, 1], points[30, 0] = np.nan, np.inf, -np.inf
+    result = solve_pnp(points, pixels, CAMERA.focal, CAMERA.center)
+    assert np.flatnonzero(~result.inliers).tolist() == [10, 20, 30]
+    np.testing.assert_allclose(result.w_T_c, truth, atol=1e-6)
+
+
+@pytest.mark.parametrize("truth", [350.0, 700.0, 1500.0])
+def test_unknown_focal_is_found(truth: float) -> None:
+    points, pixels, w_T_c = scene(8, 300)
+    pixels = (pixels - CAMERA.center) * truth / CAMERA.focal + CAMERA.center
+    pixels += np.random.default_rng(8).normal(scale=0.3, size=pixels.shape)
+    pixels[:60] = np.random.default_rng(9).uniform([0, 0], [640, 480], (60, 2))
+    result = solve_pnp_unknown_focal(points, pixels, 640, 480)
+    assert result.focal == pytest.approx(truth, rel=0.005)
+    assert 0 < result.focal_std < 0.005 * truth
+    assert np.linalg.norm(motion(result.w_T_c, w_T_c)) < 0.05
+
+
+LINE = np.linspace(-1, 1, 40)[:, None] * [[1.0, 0.5, 0.2]] + [0, 0, 5]
+
+
+@pytest.mark.parametrize(
+    ("points", "named"),
+    [
+        (np.zeros((0, 3)), "at least 12 finite matches, not 0 of 0"),
+        (LINE[:5], "not 5 of 5"),
+        (np.full((40, 3), np.nan), "not 0 of 40"),
+        (LINE, "one line"),
+        (np.full((40, 3), 5.0), "one line"),
+    ],
+)
+def test_degenerate_points_are_named(points: np.ndarray, named: str) -> None:
+    pixels = np.nan_to_num(project(points, CAMERA.focal, CAMERA.center))
+    with pytest.raises(GeometryError, match=named):
+        solve_pnp(points, pixels, CAMERA.focal, CAMERA.center)
+    with pytest.raises(GeometryError, match=named):
+        solve_pnp_unknown_focal(points, pixels, 640, 480)
+
+
+def test_a_line_among_outliers_is_no_pose() -> None:
+    rng = np.random.default_rng(10)
+    points, pixels = LINE.copy(), project(LINE, CAMERA.focal, CAMERA.center)
+    points[:5] = rng.uniform([-2, -2, 3], [2, 2, 8], (5, 3))
+    with pytest.raises(GeometryError, match=r"PnP|free"):
+        solve_pnp(points, pixels, CAMERA.focal, CAMERA.center, min_inliers=20)
+
+
+def test_unrelated_pixels_are_no_pose() -> None:
+    points, _, _ = scene(11, 200)
+    pixels = np.random.default_rng(11).uniform([0, 0], [640, 480], (200, 2))
+    with pytest.raises(GeometryError, match="200 matches"):
+        solve_pnp(points, pixels, CAMERA.focal, CAMERA.center, min_inliers=30)
+    with pytest.raises(GeometryError, match="21 focals has 30 of 200"):
+        solve_pnp_unknown_focal(points, pixels, 640, 480, min_inliers=30)
+
+
+def test_shapes_must_agree() -> None:
+    with pytest.raises(GeometryError, match=r"\(20, 3\) and \(19, 2\)"):
+        solve_pnp(np.ones((20, 3)), np.ones((19, 2)), 500.0, (320, 240))

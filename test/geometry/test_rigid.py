@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, angle_deg, invert, pose, quaternion, transform
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def some_pose(rng: np.random.Generator) -> np.ndarray:
+    return pose(Rotation.random(None, rng).as_matrix(), rng.normal(size=3))
+
+
+def test_the_optical_frame_looks_along_x_of_the_body() -> None:
+    right, down, forward = np.eye(3)
+    np.testing.assert_array_equal(
+        transform(BODY_T_OPTICAL, np.stack([forward, right, down])), [[1, 0, 0], [0, -1, 0], [0, 0, -1]]
+    )
+    np.testing.assert_allclose(np.linalg.det(BODY_T_OPTICAL), 1.0)
+
+
+@given(seeds)
+def test_inverse_is_the_inverse(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    poses = np.stack([some_pose(rng) for _ in range(3)])
+    np.testing.assert_allclose(invert(poses), np.linalg.inv(poses), atol=1e-12)
+    points = rng.normal(size=(4, 5, 3))
+    np.testing.assert_allclose(transform(invert(poses[0]), transform(poses[0], points)), points, atol=1e-12)
+
+
+@given(seeds)
+def test_transforms_chain(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a_T_b, b_T_c, points = some_pose(rng), some_pose(rng), rng.normal(size=(7, 3))
+    np.testing.assert_allclose(transform(a_T_b @ b_T_c, points), transform(a_T_b, transform(b_T_c, points)), atol=1e-12)
+
+
+@given(seeds)
+def test_quaternion_gives_the_rotation_back(seed: int) -> None:
+    rotation = Rotation.random(None, np.random.default_rng(seed)).as_matrix()
+    q = quaternion(rotation)
+    assert q[3] >= 0
+    np.testing.assert_allclose(Rotation.from_quat(q).as_matrix(), rotation, atol=1e-12)
+
+
+@given(st.floats(0, 180), seeds)
+def test_angle_is_that_of_the_rotation(angle: float, seed: int) -> None:
+    axis = np.random.default_rng(seed).normal(size=3)
+    rotation = Rotation.from_rotvec(np.radians(angle) * axis / np.linalg.norm(axis)).as_matrix()
+    np.testing.assert_allclose(angle_deg(rotation), angle, atol=1e-5)

@@ -1,0 +1,69 @@
+"""Camera files in the ROS format."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.io.camera_yaml import read_cameras, write_cameras
+from dust3r_ros.types import Camera
+
+LEFT = Camera("front/left", 640, 480, 523.4567890123456, 1.25, 17)
+RIGHT = Camera("right", 1280, 719, 900.1, fixed=True)
+
+
+@pytest.mark.parametrize("cameras", [[LEFT], [LEFT, RIGHT]])
+def test_round_trip_is_exact(tmp_path: Path, cameras: list[Camera]) -> None:
+    write_cameras(tmp_path / "cameras.yaml", cameras)
+    assert read_cameras(tmp_path / "cameras.yaml") == {camera.name: camera for camera in cameras}
+
+
+def test_one_camera_is_a_usual_calibration_file(tmp_path: Path) -> None:
+    write_cameras(tmp_path / "cameras.yaml", [LEFT])
+    text = (tmp_path / "cameras.yaml").read_text()
+    data = yaml.safe_load(text)  # one document
+    f = LEFT.focal
+    assert (data["image_width"], data["image_height"], data["camera_name"]) == (640, 480, "front/left")
+    assert data["camera_matrix"] == {"rows": 3, "cols": 3, "data": [f, 0, 319.5, 0, f, 239.5, 0, 0, 1]}
+    assert data["distortion_model"] == "plumb_bob"
+    assert data["distortion_coefficients"] == {"rows": 1, "cols": 5, "data": [0] * 5}
+    assert data["rectification_matrix"]["data"] == [1, 0, 0, 0, 1, 0, 0, 0, 1]
+    assert data["projection_matrix"] == {"rows": 3, "cols": 4, "data": [f, 0, 319.5, 0, 0, f, 239.5, 0, 0, 0, 1, 0]}
+    assert text.startswith("image_width: 640\n") and "data: [" in text
+
+
+def test_files_of_other_programs_are_read(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "image_width: 640\nimage_height: 480\ncamera_name: narrow\n"
+        "camera_matrix:\n  rows: 3\n  cols: 3\n  data: [500, 0, 320, 0, 504, 240, 0, 0, 1]\n"
+        "distortion_model: plumb_bob\ndistortion_coefficients:\n  rows: 1\n  cols: 5\n  data: [0.1, 0, 0, 0, 0]\n"
+    )
+    camera = read_cameras(tmp_path / "c.yaml")["narrow"]
+    assert camera.focal == 502 and math.isinf(camera.focal_std) and camera.support == 0
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "no camera"),
+        ("just text", "wrong value"),
+        ("image_width: 640", "camera_matrix"),
+        ("image_width: 0\nimage_height: 1\ncamera_matrix: {data: [1, 0, 0, 0, 1]}", "positive"),
+        ("image_width: 4\nimage_height: 4\ncamera_matrix: {data: [.nan, 0, 0, 0, 1]}", "positive"),
+        ("image_width: 4\nimage_height: 4\ncamera_matrix: {data: [1, 0]}", "wrong value"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_what_is_no_camera_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(InputError, match=words):
+        read_cameras(tmp_path / "c.yaml")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.yaml"):
+        read_cameras(tmp_path / "gone.yaml")

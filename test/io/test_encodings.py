@@ -1,0 +1,179 @@
+"""Every encoding against the picture it was made of, and refusals of what is no image."""
+
+from __future__ import annotations
+
+import array
+
+import cv2
+import numpy as np
+import pytest
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.io.encodings import SUPPORTED, decode_compressed, decode_file, decode_image
+from dust3r_ros.scenes.sequence import RenderedSequence
+
+MOSAICS = {"rggb": "RGGB", "bggr": "BGGR", "gbrg": "GBRG", "grbg": "GRBG"}
+
+
+@pytest.fixture(scope="module")
+def picture(sequence: RenderedSequence) -> np.ndarray:
+    return sequence.images[2]
+
+
+@pytest.fixture(scope="module")
+def smooth(picture: np.ndarray) -> np.ndarray:
+    """A picture whose colours change slowly, so that shared or interpolated colours are nearly right."""
+    return cv2.GaussianBlur(picture, (0, 0), 4)
+
+
+def decode(encoding: str, pixels: np.ndarray, padding: int = 0, big: bool = False) -> np.ndarray:
+    """Lays (H, W[, C]) pixels out as a message does, with padded rows."""
+    height, width = pixels.shape[:2]
+    rows = pixels.astype(pixels.dtype.newbyteorder(">" if big else "<")).reshape(height, -1).view(np.uint8)
+    rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=77)
+    return decode_image(encoding, height, width, rows.shape[1], big, rows.tobytes())
+
+
+@pytest.mark.parametrize("padding", [0, 1, 13])
+def test_eight_bit_colour_is_exact(picture: np.ndarray, padding: int) -> None:
+    alpha = np.full((*picture.shape[:2], 1), 9, np.uint8)
+    bgr = picture[..., ::-1]
+    for encoding, pixels in (
+        ("rgb8", picture),
+        ("bgr8", bgr),
+        ("8UC3", bgr),
+        ("rgba8", np.concatenate([picture, alpha], 2)),
+        ("bgra8", np.concatenate([bgr, alpha], 2)),
+    ):
+        decoded = decode(encoding, pixels, padding)
+        assert np.array_equal(decoded, picture), encoding
+        assert decoded.flags.writeable and decoded.flags.c_contiguous and decoded.dtype == np.uint8
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_sixteen_bit_keeps_the_upper_half(picture: np.ndarray, big: bool) -> None:
+    wide = picture.astype(np.uint16) * 256 + 200
+    assert np.array_equal(decode("rgb16", wide, 6, big), picture)
+    assert np.array_equal(decode("bgr16", wide[..., ::-1], 0, big), picture)
+    grey = np.repeat(picture[..., :1], 3, 2)
+    assert np.array_equal(decode("mono16", wide[..., 0], 2, big), grey)
+
+
+@pytest.mark.parametrize("encoding", ["mono8", "8UC1"])
+def test_grey_fills_all_channels(picture: np.ndarray, encoding: str) -> None:
+    assert np.array_equal(decode(encoding, picture[..., 1], 5), np.repeat(picture[..., 1:2], 3, 2))
+
+
+@pytest.mark.parametrize("name", MOSAICS)
+def test_bayer_mosaics_give_their_colours_back(smooth: np.ndarray, name: str) -> None:
+    mosaic = np.empty(smooth.shape[:2], np.uint8)
+    for place, color in enumerate(MOSAICS[name]):
+        area = (slice(place // 2, None, 2), slice(place % 2, None, 2))
+        mosaic[area] = smooth[(*area, "RGB".index(color))]
+    decoded = decode(f"bayer_{name}8", mosaic, 3)
+    assert np.abs(decoded.astype(int) - smooth)[2:-2, 2:-2].mean() < 2
+    assert np.abs(decoded[..., ::-1].astype(int) - smooth)[2:-2, 2:-2].mean() > 4  # the picture is colourful
+
+
+@pytest.mark.parametrize("encoding, luma_at", [("yuv422", 1), ("uyvy", 1), ("yuv422_yuy2", 0), ("yuyv", 0)])
+def test_yuv_422_gives_its_colours_back(smooth: np.ndarray, encoding: str, luma_at: int) -> None:
+    r, g, b = np.moveaxis(smooth.astype(float), -1, 0)  # ITU-R BT.601, studio range
+    y = 16 + 0.257 * r + 0.504 * g + 0.098 * b
+    u = 128 - 0.148 * r - 0.291 * g + 0.439 * b
+    v = 128 + 0.439 * r - 0.368 * g - 0.071 * b
+    packed = np.empty((*smooth.shape[:2], 2))
+    packed[..., luma_at] = y
+    packed[:, 0::2, 1 - luma_at], packed[:, 1::2, 1 - luma_at] = u[:, 0::2], v[:, 0::2]
+    decoded = decode(encoding, np.round(packed).astype(np.uint8), 4)
+    assert np.abs(decoded.astype(int) - smooth).mean() < 2.5
+
+
+def test_every_supported_encoding_decodes() -> None:
+    for encoding in SUPPORTED:
+        decoded = decode_image(encoding, 8, 8, 64, 0, bytes(range(256)) * 2)
+        assert decoded.shape == (8, 8, 3) and decoded.dtype == np.uint8, encoding
+
+
+def test_any_buffer_will_do(picture: np.ndarray) -> None:
+    height, width = picture.shape[:2]
+    raw = picture.tobytes()
+    for data in (raw, bytearray(raw), memoryview(raw), array.array("B", raw), picture.reshape(-1)):
+        assert np.array_equal(decode_image("rgb8", height, width, 3 * width, 0, data), picture)
+
+
+def test_the_result_does_not_share_the_message(picture: np.ndarray) -> None:
+    height, width = picture.shape[:2]
+    for encoding in ("rgb8", "bgr8"):
+        data = picture.copy().reshape(-1)
+        decoded = decode_image(encoding, height, width, 3 * width, 0, data)
+        before = decoded.copy()
+        data[:] = 0
+        assert np.array_equal(decoded, before)
+
+
+@pytest.mark.parametrize(
+    "encoding, height, width, step, size, words",
+    [
+        ("32FC1", 4, 4, 16, 64, "32FC1.*not supported"),
+        ("", 4, 4, 16, 64, "not supported"),
+        ("rgb8", 0, 4, 12, 0, "4x0.*empty"),
+        ("rgb8", 4, 0, 12, 48, "0x4.*empty"),
+        ("rgb8", 4, 4, 11, 48, "step of 11.*12"),
+        ("rgb8", 4, 4, 12, 47, "47 bytes.*48"),
+        ("mono16", 4, 4, 4, 64, "step of 4.*8"),
+        ("yuv422", 4, 5, 10, 40, "odd width"),
+        ("mono8", 2**31, 2**31, 2**31, 16, "16 bytes"),
+    ],
+)
+def test_what_is_no_image_is_refused(encoding: str, height: int, width: int, step: int, size: int, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        decode_image(encoding, height, width, step, 0, bytes(size))
+
+
+def encoded(picture: np.ndarray, codec: str) -> bytes:
+    return cv2.imencode(f".{codec}", picture)[1].tobytes()
+
+
+def test_compressed_images(picture: np.ndarray) -> None:
+    bgr = np.ascontiguousarray(picture[..., ::-1])
+    assert np.array_equal(decode_compressed("png", encoded(bgr, "png")), picture)
+    assert np.array_equal(decode_compressed("bgr8; png compressed bgr8", encoded(bgr, "png")), picture)
+    assert np.array_equal(decode_compressed("rgb8; png compressed rgb8", encoded(picture, "png")), picture)
+    assert np.abs(decode_compressed("rgb8; jpeg compressed bgr8", encoded(bgr, "jpg")).astype(int) - picture).mean() < 6
+    grey = decode_compressed("mono8; jpeg compressed ", encoded(picture[..., 0], "jpg"))
+    assert grey.shape == picture.shape and np.array_equal(grey[..., 0], grey[..., 2])
+    deep = encoded(picture[..., 0].astype(np.uint16) * 256 + 99, "png")
+    assert np.array_equal(decode_compressed("mono16; png compressed mono16", deep)[..., 1], picture[..., 0])
+    with_alpha = np.dstack([bgr, np.zeros_like(bgr[..., 0])])
+    assert np.array_equal(decode_compressed("png", encoded(with_alpha, "png")), picture)
+
+
+@pytest.mark.parametrize("codec", ["jpg", "png"])
+@pytest.mark.parametrize("part", [0.02, 0.5, 0.99])
+def test_truncated_images_are_refused(picture: np.ndarray, codec: str, part: float) -> None:
+    data = encoded(picture, codec)
+    with pytest.raises(InputError, match=r"truncated|cannot be decoded"):
+        decode_compressed(codec, data[: int(part * len(data))])
+
+
+def test_a_thumbnail_does_not_hide_a_truncated_jpeg(picture: np.ndarray) -> None:
+    thumbnail, data = encoded(picture[::4, ::4], "jpg"), encoded(picture, "jpg")
+    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    whole = data[:2] + segment + data[2:]
+    assert decode_file(whole, "photo").shape == picture.shape
+    with pytest.raises(InputError, match="truncated"):
+        decode_file(whole[: len(whole) - len(data) // 2], "photo")
+    assert decode_file(whole + b"\0" * 50, "photo").shape == picture.shape
+
+
+@pytest.mark.parametrize("kind, data", [("jpeg", b""), ("jpeg", b"no image at all"), ("png", b"\xff\xd8\xff\xd9")])
+def test_garbage_is_refused(kind: str, data: bytes) -> None:
+    with pytest.raises(InputError):
+        decode_compressed(kind, data)
+
+
+def test_depth_transport_and_floats_are_refused() -> None:
+    with pytest.raises(InputError, match="depth"):
+        decode_compressed("16UC1; compressedDepth png", b"x" * 100)
+    with pytest.raises(InputError, match="float32"):
+        decode_file(encoded(np.ones((4, 4, 3), np.float32), "tiff"), "image 'a.tiff'")

@@ -1,0 +1,68 @@
+"""TUM files: exact stamps, poses to nine digits, readable by the usual tool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.geometry.rigid import pose
+from dust3r_ros.io.trajectory import read_tum, write_tum
+from dust3r_ros.types import StampedPose
+
+
+def some_poses(count: int = 40) -> list[StampedPose]:
+    rng = np.random.default_rng(2)
+    rotations = Rotation.random(count, random_state=3).as_matrix()
+    stamps = 1_700_000_000_123_456_789 + np.arange(count) * 33_333_333
+    positions = 5 * rng.normal(size=(count, 3))
+    return [StampedPose(int(stamps[i]), "camera", pose(rotations[i], positions[i])) for i in range(count)]
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    poses = some_poses()
+    write_tum(tmp_path / "trajectory.txt", poses)
+    back = read_tum(tmp_path / "trajectory.txt")
+    assert [item.stamp_ns for item in back] == [item.stamp_ns for item in poses]
+    assert np.allclose([item.w_T_c for item in back], [item.w_T_c for item in poses], atol=1e-7)
+
+
+def test_lines_are_stamp_position_quaternion(tmp_path: Path) -> None:
+    turned = pose(Rotation.from_euler("z", 90, degrees=True).as_matrix(), [1, -2, 3])
+    write_tum(tmp_path / "t.txt", [StampedPose(1_700_000_000_000_000_001, "camera", turned)])
+    lines = (tmp_path / "t.txt").read_text().splitlines()
+    assert lines[0].startswith("#") and len(lines) == 2
+    stamp, *numbers = lines[1].split()
+    assert stamp == "1700000000.000000001"
+    assert [float(n) for n in numbers] == pytest.approx([1, -2, 3, 0, 0, 0.5**0.5, 0.5**0.5], abs=1e-9)
+
+
+def test_evo_reads_it(tmp_path: Path) -> None:
+    file_interface = pytest.importorskip("evo.tools.file_interface", reason="evo is not installed")
+    poses = some_poses()
+    write_tum(tmp_path / "trajectory.txt", poses)
+    trajectory = file_interface.read_tum_trajectory_file(tmp_path / "trajectory.txt")
+    assert np.allclose(np.stack(trajectory.poses_se3), [item.w_T_c for item in poses], atol=1e-7)
+    assert trajectory.check()[0]
+
+
+def test_an_empty_trajectory_is_a_header(tmp_path: Path) -> None:
+    write_tum(tmp_path / "t.txt", [])
+    assert read_tum(tmp_path / "t.txt") == []
+
+
+@pytest.mark.parametrize(
+    "line", ["1 2 3", "x 0 0 0 0 0 0 1", "1 0 0 0 0 0 0 0", "1 0 0 nan 0 0 0 1", "1 0 0 0 0 0 0 1 9", "1 a 0 0 0 0 0 1"]
+)
+def test_a_wrong_line_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "t.txt").write_text(f"# header\n0 0 0 0 0 0 0 1\n{line}\n")
+    with pytest.raises(InputError, match=r"t\.txt' line 3"):
+        read_tum(tmp_path / "t.txt")
+
+
+def test_real_truth_is_read(shared: Path) -> None:
+    poses = read_tum(shared / "data" / "7scenes_redkitchen" / "groundtruth.txt")
+    assert len(poses) == 100 and poses[1].stamp_ns == 333_333_000

@@ -1,0 +1,162 @@
+"""The real node in its own process, a camera and a recorder in this one, real DDS in between."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
+
+# Before any middleware starts in this process: a domain of our own, nothing over the network.
+os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(102))
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ.pop("ROS_LOCALHOST_ONLY", None)
+
+from sensor_msgs.msg import CameraInfo
+
+from dust3r_ros.node.player import image_message
+from dust3r_ros.node.recorder import Recorder
+from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Nothing a test sends gets lost on the way or in the queue.
+DEFAULTS: dict[str, Any] = {
+    "image_topic": "/camera/image_raw",
+    "image_reliability": "reliable",
+    "image_depth": 50,
+    "queue_size": 50,
+    "map_period": 0.2,
+}
+
+
+class NodeProcess:
+    """``dust3r_node`` as a user starts it; ``log`` is what it wrote."""
+
+    def __init__(self, folder: Path, remap: Sequence[str], parameters: Mapping[str, Any]) -> None:
+        self._path = folder / "node.log"
+        arguments = [f"{name}:={_yaml(value)}" for name, value in parameters.items()]
+        command = [sys.executable, "-m", "dust3r_ros.node.main", "--ros-args"]
+        command += [part for argument in arguments for part in ("-p", argument)]
+        command += [part for rule in remap for part in ("-r", rule)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        with self._path.open("w") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=environment)
+
+    @property
+    def log(self) -> str:
+        return self._path.read_text()
+
+    def wait_for_log(self, text: str, seconds: float = 20.0) -> None:
+        end = time.monotonic() + seconds
+        while text not in self.log:
+            assert time.monotonic() < end, f"no '{text}' within {seconds} s in the node's log:\n{self.log}"
+            assert self.process.poll() is None, f"the node ended with {self.process.returncode}:\n{self.log}"
+            time.sleep(0.05)
+
+    def stop(self, number: int = signal.SIGINT, seconds: float = 60.0) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"the node did not end within {seconds} s of signal {number}:\n{self.log}") from None
+
+
+def _yaml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class Bench:
+    """A node process, a recorder of its topics and a camera that publishes to it."""
+
+    def __init__(self, node: NodeProcess, recorder: Recorder, topic: str) -> None:
+        self.node, self.recorder, self.topic = node, recorder, topic
+        self._publishers: dict[tuple[type, str], Any] = {}
+
+    def send(self, message: Any, topic: str | None = None) -> None:
+        """Publish when the node has subscribed; reliable, so that what a test sends arrives."""
+        topic = topic or self.topic
+        key = type(message), topic
+        if key not in self._publishers:
+            publisher = self.recorder.node.create_publisher(type(message), topic, 50)
+            self._publishers[key] = publisher
+            self.recorder.wait(lambda: publisher.get_subscription_count() > 0, 20, f"the node subscribes to {topic}")
+        self._publishers[key].publish(message)
+
+    def play(self, sequence: RenderedSequence, first: int = 0, last: int | None = None, shift_ns: int = 0) -> None:
+        """Publish frames of a sequence as fast as they go; the node's queue holds them all."""
+        for index in range(first, len(sequence) if last is None else last):
+            self.send(image_message(sequence.images[index], int(sequence.stamps_ns[index]) + shift_ns))
+
+    def calibrate(self, width: int, height: int, focal: float, topic: str = "/camera/camera_info") -> None:
+        """Publish a CameraInfo, again and again as drivers do, until the node has it."""
+        info = CameraInfo(width=width, height=height)
+        info.k[0] = info.k[4] = focal
+        info.k[8] = 1.0
+        end = time.monotonic() + 20
+        while f"received: focal {focal:.1f} px" not in self.node.log:
+            assert time.monotonic() < end, f"the node does not take a calibration:\n{self.node.log}"
+            self.send(info, topic)
+            time.sleep(0.05)
+
+    def handled(self, frames: int, rejected: int = 0, seconds: float = 60.0) -> Any:
+        """The status that says that so many images were mapped and refused, and none waits."""
+        return self.status(
+            lambda status: (status.frames, status.rejected, status.waiting) == (frames, rejected, 0),
+            f"the node maps {frames} and refuses {rejected} images",
+            seconds,
+        )
+
+    def status(self, check: Any, what: str, seconds: float = 10.0) -> Any:
+        """The first status for which ``check`` holds."""
+        recorder = self.recorder
+        recorder.wait(lambda: "status" in recorder.last and check(recorder.last["status"]), seconds, what)
+        return recorder.last["status"]
+
+
+@pytest.fixture
+def start_node(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    """Starts nodes with the parameters given, stops them at the end.
+
+    ``remap``: ROS remappings; ``name``, ``topic``, ``estimated``: full names that follow from them.
+    """
+    with ExitStack() as stack:
+
+        def start(
+            remap: Sequence[str] = (),
+            name: str = "/dust3r",
+            topic: str = "",
+            estimated: str = "/camera/estimated/camera_info",
+            **parameters: Any,
+        ) -> Bench:
+            parameters = {**DEFAULTS, **parameters}
+            node = NodeProcess(tmp_path, remap, parameters)
+            stack.callback(node.stop)
+            return Bench(node, stack.enter_context(Recorder(estimated, name)), topic or parameters["image_topic"])
+
+        yield start
+
+
+@pytest.fixture
+def bench(start_node: Callable[..., Bench], request: pytest.FixtureRequest) -> Bench:
+    """A running node; ``@pytest.mark.parametrize("bench", [{…parameters…}], indirect=True)`` sets its parameters."""
+    return start_node(**getattr(request, "param", {}))
+
+
+@pytest.fixture(scope="session")
+def sequence() -> RenderedSequence:
+    """A short walk around a table in a textured room, small enough to be quick, rich enough to be mapped."""
+    return render_sequence("orbit", frames=30, width=200, height=150, rate_hz=10.0, seed=1)

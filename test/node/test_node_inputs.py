@@ -1,0 +1,156 @@
+"""What cameras, drivers and bags do wrong: counted, told, survived."""
+
+from array import array
+
+import cv2
+import numpy as np
+import pytest
+from sensor_msgs.msg import CompressedImage
+from std_srvs.srv import Trigger
+
+from dust3r_ros.node.conversions import stamp_to_ns
+from dust3r_ros.node.player import image_message
+
+
+def as_message(image, stamp_ns, encoding, pad=0):
+    """RGB (H, W, 3) in another encoding, with ``pad`` bytes behind each row that are no pixels."""
+    pixels = {
+        "rgb8": lambda: image,
+        "bgr8": lambda: image[..., ::-1],
+        "mono8": lambda: cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None],
+        "bgra8": lambda: cv2.cvtColor(image, cv2.COLOR_RGB2BGRA),
+    }[encoding]()
+    height = image.shape[0]
+    rows = np.hstack([pixels.reshape(height, -1), np.full((height, pad), 255, np.uint8)])
+    message = image_message(image, stamp_ns)
+    message.encoding, message.step, message.data = encoding, rows.shape[1], array("B", rows.tobytes())
+    return message
+
+
+def test_every_encoding_and_stride_of_one_camera_maps_alike(bench, sequence):
+    """The same camera changing its encoding with every frame is tracked as if nothing had happened."""
+    kinds = [("rgb8", 0), ("bgr8", 0), ("mono8", 0), ("mono8", 13), ("bgr8", 7), ("bgra8", 1)]
+    for index, image in enumerate(sequence.images[:18]):
+        encoding, pad = kinds[index % len(kinds)]
+        bench.send(as_message(image, int(sequence.stamps_ns[index]), encoding, pad))
+    status = bench.handled(18)
+    assert status.state == "tracking"
+    assert status.lost == 0
+    assert status.cameras[0].focal == pytest.approx(sequence.focal, rel=0.1)
+
+
+@pytest.mark.parametrize("bench", [{"image_topic": "/camera/image_raw/compressed"}], indirect=True)
+def test_compressed_images_are_mapped(bench, sequence):
+    for index, image in enumerate(sequence.images[:6]):
+        raw = image_message(image, int(sequence.stamps_ns[index]))
+        data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+        bench.send(CompressedImage(header=raw.header, format="rgb8; jpeg compressed bgr8", data=array("B", data)))
+    status = bench.handled(6)
+    assert (status.cameras[0].name, status.cameras[0].width) == ("camera", sequence.width)
+    broken = CompressedImage(header=raw.header, format="jpeg", data=array("B", data[: len(data) // 2]))
+    bench.send(broken)
+    assert "truncated" in bench.handled(6, rejected=1).message
+
+
+def test_images_that_cannot_be_used_are_counted_and_told(bench, sequence):
+    """Unsupported encoding, no pixels, too few data, another size, a stamp twice; then mapping goes on."""
+    step = int(sequence.stamps_ns[1] - sequence.stamps_ns[0])
+    bench.play(sequence, last=8)
+    bench.handled(8)
+    stamp = int(sequence.stamps_ns[7])
+    image = sequence.images[8]
+
+    strange = image_message(image, stamp + step)
+    strange.encoding = "64FC7"
+    empty = image_message(image, stamp + step)
+    empty.height = empty.width = empty.step = 0
+    empty.data = array("B")
+    short = image_message(image, stamp + step)
+    short.data = short.data[: len(short.data) // 2]
+    smaller = image_message(image[::2, ::2], stamp + step)
+    again = image_message(image, stamp)
+    expected = [
+        (strange, "64FC7"),
+        (empty, "empty"),
+        (short, "bytes"),
+        (smaller, f"{image.shape[1] // 2}"),
+        (again, "stamp"),
+    ]
+    for count, (message, reason) in enumerate(expected, start=1):
+        bench.send(message)
+        assert reason in bench.handled(8, rejected=count).message
+    assert "image refused" in bench.node.log
+    assert bench.node.log.count("image refused") <= 2  # rate limited
+
+    bench.play(sequence, first=8, last=12)
+    assert bench.handled(12, rejected=len(expected)).state in ("tracking", "initialising")
+    assert "Traceback" not in bench.node.log
+
+
+def test_a_stamp_that_jumps_back_starts_a_new_map(bench, sequence):
+    bench.play(sequence, last=10)
+    bench.handled(10)
+    bench.play(sequence, last=5)  # the bag starts again
+    status = bench.handled(5)
+    assert stamp_to_ns(status.header.stamp) == int(sequence.stamps_ns[4])
+    assert "jump back" in bench.node.log
+
+
+@pytest.mark.parametrize("bench", [{"on_time_jump": "ignore"}], indirect=True)
+def test_a_stamp_that_jumps_back_can_be_ignored(bench, sequence):
+    bench.play(sequence, last=10)
+    bench.handled(10)
+    bench.play(sequence, last=5)
+    status = bench.handled(10, rejected=5)
+    assert stamp_to_ns(status.header.stamp) == int(sequence.stamps_ns[9])
+    bench.play(sequence, first=10, last=12)
+    bench.handled(12, rejected=5)
+
+
+@pytest.mark.parametrize("bench", [{"queue_size": 1}], indirect=True)
+def test_a_full_queue_drops_images_and_counts_them(bench, sequence):
+    """Thirty images at once and room for one: some are dropped, none is unaccounted for, the newest is mapped."""
+    bench.play(sequence)
+    status = bench.status(
+        lambda status: status.frames + status.dropped + status.rejected == len(sequence) and status.waiting == 0,
+        "all images are accounted for",
+        30,
+    )
+    assert status.dropped > 0
+    assert status.frames >= 1
+    assert stamp_to_ns(status.header.stamp) == int(sequence.stamps_ns[-1])
+    assert "dropped" in bench.node.log
+
+
+def test_pause_resume_and_reset(bench, sequence):
+    def trigger(name):
+        answer = bench.recorder.call(Trigger, name, Trigger.Request())
+        assert answer.success, answer.message
+
+    bench.play(sequence, last=6)
+    bench.handled(6)
+    trigger("pause")
+    bench.status(lambda status: status.state == "paused", "the node pauses")
+    bench.play(sequence, first=6, last=9)
+    bench.recorder.clear()
+    bench.status(lambda status: status.frames == 6, "paused images are ignored")
+    trigger("resume")
+    bench.play(sequence, first=9, last=14)
+    bench.handled(11)
+    trigger("reset")
+    status = bench.status(lambda status: status.frames == 0, "the reset map is empty")
+    assert (status.keyframes, status.tracked, status.state) == (0, 0, "initialising")
+    bench.play(sequence, last=5)  # older stamps than before: fine after a reset
+    bench.handled(5)
+
+
+def test_a_calibration_that_comes_late_is_told_and_counts_after_a_reset(bench, sequence):
+    bench.play(sequence, last=12)
+    before = bench.handled(12)
+    assert before.keyframes > 1
+    bench.calibrate(sequence.width, sequence.height, 321.0)
+    bench.node.wait_for_log("from the next reset on")
+    assert bench.recorder.call(Trigger, "reset", Trigger.Request()).success
+    bench.play(sequence, last=3)
+    status = bench.status(lambda status: status.frames == 3, "the new map begins")
+    assert [(camera.fixed, camera.focal) for camera in status.cameras] == [(True, 321.0)]

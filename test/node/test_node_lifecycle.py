@@ -1,0 +1,161 @@
+"""Configure, activate, clean up, signals, parameters: what an operator does."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from dust3r_ros.srv import SaveMap
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import ParameterType
+from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
+from rclpy.parameter import Parameter
+
+from dust3r_ros.node.demo_verdict import FILES
+from dust3r_ros.node.recorder import Recorder, RemoteError
+
+
+def change(recorder, transition):
+    request = ChangeState.Request(transition=Transition(id=transition))
+    return recorder.call(ChangeState, "change_state", request, seconds=60).success
+
+
+def state(recorder):
+    return recorder.call(GetState, "get_state", GetState.Request()).current_state.id
+
+
+def set_parameter(recorder, name, value):
+    request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+    (result,) = recorder.call(SetParameters, "set_parameters", request).results
+    return result
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_node_with_its_results_written(start_node, tmp_path, sequence, number):
+    out = tmp_path / "out"
+    bench = start_node(output_dir=str(out))
+    bench.play(sequence, last=12)
+    bench.handled(12)
+    assert bench.node.stop(number) == 0, bench.node.log
+    assert {path.name for path in out.iterdir()} == set(FILES)
+    assert json.loads((out / "summary.json").read_text())["frames"] == 12
+    assert "Traceback" not in bench.node.log
+
+
+def test_the_whole_lifecycle_by_service(start_node, tmp_path, sequence):
+    """As a lifecycle manager drives it; a transition that is not possible is refused, not fatal."""
+    out = tmp_path / "out"
+    bench = start_node(output_dir=str(out), autostart=False)
+    recorder = bench.recorder
+    assert state(recorder) == State.PRIMARY_STATE_UNCONFIGURED
+    assert not change(recorder, Transition.TRANSITION_ACTIVATE)
+    assert state(recorder) == State.PRIMARY_STATE_UNCONFIGURED
+    assert change(recorder, Transition.TRANSITION_CONFIGURE)
+    assert change(recorder, Transition.TRANSITION_ACTIVATE)
+    bench.play(sequence, last=15)
+    bench.handled(15)
+    saved = recorder.call(SaveMap, "save_map", SaveMap.Request(path=str(tmp_path / "maps" / "room.db")))
+    assert saved.success, saved.message
+    assert (tmp_path / "maps" / "room.db").stat().st_size > 0
+    refused = recorder.call(SaveMap, "save_map", SaveMap.Request(path=str(tmp_path)))
+    assert not refused.success and "folder" in refused.message
+    assert change(recorder, Transition.TRANSITION_DEACTIVATE)
+    assert change(recorder, Transition.TRANSITION_CLEANUP)
+    assert {path.name for path in out.iterdir()} == set(FILES)
+
+    # Once more round with the same node
+    assert change(recorder, Transition.TRANSITION_CONFIGURE)
+    assert change(recorder, Transition.TRANSITION_ACTIVATE)
+    bench.play(sequence, last=5)
+    recorder.clear()
+    bench.handled(5)
+    assert change(recorder, Transition.TRANSITION_ACTIVE_SHUTDOWN)
+    assert bench.node.process.wait(30) == 0
+    assert json.loads((out / "summary.json").read_text())["frames"] == 5
+
+
+def test_bad_parameters_refuse_to_configure_with_the_reason(start_node):
+    bench = start_node(working_size=7, backend="guess", map_period="soon", no_such_thing=1)
+    bench.node.wait_for_log("not configured")
+    log = bench.node.log
+    assert "'working_size' is 7; it must lie in [64, 1024]" in log
+    assert "'backend' is 'guess'; it must be one of two_view, dust3r" in log
+    assert "'map_period' is 'soon'; it must be of type float" in log
+    assert "'no_such_thing' is not one of this node's" in log
+    assert state(bench.recorder) == State.PRIMARY_STATE_UNCONFIGURED
+    assert not change(bench.recorder, Transition.TRANSITION_CONFIGURE)
+    assert bench.node.stop() == 0
+
+
+def test_what_cannot_be_made_refuses_to_configure(start_node, tmp_path):
+    """A folder that cannot be written is said before the run, not after it."""
+    (tmp_path / "file").write_text("")
+    bench = start_node(output_dir=str(tmp_path / "file" / "out"))
+    bench.node.wait_for_log("not configured")
+    assert str(tmp_path / "file") in bench.node.log
+    assert state(bench.recorder) == State.PRIMARY_STATE_UNCONFIGURED
+
+
+def test_parameters_are_described_and_checked_when_set(bench):
+    recorder = bench.recorder
+    names = ["map_stride", "backend", "min_confidence"]
+    request = DescribeParameters.Request(names=names)
+    stride, backend, confidence = recorder.call(DescribeParameters, "describe_parameters", request).descriptors
+    assert stride.type == ParameterType.PARAMETER_INTEGER and not stride.read_only and stride.description
+    assert (stride.integer_range[0].from_value, stride.integer_range[0].to_value) == (1, 32)
+    assert backend.read_only and "two_view" in backend.additional_constraints
+    assert confidence.floating_point_range[0].from_value == 1.0
+
+    assert set_parameter(recorder, "map_stride", 4).successful
+    too_large = set_parameter(recorder, "map_stride", 33)
+    assert not too_large.successful and too_large.reason
+    wrong_type = set_parameter(recorder, "map_stride", "four")
+    assert not wrong_type.successful and wrong_type.reason
+    fixed = set_parameter(recorder, "backend", "dust3r")
+    assert not fixed.successful and "read-only" in fixed.reason
+    values = recorder.call(GetParameters, "get_parameters", GetParameters.Request(names=names)).values
+    assert (values[0].integer_value, values[1].string_value) == (4, "two_view")
+
+
+def test_a_live_parameter_changes_the_map_at_once(bench, sequence):
+    recorder = bench.recorder
+    bench.play(sequence, last=12)
+    bench.handled(12)
+    recorder.wait(lambda: "map" in recorder.last and recorder.last["map"].width > 0, 10, "the map is published")
+    width = recorder.last["map"].width
+    assert set_parameter(recorder, "map_stride", 4).successful
+    recorder.wait(lambda: recorder.last["map"].width < 0.5 * width, 10, "a sparser map is published")
+
+
+def test_namespace_and_name_come_from_ros(start_node, sequence):
+    """Topics, services and the name of the camera follow."""
+    bench = start_node(
+        remap=["__ns:=/robot", "__node:=mapper"],
+        image_topic="front/image_raw",
+        topic="/robot/front/image_raw",
+        name="/robot/mapper",
+        estimated="/robot/front/estimated/camera_info",
+    )
+    bench.play(sequence, last=10)
+    status = bench.handled(10)
+    assert status.cameras[0].name == "robot/front"
+    bench.recorder.wait(lambda: bench.recorder.counts["camera_info"] > 0, 5, "the camera is published")
+
+
+def test_arguments_that_ros_does_not_know_end_with_a_sentence(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "dust3r_ros.node.main", "--ros-args", "--params-file", str(tmp_path / "none.yaml")],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert "none.yaml" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_recorder_says_what_it_received_when_nothing_comes():
+    nobody = Recorder("/nobody/estimated/camera_info", name="/nobody")
+    with nobody as recorder, pytest.raises(RemoteError) as raised:
+        recorder.wait(lambda: "map" in recorder.last, 0.3, "the map comes")
+    assert str(raised.value) == "the map comes: not within 0.3 s; received nothing"

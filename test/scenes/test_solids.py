@@ -1,0 +1,50 @@
+"""Shadows agree with what rays meet."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dust3r_ros.scenes.patterns import fabric
+from dust3r_ros.scenes.solids import Box, Globe, Pillar, Solid, box_panels
+from dust3r_ros.scenes.surfaces import RayGrid
+from dust3r_ros.scenes.trajectory import look_at
+
+SOLIDS: list[Solid] = [
+    Box(np.array([-0.5, -0.3, 0.4]), np.array([0.4, 0.6, 1.1]), fabric, fabric, yaw=0.5),
+    Globe(np.array([0.1, 0.0, 1.0]), 0.5, fabric),
+    Pillar(np.array([0.0, 0.1, 0.0]), 0.4, 1.0, fabric, fabric),
+]
+
+
+def first_hit(solid: Solid, point: np.ndarray, lamp: np.ndarray) -> bool:
+    """Whether a ray from the point meets the solid before the lamp."""
+    T = look_at(point, lamp)
+    ray = RayGrid(point, T[:3, :3], np.zeros(1, np.float32), np.zeros(1, np.float32))
+    distance = np.linalg.norm(lamp - point)
+    return any(surface.cast(ray).depth[0, 0] < distance for surface, _ in solid.surfaces())
+
+
+@pytest.mark.parametrize("solid", SOLIDS, ids=lambda solid: type(solid).__name__)
+def test_light_is_blocked_where_a_ray_meets_the_solid(solid: Solid) -> None:
+    rng = np.random.default_rng(1)
+    points = rng.uniform([-2, -2, 0], [2, 2, 0.35], (300, 3))
+    lamp = np.array([0.8, -0.6, 1.9])
+    blocked = solid.blocks(points, lamp)
+    outside = np.linalg.norm(points[:, :2], axis=1) > 0.55  # a ray that begins inside sees no outer side
+    met = np.array([first_hit(solid, point, lamp) for point in points])
+    assert 0.02 < met[outside].mean() < 0.9
+    assert np.array_equal(blocked[outside], met[outside])
+
+
+def test_box_panels_face_outwards_or_inwards() -> None:
+    low, high = np.array([-1.0, -2.0, 0.0]), np.array([3.0, 1.0, 2.0])
+    middle = (low + high) / 2
+    for inside in (False, True):
+        panels = box_panels(low, high, inside=inside)
+        assert sorted(panels) == ["+x", "+y", "+z", "-x", "-y", "-z"]
+        for panel in panels.values():
+            away = (panel.corners.mean(0) - middle) @ panel.normal
+            assert away < 0 if inside else away > 0
+            assert (panel.corners >= low - 1e-9).all() and (panel.corners <= high + 1e-9).all()
+        assert sum(p.width * p.height for p in panels.values()) == pytest.approx(2 * (4 * 3 + 4 * 2 + 3 * 2))

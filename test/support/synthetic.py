@@ -1,0 +1,63 @@
+"""Cameras around a cloud of points, and what they see of it: problems with a known answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dust3r_ros.alignment.sparse_map import Focal, SparseMap
+from dust3r_ros.geometry.pinhole import project
+from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.scenes.trajectory import look_at
+from dust3r_ros.tracking import Tracks
+from dust3r_ros.types import Array
+
+CENTER = (0.0, 0.0)  # offsets count from the principal point
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """``w_T_c`` (C, 4, 4), ``points`` (P, 3) and ``focal`` (C,) pixels."""
+
+    w_T_c: Array
+    points: Array
+    focal: Array
+
+    def seen(self, view: int) -> Array:
+        """(P, 2) where a view sees the points: offsets from the principal point, pixels."""
+        return project(transform(invert(self.w_T_c[view]), self.points), float(self.focal[view]), CENTER)
+
+
+def arc(views: int = 6, points: int = 80, focal: float = 300.0, seed: int = 0, degrees: float = 70.0) -> Scene:
+    """Cameras on an arc of 4 m around a cloud of 2 m, at different heights and distances."""
+    rng = np.random.default_rng(seed)
+    turn = np.radians(np.linspace(0, degrees, views))
+    radius = 4.0 + rng.uniform(-0.4, 0.4, views)
+    at = np.stack([radius * np.cos(turn), radius * np.sin(turn), rng.uniform(-0.5, 0.9, views)], axis=1)
+    poses = np.stack([look_at(p, rng.uniform(-0.1, 0.1, 3), rng.uniform(-0.1, 0.1)) for p in at])
+    cloud = rng.uniform([-1.2, -1.2, -0.9], [1.2, 1.2, 0.9], (points, 3))
+    return Scene(poses, cloud, np.full(views, focal))
+
+
+def turning(views: int = 5, points: int = 400, focal: float = 300.0, seed: int = 0) -> Scene:
+    """Cameras that turn on the spot; not everything is in sight of each."""
+    rng = np.random.default_rng(seed)
+    directions = np.radians(np.linspace(-12, 12, views))
+    poses = np.stack([look_at(np.zeros(3), np.array([np.cos(d), np.sin(d), 0.02 * d])) for d in directions])
+    cloud = rng.uniform([3, -3, -1.2], [7, 3, 1.2], (points, 3))
+    return Scene(poses, cloud, np.full(views, focal))
+
+
+def sparse_of(scene: Scene, noise: float = 0.0, seed: int = 0, posed: int | None = None) -> SparseMap:
+    """All points seen from all views; the first ``posed`` views (all by default) have their true pose."""
+    rng = np.random.default_rng(seed)
+    sparse = SparseMap(1.0)
+    focal = float(scene.focal[0])
+    sparse.focals.append(Focal(focal, focal))
+    ids = sparse.new_ids(len(scene.points))
+    for view in range(len(scene.w_T_c)):
+        known = posed is None or view < posed
+        offsets = scene.seen(view) + noise * rng.standard_normal((len(ids), 2))
+        sparse.add(0, Tracks(ids, offsets), scene.w_T_c[view].copy() if known else None)
+    return sparse

@@ -1,0 +1,150 @@
+"""Parameters: every row's limits, and what a file may say."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from dust3r_ros.config import (
+    MapperConfig,
+    NodeConfig,
+    Row,
+    as_mapping,
+    from_mapping,
+    load_yaml,
+    rows,
+    split,
+)
+from dust3r_ros.errors import ConfigError
+
+ALL = [(config, row) for config in (MapperConfig, NodeConfig) for row in rows(config)]
+NUMBERS = [(config, row) for config, row in ALL if row.low is not None]
+by_name = pytest.mark.parametrize("config, row", ALL, ids=[row.name for _, row in ALL])
+numbers = pytest.mark.parametrize("config, row", NUMBERS, ids=[row.name for _, row in NUMBERS])
+
+
+@by_name
+def test_a_row_is_complete_and_its_default_right(config: type, row: Row) -> None:
+    assert row.check(row.default) == row.default
+    assert row.description.endswith(".") and len(row.description) > 10
+    assert (row.low is None) == (row.high is None)
+    assert (row.low is not None) == (row.type in (int, float)), "every number has limits"
+    assert getattr(config(), row.name) == row.default
+    if row.choices:
+        assert row.default in row.choices
+
+
+@numbers
+def test_limits_are_part_of_the_range_and_nothing_beyond(config: type, row: Row) -> None:
+    for value in (row.low, row.high):
+        made = from_mapping(config, {row.name: row.type(value)})
+        assert getattr(made, row.name) == value and type(getattr(made, row.name)) is row.type
+    step = 1 if row.type is int else 1e-3
+    for value in (row.type(row.low - step), row.type(row.high + step)):
+        with pytest.raises(ConfigError) as error:
+            from_mapping(config, {row.name: value})
+        text = str(error.value)
+        assert row.name in text and repr(value) in text and f"{row.low:g}" in text and f"{row.high:g}" in text
+
+
+@by_name
+def test_wrong_types_are_refused(config: type, row: Row) -> None:
+    wrong = [None, {}, object(), b"x"]
+    if row.type is not str:
+        wrong.append("1")
+    if row.type is not bool:
+        wrong.append(True)
+    if row.type in (int, bool, str):
+        wrong.append(1.5)
+    if row.type in (bool, str):
+        wrong.append(1)
+    for value in wrong:
+        with pytest.raises(ConfigError, match=row.name):
+            from_mapping(config, {row.name: value})
+
+
+@pytest.mark.parametrize("config, row", [pytest.param(c, r, id=r.name) for c, r in ALL if r.type is float])
+def test_floats_take_whole_numbers_and_no_others(config: type, row: Row) -> None:
+    whole = int(max(1, row.low))
+    if row.low <= whole <= row.high:
+        assert type(getattr(from_mapping(config, {row.name: whole}), row.name)) is float
+    for value in (float("nan"), float("inf"), float("-inf")):
+        with pytest.raises(ConfigError, match=f"{row.name}.*finite"):
+            from_mapping(config, {row.name: value})
+
+
+@pytest.mark.parametrize("config, row", [pytest.param(c, r, id=r.name) for c, r in ALL if r.choices])
+def test_choices(config: type, row: Row) -> None:
+    for choice in row.choices:
+        assert getattr(from_mapping(config, {row.name: choice}), row.name) == choice
+    with pytest.raises(ConfigError) as error:
+        from_mapping(config, {row.name: "nonsense"})
+    assert "nonsense" in str(error.value) and all(choice in str(error.value) for choice in row.choices)
+
+
+def test_unknown_names_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"'workingsize'.*working_size"):
+        from_mapping(MapperConfig, {"workingsize": 3})
+
+
+def test_no_name_has_two_meanings() -> None:
+    names = [row.name for _, row in ALL]
+    assert len(names) == len(set(names))
+
+
+def test_there_and_back() -> None:
+    values = {"working_size": 128, "focal": 321, "backend": "two_view"}
+    made = from_mapping(MapperConfig, values)
+    assert from_mapping(MapperConfig, as_mapping(made)) == made
+    assert dataclasses.replace(MapperConfig(), working_size=128, focal=321.0) == made
+    assert as_mapping(made)["focal"] == 321.0
+
+
+def test_parting_a_file() -> None:
+    mapper, node = split({"seed": 3, "map_frame": "odom", "what": 1})
+    assert mapper == {"seed": 3, "what": 1} and node == {"map_frame": "odom"}
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("seed: 4\nfocal: 500\n", {"seed": 4, "focal": 500}),
+        ("/dust3r:\n  ros__parameters:\n    seed: 4\n", {"seed": 4}),
+        ("/**:\n  ros__parameters: {focal: 1.5, map_frame: odom}\n", {"focal": 1.5, "map_frame": "odom"}),
+        ("", {}),
+        ("# nothing but a comment\n", {}),
+        ("/dust3r:\n  ros__parameters:\n", {}),
+    ],
+)
+def test_files(tmp_path: Path, text: str, expected: dict[str, object]) -> None:
+    path = tmp_path / "mapper.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert load_yaml(path) == expected
+
+
+@pytest.mark.parametrize(
+    "content, what",
+    [
+        (b"seed: [1, 2", "not YAML"),
+        (b"- 1\n- 2\n", "list"),
+        (b"just words", "str"),
+        (b"3: 4\n", "map names"),
+        (b"\xff\xfe\x00\x01", "cannot be read|not YAML"),
+        (b"a: !!python/object/apply:os.system ['true']\n", "not YAML"),
+        (b"/dust3r:\n  ros__parameters: [1]\n", "list"),
+    ],
+)
+def test_bad_files(tmp_path: Path, content: bytes, what: str) -> None:
+    path = tmp_path / "mapper.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=what) as error:
+        load_yaml(path)
+    assert "mapper.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load_yaml(path)

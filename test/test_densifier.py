@@ -1,0 +1,113 @@
+"""Depth of keyframes from their pairs, when views come, leave and come back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from oracle import Oracle
+from sequences import SMALL, walk
+
+from dust3r_ros.alignment.sparse_map import Focal, SparseMap
+from dust3r_ros.backends import make_backend
+from dust3r_ros.densifier import Densifier
+from dust3r_ros.features import Features
+from dust3r_ros.geometry.pinhole import project
+from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.pair_graph import PairGraph
+from dust3r_ros.scenes.sequence import RenderedSequence
+from dust3r_ros.streams import CameraStream, KeyframeRecord
+from dust3r_ros.timing import no_timer
+from dust3r_ros.tracking import Tracks
+
+FRAMES = (0, 4, 8, 12)
+WINDOW = 2
+UNIT = 0.4  # map units per metre
+
+
+def landmarks(sequence: RenderedSequence) -> np.ndarray:
+    """(N, 3) metres: what every eighth pixel of the first frame shows."""
+    v, u = np.mgrid[4:176:8, 4:240:8].reshape(2, -1)
+    z = sequence.depths[0][v, u].astype(np.float64)
+    rays = np.stack([(u - 119.5) / sequence.focal, (v - 87.5) / sequence.focal, np.ones(len(u))], axis=1)
+    return transform(sequence.w_T_c[0], rays * z[:, None])
+
+
+def made(sequence: RenderedSequence, backend) -> tuple[Densifier, Oracle]:
+    """Four keyframes at their true poses, with landmarks where the first one sees surfaces."""
+    truth = Oracle(sequence, SMALL.working_size)
+    stream = CameraStream("camera", 0, sequence.width, sequence.height, SMALL)
+    sparse = SparseMap(1.0)
+    sparse.focals.append(Focal(sequence.focal, sequence.focal, 0.0, fixed=True))
+    points, graph, records = landmarks(sequence), PairGraph(SMALL), []
+    for frame in FRAMES:
+        w_T_c = sequence.w_T_c[frame].copy()
+        offsets = project(transform(invert(w_T_c), points), sequence.focal, (0.0, 0.0))
+        w_T_c[:3, 3] *= UNIT
+        seen = np.flatnonzero(np.all(np.abs(offsets) < [119, 87], axis=1))
+        sparse.add(0, Tracks(seen, offsets[seen]), w_T_c)
+        image = stream.resize.apply(sequence.images[frame])
+        nothing = Features(np.zeros((0, 2)), np.zeros((0, 128), np.float32))
+        records.append(KeyframeRecord(int(sequence.stamps_ns[frame]), stream, image, nothing, np.zeros(0, int)))
+    sparse.new_ids(len(points))
+    sparse.points[:] = UNIT * points
+    return Densifier(backend, sparse, graph, records, WINDOW, no_timer), truth
+
+
+@pytest.fixture(scope="module")
+def sequence() -> RenderedSequence:
+    return walk("orbit")
+
+
+@pytest.fixture(params=["two_view", "oracle"])
+def dense(request, sequence: RenderedSequence) -> tuple[Densifier, Oracle]:
+    backend = make_backend(SMALL) if request.param == "two_view" else Oracle(sequence, SMALL.working_size)
+    return made(sequence, backend)
+
+
+def check(densifier: Densifier, truth: Oracle, index: int) -> None:
+    depth, confidence = densifier.depths.get(index)
+    good = confidence > 1.5
+    assert good.mean() > 0.15
+    assert np.median(np.abs(depth[good] / (UNIT * truth.true_depth(FRAMES[index])[good]) - 1)) < 0.04
+
+
+def test_depth_in_map_units(dense: tuple[Densifier, Oracle]) -> None:
+    densifier, truth = dense
+    assert densifier.densify(1, [0]) == {0, 1}
+    assert densifier.densify(2, [1, 0]) == {0, 1, 2}
+    for index in range(3):
+        check(densifier, truth, index)
+    assert densifier.depths.get(3) is None
+
+
+def test_nobody_to_pair_with(dense: tuple[Densifier, Oracle]) -> None:
+    densifier, _ = dense
+    assert densifier.densify(2, []) == set()
+    densifier._sparse.views[0].w_T_c = None
+    assert densifier.densify(2, [0]) == set() and densifier.depths.get(2) is None
+
+
+def test_views_that_left_come_back(dense: tuple[Densifier, Oracle]) -> None:
+    densifier, truth = dense
+    densifier.densify(1, [0])
+    before = densifier.depths.get(0)[1].sum()
+    densifier.leave(1)
+    assert densifier.backend.has(0), "within the window"
+    densifier.leave(2)
+    assert not densifier.backend.has(0) and densifier.backend.has(1)
+    assert densifier.densify(3, [0]) == {0, 3}, "a loop closed with a keyframe that left long ago"
+    assert densifier.backend.has(0)
+    check(densifier, truth, 0)
+    assert densifier.depths.get(0)[1].sum() >= 0.9 * before, "what was known is not lost"
+
+
+def test_starting_over_gives_the_same_depth(dense: tuple[Densifier, Oracle]) -> None:
+    densifier, truth = dense
+    for index, others in ((1, [0]), (2, [1, 0]), (3, [2, 1])):
+        densifier.densify(index, others)
+    densifier._sparse.move(np.eye(4), 3.0)
+    assert densifier.start_over() == {0, 1, 2, 3}
+    densifier._sparse.move(np.eye(4), 1 / 3.0)
+    for index in range(4):
+        densifier.depths.rescale(index, 1 / 3.0)
+        check(densifier, truth, index)
