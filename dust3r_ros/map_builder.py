@@ -11,8 +11,8 @@ import numpy as np
 from dust3r_ros.alignment.bootstrap import (
     FOCAL_STARTS,
     Options,
+    PairFromLandmarks,
     bootstrap,
-    pair_from_landmarks,
     pair_from_pointmaps,
 )
 from dust3r_ros.alignment.refinement import refine
@@ -197,7 +197,7 @@ class MapBuilder:
             predictions = self._dense.predict(list(permutations(first_views[:2], 2)), {})
             return pair_from_pointmaps(predictions, stream.focal_to_working(focal), self._config.seed)
 
-        first_pair = pair_from_landmarks if self._dense.backend.uses_poses else from_network
+        first_pair = PairFromLandmarks() if self._dense.backend.uses_poses else from_network
         options = Options(first_pair, self._config.track_min_inliers, self._config.seed)
         starts = bootstrap(self.sparse, views, stream.index, focals, options)
         if starts:

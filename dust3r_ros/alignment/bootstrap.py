@@ -12,6 +12,7 @@ from dust3r_ros.alignment.attach import PlacedView, attach
 from dust3r_ros.alignment.refinement import refine
 from dust3r_ros.alignment.sparse_map import SparseMap
 from dust3r_ros.errors import GeometryError
+from dust3r_ros.features import epipolar_inliers
 from dust3r_ros.geometry.essential import essential_pose
 from dust3r_ros.geometry.pinhole import rays
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, invert
@@ -44,7 +45,7 @@ class Start:
 class Options:
     """``first_pair(sparse, views, focal)`` says which two views a map starts from, and how they lie."""
 
-    first_pair: FirstPair = field(default_factory=lambda: pair_from_landmarks)
+    first_pair: FirstPair = field(default_factory=lambda: PairFromLandmarks())
     min_inliers: int = 15
     seed: int = 0
 
@@ -104,29 +105,44 @@ def _build(sparse: SparseMap, views: Sequence[int], camera: int, focal: float, o
         raise GeometryError(f"only {kept} of {before} landmarks of the first views are seen under parallax")
 
 
-def pair_from_landmarks(sparse: SparseMap, views: Sequence[int], focal: float) -> tuple[int, int, Array]:
-    """The pair of ``views`` that sees most landmarks under parallax: (first, second, ``first_T_second``).
+class PairFromLandmarks:
+    """The pair that sees most landmarks under parallax, posed by its essential matrix; the length is free."""
 
-    The pose is the essential matrix's; its length is free. Raises ``GeometryError`` when no pair has one.
-    """
-    best: tuple[int, int, int, Array] | None = None
-    usual = sparse.focals[sparse.views[views[0]].camera].prior
-    for first, second in combinations(views, 2):
-        a, b = sparse.common(first, second)
-        try:
-            first_T_second, inliers = essential_pose(a, b, focal, focal, (0.0, 0.0), (0.0, 0.0))
-        except GeometryError:
-            continue
-        if turning_error(a[inliers], b[inliers], 0.4 * usual, 4.0 * usual) < _TURNING_PX:
-            continue
-        rays_a, rays_b = (rays(offsets[inliers], focal, (0.0, 0.0)) for offsets in (a, b))
-        meeting = _angles_deg(rays_a, rays_b @ first_T_second[:3, :3].T)
-        count = int((meeting > _FIRST_PARALLAX_DEG).sum())
-        if best is None or count > best[0]:
-            best = (count, first, second, first_T_second)
-    if best is None or best[0] == 0:
-        raise GeometryError(f"none of {len(views)} views has enough parallax to another")
-    return best[1:]
+    def __init__(self) -> None:
+        self._turning: dict[tuple[int, int], bool] = {}  # the same for every focal that is tried
+
+    def __call__(self, sparse: SparseMap, views: Sequence[int], focal: float) -> tuple[int, int, Array]:
+        """(first, second, ``first_T_second``) of ``views``; raises ``GeometryError`` when no pair has parallax."""
+        best: tuple[int, int, int, Array] | None = None
+        for first, second in combinations(views, 2):
+            if self._turns(sparse, first, second):
+                continue
+            a, b = sparse.common(first, second)
+            try:
+                # Not refined: the adjustment that follows does it better.
+                first_T_second, inliers = essential_pose(
+                    a, b, focal, focal, (0.0, 0.0), (0.0, 0.0), refine_matches=0
+                )
+            except GeometryError:
+                continue
+            rays_a, rays_b = (rays(offsets[inliers], focal, (0.0, 0.0)) for offsets in (a, b))
+            meeting = _angles_deg(rays_a, rays_b @ first_T_second[:3, :3].T)
+            count = int((meeting > _FIRST_PARALLAX_DEG).sum())
+            if best is None or count > best[0]:
+                best = (count, first, second, first_T_second)
+        if best is None or best[0] == 0:
+            raise GeometryError(f"none of {len(views)} views has enough parallax to another")
+        return best[1:]
+
+    def _turns(self, sparse: SparseMap, first: int, second: int) -> bool:
+        """Whether turning on the spot explains a pair."""
+        if (first, second) not in self._turning:
+            a, b = sparse.common(first, second)
+            usual = sparse.focals[sparse.views[first].camera].prior
+            good = epipolar_inliers(a, b)
+            error = turning_error(a[good], b[good], 0.4 * usual, 4.0 * usual)
+            self._turning[first, second] = error < _TURNING_PX
+        return self._turning[first, second]
 
 
 def pair_from_pointmaps(predictions: Sequence[PairPrediction], focal: float, seed: int) -> tuple[int, int, Array]:

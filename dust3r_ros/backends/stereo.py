@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dust3r_ros.backends.flow import Flow
-from dust3r_ros.geometry.pinhole import center_of, pixel_grid, rays
+from dust3r_ros.geometry.pinhole import center_of
 from dust3r_ros.types import Array, Array32
 
 _MATCH_SIGMA_PX = 0.4
@@ -15,6 +15,7 @@ _MAX_MISS_PX = 1.5
 # Relative depth error at which confidence is 2: log C is then about 0.7.
 _REFERENCE_PRECISION = 0.03
 _MAX_CONFIDENCE = 100.0
+_TINY = np.float32(1e-20)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,24 +42,33 @@ def depth_from_flow(
     1.5 pixels have confidence 1.
     """
     height, width = flow.error.shape
-    ray_a = rays(pixel_grid(height, width), focal_a, center_of(height, width)).astype(np.float32)
+    cx, cy = center_of(height, width)
+    x_a = ((np.arange(width, dtype=np.float32) - cx) / focal_a).astype(np.float32)[None, :]
+    y_a = ((np.arange(height, dtype=np.float32) - cy) / focal_a).astype(np.float32)[:, None]
     R, t = b_T_a[:3, :3].astype(np.float32), b_T_a[:3, 3].astype(np.float32)
-    far = ray_a @ R.T  # the point at infinity along each ray, in b
-    offset = (flow.target - np.asarray(center_of(*shape_b), np.float32)) / np.float32(focal_b)
-    offset, epipolar = _onto_epipolar_line(offset, far, t)
-    epipolar *= focal_b
-    # z_a far + t = z_b (offset, 1): two equations for z_a, solved along the line's direction
-    numerator = t[:2] - offset * t[2]
-    denominator = offset * far[..., 2:] - far[..., :2]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        depth = (numerator * denominator).sum(-1) / np.maximum((denominator**2).sum(-1), 1e-12)
-        depth_b = depth * far[..., 2] + t[2]
-        ray_b = np.concatenate([offset, np.ones_like(offset[..., :1])], axis=-1)
-        cross = np.linalg.norm(np.cross(far, ray_b), axis=-1)
-        sine = cross / (np.linalg.norm(far, axis=-1) * np.linalg.norm(ray_b, axis=-1))
-        sigma = np.sqrt(_MATCH_SIGMA_PX**2 + flow.error**2 + epipolar**2)
-        precision = sigma / (0.5 * (focal_a + focal_b) * np.maximum(sine, 1e-9))
-        confidence = 1.0 + np.minimum((_REFERENCE_PRECISION / precision) ** 2, _MAX_CONFIDENCE - 1.0)
+    # The point at infinity along each ray, in b
+    far_x, far_y, far_z = (R[i, 0] * x_a + (R[i, 1] * y_a + R[i, 2]) for i in range(3))
+    cx, cy = center_of(*shape_b)
+    x = (flow.target[..., 0] - np.float32(cx)) / np.float32(focal_b)
+    y = (flow.target[..., 1] - np.float32(cy)) / np.float32(focal_b)
+    x, y, epipolar = _onto_epipolar_line(x, y, (far_x, far_y, far_z), t)
+    epipolar *= np.float32(focal_b)
+    # z_a far + t = z_b (x, y, 1): two equations for z_a, solved along the line's direction
+    along_x, along_y = x * far_z - far_x, y * far_z - far_y
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        depth = ((t[0] - x * t[2]) * along_x + (t[1] - y * t[2]) * along_y) / np.maximum(
+            along_x * along_x + along_y * along_y, _TINY
+        )
+        depth_b = depth * far_z + t[2]
+        # |far x ray_b|: along is its first two components, turned by a right angle
+        twist = far_x * y - far_y * x
+        sine = np.sqrt(
+            (along_x * along_x + along_y * along_y + twist * twist)
+            / ((far_x * far_x + far_y * far_y + far_z * far_z) * (x * x + y * y + 1.0))
+        )
+        variance = _MATCH_SIGMA_PX**2 + flow.error * flow.error + epipolar * epipolar
+        leverage = np.float32(_REFERENCE_PRECISION * 0.5 * (focal_a + focal_b)) * sine
+        confidence = 1.0 + np.minimum(leverage * leverage / variance, _MAX_CONFIDENCE - 1.0)
     matched = (flow.error < _MAX_MISS_PX) & (epipolar < _MAX_MISS_PX)
     front = np.isfinite(depth) & (depth > 0) & (depth_b > 0)
     good = matched & front & (sine > np.sin(np.radians(min_parallax_deg)))
@@ -68,9 +78,12 @@ def depth_from_flow(
     )
 
 
-def _onto_epipolar_line(offset: Array32, far: Array32, t: Array32) -> tuple[Array32, Array32]:
-    """Normalised image points (H, W, 2) of b moved onto their epipolar lines, and how far (H, W)."""
-    line = np.cross(np.broadcast_to(t, far.shape), far)  # E ray_a
-    norm = np.maximum(line[..., 0] ** 2 + line[..., 1] ** 2, 1e-20)
-    miss = line[..., 0] * offset[..., 0] + line[..., 1] * offset[..., 1] + line[..., 2]
-    return offset - line[..., :2] * (miss / norm)[..., None], np.abs(miss) / np.sqrt(norm)
+def _onto_epipolar_line(
+    x: Array32, y: Array32, far: tuple[Array32, Array32, Array32], t: Array32
+) -> tuple[Array32, Array32, Array32]:
+    """Normalised image points of b moved onto their epipolar lines (t x far), and how far they moved."""
+    line_x, line_y, line_z = t[1] * far[2] - t[2] * far[1], t[2] * far[0] - t[0] * far[2], t[0] * far[1] - t[1] * far[0]
+    norm = np.maximum(line_x * line_x + line_y * line_y, _TINY)
+    miss = line_x * x + line_y * y + line_z
+    step = miss / norm
+    return x - line_x * step, y - line_y * step, np.abs(miss) / np.sqrt(norm)

@@ -13,7 +13,6 @@ from dust3r_ros.geometry.pinhole import rays
 from dust3r_ros.geometry.rigid import invert, pose
 from dust3r_ros.types import Array
 
-_REFINE_MATCHES = 2000
 _ROUNDS = 2
 _BAND = 3.0  # thresholds
 
@@ -29,13 +28,15 @@ def essential_pose(
     threshold_px: float = 1.0,
     min_inliers: int = 15,
     seed: int = 0,
+    refine_matches: int = 2000,
 ) -> tuple[Array, NDArray[np.bool_]]:
     """(``a_T_b`` (4, 4) with a translation of length 1, inliers (N,)) from matching pixels (N, 2), (N, 2).
 
     Nister's five points in RANSAC ("An efficient solution to the five-point relative pose problem",
     PAMI 2004), then Sampson's distance with Huber's loss over the 5 degrees of freedom. Inliers
     are within ``threshold_px`` of their epipolar lines and in front of both cameras. The same
-    ``seed`` gives the same result. Raises ``GeometryError`` for fewer than ``min_inliers`` (6 at
+    ``seed`` gives the same result. ``refine_matches`` bounds how many take part in the refinement;
+    0 leaves RANSAC's pose as it is. Raises ``GeometryError`` for fewer than ``min_inliers`` (6 at
     least) matches or inliers, and where turning alone explains the matches, so that the direction
     of the translation is unknown: median parallax of the inliers under ``threshold_px``.
     """
@@ -50,23 +51,23 @@ def essential_pose(
     order = np.random.default_rng(seed).permutation(finite)
     rays_a, rays_b = rays(a[order], focal_a, center_a), rays(b[order], focal_b, center_b)
     focal = float(np.sqrt(focal_a * focal_b))
-    b_T_a, good = _estimated(rays_a, rays_b, focal, threshold_px, needed)
+    b_T_a, good = _estimated(rays_a, rays_b, focal, threshold_px, needed, refine_matches)
     inliers = np.zeros(len(a), bool)
     inliers[order[good]] = True
     return invert(b_T_a), inliers
 
 
 def _estimated(
-    rays_a: Array, rays_b: Array, focal: float, threshold_px: float, needed: int
+    rays_a: Array, rays_b: Array, focal: float, threshold_px: float, needed: int, refine_matches: int
 ) -> tuple[Array, NDArray[np.bool_]]:
     """``b_T_a`` and the matches that fit it."""
     b_T_a, front = _ransac(rays_a, rays_b, threshold_px / focal)
     _require(front, len(rays_a), needed, threshold_px)
-    for _ in range(_ROUNDS):
+    for _ in range(_ROUNDS if refine_matches else 0):
         # a band wider than the threshold, or the choice of the matches would hold the first pose in place
         near = _fitting(b_T_a, rays_a, rays_b, _BAND * threshold_px / focal)
         _require(near, len(rays_a), needed, _BAND * threshold_px)
-        chosen = np.flatnonzero(near)[:_REFINE_MATCHES]
+        chosen = np.flatnonzero(near)[:refine_matches]
         b_T_a = _refined(b_T_a, rays_a[chosen], rays_b[chosen], focal)
     good = _fitting(b_T_a, rays_a, rays_b, threshold_px / focal)
     _require(good, len(rays_a), needed, threshold_px)

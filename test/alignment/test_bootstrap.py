@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic import Scene, arc, turning
 
-from dust3r_ros.alignment.bootstrap import FOCAL_STARTS, Options, bootstrap, pair_from_landmarks, pair_from_pointmaps
+from dust3r_ros.alignment.bootstrap import FOCAL_STARTS, Options, PairFromLandmarks, bootstrap, pair_from_pointmaps
 from dust3r_ros.alignment.sparse_map import Focal, SparseMap
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.pinhole import unproject
@@ -132,14 +132,14 @@ def test_the_first_pair_has_parallax() -> None:
     scene = arc(views=4, points=150, focal=330.0)
     scene.w_T_c[1] = scene.w_T_c[0]
     sparse = unposed(scene)
-    first, second, first_T_second = pair_from_landmarks(sparse, range(4), 330.0)
+    first, second, first_T_second = PairFromLandmarks()(sparse, range(4), 330.0)
     assert {first, second} != {0, 1}
     true = invert(scene.w_T_c[first]) @ scene.w_T_c[second]
     assert angle_deg(first_T_second[:3, :3].T @ true[:3, :3]) < 1.5
     direction = true[:3, 3] / np.linalg.norm(true[:3, 3])
     assert direction @ first_T_second[:3, 3] > 0.99
     with pytest.raises(GeometryError, match="parallax"):
-        pair_from_landmarks(sparse, [0, 1], 330.0)
+        PairFromLandmarks()(sparse, [0, 1], 330.0)
 
 
 def test_the_first_pair_of_pointmaps() -> None:
