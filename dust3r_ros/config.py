@@ -83,7 +83,7 @@ class MapperConfig:
         high=0.5,
     )
     keyframe_motion_young: float = _row(
-        0.02, "The same while the map has fewer than 18 keyframes: calibration is sure sooner.", low=0.005, high=0.5
+        0.01, "The same while the map has fewer than 18 keyframes: calibration is sure sooner.", low=0.005, high=0.5
     )
     keyframe_overlap: float = _row(
         0.7, "A keyframe is made when less than this part of the corners is still tracked.", low=0.1, high=0.99

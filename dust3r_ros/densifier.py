@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,11 +12,24 @@ from dust3r_ros.alignment.depth_fusion import robust_scale
 from dust3r_ros.alignment.depth_maps import DepthMaps
 from dust3r_ros.alignment.sparse_map import SparseMap
 from dust3r_ros.backends.base import Backend
-from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.geometry.rigid import angle_deg, invert
 from dust3r_ros.pair_graph import PairGraph
 from dust3r_ros.streams import KeyframeRecord
 from dust3r_ros.timing import StageTimer
 from dust3r_ros.types import Array, PairPrediction, View
+
+# What the depth of a pair may be off by before it is computed anew: radians of the direction of
+# translation and of rotation, and relative focal. Length alone only scales it.
+_MOVED, _TURNED, _ZOOMED = 0.05, 0.002, 0.03
+
+
+@dataclass(frozen=True, eq=False)
+class _Geometry:
+    """How the two views of a pair lay when its depth was computed."""
+
+    rotation: Array
+    translation: Array
+    focals: tuple[float, ...]
 
 
 class Densifier:
@@ -38,6 +52,7 @@ class Densifier:
         self.depths = DepthMaps()
         self._sparse, self._graph, self._records = sparse, graph, records
         self._window, self._stage = window, stage
+        self._used: dict[tuple[int, int], _Geometry] = {}
 
     def predict(
         self,
@@ -52,8 +67,11 @@ class Densifier:
                 self.backend.add(View(index, record.stream.name, record.image))
         return self.backend.predict(pairs, focals, poses)
 
-    def densify(self, index: int, others: Sequence[int]) -> set[int]:
-        """Depth from the pairs of a keyframe with others; returns the keyframes whose depth changed."""
+    def densify(self, index: int, others: Sequence[int], only: set[int] | None = None) -> set[int]:
+        """Depth from the pairs of a keyframe with others; returns the keyframes whose depth changed.
+
+        ``only``: keyframes that take it; the others keep what they have.
+        """
         posed = [other for other in others if self._sparse.views[other].w_T_c is not None]
         pairs = [(other, index) for other in posed]
         if not self.backend.uses_poses:  # a network sees more in both orders; geometry does not
@@ -64,7 +82,7 @@ class Densifier:
             predictions = self.predict(pairs, self._focals(), self._poses({index, *posed}))
         with self._stage("fuse"):
             for prediction in predictions:
-                self._absorb(prediction)
+                self._absorb(prediction, only)
         return {index, *posed}
 
     def leave(self, index: int) -> None:
@@ -74,20 +92,38 @@ class Densifier:
             self.depths.freeze(leaving)
             self.backend.forget(leaving)
 
-    def start_over(self) -> set[int]:
-        """All depth once more, for all pairs ever used, with the poses and focals of now."""
-        others: dict[int, list[int]] = {}
-        for first, second, _ in self._graph.edges:
-            others.setdefault(second, []).append(first)
-        for index in range(len(self._records)):
+    def renew(self) -> set[int]:
+        """Depth once more where the geometry of a pair has changed since it was computed."""
+        stale = {index for pair in self._used if self._moved(pair) for index in pair}
+        for index in stale:
             self.depths.clear(index)
-        changed: set[int] = set()
+        others: dict[int, list[int]] = {}
+        for first, second in self._used:
+            if first in stale or second in stale:
+                others.setdefault(second, []).append(first)
         for index in sorted(others):
-            changed |= self.densify(index, others[index])
+            self.densify(index, others[index], stale)
             self.leave(index)
-        return changed
+        return stale
 
-    def _absorb(self, prediction: PairPrediction) -> None:
+    def _moved(self, pair: tuple[int, int]) -> bool:
+        """Whether a pair's relative pose or focals differ from those its depth came from; its length may."""
+        before, now = self._used[pair], self._geometry(pair)
+        direction = [g.translation / max(float(np.linalg.norm(g.translation)), 1e-12) for g in (before, now)]
+        shift = float(np.linalg.norm(direction[0] - direction[1]))
+        turn = np.radians(angle_deg(before.rotation.T @ now.rotation))
+        zoom = max(abs(np.log(b / a)) for a, b in zip(before.focals, now.focals, strict=True))
+        return shift > _MOVED or turn > _TURNED or zoom > _ZOOMED
+
+    def _geometry(self, pair: tuple[int, int]) -> _Geometry:
+        views = [self._sparse.views[index] for index in pair]
+        w_T_first, w_T_second = (view.w_T_c for view in views)
+        assert w_T_first is not None and w_T_second is not None, "only posed keyframes are paired for depth"
+        first_T_second = invert(w_T_first) @ w_T_second
+        focals = tuple(self._sparse.focals[view.camera].value for view in views)
+        return _Geometry(first_T_second[:3, :3], first_T_second[:3, 3], focals)
+
+    def _absorb(self, prediction: PairPrediction, only: set[int] | None) -> None:
         first, second = prediction.first, prediction.second
         w_T_first, w_T_second = self._sparse.views[first].w_T_c, self._sparse.views[second].w_T_c
         assert w_T_first is not None and w_T_second is not None, "only posed keyframes are paired for depth"
@@ -96,7 +132,8 @@ class Densifier:
             scale = self._scale(prediction, w_T_first)
             if not np.isfinite(scale):
                 return
-        self.depths.absorb(prediction, invert(w_T_second) @ w_T_first, scale)
+        self.depths.absorb(prediction, invert(w_T_second) @ w_T_first, scale, only)
+        self._used[first, second] = self._geometry((first, second))
         weight = float(np.mean(np.log(prediction.confidence_first)) + np.mean(np.log(prediction.confidence_second)))
         self._graph.connect(first, second, weight)
 

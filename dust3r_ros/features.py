@@ -22,10 +22,10 @@ class Features:
     descriptors: Array32
 
 
-def extract(gray: Image, count: int = 1500) -> Features:
+def extract(gray: Image, count: int = 2000) -> Features:
     """The ``count`` strongest SIFT features of an image (H, W) uint8; descriptors as RootSIFT."""
     # The low contrast threshold keeps features on plain walls; matching sorts out the bad ones.
-    detector = cv2.SIFT_create(nfeatures=count, contrastThreshold=0.02)
+    detector = cv2.SIFT_create(nfeatures=count, contrastThreshold=0.01)
     keypoints, descriptors = detector.detectAndCompute(gray, None)
     if not keypoints:
         return Features(np.zeros((0, 2)), np.zeros((0, 128), np.float32))

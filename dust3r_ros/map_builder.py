@@ -37,6 +37,7 @@ _CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
 _OTHER_FOCAL = 1.15  # starts closer than this factor to the focal at hand lead to where it is
 _SURE_OF_FOCAL = 0.02  # relative standard deviation
 _LOOP_MATCHES = 25
+_LOOP_GAP_PX = 2.0  # less is drift that the window takes up
 _ENOUGH_LINKS = 150
 _LOOP_PRUNING_PX = (40.0, 12.0, 4.0)
 
@@ -151,7 +152,7 @@ class MapBuilder:
         if not self._dense.backend.uses_poses:
             return
         with self._stage("fuse"):
-            self._changed |= self._dense.start_over()
+            self._changed |= self._dense.renew()
 
     def _features(self, stream: CameraStream, gray: Image) -> Features:
         features = extract(gray)
@@ -239,18 +240,18 @@ class MapBuilder:
 
     def _extend(self, index: int, stream: CameraStream, lookalikes: list[int]) -> None:
         view = self.sparse.views[index]
+        with self._stage("match"):
+            closed = [other for other in lookalikes if self._link(other, index, _LOOP_MATCHES) >= _LOOP_MATCHES]
         better = self.locate(stream, view.seen)
         if better is not None:
             view.w_T_c = better.w_T_c
         with self._stage("refine"):
             window = range(max(1, index + 1 - self._config.window), index + 1)
             self.sparse.extend(window)
+            if closed and self.sparse.disagreement(index) > _LOOP_GAP_PX:
+                self._adjusted(self._close_loop)
             self._adjusted(lambda: refine(self.sparse, window, rounds=1, iterations=6))
             self.sparse.extend(window)
-        with self._stage("loop"):
-            closed = [other for other in lookalikes if self._link(other, index, _LOOP_MATCHES) >= _LOOP_MATCHES]
-            if closed:
-                self._adjusted(self._close_loop)
         if len(self._records) in _CALIBRATE_AT:
             with self._stage("calibrate"):
                 self._calibrate(stream)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from dust3r_ros.alignment.depth_fusion import fuse_depths
@@ -20,12 +22,17 @@ class DepthMaps:
         self._estimates: dict[int, dict[int, tuple[Array32, Array32]]] = {}
         self._fused: dict[int, tuple[Array32, Array32]] = {}
 
-    def absorb(self, prediction: PairPrediction, second_T_first: Array, scale: float) -> None:
-        """Take the depth of both views of a pair whose unit is ``scale`` map units."""
+    def absorb(
+        self, prediction: PairPrediction, second_T_first: Array, scale: float, only: Collection[int] | None = None
+    ) -> None:
+        """Take the depth of both views of a pair whose unit is ``scale`` map units, or of those in ``only``."""
         first, second = prediction.first, prediction.second
-        self._put(first, second, scale * prediction.points_first[..., 2], prediction.confidence_first)
-        in_second = transform(second_T_first, scale * prediction.points_second.astype(np.float64))
-        self._put(second, first, in_second[..., 2].astype(np.float32), prediction.confidence_second)
+        wanted = (first, second) if only is None else only
+        if first in wanted:
+            self._put(first, second, scale * prediction.points_first[..., 2], prediction.confidence_first)
+        if second in wanted:
+            in_second = transform(second_T_first, scale * prediction.points_second.astype(np.float64))
+            self._put(second, first, in_second[..., 2].astype(np.float32), prediction.confidence_second)
 
     def _put(self, index: int, other: int, depth: Array32, confidence: Array32) -> None:
         self._estimates.setdefault(index, {})[other] = (

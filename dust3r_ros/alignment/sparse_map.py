@@ -108,6 +108,13 @@ class SparseMap:
         _, i, j = np.intersect1d(first.ids, second.ids, assume_unique=True, return_indices=True)
         return first.pixels[i], second.pixels[j]
 
+    def disagreement(self, view: int) -> float:
+        """Median error in pixels of the landmarks with a position that a posed view sees; 0 where it sees none."""
+        known = self.known(self.views[view].seen)
+        if len(known.ids) == 0:
+            return 0.0
+        return float(np.median(self._errors(np.full(len(known.ids), view), self.points[known.ids], known.pixels)))
+
     def misfit(self) -> float:
         """How badly the map explains what posed views see: mean squared error, each capped at the outlier limit.
 
