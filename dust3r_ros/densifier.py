@@ -135,7 +135,8 @@ class Densifier:
         self.depths.absorb(prediction, invert(w_T_second) @ w_T_first, scale, only)
         self._used[first, second] = self._geometry((first, second))
         weight = float(np.mean(np.log(prediction.confidence_first)) + np.mean(np.log(prediction.confidence_second)))
-        self._graph.connect(first, second, weight)
+        cameras = self._records[first].stream.name, self._records[second].stream.name
+        self._graph.connect(first, second, weight, cameras)
 
     def _scale(self, prediction: PairPrediction, w_T_first: Array) -> float:
         """Map units per unit of a pair, from the landmarks its first view sees, or from its depth so far."""

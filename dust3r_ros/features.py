@@ -16,10 +16,15 @@ _MIN_MATCHES = 12
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """``pixels`` (N, 2) and RootSIFT ``descriptors`` (N, 128) float32 of one grey image."""
+    """``pixels`` (N, 2) and RootSIFT ``descriptors`` (N, 128) of one grey image, 1/512 per unit of uint8."""
 
     pixels: Array
-    descriptors: Array32
+    descriptors: Image
+
+    @property
+    def unit(self) -> Array32:
+        """Descriptors (N, 128) as float32 of length about 1."""
+        return self.descriptors.astype(np.float32) / 512.0
 
 
 def extract(gray: Image, count: int = 2000) -> Features:
@@ -28,20 +33,20 @@ def extract(gray: Image, count: int = 2000) -> Features:
     detector = cv2.SIFT_create(nfeatures=count, contrastThreshold=0.01)
     keypoints, descriptors = detector.detectAndCompute(gray, None)
     if not keypoints:
-        return Features(np.zeros((0, 2)), np.zeros((0, 128), np.float32))
+        return Features(np.zeros((0, 2)), np.zeros((0, 128), np.uint8))
     pixels = np.array([keypoint.pt for keypoint in keypoints], dtype=np.float64)
     descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9))
     # A corner with two dominant orientations comes twice at one place; both may match, one is kept.
     _, first = np.unique(np.round(pixels, 2), axis=0, return_index=True)
     first.sort()
-    return Features(pixels[first], descriptors[first].astype(np.float32))
+    return Features(pixels[first], np.minimum(np.round(descriptors[first] * 512.0), 255).astype(np.uint8))
 
 
 def match(a: Features, b: Features) -> np.ndarray:
     """(K, 2) indices of features of ``a`` and ``b`` that are each other's nearest and pass the ratio test."""
     if len(a.pixels) < 2 or len(b.pixels) < 2:
         return np.zeros((0, 2), int)
-    similarity = a.descriptors @ b.descriptors.T
+    similarity = a.unit @ b.unit.T
     rows = np.arange(len(a.pixels))
     best = similarity.argmax(axis=1)
     top = similarity[rows, best]

@@ -16,7 +16,8 @@ from dust3r_ros.alignment.bootstrap import (
     pair_from_pointmaps,
 )
 from dust3r_ros.alignment.refinement import refine
-from dust3r_ros.alignment.sparse_map import Focal, SparseMap
+from dust3r_ros.alignment.sparse_map import SparseMap
+from dust3r_ros.alignment.sparse_view import Focal
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.densifier import Densifier
@@ -64,10 +65,6 @@ class MapBuilder:
         """A camera before its first frame; ``focal``: native pixels when known."""
         value = (focal or float(max(stream.width, stream.height))) * stream.tracking_scale
         self.sparse.focals.append(Focal(value, value, std=0.0 if focal else float("inf"), fixed=bool(focal)))
-
-    def camera_of(self, index: int) -> str:
-        """Name of the camera of a keyframe."""
-        return self._records[index].stream.name
 
     def keyframe(self, index: int) -> Keyframe:
         """A keyframe as it stands now."""
@@ -246,11 +243,12 @@ class MapBuilder:
         if better is not None:
             view.w_T_c = better.w_T_c
         with self._stage("refine"):
-            window = range(max(1, index + 1 - self._config.window), index + 1)
+            recent = range(max(1, index + 1 - self._config.window), index + 1)
+            window = [recent_view for recent_view in recent if self.sparse.views[recent_view].w_T_c is not None]
             self.sparse.extend(window)
             if closed and self.sparse.disagreement(index) > _LOOP_GAP_PX:
                 self._adjusted(self._close_loop)
-            self._adjusted(lambda: refine(self.sparse, window, rounds=1, iterations=6))
+            self._adjusted(lambda: refine(self.sparse, window, rounds=1, iterations=6), window)
             self.sparse.extend(window)
         if len(self._records) in _CALIBRATE_AT:
             with self._stage("calibrate"):
@@ -277,11 +275,12 @@ class MapBuilder:
     def _other(start: float, focal: Focal) -> bool:
         return abs(np.log(start / focal.value)) > np.log(_OTHER_FOCAL)
 
-    def _adjusted(self, adjust: Callable[[], object]) -> None:
-        """Run an adjustment; depth follows the landmarks, moved keyframes are marked."""
-        before = [(view.w_T_c, self.sparse.median_depth(i)) for i, view in enumerate(self.sparse.views)]
+    def _adjusted(self, adjust: Callable[[], object], views: Sequence[int] | None = None) -> None:
+        """Run an adjustment of ``views`` (all); depth follows the landmarks, moved keyframes are marked."""
+        chosen = self.sparse.posed() if views is None else views
+        before = {index: (self.sparse.views[index].w_T_c, self.sparse.median_depth(index)) for index in chosen}
         adjust()
-        for index, (w_T_c, depth) in enumerate(before):
+        for index, (w_T_c, depth) in before.items():
             if self.sparse.views[index].w_T_c is w_T_c:
                 continue
             self._changed.add(index)

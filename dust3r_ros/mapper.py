@@ -111,7 +111,7 @@ class Mapper:
         for name, stream in self._streams.items():
             focal = self._builder.sparse.focals[stream.index]
             native = focal.value / stream.tracking_scale
-            support = sum(self._builder.camera_of(a) == self._builder.camera_of(b) == name for a, b, _ in self.edges)
+            support = self._builder.graph.count(name)
             result[name] = Camera(
                 name, stream.width, stream.height, native, native * focal.std, support, fixed=focal.fixed
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import cv2
 import numpy as np
 
@@ -23,6 +25,7 @@ class PairGraph:
         self._config = config
         self._thumbnails: list[Array32] = []
         self._weights: dict[tuple[int, int], float] = {}
+        self._counts: Counter[str] = Counter()
 
     def add(self, image: Image) -> int:
         """A new keyframe by its grey image (H, W); returns its index."""
@@ -46,9 +49,16 @@ class PairGraph:
                 chosen.append(int(index))
         return chosen
 
-    def connect(self, first: int, second: int, weight: float) -> None:
-        """Remember that a pair was used, with how much it weighs."""
-        self._weights[min(first, second), max(first, second)] = weight
+    def connect(self, first: int, second: int, weight: float, cameras: tuple[str, str]) -> None:
+        """Remember that a pair was used, with how much it weighs and by which cameras it was seen."""
+        pair = min(first, second), max(first, second)
+        if pair not in self._weights and cameras[0] == cameras[1]:
+            self._counts[cameras[0]] += 1
+        self._weights[pair] = weight
+
+    def count(self, camera: str) -> int:
+        """How many pairs are of one camera."""
+        return self._counts[camera]
 
     @property
     def edges(self) -> list[tuple[int, int, float]]:

@@ -64,7 +64,8 @@ def test_blank_images_look_like_nothing() -> None:
 
 def test_pairs_that_were_used() -> None:
     pairs = graph()
-    pairs.connect(4, 2, 1.5)
-    pairs.connect(0, 1, 0.5)
-    pairs.connect(2, 4, 2.5)
+    pairs.connect(4, 2, 1.5, ("left", "left"))
+    pairs.connect(0, 1, 0.5, ("left", "right"))
+    pairs.connect(2, 4, 2.5, ("left", "left"))
+    assert (pairs.count("left"), pairs.count("right")) == (1, 0), "a pair counts once, for its one camera"
     assert pairs.edges == [(0, 1, 0.5), (2, 4, 2.5)]

@@ -47,7 +47,8 @@ def _problem(
         return None
     ids = np.unique(np.concatenate([sparse.views[v].seen.ids for v in sorted(moving)]))
     ids = ids[np.isfinite(sparse.points[ids, 0])]
-    view, point, offset = sparse.observations(posed, ids)
+    sources = posed if free is None else sparse.around(moving, ids)
+    view, point, offset = sparse.observations(sources, ids)
     if len(view) < 10:
         return None
     used, point = np.unique(point, return_inverse=True)

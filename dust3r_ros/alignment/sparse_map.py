@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from dust3r_ros.alignment.landmark_ids import LandmarkIds
+from dust3r_ros.alignment.landmarks import Landmarks
+from dust3r_ros.alignment.sparse_view import Focal, SparseView
 from dust3r_ros.alignment.triangulation import triangulate, widest_angle
 from dust3r_ros.geometry.pose import PnpResult, solve_pnp
 from dust3r_ros.geometry.rigid import invert, transform
@@ -16,27 +16,7 @@ from dust3r_ros.types import Array
 
 MAX_ERROR_PX = 4.0
 _FAR = 1e4
-
-
-@dataclass(eq=False)
-class SparseView:
-    """One keyframe: its pose, which focal it uses, and what it sees (offsets from the principal point)."""
-
-    camera: int
-    w_T_c: Array | None
-    seen: Tracks
-    pruned: Tracks = field(default_factory=no_tracks)  # sights that did not fit; a better focal may fit them
-    first_id: int = 0  # landmarks made before this view have smaller ids
-
-
-@dataclass(eq=False)
-class Focal:
-    """A focal length in pixels of the tracked images, its prior and its standard deviation (relative)."""
-
-    value: float
-    prior: float
-    std: float = float("inf")
-    fixed: bool = False
+_SEEN_BY_NEXT = 10  # views
 
 
 class SparseMap:
@@ -49,10 +29,18 @@ class SparseMap:
     def __init__(self, min_parallax_deg: float, focal_prior_sigma: float = 0.7) -> None:
         self.views: list[SparseView] = []
         self.focals: list[Focal] = []
-        self.points = np.full((0, 3), np.nan)
-        self._ids = LandmarkIds()
+        self._landmarks = Landmarks()
         self._min_parallax_deg = min_parallax_deg
         self.focal_prior_sigma = focal_prior_sigma
+
+    @property
+    def points(self) -> Array:
+        """(L, 3) positions of landmarks, NaN where there is none."""
+        return self._landmarks.positions
+
+    @points.setter
+    def points(self, positions: Array) -> None:
+        self._landmarks.positions[:] = positions
 
     @property
     def positioned(self) -> np.ndarray:
@@ -61,21 +49,33 @@ class SparseMap:
 
     def new_ids(self, count: int) -> np.ndarray:
         """Ids of ``count`` new landmarks, without positions."""
-        self.points = np.concatenate([self.points, np.full((count, 3), np.nan)])
-        return self._ids.new(count)
+        return self._landmarks.new(count)
 
     def resolved_ids(self, ids: np.ndarray) -> np.ndarray:
         """The ids that landmarks (K,) have now."""
-        return self._ids.resolved(ids)
+        return self._landmarks.resolved(ids)
 
     def resolved(self, tracks: Tracks) -> Tracks:
         """Tracks by the ids their landmarks have now, each once."""
-        return Tracks(self._ids.resolved(tracks.ids), tracks.pixels).unique()
+        return Tracks(self._landmarks.resolved(tracks.ids), tracks.pixels).unique()
 
     def add(self, camera: int, seen: Tracks, w_T_c: Array | None) -> int:
         """A new view; returns its index. The landmarks it is the first to see are made after this call."""
         self.views.append(SparseView(camera, w_T_c, seen, first_id=len(self.points)))
         return len(self.views) - 1
+
+    def around(self, views: Iterable[int], ids: np.ndarray) -> list[int]:
+        """The posed ones of ``views`` and of those likely to see landmarks ``ids`` too, in order.
+
+        A landmark is seen by the view it was made for and most often by the next few; so the cost of
+        what is done with a window does not grow with the map.
+        """
+        first_ids = np.array([view.first_id for view in self.views])
+        makers = np.unique(np.searchsorted(first_ids, ids, side="right") - 1)
+        if len(makers) and makers[0] < 0:  # made before any view
+            return self.posed()
+        near = set(views).union(*(range(maker, maker + _SEEN_BY_NEXT) for maker in makers.tolist()))
+        return sorted(v for v in near if v < len(self.views) and self.views[v].w_T_c is not None)
 
     def observe(self, view: int, more: Tracks) -> None:
         """Further landmarks that a view sees; those it sees already are left as they are."""
@@ -178,13 +178,9 @@ class SparseMap:
 
         The older of two stays, so only views since the younger one was made are touched.
         """
-        stays = self._ids.merge(a, b)
+        stays = self._landmarks.merge(a, b)
         if not stays:
             return
-        for gone, kept in stays.items():
-            if np.isnan(self.points[kept, 0]):
-                self.points[kept] = self.points[gone]
-            self.points[gone] = np.nan
         oldest = min(stays)
         for view in reversed(self.views):
             view.seen, view.pruned = view.seen.renamed(stays), view.pruned.renamed(stays)
@@ -196,7 +192,8 @@ class SparseMap:
         chosen = self.posed() if views is None else [v for v in views if self.views[v].w_T_c is not None]
         ids = np.unique(np.concatenate([self.views[v].seen.ids for v in chosen])) if chosen else np.zeros(0, int)
         ids = ids[~np.isfinite(self.points[ids, 0])]
-        view, point, offset = self.observations(self.posed(), ids)
+        sources = self.posed() if views is None else self.around(chosen, ids)
+        view, point, offset = self.observations(sources, ids)
         if len(view) == 0:
             return 0
         points, angles = self._triangulated(view, point, offset, len(ids))

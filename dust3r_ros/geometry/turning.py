@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 
 from dust3r_ros.geometry.pinhole import rays
 from dust3r_ros.types import Array
 
 _ROUNDS = 4
 _SAMPLES = 300
-_COARSE, _FINE = 9, 7
+_COARSE = 9
 
 
 def turning_error(a: Array, b: Array, low: float, high: float) -> float:
@@ -25,9 +26,12 @@ def turning_error(a: Array, b: Array, low: float, high: float) -> float:
     a, b = a[keep], b[keep]
     focals = np.geomspace(low, high, _COARSE)
     errors = [_error(a, b, focal) for focal in focals]
-    best, step = int(np.argmin(errors)), focals[1] / focals[0]
-    finer = focals[best] * step ** np.linspace(-0.9, 0.9, _FINE)
-    return min(errors[best], *(_error(a, b, focal) for focal in finer))
+    best, step = np.log(focals[int(np.argmin(errors))]), np.log(focals[1] / focals[0])
+    finer = minimize_scalar(
+        lambda log: _error(a, b, float(np.exp(log))), bounds=(best - step, best + step), method="bounded",
+        options={"xatol": 2e-3},
+    )  # fmt: skip
+    return min(min(errors), float(finer.fun))
 
 
 def _error(a: Array, b: Array, focal: float) -> float:

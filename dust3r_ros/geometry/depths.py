@@ -1,0 +1,88 @@
+"""Depth maps out of pointmaps: of one image alone, and of each view of an aligned scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.types import Array32, PairPrediction
+
+
+class DepthMap(NamedTuple):
+    """``depth`` (H, W) float32: z in the camera, 0 = none; ``confidence`` (H, W) float32 >= 1, 1 = none."""
+
+    depth: Array32
+    confidence: Array32
+
+
+class _Verdict(Protocol):
+    @property
+    def switched_off(self) -> bool: ...
+
+
+class AlignedScene(Protocol):
+    """What multi-view depth needs of an ``alignment.Alignment``."""
+
+    @property
+    def depths(self) -> Sequence[Array32]: ...
+
+    @property
+    def pairs(self) -> Sequence[PairPrediction]: ...
+
+    @property
+    def edges(self) -> Sequence[_Verdict]: ...
+
+
+def monocular_depth(prediction: PairPrediction, min_confidence: float = 1.0) -> DepthMap:
+    """Depth of one image, from the pair of the image with itself: z of the first pointmap.
+
+    The unit is the prediction's own: monocular depth has no scale. Pixels with z <= 0, not finite or
+    not above ``min_confidence`` are none. Raises ``GeometryError`` where the two images differ in size:
+    the prediction is not of one image twice. (DUSt3R, section 3.3, monocular depth.)
+    """
+    points, confidence = prediction.points_first, prediction.confidence_first
+    if prediction.points_second.shape != points.shape:
+        raise GeometryError(
+            f"pair ({prediction.first}, {prediction.second}) has pointmaps of {points.shape[:2]} and "
+            f"{prediction.points_second.shape[:2]} pixels; monocular depth needs the same image twice"
+        )
+    finite = np.isfinite(points).all(axis=-1) & np.isfinite(confidence)
+    z = points[..., 2]
+    keep = finite & (np.where(finite, z, 0) > 0) & (np.where(finite, confidence, 1) > min_confidence)
+    return DepthMap(np.where(keep, z, 0).astype(np.float32), np.where(keep, confidence, 1).astype(np.float32))
+
+
+def multi_view_depth(scene: AlignedScene, view: int, min_confidence: float = 1.0) -> DepthMap:
+    """Depth of one view of an aligned scene, map units, and what all pairs that contain the view say of it.
+
+    The depth is the scene's at that view; confidence is 1 + the sum over the view's pairs of C - 1, without
+    pairs that the alignment switched off. Pixels without depth or not above ``min_confidence`` are
+    none. Raises ``GeometryError`` for a view that the scene does not have. (DUSt3R, section 4.5, multi-view depth.)
+    """
+    if not 0 <= view < len(scene.depths):
+        raise GeometryError(f"view {view} is not in a scene of {len(scene.depths)} views")
+    depth = scene.depths[view]
+    gain = np.zeros(depth.shape, np.float32)
+    off = [edge.switched_off for edge in scene.edges] or [False] * len(scene.pairs)
+    for pair, ignored in zip(scene.pairs, off, strict=True):
+        for index, confidence in ((pair.first, pair.confidence_first), (pair.second, pair.confidence_second)):
+            if index == view and not ignored:
+                gain += np.where(np.isfinite(confidence), confidence - 1, 0)
+    keep = np.isfinite(depth) & (depth > 0) & (gain > min_confidence - 1)
+    return DepthMap(np.where(keep, depth, 0).astype(np.float32), np.where(keep, 1 + gain, 1).astype(np.float32))
+
+
+def in_units_of(depth: Array32, reference: Array32) -> Array32:
+    """``depth`` (H, W) times the median ratio of ``reference`` over it, as depth of unknown scale is compared.
+
+    0 = none in both. Raises ``GeometryError`` when no pixel has both or the shapes differ.
+    """
+    if depth.shape != reference.shape:
+        raise GeometryError(f"depth of shape {depth.shape} cannot be scaled to a reference of shape {reference.shape}")
+    both = (depth > 0) & (reference > 0) & np.isfinite(depth) & np.isfinite(reference)
+    if not both.any():
+        raise GeometryError("no pixel has depth in both maps, so their scales cannot be compared")
+    return (depth * np.float32(np.median(reference[both] / depth[both]))).astype(np.float32)

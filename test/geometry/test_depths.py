@@ -1,0 +1,99 @@
+"""Depth of one image alone and of the views of an aligned scene."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dust3r_ros.alignment import Alignment, EdgeReport, align
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.evaluation.depth import depth_errors
+from dust3r_ros.geometry.depths import in_units_of, monocular_depth, multi_view_depth
+from dust3r_ros.geometry.pinhole import unproject
+from dust3r_ros.types import PairPrediction
+
+HEIGHT, WIDTH = 6, 9
+
+
+def pair(first: int = 0, second: int = 0, seed: int = 0, width: int = WIDTH) -> PairPrediction:
+    rng = np.random.default_rng(seed)
+    points = [
+        unproject(rng.uniform(1, 3, (HEIGHT, w)).astype(np.float32), 8.0).astype(np.float32) for w in (WIDTH, width)
+    ]
+    confidence = [rng.uniform(1.5, 4, p.shape[:2]).astype(np.float32) for p in points]
+    return PairPrediction(first, second, points[0], confidence[0], points[1], confidence[1])
+
+
+def test_monocular_depth_is_z_where_something_is_known() -> None:
+    prediction = pair()
+    prediction.points_first[0, 0] = np.nan
+    prediction.points_first[0, 1, 2] = -1.0
+    prediction.confidence_first[0, 2] = 1.0
+    prediction.confidence_first[0, 3] = np.inf
+    depth, confidence = monocular_depth(prediction)
+    expected = prediction.points_first[..., 2].copy()
+    expected[0, :4] = 0.0
+    np.testing.assert_array_equal(depth, expected)
+    assert (confidence[0, :4] == 1).all() and (confidence[1:] == prediction.confidence_first[1:]).all()
+    assert depth.dtype == confidence.dtype == np.float32
+
+
+def test_more_confidence_may_be_asked_for() -> None:
+    prediction = pair()
+    depth, _ = monocular_depth(prediction, min_confidence=3.0)
+    np.testing.assert_array_equal(depth > 0, prediction.confidence_first > 3.0)
+
+
+def test_two_images_of_different_size_are_not_one_image_twice() -> None:
+    with pytest.raises(GeometryError, match="same image twice"):
+        monocular_depth(pair(width=WIDTH + 1))
+
+
+def test_multi_view_confidence_adds_up_over_the_pairs_that_count() -> None:
+    pairs = [pair(0, 1, 1), pair(1, 0, 2), pair(1, 2, 3)]
+    depths = [np.full((HEIGHT, WIDTH), 2.0, np.float32) for _ in range(3)]
+    depths[0][0, 0] = 0.0
+    scene = Alignment(np.stack([np.eye(4)] * 3), np.full(3, 8.0), depths, 0.0, (), pairs)
+    depth, confidence = multi_view_depth(scene, 0)
+    expected = pairs[0].confidence_first + pairs[1].confidence_second - 1.0
+    expected[0, 0] = 1.0
+    np.testing.assert_allclose(confidence, expected, rtol=1e-6)
+    np.testing.assert_array_equal(depth, depths[0])
+    edges = (EdgeReport(0, 1, 0.1), EdgeReport(1, 0, 9.0, 0.0, switched_off=True), EdgeReport(1, 2, 0.1))
+    _, without = multi_view_depth(replace(scene, edges=edges), 0)
+    np.testing.assert_allclose(without[1:], pairs[0].confidence_first[1:], rtol=1e-6)
+    for view in (-1, 3):
+        with pytest.raises(GeometryError, match=f"view {view} .* 3 views"):
+            multi_view_depth(scene, view)
+
+
+def test_units_are_compared_by_the_median_ratio() -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.uniform(1, 5, (20, 30)).astype(np.float32)
+    depth = 0.3 * reference
+    depth[:3], reference[-3:] = 100.0, 0.0  # some wrong, some without truth
+    np.testing.assert_allclose(in_units_of(depth, reference)[3:-3], reference[3:-3], rtol=1e-6)
+    with pytest.raises(GeometryError, match="no pixel"):
+        in_units_of(depth, np.zeros_like(reference))
+    with pytest.raises(GeometryError, match="shape"):
+        in_units_of(depth, reference[:-1])
+
+
+def test_depth_of_an_aligned_scene_is_nearer_to_the_truth_than_that_of_its_pairs(shared: Path) -> None:
+    with np.load(shared / "fixtures" / "ga_dev.npz") as file:
+        room = {name: file[name].astype(np.float32) for name in ("pts_i", "conf_i", "pts_j", "conf_j", "depth")}
+        edges = file["edges"]
+    arrays = zip(*(room[name] for name in ("pts_i", "conf_i", "pts_j", "conf_j")), strict=True)
+    pairs = [PairPrediction(int(i), int(j), *parts) for (i, j), parts in zip(edges, arrays, strict=True)]
+    scene = align(pairs)
+    alone, together = [], []
+    for view, truth in enumerate(room["depth"]):
+        depth, confidence = multi_view_depth(scene, view)
+        together.append(depth_errors(truth, in_units_of(depth, truth)).rel)
+        own = [pair for pair in pairs if pair.first == view]
+        alone += [depth_errors(truth, in_units_of(monocular_depth(pair).depth, truth)).rel for pair in own]
+        assert np.median(confidence) > 5 * np.median(own[0].confidence_first)
+    assert np.mean(together) < 0.9 * np.mean(alone)

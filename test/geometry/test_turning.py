@@ -1,0 +1,45 @@
+"""geometry/turning.py: views that only turned are told from views that moved."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from dust3r_ros.geometry.pinhole import project
+from dust3r_ros.geometry.turning import turning_error
+from dust3r_ros.types import Array
+
+
+def offsets(focal: float, rotation: Array, translation: Array, noise: float) -> tuple[Array, Array]:
+    rng = np.random.default_rng(3)
+    points = np.stack([rng.uniform(-2, 2, 400), rng.uniform(-1.5, 1.5, 400), rng.uniform(2, 6, 400)], axis=1)
+    a = project(points, focal, (0.0, 0.0))
+    b = project(points @ rotation.T + translation, focal, (0.0, 0.0))
+    return a + noise * rng.standard_normal(a.shape), b + noise * rng.standard_normal(b.shape)
+
+
+@pytest.mark.parametrize("focal", [260.0, 530.0, 1500.0])
+@pytest.mark.parametrize("degrees", [2.0, 12.0])
+def test_turning_leaves_the_noise(focal: float, degrees: float) -> None:
+    rotation = Rotation.from_euler("yx", [degrees, 0.3 * degrees], degrees=True).as_matrix()
+    a, b = offsets(focal, rotation, np.zeros(3), 0.3)
+    assert turning_error(a, b, 250.0, 2500.0) < 1.0
+
+
+@pytest.mark.parametrize("direction", [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.6, 0.3, 0.5]])
+def test_moving_leaves_parallax(direction: list[float]) -> None:
+    rotation = Rotation.from_euler("y", 4.0, degrees=True).as_matrix()
+    a, b = offsets(530.0, rotation, 0.3 * np.array(direction), 0.3)
+    assert turning_error(a, b, 250.0, 2500.0) > 3.0
+
+
+def test_wrong_matches_do_not_hide_turning() -> None:
+    rotation = Rotation.from_euler("y", 6.0, degrees=True).as_matrix()
+    a, b = offsets(530.0, rotation, np.zeros(3), 0.3)
+    b[:60] += np.random.default_rng(0).uniform(-80, 80, (60, 2))
+    assert turning_error(a, b, 250.0, 2500.0) < 1.5
+
+
+def test_too_few_to_tell() -> None:
+    assert turning_error(np.zeros((2, 2)), np.zeros((2, 2)), 250.0, 2500.0) == float("inf")
