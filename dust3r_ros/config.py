@@ -92,6 +92,12 @@ class MapperConfig:
     track_min_inliers: int = _row(
         15, "Fewer corners than this that agree on a pose: the camera is lost.", low=6, high=500
     )
+    lost_patience_s: float = _row(
+        5.0,
+        "A camera lost for so many seconds begins a new map if its map has fewer than 18 keyframes.",
+        low=0.0,
+        high=1e6,
+    )
     pair_neighbours: int = _row(3, "A keyframe is paired with this many before it.", low=1, high=20)
     pair_lookalikes: int = _row(2, "And with at most this many older ones that look alike.", low=0, high=20)
     lookalike_score: float = _row(0.75, "How alike an older keyframe must look (correlation).", low=0.0, high=1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 
 import numpy as np
 
@@ -54,6 +55,7 @@ class Mapper:
         self._unsettled: list[tuple[int, CameraStream, Tracks]] = []  # frames to find again: index, how
         self._generation = 0
         self._builder = MapBuilder(config, self._backend, stage)
+        self._lost_since: int | None = None
         self._last_stamp: dict[str, int] = {}
         self._counts = MapCounts()
 
@@ -81,8 +83,13 @@ class Mapper:
         if found is None and self._builder.initialised:
             with self._stage("relocalise"):
                 tracks, found = self._relocalise(stream, gray, tracks)
+        removed: tuple[int, ...] = ()
+        if self._hopeless(stamp_ns, found):
+            removed = tuple(keyframe.index for keyframe in self.keyframes)
+            self._restart()
+            tracks = stream.follow(gray)
         state, keyframe = self._place(stamp_ns, stream, image, gray, tracks, found)
-        return self._update(stamp_ns, stream, state, found, keyframe)
+        return replace(self._update(stamp_ns, stream, state, found, keyframe), removed=removed)
 
     def finish(self) -> MapUpdate:
         """Refine everything once more, after the last frame; the map can go on growing after it."""
@@ -166,6 +173,16 @@ class Mapper:
             return tracks, None
         return join(found[1], tracks.select(~np.isin(tracks.ids, found[1].ids))), found[0]
 
+    def _hopeless(self, stamp_ns: int, found: PnpResult | None) -> bool:
+        """True when the only camera has been lost for long and the map is too small to be worth finding again."""
+        if found is not None or not self._builder.initialised:
+            self._lost_since = None
+            return False
+        if self._lost_since is None:
+            self._lost_since = stamp_ns
+        patience = stamp_ns - self._lost_since >= 1e9 * self.config.lost_patience_s
+        return patience and len(self._streams) == 1 and self._builder.settling
+
     def _place(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, found: PnpResult | None
     ) -> tuple[TrackingState, int | None]:
@@ -191,7 +208,8 @@ class Mapper:
         self._frames.clear()
         self._unsettled.clear()
         self._generation = 0
-        focals = self._builder.sparse.focals
+        self._lost_since = None
+        focals = [replace(f, value=f.prior, std=f.std if f.fixed else inf) for f in self._builder.sparse.focals]
         self._builder = MapBuilder(self.config, self._backend, self._stage)
         self._builder.sparse.focals = focals
         for stream in self._streams.values():

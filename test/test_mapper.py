@@ -498,3 +498,22 @@ def test_poses_of_frames_between_keyframes_follow_the_map(orbit: Run) -> None:
         for a, b in zip(orbit.mapper.trajectory(), orbit.mapper.trajectory()[1:], strict=False)
     ]
     assert max(steps) < 4 * np.median(steps)
+
+
+def test_a_small_map_lost_for_long_gives_way_to_a_new_one(known: RenderedSequence) -> None:
+    """Whoever carried the camera into another room gets a map of that room."""
+    mapper = Mapper(replace(known_config(known), lost_patience_s=2.0))
+    for stamp, image in zip(known.stamps_ns[:10], known.images, strict=False):
+        first = mapper.process(int(stamp), "camera", image)
+    old = {keyframe.index for keyframe in mapper.keyframes}
+    assert first.state is TrackingState.TRACKING and len(old) >= 2
+    dark, gone = np.zeros_like(known.images[0]), []
+    for second in range(1, 5):
+        update = mapper.process(int(known.stamps_ns[9]) + second * 10**9, "camera", dark)
+        gone += update.removed
+    assert set(gone) == old and update.state is TrackingState.INITIALISING
+    elsewhere = walk("corridor")
+    for stamp, image in zip(elsewhere.stamps_ns, elsewhere.images, strict=True):
+        update = mapper.process(int(stamp) + 100 * 10**9, "camera", image)
+    assert update.state is TrackingState.TRACKING
+    assert all(pose.stamp_ns >= 100 * 10**9 for pose in mapper.trajectory())
