@@ -3,10 +3,10 @@ PYTHON ?= python3
 ENVIRONMENT := $(PYTHON) tools/environment.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint env clean python
+.PHONY: help demo test test-long lint bench bench-alignment env clean python
 
 help:  ## list what can be made
-	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
 
 demo: python  ## map a rendered room with the real node, results in demo_output/
 	@$(ENVIRONMENT) demo -- python -m dust3r_ros.node.demo --out demo_output
@@ -20,6 +20,16 @@ test-long: python  ## all tests
 lint: python  ## ruff and mypy
 	@$(ENVIRONMENT) test -- ruff check .
 	@$(ENVIRONMENT) test -- mypy
+
+bench: python  ## real sequences into docs/results.md, pairs per second (needs the reference data)
+	@$(ENVIRONMENT) test -- python benchmarks/sequences.py
+	@$(ENVIRONMENT) test -- python benchmarks/two_view.py
+
+bench-alignment: python  ## alignment against the published scheme, a long run, tracking, another mapper
+	@$(ENVIRONMENT) test -- python benchmarks/alignment.py
+	@$(ENVIRONMENT) test -- python benchmarks/incremental.py
+	@$(ENVIRONMENT) test -- python benchmarks/tracking.py
+	@$(ENVIRONMENT) test -- python benchmarks/sfm.py
 
 env: python  ## make or update .venv with everything and run nothing
 	@$(ENVIRONMENT) test

@@ -6,10 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.pinhole import unproject
 from dust3r_ros.geometry.rigid import transform
-from dust3r_ros.types import Array32, Image, Keyframe
+from dust3r_ros.types import Array, Array32, Image, Keyframe
+
+_TINY = 1e-6  # a point of confidence 1 still has a place
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,3 +56,46 @@ def keyframe_cloud(keyframe: Keyframe, min_confidence: float = 1.0, stride: int 
 def map_cloud(keyframes: Iterable[Keyframe], min_confidence: float = 1.0, stride: int = 1) -> Cloud:
     """The clouds of all keyframes together."""
     return concatenate(keyframe_cloud(keyframe, min_confidence, stride) for keyframe in keyframes)
+
+
+def thin(cloud: Cloud, voxel: float) -> Cloud:
+    """One point per cube of edge ``voxel`` (> 0): mean place and colour, weighted by C - 1.
+
+    Its confidence is 1 + the sum of C - 1. Cubes lie on a grid through the origin, and points come in
+    the order of their cubes (x, then y, then z), so that parts may be thinned before the whole.
+    Points that are not finite fall out. Raises ``GeometryError`` for a voxel that is not positive.
+    """
+    if not (np.isfinite(voxel) and voxel > 0):
+        raise GeometryError(f"voxel is {voxel}; it must be a positive length in map units")
+    finite = np.isfinite(cloud.points).all(axis=1) & np.isfinite(cloud.confidence)
+    if not finite.all():
+        cloud = Cloud(cloud.points[finite], cloud.colors[finite], cloud.confidence[finite])
+    if not len(cloud):
+        return concatenate([])
+    cells = [np.floor(cloud.points[:, axis] / np.float64(voxel)) for axis in range(3)]
+    order, first = _groups(cells)
+    gain = np.maximum(cloud.confidence - 1, _TINY).astype(np.float32)[order]
+    total = np.add.reduceat(gain, first)
+
+    def mean(values: Array32) -> Array32:
+        return (np.add.reduceat(values[order] * gain, first) / total).astype(np.float32)
+
+    # Sums over offsets within a cube lose no digits, wherever the cube lies
+    corners = [(cell * voxel).astype(np.float32) for cell in cells]
+    places = [mean(cloud.points[:, axis] - corner) + corner[order[first]] for axis, corner in enumerate(corners)]
+    colors = [np.rint(mean(cloud.colors[:, channel].astype(np.float32))) for channel in range(3)]
+    return Cloud(np.stack(places, axis=1), np.stack(colors, axis=1).astype(np.uint8), 1 + total)
+
+
+def _groups(cells: list[Array]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Order that sorts cells, three times (N,) whole numbers, by x, y, z, and where in it each new cell begins."""
+    extent = [int(cell.max() - cell.min()) + 1 for cell in cells]
+    if extent[0] * extent[1] * extent[2] < 2**62:
+        x, y, z = ((cell - cell.min()).astype(np.int64) for cell in cells)
+        key = (x * extent[1] + y) * extent[2] + z
+        order = np.argsort(key, kind="stable")
+        new = np.diff(key[order]) != 0
+    else:
+        order = np.lexsort(cells[::-1])
+        new = np.any([np.diff(cell[order]) != 0 for cell in cells], axis=0)
+    return order, np.flatnonzero(np.concatenate([[True], new]))

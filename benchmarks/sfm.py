@@ -1,0 +1,199 @@
+"""Our mapper beside pycolmap's incremental mapping, on the same frames in the same run.
+
+    python benchmarks/sfm.py [--data DIR] [--only NAME ...] [--environment DIR] [--out results/sfm.json]
+                             [-- options of dust3r-eval]
+
+Each scene, each program in its own process, one after the other. The focal is unknown to both.
+pycolmap is installed into a virtual environment of its own (--environment); where that fails, our
+half is measured and the table says so. Written: the JSON file and a Markdown table beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from dust3r_ros import __version__  # noqa: E402
+from dust3r_ros.errors import Dust3rRosError, GeometryError  # noqa: E402
+from dust3r_ros.evaluation.scene import Scene, find_scenes, read_scene  # noqa: E402
+from dust3r_ros.evaluation.trajectory import trajectory_errors  # noqa: E402
+from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
+from dust3r_ros.io.stamps import stamp_from_text  # noqa: E402
+from dust3r_ros.types import StampedPose  # noqa: E402
+
+if str(ROOT / "benchmarks") not in sys.path:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+from sfm_table import LEGEND, TARGETS, Figures, compare, line, table  # noqa: E402
+
+SCENES = (
+    "7scenes_redkitchen", "princeton_shelfbox", "lund_door", "middlebury_templering", "kitti_01", "tum_fr3_cabinet",
+)  # fmt: skip
+EXHAUSTIVE = 100  # frames; more are matched in sequence
+
+
+def main() -> int:
+    """Exit code: 0 when our mapper ran on every scene, 1 otherwise, 2 for usage."""
+    options = _options()
+    try:
+        scenes = [read_scene(path) for path in find_scenes([options.data]) if _wanted(path.name, options.only)]
+    except Dust3rRosError as error:
+        print(f"sfm: error: {error}", file=sys.stderr)
+        return 2
+    python, missing = colmap_python(options.environment, options.package)
+    if missing:
+        print(missing, file=sys.stderr)
+    rows = []
+    for scene in scenes:
+        row = {"scene": scene.name, "ours": ours(scene, options)}
+        row["theirs"] = theirs(scene, python, options) if python else {"note": missing}
+        row["truth"] = json.loads((scene.path / "intrinsics.json").read_text()).get("pose_source", "")
+        rows.append(row | compare(scene.name, row["ours"], row["theirs"]))
+        print(line(rows[-1]), flush=True)
+    write(options.out, rows, missing)
+    return int(any("frames" not in row["ours"] for row in rows))
+
+
+def _wanted(name: str, only: list[str] | None) -> bool:
+    return name in SCENES if only is None else any(part in name for part in only)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="folder of scenes")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="scenes whose name contains one of these")
+    parser.add_argument("--out", type=Path, default=ROOT / "results/sfm.json")
+    parser.add_argument("--environment", type=Path, default=ROOT / "results/pycolmap", help="where pycolmap lives")
+    parser.add_argument("--package", default="pycolmap>=3.11", help="what pip installs there")
+    parser.add_argument("--max-frames", type=int, metavar="N", help="only the first frames of each scene")
+    parser.add_argument("--timeout", type=float, default=1800.0, help="seconds one program may take on one scene")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="after --: options of 'dust3r-eval sequences'")
+    return parser.parse_args()
+
+
+def colmap_python(environment: Path, package: str) -> tuple[Path | None, str]:
+    """An interpreter that can import pycolmap, made when missing; or None and why not."""
+    python = environment.absolute() / "bin" / "python"
+    try:
+        if not python.is_file():
+            venv.create(environment, with_pip=True)
+        if not _runs([str(python), "-c", "import pycolmap"]):
+            done = subprocess.run(
+                [str(python), "-m", "pip", "install", "--quiet", package], capture_output=True, text=True, timeout=900
+            )
+            if done.returncode or not _runs([str(python), "-c", "import pycolmap"]):
+                reason = (done.stderr.strip().splitlines() or ["it cannot be imported"])[-1]
+                return None, f"no comparison: '{package}' cannot be installed in '{environment}': {reason}"
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return None, f"no comparison: no environment for '{package}' can be made in '{environment}': {error}"
+    return python, ""
+
+
+def _runs(command: list[str]) -> bool:
+    return subprocess.run(command, capture_output=True, check=False, timeout=120).returncode == 0
+
+
+def ours(scene: Scene, options: argparse.Namespace) -> Figures:
+    """Our figures; note and nothing else when the run failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "dust3r_ros.cli.eval", "sequences", str(scene.path.resolve()), "--quiet"]
+        command += ["--out", folder, *(option for option in options.options if option != "--")]
+        if options.max_frames:
+            command += ["--max-frames", str(options.max_frames)]
+        failure = _finishes(command, options.timeout)
+        if failure:
+            return {"note": failure}
+        result = json.loads((Path(folder) / "sequences.json").read_text())[0]
+    registered = round(result["tracked"] * result["frames"] / 100)
+    names = ("frames", "keyframes", "ate", "ate_percent", "focal", "focal_error", "density", "seconds", "note")
+    return {name: result[name] for name in names} | {"registered": registered}
+
+
+def theirs(scene: Scene, python: Path, options: argparse.Namespace) -> Figures:
+    """pycolmap's figures; note and nothing else when it failed."""
+    stamps = stamps_by_name(scene.path)
+    frames = min(len(stamps), options.max_frames or len(stamps))
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "model.json"
+        command = [str(python), str(ROOT / "benchmarks/pycolmap_mapping.py"), str((scene.path / "rgb").resolve())]
+        command += [str(out), "--max-frames", str(frames)] + (["--sequential"] if frames > EXHAUSTIVE else [])
+        failure = _finishes(command, options.timeout)
+        if failure:
+            return {"note": failure}
+        model = json.loads(out.read_text())
+    poses = [
+        StampedPose(stamps[name], "camera", np.vstack([np.reshape(matrix, (3, 4)), [0, 0, 0, 1]]))
+        for name, matrix in sorted(model["poses"].items())
+    ]
+    return {
+        "frames": model["images"],
+        "registered": len(poses),
+        "models": model["models"],
+        "seconds": model["seconds"],
+        "stages": model["stages"],
+        "version": model["version"],
+    } | _errors(scene, poses, model["camera"])
+
+
+def _errors(scene: Scene, poses: list[StampedPose], camera: Figures) -> Figures:
+    if not camera:
+        return {"ate": None, "focal": None, "focal_error": None, "note": "no model"}
+    native = camera["focal"] * scene.width / camera["width"]
+    found = {"focal": native, "focal_error": 100 * (native / scene.focal - 1), "note": ""}
+    try:
+        errors = trajectory_errors(scene.truth, poses)
+    except GeometryError as error:
+        return found | {"ate": None, "note": str(error)}
+    return found | {"ate": errors.ate, "ate_percent": errors.ate_percent}
+
+
+def stamps_by_name(scene: Path) -> dict[str, int]:
+    """{file name: stamp in ns} of rgb.txt."""
+    rows = [row.split() for row in (scene / "rgb.txt").read_text(encoding="utf-8").splitlines()]
+    stamps = {Path(row[1]).name: stamp_from_text(row[0]) for row in rows if len(row) == 2 and row[0] != "#"}
+    return {name: stamp for name, stamp in stamps.items() if stamp is not None}
+
+
+def _finishes(command: list[str], timeout: float) -> str:
+    """Runs it from the root; empty, or why it failed."""
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        return f"failed: stopped after {timeout:.0f} s"
+    if done.returncode == 0:
+        return ""
+    return f"failed: {(done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]}"
+
+
+def write(out: Path, rows: list[Figures], missing: str) -> None:
+    """The JSON file and the table beside it."""
+    versions = sorted({row["theirs"]["version"] for row in rows if "version" in row["theirs"]})
+    about = {
+        "dust3r_ros": __version__,
+        "pycolmap": ", ".join(versions) or missing,
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "targets": TARGETS,
+    }
+    make_folder(out.parent)
+    write_text(out, json.dumps(about | {"rows": rows}, indent=1) + "\n")
+    page = (
+        f"{table(rows)}\n{LEGEND}\n\ndust3r_ros {__version__}, pycolmap {about['pycolmap']}, {os.cpu_count()} cores.\n"
+    )
+    write_text(out.with_suffix(".md"), page)
+    print("\n" + page + f"written: {out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
