@@ -1,0 +1,237 @@
+"""Global alignment: `moments` beside `gradient`, the published scheme, on the same pairs in the same run.
+
+    python benchmarks/alignment.py [--sizes dev,6,10,16,24,10x512] [--out results/alignment.json]
+
+Sizes: complete graphs of so many images at 160x120, or of the width after "x"; "dev" is the problem of
+../shared/fixtures, which also has the result of the original program. Each method runs in a process of its
+own: `gradient` once, with torch on two threads and a malloc that does not give memory back (which
+makes it a third faster), `moments` seven times, of which the median counts. Memory is what a method
+takes beside its input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "test/support")]
+
+from pairs import PairProblem, errors, fixture_problem, pair_problem  # noqa: E402
+
+from dust3r_ros.alignment import align  # noqa: E402
+from dust3r_ros.errors import Dust3rRosError  # noqa: E402
+from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
+
+FIXTURES = ROOT / "../shared/fixtures"
+SIZES = "dev,6,10,16,24,10x512"
+RUNS = {"moments": 7, "gradient": 1}
+BASELINE_MALLOC = (
+    "glibc.malloc.mmap_threshold=4000000000:glibc.malloc.trim_threshold=8000000000:glibc.malloc.mmap_max=0"
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A column: the quantity as ``moments`` over ``gradient`` and what it should be."""
+
+    name: str
+    limit: float
+    at_least: bool = False
+    digits: int = 2
+
+    def met(self, ratio: float) -> bool:
+        """Whether a ratio, with the digits of its target, is good enough."""
+        shown = round(ratio, self.digits)
+        return shown >= self.limit if self.at_least else shown <= self.limit
+
+    @property
+    def text(self) -> str:
+        """What should be."""
+        return f"{'>=' if self.at_least else '<='} {self.limit:g}"
+
+
+TARGETS = {
+    "speed": Target("times faster", 300, at_least=True, digits=0),
+    "objective": Target("objective", 1.00),
+    "ate": Target("ATE", 1.02),
+    "depth": Target("depth error", 1.02),
+    "focal": Target("focal error", 1.02),
+    "memory": Target("memory", 0.1),
+}
+_LARGE = "x"  # memory counts where images are large: a small problem's is that of any program
+
+
+def met(row: dict[str, Any], name: str) -> bool:
+    """Whether a row meets a target."""
+    if name == "memory" and _LARGE not in row["size"]:
+        return True
+    return TARGETS[name].met(row["ratio"][name])
+
+
+def problem_of(size: str) -> PairProblem:
+    """The problem that a size names; the same in every process."""
+    if size == "dev":
+        return fixture_problem(FIXTURES / "ga_dev.npz")
+    images, _, width = size.partition("x")
+    return pair_problem(int(images), int(width or 160))
+
+
+def measure(method: str, size: str) -> dict[str, float]:
+    """One method on one problem, in this process."""
+    if method == "gradient":
+        import torch
+
+        torch.set_num_threads(2)
+    problem = problem_of(size)
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew here
+    seconds = []
+    for _ in range(RUNS[method]):
+        start = time.perf_counter()
+        result = align(problem.pairs, method=method)
+        seconds.append(time.perf_counter() - start)
+    peak = _resident("VmHWM")
+    return {
+        "seconds": float(np.median(seconds)),
+        "first_seconds": seconds[0],
+        "memory": peak - before,
+        "input_memory": sum(
+            array.nbytes
+            for pair in problem.pairs
+            for array in (pair.points_first, pair.points_second, pair.confidence_first, pair.confidence_second)
+        ),
+        "objective": result.objective,
+        **asdict(errors(result, problem)),
+    }
+
+
+def _resident(name: str) -> float:
+    """Bytes, from the kernel."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024.0 * next(float(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def run(method: str, size: str) -> dict[str, float]:
+    """``measure`` in a process of its own."""
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    if method == "gradient":
+        environment["GLIBC_TUNABLES"] = BASELINE_MALLOC
+    command = [sys.executable, __file__, "--measure", method, size]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Dust3rRosError(f"{method} on {size} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def compare(size: str) -> dict[str, Any]:
+    """Both methods on one problem, and their ratios."""
+    moments, gradient = run("moments", size), run("gradient", size)
+    ratio = {name: moments[name] / max(gradient[name], 1e-300) for name in TARGETS if name != "speed"}
+    ratio["speed"] = gradient["seconds"] / moments["seconds"]
+    row = {"size": size, "moments": moments, "gradient": gradient, "ratio": ratio}
+    reference = FIXTURES / "ga_dev_reference.json"
+    if size == "dev" and reference.is_file():
+        stored = json.loads(reference.read_text())
+        original = {
+            "seconds": stored["t_init"] + stored["t_opt"],
+            "objective": stored["loss_final"],
+            "ate": stored["final"]["ate_m"],
+            "focal": stored["final"]["focal_err_pct_mean"] / 100,
+        }
+        row["original"] = original
+        row["ratio_to_original"] = {name: moments[name] / original[name] for name in ("objective", "ate", "focal")}
+        row["ratio_to_original"]["speed"] = original["seconds"] / moments["seconds"]
+    return row
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Lines with the target beside every ratio; a shortfall is marked."""
+    lines = [
+        f"{'size':8s} {'moments':>10s} {'gradient':>10s}"
+        + "".join(f" {f'{target.name} {target.text}':>18s}" for target in TARGETS.values())
+    ]
+    for row in rows:
+        line = f"{row['size']:8s} {row['moments']['seconds']:8.3f} s {row['gradient']['seconds']:8.1f} s"
+        for name in TARGETS:
+            shown = f"{row['ratio'][name]:.{0 if name == 'speed' else 4}f}"
+            line += f" {shown + ('  ' if met(row, name) else ' !'):>18s}"
+        lines.append(line)
+        if "original" in row:
+            against = row["ratio_to_original"]
+            lines.append(
+                f"  against the stored result of the original program ({row['original']['seconds']:.0f} s): "
+                + ", ".join(f"{name} {value:.4g}" for name, value in against.items())
+            )
+    return "\n".join([*lines, "! short of its target"])
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Seconds over pairs, and the ratios, as an image."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    names, at = [row["size"] for row in rows], np.arange(len(rows))
+    for shift, method in ((-0.2, "gradient"), (0.2, "moments")):
+        left.bar(at + shift, [row[method]["seconds"] for row in rows], 0.4, label=method)
+    left.set(yscale="log", ylabel="seconds", xlabel="images (x width)", title="Time")
+    for name, target in TARGETS.items():
+        if not target.at_least:
+            right.plot(at, [row["ratio"][name] for row in rows], "o-", label=f"{target.name} ({target.text})")
+    right.axhline(1.0, color="black", linewidth=0.8)
+    right.set(ylabel="moments / gradient", xlabel="images (x width)", title="Quality and memory")
+    for axes in (left, right):
+        axes.set_xticks(at, names)
+        axes.legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def main() -> int:
+    """Exit code: 0 when every target is met, 1 otherwise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default=SIZES, help=f"comma-separated, default {SIZES}")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "results/alignment.json", help="table as JSON; a plot beside it"
+    )
+    parser.add_argument("--measure", nargs=2, metavar=("METHOD", "SIZE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(*options.measure)))
+        return 0
+    sizes = [size for size in options.sizes.split(",") if size != "dev" or (FIXTURES / "ga_dev.npz").is_file()]
+    rows = []
+    for size in sizes:
+        try:
+            rows.append(compare(size))
+        except Dust3rRosError as error:
+            print(f"alignment: error: {error}", file=sys.stderr)
+            return 1
+        print(table(rows[-1:]), flush=True)
+    if not rows:
+        print("alignment: error: no problem to run: ../shared/fixtures is not there", file=sys.stderr)
+        return 2
+    print("\n" + table(rows))
+    make_folder(options.out.parent)
+    targets = {name: target.text for name, target in TARGETS.items()}
+    write_text(options.out, json.dumps({"targets": targets, "cores": os.cpu_count(), "rows": rows}, indent=2) + "\n")
+    plot(rows, options.out.with_suffix(".png"))
+    print(f"written: {options.out}, {options.out.with_suffix('.png')}")
+    return int(not all(met(row, name) for row in rows for name in TARGETS))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

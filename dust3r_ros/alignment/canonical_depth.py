@@ -1,0 +1,136 @@
+"""Canonical depth of keyframes: every estimate while a keyframe is young, a few sampled pixels afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dust3r_ros.alignment.depth_fusion import fuse_depths, robust_scale
+from dust3r_ros.alignment.pixel_sample import PIXELS, pixel_sample
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.types import Array32
+
+_MIN_SHARED = 16  # sampled pixels that two depth maps must share before one is scaled to the other
+
+
+@dataclass(frozen=True, eq=False)
+class _Estimate:
+    depth: Array32
+    confidence: Array32
+    factor: float
+
+
+class CanonicalDepth:
+    """One depth map per keyframe in a unit of its own: the median of the first estimate is 1.
+
+    Each estimate is brought to that unit by the robust ratio of depths, so that only its shape is
+    fused. The sampled pixels (``pixel_sample``) of all keyframes stay; whole maps go with ``release``.
+    """
+
+    def __init__(self) -> None:
+        self._estimates: dict[int, list[_Estimate]] = {}
+        self._shapes: list[tuple[int, int]] = []
+        self._sampled = np.zeros((2, 64, PIXELS), dtype=np.float32)
+        self._stale: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        maps = sum(e.depth.nbytes + e.confidence.nbytes for estimates in self._estimates.values() for e in estimates)
+        return maps + self._sampled.nbytes
+
+    def append(self, height: int, width: int) -> int:
+        """A keyframe of which nothing is known yet; returns its index."""
+        index = len(self._shapes)
+        if index == self._sampled.shape[1]:
+            self._sampled = np.concatenate([self._sampled, np.zeros_like(self._sampled)], axis=1)
+        self._shapes.append((height, width))
+        self._estimates[index] = []
+        return index
+
+    def drop_last(self) -> None:
+        """Forget the newest keyframe."""
+        index = len(self._shapes) - 1
+        self.clear(index)
+        self._shapes.pop()
+        del self._estimates[index]
+
+    def clear(self, index: int) -> None:
+        """Forget all that is known of a keyframe's depth."""
+        self._estimates[index] = []
+        self._stale.discard(index)
+        self._sampled[:, index] = 0.0
+
+    def known(self, index: int) -> bool:
+        """Whether any pixel has depth."""
+        self._refresh(index)
+        return bool((self._sampled[0, index] > 0).any())
+
+    def open(self, index: int) -> bool:
+        """Whether estimates are still taken and the whole map is there."""
+        return index in self._estimates
+
+    def put(self, index: int, depth: Array32, confidence: Array32) -> None:
+        """One more estimate (H, W) of z in any unit; confidence >= 1. Without effect once released.
+
+        Raises ``GeometryError`` when it has no depth in common with what is known.
+        """
+        if index not in self._estimates:
+            return
+        at = pixel_sample(*self._shapes[index]).flat
+        with np.errstate(invalid="ignore"):
+            good = (depth > 0) & (confidence > 1.0) & np.isfinite(depth) & np.isfinite(confidence)
+        depth = np.where(good, depth, 0.0).astype(np.float32)
+        confidence = np.where(good, confidence, 1.0).astype(np.float32)
+        sampled, weight = depth.ravel()[at], np.log(confidence.ravel()[at])
+        if self._estimates[index]:
+            if len(self._estimates[index]) == 1:
+                self._refresh(index)
+            reference, reference_weight = self._sampled[:, index]
+            weight = weight * reference_weight
+        else:
+            reference = np.ones_like(sampled)
+        if np.count_nonzero((weight > 0) & (reference > 0)) < _MIN_SHARED:
+            raise GeometryError(
+                f"keyframe {index}: of {PIXELS} sampled pixels {np.count_nonzero(weight > 0)} have depth in common "
+                f"with what is known; at least {_MIN_SHARED} are needed"
+            )
+        factor = robust_scale(reference, sampled, weight)
+        self._estimates[index].append(_Estimate(depth, confidence, factor))
+        self._stale.add(index)
+
+    def sampled(self, indices: np.ndarray) -> tuple[Array32, Array32]:
+        """(depth, log confidence), each (n, P), at the sampled pixels; 0 where nothing is known."""
+        for index in self._stale.intersection(indices.tolist()):
+            self._refresh(index)
+        return self._sampled[0, indices], self._sampled[1, indices]
+
+    def whole(self, index: int) -> tuple[Array32, Array32] | None:
+        """The fused map: depth (H, W), 0 where unknown, and confidence (H, W); None once released or unknown."""
+        estimates = self._estimates.get(index)
+        if not estimates:
+            return None
+        return fuse_depths([np.float32(e.factor) * e.depth for e in estimates], [e.confidence for e in estimates])
+
+    def release(self, index: int) -> tuple[Array32, Array32] | None:
+        """``whole`` for the last time."""
+        self._refresh(index)
+        fused = self.whole(index)
+        self._estimates.pop(index, None)
+        return fused
+
+    def _refresh(self, index: int) -> None:
+        if index not in self._stale:
+            return
+        self._stale.discard(index)
+        at = pixel_sample(*self._shapes[index]).flat
+        estimates = self._estimates[index]
+        depth, confidence = fuse_depths(
+            [np.float32(e.factor) * e.depth.ravel()[at] for e in estimates],
+            [e.confidence.ravel()[at] for e in estimates],
+        )
+        self._sampled[0, index], self._sampled[1, index] = depth, np.log(confidence)

@@ -1,0 +1,138 @@
+"""All that the pairs say of some images at sampled pixels, as planes on which NumPy works in long rows.
+
+A *sight* is one view of one pair: sight k of image b predicts a point X, in the frame of its pair, for
+every pixel of b. Images of one size stand in one block; one with fewer sights than the others of its
+block is filled up with sights of weight 0. An image whose planes would leave the cache is cut by rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dust3r_ros.types import Array32, PairPrediction
+
+Sight = tuple[int, int]
+"""Position in the pairs, view 0 or 1."""
+
+# Numbers in a plane of a block: fewer cost more in calls, more leave the cache.
+PLANE = 100000
+
+
+def sights_of(pairs: Sequence[PairPrediction], images: int) -> list[list[Sight]]:
+    """The sights of each image."""
+    found: list[list[Sight]] = [[] for _ in range(images)]
+    for edge, pair in enumerate(pairs):
+        found[pair.first].append((edge, 0))
+        found[pair.second].append((edge, 1))
+    return found
+
+
+def view_of(pairs: Sequence[PairPrediction], sight: Sight) -> tuple[Array32, Array32]:
+    """Points (H, W, 3) and confidence (H, W) of a sight."""
+    pair = pairs[sight[0]]
+    if sight[1] == 0:
+        return pair.points_first, pair.confidence_first
+    return pair.points_second, pair.confidence_second
+
+
+class PixelBlock:
+    """P pixels of B images in up to K sights each.
+
+    ``images`` (B,); ``edges``, ``views`` (B, K) name the sights, view -1 where there is none; ``pixels``
+    (2, P) are offsets from the image's middle; ``points`` (3, B, K, P); ``weights`` (B, K, P) = log
+    confidence. The pixels are every ``stride``-th of ``rows`` and columns.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[PairPrediction],
+        images: Sequence[int],
+        sights: Sequence[Sequence[Sight]],
+        shape: tuple[int, int],
+        stride: int,
+        rows: NDArray[np.int64],
+    ) -> None:
+        height, width = shape
+        at, columns = slice(int(rows[0]), int(rows[-1]) + 1, stride), _sampled(width, stride)
+        u, v = np.arange(width)[columns] - (width - 1) / 2, rows - (height - 1) / 2
+        count = max(len(sights[image]) for image in images)
+        self.images = np.array(images)
+        self.edges = np.zeros((len(images), count), dtype=np.int64)
+        self.views = np.full((len(images), count), -1)
+        self.pixels: Array32 = np.stack(np.meshgrid(u, v)).reshape(2, -1).astype(np.float32)
+        points = np.empty((3, len(images), count, len(v), len(u)), np.float32)
+        weights = np.empty(points.shape[1:], np.float32)
+        for b, image in enumerate(images):
+            for k, sight in enumerate(sights[image]):
+                self.edges[b, k], self.views[b, k] = sight
+                X, C = view_of(pairs, sight)
+                if stride == 1:
+                    cv2.split(X[at], list(points[:, b, k]))
+                else:
+                    points[:, b, k] = X[at, columns].transpose(2, 0, 1)
+                weights[b, k] = C[at, columns]
+            points[:, b, len(sights[image]) :], weights[b, len(sights[image]) :] = 0.0, 1.0
+        np.log(weights, out=weights)
+        pixels = len(v) * len(u)
+        self.points: Array32 = points.reshape(3, len(images), count, pixels)
+        self.weights: Array32 = weights.reshape(len(images), count, pixels)
+
+    def itself(self) -> PixelBlock:
+        """This block, as a ``BlockMaker`` would give it."""
+        return self
+
+    def switch(self, on: NDArray[np.bool_]) -> None:
+        """Sights of edges that are not ``on`` (E,) weigh nothing from here."""
+        self.weights[~on[self.edges]] = 0.0
+
+    def slopes(self, focals: NDArray[np.float64]) -> Array32:
+        """(2, B, P) x / z of the pixels, for focals (N,) of all images."""
+        return (self.pixels[:, None] / focals[self.images, None]).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class BlockMaker:
+    """Makes a block when it is its turn: a pass over all pixels holds one block a thread."""
+
+    pairs: Sequence[PairPrediction]
+    images: Sequence[int]
+    sights: Sequence[Sequence[Sight]]
+    shape: tuple[int, int]
+    stride: int
+    rows: NDArray[np.int64]
+
+    def __call__(self) -> PixelBlock:
+        """The block."""
+        return PixelBlock(self.pairs, self.images, self.sights, self.shape, self.stride, self.rows)
+
+
+def plan_blocks(
+    pairs: Sequence[PairPrediction],
+    sights: Sequence[Sequence[Sight]],
+    shapes: Sequence[tuple[int, int]],
+    stride: int,
+    plane: int = PLANE,
+) -> list[BlockMaker]:
+    """Blocks with every ``stride``-th row and column of all images."""
+    order = sorted(range(len(shapes)), key=lambda image: (shapes[image], len(sights[image])))
+    makers, start = [], 0
+    for end in range(1, len(order) + 1):
+        height, width = shapes[order[start]]
+        rows, columns = np.arange(height)[_sampled(height, stride)], len(range(width)[_sampled(width, stride)])
+        alike = end < len(order) and shapes[order[end]] == (height, width)
+        if alike and (end + 1 - start) * len(sights[order[end]]) * len(rows) * columns <= plane:
+            continue
+        some = max(1, plane // ((end - start) * len(sights[order[end - 1]]) * columns))
+        for part in np.array_split(rows, -(-len(rows) // some)):
+            makers.append(BlockMaker(pairs, order[start:end], sights, (height, width), stride, part))
+        start = end
+    return makers
+
+
+def _sampled(size: int, stride: int) -> slice:
+    return slice(min(stride // 2, size - 1), None, stride)
