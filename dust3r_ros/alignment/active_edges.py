@@ -14,7 +14,7 @@ from dust3r_ros.types import Array, Array32
 FLOOR = 0.01
 _LOG_SIGMA = 0.05
 _IRLS = 3
-_FIT_ROUNDS = 6
+_FIT_ROUNDS = 4
 
 
 class PointPairs:
@@ -56,17 +56,18 @@ class PointPairs:
         value = np.einsum("ep,ep->e", self.weight, residuals)
         return np.divide(value, total, out=np.full(len(total), np.inf), where=total > 0)
 
-    def fitted(self) -> tuple[Array, Array]:
-        """The similarities second_S_first (E, 4, 4) that fit each edge best by itself, and the mean residuals (E,).
+    def fitted(self) -> tuple[Array, Array, Array]:
+        """The similarities second_S_first (E, 4, 4) that fit each edge best by itself, mean residuals (E,), moments.
 
-        From the closed form with iteratively re-weighted moments; NaN and infinity where an edge
-        determines none.
+        From the closed form with iteratively re-weighted moments (E, 8, 8), the last of which are
+        returned; NaN and infinity where an edge determines none.
         """
         residuals = np.ones(self.weight.shape)
         for _ in range(_FIT_ROUNDS):
-            found, _ = closed_form(self.moments(residuals))
+            M = self.moments(residuals)
+            found, _ = closed_form(M)
             residuals = self.apart(found)
-        return found, np.where(np.isfinite(found[:, 0, 0]), self.mean(residuals), np.inf)
+        return found, np.where(np.isfinite(found[:, 0, 0]), self.mean(residuals), np.inf), M
 
     def apart(self, second_S_first: Array) -> Array:
         """(E, P) residuals for relative similarities (E, 4, 4); NaN ones count as the identity."""

@@ -169,7 +169,6 @@ class GrowingMap:
         for _ in range(_ROUNDS):
             self.weigh(numbers, points)
             self._solve(self.edges.touching(free), free, robust=False, iterations=_WINDOW_STEPS)
-        self.weigh(numbers, points)
 
     def weigh(self, numbers: Ids, points: PointPairs) -> None:
         """Moments of edges from their points, with weights for the map as it stands."""
@@ -222,7 +221,7 @@ class GrowingMap:
         samples = [sample_pair(pair) for pair in pairs]
         points = self.points(samples)
         first, second = (np.array([getattr(pair, end) for pair in pairs]) for end in ("first", "second"))
-        fitted, _ = points.fitted()
+        fitted, _, _ = points.fitted()
         placed = proposals(new, first, second, fitted, self._S)
         self._S[new] = best_proposal(new, first, second, points, placed, self._S)
         return self._connect(pairs, points, samples, begun)

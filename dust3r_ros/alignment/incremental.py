@@ -123,9 +123,8 @@ class IncrementalAligner:
         new, samples = len(self) - 1, [sample_pair(pair) for pair in loops]
         points = self.map.points(samples)
         first, second = (np.array([getattr(pair, end) for pair in loops]) for end in ("first", "second"))
-        fitted, residual = points.fitted()
+        fitted, residual, M = points.fitted()
         placed = proposals(new, first, second, fitted, self.map.similarities)
-        M = points.moments(points.apart(fitted))
         wrong = []
         for at, (pair, sample) in enumerate(zip(loops, samples, strict=True)):
             if not residual[at] <= MAX_RESIDUAL:

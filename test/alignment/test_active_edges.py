@@ -54,7 +54,7 @@ def test_residuals_do_not_depend_on_the_scale_of_the_map() -> None:
 
 def test_the_closed_fit_shrugs_off_outliers() -> None:
     points, first, second = problem([3.0, 0.5], outliers=0.2)
-    found, residual = points.fitted()
+    found, residual, _ = points.fitted()
     true = inverse(second) @ first
     np.testing.assert_allclose(found, true, atol=0.01)
     once, _ = closed_form(moments(points.a, points.b, points.weight))
@@ -77,6 +77,6 @@ def test_an_edge_without_common_depth_has_no_weight() -> None:
     ]
     ones = f32(np.ones((2, PIXELS)))
     both = PointPairs(pairs, 2 * ones, ones, points.b, ones)
-    found, residual = both.fitted()
+    found, residual, _ = both.fitted()
     assert np.isnan(both.scale[0]) and both.scale[1] == pytest.approx(1.0)
     assert np.isnan(found[0]).all() and residual[0] == np.inf and np.isfinite(found[1]).all()
