@@ -25,10 +25,8 @@ from dust3r_ros.alignment.result import Alignment, EdgeReport
 from dust3r_ros.alignment.sweeps import Scene, Statistics, gather, step
 from dust3r_ros.types import Array, Array32, PairPrediction
 
-# Sampled pixels of an image, and sweeps over them.
-COARSE_PIXELS, COARSE_SWEEPS = 300, 8
-FINE_PIXELS, FINE_SWEEPS = 1200, 3
-CORRECTED_SWEEPS = 4
+SAMPLE_PIXELS = 500  # of an image
+SWEEPS, CORRECTED_SWEEPS = 14, 5
 # Steps of depth from the mean of what the sights say, where all pixels are passed once.
 _FULL_ITERATIONS = 2
 _MIN_SAMPLE = 50  # confident pixels of a sight; with fewer, more are sampled
@@ -56,41 +54,29 @@ def align_moments(
     problem = Problem(list(pairs), image_shapes(pairs), cameras, focals, poses)
     sights = sights_of(problem.pairs, len(problem.shapes))
     with ThreadPoolExecutor(_THREADS) as pool:
-        sample, stride = _sample(problem, sights, COARSE_PIXELS)
+        sample = _sample(problem, sights)
         start = global_start(problem, sample)
         scene = Scene.of(problem, start)
-        _sweep(scene, sample, pool, COARSE_SWEEPS)
-        sample, _ = _sample(problem, sights, FINE_PIXELS, stride)
         depths, reports = _refine(scene, problem, sights, sample, start, pool)
         depths = full_depths(problem.pairs, sights, scene, depths, pool)
     seconds = time.perf_counter() - begin
     return Alignment(scene.w_T_c, scene.focals, depths, seconds, reports, problem.pairs)
 
 
-def _sample(
-    problem: Problem, sights: Sequence[Sequence[Sight]], pixels: int, most: int = 1 << 30
-) -> tuple[list[PixelBlock], int]:
-    """About so many pixels of every image, and the stride (``most`` at most); more where confident ones are rare."""
+def _sample(problem: Problem, sights: Sequence[Sequence[Sight]]) -> list[PixelBlock]:
+    """About ``SAMPLE_PIXELS`` pixels of every image; more where confident ones are rare."""
     size = float(np.mean([height * width for height, width in problem.shapes]))
-    stride = min(max(1, round((size / pixels) ** 0.5)), most)
+    stride = max(1, round((size / SAMPLE_PIXELS) ** 0.5))
     while True:
         found = [make() for make in plan_blocks(problem.pairs, sights, problem.shapes, stride)]
-        least = np.full(2 * len(problem.pairs), 0)
+        least = np.zeros((len(problem.pairs), 2), dtype=int)
         for block in found:
             there = block.views >= 0
-            at = 2 * block.edges[there] + block.views[there]
-            least[at] += np.count_nonzero(block.weights[there] > 0, axis=1)
+            confident = np.count_nonzero(block.weights > 0, axis=2)
+            np.add.at(least, (block.edges[there], block.views[there]), confident[there])
         if stride == 1 or least.min() >= _MIN_SAMPLE:
-            return found, stride
+            return found
         stride //= 2
-
-
-def _sweep(scene: Scene, sample: Sequence[PixelBlock], pool: Executor, count: int) -> dict[int, Array32]:
-    """Sweeps over a sample; returns its depths."""
-    depths: dict[int, Array32] = {}
-    for _ in range(count):
-        step(scene, gather(scene, [block.itself for block in sample], depths, pool))
-    return depths
 
 
 def _refine(
@@ -102,8 +88,10 @@ def _refine(
     pool: Executor,
 ) -> tuple[list[Array32], tuple[EdgeReport, ...]]:
     """The scene at the optimum of all pixels, by sweeps over the sample; depths before it, and the reports."""
-    depths = _sweep(scene, sample, pool, FINE_SWEEPS)
+    depths: dict[int, Array32] = {}
     makers = [block.itself for block in sample]
+    for _ in range(SWEEPS):
+        step(scene, gather(scene, makers, depths, pool))
     part = gather(scene, makers, depths, pool, 2)
     every = plan_blocks(problem.pairs, sights, problem.shapes, 1)
     full: dict[int, Array32] = {}

@@ -22,7 +22,7 @@ from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.types import Array, Array32
 
 _WEISZFELD = 6
-_ROUNDS = 2  # of weights log C / max(|r|, floor) for the pose graph
+_SCALINGS = 4  # rounds of scaling the own views of an image to their mean
 _FLOOR = 0.01  # of the canonical depth: residuals below it weigh alike
 _LOG_FLOOR = 0.01  # the same for logarithms of depth
 _TINY = np.float32(1e-30)
@@ -57,10 +57,9 @@ def global_start(problem: Problem, blocks: Sequence[PixelBlock]) -> GlobalStart:
     check_informative(M, [f"pair ({i}, {j})" for i, j in ends])
     S, root = _tree(ends, _scores(blocks, len(ends)), closed_form(M)[0])
     S, free = _fixed(problem, S, root)
-    for _ in range(_ROUNDS):
-        M = _moments(blocks, points, scale, inverse(S[ends[:, 1]]) @ S[ends[:, 0]])
-        solution = SimilarityGraph(ends[:, 0], ends[:, 1], M, free).solve(S)
-        S = solution.S
+    M = _moments(blocks, points, scale, inverse(S[ends[:, 1]]) @ S[ends[:, 0]])
+    solution = SimilarityGraph(ends[:, 0], ends[:, 1], M, free).solve(S)
+    S = solution.S
     w_T_c = S.copy()
     w_T_c[:, :3, :3] /= scale_of(S)[:, None, None]
     w_S_pair = S[ends[:, 0]].copy()
@@ -116,9 +115,11 @@ def _own_depths(block: PixelBlock) -> Array32:
     z = block.points[2]
     w = np.where((z > 0) & (block.views == 0)[..., None], block.weights, np.float32(0))
     logs = np.log(np.where(w > 0, z, np.float32(1)))
-    logs -= (np.einsum("bkp,bkp->bk", w, logs) / np.maximum(w.sum(axis=2), _TINY))[..., None]
-    total = np.einsum("bkp->bp", w)
-    mean = np.einsum("bkp,bkp->bp", w, logs) / np.maximum(total, _TINY)
+    total, each = np.einsum("bkp->bp", w), np.maximum(w.sum(axis=2), _TINY)
+    mean = np.zeros_like(total)
+    for _ in range(_SCALINGS):
+        logs -= (np.einsum("bkp,bkp->bk", w, logs - mean[:, None]) / each)[..., None]
+        mean = np.einsum("bkp,bkp->bp", w, logs) / np.maximum(total, _TINY)
     return np.where(total.any(axis=1, keepdims=True), np.exp(mean), np.float32(0))
 
 

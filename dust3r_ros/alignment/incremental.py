@@ -18,7 +18,7 @@ from dust3r_ros.alignment.keyframe_start import proposals, rigid
 from dust3r_ros.alignment.keyframe_updates import AlignmentUpdate, KeyframeUpdate, ToldPoses
 from dust3r_ros.alignment.loop_gate import LoopClaim, LoopGate
 from dust3r_ros.alignment.moments import inverse, scale_of
-from dust3r_ros.alignment.pixel_sample import SampledPair, sample_pair
+from dust3r_ros.alignment.pixel_sample import sample_pair
 from dust3r_ros.alignment.result import EdgeReport
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL
@@ -37,7 +37,7 @@ class IncrementalAligner:
         self._window = window
         self.map = GrowingMap(np.array(w_T_first, dtype=np.float64))
         self._gate = LoopGate()
-        self._claimed: dict[int, tuple[SampledPair, float]] = {}  # not believed yet; with their residuals
+        self._claimed: dict[int, float] = {}  # residuals of loop edges that are not believed yet
         self._told = ToldPoses()
         self._settled = 0  # keyframes before this one have left the window
         self._solved_at, self._looped_at = 1, 0
@@ -58,8 +58,7 @@ class IncrementalAligner:
     @property
     def nbytes(self) -> int:
         """Bytes held in arrays."""
-        claimed = sum(sample.points.nbytes + 3 * sample.depth.nbytes for sample, _ in self._claimed.values())
-        return self.map.nbytes + claimed + self._told.nbytes
+        return self.map.nbytes + self._told.nbytes
 
     def focal(self, camera: str) -> tuple[float, float]:
         """(focal, standard deviation) of a camera, pixels of its pointmaps."""
@@ -117,16 +116,18 @@ class IncrementalAligner:
         return AlignmentUpdate(self._tell(0, depth), (), tuple(wrong), True)
 
     def _claim(self, loops: Sequence[PairPrediction]) -> list[EdgeReport]:
-        """Hand loop pairs to the gate as edges that do not count yet; those that make no sense are returned."""
+        """Hand loop pairs to the gate as edges that do not count yet; those that make no sense are returned.
+
+        Their pixels are weighed once, for the similarity that fits each best by itself.
+        """
         if not loops:
             return []
-        new, samples = len(self) - 1, [sample_pair(pair) for pair in loops]
-        points = self.map.points(samples)
+        new, points = len(self) - 1, self.map.points([sample_pair(pair) for pair in loops])
         first, second = (np.array([getattr(pair, end) for pair in loops]) for end in ("first", "second"))
         fitted, residual, M = points.fitted()
         placed = proposals(new, first, second, fitted, self.map.similarities)
         wrong = []
-        for at, (pair, sample) in enumerate(zip(loops, samples, strict=True)):
+        for at, pair in enumerate(loops):
             if not residual[at] <= MAX_RESIDUAL:
                 wrong.append(EdgeReport(pair.first, pair.second, float(residual[at]), 0.0, True))
                 continue
@@ -134,7 +135,7 @@ class IncrementalAligner:
             self.map.edges.put_moments(np.array([number]), M[at : at + 1])
             old = min(pair.first, pair.second)
             self._gate.claim(LoopClaim(number, new, old, inverse(self.map.similarities[old]) @ placed[at]))
-            self._claimed[number] = sample, float(residual[at])
+            self._claimed[number] = float(residual[at])
         return wrong
 
     def _believe(self, numbers: Sequence[int]) -> bool:
@@ -142,14 +143,14 @@ class IncrementalAligner:
         if not numbers:
             return False
         for number in numbers:
-            self.map.active[number] = self._claimed.pop(number)[0]
+            del self._claimed[number]
         self.map.edges.switch(np.array(numbers), True)
         since, self._looped_at = len(self) - self._looped_at, len(self)
         return since > _LOOP_PAUSE or len(self) >= _GROWTH * self._solved_at
 
     def _expire(self, newest: float) -> list[EdgeReport]:
         """Loop edges that waited too long for a witness."""
-        return [self._switched_off(number, self._claimed.pop(number)[1]) for number in self._gate.expire(newest)]
+        return [self._switched_off(number, self._claimed.pop(number)) for number in self._gate.expire(newest)]
 
     def _solve(self, witnessed: Sequence[int]) -> list[EdgeReport]:
         """The whole graph from moments. Loop edges that stay under strain are switched off and reported.
@@ -163,8 +164,6 @@ class IncrementalAligner:
         if len(witnessed) and np.isin(witnessed, list(off)).mean() > 0.5:
             off = {number: math.inf for number in witnessed} | off
             self.map.restore(before)
-        for number in off:
-            self.map.active.pop(number, None)
         self.map.edges.switch(np.array(list(off), dtype=np.int64), False)
         self._solved_at = len(self)
         return [self._switched_off(number, residual) for number, residual in off.items()]

@@ -35,7 +35,7 @@ def solved(noisy: PairProblem) -> Alignment:
 def test_exact_pairs_give_the_exact_scene() -> None:
     problem = pair_problem(5, WIDTH, noise=0.0)
     found = errors(align(problem.pairs), problem)
-    assert found.ate < 1e-3 and found.rotation_deg < 0.01 and found.focal < 3e-4 and found.depth < 5e-4
+    assert found.ate < 1e-4 and found.rotation_deg < 0.001 and found.focal < 1e-5 and found.depth < 1e-4
 
 
 @pytest.mark.long

@@ -35,7 +35,7 @@ def depths_of(found: Scene, start: float) -> list[np.ndarray]:
 def test_depth_is_where_the_weighted_distances_are_least(monkeypatch: pytest.MonkeyPatch) -> None:
     found = scene()
     found.floor = 1e-6
-    monkeypatch.setattr(pair_depths, "_ITERATIONS", 60)
+    monkeypatch.setattr(pair_depths, "_ITERATIONS", 150)
     depths = depths_of(found, 3.0)
     rng = np.random.default_rng(0)
     image = 2
@@ -51,7 +51,8 @@ def test_depth_is_where_the_weighted_distances_are_least(monkeypatch: pytest.Mon
             return float(sum(w * np.linalg.norm(y - d * ray) for y, w in seen))
 
         best = minimize_scalar(value, bounds=(0.1, 20), method="bounded", options={"xatol": 1e-7})
-        assert value(float(depths[image][v, u])) < best.fun * (1 + 1e-5)
+        # in float32, a distance below 3e-4 of the depth is lost in the squares
+        assert value(float(depths[image][v, u])) < best.fun * (1 + 1e-3)
 
 
 def test_sights_that_are_switched_off_do_not_count() -> None:
