@@ -271,7 +271,8 @@ def test_loading_leaves_no_permission_behind(pth):
     """The allow-list is for the time of loading only."""
     before = torch.serialization.get_safe_globals()
     load_checkpoint(pth)
-    assert torch.serialization.get_safe_globals() == before
+    # torch keeps a set: its order may change when a name comes and goes
+    assert set(torch.serialization.get_safe_globals()) == set(before)
 
 
 def test_a_new_network_round_trips(tmp_path):
