@@ -25,11 +25,11 @@ bench: python  ## real sequences into docs/results.md, pairs per second (needs t
 	@$(ENVIRONMENT) test -- python benchmarks/sequences.py
 	@$(ENVIRONMENT) test -- python benchmarks/two_view.py
 
-bench-alignment: python  ## alignment against the published scheme, a long run, tracking, another mapper
-	@$(ENVIRONMENT) test -- python benchmarks/alignment.py
-	@$(ENVIRONMENT) test -- python benchmarks/incremental.py
-	@$(ENVIRONMENT) test -- python benchmarks/tracking.py
-	@$(ENVIRONMENT) test -- python benchmarks/sfm.py
+bench-alignment: python  ## alignment against the published scheme, a long run, tracking, another mapper: one table
+	@failed=0; for name in alignment incremental tracking sfm; do \
+	  rm -f results/$$name.json results/$$name.png; \
+	  $(ENVIRONMENT) test -- python benchmarks/$$name.py || failed=1; \
+	done; $(ENVIRONMENT) test -- python benchmarks/summary.py || failed=1; exit $$failed
 
 env: python  ## make or update .venv with everything and run nothing
 	@$(ENVIRONMENT) test

@@ -4,16 +4,16 @@
                              [-- options of dust3r-eval]
 
 Each scene, each program in its own process, one after the other. The focal is unknown to both.
-pycolmap is installed into a virtual environment of its own (--environment); where that fails, our
-half is measured and the table says so. Written: the JSON file and a Markdown table beside it.
+pycolmap maps poses, calibration and sparse points, so ours runs without dense depth (dense: false)
+and that run is compared; a second one tells what dense depth takes. pycolmap is installed into a
+virtual environment of its own (--environment); where that fails, our half is measured and the table
+says so. Written: the JSON file, and a Markdown table and a plot beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -35,7 +35,8 @@ from dust3r_ros.types import StampedPose  # noqa: E402
 
 if str(ROOT / "benchmarks") not in sys.path:
     sys.path.insert(0, str(ROOT / "benchmarks"))
-from sfm_table import LEGEND, TARGETS, Figures, compare, line, table  # noqa: E402
+from sfm_table import LEGEND, TARGETS, Figures, compare, judged, line, plot, table  # noqa: E402
+from targets import Machine  # noqa: E402
 
 SCENES = (
     "7scenes_redkitchen", "princeton_shelfbox", "lund_door", "middlebury_templering", "kitti_01", "tum_fr3_cabinet",
@@ -45,7 +46,7 @@ EXHAUSTIVE = 100  # frames; more are matched in sequence
 
 def main() -> int:
     """Exit code: 0 when our mapper ran on every scene, 1 otherwise, 2 for usage."""
-    options = _options()
+    options, machine = _options(), Machine()
     try:
         scenes = [read_scene(path) for path in find_scenes([options.data]) if _wanted(path.name, options.only)]
     except Dust3rRosError as error:
@@ -56,13 +57,13 @@ def main() -> int:
         print(missing, file=sys.stderr)
     rows = []
     for scene in scenes:
-        row = {"scene": scene.name, "ours": ours(scene, options)}
+        row = {"scene": scene.name, "ours": ours(scene, options, False), "dense": ours(scene, options, True)}
         row["theirs"] = theirs(scene, python, options) if python else {"note": missing}
         row["truth"] = json.loads((scene.path / "intrinsics.json").read_text()).get("pose_source", "")
         rows.append(row | compare(scene.name, row["ours"], row["theirs"]))
         print(line(rows[-1]), flush=True)
-    write(options.out, rows, missing)
-    return int(any("frames" not in row["ours"] for row in rows))
+    write(options.out, rows, missing, machine.about())
+    return int(any("frames" not in row[run] for row in rows for run in ("ours", "dense")))
 
 
 def _wanted(name: str, only: list[str] | None) -> bool:
@@ -104,11 +105,12 @@ def _runs(command: list[str]) -> bool:
     return subprocess.run(command, capture_output=True, check=False, timeout=120).returncode == 0
 
 
-def ours(scene: Scene, options: argparse.Namespace) -> Figures:
-    """Our figures; note and nothing else when the run failed."""
+def ours(scene: Scene, options: argparse.Namespace, dense: bool) -> Figures:
+    """Our figures, with or without dense depth; note and nothing else when the run failed."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "dust3r_ros.cli.eval", "sequences", str(scene.path.resolve()), "--quiet"]
         command += ["--out", folder, *(option for option in options.options if option != "--")]
+        command += ["--set", f"dense={str(dense).lower()}"]
         if options.max_frames:
             command += ["--max-frames", str(options.max_frames)]
         failure = _finishes(command, options.timeout)
@@ -176,22 +178,15 @@ def _finishes(command: list[str], timeout: float) -> str:
     return f"failed: {(done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]}"
 
 
-def write(out: Path, rows: list[Figures], missing: str) -> None:
-    """The JSON file and the table beside it."""
-    versions = sorted({row["theirs"]["version"] for row in rows if "version" in row["theirs"]})
-    about = {
-        "dust3r_ros": __version__,
-        "pycolmap": ", ".join(versions) or missing,
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-        "targets": TARGETS,
-    }
+def write(out: Path, rows: list[Figures], missing: str, about: Figures) -> None:
+    """The JSON file, the table and the plot beside it."""
+    theirs = ", ".join(sorted({row["theirs"]["version"] for row in rows if "version" in row["theirs"]})) or missing
+    facts = {"about": about, "pycolmap": theirs, "limits": TARGETS, "targets": [t for row in rows for t in judged(row)]}
     make_folder(out.parent)
-    write_text(out, json.dumps(about | {"rows": rows}, indent=1) + "\n")
-    page = (
-        f"{table(rows)}\n{LEGEND}\n\ndust3r_ros {__version__}, pycolmap {about['pycolmap']}, {os.cpu_count()} cores.\n"
-    )
+    write_text(out, json.dumps(facts | {"rows": rows}, indent=1) + "\n")
+    page = f"{table(rows)}\n{LEGEND}\n\ndust3r_ros {__version__}, pycolmap {theirs}, {about['cores']} cores.\n"
     write_text(out.with_suffix(".md"), page)
+    plot(rows, out.with_suffix(".png"))
     print("\n" + page + f"written: {out}")
 
 

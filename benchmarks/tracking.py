@@ -13,11 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -26,32 +22,20 @@ import cv2
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+
+from targets import Machine, target  # noqa: E402
 
 from dust3r_ros.evaluation.depth import resample  # noqa: E402
 from dust3r_ros.geometry.pinhole import center_of, rays  # noqa: E402
-from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
+from dust3r_ros.io.files import atomic_path, make_folder, write_text  # noqa: E402
 from dust3r_ros.io.frames import open_source  # noqa: E402
 from dust3r_ros.mapper import Mapper  # noqa: E402
 from dust3r_ros.scenes.sequence import render_sequence  # noqa: E402
+from dust3r_ros.timing import Stopwatch  # noqa: E402
 from dust3r_ros.types import Image, Keyframe, TrackingState  # noqa: E402
 
 _SEQUENCE, _TARGET, _CORNERS = "7scenes_redkitchen_30hz", 60.0, 500
-
-
-@dataclass
-class FrameTimer:
-    """A stage timer that keeps the seconds per stage of the frame at hand."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - start
 
 
 def load(data: Path, count: int) -> tuple[str, list[tuple[int, Image]]]:
@@ -64,16 +48,15 @@ def load(data: Path, count: int) -> tuple[str, list[tuple[int, Image]]]:
 
 def ours(frames: list[tuple[int, Image]]) -> tuple[Mapper, list[float], list[float]]:
     """The mapper, seconds of stage "track" and of the whole call for frames between keyframes."""
-    timer = FrameTimer()
-    mapper = Mapper(stage=timer)
+    watch = Stopwatch()
+    mapper = Mapper(stage=watch)
     track, whole = [], []
     for stamp, image in frames:
-        timer.seconds.clear()
-        start = perf_counter()
+        before, start = watch.total("track"), perf_counter()
         update = mapper.process(stamp, "camera", image)
         if update.state is TrackingState.TRACKING and update.keyframe is None:
             whole.append(perf_counter() - start)
-            track.append(timer.seconds["track"])
+            track.append(watch.total("track") - before)
     return mapper, track, whole
 
 
@@ -120,34 +103,69 @@ def summary(seconds: list[float]) -> dict[str, float]:
     return {"frames": len(seconds), "fps": len(seconds) / sum(seconds), "p50_ms": p50, "p95_ms": p95}
 
 
+def targets(rows: dict[str, dict[str, float]]) -> list[dict[str, object]]:
+    """Rows of the common table: the stage, and all that the mapper does with a frame that it tracks."""
+    notes = {row: f"{found['fps'] / rows['opencv']['fps']:.2f} x plain OpenCV on the same frames; "
+                  f"p95 {found['p95_ms']:.1f} ms" for row, found in rows.items()}  # fmt: skip
+    return [
+        target(name, rows[row]["fps"], f">= {_TARGET:g}", rows[row]["fps"] >= _TARGET, notes[row], "frames/s")
+        for row, name in (("track", "stage `track`"), ("whole call", "whole call for a tracked frame"))
+    ]
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """A line for each, with its ratio to the baseline."""
+    return "\n".join(
+        f"{row:11s} {found['fps']:7.1f} frames/s  p50 {found['p50_ms']:6.2f} ms  p95 {found['p95_ms']:6.2f} ms"
+        f"  {found['fps'] / rows['opencv']['fps']:5.2f} x opencv  ({found['frames']} frames)"
+        for row, found in rows.items()
+    )
+
+
+def plot(path: Path, seconds: dict[str, list[float]]) -> None:
+    """How many of the frames took at most so long."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for name, values in seconds.items():
+        axes.step(1e3 * np.sort(values), 100 * np.arange(1, len(values) + 1) / len(values), label=name)
+    axes.axvline(1e3 / _TARGET, color="gray", linewidth=0.8)
+    axes.set(xlabel="ms per frame between keyframes", ylabel="% of frames, at most", xscale="log")
+    axes.legend()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    pyplot.close(figure)
+
+
 def main() -> int:
     """Exit code: 0 measured, 1 when no frame was tracked between keyframes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data")
     parser.add_argument("--frames", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2, help="threads OpenCV may use")
-    parser.add_argument("--out", type=Path, default=ROOT / "results/tracking.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "results/tracking.json", help="a plot beside it")
     options = parser.parse_args()
     cv2.setNumThreads(options.threads)
-    name, frames = load(options.data, options.frames)
+    machine, (name, frames) = Machine(), load(options.data, options.frames)
     mapper, track, whole = ours(frames)
-    baseline = opencv(frames, mapper)
-    if not track or not baseline:
+    seconds = {"track": track, "whole call": whole, "opencv": opencv(frames, mapper)}
+    if not all(seconds.values()):
         print(f"tracking: no frame of {len(frames)} was tracked between keyframes", file=sys.stderr)
         return 1
     height, width = frames[0][1].shape[:2]
-    rows = {"track": summary(track), "whole call": summary(whole), "opencv": summary(baseline)}
+    rows = {row: summary(values) for row, values in seconds.items()}
+    judged = targets(rows)
     print(f"{name}, {len(frames)} frames of {width}x{height}, {len(mapper.keyframes)} keyframes, "
-          f"{options.threads} threads, target {_TARGET:g} frames/s for 'track'")  # fmt: skip
-    for row, found in rows.items():
-        ratio = found["fps"] / rows["opencv"]["fps"]
-        print(f"{row:11s} {found['fps']:7.1f} frames/s  p50 {found['p50_ms']:6.2f} ms  p95 {found['p95_ms']:6.2f} ms"
-              f"  {ratio:5.2f} x opencv  ({found['frames']} frames)")  # fmt: skip
-    verdict = rows["track"]["fps"] >= _TARGET
-    print(f"target {'met' if verdict else 'missed'}")
-    about = {"sequence": name, "cores": os.cpu_count(), "threads": options.threads, "target_fps": _TARGET}
+          f"{options.threads} threads, target {_TARGET:g} frames/s\n{table(rows)}")  # fmt: skip
+    for row in judged:
+        print(f"{row['name']}: {'met' if row['met'] else 'missed'}")
+    facts = {"sequence": name, "threads": options.threads, "target_fps": _TARGET, "rows": rows}
     make_folder(options.out.parent)
-    write_text(options.out, json.dumps(about | {"met": verdict, "rows": rows}, indent=1) + "\n")
+    write_text(options.out, json.dumps(facts | {"targets": judged, "about": machine.about()}, indent=1) + "\n")
+    plot(options.out.with_suffix(".png"), seconds)
     return 0
 
 

@@ -90,21 +90,35 @@ class MapperConfig:
     )
     track_corners: int = _row(500, "Corners kept per keyframe.", low=50, high=5000)
     track_min_inliers: int = _row(
-        15, "Fewer corners than this that agree on a pose: the camera is lost.", low=6, high=500
+        8, "Fewer corners than this that agree on a pose: the camera is lost.", low=6, high=500
     )
     lost_patience_s: float = _row(
         5.0,
-        "A camera lost for so many seconds begins a new map if its map has fewer than 18 keyframes.",
+        "A camera lost for so many seconds begins a new map; an old one of 19 keyframes waits to be seen again.",
         low=0.0,
         high=1e6,
     )
     pair_neighbours: int = _row(3, "A keyframe is paired with this many before it.", low=1, high=20)
     pair_lookalikes: int = _row(2, "And with at most this many older ones that look alike.", low=0, high=20)
-    lookalike_score: float = _row(0.75, "How alike an older keyframe must look (correlation).", low=0.0, high=1.0)
+    lookalike_score: float = _row(
+        0.75, "How alike an older keyframe must look, as a part of how alike neighbours look.", low=0.0, high=1.0
+    )
     min_parallax_deg: float = _row(
         1.0, "Pairs whose rays meet at less than this angle give no depth.", low=0.05, high=20.0
     )
+    dense: bool = _row(
+        True, "Depth for keyframes; false maps poses, calibration and landmarks only (backend two_view)."
+    )
+    depth_pairs: int = _row(
+        2,
+        "Pairs of a new keyframe that give depth: with those of the window that promise most (backend two_view).",
+        low=1,
+        high=20,
+    )
     window: int = _row(8, "Keyframes whose poses are refined together when one is added.", low=2, high=100)
+    fusion: bool = _row(
+        False, "Take out of the clouds what other keyframes see through or contradict; the written one is thinned too."
+    )
     min_confidence: float = _row(
         1.5, "Points of lower confidence stay out of the map cloud (1 = nothing known).", low=1.0, high=1e3, live=True
     )

@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dust3r_ros.alignment.attach import PlacedView, pair_scale
-from dust3r_ros.alignment.depth_fusion import robust_scale
 from dust3r_ros.alignment.depth_maps import DepthMaps
+from dust3r_ros.alignment.depth_sources import depth_sources
 from dust3r_ros.alignment.sparse_map import SparseMap
 from dust3r_ros.backends.base import Backend
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import angle_deg, invert
 from dust3r_ros.pair_graph import PairGraph
 from dust3r_ros.streams import KeyframeRecord
 from dust3r_ros.timing import StageTimer
-from dust3r_ros.types import Array, PairPrediction, View
+from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
 
 # What the depth of a pair may be off by before it is computed anew: radians of the direction of
 # translation and of rotation, and relative focal. Length alone only scales it.
 _MOVED, _TURNED, _ZOOMED = 0.05, 0.002, 0.03
+_BENT_PX = 0.5  # in the tracked image
+_LEAST_SHARED = 12  # landmarks that connect two keyframes
 
 
 @dataclass(frozen=True, eq=False)
 class _Geometry:
-    """How the two views of a pair lay when its depth was computed."""
+    """How the two views of a pair lay when its depth was computed: ``second_T_first``, their focals and lenses."""
 
-    rotation: Array
-    translation: Array
+    second_T_first: Array
     focals: tuple[float, ...]
+    lenses: tuple[Lens, ...]
 
 
 class Densifier:
     """Keeps the backend supplied with views and the depth of every keyframe up to date.
 
-    Views and single estimates of keyframes more than ``window`` old are let go; an older keyframe
-    that is paired again is handed to the backend anew.
+    Poses and unit are those of the sparse map, so the backend must be one that ``uses_poses``. Views
+    and single estimates of keyframes more than ``config.window`` old are let go; an older keyframe
+    that is paired again is handed to the backend anew. Where ``config.dense`` is false no depth is
+    made. Either way the pair graph connects keyframes that share landmarks.
     """
 
     def __init__(
@@ -45,14 +50,15 @@ class Densifier:
         sparse: SparseMap,
         graph: PairGraph,
         records: Sequence[KeyframeRecord],
-        window: int,
+        config: MapperConfig,
         stage: StageTimer,
     ) -> None:
         self.backend = backend
         self.depths = DepthMaps()
         self._sparse, self._graph, self._records = sparse, graph, records
-        self._window, self._stage = window, stage
+        self._config, self._stage = config, stage
         self._used: dict[tuple[int, int], _Geometry] = {}
+        self._lenses: dict[int, Lens] = {}  # with which the images that the backend has were rectified
 
     def predict(
         self,
@@ -62,32 +68,47 @@ class Densifier:
     ) -> list[PairPrediction]:
         """Pointmaps of pairs of keyframes, old ones too."""
         for index in sorted({index for pair in pairs for index in pair}):
-            if not self.backend.has(index):
-                record = self._records[index]
-                self.backend.add(View(index, record.stream.name, record.image))
+            if not self.backend.has(index) or self._lenses.get(index) != self._lens(index):
+                self.backend.add(View(index, self._records[index].stream.name, self._rectified(index)[0]))
         return self.backend.predict(pairs, focals, poses)
 
-    def densify(self, index: int, others: Sequence[int], only: set[int] | None = None) -> set[int]:
-        """Depth from the pairs of a keyframe with others; returns the keyframes whose depth changed.
+    def image(self, index: int) -> Image:
+        """The image (H, W, 3) that the depth of a keyframe belongs to: as a pinhole would have seen it."""
+        record = self._records[index]
+        return record.stream.rectified(record.image, self._lenses.get(index, self._lens(index)))[0]
 
-        ``only``: keyframes that take it; the others keep what they have.
+    def _lens(self, index: int) -> Lens:
+        return self._sparse.focals[self._sparse.views[index].camera].lens
+
+    def _rectified(self, index: int) -> tuple[Image, np.ndarray | None]:
+        """A keyframe's image without its lens as that is known now, and where it shows anything."""
+        record, self._lenses[index] = self._records[index], self._lens(index)
+        return record.stream.rectified(record.image, self._lenses[index])
+
+    def densify(self, index: int, others: Sequence[int]) -> set[int]:
+        """Depth of a posed keyframe and those it is paired with; returns the keyframes whose depth changed.
+
+        Connects ``index`` with ``others`` where they share landmarks. Depth comes from the pairs with
+        those ``config.depth_pairs`` of ``others`` and of the window that promise most.
         """
-        posed = [other for other in others if self._sparse.views[other].w_T_c is not None]
-        pairs = [(other, index) for other in posed]
-        if not self.backend.uses_poses:  # a network sees more in both orders; geometry does not
-            pairs += [(index, other) for other in posed]
-        if not pairs:
+        self._connect(index, self._posed(others))
+        if not self._config.dense:
             return set()
-        with self._stage("predict"):
-            predictions = self.predict(pairs, self._focals(), self._poses({index, *posed}))
-        with self._stage("fuse"):
-            for prediction in predictions:
-                self._absorb(prediction, only)
-        return {index, *posed}
+        near = range(index - 1, max(-1, index - 1 - self._config.window), -1)
+        candidates = self._posed(dict.fromkeys([*others, *near]))
+        chosen = depth_sources(self._sparse, index, candidates, self._config.depth_pairs)
+        for pair in [pair for pair in self._used if pair[1] == index and pair[0] not in chosen]:
+            del self._used[pair]
+        return self._pair_up(index, chosen)
+
+    def take_over(self, other: Densifier, first: int, scale: float) -> None:
+        """The depth of another map, whose keyframes are these from ``first`` on and whose unit is ``scale`` units."""
+        self.depths.take_over(other.depths, first, scale)
+        self._used |= {(first + a, first + b): geometry for (a, b), geometry in other._used.items()}
 
     def leave(self, index: int) -> None:
         """Let go what is kept of the keyframe that left the window when ``index`` came."""
-        leaving = index - self._window
+        leaving = index - self._config.window
         if leaving >= 0:
             self.depths.freeze(leaving)
             self.backend.forget(leaving)
@@ -101,62 +122,70 @@ class Densifier:
         for first, second in self._used:
             if first in stale or second in stale:
                 others.setdefault(second, []).append(first)
-        for index in sorted(others):
-            self.densify(index, others[index], stale)
-            self.leave(index)
+        # The newest first: what they need is likely still at hand
+        for index in sorted(others, reverse=True):
+            self._pair_up(index, others[index], stale)
+            self.backend.forget(index + self._config.window)
+        for index in range(len(self._records) - self._config.window):
+            self.depths.freeze(index)
+            self.backend.forget(index)
         return stale
+
+    def _posed(self, views: Iterable[int]) -> list[int]:
+        return [view for view in views if self._sparse.views[view].w_T_c is not None]
+
+    def _connect(self, index: int, others: Sequence[int]) -> None:
+        """Pairs for the graph; the weight is log(1 + landmarks with a position that both see)."""
+        known = self._sparse.known(self._sparse.views[index].seen).ids
+        for other in others:
+            shared = int(np.isin(known, self._sparse.views[other].seen.ids).sum())
+            if shared >= _LEAST_SHARED:
+                cameras = self._records[other].stream.name, self._records[index].stream.name
+                self._graph.connect(other, index, float(np.log1p(shared)), cameras)
+
+    def _pair_up(self, index: int, others: Sequence[int], only: set[int] | None = None) -> set[int]:
+        """Depth from the pairs of ``index`` with ``others``, for both ends or those in ``only``; the ends."""
+        if not others:
+            return set()
+        pairs = [(other, index) for other in others]
+        poses = {view: w_T_c for view in (index, *others) if (w_T_c := self._sparse.views[view].w_T_c) is not None}
+        with self._stage("predict"):
+            predictions = self.predict(pairs, self._focals(), poses)
+        with self._stage("fuse"):
+            for pair, prediction in zip(pairs, predictions, strict=True):
+                self._used[pair] = self._geometry(pair)
+                self.depths.absorb(self._masked(prediction), self._used[pair].second_T_first, 1.0, only)
+        return {index, *others}
+
+    def _masked(self, prediction: PairPrediction) -> PairPrediction:
+        """A prediction that knows nothing where rectified images show nothing."""
+        _, first = self._rectified(prediction.first)
+        _, second = self._rectified(prediction.second)
+        return replace(
+            prediction,
+            confidence_first=_where(first, prediction.confidence_first),
+            confidence_second=_where(second, prediction.confidence_second),
+        )
 
     def _moved(self, pair: tuple[int, int]) -> bool:
         """Whether a pair's relative pose or focals differ from those its depth came from; its length may."""
         before, now = self._used[pair], self._geometry(pair)
-        direction = [g.translation / max(float(np.linalg.norm(g.translation)), 1e-12) for g in (before, now)]
+        (R, t), (R_now, t_now) = ((g.second_T_first[:3, :3], g.second_T_first[:3, 3]) for g in (before, now))
+        direction = [-a.T @ b / max(float(np.linalg.norm(b)), 1e-12) for a, b in ((R, t), (R_now, t_now))]
         shift = float(np.linalg.norm(direction[0] - direction[1]))
-        turn = np.radians(angle_deg(before.rotation.T @ now.rotation))
+        turn = np.radians(angle_deg(R @ R_now.T))
         zoom = max(abs(np.log(b / a)) for a, b in zip(before.focals, now.focals, strict=True))
-        return shift > _MOVED or turn > _TURNED or zoom > _ZOOMED
+        bent = max(a.distance(b) for a, b in zip(before.lenses, now.lenses, strict=True))
+        return shift > _MOVED or turn > _TURNED or zoom > _ZOOMED or bent > _BENT_PX
 
     def _geometry(self, pair: tuple[int, int]) -> _Geometry:
         views = [self._sparse.views[index] for index in pair]
         w_T_first, w_T_second = (view.w_T_c for view in views)
         assert w_T_first is not None and w_T_second is not None, "only posed keyframes are paired for depth"
-        first_T_second = invert(w_T_first) @ w_T_second
-        focals = tuple(self._sparse.focals[view.camera].value for view in views)
-        return _Geometry(first_T_second[:3, :3], first_T_second[:3, 3], focals)
-
-    def _absorb(self, prediction: PairPrediction, only: set[int] | None) -> None:
-        first, second = prediction.first, prediction.second
-        w_T_first, w_T_second = self._sparse.views[first].w_T_c, self._sparse.views[second].w_T_c
-        assert w_T_first is not None and w_T_second is not None, "only posed keyframes are paired for depth"
-        scale = 1.0
-        if not self.backend.uses_poses:
-            scale = self._scale(prediction, w_T_first)
-            if not np.isfinite(scale):
-                return
-        self.depths.absorb(prediction, invert(w_T_second) @ w_T_first, scale, only)
-        self._used[first, second] = self._geometry((first, second))
-        weight = float(np.mean(np.log(prediction.confidence_first)) + np.mean(np.log(prediction.confidence_second)))
-        cameras = self._records[first].stream.name, self._records[second].stream.name
-        self._graph.connect(first, second, weight, cameras)
-
-    def _scale(self, prediction: PairPrediction, w_T_first: Array) -> float:
-        """Map units per unit of a pair, from the landmarks its first view sees, or from its depth so far."""
-        first = prediction.first
-        record = self._records[first]
-        known = self._sparse.known(self._sparse.views[first].seen)
-        pixels = np.round(record.stream.to_working(known.pixels)).astype(int)
-        height, width = prediction.confidence_first.shape
-        inside = np.all((pixels >= 0) & (pixels < [width, height]), axis=1)
-        columns, rows = pixels[inside].T
-        landmark_depth = self._sparse.depths(first, known.ids[inside])
-        scale = robust_scale(
-            landmark_depth,
-            prediction.points_first[rows, columns, 2].astype(np.float64),
-            np.log(prediction.confidence_first[rows, columns]).astype(np.float64),
+        focals = [self._sparse.focals[view.camera] for view in views]
+        return _Geometry(
+            invert(w_T_second) @ w_T_first, tuple(f.value for f in focals), tuple(f.lens for f in focals)
         )
-        depth = self.depths.get(first)
-        if np.isfinite(scale) or depth is None:
-            return scale
-        return pair_scale(prediction, PlacedView(w_T_first, *depth))
 
     def _focals(self) -> dict[str, float]:
         """Focals by camera name, pixels of the working images."""
@@ -165,6 +194,7 @@ class Densifier:
             name: stream.focal_to_working(self._sparse.focals[stream.index].value) for name, stream in streams.items()
         }
 
-    def _poses(self, views: set[int]) -> dict[int, Array]:
-        poses = {view: self._sparse.views[view].w_T_c for view in views}
-        return {view: w_T_c for view, w_T_c in poses.items() if w_T_c is not None}
+
+def _where(known: np.ndarray | None, confidence: Array32) -> Array32:
+    """Confidence (H, W) under a mask, 1 elsewhere."""
+    return confidence if known is None else np.where(known, confidence, np.float32(1.0))

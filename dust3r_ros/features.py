@@ -12,6 +12,9 @@ from dust3r_ros.types import Array, Array32, Image
 _RATIO = 0.8  # Lowe's ratio (Lowe, IJCV 2004)
 _EPIPOLAR_PX = 1.5
 _MIN_MATCHES = 12
+# OpenCV finds features in the image at double size: aligned at the edge of the first pixel, coordinates halved as
+# if at its middle.
+_UPSCALING_SHIFT_PX = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +37,7 @@ def extract(gray: Image, count: int = 2000) -> Features:
     keypoints, descriptors = detector.detectAndCompute(gray, None)
     if not keypoints:
         return Features(np.zeros((0, 2)), np.zeros((0, 128), np.uint8))
-    pixels = np.array([keypoint.pt for keypoint in keypoints], dtype=np.float64)
+    pixels = np.array([keypoint.pt for keypoint in keypoints], dtype=np.float64) - _UPSCALING_SHIFT_PX
     descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9))
     # A corner with two dominant orientations comes twice at one place; both may match, one is kept.
     _, first = np.unique(np.round(pixels, 2), axis=0, return_index=True)
@@ -46,18 +49,18 @@ def match(a: Features, b: Features) -> np.ndarray:
     """(K, 2) indices of features of ``a`` and ``b`` that are each other's nearest and pass the ratio test."""
     if len(a.pixels) < 2 or len(b.pixels) < 2:
         return np.zeros((0, 2), int)
-    similarity = a.unit @ b.unit.T
-    rows = np.arange(len(a.pixels))
+    first, second = a.unit, b.unit
+    similarity = first @ second.T
+    rows = np.arange(len(first))
     best = similarity.argmax(axis=1)
     top = similarity[rows, best]
     similarity[rows, best] = -1.0
-    second = similarity.max(axis=1)
-    similarity[rows, best] = top
     # Unit vectors: |x - y|^2 = 2 - 2 xy
-    distinct = (2.0 - 2.0 * top) < _RATIO**2 * (2.0 - 2.0 * second)
-    mutual = similarity.argmax(axis=0)[best] == rows
-    keep = distinct & mutual
-    return np.stack([rows[keep], best[keep]], axis=1)
+    distinct = np.flatnonzero((2.0 - 2.0 * top) < _RATIO**2 * (2.0 - 2.0 * similarity.max(axis=1)))
+    # Few pass as a rule: their way back costs less than the best of every column.
+    back = (second[best[distinct]] @ first.T).argmax(axis=1)
+    mutual = distinct[back == distinct]
+    return np.stack([mutual, best[mutual]], axis=1)
 
 
 def epipolar_inliers(a: Array, b: Array, threshold_px: float = _EPIPOLAR_PX) -> np.ndarray:
@@ -73,3 +76,9 @@ def epipolar_inliers(a: Array, b: Array, threshold_px: float = _EPIPOLAR_PX) -> 
         mask = None
     inliers = np.zeros(len(a), bool) if mask is None else mask.ravel().astype(bool)
     return inliers if inliers.sum() >= _MIN_MATCHES else np.zeros(len(a), bool)
+
+
+def matched(a: Features, b: Features) -> np.ndarray:
+    """(K, 2) indices of features of ``a`` and ``b`` that match and agree on one fundamental matrix."""
+    pairs = match(a, b)
+    return pairs[epipolar_inliers(a.pixels[pairs[:, 0]], b.pixels[pairs[:, 1]])]

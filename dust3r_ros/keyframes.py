@@ -7,12 +7,12 @@ from dust3r_ros.config import MapperConfig
 YOUNG = 18  # keyframes
 
 
-def is_keyframe(motion: float, overlap: float, keyframes: int, config: MapperConfig) -> bool:
+def is_keyframe(motion: float, overlap: float, young: bool, config: MapperConfig) -> bool:
     """True when the corners moved far since the last keyframe, or many of them are lost.
 
     ``motion``: median, as a part of the long edge; ``overlap``: part of the corners still tracked.
-    A young map, of less than ``YOUNG`` ``keyframes``, takes them closer together.
+    A ``young`` map takes them closer together.
     Time plays no part: a camera at rest adds nothing.
     """
-    enough = config.keyframe_motion_young if keyframes < YOUNG else config.keyframe_motion
+    enough = config.keyframe_motion_young if young else config.keyframe_motion
     return motion > enough or overlap < config.keyframe_overlap

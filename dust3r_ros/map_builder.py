@@ -3,68 +3,96 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
-from itertools import permutations
 
 import numpy as np
 
-from dust3r_ros.alignment.bootstrap import (
-    FOCAL_STARTS,
-    Options,
-    PairFromLandmarks,
-    bootstrap,
-    pair_from_pointmaps,
-)
+from dust3r_ros.alignment.cloud import Cloud
+from dust3r_ros.alignment.lens_refinement import refine_lenses
+from dust3r_ros.alignment.map_merge import merge_maps
 from dust3r_ros.alignment.refinement import refine
-from dust3r_ros.alignment.sparse_map import SparseMap
+from dust3r_ros.alignment.sparse_map import MAX_ERROR_PX, SparseMap
 from dust3r_ros.alignment.sparse_view import Focal
+from dust3r_ros.appearance import Appearance
 from dust3r_ros.backends.base import Backend
+from dust3r_ros.calibrator import Calibrator
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.densifier import Densifier
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.features import Features, epipolar_inliers, extract, match
-from dust3r_ros.geometry.focal import estimate_focal
+from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pose import PnpResult
+from dust3r_ros.geometry.significance import by_chance
+from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.keyframes import YOUNG
+from dust3r_ros.landmark_cloud import landmark_cloud
+from dust3r_ros.linker import Linker
 from dust3r_ros.pair_graph import PairGraph
 from dust3r_ros.streams import CameraStream, KeyframeRecord
 from dust3r_ros.timing import StageTimer
-from dust3r_ros.tracking import Tracks, join, no_tracks
-from dust3r_ros.types import Array, Image, Keyframe, View
+from dust3r_ros.tracking import Tracks, no_tracks
+from dust3r_ros.types import Array, Image, Keyframe
 
-_FIRST_KEYFRAMES = 3  # with an unknown focal; two views alone do not tell it
 _MAX_FIRST_KEYFRAMES = 8
 _CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
-_OTHER_FOCAL = 1.15  # starts closer than this factor to the focal at hand lead to where it is
-_SURE_OF_FOCAL = 0.02  # relative standard deviation
 _LOOP_MATCHES = 25
 _LOOP_GAP_PX = 2.0  # less is drift that the window takes up
-_ENOUGH_LINKS = 150
+MAX_VAGUENESS = 0.01  # of a place that is recognised: standard deviation of the position over depth
 _LOOP_PRUNING_PX = (40.0, 12.0, 4.0)
 
 
 class MapBuilder:
     """Adds keyframes, keeps poses, focals, landmarks and depth consistent with each other."""
 
-    def __init__(self, config: MapperConfig, backend: Backend, stage: StageTimer) -> None:
+    def __init__(
+        self, config: MapperConfig, backend: Backend, stage: StageTimer, appearance: Appearance | None = None
+    ) -> None:
+        """``appearance`` is common to maps that are to be joined."""
         self._config, self._stage = config, stage
+        self._appearance = appearance or Appearance()
         self.sparse = SparseMap(config.min_parallax_deg)
         self.graph = PairGraph(config)
         self._records: list[KeyframeRecord] = []
-        self._dense = Densifier(backend, self.sparse, self.graph, self._records, config.window, stage)
+        self._links = Linker(self.sparse, self._records, config)
+        self._dense = Densifier(backend, self.sparse, self.graph, self._records, config, stage)
         self._changed: set[int] = set()
         self.initialised = False
         self.generation = 0  # counts how often the map was built anew or re-calibrated
-        self._sure_of_focal = False
+        self._calibrator = Calibrator(self.sparse, self._records, config)
         self._broken = False
 
     def __len__(self) -> int:
         return len(self._records)
 
+    @property
+    def focals(self) -> list[Focal]:
+        """Of the cameras, in their order, pixels of the tracked images."""
+        return self.sparse.focals
+
+    @focals.setter
+    def focals(self, focals: list[Focal]) -> None:
+        self.sparse.focals = focals
+
+    @property
+    def young(self) -> bool:
+        """True while keyframes close together make calibration sure sooner."""
+        return len(self._records) < YOUNG
+
+    def pose(self, index: int) -> Array | None:
+        """``w_T_c`` (4, 4) of a keyframe, None while unknown."""
+        return self.sparse.views[index].w_T_c
+
+    def posed(self) -> list[int]:
+        """The keyframes with a pose."""
+        return self.sparse.posed()
+
+    def unit(self, index: int) -> float:
+        """A length in the surroundings of a keyframe that grows when they do; NaN while unknown."""
+        return self.sparse.median_depth(index)
+
     def add_camera(self, stream: CameraStream, focal: float | None) -> None:
         """A camera before its first frame; ``focal``: native pixels when known."""
         value = (focal or float(max(stream.width, stream.height))) * stream.tracking_scale
-        self.sparse.focals.append(Focal(value, value, std=0.0 if focal else float("inf"), fixed=bool(focal)))
+        lens = Lens(stream.long_edge / 2)
+        self.sparse.focals.append(Focal(value, value, std=0.0 if focal else float("inf"), fixed=bool(focal), lens=lens))
 
     def keyframe(self, index: int) -> Keyframe:
         """A keyframe as it stands now."""
@@ -80,10 +108,14 @@ class MapBuilder:
             record.stream.name,
             view.w_T_c,
             focal,
-            record.image,
+            self._dense.image(index),
             depth,
             confidence,
         )
+
+    def landmarks(self) -> Cloud:
+        """The landmarks with their colours."""
+        return landmark_cloud(self.sparse, self._records)
 
     def take_changed(self) -> tuple[Keyframe, ...]:
         """Keyframes that changed since the last call, with new versions."""
@@ -92,50 +124,75 @@ class MapBuilder:
             self._records[index].version += 1
         return tuple(self.keyframe(index) for index in indices)
 
-    def locate(self, stream: CameraStream, tracks: Tracks) -> PnpResult | None:
-        """Pose of a frame from its tracked corners, None when too few agree."""
+    def mark_all(self) -> None:
+        """Every keyframe counts as changed."""
+        self._changed |= set(self.posed())
+
+    def shared_landmarks(self, other: MapBuilder, index: int) -> np.ndarray:
+        """(K, 2) ids of landmarks, own and other's, that features of the other's keyframe ``index`` seem to share."""
+        record = other._records[index]
+        found = [np.zeros((0, 2), np.int64)]
+        for candidate in self.graph.lookalikes(other.graph.look(index), len(self)):
+            found.append(self._links.shared(candidate, record, _LOOP_MATCHES))
+        return np.concatenate(found)
+
+    def absorb(self, other: MapBuilder, own_S_other: Similarity, matches: np.ndarray) -> tuple[int, np.ndarray]:
+        """Take another map in; returns the index of its first keyframe, and what its landmarks are called now."""
+        merged = merge_maps(self.sparse, other.sparse, own_S_other, matches)
+        for record in other._records:
+            record.feature_ids = merged.ids[record.feature_ids]
+        self._records += other._records
+        self._links.absorb(other._links, merged.first_view, merged.ids)
+        self.graph.absorb(other.graph)
+        self._dense.take_over(other._dense, merged.first_view, own_S_other.scale)
+        self._adjusted(self._close_loop)
+        self.generation += 1
+        self.mark_all()
+        return merged.first_view, self.sparse.resolved_ids(merged.ids)
+
+    def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
+        """Pose of a frame from its tracked corners, None when as few agree as may by chance; ``near``: a guess."""
+        known = self.sparse.known(self.sparse.resolved(tracks))
         try:
-            resolved = self.sparse.resolved(tracks)
-            return self.sparse.locate(stream.index, resolved, self._config.track_min_inliers, self._config.seed)
+            found = self.sparse.locate(stream.index, known, self._config.track_min_inliers, self._config.seed, near)
         except GeometryError:
             return None
+        return None if by_chance(found, self.sparse.points[known.ids], known.pixels, MAX_ERROR_PX) else found
 
-    def relocalise(self, stream: CameraStream, gray: Image) -> tuple[PnpResult, Tracks] | None:
-        """Pose of a frame that lost its tracks, by features of the last and of alike keyframes."""
-        features = self._features(stream, gray)
+    def relocalise(self, stream: CameraStream, gray: Image, image: Image) -> tuple[PnpResult, Tracks] | None:
+        """Pose of a frame that lost its tracks, by what it sees of the last and of alike keyframes."""
+        features = self._links.features(stream, gray)
         last = len(self._records) - 1
-        found: list[Tracks] = []
-        for index in [last, *self.graph.lookalikes(gray, last)]:
-            record = self._records[index]
-            pairs = self._verified(record.features, features, 12)
-            found.append(Tracks(record.feature_ids[pairs[:, 0]], features.pixels[pairs[:, 1]]))
-        tracks = self.sparse.resolved(reduce(join, found))
+        views = [last, *self.graph.lookalikes(self._appearance.describe(features), last)]
+        tracks = self._links.find_again(stream, gray, features, views)
         result = self.locate(stream, tracks)
-        return None if result is None else (result, tracks)
+        # A place that is seen again by a few far points only would bend the map.
+        if result is None or result.relative_std(self.sparse.points[self.sparse.known(tracks).ids]) > MAX_VAGUENESS:
+            return None
+        return result, tracks
 
     def add(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array | None
     ) -> int:
         """A new keyframe seen at ``w_T_c``, or one of the first whose poses nobody knows yet."""
         index = self.sparse.add(stream.index, no_tracks(), w_T_c)
-        features = self._features(stream, gray)
+        features = self._links.features(stream, gray)
         ids = self.sparse.new_ids(len(features.pixels))
         self._records.append(KeyframeRecord(stamp_ns, stream, image, features, ids))
         self.sparse.observe(index, Tracks(ids, features.pixels))
-        self._dense.backend.add(View(index, stream.name, image))
-        lookalikes = self.graph.lookalikes(gray, index - self._config.pair_neighbours)
-        self.graph.add(gray)
+        look = self._appearance.describe(features)
+        lookalikes = self.graph.lookalikes(look, index - self._config.pair_neighbours)
+        self.graph.add(look)
         with self._stage("match"):
-            links = sum(self._link(other, index, 12) for other in self.graph.neighbours(index))
-        tracks = self.sparse.resolved(tracks)
-        # Features found again do not drift as corners that were followed do; those are for where features are few.
-        if links < _ENOUGH_LINKS:
-            self.sparse.observe(index, tracks)
-        self._follow_from(index, stream)
+            links = self._links.connect(index, gray, tracks, self.graph.neighbours(index))
+        self._links.follow_from(index)
         if not self.initialised:
             seen = len(self.sparse.views[index].seen.ids) if index == 0 else links + len(tracks.ids)
             self._broken = seen < self._config.track_min_inliers
-            self._initialise(stream)
+            with self._stage("align"):
+                self.initialised = self._calibrator.begin(stream)
+            if self.initialised:
+                self._rebuilt()
         else:
             self._extend(index, stream, lookalikes)
         return index
@@ -145,67 +202,20 @@ class MapBuilder:
         if not self.initialised:
             return
         with self._stage("refine"):
-            self._adjusted(lambda: refine(self.sparse, free_focal=True, rounds=3, iterations=30))
-        if not self._dense.backend.uses_poses:
-            return
-        with self._stage("fuse"):
-            self._changed |= self._dense.renew()
+            self._adjusted(lambda: refine_lenses(self.sparse))
+            for stream in {record.stream.index: record.stream for record in self._records}.values():
+                self._calibrator.consider_lens(stream)
+        self._changed |= self._dense.renew()
 
-    def _features(self, stream: CameraStream, gray: Image) -> Features:
-        features = extract(gray)
-        return Features(stream.centred(features.pixels), features.descriptors)
-
-    @staticmethod
-    def _verified(a: Features, b: Features, minimum: int) -> np.ndarray:
-        pairs = match(a, b)
-        good = epipolar_inliers(a.pixels[pairs[:, 0]], b.pixels[pairs[:, 1]])
-        return pairs[good] if good.sum() >= minimum else pairs[:0]
-
-    def _link(self, old: int, new: int, minimum: int) -> int:
-        """Make features that match in two keyframes one landmark; returns how many match."""
-        a, b = self._records[old], self._records[new]
-        pairs = self._verified(a.features, b.features, minimum)
-        self.sparse.merge(a.feature_ids[pairs[:, 0]], b.feature_ids[pairs[:, 1]])
-        return len(pairs)
-
-    def _follow_from(self, index: int, stream: CameraStream) -> None:
-        """Track the keyframe's features from here; where there are few, plain corners too."""
-        record, count = self._records[index], self._config.track_corners
-        pixels, ids = record.features.pixels, self.sparse.resolved_ids(record.feature_ids)
-        known = np.isfinite(self.sparse.points[ids, 0])
-        order = np.argsort(~known, kind="stable")[:count]
-        corners = stream.corners(count - len(order), pixels)
-        more = Tracks(self.sparse.new_ids(len(corners)), corners)
-        self.sparse.observe(index, more)
-        stream.anchor(join(Tracks(ids[order], pixels[order]), more).unique())
-
-    def _initialise(self, stream: CameraStream) -> None:
-        """Try to pose the first keyframes together."""
-        known = self.sparse.focals[stream.index].fixed or not self._dense.backend.uses_poses
-        if len(self._records) < (2 if known else _FIRST_KEYFRAMES):
-            return
-        with self._stage("align"):
-            self.initialised = self._bootstrap(stream, self._focal_starts(stream))
-
-    def _bootstrap(self, stream: CameraStream, focals: Sequence[float]) -> bool:
-        """Build the whole map anew from what its keyframes see, if that explains it better."""
-        views = list(range(len(self._records)))
-
-        def from_network(_: SparseMap, first_views: Sequence[int], focal: float) -> tuple[int, int, Array]:
-            predictions = self._dense.predict(list(permutations(first_views[:2], 2)), {})
-            return pair_from_pointmaps(predictions, stream.focal_to_working(focal), self._config.seed)
-
-        first_pair = PairFromLandmarks() if self._dense.backend.uses_poses else from_network
-        options = Options(first_pair, self._config.track_min_inliers, self._config.seed)
-        starts = bootstrap(self.sparse, views, stream.index, focals, options)
-        if starts:
-            self.generation += 1
-            for index in views:
-                self._dense.depths.clear(index)
-            for index in views:
-                self._dense.densify(index, self.graph.neighbours(index))
-            self._changed.update(views)
-        return bool(starts)
+    def _rebuilt(self) -> None:
+        """Every pose is new: so is depth."""
+        self.generation += 1
+        views = range(len(self._records))
+        for index in views:
+            self._dense.depths.clear(index)
+        for index in views:
+            self._dense.densify(index, self.graph.neighbours(index))
+        self._changed.update(views)
 
     def accepts(self, stream: CameraStream) -> bool:
         """Whether a camera's frames may become keyframes now: a map starts from one camera."""
@@ -221,25 +231,11 @@ class MapBuilder:
         """True when nothing can be built from the first keyframes: they are many, or the last sees nothing shared."""
         return not self.initialised and (self._broken or len(self._records) >= _MAX_FIRST_KEYFRAMES)
 
-    def _focal_starts(self, stream: CameraStream) -> list[float]:
-        """Focals to try, pixels of the tracked image."""
-        focal = self.sparse.focals[stream.index]
-        if focal.fixed:
-            return [focal.value]
-        if self._dense.backend.uses_poses:
-            return [start * stream.long_edge for start in FOCAL_STARTS]
-        predictions = self._dense.predict([(0, len(self._records) - 1), (len(self._records) - 1, 0)], {})
-        try:
-            logs = [np.log(estimate_focal(p.points_first, p.confidence_first)) for p in predictions]
-        except GeometryError:  # pointmaps that are no picture of anything
-            return []
-        return [float(np.exp(np.mean(logs))) / stream.focal_to_working(1.0)]
-
     def _extend(self, index: int, stream: CameraStream, lookalikes: list[int]) -> None:
         view = self.sparse.views[index]
         with self._stage("match"):
-            closed = [other for other in lookalikes if self._link(other, index, _LOOP_MATCHES) >= _LOOP_MATCHES]
-        better = self.locate(stream, view.seen)
+            closed = [other for other in lookalikes if self._links.link(other, index, _LOOP_MATCHES) >= _LOOP_MATCHES]
+        better = self.locate(stream, view.seen, view.w_T_c)
         if better is not None:
             view.w_T_c = better.w_T_c
         with self._stage("refine"):
@@ -261,19 +257,15 @@ class MapBuilder:
             refine(self.sparse, free_focal=True, rounds=1, max_error_px=limit)
 
     def _calibrate(self, stream: CameraStream) -> None:
-        """Whole map with free focals; while the focal may be wrong, also built anew from others."""
-        self._adjusted(lambda: refine(self.sparse, free_focal=True, rounds=2, iterations=30))
+        """Whole map with free focals and lenses; while the focal may be wrong, also built anew from others."""
+        # While the focal may be wrong, it would bend the lens to fit.
+        if len(self._records) <= YOUNG:
+            self._adjusted(lambda: refine(self.sparse, free_focal=True, rounds=2, iterations=30, sharp=True))
+        else:
+            self._adjusted(lambda: refine_lenses(self.sparse))
         self.generation += 1
-        focal = self.sparse.focals[stream.index]
-        several = any(record.stream is not stream for record in self._records)
-        if focal.fixed or self._sure_of_focal or several or len(self._records) > YOUNG:
-            return
-        better = self._bootstrap(stream, [start for start in self._focal_starts(stream) if self._other(start, focal)])
-        self._sure_of_focal = not better and focal.std < _SURE_OF_FOCAL
-
-    @staticmethod
-    def _other(start: float, focal: Focal) -> bool:
-        return abs(np.log(start / focal.value)) > np.log(_OTHER_FOCAL)
+        if self._calibrator.improve(stream):
+            self._rebuilt()
 
     def _adjusted(self, adjust: Callable[[], object], views: Sequence[int] | None = None) -> None:
         """Run an adjustment of ``views`` (all); depth follows the landmarks, moved keyframes are marked."""

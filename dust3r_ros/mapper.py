@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 
 import numpy as np
 
+from dust3r_ros.alignment.cloud import Cloud, concatenate
+from dust3r_ros.appearance import Appearance
+from dust3r_ros.atlas import Atlas, Submap
 from dust3r_ros.backends import make_backend
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError, InputError
+from dust3r_ros.geometry.lens import plumb_bob
 from dust3r_ros.geometry.pose import PnpResult
-from dust3r_ros.geometry.rigid import invert
-from dust3r_ros.keyframes import is_keyframe
+from dust3r_ros.keyframes import YOUNG, is_keyframe
 from dust3r_ros.map_builder import MapBuilder
+from dust3r_ros.pointmap_builder import PointmapBuilder
 from dust3r_ros.streams import CameraStream, check_image
 from dust3r_ros.timing import StageTimer, no_timer
 from dust3r_ros.tracking import Tracks, join
-from dust3r_ros.types import Array, Camera, Image, Keyframe, MapCounts, MapUpdate, StampedPose, TrackingState
-
-
-@dataclass(frozen=True, eq=False)
-class _Frame:
-    """A tracked frame, kept relative to a keyframe so that it moves with the map."""
-
-    stamp_ns: int
-    camera: str
-    keyframe: int
-    keyframe_T_frame: Array | None  # None: not found (yet)
-    depth: float  # median depth of the keyframe's landmarks when this was written: the local unit of length
-
-
-_MAX_UNSETTLED = 1000  # frames that are found again when the young map is built anew
+from dust3r_ros.types import Camera, Image, Keyframe, MapCounts, MapUpdate, StampedPose, TrackingState
 
 
 class Mapper:
@@ -51,11 +41,9 @@ class Mapper:
         self._backend = backend or make_backend(config)
         self._streams: dict[str, CameraStream] = {}
         self._given_focals: dict[str, tuple[int, int, float]] = {}
-        self._frames: list[_Frame] = []
-        self._unsettled: list[tuple[int, CameraStream, Tracks]] = []  # frames to find again: index, how
-        self._generation = 0
-        self._builder = MapBuilder(config, self._backend, stage)
-        self._lost_since: int | None = None
+        self._appearance = Appearance()
+        self._atlas = Atlas(self._new_builder)
+        self._lost_since: dict[str, int] = {}  # stamps by camera
         self._last_stamp: dict[str, int] = {}
         self._counts = MapCounts()
 
@@ -82,45 +70,68 @@ class Mapper:
             found = self._builder.locate(stream, tracks) if self._builder.initialised else None
         if found is None and self._builder.initialised:
             with self._stage("relocalise"):
-                tracks, found = self._relocalise(stream, gray, tracks)
+                tracks, found = self._relocalise(stream, gray, image, tracks)
         removed: tuple[int, ...] = ()
-        if self._hopeless(stamp_ns, found):
-            removed = tuple(keyframe.index for keyframe in self.keyframes)
-            self._restart()
+        if found is None and self._atlas.asleep:
+            with self._stage("relocalise"):
+                tracks, found, removed = self._recognise(stream, gray, image, tracks)
+        if self._gives_up(stamp_ns, camera, found):
+            removed = self._active.posed_names()
+            self._begin(keep=len(self._builder) > YOUNG)
             tracks = stream.follow(gray)
         state, keyframe = self._place(stamp_ns, stream, image, gray, tracks, found)
         return replace(self._update(stamp_ns, stream, state, found, keyframe), removed=removed)
 
     def finish(self) -> MapUpdate:
-        """Refine everything once more, after the last frame; the map can go on growing after it."""
+        """Refine everything once more, after the last frame; the map can go on growing after it.
+
+        Where several maps could not be joined, the largest one stays.
+        """
+        removed: tuple[int, ...] = ()
+        if self._atlas.largest() is not self._active:
+            removed = self._wake(self._atlas.largest())
         self._builder.finish()
+        with self._stage("refine"):
+            self._active.frames.find_again()
         stamp = max(self._last_stamp.values(), default=0)
         camera = max(self._last_stamp, key=lambda name: self._last_stamp[name], default="")
         state = TrackingState.TRACKING if self._builder.initialised else TrackingState.INITIALISING
-        return MapUpdate(stamp, camera, state, changed=self._builder.take_changed(), cameras=self.cameras)
+        return MapUpdate(
+            stamp, camera, state, changed=self._active.take_changed(), removed=removed, cameras=self.cameras
+        )
 
     def trajectory(self) -> list[StampedPose]:
         """Every tracked frame, by time, in the map as it stands now."""
-        if not self._builder.initialised:
-            return []
-        poses = [StampedPose(f.stamp_ns, f.camera, self._pose_of(f)) for f in self._placed()]
-        return sorted(poses, key=lambda p: (p.stamp_ns, p.camera))
+        return self._active.frames.trajectory() if self._builder.initialised else []
 
     @property
     def keyframes(self) -> tuple[Keyframe, ...]:
-        """All keyframes with a pose."""
-        return tuple(self._builder.keyframe(i) for i, v in enumerate(self._builder.sparse.views) if v.w_T_c is not None)
+        """All keyframes of the map the camera is in, with a pose."""
+        return tuple(self._active.keyframe(i) for i in self._builder.posed())
+
+    def landmarks(self) -> Cloud:
+        """The landmarks with a position, coloured; none where pointmaps carry the map."""
+        return self._builder.landmarks() if isinstance(self._builder, MapBuilder) else concatenate([])
 
     @property
     def cameras(self) -> dict[str, Camera]:
         """Camera estimates at native resolution, by name."""
         result = {}
         for name, stream in self._streams.items():
-            focal = self._builder.sparse.focals[stream.index]
+            focal = self._builder.focals[stream.index]
             native = focal.value / stream.tracking_scale
             support = self._builder.graph.count(name)
+            lens = focal.lens.scaled(1 / stream.tracking_scale)
             result[name] = Camera(
-                name, stream.width, stream.height, native, native * focal.std, support, fixed=focal.fixed
+                name,
+                stream.width,
+                stream.height,
+                native,
+                native * focal.total_std,
+                support,
+                fixed=focal.fixed,
+                principal_offset=lens.center,
+                distortion=plumb_bob(lens, native, stream.width, stream.height),
             )
         return result
 
@@ -129,18 +140,29 @@ class Mapper:
         """How much went through."""
         return replace(
             self._counts,
-            keyframes=sum(v.w_T_c is not None for v in self._builder.sparse.views),
-            tracked=len(self._placed()) if self._builder.initialised else 0,
+            keyframes=len(self._builder.posed()),
+            tracked=self._active.frames.count() if self._builder.initialised else 0,
             pairs=len(self.edges),
+            maps=len(self._atlas.asleep) + self._builder.initialised,
         )
 
     @property
     def edges(self) -> list[tuple[int, int, float]]:
         """The pair graph: (first, second, weight)."""
-        return self._builder.graph.edges
+        return self._active.edges
 
-    def _placed(self) -> list[_Frame]:
-        return [frame for frame in self._frames if frame.keyframe_T_frame is not None]
+    @property
+    def _active(self) -> Submap:
+        return self._atlas.active
+
+    @property
+    def _builder(self) -> MapBuilder | PointmapBuilder:
+        return self._active.builder
+
+    def _new_builder(self) -> MapBuilder | PointmapBuilder:
+        """Landmarks carry the map of a backend that needs poses, pointmaps that of a network."""
+        kind = MapBuilder if self._backend.uses_poses else PointmapBuilder
+        return kind(self.config, self._backend, self._stage, self._appearance)
 
     def _stream(self, camera: str, image: Image) -> CameraStream:
         if camera not in self._streams:
@@ -155,7 +177,8 @@ class Mapper:
                         f"{given_width}x{given_height}; the shapes must agree"
                     )
                 focal = given * width / given_width
-            self._builder.add_camera(stream, focal)
+            for submap in (self._active, *self._atlas.asleep):
+                submap.builder.add_camera(stream, focal)
             self._streams[camera] = stream
         return self._streams[camera]
 
@@ -166,104 +189,102 @@ class Mapper:
         self._last_stamp[camera] = stamp_ns
         self._counts = replace(self._counts, frames=self._counts.frames + 1)
 
-    def _relocalise(self, stream: CameraStream, gray: Image, tracks: Tracks) -> tuple[Tracks, PnpResult | None]:
-        found = self._builder.relocalise(stream, gray)
+    def _relocalise(
+        self, stream: CameraStream, gray: Image, image: Image, tracks: Tracks
+    ) -> tuple[Tracks, PnpResult | None]:
+        found = self._builder.relocalise(stream, gray, stream.resize.apply(image))
         if found is None:
-            self._counts = replace(self._counts, lost=self._counts.lost + 1)
             return tracks, None
         return join(found[1], tracks.select(~np.isin(tracks.ids, found[1].ids))), found[0]
 
-    def _hopeless(self, stamp_ns: int, found: PnpResult | None) -> bool:
-        """True when the only camera has been lost for long and the map is too small to be worth finding again."""
+    def _recognise(
+        self, stream: CameraStream, gray: Image, image: Image, tracks: Tracks
+    ) -> tuple[Tracks, PnpResult | None, tuple[int, ...]]:
+        """A frame looked for in the maps that sleep; the one that knows it wakes. Last: keyframes that are gone."""
+        found = self._atlas.find(stream, gray, stream.resize.apply(image))
+        if found is None:
+            return tracks, None, ()
+        removed = self._wake(found[0])
+        stream.follow(gray)
+        return found[2], found[1], removed
+
+    def _wake(self, submap: Submap) -> tuple[int, ...]:
+        removed = self._active.posed_names()
+        self._atlas.wake(submap)
+        self._forget_sights()
+        return removed
+
+    def _gives_up(self, stamp_ns: int, camera: str, found: PnpResult | None) -> bool:
+        """True when every camera of the map is lost and this one has been for long."""
         if found is not None or not self._builder.initialised:
-            self._lost_since = None
+            self._lost_since.pop(camera, None)
             return False
-        if self._lost_since is None:
-            self._lost_since = stamp_ns
-        patience = stamp_ns - self._lost_since >= 1e9 * self.config.lost_patience_s
-        return patience and len(self._streams) == 1 and self._builder.settling
+        since = self._lost_since.setdefault(camera, stamp_ns)
+        patience = stamp_ns - since >= 1e9 * self.config.lost_patience_s
+        return patience and self._active.frames.cameras <= self._lost_since.keys()
 
     def _place(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, found: PnpResult | None
     ) -> tuple[TrackingState, int | None]:
         """Make the frame a keyframe where it should be one, and remember where it is."""
         if self._builder.initialised and found is None:
+            self._counts = replace(self._counts, lost=self._counts.lost + 1)
             return TrackingState.LOST, None
         keyframe = None
-        wanted = is_keyframe(stream.motion(tracks), stream.overlap(tracks), len(self._builder), self.config)
+        wanted = is_keyframe(stream.motion(tracks), stream.overlap(tracks), self._builder.young, self.config)
         if (wanted or len(self._builder) == 0) and self._builder.accepts(stream):
             if self._builder.stuck:
-                self._restart()
+                self._begin(keep=False)
                 tracks = stream.follow(gray)
             w_T_c = None if found is None else found.w_T_c
             keyframe = self._builder.add(stamp_ns, stream, stream.resize.apply(image), gray, tracks, w_T_c)
-        self._remember(stamp_ns, stream, tracks, found, keyframe)
+        self._active.remember(stamp_ns, stream, tracks, found, keyframe)
+        if keyframe is not None and self._atlas.asleep:
+            self._join(keyframe)
         state = TrackingState.TRACKING if self._builder.initialised else TrackingState.INITIALISING
-        return state, keyframe
+        return state, None if keyframe is None else len(self._builder) - 1
 
-    def _restart(self) -> None:
-        """Begin anew with the next keyframe: the first ones led nowhere."""
-        for index in range(len(self._builder)):
-            self._backend.forget(index)
-        self._frames.clear()
-        self._unsettled.clear()
-        self._generation = 0
-        self._lost_since = None
-        focals = [replace(f, value=f.prior, std=f.std if f.fixed else inf) for f in self._builder.sparse.focals]
-        self._builder = MapBuilder(self.config, self._backend, self._stage)
-        self._builder.sparse.focals = focals
+    def _join(self, keyframe: int) -> None:
+        """Make one of two maps where a keyframe of the active one shows what a sleeping one knows."""
+        with self._stage("join"):
+            ids = self._atlas.join(keyframe)
+        if ids is not None:
+            self._backend.clear()
+            for stream in self._streams.values():
+                stream.rename(ids)
+
+    def _begin(self, keep: bool) -> None:
+        """Another map with the next keyframe; ``keep``: the one so far sleeps, and what it knows of focals counts."""
+        focals = self._builder.focals
+        if keep:
+            self._atlas.sleep()
+            focals = [replace(f, prior=f.value) for f in focals]
+        else:
+            self._atlas.begin()
+            focals = [replace(f, value=f.prior, std=f.std if f.fixed else inf) for f in focals]
+        self._builder.focals = focals
+        self._forget_sights()
+
+    def _forget_sights(self) -> None:
+        """Another map: what backend and streams kept is not of it."""
+        self._backend.clear()
+        self._lost_since.clear()
         for stream in self._streams.values():
             stream.restart()
-
-    def _remember(
-        self, stamp_ns: int, stream: CameraStream, tracks: Tracks, found: PnpResult | None, keyframe: int | None
-    ) -> None:
-        """Keep a frame's pose relative to a keyframe, and what it takes to find it again while the map settles."""
-        reference = len(self._builder) - 1 if keyframe is None else keyframe
-        frame = _Frame(stamp_ns, stream.name, reference, None if keyframe is None else np.eye(4), float("nan"))
-        if keyframe is None:
-            frame = self._relative(frame, found)
-            if self._builder.settling and len(self._unsettled) < _MAX_UNSETTLED:
-                self._unsettled.append((len(self._frames), stream, tracks))
-        self._frames.append(frame)
-        if self._builder.generation != self._generation:
-            self._generation = self._builder.generation
-            for at, its_stream, its_tracks in self._unsettled:
-                self._frames[at] = self._relative(self._frames[at], self._builder.locate(its_stream, its_tracks))
-        if not self._builder.settling:
-            self._unsettled.clear()
-
-    def _relative(self, frame: _Frame, found: PnpResult | None) -> _Frame:
-        """A frame with its pose as found, unless there is none; then as it was."""
-        w_T_r = self._builder.sparse.views[frame.keyframe].w_T_c
-        if found is None or w_T_r is None:
-            return frame
-        return replace(
-            frame, keyframe_T_frame=invert(w_T_r) @ found.w_T_c, depth=self._builder.sparse.median_depth(frame.keyframe)
-        )
-
-    def _pose_of(self, frame: _Frame) -> Array:
-        w_T_r = self._builder.sparse.views[frame.keyframe].w_T_c
-        assert frame.keyframe_T_frame is not None and w_T_r is not None, "only placed frames have poses"
-        relative = frame.keyframe_T_frame.copy()
-        factor = self._builder.sparse.median_depth(frame.keyframe) / frame.depth
-        if np.isfinite(factor):
-            relative[:3, 3] *= factor
-        return w_T_r @ relative
 
     def _update(
         self, stamp_ns: int, stream: CameraStream, state: TrackingState, found: PnpResult | None, keyframe: int | None
     ) -> MapUpdate:
         w_T_c = None if found is None else found.w_T_c
         if keyframe is not None:
-            w_T_c = self._builder.sparse.views[keyframe].w_T_c
+            w_T_c = self._builder.pose(keyframe)
         return MapUpdate(
             stamp_ns,
             stream.name,
             state,
             w_T_c=w_T_c,
             covariance=None if found is None else found.covariance,
-            keyframe=keyframe,
-            changed=self._builder.take_changed() if self._builder.initialised else (),
+            keyframe=None if keyframe is None else self._active.name(keyframe),
+            changed=self._active.take_changed() if self._builder.initialised else (),
             cameras=self.cameras,
         )

@@ -4,46 +4,74 @@ from __future__ import annotations
 
 from collections import Counter
 
-import cv2
 import numpy as np
 
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.types import Array32, Image
-
-_THUMBNAIL = (20, 15)
-_BLUR = 1.5
+from dust3r_ros.types import Array32
 
 
 class PairGraph:
     """Proposes older keyframes for a new one and remembers which pairs were used.
 
-    Appearance is a small, blurred, normalised image (as PTAM's relocaliser has, Klein & Murray,
-    ECCV 2008): alike means that view point and scene are nearly the same, which is what flow needs.
+    A look is a unit vector (D,) of any kind, the same for all keyframes: their dot product says how
+    alike two images are (``Appearance``, or what a network pools). How alike is alike enough follows
+    from how alike neighbours are, so it holds for every kind.
     """
 
     def __init__(self, config: MapperConfig) -> None:
         self._config = config
-        self._thumbnails: list[Array32] = []
+        self._looks: Array32 = np.zeros((0, 0), np.float32)  # grows by doubling
+        self._count = 0
+        self._likeness: list[float] = []  # of keyframes with those before them
         self._weights: dict[tuple[int, int], float] = {}
         self._counts: Counter[str] = Counter()
 
-    def add(self, image: Image) -> int:
-        """A new keyframe by its grey image (H, W); returns its index."""
-        self._thumbnails.append(_thumbnail(image))
-        return len(self._thumbnails) - 1
+    def add(self, look: Array32) -> int:
+        """A new keyframe by its look; returns its index."""
+        index = self._append(look)
+        if index and look.any():
+            self._likeness.append(float(np.median(self._looks[self.neighbours(index)] @ look)))
+        return index
+
+    def _append(self, vector: Array32) -> int:
+        index = self._count
+        if index == len(self._looks):
+            more = np.zeros((max(64, index), len(vector)), np.float32)
+            self._looks = np.concatenate([self._looks, more]) if index else more
+        self._looks[index] = vector
+        self._count += 1
+        return index
+
+    def look(self, index: int) -> Array32:
+        """The look of a keyframe."""
+        return self._looks[index]
+
+    def absorb(self, other: PairGraph) -> int:
+        """All keyframes and pairs of another graph, after this one's own; returns the index of its first.
+
+        The looks of both must be of one kind, by one ``Appearance``.
+        """
+        first = self._count
+        for vector in other._looks[: other._count]:
+            self._append(vector)
+        self._likeness += other._likeness
+        self._weights |= {(first + a, first + b): weight for (a, b), weight in other._weights.items()}
+        self._counts += other._counts
+        return first
 
     def neighbours(self, index: int) -> list[int]:
         """The keyframes just before, nearest first."""
         return list(range(index - 1, max(-1, index - 1 - self._config.pair_neighbours), -1))
 
-    def lookalikes(self, image: Image, before: int) -> list[int]:
-        """Keyframes older than ``before`` that look like a grey image, best first, one per neighbourhood."""
+    def lookalikes(self, look: Array32, before: int) -> list[int]:
+        """Keyframes older than ``before`` that look alike, best first, one per neighbourhood."""
         if before <= 0 or self._config.pair_lookalikes == 0:
             return []
-        scores = np.stack(self._thumbnails[:before]) @ _thumbnail(image)
+        scores = self._looks[: min(before, self._count)] @ look
+        enough = self._config.lookalike_score * (float(np.median(self._likeness)) if self._likeness else 1.0)
         chosen: list[int] = []
         for index in np.argsort(-scores, kind="stable"):
-            if scores[index] < self._config.lookalike_score or len(chosen) == self._config.pair_lookalikes:
+            if scores[index] < enough or scores[index] <= 0 or len(chosen) == self._config.pair_lookalikes:
                 break
             if all(abs(int(index) - other) > self._config.pair_neighbours for other in chosen):
                 chosen.append(int(index))
@@ -64,11 +92,3 @@ class PairGraph:
     def edges(self) -> list[tuple[int, int, float]]:
         """(first, second, weight), first < second, in order."""
         return [(first, second, weight) for (first, second), weight in sorted(self._weights.items())]
-
-
-def _thumbnail(image: Image) -> Array32:
-    """Unit vector of mean zero."""
-    small = cv2.GaussianBlur(cv2.resize(image, _THUMBNAIL, interpolation=cv2.INTER_AREA), (0, 0), _BLUR)
-    vector = small.astype(np.float32).ravel()
-    vector -= vector.mean()
-    return vector / max(float(np.linalg.norm(vector)), 1e-6)

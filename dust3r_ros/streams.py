@@ -10,10 +10,11 @@ import numpy as np
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
 from dust3r_ros.features import Features
-from dust3r_ros.geometry.pinhole import center_of
+from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.tracking import CornerTracker, Tracks, no_tracks
-from dust3r_ros.types import Array, Image
+from dust3r_ros.types import Array, Array32, Image
 
 
 @dataclass(eq=False)
@@ -46,6 +47,7 @@ class CameraStream:
         self.resize = Resize.fit(width, height, config.working_size)
         self.tracking_scale = min(1.0, config.tracking_size / max(width, height))
         self._tracking_size = (round(width * self.tracking_scale), round(height * self.tracking_scale))
+        self._rectification: tuple[Lens, Array32, np.ndarray] | None = None
         self._center = np.array(center_of(self._tracking_size[1], self._tracking_size[0]))
         self.restart()
 
@@ -66,6 +68,11 @@ class CameraStream:
         """The last image became a keyframe: follow these corners of it; motion and overlap count from here."""
         self._tracker.tracks = Tracks(tracks.ids, tracks.pixels + self._center)
         self._anchor = tracks
+
+    def rename(self, ids: np.ndarray) -> None:
+        """Corner k is called ``ids[k]`` from now on."""
+        self._tracker.tracks = self._tracker.tracks.called(ids)
+        self._anchor = self._anchor.called(ids)
 
     def _offsets(self, tracks: Tracks) -> Tracks:
         return Tracks(tracks.ids, self.centred(tracks.pixels))
@@ -90,6 +97,27 @@ class CameraStream:
     def centred(self, pixels: Array) -> Array:
         """Offsets (N, 2) from the principal point of pixels (N, 2) of the tracked image."""
         return pixels - self._center
+
+    def rectified(self, image: Image, lens: Lens) -> tuple[Image, np.ndarray | None]:
+        """The working image (H, W, 3) of a pinhole in place of the lens, and where it shows anything (H, W).
+
+        ``lens``: in pixels of the tracked image. Pixels that the camera does not see repeat the border; None: there
+        are none.
+        """
+        if lens.plain:
+            return image, None
+        if self._rectification is None or self._rectification[0] != lens:
+            self._rectification = lens, *self._lookup(lens, image.shape[0], image.shape[1])
+        _, at, inside = self._rectification
+        return cv2.remap(image, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), inside
+
+    def _lookup(self, lens: Lens, height: int, width: int) -> tuple[Array32, np.ndarray]:
+        """Where pixels of the rectified working image come from (H, W, 2), and whether that is in the image (H, W)."""
+        native = self.resize.to_native(pixel_grid(height, width).reshape(-1, 2))
+        ideal = (native + 0.5) * self.tracking_scale - 0.5 - self._center
+        at = self.to_working(lens.seen(ideal)).reshape(height, width, 2)
+        inside = np.all((at >= 0) & (at <= [width - 1, height - 1]), axis=2)
+        return at.astype(np.float32), inside
 
     def to_working(self, offsets: Array) -> Array:
         """Working pixels (N, 2) of offsets in the tracked image."""

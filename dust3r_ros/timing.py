@@ -35,6 +35,10 @@ class Stopwatch:
             if len(times) > self._keep:
                 del times[: self._keep // 2]
 
+    def total(self, stage: str) -> float:
+        """Seconds of a stage, over the calls that count; 0 for one that was never timed."""
+        return sum(self._seconds.get(stage, ()))
+
     def summary(self) -> dict[str, dict[str, float]]:
         """{stage: {count, p50, p95, max}}, milliseconds."""
         return {

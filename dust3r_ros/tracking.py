@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from dust3r_ros.features import epipolar_inliers
-from dust3r_ros.types import Array, Image
+from dust3r_ros.types import Array, Array32, Image
 
 _WINDOW = (21, 21)
 _FORTH_AND_BACK_PX = 0.7
@@ -31,6 +31,10 @@ class Tracks:
         """Each id once, its first place kept; sorted by id."""
         ids, first = np.unique(self.ids, return_index=True)
         return Tracks(ids, self.pixels[first])
+
+    def called(self, ids: np.ndarray) -> Tracks:
+        """The corners by other ids, ``ids[k]`` for k; each id once."""
+        return Tracks(ids[self.ids], self.pixels).unique()
 
     def renamed(self, new_ids: dict[int, int]) -> Tracks:
         """Some ids replaced; where two corners come to have one id, the first stays."""
@@ -71,7 +75,7 @@ class CornerTracker:
 
     def follow(self, gray: Image) -> Tracks:
         """Corners of the image before found in ``gray`` (H, W) uint8, which becomes the image before."""
-        small = _shrink(gray)
+        small = shrink(gray)
         if self._gray is not None and len(self.tracks.ids):
             self.tracks = self._follow(gray, small)
         self._gray, self._small = gray, small
@@ -98,9 +102,7 @@ class CornerTracker:
         scale = small.shape[1] / gray.shape[1]
         assert self._gray is not None and self._small is not None, "an image comes first"
         flow = self._flow.calc(self._small, small, None)
-        at = np.round((start + 0.5) * scale - 0.5).astype(int)
-        at = np.clip(at, 0, [small.shape[1] - 1, small.shape[0] - 1])
-        guess = start + flow[at[:, 1], at[:, 0]] / scale
+        guess = carried(self.tracks.pixels, flow, scale)
         forth, found = _lucas_kanade(self._gray, gray, start, guess)
         back, found_back = _lucas_kanade(gray, self._gray, forth, start)
         inside = np.all((forth > 0) & (forth < [gray.shape[1] - 1, gray.shape[0] - 1]), axis=1)
@@ -123,7 +125,15 @@ def _lucas_kanade(a: Image, b: Image, points: np.ndarray, guess: np.ndarray) -> 
     return moved.reshape(-1, 2), status.ravel().astype(bool)
 
 
-def _shrink(gray: Image) -> Image:
+def carried(pixels: Array, flow: Array32, scale: float) -> Array:
+    """Where the flow (h, w, 2) of an image ``scale`` times as large takes pixels (N, 2)."""
+    at = np.round((pixels + 0.5) * scale - 0.5).astype(int)
+    at = np.clip(at, 0, [flow.shape[1] - 1, flow.shape[0] - 1])
+    return pixels + flow[at[:, 1], at[:, 0]] / scale
+
+
+def shrink(gray: Image) -> Image:
+    """The image (h, w) of at most 320 pixels that dense flow is computed from."""
     scale = _FLOW_LONG_EDGE / max(gray.shape)
     if scale >= 1.0:
         return gray

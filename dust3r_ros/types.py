@@ -22,11 +22,15 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Camera:
-    """Estimated pinhole camera: square pixels, centred principal point, no distortion.
+    """Estimated camera as it takes its images: square pixels, a principal point and a lens.
 
     ``width``, ``height`` (pixels) say at which resolution ``focal`` (pixels) holds.
     ``focal_std`` (pixels) is its standard deviation, infinite while nothing supports it;
     ``support`` counts the keyframe pairs that do. ``fixed`` is true for a focal that was given.
+    ``principal_offset`` (pixels) is the principal point, from the middle of the image.
+    ``distortion`` are Brown's k1, k2, k3 as OpenCV and ROS (plumb_bob) have them: what a pinhole sees
+    at x (from the principal point, in focal lengths), the lens shows at x (1 + k1 r^2 + k2 r^4 + k3 r^6),
+    r = |x|. Keyframes are images of the pinhole, with the principal point in their middle.
     """
 
     name: str
@@ -36,11 +40,14 @@ class Camera:
     focal_std: float = float("inf")
     support: int = 0
     fixed: bool = False
+    principal_offset: tuple[float, float] = (0.0, 0.0)
+    distortion: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @property
     def center(self) -> tuple[float, float]:
         """Principal point (cx, cy), pixels."""
-        return (self.width - 1) / 2.0, (self.height - 1) / 2.0
+        x, y = self.principal_offset
+        return (self.width - 1) / 2.0 + x, (self.height - 1) / 2.0 + y
 
     @property
     def matrix(self) -> Array:
@@ -140,10 +147,11 @@ class StampedPose:
 
 @dataclass(frozen=True)
 class MapCounts:
-    """How much went through a mapper."""
+    """How much went through a mapper; ``maps`` that could not be joined yet, all else is of the map it is in."""
 
     frames: int = 0
     tracked: int = 0
     keyframes: int = 0
     pairs: int = 0
     lost: int = 0
+    maps: int = 0

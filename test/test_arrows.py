@@ -17,8 +17,14 @@ MAX_LINES = 300
 # From the leaves up. A part imports parts of its own layer and of those below.
 LAYERS = (
     ("errors", "types", "config", "timing", "geometry"),
-    ("features", "network", "keyframes", "pair_graph", "tracking", "streams", "alignment", "backends"),
-    ("densifier", "map_builder", "mapper"),
+    (
+        "appearance", "features", "network", "keyframes", "pair_graph", "tracking", "streams", "alignment", "backends",
+        "junctions", "junction_links", "linker",
+    ),
+    (
+        "densifier", "landmark_cloud", "frame_log", "calibrator", "map_builder",
+        "pointmap_builder", "pointmap_keyframes", "atlas", "mapper",
+    ),
     ("io", "scenes", "replay"),
     ("evaluation", "training"),
     ("cli", "node"),

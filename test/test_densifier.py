@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from oracle import Oracle
@@ -10,6 +12,7 @@ from sequences import SMALL, walk
 
 from dust3r_ros.alignment.sparse_map import Focal, SparseMap
 from dust3r_ros.backends import make_backend
+from dust3r_ros.config import MapperConfig
 from dust3r_ros.densifier import Densifier
 from dust3r_ros.features import Features
 from dust3r_ros.geometry.pinhole import project
@@ -21,7 +24,7 @@ from dust3r_ros.timing import no_timer
 from dust3r_ros.tracking import Tracks
 
 FRAMES = (0, 4, 8, 12)
-WINDOW = 2
+CONFIG = replace(SMALL, window=2)
 UNIT = 0.4  # map units per metre
 
 
@@ -33,7 +36,7 @@ def landmarks(sequence: RenderedSequence) -> np.ndarray:
     return transform(sequence.w_T_c[0], rays * z[:, None])
 
 
-def made(sequence: RenderedSequence, backend) -> tuple[Densifier, Oracle]:
+def made(sequence: RenderedSequence, backend, config: MapperConfig = CONFIG) -> tuple[Densifier, Oracle]:
     """Four keyframes at their true poses, with landmarks where the first one sees surfaces."""
     truth = Oracle(sequence, SMALL.working_size)
     stream = CameraStream("camera", 0, sequence.width, sequence.height, SMALL)
@@ -51,7 +54,7 @@ def made(sequence: RenderedSequence, backend) -> tuple[Densifier, Oracle]:
         records.append(KeyframeRecord(int(sequence.stamps_ns[frame]), stream, image, nothing, np.zeros(0, int)))
     sparse.new_ids(len(points))
     sparse.points[:] = UNIT * points
-    return Densifier(backend, sparse, graph, records, WINDOW, no_timer), truth
+    return Densifier(backend, sparse, graph, records, config, no_timer), truth
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +62,9 @@ def sequence() -> RenderedSequence:
     return walk("orbit")
 
 
-@pytest.fixture(params=["two_view", "oracle"])
-def dense(request, sequence: RenderedSequence) -> tuple[Densifier, Oracle]:
-    backend = make_backend(SMALL) if request.param == "two_view" else Oracle(sequence, SMALL.working_size)
-    return made(sequence, backend)
+@pytest.fixture
+def dense(sequence: RenderedSequence) -> tuple[Densifier, Oracle]:
+    return made(sequence, make_backend(SMALL))
 
 
 def check(densifier: Densifier, truth: Oracle, index: int) -> None:
@@ -83,9 +85,21 @@ def test_depth_in_map_units(dense: tuple[Densifier, Oracle]) -> None:
 
 def test_nobody_to_pair_with(dense: tuple[Densifier, Oracle]) -> None:
     densifier, _ = dense
-    assert densifier.densify(2, []) == set()
+    assert densifier.densify(0, []) == set()
     densifier._sparse.views[0].w_T_c = None
-    assert densifier.densify(2, [0]) == set() and densifier.depths.get(2) is None
+    assert densifier.densify(1, [0]) == set() and densifier.depths.get(1) is None
+
+
+def test_depth_comes_from_the_pairs_that_promise_most(sequence: RenderedSequence) -> None:
+    densifier, _ = made(sequence, make_backend(SMALL), replace(CONFIG, window=3, depth_pairs=1))
+    views = densifier._sparse.views
+    w_T_c = [view.w_T_c for view in views]
+    views[1].w_T_c = views[2].w_T_c = w_T_c[3].copy()
+    assert densifier.densify(3, [2]) == {0, 3}, "two of the window stand at the same place"
+    assert densifier.depths.get(2) is None
+    views[1].w_T_c, views[0].w_T_c = w_T_c[1], w_T_c[3].copy()
+    assert densifier.densify(3, [2]) == {1, 3}
+    assert set(densifier._used) == {(1, 3)}, "what it is paired with no longer is not renewed either"
 
 
 def test_views_that_left_come_back(dense: tuple[Densifier, Oracle]) -> None:
@@ -96,6 +110,8 @@ def test_views_that_left_come_back(dense: tuple[Densifier, Oracle]) -> None:
     assert densifier.backend.has(0), "within the window"
     densifier.leave(2)
     assert not densifier.backend.has(0) and densifier.backend.has(1)
+    for near in (1, 2):
+        densifier._sparse.views[near].w_T_c = None
     assert densifier.densify(3, [0]) == {0, 3}, "a loop closed with a keyframe that left long ago"
     assert densifier.backend.has(0)
     check(densifier, truth, 0)
@@ -106,6 +122,8 @@ def test_depth_is_renewed_only_where_the_geometry_changed(dense: tuple[Densifier
     densifier, truth = dense
     for index, others in ((1, [0]), (2, [1, 0]), (3, [2, 1])):
         densifier.densify(index, others)
+    paired = {index for pair in densifier._used if 3 in pair for index in pair}
+    assert 3 in paired and len(paired) == 3
     densifier._sparse.move(np.eye(4), 3.0)
     assert densifier.renew() == set(), "another length alone scales depth; nothing is computed anew"
     densifier._sparse.move(np.eye(4), 1 / 3.0)
@@ -113,8 +131,22 @@ def test_depth_is_renewed_only_where_the_geometry_changed(dense: tuple[Densifier
     turned = w_T_c.copy()
     turned[:3, :3] = w_T_c[:3, :3] @ Rotation.from_euler("y", 1.0, degrees=True).as_matrix()
     densifier._sparse.views[3].w_T_c = turned
-    assert densifier.renew() == {1, 2, 3}, "the pairs of the keyframe that turned"
+    assert densifier.renew() == paired, "the pairs of the keyframe that turned"
     densifier._sparse.views[3].w_T_c = w_T_c
-    assert densifier.renew() == {1, 2, 3}
+    assert densifier.renew() == paired
     for index in range(4):
         check(densifier, truth, index)
+
+
+def test_without_depth_the_graph_knows_who_shares_landmarks(sequence: RenderedSequence) -> None:
+    backend = make_backend(SMALL)
+    densifier, _ = made(sequence, backend, replace(CONFIG, dense=False))
+    seen = densifier._sparse.views[3].seen
+    densifier._sparse.views[3].seen = seen.select(np.arange(len(seen.ids)) < 5)
+    assert densifier.densify(1, [0]) == densifier.densify(2, [1, 0]) == densifier.densify(3, [2]) == set()
+    assert densifier.renew() == set() and not any(backend.has(index) for index in range(4)), "nothing was predicted"
+    assert all(densifier.depths.get(index) is None for index in range(4))
+    assert [edge[:2] for edge in densifier._graph.edges] == [(0, 1), (0, 2), (1, 2)], "five shared ones are too few"
+    assert densifier._graph.count("camera") == 3
+    shared = np.intersect1d(*(densifier._sparse.views[index].seen.ids for index in (0, 2)))
+    assert densifier._graph.edges[1][2] == pytest.approx(np.log1p(len(shared)))

@@ -53,6 +53,19 @@ def test_features_have_one_place_each_and_unit_descriptors() -> None:
     assert len(extract(texture(), 40).pixels) <= 40
 
 
+@pytest.mark.parametrize("size", [1.5, 2.5, 5.0])
+def test_features_lie_where_the_blobs_are(size: float) -> None:
+    """Corners followed from frame to frame have no shift either: both see the same landmarks."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:480, :480]
+    centers = np.stack(np.meshgrid(*2 * [np.arange(60, 480, 60.0)]), -1).reshape(-1, 2)
+    centers += rng.uniform(-5, 5, centers.shape)
+    blobs = sum(np.exp(-((x - u) ** 2 + (y - v) ** 2) / (2 * size**2)) for u, v in centers)
+    found = extract(np.round(60 + 150 * blobs).astype(np.uint8)).pixels
+    nearest = found[np.linalg.norm(found[None] - centers[:, None], axis=2).argmin(axis=1)]
+    np.testing.assert_allclose(np.median(nearest - centers, axis=0), 0.0, atol=0.05)
+
+
 def test_matching_the_other_way_round() -> None:
     a, b = extract(texture()), extract(np.roll(texture(), 9, axis=1))
     forth, back = match(a, b), match(b, a)

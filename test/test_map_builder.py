@@ -64,12 +64,14 @@ def test_keyframes_stand_where_they_were(built: Driver) -> None:
 def test_the_pair_graph_holds_its_pairs(built: Driver) -> None:
     pairs = {(first, second) for first, second, _ in built.builder.graph.edges}
     expected = {(i, j) for j in range(6) for i in range(max(0, j - SMALL.pair_neighbours), j)}
-    assert pairs == expected
+    assert expected <= pairs
+    assert all(j - i > SMALL.pair_neighbours for i, j in pairs - expected), "older ones that look alike"
 
 
 def test_a_frame_without_tracks_is_found_by_its_features(built: Driver) -> None:
     for frame in (14, 16, 17):
-        found = built.builder.relocalise(built.stream, built.stream.gray(built.sequence.images[frame]))
+        image = built.sequence.images[frame]
+        found = built.builder.relocalise(built.stream, built.stream.gray(image), built.stream.resize.apply(image))
         assert found is not None
         last = built.keyframes()[-1]
         similarity, _ = alignment(built.keyframes(), built.sequence)
@@ -82,7 +84,8 @@ def test_a_strange_frame_is_not_found(built: Driver) -> None:
     rng = np.random.default_rng(0)
     shape = built.stream.gray(built.sequence.images[0]).shape
     for gray in (np.zeros(shape, np.uint8), rng.integers(0, 256, shape, dtype=np.uint8)):
-        assert built.builder.relocalise(built.stream, gray) is None
+        image = np.repeat(gray[:, :, None], 3, axis=2)
+        assert built.builder.relocalise(built.stream, gray, built.stream.resize.apply(image)) is None
     assert built.builder.locate(built.stream, no_tracks()) is None
 
 

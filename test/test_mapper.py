@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import pytest
 from oracle import Nonsense, Oracle
@@ -13,6 +14,8 @@ from sequences import SMALL, cut, upright, walk
 
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.errors import ConfigError, InputError
+from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.geometry.pinhole import pixel_grid
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, angle_deg, invert
 from dust3r_ros.mapper import Mapper
@@ -96,6 +99,7 @@ class TestWalk:
             frames=ORBIT_FRAMES,
             tracked=ORBIT_FRAMES,
             keyframes=len(orbit.mapper.keyframes),
+            maps=1,
             pairs=len(orbit.mapper.edges),
             lost=0,
         )
@@ -517,3 +521,38 @@ def test_a_small_map_lost_for_long_gives_way_to_a_new_one(known: RenderedSequenc
         update = mapper.process(int(stamp) + 100 * 10**9, "camera", image)
     assert update.state is TrackingState.TRACKING
     assert all(pose.stamp_ns >= 100 * 10**9 for pose in mapper.trajectory())
+
+
+def test_a_map_is_kept_while_one_of_its_cameras_sees_it(known: RenderedSequence) -> None:
+    mapper = Mapper(replace(known_config(known), lost_patience_s=1.0))
+    dark = np.zeros_like(known.images[0])
+    for i, (stamp, image) in enumerate(zip(known.stamps_ns.tolist(), known.images, strict=True)):
+        mapper.process(stamp, "left", image)
+        # The right camera sees the room, then a hand lies on it.
+        update = mapper.process(stamp, "right", image if i < 6 else dark)
+    assert update.state is TrackingState.LOST and len(mapper.keyframes) >= 2
+    for second in range(2, 5):
+        update = mapper.process(stamp + second * 10**9, "right", dark)
+    assert update.removed == () and update.state is TrackingState.LOST
+    for second in range(5, 8):
+        for name in ("left", "right"):
+            update = mapper.process(stamp + second * 10**9, name, dark)
+    assert update.state is TrackingState.INITIALISING, "now both are lost"
+
+
+def test_a_bent_image_of_which_nobody_told(known: RenderedSequence) -> None:
+    """A lens with a radial term and a principal point out of the middle: found, and taken out of focal and depth."""
+    sequence = walk("orbit", 36)
+    lens = Lens(sequence.width / 2, -0.08, (2.0, -2.0))
+    middle = np.array([(sequence.width - 1) / 2, (sequence.height - 1) / 2])
+    offsets = pixel_grid(sequence.height, sequence.width).reshape(-1, 2) - middle
+    at = (lens.ideal(offsets) + middle).reshape(sequence.height, sequence.width, 2).astype(np.float32)
+    bent = [cv2.remap(image, at, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT) for image in sequence.images]
+    run = run_of(replace(sequence, images=np.stack(bent)))
+    camera = run.mapper.cameras["camera"]
+    assert camera.focal == pytest.approx(sequence.focal, rel=0.02)
+    assert camera.principal_offset == pytest.approx(lens.center, abs=1.5)
+    assert camera.distortion[0] > 0.05, "the lens shows things too far out"
+    assert trajectory_error(run.mapper, sequence) < 0.003
+    error, part = depth_error(replace(run, sequence=sequence))
+    assert error < 0.05 and part > 0.3

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
+import pytest
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.pair_graph import PairGraph
-
-
-def scene(seed: int) -> np.ndarray:
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8), dtype=np.uint8)
-    return cv2.resize(coarse, (160, 120), interpolation=cv2.INTER_CUBIC)
 
 
 def graph(**config: float) -> PairGraph:
@@ -23,43 +18,68 @@ def test_the_last_few() -> None:
     assert [pairs.neighbours(i) for i in (0, 1, 2, 7)] == [[], [0], [1, 0], [6, 5, 4]]
 
 
-def test_a_place_seen_again_is_chosen() -> None:
-    """Twenty places; the seventh is seen once more, a little aside, darker and noisier."""
-    pairs = graph(pair_lookalikes=2, pair_neighbours=3)
-    for seed in range(20):
-        assert pairs.add(scene(seed)) == seed
-    rng = np.random.default_rng(0)
-    again = np.clip(0.7 * np.roll(scene(7), 3, axis=1) + rng.normal(0, 6, (120, 160)), 0, 255).astype(np.uint8)
-    assert pairs.lookalikes(again, 20) == [7]
-    assert pairs.lookalikes(again, 8) == [7]
-    assert pairs.lookalikes(again, 7) == [], "only what is older counts"
-    assert pairs.lookalikes(scene(99), 20) == []
-
-
 def test_one_of_a_neighbourhood_and_the_best_first() -> None:
     pairs = graph(pair_lookalikes=2, pair_neighbours=3)
-    shifts = [9, 6, 3, 0, 3, 6] + [None] * 6 + [4]
-    for index, shift in enumerate(shifts):
-        pairs.add(scene(100 + index) if shift is None else np.roll(scene(0), shift, axis=1))
-    assert pairs.lookalikes(scene(0), len(shifts)) == [3, 12]
-    assert graph(pair_lookalikes=0).lookalikes(scene(0), 5) == []
+    place = looks(1)[0]
+    others = looks(40, seed=1)[::4]
+    blends = [0.6, 0.75, 0.9, 1.0, 0.9, 0.75, *[0.0] * 6, 0.85]
+    for index, blend in enumerate(blends):
+        look = blend * place + np.sqrt(1.0 - blend**2) * others[index % len(others)]
+        pairs.add((look / np.linalg.norm(look)).astype(np.float32))
+    assert pairs.lookalikes(place, len(blends)) == [3, 12]
+    none = graph(pair_lookalikes=0)
+    none.add(place)
+    assert none.lookalikes(place, 1) == []
 
 
 def test_the_score_that_is_asked_for() -> None:
-    for score, expected in ((0.2, [0]), (0.999, [])):
-        pairs = graph(lookalike_score=score)
-        pairs.add(scene(0))
-        assert pairs.lookalikes(np.roll(scene(0), 12, axis=1), 1) == expected
+    """A part of how alike neighbours are: here they share three steps of four, the place asked for one."""
+    walk = looks(6)
+    for score, expected in ((0.2, [1]), (0.9, [])):
+        pairs = graph(lookalike_score=score, pair_lookalikes=1)
+        for look in walk[:5]:
+            pairs.add(look)
+        assert pairs.lookalikes(walk[4], 2) == expected
 
 
-def test_blank_images_look_like_nothing() -> None:
-    pairs = graph()
-    black = np.zeros((120, 160), np.uint8)
-    pairs.add(black)
-    pairs.add(scene(0))
-    assert pairs.lookalikes(black, 2) == []
-    assert pairs.lookalikes(scene(0), 2) == [1]
-    assert pairs.lookalikes(scene(0), 0) == []
+def looks(count: int, dimensions: int = 512, common: float = 0.0, seed: int = 0) -> np.ndarray:
+    """A walk: unit vectors of which neighbours share most; ``common`` is what all images have in common."""
+    steps = np.random.default_rng(seed).standard_normal((count + 4, dimensions)).astype(np.float32)
+    walk = steps[:-4] + steps[1:-3] + steps[2:-2] + steps[3:-1]
+    walk /= np.linalg.norm(walk, axis=1, keepdims=True)
+    walk[:, 0] += common
+    return walk / np.linalg.norm(walk, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("common", [0.0, 0.6])
+def test_vectors_of_any_kind(common: float) -> None:
+    """What is alike enough follows from how alike neighbours are, whatever all images have in common."""
+    pairs, walk = graph(pair_lookalikes=2), looks(100, common=common)
+    for index, look in enumerate(walk):
+        assert pairs.add(look) == index
+    again = walk[40] + 0.5 * looks(1, common=common, seed=1)[0]
+    again /= np.linalg.norm(again)
+    assert pairs.lookalikes(again, 97)[0] == 40
+    assert pairs.lookalikes(again, 40)[:1] != [40], "only what is older counts"
+    if not common:
+        assert pairs.lookalikes(looks(1, seed=2)[0], 97) == []
+    assert pairs.lookalikes(np.zeros(512, np.float32), 97) == [], "nothing is like nothing"
+
+
+def test_one_graph_after_another() -> None:
+    """The keyframes and pairs of a second graph come after those of the first."""
+    first, second, walk = graph(), graph(), looks(60)
+    for look in walk[:20]:
+        first.add(look)
+    for look in walk[20:]:
+        second.add(look)
+    first.connect(0, 19, 1.0, ("left", "left"))
+    second.connect(0, 3, 2.0, ("left", "left"))
+    assert first.absorb(second) == 20
+    assert first.edges == [(0, 19, 1.0), (20, 23, 2.0)] and first.count("left") == 2
+    assert [first.lookalikes(walk[index], 60)[0] for index in (5, 45)] == [5, 45]
+    assert first.add(walk[0]) == 60
+    assert second.edges == [(0, 3, 2.0)], "the second graph stays as it was"
 
 
 def test_pairs_that_were_used() -> None:

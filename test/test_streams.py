@@ -7,6 +7,8 @@ import pytest
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
+from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.geometry.pinhole import pixel_grid
 from dust3r_ros.streams import CameraStream, check_image
 from dust3r_ros.tracking import Tracks, no_tracks
 
@@ -106,3 +108,22 @@ def test_what_is_no_image(image: object, found: str) -> None:
 def test_an_image_passes_as_it_is() -> None:
     image = np.zeros((4, 5, 3), np.uint8)
     assert check_image(image, "front") is image
+
+
+def test_a_rectified_image_is_what_a_pinhole_sees() -> None:
+    """A chequered wall drawn through a lens comes out straight; what the camera did not see is told."""
+    made = stream(320, 240, working_size=320)
+    lens = Lens(160.0, -0.1, (4.0, -3.0))
+    height, width = made.resize.height, made.resize.width
+    offsets = pixel_grid(height, width).reshape(-1, 2) - [(width - 1) / 2, (height - 1) / 2]
+
+    def wall(at: np.ndarray) -> np.ndarray:
+        value = 127 + 60 * np.sin(at[:, 0] / 9.0) + 60 * np.sin(at[:, 1] / 7.0)
+        return np.repeat(value.reshape(height, width, 1), 3, axis=2)
+
+    seen = np.round(wall(lens.ideal(offsets))).astype(np.uint8)
+    straight, inside = made.rectified(seen, lens)
+    assert inside is not None and 0.7 < inside.mean() < 0.9 and inside[height // 2, width // 2]
+    np.testing.assert_allclose(straight[inside], wall(offsets)[inside], atol=3.0)
+    again, everywhere = made.rectified(seen, Lens(160.0))
+    assert again is seen and everywhere is None

@@ -22,6 +22,7 @@ def test_stages_are_counted_and_measured() -> None:
     track = summary["track"]
     assert track["count"] == 3 and track["max_ms"] >= 20.0
     assert 0 <= track["p50_ms"] <= track["p95_ms"] <= track["max_ms"]
+    assert track["max_ms"] <= 1e3 * watch.total("track") + 1e-3 and watch.total("never") == 0
 
 
 def test_a_failed_stage_counts_too_and_the_error_passes() -> None:

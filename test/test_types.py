@@ -20,6 +20,12 @@ def test_a_camera_projects_as_the_pinhole_does() -> None:
     assert camera.focal_std == float("inf") and not camera.fixed
 
 
+def test_the_principal_point_counts_from_the_middle() -> None:
+    camera = Camera("front", 320, 240, 250.0, principal_offset=(4.0, -2.5))
+    assert camera.center == (163.5, 117.0)
+    np.testing.assert_array_equal(camera.matrix, [[250, 0, 163.5], [0, 250, 117], [0, 0, 1]])
+
+
 def test_products_do_not_change() -> None:
     for product in (Camera("front", 320, 240, 250.0), MapUpdate(1, "front", TrackingState.LOST), MapCounts()):
         with pytest.raises(dataclasses.FrozenInstanceError):

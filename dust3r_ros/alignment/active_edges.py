@@ -14,7 +14,7 @@ from dust3r_ros.types import Array, Array32
 FLOOR = 0.01
 _LOG_SIGMA = 0.05
 _IRLS = 3
-_FIT_ROUNDS = 4
+_FIT_ROUNDS = 3
 
 
 class PointPairs:

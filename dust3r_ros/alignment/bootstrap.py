@@ -4,31 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 
 import numpy as np
 
-from dust3r_ros.alignment.attach import PlacedView, attach
+from dust3r_ros.alignment.first_pair import PairFromLandmarks
+from dust3r_ros.alignment.landmark_sample import thin
 from dust3r_ros.alignment.refinement import refine
 from dust3r_ros.alignment.sparse_map import SparseMap
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.features import epipolar_inliers
-from dust3r_ros.geometry.essential import essential_pose
-from dust3r_ros.geometry.pinhole import rays
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, invert
-from dust3r_ros.geometry.turning import turning_error
-from dust3r_ros.types import Array, PairPrediction
+from dust3r_ros.types import Array
 
 # Of the long edge: 90, 67, 53, 40, 28, 18 degrees of view. The vote over fundamental matrices is
 # biased; trying each of these to the end and keeping what explains the tracks best is not.
 FOCAL_STARTS = (0.5, 0.75, 1.0, 1.4, 2.0, 3.2)
-_FIRST_PARALLAX_DEG = 2.0
 _CLEARLY_BETTER = 0.97
-_TURNING_PX = 1.0
 _KEPT_PARALLAX = 0.3  # of the landmarks
 _UNUSUAL, _USUAL_SIGMA = 0.05, 0.5
 _PAIRS_AMONG = 4  # the pair that a map starts from is one of its first views
 _PRUNING_PX = (30.0, 10.0, 4.0)
+_SAMPLE = 150  # landmarks of each view that a focal is judged by, before any map is built from all
+_FIRST_STEPS, _FURTHER_STEPS, _WHOLE_STEPS = 5, 12, 15
+_WORTH_MORE, _FINALISTS = 3, 2
+_HOPELESS, _LEVEL = 3.0, 1.2  # times the least misfit
+_SAME_FOCAL = 1.03
 
 FirstPair = Callable[[SparseMap, Sequence[int], float], tuple[int, int, Array]]
 
@@ -60,14 +59,14 @@ def bootstrap(
     first view stands at the origin and looks along x; the median depth of its landmarks is 1.
     """
     before = sparse.snapshot()
-    posed = any(sparse.views[view].w_T_c is not None for view in views)
-    limit = _CLEARLY_BETTER * _score(sparse, camera) if posed else float("inf")
+    limit = _limit(sparse, views, camera)
     starts, best = [], None
-    for focal in focals:
+    for trial in _finalists(sparse, views, camera, focals, options):
         sparse.restore(before)
-        sparse.start_over()
+        trial.place(sparse, views, camera)
         try:
-            _build(sparse, views, camera, focal, options)
+            _settle(sparse, _PRUNING_PX[1:], _WHOLE_STEPS)
+            _require_parallax(sparse, options)
         except GeometryError:
             continue
         start = Start(_score(sparse, camera), sparse.focals[camera].value)
@@ -86,7 +85,77 @@ def _score(sparse: SparseMap, camera: int) -> float:
     return sparse.misfit() * (1.0 + _UNUSUAL * (np.log(focal.value / focal.prior) / _USUAL_SIGMA) ** 2)
 
 
-def _build(sparse: SparseMap, views: Sequence[int], camera: int, focal: float, options: Options) -> None:
+def _limit(sparse: SparseMap, views: Sequence[int], camera: int) -> float:
+    """The score that a new map must stay below."""
+    posed = any(sparse.views[view].w_T_c is not None for view in views)
+    return _CLEARLY_BETTER * _score(sparse, camera) if posed else float("inf")
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """How a focal came out: ``score``, ``focal`` and poses of the views; ``state``: of the whole sparse map."""
+
+    score: float
+    focal: float
+    w_T_c: tuple[Array | None, ...]
+    state: tuple[object, ...]
+
+    @classmethod
+    def of(cls, sparse: SparseMap, views: Sequence[int], camera: int) -> _Trial:
+        poses = tuple(sparse.views[view].w_T_c for view in views)
+        return cls(_score(sparse, camera), sparse.focals[camera].value, poses, sparse.snapshot())
+
+    def place(self, sparse: SparseMap, views: Sequence[int], camera: int) -> None:
+        """Start over from the poses and the focal: whatever nearly fits them becomes a landmark."""
+        sparse.start_over()
+        sparse.focals[camera].value = self.focal
+        for view, w_T_c in zip(views, self.w_T_c, strict=True):
+            sparse.views[view].w_T_c = w_T_c
+        sparse.extend(max_error_px=_PRUNING_PX[1])
+
+
+def _finalists(
+    sparse: SparseMap, views: Sequence[int], camera: int, focals: Sequence[float], options: Options
+) -> list[_Trial]:
+    """The focals worth building a map from all landmarks, best first; leaves the sparse map without most of them.
+
+    Successive halving: every focal gets a few steps on a sample of the landmarks, the best get some
+    more; those remain that end better than the map as it was, and nearly level with the best.
+    """
+    thin(sparse, views, _SAMPLE)
+    limit, sample = _limit(sparse, views, camera), sparse.snapshot()
+    begun = []
+    for focal in focals:
+        sparse.restore(sample)
+        sparse.start_over()
+        try:
+            _place(sparse, views, camera, focal, options)
+            _settle(sparse, _PRUNING_PX, _FIRST_STEPS)
+        except GeometryError:
+            continue
+        begun.append(_Trial.of(sparse, views, camera))
+    ended = []
+    for trial in _worth_more(begun, limit):
+        sparse.restore(trial.state)
+        _settle(sparse, _PRUNING_PX[-1:], _FURTHER_STEPS)
+        ended.append(_Trial.of(sparse, views, camera))
+    level = min(limit, _LEVEL * min((trial.score for trial in ended), default=0.0))
+    return sorted((trial for trial in ended if trial.score < level), key=lambda trial: trial.score)[:_FINALISTS]
+
+
+def _worth_more(begun: list[_Trial], limit: float) -> list[_Trial]:
+    """The best few, each focal once, without those too far off to come below ``limit`` or the best."""
+    kept: list[_Trial] = []
+    for trial in sorted(begun, key=lambda trial: trial.score):
+        hopeless = trial.score > _HOPELESS * min(limit, (kept or [trial])[0].score)
+        known = any(abs(np.log(trial.focal / other.focal)) < np.log(_SAME_FOCAL) for other in kept)
+        if not hopeless and not known and len(kept) < _WORTH_MORE:
+            kept.append(trial)
+    return kept
+
+
+def _place(sparse: SparseMap, views: Sequence[int], camera: int, focal: float, options: Options) -> None:
+    """Pose the first pair, the other views by what they see of its landmarks."""
     sparse.focals[camera].value = focal
     first, second, second_pose = options.first_pair(sparse, views[:_PAIRS_AMONG], focal)
     sparse.views[first].w_T_c, sparse.views[second].w_T_c = np.eye(4), second_pose
@@ -96,67 +165,20 @@ def _build(sparse: SparseMap, views: Sequence[int], camera: int, focal: float, o
         found = sparse.locate(camera, sparse.views[view].seen, options.min_inliers, options.seed)
         sparse.views[view].w_T_c = found.w_T_c
         sparse.extend()
-    for limit in _PRUNING_PX:
-        refine(sparse, free_focal=True, rounds=1, iterations=20, max_error_px=limit)
+
+
+def _settle(sparse: SparseMap, limits: Sequence[float], iterations: int) -> None:
+    """Adjust with a free focal and ever fewer outliers."""
+    for limit in limits:
+        refine(sparse, free_focal=True, rounds=1, iterations=iterations, max_error_px=limit)
         sparse.extend()
+
+
+def _require_parallax(sparse: SparseMap, options: Options) -> None:
     # Turning on the spot is explained by hardly any motion: then next to nothing keeps its parallax.
     before, kept = int(sparse.positioned.sum()), sparse.discard_flat()
     if kept < max(options.min_inliers, _KEPT_PARALLAX * before):
         raise GeometryError(f"only {kept} of {before} landmarks of the first views are seen under parallax")
-
-
-class PairFromLandmarks:
-    """The pair that sees most landmarks under parallax, posed by its essential matrix; the length is free."""
-
-    def __init__(self) -> None:
-        self._turning: dict[tuple[int, int], bool] = {}  # the same for every focal that is tried
-
-    def __call__(self, sparse: SparseMap, views: Sequence[int], focal: float) -> tuple[int, int, Array]:
-        """(first, second, ``first_T_second``) of ``views``; raises ``GeometryError`` when no pair has parallax."""
-        best: tuple[int, int, int, Array] | None = None
-        for first, second in combinations(views, 2):
-            if self._turns(sparse, first, second):
-                continue
-            a, b = sparse.common(first, second)
-            try:
-                # Not refined: the adjustment that follows does it better.
-                first_T_second, inliers = essential_pose(
-                    a, b, focal, focal, (0.0, 0.0), (0.0, 0.0), refine_matches=0
-                )
-            except GeometryError:
-                continue
-            rays_a, rays_b = (rays(offsets[inliers], focal, (0.0, 0.0)) for offsets in (a, b))
-            meeting = _angles_deg(rays_a, rays_b @ first_T_second[:3, :3].T)
-            count = int((meeting > _FIRST_PARALLAX_DEG).sum())
-            if best is None or count > best[0]:
-                best = (count, first, second, first_T_second)
-        if best is None or best[0] == 0:
-            raise GeometryError(f"none of {len(views)} views has enough parallax to another")
-        return best[1:]
-
-    def _turns(self, sparse: SparseMap, first: int, second: int) -> bool:
-        """Whether turning on the spot explains a pair."""
-        if (first, second) not in self._turning:
-            a, b = sparse.common(first, second)
-            usual = sparse.focals[sparse.views[first].camera].prior
-            good = epipolar_inliers(a, b)
-            error = turning_error(a[good], b[good], 0.4 * usual, 4.0 * usual)
-            self._turning[first, second] = error < _TURNING_PX
-        return self._turning[first, second]
-
-
-def pair_from_pointmaps(predictions: Sequence[PairPrediction], focal: float, seed: int) -> tuple[int, int, Array]:
-    """The pair a network is surest of: (first, second, ``first_T_second``); ``focal``: pixels of the pointmaps."""
-    strength = [float(np.mean(np.log(p.confidence_first)) + np.mean(np.log(p.confidence_second))) for p in predictions]
-    prediction = predictions[int(np.argmax(strength))]
-    placed = PlacedView(np.eye(4), prediction.points_first[..., 2], prediction.confidence_first)
-    found = attach(prediction.second, [prediction], {prediction.first: placed}, focal, seed)
-    return prediction.first, prediction.second, found.w_T_c
-
-
-def _angles_deg(a: Array, b: Array) -> Array:
-    cosine = np.sum(a * b, axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    return np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
 
 
 def _normalise(sparse: SparseMap, views: Sequence[int]) -> None:

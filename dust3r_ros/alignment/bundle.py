@@ -1,7 +1,10 @@
-"""Bundle adjustment: poses, one focal per camera and points from their reprojection.
+"""Bundle adjustment: poses, one focal and lens per camera and points from their reprojection.
 
 Levenberg-Marquardt on the reprojection error with a Huber kernel; points are eliminated by the
-Schur complement (Triggs et al., "Bundle Adjustment - A Modern Synthesis", 1999).
+Schur complement (Triggs et al., "Bundle Adjustment - A Modern Synthesis", 1999). After each step
+the points settle under the new poses before it is judged (Jeong et al., "Pushing the Envelope of
+Modern Methods for Bundle Adjustment", PAMI 2012): focal and depth change together along a curved
+valley, and a step that moves points on straight lines would have to be short there.
 """
 
 from __future__ import annotations
@@ -10,27 +13,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dust3r_ros.alignment.schur import (
-    Problem,
-    State,
-    Structure,
-    focal_std_of,
-    in_cameras,
-    normal_equations,
-    prior_error,
-    solve,
-)
-from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.alignment.reprojection import Fit, Huber, fit, settle
+from dust3r_ros.alignment.schur import PosePairs, Step, normal_equations, prior_error, solve, std_of
+from dust3r_ros.alignment.sights import FOCAL, RADIAL, Problem, Sights, State
+from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.types import Array
 
 __all__ = ["Problem", "Solution", "adjust"]
 
-_MIN_DEPTH = 1e-6
+_START_DAMPING, _MIN_DAMPING, _MAX_DAMPING = 1e-4, 1e-9, 1e6
+_UNDAMPED = 1e-9  # relative: the unit of length may be open
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """Adjusted ``w_T_c``, ``focals``, ``points``; ``residual`` (M,) pixels, ``focal_std`` of the free log focals."""
+    """Adjusted ``w_T_c``, ``focals``, ``lenses`` and ``points``; ``residual`` (M,) pixels.
+
+    ``focal_std`` of the free log focals, ``radial_std`` (F,) of the lenses' radial terms, 0 where held.
+    """
 
     w_T_c: Array
     focals: Array
@@ -38,6 +38,8 @@ class Solution:
     residual: Array
     focal_std: Array
     cost: float
+    lenses: tuple[Lens, ...]
+    radial_std: Array
 
 
 def adjust(problem: Problem, *, huber_px: float = 2.0, iterations: int = 20, tolerance: float = 1e-4) -> Solution:
@@ -45,48 +47,43 @@ def adjust(problem: Problem, *, huber_px: float = 2.0, iterations: int = 20, tol
 
     Stops when an accepted step lowers the cost by less than ``tolerance`` of it.
     """
-    structure = Structure(problem)
-    state = State(invert(problem.w_T_c), np.log(problem.focals), problem.points)
-    errors, valid = _residuals(problem, state)
-    cost = _cost(problem, state, errors, valid, huber_px)
-    damping = 1e-4
-    blocks = None
+    sights, loss = Sights(problem), Huber(huber_px, problem.sigma)
+    pairs = PosePairs(sights)
+    state = State.of(problem, sights)
+    at = fit(sights, state, loss)
+    cost, damping, normal = _cost(problem, sights, state, at), _START_DAMPING, None
     for _ in range(iterations):
-        if blocks is None:
-            blocks = normal_equations(problem, structure, state, errors, valid, huber_px)
-        step = solve(blocks, structure, damping)
-        trial = state.moved(step, structure) if step is not None else None
-        if trial is not None:
-            trial_errors, trial_valid = _residuals(problem, trial)
-            trial_cost = _cost(problem, trial, trial_errors, trial_valid, huber_px)
-        if trial is None or not trial_cost < cost:
+        if normal is None:
+            normal = normal_equations(problem, sights, state, at, loss)
+        step = solve(normal, sights, pairs, damping)
+        trial, trial_at = (state, at) if step is None else _after(step, sights, state, loss)
+        trial_cost = _cost(problem, sights, trial, trial_at)
+        if not trial_cost < cost:
             damping *= 8.0
-            if damping > 1e6:
+            if damping > _MAX_DAMPING:
                 break
             continue
         gain = (cost - trial_cost) / max(cost, 1e-300)
-        state, errors, valid, cost, blocks = trial, trial_errors, trial_valid, trial_cost, None
-        damping = max(damping / 4.0, 1e-9)
+        state, at, cost, normal = trial, trial_at, trial_cost, None
+        damping = max(damping / 4.0, _MIN_DAMPING)
         if gain < tolerance:
             break
-    blocks = normal_equations(problem, structure, state, errors, valid, huber_px)
-    residual = np.where(valid, np.linalg.norm(errors, axis=1), np.inf)
-    return Solution(
-        invert(state.c_T_w), np.exp(state.log_focals), state.points, residual, focal_std_of(blocks, structure), cost
-    )
+    step = None
+    if len(sights.unknowns):
+        normal = normal or normal_equations(problem, sights, state, at, loss)
+        step = solve(normal, sights, pairs, _UNDAMPED)
+    std = std_of(step, sights)
+    residual = np.empty(len(at.r))
+    residual[sights.order] = np.where(at.valid, at.r, np.inf)
+    points = np.ascontiguousarray(state.points.T)
+    focal_std, lenses = std[problem.free_focal, FOCAL], state.lenses(sights)
+    return Solution(state.poses(sights), state.focals(), points, residual, focal_std, cost, lenses, std[:, RADIAL])
 
 
-def _residuals(problem: Problem, state: State) -> tuple[Array, np.ndarray]:
-    """Errors (M, 2) in pixels and which points lie before their camera (M,)."""
-    X = in_cameras(problem, state)
-    valid = X[:, 2] > _MIN_DEPTH
-    z = np.where(valid, X[:, 2], 1.0)
-    focal = np.exp(state.log_focals)[problem.camera[problem.view]]
-    return focal[:, None] * X[:, :2] / z[:, None] - problem.offset, valid
+def _after(step: Step, sights: Sights, state: State, loss: Huber) -> tuple[State, Fit]:
+    moved = state.moved(step.poses, step.unknowns, step.points, sights)
+    return settle(sights, moved, fit(sights, moved, loss), loss)
 
 
-def _cost(problem: Problem, state: State, errors: Array, valid: np.ndarray, huber_px: float) -> float:
-    """Robust cost; a point behind its camera costs as an error of 100 pixels."""
-    r = np.where(valid, np.linalg.norm(errors, axis=1), 100.0)
-    huber = np.where(r <= huber_px, 0.5 * r * r, huber_px * (r - 0.5 * huber_px)) / problem.sigma**2
-    return float(huber.sum()) + 0.5 * float(np.sum(prior_error(problem, state) ** 2))
+def _cost(problem: Problem, sights: Sights, state: State, at: Fit) -> float:
+    return float(at.cost.sum()) + 0.5 * float(np.sum(prior_error(problem, sights, state) ** 2))

@@ -16,9 +16,12 @@ _MIN_SHARED = 16  # sampled pixels that two depth maps must share before one is 
 
 @dataclass(frozen=True, eq=False)
 class _Estimate:
+    """Depth (H, W) times ``factor`` is canonical; ``sampled`` (2, P): both at the sampled pixels, brought to it."""
+
     depth: Array32
     confidence: Array32
     factor: float
+    sampled: Array32
 
 
 class CanonicalDepth:
@@ -40,7 +43,11 @@ class CanonicalDepth:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        maps = sum(e.depth.nbytes + e.confidence.nbytes for estimates in self._estimates.values() for e in estimates)
+        maps = sum(
+            e.depth.nbytes + e.confidence.nbytes + e.sampled.nbytes
+            for estimates in self._estimates.values()
+            for e in estimates
+        )
         return maps + self._sampled.nbytes
 
     def append(self, height: int, width: int) -> int:
@@ -82,11 +89,9 @@ class CanonicalDepth:
         if index not in self._estimates:
             return
         at = pixel_sample(*self._shapes[index]).flat
-        with np.errstate(invalid="ignore"):
-            good = (depth > 0) & (confidence > 1.0) & np.isfinite(depth) & np.isfinite(confidence)
-        depth = np.where(good, depth, 0.0).astype(np.float32)
-        confidence = np.where(good, confidence, 1.0).astype(np.float32)
-        sampled, weight = depth.ravel()[at], np.log(confidence.ravel()[at])
+        depth, confidence = _cleaned(depth, confidence)
+        sampled, sure = depth.ravel()[at], confidence.ravel()[at]
+        weight = np.log(sure) * (sampled > 0)
         if self._estimates[index]:
             if len(self._estimates[index]) == 1:
                 self._refresh(index)
@@ -100,7 +105,8 @@ class CanonicalDepth:
                 f"with what is known; at least {_MIN_SHARED} are needed"
             )
         factor = robust_scale(reference, sampled, weight)
-        self._estimates[index].append(_Estimate(depth, confidence, factor))
+        both: Array32 = np.stack([np.float32(factor) * sampled, sure])
+        self._estimates[index].append(_Estimate(depth, confidence, factor, both))
         self._stale.add(index)
 
     def sampled(self, indices: np.ndarray) -> tuple[Array32, Array32]:
@@ -127,10 +133,18 @@ class CanonicalDepth:
         if index not in self._stale:
             return
         self._stale.discard(index)
-        at = pixel_sample(*self._shapes[index]).flat
         estimates = self._estimates[index]
-        depth, confidence = fuse_depths(
-            [np.float32(e.factor) * e.depth.ravel()[at] for e in estimates],
-            [e.confidence.ravel()[at] for e in estimates],
-        )
+        depth, confidence = fuse_depths([e.sampled[0] for e in estimates], [e.sampled[1] for e in estimates])
         self._sampled[0, index], self._sampled[1, index] = depth, np.log(confidence)
+
+
+def _cleaned(depth: Array32, confidence: Array32) -> tuple[Array32, Array32]:
+    """Depth >= 0 and confidence >= 1, both finite; 0 and 1 at least where either says nothing.
+
+    ``fuse_depths`` lets neither count alone.
+    """
+    depth, confidence = np.fmax(depth, np.float32(0.0)), np.fmax(confidence, np.float32(1.0))  # drops NaN as well
+    if not (np.isfinite(depth.max()) and np.isfinite(confidence.max())):
+        good = np.isfinite(depth) & np.isfinite(confidence)
+        depth, confidence = np.where(good, depth, np.float32(0.0)), np.where(good, confidence, np.float32(1.0))
+    return depth, confidence

@@ -6,13 +6,13 @@ from collections.abc import Collection
 
 import numpy as np
 
+from dust3r_ros.alignment.depth_filling import fill_depth
 from dust3r_ros.alignment.depth_fusion import fuse_depths
-from dust3r_ros.geometry.rigid import transform
 from dust3r_ros.types import Array, Array32, PairPrediction
 
 
 class DepthMaps:
-    """Depth estimates per keyframe, one for each other view of its pairs, and what they fuse to.
+    """Depth estimates per keyframe, one for each other view of its pairs, and what they fuse to, gaps closed.
 
     Everything is in map units and z of the keyframe's own camera. Single estimates are let go by
     ``freeze``; the fused map stays.
@@ -31,8 +31,10 @@ class DepthMaps:
         if first in wanted:
             self._put(first, second, scale * prediction.points_first[..., 2], prediction.confidence_first)
         if second in wanted:
-            in_second = transform(second_T_first, scale * prediction.points_second.astype(np.float64))
-            self._put(second, first, in_second[..., 2].astype(np.float32), prediction.confidence_second)
+            x, y, z = np.moveaxis(prediction.points_second, -1, 0)
+            row = (scale * second_T_first[2, :3]).astype(np.float32)
+            depth = row[0] * x + row[1] * y + (row[2] * z + np.float32(second_T_first[2, 3]))
+            self._put(second, first, depth, prediction.confidence_second)
 
     def _put(self, index: int, other: int, depth: Array32, confidence: Array32) -> None:
         self._estimates.setdefault(index, {})[other] = (
@@ -47,7 +49,7 @@ class DepthMaps:
             estimates = list(self._estimates.get(index, {}).values())
             if not estimates:
                 return None
-            self._fused[index] = fuse_depths([e[0] for e in estimates], [e[1] for e in estimates])
+            self._fused[index] = fill_depth(*fuse_depths([e[0] for e in estimates], [e[1] for e in estimates]))
         return self._fused[index]
 
     def freeze(self, index: int) -> None:
@@ -68,3 +70,12 @@ class DepthMaps:
         if index in self._fused:
             depth, confidence = self._fused[index]
             self._fused[index] = (depth * np.float32(factor), confidence)
+
+    def take_over(self, other: DepthMaps, first: int, scale: float) -> None:
+        """The depth of another map, whose keyframes are these from ``first`` on and whose unit is ``scale`` units."""
+        for index in list(other._estimates):
+            fused = other.get(index)
+            if fused is not None:
+                self._fused[first + index] = fused
+                self._estimates[first + index] = {first + index: fused}
+                self.rescale(first + index, scale)

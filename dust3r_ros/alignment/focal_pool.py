@@ -13,7 +13,7 @@ from dust3r_ros.geometry.focal import FOCAL_LIMITS, estimate_focal, pooled_focal
 from dust3r_ros.geometry.pinhole import center_of
 from dust3r_ros.types import PairPrediction
 
-_STRIDE = 4
+_PIXELS = 768  # of a view, that tell its focal: errors of pointmaps reach over more than what lies between
 
 
 @dataclass
@@ -60,11 +60,11 @@ class FocalPool:
 
 
 def _first_focal(prediction: PairPrediction) -> float:
-    """The focal of the first view from every 4th row and column, within the usual limits."""
+    """The focal of the first view from about ``_PIXELS`` pixels in rows and columns, within the usual limits."""
     height, width = prediction.confidence_first.shape
+    step = max(1, round(math.sqrt(height * width / _PIXELS)))
     cx, cy = center_of(height, width)
-    points = prediction.points_first[::_STRIDE, ::_STRIDE]
-    confidence = prediction.confidence_first[::_STRIDE, ::_STRIDE]
-    focal = _STRIDE * estimate_focal(points, confidence, center=(cx / _STRIDE, cy / _STRIDE), limits=None)
+    points, confidence = prediction.points_first[::step, ::step], prediction.confidence_first[::step, ::step]
+    focal = step * estimate_focal(points, confidence, center=(cx / step, cy / step), limits=None)
     low, high = (limit * reference_focal(height, width) for limit in FOCAL_LIMITS)
     return min(max(focal, low), high)

@@ -7,18 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
 
-from dust3r_ros.alignment.moments import check_informative, closed_form, inverse, moments, scale_of
+from dust3r_ros.alignment.moments import check_informative, inverse, packed, scale_of, unpacked
 from dust3r_ros.alignment.pixel_block import PixelBlock
+from dust3r_ros.alignment.priors import held_poses, soft_poses
 from dust3r_ros.alignment.problem import Problem
+from dust3r_ros.alignment.ray_middle import inverse_root
 from dust3r_ros.alignment.similarity_graph import SimilarityGraph
+from dust3r_ros.alignment.start_world import in_known_world, joined, tree
+from dust3r_ros.alignment.workspace import points_at
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.focal import FOCAL_LIMITS, reference_focal
 from dust3r_ros.geometry.pose import solve_pnp
 from dust3r_ros.geometry.rigid import invert
-from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.types import Array, Array32
 
 _WEISZFELD = 6
@@ -50,29 +51,27 @@ def global_start(problem: Problem, blocks: Sequence[PixelBlock]) -> GlobalStart:
     depths = [_own_depths(block) for block in blocks]
     for block, depth in zip(blocks, depths, strict=True):
         _borrow_depths(problem, block, focals, depth)
+        _take_depths(problem, block, depth)
     ends = np.array([(pair.first, pair.second) for pair in problem.pairs])
     scale = _pair_scales(blocks, depths, len(ends))
-    points = [_unprojected(block, depth, focals) for block, depth in zip(blocks, depths, strict=True)]
+    points = [points_at(block.slopes(focals), depth) for block, depth in zip(blocks, depths, strict=True)]
     M = _moments(blocks, points, scale, None)
-    check_informative(M, [f"pair ({i}, {j})" for i, j in ends])
-    S, root = _tree(ends, _scores(blocks, len(ends)), closed_form(M)[0])
-    S, free = _fixed(problem, S, root)
+    second_S_first = check_informative(M, [f"pair ({i}, {j})" for i, j in ends])
+    S, root = tree(ends, _scores(blocks, len(ends)), second_S_first)
+    S, free = in_known_world(problem, S, root)
     M = _moments(blocks, points, scale, inverse(S[ends[:, 1]]) @ S[ends[:, 0]])
-    solution = SimilarityGraph(ends[:, 0], ends[:, 1], M, free).solve(S)
+    solution = SimilarityGraph(ends[:, 0], ends[:, 1], M, free, soft_poses(problem)).solve(S)
     S = solution.S
     w_T_c = S.copy()
     w_T_c[:, :3, :3] /= scale_of(S)[:, None, None]
+    held = held_poses(problem)
+    if problem.poses is not None:
+        w_T_c[held] = problem.poses[held]
     w_S_pair = S[ends[:, 0]].copy()
     w_S_pair[:, :3, :3] *= scale[:, None, None]
     size = scale_of(S)
     residual = solution.residual * np.sqrt(size[ends[:, 0]] * size[ends[:, 1]])
-    return GlobalStart(w_T_c, focals, w_S_pair, residual, _joined(ends, residual, solution.switched_off))
-
-
-def _unprojected(block: PixelBlock, depth: Array32, focals: Array) -> Array32:
-    """(3, B, P) camera frame."""
-    slopes = block.pixels[:, None] / focals[block.images, None].astype(np.float32)
-    return np.stack([*(slopes * depth), depth])
+    return GlobalStart(w_T_c, focals, w_S_pair, residual, joined(ends, residual, solution.switched_off))
 
 
 def _focals(problem: Problem, blocks: Sequence[PixelBlock]) -> Array:
@@ -80,18 +79,21 @@ def _focals(problem: Problem, blocks: Sequence[PixelBlock]) -> Array:
     count = len(problem.shapes)
     usual = np.array([reference_focal(*shape) for shape in problem.shapes])
     camera = np.arange(count) if problem.cameras is None else np.unique(problem.cameras, return_inverse=True)[1]
-    own = [(block, *_slopes(block)) for block in blocks]
+    own = [_own_slopes(block) for block in blocks]
     focal = usual.copy()
     for step in range(_WEISZFELD + 1):
         along, square = np.zeros((2, count))
-        for block, slopes, weight in own:
-            pixels = block.pixels[:, None, None]
+        for image, pixels, slopes, weights in own:
+            pull = weights
             if step:
-                r = pixels - focal[block.images, None, None].astype(np.float32) * slopes
-                weight = weight / np.maximum(np.sqrt(np.einsum("abkp,abkp->bkp", r, r)), np.float32(1e-3))
-            weighted = weight * slopes
-            along[block.images] = np.einsum("ap,abkp->b", block.pixels, weighted)
-            square[block.images] = np.einsum("abkp,abkp->b", slopes, weighted)
+                r = pixels - focal[image, None, None].astype(np.float32) * slopes
+                pull = np.einsum("kap,kap->kp", r, r)
+                pull += np.float32(1e-6)
+                inverse_root(pull, out=pull)
+                pull *= weights
+            weighted = pull[:, None] * slopes
+            along += np.bincount(image, np.einsum("kap,kap->k", pixels, weighted), count)
+            square += np.bincount(image, np.einsum("kap,kap->k", slopes, weighted), count)
         along, square = (np.bincount(camera, values)[camera].astype(np.float64) for values in (along, square))
         with np.errstate(divide="ignore", invalid="ignore"):
             found = along / square
@@ -103,11 +105,14 @@ def _focals(problem: Problem, blocks: Sequence[PixelBlock]) -> Array:
     return focal
 
 
-def _slopes(block: PixelBlock) -> tuple[Array32, Array32]:
-    """Slopes (2, B, K, P) and weights (B, K, P), which are 0 where a sight is not the image's own view."""
-    front = (block.points[2] > 0) & (block.views == 0)[..., None]
-    slopes = block.points[:2] / np.where(front, block.points[2], np.float32(1))
-    return slopes, np.where(front, block.weights, np.float32(0))
+def _own_slopes(block: PixelBlock) -> tuple[NDArray[np.int64], Array32, Array32, Array32]:
+    """Of V sights that are their image's own view: image (V,), pixels and slopes (V, 2, P), weights (V, P)."""
+    at = np.nonzero(block.views == 0)
+    rows, weights = block.rows[at], block.weights[at]
+    front = rows[:, 2] > 0
+    slopes = rows[:, :2] / np.where(front, rows[:, 2], np.float32(1))[:, None]
+    pixels: Array32 = np.broadcast_to(block.pixels, slopes.shape)
+    return block.images[at[0]], pixels, slopes.astype(np.float32), np.where(front, weights, np.float32(0))
 
 
 def _own_depths(block: PixelBlock) -> Array32:
@@ -141,6 +146,20 @@ def _borrow_depths(problem: Problem, block: PixelBlock, focals: Array, depths: A
         depths[b] = np.where(front, z, np.median(z[front]))
 
 
+def _take_depths(problem: Problem, block: PixelBlock, depths: Array32) -> None:
+    """Given depths in place of the canonical ones, which are brought to their unit where there are none."""
+    if problem.depths is None:
+        return
+    for b, image in enumerate(block.images):
+        z = problem.depths[image]
+        u, v = block.at(z.shape)
+        given = z[v, u]
+        both = (given > 0) & (depths[b] > 0)
+        if both.any():
+            depths[b] *= np.median(given[both] / depths[b][both])
+        depths[b] = np.where(given > 0, given, depths[b])
+
+
 def _pair_scales(blocks: Sequence[PixelBlock], depths: Sequence[Array32], count: int) -> Array:
     """(E,) canonical unit of the first image over the pair's unit: robust mean of the log ratio of depths."""
     scale = np.ones(count)
@@ -167,14 +186,14 @@ def _moments(
     M = np.zeros((len(scale), 8, 8))
     for block, canonical in zip(blocks, points, strict=True):
         at = np.nonzero(block.views == 1)
-        edges = block.edges[at]
-        a = np.moveaxis(block.points[:, at[0], at[1]] * scale[edges, None].astype(np.float32), 0, 2)
-        b, w = np.moveaxis(canonical[:, at[0]], 0, 2), block.weights[at]
+        edges, w = block.edges[at], block.weights[at]
+        c = np.ones((len(edges), 7, w.shape[1]))
+        np.multiply(block.rows[at][:, :3], scale[edges, None, None], out=c[:, :3])
+        c[:, 4:] = canonical[at[0]]
         if second_S_first is not None:
-            S = second_S_first[edges].astype(np.float32)
-            r = a @ np.swapaxes(S[:, :3, :3], 1, 2) + S[:, None, :3, 3] - b
-            w = w / np.maximum(np.sqrt(np.einsum("epc,epc->ep", r, r)), np.float32(_FLOOR))
-        M[edges] = moments(a, b, w)
+            r = second_S_first[edges, :3] @ c[:, :4] - c[:, 4:]
+            w = w / np.maximum(np.sqrt(np.einsum("ecp,ecp->ep", r, r)), _FLOOR)
+        M[edges] = unpacked(packed((c * w[:, None]) @ np.swapaxes(c, 1, 2)))
     return M
 
 
@@ -185,65 +204,3 @@ def _scores(blocks: Sequence[PixelBlock], count: int) -> Array:
         there = block.views >= 0
         np.multiply.at(score, block.edges[there], block.weights.mean(axis=2)[there])
     return score
-
-
-def _tree(ends: NDArray[np.int64], score: Array, second_S_first: Array) -> tuple[Array, int]:
-    """(N, 4, 4) along the maximum spanning tree from its root, the best edge's first image; that is the world."""
-    count = int(ends.max()) + 1
-    order = np.argsort(score)
-    best = {(min(i, j), max(i, j)): e for e, (i, j) in zip(order.tolist(), ends[order].tolist(), strict=True)}
-    row, column = np.array(list(best)).T
-    chosen = np.array(list(best.values()))
-    cost = 1.0 + (score.max() - score[chosen]) / max(float(np.ptp(score)), 1e-300)
-    tree = minimum_spanning_tree(coo_array((cost, (row, column)), shape=(count, count)).tocsr())
-    root = int(ends[order[-1], 0])
-    sequence, parent = breadth_first_order(tree, root, directed=False)
-    S = np.tile(np.eye(4), (count, 1, 1))
-    for child in sequence[1:].tolist():
-        i = int(parent[child])
-        e = best[(min(i, child), max(i, child))]
-        step = second_S_first[e] if ends[e, 0] == child else inverse(second_S_first[e])
-        S[child] = S[i] @ step
-    return S, root
-
-
-def _fixed(problem: Problem, S: Array, root: int) -> tuple[Array, NDArray[np.bool_]]:
-    """The start in the world of the known poses, and which increments (N, 7) are free."""
-    free = np.ones((len(S), 7), dtype=bool)
-    known = np.zeros(len(S), bool) if problem.poses is None else np.isfinite(problem.poses[:, 0, 0])
-    if not known.any():
-        free[root] = False
-        return S, free
-    assert problem.poses is not None
-    S = _to_known(S, problem.poses, known).matrix @ S
-    S[known, :3, :3] = scale_of(S[known])[:, None, None] * problem.poses[known, :3, :3]
-    S[known, :3, 3] = problem.poses[known, :3, 3]
-    free[known, :6] = False
-    places = problem.poses[known, :3, 3]
-    if np.ptp(places, axis=0).max() < 1e-9:  # one place says nothing of the scale
-        free[np.flatnonzero(known)[0]] = False
-    return S, free
-
-
-def _joined(ends: NDArray[np.int64], residual: Array, off: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which edges are switched off, less those without which the images fall apart: the best of them stay."""
-    off, count = off.copy(), int(ends.max()) + 1
-    for edge in np.flatnonzero(off)[np.argsort(residual[off])]:
-        i, j = ends[~off].T
-        parts, part = connected_components(coo_array((np.ones(len(i)), (i, j)), shape=(count, count)), directed=False)
-        if parts == 1:
-            break
-        off[edge] = part[ends[edge, 0]] == part[ends[edge, 1]]
-    return off
-
-
-def _to_known(S: Array, poses: Array, known: NDArray[np.bool_]) -> Similarity:
-    """The similarity that takes similarities or poses (N, 4, 4) nearest to the known poses."""
-    a, b = S[known], poses[known]
-    turn = b[:, :3, :3] @ np.swapaxes(a[:, :3, :3] / scale_of(a)[:, None, None], 1, 2)
-    U, _, Vt = np.linalg.svd(turn.sum(axis=0))
-    R = (U * [1.0, 1.0, np.sign(np.linalg.det(U @ Vt))]) @ Vt
-    mean_a, mean_b = a[:, :3, 3].mean(axis=0), b[:, :3, 3].mean(axis=0)
-    spread = [float(np.linalg.norm(x - x.mean(axis=0))) for x in (a[:, :3, 3], b[:, :3, 3])]
-    scale = spread[1] / spread[0] if min(spread) > 1e-9 else 1.0
-    return Similarity(scale, R, mean_b - scale * R @ mean_a)

@@ -27,8 +27,7 @@ from dust3r_ros.alignment.similarity_graph import GraphSolution, SimilarityGraph
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.types import Array, Array32, PairPrediction
 
-_ROUNDS = 2  # of weighing and solving the window
-_WINDOW_STEPS = 3  # of Gauss-Newton in each
+_WINDOW_STEPS = 2  # of Gauss-Newton; the window is weighed and solved anew with every keyframe
 _GRAPH_STEPS = 20
 _POLISH_ROUNDS, _POLISHED = 12, 3e-4  # canonical units
 MAX_RESIDUAL = 0.15  # mean residual, in median depths, above which a pair makes no sense
@@ -166,9 +165,8 @@ class GrowingMap:
             return
         points = self.points([self.active[number] for number in numbers])
         free = np.arange(max(1, len(self) - window), len(self))
-        for _ in range(_ROUNDS):
-            self.weigh(numbers, points)
-            self._solve(self.edges.touching(free), free, robust=False, iterations=_WINDOW_STEPS)
+        self.weigh(numbers, points)
+        self._solve(self.edges.touching(free), free, robust=False, iterations=_WINDOW_STEPS)
 
     def weigh(self, numbers: Ids, points: PointPairs) -> None:
         """Moments of edges from their points, with weights for the map as it stands."""

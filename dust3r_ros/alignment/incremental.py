@@ -8,7 +8,7 @@ the window keeps its 28 numbers. Where loops move the map, all poses are solved 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -49,6 +49,14 @@ class IncrementalAligner:
     def poses(self) -> Array:
         """(K, 4, 4) ``w_T_c``."""
         return rigid(self.map.similarities)
+
+    def pose(self, index: int) -> Array:
+        """``w_T_c`` (4, 4) of a keyframe."""
+        return rigid(self.map.similarities[index : index + 1])[0]
+
+    def scale(self, index: int) -> float:
+        """Map units per canonical unit of a keyframe."""
+        return float(scale_of(self.map.similarities[index]))
 
     @property
     def scales(self) -> Array:
@@ -114,6 +122,18 @@ class IncrementalAligner:
             self.map.polish()
         depth = self._settle(len(self))
         return AlignmentUpdate(self._tell(0, depth), (), tuple(wrong), True)
+
+    def move(self, w_S: Mapping[int, Array]) -> None:
+        """Put keyframes where something better than moments has found them: similarities (4, 4) by index.
+
+        Those that are not named follow the nearest one that is.
+        """
+        before, after = self.map.similarities, self.map.similarities.copy()
+        named = np.array(sorted(w_S))
+        for index in range(len(self)):
+            nearest = int(named[np.argmin(np.abs(named - index))])
+            after[index] = w_S[nearest] @ inverse(before[nearest]) @ before[index]
+        self.map.restore(after)
 
     def _claim(self, loops: Sequence[PairPrediction]) -> list[EdgeReport]:
         """Hand loop pairs to the gate as edges that do not count yet; those that make no sense are returned.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from dust3r_ros.types import Array
 
@@ -45,26 +47,25 @@ class Landmarks:
             ids, further = further, self._alias[further]
         return ids
 
-    def merge(self, a: np.ndarray, b: np.ndarray) -> dict[int, int]:
-        """Landmarks ``a`` (K,) and ``b`` (K,) are the same, each; returns {id that is gone: id that stays}.
+    def merge(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Landmarks ``a`` (K,) and ``b`` (K,) are the same, each; returns the ids that are gone by it, sorted.
 
         One that stays without a position takes that of one that goes.
         """
-        stays: dict[int, int] = {}
-
-        def root(i: int) -> int:
-            while i in stays:
-                i = stays[i]
-            return i
-
-        for i, j in zip(self.resolved(a).tolist(), self.resolved(b).tolist(), strict=True):
-            i, j = root(i), root(j)
-            if i != j:
-                stays[max(i, j)] = min(i, j)
-        stays = {gone: root(gone) for gone in stays}
-        for gone, kept in stays.items():
-            self._alias[gone] = kept
-            if np.isnan(self._positions[kept, 0]):
-                self._positions[kept] = self._positions[gone]
-            self._positions[gone] = np.nan
-        return stays
+        a, b = self.resolved(a), self.resolved(b)
+        differ = a != b
+        ids, ends = np.unique(np.concatenate([a[differ], b[differ]]), return_inverse=True)
+        if len(ids) == 0:
+            return ids
+        links = csr_array((np.ones(len(ends) // 2), tuple(ends.reshape(2, -1))), shape=(len(ids), len(ids)))
+        _, part = connected_components(links, directed=False)
+        oldest = ids[np.unique(part, return_index=True)[1]]  # ids are sorted, so the first is the oldest
+        kept = oldest[part]
+        gone, kept = ids[kept != ids], kept[kept != ids]
+        self._alias[gone] = kept
+        placed = np.isfinite(self._positions[gone, 0])
+        gives, takes = gone[placed][::-1], kept[placed][::-1]  # of several, the oldest gives its position
+        lacking = np.isnan(self._positions[takes, 0])
+        self._positions[takes[lacking]] = self._positions[gives[lacking]]
+        self._positions[gone] = np.nan
+        return gone

@@ -57,7 +57,7 @@ def moments(a: NDArray[np.floating], b: NDArray[np.floating], weights: NDArray[n
 
 
 def packed(M: Array) -> Array:
-    """The 28 distinct numbers (..., 28) of moments (..., 8, 8), for storage."""
+    """The 28 distinct numbers (..., 28) of moments (..., 8, 8), or of their first 7 rows and columns."""
     return M[..., _UPPER[0], _UPPER[1]]
 
 
@@ -118,26 +118,28 @@ def cost(M: Array, S_i: Array, S_j: Array, scale_free: bool = True) -> Array:
 def normal_blocks(M: Array, S_i: Array, S_j: Array, scale_free: bool = True) -> tuple[Array, Array, Array]:
     """``cost`` (E,), its gradient (E, 14) and Gauss-Newton matrix (E, 14, 14) over both ends' increments.
 
-    Columns: the 7 of end i, then the 7 of end j. The factor 1 / (s_i s_j) enters the gradient with
-    its own derivative, minus the cost for each end's log scale; it has none in the matrix.
+    Columns: the 7 of end i, then the 7 of end j. Scale free, the residuals are those over sqrt(s_i s_j), seen from
+    halfway between both ends' frames: the cost is the same, and turning or resizing both ends alike
+    changes none of them. Otherwise such a change, which costs nothing, would seem to cost the residuals
+    squared, and a long loop, all but free to bend, would give way in tiny steps.
     """
     A = np.concatenate([S_i[..., :3, :], -S_j[..., :3, :]], axis=-1)
     D = np.zeros((*M.shape[:-2], 2 * DOF, 3, 8))
     D[..., :DOF, :, :4] = S_i[..., None, :3, :3] @ _GENERATORS
     D[..., DOF:, :, 4:] = -(S_j[..., None, :3, :3] @ _GENERATORS)
+    if scale_free:
+        factor = 1.0 / np.sqrt(scale_of(S_i) * scale_of(S_j))[..., None, None]
+        A, D = factor * A, factor[..., None] * D
+        for at, S in ((0, S_i), (DOF, S_j)):
+            R = (S[..., :3, :3] / scale_of(S)[..., None, None])[..., None, :, :]
+            turns = R @ _GENERATORS[:3, :, :3] @ np.swapaxes(R, -1, -2)
+            D[..., at : at + 3, :, :] -= 0.5 * turns @ A[..., None, :, :]
+            D[..., at + DOF - 1, :, :] -= 0.5 * A
     DM = (D @ M[..., None, :, :]).reshape(*M.shape[:-2], 2 * DOF, 24)
     D = D.reshape(DM.shape)
-    flat = A.reshape(*A.shape[:-2], 24)
     value = np.einsum("...ij,...ij->...", A @ M, A)
-    gradient = 2.0 * np.einsum("...ki,...i->...k", DM, flat)
-    hessian = 2.0 * (DM @ np.swapaxes(D, -1, -2))
-    if scale_free:
-        factor = 1.0 / (scale_of(S_i) * scale_of(S_j))
-        value = value * factor
-        gradient *= factor[..., None]
-        hessian *= factor[..., None, None]
-        gradient[..., [DOF - 1, 2 * DOF - 1]] -= value[..., None]
-    return value, gradient, hessian
+    gradient = 2.0 * np.einsum("...ki,...i->...k", DM, A.reshape(*A.shape[:-2], 24))
+    return value, gradient, 2.0 * (DM @ np.swapaxes(D, -1, -2))
 
 
 def thickness(M: Array) -> Array:
@@ -186,8 +188,10 @@ def closed_form(M: Array, scale: bool = True) -> tuple[Array, Array]:
     return result, thin
 
 
-def check_informative(M: Array, names: Sequence[str]) -> None:
-    """Raises ``GeometryError`` for the first edge without information, naming it with its numbers."""
+def check_informative(M: Array, names: Sequence[str]) -> Array:
+    """The similarities of ``closed_form``; raises ``GeometryError`` for the first edge without information, by name
+    and with its numbers.
+    """
     S, thin = closed_form(M)
     refused = np.isnan(S[:, 0, 0])
     if refused.any():
@@ -197,3 +201,4 @@ def check_informative(M: Array, names: Sequence[str]) -> None:
             f"{names[worst]} determines no similarity: weight {total_weight(M)[worst]:.3g}, relative thickness of its "
             f"points {shown}; it must hold weighted points that are not on one line"
         )
+    return S

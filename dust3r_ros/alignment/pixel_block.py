@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,8 +43,8 @@ class PixelBlock:
     """P pixels of B images in up to K sights each.
 
     ``images`` (B,); ``edges``, ``views`` (B, K) name the sights, view -1 where there is none; ``pixels``
-    (2, P) are offsets from the image's middle; ``points`` (3, B, K, P); ``weights`` (B, K, P) = log
-    confidence. The pixels are every ``stride``-th of ``rows`` and columns.
+    (2, P) are offsets from the image's middle; ``rows`` (B, K, 5, P): the points X as [X, 1, |X|^2]; ``weights``
+    (B, K, P) = log confidence. The pixels are every ``stride``-th of some rows of the image and of all columns.
     """
 
     def __init__(
@@ -65,22 +64,28 @@ class PixelBlock:
         self.edges = np.zeros((len(images), count), dtype=np.int64)
         self.views = np.full((len(images), count), -1)
         self.pixels: Array32 = np.stack(np.meshgrid(u, v)).reshape(2, -1).astype(np.float32)
-        points = np.empty((3, len(images), count, len(v), len(u)), np.float32)
-        weights = np.empty(points.shape[1:], np.float32)
+        found = np.ones((len(images), count, 5, len(v), len(u)), np.float32)
+        weights = np.empty((len(images), count, len(v), len(u)), np.float32)
         for b, image in enumerate(images):
             for k, sight in enumerate(sights[image]):
                 self.edges[b, k], self.views[b, k] = sight
                 X, C = view_of(pairs, sight)
-                if stride == 1:
-                    cv2.split(X[at], list(points[:, b, k]))
-                else:
-                    points[:, b, k] = X[at, columns].transpose(2, 0, 1)
+                found[b, k, :3] = X[at, columns].transpose(2, 0, 1)
                 weights[b, k] = C[at, columns]
-            points[:, b, len(sights[image]) :], weights[b, len(sights[image]) :] = 0.0, 1.0
-        np.log(weights, out=weights)
-        pixels = len(v) * len(u)
-        self.points: Array32 = points.reshape(3, len(images), count, pixels)
-        self.weights: Array32 = weights.reshape(len(images), count, pixels)
+            found[b, len(sights[image]) :, :3], weights[b, len(sights[image]) :] = 0.0, 1.0
+        self.rows: Array32 = found.reshape(len(images), count, 5, -1)
+        np.einsum("bkcp,bkcp->bkp", self.rows[:, :, :3], self.rows[:, :, :3], out=self.rows[:, :, 4])
+        self.weights: Array32 = np.log(weights).reshape(len(images), count, -1)
+
+    @property
+    def points(self) -> Array32:
+        """(3, B, K, P) a view of the points."""
+        return np.moveaxis(self.rows[:, :, :3], 2, 0)
+
+    def at(self, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(P,) columns and rows of the pixels in an image of the block's ``shape`` (H, W)."""
+        u, v = (self.pixels + (np.array(shape)[::-1, None] - 1) / 2).round().astype(np.int64)
+        return u, v
 
     def itself(self) -> PixelBlock:
         """This block, as a ``BlockMaker`` would give it."""
@@ -91,8 +96,8 @@ class PixelBlock:
         self.weights[~on[self.edges]] = 0.0
 
     def slopes(self, focals: NDArray[np.float64]) -> Array32:
-        """(2, B, P) x / z of the pixels, for focals (N,) of all images."""
-        return (self.pixels[:, None] / focals[self.images, None]).astype(np.float32)
+        """(B, 2, P) x / z of the pixels, for focals (N,) of all images."""
+        return (self.pixels / focals[self.images, None, None]).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,31 +49,43 @@ def place_pairs(w_S_pair: Array, sums: Array, squares: Array, pull: float) -> Ar
     return np.where(usable[:, None, None], placed, w_S_pair)
 
 
-def image_equations(total: Array32, mean: Array32, slopes: Array32, depth: Array32) -> Array:
+def image_equations(
+    total: Array32, mean: Array32, slopes: Array32, depth: Array32, known: Array32 | None = None
+) -> Array:
     """Normal equations (B, 7, 8), matrix and right side, of images under their pixels' mean points.
 
-    ``total`` (B, P) weights, ``mean`` (3, B, P) camera frame, ``slopes`` (2, B, P) = pixel / focal, ``depth``
+    ``total`` (B, P) weights, ``mean`` (B, 3, P) camera frame, ``slopes`` (B, 2, P) = pixel / focal, ``depth``
     (B, P). Unknowns: rotation vector and translation of the camera in its own frame, log focal.
     Depth along the rays is eliminated; what it cannot mend is the part across: l = (x, y) - slopes z, in the metric
-    I - s s^T / (1 + |s|^2).
+    I - s s^T / (1 + |s|^2). Where depth is known, the part along the ray counts with weight ``known`` (B, P).
     """
-    sx, sy = slopes
+    sx, sy = slopes[:, 0], slopes[:, 1]
     x, y = depth * sx, depth * sy
-    J = np.empty((len(depth), 7, 2, depth.shape[1]), np.float32)
-    columns = ((-sx * y, -depth - sy * y), (depth + sx * x, sy * x), (-y, x), (1, 0), (0, 1), (-sx, -sy), (-x, -y))
-    for column, (across_x, across_y) in enumerate(columns):
-        J[:, column, 0], J[:, column, 1] = across_x, across_y
-    MJ = J * np.stack([sx, sy], axis=1)[:, None]
-    along = MJ.sum(axis=2) / (1 + sx * sx + sy * sy)[:, None]
-    np.subtract(J[:, :, 0], along * sx[:, None], out=MJ[:, :, 0])
-    np.subtract(J[:, :, 1], along * sy[:, None], out=MJ[:, :, 1])
+    J = np.empty((len(depth), 2, 8, depth.shape[1]), np.float32)
+    J[:, 0, 0], J[:, 0, 1], J[:, 0, 2] = -sx * y, depth + sx * x, -y
+    J[:, 1, 0], J[:, 1, 1], J[:, 1, 2] = -depth - sy * y, sy * x, x
+    J[:, :, 3:5] = np.eye(2, dtype=np.float32)[..., None]
+    J[:, :, 5] = -slopes
+    J[:, 0, 6], J[:, 1, 6] = -x, -y
+    J[:, :, 7] = mean[:, :2] - slopes * mean[:, 2:]
+    MJ = J[:, :, :7] * slopes[:, :, None]
+    along = MJ.sum(axis=1)
+    along /= (1 + np.square(slopes).sum(axis=1))[:, None]
+    np.multiply(along[:, None], slopes[:, :, None], out=MJ)
+    np.subtract(J[:, :, :7], MJ, out=MJ)
     MJ *= total[:, None, None]
-    miss = np.moveaxis(mean[:2] - slopes * mean[2], 0, 1)
-    # Not a matrix product: for two long and thin ones the BLAS library wakes all its threads.
-    equations = np.empty((len(depth), 7, 8))
-    equations[:, :, :7] = np.einsum("biap,bjap->bij", MJ, J)
-    equations[:, :, 7] = np.einsum("biap,bap->bi", MJ, miss)
-    return equations
+    equations = (MJ @ np.swapaxes(J, 2, 3)).sum(axis=1, dtype=np.float64)
+    return equations if known is None else equations + _along_equations(known, mean, slopes, depth)
+
+
+def _along_equations(weight: Array32, mean: Array32, slopes: Array32, depth: Array32) -> Array:
+    """(B, 7, 8) of the distances along the rays; turning about the camera does not change them."""
+    square = np.square(slopes).sum(axis=1)
+    length = np.sqrt(1 + square)
+    J = np.zeros((len(depth), 8, depth.shape[1]), np.float32)
+    J[:, 3:5], J[:, 5], J[:, 6] = slopes / length[:, None], 1 / length, -depth * square / length
+    J[:, 7] = (np.einsum("bap,bap->bp", mean[:, :2], slopes) + mean[:, 2]) / length - depth * length
+    return np.einsum("bip,bjp->bij", weight[:, None] * J[:, :7], J).astype(np.float64)
 
 
 def move_images(

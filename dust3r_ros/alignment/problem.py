@@ -10,19 +10,30 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from dust3r_ros.alignment.given import (
+    given_cameras,
+    given_covariance,
+    given_depth_std,
+    given_depths,
+    given_focal_std,
+    given_focals,
+    given_poses,
+    listed,
+)
+from dust3r_ros.alignment.thread_pool import each
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.types import Array, Array32, PairPrediction
 
 MIN_CONFIDENT = 3  # confident pixels of each view that a pair needs
-_MAX_SHEAR = 1e-3  # how far a given rotation may be from orthogonal
-_NAMED = 8  # images listed in a message at most
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
     """``pairs`` with finite points throughout, over ``shapes``: (H, W) of images 0 to N - 1.
 
-    ``cameras`` (N,) int, ``focals`` (N,) pixels and ``poses`` (N, 4, 4), NaN where unknown; None for not given.
+    ``cameras`` (N,) int, ``focals`` (N,) pixels and ``poses`` (N, 4, 4), NaN where unknown, ``depths`` N maps
+    (H, W), 0 where unknown; None for not given. ``focal_std`` (N,), ``pose_covariance`` (N, 6, 6) and ``depth_std``
+    N maps: how well each is known, 0 for what is held; None where all of them are.
     """
 
     pairs: list[PairPrediction]
@@ -30,6 +41,15 @@ class Problem:
     cameras: NDArray[np.int64] | None = None
     focals: Array | None = None
     poses: Array | None = None
+    depths: list[Array32] | None = None
+    focal_std: Array | None = None
+    pose_covariance: Array | None = None
+    depth_std: list[Array32] | None = None
+
+    @property
+    def soft(self) -> list[str]:
+        """Names of what is given with a deviation."""
+        return [name for name in ("focal_std", "pose_covariance", "depth_std") if getattr(self, name) is not None]
 
 
 def check_problem(
@@ -37,19 +57,34 @@ def check_problem(
     cameras: ArrayLike | None = None,
     focals: ArrayLike | None = None,
     poses: ArrayLike | None = None,
+    depths: Sequence[ArrayLike | None] | None = None,
+    *,
+    focal_std: ArrayLike | None = None,
+    pose_covariance: ArrayLike | None = None,
+    depth_std: ArrayLike | Sequence[ArrayLike | None] | None = None,
 ) -> Problem:
     """The problem, or the reason why it is none.
 
     Points that are not finite become 0 where their confidence is 1. Raises ``InputError`` and
     ``GeometryError`` as ``alignment.align`` says.
     """
-    pairs = [_clean(pair) for pair in pairs]
+    pairs = each(_clean, list(pairs))
     shapes = image_shapes(pairs)
     _check_connected(pairs, len(shapes))
-    for pair in pairs:
-        _check_informative(pair)
-    ids = _cameras(cameras, shapes)
-    return Problem(pairs, shapes, ids, _focals(focals, ids, len(shapes)), _poses(poses, len(shapes)))
+    each(_check_informative, pairs)
+    ids = given_cameras(cameras, shapes)
+    f, T, z = given_focals(focals, ids, len(shapes)), given_poses(poses, len(shapes)), given_depths(depths, shapes)
+    return Problem(
+        pairs,
+        shapes,
+        ids,
+        f,
+        T,
+        z,
+        given_focal_std(focal_std, f),
+        given_covariance(pose_covariance, T),
+        given_depth_std(depth_std, z),
+    )
 
 
 def image_shapes(pairs: Sequence[PairPrediction]) -> list[tuple[int, int]]:
@@ -72,7 +107,7 @@ def image_shapes(pairs: Sequence[PairPrediction]) -> list[tuple[int, int]]:
     if missing or min(shapes) < 0:
         raise InputError(
             f"the pairs name {len(shapes)} images from {min(shapes)} to {max(shapes)}"
-            + (f" but not {_listed(missing)}" if missing else "")
+            + (f" but not {listed(missing)}" if missing else "")
             + "; images must be numbered from 0 without gaps"
         )
     return [shapes[image] for image in range(len(shapes))]
@@ -122,7 +157,7 @@ def _check_connected(pairs: Sequence[PairPrediction], images: int) -> None:
     graph = coo_array((np.ones(len(pairs)), (first, second)), shape=(images, images))
     parts, part = connected_components(graph, directed=False)
     if parts > 1:
-        members = [_listed(np.flatnonzero(part == index).tolist()) for index in range(min(parts, 3))]
+        members = [listed(np.flatnonzero(part == index).tolist()) for index in range(min(parts, 3))]
         raise GeometryError(
             f"{len(pairs)} pairs leave {images} images in {parts} parts without a pair between them: "
             + " | ".join(members)
@@ -140,64 +175,3 @@ def _check_informative(pair: PairPrediction) -> None:
                 f"pair ({pair.first}, {pair.second}) says nothing: {confident} of {confidence.size} pixels of its "
                 f"{name} view have confidence above 1; leave it out"
             )
-
-
-def _cameras(cameras: ArrayLike | None, shapes: list[tuple[int, int]]) -> NDArray[np.int64] | None:
-    if cameras is None:
-        return None
-    ids = np.asarray(cameras)
-    if ids.shape != (len(shapes),) or ids.dtype.kind not in "iu":
-        raise InputError(
-            f"'cameras' is {ids.dtype} {ids.shape}; it must hold {len(shapes)} integers, one for each image"
-        )
-    for camera in np.unique(ids):
-        sizes = {shapes[image] for image in np.flatnonzero(ids == camera)}
-        if len(sizes) > 1:
-            raise InputError(
-                f"images of camera {camera} have sizes {sorted(sizes)} (H, W); a shared focal needs one size"
-            )
-    return ids.astype(np.int64)
-
-
-def _focals(focals: ArrayLike | None, cameras: NDArray[np.int64] | None, images: int) -> Array | None:
-    """The focals, where one is given for all images of its camera."""
-    if focals is None:
-        return None
-    f = np.asarray(focals, dtype=np.float64)
-    if f.shape != (images,):
-        raise InputError(f"'focals' has shape {f.shape}; it must be ({images},), one for each image")
-    if not np.all(np.isnan(f) | ((f > 0) & (f < np.inf))):
-        raise InputError(f"'focals' has {f[~(f > 0) | np.isinf(f)][0]:g}; a focal must be positive, or NaN for unknown")
-    for camera in [] if cameras is None else np.unique(cameras):
-        given = np.unique(f[(cameras == camera) & ~np.isnan(f)])
-        if len(given) > 1:
-            raise InputError(f"'focals' has {_listed(given.tolist())} for camera {camera}; one camera has one focal")
-        if len(given):
-            f = np.where(cameras == camera, given[0], f)
-    return f
-
-
-def _poses(poses: ArrayLike | None, images: int) -> Array | None:
-    if poses is None:
-        return None
-    T = np.asarray(poses, dtype=np.float64)
-    if T.shape != (images, 4, 4):
-        raise InputError(f"'poses' has shape {T.shape}; it must be ({images}, 4, 4), one for each image")
-    for image, w_T_c in enumerate(T):
-        if np.isnan(w_T_c).all():
-            continue
-        if not np.isfinite(w_T_c).all():
-            raise InputError(f"the pose of image {image} is not finite; unknown poses must be NaN throughout")
-        R, last = w_T_c[:3, :3], w_T_c[3]
-        determinant = float(np.linalg.det(R))
-        if np.abs(R @ R.T - np.eye(3)).max() > _MAX_SHEAR or determinant < 0 or not np.allclose(last, [0, 0, 0, 1]):
-            raise InputError(
-                f"the pose of image {image} is not a rigid motion: rotation with determinant {determinant:.4g}, "
-                f"last row {last.tolist()}"
-            )
-    return T
-
-
-def _listed(images: Sequence[int]) -> str:
-    shown = ", ".join(str(image) for image in images[:_NAMED])
-    return shown + (f", ... ({len(images)})" if len(images) > _NAMED else "")

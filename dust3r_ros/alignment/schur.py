@@ -1,248 +1,224 @@
 """The linear algebra of a bundle adjustment: normal equations, Schur complement, back-substitution.
 
-Blocks are kept per observation, point and pose; the structure (who shares a point with whom) is
-sorted once, so that a solve is a handful of passes over arrays.
+A point's block of the normal equations is the inverse of G^T G; with Y = G W^T, where W is what an
+observation says about pose and point together, the Schur complement is a sum of products Y^T Y'
+over observations of one point. They are summed by pair of poses, one matrix product each.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
-from scipy.spatial.transform import Rotation
+from scipy.sparse import bsr_array
+from scipy.sparse.linalg import splu
 
+from dust3r_ros.alignment.reprojection import Fit, Huber, PointTerms, intrinsic_slope, point_terms, whitening
+from dust3r_ros.alignment.sights import FOCAL, Problem, Sights, State
 from dust3r_ros.types import Array
 
+_DENSE_POSES = 150  # more are solved for as a sparse system
+_PAIRS_AT_ONCE = 1 << 16
+_SIX = np.arange(6)
+
 
 @dataclass(frozen=True, eq=False)
-class Problem:
-    """What is adjusted.
+class Normal:
+    """Normal equations over free poses (C), free intrinsics (K) and points (P).
 
-    ``w_T_c`` (C, 4, 4) poses, ``camera`` (C,) which focal a pose uses, ``focals`` (F,) pixels,
-    ``points`` (P, 3) in w. Observation m: point ``point[m]`` seen by pose ``view[m]`` at
-    ``offset[m]`` (M, 2), pixels from the principal point, with standard deviation ``sigma``.
-    ``free`` (C,) says which poses move; ``free_focal`` (F,) which focals do, each with a prior
-    log-normal around ``focal_prior`` of width ``focal_prior_sigma`` (inf: none).
+    ``points`` the points' own part; ``ray`` (3, n) of the n observations by free poses; ``U``
+    (C, 6, 6) pose, ``Uf`` (K, C, 6) intrinsic x pose, ``Wf`` (K, 3, P) intrinsic x point, ``ff`` (K, K)
+    intrinsics; right sides ``bc`` (C, 6) and ``bf`` (K,).
     """
 
-    w_T_c: Array
-    camera: np.ndarray
-    focals: Array
-    points: Array
-    view: np.ndarray
-    point: np.ndarray
-    offset: Array
-    free: np.ndarray
-    free_focal: np.ndarray
-    focal_prior: Array
-    focal_prior_sigma: float = float("inf")
-    sigma: float = 1.0
+    points: PointTerms
+    ray: Array
+    U: Array
+    Uf: Array
+    Wf: Array
+    ff: Array
+    bc: Array
+    bf: Array
 
 
-@dataclass(frozen=True, eq=False)
-class State:
-    c_T_w: Array
-    log_focals: Array
-    points: Array
-
-    def moved(self, step: tuple[Array, Array, Array], structure: Structure) -> State:
-        poses, focals, points = step
-        c_T_w = self.c_T_w.copy()
-        delta = np.broadcast_to(np.eye(4), (len(poses), 4, 4)).copy()
-        delta[:, :3, :3] = Rotation.from_rotvec(poses[:, 3:]).as_matrix()
-        delta[:, :3, 3] = poses[:, :3]
-        c_T_w[structure.free] = delta @ c_T_w[structure.free]
-        log_focals = self.log_focals.copy()
-        log_focals[structure.free_focal] += np.clip(focals, -0.5, 0.5)
-        return replace(self, c_T_w=c_T_w, log_focals=log_focals, points=self.points + points)
+def prior_error(problem: Problem, sights: Sights, state: State) -> Array:
+    """(K,) free intrinsics off their priors, in standard deviations."""
+    camera, kind = sights.unknowns.T
+    middle = np.where(kind == FOCAL, np.log(problem.focal_prior[camera]), 0.0)
+    return np.asarray((state.intrinsics[camera, kind] - middle) / _prior_sigmas(problem, sights))
 
 
-class Structure:
-    """Index tables that depend on who sees what, not on the state."""
+def _prior_sigmas(problem: Problem, sights: Sights) -> Array:
+    sigma = np.full((len(problem.focals), 4), np.inf)
+    sigma[:, FOCAL] = problem.focal_prior_sigma
+    if problem.lens_prior_sigma is not None:
+        sigma[:, FOCAL + 1 :] = problem.lens_prior_sigma
+    return np.asarray(sigma[tuple(sights.unknowns.T)])
 
-    def __init__(self, problem: Problem) -> None:
-        self.free = np.flatnonzero(problem.free)
-        self.free_focal = np.flatnonzero(problem.free_focal)
-        slot = np.full(len(problem.w_T_c), -1)
-        slot[self.free] = np.arange(len(self.free))
-        focal_slot = np.full(len(problem.focals), -1)
-        focal_slot[self.free_focal] = np.arange(len(self.free_focal))
-        self.slot = slot[problem.view]
-        self.focal_slot = focal_slot[problem.camera[problem.view]]
-        self.point = problem.point
-        # Pairs (a, b) of observations of one point by free poses, slot a <= slot b, grouped by block of S.
-        moving = np.flatnonzero(self.slot >= 0)
-        moving = moving[np.lexsort((self.slot[moving], problem.point[moving]))]
-        a, b = _pairs_within_groups(problem.point[moving])
-        a, b = moving[a], moving[b]
-        block = self.slot[a] * len(self.free) + self.slot[b]
+
+def normal_equations(problem: Problem, sights: Sights, state: State, at: Fit, loss: Huber) -> Normal:
+    """Gauss-Newton with the loss as weights, at a state and its fit."""
+    terms = point_terms(sights, at, loss)
+    C, n = sights.free_poses, sights.free
+    kinds = sorted(set(sights.unknowns[:, 1].tolist()))
+    slopes = {kind: intrinsic_slope(kind, sights, state, at) * terms.root for kind in kinds}
+    ray = at.ray[:, :n]
+    J = np.empty((2, 7 + len(kinds), n))  # derivative by the pose, by intrinsics; the error
+    # A shift of the center moves the ray back; a turn v about it moves it by v x ray.
+    J[:, :3] = -terms.slope[..., :n]
+    J[:, 3:6] = _cross(ray, terms.slope[..., :n])
+    for k, kind in enumerate(kinds):
+        J[:, 6 + k] = slopes[kind][:, :n]
+    J[:, -1] = terms.error[:, :n]
+    gram = np.empty((C, J.shape[1], J.shape[1]))
+    for c in range(C):
+        mine = J[:, :, sights.starts[c] : sights.starts[c + 1]]
+        gram[c] = (mine @ mine.transpose(0, 2, 1)).sum(axis=0)
+    camera = problem.camera[sights.poses[:C]]
+    K = len(sights.unknowns)
+    Uf, Wf, own = np.zeros((K, C, 6)), np.zeros((K, 3, sights.points)), []
+    for k, (focal, kind) in enumerate(sights.unknowns.tolist()):
+        own.append(slopes[kind] * (sights.focal == focal))
+        Wf[k] = sights.by_point(np.einsum("km,kim->im", own[k], terms.slope))
+        Uf[k] = np.where((camera == focal)[:, None], gram[:, :6, 6 + kinds.index(kind)], 0.0)
+    ff, bf = _intrinsics_part(np.array(own).reshape(K, terms.error.size), terms, problem, sights, state)
+    return Normal(terms, ray, gram[:, :6, :6], Uf, Wf, ff, -gram[:, :6, -1], bf)
+
+
+def _intrinsics_part(
+    slopes: Array, terms: PointTerms, problem: Problem, sights: Sights, state: State
+) -> tuple[Array, Array]:
+    """(K, K) and right side (K,) of the free intrinsics with their priors; ``slopes`` (K, 2 M)."""
+    sigma = _prior_sigmas(problem, sights)
+    information = slopes @ slopes.T + np.diag(1.0 / sigma**2)
+    return information, -slopes @ terms.error.ravel() - prior_error(problem, sights, state) / sigma
+
+
+def _cross(a: Array, b: Array) -> Array:
+    """a x b of (3, M) and (..., 3, M)."""
+    result = np.empty_like(b)
+    for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        result[..., i, :] = a[j] * b[..., k, :] - a[k] * b[..., j, :]
+    return result
+
+
+class PosePairs:
+    """Which observations by two different free poses are of one point: found once, summed at each solve."""
+
+    def __init__(self, sights: Sights) -> None:
+        self._starts, C = 3 * sights.starts, sights.free_poses
+        point, pose = sights.point[: sights.free], sights.pose[: sights.free]
+        order = np.lexsort((pose, point))
+        a, b = _pairs_within_groups(point[order])
+        a, b = order[a], order[b]
+        apart = pose[a] != pose[b]  # a pose that saw a point twice would make steps shorter, no more
+        a, b = a[apart], b[apart]
+        block = pose[a] * C + pose[b]
         order = np.argsort(block, kind="stable")
-        self.pair_a, self.pair_b = a[order], b[order]
-        self.blocks, self.block_starts = np.unique(block[order], return_index=True)
+        self._a, self._b = a[order], b[order]
+        blocks, starts = np.unique(block[order], return_index=True)
+        self.first, self.second = np.divmod(blocks, max(C, 1))  # poses of each block, first < second
+        self._block_starts = np.append(starts, len(a))
+
+    def sums(self, Y: Array) -> tuple[Array, Array]:
+        """Sums of Y^T Y' of ``Y`` (3, 6, n): each pose with itself (C, 6, 6), and each block (B, 6, 6)."""
+        rows = np.ascontiguousarray(Y.transpose(2, 0, 1))
+        flat = rows.reshape(-1, 6)
+        own = np.empty((len(self._starts) - 1, 6, 6))
+        for c in range(len(own)):
+            mine = flat[self._starts[c] : self._starts[c + 1]]
+            own[c] = mine.T @ mine
+        mixed = np.empty((len(self.first), 6, 6))
+        starts, block = self._block_starts, 0
+        while block < len(mixed):  # a few blocks at a time bound the memory
+            last = max(int(np.searchsorted(starts, starts[block] + _PAIRS_AT_ONCE, side="right")) - 1, block + 1)
+            chunk = slice(starts[block], starts[last])
+            a, b = (np.take(rows, index[chunk], axis=0).reshape(-1, 6) for index in (self._a, self._b))
+            edges = 3 * (starts[block : last + 1] - starts[block])
+            for k in range(last - block):
+                mixed[block + k] = a[edges[k] : edges[k + 1]].T @ b[edges[k] : edges[k + 1]]
+            block = last
+        return own, mixed
 
 
 def _pairs_within_groups(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All (i, j), i <= j, with group[i] == group[j]; ``group`` is sorted."""
-    n = len(group)
-    if n == 0:
-        return np.zeros(0, int), np.zeros(0, int)
-    ends = np.searchsorted(group, group, side="right")
-    counts = ends - np.arange(n)
-    i = np.repeat(np.arange(n), counts)
-    j = np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts) + i
-    return i, j
-
-
-def in_cameras(problem: Problem, state: State) -> Array:
-    T = state.c_T_w[problem.view]
-    return np.einsum("mij,mj->mi", T[:, :3, :3], state.points[problem.point]) + T[:, :3, 3]
-
-
-def prior_error(problem: Problem, state: State) -> Array:
-    error = (state.log_focals - np.log(problem.focal_prior)) / problem.focal_prior_sigma
-    return np.where(problem.free_focal, error, 0.0)
+    """All (i, j), i < j, with group[i] == group[j]; ``group`` is sorted."""
+    counts = np.searchsorted(group, group, side="right") - np.arange(len(group)) - 1
+    i = np.repeat(np.arange(len(group)), counts)
+    return i, np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts) + i + 1
 
 
 @dataclass(frozen=True, eq=False)
-class Blocks:
-    U: Array  # (C, 6, 6) free poses
-    V: Array  # (P, 3, 3)
-    W: Array  # (M, 6, 3) pose x point of each observation
-    Wf: Array  # (F, P, 3) focal x point
-    Uf: Array  # (C, F, 6) pose x focal
-    ff: Array  # (F,)
-    bc: Array  # (C, 6)
-    bp: Array  # (P, 3)
-    bf: Array  # (F,)
+class Step:
+    """Of poses (C, 6), intrinsics (K,) and points (3, P); ``information`` (K, K) on the intrinsics, all else free."""
+
+    poses: Array
+    unknowns: Array
+    points: Array
+    information: Array
 
 
-def _sum_by(index: np.ndarray, values: Array, size: int) -> Array:
-    """Sum of rows of ``values`` by ``index``; negative indices are left out."""
-    keep = index >= 0
-    width = int(np.prod(values.shape[1:]))
-    flat = values[keep].reshape(int(keep.sum()), width)
-    cells = (index[keep][:, None] * width + np.arange(width)).ravel()
-    return np.bincount(cells, flat.ravel(), size * width).astype(np.float64).reshape((size, *values.shape[1:]))
-
-
-def normal_equations(
-    problem: Problem, structure: Structure, state: State, errors: Array, valid: np.ndarray, huber_px: float
-) -> Blocks:
-    X = in_cameras(problem, state)
-    z = np.where(valid, X[:, 2], 1.0)
-    focal = np.exp(state.log_focals)[problem.camera[problem.view]]
-    r = np.linalg.norm(errors, axis=1)
-    weight = np.where(valid, np.minimum(1.0, huber_px / np.maximum(r, 1e-12)), 0.0) / problem.sigma**2
-    root = np.sqrt(weight)[:, None]
-    xy = X[:, :2] / z[:, None]
-    # d(pixel)/d(X): f/z [1 0 -x/z; 0 1 -y/z]
-    D = np.zeros((len(X), 2, 3))
-    D[:, 0, 0] = D[:, 1, 1] = focal / z
-    D[:, :, 2] = -(focal / z)[:, None] * xy
-    D *= root[:, :, None]
-    e = errors * root
-    # d(X)/d(pose): [I | -[X]x] for a perturbation on the left of c_T_w
-    A = np.empty((len(X), 2, 6))
-    A[:, :, :3] = D
-    A[:, :, 3] = D[:, :, 2] * X[:, None, 1] - D[:, :, 1] * X[:, None, 2]
-    A[:, :, 4] = D[:, :, 0] * X[:, None, 2] - D[:, :, 2] * X[:, None, 0]
-    A[:, :, 5] = D[:, :, 1] * X[:, None, 0] - D[:, :, 0] * X[:, None, 1]
-    B = D @ state.c_T_w[problem.view][:, :3, :3]
-    g = focal[:, None] * xy * root  # d(pixel)/d(log focal)
-    C, P, F = len(structure.free), len(state.points), len(structure.free_focal)
-    At, Bt = np.swapaxes(A, 1, 2), np.swapaxes(B, 1, 2)
-    Wf = np.zeros((F, P, 3))
-    Uf = np.zeros((C, F, 6))
-    ff, bf = np.zeros(F), np.zeros(F)
-    prior = prior_error(problem, state)
-    for k, index in enumerate(structure.free_focal):
-        mine = structure.focal_slot == k
-        gk = np.where(mine[:, None], g, 0.0)
-        Wf[k] = _sum_by(structure.point, np.einsum("mi,mij->mj", gk, B), P)
-        Uf[:, k] = _sum_by(structure.slot, np.einsum("mi,mij->mj", gk, A), C)
-        ff[k] = np.sum(gk * gk) + 1.0 / problem.focal_prior_sigma**2
-        bf[k] = -np.sum(gk * e) - prior[index] / problem.focal_prior_sigma
-    return Blocks(
-        U=_sum_by(structure.slot, At @ A, C),
-        V=_sum_by(structure.point, Bt @ B, P),
-        W=At @ B,
-        Wf=Wf,
-        Uf=Uf,
-        ff=ff,
-        bc=-_sum_by(structure.slot, np.einsum("mij,mi->mj", A, e), C),
-        bp=-_sum_by(structure.point, np.einsum("mij,mi->mj", B, e), P),
-        bf=bf,
-    )
-
-
-def _reduced(blocks: Blocks, structure: Structure, damping: float) -> tuple[Array, Array, Array]:
-    """Schur complement S over (poses, focals), its right side and the inverted point blocks."""
-    C, F = len(structure.free), len(structure.free_focal)
-    n = 6 * C
-    V = blocks.V.copy()
-    diagonal = np.arange(3)
-    V[:, diagonal, diagonal] *= 1.0 + damping
-    V[:, diagonal, diagonal] += 1e-12 + 1e-9 * np.trace(blocks.V, axis1=1, axis2=2)[:, None]
-    Vi = np.linalg.inv(V)
-    T = blocks.W @ Vi[structure.point]  # (M, 6, 3)
-    S = np.zeros((n + F, n + F))
-    S4 = np.zeros((C, C, 6, 6))
-    if len(structure.pair_a):
-        products = T[structure.pair_a] @ np.swapaxes(blocks.W[structure.pair_b], 1, 2)
-        sums = np.add.reduceat(products, structure.block_starts, axis=0)
-        S4.reshape(C * C, 6, 6)[structure.blocks] = -sums
-        lower = np.swapaxes(np.swapaxes(S4, 0, 1), 2, 3).copy()
-        lower[np.arange(C), np.arange(C)] = 0.0
-        S4 += lower
-    U = blocks.U.copy()
-    six = np.arange(6)
-    U[:, six, six] *= 1.0 + damping
-    U[:, six, six] += 1e-9
-    S4[np.arange(C), np.arange(C)] += U
-    S[:n, :n] = S4.transpose(0, 2, 1, 3).reshape(n, n)
-    Tb = np.einsum("mij,mj->mi", T, blocks.bp[structure.point])
-    rhs = np.concatenate([(blocks.bc - _sum_by(structure.slot, Tb, C)).ravel(), blocks.bf])
-    for k in range(F):
-        border = blocks.Uf[:, k] - _sum_by(structure.slot, np.einsum("mij,mj->mi", T, blocks.Wf[k][structure.point]), C)
-        S[:n, n + k] = S[n + k, :n] = border.ravel()
-        WV = np.einsum("pi,pij->pj", blocks.Wf[k], Vi)
-        for j in range(F):
-            S[n + k, n + j] = -np.sum(WV * blocks.Wf[j])
-        S[n + k, n + k] += blocks.ff[k] * (1.0 + damping)
-        rhs[n + k] -= np.sum(WV * blocks.bp)
-    return S, rhs, Vi
-
-
-def solve(blocks: Blocks, structure: Structure, damping: float) -> tuple[Array, Array, Array] | None:
-    """Step of (poses (C, 6), log focals (F,), points (P, 3)); None where S is not positive definite."""
-    S, rhs, Vi = _reduced(blocks, structure, damping)
-    C = len(structure.free)
+def solve(normal: Normal, sights: Sights, pairs: PosePairs, damping: float) -> Step | None:
+    """The Levenberg-Marquardt step; None where the reduced system is not positive definite."""
+    n, terms = sights.free, normal.points
+    point, pose = sights.point[:n], sights.pose[:n]
+    G = whitening(terms.information, damping)
+    Q = np.einsum("ikm,kjm->ijm", np.take(G, point, axis=2), terms.said[..., :n])
+    Y = np.concatenate([-Q, _cross(normal.ray, Q)], axis=1)
+    # Right side and intrinsics, all the same to what follows: (1 + K, 3, P) of points, (1 + K, C, 6) of poses.
+    y = np.einsum("ijp,fjp->fip", G, np.concatenate([terms.pull[None], normal.Wf]))
+    borders = np.concatenate([normal.bc[None], normal.Uf])
+    borders -= sights.by_pose(np.einsum("ijm,fim->fjm", Y, np.take(y, point, axis=2))).transpose(0, 2, 1)
+    inner = np.einsum("aip,bip->ab", y, y)
+    own, mixed = pairs.sums(Y)
+    own = normal.U - own
+    own[:, _SIX, _SIX] += damping * normal.U[:, _SIX, _SIX] + 1e-9
+    flat = borders.reshape(len(borders), 6 * sights.free_poses)
     try:
-        x = cho_solve(cho_factor(S, lower=True), rhs) if len(rhs) else rhs
-    except (LinAlgError, ValueError):
+        X = _solved(own, -mixed, pairs, flat.T)
+        damped = normal.ff + damping * np.diag(np.diag(normal.ff))
+        information = damped - inner[1:, 1:] - flat[1:] @ X[:, 1:]
+        unknowns = np.linalg.solve(information, normal.bf - inner[1:, 0] - flat[1:] @ X[:, 0])
+    except (LinAlgError, RuntimeError):  # of the dense and the sparse solver
         return None
-    poses, focals = x[: 6 * C].reshape(C, 6), x[6 * C :]
-    bp = blocks.bp.copy()
-    moving = structure.slot >= 0
-    back = np.einsum("mij,mi->mj", blocks.W[moving], poses[structure.slot[moving]])
-    bp -= _sum_by(structure.point[moving], back, len(bp))
-    for k, value in enumerate(focals):
-        bp -= blocks.Wf[k] * value
-    return poses, focals, np.einsum("pij,pj->pi", Vi, bp)
+    if not (np.isfinite(X).all() and np.isfinite(unknowns).all()):
+        return None
+    poses = (X[:, 0] - X[:, 1:] @ unknowns).reshape(-1, 6)
+    back = y[0] - np.einsum("fip,f->ip", y[1:], unknowns)
+    back -= sights.by_point(np.einsum("ijm,jm->im", Y, np.take(poses.T, pose, axis=1)))
+    return Step(poses, unknowns, np.einsum("jip,jp->ip", G, back), information)
 
 
-def focal_std_of(blocks: Blocks, structure: Structure) -> Array:
-    """Standard deviation of each free log focal, the others integrated out; inf where unobservable."""
-    F = len(structure.free_focal)
-    std = np.zeros(len(structure.free_focal))
-    if F == 0:
-        return std
-    S, _, _ = _reduced(blocks, structure, 1e-9)
-    n = len(S) - F
-    try:
-        marginal = S[n:, n:] - S[n:, :n] @ np.linalg.solve(S[:n, :n], S[:n, n:]) if n else S
-        variance = np.diag(np.linalg.inv(marginal))
-    except LinAlgError:
-        return np.full(F, np.inf)
-    return np.where(variance > 0, np.sqrt(np.maximum(variance, 0.0)), np.inf)
+def _solved(own: Array, mixed: Array, pairs: PosePairs, right: Array) -> Array:
+    """S^-1 right (6 C, K) of the symmetric S with blocks ``own`` on its diagonal and ``mixed`` at ``pairs``."""
+    C = len(own)
+    if C == 0:
+        return right
+    a, b = pairs.first, pairs.second
+    if C <= _DENSE_POSES:
+        S = np.zeros((C, 6, C, 6))
+        S[np.arange(C), :, np.arange(C)] = own
+        S[b, :, a] = np.swapaxes(mixed, 1, 2)  # Cholesky reads the lower half
+        return np.asarray(cho_solve(cho_factor(S.reshape(6 * C, 6 * C), lower=True, check_finite=False), right))
+    row, column = np.concatenate([np.arange(C), a, b]), np.concatenate([np.arange(C), b, a])
+    order = np.lexsort((column, row))
+    blocks = np.concatenate([own, mixed, np.swapaxes(mixed, 1, 2)])[order]
+    starts = np.searchsorted(row[order], np.arange(C + 1))
+    S = bsr_array((blocks, column[order], starts), shape=(6 * C, 6 * C)).tocsc()
+    factor = splu(S, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    return np.asarray(factor.solve(right))
+
+
+def std_of(step: Step | None, sights: Sights) -> Array:
+    """Standard deviations (F, 4) of the intrinsics from an undamped step; inf where unobservable, 0 where held."""
+    std = np.zeros((len(sights.radius), 4))
+    variance = np.full(len(sights.unknowns), np.inf)
+    if step is not None:
+        try:
+            found = np.diag(np.linalg.inv(step.information))
+            variance = np.where(found > 0, found, np.inf)
+        except LinAlgError:
+            pass
+    std[tuple(sights.unknowns.T)] = np.sqrt(variance)
+    return std

@@ -31,6 +31,9 @@ _DENSE_UNKNOWNS = 64
 OUTLIER_RATIO = 3.0
 OFF_WEIGHT = 0.25
 _WIDTH_STEP = 4.0
+# Part of the mean squared size of the points that rounding of float32 pixels leaves of a squared
+# residual: no edge is an outlier for that.
+_ROUNDING = 1e-9
 _DAMPING = 1e-6
 _CONVERGED = 1e-5
 
@@ -77,6 +80,7 @@ class SimilarityGraph:
     free: NDArray[np.bool_]
     prior: PosePrior | None = None
     _pattern: _Pattern = field(init=False, repr=False)
+    _size: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         weight = total_weight(self.moments)
@@ -86,6 +90,7 @@ class SimilarityGraph:
                 f"edge ({self.first[worst]}, {self.second[worst]}) has weight {weight[worst]:.3g}; it must be positive"
             )
         self.moments = self.moments / weight[:, None, None]
+        self._size = float(np.max(np.trace(self.moments, axis1=1, axis2=2)))
         self._pattern = _Pattern(self.first, self.second, self.free)
 
     def solve(self, S: Array, *, robust: bool = True, iterations: int = 20) -> GraphSolution:
@@ -98,7 +103,7 @@ class SimilarityGraph:
         if robust and len(squared) > 2:
             width = float(np.max(squared))
             while True:
-                usual = OUTLIER_RATIO**2 * self._usual(squared)
+                usual = OUTLIER_RATIO**2 * max(self._usual(squared), _ROUNDING * self._size)
                 if not squared.max() > usual or width <= usual:
                     break
                 width = max(width / _WIDTH_STEP, usual)
@@ -113,7 +118,7 @@ class SimilarityGraph:
 
     def _usual(self, squared: Array) -> float:
         """Squared residual of the usual edge; rounding of the moments bounds it from below."""
-        return max(float(np.median(squared)), 1e-12 * float(np.max(np.trace(self.moments, axis1=1, axis2=2))))
+        return max(float(np.median(squared)), 1e-12 * self._size)
 
     def _blocks(self, S: Array) -> tuple[Array, Array, Array]:
         return normal_blocks(self.moments, S[self.first], S[self.second])

@@ -7,8 +7,10 @@ from collections.abc import Collection, Iterable
 import numpy as np
 
 from dust3r_ros.alignment.landmarks import Landmarks
+from dust3r_ros.alignment.sight_lines import sight_errors, sight_lines, sights_of
 from dust3r_ros.alignment.sparse_view import Focal, SparseView
 from dust3r_ros.alignment.triangulation import triangulate, widest_angle
+from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pose import PnpResult, solve_pnp
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.tracking import Tracks, join, no_tracks
@@ -22,15 +24,15 @@ _SEEN_BY_NEXT = 10  # views
 class SparseMap:
     """Landmarks seen in several views; the poses and focals that explain them.
 
-    Pixels are offsets from the principal point in the images that are tracked. A landmark has a
-    position once two posed views see it under enough parallax.
+    Pixels are offsets from the middle of the images that are tracked, as the lens bent them. A
+    landmark has a position once two posed views see it under enough parallax.
     """
 
     def __init__(self, min_parallax_deg: float, focal_prior_sigma: float = 0.7) -> None:
         self.views: list[SparseView] = []
         self.focals: list[Focal] = []
         self._landmarks = Landmarks()
-        self._min_parallax_deg = min_parallax_deg
+        self.min_parallax_deg = min_parallax_deg
         self.focal_prior_sigma = focal_prior_sigma
 
     @property
@@ -86,27 +88,31 @@ class SparseMap:
         """Those of ``tracks`` whose landmark has a position."""
         return tracks.select(np.isfinite(self.points[tracks.ids, 0]))
 
-    def locate(self, camera: int, tracks: Tracks, min_inliers: int, seed: int = 0) -> PnpResult:
+    def locate(
+        self, camera: int, tracks: Tracks, min_inliers: int, seed: int = 0, near: Array | None = None
+    ) -> PnpResult:
         """Pose of a view of ``camera`` that sees ``tracks``; raises ``GeometryError`` when too few agree.
 
-        ``inliers`` of the result are over those of ``tracks`` that ``known`` keeps.
+        ``inliers`` of the result are over those of ``tracks`` that ``known`` keeps; ``near``: a guess (4, 4).
         """
-        known = self.known(tracks)
+        known, focal = self.known(tracks), self.focals[camera]
         return solve_pnp(
             self.points[known.ids],
-            known.pixels,
-            self.focals[camera].value,
+            focal.lens.ideal(known.pixels),
+            focal.value,
             (0.0, 0.0),
             threshold_px=MAX_ERROR_PX,
             min_inliers=min_inliers,
             seed=seed,
+            near=near,
         )
 
     def common(self, a: int, b: int) -> tuple[Array, Array]:
-        """Where two views see the landmarks they share, pruned or not: offsets (N, 2) and (N, 2)."""
+        """Where two views see the landmarks they share, pruned or not, as pinholes: offsets (N, 2) and (N, 2)."""
         first, second = (join(self.views[v].seen, self.views[v].pruned).unique() for v in (a, b))
         _, i, j = np.intersect1d(first.ids, second.ids, assume_unique=True, return_indices=True)
-        return first.pixels[i], second.pixels[j]
+        lenses = [self.focals[self.views[v].camera].lens for v in (a, b)]
+        return lenses[0].ideal(first.pixels[i]), lenses[1].ideal(second.pixels[j])
 
     def disagreement(self, view: int) -> float:
         """Median error in pixels of the landmarks with a position that a posed view sees; 0 where it sees none."""
@@ -139,15 +145,18 @@ class SparseMap:
         Returns how many landmarks keep one.
         """
         ids = np.flatnonzero(self.positioned)
-        view, point, _ = self.observations(self.posed(), ids)
-        rays = self.points[ids][point] - self.poses()[view][:, :3, 3]
+        view, point, offset = self.observations(self.posed(), ids)
+        rays = self.points[ids][point] - sight_lines(self.views, self.focals, view, offset)[1]
         rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-        flat = widest_angle(rays, point, len(ids)) < self._min_parallax_deg
+        flat = widest_angle(rays, point, len(ids)) < self.min_parallax_deg
         self.points[ids[flat]] = np.nan
         return int((~flat).sum())
 
     def start_over(self) -> None:
-        """Forget poses, positions and what was pruned; what is seen stays."""
+        """Forget poses, positions, lenses that were estimated and what was pruned; what is seen stays."""
+        for focal in self.focals:
+            if not focal.fixed:
+                focal.lens = Lens(focal.lens.radius)
         for view in self.views:
             view.w_T_c = None
             view.seen, view.pruned = join(view.seen, view.pruned).unique(), no_tracks()
@@ -178,17 +187,27 @@ class SparseMap:
 
         The older of two stays, so only views since the younger one was made are touched.
         """
-        stays = self._landmarks.merge(a, b)
-        if not stays:
+        gone = self._landmarks.merge(a, b)
+        if not len(gone):
             return
-        oldest = min(stays)
         for view in reversed(self.views):
-            view.seen, view.pruned = view.seen.renamed(stays), view.pruned.renamed(stays)
-            if view.first_id <= oldest:
+            view.seen, view.pruned = self._renamed(view.seen, gone), self._renamed(view.pruned, gone)
+            if view.first_id <= gone[0]:
                 break
 
-    def extend(self, views: Iterable[int] | None = None) -> int:
-        """Give positions to landmarks without one that posed views see under enough parallax; returns how many."""
+    def _renamed(self, tracks: Tracks, gone: np.ndarray) -> Tracks:
+        """Tracks by the ids that landmarks have now, if any of them is gone; of two sights of one the first stays."""
+        among = (tracks.ids >= gone[0]) & (tracks.ids <= gone[-1])
+        if not among.any():
+            return tracks
+        ids = self._landmarks.resolved(tracks.ids)
+        return tracks if np.array_equal(ids, tracks.ids) else Tracks(ids, tracks.pixels).unique()
+
+    def extend(self, views: Iterable[int] | None = None, max_error_px: float = MAX_ERROR_PX) -> int:
+        """Give positions to landmarks without one that posed views see under enough parallax; returns how many.
+
+        Sights off by more than ``max_error_px`` do not count.
+        """
         chosen = self.posed() if views is None else [v for v in views if self.views[v].w_T_c is not None]
         ids = np.unique(np.concatenate([self.views[v].seen.ids for v in chosen])) if chosen else np.zeros(0, int)
         ids = ids[~np.isfinite(self.points[ids, 0])]
@@ -198,8 +217,8 @@ class SparseMap:
             return 0
         points, angles = self._triangulated(view, point, offset, len(ids))
         errors = self._errors(view, points[point], offset)
-        fits = errors < MAX_ERROR_PX
-        good = (angles > self._min_parallax_deg) & (np.bincount(point[fits], minlength=len(ids)) >= 2)
+        fits = errors < max_error_px
+        good = (angles > self.min_parallax_deg) & (np.bincount(point[fits], minlength=len(ids)) >= 2)
         # With two sights only, both must fit; with more, a wrong match among them is pruned.
         self.points[ids[good]] = points[good]
         self.drop(view, ids[point], good[point] & ~fits)
@@ -210,7 +229,7 @@ class SparseMap:
         return (
             [None if v.w_T_c is None else v.w_T_c.copy() for v in self.views],
             [(v.seen, v.pruned) for v in self.views],
-            [(f.value, f.std) for f in self.focals],
+            [(f.value, f.std, f.lens) for f in self.focals],
             self.points.copy(),
         )
 
@@ -219,8 +238,8 @@ class SparseMap:
         poses, seen, focals, points = snapshot
         for view, w_T_c, (kept, pruned) in zip(self.views, poses, seen, strict=True):  # type: ignore[call-overload]
             view.w_T_c, view.seen, view.pruned = w_T_c, kept, pruned
-        for focal, (value, std) in zip(self.focals, focals, strict=True):  # type: ignore[call-overload]
-            focal.value, focal.std = value, std
+        for focal, state in zip(self.focals, focals, strict=True):  # type: ignore[call-overload]
+            focal.value, focal.std, focal.lens = state
         self.points = points.copy()  # type: ignore[attr-defined]
 
     def posed(self) -> list[int]:
@@ -230,26 +249,11 @@ class SparseMap:
         self, views: Collection[int], ids: np.ndarray, pruned: bool = False
     ) -> tuple[np.ndarray, np.ndarray, Array]:
         """(view, index into sorted ``ids``, offset) of every sight of ``ids`` from ``views``; only ids seen twice."""
-        view_parts, point_parts, offset_parts = [], [], []
-        for index in views:
-            seen = self.views[index].seen
-            if pruned:
-                seen = join(seen, self.views[index].pruned)
-            at = np.searchsorted(ids, seen.ids)
-            at[at == len(ids)] = 0
-            hit = ids[at] == seen.ids if len(ids) else np.zeros(len(at), bool)
-            view_parts.append(np.full(int(hit.sum()), index))
-            point_parts.append(at[hit])
-            offset_parts.append(seen.pixels[hit])
-        if not view_parts:
-            return np.zeros(0, int), np.zeros(0, int), np.zeros((0, 2))
-        view, point, offset = map(np.concatenate, (view_parts, point_parts, offset_parts))
-        twice = np.bincount(point, minlength=len(ids))[point] >= 2
-        return view[twice], point[twice], offset[twice]
+        return sights_of(self.views, views, ids, pruned)
 
     def _triangulated(self, view: np.ndarray, point: np.ndarray, offset: Array, count: int) -> tuple[Array, Array]:
         """Points (count, 3) and parallax (count,), degrees, of sights; a point without parallax lies far out."""
-        directions, centers = self._rays(view, offset)
+        directions, centers = sight_lines(self.views, self.focals, view, offset)
         noise = 1.0 / min(focal.value for focal in self.focals)
         points, angles = triangulate(centers, directions, point, count, noise)
         behind = np.einsum("mi,mi->m", points[point] - centers, directions) <= 0
@@ -265,27 +269,19 @@ class SparseMap:
 
     def drop(self, view: np.ndarray, ids: np.ndarray, bad: np.ndarray) -> None:
         """Prune the sights (view, landmark id) under a mask."""
-        for index in np.unique(view[bad]):
+        order = np.argsort(view[bad], kind="stable")
+        sorted_view, sorted_ids = view[bad][order], ids[bad][order]
+        for index, of_view in zip(*_groups(sorted_view, sorted_ids), strict=True):
             entry = self.views[index]
-            drop = np.isin(entry.seen.ids, ids[bad & (view == index)])
+            drop = np.isin(entry.seen.ids, of_view)
             entry.pruned = join(entry.pruned, entry.seen.select(drop))
             entry.seen = entry.seen.select(~drop)
 
-    def _rays(self, view: np.ndarray, offset: Array) -> tuple[Array, Array]:
-        focal = np.array([self.focals[v.camera].value for v in self.views])[view]
-        rays = np.concatenate([offset / focal[:, None], np.ones((len(offset), 1))], axis=1)
-        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-        poses = self.poses()[view]
-        return np.einsum("mij,mj->mi", poses[:, :3, :3], rays), poses[:, :3, 3]
-
     def _errors(self, view: np.ndarray, points: Array, offset: Array) -> Array:
-        focal = np.array([self.focals[v.camera].value for v in self.views])[view]
-        poses = self.poses()[view]
-        X = np.einsum("mji,mj->mi", poses[:, :3, :3], points - poses[:, :3, 3])
-        z = np.where(X[:, 2] > 0, X[:, 2], np.nan)
-        with np.errstate(invalid="ignore"):
-            errors = np.linalg.norm(focal[:, None] * X[:, :2] / z[:, None] - offset, axis=1)
-        return np.where(np.isfinite(errors), errors, np.inf)
+        return sight_errors(self.views, self.focals, view, points, offset)
 
-    def poses(self) -> Array:
-        return np.stack([np.eye(4) if v.w_T_c is None else v.w_T_c for v in self.views])
+
+def _groups(keys: np.ndarray, values: np.ndarray) -> tuple[list[int], list[np.ndarray]]:
+    """The different ``keys``, sorted, and the values of each."""
+    different, starts = np.unique(keys, return_index=True)
+    return different.tolist(), np.split(values, starts[1:]) if len(different) else []

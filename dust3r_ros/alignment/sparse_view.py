@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
+from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.types import Array
 
 
 @dataclass(eq=False)
 class SparseView:
-    """One keyframe: its pose, which focal it uses, and what it sees (offsets from the principal point)."""
+    """One keyframe: its pose, which focal it uses, and what it sees (offsets from the image's middle)."""
 
     camera: int
     w_T_c: Array | None
@@ -21,9 +23,20 @@ class SparseView:
 
 @dataclass(eq=False)
 class Focal:
-    """A focal length in pixels of the tracked images, its prior and its standard deviation (relative)."""
+    """A focal length in pixels of the tracked images, its prior and its standard deviation (relative).
+
+    ``std`` is what the scatter of the sights leaves open, ``lens_std`` what a distortion that nobody models does.
+    ``lens`` is what the camera does beside scaling, plain as long as nothing is known of it.
+    """
 
     value: float
     prior: float
     std: float = float("inf")
     fixed: bool = False
+    lens_std: float = 0.0
+    lens: Lens = field(default_factory=lambda: Lens(320.0))
+
+    @property
+    def total_std(self) -> float:
+        """Relative standard deviation from all known causes."""
+        return math.hypot(self.std, self.lens_std)

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
 
 from dust3r_ros.alignment.pixel_block import PixelBlock
+from dust3r_ros.alignment.ray_middle import OVERSTEP, inverse_root, known_share, ray_middle
 from dust3r_ros.types import Array, Array32
 
-# Re-weighted least squares majorises the distance; along the ray a step of nearly twice the length
-# still descends, and halves the number of sweeps.
-OVERSTEP = np.float32(1.5)
+FIRST_ITERATIONS = 3  # for the depth of pixels that have none
 _TINY = np.float32(1e-30)
-_PLANES = 9
+_PLANES = 10
+# Matrix products larger than this wake all threads of the BLAS library, each thread of ours all of them.
+_PRODUCT = 200000
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """``cost`` (B, K): sum of w |r| of every sight; ``total`` (B, P), ``mean`` (3, B, P): weight and weighted mean
+    """``cost`` (B, K): sum of w |r| of every sight; ``total`` (B, P), ``mean`` (B, 3, P): weight and weighted mean
     of what the sights say of a pixel, camera frame; ``depth`` (B, P): past the best along the ray for it by
-    half a step.
+    half a step; ``along`` (B, P): weight with which depth that is known counts along the ray, None without any.
     """
 
     cost: Array
     total: Array32
     mean: Array32
     depth: Array32
+    along: Array32 | None = None
 
 
 class Workspace:
@@ -35,6 +38,12 @@ class Workspace:
     def __init__(self) -> None:
         self._flat = np.empty(0, np.float32)
 
+    def planes(self, count: int, size: int) -> Array32:
+        """(count * size,) with anything in it; the next call takes it back."""
+        if len(self._flat) < count * size:
+            self._flat = np.empty(count * size, np.float32)
+        return self._flat[: count * size]
+
     def weigh(
         self,
         block: PixelBlock,
@@ -42,75 +51,88 @@ class Workspace:
         slopes: Array32,
         depth: Array32 | None,
         floor: float,
-        iterations: int = 1,
+        known: tuple[Array32, Array32] | None = None,
     ) -> Seen:
-        """Weights of the unsquared norm, w / max(|r|, ``floor``), means under them and the depth they lead to.
+        """Weights of the unsquared norm, w / sqrt(|r|^2 + ``floor``^2), means under them and the depth they lead to.
 
         ``c_S_pair`` (B, K, 4, 4): frames of the pairs into those of the cameras. ``depth`` (B, P) along
-        ``slopes`` (2, B, P), with which the iterations start: the confidence-weighted mean where None.
+        ``slopes`` (B, 2, P), where the pixels are now: at their ``ray_middle`` where None. ``known``: depth (B, P)
+        and its squared deviation; it counts like a sight of mean weight whose residuals deviate as much.
         """
-        seen, pull, _ = self._planes(block)
-        self._place(block, c_S_pair)
+        seen, square, pull, weighted = self._parts(block)
+        G = c_S_pair[:, :, :3].astype(np.float32)
+        length = 1 + np.square(slopes).sum(axis=1)
         if depth is None:
-            total = np.maximum(np.einsum("bkp->bp", block.weights), _TINY)
-            depth = np.einsum("bkp,bkp->bp", seen[2], block.weights) / total
-        square = 1 + slopes[0] ** 2 + slopes[1] ** 2
-        for iteration in range(iterations):
-            self._distances(block, slopes, depth)
-            np.maximum(pull, np.float32(floor), out=pull)
-            if iteration == iterations - 1:
-                cost = np.einsum("bkp,bkp->bk", block.weights, pull).astype(np.float64)
-            np.divide(block.weights, pull, out=pull)
-            total = np.einsum("bkp->bp", pull)
-            mean = np.einsum("bkp,cbkp->cbp", pull, seen)
-            mean /= np.maximum(total, _TINY)
-            best = (slopes[0] * mean[0] + slopes[1] * mean[1] + mean[2]) / square
-            depth = depth + OVERSTEP * (best - depth)
-        return Seen(cost, total, mean, depth)
+            np.matmul(G, block.rows[:, :, :4], out=seen)
+            root = np.sqrt(length)
+            rays, spare = points_at(slopes, 1 / root), weighted.ravel()[: 2 * pull.size].reshape(2, *pull.shape)
+            depth = ray_middle(seen, rays, block.weights, floor, spare, FIRST_ITERATIONS) / root
+            if known is not None:
+                depth = np.where(known[0] > 0, known[0], depth)
+        np.matmul(G, block.rows[:, :, :4], out=seen)
+        away = weighted.ravel()[: seen.size].reshape(seen.shape)
+        np.subtract(seen, points_at(slopes, depth)[:, None], out=away)
+        np.einsum("bkcp,bkcp->bkp", away, away, out=square)
+        square += np.float32(floor * floor)
+        inverse_root(square, out=pull)
+        pull *= block.weights
+        cost = np.einsum("bkp,bkp->bk", square, pull).astype(np.float64)
+        np.multiply(block.rows, pull[:, :, None], out=weighted)
+        total = pull.sum(axis=1)
+        mean = np.stack([np.einsum("bkp,bkp->bp", pull, seen[:, :, axis]) for axis in range(3)], axis=1)
+        mean /= np.maximum(total, _TINY)[:, None]
+        best = (slopes[:, 0] * mean[:, 0] + slopes[:, 1] * mean[:, 1] + mean[:, 2]) / length
+        if known is None:
+            return Seen(cost, total, mean, depth + OVERSTEP * (best - depth))
+        share = known_share(total, block.weights, known[1], floor)
+        best += share * (known[0] - best)
+        depth = depth + (OVERSTEP + share * (1 - OVERSTEP)) * (best - depth)
+        return Seen(cost, total, mean, depth, share * total)
 
-    def sums(self, block: PixelBlock, points: Array32) -> tuple[Array, Array]:
-        """Sums over pixels that place a sight's pair on ``points`` (3, B, P), under the weights of the last ``weigh``.
+    def sums(self, block: PixelBlock, points: Array32) -> Array:
+        """Sums over pixels that place a sight's pair on ``points`` (B, 3, P), under the weights of the last ``weigh``.
 
-        (B, K, 4, 4): of weight * [X, 1] [point, 1]^T; (B, K): of weight * |X|^2.
+        (B, K, 5, 4): of weight * [X, 1, |X|^2] [point, 1]^T.
         """
+        weighted = self._parts(block)[3]
+        images, count, _, pixels = weighted.shape
+        target = np.ones((images, 4, pixels), np.float32)
+        target[:, :3] = points
+        found = np.empty((images, 4, count, 5), np.float32)
+        some = max(1, _PRODUCT // (20 * pixels))
+        for low in range(0, count, some):
+            part = weighted[:, low : low + some].reshape(images, -1, pixels)
+            found[:, :, low : low + some] = (target @ np.swapaxes(part, 1, 2)).reshape(images, 4, -1, 5)
+        return np.moveaxis(found, 1, 3).astype(np.float64)
+
+    def _parts(self, block: PixelBlock) -> tuple[Array32, Array32, Array32, Array32]:
+        """(B, K, 3, P) for points, twice (B, K, P), and (B, K, 5, P) for weighted rows."""
         images, count, pixels = block.weights.shape
-        _, pull, _ = self._planes(block)
-        weighted = self._flat[5 * pull.size : 9 * pull.size].reshape(images, count, 4, pixels)
-        target = np.ones((images, 1, pixels, 4), np.float32)
-        target[:, 0, :, :3] = np.moveaxis(points, 0, 2)
-        for axis in range(3):
-            np.multiply(block.points[axis], pull, out=weighted[:, :, axis])
-        weighted[:, :, 3] = pull
-        squares = np.einsum("bkcp,cbkp->bk", weighted[:, :, :3], block.points)
-        # One small product per sight: a single large one would wake all threads of the BLAS library.
-        return (weighted @ target).astype(np.float64), squares.astype(np.float64)
-
-    def _planes(self, block: PixelBlock) -> tuple[Array32, Array32, Array32]:
-        """Three planes of points, one of weights and one for anything, each (B, K, P)."""
         size = block.weights.size
-        if len(self._flat) < _PLANES * size:
-            self._flat = np.empty(_PLANES * size, np.float32)
-        planes = self._flat[: 5 * size].reshape(5, *block.weights.shape)
-        return planes[:3], planes[3], planes[4]
+        points, square, pull, weighted = np.split(self.planes(_PLANES, size), [3 * size, 4 * size, 5 * size])
+        plane = images, count, pixels
+        return (
+            points.reshape(images, count, 3, pixels),
+            square.reshape(plane),
+            pull.reshape(plane),
+            weighted.reshape(images, count, 5, pixels),
+        )
 
-    def _place(self, block: PixelBlock, c_S_pair: Array) -> None:
-        seen, _, buffer = self._planes(block)
-        G = c_S_pair.astype(np.float32)[..., None]
-        for row, target in enumerate(seen):
-            np.multiply(block.points[0], G[:, :, row, 0], out=target)
-            for column in (1, 2):
-                np.multiply(block.points[column], G[:, :, row, column], out=buffer)
-                target += buffer
-            target += G[:, :, row, 3]
 
-    def _distances(self, block: PixelBlock, slopes: Array32, depth: Array32) -> None:
-        """Of what is seen from the points at ``depth``, into the plane of weights."""
-        seen, pull, buffer = self._planes(block)
-        for axis in range(3):
-            target = pull if axis == 0 else buffer
-            point = depth if axis == 2 else slopes[axis] * depth
-            np.subtract(seen[axis], point[:, None], out=target)
-            np.multiply(target, target, out=target)
-            if axis:
-                pull += buffer
-        np.sqrt(pull, out=pull)
+_local = threading.local()
+
+
+def workspace() -> Workspace:
+    """One per thread."""
+    if not hasattr(_local, "space"):
+        _local.space = Workspace()
+    space: Workspace = _local.space
+    return space
+
+
+def points_at(slopes: Array32, depth: Array32) -> Array32:
+    """(B, 3, P) points at ``depth`` (B, P) along ``slopes`` (B, 2, P)."""
+    points = np.empty((len(depth), 3, depth.shape[1]), np.float32)
+    np.multiply(slopes, depth[:, None], out=points[:, :2])
+    points[:, 2] = depth
+    return points

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.errors import BackendError
+from dust3r_ros.errors import BackendError, ConfigError
 
 
 def make_backend(config: MapperConfig) -> Backend:
-    """The backend a configuration names; raises ``BackendError`` or ``CheckpointError`` when it cannot run."""
+    """The backend a configuration names; raises an error when it cannot run.
+
+    ``ConfigError`` for parameters that do not go together, ``BackendError`` or ``CheckpointError`` for the rest.
+    """
     if config.backend == "two_view":
         from dust3r_ros.backends.two_view import TwoViewBackend
 
         return TwoViewBackend(config.min_parallax_deg)
+    if not config.dense:
+        raise ConfigError(
+            f"parameter 'dense' is false, but backend '{config.backend}' maps by depth; only two_view does without"
+        )
     if not config.checkpoint:
         raise BackendError("backend 'dust3r' needs weights; set 'checkpoint' to a .pth file or a model folder")
     from dust3r_ros.backends.dust3r import Dust3rBackend

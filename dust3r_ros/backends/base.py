@@ -27,6 +27,9 @@ class Backend(Protocol):
     def forget(self, index: int) -> None:
         """Drop what is kept of a view; unknown indices are ignored."""
 
+    def clear(self) -> None:
+        """Drop what is kept of every view: another map begins."""
+
     def predict(
         self,
         pairs: Sequence[tuple[int, int]],

@@ -95,6 +95,10 @@ class Dust3rBackend:
         """Drops the tokens of a view; unknown indices are ignored."""
         self._tokens.pop(index, None)
 
+    def clear(self) -> None:
+        """Drops the tokens of every view; the weights stay."""
+        self._tokens.clear()
+
     def predict(
         self, pairs: Sequence[Pair], focals: Mapping[str, float], poses: Mapping[int, Array] | None = None
     ) -> list[PairPrediction]:

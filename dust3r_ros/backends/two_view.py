@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,12 +11,13 @@ import cv2
 import numpy as np
 
 from dust3r_ros.backends.flow import Flow, chained, dense_flow
+from dust3r_ros.backends.flow_store import FlowStore
 from dust3r_ros.backends.stereo import StereoDepth, depth_from_flow
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.features import Features, extract
 from dust3r_ros.geometry.essential import essential_pose
-from dust3r_ros.geometry.pinhole import center_of, pixel_grid, unproject
-from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.geometry.pinhole import center_of, pixel_grid
+from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
 
 _GEOMETRY_SAMPLES = 2000
@@ -28,6 +30,11 @@ class _View:
     gray: Image
 
     @cached_property
+    def digest(self) -> int:
+        """Tells another image by the same index."""
+        return zlib.crc32(self.gray.tobytes())
+
+    @cached_property
     def features(self) -> Features:
         """For steps too wide for flow."""
         return extract(self.gray)
@@ -38,7 +45,8 @@ class TwoViewBackend:
 
     A pair whose rays hardly meet (little parallax, pure rotation) or whose images do not match has
     confidence 1 everywhere: it says nothing of depth. With both poses known the pair's unit of
-    length is the map's; without, the median depth of the first view is 1.
+    length is the map's; without, the median depth of the first view is 1. Flows are kept, packed, after
+    their views are forgotten: when poses change, or a view comes back, only depth is computed anew.
     """
 
     name = "two_view"
@@ -47,24 +55,31 @@ class TwoViewBackend:
     def __init__(self, min_parallax_deg: float = 1.0) -> None:
         self._min_parallax_deg = min_parallax_deg
         self._views: dict[int, _View] = {}
-        self._flows: dict[tuple[int, int], Flow] = {}
+        self._digests: dict[int, int] = {}  # of the images that flows are of
+        self._flows = FlowStore()
 
     def add(self, view: View) -> None:
         """Take a view (H, W, 3) RGB uint8 in."""
         if view.image.ndim != 3 or view.image.shape[2] != 3 or view.image.dtype != np.uint8:
             raise InputError(f"view {view.index} has shape {view.image.shape}; it must be (H, W, 3) uint8")
-        self.forget(view.index)
-        self._views[view.index] = _View(view.camera, cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY))
+        made = _View(view.camera, cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY))
+        if self._digests.get(view.index) != made.digest:
+            self._flows.forget(view.index)
+        self._views[view.index], self._digests[view.index] = made, made.digest
 
     def has(self, index: int) -> bool:
         """Whether a view is kept."""
         return index in self._views
 
+    def clear(self) -> None:
+        """Drop every view and all flows."""
+        self._views.clear()
+        self._digests.clear()
+        self._flows.clear()
+
     def forget(self, index: int) -> None:
-        """Drop a view and its flows."""
+        """Drop a view; its flows stay while there is room for them."""
         self._views.pop(index, None)
-        for pair in [pair for pair in self._flows if index in pair]:
-            del self._flows[pair]
 
     def predict(
         self,
@@ -84,20 +99,24 @@ class TwoViewBackend:
         return predictions
 
     def _flow(self, first: int, second: int) -> Flow:
-        if (first, second) not in self._flows:
+        flow = self._flows.get((first, second))
+        if flow is None:
             a, b = self._views[first], self._views[second]
             forth, back = dense_flow(a.gray, b.gray, lambda: (a.features, b.features), self._guess(first, second))
-            self._flows[first, second], self._flows[second, first] = forth, back
-        return self._flows[first, second]
+            self._flows.put((second, first), back)
+            self._flows.put((first, second), forth)
+            flow = self._flows.get((first, second))
+            assert flow is not None, "the last one put is kept"
+        return flow
 
     def _guess(self, first: int, second: int) -> tuple[Array32, Array32] | None:
         """Targets both ways through a view whose flow to both is known: two small steps for a wide one."""
         for middle in self._views:
-            if (first, middle) in self._flows and (middle, second) in self._flows:
-                return (
-                    chained(self._flows[first, middle], self._flows[middle, second]),
-                    chained(self._flows[second, middle], self._flows[middle, first]),
-                )
+            steps = [(first, middle), (middle, second), (second, middle), (middle, first)]
+            if all(step in self._flows for step in steps):
+                a, b, c, d = (self._flows.get(step) for step in steps)
+                assert a and b and c and d, "they are kept"
+                return chained(a, b), chained(c, d)
         return None
 
     def _focal(self, index: int, focals: Mapping[str, float]) -> float:
@@ -141,26 +160,31 @@ class TwoViewBackend:
         flows = self._flow(first, second), self._flow(second, first)
         a = depth_from_flow(flows[0], second_T_first, *focal, shapes[1], self._min_parallax_deg)
         b = depth_from_flow(flows[1], first_T_second, *focal[::-1], shapes[0], self._min_parallax_deg)
-        points_b = transform(first_T_second, unproject(_filled(b), focal[1]))
-        return PairPrediction(
-            first,
-            second,
-            unproject(_filled(a), focal[0]).astype(np.float32),
-            a.confidence,
-            points_b.astype(np.float32),
-            b.confidence,
-        )
+        points = _pointmap(_filled(a), focal[0], np.eye(4)), _pointmap(_filled(b), focal[1], first_T_second)
+        return PairPrediction(first, second, points[0], a.confidence, points[1], b.confidence)
+
+
+def _pointmap(depth: Array32, focal: float, T: Array) -> Array32:
+    """(H, W, 3) points of a depth map, moved by ``T``; in single precision, each coordinate at a time."""
+    height, width = depth.shape
+    cx, cy = center_of(height, width)
+    x = ((np.arange(width) - cx) / focal).astype(np.float32)[None, :]
+    y = ((np.arange(height) - cy) / focal).astype(np.float32)[:, None]
+    points = np.empty((height, width, 3), np.float32)
+    for axis, (row, shift) in enumerate(zip(T[:3, :3].astype(np.float32), T[:3, 3].astype(np.float32), strict=True)):
+        points[..., axis] = (row[0] * x + (row[1] * y + row[2])) * depth + shift
+    return points
 
 
 def _filled(stereo: StereoDepth) -> Array32:
     """Depth with the median where nothing is known, so that every pixel has a point as the network's has."""
     known = stereo.confidence > 1.0
-    return np.where(known, stereo.depth, np.median(stereo.depth[known]) if known.any() else 1.0)
+    return np.where(known, stereo.depth, np.median(stereo.depth[known]) if known.any() else np.float32(1.0))
 
 
 def _nothing_known(
     first: int, second: int, shapes: tuple[tuple[int, ...], ...], focal: tuple[float, float]
 ) -> PairPrediction:
-    points = [unproject(np.ones(shape), f).astype(np.float32) for shape, f in zip(shapes, focal, strict=True)]
+    points = [_pointmap(np.ones(s, np.float32), f, np.eye(4)) for s, f in zip(shapes, focal, strict=True)]
     ones = [np.ones(shape, np.float32) for shape in shapes]
     return PairPrediction(first, second, points[0], ones[0], points[1], ones[1])

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.types import Array, Array32
+from dust3r_ros.geometry.pinhole import center_of, pixel_grid, rays
+from dust3r_ros.types import Array, Array32, Camera, Keyframe
 
 
 @dataclass(frozen=True)
@@ -56,17 +57,19 @@ def mean_errors(errors: Iterable[DepthErrors]) -> DepthErrors | None:
     )
 
 
-def resample(depth: Array32, height: int, width: int) -> Array32:
-    """Depth (H, W) as a camera of (``height``, ``width``) pixels sees it: the nearest value of each pixel's ray.
+def resample(depth: Array32, keyframe: Keyframe, camera: Camera) -> Array32:
+    """A depth map that belongs to the images of ``camera``, for the pixels (H, W) of a keyframe's rectified one.
 
-    Nearest, because a mean over a depth edge is a depth that nothing has. A pixel of the result
-    covers the same part of the image as it does of the depth map.
+    The nearest value of each pixel's ray, because a mean over a depth edge is a depth that nothing has; 0 where
+    the camera does not see the ray. The depth map may be of another size than the images: both cover the same.
     """
-    rows = _nearest(depth.shape[0], height)
-    columns = _nearest(depth.shape[1], width)
-    return depth[rows[:, None], columns[None, :]]
-
-
-def _nearest(native: int, working: int) -> np.ndarray:
-    centers = (np.arange(working) + 0.5) * native / working - 0.5
-    return np.clip(np.round(centers).astype(int), 0, native - 1)
+    height, width = keyframe.depth.shape
+    x = rays(pixel_grid(height, width), keyframe.focal, center_of(height, width))[..., :2]
+    square = np.sum(x**2, axis=-1, keepdims=True)
+    k1, k2, k3 = camera.distortion
+    seen = camera.focal * x * (1.0 + square * (k1 + square * (k2 + square * k3))) + camera.center
+    size = np.array([depth.shape[1], depth.shape[0]])
+    at = np.round((seen + 0.5) * size / [camera.width, camera.height] - 0.5).astype(int)
+    inside = np.all((at >= 0) & (at < size), axis=-1)
+    columns, rows = np.moveaxis(np.clip(at, 0, size - 1), -1, 0)
+    return np.where(inside, depth[rows, columns], np.float32(0.0))

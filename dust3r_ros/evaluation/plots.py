@@ -117,7 +117,7 @@ def _depth(axes: Axes, run: SceneRun, index: int) -> None:
     maps = [depth]
     native = run.scene.depth(keyframe.stamp_ns)
     if native is not None:
-        maps.append(resample(native, *depth.shape))
+        maps.append(resample(native, keyframe, run.mapper.cameras[keyframe.camera]))
     reference = maps[-1][maps[-1] > 0]
     low, high = np.percentile(reference, [2, 98]) if reference.size else (0.0, 1.0)
     colored = [

@@ -122,7 +122,7 @@ def _measure(
     note: str,
 ) -> SceneResult:
     depths = [keyframe_depth(keyframe, config.min_confidence) for keyframe in mapper.keyframes]
-    scaled, aligned = _depth(scene, mapper.keyframes, depths, errors)
+    scaled, aligned = _depth(scene, mapper, depths, errors)
     camera = next(iter(mapper.cameras.values()), None)
     frames = mapper.counts.frames
     return SceneResult(
@@ -155,16 +155,17 @@ def _focal_error(focal: float, width: int, scene: Scene) -> float:
 
 
 def _depth(
-    scene: Scene, keyframes: tuple[Keyframe, ...], depths: list[Array32], errors: TrajectoryErrors | None
+    scene: Scene, mapper: Mapper, depths: list[Array32], errors: TrajectoryErrors | None
 ) -> tuple[DepthErrors | None, DepthErrors | None]:
     """Mean depth errors over keyframes: after the trajectory's scale, and each by its own median."""
     scaled: list[DepthErrors] = []
     aligned: list[DepthErrors] = []
-    for keyframe, depth in zip(keyframes, depths, strict=True):
+    cameras = mapper.cameras
+    for keyframe, depth in zip(mapper.keyframes, depths, strict=True):
         native = scene.depth(keyframe.stamp_ns)
         if native is None:
             continue
-        truth = resample(native, *depth.shape)
+        truth = resample(native, keyframe, cameras[keyframe.camera])
         if not ((truth > 0) & (depth > 0)).any():
             continue
         aligned.append(depth_errors(truth, depth, median_aligned=True))

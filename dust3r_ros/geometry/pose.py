@@ -20,6 +20,8 @@ __all__ = ["PnpResult", "essential_pose", "solve_pnp", "solve_pnp_unknown_focal"
 
 _RANSAC_POINTS = 4000  # a draw this large finds the pose; every point votes afterwards
 _RANSAC_ITERATIONS = 300
+_FAR = 100.0  # median distances from the middle
+_NEAR, _MOST = 4.0, 0.6  # thresholds within which a guess must have so many of the matches
 _MIN_THICKNESS = 1e-6  # of a set of points relative to its length; below, it is a line
 
 
@@ -40,6 +42,11 @@ class PnpResult:
     focal: float
     focal_std: float = 0.0
 
+    def relative_std(self, points: NDArray[np.floating]) -> float:
+        """Standard deviation of the position as a part of the median depth of the inliers among ``points`` (N, 3)."""
+        depth = float(np.median(transform(invert(self.w_T_c), np.asarray(points, np.float64)[self.inliers])[:, 2]))
+        return float(np.sqrt(np.trace(self.covariance[:3, :3]))) / depth
+
 
 def solve_pnp(
     points_world: NDArray[np.floating],
@@ -50,15 +57,20 @@ def solve_pnp(
     threshold_px: float = 5.0,
     min_inliers: int = 12,
     seed: int = 0,
+    near: Array | None = None,
 ) -> PnpResult:
     """Pose of a camera of known ``focal`` and principal point ``center`` (pixels) from 2D-3D matches.
 
     ``points_world`` (N, 3), ``pixels`` (N, 2). RANSAC over P3P, then Levenberg-Marquardt on the
     inliers with Huber's loss. The same ``seed`` gives the same result. Matches that are not
-    finite are no inliers. Raises ``GeometryError`` for fewer than ``min_inliers`` (4 at least)
+    finite are no inliers. ``near`` (4, 4) ``w_T_c``: a guess; where refining it fits most matches, nothing is
+    drawn. Raises ``GeometryError`` for fewer than ``min_inliers`` (4 at least)
     matches or inliers, and for points that leave the pose free (on one line, all in one place).
     """
     matches = _Matches.of(points_world, pixels, center, threshold_px, max(min_inliers, 4), seed)
+    found = None if near is None else matches.guessed(near, focal)
+    if found is not None:
+        return found
     return matches.refined(matches.ransac(focal), focal, free_focal=False)
 
 
@@ -163,7 +175,7 @@ class _Matches:
         """``c_T_w`` (4, 4) that fits most matches, polished in closed form (SQPnP)."""
         draw = np.random.default_rng(self.seed).permutation(len(self.points))[:_RANSAC_POINTS]
         points, rays = self.points[draw], (self.pixels[draw] - np.asarray(self.center)) / focal
-        spread = float(np.sqrt(np.mean(np.sum(points**2, axis=1)))) or 1.0
+        spread = float(np.median(np.linalg.norm(points, axis=1))) or 1.0  # a few may be very far away
         points, eye = points / spread, np.eye(3)
         try:
             _, _, _, chosen = cv2.solvePnPRansac(
@@ -173,6 +185,8 @@ class _Matches:
             found = chosen is not None and len(chosen) >= 4
             if found:
                 index = np.ravel(chosen)
+                near = index[np.linalg.norm(points[index], axis=1) < _FAR]  # SQPnP weighs with distance
+                index = near if len(near) >= 4 else index
                 found, rvec, tvec = cv2.solvePnP(points[index], rays[index], eye, None, flags=cv2.SOLVEPNP_SQPNP)
         except cv2.error:
             found = False
@@ -184,6 +198,21 @@ class _Matches:
         c_T_w = pose(Rotation.from_rotvec(np.ravel(rvec)).as_matrix(), np.ravel(tvec) * spread)
         self.inliers(c_T_w, focal)
         return c_T_w
+
+    def guessed(self, near: Array, focal: float) -> PnpResult | None:
+        """The result of refining a guess, None where most matches do not fit it."""
+        c_T_w = invert(near)
+        c_T_w[:3, 3] += c_T_w[:3, :3] @ self.center_world
+        close = self.errors(c_T_w, focal) < _NEAR * self.threshold_px
+        enough = max(self.min_inliers, _MOST * len(self.points))
+        if close.sum() < enough:
+            return None
+        try:
+            c_T_w, _ = minimise(self.points[close], self.pixels[close], c_T_w, focal, self.center, False)
+            found = self.refined(c_T_w, focal, free_focal=False)
+        except GeometryError:
+            return None
+        return found if found.inliers.sum() >= enough else None
 
     def refined(self, c_T_w: Array, focal: float, free_focal: bool) -> PnpResult:
         """The result of refining on the inliers, twice, for the first time changes who they are."""

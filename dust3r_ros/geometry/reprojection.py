@@ -68,7 +68,7 @@ def minimise(
             damping *= 10
         else:
             (c_T_w, focal), damping = moved, damping / 10
-        if np.abs(jacobian @ step).max() < 1e-6 or damping > 1e8:  # no pixel moves any more
+        if np.abs(jacobian @ step).max() < 1e-4 or damping > 1e8:  # no pixel moves any more
             break
     return c_T_w, focal
 

@@ -17,6 +17,7 @@ from dust3r_ros.types import Camera
 def write_cameras(path: str | Path, cameras: Iterable[Camera]) -> None:
     """Write cameras at their native resolution; a file of one camera is a usual calibration file.
 
+    Camera matrix and distortion are of the raw image; the rectified one has the same focal and centre.
     ``focal_std``, ``support`` and ``fixed`` are keys of ours, which camera_info_manager passes over.
     Raises ``OutputError`` when the file cannot be written.
     """
@@ -27,7 +28,9 @@ def write_cameras(path: str | Path, cameras: Iterable[Camera]) -> None:
 def read_cameras(path: str | Path) -> dict[str, Camera]:
     """Cameras of a calibration file by name; the focal is the mean of fx and fy.
 
-    Raises ``InputError`` for a file that cannot be read and for a camera without size or focal length.
+    Of the distortion of other programs the radial terms k1, k2, k3 are taken, tangential ones are not;
+    a file without distortion has none. Raises ``InputError`` for a file that cannot be read, for a
+    camera without size or focal length, and for a distortion model other than plumb_bob.
     """
     try:
         documents = list(yaml.safe_load_all(Path(path).read_text(encoding="utf-8")))
@@ -46,14 +49,14 @@ def _matrix(rows: int, columns: int, data: Iterable[float]) -> dict[str, Any]:
 
 
 def _document(camera: Camera) -> dict[str, Any]:
-    (cx, cy), f = camera.center, camera.focal
+    (cx, cy), f, (k1, k2, k3) = camera.center, camera.focal, camera.distortion
     return {
         "image_width": int(camera.width),
         "image_height": int(camera.height),
         "camera_name": camera.name,
         "camera_matrix": _matrix(3, 3, [f, 0, cx, 0, f, cy, 0, 0, 1]),
         "distortion_model": "plumb_bob",
-        "distortion_coefficients": _matrix(1, 5, [0] * 5),
+        "distortion_coefficients": _matrix(1, 5, [k1, k2, 0, 0, k3]),
         "rectification_matrix": _matrix(3, 3, [1, 0, 0, 0, 1, 0, 0, 0, 1]),
         "projection_matrix": _matrix(3, 4, [f, 0, cx, 0, 0, f, cy, 0, 0, 0, 1, 0]),
         "focal_std": float(camera.focal_std),
@@ -65,23 +68,41 @@ def _document(camera: Camera) -> dict[str, Any]:
 def _camera(document: Any, path: str | Path) -> Camera:
     try:
         matrix = [float(value) for value in document["camera_matrix"]["data"]]
+        width, height = int(document["image_width"]), int(document["image_height"])
         camera = Camera(
             name=str(document.get("camera_name", "camera")),
-            width=int(document["image_width"]),
-            height=int(document["image_height"]),
+            width=width,
+            height=height,
             focal=(matrix[0] + matrix[4]) / 2,
             focal_std=float(document.get("focal_std", math.inf)),
             support=int(document.get("support", 0)),
             fixed=bool(document.get("fixed", False)),
+            principal_offset=(matrix[2] - (width - 1) / 2, matrix[5] - (height - 1) / 2),
+            distortion=_distortion(document),
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise InputError(
             f"camera file '{path}' lacks or has a wrong value ({error}); "
-            "it must hold image_width, image_height and camera_matrix"
+            "it must hold image_width, image_height, camera_matrix and, if any, plumb_bob distortion"
         ) from error
     if not (math.isfinite(camera.focal) and camera.focal > 0 and camera.width > 0 and camera.height > 0):
         raise InputError(
             f"camera '{camera.name}' of '{path}' has the size {camera.width}x{camera.height} and the focal length "
             f"{camera.focal}; all must be positive"
         )
+    if not all(math.isfinite(value) for value in (*camera.principal_offset, *camera.distortion)):
+        raise InputError(
+            f"camera '{camera.name}' of '{path}' has the principal point {camera.center} and the distortion "
+            f"{camera.distortion}; all must be finite"
+        )
     return camera
+
+
+def _distortion(document: Any) -> tuple[float, float, float]:
+    """k1, k2, k3 of ``distortion_coefficients`` (k1, k2, p1, p2, k3); what is left out at the end is 0."""
+    values = [float(value) for value in document.get("distortion_coefficients", {}).get("data", [])]
+    model = document.get("distortion_model") or "plumb_bob"
+    if any(values) and model != "plumb_bob":
+        raise ValueError(f"the distortion model '{model}'")
+    k1, k2, _, _, k3 = [*values, *[0.0] * 5][:5]
+    return k1, k2, k3

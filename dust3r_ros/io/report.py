@@ -102,9 +102,12 @@ def _cameras(cameras: Mapping[str, Mapping[str, Any]]) -> str:
                 f"{camera['focal']:.2f} px",
                 "–" if camera["fixed"] or spread is None else f"{spread:.2f} px",
                 origin,
+                "({:.1f}, {:.1f})".format(*camera["principal_point"]),
+                ", ".join(f"{k:.4f}" for k in camera["distortion"]) if any(camera["distortion"]) else "none",
             )
         )
-    return _table(("camera", "size", "focal length", "standard deviation", "origin"), rows)
+    head = ("camera", "size", "focal length", "standard deviation", "origin", "principal point", "k1, k2, k3")
+    return _table(head, rows)
 
 
 def _stages(stages: Mapping[str, Mapping[str, float]]) -> str:

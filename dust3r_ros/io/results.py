@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dust3r_ros import __version__
-from dust3r_ros.alignment.cloud import Cloud, map_cloud
+from dust3r_ros.alignment.cloud import Cloud, map_cloud, thin
+from dust3r_ros.alignment.fusion import fuse_map, pixel_size
 from dust3r_ros.config import MapperConfig, as_mapping
 from dust3r_ros.io.camera_yaml import write_cameras
 from dust3r_ros.io.files import make_folder, write_text
@@ -47,13 +48,13 @@ def write_results(
     """Write trajectory, keyframes, cloud, cameras, saved map, summary, picture and report of ``mapper``.
 
     ``directory`` is made when missing; each file appears whole or not at all. ``source`` names the
-    input, ``wall_seconds`` is how long the run took. A map without a point still gives valid files,
-    and the report says so. Returns what summary.json holds. Raises ``OutputError`` when a file
-    cannot be written.
+    input, ``wall_seconds`` is how long the run took. Without depth (``config.dense``) the cloud is that
+    of the landmarks. A map without a point still gives valid files, and the report says so. Returns
+    what summary.json holds. Raises ``OutputError`` when a file cannot be written.
     """
     directory = make_folder(directory)
     keyframes, trajectory, cameras = mapper.keyframes, mapper.trajectory(), mapper.cameras
-    cloud = _cloud(keyframes, config.min_confidence)
+    cloud = _cloud(keyframes, config) if config.dense else mapper.landmarks()
     summary = _summary(mapper, len(keyframes), len(trajectory), len(cloud), config, stopwatch, source, wall_seconds)
     write_tum(directory / "trajectory.txt", trajectory)
     write_tum(directory / "keyframes.txt", [StampedPose(k.stamp_ns, k.camera, k.w_T_c) for k in keyframes])
@@ -99,11 +100,17 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # Linux counts in KiB
 
 
-def _cloud(keyframes: Sequence[Keyframe], min_confidence: float) -> Cloud:
-    """The map's cloud, thinned by rows and columns when it would exceed ``MAX_POINTS``."""
-    points = sum(int(np.count_nonzero((k.depth > 0) & (k.confidence > min_confidence))) for k in keyframes)
+def _cloud(keyframes: Sequence[Keyframe], config: MapperConfig) -> Cloud:
+    """The map's cloud, thinned by cubes or rows and columns when it would exceed ``MAX_POINTS``."""
+    if config.fusion:
+        cloud, voxel = fuse_map(keyframes, min_confidence=config.min_confidence), pixel_size(keyframes)
+        while len(cloud) > MAX_POINTS:
+            voxel *= max(1.1, math.sqrt(len(cloud) / MAX_POINTS))
+            cloud = thin(cloud, voxel)
+        return cloud
+    points = sum(int(np.count_nonzero((k.depth > 0) & (k.confidence > config.min_confidence))) for k in keyframes)
     stride = max(1, math.ceil(math.sqrt(points / MAX_POINTS)))
-    return map_cloud(keyframes, min_confidence, stride)
+    return map_cloud(keyframes, config.min_confidence, stride)
 
 
 def _summary(
@@ -145,4 +152,6 @@ def _camera(camera: Camera) -> dict[str, Any]:
         "focal_std": round(camera.focal_std, 3) if math.isfinite(camera.focal_std) else None,
         "support": camera.support,
         "fixed": camera.fixed,
+        "principal_point": [round(value, 3) for value in camera.center],
+        "distortion": [round(value, 6) for value in camera.distortion],
     }

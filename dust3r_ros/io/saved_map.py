@@ -15,18 +15,23 @@ from dust3r_ros.io import map_blobs
 from dust3r_ros.io.files import atomic_path
 from dust3r_ros.types import Camera, Keyframe
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 knew cameras without a lens
 APPLICATION_ID = int.from_bytes(b"D3RM", "big")
 
 _SCHEMA = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE cameras (name TEXT PRIMARY KEY, width INTEGER NOT NULL, height INTEGER NOT NULL, focal REAL NOT NULL,
-    focal_std REAL NOT NULL, support INTEGER NOT NULL, fixed INTEGER NOT NULL);
+    focal_std REAL NOT NULL, support INTEGER NOT NULL, fixed INTEGER NOT NULL,
+    offset_x REAL NOT NULL DEFAULT 0, offset_y REAL NOT NULL DEFAULT 0,
+    k1 REAL NOT NULL DEFAULT 0, k2 REAL NOT NULL DEFAULT 0, k3 REAL NOT NULL DEFAULT 0);
 CREATE TABLE keyframes (number INTEGER PRIMARY KEY, version INTEGER NOT NULL, stamp_ns INTEGER NOT NULL,
     camera TEXT NOT NULL, w_T_c BLOB NOT NULL, focal REAL NOT NULL, height INTEGER NOT NULL, width INTEGER NOT NULL,
     image BLOB NOT NULL, depth BLOB NOT NULL, depth_scale REAL NOT NULL, confidence BLOB NOT NULL);
 CREATE TABLE edges (first INTEGER NOT NULL, second INTEGER NOT NULL, weight REAL NOT NULL, PRIMARY KEY (first, second));
 """
+
+# What a map of the schema 1 lacks; it has plain lenses.
+_LENS_COLUMNS = ("offset_x", "offset_y", "k1", "k2", "k3")
 
 Edge = tuple[int, int, float]
 
@@ -123,6 +128,9 @@ class SavedMap:
                     f"map '{self._path}' has the schema {version} of a newer version of this program; "
                     f"schemas up to {SCHEMA_VERSION} are read"
                 )
+            elif self._write and version < SCHEMA_VERSION:
+                columns = "; ".join(f"ALTER TABLE cameras ADD {c} REAL NOT NULL DEFAULT 0" for c in _LENS_COLUMNS)
+                self._base.executescript(f"BEGIN; {columns}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
             if self._write:
                 self._base.execute("PRAGMA journal_mode = WAL")
 
@@ -160,7 +168,7 @@ class SavedMap:
         """Add or replace cameras."""
         rows = [_camera_row(camera) for camera in cameras]
         with self._transaction() as base:
-            base.executemany("INSERT OR REPLACE INTO cameras VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            base.executemany(f"INSERT OR REPLACE INTO cameras VALUES ({', '.join('?' * 12)})", rows)
 
     def write_keyframes(self, keyframes: Iterable[Keyframe]) -> None:
         """Add keyframes; one that is there already gives way to one of its version or a later one."""
@@ -225,12 +233,14 @@ class SavedMap:
 
 
 def _camera_row(c: Camera) -> tuple[Any, ...]:
-    return c.name, int(c.width), int(c.height), float(c.focal), float(c.focal_std), int(c.support), int(c.fixed)
+    lens = (float(value) for value in (*c.principal_offset, *c.distortion))
+    return c.name, int(c.width), int(c.height), float(c.focal), float(c.focal_std), int(c.support), int(c.fixed), *lens
 
 
 def _camera(row: tuple[Any, ...]) -> Camera:
-    name, width, height, focal, focal_std, support, fixed = row
-    return Camera(name, width, height, focal, focal_std, support, bool(fixed))
+    name, width, height, focal, focal_std, support, fixed, *lens = row
+    x, y, k1, k2, k3 = lens or [0.0] * len(_LENS_COLUMNS)
+    return Camera(name, width, height, focal, focal_std, support, bool(fixed), (x, y), (k1, k2, k3))
 
 
 def _keyframe_row(k: Keyframe) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ def calibration_of(message: CameraInfo, topic: str) -> tuple[KnownCamera | None,
     """The known camera, None for an uncalibrated one (K[0] == 0), and a remark for the user or "".
 
     The mapper knows one focal length for square pixels: the geometric mean of fx and fy is taken.
-    Distortion is not modelled; a remark says so.
+    Principal point and distortion are not taken over; a remark says so of distortion.
     """
     fx, fy = float(message.k[0]), float(message.k[4])
     if fx == 0.0:
@@ -24,5 +24,5 @@ def calibration_of(message: CameraInfo, topic: str) -> tuple[KnownCamera | None,
         return None, f"{topic} has size {message.width}x{message.height}; it must be that of the images: not used"
     remark = ""
     if any(abs(d) > 1e-9 for d in message.d):
-        remark = f"{topic} has lens distortion, which is not modelled; rectified images (image_rect) map better"
+        remark = f"{topic} has lens distortion, which is not taken over; rectified images (image_rect) map better"
     return KnownCamera(int(message.width), int(message.height), math.sqrt(fx * (fy or fx))), remark

@@ -98,14 +98,17 @@ def cloud_message(parts: Sequence[NDArray[np.void]], stamp_ns: int, frame: str) 
 
 
 def camera_info_message(camera: Camera, stamp_ns: int, frame: str) -> CameraInfo:
-    """The estimate at native resolution: plumb_bob without distortion, R = 1, P = [K | 0]."""
-    K = camera.matrix
+    """The estimate of the raw camera at native resolution: K, plumb_bob (zeros for a plain lens), R = 1, P = [K | 0].
+
+    P says that image_proc rectifies to a pinhole of the same focal length and principal point.
+    """
+    K, (k1, k2, k3) = camera.matrix, camera.distortion
     return CameraInfo(
         header=header(stamp_ns, frame),
         width=camera.width,
         height=camera.height,
         distortion_model="plumb_bob",
-        d=[0.0] * 5,
+        d=[k1, k2, 0.0, 0.0, k3],
         k=K.ravel().tolist(),
         r=np.eye(3).ravel().tolist(),
         p=np.hstack([K, np.zeros((3, 1))]).ravel().tolist(),

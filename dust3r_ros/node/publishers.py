@@ -16,6 +16,8 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from dust3r_ros.alignment.cloud import keyframe_cloud
+from dust3r_ros.alignment.fusion import agreed
+from dust3r_ros.alignment.overlap import overlapping
 from dust3r_ros.mapper import Mapper
 from dust3r_ros.msg import MappingStatus
 from dust3r_ros.node import conversions
@@ -24,6 +26,7 @@ from dust3r_ros.types import Keyframe, MapUpdate
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+_NEIGHBOURS = 6  # keyframes that a keyframe's points are checked against
 
 
 class Publishers:
@@ -83,8 +86,8 @@ class Publishers:
             return
         newest = max(with_depth, key=lambda keyframe: keyframe.index)
         if _heard(self._keyframe):
-            parts = [self._packed(newest)]
-            self._keyframe.publish(conversions.cloud_message(parts, newest.stamp_ns, self._frame))
+            points = self._points(newest)
+            self._keyframe.publish(conversions.cloud_message([points], newest.stamp_ns, self._frame))
         if _heard(self._depth):
             self._depth.publish(conversions.depth_message(newest, child_frame))
 
@@ -93,10 +96,7 @@ class Publishers:
         if ("map" in self._stale or self._shown != self._selection()) and _heard(self._map):
             self._stale.discard("map")
             self._shown = self._selection()
-            kept = {keyframe.index for keyframe in mapper.keyframes}
-            self._parts = {index: part for index, part in self._parts.items() if index in kept}
-            parts = [self._packed(keyframe) for keyframe in mapper.keyframes]
-            self._map.publish(conversions.cloud_message(parts, stamp_ns, self._frame))
+            self._map.publish(conversions.cloud_message(self._all_points(mapper), stamp_ns, self._frame))
         if "path" in self._stale and _heard(self._path):
             self._stale.discard("path")
             self._path.publish(conversions.path_message(mapper.trajectory(), stamp_ns, self._frame))
@@ -128,15 +128,27 @@ class Publishers:
         for publisher in self.all:
             self._node.destroy_lifecycle_publisher(publisher)
 
-    def _packed(self, keyframe: Keyframe) -> NDArray[np.void]:
-        """The keyframe's points in the map, computed once per version and selection."""
+    def _all_points(self, mapper: Mapper) -> list[NDArray[np.void]]:
+        """The points of the map, by keyframes; its landmarks when no depth is made."""
+        keyframes, config = mapper.keyframes, mapper.config
+        indices = {keyframe.index for keyframe in keyframes}
+        self._parts = {index: part for index, part in self._parts.items() if index in indices}
+        if not config.dense:
+            return [conversions.pack(mapper.landmarks())]
+
+        for keyframe in keyframes:  # computed once per version and selection
+            key = (keyframe.version, *self._selection())
+            if self._parts.get(keyframe.index, (None,))[0] == key:
+                continue
+            if config.fusion:
+                keyframe = agreed(keyframe, overlapping(keyframe, keyframes, _NEIGHBOURS), key[2])
+            self._parts[keyframe.index] = key, self._points(keyframe)
+        return [self._parts[keyframe.index][1] for keyframe in keyframes]
+
+    def _points(self, keyframe: Keyframe) -> NDArray[np.void]:
+        """The selected points of one keyframe in the map."""
         stride, min_confidence = self._selection()
-        key = (keyframe.version, stride, min_confidence)
-        kept = self._parts.get(keyframe.index)
-        if kept is None or kept[0] != key:
-            kept = key, conversions.pack(keyframe_cloud(keyframe, min_confidence=min_confidence, stride=stride))
-            self._parts[keyframe.index] = kept
-        return kept[1]
+        return conversions.pack(keyframe_cloud(keyframe, min_confidence=min_confidence, stride=stride))
 
     def _selection(self) -> tuple[int, float]:
         """Stride and least confidence of the points that are shown."""

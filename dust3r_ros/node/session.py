@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from dust3r_ros.backends import make_backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
 from dust3r_ros.mapper import Mapper
@@ -37,7 +38,7 @@ class Log(Protocol):
 
 
 class Session:
-    """Feeds a mapper and replaces it at a reset. For one thread at a time."""
+    """Feeds a mapper and replaces it at a reset; the backend, with its weights, stays. For one thread at a time."""
 
     def __init__(self, config: MapperConfig, on_time_jump: str, log: Log) -> None:
         self._config = config
@@ -45,11 +46,13 @@ class Session:
         self._log = log
         self._known: dict[str, KnownCamera] = {}
         self.resets = 0
+        self._backend = make_backend(config)
         self._start()
 
     def _start(self) -> None:
         self.stopwatch = Stopwatch(keep=NEWEST_FRAMES)
-        self.mapper = Mapper(self._config, stage=self.stopwatch)
+        self._backend.clear()
+        self.mapper = Mapper(self._config, stage=self.stopwatch, backend=self._backend)
         self._last_ns: int | None = None
 
     def reset(self) -> None:
@@ -89,6 +92,11 @@ class Session:
             self._calibrate(camera, image)
         update = self.mapper.process(stamp_ns, camera, image)
         self._last_ns = stamp_ns
+        if update.removed:
+            self._log.warning(
+                f"camera '{camera}' is in another map now: {len(update.removed)} keyframes of the one before are taken"
+                " away until it is seen again"
+            )
         return update
 
     def _check_stamp(self, stamp_ns: int) -> None:

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
-from synthetic import Scene, arc, turning
+from synthetic import WIDTH, arc, turning, unposed
 
-from dust3r_ros.alignment.bootstrap import FOCAL_STARTS, Options, PairFromLandmarks, bootstrap, pair_from_pointmaps
+from dust3r_ros.alignment.bootstrap import FOCAL_STARTS, Options, bootstrap
+from dust3r_ros.alignment.first_pair import PairFromLandmarks
 from dust3r_ros.alignment.sparse_map import Focal, SparseMap
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.geometry.pinhole import unproject
-from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, angle_deg, invert, transform
+from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, angle_deg, invert
 from dust3r_ros.geometry.similarity import weighted_similarity
-from dust3r_ros.tracking import Tracks
-from dust3r_ros.types import PairPrediction
-
-WIDTH, HEIGHT = 400, 300
-
-
-def unposed(scene: Scene, noise: float = 0.3, seed: int = 0, wrong: float = 0.0) -> SparseMap:
-    """What the views see within their images; nobody has a pose. A part ``wrong`` of the sights is anywhere."""
-    rng = np.random.default_rng(seed)
-    sparse = SparseMap(1.0)
-    sparse.focals.append(Focal(float(WIDTH), float(WIDTH)))
-    ids = sparse.new_ids(len(scene.points))
-    for view in range(len(scene.w_T_c)):
-        offsets = scene.seen(view) + noise * rng.standard_normal((len(ids), 2))
-        swapped = rng.random(len(ids)) < wrong
-        offsets[swapped] = rng.uniform([-WIDTH / 2, -HEIGHT / 2], [WIDTH / 2, HEIGHT / 2], (swapped.sum(), 2))
-        inside = np.all(np.abs(offsets) < [WIDTH / 2, HEIGHT / 2], axis=1)
-        sparse.add(0, Tracks(ids[inside], offsets[inside]), None)
-    return sparse
 
 
 def starts() -> list[float]:
@@ -128,40 +111,26 @@ def test_a_bad_map_is_replaced() -> None:
     assert sparse.focals[0].value == pytest.approx(330.0, rel=0.03)
 
 
-def test_the_first_pair_has_parallax() -> None:
-    scene = arc(views=4, points=150, focal=330.0)
-    scene.w_T_c[1] = scene.w_T_c[0]
-    sparse = unposed(scene)
-    first, second, first_T_second = PairFromLandmarks()(sparse, range(4), 330.0)
-    assert {first, second} != {0, 1}
-    true = invert(scene.w_T_c[first]) @ scene.w_T_c[second]
-    assert angle_deg(first_T_second[:3, :3].T @ true[:3, :3]) < 1.5
-    direction = true[:3, 3] / np.linalg.norm(true[:3, 3])
-    assert direction @ first_T_second[:3, 3] > 0.99
-    with pytest.raises(GeometryError, match="parallax"):
-        PairFromLandmarks()(sparse, [0, 1], 330.0)
+def test_many_landmarks_are_all_used_in_the_end() -> None:
+    """A focal is chosen by a sample; the map that stays is made of everything that is seen."""
+    scene = arc(views=5, points=2000, focal=330.0)
+    sparse = unposed(scene, wrong=0.05)
+    assert bootstrap(sparse, range(5), 0, starts(), Options())
+    assert sparse.focals[0].value == pytest.approx(330.0, rel=0.01)
+    ids = np.unique(np.concatenate([view.seen.ids for view in sparse.views]))
+    assert sparse.positioned[ids].mean() > 0.95
 
 
-def test_the_first_pair_of_pointmaps() -> None:
-    """The surer one of the pairs, posed up to its own unit."""
-    scene, shape = arc(views=3, points=1), (30, 40)
-    rng = np.random.default_rng(0)
-    predictions = []
-    for first, second, strength in ((0, 1, 0.2), (1, 2, 3.0)):
-        second_points = unproject(rng.uniform(3, 5, shape), 33.0)
-        first_T_second = invert(scene.w_T_c[first]) @ scene.w_T_c[second]
-        predictions.append(
-            PairPrediction(
-                first,
-                second,
-                (0.7 * unproject(rng.uniform(3, 5, shape), 33.0)).astype(np.float32),
-                np.full(shape, 1 + strength, np.float32),
-                (0.7 * transform(first_T_second, second_points)).astype(np.float32),
-                np.full(shape, 1 + strength, np.float32),
-            )
-        )
-    first, second, first_T_second = pair_from_pointmaps(predictions, 33.0, 0)
-    assert (first, second) == (1, 2)
-    expected = invert(scene.w_T_c[1]) @ scene.w_T_c[2]
-    expected[:3, 3] *= 0.7
-    np.testing.assert_allclose(first_T_second, expected, atol=1e-3)
+def test_a_start_that_cannot_be_built_is_passed_over() -> None:
+    """A pair that only some focals give does not end the search."""
+    usual = PairFromLandmarks()
+
+    def first_pair(sparse: SparseMap, views: Sequence[int], focal: float) -> tuple[int, int, np.ndarray]:
+        if focal > WIDTH:
+            raise GeometryError("no pair")
+        return usual(sparse, views, focal)
+
+    sparse = unposed(arc(points=150, focal=330.0))
+    assert bootstrap(sparse, range(6), 0, [900.0, 300.0, 700.0], Options(first_pair))
+    assert sparse.focals[0].value == pytest.approx(330.0, rel=0.03)
+    assert bootstrap(unposed(arc(points=150)), range(6), 0, [900.0], Options(first_pair)) == []

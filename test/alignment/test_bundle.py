@@ -6,50 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from bundles import disturbed, problem_of
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 from synthetic import Scene, arc
 
 from dust3r_ros.alignment.bundle import Problem, adjust
+from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import invert, pose
 from dust3r_ros.geometry.similarity import weighted_similarity
-
-
-def problem_of(scene: Scene, noise: float = 0.0, seed: int = 0, camera: list[int] | None = None) -> Problem:
-    """Everything seen by everyone, from the true state; the first two poses are held."""
-    rng = np.random.default_rng(seed)
-    views, points = len(scene.w_T_c), len(scene.points)
-    ids = np.zeros(views, int) if camera is None else np.array(camera)
-    focals = np.array([scene.focal[np.flatnonzero(ids == k)[0]] for k in range(ids.max() + 1)])
-    offsets = np.concatenate([scene.seen(v) for v in range(views)])
-    return Problem(
-        w_T_c=scene.w_T_c,
-        camera=ids,
-        focals=focals,
-        points=scene.points,
-        view=np.repeat(np.arange(views), points),
-        point=np.tile(np.arange(points), views),
-        offset=offsets + noise * rng.standard_normal(offsets.shape),
-        free=np.arange(views) >= 2,
-        free_focal=np.ones(len(focals), bool),
-        focal_prior=focals.copy(),
-        sigma=noise or 1.0,
-    )
-
-
-def disturbed(problem: Problem, seed: int = 0, size: float = 0.03, focal_factor: float = 1.0) -> Problem:
-    """The free poses, the points and the free focals off the truth."""
-    rng = np.random.default_rng([seed, 5])
-    poses = problem.w_T_c.copy()
-    for view in np.flatnonzero(problem.free):
-        turn = Rotation.from_rotvec(size * rng.standard_normal(3)).as_matrix()
-        poses[view] = poses[view] @ pose(turn, 2 * size * rng.standard_normal(3))
-    return replace(
-        problem,
-        w_T_c=poses,
-        points=problem.points + 2 * size * rng.standard_normal(problem.points.shape),
-        focals=np.where(problem.free_focal, problem.focals * focal_factor, problem.focals),
-    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -139,12 +104,50 @@ def test_the_optimum_is_flat() -> None:
             assert cost(replace(at, w_T_c=turned)) > best.cost
 
 
+def test_a_focal_far_off_is_found_in_few_steps() -> None:
+    """Along the valley where focal and depth change together, steps need not be short."""
+    scene = arc(views=4, points=60, degrees=25.0)
+    problem = problem_of(scene, 0.3)
+    start = adjust(replace(problem, focals=np.array([600.0]), free_focal=np.zeros(1, bool)), iterations=100)
+    begun = replace(problem, focals=np.array([600.0]), w_T_c=start.w_T_c, points=start.points)
+    found, best = adjust(begun, iterations=20), adjust(problem, iterations=100, tolerance=1e-12)
+    assert found.cost < 1.02 * best.cost
+    assert found.focals[0] == pytest.approx(best.focals[0], rel=0.05)
+
+
 def test_a_known_focal_stays() -> None:
     problem = replace(problem_of(arc()), free_focal=np.zeros(1, bool))
     found = adjust(disturbed(problem), iterations=60, tolerance=1e-12)
     assert found.focals[0] == pytest.approx(300.0, rel=1e-12)
     assert len(found.focal_std) == 0
     np.testing.assert_allclose(found.w_T_c, problem.w_T_c, atol=1e-5)
+
+
+def test_lenses_are_found_with_the_focals() -> None:
+    """Two cameras, one of which has a lens that is known."""
+    scene = arc(views=8, points=120, seed=6)
+    scene = replace(scene, points=2.0 * scene.points, w_T_c=scene.w_T_c.copy())
+    scene.w_T_c[:, :3, 3] *= 1.6
+    lenses = [Lens(200.0, -0.07, (3.0, -4.0)), Lens(200.0, 0.04, (-2.0, 1.0))]
+    problem = problem_of(scene, camera=[0, 1] * 4)
+    offset = np.empty_like(problem.offset)
+    for camera in (0, 1):
+        its = problem.camera[problem.view] == camera
+        offset[its] = lenses[camera].seen(problem.offset[its])
+    free = np.array([[True, True, True], [False, False, False]])
+    start = replace(problem, offset=offset, lenses=[Lens(200.0), lenses[1]], free_lens=free)
+    found = adjust(disturbed(start, size=0.01, focal_factor=1.05), iterations=100, tolerance=1e-13)
+    np.testing.assert_allclose(found.focals, 300.0, rtol=1e-4)
+    assert found.lenses[0].radial == pytest.approx(-0.07, abs=1e-4)
+    np.testing.assert_allclose(found.lenses[0].center, [3.0, -4.0], atol=0.02)
+    assert found.lenses[1].radial == lenses[1].radial
+    np.testing.assert_allclose(found.lenses[1].center, lenses[1].center, rtol=1e-12)
+    assert found.residual.max() < 1e-2
+    assert found.radial_std[0] > 0 and found.radial_std[1] == 0
+    tight = replace(start, lens_prior_sigma=np.full((2, 3), 1e-6))
+    held = adjust(tight, iterations=20)
+    assert abs(held.lenses[0].radial) < 1e-3 and held.radial_std[0] == pytest.approx(1e-6, rel=0.05)
+    assert held.focal_std[0] < found.focal_std[0]
 
 
 def test_held_poses_stay() -> None:
@@ -195,9 +198,7 @@ def test_the_prior_counts_where_the_images_say_little() -> None:
 def test_the_frame_of_the_world_does_not_matter() -> None:
     problem = disturbed(problem_of(arc(seed=9), 0.4, seed=9), 9)
     other = pose(Rotation.from_euler("xyz", [0.4, -1.0, 2.0]).as_matrix(), [3.0, -2.0, 7.0])
-    moved = replace(
-        problem, w_T_c=other @ problem.w_T_c, points=problem.points @ other[:3, :3].T + other[:3, 3]
-    )
+    moved = replace(problem, w_T_c=other @ problem.w_T_c, points=problem.points @ other[:3, :3].T + other[:3, 3])
     a, b = (adjust(p, iterations=60, tolerance=1e-12) for p in (problem, moved))
     assert a.cost == pytest.approx(b.cost, rel=1e-6)
     assert a.focals[0] == pytest.approx(b.focals[0], rel=1e-5)
@@ -278,3 +279,18 @@ def test_more_iterations_never_cost_more() -> None:
     costs = [adjust(start, iterations=n, tolerance=0.0).cost for n in range(0, 24, 3)]
     assert costs == sorted(costs, reverse=True)
     assert costs[-1] < 0.05 * costs[0]
+
+
+def test_a_point_seen_twice_by_one_pose_breaks_nothing() -> None:
+    """It is not meant to happen, yet the adjustment still ends at the optimum."""
+    problem = problem_of(arc(), 0.3)
+    twice = replace(
+        problem,
+        view=np.append(problem.view, problem.view[200:230]),
+        point=np.append(problem.point, problem.point[200:230]),
+        offset=np.concatenate([problem.offset, problem.offset[200:230]]),
+    )
+    found = adjust(disturbed(twice, size=0.01), iterations=100, tolerance=1e-12)
+    best = adjust(twice, iterations=100, tolerance=1e-12)
+    assert found.cost == pytest.approx(best.cost, rel=1e-4)
+    assert found.focals[0] == pytest.approx(300.0, rel=0.02)

@@ -59,6 +59,19 @@ def test_unusable_pixels_stay_unknown() -> None:
     assert (fused[0][:24] == 0).all() and (fused[0][24:] > 0).all() and (fused[1][:24] == 1).all()
 
 
+def test_what_is_infinite_says_nothing() -> None:
+    true, depth, confidence, maps = scene(), scene(), sure(), CanonicalDepth()
+    depth[:8], depth[8:12], confidence[12:20] = np.inf, -np.inf, np.inf
+    index = maps.append(*SHAPE)
+    maps.put(index, depth, confidence)
+    maps.put(index, 3 * true, sure())
+    fused = maps.whole(index)
+    assert fused is not None and np.isfinite(fused[1]).all()
+    np.testing.assert_allclose(fused[0] / np.median(fused[0]), true / np.median(true), rtol=1e-3)
+    np.testing.assert_allclose(fused[1][:20], 4.0, rtol=1e-4)  # the second estimate alone
+    np.testing.assert_allclose(fused[1][20:], 7.0, rtol=1e-3)
+
+
 def test_depth_without_anything_in_common_is_refused() -> None:
     maps = CanonicalDepth()
     index = maps.append(*SHAPE)

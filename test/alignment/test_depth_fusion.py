@@ -46,6 +46,25 @@ def test_one_wrong_estimate_hardly_pulls(factor: float) -> None:
     np.testing.assert_allclose(confidence, sure, rtol=0.05)  # what disagrees makes nothing surer
 
 
+@pytest.mark.parametrize("wrong", range(4))
+def test_of_equally_sure_estimates_the_majority_wins(wrong: int) -> None:
+    truth, depths, _ = estimates(4)
+    depths[wrong] *= 3.0
+    fused, _ = fuse_depths(list(depths), [np.full(SHAPE, 4.0, np.float32)] * 4)
+    assert rel(fused, truth) < 0.03
+
+
+def test_a_large_map_is_fused_like_its_parts() -> None:
+    rng = np.random.default_rng(0)
+    depths = list(rng.uniform(1, 6, (5, 301, 67)).astype(np.float32))
+    confidences = list(rng.uniform(1, 8, (5, 301, 67)).astype(np.float32))
+    fused, confidence = fuse_depths(depths, confidences)
+    for row in (0, 150, 300):
+        part, sure = fuse_depths([d[row] for d in depths], [c[row] for c in confidences])
+        np.testing.assert_allclose(fused[row], part, rtol=1e-6)
+        np.testing.assert_allclose(confidence[row], sure, rtol=1e-6)
+
+
 @properties
 @given(st.integers(0, 10**6), st.integers(1, 5), st.floats(1e-3, 1e3))
 def test_the_unit_of_length_does_not_matter(seed: int, count: int, unit: float) -> None:

@@ -131,3 +131,15 @@ def test_pixels_of_confidence_one_have_no_depth(index: int) -> None:
     maps.absorb(prediction, SECOND_T_FIRST, 1.0)
     depth, confidence = maps.get(index)
     assert (depth[:5] == 0).all() and (confidence[:5] == 1).all() and (depth[5:] > 0).all()
+
+
+def test_the_depth_of_another_map_in_units_of_this_one() -> None:
+    maps, other = DepthMaps(), DepthMaps()
+    maps.absorb(pair(0, 1)[0], SECOND_T_FIRST, 1.0)
+    other.absorb(pair(0, 1, seed=1)[0], SECOND_T_FIRST, 1.0)
+    own, theirs = maps.get(0), other.get(1)
+    assert own is not None and theirs is not None
+    maps.take_over(other, 2, 3.0)
+    np.testing.assert_allclose(maps.get(3)[0], 3.0 * theirs[0], rtol=1e-6)  # type: ignore[index]
+    np.testing.assert_array_equal(maps.get(3)[1], theirs[1])  # type: ignore[index]
+    np.testing.assert_array_equal(maps.get(0)[0], own[0])  # type: ignore[index]

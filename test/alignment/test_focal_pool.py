@@ -62,3 +62,15 @@ def test_a_focal_keeps_to_the_usual_limits() -> None:
     pool = FocalPool()
     pool.vote([prediction(5000.0)])
     assert pool.value(*SHAPE)[0] == pytest.approx(FOCAL_LIMITS[1] * reference_focal(*SHAPE))
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (60, 80), (480, 640), (640, 480)])
+def test_a_few_pixels_tell_the_focal_at_any_size(shape: tuple[int, int]) -> None:
+    focal, rng, pool = 0.8 * max(shape), np.random.default_rng(0), FocalPool()
+    points = unproject(rng.uniform(1, 4, shape), focal) * np.exp(0.02 * rng.standard_normal((*shape, 1)))
+    slopes = np.exp(0.02 * rng.standard_normal((*shape, 2)))  # the network's rays are not quite those of a pinhole
+    points[..., :2] *= slopes
+    sure = np.full(shape, 3.0, np.float32)
+    points = points.astype(np.float32)
+    assert pool.vote([PairPrediction(0, 1, points, sure, points, sure)])
+    assert pool.value(*shape)[0] == pytest.approx(focal, rel=0.01)

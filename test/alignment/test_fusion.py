@@ -15,9 +15,14 @@ from dust3r_ros.alignment.cloud import Cloud, map_cloud
 from dust3r_ros.alignment.fusion import agreed, fuse_map, pixel_size
 from dust3r_ros.alignment.overlap import overlapping
 from dust3r_ros.errors import GeometryError
+from dust3r_ros.scenes.light import Lamp
+from dust3r_ros.scenes.patterns import fabric
+from dust3r_ros.scenes.solids import Box
+from dust3r_ros.scenes.world import build
 from dust3r_ros.types import Keyframe
 
 CONFIDENCE = 3.0
+BOX = np.array([-0.15, -0.15, 0.75]), np.array([0.15, 0.15, 1.25])
 
 
 @lru_cache(maxsize=4)
@@ -156,6 +161,38 @@ def test_the_same_map_again_and_in_blocks(monkeypatch: pytest.MonkeyPatch) -> No
     blocks = fuse_map(frames)
     np.testing.assert_allclose(blocks.points, first.points, atol=1e-4)
     np.testing.assert_allclose(blocks.confidence, first.confidence, rtol=1e-3)
+
+
+def with_a_box(frame: Keyframe) -> Keyframe:
+    """The frame as it would be if a box stood on the middle of the table."""
+    low, high = BOX
+    box = build([], [Box(low, high, fabric, fabric)], Lamp(np.array([0.4, -0.3, 2.55])), seed=0)
+    height, width = frame.depth.shape
+    view = box.render(frame.w_T_c, width, height, frame.focal, supersample=1)
+    seen = (view.depth > 0) & (view.depth < frame.depth)
+    return replace(
+        frame,
+        depth=np.where(seen, view.depth, frame.depth),
+        image=np.where(seen[..., None], view.image, frame.image),
+    )
+
+
+def test_the_ghost_of_a_thing_that_was_taken_away_goes() -> None:
+    """It stood there while the first keyframes were taken; the others see what is behind it."""
+    frames = [with_a_box(frame) if at < 4 else frame for at, frame in enumerate(keyframes(noise=0.01))]
+
+    def in_box(cloud: Cloud) -> int:
+        low, high = BOX
+        return int(np.all((cloud.points > low - 0.03) & (cloud.points < high + 0.03), axis=1).sum())
+
+    without = in_box(map_cloud(keyframes(noise=0.01), 1.5))
+    before, after = map_cloud(frames, 1.5), fuse_map(frames, voxel=0)
+    ghost = in_box(before) - without
+    assert ghost > 3000
+    assert in_box(after) - without < 0.05 * ghost
+    assert share_near(after, 0.03)[1] > 0.93, "what the box hid and all around it is there"
+    stays = fuse_map([with_a_box(frame) for frame in keyframes(noise=0.01)], voxel=0)
+    assert in_box(stays) > 2 * ghost, "a thing that stood there all the time is no ghost"
 
 
 def test_degenerate_input_has_an_answer() -> None:

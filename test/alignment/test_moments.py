@@ -101,6 +101,52 @@ def test_a_common_scale_of_the_world_scales_the_cost_of_no_edge(seed: int, facto
     np.testing.assert_allclose(np.sum(gradient * along, axis=1), 0.0, atol=1e-8 * np.abs(gradient).max())
 
 
+@settings(deadline=None, max_examples=20)
+@given(SEEDS)
+def test_no_motion_of_the_whole_world_seems_to_cost_anything(seed: int) -> None:
+    """However large the residuals: the matrix is 0 along all seven of them, and nowhere negative."""
+    a, b, w, S_i, S_j = problem(seed)
+    _, _, hessian = mo.normal_blocks(mo.moments(a, b, w), S_i, S_j)
+    h = 1e-6
+    for step in np.eye(7) * h:
+        G = mo.retract(np.eye(4)[None], step[None])[0]
+        along = [(mo.inverse(S) @ G @ S - np.eye(4)) / h for S in (S_i, S_j)]
+        xi = np.concatenate(
+            [
+                np.stack(
+                    [m[:, 2, 1], m[:, 0, 2], m[:, 1, 0], *m[:, :3, 3].T, m[:, 0, 0] + m[:, 1, 1] + m[:, 2, 2]], axis=1
+                )
+                / [1, 1, 1, 1, 1, 1, 3]
+                for m in along
+            ],
+            axis=1,
+        )
+        left = np.einsum("ei,eij,ej->e", xi, hessian, xi) / np.sum(xi * xi, axis=1)
+        assert (np.abs(left) < 1e-8 * np.trace(hessian, axis1=1, axis2=2)).all()
+    assert (np.linalg.eigvalsh(hessian) > -1e-9 * np.trace(hessian, axis1=1, axis2=2)[:, None]).all()
+
+
+@settings(deadline=None, max_examples=20)
+@given(SEEDS)
+def test_the_matrix_is_that_of_residuals_that_move_with_their_ends(seed: int) -> None:
+    """2 J^T W J of R^T r / sqrt(s_i s_j), R turned by half of what each end turns."""
+    a, b, w, S_i, S_j = problem(seed, edges=2)
+    _, _, hessian = mo.normal_blocks(mo.moments(a, b, w), S_i, S_j)
+    h, columns = 1e-6, []
+    for step in np.eye(14) * h:
+        moved = []
+        for sign in (1, -1):
+            T_i, T_j = (mo.retract(S, np.tile(sign * x, (2, 1))) for S, x in ((S_i, step[:7]), (S_j, step[7:])))
+            r = (apply(T_i, a) - apply(T_j, b)) / np.sqrt(mo.scale_of(T_i) * mo.scale_of(T_j))[:, None, None]
+            turns = [(T @ mo.inverse(S))[:, :3, :3] for T, S in ((T_i, S_i), (T_j, S_j))]
+            half = sum(t / np.cbrt(np.linalg.det(t))[:, None, None] for t in turns) / 2
+            moved.append(np.einsum("eji,epj->epi", half, r))
+        columns.append((moved[0] - moved[1]) / (2 * h))
+    J = np.stack(columns, axis=-1)
+    expected = 2 * np.einsum("ep,epxk,epxl->ekl", w, J, J)
+    np.testing.assert_allclose(hessian, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+
+
 @settings(deadline=None, max_examples=30)
 @given(SEEDS)
 def test_the_closed_form_is_umeyama_over_the_pixels(seed: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 from pairs import pair_problem
@@ -14,7 +12,7 @@ from dust3r_ros.alignment.global_start import global_start
 from dust3r_ros.alignment.pair_depths import full_depths
 from dust3r_ros.alignment.pixel_block import plan_blocks, sights_of, view_of
 from dust3r_ros.alignment.problem import Problem, image_shapes
-from dust3r_ros.alignment.sweeps import Scene
+from dust3r_ros.alignment.scene import Scene
 from dust3r_ros.geometry.pinhole import unproject
 from dust3r_ros.geometry.rigid import invert, transform
 
@@ -27,16 +25,15 @@ def scene() -> Scene:
     return Scene.of(problem, global_start(problem, [make() for make in plan_blocks(PAIRS, SIGHTS, SHAPES, 4)]))
 
 
-def depths_of(found: Scene, start: float) -> list[np.ndarray]:
-    with ThreadPoolExecutor(2) as pool:
-        return full_depths(PAIRS, SIGHTS, found, [np.full(shape, start, np.float32) for shape in SHAPES], pool)
+def depths_of(found: Scene) -> list[np.ndarray]:
+    return full_depths(PAIRS, SIGHTS, found)
 
 
 def test_depth_is_where_the_weighted_distances_are_least(monkeypatch: pytest.MonkeyPatch) -> None:
     found = scene()
     found.floor = 1e-6
-    monkeypatch.setattr(pair_depths, "_ITERATIONS", 150)
-    depths = depths_of(found, 3.0)
+    monkeypatch.setattr(pair_depths, "_ITERATIONS", 40)
+    depths = depths_of(found)
     rng = np.random.default_rng(0)
     image = 2
     for v, u in zip(rng.integers(0, 36, 25), rng.integers(0, 48, 25), strict=True):
@@ -59,16 +56,16 @@ def test_sights_that_are_switched_off_do_not_count() -> None:
     found = scene()
     spoiled = np.array([0, 4])
     found.on[spoiled] = False
-    clean = depths_of(found, 3.0)
+    clean = depths_of(found)
     found.w_S_pair[spoiled] *= 5.0
-    for a, b in zip(clean, depths_of(found, 3.0), strict=True):
+    for a, b in zip(clean, depths_of(found), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_an_image_whose_pairs_are_all_off_has_no_depth() -> None:
     found = scene()
     found.on[[edge for edge, _ in SIGHTS[1]]] = False
-    depths = depths_of(found, 3.0)
+    depths = depths_of(found)
     assert (depths[1] == 0).all() and all((depths[i] > 0).all() for i in (0, 2, 3))
 
 
@@ -76,4 +73,4 @@ def test_depth_behind_the_camera_is_none(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(pair_depths, "_ITERATIONS", 20)
     found = scene()
     found.w_T_c[0, :3, :3] = found.w_T_c[0, :3, :3] @ np.diag([-1.0, 1.0, -1.0])
-    assert (depths_of(found, 3.0)[0] > 0).mean() < 0.05
+    assert (depths_of(found)[0] > 0).mean() < 0.05

@@ -83,7 +83,7 @@ def settled(mean: Array, weights: Array, pixels: Array, focal: float, shared: in
             seen = T[:3, :3].T @ (mean - T[:3, 3:])
             slopes = pixels / focal_now
             best = (slopes[0] * seen[0] + slopes[1] * seen[1] + seen[2]) / (1 + np.sum(slopes**2, axis=0))
-            arrays = (weights[None], seen[:, None], slopes[:, None], best[None])
+            arrays = (weights[None], seen[None], slopes[None], best[None])
             equations.append(image_equations(*(a.astype(np.float32) for a in arrays))[0])
         w_T_c, f = move_images(w_T_c, f, np.stack(equations), np.zeros(shared, int), held, held)
     return w_T_c, f

@@ -8,6 +8,7 @@ from synthetic import arc, sparse_of
 
 from dust3r_ros.alignment.refinement import refine
 from dust3r_ros.alignment.sparse_map import SparseMap
+from dust3r_ros.tracking import Tracks
 
 
 def test_refining_brings_disturbed_poses_back() -> None:
@@ -35,6 +36,33 @@ def test_refining_the_focal_and_its_spread() -> None:
     sparse.focals[0].fixed, sparse.focals[0].value = True, 310.0
     refine(sparse, free_focal=True)
     assert sparse.focals[0].value == 310.0
+
+
+def test_matches_that_are_slightly_wrong_bend_a_sharp_map_less() -> None:
+    """A tenth of the sights is off by a little more than a pixel, each view's to one side; most by a tenth of one."""
+
+    def off_by(sharp: bool) -> float:
+        scene, rng = arc(views=8), np.random.default_rng(3)
+        sparse = sparse_of(scene, 0.1)
+        for view in sparse.views:
+            wrong = rng.random(len(view.seen.ids)) < 0.1
+            aside = rng.standard_normal(2)
+            view.seen = Tracks(view.seen.ids, view.seen.pixels + wrong[:, None] * 1.3 * aside / np.linalg.norm(aside))
+        sparse.extend()
+        refine(sparse, range(2, 8), rounds=2, iterations=40, sharp=sharp)
+        found = np.stack([view.w_T_c[:3, 3] for view in sparse.views])
+        return float(np.sqrt(np.mean(np.sum((found - scene.w_T_c[:, :3, 3]) ** 2, axis=1))))
+
+    assert off_by(sharp=True) < 0.7 * off_by(sharp=False)
+
+
+def test_a_sharp_map_without_any_error_stays() -> None:
+    scene = arc()
+    sparse = sparse_of(scene)
+    sparse.extend()
+    refine(sparse, sharp=True)
+    for view in range(6):
+        np.testing.assert_allclose(sparse.views[view].w_T_c, scene.w_T_c[view], atol=1e-6)
 
 
 def test_the_window_moves_and_nothing_else() -> None:
@@ -90,3 +118,18 @@ def test_a_map_that_explains_less_is_not_the_better_one() -> None:
     refine(pruned, rounds=3)
     assert pruned.misfit() >= 0.9 * whole.misfit()
     assert pruned.misfit() > 0.5
+
+
+def test_rays_that_become_parallel_put_no_point() -> None:
+    """A landmark that the adjustment sends far away loses its position; the others keep theirs."""
+    scene = arc(views=4, degrees=20.0)
+    sparse = sparse_of(scene)
+    sparse.extend()
+    for view in range(4):  # from now on they see landmark 0 at infinity
+        pose = scene.w_T_c[view]
+        toward = pose[:3, :3].T @ (scene.points[0] - scene.w_T_c[0][:3, 3])
+        sparse.views[view].seen.pixels[0] = 300.0 * toward[:2] / toward[2]
+    sparse.points[0] = scene.w_T_c[0][:3, 3] + 1e5 * (scene.points[0] - scene.w_T_c[0][:3, 3])
+    refine(sparse, rounds=1)
+    assert not sparse.positioned[0]
+    assert sparse.positioned[1:].all()

@@ -188,3 +188,15 @@ def test_a_thousand_keyframes_and_six_thousand_edges() -> None:
     seconds = time.process_time() - begin
     assert ring.ate(solution.S) < 0.1 * ring.ate(start)
     assert seconds / solution.iterations < 1.0
+
+
+def test_a_long_loop_gives_way_in_a_few_steps() -> None:
+    """Drift of scale and heading over 400 keyframes, taken out by the edges that close the loop."""
+    ring = Ring(400, 6, noise=0.1)
+    start = ring.chained()
+    graph = ring.graph()
+    solution = graph.solve(start, robust=False)
+    assert solution.iterations <= 10
+    on = graph.solve(solution.S, robust=False)
+    assert centres_apart(on.S, solution.S) < 1e-3 < 0.5 < ring.ate(start)
+    assert ring.ate(solution.S) < 0.3 * ring.ate(start)

@@ -9,6 +9,7 @@ from synthetic import arc, sparse_of
 from dust3r_ros.alignment.refinement import refine
 from dust3r_ros.alignment.sparse_map import Focal, SparseMap
 from dust3r_ros.errors import GeometryError
+from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.tracking import Tracks, no_tracks
 
@@ -177,6 +178,35 @@ def test_snapshot_and_restore() -> None:
     np.testing.assert_array_equal(sparse.points, points)
     for view, w_T_c in zip(sparse.views, poses, strict=True):
         np.testing.assert_array_equal(view.w_T_c, w_T_c)
+
+
+def bent(lens: Lens) -> SparseMap:
+    """A map with all poses whose camera's lens is known."""
+    scene = arc()
+    sparse = sparse_of(scene)
+    sparse.focals[0].lens = lens
+    for view in range(6):
+        sparse.views[view].seen = Tracks(np.arange(len(scene.points)), lens.seen(scene.seen(view)))
+    return sparse
+
+
+def test_a_map_through_a_lens() -> None:
+    scene, lens = arc(), Lens(200.0, -0.07, (3.0, -4.0))
+    sparse = bent(lens)
+    assert sparse.extend() == len(scene.points)
+    np.testing.assert_allclose(sparse.points, scene.points, atol=1e-6)
+    assert sparse.misfit() < 1e-12
+    np.testing.assert_allclose(sparse.locate(0, sparse.views[5].seen, 15).w_T_c, scene.w_T_c[5], atol=1e-4)
+    for found, view in zip(sparse.common(1, 4), (1, 4), strict=True):
+        np.testing.assert_allclose(found, scene.seen(view), atol=1e-8)
+    kept = sparse.snapshot()
+    sparse.start_over()
+    assert sparse.focals[0].lens == Lens(200.0)
+    sparse.restore(kept)
+    assert sparse.focals[0].lens == lens
+    sparse.focals[0].fixed = True
+    sparse.start_over()
+    assert sparse.focals[0].lens == lens, "a given lens stays"
 
 
 def test_misfit_grows_with_error() -> None:

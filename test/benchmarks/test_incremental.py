@@ -21,6 +21,9 @@ def test_a_short_run_meets_the_targets(tmp_path: Path) -> None:
     for what, row in limits.items():
         assert row["value"] <= row["limit"], what
         assert f"| {what} |" in done.stdout
+    judged = {row["name"]: row["met"] for row in report["targets"]}
+    assert judged == {row["what"]: row["value"] <= row["limit"] for row in report["rows"] if row["limit"] is not None}
+    assert len(judged) == 9 and report["about"]["cores"] >= 1
     assert len(report["curves"]["clean"]["wall_ms"]) == 120
 
 

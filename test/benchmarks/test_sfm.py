@@ -91,11 +91,19 @@ def test_targets_are_met_missed_or_unknown(sfm: ModuleType) -> None:
     assert set(alone["met"].values()) == {None}
     failed = sfm.compare("kitti_01", {"note": "failed"}, theirs)
     assert failed["met"] == {"seconds": None, "complete": False}
-    text = sfm.table([{"scene": "a", "ours": ours, "theirs": theirs, **found, "truth": "COLMAP"},
-                      {"scene": "b", "ours": ours, "theirs": {"note": "no comparison"}, **alone}])  # fmt: skip
+    dense = ours | {"seconds": 3.0}
+    rows = [{"scene": "lund_door", "ours": ours, "dense": dense, "theirs": theirs, **found, "truth": "COLMAP"},
+            {"scene": "b", "ours": ours, "dense": dense, "theirs": {"note": "no comparison"}, **alone}]  # fmt: skip
+    judged = [(row["target"], row["met"]) for row in sfm.judged(rows[0])]
+    assert judged == [("<= 1", True), ("<= 1", False), ("<= 0.1", True)]
+    assert "0.05 x (1.0 / 20.0)" in sfm.judged(rows[0])[2]["measured"] and "3.0 s" in sfm.judged(rows[0])[2]["note"]
+    assert {row["met"] for row in sfm.judged(rows[1])} == {None} and "no comparison" in sfm.judged(rows[1])[0]["note"]
+    lost = {"scene": "kitti_01", "ours": {"note": "failed"}, "dense": {"note": "failed"}, "theirs": theirs, **failed}
+    assert [row["met"] for row in sfm.judged(lost)] == [False, None]
+    text = sfm.table(rows)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     assert len({len(row) for row in rows}) == 1 and rows[2][-1] == "focal error" and rows[3][-1] == "–"
-    assert "- b, theirs: no comparison" in text and "- a: truth from COLMAP" in text
+    assert "- b, theirs: no comparison" in text and "- lund_door: truth from COLMAP" in text
 
 
 def test_without_pycolmap_our_half_is_measured_and_the_table_says_why(data: Path, tmp_path: Path) -> None:
@@ -109,11 +117,12 @@ def test_without_pycolmap_our_half_is_measured_and_the_table_says_why(data: Path
     result = json.loads(out.read_text())
     (row,) = result["rows"]
     assert (
-        row["ours"]["frames"] == 5
+        row["ours"]["frames"] == row["dense"]["frames"] == 5
+        and row["ours"]["density"] == 0.0
         and "no comparison" in row["theirs"]["note"]
         and "no comparison" in result["pycolmap"]
     )
-    assert "no comparison" in out.with_suffix(".md").read_text()
+    assert "no comparison" in out.with_suffix(".md").read_text() and out.with_suffix(".png").is_file()
 
 
 def test_no_data_is_one_line(tmp_path: Path) -> None:

@@ -193,3 +193,30 @@ def test_unrelated_pixels_are_no_pose() -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(GeometryError, match=r"\(20, 3\) and \(19, 2\)"):
         solve_pnp(np.ones((20, 3)), np.ones((19, 2)), 500.0, (320, 240))
+
+
+def test_a_few_points_very_far_away_do_no_harm() -> None:
+    """Landmarks with next to no parallax may lie anywhere along their rays."""
+    points, pixels, w_T_c = scene(12, 200, noise=0.3)
+    center = w_T_c[:3, 3]
+    points[:4] = center + (points[:4] - center) * np.array([[1e3], [1e4], [1e5], [1e6]])
+    result = solve_pnp(points, pixels, CAMERA.focal, CAMERA.center)
+    assert result.inliers.mean() > 0.99
+    np.testing.assert_allclose(result.w_T_c, w_T_c, atol=0.02)
+
+
+def test_a_good_guess_leads_to_the_same_pose() -> None:
+    points, pixels, truth = scene(3, noise=0.5, outliers=0.2)
+    drawn = solve_pnp(points, pixels, CAMERA.focal, CAMERA.center)
+    near = truth.copy()
+    near[:3, 3] += [0.02, -0.01, 0.02]
+    guessed = solve_pnp(points, pixels, CAMERA.focal, CAMERA.center, near=near)
+    np.testing.assert_allclose(guessed.w_T_c, drawn.w_T_c, atol=1e-4)
+    np.testing.assert_array_equal(guessed.inliers, drawn.inliers)
+
+
+def test_a_wrong_guess_does_no_harm() -> None:
+    points, pixels, truth = scene(4, noise=0.5, outliers=0.2)
+    for near in (np.eye(4), truth @ pose(Rotation.from_rotvec([0, 0.5, 0]).as_matrix(), np.zeros(3))):
+        found = solve_pnp(points, pixels, CAMERA.focal, CAMERA.center, near=near)
+        np.testing.assert_array_equal(found.w_T_c, solve_pnp(points, pixels, CAMERA.focal, CAMERA.center).w_T_c)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,14 @@ from dust3r_ros.types import Camera
 
 LEFT = Camera("front/left", 640, 480, 523.4567890123456, 1.25, 17)
 RIGHT = Camera("right", 1280, 719, 900.1, fixed=True)
+BENT = Camera("bent", 640, 480, 500.0, 2.0, 9, principal_offset=(3.25, -4.5), distortion=(0.11, -0.03, 0.017))
 
 
-@pytest.mark.parametrize("cameras", [[LEFT], [LEFT, RIGHT]])
+def _file(matrix: str, more: str = "", size: int = 4) -> str:
+    return f"image_width: {size}\nimage_height: 4\ncamera_matrix: {{{matrix}}}\n{more}"
+
+
+@pytest.mark.parametrize("cameras", [[LEFT], [LEFT, RIGHT, BENT]])
 def test_round_trip_is_exact(tmp_path: Path, cameras: list[Camera]) -> None:
     write_cameras(tmp_path / "cameras.yaml", cameras)
     assert read_cameras(tmp_path / "cameras.yaml") == {camera.name: camera for camera in cameras}
@@ -36,14 +42,36 @@ def test_one_camera_is_a_usual_calibration_file(tmp_path: Path) -> None:
     assert text.startswith("image_width: 640\n") and "data: [" in text
 
 
+def test_the_file_describes_the_raw_image(tmp_path: Path) -> None:
+    write_cameras(tmp_path / "cameras.yaml", [BENT])
+    data = yaml.safe_load((tmp_path / "cameras.yaml").read_text())
+    assert data["camera_matrix"]["data"] == [500, 0, 322.75, 0, 500, 235, 0, 0, 1]
+    assert data["distortion_coefficients"] == {"rows": 1, "cols": 5, "data": [0.11, -0.03, 0, 0, 0.017]}
+    assert data["projection_matrix"]["data"] == [500, 0, 322.75, 0, 0, 500, 235, 0, 0, 0, 1, 0]
+
+
+def test_any_principal_point_comes_back(tmp_path: Path) -> None:
+    write_cameras(tmp_path / "c.yaml", [replace(BENT, principal_offset=(math.pi, -math.e / 7))])
+    assert read_cameras(tmp_path / "c.yaml")["bent"].principal_offset == pytest.approx((math.pi, -math.e / 7), abs=1e-9)
+
+
 def test_files_of_other_programs_are_read(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(
         "image_width: 640\nimage_height: 480\ncamera_name: narrow\n"
         "camera_matrix:\n  rows: 3\n  cols: 3\n  data: [500, 0, 320, 0, 504, 240, 0, 0, 1]\n"
-        "distortion_model: plumb_bob\ndistortion_coefficients:\n  rows: 1\n  cols: 5\n  data: [0.1, 0, 0, 0, 0]\n"
+        "distortion_model: plumb_bob\ndistortion_coefficients:\n  rows: 1\n  cols: 5\n  data: [0.1, 0, 7, 7, 0.2]\n"
     )
     camera = read_cameras(tmp_path / "c.yaml")["narrow"]
     assert camera.focal == 502 and math.isinf(camera.focal_std) and camera.support == 0
+    assert camera.center == (320, 240) and camera.distortion == (0.1, 0, 0.2)
+
+
+def test_a_file_without_distortion_has_none(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(_file("data: [500, 0, 320, 0, 500, 240, 0, 0, 1]"))
+    assert read_cameras(tmp_path / "c.yaml")["camera"].distortion == (0, 0, 0)
+    four = _file("data: [500, 0, 320, 0, 500, 240, 0, 0, 1]", "distortion_coefficients: {data: [0.1, 0.2, 0, 0]}")
+    (tmp_path / "c.yaml").write_text(four)
+    assert read_cameras(tmp_path / "c.yaml")["camera"].distortion == (0.1, 0.2, 0)
 
 
 @pytest.mark.parametrize(
@@ -52,9 +80,15 @@ def test_files_of_other_programs_are_read(tmp_path: Path) -> None:
         ("", "no camera"),
         ("just text", "wrong value"),
         ("image_width: 640", "camera_matrix"),
-        ("image_width: 0\nimage_height: 1\ncamera_matrix: {data: [1, 0, 0, 0, 1]}", "positive"),
-        ("image_width: 4\nimage_height: 4\ncamera_matrix: {data: [.nan, 0, 0, 0, 1]}", "positive"),
-        ("image_width: 4\nimage_height: 4\ncamera_matrix: {data: [1, 0]}", "wrong value"),
+        (_file("data: [1, 0, 0, 0, 1, 0]", size=0), "positive"),
+        (_file("data: [.nan, 0, 0, 0, 1, 0]"), "positive"),
+        (_file("data: [1, 0, .inf, 0, 1, 0]"), "principal point .* finite"),
+        (_file("data: [1, 0]"), "wrong value"),
+        (_file("data: [1, 0, 0, 0, 1, 0]", "distortion_coefficients: {data: [.nan]}"), "distortion .* finite"),
+        (
+            _file("data: [1, 0, 0, 0, 1, 0]", "distortion_model: equidistant\ndistortion_coefficients: {data: [0.1]}"),
+            "model 'equidistant'.*plumb_bob",
+        ),
         ("a: [", "not YAML"),
     ],
 )

@@ -24,8 +24,12 @@ def summary(**changes: Any) -> dict[str, Any]:
         "cameras": {
             "camera": {
                 "width": 640, "height": 480, "focal": 523.25, "focal_std": 1.5, "support": 42, "fixed": False,
+                "principal_point": [321.25, 240.0], "distortion": [0.0512, -0.003, 0.0],
             },
-            "rear": {"width": 64, "height": 48, "focal": 50.0, "focal_std": None, "support": 0, "fixed": True},
+            "rear": {
+                "width": 64, "height": 48, "focal": 50.0, "focal_std": None, "support": 0, "fixed": True,
+                "principal_point": [31.5, 23.5], "distortion": [0.0, 0.0, 0.0],
+            },
         },
         "seconds": 12.34,
         "frames_per_second": 100.0,
@@ -78,6 +82,8 @@ def test_the_numbers_stand_on_the_page() -> None:
     text = Page(report(summary(), PNG)).text
     for number in ("1,234", "1,200", "33", "99", "456,789", "523.25 px", "1.50 px", "12.3", "346 MB", "31.5", "320"):
         assert number in text
+    for lens in ("(321.2, 240.0)", "0.0512, -0.0030, 0.0000", "(31.5, 23.5)", "none"):
+        assert lens in text
     assert "from 42 pairs" in text
     assert "given" in text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from dust3r_ros import __version__
 from dust3r_ros.alignment.cloud import map_cloud
+from dust3r_ros.alignment.fusion import fuse_map
 from dust3r_ros.config import MapperConfig, as_mapping, from_mapping
 from dust3r_ros.errors import OutputError
 from dust3r_ros.io import results
@@ -21,6 +23,7 @@ from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.mapper import Mapper
 from dust3r_ros.scenes.sequence import render_sequence
 from dust3r_ros.timing import Stopwatch
+from dust3r_ros.types import Camera
 
 CONFIG = MapperConfig(working_size=160, tracking_size=240, seed=7)
 
@@ -108,8 +111,46 @@ def test_a_mapper_that_saw_nothing_gives_valid_files(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 8
 
 
+def test_all_files_tell_of_the_same_lens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bent = Camera("front", 640, 480, 500.0, 2.0, 9, principal_offset=(3.25, -4.5), distortion=(0.11, -0.03, 0.017))
+    monkeypatch.setattr(Mapper, "cameras", property(lambda self: {"front": bent}))
+    write_results(tmp_path, Mapper(CONFIG), config=CONFIG, stopwatch=Stopwatch())
+    shown = json.loads((tmp_path / "summary.json").read_text())["cameras"]["front"]
+    assert shown["principal_point"] == [322.75, 235.0] and shown["distortion"] == [0.11, -0.03, 0.017]
+    assert read_cameras(tmp_path / "cameras.yaml") == load_map(tmp_path / "map.db").cameras == {"front": bent}
+    assert "0.1100, -0.0300, 0.0170" in (tmp_path / "report.html").read_text()
+
+
 def test_a_folder_that_cannot_be_made_is_named(mapped, tmp_path: Path) -> None:
     mapper, stopwatch = mapped
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file/below"):
         write_results(tmp_path / "file" / "below", mapper, config=CONFIG, stopwatch=stopwatch)
+
+
+def test_with_fusion_the_cloud_is_what_keyframes_agree_on(mapped, written, tmp_path: Path, monkeypatch) -> None:
+    mapper, _ = mapped
+    config = replace(CONFIG, fusion=True, min_confidence=2.0)
+    summary = write_results(tmp_path, mapper, config=config, stopwatch=Stopwatch())
+    cloud, expected = read_ply(tmp_path / "map.ply"), fuse_map(mapper.keyframes, min_confidence=2.0)
+    assert np.array_equal(cloud.points, expected.points) and np.array_equal(cloud.confidence, expected.confidence)
+    assert 1000 < summary["points"] == len(cloud) < 0.8 * written[1]["points"] and cloud.confidence.min() > 2.0
+    monkeypatch.setattr(results, "MAX_POINTS", len(cloud) // 3)
+    fewer = results._cloud(mapper.keyframes, config)
+    assert 0.1 * len(cloud) < len(fewer) <= len(cloud) // 3, "larger cubes where there are too many"
+
+
+def test_without_depth_the_cloud_is_that_of_the_landmarks(tmp_path: Path) -> None:
+    config = replace(CONFIG, dense=False)
+    mapper = Mapper(config)
+    sequence = render_sequence("orbit", 12, 240, 180, rate_hz=8.0, supersample=1)
+    for stamp, image in zip(sequence.stamps_ns, sequence.images, strict=True):
+        mapper.process(int(stamp), "camera", image)
+    mapper.finish()
+    summary = write_results(tmp_path, mapper, config=config, stopwatch=Stopwatch())
+    cloud = read_ply(tmp_path / "map.ply")
+    assert summary["points"] == len(cloud) > 200 and summary["pairs"] >= summary["keyframes"] - 1 >= 2
+    assert mapper.cameras["camera"].support == summary["pairs"] == len(mapper.edges)
+    assert np.array_equal(cloud.points, mapper.landmarks().points) and (cloud.confidence >= 2).all()
+    assert not any((keyframe.depth > 0).any() for keyframe in load_map(tmp_path / "map.db").keyframes)
+    assert "nothing could be mapped" not in (tmp_path / "report.html").read_text().lower()

@@ -36,6 +36,7 @@ def mapper(sequence: RenderedSequence) -> FinishedMapper:
             Keyframe(3 * index, index, stamp_ns, "cam/a", sequence.w_T_c[index], 79.7 + 1e-9, image, depth, confidence)
         )
     cameras = {"cam/a": Camera("cam/a", 960, 720, 797.0, 1.5, 12), "b": Camera("b", 64, 48, 50.0, fixed=True)}
+    cameras["c"] = Camera("c", 64, 48, 50.0, 1.0, principal_offset=(1.25, -0.1), distortion=(0.1, -0.02, 1e-3))
     return FinishedMapper(tuple(keyframes), cameras, [(0, 3, 1.5), (3, 6, 0.1), (9, 0, 2.0)])
 
 
@@ -116,6 +117,34 @@ def test_pairs_of_keyframes_that_left_are_not_saved(mapper: FinishedMapper, tmp_
     mapper.edges.append((0, 999, 1.0))
     save_map(tmp_path / "map.db", mapper)
     assert len(load_map(tmp_path / "map.db").edges) == 3
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_a_map_of_the_first_schema_has_plain_lenses(mapper: FinishedMapper, tmp_path: Path, write: bool) -> None:
+    save_map(tmp_path / "map.db", mapper)
+    base = sqlite3.connect(tmp_path / "map.db")
+    base.executescript(
+        """
+        CREATE TABLE old (name TEXT PRIMARY KEY, width INTEGER NOT NULL, height INTEGER NOT NULL, focal REAL NOT NULL,
+            focal_std REAL NOT NULL, support INTEGER NOT NULL, fixed INTEGER NOT NULL);
+        INSERT INTO old SELECT name, width, height, focal, focal_std, support, fixed FROM cameras;
+        DROP TABLE cameras;
+        ALTER TABLE old RENAME TO cameras;
+        PRAGMA user_version = 1;
+        """
+    )
+    base.close()
+    plain = {
+        name: replace(camera, principal_offset=(0.0, 0.0), distortion=(0.0, 0.0, 0.0))
+        for name, camera in mapper.cameras.items()
+    }
+    with SavedMap(tmp_path / "map.db", write=write) as saved:
+        contents = saved.read()
+        assert contents.cameras == plain and len(contents.keyframes) == len(mapper.keyframes)
+        if write:  # the file is of this schema from here on
+            saved.write_cameras([mapper.cameras["c"]])
+    if write:
+        assert load_map(tmp_path / "map.db").cameras == {**plain, "c": mapper.cameras["c"]}
 
 
 def test_a_newer_schema_is_refused_with_both_versions(mapper: FinishedMapper, tmp_path: Path) -> None:

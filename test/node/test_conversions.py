@@ -111,6 +111,14 @@ def test_camera_info_is_that_of_the_native_image():
     np.testing.assert_array_equal(message.p.reshape(3, 4)[:, 3], 0)
 
 
+def test_camera_info_describes_the_raw_image():
+    camera = Camera("front", 640, 480, 500.0, principal_offset=(3.0, -2.0), distortion=(0.1, -0.02, 0.003))
+    message = conversions.camera_info_message(camera, STAMP, "front_optical")
+    assert list(message.d) == [0.1, -0.02, 0, 0, 0.003]
+    np.testing.assert_array_equal(message.k.reshape(3, 3), [[500, 0, 322.5], [0, 500, 237.5], [0, 0, 1]])
+    np.testing.assert_array_equal(message.p.reshape(3, 4)[:, :3], message.k.reshape(3, 3))
+
+
 def test_pose_and_transform_agree():
     w_T_c = some_pose()
     pose_message = conversions.pose_message(w_T_c)

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 
+from dust3r_ros.backends import make_backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
 from dust3r_ros.node.session import REORDERED_NS, KnownCamera, Session
@@ -33,6 +34,33 @@ def test_a_jump_back_resets_and_the_map_is_that_of_a_fresh_start(sequence, log, 
     np.testing.assert_array_equal(
         [pose.w_T_c for pose in jumped.mapper.trajectory()], [pose.w_T_c for pose in fresh.mapper.trajectory()]
     )
+
+
+def test_a_reset_keeps_the_backend_and_empties_it(sequence, log, monkeypatch):
+    """Weights are read once."""
+    made = []
+
+    def counted(config):
+        made.append(make_backend(config))
+        return made[-1]
+
+    monkeypatch.setattr("dust3r_ros.node.session.make_backend", counted)
+    session = Session(MapperConfig(), "reset", log)
+    feed(session, sequence, 0, 4)
+    assert made[0].has(0)
+    session.reset()
+    assert len(made) == 1 and not made[0].has(0)
+
+
+def test_a_change_of_maps_is_said(sequence, log, caplog):
+    config = MapperConfig(focal=sequence.focal, lost_patience_s=1.0)
+    session = Session(config, "reset", log)
+    feed(session, sequence, 0, 8)
+    assert session.mapper.counts.keyframes >= 2
+    dark = np.zeros_like(sequence.images[0])
+    for second in range(2, 5):
+        session.process(int(sequence.stamps_ns[8]) + second * 10**9, "camera", dark)
+    assert "'camera' is in another map now" in caplog.text
 
 
 @pytest.mark.parametrize(("policy", "back"), [("ignore", 10 * REORDERED_NS), ("reset", REORDERED_NS), ("reset", 0)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from pairs import smooth
 
 from dust3r_ros.geometry.pinhole import unproject
 from dust3r_ros.geometry.resize import Resize
@@ -16,6 +17,8 @@ from dust3r_ros.types import Array, Array32, PairPrediction, View
 class Oracle:
     """True pointmaps of a rendered sequence: an arbitrary unit per pair, noise that grows with depth.
 
+    ``warp`` is the standard deviation of a smooth error of log depth, another one for each view of each pair.
+
     A view is recognised by its image, as a network would. Confidence is 1 + exp of a number that
     falls with depth, so it is above 1 everywhere, also where the other view sees nothing.
     """
@@ -23,11 +26,13 @@ class Oracle:
     name = "oracle"
     uses_poses = False
 
-    def __init__(self, sequence: RenderedSequence, working_size: int, noise: float = 0.01, seed: int = 0) -> None:
+    def __init__(
+        self, sequence: RenderedSequence, working_size: int, noise: float = 0.01, seed: int = 0, warp: float = 0.0
+    ) -> None:
         self._sequence = sequence
         self._resize = Resize.fit(sequence.width, sequence.height, working_size)
         self._by_image = {self._resize.apply(image).tobytes(): i for i, image in enumerate(sequence.images)}
-        self._noise, self._seed = noise, seed
+        self._noise, self._seed, self._warp = noise, seed, warp
         self._frames: dict[int, int] = {}
         self.asked: list[tuple[int, int]] = []
 
@@ -42,6 +47,10 @@ class Oracle:
     def forget(self, index: int) -> None:
         """Drop a view."""
         self._frames.pop(index, None)
+
+    def clear(self) -> None:
+        """Drop every view."""
+        self._frames.clear()
 
     def predict(
         self,
@@ -73,6 +82,8 @@ class Oracle:
         """Noisy points (H, W, 3), metres, in the view's own frame, and confidence (H, W)."""
         depth = self.true_depth(frame)
         noisy = depth * (1.0 + self._noise * depth * rng.standard_normal(depth.shape))
+        if self._warp:
+            noisy *= np.exp(self._warp * smooth(depth.shape, rng))
         focal = self._resize.focal_to_working(self._sequence.focal)
         return unproject(np.maximum(noisy, 0.05), focal), (1.0 + np.exp(2.0 - depth)).astype(np.float32)
 

@@ -115,13 +115,13 @@ def _predicted(points: Array32, seen: Array32, noise: float, rng: np.random.Gene
     depth = points[..., 2]
     far = depth / np.median(depth)
     worse = (noise * (_HIDDEN + (1.0 - _HIDDEN) * seen)).astype(np.float32)
-    bend = _smooth(depth.shape, rng)
+    bend = smooth(depth.shape, rng)
     grain = far * rng.standard_normal(depth.shape, dtype=np.float32)
     error = worse * (_BEND * bend + _GRAIN * grain)
-    sideways = (_RAY * worse * depth)[..., None] * np.stack([_smooth(depth.shape, rng) for _ in range(2)], axis=-1)
+    sideways = (_RAY * worse * depth)[..., None] * np.stack([smooth(depth.shape, rng) for _ in range(2)], axis=-1)
     found = points * np.exp(error)[..., None]
     found[..., :2] += sideways
-    doubt = 0.9 * far + 0.6 * np.abs(bend) + 2.5 * (1.0 - seen) + 0.3 * _smooth(depth.shape, rng)
+    doubt = 0.9 * far + 0.6 * np.abs(bend) + 2.5 * (1.0 - seen) + 0.3 * smooth(depth.shape, rng)
     return found, (1.0 + np.exp(3.0 - doubt)).astype(np.float32)
 
 
@@ -134,7 +134,7 @@ def _misplaced(a_T_b: Array, depth: float, noise: float, rng: np.random.Generato
     return Similarity(1.0, a_T_b[:3, :3], a_T_b[:3, 3]).compose(Similarity(scale, rotation, shift))
 
 
-def _smooth(shape: tuple[int, ...], rng: np.random.Generator) -> Array32:
+def smooth(shape: tuple[int, ...], rng: np.random.Generator) -> Array32:
     """A field (H, W) of mean 0 and deviation about 1 that changes over a quarter of the image."""
     coarse = rng.standard_normal((5, 6)).astype(np.float32)
     return 1.2 * cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)

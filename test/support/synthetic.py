@@ -7,13 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from dust3r_ros.alignment.sparse_map import Focal, SparseMap
+from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.scenes.trajectory import look_at
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array
 
+WIDTH, HEIGHT = 400, 300
 CENTER = (0.0, 0.0)  # offsets count from the principal point
+PLAIN = Lens(WIDTH / 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,14 @@ def turning(views: int = 5, points: int = 400, focal: float = 300.0, seed: int =
     return Scene(poses, cloud, np.full(views, focal))
 
 
+def past_a_wall(views: int = 8, points: int = 900, focal: float = 330.0) -> Scene:
+    """On the way past things that fill the image: what tells the focal are the views' turns, which are small."""
+    rng = np.random.default_rng(0)
+    at = np.stack([np.zeros(views), np.linspace(-1.2, 1.2, views), 0.2 * rng.standard_normal(views)], axis=1)
+    poses = np.stack([look_at(p, np.array([5.0, 0.3 * p[1], 0.0])) for p in at])
+    return Scene(poses, rng.uniform([3.5, -4.5, -3.0], [7.0, 4.5, 3.0], (points, 3)), np.full(views, focal))
+
+
 def sparse_of(scene: Scene, noise: float = 0.0, seed: int = 0, posed: int | None = None) -> SparseMap:
     """All points seen from all views; the first ``posed`` views (all by default) have their true pose."""
     rng = np.random.default_rng(seed)
@@ -60,4 +71,22 @@ def sparse_of(scene: Scene, noise: float = 0.0, seed: int = 0, posed: int | None
         known = posed is None or view < posed
         offsets = scene.seen(view) + noise * rng.standard_normal((len(ids), 2))
         sparse.add(0, Tracks(ids, offsets), scene.w_T_c[view].copy() if known else None)
+    return sparse
+
+
+def unposed(scene: Scene, noise: float = 0.3, seed: int = 0, wrong: float = 0.0, lens: Lens = PLAIN) -> SparseMap:
+    """What the views see through ``lens`` within their images; nobody has a pose, and nobody knows the lens.
+
+    A part ``wrong`` of the sights is anywhere.
+    """
+    rng = np.random.default_rng(seed)
+    sparse = SparseMap(1.0)
+    sparse.focals.append(Focal(float(WIDTH), float(WIDTH), lens=PLAIN))
+    ids = sparse.new_ids(len(scene.points))
+    for view in range(len(scene.w_T_c)):
+        offsets = lens.seen(scene.seen(view)) + noise * rng.standard_normal((len(ids), 2))
+        swapped = rng.random(len(ids)) < wrong
+        offsets[swapped] = rng.uniform([-WIDTH / 2, -HEIGHT / 2], [WIDTH / 2, HEIGHT / 2], (swapped.sum(), 2))
+        inside = np.all(np.abs(offsets) < [WIDTH / 2, HEIGHT / 2], axis=1)
+        sparse.add(0, Tracks(ids[inside], offsets[inside]), None)
     return sparse

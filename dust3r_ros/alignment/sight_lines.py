@@ -1,0 +1,89 @@
+"""Where views see landmarks: their sights gathered, the rays these are, and how far off a position is.
+
+What is done for some views costs what those have to say, however many there are in the map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from dust3r_ros.alignment.sparse_view import Focal, SparseView
+from dust3r_ros.types import Array
+
+
+def sights_of(
+    views: Sequence[SparseView], chosen: Collection[int], ids: np.ndarray, pruned: bool = False
+) -> tuple[np.ndarray, np.ndarray, Array]:
+    """Every sight of landmarks ``ids`` (K,), sorted, from ``chosen`` views: (view, index into ids, offset).
+
+    Only of landmarks seen twice; ``pruned``: with the sights that were set aside.
+    """
+    tracks = [(v, t) for v in chosen for t in (views[v].seen, views[v].pruned)[: 2 if pruned else 1] if len(t.ids)]
+    if not tracks or not len(ids):
+        return np.zeros(0, int), np.zeros(0, int), np.zeros((0, 2))
+    seen = np.concatenate([t.ids for _, t in tracks]) - ids[0]
+    row = np.full(int(ids[-1] - ids[0]) + 2, -1)  # the last is for landmarks out of this range
+    row[ids - ids[0]] = np.arange(len(ids))
+    point = row[np.where((seen >= 0) & (seen < len(row)), seen, -1)]
+    point[np.bincount(point + 1, minlength=len(ids) + 1)[point + 1] < 2] = -1
+    hit = np.flatnonzero(point >= 0)
+    view = np.repeat([v for v, _ in tracks], [len(t.ids) for _, t in tracks])
+    return view[hit], point[hit], np.concatenate([t.pixels for _, t in tracks])[hit]
+
+
+def ranks(index: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The different values of ``index`` (M,), all below ``size``, in order, and which of them each is."""
+    used = np.bincount(index, minlength=size) > 0
+    return np.flatnonzero(used), (np.cumsum(used) - 1)[index]
+
+
+def pinhole_offsets(views: Sequence[SparseView], focals: Sequence[Focal], view: np.ndarray, offset: Array) -> Array:
+    """(M, 2) where cameras without lenses that bend would see sights: ``view`` (M,), ``offset`` (M, 2)."""
+    bent = [index for index, focal in enumerate(focals) if not focal.lens.plain]
+    if not bent:
+        return offset
+    camera, ideal = np.array([entry.camera for entry in views])[view], offset.copy()
+    for index in bent:
+        mine = camera == index
+        ideal[mine] = focals[index].lens.ideal(offset[mine])
+    return ideal
+
+
+def _cameras(views: Sequence[SparseView], focals: Sequence[Focal], view: np.ndarray) -> tuple[Array, Array, Array]:
+    """Rotation to w (3, 3, M), center (3, M) and focal (M,) of the view of each sight."""
+    used, which = ranks(view, len(views))
+    if not len(used):
+        return np.zeros((3, 3, 0)), np.zeros((3, 0)), np.zeros(0)
+    w_T_c = np.stack([views[v].w_T_c for v in used])
+    focal = np.array([focals[views[v].camera].value for v in used])
+    rows = np.take(w_T_c[:, :3].transpose(1, 2, 0), which, axis=2)
+    return rows[:, :3], rows[:, 3], focal[which]
+
+
+def sight_lines(
+    views: Sequence[SparseView], focals: Sequence[Focal], view: np.ndarray, offset: Array
+) -> tuple[Array, Array]:
+    """Unit directions (M, 3) and centers (M, 3), in w, of sights: posed ``view`` (M,), ``offset`` (M, 2) pixels."""
+    rotation, center, focal = _cameras(views, focals, view)
+    x, y = pinhole_offsets(views, focals, view, offset).T / focal
+    directions = rotation[:, 0] * x + rotation[:, 1] * y + rotation[:, 2]
+    directions /= np.sqrt(1.0 + x * x + y * y)
+    return np.ascontiguousarray(directions.T), np.ascontiguousarray(center.T)
+
+
+def sight_errors(
+    views: Sequence[SparseView], focals: Sequence[Focal], view: np.ndarray, points: Array, offset: Array
+) -> Array:
+    """Pixels (M,) between sights and positions (M, 3) in w; inf behind the camera or without a position.
+
+    Pixels of the pinhole: of an image that the lens did not bend.
+    """
+    rotation, center, focal = _cameras(views, focals, view)
+    X = np.einsum("jim,jm->im", rotation, points.T - center)
+    z = np.where(X[2] > 0, X[2], np.nan)
+    ideal = pinhole_offsets(views, focals, view, offset)
+    with np.errstate(invalid="ignore"):
+        errors = np.linalg.norm(focal * X[:2] / z - ideal.T, axis=0)
+    return np.where(np.isfinite(errors), errors, np.inf)

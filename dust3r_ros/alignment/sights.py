@@ -1,0 +1,178 @@
+"""What a bundle adjustment adjusts: poses, focals, lenses and points, and who sees what.
+
+Inside the adjustment the observation is the last axis of an array (components first) and those of
+one pose lie together, so that a step is a few dozen passes over contiguous numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.spatial.transform import Rotation
+
+from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.types import Array
+
+_MAX_STEP = (0.5, 0.1, 0.1, 0.1)  # of log focal, radial and center
+FOCAL, RADIAL, CENTER_X, CENTER_Y = range(4)  # columns of a camera's intrinsics
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is adjusted.
+
+    ``w_T_c`` (C, 4, 4) poses, ``camera`` (C,) which focal a pose uses, ``focals`` (F,) pixels,
+    ``points`` (P, 3) in w. Observation m: point ``point[m]`` seen by pose ``view[m]`` at
+    ``offset[m]`` (M, 2), pixels from the image's middle, with standard deviation ``sigma``; a pose
+    sees a point once.
+    ``free`` (C,) says which poses move; ``free_focal`` (F,) which focals do, each with a prior
+    log-normal around ``focal_prior`` of width ``focal_prior_sigma`` (inf: none). ``lenses`` (F), all
+    plain where there are none; ``free_lens`` (F, 3) says which lenses' radial terms and centers
+    (x, y) move, each with a prior around 0 of width ``lens_prior_sigma`` (F, 3); centers count in
+    parts of the lens's radius.
+    """
+
+    w_T_c: Array
+    camera: np.ndarray
+    focals: Array
+    points: Array
+    view: np.ndarray
+    point: np.ndarray
+    offset: Array
+    free: np.ndarray
+    free_focal: np.ndarray
+    focal_prior: Array
+    focal_prior_sigma: float = float("inf")
+    sigma: float = 1.0
+    lenses: Sequence[Lens] = ()
+    free_lens: np.ndarray | None = None
+    lens_prior_sigma: Array | None = None
+
+
+class Summing:
+    """Sums of values by a group (M,) that each belongs to, for ``count`` groups."""
+
+    def __init__(self, group: np.ndarray, count: int) -> None:
+        starts = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=count))])
+        members = np.argsort(group, kind="stable")
+        self._matrix = csr_array((np.ones(len(group)), members, starts), shape=(count, len(group)))
+
+    def sums(self, values: Array) -> Array:
+        """(..., count) of values (..., M)."""
+        rows = values.reshape(int(np.prod(values.shape[:-1])), values.shape[-1])
+        return np.ascontiguousarray((self._matrix @ rows.T).T).reshape(*values.shape[:-1], self._matrix.shape[0])
+
+
+class Sights:
+    """The observations of a problem, those of free poses first and each pose's together.
+
+    ``poses`` (C,) of the problem in that order, ``free_poses`` of them free. Per observation:
+    ``order`` (its index in the problem), ``pose``, ``point``, ``focal`` (M,) and ``offset`` (2, M).
+    The first ``free`` observations are of free poses, those of pose c in ``starts[c]:starts[c + 1]``.
+    ``unknowns`` (K, 2) are the free intrinsics: which camera, which of ``FOCAL``, ``RADIAL``,
+    ``CENTER_X`` and ``CENTER_Y``; ``radius`` (F,) where a lens's radial term counts in full.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.poses = np.argsort(~problem.free, kind="stable")
+        rank = np.empty_like(self.poses)
+        rank[self.poses] = np.arange(len(rank))
+        self.order = np.lexsort((problem.point, rank[problem.view]))
+        view = problem.view[self.order]
+        self.pose, self.point = rank[view], problem.point[self.order]
+        self.focal = problem.camera[view]
+        self.offset = np.ascontiguousarray(problem.offset[self.order].T)
+        self.free_poses = int(problem.free.sum())
+        held = np.zeros((len(problem.focals), 3), bool)
+        free = np.column_stack([problem.free_focal, held if problem.free_lens is None else problem.free_lens])
+        self.unknowns = np.argwhere(free)
+        self.radius = np.array([lens.radius for lens in problem.lenses]) if problem.lenses else np.ones(len(free))
+        self.starts = np.searchsorted(self.pose, np.arange(self.free_poses + 1))
+        self.free = int(self.starts[-1])
+        self.points = len(problem.points)
+        self._by_point = Summing(self.point, self.points)
+        self._by_point_free = Summing(self.point[: self.free], self.points)
+        self._by_pose = Summing(self.pose[: self.free], self.free_poses)
+
+    def by_point(self, values: Array) -> Array:
+        """Sums (..., P) of ``values`` (..., M), or of the free observations only, over each point's observations."""
+        every = values.shape[-1] == len(self.point)
+        return (self._by_point if every else self._by_point_free).sums(values)
+
+    def by_pose(self, values: Array) -> Array:
+        """Sums (..., free poses) of ``values`` (..., free observations)."""
+        return self._by_pose.sums(values)
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """``rotation`` (C, 3, 3) from w into each camera and ``center`` (C, 3) in the order of the sights.
+
+    ``intrinsics`` (F, 4): log focal, radial term and center of the lens, in parts of its radius;
+    ``points`` (3, P) as in the problem.
+    """
+
+    rotation: Array
+    center: Array
+    intrinsics: Array
+    points: Array
+
+    @staticmethod
+    def of(problem: Problem, sights: Sights) -> State:
+        """Where a problem starts."""
+        w_T_c = problem.w_T_c[sights.poses]
+        rotation = np.ascontiguousarray(np.swapaxes(w_T_c[:, :3, :3], 1, 2))
+        intrinsics = np.zeros((len(problem.focals), 4))
+        intrinsics[:, FOCAL] = np.log(problem.focals)
+        for row, lens in zip(intrinsics, problem.lenses, strict=False):
+            row[RADIAL], row[CENTER_X:] = lens.radial, np.asarray(lens.center) / lens.radius
+        return State(rotation, w_T_c[:, :3, 3].copy(), intrinsics, np.ascontiguousarray(problem.points.T))
+
+    def moved(self, poses: Array, unknowns: Array, points: Array, sights: Sights) -> State:
+        """After a step of the free poses (C, 6), free intrinsics (K,) and points (3, P).
+
+        A pose's step is the shift of its center and the turn about it, both in w.
+        """
+        n = len(poses)
+        rotation, center, intrinsics = self.rotation.copy(), self.center.copy(), self.intrinsics.copy()
+        rotation[:n] = rotation[:n] @ Rotation.from_rotvec(poses[:, 3:]).as_matrix()
+        center[:n] += poses[:, :3]
+        camera, kind = sights.unknowns.T
+        limit = np.take(_MAX_STEP, kind)
+        intrinsics[camera, kind] += np.clip(unknowns, -limit, limit)
+        return State(rotation, center, intrinsics, self.points + points)
+
+    def focals(self) -> Array:
+        """(F,) pixels."""
+        return np.asarray(np.exp(self.intrinsics[:, FOCAL]))
+
+    def lenses(self, sights: Sights) -> tuple[Lens, ...]:
+        """Those of the cameras."""
+        return tuple(
+            Lens(float(radius), float(radial), (float(radius * x), float(radius * y)))
+            for radius, (_, radial, x, y) in zip(sights.radius, self.intrinsics, strict=True)
+        )
+
+    def offsets(self, sights: Sights) -> Array:
+        """(2, M) where pinholes would see what is seen (``Lens.ideal``)."""
+        if not self.intrinsics[:, RADIAL:].any():
+            return sights.offset
+        radius, (radial, out, square) = sights.radius[sights.focal], self.from_centers(sights)
+        return radius * (1.0 + radial * square) * out
+
+    def from_centers(self, sights: Sights) -> tuple[Array, Array, Array]:
+        """Radial term (M,), where sights lie from the lens's center (2, M), in radii, and that squared (M,)."""
+        _, radial, *center = self.intrinsics.T[:, sights.focal]
+        out = sights.offset / sights.radius[sights.focal] - np.stack(center)
+        return radial, out, out[0] ** 2 + out[1] ** 2
+
+    def poses(self, sights: Sights) -> Array:
+        """``w_T_c`` (C, 4, 4) in the order of the problem."""
+        result = np.zeros((len(self.center), 4, 4))
+        result[sights.poses, :3, :3] = np.swapaxes(self.rotation, 1, 2)
+        result[sights.poses, :3, 3] = self.center
+        result[:, 3, 3] = 1.0
+        return result

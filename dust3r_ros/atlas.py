@@ -1,0 +1,167 @@
+"""The map the camera is in, and the maps it was lost in.
+
+A camera that stays lost begins another map; where it sees again what an older map knows, the two
+become one (as in ORB-SLAM3's Atlas, Campos et al., T-RO 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import count
+
+import numpy as np
+
+from dust3r_ros.alignment.map_fit import fit_maps
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.frame_log import FrameLog
+from dust3r_ros.geometry.pose import PnpResult
+from dust3r_ros.map_builder import MapBuilder
+from dust3r_ros.pointmap_builder import PointmapBuilder
+from dust3r_ros.streams import CameraStream
+from dust3r_ros.tracking import Tracks
+from dust3r_ros.types import Image, Keyframe
+
+Builder = MapBuilder | PointmapBuilder
+
+_WITNESSES = 3  # keyframes that must see the other map
+_MIN_AGREEING = 12  # matches of each of them
+_RECENT = 12  # keyframes whose matches count
+
+
+class Submap:
+    """One map: what builds it, its frames, and the names of its keyframes, which no other map's have."""
+
+    def __init__(self, builder: Builder, fresh_names: Iterator[int]) -> None:
+        self.builder = builder
+        self.frames = FrameLog(builder)
+        self._generation = 0
+        self.names: list[int] = []
+        self._fresh_names = fresh_names
+        self.sights: dict[int, list[tuple[int, np.ndarray]]] = {}  # by sleeping map: keyframe, matches
+
+    def name(self, index: int) -> int:
+        """The name of keyframe ``index``, given at the first asking."""
+        while len(self.names) <= index:
+            self.names.append(next(self._fresh_names))
+        return self.names[index]
+
+    def keyframe(self, index: int) -> Keyframe:
+        """Keyframe ``index`` by its name."""
+        return replace(self.builder.keyframe(index), index=self.name(index))
+
+    def take_changed(self) -> tuple[Keyframe, ...]:
+        """Keyframes that changed since the last call, by their names."""
+        return tuple(replace(keyframe, index=self.name(keyframe.index)) for keyframe in self.builder.take_changed())
+
+    @property
+    def edges(self) -> list[tuple[int, int, float]]:
+        """The pair graph by names: (first, second, weight)."""
+        return [(self.name(first), self.name(second), weight) for first, second, weight in self.builder.graph.edges]
+
+    def remember(
+        self, stamp_ns: int, stream: CameraStream, tracks: Tracks, found: PnpResult | None, keyframe: int | None
+    ) -> None:
+        """Keep a frame's pose relative to a keyframe, and what it takes to find it again while the map settles."""
+        builder = self.builder
+        if keyframe is not None:
+            self.name(keyframe)
+            self.frames.add_keyframe(stamp_ns, stream.name, keyframe)
+        else:
+            self.frames.add(
+                stamp_ns, stream.name, len(builder) - 1, found, lambda near: builder.locate(stream, tracks, near)
+            )
+        if builder.settling and builder.generation != self._generation:
+            self._generation = builder.generation
+            self.frames.find_again()
+
+    def posed_names(self) -> tuple[int, ...]:
+        """Names of the keyframes with a pose."""
+        return tuple(self.name(index) for index in self.builder.posed())
+
+    def absorb(self, other: Submap, matches: np.ndarray, witness: np.ndarray) -> np.ndarray | None:
+        """Take another map in where landmarks ``matches`` (M, 2), own and other's, are the same.
+
+        ``witness`` (M,): the keyframe of the other that told each.
+        Returns what the other's landmarks are called now; None, and nothing changed, where they do not fit.
+        """
+        assert isinstance(self.builder, MapBuilder) and isinstance(other.builder, MapBuilder)
+        try:
+            fit = fit_maps(self.builder.sparse, other.builder.sparse, matches)
+        except GeometryError:
+            return None
+        if np.count_nonzero(np.bincount(witness[fit.agree]) >= _MIN_AGREEING) < _WITNESSES:
+            return None
+        names = [other.name(index) for index in range(len(other.builder))]
+        first, ids = self.builder.absorb(other.builder, fit.target_S_source, matches[fit.agree])
+        self.names = [self.name(index) for index in range(first)] + names
+        self.frames.absorb(other.frames, first)
+        return ids
+
+
+class Atlas:
+    """Switches between maps; keyframes of a map that falls asleep count as removed until it wakes."""
+
+    def __init__(self, make: Callable[[], Builder]) -> None:
+        self._make = make
+        self.asleep: list[Submap] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Another map; the active one is dropped."""
+        if not self.asleep:
+            self._names = count()
+        self.active = Submap(self._make(), self._names)
+
+    def sleep(self) -> None:
+        """Another map; the active one is kept."""
+        self.asleep.append(self.active)
+        self.begin()
+
+    def find(self, stream: CameraStream, gray: Image, image: Image) -> tuple[Submap, PnpResult, Tracks] | None:
+        """A frame in one of the maps that sleep."""
+        for submap in reversed(self.asleep):
+            found = submap.builder.relocalise(stream, gray, image)
+            if found is not None:
+                return submap, *found
+        return None
+
+    def wake(self, submap: Submap) -> None:
+        """A sleeping map is the active one again; the one that was sleeps where it has poses."""
+        self.asleep.remove(submap)
+        if self.active.builder.initialised:
+            self.asleep.append(self.active)
+        self.active = submap
+        submap.builder.mark_all()
+
+    def join(self, index: int) -> np.ndarray | None:
+        """Whether keyframe ``index`` of the active map ties it to one that sleeps: then they become one.
+
+        The older one stays where it was and is the active one. Returns what the landmarks of the
+        active map are called now, None where nothing was joined.
+        """
+        active = self.active
+        if not isinstance(active.builder, MapBuilder) or not active.builder.initialised:
+            return None
+        for submap in self.asleep:
+            if not isinstance(submap.builder, MapBuilder):
+                continue
+            matches = submap.builder.shared_landmarks(active.builder, index)
+            sights = active.sights.setdefault(id(submap), [])
+            if not len(matches):
+                continue
+            sights.append((index, matches))
+            recent = [(at, found) for at, found in sights if at > index - _RECENT]
+            if len(recent) < _WITNESSES:
+                continue
+            witness = np.repeat([at for at, _ in recent], [len(found) for _, found in recent])
+            ids = submap.absorb(active, np.concatenate([found for _, found in recent]), witness)
+            if ids is not None:
+                self.asleep.remove(submap)
+                self.active = submap
+                return ids
+        return None
+
+    def largest(self) -> Submap:
+        """The map with most keyframes."""
+        return max([self.active, *self.asleep], key=lambda submap: len(submap.builder.posed()))

@@ -1,0 +1,116 @@
+"""What ties images together: features that match, corners that are followed, junctions where both are few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import reduce
+
+import numpy as np
+
+from dust3r_ros.alignment.sparse_map import SparseMap
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.features import Features, extract, matched
+from dust3r_ros.junction_links import JunctionLinks
+from dust3r_ros.streams import CameraStream, KeyframeRecord
+from dust3r_ros.tracking import Tracks, join, no_tracks
+from dust3r_ros.types import Image
+
+_FEW_MATCHES = 12  # fewer are no evidence that two images show the same
+_ENOUGH_LINKS = 150
+_ENOUGH_COVERAGE = 0.25  # of the image: links on one poster tell little about where the camera is
+
+
+class Linker:
+    """Makes landmarks of what keyframes see, one of what several see; finds them in other images."""
+
+    def __init__(self, sparse: SparseMap, records: Sequence[KeyframeRecord], config: MapperConfig) -> None:
+        self._sparse, self._records, self._corners = sparse, records, config.track_corners
+        self._junctions = JunctionLinks(sparse)
+
+    @staticmethod
+    def features(stream: CameraStream, gray: Image) -> Features:
+        """Features of an image (H, W) uint8 of ``stream``, as offsets from its principal point."""
+        features = extract(gray)
+        return Features(stream.centred(features.pixels), features.descriptors)
+
+    def matches(self, index: int, features: Features, minimum: int = _FEW_MATCHES) -> Tracks:
+        """What an image with ``features`` sees of keyframe ``index``: nothing below ``minimum`` matches."""
+        record = self._records[index]
+        pairs = _verified(record.features, features, minimum)
+        return Tracks(record.feature_ids[pairs[:, 0]], features.pixels[pairs[:, 1]])
+
+    def shared(self, index: int, other: KeyframeRecord, minimum: int) -> np.ndarray:
+        """(K, 2) landmarks of keyframe ``index`` and of one of another map whose features match."""
+        record = self._records[index]
+        pairs = _verified(record.features, other.features, minimum)
+        return np.stack([record.feature_ids[pairs[:, 0]], other.feature_ids[pairs[:, 1]]], axis=1)
+
+    def link(self, old: int, new: int, minimum: int = _FEW_MATCHES) -> int:
+        """Make features that match in two keyframes one landmark; returns how many match."""
+        a, b = self._records[old], self._records[new]
+        pairs = _verified(a.features, b.features, minimum)
+        self._sparse.merge(a.feature_ids[pairs[:, 0]], b.feature_ids[pairs[:, 1]])
+        return len(pairs)
+
+    def connect(self, index: int, gray: Image, tracks: Tracks, neighbours: Sequence[int]) -> int:
+        """Say what keyframe ``index``, image (H, W) uint8, sees of what its ``neighbours`` see; how much that is.
+
+        Features found again do not drift as corners that were followed do; those, and junctions, are for
+        where features are few or all in one part of the image.
+        """
+        links = sum(self.link(other, index) for other in neighbours)
+        if links < _ENOUGH_LINKS or self._coverage(index, gray) < _ENOUGH_COVERAGE:
+            links += self._junctions.add(index, self._records[index].stream, gray, neighbours)
+            self._sparse.observe(index, self._sparse.resolved(tracks))
+        return links
+
+    def follow_from(self, index: int) -> None:
+        """Track what keyframe ``index`` sees from here, known landmarks first; where that is little, new corners too.
+
+        A corner keeps its landmark from keyframe to keyframe, as long as it is followed.
+        """
+        record = self._records[index]
+        features = Tracks(self._sparse.resolved_ids(record.feature_ids), record.features.pixels)
+        seen = self._sparse.views[index].seen
+        sights = join(seen.select(~np.isin(seen.ids, features.ids)), features)
+        known = np.isfinite(self._sparse.points[sights.ids, 0])
+        followed = sights.select(np.argsort(~known, kind="stable")[: self._corners])
+        corners = record.stream.corners(self._corners - len(followed.ids), sights.pixels)
+        more = Tracks(self._sparse.new_ids(len(corners)), corners)
+        self._sparse.observe(index, more)
+        record.stream.anchor(join(followed, more).unique())
+
+    def find_again(self, stream: CameraStream, gray: Image, features: Features, views: Iterable[int]) -> Tracks:
+        """Landmarks of ``views`` in an image by its features; where those are few, also by junctions seen last."""
+        found = [self.matches(view, features) for view in views]
+        if sum(len(matches.ids) for matches in found) < _ENOUGH_LINKS:
+            found.insert(0, self._junctions.find(stream, gray))
+        return self._sparse.resolved(reduce(join, found, no_tracks()))
+
+    def absorb(self, other: Linker, first_view: int, ids: np.ndarray) -> None:
+        """What another map's keyframes saw last, its first one now ``first_view``, landmark k now ``ids[k]``."""
+        self._junctions.absorb(other._junctions, first_view, ids)
+
+    def _coverage(self, index: int, gray: Image) -> float:
+        """The part of the image with features that tell the pose of view ``index``.
+
+        Those are the ones whose landmark has a position or, before any has, those that earlier views see too.
+        """
+        record = self._records[index]
+        ids = self._sparse.resolved_ids(record.feature_ids)
+        positioned = self._sparse.positioned
+        telling = positioned[ids] if positioned.any() else ids < self._sparse.views[index].first_id
+        return coverage(record.features.pixels[telling], gray.shape)
+
+
+def coverage(offsets: np.ndarray, shape: tuple[int, ...]) -> float:
+    """The part of the cells of an image (H, W), 8 along and 6 across, that offsets (N, 2) from its middle lie in."""
+    cells = np.array([8, 6])
+    at = np.floor((offsets / [shape[1], shape[0]] + 0.5) * cells).astype(int)
+    inside = np.all((at >= 0) & (at < cells), axis=1)
+    return len(np.unique(at[inside], axis=0)) / float(cells.prod())
+
+
+def _verified(a: Features, b: Features, minimum: int) -> np.ndarray:
+    pairs = matched(a, b)
+    return pairs if len(pairs) >= minimum else pairs[:0]

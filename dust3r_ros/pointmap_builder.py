@@ -1,0 +1,293 @@
+"""The map under construction where a network's pointmaps carry it: poses, focals and depth from pairs alone.
+
+The counterpart of ``map_builder`` for backends that need no poses: keyframes are aligned as they
+come (``alignment/incremental.py``), frames between them located against their depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+
+import numpy as np
+
+from dust3r_ros.alignment.attach import PlacedView, attach
+from dust3r_ros.alignment.incremental import IncrementalAligner
+from dust3r_ros.alignment.keyframe_bundle import Posed, Sight, bundle
+from dust3r_ros.alignment.keyframe_updates import AlignmentUpdate
+from dust3r_ros.alignment.sparse_view import Focal
+from dust3r_ros.appearance import Appearance
+from dust3r_ros.backends.base import Backend
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.features import Features, extract, matched
+from dust3r_ros.geometry.pose import PnpResult, solve_pnp
+from dust3r_ros.geometry.significance import by_chance
+from dust3r_ros.pair_graph import PairGraph
+from dust3r_ros.pointmap_keyframes import PointmapKeyframes
+from dust3r_ros.streams import CameraStream, KeyframeRecord
+from dust3r_ros.timing import StageTimer
+from dust3r_ros.tracking import Tracks, join, no_tracks
+from dust3r_ros.types import Array, Image, Keyframe, PairPrediction, View
+
+_MAX_ERROR_PX = 4.0
+_MAX_ATTEMPTS = 8  # second keyframes that do not go with the first one
+
+
+class PointmapBuilder:
+    """Adds keyframes by the pointmaps of their pairs; the interface is that of ``MapBuilder``."""
+
+    def __init__(
+        self, config: MapperConfig, backend: Backend, stage: StageTimer, appearance: Appearance | None = None
+    ) -> None:
+        self._appearance = appearance or Appearance()
+        self._config, self._backend, self._stage = config, backend, stage
+        self.graph = PairGraph(config)
+        self.focals: list[Focal] = []
+        self.generation = 0
+        self._aligner = IncrementalAligner(config.window)
+        self._keyframes = PointmapKeyframes(self._aligner, config.min_confidence)
+        self._changed: set[int] = set()
+        self._doubtful: dict[tuple[int, int], float] = {}  # weights of loop pairs that are not believed yet
+        self._attempts = 0
+
+    def __len__(self) -> int:
+        return len(self._keyframes)
+
+    @property
+    def initialised(self) -> bool:
+        """True once two keyframes agree."""
+        return len(self._keyframes) > 1
+
+    @property
+    def settling(self) -> bool:
+        """True while frames wait for the second keyframe to be found again."""
+        return not self.initialised
+
+    @property
+    def young(self) -> bool:
+        """False: two keyframes tell the focal, more of them close together tell no more."""
+        return False
+
+    @property
+    def stuck(self) -> bool:
+        """True when many keyframes did not go with the first one."""
+        return not self.initialised and self._attempts >= _MAX_ATTEMPTS
+
+    def accepts(self, stream: CameraStream) -> bool:
+        """Whether a camera's frames may become keyframes now: any camera's may."""
+        return True
+
+    def add_camera(self, stream: CameraStream, focal: float | None) -> None:
+        """A camera before its first frame; ``focal``: native pixels when known."""
+        value = (focal or float(max(stream.width, stream.height))) * stream.tracking_scale
+        self.focals.append(Focal(value, value, std=0.0 if focal else float("inf"), fixed=bool(focal)))
+
+    def pose(self, index: int) -> Array | None:
+        """``w_T_c`` (4, 4) of a keyframe, None while unknown."""
+        return self._aligner.pose(index) if self.initialised else None
+
+    def posed(self) -> list[int]:
+        """The keyframes with a pose."""
+        return list(range(len(self._keyframes))) if self.initialised else []
+
+    def unit(self, index: int) -> float:
+        """A length in the surroundings of a keyframe that grows when they do."""
+        return self._aligner.scale(index)
+
+    def keyframe(self, index: int) -> Keyframe:
+        """A keyframe as it stands now."""
+        return self._keyframes.keyframe(index, self.focals[self._keyframes.records[index].stream.index])
+
+    def take_changed(self) -> tuple[Keyframe, ...]:
+        """Keyframes that changed since the last call, with new versions."""
+        indices, self._changed = sorted(self._changed), set()
+        for index in indices:
+            self._keyframes.records[index].version += 1
+        return tuple(self.keyframe(index) for index in indices)
+
+    def mark_all(self) -> None:
+        """Every keyframe counts as changed."""
+        self._changed |= set(self.posed())
+
+    def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
+        """Pose of a frame from corners of keyframes with known depth, None when too few agree; ``near``: a guess."""
+        if not self.initialised:
+            return None
+        points = self._keyframes.points(tracks.ids, self.focals)
+        known = np.isfinite(points[:, 0])
+        points, pixels = points[known], tracks.pixels[known]
+        try:
+            found = solve_pnp(
+                points,
+                pixels,
+                self.focals[stream.index].value,
+                (0.0, 0.0),
+                threshold_px=_MAX_ERROR_PX,
+                min_inliers=self._config.track_min_inliers,
+                seed=self._config.seed,
+                near=near,
+            )
+        except GeometryError:
+            return None
+        return None if by_chance(found, points, pixels, _MAX_ERROR_PX) else found
+
+    def relocalise(self, stream: CameraStream, gray: Image, image: Image) -> tuple[PnpResult, Tracks] | None:
+        """Pose of a frame that lost its corners: by features of keyframes that look alike, else by their pointmaps."""
+        features = _features(stream, gray)
+        last = len(self._keyframes) - 1
+        candidates = [last, *self.graph.lookalikes(self._appearance.describe(features), last)]
+        found = [no_tracks()]
+        for index in candidates:
+            pairs = matched(self._keyframes.records[index].features, features)
+            found.append(Tracks(self._keyframes.records[index].feature_ids[pairs[:, 0]], features.pixels[pairs[:, 1]]))
+        tracks = reduce(join, found).unique()
+        result = self.locate(stream, tracks)
+        if result is not None:
+            return result, tracks
+        result = self._attach(stream, image, candidates)
+        return None if result is None else (result, no_tracks())
+
+    def add(
+        self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array | None
+    ) -> int | None:
+        """A new keyframe; None, and nothing added, when its pairs do not place it. ``w_T_c`` is not needed."""
+        index = len(self._keyframes)
+        self._backend.add(View(index, stream.name, image))
+        near = self.graph.neighbours(index)
+        features = _features(stream, gray)
+        look = self._appearance.describe(features)
+        far = self.graph.lookalikes(look, index - self._config.pair_neighbours)
+        with self._stage("predict"):
+            pairs, loops = (self._predict(index, others) for others in (near, far))
+        try:
+            with self._stage("align"):
+                self._tell_focal(stream)
+                update = self._aligner.add(stream.name, image.shape[0], image.shape[1], pairs, loops)
+        except GeometryError:
+            self._backend.forget(index)
+            self._attempts += 1
+            return None
+        self.graph.add(look)
+        self._record(stamp_ns, stream, image, features)
+        self._connect([*pairs, *loops], update)
+        self._take(update, {index, *near})
+        self._backend.forget(index - self._config.window)
+        if index == 1:
+            self.generation += 1
+        return index
+
+    def finish(self) -> None:
+        """The last solution over everything, by moments and then by the reprojection of landmarks."""
+        if not self.initialised:
+            return
+        with self._stage("align"):
+            self._take(self._aligner.finish(), set())
+        with self._stage("refine"):
+            self._refine()
+
+    def _refine(self) -> None:
+        """Bundle adjustment where there are landmarks; keyframes without follow the nearest one with."""
+        edges = [(first, second) for first, second, _ in self.graph.edges]
+        posed = [
+            Posed(record.stream.index, w_T_c, record.features)
+            for record, w_T_c in zip(self._keyframes.records, self._aligner.poses, strict=True)
+        ]
+        sights, focals = bundle(posed, edges, self.focals, self._config.min_parallax_deg)
+        moved = {}
+        for index, sight in sights.items():
+            factor = self._growth(index, sight)
+            if np.isfinite(factor):
+                moved[index] = sight.w_T_c @ np.diag([*[factor * self._aligner.scale(index)] * 3, 1.0])
+        if not moved:
+            return
+        self.focals = focals
+        self._aligner.move(moved)
+        self._changed |= set(range(len(self._keyframes)))
+
+    def _growth(self, index: int, sight: Sight) -> float:
+        """By how much the surroundings of a keyframe have grown: its landmarks against its depth."""
+        depth = self._keyframes.sampled(index, sight.offsets)
+        seen = np.isfinite(depth)
+        if np.count_nonzero(seen) < self._config.track_min_inliers:
+            return float("nan")
+        return float(np.median(sight.depths[seen] / depth[seen]))
+
+    def _tell_focal(self, stream: CameraStream) -> None:
+        focal = self.focals[stream.index]
+        if focal.fixed and not self._keyframes.has_sent(stream):
+            self._aligner.set_focal(stream.name, stream.focal_to_working(focal.value))
+
+    def _predict(self, index: int, others: Sequence[int]) -> list[PairPrediction]:
+        """Pairs of a keyframe with others, both orders; views that were let go are handed over anew."""
+        for other in others:
+            if not self._backend.has(other):
+                record = self._keyframes.records[other]
+                self._backend.add(View(other, record.stream.name, record.image))
+        pairs = [pair for other in others for pair in ((other, index), (index, other))]
+        predictions = self._backend.predict(pairs, {}) if pairs else []
+        for other in others:
+            if other <= index - self._config.window:
+                self._backend.forget(other)
+        return predictions
+
+    def _record(self, stamp_ns: int, stream: CameraStream, image: Image, features: Features) -> None:
+        """Remember a keyframe and follow its corners from here: its features, and plain corners between them."""
+        count, known = self._config.track_corners, len(features.pixels)
+        corners = stream.corners(max(0, count - known), features.pixels)
+        tracks = self._keyframes.new_ids(np.concatenate([features.pixels, corners]))
+        self._keyframes.records.append(KeyframeRecord(stamp_ns, stream, image, features, tracks.ids[:known]))
+        spread = np.linspace(0, len(tracks.ids) - 1, min(len(tracks.ids), count)).astype(int)
+        stream.anchor(tracks.select(spread))
+
+    def _connect(self, pairs: Sequence[PairPrediction], update: AlignmentUpdate) -> None:
+        """Remember which pairs count: those with neighbours that were kept, loops once they are closed."""
+        off = {(edge.first, edge.second) for edge in update.switched_off}
+        nearest = len(self._keyframes) - 1 - self._config.pair_neighbours
+        for pair in pairs:
+            ends = (pair.first, pair.second)
+            weight = float(np.mean(np.log(pair.confidence_first)) + np.mean(np.log(pair.confidence_second)))
+            if min(ends) < nearest:
+                self._doubtful[ends] = weight
+            elif ends not in off:
+                self._graph_edge(ends, weight)
+        for ends in update.closed:
+            self._graph_edge(ends, self._doubtful.get(ends, 0.0))
+        for ends in off.union(update.closed):
+            self._doubtful.pop(ends, None)
+
+    def _graph_edge(self, ends: tuple[int, int], weight: float) -> None:
+        first, second = (self._keyframes.records[end].stream.name for end in ends)
+        self.graph.connect(*ends, weight, (first, second))
+
+    def _take(self, update: AlignmentUpdate, touched: set[int]) -> None:
+        """Mark what changed, keep depth that is final, take over focals."""
+        for change in update.changed:
+            self._keyframes.settle(change)
+        if self.initialised:
+            self._changed |= touched | {change.index for change in update.changed}
+        for stream in self._keyframes.streams():
+            entry = self.focals[stream.index]
+            if not entry.fixed and self.initialised:
+                focal, std = self._aligner.focal(stream.name)
+                entry.value, entry.std = focal / stream.focal_to_working(1.0), std / focal
+
+    def _attach(self, stream: CameraStream, image: Image, candidates: Sequence[int]) -> PnpResult | None:
+        """Pose of a frame by the pointmaps of its pairs with keyframes."""
+        new = len(self._keyframes)
+        with self._stage("predict"):
+            self._backend.add(View(new, stream.name, image))
+            pairs = [pair for pair in self._predict(new, candidates) if pair.second == new]
+            self._backend.forget(new)
+        placed = {index: PlacedView(self._aligner.pose(index), *self._keyframes.depth(index)) for index in candidates}
+        try:
+            focal = stream.focal_to_working(self.focals[stream.index].value)
+            return attach(new, pairs, placed, focal, self._config.seed)
+        except GeometryError:
+            return None
+
+
+def _features(stream: CameraStream, gray: Image) -> Features:
+    features = extract(gray)
+    return replace(features, pixels=stream.centred(features.pixels))

@@ -1,0 +1,112 @@
+"""The keyframes of a map that pointmaps carry: their depth, and the corners by which frames are located."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dust3r_ros.alignment.incremental import IncrementalAligner
+from dust3r_ros.alignment.keyframe_updates import KeyframeUpdate
+from dust3r_ros.alignment.sparse_view import Focal
+from dust3r_ros.geometry.pinhole import rays
+from dust3r_ros.geometry.rigid import transform
+from dust3r_ros.streams import CameraStream, KeyframeRecord
+from dust3r_ros.tracking import Tracks
+from dust3r_ros.types import Array, Array32, Keyframe
+
+_HALF_MAX = 6e4
+
+
+@dataclass(frozen=True, eq=False)
+class _Corners:
+    """What a keyframe gives to be followed: ids from ``first_id`` on, offsets (N, 2) in the tracked image."""
+
+    first_id: int
+    offsets: Array
+
+
+class PointmapKeyframes:
+    """Records of keyframes beside an aligner that knows their poses, scales and young depth.
+
+    Depth that has left the aligner's window is kept in half precision.
+    """
+
+    def __init__(self, aligner: IncrementalAligner, min_confidence: float) -> None:
+        self.records: list[KeyframeRecord] = []
+        self._aligner, self._min_confidence = aligner, min_confidence
+        self._corners: list[_Corners] = []
+        self._settled: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # canonical depth and confidence
+        self._next_id = 0
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def new_ids(self, offsets: Array) -> Tracks:
+        """Ids for the corners (N, 2) of the keyframe that is recorded next."""
+        ids = np.arange(self._next_id, self._next_id + len(offsets))
+        self._corners.append(_Corners(self._next_id, offsets))
+        self._next_id += len(offsets)
+        return Tracks(ids, offsets)
+
+    def settle(self, change: KeyframeUpdate) -> None:
+        """Keep depth that is final, where an update brings it."""
+        if change.depth is not None and change.confidence is not None:
+            confidence = np.minimum(change.confidence, _HALF_MAX).astype(np.float16)
+            self._settled[change.index] = change.depth.astype(np.float16), confidence
+
+    def keyframe(self, index: int, focal: Focal) -> Keyframe:
+        """A keyframe as it stands now; ``focal``: of its camera, tracked image."""
+        record = self.records[index]
+        depth, confidence = self.depth(index)
+        return Keyframe(
+            index,
+            record.version,
+            record.stamp_ns,
+            record.stream.name,
+            self._aligner.pose(index),
+            record.stream.focal_to_working(focal.value),
+            record.image,
+            depth,
+            confidence,
+        )
+
+    def depth(self, index: int) -> tuple[Array32, Array32]:
+        """Depth in map units, 0 where unknown, and confidence, each (H, W), of a keyframe."""
+        found = self._aligner.depth(index) or self._settled.get(index)
+        if found is None:
+            shape = self.records[index].image.shape[:2]
+            return np.zeros(shape, np.float32), np.ones(shape, np.float32)
+        depth, confidence = (part.astype(np.float32) for part in found)
+        return depth * np.float32(self._aligner.scale(index)), confidence
+
+    def sampled(self, index: int, offsets: Array) -> Array:
+        """(K,) depth of a keyframe at offsets (K, 2) in its tracked image, NaN where it is not known well."""
+        depth, confidence = self.depth(index)
+        height, width = depth.shape
+        at = np.round(self.records[index].stream.to_working(offsets)).astype(int)
+        inside = np.all((at >= 0) & (at < [width, height]), axis=1)
+        columns, rows = np.clip(at, 0, [width - 1, height - 1]).T
+        known = inside & (depth[rows, columns] > 0) & (confidence[rows, columns] > self._min_confidence)
+        return np.where(known, depth[rows, columns].astype(np.float64), np.nan)
+
+    def points(self, ids: np.ndarray, focals: list[Focal]) -> Array:
+        """(N, 3) corners in the map by their ids, NaN where the depth is not known."""
+        points = np.full((len(ids), 3), np.nan)
+        if not len(ids):
+            return points
+        owners = np.searchsorted([corners.first_id for corners in self._corners], ids, side="right") - 1
+        for index in np.unique(owners).tolist():
+            mine = owners == index
+            offsets = self._corners[index].offsets[ids[mine] - self._corners[index].first_id]
+            seen = rays(offsets, focals[self.records[index].stream.index].value, (0.0, 0.0))
+            points[mine] = transform(self._aligner.pose(index), self.sampled(index, offsets)[:, None] * seen)
+        return points
+
+    def has_sent(self, stream: CameraStream) -> bool:
+        """Whether a camera has keyframes."""
+        return any(record.stream is stream for record in self.records)
+
+    def streams(self) -> list[CameraStream]:
+        """The cameras that have keyframes."""
+        return list({record.stream.name: record.stream for record in self.records}.values())

@@ -1,0 +1,100 @@
+"""Steps of a bundle adjustment against the normal equations solved whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from bundles import disturbed, problem_of
+from synthetic import arc
+
+from dust3r_ros.alignment import schur
+from dust3r_ros.alignment.reprojection import Huber, fit
+from dust3r_ros.alignment.schur import PosePairs, Step, normal_equations, solve, std_of
+from dust3r_ros.alignment.sights import Problem, Sights, State
+from dust3r_ros.geometry.lens import Lens
+
+LOSS = Huber(1e9)
+
+
+def some_problem(bent: bool = False) -> Problem:
+    """Two cameras, one pose held, points that not everyone sees; ``bent``: one has a lens that is free."""
+    problem = disturbed(problem_of(arc(views=5, points=20, seed=2), 0.7, camera=[0, 1, 0, 1, 0]), size=0.01)
+    kept = np.random.default_rng(4).random(len(problem.view)) < 0.8
+    problem = replace(problem, view=problem.view[kept], point=problem.point[kept], offset=problem.offset[kept])
+    problem = replace(problem, sigma=1.0, focal_prior_sigma=0.5, free=np.array([True, False, True, True, True]))
+    if not bent:
+        return problem
+    lenses, free = [Lens(150.0), Lens(200.0, -0.07, (3.0, -4.0))], np.array([[False] * 3, [True] * 3])
+    return replace(problem, lenses=lenses, free_lens=free, lens_prior_sigma=np.full((2, 3), 0.1))
+
+
+def step_of(problem: Problem, damping: float) -> tuple[Step, Sights, State]:
+    sights = Sights(problem)
+    state = State.of(problem, sights)
+    normal = normal_equations(problem, sights, state, fit(sights, state, LOSS), LOSS)
+    step = solve(normal, sights, PosePairs(sights), damping)
+    assert step is not None
+    return step, sights, state
+
+
+@pytest.mark.parametrize("bent", [False, True])
+def test_a_step_is_that_of_gauss_and_newton(bent: bool) -> None:
+    """The same as least squares of the errors linearised by finite differences."""
+    problem = some_problem(bent)
+    step, sights, state = step_of(problem, 1e-12)
+    sizes = [step.poses.size, step.unknowns.size, step.points.size]
+
+    def errors(x: np.ndarray) -> np.ndarray:
+        poses, focals, points = np.split(x, np.cumsum(sizes)[:2])
+        moved = state.moved(poses.reshape(-1, 6), focals, points.reshape(3, -1), sights)
+        return np.append(fit(sights, moved, LOSS).error.ravel(), schur.prior_error(problem, sights, moved))
+
+    columns = 1e-6 * np.eye(sum(sizes))
+    J = np.stack([(errors(c) - errors(-c)) / 2e-6 for c in columns], axis=1)
+    expected = np.linalg.lstsq(J, -errors(np.zeros(len(columns))), rcond=1e-9)[0]
+    found = np.concatenate([step.poses.ravel(), step.unknowns, step.points.ravel()])
+    # One pose held leaves the unit of length open, so compare what the steps do to the errors.
+    np.testing.assert_allclose(J @ found, J @ expected, atol=2e-4)
+    covariance = np.linalg.pinv(J.T @ J, rcond=1e-11)
+    at = sizes[0] + np.arange(len(sights.unknowns))
+    expected = np.sqrt(np.diag(covariance))[at]
+    np.testing.assert_allclose(std_of(step, sights)[tuple(sights.unknowns.T)], expected, rtol=1e-3)
+
+
+def test_many_poses_are_solved_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sparse system, and sums a few blocks at a time, give the step of the dense one."""
+    problem = some_problem()
+    dense, *_ = step_of(problem, 1e-3)
+    monkeypatch.setattr(schur, "_DENSE_POSES", 0)
+    monkeypatch.setattr(schur, "_PAIRS_AT_ONCE", 7)
+    sparse, *_ = step_of(problem, 1e-3)
+    for a, b in zip(
+        (dense.poses, dense.unknowns, dense.points), (sparse.poses, sparse.unknowns, sparse.points), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-10)
+
+
+def test_pairs_of_poses_are_those_that_share_points() -> None:
+    problem = some_problem()
+    sights = Sights(problem)
+    Y = np.random.default_rng(0).standard_normal((3, 6, sights.free))
+    pairs = PosePairs(sights)
+    own, mixed = pairs.sums(Y)
+    S = np.zeros((4, 4, 6, 6))
+    for m in range(sights.free):
+        for k in range(sights.free):
+            if sights.point[m] == sights.point[k]:
+                S[sights.pose[m], sights.pose[k]] += Y[:, :, m].T @ Y[:, :, k]
+    np.testing.assert_allclose(own, S[np.arange(4), np.arange(4)], atol=1e-10)
+    assert (pairs.first < pairs.second).all() and len(mixed) == 6
+    np.testing.assert_allclose(mixed, S[pairs.first, pairs.second], atol=1e-10)
+
+
+def test_a_focal_that_nothing_tells_has_no_spread() -> None:
+    problem = some_problem()
+    sights = Sights(replace(problem, free_focal=np.array([False, True])))
+    nothing = Step(np.zeros((0, 6)), np.zeros(1), np.zeros((3, 0)), np.zeros((1, 1)))
+    for step in (None, nothing):
+        np.testing.assert_array_equal(std_of(step, sights), [[0, 0, 0, 0], [np.inf, 0, 0, 0]])

@@ -1,0 +1,82 @@
+"""A radial term and a principal point, there and back."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dust3r_ros.geometry.lens import Lens, plumb_bob
+
+PIXELS = np.stack(np.meshgrid(np.linspace(-320, 320, 9), np.linspace(-240, 240, 7)), axis=-1).reshape(-1, 2)
+
+
+@given(st.floats(-0.15, 0.3), st.floats(-15, 15), st.floats(-15, 15))
+def test_there_and_back(radial: float, x: float, y: float) -> None:
+    lens = Lens(320.0, radial, (x, y))
+    np.testing.assert_allclose(lens.seen(lens.ideal(PIXELS)), PIXELS, atol=1e-6)
+
+
+def test_a_plain_lens_changes_nothing() -> None:
+    assert Lens(320.0).plain
+    np.testing.assert_array_equal(Lens(320.0).ideal(PIXELS), PIXELS)
+    np.testing.assert_array_equal(Lens(320.0).seen(PIXELS), PIXELS)
+
+
+def test_the_sign_of_the_radial_term() -> None:
+    """Negative: the image shows things too far out, as a pincushion does; ideal points lie further in."""
+    assert Lens(320.0, -0.07).ideal(np.array([[320.0, 0.0]]))[0, 0] == pytest.approx(0.93 * 320)
+    assert Lens(320.0, 0.07).ideal(np.array([[0.0, 160.0]]))[0, 1] == pytest.approx(160 * (1 + 0.07 / 4))
+
+
+def test_the_same_lens_in_a_larger_image() -> None:
+    lens = Lens(320.0, -0.05, (4.0, -3.0))
+    np.testing.assert_allclose(lens.scaled(2.0).ideal(2.0 * PIXELS), 2.0 * lens.ideal(PIXELS))
+
+
+def test_beyond_where_the_model_turns_back() -> None:
+    lens = Lens(100.0, -0.3)
+    far = lens.seen(np.array([[1e5, 0.0], [0.0, 0.0]]))
+    assert np.isfinite(far).all() and 0 < far[0, 0] <= 100.0 / np.sqrt(0.9) + 1e-9
+    np.testing.assert_array_equal(far[1], 0.0)
+
+
+@pytest.mark.parametrize(("radial", "worst"), [(-0.1, 0.2), (-0.07, 0.05), (0.0, 1e-3), (0.03, 0.01), (0.1, 0.1)])
+@pytest.mark.parametrize(("focal", "center"), [(300.0, (0.0, 0.0)), (700.0, (6.0, -9.0))])
+def test_opencv_rectifies_as_the_lens_says(
+    radial: float, worst: float, focal: float, center: tuple[float, float]
+) -> None:
+    """Every pixel of the rectified image is fetched from where the lens shows it."""
+    lens, middle = Lens(320.0, radial, center), np.array([319.5, 239.5])
+    k1, k2, k3 = plumb_bob(lens, focal, 640, 480)
+    cx, cy = middle + center
+    K = np.array([[focal, 0.0, cx], [0.0, focal, cy], [0.0, 0.0, 1.0]])
+    maps = cv2.initUndistortRectifyMap(K, np.array([k1, k2, 0.0, 0.0, k3]), np.eye(3), K, (640, 480), cv2.CV_32FC1)
+    found = np.stack(maps, axis=-1).reshape(-1, 2)
+    pixels = np.stack(np.meshgrid(np.arange(640.0), np.arange(480.0)), axis=-1).reshape(-1, 2)
+    expected = lens.seen(pixels - (cx, cy)) + middle
+    inside = (np.abs(expected - middle) <= middle + 0.5).all(axis=1)
+    assert inside.mean() > 0.8
+    np.testing.assert_allclose(found[inside], expected[inside], atol=worst)
+    # What lies beyond the image comes from beyond it: nothing is folded back into the picture.
+    far = (np.abs(expected - middle) > middle + 1.0).any(axis=1)
+    assert (np.abs(found[far] - middle) > middle + 0.5).any(axis=1).all()
+
+
+def test_a_lens_that_does_not_bend_has_no_distortion() -> None:
+    assert plumb_bob(Lens(320.0, 0.0, (3.0, 4.0)), 500.0, 640, 480) == (0.0, 0.0, 0.0)
+
+
+def test_the_distortion_does_not_depend_on_the_resolution() -> None:
+    lens = Lens(320.0, -0.06, (5.0, 2.0))
+    assert plumb_bob(lens.scaled(2.0), 1000.0, 1280, 960) == pytest.approx(plumb_bob(lens, 500.0, 640, 480))
+
+
+def test_a_lens_that_turns_back_inside_the_image_still_gives_numbers() -> None:
+    lens = Lens(320.0, -0.5)
+    k = plumb_bob(lens, 300.0, 640, 480)
+    assert np.isfinite(k).all()
+    r = lens.ideal(np.array([[150.0, 0.0]]))[0, 0] / 300
+    assert 300 * r * (1 + k[0] * r**2 + k[1] * r**4 + k[2] * r**6) == pytest.approx(150, rel=0.03)

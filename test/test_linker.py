@@ -1,0 +1,95 @@
+"""What ties images together, and a map of plain boxes that have neither features nor texture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from plain_box import FOCAL, GROUP, HEIGHT, WIDTH, picture, viewpoint
+
+from dust3r_ros.alignment.sparse_map import SparseMap
+from dust3r_ros.alignment.sparse_view import Focal
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.features import Features, matched
+from dust3r_ros.geometry.similarity import weighted_similarity
+from dust3r_ros.linker import Linker, coverage
+from dust3r_ros.mapper import Mapper
+from dust3r_ros.streams import CameraStream, KeyframeRecord
+from dust3r_ros.tracking import Tracks, no_tracks
+from dust3r_ros.types import Image, TrackingState
+
+
+class Bench:
+    """Keyframes whose links are looked at, without a map that poses them."""
+
+    def __init__(self) -> None:
+        self.config = MapperConfig()
+        self.sparse = SparseMap(1.0)
+        self.sparse.focals.append(Focal(FOCAL, FOCAL, std=0.0, fixed=True))
+        self.stream = CameraStream("camera", 0, WIDTH, HEIGHT, self.config)
+        self.records: list[KeyframeRecord] = []
+        self.linker = Linker(self.sparse, self.records, self.config)
+
+    def add(self, gray: Image, features: Features | None = None) -> int:
+        """A keyframe linked to the one before, its corners followed from there; how many links it has."""
+        index = self.sparse.add(0, no_tracks(), None)
+        tracks = self.stream.follow(gray)
+        features = features or self.linker.features(self.stream, gray)
+        ids = self.sparse.new_ids(len(features.pixels))
+        self.records.append(KeyframeRecord(index, self.stream, np.zeros((1, 1, 3), np.uint8), features, ids))
+        self.sparse.observe(index, Tracks(ids, features.pixels))
+        links = self.linker.connect(index, gray, tracks, list(range(index - 1, max(-1, index - 4), -1)))
+        self.linker.follow_from(index)
+        return links
+
+
+def spread(part: float, count: int = 300) -> Features:
+    """Features all over ``part`` of the image's width and height that each match themselves only."""
+    rng = np.random.default_rng(0)
+    pixels = rng.uniform(-0.5, 0.5, (count, 2)) * part * [WIDTH, HEIGHT]
+    return Features(pixels, rng.integers(0, 90, (count, 128)).astype(np.uint8))
+
+
+def test_a_corner_keeps_its_landmark_while_it_is_followed() -> None:
+    bench = Bench()
+    for k in range(4):
+        bench.add(picture(viewpoint(20.0 + 2 * k), k, GROUP), Features(np.zeros((0, 2)), np.zeros((0, 128), np.uint8)))
+    sights = np.concatenate([view.seen.ids for view in bench.sparse.views])
+    assert np.count_nonzero(np.bincount(sights) == 4) >= 15
+
+
+@pytest.mark.parametrize("part, share", [(1.0, 1.0), (0.25, 0.1)])
+def test_coverage_is_the_part_of_the_image_with_features(part: float, share: float) -> None:
+    covered = coverage(spread(part).pixels, (HEIGHT, WIDTH))
+    assert covered == pytest.approx(share, abs=0.05)
+    assert coverage(np.zeros((0, 2)), (HEIGHT, WIDTH)) == 0.0
+    assert coverage(np.array([[WIDTH, 0.0]]), (HEIGHT, WIDTH)) == 0.0, "outside"
+
+
+@pytest.mark.parametrize("part, more", [(1.0, False), (0.3, True)])
+def test_junctions_help_where_all_features_are_on_one_poster(part: float, more: bool) -> None:
+    bench, features = Bench(), spread(part)
+    # The first sees nothing again; a camera that moved sideways shifts what it sees.
+    shifted = Features(features.pixels * 0.97 + np.random.default_rng(1).normal(0, 0.1, (300, 2)), features.descriptors)
+    bench.add(picture(viewpoint(20.0), 0, GROUP), features)
+    alone = len(matched(features, shifted))
+    links = bench.add(picture(viewpoint(22.0), 1, GROUP), shifted)
+    assert alone > 200
+    assert (links > alone) == more
+
+
+def test_plain_boxes_are_mapped() -> None:
+    mapper = Mapper(MapperConfig(working_size=160))
+    views = [viewpoint(20.0 + 4 * k, 2.6 + 0.3 * np.sin(k / 3), 1.4 + 0.3 * np.sin(k / 4)) for k in range(12)]
+    states = []
+    for k, w_T_c in enumerate(views):
+        image = np.repeat(picture(w_T_c, k, GROUP)[..., None], 3, axis=2)
+        states.append(mapper.process(k * 100_000_000, "camera", image).state)
+    mapper.finish()
+    assert states[3:] == [TrackingState.TRACKING] * 9
+    poses = mapper.trajectory()
+    found = np.array([pose.w_T_c[:3, 3] for pose in poses])
+    true = np.array([views[pose.stamp_ns // 100_000_000][:3, 3] for pose in poses])
+    assert len(poses) == 12
+    error = np.linalg.norm(weighted_similarity(found, true).apply(found) - true, axis=1)
+    assert np.sqrt(np.mean(error**2)) < 0.04, "of two metres"
+    assert mapper.cameras["camera"].focal == pytest.approx(FOCAL, rel=0.1)
