@@ -26,7 +26,6 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 from targets import Machine, target  # noqa: E402
 
-from dust3r_ros.evaluation.depth import resample  # noqa: E402
 from dust3r_ros.geometry.pinhole import center_of, rays  # noqa: E402
 from dust3r_ros.io.files import atomic_path, make_folder, write_text  # noqa: E402
 from dust3r_ros.io.frames import open_source  # noqa: E402
@@ -92,7 +91,8 @@ def _corners(gray: Image, keyframe: Keyframe, focal: float) -> tuple[np.ndarray,
     """Corners (N, 1, 2) float32 and their points (N, 3) in the keyframe, z = 0 where it has no depth."""
     corners = cv2.goodFeaturesToTrack(gray, _CORNERS, 0.003, 9)
     at = np.rint(corners.reshape(-1, 2)).astype(int)
-    z = resample(keyframe.depth, *gray.shape)[at[:, 1], at[:, 0]].astype(np.float64)
+    depth = cv2.resize(keyframe.depth, gray.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    z = depth[at[:, 1], at[:, 0]].astype(np.float64)
     directions = rays(corners.reshape(-1, 2).astype(np.float64), focal, center_of(*gray.shape))
     return corners, directions * z[:, None]
 

@@ -7,7 +7,6 @@ come (``alignment/incremental.py``), frames between them located against their d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import reduce
 
 import numpy as np
@@ -21,9 +20,10 @@ from dust3r_ros.appearance import Appearance
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.features import Features, extract, matched
+from dust3r_ros.features import Features, matched
 from dust3r_ros.geometry.pose import PnpResult, solve_pnp
 from dust3r_ros.geometry.significance import by_chance
+from dust3r_ros.linker import Linker
 from dust3r_ros.pair_graph import PairGraph
 from dust3r_ros.pointmap_keyframes import PointmapKeyframes
 from dust3r_ros.streams import CameraStream, KeyframeRecord
@@ -135,7 +135,7 @@ class PointmapBuilder:
 
     def relocalise(self, stream: CameraStream, gray: Image, image: Image) -> tuple[PnpResult, Tracks] | None:
         """Pose of a frame that lost its corners: by features of keyframes that look alike, else by their pointmaps."""
-        features = _features(stream, gray)
+        features = Linker.features(stream, gray)
         last = len(self._keyframes) - 1
         candidates = [last, *self.graph.lookalikes(self._appearance.describe(features), last)]
         found = [no_tracks()]
@@ -156,7 +156,7 @@ class PointmapBuilder:
         index = len(self._keyframes)
         self._backend.add(View(index, stream.name, image))
         near = self.graph.neighbours(index)
-        features = _features(stream, gray)
+        features = Linker.features(stream, gray)
         look = self._appearance.describe(features)
         far = self.graph.lookalikes(look, index - self._config.pair_neighbours)
         with self._stage("predict"):
@@ -286,8 +286,3 @@ class PointmapBuilder:
             return attach(new, pairs, placed, focal, self._config.seed)
         except GeometryError:
             return None
-
-
-def _features(stream: CameraStream, gray: Image) -> Features:
-    features = extract(gray)
-    return replace(features, pixels=stream.centred(features.pixels))
