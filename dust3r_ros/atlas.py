@@ -118,13 +118,18 @@ class Atlas:
         self.asleep.append(self.active)
         self.begin()
 
-    def find(self, stream: CameraStream, gray: Image, image: Image) -> tuple[Submap, PnpResult, Tracks] | None:
-        """A frame in one of the maps that sleep."""
+    def find(
+        self, stream: CameraStream, gray: Image, image: Image, forget: Callable[[], None]
+    ) -> tuple[Submap, PnpResult, Tracks] | None:
+        """A frame in one of the maps that sleep; ``forget`` drops what the backend has of another map's keyframes."""
+        found = None
         for submap in reversed(self.asleep):
+            forget()
             found = submap.builder.relocalise(stream, gray, image)
             if found is not None:
-                return submap, *found
-        return None
+                break
+        forget()
+        return None if found is None else (submap, *found)
 
     def wake(self, submap: Submap) -> None:
         """A sleeping map is the active one again; the one that was sleeps where it has poses."""

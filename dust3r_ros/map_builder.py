@@ -33,6 +33,7 @@ from dust3r_ros.types import Array, Image, Keyframe
 
 _MAX_FIRST_KEYFRAMES = 8
 _CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
+_LIVE_STEPS = 10  # of an adjustment of the whole map while frames wait; the last one takes its time
 _LOOP_MATCHES = 25
 _LOOP_GAP_PX = 2.0  # less is drift that the window takes up
 MAX_VAGUENESS = 0.01  # of a place that is recognised: standard deviation of the position over depth
@@ -262,7 +263,7 @@ class MapBuilder:
         if len(self._records) <= YOUNG:
             self._adjusted(lambda: refine(self.sparse, free_focal=True, rounds=2, iterations=30, sharp=True))
         else:
-            self._adjusted(lambda: refine_lenses(self.sparse))
+            self._adjusted(lambda: refine_lenses(self.sparse, rounds=2, iterations=_LIVE_STEPS))
         self.generation += 1
         if self._calibrator.improve(stream):
             self._rebuilt()

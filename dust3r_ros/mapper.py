@@ -201,7 +201,9 @@ class Mapper:
         self, stream: CameraStream, gray: Image, image: Image, tracks: Tracks
     ) -> tuple[Tracks, PnpResult | None, tuple[int, ...]]:
         """A frame looked for in the maps that sleep; the one that knows it wakes. Last: keyframes that are gone."""
-        found = self._atlas.find(stream, gray, stream.resize.apply(image))
+        # Views are known to the backend by their number in their map. Landmarks are found without it.
+        forget = _nothing if self._backend.uses_poses else self._backend.clear
+        found = self._atlas.find(stream, gray, stream.resize.apply(image), forget)
         if found is None:
             return tracks, None, ()
         removed = self._wake(found[0])
@@ -288,3 +290,7 @@ class Mapper:
             changed=self._active.take_changed() if self._builder.initialised else (),
             cameras=self.cameras,
         )
+
+
+def _nothing() -> None:
+    """Nothing is to be forgotten."""

@@ -32,6 +32,7 @@ from dust3r_ros.tracking import Tracks, join, no_tracks
 from dust3r_ros.types import Array, Image, Keyframe, PairPrediction, View
 
 _MAX_ERROR_PX = 4.0
+_MIN_SEEN = 0.1  # of an image, with confidence, before its pair with a keyframe tells where it is
 _MAX_ATTEMPTS = 8  # second keyframes that do not go with the first one
 
 
@@ -278,7 +279,7 @@ class PointmapBuilder:
         new = len(self._keyframes)
         with self._stage("predict"):
             self._backend.add(View(new, stream.name, image))
-            pairs = [pair for pair in self._predict(new, candidates) if pair.second == new]
+            pairs = [pair for pair in self._predict(new, candidates) if pair.second == new and self._sees(pair)]
             self._backend.forget(new)
         placed = {index: PlacedView(self._aligner.pose(index), *self._keyframes.depth(index)) for index in candidates}
         try:
@@ -286,3 +287,7 @@ class PointmapBuilder:
             return attach(new, pairs, placed, focal, self._config.seed)
         except GeometryError:
             return None
+
+    def _sees(self, pair: PairPrediction) -> bool:
+        """Whether the second view of a pair shows what the first one does."""
+        return bool(np.mean(pair.confidence_second > self._config.min_confidence) > _MIN_SEEN)

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from oracle import Oracle
 from scoring import alignment, path_length
 from sequences import SMALL, walk
 
+from dust3r_ros.geometry.similarity import weighted_similarity
 from dust3r_ros.mapper import Mapper
 from dust3r_ros.scenes.sequence import RenderedSequence
-from dust3r_ros.types import MapUpdate, TrackingState
+from dust3r_ros.types import MapUpdate, PairPrediction, TrackingState, View
 
 CONFIG = replace(SMALL, lost_patience_s=1.0, keyframe_motion=0.02, keyframe_motion_young=0.02)
 SECOND = 10**9
@@ -58,8 +60,6 @@ def check(mapper: Mapper, sequence: RenderedSequence, frame_of: dict[int, int], 
     """The trajectory is near the truth; ``frame_of``: frames by stamp."""
     poses = mapper.trajectory()
     truth = np.stack([sequence.w_T_c[frame_of[pose.stamp_ns]][:3, 3] for pose in poses])
-    from dust3r_ros.geometry.similarity import weighted_similarity
-
     found = np.stack([pose.w_T_c[:3, 3] for pose in poses])
     fit = weighted_similarity(found, truth)
     error = np.sqrt(np.mean(np.sum((fit.apply(found) - truth) ** 2, axis=1)))
@@ -134,3 +134,48 @@ def test_the_largest_of_separate_maps_stays(orbit: RenderedSequence, config) -> 
     assert len(mapper.keyframes) == kept and names.isdisjoint(k.index for k in mapper.keyframes)
     _, distances = alignment(mapper.keyframes, replace(orbit, stamps_ns=np.arange(48) * (SECOND // 8)))
     assert np.sqrt(np.mean(distances**2)) < 0.02 * path_length(orbit)
+
+
+class Blind(Oracle):
+    """An oracle that knows nothing of black images, and of pairs of two worlds: the first has 48 frames."""
+
+    def add(self, view: View) -> None:
+        if view.image.any():
+            super().add(view)
+        else:
+            self._frames[view.index] = -1
+
+    def _pair(self, first: int, second: int) -> PairPrediction:
+        frames = self._frames[first], self._frames[second]
+        if -1 not in frames and (frames[0] < 48) == (frames[1] < 48):
+            return super()._pair(first, second)
+        shape = (self._resize.height, self._resize.width)
+        nothing = np.zeros((*shape, 3), np.float32), np.ones(shape, np.float32)
+        return PairPrediction(first, second, *nothing, *nothing)
+
+
+def test_a_map_of_pointmaps_sleeps_and_wakes(orbit: RenderedSequence, config) -> None:
+    """Another map begins elsewhere; keyframes of both have the same numbers in the backend, and are not mixed up."""
+    elsewhere = walk("corridor", 24)
+    both = replace(
+        orbit,
+        images=np.concatenate([orbit.images, elsewhere.images]),
+        depths=np.concatenate([orbit.depths, elsewhere.depths]),
+        w_T_c=np.concatenate([orbit.w_T_c, elsewhere.w_T_c]),
+    )
+    mapper = Mapper(config, backend=Blind(both, config.working_size))
+    shown = Shown()
+    shown.hear(feed(mapper, orbit, range(30), 0))
+    first = dict(shown.keyframes)
+    assert len(first) > 18
+    shown.hear(darkness(mapper, orbit, 10 * SECOND))
+    assert shown.keyframes == {}
+    shown.hear(feed(mapper, elsewhere, range(16), 20 * SECOND))  # the first ones meet a keyframe made in the dark
+    assert shown.keyframes and first.keys().isdisjoint(shown.keyframes)
+    back = feed(mapper, orbit, range(29, 20, -1), 30 * SECOND)
+    shown.hear(back)
+    assert back[-1].state is TrackingState.TRACKING
+    assert first.keys() <= shown.keyframes.keys()
+    stamps = {i * SECOND // 8: i for i in range(30)} | {30 * SECOND + i * SECOND // 8: 29 - i for i in range(9)}
+    mapper.finish()
+    check(mapper, orbit, stamps, 0.02)
