@@ -38,7 +38,7 @@ class Submap:
         self._generation = 0
         self.names: list[int] = []
         self._fresh_names = fresh_names
-        self.sights: dict[int, list[tuple[int, np.ndarray]]] = {}  # by sleeping map: keyframe, matches
+        self.sights: dict[Submap, list[tuple[int, np.ndarray]]] = {}  # by sleeping map: keyframe, matches
 
     def name(self, index: int) -> int:
         """The name of keyframe ``index``, given at the first asking."""
@@ -152,7 +152,7 @@ class Atlas:
             if not isinstance(submap.builder, MapBuilder):
                 continue
             matches = submap.builder.shared_landmarks(active.builder, index)
-            sights = active.sights.setdefault(id(submap), [])
+            sights = active.sights.setdefault(submap, [])
             if not len(matches):
                 continue
             sights.append((index, matches))

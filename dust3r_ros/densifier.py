@@ -69,7 +69,7 @@ class Densifier:
         """Pointmaps of pairs of keyframes, old ones too."""
         for index in sorted({index for pair in pairs for index in pair}):
             if not self.backend.has(index) or self._lenses.get(index) != self._lens(index):
-                self.backend.add(View(index, self._records[index].stream.name, self._rectified(index)[0]))
+                self.backend.add(View(index, self._records[index].stream.name, self._rectified(index)))
         return self.backend.predict(pairs, focals, poses)
 
     def image(self, index: int) -> Image:
@@ -80,10 +80,10 @@ class Densifier:
     def _lens(self, index: int) -> Lens:
         return self._sparse.focals[self._sparse.views[index].camera].lens
 
-    def _rectified(self, index: int) -> tuple[Image, np.ndarray | None]:
-        """A keyframe's image without its lens as that is known now, and where it shows anything."""
-        record, self._lenses[index] = self._records[index], self._lens(index)
-        return record.stream.rectified(record.image, self._lenses[index])
+    def _rectified(self, index: int) -> Image:
+        """A keyframe's image without its lens as that is known now."""
+        self._lenses[index] = self._lens(index)
+        return self.image(index)
 
     def densify(self, index: int, others: Sequence[int]) -> set[int]:
         """Depth of a posed keyframe and those it is paired with; returns the keyframes whose depth changed.
@@ -105,6 +105,7 @@ class Densifier:
         """The depth of another map, whose keyframes are these from ``first`` on and whose unit is ``scale`` units."""
         self.depths.take_over(other.depths, first, scale)
         self._used |= {(first + a, first + b): geometry for (a, b), geometry in other._used.items()}
+        self._lenses |= {first + index: lens for index, lens in other._lenses.items()}
 
     def leave(self, index: int) -> None:
         """Let go what is kept of the keyframe that left the window when ``index`` came."""
@@ -159,8 +160,9 @@ class Densifier:
 
     def _masked(self, prediction: PairPrediction) -> PairPrediction:
         """A prediction that knows nothing where rectified images show nothing."""
-        _, first = self._rectified(prediction.first)
-        _, second = self._rectified(prediction.second)
+        first, second = (
+            self._records[index].stream.shown(self._lenses[index]) for index in (prediction.first, prediction.second)
+        )
         return replace(
             prediction,
             confidence_first=_where(first, prediction.confidence_first),

@@ -9,7 +9,7 @@ import numpy as np
 
 from dust3r_ros.alignment.sparse_map import SparseMap
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.features import Features, extract, matched
+from dust3r_ros.features import Features, matched
 from dust3r_ros.junction_links import JunctionLinks
 from dust3r_ros.streams import CameraStream, KeyframeRecord
 from dust3r_ros.tracking import Tracks, join, no_tracks
@@ -26,12 +26,6 @@ class Linker:
     def __init__(self, sparse: SparseMap, records: Sequence[KeyframeRecord], config: MapperConfig) -> None:
         self._sparse, self._records, self._corners = sparse, records, config.track_corners
         self._junctions = JunctionLinks(sparse)
-
-    @staticmethod
-    def features(stream: CameraStream, gray: Image) -> Features:
-        """Features of an image (H, W) uint8 of ``stream``, as offsets from its principal point."""
-        features = extract(gray)
-        return Features(stream.centred(features.pixels), features.descriptors)
 
     def matches(self, index: int, features: Features, minimum: int = _FEW_MATCHES) -> Tracks:
         """What an image with ``features`` sees of keyframe ``index``: nothing below ``minimum`` matches."""

@@ -36,7 +36,7 @@ _CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
 _LIVE_STEPS = 10  # of an adjustment of the whole map while frames wait; the last one takes its time
 _LOOP_MATCHES = 25
 _LOOP_GAP_PX = 2.0  # less is drift that the window takes up
-MAX_VAGUENESS = 0.01  # of a place that is recognised: standard deviation of the position over depth
+_MAX_VAGUENESS = 0.01  # of a place that is recognised: standard deviation of the position over depth
 _LOOP_PRUNING_PX = (40.0, 12.0, 4.0)
 
 
@@ -162,13 +162,13 @@ class MapBuilder:
 
     def relocalise(self, stream: CameraStream, gray: Image, image: Image) -> tuple[PnpResult, Tracks] | None:
         """Pose of a frame that lost its tracks, by what it sees of the last and of alike keyframes."""
-        features = self._links.features(stream, gray)
+        features = stream.features(gray)
         last = len(self._records) - 1
         views = [last, *self.graph.lookalikes(self._appearance.describe(features), last)]
         tracks = self._links.find_again(stream, gray, features, views)
         result = self.locate(stream, tracks)
         # A place that is seen again by a few far points only would bend the map.
-        if result is None or result.relative_std(self.sparse.points[self.sparse.known(tracks).ids]) > MAX_VAGUENESS:
+        if result is None or result.relative_std(self.sparse.points[self.sparse.known(tracks).ids]) > _MAX_VAGUENESS:
             return None
         return result, tracks
 
@@ -177,7 +177,7 @@ class MapBuilder:
     ) -> int:
         """A new keyframe seen at ``w_T_c``, or one of the first whose poses nobody knows yet."""
         index = self.sparse.add(stream.index, no_tracks(), w_T_c)
-        features = self._links.features(stream, gray)
+        features = stream.features(gray)
         ids = self.sparse.new_ids(len(features.pixels))
         self._records.append(KeyframeRecord(stamp_ns, stream, image, features, ids))
         self.sparse.observe(index, Tracks(ids, features.pixels))

@@ -23,7 +23,6 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.features import Features, matched
 from dust3r_ros.geometry.pose import PnpResult, solve_pnp
 from dust3r_ros.geometry.significance import by_chance
-from dust3r_ros.linker import Linker
 from dust3r_ros.pair_graph import PairGraph
 from dust3r_ros.pointmap_keyframes import PointmapKeyframes
 from dust3r_ros.streams import CameraStream, KeyframeRecord
@@ -136,7 +135,7 @@ class PointmapBuilder:
 
     def relocalise(self, stream: CameraStream, gray: Image, image: Image) -> tuple[PnpResult, Tracks] | None:
         """Pose of a frame that lost its corners: by features of keyframes that look alike, else by their pointmaps."""
-        features = Linker.features(stream, gray)
+        features = stream.features(gray)
         last = len(self._keyframes) - 1
         candidates = [last, *self.graph.lookalikes(self._appearance.describe(features), last)]
         found = [no_tracks()]
@@ -157,7 +156,7 @@ class PointmapBuilder:
         index = len(self._keyframes)
         self._backend.add(View(index, stream.name, image))
         near = self.graph.neighbours(index)
-        features = Linker.features(stream, gray)
+        features = stream.features(gray)
         look = self._appearance.describe(features)
         far = self.graph.lookalikes(look, index - self._config.pair_neighbours)
         with self._stage("predict"):

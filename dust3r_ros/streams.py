@@ -9,7 +9,7 @@ import numpy as np
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
-from dust3r_ros.features import Features
+from dust3r_ros.features import Features, extract
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.geometry.resize import Resize
@@ -48,6 +48,7 @@ class CameraStream:
         self.tracking_scale = min(1.0, config.tracking_size / max(width, height))
         self._tracking_size = (round(width * self.tracking_scale), round(height * self.tracking_scale))
         self._rectification: tuple[Lens, Array32, np.ndarray] | None = None
+        self._described: tuple[Image, Features] | None = None
         self._center = np.array(center_of(self._tracking_size[1], self._tracking_size[0]))
         self.restart()
 
@@ -98,6 +99,13 @@ class CameraStream:
         """Offsets (N, 2) from the principal point of pixels (N, 2) of the tracked image."""
         return pixels - self._center
 
+    def features(self, gray: Image) -> Features:
+        """Features of a tracked image, as offsets; those of the last image asked for are at hand."""
+        if self._described is None or self._described[0] is not gray:
+            found = extract(gray)
+            self._described = gray, Features(self.centred(found.pixels), found.descriptors)
+        return self._described[1]
+
     def rectified(self, image: Image, lens: Lens) -> tuple[Image, np.ndarray | None]:
         """The working image (H, W, 3) of a pinhole in place of the lens, and where it shows anything (H, W).
 
@@ -106,18 +114,23 @@ class CameraStream:
         """
         if lens.plain:
             return image, None
-        if self._rectification is None or self._rectification[0] != lens:
-            self._rectification = lens, *self._lookup(lens, image.shape[0], image.shape[1])
-        _, at, inside = self._rectification
+        at, inside = self._lookup(lens, image.shape[0], image.shape[1])
         return cv2.remap(image, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), inside
+
+    def shown(self, lens: Lens) -> np.ndarray | None:
+        """Where rectified images show anything (H, W), as ``rectified`` says it."""
+        return None if lens.plain else self._lookup(lens, self.resize.height, self.resize.width)[1]
 
     def _lookup(self, lens: Lens, height: int, width: int) -> tuple[Array32, np.ndarray]:
         """Where pixels of the rectified working image come from (H, W, 2), and whether that is in the image (H, W)."""
+        if self._rectification is not None and self._rectification[0] == lens:
+            return self._rectification[1:]
         native = self.resize.to_native(pixel_grid(height, width).reshape(-1, 2))
         ideal = (native + 0.5) * self.tracking_scale - 0.5 - self._center
         at = self.to_working(lens.seen(ideal)).reshape(height, width, 2)
         inside = np.all((at >= 0) & (at <= [width - 1, height - 1]), axis=2)
-        return at.astype(np.float32), inside
+        self._rectification = lens, at.astype(np.float32), inside
+        return self._rectification[1:]
 
     def to_working(self, offsets: Array) -> Array:
         """Working pixels (N, 2) of offsets in the tracked image."""

@@ -33,6 +33,7 @@ class CanonicalDepth:
 
     def __init__(self) -> None:
         self._estimates: dict[int, list[_Estimate]] = {}
+        self._fused: dict[int, tuple[Array32, Array32]] = {}  # whole maps that were asked for
         self._shapes: list[tuple[int, int]] = []
         self._sampled = np.zeros((2, 64, PIXELS), dtype=np.float32)
         self._stale: set[int] = set()
@@ -48,7 +49,8 @@ class CanonicalDepth:
             for estimates in self._estimates.values()
             for e in estimates
         )
-        return maps + self._sampled.nbytes
+        fused = sum(depth.nbytes + confidence.nbytes for depth, confidence in self._fused.values())
+        return maps + fused + self._sampled.nbytes
 
     def append(self, height: int, width: int) -> int:
         """A keyframe of which nothing is known yet; returns its index."""
@@ -68,6 +70,7 @@ class CanonicalDepth:
 
     def clear(self, index: int) -> None:
         """Forget all that is known of a keyframe's depth."""
+        self._fused.pop(index, None)
         self._estimates[index] = []
         self._stale.discard(index)
         self._sampled[:, index] = 0.0
@@ -107,6 +110,7 @@ class CanonicalDepth:
         factor = robust_scale(reference, sampled, weight)
         both: Array32 = np.stack([np.float32(factor) * sampled, sure])
         self._estimates[index].append(_Estimate(depth, confidence, factor, both))
+        self._fused.pop(index, None)
         self._stale.add(index)
 
     def sampled(self, indices: np.ndarray) -> tuple[Array32, Array32]:
@@ -120,13 +124,17 @@ class CanonicalDepth:
         estimates = self._estimates.get(index)
         if not estimates:
             return None
-        return fuse_depths([np.float32(e.factor) * e.depth for e in estimates], [e.confidence for e in estimates])
+        if index not in self._fused:
+            depths = [np.float32(e.factor) * e.depth for e in estimates]
+            self._fused[index] = fuse_depths(depths, [e.confidence for e in estimates])
+        return self._fused[index]
 
     def release(self, index: int) -> tuple[Array32, Array32] | None:
         """``whole`` for the last time."""
         self._refresh(index)
         fused = self.whole(index)
         self._estimates.pop(index, None)
+        self._fused.pop(index, None)
         return fused
 
     def _refresh(self, index: int) -> None:
