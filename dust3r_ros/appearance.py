@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +31,16 @@ class Appearance:
         self._basis = _low_frequencies()
         self._origin: Array32 | None = None  # (C,) mean of descriptors
         self._spread = np.zeros(_SPLITS, np.float32)  # mean distance from it along the axes that split
+
+    def facts(self) -> dict[str, Any]:
+        """What was learnt from the first images, as JSON has it."""
+        return {"origin": None if self._origin is None else self._origin.tolist(), "spread": self._spread.tolist()}
+
+    def restore(self, facts: Mapping[str, Any]) -> None:
+        """Describe images as another session did."""
+        origin = facts["origin"]
+        self._origin = None if origin is None else np.array(origin, np.float32)
+        self._spread = np.array(facts["spread"], np.float32)
 
     def describe(self, features: Features) -> Array32:
         """(DIMENSIONS,) of length 1; zero, which is like nothing, for an image that shows nothing."""

@@ -6,7 +6,7 @@ become one (as in ORB-SLAM3's Atlas, Campos et al., T-RO 2021).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import count
 
@@ -16,7 +16,10 @@ from dust3r_ros.alignment.map_fit import fit_maps
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.frame_log import FrameLog
 from dust3r_ros.geometry.pose import PnpResult
+from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.keyframes import YOUNG
 from dust3r_ros.map_builder import MapBuilder
+from dust3r_ros.map_state import MapState, SubmapState
 from dust3r_ros.pointmap_builder import PointmapBuilder
 from dust3r_ros.streams import CameraStream
 from dust3r_ros.tracking import Tracks
@@ -32,9 +35,11 @@ _RECENT = 12  # keyframes whose matches count
 class Submap:
     """One map: what builds it, its frames, and the names of its keyframes, which no other map's have."""
 
-    def __init__(self, builder: Builder, fresh_names: Iterator[int]) -> None:
+    def __init__(self, builder: Builder, fresh_names: Iterator[int], session: int = 0) -> None:
         self.builder = builder
-        self.frames = FrameLog(builder)
+        self.frames = FrameLog(builder, session)
+        self.changes = 0  # how often keyframes changed
+        self._restored = False
         self._generation = 0
         self.names: list[int] = []
         self._fresh_names = fresh_names
@@ -52,7 +57,9 @@ class Submap:
 
     def take_changed(self) -> tuple[Keyframe, ...]:
         """Keyframes that changed since the last call, by their names."""
-        return tuple(replace(keyframe, index=self.name(keyframe.index)) for keyframe in self.builder.take_changed())
+        changed = self.builder.take_changed()
+        self.changes += bool(changed)
+        return tuple(replace(keyframe, index=self.name(keyframe.index)) for keyframe in changed)
 
     @property
     def edges(self) -> list[tuple[int, int, float]]:
@@ -74,6 +81,27 @@ class Submap:
         if builder.settling and builder.generation != self._generation:
             self._generation = builder.generation
             self.frames.find_again()
+
+    def move(self, new_S_old: Similarity) -> None:
+        """The whole map, keyframes and frames, in other coordinates and another unit."""
+        self.builder.move(new_S_old)
+        self.frames.rescale(new_S_old.scale)
+
+    def restore(self, state: SubmapState, streams: Mapping[str, CameraStream]) -> None:
+        """A map of another session in place of an empty one; every keyframe counts as changed."""
+        self.names, self._restored = list(state.names), True
+        self.builder.saving.restore(state, streams)
+        self.builder.focals = list(state.focals)
+        self.builder.generation = self._generation = int(state.facts["generation"])
+        if isinstance(self.builder, MapBuilder):
+            self.builder.initialised = bool(state.facts["initialised"])
+        self.builder.mark_all()
+        self.frames.restore(state.frames)
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it is kept when its cameras are lost: one that has grown, or that somebody loaded."""
+        return len(self.builder) > YOUNG or self._restored
 
     def posed_names(self) -> tuple[int, ...]:
         """Names of the keyframes with a pose."""
@@ -105,13 +133,25 @@ class Atlas:
     def __init__(self, make: Callable[[], Builder]) -> None:
         self._make = make
         self.asleep: list[Submap] = []
+        self.session = 0  # how often the maps were gone on with
+        self.origin = ("", 0)  # the file they are of, and its state
         self.begin()
+
+    def restore(self, state: MapState, streams: Mapping[str, CameraStream]) -> None:
+        """The maps of another session in place of an empty one, which had all of ``streams``."""
+        self.session, self.origin = state.session + 1, (state.lineage, state.changes)
+        self._names = count(max((name for submap in state.submaps for name in submap.names), default=-1) + 1)
+        maps = [Submap(self._make(), self._names, self.session) for _ in state.submaps]
+        for submap, saved in zip(maps, state.submaps, strict=True):
+            submap.restore(saved, streams)
+        if maps:
+            self.active, self.asleep = maps[0], maps[1:]
 
     def begin(self) -> None:
         """Another map; the active one is dropped."""
         if not self.asleep:
             self._names = count()
-        self.active = Submap(self._make(), self._names)
+        self.active = Submap(self._make(), self._names, self.session)
 
     def sleep(self) -> None:
         """Another map; the active one is kept."""

@@ -8,7 +8,10 @@ import numpy as np
 
 from dust3r_ros.alignment.bootstrap import FOCAL_STARTS, Options, bootstrap
 from dust3r_ros.alignment.first_pair import PairFromLandmarks
+from dust3r_ros.alignment.landmark_sample import thin
 from dust3r_ros.alignment.lens import USUAL_BEND, focal_shift
+from dust3r_ros.alignment.lens_refinement import refine_lenses
+from dust3r_ros.alignment.refinement import refine
 from dust3r_ros.alignment.sparse_map import SparseMap
 from dust3r_ros.alignment.sparse_view import Focal
 from dust3r_ros.config import MapperConfig
@@ -20,6 +23,11 @@ _OTHER_FOCAL = 1.15  # starts closer than this factor to the focal at hand lead 
 # A start is free to choose its pair, its focal and all poses: chance fits more to it than to one pose in a map.
 _START_INLIERS = 15
 _SURE_OF_FOCAL = 0.02  # relative standard deviation
+_ASKED_SIGHTS = 10_000  # of all views together, when the images are asked for a focal that was given
+_ASKED_STEPS = 20
+_ENOUGH_VIEWS = 8
+_LIVE_STEPS = 10  # of an adjustment of the whole map while frames wait; the last one takes its time
+_ACCUSTOMED_AT = (3, 5, 8, 12)
 
 
 class Calibrator:
@@ -27,7 +35,51 @@ class Calibrator:
 
     def __init__(self, sparse: SparseMap, records: Sequence[KeyframeRecord], config: MapperConfig) -> None:
         self._sparse, self._records, self._config = sparse, records, config
-        self._sure = False
+        self.settled = False  # of the focal: no others are tried any more
+
+    @property
+    def sure(self) -> bool:
+        """Whether the focal of the camera that began the map is so sure that others may join."""
+        if not self._records:
+            return False
+        first = self._sparse.focals[self._records[0].stream.index]
+        return first.given or self.settled or len(self._records) > YOUNG
+
+    def knows(self, stream: CameraStream) -> bool:
+        """Whether a camera's focal is more than a guess."""
+        return bool(np.isfinite(self._sparse.focals[stream.index].std)) or self._views(stream) > 0
+
+    @property
+    def joining(self) -> np.ndarray:
+        """(F,) the cameras that joined a map and are in few keyframes yet: their focals move in every adjustment."""
+        few = self._views_by_camera() < YOUNG
+        few[self._records[0].stream.index] = False
+        return few
+
+    def adjust(self) -> None:
+        """The whole map, with free focals and, once it is large enough, lenses."""
+        # While the focal may be wrong, it would bend the lens to fit.
+        if len(self._records) <= YOUNG:
+            refine(self._sparse, free_focal=True, rounds=2, iterations=30, sharp=True)
+        else:
+            refine_lenses(self._sparse, rounds=2, iterations=_LIVE_STEPS)
+
+    def due(self, stream: CameraStream) -> list[int]:
+        """The keyframes of a camera that joined, when they are as many as to ``accustom`` it again."""
+        if not self.joining[stream.index] or self._views(stream) not in _ACCUSTOMED_AT:
+            return []
+        return [v for v in self._sparse.posed() if self._sparse.views[v].camera == stream.index]
+
+    def accustom(self, stream: CameraStream, own: Sequence[int]) -> None:
+        """Adjust keyframes and focal of a camera that joined to the rest of the map, which stays."""
+        refine(self._sparse, own, free_focal=self.joining, rounds=2, sharp=True)
+        self.consider_lens(stream)
+
+    def _views_by_camera(self) -> np.ndarray:
+        return np.bincount([view.camera for view in self._sparse.views], minlength=len(self._sparse.focals))
+
+    def _views(self, stream: CameraStream) -> int:
+        return int(self._views_by_camera()[stream.index])
 
     def begin(self, stream: CameraStream) -> bool:
         """Pose the first keyframes together; whether that was possible."""
@@ -43,27 +95,50 @@ class Calibrator:
         focal = self._sparse.focals[stream.index]
         several = any(record.stream is not stream for record in self._records)
         better = False
-        if not (focal.fixed or self._sure or several or len(self._records) > YOUNG):
+        if not (focal.given or self.settled or several or len(self._records) > YOUNG):
             before = focal.value
             better = self._bootstrap(stream, [start for start in self._starts(stream) if _other(start, focal)])
             agreed = abs(np.log(focal.value / before)) < 2 * _SURE_OF_FOCAL
-            self._sure = agreed and focal.std < _SURE_OF_FOCAL
+            self.settled = bool(agreed and focal.std < _SURE_OF_FOCAL)
         self.consider_lens(stream)
         return better
 
     def consider_lens(self, stream: CameraStream) -> None:
-        """How sure the focal is, for a lens of which nobody knows how much it bends."""
+        """How sure the focal is, for a lens of which nobody knows how much it bends; what images say of a given one."""
+        if self._sparse.focals[stream.index].given:
+            self._ask_images(stream)
+            return
         shift = focal_shift(self._sparse, stream.index, stream.long_edge / 2)
         self._sparse.focals[stream.index].lens_std = USUAL_BEND * abs(shift)
 
+    def _ask_images(self, stream: CameraStream) -> None:
+        """What a sample of the map says of a given focal when it is free and its prior unknown; the map stays."""
+        sparse, focal = self._sparse, self._sparse.focals[stream.index]
+        views = sparse.posed()
+        if sum(sparse.views[v].camera == stream.index for v in views) < _ENOUGH_VIEWS:
+            return
+        before, held = sparse.snapshot(), (focal.fixed, focal.prior_std)
+        focal.fixed, focal.prior_std = False, float("inf")
+        thin(sparse, views, max(30, _ASKED_SIGHTS // len(views)))
+        refine(sparse, free_focal=True, rounds=1, iterations=_ASKED_STEPS, sharp=True)
+        bend = USUAL_BEND * abs(focal_shift(sparse, stream.index, stream.long_edge / 2))
+        focal.told = focal.value, float(np.hypot(focal.std, bend))
+        sparse.restore(before)
+        focal.fixed, focal.prior_std = held
+
     def _bootstrap(self, stream: CameraStream, focals: Sequence[float]) -> bool:
-        options = Options(PairFromLandmarks(), max(_START_INLIERS, self._config.track_min_inliers), self._config.seed)
-        return bool(bootstrap(self._sparse, range(len(self._records)), stream.index, focals, options))
+        """Build the map anew from the first pair that is found either way, where that explains clearly more."""
+        least, views = max(_START_INLIERS, self._config.track_min_inliers), range(len(self._records))
+        built = False
+        for sharp in (False, True):
+            options = Options(PairFromLandmarks(sharp), least, self._config.seed)
+            built |= bool(bootstrap(self._sparse, views, stream.index, focals, options))
+        return built
 
     def _starts(self, stream: CameraStream) -> list[float]:
         """Focals to try, pixels of the tracked image: the known one, the one that an older map tells, or all usual."""
         focal = self._sparse.focals[stream.index]
-        if focal.fixed or focal.std < _SURE_OF_FOCAL:
+        if focal.given or focal.std < _SURE_OF_FOCAL:
             return [focal.value]
         return [start * stream.long_edge for start in FOCAL_STARTS]
 

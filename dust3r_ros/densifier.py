@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import angle_deg, invert
+from dust3r_ros.map_state import KeyframeState, PairGeometry
 from dust3r_ros.pair_graph import PairGraph
 from dust3r_ros.streams import KeyframeRecord
 from dust3r_ros.timing import StageTimer
@@ -24,15 +25,6 @@ from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
 _MOVED, _TURNED, _ZOOMED = 0.05, 0.002, 0.03
 _BENT_PX = 0.5  # in the tracked image
 _LEAST_SHARED = 12  # landmarks that connect two keyframes
-
-
-@dataclass(frozen=True, eq=False)
-class _Geometry:
-    """How the two views of a pair lay when its depth was computed: ``second_T_first``, their focals and lenses."""
-
-    second_T_first: Array
-    focals: tuple[float, ...]
-    lenses: tuple[Lens, ...]
 
 
 class Densifier:
@@ -57,7 +49,8 @@ class Densifier:
         self.depths = DepthMaps()
         self._sparse, self._graph, self._records = sparse, graph, records
         self._config, self._stage = config, stage
-        self._used: dict[tuple[int, int], _Geometry] = {}
+        self._used: dict[tuple[int, int], PairGeometry] = {}
+        self.paired: list[tuple[int, int]] = []  # pairs in the order in which they came, went or lay anew
         self._lenses: dict[int, Lens] = {}  # with which the images that the backend has were rectified
 
     def predict(
@@ -99,13 +92,56 @@ class Densifier:
         chosen = depth_sources(self._sparse, index, candidates, self._config.depth_pairs)
         for pair in [pair for pair in self._used if pair[1] == index and pair[0] not in chosen]:
             del self._used[pair]
+            self.paired.append(pair)
         return self._pair_up(index, chosen)
 
     def take_over(self, other: Densifier, first: int, scale: float) -> None:
         """The depth of another map, whose keyframes are these from ``first`` on and whose unit is ``scale`` units."""
         self.depths.take_over(other.depths, first, scale)
-        self._used |= {(first + a, first + b): geometry for (a, b), geometry in other._used.items()}
+        taken = {(first + a, first + b): geometry for (a, b), geometry in other._used.items()}
+        self._used |= taken
+        self.paired += taken
         self._lenses |= {first + index: lens for index, lens in other._lenses.items()}
+
+    @property
+    def pairs(self) -> Mapping[tuple[int, int], PairGeometry]:
+        """The pairs that depth came from, as they lay then."""
+        return self._used
+
+    def lens(self, index: int) -> Lens:
+        """The lens without which a keyframe's depth and image are shown."""
+        return self._lenses.get(index, self._lens(index))
+
+    def focal(self, index: int) -> float:
+        """Focal of a keyframe's depth and image, pixels."""
+        return self._records[index].stream.focal_to_working(self._sparse.focals[self._sparse.views[index].camera].value)
+
+    def leave_out(self, index: int) -> None:
+        """No depth where the mask of a keyframe's camera lies, nor where something moves."""
+        record = self._records[index]
+        if record.left_out is not None:
+            self.depths.leave_out(index, record.stream.straightened(record.left_out, self.lens(index)))
+
+    def restore(self, keyframes: Sequence[KeyframeState], pairs: Mapping[tuple[int, int], PairGeometry]) -> None:
+        """The depth of keyframes as another session left it, and the pairs it came from."""
+        for index, keyframe in enumerate(keyframes):
+            if keyframe.depth is not None and keyframe.confidence is not None:
+                self.depths.restore(index, keyframe.depth, keyframe.confidence)
+                self._lenses[index] = keyframe.lens
+        self._used = dict(pairs)
+
+    def following(self, steps: Sequence[Callable[[], object]], views: Sequence[int]) -> set[int]:
+        """Run an adjustment of posed ``views``, step by step: depth follows the landmarks; returns who moved."""
+        sparse = self._sparse
+        before = {index: (sparse.views[index].w_T_c, sparse.median_depth(index)) for index in views}
+        for step in steps:
+            step()
+        moved = {index for index, (w_T_c, _) in before.items() if sparse.views[index].w_T_c is not w_T_c}
+        for index in sorted(moved):
+            factor = sparse.median_depth(index) / before[index][1]
+            if np.isfinite(factor) and factor > 0:
+                self.depths.rescale(index, factor)
+        return moved
 
     def leave(self, index: int) -> None:
         """Let go what is kept of the keyframe that left the window when ``index`` came."""
@@ -153,8 +189,12 @@ class Densifier:
         with self._stage("predict"):
             predictions = self.predict(pairs, self._focals(), poses)
         with self._stage("fuse"):
+            for view in (index, *others):
+                self.leave_out(view)
+                self.depths.show(view, self.image(view))
             for pair, prediction in zip(pairs, predictions, strict=True):
                 self._used[pair] = self._geometry(pair)
+                self.paired.append(pair)
                 self.depths.absorb(self._masked(prediction), self._used[pair].second_T_first, 1.0, only)
         return {index, *others}
 
@@ -180,12 +220,12 @@ class Densifier:
         bent = max(a.distance(b) for a, b in zip(before.lenses, now.lenses, strict=True))
         return shift > _MOVED or turn > _TURNED or zoom > _ZOOMED or bent > _BENT_PX
 
-    def _geometry(self, pair: tuple[int, int]) -> _Geometry:
+    def _geometry(self, pair: tuple[int, int]) -> PairGeometry:
         views = [self._sparse.views[index] for index in pair]
         w_T_first, w_T_second = (view.w_T_c for view in views)
         assert w_T_first is not None and w_T_second is not None, "only posed keyframes are paired for depth"
         focals = [self._sparse.focals[view.camera] for view in views]
-        return _Geometry(
+        return PairGeometry(
             invert(w_T_second) @ w_T_first, tuple(f.value for f in focals), tuple(f.lens for f in focals)
         )
 

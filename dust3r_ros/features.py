@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from dust3r_ros.masks import MARGIN_PX, ImageMask
 from dust3r_ros.types import Array, Array32, Image
 
 _RATIO = 0.8  # Lowe's ratio (Lowe, IJCV 2004)
@@ -30,14 +31,18 @@ class Features:
         return self.descriptors.astype(np.float32) / 512.0
 
 
-def extract(gray: Image, count: int = 2000) -> Features:
-    """The ``count`` strongest SIFT features of an image (H, W) uint8; descriptors as RootSIFT."""
+def extract(gray: Image, count: int = 2000, mask: ImageMask | None = None) -> Features:
+    """The ``count`` strongest SIFT features of an image (H, W) uint8 away from its mask; descriptors as RootSIFT."""
     # The low contrast threshold keeps features on plain walls; matching sorts out the bad ones.
-    detector = cv2.SIFT_create(nfeatures=count, contrastThreshold=0.01)
+    wanted = count if mask is None else round(count / max(mask.clear_share, 0.2))
+    detector = cv2.SIFT_create(nfeatures=wanted, contrastThreshold=0.01)
     keypoints, descriptors = detector.detectAndCompute(gray, None)
     if not keypoints:
         return Features(np.zeros((0, 2)), np.zeros((0, 128), np.uint8))
     pixels = np.array([keypoint.pt for keypoint in keypoints], dtype=np.float64) - _UPSCALING_SHIFT_PX
+    if mask is not None:
+        clear = mask.clear(pixels, np.maximum(MARGIN_PX, [keypoint.size for keypoint in keypoints]))
+        pixels, descriptors = pixels[clear], descriptors[clear]
     descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9))
     # A corner with two dominant orientations comes twice at one place; both may match, one is kept.
     _, first = np.unique(np.round(pixels, 2), axis=0, return_index=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.map_state import FrameState
 from dust3r_ros.types import Array, StampedPose
 
 _KEPT = 1000  # newest frames that can be found again: some ten kilobytes each
@@ -28,34 +29,29 @@ class Keyframes(Protocol):
         """A length in the surroundings of a keyframe that grows when they do; NaN while unknown."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Frame:
-    stamp_ns: int
-    camera: str
-    keyframe: int
-    keyframe_T_frame: Array | None  # None: not found (yet)
-    unit: float  # of the keyframe when this was written
-
-
 class FrameLog:
     """The frames of one map, in the order in which they came."""
 
-    def __init__(self, keyframes: Keyframes) -> None:
-        self._keyframes = keyframes
-        self._frames: list[_Frame] = []
+    def __init__(self, keyframes: Keyframes, session: int = 0) -> None:
+        """``session`` counts how often the map was gone on with: every session has a clock of its own."""
+        self._keyframes, self._session = keyframes, session
+        self.rewritten = 0  # how often frames that were here already changed
+        self._frames: list[FrameState] = []
         self._finders: deque[tuple[int, Finder]] = deque(maxlen=_KEPT)  # frames to find again: index, how
 
     def add_keyframe(self, stamp_ns: int, camera: str, index: int) -> None:
         """A frame that became keyframe ``index``."""
-        self._frames.append(_Frame(stamp_ns, camera, index, np.eye(4), float("nan")))
+        self._frames.append(FrameState(stamp_ns, camera, index, np.eye(4), float("nan"), self._session))
 
     def add(self, stamp_ns: int, camera: str, reference: int, found: PnpResult | None, again: Finder) -> None:
         """Another frame, kept relative to keyframe ``reference``; ``again`` finds it when the map has changed."""
         self._finders.append((len(self._frames), again))
-        self._frames.append(self._relative(_Frame(stamp_ns, camera, reference, None, float("nan")), found))
+        frame = FrameState(stamp_ns, camera, reference, None, float("nan"), self._session)
+        self._frames.append(self._relative(frame, found))
 
     def find_again(self) -> None:
         """The map was built anew, or refined: so are the poses of the newest frames."""
+        self.rewritten += 1
         for at, again in self._finders:
             frame = self._frames[at]
             guess = None if frame.keyframe_T_frame is None else self._pose_of(frame)
@@ -63,37 +59,52 @@ class FrameLog:
 
     @property
     def cameras(self) -> set[str]:
-        """The cameras whose frames these are."""
-        return {frame.camera for frame in self._frames}
+        """The cameras whose frames these are, in this session."""
+        return {frame.camera for frame in self._frames if frame.session == self._session}
+
+    @property
+    def frames(self) -> Sequence[FrameState]:
+        """All frames in order; those that are there stay the same objects until ``rewritten`` counts on."""
+        return self._frames
+
+    def restore(self, frames: Iterable[FrameState]) -> None:
+        """Frames of earlier sessions, before any of this one; they are not found again."""
+        self._frames = list(frames)
 
     def count(self) -> int:
         """How many frames have a pose."""
         return sum(frame.keyframe_T_frame is not None for frame in self._frames)
 
-    def trajectory(self) -> list[StampedPose]:
-        """Every frame with a pose, by time, in the map as it stands now."""
-        poses = [
-            StampedPose(frame.stamp_ns, frame.camera, self._pose_of(frame))
-            for frame in self._frames
-            if frame.keyframe_T_frame is not None
-        ]
-        return sorted(poses, key=lambda p: (p.stamp_ns, p.camera))
+    def trajectory(self, only: Container[tuple[int, str]] | None = None) -> list[StampedPose]:
+        """Every frame with a pose, by session and time, in the map as it stands now.
+
+        ``only``: (stamp, camera) of frames of the present session that are wanted.
+        """
+        known = [frame for frame in self._frames if frame.keyframe_T_frame is not None]
+        if only is not None:
+            known = [f for f in known if f.session == self._session and (f.stamp_ns, f.camera) in only]
+        known.sort(key=lambda frame: (frame.session, frame.stamp_ns, frame.camera))
+        return [StampedPose(frame.stamp_ns, frame.camera, self._pose_of(frame)) for frame in known]
 
     def absorb(self, other: FrameLog, first: int) -> None:
         """The frames of another map whose keyframes are these from ``first`` on."""
+        self.rewritten += 1
         self._finders.clear()  # they know the landmarks of maps that were
         self._frames += [replace(frame, keyframe=first + frame.keyframe) for frame in other._frames]
 
-    def _relative(self, frame: _Frame, found: PnpResult | None) -> _Frame:
+    def rescale(self, factor: float) -> None:
+        """The unit of length became smaller by ``factor``, for frames and keyframes alike."""
+        self.rewritten += 1
+        self._frames = [_rescaled(frame, factor) for frame in self._frames]
+
+    def _relative(self, frame: FrameState, found: PnpResult | None) -> FrameState:
         """A frame with its pose as found, unless there is none; then as it was."""
         w_T_r = self._keyframes.pose(frame.keyframe)
         if found is None or w_T_r is None:
             return frame
-        return replace(
-            frame, keyframe_T_frame=invert(w_T_r) @ found.w_T_c, unit=self._keyframes.unit(frame.keyframe)
-        )
+        return replace(frame, keyframe_T_frame=invert(w_T_r) @ found.w_T_c, unit=self._keyframes.unit(frame.keyframe))
 
-    def _pose_of(self, frame: _Frame) -> Array:
+    def _pose_of(self, frame: FrameState) -> Array:
         w_T_r = self._keyframes.pose(frame.keyframe)
         assert frame.keyframe_T_frame is not None and w_T_r is not None, "only placed frames have poses"
         relative = frame.keyframe_T_frame.copy()
@@ -101,3 +112,12 @@ class FrameLog:
         if np.isfinite(factor):
             relative[:3, 3] *= factor
         return w_T_r @ relative
+
+
+def _rescaled(frame: FrameState, factor: float) -> FrameState:
+    """A frame that says the same in a unit that is smaller by ``factor``."""
+    if frame.keyframe_T_frame is None:
+        return frame
+    scaled = frame.keyframe_T_frame.copy()
+    scaled[:3, 3] *= factor
+    return replace(frame, keyframe_T_frame=scaled, unit=factor * frame.unit)

@@ -38,7 +38,7 @@ class JunctionLinks:
 
         They may have become so in ``neighbours``, of which the first knows best; older views are forgotten.
         """
-        now = _sight(gray)
+        now = _sight(stream, gray)
         offsets = stream.centred(now.junctions.pixels)
         linked = self._linked(now, neighbours)
         # What a keyframe is said to see twice by its features and its junctions stays with the features.
@@ -55,7 +55,7 @@ class JunctionLinks:
         """What an image (H, W) uint8 of ``stream`` sees of the junctions remembered; the last view knows best."""
         if not self._sights:
             return no_tracks()
-        now = _sight(gray)
+        now = _sight(stream, gray)
         ids = self._linked(now, sorted(self._sights, reverse=True))
         return Tracks(ids, stream.centred(now.junctions.pixels)).select(ids >= 0)
 
@@ -85,6 +85,8 @@ class JunctionLinks:
         return match_junctions(a.junctions, b.junctions, a_in_b, b_in_a)
 
 
-def _sight(gray: Image) -> _Sight:
+def _sight(stream: CameraStream, gray: Image) -> _Sight:
     small = shrink(gray)
-    return _Sight(find_junctions(gray), small, small.shape[1] / gray.shape[1], np.zeros(0, np.int64))
+    found = find_junctions(gray)
+    found = found.select(stream.clear(stream.centred(found.pixels)))
+    return _Sight(found, small, small.shape[1] / gray.shape[1], np.zeros(0, np.int64))

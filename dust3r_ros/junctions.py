@@ -48,6 +48,13 @@ class Junctions:
     heading: Array
     side: np.ndarray
 
+    def select(self, keep: np.ndarray) -> Junctions:
+        """The junctions under a mask (N,)."""
+        arms = keep[self.owner]
+        return Junctions(
+            self.pixels[keep], (np.cumsum(keep) - 1)[self.owner[arms]], self.heading[arms], self.side[arms]
+        )
+
 
 def no_junctions() -> Junctions:
     """Nothing meets."""

@@ -9,22 +9,26 @@ import numpy as np
 from dust3r_ros.alignment.cloud import Cloud
 from dust3r_ros.alignment.lens_refinement import refine_lenses
 from dust3r_ros.alignment.map_merge import merge_maps
-from dust3r_ros.alignment.refinement import refine
-from dust3r_ros.alignment.sparse_map import MAX_ERROR_PX, SparseMap
+from dust3r_ros.alignment.refinement import close_loop, refine
+from dust3r_ros.alignment.sparse_map import SparseMap
 from dust3r_ros.alignment.sparse_view import Focal
 from dust3r_ros.appearance import Appearance
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.calibrator import Calibrator
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.densifier import Densifier
-from dust3r_ros.errors import GeometryError
-from dust3r_ros.geometry.lens import Lens
-from dust3r_ros.geometry.pose import PnpResult
-from dust3r_ros.geometry.significance import by_chance
+from dust3r_ros.frame_finder import FrameFinder
+from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.keyframe_book import KeyframeBook
 from dust3r_ros.keyframes import YOUNG
 from dust3r_ros.landmark_cloud import landmark_cloud
+from dust3r_ros.landmark_saving import LandmarkSaving
 from dust3r_ros.linker import Linker
+from dust3r_ros.movers import Movers
+from dust3r_ros.neighbourhood import Neighbourhood
+from dust3r_ros.newcomers import Newcomers
+from dust3r_ros.outposts import Outposts
 from dust3r_ros.pair_graph import PairGraph
 from dust3r_ros.streams import CameraStream, KeyframeRecord
 from dust3r_ros.timing import StageTimer
@@ -33,14 +37,11 @@ from dust3r_ros.types import Array, Image, Keyframe
 
 _MAX_FIRST_KEYFRAMES = 8
 _CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
-_LIVE_STEPS = 10  # of an adjustment of the whole map while frames wait; the last one takes its time
 _LOOP_MATCHES = 25
 _LOOP_GAP_PX = 2.0  # less is drift that the window takes up
-_MAX_VAGUENESS = 0.01  # of a place that is recognised: standard deviation of the position over depth
-_LOOP_PRUNING_PX = (40.0, 12.0, 4.0)
 
 
-class MapBuilder:
+class MapBuilder(KeyframeBook):
     """Adds keyframes, keeps poses, focals, landmarks and depth consistent with each other."""
 
     def __init__(
@@ -51,17 +52,23 @@ class MapBuilder:
         self._appearance = appearance or Appearance()
         self.sparse = SparseMap(config.min_parallax_deg)
         self.graph = PairGraph(config)
-        self._records: list[KeyframeRecord] = []
+        super().__init__([])
         self._links = Linker(self.sparse, self._records, config)
         self._dense = Densifier(backend, self.sparse, self.graph, self._records, config, stage)
-        self._changed: set[int] = set()
+        self.movers = Movers(self.sparse, self._records, self._dense, config)
         self.initialised = False
         self.generation = 0  # counts how often the map was built anew or re-calibrated
         self._calibrator = Calibrator(self.sparse, self._records, config)
+        self.saving = LandmarkSaving(self.sparse, self.graph, self._records, self._dense, self._calibrator)
+        newcomers = Newcomers(self.sparse, config.seed)
+        self.outposts = Outposts(self.sparse, newcomers, self._calibrator)
+        self._near = Neighbourhood(self._records, config, self.sparse)
+        finder = FrameFinder(
+            self.sparse, self.graph, self._links, self._near, self._calibrator, newcomers, self._appearance, config
+        )
+        self.locate, self.relocalise, self.recall = finder.locate, finder.relocalise, finder.recall
+        self.welcomes = finder.welcomes
         self._broken = False
-
-    def __len__(self) -> int:
-        return len(self._records)
 
     @property
     def focals(self) -> list[Focal]:
@@ -89,11 +96,14 @@ class MapBuilder:
         """A length in the surroundings of a keyframe that grows when they do; NaN while unknown."""
         return self.sparse.median_depth(index)
 
-    def add_camera(self, stream: CameraStream, focal: float | None) -> None:
-        """A camera before its first frame; ``focal``: native pixels when known."""
-        value = (focal or float(max(stream.width, stream.height))) * stream.tracking_scale
-        lens = Lens(stream.long_edge / 2)
-        self.sparse.focals.append(Focal(value, value, std=0.0 if focal else float("inf"), fixed=bool(focal), lens=lens))
+    def add_camera(self, stream: CameraStream, focal: Focal) -> None:
+        """A camera before its first frame."""
+        self.sparse.focals.append(focal)
+
+    @property
+    def regions(self) -> int:
+        """Pieces of keyframes in which something moves."""
+        return self.movers.count
 
     def keyframe(self, index: int) -> Keyframe:
         """A keyframe as it stands now."""
@@ -118,16 +128,11 @@ class MapBuilder:
         """The landmarks with their colours."""
         return landmark_cloud(self.sparse, self._records)
 
-    def take_changed(self) -> tuple[Keyframe, ...]:
-        """Keyframes that changed since the last call, with new versions."""
-        indices, self._changed = sorted(self._changed), set()
-        for index in indices:
-            self._records[index].version += 1
-        return tuple(self.keyframe(index) for index in indices)
-
-    def mark_all(self) -> None:
-        """Every keyframe counts as changed."""
-        self._changed |= set(self.posed())
+    def move(self, new_S_old: Similarity) -> None:
+        """The whole map in other coordinates and another unit."""
+        self.sparse.move(pose(new_S_old.rotation, new_S_old.translation), new_S_old.scale)
+        self._dense.depths.rescale_all(new_S_old.scale)
+        self.mark_all()
 
     def shared_landmarks(self, other: MapBuilder, index: int) -> np.ndarray:
         """(K, 2) ids of landmarks, own and other's, that features of the other's keyframe ``index`` seem to share."""
@@ -146,31 +151,14 @@ class MapBuilder:
         self._links.absorb(other._links, merged.first_view, merged.ids)
         self.graph.absorb(other.graph)
         self._dense.take_over(other._dense, merged.first_view, own_S_other.scale)
-        self._adjusted(self._close_loop)
+        self._adjusted(lambda: close_loop(self.sparse))
         self.generation += 1
         self.mark_all()
         return merged.first_view, self.sparse.resolved_ids(merged.ids)
 
-    def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
-        """Pose of a frame from its tracked corners, None when as few agree as may by chance; ``near``: a guess."""
-        known = self.sparse.known(self.sparse.resolved(tracks))
-        try:
-            found = self.sparse.locate(stream.index, known, self._config.track_min_inliers, self._config.seed, near)
-        except GeometryError:
-            return None
-        return None if by_chance(found, self.sparse.points[known.ids], known.pixels, MAX_ERROR_PX) else found
-
-    def relocalise(self, stream: CameraStream, gray: Image, image: Image) -> tuple[PnpResult, Tracks] | None:
-        """Pose of a frame that lost its tracks, by what it sees of the last and of alike keyframes."""
-        features = stream.features(gray)
-        last = len(self._records) - 1
-        views = [last, *self.graph.lookalikes(self._appearance.describe(features), last)]
-        tracks = self._links.find_again(stream, gray, features, views)
-        result = self.locate(stream, tracks)
-        # A place that is seen again by a few far points only would bend the map.
-        if result is None or result.relative_std(self.sparse.points[self.sparse.known(tracks).ids]) > _MAX_VAGUENESS:
-            return None
-        return result, tracks
+    def positions(self, ids: np.ndarray) -> Array:
+        """(K, 3) where landmarks are, NaN where that is unknown."""
+        return self.sparse.points[self.sparse.resolved_ids(ids)]
 
     def add(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array | None
@@ -179,13 +167,14 @@ class MapBuilder:
         index = self.sparse.add(stream.index, no_tracks(), w_T_c)
         features = stream.features(gray)
         ids = self.sparse.new_ids(len(features.pixels))
-        self._records.append(KeyframeRecord(stamp_ns, stream, image, features, ids))
+        self._records.append(KeyframeRecord(stamp_ns, stream, image, features, ids, masked=stream.masked))
         self.sparse.observe(index, Tracks(ids, features.pixels))
         look = self._appearance.describe(features)
-        lookalikes = self.graph.lookalikes(look, index - self._config.pair_neighbours)
-        self.graph.add(look)
+        near = self._near.neighbours(index)
+        lookalikes = self.graph.lookalikes(look, index, [*self._near.recent(index), *near])
+        self.graph.add(look, near)
         with self._stage("match"):
-            links = self._links.connect(index, gray, tracks, self.graph.neighbours(index))
+            links = self._links.connect(index, gray, tracks, near)
         self._links.follow_from(index)
         if not self.initialised:
             seen = len(self.sparse.views[index].seen.ids) if index == 0 else links + len(tracks.ids)
@@ -195,7 +184,7 @@ class MapBuilder:
             if self.initialised:
                 self._rebuilt()
         else:
-            self._extend(index, stream, lookalikes)
+            self._extend(index, stream, near, lookalikes)
         return index
 
     def finish(self) -> None:
@@ -207,20 +196,24 @@ class MapBuilder:
             for stream in {record.stream.index: record.stream for record in self._records}.values():
                 self._calibrator.consider_lens(stream)
         self._changed |= self._dense.renew()
+        with self._stage("moving"):
+            self._changed |= self.movers.look_again()
 
     def _rebuilt(self) -> None:
         """Every pose is new: so is depth."""
         self.generation += 1
+        self.movers.forget()
         views = range(len(self._records))
         for index in views:
             self._dense.depths.clear(index)
         for index in views:
-            self._dense.densify(index, self.graph.neighbours(index))
+            self._dense.densify(index, self._near.neighbours(index))
         self._changed.update(views)
 
     def accepts(self, stream: CameraStream) -> bool:
-        """Whether a camera's frames may become keyframes now: a map starts from one camera."""
-        return self.initialised or all(record.stream is stream for record in self._records)
+        """Whether a camera's frames may become keyframes now: those of one camera, once that is sure those of all."""
+        founder = all(record.stream is stream for record in self._records[:1])
+        return founder or (self.initialised and self._calibrator.sure)
 
     @property
     def settling(self) -> bool:
@@ -232,7 +225,7 @@ class MapBuilder:
         """True when nothing can be built from the first keyframes: they are many, or the last sees nothing shared."""
         return not self.initialised and (self._broken or len(self._records) >= _MAX_FIRST_KEYFRAMES)
 
-    def _extend(self, index: int, stream: CameraStream, lookalikes: list[int]) -> None:
+    def _extend(self, index: int, stream: CameraStream, near: list[int], lookalikes: list[int]) -> None:
         view = self.sparse.views[index]
         with self._stage("match"):
             closed = [other for other in lookalikes if self._links.link(other, index, _LOOP_MATCHES) >= _LOOP_MATCHES]
@@ -240,43 +233,33 @@ class MapBuilder:
         if better is not None:
             view.w_T_c = better.w_T_c
         with self._stage("refine"):
-            recent = range(max(1, index + 1 - self._config.window), index + 1)
-            window = [recent_view for recent_view in recent if self.sparse.views[recent_view].w_T_c is not None]
+            recent = self._near.window(index, self._config.window)
+            window = [view for view in recent if view > 0 and self.sparse.views[view].w_T_c is not None]
             self.sparse.extend(window)
             if closed and self.sparse.disagreement(index) > _LOOP_GAP_PX:
-                self._adjusted(self._close_loop)
-            self._adjusted(lambda: refine(self.sparse, window, rounds=1, iterations=6), window)
+                self._adjusted(lambda: close_loop(self.sparse))
+            free = self._calibrator.joining
+            self._adjusted(lambda: refine(self.sparse, window, free_focal=free, rounds=1, iterations=6), window)
             self.sparse.extend(window)
+            own = self._calibrator.due(stream)
+            if own:
+                self._adjusted(lambda: self._calibrator.accustom(stream, own), own)
         if len(self._records) in _CALIBRATE_AT:
             with self._stage("calibrate"):
                 self._calibrate(stream)
-        self._changed |= {index} | self._dense.densify(index, [*self.graph.neighbours(index), *closed])
+        self._changed |= {index} | self._dense.densify(index, [*near, *closed])
+        with self._stage("moving"):
+            self._changed |= self.movers.look(index)
         self._dense.leave(index)
-
-    def _close_loop(self) -> None:
-        for limit in _LOOP_PRUNING_PX:
-            refine(self.sparse, free_focal=True, rounds=1, max_error_px=limit)
 
     def _calibrate(self, stream: CameraStream) -> None:
         """Whole map with free focals and lenses; while the focal may be wrong, also built anew from others."""
-        # While the focal may be wrong, it would bend the lens to fit.
-        if len(self._records) <= YOUNG:
-            self._adjusted(lambda: refine(self.sparse, free_focal=True, rounds=2, iterations=30, sharp=True))
-        else:
-            self._adjusted(lambda: refine_lenses(self.sparse, rounds=2, iterations=_LIVE_STEPS))
+        self._adjusted(self._calibrator.adjust)
         self.generation += 1
         if self._calibrator.improve(stream):
             self._rebuilt()
 
     def _adjusted(self, adjust: Callable[[], object], views: Sequence[int] | None = None) -> None:
         """Run an adjustment of ``views`` (all); depth follows the landmarks, moved keyframes are marked."""
-        chosen = self.sparse.posed() if views is None else views
-        before = {index: (self.sparse.views[index].w_T_c, self.sparse.median_depth(index)) for index in chosen}
-        adjust()
-        for index, (w_T_c, depth) in before.items():
-            if self.sparse.views[index].w_T_c is w_T_c:
-                continue
-            self._changed.add(index)
-            factor = self.sparse.median_depth(index) / depth
-            if np.isfinite(factor) and factor > 0:
-                self._dense.depths.rescale(index, factor)
+        chosen = self.sparse.posed() if views is None else sorted({*views, *self.outposts.views()})
+        self._changed |= self._dense.following((adjust, self.outposts.anchor), chosen)

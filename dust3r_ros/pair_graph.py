@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,12 +26,14 @@ class PairGraph:
         self._likeness: list[float] = []  # of keyframes with those before them
         self._weights: dict[tuple[int, int], float] = {}
         self._counts: Counter[str] = Counter()
+        self.connected: list[tuple[int, int]] = []  # pairs in the order in which they came, or weighed anew
 
-    def add(self, look: Array32) -> int:
-        """A new keyframe by its look; returns its index."""
+    def add(self, look: Array32, near: Sequence[int] | None = None) -> int:
+        """A new keyframe by its look; returns its index. ``near``: its neighbours, if not those just before."""
         index = self._append(look)
-        if index and look.any():
-            self._likeness.append(float(np.median(self._looks[self.neighbours(index)] @ look)))
+        near = self.neighbours(index) if near is None else near
+        if len(near) and look.any():
+            self._likeness.append(float(np.median(self._looks[near] @ look)))
         return index
 
     def _append(self, vector: Array32) -> int:
@@ -57,18 +60,26 @@ class PairGraph:
         self._likeness += other._likeness
         self._weights |= {(first + a, first + b): weight for (a, b), weight in other._weights.items()}
         self._counts += other._counts
+        self.connected += [(first + a, first + b) for a, b in other._weights]
         return first
 
     def neighbours(self, index: int) -> list[int]:
         """The keyframes just before, nearest first."""
         return list(range(index - 1, max(-1, index - 1 - self._config.pair_neighbours), -1))
 
-    def lookalikes(self, look: Array32, before: int) -> list[int]:
-        """Keyframes older than ``before`` that look alike, best first, one per neighbourhood."""
+    def lookalikes(self, look: Array32, before: int, apart_from: Sequence[int] = (), strict: bool = True) -> list[int]:
+        """Keyframes older than ``before`` that look alike, best first, one per neighbourhood.
+
+        Not ``strict``: however little they do.
+        """
+        while before - 1 in apart_from:
+            before -= 1
         if before <= 0 or self._config.pair_lookalikes == 0:
             return []
         scores = self._looks[: min(before, self._count)] @ look
+        scores[[index for index in apart_from if index < before]] = -1.0
         enough = self._config.lookalike_score * (float(np.median(self._likeness)) if self._likeness else 1.0)
+        enough = enough if strict else 0.0
         chosen: list[int] = []
         for index in np.argsort(-scores, kind="stable"):
             if scores[index] < enough or scores[index] <= 0 or len(chosen) == self._config.pair_lookalikes:
@@ -83,10 +94,26 @@ class PairGraph:
         if pair not in self._weights and cameras[0] == cameras[1]:
             self._counts[cameras[0]] += 1
         self._weights[pair] = weight
+        self.connected.append(pair)
 
     def count(self, camera: str) -> int:
         """How many pairs are of one camera."""
         return self._counts[camera]
+
+    @property
+    def likeness(self) -> list[float]:
+        """How alike keyframes are to those before them, in no order that matters."""
+        return self._likeness
+
+    def weight(self, pair: tuple[int, int]) -> float:
+        """How much a pair (first, second), first < second, weighs."""
+        return self._weights[pair]
+
+    def restore(self, looks: Sequence[Array32], likeness: Sequence[float]) -> None:
+        """Keyframes in place of none: their looks, and how alike neighbours were."""
+        for look in looks:
+            self._append(look)
+        self._likeness = list(likeness)
 
     @property
     def edges(self) -> list[tuple[int, int, float]]:

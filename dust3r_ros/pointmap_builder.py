@@ -21,21 +21,26 @@ from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.features import Features, matched
-from dust3r_ros.geometry.pose import PnpResult, solve_pnp
-from dust3r_ros.geometry.significance import by_chance
+from dust3r_ros.geometry.pose import PnpResult
+from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.keyframe_book import KeyframeBook
+from dust3r_ros.masks import Mask, without
+from dust3r_ros.neighbourhood import Neighbourhood
 from dust3r_ros.pair_graph import PairGraph
+from dust3r_ros.pointmap_frames import locate_corners
 from dust3r_ros.pointmap_keyframes import PointmapKeyframes
+from dust3r_ros.pointmap_saving import PointmapSaving
 from dust3r_ros.streams import CameraStream, KeyframeRecord
 from dust3r_ros.timing import StageTimer
 from dust3r_ros.tracking import Tracks, join, no_tracks
 from dust3r_ros.types import Array, Image, Keyframe, PairPrediction, View
 
-_MAX_ERROR_PX = 4.0
+_FACING = 0.5  # cosine of the angle between axes of views that may see the same
 _MIN_SEEN = 0.1  # of an image, with confidence, before its pair with a keyframe tells where it is
 _MAX_ATTEMPTS = 8  # second keyframes that do not go with the first one
 
 
-class PointmapBuilder:
+class PointmapBuilder(KeyframeBook):
     """Adds keyframes by the pointmaps of their pairs; the interface is that of ``MapBuilder``."""
 
     def __init__(
@@ -48,12 +53,11 @@ class PointmapBuilder:
         self.generation = 0
         self._aligner = IncrementalAligner(config.window)
         self._keyframes = PointmapKeyframes(self._aligner, config.min_confidence)
-        self._changed: set[int] = set()
+        super().__init__(self._keyframes.records)
+        self.saving = PointmapSaving(self._aligner, self._keyframes, self.graph)
+        self._near = Neighbourhood(self._keyframes.records, config)
         self._doubtful: dict[tuple[int, int], float] = {}  # weights of loop pairs that are not believed yet
         self._attempts = 0
-
-    def __len__(self) -> int:
-        return len(self._keyframes)
 
     @property
     def initialised(self) -> bool:
@@ -79,10 +83,9 @@ class PointmapBuilder:
         """Whether a camera's frames may become keyframes now: any camera's may."""
         return True
 
-    def add_camera(self, stream: CameraStream, focal: float | None) -> None:
-        """A camera before its first frame; ``focal``: native pixels when known."""
-        value = (focal or float(max(stream.width, stream.height))) * stream.tracking_scale
-        self.focals.append(Focal(value, value, std=0.0 if focal else float("inf"), fixed=bool(focal)))
+    def add_camera(self, stream: CameraStream, focal: Focal) -> None:
+        """A camera before its first frame."""
+        self.focals.append(focal)
 
     def pose(self, index: int) -> Array | None:
         """``w_T_c`` (4, 4) of a keyframe, None while unknown."""
@@ -96,58 +99,52 @@ class PointmapBuilder:
         """A length in the surroundings of a keyframe that grows when they do."""
         return self._aligner.scale(index)
 
+    regions = 0  # pieces of keyframes in which something moves: a network's depth is not asked for them
+
     def keyframe(self, index: int) -> Keyframe:
         """A keyframe as it stands now."""
-        return self._keyframes.keyframe(index, self.focals[self._keyframes.records[index].stream.index])
+        return self._keyframes.keyframe(index, self.focals[self._records[index].stream.index])
 
-    def take_changed(self) -> tuple[Keyframe, ...]:
-        """Keyframes that changed since the last call, with new versions."""
-        indices, self._changed = sorted(self._changed), set()
-        for index in indices:
-            self._keyframes.records[index].version += 1
-        return tuple(self.keyframe(index) for index in indices)
-
-    def mark_all(self) -> None:
-        """Every keyframe counts as changed."""
-        self._changed |= set(self.posed())
+    def move(self, new_S_old: Similarity) -> None:
+        """The whole map in other coordinates and another unit."""
+        self._aligner.move({i: new_S_old.matrix @ w_S for i, w_S in enumerate(self._aligner.map.similarities)})
+        self.mark_all()
 
     def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
         """Pose of a frame from corners of keyframes with known depth, None when too few agree; ``near``: a guess."""
         if not self.initialised:
             return None
         points = self._keyframes.points(tracks.ids, self.focals)
-        known = np.isfinite(points[:, 0])
-        points, pixels = points[known], tracks.pixels[known]
-        try:
-            found = solve_pnp(
-                points,
-                pixels,
-                self.focals[stream.index].value,
-                (0.0, 0.0),
-                threshold_px=_MAX_ERROR_PX,
-                min_inliers=self._config.track_min_inliers,
-                seed=self._config.seed,
-                near=near,
-            )
-        except GeometryError:
-            return None
-        return None if by_chance(found, points, pixels, _MAX_ERROR_PX) else found
+        return locate_corners(points, tracks.pixels, self.focals[stream.index], stream.long_edge, self._config, near)
 
-    def relocalise(self, stream: CameraStream, gray: Image, image: Image) -> tuple[PnpResult, Tracks] | None:
+    def relocalise(
+        self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None
+    ) -> tuple[PnpResult, Tracks] | None:
         """Pose of a frame that lost its corners: by features of keyframes that look alike, else by their pointmaps."""
-        features = stream.features(gray)
-        last = len(self._keyframes) - 1
-        candidates = [last, *self.graph.lookalikes(self._appearance.describe(features), last)]
-        found = [no_tracks()]
-        for index in candidates:
-            pairs = matched(self._keyframes.records[index].features, features)
-            found.append(Tracks(self._keyframes.records[index].feature_ids[pairs[:, 0]], features.pixels[pairs[:, 1]]))
-        tracks = reduce(join, found).unique()
-        result = self.locate(stream, tracks)
+        tracks = self.recall(stream, gray)
+        result = self.locate(stream, tracks, near)
         if result is not None:
             return result, tracks
-        result = self._attach(stream, image, candidates)
+        result = self._attach(stream, image, self._candidates(stream, gray))
         return None if result is None else (result, no_tracks())
+
+    def recall(self, stream: CameraStream, gray: Image) -> Tracks:
+        """What an image seems to see of the map by its features."""
+        features, records = stream.features(gray), self._keyframes.records
+        found = [no_tracks()]
+        for index in self._candidates(stream, gray):
+            pairs = matched(records[index].features, features)
+            found.append(Tracks(records[index].feature_ids[pairs[:, 0]], features.pixels[pairs[:, 1]]))
+        return reduce(join, found).unique()
+
+    def positions(self, ids: np.ndarray) -> Array:
+        """(K, 3) where corners are, NaN where that is unknown."""
+        return self._keyframes.points(ids, self.focals)
+
+    def _candidates(self, stream: CameraStream, gray: Image) -> list[int]:
+        newest = self._near.newest(stream)
+        look = self._appearance.describe(stream.features(gray))
+        return [*newest, *self.graph.lookalikes(look, len(self._keyframes), newest)]
 
     def add(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array | None
@@ -155,12 +152,12 @@ class PointmapBuilder:
         """A new keyframe; None, and nothing added, when its pairs do not place it. ``w_T_c`` is not needed."""
         index = len(self._keyframes)
         self._backend.add(View(index, stream.name, image))
-        near = self.graph.neighbours(index)
+        near = self._near.neighbours(index, stream, lambda other: self._faces(w_T_c, other))
         features = stream.features(gray)
         look = self._appearance.describe(features)
-        far = self.graph.lookalikes(look, index - self._config.pair_neighbours)
+        far = self.graph.lookalikes(look, index, [*self._near.recent(index), *near])
         with self._stage("predict"):
-            pairs, loops = (self._predict(index, others) for others in (near, far))
+            pairs, loops = (self._predict(index, others, stream.masked) for others in (near, far))
         try:
             with self._stage("align"):
                 self._tell_focal(stream)
@@ -169,9 +166,9 @@ class PointmapBuilder:
             self._backend.forget(index)
             self._attempts += 1
             return None
-        self.graph.add(look)
+        self.graph.add(look, near)
         self._record(stamp_ns, stream, image, features)
-        self._connect([*pairs, *loops], update)
+        self._connect(pairs, loops, update)
         self._take(update, {index, *near})
         self._backend.forget(index - self._config.window)
         if index == 1:
@@ -219,14 +216,15 @@ class PointmapBuilder:
         if focal.fixed and not self._keyframes.has_sent(stream):
             self._aligner.set_focal(stream.name, stream.focal_to_working(focal.value))
 
-    def _predict(self, index: int, others: Sequence[int]) -> list[PairPrediction]:
-        """Pairs of a keyframe with others, both orders; views that were let go are handed over anew."""
+    def _predict(self, index: int, others: Sequence[int], masked: Mask | None) -> list[PairPrediction]:
+        """Pairs of a new view, ``masked`` or not, with keyframes, both orders; views let go are handed over anew."""
         for other in others:
             if not self._backend.has(other):
-                record = self._keyframes.records[other]
+                record = self._records[other]
                 self._backend.add(View(other, record.stream.name, record.image))
         pairs = [pair for other in others for pair in ((other, index), (index, other))]
-        predictions = self._backend.predict(pairs, {}) if pairs else []
+        masks = {index: masked} | {other: self._records[other].masked for other in others}
+        predictions = [without(pair, masks) for pair in self._backend.predict(pairs, {})] if pairs else []
         for other in others:
             if other <= index - self._config.window:
                 self._backend.forget(other)
@@ -237,18 +235,25 @@ class PointmapBuilder:
         count, known = self._config.track_corners, len(features.pixels)
         corners = stream.corners(max(0, count - known), features.pixels)
         tracks = self._keyframes.new_ids(np.concatenate([features.pixels, corners]))
-        self._keyframes.records.append(KeyframeRecord(stamp_ns, stream, image, features, tracks.ids[:known]))
+        record = KeyframeRecord(stamp_ns, stream, image, features, tracks.ids[:known], masked=stream.masked)
+        self._keyframes.records.append(record)
         spread = np.linspace(0, len(tracks.ids) - 1, min(len(tracks.ids), count)).astype(int)
         stream.anchor(tracks.select(spread))
 
-    def _connect(self, pairs: Sequence[PairPrediction], update: AlignmentUpdate) -> None:
+    def _faces(self, w_T_c: Array | None, other: int) -> bool:
+        """Whether a view at ``w_T_c`` looks roughly where a keyframe does; where its pose is unknown it may."""
+        w_T_o = self.pose(other)
+        return w_T_c is None or w_T_o is None or bool(w_T_c[:3, 2] @ w_T_o[:3, 2] > _FACING)
+
+    def _connect(
+        self, pairs: Sequence[PairPrediction], loops: Sequence[PairPrediction], update: AlignmentUpdate
+    ) -> None:
         """Remember which pairs count: those with neighbours that were kept, loops once they are closed."""
         off = {(edge.first, edge.second) for edge in update.switched_off}
-        nearest = len(self._keyframes) - 1 - self._config.pair_neighbours
-        for pair in pairs:
+        for pair in [*pairs, *loops]:
             ends = (pair.first, pair.second)
             weight = float(np.mean(np.log(pair.confidence_first)) + np.mean(np.log(pair.confidence_second)))
-            if min(ends) < nearest:
+            if any(pair is loop for loop in loops):
                 self._doubtful[ends] = weight
             elif ends not in off:
                 self._graph_edge(ends, weight)
@@ -258,7 +263,7 @@ class PointmapBuilder:
             self._doubtful.pop(ends, None)
 
     def _graph_edge(self, ends: tuple[int, int], weight: float) -> None:
-        first, second = (self._keyframes.records[end].stream.name for end in ends)
+        first, second = (self._records[end].stream.name for end in ends)
         self.graph.connect(*ends, weight, (first, second))
 
     def _take(self, update: AlignmentUpdate, touched: set[int]) -> None:
@@ -278,8 +283,9 @@ class PointmapBuilder:
         new = len(self._keyframes)
         with self._stage("predict"):
             self._backend.add(View(new, stream.name, image))
-            pairs = [pair for pair in self._predict(new, candidates) if pair.second == new and self._sees(pair)]
+            pairs = self._predict(new, candidates, stream.masked)
             self._backend.forget(new)
+        pairs = [pair for pair in pairs if pair.second == new and self._sees(pair)]
         placed = {index: PlacedView(self._aligner.pose(index), *self._keyframes.depth(index)) for index in candidates}
         try:
             focal = stream.focal_to_working(self.focals[stream.index].value)
@@ -287,6 +293,5 @@ class PointmapBuilder:
         except GeometryError:
             return None
 
-    def _sees(self, pair: PairPrediction) -> bool:
-        """Whether the second view of a pair shows what the first one does."""
+    def _sees(self, pair: PairPrediction) -> bool:  # whether its second view shows what the first one does
         return bool(np.mean(pair.confidence_second > self._config.min_confidence) > _MIN_SEEN)

@@ -37,6 +37,7 @@ class PointmapKeyframes:
         self._aligner, self._min_confidence = aligner, min_confidence
         self._corners: list[_Corners] = []
         self._settled: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # canonical depth and confidence
+        self._restored: set[int] = set()
         self._next_id = 0
 
     def __len__(self) -> int:
@@ -48,6 +49,29 @@ class PointmapKeyframes:
         self._corners.append(_Corners(self._next_id, offsets))
         self._next_id += len(offsets)
         return Tracks(ids, offsets)
+
+    def corners(self, index: int) -> tuple[int, Array]:
+        """The first id of a keyframe's corners, and their offsets (N, 2)."""
+        return self._corners[index].first_id, self._corners[index].offsets
+
+    def canonical(self, index: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Canonical depth and confidence (H, W) of a keyframe, the same object until they change; None: unknown."""
+        return self._aligner.depth(index) or self._settled.get(index)
+
+    def pixels(self, index: int) -> object:
+        """Another object whenever a keyframe's canonical depth changes; None for that of another session."""
+        return None if index in self._restored else self.canonical(index)
+
+    def restore(
+        self, record: KeyframeRecord, offsets: Array, depth: Array32 | None, confidence: Array32 | None
+    ) -> None:
+        """The next keyframe of another session: its corners (N, 2), and its canonical depth, which is final."""
+        index = len(self.records)
+        record.feature_ids = self.new_ids(offsets).ids[: len(record.features.pixels)]
+        self.records.append(record)
+        if depth is not None and confidence is not None:
+            self._settled[index] = depth.astype(np.float16), confidence.astype(np.float16)
+        self._restored.add(index)
 
     def settle(self, change: KeyframeUpdate) -> None:
         """Keep depth that is final, where an update brings it."""

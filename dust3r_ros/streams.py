@@ -13,6 +13,7 @@ from dust3r_ros.features import Features, extract
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.geometry.resize import Resize
+from dust3r_ros.masks import ImageMask, Mask
 from dust3r_ros.tracking import CornerTracker, Tracks, no_tracks
 from dust3r_ros.types import Array, Array32, Image
 
@@ -22,7 +23,8 @@ class KeyframeRecord:
     """What a keyframe is made of besides pose and depth.
 
     ``image``: working image (H, W, 3) RGB. ``features``: offsets from the principal point, in pixels
-    of the tracked image; ``feature_ids``: the landmarks made for them.
+    of the tracked image; ``feature_ids``: the landmarks made for them. ``masked`` and ``moving``: which pixels
+    (H, W) are left out, as the camera's mask said and since they turned out to move; None: none.
     """
 
     stamp_ns: int
@@ -31,6 +33,15 @@ class KeyframeRecord:
     features: Features
     feature_ids: np.ndarray
     version: int = 0
+    masked: Mask | None = None
+    moving: Mask | None = None
+
+    @property
+    def left_out(self) -> Mask | None:
+        """Which pixels (H, W) are left out for either reason; None: none."""
+        if self.masked is None or self.moving is None:
+            return self.moving if self.masked is None else self.masked
+        return self.masked | self.moving
 
 
 class CameraStream:
@@ -49,6 +60,7 @@ class CameraStream:
         self._tracking_size = (round(width * self.tracking_scale), round(height * self.tracking_scale))
         self._rectification: tuple[Lens, Array32, np.ndarray] | None = None
         self._described: tuple[Image, Features] | None = None
+        self._mask: ImageMask | None = None  # of the last image
         self._center = np.array(center_of(self._tracking_size[1], self._tracking_size[0]))
         self.restart()
 
@@ -58,12 +70,13 @@ class CameraStream:
         self._anchor = no_tracks()  # corners as the last keyframe saw them
 
     def follow(self, gray: Image) -> Tracks:
-        """Corners of the image before as offsets in ``gray``."""
-        return self._offsets(self._tracker.follow(gray))
+        """Corners of the image before as offsets in ``gray``; those that came to lie under its mask are dropped."""
+        tracks = self._tracker.follow(gray)
+        return self._offsets(tracks if self._mask is None else self._tracker.drop(self._mask.clear))
 
     def corners(self, count: int, apart_from: Array) -> Array:
         """At most ``count`` new corners of the last image, away from offsets (M, 2); offsets (N, 2)."""
-        return self.centred(self._tracker.corners(count, apart_from + self._center))
+        return self.centred(self._tracker.corners(count, apart_from + self._center, self._mask))
 
     def anchor(self, tracks: Tracks) -> None:
         """The last image became a keyframe: follow these corners of it; motion and overlap count from here."""
@@ -79,12 +92,29 @@ class CameraStream:
         return Tracks(tracks.ids, self.centred(tracks.pixels))
 
     @property
+    def half_size(self) -> Array:
+        """(2,) of the tracked image, pixels: how far its borders are from the middle."""
+        return np.array(self._tracking_size) / 2.0
+
+    @property
     def long_edge(self) -> int:
         """Long edge of the tracked image, pixels."""
         return max(self._tracking_size)
 
-    def gray(self, image: Image) -> Image:
-        """The tracked image (H, W) uint8. Raises ``InputError`` for another size than the first image had."""
+    @property
+    def masked(self) -> Mask | None:
+        """Which pixels (H, W) of the last working image its mask leaves out; None: none."""
+        return None if self._mask is None else self._mask.working
+
+    def clear(self, offsets: Array) -> Mask:
+        """(N,) which offsets (N, 2) in the last image are away from its mask."""
+        return np.ones(len(offsets), bool) if self._mask is None else self._mask.clear(offsets + self._center)
+
+    def gray(self, image: Image, mask: Image | None = None) -> Image:
+        """The tracked image (H, W) uint8, which with its ``mask`` (as ``check_mask`` has it) is the last one now.
+
+        Raises ``InputError`` for another size than the first image had.
+        """
         if image.shape != (self.height, self.width, 3):
             raise InputError(
                 f"camera '{self.name}' changed from {self.width}x{self.height} to {image.shape[1]}x{image.shape[0]} "
@@ -93,6 +123,7 @@ class CameraStream:
         gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         if self._tracking_size != (self.width, self.height):
             gray = cv2.resize(gray, self._tracking_size, interpolation=cv2.INTER_AREA)
+        self._mask = None if mask is None else ImageMask.of(mask, self._tracking_size, self.resize)
         return gray
 
     def centred(self, pixels: Array) -> Array:
@@ -102,7 +133,7 @@ class CameraStream:
     def features(self, gray: Image) -> Features:
         """Features of a tracked image, as offsets; those of the last image asked for are at hand."""
         if self._described is None or self._described[0] is not gray:
-            found = extract(gray)
+            found = extract(gray, mask=self._mask)
             self._described = gray, Features(self.centred(found.pixels), found.descriptors)
         return self._described[1]
 
@@ -120,6 +151,23 @@ class CameraStream:
     def shown(self, lens: Lens) -> np.ndarray | None:
         """Where rectified images show anything (H, W), as ``rectified`` says it."""
         return None if lens.plain else self._lookup(lens, self.resize.height, self.resize.width)[1]
+
+    def straightened(self, mask: Mask, lens: Lens) -> Mask:
+        """A mask (H, W) of the working image as ``rectified`` shows it."""
+        if lens.plain:
+            return mask
+        at, _ = self._lookup(lens, *mask.shape)
+        return np.asarray(cv2.remap(mask.astype(np.uint8), at, None, cv2.INTER_NEAREST)).astype(bool)
+
+    def bent(self, mask: Mask, lens: Lens) -> Mask:
+        """A mask (H, W) of the rectified image as the working image shows it: the way back of ``straightened``."""
+        if lens.plain:
+            return mask
+        height, width = mask.shape
+        native = self.resize.to_native(pixel_grid(height, width).reshape(-1, 2))
+        seen = (native + 0.5) * self.tracking_scale - 0.5 - self._center
+        at = self.to_working(lens.ideal(seen)).reshape(height, width, 2).astype(np.float32)
+        return np.asarray(cv2.remap(mask.astype(np.uint8), at, None, cv2.INTER_NEAREST)).astype(bool)
 
     def _lookup(self, lens: Lens, height: int, width: int) -> tuple[Array32, np.ndarray]:
         """Where pixels of the rectified working image come from (H, W, 2), and whether that is in the image (H, W)."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from dust3r_ros.features import epipolar_inliers
+from dust3r_ros.masks import MARGIN_PX, ImageMask
 from dust3r_ros.types import Array, Array32, Image
 
 _WINDOW = (21, 21)
@@ -81,12 +83,19 @@ class CornerTracker:
         self._gray, self._small = gray, small
         return self.tracks
 
-    def corners(self, count: int, apart_from: Array) -> Array:
-        """At most ``count`` new corners (N, 2) of the last image, away from pixels (M, 2)."""
+    def drop(self, keep: Callable[[Array], np.ndarray]) -> Tracks:
+        """Go on with the corners that ``keep`` says of their pixels (N, 2)."""
+        self.tracks = self.tracks.select(keep(self.tracks.pixels))
+        return self.tracks
+
+    def corners(self, count: int, apart_from: Array, image_mask: ImageMask | None = None) -> Array:
+        """At most ``count`` new corners (N, 2) of the last image, away from pixels (M, 2) and from its mask."""
         assert self._gray is not None, "an image comes first"
         if count <= 0:
             return np.zeros((0, 2))
         mask = np.full(self._gray.shape, 255, np.uint8)
+        if image_mask is not None:
+            mask[image_mask.distance <= MARGIN_PX] = 0
         for u, v in np.round(apart_from).astype(int):
             cv2.circle(mask, (int(u), int(v)), _SPACING_PX, 0, -1)
         corners = cv2.goodFeaturesToTrack(self._gray, count, 0.003, _SPACING_PX, mask=mask)

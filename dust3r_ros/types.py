@@ -8,6 +8,7 @@ nanoseconds. Pixel centres lie at integer coordinates, so the middle of an image
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -21,12 +22,33 @@ Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What somebody measured of a camera: a CameraInfo with K[0] > 0, or a calibration file.
+
+    ``fx``, ``fy``, ``cx``, ``cy`` in pixels of a raw image of ``width`` x ``height``. ``model`` is the
+    distortion model as ROS names it (plumb_bob, rational_polynomial, equidistant), ``coefficients``
+    its D; empty: no distortion.
+    """
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    model: str = "plumb_bob"
+    coefficients: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Camera:
     """Estimated camera as it takes its images: square pixels, a principal point and a lens.
 
     ``width``, ``height`` (pixels) say at which resolution ``focal`` (pixels) holds.
     ``focal_std`` (pixels) is its standard deviation, infinite while nothing supports it;
     ``support`` counts the keyframe pairs that do. ``fixed`` is true for a focal that was given.
+    ``given`` is what somebody measured, 0 for nothing, with the standard deviation ``given_std``; then ``told``
+    is what the images alone say, 0 as long as they do not, with ``told_std``. All in pixels.
     ``principal_offset`` (pixels) is the principal point, from the middle of the image.
     ``distortion`` are Brown's k1, k2, k3 as OpenCV and ROS (plumb_bob) have them: what a pinhole sees
     at x (from the principal point, in focal lengths), the lens shows at x (1 + k1 r^2 + k2 r^4 + k3 r^6),
@@ -42,6 +64,17 @@ class Camera:
     fixed: bool = False
     principal_offset: tuple[float, float] = (0.0, 0.0)
     distortion: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    given: float = 0.0
+    given_std: float = 0.0
+    told: float = 0.0
+    told_std: float = float("inf")
+
+    @property
+    def disagreement(self) -> float:
+        """How far the images are from the given focal, in standard deviations of both; 0 where one is missing."""
+        if self.given <= 0 or self.told <= 0:
+            return 0.0
+        return abs(self.told - self.given) / math.hypot(self.told_std, self.given_std)
 
     @property
     def center(self) -> tuple[float, float]:
@@ -50,10 +83,38 @@ class Camera:
         return (self.width - 1) / 2.0 + x, (self.height - 1) / 2.0 + y
 
     @property
+    def calibration(self) -> Calibration:
+        """The same as a calibration file has it."""
+        (cx, cy), (k1, k2, k3) = self.center, self.distortion
+        coefficients = (k1, k2, 0.0, 0.0, k3) if any(self.distortion) else ()
+        return Calibration(self.width, self.height, self.focal, self.focal, cx, cy, "plumb_bob", coefficients)
+
+    @property
     def matrix(self) -> Array:
         """(3, 3) intrinsics K."""
         cx, cy = self.center
         return np.array([[self.focal, 0.0, cx], [0.0, self.focal, cy], [0.0, 0.0, 1.0]])
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One image, RGB (H, W, 3) uint8 at native resolution, and what else a robot knows at its stamp.
+
+    ``mask`` (H, W) uint8: pixels that are not 0 are left out of poses, focal and map. ``o_T_c`` (4, 4):
+    the camera's optical frame in the odometry's frame, metres. ``up`` (3,): unit vector against
+    gravity, in the camera's optical frame. ``depth`` (h, w) float32, metres, 0 or NaN where there is none,
+    registered to the image (shape alike, size may differ). ``points`` (N, 3): measured points, metres, in
+    the camera's optical frame. What is None is not known.
+    """
+
+    stamp_ns: int
+    camera: str
+    image: Image
+    mask: Image | None = None
+    o_T_c: Array | None = None
+    up: Array | None = None
+    depth: Array32 | None = None
+    points: Array32 | None = None
 
 
 @dataclass(frozen=True, eq=False)

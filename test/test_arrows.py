@@ -16,16 +16,20 @@ MAX_LINES = 300
 
 # From the leaves up. A part imports parts of its own layer and of those below.
 LAYERS = (
-    ("errors", "types", "config", "timing", "geometry"),
+    ("errors", "types", "config", "timing", "geometry", "masks", "transform_buffer"),
     (
         "appearance", "features", "network", "keyframes", "pair_graph", "tracking", "streams", "alignment", "backends",
-        "junctions", "junction_links", "linker",
+        "junctions", "junction_links", "linker", "attitude", "camera_info", "companion_match", "companions",
+        "occupancy",
     ),
     (
-        "densifier", "landmark_cloud", "frame_log", "calibrator", "map_builder",
-        "pointmap_builder", "pointmap_keyframes", "atlas", "mapper",
+        "densifier", "left_out", "movers", "moving", "landmark_cloud", "landmark_saving", "live_map", "map_state", "pointmap_saving",
+        "frame_log", "calibrator", "map_builder",
+        "pointmap_builder", "pointmap_frames", "pointmap_keyframes", "atlas", "cameras", "search", "keyframe_book", "localising", "map_view",
+        "rig", "neighbourhood", "newcomers", "outposts", "frame_finder",
+        "metric", "mapper",
     ),
-    ("io", "scenes", "replay"),
+    ("calibrations", "io", "keeper", "replay", "scenes", "session", "session_files", "stamp_order"),
     ("evaluation", "training"),
     ("cli", "node"),
 )

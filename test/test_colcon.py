@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILT = (".git", ".venv", "build", "install", "log", "demo_output", "results", "__pycache__", ".*_cache", "*.egg-info")
-SHARED_FOLDERS = ("launch", "config", "rviz")
+SHARED_FOLDERS = ("launch", "config", "foxglove", "rviz")
 
 
 def _missing() -> str:
@@ -129,12 +129,12 @@ def test_launch_config_and_rviz_are_installed(prefix: Path) -> None:
     share = prefix / "share" / "dust3r_ros"
     source = {path.relative_to(ROOT) for folder in SHARED_FOLDERS for path in (ROOT / folder).rglob("*.*")}
     names = {path.as_posix() for path in source if "__pycache__" not in path.parts}
-    assert {"launch/dust3r.launch.py", "config/dust3r.yaml", "rviz/dust3r.rviz"} <= names
+    assert {"launch/dust3r.launch.py", "config/dust3r.yaml", "foxglove/dust3r.json", "rviz/dust3r.rviz"} <= names
     assert {name for name in names if not (share / name).is_file()} == set()
 
 
 def test_the_offline_command_is_on_the_path(sourced: Mapping[str, str], prefix: Path, tmp_path: Path) -> None:
-    for name in ("dust3r-map", "dust3r-eval"):
+    for name in ("dust3r-map", "dust3r-eval", "dust3r-export"):
         command = shutil.which(name, path=sourced["PATH"])
         assert command is not None and Path(command).is_relative_to(prefix)
         done = subprocess.run(

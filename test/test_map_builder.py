@@ -6,11 +6,14 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 from scoring import alignment, path_length
 from sequences import SMALL, walk
 
+from dust3r_ros.alignment.sparse_view import Focal
 from dust3r_ros.backends import make_backend
 from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.map_builder import MapBuilder
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.streams import CameraStream
@@ -25,7 +28,7 @@ class Driver:
         self.sequence = sequence
         self.builder = MapBuilder(SMALL, make_backend(SMALL), no_timer)
         self.stream = CameraStream("camera", 0, sequence.width, sequence.height, SMALL)
-        self.builder.add_camera(self.stream, sequence.focal)
+        self.builder.add_camera(self.stream, Focal(sequence.focal, sequence.focal, std=0.0, fixed=True))
 
     def add(self, frames: Iterable[int]) -> None:
         for frame in frames:
@@ -121,3 +124,60 @@ def test_the_last_refinement_moves_little_and_breaks_nothing(built: Driver) -> N
         assert (keyframe.depth > 0).mean() > 0.2
     _, distances = alignment(built.keyframes(), built.sequence)
     assert np.sqrt(np.mean(distances**2)) < 0.01 * path_length(built.sequence)
+
+
+NEW_S_OLD = Similarity(3.7, Rotation.from_rotvec([0.3, -0.2, 1.1]).as_matrix(), np.array([4.0, -2.0, 9.0]))
+
+
+def check_moved(before: list, after: list, tolerance: float) -> None:
+    """Keyframes are the same ones, in other coordinates."""
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_allclose(new.w_T_c[:3, :3], NEW_S_OLD.rotation @ old.w_T_c[:3, :3], atol=tolerance)
+        np.testing.assert_allclose(new.w_T_c[:3, 3], NEW_S_OLD.apply(old.w_T_c[:3, 3]), atol=3.7 * tolerance)
+        both = (old.depth > 0) & (new.depth > 0)
+        assert both.mean() > 0.2 and both.sum() >= 0.98 * max((old.depth > 0).sum(), (new.depth > 0).sum())
+        ratio = new.depth[both] / old.depth[both]
+        np.testing.assert_allclose(np.percentile(ratio, [2, 50, 98]), 3.7, rtol=max(10 * tolerance, 1e-6))
+
+
+@pytest.fixture(scope="module")
+def moved(sequence: RenderedSequence) -> tuple[Driver, Driver]:
+    """Twice the same map; the second one has been moved after its fourth keyframe."""
+    stayed, moved = Driver(sequence), Driver(sequence)
+    for driver in (stayed, moved):
+        driver.add(range(0, 10, 3))
+        driver.builder.take_changed()
+    moved.builder.move(NEW_S_OLD)
+    return stayed, moved
+
+
+def test_a_move_takes_all_of_the_map_along(moved: tuple[Driver, Driver]) -> None:
+    stayed, other = moved
+    check_moved(stayed.keyframes(), other.keyframes(), 1e-12)
+    found = other.builder.landmarks().points
+    np.testing.assert_allclose(found, NEW_S_OLD.apply(stayed.builder.landmarks().points), rtol=1e-5, atol=1e-4)
+    assert len(found) > 50
+    for index in range(4):
+        assert other.builder.unit(index) == pytest.approx(3.7 * stayed.builder.unit(index))
+    changed = other.builder.take_changed()
+    assert [keyframe.index for keyframe in changed] == list(range(4)), "all in one update"
+    assert stayed.builder.take_changed() == ()
+
+
+def test_a_moved_map_grows_as_if_it_had_stayed(moved: tuple[Driver, Driver]) -> None:
+    stayed, other = moved
+    for driver in moved:
+        driver.add(range(12, 22, 3))
+        driver.builder.finish()
+    check_moved(stayed.keyframes(), other.keyframes(), 2e-3)
+    assert stayed.builder.graph.edges == other.builder.graph.edges
+
+
+def test_a_map_that_has_not_begun_can_be_moved(sequence: RenderedSequence) -> None:
+    driver = Driver(sequence)
+    driver.builder.move(NEW_S_OLD)
+    driver.add([0])
+    driver.builder.move(NEW_S_OLD)
+    assert driver.builder.pose(0) is None and driver.builder.take_changed() == ()
+    driver.add([3, 6, 9])
+    assert len(driver.builder.posed()) == 4

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import dust3r_ros
+from dust3r_ros.node.interface import INPUTS, OUTPUTS, SERVICES
 
 ROOT = Path(__file__).resolve().parents[1]
 # ROS and Python packages that go by another name in package.xml.
@@ -22,15 +23,27 @@ ROSDEP = {
     "cv2": "python3-opencv",
     "matplotlib": "python3-matplotlib",
     "numpy": "python3-numpy",
+    "hypothesis": "python3-hypothesis",
+    "plyfile": "python3-plyfile-pip",
+    "pytest": "python3-pytest",
     "rosbags": "python3-rosbags-pip",
     "scipy": "python3-scipy",
     "tqdm": "python3-tqdm",
     "yaml": "python3-yaml",
 }
+# Named in package.xml although nothing imports or launches them, and why.
+NEEDED = {
+    "ament_cmake_pytest": "CMakeLists.txt",
+    "python3-pytest-timeout": "timeout in pyproject.toml",
+    "ros2launch": "ros2 launch",
+    "rosbag2": "ros2 bag in launch files",
+    "rosbag2_storage_mcap": "bags of ros2 bag record -s mcap",
+    "rosidl_default_runtime": "generated messages",
+}
 # Names on the index of those that differ from the name imported.
-DISTRIBUTION = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
+DISTRIBUTION = {"PIL": "pillow", "cv2": "opencv-python-headless", "rerun": "rerun-sdk", "yaml": "pyyaml"}
 # Of the extras: not needed by the node, and not packaged for ROS (torch, safetensors, evo).
-OPTIONAL = {"evo", "matplotlib", "safetensors", "torch"}
+OPTIONAL = {"evo", "h5py", "matplotlib", "rerun", "safetensors", "torch"}
 
 
 def _imports(folder: str) -> set[str]:
@@ -89,11 +102,40 @@ def test_what_is_imported_is_in_package_xml(folder: str, manifest: ElementTree.E
     assert {ROSDEP.get(name, name) for name in imported - OPTIONAL} - declared == set()
 
 
+def _started() -> set[str]:
+    """Packages whose executables or files launch files name."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "launch").glob("*.py"))
+    return set(
+        re.findall(r"(?:package=|FindPackage(?:Share|Prefix)\(|get_package_share_directory\()[\"'](\w+)[\"']", text)
+    )
+
+
 def test_launch_files_start_only_packages_of_package_xml(manifest: ElementTree.Element) -> None:
     declared = {*_tags(manifest, "depend", "exec_depend"), *_tags(manifest, "name")}
-    text = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "launch").glob("*.py"))
-    started = set(re.findall(r"(?:package=|get_package_share_directory\()[\"'](\w+)[\"']", text))
-    assert "dust3r_ros" in started and started <= declared
+    assert "dust3r_ros" in _started() and _started() <= declared
+
+
+def test_messages_and_services_are_of_packages_of_package_xml(manifest: ElementTree.Element) -> None:
+    packages = {row.type.partition("/")[0] for rows in (INPUTS, OUTPUTS, SERVICES) for row in rows.values()}
+    assert packages - {"dust3r_ros"} <= set(_tags(manifest, "depend", "exec_depend"))
+
+
+@pytest.mark.parametrize("kinds", [("depend", "exec_depend"), ("test_depend",)], ids=["run", "test"])
+def test_every_package_in_package_xml_is_used(kinds: tuple[str, ...], manifest: ElementTree.Element) -> None:
+    names = {name for folder in ("dust3r_ros", "launch", "test") for name in _imports(folder)}
+    if "test_depend" not in kinds:
+        names -= _imports("test") - _imports("dust3r_ros") - _imports("launch")
+        names |= _started() | {
+            row.type.partition("/")[0] for rows in (INPUTS, OUTPUTS, SERVICES) for row in rows.values()
+        }
+    used = {ROSDEP.get(name, name) for name in names}
+    declared = set(_tags(manifest, *kinds))
+    assert declared - used - set(NEEDED) == set()
+    assert set(NEEDED) & used == set()
+
+
+def test_reasons_are_given_only_for_packages_of_package_xml(manifest: ElementTree.Element) -> None:
+    assert set(NEEDED) <= set(_tags(manifest, "depend", "exec_depend", "test_depend"))
 
 
 def test_interfaces_depend_on_what_package_xml_and_cmake_name(manifest: ElementTree.Element) -> None:
@@ -109,7 +151,7 @@ def test_interfaces_depend_on_what_package_xml_and_cmake_name(manifest: ElementT
 
 def test_what_is_imported_is_in_pyproject(project: str, manifest: ElementTree.Element) -> None:
     declared = {name.lower() for name in re.findall(r'"([A-Za-z0-9_.-]+)(?:\[\w+\])?(?:[<>=]|")', project)}
-    from_ros = set(_tags(manifest, "depend", "exec_depend"))
+    from_ros = set(_tags(manifest, "depend", "exec_depend", "test_depend"))
     from_here = {path.stem for folder in ("test", "benchmarks", "tools") for path in (ROOT / folder).rglob("*.py")}
     outside = (_imports("dust3r_ros") | _imports("test")) - from_ros - from_here
     assert "numpy" in outside
@@ -165,7 +207,20 @@ def test_scripts_can_be_executed() -> None:
 
 
 def test_no_file_names_a_path_of_this_machine() -> None:
-    folders = ("benchmarks", "config", "docs", "dust3r_ros", "launch", "msg", "rviz", "scripts", "srv", "test", "tools")
+    folders = (
+        "benchmarks",
+        "config",
+        "docs",
+        "dust3r_ros",
+        "foxglove",
+        "launch",
+        "msg",
+        "rviz",
+        "scripts",
+        "srv",
+        "test",
+        "tools",
+    )
     files = [path for folder in folders for path in (ROOT / folder).rglob("*") if "__pycache__" not in path.parts]
     files = [path for path in [*files, *ROOT.glob("*")] if path.is_file()]
     assert len(files) > 50

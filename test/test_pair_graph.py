@@ -89,3 +89,35 @@ def test_pairs_that_were_used() -> None:
     pairs.connect(2, 4, 2.5, ("left", "left"))
     assert (pairs.count("left"), pairs.count("right")) == (1, 0), "a pair counts once, for its one camera"
     assert pairs.edges == [(0, 1, 0.5), (2, 4, 2.5)]
+
+
+def test_pairs_are_told_in_the_order_in_which_they_changed() -> None:
+    pairs, other = graph(), graph()
+    pairs.connect(4, 2, 1.5, ("left", "left"))
+    pairs.connect(2, 4, 2.5, ("left", "left"))
+    other.connect(0, 1, 0.5, ("left", "left"))
+    pairs.absorb(other)
+    assert pairs.connected == [(2, 4), (2, 4), (0, 1)] and pairs.weight((2, 4)) == 2.5
+
+
+def test_keyframes_of_another_session() -> None:
+    rng = np.random.default_rng(0)
+    looks = [look / np.linalg.norm(look) for look in rng.normal(size=(30, 16)).astype(np.float32)]
+    pairs, again = graph(), graph()
+    for look in looks:
+        pairs.add(look)
+    again.restore(looks, pairs.likeness)
+    assert again.likeness == pairs.likeness and again.add(looks[0]) == 30
+    assert again.lookalikes(looks[7], 30) == pairs.lookalikes(looks[7], 30)
+
+
+def test_recent_ones_of_several_cameras_are_not_alike() -> None:
+    """What the caller pairs anyway is left out, wherever it stands; not strict, the best of the rest is given."""
+    pairs, walk = graph(pair_lookalikes=1), looks(20)
+    for look in walk:
+        pairs.add(look)
+    assert pairs.lookalikes(walk[9], 20) == [9]
+    assert 9 not in pairs.lookalikes(walk[9], 20, [9, 18, 19], strict=False)
+    assert len(pairs.lookalikes(walk[9], 20, [9], strict=False)) == 1
+    stranger = looks(1, seed=2)[0]
+    assert pairs.lookalikes(stranger, 20) == []

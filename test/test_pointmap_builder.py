@@ -7,9 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from oracle import Nonsense, Oracle
+from scipy.spatial.transform import Rotation
 from scoring import alignment, path_length, play, trajectory_error
 from sequences import SMALL, cut, walk
 
+from dust3r_ros.alignment.sparse_view import Focal
+from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapper import Mapper
 from dust3r_ros.pointmap_builder import PointmapBuilder
 from dust3r_ros.scenes.sequence import RenderedSequence
@@ -31,7 +34,9 @@ class Driver:
         self.sequence, self.backend = sequence, backend
         self.builder = PointmapBuilder(SMALL, backend, no_timer)
         self.stream = CameraStream("camera", 0, sequence.width, sequence.height, SMALL)
-        self.builder.add_camera(self.stream, focal)
+        guess = float(self.stream.long_edge)
+        known = Focal(focal, focal, std=0.0, fixed=True) if focal else Focal(guess, guess)
+        self.builder.add_camera(self.stream, known)
 
     def add(self, frame: int) -> int | None:
         image = self.sequence.images[frame]
@@ -161,3 +166,28 @@ def test_the_second_lap_lies_on_the_first(laps: Driver) -> None:
     poses = np.stack([laps.builder.keyframe(i).w_T_c[:3, 3] for i in range(16)])
     apart = np.linalg.norm(poses[8:] - poses[:8], axis=1)
     assert apart.max() < 0.05 * np.ptp(poses, axis=0).max()
+
+
+def test_a_moved_map_grows_as_if_it_had_stayed(sequence: RenderedSequence) -> None:
+    new_S_old = Similarity(3.7, Rotation.from_rotvec([0.3, -0.2, 1.1]).as_matrix(), np.array([4.0, -2.0, 9.0]))
+    stayed, moved = (Driver(sequence, oracle(sequence, warp=0.05)) for _ in range(2))
+    moved.builder.move(new_S_old)  # where there is nothing yet, nothing is moved
+    for driver in (stayed, moved):
+        for frame in range(0, 18, 2):
+            driver.add(frame)
+        driver.builder.take_changed()
+    moved.builder.move(new_S_old)
+    changed = [keyframe.index for keyframe in moved.builder.take_changed()]
+    assert changed == list(range(9)) and stayed.builder.take_changed() == ()
+    for exact in (True, False):
+        tolerance = 1e-9 if exact else 1e-3
+        for index in moved.builder.posed():
+            old, new = stayed.builder.keyframe(index), moved.builder.keyframe(index)
+            np.testing.assert_allclose(new.w_T_c[:3, :3], new_S_old.rotation @ old.w_T_c[:3, :3], atol=tolerance)
+            np.testing.assert_allclose(new.w_T_c[:3, 3], new_S_old.apply(old.w_T_c[:3, 3]), atol=tolerance)
+            np.testing.assert_allclose(new.depth, 3.7 * old.depth, rtol=max(10 * tolerance, 1e-6))
+            assert moved.builder.unit(index) == pytest.approx(3.7 * stayed.builder.unit(index), rel=tolerance)
+        for driver in (stayed, moved):
+            driver.add(18)
+            driver.add(20)
+            driver.builder.finish()

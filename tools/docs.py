@@ -1,4 +1,4 @@
-"""Makes what the docs hold of the code: the table of parameters and, with --pictures, the pictures.
+"""Makes what docs and config hold of the code: tables and config/dust3r.yaml; with --pictures, the pictures.
 
 python tools/docs.py [--pictures] [--check]
 """
@@ -6,31 +6,26 @@ python tools/docs.py [--pictures] [--check]
 from __future__ import annotations
 
 import argparse
+import ast
+import re
 import sys
-import tempfile
-from collections.abc import Callable, Iterable
-from io import BytesIO
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from dust3r_ros.config import MapperConfig, NodeConfig, ParameterValue, Row, rows  # noqa: E402
-from dust3r_ros.io.files import make_folder, write_bytes, write_text  # noqa: E402
+from dust3r_ros.io.files import write_text  # noqa: E402
+from dust3r_ros.node import interface  # noqa: E402
 
-if TYPE_CHECKING:
-    from dust3r_ros.mapper import Mapper
-    from dust3r_ros.types import Image
+PARAMETERS, CONFIG, ROS = "docs/parameters.md", "config/dust3r.yaml", "docs/ros.md"
 
-DOCS = ROOT / "docs"
-PARAMETERS = DOCS / "parameters.md"
-PICTURES = DOCS / "pictures"
-LARGE = 300_000  # bytes of a picture
+_PARAMETERS = """# Parameters
 
-_INTRODUCTION = """# Parameters
-
-Made by `python tools/docs.py` from [`dust3r_ros/config.py`](../dust3r_ros/config.py); do not edit it by hand.
+Made by `python tools/docs.py` from [the rows of the configuration](../dust3r_ros/config/__init__.py); do not edit it by hand.
 
 The node declares all of them as ROS parameters with type, range and description. `dust3r-map` takes those of the
 mapper, from the same YAML file (`--config`) or one by one (`--set NAME=VALUE`).
@@ -43,26 +38,121 @@ How the node starts is not in that file: `autostart` (bool, default `true`) conf
 `false` leaves that to a lifecycle manager.
 """
 
-_DARK, _TEXT = (22, 26, 34), (236, 239, 244)
+_CONFIG = """\
+# Every parameter of dust3r_ros with its default. Copy this file, change what differs on your robot and give it
+# to the launch file (config:=/path/to/robot.yaml) or to dust3r-map (--config). What is left out keeps its default.
+# How the node starts is not set here: the launch file has the arguments autostart and use_sim_time.
+# Made by tools/docs.py from dust3r_ros/config.
+/**:
+  ros__parameters:
+"""
 
 
 def parameters_page() -> str:
     """docs/parameters.md as it should be."""
-    parts = [_INTRODUCTION, "## Mapper: the same on a robot and offline\n", _table(rows(MapperConfig))]
-    return "\n".join([*parts, "## Node\n", _table(rows(NodeConfig))])
+    head = ("name", "type", "default", "range", "live", "description")
+    parts = [_PARAMETERS]
+    for title, config in (("Mapper: the same on a robot and offline", MapperConfig), ("Node", NodeConfig)):
+        cells = (_parameter(row) for row in rows(config))
+        parts += [f"## {title}\n", _table(head, cells)]
+    return "\n".join(parts)
 
 
-def _table(parameters: Iterable[Row]) -> str:
-    lines = ["| name | type | default | range | live | description |", "| --- | --- | --- | --- | --- | --- |"]
-    for row in parameters:
-        cells = (f"`{row.name}`", row.type.__name__, _shown(row.default), _range(row), "yes" if row.live else "")
-        lines.append(f"| {' | '.join(cells)} | {row.description} |")
-    return "\n".join(lines) + "\n"
+def config_file() -> str:
+    """config/dust3r.yaml as it should be."""
+    lines = []
+    for title, config in (("The mapper: the same on a robot and offline", MapperConfig), ("The node", NodeConfig)):
+        lines += ["", f"# {title}", ""] if lines else [f"# {title}", ""]
+        for row in rows(config):
+            limits = (f"one of: {', '.join(row.choices)}" if row.choices else _range(row)).replace("`", "")
+            notes = "; ".join(note for note in (limits, "may be changed while the node runs" * row.live) if note)
+            lines += [f"# {line}" for line in textwrap.wrap(f"{row.description}{f' ({notes})' if notes else ''}", 104)]
+            lines.append(f"{row.name}: {_yaml(row.default)}")
+    return _CONFIG + "".join(f"    {line}".rstrip() + "\n" for line in lines)
 
 
-def _shown(value: ParameterValue) -> str:
+def ros_page(text: str) -> str:
+    """docs/ros.md with its tables as they should be; raises ``ValueError`` when the page lacks the place of one."""
+    for name, table in (
+        ("inputs", _table(("topic", "type", "QoS", "when", "what"), _topics(interface.INPUTS.values()))),
+        ("outputs", _table(("topic", "type", "QoS", "when", "what"), _topics(interface.OUTPUTS.values()))),
+        ("services", _table(("service", "type", "does"), _services())),
+        ("qualities", _table(("name", "QoS"), ((_quality(q), q.words) for q in interface.QUALITIES))),
+        *((f"launch {path.name}", _launch_table(path)) for path in launch_files()),
+    ):
+        place = re.compile(rf"(<!-- made by tools/docs\.py: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text, found = place.subn(lambda at, table=table: f"{at[1]}{table}{at[2]}", text)  # type: ignore[misc]
+        if found != 1:
+            raise ValueError(f"{ROS} must hold '<!-- made by tools/docs.py: {name} -->' once, not {found} times")
+    return text
+
+
+def launch_files() -> list[Path]:
+    """The launch files, in order."""
+    return sorted((ROOT / "launch").glob("*.launch.py"))
+
+
+def constants(path: Path) -> dict[str, Any]:
+    """The literal dictionaries and tuples at the top of a Python file, by name, without importing what it needs."""
+    found = {}
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, (ast.Dict, ast.Tuple)):
+            assert isinstance(statement.targets[0], ast.Name)
+            found[statement.targets[0].id] = ast.literal_eval(statement.value)
+    return found
+
+
+def _launch_table(path: Path) -> str:
+    """Arguments of a launch file: those of its own, then those that are parameters of the same name."""
+    found = constants(path)
+    cells = [(f"`{name}`", _shown(default), text) for name, (default, text) in found["ARGUMENTS"].items()]
+    same = ", ".join(f"`{name}`" for name in found.get("PARAMETERS", {}))
+    if same:
+        cells.append((same, "from `config`", "the [parameters](parameters.md) of these names; lists with commas"))
+    return _table(("argument", "default", "meaning"), cells)
+
+
+def _topics(topics: Iterable[interface.Topic]) -> Iterator[tuple[str, ...]]:
+    for topic in topics:
+        yield f"`{topic.name}`", f"`{topic.type}`", _quality(topic.quality), topic.when, topic.what
+
+
+def _quality(quality: interface.Quality) -> str:
+    return f"{quality.name} ({quality.follows})" if quality.follows else quality.name
+
+
+def _services() -> Iterator[tuple[str, ...]]:
+    for service in interface.SERVICES.values():
+        yield f"`{service.name}`", f"`{service.type}`", service.does
+
+
+def _parameter(row: Row) -> tuple[str, ...]:
+    live = "yes" if row.live else ""
+    return f"`{row.name}`", _kind(row), _shown(row.default), _range(row), live, row.description
+
+
+def _table(head: Iterable[str], cells: Iterable[Iterable[str]]) -> str:
+    head = tuple(head)
+    lines = [head, ("---",) * len(head), *cells]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _kind(row: Row) -> str:
+    return "list of str" if row.type is tuple else row.type.__name__
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        value = ", ".join(value)
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return f"`{text}`" if text else "empty"
+
+
+def _yaml(value: ParameterValue) -> str:
+    """A value as ROS parses it. An empty list would end the node there, so it is a list of an empty string."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(_yaml(item) for item in value or ('',))}]"
+    return f'"{value}"' if isinstance(value, str) else str(value).lower()
 
 
 def _range(row: Row) -> str:
@@ -72,126 +162,40 @@ def _range(row: Row) -> str:
 
 
 def _number(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() else f"{value:g}"
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:g}"
 
 
-def make_pictures() -> None:
-    """All pictures of the docs, from rendered rooms only; takes some minutes."""
-    demo = _mapped("mapping the demo's sequence", frames=90)
-    with tempfile.TemporaryDirectory() as folder:
-        _save("demo.png", _preview(demo, Path(folder)))
-    _save("keyframe.png", _keyframe_picture(demo))
-    _save("pair_graph.png", _graph_picture(_mapped("mapping a whole round", frames=200, laps=1.1)))
-
-
-def _mapped(title: str, *, frames: int, laps: float | None = None) -> Mapper:
-    """A mapper after a rendered walk around the table of the room."""
-    from tqdm import tqdm
-
-    from dust3r_ros.mapper import Mapper
-    from dust3r_ros.scenes.sequence import render_sequence
-
-    mapper = Mapper()
-    with tqdm(total=frames, desc="rendering") as bar:
-        walk = render_sequence("orbit", frames, laps=laps, progress=lambda done, _: bar.update(done - bar.n))
-    for stamp_ns, image in tqdm(zip(walk.stamps_ns, walk.images, strict=True), total=frames, desc=title):
-        mapper.process(int(stamp_ns), "camera", image)
-    mapper.finish()
-    return mapper
-
-
-def _preview(mapper: Mapper, folder: Path) -> Image:
-    """The preview.png that every run writes, 1000 pixels wide."""
-    import cv2
-    import numpy as np
-
-    from dust3r_ros.io.results import write_results
-    from dust3r_ros.timing import Stopwatch
-
-    write_results(folder, mapper, config=mapper.config, stopwatch=Stopwatch())
-    picture = cv2.imread(str(folder / "preview.png"))[..., ::-1]
-    size = (1000, round(1000 * picture.shape[0] / picture.shape[1]))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
-
-
-def _keyframe_picture(mapper: Mapper) -> Image:
-    """Image, depth and confidence of the keyframe in the middle, side by side."""
-    import cv2
-    import numpy as np
-
-    from dust3r_ros.io import canvas
-
-    keyframe = mapper.keyframes[len(mapper.keyframes) // 2]
-    level = np.log(keyframe.confidence) / np.log(keyframe.confidence.max())
-    table = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1]
-    sure = np.where((keyframe.confidence > 1.0)[..., None], table, np.array(_DARK, np.uint8))
-    words = f"keyframe {keyframe.index}", "depth: near red, far blue", "confidence: low violet, high yellow"
-    depth = canvas.colored_depth(keyframe.depth.astype(np.float64), _DARK)
-    panels = zip((keyframe.image, depth, sure), words, strict=True)
-    return np.hstack([canvas.label(np.ascontiguousarray(p), w, 15, _TEXT, _DARK) for p, w in panels])
-
-
-def _graph_picture(mapper: Mapper) -> Image:
-    """Keyframes from above with the pairs that gave depth, and the same pairs as a matrix."""
-    import cv2
-    import numpy as np
-
-    from dust3r_ros.io import canvas
-
-    size, centers = 480, np.array([keyframe.w_T_c[:2, 3] for keyframe in mapper.keyframes])
-    at = {keyframe.index: place for place, keyframe in enumerate(mapper.keyframes)}
-    scale = (size - 90) / np.ptp(centers, axis=0).max()
-    # x of the map points up in the picture, y to the left
-    pixels = (size / 2 - scale * (centers - (centers.min(axis=0) + centers.max(axis=0)) / 2))[:, ::-1]
-    above, matrix = np.full((2, size, size, 3), _DARK, np.uint8)
-    top = max(weight for _, _, weight in mapper.edges)
-    cell = (size - 60) / len(centers)
-    for first, second, weight in mapper.edges:
-        a, b = at[first], at[second]
-        color = canvas.time_colors(101)[round(100 * float(np.clip(weight / top, 0, 1)))]
-        canvas.polyline(above, pixels[[a, b]], color, 2)
-        for row, column in ((a, b), (b, a)):
-            corner = 30 + cell * np.array([column, row])
-            cv2.rectangle(matrix, np.round(corner).astype(int), np.round(corner + cell - 1).astype(int), color, -1)
-    for pixel in pixels:
-        canvas.disc(above, pixel, 3.5, (90, 200, 250))
-    above = canvas.label(above, "keyframes and pairs from above", 15, _TEXT, _DARK)
-    return np.hstack([above, canvas.label(matrix, "the same pairs, keyframe by keyframe", 15, _TEXT, _DARK)])
-
-
-def _save(name: str, picture: Image) -> None:
-    """A PNG; one that is large gets 256 colours, a third of the size."""
-    from PIL import Image as Pillow
-
-    image, data = Pillow.fromarray(picture), BytesIO()
-    image.save(data, "PNG", optimize=True)
-    if len(data.getvalue()) > LARGE:
-        data = BytesIO()
-        palette = image.quantize(256, method=Pillow.Quantize.MAXCOVERAGE)
-        image.quantize(palette=palette, dither=Pillow.Dither.FLOYDSTEINBERG).save(data, "PNG", optimize=True)
-    write_bytes(make_folder(PICTURES) / name, data.getvalue())
-    print(f"written: {PICTURES / name} ({len(data.getvalue()) / 1000:.0f} kB)")
-
-
-def _stale(path: Path, wanted: Callable[[], str]) -> bool:
-    return not path.is_file() or path.read_text(encoding="utf-8") != wanted()
+def pages() -> dict[str, Callable[[], str]]:
+    """What is made, by path below the root, and how."""
+    return {
+        PARAMETERS: parameters_page,
+        CONFIG: config_file,
+        ROS: lambda: ros_page((ROOT / ROS).read_text(encoding="utf-8")),
+    }
 
 
 def main() -> int:
-    """Exit code: 0 done or up to date, 1 with --check when the table is not."""
+    """Exit code: 0 done or up to date, 1 with --check when something is not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing, say whether the table is up to date")
+    parser.add_argument("--check", action="store_true", help="write nothing, say what is not up to date")
     parser.add_argument("--pictures", action="store_true", help="make the pictures too (some minutes)")
     arguments = parser.parse_args()
-    if arguments.check:
-        stale = _stale(PARAMETERS, parameters_page)
-        print(f"{PARAMETERS.relative_to(ROOT)} is {'not ' * stale}up to date")
-        return int(stale)
-    write_text(PARAMETERS, parameters_page())
-    print(f"written: {PARAMETERS}")
-    if arguments.pictures:
+    stale = 0
+    for name, make in pages().items():
+        path, wanted = ROOT / name, make()
+        same = path.is_file() and path.read_text(encoding="utf-8") == wanted
+        stale += not same
+        if arguments.check:
+            print(f"{name} is {'' if same else 'not '}up to date")
+        elif not same:
+            write_text(path, wanted)
+            print(f"written: {name}")
+    if arguments.pictures and not arguments.check:
+        sys.path.insert(0, str(Path(__file__).parent))
+        from pictures import make_pictures
+
         make_pictures()
-    return 0
+    return int(bool(stale) and arguments.check)
 
 
 if __name__ == "__main__":

@@ -113,6 +113,17 @@ class CanonicalDepth:
         self._fused.pop(index, None)
         self._stale.add(index)
 
+    def sample(self, index: int) -> Array32:
+        """(2, P) depth and log confidence of a keyframe at the sampled pixels."""
+        self._refresh(index)
+        return self._sampled[:, index].copy()
+
+    def restore(self, height: int, width: int, sample: Array32) -> None:
+        """A keyframe of another session, released, of which the ``sample`` (2, P) is left."""
+        index = self.append(height, width)
+        self._sampled[:, index] = sample
+        del self._estimates[index]
+
     def sampled(self, indices: np.ndarray) -> tuple[Array32, Array32]:
         """(depth, log confidence), each (n, P), at the sampled pixels; 0 where nothing is known."""
         for index in self._stale.intersection(indices.tolist()):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.geometry.pinhole import unproject
+from dust3r_ros.geometry.pinhole import center_of, pixel_grid, rays
 from dust3r_ros.geometry.rigid import transform
 from dust3r_ros.types import Array, Array32, Image, Keyframe
 
@@ -40,12 +40,17 @@ def concatenate(clouds: Iterable[Cloud]) -> Cloud:
     )
 
 
-def keyframe_cloud(keyframe: Keyframe, min_confidence: float = 1.0, stride: int = 1) -> Cloud:
-    """Pixels of one keyframe with depth and more than ``min_confidence``, of every ``stride``-th row and column."""
+def keyframe_cloud(keyframe: Keyframe, min_confidence: float = 1.0, stride: int = 1, every: int = 1) -> Cloud:
+    """Pixels of one keyframe with depth and more than ``min_confidence``, of every ``stride``-th row and column.
+
+    Of these, row by row, every ``every``-th.
+    """
     step = (slice(None, None, stride), slice(None, None, stride))
     depth, confidence = keyframe.depth[step], keyframe.confidence[step]
-    keep = (depth > 0) & (confidence > min_confidence)
-    points = unproject(keyframe.depth, keyframe.focal)[step][keep]
+    keep = np.unravel_index(np.flatnonzero((depth > 0) & (confidence > min_confidence))[::every], depth.shape)
+    height, width = keyframe.depth.shape
+    pixels = pixel_grid(height, width)[step][keep]
+    points = rays(pixels, keyframe.focal, center_of(height, width)) * depth[keep][:, None]
     return Cloud(
         transform(keyframe.w_T_c, points).astype(np.float32),
         keyframe.image[step][keep],

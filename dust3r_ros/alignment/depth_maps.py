@@ -8,7 +8,8 @@ import numpy as np
 
 from dust3r_ros.alignment.depth_filling import fill_depth
 from dust3r_ros.alignment.depth_fusion import fuse_depths
-from dust3r_ros.types import Array, Array32, PairPrediction
+from dust3r_ros.alignment.depth_outlines import cut_at_outlines
+from dust3r_ros.types import Array, Array32, Image, PairPrediction
 
 
 class DepthMaps:
@@ -21,6 +22,21 @@ class DepthMaps:
     def __init__(self) -> None:
         self._estimates: dict[int, dict[int, tuple[Array32, Array32]]] = {}
         self._fused: dict[int, tuple[Array32, Array32]] = {}
+        self._images: dict[int, Image] = {}
+        self._left_out: dict[int, np.ndarray] = {}  # packed
+        self._shown: dict[int, tuple[Array32, Array32]] = {}  # without it
+        self._pixels: dict[int, object] = {}  # another object whenever more than the unit changed
+        self._growth: dict[int, float] = {}  # by which depth was multiplied since
+
+    def show(self, index: int, image: Image) -> None:
+        """The image (H, W, 3) that a keyframe's depth belongs to until it is frozen: depth ends at its outlines."""
+        self._images[index] = image
+
+    def leave_out(self, index: int, mask: np.ndarray) -> None:
+        """A keyframe has no depth where ``mask`` (H, W) is true, whatever pairs say; in place of an earlier mask."""
+        self._left_out[index] = np.packbits(mask)
+        self._shown.pop(index, None)
+        self._touch(index)
 
     def absorb(
         self, prediction: PairPrediction, second_T_first: Array, scale: float, only: Collection[int] | None = None
@@ -42,40 +58,87 @@ class DepthMaps:
             np.where(depth > 0, confidence, 1.0).astype(np.float32),
         )
         self._fused.pop(index, None)
+        self._touch(index)
+
+    def _touch(self, index: int) -> None:
+        self._pixels[index] = object()
+        self._growth.pop(index, None)
+
+    def pixels(self, index: int) -> object:
+        """Stays the same object while only the unit of a keyframe's depth changes; None until it is first said."""
+        return self._pixels.get(index)
+
+    def growth(self, index: int) -> float:
+        """What a keyframe's depth was multiplied by since ``pixels`` changed."""
+        return self._growth.get(index, 1.0)
+
+    def restore(self, index: int, depth: Array32, confidence: Array32) -> None:
+        """The depth that a keyframe had in another session, as one estimate."""
+        self._fused[index] = depth, confidence
+        self._estimates[index] = {index: self._fused[index]}
 
     def get(self, index: int) -> tuple[Array32, Array32] | None:
         """(depth, confidence) of a keyframe, None while no pair told anything."""
+        found, packed = self.whole(index), self._left_out.get(index)
+        if found is None or packed is None:
+            return found
+        if index not in self._shown:
+            depth, confidence = found
+            out = np.unpackbits(packed, count=depth.size).astype(bool).reshape(depth.shape)
+            self._shown[index] = np.where(out, np.float32(0), depth), np.where(out, np.float32(1), confidence)
+        return self._shown[index]
+
+    def whole(self, index: int) -> tuple[Array32, Array32] | None:
+        """The same with what is left out."""
         if index not in self._fused:
             estimates = list(self._estimates.get(index, {}).values())
             if not estimates:
                 return None
-            self._fused[index] = fill_depth(*fuse_depths([e[0] for e in estimates], [e[1] for e in estimates]))
+            self._shown.pop(index, None)
+            found = fill_depth(*fuse_depths([e[0] for e in estimates], [e[1] for e in estimates]))
+            image = self._images.get(index)
+            self._fused[index] = found if image is None else cut_at_outlines(*found, image)
         return self._fused[index]
 
     def freeze(self, index: int) -> None:
         """Keep only the fused map of a keyframe; it counts as one estimate if others come later."""
-        fused = self.get(index)
+        fused = self.whole(index)
         if fused is not None:
             self._estimates[index] = {index: fused}
+            self._images.pop(index, None)
 
     def clear(self, index: int) -> None:
         """Forget the depth of a keyframe."""
         self._estimates.pop(index, None)
         self._fused.pop(index, None)
+        self._images.pop(index, None)
+        self._left_out.pop(index, None)
+        self._shown.pop(index, None)
+        self._touch(index)
 
     def rescale(self, index: int, factor: float) -> None:
         """The keyframe's surroundings grew by ``factor``."""
+        self._shown.pop(index, None)
         for other, (depth, confidence) in self._estimates.get(index, {}).items():
             self._estimates[index][other] = (depth * np.float32(factor), confidence)
+        self._growth[index] = factor * self.growth(index)
         if index in self._fused:
             depth, confidence = self._fused[index]
             self._fused[index] = (depth * np.float32(factor), confidence)
 
+    def rescale_all(self, factor: float) -> None:
+        """The unit of length became smaller by ``factor``."""
+        for index in self._estimates.keys() | self._fused.keys():
+            self.rescale(index, factor)
+
     def take_over(self, other: DepthMaps, first: int, scale: float) -> None:
         """The depth of another map, whose keyframes are these from ``first`` on and whose unit is ``scale`` units."""
         for index in list(other._estimates):
-            fused = other.get(index)
+            fused = other.whole(index)
             if fused is not None:
                 self._fused[first + index] = fused
                 self._estimates[first + index] = {first + index: fused}
+                if index in other._left_out:
+                    self._left_out[first + index] = other._left_out[index]
+                self._pixels[first + index], self._growth[first + index] = other.pixels(index), other.growth(index)
                 self.rescale(first + index, scale)

@@ -48,6 +48,17 @@ class EdgeStore:
         """(E,) whether the edge counts; an edge begins switched off."""
         return self._on[: self._count]
 
+    @property
+    def numbers(self) -> Array:
+        """(E, 28) the moments, packed."""
+        return self._numbers[: self._count]
+
+    def restore(self, ends: Ids, numbers: Array, loop: NDArray[np.bool_], on: NDArray[np.bool_]) -> None:
+        """Edges (E, 2) in place of none, with their moments (E, 28)."""
+        for (first, second), closes in zip(ends.tolist(), loop.tolist(), strict=True):
+            self.append(first, second, closes)
+        self._numbers[: self._count], self._on[: self._count] = numbers, on
+
     def ends_on(self) -> Ids:
         """(n, 2) first and second of the edges that count."""
         return self._ends[: self._count][self.on]

@@ -18,6 +18,11 @@ from dust3r_ros.types import Array
 _FIRST_PARALLAX_DEG = 2.0
 _TURNING_PX = 1.0
 _PROMISING = 2
+# Far things fit nearly any direction of translation to a pixel, so that something near that moves by itself would
+# choose it; to a part of a pixel they do not.
+_SHARP_PX = 0.3
+_REFINED = 500  # matches
+_MOST = 0.8  # of the share of matches that the best pair explains: less, and it may be what moves that does
 
 Pair = tuple[int, int]
 
@@ -29,7 +34,9 @@ class PairFromLandmarks:
     all focals that are tried on the same views, only the first looks at every pair.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sharp: bool = False) -> None:
+        """``sharp``: what is exact to a part of a pixel decides, for images that are good and hold things that move."""
+        self._sharp = sharp
         self._turning: dict[Pair, bool] = {}
         self._ranking: list[Pair] = []
 
@@ -46,20 +53,27 @@ class PairFromLandmarks:
         _, (first, second), first_T_second = found[0]
         return first, second, first_T_second
 
-    @staticmethod
-    def _posed(sparse: SparseMap, pairs: Iterable[Pair], focal: float) -> list[tuple[int, Pair, Array]]:
+    def _posed(self, sparse: SparseMap, pairs: Iterable[Pair], focal: float) -> list[tuple[int, Pair, Array]]:
         """(landmarks under parallax, pair, ``first_T_second``) of those ``pairs`` that have any, most first."""
-        found = []
+        found: list[tuple[int, Pair, Array]] = []
+        shares: list[float] = []
         for pair in pairs:
             a, b = sparse.common(*pair)
             try:
-                # Not refined: the adjustment that follows does it better.
-                first_T_second, inliers = essential_pose(a, b, focal, focal, (0.0, 0.0), (0.0, 0.0), refine_matches=0)
+                # As a rule not refined: the adjustment that follows does it better.
+                first_T_second, inliers = essential_pose(
+                    a, b, focal, focal, (0.0, 0.0), (0.0, 0.0),
+                    threshold_px=_SHARP_PX if self._sharp else 1.0, refine_matches=_REFINED if self._sharp else 0,
+                )  # fmt: skip
             except GeometryError:
                 continue
             rays_a, rays_b = (rays(offsets[inliers], focal, (0.0, 0.0)) for offsets in (a, b))
             meeting = _angles_deg(rays_a, rays_b @ first_T_second[:3, :3].T)
             found.append((int((meeting > _FIRST_PARALLAX_DEG).sum()), pair, first_T_second))
+            shares.append(float(inliers.mean()))
+        if self._sharp:
+            most = max(shares, default=0.0)
+            found = [entry for entry, share in zip(found, shares, strict=True) if share > _MOST * most]
         return sorted((entry for entry in found if entry[0]), key=lambda entry: -entry[0])
 
     def _turns(self, sparse: SparseMap, first: int, second: int) -> bool:

@@ -27,6 +27,16 @@ class FocalPool:
     def __len__(self) -> int:
         return len(self._focals)
 
+    @property
+    def votes(self) -> list[tuple[float, float]]:
+        """(focal, weight) of every vote."""
+        return list(zip(self._focals, self._weights, strict=True))
+
+    @classmethod
+    def of(cls, given: float | None, votes: Sequence[tuple[float, float]]) -> FocalPool:
+        """A pool of votes that were counted before."""
+        return cls(given, [focal for focal, _ in votes], [weight for _, weight in votes])
+
     def vote(self, predictions: Sequence[PairPrediction]) -> bool:
         """Let the first views of the predictions that came with one keyframe vote, as one; whether they did."""
         logs, weights = [], []

@@ -199,6 +199,14 @@ class GrowingMap:
         for number in [n for n, pair in self.active.items() if max(pair.first, pair.second) < before]:
             del self.active[number]
 
+    def resume(self, view: View, w_S: Array, sample: Array32) -> None:
+        """The next keyframe of another session, as its pixels (``CanonicalDepth.sample``) and its place were left."""
+        self.views.append(view)
+        self.depth.restore(view.height, view.width, sample)
+        if len(self) > len(self._S):
+            self._S = np.concatenate([self._S, np.tile(np.eye(4), (len(self._S), 1, 1))])
+        self._S[len(self) - 1] = w_S
+
     def restore(self, w_S: Array) -> None:
         """Back to similarities (K, 4, 4) of before."""
         self._S[: len(w_S)] = w_S

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -134,6 +135,24 @@ class IncrementalAligner:
             nearest = int(named[np.argmin(np.abs(named - index))])
             after[index] = w_S[nearest] @ inverse(before[nearest]) @ before[index]
         self.map.restore(after)
+
+    def facts(self) -> dict[str, Any]:
+        """What ``resume`` needs beside keyframes and edges, as JSON has it."""
+        pools = {camera: {"given": pool.given, "votes": pool.votes} for camera, pool in self.map.pools.items()}
+        return {"pools": pools, "focals": self.map.focals, "solved_at": self._solved_at, "looped_at": self._looped_at}
+
+    def resume(self, keyframes: Sequence[tuple[View, Array, Array32]], facts: Mapping[str, Any]) -> None:
+        """Go on with a map of another session in place of an empty one; its edges are put into ``map`` besides.
+
+        ``keyframes``: view, ``w_S`` (4, 4) and ``CanonicalDepth.sample`` of each. All of them have settled.
+        """
+        for view, w_S, sample in keyframes:
+            self.map.resume(view, w_S, sample)
+        self.map.pools = {name: FocalPool.of(pool["given"], pool["votes"]) for name, pool in facts["pools"].items()}
+        self.map.focals = dict(facts["focals"])
+        self._solved_at, self._looped_at = facts["solved_at"], facts["looped_at"]
+        self._settled = len(self)
+        self._tell(0, {})
 
     def _claim(self, loops: Sequence[PairPrediction]) -> list[EdgeReport]:
         """Hand loop pairs to the gate as edges that do not count yet; those that make no sense are returned.

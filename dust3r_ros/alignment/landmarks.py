@@ -8,6 +8,8 @@ from scipy.sparse.csgraph import connected_components
 
 from dust3r_ros.types import Array
 
+BLOCK = 4096  # ids that are written at once
+
 
 class Landmarks:
     """Numbers landmarks from 0, keeps their positions and remembers mergers: of two ids the older stays."""
@@ -16,6 +18,8 @@ class Landmarks:
         self._count = 0
         self._table = np.zeros(1024, np.int64)  # both grow by doubling
         self._positions = np.full((1024, 3), np.nan)
+        self._barred = np.zeros(0, np.int64)
+        self.merges: list[np.ndarray] = []  # blocks of ids from which each merger so far took some away
 
     def __len__(self) -> int:
         return self._count
@@ -47,6 +51,37 @@ class Landmarks:
             ids, further = further, self._alias[further]
         return ids
 
+    def bar(self, ids: np.ndarray) -> None:
+        """Landmarks (K,) lose their position for good, and so does what turns out to be the same."""
+        self._barred = np.concatenate([self._barred, ids])
+        self._positions[self.resolved(ids)] = np.nan
+
+    def is_barred(self, ids: np.ndarray) -> np.ndarray:
+        """(K,) which landmarks may have no position."""
+        if not len(self._barred):
+            return np.zeros(len(ids), bool)
+        self._barred = np.unique(self.resolved(self._barred))
+        return np.isin(self.resolved(ids), self._barred)
+
+    @property
+    def barred(self) -> np.ndarray:
+        """Ids (K,) of those that may have no position, perhaps by older names."""
+        return self._barred
+
+    def pardon(self) -> None:
+        """Nothing is barred any more."""
+        self._barred = self._barred[:0]
+
+    @property
+    def aliases(self) -> np.ndarray:
+        """(L,) what landmarks have become, each one step on; by these ``restore`` brings them back."""
+        return self._alias
+
+    def restore(self, aliases: np.ndarray) -> None:
+        """Landmarks in place of none, as ``aliases`` (L,) of another session says; without positions."""
+        ids = self.new(len(aliases))
+        self._alias[ids] = aliases
+
     def merge(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Landmarks ``a`` (K,) and ``b`` (K,) are the same, each; returns the ids that are gone by it, sorted.
 
@@ -63,6 +98,7 @@ class Landmarks:
         kept = oldest[part]
         gone, kept = ids[kept != ids], kept[kept != ids]
         self._alias[gone] = kept
+        self.merges.append(np.unique(gone // BLOCK))
         placed = np.isfinite(self._positions[gone, 0])
         gives, takes = gone[placed][::-1], kept[placed][::-1]  # of several, the oldest gives its position
         lacking = np.isnan(self._positions[takes, 0])

@@ -37,15 +37,15 @@ class _Trial:
 def refine_lenses(sparse: SparseMap, *, rounds: int = 3, iterations: int = 30) -> Solution | None:
     """``refine`` of the whole map, sharp and with free focals, and of the lenses that it can tell.
 
-    Lenses of cameras that pose eight views are tried: forward selection among their radial terms and
-    centers, the best one first. Each is kept where it makes the median error of the camera's
+    Lenses of cameras that pose eight views, and that nobody calibrated, are tried: forward selection among their
+    radial terms and centers, the best one first. Each is kept where it makes the median error of the camera's
     sights smaller by a hundredth (what only bends the map leaves most of them as they are), and the
     radial term only if it is not 0 by two standard deviations. What is not kept is as before; what
     was found before is free again. A focal's ``std`` is that with what is kept free. Returns the last
     solution, None when there was nothing to adjust.
     """
     views = np.bincount([sparse.views[v].camera for v in sparse.posed()], minlength=len(sparse.focals))
-    tried = [k for k, focal in enumerate(sparse.focals) if views[k] >= _ENOUGH_VIEWS and not focal.fixed]
+    tried = [k for k, focal in enumerate(sparse.focals) if views[k] >= _ENOUGH_VIEWS and not focal.given]
     free = np.zeros((len(sparse.focals), 3), bool)
     for camera in tried:
         lens = sparse.focals[camera].lens

@@ -16,6 +16,7 @@ _HUBER_PX = (0.1, 1.5)  # where the loss may turn linear
 _HUBER = 1.345  # the same in standard deviations (Huber, "Robust Statistics", 1981)
 _RAYLEIGH_MEDIAN = 1.1774  # of the length of a 2D error, in standard deviations of its coordinates
 _ENOUGH_SIGHTS = 30
+_LOOP_PRUNING_PX = (40.0, 12.0, 4.0)
 _FLAT = 0.5  # of the parallax that it takes to get a position
 # Standard deviations of what lenses of webcams, phones and depth cameras do: the radial term as in Brown's model, which
 # counts in tangents of the angle off the axis (wide lenses bend more), and the center in parts of half the long edge.
@@ -26,7 +27,7 @@ def refine(
     sparse: SparseMap,
     free: Collection[int] | None = None,
     *,
-    free_focal: bool = False,
+    free_focal: bool | np.ndarray = False,
     free_lens: np.ndarray | None = None,
     rounds: int = 2,
     iterations: int = 15,
@@ -37,8 +38,8 @@ def refine(
 
     After each round, observations off by more than ``max_error_px`` are dropped; landmarks that keep
     fewer than two, or hardly any parallax, lose their position. Returns the last solution, None
-    when there was nothing to adjust. ``free_lens`` (F, 3): which cameras' radial terms and centers (x, y) move
-    too; those of a focal that is fixed never do.
+    when there was nothing to adjust. ``free_focal``, of all cameras or (F,): which focals move too, and
+    ``free_lens`` (F, 3): which radial terms and centers (x, y); of a focal that is fixed neither ever does.
     The loss turns linear at 1.5 pixels. ``sharp``, for a map that is nearly right: where errors stand
     out from the others, since good images are measured to a tenth of a pixel and matches that are
     wrong by one would bend the map.
@@ -54,6 +55,12 @@ def refine(
         _accept(sparse, solution, problem, views, ids)
         _prune(sparse, solution, max_error_px, problem, views, ids)
     return solution
+
+
+def close_loop(sparse: SparseMap) -> None:
+    """Adjust everything to links that do not fit yet, with ever fewer outliers."""
+    for limit in _LOOP_PRUNING_PX:
+        refine(sparse, free_focal=True, rounds=1, max_error_px=limit)
 
 
 def lens_prior(focal: Focal) -> tuple[float, float, float]:
@@ -77,7 +84,7 @@ def _standing_out(sparse: SparseMap, problem: Problem, views: list[int]) -> floa
 
 
 def _problem(
-    sparse: SparseMap, free: Collection[int] | None, free_focal: bool, free_lens: np.ndarray | None
+    sparse: SparseMap, free: Collection[int] | None, free_focal: bool | np.ndarray, free_lens: np.ndarray | None
 ) -> tuple[Problem, list[int], np.ndarray] | None:
     posed = sparse.posed()
     moving = set(posed[1:] if free is None else free) & set(posed)
@@ -105,7 +112,7 @@ def _problem(
         free=np.array([v in moving for v in views]),
         free_focal=open_cameras & free_focal,
         focal_prior=np.array([f.prior for f in sparse.focals]),
-        focal_prior_sigma=sparse.focal_prior_sigma,
+        focal_prior_sigma=np.minimum([f.prior_std for f in sparse.focals], sparse.focal_prior_sigma),
         lenses=[f.lens for f in sparse.focals],
         free_lens=None if free_lens is None else free_lens & open_cameras[:, None],
         lens_prior_sigma=np.array([lens_prior(f) for f in sparse.focals]),

@@ -29,7 +29,7 @@ class Problem:
     ``offset[m]`` (M, 2), pixels from the image's middle, with standard deviation ``sigma``; a pose
     sees a point once.
     ``free`` (C,) says which poses move; ``free_focal`` (F,) which focals do, each with a prior
-    log-normal around ``focal_prior`` of width ``focal_prior_sigma`` (inf: none). ``lenses`` (F), all
+    log-normal around ``focal_prior`` of width ``focal_prior_sigma`` (one or (F,); inf: none). ``lenses`` (F), all
     plain where there are none; ``free_lens`` (F, 3) says which lenses' radial terms and centers
     (x, y) move, each with a prior around 0 of width ``lens_prior_sigma`` (F, 3); centers count in
     parts of the lens's radius.
@@ -45,7 +45,7 @@ class Problem:
     free: np.ndarray
     free_focal: np.ndarray
     focal_prior: Array
-    focal_prior_sigma: float = float("inf")
+    focal_prior_sigma: float | Array = float("inf")
     sigma: float = 1.0
     lenses: Sequence[Lens] = ()
     free_lens: np.ndarray | None = None

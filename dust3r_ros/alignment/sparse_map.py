@@ -31,18 +31,18 @@ class SparseMap:
     def __init__(self, min_parallax_deg: float, focal_prior_sigma: float = 0.7) -> None:
         self.views: list[SparseView] = []
         self.focals: list[Focal] = []
-        self._landmarks = Landmarks()
+        self.landmarks = Landmarks()
         self.min_parallax_deg = min_parallax_deg
         self.focal_prior_sigma = focal_prior_sigma
 
     @property
     def points(self) -> Array:
         """(L, 3) positions of landmarks, NaN where there is none."""
-        return self._landmarks.positions
+        return self.landmarks.positions
 
     @points.setter
     def points(self, positions: Array) -> None:
-        self._landmarks.positions[:] = positions
+        self.landmarks.positions[:] = positions
 
     @property
     def positioned(self) -> np.ndarray:
@@ -51,15 +51,25 @@ class SparseMap:
 
     def new_ids(self, count: int) -> np.ndarray:
         """Ids of ``count`` new landmarks, without positions."""
-        return self._landmarks.new(count)
+        return self.landmarks.new(count)
 
     def resolved_ids(self, ids: np.ndarray) -> np.ndarray:
         """The ids that landmarks (K,) have now."""
-        return self._landmarks.resolved(ids)
+        return self.landmarks.resolved(ids)
+
+    def aliases(self, merges: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """Mergers so far, blocks of ids that changed since ``merges`` of them, and what every landmark became (L,)."""
+        made = self.landmarks.merges
+        blocks = np.unique(np.concatenate([np.zeros(0, np.int64), *made[merges:]]))
+        return len(made), blocks, self.landmarks.aliases
+
+    def restore_landmarks(self, aliases: np.ndarray) -> None:
+        """Landmarks (L,) of another session, by what each became; without positions."""
+        self.landmarks.restore(aliases)
 
     def resolved(self, tracks: Tracks) -> Tracks:
         """Tracks by the ids their landmarks have now, each once."""
-        return Tracks(self._landmarks.resolved(tracks.ids), tracks.pixels).unique()
+        return Tracks(self.landmarks.resolved(tracks.ids), tracks.pixels).unique()
 
     def add(self, camera: int, seen: Tracks, w_T_c: Array | None) -> int:
         """A new view; returns its index. The landmarks it is the first to see are made after this call."""
@@ -133,7 +143,7 @@ class SparseMap:
         points = self.points.copy()
         loose = np.isnan(points[point, 0])
         if loose.any():  # too little parallax to be a landmark is no misfit
-            points[point[loose]] = self._triangulated(view[loose], point[loose], offset[loose], len(points))[0][
+            points[point[loose]] = self.triangulated(view[loose], point[loose], offset[loose], len(points))[0][
                 point[loose]
             ]
         errors = self._errors(view, points[point], offset)
@@ -187,7 +197,7 @@ class SparseMap:
 
         The older of two stays, so only views since the younger one was made are touched.
         """
-        gone = self._landmarks.merge(a, b)
+        gone = self.landmarks.merge(a, b)
         if not len(gone):
             return
         for view in reversed(self.views):
@@ -200,7 +210,7 @@ class SparseMap:
         among = (tracks.ids >= gone[0]) & (tracks.ids <= gone[-1])
         if not among.any():
             return tracks
-        ids = self._landmarks.resolved(tracks.ids)
+        ids = self.landmarks.resolved(tracks.ids)
         return tracks if np.array_equal(ids, tracks.ids) else Tracks(ids, tracks.pixels).unique()
 
     def extend(self, views: Iterable[int] | None = None, max_error_px: float = MAX_ERROR_PX) -> int:
@@ -210,12 +220,12 @@ class SparseMap:
         """
         chosen = self.posed() if views is None else [v for v in views if self.views[v].w_T_c is not None]
         ids = np.unique(np.concatenate([self.views[v].seen.ids for v in chosen])) if chosen else np.zeros(0, int)
-        ids = ids[~np.isfinite(self.points[ids, 0])]
+        ids = ids[~np.isfinite(self.points[ids, 0]) & ~self.landmarks.is_barred(ids)]
         sources = self.posed() if views is None else self.around(chosen, ids)
         view, point, offset = self.observations(sources, ids)
         if len(view) == 0:
             return 0
-        points, angles = self._triangulated(view, point, offset, len(ids))
+        points, angles = self.triangulated(view, point, offset, len(ids))
         errors = self._errors(view, points[point], offset)
         fits = errors < max_error_px
         good = (angles > self.min_parallax_deg) & (np.bincount(point[fits], minlength=len(ids)) >= 2)
@@ -251,7 +261,7 @@ class SparseMap:
         """(view, index into sorted ``ids``, offset) of every sight of ``ids`` from ``views``; only ids seen twice."""
         return sights_of(self.views, views, ids, pruned)
 
-    def _triangulated(self, view: np.ndarray, point: np.ndarray, offset: Array, count: int) -> tuple[Array, Array]:
+    def triangulated(self, view: np.ndarray, point: np.ndarray, offset: Array, count: int) -> tuple[Array, Array]:
         """Points (count, 3) and parallax (count,), degrees, of sights; a point without parallax lies far out."""
         directions, centers = sight_lines(self.views, self.focals, view, offset)
         noise = 1.0 / min(focal.value for focal in self.focals)

@@ -27,6 +27,8 @@ class Focal:
 
     ``std`` is what the scatter of the sights leaves open, ``lens_std`` what a distortion that nobody models does.
     ``lens`` is what the camera does beside scaling, plain as long as nothing is known of it.
+    ``prior_std`` is how sure the prior is (of the log focal), infinite for one that is a mere guess; ``told``
+    is what the images alone say of a focal that was given (value, relative std), None as long as they say nothing.
     """
 
     value: float
@@ -35,6 +37,13 @@ class Focal:
     fixed: bool = False
     lens_std: float = 0.0
     lens: Lens = field(default_factory=lambda: Lens(320.0))
+    prior_std: float = float("inf")
+    told: tuple[float, float] | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether somebody measured it: it is held, or it has a prior that counts."""
+        return self.fixed or math.isfinite(self.prior_std)
 
     @property
     def total_std(self) -> float:

@@ -17,6 +17,7 @@ _ENOUGH_CONSISTENT = 0.35
 _PATCH = (7, 7)
 _SCHARR_GAIN = 32.0  # of OpenCV's kernel, over a slope in grey levels per pixel
 _MIN_SLOPE = 0.7
+_LEAST_ALIKE = 0.4  # correlation of a patch with what lies at its target; that of noise is near 0
 _MAX_DIFFERENCE = 25.0  # grey levels, averaged over a patch
 
 
@@ -95,15 +96,23 @@ def _both_ways(
 
 
 def _evident(a: Image, b: Image, target: Array32) -> np.ndarray:
-    """(H, W) where the images themselves bear the flow out: texture in ``a``, and the same grey at its target.
+    """(H, W) where the images themselves bear the flow out: texture in ``a``, the same one and its grey at the target.
 
-    On a blank wall any flow comes back to its start.
+    On a blank wall any flow comes back to its start; a sensor's noise is texture, but never the same twice.
     """
     seen = cv2.remap(b, target, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     difference = cv2.blur(a.astype(np.float32) - seen.astype(np.float32), _PATCH)
     rows, columns = cv2.Scharr(a, cv2.CV_32F, 0, 1), cv2.Scharr(a, cv2.CV_32F, 1, 0)
     slope = np.sqrt(cv2.blur(rows * rows + columns * columns, _PATCH)) / _SCHARR_GAIN
-    return (slope > _MIN_SLOPE) & (np.abs(difference) < _MAX_DIFFERENCE)
+    return (slope > _MIN_SLOPE) & (np.abs(difference) < _MAX_DIFFERENCE) & (_alike(a, seen) > _LEAST_ALIKE)
+
+
+def _alike(a: Image, b: Image) -> Array32:
+    """(H, W) zero-mean normalised cross-correlation of patches of two images, -1 to 1; 0 where one is blank."""
+    x, y = a.astype(np.float32), b.astype(np.float32)
+    mean_a, mean_b, both, square_a, square_b = (cv2.blur(part, _PATCH) for part in (x, y, x * y, x * x, y * y))
+    spread = np.maximum(square_a - mean_a * mean_a, 0) * np.maximum(square_b - mean_b * mean_b, 0)
+    return (both - mean_a * mean_b) / np.sqrt(np.maximum(spread, np.float32(1e-6)))
 
 
 def _targets(a: Image, b: Image, homography: np.ndarray, guess: Array32 | None) -> Array32:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -47,12 +47,12 @@ def add_mapper(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def mapper_config(arguments: argparse.Namespace) -> MapperConfig:
-    """The configuration that the options of ``add_mapper`` ask for: file, then options, then --set.
+def mapper_config(arguments: argparse.Namespace, base: Mapping[str, object] | None = None) -> MapperConfig:
+    """The configuration that the options of ``add_mapper`` ask for: ``base``, then file, then options, then --set.
 
     Raises ``ConfigError`` for an unknown name, a wrong type or a value out of range.
     """
-    values: dict[str, object] = {}
+    values: dict[str, object] = dict(base or {})
     if arguments.config is not None:
         values.update(split(load_yaml(arguments.config))[0])
     for name in ("backend", "checkpoint", "focal"):

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
-from itertools import chain, islice
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from dust3r_ros.cli import command
-from dust3r_ros.errors import InputError
+from dust3r_ros.cli import account, command, inputs
+from dust3r_ros.config import MapperConfig, as_mapping
+from dust3r_ros.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from dust3r_ros.mapper import Mapper
+    from dust3r_ros.io.frames import FrameSource
+    from dust3r_ros.io.manifest import Manifest
+    from dust3r_ros.io.rerun_view import RerunView
     from dust3r_ros.replay import Replay
+    from dust3r_ros.session import Session
 
 _NAME = "dust3r-map"
 
@@ -29,19 +36,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(
         prog=_NAME,
-        description="Map with an uncalibrated camera: images in; trajectory, point cloud and intrinsics out.",
+        description="Map with uncalibrated cameras: images in; trajectory, point cloud and intrinsics out.",
         epilog="Exit codes: 0 mapped, 1 the run failed, 2 usage or input, 130 interrupted (the map so far is written).",
     )
-    parser.add_argument(
-        "input", metavar="INPUT", help="folder of images, video file, ROS 1 bag or rosbag2 (sqlite3, MCAP)"
-    )
+    inputs.add_inputs(parser)
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for the results, made when missing")
-    parser.add_argument("--topic", help="image topic of a bag (needed when it has several)")
+    parser.add_argument("--record", metavar="FILE", help="write down which frames the map is made from, for --manifest")
+    parser.add_argument("--load", metavar="MAP.db", help="go on with a saved map")
     parser.add_argument(
-        "--camera", metavar="NAME", help="name of the camera (default: the topic's namespace, else camera)"
+        "--localize-only", action="store_true", help="with --load: the map stays as it is, cameras are found in it"
     )
-    parser.add_argument("--every", type=command.positive, default=1, metavar="N", help="take every n-th frame")
-    parser.add_argument("--max-frames", type=command.positive, metavar="N", help="stop after this many frames")
+    parser.add_argument(
+        "--view",
+        nargs="?",
+        const="",
+        metavar="FILE.rrd",
+        help="watch the map grow in Rerun (extra: view), or record it",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
     command.add_mapper(parser)
     command.add_common(parser)
@@ -49,58 +60,122 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = command.mapper_config(arguments)
     directory = Path(arguments.out)
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"--out '{directory}' is a file; it must be a folder or not exist yet")
+    _check(arguments, directory)
     # Heavy imports only now, so that a slip in the arguments is answered at once.
     from dust3r_ros.io.files import make_folder
-    from dust3r_ros.io.frames import open_source
-    from dust3r_ros.io.results import NOTHING_MAPPED, write_results
-    from dust3r_ros.mapper import Mapper
-    from dust3r_ros.replay import Replay
-    from dust3r_ros.timing import Stopwatch
+    from dust3r_ros.io.read_ahead import read_ahead
+    from dust3r_ros.replay import Replay, apply
 
-    source = open_source(arguments.input, topic=arguments.topic, camera=arguments.camera)
-    stopwatch = Stopwatch()
-    mapper = Mapper(config, stage=stopwatch)
-    taken = islice(source, 0, arguments.max_frames and arguments.max_frames * arguments.every, arguments.every)
-    replay = Replay(mapper, taken)
-    make_folder(directory)  # only now, so that a failed start leaves no empty folder
+    plan = inputs.read_plan(arguments)
+    config = _config(arguments, plan)
+    source = inputs.open_inputs(arguments, plan)
+    session = _session(arguments, config, source, plan)
+    items = inputs.frames(source, plan, arguments)
+    replay = Replay(session.process, read_ahead(items), lambda event: apply(session, event))
     start = perf_counter()
-    with command.stop_on_signal() as stop:
-        _feed(replay, mapper, _expected(len(source), arguments), stop, arguments.quiet)
-        if mapper.counts.frames == 0:
+    with ExitStack() as stack:
+        stack.callback(session.close)
+        view = _view(arguments, config, stack)
+        make_folder(directory)  # only now, so that a failed start leaves no empty folder
+        stop = stack.enter_context(command.stop_on_signal())
+        _feed(replay, session, view, _expected(items, source, arguments), arguments, stop)
+        if not replay.mapped:
             if stop:
                 raise KeyboardInterrupt
-            raise InputError(_unusable(arguments.input, replay, source.skipped))
-        _say(arguments, "refining the map …")
-        mapper.finish()
-        summary = write_results(
-            directory,
-            mapper,
-            config=config,
-            stopwatch=stopwatch,
-            source=Path(arguments.input).name or str(arguments.input),
-            wall_seconds=perf_counter() - start,
-        )
-    _report(arguments, summary, replay, source.skipped)
+            raise InputError(account.unusable(arguments.input, replay, items, source.skipped))
+        account.say(arguments.quiet, "refining the map …")
+        update = session.finish()
+        if view is not None:
+            view.show(update, None, session.mapper.counts)
+        summary = _write(arguments, config, session, perf_counter() - start)
+    for words in account.shortfalls(replay, items, source, session):
+        account.warn(_NAME, words)
+    account.report(arguments.quiet, directory, summary)
+    return _outcome(arguments, directory, stop, summary["points"])
+
+
+def _check(arguments: argparse.Namespace, directory: Path) -> None:
+    """What is wrong whatever the input is. Raises ``InputError`` or ``ConfigError``."""
+    _config(arguments, None)
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"--out '{directory}' is a file; it must be a folder or not exist yet")
+    record, manifest = arguments.record, arguments.manifest
+    if record and manifest and Path(record).resolve() == Path(manifest).resolve():
+        raise ConfigError(f"--record '{record}' is the manifest that is to be read; give another name")
+
+
+def _outcome(arguments: argparse.Namespace, directory: Path, stop: command.Stop, points: int) -> int:
+    """The exit code of a run that wrote its files, explained on stderr if it is not 0."""
+    from dust3r_ros.io.results import NOTHING_MAPPED
+
     if stop.signal is not None:
         print(f"{_NAME}: interrupted; the map of the frames so far is in {directory}", file=sys.stderr)
         return 128 + stop.signal
-    if summary["points"] == 0:
+    if points == 0 and not arguments.localize_only:
         print(f"{_NAME}: error: {NOTHING_MAPPED} (files are in {directory})", file=sys.stderr)
         return 1
     return 0
 
 
-def _expected(available: int, arguments: argparse.Namespace) -> int:
-    frames = -(-available // arguments.every)
-    return min(frames, arguments.max_frames) if arguments.max_frames else frames
+def _config(arguments: argparse.Namespace, plan: Manifest | None) -> MapperConfig:
+    """What the options say, over what the manifest does."""
+    config = command.mapper_config(arguments, {} if plan is None else as_mapping(plan.config))
+    if not arguments.localize_only:
+        return config
+    if arguments.load is None:
+        raise ConfigError("--localize-only needs a map to find cameras in; give it with --load")
+    return replace(config, mode="localization")
 
 
-def _feed(replay: Replay, mapper: Mapper, expected: int, stop: command.Stop, quiet: bool) -> None:
-    """All frames, until the end or a signal."""
+def _session(
+    arguments: argparse.Namespace, config: MapperConfig, source: FrameSource, plan: Manifest | None
+) -> Session:
+    """A session that knows what the recording says of its cameras; a manifest says that by itself."""
+    from dust3r_ros.session import Session
+    from dust3r_ros.session_files import begin
+
+    log = logging.getLogger(_NAME)
+    session = Session(config, log, on_time_jump="reset" if plan is None else plan.on_time_jump)
+    done = begin(
+        session, config, load_map=arguments.load or "", manifest=arguments.record or "", topics=source.recorded
+    )
+    if done:
+        account.say(arguments.quiet, done)
+    if plan is not None:
+        return session
+    for camera, calibration in source.calibrations().items():
+        try:
+            session.know(camera, calibration)
+        except ConfigError as error:
+            account.warn(_NAME, f"the calibration of camera '{camera}' is not used: {error}")
+    for camera, r_T_c in source.extrinsics().items():
+        session.place(camera, r_T_c)
+    return session
+
+
+def _view(arguments: argparse.Namespace, config: MapperConfig, stack: ExitStack) -> RerunView | None:
+    if arguments.view is None:
+        return None
+    from dust3r_ros.io.rerun_view import RerunView
+
+    return stack.enter_context(RerunView(arguments.view or None, min_confidence=config.min_confidence))
+
+
+def _expected(items: Any, source: FrameSource, arguments: argparse.Namespace) -> int:
+    available = len(items) if arguments.manifest else -(-len(source) // arguments.every)
+    return min(available, arguments.max_frames) if arguments.max_frames else available
+
+
+def _feed(
+    replay: Replay,
+    session: Session,
+    view: RerunView | None,
+    expected: int,
+    arguments: argparse.Namespace,
+    stop: command.Stop,
+) -> None:
+    """All frames, until there are as many as were asked for, the end or a signal."""
     from tqdm import tqdm
 
     updates = iter(replay)
@@ -112,50 +187,34 @@ def _feed(replay: Replay, mapper: Mapper, expected: int, stop: command.Stop, qui
         total=expected,
         unit="frame",
         desc="mapping",
-        disable=quiet,
+        disable=arguments.quiet,
         mininterval=0.2 if terminal else 10.0,  # in a log file a line now and then is enough
         dynamic_ncols=terminal,
         leave=terminal,
     ) as bar:
         for done, update in enumerate(chain([first], updates), start=1):
-            bar.set_postfix_str(f"{mapper.counts.keyframes} keyframes, {update.state.value}", refresh=False)
+            counts = session.mapper.counts
+            if view is not None:
+                view.show(update, replay.image, counts)
+            bar.set_postfix_str(f"{counts.keyframes} keyframes, {update.state.value}", refresh=False)
             bar.update(done + replay.refused - bar.n)
-            if stop:
+            if stop or replay.mapped + replay.refused == arguments.max_frames:
                 return
 
 
-def _unusable(name: str, replay: Replay, skipped: int) -> str:
-    if replay.reason:
-        return f"no frame of '{name}' can be used: {replay.reason}"
-    return f"no frame of '{name}' can be read ({skipped} unreadable); --debug names them"
+def _write(arguments: argparse.Namespace, config: MapperConfig, session: Session, seconds: float) -> dict[str, Any]:
+    from dust3r_ros.io.results import write_results
 
-
-def _say(arguments: argparse.Namespace, words: str) -> None:
-    if not arguments.quiet:
-        print(words, flush=True)
-
-
-def _report(arguments: argparse.Namespace, summary: dict[str, Any], replay: Replay, skipped: int) -> None:
-    """A short account of the run on stdout; frames that were left out on stderr."""
-    for count, why in (
-        (skipped, "could not be read (--debug names them)"),
-        (replay.refused, f"could not be used ({replay.reason})"),
-    ):
-        if count:
-            print(f"{_NAME}: warning: {count} frame{'s' * (count > 1)} {why}", file=sys.stderr)
-    rate = summary["frames_per_second"]
-    _say(
-        arguments,
-        f"{summary['frames']} frames, {summary['tracked']} tracked; {summary['keyframes']} keyframes, "
-        f"{summary['pairs']} pairs, {summary['points']:,} points in {summary['seconds']:.1f} s ({rate:.1f} frames/s)",
+    session.close()
+    return write_results(
+        Path(arguments.out),
+        session.mapper,
+        config=config,
+        stopwatch=session.stopwatch,
+        source=Path(arguments.input).name or str(arguments.input),
+        wall_seconds=seconds,
+        raw={name: session.calibrations.raw(camera) for name, camera in session.mapper.cameras.items()},
     )
-    for name, camera in summary["cameras"].items():
-        how = "given" if camera["fixed"] else f"estimated from {camera['support']} pairs"
-        _say(
-            arguments, f"{name}: focal length {camera['focal']:.1f} px at {camera['width']} x {camera['height']}, {how}"
-        )
-    directory = Path(arguments.out)
-    _say(arguments, f"picture: {directory / 'preview.png'}   report: {directory / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from dust3r_ros.evaluation.scene import Scene
 from dust3r_ros.evaluation.trajectory import TrajectoryErrors, trajectory_errors
 from dust3r_ros.io.frames import open_source
 from dust3r_ros.mapper import Mapper
-from dust3r_ros.replay import Replay
+from dust3r_ros.replay import Replay, images_to
 from dust3r_ros.timing import Stopwatch
 from dust3r_ros.types import Array32, Keyframe, MapUpdate, StampedPose
 
@@ -86,7 +86,7 @@ def run_scene(
     """
     stopwatch = Stopwatch()
     mapper = Mapper(config, stage=stopwatch)
-    replay = Replay(mapper, islice(open_source(scene.path), max_frames))
+    replay = Replay(images_to(mapper), islice(open_source(scene.path), max_frames))
     focals: list[tuple[int, float]] = []
     start = perf_counter()
     for update in replay:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.spatial.transform import Rotation
 
+from dust3r_ros.errors import GeometryError
 from dust3r_ros.types import Array
 
 # Axes of a ROS body frame (x forward, y left, z up) holding an optical frame (x right, y down,
@@ -47,3 +48,26 @@ def quaternion(rotation: Array) -> Array:
 def angle_deg(rotation: Array) -> float:
     """Angle in degrees of a (3, 3) rotation."""
     return float(np.degrees(Rotation.from_matrix(rotation).magnitude()))
+
+
+def from_quaternion(translation: ArrayLike, xyzw: ArrayLike) -> Array:
+    """(4, 4) from a translation (3,) and a quaternion (x, y, z, w), which is normalised.
+
+    Raises ``GeometryError`` for a quaternion that is far from unit length (a message that was never
+    filled in holds zeros) or numbers that are not finite.
+    """
+    t, q = np.asarray(translation, np.float64).reshape(3), np.asarray(xyzw, np.float64).reshape(4)
+    length = float(np.linalg.norm(q))
+    if not (np.isfinite(t).all() and abs(length - 1.0) < 0.1):
+        raise GeometryError(
+            f"A pose with translation {t.tolist()} and quaternion {q.tolist()} of length {length:.3g} is none; "
+            "all must be finite and the length 1."
+        )
+    return pose(Rotation.from_quat(q).as_matrix(), t)
+
+
+def interpolate(a_T_b: Array, a_T_c: Array, part: float) -> Array:
+    """The pose at ``part`` (0 to 1) of the way between two: translation on the line, rotation on the shortest arc."""
+    turn = Rotation.from_matrix(a_T_b[:3, :3].T @ a_T_c[:3, :3]).as_rotvec()
+    rotation = a_T_b[:3, :3] @ Rotation.from_rotvec(part * turn).as_matrix()
+    return pose(rotation, a_T_b[:3, 3] + part * (a_T_c[:3, 3] - a_T_b[:3, 3]))

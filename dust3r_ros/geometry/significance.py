@@ -11,7 +11,7 @@ from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.types import Array
 
-_POSE_SAMPLE = 3  # matches that determine a pose
+_POSE_SAMPLE = 3  # matches that determine a pose; one more if the focal is to be found, too
 
 
 def log_false_alarms(matches: int, inliers: int, sample: int, chance: float) -> float:
@@ -38,7 +38,7 @@ def pose_log_false_alarms(found: PnpResult, points_world: Array, pixels: Array, 
     matches, inliers = len(pixels), int(found.inliers.sum())
     near = cKDTree(expected).count_neighbors(cKDTree(pixels), threshold_px) - inliers
     chance = max(int(near), 1) / max(matches * (matches - 1), 1)
-    return log_false_alarms(matches, inliers, _POSE_SAMPLE, chance)
+    return log_false_alarms(matches, inliers, _POSE_SAMPLE + (found.focal_std > 0), chance)
 
 
 def by_chance(found: PnpResult, points_world: Array, pixels: Array, threshold_px: float) -> bool:

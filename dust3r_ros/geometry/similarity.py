@@ -32,6 +32,13 @@ class Similarity:
         """Points (..., 3) of frame b in frame a."""
         return self.scale * (points @ self.rotation.T) + self.translation
 
+    def pose(self, b_T_c: Array) -> Array:
+        """``a_T_c`` (4, 4) of a pose in frame b: a rigid motion again, in the unit of a."""
+        a_T_c = np.eye(4)
+        a_T_c[:3, :3] = self.rotation @ b_T_c[:3, :3]
+        a_T_c[:3, 3] = self.apply(b_T_c[:3, 3])
+        return a_T_c
+
     def inverse(self) -> Similarity:
         """``b_S_a``."""
         return Similarity(1.0 / self.scale, self.rotation.T.copy(), -(self.rotation.T @ self.translation) / self.scale)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,20 @@ import yaml
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.io.files import write_text
-from dust3r_ros.types import Camera
+from dust3r_ros.types import Calibration, Camera
 
 
-def write_cameras(path: str | Path, cameras: Iterable[Camera]) -> None:
+def write_cameras(
+    path: str | Path, cameras: Iterable[Camera], raw: Mapping[str, Calibration] | None = None
+) -> None:
     """Write cameras at their native resolution; a file of one camera is a usual calibration file.
 
-    Camera matrix and distortion are of the raw image; the rectified one has the same focal and centre.
+    Camera matrix and distortion are of the raw image, by camera name in ``raw`` where that is not what the
+    camera itself says; the rectified one has the same focal and centre.
     ``focal_std``, ``support`` and ``fixed`` are keys of ours, which camera_info_manager passes over.
     Raises ``OutputError`` when the file cannot be written.
     """
-    documents = [_document(camera) for camera in cameras]
+    documents = [_document(camera, (raw or {}).get(camera.name, camera.calibration)) for camera in cameras]
     write_text(path, yaml.safe_dump_all(documents, sort_keys=False, default_flow_style=None, width=120))
 
 
@@ -48,17 +51,18 @@ def _matrix(rows: int, columns: int, data: Iterable[float]) -> dict[str, Any]:
     return {"rows": rows, "cols": columns, "data": [float(value) for value in data]}
 
 
-def _document(camera: Camera) -> dict[str, Any]:
-    (cx, cy), f, (k1, k2, k3) = camera.center, camera.focal, camera.distortion
+def _document(camera: Camera, raw: Calibration) -> dict[str, Any]:
+    fx, fy, cx, cy = raw.fx, raw.fy, raw.cx, raw.cy
+    distortion = raw.coefficients or (0.0,) * 5
     return {
-        "image_width": int(camera.width),
-        "image_height": int(camera.height),
+        "image_width": int(raw.width),
+        "image_height": int(raw.height),
         "camera_name": camera.name,
-        "camera_matrix": _matrix(3, 3, [f, 0, cx, 0, f, cy, 0, 0, 1]),
-        "distortion_model": "plumb_bob",
-        "distortion_coefficients": _matrix(1, 5, [k1, k2, 0, 0, k3]),
+        "camera_matrix": _matrix(3, 3, [fx, 0, cx, 0, fy, cy, 0, 0, 1]),
+        "distortion_model": raw.model if raw.coefficients else "plumb_bob",
+        "distortion_coefficients": _matrix(1, len(distortion), distortion),
         "rectification_matrix": _matrix(3, 3, [1, 0, 0, 0, 1, 0, 0, 0, 1]),
-        "projection_matrix": _matrix(3, 4, [f, 0, cx, 0, 0, f, cy, 0, 0, 0, 1, 0]),
+        "projection_matrix": _matrix(3, 4, [fx, 0, cx, 0, 0, fy, cy, 0, 0, 0, 1, 0]),
         "focal_std": float(camera.focal_std),
         "support": int(camera.support),
         "fixed": bool(camera.fixed),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.types import Image
+from dust3r_ros.types import Array, Calibration, Frame
+
+if TYPE_CHECKING:
+    from dust3r_ros.io.bag_topics import BagTopics
 
 _log = logging.getLogger(__name__)
 
@@ -18,25 +22,29 @@ _TRANSPORTS = ("compressed", "compressedDepth", "theora", "ffmpeg", "zstd")
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
-    """One image: when (ns), by which camera, RGB (H, W, 3) uint8 at native resolution."""
+class Shot:
+    """One recorded "image", "mask" or "depth" of a camera, not decoded yet; ``load`` may raise ``InputError``."""
 
-    stamp_ns: int
+    kind: str
     camera: str
-    image: Image
+    stamp_ns: int
+    load: Callable[[], Any]
 
 
 class FrameSource(ABC):
-    """Frames in the order of their stamps, which rise strictly; may be iterated again.
+    """Frames in the order of their stamps, which rise strictly per camera; may be iterated again.
 
     What cannot be read, or does not come after the frame before it, is left out with a warning and
     counted in ``skipped`` (of the current iteration); ``InputError`` at the end when nothing was left.
-    ``len`` is how many frames the recording says it has.
+    ``len`` is how many frames the recording says it has. ``incomplete`` counts frames (of the current
+    iteration) that lack a companion they should have; ``lacking`` says what the first of them does.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.skipped = 0
+        self.incomplete = 0
+        self.lacking = ""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -45,16 +53,39 @@ class FrameSource(ABC):
     def _frames(self) -> Iterator[Frame | InputError]:
         """Every frame, or why it cannot be read."""
 
+    def shots(self) -> Iterator[Shot | InputError]:
+        """Everything that is recorded of the cameras, in the order of recording, decoded only when it is loaded."""
+        for frame in self._frames():
+            if isinstance(frame, InputError):
+                yield frame
+            else:
+                yield Shot("image", frame.camera, frame.stamp_ns, lambda frame=frame: frame.image)  # type: ignore[misc]
+
+    @property
+    def recorded(self) -> Mapping[str, Mapping[str, str]]:
+        """Topics by camera and kind ("image", "mask", "depth") of a bag, as a manifest says them."""
+        return {}
+
+    def calibrations(self) -> Mapping[str, Calibration]:
+        """What the recording says of its cameras, by name."""
+        return {}
+
+    def extrinsics(self) -> Mapping[str, Array]:
+        """Where the cameras sit on their rig, (4, 4), metres, in the frame of the first of them; by name."""
+        return {}
+
     def __iter__(self) -> Iterator[Frame]:
-        self.skipped = 0
-        last, given = None, 0
+        self.skipped = self.incomplete = 0
+        self.lacking = ""
+        newest: dict[str, int] = {}
+        given = 0
         for frame in self._frames():
             if isinstance(frame, InputError):
                 self._skip(str(frame))
-            elif last is not None and frame.stamp_ns <= last:
+            elif frame.stamp_ns <= (last := newest.get(frame.camera, -1)):
                 self._skip(f"frame at {frame.stamp_ns} ns does not come after the one before it at {last} ns")
             else:
-                last = frame.stamp_ns
+                newest[frame.camera] = frame.stamp_ns
                 given += 1
                 yield frame
         if self.skipped:
@@ -68,22 +99,30 @@ class FrameSource(ABC):
             _log.warning("%s: skipped a frame: %s", self.name, reason)
 
 
-def open_source(path: str | Path, topic: str | None = None, camera: str | None = None) -> FrameSource:
+def open_source(
+    path: str | Path, topic: str | None = None, camera: str | None = None, *, topics: BagTopics | None = None
+) -> FrameSource:
     """The frames of a folder of images, a video file, a ROS 1 bag or a rosbag2 (sqlite3, MCAP; folder or file).
 
     ``topic`` chooses among the image topics of a bag. ``camera`` names the camera; None takes the
-    topic's namespace for bags, "camera" otherwise. Raises ``InputError`` when there is nothing to read.
+    topic's namespace for bags, "camera" otherwise. ``topics`` says more of a bag, in their place.
+    Raises ``InputError`` when there is nothing to read.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"input '{path}' does not exist; give a folder of images, a video file or a bag")
     bag = _bag(path)
     if bag is not None:
+        from dust3r_ros.io.bag_topics import BagTopics
         from dust3r_ros.io.bags import BagSource
 
-        return BagSource(bag, topic, camera)
+        return BagSource(bag, topics or BagTopics((topic,) if topic else (), (camera,) if camera else ()))
+    if topics is not None:
+        topic, camera = next(iter(topics.named), None), next(iter(topics.cameras), None)
     if topic:
         raise InputError(f"topic '{topic}' was given, but '{path}' is no bag; leave the topic out")
+    if topics is not None and len(topics.cameras) > 1:
+        raise InputError(f"{len(topics.cameras)} names of cameras were given; '{path}' is of one camera")
     if path.is_dir():
         from dust3r_ros.io.image_folder import ImageFolder
 
@@ -91,6 +130,11 @@ def open_source(path: str | Path, topic: str | None = None, camera: str | None =
     from dust3r_ros.io.video import VideoFile
 
     return VideoFile(path, camera or "camera")
+
+
+def is_bag(path: str | Path) -> bool:
+    """Whether ``open_source`` reads it as a bag."""
+    return Path(path).exists() and _bag(Path(path)) is not None
 
 
 def _bag(path: Path) -> Path | None:
@@ -111,7 +155,12 @@ def camera_of_topic(topic: str) -> str:
 
     /camera/image_raw and /camera/image_raw/compressed: "camera"; /front/left/image_raw: "front/left".
     """
+    return without_transport(topic).strip("/").rpartition("/")[0] or "camera"
+
+
+def without_transport(topic: str) -> str:
+    """The topic of an image whatever it is sent as: /camera/image_raw/compressed is of /camera/image_raw."""
     parts = [part for part in topic.split("/") if part]
     if len(parts) > 1 and parts[-1] in _TRANSPORTS:
         parts.pop()
-    return "/".join(parts[:-1]) or "camera"
+    return "/" + "/".join(parts)

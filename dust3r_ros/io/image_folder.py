@@ -8,8 +8,9 @@ from pathlib import Path
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.io.encodings import decode_file
-from dust3r_ros.io.frames import Frame, FrameSource
+from dust3r_ros.io.frames import FrameSource
 from dust3r_ros.io.stamps import stamp_from_text
+from dust3r_ros.types import Frame
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 NOMINAL_HZ = 30

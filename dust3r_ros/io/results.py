@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import resource
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from dust3r_ros.io.report import write_report
 from dust3r_ros.io.saved_map import save_map
 from dust3r_ros.io.trajectory import write_tum
 from dust3r_ros.timing import Stopwatch
-from dust3r_ros.types import Camera, Keyframe, StampedPose
+from dust3r_ros.types import Calibration, Camera, Keyframe, StampedPose
 
 if TYPE_CHECKING:
     from dust3r_ros.mapper import Mapper
@@ -44,12 +44,15 @@ def write_results(
     stopwatch: Stopwatch,
     source: str = "",
     wall_seconds: float | None = None,
+    raw: Mapping[str, Calibration] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write trajectory, keyframes, cloud, cameras, saved map, summary, picture and report of ``mapper``.
 
     ``directory`` is made when missing; each file appears whole or not at all. ``source`` names the
-    input, ``wall_seconds`` is how long the run took. Without depth (``config.dense``) the cloud is that
-    of the landmarks. A map without a point still gives valid files, and the report says so. Returns
+    input, ``wall_seconds`` is how long the run took, ``raw`` what cameras were calibrated with, by name,
+    ``settings`` what the saved map says of its making (the configuration). Without depth (``config.dense``) the
+    cloud is that of the landmarks. A map without a point still gives valid files, and the report says so. Returns
     what summary.json holds. Raises ``OutputError`` when a file cannot be written.
     """
     directory = make_folder(directory)
@@ -59,8 +62,8 @@ def write_results(
     write_tum(directory / "trajectory.txt", trajectory)
     write_tum(directory / "keyframes.txt", [StampedPose(k.stamp_ns, k.camera, k.w_T_c) for k in keyframes])
     write_ply(directory / "map.ply", cloud)
-    write_cameras(directory / "cameras.yaml", cameras.values())
-    save_map(directory / "map.db", mapper, as_mapping(config))
+    write_cameras(directory / "cameras.yaml", cameras.values(), raw)
+    save_map(directory / "map.db", mapper, settings or as_mapping(config))
     picture = directory / "preview.png"
     write_preview(
         picture,

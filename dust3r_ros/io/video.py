@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.io.frames import Frame, FrameSource
+from dust3r_ros.io.frames import FrameSource
+from dust3r_ros.types import Frame
 
 _DEFAULT_HZ = 30.0
 

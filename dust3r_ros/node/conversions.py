@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -18,7 +18,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from dust3r_ros.alignment.cloud import Cloud
 from dust3r_ros.geometry.rigid import quaternion
 from dust3r_ros.io.encodings import decode_compressed, decode_image
-from dust3r_ros.types import Array, Array32, Camera, Image, Keyframe, StampedPose
+from dust3r_ros.types import Array, Array32, Calibration, Image, Keyframe, StampedPose
 
 # One point of a cloud message. rgb is 0x00RRGGBB, named a float32 as RViz and PCL expect it.
 POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("confidence", "<f4")])
@@ -97,18 +97,18 @@ def cloud_message(parts: Sequence[NDArray[np.void]], stamp_ns: int, frame: str) 
     return message
 
 
-def camera_info_message(camera: Camera, stamp_ns: int, frame: str) -> CameraInfo:
-    """The estimate of the raw camera at native resolution: K, plumb_bob (zeros for a plain lens), R = 1, P = [K | 0].
+def camera_info_message(raw: Calibration, stamp_ns: int, frame: str) -> CameraInfo:
+    """The raw camera at native resolution: K, distortion (plumb_bob zeros for a plain lens), R = 1, P = [K | 0].
 
-    P says that image_proc rectifies to a pinhole of the same focal length and principal point.
+    P says that image_proc rectifies to a pinhole of the same focal lengths and principal point.
     """
-    K, (k1, k2, k3) = camera.matrix, camera.distortion
+    K = np.array([[raw.fx, 0.0, raw.cx], [0.0, raw.fy, raw.cy], [0.0, 0.0, 1.0]])
     return CameraInfo(
         header=header(stamp_ns, frame),
-        width=camera.width,
-        height=camera.height,
-        distortion_model="plumb_bob",
-        d=[k1, k2, 0.0, 0.0, k3],
+        width=raw.width,
+        height=raw.height,
+        distortion_model=raw.model if raw.coefficients else "plumb_bob",
+        d=[float(value) for value in raw.coefficients or (0.0,) * 5],
         k=K.ravel().tolist(),
         r=np.eye(3).ravel().tolist(),
         p=np.hstack([K, np.zeros((3, 1))]).ravel().tolist(),
@@ -162,12 +162,13 @@ def path_message(trajectory: Sequence[StampedPose], stamp_ns: int, frame: str) -
 
 
 def graph_markers(
-    keyframes: Iterable[Keyframe], edges: Iterable[tuple[int, int, float]], stamp_ns: int, frame: str, size: float
+    places: Mapping[int, Array], edges: Iterable[tuple[int, int, float]], stamp_ns: int, frame: str, size: float
 ) -> MarkerArray:
-    """Keyframes as spheres and pairs as lines, the heavier the greener; ``size`` (map units) is a sphere's diameter."""
-    centers = {
-        keyframe.index: Point(x=x, y=y, z=z) for keyframe in keyframes for x, y, z in [keyframe.w_T_c[:3, 3].tolist()]
-    }
+    """Keyframes at ``places`` (3,) as spheres and pairs as lines, the heavier the greener.
+
+    ``size`` (map units) is a sphere's diameter.
+    """
+    centers = {index: Point(x=x, y=y, z=z) for index, place in places.items() for x, y, z in [place.tolist()]}
     known = [edge for edge in edges if edge[0] in centers and edge[1] in centers]
     top = max((weight for _, _, weight in known), default=0.0) or 1.0
     nodes = _marker(0, Marker.SPHERE_LIST, stamp_ns, frame, size)

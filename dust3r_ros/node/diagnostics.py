@@ -1,59 +1,173 @@
-"""The node's entry on /diagnostics."""
+"""The node's entries on /diagnostics: one each for mapping, backend, scale, inputs, TF and every camera."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from dust3r_ros.node.conversions import header
-from dust3r_ros.node.status import Snapshot
-from dust3r_ros.types import TrackingState
+from dust3r_ros.node.status import Snapshot, memory_mb
+from dust3r_ros.node.topic_health import TopicHealth
+from dust3r_ros.types import Camera, TrackingState
 
-# Without images for this long, the camera is taken for silent.
-SILENT_S = 3.0
+# Images and a given calibration that are further apart, in standard deviations, cannot both be right.
+DISAGREE = 3.0
+
+_OK, _WARN, _ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+_Verdict = tuple[bytes, str]
 
 
-def diagnostics_message(now: Snapshot, before: Snapshot, now_ns: int, name: str, image_topic: str) -> DiagnosticArray:
-    """The snapshot as diagnostics of hardware ``image_topic``; what was dropped or refused since ``before`` warns."""
-    level, text = _judge(now, before, image_topic)
-    values = {
-        "state": now.shown_state,
-        "backend": now.backend,
-        "frames": now.counts.frames,
-        "tracked": now.counts.tracked,
-        "keyframes": now.counts.keyframes,
-        "pairs": now.counts.pairs,
-        "lost": now.counts.lost,
-        "dropped": now.dropped,
-        "rejected": now.rejected,
-        "failed": now.failed,
-        "waiting": now.waiting,
-        **{f"focal {camera.name} (px)": f"{camera.focal:.1f}" for camera in now.cameras.values()},
-        **{f"{stage} p95 (ms)": f"{times['p95_ms']:.1f}" for stage, times in now.stages.items()},
-    }
-    status = DiagnosticStatus(
+def diagnostics_message(now: Snapshot, before: Snapshot, now_ns: int, name: str) -> DiagnosticArray:
+    """The snapshot of node ``name`` as diagnostics; what was dropped or refused since ``before`` warns."""
+    statuses = [
+        _status(f"{name}: mapping", name, _mapping(now, before), _mapping_values(now)),
+        _status(f"{name}: backend", name, (_OK, f"{now.backend} on {now.device}" if now.device else now.backend), {}),
+        _status(f"{name}: scale", name, _scale(now), _scale_values(now)),
+        _status(f"{name}: inputs", name, _inputs(now), {k: v for item in now.inputs for k, v in _input_values(item)}),
+        _status(f"{name}: tf", name, (_WARN, "; ".join(now.tf_problems)) if now.tf_problems else (_OK, "fine"), {}),
+    ]
+    for camera in now.cameras.values():
+        statuses.append(
+            _status(
+                f"{name}: calibration {camera.name}", camera.name, _calibration(camera), _camera_values(now, camera)
+            )
+        )
+    return DiagnosticArray(header=header(now_ns, ""), status=statuses)
+
+
+def _status(name: str, hardware: str, verdict: _Verdict, values: Mapping[str, object]) -> DiagnosticStatus:
+    level, text = verdict
+    return DiagnosticStatus(
         level=level,
         name=name,
         message=text,
-        hardware_id=image_topic,
+        hardware_id=hardware,
         values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
     )
-    return DiagnosticArray(header=header(now_ns, ""), status=[status])
 
 
-def _judge(now: Snapshot, before: Snapshot, image_topic: str) -> tuple[bytes, str]:
+def _mapping(now: Snapshot, before: Snapshot) -> _Verdict:
     if now.failed > before.failed:
-        return DiagnosticStatus.ERROR, f"the mapper failed: {now.message}"
+        return _ERROR, f"the mapper failed: {now.message}"
+    if now.problems:
+        return _ERROR, "; ".join(now.problems)
     if now.paused:
-        return DiagnosticStatus.OK, "paused"
-    if now.silent_s is None:
-        return DiagnosticStatus.WARN, f"no image on {image_topic} yet"
-    if now.silent_s > SILENT_S:
-        return DiagnosticStatus.WARN, f"no image on {image_topic} for {now.silent_s:.0f} s"
+        return _OK, "paused"
     if now.rejected > before.rejected:
-        return DiagnosticStatus.WARN, f"{now.rejected - before.rejected} images refused: {now.message}"
+        return _WARN, f"{now.rejected - before.rejected} images refused: {now.message}"
     if now.state is TrackingState.LOST:
-        return DiagnosticStatus.WARN, "the camera is lost"
+        return _WARN, "the camera is lost"
     if now.dropped > before.dropped:
-        dropped = now.dropped - before.dropped
-        return DiagnosticStatus.WARN, f"{dropped} images dropped: they come faster than they are mapped"
-    return DiagnosticStatus.OK, now.shown_state
+        return _WARN, f"{now.dropped - before.dropped} images dropped: they come faster than they are mapped"
+    return _OK, now.shown_state
+
+
+def _mapping_values(now: Snapshot) -> dict[str, object]:
+    counts = now.counts
+    return {
+        "state": now.shown_state,
+        "mode": now.mode,
+        "frames": counts.frames,
+        "tracked": counts.tracked,
+        "keyframes": counts.keyframes,
+        "pairs": counts.pairs,
+        "maps": counts.maps,
+        "lost": counts.lost,
+        "dropped": now.dropped,
+        "rejected": now.rejected,
+        "failed": now.failed,
+        "incomplete": now.incomplete,
+        "waiting": now.waiting,
+        "resets": now.resets,
+        "revision": now.revision,
+        "memory (MB)": f"{memory_mb():.0f}",
+        "masked (%)": f"{100 * now.masked:.1f}",
+        "moving (%)": f"{100 * now.moving:.1f}",
+        "far (%)": f"{100 * now.far:.1f}",
+        **{f"{stage} p95 (ms)": f"{times['p95_ms']:.1f}" for stage, times in now.stages.items()},
+        **({"map file": now.map_file} if now.map_file else {}),
+        **({"manifest": now.manifest_file} if now.manifest_file else {}),
+    }
+
+
+def _scale(now: Snapshot) -> _Verdict:
+    if now.contradictions:
+        return _WARN, "; ".join(now.contradictions)
+    if now.scale_state == "metric":
+        return _OK, "lengths are metres, by " + (", ".join(now.scale_sources) or "what was given")
+    if now.scale_state == "converging":
+        return _OK, "the scale is being measured by " + ", ".join(now.scale_sources)
+    return _OK, "unknown: lengths are in a unit of the map's own"
+
+
+def _scale_values(now: Snapshot) -> dict[str, object]:
+    if not now.metres_per_unit:
+        return {}
+    return {"metres per unit": f"{now.metres_per_unit:.5g}", "standard deviation": f"{now.metres_per_unit_std:.2g}"}
+
+
+def _inputs(now: Snapshot) -> _Verdict:
+    """Images that do not come are worst, then what should come beside them, then what cannot be used."""
+    if now.paused:
+        return _OK, "paused"
+    silent = [item for item in now.inputs if item.silent and item.kind not in ("camera_info", "depth_info")]
+    images = [item for item in silent if item.kind == "image"]
+    if images:
+        return _WARN, "; ".join(_silence(item) for item in images)
+    if silent:
+        return _WARN, "; ".join(_silence(item) for item in silent)
+    bad = [item for item in now.inputs if item.reason]
+    if bad:
+        return _WARN, "; ".join(item.reason for item in bad)
+    return _OK, "all inputs come"
+
+
+def _silence(item: TopicHealth) -> str:
+    if item.silent_s is None:
+        return f"no {item.kind} on {item.topic} yet"
+    return f"no {item.kind} on {item.topic} for {item.silent_s:.0f} s"
+
+
+def _input_values(item: TopicHealth) -> list[tuple[str, str]]:
+    values = [(f"{item.topic} (Hz)", f"{item.rate_hz:.1f}"), (f"{item.topic} count", str(item.count))]
+    if item.silent_s is not None:
+        values.append((f"{item.topic} last (s ago)", f"{item.silent_s:.1f}"))
+    if item.returns:
+        values.append((f"{item.topic} came back", str(item.returns)))
+    if item.bad:
+        values.append((f"{item.topic} refused", f"{item.bad}: {item.reason}"))
+    return values
+
+
+def _calibration(camera: Camera) -> _Verdict:
+    if camera.disagreement > DISAGREE:
+        return _WARN, (
+            f"the images say a focal length of {camera.told:.1f} +- {camera.told_std:.1f} px, the published calibration"
+            f" {camera.given:.1f} px: {camera.disagreement:.1f} standard deviations apart"
+        )
+    if camera.fixed:
+        return _OK, f"focal length {camera.focal:.1f} px, given"
+    if camera.support == 0:
+        return _OK, f"focal length {camera.focal:.1f} px, a guess so far"
+    return _OK, f"focal length {camera.focal:.1f} +- {camera.focal_std:.1f} px"
+
+
+def _camera_values(now: Snapshot, camera: Camera) -> dict[str, object]:
+    raw = now.published.get(camera.name, camera.calibration)
+    values: dict[str, object] = {
+        "focal (px)": f"{camera.focal:.1f}",
+        "focal std (px)": f"{camera.focal_std:.1f}",
+        "support (pairs)": camera.support,
+        "source": now.sources.get(camera.name, "fixed" if camera.fixed else "estimated"),
+        "size": f"{camera.width}x{camera.height}",
+        "principal point": f"{raw.cx:.1f}, {raw.cy:.1f}",
+        "distortion": ", ".join(f"{value:.4g}" for value in raw.coefficients) or "none",
+    }
+    if camera.given:
+        values["published focal (px)"] = f"{camera.given:.1f}"
+        values["disagreement (sigma)"] = f"{camera.disagreement:.1f}"
+    if camera.name in now.rig:
+        place = now.rig[camera.name]
+        values["extrinsics"] = f"{'from TF' if place.known else 'estimated'}, to {place.reference}"
+    return values

@@ -1,7 +1,8 @@
-"""The executable ``dust3r_node``."""
+"""The executable ``dust3r_node``: one mapping node, or several in one process."""
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ from lifecycle_msgs.msg import State
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
 
 from dust3r_ros.node.node import MappingNode
 
@@ -34,28 +36,45 @@ class _Stop:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the node until a signal or the end of its lifecycle; returns the exit code."""
+    """Run the node until a signal or the end of its lifecycle; returns the exit code.
+
+    ``--namespaces A B`` runs a node in each namespace, in this one process.
+    """
     stop = _Stop()
+    words = list(sys.argv if argv is None else argv)
     try:
+        namespaces = _parser().parse_args(remove_ros_args(words)[1:]).namespaces
         # Our own handlers: with rclpy's, the context is gone before the results are written.
-        rclpy.init(args=list(sys.argv if argv is None else argv), signal_handler_options=SignalHandlerOptions.NO)
-        node = MappingNode()
+        rclpy.init(args=words, signal_handler_options=SignalHandlerOptions.NO)
+        nodes = [MappingNode(namespace=namespace) for namespace in namespaces]
     except Exception as error:  # unknown ROS arguments, a parameter file that cannot be read
         print(f"dust3r_node cannot start ({type(error).__name__}): {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     executor = SingleThreadedExecutor()
-    executor.add_node(node)
+    for node in nodes:
+        executor.add_node(node)
     try:
-        if node.parameters["autostart"]:
-            _autostart(node)
-        _spin(executor, node, stop)
-        if node.state_id != State.PRIMARY_STATE_FINALIZED:
-            node.trigger_shutdown()
+        for node in nodes:
+            if node.parameters["autostart"]:
+                _autostart(node)
+        _spin(executor, nodes, stop)
+        for node in nodes:
+            if node.state_id != State.PRIMARY_STATE_FINALIZED:
+                node.trigger_shutdown()
     finally:
         executor.shutdown()
-        node.destroy_node()
+        for node in nodes:
+            node.destroy_node()
         rclpy.shutdown()
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dust3r_node", description="Map with uncalibrated cameras.")
+    parser.add_argument(
+        "--namespaces", nargs="+", metavar="NAME", default=[None], help="a node in each of these namespaces"
+    )
+    return parser
 
 
 def _autostart(node: MappingNode) -> None:
@@ -65,15 +84,15 @@ def _autostart(node: MappingNode) -> None:
         node.get_logger().error("not configured, for the reason above; the node waits unconfigured")
 
 
-def _spin(executor: SingleThreadedExecutor, node: MappingNode, stop: _Stop) -> None:
-    """Until a signal or, a moment after it, the lifecycle's end. An error in a callback is told, not fatal."""
+def _spin(executor: SingleThreadedExecutor, nodes: Sequence[MappingNode], stop: _Stop) -> None:
+    """Until a signal or, a moment after it, all lifecycles' end. An error in a callback is told, not fatal."""
     ended: float | None = None
     while not stop.asked and (ended is None or time.monotonic() - ended < LINGER_S):
         try:
             executor.spin_once(timeout_sec=0.2)
         except Exception:
-            node.get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
-        if ended is None and node.state_id == State.PRIMARY_STATE_FINALIZED:
+            nodes[0].get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
+        if ended is None and all(node.state_id == State.PRIMARY_STATE_FINALIZED for node in nodes):
             ended = time.monotonic()
 
 

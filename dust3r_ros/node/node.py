@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import time
-import traceback
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Sequence
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
-from rclpy.task import Future as RosFuture
-from sensor_msgs.msg import CameraInfo, CompressedImage
-from sensor_msgs.msg import Image as ImageMessage
-from std_srvs.srv import Trigger
+from rclpy.parameter import Parameter
 
-from dust3r_ros.config import NodeConfig
 from dust3r_ros.errors import Dust3rRosError
 from dust3r_ros.io.files import make_folder
-from dust3r_ros.node.calibration import calibration_of
+from dust3r_ros.node.arrivals import Arrival
 from dust3r_ros.node.diagnostics import diagnostics_message
+from dust3r_ros.node.inputs import Inputs
 from dust3r_ros.node.parameters import Parameters
 from dust3r_ros.node.pipeline import Pipeline
-from dust3r_ros.node.products import write_map, write_products
+from dust3r_ros.node.products import write_products
 from dust3r_ros.node.publishers import Publishers
-from dust3r_ros.node.topics import CameraTopics, camera_topics
+from dust3r_ros.node.services import Services
+from dust3r_ros.node.tf_listener import TfListener
+from dust3r_ros.node.tf_output import TfOutput
+from dust3r_ros.node.topics import all_camera_topics, recorded
 from dust3r_ros.node.transforms import TransformSender
 from dust3r_ros.node.transitions import refuse_impossible, told
-from dust3r_ros.srv import SaveMap
+from dust3r_ros.types import Calibration
 
 STATUS_PERIOD_S = 1.0
 MAP_CHECK_S = 0.05
 
 
 class MappingNode(LifecycleNode):
-    """Maps the images of one camera; see config/dust3r.yaml for the parameters."""
+    """Maps the images of one or several cameras; see config/dust3r.yaml for the parameters."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__("dust3r", automatically_declare_parameters_from_overrides=True, **options)
@@ -43,13 +40,16 @@ class MappingNode(LifecycleNode):
         for name in self.parameters.unknown:
             self.get_logger().warning(f"parameter '{name}' is not one of this node's and is ignored")
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)  # timers run while a bag is paused, too
-        self._transforms = TransformSender(self)
+        self._sender = TransformSender(self)
+        self._listener = TfListener(self, self._sender)
         self._pipeline: Pipeline | None = None
         self._output: Publishers | None = None
-        self._held: list[tuple[Callable[[Any], Any], Any]] = []  # (how to destroy, what), while configured
-        self._inputs: list[Any] = []
+        self._tf: TfOutput | None = None
+        self._inputs: Inputs | None = None
+        self._answers: Services | None = None
+        self._timers_held: list[Any] = []
         self._paused = False
-        self._last_image: float | None = None
+        self.add_post_set_parameters_callback(self._on_parameters)
         refuse_impossible(self)
 
     @property
@@ -65,26 +65,34 @@ class MappingNode(LifecycleNode):
         self._mapper_config = mapper
         if self._config.output_dir:
             make_folder(self._config.output_dir)  # better refused now than after the run
-        self._topics = camera_topics(self._config, self.resolve_topic_name(self._config.image_topic))
-        self._output = Publishers(
-            self, self._config.map_frame, self._topics.estimated, self._transforms, self.parameters.__getitem__
-        )
+        cameras = all_camera_topics(self._config, self.resolve_topic_name)
+        self._images = ", ".join(camera.image for camera in cameras)
+        live = self.parameters.__getitem__
         try:
-            self._pipeline = Pipeline(mapper, self._config, self._output, self.get_logger())
+            self._listener.subscribe()
+            self._tf = TfOutput(self, self._config, self._sender, self._listener, live=live)
+            self._output = Publishers(self, self._config, cameras, self._tf, live)
+            self._pipeline = Pipeline(mapper, self._config, self._output, self.get_logger(), recorded(cameras))
+            self._inputs = Inputs(
+                self, self._config, cameras, self._listener, self._on_arrival, self._on_calibration
+            )
         except BaseException:
             self._release()
             raise
-        self._paused, self._last_image = False, None
+        self._paused = False
         self._reported = self._pipeline.snapshot()
-        self._hold_services_and_timers()
-        self.get_logger().info(f"configured: backend {mapper.backend}, images from {self._topics.image}")
+        self._answers = Services(
+            self, self._pipeline, self._config.map_frame, self._on_pause, self._inputs.restart
+        )
+        self._hold_timers()
+        self.get_logger().info(f"configured: backend {mapper.backend}, images from {self._images}")
         return super().on_configure(state)
 
     @told
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        result = super().on_activate(state)
-        self._subscribe(self._topics)
-        return result
+        if self._inputs is not None:
+            self._inputs.subscribe()  # first: where that fails, nothing is active
+        return super().on_activate(state)
 
     @told
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -116,7 +124,7 @@ class MappingNode(LifecycleNode):
         try:
             if self._config.output_dir:
                 self.get_logger().info("finishing the map")
-                arguments = self._config.output_dir, self._pipeline.session, self._mapper_config, self._topics.image
+                arguments = self._config.output_dir, self._pipeline.session, self._mapper_config, self._images
                 self.get_logger().info(self._pipeline.run(lambda: write_products(*arguments)).result())
         except Dust3rRosError as error:
             self.get_logger().error(f"no results written: {error}")
@@ -124,119 +132,80 @@ class MappingNode(LifecycleNode):
             self._release()
         return TransitionCallbackReturn.SUCCESS
 
+    def _unsubscribe(self) -> None:
+        if self._inputs is not None:
+            self._inputs.unsubscribe()
+        if self._tf is not None:
+            self._tf.forget()  # an inactive node renews no transform
+
     def _release(self) -> None:
-        for destroy, held in self._held:
-            destroy(held)
-        self._held.clear()
+        for timer in self._timers_held:
+            self.destroy_timer(timer)
+        self._timers_held.clear()
+        if self._answers is not None:
+            self._answers.close()
         if self._pipeline is not None:
             self._pipeline.stop()
-            self._pipeline = None
         if self._output is not None:
             self._output.close()
-            self._output = None
+        self._listener.close()
+        self._answers = self._pipeline = self._output = self._inputs = self._tf = None
 
-    # Inputs
+    # What comes in
 
-    def _subscribe(self, topics: CameraTopics) -> None:
-        config: NodeConfig = self._config
-        reliable = config.image_reliability == "reliable"
-        qos = QoSProfile(
-            depth=config.image_depth,
-            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-        )
-        kind = CompressedImage if topics.compressed else ImageMessage
-        self._inputs.append(self.create_subscription(kind, topics.image, self._on_image, qos))
-        if config.use_camera_info:
-            self._inputs.append(
-                self.create_subscription(CameraInfo, topics.camera_info, self._on_camera_info, qos_profile_sensor_data)
-            )
-
-    def _unsubscribe(self) -> None:
-        for subscription in self._inputs:
-            self.destroy_subscription(subscription)
-        self._inputs.clear()
-
-    def _on_image(self, message: ImageMessage | CompressedImage) -> None:
-        self._last_image = time.monotonic()
+    def _on_arrival(self, arrival: Arrival) -> None:
         if self._pipeline is not None and not self._paused:
-            self._pipeline.offer(self._topics.name, message)
+            self._pipeline.offer(arrival)
 
-    def _on_camera_info(self, message: CameraInfo) -> None:
-        known, remark = calibration_of(message, self._topics.camera_info)
-        if remark:
-            self.get_logger().warning(remark, once=True)
-        if known is not None and self._pipeline is not None:
-            self._pipeline.know(self._topics.name, known)
+    def _on_calibration(self, camera: str, calibration: Calibration) -> None:
+        if self._pipeline is not None:
+            self._pipeline.know(camera, calibration)
 
-    # Services and timers
-
-    def _configured(self) -> Pipeline:
-        """The pipeline; services exist only while there is one."""
-        assert self._pipeline is not None
-        return self._pipeline
-
-    def _hold_services_and_timers(self) -> None:
-        for kind, name, callback in (
-            (Trigger, "~/reset", self._on_reset),
-            (Trigger, "~/pause", self._on_pause),
-            (Trigger, "~/resume", self._on_resume),
-            (SaveMap, "~/save_map", self._on_save_map),
-        ):
-            self._held.append((self.destroy_service, self.create_service(kind, name, callback)))
-        for period, tick in ((STATUS_PERIOD_S, self._report), (MAP_CHECK_S, self._check_map)):
-            self._held.append((self.destroy_timer, self.create_timer(period, tick, clock=self._steady)))
-        self._map_asked = time.monotonic()
-
-    async def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        return await self._answer(response, self._configured().reset(), "the next image starts a new map")
-
-    def _on_pause(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        return self._pause(True, response, "paused: images are ignored until ~/resume")
-
-    def _on_resume(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        return self._pause(False, response, "mapping goes on")
-
-    def _pause(self, paused: bool, response: Trigger.Response, text: str) -> Trigger.Response:
+    def _on_pause(self, paused: bool) -> None:
         self._paused = paused
-        self.get_logger().info(text)
         self._report()
-        response.success, response.message = True, text
-        return response
 
-    async def _on_save_map(self, request: SaveMap.Request, response: SaveMap.Response) -> SaveMap.Response:
-        pipeline = self._configured()
-        return await self._answer(response, pipeline.run(lambda: write_map(request.path, pipeline.session)), "")
+    def _on_parameters(self, changes: Sequence[Parameter]) -> None:
+        for change in changes:
+            if change.name == "mode" and self._pipeline is not None:
+                self._pipeline.set_mapping(change.value == "mapping")
 
-    async def _answer(self, response: Any, work: Future[Any], text: str) -> Any:
-        """The response once the worker is through with ``work``; the executor goes on meanwhile."""
-        done = RosFuture()
+    # Timers
 
-        def finished(_: Future[Any]) -> None:
-            done.set_result(None)
-            if self.executor is not None:
-                self.executor.wake()
-
-        work.add_done_callback(finished)
-        await done
-        error = work.exception()
-        if error is not None and not isinstance(error, Dust3rRosError):
-            self.get_logger().error("".join(traceback.format_exception(error)))
-        response.success = error is None
-        response.message = str(error) if error else text or str(work.result())
-        return response
+    def _hold_timers(self) -> None:
+        self._map_asked = time.monotonic()
+        for period, tick in (
+            (STATUS_PERIOD_S, self._report),
+            (MAP_CHECK_S, self._check_map),
+            (1.0 / self._config.tf_rate, self._tick_tf),
+        ):
+            self._timers_held.append(self.create_timer(period, tick, clock=self._steady))
 
     def _report(self) -> None:
         """Status and diagnostics."""
-        if self._pipeline is None or self._output is None:
+        if self._pipeline is None or self._output is None or self._inputs is None or self._tf is None:
             return
-        silent = None if self._last_image is None else time.monotonic() - self._last_image
-        now = self._pipeline.snapshot(paused=self._paused, silent_s=silent)
+        self._pipeline.place(self._inputs.rig())
+        now = self._pipeline.snapshot(
+            paused=self._paused,
+            inputs=self._inputs.health(),
+            incomplete=self._inputs.incomplete,
+            tf_problems=self._tf.problems,
+        )
+        if now.scale_state == "metric":
+            frame = self._inputs.optical_frame
+            found = {name: placed for name, placed in now.rig.items() if not placed.known}
+            self._tf.rig({frame(n): (frame(p.reference), p.reference_T_camera) for n, p in found.items()})
         self._pipeline.publish_status(now)
         clock_ns, name = self.get_clock().now().nanoseconds, self.get_fully_qualified_name()
-        self._output.diagnostics(diagnostics_message(now, self._reported, clock_ns, name, self._topics.image))
+        self._output.diagnostics(diagnostics_message(now, self._reported, clock_ns, name))
         self._reported = now
 
     def _check_map(self) -> None:
         if self._pipeline is not None and time.monotonic() - self._map_asked >= self.parameters["map_period"]:
             self._map_asked = time.monotonic()
             self._pipeline.ask_map()
+
+    def _tick_tf(self) -> None:
+        if self._tf is not None:
+            self._tf.tick()

@@ -10,7 +10,8 @@ from dust3r_ros.errors import InputError, OutputError
 from dust3r_ros.io.files import make_folder
 
 if TYPE_CHECKING:
-    from dust3r_ros.node.session import Session
+    from dust3r_ros.io.exports import ExportOptions
+    from dust3r_ros.session import Session
 
 
 def write_products(directory: str, session: Session, config: MapperConfig, source: str) -> str:
@@ -24,10 +25,31 @@ def write_products(directory: str, session: Session, config: MapperConfig, sourc
     frames = session.mapper.counts.frames
     if not frames:
         return f"no image was mapped, '{directory}' stays as it is"
-    session.mapper.finish()
-    write_results(directory, session.mapper, config=config, stopwatch=session.stopwatch, source=source)
+    session.finish()
+    write_results(
+        directory,
+        session.mapper,
+        config=config,
+        stopwatch=session.stopwatch,
+        source=source,
+        settings=session.settings(),
+        raw={name: session.calibrations.raw(camera) for name, camera in session.mapper.cameras.items()},
+    )
     counts = session.mapper.counts
     return f"{counts.frames} frames, {counts.keyframes} keyframes; results are in '{directory}'"
+
+
+def export_map(path: str, kind: str, session: Session, options: ExportOptions) -> str:
+    """Write the map for another program; returns what was written in a sentence.
+
+    Raises ``InputError`` for no path, ``ConfigError`` for an unknown format, ``OutputError``, and ``GeometryError`` for
+    a map without what the format needs.
+    """
+    from dust3r_ros.io.exports import Exporter
+
+    if not path:
+        raise InputError("path is empty; it must name what to write, such as /tmp/map.ply")
+    return Exporter(session.mapper.keyframes, options).write(path, kind)
 
 
 def write_map(path: str, session: Session) -> str:
@@ -44,6 +66,9 @@ def write_map(path: str, session: Session) -> str:
     keyframes = len(session.mapper.keyframes)
     if not keyframes:
         raise InputError("there is no keyframe yet, so there is no map to save")
+    if session.keeper.writes(path):
+        session.save()
+        return f"{keyframes} keyframes in '{path}', in which the map grows"
     make_folder(Path(path).parent)
-    save_map(path, session.mapper)
+    save_map(path, session.mapper, session.settings())
     return f"{keyframes} keyframes in '{path}'"

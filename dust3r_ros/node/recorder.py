@@ -25,7 +25,11 @@ from visualization_msgs.msg import MarkerArray
 
 from dust3r_ros.errors import Dust3rRosError
 from dust3r_ros.msg import MappingStatus
-from dust3r_ros.node.publishers import LATCHED, RELIABLE
+from dust3r_ros.node.interface import LATCHED as LATCHED_TOPICS
+from dust3r_ros.node.interface import RELIABLE as RELIABLE_TOPICS
+from dust3r_ros.node.interface import qos_profile
+
+LATCHED, RELIABLE = qos_profile(LATCHED_TOPICS), qos_profile(RELIABLE_TOPICS)
 
 
 class RemoteError(Dust3rRosError):

@@ -2,36 +2,80 @@
 
 from __future__ import annotations
 
+import math
 import resource
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dust3r_ros.geometry.pinhole import pixel_grid
 from dust3r_ros.msg import CameraEstimate, MappingStatus, StageLatency
-from dust3r_ros.node.conversions import header
-from dust3r_ros.types import Camera, MapCounts, TrackingState
+from dust3r_ros.node.conversions import header, pose_message
+from dust3r_ros.node.topic_health import TopicHealth
+from dust3r_ros.types import Array, Calibration, Camera, MapCounts, TrackingState
+
+# A lens that moves no pixel further than this part of the image's width is not worth a thought: 0.5 px of 640.
+LENS_MATTERS = 0.5 / 640
+
+
+@dataclass(frozen=True, eq=False)
+class RigCamera:
+    """How a camera stands to the one named ``reference``: ``reference_T_camera`` (4, 4), optical frames.
+
+    ``std`` is the standard deviation of its place, in the map's unit; ``known`` says that TF told it.
+    """
+
+    reference: str
+    reference_T_camera: Array
+    std: float = 0.0
+    known: bool = True
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """The state of the node at one moment; counts since it was configured or reset.
 
-    ``failed`` counts frames at which the mapper raised something unforeseen, ``silent_s`` is how
-    long no image came (None: none came yet).
+    ``failed`` counts frames at which the mapper raised something unforeseen, ``incomplete`` companions of images that
+    did not come in time. ``cameras`` are the estimates, ``published`` what the raw images are taken by, ``sources``
+    where focal lengths come from (estimated, fixed, prior), all by camera. ``masked``, ``moving`` and ``far`` are parts
+    of the pixels. ``metres_per_unit`` is that of the map before it became metric, 0 while unknown. ``problems`` (with
+    files), ``contradictions`` (of what tells the scale) and ``tf_problems`` are sentences.
     """
 
     stamp_ns: int = 0
     state: TrackingState = TrackingState.INITIALISING
     paused: bool = False
+    mode: str = "mapping"
     backend: str = ""
+    device: str = ""
     counts: MapCounts = MapCounts()
     dropped: int = 0
     rejected: int = 0
     failed: int = 0
+    incomplete: int = 0
     waiting: int = 0
-    silent_s: float | None = None
+    resets: int = 0
+    revision: int = 0
+    states: Mapping[str, TrackingState] = field(default_factory=dict)
+    masked: float = 0.0
+    moving: float = 0.0
+    far: float = 0.0
+    moving_regions: int = 0
+    scale_state: str = "unknown"
+    metres_per_unit: float = 0.0
+    metres_per_unit_std: float = 0.0
+    scale_sources: tuple[str, ...] = ()
+    map_file: str = ""
+    manifest_file: str = ""
+    problems: tuple[str, ...] = ()
+    contradictions: tuple[str, ...] = ()
+    tf_problems: tuple[str, ...] = ()
+    inputs: tuple[TopicHealth, ...] = ()
     stages: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     cameras: Mapping[str, Camera] = field(default_factory=dict)
+    published: Mapping[str, Calibration] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    rig: Mapping[str, RigCamera] = field(default_factory=dict)
     message: str = ""
 
     @property
@@ -49,45 +93,78 @@ def memory_mb() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def lens_shift(camera: Camera) -> float:
+    """How far the lens moves the pixel it moves most, against a centred pinhole, pixels at native resolution.
+
+    The pixels are those of a coarse grid out to the corners.
+    """
+    if not any(camera.distortion) and not any(camera.principal_offset):
+        return 0.0
+    if camera.focal <= 0:
+        return 0.0
+    grid = pixel_grid(9, 9).reshape(-1, 2) / 4.0 - 1.0
+    ideal = grid * [camera.width / 2.0, camera.height / 2.0]
+    square = (ideal**2).sum(axis=1, keepdims=True) / camera.focal**2
+    k1, k2, k3 = camera.distortion
+    seen = ideal * (1.0 + square * (k1 + square * (k2 + square * k3))) + camera.principal_offset
+    shift = (((seen - ideal) ** 2).sum(axis=1) ** 0.5).max()
+    return float(shift) if math.isfinite(shift) else math.inf
+
+
 def status_message(snapshot: Snapshot, frame: str) -> MappingStatus:
     """The snapshot as the message of ~/status."""
     counts = snapshot.counts
-    return MappingStatus(
+    message = MappingStatus(
         header=header(snapshot.stamp_ns, frame),
         state=snapshot.shown_state,
-        backend=snapshot.backend,
-        frames=counts.frames,
-        tracked=counts.tracked,
-        keyframes=counts.keyframes,
-        pairs=counts.pairs,
-        lost=counts.lost,
-        dropped=snapshot.dropped,
-        rejected=snapshot.rejected,
-        waiting=snapshot.waiting,
-        scale_state=MappingStatus.SCALE_UNKNOWN,
-        metres_per_unit=0.0,
         memory_mb=memory_mb(),
         stages=[
-            StageLatency(
-                name=name,
-                count=int(stage["count"]),
-                p50_ms=float(stage["p50_ms"]),
-                p95_ms=float(stage["p95_ms"]),
-                max_ms=float(stage["max_ms"]),
-            )
+            StageLatency(name=name, count=int(stage["count"]), **{k: float(stage[k]) for k in _LATENCIES})
             for name, stage in snapshot.stages.items()
         ],
-        cameras=[
-            CameraEstimate(
-                name=camera.name,
-                width=camera.width,
-                height=camera.height,
-                focal=float(camera.focal),
-                focal_std=float(camera.focal_std),
-                support=int(camera.support),
-                fixed=bool(camera.fixed),
-            )
-            for camera in snapshot.cameras.values()
-        ],
-        message=snapshot.message,
+        cameras=[camera_estimate(snapshot, camera) for camera in snapshot.cameras.values()],
+        scale_sources=list(snapshot.scale_sources),
+        problems=[*snapshot.problems, *snapshot.contradictions, *snapshot.tf_problems],
     )
+    for name in ("frames", "tracked", "keyframes", "pairs", "maps", "lost"):
+        setattr(message, name, int(getattr(counts, name)))
+    for name in ("dropped", "rejected", "incomplete", "waiting", "resets", "revision", "moving_regions"):
+        setattr(message, name, int(getattr(snapshot, name)))
+    for name in ("masked", "moving", "far", "metres_per_unit", "metres_per_unit_std"):
+        setattr(message, name, float(getattr(snapshot, name)))
+    for name in ("mode", "backend", "device", "scale_state", "map_file", "manifest_file", "message"):
+        setattr(message, name, str(getattr(snapshot, name)))
+    return message
+
+
+_LATENCIES = ("p50_ms", "p95_ms", "max_ms")
+
+
+def camera_estimate(snapshot: Snapshot, camera: Camera) -> CameraEstimate:
+    """What the snapshot holds of a camera."""
+    raw = snapshot.published.get(camera.name, camera.calibration)
+    shift, place = lens_shift(camera), snapshot.rig.get(camera.name)
+    message = CameraEstimate(
+        name=camera.name,
+        width=int(camera.width),
+        height=int(camera.height),
+        focal=float(camera.focal),
+        focal_std=float(camera.focal_std),
+        support=int(camera.support),
+        fixed=bool(camera.fixed),
+        source=snapshot.sources.get(camera.name, CameraEstimate.FIXED if camera.fixed else CameraEstimate.ESTIMATED),
+        cx=float(raw.cx),
+        cy=float(raw.cy),
+        d=[float(value) for value in raw.coefficients or (0.0,) * 5],
+        lens_shift=shift,
+        lens_matters=bool(shift > LENS_MATTERS * camera.width),
+        published_focal=float(camera.given),
+        disagreement=float(camera.disagreement),
+        extrinsics=CameraEstimate.NOT_NEEDED,
+    )
+    if place is not None:
+        message.extrinsics = CameraEstimate.KNOWN if place.known else CameraEstimate.FOUND
+        message.reference = place.reference
+        message.first_from_camera = pose_message(place.reference_T_camera)
+        message.extrinsics_std = float(place.std)
+    return message

@@ -14,7 +14,8 @@ Item = TypeVar("Item")
 class Worker(Generic[Item]):
     """Runs ``work(item)`` for every item offered, in order, in one thread of its own.
 
-    At most ``size`` items wait; a further one pushes the oldest out (``dropped`` counts). Jobs
+    Items that wait weigh at most ``size`` together, each ``weigh(item)`` (1); a further one pushes the oldest
+    out (``dropped`` counts), but one always may wait. Jobs
     given to ``submit`` go before waiting items and share the thread, so that what ``work`` touches
     needs no lock. ``on_failure`` gets whatever ``work`` raises; the thread lives on.
     """
@@ -22,15 +23,17 @@ class Worker(Generic[Item]):
     def __init__(
         self,
         work: Callable[[Item], None],
-        size: int,
+        size: float,
         on_failure: Callable[[Exception], None],
         name: str = "worker",
+        weigh: Callable[[Item], float] = lambda item: 1,
     ) -> None:
         self._work = work
         self._on_failure = on_failure
         self._items: deque[Item] = deque()
         self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._size = size
+        self._size, self._weigh = size, weigh
+        self._load = 0.0
         self._wake = threading.Condition()
         self._stopping = False
         self.dropped = 0
@@ -48,10 +51,12 @@ class Worker(Generic[Item]):
             if self._stopping:
                 self.dropped += 1
                 return
-            if len(self._items) >= self._size:
-                self._items.popleft()
+            weight = self._weigh(item)
+            while self._items and self._load + weight > self._size:
+                self._load -= self._weigh(self._items.popleft())
                 self.dropped += 1
             self._items.append(item)
+            self._load += weight
             self._wake.notify()
 
     def submit(self, job: Callable[[], Any]) -> Future[Any]:
@@ -70,6 +75,7 @@ class Worker(Generic[Item]):
         with self._wake:
             count = len(self._items)
             self._items.clear()
+            self._load = 0.0
         return count
 
     def stop(self, timeout: float | None = None) -> bool:
@@ -90,6 +96,7 @@ class Worker(Generic[Item]):
                     if not self._items:
                         return
                     item = self._items.popleft()
+                    self._load -= self._weigh(item)
             if job is not None:
                 self._do(*job)
                 continue

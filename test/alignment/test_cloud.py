@@ -28,6 +28,13 @@ def keyframe(index: int = 0) -> Keyframe:
     return Keyframe(index, 1, 10, "camera", pose, FOCAL, image, depth, confidence)
 
 
+def test_every_so_many_points_are_some_of_all() -> None:
+    everything, some = keyframe_cloud(keyframe(), 1.5, 2), keyframe_cloud(keyframe(), 1.5, 2, every=3)
+    np.testing.assert_array_equal(some.points, everything.points[::3])
+    np.testing.assert_array_equal(some.colors, everything.colors[::3])
+    np.testing.assert_array_equal(some.confidence, everything.confidence[::3])
+
+
 def test_every_point_projects_onto_its_pixel() -> None:
     frame = keyframe()
     cloud = keyframe_cloud(frame, 1.5)

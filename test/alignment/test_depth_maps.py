@@ -143,3 +143,71 @@ def test_the_depth_of_another_map_in_units_of_this_one() -> None:
     np.testing.assert_allclose(maps.get(3)[0], 3.0 * theirs[0], rtol=1e-6)  # type: ignore[index]
     np.testing.assert_array_equal(maps.get(3)[1], theirs[1])  # type: ignore[index]
     np.testing.assert_array_equal(maps.get(0)[0], own[0])  # type: ignore[index]
+
+
+def test_another_unit_for_everything_that_is_kept() -> None:
+    maps, same = DepthMaps(), DepthMaps()
+    for kept in (maps, same):
+        kept.absorb(pair(0, 1)[0], SECOND_T_FIRST, 1.0)
+        kept.absorb(pair(2, 3)[0], SECOND_T_FIRST, 1.0)
+        kept.freeze(2)
+        kept.get(0)
+    maps.rescale_all(2.5)
+    for kept, unit in ((maps, 2.5), (same, 1.0)):
+        kept.absorb(pair(0, 4)[0], SECOND_T_FIRST, unit)
+    for index in range(4):
+        np.testing.assert_allclose(maps.get(index)[0], 2.5 * same.get(index)[0], rtol=1e-5)
+        np.testing.assert_allclose(maps.get(index)[1], same.get(index)[1], rtol=1e-5)
+
+
+def test_a_change_of_unit_is_told_from_a_change_of_depth() -> None:
+    maps, other = DepthMaps(), DepthMaps()
+    assert maps.pixels(0) is None and maps.growth(0) == 1.0
+    maps.absorb(pair(0, 1)[0], SECOND_T_FIRST, 1.0)
+    before = maps.pixels(0)
+    maps.get(0)
+    maps.rescale(0, 2.0)
+    maps.rescale_all(1.5)
+    maps.freeze(0)
+    assert maps.pixels(0) is before and maps.growth(0) == 3.0
+    other.take_over(maps, 4, 0.5)
+    assert other.pixels(4) is before and other.growth(4) == 1.5
+    maps.absorb(pair(0, 2)[0], SECOND_T_FIRST, 1.0)
+    assert maps.pixels(0) is not before and maps.growth(0) == 1.0
+    for change in (lambda: maps.leave_out(0, np.ones(maps.get(0)[0].shape, bool)), lambda: maps.clear(0)):
+        before = maps.pixels(0)
+        change()
+        assert maps.pixels(0) is not before
+
+
+def test_depth_of_another_session_is_one_estimate() -> None:
+    maps, again = DepthMaps(), DepthMaps()
+    maps.absorb(pair(0, 1)[0], SECOND_T_FIRST, 1.0)
+    maps.freeze(0)
+    again.restore(0, *maps.get(0))  # type: ignore[misc]
+    assert again.pixels(0) is None
+    for kept in (maps, again):
+        kept.absorb(pair(0, 2)[0], SECOND_T_FIRST, 1.0)
+    np.testing.assert_array_equal(again.get(0)[0], maps.get(0)[0])  # type: ignore[index]
+
+
+def test_depth_ends_at_the_outlines_of_the_image_shown_until_it_is_frozen() -> None:
+    """Depth of a dark thing that runs over its outline, beside a bright sky."""
+    height, width, edge = 96, 128, 64
+    image = np.full((height, width, 3), 220, np.uint8)
+    image[:, :edge] = 60
+    confidence = np.ones((2, height, width), np.float32)
+    confidence[:, :, : edge + 4] = 3
+    points = unproject(np.full((height, width), 2.0), 100.0).astype(np.float32)
+    prediction = PairPrediction(0, 1, points, confidence[0], points, confidence[1])
+    plain, cut = DepthMaps(), DepthMaps()
+    for maps in (plain, cut):
+        if maps is cut:
+            maps.show(0, image)
+        maps.absorb(prediction, np.eye(4), 1.0)
+        maps.freeze(0)
+        maps.freeze(1)
+    assert (plain.get(0)[1][:, edge : edge + 4] > 1).all(), "no image, no outlines"
+    assert (cut.get(0)[1][:, edge:] == 1).all() and (cut.get(0)[0][:, edge:] == 0).all()
+    assert (cut.get(0)[1][:, : edge - 2] > 1).all()
+    np.testing.assert_array_equal(cut.get(1)[1], plain.get(1)[1])

@@ -7,8 +7,12 @@ import pytest
 from synthetic import arc, turning, unposed
 
 from dust3r_ros.alignment.first_pair import PairFromLandmarks
+from dust3r_ros.alignment.sparse_map import Focal, SparseMap
 from dust3r_ros.errors import GeometryError
+from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import angle_deg, invert
+from dust3r_ros.tracking import Tracks
 
 
 def test_the_first_pair_has_parallax() -> None:
@@ -53,3 +57,21 @@ def test_pairs_that_fail_at_a_focal_make_room_for_others() -> None:
         sparse.views[view].seen = sparse.views[view].seen.select(np.zeros(len(sparse.views[view].seen.ids), bool))
     left = set(range(4)) - {first, second}
     assert set(finder(sparse, range(4), 330.0)[:2]) == left
+
+
+def test_what_moves_by_itself_before_a_far_scene_does_not_choose_the_direction() -> None:
+    """Two fifths of the points are near and move; what is still is far enough to fit any direction to a pixel."""
+    rng = np.random.default_rng(0)
+    still = rng.uniform([-3.0, -2.0, 5.0], [3.0, 2.0, 9.0], (300, 3))
+    near = rng.uniform([-0.4, -0.6, 1.4], [0.3, 0.6, 1.6], (200, 3))
+    sparse = SparseMap(1.0)
+    sparse.focals.append(Focal(330.0, 330.0, std=0.0, fixed=True, lens=Lens(200.0)))
+    ids = sparse.new_ids(500)
+    for step in range(3):
+        camera = np.array([0.12 * step, 0.02 * step**2, 0.0])
+        points = np.concatenate([still, near + step * np.array([0.15, 0.12, 0.0])]) - camera
+        seen = project(points, 330.0, (0.0, 0.0)) + 0.1 * rng.standard_normal((500, 2))
+        sparse.add(0, Tracks(ids, seen), None)
+    first, second, first_T_second = PairFromLandmarks(sharp=True)(sparse, range(3), 330.0)
+    true = np.array([0.12 * (second - first), 0.02 * (second**2 - first**2), 0.0])
+    assert true @ first_T_second[:3, 3] > 0.97 * np.linalg.norm(true)

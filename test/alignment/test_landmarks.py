@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dust3r_ros.alignment.landmarks import Landmarks
+from dust3r_ros.alignment.landmarks import BLOCK, Landmarks
 
 
 def test_numbers_go_on_and_positions_survive_growth() -> None:
@@ -53,3 +53,15 @@ def test_many_at_once_are_as_one_by_one(pairs: list[tuple[int, int]]) -> None:
     ids = np.arange(20)
     np.testing.assert_array_equal(together.resolved(ids), single.resolved(ids))
     np.testing.assert_array_equal(gone, np.flatnonzero(together.resolved(ids) != ids))
+
+
+def test_landmarks_of_another_session() -> None:
+    landmarks, again = Landmarks(), Landmarks()
+    landmarks.new(3 * BLOCK)
+    landmarks.merge(np.array([5, 9]), np.array([2, 5]))
+    landmarks.merge(np.array([BLOCK + 1]), np.array([2 * BLOCK + 7]))
+    assert [blocks.tolist() for blocks in landmarks.merges] == [[0], [2]], "where an id went"
+    again.restore(landmarks.aliases.copy())
+    every = np.arange(3 * BLOCK)
+    np.testing.assert_array_equal(again.resolved(every), landmarks.resolved(every))
+    assert np.isnan(again.positions).all() and again.new(1).tolist() == [3 * BLOCK]

@@ -133,3 +133,19 @@ def test_the_same_images_give_the_same_flow() -> None:
     for x, y in zip(first, second, strict=True):
         np.testing.assert_array_equal(x.target, y.target)
         np.testing.assert_array_equal(x.error, y.error)
+
+
+@pytest.mark.parametrize("deviation", [1.0, 2.0, 5.0])
+def test_noise_is_no_texture(deviation: float) -> None:
+    """A plain wall, or sky, beside something with texture, as a sensor shows it: each image has its own noise."""
+    rng = np.random.default_rng(0)
+    scene = texture().astype(np.float64)
+    scene[:, WIDTH // 2 :] = 150
+    a, b = (
+        np.clip(np.round(image + rng.normal(0, deviation, image.shape)), 0, 255).astype(np.uint8)
+        for image in (scene, np.roll(scene, 4, axis=1))
+    )
+    forth, _ = flow_of(a, b)
+    found = np.isfinite(forth.error)
+    assert found[8:-8, 8 : WIDTH // 2 - 8].mean() > 0.95
+    assert found[8:-8, WIDTH // 2 + 8 : -8].mean() < 0.05

@@ -1,11 +1,22 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, angle_deg, invert, pose, quaternion, transform
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.geometry.rigid import (
+    BODY_T_OPTICAL,
+    angle_deg,
+    from_quaternion,
+    interpolate,
+    invert,
+    pose,
+    quaternion,
+    transform,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -51,3 +62,29 @@ def test_angle_is_that_of_the_rotation(angle: float, seed: int) -> None:
     axis = np.random.default_rng(seed).normal(size=3)
     rotation = Rotation.from_rotvec(np.radians(angle) * axis / np.linalg.norm(axis)).as_matrix()
     np.testing.assert_allclose(angle_deg(rotation), angle, atol=1e-5)
+
+
+@given(seeds, st.floats(0.92, 1.08))
+def test_a_quaternion_makes_a_pose(seed: int, length: float) -> None:
+    a_T_b = some_pose(np.random.default_rng(seed))
+    made = from_quaternion(a_T_b[:3, 3], length * quaternion(a_T_b[:3, :3]))
+    np.testing.assert_allclose(made, a_T_b, atol=1e-12)
+
+
+@pytest.mark.parametrize("xyzw", [[0, 0, 0, 0], [0, 0, 0, 2], [np.nan, 0, 0, 1], [np.inf, 0, 0, 1]])
+def test_a_quaternion_that_is_none_is_refused(xyzw: list[float]) -> None:
+    with pytest.raises(GeometryError, match="length"):
+        from_quaternion([0, 0, 0], xyzw)
+    with pytest.raises(GeometryError, match="nan"):
+        from_quaternion([0, np.nan, 0], [0, 0, 0, 1])
+
+
+@given(seeds, st.floats(0, 1))
+def test_interpolation_goes_the_part_of_the_way(seed: int, part: float) -> None:
+    rng = np.random.default_rng(seed)
+    first, last = some_pose(rng), some_pose(rng)
+    middle = interpolate(first, last, part)
+    whole = angle_deg(first[:3, :3].T @ last[:3, :3])
+    np.testing.assert_allclose(angle_deg(first[:3, :3].T @ middle[:3, :3]), part * whole, atol=1e-5)
+    np.testing.assert_allclose(angle_deg(middle[:3, :3].T @ last[:3, :3]), (1 - part) * whole, atol=1e-5)
+    np.testing.assert_allclose(middle[:3, 3], (1 - part) * first[:3, 3] + part * last[:3, 3], atol=1e-12)

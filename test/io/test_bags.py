@@ -130,7 +130,8 @@ def test_truncated_bags_are_an_error_or_give_what_is_there(
     except InputError as error:
         assert str(tmp_path) in str(error) and "\n" not in str(error) and "mends" in str(error)
     else:
-        assert 0 < len(frames) < 6 and source.skipped == 1
+        # What is missing of an MCAP file may be its end alone.
+        assert 0 < len(frames) < 6 + (storage == "mcap") and source.skipped == 1
         assert [frame.stamp_ns for frame in frames] == sequence.stamps_ns[: len(frames)].tolist()
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from dust3r_ros.errors import MapFileError, OutputError
 from dust3r_ros.io.map_blobs import pack_map, unpack_map
-from dust3r_ros.io.saved_map import SCHEMA_VERSION, Edge, SavedMap, load_map, save_map
+from dust3r_ros.io.saved_map import SCHEMA_VERSION, Edge, load_map, load_state, save_map
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.types import Camera, Keyframe
 
@@ -65,49 +67,6 @@ def test_odd_values_stay_usable() -> None:
     assert np.isfinite(back).all() and (back[0] == 0).all() and (back[1] > 0).all() and back[1, 1] == 1
 
 
-def test_a_map_grows_and_changes(mapper: FinishedMapper, tmp_path: Path) -> None:
-    path = tmp_path / "map.db"
-    with SavedMap(path, write=True) as saved:
-        saved.write_keyframes(mapper.keyframes[:2])
-        saved.write_edges([(0, 3, 1.0)])
-    with SavedMap(path, write=True) as saved:
-        saved.write_keyframes(mapper.keyframes[2:])
-        newer = replace(mapper.keyframes[1], version=9, w_T_c=np.eye(4))
-        saved.write_keyframes([newer])
-        saved.write_keyframes([mapper.keyframes[1]])  # of an earlier version: too late
-        saved.remove_keyframes([0, 77])
-    assert os.listdir(tmp_path) == ["map.db"]
-    contents = load_map(path)
-    assert [keyframe.index for keyframe in contents.keyframes] == [3, 6, 9, 12, 15]
-    assert contents.keyframes[0].version == 9 and np.array_equal(contents.keyframes[0].w_T_c, np.eye(4))
-    assert contents.edges == ()
-
-
-def test_a_failed_transaction_leaves_no_trace(mapper: FinishedMapper, tmp_path: Path) -> None:
-    def breaking() -> object:
-        yield mapper.keyframes[1]
-        raise ZeroDivisionError
-
-    with SavedMap(tmp_path / "map.db", write=True) as saved:
-        saved.write_keyframes(mapper.keyframes[:1])
-        with pytest.raises(ZeroDivisionError):
-            saved.write_keyframes(breaking())  # type: ignore[arg-type]
-        assert [keyframe.index for keyframe in saved.read().keyframes] == [0]
-        saved.write_keyframes(mapper.keyframes[2:3])
-    assert [keyframe.index for keyframe in load_map(tmp_path / "map.db").keyframes] == [0, 6]
-
-
-def test_an_aborted_writer_leaves_what_was_written(mapper: FinishedMapper, tmp_path: Path) -> None:
-    saved = SavedMap(tmp_path / "map.db", write=True)
-    saved.write_keyframes(mapper.keyframes[:3])
-    for file in tmp_path.iterdir():  # what a power cut would leave on the disk
-        (tmp_path / "copy").mkdir(exist_ok=True)
-        if file.is_file():
-            (tmp_path / "copy" / file.name).write_bytes(file.read_bytes())
-    saved.close()
-    assert len(load_map(tmp_path / "copy" / "map.db").keyframes) == 3
-
-
 def test_an_empty_map_is_a_map(tmp_path: Path) -> None:
     save_map(tmp_path / "map.db", FinishedMapper((), {}, []))
     assert load_map(tmp_path / "map.db").keyframes == ()
@@ -119,32 +78,59 @@ def test_pairs_of_keyframes_that_left_are_not_saved(mapper: FinishedMapper, tmp_
     assert len(load_map(tmp_path / "map.db").edges) == 3
 
 
-@pytest.mark.parametrize("write", [False, True])
-def test_a_map_of_the_first_schema_has_plain_lenses(mapper: FinishedMapper, tmp_path: Path, write: bool) -> None:
-    save_map(tmp_path / "map.db", mapper)
-    base = sqlite3.connect(tmp_path / "map.db")
-    base.executescript(
-        """
-        CREATE TABLE old (name TEXT PRIMARY KEY, width INTEGER NOT NULL, height INTEGER NOT NULL, focal REAL NOT NULL,
-            focal_std REAL NOT NULL, support INTEGER NOT NULL, fixed INTEGER NOT NULL);
-        INSERT INTO old SELECT name, width, height, focal, focal_std, support, fixed FROM cameras;
-        DROP TABLE cameras;
-        ALTER TABLE old RENAME TO cameras;
-        PRAGMA user_version = 1;
-        """
-    )
+OLD_SCHEMA = """
+CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE cameras (name TEXT PRIMARY KEY, width INTEGER NOT NULL, height INTEGER NOT NULL, focal REAL NOT NULL,
+    focal_std REAL NOT NULL, support INTEGER NOT NULL, fixed INTEGER NOT NULL{lens});
+CREATE TABLE keyframes (number INTEGER PRIMARY KEY, version INTEGER NOT NULL, stamp_ns INTEGER NOT NULL,
+    camera TEXT NOT NULL, w_T_c BLOB NOT NULL, focal REAL NOT NULL, height INTEGER NOT NULL, width INTEGER NOT NULL,
+    image BLOB NOT NULL, depth BLOB NOT NULL, depth_scale REAL NOT NULL, confidence BLOB NOT NULL);
+CREATE TABLE edges (first INTEGER NOT NULL, second INTEGER NOT NULL, weight REAL NOT NULL, PRIMARY KEY (first, second));
+PRAGMA application_id = 1144214093;
+PRAGMA user_version = {version};
+"""
+LENS = "".join(f", {name} REAL NOT NULL DEFAULT 0" for name in ("offset_x", "offset_y", "k1", "k2", "k3"))
+
+
+def old_map(path: Path, mapper: FinishedMapper, version: int) -> None:
+    """A file as earlier versions of this program wrote it."""
+    base = sqlite3.connect(path)
+    base.executescript(OLD_SCHEMA.format(version=version, lens=LENS if version > 1 else ""))
+    base.execute("INSERT INTO settings VALUES ('seed', '7')")
+    for c in mapper.cameras.values():
+        row = [c.name, c.width, c.height, c.focal, c.focal_std, c.support, int(c.fixed)]
+        row += [*c.principal_offset, *c.distortion] if version > 1 else []
+        base.execute(f"INSERT INTO cameras VALUES ({', '.join('?' * len(row))})", row)
+    for k in mapper.keyframes:
+        png = cv2.imencode(".png", k.image[..., ::-1])[1].tobytes()
+        scale = float(np.median(k.depth[k.depth > 0]))
+        depth, confidence = (zlib.compress(a.astype("<f2").tobytes()) for a in (k.depth / scale, k.confidence))
+        head = (k.index, k.version, k.stamp_ns, k.camera, k.w_T_c.astype("<f8").tobytes(), k.focal, *k.depth.shape)
+        base.execute(f"INSERT INTO keyframes VALUES ({', '.join('?' * 12)})", (*head, png, depth, scale, confidence))
+    base.executemany("INSERT INTO edges VALUES (?, ?, ?)", mapper.edges)
+    base.commit()
     base.close()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_maps_of_older_schemas_can_be_shown_and_not_continued(
+    mapper: FinishedMapper, tmp_path: Path, version: int
+) -> None:
+    old_map(tmp_path / "map.db", mapper, version)
+    contents = load_map(tmp_path / "map.db", landmarks=True)
     plain = {
         name: replace(camera, principal_offset=(0.0, 0.0), distortion=(0.0, 0.0, 0.0))
         for name, camera in mapper.cameras.items()
     }
-    with SavedMap(tmp_path / "map.db", write=write) as saved:
-        contents = saved.read()
-        assert contents.cameras == plain and len(contents.keyframes) == len(mapper.keyframes)
-        if write:  # the file is of this schema from here on
-            saved.write_cameras([mapper.cameras["c"]])
-    if write:
-        assert load_map(tmp_path / "map.db").cameras == {**plain, "c": mapper.cameras["c"]}
+    assert contents.cameras == (plain if version == 1 else mapper.cameras)
+    assert contents.settings == {"seed": 7} and contents.landmarks is None
+    assert contents.edges == ((0, 3, 1.5), (3, 6, 0.1), (9, 0, 2.0))
+    for saved, original in zip(contents.keyframes, mapper.keyframes, strict=True):
+        assert saved.w_T_c.tobytes() == original.w_T_c.tobytes() and saved.focal == original.focal
+        assert np.array_equal(saved.image, original.image)
+        assert np.allclose(saved.depth, original.depth, rtol=6e-4, atol=0)
+    with pytest.raises(MapFileError, match=f"schema {version} .*shown .*not continued"):
+        load_state(tmp_path / "map.db")
 
 
 def test_a_newer_schema_is_refused_with_both_versions(mapper: FinishedMapper, tmp_path: Path) -> None:
@@ -152,9 +138,15 @@ def test_a_newer_schema_is_refused_with_both_versions(mapper: FinishedMapper, tm
     base = sqlite3.connect(tmp_path / "map.db")
     base.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     base.close()
-    for write in (False, True):
+    for load in (load_map, load_state):
         with pytest.raises(MapFileError, match=rf"schema {SCHEMA_VERSION + 1}.*newer.*up to {SCHEMA_VERSION}"):
-            SavedMap(tmp_path / "map.db", write=write)
+            load(tmp_path / "map.db")
+
+
+def test_products_alone_are_shown_and_not_continued(mapper: FinishedMapper, tmp_path: Path) -> None:
+    save_map(tmp_path / "map.db", mapper)
+    with pytest.raises(MapFileError, match="products"):
+        load_state(tmp_path / "map.db")
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
@@ -170,11 +162,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for name in ("text.db", "other.db", "empty.db"):
         with pytest.raises(MapFileError, match=name.replace(".", r"\.")):
             load_map(tmp_path / name)
-    for name in ("text.db", "other.db"):
-        before = (tmp_path / name).read_bytes()
-        with pytest.raises(MapFileError):
-            SavedMap(tmp_path / name, write=True)
-        assert (tmp_path / name).read_bytes() == before
+        with pytest.raises(MapFileError, match=name.replace(".", r"\.")):
+            load_state(tmp_path / name)
     (tmp_path / "folder.db").mkdir()
     with pytest.raises(MapFileError):
         load_map(tmp_path / "folder.db")
@@ -189,11 +178,16 @@ def test_a_truncated_map_is_refused(mapper: FinishedMapper, tmp_path: Path, part
         load_map(tmp_path / "map.db")
 
 
-@pytest.mark.parametrize("column", ["w_T_c", "image", "depth", "confidence"])
-def test_damaged_keyframes_are_named(mapper: FinishedMapper, tmp_path: Path, column: str) -> None:
+@pytest.mark.parametrize("column", ["keyframes.w_T_c", "images.image", "depths.depth", "depths.confidence"])
+@pytest.mark.parametrize("damage", ["zeros", "flipped"])
+def test_damaged_keyframes_are_named(mapper: FinishedMapper, tmp_path: Path, column: str, damage: str) -> None:
     save_map(tmp_path / "map.db", mapper)
+    table, name = column.split(".")
     base = sqlite3.connect(tmp_path / "map.db")
-    base.execute(f"UPDATE keyframes SET {column} = zeroblob(128) WHERE number = 6")
+    blob = bytearray(base.execute(f"SELECT {name} FROM {table} WHERE number = 6").fetchone()[0])
+    blob[len(blob) // 2] ^= 1
+    value = bytes(128) if damage == "zeros" else bytes(blob)
+    base.execute(f"UPDATE {table} SET {name} = ? WHERE number = 6", (value,))
     base.commit()
     base.close()
     with pytest.raises(MapFileError, match="keyframe 6"):
@@ -203,13 +197,7 @@ def test_damaged_keyframes_are_named(mapper: FinishedMapper, tmp_path: Path, col
 def test_failed_writes_are_sentences(mapper: FinishedMapper, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="nowhere"):
         save_map(tmp_path / "nowhere" / "map.db", mapper)
-    with SavedMap(tmp_path / "map.db", write=True) as saved:
-        other = sqlite3.connect(tmp_path / "map.db", timeout=0, isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        saved._base.execute("PRAGMA busy_timeout = 10")
-        with pytest.raises(OutputError, match="locked"):
-            saved.write_keyframes(mapper.keyframes)
-        other.execute("ROLLBACK")
-        other.close()
-        with pytest.raises(OutputError, match="cannot be written"):
-            saved.write_cameras([Camera("a", 4, 3, 2.0, focal_std=float("nan"))])
+    mapper.cameras["a"] = Camera("a", 4, 3, 2.0, focal_std=float("nan"))
+    with pytest.raises(OutputError, match="cannot be written"):
+        save_map(tmp_path / "map.db", mapper)
+    assert os.listdir(tmp_path) == []

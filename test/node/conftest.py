@@ -105,7 +105,7 @@ class Bench:
         """Publish a CameraInfo, again and again as drivers do, until the node has it."""
         info = CameraInfo(width=width, height=height)
         info.k[0] = info.k[4] = focal
-        info.k[8] = 1.0
+        info.k[2], info.k[5], info.k[8] = (width - 1) / 2, (height - 1) / 2, 1.0
         end = time.monotonic() + 20
         while f"received: focal {focal:.1f} px" not in self.node.log:
             assert time.monotonic() < end, f"the node does not take a calibration:\n{self.node.log}"

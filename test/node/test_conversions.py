@@ -15,7 +15,7 @@ from dust3r_ros.alignment.cloud import Cloud
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, pose
 from dust3r_ros.node import conversions
-from dust3r_ros.types import Camera, Keyframe, StampedPose
+from dust3r_ros.types import Calibration, Camera, Keyframe, StampedPose
 
 STAMP = 1_700_000_000_123_456_789
 
@@ -102,7 +102,8 @@ def test_a_large_cloud_is_made_without_looping_over_its_points():
 
 
 def test_camera_info_is_that_of_the_native_image():
-    message = conversions.camera_info_message(Camera("front", 641, 480, 512.5, 3.0, 4), STAMP, "front_optical")
+    camera = Camera("front", 641, 480, 512.5, 3.0, 4)
+    message = conversions.camera_info_message(camera.calibration, STAMP, "front_optical")
     assert (message.width, message.height, message.distortion_model) == (641, 480, "plumb_bob")
     assert list(message.d) == [0.0] * 5
     np.testing.assert_array_equal(message.k.reshape(3, 3), [[512.5, 0, 320], [0, 512.5, 239.5], [0, 0, 1]])
@@ -113,10 +114,17 @@ def test_camera_info_is_that_of_the_native_image():
 
 def test_camera_info_describes_the_raw_image():
     camera = Camera("front", 640, 480, 500.0, principal_offset=(3.0, -2.0), distortion=(0.1, -0.02, 0.003))
-    message = conversions.camera_info_message(camera, STAMP, "front_optical")
+    message = conversions.camera_info_message(camera.calibration, STAMP, "front_optical")
     assert list(message.d) == [0.1, -0.02, 0, 0, 0.003]
     np.testing.assert_array_equal(message.k.reshape(3, 3), [[500, 0, 322.5], [0, 500, 237.5], [0, 0, 1]])
     np.testing.assert_array_equal(message.p.reshape(3, 4)[:, :3], message.k.reshape(3, 3))
+
+
+def test_camera_info_keeps_another_model_and_pixels_that_are_not_square():
+    known = Calibration(640, 480, 500.0, 510.0, 320.0, 240.0, "equidistant", (0.1, 0.2, 0.3, 0.4))
+    message = conversions.camera_info_message(known, STAMP, "front_optical")
+    assert (message.distortion_model, list(message.d)) == ("equidistant", [0.1, 0.2, 0.3, 0.4])
+    assert (message.k[0], message.k[4], message.p[5]) == (500.0, 510.0, 510.0)
 
 
 def test_pose_and_transform_agree():
@@ -156,12 +164,10 @@ def keyframe(index, w_T_c):
 
 
 def test_graph_draws_the_pairs_whose_keyframes_exist():
-    keyframes = [keyframe(index, some_pose(index)) for index in (0, 2, 5)]
-    nodes, lines = conversions.graph_markers(
-        keyframes, [(0, 2, 1.0), (2, 5, 2.0), (5, 9, 1.0)], STAMP, "map", 0.1
-    ).markers
+    places = {index: some_pose(index)[:3, 3] for index in (0, 2, 5)}
+    nodes, lines = conversions.graph_markers(places, [(0, 2, 1.0), (2, 5, 2.0), (5, 9, 1.0)], STAMP, "map", 0.1).markers
     centers = [[point.x, point.y, point.z] for point in nodes.points]
-    np.testing.assert_allclose(centers, [k.w_T_c[:3, 3] for k in keyframes])
+    np.testing.assert_allclose(centers, list(places.values()))
     assert len(lines.points) == len(lines.colors) == 4
     assert lines.points[2:] == nodes.points[1:]
     assert lines.colors[3].g > lines.colors[0].g

@@ -2,65 +2,178 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
+from dust3r_ros.msg import MappingStatus
+from rclpy.serialization import deserialize_message, serialize_message
 
-from dust3r_ros.node.diagnostics import SILENT_S, diagnostics_message
-from dust3r_ros.node.status import Snapshot, status_message
-from dust3r_ros.types import Camera, MapCounts, TrackingState
+from dust3r_ros.geometry.rigid import pose
+from dust3r_ros.node.diagnostics import diagnostics_message
+from dust3r_ros.node.status import RigCamera, Snapshot, lens_shift, status_message
+from dust3r_ros.node.topic_health import SILENT_S, TopicHealth
+from dust3r_ros.types import Calibration, Camera, MapCounts, TrackingState
 
+IMAGES = TopicHealth("/front/image_raw", "image", "front", 9, 10.0, 0.1)
 FINE = Snapshot(
     stamp_ns=5_000_000_007,
     state=TrackingState.TRACKING,
     backend="two_view",
-    counts=MapCounts(9, 8, 3, 4, 1),
+    device="cpu",
+    counts=MapCounts(9, 8, 3, 4, 1, 2),
     dropped=2,
     rejected=3,
     waiting=1,
-    silent_s=0.1,
+    inputs=(IMAGES,),
     cameras={"front": Camera("front", 640, 480, 500.0, 4.0, 6)},
     stages={"track": {"count": 9, "p50_ms": 1.0, "p95_ms": 2.0, "max_ms": 3.0}},
 )
 
 
 def judged(**changes):
-    (status,) = diagnostics_message(replace(FINE, **changes), FINE, 42, "/dust3r", "/front/image_raw").status
-    return status
+    """Statuses by what they are of."""
+    array = diagnostics_message(replace(FINE, **changes), FINE, 42, "/dust3r")
+    assert (array.header.stamp.sec, array.header.stamp.nanosec) == (0, 42)
+    return {status.name.removeprefix("/dust3r: "): status for status in array.status}
+
+
+def values(status):
+    return {item.key: item.value for item in status.values}
 
 
 def test_all_is_well():
-    status = judged()
-    assert (status.level, status.message, status.hardware_id) == (DiagnosticStatus.OK, "tracking", "/front/image_raw")
-    values = {item.key: item.value for item in status.values}
-    assert (values["frames"], values["dropped"], values["focal front (px)"]) == ("9", "2", "500.0")
-    assert values["track p95 (ms)"] == "2.0"
+    statuses = judged()
+    assert list(statuses) == ["mapping", "backend", "scale", "inputs", "tf", "calibration front"]
+    assert {status.level for status in statuses.values()} == {DiagnosticStatus.OK}
+    assert (statuses["mapping"].message, statuses["backend"].message) == ("tracking", "two_view on cpu")
+    shown = values(statuses["mapping"])
+    assert (shown["frames"], shown["dropped"], shown["maps"], shown["track p95 (ms)"]) == ("9", "2", "2", "2.0")
+    assert values(statuses["inputs"])["/front/image_raw (Hz)"] == "10.0"
+    assert values(statuses["calibration front"])["focal (px)"] == "500.0"
+    assert "a unit of the map's own" in statuses["scale"].message
 
 
 @pytest.mark.parametrize(
-    ("changes", "level", "text"),
+    ("changes", "which", "level", "text"),
     [
-        ({"failed": 1, "message": "no memory"}, DiagnosticStatus.ERROR, "no memory"),
-        ({"silent_s": None}, DiagnosticStatus.WARN, "no image on /front/image_raw yet"),
-        ({"silent_s": SILENT_S + 1}, DiagnosticStatus.WARN, "for 4 s"),
-        ({"rejected": 5, "message": "empty"}, DiagnosticStatus.WARN, "2 images refused: empty"),
-        ({"state": TrackingState.LOST}, DiagnosticStatus.WARN, "lost"),
-        ({"dropped": 6}, DiagnosticStatus.WARN, "4 images dropped"),
-        ({"paused": True, "silent_s": 99.0}, DiagnosticStatus.OK, "paused"),
+        ({"failed": 1, "message": "no memory"}, "mapping", DiagnosticStatus.ERROR, "no memory"),
+        ({"problems": ("map.db: no space",)}, "mapping", DiagnosticStatus.ERROR, "no space"),
+        ({"rejected": 5, "message": "empty"}, "mapping", DiagnosticStatus.WARN, "2 images refused: empty"),
+        ({"state": TrackingState.LOST}, "mapping", DiagnosticStatus.WARN, "lost"),
+        ({"dropped": 6}, "mapping", DiagnosticStatus.WARN, "4 images dropped"),
+        ({"paused": True, "state": TrackingState.LOST}, "mapping", DiagnosticStatus.OK, "paused"),
+        ({"contradictions": ("depth and odometry differ",)}, "scale", DiagnosticStatus.WARN, "depth and odometry"),
+        ({"tf_problems": ("'odom' has a parent",)}, "tf", DiagnosticStatus.WARN, "'odom' has a parent"),
+        (
+            {"scale_state": "metric", "scale_sources": ("odometry", "depth")},
+            "scale",
+            DiagnosticStatus.OK,
+            "odometry, d",
+        ),
+        ({"scale_state": "converging", "scale_sources": ("rig",)}, "scale", DiagnosticStatus.OK, "measured by rig"),
     ],
 )
-def test_what_is_wrong_is_said(changes, level, text):
-    status = judged(**changes)
+def test_what_is_wrong_is_said(changes, which, level, text):
+    status = judged(**changes)[which]
     assert status.level == level
     assert text in status.message
 
 
+@pytest.mark.parametrize(
+    ("inputs", "level", "text"),
+    [
+        ([replace(IMAGES, silent_s=None)], DiagnosticStatus.WARN, "no image on /front/image_raw yet"),
+        ([replace(IMAGES, silent_s=SILENT_S + 1)], DiagnosticStatus.WARN, "no image on /front/image_raw for 4 s"),
+        ([IMAGES, TopicHealth("/imu", "imu")], DiagnosticStatus.WARN, "no imu on /imu yet"),
+        ([IMAGES, TopicHealth("/front/camera_info", "camera_info")], DiagnosticStatus.OK, "all inputs come"),
+        (
+            [IMAGES, TopicHealth("/o", "odometry", "", 5, 1, 0.1, 2, "wrong frame")],
+            DiagnosticStatus.WARN,
+            "wrong frame",
+        ),
+    ],
+)
+def test_every_input_is_watched(inputs, level, text):
+    status = judged(inputs=tuple(inputs))["inputs"]
+    assert (status.level, status.message) == (level, text)
+
+
+def test_a_calibration_that_the_images_contradict_warns():
+    camera = Camera("front", 640, 480, 520.0, 0.0, 9, fixed=True, given=520.0, given_std=2.0, told=500.0, told_std=4.0)
+    status = judged(cameras={"front": camera})["calibration front"]
+    assert status.level == DiagnosticStatus.WARN
+    assert "500.0 +- 4.0 px" in status.message and "520.0 px" in status.message
+    assert values(status)["disagreement (sigma)"] == "4.5"
+    agrees = judged(cameras={"front": replace(camera, told=512.0)})["calibration front"]
+    assert (agrees.level, agrees.message) == (DiagnosticStatus.OK, "focal length 520.0 px, given")
+
+
+def sent(snapshot):
+    return deserialize_message(serialize_message(status_message(snapshot, "map")), MappingStatus)
+
+
 def test_status_carries_the_snapshot():
-    message = status_message(FINE, "map")
+    message = sent(FINE)
     assert (message.header.stamp.sec, message.header.stamp.nanosec, message.header.frame_id) == (5, 7, "map")
     assert (message.frames, message.tracked, message.keyframes, message.pairs, message.lost) == (9, 8, 3, 4, 1)
     assert (message.dropped, message.rejected, message.waiting, message.state) == (2, 3, 1, "tracking")
-    assert (message.scale_state, message.metres_per_unit) == ("unknown", 0.0)
+    assert (message.maps, message.mode, message.device) == (2, "mapping", "cpu")
+    assert (message.scale_state, message.metres_per_unit) == (MappingStatus.SCALE_UNKNOWN, 0.0)
     assert message.memory_mb > 10
     (camera,) = message.cameras
     assert (camera.name, camera.width, camera.focal, camera.support, camera.fixed) == ("front", 640, 500.0, 6, False)
-    assert status_message(replace(FINE, paused=True), "map").state == "paused"
+    assert (camera.source, camera.cx, camera.cy, list(camera.d)) == ("estimated", 319.5, 239.5, [0.0] * 5)
+    assert (camera.lens_matters, camera.extrinsics, camera.published_focal) == (False, "none", 0.0)
+    assert sent(replace(FINE, paused=True)).state == "paused"
+
+
+def test_status_carries_scale_what_was_left_out_and_files():
+    message = sent(
+        replace(
+            FINE,
+            mode="localization",
+            scale_state="metric",
+            metres_per_unit=2.5,
+            metres_per_unit_std=0.1,
+            scale_sources=("odometry",),
+            masked=0.25,
+            moving=0.5,
+            far=0.125,
+            moving_regions=3,
+            incomplete=7,
+            resets=2,
+            revision=4,
+            map_file="/a/map.db",
+            manifest_file="/a/m.jsonl",
+            problems=("p",),
+            tf_problems=("q",),
+        )
+    )
+    assert (message.mode, message.scale_state, list(message.scale_sources)) == ("localization", "metric", ["odometry"])
+    assert message.metres_per_unit == 2.5 and message.metres_per_unit_std == pytest.approx(0.1)
+    assert (message.masked, message.moving, message.far, message.moving_regions) == (0.25, 0.5, 0.125, 3)
+    assert (message.incomplete, message.resets, message.revision) == (7, 2, 4)
+    assert (message.map_file, message.manifest_file, list(message.problems)) == ("/a/map.db", "/a/m.jsonl", ["p", "q"])
+
+
+def test_status_carries_lens_rig_and_what_was_published():
+    camera = Camera(
+        "left", 640, 480, 500.0, 4.0, 6, principal_offset=(3.0, 0.0), distortion=(-0.1, 0.0, 0.0), given=510
+    )
+    known = Calibration(640, 480, 500, 501, 320, 240, "rational_polynomial", (0.1,) * 8)
+    place = RigCamera("front", pose(np.eye(3), [0.1, 0.0, 0.0]), 0.02, known=False)
+    snapshot = replace(FINE, cameras={"left": camera}, published={"left": known}, rig={"left": place})
+    (message,) = sent(replace(snapshot, sources={"left": "prior"})).cameras
+    assert (message.cx, message.cy, list(message.d)) == (320, 240, [0.1] * 8)
+    assert (message.source, message.published_focal) == ("prior", 510)
+    assert message.lens_matters and message.lens_shift == pytest.approx(lens_shift(camera))
+    assert (message.extrinsics, message.reference, message.extrinsics_std) == ("estimated", "front", 0.02)
+    assert message.first_from_camera.position.x == pytest.approx(0.1)
+
+
+def test_how_far_a_lens_moves_a_pixel():
+    camera = Camera("c", 640, 480, 400.0, distortion=(-0.1, 0.0, 0.0))
+    radius = np.hypot(320, 240)
+    assert lens_shift(camera) == pytest.approx(0.1 * radius**3 / 400.0**2)
+    assert lens_shift(replace(camera, distortion=(0.0, 0.0, 0.0))) == 0.0
+    assert lens_shift(replace(camera, distortion=(0.0, 0.0, 0.0), principal_offset=(3.0, 4.0))) == pytest.approx(5.0)

@@ -156,10 +156,12 @@ def test_an_uncalibrated_camera_is_mapped(bench, sequence):
     assert publisher_qos(recorder, "/tf").reliability == ReliabilityPolicy.RELIABLE
 
     # Diagnostics
-    (entry,) = recorder.last["diagnostics"].status
-    assert entry.name == "/dust3r"
-    assert entry.hardware_id == "/camera/image_raw"
-    assert dict((value.key, value.value) for value in entry.values)["frames"] == str(len(sent))
+    entries = {entry.name.removeprefix("/dust3r: "): entry for entry in recorder.last["diagnostics"].status}
+    assert set(entries) == {"mapping", "backend", "scale", "inputs", "tf", "calibration camera"}
+    values = {name: {item.key: item.value for item in entry.values} for name, entry in entries.items()}
+    assert values["mapping"]["frames"] == str(len(sent))
+    assert values["inputs"]["/camera/image_raw count"] == str(len(sent))
+    assert values["calibration camera"]["size"] == f"{sequence.width}x{sequence.height}"
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,10 @@
-"""Names that follow from the image topic; what a CameraInfo tells."""
-
-import math
+"""Names that follow from the image topics."""
 
 import pytest
-from sensor_msgs.msg import CameraInfo
 
 from dust3r_ros.config import NodeConfig
-from dust3r_ros.node.calibration import calibration_of
-from dust3r_ros.node.session import KnownCamera
-from dust3r_ros.node.topics import camera_topics
+from dust3r_ros.errors import ConfigError
+from dust3r_ros.node.topics import all_camera_topics, camera_topics, is_compressed
 
 
 @pytest.mark.parametrize(
@@ -31,38 +27,54 @@ def test_parameters_win_over_names():
     assert not camera_topics(NodeConfig(image_transport="raw"), "/camera/image/compressed").compressed
 
 
-def info(fx, fy, width=640, height=480, d=()):
-    message = CameraInfo(width=width, height=height, d=list(d))
-    message.k[0], message.k[4] = fx, fy
-    return message
+def several(**parameters):
+    return all_camera_topics(
+        NodeConfig(**parameters), lambda topic: topic if topic.startswith("/") else f"/robot/{topic}"
+    )
 
 
-def test_a_camera_without_k_is_uncalibrated():
-    assert calibration_of(info(0.0, 0.0), "/info") == (None, "")
+def test_one_camera_is_the_one_of_image_topic():
+    (camera,) = several(image_topic="image")
+    assert (camera.image, camera.name, camera.space, camera.mask, camera.depth) == (
+        "/robot/image",
+        "robot",
+        "/robot",
+        "",
+        "",
+    )
 
 
-def test_the_focal_length_is_that_of_square_pixels():
-    assert calibration_of(info(500.0, 500.0), "/info") == (KnownCamera(640, 480, 500.0), "")
-    known, _ = calibration_of(info(400.0, 900.0), "/info")
-    assert known.focal == pytest.approx(600.0)
+def test_several_cameras_with_companions_and_names():
+    left, right = several(
+        image_topics=("left/image_raw", "/right/image_raw/compressed"),
+        camera_names=("l", ""),
+        mask_topics=("", "/right/mask"),
+        depth_topics=("left/depth/image_rect/compressedDepth", ""),
+    )
+    assert (left.name, left.image, left.estimated) == (
+        "l", "/robot/left/image_raw", "/robot/left/estimated/camera_info",
+    )  # fmt: skip
+    assert (left.depth, left.depth_info) == (
+        "/robot/left/depth/image_rect/compressedDepth",
+        "/robot/left/depth/camera_info",
+    )
+    assert is_compressed(left.depth) and not is_compressed(right.mask)
+    assert (right.name, right.compressed, right.mask, right.depth, right.depth_info) == (
+        "right", True, "/right/mask", "", "",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("message", "reason"),
+    ("parameters", "text"),
     [
-        (info(-5.0, 5.0), "fx = -5"),
-        (info(math.nan, 5.0), "fx = nan"),
-        (info(math.inf, 5.0), "fx = inf"),
-        (info(5.0, -1.0), "fy = -1"),
-        (info(500.0, 500.0, width=0), "size 0x480"),
+        ({"image_topics": ("/a/image", "/a/image")}, "'/a/image' more than once"),
+        ({"image_topics": ("/a/image", "/b/image"), "camera_names": ("x", "x")}, "camera_names has 'x' more than once"),
+        ({"image_topics": ("/a/image", "/a/gray")}, "more than once"),
+        ({"image_topics": ("/a/image", "/b/image"), "mask_topics": ("/m",)}, "has 1 entries, but there are 2"),
+        ({"image_topics": ("/a/image", "/b/image"), "camera_frame": "lens"}, "'camera_frame' is of one camera"),
+        ({"image_topics": ("/a/image", "/b/image"), "camera_info_topic": "/i"}, "'camera_info_topic' is of one"),
     ],
 )
-def test_nonsense_is_named_and_not_used(message, reason):
-    known, remark = calibration_of(message, "/info")
-    assert known is None
-    assert reason in remark and "/info" in remark
-
-
-def test_distortion_is_remarked():
-    known, remark = calibration_of(info(500.0, 500.0, d=[0.1, 0, 0, 0, 0]), "/info")
-    assert known is not None and "distortion" in remark
+def test_lists_that_do_not_fit_are_refused(parameters, text):
+    with pytest.raises(ConfigError, match=text):
+        several(**parameters)

@@ -1,0 +1,86 @@
+"""Which way is up, from what an inertial measurement unit says."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from dust3r_ros.types import Array
+
+GRAVITY = 9.80665
+_CORRECTION_S = 1.0  # time in which the accelerometer corrects what the gyroscope drifted
+_NEAR_GRAVITY = 0.15  # how far |a| / g may be from 1 for a to be mostly gravity
+_GAP_NS = 500_000_000  # after a longer gap the gyroscope says nothing
+_KEEP = 2000  # estimates kept: 5 s at 400 Hz
+_SETTLE = 20  # accelerations that are averaged before there is a first estimate
+
+
+class UpFilter:
+    """Up in the axes of an IMU: the gyroscope turns it, the accelerometer corrects it where it shows mostly gravity.
+
+    A complementary filter on the direction alone (Mahony, Hamel, Pflimlin, "Nonlinear Complementary
+    Filters on the Special Orthogonal Group", IEEE TAC 2008, in its simplest form).
+    """
+
+    def __init__(self) -> None:
+        self._stamps: list[int] = []
+        self._ups: list[Array] = []
+        self._settling: list[Array] = []
+
+    def add(self, stamp_ns: int, acceleration: Array, rate: Array) -> None:
+        """Take in the specific force (3,) m/s^2 (up at rest) and the turn rate (3,) rad/s, both in the IMU's axes.
+
+        What is not finite, and what is not younger than the last, is left out; a stamp that jumps back by
+        more than half a second starts again.
+        """
+        if not (np.isfinite(acceleration).all() and np.isfinite(rate).all()):
+            return
+        if self._stamps and stamp_ns <= self._stamps[-1]:
+            if self._stamps[-1] - stamp_ns <= _GAP_NS:
+                return
+            self.clear()
+        size = float(np.linalg.norm(acceleration))
+        level = abs(size / GRAVITY - 1.0) < _NEAR_GRAVITY
+        if not self._ups or stamp_ns - self._stamps[-1] > _GAP_NS:
+            self._settle(stamp_ns, acceleration if level else None)
+            return
+        step = (stamp_ns - self._stamps[-1]) * 1e-9
+        up = Rotation.from_rotvec(-np.asarray(rate) * step).as_matrix() @ self._ups[-1]
+        if level:
+            up = up + min(1.0, step / _CORRECTION_S) * (acceleration / size - up)
+        self._keep(stamp_ns, up)
+
+    def at(self, stamp_ns: int) -> Array | None:
+        """Unit vector (3,) against gravity in the IMU's axes; None while nothing close to that stamp is known."""
+        place = bisect_right(self._stamps, stamp_ns) - 1
+        near = [k for k in (place, place + 1) if 0 <= k < len(self._stamps)]
+        if not near:
+            return None
+        best = min(near, key=lambda k: abs(self._stamps[k] - stamp_ns))
+        return self._ups[best] if abs(self._stamps[best] - stamp_ns) <= _GAP_NS else None
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._stamps.clear()
+        self._ups.clear()
+        self._settling.clear()
+
+    def _settle(self, stamp_ns: int, acceleration: Array | None) -> None:
+        """The first estimate is a mean over some accelerations that show mostly gravity."""
+        if acceleration is None:
+            self._settling.clear()
+            return
+        self._settling.append(np.asarray(acceleration, np.float64))
+        if len(self._settling) >= _SETTLE:
+            self._keep(stamp_ns, np.mean(self._settling, axis=0))
+            self._settling.clear()
+
+    def _keep(self, stamp_ns: int, up: Array) -> None:
+        up = up / np.linalg.norm(up)
+        up.setflags(write=False)
+        self._stamps.append(stamp_ns)
+        self._ups.append(up)
+        if len(self._ups) > 2 * _KEEP:
+            del self._stamps[:_KEEP], self._ups[:_KEEP]

@@ -1,0 +1,96 @@
+"""dust3r-export: a saved map for other programs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from dust3r_ros.cli import command
+from dust3r_ros.errors import ConfigError, InputError
+
+_NAME = "dust3r-export"
+_FORMATS = ("ply", "tum", "colmap", "nerfstudio", "grid")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 written, 1 a file could not be written, 2 usage or input, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    return command.guarded(_NAME, lambda: _run(arguments), arguments.debug)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.Parser(
+        prog=_NAME,
+        description="Write a saved map (map.db) for other programs.",
+        epilog="Lengths are in map units: metres once the scale is metric.",
+    )
+    parser.add_argument("map", metavar="MAP", help="saved map, map.db of dust3r-map or of the node")
+    what = parser.add_argument_group("what to write, any of")
+    what.add_argument("--ply", metavar="FILE", help="point cloud")
+    what.add_argument("--tum", metavar="FILE", help="poses of the keyframes, as TUM and evo have them")
+    what.add_argument("--colmap", metavar="DIR", help="COLMAP model with images, for Gaussian splats and others")
+    what.add_argument("--nerfstudio", metavar="DIR", help="transforms.json with images, depth and points")
+    what.add_argument("--grid", metavar="FILE", help="occupancy grid of nav2's map_server: FILE.yaml and FILE.pgm")
+    points = parser.add_argument_group("points and depth")
+    points.add_argument("--min-confidence", type=float, metavar="C", help="least confidence (default: the map's own)")
+    points.add_argument("--voxel", type=float, metavar="L", help="one point per cube of this edge (--ply)")
+    points.add_argument("--fusion", action="store_true", help="only points that other keyframes confirm (--ply)")
+    points.add_argument(
+        "--points", type=command.positive, default=100_000, metavar="N", help="at most (--colmap, --nerfstudio; 100000)"
+    )
+    _add_grid(parser)
+    parser.add_argument("--quiet", action="store_true", help="print nothing")
+    command.add_common(parser)
+    return parser
+
+
+def _add_grid(parser: argparse.ArgumentParser) -> None:
+    grid = parser.add_argument_group("occupancy grid")
+    for name, text in (
+        ("resolution", "edge of a cell (default: 0.025 of the median depth)"),
+        ("min-height", "obstacles begin so far above the ground (default: 0.1 of the camera's height)"),
+        ("max-height", "and end here (default: 1.1 of the camera's height)"),
+        ("camera-height", "the ground is so far below the cameras (default: found as a plane)"),
+        ("max-range", "depth is used up to this distance (default: 200 cells)"),
+    ):
+        grid.add_argument(f"--{name}", type=float, metavar="L", help=text)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    wanted = [(kind, getattr(arguments, kind)) for kind in _FORMATS if getattr(arguments, kind) is not None]
+    if not wanted:
+        raise ConfigError(f"nothing to write; say at least one of {', '.join('--' + kind for kind in _FORMATS)}")
+    # Heavy imports only now, so that a slip in the arguments is answered at once.
+    from dust3r_ros.io.exports import Exporter, ExportOptions
+    from dust3r_ros.io.saved_map import load_map
+    from dust3r_ros.occupancy import GridOptions
+
+    names = ("resolution", "min_height", "max_height", "camera_height", "max_range")
+    lengths = {name: getattr(arguments, name) for name in names}
+    GridOptions(**lengths)  # a bad length is told before a large map is read
+    contents = load_map(arguments.map, landmarks=bool(arguments.colmap or arguments.nerfstudio))
+    if arguments.ply and contents.landmarks is None and not any(k.depth.any() for k in contents.keyframes):
+        contents = load_map(arguments.map, landmarks=True)  # what there is of a map without depth
+    if not contents.keyframes:
+        raise InputError(f"map '{arguments.map}' has no keyframe, so there is nothing to export")
+    confidence = arguments.min_confidence
+    if confidence is None:
+        confidence = float(contents.settings.get("min_confidence", 1.5))
+    options = ExportOptions(
+        min_confidence=confidence,
+        fusion=arguments.fusion,
+        voxel=arguments.voxel,
+        points=arguments.points,
+        grid=GridOptions(**lengths, min_confidence=confidence),
+    )
+    exporter = Exporter(contents.keyframes, options, contents.landmarks)
+    for kind, path in wanted:
+        written = exporter.write(path, kind)
+        if not arguments.quiet:
+            print(written, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+"""Every parameter once: name, type, default, range, description.
+
+The mapper reads ``MapperConfig``, the node declares ``MapperConfig`` and ``NodeConfig`` as ROS
+parameters, the command line reads the same YAML file, the README's table is made from the rows.
+"""
+
+from dust3r_ros.config.mapper import MapperConfig
+from dust3r_ros.config.mapping import as_mapping, from_mapping, load_yaml, rows, split
+from dust3r_ros.config.node import NodeConfig
+from dust3r_ros.config.rows import ParameterValue, Row
+
+__all__ = [
+    "MapperConfig",
+    "NodeConfig",
+    "ParameterValue",
+    "Row",
+    "as_mapping",
+    "from_mapping",
+    "load_yaml",
+    "rows",
+    "split",
+]

@@ -1,0 +1,51 @@
+"""One parameter: its name, type, default, range and what it is for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from dust3r_ros.errors import ConfigError
+
+ParameterValue = bool | int | float | str | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One parameter as a user meets it. ``live`` ones may be changed while the node runs."""
+
+    name: str
+    type: type
+    default: ParameterValue
+    description: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = False
+
+    def check(self, value: object) -> ParameterValue:
+        """``value`` as this row's type; raises ``ConfigError`` naming the row, value and range."""
+        value = self._typed(value)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"parameter '{self.name}' is {value!r}; it must be finite")
+        if self.choices and value not in self.choices:
+            raise ConfigError(f"parameter '{self.name}' is {value!r}; it must be one of {', '.join(self.choices)}")
+        if self.low is not None and not (self.low <= value <= self.high):  # type: ignore[operator]
+            raise ConfigError(f"parameter '{self.name}' is {value!r}; it must lie in [{self.low:g}, {self.high:g}]")
+        return value
+
+    def _typed(self, value: object) -> ParameterValue:
+        if self.type is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if self.type is tuple and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+            return tuple(value)
+        if type(value) is self.type:
+            return value  # type: ignore[return-value]
+        wanted = "list of strings" if self.type is tuple else self.type.__name__
+        raise ConfigError(f"parameter '{self.name}' is {value!r}; it must be of type {wanted}")
+
+
+def row(default: Any, description: str, **limits: Any) -> Any:
+    """A field of a configuration class; ``limits`` as in ``Row``."""
+    return field(default=default, metadata={"description": description, **limits})

@@ -1,0 +1,245 @@
+"""The manifest of a run: which frames a map was made from, and what was known at each, so that it can be made again.
+
+JSON lines. The first says version and configuration, each other is a frame or an event, in the order in
+which they reached the mapper. Numbers are exact: JSON has the shortest decimals that give the same float back,
+points are bytes. Images, masks and depth stay in the recording; the manifest has their checksums.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dust3r_ros import __version__
+from dust3r_ros.config import MapperConfig, as_mapping, from_mapping
+from dust3r_ros.errors import ConfigError, InputError
+from dust3r_ros.io.files import output_error
+from dust3r_ros.types import Array, Array32, Calibration, Frame
+
+FORMAT = 1
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class FrameEntry:
+    """A frame that was mapped. ``image``, ``mask``, ``depth`` are checksums; 0 where there was none."""
+
+    stamp_ns: int
+    camera: str
+    image: int
+    mask: int = 0
+    depth: int = 0
+    o_T_c: Array | None = None
+    up: Array | None = None
+    points: Array32 | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """What happened between frames: ``kind`` and its values, lists in place of arrays."""
+
+    kind: str
+    values: Mapping[str, Any]
+
+    def array(self, name: str) -> Array:
+        """A value that was an array, exactly as it was (float64)."""
+        return np.array(self.values[name], np.float64)
+
+    def calibration(self, name: str = "calibration") -> Calibration:
+        """A value that was a calibration. Raises ``InputError`` where it is none."""
+        try:
+            values = {field.name: self.values[name][field.name] for field in fields(Calibration)}
+        except (KeyError, TypeError) as error:
+            raise InputError(f"event '{self.kind}' of a manifest has no value {error} of a calibration") from error
+        return Calibration(**{**values, "coefficients": tuple(values["coefficients"])})
+
+
+def checksum(array: Any) -> int:
+    """CRC-32 of shape and bytes, never 0; 0 for None."""
+    if array is None:
+        return 0
+    shape = ",".join(str(n) for n in array.shape).encode()
+    return zlib.crc32(np.ascontiguousarray(array).data, zlib.crc32(shape)) or 1
+
+
+class ManifestWriter:
+    """Writes a manifest line by line, so that a killed process leaves all but the line in hand.
+
+    A write that fails (no space) ends the manifest, not the run: ``problem`` says why from then on.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """A file of that name is replaced. Raises ``OutputError`` when it cannot be written."""
+        self.path = Path(path)
+        self.problem = ""
+        try:
+            self._file: Any = open(self.path, "w", encoding="utf-8", newline="\n")  # noqa: SIM115
+        except OSError as error:
+            raise output_error(path, error) from error
+
+    def header(self, config: MapperConfig, topics: Mapping[str, Mapping[str, str]] | None = None, **more: Any) -> None:
+        """The first line. ``topics``: by camera, those of its "image", "mask" and "depth", as far as it has them."""
+        made = {"manifest": FORMAT, "version": __version__, "config": as_mapping(config)}
+        self._write({**made, "topics": {name: dict(of) for name, of in (topics or {}).items()}, **more})
+
+    def frame(self, frame: Frame, used: bool = True, reason: str = "") -> None:
+        """A frame as the session got it; ``used`` false, with a reason, where the mapper refused it."""
+        line: dict[str, Any] = {"stamp": frame.stamp_ns, "camera": frame.camera, "image": checksum(frame.image)}
+        for name in ("mask", "depth"):
+            if getattr(frame, name) is not None:
+                line[name] = checksum(getattr(frame, name))
+        for name in ("o_T_c", "up"):
+            if getattr(frame, name) is not None:
+                line[name] = np.asarray(getattr(frame, name), np.float64).tolist()
+        if frame.points is not None:
+            packed = zlib.compress(np.ascontiguousarray(frame.points, "<f4").tobytes())
+            line["points"] = base64.b64encode(packed).decode("ascii")
+        if not used:
+            line["refused"] = reason or "refused"
+        self._write(line)
+
+    def event(self, kind: str, **values: Any) -> None:
+        """Whatever else decides what the map becomes."""
+        self._write({"event": kind, **values})
+
+    def close(self) -> None:
+        """Nothing is written after this; may be called again."""
+        if self._file is not None:
+            try:
+                self._file.close()
+            except OSError as error:
+                self._fail(error)
+            self._file = None
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(json.dumps(line, default=_plain, separators=(",", ":")) + "\n")
+            self._file.flush()
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        self.problem = f"the manifest ends before the run does: {output_error(self.path, error)}"
+        _log.warning("%s", self.problem)
+        self._file = None
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no word for."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return str(value)
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """A manifest that was written; its lines are read when they are asked for."""
+
+    path: Path
+    header: Mapping[str, Any]
+
+    @property
+    def config(self) -> MapperConfig:
+        """The configuration of the run. Raises ``ConfigError`` when this version does not know it."""
+        return from_mapping(MapperConfig, self.header["config"])
+
+    @property
+    def topics(self) -> Mapping[str, Mapping[str, str]]:
+        """Topics of the recording by camera and kind ("image", "mask", "depth"), as far as they were said."""
+        return self.header.get("topics", {})
+
+    @property
+    def on_time_jump(self) -> str:
+        """What a stamp that jumped back did in the run: "submap" or "reset"."""
+        jumps = any(isinstance(entry, Event) and entry.kind == "jump" for entry in self.entries())
+        return "submap" if jumps else "reset"
+
+    def entries(self) -> Iterator[FrameEntry | Event]:
+        """Frames that were used, and events, in order; a last line that was cut off does not count.
+
+        Raises ``InputError`` for a line in the middle that is none.
+        """
+        lines = _lines(self.path)
+        next(lines, None)
+        for number, line, last in lines:
+            try:
+                values = json.loads(line)
+                if "event" in values:
+                    yield Event(str(values.pop("event")), values)
+                elif "refused" not in values:
+                    yield _entry(values)
+            except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
+                if last:
+                    _log.warning("%s: the last line was cut off; it is left out", self.path)
+                    return
+                raise InputError(
+                    f"line {number} of manifest '{self.path}' cannot be read: {' '.join(str(error).split())}"
+                ) from error
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """A manifest's header now, its entries later. Raises ``InputError`` for what is none, or of a newer version."""
+    first = next(_lines(Path(path)), None)
+    try:
+        header = json.loads(first[1]) if first else None
+    except ValueError:
+        header = None
+    if not isinstance(header, dict) or not isinstance(header.get("manifest"), int) or "config" not in header:
+        raise InputError(f"'{path}' is no manifest; its first line must say the version and the configuration")
+    if header["manifest"] > FORMAT:
+        raise InputError(f"manifest '{path}' is of version {header['manifest']}; this package reads up to {FORMAT}")
+    manifest = Manifest(Path(path), header)
+    try:
+        manifest.config  # noqa: B018  # refuses what it does not know
+    except (ConfigError, AttributeError, TypeError) as error:
+        raise InputError(f"manifest '{path}' was written by version {header.get('version')}: {error}") from error
+    return manifest
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str, bool]]:
+    """Number, text and whether it is the last one, of each line."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            before: tuple[int, str] | None = None
+            for number, line in enumerate(file, start=1):
+                if before is not None:
+                    yield *before, False
+                before = number, line
+            if before is not None:
+                yield *before, True
+    except OSError as error:
+        raise InputError(f"manifest '{path}' cannot be read: {error.strerror or error}") from error
+
+
+def _entry(values: Mapping[str, Any]) -> FrameEntry:
+    points = None
+    if "points" in values:
+        points = np.frombuffer(zlib.decompress(base64.b64decode(values["points"])), "<f4").reshape(-1, 3)
+    return FrameEntry(
+        int(values["stamp"]),
+        str(values["camera"]),
+        int(values["image"]),
+        int(values.get("mask", 0)),
+        int(values.get("depth", 0)),
+        _array(values, "o_T_c", (4, 4)),
+        _array(values, "up", (3,)),
+        points,
+    )
+
+
+def _array(values: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> Array | None:
+    return np.array(values[name], np.float64).reshape(shape) if name in values else None

@@ -1,0 +1,230 @@
+"""What of a map differs from its file, and the rows that make it equal again."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from dust3r_ros.alignment.landmarks import BLOCK
+from dust3r_ros.alignment.moments import scale_of
+from dust3r_ros.atlas import Submap
+from dust3r_ros.io import map_blobs as blobs
+from dust3r_ros.io import map_rows as rows
+from dust3r_ros.io.map_schema import OF_KEYFRAMES, OF_MAPS
+from dust3r_ros.io.map_sights import write_sights
+from dust3r_ros.io.map_written import Written, WrittenKeyframe, WrittenMap
+from dust3r_ros.live_map import LiveMap
+from dust3r_ros.map_state import KeyframeState, Trace
+
+
+class Changes:
+    """One comparison of a live map with its file."""
+
+    def __init__(
+        self, base: sqlite3.Connection, written: Written, live: LiveMap, settings: Mapping[str, Any] | None
+    ) -> None:
+        self._base, self._live, self._before = base, live, written
+        found = {name: json.dumps(value) for name, value in (settings or {}).items()}
+        self._settings = {name: text for name, text in found.items() if written.settings.get(name) != text}
+        self._submaps = [live.atlas.active, *live.atlas.asleep]
+        self._signature = (
+            live.revision,
+            *((id(s), len(s.builder), s.changes, s.builder.generation, s.builder.initialised) for s in self._submaps),
+        )
+        self._keyframes = self._signature != written.signature  # else no more than frames came
+
+    @property
+    def any(self) -> bool:
+        """Whether there is anything to write."""
+        return self._keyframes or bool(self._settings) or any(map(self._new_frames, self._submaps))
+
+    def write(self) -> Written:
+        """Make the file equal, in a transaction that is open; returns what it then has. Raises ``sqlite3.Error``."""
+        self._now = self._before.copy()
+        self._base.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", list(self._settings.items()))
+        self._now.settings |= self._settings
+        if self._keyframes:
+            self._write_maps()
+        for submap in self._submaps:
+            self._write_frames(submap, self._now.maps[submap])
+        self._write_state()
+        self._now.signature = self._signature
+        return self._now
+
+    def _write_maps(self) -> None:
+        for submap in self._submaps:
+            if submap not in self._now.maps:
+                self._now.maps[submap] = WrittenMap(self._now.next_map)
+                self._now.next_map += 1
+        self._drop_what_is_gone()
+        for place, submap in enumerate(self._submaps):
+            known = self._now.maps[submap]
+            self._write_keyframes(submap, known)
+            self._write_edges(submap, known)
+            self._write_aliases(submap, known)
+            self._write_pairs(submap, known)
+            self._write_moments(submap, known)
+            self._write_map(place, submap, known)
+        for place, camera in enumerate(self._live.cameras.values()):
+            if self._now.cameras.get(camera.name) != camera:
+                rows.put(self._base, "cameras", rows.camera_row(camera, place))
+                self._now.cameras = self._now.cameras | {camera.name: camera}
+
+    def _drop_what_is_gone(self) -> None:
+        for submap in self._submaps:
+            if len(submap.builder):
+                submap.name(len(submap.builder) - 1)  # all have one now
+        names = {name for submap in self._submaps for name in submap.names}
+        for number in self._now.keyframes.keys() - names:
+            for table in OF_KEYFRAMES:
+                self._base.execute(f"DELETE FROM {table} WHERE number = ?", (number,))
+            for table in ("edges", "pairs"):
+                self._base.execute(f"DELETE FROM {table} WHERE first = ?1 OR second = ?1", (number,))
+            del self._now.keyframes[number]
+        ids = [self._now.maps[submap].map_id for submap in self._submaps]
+        among = ", ".join(map(str, ids))
+        if len(self._now.maps) > len(ids) or self._before.signature == ():
+            for table in OF_MAPS:
+                self._base.execute(f"DELETE FROM {table} WHERE map NOT IN ({among})")
+            self._base.execute(f"DELETE FROM maps WHERE id NOT IN ({among})")
+        self._now.maps = {submap: self._now.maps[submap] for submap in self._submaps}
+
+    def _write_keyframes(self, submap: Submap, known: WrittenMap) -> None:
+        saving = submap.builder.saving
+        for place, trace in enumerate(saving.traces()):
+            number = submap.name(place)
+            before = self._now.keyframes.get(number)
+            if before is not None and before.same(trace, known.map_id, place):
+                continue
+            state = saving.keyframe(place)
+            if before is not None and not before.of(trace, state):
+                before = None
+            self._now.keyframes[number] = self._write_keyframe(number, place, submap, known, trace, state, before)
+
+    def _write_keyframe(
+        self,
+        number: int,
+        place: int,
+        submap: Submap,
+        known: WrittenMap,
+        trace: Trace,
+        k: KeyframeState,
+        before: WrittenKeyframe | None,
+    ) -> WrittenKeyframe:
+        """The parts of one keyframe that differ from what the file has."""
+        old = None if before is None else before.trace
+        if before is None:
+            rows.put(self._base, "images", rows.image_row(number, k))
+        scale, growth = (1.0, 1.0) if before is None else (before.scale, before.growth)
+        if before is None or trace.pixels is not (None if old is None else old.pixels):
+            scale, growth = 1.0, trace.growth
+            self._base.execute("DELETE FROM depths WHERE number = ?", (number,))
+            if k.depth is not None and k.confidence is not None:
+                scale = blobs.depth_scale(k.depth) if k.w_S is None else 1.0
+                rows.put(self._base, "depths", rows.depth_row(number, k.depth, k.confidence, scale))
+        moved = before is None or (before.map_id, before.place) != (known.map_id, place)
+        if moved or old is None or old.seen is not trace.seen or old.pruned is not trace.pruned:
+            anew = before is None or (before.map_id != known.map_id and old is not None)
+            write_sights(self._base, number, k, submap.builder.saving.resolved, anew)
+        if k.sampled is not None:
+            rows.put(self._base, "samples", {"number": number, "sample": blobs.pack_array(k.sampled, "<f4")})
+        now = scale * trace.growth / growth if k.w_S is None else float(scale_of(k.w_S))
+        row = rows.keyframe_row(number, known.map_id, place, k, now)
+        rows.put(self._base, "keyframes", row)
+        return WrittenKeyframe(known.map_id, place, k.stamp_ns, k.camera, scale, growth, trace)
+
+    def _write_edges(self, submap: Submap, known: WrittenMap) -> None:
+        fresh = submap.builder.saving.connected(known.connected)
+        found = [(submap.name(first), submap.name(second), float(weight)) for first, second, weight in fresh]
+        self._base.executemany("INSERT OR REPLACE INTO edges VALUES (?, ?, ?)", found)
+        known.connected += len(fresh)
+
+    def _write_aliases(self, submap: Submap, known: WrittenMap) -> None:
+        """What landmarks have become, in blocks."""
+        merges, blocks, aliases = submap.builder.saving.aliases(max(0, known.merges))
+        for block in range(-(-len(aliases) // BLOCK)) if known.merges < 0 else blocks.tolist():
+            chunk = aliases[block * BLOCK : (block + 1) * BLOCK]
+            away = np.arange(block * BLOCK, block * BLOCK + len(chunk)) - chunk
+            if away.any():
+                row = (known.map_id, block, blobs.pack_steps(away))
+                self._base.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?, ?)", row)
+        known.merges, known.landmarks = merges, len(aliases)
+
+    def _write_pairs(self, submap: Submap, known: WrittenMap) -> None:
+        pairs, paired = submap.builder.saving.pairs, submap.builder.saving.paired
+        touched = pairs if known.paired < 0 else paired[known.paired :]
+        for pair in dict.fromkeys(touched):
+            ends = submap.name(pair[0]), submap.name(pair[1])
+            if pair in pairs:
+                rows.put(self._base, "pairs", rows.pair_row(*ends, pairs[pair]))
+            else:
+                self._base.execute("DELETE FROM pairs WHERE first = ? AND second = ?", ends)
+        known.paired = len(paired)
+
+    def _write_moments(self, submap: Submap, known: WrittenMap) -> None:
+        edges = submap.builder.saving.moments
+        if edges is None:
+            return
+        now = np.column_stack([edges.numbers, edges.loop, edges.on])
+        same = np.zeros(len(now), bool)
+        shared = min(len(now), len(known.moments))
+        same[:shared] = np.all(now[:shared] == known.moments[:shared], axis=1)
+        for edge in np.flatnonzero(~same).tolist():
+            first, second = (submap.name(int(end)) for end in edges.ends[edge])
+            numbers = blobs.seal(np.asarray(edges.numbers[edge], "<f8").tobytes())
+            row = (known.map_id, edge, first, second, int(edges.loop[edge]), int(edges.on[edge]), numbers)
+            self._base.execute("INSERT OR REPLACE INTO moments VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        known.moments = now
+
+    def _write_map(self, place: int, submap: Submap, known: WrittenMap) -> None:
+        builder = submap.builder
+        facts = {"generation": builder.generation, "initialised": builder.initialised, **builder.saving.facts()}
+        focals = {
+            stream.name: (builder.focals[stream.index], stream.focal_to_working(builder.focals[stream.index].value))
+            for stream in self._live.streams
+        }
+        likeness = blobs.pack_array(np.array(builder.saving.likeness), "<f8")
+        row = (place, builder.saving.kind, known.landmarks, json.dumps(facts), rows.focals_text(focals), likeness)
+        if row != known.row:
+            self._base.execute("INSERT OR REPLACE INTO maps VALUES (?, ?, ?, ?, ?, ?, ?)", (known.map_id, *row))
+            known.row = row
+
+    def _new_frames(self, submap: Submap) -> bool:
+        known, log = self._before.maps.get(submap), submap.frames
+        return known is None or len(log.frames) != known.count or log.rewritten != known.rewritten
+
+    def _write_frames(self, submap: Submap, known: WrittenMap) -> None:
+        if not self._new_frames(submap):
+            return
+        frames = submap.frames.frames
+        first = known.count if submap.frames.rewritten == known.rewritten else 0
+        found = [
+            rows.frame_row(known.map_id, place, frames[place], submap.name(frames[place].keyframe))
+            for place in range(first, len(frames))
+            if place >= known.count or known.frames[place] is not frames[place]
+        ]
+        self._base.executemany("INSERT OR REPLACE INTO frames VALUES (?, ?, ?, ?, ?, ?, ?, ?)", found)
+        if first:
+            del known.frames[first:]  # of a transaction that failed
+            known.frames.extend(frames[first:])
+        else:
+            known.frames = list(frames)
+        known.count, known.rewritten = len(frames), submap.frames.rewritten
+
+    def _write_state(self) -> None:
+        live, state = self._live, self._now.state
+        state["changes"] = int(state["changes"]) + 1
+        state["session"] = live.atlas.session
+        state["counts"] = asdict(live.counts)
+        state["sizes"] = [live.config.working_size, live.config.tracking_size]
+        state["revision"] = live.revision
+        state["appearance"] = live.appearance.facts()
+        state["backend"] = live.config.backend
+        for name, value in state.items():
+            if self._before.state.get(name) != value:
+                self._base.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (name, json.dumps(value)))

@@ -1,0 +1,159 @@
+"""A map that landmarks carry, as a file keeps it: what ``MapBuilder`` says of itself, and takes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dust3r_ros.alignment.points_again import find_points
+from dust3r_ros.alignment.sparse_map import SparseMap
+from dust3r_ros.calibrator import Calibrator
+from dust3r_ros.densifier import Densifier
+from dust3r_ros.map_state import LANDMARKS, KeyframeState, Moments, PairGeometry, SubmapState, Trace
+from dust3r_ros.pair_graph import PairGraph
+from dust3r_ros.streams import CameraStream, KeyframeRecord
+from dust3r_ros.tracking import no_tracks
+from dust3r_ros.types import Array
+
+
+class LandmarkSaving:
+    """The parts of a ``MapBuilder``, read by a journal and rebuilt from a file.
+
+    Positions of landmarks are not saved: they follow from poses and sights. Of depth the fused maps
+    are, not the single estimates of the newest keyframes; so these fuse with later pairs a little
+    differently than in a session that was not interrupted.
+    """
+
+    def __init__(
+        self,
+        sparse: SparseMap,
+        graph: PairGraph,
+        records: list[KeyframeRecord],
+        dense: Densifier,
+        calibrator: Calibrator,
+    ) -> None:
+        self.kind = LANDMARKS
+        self._sparse, self._graph, self._records = sparse, graph, records
+        self._dense, self._calibrator = dense, calibrator
+
+    def traces(self) -> list[Trace]:
+        """One per keyframe."""
+        depths = self._dense.depths
+        return [
+            Trace(
+                record,
+                record.version,
+                b"" if view.w_T_c is None else view.w_T_c.tobytes(),
+                view.seen,
+                view.pruned,
+                depths.pixels(index),
+                depths.growth(index),
+                record.moving,
+            )
+            for index, (record, view) in enumerate(zip(self._records, self._sparse.views, strict=True))
+        ]
+
+    def keyframe(self, index: int) -> KeyframeState:
+        """A keyframe as it stands."""
+        record, view = self._records[index], self._sparse.views[index]
+        depth, confidence = self._dense.depths.get(index) or (None, None)
+        return KeyframeState(
+            record.version,
+            record.stamp_ns,
+            record.stream.name,
+            record.image,
+            record.features,
+            record.feature_ids,
+            self._graph.look(index),
+            view.w_T_c,
+            self._dense.lens(index),
+            middle(record.stream),
+            depth,
+            confidence,
+            record.masked,
+            record.moving,
+            view.seen,
+            view.pruned,
+            view.first_id,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Numbers and flags of the whole map."""
+        return {"settled": self._calibrator.settled, "barred": self._sparse.landmarks.barred.tolist()}
+
+    @property
+    def likeness(self) -> Sequence[float]:
+        """Of neighbours."""
+        return self._graph.likeness
+
+    @property
+    def pairs(self) -> Mapping[tuple[int, int], PairGeometry]:
+        """That depth came from."""
+        return self._dense.pairs
+
+    @property
+    def paired(self) -> Sequence[tuple[int, int]]:
+        """Pairs in the order in which they came, went or lay anew."""
+        return self._dense.paired
+
+    @property
+    def moments(self) -> Moments | None:
+        """None: landmarks tie keyframes together."""
+        return None
+
+    def aliases(self, merges: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """Mergers so far, blocks of ids that changed since ``merges`` of them, and what every landmark became (L,)."""
+        return self._sparse.aliases(merges)
+
+    def resolved(self, ids: np.ndarray) -> np.ndarray:
+        """What landmarks (K,) are called now."""
+        return self._sparse.resolved_ids(ids)
+
+    def connected(self, since: int) -> Sequence[tuple[int, int, float]]:
+        """Edges that came or were weighed anew after the first ``since``."""
+        return [(*pair, self._graph.weight(pair)) for pair in self._graph.connected[since:]]
+
+    def restore(self, state: SubmapState, streams: Mapping[str, CameraStream]) -> None:
+        """A saved map in place of an empty one."""
+        sparse = self._sparse
+        sparse.focals = list(state.focals)
+        sparse.restore_landmarks(state.aliases)
+        for keyframe in state.keyframes:
+            stream = streams[keyframe.camera]
+            at = sparse.add(stream.index, keyframe.seen or no_tracks(), keyframe.w_T_c)
+            sparse.views[at].pruned = keyframe.pruned or no_tracks()
+            sparse.views[at].first_id = keyframe.first_id
+            self._records.append(recorded(keyframe, stream))
+        self._graph.restore([keyframe.look for keyframe in state.keyframes], state.likeness)
+        connect(self._graph, state)
+        self._dense.restore(state.keyframes, state.pairs)
+        self._calibrator.settled = bool(state.facts.get("settled", False))
+        sparse.landmarks.bar(np.array(state.facts.get("barred", []), np.int64))
+        find_points(sparse)
+
+
+def middle(stream: CameraStream) -> Array:
+    """(2,) the pixel of the tracked image from which offsets count."""
+    return -stream.centred(np.zeros((1, 2)))[0]
+
+
+def recorded(keyframe: KeyframeState, stream: CameraStream) -> KeyframeRecord:
+    """The record of a saved keyframe."""
+    return KeyframeRecord(
+        keyframe.stamp_ns,
+        stream,
+        keyframe.image,
+        keyframe.features,
+        keyframe.feature_ids,
+        keyframe.version,
+        keyframe.masked,
+        keyframe.moving,
+    )
+
+
+def connect(graph: PairGraph, state: SubmapState) -> None:
+    """The saved edges."""
+    for first, second, weight in state.edges:
+        graph.connect(first, second, weight, (state.keyframes[first].camera, state.keyframes[second].camera))

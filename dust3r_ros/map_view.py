@@ -1,0 +1,102 @@
+"""What can be read of a map while it grows."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import replace
+
+import numpy as np
+
+from dust3r_ros.alignment.cloud import Cloud, concatenate
+from dust3r_ros.appearance import Appearance
+from dust3r_ros.atlas import Atlas, Builder, Submap
+from dust3r_ros.cameras import Cameras
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.errors import InputError
+from dust3r_ros.geometry.pose import PnpResult
+from dust3r_ros.left_out import LeftOut, left_out
+from dust3r_ros.live_map import LiveMap
+from dust3r_ros.localising import localize
+from dust3r_ros.map_builder import MapBuilder
+from dust3r_ros.types import Camera, Image, Keyframe, MapCounts, StampedPose
+
+
+class MapView:
+    """The map that the cameras of an atlas are in, for whoever shows, saves or asks it."""
+
+    def __init__(self, config: MapperConfig, atlas: Atlas, cameras: Cameras, appearance: Appearance) -> None:
+        self.config = config
+        self._atlas, self._cameras, self._appearance = atlas, cameras, appearance
+        self._counts = MapCounts()
+        self.revision = 0  # of the map's coordinates and unit
+
+    def localize(self, camera: str, image: Image) -> PnpResult:
+        """Where an image (H, W, 3) of ``camera`` was taken; nothing of the map changes. See ``localising``."""
+        return localize(self._builder, self._cameras, self.config, camera, image)
+
+    def trajectory(self, only: Container[tuple[int, str]] | None = None) -> list[StampedPose]:
+        """Every tracked frame, by time, in the map as it stands now; ``only``: (stamp, camera) that are wanted."""
+        return self._active.frames.trajectory(only) if self._builder.initialised else []
+
+    @property
+    def keyframes(self) -> tuple[Keyframe, ...]:
+        """All keyframes of the map the camera is in, with a pose."""
+        return tuple(self._active.keyframe(i) for i in self._builder.posed())
+
+    def distance(self, first: int, second: int) -> float:
+        """Between the centres of two keyframes, in units of the map. Raises ``InputError`` for unknown ones."""
+        centers = {k.index: k.w_T_c[:3, 3] for k in self.keyframes}
+        missing = sorted({first, second} - centers.keys())
+        if missing:
+            raise InputError(f"keyframe {missing[0]} is not in the map; see the graph for those that are")
+        if first == second:
+            raise InputError(f"keyframe {first} was given twice; a distance is between two")
+        return float(np.linalg.norm(centers[first] - centers[second]))
+
+    def landmarks(self) -> Cloud:
+        """The landmarks with a position, coloured; none where pointmaps carry the map."""
+        return self._builder.landmarks() if isinstance(self._builder, MapBuilder) else concatenate([])
+
+    @property
+    def cameras(self) -> dict[str, Camera]:
+        """Camera estimates at native resolution, by name."""
+        builder = self._builder
+        return {
+            stream.name: self._cameras.describe(stream, builder.focals[stream.index], builder.graph.count(stream.name))
+            for stream in self._cameras
+        }
+
+    @property
+    def counts(self) -> MapCounts:
+        """How much went through."""
+        return replace(
+            self._counts,
+            keyframes=len(self._builder.posed()),
+            tracked=self._active.frames.count() if self._builder.initialised else 0,
+            pairs=len(self.edges),
+            maps=len(self._atlas.asleep) + self._builder.initialised,
+        )
+
+    @property
+    def left_out(self) -> LeftOut:
+        """How much of what cameras see is not in the map."""
+        return left_out(self._builder, self.config)
+
+    @property
+    def edges(self) -> list[tuple[int, int, float]]:
+        """The pair graph: (first, second, weight)."""
+        return self._active.edges
+
+    @property
+    def live(self) -> LiveMap:
+        """What a saved map keeps, for a journal to read."""
+        known = self._cameras, self._appearance, self.config, self.cameras, self._counts, self.revision
+        return LiveMap(self._atlas, *known)
+
+    @property
+    def _active(self) -> Submap:
+        return self._atlas.active
+
+    @property
+    def _builder(self) -> Builder:
+        return self._active.builder

@@ -1,0 +1,89 @@
+"""Pixels that are left out of the map because somebody says so: an image's mask, as tracking and depth need it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.geometry.resize import Resize
+from dust3r_ros.types import Array, Array32, Image, PairPrediction
+
+MARGIN_PX = 10.0  # half the window of optical flow, which is also about what a small feature's descriptor reaches
+_SMEAR = 1 / 100  # of the long edge: outlines in dense flow are that vague
+_COVERED = 8  # of 255: less of a pixel under the mask is rounding
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageMask:
+    """What of one image is left out, for each use.
+
+    ``distance`` (H, W) float32: pixels of the tracked image from the nearest one that is left out.
+    ``working`` (h, w): which pixels of the working image are, grown by what dense flow smears.
+    """
+
+    distance: Array32
+    working: Mask
+
+    @classmethod
+    def of(cls, mask: Image, tracking_size: tuple[int, int], resize: Resize) -> ImageMask | None:
+        """Of a mask (H, W) at native size; ``tracking_size`` (width, height). None where nothing is left out."""
+        if not mask.any():
+            return None
+        full = np.where(mask != 0, np.uint8(255), np.uint8(0))
+        tracked = full
+        if tracking_size != (full.shape[1], full.shape[0]):
+            tracked = np.asarray(cv2.resize(full, tracking_size, interpolation=cv2.INTER_AREA), np.uint8)
+        return cls(_distance(tracked > _COVERED), grown(resize.apply(full) > _COVERED))
+
+    @property
+    def clear_share(self) -> float:
+        """The part of the tracked image that may be used."""
+        return float((self.distance > MARGIN_PX).mean())
+
+    def clear(self, pixels: Array, reach: float | Array = MARGIN_PX) -> Mask:
+        """(N,) which pixels (N, 2) of the tracked image are further than ``reach`` from all that is left out."""
+        height, width = self.distance.shape
+        column, row = np.clip(np.round(pixels).astype(int), 0, [width - 1, height - 1]).T
+        return np.asarray(self.distance[row, column] > reach)
+
+
+def check_mask(mask: object, image: Image, camera: str) -> Image:
+    """``mask`` if it is (H, W) uint8 and of the image's size; raises ``InputError``."""
+    wanted = f"it must be (H, W) of uint8 and of the image's size, {image.shape[1]}x{image.shape[0]} pixels"
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.uint8 or mask.ndim != 2:
+        found = f"{getattr(mask, 'dtype', type(mask).__name__)} {getattr(mask, 'shape', '')}"
+        raise InputError(f"mask of camera '{camera}' is {found}; {wanted}")
+    if mask.shape != image.shape[:2]:
+        raise InputError(f"mask of camera '{camera}' has {mask.shape[1]}x{mask.shape[0]} pixels; {wanted}")
+    return mask
+
+
+def grown(mask: Mask, part: float = _SMEAR) -> Mask:
+    """A mask (H, W) grown to all sides by ``part`` of its long edge, at least a pixel."""
+    radius = max(1, round(part * max(mask.shape)))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), disc)).astype(bool)
+
+
+def without(pair: PairPrediction, masks: Mapping[int, Mask | None]) -> PairPrediction:
+    """A prediction that knows nothing under the masks (H, W) of its views, by their index."""
+    return replace(
+        pair,
+        confidence_first=_outside(masks.get(pair.first), pair.confidence_first),
+        confidence_second=_outside(masks.get(pair.second), pair.confidence_second),
+    )
+
+
+def _outside(mask: Mask | None, confidence: Array32) -> Array32:
+    return confidence if mask is None else np.where(mask, np.float32(1.0), confidence)
+
+
+def _distance(mask: Mask) -> Array32:
+    return np.asarray(cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3), np.float32)

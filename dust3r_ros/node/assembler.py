@@ -1,0 +1,165 @@
+"""Images wait here for what belongs to them, and leave in the order of their stamps. No ROS, no clock of its own."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+# Images of several cameras may overtake each other by this much (s), by the clock of their arrival.
+REORDER_S = 0.05
+# A camera without an image for this long (s) is not waited for.
+SILENT_S = 1.0
+# A stamp that lies further back (ns) is of a clock that was set back or of a bag that starts again.
+JUMP_NS = 100_000_000
+# The next of a row comes after this part of the shortest step of late, at the earliest.
+_EARLIEST = 0.8
+# Stamps of companions that are remembered.
+_KEPT = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """An image that waits; ``arrived`` (s) is when it came, ``complete`` the kinds that need no more waiting."""
+
+    camera: str
+    stamp_ns: int
+    image: Any
+    arrived: float
+    complete: set[str] = field(default_factory=set)
+
+
+# Whether what is looked up for an image is there: True, False: it may come, None: it will not.
+Ask = Callable[[Held], bool | None]
+
+
+class _Row:
+    """The stamps of the newest companions of one kind and camera."""
+
+    def __init__(self) -> None:
+        self._stamps: deque[int] = deque(maxlen=_KEPT)
+        self._steps: deque[int] = deque(maxlen=8)
+
+    def add(self, stamp_ns: int) -> None:
+        if self._stamps:
+            step = stamp_ns - self._stamps[-1]
+            if step <= -JUMP_NS:
+                self._stamps.clear()
+            elif step > 0:
+                self._steps.append(step)
+        self._stamps.append(stamp_ns)
+
+    def awaited(self, stamp_ns: int, tolerance_ns: int) -> bool:
+        """Whether one for that stamp may be on its way; False while none was ever heard.
+
+        One is not when the next is due later: depth often comes more rarely than images.
+        """
+        if not self._stamps or any(abs(known - stamp_ns) <= tolerance_ns for known in self._stamps):
+            return False
+        newest = self._stamps[-1]
+        due = newest + _EARLIEST * min(self._steps, default=0)
+        return newest < stamp_ns and stamp_ns + tolerance_ns >= due
+
+
+class Assembler:
+    """Holds images until their companions are there or ``wait_s`` has passed, then lets them go without.
+
+    ``kinds`` are the message companions (mask, depth) of each camera, known by stamps within ``tolerance_ns``;
+    ``asked`` are those that are looked up (odometry). Both are waited for once they were there at all. Images of
+    several cameras leave in the order of stamps; at most ``size`` wait. Times ``now`` are seconds of a steady clock.
+    For one thread. ``incomplete`` counts by kind what did not come in time.
+    """
+
+    def __init__(
+        self,
+        kinds: Mapping[str, Collection[str]],
+        asked: Mapping[str, Ask],
+        wait_s: float,
+        tolerance_ns: int = 2_000_000,
+        size: int = 64,
+    ) -> None:
+        self._asked, self._wait_s, self._tolerance_ns, self._size = asked, wait_s, tolerance_ns, size
+        self._rows = {camera: {kind: _Row() for kind in kinds[camera]} for camera in kinds}
+        self._number = count()
+        self._found: set[tuple[str, str]] = set()
+        self.incomplete: Counter[str] = Counter()
+        self.clear()
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether any image may have to wait at all."""
+        return bool(self._asked) or len(self._rows) > 1 or any(self._rows.values())
+
+    @property
+    def waiting(self) -> int:
+        """Images that are held."""
+        return len(self._heap)
+
+    def clear(self) -> None:
+        """Forget what is held."""
+        self._heap: list[tuple[int, int, Held]] = []
+        self._newest: dict[str, tuple[int, float]] = {}  # by camera: stamp, arrival
+
+    def image(self, camera: str, stamp_ns: int, image: Any, now: float) -> list[Held]:
+        """Take an image in; returns what may go."""
+        ready: list[Held] = []
+        newest = self._newest.get(camera)
+        if newest is not None and stamp_ns < newest[0] - JUMP_NS:
+            ready = self.flush()
+            self.clear()
+        self._newest[camera] = stamp_ns, now
+        heapq.heappush(self._heap, (stamp_ns, next(self._number), Held(camera, stamp_ns, image, now)))
+        return ready + self.tick(now)
+
+    def companion(self, kind: str, camera: str, stamp_ns: int, now: float) -> list[Held]:
+        """A companion came; returns what may go."""
+        self._rows[camera][kind].add(stamp_ns)
+        return self.tick(now)
+
+    def tick(self, now: float) -> list[Held]:
+        """What may go by now."""
+        ready = []
+        while self._heap:
+            held = self._heap[0][2]
+            crowded = len(self._heap) > self._size
+            awaited = self._awaited(held)
+            waits = bool(awaited) and now - held.arrived < self._wait_s
+            if not crowded and (waits or not self._in_turn(held, now)):
+                break
+            self.incomplete.update(awaited)
+            ready.append(heapq.heappop(self._heap)[2])
+        return ready
+
+    def flush(self) -> list[Held]:
+        """Everything that is held."""
+        ready = []
+        while self._heap:
+            held = heapq.heappop(self._heap)[2]
+            self.incomplete.update(self._awaited(held))
+            ready.append(held)
+        return ready
+
+    def _in_turn(self, held: Held, now: float) -> bool:
+        """Whether no camera that is alive may still send an image with an older stamp."""
+        if now - held.arrived >= REORDER_S:
+            return True
+        return all(stamp_ns >= held.stamp_ns for stamp_ns, arrived in self._newest.values() if now - arrived < SILENT_S)
+
+    def _awaited(self, held: Held) -> list[str]:
+        """The kinds that may still come for an image."""
+        rows = self._rows.get(held.camera, {})
+        awaited = [kind for kind, row in rows.items() if row.awaited(held.stamp_ns, self._tolerance_ns)]
+        for kind, ask in self._asked.items():
+            if kind in held.complete:
+                continue
+            answer = ask(held)
+            if answer:
+                self._found.add((kind, held.camera))
+            if answer is False and (kind, held.camera) in self._found:
+                awaited.append(kind)
+            elif answer is not False:
+                held.complete.add(kind)
+        return awaited

@@ -1,0 +1,212 @@
+"""Everything the node listens to: cameras with their companions, odometry, IMU. Out come arrivals, in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from threading import RLock
+from typing import Any
+
+import numpy as np
+from nav_msgs.msg import Odometry
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import CameraInfo, CompressedImage, Imu
+from sensor_msgs.msg import Image as ImageMessage
+
+from dust3r_ros.config import NodeConfig
+from dust3r_ros.node.arrivals import Arrival
+from dust3r_ros.node.assembler import Assembler, Held
+from dust3r_ros.node.calibration import calibration_from
+from dust3r_ros.node.companion_inputs import CompanionInputs
+from dust3r_ros.node.conversions import stamp_to_ns
+from dust3r_ros.node.interface import IMU, ODOMETRY, SENSOR, Quality
+from dust3r_ros.node.qos import image_profile, profile_of, subscribe
+from dust3r_ros.node.tf_listener import TfListener
+from dust3r_ros.node.topic_health import TopicHealth, TopicMonitor
+from dust3r_ros.node.topics import CameraTopics, is_compressed
+from dust3r_ros.types import Array, Calibration
+
+# How often images that wait are looked at (s).
+TICK_S = 0.01
+# The same complaint is logged at most this often (s).
+COMPLAIN_S = 10.0
+
+
+class Inputs:
+    """Subscriptions of all cameras and of what belongs to their images.
+
+    ``on_arrival`` gets every image once its companions are there or late, ``on_calibration`` every CameraInfo that
+    says something new; both in the executor's thread. ``tf`` is what others say on TF; it must listen already.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        config: NodeConfig,
+        cameras: Sequence[CameraTopics],
+        tf: TfListener,
+        on_arrival: Callable[[Arrival], None],
+        on_calibration: Callable[[str, Calibration], None],
+    ) -> None:
+        self._node, self._config, self._tf = node, config, tf
+        self._cameras = {camera.name: camera for camera in cameras}
+        self._on_arrival, self._on_calibration = on_arrival, on_calibration
+        self._companions = CompanionInputs(config, cameras, tf.buffer, self._frame_id)
+        self._assembler = Assembler(
+            {c.name: [kind for kind in ("mask", "depth") if getattr(c, kind)] for c in cameras},
+            self._companions.asked(),
+            config.companion_wait,
+        )
+        self._frames: dict[str, str] = {}  # of cameras, as their images say them
+        self._known: dict[str, Calibration] = {}
+        self._monitors: dict[str, TopicMonitor] = {}
+        self._lock = RLock()
+        self._subscriptions: list[Any] = []
+        self._timer: Any = None
+
+    # Life
+
+    def subscribe(self) -> None:
+        """Listen. Raises ``ConfigError``, and listens to nothing, for QoS overrides that cannot be."""
+        try:
+            self._subscribe_all()
+        except BaseException:
+            self.unsubscribe()
+            raise
+
+    def _subscribe_all(self) -> None:
+        for camera in self._cameras.values():
+            self._subscribe_camera(camera)
+        for kind, topic, what, take, quality in (
+            (Odometry, self._config.odom_topic, "odometry", self._companions.take_odometry, ODOMETRY),
+            (Imu, self._config.imu_topic, "imu", self._companions.take_imu, IMU),
+        ):
+            if topic:
+                self._listen(kind, self._node.resolve_topic_name(topic), what, "", take, quality)
+        if self._assembler.may_wait:
+            steady = Clock(clock_type=ClockType.STEADY_TIME)
+            self._timer = self._node.create_timer(TICK_S, self._tick, clock=steady)
+
+    def unsubscribe(self) -> None:
+        """Stop listening; images that are held are forgotten."""
+        if self._timer is not None:
+            self._node.destroy_timer(self._timer)
+            self._timer = None
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions.clear()
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the images that are held; calibrations that are known stay."""
+        with self._lock:
+            self._assembler.clear()
+
+    # What is asked
+
+    def health(self) -> tuple[TopicHealth, ...]:
+        """How every input stands."""
+        now = time.monotonic()
+        return tuple(monitor.health(now) for monitor in self._monitors.values())
+
+    @property
+    def incomplete(self) -> int:
+        """Companions that did not come in time, so far."""
+        return sum(self._assembler.incomplete.values())
+
+    def rig(self) -> Mapping[str, Array]:
+        """``first_T_camera`` (4, 4), metres, by name: of the first camera and those that static TF ties to it.
+
+        Empty where there are none, or as long as it is not known.
+        """
+        names = [name for name in self._cameras if name in self._frames]
+        if len(names) < 2 or names[0] != next(iter(self._cameras)):
+            return {}
+        fixed = {name: self._tf.buffer.fixed(self._frames[names[0]], self._frames[name]) for name in names[1:]}
+        found = {name: pose for name, pose in fixed.items() if pose is not None}
+        return {names[0]: np.eye(4), **found} if found else {}
+
+    def optical_frame(self, camera: str) -> str:
+        """The optical frame of a camera; "" before its first image."""
+        return self._frames.get(camera, "")
+
+    # Subscriptions
+
+    def _subscribe_camera(self, camera: CameraTopics) -> None:
+        name, companions = camera.name, self._companions
+        self._listen(_kind(camera.compressed), camera.image, "image", name, partial(self._take_image, name))
+        self._listen(CameraInfo, camera.camera_info, "camera_info", name, partial(self._take_info, name), SENSOR)
+        for what, topic, take in (
+            ("mask", camera.mask, companions.take_mask),
+            ("depth", camera.depth, companions.take_depth),
+        ):
+            if topic:
+                self._listen(
+                    _kind(is_compressed(topic)), topic, what, name, partial(self._take_companion, what, name, take)
+                )
+        if camera.depth:
+            take_info = partial(companions.take_depth_info, name, camera.depth_info)
+            self._listen(CameraInfo, camera.depth_info, "depth_info", name, take_info, SENSOR)
+
+    def _listen(
+        self,
+        kind: type,
+        topic: str,
+        what: str,
+        camera: str,
+        take: Callable[[Any], str],
+        quality: Quality | None = None,
+    ) -> None:
+        """Subscribe with a quality of service, None: that of images; ``take`` returns complaints."""
+        monitor = self._monitors.setdefault(f"{topic} {what} {camera}", TopicMonitor(topic, what, camera))
+
+        def heard(message: Any) -> None:
+            silence = monitor.heard(time.monotonic())
+            if silence is not None:
+                self._node.get_logger().info(f"{topic} is back after {silence:.1f} s")
+            with self._lock:
+                complaint = take(message)
+            if complaint:
+                monitor.refuse(complaint)
+                self._node.get_logger().warning(complaint, throttle_duration_sec=COMPLAIN_S)
+
+        profile = profile_of(quality) if quality else image_profile(self._config)
+        self._subscriptions.append(subscribe(self._node, kind, topic, heard, profile))
+
+    # Messages
+
+    def _take_image(self, camera: str, message: Any) -> str:
+        self._frames[camera] = self._frame_id(camera, message)
+        self._release(self._assembler.image(camera, stamp_to_ns(message.header.stamp), message, time.monotonic()))
+        return ""
+
+    def _take_companion(self, kind: str, camera: str, take: Callable[[str, Any], str], message: Any) -> str:
+        complaint = take(camera, message)
+        stamp_ns = stamp_to_ns(message.header.stamp)
+        self._release(self._assembler.companion(kind, camera, stamp_ns, time.monotonic()))
+        return complaint
+
+    def _take_info(self, camera: str, message: CameraInfo) -> str:
+        calibration, remark = calibration_from(message, self._cameras[camera].camera_info)
+        if calibration is not None and self._known.get(camera) != calibration:
+            self._known[camera] = calibration
+            self._on_calibration(camera, calibration)
+        return remark
+
+    def _tick(self) -> None:
+        with self._lock:
+            if self._assembler.waiting:
+                self._release(self._assembler.tick(time.monotonic()))
+
+    def _release(self, ready: Sequence[Held]) -> None:
+        for held in ready:
+            self._on_arrival(self._companions.arrival(held))
+
+    def _frame_id(self, camera: str, message: Any) -> str:
+        return str(self._config.camera_frame or message.header.frame_id.lstrip("/") or f"{camera}_optical_frame")
+
+
+def _kind(compressed: bool) -> type:
+    return CompressedImage if compressed else ImageMessage

@@ -1,0 +1,274 @@
+"""Every topic and service of the node once: name, type, quality of service, what it carries.
+
+The node makes its publishers, subscriptions and services from these rows and docs/ros.md prints them. This module
+imports no ROS, so that the docs can be made and checked without one.
+
+``~/`` stands for the node's name. ``<camera>`` stands for the namespace of a camera's image topic. A name that is that
+of a parameter (``image_topic``) stands for the parameter's value.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Quality of service of a topic; ``reliability`` and ``durability`` as rclpy names them, in lower case."""
+
+    name: str
+    reliability: str
+    durability: str
+    depth: int
+    follows: str = ""
+
+    @property
+    def words(self) -> str:
+        """As docs say it."""
+        return f"{self.reliability}, {self.durability}, depth {self.depth}".replace("_", " ")
+
+
+# For subscriptions, ``follows`` names the parameters that change it.
+LATCHED = Quality("latched", "reliable", "transient_local", 1)
+RELIABLE = Quality("reliable", "reliable", "volatile", 10)
+TILES = Quality("tiles", "reliable", "volatile", 200)
+IMAGES = Quality("images", "best_effort", "volatile", 5, "`image_reliability`, `image_depth`")
+SENSOR = Quality("sensor data", "best_effort", "volatile", 5)
+ODOMETRY = Quality("odometry", "best_effort", "volatile", 50)
+IMU = Quality("imu", "best_effort", "volatile", 400)
+TF = Quality("tf", "reliable", "volatile", 100)
+TF_STATIC = Quality("tf static", "reliable", "transient_local", 100)
+QUALITIES = (LATCHED, RELIABLE, TILES, IMAGES, SENSOR, ODOMETRY, IMU, TF, TF_STATIC)
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic as a user meets it; ``type`` is ``package/Name``, ``when`` and ``what`` are phrases for a table."""
+
+    name: str
+    type: str
+    quality: Quality
+    when: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service as a user meets it; ``type`` is ``package/Name``."""
+
+    name: str
+    type: str
+    does: str
+
+
+# Keys are what the node's code calls them by.
+OUTPUTS: dict[str, Topic] = {
+    "map": Topic(
+        "~/map",
+        "sensor_msgs/PointCloud2",
+        LATCHED,
+        "at most every `map_period` seconds, when it changed",
+        "the whole map up to `map_max_points` points; x, y, z, rgb, confidence (float32; rgb packed as usual)",
+    ),
+    "map_tiles": Topic(
+        "~/map_tiles",
+        "sensor_msgs/PointCloud2",
+        TILES,
+        "when keyframes changed",
+        "the map piece by piece, without a limit: the points of one changed keyframe per message, with its stamp; as on"
+        " `~/map`, and `keyframe` (uint32), the same in all points; it replaces what came of that keyframe before. A"
+        " keyframe that is gone is one point at NaN",
+    ),
+    "keyframe_cloud": Topic(
+        "~/keyframe_cloud",
+        "sensor_msgs/PointCloud2",
+        RELIABLE,
+        "at each new keyframe",
+        "the points of the newest keyframe that has depth, in the map frame",
+    ),
+    "grid": Topic(
+        "~/grid",
+        "nav_msgs/OccupancyGrid",
+        LATCHED,
+        "with the map",
+        "what is free, occupied and unknown from above, in cells of `grid_resolution`; the map of nav2's static layer",
+    ),
+    "path": Topic(
+        "~/path",
+        "nav_msgs/Path",
+        LATCHED,
+        "with the map",
+        "every tracked image of the first camera, thinned to about 2000 poses, as the map sees them now",
+    ),
+    "graph": Topic(
+        "~/graph",
+        "visualization_msgs/MarkerArray",
+        LATCHED,
+        "with the map",
+        "keyframes as spheres, pairs as lines, the heavier the greener",
+    ),
+    "pose": Topic(
+        "~/pose",
+        "geometry_msgs/PoseWithCovarianceStamped",
+        RELIABLE,
+        "at each tracked image of the first camera",
+        "its optical frame in the map frame, with the covariance of finding it there",
+    ),
+    "camera_pose": Topic(
+        "<camera>/estimated/pose",
+        "geometry_msgs/PoseWithCovarianceStamped",
+        RELIABLE,
+        "at each tracked image, where there are several cameras",
+        "as `~/pose`, of that camera alone",
+    ),
+    "depth": Topic(
+        "~/depth",
+        "sensor_msgs/Image",
+        RELIABLE,
+        "at each new keyframe",
+        "its depth as 32FC1 in map units, NaN where none is known, at the working resolution"
+        " (scaled and cropped to multiples of 16 pixels)",
+    ),
+    "estimated": Topic(
+        "<camera>/estimated/camera_info",
+        "sensor_msgs/CameraInfo",
+        RELIABLE,
+        "at each image",
+        "the camera as the map sees it, at native resolution",
+    ),
+    "status": Topic(
+        "~/status",
+        "dust3r_ros/MappingStatus",
+        RELIABLE,
+        "every second and at each change of state",
+        "state, counts, latencies, memory, scale, cameras",
+    ),
+    "diagnostics": Topic(
+        "/diagnostics",
+        "diagnostic_msgs/DiagnosticArray",
+        RELIABLE,
+        "every second",
+        "whether all is well and, if not, why",
+    ),
+    "tf": Topic(
+        "/tf",
+        "tf2_msgs/TFMessage",
+        TF,
+        "at each tracked image, with odometry `tf_rate` times per second, if `publish_tf`",
+        "`map_frame` -> `odom_frame` with odometry, once the map is in metres; else `map_frame` -> `base_frame` or"
+        " camera; the other way round with `invert_tf`; nothing where another node gives that frame a parent",
+    ),
+    "tf_static": Topic(
+        "/tf_static",
+        "tf2_msgs/TFMessage",
+        TF_STATIC,
+        "when cameras are found to be fixed to each other, if `publish_tf`",
+        "first camera -> other cameras, where TF does not say it yet",
+    ),
+}
+
+INPUTS: dict[str, Topic] = {
+    "image": Topic(
+        "image_topic",
+        "sensor_msgs/Image",
+        IMAGES,
+        "always",
+        "the images to map, or `sensor_msgs/CompressedImage`; several cameras by `image_topics`",
+    ),
+    "camera_info": Topic(
+        "<camera>/camera_info",
+        "sensor_msgs/CameraInfo",
+        SENSOR,
+        "always",
+        "the camera's calibration; `camera_info_topic` names another topic",
+    ),
+    "mask": Topic(
+        "mask_topics",
+        "sensor_msgs/Image",
+        IMAGES,
+        "when given",
+        "mono8, one per camera: what is not 0 stays out of poses, focal length and cloud",
+    ),
+    "depth": Topic(
+        "depth_topics",
+        "sensor_msgs/Image",
+        IMAGES,
+        "when given",
+        "16UC1 (mm) or 32FC1 (m), one per camera; tells the scale of the map",
+    ),
+    "depth_info": Topic(
+        "<depth>/camera_info",
+        "sensor_msgs/CameraInfo",
+        SENSOR,
+        "with `depth_topics`",
+        "the camera of a depth image that is not registered to the image; `<depth>` is the namespace of its topic",
+    ),
+    "odom": Topic(
+        "odom_topic",
+        "nav_msgs/Odometry",
+        ODOMETRY,
+        "when given",
+        "odometry, where it is not on /tf; tells the scale and, with `odom_frame`, the map's place",
+    ),
+    "imu": Topic("imu_topic", "sensor_msgs/Imu", IMU, "when given", "acceleration and turn rate; tells what is up"),
+    "tf": Topic(
+        "/tf",
+        "tf2_msgs/TFMessage",
+        TF,
+        "always",
+        "`odom_frame` -> `base_frame`, and which frames have a parent already",
+    ),
+    "tf_static": Topic(
+        "/tf_static", "tf2_msgs/TFMessage", TF_STATIC, "always", "where cameras, IMU and base are fixed"
+    ),
+}
+
+SERVICES: dict[str, Service] = {
+    "reset": Service(
+        "~/reset",
+        "std_srvs/Trigger",
+        "forgets the map and the images that wait; the next image starts a new map; calibrations stay",
+    ),
+    "pause": Service("~/pause", "std_srvs/Trigger", "ignores images from now on"),
+    "resume": Service("~/resume", "std_srvs/Trigger", "goes on"),
+    "save_map": Service("~/save_map", "dust3r_ros/SaveMap", "writes the map to a file on the node's machine"),
+    "load_map": Service(
+        "~/load_map",
+        "dust3r_ros/LoadMap",
+        "replaces the map by one from a file, to go on with it or only to be found in it",
+    ),
+    "localize": Service(
+        "~/localize", "dust3r_ros/Localize", "finds the camera of one image in the map; changes nothing"
+    ),
+    "set_scale": Service(
+        "~/set_scale", "dust3r_ros/SetScale", "makes metres of the map's unit, by a factor or a distance that is known"
+    ),
+    "save_calibration": Service(
+        "~/save_calibration",
+        "dust3r_ros/SaveCalibration",
+        "writes the estimate of each camera as a calibration file for `camera_info_manager`",
+    ),
+    "export_map": Service(
+        "~/export_map", "dust3r_ros/ExportMap", "writes the map for other programs: PLY, TUM, COLMAP, nerfstudio, grid"
+    ),
+}
+
+
+def interface_type(row: Topic | Service) -> Any:
+    """The class of a row's message or service; raises ``ImportError`` where its ROS package is missing."""
+    package, _, name = row.type.partition("/")
+    module = importlib.import_module(f"{package}.{'srv' if isinstance(row, Service) else 'msg'}")
+    return getattr(module, name)
+
+
+def qos_profile(quality: Quality) -> Any:
+    """The ``rclpy.qos.QoSProfile`` of a quality."""
+    from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+    return QoSProfile(
+        depth=quality.depth,
+        reliability=ReliabilityPolicy[quality.reliability.upper()],
+        durability=DurabilityPolicy[quality.durability.upper()],
+    )

@@ -1,0 +1,225 @@
+"""The map as a whole on ~/map, ~/map_tiles, ~/path, ~/graph and ~/grid, in a thread of its own."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+
+from dust3r_ros.alignment.cloud import Cloud, keyframe_cloud
+from dust3r_ros.alignment.fusion import agreed
+from dust3r_ros.alignment.overlap import overlapping
+from dust3r_ros.config import NodeConfig
+from dust3r_ros.mapper import Mapper
+from dust3r_ros.node import conversions
+from dust3r_ros.node.changes import Changed, Changes
+from dust3r_ros.node.graph import GraphMarkers
+from dust3r_ros.node.grid_publisher import GridMap
+from dust3r_ros.node.interface import OUTPUTS
+from dust3r_ros.node.map_points import MapPoints, Packed
+from dust3r_ros.node.qos import advertise_all, withdraw
+from dust3r_ros.node.tiles import Tiles
+from dust3r_ros.types import Keyframe, MapUpdate, StampedPose
+
+_NEIGHBOURS = 6  # keyframes that a keyframe's points are checked against
+_REST = 3.0  # the thread rests so many times as long as it worked, so that the mapper has the machine
+_WITH_KEYFRAMES = ("map", "map_tiles", "graph", "grid")
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """What is to be published, as it was between two frames; a topic without an entry is left out."""
+
+    stamp_ns: int
+    changed: dict[str, Changed]
+    context: tuple[Keyframe, ...] = ()  # all keyframes, where points are checked against others
+    landmarks: Cloud | None = None
+    trajectory: Sequence[StampedPose] | None = None
+    edges: Sequence[tuple[int, int, float]] = ()
+    selection: tuple[int, float, int] = (1, 1.0, 1)
+
+
+@dataclass
+class _Kept:
+    """What the thread keeps of the map from one publication to the next."""
+
+    points: MapPoints = field(default_factory=MapPoints)
+    tiles: Tiles = field(default_factory=Tiles)
+    graph: GraphMarkers = field(default_factory=GraphMarkers)
+
+
+class MapPublisher:
+    """``note`` every update and ``publish`` now and then, both from the mapper's thread, which never waits.
+
+    Points are computed of keyframes that changed, and only for topics with a subscriber. ``live`` reads parameters
+    (``map_stride``, ``min_confidence``, ``map_max_points``).
+    """
+
+    def __init__(self, node: LifecycleNode, config: NodeConfig, live: Callable[[str], Any], first: str) -> None:
+        """``first``: the camera whose way ~/path shows."""
+        self._node, self._frame, self._live, self._first = node, config.map_frame, live, first
+        self._grid = GridMap(config)
+        self._topics = advertise_all(node, {key: (OUTPUTS[key], "") for key in (*_WITH_KEYFRAMES, "path")})
+        self._changes = {key: Changes() for key in _WITH_KEYFRAMES}
+        self._kept = _Kept()
+        self._path_stale = True
+        self._selection: tuple[int, float, int] | None = None
+        self._tile_listeners = 0
+        self._thread = ThreadPoolExecutor(1, "publishing")
+        self._job: Future[None] | None = None
+        self._rest_until = 0.0
+
+    @property
+    def all(self) -> tuple[Any, ...]:
+        """Every publisher."""
+        return tuple(self._topics.values())
+
+    def note(self, update: MapUpdate) -> None:
+        """Something changed."""
+        self._path_stale = True
+        for changes in self._changes.values():
+            changes.note(update)
+
+    def forget(self) -> None:
+        """The map was replaced: nothing kept of the old one holds, all is published anew."""
+        self._path_stale = True
+        for changes in self._changes.values():
+            changes.skip()
+
+    def publish(self, mapper: Mapper, stamp_ns: int) -> None:
+        """Send what changed and somebody listens to, unless the thread is still at work or rests."""
+        if (self._job is not None and not self._job.done()) or time.monotonic() < self._rest_until:
+            return
+        self._tell_failure()
+        view = self._view(mapper, stamp_ns)
+        if view.changed or view.trajectory is not None:
+            self._job = self._thread.submit(self._work, view)
+
+    def close(self) -> None:
+        """End the thread and take the publishers off the node."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._tell_failure()
+        withdraw(self._node, self.all)
+
+    # In the mapper's thread
+
+    def _view(self, mapper: Mapper, stamp_ns: int) -> _View:
+        heard = {key: is_heard(publisher) for key, publisher in self._topics.items()}
+        selection = (
+            int(self._live("map_stride")),
+            float(self._live("min_confidence")),
+            int(self._live("map_max_points")),
+        )
+        self._reconsider(selection, heard)
+        wanted = [key for key in _WITH_KEYFRAMES if heard[key] and self._pending(key)]
+        everything = _Once(lambda: mapper.keyframes)
+        changed = {key: self._changes[key].take(everything) for key in wanted}
+        for key in _WITH_KEYFRAMES:
+            if not heard[key]:
+                self._changes[key].skip()
+        with_points = not {"map", "map_tiles"}.isdisjoint(changed)
+        trajectory = None
+        if heard["path"] and self._path_stale:
+            self._path_stale = False
+            trajectory = [item for item in mapper.trajectory() if item.camera == self._first]
+        return _View(
+            stamp_ns,
+            changed,
+            tuple(everything()) if with_points and mapper.config.fusion else (),
+            mapper.landmarks() if "map" in changed and not mapper.config.dense else None,
+            trajectory,
+            mapper.edges if "graph" in changed else (),
+            selection,
+        )
+
+    def _reconsider(self, selection: tuple[int, float, int], heard: dict[str, bool]) -> None:
+        """Start over with all points where others are selected, somebody new listens to tiles, or there is room."""
+        if selection != self._selection:
+            self._selection = selection
+            self._changes["map"].skip()
+            self._changes["map_tiles"].skip()
+        if self._kept.points.too_thin(selection[2]):
+            self._changes["map"].skip()
+        listeners = self._topics["map_tiles"].get_subscription_count() if heard["map_tiles"] else 0
+        if listeners > self._tile_listeners:
+            self._changes["map_tiles"].skip()
+        self._tile_listeners = listeners
+
+    def _pending(self, key: str) -> bool:
+        """Whether a topic has something to send."""
+        if key == "map_tiles" and self._kept.tiles.waiting:
+            return True
+        return self._changes[key].any or (key == "grid" and self._grid.pending)
+
+    def _tell_failure(self) -> None:
+        error = self._job.exception() if self._job is not None and self._job.done() else None
+        self._job = None
+        if error is not None:
+            text = "".join(traceback.format_exception(error))
+            self._node.get_logger().error(f"the map cannot be published: {text}", throttle_duration_sec=5.0)
+            self.forget()
+
+    # In the thread
+
+    def _work(self, view: _View) -> None:
+        begin = time.monotonic()
+        stamp_ns, frame = view.stamp_ns, self._frame
+        if "map" in view.changed:
+            self._topics["map"].publish(conversions.cloud_message(self._map_parts(view), stamp_ns, frame))
+        if "map_tiles" in view.changed:
+            tiles = self._kept.tiles
+            tiles.update(view.changed["map_tiles"])
+            for message in tiles.messages(self._points(view), stamp_ns, frame):
+                self._topics["map_tiles"].publish(message)
+        if "graph" in view.changed:
+            markers = self._kept.graph.message(view.changed["graph"], view.edges, stamp_ns, frame)
+            self._topics["graph"].publish(markers)
+        if "grid" in view.changed:
+            grid = self._grid.message(view.changed["grid"], stamp_ns, frame)
+            if grid is not None:
+                self._topics["grid"].publish(grid)
+        if view.trajectory is not None:
+            self._topics["path"].publish(conversions.path_message(view.trajectory, stamp_ns, frame))
+        now = time.monotonic()
+        self._rest_until = now + _REST * (now - begin)
+
+    def _map_parts(self, view: _View) -> list[Packed]:
+        if view.landmarks is not None:
+            return [conversions.pack(view.landmarks)]
+        points = self._kept.points
+        points.update(view.changed["map"], self._points(view), view.selection[2])
+        return points.parts
+
+    def _points(self, view: _View) -> Callable[[Keyframe, int], Packed]:
+        """The selected points of one keyframe in the map, of these every so many-th."""
+        stride, min_confidence, _ = view.selection
+
+        def points(keyframe: Keyframe, every: int) -> Packed:
+            if view.context:
+                keyframe = agreed(keyframe, overlapping(keyframe, view.context, _NEIGHBOURS), min_confidence)
+            return conversions.pack(keyframe_cloud(keyframe, min_confidence, stride, every))
+
+        return points
+
+
+class _Once:
+    """All keyframes, asked for at most once."""
+
+    def __init__(self, ask: Callable[[], Sequence[Keyframe]]) -> None:
+        self._ask = ask
+        self._answer: Sequence[Keyframe] | None = None
+
+    def __call__(self) -> Sequence[Keyframe]:
+        if self._answer is None:
+            self._answer = self._ask()
+        return self._answer
+
+
+def is_heard(publisher: Any) -> bool:
+    """Whether a publisher is active and has a subscriber."""
+    return bool(publisher.is_activated) and publisher.get_subscription_count() > 0

@@ -1,0 +1,203 @@
+"""The transform between the map and the robot: which one, when, and never a second parent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import TransformStamped
+from rclpy.node import Node
+
+from dust3r_ros.config import NodeConfig
+from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.node.conversions import transform_message
+from dust3r_ros.node.tf_listener import TfListener
+from dust3r_ros.node.transforms import TransformSender
+from dust3r_ros.types import Array, MapUpdate
+
+# Images whose stamps are further (ns) from the system's clock are of another time, as those of a bag without --clock.
+_FOREIGN_NS = 60_000_000_000
+# Of a rig's rotation matrices and places (m): less is the same.
+_MOVED = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class _Anchor:
+    """Where the robot's root is in the map, ``w_T_a``; ``lag_ns`` takes the node's clock to that of the images."""
+
+    w_T_a: Array
+    stamp_ns: int
+    lag_ns: int
+
+
+class TfOutput:
+    """Publishes map -> odom_frame (or base_frame) at a steady rate, or map -> camera with each image.
+
+    A camera that is fixed below other frames, as drivers do it, keeps its parent: the uppermost of them gets the map as
+    its parent. With ``invert_tf`` it is the other way round. A child that has a parent from another node is left alone,
+    and so is one that the map hangs below: that is logged once and in ``problems``. ``live`` reads parameters.
+
+    ``map -> odom_frame`` joins metres and map units, so it waits for a map in metres.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        config: NodeConfig,
+        sender: TransformSender,
+        listener: TfListener,
+        live: Callable[[str], Any],
+    ) -> None:
+        self._node, self._config, self._sender, self._listener, self._live = node, config, sender, listener, live
+        self._root = config.odom_frame or config.base_frame
+        self._lock = Lock()
+        self._anchor: _Anchor | None = None
+        self._last_ns = 0
+        self._problems: dict[str, str] = {}
+        self._logged: set[str] = set()
+        self._rig: dict[str, Array] = {}
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why transforms are not published, each in a sentence."""
+        with self._lock:
+            return tuple(self._problems.values())
+
+    def frame(self, update: MapUpdate, camera_frame: str, anchor_T_c: Array | None, metric: bool) -> None:
+        """What one image says. ``anchor_T_c``: the camera in odom_frame or base_frame at its stamp, None: not known."""
+        if update.w_T_c is None:
+            return
+        if not self._root:
+            inverted = bool(self._live("invert_tf"))
+            top, top_T_c = (camera_frame, np.eye(4)) if inverted else self._top(camera_frame)
+            self._publish(update.w_T_c @ invert(top_T_c), top, update.stamp_ns)
+            return
+        self._note("anchor", self._lack(camera_frame, anchor_T_c, metric))
+        if anchor_T_c is None or (self._config.odom_frame and not metric):
+            return
+        lag_ns = update.stamp_ns - self._node.get_clock().now().nanoseconds
+        foreign = abs(lag_ns) > _FOREIGN_NS and not self._node.get_parameter("use_sim_time").value
+        with self._lock:
+            w_T_a = update.w_T_c @ invert(anchor_T_c)
+            self._anchor = _Anchor(w_T_a, update.stamp_ns, lag_ns if foreign else 0)
+        self.tick()
+
+    def tick(self) -> None:
+        """Renew map -> odom_frame or base_frame, dated ahead so that it is there for the newest odometry."""
+        with self._lock:
+            anchor = self._anchor
+        if anchor is None:
+            return
+        clock_ns = self._node.get_clock().now().nanoseconds
+        # A simulated clock that has not begun is 0.
+        now_ns = clock_ns + anchor.lag_ns if clock_ns else anchor.stamp_ns
+        stamp_ns = now_ns + round(self._config.transform_tolerance * 1e9)
+        with self._lock:
+            if stamp_ns == self._last_ns:  # it stands; TF warns of repeated stamps
+                return
+            self._last_ns = stamp_ns
+        self._publish(anchor.w_T_a, self._root, stamp_ns)
+
+    def rig(self, frames: Mapping[str, tuple[str, Array]]) -> None:
+        """Estimated places of cameras, metres: optical frame -> (that of the first camera, first_T_camera).
+
+        Only what TF lacks is published on /tf_static, and again when it moved.
+        """
+        if not self._live("publish_tf"):
+            return
+        now_ns = self._node.get_clock().now().nanoseconds
+        messages = []
+        for frame, (first, first_T_camera) in frames.items():
+            if not frame or not first:
+                continue  # no image of that camera came yet
+            top, top_T_camera = self._top(frame)
+            if top == self._top(first)[0]:
+                continue  # TF joins them already
+            first_T_top = first_T_camera @ invert(top_T_camera)
+            before = self._rig.get(top)
+            if before is not None and np.allclose(before, first_T_top, atol=_MOVED):
+                continue
+            if self._free(first, top, "rig " + top):
+                self._rig[top] = first_T_top
+                messages.append(transform_message(first_T_top, now_ns, first, top))
+        if messages:
+            self._sender.send_static(messages)
+
+    def forget(self) -> None:
+        """The map was replaced: nothing is renewed until an image is found in the new one."""
+        with self._lock:
+            self._anchor = None
+            self._problems.clear()
+
+    def _top(self, frame: str) -> tuple[str, Array]:
+        """The uppermost frame that ``frame`` is fixed below by others' static transforms, and ``top_T_frame``."""
+        above = [name for name in self._ancestors(frame) if name != self._config.map_frame]
+        fixed = self._listener.buffer.fixed(above[-1], frame) if above else None
+        return (frame, np.eye(4)) if fixed is None else (above[-1], fixed)
+
+    def _publish(self, w_T_f: Array, frame: str, stamp_ns: int) -> None:
+        """The transform between the map and ``frame``, if it may be."""
+        if not self._live("publish_tf"):
+            return
+        parent, child, parent_T_child = self._config.map_frame, frame, w_T_f
+        if self._live("invert_tf"):
+            parent, child, parent_T_child = child, parent, invert(w_T_f)
+        if self._free(parent, child, "parent"):
+            self._send(transform_message(parent_T_child, stamp_ns, parent, child))
+
+    def _send(self, transform: TransformStamped) -> None:
+        self._sender.send(transform)
+
+    def _free(self, parent: str, child: str, topic: str) -> bool:
+        """Whether ``child`` may get ``parent``: no other node gives it one, and it is not above the parent."""
+        other = self._listener.parent(child)
+        problem = ""
+        if other is not None:
+            problem = (
+                f"another node publishes '{other}' -> '{child}' on TF, so '{parent}' -> '{child}' is not published:"
+                f" a frame has one parent ({self._advice(child)})"
+            )
+        elif child in self._ancestors(parent):
+            problem = (
+                f"'{child}' is above '{parent}' on TF already, so '{parent}' -> '{child}' is not published:"
+                " it would close a loop"
+            )
+        self._note(topic, problem)
+        return not problem
+
+    def _advice(self, child: str) -> str:
+        if child == self._config.odom_frame or child == self._config.map_frame:
+            return "end that node's transform, or set publish_tf to false"
+        return "set odom_frame, base_frame, invert_tf or publish_tf"
+
+    def _ancestors(self, frame: str) -> list[str]:
+        found: list[str] = []
+        above = self._listener.parent(frame)
+        while above is not None and above not in found:
+            found.append(above)
+            above = self._listener.parent(above)
+        return found
+
+    def _lack(self, camera_frame: str, anchor_T_c: Array | None, metric: bool) -> str:
+        shown = f"'{self._config.map_frame}' -> '{self._root}'"
+        if anchor_T_c is None:
+            return f"TF from '{self._root}' to '{camera_frame}' is missing at the stamps of images; {shown} needs it"
+        if self._config.odom_frame and not metric:
+            return f"{shown} waits until the map is in metres"
+        return ""
+
+    def _note(self, topic: str, problem: str) -> None:
+        """Keep a problem, or its end; each is logged once."""
+        with self._lock:
+            if problem:
+                self._problems[topic] = problem
+            else:
+                self._problems.pop(topic, None)
+            new = problem and problem not in self._logged
+            if new:
+                self._logged.add(problem)
+        if new:
+            self._node.get_logger().warning(problem)

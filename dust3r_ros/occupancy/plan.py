@@ -1,0 +1,118 @@
+"""What one keyframe says of the ground plan: cells that hold something, cells it looks through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dust3r_ros.occupancy.scan import Scan
+from dust3r_ros.occupancy.slab import Slab
+from dust3r_ros.types import Array
+
+_LEAST = 3  # pixels that make an obstacle or a piece of floor
+_BIN = 1.5  # pixels per direction in which rays are drawn
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Cells (H, W) int8 of a lattice through the origin: 1 obstacle, -1 free, 0 nothing known.
+
+    ``row``, ``column`` are those of cell [0, 0]: it begins at x = column, y = row times the resolution.
+    """
+
+    row: int
+    column: int
+    cells: NDArray[np.int8]
+
+
+def plan_of(scan: Scan, slab: Slab, resolution: float, max_range: float) -> Plan:
+    """The ground plan of one scan, up to ``max_range`` (map units) from its camera.
+
+    A cell is an obstacle where three pixels or more lie in the slab above it. It is free where three
+    lie on the ground, and along each direction from where a ray first is in the slab to where it
+    leaves it, ends, or meets an obstacle. Points are dropped on the ground along its normal.
+    """
+    points, eye = scan.points(), scan.w_T_c[:3, 3]
+    height, eye_height = slab.ground.height(points), float(slab.ground.height(eye))
+    # From here on in cells of the plan, whose middle is under the camera
+    foot = slab.ground.drop(eye) / resolution
+    corner = np.floor(foot) - np.ceil(max_range / resolution)
+    size = 2 * int(np.ceil(max_range / resolution)) + 1
+    feet, middle = slab.ground.drop(points) / resolution - corner, foot - corner
+    distance = np.hypot(*(feet - middle).T)
+    near = (feet >= 0).all(axis=1) & (feet < size).all(axis=1) & (distance < max_range / resolution)
+    cell = np.where(near[:, None], feet, 0).astype(np.int64)
+    inside = near & (height >= slab.low) & (height <= slab.high)
+    obstacle = _counted(cell[inside], size)
+    floor = _counted(cell[near & (np.abs(height) < slab.low)], size)
+    solid = inside & obstacle[cell[:, 1], cell[:, 0]]
+    first, last = _clear(height, eye_height, distance, slab.high)
+    seen = _seen(feet - middle, distance, first, np.minimum(last, max_range / resolution), solid, scan, middle, size)
+    cells = np.where(obstacle, 1, np.where(floor | seen, -1, 0)).astype(np.int8)
+    return _cropped(Plan(int(corner[1]), int(corner[0]), cells))
+
+
+def _counted(cells: NDArray[np.int64], size: int) -> Mask:
+    """(size, size): where enough of the cells (N, 2), x before y, lie."""
+    counts = np.bincount(cells[:, 1] * size + cells[:, 0], minlength=size * size)
+    return (counts >= _LEAST).reshape(size, size)
+
+
+def _clear(height: Array, eye: float, distance: Array, top: float) -> tuple[Array, Array]:
+    """Distances (N,) between which the rays from a height ``eye`` to points (N,) are below ``top``."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        crossing = (top - eye) / (height - eye) * distance
+    below = height <= top
+    first = np.where(eye <= top, 0.0, np.where(below, crossing, np.inf))
+    last = np.where(below, distance, np.where(eye <= top, crossing, 0.0))
+    return first, last
+
+
+def _seen(
+    offset: Array, distance: Array, first: Array, last: Array, solid: Mask, scan: Scan, middle: Array, size: int
+) -> Mask:
+    """(size, size): cells that rays pass; per direction from the least ``first`` to the third ``last`` or a solid.
+
+    Everything in cells: ``offset`` (N, 2) of the points from the camera at ``middle`` (2,).
+    """
+    bins = max(8, int(2 * np.pi * scan.focal / (_BIN * scan.stride)))
+
+    def direction(x: Array, y: Array) -> NDArray[np.int64]:
+        return ((np.arctan2(y, x) / (2 * np.pi) + 0.5) * bins).astype(np.int64) % bins
+
+    ray = direction(offset[:, 0], offset[:, 1])
+    useful = last > first
+    begin = np.full(bins, np.inf)
+    np.minimum.at(begin, ray[useful], first[useful])
+    end = _third(ray[useful], last[useful], bins)
+    # A ray ends in front of what stops it or its neighbours: a wall seen along it goes on between two pixels
+    stop = np.full(bins, np.inf)
+    np.minimum.at(stop, ray[solid], distance[solid] - 0.7)
+    end = np.minimum.reduce([end, stop, np.roll(stop, 1), np.roll(stop, -1)])
+    axis = np.arange(size) + 0.5
+    x, y = axis[None, :] - middle[0], axis[:, None] - middle[1]
+    its_ray, away = direction(*np.broadcast_arrays(x, y)), np.hypot(x, y)
+    return (away >= begin[its_ray]) & (away <= end[its_ray])
+
+
+def _third(ray: NDArray[np.int64], last: Array, bins: int) -> Array:
+    """(bins,): the third greatest of ``last`` (N,) per direction, 0 with fewer: one wrong pixel opens no wall."""
+    end = np.zeros(bins)
+    order = np.lexsort((-last, ray))
+    ray, last = ray[order], last[order]
+    third = np.flatnonzero(ray[_LEAST - 1 :] == ray[: len(ray) - _LEAST + 1])
+    np.maximum.at(end, ray[third], last[third + _LEAST - 1])
+    return end
+
+
+def _cropped(plan: Plan) -> Plan:
+    """The part of a plan that says anything."""
+    rows, columns = np.flatnonzero(plan.cells.any(axis=1)), np.flatnonzero(plan.cells.any(axis=0))
+    if not len(rows):
+        return Plan(plan.row, plan.column, np.zeros((0, 0), np.int8))
+    r, c = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return Plan(plan.row + int(rows[0]), plan.column + int(columns[0]), plan.cells[r, c].copy())

@@ -1,0 +1,195 @@
+"""Cameras that see nothing the map knows, but whose place on the body is known: they may map their own side.
+
+Only where their images agree with it: matches of two frames must fit the motion that the rig tells,
+several times. So extrinsics that are wrong place nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from dust3r_ros.alignment.sparse_map import SparseMap
+from dust3r_ros.calibrator import Calibrator
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.features import Features, matched
+from dust3r_ros.geometry.motion_focal import focal_from_motion, sampson
+from dust3r_ros.geometry.pinhole import rays
+from dust3r_ros.geometry.pose import PnpResult
+from dust3r_ros.geometry.rigid import invert, pose
+from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.newcomers import Newcomers
+from dust3r_ros.streams import CameraStream
+from dust3r_ros.types import Array
+
+Guess = Callable[[int], Array | None]  # where the rig says a camera was at a stamp
+
+_ERROR_PX = 3.0  # of matches under a motion that is told by another camera, somewhat late
+_SHARE = 0.75  # of the matches that must fit
+_DIRECTION_DEG = 12.0
+_MATCHES = 40
+_MOTION = 0.08  # of the long edge, between the two frames
+_PROOFS, _MOST_PROOFS = 3, 5  # frames that agree more often than not
+_TIED = 25  # landmarks that keyframes share with the rest of the map
+_POSITION_STD, _ANGLE_STD = 0.02, 0.01  # of the depth; radians
+
+
+@dataclass(frozen=True, eq=False)
+class _Sight:
+    """A frame of a camera that sees nothing known."""
+
+    stamp_ns: int
+    features: Features
+
+
+@dataclass(eq=False)
+class _Watch:
+    """A frame that later ones are compared with, the newest one, and how often the images agreed."""
+
+    first: _Sight
+    last: _Sight
+    pose: Array | None = None  # of the first
+    proofs: int = 0
+    trusted: bool = False  # from enough proofs on until none is left
+
+
+@dataclass(eq=False)
+class Outposts:
+    """Decides whether a frame is where the rig says, from what its camera saw on the way."""
+
+    sparse: SparseMap
+    newcomers: Newcomers
+    calibrator: Calibrator
+    _watches: dict[int, _Watch] = field(default_factory=dict)
+    _told: dict[int, tuple[int, Array]] = field(default_factory=dict)
+
+    def place(self, stream: CameraStream, stamp_ns: int, features: Features, guess: Guess) -> PnpResult | None:
+        """A frame where ``guess(stamp_ns)`` of the rig says it is, (4, 4), if enough speaks for it."""
+        w_T_c = guess(stamp_ns)
+        if w_T_c is None:
+            return None
+        now = _Sight(stamp_ns, features)
+        watch = self._watches.setdefault(stream.index, _Watch(now, now))
+        known = self.calibrator.knows(stream)
+        if watch.last is not watch.first:  # where that was is known better by now: other cameras were seen since
+            self._compare(stream, watch, guess, known)
+        watch.last = now
+        shown = len(features.pixels) >= _MATCHES
+        if not watch.trusted or not shown or not (known or self.newcomers.agree(stream)):
+            return None
+        return PnpResult(w_T_c, np.zeros(0, bool), self._covariance(), 0.0, self.sparse.focals[stream.index].value)
+
+    def _compare(self, stream: CameraStream, watch: _Watch, guess: Guess, known: bool) -> None:
+        """Whether what the first and the last frame of a watch see agrees with how the rig says they moved."""
+        poses = watch.pose if watch.pose is not None else guess(watch.first.stamp_ns), guess(watch.last.stamp_ns)
+        watch.pose = poses[0]
+        pairs = matched(watch.first.features, watch.last.features)
+        fits = False
+        if poses[0] is not None and poses[1] is not None and len(pairs) >= _MATCHES:
+            a, b = watch.first.features.pixels[pairs[:, 0]], watch.last.features.pixels[pairs[:, 1]]
+            if float(np.median(np.linalg.norm(b - a, axis=1))) < _MOTION * stream.long_edge:
+                return
+            fits = self._fits(stream, a, b, invert(poses[1]) @ poses[0], known)
+        watch.proofs = min(watch.proofs + 1, _MOST_PROOFS) if fits else max(watch.proofs - 1, 0)
+        watch.trusted = watch.proofs > 0 if watch.trusted else watch.proofs >= _PROOFS
+        watch.first, watch.pose = watch.last, poses[1]
+
+    def tell(self, index: int, w_T_c: Array, placed: bool) -> None:
+        """Keyframe ``index`` is at ``w_T_c`` (4, 4) as the rig says; kept for cameras that have some ``placed`` so."""
+        views = self.sparse.views
+        camera = views[index].camera
+        others = [view for view in self.sparse.posed() if views[view].camera != camera]
+        if others and (placed or any(views[view].camera == camera for view in self._told)):
+            self._told[index] = others[-1], invert(self._pose(others[-1])) @ w_T_c
+
+    def afloat(self, camera: int) -> bool:
+        """Whether keyframes of a camera hang on what the rig says: the rest of the map sees not what they see."""
+        views, known = self.sparse.views, self.sparse.positioned
+        if not any(views[view].camera == camera for view in self._told):
+            return False
+        own = [views[view].seen.ids for view in self.sparse.posed() if views[view].camera == camera]
+        rest = [views[view].seen.ids for view in self.sparse.posed() if views[view].camera != camera]
+        shared = np.intersect1d(np.concatenate(own), np.concatenate(rest))
+        return int(known[shared].sum()) < _TIED
+
+    def views(self) -> list[int]:
+        """Keyframes that ``anchor`` may move."""
+        cameras = {self.sparse.views[view].camera for view in self._told}
+        return [view for view in self.sparse.posed() if self.sparse.views[view].camera in cameras]
+
+    def anchor(self) -> None:
+        """Bring keyframes that are afloat, with all they see, to where the rig says, for nothing else says where."""
+        views = self.sparse.views
+        for camera in sorted({views[view].camera for view in self._told}):
+            told = {
+                view: self._pose(at) @ at_T_v
+                for view, (at, at_T_v) in self._told.items()
+                if views[view].camera == camera
+            }
+            if not self.afloat(camera):
+                self._told = {view: entry for view, entry in self._told.items() if view not in told}
+                continue
+            now = np.stack([self._pose(view) for view in told])
+            self._move(camera, _similarity(now, np.stack(list(told.values()))))
+
+    def _move(self, camera: int, new_S_old: Similarity) -> None:
+        own = [view for view in self.sparse.posed() if self.sparse.views[view].camera == camera]
+        ids = np.unique(np.concatenate([self.sparse.views[view].seen.ids for view in own]))
+        self.sparse.points[ids] = new_S_old.apply(self.sparse.points[ids])
+        for view in own:
+            w_T_c = self._pose(view)
+            self.sparse.views[view].w_T_c = pose(new_S_old.rotation @ w_T_c[:3, :3], new_S_old.apply(w_T_c[:3, 3]))
+
+    def _pose(self, view: int) -> Array:
+        w_T_c = self.sparse.views[view].w_T_c
+        assert w_T_c is not None, f"view {view} has no pose"
+        return w_T_c
+
+    def _fits(self, stream: CameraStream, a: Array, b: Array, b_T_a: Array, known: bool) -> bool:
+        """Whether matches (N, 2) fit a motion; of an unknown focal it is kept what they say."""
+        focal = self.sparse.focals[stream.index]
+        a, b = focal.lens.ideal(a), focal.lens.ideal(b)
+        if known:
+            return _agree(a, b, b_T_a, focal.value)
+        try:
+            found = focal_from_motion(a, b, b_T_a, stream.long_edge, threshold_px=_ERROR_PX)
+        except GeometryError:
+            return False
+        fits = _agree(a, b, b_T_a, found.focal)
+        if fits:
+            self.newcomers.vote(stream, found.focal, found.std)
+        return fits
+
+    def _covariance(self) -> Array:
+        depth = self.sparse.median_depth(self.sparse.posed()[-1])
+        position = _POSITION_STD * (depth if np.isfinite(depth) else 1.0)
+        return np.diag([position**2] * 3 + [_ANGLE_STD**2] * 3)
+
+
+def _agree(a: Array, b: Array, b_T_a: Array, focal: float) -> bool:
+    """Whether most matches (N, 2) lie on the epipolar lines of a motion, and by themselves tell its direction alike.
+
+    Between frames that are close to each other the lines alone would agree with extrinsics that are far off.
+    """
+    fit = np.abs(sampson(a, b, b_T_a, focal)) < _ERROR_PX
+    if not fit.mean() > _SHARE:
+        return False
+    x, y = (rays(offsets[fit], focal, (0.0, 0.0)) for offsets in (a, b))
+    planes = np.cross(x @ b_T_a[:3, :3].T, y)  # the translation lies in all planes that these are normal to
+    direction = np.linalg.svd(planes.T @ planes)[2][-1]
+    t = b_T_a[:3, 3]
+    return bool(abs(direction @ t) > np.cos(np.radians(_DIRECTION_DEG)) * np.linalg.norm(t))
+
+
+def _similarity(now: Array, told: Array) -> Similarity:
+    """What takes poses (N, 4, 4) to others: rotations tell the rotation, for positions may lie on one line."""
+    R = Rotation.from_matrix(told[:, :3, :3] @ np.swapaxes(now[:, :3, :3], 1, 2)).mean().as_matrix()
+    middles = now[:, :3, 3].mean(axis=0), told[:, :3, 3].mean(axis=0)
+    lengths = [
+        float(np.linalg.norm(poses[:, :3, 3] - middle)) for poses, middle in zip((now, told), middles, strict=True)
+    ]
+    scale = lengths[1] / lengths[0] if min(lengths) > 0 else 1.0
+    return Similarity(scale, R, middles[1] - scale * R @ middles[0])

@@ -1,0 +1,270 @@
+"""Cameras on one body: where each sits, as somebody measured it and as the map tells; where one must be by another.
+
+Stamps are not synchronised: a camera's pose between two of its frames is interpolated, where the
+gap is short. ``a_T_b`` is camera b in the frame of camera a, ``r_T_c`` camera c on the robot.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.geometry.rigid import angle_deg, interpolate, invert, pose
+from dust3r_ros.types import Array, StampedPose
+
+_GAP_NS = 400_000_000  # between two frames of a camera that moves smoothly from one to the other
+_AHEAD_NS = 150_000_000  # how long it goes on as it did
+_KEPT = 8  # newest poses of a camera
+_SAMPLES = 400  # newest ones of a pair of cameras
+_ENOUGH = 8  # that tell where a camera sits
+_SURE_DEG = 3.0  # scatter of those
+_MEDIAN_LENGTH = 1.54  # of a 3D error, in standard deviations of its coordinates
+_USUAL = 4.0  # standard deviations
+_NOT_RIGID = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Extrinsics:
+    """Camera b in the frame of camera a as the map tells: ``a_T_b`` (4, 4), its translation in the map's unit.
+
+    ``angle_std`` (degrees) and ``length_std`` (the map's unit) are of one of the ``count`` measurements:
+    neighbouring frames err together, so many of them are hardly better than one.
+    """
+
+    a_T_b: Array
+    angle_std: float
+    length_std: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """How far given extrinsics are from what the map tells, by which ``other`` camera.
+
+    ``angle_deg`` and ``angle_sigma``: the turn between them, also in standard deviations. ``distance`` (metres)
+    and ``distance_sigma``: of the positions; NaN as long as the map's unit is not known.
+    """
+
+    other: str
+    angle_deg: float
+    angle_sigma: float
+    distance: float
+    distance_sigma: float
+
+
+@dataclass(frozen=True, eq=False)
+class _At:
+    stamp_ns: int
+    w_T_c: Array
+
+
+class Rig:
+    """What is known of where cameras sit on one body. Feed it every pose that images gave.
+
+    ``metres_per_unit`` of the map is for others to set; None: unknown.
+    """
+
+    def __init__(self) -> None:
+        self.metres_per_unit: float | None = None
+        self._given: dict[str, Array] = {}
+        self._known: set[str] = set()
+        self._paths: dict[str, deque[_At]] = {}
+        self._samples: dict[tuple[str, str], deque[Array]] = {}
+        self._told: dict[tuple[str, str], Extrinsics | None] = {}
+
+    def set(self, camera: str, r_T_c: Array, known: bool = True) -> None:
+        """Given extrinsics: ``r_T_c`` (4, 4), metres, r any one frame of the robot, the same for all cameras.
+
+        With ``known`` false they say where to look for the camera, and nothing is measured by them. Raises
+        ``InputError``.
+        """
+        T = np.asarray(r_T_c, np.float64)
+        if T.shape != (4, 4) or not np.isfinite(T).all() or not _rigid(T):
+            raise InputError(f"extrinsics of camera '{camera}' are no rigid motion (4, 4): {np.round(T, 4).tolist()}")
+        self._given[camera] = T.copy()
+        (self._known.add if known else self._known.discard)(camera)
+
+    def located(self, camera: str, stamp_ns: int, w_T_c: Array) -> None:
+        """A pose (4, 4) that images of ``camera`` gave, in order of time per camera."""
+        path = self._paths.setdefault(camera, deque(maxlen=_KEPT))
+        if path and stamp_ns <= path[-1].stamp_ns:
+            path.clear()  # time began anew
+        path.append(_At(stamp_ns, w_T_c))
+        previous = path[-2].stamp_ns if len(path) > 1 else stamp_ns
+        for other in sorted(self._paths.keys() - {camera}):
+            for at in self._paths[other]:
+                if previous < at.stamp_ns <= stamp_ns or at.stamp_ns == stamp_ns:
+                    own = _between(path, at.stamp_ns)
+                    if own is not None:
+                        self._measured(other, at.w_T_c, camera, own)
+
+    def relearn(self, trajectory: Iterable[StampedPose]) -> None:
+        """The map has changed: what it told before counts no more, but these poses do; by time."""
+        self._forget()
+        for frame in trajectory:
+            self.located(frame.camera, frame.stamp_ns, frame.w_T_c)
+
+    def renew(self) -> None:
+        """Another map, with another unit of length: what the one before told counts no more."""
+        self._forget()
+        self.metres_per_unit = None
+
+    def _forget(self) -> None:
+        self._paths.clear()
+        self._samples.clear()
+        self._told.clear()
+
+    def rescale(self, factor: float) -> None:
+        """The unit of length became smaller by ``factor``; coordinates may have changed too."""
+        self._paths.clear()
+        self._told.clear()
+        if self.metres_per_unit is not None:
+            self.metres_per_unit /= factor
+        for samples in self._samples.values():
+            for a_T_b in samples:
+                a_T_b[:3, 3] *= factor
+
+    @property
+    def given(self) -> dict[str, Array]:
+        """``r_T_c`` by camera, metres, as they were given."""
+        return dict(self._given)
+
+    def between(self, a: str, b: str) -> Extrinsics | None:
+        """Camera ``b`` in the frame of camera ``a`` as the map tells; None before enough frames do."""
+        if b < a:
+            back = self.between(b, a)
+            return back and Extrinsics(invert(back.a_T_b), back.angle_std, back.length_std, back.count)
+        if (a, b) not in self._told:
+            samples = self._samples.get((a, b), ())
+            self._told[a, b] = _robust_mean(np.stack(samples)) if len(samples) >= _ENOUGH else None
+        return self._told[a, b]
+
+    def guess(self, camera: str, stamp_ns: int) -> Array | None:
+        """``w_T_c`` (4, 4) of a camera by where others are at that time; None where nobody knows.
+
+        What the map tells of extrinsics counts more than what was given; given translations need
+        ``metres_per_unit``.
+        """
+        return self._guess(camera, stamp_ns, False)
+
+    def looks(self, camera: str, stamp_ns: int) -> Array | None:
+        """As ``guess``; where only the rotation is known, the camera is taken to be where the other one is."""
+        return self._guess(camera, stamp_ns, True)
+
+    def disagreement(self, camera: str) -> Disagreement | None:
+        """How far a camera's given extrinsics are from what the map tells; None where one of them is missing."""
+        told = [(self.between(other, camera), other) for other in sorted(self._given) if other != camera]
+        found = [(extrinsics, other) for extrinsics, other in told if extrinsics is not None]
+        if camera not in self._given or not found:
+            return None
+        extrinsics, other = max(found, key=lambda entry: entry[0].count)
+        given = invert(self._given[other]) @ self._given[camera]
+        angle = angle_deg(given[:3, :3].T @ extrinsics.a_T_b[:3, :3])
+        distance, sigma = float("nan"), float("nan")
+        if self.metres_per_unit is not None:
+            distance = float(np.linalg.norm(self.metres_per_unit * extrinsics.a_T_b[:3, 3] - given[:3, 3]))
+            sigma = distance / (self.metres_per_unit * extrinsics.length_std)
+        return Disagreement(other, angle, angle / extrinsics.angle_std, distance, sigma)
+
+    def baselines(self) -> list[tuple[float, float, float]]:
+        """(metres, map units, relative standard deviation) of the distance of each pair of cameras that both tell."""
+        found = []
+        for a, b in combinations(sorted(self._known), 2):
+            metres = float(np.linalg.norm(self._given[a][:3, 3] - self._given[b][:3, 3]))
+            told = self.between(a, b)
+            if told is None or metres <= 0:
+                continue
+            units = float(np.linalg.norm(told.a_T_b[:3, 3]))
+            if units > 0:
+                found.append((metres, units, told.length_std / units))
+        return found
+
+    def _measured(self, other: str, w_T_o: Array, camera: str, w_T_c: Array) -> None:
+        if other < camera:
+            pair, a_T_b = (other, camera), invert(w_T_o) @ w_T_c
+        else:
+            pair, a_T_b = (camera, other), invert(w_T_c) @ w_T_o
+        self._samples.setdefault(pair, deque(maxlen=_SAMPLES)).append(a_T_b)
+        self._told.pop(pair, None)
+
+    def _guess(self, camera: str, stamp_ns: int, roughly: bool) -> Array | None:
+        for other in sorted(self._paths.keys() - {camera}, key=lambda name: -self._paths[name][-1].stamp_ns):
+            w_T_o = _between(self._paths[other], stamp_ns)
+            o_T_c = self._best(other, camera, roughly)
+            if w_T_o is not None and o_T_c is not None:
+                return w_T_o @ o_T_c
+        return None
+
+    def _best(self, other: str, camera: str, roughly: bool) -> Array | None:
+        """``other_T_camera`` in the map's unit, from the map or else as given."""
+        told = self.between(other, camera)
+        if told is not None and told.angle_std < _SURE_DEG:
+            return told.a_T_b
+        if other not in self._given or camera not in self._given:
+            return None
+        given = invert(self._given[other]) @ self._given[camera]
+        if self.metres_per_unit is None:
+            return pose(given[:3, :3], np.zeros(3)) if roughly else None
+        return pose(given[:3, :3], given[:3, 3] / self.metres_per_unit)
+
+
+def _rigid(T: Array) -> bool:
+    R = T[:3, :3]
+    turned = np.abs(R @ R.T - np.eye(3)).max() < _NOT_RIGID and np.linalg.det(R) > 0
+    return bool(turned and np.allclose(T[3], [0, 0, 0, 1]))
+
+
+def _between(path: deque[_At], stamp_ns: int) -> Array | None:
+    """The pose at a time between two frames, or a little after the last one; None where the gap is long."""
+    if path[-1].stamp_ns == stamp_ns:
+        return path[-1].w_T_c
+    before = [at for at in path if at.stamp_ns <= stamp_ns]
+    after = [at for at in path if at.stamp_ns > stamp_ns]
+    if not before:
+        return None
+    if not after:
+        if stamp_ns - path[-1].stamp_ns > _AHEAD_NS or len(path) < 2:
+            return None
+        before, after = before[:-1], before[-1:]
+    a, b = before[-1], after[0]
+    if b.stamp_ns - a.stamp_ns > _GAP_NS:
+        return None
+    return interpolate(a.w_T_c, b.w_T_c, (stamp_ns - a.stamp_ns) / (b.stamp_ns - a.stamp_ns))
+
+
+def _robust_mean(samples: Array) -> Extrinsics:
+    """Geometric median of relative poses (N, 4, 4), rotations and translations each, of those that do not stand out.
+
+    Hartley, Aftab and Trumpf, "L1 rotation averaging using the Weiszfeld algorithm", CVPR 2011.
+    """
+    kept = samples
+    for _ in range(3):
+        t = _median(kept[:, :3, 3])
+        R = Rotation.from_matrix(kept[len(kept) // 2, :3, :3])
+        turns = Rotation.from_matrix(kept[:, :3, :3])
+        for _ in range(3):
+            R = R * Rotation.from_rotvec(_median((R.inv() * turns).as_rotvec()))
+        angles = np.degrees((R.inv() * turns).magnitude())
+        lengths = np.linalg.norm(kept[:, :3, 3] - t, axis=1)
+        spread = [max(float(np.median(errors)) / _MEDIAN_LENGTH, 1e-9) for errors in (angles, lengths)]
+        usual = (angles <= _USUAL * spread[0]) & (lengths <= _USUAL * spread[1])
+        if usual.all() or usual.sum() < _ENOUGH:
+            break
+        kept = kept[usual]
+    return Extrinsics(pose(R.as_matrix(), t), spread[0], spread[1], len(kept))
+
+
+def _median(vectors: Array) -> Array:
+    """Geometric median (3,) of vectors (N, 3)."""
+    middle = np.median(vectors, axis=0)
+    for _ in range(20):
+        distance = np.linalg.norm(vectors - middle, axis=1)
+        weights = 1.0 / np.maximum(distance, 1e-3 * np.median(distance) + 1e-12)
+        middle = weights @ vectors / weights.sum()
+    return middle

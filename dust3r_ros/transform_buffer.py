@@ -1,0 +1,214 @@
+"""The tree of frames that a robot tells about on /tf: where one was in another at a moment."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from threading import Lock
+
+import numpy as np
+
+from dust3r_ros.geometry.rigid import interpolate, invert
+from dust3r_ros.types import Array
+
+HISTORY_NS = 10_000_000_000
+MAX_GAP_NS = 1_000_000_000  # between two samples; what a robot did in more is not guessed
+JUMP_NS = 1_000_000_000  # a transform that goes back by more is of a clock that was set back
+MAX_FRAMES = 4096  # more are no robot's
+MAX_SAMPLES = 20_000  # of one transform: 10 s at 2 kHz
+_RIGID = 1e-3  # how far a rotation may be from one
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """Why a transform cannot be told. ``later``: it may come with the next messages."""
+
+    reason: str
+    later: bool = False
+
+
+@dataclass
+class _Edge:
+    """``p_T_c`` of one child over time; ``stamps`` ascend; a static one has one sample that holds always."""
+
+    parent: str
+    static: bool
+    stamps: list[int] = field(default_factory=list)
+    poses: list[Array] = field(default_factory=list)
+
+    def insert(self, stamp_ns: int, p_T_c: Array, history_ns: int) -> None:
+        if self.static:
+            self.stamps, self.poses = [stamp_ns], [p_T_c]
+            return
+        place = bisect_left(self.stamps, stamp_ns)
+        if place < len(self.stamps) and self.stamps[place] == stamp_ns:
+            self.poses[place] = p_T_c
+        else:
+            self.stamps.insert(place, stamp_ns)
+            self.poses.insert(place, p_T_c)
+        stale = max(bisect_left(self.stamps, self.stamps[-1] - history_ns), len(self.stamps) - MAX_SAMPLES)
+        if stale > 0:
+            del self.stamps[:stale], self.poses[:stale]
+
+    def at(self, stamp_ns: int, tolerance_ns: int, name: str) -> Array | Unavailable:
+        if self.static:
+            return self.poses[0]
+        if not self.stamps:
+            return Unavailable(f"nothing is known of '{name}' since time jumped back", later=True)
+        place = bisect_left(self.stamps, stamp_ns)
+        if place == len(self.stamps):
+            return self._nearest(place - 1, stamp_ns, tolerance_ns, name)
+        if self.stamps[place] == stamp_ns:
+            return self.poses[place]
+        if place == 0:
+            return self._nearest(0, stamp_ns, tolerance_ns, name)
+        before, after = self.stamps[place - 1], self.stamps[place]
+        if after - before <= MAX_GAP_NS:
+            return interpolate(self.poses[place - 1], self.poses[place], (stamp_ns - before) / (after - before))
+        return self._nearest(place - (stamp_ns - before <= after - stamp_ns), stamp_ns, tolerance_ns, name)
+
+    def _nearest(self, place: int, stamp_ns: int, tolerance_ns: int, name: str) -> Array | Unavailable:
+        """The sample at ``place`` if it is within the tolerance."""
+        past = stamp_ns - self.stamps[place]
+        if abs(past) <= tolerance_ns:
+            return self.poses[place]
+        if place == len(self.stamps) - 1 and past > 0:
+            return Unavailable(f"the newest transform of '{name}' is {past * 1e-9:.3f} s older", later=True)
+        if place == 0 and past < 0:
+            return Unavailable(f"the oldest transform of '{name}' is {-past * 1e-9:.3f} s younger")
+        return Unavailable(f"the nearest transform of '{name}', in a gap, is {abs(past) * 1e-9:.3f} s away")
+
+
+class TransformBuffer:
+    """Transforms as they arrive, and what follows from them. Any thread may call anything.
+
+    Frames' names lose a leading slash (tf of ROS 1 had them). A transform between two samples is
+    interpolated: translation linearly, rotation on the shortest arc. Nothing is extrapolated, beyond the
+    nearest sample being good for ``tolerance_ns``.
+    """
+
+    def __init__(self, history_ns: int = HISTORY_NS) -> None:
+        """Samples older than the newest of their transform by more than ``history_ns`` are forgotten."""
+        self._history_ns = history_ns
+        self._edges: dict[str, _Edge] = {}  # by child
+        self._lock = Lock()
+
+    def add(self, parent: str, child: str, stamp_ns: int, p_T_c: Array, static: bool = False) -> str:
+        """Take in where ``child`` is in ``parent``: ``p_T_c`` (4, 4), metres.
+
+        Returns a remark for the user, mostly "": a transform that cannot be (not rigid, a frame in itself,
+        a loop) is refused; a child that had another parent has the new one from now on, unless the other was
+        static and this is not; a stamp that jumps back by more than a second clears all that is not static.
+        """
+        parent, child = parent.lstrip("/"), child.lstrip("/")
+        refused = _refusal(parent, child, p_T_c)
+        if refused:
+            return refused
+        p_T_c = np.array(p_T_c, np.float64)
+        p_T_c.setflags(write=False)
+        with self._lock:
+            if child in self._chain(parent):
+                return f"transform '{parent}' -> '{child}' closes a loop; it is refused"
+            edge = self._edges.get(child)
+            if edge is None and len(self._edges) >= MAX_FRAMES:
+                return f"transform '{parent}' -> '{child}' is refused: {MAX_FRAMES} frames are known already"
+            if edge is not None and edge.static and not static and edge.parent != parent:
+                return f"frame '{child}' has two parents, '{edge.parent}' and '{parent}'; the static one is kept"
+            remark = ""
+            if edge is not None and not static and not edge.static and edge.stamps:
+                back = edge.stamps[-1] - stamp_ns
+                if back > JUMP_NS:
+                    remark = f"transform '{parent}' -> '{child}' jumps back by {back * 1e-9:.3f} s; older ones go"
+                    self._clear()
+            if edge is None or edge.parent != parent or edge.static != static:
+                if edge is not None and edge.parent != parent:
+                    remark = f"frame '{child}' has two parents, '{edge.parent}' and '{parent}'; the newer is used"
+                edge = self._edges[child] = _Edge(parent, static)
+            edge.insert(stamp_ns, p_T_c, self._history_ns)
+        return remark
+
+    def lookup(self, target: str, source: str, stamp_ns: int | None, tolerance_ns: int = 0) -> Array | Unavailable:
+        """``target_T_source`` (4, 4) at a stamp, or why there is none; None is the newest that all of the way have."""
+        target, source = target.lstrip("/"), source.lstrip("/")
+        with self._lock:
+            way = self._way(target, source)
+            if isinstance(way, Unavailable):
+                return way
+            if stamp_ns is None:
+                moving = [e for name in (*way[0], *way[1]) if not (e := self._edges[name]).static]
+                stamp_ns = min((edge.stamps[-1] for edge in moving if edge.stamps), default=0)
+            sides = []
+            for names in way:
+                side = np.eye(4)  # of the common ancestor
+                for name in reversed(names):
+                    found = self._edges[name].at(stamp_ns, tolerance_ns, name)
+                    if isinstance(found, Unavailable):
+                        return found
+                    side = side @ found
+                sides.append(side)
+        if not way[0]:
+            return sides[1]
+        return invert(sides[0]) @ sides[1]
+
+    def fixed(self, target: str, source: str) -> Array | None:
+        """``target_T_source`` (4, 4) where it never changes: only static transforms lie between; else None."""
+        target, source = target.lstrip("/"), source.lstrip("/")
+        with self._lock:
+            way = self._way(target, source)
+            if isinstance(way, Unavailable) or not all(self._edges[name].static for name in (*way[0], *way[1])):
+                return None
+        found = self.lookup(target, source, None)
+        return None if isinstance(found, Unavailable) else found
+
+    def parent(self, frame: str) -> str | None:
+        """The frame that ``frame`` is told in, None for a root or one never heard of."""
+        with self._lock:
+            edge = self._edges.get(frame.lstrip("/"))
+            return None if edge is None else edge.parent
+
+    def clear(self) -> None:
+        """Forget what is not static, as when time jumps back."""
+        with self._lock:
+            self._clear()
+
+    def _clear(self) -> None:
+        for edge in self._edges.values():
+            if not edge.static:
+                edge.stamps, edge.poses = [], []
+
+    def _chain(self, frame: str) -> Iterator[str]:
+        """``frame`` and its ancestors; there are no loops."""
+        while True:
+            yield frame
+            edge = self._edges.get(frame)
+            if edge is None:
+                return
+            frame = edge.parent
+
+    def _way(self, target: str, source: str) -> tuple[list[str], list[str]] | Unavailable:
+        """The children between target and the common ancestor, and between source and it."""
+        known = {*self._edges, *(edge.parent for edge in self._edges.values())}
+        for name in (target, source):
+            if name not in known and target != source:
+                return Unavailable(f"frame '{name}' is not known", later=True)
+        up, down = list(self._chain(target)), list(self._chain(source))
+        common = next((name for name in up if name in down), None)
+        if common is None:
+            return Unavailable(f"frames '{target}' and '{source}' are not connected", later=True)
+        return up[: up.index(common)], down[: down.index(common)]
+
+
+def _refusal(parent: str, child: str, p_T_c: Array) -> str:
+    """Why a transform cannot be, or ""."""
+    if not parent or not child:
+        return f"transform '{parent}' -> '{child}' lacks the name of a frame; it is refused"
+    if parent == child:
+        return f"transform '{parent}' -> '{child}' is of a frame in itself; it is refused"
+    matrix = np.asarray(p_T_c, np.float64)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        return f"transform '{parent}' -> '{child}' is not (4, 4) or not finite; it is refused"
+    rotation = matrix[:3, :3]
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > _RIGID or np.linalg.det(rotation) < 0:
+        return f"transform '{parent}' -> '{child}' is not a rigid motion; it is refused"
+    return ""

@@ -1,0 +1,125 @@
+"""Maps a bag, every image of it, and shows the result: ros2 launch dust3r_ros offline.launch.py bag:=/path/to/bag."""
+
+import sys
+
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    IncludeLaunchDescription,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    Shutdown,
+)
+from launch.event_handlers import OnProcessExit
+from launch.events.process import ProcessExited
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.substitutions import FindPackagePrefix, FindPackageShare
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+
+ARGUMENTS = {
+    "bag": ("", "Bag to map: rosbag2 (sqlite3 or MCAP); through dust3r-map also ROS 1 bags, videos and folders."),
+    "image_topic": ("", "Image topic of the bag; empty: the only one (dust3r-map), the configured one (node)."),
+    "out": ("result", "Folder for the results, made when missing."),
+    "through": ("dust3r-map", "What maps: dust3r-map (every image, as fast as the machine) or node (played over DDS)."),
+    "bag_rate": ("0.3", "How many times as fast as recorded the node gets the bag."),
+    "config": ("", "YAML file with parameters, or the name of one in config/ of the package; empty takes dust3r."),
+    "rviz": ("true", "Show the result in RViz when it is there."),
+    "foxglove": ("false", "Show the result in Foxglove when it is there (ws://localhost:8765)."),
+}
+
+# With these the node maps every image that reaches it, whatever it takes.
+LOSSLESS = {"image_reliability": "reliable", "image_depth": "1000", "backlog": "every"}
+
+
+def _node(**arguments: str) -> IncludeLaunchDescription:
+    """The node by dust3r.launch.py; all of ARGUMENTS that it has too are given, so that none leaks in from here."""
+    launch_file = PathJoinSubstitution([FindPackageShare("dust3r_ros"), "launch", "dust3r.launch.py"])
+    given = {"bag": "", "image_topic": "", "config": "", "rviz": "false", "foxglove": "false", **arguments}
+    return IncludeLaunchDescription(launch_file, launch_arguments=list(given.items()))
+
+
+def _viewers(values: dict[str, str]) -> dict[str, str]:
+    """The arguments of viewers that are asked for."""
+    return {name: values[name] for name in ("rviz", "foxglove") if values[name].lower() in ("true", "1")}
+
+
+def _result(values: dict[str, str], code: int) -> list[LaunchDescriptionEntity]:
+    """What follows the mapping: viewers of the saved map when asked for, else the end."""
+    if code:
+        return [Shutdown(reason=f"mapping ended with exit code {code}")]
+    shown = _viewers(values)
+    if not shown:
+        return [Shutdown(reason=f"the results are in {values['out']}")]
+    note = LogInfo(msg=f"the results are in {values['out']}; Ctrl-C ends the viewer")
+    return [note, _node(load_map=f"{values['out']}/map.db", mode="localization", config=values["config"], **shown)]
+
+
+def _by_command(values: dict[str, str]) -> list[LaunchDescriptionEntity]:
+    """dust3r-map, then the viewers."""
+    program = PathJoinSubstitution([FindPackagePrefix("dust3r_ros"), "bin", "dust3r-map"])
+    command = [program, values["bag"], "--out", values["out"]]
+    config = values["config"]
+    if config and "/" not in config and "." not in config:  # a bare name is one of the package's
+        config = PathJoinSubstitution([FindPackageShare("dust3r_ros"), "config", f"{config}.yaml"])
+    for option, value in (("--topic", values["image_topic"]), ("--config", config)):
+        command += [option, value] if value else []
+    mapping = ExecuteProcess(cmd=command, output="screen", emulate_tty=True, sigterm_timeout="120")
+
+    def ended(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
+        return _result(values, event.returncode)
+
+    return [mapping, RegisterEventHandler(OnProcessExit(target_action=mapping, on_exit=ended))]
+
+
+def _by_node(values: dict[str, str]) -> list[LaunchDescriptionEntity]:
+    """The node and the bag; at its end the services that save, and the end of the node with its other results."""
+    node = _node(
+        image_topic=values["image_topic"],
+        config=values["config"],
+        output_dir=values["out"],
+        use_sim_time="true",
+        **LOSSLESS,
+        **_viewers(values),
+    )
+    command = ["ros2", "bag", "play", values["bag"], "--clock", "--delay", "3", "--rate", values["bag_rate"]]
+    player = ExecuteProcess(cmd=command, output="screen")
+    # Waits until no image waits, calls ~/save_map and ~/save_calibration.
+    saving = ExecuteProcess(
+        cmd=[sys.executable, "-m", "dust3r_ros.node.finish", "--node", "/dust3r", "--out", values["out"]],
+        output="screen",
+    )
+
+    def saved(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
+        if event.returncode or not _viewers(values):
+            return [Shutdown(reason="nothing was saved" if event.returncode else "the map is saved")]
+        return [
+            LogInfo(msg=f"the map is in {values['out']}; Ctrl-C writes the other results there and ends the viewer")
+        ]
+
+    return [
+        node,
+        player,
+        RegisterEventHandler(OnProcessExit(target_action=player, on_exit=[saving])),
+        RegisterEventHandler(OnProcessExit(target_action=saving, on_exit=saved)),
+    ]
+
+
+def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    ways = {"dust3r-map": _by_command, "node": _by_node}
+    if not values["bag"]:
+        raise ValueError("argument bag is empty; it must be the bag to map")
+    if values["through"] not in ways:
+        raise ValueError(f"argument through is '{values['through']}'; it must be one of {', '.join(ways)}")
+    return ways[values["through"]](values)
+
+
+def generate_launch_description() -> LaunchDescription:
+    """The bag through dust3r-map or the node; viewers of the result."""
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, (default, text) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=_start)])

@@ -1,0 +1,53 @@
+"""A node that is killed in mid-run, again and again: its map goes on, and no keyframe is lost but the one in flight."""
+
+import signal
+import sqlite3
+
+import numpy as np
+import pytest
+from sequences import walk
+
+from dust3r_ros.geometry.similarity import weighted_similarity
+from dust3r_ros.io.saved_map import load_map
+from dust3r_ros.node.player import image_message
+
+KILLS = 10
+LATER_NS = 10**12  # between sessions
+
+
+@pytest.mark.timeout(900)
+def test_a_killed_node_goes_on_where_it_was(start_node, tmp_path):
+    """Ten times SIGKILL between any two instructions; what was told to be a keyframe before is in the file after."""
+    sequence, path = walk("orbit", frames=4 * (KILLS + 1), rate_hz=8.0), tmp_path / "map.db"
+    generator = np.random.default_rng(0)
+    at, before, done, sent = 0, 0, 0, {}
+    for session in range(KILLS + 1):
+        bench = start_node(map_db=str(path), dense=False, focal=sequence.focal)
+        if session:
+            bench.node.wait_for_log("keyframes of")
+            status = bench.status(lambda s: s.keyframes > 0, "the map is back")
+            assert status.keyframes >= before, f"session {session} lost keyframes"
+            done = status.frames
+        for _ in range(4):
+            stamp = int(sequence.stamps_ns[at]) + session * LATER_NS
+            sent[stamp] = sequence.w_T_c[at]
+            bench.send(image_message(sequence.images[at], stamp))
+            at += 1
+        # Somewhere in the work on the newest images: the status so far is what must not be lost.
+        enough = done + int(generator.integers(1, 5)) if session < KILLS else done + 4
+        bench.status(lambda s, enough=enough: s.frames >= enough, "some frames are mapped", 60)
+        told = bench.recorder.last["status"].keyframes
+        bench.node.process.send_signal(signal.SIGKILL)
+        bench.node.process.wait()
+        kept = load_map(path).keyframes
+        assert len(kept) >= told, f"{told} keyframes were told before the kill, {len(kept)} are in the file"
+        before = len(kept)
+        base = sqlite3.connect(path)
+        assert base.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        base.close()
+    assert before >= KILLS  # the map grew all the while
+    positions = np.array([k.w_T_c[:3, 3] for k in kept])
+    true = np.array([sent[k.stamp_ns][:3, 3] for k in kept])
+    fitted = weighted_similarity(positions, true).apply(positions)
+    path_length = np.linalg.norm(np.diff(sequence.w_T_c[:, :3, 3], axis=0), axis=1).sum()
+    assert np.sqrt(np.mean(np.sum((fitted - true) ** 2, axis=1))) < 0.01 * path_length

@@ -1,0 +1,59 @@
+"""What comes beside the images reaches the map of the real node, and what is wrong is said where people look."""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from sensor_msgs.msg import Image
+from tf2_msgs.msg import TFMessage
+
+from dust3r_ros.node.conversions import header, transform_message
+from dust3r_ros.node.player import FRAME, image_message
+
+
+def mask_message(sequence, stamp_ns):
+    """The left half is left out."""
+    mask = np.zeros((sequence.height, sequence.width), np.uint8)
+    mask[:, : sequence.width // 2] = 255
+    message = Image(header=header(stamp_ns, FRAME), height=sequence.height, width=sequence.width, encoding="mono8")
+    message.step = sequence.width
+    message.data = array("B", mask.tobytes())
+    return message
+
+
+@pytest.mark.parametrize("bench", [{"mask_topics": "[/camera/mask]", "companion_wait": 5.0}], indirect=True)
+def test_masks_and_a_camera_that_has_a_parent(bench, sequence):
+    recorder, stamps = bench.recorder, [int(stamp) for stamp in sequence.stamps_ns[:20]]
+
+    def robot_moves():
+        bench.send(TFMessage(transforms=[transform_message(np.eye(4), stamps[-1], "base_link", FRAME)]), "/tf")
+
+    robot_moves()
+    for image, stamp_ns in zip(sequence.images, stamps, strict=False):
+        bench.send(mask_message(sequence, stamp_ns), "/camera/mask")
+        bench.send(image_message(image, stamp_ns))
+
+    def mapped(status):
+        robot_moves()  # a robot does so all the time
+        return (status.frames, status.waiting) == (20, 0)
+
+    bench.status(mapped, "the node maps all images", 60)
+    status = bench.status(lambda status: status.problems and status.masked > 0, "the status says what is wrong")
+    assert status.tracked > 0
+    assert 0.4 < status.masked < 0.6
+    assert status.incomplete <= 1, "each image has its mask, perhaps not the first"
+    assert any("'base_link' -> " in problem for problem in status.problems)
+
+    def tf():
+        array = recorder.last.get("diagnostics")
+        entries = {item.name: item for item in array.status} if array is not None else {}
+        return entries.get("/dust3r: tf")
+
+    recorder.wait(lambda: tf() is not None and tf().level == DiagnosticStatus.WARN, 10, "a warning on /diagnostics")
+    assert f"'base_link' -> '{FRAME}'" in tf().message and "invert_tf" in tf().message
+    parents = {item.header.frame_id for message in recorder.all["tf"] for item in message.transforms}
+    assert parents == {"base_link"}
+    assert bench.node.log.count("is not published") == 1

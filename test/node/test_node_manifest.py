@@ -1,0 +1,59 @@
+"""The node writes down what it used; dust3r-map makes the same map of it from a bag."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import TransformStamped
+from tf2_msgs.msg import TFMessage
+
+from dust3r_ros.cli.map import main
+from dust3r_ros.io.manifest import FrameEntry, read_manifest
+from dust3r_ros.node.conversions import transform_message
+from dust3r_ros.node.player import FRAME
+from dust3r_ros.scenes.export import write_bag
+from dust3r_ros.scenes.sequence import RenderedSequence
+
+
+def odometry(sequence: RenderedSequence) -> list[TransformStamped]:
+    """Where the camera is at each of its stamps."""
+    truth = zip(sequence.stamps_ns.tolist(), sequence.w_T_c, strict=True)
+    return [transform_message(w_T_c, stamp, "odom", FRAME) for stamp, w_T_c in truth]
+
+
+def test_the_frames_of_a_live_run_give_the_same_map_offline(
+    start_node: Callable[..., Any], sequence: RenderedSequence, tmp_path: Path
+) -> None:
+    """Images come far faster than they are mapped, so many are dropped, which ones is chance."""
+    manifest, live = tmp_path / "run.jsonl", tmp_path / "live"
+    bench = start_node(
+        manifest=manifest, output_dir=live, queue_size=12, working_size=160, tracking_size=240, odom_frame="odom"
+    )
+    publisher = bench.recorder.node.create_publisher(TFMessage, "/tf", 50)
+    bench.recorder.wait(lambda: publisher.get_subscription_count() >= 2, 20, "the node and the recorder hear /tf")
+    for _ in range(3):  # what is sent before both sides know of each other is lost
+        publisher.publish(TFMessage(transforms=odometry(sequence)))
+        time.sleep(0.5)
+    bench.play(sequence)
+    count = len(sequence)
+    status = bench.status(
+        lambda status: status.waiting == 0 and status.frames + status.dropped == count, "all images are through", 90.0
+    )
+    assert bench.node.stop() == 0, bench.node.log
+    assert read_manifest(manifest).topics["camera"]["image"] == "/camera/image_raw"
+    used = [entry for entry in read_manifest(manifest).entries() if isinstance(entry, FrameEntry)]
+    assert 12 <= len(used) == status.frames and status.dropped > 0
+    truth = dict(zip(sequence.stamps_ns.tolist(), sequence.w_T_c, strict=True))
+    known = [entry for entry in used if entry.o_T_c is not None]
+    assert len(known) >= len(used) // 2  # the first images may come before TF
+    for entry in known:
+        np.testing.assert_allclose(entry.o_T_c, truth[entry.stamp_ns], atol=1e-9)
+    bag = tmp_path / "bag"
+    write_bag(sequence, bag, encoding="rgb8")  # without odometry: what was known counts
+    assert main([str(bag), "--out", str(tmp_path / "again"), "--manifest", str(manifest), "--quiet"]) == 0
+    for name in ("trajectory.txt", "keyframes.txt", "map.ply"):
+        assert (tmp_path / "again" / name).read_bytes() == (live / name).read_bytes(), name

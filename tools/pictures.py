@@ -1,0 +1,120 @@
+"""The pictures of the docs, from rendered rooms only: python tools/docs.py --pictures."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from dust3r_ros.io.files import make_folder, write_bytes  # noqa: E402
+
+if TYPE_CHECKING:
+    from dust3r_ros.mapper import Mapper
+    from dust3r_ros.types import Image
+
+PICTURES = ROOT / "docs" / "pictures"
+LARGE = 300_000  # bytes of a picture
+_DARK, _TEXT = (22, 26, 34), (236, 239, 244)
+
+
+def make_pictures() -> None:
+    """All pictures of the docs, from rendered rooms only; takes some minutes."""
+    demo = _mapped("mapping the demo's sequence", frames=90)
+    with tempfile.TemporaryDirectory() as folder:
+        _save("demo.png", _preview(demo, Path(folder)))
+    _save("keyframe.png", _keyframe_picture(demo))
+    _save("pair_graph.png", _graph_picture(_mapped("mapping a whole round", frames=200, laps=1.1)))
+
+
+def _mapped(title: str, *, frames: int, laps: float | None = None) -> Mapper:
+    """A mapper after a rendered walk around the table of the room."""
+    from tqdm import tqdm
+
+    from dust3r_ros.mapper import Mapper
+    from dust3r_ros.scenes.sequence import render_sequence
+
+    mapper = Mapper()
+    with tqdm(total=frames, desc="rendering") as bar:
+        walk = render_sequence("orbit", frames, laps=laps, progress=lambda done, _: bar.update(done - bar.n))
+    for stamp_ns, image in tqdm(zip(walk.stamps_ns, walk.images, strict=True), total=frames, desc=title):
+        mapper.process(int(stamp_ns), "camera", image)
+    mapper.finish()
+    return mapper
+
+
+def _preview(mapper: Mapper, folder: Path) -> Image:
+    """The preview.png that every run writes, 1000 pixels wide."""
+    import cv2
+    import numpy as np
+
+    from dust3r_ros.io.results import write_results
+    from dust3r_ros.timing import Stopwatch
+
+    write_results(folder, mapper, config=mapper.config, stopwatch=Stopwatch())
+    picture = cv2.imread(str(folder / "preview.png"))[..., ::-1]
+    size = (1000, round(1000 * picture.shape[0] / picture.shape[1]))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
+
+
+def _keyframe_picture(mapper: Mapper) -> Image:
+    """Image, depth and confidence of the keyframe in the middle, side by side."""
+    import cv2
+    import numpy as np
+
+    from dust3r_ros.io import canvas
+
+    keyframe = mapper.keyframes[len(mapper.keyframes) // 2]
+    level = np.log(keyframe.confidence) / np.log(keyframe.confidence.max())
+    table = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1]
+    sure = np.where((keyframe.confidence > 1.0)[..., None], table, np.array(_DARK, np.uint8))
+    words = f"keyframe {keyframe.index}", "depth: near red, far blue", "confidence: low violet, high yellow"
+    depth = canvas.colored_depth(keyframe.depth.astype(np.float64), _DARK)
+    panels = zip((keyframe.image, depth, sure), words, strict=True)
+    return np.hstack([canvas.label(np.ascontiguousarray(p), w, 15, _TEXT, _DARK) for p, w in panels])
+
+
+def _graph_picture(mapper: Mapper) -> Image:
+    """Keyframes from above with the pairs that gave depth, and the same pairs as a matrix."""
+    import cv2
+    import numpy as np
+
+    from dust3r_ros.io import canvas
+
+    size, centers = 480, np.array([keyframe.w_T_c[:2, 3] for keyframe in mapper.keyframes])
+    at = {keyframe.index: place for place, keyframe in enumerate(mapper.keyframes)}
+    scale = (size - 90) / np.ptp(centers, axis=0).max()
+    # x of the map points up in the picture, y to the left
+    pixels = (size / 2 - scale * (centers - (centers.min(axis=0) + centers.max(axis=0)) / 2))[:, ::-1]
+    above, matrix = np.full((2, size, size, 3), _DARK, np.uint8)
+    top = max(weight for _, _, weight in mapper.edges)
+    cell = (size - 60) / len(centers)
+    for first, second, weight in mapper.edges:
+        a, b = at[first], at[second]
+        color = canvas.time_colors(101)[round(100 * float(np.clip(weight / top, 0, 1)))]
+        canvas.polyline(above, pixels[[a, b]], color, 2)
+        for row, column in ((a, b), (b, a)):
+            corner = 30 + cell * np.array([column, row])
+            cv2.rectangle(matrix, np.round(corner).astype(int), np.round(corner + cell - 1).astype(int), color, -1)
+    for pixel in pixels:
+        canvas.disc(above, pixel, 3.5, (90, 200, 250))
+    above = canvas.label(above, "keyframes and pairs from above", 15, _TEXT, _DARK)
+    return np.hstack([above, canvas.label(matrix, "the same pairs, keyframe by keyframe", 15, _TEXT, _DARK)])
+
+
+def _save(name: str, picture: Image) -> None:
+    """A PNG; one that is large gets 256 colours, a third of the size."""
+    from PIL import Image as Pillow
+
+    image, data = Pillow.fromarray(picture), BytesIO()
+    image.save(data, "PNG", optimize=True)
+    if len(data.getvalue()) > LARGE:
+        data = BytesIO()
+        palette = image.quantize(256, method=Pillow.Quantize.MAXCOVERAGE)
+        image.quantize(palette=palette, dither=Pillow.Dither.FLOYDSTEINBERG).save(data, "PNG", optimize=True)
+    write_bytes(make_folder(PICTURES) / name, data.getvalue())
+    print(f"written: {PICTURES / name} ({len(data.getvalue()) / 1000:.0f} kB)")
