@@ -3,7 +3,7 @@ PYTHON ?= python3
 ENVIRONMENT := $(PYTHON) tools/environment.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint bench bench-alignment env clean python
+.PHONY: help demo test test-long lint eval bench bench-alignment env clean python
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -21,7 +21,14 @@ lint: python  ## ruff and mypy
 	@$(ENVIRONMENT) test -- ruff check .
 	@$(ENVIRONMENT) test -- mypy
 
-bench: python  ## real sequences into docs/results.md, pairs per second (needs the reference data)
+eval: python  ## every scene and rendered world beside peers, into results/eval/ and docs/results.md, 20 minutes (ARGS=...)
+	@data="../shared/data"; test -d "$$data" || echo "eval: no folder $$data: only rendered worlds are measured"; \
+	DUST3R_EVAL_DATE="$${DUST3R_EVAL_DATE:-$$(date +%F)}" \
+	DUST3R_EVAL_COMMIT="$${DUST3R_EVAL_COMMIT:-$$(git describe --always --dirty 2>/dev/null)}" \
+	$(ENVIRONMENT) test -- python -m dust3r_ros.cli.eval suite $$(test -d "$$data" && echo --data "$$data") \
+	  --out results/eval --page docs/results.md --pycolmap results/pycolmap $(ARGS)
+
+bench: python  ## real sequences into results/sequences.md, pairs per second (needs the reference data)
 	@$(ENVIRONMENT) test -- python benchmarks/sequences.py
 	@$(ENVIRONMENT) test -- python benchmarks/two_view.py
 

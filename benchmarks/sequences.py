@@ -1,4 +1,6 @@
-"""The real sequences beside the checkout, each in its own process, into docs/results.md.
+"""The real sequences beside the checkout, each in its own process, into results/sequences.md.
+
+The table of the docs is made by `make eval`, which also runs rendered worlds and peers.
 
 python benchmarks/sequences.py [--data DIR] [--plots DIR] [--only NAME ...] [-- options of dust3r-eval]
 """
@@ -32,7 +34,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="folder of scenes")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only scenes whose name contains one of these")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="plots and map files of every scene")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/results.md", help="page to write; '-' writes none")
+    parser.add_argument("--out", type=Path, default=ROOT / "results/sequences.md", help="page; '-' writes none")
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds one scene may take")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="after --: options of 'dust3r-eval sequences'")
     arguments = parser.parse_args()

@@ -17,10 +17,7 @@ import json
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
-
-import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -28,9 +25,14 @@ sys.path.insert(0, str(ROOT))
 from dust3r_ros import __version__  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError, GeometryError  # noqa: E402
 from dust3r_ros.evaluation.scene import Scene, find_scenes, read_scene  # noqa: E402
+from dust3r_ros.evaluation.suite.pycolmap_peer import (  # noqa: E402
+    PACKAGE,
+    colmap_python,
+    poses_of,
+    run_mapping,
+)
 from dust3r_ros.evaluation.trajectory import trajectory_errors  # noqa: E402
 from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
-from dust3r_ros.io.stamps import stamp_from_text  # noqa: E402
 from dust3r_ros.types import StampedPose  # noqa: E402
 
 if str(ROOT / "benchmarks") not in sys.path:
@@ -41,7 +43,6 @@ from targets import Machine  # noqa: E402
 SCENES = (
     "7scenes_redkitchen", "princeton_shelfbox", "lund_door", "middlebury_templering", "kitti_01", "tum_fr3_cabinet",
 )  # fmt: skip
-EXHAUSTIVE = 100  # frames; more are matched in sequence
 
 
 def main() -> int:
@@ -76,33 +77,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="scenes whose name contains one of these")
     parser.add_argument("--out", type=Path, default=ROOT / "results/sfm.json")
     parser.add_argument("--environment", type=Path, default=ROOT / "results/pycolmap", help="where pycolmap lives")
-    parser.add_argument("--package", default="pycolmap>=3.11", help="what pip installs there")
+    parser.add_argument("--package", default=PACKAGE, help="what pip installs there")
     parser.add_argument("--max-frames", type=int, metavar="N", help="only the first frames of each scene")
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds one program may take on one scene")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="after --: options of 'dust3r-eval sequences'")
     return parser.parse_args()
-
-
-def colmap_python(environment: Path, package: str) -> tuple[Path | None, str]:
-    """An interpreter that can import pycolmap, made when missing; or None and why not."""
-    python = environment.absolute() / "bin" / "python"
-    try:
-        if not python.is_file():
-            venv.create(environment, with_pip=True)
-        if not _runs([str(python), "-c", "import pycolmap"]):
-            done = subprocess.run(
-                [str(python), "-m", "pip", "install", "--quiet", package], capture_output=True, text=True, timeout=900
-            )
-            if done.returncode or not _runs([str(python), "-c", "import pycolmap"]):
-                reason = (done.stderr.strip().splitlines() or ["it cannot be imported"])[-1]
-                return None, f"no comparison: '{package}' cannot be installed in '{environment}': {reason}"
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        return None, f"no comparison: no environment for '{package}' can be made in '{environment}': {error}"
-    return python, ""
-
-
-def _runs(command: list[str]) -> bool:
-    return subprocess.run(command, capture_output=True, check=False, timeout=120).returncode == 0
 
 
 def ours(scene: Scene, options: argparse.Namespace, dense: bool) -> Figures:
@@ -124,20 +103,11 @@ def ours(scene: Scene, options: argparse.Namespace, dense: bool) -> Figures:
 
 def theirs(scene: Scene, python: Path, options: argparse.Namespace) -> Figures:
     """pycolmap's figures; note and nothing else when it failed."""
-    stamps = stamps_by_name(scene.path)
-    frames = min(len(stamps), options.max_frames or len(stamps))
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "model.json"
-        command = [str(python), str(ROOT / "benchmarks/pycolmap_mapping.py"), str((scene.path / "rgb").resolve())]
-        command += [str(out), "--max-frames", str(frames)] + (["--sequential"] if frames > EXHAUSTIVE else [])
-        failure = _finishes(command, options.timeout)
-        if failure:
-            return {"note": failure}
-        model = json.loads(out.read_text())
-    poses = [
-        StampedPose(stamps[name], "camera", np.vstack([np.reshape(matrix, (3, 4)), [0, 0, 0, 1]]))
-        for name, matrix in sorted(model["poses"].items())
-    ]
+    try:
+        model = run_mapping(scene.path, python, timeout=options.timeout, max_frames=options.max_frames)
+    except Dust3rRosError as error:
+        return {"note": f"failed: {error}"}
+    poses = poses_of(scene.path, model)
     return {
         "frames": model["images"],
         "registered": len(poses),
@@ -158,13 +128,6 @@ def _errors(scene: Scene, poses: list[StampedPose], camera: Figures) -> Figures:
     except GeometryError as error:
         return found | {"ate": None, "note": str(error)}
     return found | {"ate": errors.ate, "ate_percent": errors.ate_percent}
-
-
-def stamps_by_name(scene: Path) -> dict[str, int]:
-    """{file name: stamp in ns} of rgb.txt."""
-    rows = [row.split() for row in (scene / "rgb.txt").read_text(encoding="utf-8").splitlines()]
-    stamps = {Path(row[1]).name: stamp_from_text(row[0]) for row in rows if len(row) == 2 and row[0] != "#"}
-    return {name: stamp for name, stamp in stamps.items() if stamp is not None}
 
 
 def _finishes(command: list[str], timeout: float) -> str:

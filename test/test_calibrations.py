@@ -103,7 +103,7 @@ def test_images_come_out_as_a_pinhole_sees_them():
     point = np.array([[0.3, -0.2, 1.0]])
     seen = cv2.projectPoints(point, np.zeros(3), np.zeros(3), K, np.array(BENT))[0].ravel()
     raw = np.zeros((176, 240, 3), np.uint8)
-    cv2.circle(raw, tuple(int(round(x)) for x in seen), 3, (255, 255, 255), -1)
+    cv2.circle(raw, tuple(round(float(x)) for x in seen), 3, (255, 255, 255), -1)
     image, _ = book.pinhole("camera", raw, None)
     rows, columns = np.nonzero(image[..., 0] > 127)
     expected = focal * point[0, :2] + [(240 - 1) / 2, (176 - 1) / 2]

@@ -76,7 +76,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT, folder / "src" / "dust3r_ros", ignore=shutil.ignore_patterns(*BUILT))
     done = subprocess.run(
         ["colcon", "build", "--event-handlers", "console_cohesion+", "--cmake-args", *_cmake_arguments()],
-        cwd=folder, env=_underlay(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        cwd=folder,
+        env=_underlay(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
         timeout=240,
     )
     assert done.returncode == 0, done.stdout[-4000:]
@@ -93,7 +98,12 @@ def sourced(workspace: Path) -> dict[str, str]:
     """The environment variables after sourcing the workspace."""
     done = subprocess.run(
         ["bash", "-c", ". install/local_setup.bash && env -0"],
-        cwd=workspace, env=_underlay(), capture_output=True, text=True, check=True, timeout=60,
+        cwd=workspace,
+        env=_underlay(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     return dict(item.split("=", 1) for item in done.stdout.split("\0") if "=" in item)
 
@@ -178,7 +188,12 @@ def test_the_installed_node_starts_from_another_folder(
     file = label = ""
     while label not in ("active", "unconfigured") and time.monotonic() < deadline:
         done = subprocess.run(
-            [sys.executable, "-c", ASK], cwd=tmp_path, env=sourced, capture_output=True, text=True, check=False,
+            [sys.executable, "-c", ASK],
+            cwd=tmp_path,
+            env=sourced,
+            capture_output=True,
+            text=True,
+            check=False,
             timeout=60,
         )
         assert done.returncode == 0, f"{done.stderr}\n{(tmp_path / 'node.log').read_text()}"

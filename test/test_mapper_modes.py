@@ -34,7 +34,9 @@ def centers(poses):
 
 def test_a_map_that_is_moved_goes_on_growing_where_it_is(sequence):
     """The same frames before and after: what comes of them is the same map in the new coordinates."""
-    new_S_old = Similarity(2.5, Rotation.from_euler("xyz", [10, -20, 30], degrees=True).as_matrix(), np.array([1, 2, -3.0]))
+    new_S_old = Similarity(
+        2.5, Rotation.from_euler("xyz", [10, -20, 30], degrees=True).as_matrix(), np.array([1, 2, -3.0])
+    )
     still, moved = grown(sequence, 12), grown(sequence, 12)
     update = moved.move(new_S_old)
     assert moved.revision == 1

@@ -18,7 +18,6 @@ from dust3r_ros.session_files import begin
 from dust3r_ros.stamp_order import REORDERED_NS
 from dust3r_ros.types import Calibration, Frame, TrackingState
 
-
 FAST = MapperConfig(dense=False)
 
 
@@ -153,9 +152,7 @@ def test_a_first_image_that_cannot_be_used_does_not_spoil_the_calibration(sequen
 
 
 def with_odometry(sequence, index, o_T_w):
-    return Frame(
-        int(sequence.stamps_ns[index]), "camera", sequence.images[index], o_T_c=o_T_w @ sequence.w_T_c[index]
-    )
+    return Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index], o_T_c=o_T_w @ sequence.w_T_c[index])
 
 
 def turned(degrees, x, y):

@@ -25,7 +25,8 @@ PARAMETERS, CONFIG, ROS = "docs/parameters.md", "config/dust3r.yaml", "docs/ros.
 
 _PARAMETERS = """# Parameters
 
-Made by `python tools/docs.py` from [the rows of the configuration](../dust3r_ros/config/__init__.py); do not edit it by hand.
+Made by `python tools/docs.py` from [the rows of the configuration](../dust3r_ros/config/__init__.py); do not edit it by
+hand.
 
 The node declares all of them as ROS parameters with type, range and description. `dust3r-map` takes those of the
 mapper, from the same YAML file (`--config`) or one by one (`--set NAME=VALUE`).

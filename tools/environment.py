@@ -168,8 +168,10 @@ class Environment(object):
         if code == 0:
             return TORCH[0]
         if not is_offline(lines):
-            say("no torch without CUDA on pip's index, taking the usual one of several GB (PIP_EXTRA_INDEX_URL can"
-                " name PyTorch's index of CPU builds)")
+            say(
+                "no torch without CUDA on pip's index, taking the usual one of several GB (PIP_EXTRA_INDEX_URL can"
+                " name PyTorch's index of CPU builds)"
+            )
         return TORCH[1]
 
     def _constraints(self):
@@ -184,15 +186,23 @@ class Environment(object):
 
     def _build_messages(self):
         say("generating the messages (about half a minute)")
-        packages = [("dust3r_ros", REPOSITORY)] if self.ros else [
-            ("tf2_msgs", WHEELS / "tf2_msgs"), ("dust3r_ros", REPOSITORY),
-        ]
+        packages = (
+            [("dust3r_ros", REPOSITORY)]
+            if self.ros
+            else [
+                ("tf2_msgs", WHEELS / "tf2_msgs"),
+                ("dust3r_ros", REPOSITORY),
+            ]
+        )
         for name, source in packages:
             build = BUILD / name
             shutil.rmtree(str(build), ignore_errors=True)
             options = {
-                "CMAKE_INSTALL_PREFIX": VENV, "BUILD_TESTING": "OFF", "DUST3R_ROS_MESSAGES_ONLY": "ON",
-                "Python3_EXECUTABLE": self.python, "PYTHON_EXECUTABLE": self.python,
+                "CMAKE_INSTALL_PREFIX": VENV,
+                "BUILD_TESTING": "OFF",
+                "DUST3R_ROS_MESSAGES_ONLY": "ON",
+                "Python3_EXECUTABLE": self.python,
+                "PYTHON_EXECUTABLE": self.python,
             }
             if not self.ros:
                 options["CMAKE_PROJECT_{}_INCLUDE".format(name)] = WHEELS / "existing_includes.cmake"

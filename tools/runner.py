@@ -26,8 +26,13 @@ class Runner(object):
         with self._log.open("a", encoding="utf-8") as log:
             log.write("$ {}\n".format(" ".join(command)))
             process = subprocess.Popen(
-                command, env=environ, cwd=str(self._folder), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, pass_fds=[self._lock],
+                command,
+                env=environ,
+                cwd=str(self._folder),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=[self._lock],
             )
             for line in process.stdout:
                 lines.append(line.decode(errors="replace").strip())

@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from dust3r_ros.cli import command
+from dust3r_ros.cli import command, eval_compare, eval_run, eval_sequences, eval_suite, eval_where
 
 _NAME = "dust3r-eval"
+_PARTS = (eval_suite, eval_sequences, eval_where, eval_run, eval_compare)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 measured, 1 a scene failed, 2 usage or input, 130 interrupted."""
+    """Exit code: 0 measured, 1 a scene failed (or something got worse, if asked), 2 usage or input, 130 interrupted."""
     arguments = _parser().parse_args(argv)
     return command.guarded(_NAME, lambda: arguments.body(arguments), arguments.debug)
 
@@ -22,64 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(prog=_NAME, description="Measure the mapper on data with truth.")
     tables = parser.add_subparsers(title="tables", dest="table", required=True, metavar="TABLE")
-    sequences = tables.add_parser(
-        "sequences",
-        help="trajectory, focal and depth errors on recorded scenes",
-        description="Run the mapper on each scene and print its errors as a Markdown table.",
-    )
-    sequences.add_argument("scenes", nargs="+", metavar="DIR", help="scene folder, or folder of scene folders")
-    sequences.add_argument("--out", metavar="DIR", help="write sequences.json and sequences.md there")
-    sequences.add_argument("--plots", metavar="DIR", help="write <scene>.png with plots, and the map's files, there")
-    sequences.add_argument(
-        "--max-frames", type=command.positive, metavar="N", help="only the first frames of each scene"
-    )
-    sequences.add_argument("--quiet", action="store_true", help="no progress bar")
-    sequences.set_defaults(body=_sequences)
-    command.add_mapper(sequences)
-    command.add_common(sequences)
+    for part in _PARTS:
+        part.add(tables)
     parser.add_argument("--version", action="version", version=f"dust3r_ros {command.__version__}")
     return parser
-
-
-def _sequences(arguments: argparse.Namespace) -> int:
-    from dust3r_ros.evaluation.scene import find_scenes
-    from dust3r_ros.evaluation.table import markdown, write_tables
-
-    config = command.mapper_config(arguments)
-    results = [_scene(path, config, arguments) for path in find_scenes(arguments.scenes)]
-    print(markdown(results), end="")
-    if arguments.out:
-        for path in write_tables(Path(arguments.out), results):
-            print(f"written: {path}", file=sys.stderr)
-    return 0
-
-
-def _scene(path: Path, config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
-    from tqdm import tqdm
-
-    from dust3r_ros.evaluation.run import run_scene
-    from dust3r_ros.evaluation.scene import read_scene
-    from dust3r_ros.io.results import peak_memory_mb, write_results
-
-    scene = read_scene(path)
-    expected = min(len(scene.truth), arguments.max_frames or len(scene.truth))
-    with tqdm(
-        total=expected, unit="frame", desc=scene.name, disable=arguments.quiet or not sys.stderr.isatty(), leave=False
-    ) as bar:
-        run = run_scene(scene, config, max_frames=arguments.max_frames, on_update=lambda update: bar.update())
-    if arguments.plots:
-        from dust3r_ros.evaluation.plots import write_plots
-
-        write_plots(Path(arguments.plots), run)
-        write_results(
-            Path(arguments.plots) / scene.name,
-            run.mapper,
-            config=config,
-            stopwatch=run.stopwatch,
-            source=scene.name,
-            wall_seconds=run.result.seconds,
-        )
-    return {**run.result.to_json(), "peak_memory_mb": round(peak_memory_mb(), 1)}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Depth errors: mean relative error (Rel) and the share within a factor of 1.25 (delta 1.25)."""
+"""Depth errors: mean relative error (Rel) and the share within a factor (delta 1.25, tau 1.03)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dust3r_ros.errors import GeometryError
+from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid, rays
 from dust3r_ros.types import Array, Array32, Camera, Keyframe
 
@@ -21,13 +21,18 @@ class DepthErrors:
     pixels: int
 
 
-def depth_errors(truth: Array | Array32, estimate: Array | Array32, *, median_aligned: bool = False) -> DepthErrors:
+def depth_errors(
+    truth: Array | Array32, estimate: Array | Array32, *, median_aligned: bool = False, factor: float = 1.25
+) -> DepthErrors:
     """Errors of depth ``estimate`` (H, W) against ``truth`` (H, W), same unit; 0 = none in both.
 
-    Rel = mean |d - d*| / d*, delta = share with max(d / d*, d* / d) < 1.25 (Eigen et al., 2014).
+    Rel = mean |d - d*| / d*, delta = share with max(d / d*, d* / d) < factor (Eigen et al., 2014).
     ``median_aligned`` multiplies the estimate by median(d*) / median(d) first, as monocular depth
-    is judged. Raises ``GeometryError`` when the shapes differ or no pixel has both.
+    is judged. ``factor`` 1.03 makes delta the inlier ratio tau of multi-view depth (Schroeppel et al., 3DV 2022).
+    Raises ``GeometryError`` when the shapes differ or no pixel has both, ``InputError`` for a factor not above 1.
     """
+    if not factor > 1.0:
+        raise InputError(f"factor {factor} of the depth inliers must be above 1")
     if truth.shape != estimate.shape:
         raise GeometryError(f"depth of shape {estimate.shape} cannot be compared with truth of shape {truth.shape}")
     both = (truth > 0) & (estimate > 0) & np.isfinite(truth) & np.isfinite(estimate)
@@ -40,7 +45,7 @@ def depth_errors(truth: Array | Array32, estimate: Array | Array32, *, median_al
     ratio = np.maximum(found / true, true / found)
     return DepthErrors(
         rel=100.0 * float(np.mean(np.abs(found - true) / true)),
-        delta=100.0 * float(np.mean(ratio < 1.25)),
+        delta=100.0 * float(np.mean(ratio < factor)),
         pixels=int(both.sum()),
     )
 

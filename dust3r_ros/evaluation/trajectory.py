@@ -66,6 +66,10 @@ def trajectory_errors(
         raise BackendError("trajectory errors need the package evo: pip install 'dust3r_ros[eval]'") from error
     if min(len(truth), len(estimate)) < MIN_MATCHES:
         raise GeometryError(f"{len(estimate)} poses against {len(truth)} true ones; at least {MIN_MATCHES} are needed")
+    for name, poses in (("true", truth), ("estimated", estimate)):
+        broken = sum(not np.isfinite(pose.w_T_c).all() for pose in poses)
+        if broken:
+            raise GeometryError(f"{broken} of {len(poses)} {name} poses are not finite; leave out what is not known")
     try:
         reference, moved = sync.associate_trajectories(_evo(truth), _evo(estimate), max_diff=tolerance_s)
         _check(reference, moved)

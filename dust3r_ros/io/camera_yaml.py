@@ -14,9 +14,7 @@ from dust3r_ros.io.files import write_text
 from dust3r_ros.types import Calibration, Camera
 
 
-def write_cameras(
-    path: str | Path, cameras: Iterable[Camera], raw: Mapping[str, Calibration] | None = None
-) -> None:
+def write_cameras(path: str | Path, cameras: Iterable[Camera], raw: Mapping[str, Calibration] | None = None) -> None:
     """Write cameras at their native resolution; a file of one camera is a usual calibration file.
 
     Camera matrix and distortion are of the raw image, by camera name in ``raw`` where that is not what the

@@ -73,17 +73,13 @@ class MappingNode(LifecycleNode):
             self._tf = TfOutput(self, self._config, self._sender, self._listener, live=live)
             self._output = Publishers(self, self._config, cameras, self._tf, live)
             self._pipeline = Pipeline(mapper, self._config, self._output, self.get_logger(), recorded(cameras))
-            self._inputs = Inputs(
-                self, self._config, cameras, self._listener, self._on_arrival, self._on_calibration
-            )
+            self._inputs = Inputs(self, self._config, cameras, self._listener, self._on_arrival, self._on_calibration)
         except BaseException:
             self._release()
             raise
         self._paused = False
         self._reported = self._pipeline.snapshot()
-        self._answers = Services(
-            self, self._pipeline, self._config.map_frame, self._on_pause, self._inputs.restart
-        )
+        self._answers = Services(self, self._pipeline, self._config.map_frame, self._on_pause, self._inputs.restart)
         self._hold_timers()
         self.get_logger().info(f"configured: backend {mapper.backend}, images from {self._images}")
         return super().on_configure(state)

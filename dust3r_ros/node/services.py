@@ -157,5 +157,3 @@ class Services:
         response.success = error is None
         response.message = str(error) if error else text or str(work.result())
         return response
-
-

@@ -97,6 +97,13 @@ def render_sequence(
     poses = walk(kind, frames, rate_hz=rate_hz, speed=speed, laps=laps, seed=seed)
     world = corridor(seed) if kind == "corridor" else room(seed)
     return render_path(
-        kind, world, poses, width=width, height=height, focal=focal, rate_hz=rate_hz, supersample=supersample,
+        kind,
+        world,
+        poses,
+        width=width,
+        height=height,
+        focal=focal,
+        rate_hz=rate_hz,
+        supersample=supersample,
         progress=progress,
     )

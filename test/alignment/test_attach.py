@@ -17,9 +17,7 @@ from dust3r_ros.scenes.trajectory import look_at
 from dust3r_ros.types import PairPrediction
 
 SHAPE, FOCAL = (48, 64), 60.0
-POSES = [
-    look_at(np.array(p), np.zeros(3)) for p in ([4.0, 0, 0.3], [3.8, 1.0, 0.2], [3.5, 1.8, 0.5], [3.6, -1.2, 0.0])
-]
+POSES = [look_at(np.array(p), np.zeros(3)) for p in ([4.0, 0, 0.3], [3.8, 1.0, 0.2], [3.5, 1.8, 0.5], [3.6, -1.2, 0.0])]
 
 
 def predictions_of(new: int, firsts: list[int], seed: int = 0, noise: float = 0.005) -> list[PairPrediction]:

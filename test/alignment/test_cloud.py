@@ -40,9 +40,7 @@ def test_every_point_projects_onto_its_pixel() -> None:
     cloud = keyframe_cloud(frame, 1.5)
     rows, columns = np.nonzero((frame.depth > 0) & (frame.confidence > 1.5))
     assert len(cloud) == len(rows) > 20
-    pixels = project(
-        transform(invert(frame.w_T_c), cloud.points), FOCAL, ((WIDTH - 1) / 2, (HEIGHT - 1) / 2)
-    )
+    pixels = project(transform(invert(frame.w_T_c), cloud.points), FOCAL, ((WIDTH - 1) / 2, (HEIGHT - 1) / 2))
     np.testing.assert_allclose(pixels, np.stack([columns, rows], 1), atol=1e-3)
     np.testing.assert_array_equal(cloud.colors, frame.image[rows, columns])
     np.testing.assert_array_equal(cloud.confidence, frame.confidence[rows, columns])

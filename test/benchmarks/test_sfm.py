@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 
 from dust3r_ros.evaluation.scene import read_scene
+from dust3r_ros.evaluation.suite.pycolmap_peer import stamps_by_name
 from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.scenes.export import write_folder
 from dust3r_ros.scenes.sequence import render_sequence
@@ -70,7 +71,7 @@ def test_their_model_is_measured_against_the_same_truth(sfm: ModuleType, data: P
     figures = sfm.theirs(scene, python, options)
     assert (figures["frames"], figures["registered"]) == (5, 4) and not figures["note"]
     assert figures["ate"] < 1e-6 and figures["focal_error"] == pytest.approx(100 * (120.0 / scene.focal - 1))
-    assert list(sfm.stamps_by_name(scene.path).values()) == [
+    assert list(stamps_by_name(scene.path).values()) == [
         pose.stamp_ns for pose in read_tum(data / "lund_door/groundtruth.txt")
     ]
     options.max_frames = 3

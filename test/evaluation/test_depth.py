@@ -95,9 +95,7 @@ def test_resampling_to_the_same_size_changes_nothing() -> None:
 def test_resampling_goes_through_the_lens() -> None:
     """What a rectified pixel shows is where the lens has it, and nothing where the camera did not see."""
     lens = Lens(32.0, -0.08, (2.0, -1.0))
-    camera = Camera(
-        "front", 64, 48, 60.0, principal_offset=lens.center, distortion=plumb_bob(lens, 60.0, 64, 48)
-    )
+    camera = Camera("front", 64, 48, 60.0, principal_offset=lens.center, distortion=plumb_bob(lens, 60.0, 64, 48))
     ramp = np.tile(np.arange(1, 65, dtype=np.float32), (48, 1))
     result = resample(ramp, keyframe_of(48, 64, 60.0), camera)
     ideal = np.stack(np.meshgrid(np.arange(64) - 31.5, np.arange(48) - 23.5), axis=-1).reshape(-1, 2)

@@ -106,6 +106,16 @@ def test_the_order_of_the_lists_does_not_matter() -> None:
     assert errors.matches == len(truth)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_poses_that_are_no_numbers_are_counted_and_refused(bad: float) -> None:
+    poses = wander(0)
+    poses[3][0, 3] = poses[7][0, 0] = bad
+    with pytest.raises(GeometryError, match="2 of 20 estimated poses are not finite"):
+        trajectory_errors(stamped(wander(0)), stamped(poses))
+    with pytest.raises(GeometryError, match="2 of 20 true poses are not finite"):
+        trajectory_errors(stamped(poses), stamped(wander(0)))
+
+
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_too_few_poses_are_refused_with_their_number(count: int) -> None:
     with pytest.raises(GeometryError, match=f"{count} poses"):

@@ -74,9 +74,7 @@ def _publish(pace: float, still_s: float) -> None:
     rclpy.init()
     node = Node("fake_robot")
     reliable = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
-    latched = QoSProfile(
-        depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
-    )
+    latched = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     images = {name: node.create_publisher(Image, f"/{name}/image_raw", reliable) for name in CAMERAS}
     infos = {name: node.create_publisher(CameraInfo, f"/{name}/camera_info", reliable) for name in CAMERAS}
     tf = node.create_publisher(TFMessage, "/tf", reliable)

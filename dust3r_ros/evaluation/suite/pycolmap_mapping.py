@@ -1,24 +1,29 @@
-"""pycolmap's incremental mapping of a folder of images; runs in an environment of its own (see sfm.py).
+"""pycolmap's incremental mapping of a folder of images; runs in an environment of its own (see pycolmap_peer.py).
 
 python pycolmap_mapping.py IMAGES OUT.json [--sequential] [--max-frames N]
 
 SIFT, exhaustive matching (sequential on demand), one SIMPLE_PINHOLE camera of unknown focal for
 all images. OUT.json: seconds per stage, images given, registered images of the largest model with
-their pose (camera to world, row by row), the camera's focal and width, pycolmap's version.
+their pose (camera to world, row by row), the camera's focal and width, peak memory (MB), pycolmap's version.
+Needs nothing but pycolmap, which is no dependency of this package and therefore imported by name.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
+import resource
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 
 def main() -> int:
+    """Exit code 0; an exception otherwise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
     parser.add_argument("out", type=Path)
@@ -26,25 +31,26 @@ def main() -> int:
     parser.add_argument("--max-frames", type=int)
     options = parser.parse_args()
     names = sorted(path.name for path in options.images.iterdir())[: options.max_frames]
-    import pycolmap  # noqa: F401  (not in the time it takes)
+    importlib.import_module("pycolmap")  # not in the time it takes
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         result = reconstruct(options.images, names, Path(folder), options.sequential)
     result["seconds"] = time.perf_counter() - start
+    result["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1)
     temporary = options.out.with_suffix(".part")
     temporary.write_text(json.dumps(result))
     os.replace(temporary, options.out)
     return 0
 
 
-def reconstruct(images: Path, names: list[str], folder: Path, sequential: bool) -> dict:
+def reconstruct(images: Path, names: list[str], folder: Path, sequential: bool) -> dict[str, Any]:
     """The largest model of ``names`` in ``images``; ``folder`` takes the database."""
-    import pycolmap
-
+    pycolmap = importlib.import_module("pycolmap")
     pycolmap.set_random_seed(0)
     database = folder / "database.db"
-    stages, start = {}, time.perf_counter()
+    stages: dict[str, float] = {}
+    start = time.perf_counter()
 
     def lap(name: str) -> None:
         stages[name] = time.perf_counter() - start - sum(stages.values())
@@ -60,7 +66,8 @@ def reconstruct(images: Path, names: list[str], folder: Path, sequential: bool) 
     lap("match")
     models = pycolmap.incremental_mapping(database, images, folder)
     lap("map")
-    poses, camera = {}, {}
+    poses: dict[str, list[float]] = {}
+    camera: dict[str, float] = {}
     if models:
         model = max(models.values(), key=lambda model: model.num_reg_images())
         for image in model.images.values():

@@ -1,0 +1,45 @@
+"""dust3r-eval where: what to fetch of a data set, from whom, and how it must lie."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from dust3r_ros.cli import command
+
+
+def add(tables: Any) -> None:
+    """The subcommand's parser, added to the subparsers ``tables``."""
+    where = tables.add_parser(
+        "where",
+        help="what to fetch of a data set, and how it must lie",
+        description="Say what to fetch of a data set, from whom, under which licence, and how it must lie. Nothing is"
+        " downloaded.",
+    )
+    where.add_argument("name", nargs="?", metavar="NAME", help="of the data set; without one: all of them, a line each")
+    where.add_argument("--check", metavar="PATH", help="read what lies there, images left out, and count it")
+    where.set_defaults(body=_where)
+    command.add_common(where)
+
+
+def _where(arguments: argparse.Namespace) -> int:
+    from dust3r_ros.errors import InputError
+    from dust3r_ros.evaluation.datasets import DATASETS, named
+
+    if arguments.name is None:
+        if arguments.check:
+            raise InputError(f"--check '{arguments.check}' needs the name of a data set: {', '.join(DATASETS)}")
+        width = max(map(len, DATASETS))
+        for dataset in DATASETS.values():
+            print(f"{dataset.name:{width}}  {dataset.title}, {dataset.licence}")
+        return 0
+    dataset = named(arguments.name)
+    if not arguments.check:
+        print(dataset.where(), end="")
+        return 0
+    for recording in dataset.open(arguments.check):
+        posed = sum(view.w_T_c is not None for view in recording.views)
+        deep = sum(view.read_depth is not None for view in recording.views)
+        split = f", {recording.split}" if recording.split else ""
+        print(f"{recording.name}: {len(recording.views)} images, {posed} with a pose, {deep} with depth{split}")
+    return 0

@@ -1,0 +1,209 @@
+"""Files of data sets: text by lines, matrices, images and depth; every error names the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dust3r_ros.errors import GeometryError, InputError
+from dust3r_ros.geometry.rigid import from_quaternion, pose
+from dust3r_ros.io.encodings import decode_file
+from dust3r_ros.io.stamps import stamp_from_text
+from dust3r_ros.types import Array, Array32, Image
+
+
+def existing(path: Path, what: str = "file") -> Path:
+    """``path``, if there is such a file or folder. Raises ``InputError`` otherwise."""
+    if not path.exists():
+        raise InputError(f"{what} '{path}' is missing")
+    return path
+
+
+def text(path: Path) -> str:
+    """The text of a file. Raises ``InputError``."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"'{path}' cannot be read as text: {error}") from error
+
+
+def rows(path: Path, count: int | None = None, form: str = "", separator: str | None = None) -> list[list[str]]:
+    """The fields of every line that is neither empty nor a # comment.
+
+    ``count`` fields are wanted of each, as ``form`` says in words. Raises ``InputError`` naming file and line.
+    """
+    found = []
+    for number, line in enumerate(text(path).splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        fields = [part.strip() for part in line.strip().split(separator)]
+        if count is not None and len(fields) != count:
+            raise InputError(f"'{path}' line {number} is {line.strip()[:80]!r}; it must be '{form}'")
+        found.append(fields)
+    return found
+
+
+def floats(path: Path, fields: Iterable[str], finite: bool = True) -> Array:
+    """Fields as numbers. Raises ``InputError`` naming the file for one that is none, or is not finite."""
+    fields = list(fields)
+    try:
+        values = np.array([float(field) for field in fields], dtype=np.float64)
+    except ValueError as error:
+        raise InputError(f"'{path}' holds {' '.join(fields)[:80]!r}, which are not numbers") from error
+    if finite and not np.isfinite(values).all():
+        raise InputError(f"'{path}' holds {' '.join(fields)[:80]!r}; the numbers must be finite")
+    return values
+
+
+def whole(path: Path, field: str) -> int:
+    """A field as a whole number of at least 0. Raises ``InputError`` naming the file."""
+    if not field.isdecimal():
+        raise InputError(f"'{path}' holds {field[:80]!r} where a whole number must be")
+    return int(field)
+
+
+def stamp(path: Path, field: str) -> int:
+    """Decimal seconds as nanoseconds. Raises ``InputError`` naming the file."""
+    stamp_ns = stamp_from_text(field)
+    if stamp_ns is None:
+        raise InputError(f"'{path}' holds {field[:80]!r} where seconds must be")
+    return stamp_ns
+
+
+def matrix(path: Path, height: int, width: int, finite: bool = True) -> Array:
+    """(height, width) of a text file that holds exactly these numbers. Raises ``InputError``."""
+    values = floats(path, text(path).split(), finite)
+    if values.size != height * width:
+        raise InputError(f"'{path}' holds {values.size} numbers; it must hold {height} rows of {width}")
+    return values.reshape(height, width)
+
+
+def pose_file(path: Path) -> Array | None:
+    """(4, 4) of a text file; None where it holds no finite numbers, as for a lost frame. Raises ``InputError``."""
+    T = matrix(path, 4, 4, finite=False)
+    return rigid(path, T) if np.isfinite(T).all() else None
+
+
+def rigid(path: Path, T: Array) -> Array:
+    """(3, 4) or (4, 4) as a rigid motion (4, 4). Raises ``InputError`` naming the file where it is none."""
+    R = np.asarray(T, np.float64)[:3, :3]
+    if not np.isfinite(T).all() or np.abs(R @ R.T - np.eye(3)).max() > 1e-2 or np.linalg.det(R) < 0:
+        raise InputError(f"'{path}' holds a pose that is no rotation and translation: {np.asarray(T).tolist()}")
+    # Printed digits are few: the rotation next to what is written.
+    U, _, Vt = np.linalg.svd(R)
+    return pose(U @ Vt, np.asarray(T, np.float64)[:3, 3])
+
+
+def quaternion_pose(path: Path, translation: Array, xyzw: Array) -> Array:
+    """(4, 4) of a translation and a quaternion (x, y, z, w). Raises ``InputError`` naming the file."""
+    try:
+        return from_quaternion(translation, xyzw)
+    except GeometryError as error:
+        raise InputError(f"'{path}': {error}") from error
+
+
+def intrinsics(fx: float, fy: float, cx: float, cy: float, path: Path | None = None) -> Array:
+    """K (3, 3). Raises ``InputError``, naming ``path``, unless the focals are positive."""
+    if not (np.isfinite([fx, fy, cx, cy]).all() and min(fx, fy) > 0):
+        raise InputError(f"'{path}' holds intrinsics {[fx, fy, cx, cy]}; they must be finite, focals positive")
+    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+
+
+def read_json(path: Path, kind: type = dict, data: str | None = None) -> Any:
+    """A JSON file (or the text of ``data``) whose top is a ``kind``. Raises ``InputError``."""
+    try:
+        found = json.loads(text(path) if data is None else data)
+    except ValueError as error:
+        raise InputError(f"'{path}' is not JSON: {error}") from error
+    if not isinstance(found, kind):
+        raise InputError(f"'{path}' holds a {type(found).__name__}; it must hold a {kind.__name__}")
+    return found
+
+
+def image_reader(path: Path) -> Callable[[], Image]:
+    """Reads the image later: RGB (H, W, 3) uint8. Raises ``InputError`` now if there is no such file."""
+    existing(path, "image")
+    return lambda: decode_file(_bytes(path), f"image '{path}'")
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) in pixels of an image file, from its header. Raises ``InputError``."""
+    from PIL import Image as Pillow
+    from PIL import UnidentifiedImageError
+
+    try:
+        with Pillow.open(path) as image:
+            return image.size
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        raise InputError(f"image '{path}' cannot be read: {error}") from error
+
+
+def depth_reader(path: Path, per_metre: float, none: tuple[int, ...] = ()) -> Callable[[], Array32]:
+    """Reads 16 bit depth later: (H, W) float32 metres, 0 = none. Raises ``InputError`` now if there is no such file.
+
+    ``per_metre``: what the file holds for one metre; ``none``: values that mean none, beside 0.
+    """
+    existing(path, "depth image")
+
+    def read() -> Array32:
+        values = sixteen_bits(path)
+        depth = (values / per_metre).astype(np.float32)
+        for value in none:
+            depth[values == value] = 0
+        return depth
+
+    return read
+
+
+def sixteen_bits(path: Path) -> np.ndarray:
+    """(H, W) uint16 of a grey PNG. Raises ``InputError``."""
+    import cv2
+
+    raw = np.frombuffer(_bytes(path), np.uint8)
+    values = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED) if raw.size else None
+    if values is None or values.ndim != 2 or values.dtype != np.uint16 or b"IEND" not in raw[-12:].tobytes():
+        raise InputError(f"depth image '{path}' cannot be read as a whole 16 bit grey PNG")
+    return np.asarray(values)
+
+
+def registered(depth: Array32, K_depth: Array, K_image: Array, width: int, height: int) -> Array32:
+    """Depth as a camera at the same place and turn sees it that has ``K_image`` and ``width`` x ``height`` pixels.
+
+    Nearest neighbour, so that no depth is made up between a thing and what is behind it.
+    """
+    M = K_depth @ np.linalg.inv(K_image)
+    u = np.rint(M[0, 0] * np.arange(width) + M[0, 2]).astype(np.int64)
+    v = np.rint(M[1, 1] * np.arange(height) + M[1, 2]).astype(np.int64)
+    inside_u, inside_v = (u >= 0) & (u < depth.shape[1]), (v >= 0) & (v < depth.shape[0])
+    result = np.zeros((height, width), np.float32)
+    result[np.ix_(inside_v, inside_u)] = depth[np.ix_(v[inside_v], u[inside_u])]
+    return result
+
+
+def splatted(points: Array, K: Array, width: int, height: int) -> Array32:
+    """Depth (height, width) of points (N, 3) in the optical frame: the nearest point of each pixel, 0 = none."""
+    points = points[points[:, 2] > 1e-3]
+    uv = np.rint((points[:, :2] / points[:, 2:]) * K[[0, 1], [0, 1]] + K[:2, 2])
+    inside = (uv >= 0).all(axis=1) & (uv[:, 0] < width) & (uv[:, 1] < height)
+    u, v = uv[inside].astype(np.int64).T
+    nearest = np.full((height, width), np.inf)
+    np.minimum.at(nearest, (v, u), points[inside, 2])
+    return np.where(np.isfinite(nearest), nearest, 0).astype(np.float32)
+
+
+def folders(path: Path, holding: str) -> list[Path]:
+    """``path`` itself if it holds an entry that matches ``holding``, else the folders in it that do, by name."""
+    if next(path.glob(holding), None) is not None:
+        return [path]
+    return [child for child in sorted(path.iterdir()) if child.is_dir() and next(child.glob(holding), None) is not None]
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read: {error.strerror or error}") from error

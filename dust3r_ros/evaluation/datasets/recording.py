@@ -1,0 +1,108 @@
+"""What every reader gives: recordings of views, whatever the layout on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.types import Array, Array32, Calibration, Image
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One image with what is known of it. Nothing is decoded before it is asked for.
+
+    ``K`` (3, 3): pinhole intrinsics in pixels of the image as stored, pixel centres at integers; None where the
+    data set tells none. ``w_T_c`` (4, 4): optical frame to world, None where it has no pose. ``calibration``: the
+    same as ``K`` with the lens, where images are distorted and the data set tells how. ``name``: the image's file
+    below the data set's folder.
+    """
+
+    stamp_ns: int
+    camera: str
+    K: Array | None
+    w_T_c: Array | None
+    read_image: Callable[[], Image]
+    read_depth: Callable[[], Array32] | None = None
+    calibration: Calibration | None = None
+    name: str = ""
+
+    def image(self) -> Image:
+        """RGB (H, W, 3) uint8. Raises ``InputError`` naming the file that cannot be decoded."""
+        return self.read_image()
+
+    def depth(self) -> Array32 | None:
+        """(H, W) float32 along the optical axis, in the unit of the poses, 0 = none; None where there is no depth."""
+        return None if self.read_depth is None else self.read_depth()
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """One sequence, or one set of loose images.
+
+    ``dataset`` is the data set's name, as in ``DATASETS``. ``metric``: poses and depth are in metres. ``ordered``: a
+    video, in order of its stamps. ``split``: "train", "val" or "test" where the literature divides the data set,
+    else "". ``scene``: what recordings of one place share, with one world frame. ``truth``: files that only this
+    data set's protocol reads, by name.
+    """
+
+    name: str
+    dataset: str
+    views: tuple[View, ...]
+    metric: bool = True
+    ordered: bool = True
+    split: str = ""
+    scene: str = ""
+    truth: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set: where it comes from, how it lies, what reads it.
+
+    ``layout`` are lines of a tree, ``notes`` what to know of its conventions. ``read`` gives the recordings below a
+    folder, one after the other.
+    """
+
+    name: str
+    title: str
+    source: str
+    fetch: str
+    licence: str
+    layout: str
+    notes: str
+    read: Callable[[Path], Iterator[Recording]]
+
+    def where(self) -> str:
+        """What to fetch, from whom, under which licence, and how it must lie: text for a terminal."""
+        layout = "\n".join(f"  {line}" for line in self.layout.strip("\n").splitlines())
+        return (
+            f"{self.title} ({self.name})\n\nFrom     {self.source}\nFetch    {self.fetch}\nLicence  {self.licence}\n\n"
+            f"It must lie so:\n\n{layout}\n\n{self.notes}\n"
+        )
+
+    def open(self, path: str | Path) -> Iterator[Recording]:
+        """The recordings below ``path``, in the order of their names.
+
+        Raises ``InputError`` naming the file that is missing or broken; for a folder without a recording, too.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise InputError(
+                f"'{folder}' is not a folder; {self.name} must lie there ('dust3r-eval where {self.name}')"
+            )
+        return self._found(folder)
+
+    def _found(self, folder: Path) -> Iterator[Recording]:
+        none = True
+        for recording in self.read(folder):
+            none = False
+            if not recording.views:
+                raise InputError(f"recording '{recording.name}' of {self.name} in '{folder}' holds no image")
+            yield recording
+        if none:
+            raise InputError(
+                f"'{folder}' holds nothing of {self.name}; 'dust3r-eval where {self.name}' says how it must lie"
+            )

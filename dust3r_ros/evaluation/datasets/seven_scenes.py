@@ -1,0 +1,94 @@
+"""7-Scenes (Shotton et al., CVPR 2013): Kinect sequences with KinectFusion poses; depth not registered to colour."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.evaluation.datasets import reading
+from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View
+from dust3r_ros.evaluation.datasets.track import nominal
+from dust3r_ros.types import Array32
+
+# The official page has one focal, 585, for a principal point of (320, 240): the depth camera's, whose poses these
+# are. Of the colour camera it tells nothing; 525 is the nominal focal of the sensor, which the literature takes.
+K_DEPTH = reading.intrinsics(585.0, 585.0, 320.0, 240.0)
+K_COLOR = reading.intrinsics(525.0, 525.0, 320.0, 240.0)
+_SIZE = (640, 480)
+_PER_METRE = 1000.0
+_NONE = 65535
+
+
+def read(path: Path) -> Iterator[Recording]:
+    """Sequences of the scene in ``path``, or of the scenes in the folders in it, with their official split."""
+    for scene in reading.folders(path, "seq-*/frame-*.pose.txt"):
+        split = {**_split(scene, "train"), **_split(scene, "test")}
+        for folder in sorted(scene.glob("seq-*")):
+            if not folder.is_dir():
+                continue  # the archives of the download
+            if folder.name not in split:
+                raise InputError(f"'{folder}' is in neither TrainSplit.txt nor TestSplit.txt of '{scene}'")
+            name = f"{scene.resolve().name}/{folder.name}"
+            yield Recording(
+                name, DATASET.name, _views(folder, name), split=split[folder.name], scene=scene.resolve().name
+            )
+
+
+def _split(scene: Path, part: str) -> dict[str, str]:
+    """{folder: part} of a file with lines like ``sequence3``. Raises ``InputError`` naming it."""
+    path = scene / f"{part.capitalize()}Split.txt"
+    found = {}
+    for (field,) in reading.rows(path, 1, "sequenceN"):
+        number = re.fullmatch(r"(?:sequence|seq-)(\d+)", field)
+        if number is None:
+            raise InputError(f"'{path}' holds {field!r}; its lines must be like 'sequence3'")
+        found[f"seq-{int(number.group(1)):02d}"] = part
+        reading.existing(scene / f"seq-{int(number.group(1)):02d}", f"'{path}' lists")
+    return found
+
+
+def _views(folder: Path, name: str) -> tuple[View, ...]:
+    views = []
+    for image in sorted(folder.glob("frame-*.color.png")):
+        frame = image.name.removesuffix(".color.png")
+        index = reading.whole(image, frame.removeprefix("frame-"))
+        pose = reading.pose_file(reading.existing(folder / f"{frame}.pose.txt"))
+        read_depth = _depth(folder, frame)
+        views.append(
+            View(nominal(index), "camera", K_COLOR, pose, reading.image_reader(image), read_depth,
+                 name=f"{name}/{image.name}")
+        )  # fmt: skip
+    return tuple(views)
+
+
+def _depth(folder: Path, frame: str) -> Callable[[], Array32]:
+    """Depth in the colour image: as somebody registered it (``.depth.proj.png``), else by the two focals."""
+    done = folder / f"{frame}.depth.proj.png"
+    if done.is_file():
+        return reading.depth_reader(done, _PER_METRE, (_NONE,))
+    raw = reading.depth_reader(folder / f"{frame}.depth.png", _PER_METRE, (_NONE,))
+    return lambda: reading.registered(raw(), K_DEPTH, K_COLOR, *_SIZE)
+
+
+DATASET = Dataset(
+    name="7scenes",
+    title="7-Scenes",
+    source="Microsoft Research, https://www.microsoft.com/en-us/research/project/rgb-d-dataset-7-scenes/",
+    fetch="the scenes' .zip, and in each the seq-NN.zip, unpacked",
+    licence="Microsoft Research licence, non-commercial",
+    layout="""
+PATH/chess/
+  TrainSplit.txt  TestSplit.txt
+  seq-01/frame-000000.color.png
+         frame-000000.depth.png   (or .depth.proj.png: registered to colour)
+         frame-000000.pose.txt
+""",
+    notes=(
+        "No official file tells the colour camera's intrinsics: K is nominal (525; 585 is the depth camera's), and a\n"
+        "focal fitted to the images is nearer to 523. Poses are the depth camera's. Depth is brought into the colour\n"
+        "image by the two focals, without the 25 mm between the cameras. Stamps are nominal (30 Hz)."
+    ),
+    read=read,
+)

@@ -1,0 +1,105 @@
+"""TUM RGB-D (Sturm et al., IROS 2012): rgb.txt, depth.txt, groundtruth.txt; depth is registered to colour."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.evaluation.datasets import reading
+from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View
+from dust3r_ros.evaluation.datasets.track import Track, nearest
+from dust3r_ros.types import Array, Calibration
+
+TOLERANCE_NS = 20_000_000  # of the data set's own tool, associate.py
+PER_METRE = 5000.0
+SIZE = (640, 480)
+
+# fx, fy, cx, cy and k1, k2, p1, p2, k3 of the colour cameras as the data set's page lists them; the images of
+# freiburg3 are already undistorted.
+_FREIBURG = {
+    "1": ((517.3, 516.5, 318.6, 255.3), (0.2624, -0.9531, -0.0054, 0.0026, 1.1633)),
+    "2": ((520.9, 521.0, 325.1, 249.7), (0.2312, -0.7849, -0.0033, -0.0001, 0.9172)),
+    "3": ((535.4, 539.2, 320.1, 247.6), ()),
+}
+
+
+def read(path: Path) -> Iterator[Recording]:
+    """Sequences: ``path`` itself or the folders in it that hold an rgb.txt."""
+    for folder in reading.folders(path, "rgb.txt"):
+        yield Recording(folder.name, DATASET.name, listed(folder, _camera(folder)), scene=folder.name)
+
+
+def listed(
+    folder: Path, calibration: Calibration | None, camera_pose: Callable[[Array], Array] = lambda T: T
+) -> tuple[View, ...]:
+    """Views of a folder with rgb.txt, depth.txt and groundtruth.txt.
+
+    ``camera_pose`` makes ``w_T_c`` of what is written. Depth is the nearest in time within 20 ms, the pose
+    interpolated between neighbours that are each within 20 ms.
+    """
+    truth = Track(poses(folder / "groundtruth.txt", camera_pose))
+    depths = listing(folder / "depth.txt") if (folder / "depth.txt").is_file() else []
+    stamps = [stamp for stamp, _ in depths]
+    K = None if calibration is None else matrix_of(calibration)
+    views = []
+    for stamp, file in listing(folder / "rgb.txt"):
+        match = nearest(stamps, stamp, TOLERANCE_NS)
+        depth = None if match is None else reading.depth_reader(depths[match][1], PER_METRE)
+        name = f"{folder.name}/{file.relative_to(folder).as_posix()}"
+        pose = truth.at(stamp, TOLERANCE_NS)
+        views.append(View(stamp, "camera", K, pose, reading.image_reader(file), depth, calibration, name))
+    return tuple(views)
+
+
+def listing(path: Path) -> list[tuple[int, Path]]:
+    """(stamp in ns, file) of a listing ``seconds file``, by stamp. Raises ``InputError``, also for a missing file."""
+    return sorted(
+        (reading.stamp(path, stamp), reading.existing(path.parent / file, f"'{path}' lists"))
+        for stamp, file in reading.rows(path, 2, "seconds file")
+    )
+
+
+def poses(path: Path, camera_pose: Callable[[Array], Array] = lambda T: T) -> list[tuple[int, Array]]:
+    """(stamp in ns, (4, 4)) of a file ``t tx ty tz qx qy qz qw``. Raises ``InputError`` naming file and line."""
+    found = []
+    for fields in reading.rows(path, 8, "t tx ty tz qx qy qz qw"):
+        numbers = reading.floats(path, fields[1:])
+        pose = reading.quaternion_pose(path, numbers[:3], numbers[3:])
+        found.append((reading.stamp(path, fields[0]), camera_pose(pose)))
+    if not found:
+        raise InputError(f"'{path}' holds no pose")
+    return found
+
+
+def matrix_of(calibration: Calibration) -> Array:
+    """K (3, 3) of a calibration."""
+    return np.array([[calibration.fx, 0, calibration.cx], [0, calibration.fy, calibration.cy], [0, 0, 1.0]])
+
+
+def _camera(folder: Path) -> Calibration | None:
+    found = re.search(r"(?:freiburg|fr)([123])", folder.resolve().name)
+    if found is None:
+        return None  # a renamed folder: which camera took it is not known
+    pinhole, lens = _FREIBURG[found.group(1)]
+    return Calibration(*SIZE, *pinhole, "plumb_bob", lens)
+
+
+DATASET = Dataset(
+    name="tum",
+    title="TUM RGB-D",
+    source="Technical University of Munich, https://cvg.cit.tum.de/data/datasets/rgbd-dataset/download",
+    fetch="the sequences' .tgz, unpacked",
+    licence="CC BY 4.0",
+    layout="""
+PATH/rgbd_dataset_freiburg1_desk/
+  rgb.txt  rgb/*.png
+  depth.txt  depth/*.png
+  groundtruth.txt
+""",
+    notes=("K and lens go by freiburg1, 2 or 3 in the folder's name; without it K is unknown. Depth: 5000 per metre."),
+    read=read,
+)

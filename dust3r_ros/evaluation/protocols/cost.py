@@ -1,0 +1,91 @@
+"""Speed and memory: how many per second, and the most memory that was held meanwhile."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.io.results import peak_memory_mb
+
+_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_RESET_PEAK = "5"  # proc(5): resets the peak resident set size
+
+
+def rate(count: int, seconds: float) -> float:
+    """Per second. Raises ``InputError`` for a time that is not positive or a negative count."""
+    if count < 0 or not (np.isfinite(seconds) and seconds > 0):
+        raise InputError(f"{count} in {seconds} s is no rate; the time must be positive, the count 0 or more")
+    return count / seconds
+
+
+class Cost:
+    """Seconds of the stretches that were timed, and peak memory since this was made.
+
+    ``peak_memory_mb`` (10^6 bytes of resident memory of this process) is that since ``Cost()`` where the system
+    lets it be reset (Linux), else that of the whole process; ``peak_device_mb`` is what torch allocated on CUDA
+    devices, None where the process has no CUDA in use. Decoding of images and comparing with truth is left
+    outside of ``timed``.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.since_start = _reset()
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Adds the seconds of a stretch. Work on CUDA is waited for."""
+        _wait()
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            _wait()
+            self.seconds += perf_counter() - start
+
+    @property
+    def peak_memory_mb(self) -> float:
+        """MB (10^6 bytes)."""
+        if self.since_start:
+            for line in _STATUS.read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024 / 1e6
+        return peak_memory_mb()
+
+    @property
+    def peak_device_mb(self) -> float | None:
+        """MB (10^6 bytes), over all CUDA devices; None without."""
+        cuda = _cuda()
+        if cuda is None:
+            return None
+        return sum(cuda.max_memory_allocated(index) for index in range(cuda.device_count())) / 1e6
+
+
+def _reset() -> bool:
+    cuda = _cuda()
+    if cuda is not None:
+        for index in range(cuda.device_count()):
+            cuda.reset_peak_memory_stats(index)
+    try:
+        _CLEAR.write_text(_RESET_PEAK)
+        return "VmHWM:" in _STATUS.read_text()
+    except OSError:
+        return False
+
+
+def _wait() -> None:
+    cuda = _cuda()
+    if cuda is not None:
+        cuda.synchronize()
+
+
+def _cuda() -> Any:
+    """``torch.cuda`` where torch is loaded and has begun to use a device: this module itself never loads torch."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None

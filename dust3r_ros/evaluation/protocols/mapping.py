@@ -1,0 +1,98 @@
+"""A recording through the mapper, once, for every protocol that asks what came of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from dust3r_ros.backends.base import Backend
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.errors import InputError
+from dust3r_ros.evaluation.protocols.cost import Cost
+from dust3r_ros.evaluation.protocols.recordings import RecordedView, Recording, true_poses
+from dust3r_ros.evaluation.trajectory import TrajectoryErrors, trajectory_errors
+from dust3r_ros.session import Session
+from dust3r_ros.types import Array32, Frame, Keyframe, StampedPose
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Mapped:
+    """A recording and the session that has seen it; ``system``: the backend's name; ``frames`` taken,
+    ``refused`` with the first ``reason``."""
+
+    recording: Recording
+    config: MapperConfig
+    session: Session
+    system: str
+    cost: Cost
+    frames: int
+    refused: int
+    reason: str
+    peak_memory_mb: float
+    peak_device_mb: float | None
+
+    @property
+    def camera(self) -> str:
+        """The camera with most tracked frames: one trajectory is compared. Raises ``InputError`` for no map."""
+        names = [pose.camera for pose in self.session.mapper.trajectory()]
+        if not names:
+            raise InputError(f"nothing of '{self.recording.name}' was mapped")
+        return max(sorted(set(names)), key=names.count)
+
+    @property
+    def trajectory(self) -> list[StampedPose]:
+        """Of that camera, in the map as it ended."""
+        return [pose for pose in self.session.mapper.trajectory() if pose.camera == self.camera]
+
+    def errors(self, *, scale: bool = True) -> TrajectoryErrors:
+        """Against the true poses. Raises ``GeometryError`` where nothing can be aligned."""
+        return trajectory_errors(true_poses(self.recording, self.camera), self.trajectory, scale=scale)
+
+    def keyframes(self) -> Iterator[tuple[Keyframe, RecordedView]]:
+        """Those of the map, each with its view."""
+        views = {(view.stamp_ns, view.camera): view for view in self.recording.views}
+        for keyframe in self.session.mapper.keyframes:
+            if (keyframe.stamp_ns, keyframe.camera) in views:
+                yield keyframe, views[keyframe.stamp_ns, keyframe.camera]
+
+
+def map_recording(
+    recording: Recording,
+    config: MapperConfig,
+    *,
+    backend: Backend | None = None,
+    known_focal: bool = False,
+    with_depth: bool = False,
+    max_frames: int | None = None,
+) -> Mapped:
+    """Feeds the views in their order to a new session and finishes the map. Decoding is not timed.
+
+    ``backend`` replaces the one of ``config``. ``known_focal``: the mean of fx and fy is given and held.
+    ``with_depth``: true depth goes along as that of an RGB-D camera, so that the map gets metres. Raises
+    ``InputError`` when no view can be used; a view that is refused is counted.
+    """
+    session, cost = Session(config, _log, on_time_jump="ignore", backend=backend), Cost()
+    refused, reason = 0, ""
+    for view in islice(recording.views, max_frames):
+        try:
+            depth: Array32 | None = view.depth() if with_depth else None
+            frame = Frame(view.stamp_ns, view.camera, view.image(), depth=depth)
+            if known_focal and view.K is not None and view.camera not in session.mapper.cameras:
+                height, width = frame.image.shape[:2]
+                session.mapper.set_camera(view.camera, width, height, float(view.K[0, 0] + view.K[1, 1]) / 2.0)
+            with cost.timed():
+                session.process(frame)
+        except InputError as error:
+            refused, reason = refused + 1, reason or str(error)
+    frames = session.mapper.counts.frames
+    if frames == 0:
+        raise InputError(f"no view of '{recording.name}' could be used{': ' if reason else ''}{reason}")
+    with cost.timed():
+        session.finish()
+    system = config.backend if backend is None else backend.name
+    peaks = cost.peak_memory_mb, cost.peak_device_mb
+    return Mapped(recording, config, session, system, cost, frames, refused, reason, *peaks)

@@ -1,0 +1,102 @@
+"""A backend of pairs as runners use it: views in, pointmaps of their pairs out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+
+import numpy as np
+
+from dust3r_ros.backends.base import Backend
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.evaluation.protocols.recordings import RecordedView, WorkingView, working
+from dust3r_ros.geometry.focal import estimate_focal, pooled_focal
+from dust3r_ros.geometry.pose import PnpResult, solve_pnp
+from dust3r_ros.types import Array, PairPrediction, View
+
+MIN_CONFIDENCE = 3.0  # of pixels that poses are computed from (DUSt3R's program)
+_ENOUGH = 200  # confident pixels; with fewer, all that say anything take part
+_MOST = 8000  # pixels in one PnP
+_BEST = 4  # pairs that tell a focal
+
+
+class Predictor:
+    """``size``: long edge of the images in pixels. ``known_focals``: intrinsics of the recording are used.
+
+    Every view is a camera of its own to the backend: nothing is shared that the data does not say.
+    """
+
+    def __init__(self, backend: Backend, size: int = 512, known_focals: bool = False) -> None:
+        self.backend, self.size, self.known_focals = backend, size, known_focals
+        self.views: list[WorkingView] = []
+
+    def take(self, views: Sequence[RecordedView]) -> list[WorkingView]:
+        """Views 0 to N - 1 in place of those before. Raises ``InputError`` for an image that cannot be used."""
+        self.backend.clear()
+        self.views = []
+        for view in views:
+            self.add(view)
+        return self.views
+
+    def add(self, view: RecordedView) -> int:
+        """One view more; returns its number."""
+        made, index = working(view, self.size, self.known_focals), len(self.views)
+        self.backend.add(View(index, str(index), made.image))
+        self.views.append(made)
+        return index
+
+    def predict(
+        self, pairs: Sequence[tuple[int, int]], poses: Mapping[int, Array] | None = None
+    ) -> list[PairPrediction]:
+        """Pointmaps of ordered pairs of views; ``poses``: ``w_T_c`` that are known."""
+        focals = {str(index): view.focal for index, view in enumerate(self.views) if view.focal is not None}
+        return self.backend.predict(pairs, focals, poses)
+
+    def all_pairs(self, poses: Mapping[int, Array] | None = None) -> list[PairPrediction]:
+        """Of all views, both orders."""
+        return self.predict(list(permutations(range(len(self.views)), 2)), poses)
+
+
+def confident(confidence: np.ndarray, min_confidence: float = MIN_CONFIDENCE) -> np.ndarray:
+    """(H, W) pixels above ``min_confidence``; above 1, nothing known, where these are few."""
+    chosen = confidence > min_confidence
+    return chosen if chosen.sum() >= _ENOUGH else confidence > 1.0
+
+
+def own_focals(pairs: Sequence[PairPrediction], views: Sequence[WorkingView]) -> list[float | None]:
+    """Focal of each view, working pixels: as given, else from its own pointmaps (first of a pair), else None.
+
+    Robust Weiszfeld on each pair (``geometry.focal``), pooled over the view's most confident pairs.
+    """
+    found: list[float | None] = []
+    for index, view in enumerate(views):
+        if view.focal is not None:
+            found.append(view.focal)
+            continue
+        own = sorted((p for p in pairs if p.first == index), key=lambda p: -float(np.mean(p.confidence_first)))
+        values, weights = [], []
+        for pair in own[:_BEST]:
+            try:
+                values.append(estimate_focal(pair.points_first, pair.confidence_first))
+                weights.append(float(np.log(pair.confidence_first).mean()))
+            except GeometryError:
+                continue
+        found.append(pooled_focal(values, weights)[0] if any(weight > 0 for weight in weights) else None)
+    return found
+
+
+def pose_by_pnp(pair: PairPrediction, focal: float, center: tuple[float, float], seed: int = 0) -> PnpResult:
+    """``first_T_second`` in the pair's unit: PnP-RANSAC of the second image's pixels on its points in the first frame.
+
+    DUSt3R, section 3.3 (relative pose). Raises ``GeometryError``.
+    """
+    rows, columns = np.nonzero(confident(pair.confidence_second) & np.isfinite(pair.points_second).all(axis=-1))
+    chosen = drawn(len(rows), seed)
+    pixels = np.stack([columns, rows], axis=-1)[chosen].astype(np.float64)
+    points = pair.points_second[rows[chosen], columns[chosen]]
+    return solve_pnp(points, pixels, focal, center, seed=seed)
+
+
+def drawn(count: int, seed: int, most: int = _MOST) -> np.ndarray:
+    """All indices below ``count``, or ``most`` of them by chance."""
+    return np.arange(count) if count <= most else np.random.default_rng(seed).choice(count, most, replace=False)

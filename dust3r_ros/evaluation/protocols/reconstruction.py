@@ -1,0 +1,180 @@
+"""Reconstruction: the cloud of a map, or of a few aligned views, against true points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dust3r_ros.alignment.cloud import map_cloud
+from dust3r_ros.alignment.fusion import fuse_map
+from dust3r_ros.backends.base import Backend
+from dust3r_ros.errors import GeometryError, InputError
+from dust3r_ros.evaluation.protocols.cloud_alignment import refine_alignment
+from dust3r_ros.evaluation.protocols.clouds import ObservedVolume, cloud_errors, dtu_errors
+from dust3r_ros.evaluation.protocols.cost import Cost
+from dust3r_ros.evaluation.protocols.depth import parts_of
+from dust3r_ros.evaluation.protocols.predictor import Predictor, drawn
+from dust3r_ros.evaluation.protocols.recordings import RecordedView, Recording, select
+from dust3r_ros.evaluation.protocols.rows import Row, guarded, row
+from dust3r_ros.geometry.depths import multi_view_depth
+from dust3r_ros.geometry.pinhole import center_of, pixel_grid, rays
+from dust3r_ros.geometry.rigid import transform
+from dust3r_ros.geometry.similarity import Similarity, weighted_similarity
+from dust3r_ros.types import Array
+
+if TYPE_CHECKING:
+    from dust3r_ros.evaluation.protocols.mapping import Mapped
+
+PROTOCOL = "reconstruction"
+_POINTS = 200_000  # of each cloud that is compared in centimetres
+_TRUE_VIEWS = 40
+ICP_CM = 10.0  # neighbours further apart do not pull
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A measured surface in the frame of the true poses: ``points`` (N, 3) in mm, and where it can judge (DTU)."""
+
+    points: Array
+    observed: ObservedVolume | None = None
+    plane: Array | None = None
+
+
+def run_reconstruction(
+    recordings: Iterable[Recording],
+    backend: Backend,
+    *,
+    views: int = 12,
+    size: int = 512,
+    known_poses: bool = False,
+    known_focals: bool = False,
+    icp: bool = False,
+    reference: Callable[[Recording], Reference] | None = None,
+    mm_per_unit: float = 1000.0,
+) -> Iterator[Row]:
+    """One row per recording: the cloud of ``views`` evenly spaced views, aligned from all their ordered pairs.
+
+    The Sim3 between camera centres takes the cloud to the truth (at least 3 places), refined by rigid ICP with
+    ``icp``. With ``known_poses`` true poses are held instead. Without ``reference`` the truth is the true depth
+    of the same views, figures in cm (as on 7-Scenes); with it they are DTU's in mm, ``mm_per_unit`` being those
+    of one unit of the true poses.
+    """
+    for recording in recordings:
+        protocol = PROTOCOL + known_poses * "_poses" + icp * "_icp"
+
+        def measure(recording: Recording = recording, protocol: str = protocol) -> Row:
+            posed = [index for index, view in enumerate(recording.views) if view.w_T_c is not None]
+            if len(posed) < 3:
+                raise InputError(f"'{recording.name}' has {len(posed)} views with a true pose; at least 3 are needed")
+            even = np.unique(np.linspace(0, len(posed) - 1, min(views, len(posed))).round().astype(int))
+            chosen = select(recording, [posed[index] for index in even])
+            predictor, cost = Predictor(backend, size, known_focals), Cost()
+            with cost.timed():
+                cloud, used = _cloud(predictor, chosen, known_poses)
+            values = _compared(recording, chosen.views, cloud, icp, reference, mm_per_unit)
+            share = 100.0 * used / len(chosen.views)
+            return row(recording, protocol, backend.name, views=used, tracked=share, **values, seconds=cost.seconds)
+
+        yield guarded(recording, protocol, backend.name, measure)
+
+
+def map_cloud_row(mapped: Mapped, icp: bool = False) -> Row:
+    """Accuracy and completeness in cm of the map's cloud against the true depth of its keyframes' views and others.
+
+    The trajectory's Sim3 takes the cloud to the truth, refined by rigid ICP with ``icp``.
+    """
+    config, keyframes = mapped.config, mapped.session.mapper.keyframes
+    errors = mapped.errors()
+    cloud = (
+        fuse_map(keyframes, min_confidence=config.min_confidence)
+        if config.fusion
+        else map_cloud(keyframes, config.min_confidence)
+    )
+    if not len(cloud):
+        raise GeometryError(f"the map of '{mapped.recording.name}' has no points")
+    seen = mapped.recording.views[: mapped.frames]
+    values = _compared(mapped.recording, seen, errors.to_truth(cloud.points.astype(np.float64)), icp)
+    return row(mapped.recording, "map_cloud" + icp * "_icp", mapped.system, keyframes=len(keyframes), **values)
+
+
+def true_cloud(views: Sequence[RecordedView], most: int = _POINTS, seed: int = 0) -> Array:
+    """(N, 3) points in the frame of the true poses, of the true depth of at most 40 evenly spaced views.
+
+    Views without pose, intrinsics or depth give none. Raises ``InputError`` where nothing is left.
+    """
+    useful = [view for view in views if view.w_T_c is not None and view.K is not None]
+    even = np.unique(np.linspace(0, len(useful) - 1, min(_TRUE_VIEWS, len(useful))).round().astype(int))
+    parts = [_points_of(useful[index], most // len(even) + 1, seed) for index in even]
+    points = np.concatenate([np.zeros((0, 3)), *parts])
+    if len(points) == 0:
+        raise InputError(f"none of {len(views)} views has pose, intrinsics and depth: there are no true points")
+    return points
+
+
+def _points_of(view: RecordedView, most: int, seed: int) -> Array:
+    depth = view.depth()
+    if depth is None or view.K is None or view.w_T_c is None:
+        return np.zeros((0, 3))
+    rows, columns = np.nonzero(np.isfinite(depth) & (depth > 0))
+    chosen = drawn(len(rows), seed, most)
+    rows, columns = rows[chosen], columns[chosen]
+    height, width = view.image().shape[:2]
+    scale = np.array([width / depth.shape[1], height / depth.shape[0]])  # a depth map may have a size of its own
+    pixels = (np.stack([columns, rows], axis=-1) + 0.5) * scale - 0.5
+    slopes = (pixels - view.K[:2, 2]) / [view.K[0, 0], view.K[1, 1]]
+    z = depth[rows, columns].astype(np.float64)[:, None]
+    return transform(view.w_T_c, np.concatenate([slopes * z, z], axis=1))
+
+
+def _cloud(predictor: Predictor, chosen: Recording, known_poses: bool) -> tuple[Array, int]:
+    """(N, 3) in the frame and unit of the true poses, of the largest world; and how many views are in it."""
+    views = predictor.take(chosen.views)
+    worlds = parts_of(predictor, known_poses)
+    if not worlds:
+        raise GeometryError("no pair of the views says anything")
+    images, scene = worlds[0].images, worlds[0].alignment
+    parts = []
+    for index, (w_T_c, focal) in enumerate(zip(scene.w_T_c, scene.focals, strict=True)):
+        depth = multi_view_depth(scene, index).depth
+        keep = depth > 0
+        height, width = depth.shape
+        local = rays(pixel_grid(height, width)[keep], float(focal), center_of(height, width)) * depth[keep][:, None]
+        parts.append(transform(w_T_c, local))
+    cloud = np.concatenate(parts)
+    if known_poses:
+        return cloud, len(images)
+    centers = np.array([views[image].pose[:3, 3] for image in images])
+    return weighted_similarity(scene.w_T_c[:, :3, 3], centers).apply(cloud), len(images)
+
+
+def _compared(
+    recording: Recording,
+    views: Sequence[RecordedView],
+    cloud: Array,
+    icp: bool,
+    reference: Callable[[Recording], Reference] | None = None,
+    mm_per_unit: float = 1000.0,
+) -> dict[str, Any]:
+    """Columns of a cloud in the frame of the true poses."""
+    if reference is not None:
+        known = reference(recording)
+        cloud = mm_per_unit * cloud
+        cloud = _refined(cloud, known.points, 10.0 * ICP_CM if icp else None).apply(cloud)
+        mm = dtu_errors(cloud, known.points, observed=known.observed, plane=known.plane)
+        return {"accuracy_mm": mm.accuracy, "completeness_mm": mm.completeness, "overall_mm": mm.overall}
+    if not recording.metric:
+        raise InputError(f"the true poses of '{recording.name}' are not in metres: no error in cm can be said")
+    true = 100.0 * true_cloud(views)
+    cloud = 100.0 * cloud[drawn(len(cloud), 0, _POINTS)]
+    cm = cloud_errors(_refined(cloud, true, ICP_CM if icp else None).apply(cloud), true)
+    return {
+        "accuracy_cm": cm.accuracy, "completeness_cm": cm.completeness, "overall_cm": cm.overall,
+        "accuracy_median_cm": cm.accuracy_median, "completeness_median_cm": cm.completeness_median,
+    }  # fmt: skip
+
+
+def _refined(cloud: Array, true: Array, within: float | None) -> Similarity:
+    return Similarity.identity() if within is None else refine_alignment(cloud, true, max_distance=within)

@@ -1,0 +1,229 @@
+"""What runners ask of a recorded sequence, and its images as a backend takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.geometry.pinhole import center_of, pixel_grid
+from dust3r_ros.geometry.resize import Resize
+from dust3r_ros.types import Array, Array32, Image, StampedPose
+
+_GAP_NS = 1_000_000_000
+
+
+class RecordedView(Protocol):
+    """One image with what is known of it; ``K`` (3, 3) native pixels, ``w_T_c`` (4, 4), None where not known."""
+
+    @property
+    def stamp_ns(self) -> int: ...
+
+    @property
+    def camera(self) -> str: ...
+
+    @property
+    def K(self) -> Array | None: ...  # noqa: N802
+
+    @property
+    def w_T_c(self) -> Array | None: ...  # noqa: N802
+
+    def image(self) -> Image:
+        """(H, W, 3) RGB uint8."""
+
+    def depth(self) -> Array32 | None:
+        """(h, w) float32 metres (z), 0 = none, over the same field of view as the image."""
+
+
+class Recording(Protocol):
+    """One sequence of a data set. ``metric``: poses are in metres; ``ordered``: a video, not loose images."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dataset(self) -> str: ...
+
+    @property
+    def views(self) -> Sequence[RecordedView]: ...
+
+    @property
+    def metric(self) -> bool: ...
+
+    @property
+    def ordered(self) -> bool: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Some views of a recording, as a recording."""
+
+    name: str
+    dataset: str
+    views: Sequence[RecordedView]
+    metric: bool
+    ordered: bool
+
+
+def select(recording: Recording, indices: Sequence[int]) -> Selection:
+    """The views at ``indices``, in that order."""
+    views = [recording.views[index] for index in indices]
+    return Selection(recording.name, recording.dataset, views, recording.metric, recording.ordered)
+
+
+@dataclass(frozen=True, eq=False)
+class _Shifted:
+    """A view at another time."""
+
+    view: RecordedView
+    stamp_ns: int
+
+    @property
+    def camera(self) -> str:
+        return self.view.camera
+
+    @property
+    def K(self) -> Array | None:  # noqa: N802
+        return self.view.K
+
+    @property
+    def w_T_c(self) -> Array | None:  # noqa: N802
+        return self.view.w_T_c
+
+    def image(self) -> Image:
+        return self.view.image()
+
+    def depth(self) -> Array32 | None:
+        return self.view.depth()
+
+
+def in_a_row(parts: Sequence[Sequence[RecordedView]]) -> list[RecordedView]:
+    """The views of all parts, each part a second after the one before: stamps of different recordings overlap."""
+    views: list[RecordedView] = []
+    for part in parts:
+        if not part:
+            continue
+        begin, end = min(v.stamp_ns for v in part), max((v.stamp_ns for v in views), default=None)
+        shift = 0 if end is None else end + _GAP_NS - begin
+        views += [_Shifted(view, view.stamp_ns + shift) for view in part]
+    return views
+
+
+class SplitRecording(Recording, Protocol):
+    """A recording of ``scene`` that is in the "train", "val" or "test" part of its data set ("": neither)."""
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def scene(self) -> str: ...
+
+
+def localisation_scenes(recordings: Iterable[SplitRecording]) -> list[tuple[Selection, Selection]]:
+    """(database, queries) of each scene: all its "train" recordings, and all its "test" recordings.
+
+    Raises ``InputError`` for a scene that lacks one of both.
+    """
+    scenes: dict[tuple[str, str], dict[str, list[SplitRecording]]] = {}
+    for recording in recordings:
+        parts = scenes.setdefault((recording.dataset, recording.scene or recording.name), {"train": [], "test": []})
+        parts.setdefault(recording.split, []).append(recording)
+    found = []
+    for (dataset, scene), parts in scenes.items():
+        both = []
+        for name in ("train", "test"):
+            if not parts[name]:
+                raise InputError(f"scene '{scene}' of {dataset} has no '{name}' recording; localisation needs both")
+            views = in_a_row([recording.views for recording in parts[name]])
+            both.append(Selection(scene, dataset, views, all(r.metric for r in parts[name]), False))
+        found.append((both[0], both[1]))
+    return found
+
+
+def split(recording: Recording, every: int) -> tuple[Selection, Selection]:
+    """(database, queries): every ``every``-th view, from the middle of the first stretch on, is a query.
+
+    Raises ``InputError`` where one of both would be empty.
+    """
+    count = len(recording.views)
+    queries = list(range(every // 2, count, every)) if every >= 2 else []
+    if not queries or len(queries) == count:
+        raise InputError(
+            f"every {every}-th of the {count} views of '{recording.name}' leaves no database or no queries"
+        )
+    rest = sorted(set(range(count)) - set(queries))
+    return select(recording, rest), select(recording, queries)
+
+
+def true_poses(recording: Recording, camera: str | None = None) -> list[StampedPose]:
+    """The known poses, of one camera or of all."""
+    return [
+        StampedPose(view.stamp_ns, view.camera, view.w_T_c)
+        for view in recording.views
+        if view.w_T_c is not None and camera in (None, view.camera)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class WorkingView:
+    """A view at working resolution: RGB ``image``, ``focal`` (None: not known) and ``center`` in its pixels."""
+
+    view: RecordedView
+    image: Image
+    resize: Resize
+    focal: float | None
+    center: tuple[float, float]
+
+    @property
+    def pose(self) -> Array:
+        """``w_T_c`` (4, 4). Raises ``InputError`` where the view has none."""
+        if self.view.w_T_c is None:
+            raise InputError(f"the view of camera '{self.view.camera}' at {self.view.stamp_ns} ns has no true pose")
+        return self.view.w_T_c
+
+    def depth(self) -> Array32 | None:
+        """True depth (H, W) at the working pixels, the nearest value of each; None where there is none."""
+        native = self.view.depth()
+        if native is None:
+            return None
+        at = self.resize.to_native(pixel_grid(*self.image.shape[:2]))
+        return _sampled(native, at, self.resize)
+
+    def at_truth(self, depth: Array32, shape: tuple[int, ...]) -> Array32:
+        """A depth map of the working pixels for those of the true depth of ``shape``; 0 where the crop has none.
+
+        True depth is sparse where a lidar measured it, so that the estimate goes to the truth and not the other way.
+        """
+        scale = [self.resize.native_width / shape[1], self.resize.native_height / shape[0]]
+        native = (pixel_grid(*shape[:2]) + 0.5) * scale - 0.5
+        at = np.round(self.resize.to_working(native)).astype(int)
+        return _taken(depth, at)
+
+
+def working(view: RecordedView, size: int, known_focal: bool = True) -> WorkingView:
+    """A view with its long edge at ``size`` pixels, both edges multiples of 16. Raises ``InputError``."""
+    image = view.image()
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise InputError(f"the image of camera '{view.camera}' at {view.stamp_ns} ns is {image.dtype} {image.shape}")
+    resize = Resize.fit(image.shape[1], image.shape[0], size)
+    focal, center = None, center_of(resize.height, resize.width)
+    if view.K is not None and known_focal:
+        focal = resize.focal_to_working(float(view.K[0, 0] + view.K[1, 1]) / 2.0)
+        x, y = resize.to_working(view.K[:2, 2])
+        center = float(x), float(y)
+    return WorkingView(view, resize.apply(image), resize, focal, center)
+
+
+def _sampled(depth: Array32, native: Array, resize: Resize) -> Array32:
+    scale = [depth.shape[1] / resize.native_width, depth.shape[0] / resize.native_height]
+    return _taken(depth, np.round((native + 0.5) * scale - 0.5).astype(int))
+
+
+def _taken(depth: Array32, at: np.ndarray) -> Array32:
+    """Values at pixels ``at`` (..., 2) as (u, v), 0 outside."""
+    inside = np.all((at >= 0) & (at < [depth.shape[1], depth.shape[0]]), axis=-1)
+    u, v = np.moveaxis(np.where(inside[..., None], at, 0), -1, 0)
+    return np.where(inside, depth[v, u], np.float32(0)).astype(np.float32)

@@ -1,0 +1,180 @@
+"""What got better or worse between two runs beyond noise, paired over scenes.
+
+Of each metric the mean change per scene, with intervals that hold for all metrics of the comparison at once:
+studentised wild bootstrap (Wu 1986; signs as in Liu 1988), one draw of signs for all metrics, critical value from
+the largest |t| among them (Westfall and Young 1993). Noise of two runs is symmetric, which is what this asks for;
+simulations with so few scenes keep its error, unlike those of resampled scenes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.evaluation.report.metrics import METRICS, TIMES, Metric, is_number
+from dust3r_ros.evaluation.report.run_file import Key, Row, RunFile
+from dust3r_ros.types import Array
+
+RESAMPLES = 10_000
+LEVEL = 0.97  # of all intervals together
+MIN_SCENES = 6  # of fewer, even changes that agree in sign are no evidence: 2 / 2^5 > 5 %
+
+BETTER, WORSE, SAME, FEW = "better", "worse", "no change beyond noise", "too few scenes"
+UNLIKE = "not comparable"  # times of other machines, or beside other programs
+
+
+@dataclass(frozen=True)
+class Change:
+    """Mean change of a metric over ``scenes`` (positive: grew) and its interval; ``extreme``: the scene it changed
+    most on, with its change. ``verdict`` is one of BETTER, WORSE, SAME, FEW, UNLIKE.
+    """
+
+    protocol: str
+    system: str
+    metric: Metric
+    scenes: int
+    mean: float
+    low: float
+    high: float
+    verdict: str
+    extreme: tuple[str, float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``changes`` of all metrics; ``gone`` and ``new``: figures (scene: metric) that only one of the runs has.
+
+    ``remarks``: why times may not be comparable.
+    """
+
+    changes: tuple[Change, ...]
+    gone: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def better(self) -> tuple[Change, ...]:
+        """What got better beyond noise."""
+        return tuple(change for change in self.changes if change.verdict == BETTER)
+
+    @property
+    def worse(self) -> tuple[Change, ...]:
+        """What got worse beyond noise."""
+        return tuple(change for change in self.changes if change.verdict == WORSE)
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether a metric got worse, or a figure is gone."""
+        return bool(self.worse or self.gone)
+
+
+@dataclass
+class _Pairs:
+    """Changes of one metric by scene (its place in the order of all scenes)."""
+
+    metric: Metric
+    at: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+
+
+def compare(before: RunFile, after: RunFile, *, seed: int = 0, resamples: int = RESAMPLES) -> Comparison:
+    """Every metric that both runs hold. Deterministic for a ``seed``.
+
+    Raises ``InputError`` for runs of different scenes, protocols, systems or data, naming the first difference.
+    """
+    old, new = before.by_key(), after.by_key()
+    _check(old, new)
+    pairs: dict[tuple[str, str, str], _Pairs] = {}
+    gone: list[str] = []
+    fresh: list[str] = []
+    scenes = {place: index for index, place in enumerate(dict.fromkeys((key[0], key[1]) for key in old))}
+    for key, row in old.items():
+        dataset, scene, protocol, system = key
+        for name, metric in METRICS.items():
+            first, second = row.get(name), new[key].get(name)
+            if is_number(first) != is_number(second):
+                (gone if is_number(first) else fresh).append(f"{dataset} / {scene}, {protocol}, {system}: {name}")
+            if not (is_number(first) and is_number(second)):
+                continue
+            change = metric.change(float(first), float(second))  # type: ignore[arg-type]
+            if change is not None:
+                found = pairs.setdefault((protocol, system, name), _Pairs(metric))
+                found.at.append(scenes[dataset, scene])
+                found.values.append(change)
+                found.names.append(scene)
+    critical = _critical(list(pairs.values()), len(scenes), seed, resamples)
+    changes = [_judged(protocol, system, found, critical) for (protocol, system, _), found in pairs.items()]
+    remarks = _remarks(before, after)
+    if remarks:
+        changes = [replace(c, verdict=UNLIKE) if c.metric.name in TIMES and c.mean else c for c in changes]
+    return Comparison(tuple(changes), tuple(gone), tuple(fresh), remarks)
+
+
+def _check(old: dict[Key, Row], new: dict[Key, Row]) -> None:
+    for missing, where in ((old.keys() - new.keys(), "second"), (new.keys() - old.keys(), "first")):
+        if missing:
+            names = " / ".join(sorted(missing)[0])
+            raise InputError(
+                f"the runs do not hold the same rows: {names} is missing in the {where} ({len(missing)} in all); "
+                "compare runs of the same data, protocols and systems"
+            )
+    for key, row in old.items():
+        for name in ("data", "frames", "unit", "limit"):
+            if row.get(name) != new[key].get(name) and None not in (row.get(name), new[key].get(name)):
+                raise InputError(
+                    f"the runs are of different data: {' / '.join(key)} has {name} {row.get(name)!r} in the first and "
+                    f"{new[key].get(name)!r} in the second"
+                )
+
+
+def _critical(pairs: Sequence[_Pairs], scenes: int, seed: int, resamples: int) -> float:
+    """The |t| that noise alone stays below in ``LEVEL`` of all draws, for all metrics at once."""
+    signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), (resamples, scenes))
+    largest = np.zeros(resamples)
+    for found in pairs:
+        values = np.array(found.values)
+        if len(values) < MIN_SCENES or np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())):
+            continue
+        rest = values - values.mean()
+        means = signs[:, found.at] @ rest / len(rest)
+        # A sign does not change a square, so the spread of a draw follows from its mean.
+        spread = np.maximum(np.mean(rest**2) - means**2, 1e-12 * np.mean(rest**2)) / (len(rest) - 1)
+        largest = np.maximum(largest, np.abs(means) / np.sqrt(spread))
+    return float(np.quantile(largest, LEVEL, method="higher"))
+
+
+def _judged(protocol: str, system: str, found: _Pairs, critical: float) -> Change:
+    values: Array = np.array(found.values)
+    mean = float(values.mean())
+    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("inf")
+    low, high = mean - critical * error, mean + critical * error
+    worst = int(np.argmax(np.abs(values)))
+    verdict = SAME
+    if len(values) < MIN_SCENES:
+        # One number per run says nothing of noise, but that nothing changed at all is known.
+        verdict = FEW if np.any(values) else SAME
+        low, high = float(values.min()), float(values.max())
+    elif abs(mean) >= found.metric.least and not low <= 0.0 <= high:
+        verdict = BETTER if (mean < 0) == found.metric.lower else WORSE
+    return Change(
+        protocol, system, found.metric, len(values), mean, low, high, verdict, (found.names[worst], found.values[worst])
+    )
+
+
+def _remarks(before: RunFile, after: RunFile) -> tuple[str, ...]:
+    """Why the times of two runs may tell of their machines."""
+    first, second = (run.about.get("hardware") or {} for run in (before, after))
+    said = []
+    for name in ("processor", "cores", "machine"):
+        if first.get(name) != second.get(name):
+            said.append(f"times are of different machines: {name} {first.get(name)!r} and {second.get(name)!r}")
+    loads: list[float | None] = [run.get("others_cores") for run in (first, second)]
+    busy: Callable[[float | None], bool] = lambda load: load is not None and load > 0.3  # noqa: E731
+    if any(map(busy, loads)):
+        shown = " and ".join("unknown" if load is None else f"{load:.1f}" for load in loads)
+        said.append(f"other programs kept {shown} cores busy during the runs, so times are of no use")
+    return tuple(said)

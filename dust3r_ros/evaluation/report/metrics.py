@@ -1,0 +1,120 @@
+"""The figures that rows may hold: what they are called, which way is better, and how two runs of them are compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+RATIO, DIFFERENCE = "ratio", "difference"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure. ``lower`` is better, or not; runs are compared by the ``how`` of their values per scene.
+
+    Errors and times differ between scenes by orders of magnitude, so their ratio counts; percentages have a
+    scale of their own, so their difference does. ``least``: a smaller change (log of the ratio, or percentage
+    points) matters to nobody, whatever its interval. ``sided``: the sign tells the side, the size how bad it is.
+    """
+
+    name: str
+    title: str
+    unit: str = ""
+    lower: bool = True
+    how: str = RATIO
+    least: float = 0.01
+    digits: int = 2
+    sided: bool = False
+
+    def shown(self, value: Any) -> str:
+        """The value with its digits; a dash for none."""
+        if not is_number(value):
+            return "–"
+        return f"{value:{'+' if self.sided else ''}.{self.digits}f}"
+
+    def change(self, before: float, after: float) -> float | None:
+        """Change of one scene, positive where the figure grew; None where no ratio exists."""
+        if self.sided:
+            before, after = abs(before), abs(after)
+        if self.how == DIFFERENCE:
+            return after - before
+        if before == after:
+            return 0.0
+        return math.log(after / before) if min(before, after) > 0 else None
+
+    def change_shown(self, change: float) -> str:
+        """A change as a reader wants it: percent of a ratio, points of a difference."""
+        if self.how == RATIO:
+            return f"{100 * math.expm1(min(change, 700.0)):+.1f} %"
+        return f"{change:+.{max(self.digits, 1)}f}" + (" points" if self.unit == "%" else f" {self.unit}".rstrip())
+
+
+def _of(*rows: Metric) -> dict[str, Metric]:
+    return {row.name: row for row in rows}
+
+
+METRICS: Mapping[str, Metric] = _of(
+    Metric("tracked", "poses", "%", lower=False, how=DIFFERENCE, least=0.5, digits=0),
+    Metric("ate", "ATE", "", digits=4),
+    Metric("ate_percent", "ATE of path", "%"),
+    Metric("ate_median", "ATE, median", "", digits=4),
+    Metric("ate_se3", "ATE (SE3)", "", digits=4),
+    Metric("rpe", "RPE", "", digits=4),
+    Metric("rpe_deg", "RPE, rotation", "deg"),
+    Metric("focal_error", "focal error", "%", how=DIFFERENCE, least=0.1, digits=1, sided=True),
+    Metric("depth_rel", "depth Rel", "%", digits=1),
+    Metric("depth_delta", "δ1.25", "%", lower=False, how=DIFFERENCE, least=0.3, digits=1),
+    Metric("depth_rel_median", "depth Rel, each by its median", "%", digits=1),
+    Metric("depth_delta_median", "δ1.25, each by its median", "%", lower=False, how=DIFFERENCE, least=0.3, digits=1),
+    Metric("density", "pixels with points", "%", lower=False, how=DIFFERENCE, least=0.5, digits=0),
+    Metric("covered", "true pixels with points", "%", lower=False, how=DIFFERENCE, least=0.5, digits=0),
+    Metric("accuracy", "cloud accuracy, median", "%"),
+    Metric("accuracy_90", "cloud accuracy, q90", "%"),
+    Metric("completeness", "cloud completeness, median", "%"),
+    Metric("completeness_90", "cloud completeness, q90", "%"),
+    Metric("seconds", "seconds", "s", least=0.1, digits=1),
+    Metric("frames_per_second", "frames/s", "", lower=False, least=0.1, digits=1),
+    Metric("peak_memory_mb", "memory", "MB", least=0.05, digits=0),
+    # Of the protocols on data sets
+    Metric("rel", "Rel", "%"),
+    Metric("delta", "δ1.25", "%", lower=False, how=DIFFERENCE, least=0.3),
+    Metric("tau", "τ", "%", lower=False, how=DIFFERENCE, least=0.3),
+    Metric("position_cm", "position, median", "cm", digits=1),
+    Metric("rotation_deg", "rotation, median", "deg"),
+    Metric("rra_15", "RRA@15", "%", lower=False, how=DIFFERENCE, least=0.3, digits=1),
+    Metric("rta_15", "RTA@15", "%", lower=False, how=DIFFERENCE, least=0.3, digits=1),
+    Metric("maa_30", "mAA@30", "%", lower=False, how=DIFFERENCE, least=0.3, digits=1),
+    Metric("accuracy_mm", "accuracy", "mm", digits=3),
+    Metric("completeness_mm", "completeness", "mm", digits=3),
+    Metric("overall_mm", "overall", "mm", digits=3),
+    Metric("accuracy_cm", "accuracy", "cm"),
+    Metric("completeness_cm", "completeness", "cm"),
+    Metric("overall_cm", "overall", "cm"),
+    Metric("accuracy_median_cm", "accuracy, median", "cm"),
+    Metric("completeness_median_cm", "completeness, median", "cm"),
+    Metric("found", "queries with a pose", "%", lower=False, how=DIFFERENCE, least=0.5, digits=0),
+    Metric("recall_5cm_5deg", "within 5 cm, 5°", "%", lower=False, how=DIFFERENCE, least=0.5, digits=1),
+    Metric("recall_25cm_2deg", "within 25 cm, 2°", "%", lower=False, how=DIFFERENCE, least=0.5, digits=1),
+    Metric("recall_50cm_5deg", "within 50 cm, 5°", "%", lower=False, how=DIFFERENCE, least=0.5, digits=1),
+    Metric("recall_500cm_10deg", "within 5 m, 10°", "%", lower=False, how=DIFFERENCE, least=0.5, digits=1),
+    Metric("rta_15_signed", "RTA@15, signed", "%", lower=False, how=DIFFERENCE, least=0.3, digits=1),
+    Metric("fov_error_deg", "field of view error", "deg", how=DIFFERENCE, least=0.1, digits=1, sided=True),
+    Metric("scale_error", "scale error", "%", how=DIFFERENCE, least=0.1, digits=1, sided=True),
+    Metric("pairs_per_second", "pairs/s", "", lower=False, least=0.1, digits=1),
+    Metric("peak_device_mb", "device memory", "MB", least=0.05, digits=0),
+)
+# What others on the machine change.
+TIMES = frozenset({"seconds", "frames_per_second", "pairs_per_second"})
+# Said of a row, measured of nothing: two runs may differ in them without being better or worse.
+FACTS = frozenset(
+    {"dataset", "scene", "protocol", "system", "note", "unit", "data", "frames", "keyframes", "pairs", "focal",
+     "metric", "extent", "limit", "matches", "pixels", "version", "backend", "views", "queries", "retrieved", "images",
+     "sources", "poses", "path", "true_focal", "width", "height", "pairs_without_pose"}
+)  # fmt: skip
+
+
+def is_number(value: Any) -> bool:
+    """A figure that can be compared: a finite number, and no truth value."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,138 @@
+"""The report of runs: one HTML page complete in itself, and a Markdown table for the docs."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from dust3r_ros.errors import OutputError
+from dust3r_ros.evaluation.report.changes import changes_table, run_line
+from dust3r_ros.evaluation.report.compare import Comparison
+from dust3r_ros.evaluation.report.metrics import FACTS, METRICS
+from dust3r_ros.evaluation.report.published import NOT_RUN, WEIGHTS, beside_published
+from dust3r_ros.evaluation.report.run_file import Row, RunFile
+from dust3r_ros.evaluation.report.scenes import PROTOCOL, peer_table, scene_table, target_table
+from dust3r_ros.evaluation.report.tables import Table
+from dust3r_ros.io.files import write_text
+
+_WIDEST = 1000  # pixels of a picture on the page
+BEGIN, END = "<!-- evaluation: begin, made by make eval -->", "<!-- evaluation: end -->"
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --muted: #778; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1300px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
+p.lead { color: var(--muted); } .wide { overflow-x: auto; } img { width: 100%; height: auto; border-radius: 6px; }
+table { border-collapse: collapse; } td, th { text-align: left; padding: .2rem .8rem .2rem 0;
+border-bottom: 1px solid var(--line); vertical-align: top; white-space: nowrap; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+th.number { white-space: normal; vertical-align: bottom; }
+"""
+
+
+def tables_of(run: RunFile) -> list[Table]:
+    """Scenes, peers and targets where the run has sequences; other protocols; the published figures last."""
+    rows = run.rows
+    tables = []
+    if any(row["protocol"] == PROTOCOL for row in rows):
+        tables += [target_table(rows), peer_table(rows), scene_table(rows)]
+        if not any(row["system"] == WEIGHTS for row in rows):
+            note = f"dust3r, official weights: {NOT_RUN}; give them with --checkpoint PATH"
+            tables[-1] = Table(**{**vars(tables[-1]), "notes": [*tables[-1].notes, note]})
+    return [*tables, *protocol_tables(rows), *beside_published(rows)]
+
+
+def protocol_tables(rows: Sequence[Row]) -> list[Table]:
+    """A table per protocol but that of the suite, whose tables are others."""
+    names = dict.fromkeys(row["protocol"] for row in rows if row["protocol"] != PROTOCOL)
+    return [_protocol_table(name, [row for row in rows if row["protocol"] == name]) for name in names]
+
+
+def _protocol_table(name: str, rows: Sequence[Row]) -> Table:
+    held = {key for row in rows for key in row} - FACTS
+    metrics = [metric for key, metric in METRICS.items() if key in held]
+    rest = sorted(held - METRICS.keys())
+    head = ["data set", "scene", "system", *(f"{metric.title} {metric.unit}".strip() for metric in metrics), *rest]
+    body = [
+        [row["dataset"], row["scene"], row["system"], *(metric.shown(row.get(metric.name)) for metric in metrics)]
+        + [str(row.get(key, "–")) for key in rest]
+        for row in rows
+    ]
+    notes = [f"{row['dataset']} / {row['scene']}: {row['note']}" for row in rows if row.get("note")]
+    return Table(name.replace("_", " ").capitalize(), head, body, notes=notes, texts=3)
+
+
+def html(run: RunFile, pictures: Mapping[str, Path] | None = None, comparison: Comparison | None = None) -> str:
+    """The page: no script, no link, pictures (title: file) inside. One that cannot be read is named instead."""
+    tables = [changes_table(comparison)] if comparison else []
+    tables += tables_of(run)
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8"><title>Evaluation of dust3r_ros</title>',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<style>{_STYLE}</style></head><body>",
+        f'<h1>Evaluation of dust3r_ros</h1><p class="lead">{escape(run_line(run.about))}</p>',
+        *(_bold(table.html()) for table in tables),
+        *(_picture(title, path) for title, path in (pictures or {}).items()),
+        Table("Configuration", ("parameter", "value"), _pairs(run.about.get("configuration")), texts=2).html(),
+        Table("Hardware", ("what", "value"), _pairs(run.about.get("hardware")), texts=2).html(),
+        "</body></html>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _bold(text: str) -> str:
+    """**x** of Markdown as HTML; the texts are escaped already."""
+    return re.sub(r"\*\*([^*<>]+)\*\*", r"<b>\1</b>", text)
+
+
+def _pairs(values: Any) -> list[tuple[str, str]]:
+    return [(str(name), str(value)) for name, value in sorted((values or {}).items())]
+
+
+def _picture(title: str, path: Path) -> str:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+    except (OSError, ValueError):
+        return f"<p>{escape(title)}: '{escape(path.name)}' cannot be shown</p>"
+    if picture.width > _WIDEST:
+        picture = picture.resize((_WIDEST, round(picture.height * _WIDEST / picture.width)), Image.Resampling.LANCZOS)
+    data = BytesIO()
+    picture.save(data, "JPEG", quality=82)
+    text = base64.b64encode(data.getvalue()).decode("ascii")
+    return f'<h2>{escape(title)}</h2><img alt="{escape(title)}" src="data:image/jpeg;base64,{text}">'
+
+
+def markdown(run: RunFile, command: str) -> str:
+    """What the docs say of a run of the scenes: where it ran, targets, peers, scenes, published figures."""
+    about = run.about
+    hardware = about.get("hardware") or {}
+    backend = about.get("configuration", {}).get("backend", "two_view")
+    lines = [
+        f"Measured by `{command}`: {run_line(about)}; Python {hardware.get('python', '?')}, backend `{backend}`. "
+        "Cameras uncalibrated: no focal is given. Every scene and program in its own process, one after the other.",
+        "",
+    ]
+    return "\n".join([*lines, *(table.markdown() for table in tables_of(run))]).rstrip() + "\n"
+
+
+def into_page(page: Path, text: str) -> None:
+    """Replace what stands between the markers of ``page``; a page that does not exist is made.
+
+    Raises ``OutputError`` for a page without them: what somebody wrote there is not overwritten.
+    """
+    if not page.is_file():
+        write_text(page, f"# Results\n\n{BEGIN}\n\n{text}\n{END}\n")
+        return
+    head, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end):
+        raise OutputError(f"'{page}' has no place for the table: it must hold the lines '{BEGIN}' and '{END}'")
+    write_text(page, f"{head}{BEGIN}\n\n{text}\n{END}{tail}")

@@ -1,0 +1,136 @@
+"""Published figures as data, and tables that put a run beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.evaluation.datasets import DATASETS
+from dust3r_ros.evaluation.report.metrics import METRICS, is_number
+from dust3r_ros.evaluation.report.run_file import Row
+from dust3r_ros.evaluation.report.tables import Table
+
+_FILE = Path(__file__).with_name("published.yaml")
+NOT_RUN = "not run here"
+MEAN = "mean"
+WEIGHTS = "dust3r"  # the system that a run with --checkpoint measures
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One published value (None: its authors give none) of ``who`` on a scene ("mean": over a data set)."""
+
+    title: str
+    protocol: str
+    dataset: str
+    scene: str
+    who: str
+    metric: str
+    value: float | None
+    source: str
+
+
+@lru_cache(maxsize=1)
+def published() -> tuple[Figure, ...]:
+    """All figures, in the order of the file. Raises ``InputError`` where the file contradicts itself."""
+    import yaml
+
+    data = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+    figures = [figure for table in data["tables"] for figure in _table(table, data["sources"])]
+    anchors = data["anchors"]
+    for who, found in anchors["figures"].items():
+        source = f"{who}: {found['paper']} ({data['sources'][anchors['source']]})"
+        names = (anchors["title"], anchors["protocol"], anchors["dataset"], anchors["scene"], who, anchors["metric"])
+        figures.append(Figure(*names, found["value"], source))
+    unknown = {figure.metric for figure in figures} - METRICS.keys()
+    if unknown:
+        raise InputError(f"'{_FILE.name}' names metrics that are not known: {', '.join(sorted(unknown))}")
+    return tuple(figures)
+
+
+def _table(table: Mapping[str, Any], sources: Mapping[str, str]) -> list[Figure]:
+    found = []
+    for scene, values in table["figures"].items():
+        if len(values) != len(table["metrics"]):
+            raise InputError(f"'{_FILE.name}': {table['title']}, {scene} has {len(values)} figures")
+        found += [
+            Figure(
+                table["title"], table["protocol"], table["dataset"], scene, table["system"], metric,
+                float(value), sources[table["source"]],
+            )
+            for metric, value in zip(table["metrics"], values, strict=True)
+        ]  # fmt: skip
+    return found
+
+
+def beside_published(rows: Sequence[Row]) -> list[Table]:
+    """One table per task: the published figures, and what every system of ``rows`` has there; the official weights say
+    "not run here" until a row of the system "dust3r" fills them. A mean over a data set is that of the rows of its
+    scenes, unless a row is named so.
+    """
+    tasks: dict[str, list[Figure]] = {}
+    for figure in published():
+        tasks.setdefault(figure.title.partition(",")[0], []).append(figure)
+    return [_beside(task, figures, rows) for task, figures in tasks.items()]
+
+
+def _beside(task: str, figures: Sequence[Figure], rows: Sequence[Row]) -> Table:
+    """A row per data set and scene, its figures in one cell: 3.0 / 0.97."""
+    protocols = {figure.protocol for figure in figures}
+    mine = [row for row in rows if row["protocol"] in protocols and _is_of(row, {figure.dataset for figure in figures})]
+    systems = [WEIGHTS, *dict.fromkeys(row["system"] for row in mine if row["system"] != WEIGHTS)]
+    lines: dict[tuple[str, str, str], list[Figure]] = {}
+    for figure in figures:
+        lines.setdefault((figure.title.partition(",")[2].strip(), figure.scene, figure.who), []).append(figure)
+    head = ["data", "scene", "system", "figures", "published", *(f"{_named(system)}, here" for system in systems)]
+    body = []
+    for (data, scene, who), held in lines.items():
+        cells = [data, scene, _named(who), " / ".join(_titled(figure.metric) for figure in held)]
+        cells.append(" / ".join(METRICS[figure.metric].shown(figure.value) for figure in held))
+        body.append(cells + [_here(mine, system, held) for system in systems])
+    sources = dict.fromkeys(figure.source for figure in figures)
+    return Table(f"Published: {task.lower()}", head, body, notes=[f"Source: {text}" for text in sources], texts=4)
+
+
+def _titled(metric: str) -> str:
+    return f"{METRICS[metric].title} {METRICS[metric].unit}".strip()
+
+
+def _is_of(row: Row, datasets: set[str]) -> bool:
+    """Whether a row is of one of the data sets, by its name or its title."""
+    titles = {DATASETS[name].title for name in datasets if name in DATASETS}
+    return row["dataset"] in datasets | titles
+
+
+def _here(rows: Sequence[Row], system: str, held: Sequence[Figure]) -> str:
+    """What a system has for the figures of a line; of figures that are not all there, dashes."""
+    own = [row for row in rows if row["protocol"] == held[0].protocol and _is_of(row, {held[0].dataset})]
+    values = [_measured(own, system, figure.scene, figure.metric) for figure in held]
+    if not any(value is not None for value in values):
+        return NOT_RUN
+    return " / ".join(METRICS[figure.metric].shown(value) for figure, value in zip(held, values, strict=True))
+
+
+def _named(system: str) -> str:
+    return "dust3r, official weights" if system == WEIGHTS else system
+
+
+def _measured(rows: Sequence[Row], system: str, scene: str, metric: str) -> float | None:
+    """The system's value on a scene, the mean over its parts (``chess/seq-03`` is one of ``chess``), or over all scenes
+    that a mean is of.
+    """
+    own = [row for row in rows if row["system"] == system and is_number(row.get(metric))]
+    names = {id(row): str(row["scene"]).lower() for row in own}
+    exact = [float(row[metric]) for row in own if names[id(row)] == scene.lower()]
+    if exact:
+        return exact[0]
+    parts = [abs(row[metric]) for row in own if names[id(row)].split("/")[0] == scene.lower()]
+    if scene.endswith(MEAN):
+        start = scene.removesuffix(MEAN).strip().lower()
+        parts = [abs(row[metric]) for row in own if start in names[id(row)]]
+    return fmean(parts) if parts else None

@@ -1,0 +1,99 @@
+"""One JSON file per run: what ran where, and its rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dust3r_ros import __version__
+from dust3r_ros.errors import InputError
+from dust3r_ros.io.files import make_folder, write_text
+
+FORMAT = 1
+Row = dict[str, Any]
+Key = tuple[str, str, str, str]
+_NAMES = ("dataset", "scene", "protocol", "system")
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """``about``: format, version, commit, date, configuration, hardware, seconds; ``rows``: plain dicts.
+
+    A row names its dataset, scene, protocol and system (what was measured: a backend or a peer) and holds one
+    value per metric, None where there was nothing to measure; ``note`` says why. No two rows have the same names.
+    """
+
+    about: Mapping[str, Any]
+    rows: Sequence[Row] = field(default_factory=list)
+
+    def by_key(self) -> dict[Key, Row]:
+        """{(dataset, scene, protocol, system): row}."""
+        return {key_of(row): row for row in self.rows}
+
+
+def key_of(row: Mapping[str, Any]) -> Key:
+    """The names of a row."""
+    dataset, scene, protocol, system = (str(row[name]) for name in _NAMES)
+    return dataset, scene, protocol, system
+
+
+def about(
+    *,
+    commit: str = "",
+    date: str = "",
+    configuration: Mapping[str, Any] | None = None,
+    hardware: Mapping[str, Any] | None = None,
+    seconds: float | None = None,
+) -> dict[str, Any]:
+    """The head of a run file. Commit and date are whatever the caller says: nothing here asks a clock."""
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "commit": commit,
+        "date": date,
+        "configuration": dict(configuration or {}),
+        "hardware": dict(hardware or {}),
+        "seconds": None if seconds is None else round(seconds, 1),
+    }
+
+
+def write_run(path: str | Path, run: RunFile) -> Path:
+    """Write ``run``, its folder made when missing. Raises ``OutputError`` when it cannot be written."""
+    path = Path(path)
+    make_folder(path.parent)
+    write_text(path, json.dumps({"about": run.about, "rows": list(run.rows)}, indent=1, allow_nan=False) + "\n")
+    return path
+
+
+def read_run(path: str | Path) -> RunFile:
+    """The run in ``path``. Raises ``InputError`` that names the file and what is wrong with it."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"'{path}' is not JSON: {error}") from error
+    if not isinstance(data, dict) or not isinstance(data.get("about"), dict) or not isinstance(data.get("rows"), list):
+        raise InputError(f"'{path}' is not a run of an evaluation: it must hold 'about' and 'rows'")
+    if data["about"].get("format") != FORMAT:
+        found = data["about"].get("format")
+        raise InputError(f"'{path}' is of format {found!r}; this version reads format {FORMAT}: measure again")
+    seen: set[Key] = set()
+    for number, row in enumerate(data["rows"]):
+        if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in _NAMES):
+            raise InputError(f"row {number} of '{path}' does not name its {', '.join(_NAMES)}")
+        if key_of(row) in seen:
+            raise InputError(f"row {number} of '{path}' repeats {' / '.join(key_of(row))}")
+        seen.add(key_of(row))
+    return RunFile(data["about"], data["rows"])
+
+
+def merged(runs: Sequence[RunFile]) -> RunFile:
+    """All rows of all runs under the head of the first; of rows with the same names the last stays."""
+    if not runs:
+        raise InputError("no run to show; give at least one JSON file")
+    rows = {key: row for run in runs for key, row in run.by_key().items()}
+    return RunFile(runs[0].about, list(rows.values()))

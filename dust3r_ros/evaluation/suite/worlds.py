@@ -1,0 +1,142 @@
+"""Rendered worlds of the evaluation: the truth is exact, the seeds are fixed, so every machine maps the same."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from dust3r_ros.io.files import make_folder
+from dust3r_ros.scenes.export import write_folder
+from dust3r_ros.scenes.light import Lamp
+from dust3r_ros.scenes.patterns import brick, decorated, fabric, plaster, poster, tiles
+from dust3r_ros.scenes.rooms import corridor, room
+from dust3r_ros.scenes.sequence import FOCAL_PER_WIDTH, RenderedSequence, render_path, stamps
+from dust3r_ros.scenes.solids import Box, Globe, Pillar, Solid, box_panels
+from dust3r_ros.scenes.surfaces import Surface
+from dust3r_ros.scenes.trajectory import look_at, walk
+from dust3r_ros.scenes.world import World, build
+from dust3r_ros.types import Array, Array32, Image
+
+RATE_HZ = 6.0
+_SKY_HIGH, _SKY_LOW = np.array([96, 140, 200.0]), np.array([205, 216, 228.0])
+
+
+def orbit(frames: int = 60, width: int = 400) -> RenderedSequence:
+    """Around the table of a room of its own, hand-held."""
+    poses = walk("orbit", frames, rate_hz=RATE_HZ, laps=0.6, seed=21)
+    return render_path("orbit", room(21), poses, width=width, height=3 * width // 4, rate_hz=RATE_HZ)
+
+
+def hallway(frames: int = 60, width: int = 400) -> RenderedSequence:
+    """Forward through a corridor: the new comes small and in the middle."""
+    poses = walk("corridor", frames, rate_hz=RATE_HZ, speed=1.0, seed=22)
+    return render_path("corridor", corridor(22), poses, width=width, height=3 * width // 4, rate_hz=RATE_HZ)
+
+
+def street(frames: int = 60, width: int = 400) -> RenderedSequence:
+    """Along facades under an open sky, which has no depth; things from 4 to 30 m away."""
+    s = np.linspace(0.0, 1.0, frames)
+    at = np.stack([-9.0 + 18.0 * s, -1.0 + 0.5 * np.sin(5 * s), 1.6 + 0.05 * np.sin(30 * s)], axis=1)
+    target = np.stack([at[:, 0] + 4.0 + 3.0 * np.sin(4 * s), 9.0 + 0 * s, 2.4 + 0 * s], axis=1)
+    poses = np.stack([look_at(*place) for place in zip(at, target, strict=True)])
+    sequence = render_path("street", _street(23), poses, width=width, height=3 * width // 4, rate_hz=RATE_HZ)
+    return replace(sequence, images=_with_sky(sequence.images, sequence.depths))
+
+
+def passer_by(frames: int = 60, width: int = 400) -> RenderedSequence:
+    """Sideways through a room in which somebody walks across the view."""
+    poses = walk("sweep", frames, rate_hz=RATE_HZ, laps=0.9, seed=24)
+    world, person = room(24), _person(24)
+    height, focal = 3 * width // 4, FOCAL_PER_WIDTH * width
+    views = []
+    for index, pose in enumerate(poses):
+        across = -2.2 + 4.4 * index / max(1, frames - 1)
+        both = _together(world, _shifted(person, np.array([-across, 0.9, 0.0])))
+        views.append(both.render(pose, width, height, focal))
+    images, depths = np.stack([view.image for view in views]), np.stack([view.depth for view in views])
+    return RenderedSequence("passer-by", stamps(frames, RATE_HZ), images, depths, poses, width, height, focal)
+
+
+WORLDS: dict[str, Callable[..., RenderedSequence]] = {
+    "rendered_orbit": orbit,
+    "rendered_corridor": hallway,
+    "rendered_street": street,
+    "rendered_passer_by": passer_by,
+}
+
+
+def write_world(name: str, folder: Path, frames: int | None = None) -> Path:
+    """The world as a scene in ``folder``/NAME; one that is there already, whole, is used again.
+
+    ``frames`` renders fewer, in a folder of their own. Raises ``OutputError`` where it cannot be written.
+    """
+    path = folder / (name if frames is None else f"{name}_{frames}")
+    if (path / "intrinsics.json").is_file():
+        return path
+    make_folder(folder)
+    shutil.rmtree(path, ignore_errors=True)
+    write_folder(WORLDS[name](**({} if frames is None else {"frames": frames})), path)
+    return path
+
+
+class _Overcast(Lamp):
+    """A bright sky: light from a far place, and no shadows."""
+
+    def shade(self, surface: Surface, solids: Sequence[Solid], height: int, width: int, per_metre: float) -> Array32:
+        """(H, W) light on a texture."""
+        far = Lamp(self.position, ambient=0.75, reach=80.0)
+        return far.shade(surface, [], height, width, per_metre=1.0)
+
+
+def _street(seed: int) -> World:
+    rng = np.random.default_rng([seed, 4])
+    ground = box_panels(np.array([-22.0, -6.0, -1.0]), np.array([22.0, 16.0, 0.0]))["+z"]
+    solids: list[Solid] = []
+    left = -20.0
+    while left < 20.0:
+        wide, back, high = rng.uniform(3.0, 6.0), rng.uniform(7.0, 12.0), rng.uniform(2.5, 5.5)
+        paint = decorated((brick, plaster, tiles)[rng.integers(3)], 0.3)
+        solids.append(Box(np.array([left, back, 0]), np.array([left + wide, back + 3.0, high]), paint, tiles))
+        left += wide + rng.uniform(0.3, 1.5)
+    for x in np.arange(-18.0, 18.0, 4.0):
+        base = np.array([x + rng.uniform(-0.8, 0.8), rng.uniform(3.2, 6.0), 0.0])
+        if rng.integers(2):
+            solids.append(Pillar(base, rng.uniform(0.15, 0.4), rng.uniform(1.0, 3.0), poster, fabric))
+        else:
+            size = np.array([rng.uniform(0.4, 1.0), rng.uniform(0.3, 0.6), 0.0])
+            top = np.array([0.0, 0.0, rng.uniform(0.6, 1.4)])
+            solids.append(Box(base - size, base + size + top, poster, fabric, rng.uniform(-0.5, 0.5)))
+    return build([(ground, tiles)], solids, _Overcast(np.array([-10.0, -20.0, 60.0])), seed, per_metre=40.0)
+
+
+def _with_sky(images: Image, depths: Array32) -> Image:
+    """A sky that pales towards the horizon where nothing was hit."""
+    level = np.linspace(0.0, 1.0, images.shape[1])[:, None]
+    sky = (_SKY_HIGH + level * (_SKY_LOW - _SKY_HIGH)).astype(np.uint8)[None, :, None, :]
+    return np.where((depths > 0)[..., None], images, sky)
+
+
+def _person(seed: int) -> World:
+    """A body and a head that stand at (0, 0, 0)."""
+    solids: list[Solid] = [
+        Pillar(np.zeros(3), 0.24, 1.42, decorated(fabric), fabric),
+        Globe(np.array([0.0, 0.0, 1.56]), 0.14, plaster),
+    ]
+    return build([], solids, Lamp(np.array([0.4, -0.3, 2.55]), ambient=0.7), seed)
+
+
+def _shifted(world: World, offset: Array) -> World:
+    """The same surfaces and paint somewhere else; a surface has its place under one of three names."""
+    moved = []
+    for surface in world.surfaces:
+        name = next(name for name in ("corner", "base", "center") if hasattr(surface, name))
+        moved.append(replace(surface, **{name: getattr(surface, name) + offset}))  # type: ignore[type-var]
+    return replace(world, surfaces=tuple(moved))
+
+
+def _together(first: World, second: World) -> World:
+    return World(first.surfaces + second.surfaces, first.textures + second.textures)

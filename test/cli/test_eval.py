@@ -1,0 +1,133 @@
+"""dust3r-eval compare, report and suite: output, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+
+from dust3r_ros.cli import eval as command
+from dust3r_ros.evaluation.report.page import BEGIN, END
+from dust3r_ros.evaluation.report.run_file import RunFile, about, read_run, write_run
+from dust3r_ros.evaluation.suite import suite, worlds
+from dust3r_ros.scenes.export import write_folder
+from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
+
+
+def run(path: Path, factor: float = 1.0, scenes: int = 8) -> Path:
+    names = {"dataset": "recorded", "protocol": "sequence", "system": "two_view", "unit": "m"}
+    rows = [names | {"scene": f"s{k}", "ate": factor * (k + 1) / 100, "frames": 9, "note": ""} for k in range(scenes)]
+    return write_run(path, RunFile(about(commit=path.stem, hardware={"cores": 2}), rows))
+
+
+def called(*arguments: object) -> int:
+    try:
+        return command.main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def test_what_got_worse_is_said_and_fails_on_demand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = run(tmp_path / "a.json"), run(tmp_path / "b.json", 1.3)
+    assert called("compare", a, b) == 0
+    shown = capsys.readouterr().out
+    assert "WORSE" in shown and "ATE (lower is better)" in shown and "+30.0 %" in shown and "commit b" in shown
+    assert called("compare", a, b, "--fail-on-worse", "--html", tmp_path / "page.html") == 1
+    assert "What changed" in (tmp_path / "page.html").read_text()
+    assert called("compare", b, a, "--fail-on-worse") == 0 and "BETTER" in capsys.readouterr().out
+    assert called("compare", a, a, "--fail-on-worse") == 0
+    assert "0 worse, 0 better, 1 compared" in capsys.readouterr().out
+
+
+def test_other_scenes_are_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = run(tmp_path / "a.json"), run(tmp_path / "b.json", scenes=7)
+    assert called("compare", a, b) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "recorded / s7 / sequence / two_view is missing in the second" in line
+    assert called("compare", a, tmp_path / "none.json") == 2 and "none.json" in capsys.readouterr().err
+
+
+def test_runs_become_one_page(tmp_path: Path) -> None:
+    assert called("report", run(tmp_path / "a.json"), run(tmp_path / "b.json", 2.0), "--out", tmp_path / "p.html") == 0
+    page = (tmp_path / "p.html").read_text()
+    assert "0.0200" in page and "0.0100" not in page and "not run here" in page
+
+
+def test_the_suite_maps_renders_compares_and_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
+
+    def small() -> RenderedSequence:
+        return worlds.orbit(frames=10, width=200)
+
+    monkeypatch.setattr(worlds, "WORLDS", {"rendered_orbit": small})
+    monkeypatch.setattr(suite, "WORLDS", {"rendered_orbit": small})
+    page = tmp_path / "results.md"
+    page.write_text(f"mine\n{BEGIN}\nold\n{END}\nmine too\n")
+    options = ["--set", "working_size=160", "--set", "tracking_size=200", "--out", tmp_path / "out", "--page", page]
+    when = ["--date", "2001-02-03", "--commit", "c0ffee"]
+    assert called("suite", "--data", tmp_path / "gone", "--no-poses", "--max-frames", 8, *options, *when) == 0
+    said = capsys.readouterr()
+    assert "no recorded scenes are measured" in said.err and "gone" in said.err
+    found = read_run(tmp_path / "out/run.json")
+    assert [row["system"] for row in found.rows] == ["two_view", "opencv"] and found.rows[0]["frames"] == 8
+    head = found.about
+    assert (head["date"], head["commit"], head["configuration"]["working_size"]) == ("2001-02-03", "c0ffee", 160)
+    text = page.read_text()
+    assert text.startswith("mine\n") and text.endswith("mine too\n") and "| rendered_orbit | opencv |" in text
+    assert "old" not in text.splitlines() and "c0ffee" in text
+    assert "--max-frames 8 --set working_size=160" in text  # a part of it is not passed off as the whole
+    shown = (tmp_path / "out/report.html").read_text()
+    assert shown.count("data:image/jpeg") == 2 and str(tmp_path) not in shown
+    json.loads((tmp_path / "out/run.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def tum(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sequences in the layout of TUM RGB-D."""
+    root = tmp_path_factory.mktemp("tum")
+    for number in (1, 2):
+        name = f"rgbd_dataset_freiburg{number}_x"
+        write_folder(render_sequence("sweep", 8, 160, 120, rate_hz=6.0, supersample=1, seed=number), root / name)
+        for file in (root / name / "depth").iterdir():
+            cv2.imwrite(str(file), 5 * cv2.imread(str(file), cv2.IMREAD_UNCHANGED))  # TUM's 5000 per metre
+    return root
+
+
+def test_a_protocol_on_a_data_set_is_one_command(tum: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
+    out = tmp_path / "new/run.json"
+    options = ["--set", "working_size=160", "--set", "tracking_size=160", "--out", out, "--commit", "c0ffee"]
+    assert called("run", "tum", tum, "--only", "freiburg1", "--protocol", "map", "localisation", *options) == 2
+    assert "train" in capsys.readouterr().err  # TUM RGB-D has no such parts, and what was measured before stays
+    found = read_run(out)
+    assert {row["protocol"] for row in found.rows} == {"trajectory", "focal", "map_depth", "map_cloud", "map_speed"}
+    assert {row["scene"] for row in found.rows} == {"rgbd_dataset_freiburg1_x"} and found.about["commit"] == "c0ffee"
+    assert called("run", "tum", tum, "--scenes", 1, "--protocol", "speed", "--size", 160, *options) == 0
+    assert "| tum | rgbd_dataset_freiburg1_x | two_view |" in capsys.readouterr().out.replace("TUM RGB-D", "tum")
+    assert called("report", out, "--out", tmp_path / "page.html") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "tum", ".", "--out", "x.json"], "holds nothing of tum"),
+        (["run", "tum", "gone", "--out", "x.json"], "'gone' is not a folder"),
+        (["run", "tum", ".", "--protocol", "other", "--out", "x.json"], "protocol 'other' is not known"),
+        (["suite", "--no-worlds"], "there is no scene to measure"),
+        (["suite", "--only", "nothing"], "there is no scene to measure"),
+        (["suite", "--against", "gone.json"], "gone.json"),
+        (["report", "--out", "x.html"], "RUN.json"),
+        (["where", "nothing"], "'nothing' is not known"),
+    ],
+)
+def test_errors_end_in_one_line(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert called(*arguments) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,99 @@
+"""Views at working resolution, splits and scenes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from recorded import RecordedSequence, recorded
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.evaluation.datasets.recording import Recording as DatasetRecording
+from dust3r_ros.evaluation.datasets.recording import View as DatasetView
+from dust3r_ros.evaluation.protocols.recordings import (
+    Recording,
+    localisation_scenes,
+    select,
+    split,
+    true_poses,
+    working,
+)
+from dust3r_ros.scenes.sequence import render_sequence
+
+
+@pytest.fixture(scope="module")
+def sequence() -> RecordedSequence:
+    return recorded(render_sequence("orbit", 6, 200, 150, supersample=1))
+
+
+def test_a_view_keeps_its_intrinsics_through_the_resize(sequence: RecordedSequence) -> None:
+    """A world point projects to the same place in the working image, by its own focal and centre."""
+    view = replace(sequence.views[0], K=np.array([[170.0, 0, 90], [0, 170, 80], [0, 0, 1]]))
+    made = working(view, 96)
+    assert made.image.shape == (64, 96, 3)
+    assert made.focal is not None
+    native = np.array([[100.0, 75.0]])
+    ray = (native - [90, 80]) / 170
+    assert made.focal * ray + made.center == pytest.approx(made.resize.to_working(native), abs=0.2)
+    assert working(view, 96, known_focal=False).focal is None
+
+
+def test_depth_goes_to_the_working_pixels_and_back(sequence: RecordedSequence) -> None:
+    made = working(sequence.views[0], 96)
+    truth = sequence.views[0].depth()
+    small = made.depth()
+    assert small is not None and small.shape == (64, 96)
+    back = made.at_truth(small, truth.shape)
+    assert back.shape == truth.shape
+    seen = back > 0
+    assert 0.8 < seen.mean() < 1.0  # 150 rows of 200 do not fit into multiples of 16
+    assert not seen[0].any()
+    assert np.median(np.abs(back[seen] / truth[seen] - 1)) < 0.01
+    half = replace(sequence.views[0], distances=truth[::2, ::2])
+    assert np.median(np.abs(working(half, 96).depth() / small - 1)) < 0.02
+    assert working(replace(sequence.views[0], distances=None), 96).depth() is None
+
+
+def test_a_view_without_a_pose_or_with_another_kind_of_image_is_refused(sequence: RecordedSequence) -> None:
+    with pytest.raises(InputError, match="no true pose"):
+        _ = working(replace(sequence.views[0], w_T_c=None), 96).pose
+    with pytest.raises(InputError, match="float64"):
+        working(replace(sequence.views[0], picture=np.zeros((8, 8, 3))), 96)
+
+
+def test_a_split_shares_nothing_and_loses_nothing(sequence: RecordedSequence) -> None:
+    database, queries = split(sequence, 3)
+    assert [view.stamp_ns for view in queries.views] == [sequence.views[i].stamp_ns for i in (1, 4)]
+    assert {v.stamp_ns for v in database.views} | {v.stamp_ns for v in queries.views} == {
+        v.stamp_ns for v in sequence.views
+    }
+    assert len(database.views) == 4
+    for every in (1, 100):
+        with pytest.raises(InputError, match="no database or no queries"):
+            split(sequence, every)
+    assert len(true_poses(sequence)) == 6 and len(true_poses(sequence, "another")) == 0
+
+
+def test_scenes_are_made_of_their_parts(sequence: RecordedSequence) -> None:
+    parts = [
+        replace(sequence, name=f"seq-{i}", scene="kitchen", split=name)
+        for i, name in enumerate(["train", "test", "train"])
+    ]
+    ((database, queries),) = localisation_scenes(parts)
+    assert (database.name, queries.name, queries.dataset) == ("kitchen", "kitchen", "rendered")
+    assert (len(database.views), len(queries.views)) == (12, 6)
+    stamps = [view.stamp_ns for view in database.views]
+    assert np.all(np.diff(stamps) > 0) and stamps[6] - stamps[5] == 1_000_000_000
+    assert np.array_equal(database.views[7].image(), sequence.views[1].image())
+    assert database.views[7].w_T_c is sequence.views[1].w_T_c and database.views[7].K is sequence.views[1].K
+    with pytest.raises(InputError, match="'kitchen' of rendered has no 'test'"):
+        localisation_scenes([parts[0]])
+
+
+def test_recordings_of_the_data_sets_are_recordings(sequence: RecordedSequence) -> None:
+    frame = sequence.views[0]
+    view = DatasetView(0, "camera", frame.K, frame.w_T_c, frame.image, frame.depth)
+    found: Recording = DatasetRecording("one", "set", (view,))
+    chosen = select(found, [0])
+    assert np.array_equal(working(chosen.views[0], 96).image, working(frame, 96).image)

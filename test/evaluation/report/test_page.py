@@ -1,0 +1,144 @@
+"""Tables and pages: figures stand where they belong, nothing can break the page, nothing of others is overwritten."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dust3r_ros.errors import OutputError
+from dust3r_ros.evaluation.report.compare import compare
+from dust3r_ros.evaluation.report.page import BEGIN, END, html, into_page, markdown
+from dust3r_ros.evaluation.report.published import beside_published, published
+from dust3r_ros.evaluation.report.run_file import Row, RunFile, about
+from dust3r_ros.evaluation.report.scenes import peer_table, scene_table, target_table
+from dust3r_ros.evaluation.report.tables import Table
+
+
+def row(system: str = "two_view", scene: str = "a", **figures: object) -> Row:
+    names = {"dataset": "recorded", "scene": scene, "protocol": "sequence", "system": system, "unit": "m", "frames": 9}
+    return names | {"note": "", **figures}
+
+
+OURS = row(ate=0.05, ate_percent=1.0, tracked=100.0, focal_error=-3.5, seconds=4.0, depth_delta=95.0, density=60.0)
+POSES = row("two_view, poses only", seconds=2.0)
+THEIRS = row("pycolmap", ate=0.1, ate_percent=2.0, tracked=90.0, focal_error=1.0, seconds=40.0)
+RUN = RunFile(about(commit="abc<b>", date="2001-02-03", hardware={"cores": 2}, seconds=61.0), [OURS, POSES, THEIRS])
+
+
+def cells(table: Table, line: int = 0) -> dict[str, str]:
+    return dict(zip(table.head, table.rows[line], strict=True))
+
+
+def test_targets_are_met_missed_or_not_judged() -> None:
+    found = cells(target_table(RUN.rows))
+    assert found["poses: all"] == "100 %" and found["ATE: at most pycolmap's"] == "0.50 x"
+    assert found["time: a tenth of pycolmap's"] == "0.05 x"
+    assert found["focal: within 3 %"] == "**-3.5 %**" and found["pixels with points: at least 70 %"] == "**60 %**"
+    assert target_table(RUN.rows).notes == (
+        "ATE, mean of the 1 recorded scenes of room scale: 0.050 m, target 0.06 m: met",
+    ) or ("0.050 m, target 0.06 m: met" in target_table(RUN.rows).notes[0])
+    sky = target_table([OURS | {"dataset": "rendered", "covered": 80.0}])
+    assert cells(sky)["pixels with points: at least 70 %"] == "80 %"
+    few = target_table([OURS, POSES, THEIRS | {"tracked": 7.0}])
+    assert cells(few)["ATE: at most pycolmap's"] == cells(few)["time: a tenth of pycolmap's"] == "–"
+
+
+def test_peers_are_ratios_on_the_same_scene() -> None:
+    table = peer_table([*RUN.rows, row("opencv", scene="b", ate=1.0)])
+    assert table.rows[0][:4] == ["a", "pycolmap", "1.00 / 2.00", "0.50"] and "0.10" in table.rows[0]
+    assert table.rows[0][-1] == "0.05" and table.rows[1][3] == "–"
+    assert "1 of 2 pairs" in table.notes[0]
+    assert peer_table([OURS]).notes == ["no peer was run"]
+
+
+def test_an_ate_without_scale_is_not_shown_in_metres_and_failures_are_told() -> None:
+    table = scene_table(
+        [row(ate=3.0, unit="", ate_percent=0.5), row(scene="b") | {"frames": None, "note": "failed: x"}]
+    )
+    assert table.rows[0][4] == "no scale" and table.rows[1][2] == "–" and table.notes == ["b, two_view: failed: x"]
+
+
+def test_the_published_figures_are_those_of_the_literature() -> None:
+    found = {(f.title, f.scene, f.who, f.metric): f.value for f in published()}
+    assert found["Visual localisation, 7-Scenes", "stairs", "dust3r", "rotation_deg"] == 2.84
+    assert found["Monocular depth, NYUv2", "mean", "dust3r", "delta"] == 94.09
+    assert found["Multi-view stereo, DTU", "mean", "dust3r", "overall_mm"] == 1.741
+    anchors = {f.who: f.value for f in published() if f.protocol == "trajectory"}
+    assert anchors == {"MASt3R-SLAM": 0.06, "VGGT-SLAM": 0.041, "SLAM3R": None, "CUT3R": 0.113, "DROID-SLAM": 0.158}
+    assert all(figure.source for figure in published())
+
+
+def test_official_weights_are_not_run_here_until_a_run_fills_them() -> None:
+    def line(rows: list[Row], data: str, scene: str = "mean") -> str:
+        lines = [cells(t, i) for t in beside_published(rows) for i, r in enumerate(t.rows) if r[:2] == [data, scene]]
+        return lines[0]["dust3r, official weights, here"]
+
+    assert all(r[5] == "not run here" for table in beside_published([]) for r in table.rows)
+    depth = {"dataset": "nyu", "protocol": "monocular_depth", "system": "dust3r"}
+    rows: list[Row] = [
+        depth | {"scene": "x", "rel": 6.0, "delta": 90.0},
+        depth | {"scene": "y", "rel": 8.0, "delta": 92.0},
+    ]
+    assert line(rows, "NYUv2") == "7.00 / 91.00"
+    assert line([*rows, depth | {"scene": "mean", "rel": 5.0}], "NYUv2") == "5.00 / 91.00"
+    assert line(rows, "BONN") == "not run here"
+    place = {"dataset": "7scenes", "protocol": "localisation", "system": "dust3r", "rotation_deg": 1.0}
+    parts: list[Row] = [place | {"scene": f"chess/seq-0{k}", "position_cm": float(k)} for k in (3, 5)]
+    assert line(parts, "7-Scenes", "chess") == "4.0 / 1.00" and line(parts, "7-Scenes", "fire") == "not run here"
+    slam = {"dataset": "tum", "protocol": "trajectory", "system": "dust3r"}
+    walks: list[Row] = [slam | {"scene": "rgbd_dataset_freiburg1_desk", "ate": 0.1}]
+    walks.append(slam | {"scene": "rgbd_dataset_freiburg2_xyz", "ate": 9.0})
+    assert line(walks, "TUM RGB-D fr1, uncalibrated", "freiburg1 mean") == "0.1000"
+
+
+def test_the_page_is_whole_and_nothing_in_it_is_markup(tmp_path: Path) -> None:
+    Image.fromarray(np.full((30, 2000, 3), 99, np.uint8)).save(tmp_path / "p.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    run = RunFile(RUN.about, [*RUN.rows, row(scene="<script>x")])
+    page = html(run, {"walk <1>": tmp_path / "p.png", "lost": tmp_path / "broken.png"}, compare(run, run))
+    assert "<script" not in page and "abc&lt;b&gt;" in page and "&lt;script&gt;x" in page
+    assert page.count("data:image/jpeg;base64,") == 1 and "'broken.png' cannot be shown" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "<b>-3.5 %</b>" in page and "not run here" in page and "What changed" in page
+
+
+def test_markdown_tables_have_as_many_cells_as_heads() -> None:
+    text = markdown(RunFile(RUN.about, [row(scene="a|b", note="two\nlines")]), "make eval")
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert lines and "a\\|b" in text
+    block: list[int] = []
+    for before, line in zip(["", *text.splitlines()], text.splitlines(), strict=False):
+        if line.startswith("|"):
+            count = len(re.findall(r"(?<!\\)\|", line))
+            block = [*block, count] if before.startswith("|") else [count]
+            assert len(set(block)) == 1, line
+    assert "official weights: not run here; give them with --checkpoint PATH" in text
+    assert "commit abc<b>, date 2001-02-03" in markdown(RUN, "make eval")
+
+
+def test_only_what_stands_between_the_markers_is_replaced(tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    into_page(page, "one")
+    page.write_text("before\n" + page.read_text() + "after\n")
+    into_page(page, "two")
+    text = page.read_text()
+    assert text.startswith("before\n# Results") and text.endswith("after\n") and "two" in text and "one" not in text
+    page.write_text("my own words")
+    with pytest.raises(OutputError, match=re.escape(BEGIN)) as error:
+        into_page(page, "x")
+    assert END in str(error.value) and page.read_text() == "my own words"
+
+
+def test_what_is_published_can_be_found_by_the_names_of_our_rows() -> None:
+    """Data sets and protocols are called as the readers and the runners call them."""
+    from dust3r_ros.evaluation.datasets import DATASETS
+    from dust3r_ros.evaluation.protocols import depth, localisation, reconstruction, relative_pose
+
+    poses = {relative_pose.PROTOCOL.format(method) for method in relative_pose.METHODS}
+    runners = {localisation.PROTOCOL, depth.MONOCULAR, reconstruction.PROTOCOL, "trajectory", *poses}
+    assert {figure.protocol for figure in published()} == runners
+    assert {figure.dataset for figure in published()} <= DATASETS.keys()

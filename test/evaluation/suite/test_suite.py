@@ -1,0 +1,128 @@
+"""Every scene and system is a row, whatever becomes of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.errors import BackendError, InputError
+from dust3r_ros.evaluation.suite import pycolmap_peer, suite
+from dust3r_ros.evaluation.suite.job import fingerprint, measure
+from dust3r_ros.evaluation.suite.suite import Plan, measured, pictures_of, scenes_at, systems_of
+
+SMALL = ("--set", "working_size=160", "--set", "tracking_size=240")
+
+# Stands for pycolmap: all images but the last, where the truth has them.
+STUB = """
+import json, sys
+from pathlib import Path
+from dust3r_ros.io.trajectory import read_tum
+scene, out = Path(sys.argv[2]).parent, Path(sys.argv[3])
+count = int(sys.argv[sys.argv.index("--max-frames") + 1])
+names = sorted(p.name for p in (scene / "rgb").iterdir())[:count]
+poses = {n: p.w_T_c[:3].ravel().tolist() for n, p in list(zip(names, read_tum(scene / "groundtruth.txt")))[:-1]}
+out.write_text(json.dumps({"images": count, "models": 1, "poses": poses, "camera": {"focal": 120.0, "width": 120},
+                           "seconds": 2.0, "stages": {}, "version": "0", "peak_memory_mb": 5.0}))
+"""
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter that runs the stub, whatever it is told to run."""
+    folder = tmp_path_factory.mktemp("stub")
+    root = Path(suite.__file__).resolve().parents[3]
+    (folder / "stub.py").write_text(STUB)
+    (folder / "python").write_text(
+        f'#!/bin/sh\nPYTHONPATH="{root}" exec "{sys.executable}" "{folder / "stub.py"}" "$@"\n'
+    )
+    (folder / "python").chmod(stat.S_IRWXU)
+    return folder / "python"
+
+
+def test_ours_and_the_floor_are_measured_in_processes_of_their_own(walk_folder: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(walk_folder, broken)
+    (broken / "intrinsics.json").write_text("{}")
+    plan = Plan(
+        [broken, walk_folder], ["two_view", "opencv"], timeout=200, options=SMALL, pictures=tmp_path / "pictures"
+    )
+    said: list[str] = []
+    rows = {(row["scene"], row["system"]): row for row in measured(plan, said.append)}
+    assert len(rows) == 4 == len(said)
+    assert all(
+        "failed" in row["note"] and "intrinsics.json" in row["note"] for (s, _), row in rows.items() if s == "broken"
+    )
+    ours, floor = rows["walk", "two_view"], rows["walk", "opencv"]
+    assert (ours["frames"], ours["tracked"], ours["unit"], ours["data"]) == (12, 100.0, "m", floor["data"])
+    assert ours["ate_percent"] < 10 and ours["density"] > 10 and ours["accuracy"] < 5 and ours["peak_memory_mb"] > 50
+    assert floor["ate_percent"] < 8 and floor["focal_error"] == pytest.approx(0, abs=1e-6) and floor["seconds"] > 0
+    shown = pictures_of(tmp_path / "pictures", list(rows.values()))
+    assert list(shown) == ["walk, two_view: trajectory, focal, depth", "walk, two_view: map"]
+    json.dumps(list(rows.values()), allow_nan=False)
+
+
+def test_without_dense_depth_there_is_none_to_judge(walk_folder: Path) -> None:
+    config = MapperConfig(working_size=160, tracking_size=240)
+    row = measure(walk_folder, "two_view, poses only", config, max_frames=8)
+    assert row["frames"] == 8 == row["limit"] and row["density"] is None and row["depth_rel"] is None
+    assert row["tracked"] > 50
+    with pytest.raises(InputError, match="system 'x' is not known"):
+        measure(walk_folder, "x", config)
+
+
+def test_time_that_is_used_up_is_said(walk_folder: Path) -> None:
+    late = list(measured(Plan([walk_folder], ["two_view"], budget=0.0), str))
+    assert late[0]["note"] == "not run: the 0 s for all were used up" and "frames" not in late[0]
+    slow = list(measured(Plan([walk_folder], ["two_view"], timeout=0.05), str))
+    assert slow[0]["note"] == "failed: stopped after 0 s"
+
+
+def test_pycolmap_is_measured_against_the_same_truth(walk_folder: Path, python: Path) -> None:
+    (row,) = measured(Plan([walk_folder], ["pycolmap"], pycolmap=python, timeout=100, max_frames=10), str)
+    assert (row["frames"], row["tracked"], row["limit"]) == (10, 90.0, 10) and row["data"] == fingerprint(walk_folder)
+    assert row["ate"] < 1e-6 and row["focal_error"] == pytest.approx(0) and row["peak_memory_mb"] == 5.0
+    (absent,) = measured(Plan([walk_folder], ["pycolmap"]), str)
+    assert absent["note"] == "not run: pycolmap is not installed"
+    with pytest.raises(BackendError, match="stopped after"):
+        pycolmap_peer.run_mapping(walk_folder, python, timeout=0.01)
+
+
+def test_the_mapping_script_needs_pycolmap_only_and_says_so(walk_folder: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')  # without anything that is installed
+    bare.chmod(stat.S_IRWXU)
+    with pytest.raises(BackendError, match="No module named 'pycolmap'"):
+        pycolmap_peer.run_mapping(walk_folder, bare, timeout=60)
+
+
+def test_scenes_that_are_not_there_are_said(walk_folder: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    assert scenes_at(tmp_path / "gone", None, [], said.append) == [] and "gone" in said[0]
+    assert scenes_at(walk_folder.parent, None, ["wal"], said.append) == [walk_folder]
+    assert scenes_at(walk_folder.parent, tmp_path, ["nothing"], said.append) == [] and len(said) == 1
+    (tmp_path / "file").write_text("in the way")
+    assert (
+        scenes_at(None, tmp_path / "file", ["orbit"], said.append) == [] and "rendered_orbit is not measured" in said[1]
+    )
+
+
+def test_the_default_backend_is_measured_first_and_peers_last() -> None:
+    assert systems_of(checkpoint=True, poses=True, opencv=True, pycolmap=True) == [
+        "two_view", "dust3r", "two_view, poses only", "opencv", "pycolmap",
+    ]  # fmt: skip
+    assert systems_of(checkpoint=False, poses=False, opencv=False, pycolmap=False) == ["two_view"]
+
+
+def test_data_of_other_poses_is_other_data(walk_folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(walk_folder, copy)
+    assert fingerprint(copy) == fingerprint(walk_folder)
+    with (copy / "groundtruth.txt").open("a") as file:
+        file.write("9999999999.0 0 0 0 0 0 0 1\n")
+    assert fingerprint(copy) != fingerprint(walk_folder)
