@@ -77,8 +77,9 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._executor.shutdown(timeout_sec=1.0)
-        rclpy.shutdown(context=self._context)
         self._thread.join(timeout=5.0)
+        self.node.destroy_node()  # else its publishers are heard of as long as the process lives
+        rclpy.shutdown(context=self._context)
 
     def _spin(self) -> None:
         with suppress(ExternalShutdownException):

@@ -28,6 +28,7 @@ from dust3r_ros.node.player import image_message
 from dust3r_ros.node.recorder import Recorder
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
 
+_domains = [int(os.environ["ROS_DOMAIN_ID"])]
 ROOT = Path(__file__).resolve().parents[2]
 
 # Nothing a test sends gets lost on the way or in the queue.
@@ -125,6 +126,13 @@ class Bench:
         recorder = self.recorder
         recorder.wait(lambda: "status" in recorder.last and check(recorder.last["status"]), seconds, what)
         return recorder.last["status"]
+
+
+@pytest.fixture
+def own_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A domain that no other test uses: processes that are killed are still heard of for a while."""
+    _domains.append((_domains[-1] + 1) % 102)
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(_domains[-1]))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ LATER_NS = 10**12  # between sessions
 
 
 @pytest.mark.timeout(900)
-def test_a_killed_node_goes_on_where_it_was(start_node, tmp_path):
+def test_a_killed_node_goes_on_where_it_was(own_domain, start_node, tmp_path):
     """Ten times SIGKILL between any two instructions; what was told to be a keyframe before is in the file after."""
     sequence, path = walk("orbit", frames=4 * (KILLS + 1), rate_hz=8.0), tmp_path / "map.db"
     generator = np.random.default_rng(0)

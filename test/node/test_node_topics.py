@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from messages import pose_of
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from scipy.spatial import cKDTree
-from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import Image
 
 from dust3r_ros.geometry.rigid import transform
@@ -12,16 +12,6 @@ from dust3r_ros.geometry.similarity import weighted_similarity
 from dust3r_ros.node.conversions import points_of, stamp_to_ns
 from dust3r_ros.node.player import FRAME, image_message, uncalibrated
 from dust3r_ros.node.recorder import Recorder
-
-
-def pose_of(message):
-    """(4, 4) of a geometry_msgs Pose or Transform."""
-    origin = message.position if hasattr(message, "position") else message.translation
-    q = message.orientation if hasattr(message, "orientation") else message.rotation
-    T = np.eye(4)
-    T[:3, :3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
-    T[:3, 3] = origin.x, origin.y, origin.z
-    return T
 
 
 def path_length(positions):

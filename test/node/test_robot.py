@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from dust3r_ros.srv import ExportMap, LoadMap, Localize, SaveCalibration, SaveMap, SetScale
 from geometry_msgs.msg import TransformStamped
+from messages import pose_of
 from nav_msgs.msg import OccupancyGrid
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
-from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, PointCloud2
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
@@ -39,16 +39,6 @@ PARAMETERS = {
 }
 
 
-def matrix(message):
-    """(4, 4) of a geometry_msgs Pose or Transform."""
-    origin = message.position if hasattr(message, "position") else message.translation
-    q = message.orientation if hasattr(message, "orientation") else message.rotation
-    T = np.eye(4)
-    T[:3, :3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
-    T[:3, 3] = origin.x, origin.y, origin.z
-    return T
-
-
 class Listener:
     """Everything a second node of the robot would listen to, beside the recorder."""
 
@@ -65,8 +55,8 @@ class Listener:
         node.create_subscription(OccupancyGrid, "/dust3r/grid", self.grids.append, qos_profile(OUTPUTS["grid"].quality))
 
 
-@pytest.fixture(scope="module")
-def robot(tmp_path_factory):
+@pytest.fixture
+def robot(own_domain, tmp_path_factory):
     """A process; it drives when somebody listens."""
     log = (tmp_path_factory.mktemp("robot") / "log.txt").open("w")
     support = Path(fake_robot.__file__)
@@ -107,7 +97,7 @@ def test_a_robot_is_mapped_in_metres_and_everything_says_so(start_node, robot, t
         assert (cameras[name].width, cameras[name].height) == (eye.width, eye.height)
         assert cameras[name].source == "estimated"
     assert cameras["right"].extrinsics == "known" and cameras["right"].reference == "left"
-    assert matrix(cameras["right"].first_from_camera) == pytest.approx(
+    assert pose_of(cameras["right"].first_from_camera) == pytest.approx(
         fake_robot.rig().extrinsics("left", "right"), abs=1e-6
     )
 
@@ -118,7 +108,7 @@ def test_a_robot_is_mapped_in_metres_and_everything_says_so(start_node, robot, t
     assert {m.header.frame_id for m in poses.values()} == {"map"}
     by_stamp = {stamp: pose for (stamp, _), pose in truth.items()}
     late = sorted(poses)[-10:]  # the first ones were told before the map was in metres
-    errors = [np.linalg.norm(matrix(poses[s].pose.pose)[:3, 3] - by_stamp[s][:3, 3]) for s in late]
+    errors = [np.linalg.norm(pose_of(poses[s].pose.pose)[:3, 3] - by_stamp[s][:3, 3]) for s in late]
     assert max(errors) < 0.1
 
     # TF: map -> odom alone, never a second parent of anything; the robot's own tree stays whole
@@ -128,7 +118,7 @@ def test_a_robot_is_mapped_in_metres_and_everything_says_so(start_node, robot, t
     assert parents[fake_robot.ODOM] == {"map"}
     assert all(len(found) == 1 for found in parents.values())
     newest = [t for t in listener.tf if t.child_frame_id == fake_robot.ODOM][-1]
-    assert np.linalg.norm(matrix(newest.transform)[:3, 3]) < 0.1  # the map begins where odometry does
+    assert np.linalg.norm(pose_of(newest.transform)[:3, 3]) < 0.1  # the map begins where odometry does
     ahead = stamp_to_ns(newest.header.stamp) - max(stamp for stamp, _ in truth)
     assert ahead > 0  # on the simulated clock, so that newest odometry can be looked up
     buffer = TransformBuffer()
@@ -138,7 +128,7 @@ def test_a_robot_is_mapped_in_metres_and_everything_says_so(start_node, robot, t
             transform.header.frame_id,
             transform.child_frame_id,
             stamp_to_ns(transform.header.stamp),
-            matrix(transform.transform),
+            pose_of(transform.transform),
             static=static,
         )
     found = buffer.lookup("map", fake_robot.FRAMES["left"], None)
@@ -186,7 +176,7 @@ def test_a_robot_is_mapped_in_metres_and_everything_says_so(start_node, robot, t
         request = Localize.Request(image=image_message(sequence.images[index], stamp), camera=camera)
         answer = recorder.call(Localize, "localize", request)
         assert answer.success, answer.message
-        assert np.linalg.norm(matrix(answer.pose.pose.pose)[:3, 3] - truth[stamp, "left"][:3, 3]) < 0.1
+        assert np.linalg.norm(pose_of(answer.pose.pose.pose)[:3, 3] - truth[stamp, "left"][:3, 3]) < 0.1
         assert answer.focal == pytest.approx(sequence.focal, rel=0.05)
         assert answer.inliers >= 12
     blank = np.zeros_like(sequence.images[0])
