@@ -80,9 +80,12 @@ class FrameLog:
 
         ``only``: (stamp, camera) of frames of the present session that are wanted.
         """
-        known = [frame for frame in self._frames if frame.keyframe_T_frame is not None]
-        if only is not None:
-            known = [f for f in known if f.session == self._session and (f.stamp_ns, f.camera) in only]
+        known = [
+            frame
+            for frame in self._frames
+            if frame.keyframe_T_frame is not None
+            and (only is None or (frame.session == self._session and (frame.stamp_ns, frame.camera) in only))
+        ]
         known.sort(key=lambda frame: (frame.session, frame.stamp_ns, frame.camera))
         return [StampedPose(frame.stamp_ns, frame.camera, self._pose_of(frame)) for frame in known]
 

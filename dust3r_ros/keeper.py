@@ -87,7 +87,9 @@ class Keeper:
         if self._record is not None:
             self._record.frame(frame)
 
-    def write(self, live: LiveMap, update: MapUpdate | None, settings: Callable[[], Mapping[str, Any]]) -> None:
+    def write(
+        self, live: Callable[[], LiveMap], update: MapUpdate | None, settings: Callable[[], Mapping[str, Any]]
+    ) -> None:
         """The map as it stands after an update; None: after anything."""
         changed = update is None or update.keyframe is not None or bool(update.changed)
         if self._journal is None and self._open_journal is not None and changed:
@@ -95,7 +97,7 @@ class Keeper:
         if self._journal is None:
             return
         try:
-            self._journal.update(live, settings() if changed or self._problem else None)
+            self._journal.update(live(), settings() if changed or self._problem else None)
             self._problem = ""
         except OutputError as error:
             self._failed(error)

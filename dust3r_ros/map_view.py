@@ -73,7 +73,7 @@ class MapView:
             self._counts,
             keyframes=len(self._builder.posed()),
             tracked=self._active.frames.count() if self._builder.initialised else 0,
-            pairs=len(self.edges),
+            pairs=self._builder.graph.pairs,
             maps=len(self._atlas.asleep) + self._builder.initialised,
         )
 

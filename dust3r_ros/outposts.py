@@ -19,7 +19,7 @@ from dust3r_ros.features import Features, matched
 from dust3r_ros.geometry.motion_focal import focal_from_motion, sampson
 from dust3r_ros.geometry.pinhole import rays
 from dust3r_ros.geometry.pose import PnpResult
-from dust3r_ros.geometry.rigid import invert, pose
+from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.newcomers import Newcomers
 from dust3r_ros.streams import CameraStream
@@ -140,8 +140,7 @@ class Outposts:
         ids = np.unique(np.concatenate([self.sparse.views[view].seen.ids for view in own]))
         self.sparse.points[ids] = new_S_old.apply(self.sparse.points[ids])
         for view in own:
-            w_T_c = self._pose(view)
-            self.sparse.views[view].w_T_c = pose(new_S_old.rotation @ w_T_c[:3, :3], new_S_old.apply(w_T_c[:3, 3]))
+            self.sparse.views[view].w_T_c = new_S_old.pose(self._pose(view))
 
     def _pose(self, view: int) -> Array:
         w_T_c = self.sparse.views[view].w_T_c

@@ -116,6 +116,11 @@ class PairGraph:
         self._likeness = list(likeness)
 
     @property
+    def pairs(self) -> int:
+        """How many there are."""
+        return len(self._weights)
+
+    @property
     def edges(self) -> list[tuple[int, int, float]]:
         """(first, second, weight), first < second, in order."""
         return [(first, second, weight) for (first, second), weight in sorted(self._weights.items())]

@@ -110,7 +110,7 @@ class Session:
         """A unit of the map as it stands is ``factor`` metres. Raises ``InputError``."""
         if not (np.isfinite(factor) and factor > 0):
             raise InputError(f"factor is {factor}; it must be positive: metres per unit of the map")
-        if not self.mapper.keyframes:
+        if not self.mapper.counts.keyframes:
             raise InputError("there is no map yet; a scale can be set once it has keyframes")
         self.keeper.note("scale", factor=factor)
         self.world.command(factor)
@@ -172,10 +172,10 @@ class Session:
         Raises ``MapFileError``, ``InputError`` or ``ConfigError`` where that cannot be; then all stays as it was.
         """
         self.resume(load_state(path))
-        self.keeper.note("load", path=str(Path(path).absolute()), keyframes=len(self.mapper.keyframes))
+        self.keeper.note("load", path=str(Path(path).absolute()), keyframes=self.mapper.counts.keyframes)
         self.keeper.renew()
         self.save()
-        return len(self.mapper.keyframes)
+        return self.mapper.counts.keyframes
 
     def resume(self, state: MapState) -> None:
         """Go on with a map as it was saved, its cameras, scale and frames of reference. Errors as ``load``."""
@@ -275,7 +275,7 @@ class Session:
         mapper, before = self.mapper, self.estimate.state
         poses = mapper.trajectory(self.world.frames)
         self.estimate = estimate = self.world.estimate(poses, mapper.rig.baselines(), last=last)
-        if not (estimate.needed and mapper.keyframes and (mapper.mapping or asked)):
+        if not (estimate.needed and mapper.counts.keyframes and (mapper.mapping or asked)):
             if self.metric and not estimate.needed:
                 mapper.rig.metres_per_unit = 1.0
             return update
@@ -291,8 +291,8 @@ class Session:
 
     def save(self) -> None:
         """Have all of the map in the file in which it grows, if it does."""
-        self.keeper.write(self.mapper.live, None, self.settings)
+        self.keeper.write(lambda: self.mapper.live, None, self.settings)
 
     def _write(self, update: MapUpdate) -> None:
         with self.stopwatch("save"):
-            self.keeper.write(self.mapper.live, update, self.settings)
+            self.keeper.write(lambda: self.mapper.live, update, self.settings)

@@ -40,8 +40,8 @@ def begin(
     if source:
         session.resume(load_state(source))
         loaded = str(Path(source).absolute())
-        session.keeper.note("load", path=loaded, keyframes=len(session.mapper.keyframes))
-        done.append(f"{len(session.mapper.keyframes)} keyframes of '{source}' are there")
+        session.keeper.note("load", path=loaded, keyframes=session.mapper.counts.keyframes)
+        done.append(f"{session.mapper.counts.keyframes} keyframes of '{source}' are there")
     if map_db:
         make_folder(Path(map_db).absolute().parent)
         session.keeper.keep_map(lambda fresh: open_journal(map_db, config, fresh), not goes_on)

@@ -12,10 +12,8 @@ from dust3r_ros.alignment.map_fit import MapFit, fit_maps
 from dust3r_ros.alignment.sparse_map import SparseMap
 from dust3r_ros.alignment.sparse_view import Focal, SparseView
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.tracking import Tracks
-from dust3r_ros.types import Array
 
 __all__ = ["MapFit", "Merged", "fit_maps", "merge_maps"]
 
@@ -60,16 +58,11 @@ def merge_maps(
     target.points[fresh] = target_S_source.apply(source.points)
     for view in source.views:
         first_id = int(fresh[0]) + view.first_id if count else len(target.points)
-        w_T_c = None if view.w_T_c is None else _moved(view.w_T_c, target_S_source)
+        w_T_c = None if view.w_T_c is None else target_S_source.pose(view.w_T_c)
         seen, pruned = (Tracks(ids[tracks.ids], tracks.pixels) for tracks in (view.seen, view.pruned))
         target.views.append(SparseView(table[view.camera], w_T_c, seen, pruned, first_id))
     target.merge(matches[:, 0], ids[matches[:, 1]])
     return Merged(first_view, target.resolved_ids(ids))
-
-
-def _moved(w_T_c: Array, a_S_w: Similarity) -> Array:
-    """A pose in the frame that the similarity leads to; it stays rigid."""
-    return pose(a_S_w.rotation @ w_T_c[:3, :3], a_S_w.apply(w_T_c[:3, 3]))
 
 
 def _keep_surer(kept: Focal, other: Focal) -> None:

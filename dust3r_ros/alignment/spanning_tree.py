@@ -131,7 +131,7 @@ def tree_start(pairs: Sequence[PairPrediction], focals: Array | None = None, pos
     if poses is not None and np.isfinite(poses[:, 0, 0]).any():
         known_S_w = _to_known(placed, poses)
         points = {image: known_S_w.apply(X) for image, X in points.items()}
-        placed = np.stack([_moved(known_S_w, T) for T in placed])
+        placed = np.stack([known_S_w.pose(T) for T in placed])
         placed = np.where(np.isfinite(poses), poses, placed)
     depths = [_depth(transform(invert(placed[image]), points[image])[..., 2]) for image in images]
     return Start(placed, found, depths)
@@ -185,10 +185,6 @@ def _to_known(w_T_c: Array, known: Array) -> Similarity:
     spread_a, spread_b = np.linalg.norm(a[:, :3, 3] - mean_a), np.linalg.norm(b[:, :3, 3] - mean_b)
     scale = float(spread_b / spread_a) if min(spread_a, spread_b) > 1e-9 else 1.0
     return Similarity(scale, R, mean_b - scale * R @ mean_a)
-
-
-def _moved(a_S_w: Similarity, w_T_c: Array) -> Array:
-    return pose(a_S_w.rotation @ w_T_c[:3, :3], a_S_w.apply(w_T_c[:3, 3]))
 
 
 def _depth(z: Array) -> Array:

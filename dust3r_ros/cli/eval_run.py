@@ -7,11 +7,10 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from dust3r_ros.cli import command
-from dust3r_ros.cli.eval_suite import add_when
+from dust3r_ros.cli.run_log import RunLog, add_when
 
 
 def add(tables: Any) -> None:
@@ -41,31 +40,18 @@ def add(tables: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from dust3r_ros.config import as_mapping
-    from dust3r_ros.evaluation.report.machine import Machine
     from dust3r_ros.evaluation.report.page import protocol_tables
-    from dust3r_ros.evaluation.report.run_file import RunFile, about, write_run
     from dust3r_ros.evaluation.suite.protocol_runs import Asked, run_protocol
 
     config = command.mapper_config(arguments)
-    machine, start, rows = Machine(), perf_counter(), []
-    run = RunFile({})
+    log = RunLog(arguments.out, arguments, config)
     for protocol in arguments.protocol:
         recordings = _recordings(arguments)
         asked = Asked(recordings, config, arguments.size, arguments.every, arguments.max_frames)
         for row in run_protocol(protocol, asked):
-            rows.append(row)
+            log.add(row)
             print(f"{row['scene']}, {row['protocol']}: {row.get('note') or 'measured'}", file=sys.stderr, flush=True)
-            head = about(
-                commit=arguments.commit,
-                date=arguments.date,
-                configuration=as_mapping(config),
-                hardware=machine.about(),
-                seconds=perf_counter() - start,
-            )
-            run = RunFile(head, rows)
-            write_run(arguments.out, run)
-    print("\n".join(table.markdown() for table in protocol_tables(run.rows)))
+    print("\n".join(table.markdown() for table in protocol_tables(log.run.rows)))
     print(f"written: {arguments.out}", file=sys.stderr)
     return 0
 

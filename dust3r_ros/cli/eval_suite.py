@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from dust3r_ros.cli import command
+from dust3r_ros.cli.run_log import RunLog, add_when
 
 
 def add(tables: Any) -> None:
@@ -45,20 +44,6 @@ def add(tables: Any) -> None:
     _add_job(tables)
 
 
-def add_when(parser: argparse.ArgumentParser) -> None:
-    """--date and --commit, which nothing here finds out by itself."""
-    parser.add_argument(
-        "--date",
-        default=os.environ.get("DUST3R_EVAL_DATE", ""),
-        metavar="TEXT",
-        help="when (or $DUST3R_EVAL_DATE)",
-    )
-    parser.add_argument(
-        "--commit", default=os.environ.get("DUST3R_EVAL_COMMIT", ""), metavar="TEXT",
-        help="of what (or $DUST3R_EVAL_COMMIT)",
-    )  # fmt: skip
-
-
 def _add_job(tables: Any) -> None:
     """What the suite starts for each scene; not for people, so it has no line in the help."""
     parser = tables.add_parser("job")
@@ -85,10 +70,8 @@ def _job(arguments: argparse.Namespace) -> int:
 
 
 def _suite(arguments: argparse.Namespace) -> int:
-    from dust3r_ros.config import as_mapping
     from dust3r_ros.errors import InputError
-    from dust3r_ros.evaluation.report.machine import Machine
-    from dust3r_ros.evaluation.report.run_file import RunFile, about, read_run, write_run
+    from dust3r_ros.evaluation.report.run_file import read_run
     from dust3r_ros.evaluation.suite.suite import measured
 
     config = command.mapper_config(arguments)
@@ -98,21 +81,13 @@ def _suite(arguments: argparse.Namespace) -> int:
         raise InputError(
             "there is no scene to measure: give --data DIR with scenes, or leave out --only and --no-worlds"
         )
-    machine, start, rows = Machine(), perf_counter(), []
-    run = RunFile({})
+    log = RunLog(arguments.out / "run.json", arguments, config)
     for row in measured(plan, _say):
-        rows.append(row)
-        head = about(
-            commit=arguments.commit,
-            date=arguments.date,
-            configuration=as_mapping(config),
-            hardware=machine.about(),
-            seconds=perf_counter() - start,
-        )
-        run = RunFile(head, rows)
-        write_run(arguments.out / "run.json", run)  # after each, so that a run that is stopped leaves what it has
-    _write(arguments, run, before)
-    return int(any(str(row.get("note", "")).startswith("failed") and row["system"] == "two_view" for row in rows))
+        log.add(row)
+    _write(arguments, log.run, before)
+    return int(
+        any(str(row.get("note", "")).startswith("failed") and row["system"] == "two_view" for row in log.run.rows)
+    )
 
 
 def _say(line: str) -> None:

@@ -70,7 +70,7 @@ class Pipeline:
             node.backlog_mb * 1e6 if every else node.queue_size,
             self._failure,
             name="mapping",
-            weigh=_bytes if every else lambda arrival: 1,
+            weigh=lambda arrival: arrival.bytes if every else 1,
         )
 
     def offer(self, arrival: Arrival) -> None:
@@ -222,11 +222,6 @@ class Pipeline:
         self._publishers.forget()
         self._states.clear()
         self._snapshot = session_snapshot(self.session, self.mapper_config, self.node_config)
-
-
-def _bytes(arrival: Arrival) -> float:
-    """What an arrival keeps in memory, about."""
-    return float(arrival.bytes)
 
 
 def _together(states: Mapping[str, TrackingState]) -> TrackingState:

@@ -63,7 +63,7 @@ def write_map(path: str, session: Session) -> str:
         raise InputError("path is empty; it must name the file to write, such as /tmp/map.db")
     if Path(path).is_dir():
         raise OutputError(f"'{path}' is a folder; path must name the file to write, such as {Path(path) / 'map.db'}")
-    keyframes = len(session.mapper.keyframes)
+    keyframes = session.mapper.counts.keyframes
     if not keyframes:
         raise InputError("there is no keyframe yet, so there is no map to save")
     if session.keeper.writes(path):

@@ -14,7 +14,8 @@ def session_snapshot(
     """The session now; ``before`` gives what only a frame tells (stamp, state, message)."""
     world, left_out = session.estimate, session.mapper.left_out
     cameras = session.cameras
-    started = TrackingState.LOST if session.mapper.keyframes else TrackingState.INITIALISING
+    counts = session.mapper.counts
+    started = TrackingState.LOST if counts.keyframes else TrackingState.INITIALISING
     return Snapshot(
         stamp_ns=before.stamp_ns if before else 0,
         state=before.state if before else started,
@@ -22,7 +23,7 @@ def session_snapshot(
         backend=mapper.backend,
         device=session.device,
         mode="mapping" if session.mapper.mapping else "localization",
-        counts=session.mapper.counts,
+        counts=counts,
         resets=session.resets,
         revision=session.mapper.revision,
         stages=session.stopwatch.summary(),
