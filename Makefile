@@ -1,6 +1,8 @@
 # The two commands: make demo, make test. Both make .venv first; see tools/environment.py.
 PYTHON ?= python3
 ENVIRONMENT := $(PYTHON) tools/environment.py
+# A process per core; -n 0 in ARGS leaves it at one, as --pdb does.
+PYTEST := python -m pytest -n auto --maxprocesses 8
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-long lint eval bench bench-alignment env clean python
@@ -12,10 +14,10 @@ demo: python  ## map a rendered room with the real node, results in demo_output/
 	@$(ENVIRONMENT) demo -- python -m dust3r_ros.node.demo --out demo_output
 
 test: python  ## all tests but the long ones (ARGS="-k name" passes options to pytest)
-	@$(ENVIRONMENT) test -- python -m pytest $(ARGS)
+	@$(ENVIRONMENT) test -- $(PYTEST) $(ARGS)
 
 test-long: python  ## all tests
-	@$(ENVIRONMENT) test -- python -m pytest -m "long or not long" $(ARGS)
+	@$(ENVIRONMENT) test -- $(PYTEST) -m "long or not long" $(ARGS)
 
 lint: python  ## ruff and mypy
 	@$(ENVIRONMENT) test -- ruff check .

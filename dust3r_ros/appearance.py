@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import product
 from typing import Any
 
 import numpy as np
 
+from dust3r_ros.descriptors import SLOWEST
 from dust3r_ros.features import Features
 from dust3r_ros.types import Array32
 
@@ -28,7 +28,7 @@ class Appearance:
     """
 
     def __init__(self) -> None:
-        self._basis = _low_frequencies()
+        self._basis = SLOWEST[:, 1 : _COMPONENTS + 1]  # without the constant
         self._origin: Array32 | None = None  # (C,) mean of descriptors
         self._spread = np.zeros(_SPLITS, np.float32)  # mean distance from it along the axes that split
 
@@ -58,24 +58,3 @@ class Appearance:
         member = (cell[:, None] == np.arange(2**_SPLITS)).astype(np.float32)
         total: Array32 = (member.T @ found).ravel()
         return total / max(float(np.linalg.norm(total)), 1e-6)
-
-
-def _low_frequencies() -> Array32:
-    """(128, C) orthonormal: cosines over 4 x 4 places times waves over 8 directions, slowest first, no constant."""
-    places = [_unit(np.cos(np.pi * u * (2 * np.arange(4) + 1) / 8)) for u in range(4)]
-    turn = 2 * np.pi * np.arange(8) / 8
-    waves = [
-        (0, np.ones(8)),
-        *((k, wave(k * turn)) for k in (1, 2, 3) for wave in (np.cos, np.sin)),
-        (4, np.cos(4 * turn)),
-    ]
-    columns = [
-        (u + v + k, np.kron(np.kron(places[u], places[v]), _unit(wave)))
-        for u, v, (k, wave) in product(range(4), range(4), waves)
-    ]
-    columns.sort(key=lambda column: column[0])
-    return np.stack([column for _, column in columns[1 : _COMPONENTS + 1]], axis=1).astype(np.float32)
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector)

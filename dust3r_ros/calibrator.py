@@ -6,23 +6,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dust3r_ros.alignment.bootstrap import FOCAL_STARTS, Options, bootstrap
+from dust3r_ros.alignment.bootstrap import FOCAL_STARTS, Options, bootstrap, differ
 from dust3r_ros.alignment.first_pair import PairFromLandmarks
 from dust3r_ros.alignment.landmark_sample import thin
 from dust3r_ros.alignment.lens import USUAL_BEND, focal_shift
 from dust3r_ros.alignment.lens_refinement import refine_lenses
 from dust3r_ros.alignment.refinement import refine
 from dust3r_ros.alignment.sparse_map import SparseMap
-from dust3r_ros.alignment.sparse_view import Focal
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.keyframes import YOUNG
 from dust3r_ros.streams import CameraStream, KeyframeRecord
 
 _FIRST_KEYFRAMES = 3  # with an unknown focal; two views alone do not tell it
-_OTHER_FOCAL = 1.15  # starts closer than this factor to the focal at hand lead to where it is
 # A start is free to choose its pair, its focal and all poses: chance fits more to it than to one pose in a map.
 _START_INLIERS = 15
 _SURE_OF_FOCAL = 0.02  # relative standard deviation
+# Two focals may explain the same views nearly alike, each with its own poses (when the camera mostly turns); the
+# scatter of the sights says nothing of that. Which is right shows once the map is larger.
+_NO_RIVAL = 1.1
+_MOST_TRIED = 60  # keyframes: whoever is not sure by then goes on with what explains them best
 _ASKED_SIGHTS = 10_000  # of all views together, when the images are asked for a focal that was given
 _ASKED_STEPS = 20
 _ENOUGH_VIEWS = 8
@@ -43,7 +45,7 @@ class Calibrator:
         if not self._records:
             return False
         first = self._sparse.focals[self._records[0].stream.index]
-        return first.given or self.settled or len(self._records) > YOUNG
+        return first.given or self.settled or len(self._records) > _MOST_TRIED
 
     def knows(self, stream: CameraStream) -> bool:
         """Whether a camera's focal is more than a guess."""
@@ -59,10 +61,17 @@ class Calibrator:
     def adjust(self) -> None:
         """The whole map, with free focals and, once it is large enough, lenses."""
         # While the focal may be wrong, it would bend the lens to fit.
-        if len(self._records) <= YOUNG:
+        if len(self._records) <= YOUNG or not self.sure:
             refine(self._sparse, free_focal=True, rounds=2, iterations=30, sharp=True)
         else:
             refine_lenses(self._sparse, rounds=2, iterations=_LIVE_STEPS)
+
+    def adjust_last(self) -> None:
+        """The same when no more frames come, and time does not press."""
+        if self.sure:
+            refine_lenses(self._sparse)
+        else:
+            refine(self._sparse, free_focal=True, rounds=3, iterations=30, sharp=True)
 
     def due(self, stream: CameraStream) -> list[int]:
         """The keyframes of a camera that joined, when they are as many as to ``accustom`` it again."""
@@ -86,22 +95,30 @@ class Calibrator:
         focal = self._sparse.focals[stream.index]
         if len(self._records) < (2 if focal.fixed else _FIRST_KEYFRAMES):
             return False
-        begun = self._bootstrap(stream, self._starts(stream))
+        if focal.given or focal.std < _SURE_OF_FOCAL:  # as an older map tells
+            begun = self._bootstrap(stream, [focal.value])[0]
+            self.settled = begun
+        else:
+            begun = self._bootstrap(stream, _starts(stream))[0]
         self.consider_lens(stream)
         return begun
 
     def improve(self, stream: CameraStream) -> bool:
-        """Try other focals while the map is young; whether one of them explains it better, and it was built anew."""
-        focal = self._sparse.focals[stream.index]
-        several = any(record.stream is not stream for record in self._records)
+        """Try other focals while one of them may be right; whether the map was built anew because one explains more."""
         better = False
-        if not (focal.given or self.settled or several or len(self._records) > YOUNG):
+        if self._doubtful(stream):
+            focal = self._sparse.focals[stream.index]
             before = focal.value
-            better = self._bootstrap(stream, [start for start in self._starts(stream) if _other(start, focal)])
+            better, rival = self._bootstrap(stream, [f for f in _starts(stream) if differ(f, before)])
             agreed = abs(np.log(focal.value / before)) < 2 * _SURE_OF_FOCAL
-            self.settled = bool(agreed and focal.std < _SURE_OF_FOCAL)
+            self.settled = bool(agreed and focal.std < _SURE_OF_FOCAL and rival > _NO_RIVAL)
         self.consider_lens(stream)
         return better
+
+    def _doubtful(self, stream: CameraStream) -> bool:
+        several = any(record.stream is not stream for record in self._records)
+        known = self._sparse.focals[stream.index].given or self.settled
+        return not (known or several or len(self._records) > _MOST_TRIED)
 
     def consider_lens(self, stream: CameraStream) -> None:
         """How sure the focal is, for a lens of which nobody knows how much it bends; what images say of a given one."""
@@ -126,22 +143,19 @@ class Calibrator:
         sparse.restore(before)
         focal.fixed, focal.prior_std = held
 
-    def _bootstrap(self, stream: CameraStream, focals: Sequence[float]) -> bool:
-        """Build the map anew from the first pair that is found either way, where that explains clearly more."""
+    def _bootstrap(self, stream: CameraStream, focals: Sequence[float]) -> tuple[bool, float]:
+        """Build the map anew from the first pair that is found either way, where that explains clearly more.
+
+        Returns whether it was, and how much worse the best other focal explains it (``Outcome.rival``).
+        """
         least, views = max(_START_INLIERS, self._config.track_min_inliers), range(len(self._records))
-        built = False
+        outcomes = []
         for sharp in (False, True):
             options = Options(PairFromLandmarks(sharp), least, self._config.seed)
-            built |= bool(bootstrap(self._sparse, views, stream.index, focals, options))
-        return built
-
-    def _starts(self, stream: CameraStream) -> list[float]:
-        """Focals to try, pixels of the tracked image: the known one, the one that an older map tells, or all usual."""
-        focal = self._sparse.focals[stream.index]
-        if focal.given or focal.std < _SURE_OF_FOCAL:
-            return [focal.value]
-        return [start * stream.long_edge for start in FOCAL_STARTS]
+            outcomes.append(bootstrap(self._sparse, views, stream.index, focals, options))
+        return any(outcome.starts for outcome in outcomes), min(outcome.rival for outcome in outcomes)
 
 
-def _other(start: float, focal: Focal) -> bool:
-    return bool(abs(np.log(start / focal.value)) > np.log(_OTHER_FOCAL))
+def _starts(stream: CameraStream) -> list[float]:
+    """All usual focals, pixels of the tracked image."""
+    return [start * stream.long_edge for start in FOCAL_STARTS]

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from dust3r_ros.alignment.depth_maps import DepthMaps
+from dust3r_ros.alignment.depth_sharing import DepthShot, seen_from
 from dust3r_ros.alignment.depth_sources import depth_sources
 from dust3r_ros.alignment.sparse_map import SparseMap
 from dust3r_ros.backends.base import Backend
@@ -25,6 +26,7 @@ from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
 _MOVED, _TURNED, _ZOOMED = 0.05, 0.002, 0.03
 _BENT_PX = 0.5  # in the tracked image
 _LEAST_SHARED = 12  # landmarks that connect two keyframes
+_APART = (1, 2, 4, 6)  # keyframes in order between two of which one hands depth to the other
 
 
 class Densifier:
@@ -93,7 +95,8 @@ class Densifier:
         for pair in [pair for pair in self._used if pair[1] == index and pair[0] not in chosen]:
             del self._used[pair]
             self.paired.append(pair)
-        return self._pair_up(index, chosen)
+        changed = self._pair_up(index, chosen)
+        return changed | self._share(index, [index - apart for apart in _APART])
 
     def take_over(self, other: Densifier, first: int, scale: float) -> None:
         """The depth of another map, whose keyframes are these from ``first`` on and whose unit is ``scale`` units."""
@@ -143,12 +146,15 @@ class Densifier:
                 self.depths.rescale(index, factor)
         return moved
 
-    def leave(self, index: int) -> None:
-        """Let go what is kept of the keyframe that left the window when ``index`` came."""
+    def leave(self, index: int) -> set[int]:
+        """Let go what is kept of the keyframe that left the window when ``index`` came; it, if its depth changed."""
         leaving = index - self._config.window
-        if leaving >= 0:
-            self.depths.freeze(leaving)
-            self.backend.forget(leaving)
+        if leaving < 0:
+            return set()
+        changed = self._share(leaving, [leaving + apart for apart in _APART])
+        self.depths.freeze(leaving)
+        self.backend.forget(leaving)
+        return changed
 
     def renew(self) -> set[int]:
         """Depth once more where the geometry of a pair has changed since it was computed."""
@@ -163,10 +169,34 @@ class Densifier:
         for index in sorted(others, reverse=True):
             self._pair_up(index, others[index], stale)
             self.backend.forget(index + self._config.window)
-        for index in range(len(self._records) - self._config.window):
+        leaving = len(self._records) - self._config.window
+        for index in sorted(stale | set(range(max(0, leaving), len(self._records)))):
+            stale |= self._share(index, [index + way * apart for apart in _APART for way in (-1, 1)])
+        for index in range(leaving):
             self.depths.freeze(index)
             self.backend.forget(index)
         return stale
+
+    def _share(self, index: int, others: Iterable[int]) -> set[int]:
+        """Hand a keyframe what those of ``others`` that have not done so know of what it sees; it, if there is any."""
+        if not self._config.dense:
+            return set()
+        heard = self.depths.givers(index)
+        others = [other for other in others if 0 <= other < len(self._records) and other not in heard]
+        shot, shots = self._shot(index), [(other, self._shot(other)) for other in others]
+        with self._stage("share"):
+            seen = {other: seen_from(its, shot) for other, its in shots if shot is not None and its is not None}
+            self.depths.hand(index, seen)
+        return {index} if seen else set()
+
+    def _shot(self, index: int) -> DepthShot | None:
+        """A keyframe with what its pairs alone tell, without what is left out."""
+        found, w_T_c, out = self.depths.own(index), self._sparse.views[index].w_T_c, self.depths.left_out(index)
+        if found is None or w_T_c is None:
+            return None
+        depth, confidence = found
+        shown = confidence if out is None else np.where(out, np.float32(1), confidence)
+        return DepthShot(self.image(index), depth, shown, w_T_c, self.focal(index))
 
     def _posed(self, views: Iterable[int]) -> list[int]:
         return [view for view in views if self._sparse.views[view].w_T_c is not None]

@@ -43,3 +43,7 @@ class MapFileError(InputError):
 
 class OutputError(Dust3rRosError):
     """A result cannot be written (no space, no permission)."""
+
+
+class TrainingError(Dust3rRosError):
+    """A training run cannot go on: its loss is no number any more, or a process of it is gone."""

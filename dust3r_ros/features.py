@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
 
+from dust3r_ros.blobs import strongest_blobs
+from dust3r_ros.descriptors import SLOWEST, describe
 from dust3r_ros.masks import MARGIN_PX, ImageMask
+from dust3r_ros.scale_space import ScaleSpace
 from dust3r_ros.types import Array, Array32, Image
 
 _RATIO = 0.8  # Lowe's ratio (Lowe, IJCV 2004)
 _EPIPOLAR_PX = 1.5
 _MIN_MATCHES = 12
-# OpenCV finds features in the image at double size: aligned at the edge of the first pixel, coordinates halved as
-# if at its middle.
-_UPSCALING_SHIFT_PX = 0.25
+_SHORT = 64  # components that descriptors are compared by
+_ROWS = 256  # compared at once: what they give stays in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,41 +34,47 @@ class Features:
         return self.descriptors.astype(np.float32) / 512.0
 
 
+@lru_cache(maxsize=32)  # of the keyframes that are compared just now
+def short(features: Features) -> Array32:
+    """(N, 64) float32 of length 1: the slowest waves of the descriptors, half of what there is to compare.
+
+    Neighbouring cells and directions are alike, so the other half is noise more than not (Ke and Sukthankar,
+    "PCA-SIFT", CVPR 2004): as many matches come out right.
+    """
+    slow = features.unit @ SLOWEST[:, :_SHORT]
+    return np.asarray(slow / np.maximum(np.linalg.norm(slow, axis=1, keepdims=True), 1e-9))
+
+
 def extract(gray: Image, count: int = 2000, mask: ImageMask | None = None) -> Features:
     """The ``count`` strongest SIFT features of an image (H, W) uint8 away from its mask; descriptors as RootSIFT."""
-    # The low contrast threshold keeps features on plain walls; matching sorts out the bad ones.
     wanted = count if mask is None else round(count / max(mask.clear_share, 0.2))
-    detector = cv2.SIFT_create(nfeatures=wanted, contrastThreshold=0.01)
-    keypoints, descriptors = detector.detectAndCompute(gray, None)
-    if not keypoints:
-        return Features(np.zeros((0, 2)), np.zeros((0, 128), np.uint8))
-    pixels = np.array([keypoint.pt for keypoint in keypoints], dtype=np.float64) - _UPSCALING_SHIFT_PX
+    space = ScaleSpace.of(gray)
+    blobs = strongest_blobs(space, wanted)
     if mask is not None:
-        clear = mask.clear(pixels, np.maximum(MARGIN_PX, [keypoint.size for keypoint in keypoints]))
-        pixels, descriptors = pixels[clear], descriptors[clear]
-    descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9))
-    # A corner with two dominant orientations comes twice at one place; both may match, one is kept.
-    _, first = np.unique(np.round(pixels, 2), axis=0, return_index=True)
-    first.sort()
-    return Features(pixels[first], np.minimum(np.round(descriptors[first] * 512.0), 255).astype(np.uint8))
+        blobs = blobs.select(mask.clear(blobs.pixels, np.maximum(MARGIN_PX, blobs.radius)))
+    descriptors = np.minimum(np.round(describe(space, blobs) * 512.0), 255).astype(np.uint8)
+    return Features(blobs.pixels, descriptors)
 
 
 def match(a: Features, b: Features) -> np.ndarray:
     """(K, 2) indices of features of ``a`` and ``b`` that are each other's nearest and pass the ratio test."""
     if len(a.pixels) < 2 or len(b.pixels) < 2:
         return np.zeros((0, 2), int)
-    first, second = a.unit, b.unit
-    similarity = first @ second.T
-    rows = np.arange(len(first))
-    best = similarity.argmax(axis=1)
-    top = similarity[rows, best]
-    similarity[rows, best] = -1.0
-    # Unit vectors: |x - y|^2 = 2 - 2 xy
-    distinct = np.flatnonzero((2.0 - 2.0 * top) < _RATIO**2 * (2.0 - 2.0 * similarity.max(axis=1)))
+    first, second = short(a), short(b)
+    best, distinct = [], []
+    for low in range(0, len(first), _ROWS):
+        similarity = first[low : low + _ROWS] @ second.T
+        rows = np.arange(len(similarity))
+        nearest = similarity.argmax(axis=1)
+        top = similarity[rows, nearest]
+        similarity[rows, nearest] = -1.0
+        # Unit vectors: |x - y|^2 = 2 - 2 xy
+        distinct.append((2.0 - 2.0 * top) < _RATIO**2 * (2.0 - 2.0 * similarity.max(axis=1)))
+        best.append(nearest)
+    rows, nearest = np.flatnonzero(np.concatenate(distinct)), np.concatenate(best)
     # Few pass as a rule: their way back costs less than the best of every column.
-    back = (second[best[distinct]] @ first.T).argmax(axis=1)
-    mutual = distinct[back == distinct]
-    return np.stack([mutual, best[mutual]], axis=1)
+    mutual = rows[(second[nearest[rows]] @ first.T).argmax(axis=1) == rows]
+    return np.stack([mutual, nearest[mutual]], axis=1)
 
 
 def epipolar_inliers(a: Array, b: Array, threshold_px: float = _EPIPOLAR_PX) -> np.ndarray:

@@ -54,7 +54,7 @@ class FrameLog:
         self.rewritten += 1
         for at, again in self._finders:
             frame = self._frames[at]
-            guess = None if frame.keyframe_T_frame is None else self._pose_of(frame)
+            guess = self._pose_of(frame) if self._placed(frame) else None
             self._frames[at] = self._relative(frame, again(guess))
 
     @property
@@ -73,7 +73,7 @@ class FrameLog:
 
     def count(self) -> int:
         """How many frames have a pose."""
-        return sum(frame.keyframe_T_frame is not None for frame in self._frames)
+        return sum(map(self._placed, self._frames))
 
     def trajectory(self, only: Container[tuple[int, str]] | None = None) -> list[StampedPose]:
         """Every frame with a pose, by session and time, in the map as it stands now.
@@ -83,7 +83,7 @@ class FrameLog:
         known = [
             frame
             for frame in self._frames
-            if frame.keyframe_T_frame is not None
+            if self._placed(frame)
             and (only is None or (frame.session == self._session and (frame.stamp_ns, frame.camera) in only))
         ]
         known.sort(key=lambda frame: (frame.session, frame.stamp_ns, frame.camera))
@@ -106,6 +106,10 @@ class FrameLog:
         if found is None or w_T_r is None:
             return frame
         return replace(frame, keyframe_T_frame=invert(w_T_r) @ found.w_T_c, unit=self._keyframes.unit(frame.keyframe))
+
+    def _placed(self, frame: FrameState) -> bool:
+        # A keyframe may be without a pose for a while, or for good
+        return frame.keyframe_T_frame is not None and self._keyframes.pose(frame.keyframe) is not None
 
     def _pose_of(self, frame: FrameState) -> Array:
         w_T_r = self._keyframes.pose(frame.keyframe)

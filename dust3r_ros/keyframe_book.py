@@ -32,8 +32,8 @@ class KeyframeBook(ABC):
         return self._records[index]
 
     def take_changed(self) -> tuple[Keyframe, ...]:
-        """Keyframes that changed since the last call, with new versions."""
-        indices, self._changed = sorted(self._changed), set()
+        """Keyframes with a pose that changed since the last call, with new versions."""
+        indices, self._changed = sorted(self._changed & set(self.posed())), set()
         for index in indices:
             self._records[index].version += 1
         return tuple(self.keyframe(index) for index in indices)

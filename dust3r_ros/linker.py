@@ -8,6 +8,7 @@ from functools import reduce
 import numpy as np
 
 from dust3r_ros.alignment.sparse_map import SparseMap
+from dust3r_ros.alignment.thread_pool import each
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.features import Features, matched
 from dust3r_ros.junction_links import JunctionLinks
@@ -17,6 +18,7 @@ from dust3r_ros.types import Image
 
 _FEW_MATCHES = 12  # fewer are no evidence that two images show the same
 _ENOUGH_LINKS = 150
+_CELLS = (8, 6)  # of an image, along and across
 _ENOUGH_COVERAGE = 0.25  # of the image: links on one poster tell little about where the camera is
 
 
@@ -39,12 +41,13 @@ class Linker:
         pairs = _verified(record.features, other.features, minimum)
         return np.stack([record.feature_ids[pairs[:, 0]], other.feature_ids[pairs[:, 1]]], axis=1)
 
-    def link(self, old: int, new: int, minimum: int = _FEW_MATCHES) -> int:
-        """Make features that match in two keyframes one landmark; returns how many match."""
-        a, b = self._records[old], self._records[new]
-        pairs = _verified(a.features, b.features, minimum)
-        self._sparse.merge(a.feature_ids[pairs[:, 0]], b.feature_ids[pairs[:, 1]])
-        return len(pairs)
+    def link(self, olds: Sequence[int], new: int, minimum: int = _FEW_MATCHES) -> list[int]:
+        """Make features that match in keyframe ``new`` and each of ``olds`` one landmark; returns how many match."""
+        record = self._records[new]
+        found = each(lambda old: _verified(self._records[old].features, record.features, minimum), olds)
+        for old, pairs in zip(olds, found, strict=True):
+            self._sparse.merge(self._records[old].feature_ids[pairs[:, 0]], record.feature_ids[pairs[:, 1]])
+        return [len(pairs) for pairs in found]
 
     def connect(self, index: int, gray: Image, tracks: Tracks, neighbours: Sequence[int]) -> int:
         """Say what keyframe ``index``, image (H, W) uint8, sees of what its ``neighbours`` see; how much that is.
@@ -52,7 +55,7 @@ class Linker:
         Features found again do not drift as corners that were followed do; those, and junctions, are for
         where features are few or all in one part of the image.
         """
-        links = sum(self.link(other, index) for other in neighbours)
+        links = sum(self.link(neighbours, index))
         if links < _ENOUGH_LINKS or self._coverage(index, gray) < _ENOUGH_COVERAGE:
             links += self._junctions.add(index, self._records[index].stream, gray, neighbours)
             self._sparse.observe(index, self._sparse.resolved(tracks))
@@ -61,14 +64,15 @@ class Linker:
     def follow_from(self, index: int) -> None:
         """Track what keyframe ``index`` sees from here, known landmarks first; where that is little, new corners too.
 
-        A corner keeps its landmark from keyframe to keyframe, as long as it is followed.
+        Those followed are spread over the image: few from each part of it tell more than many from one. A corner
+        keeps its landmark from keyframe to keyframe, as long as it is followed.
         """
         record = self._records[index]
         features = Tracks(self._sparse.resolved_ids(record.feature_ids), record.features.pixels)
         seen = self._sparse.views[index].seen
         sights = join(seen.select(~np.isin(seen.ids, features.ids)), features)
         known = np.isfinite(self._sparse.points[sights.ids, 0])
-        followed = sights.select(np.argsort(~known, kind="stable")[: self._corners])
+        followed = sights.select(np.lexsort((_ranks(sights.pixels, record.stream.half_size), ~known))[: self._corners])
         corners = record.stream.corners(self._corners - len(followed.ids), sights.pixels)
         more = Tracks(self._sparse.new_ids(len(corners)), corners)
         self._sparse.observe(index, more)
@@ -76,7 +80,7 @@ class Linker:
 
     def find_again(self, stream: CameraStream, gray: Image, features: Features, views: Iterable[int]) -> Tracks:
         """Landmarks of ``views`` in an image by its features; where those are few, also by junctions seen last."""
-        found = [self.matches(view, features) for view in views]
+        found = each(lambda view: self.matches(view, features), list(views))
         if sum(len(matches.ids) for matches in found) < _ENOUGH_LINKS:
             found.insert(0, self._junctions.find(stream, gray))
         return self._sparse.resolved(reduce(join, found, no_tracks()))
@@ -99,10 +103,23 @@ class Linker:
 
 def coverage(offsets: np.ndarray, shape: tuple[int, ...]) -> float:
     """The part of the cells of an image (H, W), 8 along and 6 across, that offsets (N, 2) from its middle lie in."""
-    cells = np.array([8, 6])
-    at = np.floor((offsets / [shape[1], shape[0]] + 0.5) * cells).astype(int)
-    inside = np.all((at >= 0) & (at < cells), axis=1)
-    return len(np.unique(at[inside], axis=0)) / float(cells.prod())
+    at = _cells(offsets, np.array([shape[1], shape[0]]) / 2.0)
+    inside = np.all((at >= 0) & (at < _CELLS), axis=1)
+    return len(np.unique(at[inside], axis=0)) / float(np.prod(_CELLS))
+
+
+def _cells(offsets: np.ndarray, half_size: np.ndarray) -> np.ndarray:
+    """(N, 2) in which cell along and across an image offsets (N, 2) from its middle lie."""
+    return np.asarray(np.floor((offsets / half_size + 1.0) * 0.5 * _CELLS).astype(int))
+
+
+def _ranks(offsets: np.ndarray, half_size: np.ndarray) -> np.ndarray:
+    """(N,) how many before each one lie in the same cell of the image."""
+    cell = _cells(offsets, half_size) @ [_CELLS[1], 1]
+    order = np.argsort(cell, kind="stable")
+    ranks = np.empty(len(cell), int)
+    ranks[order] = np.arange(len(cell)) - np.searchsorted(cell[order], cell[order])
+    return ranks
 
 
 def _verified(a: Features, b: Features, minimum: int) -> np.ndarray:

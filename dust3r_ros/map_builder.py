@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dust3r_ros.alignment.cloud import Cloud
-from dust3r_ros.alignment.lens_refinement import refine_lenses
 from dust3r_ros.alignment.map_merge import merge_maps
 from dust3r_ros.alignment.refinement import close_loop, refine
 from dust3r_ros.alignment.sparse_map import SparseMap
@@ -191,8 +190,12 @@ class MapBuilder(KeyframeBook):
         """The last adjustment over everything, and depth once more with the poses it gives."""
         if not self.initialised:
             return
+        self._catch_up()
+        if not self._calibrator.sure:
+            with self._stage("calibrate"):
+                self._calibrate(self._records[0].stream)
         with self._stage("refine"):
-            self._adjusted(lambda: refine_lenses(self.sparse))
+            self._adjusted(self._calibrator.adjust_last)
             for stream in {record.stream.index: record.stream for record in self._records}.values():
                 self._calibrator.consider_lens(stream)
         self._changed |= self._dense.renew()
@@ -203,12 +206,21 @@ class MapBuilder(KeyframeBook):
         """Every pose is new: so is depth."""
         self.generation += 1
         self.movers.forget()
-        views = range(len(self._records))
-        for index in views:
+        for index in range(len(self._records)):
             self._dense.depths.clear(index)
-        for index in views:
+        for index in self.posed():
             self._dense.densify(index, self._near.neighbours(index))
-        self._changed.update(views)
+        self._changed.update(self.posed())
+
+    def _catch_up(self) -> None:
+        """Pose keyframes that the first poses left out, if they see enough of what was placed since."""
+        for index in [k for k, view in enumerate(self.sparse.views) if view.w_T_c is None]:
+            found = self.locate(self._records[index].stream, self.sparse.views[index].seen)
+            if found is not None:
+                self.sparse.views[index].w_T_c = found.w_T_c
+                self.sparse.extend([index])
+                self._changed |= {index} | self._dense.densify(index, self._near.neighbours(index))
+                self.generation += 1
 
     def accepts(self, stream: CameraStream) -> bool:
         """Whether a camera's frames may become keyframes now: those of one camera, once that is sure those of all."""
@@ -218,7 +230,7 @@ class MapBuilder(KeyframeBook):
     @property
     def settling(self) -> bool:
         """True while the focal may still change by more than a little."""
-        return len(self._records) <= YOUNG
+        return len(self._records) <= YOUNG or (self.initialised and not self._calibrator.sure)
 
     @property
     def stuck(self) -> bool:
@@ -228,13 +240,14 @@ class MapBuilder(KeyframeBook):
     def _extend(self, index: int, stream: CameraStream, near: list[int], lookalikes: list[int]) -> None:
         view = self.sparse.views[index]
         with self._stage("match"):
-            closed = [other for other in lookalikes if self._links.link(other, index, _LOOP_MATCHES) >= _LOOP_MATCHES]
+            matches = self._links.link(lookalikes, index, _LOOP_MATCHES)
+            closed = [other for other, count in zip(lookalikes, matches, strict=True) if count >= _LOOP_MATCHES]
         better = self.locate(stream, view.seen, view.w_T_c)
         if better is not None:
             view.w_T_c = better.w_T_c
         with self._stage("refine"):
             recent = self._near.window(index, self._config.window)
-            window = [view for view in recent if view > 0 and self.sparse.views[view].w_T_c is not None]
+            window = [view for view in self.posed()[1:] if view in recent]
             self.sparse.extend(window)
             if closed and self.sparse.disagreement(index) > _LOOP_GAP_PX:
                 self._adjusted(lambda: close_loop(self.sparse))
@@ -247,10 +260,11 @@ class MapBuilder(KeyframeBook):
         if len(self._records) in _CALIBRATE_AT:
             with self._stage("calibrate"):
                 self._calibrate(stream)
+        self._catch_up()
         self._changed |= {index} | self._dense.densify(index, [*near, *closed])
         with self._stage("moving"):
             self._changed |= self.movers.look(index)
-        self._dense.leave(index)
+        self._changed |= self._dense.leave(index)
 
     def _calibrate(self, stream: CameraStream) -> None:
         """Whole map with free focals and lenses; while the focal may be wrong, also built anew from others."""

@@ -1,16 +1,24 @@
-"""What all tests share."""
+"""What all tests share, and how they are shared out among processes."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 # Helpers that several test modules import: oracle, scoring.
 sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
 
+import threads
+
+threads.limit()
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+# Tests of these folders and files take longest; begun first, none is left alone at the end.
+SLOW = ("test/node/", "test/test_colcon.py", "test/evaluation/", "test/cli/", "test/test_")
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +27,26 @@ def shared() -> Path:
     if not (SHARED / "fixtures").is_dir():
         pytest.skip("no reference data beside the checkout (../shared)")
     return SHARED
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Among several processes, slow files first."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: [not item.nodeid.startswith(slow) for slow in SLOW])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file stays together, and so do all tests of the node: what a fixture maps is mapped once, and of processes
+    that talk to each other, each with several threads, no more than one test's run at a time.
+    """
+    if config.getoption("dist") != "load":
+        return None  # asked for by name
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "test/node" if nodeid.startswith("test/node/") else nodeid.partition("::")[0]
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)

@@ -20,6 +20,9 @@ LAYERS = (
     (
         "appearance",
         "features",
+        "scale_space",
+        "blobs",
+        "descriptors",
         "network",
         "keyframes",
         "pair_graph",
@@ -66,7 +69,7 @@ LAYERS = (
         "metric",
         "mapper",
     ),
-    ("calibrations", "io", "keeper", "replay", "scenes", "session", "session_files", "stamp_order"),
+    ("calibrations", "io", "keeper", "layouts", "replay", "scenes", "session", "session_files", "stamp_order"),
     ("evaluation", "training"),
     ("cli", "node"),
 )

@@ -2,14 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
-from sequences import walk
+from sequences import SMALL, walk
 
 from dust3r_ros.calibrations import Calibrations
-from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError, InputError
 from dust3r_ros.mapper import Mapper
 from dust3r_ros.types import Calibration, Camera
@@ -28,7 +28,7 @@ def sequence():
 
 
 def mapped(sequence, focal=None, std=0.0):
-    mapper = Mapper(MapperConfig(dense=False))
+    mapper = Mapper(replace(SMALL, dense=False))
     if focal is not None:
         mapper.set_camera("camera", sequence.width, sequence.height, focal, std)
     for stamp, image in zip(sequence.stamps_ns, sequence.images, strict=True):

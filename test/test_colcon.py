@@ -6,7 +6,6 @@ Stands on a sourced ROS 2, or on the ROS wheels of the environment the tests run
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from domains import free_domain
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILT = (".git", ".venv", "build", "install", "log", "demo_output", "results", "__pycache__", ".*_cache", "*.egg-info")
@@ -40,7 +40,7 @@ def _path() -> str:
     return os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
 
 
-pytestmark = pytest.mark.skipif(bool(_missing()), reason=_missing())
+pytestmark = [pytest.mark.skipif(bool(_missing()), reason=_missing()), pytest.mark.timeout(900)]
 
 
 def _underlay() -> dict[str, str]:
@@ -52,7 +52,7 @@ def _underlay() -> dict[str, str]:
     environ.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
     if not _on_ros():
         environ |= {"AMENT_PREFIX_PATH": sys.prefix, "CMAKE_PREFIX_PATH": sys.prefix}
-    environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(102))
+    environ["ROS_DOMAIN_ID"] = str(free_domain())
     environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     return environ
 
@@ -82,7 +82,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=240,
+        timeout=800,
     )
     assert done.returncode == 0, done.stdout[-4000:]
     return folder

@@ -12,6 +12,7 @@ from sequences import SMALL, walk
 
 from dust3r_ros.alignment.sparse_map import Focal, SparseMap
 from dust3r_ros.backends import make_backend
+from dust3r_ros.backends.both import BothBackend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.densifier import Densifier
 from dust3r_ros.features import Features
@@ -74,6 +75,19 @@ def check(densifier: Densifier, truth: Oracle, index: int) -> None:
     assert np.median(np.abs(depth[good] / (UNIT * truth.true_depth(FRAMES[index])[good]) - 1)) < 0.04
 
 
+def test_a_network_beside_geometry_adds_depth(sequence: RenderedSequence) -> None:
+    network = Oracle(sequence, SMALL.working_size, warp=0.02)
+    surely = []
+    for backend in (make_backend(SMALL), BothBackend(network, None, SMALL.min_parallax_deg)):
+        densifier, truth = made(sequence, backend)
+        densifier.densify(1, [0])
+        for index in (0, 1):
+            check(densifier, truth, index)
+        surely.append(float(np.mean([(densifier.depths.own(index)[1] > 1.5).mean() for index in (0, 1)])))
+    assert surely[1] > 1.3 * surely[0]
+    assert network.asked == [(0, 1), (1, 0)]
+
+
 def test_depth_in_map_units(dense: tuple[Densifier, Oracle]) -> None:
     densifier, truth = dense
     assert densifier.densify(1, [0]) == {0, 1}
@@ -81,6 +95,24 @@ def test_depth_in_map_units(dense: tuple[Densifier, Oracle]) -> None:
     for index in range(3):
         check(densifier, truth, index)
     assert densifier.depths.get(3) is None
+
+
+def test_keyframes_hear_what_others_know(sequence: RenderedSequence) -> None:
+    """Those before one when it comes, those after it when it leaves the window, each once."""
+    densifier, truth = made(sequence, make_backend(SMALL), replace(CONFIG, window=3, depth_pairs=1))
+    alone, _ = made(sequence, make_backend(SMALL), replace(CONFIG, window=3, depth_pairs=1))
+    alone._share = lambda index, others: set()
+    left = []
+    for index in (1, 2, 3):
+        for one in (alone, densifier):
+            one.densify(index, [index - 1])
+            left.append(one.leave(index))
+    assert left == [set()] * 5 + [{0}], "only the first one left, and it heard something"
+    assert [densifier.depths.givers(index) for index in range(4)] == [{1, 2}, {0}, {0, 1}, {1, 2}]
+    for index in (0, 3):
+        check(densifier, truth, index)
+        known = [(one.depths.get(index)[1] > 1.5).mean() for one in (alone, densifier)]
+        assert known[1] > known[0]
 
 
 def test_nobody_to_pair_with(dense: tuple[Densifier, Oracle]) -> None:
@@ -124,6 +156,7 @@ def test_depth_is_renewed_only_where_the_geometry_changed(dense: tuple[Densifier
         densifier.densify(index, others)
     paired = {index for pair in densifier._used if 3 in pair for index in pair}
     assert 3 in paired and len(paired) == 3
+    assert densifier.renew() == {2}, "the last but one hears the last; nothing is computed anew"
     densifier._sparse.move(np.eye(4), 3.0)
     assert densifier.renew() == set(), "another length alone scales depth; nothing is computed anew"
     densifier._sparse.move(np.eye(4), 1 / 3.0)

@@ -172,4 +172,4 @@ def test_pictures_are_small_and_shown_with_a_description() -> None:
     for path, words in shown.items():
         assert len(words) > 20 and path.stat().st_size < 400_000
         with Image.open(path) as picture:
-            assert picture.format == "PNG" and 300 <= picture.width <= 1200
+            assert picture.format in ("PNG", "JPEG") and 300 <= picture.width <= 1200

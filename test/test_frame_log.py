@@ -135,3 +135,14 @@ def test_what_changed_of_frames_that_were_written_is_told() -> None:
     rewritten = log.rewritten
     log.rescale(2.0)
     assert log.rewritten > rewritten
+
+
+def test_a_keyframe_without_a_pose_has_no_place_yet() -> None:
+    keyframes = Keyframes(0.0, 1.0)
+    log = FrameLog(keyframes)
+    log.add_keyframe(1, "left", 0)
+    log.add_keyframe(2, "left", 1)
+    keyframes.poses[0] = None
+    assert places(log) == [1.0] and log.count() == 1
+    keyframes.poses[0] = at(0.5)
+    assert places(log) == [0.5, 1.0] and log.count() == 2

@@ -57,6 +57,36 @@ def test_a_corner_keeps_its_landmark_while_it_is_followed() -> None:
     assert np.count_nonzero(np.bincount(sights) == 4) >= 15
 
 
+def test_what_is_followed_is_spread_over_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine of ten features lie in the left quarter and come first; the rest of the image is followed too."""
+    bench, rng, anchors = Bench(), np.random.default_rng(0), []
+    monkeypatch.setattr(bench.stream, "anchor", anchors.append)
+    left = rng.uniform([-0.5, -0.5], [-0.25, 0.5], (1800, 2)) * [WIDTH, HEIGHT]
+    right = rng.uniform([-0.25, -0.5], [0.5, 0.5], (200, 2)) * [WIDTH, HEIGHT]
+    pixels = np.concatenate([left, right])
+    bench.add(picture(viewpoint(20.0), 0, GROUP), Features(pixels, np.zeros((2000, 128), np.uint8)))
+    followed = anchors[0].pixels
+    assert len(followed) == bench.config.track_corners
+    assert np.count_nonzero(followed[:, 0] > -0.25 * WIDTH) >= 180
+
+
+def test_several_are_linked_as_one_after_the_other() -> None:
+    features, benches = spread(1.0), (Bench(), Bench())
+    for bench in benches:
+        for k in range(3):
+            moved = Features(features.pixels * 0.99**k, features.descriptors)
+            ids = bench.sparse.new_ids(len(moved.pixels))
+            bench.records.append(KeyframeRecord(k, bench.stream, np.zeros((1, 1, 3), np.uint8), moved, ids))
+            bench.sparse.observe(bench.sparse.add(0, no_tracks(), None), Tracks(ids, moved.pixels))
+    one, other = (bench.linker for bench in benches)
+    counts = one.link([1, 0], 2)
+    assert counts == other.link([1], 2) + other.link([0], 2) and min(counts) > 200
+    for a, b in zip(benches[0].sparse.views, benches[1].sparse.views, strict=True):
+        np.testing.assert_array_equal(a.seen.ids, b.seen.ids)
+    assert one.link([], 2) == []
+    assert one.link([0], 2, 10_000) == [0], "fewer than asked for are none"
+
+
 @pytest.mark.parametrize("part, share", [(1.0, 1.0), (0.25, 0.1)])
 def test_coverage_is_the_part_of_the_image_with_features(part: float, share: float) -> None:
     covered = coverage(spread(part).pixels, (HEIGHT, WIDTH))

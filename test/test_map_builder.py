@@ -181,3 +181,15 @@ def test_a_map_that_has_not_begun_can_be_moved(sequence: RenderedSequence) -> No
     assert driver.builder.pose(0) is None and driver.builder.take_changed() == ()
     driver.add([3, 6, 9])
     assert len(driver.builder.posed()) == 4
+
+
+def test_a_keyframe_that_was_left_out_is_posed_later(sequence: RenderedSequence) -> None:
+    driver = Driver(sequence)
+    driver.add(range(0, 12, 3))
+    before = driver.builder.pose(0)
+    driver.builder.sparse.views[0].w_T_c = None
+    assert [keyframe.index for keyframe in driver.builder.take_changed()] == [1, 2, 3]
+    driver.add([12])
+    assert driver.builder.posed() == [0, 1, 2, 3, 4]
+    assert 0 in {keyframe.index for keyframe in driver.builder.take_changed()}
+    np.testing.assert_allclose(driver.builder.pose(0), before, atol=0.02)

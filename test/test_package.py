@@ -41,9 +41,15 @@ NEEDED = {
     "rosidl_default_runtime": "generated messages",
 }
 # Names on the index of those that differ from the name imported.
-DISTRIBUTION = {"PIL": "pillow", "cv2": "opencv-python-headless", "rerun": "rerun-sdk", "yaml": "pyyaml"}
+DISTRIBUTION = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "rerun": "rerun-sdk",
+    "xdist": "pytest-xdist",
+    "yaml": "pyyaml",
+}
 # Of the extras: not needed by the node, and not packaged for ROS (torch, safetensors, evo).
-OPTIONAL = {"evo", "h5py", "matplotlib", "rerun", "safetensors", "torch"}
+OPTIONAL = {"evo", "h5py", "matplotlib", "onnx", "onnxruntime", "onnxscript", "rerun", "safetensors", "timm", "torch"}
 
 
 def _imports(folder: str) -> set[str]:

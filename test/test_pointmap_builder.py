@@ -180,13 +180,14 @@ def test_a_moved_map_grows_as_if_it_had_stayed(sequence: RenderedSequence) -> No
     changed = [keyframe.index for keyframe in moved.builder.take_changed()]
     assert changed == list(range(9)) and stayed.builder.take_changed() == ()
     for exact in (True, False):
-        tolerance = 1e-9 if exact else 1e-3
+        tolerance = 1e-9 if exact else 5e-3  # steps end where they no longer matter
         for index in moved.builder.posed():
             old, new = stayed.builder.keyframe(index), moved.builder.keyframe(index)
             np.testing.assert_allclose(new.w_T_c[:3, :3], new_S_old.rotation @ old.w_T_c[:3, :3], atol=tolerance)
             np.testing.assert_allclose(new.w_T_c[:3, 3], new_S_old.apply(old.w_T_c[:3, 3]), atol=tolerance)
             np.testing.assert_allclose(new.depth, 3.7 * old.depth, rtol=max(10 * tolerance, 1e-6))
-            assert moved.builder.unit(index) == pytest.approx(3.7 * stayed.builder.unit(index), rel=tolerance)
+            # A median, which may be another landmark's where poses differ in the fourth digit
+            assert moved.builder.unit(index) == pytest.approx(3.7 * stayed.builder.unit(index), rel=2 * tolerance)
         for driver in (stayed, moved):
             driver.add(18)
             driver.add(20)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
-from sequences import walk
+from sequences import SMALL, walk
 
 from dust3r_ros.backends import make_backend
 from dust3r_ros.config import MapperConfig
@@ -18,7 +18,7 @@ from dust3r_ros.session_files import begin
 from dust3r_ros.stamp_order import REORDERED_NS
 from dust3r_ros.types import Calibration, Frame, TrackingState
 
-FAST = MapperConfig(dense=False)
+FAST = replace(SMALL, dense=False)
 
 
 def known(width, height, focal):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ import numpy as np
 from dust3r_ros.alignment.first_pair import PairFromLandmarks
 from dust3r_ros.alignment.landmark_sample import thin
 from dust3r_ros.alignment.refinement import refine
-from dust3r_ros.alignment.sparse_map import SparseMap
+from dust3r_ros.alignment.sparse_map import MAX_ERROR_PX, SparseMap
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, invert
 from dust3r_ros.types import Array
@@ -26,8 +27,9 @@ _PRUNING_PX = (30.0, 10.0, 4.0)
 _SAMPLE = 150  # landmarks of each view that a focal is judged by, before any map is built from all
 _FIRST_STEPS, _FURTHER_STEPS, _WHOLE_STEPS = 5, 12, 15
 _WORTH_MORE, _FINALISTS = 3, 2
+_LEAST_POSED, _LEAST_SHARE = 3, 0.5  # of the views (of two, both): so few that remain without a pose are an accident
 _HOPELESS, _LEVEL = 3.0, 1.2  # times the least misfit
-_SAME_FOCAL = 1.03
+_SAME_FOCAL, _OTHER_FOCAL = 1.03, 1.15  # factors: closer, farther
 
 FirstPair = Callable[[SparseMap, Sequence[int], float], tuple[int, int, Array]]
 
@@ -41,6 +43,17 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """``starts`` that explain what is seen better than the map as it was, best first.
+
+    ``rival``: how much worse the best start at another focal explains it, as a factor; infinite where there is none.
+    """
+
+    starts: list[Start]
+    rival: float
+
+
+@dataclass(frozen=True)
 class Options:
     """``first_pair(sparse, views, focal)`` says which two views a map starts from, and how they lie."""
 
@@ -51,44 +64,59 @@ class Options:
 
 def bootstrap(
     sparse: SparseMap, views: Sequence[int], camera: int, focals: Sequence[float], options: Options
-) -> list[Start]:
+) -> Outcome:
     """Pose ``views`` of one camera in a new map; tries every focal of ``focals`` (tracked pixels), keeps the best.
 
-    Returns the starts that explain what is seen better than the map as it was, best first. Empty:
-    nothing better can be built from these views, and the sparse map is as it was. Afterwards the
-    first view stands at the origin and looks along x; the median depth of its landmarks is 1.
+    Without ``starts`` in the outcome nothing better can be built from these views, and the sparse map
+    is as it was. Views that see too little of the others have no pose afterwards. The first view that
+    has one stands at the origin and looks along x; the median depth of its landmarks is 1.
     """
     before = sparse.snapshot()
     limit = _limit(sparse, views, camera)
     starts, best = [], None
-    for trial in _finalists(sparse, views, camera, focals, options):
+    tried = _try_all(sparse, views, camera, focals, options)
+    kept = tried.before
+    for trial in tried.finalists:
         sparse.restore(before)
         trial.place(sparse, views, camera)
         try:
             _settle(sparse, _PRUNING_PX[1:], _WHOLE_STEPS)
+            _locate_others(sparse, views, camera, options)
             _require_parallax(sparse, options)
         except GeometryError:
             continue
-        start = Start(_score(sparse, camera), sparse.focals[camera].value)
+        start = Start(_score(sparse, views, camera), sparse.focals[camera].value)
         if start.score < limit:
-            best, limit = sparse.snapshot(), start.score
+            best, limit, kept = sparse.snapshot(), start.score, Start(trial.score, start.focal)
             starts.append(start)
     sparse.restore(best or before)
     if best is not None:
         _normalise(sparse, views)
-    return sorted(starts, key=lambda start: start.score)
+    return Outcome(sorted(starts, key=lambda start: start.score), tried.rival(kept))
 
 
-def _score(sparse: SparseMap, camera: int) -> float:
-    """The misfit, a little more for focals that cameras rarely have: with few views, several explain them alike."""
-    focal = sparse.focals[camera]
-    return sparse.misfit() * (1.0 + _UNUSUAL * (np.log(focal.value / focal.prior) / _USUAL_SIGMA) ** 2)
+def differ(a: float, b: float) -> bool:
+    """Whether two focals are so far apart that starts from one do not lead to the other."""
+    return abs(math.log(a / b)) > math.log(_OTHER_FOCAL)
+
+
+def _score(sparse: SparseMap, views: Sequence[int], camera: int) -> float:
+    """The misfit, a little more for focals that cameras rarely have: with few views, several explain them alike.
+
+    What views without a pose share with others is not explained at all.
+    """
+    focal, ids = sparse.focals[camera], np.arange(len(sparse.points))
+    posed = {view for view in views if sparse.views[view].w_T_c is not None}
+    seen_by = sparse.observations(views, ids, pruned=True)[0]
+    explained = float(np.isin(seen_by, sorted(posed)).mean()) if len(posed) < len(views) and len(seen_by) else 1.0
+    misfit = explained * sparse.misfit() + (1.0 - explained) * MAX_ERROR_PX**2
+    return misfit * (1.0 + _UNUSUAL * (np.log(focal.value / focal.prior) / _USUAL_SIGMA) ** 2)
 
 
 def _limit(sparse: SparseMap, views: Sequence[int], camera: int) -> float:
     """The score that a new map must stay below."""
     posed = any(sparse.views[view].w_T_c is not None for view in views)
-    return _CLEARLY_BETTER * _score(sparse, camera) if posed else float("inf")
+    return float(_CLEARLY_BETTER * _score(sparse, views, camera)) if posed else float("inf")
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +131,7 @@ class _Trial:
     @classmethod
     def of(cls, sparse: SparseMap, views: Sequence[int], camera: int) -> _Trial:
         poses = tuple(sparse.views[view].w_T_c for view in views)
-        return cls(_score(sparse, camera), sparse.focals[camera].value, poses, sparse.snapshot())
+        return cls(_score(sparse, views, camera), sparse.focals[camera].value, poses, sparse.snapshot())
 
     def place(self, sparse: SparseMap, views: Sequence[int], camera: int) -> None:
         """Start over from the poses and the focal: whatever nearly fits them becomes a landmark."""
@@ -114,14 +142,31 @@ class _Trial:
         sparse.extend(max_error_px=_PRUNING_PX[1])
 
 
-def _finalists(
-    sparse: SparseMap, views: Sequence[int], camera: int, focals: Sequence[float], options: Options
-) -> list[_Trial]:
-    """The focals worth building a map from all landmarks, best first; leaves the sparse map without most of them.
+@dataclass(frozen=True, eq=False)
+class _Tried:
+    """On a sample of the landmarks: the map ``before``, all that were tried to the ``end`` there, best first."""
 
-    Successive halving: every focal gets a few steps on a sample of the landmarks, the best get some
-    more; those remain that end better than the map as it was, and nearly level with the best.
+    before: Start
+    ended: list[_Trial]
+
+    @property
+    def finalists(self) -> list[_Trial]:
+        """Those worth building a map from all landmarks: better than the map before, nearly level with the best."""
+        level = min(_CLEARLY_BETTER * self.before.score, _LEVEL * min((t.score for t in self.ended), default=0.0))
+        return [trial for trial in self.ended if trial.score < level][:_FINALISTS]
+
+    def rival(self, kept: Start) -> float:
+        """Score of the best one at another focal than what is ``kept``, over that one's."""
+        others = [trial.score for trial in self.ended if differ(trial.focal, kept.focal)]
+        return min(others) / max(kept.score, 1e-12) if others else float("inf")
+
+
+def _try_all(sparse: SparseMap, views: Sequence[int], camera: int, focals: Sequence[float], options: Options) -> _Tried:
+    """Try the focals on a sample of the landmarks; leaves the sparse map without most of them.
+
+    Successive halving: every focal gets a few steps, the best get some more.
     """
+    before_focal = sparse.focals[camera].value
     thin(sparse, views, _SAMPLE)
     limit, sample = _limit(sparse, views, camera), sparse.snapshot()
     begun = []
@@ -139,8 +184,8 @@ def _finalists(
         sparse.restore(trial.state)
         _settle(sparse, _PRUNING_PX[-1:], _FURTHER_STEPS)
         ended.append(_Trial.of(sparse, views, camera))
-    level = min(limit, _LEVEL * min((trial.score for trial in ended), default=0.0))
-    return sorted((trial for trial in ended if trial.score < level), key=lambda trial: trial.score)[:_FINALISTS]
+    now = Start(limit / _CLEARLY_BETTER, before_focal)
+    return _Tried(now, sorted(ended, key=lambda trial: trial.score))
 
 
 def _worth_more(begun: list[_Trial], limit: float) -> list[_Trial]:
@@ -157,14 +202,40 @@ def _worth_more(begun: list[_Trial], limit: float) -> list[_Trial]:
 def _place(sparse: SparseMap, views: Sequence[int], camera: int, focal: float, options: Options) -> None:
     """Pose the first pair, the other views by what they see of its landmarks."""
     sparse.focals[camera].value = focal
-    first, second, second_pose = options.first_pair(sparse, views[:_PAIRS_AMONG], focal)
+    first, second, second_pose = _first_pair(sparse, views, focal, options)
     sparse.views[first].w_T_c, sparse.views[second].w_T_c = np.eye(4), second_pose
     if sparse.extend() < options.min_inliers:
         raise GeometryError("the first pair gives too few landmarks")
-    for view in sorted(set(views) - {first, second}, key=lambda v: min(abs(v - first), abs(v - second))):
-        found = sparse.locate(camera, sparse.views[view].seen, options.min_inliers, options.seed)
+    _locate_others(sparse, views, camera, options)
+    posed = sum(sparse.views[view].w_T_c is not None for view in views)
+    if posed < min(len(views), max(_LEAST_POSED, _LEAST_SHARE * len(views))):
+        raise GeometryError(f"only {posed} of {len(views)} views see enough of the first landmarks")
+
+
+def _first_pair(sparse: SparseMap, views: Sequence[int], focal: float, options: Options) -> tuple[int, int, Array]:
+    try:
+        return options.first_pair(sparse, views[:_PAIRS_AMONG], focal)
+    except GeometryError:
+        if len(views) <= _PAIRS_AMONG:
+            raise
+    return options.first_pair(sparse, views[-_PAIRS_AMONG:], focal)
+
+
+def _locate_others(sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> None:
+    """Pose views that have none, the one that sees most first; those that see too little stay without."""
+    left = [view for view in views if sparse.views[view].w_T_c is None]
+    vain: list[int] = []
+    while left:
+        sights = [len(sparse.known(sparse.views[view].seen).ids) for view in left]
+        view = left.pop(int(np.argmax(sights)))
+        try:
+            found = sparse.locate(camera, sparse.views[view].seen, options.min_inliers, options.seed)
+        except GeometryError:
+            vain.append(view)
+            continue
         sparse.views[view].w_T_c = found.w_T_c
         sparse.extend()
+        left, vain = left + vain, []  # there are more landmarks now
 
 
 def _settle(sparse: SparseMap, limits: Sequence[float], iterations: int) -> None:
@@ -182,8 +253,9 @@ def _require_parallax(sparse: SparseMap, options: Options) -> None:
 
 
 def _normalise(sparse: SparseMap, views: Sequence[int]) -> None:
-    origin = sparse.views[views[0]].w_T_c
-    scale = 1.0 / sparse.median_depth(views[0])
+    first = next(view for view in views if sparse.views[view].w_T_c is not None)
+    origin = sparse.views[first].w_T_c
+    scale = 1.0 / sparse.median_depth(first)
     start = invert(origin)  # type: ignore[arg-type]
     start[:3, 3] *= scale
     sparse.move(BODY_T_OPTICAL @ start, scale)

@@ -14,6 +14,7 @@ _STEP = 2  # planes are fitted on every other row and column
 _REFERENCE_PRECISION = 0.03  # relative precision of depth at which confidence is 2, as in stereo
 _FLOOR = 0.02  # no plane is more precise than this: surfaces are not flat
 _MOST_GAIN = 10.0  # of a single pixel in a fit: neighbours share their errors
+_PATCH = 49.0  # pixels of a flow's patch, which share their error
 _LEAST_KNOWN = 0.2  # share of a square's pixels below which nothing is said
 _LEAST_GAIN = 0.1  # C - 1 below which a plane says nothing: it is off by 10 %
 _STEEPEST = 0.25  # change of inverse depth across a square beyond which it is a step and no plane
@@ -47,10 +48,11 @@ def fill_depth(depth: Array32, confidence: Array32) -> tuple[Array32, Array32]:
     """Depth (H, W), 0 = none, and confidence (H, W) >= 1 with gaps closed and unsure pixels smoothed.
 
     Inverse depth is affine in the pixel on a plane. In squares of two sizes around each pixel a plane
-    is fitted to inverse depth, weighted by C - 1. Its relative precision is that of the residuals
-    times sqrt(1 + leverage), and at best 2 %; confidence follows as it does in stereo, less where
-    under half of the square is known. So a square that holds two surfaces, or that has to reach far,
-    says little. A pixel takes the plane's word where it is more confident than its own.
+    is fitted to inverse depth, weighted by C - 1. What its residuals are larger than the errors that C admits is no
+    plane's, and counts in full; the errors average out over the patches in the square, however well they agree;
+    both grow with sqrt(1 + leverage). Its relative precision is 2 % at best; confidence follows as it does in
+    stereo, less where under half of the square is known. So a square that holds two surfaces, or that has to reach
+    far, says little. A pixel takes the plane's word where it is more confident than its own.
     """
     filled, sure = depth, confidence
     height, width = depth.shape
@@ -97,7 +99,11 @@ def _planes(depth: Array32, confidence: Array32, side: int) -> _Planes:
     residual = np.maximum(vv - tilt_x * xv - tilt_y * yv, 0)
     good = (total > 1e-6) & (share > _LEAST_KNOWN) & (inverse > 0.2 * mv)
     good &= side * (np.abs(tilt_x) + np.abs(tilt_y)) < _STEEPEST * inverse
-    variance = residual * (1 + leverage) / np.where(good, inverse * inverse, 1) + np.float32(_FLOOR**2)
+    # The weights are C - 1 = (reference / error)^2, so this is the weighted mean of the squared errors
+    noise = np.float32(_REFERENCE_PRECISION**2) * share / np.maximum(total, _TINY)
+    rough = np.maximum(residual / np.where(good, inverse * inverse, 1) - noise, 0)
+    patches = np.maximum(share * np.float32((side * _STEP) ** 2 / _PATCH), 1)
+    variance = (rough + noise / patches) * (1 + leverage) + np.float32(_FLOOR**2)
     gained = np.minimum(2 * share, 1) * np.float32(_REFERENCE_PRECISION**2) / variance
     good &= gained > _LEAST_GAIN
     offset = mv - tilt_x * mx - tilt_y * my

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from dust3r_ros.alignment.depth_filling import fill_depth
 from dust3r_ros.alignment.depth_fusion import fuse_depths
 from dust3r_ros.alignment.depth_outlines import cut_at_outlines
+from dust3r_ros.alignment.depth_planes import complete_planes
 from dust3r_ros.types import Array, Array32, Image, PairPrediction
 
 
 class DepthMaps:
     """Depth estimates per keyframe, one for each other view of its pairs, and what they fuse to, gaps closed.
 
-    Everything is in map units and z of the keyframe's own camera. Single estimates are let go by
-    ``freeze``; the fused map stays.
+    Everything is in map units and z of the keyframe's own camera. What other keyframes know of the same surfaces
+    is handed to it besides. Single estimates are let go by ``freeze``; the fused map stays.
     """
 
     def __init__(self) -> None:
         self._estimates: dict[int, dict[int, tuple[Array32, Array32]]] = {}
+        self._own: dict[int, tuple[Array32, Array32]] = {}  # what the estimates fuse to
+        self._handed: dict[int, tuple[Array32, Array32]] = {}
+        self._givers: dict[int, set[int]] = {}  # keyframes that handed depth to one
         self._fused: dict[int, tuple[Array32, Array32]] = {}
         self._images: dict[int, Image] = {}
         self._left_out: dict[int, np.ndarray] = {}  # packed
@@ -37,6 +41,13 @@ class DepthMaps:
         self._left_out[index] = np.packbits(mask)
         self._shown.pop(index, None)
         self._touch(index)
+
+    def left_out(self, index: int) -> np.ndarray | None:
+        """(H, W) where a keyframe has no depth whatever pairs say; None for nowhere, and before they say anything."""
+        packed, found = self._left_out.get(index), self.own(index)
+        if packed is None or found is None:
+            return None
+        return np.unpackbits(packed, count=found[0].size).astype(bool).reshape(found[0].shape)
 
     def absorb(
         self, prediction: PairPrediction, second_T_first: Array, scale: float, only: Collection[int] | None = None
@@ -57,8 +68,34 @@ class DepthMaps:
             np.where(confidence > 1.0, depth, 0.0).astype(np.float32),
             np.where(depth > 0, confidence, 1.0).astype(np.float32),
         )
+        self._own.pop(index, None)
         self._fused.pop(index, None)
         self._touch(index)
+
+    def hand(self, index: int, others: Mapping[int, tuple[Array32, Array32]]) -> None:
+        """What ``others`` know of a keyframe's pixels, depth (H, W) and confidence each; every one is heard once."""
+        heard = self._givers.setdefault(index, set())
+        new = [found for other, found in others.items() if other not in heard]
+        if not new:
+            return
+        heard.update(others)
+        before = [self._handed[index]] if index in self._handed else []
+        self._handed[index] = _fuse([*before, *new])
+        self._fused.pop(index, None)
+        self._touch(index)
+
+    def givers(self, index: int) -> frozenset[int]:
+        """Who handed depth to a keyframe."""
+        return frozenset(self._givers.get(index, ()))
+
+    def own(self, index: int) -> tuple[Array32, Array32] | None:
+        """(depth, confidence) of a keyframe by its pairs alone, with its gaps; None while none told anything."""
+        if index not in self._own:
+            estimates = list(self._estimates.get(index, {}).values())
+            if not estimates:
+                return None
+            self._own[index] = _fuse(estimates)
+        return self._own[index]
 
     def _touch(self, index: int) -> None:
         self._pixels[index] = object()
@@ -79,25 +116,23 @@ class DepthMaps:
 
     def get(self, index: int) -> tuple[Array32, Array32] | None:
         """(depth, confidence) of a keyframe, None while no pair told anything."""
-        found, packed = self.whole(index), self._left_out.get(index)
-        if found is None or packed is None:
+        found, out = self.whole(index), self.left_out(index)
+        if found is None or out is None:
             return found
         if index not in self._shown:
             depth, confidence = found
-            out = np.unpackbits(packed, count=depth.size).astype(bool).reshape(depth.shape)
             self._shown[index] = np.where(out, np.float32(0), depth), np.where(out, np.float32(1), confidence)
         return self._shown[index]
 
     def whole(self, index: int) -> tuple[Array32, Array32] | None:
         """The same with what is left out."""
         if index not in self._fused:
-            estimates = list(self._estimates.get(index, {}).values())
-            if not estimates:
+            own = self.own(index)
+            if own is None:
                 return None
             self._shown.pop(index, None)
-            found = fill_depth(*fuse_depths([e[0] for e in estimates], [e[1] for e in estimates]))
-            image = self._images.get(index)
-            self._fused[index] = found if image is None else cut_at_outlines(*found, image)
+            found = _fuse([own, self._handed[index]]) if index in self._handed else own
+            self._fused[index] = _finished(*found, self._images.get(index))
         return self._fused[index]
 
     def freeze(self, index: int) -> None:
@@ -105,13 +140,14 @@ class DepthMaps:
         fused = self.whole(index)
         if fused is not None:
             self._estimates[index] = {index: fused}
+            self._own[index] = fused
             self._images.pop(index, None)
+            self._handed.pop(index, None)
 
     def clear(self, index: int) -> None:
         """Forget the depth of a keyframe."""
-        self._estimates.pop(index, None)
-        self._fused.pop(index, None)
-        self._images.pop(index, None)
+        for kept in (self._estimates, self._own, self._handed, self._givers, self._fused, self._images):
+            kept.pop(index, None)
         self._left_out.pop(index, None)
         self._shown.pop(index, None)
         self._touch(index)
@@ -122,9 +158,10 @@ class DepthMaps:
         for other, (depth, confidence) in self._estimates.get(index, {}).items():
             self._estimates[index][other] = (depth * np.float32(factor), confidence)
         self._growth[index] = factor * self.growth(index)
-        if index in self._fused:
-            depth, confidence = self._fused[index]
-            self._fused[index] = (depth * np.float32(factor), confidence)
+        for kept in (self._own, self._handed, self._fused):
+            if index in kept:
+                depth, confidence = kept[index]
+                kept[index] = (depth * np.float32(factor), confidence)
 
     def rescale_all(self, factor: float) -> None:
         """The unit of length became smaller by ``factor``."""
@@ -142,3 +179,16 @@ class DepthMaps:
                     self._left_out[first + index] = other._left_out[index]
                 self._pixels[first + index], self._growth[first + index] = other.pixels(index), other.growth(index)
                 self.rescale(first + index, scale)
+
+
+def _fuse(estimates: Sequence[tuple[Array32, Array32]]) -> tuple[Array32, Array32]:
+    return fuse_depths([depth for depth, _ in estimates], [confidence for _, confidence in estimates])
+
+
+def _finished(depth: Array32, confidence: Array32, image: Image | None) -> tuple[Array32, Array32]:
+    """Fused depth with its gaps closed, up to the outlines in the image where that is known."""
+    if image is None:
+        return fill_depth(depth, confidence)
+    depth, confidence, blank = complete_planes(depth, confidence, image)
+    depth, confidence = fill_depth(depth, confidence)
+    return cut_at_outlines(np.where(blank, np.float32(0), depth), np.where(blank, np.float32(1), confidence), image)

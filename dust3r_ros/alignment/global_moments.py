@@ -18,7 +18,7 @@ import numpy as np
 from dust3r_ros.alignment.global_start import GlobalStart, global_start
 from dust3r_ros.alignment.momentum import Momentum
 from dust3r_ros.alignment.pair_depths import full_depths
-from dust3r_ros.alignment.pixel_block import BlockMaker, PixelBlock, Sight, plan_blocks, sights_of
+from dust3r_ros.alignment.pixel_block import BlockMaker, PixelBlock, plan_blocks, plan_missed, sights_of
 from dust3r_ros.alignment.problem import Problem
 from dust3r_ros.alignment.result import Alignment, EdgeReport
 from dust3r_ros.alignment.scene import Scene
@@ -29,7 +29,7 @@ SAMPLE_PIXELS, FINE_PIXELS = 300, 2000  # of an image
 SWEEPS, CORRECTED_SWEEPS = 30, 4
 # Sweeps end when the value falls by less than this part of itself.
 SETTLED = 1e-4
-_MIN_SAMPLE = 50  # confident pixels of a sight; with fewer, more are sampled
+_MIN_SAMPLE = 50  # confident pixels of a sight: what falls between the rows and columns is sampled, too
 
 
 def align_moments(problem: Problem) -> Alignment:
@@ -46,11 +46,14 @@ def align_moments(problem: Problem) -> Alignment:
     """
     begin = time.perf_counter()
     sights = sights_of(problem.pairs, len(problem.shapes))
-    sample, stride = _sample(problem, sights)
+    stride = _stride(problem, SAMPLE_PIXELS)
+    sample = [make() for make in plan_blocks(problem.pairs, sights, problem.shapes, stride)]
+    missed = plan_missed(problem.pairs, sights, problem.shapes, sample, _MIN_SAMPLE)
+    sample += [make() for make in missed]
     start = global_start(problem, sample)
     scene = Scene.of(problem, start)
     depths: dict[int, Array32] = {}
-    fine = plan_blocks(problem.pairs, sights, problem.shapes, min(stride, _stride(problem, FINE_PIXELS)))
+    fine = plan_blocks(problem.pairs, sights, problem.shapes, min(stride, _stride(problem, FINE_PIXELS))) + missed
     if _needs_no_sweeps(problem):
         found = gather(scene, fine, depths)
     else:
@@ -65,21 +68,6 @@ def _needs_no_sweeps(problem: Problem) -> bool:
     """Whether a pair stands for itself: focal, pose and depth can be read off it (DUSt3R, section 3.3)."""
     known = (problem.poses, problem.depths, problem.focal_std)
     return len(problem.pairs) == 1 and all(given is None for given in known)
-
-
-def _sample(problem: Problem, sights: Sequence[Sequence[Sight]]) -> tuple[list[PixelBlock], int]:
-    """About ``SAMPLE_PIXELS`` pixels of every image, more where confident ones are rare; and their stride."""
-    stride = _stride(problem, SAMPLE_PIXELS)
-    while True:
-        found = [make() for make in plan_blocks(problem.pairs, sights, problem.shapes, stride)]
-        least = np.zeros((len(problem.pairs), 2), dtype=int)
-        for block in found:
-            there = block.views >= 0
-            confident = np.count_nonzero(block.weights > 0, axis=2)
-            np.add.at(least, (block.edges[there], block.views[there]), confident[there])
-        if stride == 1 or least.min() >= _MIN_SAMPLE:
-            return found, stride
-        stride //= 2
 
 
 def _stride(problem: Problem, pixels: int) -> int:

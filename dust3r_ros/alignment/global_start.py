@@ -43,10 +43,11 @@ class GlobalStart:
 
 
 def global_start(problem: Problem, blocks: Sequence[PixelBlock]) -> GlobalStart:
-    """From the sampled pixels of every image.
+    """From the sampled pixels of every image; it may be cut into several blocks.
 
     Raises ``GeometryError`` for pairs without information and images without a place.
     """
+    blocks = _whole(blocks)
     focals = _focals(problem, blocks)
     depths = [_own_depths(block) for block in blocks]
     for block, depth in zip(blocks, depths, strict=True):
@@ -72,6 +73,14 @@ def global_start(problem: Problem, blocks: Sequence[PixelBlock]) -> GlobalStart:
     size = scale_of(S)
     residual = solution.residual * np.sqrt(size[ends[:, 0]] * size[ends[:, 1]])
     return GlobalStart(w_T_c, focals, w_S_pair, residual, joined(ends, residual, solution.switched_off))
+
+
+def _whole(blocks: Sequence[PixelBlock]) -> Sequence[PixelBlock]:
+    """Each image in one block: its unit, those of its pairs and its moments are of all its pixels, not of a part."""
+    images = np.concatenate([block.images for block in blocks])
+    if len(np.unique(images)) == len(images):
+        return blocks
+    return [PixelBlock.of_image(int(image), blocks) for image in np.unique(images)]
 
 
 def _focals(problem: Problem, blocks: Sequence[PixelBlock]) -> Array:

@@ -17,6 +17,7 @@ from dust3r_ros.types import Array32, PairPrediction
 
 Sight = tuple[int, int]
 """Position in the pairs, view 0 or 1."""
+Place = tuple[slice, slice] | tuple[NDArray[np.int64], NDArray[np.int64]]
 
 # Numbers in a plane of a block: fewer cost more in calls, more leave the cache.
 PLANE = 100000
@@ -44,7 +45,7 @@ class PixelBlock:
 
     ``images`` (B,); ``edges``, ``views`` (B, K) name the sights, view -1 where there is none; ``pixels``
     (2, P) are offsets from the image's middle; ``rows`` (B, K, 5, P): the points X as [X, 1, |X|^2]; ``weights``
-    (B, K, P) = log confidence. The pixels are every ``stride``-th of some rows of the image and of all columns.
+    (B, K, P) = log confidence. ``at``, rows and columns: two slices, whose grid is taken, or two arrays (P,).
     """
 
     def __init__(
@@ -53,29 +54,43 @@ class PixelBlock:
         images: Sequence[int],
         sights: Sequence[Sequence[Sight]],
         shape: tuple[int, int],
-        stride: int,
-        rows: NDArray[np.int64],
+        at: Place,
     ) -> None:
-        height, width = shape
-        at, columns = slice(int(rows[0]), int(rows[-1]) + 1, stride), _sampled(width, stride)
-        u, v = np.arange(width)[columns] - (width - 1) / 2, rows - (height - 1) / 2
+        v, u = np.arange(shape[0])[at[0]], np.arange(shape[1])[at[1]]
+        if isinstance(at[0], slice):
+            v, u = (grid.ravel() for grid in np.meshgrid(v, u, indexing="ij"))
         count = max(len(sights[image]) for image in images)
         self.images = np.array(images)
         self.edges = np.zeros((len(images), count), dtype=np.int64)
         self.views = np.full((len(images), count), -1)
-        self.pixels: Array32 = np.stack(np.meshgrid(u, v)).reshape(2, -1).astype(np.float32)
-        found = np.ones((len(images), count, 5, len(v), len(u)), np.float32)
-        weights = np.empty((len(images), count, len(v), len(u)), np.float32)
+        self.pixels: Array32 = np.stack([u - (shape[1] - 1) / 2, v - (shape[0] - 1) / 2]).astype(np.float32)
+        found = np.ones((len(images), count, 5, len(u)), np.float32)
+        weights = np.empty((len(images), count, len(u)), np.float32)
         for b, image in enumerate(images):
             for k, sight in enumerate(sights[image]):
                 self.edges[b, k], self.views[b, k] = sight
                 X, C = view_of(pairs, sight)
-                found[b, k, :3] = X[at, columns].transpose(2, 0, 1)
-                weights[b, k] = C[at, columns]
+                found[b, k, :3] = X[at].reshape(-1, 3).T
+                weights[b, k] = C[at].ravel()
             found[b, len(sights[image]) :, :3], weights[b, len(sights[image]) :] = 0.0, 1.0
-        self.rows: Array32 = found.reshape(len(images), count, 5, -1)
+        self.rows: Array32 = found
         np.einsum("bkcp,bkcp->bkp", self.rows[:, :, :3], self.rows[:, :, :3], out=self.rows[:, :, 4])
-        self.weights: Array32 = np.log(weights).reshape(len(images), count, -1)
+        self.weights: Array32 = np.log(weights)
+
+    @classmethod
+    def of_image(cls, image: int, blocks: Sequence[PixelBlock]) -> PixelBlock:
+        """All that ``blocks``, of the same sights, hold of one image."""
+        places = [(block, int(b)) for block in blocks for b in np.flatnonzero(block.images == image)]
+        first, its = places[0]
+        there = first.views[its] >= 0  # sights come first, what fills them up last
+        whole = cls.__new__(cls)
+        whole.images = np.array([image])
+        whole.edges, whole.views = first.edges[its, there][None], first.views[its, there][None]
+        whole.pixels = np.concatenate([block.pixels for block, _ in places], axis=-1)
+        count = int(there.sum())
+        whole.rows = np.concatenate([block.rows[b : b + 1, :count] for block, b in places], axis=-1)
+        whole.weights = np.concatenate([block.weights[b : b + 1, :count] for block, b in places], axis=-1)
+        return whole
 
     @property
     def points(self) -> Array32:
@@ -108,12 +123,11 @@ class BlockMaker:
     images: Sequence[int]
     sights: Sequence[Sequence[Sight]]
     shape: tuple[int, int]
-    stride: int
-    rows: NDArray[np.int64]
+    at: Place
 
     def __call__(self) -> PixelBlock:
         """The block."""
-        return PixelBlock(self.pairs, self.images, self.sights, self.shape, self.stride, self.rows)
+        return PixelBlock(self.pairs, self.images, self.sights, self.shape, self.at)
 
 
 def plan_blocks(
@@ -134,8 +148,36 @@ def plan_blocks(
             continue
         some = max(1, plane // ((end - start) * len(sights[order[end - 1]]) * columns))
         for part in np.array_split(rows, -(-len(rows) // some)):
-            makers.append(BlockMaker(pairs, order[start:end], sights, (height, width), stride, part))
+            at = slice(int(part[0]), int(part[-1]) + 1, stride), _sampled(width, stride)
+            makers.append(BlockMaker(pairs, order[start:end], sights, (height, width), at))
         start = end
+    return makers
+
+
+def plan_missed(
+    pairs: Sequence[PairPrediction],
+    sights: Sequence[Sequence[Sight]],
+    shapes: Sequence[tuple[int, int]],
+    blocks: Sequence[PixelBlock],
+    least: int,
+) -> list[BlockMaker]:
+    """A block of each image that has sights with fewer than ``least`` confident pixels in ``blocks``, though they have
+    more: of each of these, as many of its confident pixels, evenly picked, as bring it there.
+    """
+    seen = np.zeros((len(pairs), 2), dtype=int)
+    for block in blocks:
+        there = block.views >= 0
+        np.add.at(seen, (block.edges[there], block.views[there]), np.count_nonzero(block.weights > 0, axis=2)[there])
+    makers = []
+    for image, (its, shape) in enumerate(zip(sights, shapes, strict=True)):
+        more = [np.zeros(0, np.int64)]
+        for sight in its:
+            if seen[sight] < least:
+                confident = np.flatnonzero(view_of(pairs, sight)[1] > 1)
+                more.append(confident[:: max(1, len(confident) // (least - seen[sight]))])
+        picked = np.unique(np.concatenate(more))
+        if len(picked):
+            makers.append(BlockMaker(pairs, [image], sights, shape, (picked // shape[1], picked % shape[1])))
     return makers
 
 

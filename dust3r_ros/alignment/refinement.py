@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 
 from dust3r_ros.alignment.bundle import Problem, Solution, adjust
-from dust3r_ros.alignment.sight_lines import ranks, sight_errors
+from dust3r_ros.alignment.sight_lines import different, ranks, sight_errors
 from dust3r_ros.alignment.sparse_map import MAX_ERROR_PX, SparseMap
 from dust3r_ros.alignment.sparse_view import Focal
 from dust3r_ros.alignment.triangulation import widest_angle
@@ -90,7 +90,7 @@ def _problem(
     moving = set(posed[1:] if free is None else free) & set(posed)
     if not moving:
         return None
-    ids = np.unique(np.concatenate([sparse.views[v].seen.ids for v in sorted(moving)]))
+    ids = different([sparse.views[v].seen.ids for v in moving])
     ids = ids[np.isfinite(sparse.points[ids, 0])]
     sources = posed if free is None else sparse.around(moving, ids)
     view, point, offset = sparse.observations(sources, ids)

@@ -12,6 +12,8 @@ import numpy as np
 from dust3r_ros.alignment.sparse_view import Focal, SparseView
 from dust3r_ros.types import Array
 
+_SPARSE = 100  # times as many numbers as ids: then they are sorted
+
 
 def sights_of(
     views: Sequence[SparseView], chosen: Collection[int], ids: np.ndarray, pruned: bool = False
@@ -31,6 +33,19 @@ def sights_of(
     hit = np.flatnonzero(point >= 0)
     view = np.repeat([v for v, _ in tracks], [len(t.ids) for _, t in tracks])
     return view[hit], point[hit], np.concatenate([t.pixels for _, t in tracks])[hit]
+
+
+def different(ids: Sequence[np.ndarray]) -> np.ndarray:
+    """The different ones of landmark ids (K,), sorted; quicker than sorting them where they are near each other."""
+    every = np.concatenate(ids) if len(ids) else np.zeros(0, np.int64)
+    if not len(every):
+        return every
+    first, last = int(every.min()), int(every.max())
+    if last - first > _SPARSE * len(every):
+        return np.unique(every)
+    present = np.zeros(last - first + 1, bool)
+    present[every - first] = True
+    return np.flatnonzero(present) + first
 
 
 def ranks(index: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.spatial.transform import Rotation
 
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.types import Array
@@ -138,7 +137,7 @@ class State:
         """
         n = len(poses)
         rotation, center, intrinsics = self.rotation.copy(), self.center.copy(), self.intrinsics.copy()
-        rotation[:n] = rotation[:n] @ Rotation.from_rotvec(poses[:, 3:]).as_matrix()
+        rotation[:n] = rotation[:n] @ _turns(poses[:, 3:])
         center[:n] += poses[:, :3]
         camera, kind = sights.unknowns.T
         limit = np.take(_MAX_STEP, kind)
@@ -176,3 +175,13 @@ class State:
         result[sights.poses, :3, 3] = self.center
         result[:, 3, 3] = 1.0
         return result
+
+
+def _turns(vectors: Array) -> Array:
+    """(C, 3, 3) the rotations about ``vectors`` (C, 3) by their lengths (Rodrigues)."""
+    angle = np.linalg.norm(vectors, axis=1)[:, None, None]
+    cross = np.zeros((len(vectors), 3, 3))
+    for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        cross[:, k, j], cross[:, j, k] = vectors[:, i], -vectors[:, i]
+    turn = np.sinc(angle / np.pi) * cross + 0.5 * np.sinc(0.5 * angle / np.pi) ** 2 * (cross @ cross)
+    return np.asarray(np.eye(3) + turn)

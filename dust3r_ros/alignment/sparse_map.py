@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 import numpy as np
 
 from dust3r_ros.alignment.landmarks import Landmarks
-from dust3r_ros.alignment.sight_lines import sight_errors, sight_lines, sights_of
+from dust3r_ros.alignment.sight_lines import different, sight_errors, sight_lines, sights_of
 from dust3r_ros.alignment.sparse_view import Focal, SparseView
 from dust3r_ros.alignment.triangulation import triangulate, widest_angle
 from dust3r_ros.geometry.lens import Lens
@@ -83,8 +83,9 @@ class SparseMap:
         what is done with a window does not grow with the map.
         """
         first_ids = np.array([view.first_id for view in self.views])
-        makers = np.unique(np.searchsorted(first_ids, ids, side="right") - 1)
-        if len(makers) and makers[0] < 0:  # made before any view
+        made = np.bincount(np.searchsorted(first_ids, ids, side="right"), minlength=1)
+        makers = np.flatnonzero(made) - 1
+        if made[0]:  # before any view
             return self.posed()
         near = set(views).union(*(range(maker, maker + _SEEN_BY_NEXT) for maker in makers.tolist()))
         return sorted(v for v in near if v < len(self.views) and self.views[v].w_T_c is not None)
@@ -219,7 +220,7 @@ class SparseMap:
         Sights off by more than ``max_error_px`` do not count.
         """
         chosen = self.posed() if views is None else [v for v in views if self.views[v].w_T_c is not None]
-        ids = np.unique(np.concatenate([self.views[v].seen.ids for v in chosen])) if chosen else np.zeros(0, int)
+        ids = different([self.views[v].seen.ids for v in chosen])
         ids = ids[~np.isfinite(self.points[ids, 0]) & ~self.landmarks.is_barred(ids)]
         sources = self.posed() if views is None else self.around(chosen, ids)
         view, point, offset = self.observations(sources, ids)

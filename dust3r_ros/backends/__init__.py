@@ -21,7 +21,14 @@ def make_backend(config: MapperConfig) -> Backend:
             f"parameter 'dense' is false, but backend '{config.backend}' maps by depth; only two_view does without"
         )
     if not config.checkpoint:
-        raise BackendError("backend 'dust3r' needs weights; set 'checkpoint' to a .pth file or a model folder")
+        raise BackendError(
+            f"backend '{config.backend}' needs weights; set 'checkpoint' to a name, a .pth file or a model folder"
+        )
     from dust3r_ros.backends.dust3r import Dust3rBackend
 
-    return Dust3rBackend(config.checkpoint, device=config.device)
+    network = Dust3rBackend(config.checkpoint, device=config.device)
+    if config.backend == "dust3r":
+        return network
+    from dust3r_ros.backends.both import BothBackend
+
+    return BothBackend(network, network.image_size, config.min_parallax_deg)

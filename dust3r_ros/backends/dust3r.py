@@ -16,6 +16,7 @@ from dust3r_ros.types import Array, Array32, PairPrediction, View
 
 if TYPE_CHECKING:
     from dust3r_ros.network import Dust3r, PairOutput, Tokens
+    from dust3r_ros.network.onnx_model import OnnxDust3r
 
 Pair = tuple[int, int]
 
@@ -27,7 +28,7 @@ _PRECISIONS = ("float32", "bfloat16", "float16")
 class Dust3rBackend:
     """Pointmaps by the DUSt3R network.
 
-    ``model``: a network or the path of a checkpoint. ``device``: "auto", "cpu", "cuda" or "cuda:N".
+    ``model``: a network, or a checkpoint as ``load_network`` takes it. ``device``: "auto", "cpu", "cuda" or "cuda:N".
     ``batch_size``: pairs decoded at once, halved whenever memory does not suffice. ``precision``: of
     encoder and decoder; "bfloat16" and "float16" are faster on CUDA, the heads stay in float32.
 
@@ -47,16 +48,24 @@ class Dust3rBackend:
         if precision not in _PRECISIONS:
             raise ConfigError(f"'precision' is {precision!r}; it must be one of {', '.join(_PRECISIONS)}")
         torch = _import_torch()
-        from dust3r_ros.network.checkpoint import load_checkpoint
         from dust3r_ros.network.device import pick_device
+        from dust3r_ros.network.load import load_network
 
-        self._device = pick_device(device)
-        loaded = load_checkpoint(model, str(self._device)) if isinstance(model, (str, Path)) else model.to(self._device)
-        self._model = loaded.eval()
+        self._model: Dust3r | OnnxDust3r
+        if isinstance(model, (str, Path)):
+            self._model, self._device = load_network(model, device)
+        else:
+            self._device = pick_device(device)
+            self._model = model.to(self._device).eval()
         self._precision = getattr(torch, precision)
         self._batch_size = batch_size
         self._tokens: dict[int, Tokens] = {}
         self.not_finite = 0
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of the images that the network was trained on, pixels."""
+        return self._model.config.img_size
 
     @property
     def batch_size(self) -> int:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from dust3r_ros.backends.flow import Flow
 from dust3r_ros.geometry.pinhole import center_of
 from dust3r_ros.types import Array, Array32
 
-_MATCH_SIGMA_PX = 0.4
+_BEST_MATCH_PX = 0.15  # no flow is more precise than this
+_AROUND = (15, 15)  # pixels over which the error of flow is alike
 _MAX_MISS_PX = 1.5
-# Relative depth error at which confidence is 2: log C is then about 0.7.
-_REFERENCE_PRECISION = 0.03
+REFERENCE_PRECISION = 0.03
+"""Relative depth error at which confidence is 2: log C is then about 0.7."""
 _MAX_CONFIDENCE = 100.0
 _TINY = np.float32(1e-20)
 
@@ -36,8 +38,10 @@ def depth_from_flow(
     """Triangulate every pixel of view a that the flow takes to view b consistently.
 
     The ray of b is moved onto the epipolar line of its pixel; how far it moved is the epipolar
-    error. Confidence is 1 + (reference / precision)^2, where the relative precision of depth is the
-    match's standard deviation (flow and epipolar error) over focal and parallax. Pixels that meet
+    error. How far matches around a pixel miss their lines tells how far they err along them, which nothing else
+    shows: little where texture is rich, more where it is faint. Confidence is 1 + (reference / precision)^2, where
+    the relative precision of depth is the match's standard deviation (its own misses and, twice, the mean
+    square of those around it) over focal and parallax. Pixels that meet
     at less than ``min_parallax_deg``, lie behind a camera or miss their epipolar line by more than
     1.5 pixels have confidence 1.
     """
@@ -53,6 +57,7 @@ def depth_from_flow(
     y = (flow.target[..., 1] - np.float32(cy)) / np.float32(focal_b)
     x, y, epipolar = _onto_epipolar_line(x, y, (far_x, far_y, far_z), t)
     epipolar *= np.float32(focal_b)
+    matched = (flow.error < _MAX_MISS_PX) & (epipolar < _MAX_MISS_PX)
     # z_a far + t = z_b (x, y, 1): two equations for z_a, solved along the line's direction
     along_x, along_y = x * far_z - far_x, y * far_z - far_y
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -66,10 +71,10 @@ def depth_from_flow(
             (along_x * along_x + along_y * along_y + twist * twist)
             / ((far_x * far_x + far_y * far_y + far_z * far_z) * (x * x + y * y + 1.0))
         )
-        variance = _MATCH_SIGMA_PX**2 + flow.error * flow.error + epipolar * epipolar
-        leverage = np.float32(_REFERENCE_PRECISION * 0.5 * (focal_a + focal_b)) * sine
+        variance = _BEST_MATCH_PX**2 + 2 * _mean_around(epipolar * epipolar, matched)
+        variance += flow.error * flow.error + epipolar * epipolar
+        leverage = np.float32(REFERENCE_PRECISION * 0.5 * (focal_a + focal_b)) * sine
         confidence = 1.0 + np.minimum(leverage * leverage / variance, _MAX_CONFIDENCE - 1.0)
-    matched = (flow.error < _MAX_MISS_PX) & (epipolar < _MAX_MISS_PX)
     front = np.isfinite(depth) & (depth > 0) & (depth_b > 0)
     good = matched & front & (sine > np.sin(np.radians(min_parallax_deg)))
     parallax = float(np.degrees(np.arcsin(np.median(sine[matched])))) if matched.any() else 0.0
@@ -87,3 +92,9 @@ def _onto_epipolar_line(
     miss = line_x * x + line_y * y + line_z
     step = miss / norm
     return x - line_x * step, y - line_y * step, np.abs(miss) / np.sqrt(norm)
+
+
+def _mean_around(values: Array32, known: np.ndarray) -> Array32:
+    """(H, W) mean of the known values in a square around each pixel, 0 for none."""
+    total = cv2.blur(np.where(known, values, np.float32(0)), _AROUND)
+    return total / np.maximum(cv2.blur(known.astype(np.float32), _AROUND), np.float32(1e-6))

@@ -24,6 +24,34 @@ _GEOMETRY_SAMPLES = 2000
 _DEFAULT_FOCAL = 1.0  # of the long edge: 53 degrees of view
 
 
+@dataclass(frozen=True, eq=False)
+class PairDepths:
+    """What two-view geometry knows of a pair: depth of each view in its own camera, where the second lies in the first.
+
+    ``focals``: pixels of both views. Depth is in the unit of ``first_T_second``.
+    """
+
+    first: int
+    second: int
+    first_T_second: Array
+    focals: tuple[float, float]
+    depths: tuple[StereoDepth, StereoDepth]
+
+    @property
+    def tells(self) -> bool:
+        """Whether there is depth of a pixel."""
+        return any((view.confidence > 1).any() for view in self.depths)
+
+    def prediction(self) -> PairPrediction:
+        """As pointmaps, in the form of the network's."""
+        a, b = self.depths
+        points = (
+            _pointmap(_filled(a), self.focals[0], np.eye(4)),
+            _pointmap(_filled(b), self.focals[1], self.first_T_second),
+        )
+        return PairPrediction(self.first, self.second, points[0], a.confidence, points[1], b.confidence)
+
+
 @dataclass(eq=False)
 class _View:
     camera: str
@@ -88,15 +116,37 @@ class TwoViewBackend:
         poses: Mapping[int, Array] | None = None,
     ) -> list[PairPrediction]:
         """Pointmaps of ordered pairs; both orders of a pair share one computation of flow and pose."""
+        found = self.depths(pairs, focals, poses)
+        return [
+            self.nothing_known(*pair, focals) if depths is None else depths.prediction()
+            for pair, depths in zip(pairs, found, strict=True)
+        ]
+
+    def depths(
+        self,
+        pairs: Sequence[tuple[int, int]],
+        focals: Mapping[str, float],
+        poses: Mapping[int, Array] | None = None,
+    ) -> list[PairDepths | None]:
+        """The same before it becomes pointmaps; None for a pair whose relative pose is not to be had."""
         relative: dict[tuple[int, int], Array | None] = {}
-        predictions = []
+        found = []
         for first, second in pairs:
             if (first, second) not in relative:
                 second_T_first = self._relative_pose(first, second, focals, poses or {})
                 relative[first, second] = second_T_first
                 relative[second, first] = None if second_T_first is None else invert(second_T_first)
-            predictions.append(self._pair(first, second, relative[first, second], focals))
-        return predictions
+            found.append(self._pair(first, second, relative[first, second], focals))
+        return found
+
+    def nothing_known(self, first: int, second: int, focals: Mapping[str, float]) -> PairPrediction:
+        """The prediction that says nothing."""
+        ones = [np.ones(self._views[index].gray.shape, np.float32) for index in (first, second)]
+        points = [
+            _pointmap(one, self._focal(index, focals), np.eye(4))
+            for one, index in zip(ones, (first, second), strict=True)
+        ]
+        return PairPrediction(first, second, points[0], ones[0], points[1], ones[1])
 
     def _flow(self, first: int, second: int) -> Flow:
         flow = self._flows.get((first, second))
@@ -151,17 +201,16 @@ class TwoViewBackend:
 
     def _pair(
         self, first: int, second: int, second_T_first: Array | None, focals: Mapping[str, float]
-    ) -> PairPrediction:
+    ) -> PairDepths | None:
+        if second_T_first is None:
+            return None
         shapes = self._views[first].gray.shape, self._views[second].gray.shape
         focal = self._focal(first, focals), self._focal(second, focals)
-        if second_T_first is None:
-            return _nothing_known(first, second, shapes, focal)
         first_T_second = invert(second_T_first)
         flows = self._flow(first, second), self._flow(second, first)
         a = depth_from_flow(flows[0], second_T_first, *focal, shapes[1], self._min_parallax_deg)
         b = depth_from_flow(flows[1], first_T_second, *focal[::-1], shapes[0], self._min_parallax_deg)
-        points = _pointmap(_filled(a), focal[0], np.eye(4)), _pointmap(_filled(b), focal[1], first_T_second)
-        return PairPrediction(first, second, points[0], a.confidence, points[1], b.confidence)
+        return PairDepths(first, second, first_T_second, focal, (a, b))
 
 
 def _pointmap(depth: Array32, focal: float, T: Array) -> Array32:
@@ -180,11 +229,3 @@ def _filled(stereo: StereoDepth) -> Array32:
     """Depth with the median where nothing is known, so that every pixel has a point as the network's has."""
     known = stereo.confidence > 1.0
     return np.where(known, stereo.depth, np.median(stereo.depth[known]) if known.any() else np.float32(1.0))
-
-
-def _nothing_known(
-    first: int, second: int, shapes: tuple[tuple[int, ...], ...], focal: tuple[float, float]
-) -> PairPrediction:
-    points = [_pointmap(np.ones(s, np.float32), f, np.eye(4)) for s, f in zip(shapes, focal, strict=True)]
-    ones = [np.ones(shape, np.float32) for shape in shapes]
-    return PairPrediction(first, second, points[0], ones[0], points[1], ones[1])

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -36,8 +36,12 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 def add_mapper(parser: argparse.ArgumentParser) -> None:
     """The options that choose the mapper's configuration."""
     group = parser.add_argument_group("mapper")
-    group.add_argument("--backend", choices=("two_view", "dust3r"), help="what predicts pointmaps (default: two_view)")
-    group.add_argument("--checkpoint", metavar="PATH", help="weights of the dust3r backend: .pth file or folder")
+    group.add_argument(
+        "--backend", choices=("two_view", "dust3r", "both"), help="what predicts pointmaps (default: two_view)"
+    )
+    group.add_argument(
+        "--checkpoint", metavar="PATH", help="weights of the network: shipped ones' name, .pth file or folder"
+    )
     group.add_argument("--config", metavar="YAML", help="parameters from a file, as the node takes them")
     group.add_argument(
         "--focal", type=float, metavar="F", help="known focal length, native pixels (default: estimated)"
@@ -58,12 +62,18 @@ def mapper_config(arguments: argparse.Namespace, base: Mapping[str, object] | No
     for name in ("backend", "checkpoint", "focal"):
         if getattr(arguments, name) is not None:
             values[name] = getattr(arguments, name)
-    for setting in arguments.set:
+    return from_mapping(MapperConfig, {**values, **settings(arguments.set)})
+
+
+def settings(texts: Iterable[str]) -> dict[str, object]:
+    """Values by name of NAME=VALUE each; raises ``ConfigError`` for another form."""
+    values: dict[str, object] = {}
+    for setting in texts:
         name, equals, text = setting.partition("=")
         if not equals or not name:
             raise ConfigError(f"--set {setting!r} is not NAME=VALUE")
         values[name.strip()] = _parsed(text)
-    return from_mapping(MapperConfig, values)
+    return values
 
 
 def _parsed(text: str) -> object:

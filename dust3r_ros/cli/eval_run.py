@@ -1,16 +1,21 @@
-"""dust3r-eval run: a protocol of the literature on a data set."""
+"""dust3r-eval run: protocols of the literature on a data set."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dust3r_ros.cli import command
 from dust3r_ros.cli.run_log import RunLog, add_when
+
+if TYPE_CHECKING:
+    from dust3r_ros.evaluation.datasets import Recording
+    from dust3r_ros.evaluation.protocols.registry import Protocol
 
 
 def add(tables: Any) -> None:
@@ -18,21 +23,23 @@ def add(tables: Any) -> None:
     parser = tables.add_parser(
         "run",
         help="protocols of the literature on a data set",
-        description="Measure protocols on a data set that lies at PATH ('dust3r-eval where NAME' says how).",
+        description="Measure protocols on a data set that lies at PATH ('dust3r-eval where NAME' says how, and by which"
+        " protocols it is judged).",
     )
     parser.add_argument("name", metavar="NAME", help="of the data set")
     parser.add_argument("path", metavar="PATH", help="where it lies")
     parser.add_argument(
         "--protocol", nargs="+", default=["map"], metavar="P",
-        help="map (default), localisation, multiview_pose_pnp, multiview_pose_alignment, monocular_depth, "
-        "multi_view_depth, reconstruction, speed",
+        help="those that 'dust3r-eval where NAME' lists, or 'all' of them (default: map)",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write the HTML page beside published figures, too")
     parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="recordings whose name contains one")
     parser.add_argument("--scenes", type=command.positive, metavar="N", help="only so many recordings")
     parser.add_argument("--size", type=command.positive, default=512, metavar="PX", help="long edge for pairs (512)")
     parser.add_argument("--every", type=command.positive, default=1, metavar="N", help="monocular: every n-th image")
     parser.add_argument("--max-frames", type=command.positive, metavar="N", help="map: only the first frames")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_when(parser)
     parser.set_defaults(body=_run)
     command.add_mapper(parser)
@@ -40,32 +47,96 @@ def add(tables: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from dust3r_ros.evaluation.report.page import protocol_tables
-    from dust3r_ros.evaluation.suite.protocol_runs import Asked, run_protocol
+    from dust3r_ros.backends import make_backend
+    from dust3r_ros.evaluation.datasets import named
+    from dust3r_ros.evaluation.protocols.registry import Asked
+    from dust3r_ros.evaluation.report.page import html, protocol_tables
+    from dust3r_ros.io.files import write_text
 
+    if arguments.checkpoint and arguments.backend is None:
+        arguments.backend = "dust3r"  # weights that nothing reads would be measured as two_view
     config = command.mapper_config(arguments)
-    log = RunLog(arguments.out, arguments, config)
-    for protocol in arguments.protocol:
-        recordings = _recordings(arguments)
-        asked = Asked(recordings, config, arguments.size, arguments.every, arguments.max_frames)
-        for row in run_protocol(protocol, asked):
-            log.add(row)
-            print(f"{row['scene']}, {row['protocol']}: {row.get('note') or 'measured'}", file=sys.stderr, flush=True)
+    dataset = named(arguments.name)
+    protocols = _protocols(arguments.protocol, dataset.name)
+    dataset.open(arguments.path)  # a path that is none is said before weights are loaded
+    log, backend = RunLog(arguments.out, arguments, config), make_backend(config)
+    for protocol in protocols:
+        with _Progress(protocol.name, arguments.quiet) as progress:
+            chosen = progress.watched(_recordings(arguments, dataset.open(arguments.path)))
+            asked = Asked(chosen, config, backend, arguments.size, arguments.every, arguments.max_frames)
+            for row in protocol.run(asked):
+                log.add(row)
+                progress.say(f"{row['scene']}, {row['protocol']}: {row.get('note') or 'measured'}")
     print("\n".join(table.markdown() for table in protocol_tables(log.run.rows)))
-    print(f"written: {arguments.out}", file=sys.stderr)
+    if arguments.page:
+        write_text(arguments.page, html(log.run))
+    print(f"written: {', '.join(str(path) for path in (arguments.out, arguments.page) if path)}", file=sys.stderr)
     return 0
 
 
-def _recordings(arguments: argparse.Namespace) -> Iterator[Any]:
+def _protocols(names: Iterable[str], dataset: str) -> list[Protocol]:
+    """Those of the names, each once; "all" are those that the truth of the data set allows."""
+    from dust3r_ros.evaluation.protocols.registry import JUDGED, protocol_named
+
+    found: dict[str, Protocol] = {}
+    for name in names:
+        for one in JUDGED[dataset] if name == "all" else (name,):
+            found[one] = protocol_named(one)
+    return list(found.values())
+
+
+def _recordings(arguments: argparse.Namespace, found: Iterable[Recording]) -> Iterator[Recording]:
     """Those asked for, read one after the other. Raises ``InputError`` where none is left."""
     from dust3r_ros.errors import InputError
-    from dust3r_ros.evaluation.datasets import named
 
-    found = named(arguments.name).open(arguments.path)
-    chosen = (r for r in found if not arguments.only or any(part in r.name for part in arguments.only))
+    names: list[str] = []
     count = 0
-    for recording in islice(chosen, arguments.scenes):
+    for recording in islice(_called(found, arguments.only, names), arguments.scenes):
         count += 1
         yield recording
     if not count:
-        raise InputError(f"no recording in '{arguments.path}' is called like {' or '.join(arguments.only)}")
+        raise InputError(
+            f"no recording in '{arguments.path}' is called like {' or '.join(arguments.only)}; "
+            f"there are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
+        )
+
+
+def _called(found: Iterable[Recording], parts: list[str], names: list[str]) -> Iterator[Recording]:
+    for recording in found:
+        names.append(recording.name)
+        if not parts or any(part in recording.name for part in parts):
+            yield recording
+
+
+class _Progress:
+    """A bar that counts the images that a protocol reads; lines that are said stand above it."""
+
+    def __init__(self, title: str, quiet: bool) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(unit="image", desc=title, disable=quiet or not sys.stderr.isatty(), leave=False)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def say(self, line: str) -> None:
+        """A line on stderr."""
+        self._bar.write(line, file=sys.stderr)
+
+    def watched(self, recordings: Iterable[Recording]) -> Iterator[Recording]:
+        """The recordings, whose images count as they are read."""
+        for recording in recordings:
+            self._bar.set_postfix_str(recording.name)
+            views = tuple(replace(view, read_image=self._counting(view.read_image)) for view in recording.views)
+            yield replace(recording, views=views)
+
+    def _counting(self, read: Any) -> Any:
+        def counted() -> Any:
+            image = read()
+            self._bar.update()
+            return image
+
+        return counted

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from dust3r_ros.cli import command
@@ -26,6 +27,7 @@ def add(tables: Any) -> None:
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="scenes whose name contains one of these")
     parser.add_argument("--no-worlds", action="store_true", help="no rendered worlds")
     parser.add_argument("--no-poses", action="store_true", help="not the default backend without dense depth as well")
+    parser.add_argument("--no-protocols", action="store_true", help="not the literature's protocols on these scenes")
     parser.add_argument("--no-opencv", action="store_true", help="without the floor, OpenCV's chain")
     parser.add_argument(
         "--pycolmap",
@@ -35,7 +37,7 @@ def add(tables: Any) -> None:
     )
     parser.add_argument("--max-frames", type=command.positive, metavar="N", help="only the first frames of each scene")
     parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds for one process (300)")
-    parser.add_argument("--budget", type=float, default=1200.0, metavar="S", help="seconds for all of them (1200)")
+    parser.add_argument("--budget", type=float, default=1170.0, metavar="S", help="seconds for all of them (1170)")
     parser.add_argument("--against", type=Path, metavar="JSON", help="an earlier run to compare with")
     add_when(parser)
     parser.set_defaults(body=_suite)
@@ -51,6 +53,7 @@ def _add_job(tables: Any) -> None:
     parser.add_argument("system")
     parser.add_argument("row", type=Path)
     parser.add_argument("--max-frames", type=command.positive)
+    parser.add_argument("--protocols", nargs="+", default=[])
     parser.add_argument("--pictures", type=Path)
     parser.set_defaults(body=_job)
     command.add_mapper(parser)
@@ -58,14 +61,19 @@ def _add_job(tables: Any) -> None:
 
 
 def _job(arguments: argparse.Namespace) -> int:
+    """Writes the rows after each of them: one that is stopped leaves those before."""
     from dust3r_ros.evaluation.suite.job import measure
+    from dust3r_ros.evaluation.suite.protocol_job import measure_protocol
     from dust3r_ros.io.files import write_text
 
     config = command.mapper_config(arguments)
-    row = measure(
-        arguments.scene, arguments.system, config, max_frames=arguments.max_frames, pictures=arguments.pictures
-    )
-    write_text(arguments.row, json.dumps(row, allow_nan=False))
+    scene, limit, rows = arguments.scene, arguments.max_frames, []
+    for protocol in arguments.protocols:
+        rows += measure_protocol(scene, protocol, config, limit)
+        write_text(arguments.row, json.dumps(rows, allow_nan=False))
+    if not arguments.protocols:
+        rows = [measure(scene, arguments.system, config, max_frames=limit, pictures=arguments.pictures)]
+        write_text(arguments.row, json.dumps(rows, allow_nan=False))
     return 0
 
 
@@ -76,13 +84,14 @@ def _suite(arguments: argparse.Namespace) -> int:
 
     config = command.mapper_config(arguments)
     before = read_run(arguments.against) if arguments.against else None
+    start = perf_counter()
     plan = _plan(arguments)
     if not plan.scenes:
         raise InputError(
             "there is no scene to measure: give --data DIR with scenes, or leave out --only and --no-worlds"
         )
     log = RunLog(arguments.out / "run.json", arguments, config)
-    for row in measured(plan, _say):
+    for row in measured(plan, _say, start):
         log.add(row)
     _write(arguments, log.run, before)
     return int(
@@ -117,6 +126,7 @@ def _plan(arguments: argparse.Namespace) -> Any:
         timeout=arguments.timeout,
         budget=arguments.budget,
         max_frames=arguments.max_frames,
+        protocols=not arguments.no_protocols,
         options=_forwarded(arguments),
         pictures=arguments.out / "pictures",
         pycolmap=python,

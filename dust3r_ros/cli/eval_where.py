@@ -25,6 +25,7 @@ def add(tables: Any) -> None:
 def _where(arguments: argparse.Namespace) -> int:
     from dust3r_ros.errors import InputError
     from dust3r_ros.evaluation.datasets import DATASETS, named
+    from dust3r_ros.evaluation.protocols.registry import JUDGED
 
     if arguments.name is None:
         if arguments.check:
@@ -36,10 +37,26 @@ def _where(arguments: argparse.Namespace) -> int:
     dataset = named(arguments.name)
     if not arguments.check:
         print(dataset.where(), end="")
+        print(f"\nProtocols of 'dust3r-eval run {dataset.name} PATH': {', '.join(JUDGED[dataset.name])}")
         return 0
     for recording in dataset.open(arguments.check):
+        points = _measured_points(recording)
         posed = sum(view.w_T_c is not None for view in recording.views)
         deep = sum(view.read_depth is not None for view in recording.views)
         split = f", {recording.split}" if recording.split else ""
-        print(f"{recording.name}: {len(recording.views)} images, {posed} with a pose, {deep} with depth{split}")
+        print(f"{recording.name}: {len(recording.views)} images, {posed} with a pose, {deep} with depth{points}{split}")
     return 0
+
+
+def _measured_points(recording: Any) -> str:
+    """What a protocol compares with that is no view: how many points, for the line of the recording."""
+    from dust3r_ros.errors import InputError
+    from dust3r_ros.evaluation.protocols.dtu import reference_of
+
+    if "points" not in recording.truth:
+        return ""
+    try:
+        return f", {len(reference_of(recording).points)} measured points"
+    except InputError as error:
+        name = recording.dataset
+        raise InputError(f"{error} ('dust3r-eval where {name}' says how it must lie)") from error

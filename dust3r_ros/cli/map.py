@@ -121,6 +121,8 @@ def _outcome(arguments: argparse.Namespace, directory: Path, stop: command.Stop,
 def _config(arguments: argparse.Namespace, plan: Manifest | None) -> MapperConfig:
     """What the options say, over what the manifest does."""
     config = command.mapper_config(arguments, {} if plan is None else as_mapping(plan.config))
+    if arguments.checkpoint and config.backend == "two_view":
+        raise ConfigError("--checkpoint names weights, but backend 'two_view' reads none; say --backend both or dust3r")
     if not arguments.localize_only:
         return config
     if arguments.load is None:

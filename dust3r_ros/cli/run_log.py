@@ -39,9 +39,9 @@ class RunLog:
         self.run = RunFile({})
 
     def add(self, row: dict[str, Any]) -> None:
-        """One more row. Raises ``OutputError``."""
+        """One more row, in place of one with the same names. Raises ``OutputError``."""
         from dust3r_ros.config import as_mapping
-        from dust3r_ros.evaluation.report.run_file import RunFile, about, write_run
+        from dust3r_ros.evaluation.report.run_file import RunFile, about, key_of, write_run
 
         head = about(
             commit=self._arguments.commit,
@@ -50,5 +50,5 @@ class RunLog:
             hardware=self._machine.about(),
             seconds=perf_counter() - self._start,
         )
-        self.run = RunFile(head, [*self.run.rows, row])
+        self.run = RunFile(head, list({key_of(one): one for one in (*self.run.rows, row)}.values()))
         write_run(self._path, self.run)

@@ -13,11 +13,14 @@ class MapperConfig:
 
     backend: str = row(
         "two_view",
-        "What turns image pairs into pointmaps: two_view needs no weights, dust3r runs the network.",
-        choices=("two_view", "dust3r"),
+        "What turns image pairs into pointmaps: two_view needs no weights, dust3r runs the network, both is two_view"
+        " with the network's depth where geometry knows less.",
+        choices=("two_view", "dust3r", "both"),
     )
     checkpoint: str = row(
-        "", "Weights of the dust3r backend: a .pth file or a folder with config.json and model.safetensors."
+        "",
+        "Weights of the backends dust3r and both: the name of shipped ones, a .pth file, or a folder with config.json"
+        " and model.safetensors.",
     )
     device: str = row(
         "auto", "Where the network runs; auto takes CUDA when there is one.", choices=("auto", "cpu", "cuda")
@@ -73,7 +76,7 @@ class MapperConfig:
     dense: bool = row(True, "Depth for keyframes; false maps poses, calibration and landmarks only (backend two_view).")
     depth_pairs: int = row(
         2,
-        "Pairs of a new keyframe that give depth: with those of the window that promise most (backend two_view).",
+        "Pairs of a new keyframe that give depth: with those of the window that promise most (not dust3r).",
         low=1,
         high=20,
     )
@@ -81,7 +84,7 @@ class MapperConfig:
     fusion: bool = row(
         False, "Take out of the clouds what other keyframes see through or contradict; the written one is thinned too."
     )
-    moving_objects: bool = row(True, "Leave what moves, or was taken away, out of poses and cloud (backend two_view).")
+    moving_objects: bool = row(True, "Leave what moves, or was taken away, out of poses and cloud (not dust3r).")
     min_confidence: float = row(
         1.5, "Points of lower confidence stay out of the map cloud (1 = nothing known).", low=1.0, high=1e3, live=True
     )

@@ -38,18 +38,22 @@ class Scene:
 
     def depth(self, stamp_ns: int) -> Array32 | None:
         """True depth (H, W) at native resolution, in the unit of the poses, 0 = none; None where there is none."""
-        if not self.depth_files:
-            return None
-        nearest = min(self.depth_files, key=lambda stamp: abs(stamp - stamp_ns))
-        if abs(nearest - stamp_ns) > _STAMP_TOLERANCE_NS:
+        path = self.depth_file(stamp_ns)
+        if path is None:
             return None
         import cv2
 
-        path = self.depth_files[nearest]
         image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if image is None or image.ndim != 2 or image.dtype != np.uint16:
             raise InputError(f"depth image '{path}' cannot be read as a 16 bit grey PNG")
         return (image / self.depth_scale).astype(np.float32)
+
+    def depth_file(self, stamp_ns: int) -> Path | None:
+        """What holds the depth at a stamp; None where there is none within 10 ms."""
+        nearest = min(self.depth_files, key=lambda stamp: abs(stamp - stamp_ns), default=None)
+        if nearest is None or abs(nearest - stamp_ns) > _STAMP_TOLERANCE_NS:
+            return None
+        return self.depth_files[nearest]
 
 
 def read_scene(path: str | Path) -> Scene:
@@ -74,6 +78,14 @@ def read_scene(path: str | Path) -> Scene:
         depth_scale=values["depth_scale"],
         depth_files=_read_listing(listing) if listing.is_file() else {},
     )
+
+
+def image_files(path: str | Path) -> dict[int, Path]:
+    """{stamp in ns: file} of the scene's images, as rgb.txt lists them. Raises ``InputError``."""
+    listing = Path(path) / "rgb.txt"
+    if not listing.is_file():
+        raise InputError(f"'{path}' is not a scene with truth: it has no rgb.txt")
+    return _read_listing(listing)
 
 
 def find_scenes(paths: Iterable[str | Path]) -> list[Path]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
-from scipy.spatial.transform import Rotation
 
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.pinhole import rays
@@ -15,6 +13,8 @@ from dust3r_ros.types import Array
 
 _ROUNDS = 2
 _BAND = 3.0  # thresholds
+_HUBER = 1.345  # standard deviations
+_STEPS, _LITTLE = 20, 1e-6  # of the loss: a step that lowers it by less is the last
 
 
 def essential_pose(
@@ -123,22 +123,64 @@ def _fitting(b_T_a: Array, rays_a: Array, rays_b: Array, threshold: float) -> ND
 
 
 def _refined(b_T_a: Array, rays_a: Array, rays_b: Array, focal: float) -> Array:
-    """Least Huber loss of Sampson's distance, pixels, over rotation (3) and direction of translation (2)."""
-    direction = b_T_a[:3, 3] / np.linalg.norm(b_T_a[:3, 3])
-    tangent = np.linalg.svd(direction[None])[2][1:]
+    """Least Huber loss of Sampson's distance, pixels, over rotation (3) and direction of translation (2).
 
-    def moved(step: Array) -> Array:
-        translation = direction + step[3:] @ tangent
-        rotation = Rotation.from_rotvec(step[:3]).as_matrix() @ b_T_a[:3, :3]
-        return pose(rotation, translation / np.linalg.norm(translation))
+    Levenberg-Marquardt with re-weighting. What a residual is divided by changes too slowly to count in its slope.
+    """
+    error, slope = _sloped(b_T_a, rays_a, rays_b, focal)
+    width = _HUBER * max(1.4826 * float(np.median(np.abs(error))), 1e-6)
+    damping, cost = 1e-4, _huber(error, width)
+    for _ in range(_STEPS):
+        weighted = slope.T * np.minimum(1.0, width / np.maximum(np.abs(error), 1e-12))
+        normal = weighted @ slope
+        try:
+            step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)) + 1e-12 * np.eye(5), -weighted @ error)
+        except np.linalg.LinAlgError:
+            break
+        trial = _moved(b_T_a, step)
+        error_then, slope_then = _sloped(trial, rays_a, rays_b, focal)
+        cost_then = _huber(error_then, width)
+        if not cost_then < cost:
+            damping *= 10.0
+            if damping > 1e6:
+                break
+            continue
+        gain, damping = (cost - cost_then) / cost, damping / 10.0
+        b_T_a, error, slope, cost = trial, error_then, slope_then, cost_then
+        if gain < _LITTLE:
+            break
+    return b_T_a
 
-    start = focal * _sampson(moved(np.zeros(5)), rays_a, rays_b)
-    noise = max(1.4826 * float(np.median(np.abs(start))), 1e-6)
-    result = least_squares(
-        lambda step: focal * _sampson(moved(step), rays_a, rays_b),
-        np.zeros(5), loss="huber", f_scale=1.345 * noise, x_scale=0.1, max_nfev=20,
-    )  # fmt: skip
-    return moved(result.x)
+
+def _huber(error: Array, width: float) -> float:
+    size = np.abs(error)
+    within = np.minimum(size, width)
+    return float(np.sum(within * (size - 0.5 * within)))
+
+
+def _moved(b_T_a: Array, step: Array) -> Array:
+    """After a turn (3) on the left of the rotation and a step (2) of the direction across itself."""
+    t = b_T_a[:3, 3] + step[3:] @ _across(b_T_a[:3, 3])
+    return pose(cv2.Rodrigues(step[:3])[0] @ b_T_a[:3, :3], t / np.linalg.norm(t))
+
+
+def _across(t: Array) -> Array:
+    """(2, 3) directions that a unit vector can move in."""
+    return np.asarray(np.linalg.svd(t[None])[2][1:])
+
+
+def _sloped(b_T_a: Array, rays_a: Array, rays_b: Array, focal: float) -> tuple[Array, Array]:
+    """Sampson's distances (N,), pixels, and their derivatives (N, 5) by the steps of ``_moved``."""
+    R, t = b_T_a[:3, :3], b_T_a[:3, 3]
+    E = np.cross(t, R, axisb=0, axisc=0)
+    lines_b, lines_a = rays_a @ E.T, rays_b @ E
+    slopes = np.sum(lines_b[:, :2] ** 2, axis=1) + np.sum(lines_a[:, :2] ** 2, axis=1)
+    scale = focal / np.sqrt(np.maximum(slopes, 1e-24))
+    turned, normal = rays_a @ R.T, np.cross(rays_b, t)  # b . (t x Ra) is (b x t) . Ra, and (Ra x b) . t
+    by_turn = np.cross(turned, normal)
+    by_shift = np.cross(turned, rays_b) @ _across(t).T
+    error = np.sum(rays_b * lines_b, axis=1)
+    return scale * error, scale[:, None] * np.hstack([by_turn, by_shift])
 
 
 def _parallax(rays_a: Array, rays_b: Array) -> float:

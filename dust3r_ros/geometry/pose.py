@@ -216,8 +216,12 @@ class _Matches:
 
     def refined(self, c_T_w: Array, focal: float, free_focal: bool) -> PnpResult:
         """The result of refining on the inliers, twice, for the first time changes who they are."""
+        chosen = None
         for _ in range(2):
             inliers = self.inliers(c_T_w, focal)
+            if chosen is not None and np.array_equal(inliers, chosen):
+                break
+            chosen = inliers
             points, pixels = self.points[inliers], self.pixels[inliers]
             c_T_w, focal = minimise(points, pixels, c_T_w, focal, self.center, free_focal)
         cov = covariance(points, pixels, c_T_w, focal, self.center, free_focal)

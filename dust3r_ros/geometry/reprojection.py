@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.geometry.rigid import pose, transform
+from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.types import Array
 
 _HUBER = 1.345  # standard deviations; 95 % efficient for normal errors
+_CONVERGED = 0.01  # standard deviations of the pose
 _MIN_EIGENVALUE = 1e-12  # of the normalised information matrix; below, a direction of the pose is free
 
 
 def linearised(
     points: Array, pixels: Array, c_T_w: Array, focal: float, center: tuple[float, float], free_focal: bool
 ) -> tuple[Array, Array]:
-    """Residuals (2N,) and Jacobian (2N, 6 or 7) over exp(xi) c_T_w, xi = (translation, rotation), and log focal."""
-    camera = transform(c_T_w, points)
-    z = camera[:, 2]
-    x, y = camera[:, 0] / z, camera[:, 1] / z
-    zero, one = np.zeros_like(z), np.ones_like(z)
-    rows = [[one / z, zero, -x / z, -x * y, 1 + x * x, -y], [zero, one / z, -y / z, -1 - y * y, x * y, x]]
+    """Residuals (2N,) and Jacobian (2N, 6 or 7) over exp(xi) c_T_w, xi = (translation, rotation), and log focal.
+
+    All residuals in x come first, then those in y.
+    """
+    X, Y, z = c_T_w[:3, :3] @ points.T + c_T_w[:3, 3:]
+    inverse = 1.0 / z
+    x, y = X * inverse, Y * inverse
+    J = np.zeros((7 if free_focal else 6, 2, len(z)))
+    J[0, 0] = J[1, 1] = inverse
+    J[2, 0], J[2, 1] = -x * inverse, -y * inverse
+    J[4, 1] = J[3, 0] = x * y
+    J[3] *= -1.0
+    J[4, 0], J[3, 1] = 1.0 + x * x, -1.0 - y * y
+    J[5, 0], J[5, 1] = -y, x
     if free_focal:
-        rows = [[*rows[0], x], [*rows[1], y]]
-    jacobian = focal * np.stack([np.stack(row, axis=-1) for row in rows], axis=1)
-    residuals = focal * np.stack([x, y], axis=-1) + np.asarray(center) - pixels
-    return residuals.ravel(), jacobian.reshape(len(z) * 2, -1)
+        J[6, 0], J[6, 1] = x, y
+    J *= focal
+    residuals = focal * np.stack([x, y]) + np.asarray(center)[:, None] - pixels.T
+    return residuals.ravel(), J.reshape(len(J), -1).T
 
 
 def _moved(c_T_w: Array, focal: float, step: Array) -> tuple[Array, float]:
-    delta = pose(Rotation.from_rotvec(step[3:6]).as_matrix(), step[:3])
+    delta = pose(cv2.Rodrigues(step[3:6])[0], step[:3])
     return delta @ c_T_w, focal * float(np.exp(step[6])) if len(step) > 6 else focal
 
 
 def _huber_cost(residuals: Array, scale: float) -> float:
     size = np.abs(residuals) / scale
-    return float(np.sum(np.where(size <= _HUBER, size**2, 2 * _HUBER * size - _HUBER**2)))
+    within = np.minimum(size, _HUBER)
+    return float(np.sum(within * (2.0 * size - within)))
 
 
 def _noise(residuals: Array) -> float:
@@ -51,24 +61,30 @@ def minimise(
 
     ``points`` (N, 3) in the world, ``pixels`` (N, 2); the focal moves only if ``free_focal``.
     Levenberg-Marquardt with re-weighting; the loss turns linear at 1.345 standard deviations, taken
-    from the median. Raises ``GeometryError`` where the points leave the pose free.
+    from the median. It ends where a step is a hundredth of what the pose is uncertain by. Raises ``GeometryError``
+    where the points leave the pose free.
     """
     damping = 1e-4
+    residuals, jacobian = linearised(points, pixels, c_T_w, focal, center, free_focal)
     for _ in range(30):
-        residuals, jacobian = linearised(points, pixels, c_T_w, focal, center, free_focal)
         scale = _noise(residuals)
         weights = np.minimum(1.0, _HUBER * scale / np.maximum(np.abs(residuals), 1e-12))
-        normal = (jacobian * weights[:, None]).T @ jacobian
+        weighted = jacobian.T * weights
+        normal = weighted @ jacobian
         _check_information(normal, len(points))
-        step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), -jacobian.T @ (weights * residuals))
+        step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), -weighted @ residuals)
         moved = _moved(c_T_w, focal, step)
-        if np.any(transform(moved[0], points)[:, 2] <= 0) or _huber_cost(
-            linearised(points, pixels, *moved, center, free_focal)[0], scale
-        ) > _huber_cost(residuals, scale):
+        after, slopes = linearised(points, pixels, *moved, center, free_focal)
+        if np.any(points @ moved[0][2, :3] + moved[0][2, 3] <= 0) or (
+            _huber_cost(after, scale) > _huber_cost(residuals, scale)
+        ):
             damping *= 10
         else:
             (c_T_w, focal), damping = moved, damping / 10
-        if np.abs(jacobian @ step).max() < 1e-4 or damping > 1e8:  # no pixel moves any more
+            residuals, jacobian = after, slopes
+            if step @ normal @ step < (_CONVERGED * scale) ** 2:
+                break
+        if np.abs(slopes @ step).max() < 1e-4 or damping > 1e8:  # no pixel moves any more
             break
     return c_T_w, focal
 

@@ -19,6 +19,7 @@ from dust3r_ros.network.config import Dust3rConfig
 from dust3r_ros.network.device import pick_device
 from dust3r_ros.network.model import Dust3r
 from dust3r_ros.network.names import State, to_model
+from dust3r_ros.network.shipped import find_checkpoint
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -32,13 +33,14 @@ _PUBLISHED = Dust3rConfig()
 def load_checkpoint(path: str | Path, device: str = "cpu") -> Dust3r:
     """The network of a ``.pth`` file, or of a folder with ``config.json`` and ``model.safetensors``.
 
-    float32, in evaluation mode, on ``device`` ("cpu", "cuda", "cuda:1" or "auto"). Every tensor of the
-    architecture must be there and nothing else. Weights of the published sizes log their licence.
+    ``path``: also a name, such as ``tiny``, of weights that come with the package. float32 whatever it is stored
+    in, in evaluation mode, on ``device`` ("cpu", "cuda", "cuda:1" or "auto"). Every tensor of the architecture
+    must be there and nothing else. Weights of the published sizes log their licence.
 
     Raises ``CheckpointError`` for a file that is missing, truncated, of another kind or architecture,
     holds numbers that are not finite, or asks to run code; ``BackendError`` for a device that is not there.
     """
-    path = Path(path)
+    path = find_checkpoint(path)
     target = pick_device(device)
     if not path.exists():
         raise CheckpointError(f"checkpoint '{path}' does not exist; it must be {_LAYOUTS}")
@@ -51,21 +53,32 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> Dust3r:
     return model
 
 
-def save_checkpoint(model: Dust3r, folder: str | Path) -> None:
+def save_checkpoint(model: Dust3r, folder: str | Path, half: bool = False) -> None:
     """Writes ``config.json`` and ``model.safetensors`` into ``folder``, which is made when missing.
 
-    Each file is written beside its place and renamed. Raises ``OutputError`` when that fails.
+    ``half``: in float16, half the bytes. Each file is written beside its place and renamed. Raises
+    ``OutputError`` when that fails, or for a weight that float16 does not hold.
     """
     from safetensors.torch import save_file
 
     folder = Path(folder)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if half:
+        state = {name: _halved(name, tensor) for name, tensor in state.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / WEIGHTS, lambda file: save_file(state, file, metadata={"format": "pt"}))
         _write(folder / CONFIG, lambda file: file.write_text(model.config.to_json(), encoding="utf-8"))
     except OSError as error:
         raise OutputError(f"checkpoint folder '{folder}' cannot be written: {error}") from error
+
+
+def _halved(name: str, tensor: Tensor) -> Tensor:
+    half = tensor.to(torch.float16)
+    if not torch.isfinite(half).all():
+        most = float(tensor.abs().max())
+        raise OutputError(f"'{name}' holds {most:g}; float16 holds numbers up to 65504, so it must stay float32")
+    return half
 
 
 def _read_pth(path: Path) -> tuple[Dust3rConfig, State]:

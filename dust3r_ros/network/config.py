@@ -15,12 +15,15 @@ from dust3r_ros.errors import CheckpointError
 PATCH = 16
 """Side of a patch, pixels."""
 
+GRID_POSITIONS = "RoPE100+grid"
+"""RoPE, and the place in the image added to the patches: for networks that are trained here (``positions.py``)."""
+
 Mode = tuple[str, float, float]
 
 # What this implementation computes. 'patch_embed_cls', 'freeze' and 'landscape_only' say how a network was
 # trained and batched; the function of the weights is the same for all their values.
 _SUPPORTED: dict[str, tuple[object, ...]] = {
-    "pos_embed": ("RoPE100",),
+    "pos_embed": ("RoPE100", GRID_POSITIONS),
     "patch_embed_cls": ("PatchEmbedDust3R", "ManyAR_PatchEmbed"),
     "head_type": ("linear", "dpt"),
     "output_mode": ("pts3d",),

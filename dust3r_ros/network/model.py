@@ -5,20 +5,23 @@
     image 2 ─ encoder ─┘                └─ decoder 2 ─ head 2 → those of image 2, in the frame of camera 1
 
 ``encode`` runs once per image, ``decode`` once per batch of ordered pairs. Both images of a pair have
-their own size and aspect ratio. Read upwards: rope, blocks, heads, tokens, this.
+their own size and aspect ratio. Read upwards: rope, positions, blocks, heads, tokens, this.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.network.blocks import EPS, DecoderBlock, EncoderBlock, PatchEmbed
-from dust3r_ros.network.config import PATCH, Dust3rConfig
+from dust3r_ros.network.config import GRID_POSITIONS, PATCH, Dust3rConfig
 from dust3r_ros.network.heads import make_head, points_and_confidence
+from dust3r_ros.network.positions import grid_waves
 from dust3r_ros.network.rope import Rope2D
 from dust3r_ros.network.tokens import Tokens
 
@@ -44,11 +47,16 @@ class PairOutput:
 
 
 class Dust3r(nn.Module):
-    """Encoder, two decoders that read each other, two heads. Parameter names are the checkpoints'."""
+    """Encoder, two decoders that read each other, two heads. Parameter names are the checkpoints'.
+
+    ``checkpointing`` (off) trades time for memory in training: a block keeps its input only and is computed
+    again for its gradient (Chen et al. 2016). The numbers are the same.
+    """
 
     def __init__(self, config: Dust3rConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpointing = False
         enc, enc_heads = config.enc_embed_dim, config.enc_num_heads
         dec, dec_heads = config.dec_embed_dim, config.dec_num_heads
         self.patch_embed = PatchEmbed(enc)
@@ -72,12 +80,22 @@ class Dust3r(nn.Module):
                 f"image tensor of shape {tuple(image.shape)} cannot be encoded; "
                 f"it must be (B, 3, H, W) with H and W multiples of {PATCH}"
             )
-        grid = (image.shape[2] // PATCH, image.shape[3] // PATCH)
-        rope = Rope2D.of_grid(*grid, self.config.enc_embed_dim // self.config.enc_num_heads, image.device)
-        x = self.patch_embed(image)  # (B, N, C)
+        return self.encode_patches(self.patches(image), (image.shape[2] // PATCH, image.shape[3] // PATCH))
+
+    def encode_patches(self, x: Tensor, grid: tuple[int, int]) -> Tokens:
+        """``encode`` from ``patches`` (B, N, C) on, N = rows x columns of ``grid``."""
+        rope = Rope2D.of_grid(*grid, self.config.enc_embed_dim // self.config.enc_num_heads, x.device)
         for block in self.enc_blocks:
-            x = block(x, rope)
+            x = self.run(block, x, rope)
         return Tokens(self.enc_norm(x), grid)
+
+    def patches(self, image: Tensor) -> Tensor:
+        """What the first block of the encoder gets: (B, N, C) of images (B, 3, H, W)."""
+        x = self.patch_embed(image)
+        if self.config.pos_embed == GRID_POSITIONS:
+            grid = (image.shape[2] // PATCH, image.shape[3] // PATCH)
+            x = x + grid_waves(*grid, self.config.enc_embed_dim, x.device).to(x.dtype)
+        return x
 
     def decode(self, tokens_1: Tokens, tokens_2: Tokens) -> PairOutput:
         """Pointmaps of the pairs (image i of ``tokens_1``, image i of ``tokens_2``).
@@ -88,6 +106,10 @@ class Dust3r(nn.Module):
             raise InputError(
                 f"{len(tokens_1)} first and {len(tokens_2)} second views make no pairs; give as many of each"
             )
+        return self.decode_equal(tokens_1, tokens_2)
+
+    def decode_equal(self, tokens_1: Tokens, tokens_2: Tokens) -> PairOutput:
+        """``decode`` for batches that are known to be equally long, so that a graph of any length can be traced."""
         layers_1, layers_2 = self._decoder(tokens_1, tokens_2)
         # Distances grow with exp(d): the heads stay in float32 when the caller runs the rest in less.
         with torch.autocast(tokens_1.features.device.type, enabled=False):
@@ -106,6 +128,12 @@ class Dust3r(nn.Module):
         """``decode`` of ``encode`` of both images, (B, 3, H, W) and (B, 3, H', W')."""
         return self.decode(self.encode(image_1), self.encode(image_2))
 
+    def run(self, block: nn.Module, *inputs: Any) -> Tensor:
+        """What ``block`` gives, its inside forgotten until the backward pass if ``checkpointing`` is on."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
     def _decoder(self, tokens_1: Tokens, tokens_2: Tokens) -> tuple[list[Tensor], list[Tensor]]:
         """Per view [encoder output (B, N, C), layer 1 (B, N, D), …, layer L normed]."""
         x, y = tokens_1.features, tokens_2.features
@@ -116,7 +144,7 @@ class Dust3r(nn.Module):
         x, y = self.decoder_embed(x), self.decoder_embed(y)
         for block_1, block_2 in zip(self.dec_blocks, self.dec_blocks2, strict=True):
             # Both sides read the layer before: neither sees what the other computes in this one.
-            x, y = block_1(x, y, rope_x, rope_y), block_2(y, x, rope_y, rope_x)
+            x, y = self.run(block_1, x, y, rope_x, rope_y), self.run(block_2, y, x, rope_y, rope_x)
             layers_1.append(x)
             layers_2.append(y)
         layers_1[-1], layers_2[-1] = self.dec_norm(x), self.dec_norm(y)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -211,3 +213,39 @@ def test_depth_ends_at_the_outlines_of_the_image_shown_until_it_is_frozen() -> N
     assert (cut.get(0)[1][:, edge:] == 1).all() and (cut.get(0)[0][:, edge:] == 0).all()
     assert (cut.get(0)[1][:, : edge - 2] > 1).all()
     np.testing.assert_array_equal(cut.get(1)[1], plain.get(1)[1])
+
+
+def handed(depth: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    return depth.astype(np.float32), np.where(depth > 0, confidence, 1).astype(np.float32)
+
+
+def test_what_others_hand_over_closes_gaps_and_is_heard_once() -> None:
+    maps = DepthMaps()
+    prediction, a, _ = pair(0, 1)
+    unsure = prediction.confidence_first.copy()
+    unsure[:, 8:] = 1
+    maps.absorb(replace(prediction, confidence_first=unsure), SECOND_T_FIRST, 1.0)
+    assert (maps.get(0)[1][:, 11:] == 1).all()
+    before = maps.pixels(0)
+    maps.hand(0, {4: handed(a, 2.0)})
+    assert maps.pixels(0) is not before and maps.givers(0) == {4}
+    np.testing.assert_allclose(maps.get(0)[0], a, rtol=1e-4)
+    once = maps.get(0)[1]
+    maps.hand(0, {4: handed(2 * a, 50.0)})
+    np.testing.assert_array_equal(maps.get(0)[1], once)
+    maps.hand(0, {5: handed(a, 2.0)})
+    assert maps.givers(0) == {4, 5} and (maps.get(0)[1][:, 11:] > once[:, 11:]).all()
+    np.testing.assert_array_equal(maps.own(0)[1][:, 8:], 1)
+
+
+def test_handed_depth_grows_with_its_keyframe_and_goes_with_it() -> None:
+    maps = DepthMaps()
+    prediction, a, _ = pair(0, 1)
+    maps.absorb(prediction, SECOND_T_FIRST, 1.0)
+    maps.hand(0, {4: handed(a, 9.0)})
+    maps.rescale(0, 3.0)
+    np.testing.assert_allclose(maps.get(0)[0], 3 * a, rtol=1e-4)
+    maps.freeze(0)
+    np.testing.assert_allclose(maps.own(0)[0], 3 * a, rtol=1e-4)
+    maps.clear(0)
+    assert maps.get(0) is None and maps.own(0) is None and not maps.givers(0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
 import pytest
 from pairs import PairProblem, pair_problem
 
+from dust3r_ros.alignment import align
 from dust3r_ros.alignment.global_start import GlobalStart, global_start
 from dust3r_ros.alignment.moments import inverse, scale_of
 from dust3r_ros.alignment.pixel_block import plan_blocks, sights_of
@@ -42,6 +44,44 @@ def test_the_start_of_exact_pairs_is_the_truth() -> None:
         np.testing.assert_allclose(S.scale * scale_of(w_S_pair) * unit, 1.0, rtol=1e-4)
         np.testing.assert_allclose(w_S_pair[:3, 3], start.w_T_c[pair.first, :3, 3], atol=1e-4)
     assert not start.switched_off.any() and start.residual.max() < 1e-4
+
+
+def only_at(pair: PairPrediction, rows: list[int], columns: slice) -> PairPrediction:
+    """The pair, sure of a few pixels of both views."""
+    changed = {}
+    for name in ("confidence_first", "confidence_second"):
+        changed[name] = np.ones_like(getattr(pair, name))
+        changed[name][rows, columns] = 3.0
+    return replace(pair, **changed)
+
+
+def test_a_start_is_the_same_however_images_are_cut() -> None:
+    exact = pair_problem(N, 64, noise=0.0)
+    upper = list(range(0, 24, 2))  # nothing is known of the lower half; 4, which is never first, borrows its depth
+    pairs = [only_at(pair, upper, slice(None)) for pair in exact.pairs if pair.first != 4]
+    problem = check_problem(pairs)
+    sights = sights_of(problem.pairs, N)
+    for plane in (1, 600):
+        blocks = [make() for make in plan_blocks(problem.pairs, sights, problem.shapes, 4, plane)]
+        assert len(blocks) > N
+        start = global_start(problem, blocks)
+        S = weighted_similarity(start.w_T_c[:, :3, 3], exact.w_T_c[:, :3, 3])
+        np.testing.assert_allclose(S.apply(start.w_T_c[:, :3, 3]), exact.w_T_c[:, :3, 3], atol=1e-4)
+        np.testing.assert_allclose(start.focals, exact.focal, rtol=1e-5)
+
+
+def test_a_pair_whose_few_confident_pixels_fall_between_samples_finds_its_place() -> None:
+    """Of images so large that an alignment looks at every 13th row and column; 4 is first in no pair, and nothing is
+    known of the lower half of it."""
+    exact = pair_problem(N, 256, noise=0.0)
+    pairs = [
+        only_at(pair, [0, 20, 41, 65], slice(0, 256, 10)) if 4 in (pair.first, pair.second) else pair
+        for pair in exact.pairs
+        if pair.first != 4 and (pair.first, pair.second) not in {(1, 4), (2, 4), (3, 4)}
+    ]
+    found = align(pairs)
+    S = weighted_similarity(found.w_T_c[:4, :3, 3], exact.w_T_c[:4, :3, 3])
+    np.testing.assert_allclose(S.apply(found.w_T_c[:, :3, 3]), exact.w_T_c[:, :3, 3], atol=0.1)
 
 
 def test_the_start_of_noisy_pairs_is_near(noisy: PairProblem) -> None:

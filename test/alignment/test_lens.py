@@ -22,7 +22,7 @@ def built(bend: float = 0.0) -> SparseMap:
         offsets = view.seen.pixels
         bent = offsets * (1 + bend * np.sum(offsets**2, axis=1, keepdims=True) / (WIDTH / 2) ** 2)
         view.seen = Tracks(view.seen.ids, bent)
-    assert bootstrap(sparse, range(8), 0, [0.8 * WIDTH, 1.2 * WIDTH], Options())
+    assert bootstrap(sparse, range(8), 0, [0.8 * WIDTH, 1.2 * WIDTH], Options()).starts
     refine(sparse, free_focal=True, iterations=30)
     return sparse
 

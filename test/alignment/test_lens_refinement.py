@@ -20,7 +20,7 @@ FOCAL = 330.0
 def built(lens: Lens, views: int = 12, noise: float = 0.1) -> SparseMap:
     """A map of what ``lens`` shows, as cameras without distortion explain it."""
     sparse = unposed(past_a_wall(views), noise, lens=lens)
-    assert bootstrap(sparse, range(views), 0, [0.8 * WIDTH, 1.2 * WIDTH], Options())
+    assert bootstrap(sparse, range(views), 0, [0.8 * WIDTH, 1.2 * WIDTH], Options()).starts
     refine(sparse, free_focal=True)
     return sparse
 

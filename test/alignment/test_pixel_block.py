@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pairs import pair_problem
 
 from dust3r_ros.alignment.global_start import global_start
-from dust3r_ros.alignment.pixel_block import plan_blocks, sights_of
+from dust3r_ros.alignment.pixel_block import PixelBlock, plan_blocks, plan_missed, sights_of
 from dust3r_ros.alignment.problem import Problem, image_shapes
 from dust3r_ros.alignment.scene import Scene
 from dust3r_ros.alignment.sweeps import gather
@@ -53,6 +55,22 @@ def test_blocks_hold_every_sampled_pixel_once(stride: int, plane: int) -> None:
         assert count.max() == 1 and count.sum() == len(rows) * len(columns)
         assert (np.diff(rows) == stride).all() and (np.diff(columns) == stride).all()
         assert len(rows) == max(1, len(range(min(stride // 2, 35), 36, stride)))
+
+
+def test_what_falls_between_the_samples_is_picked_where_too_little_does_not() -> None:
+    pair = PAIRS[0]
+    confidence = np.ones_like(pair.confidence_first)
+    confidence[3:6, 3:23] = 2.0  # 60 pixels, of which the grid of every 36th row and column has none
+    pairs = [replace(pair, confidence_first=confidence), *PAIRS[1:]]
+    few = [make() for make in plan_blocks(pairs, SIGHTS, SHAPES, 8)]
+    (make,) = plan_missed(pairs, SIGHTS, SHAPES, few, 20)
+    block = make()
+    assert block.images.tolist() == [pair.first]
+    u, v = block.at((36, 48))
+    assert (confidence[v, u] > 1).all() and 10 <= len(u) <= 30 and np.ptp(u) > 10
+    whole = PixelBlock.of_image(pair.first, [*few, block])
+    assert np.count_nonzero(whole.weights[0, whole.edges[0].tolist().index(0)]) >= 15
+    assert plan_missed(pairs, SIGHTS, SHAPES, [*few, block], 10) == []
 
 
 def test_a_pass_is_the_sum_over_the_pixels_however_they_are_cut() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import PLAIN, arc, sparse_of
 
-from dust3r_ros.alignment.sight_lines import ranks, sight_errors, sight_lines, sights_of
+from dust3r_ros.alignment.sight_lines import different, ranks, sight_errors, sight_lines, sights_of
 from dust3r_ros.alignment.sparse_view import Focal, SparseView
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.tracking import Tracks
@@ -31,6 +31,12 @@ def test_every_sight_of_what_is_seen_twice(
     expected = [(v, i) for v, i in expected if sum(j == i for _, j in expected) >= 2]
     assert list(zip(view.tolist(), ids[point].tolist(), strict=True)) == expected
     np.testing.assert_array_equal(offset, np.array(expected, float).reshape(-1, 2))
+
+
+@given(st.lists(st.lists(st.one_of(st.integers(0, 60), st.integers(0, 10**9)), max_size=20), max_size=4))
+def test_different_ids(ids: list[list[int]]) -> None:
+    found = different([np.array(some, np.int64) for some in ids])
+    assert found.tolist() == sorted({i for some in ids for i in some})
 
 
 def test_ranks() -> None:

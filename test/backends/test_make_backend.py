@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from dust3r_ros.backends import make_backend
 from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError, Dust3rRosError
+from dust3r_ros.types import View
 
 
 def test_the_default_needs_nothing() -> None:
@@ -15,9 +17,39 @@ def test_the_default_needs_nothing() -> None:
     assert isinstance(backend, TwoViewBackend) and backend.uses_poses and backend.name == "two_view"
 
 
-def test_the_network_needs_weights() -> None:
-    with pytest.raises(Dust3rRosError, match="checkpoint"):
-        make_backend(MapperConfig(backend="dust3r"))
+@pytest.mark.parametrize("backend", ["dust3r", "both"])
+def test_the_network_needs_weights(backend: str) -> None:
+    with pytest.raises(Dust3rRosError, match=f"backend '{backend}' needs weights; set 'checkpoint'"):
+        make_backend(MapperConfig(backend=backend))
+
+
+def test_weights_of_an_unknown_name() -> None:
+    with pytest.raises(Dust3rRosError, match=r"checkpoint 'tinny' does not exist|torch"):
+        make_backend(MapperConfig(backend="both", checkpoint="tinny"))
+
+
+def test_both_maps_with_weights(tmp_path) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    from dust3r_ros.network import Dust3r, Dust3rConfig, save_checkpoint
+
+    config = Dust3rConfig(
+        head_type="linear", img_size=(64, 64), enc_embed_dim=16, enc_depth=1, enc_num_heads=1, dec_embed_dim=16,
+        dec_depth=1, dec_num_heads=1,
+    )  # fmt: skip
+    save_checkpoint(Dust3r(config), tmp_path, half=True)
+    backend = make_backend(MapperConfig(backend="both", checkpoint=str(tmp_path), device="cpu"))
+    assert backend.uses_poses and backend.name == "both"
+    rng = np.random.default_rng(0)
+    texture = rng.integers(0, 255, (96, 136, 3), dtype=np.uint8)
+    for index in range(2):
+        backend.add(View(index, "front", np.ascontiguousarray(texture[:, 4 * index : 4 * index + 128])))
+    poses = {0: np.eye(4), 1: np.eye(4)}
+    poses[1] = np.array([[1.0, 0, 0, 0.04], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    (found,) = backend.predict([(0, 1)], {"front": 100.0}, poses)
+    # A plane one unit away: four pixels of disparity; untrained weights change nothing about it
+    known = found.confidence_first > 1.5
+    assert known.mean() > 0.3
+    np.testing.assert_allclose(np.median(found.points_first[..., 2][known]), 1.0, rtol=0.02)
 
 
 def test_weights_that_are_not_there(tmp_path) -> None:
@@ -28,5 +60,6 @@ def test_weights_that_are_not_there(tmp_path) -> None:
 
 def test_only_geometry_maps_without_depth() -> None:
     assert make_backend(MapperConfig(dense=False)).uses_poses
-    with pytest.raises(ConfigError, match=r"'dense' is false.*dust3r.*only two_view"):
-        make_backend(MapperConfig(backend="dust3r", dense=False))
+    for backend in ("dust3r", "both"):
+        with pytest.raises(ConfigError, match=rf"'dense' is false.*{backend}.*only two_view"):
+            make_backend(MapperConfig(backend=backend, dense=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,10 @@ def test_the_suite_maps_renders_compares_and_writes(
     page.write_text(f"mine\n{BEGIN}\nold\n{END}\nmine too\n")
     options = ["--set", "working_size=160", "--set", "tracking_size=200", "--out", tmp_path / "out", "--page", page]
     when = ["--date", "2001-02-03", "--commit", "c0ffee"]
-    assert called("suite", "--data", tmp_path / "gone", "--no-poses", "--max-frames", 8, *options, *when) == 0
+    assert (
+        called("suite", "--data", tmp_path / "gone", "--no-poses", "--no-protocols", "--max-frames", 8, *options, *when)
+        == 0
+    )
     said = capsys.readouterr()
     assert "no recorded scenes are measured" in said.err and "gone" in said.err
     found = read_run(tmp_path / "out/run.json")
@@ -110,6 +114,42 @@ def test_a_protocol_on_a_data_set_is_one_command(tum: Path, tmp_path: Path, caps
     assert called("run", "tum", tum, "--scenes", 1, "--protocol", "speed", "--size", 160, *options) == 0
     assert "| tum | rgbd_dataset_freiburg1_x | two_view |" in capsys.readouterr().out.replace("TUM RGB-D", "tum")
     assert called("report", out, "--out", tmp_path / "page.html") == 0
+
+
+def test_a_row_that_two_protocols_give_is_there_once(tum: Path, tmp_path: Path) -> None:
+    pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
+    out, page = tmp_path / "run.json", tmp_path / "page.html"
+    options = ["--only", "freiburg2", "--max-frames", 4, "--set", "working_size=160", "--set", "tracking_size=160"]
+    protocols = ["--protocol", "trajectory", "map", "trajectory"]
+    assert called("run", "TUM", tum, *protocols, *options, "--out", out, "--page", page) == 0
+    rows = read_run(out).rows
+    assert len(rows) == 5 and rows[0]["protocol"] == "trajectory" and rows[0]["frames"] == 4
+    assert "rgbd_dataset_freiburg2_x" in page.read_text()
+
+
+def test_weights_are_read_before_anything_is_measured(
+    tum: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A checkpoint is meant to be measured, with or without --backend."""
+    out = tmp_path / "run.json"
+    assert called("run", "tum", tum, "--checkpoint", tmp_path / "gone", "--out", out) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "gone" in line and not out.exists()
+    assert called("run", "tum", tum, "--only", "chair", "desk", "--protocol", "speed", "--out", out) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "called like chair or desk; there are rgbd_dataset_freiburg1_x, rgbd_dataset_freiburg2_x" in line
+
+
+def test_the_bar_counts_the_images_that_are_read(
+    tum: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    options = ["--protocol", "speed", "--scenes", 1, "--size", 96, "--out", tmp_path / "run.json"]
+    assert called("run", "tum", tum, *options) == 0
+    shown = capsys.readouterr().err
+    assert "speed: " in shown and "image" in shown and "freiburg1_x, speed: measured" in shown
+    assert called("run", "tum", tum, *options, "--quiet") == 0
+    assert "image/s" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

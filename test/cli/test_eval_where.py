@@ -10,6 +10,7 @@ from spots import numbers, spots, write
 
 from dust3r_ros.cli.eval import main
 from dust3r_ros.evaluation.datasets import DATASETS
+from dust3r_ros.evaluation.protocols.registry import PROTOCOLS
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -21,6 +22,8 @@ def test_it_says_what_to_fetch_and_how_it_lies(name: str, capsys: pytest.Capture
         assert part in said
     for line in dataset.layout.strip().splitlines():
         assert line in said
+    protocols = said.splitlines()[-1].partition(": ")[2].split(", ")
+    assert f"'dust3r-eval run {name} PATH'" in said and "speed" in protocols and set(protocols) <= PROTOCOLS.keys()
 
 
 def test_without_a_name_it_lists_them(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,8 @@ from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
 from dust3r_ros.session import Session
 
-FAST = ["--set", "working_size=160", "--set", "tracking_size=240"]
+FAST = ["--set", "working_size=160", "--set", "tracking_size=240", "--set", "keyframe_motion_young=0.03"]
+CONFIG = MapperConfig(working_size=160, tracking_size=240, keyframe_motion_young=0.03)
 SAME = ("trajectory.txt", "keyframes.txt", "map.ply", "cameras.yaml")
 BASE_T_CAMERA = pose(np.eye(3), [0.1, 0.0, 0.4])
 TOPIC = "/camera/image_raw"
@@ -89,7 +90,7 @@ def mapped(bag: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_manifest_holds_what_was_mapped(mapped: Path, sequence: RenderedSequence) -> None:
     manifest = read_manifest(mapped.parent / "run.jsonl")
-    assert manifest.config == MapperConfig(working_size=160, tracking_size=240)
+    assert manifest.config == CONFIG
     assert manifest.topics == {"camera": {"image": TOPIC, "mask": "/camera/mask"}}
     frames = [entry for entry in manifest.entries() if isinstance(entry, FrameEntry)]
     assert len(frames) == 14 and [frame.mask != 0 for frame in frames] == [False, True] * 7
@@ -109,7 +110,7 @@ def test_a_manifest_gives_the_same_map_and_the_same_manifest(bag: Path, mapped: 
 
 def test_a_run_with_drops_a_reset_and_a_loop_is_done_again(bag: Path, tmp_path: Path) -> None:
     """As the node does it: some frames are dropped, somebody resets, then the bag begins again."""
-    config = MapperConfig(working_size=160, tracking_size=240)
+    config = CONFIG
     source = open_source(bag, topics=BagTopics((TOPIC,), odom_frame="odom"))
     session = Session(config, logging.getLogger("test"))
     writer = ManifestWriter(tmp_path / "live.jsonl")

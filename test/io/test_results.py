@@ -25,7 +25,7 @@ from dust3r_ros.scenes.sequence import render_sequence
 from dust3r_ros.timing import Stopwatch
 from dust3r_ros.types import Camera
 
-CONFIG = MapperConfig(working_size=160, tracking_size=240, seed=7)
+CONFIG = MapperConfig(working_size=160, tracking_size=240, keyframe_motion_young=0.03, seed=7)
 
 
 @pytest.fixture(scope="module")

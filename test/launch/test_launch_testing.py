@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from domains import free_domain
 
 CHECKS = sorted(Path(__file__).parent.glob("check_*.py"))
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ def test_launch_testing_passes(path: Path, tmp_path: Path) -> None:
         pytest.skip("ros2 bag comes with a full ROS 2 only")
     environment = {
         **os.environ,
-        "ROS_DOMAIN_ID": str(random.SystemRandom().randrange(102)),
+        "ROS_DOMAIN_ID": str(free_domain()),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "ROS_HOME": str(tmp_path),
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),

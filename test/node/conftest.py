@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -14,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from domains import free_domain
 
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 
 # Before any middleware starts in this process: a domain of our own, nothing over the network.
-os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(102))
+os.environ["ROS_DOMAIN_ID"] = str(free_domain())
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.pop("ROS_LOCALHOST_ONLY", None)
 
@@ -28,16 +28,19 @@ from dust3r_ros.node.player import image_message
 from dust3r_ros.node.recorder import Recorder
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
 
-_domains = [int(os.environ["ROS_DOMAIN_ID"])]
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 150.0  # nobody waits that long; a machine with much else to do may
 
-# Nothing a test sends gets lost on the way or in the queue.
+# Nothing a test sends gets lost on the way or in the queue. The first keyframes stand further apart than by default:
+# a map begins some frames later then, and costs a third. Tests that ask how good the map is, or need a node that is
+# slower than the camera, set 0.01 as is the default.
 DEFAULTS: dict[str, Any] = {
     "image_topic": "/camera/image_raw",
     "image_reliability": "reliable",
     "image_depth": 50,
     "queue_size": 50,
     "map_period": 0.2,
+    "keyframe_motion_young": 0.03,
 }
 
 
@@ -58,7 +61,7 @@ class NodeProcess:
     def log(self) -> str:
         return self._path.read_text()
 
-    def wait_for_log(self, text: str, seconds: float = 20.0) -> None:
+    def wait_for_log(self, text: str, seconds: float = PATIENCE_S) -> None:
         end = time.monotonic() + seconds
         while text not in self.log:
             assert time.monotonic() < end, f"no '{text}' within {seconds} s in the node's log:\n{self.log}"
@@ -94,7 +97,9 @@ class Bench:
         if key not in self._publishers:
             publisher = self.recorder.node.create_publisher(type(message), topic, 50)
             self._publishers[key] = publisher
-            self.recorder.wait(lambda: publisher.get_subscription_count() > 0, 20, f"the node subscribes to {topic}")
+            self.recorder.wait(
+                lambda: publisher.get_subscription_count() > 0, PATIENCE_S, f"the node subscribes to {topic}"
+            )
         self._publishers[key].publish(message)
 
     def play(self, sequence: RenderedSequence, first: int = 0, last: int | None = None, shift_ns: int = 0) -> None:
@@ -107,13 +112,13 @@ class Bench:
         info = CameraInfo(width=width, height=height)
         info.k[0] = info.k[4] = focal
         info.k[2], info.k[5], info.k[8] = (width - 1) / 2, (height - 1) / 2, 1.0
-        end = time.monotonic() + 20
+        end = time.monotonic() + PATIENCE_S
         while f"received: focal {focal:.1f} px" not in self.node.log:
             assert time.monotonic() < end, f"the node does not take a calibration:\n{self.node.log}"
             self.send(info, topic)
             time.sleep(0.05)
 
-    def handled(self, frames: int, rejected: int = 0, seconds: float = 60.0) -> Any:
+    def handled(self, frames: int, rejected: int = 0, seconds: float = PATIENCE_S) -> Any:
         """The status that says that so many images were mapped and refused, and none waits."""
         return self.status(
             lambda status: (status.frames, status.rejected, status.waiting) == (frames, rejected, 0),
@@ -121,7 +126,7 @@ class Bench:
             seconds,
         )
 
-    def status(self, check: Any, what: str, seconds: float = 10.0) -> Any:
+    def status(self, check: Any, what: str, seconds: float = PATIENCE_S) -> Any:
         """The first status for which ``check`` holds."""
         recorder = self.recorder
         recorder.wait(lambda: "status" in recorder.last and check(recorder.last["status"]), seconds, what)
@@ -131,8 +136,7 @@ class Bench:
 @pytest.fixture
 def own_domain(monkeypatch: pytest.MonkeyPatch) -> None:
     """A domain that no other test uses: processes that are killed are still heard of for a while."""
-    _domains.append((_domains[-1] + 1) % 102)
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(_domains[-1]))
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(free_domain()))
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ COMMAND = [sys.executable, "-m", "dust3r_ros.node.main"]
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Any]:
     parameters = ("image_topic:=front/image_raw", "image_reliability:=reliable", "image_depth:=50", "backlog:=every")
+    parameters += ("keyframe_motion_young:=0.03",)  # a smaller map
     command = [*COMMAND, "--namespaces", "a", "b", "--ros-args", *(p for pair in parameters for p in ("-p", pair))]
     with (tmp_path / "node.log").open("w") as log:
         started = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=tmp_path, env=ENVIRONMENT)
@@ -41,16 +42,16 @@ def test_two_nodes_map_apart_and_end_together(process: Any, sequence: RenderedSe
         )
         kind = type(image_message(sequence.images[0], 0))
         publisher = first.node.create_publisher(kind, "/a/front/image_raw", 50)
-        first.wait(lambda: publisher.get_subscription_count() == 1, 30, "the first node subscribes")
+        first.wait(lambda: publisher.get_subscription_count() == 1, 150, "the first node subscribes")
         for index in range(10):
             publisher.publish(image_message(sequence.images[index], int(sequence.stamps_ns[index])))
-        first.wait(lambda: "status" in first.last and first.last["status"].frames == 10, 60, "the first node maps")
+        first.wait(lambda: "status" in first.last and first.last["status"].frames == 10, 150, "the first node maps")
         second.clear()
-        second.wait(lambda: "status" in second.last, 10, "the second node is alive")
+        second.wait(lambda: "status" in second.last, 150, "the second node is alive")
         assert second.last["status"].frames == 0 and "pose" not in second.counts
         assert first.node.count_subscribers("/b/front/image_raw") == 1
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0, (tmp_path / "node.log").read_text()
+        assert process.wait(150) == 0, (tmp_path / "node.log").read_text()
 
 
 def test_an_argument_that_is_none_is_refused() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from sensor_msgs.msg import CameraInfo, Image
+from threads import unlimited
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.io.trajectory import read_tum
@@ -18,7 +19,7 @@ SCENE = ["--frames", "30", "--width", "200", "--height", "150", "--rate", "10", 
 
 
 def run(out, *arguments):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment = {**unlimited(), "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(
         [sys.executable, "-m", "dust3r_ros.node.demo", "--out", str(out), *arguments],
         capture_output=True, text=True, timeout=240, env=environment, cwd=out.parent,

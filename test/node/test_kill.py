@@ -22,7 +22,7 @@ def test_a_killed_node_goes_on_where_it_was(own_domain, start_node, tmp_path):
     generator = np.random.default_rng(0)
     at, before, done, sent = 0, 0, 0, {}
     for session in range(KILLS + 1):
-        bench = start_node(map_db=str(path), dense=False, focal=sequence.focal)
+        bench = start_node(map_db=str(path), dense=False, focal=sequence.focal, keyframe_motion_young=0.01)
         if session:
             bench.node.wait_for_log("keyframes of")
             status = bench.status(lambda s: s.keyframes > 0, "the map is back")
@@ -35,7 +35,7 @@ def test_a_killed_node_goes_on_where_it_was(own_domain, start_node, tmp_path):
             at += 1
         # Somewhere in the work on the newest images: the status so far is what must not be lost.
         enough = done + int(generator.integers(1, 5)) if session < KILLS else done + 4
-        bench.status(lambda s, enough=enough: s.frames >= enough, "some frames are mapped", 60)
+        bench.status(lambda s, enough=enough: s.frames >= enough, "some frames are mapped", 150)
         told = bench.recorder.last["status"].keyframes
         bench.node.process.send_signal(signal.SIGKILL)
         bench.node.process.wait()

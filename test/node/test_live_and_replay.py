@@ -42,21 +42,28 @@ def test_a_replay_of_the_manifest_gives_the_map_of_the_live_run(start_node, tmp_
     """Drops are what the machine was too slow for that day; the scale was set by a service in mid-run."""
     sequence, manifest, live = walk("orbit", frames=36), tmp_path / "run.jsonl", tmp_path / "live"
     record(tmp_path / "bag", sequence)
-    bench = start_node(manifest=str(manifest), output_dir=str(live), queue_size=3, working_size=160, map_period=0.05)
+    bench = start_node(
+        manifest=str(manifest),
+        output_dir=str(live),
+        queue_size=3,
+        working_size=160,
+        map_period=0.05,
+        keyframe_motion_young=0.01,
+    )
     for index in range(18):
         bench.send(image_message(sequence.images[index], int(sequence.stamps_ns[index])))
     through = lambda s: s.waiting == 0 and s.frames > 0 and s.frames + s.dropped == 18  # noqa: E731
-    status = bench.status(through, "images are through", 60)
+    status = bench.status(through, "images are through", 150)
     while status.keyframes < 3:  # slow enough from here that the map begins, whatever was dropped
         index += 1
         bench.send(image_message(sequence.images[index], int(sequence.stamps_ns[index])))
         frames = status.frames
-        status = bench.status(lambda s, frames=frames: s.frames > frames and s.waiting == 0, "an image is mapped", 60)
+        status = bench.status(lambda s, frames=frames: s.frames > frames and s.waiting == 0, "an image is mapped", 150)
     answer = bench.recorder.call(SetScale, "set_scale", SetScale.Request(factor=1.7))
     assert answer.success, answer.message
     for index in range(index + 1, len(sequence)):  # noqa: B020
         bench.send(image_message(sequence.images[index], int(sequence.stamps_ns[index])))
-    status = bench.status(lambda s: s.waiting == 0 and s.frames + s.dropped == 36, "all images are through", 60)
+    status = bench.status(lambda s: s.waiting == 0 and s.frames + s.dropped == 36, "all images are through", 150)
     assert status.dropped > 0
     assert bench.node.stop() == 0, bench.node.log
 

@@ -55,16 +55,16 @@ def test_tiles_grid_and_thinned_map_are_of_one_map(bench, sequence):
         tiles = follower.points()
         return whole.shape == tiles.shape and len(whole) > 2000 and np.array_equal(ordered(whole), tiles)
 
-    recorder.wait(settled, 30, "the tiles are the map")
+    recorder.wait(settled, 150, "the tiles are the map")
     headers = [header for header, _ in follower.tiles.values()]
     assert {header.frame_id for header in headers} == {"map"}
     assert {stamp_to_ns(header.stamp) for header in headers} <= sent
 
     late = Follower(recorder)
-    recorder.wait(lambda: len(late.points()) == len(follower.points()), 20, "who is late gets all tiles")
+    recorder.wait(lambda: len(late.points()) == len(follower.points()), 150, "who is late gets all tiles")
     np.testing.assert_array_equal(late.points(), follower.points())
 
-    recorder.wait(lambda: bool(grids), 20, "a grid")
+    recorder.wait(lambda: bool(grids), 150, "a grid")
     grid = grids[-1]
     assert grid.header.frame_id == "map" and stamp_to_ns(grid.header.stamp) in sent
     assert len(grid.data) == grid.info.width * grid.info.height > 0
@@ -77,5 +77,5 @@ def test_tiles_grid_and_thinned_map_are_of_one_map(bench, sequence):
     )
     (result,) = recorder.call(SetParameters, "set_parameters", SetParameters.Request(parameters=[limit])).results
     assert result.successful, result.reason
-    recorder.wait(lambda: recorder.last["map"].width < whole, 20, "the map is thinned")
+    recorder.wait(lambda: recorder.last["map"].width < whole, 150, "the map is thinned")
     assert 500 <= recorder.last["map"].width <= 1000

@@ -40,7 +40,7 @@ def test_masks_and_a_camera_that_has_a_parent(bench, sequence):
         robot_moves()  # a robot does so all the time
         return (status.frames, status.waiting) == (20, 0)
 
-    bench.status(mapped, "the node maps all images", 60)
+    bench.status(mapped, "the node maps all images", 150)
     status = bench.status(lambda status: status.problems and status.masked > 0, "the status says what is wrong")
     assert status.tracked > 0
     assert 0.4 < status.masked < 0.6
@@ -52,7 +52,7 @@ def test_masks_and_a_camera_that_has_a_parent(bench, sequence):
         entries = {item.name: item for item in array.status} if array is not None else {}
         return entries.get("/dust3r: tf")
 
-    recorder.wait(lambda: tf() is not None and tf().level == DiagnosticStatus.WARN, 10, "a warning on /diagnostics")
+    recorder.wait(lambda: tf() is not None and tf().level == DiagnosticStatus.WARN, 150, "a warning on /diagnostics")
     assert f"'base_link' -> '{FRAME}'" in tf().message and "invert_tf" in tf().message
     parents = {item.header.frame_id for message in recorder.all["tf"] for item in message.transforms}
     assert parents == {"base_link"}

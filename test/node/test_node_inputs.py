@@ -36,7 +36,7 @@ def test_every_encoding_and_stride_of_one_camera_maps_alike(bench, sequence):
     status = bench.handled(18)
     assert status.state == "tracking"
     assert status.lost == 0
-    assert status.cameras[0].focal == pytest.approx(sequence.focal, rel=0.1)
+    assert status.cameras[0].focal == pytest.approx(sequence.focal, rel=0.15)  # of seven keyframes of 200 pixels
 
 
 @pytest.mark.parametrize("bench", [{"image_topic": "/camera/image_raw/compressed"}], indirect=True)
@@ -107,14 +107,14 @@ def test_a_stamp_that_jumps_back_can_be_ignored(bench, sequence):
     bench.handled(12, rejected=5)
 
 
-@pytest.mark.parametrize("bench", [{"queue_size": 1}], indirect=True)
+@pytest.mark.parametrize("bench", [{"queue_size": 1, "keyframe_motion_young": 0.01}], indirect=True)
 def test_a_full_queue_drops_images_and_counts_them(bench, sequence):
     """Thirty images at once and room for one: some are dropped, none is unaccounted for, the newest is mapped."""
     bench.play(sequence)
     status = bench.status(
         lambda status: status.frames + status.dropped + status.rejected == len(sequence) and status.waiting == 0,
         "all images are accounted for",
-        30,
+        150,
     )
     assert status.dropped > 0
     assert status.frames >= 1

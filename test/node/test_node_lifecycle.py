@@ -72,7 +72,7 @@ def test_the_whole_lifecycle_by_service(start_node, tmp_path, sequence):
     recorder.clear()
     bench.handled(5)
     assert change(recorder, Transition.TRANSITION_ACTIVE_SHUTDOWN)
-    assert bench.node.process.wait(30) == 0
+    assert bench.node.process.wait(150) == 0
     assert json.loads((out / "summary.json").read_text())["frames"] == 5
 
 
@@ -123,10 +123,10 @@ def test_a_live_parameter_changes_the_map_at_once(bench, sequence):
     recorder = bench.recorder
     bench.play(sequence, last=12)
     bench.handled(12)
-    recorder.wait(lambda: "map" in recorder.last and recorder.last["map"].width > 0, 10, "the map is published")
+    recorder.wait(lambda: "map" in recorder.last and recorder.last["map"].width > 0, 150, "the map is published")
     width = recorder.last["map"].width
     assert set_parameter(recorder, "map_stride", 4).successful
-    recorder.wait(lambda: recorder.last["map"].width < 0.5 * width, 10, "a sparser map is published")
+    recorder.wait(lambda: recorder.last["map"].width < 0.5 * width, 150, "a sparser map is published")
 
 
 def test_namespace_and_name_come_from_ros(start_node, sequence):
@@ -141,7 +141,7 @@ def test_namespace_and_name_come_from_ros(start_node, sequence):
     bench.play(sequence, last=10)
     status = bench.handled(10)
     assert status.cameras[0].name == "robot/front"
-    bench.recorder.wait(lambda: bench.recorder.counts["camera_info"] > 0, 5, "the camera is published")
+    bench.recorder.wait(lambda: bench.recorder.counts["camera_info"] > 0, 150, "the camera is published")
 
 
 def test_arguments_that_ros_does_not_know_end_with_a_sentence(tmp_path):

@@ -31,17 +31,23 @@ def test_the_frames_of_a_live_run_give_the_same_map_offline(
     """Images come far faster than they are mapped, so many are dropped, which ones is chance."""
     manifest, live = tmp_path / "run.jsonl", tmp_path / "live"
     bench = start_node(
-        manifest=manifest, output_dir=live, queue_size=12, working_size=160, tracking_size=240, odom_frame="odom"
+        manifest=manifest,
+        output_dir=live,
+        queue_size=12,
+        working_size=160,
+        tracking_size=240,
+        odom_frame="odom",
+        keyframe_motion_young=0.01,
     )
     publisher = bench.recorder.node.create_publisher(TFMessage, "/tf", 50)
-    bench.recorder.wait(lambda: publisher.get_subscription_count() >= 2, 20, "the node and the recorder hear /tf")
+    bench.recorder.wait(lambda: publisher.get_subscription_count() >= 2, 150, "the node and the recorder hear /tf")
     for _ in range(3):  # what is sent before both sides know of each other is lost
         publisher.publish(TFMessage(transforms=odometry(sequence)))
         time.sleep(0.5)
     bench.play(sequence)
     count = len(sequence)
     status = bench.status(
-        lambda status: status.waiting == 0 and status.frames + status.dropped == count, "all images are through", 90.0
+        lambda status: status.waiting == 0 and status.frames + status.dropped == count, "all images are through", 150
     )
     assert bench.node.stop() == 0, bench.node.log
     assert read_manifest(manifest).topics["camera"]["image"] == "/camera/image_raw"

@@ -36,6 +36,7 @@ def publisher_qos(recorder, topic):
     return info.qos_profile
 
 
+@pytest.mark.parametrize("bench", [{"keyframe_motion_young": 0.01}], indirect=True)
 def test_an_uncalibrated_camera_is_mapped(bench, sequence):
     """One run, all topics: poses, TF, cloud, intrinsics, path, graph and status."""
     recorder = bench.recorder
@@ -47,17 +48,17 @@ def test_an_uncalibrated_camera_is_mapped(bench, sequence):
         bench.send(message)
     status = bench.handled(len(sequence))
     sent = [int(stamp) for stamp in sequence.stamps_ns]
-    recorder.wait(lambda: {"path", "map", "pose", "camera_info"} <= set(recorder.last), 10, "all topics come")
+    recorder.wait(lambda: {"path", "map", "pose", "camera_info"} <= set(recorder.last), 150, "all topics come")
 
     def newest(key):
         return stamp_to_ns(recorder.last[key].header.stamp)
 
     recorder.wait(
         lambda: {newest(key) for key in ("camera_info", "pose", "path")} == {sent[-1]},
-        10,
+        150,
         "the last frame's poses come",
     )
-    recorder.wait(lambda: recorder.counts["tf"] == recorder.counts["pose"], 10, "as many transforms as poses come")
+    recorder.wait(lambda: recorder.counts["tf"] == recorder.counts["pose"], 150, "as many transforms as poses come")
 
     # Status
     assert status.state == "tracking"
@@ -125,7 +126,7 @@ def test_an_uncalibrated_camera_is_mapped(bench, sequence):
     assert np.median(distances) < 0.03 * np.median(sequence.depths[sequence.depths > 0])
 
     # A keyframe's cloud and the pair graph
-    recorder.wait(lambda: {"keyframe_cloud", "graph"} <= set(recorder.last), 10, "keyframe cloud and graph")
+    recorder.wait(lambda: {"keyframe_cloud", "graph"} <= set(recorder.last), 150, "keyframe cloud and graph")
     assert recorder.last["keyframe_cloud"].header.frame_id == "map"
     assert len(points_of(recorder.last["keyframe_cloud"])[0]) > 100
     nodes, lines = recorder.last["graph"].markers
@@ -133,7 +134,7 @@ def test_an_uncalibrated_camera_is_mapped(bench, sequence):
     assert len(lines.points) >= 2 * (status.keyframes - 1)
 
     # Depth of keyframes, NaN where there is none
-    recorder.wait(lambda: len(depths) > 0, 5, "depth is published")
+    recorder.wait(lambda: len(depths) > 0, 150, "depth is published")
     depth = np.frombuffer(depths[-1].data, "<f4").reshape(depths[-1].height, depths[-1].width)
     assert (depths[-1].encoding, depths[-1].header.frame_id) == ("32FC1", FRAME)
     assert np.isfinite(depth).mean() > 0.2
@@ -166,7 +167,7 @@ def test_a_published_calibration_is_taken_and_frames_can_be_named(bench, sequenc
     assert status.cameras[0].fixed
     assert status.cameras[0].focal == known
     assert status.header.frame_id == "world"
-    recorder.wait(lambda: recorder.counts["camera_info"] > 0, 5, "the camera is published")
+    recorder.wait(lambda: recorder.counts["camera_info"] > 0, 150, "the camera is published")
     assert recorder.last["camera_info"].k[0] == known
     assert recorder.last["camera_info"].header.frame_id == "lens"
     assert recorder.counts["tf"] == 0
@@ -177,7 +178,7 @@ def test_a_subscriber_that_comes_late_gets_the_map(bench, sequence):
     bench.play(sequence, last=12)
     bench.handled(12)
     recorder = bench.recorder
-    recorder.wait(lambda: "map" in recorder.last and recorder.last["map"].width > 0, 10, "the map is published")
+    recorder.wait(lambda: "map" in recorder.last and recorder.last["map"].width > 0, 150, "the map is published")
     with Recorder("/camera/estimated/camera_info") as late:
-        late.wait(lambda: "map" in late.last, 10, "the latched map comes")
+        late.wait(lambda: "map" in late.last, 150, "the latched map comes")
         assert late.last["map"].width == recorder.last["map"].width

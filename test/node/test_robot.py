@@ -36,6 +36,7 @@ PARAMETERS = {
     "companion_wait": 2.0,
     "map_period": 0.5,
     "grid_resolution": 0.1,
+    "keyframe_motion_young": 0.01,
 }
 
 
@@ -102,7 +103,7 @@ def test_a_robot_is_mapped_in_metres_and_everything_says_so(start_node, robot, t
     )
 
     # Poses: stamps copied, frame of the map, metres, in the odometry's frame but for small errors
-    recorder.wait(lambda: recorder.counts["pose"] >= 20, 20, "poses come")
+    recorder.wait(lambda: recorder.counts["pose"] >= 20, 150, "poses come")
     poses = {stamp_to_ns(m.header.stamp): m for m in recorder.all["pose"]}
     assert set(poses) <= {stamp for stamp, _ in truth}
     assert {m.header.frame_id for m in poses.values()} == {"map"}
@@ -142,10 +143,10 @@ def test_a_robot_is_mapped_in_metres_and_everything_says_so(start_node, robot, t
         assert info.k[0] == pytest.approx(eye.focal, rel=0.03)
 
     # Clouds and grid: z up, floor below the cameras
-    recorder.wait(lambda: bool(listener.grids) and "map" in recorder.last, 30, "map and grid come")
+    recorder.wait(lambda: bool(listener.grids) and "map" in recorder.last, 150, "map and grid come")
     heights = points_of(recorder.last["map"])[0][:, 2]
     floor = -fake_robot.odometry_start()[2, 3]
-    assert np.percentile(heights, 2) == pytest.approx(floor, abs=0.15)
+    assert np.percentile(heights, 5) == pytest.approx(floor, abs=0.15)
     grid = listener.grids[-1]
     assert grid.header.frame_id == "map" and grid.info.resolution == pytest.approx(0.1)
     values = np.array(grid.data, np.int8)

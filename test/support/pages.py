@@ -16,9 +16,9 @@ ROWS = {row.name: row for row in (*rows(MapperConfig), *rows(NodeConfig))}
 OUTSIDE = {
     "github.com", "arxiv.org", "creativecommons.org", "docs.ros.org", "ros.org", "www.apache.org",
     # Who gives out data sets.
-    "cs.nyu.edu", "cvg.cit.tum.de", "google.github.io", "projects.asl.ethz.ch", "roboimagedata.compute.dtu.dk",
-    "www.cvlibs.net", "www.doc.ic.ac.uk", "www.ipb.uni-bonn.de", "www.microsoft.com", "www.repository.cam.ac.uk",
-    "www.scan-net.org",
+    "cs.nyu.edu", "cvg.cit.tum.de", "google.github.io", "kaldir.vc.in.tum.de", "lmb.informatik.uni-freiburg.de",
+    "projects.asl.ethz.ch", "roboimagedata.compute.dtu.dk", "waymo.com", "www.cs.cornell.edu", "www.cvlibs.net",
+    "www.doc.ic.ac.uk", "www.ipb.uni-bonn.de", "www.microsoft.com", "www.repository.cam.ac.uk", "www.scan-net.org",
 }  # fmt: skip
 CODE = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 

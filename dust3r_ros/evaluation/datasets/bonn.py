@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dust3r_ros.evaluation.datasets import reading, tum
+from dust3r_ros.evaluation.datasets import tum
 from dust3r_ros.evaluation.datasets.recording import Dataset, Recording
+from dust3r_ros.layouts import reading
 from dust3r_ros.types import Array, Calibration
 
 # As the data set's page lists them.

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.evaluation.datasets import reading
 from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View
 from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.layouts import reading
 from dust3r_ros.types import Array, Array32
 
 _CAMERA, _LIDAR = "CAMERA_01", "LIDAR"

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.evaluation.datasets import reading
 from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View
 from dust3r_ros.evaluation.datasets.track import nominal, scaled
-from dust3r_ros.geometry.rigid import invert, pose
+from dust3r_ros.geometry.rigid import pose
+from dust3r_ros.layouts import depth_files, mvsnet, reading
 from dust3r_ros.types import Array, Array32
 
 _METRES = 1e-3  # the files are in millimetres
@@ -45,24 +45,16 @@ def _truth(path: Path, number: int) -> dict[str, Path]:
 
 
 def _mvsnet(path: Path, scan: Path) -> Iterator[View]:
+    for image in sorted((scan / "images").glob("*")):
+        reading.existing(scan / "cams" / f"{image.stem}_cam.txt", "camera")
     for index, cam in enumerate(sorted((scan / "cams").glob("*_cam.txt"))):
-        K, w_T_c = _cam(cam)
+        K, w_T_c = mvsnet.camera(cam)
         stem = cam.name.removesuffix("_cam.txt")
         image = next((file for file in sorted((scan / "images").glob(f"{stem}.*"))), scan / "images" / f"{stem}.jpg")
         depth = path / "Depths_raw" / scan.name / f"depth_map_{reading.whole(cam, stem):04d}.pfm"
         read_depth = _pfm(depth) if depth.is_file() else None
-        name = f"{scan.name}/images/{image.name}"
+        name, w_T_c = f"{scan.name}/images/{image.name}", scaled(w_T_c, _METRES)
         yield View(nominal(index), "camera", K, w_T_c, reading.image_reader(image), read_depth, name=name)
-
-
-def _cam(path: Path) -> tuple[Array, Array]:
-    """K and ``w_T_c`` of a file with ``extrinsic`` (world to camera, 4 x 4) and ``intrinsic`` (3 x 3)."""
-    fields = reading.text(path).split()
-    if len(fields) < 27 or fields[0] != "extrinsic" or fields[17] != "intrinsic":
-        raise InputError(f"'{path}' must hold 'extrinsic' with 16 numbers and 'intrinsic' with 9")
-    c_T_w = reading.rigid(path, reading.floats(path, fields[1:17]).reshape(4, 4))
-    M = reading.floats(path, fields[18:27]).reshape(3, 3)
-    return reading.intrinsics(M[0, 0], M[1, 1], M[0, 2], M[1, 2], path), scaled(invert(c_T_w), _METRES)
 
 
 def _rectified(path: Path, scan: Path) -> Iterator[View]:
@@ -92,12 +84,8 @@ def _pfm(path: Path) -> Callable[[], Array32]:
     measured = reading.image_reader(mask) if mask.is_file() else None
 
     def read() -> Array32:
-        import cv2
-
-        depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if depth is None or depth.ndim != 2 or depth.dtype != np.float32:
-            raise InputError(f"depth map '{path}' cannot be read as a grey PFM")
-        good = np.isfinite(depth) & (depth > 0)
+        depth = depth_files.read(path)
+        good = depth > 0
         if measured is not None:
             seen = measured()[..., 0]
             if seen.shape != depth.shape:

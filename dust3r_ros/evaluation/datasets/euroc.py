@@ -10,10 +10,10 @@ import numpy as np
 import yaml
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.evaluation.datasets import reading
 from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View
 from dust3r_ros.evaluation.datasets.track import Track
 from dust3r_ros.evaluation.datasets.tum import matrix_of
+from dust3r_ros.layouts import reading
 from dust3r_ros.types import Array, Calibration
 
 _TOLERANCE_NS = 10_000_000  # poses come at 200 Hz
@@ -68,7 +68,10 @@ def _sensor(path: Path) -> tuple[Calibration, Array]:
         coefficients = tuple(float(value) for value in data["distortion_coefficients"])
         T = np.array(data["T_BS"]["data"], np.float64).reshape(4, 4)
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"'{path}' is not a camera's sensor.yaml: {error!r}") from error
+        raise InputError(
+            f"'{path}' is not a camera's sensor.yaml, with camera_model, intrinsics, resolution, distortion_model, "
+            f"distortion_coefficients and T_BS: {type(error).__name__}: {error}"
+        ) from error
     if camera != "pinhole" or model not in _MODELS or len(coefficients) != 4:
         raise InputError(
             f"'{path}' has camera_model {camera!r}, distortion_model {model!r} with {len(coefficients)} coefficients;"

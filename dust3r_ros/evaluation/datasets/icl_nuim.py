@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.evaluation.datasets import reading
 from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View
 from dust3r_ros.evaluation.datasets.track import nominal
+from dust3r_ros.layouts import reading
 from dust3r_ros.types import Array
 
 # The page has fy = -480: its cameras have y up and its world is left-handed. Both are turned over in y here, which

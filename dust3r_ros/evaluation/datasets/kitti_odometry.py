@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.evaluation.datasets import reading
 from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View
 from dust3r_ros.geometry.rigid import invert, pose, transform
+from dust3r_ros.layouts import reading
 from dust3r_ros.types import Array, Array32
 
 _LEFT_COLOR, _LEFT_GREY = 2, 0

@@ -6,14 +6,13 @@ import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.evaluation.datasets import reading
 from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View
 from dust3r_ros.evaluation.datasets.track import nominal
+from dust3r_ros.layouts import depth_files, reading
 from dust3r_ros.types import Array32, Image
 
 # Of the colour camera, from the toolbox (camera_params.m).
@@ -35,7 +34,12 @@ def read(path: Path) -> Iterator[Recording]:
 
 
 def _extracted(scene: Path, split: str) -> Iterator[View]:
-    for file in sorted([*scene.glob("rgb_*.jpg"), *scene.glob("rgb_*.png")]):
+    files = [*scene.glob("rgb_*.jpg"), *scene.glob("rgb_*.png")]
+    numbers = {file.stem.removeprefix("rgb_") for file in files}
+    alone = sorted({file.stem.removeprefix("sync_depth_") for file in scene.glob("sync_depth_*.png")} - numbers)
+    if alone:
+        raise InputError(f"image '{scene}/rgb_{alone[0]}.jpg' (or .png) is missing")
+    for file in sorted(files):
         number = file.stem.removeprefix("rgb_")
         depth = reading.depth_reader(scene / f"sync_depth_{number}.png", _PER_METRE)
         stamp = nominal(reading.whole(file, number))
@@ -69,20 +73,8 @@ def _splits(path: Path) -> dict[str, list[int]]:
         raise InputError(f"'{path}' does not hold trainNdxs and testNdxs: {error!r}") from error
 
 
-def _h5(path: Path) -> Any:
-    """The open .mat. Raises ``InputError`` where it or what reads it is missing."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise InputError(f"reading '{path}' takes h5py: pip install h5py, or extract the images") from error
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"'{path}' is not a MATLAB 7.3 file: {error}") from error
-
-
 def _counts(path: Path) -> int:
-    with _h5(path) as file:
+    with depth_files.opened_hdf5(path) as file:
         shapes: dict[str, tuple[int, ...]] = {
             name: file[name].shape if name in file else () for name in ("images", "rawDepths")
         }
@@ -103,7 +95,7 @@ def _depth(path: Path, index: int) -> Array32:
 
 def _stored(path: Path, name: str, index: int) -> np.ndarray:
     try:
-        with _h5(path) as file:
+        with depth_files.opened_hdf5(path) as file:
             return np.asarray(file[name][index])
     except (OSError, KeyError, ValueError) as error:
         raise InputError(f"'{path}' breaks off at {name} {index + 1}: {error}") from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dust3r_ros.errors import InputError
+from dust3r_ros.layouts.description import Description
 from dust3r_ros.types import Array, Array32, Calibration, Image
 
 
@@ -59,29 +60,10 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A data set: where it comes from, how it lies, what reads it.
+class Dataset(Description):
+    """A data set to measure on. ``read`` gives the recordings below a folder, one after the other."""
 
-    ``layout`` are lines of a tree, ``notes`` what to know of its conventions. ``read`` gives the recordings below a
-    folder, one after the other.
-    """
-
-    name: str
-    title: str
-    source: str
-    fetch: str
-    licence: str
-    layout: str
-    notes: str
     read: Callable[[Path], Iterator[Recording]]
-
-    def where(self) -> str:
-        """What to fetch, from whom, under which licence, and how it must lie: text for a terminal."""
-        layout = "\n".join(f"  {line}" for line in self.layout.strip("\n").splitlines())
-        return (
-            f"{self.title} ({self.name})\n\nFrom     {self.source}\nFetch    {self.fetch}\nLicence  {self.licence}\n\n"
-            f"It must lie so:\n\n{layout}\n\n{self.notes}\n"
-        )
 
     def open(self, path: str | Path) -> Iterator[Recording]:
         """The recordings below ``path``, in the order of their names.
@@ -96,11 +78,17 @@ class Dataset:
         return self._found(folder)
 
     def _found(self, folder: Path) -> Iterator[Recording]:
-        none = True
-        for recording in self.read(folder):
+        none, recordings = True, self.read(folder)
+        while True:
+            try:
+                recording = next(recordings, None)
+                if recording is None:
+                    break
+                if not recording.views:
+                    raise InputError(f"recording '{recording.name}' of {self.name} in '{folder}' holds no image")
+            except InputError as error:
+                raise InputError(f"{error} ('dust3r-eval where {self.name}' says how it must lie)") from error
             none = False
-            if not recording.views:
-                raise InputError(f"recording '{recording.name}' of {self.name} in '{folder}' holds no image")
             yield recording
         if none:
             raise InputError(

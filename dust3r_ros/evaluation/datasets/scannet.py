@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from dust3r_ros.evaluation.datasets import reading
 from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View
 from dust3r_ros.evaluation.datasets.track import nominal
+from dust3r_ros.layouts import reading
 from dust3r_ros.types import Array, Array32
 
 _PER_METRE = 1000.0
@@ -38,12 +38,13 @@ def _splits(path: Path) -> dict[str, str]:
 
 def _views(scene: Path, name: str) -> tuple[View, ...]:
     K, K_depth = (_intrinsics(scene / "intrinsic" / f"intrinsic_{which}.txt") for which in ("color", "depth"))
-    numbered = sorted((reading.whole(file, file.stem), file) for file in (scene / "color").glob("*.jpg"))
+    files = [*(scene / "color").glob("*.jpg"), *(scene / "depth").glob("*.png")]
     views = []
-    for index, file in numbered:
+    for index in sorted({reading.whole(file, file.stem) for file in files}):
+        file = scene / "color" / f"{index}.jpg"
         pose = reading.pose_file(reading.existing(scene / "pose" / f"{index}.txt"))
-        depth = _depth(scene / "depth" / f"{index}.png", file, K_depth, K)
         image = reading.image_reader(file)
+        depth = _depth(scene / "depth" / f"{index}.png", file, K_depth, K)
         views.append(View(nominal(index), "camera", K, pose, image, depth, name=f"{name}/color/{file.name}"))
     return tuple(views)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.evaluation.datasets import reading
 from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View
 from dust3r_ros.evaluation.datasets.track import nominal
+from dust3r_ros.layouts import reading
 from dust3r_ros.types import Array32
 
 # The official page has one focal, 585, for a principal point of (320, 240): the depth camera's, whose poses these
@@ -51,8 +51,8 @@ def _split(scene: Path, part: str) -> dict[str, str]:
 
 def _views(folder: Path, name: str) -> tuple[View, ...]:
     views = []
-    for image in sorted(folder.glob("frame-*.color.png")):
-        frame = image.name.removesuffix(".color.png")
+    for frame in sorted({file.name.partition(".")[0] for file in folder.glob("frame-*.*.*")}):
+        image = folder / f"{frame}.color.png"
         index = reading.whole(image, frame.removeprefix("frame-"))
         pose = reading.pose_file(reading.existing(folder / f"{frame}.pose.txt"))
         read_depth = _depth(folder, frame)

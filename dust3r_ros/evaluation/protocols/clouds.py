@@ -15,6 +15,8 @@ from dust3r_ros.types import Array
 DTU_LIMIT = 20.0  # mm; distances from here on are left out
 DTU_SPACING = 0.2  # mm between points of a thinned cloud
 _FIRST_BATCH = 20_000
+_NEAR = 0.03  # of the reference's extent: a tree finds neighbours so near at once
+_FAR = 400  # points without one that are measured; each takes a walk through much of the tree
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,27 @@ class ObservedVolume:
         return inside
 
 
-def distances(queries: ArrayLike, reference: ArrayLike) -> Array:
-    """(M,) from each of ``queries`` (M, 3) to its nearest point of ``reference`` (N, 3), in their unit."""
+def distances(queries: ArrayLike, reference: ArrayLike, *, limit: float = np.inf) -> Array:
+    """(M,) from each of ``queries`` (M, 3) to its nearest point of ``reference`` (N, 3), in their unit.
+
+    From ``limit`` on they are infinite. Without a limit, points that are far from the whole reference are many only
+    where a cloud is misplaced or of a wrong scale; then some of them, drawn at random, are measured, and each of the
+    others gets the distance of one of these, so that means and quantiles are those of all up to sampling.
+    """
     a, b = checks.points("points", queries), checks.points("reference points", reference)
-    return np.asarray(cKDTree(b).query(a)[0], dtype=np.float64)
+    if not limit > 0:
+        raise InputError(f"limit {limit} must be a positive length")
+    tree = cKDTree(b)
+    within = min(limit, _NEAR * float(np.linalg.norm(np.ptp(b, axis=0))) or np.inf)
+    found = np.asarray(tree.query(a, distance_upper_bound=within, workers=-1)[0], dtype=np.float64)
+    far = np.flatnonzero(np.isinf(found))
+    if len(far) and within < limit:
+        rng = np.random.default_rng(0)
+        asked = far if len(far) <= _FAR else rng.choice(far, _FAR, replace=False)
+        found[asked] = tree.query(a[asked], distance_upper_bound=limit, workers=-1)[0]
+        others = np.setdiff1d(far, asked, assume_unique=True)
+        found[others] = rng.choice(found[asked], len(others))
+    return found
 
 
 def cloud_errors(found: ArrayLike, reference: ArrayLike, *, limit: float = np.inf) -> CloudErrors:
@@ -68,7 +87,7 @@ def cloud_errors(found: ArrayLike, reference: ArrayLike, *, limit: float = np.in
     Distances of ``limit`` or more are left out of means and medians. Raises ``InputError`` for clouds that are empty
     or not finite, ``GeometryError`` where no distance is below the limit.
     """
-    return _summary(distances(found, reference), distances(reference, found), limit)
+    return _summary(distances(found, reference, limit=limit), distances(reference, found, limit=limit), limit)
 
 
 def dtu_errors(
@@ -96,7 +115,7 @@ def dtu_errors(
     for name, kept in (("points in the observed volume", judged), ("reference points above the plane", above)):
         if not kept.any():
             raise GeometryError(f"0 of {len(kept)} {name}: nothing can be judged; are both in the same frame and unit?")
-    return _summary(distances(cloud[judged], true), distances(true[above], cloud), limit)
+    return _summary(distances(cloud[judged], true, limit=limit), distances(true[above], cloud, limit=limit), limit)
 
 
 def thinned(points: ArrayLike, spacing: float, seed: int = 0) -> Array:
@@ -143,13 +162,11 @@ def _above(points: Array, plane: ArrayLike) -> NDArray[np.bool_]:
 
 
 def _summary(to_reference: Array, to_found: Array, limit: float) -> CloudErrors:
-    if not limit > 0:
-        raise InputError(f"limit {limit} must be a positive length")
     near, reached = to_reference[to_reference < limit], to_found[to_found < limit]
     if len(near) == 0 or len(reached) == 0:
         raise GeometryError(
-            f"the nearest of {len(to_reference)} points is {to_reference.min():.4g} from the reference; distances of "
-            f"{limit:g} and more are not counted, so nothing is left"
+            f"none of {len(to_reference)} points is within {limit:g} of the reference, and what is further is not "
+            "counted: nothing is left; are both in the same frame and unit?"
         )
     return CloudErrors(
         float(near.mean()), float(reached.mean()), float(np.median(near)), float(np.median(reached)),

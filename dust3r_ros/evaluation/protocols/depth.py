@@ -34,6 +34,8 @@ def run_monocular_depth(
     for recording in recordings:
 
         def measure(recording: Recording = recording) -> Row:
+            if backend.uses_poses:  # depth from two views
+                raise InputError(f"backend '{backend.name}' tells nothing of one image alone; a network does")
             cost, pairs = Cost(), []
             for view in recording.views[::every]:
                 truth = view.depth()

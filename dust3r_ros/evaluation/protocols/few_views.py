@@ -10,7 +10,9 @@ from dust3r_ros.alignment.parts import Part, align_parts
 from dust3r_ros.evaluation.protocols.recordings import WorkingView
 from dust3r_ros.types import Array, PairPrediction
 
-_LEAST = 0.02  # share of confident pixels in each view: an alignment looks at every few rows and columns only
+# Share of confident pixels in each view: what fewer say of two-view geometry is wrong more often than right, and an
+# alignment has no better witness. A network is confident everywhere, so that all of its pairs count.
+_LEAST = 0.02
 
 
 def aligned_parts(
@@ -29,7 +31,7 @@ def aligned_parts(
 
 
 def informative(pairs: Sequence[PairPrediction]) -> list[PairPrediction]:
-    """Pairs that have confident pixels in both views, in both orders: every view of an alignment needs a pair
+    """Pairs with enough confident pixels in both views, in both orders: every view of an alignment needs a pair
     of its own."""
     good = {
         (pair.first, pair.second)

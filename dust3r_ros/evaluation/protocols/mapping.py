@@ -75,6 +75,8 @@ def map_recording(
     ``with_depth``: true depth goes along as that of an RGB-D camera, so that the map gets metres. Raises
     ``InputError`` when no view can be used; a view that is refused is counted.
     """
+    if backend is not None:
+        backend.clear()  # of the recording before
     session, cost = Session(config, _log, on_time_jump="ignore", backend=backend), Cost()
     refused, reason = 0, ""
     for view in islice(recording.views, max_frames):

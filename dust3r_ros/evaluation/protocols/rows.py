@@ -13,8 +13,11 @@ Row = dict[str, Any]
 
 
 def row(recording: Recording, protocol: str, system: str, **values: Any) -> Row:
-    """A row: data set, scene, protocol and system (the backend), then ``values``; what is not finite becomes None."""
+    """A row: data set, scene, protocol and system (the backend), the split if the data set has some, then ``values``;
+    what is not finite becomes None."""
     start: Row = {"dataset": recording.dataset, "scene": recording.name, "protocol": protocol, "system": system}
+    if split := getattr(recording, "split", ""):
+        start["split"] = split
     return start | {name: _plain(value) for name, value in values.items()}
 
 

@@ -111,7 +111,8 @@ TIMES = frozenset({"seconds", "frames_per_second", "pairs_per_second"})
 FACTS = frozenset(
     {"dataset", "scene", "protocol", "system", "note", "unit", "data", "frames", "keyframes", "pairs", "focal",
      "metric", "extent", "limit", "matches", "pixels", "version", "backend", "views", "queries", "retrieved", "images",
-     "sources", "poses", "path", "true_focal", "width", "height", "pairs_without_pose"}
+     "sources", "poses", "path", "true_focal", "width", "height", "pairs_without_pose",
+     "of", "subset", "split"}
 )  # fmt: skip
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from dust3r_ros.errors import OutputError
+from dust3r_ros.evaluation.protocols.registry import PROTOCOLS
 from dust3r_ros.evaluation.report.changes import changes_table, run_line
 from dust3r_ros.evaluation.report.compare import Comparison
 from dust3r_ros.evaluation.report.metrics import FACTS, METRICS
-from dust3r_ros.evaluation.report.published import NOT_RUN, WEIGHTS, beside_published
+from dust3r_ros.evaluation.report.published import NOT_RUN, SUBSET, WEIGHTS, beside_published
 from dust3r_ros.evaluation.report.run_file import Row, RunFile
 from dust3r_ros.evaluation.report.scenes import PROTOCOL, peer_table, scene_table, target_table
 from dust3r_ros.evaluation.report.tables import Table
@@ -62,8 +63,11 @@ def _protocol_table(name: str, rows: Sequence[Row]) -> Table:
         + [str(row.get(key, "–")) for key in rest]
         for row in rows
     ]
-    notes = [f"{row['dataset']} / {row['scene']}: {row['note']}" for row in rows if row.get("note")]
-    return Table(name.replace("_", " ").capitalize(), head, body, notes=notes, texts=3)
+    notes = [f"{row['scene']}: a subset of {row['of']}, {row[SUBSET]}" for row in rows if row.get(SUBSET)]
+    notes += [f"{row['dataset']} / {row['scene']}, {row['system']}: {row['note']}" for row in rows if row.get("note")]
+    about = PROTOCOLS[name].about if name in PROTOCOLS else ""
+    lead = f"{about[:1].upper()}{about[1:]}." if about else ""
+    return Table(name.replace("_", " ").capitalize(), head, body, lead=lead, notes=notes, texts=3)
 
 
 def html(run: RunFile, pictures: Mapping[str, Path] | None = None, comparison: Comparison | None = None) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from dust3r_ros.errors import InputError
@@ -18,6 +17,7 @@ from dust3r_ros.evaluation.report.tables import Table
 _FILE = Path(__file__).with_name("published.yaml")
 NOT_RUN = "not run here"
 MEAN = "mean"
+SUBSET = "subset"  # of a row: what of a published scene it was measured on
 WEIGHTS = "dust3r"  # the system that a run with --checkpoint measures
 
 
@@ -81,8 +81,14 @@ def beside_published(rows: Sequence[Row]) -> list[Table]:
 
 def _beside(task: str, figures: Sequence[Figure], rows: Sequence[Row]) -> Table:
     """A row per data set and scene, its figures in one cell: 3.0 / 0.97."""
-    protocols = {figure.protocol for figure in figures}
-    mine = [row for row in rows if row["protocol"] in protocols and _is_of(row, {figure.dataset for figure in figures})]
+    asked, scenes = {(figure.protocol, figure.dataset) for figure in figures}, {figure.scene for figure in figures}
+    # What is of the whole comes before what is of a subset; that of a scene is none of a mean over all.
+    named = sorted(map(_as_published, rows), key=lambda row: bool(row.get(SUBSET)))
+    mine = [
+        row for row in named
+        if any(row["protocol"] == protocol and _is_of(row, dataset) for protocol, dataset in asked)
+        and (not row.get(SUBSET) or row["scene"] in scenes)
+    ]  # fmt: skip
     systems = [WEIGHTS, *dict.fromkeys(row["system"] for row in mine if row["system"] != WEIGHTS)]
     lines: dict[tuple[str, str, str], list[Figure]] = {}
     for figure in figures:
@@ -93,27 +99,37 @@ def _beside(task: str, figures: Sequence[Figure], rows: Sequence[Row]) -> Table:
         cells = [data, scene, _named(who), " / ".join(_titled(figure.metric) for figure in held)]
         cells.append(" / ".join(METRICS[figure.metric].shown(figure.value) for figure in held))
         body.append(cells + [_here(mine, system, held) for system in systems])
-    sources = dict.fromkeys(figure.source for figure in figures)
-    return Table(f"Published: {task.lower()}", head, body, notes=[f"Source: {text}" for text in sources], texts=4)
+    notes = [f"Source: {figure.source}" for figure in figures]
+    notes += [f"Subset: {row['scene']} here is {row[SUBSET]}" for row in mine if row.get(SUBSET)]
+    return Table(f"Published: {task.lower()}", head, body, notes=list(dict.fromkeys(notes)), texts=4)
+
+
+def _as_published(row: Row) -> Row:
+    """A row of a part of a published scene, which it names (``7scenes/redkitchen``), under that scene's names."""
+    if not row.get("of"):
+        return row
+    dataset, _, scene = str(row["of"]).partition("/")
+    return row | {"dataset": dataset, "scene": scene}
 
 
 def _titled(metric: str) -> str:
     return f"{METRICS[metric].title} {METRICS[metric].unit}".strip()
 
 
-def _is_of(row: Row, datasets: set[str]) -> bool:
-    """Whether a row is of one of the data sets, by its name or its title."""
-    titles = {DATASETS[name].title for name in datasets if name in DATASETS}
-    return row["dataset"] in datasets | titles
+def _is_of(row: Row, dataset: str) -> bool:
+    """Whether a row is of the data set, by its name or its title."""
+    return row["dataset"] in (dataset, DATASETS[dataset].title if dataset in DATASETS else dataset)
 
 
 def _here(rows: Sequence[Row], system: str, held: Sequence[Figure]) -> str:
     """What a system has for the figures of a line; of figures that are not all there, dashes."""
-    own = [row for row in rows if row["protocol"] == held[0].protocol and _is_of(row, {held[0].dataset})]
-    values = [_measured(own, system, figure.scene, figure.metric) for figure in held]
-    if not any(value is not None for value in values):
-        return NOT_RUN
-    return " / ".join(METRICS[figure.metric].shown(value) for figure, value in zip(held, values, strict=True))
+    own = [row for row in rows if row["protocol"] == held[0].protocol and _is_of(row, held[0].dataset)]
+    for among, mark in (([row for row in own if not row.get(SUBSET)], ""), (own, " (subset)")):
+        values = [_measured(among, system, figure.scene, figure.metric) for figure in held]
+        if any(value is not None for value in values):
+            shown = (METRICS[figure.metric].shown(value) for figure, value in zip(held, values, strict=True))
+            return " / ".join(shown) + mark
+    return NOT_RUN
 
 
 def _named(system: str) -> str:
@@ -122,15 +138,18 @@ def _named(system: str) -> str:
 
 def _measured(rows: Sequence[Row], system: str, scene: str, metric: str) -> float | None:
     """The system's value on a scene, the mean over its parts (``chess/seq-03`` is one of ``chess``), or over all scenes
-    that a mean is of.
+    that a mean is of, each counting as many images as it has; those to train on, and subsets, are not among these.
     """
     own = [row for row in rows if row["system"] == system and is_number(row.get(metric))]
-    names = {id(row): str(row["scene"]).lower() for row in own}
-    exact = [float(row[metric]) for row in own if names[id(row)] == scene.lower()]
+    exact = [row for row in own if str(row["scene"]).lower() == scene.lower()]
     if exact:
-        return exact[0]
-    parts = [abs(row[metric]) for row in own if names[id(row)].split("/")[0] == scene.lower()]
+        return float(exact[0][metric])
+    parts = [row for row in own if str(row["scene"]).lower().split("/")[0] == scene.lower()]
     if scene.endswith(MEAN):
         start = scene.removesuffix(MEAN).strip().lower()
-        parts = [abs(row[metric]) for row in own if start in names[id(row)]]
-    return fmean(parts) if parts else None
+        whole = (row for row in own if not row.get(SUBSET) and row.get("split") != "train")
+        parts = [row for row in whole if start in str(row["scene"]).lower()]
+    if not parts:
+        return None
+    counts = [float(row.get("images") or 1) for row in parts]
+    return sum(abs(row[metric]) * count for row, count in zip(parts, counts, strict=True)) / sum(counts)

@@ -13,10 +13,11 @@ from time import perf_counter
 
 from dust3r_ros.errors import Dust3rRosError
 from dust3r_ros.evaluation.report.run_file import Row
-from dust3r_ros.evaluation.report.scenes import OURS, POSES
-from dust3r_ros.evaluation.scene import find_scenes
+from dust3r_ros.evaluation.report.scenes import OURS, PEERS, POSES, PROTOCOL
+from dust3r_ros.evaluation.scene import find_scenes, image_files
 from dust3r_ros.evaluation.suite.job import names_of
 from dust3r_ros.evaluation.suite.processes import finish
+from dust3r_ros.evaluation.suite.protocol_job import protocols_of
 from dust3r_ros.evaluation.suite.pycolmap_peer import measure_pycolmap
 from dust3r_ros.evaluation.suite.worlds import WORLDS, write_world
 
@@ -26,14 +27,16 @@ _PACKAGE = Path(__file__).resolve().parents[3]
 @dataclass(frozen=True)
 class Plan:
     """``scenes`` (folders) and ``systems``, each scene through one system before the next. ``timeout`` (s) ends a
-    process, ``budget`` (s) all of them. ``options`` go on to the mapper, ``pycolmap`` is the interpreter that has it.
+    process, ``budget`` (s) all of them. ``protocols``: the literature's run, too, on every scene whose truth allows.
+    ``options`` go on to the mapper, ``pycolmap`` is the interpreter that has it.
     """
 
     scenes: Sequence[Path]
     systems: Sequence[str]
     timeout: float = 300.0
-    budget: float = 1200.0
+    budget: float = 1170.0
     max_frames: int | None = None
+    protocols: bool = False
     options: Sequence[str] = ()
     pictures: Path | None = None
     pycolmap: Path | None = None
@@ -67,43 +70,81 @@ def scenes_at(data: Path | None, worlds: Path | None, only: Sequence[str], say: 
     return found
 
 
-def measured(plan: Plan, say: Callable[[str], object] = print) -> Iterator[Row]:
-    """The row of every scene and system, as soon as it is there; one that fails is a row with a note."""
-    start = perf_counter()
+@dataclass(frozen=True)
+class Task:
+    """A scene through a system; ``protocols``: by these of the literature instead of as a map."""
+
+    path: Path
+    system: str
+    protocols: tuple[str, ...] = ()
+
+    def lost(self, why: str, rows: Sequence[Row] = ()) -> list[Row]:
+        """``rows``, and the names and the reason of each that is not among them."""
+        missing = [name for name in self.protocols or (PROTOCOL,) if name not in {row["protocol"] for row in rows}]
+        return [*rows, *(names_of(self.path, self.system) | {"protocol": name, "note": why} for name in missing)]
+
+
+def tasks_of(plan: Plan) -> list[Task]:
+    """In the order in which they run: what is ours before peers, and each peer's quick scenes before its long ones, so
+    that time runs out where least is lost.
+    """
+    found: list[Task] = []
+    by_length = sorted(plan.scenes, key=_frames)
     for system in plan.systems:
-        for path in plan.scenes:
-            left = plan.budget - (perf_counter() - start)
-            begun = perf_counter()
-            if left <= 0:
-                row = names_of(path, system) | {"note": f"not run: the {plan.budget:.0f} s for all were used up"}
-            else:
-                row = _row(plan, path, system, min(plan.timeout, left))
-            note = f": {row['note']}" if row.get("note") else ""
-            say(f"{row['scene']}, {system}: {perf_counter() - begun:.1f} s{note}")
-            yield row
+        found += [Task(path, system) for path in (by_length if system in PEERS else plan.scenes)]
+        if plan.protocols and system in (OURS, "dust3r"):
+            asked = ((path, tuple(protocols_of(path))) for path in plan.scenes)
+            found += [Task(path, system, names) for path, names in asked if names]
+    return found
 
 
-def _row(plan: Plan, path: Path, system: str, timeout: float) -> Row:
-    if system == "pycolmap":
+def _frames(path: Path) -> int:
+    try:
+        return len(image_files(path))
+    except Dust3rRosError:
+        return 0
+
+
+def measured(plan: Plan, say: Callable[[str], object] = print, start: float | None = None) -> Iterator[Row]:
+    """The rows of every task, as soon as they are there; one that fails is a row with a note.
+
+    The budget counts from ``start`` (``perf_counter``), now by default.
+    """
+    start = perf_counter() if start is None else start
+    for task in tasks_of(plan):
+        left = plan.budget - (perf_counter() - start)
+        begun = perf_counter()
+        if left <= 0:
+            rows = task.lost(f"not run: the {plan.budget:.0f} s for all were used up")
+        else:
+            rows = _rows(plan, task, min(plan.timeout, left))
+        what = f"{task.path.name}, {task.system}" + f", {len(task.protocols)} protocols" * bool(task.protocols)
+        notes = "; ".join(dict.fromkeys(str(row["note"]) for row in rows if row.get("note")))
+        say(f"{what}: {perf_counter() - begun:.1f} s{': ' if notes else ''}{notes}")
+        yield from rows
+
+
+def _rows(plan: Plan, task: Task, timeout: float) -> list[Row]:
+    if task.system == "pycolmap":
         if plan.pycolmap is None:
-            return names_of(path, system) | {"note": "not run: pycolmap is not installed"}
+            return task.lost("not run: pycolmap is not installed")
         try:
-            return measure_pycolmap(path, plan.pycolmap, timeout=timeout, max_frames=plan.max_frames)
+            return [measure_pycolmap(task.path, plan.pycolmap, timeout=timeout, max_frames=plan.max_frames)]
         except Dust3rRosError as error:
-            return names_of(path, system) | {"note": f"failed: {error}"}
+            return task.lost(f"failed: {error}")
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "row.json"
-        command = [sys.executable, "-m", "dust3r_ros.cli.eval", "job", str(path.resolve()), system, str(out)]
+        out = Path(folder) / "rows.json"
+        command = [sys.executable, "-m", "dust3r_ros.cli.eval", "job", str(task.path.resolve()), task.system, str(out)]
+        if task.protocols:
+            command += ["--protocols", *task.protocols]
         if plan.max_frames:
             command += ["--max-frames", str(plan.max_frames)]
         if plan.pictures is not None:
             command += ["--pictures", str(plan.pictures.resolve())]
-        backend = "dust3r" if system == "dust3r" else OURS
+        backend = "dust3r" if task.system == "dust3r" else OURS
         failure = finish([*command, *plan.options, "--backend", backend], timeout, _environment())
-        if not failure and out.is_file():
-            row: Row = json.loads(out.read_text(encoding="utf-8"))
-            return row
-    return names_of(path, system) | {"note": f"failed: {failure or 'it left no row'}"}
+        rows: list[Row] = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else []
+    return task.lost(f"failed: {failure or 'it left no row'}", rows)
 
 
 def _environment() -> dict[str, str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import cdist, pdist
 from scipy.spatial.transform import Rotation
 
 from dust3r_ros.errors import GeometryError, InputError
@@ -146,3 +146,26 @@ def test_what_cannot_be_judged_is_refused_in_words() -> None:
         cloud_errors(cloud, cloud, limit=0)
     with pytest.raises(InputError, match="spacing"):
         thinned(cloud, 0.0)
+
+
+def shell(count: int, radius: float, seed: int) -> np.ndarray:
+    x = np.random.default_rng(seed).normal(size=(count, 3))
+    return radius * x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def test_a_cloud_of_a_wrong_scale_has_its_mean_without_a_walk_through_the_tree() -> None:
+    """Inside a sphere all its points are nearly as far: the worst that a tree can be asked."""
+    reference, found = shell(4000, 1.0, 0), shell(3000, 0.2, 1)
+    exact = cdist(found, reference).min(axis=1)
+    measured = distances(found, reference)
+    assert len(np.unique(measured)) <= 400 and set(measured) <= set(exact)
+    assert measured.mean() == pytest.approx(exact.mean(), rel=0.002)
+    assert np.quantile(measured, 0.9) == pytest.approx(np.quantile(exact, 0.9), rel=0.005)
+    near = np.concatenate([found, reference[:10] * 1.001])
+    np.testing.assert_allclose(distances(near, reference)[-10:], 0.001, rtol=1e-6)  # what is near is exact
+
+
+def test_distances_from_the_limit_on_are_infinite() -> None:
+    reference = np.array([[0.0, 0, 0], [1.0, 0, 0]])
+    found = distances([[0, 0, 0.5], [0, 0, 2], [0, 0, 90]], reference, limit=2.0)
+    assert found.tolist() == [0.5, np.inf, np.inf]

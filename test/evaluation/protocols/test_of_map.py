@@ -65,7 +65,7 @@ def test_true_pointmaps_make_the_true_map(oracle_map: Mapped, walk: RenderedSequ
     row = trajectory_row(oracle_map)
     assert row["system"] == "oracle" and row["tracked"] == 100.0 and row["ate_percent"] < 1.0
     cloud, refined = map_cloud_row(oracle_map), map_cloud_row(oracle_map, icp=True)
-    assert cloud["accuracy_cm"] < 8 and refined["protocol"] == "map_cloud_icp"
+    assert cloud["accuracy_cm"] < 9 and refined["protocol"] == "map_cloud_icp"
     assert refined["accuracy_cm"] < 1.2 * cloud["accuracy_cm"]
     assert oracle_map.session.mapper.cameras["camera"].focal == pytest.approx(walk.focal)
     assert oracle_map.session.mapper.cameras["camera"].fixed

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
@@ -11,10 +14,14 @@ pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
 from oracle import Oracle
 from recorded import RecordedSequence, recorded
 
+from dust3r_ros.alignment.cloud import Cloud
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError
+from dust3r_ros.evaluation.datasets import DATASETS
 from dust3r_ros.evaluation.protocols import localisation, relative_pose
-from dust3r_ros.evaluation.protocols.registry import PROTOCOLS, protocol_named
+from dust3r_ros.evaluation.protocols.reconstruction import true_cloud
+from dust3r_ros.evaluation.protocols.registry import JUDGED, PROTOCOLS, Asked, protocol_named
+from dust3r_ros.io.ply import write_ply
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
 
 # On images of 512 pixels, as these protocols run by default, the rendered view itself is as large
@@ -36,40 +43,56 @@ def scene(sequence: RenderedSequence) -> list[RecordedSequence]:
     ]
 
 
-@pytest.mark.parametrize("name", [name for name in PROTOCOLS if PROTOCOLS[name].of_pairs is not None])
+MAPS = ["map", "map_rgbd", "trajectory", "focal", "map_depth", "map_cloud", "map_speed", "localisation_in_map"]
+
+
+@pytest.mark.parametrize("name", [name for name in PROTOCOLS if name not in MAPS])
 def test_protocols_of_pairs_run(name: str, sequence: RenderedSequence, scene: list[RecordedSequence]) -> None:
     oracle = Oracle(sequence, SIZE, noise=0.002)
     recordings = scene if name.startswith("localisation") else scene[:1]
-    (row,) = PROTOCOLS[name].run(recordings, MapperConfig(), oracle)
-    assert row["protocol"] == ("reconstruction" if name == "dtu" else name) and row["system"] == "oracle"
+    (row,) = PROTOCOLS[name].run(Asked(recordings, MapperConfig(), oracle))
+    assert row["protocol"] == name and row["system"] == "oracle"
     if name.startswith("multi_view_depth"):
         assert "true depth" in row["note"]  # no other view is five frames away
-    elif name == "dtu":
-        assert "no measured points" in row["note"]
     else:
         assert "note" not in row
 
 
 def test_protocols_of_maps_run(sequence: RenderedSequence, scene: list[RecordedSequence]) -> None:
-    config = MapperConfig(working_size=160, tracking_size=240)
-    names = [name for name in PROTOCOLS if PROTOCOLS[name].of_map is not None]
-    assert names == [
-        "map",
-        "map_rgbd",
-        "trajectory",
-        "focal",
-        "map_depth",
-        "map_cloud",
-        "map_speed",
-        "localisation_in_map",
-    ]
+    config, parts = MapperConfig(working_size=160, tracking_size=240), MAPS[2:-1]
+
+    def rows(name: str, recordings: list[RecordedSequence]) -> list[dict[str, object]]:
+        return list(PROTOCOLS[name].run(Asked(recordings, config, Oracle(sequence, 160), max_frames=4)))
+
     for name in ("trajectory", "localisation_in_map"):
-        rows = list(PROTOCOLS[name].run(scene, config, Oracle(sequence, 160)))
-        assert {row["protocol"] for row in rows} == {name}
-    rows = list(PROTOCOLS["map"].run(scene[:1], config, Oracle(sequence, 160)))
-    assert [row["protocol"] for row in rows] == names[2:-1]
-    rows = list(PROTOCOLS["map_rgbd"].run(scene[:1], config, Oracle(sequence, 160)))
-    assert [row["protocol"] for row in rows] == [f"{name}_rgbd" for name in names[2:-1]]
+        assert {row["protocol"] for row in rows(name, scene)} == {name}
+    assert [row["protocol"] for row in rows("map", scene[:1])] == parts
+    assert [row["protocol"] for row in rows("map_rgbd", scene[:1])] == [f"{name}_rgbd" for name in parts]
+
+
+def test_measured_points_are_the_truth_where_there_are_some(
+    sequence: RenderedSequence, scene: list[RecordedSequence], tmp_path: Path
+) -> None:
+    """DTU's protocol in millimetres, by the same name."""
+
+    @dataclass(frozen=True, eq=False)
+    class Scanned(RecordedSequence):
+        truth: Mapping[str, Path] = field(default_factory=dict)
+
+    points = (1000 * true_cloud(scene[0].views)).astype(np.float32)
+    write_ply(tmp_path / "points.ply", Cloud(points, np.zeros(points.shape, np.uint8), points[:, 0] * 0))
+    named = {name: getattr(scene[0], name) for name in ("name", "dataset", "views")}
+    for files, known in (({"points": tmp_path / "points.ply"}, True), ({}, False)):
+        asked = Asked([Scanned(**named, truth=files)], MapperConfig(), Oracle(sequence, 256, noise=0.0), size=256)
+        (row,) = PROTOCOLS["reconstruction_poses"].run(asked)
+        assert row["protocol"] == "reconstruction_poses" and ("overall_mm" in row) == known == ("overall_cm" not in row)
+        assert row["overall_mm" if known else "overall_cm"] < (20 if known else 2)
+
+
+def test_every_data_set_is_judged_by_what_there_is() -> None:
+    assert JUDGED.keys() == DATASETS.keys()
+    for names in JUDGED.values():
+        assert "speed" in names and len(names) == len(set(names)) and set(names) <= PROTOCOLS.keys()
 
 
 def test_a_protocol_that_is_none_is_refused_with_those_there_are() -> None:

@@ -95,6 +95,40 @@ def test_official_weights_are_not_run_here_until_a_run_fills_them() -> None:
     assert line(walks, "TUM RGB-D fr1, uncalibrated", "freiburg1 mean") == "0.1000"
 
 
+def test_a_mean_is_over_images_that_were_not_for_training() -> None:
+    def shown(*rows: Row) -> str:
+        (table,) = (table for table in beside_published(rows) if "monocular" in table.title)
+        return next(cells(table, i)["two_view, here"] for i, line in enumerate(table.rows) if line[0] == "NYUv2")
+
+    depth = {"dataset": "nyu", "protocol": "monocular_depth", "system": "two_view", "delta": 90.0}
+    rows: list[Row] = [
+        depth | {"scene": "test/bath", "split": "test", "rel": 4.0, "images": 30},
+        depth | {"scene": "test/den", "split": "test", "rel": 8.0, "images": 10},
+        depth | {"scene": "train/bath", "split": "train", "rel": 1.0, "images": 90},
+    ]
+    assert shown(*rows) == "5.00 / 90.00"
+
+
+def test_a_part_of_a_published_scene_stands_beside_it_marked() -> None:
+    def shown(*rows: Row) -> tuple[str, list[str]]:
+        (table,) = (table for table in beside_published(rows) if "localisation" in table.title)
+        line = next(i for i, line in enumerate(table.rows) if line[:2] == ["7-Scenes", "redkitchen"])
+        return cells(table, line)["two_view, here"], [note for note in table.notes if "Subset" in note]
+
+    part: Row = {
+        "dataset": "recorded", "scene": "7scenes_redkitchen", "protocol": "localisation", "system": "two_view",
+        "of": "7scenes/redkitchen", "subset": "50 frames", "position_cm": 7.0, "rotation_deg": 1.5,
+    }  # fmt: skip
+    assert shown(part) == ("7.0 / 1.50 (subset)", ["Subset: redkitchen here is 50 frames"])
+    whole = part | {"dataset": "7scenes", "scene": "redkitchen", "of": "", "subset": "", "position_cm": 5.0}
+    assert shown(part, whole)[0] == "5.0 / 1.50"
+    depth = part | {"of": "tum/fr3_x", "protocol": "monocular_depth", "rel": 1.0, "delta": 99.0}
+    for table in beside_published([depth]):
+        assert not any("two_view" in name for name in table.head)  # a scene is no mean over a data set
+    page = markdown(RunFile(RUN.about, [part]), "make eval")
+    assert "a subset of 7scenes/redkitchen, 50 frames" in page and "| recorded | 7scenes_redkitchen |" in page
+
+
 def test_the_page_is_whole_and_nothing_in_it_is_markup(tmp_path: Path) -> None:
     Image.fromarray(np.full((30, 2000, 3), 99, np.uint8)).save(tmp_path / "p.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")

@@ -14,7 +14,7 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import BackendError, InputError
 from dust3r_ros.evaluation.suite import pycolmap_peer, suite
 from dust3r_ros.evaluation.suite.job import fingerprint, measure
-from dust3r_ros.evaluation.suite.suite import Plan, measured, pictures_of, scenes_at, systems_of
+from dust3r_ros.evaluation.suite.suite import Plan, Task, measured, pictures_of, scenes_at, systems_of, tasks_of
 
 SMALL = ("--set", "working_size=160", "--set", "tracking_size=240")
 
@@ -117,6 +117,40 @@ def test_the_default_backend_is_measured_first_and_peers_last() -> None:
         "two_view", "dust3r", "two_view, poses only", "opencv", "pycolmap",
     ]  # fmt: skip
     assert systems_of(checkpoint=False, poses=False, opencv=False, pycolmap=False) == ["two_view"]
+
+
+def test_time_runs_out_where_least_is_lost(walk_folder: Path, tmp_path: Path) -> None:
+    """Peers come last, and of a peer the scenes with most frames."""
+    short = Path(shutil.copytree(walk_folder, tmp_path / "short"))
+    (short / "rgb.txt").write_text("\n".join((short / "rgb.txt").read_text().splitlines()[:6]) + "\n")
+    plan = Plan([walk_folder, short], ["two_view", "two_view, poses only", "pycolmap"], protocols=True)
+    asked = ("multiview_pose_pnp", "multiview_pose_alignment", "multi_view_depth", "reconstruction")
+    assert [(task.path.name, task.system, task.protocols) for task in tasks_of(plan)] == [
+        ("walk", "two_view", ()), ("short", "two_view", ()),
+        ("walk", "two_view", asked), ("short", "two_view", asked),
+        ("walk", "two_view, poses only", ()), ("short", "two_view, poses only", ()),
+        ("short", "pycolmap", ()), ("walk", "pycolmap", ()),
+    ]  # fmt: skip
+
+
+def test_protocols_that_come_too_late_are_named_and_those_before_stay(walk_folder: Path) -> None:
+    task = Task(walk_folder, "two_view", ("multiview_pose_pnp", "reconstruction"))
+    done = {"protocol": "multiview_pose_pnp", "maa_30": 50.0}
+    rows = task.lost("failed: stopped after 9 s", [done])
+    assert rows[0] is done and len(rows) == 2
+    assert (rows[1]["protocol"], rows[1]["scene"], rows[1]["note"]) == (
+        "reconstruction", "walk", "failed: stopped after 9 s",
+    )  # fmt: skip
+    assert task.lost("", [done, {"protocol": "reconstruction"}])[2:] == []
+
+
+def test_a_job_of_protocols_leaves_its_rows(walk_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "protocols_of", lambda path: ["multiview_pose_pnp", "magic"])
+    plan = Plan([walk_folder], ["two_view"], timeout=200, max_frames=5, protocols=True, options=SMALL)
+    said: list[str] = []
+    rows = list(measured(plan, said.append))
+    assert [row["protocol"] for row in rows] == ["sequence", "multiview_pose_pnp", "magic"]
+    assert rows[1]["pairs"] == 10 and "'magic' is not known" in rows[2]["note"] and len(said) == 2
 
 
 def test_data_of_other_poses_is_other_data(walk_folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.evaluation.datasets import reading
+from dust3r_ros.layouts import reading
 
 
 def test_the_same_camera_changes_no_depth() -> None:

@@ -27,6 +27,8 @@ def text(path: Path) -> str:
     """The text of a file. Raises ``InputError``."""
     try:
         return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"file '{path}' is missing") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"'{path}' cannot be read as text: {error}") from error
 
@@ -127,7 +129,7 @@ def read_json(path: Path, kind: type = dict, data: str | None = None) -> Any:
 def image_reader(path: Path) -> Callable[[], Image]:
     """Reads the image later: RGB (H, W, 3) uint8. Raises ``InputError`` now if there is no such file."""
     existing(path, "image")
-    return lambda: decode_file(_bytes(path), f"image '{path}'")
+    return lambda: decode_file(content(path), f"image '{path}'")
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -163,7 +165,7 @@ def sixteen_bits(path: Path) -> np.ndarray:
     """(H, W) uint16 of a grey PNG. Raises ``InputError``."""
     import cv2
 
-    raw = np.frombuffer(_bytes(path), np.uint8)
+    raw = np.frombuffer(content(path), np.uint8)
     values = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED) if raw.size else None
     if values is None or values.ndim != 2 or values.dtype != np.uint16 or b"IEND" not in raw[-12:].tobytes():
         raise InputError(f"depth image '{path}' cannot be read as a whole 16 bit grey PNG")
@@ -202,7 +204,8 @@ def folders(path: Path, holding: str) -> list[Path]:
     return [child for child in sorted(path.iterdir()) if child.is_dir() and next(child.glob(holding), None) is not None]
 
 
-def _bytes(path: Path) -> bytes:
+def content(path: Path) -> bytes:
+    """The bytes of a file. Raises ``InputError`` naming it."""
     try:
         return path.read_bytes()
     except OSError as error:

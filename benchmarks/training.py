@@ -1,0 +1,125 @@
+"""Training steps and pairs per second, and the share of the time that is spent waiting for data, stage by stage.
+
+    python benchmarks/training.py [--config tiny] [--steps 20] [--device auto] [--out results/training.json]
+
+Baseline "compute": the same steps on one batch that is there already. Waiting is what ``dust3r-train`` logs. The
+first steps of a stage, with cold caches, do not count. Target: less than 5 % waiting on a GPU. ``pairs`` of the
+network in use: both orders of a pair decoded, its images encoded once, 224 pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as dust3r-train does, before torch is loaded
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from dust3r_ros.evaluation.report.machine import Machine  # noqa: E402
+from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
+from dust3r_ros.network.device import pick_device  # noqa: E402
+from dust3r_ros.network.model import Dust3r  # noqa: E402
+from dust3r_ros.training.batches import PairBatches, load  # noqa: E402
+from dust3r_ros.training.learner import Learner  # noqa: E402
+from dust3r_ros.training.processes import Processes  # noqa: E402
+from dust3r_ros.training.recipe import Recipe, Stage, read_recipe  # noqa: E402
+from dust3r_ros.training.sampling import Sampling  # noqa: E402
+from dust3r_ros.training.sources import open_sources, sized  # noqa: E402
+from dust3r_ros.training.start import new_model  # noqa: E402
+
+_COLD = 5
+
+
+def stage_figures(recipe: Recipe, stage: Stage, steps: int, device: torch.device, workers: int) -> dict[str, Any]:
+    """One row: a stage in its own process of batches, then the same steps without any."""
+    learner = Learner(recipe, new_model(recipe.architecture(stage), recipe.seed), device, Processes())
+    sampling = Sampling(sized(open_sources([], recipe, 1), stage.sizes), recipe.epoch, recipe.seed)
+    stream = load(
+        PairBatches(sampling, 0, stage.pairs, stage.sizes, recipe.cropping), 0, workers, device.type == "cuda"
+    )
+    for batch in islice(stream, _COLD):
+        learner.step(batch, stage.rate)
+    start, waited = perf_counter(), 0.0
+    for _ in range(steps):
+        asked = perf_counter()
+        batch = next(stream)
+        waited += perf_counter() - asked
+        learner.step(batch, stage.rate)
+    whole = perf_counter() - start
+    stream.close()
+    start = perf_counter()
+    for _ in range(steps):
+        learner.step(batch, stage.rate)
+    compute = perf_counter() - start
+    height, width = stage.sizes[0]
+    return {
+        "stage": f"{width}x{height} {stage.head}", "pairs_per_step": stage.pairs,
+        "steps_per_second": steps / whole, "pairs_per_second": steps * stage.pairs / whole,
+        "compute_steps_per_second": steps / compute, "waiting_share": waited / whole, "over_compute": whole / compute,
+    }  # fmt: skip
+
+
+def network_figures(recipe: Recipe, device: torch.device, pairs: int = 8) -> dict[str, float]:
+    """Pairs per second of the network in use, at 224 pixels; both orders count as one pair."""
+    network = Dust3r(recipe.architecture(recipe.stages[0])).to(device).eval()
+    image = torch.zeros(1, 3, 224, 224, device=device)
+    seconds = {}
+    with torch.inference_mode():
+        tokens = network.encode(image)
+        for name, body in (
+            ("encode", lambda: network.encode(image)),
+            ("decode", lambda: network.decode_both(tokens, tokens)),
+        ):
+            body()
+            start = perf_counter()
+            for _ in range(pairs):
+                body()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds[name] = (perf_counter() - start) / pairs
+    return {
+        "encode_ms": 1e3 * seconds["encode"], "decode_both_ms": 1e3 * seconds["decode"],
+        "pairs_per_second_with_one_new_image_each": 1 / (seconds["encode"] + seconds["decode"]),
+    }  # fmt: skip
+
+
+def main() -> int:
+    """Measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="tiny")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--pairs", type=int, help="pairs per step instead of the recipe's")
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", default=str(ROOT / "results" / "training.json"))
+    arguments = parser.parse_args()
+    recipe = read_recipe(arguments.config, {} if arguments.pairs is None else {"pairs": arguments.pairs})
+    device, machine = pick_device(arguments.device), Machine()
+    workers = recipe.workers if arguments.workers is None else arguments.workers
+    rows = [stage_figures(recipe, stage, arguments.steps, device, workers) for stage in recipe.stages]
+    for row in rows:
+        print(
+            f"{row['stage']:16} {row['steps_per_second']:8.2f} steps/s {row['pairs_per_second']:9.1f} pairs/s  "
+            f"waiting {100 * row['waiting_share']:5.1f} %  {row['over_compute']:.2f} of compute alone"
+        )
+    use = network_figures(recipe, device)
+    print("in use, 224 pixels: " + ", ".join(f"{name} {value:.1f}" for name, value in use.items()))
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    about = {**machine.about(), "gpu": gpu, "torch": torch.__version__, "workers": workers, "config": arguments.config}
+    make_folder(Path(arguments.out).parent)
+    write_text(arguments.out, json.dumps({"about": about, "stages": rows, "use": use}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""A network's depth as a prior for that of two-view geometry: its scale, how far it can be trusted, both as one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dust3r_ros.backends.stereo import REFERENCE_PRECISION, StereoDepth
+from dust3r_ros.types import Array, Array32
+
+_SURE = 0.1  # relative precision of geometry with which a pixel speaks for the scale
+_TILES = 4  # per side of a view: neighbours share the network's error, so evidence is counted in tiles
+_LEAST_OF_TILE = 0.05  # share of a tile's pixels that are sure
+_LEAST_TILES = 5  # fewer tell no spread: that of n has n - 3 in its denominator
+_QUANTILE, _SIGMAS = 0.8, 1.2816  # of the absolute residuals, and where a normal distribution has it
+_FLOOR = 0.02  # no network is more precise than this
+_BEND = 0.5  # beyond the depths that geometry has seen, log depth may be off by this part of how far beyond
+_SHARED = 2.0  # the pairs of a view share the network's error, and what they say is added up
+# C - 1 below which a prior says nothing. What comes after takes the errors of pixels apart from each other as
+# independent, and averages them out over planes, pairs and keyframes; a network's are not, and would look precise.
+_LEAST_GAIN = 0.25
+_CONTRADICTION = 3.0  # standard deviations
+_MAX_GAIN = 99.0
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkDepth:
+    """Depth (H, W) of one view by a network, in a unit of its own, 0 for nothing, and its confidence (H, W) >= 1."""
+
+    depth: Array32
+    confidence: Array32
+
+
+@dataclass(frozen=True, eq=False)
+class _Evidence:
+    """Pixels at which both know depth: ``ratio`` (N,) of logs, geometry to network, and what goes with it."""
+
+    ratio: Array
+    weight: Array
+    variance: Array  # of geometry
+    tile: np.ndarray
+
+
+def with_prior(stereo: StereoDepth, network: NetworkDepth) -> StereoDepth:
+    """Depth of a view by geometry where that knows more, by the network where that does, by both where they agree.
+
+    The network's depth takes the unit of geometry by one scale, the weighted median of log ratios where both
+    are sure. How far the ratios spread, over the view and beyond what geometry's own errors explain, is the
+    prior's relative precision sigma; pixels of which the network itself is less sure, that lie nearer or farther
+    than what geometry has seen, or in another part of the view, are worse. Its confidence is
+    1 + (reference / sigma)^2 as in stereo. So a network that is wrong about a view says nothing there, and where
+    geometry is sure of too little to tell, none does.
+    """
+    sure = _evidence(stereo, network)
+    prior = None if sure is None else _prior(sure, stereo, network)
+    if prior is None:
+        return stereo
+    depth, confidence = _joined(stereo, *prior)
+    return StereoDepth(depth, confidence, stereo.parallax_deg)
+
+
+def _evidence(stereo: StereoDepth, network: NetworkDepth) -> _Evidence | None:
+    gain = stereo.confidence - 1
+    sure = (gain > (REFERENCE_PRECISION / _SURE) ** 2) & (network.depth > 0) & (network.confidence > 1)
+    tile = _tiles(*gain.shape)
+    known = np.bincount(tile[sure], minlength=_TILES**2) > _LEAST_OF_TILE * np.bincount(tile.ravel())
+    sure &= known[tile]
+    if known.sum() < _LEAST_TILES:
+        return None
+    # Geometry beyond the reference precision is not what the ratio's error comes from
+    weight = np.minimum(gain[sure], 1) * np.log(network.confidence[sure])
+    return _Evidence(
+        np.log(stereo.depth[sure].astype(np.float64) / network.depth[sure]),
+        weight.astype(np.float64),
+        REFERENCE_PRECISION**2 / gain[sure].astype(np.float64),
+        tile[sure],
+    )
+
+
+def _prior(sure: _Evidence, stereo: StereoDepth, network: NetworkDepth) -> tuple[Array32, Array32] | None:
+    """Depth (H, W) in the unit of geometry and C - 1 (H, W); None where it would say nothing."""
+    scale = _quantile(sure.ratio, sure.weight, 0.5)
+    spread = _quantile(np.abs(sure.ratio - scale), sure.weight, _QUANTILE) / _SIGMAS
+    noise = float(np.average(sure.variance, weights=sure.weight))
+    # A difference of two large numbers is not trusted: at most three quarters are put down to geometry
+    variance = max(spread**2 - noise, spread**2 / 4, _FLOOR**2)
+    tiles = len(np.unique(sure.tile))
+    # Of a further tile, from a mean and a spread that are known of so many (Student's predictive distribution)
+    variance *= (1 + 1 / tiles) * (tiles - 1) / (tiles - 3)
+    known = network.depth > 0
+    logs = np.log(np.where(known, network.depth, np.float32(1)))
+    seen = (stereo.confidence > 1 + (REFERENCE_PRECISION / _SURE) ** 2) & known
+    near, far = np.quantile(logs[seen], (0.05, 0.95))
+    beyond = np.maximum(np.maximum(near - logs, logs - far), 0)
+    typical = np.median(network.confidence[seen])
+    # The loss of training is least where confidence is in inverse proportion to the error
+    doubt = np.maximum(typical / network.confidence, 1)
+    # The network's error wanders over the view: as much again for every tile of distance
+    far_off = _distance(np.unique(sure.tile))[_tiles(*logs.shape)]
+    gain = REFERENCE_PRECISION**2 / (_SHARED * (variance * (doubt * doubt + far_off * far_off) + (_BEND * beyond) ** 2))
+    gain = np.where(known & (network.confidence > 1) & (gain > _LEAST_GAIN), gain, 0).astype(np.float32)
+    return (np.exp(logs + np.float32(scale)), gain) if gain.any() else None
+
+
+def _joined(stereo: StereoDepth, prior: Array32, told: Array32) -> tuple[Array32, Array32]:
+    """Depth and confidence of both: their mean where they agree, else the more confident one.
+
+    A prior that wins against geometry is less sure by what they differ, in proportion to geometry's say.
+    """
+    own = np.where(stereo.depth > 0, stereo.confidence - 1, 0).astype(np.float32)
+    total = np.maximum(own + told, np.float32(1e-12))
+    both = (own > 0) & (told > 0)
+    apart = np.log(np.where(both, stereo.depth / np.where(both, prior, 1), 1))
+    squared = apart * apart
+    agree = squared * own * told < (_CONTRADICTION * REFERENCE_PRECISION) ** 2 * total
+    geometry = (told == 0) | (both & ~agree & (own >= told))
+    mean = prior * np.exp(apart * own / total)
+    weakened = told / (1 + told * squared * own / total / REFERENCE_PRECISION**2)
+    depth = np.where(geometry, stereo.depth, np.where(both & agree, mean, prior))
+    gain = np.where(geometry, own, np.where(both & agree, own + told, np.where(both, weakened, told)))
+    return depth.astype(np.float32), (1 + np.minimum(gain, _MAX_GAIN)).astype(np.float32)
+
+
+def _tiles(height: int, width: int) -> np.ndarray:
+    """(H, W) number of the tile of each pixel."""
+    rows, columns = (np.arange(side) * _TILES // side for side in (height, width))
+    return rows[:, None] * _TILES + columns[None, :]
+
+
+def _distance(tiles: np.ndarray) -> Array32:
+    """(tiles of a view) how many tiles each is away from the nearest of ``tiles``."""
+    at = np.stack(np.divmod(np.arange(_TILES**2), _TILES), axis=1)
+    return np.abs(at[:, None] - at[tiles]).max(axis=-1).min(axis=1).astype(np.float32)
+
+
+def _quantile(values: Array, weight: Array, share: float) -> float:
+    """Weighted quantile of (N,) values."""
+    order = np.argsort(values, kind="stable")
+    cumulative = np.cumsum(weight[order])
+    return float(values[order][min(np.searchsorted(cumulative, share * cumulative[-1]), len(values) - 1)])

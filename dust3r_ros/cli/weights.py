@@ -1,0 +1,77 @@
+"""dust3r-weights: a checkpoint in the form that a robot loads: half the bytes, or graphs for ONNX Runtime."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dust3r_ros.cli import command
+from dust3r_ros.errors import BackendError, ConfigError, OutputError
+from dust3r_ros.network.shipped import shipped
+
+_NAME = "dust3r-weights"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 written, 1 it could not be written, 2 usage or input."""
+    arguments = _parser().parse_args(argv)
+    return command.guarded(_NAME, lambda: _run(arguments), arguments.debug)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.Parser(
+        prog=_NAME,
+        description="Weights in other forms. Each form is a folder that every --checkpoint takes.",
+    )
+    parser.add_argument(
+        "checkpoint", nargs="?", metavar="CHECKPOINT",
+        help="shipped weights by name, a .pth file or a folder; without it, the names are listed",
+    )  # fmt: skip
+    parser.add_argument("--half", metavar="DIR", help="config.json and model.safetensors in float16")
+    parser.add_argument("--onnx", metavar="DIR", help="encoder.onnx and decoder.onnx for the CPU (extra: onnx)")
+    parser.add_argument("--int8", action="store_true", help="with --onnx: 8 bits, faster, off by 1 to 2 percent")
+    parser.add_argument("--quiet", action="store_true", help="print nothing")
+    command.add_common(parser)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.checkpoint is None:
+        for name, folder in shipped().items():
+            print(f"{name}  {folder}")
+        return 0
+    if not (arguments.half or arguments.onnx):
+        raise ConfigError("nothing to write; say at least one of --half, --onnx")
+    if arguments.int8 and not arguments.onnx:
+        raise ConfigError("--int8 is a form of the ONNX graphs; say where they go with --onnx DIR")
+    for folder in (arguments.half, arguments.onnx):
+        if folder and Path(folder).exists() and not Path(folder).is_dir():
+            raise OutputError(f"'{folder}' is a file; it must be a folder or not exist yet")
+    try:
+        from dust3r_ros.network.checkpoint import load_checkpoint, save_checkpoint
+    except ImportError as error:
+        raise BackendError(
+            f"weights need {error.name or 'torch'}; install it with: pip install 'dust3r_ros[network]'"
+        ) from error
+    model = load_checkpoint(arguments.checkpoint)
+    if arguments.half:
+        save_checkpoint(model, arguments.half, half=True)
+        _say(arguments, arguments.half)
+    if arguments.onnx:
+        from dust3r_ros.network.onnx_export import export_onnx
+
+        export_onnx(model, arguments.onnx, int8=arguments.int8)
+        _say(arguments, arguments.onnx)
+    return 0
+
+
+def _say(arguments: argparse.Namespace, folder: str) -> None:
+    if not arguments.quiet:
+        size = sum(path.stat().st_size for path in Path(folder).iterdir() if path.is_file())
+        print(f"{folder}  {size / 1e6:.1f} MB", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

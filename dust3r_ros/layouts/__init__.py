@@ -1,0 +1,1 @@
+"""How published data lies on disk: file formats and annotations that several readers share."""

@@ -1,0 +1,1 @@
+"""Endless, seeded worlds to train on: many shapes, many materials, quick to build and to render."""

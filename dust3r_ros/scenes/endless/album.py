@@ -1,0 +1,66 @@
+"""The pictures of one world: its cameras, what they see, how much of it they share."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dust3r_ros.scenes.endless.casting import Seen
+from dust3r_ros.scenes.endless.eye import Eye
+from dust3r_ros.scenes.endless.overlap import DepthView, overlaps
+from dust3r_ros.scenes.endless.scenery import Scenery
+from dust3r_ros.scenes.endless.viewpoints import choose_eyes
+from dust3r_ros.scenes.endless.worlds import make_world
+from dust3r_ros.scenes.world import RenderedView
+from dust3r_ros.types import Array
+
+_CAMERAS = 2  # what random numbers are for
+_FEW = 0.3  # share of views that are painted unasked, since then the textures, the largest part, can go
+_SAMPLES = 20  # pixels along the shorter side of which the overlap is taken
+
+
+class Album:
+    """``count`` views of world ``number`` of ``seed``. Depth is there from the start, images when first asked for.
+
+    ``shared`` (N, N): [i, j] is the share of view i's pixels with depth that view j sees.
+    """
+
+    def __init__(self, seed: tuple[int, ...], number: int, count: int, short_side: int) -> None:
+        world = make_world(seed, number)
+        self.layout = world.layout
+        self._scenery: Scenery | None = world.scenery
+        self._eyes: list[tuple[Eye, Seen | None]] = []
+        self._views: list[RenderedView | None] = [None] * count
+        chosen = choose_eyes(world, np.random.default_rng([*seed, _CAMERAS, number]), count, short_side)
+        self._eyes.extend(chosen)
+        step = max(short_side // _SAMPLES, 1)
+        self.shared: Array = overlaps([DepthView(seen.depth, eye.K, eye.w_T_c) for eye, seen in chosen], step)
+
+    def __len__(self) -> int:
+        return len(self._eyes)
+
+    def camera(self, index: int) -> tuple[Array, Array]:
+        """``K`` (3, 3) and ``w_T_c`` (4, 4) of a view."""
+        eye = self._eyes[index][0]
+        return eye.K.copy(), eye.w_T_c.copy()
+
+    def view(self, index: int) -> RenderedView:
+        """Image and depth; shared with later calls, not to be written to."""
+        view = self._views[index]
+        if view is None:
+            view = self._paint(index)
+            left = [number for number, done in enumerate(self._views) if done is None]
+            if len(left) <= _FEW * len(self):
+                for number in left:
+                    self._paint(number)
+                self._scenery = None
+        return view
+
+    def _paint(self, index: int) -> RenderedView:
+        eye, seen = self._eyes[index]
+        assert seen is not None and self._scenery is not None
+        depth = np.where(np.isfinite(seen.depth), seen.depth, np.float32(0))
+        view = self._views[index] = RenderedView(self._scenery.image(eye, seen), depth)
+        for array in (view.image, view.depth):
+            array.setflags(write=False)
+        self._eyes[index] = eye, None
+        return view

@@ -1,0 +1,165 @@
+"""Light on the charts of a world: lamps with shadows, computed once on a coarse grid of every chart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dust3r_ros.scenes.endless.meeting import depth_of
+from dust3r_ros.scenes.endless.shapes import HALL, PANEL, Shape, Shapes, chart_extents, chart_points
+from dust3r_ros.types import Array, Array32
+
+_LEAST, _MOST = 3, 112  # samples along a side of a chart
+_SHEET_WIDTH = 1024
+_CLEAR = 0.01  # metres; what is this near the lit point is part of it
+
+
+@dataclass(frozen=True, eq=False)
+class Lamp:
+    """A point light, or one far away: ``strength`` at its nearest, falling to a half at ``reach`` metres."""
+
+    position: Array
+    strength: float
+    reach: float = np.inf
+
+
+@dataclass(frozen=True, eq=False)
+class LitCharts:
+    """``sheet`` (h, w) of light, ``places`` (4, C): x, y of each chart's first sample, samples across, down, less 1."""
+
+    sheet: Array32
+    places: Array32
+
+
+@dataclass(frozen=True, eq=False)
+class _Samples:
+    """All points to light: (P, 3) points and normals, the chart of each, whether it is lit from both sides (a
+    panel's), and per chart its shape, middle, radius."""
+
+    points: Array32
+    normals: Array32
+    chart: NDArray[np.int64]
+    double: NDArray[np.bool_]
+    owner: NDArray[np.int64]
+    middle: Array
+    radius: Array
+    sizes: list[tuple[int, int]]
+
+
+def light_charts(
+    shapes: Sequence[Shape],
+    table: Shapes,
+    lamps: Sequence[Lamp],
+    ambient: float,
+    rng: np.random.Generator,
+    per_metre: float,
+    stains: float = 0.05,
+) -> LitCharts:
+    """Light on every chart of the shapes and, last, one bright chart for the sky.
+
+    ``per_metre`` samples where a chart is small enough; ``stains`` is the strength of the large, soft spots that
+    keep repeated textures from being the same all over.
+    """
+    samples = _sample(shapes, per_metre)
+    light = np.full(len(samples.points), ambient, np.float32)
+    for lamp in lamps:
+        light += _from(lamp, table, samples)
+    # As a camera's exposure has it: places where light falls are bright.
+    light *= np.exp(stains * rng.standard_normal(len(light))) / np.quantile(light, 0.75)
+    return _pack(light.astype(np.float32), samples.sizes)
+
+
+def _sample(shapes: Sequence[Shape], per_metre: float) -> _Samples:
+    points, normals, sizes, owner = [], [], [], []
+    for number, shape in enumerate(shapes):
+        for face, (wide, high) in enumerate(chart_extents(shape)):
+            across, down = (int(np.clip(side * per_metre, _LEAST, _MOST)) for side in (wide, high))
+            t, s = np.meshgrid(np.linspace(0, 1, down), np.linspace(0, 1, across), indexing="ij")
+            found = chart_points(shape, face, s.ravel(), t.ravel())
+            points.append(found[0])
+            normals.append(found[1])
+            sizes.append((down, across))
+            owner.append(number)
+    counts = [len(part) for part in points]
+    middle = np.array([part.mean(axis=0) for part in points])
+    radius = np.array([np.linalg.norm(p - m, axis=1).max() for p, m in zip(points, middle, strict=True)])
+    chart = np.repeat(np.arange(len(counts)), counts)
+    double = np.array([shapes[number].kind == PANEL for number in owner])[chart]
+    return _Samples(
+        np.concatenate(points).astype(np.float32),
+        np.concatenate(normals).astype(np.float32),
+        chart,
+        double,
+        np.array(owner),
+        middle,
+        radius,
+        sizes,
+    )
+
+
+def _from(lamp: Lamp, shapes: Shapes, samples: _Samples) -> Array32:
+    way = lamp.position.astype(np.float32) - samples.points
+    distance = np.sqrt(np.maximum(np.einsum("pk,pk->p", way, way), np.float32(1e-6)))
+    cosine = np.einsum("pk,pk->p", way, samples.normals) / distance
+    light = np.maximum(np.where(samples.double, np.abs(cosine), cosine), 0) / (1 + (distance / lamp.reach) ** 2)
+    shaded = _in_cone(lamp.position, shapes, samples)  # (shapes, charts)
+    bright = light > 0
+    for blocker in np.flatnonzero(shaded.any(axis=1)):
+        of_chart = shaded[blocker]
+        chosen = np.flatnonzero(of_chart[samples.chart] & bright)
+        if len(chosen):
+            blocked = _blocks(shapes, int(blocker), lamp.position, -way[chosen], distance[chosen])
+            bright[chosen[blocked]] = False
+    return np.where(bright, np.float32(lamp.strength) * light, np.float32(0))
+
+
+def _in_cone(position: Array, shapes: Shapes, samples: _Samples) -> NDArray[np.bool_]:
+    """Whether each shape may stand between the lamp and each chart, by the balls around them."""
+    to_shape, to_chart = shapes.center - position, samples.middle - position
+    far_shape, far_chart = np.linalg.norm(to_shape, axis=1), np.linalg.norm(to_chart, axis=1)
+    cosine = (to_shape @ to_chart.T) / np.maximum(np.outer(far_shape, far_chart), 1e-9)
+    wide = np.arcsin(np.clip(shapes.radius / np.maximum(far_shape, 1e-9), 0, 1))[:, None] + np.arcsin(
+        np.clip(samples.radius / np.maximum(far_chart, 1e-9), 0, 1)
+    )
+    inside = (far_shape < shapes.radius)[:, None] | (far_chart < samples.radius)
+    meet = inside | (np.arccos(np.clip(cosine, -1, 1)) < wide)
+    before = (far_chart + samples.radius) > (far_shape - shapes.radius)[:, None]
+    usable = shapes.solid & (shapes.kind != HALL)
+    own = samples.owner == np.arange(len(shapes))[:, None]
+    return meet & before & usable[:, None] & ~own
+
+
+def _blocks(shapes: Shapes, number: int, lamp: Array, rays: Array32, distance: Array32) -> NDArray[np.bool_]:
+    """Whether a shape stands between the lamp and the ends of ``rays`` (P, 3), which are ``distance`` long."""
+    local = shapes.local[number]
+    o: Any = tuple((local @ (lamp - shapes.center[number])).astype(np.float32))
+    # In metres along the ray, so that ``NEAR`` is what it says.
+    d: Any = tuple(local.astype(np.float32) @ (rays.T / distance))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        depth = depth_of(np, int(shapes.kind[number]), o, d, float(shapes.taper[number]))
+    return np.asarray(depth < distance - _CLEAR)
+
+
+def _pack(light: Array32, sizes: list[tuple[int, int]]) -> LitCharts:
+    """Charts of light side by side in shelves, the tallest first; the last one is of the sky."""
+    starts = np.cumsum([0, *(high * wide for high, wide in sizes)])
+    order = sorted(range(len(sizes)), key=lambda chart: -sizes[chart][0])
+    places = np.zeros((len(sizes) + 1, 4), np.float32)
+    x = y = shelf = 0
+    for chart in order:
+        high, wide = sizes[chart]
+        if x + wide > _SHEET_WIDTH:
+            x, y, shelf = 0, y + shelf, 0
+        places[chart] = x, y, wide - 1, high - 1
+        x, shelf = x + wide, max(shelf, high)
+    bottom = y + shelf
+    sheet = np.ones((bottom + 1, _SHEET_WIDTH), np.float32)
+    for chart, (high, wide) in enumerate(sizes):
+        left, top = int(places[chart, 0]), int(places[chart, 1])
+        sheet[top : top + high, left : left + wide] = light[starts[chart] : starts[chart + 1]].reshape(high, wide)
+    places[-1] = 0, bottom, 0, 0
+    return LitCharts(sheet, np.ascontiguousarray(places.T))

@@ -1,0 +1,202 @@
+"""Pairs to batches of tensors, by worker processes, in an order that depends on nothing but seed and position."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.network.images import normalise
+from dust3r_ros.training.crops import Cropping, crop_pair
+from dust3r_ros.training.losses import PairTruth
+from dust3r_ros.training.sampling import Sampling
+from dust3r_ros.training.views import TrainingView, ViewPair
+
+_AHEAD = 4  # batches that a worker makes before they are asked for
+_PR_SET_PDEATHSIG = 1
+_ATTEMPTS = 20  # corrupt samples in a row, after which the set as a whole is not usable
+
+
+@dataclass(frozen=True, eq=False)
+class PairBatch:
+    """B pairs of one size. ``image_*`` (B, 3, H, W) in [-1, 1]; ``points_*`` (B, H, W, 3), each in the frame of its
+    *own* camera, ``valid_*`` (B, H, W); ``first_T_second`` (B, 4, 4). All float32 and bool, on one device.
+
+    ``skipped``: why samples that should have been here are not.
+    """
+
+    image_1: Tensor
+    image_2: Tensor
+    points_1: Tensor
+    points_2: Tensor
+    valid_1: Tensor
+    valid_2: Tensor
+    first_T_second: Tensor
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self.image_1.shape[0]
+
+    @property
+    def truth(self) -> PairTruth:
+        """What the network should say of (first, second)."""
+        there = _moved(self.first_T_second, self.points_2)
+        return PairTruth(self.points_1, self.valid_1, there, self.valid_2)
+
+    @property
+    def truth_swapped(self) -> PairTruth:
+        """What it should say of (second, first)."""
+        R_t, t = self.first_T_second[:, :3, :3].transpose(1, 2), self.first_T_second[:, :3, 3]
+        back = self.first_T_second.clone()
+        back[:, :3, :3] = R_t
+        back[:, :3, 3] = -(R_t * t[:, None, :]).sum(dim=-1)
+        return PairTruth(self.points_2, self.valid_2, _moved(back, self.points_1), self.valid_1)
+
+    def to(self, device: torch.device) -> PairBatch:
+        """The batch on another device; the copy may go on while the caller does other things."""
+        tensors = {name: value.to(device, non_blocking=True) for name, value in self._tensors().items()}
+        return PairBatch(**tensors, skipped=self.skipped)
+
+    def pin_memory(self) -> PairBatch:
+        """The batch in memory that a GPU reads directly; the loader asks for it."""
+        return PairBatch(**{name: value.pin_memory() for name, value in self._tensors().items()}, skipped=self.skipped)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "skipped"}
+
+
+def collate(pairs: Sequence[ViewPair], skipped: Sequence[str] = ()) -> PairBatch:
+    """A batch of pairs whose images are all of one size.
+
+    Each pair's points are given in units of its own mean distance, which keeps far worlds within float32.
+    """
+    first, second = [pair.first for pair in pairs], [pair.second for pair in pairs]
+    units = np.array([_unit(pair) for pair in pairs])
+    poses = np.stack([invert(pair.first.w_T_c) @ pair.second.w_T_c for pair in pairs])
+    poses[:, :3, 3] /= units[:, None]
+    return PairBatch(
+        normalise(np.stack([view.image for view in first])),
+        normalise(np.stack([view.image for view in second])),
+        _points(first, units),
+        _points(second, units),
+        torch.from_numpy(np.stack([view.depth > 0 for view in first])),
+        torch.from_numpy(np.stack([view.depth > 0 for view in second])),
+        torch.from_numpy(poses.astype(np.float32)),
+        tuple(skipped),
+    )
+
+
+class PairBatches(Dataset["PairBatch | InputError"]):
+    """Batch number ``n`` of a stage, made anew whenever asked for: the ``pairs`` pairs of this process.
+
+    ``start`` is the position of the stage's first pair. Each batch has ``pairs`` x ``world`` pairs, of which process
+    ``rank`` makes its own; ``sizes`` are those to draw (H, W) from, the same for all processes.
+    """
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        start: int,
+        pairs: int,
+        sizes: Sequence[tuple[int, int]],
+        cropping: Cropping,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.sampling, self.start, self.pairs, self.sizes, self.cropping = sampling, start, pairs, sizes, cropping
+        self.rank, self.world = rank, world
+
+    def __getitem__(self, number: int) -> PairBatch | InputError:
+        """The batch, or why there is none: an error that is raised in a worker would lose its words."""
+        first = self.start + number * self.pairs * self.world
+        size = self.sizes[int(self.sampling.rng_of_batch(first).integers(len(self.sizes)))]
+        skipped: list[str] = []
+        try:
+            own = range(first + self.rank * self.pairs, first + (self.rank + 1) * self.pairs)
+            return collate([self.pair(position, size, skipped) for position in own], skipped)
+        except InputError as error:
+            return error
+
+    def pair(self, position: int, size: tuple[int, int], skipped: list[str]) -> ViewPair:
+        """The pair at ``position``, cropped; of samples that cannot be used the reason goes to ``skipped``.
+
+        Raises ``InputError`` when the set gives nothing usable many times in a row.
+        """
+        place = self.sampling.place(position)
+        source = self.sampling.sources[place.source]
+        for attempt in range(_ATTEMPTS):
+            rng = self.sampling.rng(position, attempt)
+            try:
+                return crop_pair(source.pair(place.index, rng), size, rng, self.cropping)
+            except InputError as error:
+                skipped.append(str(error))
+                place = self.sampling.instead(place, attempt)
+        raise InputError(
+            f"training set '{source.name}': {_ATTEMPTS} samples in a row cannot be used; the last: {skipped[-1]}"
+        )
+
+
+def load(batches: PairBatches, first: int, workers: int, pin: bool = False) -> Iterator[PairBatch]:
+    """Batches from number ``first`` on, in order and without end, made by ``workers`` processes (0: by this one).
+
+    The batches are the same for any number of workers. Raises ``InputError`` as ``PairBatches`` and for a
+    worker that the system ended.
+    """
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(first, 2**40),
+        num_workers=workers,
+        prefetch_factor=_AHEAD if workers else None,
+        worker_init_fn=_alone if workers else None,
+        pin_memory=pin,
+        generator=torch.Generator(),  # else torch's own random numbers would depend on when loading began
+    )
+    try:
+        for batch in loader:
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "worker" not in str(error):
+            raise
+        raise InputError(
+            f"a process that makes batches was ended from outside ({' '.join(str(error).split())[:200]}); "
+            "with too little memory, fewer workers (--workers) need less"
+        ) from error
+
+
+def _alone(worker: int) -> None:
+    """Workers share the processors: one thread each. They end with their parent, and leave signals to it."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with suppress(OSError, AttributeError):  # Linux: a parent that is killed cannot end its children itself
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _unit(pair: ViewPair) -> float:
+    depths = np.concatenate([view.depth[view.depth > 0] for view in (pair.first, pair.second)])
+    return float(depths.mean(dtype=np.float64)) if len(depths) else 1.0
+
+
+def _points(views: Sequence[TrainingView], units: np.ndarray) -> Tensor:
+    points = np.stack([view.points_c() / unit for view, unit in zip(views, units, strict=True)])
+    return torch.from_numpy(points.astype(np.float32))
+
+
+def _moved(a_T_b: Tensor, points: Tensor) -> Tensor:
+    # Asked for within the forward pass: the truth must not be rounded to what the network computes in.
+    with torch.autocast(points.device.type, enabled=False):
+        return torch.einsum("bij,bhwj->bhwi", a_T_b[:, :3, :3], points) + a_T_b[:, None, None, :3, 3]

@@ -1,0 +1,99 @@
+"""ScanNet++ (Yeshwanth et al., ICCV 2023): rooms, by a DSLR with a fisheye lens and by an iPhone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.layouts import colmap_model, depth_files, reading
+from dust3r_ros.training.datasets import lenses
+from dust3r_ros.training.datasets.layout import Layout
+from dust3r_ros.training.datasets.listing import FrameRow, Part
+from dust3r_ros.training.datasets.training_set import TrainingSet
+from dust3r_ros.types import Array32, Image
+
+# Device: the folder of its images.
+_DEVICES = {"dslr": "resized_images", "iphone": "rgb"}
+# Depth of the scanned mesh, as the toolkit renders it, or of the iPhone's lidar.
+_DEPTHS = ("render_depth", "depth")
+
+
+class ScannetPp(Layout):
+    """A part is a device's images of a scene; they are one group."""
+
+    def parts(self, root: Path, split: str) -> list[Part]:
+        scenes = root / "data" if (root / "data").is_dir() else root
+        wanted = _listed(root, split)
+        found = []
+        for scene in sorted(child for child in scenes.iterdir() if child.is_dir()):
+            if scene.name not in wanted if wanted is not None else split != "train":
+                continue
+            for device, images in _DEVICES.items():
+                folder = scene / device
+                depths = [folder / name for name in _DEPTHS if (folder / name).is_dir()]
+                if depths and (folder / images).is_dir() and (folder / "colmap").is_dir():
+                    marks = (*colmap_model.files(folder / "colmap"), depths[0], folder / images)
+                    found.append(Part(f"{scene.name}/{device}", folder, marks))
+        return found
+
+    def frames(self, root: Path, part: Part, most: int) -> Iterable[FrameRow]:
+        cameras_file, images_file, depths, pictures = part.marks
+        cameras = colmap_model.cameras(cameras_file)
+        inside = part.folder.relative_to(root).as_posix()
+        there, deep = ({file.name for file in folder.iterdir()} for folder in (pictures, depths))
+        for image in colmap_model.images(images_file):
+            name = Path(image.name).name  # some models name a folder of their own before the file
+            depth = f"{Path(name).stem}.png"
+            if name not in there or depth not in deep:
+                continue  # the toolkit extracts a part of the video, and renders some of the scenes
+            if image.camera not in cameras:
+                raise InputError(
+                    f"'{images_file}' has image '{name}' of camera {image.camera}, not in '{cameras_file}'"
+                )
+            camera = cameras[image.camera]
+            yield FrameRow(
+                part.name, f"{inside}/{pictures.name}/{name}", f"{inside}/{depths.name}/{depth}",
+                lenses.pinhole(camera, cameras_file), image.w_T_c, size=(camera.width, camera.height),
+                extra=lenses.packed(camera),
+            )  # fmt: skip
+
+    def image(self, root: Path, frame: FrameRow) -> Image:
+        return lenses.straight_image(lenses.unpacked(frame.extra), super().image(root, frame), root / frame.image)
+
+    def depth(self, root: Path, frame: FrameRow) -> Array32:
+        file = root / frame.depth
+        return lenses.straight_depth(lenses.unpacked(frame.extra), depth_files.read(file, self.per_unit), file)
+
+
+def _listed(root: Path, split: str) -> set[str] | None:
+    """The scenes of the official split; None where the file is not there."""
+    path = root / f"splits/nvs_sem_{split}.txt"
+    return {fields[0] for fields in reading.rows(path)} if path.is_file() else None
+
+
+TRAINING_SET = TrainingSet(
+    name="scannetpp",
+    title="ScanNet++",
+    source="Technical University of Munich, https://kaldir.vc.in.tum.de/scannetpp (access after an application)",
+    fetch=(
+        "the scenes; then, with the official toolkit (https://github.com/scannetpp/scannetpp), common.render for"
+        " depth, and iphone.prepare_iphone_data for the iPhone's images"
+    ),
+    licence="ScanNet++ terms of use, non-commercial research",
+    layout="""
+PATH/splits/nvs_sem_train.txt  nvs_sem_val.txt
+PATH/data/036bce3393/dslr/resized_images/DSC00001.JPG ...
+                          colmap/cameras.txt  images.txt
+                          render_depth/DSC00001.png ...
+PATH/data/036bce3393/iphone/rgb/frame_000000.jpg ...
+                            colmap/cameras.txt  images.txt
+                            render_depth/frame_000000.png ...   (or depth/, the lidar's)
+""",
+    notes=(
+        "Pairs within a device's images of a scene, by depth, in metres. Lenses (the DSLR's is a fisheye) are taken\n"
+        "out, so images are those of a centred pinhole. Either device may be missing. Without splits all is to train\n"
+        "with. Depth is 16 bit, millimetres, along the optical axis; the lidar's is smaller and is enlarged."
+    ),
+    reader=ScannetPp(),
+)

@@ -1,0 +1,130 @@
+"""The network while it learns: one step of optimisation, its average, and all that makes up its state."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dust3r_ros.network.model import Dust3r
+from dust3r_ros.training.averaging import Average
+from dust3r_ros.training.batches import PairBatch
+from dust3r_ros.training.completion import CompletionTask
+from dust3r_ros.training.optimiser import adamw, clip, set_rate
+from dust3r_ros.training.processes import Processes, others_named
+from dust3r_ros.training.recipe import Recipe
+from dust3r_ros.training.tasks import PairTask, make_task
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step gave, over all processes: mean ``loss`` and ``regression``, the gradient's ``norm``, whether the
+    weights have moved (``good``; else something in it was not finite), how many samples were ``skipped``, and how
+    many processes had asked for each of the things they may ask for (``asked``).
+    """
+
+    loss: float
+    regression: float
+    norm: float
+    good: bool
+    skipped: int
+    asked: tuple[bool, ...]
+
+
+class Learner:
+    """Model, task, optimiser and average of one stage."""
+
+    def __init__(
+        self, recipe: Recipe, model: Dust3r, device: torch.device, processes: Processes, task: str = "pairs"
+    ) -> None:
+        self.recipe, self.device, self.processes = recipe, device, processes
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.task = make_task(task, model, recipe.alpha).to(device)
+        model.checkpointing = recipe.checkpointing
+        self.optimiser = adamw(self.task, recipe.decay, recipe.betas)
+        self.average = Average(self.task, recipe.ema)
+        self._run: nn.Module = self.task
+        if processes.world > 1:
+            with others_named():
+                self._run = DistributedDataParallel(self.task)
+        self._half = precision(recipe, device) == "bfloat16"
+
+    def step(self, batch: PairBatch, rate: float, asks: Sequence[bool] = ()) -> Step:
+        """One step at a learning ``rate``. A batch whose loss or gradient is not finite changes nothing.
+
+        ``asks``: what this process asks of all of them, told to all on the way (as many in each process).
+
+        Raises ``TrainingError`` when another process is gone.
+        """
+        self.task.train()
+        set_rate(self.optimiser, rate)
+        self.optimiser.zero_grad(set_to_none=True)
+        skipped, batch = len(batch.skipped), batch.to(self.device)
+        with others_named():
+            with self.autocast():
+                total, regression = self._run(batch)
+            total.backward()
+        norm = clip((value for value in self.task.parameters() if value.grad is not None), self.recipe.clip)
+        loss, plain, length = torch.stack((total.detach(), regression.detach(), norm.detach())).double().tolist()
+        bad = not all(map(_finite, (loss, plain, length)))
+        # All decide alike: the gradients are the same in all processes by now, the losses are not.
+        told = self.processes.total(
+            [0.0 if bad else loss, 0.0 if bad else plain, float(bad), float(skipped), *map(float, asks)], self.device
+        )
+        world = self.processes.world
+        good = told[2] == 0
+        if good:
+            self.optimiser.step()
+            self.average.update(self.task)
+        mean = (told[0] / world, told[1] / world) if good else (float("nan"),) * 2
+        return Step(*mean, length, good, int(told[3]), tuple(value > 0 for value in told[4:]))
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 where the recipe says so; the heads and losses stay in float32."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._half)
+
+    def judge(self) -> PairTask | CompletionTask:
+        """A copy of the task with the averaged weights, for evaluation."""
+        self.optimiser.zero_grad(set_to_none=True)  # gradients would be copied, too
+        task = copy.deepcopy(self.task)
+        self.average.copy_to(task)
+        return task.eval()
+
+    def result(self) -> Dust3r:
+        """A network with the averaged weights, on the CPU, to be kept."""
+        task = self.judge().cpu()
+        return task.finish(task.model)
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on; tensors are not copied."""
+        return {
+            "task": self.task.state_dict(),
+            "average": self.average.state(),
+            "updates": self.average.updates,
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from ``state`` of a learner of the same stage."""
+        self.task.load_state_dict(state["task"])
+        self.average.load(state["average"], state["updates"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+def precision(recipe: Recipe, device: torch.device) -> str:
+    """float32 or bfloat16: what the recipe says, or what is faster on GPUs and on processors that multiply it."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if getattr(torch.cpu, "_is_avx512_bf16_supported", bool)() else "float32"
+
+
+def _finite(value: float) -> bool:
+    return value - value == 0.0

@@ -1,0 +1,103 @@
+"""The losses of DUSt3R (Wang et al., CVPR 2024, eq. 2 to 4): scale-normalised regression, weighted by confidence.
+
+Shapes: points (B, H, W, 3) in the frame of camera 1 of each pair, valid masks and confidence (B, H, W). The two
+views may differ in size. What is not valid may hold anything, NaN included, and gets no gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dust3r_ros.network.model import PairOutput
+
+ALPHA = 0.2
+"""Weight of the reward for confidence, from the paper."""
+
+_SMALLEST = 1e-8  # of a mean distance: predictions all at the origin must not divide by 0
+
+
+@dataclass(frozen=True, eq=False)
+class PairTruth:
+    """True points of both views, in the frame of camera 1, any unit; ``valid_*`` say where they are known."""
+
+    points_1: Tensor
+    valid_1: Tensor
+    points_2: Tensor
+    valid_2: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class PairLoss:
+    """Scalars of a batch: what is minimised, and the plain regression loss (without gradient) to compare by."""
+
+    total: Tensor
+    regression: Tensor
+
+
+def norm_factor(points_1: Tensor, valid_1: Tensor, points_2: Tensor, valid_2: Tensor) -> Tensor:
+    """z, (B, 1, 1, 1): mean distance to the origin over the valid points of both views (eq. 3).
+
+    A pair without a valid point gets a tiny factor and no weight anywhere.
+    """
+    total: Tensor | float = 0.0
+    count: Tensor | int = 0
+    for points, valid in ((points_1, valid_1), (points_2, valid_2)):
+        distance = _masked(points, valid).norm(dim=-1)  # its gradient at the origin is 0 in torch
+        total = total + distance.sum(dim=(1, 2))
+        count = count + valid.sum(dim=(1, 2))
+    factor = total / torch.as_tensor(count).clamp(min=1)
+    return factor.clamp(min=_SMALLEST)[:, None, None, None]
+
+
+def regression(output: PairOutput, truth: PairTruth) -> tuple[Tensor, Tensor]:
+    """Per pixel |X / z - X̄ / z̄| of both views (eq. 2), (B, H, W) each; 0 where the truth is not known.
+
+    Prediction and truth are divided each by its own z, so the loss does not depend on either's unit.
+    """
+    masks = truth.valid_1, truth.valid_2
+    z = norm_factor(output.points_1, masks[0], output.points_2, masks[1])
+    z_true = norm_factor(truth.points_1, masks[0], truth.points_2, masks[1])
+    first, second = (
+        (_masked(predicted, valid) / z - _masked(true, valid) / z_true).norm(dim=-1)
+        for predicted, true, valid in (
+            (output.points_1, truth.points_1, masks[0]),
+            (output.points_2, truth.points_2, masks[1]),
+        )
+    )
+    return first, second
+
+
+def regression_loss(output: PairOutput, truth: PairTruth) -> Tensor:
+    """Mean of ``regression`` over the valid pixels of each view, both views equal; a scalar."""
+    first, second = regression(output, truth)
+    return (_mean(first, truth.valid_1) + _mean(second, truth.valid_2)) / 2
+
+
+def confidence_loss(output: PairOutput, truth: PairTruth, alpha: float = ALPHA) -> PairLoss:
+    """Mean of C l - alpha log C (eq. 4) with l of ``regression``, averaged as ``regression_loss`` is.
+
+    C >= 1 keeps hard pixels in the loss; the second term rewards being sure, so C settles at alpha / l
+    where l < alpha and at 1 elsewhere.
+    """
+    losses = regression(output, truth)
+    total: Tensor | float = 0.0
+    plain: Tensor | float = 0.0
+    views = ((output.confidence_1, truth.valid_1), (output.confidence_2, truth.valid_2))
+    for loss, (confidence, valid) in zip(losses, views, strict=True):
+        known = torch.where(valid, confidence, torch.ones_like(confidence))
+        total = total + _mean(known * loss - alpha * known.log(), valid) / 2
+        plain = plain + _mean(loss.detach(), valid) / 2
+    return PairLoss(torch.as_tensor(total), torch.as_tensor(plain))
+
+
+def _masked(points: Tensor, valid: Tensor) -> Tensor:
+    """Points with what is not valid at the origin: masked before any arithmetic, so that NaN cannot leak."""
+    return torch.where(valid[..., None], points, torch.zeros_like(points))
+
+
+def _mean(values: Tensor, valid: Tensor) -> Tensor:
+    """Over valid pixels of the whole batch; 0 when there is none."""
+    return torch.where(valid, values, torch.zeros_like(values)).sum() / valid.sum().clamp(min=1)

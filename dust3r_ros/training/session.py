@@ -1,0 +1,247 @@
+"""A run from its options to its folder: what ``dust3r-train`` does, for other programs to do as well."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from dust3r_ros.errors import BackendError, ConfigError, Dust3rRosError, TrainingError
+from dust3r_ros.io.files import write_text
+from dust3r_ros.network.checkpoint import load_checkpoint
+from dust3r_ros.network.device import pick_device
+from dust3r_ros.network.model import Dust3r
+from dust3r_ros.training import state as states
+from dust3r_ros.training.card import card, code_version, hardware
+from dust3r_ros.training.encoder_start import start_encoder
+from dust3r_ros.training.held_out import gather
+from dust3r_ros.training.learner import precision
+from dust3r_ros.training.log import MetricLog, read_metrics
+from dust3r_ros.training.pace import Pace
+from dust3r_ros.training.picture import write_picture
+from dust3r_ros.training.processes import Processes, joined
+from dust3r_ros.training.progress import Progress, planned
+from dust3r_ros.training.recipe import Recipe, from_mapping, read_recipe
+from dust3r_ros.training.run_folder import RunFolder
+from dust3r_ros.training.sampling import Sampling
+from dust3r_ros.training.sources import Split, open_sources, split
+from dust3r_ros.training.start import new_model, with_head
+from dust3r_ros.training.tasks import TASKS
+from dust3r_ros.training.trainer import Setting, Trainer
+from dust3r_ros.training.views import PairSource
+
+_RESERVE = 0.04  # of the time of a run, for what comes after training
+_LEAST_RESERVE = 4.0  # seconds
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user asks for. ``steps`` or ``minutes`` (of all sittings together) instead of the recipe's steps; None: as
+    the recipe, or as the run that is resumed, has it. ``init``: a checkpoint to start from; ``encoder``: weights of a
+    vision transformer for the encoder. ``changes``: of the recipe. ``sources`` stand in for ``data`` (tests, programs).
+    """
+
+    out: Path
+    config: str | None = None
+    minutes: float | None = None
+    steps: int | None = None
+    resume: bool = False
+    data: tuple[str, ...] = ()
+    task: str | None = None
+    init: str | None = None
+    encoder: str | None = None
+    device: str = "auto"
+    workers: int | None = None
+    threads: int | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    command: str = "dust3r-train"
+    sources: Sequence[PairSource] | None = None
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None and self.steps is not None:
+            raise ConfigError("--minutes and --steps are two ways to say how long; give one of them")
+        for name, value in (("minutes", self.minutes), ("steps", self.steps)):
+            if value is not None and value <= 0:
+                raise ConfigError(f"--{name} is {value}; it must be above 0")
+        if self.task is not None and self.task not in TASKS:
+            raise ConfigError(f"--task is '{self.task}'; it must be one of {', '.join(TASKS)}")
+        if self.init and self.encoder:
+            raise ConfigError("--init brings an encoder already; leave out --encoder")
+        if self.resume and (self.init or self.encoder):
+            raise ConfigError("--resume goes on with the weights of the run; leave out --init and --encoder")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: whether the plan is done, how far it is, figures on held-out pairs before and now."""
+
+    finished: bool
+    progress: Progress
+    first_figures: dict[str, float]
+    figures: dict[str, float]
+
+
+Tell = Callable[[Progress, Any, dict[str, float]], None]
+
+
+def train(options: Options, stop: Callable[[], bool], tell: Tell, warn: Callable[[str], None]) -> Outcome:
+    """Train as ``options`` say until done or ``stop()``.
+
+    ``tell`` is called after each step (progress, ``Step``, figures) and each evaluation (with None for the step) in the
+    first process only. Raises what ``Trainer.run`` raises, ``ConfigError`` and ``InputError`` for the options,
+    ``OutputError`` for the folder.
+    """
+    device = pick_device(options.device)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    with joined(device.type == "cuda") as processes:
+        folder = RunFolder(options.out)
+        lock = folder.lock() if processes.first else None
+        try:
+            return _Run(options, folder, processes, processes.device(device), warn).train(stop, tell)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                "the GPU has too little memory; fewer pairs per step (--set pairs=…) or checkpointing=true need less"
+            ) from error
+        finally:
+            if lock is not None:
+                lock.release()
+
+
+class _Run:
+    def __init__(
+        self,
+        options: Options,
+        folder: RunFolder,
+        processes: Processes,
+        device: torch.device,
+        warn: Callable[[str], None],
+    ) -> None:
+        self.began = perf_counter()
+        self.options, self.folder, self.processes, self.device = options, folder, processes, device
+        self.warn = warn if processes.first else _nothing
+        self.about = self._about()
+        self.recipe: Recipe = from_mapping(self.about["recipe"], {}, self.about["config"])
+        for stage in self.recipe.stages:
+            if stage.pairs % processes.world:
+                raise ConfigError(
+                    f"{stage.pairs} pairs per step cannot be shared by {processes.world} processes (--set pairs=…)"
+                )
+        self.split = self._split()
+
+    def _about(self) -> dict[str, Any]:
+        """How the run was started, or is now."""
+        options, world = self.options, self.processes.world
+        given = {
+            "config": options.config, "data": list(options.data) or None, "steps": options.steps, "task": options.task,
+        }  # fmt: skip
+        if options.resume:
+            about = self.folder.read()
+            self.folder.same(about, {**given, "world": world})
+            if options.changes:
+                changed = from_mapping(about["recipe"], options.changes, about["config"]).as_mapping()
+                self.folder.same(about, {"recipe": json.loads(json.dumps(changed))})
+            return {**about, "minutes": about["minutes"] if options.minutes is None else options.minutes}
+        recipe = read_recipe(options.config or "tiny", options.changes)
+        return {
+            **given,
+            "config": options.config or "tiny",
+            "data": list(options.data),
+            "task": options.task or "pairs",
+            "minutes": options.minutes,
+            "world": world,
+            "start": options.init or (f"encoder of {options.encoder}" if options.encoder else ""),
+            "code": code_version(),
+            "command": options.command,
+            "hardware": {
+                **hardware(self.device, world, torch.get_num_threads()),
+                "precision": precision(recipe, self.device),
+            },
+            "recipe": json.loads(json.dumps(recipe.as_mapping())),
+        }
+
+    def _split(self) -> Split:
+        sources = self.options.sources
+        opened = open_sources(self.about["data"], self.recipe, self.processes.world) if sources is None else sources
+        return split(opened, self.recipe.held_out)
+
+    def train(self, stop: Callable[[], bool], tell: Tell) -> Outcome:
+        recipe, options, minutes = self.recipe, self.options, self.about["minutes"]
+        content = None
+        if options.resume:
+            content, wrong = states.read_state(self.folder.state)
+            for words in wrong:
+                self.warn(f"{words}; the one before is used")
+        start = None if options.resume else self._start()
+        size = recipe.stages[-1].sizes[0]
+        held_out = gather(self.split.held_out, self.split.chosen, size, self.processes, stop)
+        if not options.resume:
+            if self.processes.first:
+                self.folder.begin(self.about)
+            states.seed_everything(recipe.seed, self.processes.rank)
+        log = None
+        if self.processes.first:
+            step = content["progress"]["step"] if content else -1
+            log = MetricLog(self.folder.metrics, step, self.folder.tensorboard, self.warn)
+        seconds = None if minutes is None else 60.0 * minutes
+        setting = Setting(
+            recipe=recipe,
+            sampling=Sampling(self.split.train, recipe.epoch, recipe.seed, self.split.excluded),
+            held_out=held_out,
+            folder=self.folder,
+            processes=self.processes,
+            device=self.device,
+            task=self.about["task"],
+            workers=recipe.workers if options.workers is None else options.workers,
+            log=log,
+            start=start,
+            pace=None if seconds is None else Pace(seconds, max(_RESERVE * seconds, _LEAST_RESERVE)),
+            tell=lambda progress, step: tell(progress, step, trainer.figures) if self.processes.first else None,
+            warn=self.warn,
+            began=self.began,
+        )
+        trainer = Trainer(setting, Progress(planned(recipe, self.about["steps"], minutes is not None)))
+        if content is not None:
+            trainer.resume(content)
+            del content
+        try:
+            finished = trainer.run(stop)
+        finally:
+            if log is not None:
+                log.close()
+        if self.processes.first:
+            self._describe(trainer, held_out.pairs)
+        return Outcome(finished, trainer.progress, trainer.first_figures, trainer.figures)
+
+    def _start(self) -> Dust3r | None:
+        """Weights that the user wants to start from."""
+        options, first = self.options, self.recipe.architecture(self.recipe.stages[0])
+        if options.init:
+            return with_head(load_checkpoint(options.init), first, self.recipe.seed)
+        if options.encoder:
+            model = new_model(first, self.recipe.seed)
+            start_encoder(model, options.encoder)
+            return model
+        return None
+
+    def _describe(self, trainer: Trainer, pairs: Sequence[Any]) -> None:
+        """Card and picture; what is missing of them is told, the weights are there already."""
+        network = trainer.learner.result()
+        count = sum(value.numel() for value in network.parameters())
+        figures = trainer.first_figures, trainer.figures
+        write_text(self.folder.card, card(self.recipe, self.about, trainer.progress, self.split.train, *figures, count))
+        try:
+            write_picture(self.folder.picture, read_metrics(self.folder.metrics), network, pairs)
+        except BackendError as error:
+            self.warn(str(error))
+        except Dust3rRosError as error:
+            self.warn(f"the picture is not there: {error}")
+
+
+def _nothing(words: str) -> None:
+    """Of the processes only the first one speaks."""

@@ -1,0 +1,254 @@
+"""The loop: stages of batches, evaluation, states on disk, until the plan is done or somebody asks for the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from dust3r_ros.errors import CheckpointError, OutputError, TrainingError
+from dust3r_ros.network.model import Dust3r
+from dust3r_ros.training import state as states
+from dust3r_ros.training.batches import PairBatch, PairBatches, load
+from dust3r_ros.training.held_out import HeldOut
+from dust3r_ros.training.learner import Learner, Step
+from dust3r_ros.training.log import MetricLog, Rare
+from dust3r_ros.training.pace import Pace
+from dust3r_ros.training.processes import Processes
+from dust3r_ros.training.progress import Progress
+from dust3r_ros.training.recipe import Recipe, Stage
+from dust3r_ros.training.run_folder import RunFolder
+from dust3r_ros.training.sampling import Sampling
+from dust3r_ros.training.sources import sized
+from dust3r_ros.training.start import new_model, with_head
+
+_ALL_LINES = 2000  # steps whose every loss is logged; later every tenth
+
+
+@dataclass
+class Setting:
+    """What a run works with. ``start``: weights to begin with (None: random). ``pace``: None where steps are given.
+
+    ``tell``: called after each step with the progress and what came out; ``warn``: for one line to the user.
+    ``began``: when this sitting did (``perf_counter``).
+    """
+
+    recipe: Recipe
+    sampling: Sampling
+    held_out: HeldOut
+    folder: RunFolder
+    processes: Processes
+    device: torch.device
+    task: str
+    workers: int
+    log: MetricLog | None
+    start: Dust3r | None
+    pace: Pace | None
+    tell: Callable[[Progress, Step | None], None]
+    warn: Callable[[str], None]
+    began: float
+
+
+class Trainer:
+    """One run. ``progress`` says how far it is; ``figures`` is the last evaluation, ``first_figures`` the first."""
+
+    def __init__(self, setting: Setting, progress: Progress) -> None:
+        self.setting, self.progress = setting, progress
+        self.figures: dict[str, float] = {}
+        self.first_figures: dict[str, float] = {}
+        self._sitting = setting.began
+        self._before = progress.seconds
+        self._saved = perf_counter()
+        self._evaluated = -1
+        self._stop: Callable[[], bool] = bool
+        self._rarely = Rare(setting.warn)
+        self.learner = self._learner(setting.start)
+
+    # Setting up
+
+    def _learner(self, model: Dust3r | None) -> Learner:
+        recipe = self.setting.recipe
+        config = recipe.architecture(self._stage)
+        fitting = new_model(config, recipe.seed) if model is None else with_head(model, config, recipe.seed)
+        return Learner(recipe, fitting, self.setting.device, self.setting.processes, self.setting.task)
+
+    def resume(self, content: dict[str, Any]) -> None:
+        """Go on from what ``state`` gave. Raises ``CheckpointError`` when it is of another network."""
+        self.progress = Progress(**content["progress"])
+        self._before = self.progress.seconds
+        self._evaluated = self.progress.step if self.progress.finished else -1
+        self.figures, self.first_figures = content["figures"], content["first_figures"]
+        self.learner = self._learner(None)
+        try:
+            self.learner.load(content["learner"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            line = " ".join(str(error).split())[:150]
+            raise CheckpointError(f"the state is of another network than the recipe's: {line}") from error
+        states.set_random_states(content["random"][self.setting.processes.rank])
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on. Every process takes part."""
+        return {
+            "progress": self.progress.as_mapping(),
+            "learner": self.learner.state(),
+            "random": self.setting.processes.gathered(states.random_states()),
+            "figures": self.figures,
+            "first_figures": self.first_figures,
+        }
+
+    @property
+    def _stage(self) -> Stage:
+        stages = self.setting.recipe.stages
+        return stages[min(self.progress.stage, len(stages) - 1)]
+
+    # Running
+
+    def run(self, stop: Callable[[], bool]) -> bool:
+        """Train until the plan is done; whether it was. ``stop`` is asked after each step.
+
+        Raises ``TrainingError`` for a loss that stays not finite or a process that is gone, ``InputError`` for data
+        that cannot be used, ``OutputError`` when the last state cannot be written.
+        """
+        self._stop = stop
+        if self.progress.step == 0:
+            self.evaluate()
+            self.first_figures = dict(self.figures)
+            self.save()
+        finished = True
+        while finished and not self.progress.finished:
+            finished = self._run_stage()
+            if finished:
+                self._next_stage()
+        self.evaluate()
+        self.save(last=True)
+        return finished or self._time_over()
+
+    def _run_stage(self) -> bool:
+        """Steps of this stage; whether all were made."""
+        setting, progress = self.setting, self.progress
+        stream = self._stream()
+        try:
+            while not progress.stage_done:
+                start = perf_counter()
+                batch = next(stream)
+                waited = perf_counter() - start
+                due = setting.processes.first and perf_counter() - self._saved > setting.recipe.save_seconds
+                rate = setting.recipe.rate(progress.stage, (progress.within + 1) / progress.plan[progress.stage])
+                step = self.learner.step(batch, rate, (self._stop(), self._time_over(), due))
+                progress.waiting += waited
+                self._account(batch, step, rate, perf_counter() - start)
+                if step.asked[0] or step.asked[1]:
+                    return progress.stage_done
+                self._keep_up(step.asked[2], perf_counter() - start)
+        finally:
+            stream.close()
+        return True
+
+    def _stream(self) -> Any:
+        setting, stage = self.setting, self._stage
+        world = setting.processes.world
+        batches = PairBatches(
+            setting.sampling.of(sized(setting.sampling.sources, stage.sizes)),
+            self.progress.stage_start,
+            stage.pairs // world,
+            stage.sizes,
+            setting.recipe.cropping,
+            setting.processes.rank,
+            world,
+        )
+        return load(batches, self.progress.within, setting.workers, pin=setting.device.type == "cuda")
+
+    def _account(self, batch: PairBatch, step: Step, rate: float, seconds: float) -> None:
+        """Count, log and judge a step."""
+        setting, progress = self.setting, self.progress
+        progress.count(self._stage.pairs, step.good)
+        progress.skipped += step.skipped
+        progress.seconds = self._elapsed()
+        for reason in batch.skipped:
+            self._rarely(f"a sample is left out: {reason}")
+        if not step.good:
+            self._rarely(f"step {progress.step}: loss or gradient is not finite; the batch changes nothing")
+        if setting.log is not None and (progress.step <= _ALL_LINES or progress.step % 10 == 0):
+            setting.log.add("train", progress.step, self._row(batch, step, rate, seconds))
+        setting.tell(progress, step)
+        if progress.bad_in_row >= setting.recipe.bad_steps:
+            raise TrainingError(
+                f"the last {progress.bad_in_row} batches (to step {progress.step}) gave no finite gradient: nothing is "
+                f"learned any more. The state before is in '{setting.folder.state}'. A lower rate (--set rate=…) or "
+                "float32 (--set precision=float32) may help"
+            )
+
+    def _row(self, batch: PairBatch, step: Step, rate: float, seconds: float) -> dict[str, float]:
+        progress = self.progress
+        height, width = batch.image_1.shape[2:]
+        return {
+            "loss": step.loss, "regression": step.regression, "norm": step.norm, "rate": rate,
+            "height": height, "width": width, "pairs": self._stage.pairs, "seconds": round(seconds, 4),
+            "waiting": round(progress.waiting / max(progress.seconds, 1e-9), 4),
+            "skipped": progress.skipped, "bad": progress.bad,
+        }  # fmt: skip
+
+    def _keep_up(self, save_due: bool, seconds: float) -> None:
+        """What has to be done between steps: a new plan, an evaluation, a state."""
+        setting, progress = self.setting, self.progress
+        replanned = False
+        if setting.pace is not None:
+            if setting.processes.first:
+                replanned = setting.pace.told(progress, setting.recipe, self._elapsed(), seconds)
+            progress.plan, replanned = setting.processes.told((progress.plan, replanned))
+        if progress.step % setting.recipe.evaluate_every == 0:
+            self.evaluate()
+        if replanned or save_due or progress.step % setting.recipe.save_every == 0:
+            self.save()
+
+    def _next_stage(self) -> None:
+        progress, recipe = self.progress, self.setting.recipe
+        before = self._stage
+        progress.next_stage()
+        if progress.finished:
+            return
+        after = self._stage
+        if after.head != before.head or after.restart:
+            self.learner = self._learner(self.learner.result())
+        else:
+            self.learner.task.model.config = recipe.architecture(after)
+        self.save()
+
+    # What is kept
+
+    def evaluate(self) -> None:
+        """Figures of the averaged weights on what is held out; logged and kept with the weights."""
+        setting = self.setting
+        if self._evaluated == self.progress.step:
+            return
+        self._evaluated = self.progress.step
+        self.figures = setting.held_out.evaluate(self.learner.judge(), setting.device)
+        if setting.log is not None:
+            setting.log.add("held_out", self.progress.step, self.figures)
+        setting.tell(self.progress, None)
+
+    def save(self, last: bool = False) -> None:
+        """Write the state. A disk that is full costs this state, not the run, unless it is the ``last``."""
+        setting = self.setting
+        self.progress.seconds = self._elapsed()
+        content = self.state()
+        self._saved = perf_counter()
+        if not setting.processes.first:
+            return
+        try:
+            states.write_state(setting.folder.state, self.progress.step, content, setting.recipe.keep)
+            if last:
+                setting.folder.write_model(self.learner.result())
+        except OutputError as error:
+            if last:
+                raise
+            setting.warn(f"{error}; training goes on from memory")
+
+    def _elapsed(self) -> float:
+        return self._before + perf_counter() - self._sitting
+
+    def _time_over(self) -> bool:
+        return self.setting.pace is not None and self.setting.pace.over(self._elapsed())

@@ -1,0 +1,154 @@
+"""Geometry and a network together, on rendered pairs: the network helps where it is right and harms nowhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from stand_in import StandIn
+
+from dust3r_ros.backends.both import BothBackend
+from dust3r_ros.backends.two_view import TwoViewBackend
+from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.scenes.rooms import room
+from dust3r_ros.scenes.sequence import RenderedSequence, render_path
+from dust3r_ros.scenes.trajectory import look_at
+from dust3r_ros.types import PairPrediction, View
+
+WIDTH, HEIGHT = 320, 240
+TARGET = np.array([0.0, 0.3, 0.9])
+STEPS = (0.0, 0.06, 0.4, 0.005)  # metres to the side
+LITTLE, WIDE, NONE = (0, 1), (0, 2), (0, 3)
+
+
+@pytest.fixture(scope="module")
+def views() -> RenderedSequence:
+    at = np.array([1.9, -0.2, 1.4])
+    poses = np.stack([look_at(at + np.array([0.0, step, 0.1 * step]), TARGET) for step in STEPS])
+    return render_path("pairs", room(0), poses, width=WIDTH, height=HEIGHT)
+
+
+def network(views: RenderedSequence, **what) -> StandIn:
+    return StandIn(views.depths, views.w_T_c, views.focal, **what)
+
+
+def predict(backend, views: RenderedSequence, pairs: list, posed: bool = True) -> list[PairPrediction]:
+    for index, image in enumerate(views.images):
+        backend.add(View(index, "front", image))
+    return backend.predict(pairs, {"front": views.focal}, dict(enumerate(views.w_T_c)) if posed else None)
+
+
+def of_both(views: RenderedSequence, pair: tuple[int, int], **what) -> PairPrediction:
+    return predict(BothBackend(network(views, **what), (224, 224)), views, [pair])[0]
+
+
+def errors(found: PairPrediction, views: RenderedSequence) -> np.ndarray:
+    """(H, W) of log depth of the first view."""
+    return np.abs(np.log(found.points_first[..., 2] / views.depths[found.first]))
+
+
+@pytest.fixture(scope="module")
+def alone(views: RenderedSequence) -> dict[tuple[int, int], PairPrediction]:
+    pairs = [LITTLE, WIDE, NONE]
+    return dict(zip(pairs, predict(TwoViewBackend(), views, pairs), strict=True))
+
+
+@pytest.mark.parametrize(("pair", "gain"), [(LITTLE, 1.25), (WIDE, 1.4)])
+def test_a_right_network_adds_depth(views, alone, pair, gain) -> None:
+    found = of_both(views, pair)
+    for own, both in (
+        (alone[pair].confidence_first, found.confidence_first),
+        (alone[pair].confidence_second, found.confidence_second),
+    ):
+        assert (both > 1.5).mean() > gain * (own > 1.5).mean()
+    added = (alone[pair].confidence_first == 1) & (found.confidence_first > 1.5)
+    assert np.median(errors(found, views)[added]) < 0.03
+    true = views.depths[pair[1]]
+    in_second = transform(invert(views.w_T_c[pair[1]]) @ views.w_T_c[0], found.points_second)[..., 2]
+    sure = found.confidence_second > 1.5
+    assert np.median(np.abs(np.log(in_second / true))[sure]) < 0.02
+
+
+@pytest.mark.parametrize("warp", [0.02, 0.05, 0.1])
+def test_its_confidence_is_honest(views, alone, warp) -> None:
+    """What a pixel is off by is what its confidence says, for networks of any quality."""
+    found = of_both(views, WIDE, warp=warp)
+    added = (alone[WIDE].confidence_first == 1) & (found.confidence_first > 1)
+    assert added.mean() > 0.1
+    off = errors(found, views)[added] * np.sqrt(found.confidence_first[added] - 1) / 0.03
+    assert np.median(off) < 1 and np.quantile(off, 0.9) < 2.5
+
+
+def test_a_worse_network_is_less_sure(views) -> None:
+    good, bad = (of_both(views, WIDE, warp=warp).confidence_first for warp in (0.02, 0.1))
+    assert (bad > 1.5).mean() < 0.8 * (good > 1.5).mean()
+
+
+WRONG = {
+    "nonsense": lambda true, rng: rng.lognormal(0.0, 1.0, true.shape),
+    "upside down": lambda true, rng: np.ascontiguousarray(true[::-1]),
+    "flat": lambda true, rng: np.ones_like(true),
+    "half of it nearer": lambda true, rng: np.where(np.arange(true.shape[1]) < true.shape[1] // 2, 1.5, 1.0) * true,
+    "not finite": lambda true, rng: np.full_like(true, np.nan),
+    "behind the camera": lambda true, rng: -true,
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("pair", [LITTLE, WIDE])
+def test_a_wrong_network_does_no_harm(views, alone, pair, kind) -> None:
+    found = of_both(views, pair, wrong=WRONG[kind])
+    own = alone[pair].confidence_first
+    assert np.isfinite(found.points_first).all() and np.isfinite(found.points_second).all()
+    sure = found.confidence_first > 1.5
+    assert (sure & (own <= 1.5)).mean() < 0.01, "nothing is sure that was not"
+    assert (~sure & (own > 1.5)).mean() < 0.01, "and nothing less"
+    both = sure & (own > 1.5)
+    assert np.median(errors(found, views)[both]) < 1.1 * np.median(errors(alone[pair], views)[both])
+
+
+def test_where_geometry_knows_no_scale_nobody_is_asked(views) -> None:
+    stand_in = network(views)
+    (found,) = predict(BothBackend(stand_in), views, [NONE])
+    assert (found.confidence_first == 1).all() and (found.confidence_second == 1).all()
+    assert stand_in.asked == stand_in.encoded == []
+
+
+def test_without_poses_the_unit_is_geometrys(views) -> None:
+    (own,) = predict(TwoViewBackend(), views, [WIDE], posed=False)
+    (found,) = predict(BothBackend(network(views)), views, [WIDE], posed=False)
+    known = own.confidence_first > 2
+    ratio = found.points_first[..., 2][known] / own.points_first[..., 2][known]
+    assert abs(np.median(ratio) - 1) < 0.01
+    assert (found.confidence_first > 1.5).sum() > 1.2 * (own.confidence_first > 1.5).sum()
+
+
+def test_images_are_encoded_once_and_shrunk_to_the_size_of_training(views) -> None:
+    stand_in = network(views)
+    backend = BothBackend(stand_in, (224, 224))
+    predict(backend, views, [LITTLE, WIDE])
+    assert sorted(stand_in.encoded) == [0, 1, 2] and set(stand_in.sizes.values()) == {(192, 256)}
+    assert stand_in.asked == [(0, 1), (1, 0), (0, 2), (2, 0)]
+
+
+def test_what_a_pair_gave_is_not_asked_again(views) -> None:
+    stand_in = network(views)
+    backend = BothBackend(stand_in, (224, 224))
+    (first,) = predict(backend, views, [WIDE])
+    for index in range(len(STEPS)):
+        backend.forget(index)
+    assert not backend.has(0) and not stand_in.sizes
+    (again, turned) = predict(backend, views, [WIDE, WIDE[::-1]])
+    assert stand_in.asked == [(0, 2), (2, 0)] and stand_in.encoded == [0, 2]
+    np.testing.assert_array_equal(again.points_first, first.points_first)
+    np.testing.assert_array_equal(turned.confidence_second, first.confidence_first)
+    backend.add(View(2, "front", views.images[1]))  # another image by this number
+    backend.predict([WIDE], {"front": views.focal}, {0: views.w_T_c[0], 2: views.w_T_c[1]})
+    assert stand_in.asked[2:] == [(0, 2), (2, 0)]
+    backend.clear()
+    assert not backend.has(0)
+
+
+def test_same_calls_give_the_same_bytes(views) -> None:
+    a, b = (of_both(views, WIDE) for _ in range(2))
+    for name in ("points_first", "confidence_first", "points_second", "confidence_second"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))

@@ -1,0 +1,235 @@
+"""dust3r-train as a user meets it: killed and resumed, with several processes, on a full disk, with wrong options."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("safetensors", reason="safetensors is not installed")
+
+from pages import commands, text_of
+from small_worlds import RECIPE
+
+from dust3r_ros.cli.train import _parser, main
+from dust3r_ros.network import load_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ROOT / "test" / "support" / "train_small.py"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    return path
+
+
+def begin(*arguments: object, **environment: object) -> subprocess.Popen[str]:
+    places = os.pathsep.join((str(ROOT), str(SMALL.parent)))
+    return subprocess.Popen(
+        [sys.executable, str(SMALL), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": places, **{name: str(value) for name, value in environment.items()}},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def end(process: subprocess.Popen[str], timeout: float = 120) -> tuple[int, str, str]:
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+    return process.returncode, out, err
+
+
+def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    limit = time.monotonic() + 120
+    while not what():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+
+
+def curve(folder: Path) -> list[tuple[int, Any, Any, Any]]:
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [(row["step"], row["loss"], row["norm"], row["rate"]) for row in rows if row["kind"] == "train"]
+
+
+def steps(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return path.read_text().count('"train"') if path.exists() else 0
+
+
+def test_killed_and_resumed_the_curve_is_the_same_to_the_last_bit(recipe: Path, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    options = ("--config", recipe, "--steps", 30, "--workers", 1, "--quiet")
+    first = begin(*options, "--out", whole)
+    killed = begin(*options, "--out", broken)
+    wait_for(lambda: steps(broken) >= 10, killed)
+    killed.kill()
+    killed.communicate()
+    assert steps(broken) < 30
+    code, _, words = end(begin(*options, "--out", broken, "--resume"))
+    assert code == 0, words
+    assert end(first)[0] == 0
+    assert len(curve(whole)) == 30 and curve(broken) == curve(whole)
+    one, other = (load_checkpoint(folder / "model").state_dict() for folder in (whole, broken))
+    assert all((one[name] == other[name]).all() for name in one)
+    assert json.loads((broken / "metrics.jsonl").read_text().splitlines()[-1])["kind"] == "held_out"
+
+
+def test_what_a_run_leaves(recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    code, told, words = end(begin("--config", recipe, "--out", out, "--workers", 0, "--seed", 7, BROKEN="0,1"))
+    assert code == 0, words
+    assert "12 steps, 36 pairs" in told and "2 samples could not be used" in told and "room/" in words
+    assert sorted(path.name for path in out.iterdir() if path.name != "tensorboard") == [
+        "MODEL_CARD.md", "metrics.jsonl", "model", "picture.png", "run.json", "state",
+    ]  # fmt: skip
+    assert [path.name for path in sorted((out / "state").iterdir())] == ["step-000000008.pt", "step-000000012.pt"]
+    card = (out / "MODEL_CARD.md").read_text()
+    assert "| seed | 7 |" in card and "| samples left out | 2 |" in card and "--seed 7" in card and "endless" in card
+    code, _, words = end(begin("--config", recipe, "--out", out))
+    assert code == 2 and "holds a run already" in words
+    code, _, words = end(begin("--out", out, "--resume", "--steps", 99))
+    assert code == 2 and "started with steps null" in words
+    code, _, words = end(begin("--out", out, "--resume"))
+    assert code == 0 and steps(out) == 12
+
+
+def test_asked_to_end_it_ends_and_goes_on_later(recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = begin("--config", recipe, "--out", out, "--steps", 400, "--workers", 1)
+    wait_for(lambda: steps(out) >= 3, process)
+    process.send_signal(signal.SIGTERM)
+    code, _, words = end(process)
+    assert code == 128 + signal.SIGTERM and "go on with --resume" in words
+    stopped = steps(out)
+    assert 3 <= stopped < 400 and load_checkpoint(out / "model")
+    process = begin("--out", out, "--resume")
+    wait_for(lambda: steps(out) > stopped, process)
+    process.send_signal(signal.SIGINT)
+    assert end(process)[0] == 128 + signal.SIGINT
+
+
+def together(world: int, *arguments: object) -> list[subprocess.Popen[str]]:
+    """Processes as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [begin(*arguments, RANK=rank, LOCAL_RANK=rank, **place) for rank in range(world)]
+
+
+def test_two_processes_learn_what_one_does(recipe: Path, tmp_path: Path) -> None:
+    """Each makes half of every batch. The losses are means over valid pixels, of which these views have all."""
+    options = ("--config", recipe, "--steps", 6, "--workers", 0, "--quiet", "--set", "precision=float32")
+    alone = begin(*options, "--out", tmp_path / "one")
+    for code, _, words in [end(process) for process in together(2, *options, "--out", tmp_path / "two")]:
+        assert code == 0, words
+    assert end(alone)[0] == 0
+    one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
+    assert len(one) == len(two) == 6
+    for (step, loss, norm, rate), other in zip(one, two, strict=True):
+        assert other == (step, pytest.approx(loss, rel=1e-3), pytest.approx(norm, rel=1e-2), rate)
+    code, _, words = end(begin("--out", tmp_path / "two", "--resume"))
+    assert code == 2 and "started with world 2" in words
+
+
+def test_a_killed_process_ends_the_others_with_a_sentence(recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first, second = together(2, "--config", recipe, "--out", out, "--steps", 4000, "--workers", 0, "--quiet")
+    wait_for(lambda: steps(out) >= 3, first)
+    second.kill()
+    second.communicate()
+    code, _, words = end(first, timeout=60)
+    assert code == 1 and "another process of this training is gone" in words and "--resume" in words
+    assert "Traceback" not in words
+
+
+def test_a_full_disk_never_leaves_half_a_state(recipe: Path, tmp_path: Path) -> None:
+    """No file may grow beyond 300 kB, as if the disk was full: states cannot be written, the first ones neither."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+    out = tmp_path / "run"
+    places = os.pathsep.join((str(ROOT), str(SMALL.parent)))
+    done = subprocess.run(
+        [sys.executable, str(SMALL), "--config", str(recipe), "--out", str(out), "--workers", "0", "--quiet"],
+        env={**os.environ, "PYTHONPATH": places}, preexec_fn=limit, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "cannot be written" in done.stderr.splitlines()[-1], done.stderr
+    assert "training goes on from memory" in done.stderr and "Traceback" not in done.stderr
+    assert steps(out) == 12 and list((out / "state").iterdir()) == [] and not (out / "model").exists()
+
+
+def test_minutes(recipe: Path, tmp_path: Path) -> None:
+    """The run ends by itself, and the same command with --resume has nothing left to do."""
+    out = tmp_path / "run"
+    options = ("--config", recipe, "--out", out, "--minutes", 0.2, "--workers", 0, "--quiet")
+    code, _, words = end(begin(*options))
+    assert code == 0, words
+    made = steps(out)
+    assert made > 0 and load_checkpoint(out / "model")
+    assert end(begin(*options, "--resume"))[0] == 0 and steps(out) <= made + 1
+
+
+def test_where_tells_what_can_be_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["where"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert "scannetpp" in names and len(names) >= 8
+    assert main(["where", "scannetpp"]) == 0
+    assert "nvs_sem_train" in capsys.readouterr().out
+    assert main(["where", "nothing"]) == 2
+    assert "scannetpp" in capsys.readouterr().err
+
+
+def test_calls_in_the_docs_are_understood() -> None:
+    calls = [words[: words.index("#")] if "#" in words else words for _, words in commands("dust3r-train")]
+    assert len(calls) >= 5
+    for words in calls:
+        if words[0] != "where":
+            assert _parser().parse_args(words).out
+    text = text_of("docs/training.md")
+    known = {option for action in _parser()._actions for option in action.option_strings}
+    assert set(re.findall(r"(?<![\w-])--[a-z]+", text)) - {"--checkpoint", "--backend", "--no", "--nproc"} <= known
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--config", "huge"), "huge"),
+        (("--minutes", "0"), "above 0"),
+        (("--steps", "5", "--minutes", "1"), "not allowed with"),
+        (("--set", "pears=3"), "'pears' is not known"),
+        (("--set", "rate=fast"), "'rate' is 'fast'"),
+        (("--data", "unknown=nowhere"), "unknown"),
+        (("--resume",), "no run to resume"),
+        (("--init", "missing.pth"), "missing.pth"),
+        (("--init", "a", "--encoder", "b"), "leave out --encoder"),
+    ],
+)
+def test_wrong_options_are_told_in_one_line(options: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dust3r_ros.cli.train", "--out", str(tmp_path / "run"), *options],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

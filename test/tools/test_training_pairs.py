@@ -1,0 +1,23 @@
+"""The sheet of training pairs that docs show."""
+
+from __future__ import annotations
+
+import importlib.util
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "training_pairs.py"
+
+
+def test_a_sheet_is_a_small_picture_of_pairs_above_their_depth() -> None:
+    spec = importlib.util.spec_from_file_location("training_pairs_tool", TOOL)
+    assert spec is not None and spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    data = tool.make_sheet(columns=2, rows=1)
+    assert len(data) <= tool.LARGE
+    with Image.open(BytesIO(data)) as picture:
+        assert picture.format == "JPEG" and picture.size == (2 * (2 * 112 + 6), 2 * 112 + 6)
+        assert picture.convert("L").getextrema()[1] > 150

@@ -1,0 +1,200 @@
+"""Steps of optimisation: what learns, what is left alone, and what a bad batch does: nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_worlds import RECIPE, NoisyRoom
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+from dust3r_ros.errors import CheckpointError  # noqa: E402
+from dust3r_ros.network import Dust3r  # noqa: E402
+from dust3r_ros.training.averaging import Average  # noqa: E402
+from dust3r_ros.training.batches import PairBatch, collate  # noqa: E402
+from dust3r_ros.training.crops import Cropping, crop_pair  # noqa: E402
+from dust3r_ros.training.learner import Learner  # noqa: E402
+from dust3r_ros.training.losses import confidence_loss  # noqa: E402
+from dust3r_ros.training.optimiser import adamw, clip  # noqa: E402
+from dust3r_ros.training.processes import Processes  # noqa: E402
+from dust3r_ros.training.recipe import Recipe, from_mapping  # noqa: E402
+from dust3r_ros.training.start import new_model, with_head  # noqa: E402
+from dust3r_ros.training.tasks import PairTask  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+def recipe(**changes: object) -> Recipe:
+    return from_mapping(RECIPE, changes, "small")
+
+
+def learner(**changes: object) -> Learner:
+    made = recipe(**changes)
+    return Learner(made, new_model(made.architecture(made.stages[0]), 0), CPU, Processes())
+
+
+@pytest.fixture(scope="module")
+def batch() -> PairBatch:
+    rng = np.random.default_rng(0)
+    return collate([crop_pair(NoisyRoom().pair(k, rng), (32, 48), rng, Cropping()) for k in range(2)])
+
+
+def weights(one: Learner) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in one.task.named_parameters()}
+
+
+def test_steps_lower_the_loss(batch: PairBatch) -> None:
+    one = learner()
+    steps = [one.step(batch, 1e-3) for _ in range(25)]
+    assert all(step.good for step in steps)
+    assert steps[-1].regression < 0.8 * steps[0].regression and steps[-1].loss < steps[0].loss
+
+
+def test_everything_used_learns_and_the_rest_is_left_alone(batch: PairBatch) -> None:
+    deep = {**RECIPE["network"], "dec_depth": 4}
+    one = learner(network=deep, head="dpt")
+    before = weights(one)
+    one.step(batch, 1e-3)
+    still = {name for name, value in weights(one).items() if torch.equal(value, before[name])}
+    assert {name for name in still if "refinenet4.resConfUnit1" not in name} == {"model.mask_token"}
+    assert len(still) == 1 + 2 * 4
+
+
+@pytest.mark.parametrize("spoiled", ["image_1", "points_2"])
+def test_a_batch_that_is_not_finite_changes_nothing(batch: PairBatch, spoiled: str) -> None:
+    one = learner()
+    one.step(batch, 1e-3)
+    before, state = weights(one), one.optimiser.state_dict()["state"][0]["step"].clone()
+    bad = getattr(batch, spoiled).clone()
+    bad[0] = float("nan")
+    step = one.step(replace(batch, **{spoiled: bad}), 1e-3)
+    assert not step.good and not np.isfinite(step.loss)
+    assert all(torch.equal(value, before[name]) for name, value in weights(one).items())
+    assert one.optimiser.state_dict()["state"][0]["step"] == state and one.average.updates == 1
+    assert one.step(batch, 1e-3).good
+
+
+def test_asks_and_skipped_samples_are_told(batch: PairBatch) -> None:
+    step = learner().step(replace(batch, skipped=("a", "b")), 1e-3, (True, False))
+    assert step.asked == (True, False) and step.skipped == 2
+
+
+def test_checkpointing_changes_no_number(batch: PairBatch) -> None:
+    grads = []
+    for checkpointing in (False, True):
+        one = learner(checkpointing=checkpointing)
+        assert one.task.model.checkpointing == checkpointing
+        total, _ = one.task(batch)
+        total.backward()
+        grads.append((float(total.detach()), [p.grad for p in one.task.parameters() if p.grad is not None]))
+    assert grads[0][0] == grads[1][0] and len(grads[0][1]) == len(grads[1][1]) > 50
+    assert all(torch.equal(a, b) for a, b in zip(grads[0][1], grads[1][1], strict=True))
+
+
+def test_checkpointing_keeps_less_in_memory(batch: PairBatch) -> None:
+    kept = []
+    for checkpointing in (False, True):
+        task = learner(checkpointing=checkpointing, network={**RECIPE["network"], "enc_depth": 12}).task
+        total = [0]
+
+        def pack(tensor: torch.Tensor, total: list[int] = total) -> torch.Tensor:
+            total[0] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            task(batch)
+        kept.append(total[0])
+    assert kept[1] < 0.6 * kept[0]
+
+
+def test_images_encoded_once_give_the_losses_of_both_orders(batch: PairBatch) -> None:
+    task = learner().task
+    with torch.no_grad():
+        total, regression = task(batch)
+        forth = confidence_loss(task.model(batch.image_1, batch.image_2), batch.truth)
+        back = confidence_loss(task.model(batch.image_2, batch.image_1), batch.truth_swapped)
+    torch.testing.assert_close(total, (forth.total + back.total) / 2)
+    torch.testing.assert_close(regression, (forth.regression + back.regression) / 2)
+
+
+def test_bfloat16_runs_and_is_near(batch: PairBatch) -> None:
+    exact, half = learner(precision="float32").step(batch, 1e-3), learner(precision="bfloat16").step(batch, 1e-3)
+    assert half.good and half.loss != exact.loss
+    assert half.loss == pytest.approx(exact.loss, rel=0.1)
+
+
+def test_decay_is_for_matrices() -> None:
+    one = learner()
+    decayed, plain = one.optimiser.param_groups
+    assert decayed["weight_decay"] > 0 == plain["weight_decay"]
+    names = {id(value): name for name, value in one.task.named_parameters()}
+    free = {names[id(value)] for value in plain["params"]}
+    assert all(name.endswith("bias") or "norm" in name for name in free)
+    assert not any("norm" in names[id(v)] or names[id(v)].endswith("bias") for v in decayed["params"])
+    task = PairTask(one.task.model, 0.2)
+    task.model.mask_token.requires_grad_(True)
+    assert any(value is task.model.mask_token for value in adamw(task, 0.1, (0.9, 0.95)).param_groups[1]["params"])
+
+
+def test_clip() -> None:
+    value = torch.nn.Parameter(torch.zeros(4))
+    value.grad = torch.full((4,), 3.0)
+    assert float(clip([value], 1.0)) == 6.0 and float(value.grad.norm()) == pytest.approx(1, rel=1e-4)
+
+
+def test_the_average_follows() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(5.0)
+    average = Average(model, 0.99)
+    model.weight.data.fill_(1.0)
+    seen = []
+    for _ in range(2000):
+        average.update(model)
+        seen.append(float(average.state()["weight"]))
+    assert seen[0] == pytest.approx(1.4), "the first step counts 9 in 10"
+    assert seen[1000] - 1 == pytest.approx((seen[999] - 1) * 0.99, rel=1e-2) or seen[1000] == pytest.approx(1)
+    other = torch.nn.Linear(1, 1, bias=False)
+    average.copy_to(other)
+    assert float(other.weight.detach()) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_what_is_kept_is_the_average(batch: PairBatch) -> None:
+    one = learner(ema=0.5)
+    for _ in range(4):
+        one.step(batch, 1e-2)
+    before, result = weights(one), one.result()
+    kept = dict(result.named_parameters())
+    assert isinstance(result, Dust3r) and not result.training
+    for name, value in one.average.state().items():
+        assert torch.equal(kept[name.removeprefix("model.")], value)
+    assert any(not torch.equal(before[f"model.{name}"], value) for name, value in kept.items())
+    assert all(torch.equal(value, before[name]) for name, value in weights(one).items()), "training goes on as before"
+
+
+def test_random_weights_depend_on_the_seed_only() -> None:
+    made = recipe()
+    config = made.architecture(made.stages[0])
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    one = new_model(config, 3).state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    other, third = new_model(config, 3).state_dict(), new_model(config, 4).state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert any(not torch.equal(one[name], third[name]) for name in one)
+
+
+def test_a_new_head_on_the_same_network() -> None:
+    deep = recipe(network={**RECIPE["network"], "dec_depth": 4})
+    linear = new_model(deep.architecture(deep.stages[0]), 0)
+    dpt = deep.architecture(replace(deep.stages[1], head="dpt"))
+    changed = with_head(linear, dpt, 1)
+    assert changed.config == dpt
+    old, new = linear.state_dict(), changed.state_dict()
+    shared = [name for name in old if not name.startswith("downstream")]
+    assert len(shared) > 50 and all(torch.equal(old[name], new[name]) for name in shared)
+    same = with_head(linear, deep.architecture(deep.stages[1]), 1).state_dict()
+    assert all(torch.equal(old[name], same[name]) for name in old)
+    with pytest.raises(CheckpointError, match="dec_depth 4; the recipe says 2"):
+        with_head(linear, recipe().architecture(deep.stages[0]), 1)

@@ -1,0 +1,90 @@
+"""Metrics: lines that survive crashes, and warnings that do not flood."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+
+from dust3r_ros.training import log
+from dust3r_ros.training.log import MetricLog, Rare, read_metrics
+
+
+def test_lines_after_the_state_are_made_again(tmp_path: Path) -> None:
+    path, told = tmp_path / "metrics.jsonl", list[str]()
+    first = MetricLog(path, -1, None, told.append)
+    for step in range(5):
+        first.add("train", step, {"loss": step / 3})
+    with path.open("a") as file:
+        file.write('{"kind": "train", "step": 5, "lo')  # cut off by a crash
+    resumed = MetricLog(path, 2, None, told.append)
+    resumed.add("train", 3, {"loss": math.nan})
+    resumed.add("held_out", 3, {"loss": 0.5})
+    rows = read_metrics(path)
+    assert [(row["kind"], row["step"]) for row in rows] == [("train", k) for k in range(4)] + [("held_out", 3)]
+    assert rows[1]["loss"] == 1 / 3 and rows[3]["loss"] is None and told == []
+    assert [json.loads(line) for line in path.read_text().splitlines()] == rows
+
+
+def test_a_full_disk_is_told_once(tmp_path: Path) -> None:
+    told: list[str] = []
+    path = tmp_path / "metrics.jsonl"
+    path.symlink_to("/dev/full")
+    metrics = MetricLog.__new__(MetricLog)
+    metrics._path, metrics._warn, metrics._failed, metrics._board = path, told.append, False, None
+    for step in range(3):
+        metrics.add("train", step, {"loss": 1.0})
+    assert len(told) == 1 and "No space left" in told[0] and "training goes on" in told[0]
+
+
+class Board:
+    """Stands in for TensorBoard's writer."""
+
+    made: list[Any] = []  # noqa: RUF012
+
+    def __init__(self, folder: str, purge_step: int) -> None:
+        self.folder, self.purge_step, self.scalars = folder, purge_step, list[tuple[str, float, int]]()
+        Board.made.append(self)
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.scalars.append((name, value, step))
+
+    def close(self) -> None:
+        self.scalars.append(("closed", 0.0, 0))
+
+
+def test_tensorboard_gets_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Board  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    metrics = MetricLog(tmp_path / "metrics.jsonl", 7, tmp_path / "board", print)
+    metrics.add("held_out", 8, {"loss": 0.5})
+    metrics.close()
+    assert Board.made[-1].purge_step == 8
+    assert Board.made[-1].scalars == [("held_out/loss", 0.5, 8), ("closed", 0.0, 0)]
+
+
+def test_without_tensorboard_there_are_lines_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    metrics = MetricLog(tmp_path / "metrics.jsonl", -1, tmp_path / "board", print)
+    metrics.add("train", 1, {"loss": 1.0})
+    metrics.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_rare_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    clock = [0.0]
+    monkeypatch.setattr(log, "monotonic", lambda: clock[0])
+    rare = Rare(told.append, 10.0)
+    for seconds in (0, 1, 2, 11, 12):
+        clock[0] = float(seconds)
+        rare(f"at {seconds}")
+    assert told == ["at 0", "at 11 (and 2 more like it)"]

@@ -1,0 +1,72 @@
+"""The PyTorch ray caster shows what the NumPy renderer shows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.scenes.endless.eye import Eye
+from dust3r_ros.scenes.endless.layouts import LAYOUTS
+from dust3r_ros.scenes.endless.viewpoints import choose_eyes
+from dust3r_ros.scenes.endless.worlds import make_world
+from dust3r_ros.training.raycast import Raycaster, cameras
+
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("layout", [maker.__name__ for maker in LAYOUTS])
+def test_images_and_depths_are_those_of_numpy(layout: str, device: str) -> None:
+    world = make_world((11, 0), 3, layout)
+    # A size that is no multiple of the tiles.
+    eyes = [eye for eye, _ in choose_eyes(world, np.random.default_rng(1), 3, 70)]
+    images, depths = Raycaster(world.scenery, device).render(cameras(eyes, device))
+    assert images.dtype == torch.uint8 and depths.dtype == torch.float32
+    for eye, image, depth in zip(eyes, images.cpu().numpy(), depths.cpu().numpy(), strict=True):
+        exact = world.scenery.render(eye)
+        known = exact.depth > 0
+        # A ray that grazes an edge may fall on either side of it.
+        assert ((depth > 0) == known).mean() > 0.9995
+        away = np.abs(depth - exact.depth)[known] / exact.depth[known]
+        assert (away < 1e-5).mean() > 0.999 and np.median(away) < 1e-6
+        off = np.abs(image.astype(int) - exact.image).max(axis=-1)
+        # OpenCV before 5 rounds places between texels to 1/32.
+        assert off.mean() < 0.7 and (off <= 8).mean() > 0.995
+
+
+def test_many_small_parts_give_what_one_gives() -> None:
+    world = make_world((11, 0), 1, "works")
+    eyes = [eye for eye, _ in choose_eyes(world, np.random.default_rng(1), 2, 40)]
+    whole, parts = (Raycaster(world.scenery, chunk=chunk).render(cameras(eyes)) for chunk in (1 << 15, 7))
+    assert torch.equal(whole[0], parts[0]) and torch.equal(whole[1], parts[1])
+
+
+def test_a_batch_is_its_cameras_one_by_one() -> None:
+    world = make_world((11, 0), 2, "jumble")
+    eyes = [eye for eye, _ in choose_eyes(world, np.random.default_rng(3), 3, 40)]
+    caster = Raycaster(world.scenery)
+    images, depths = caster.render(cameras(eyes))
+    for number, eye in enumerate(eyes):
+        image, depth = caster.render(cameras([eye]))
+        assert torch.equal(image[0], images[number]) and torch.equal(depth[0], depths[number])
+
+
+def test_stages_are_told_in_order() -> None:
+    world = make_world((11, 0), 0, "room")
+    stages: list[str] = []
+    eyes = [eye for eye, _ in choose_eyes(world, np.random.default_rng(3), 1, 32)]
+    Raycaster(world.scenery).render(cameras(eyes), stages.append)
+    assert stages == ["cameras", "cast", "places", "outlines", "colours"]
+
+
+def test_cameras_of_several_sizes_are_refused() -> None:
+    K = np.diag([20.0, 20.0, 1.0])
+    with pytest.raises(InputError, match="one size"):
+        cameras([Eye(K, np.eye(4), 16, 16), Eye(K, np.eye(4), 16, 12)])
+    with pytest.raises(InputError, match="one size"):
+        cameras([])
