@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from dust3r_ros.backends.stereo import REFERENCE_PRECISION, StereoDepth
@@ -14,6 +15,8 @@ _TILES = 4  # per side of a view: neighbours share the network's error, so evide
 _LEAST_OF_TILE = 0.05  # share of a tile's pixels that are sure
 _LEAST_TILES = 5  # fewer tell no spread: that of n has n - 3 in its denominator
 _QUANTILE, _SIGMAS = 0.8, 1.2816  # of the absolute residuals, and where a normal distribution has it
+_AROUND, _CELL = 1 / 6, 1 / 20  # of the long edge: where the bending of a view is alike, and the cells that test that
+_LEAST_AROUND = 0.1  # share of what is around a pixel that must be sure for the bending to count by half
 _FLOOR = 0.02  # no network is more precise than this
 _BEND = 0.5  # beyond the depths that geometry has seen, log depth may be off by this part of how far beyond
 _SHARED = 2.0  # the pairs of a view share the network's error, and what they say is added up
@@ -40,17 +43,19 @@ class _Evidence:
     weight: Array
     variance: Array  # of geometry
     tile: np.ndarray
+    at: np.ndarray  # (H, W), where they are
 
 
 def with_prior(stereo: StereoDepth, network: NetworkDepth) -> StereoDepth:
     """Depth of a view by geometry where that knows more, by the network where that does, by both where they agree.
 
     The network's depth takes the unit of geometry by one scale, the weighted median of log ratios where both
-    are sure. How far the ratios spread, over the view and beyond what geometry's own errors explain, is the
-    prior's relative precision sigma; pixels of which the network itself is less sure, that lie nearer or farther
-    than what geometry has seen, or in another part of the view, are worse. Its confidence is
-    1 + (reference / sigma)^2 as in stereo. So a network that is wrong about a view says nothing there, and where
-    geometry is sure of too little to tell, none does.
+    are sure, and around sure pixels the mean of what it still lacks, for networks bend a view smoothly. How far
+    the ratios spread, over the view and beyond what geometry's own errors explain, is the prior's relative
+    precision sigma; near sure pixels it is what the mean, made without them, misses them by. Pixels of which the
+    network itself is less sure, that lie nearer or farther than what geometry has seen, or in another part of the
+    view, are worse. Its confidence is 1 + (reference / sigma)^2 as in stereo. So a network that is wrong about a view
+    says nothing there, and where geometry is sure of too little to tell, none does.
     """
     sure = _evidence(stereo, network)
     prior = None if sure is None else _prior(sure, stereo, network)
@@ -75,16 +80,16 @@ def _evidence(stereo: StereoDepth, network: NetworkDepth) -> _Evidence | None:
         weight.astype(np.float64),
         REFERENCE_PRECISION**2 / gain[sure].astype(np.float64),
         tile[sure],
+        sure,
     )
 
 
 def _prior(sure: _Evidence, stereo: StereoDepth, network: NetworkDepth) -> tuple[Array32, Array32] | None:
     """Depth (H, W) in the unit of geometry and C - 1 (H, W); None where it would say nothing."""
     scale = _quantile(sure.ratio, sure.weight, 0.5)
-    spread = _quantile(np.abs(sure.ratio - scale), sure.weight, _QUANTILE) / _SIGMAS
     noise = float(np.average(sure.variance, weights=sure.weight))
-    # A difference of two large numbers is not trusted: at most three quarters are put down to geometry
-    variance = max(spread**2 - noise, spread**2 / 4, _FLOOR**2)
+    variance = _variance(np.abs(sure.ratio - scale), sure.weight, noise)
+    bent, there, local = _bending(sure, scale, noise, variance)
     tiles = len(np.unique(sure.tile))
     # Of a further tile, from a mean and a spread that are known of so many (Student's predictive distribution)
     variance *= (1 + 1 / tiles) * (tiles - 1) / (tiles - 3)
@@ -98,9 +103,45 @@ def _prior(sure: _Evidence, stereo: StereoDepth, network: NetworkDepth) -> tuple
     doubt = np.maximum(typical / network.confidence, 1)
     # The network's error wanders over the view: as much again for every tile of distance
     far_off = _distance(np.unique(sure.tile))[_tiles(*logs.shape)]
-    gain = REFERENCE_PRECISION**2 / (_SHARED * (variance * (doubt * doubt + far_off * far_off) + (_BEND * beyond) ** 2))
+    elsewhere = variance * (doubt * doubt + far_off * far_off)
+    total = there * local * doubt * doubt + (1 - there) * elsewhere + (_BEND * beyond) ** 2
+    gain = REFERENCE_PRECISION**2 / (_SHARED * total)
     gain = np.where(known & (network.confidence > 1) & (gain > _LEAST_GAIN), gain, 0).astype(np.float32)
-    return (np.exp(logs + np.float32(scale)), gain) if gain.any() else None
+    return (np.exp(logs + np.float32(scale) + bent), gain) if gain.any() else None
+
+
+def _variance(off: Array, weight: Array, noise: float) -> float:
+    """Of the network's log depth, from how far ratios are off and the variance of geometry."""
+    spread = _quantile(off, weight, _QUANTILE) / _SIGMAS
+    # A difference of two large numbers is not trusted: at most three quarters are put down to geometry
+    return max(spread**2 - noise, spread**2 / 4, _FLOOR**2)
+
+
+def _bending(sure: _Evidence, scale: float, noise: float, variance: float) -> tuple[Array32, Array32, float]:
+    """What the network's log depth lacks around each pixel (H, W), how much that counts there, and its variance.
+
+    A network bends a view smoothly: the weighted mean of the residuals around a pixel tells of it. Its variance
+    is that of residuals that the mean was made without: cells like the fields of a chess board take turns.
+    """
+    shape = sure.at.shape
+    most = 3 * np.sqrt(variance + noise)
+    residual, weight = np.zeros((2, *shape), np.float32)
+    residual[sure.at], weight[sure.at] = np.clip(sure.ratio - scale, -most, most), sure.weight
+    typical = np.float32(_LEAST_AROUND * sure.weight.mean())
+    cell = max(1, round(max(shape) * _CELL))
+    board = (np.arange(shape[0])[:, None] // cell + np.arange(shape[1])[None, :] // cell) % 2
+
+    def around(part: Array32) -> tuple[Array32, Array32]:
+        side = (2 * round(max(shape) * _AROUND / 2) + 1,) * 2
+        total = cv2.blur(part, side, borderType=cv2.BORDER_CONSTANT)
+        mean = cv2.blur(part * residual, side, borderType=cv2.BORDER_CONSTANT) / (total + typical)
+        return mean, total / (total + typical)
+
+    off = np.zeros(shape, np.float32)
+    for colour in (0, 1):
+        mean, _ = around(np.where(board == colour, weight, np.float32(0)))
+        off = np.where(board == colour, off, np.abs(residual - mean))
+    return (*around(weight), _variance(off[sure.at].astype(np.float64), sure.weight, noise))
 
 
 def _joined(stereo: StereoDepth, prior: Array32, told: Array32) -> tuple[Array32, Array32]:

@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     machine.add_argument("--workers", type=int, metavar="N", help="processes that make batches (default: the recipe's)")
+    machine.add_argument("--cache", type=Path, metavar="DIR", help="where what sets hold is kept (default: ~/.cache)")
     machine.add_argument("--threads", type=command.positive, metavar="N", help="of the processor (default: all)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",
@@ -100,7 +101,7 @@ def _options(arguments: argparse.Namespace, line: str) -> Options:
     except ImportError as error:
         raise ConfigError(f"training needs torch ({error}); install the extra 'train'") from error
 
-    names = ("config", "minutes", "steps", "resume", "task", "init", "encoder", "device", "workers", "threads")
+    names = ("config", "minutes", "steps", "resume", "task", "init", "encoder", "device", "workers", "threads", "cache")
     return Options(
         out=Path(arguments.out),
         data=tuple(arguments.data),

@@ -43,7 +43,8 @@ _LEAST_RESERVE = 4.0  # seconds
 class Options:
     """What a user asks for. ``steps`` or ``minutes`` (of all sittings together) instead of the recipe's steps; None: as
     the recipe, or as the run that is resumed, has it. ``init``: a checkpoint to start from; ``encoder``: weights of a
-    vision transformer for the encoder. ``changes``: of the recipe. ``sources`` stand in for ``data`` (tests, programs).
+    vision transformer for the encoder. ``changes``: of the recipe. ``cache``: folder for what is worked out about
+    ``data``; ``sources`` stand in for that (tests, programs).
     """
 
     out: Path
@@ -52,6 +53,7 @@ class Options:
     steps: int | None = None
     resume: bool = False
     data: tuple[str, ...] = ()
+    cache: Path | None = None
     task: str | None = None
     init: str | None = None
     encoder: str | None = None
@@ -167,8 +169,9 @@ class _Run:
 
     def _split(self) -> Split:
         sources = self.options.sources
-        opened = open_sources(self.about["data"], self.recipe, self.processes.world) if sources is None else sources
-        return split(opened, self.recipe.held_out)
+        if sources is None:
+            sources = open_sources(self.about["data"], self.recipe, self.processes.world, self.options.cache)
+        return split(sources, self.recipe.held_out)
 
     def train(self, stop: Callable[[], bool], tell: Tell) -> Outcome:
         recipe, options, minutes = self.recipe, self.options, self.about["minutes"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from dust3r_ros.errors import ConfigError
@@ -26,11 +27,12 @@ class Split:
     chosen: tuple[tuple[int, ...], ...]
 
 
-def open_sources(data: Sequence[str], recipe: Recipe, world: int) -> list[PairSource]:
+def open_sources(data: Sequence[str], recipe: Recipe, world: int, cache: Path | None = None) -> list[PairSource]:
     """Sources of ``NAME=PATH`` each, or ``worlds`` for rendered ones (the only one where nothing is said).
 
-    ``world``: number of processes that train, each of which should keep to worlds of its own. Raises ``ConfigError``
-    for a text of another form and ``InputError`` for a set that is not known, or a path that holds none.
+    ``world``: number of processes that train, each of which should keep to worlds of its own. ``cache``: folder for
+    what is worked out about sets on disk; None: the user's cache folder. Raises ``ConfigError`` for a text of
+    another form and ``InputError`` for a set that is not known, or a path that holds none.
     """
     opened: list[PairSource] = []
     for text in data or [WORLDS]:
@@ -40,7 +42,7 @@ def open_sources(data: Sequence[str], recipe: Recipe, world: int) -> list[PairSo
         elif not equals or not path or not name:
             raise ConfigError(f"--data {text!r} is not NAME=PATH, or {WORLDS}")
         else:
-            opened.append(_on_disk(name, path))
+            opened.append(_on_disk(name, path, cache))
     return opened
 
 
@@ -94,7 +96,7 @@ def _worlds(recipe: Recipe, world: int) -> PairSource:
     return RenderedPairs(seed=recipe.seed, batch=min(own), lanes=lanes, mixed=_WORLDS_AT_ONCE)
 
 
-def _on_disk(name: str, path: str) -> PairSource:
+def _on_disk(name: str, path: str, cache: Path | None) -> PairSource:
     from dust3r_ros.training.datasets import open_set
 
-    return open_set(name, path)
+    return open_set(name, path, cache)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from small_worlds import NoisyRoom
 
@@ -17,7 +18,7 @@ from dust3r_ros.training.recipe import Recipe
 from dust3r_ros.training.views import PairSource
 
 
-def _sources(data: Sequence[str], recipe: Recipe, world: int) -> list[PairSource]:
+def _sources(data: Sequence[str], recipe: Recipe, world: int, cache: Path | None) -> list[PairSource]:
     broken = frozenset(int(index) for index in os.environ.get("BROKEN", "").split(",") if index)
     return [NoisyRoom(broken=broken), NoisyRoom("second room", 25)]
 

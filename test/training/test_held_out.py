@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from small_worlds import RECIPE, NoisyRoom
+from training_trees import habitat
+
+from dust3r_ros.scenes.sequence import render_sequence
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -56,6 +60,14 @@ def test_sources_by_name() -> None:
             open_sources([wrong], RECIPE_, 1)
     with pytest.raises(InputError, match="'unknown' is not known"):
         open_sources(["unknown=here"], RECIPE_, 1)
+
+
+def test_what_is_worked_out_about_a_set_is_kept_where_one_says(tmp_path: Path) -> None:
+    habitat(render_sequence("orbit", frames=6, width=64, height=48, seed=1), tmp_path / "set")
+    (source,) = open_sources([f"habitat={tmp_path / 'set'}"], RECIPE_, 1, tmp_path / "kept")
+    assert len(source) == 6
+    assert source.pair(0, np.random.default_rng(0)).first.image.shape == (48, 64, 3)
+    assert any(path.is_file() for path in (tmp_path / "kept").rglob("*"))
 
 
 def test_gather_leaves_out_what_is_broken() -> None:
