@@ -100,7 +100,12 @@ def _title(cameras: Iterable[Camera]) -> str:
 
 def peak_memory_mb() -> float:
     """The most memory this process has held at once, MB (10^6 bytes)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # Linux counts in KiB
+    # getrusage counts what the program held that started this one, before it did
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # Linux counts in KiB
 
 
 def _cloud(keyframes: Sequence[Keyframe], config: MapperConfig) -> Cloud:

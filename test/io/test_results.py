@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from dust3r_ros.errors import OutputError
 from dust3r_ros.io import results
 from dust3r_ros.io.camera_yaml import read_cameras
 from dust3r_ros.io.ply import read_ply
-from dust3r_ros.io.results import write_results
+from dust3r_ros.io.results import peak_memory_mb, write_results
 from dust3r_ros.io.saved_map import load_map
 from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.mapper import Mapper
@@ -154,3 +156,13 @@ def test_without_depth_the_cloud_is_that_of_the_landmarks(tmp_path: Path) -> Non
     assert np.array_equal(cloud.points, mapper.landmarks().points) and (cloud.confidence >= 2).all()
     assert not any((keyframe.depth > 0).any() for keyframe in load_map(tmp_path / "map.db").keyframes)
     assert "nothing could be mapped" not in (tmp_path / "report.html").read_text().lower()
+
+
+def test_memory_is_that_of_the_process_itself() -> None:
+    """Not that of the program which started it, large as that may be."""
+    large = np.ones(50_000_000)  # 400 MB, written to
+    told = subprocess.run(
+        [sys.executable, "-c", "from dust3r_ros.io.results import peak_memory_mb as m; print(m())"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert peak_memory_mb() > large.nbytes / 1e6 > 1.2 * float(told) > 30

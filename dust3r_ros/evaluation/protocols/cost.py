@@ -14,7 +14,7 @@ import numpy as np
 from dust3r_ros.errors import InputError
 from dust3r_ros.io.results import peak_memory_mb
 
-_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"  # proc(5): resets the peak resident set size
 
 
@@ -52,10 +52,6 @@ class Cost:
     @property
     def peak_memory_mb(self) -> float:
         """MB (10^6 bytes)."""
-        if self.since_start:
-            for line in _STATUS.read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024 / 1e6
         return peak_memory_mb()
 
     @property
