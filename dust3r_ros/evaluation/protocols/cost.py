@@ -70,7 +70,7 @@ def _reset() -> bool:
             cuda.reset_peak_memory_stats(index)
     try:
         _CLEAR.write_text(_RESET_PEAK)
-        return "VmHWM:" in _STATUS.read_text()
+        return "VmHWM:" in Path("/proc/self/status").read_text()
     except OSError:
         return False
 
