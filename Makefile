@@ -5,7 +5,7 @@ ENVIRONMENT := $(PYTHON) tools/environment.py
 PYTEST := python -m pytest -n auto --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint eval bench bench-alignment env clean python
+.PHONY: help demo test test-long lint eval backends bench bench-alignment bench-training env clean python
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -30,6 +30,13 @@ eval: python  ## every scene and rendered world beside peers, into results/eval/
 	$(ENVIRONMENT) test -- python -m dust3r_ros.cli.eval suite $$(test -d "$$data" && echo --data "$$data") \
 	  --out results/eval --page docs/results.md --pycolmap results/pycolmap $(ARGS)
 
+backends: python  ## two_view, the network and both on every scene, into docs/backends.md (CHECKPOINT=..., ARGS=...)
+	@data="../shared/data"; test -d "$$data" || echo "backends: no folder $$data: only rendered worlds are measured"; \
+	DUST3R_EVAL_DATE="$${DUST3R_EVAL_DATE:-$$(date +%F)}" \
+	DUST3R_EVAL_COMMIT="$${DUST3R_EVAL_COMMIT:-$$(git describe --always --dirty 2>/dev/null)}" \
+	$(ENVIRONMENT) test -- python -m dust3r_ros.cli.eval backends $$(test -d "$$data" && echo --data "$$data") \
+	  --checkpoint "$(CHECKPOINT)" --out results/backends --page docs/backends.md $(ARGS)
+
 bench: python  ## real sequences into results/sequences.md, pairs per second (needs the reference data)
 	@$(ENVIRONMENT) test -- python benchmarks/sequences.py
 	@$(ENVIRONMENT) test -- python benchmarks/two_view.py
@@ -39,6 +46,9 @@ bench-alignment: python  ## alignment against the published scheme, a long run, 
 	  rm -f results/$$name.json results/$$name.png; \
 	  $(ENVIRONMENT) test -- python benchmarks/$$name.py || failed=1; \
 	done; $(ENVIRONMENT) test -- python benchmarks/summary.py || failed=1; exit $$failed
+
+bench-training: python  ## the network on a processor, rendered worlds, training steps: pairs per second, into results/
+	@for name in network_cpu raycast training; do $(ENVIRONMENT) test -- python benchmarks/$$name.py || exit; done
 
 env: python  ## make or update .venv with everything and run nothing
 	@$(ENVIRONMENT) test

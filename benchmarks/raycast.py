@@ -2,9 +2,10 @@
 
     python benchmarks/raycast.py [--device cuda] [--batch 64] [--side 224] [--out results/raycast.json]
 
-Baseline "numpy": ``Scenery.render`` of the same cameras in one process. "pairs" is what training gets per process:
-worlds, overlap and photographic effects included. Of the ray caster it says which stage takes how much, and what
-it moves at least (arrays of rays read and written once), as a share of what a copy on that device moves per second.
+Baseline "numpy": ``Scenery.render`` of the same cameras in one process. "pairs" is what training gets per process
+with either caster: worlds, choice of cameras, overlap and photographic effects, NumPy's in both, included. Of the ray
+caster it says which stage takes how much, and what it moves at least (arrays of rays read and written once), as a
+share of what a copy on that device moves per second.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ sys.path.insert(0, str(ROOT))
 
 from dust3r_ros.errors import InputError  # noqa: E402
 from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
+from dust3r_ros.scenes.endless.album import Render  # noqa: E402
 from dust3r_ros.scenes.endless.eye import Eye  # noqa: E402
 from dust3r_ros.scenes.endless.layouts import LAYOUTS  # noqa: E402
 from dust3r_ros.scenes.endless.viewpoints import choose_eyes  # noqa: E402
 from dust3r_ros.scenes.endless.worlds import World, make_world  # noqa: E402
 from dust3r_ros.training.raycast import TILE, Cameras, Raycaster, cameras  # noqa: E402
+from dust3r_ros.training.rendering import TorchRenderer  # noqa: E402
 from dust3r_ros.training.synthetic import RenderedPairs  # noqa: E402
 
 TARGET = 2000.0  # pairs per second on a data-centre GPU
@@ -110,12 +113,16 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, obje
                 "bandwidth_of_cast": casts * 4 * _PASSES / max(share["cast"] * torch_s, 1e-9) / speed,
             }
         )
-    return {"device": _name(device), "bytes_per_second": speed, "pairs": training_pairs(options.side), "rows": rows}
+    pairs = {
+        "numpy": training_pairs(options.side, options.pairs),
+        "torch": training_pairs(options.side, options.pairs, TorchRenderer(str(device))),
+    }
+    return {"device": _name(device), "bytes_per_second": speed, "pairs": pairs, "rows": rows}
 
 
-def training_pairs(side: int, count: int = 256) -> float:
+def training_pairs(side: int, count: int = 256, render: Render | None = None) -> float:
     """Pairs per second of one process, over worlds of all kinds, of views with ``side`` x ``side`` pixels."""
-    source = RenderedPairs(short_side=side, lanes=1)
+    source = RenderedPairs(short_side=side, lanes=1, render=render)
     source.pair(0, np.random.default_rng(0))
     start, pixels = time.perf_counter(), 0
     for index in range(source.batch, source.batch + count):
@@ -145,7 +152,8 @@ def report(found: dict[str, object]) -> str:
     lines.append(
         f"casting takes {100 * cast:.0f} % and moves {100 * moved:.0f} % of what a copy does: bound by {bound}"
     )
-    lines.append(f"pairs to train on, all included, one process: {found['pairs']:.1f} pairs/s")
+    pairs = ", ".join(f"{caster} {rate:.1f}" for caster, rate in found["pairs"].items())  # type: ignore[attr-defined]
+    lines.append(f"pairs to train on, all included, one process: {pairs} pairs/s")
     return "\n".join(lines)
 
 
@@ -155,6 +163,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64 if torch.cuda.is_available() else 4, help="pairs at once")
     parser.add_argument("--side", type=int, default=224, help="pixels along a side")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=256, help="pairs to train on that are made with each caster")
     parser.add_argument("--out", type=Path, default=Path("results/raycast.json"))
     options = parser.parse_args()
     if options.device.startswith("cuda") and not torch.cuda.is_available():

@@ -1,6 +1,6 @@
 """Training steps and pairs per second, and the share of the time that is spent waiting for data, stage by stage.
 
-    python benchmarks/training.py [--config tiny] [--steps 20] [--device auto] [--out results/training.json]
+    python benchmarks/training.py [--config tiny] [--steps 20] [--device auto] [--caster torch] [--out FILE]
 
 Baseline "compute": the same steps on one batch that is there already. Waiting is what ``dust3r-train`` logs. The
 first steps of a stage, with cold caches, do not count. Target: less than 5 % waiting on a GPU. ``pairs`` of the
@@ -25,6 +25,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from dust3r_ros.cli.command import guarded  # noqa: E402
 from dust3r_ros.evaluation.report.machine import Machine  # noqa: E402
 from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
 from dust3r_ros.network.device import pick_device  # noqa: E402
@@ -43,7 +44,8 @@ _COLD = 5
 def stage_figures(recipe: Recipe, stage: Stage, steps: int, device: torch.device, workers: int) -> dict[str, Any]:
     """One row: a stage in its own process of batches, then the same steps without any."""
     learner = Learner(recipe, new_model(recipe.architecture(stage), recipe.seed), device, Processes())
-    sampling = Sampling(sized(open_sources([], recipe, 1), stage.sizes), recipe.epoch, recipe.seed)
+    sources = open_sources([], recipe, 1, device=str(device))
+    sampling = Sampling(sized(sources, stage.sizes), recipe.epoch, recipe.seed)
     stream = load(
         PairBatches(sampling, 0, stage.pairs, stage.sizes, recipe.cropping), 0, workers, device.type == "cuda"
     )
@@ -63,7 +65,7 @@ def stage_figures(recipe: Recipe, stage: Stage, steps: int, device: torch.device
     compute = perf_counter() - start
     height, width = stage.sizes[0]
     return {
-        "stage": f"{width}x{height} {stage.head}", "pairs_per_step": stage.pairs,
+        "stage": f"{width}x{height} {stage.head}", "caster": recipe.caster, "pairs_per_step": stage.pairs,
         "steps_per_second": steps / whole, "pairs_per_second": steps * stage.pairs / whole,
         "compute_steps_per_second": steps / compute, "waiting_share": waited / whole, "over_compute": whole / compute,
     }  # fmt: skip
@@ -100,17 +102,20 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--pairs", type=int, help="pairs per step instead of the recipe's")
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--caster", help="numpy or torch, instead of the recipe's")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", default=str(ROOT / "results" / "training.json"))
     arguments = parser.parse_args()
-    recipe = read_recipe(arguments.config, {} if arguments.pairs is None else {"pairs": arguments.pairs})
+    changes = {"pairs": arguments.pairs, "caster": arguments.caster}
+    recipe = read_recipe(arguments.config, {name: value for name, value in changes.items() if value is not None})
     device, machine = pick_device(arguments.device), Machine()
     workers = recipe.workers if arguments.workers is None else arguments.workers
     rows = [stage_figures(recipe, stage, arguments.steps, device, workers) for stage in recipe.stages]
     for row in rows:
         print(
-            f"{row['stage']:16} {row['steps_per_second']:8.2f} steps/s {row['pairs_per_second']:9.1f} pairs/s  "
-            f"waiting {100 * row['waiting_share']:5.1f} %  {row['over_compute']:.2f} of compute alone"
+            f"{row['stage']:16} {row['caster']:6} {row['steps_per_second']:8.2f} steps/s "
+            f"{row['pairs_per_second']:9.1f} pairs/s  waiting {100 * row['waiting_share']:5.1f} %  "
+            f"{row['over_compute']:.2f} of compute alone"
         )
     use = network_figures(recipe, device)
     print("in use, 224 pixels: " + ", ".join(f"{name} {value:.1f}" for name, value in use.items()))
@@ -122,4 +127,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("training.py", main, debug=False))

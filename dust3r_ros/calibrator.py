@@ -95,11 +95,9 @@ class Calibrator:
         focal = self._sparse.focals[stream.index]
         if len(self._records) < (2 if focal.fixed else _FIRST_KEYFRAMES):
             return False
-        if focal.given or focal.std < _SURE_OF_FOCAL:  # as an older map tells
-            begun = self._bootstrap(stream, [focal.value])[0]
-            self.settled = begun
-        else:
-            begun = self._bootstrap(stream, _starts(stream))[0]
+        known = focal.given or focal.std < _SURE_OF_FOCAL  # as an older map tells
+        begun = self._bootstrap(stream, [focal.value] if known else _starts(stream))[0]
+        self.settled = begun and known
         self.consider_lens(stream)
         return begun
 

@@ -60,12 +60,13 @@ class Densifier:
         pairs: Sequence[tuple[int, int]],
         focals: Mapping[str, float],
         poses: Mapping[int, Array] | None = None,
+        landmarks: Mapping[int, Array] | None = None,
     ) -> list[PairPrediction]:
         """Pointmaps of pairs of keyframes, old ones too."""
         for index in sorted({index for pair in pairs for index in pair}):
             if not self.backend.has(index) or self._lenses.get(index) != self._lens(index):
                 self.backend.add(View(index, self._records[index].stream.name, self._rectified(index)))
-        return self.backend.predict(pairs, focals, poses)
+        return self.backend.predict(pairs, focals, poses, landmarks)
 
     def image(self, index: int) -> Image:
         """The image (H, W, 3) that the depth of a keyframe belongs to: as a pinhole would have seen it."""
@@ -92,9 +93,7 @@ class Densifier:
         near = range(index - 1, max(-1, index - 1 - self._config.window), -1)
         candidates = self._posed(dict.fromkeys([*others, *near]))
         chosen = depth_sources(self._sparse, index, candidates, self._config.depth_pairs)
-        for pair in [pair for pair in self._used if pair[1] == index and pair[0] not in chosen]:
-            del self._used[pair]
-            self.paired.append(pair)
+        self._part([pair for pair in self._used if pair[1] == index and pair[0] not in chosen])
         changed = self._pair_up(index, chosen)
         return changed | self._share(index, [index - apart for apart in _APART])
 
@@ -156,11 +155,20 @@ class Densifier:
         self.backend.forget(leaving)
         return changed
 
-    def renew(self) -> set[int]:
-        """Depth once more where the geometry of a pair has changed since it was computed."""
+    def renew(self, last: bool = True) -> set[int]:
+        """Depth once more where the geometry of a pair has changed since it was computed.
+
+        The ``last`` time keyframes that are still in the window hear what all others know, too.
+        """
+        self._part([pair for pair in self._used if len(self._posed(pair)) < len(pair)])
         stale = {index for pair in self._used if self._moved(pair) for index in pair}
+        # What these told others is not true any more. Frozen depth cannot be told from what was heard.
+        misled = {index for index in range(len(self._records)) if self.depths.givers(index) & stale} - stale
+        stale |= {index for index in misled if self.depths.frozen(index)}
         for index in stale:
             self.depths.clear(index)
+        for index in misled - stale:
+            self.depths.unhear(index)
         others: dict[int, list[int]] = {}
         for first, second in self._used:
             if first in stale or second in stale:
@@ -170,7 +178,9 @@ class Densifier:
             self._pair_up(index, others[index], stale)
             self.backend.forget(index + self._config.window)
         leaving = len(self._records) - self._config.window
-        for index in sorted(stale | set(range(max(0, leaving), len(self._records)))):
+        stale |= misled
+        young = range(max(0, leaving), len(self._records)) if last else ()
+        for index in sorted(stale.union(young)):
             stale |= self._share(index, [index + way * apart for apart in _APART for way in (-1, 1)])
         for index in range(leaving):
             self.depths.freeze(index)
@@ -198,6 +208,12 @@ class Densifier:
         shown = confidence if out is None else np.where(out, np.float32(1), confidence)
         return DepthShot(self.image(index), depth, shown, w_T_c, self.focal(index))
 
+    def _part(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Depth comes from these pairs no longer."""
+        for pair in pairs:
+            del self._used[pair]
+            self.paired.append(pair)
+
     def _posed(self, views: Iterable[int]) -> list[int]:
         return [view for view in views if self._sparse.views[view].w_T_c is not None]
 
@@ -216,8 +232,9 @@ class Densifier:
             return set()
         pairs = [(other, index) for other in others]
         poses = {view: w_T_c for view in (index, *others) if (w_T_c := self._sparse.views[view].w_T_c) is not None}
+        landmarks = {view: self._sparse.points[self._sparse.known(self._sparse.views[view].seen).ids] for view in poses}
         with self._stage("predict"):
-            predictions = self.predict(pairs, self._focals(), poses)
+            predictions = self.predict(pairs, self._focals(), poses, landmarks)
         with self._stage("fuse"):
             for view in (index, *others):
                 self.leave_out(view)

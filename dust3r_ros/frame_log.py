@@ -52,9 +52,10 @@ class FrameLog:
     def find_again(self) -> None:
         """The map was built anew, or refined: so are the poses of the newest frames."""
         self.rewritten += 1
+        placed = set(self._placed())
         for at, again in self._finders:
             frame = self._frames[at]
-            guess = self._pose_of(frame) if self._placed(frame) else None
+            guess = self._pose_of(frame) if at in placed else None
             self._frames[at] = self._relative(frame, again(guess))
 
     @property
@@ -73,7 +74,7 @@ class FrameLog:
 
     def count(self) -> int:
         """How many frames have a pose."""
-        return sum(map(self._placed, self._frames))
+        return len(self._placed())
 
     def trajectory(self, only: Container[tuple[int, str]] | None = None) -> list[StampedPose]:
         """Every frame with a pose, by session and time, in the map as it stands now.
@@ -82,9 +83,8 @@ class FrameLog:
         """
         known = [
             frame
-            for frame in self._frames
-            if self._placed(frame)
-            and (only is None or (frame.session == self._session and (frame.stamp_ns, frame.camera) in only))
+            for frame in (self._frames[at] for at in self._placed())
+            if only is None or (frame.session == self._session and (frame.stamp_ns, frame.camera) in only)
         ]
         known.sort(key=lambda frame: (frame.session, frame.stamp_ns, frame.camera))
         return [StampedPose(frame.stamp_ns, frame.camera, self._pose_of(frame)) for frame in known]
@@ -107,9 +107,15 @@ class FrameLog:
             return frame
         return replace(frame, keyframe_T_frame=invert(w_T_r) @ found.w_T_c, unit=self._keyframes.unit(frame.keyframe))
 
-    def _placed(self, frame: FrameState) -> bool:
-        # A keyframe may be without a pose for a while, or for good
-        return frame.keyframe_T_frame is not None and self._keyframes.pose(frame.keyframe) is not None
+    def _placed(self) -> list[int]:
+        """Which frames have a pose: their keyframe may be without one for a while, or for good."""
+        keyframes = {frame.keyframe for frame in self._frames}
+        posed = {index for index in keyframes if self._keyframes.pose(index) is not None}
+        return [
+            at
+            for at, frame in enumerate(self._frames)
+            if frame.keyframe_T_frame is not None and frame.keyframe in posed
+        ]
 
     def _pose_of(self, frame: FrameState) -> Array:
         w_T_r = self._keyframes.pose(frame.keyframe)

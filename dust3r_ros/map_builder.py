@@ -36,6 +36,7 @@ from dust3r_ros.types import Array, Image, Keyframe
 
 _MAX_FIRST_KEYFRAMES = 8
 _CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
+_RENEWED = 30  # keyframes up to which depth follows calibrations at once: of more it would take seconds
 _LOOP_MATCHES = 25
 _LOOP_GAP_PX = 2.0  # less is drift that the window takes up
 
@@ -263,15 +264,20 @@ class MapBuilder(KeyframeBook):
         self._catch_up()
         self._changed |= {index} | self._dense.densify(index, [*near, *closed])
         with self._stage("moving"):
-            self._changed |= self.movers.look(index)
+            self._changed |= self.movers.look(index, sure=not self.settling)
         self._changed |= self._dense.leave(index)
 
     def _calibrate(self, stream: CameraStream) -> None:
-        """Whole map with free focals and lenses; while the focal may be wrong, also built anew from others."""
+        """Whole map with free focals and lenses; while the focal may be wrong, also built anew from others.
+
+        Depth of a small map follows; that of a large one does in the end.
+        """
         self._adjusted(self._calibrator.adjust)
         self.generation += 1
         if self._calibrator.improve(stream):
             self._rebuilt()
+        elif self._calibrator.sure and len(self._records) <= _RENEWED:  # unsure, it will change again soon
+            self._changed |= self._dense.renew(last=False)
 
     def _adjusted(self, adjust: Callable[[], object], views: Sequence[int] | None = None) -> None:
         """Run an adjustment of ``views`` (all); depth follows the landmarks, moved keyframes are marked."""

@@ -12,7 +12,8 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.densifier import Densifier
 from dust3r_ros.geometry.pinhole import center_of, rays
 from dust3r_ros.geometry.rigid import invert, transform
-from dust3r_ros.moving import Evidence, Sight, compare, region
+from dust3r_ros.moving import Evidence, compare, region
+from dust3r_ros.sight import Sight
 from dust3r_ros.streams import KeyframeRecord
 from dust3r_ros.types import Array
 
@@ -28,8 +29,8 @@ _MOST = 0.7  # of the image: then nothing moves, but the map is wrong
 class Movers:
     """Compares keyframes, each with older ones once it has settled; at the end all once more.
 
-    What moves in a keyframe can turn out to stand still while it is young; once it has left the window, its
-    landmarks there are gone.
+    What moves in a keyframe can turn out to stand still while it is young, and while the focal is not sure: wrong
+    depth looks like motion. After that, once it has left the window, its landmarks there are gone.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Movers:
         self._sparse, self._records, self._dense, self._config = sparse, records, dense, config
         self._evidence: dict[int, Evidence] = {}
         self._decided: set[int] = set()  # keyframes whose evidence was let go
+        self._barred = 0  # keyframes whose landmarks are gone where they move
         self._regions: dict[int, int] = {}  # how many, by keyframe
         self._sights: dict[int, tuple[Array, object, Sight]] = {}  # with the pose and the depth that it shows
 
@@ -52,18 +54,24 @@ class Movers:
         self._sights.clear()
         self._regions.clear()
         self._decided.clear()
+        self._barred = 0
         self._sparse.landmarks.pardon()
         for record in self._records:
             record.moving = None
 
-    def look(self, newest: int) -> set[int]:
-        """Compare the keyframe that settled when ``newest`` came with older ones; who shows more that moves now."""
+    def look(self, newest: int, sure: bool = True) -> set[int]:
+        """Compare the keyframe that settled when ``newest`` came with older ones; who shows more that moves now.
+
+        Unless the focal is ``sure``, no landmark goes.
+        """
         index = newest - _SETTLED
         if not self._config.moving_objects or not self._has_depth(index):
             return set()
         older = self._overlapping(index)
         self._let_go(_KEPT)
-        self._bar(max(0, newest - self._config.window))
+        while sure and self._barred <= newest - self._config.window:
+            self._bar(self._barred)
+            self._barred += 1
         return self._compare(index, [*older[-_AROUND:], *_spread(older[:-_AROUND], _ELSEWHERE)])
 
     def look_again(self) -> set[int]:
@@ -83,14 +91,14 @@ class Movers:
         return index >= 0 and self._sparse.views[index].w_T_c is not None and self._dense.depths.get(index) is not None
 
     def _compare(self, index: int, others: Iterable[int]) -> set[int]:
-        accused = []
+        said = []
         others = [other for other in others if self._has_depth(other)]
         for other in others:
             for one, witness in ((other, index), (index, other)):
-                sights = self._sight(one), self._sight(witness)
-                accused.append((one, witness, *compare(*sights, self._of(one), self._time(witness))))
-        for one, witness, at, place in accused:
-            self._of(one).accuse(at[self._of(witness).trusted[place]], self._time(witness))
+                told = self._of(one), self._of(witness)
+                said.append((*told, compare(self._sight(one), self._sight(witness), *told)))
+        for one_told, witness_told, testimony in said:
+            testimony.hear(one_told, witness_told)
         return {one for one in (*others, index) if self._leave_out(one)}
 
     def _of(self, index: int) -> Evidence:

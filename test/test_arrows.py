@@ -44,6 +44,7 @@ LAYERS = (
         "left_out",
         "movers",
         "moving",
+        "sight",
         "landmark_cloud",
         "landmark_saving",
         "live_map",

@@ -115,6 +115,36 @@ def test_keyframes_hear_what_others_know(sequence: RenderedSequence) -> None:
         assert known[1] > known[0]
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_a_keyframe_told_when_it_stood_elsewhere_is_forgotten(sequence: RenderedSequence, frozen: bool) -> None:
+    """It stood a little too far ahead while others heard from it, whose own pairs were right all the time."""
+    right, wrong = (made(sequence, make_backend(SMALL), replace(CONFIG, window=9))[0] for _ in range(2))
+    view = wrong._sparse.views[1]
+    w_T_c, ahead = view.w_T_c, view.w_T_c.copy()
+    step = np.linalg.norm(w_T_c[:3, 3] - wrong._sparse.views[0].w_T_c[:3, 3])
+    ahead[:3, 3] += 0.15 * step * w_T_c[:3, 2]
+    view.w_T_c = ahead
+    for one in (right, wrong):
+        one._pair_up(1, [0])
+        one._pair_up(3, [2])
+        one._share(3, [1])
+    assert right.depths.givers(3) == wrong.depths.givers(3) == {1}
+
+    def off() -> float:
+        (a, sure_a), (b, sure_b) = (one.depths.get(3) for one in (right, wrong))
+        both = (sure_a > 1.5) & (sure_b > 1.5)
+        assert both.mean() > 0.3
+        return float((np.abs(a[both] / b[both] - 1) > 0.02).mean())
+
+    assert off() > 0.02
+    if frozen:
+        for one in (right, wrong):
+            one.depths.freeze(3)
+    view.w_T_c = w_T_c
+    assert right.renew() >= {3} and wrong.renew() >= {0, 1, 3}
+    assert wrong.depths.givers(3) >= {1} and off() < 0.01
+
+
 def test_nobody_to_pair_with(dense: tuple[Densifier, Oracle]) -> None:
     densifier, _ = dense
     assert densifier.densify(0, []) == set()
@@ -169,6 +199,17 @@ def test_depth_is_renewed_only_where_the_geometry_changed(dense: tuple[Densifier
     assert densifier.renew() == paired
     for index in range(4):
         check(densifier, truth, index)
+
+
+def test_pairs_of_a_keyframe_that_lost_its_pose_are_not_renewed(dense: tuple[Densifier, Oracle]) -> None:
+    densifier, truth = dense
+    densifier.densify(1, [0])
+    densifier.densify(2, [1])
+    paired = set(densifier.pairs)
+    densifier._sparse.views[0].w_T_c = None
+    densifier.renew()
+    assert set(densifier.pairs) == {pair for pair in paired if 0 not in pair} < paired and (1, 2) in densifier.pairs
+    check(densifier, truth, 2)
 
 
 def test_without_depth_the_graph_knows_who_shares_landmarks(sequence: RenderedSequence) -> None:

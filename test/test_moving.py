@@ -8,15 +8,19 @@ from functools import lru_cache
 import numpy as np
 import pytest
 from movers import MovingSequence, person, walk_among
+from plain import bled, plain_walk
 from scoring import frame_of, play, trajectory_error
 from sequences import SMALL
 from synthetic import arc, sparse_of
 
+from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.left_out import LeftOut
 from dust3r_ros.mapper import Mapper
-from dust3r_ros.moving import Evidence, Sight, compare, region
+from dust3r_ros.moving import Evidence, compare, region
+from dust3r_ros.scenes.rooms import room
 from dust3r_ros.scenes.trajectory import look_at, walk
+from dust3r_ros.sight import Sight
 
 WIDTH, HEIGHT, FRAMES = 160, 120, 12
 
@@ -41,17 +45,19 @@ def rendered(kind: str) -> MovingSequence:
     return walk_among(places, poses, width=WIDTH, height=HEIGHT, supersample=1)
 
 
-def regions(sights: list[Sight]) -> list[np.ndarray]:
-    """Regions that move when everybody is asked about everybody."""
+def heard_all(sights: list[Sight]) -> list[Evidence]:
+    """What there is to say of everybody when everybody is asked about everybody."""
     told = [Evidence(index, sight) for index, sight in enumerate(sights)]
-    accused = []
-    for a in range(len(sights)):
-        for b in range(len(sights)):
-            if a != b:
-                accused.append((a, b, *compare(sights[a], sights[b], told[a], b)))
-    for a, b, at, place in accused:
-        told[a].accuse(at[told[b].trusted[place]], b)
-    return [region(sight, evidence) for sight, evidence in zip(sights, told, strict=True)]
+    pairs = [(a, b) for a in range(len(sights)) for b in range(len(sights)) if a != b]
+    said = [compare(sights[a], sights[b], told[a], told[b]) for a, b in pairs]
+    for (a, b), testimony in zip(pairs, said, strict=True):
+        testimony.hear(told[a], told[b])
+    return told
+
+
+def regions(sights: list[Sight]) -> list[np.ndarray]:
+    """Regions that move by that."""
+    return [region(sight, evidence) for sight, evidence in zip(sights, heard_all(sights), strict=True)]
 
 
 def true_sights(world: MovingSequence, depths: np.ndarray | None = None) -> list[Sight]:
@@ -100,6 +106,57 @@ def test_a_wrong_depth_accuses_nobody() -> None:
     assert np.stack(regions(true_sights(world, depths))).mean() < 0.003
 
 
+@pytest.mark.parametrize("factor", [0.5, 0.6])
+def test_a_depth_too_small_is_no_motion(factor: float) -> None:
+    """Some keyframes take a piece of the wall for something near: others see past it, but the wall behind is known."""
+    world = rendered("nobody")
+    depths = world.sequence.depths.copy()
+    depths[3:6, 10:60, 30:130] *= factor
+    sights = true_sights(world, depths)
+    told = heard_all(sights)
+    assert sum(int(evidence.gone.sum()) for evidence in told) > 100, "or nobody is accused"
+    assert not np.stack(regions(sights)).any()
+
+
+def test_a_plain_floor_beside_something_near_is_no_motion() -> None:
+    """The depth of a cabinet spreads over the floor, which has no texture of its own, in every fourth keyframe."""
+    world = plain_walk(16, WIDTH, HEIGHT)
+    depths = world.sequence.depths.copy()
+    depths[::4] = [bled(depth, 10) for depth in depths[::4]]
+    assert not np.stack(regions(true_sights(world, depths))).any()
+
+
+def exposed(world: MovingSequence) -> MovingSequence:
+    """The same seen by a camera that sets its exposure and white balance anew with every frame."""
+    gains = np.random.default_rng(1).uniform(0.6, 1.2, (len(world.sequence), 1, 1, 3))
+    images = np.clip(world.sequence.images * gains, 0, 255).astype(np.uint8)
+    return MovingSequence(replace(world.sequence, images=images), world.moving)
+
+
+def test_exposure_is_no_motion() -> None:
+    """Depth is noisy and too small in places, and nothing keeps its colours."""
+    world = exposed(rendered("nobody"))
+    depths = world.sequence.depths.copy()
+    depths[::3, 10:60, 30:80] *= 0.7
+    assert not np.stack(regions(true_sights(world, depths))).any()
+
+
+def test_what_moves_is_found_whatever_the_exposure() -> None:
+    world = exposed(rendered("leaves"))
+    recall, loss = recall_and_loss(regions(true_sights(world)), world.moving)
+    assert recall > 0.5 and loss < 0.04
+
+
+def test_colours_tell_nothing_where_hardly_anything_is_seen_by_both() -> None:
+    """Depths disagree everywhere, so nobody knows how colours of one keyframe look in the other."""
+    world = rendered("nobody")
+    depths = world.sequence.depths.copy()
+    depths[1] *= 3
+    one, other = true_sights(world, depths)[:2]
+    told = Evidence(0, one), Evidence(1, other)
+    assert not len(compare(one, other, *told).through) and not told[0].agree.any()
+
+
 def test_who_goes_along_with_the_camera_does_not_take_the_wall_with_him() -> None:
     """His depth comes out far behind the wall: the wall was there before him and is there after him."""
     world = rendered("walks")
@@ -118,9 +175,10 @@ def test_nothing_is_known_without_depth() -> None:
     nothing = np.zeros_like(world.sequence.depths)
     sights = true_sights(world, nothing)
     assert not np.stack(regions(sights)).any()
+    other = true_sights(world)[1]
     told = Evidence(0, sights[0])
-    at, place = compare(sights[0], true_sights(world)[1], told, 1)
-    assert len(at) == len(place) == 0 and not told.agree.any()
+    said = compare(sights[0], other, told, Evidence(1, other))
+    assert not len(said.through) and not len(said.hidden) and not told.agree.any()
 
 
 def test_barred_landmarks_get_no_position_and_pass_that_on() -> None:
@@ -138,13 +196,11 @@ def test_barred_landmarks_get_no_position_and_pass_that_on() -> None:
 
 @lru_cache(maxsize=4)
 def mapped(moving_objects: bool) -> tuple[Mapper, MovingSequence, list[LeftOut]]:
-    """Someone stands by the table of the sweep and leaves in the middle of it; the focal is known."""
-    poses = walk("sweep", 36, rate_hz=8.0, speed=0.35)
-    places = [np.array([-0.1, 0.6, 0.0]) if k < 14 else None for k in range(36)]
-    world = walk_among(places, poses, mover=person(), width=240, height=176)
-    mapper = Mapper(
-        replace(SMALL, focal=world.sequence.focal, keyframe_motion_young=0.02, moving_objects=moving_objects)
-    )
+    """Someone stands by the table that the camera walks around and leaves before the middle; the focal is known."""
+    poses = walk("orbit", 40, rate_hz=6.0, laps=0.4, seed=3)
+    places = [np.array([-0.5, -0.5, 0.0]) if k < 18 else None for k in range(40)]
+    world = walk_among(places, poses, world=room(3), mover=person(1.5, 0.18, seed=7), width=320, height=240)
+    mapper = Mapper(MapperConfig(focal=world.sequence.focal, moving_objects=moving_objects))
     counts = []
     for frame in range(len(world.sequence)):
         play(mapper, world.sequence, [frame])
@@ -156,11 +212,11 @@ def mapped(moving_objects: bool) -> tuple[Mapper, MovingSequence, list[LeftOut]]
 def kept(mapper: Mapper, world: MovingSequence) -> tuple[float, float]:
     """Parts of the pixels on the person, and of the others, with depth in the map."""
     sequence = world.sequence
-    resize = Resize.fit(sequence.width, sequence.height, SMALL.working_size)
+    resize = Resize.fit(sequence.width, sequence.height, mapper.config.working_size)
     on, off = [], []
     for keyframe in mapper.keyframes:
         moving = resize.apply(255 * world.moving[frame_of(sequence, keyframe.stamp_ns)].astype(np.uint8)) > 127
-        known = keyframe.confidence > SMALL.min_confidence
+        known = keyframe.confidence > mapper.config.min_confidence
         assert not (known & (keyframe.depth <= 0)).any()
         on.append(known[moving])
         off.append(known[~moving])
@@ -173,12 +229,25 @@ def test_a_person_who_left_is_not_in_the_map() -> None:
     plain, _, nothing = mapped(False)
     (person_kept, rest_kept), (person_before, rest_before) = kept(mapper, world), kept(plain, world)
     assert person_before > 0.6, "or there is nothing to find"
-    assert person_kept < 0.4 * person_before
+    assert person_kept < 0.3 * person_before
     assert rest_kept > 0.97 * rest_before
     assert trajectory_error(mapper, world.sequence) < 0.005
-    assert mapper.left_out.moving > 0.005 and mapper.left_out.regions > 5
+    assert max(left.moving for left in counts) > 0.005 and mapper.left_out.regions > 5
     assert all(0 < left.far < 0.5 for left in counts[-5:])
     assert all(left.moving == 0 and left.regions == 0 for left in nothing)
+
+
+@pytest.mark.long
+def test_nothing_is_left_out_of_a_plain_world_in_which_nothing_moves() -> None:
+    """By hand, at a focal that is not known, so depth and poses are wrong at first."""
+    world = plain_walk()
+    mapper, most = Mapper(SMALL), 0.0
+    for frame in range(len(world.sequence)):
+        play(mapper, world.sequence, [frame])
+        most = max(most, mapper.left_out.moving)
+    mapper.finish()
+    assert most < 0.01 and mapper.left_out.regions == 0
+    assert trajectory_error(mapper, world.sequence) < 0.005
 
 
 def test_counting_before_there_is_a_map() -> None:

@@ -72,7 +72,7 @@ def bootstrap(
     has one stands at the origin and looks along x; the median depth of its landmarks is 1.
     """
     before = sparse.snapshot()
-    limit = _limit(sparse, views, camera)
+    limit = _CLEARLY_BETTER * _now(sparse, views, camera).score
     starts, best = [], None
     tried = _try_all(sparse, views, camera, focals, options)
     kept = tried.before
@@ -105,18 +105,22 @@ def _score(sparse: SparseMap, views: Sequence[int], camera: int) -> float:
 
     What views without a pose share with others is not explained at all.
     """
-    focal, ids = sparse.focals[camera], np.arange(len(sparse.points))
-    posed = {view for view in views if sparse.views[view].w_T_c is not None}
-    seen_by = sparse.observations(views, ids, pruned=True)[0]
-    explained = float(np.isin(seen_by, sorted(posed)).mean()) if len(posed) < len(views) and len(seen_by) else 1.0
-    misfit = explained * sparse.misfit() + (1.0 - explained) * MAX_ERROR_PX**2
-    return misfit * (1.0 + _UNUSUAL * (np.log(focal.value / focal.prior) / _USUAL_SIGMA) ** 2)
+    focal, posed, misfit = sparse.focals[camera], _posed(sparse, views), sparse.misfit()
+    if len(posed) < len(views):
+        seen_by = sparse.observations(views, np.arange(len(sparse.points)), pruned=True)[0]
+        explained = float(np.isin(seen_by, posed).mean()) if len(seen_by) else 1.0
+        misfit = explained * misfit + (1.0 - explained) * MAX_ERROR_PX**2
+    return float(misfit * (1.0 + _UNUSUAL * (np.log(focal.value / focal.prior) / _USUAL_SIGMA) ** 2))
 
 
-def _limit(sparse: SparseMap, views: Sequence[int], camera: int) -> float:
-    """The score that a new map must stay below."""
-    posed = any(sparse.views[view].w_T_c is not None for view in views)
-    return float(_CLEARLY_BETTER * _score(sparse, views, camera)) if posed else float("inf")
+def _now(sparse: SparseMap, views: Sequence[int], camera: int) -> Start:
+    """The map as it is; without any pose it explains nothing."""
+    score = _score(sparse, views, camera) if _posed(sparse, views) else float("inf")
+    return Start(score, sparse.focals[camera].value)
+
+
+def _posed(sparse: SparseMap, views: Sequence[int]) -> list[int]:
+    return [view for view in views if sparse.views[view].w_T_c is not None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,9 +170,8 @@ def _try_all(sparse: SparseMap, views: Sequence[int], camera: int, focals: Seque
 
     Successive halving: every focal gets a few steps, the best get some more.
     """
-    before_focal = sparse.focals[camera].value
     thin(sparse, views, _SAMPLE)
-    limit, sample = _limit(sparse, views, camera), sparse.snapshot()
+    now, sample = _now(sparse, views, camera), sparse.snapshot()
     begun = []
     for focal in focals:
         sparse.restore(sample)
@@ -180,11 +183,10 @@ def _try_all(sparse: SparseMap, views: Sequence[int], camera: int, focals: Seque
             continue
         begun.append(_Trial.of(sparse, views, camera))
     ended = []
-    for trial in _worth_more(begun, limit):
+    for trial in _worth_more(begun, _CLEARLY_BETTER * now.score):
         sparse.restore(trial.state)
         _settle(sparse, _PRUNING_PX[-1:], _FURTHER_STEPS)
         ended.append(_Trial.of(sparse, views, camera))
-    now = Start(limit / _CLEARLY_BETTER, before_focal)
     return _Tried(now, sorted(ended, key=lambda trial: trial.score))
 
 
@@ -207,7 +209,7 @@ def _place(sparse: SparseMap, views: Sequence[int], camera: int, focal: float, o
     if sparse.extend() < options.min_inliers:
         raise GeometryError("the first pair gives too few landmarks")
     _locate_others(sparse, views, camera, options)
-    posed = sum(sparse.views[view].w_T_c is not None for view in views)
+    posed = len(_posed(sparse, views))
     if posed < min(len(views), max(_LEAST_POSED, _LEAST_SHARE * len(views))):
         raise GeometryError(f"only {posed} of {len(views)} views see enough of the first landmarks")
 
@@ -253,7 +255,7 @@ def _require_parallax(sparse: SparseMap, options: Options) -> None:
 
 
 def _normalise(sparse: SparseMap, views: Sequence[int]) -> None:
-    first = next(view for view in views if sparse.views[view].w_T_c is not None)
+    first = _posed(sparse, views)[0]
     origin = sparse.views[first].w_T_c
     scale = 1.0 / sparse.median_depth(first)
     start = invert(origin)  # type: ignore[arg-type]

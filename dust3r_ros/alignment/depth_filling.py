@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from dust3r_ros.geometry.depths import REFERENCE_PRECISION
 from dust3r_ros.types import Array32
 
 _RADII = (1 / 64, 1 / 32)  # of the long edge: half a side of the squares that planes are fitted in
 _STEP = 2  # planes are fitted on every other row and column
-_REFERENCE_PRECISION = 0.03  # relative precision of depth at which confidence is 2, as in stereo
 _FLOOR = 0.02  # no plane is more precise than this: surfaces are not flat
 _MOST_GAIN = 10.0  # of a single pixel in a fit: neighbours share their errors
 _PATCH = 49.0  # pixels of a flow's patch, which share their error
@@ -100,11 +100,11 @@ def _planes(depth: Array32, confidence: Array32, side: int) -> _Planes:
     good = (total > 1e-6) & (share > _LEAST_KNOWN) & (inverse > 0.2 * mv)
     good &= side * (np.abs(tilt_x) + np.abs(tilt_y)) < _STEEPEST * inverse
     # The weights are C - 1 = (reference / error)^2, so this is the weighted mean of the squared errors
-    noise = np.float32(_REFERENCE_PRECISION**2) * share / np.maximum(total, _TINY)
+    noise = np.float32(REFERENCE_PRECISION**2) * share / np.maximum(total, _TINY)
     rough = np.maximum(residual / np.where(good, inverse * inverse, 1) - noise, 0)
     patches = np.maximum(share * np.float32((side * _STEP) ** 2 / _PATCH), 1)
     variance = (rough + noise / patches) * (1 + leverage) + np.float32(_FLOOR**2)
-    gained = np.minimum(2 * share, 1) * np.float32(_REFERENCE_PRECISION**2) / variance
+    gained = np.minimum(2 * share, 1) * np.float32(REFERENCE_PRECISION**2) / variance
     good &= gained > _LEAST_GAIN
     offset = mv - tilt_x * mx - tilt_y * my
     return _Planes(offset, tilt_x, tilt_y, np.where(good, 1 + gained, 1).astype(np.float32))

@@ -88,6 +88,16 @@ class DepthMaps:
         """Who handed depth to a keyframe."""
         return frozenset(self._givers.get(index, ()))
 
+    def unhear(self, index: int) -> None:
+        """Forget what others handed to a keyframe that is not frozen."""
+        for kept in (self._handed, self._givers, self._fused):
+            kept.pop(index, None)
+        self._touch(index)
+
+    def frozen(self, index: int) -> bool:
+        """Whether single estimates of a keyframe were let go."""
+        return index in self._estimates.get(index, {})
+
     def own(self, index: int) -> tuple[Array32, Array32] | None:
         """(depth, confidence) of a keyframe by its pairs alone, with its gaps; None while none told anything."""
         if index not in self._own:

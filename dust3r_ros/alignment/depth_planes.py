@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from dust3r_ros.alignment.plain_regions import PlainRegion, plain_regions
+from dust3r_ros.geometry.depths import REFERENCE_PRECISION
 from dust3r_ros.masks import Mask
 from dust3r_ros.types import Array, Array32, Image
 
@@ -18,7 +19,6 @@ _LEAST_DEEP = 0.05  # of a region, deeper inside: else it is a strip, that its s
 _LEAST_OWN = 0.15  # of what is deep inside, known: noise looks like that much of a surface now and then
 _MOST = 2 / 3  # of what a region knows of its own, or of its outline, must lie on the plane
 _HALF = 0.5  # of all that is known in and around it too: else the plane is what crosses the region or lies beside it
-_REFERENCE_PRECISION = 0.03  # relative precision of depth at which confidence is 2, as in stereo
 _FLOOR = 0.02  # no plane is more precise than this: surfaces are not flat
 _BUMPS = 4.0  # to which what is not flat about a surface averages out over it
 _MOST_GAIN, _LEAST_GAIN = 10.0, 0.02
@@ -95,7 +95,7 @@ def _completed(
     some = np.unique(np.linspace(0, len(rows) - 1, min(_MOST_USED, len(rows))).astype(int))
     used = rows[some], columns[some]
     gain = np.minimum(confidence[used].astype(np.float64) - 1, _MOST_GAIN)
-    variance = _FLOOR**2 + _REFERENCE_PRECISION**2 / gain
+    variance = _FLOOR**2 + REFERENCE_PRECISION**2 / gain
     at = np.stack([np.ones(len(some)), used[1], used[0]], axis=1)
     evidence = _Evidence(at, 1 / depth[used].astype(np.float64), variance, 1 / variance, deep[used])
     plane = _plane(evidence, rng)
@@ -170,5 +170,5 @@ def _said(
     variance = _FLOOR**2 * (1 + leverage / _BUMPS) + max(residual - noise, 0.0)
     variance = variance + min(residual, noise) * (1 + leverage) / patches
     inverse = plane[0] + plane[1] * x + plane[2] * y
-    gained = np.where(inverse > 0, 1 + _REFERENCE_PRECISION**2 / variance, 1)
+    gained = np.where(inverse > 0, 1 + REFERENCE_PRECISION**2 / variance, 1)
     return inverse.astype(np.float32), gained.astype(np.float32)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import BackendError, ConfigError
+
+_log = logging.getLogger(__name__)
 
 
 def make_backend(config: MapperConfig) -> Backend:
@@ -26,8 +30,15 @@ def make_backend(config: MapperConfig) -> Backend:
         )
     from dust3r_ros.backends.dust3r import Dust3rBackend
 
-    network = Dust3rBackend(config.checkpoint, device=config.device)
+    network = Dust3rBackend(config.checkpoint, device=config.device, precision=config.precision)
     if config.backend == "dust3r":
+        if config.working_size > max(network.image_size):
+            height, width = network.image_size
+            _log.warning(
+                "'working_size' is %d, and the weights were trained on images of %dx%d pixels; networks are worse on "
+                "larger ones: set it to %d",
+                config.working_size, width, height, max(network.image_size),
+            )  # fmt: skip
         return network
     from dust3r_ros.backends.both import BothBackend
 

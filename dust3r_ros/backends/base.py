@@ -35,10 +35,11 @@ class Backend(Protocol):
         pairs: Sequence[tuple[int, int]],
         focals: Mapping[str, float],
         poses: Mapping[int, Array] | None = None,
+        landmarks: Mapping[int, Array] | None = None,
     ) -> list[PairPrediction]:
         """Pointmaps of ordered pairs (first, second), in the order asked.
 
         ``focals``: pixels at the views' resolution by camera name, as far as known. ``poses``:
-        ``w_T_c`` (4, 4) of views whose pose is known already. A backend from geometry uses both
-        (``uses_poses``); a network needs neither.
+        ``w_T_c`` (4, 4) of views whose pose is known already. ``landmarks``: points (N, 3) of the world that such
+        views see. A backend from geometry uses them all (``uses_poses``); a network needs none.
         """

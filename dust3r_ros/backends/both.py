@@ -53,9 +53,10 @@ class BothBackend:
         pairs: Sequence[tuple[int, int]],
         focals: Mapping[str, float],
         poses: Mapping[int, Array] | None = None,
+        landmarks: Mapping[int, Array] | None = None,
     ) -> list[PairPrediction]:
         """Pointmaps of ordered pairs, in the order asked. Raises what the network does."""
-        found = self._geometry.depths(pairs, focals, poses)
+        found = self._geometry.depths(pairs, focals, poses, landmarks)
         # Views that meet at no parallax, or do not match: no scale, and no need to ask
         told = [pair for pair, depths in zip(pairs, found, strict=True) if depths is not None and depths.tells]
         priors = dict(zip(told, self._network.of_pairs(told), strict=True))

@@ -50,6 +50,7 @@ class Dust3rBackend:
         torch = _import_torch()
         from dust3r_ros.network.device import pick_device
         from dust3r_ros.network.load import load_network
+        from dust3r_ros.network.onnx_model import OnnxDust3r
 
         self._model: Dust3r | OnnxDust3r
         if isinstance(model, (str, Path)):
@@ -57,6 +58,10 @@ class Dust3rBackend:
         else:
             self._device = pick_device(device)
             self._model = model.to(self._device).eval()
+        if isinstance(self._model, OnnxDust3r) and precision != "float32":
+            raise ConfigError(
+                f"'precision' is {precision!r}; the graphs of '{model}' have their own: leave it at float32"
+            )
         self._precision = getattr(torch, precision)
         self._batch_size = batch_size
         self._tokens: dict[int, Tokens] = {}
@@ -109,9 +114,13 @@ class Dust3rBackend:
         self._tokens.clear()
 
     def predict(
-        self, pairs: Sequence[Pair], focals: Mapping[str, float], poses: Mapping[int, Array] | None = None
+        self,
+        pairs: Sequence[Pair],
+        focals: Mapping[str, float],
+        poses: Mapping[int, Array] | None = None,
+        landmarks: Mapping[int, Array] | None = None,
     ) -> list[PairPrediction]:
-        """Pointmaps of ordered pairs (first, second), in the order asked; focals and poses are not needed.
+        """Pointmaps of ordered pairs (first, second), in the order asked; nothing else is needed.
 
         Raises ``InputError`` for a view that was not added, ``BackendError`` when not even one pair
         fits into memory.

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from dust3r_ros.backends.stereo import REFERENCE_PRECISION, StereoDepth
+from dust3r_ros.backends.stereo import StereoDepth
+from dust3r_ros.geometry.depths import REFERENCE_PRECISION
 from dust3r_ros.types import Array, Array32
 
 _SURE = 0.1  # relative precision of geometry with which a pixel speaks for the scale
@@ -23,6 +24,9 @@ _SHARED = 2.0  # the pairs of a view share the network's error, and what they sa
 # C - 1 below which a prior says nothing. What comes after takes the errors of pixels apart from each other as
 # independent, and averages them out over planes, pairs and keyframes; a network's are not, and would look precise.
 _LEAST_GAIN = 0.25
+# Of how depth varies over a view. A network that leaves more unexplained would still look precise after bending, which
+# takes after geometry on every smooth surface, and would only smooth it.
+_MOST_LEFT = 0.5
 _CONTRADICTION = 3.0  # standard deviations
 _MAX_GAIN = 99.0
 
@@ -89,6 +93,8 @@ def _prior(sure: _Evidence, stereo: StereoDepth, network: NetworkDepth) -> tuple
     scale = _quantile(sure.ratio, sure.weight, 0.5)
     noise = float(np.average(sure.variance, weights=sure.weight))
     variance = _variance(np.abs(sure.ratio - scale), sure.weight, noise)
+    if variance > _MOST_LEFT * _spread(np.log(stereo.depth[sure.at].astype(np.float64)), sure.weight, noise):
+        return None
     bent, there, local = _bending(sure, scale, noise, variance)
     tiles = len(np.unique(sure.tile))
     # Of a further tile, from a mean and a spread that are known of so many (Student's predictive distribution)
@@ -108,6 +114,11 @@ def _prior(sure: _Evidence, stereo: StereoDepth, network: NetworkDepth) -> tuple
     gain = REFERENCE_PRECISION**2 / (_SHARED * total)
     gain = np.where(known & (network.confidence > 1) & (gain > _LEAST_GAIN), gain, 0).astype(np.float32)
     return (np.exp(logs + np.float32(scale) + bent), gain) if gain.any() else None
+
+
+def _spread(logs: Array, weight: Array, noise: float) -> float:
+    """Variance of the log depth of geometry over the view: what a network that says nothing leaves unexplained."""
+    return _variance(np.abs(logs - _quantile(logs, weight, 0.5)), weight, noise)
 
 
 def _variance(off: Array, weight: Array, noise: float) -> float:

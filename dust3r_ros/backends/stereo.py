@@ -8,14 +8,13 @@ import cv2
 import numpy as np
 
 from dust3r_ros.backends.flow import Flow
+from dust3r_ros.geometry.depths import REFERENCE_PRECISION
 from dust3r_ros.geometry.pinhole import center_of
 from dust3r_ros.types import Array, Array32
 
 _BEST_MATCH_PX = 0.15  # no flow is more precise than this
 _AROUND = (15, 15)  # pixels over which the error of flow is alike
 _MAX_MISS_PX = 1.5
-REFERENCE_PRECISION = 0.03
-"""Relative depth error at which confidence is 2: log C is then about 0.7."""
 _MAX_CONFIDENCE = 100.0
 _TINY = np.float32(1e-20)
 

@@ -11,13 +11,14 @@ import cv2
 import numpy as np
 
 from dust3r_ros.backends.flow import Flow, chained, dense_flow
+from dust3r_ros.backends.flow_seed import seeded_targets
 from dust3r_ros.backends.flow_store import FlowStore
 from dust3r_ros.backends.stereo import StereoDepth, depth_from_flow
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.features import Features, extract
 from dust3r_ros.geometry.essential import essential_pose
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
-from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
 
 _GEOMETRY_SAMPLES = 2000
@@ -114,9 +115,10 @@ class TwoViewBackend:
         pairs: Sequence[tuple[int, int]],
         focals: Mapping[str, float],
         poses: Mapping[int, Array] | None = None,
+        landmarks: Mapping[int, Array] | None = None,
     ) -> list[PairPrediction]:
         """Pointmaps of ordered pairs; both orders of a pair share one computation of flow and pose."""
-        found = self.depths(pairs, focals, poses)
+        found = self.depths(pairs, focals, poses, landmarks)
         return [
             self.nothing_known(*pair, focals) if depths is None else depths.prediction()
             for pair, depths in zip(pairs, found, strict=True)
@@ -127,12 +129,15 @@ class TwoViewBackend:
         pairs: Sequence[tuple[int, int]],
         focals: Mapping[str, float],
         poses: Mapping[int, Array] | None = None,
+        landmarks: Mapping[int, Array] | None = None,
     ) -> list[PairDepths | None]:
         """The same before it becomes pointmaps; None for a pair whose relative pose is not to be had."""
         relative: dict[tuple[int, int], Array | None] = {}
         found = []
         for first, second in pairs:
             if (first, second) not in relative:
+                if (first, second) not in self._flows and poses and landmarks:
+                    self._follow(first, second, self._seed(first, second, focals, poses, landmarks))
                 second_T_first = self._relative_pose(first, second, focals, poses or {})
                 relative[first, second] = second_T_first
                 relative[second, first] = None if second_T_first is None else invert(second_T_first)
@@ -151,13 +156,38 @@ class TwoViewBackend:
     def _flow(self, first: int, second: int) -> Flow:
         flow = self._flows.get((first, second))
         if flow is None:
-            a, b = self._views[first], self._views[second]
-            forth, back = dense_flow(a.gray, b.gray, lambda: (a.features, b.features), self._guess(first, second))
-            self._flows.put((second, first), back)
-            self._flows.put((first, second), forth)
+            self._follow(first, second, None)
             flow = self._flows.get((first, second))
             assert flow is not None, "the last one put is kept"
         return flow
+
+    def _follow(self, first: int, second: int, seed: tuple[Array32, Array32] | None) -> None:
+        """Flow both ways, from a ``seed`` or the best guess."""
+        a, b = self._views[first], self._views[second]
+        guess = self._guess(first, second) if seed is None else seed
+        forth, back = dense_flow(a.gray, b.gray, lambda: (a.features, b.features), guess)
+        self._flows.put((second, first), back)
+        self._flows.put((first, second), forth)
+
+    def _seed(
+        self,
+        first: int,
+        second: int,
+        focals: Mapping[str, float],
+        poses: Mapping[int, Array],
+        landmarks: Mapping[int, Array],
+    ) -> tuple[Array32, Array32] | None:
+        """Targets both ways by the landmarks of both views; None where poses or landmarks are missing."""
+        if not all(view in poses and view in landmarks for view in (first, second)):
+            return None
+        found = []
+        for a, b in ((first, second), (second, first)):
+            a_T_w = invert(poses[a])
+            shapes = self._views[a].gray.shape, self._views[b].gray.shape
+            focal = self._focal(a, focals), self._focal(b, focals)
+            found.append(seeded_targets(transform(a_T_w, landmarks[a]), invert(poses[b]) @ poses[a], *focal, *shapes))
+        forth, back = found
+        return None if forth is None or back is None else (forth, back)
 
     def _guess(self, first: int, second: int) -> tuple[Array32, Array32] | None:
         """Targets both ways through a view whose flow to both is known: two small steps for a wide one."""

@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dust3r_ros.cli import command, eval_compare, eval_run, eval_sequences, eval_suite, eval_where
+from dust3r_ros.cli import command, eval_backends, eval_compare, eval_run, eval_sequences, eval_suite, eval_where
 
 _NAME = "dust3r-eval"
-_PARTS = (eval_suite, eval_sequences, eval_where, eval_run, eval_compare)
+_PARTS = (eval_suite, eval_backends, eval_sequences, eval_where, eval_run, eval_compare)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,11 +21,9 @@ def add(tables: Any) -> None:
         help="recorded scenes and rendered worlds, beside peers, into a report",
         description="Map every scene and rendered world, measure, run peers on the same frames, write the report.",
     )
-    parser.add_argument("--data", type=Path, metavar="DIR", help="recorded scenes (default: rendered worlds only)")
+    add_scenes(parser)
     parser.add_argument("--out", type=Path, default=Path("results/eval"), metavar="DIR", help="default: results/eval")
     parser.add_argument("--page", type=Path, metavar="FILE", help="Markdown page whose table is replaced")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="scenes whose name contains one of these")
-    parser.add_argument("--no-worlds", action="store_true", help="no rendered worlds")
     parser.add_argument("--no-poses", action="store_true", help="not the default backend without dense depth as well")
     parser.add_argument("--no-protocols", action="store_true", help="not the literature's protocols on these scenes")
     parser.add_argument("--no-opencv", action="store_true", help="without the floor, OpenCV's chain")
@@ -35,7 +33,6 @@ def add(tables: Any) -> None:
         metavar="DIR",
         help="environment that has pycolmap; pip installs it there if missing",
     )
-    parser.add_argument("--max-frames", type=command.positive, metavar="N", help="only the first frames of each scene")
     parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds for one process (300)")
     parser.add_argument("--budget", type=float, default=1170.0, metavar="S", help="seconds for all of them (1170)")
     parser.add_argument("--against", type=Path, metavar="JSON", help="an earlier run to compare with")
@@ -44,6 +41,29 @@ def add(tables: Any) -> None:
     command.add_mapper(parser)
     command.add_common(parser)
     _add_job(tables)
+
+
+def add_scenes(parser: argparse.ArgumentParser) -> None:
+    """The options of what is measured."""
+    parser.add_argument("--data", type=Path, metavar="DIR", help="recorded scenes (default: rendered worlds only)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="scenes whose name contains one of these")
+    parser.add_argument("--no-worlds", action="store_true", help="no rendered worlds")
+    parser.add_argument("--max-frames", type=command.positive, metavar="N", help="only the first frames of each scene")
+
+
+def scenes_of(arguments: argparse.Namespace) -> list[Path]:
+    """The scenes that the options of ``add_scenes`` choose, worlds made in --out. Raises ``InputError`` for none."""
+    from dust3r_ros.errors import InputError
+    from dust3r_ros.evaluation.suite.suite import scenes_at
+
+    if arguments.data is None:
+        say("no recorded scenes are measured: --data names no folder")
+    scenes = scenes_at(arguments.data, None if arguments.no_worlds else arguments.out / "worlds", arguments.only, say)
+    if not scenes:
+        raise InputError(
+            "there is no scene to measure: give --data DIR with scenes, or leave out --only and --no-worlds"
+        )
+    return scenes
 
 
 def _add_job(tables: Any) -> None:
@@ -78,7 +98,6 @@ def _job(arguments: argparse.Namespace) -> int:
 
 
 def _suite(arguments: argparse.Namespace) -> int:
-    from dust3r_ros.errors import InputError
     from dust3r_ros.evaluation.report.run_file import read_run
     from dust3r_ros.evaluation.suite.suite import measured
 
@@ -86,12 +105,8 @@ def _suite(arguments: argparse.Namespace) -> int:
     before = read_run(arguments.against) if arguments.against else None
     start = perf_counter()
     plan = _plan(arguments)
-    if not plan.scenes:
-        raise InputError(
-            "there is no scene to measure: give --data DIR with scenes, or leave out --only and --no-worlds"
-        )
     log = RunLog(arguments.out / "run.json", arguments, config)
-    for row in measured(plan, _say, start):
+    for row in measured(plan, say, start):
         log.add(row)
     _write(arguments, log.run, before)
     return int(
@@ -99,22 +114,21 @@ def _suite(arguments: argparse.Namespace) -> int:
     )
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """A line on stderr, at once."""
     print(line, file=sys.stderr, flush=True)
 
 
 def _plan(arguments: argparse.Namespace) -> Any:
     from dust3r_ros.evaluation.suite.pycolmap_peer import colmap_python
-    from dust3r_ros.evaluation.suite.suite import Plan, scenes_at, systems_of
+    from dust3r_ros.evaluation.suite.suite import Plan, systems_of
 
-    if arguments.data is None:
-        _say("no recorded scenes are measured: --data names no folder")
-    scenes = scenes_at(arguments.data, None if arguments.no_worlds else arguments.out / "worlds", arguments.only, _say)
+    scenes = scenes_of(arguments)
     python, missing = None, ""
     if arguments.pycolmap is not None:
         python, missing = colmap_python(arguments.pycolmap)
         if missing:
-            _say(missing)
+            say(missing)
     return Plan(
         scenes,
         systems_of(
@@ -127,13 +141,13 @@ def _plan(arguments: argparse.Namespace) -> Any:
         budget=arguments.budget,
         max_frames=arguments.max_frames,
         protocols=not arguments.no_protocols,
-        options=_forwarded(arguments),
+        options=forwarded(arguments),
         pictures=arguments.out / "pictures",
         pycolmap=python,
     )
 
 
-def _forwarded(arguments: argparse.Namespace) -> Sequence[str]:
+def forwarded(arguments: argparse.Namespace) -> Sequence[str]:
     """The mapper's options as they were given; the backend is the system's."""
     options = []
     for name in ("checkpoint", "config", "focal"):
@@ -148,7 +162,7 @@ def _command(arguments: argparse.Namespace) -> str:
     """What was run, as far as it says which scenes and how much of them."""
     options = ["--only", *arguments.only] if arguments.only else []
     options += ["--max-frames", str(arguments.max_frames)] if arguments.max_frames else []
-    options += [*_forwarded(arguments)]
+    options += [*forwarded(arguments)]
     return f'make eval ARGS="{" ".join(options)}"' if options else "make eval"
 
 
@@ -171,4 +185,4 @@ def _write(arguments: argparse.Namespace, run: Any, before: Any) -> None:
     if arguments.page is not None:
         into_page(arguments.page, table)
         written.append(arguments.page)
-    _say(f"written: {', '.join(map(str, written))}")
+    say(f"written: {', '.join(map(str, written))}")

@@ -25,6 +25,12 @@ class MapperConfig:
     device: str = row(
         "auto", "Where the network runs; auto takes CUDA when there is one.", choices=("auto", "cpu", "cuda")
     )
+    precision: str = row(
+        "float32",
+        "Numbers in which the network computes; the shorter ones are faster on GPUs, bfloat16 also on processors that"
+        " multiply it, and points differ by about a percent.",
+        choices=("float32", "bfloat16", "float16"),
+    )
     mode: str = row(
         "mapping",
         "mapping: the map grows; localization: it stays as it is, and cameras are found in it.",

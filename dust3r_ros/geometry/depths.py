@@ -10,6 +10,9 @@ import numpy as np
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.types import Array32, PairPrediction
 
+REFERENCE_PRECISION = 0.03
+"""Relative depth error at which confidence is 2: log C is then about 0.7."""
+
 
 class DepthMap(NamedTuple):
     """``depth`` (H, W) float32: z in the camera, 0 = none; ``confidence`` (H, W) float32 >= 1, 1 = none."""

@@ -15,6 +15,16 @@ from dust3r_ros.geometry.rigid import invert, pose
 from dust3r_ros.layouts import reading
 from dust3r_ros.types import Array, Array32
 
+SOURCE = "Meta, https://github.com/facebookresearch/co3d (its download script)"
+FETCH = "categories, unpacked into one folder"
+LICENCE = "CC BY-NC 4.0"
+LAYOUT = """
+PATH/apple/
+  frame_annotations.jgz  set_lists/set_lists_fewview_dev.json
+  110_13051_23361/images/frame000001.jpg ...
+  110_13051_23361/depths/frame000001.jpg.geometric.png ...
+  110_13051_23361/depth_masks/frame000001.png ...
+"""
 FRAMES = "frame_annotations.jgz"
 # PyTorch3D's camera has x left, y up, z forward.
 _OPTICAL = np.diag([-1.0, -1.0, 1.0])

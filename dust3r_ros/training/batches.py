@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
+import os
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields
+from multiprocessing import resource_tracker
 
 import cv2
 import numpy as np
@@ -14,13 +17,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dust3r_ros.errors import InputError
+from dust3r_ros.errors import InputError, TrainingError
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.network.images import normalise
 from dust3r_ros.training.crops import Cropping, crop_pair
 from dust3r_ros.training.losses import PairTruth
 from dust3r_ros.training.sampling import Sampling
-from dust3r_ros.training.views import TrainingView, ViewPair
+from dust3r_ros.training.views import TrainingView, ViewPair, spawned
 
 _AHEAD = 4  # batches that a worker makes before they are asked for
 _PR_SET_PDEATHSIG = 1
@@ -96,7 +99,7 @@ def collate(pairs: Sequence[ViewPair], skipped: Sequence[str] = ()) -> PairBatch
     )
 
 
-class PairBatches(Dataset["PairBatch | InputError"]):
+class PairBatches(Dataset["PairBatch | InputError | TrainingError"]):
     """Batch number ``n`` of a stage, made anew whenever asked for: the ``pairs`` pairs of this process.
 
     ``start`` is the position of the stage's first pair. Each batch has ``pairs`` x ``world`` pairs, of which process
@@ -116,7 +119,7 @@ class PairBatches(Dataset["PairBatch | InputError"]):
         self.sampling, self.start, self.pairs, self.sizes, self.cropping = sampling, start, pairs, sizes, cropping
         self.rank, self.world = rank, world
 
-    def __getitem__(self, number: int) -> PairBatch | InputError:
+    def __getitem__(self, number: int) -> PairBatch | InputError | TrainingError:
         """The batch, or why there is none: an error that is raised in a worker would lose its words."""
         first = self.start + number * self.pairs * self.world
         size = self.sizes[int(self.sampling.rng_of_batch(first).integers(len(self.sizes)))]
@@ -124,7 +127,7 @@ class PairBatches(Dataset["PairBatch | InputError"]):
         try:
             own = range(first + self.rank * self.pairs, first + (self.rank + 1) * self.pairs)
             return collate([self.pair(position, size, skipped) for position in own], skipped)
-        except InputError as error:
+        except (InputError, TrainingError) as error:
             return error
 
     def pair(self, position: int, size: tuple[int, int], skipped: list[str]) -> ViewPair:
@@ -150,8 +153,9 @@ def load(batches: PairBatches, first: int, workers: int, pin: bool = False) -> I
     """Batches from number ``first`` on, in order and without end, made by ``workers`` processes (0: by this one).
 
     The batches are the same for any number of workers. Raises ``InputError`` as ``PairBatches`` and for a
-    worker that the system ended.
+    worker that the system ended, ``TrainingError`` when a source can make no pairs on this machine.
     """
+    afresh = workers > 0 and any(map(spawned, batches.sampling.sources))
     loader = DataLoader(
         batches,
         batch_size=None,
@@ -159,16 +163,19 @@ def load(batches: PairBatches, first: int, workers: int, pin: bool = False) -> I
         num_workers=workers,
         prefetch_factor=_AHEAD if workers else None,
         worker_init_fn=_alone if workers else None,
+        multiprocessing_context="spawn" if afresh else None,
         pin_memory=pin,
         generator=torch.Generator(),  # else torch's own random numbers would depend on when loading began
     )
     try:
-        for batch in loader:
-            if isinstance(batch, InputError):
+        with _interrupts_wait() if afresh else nullcontext():
+            made = iter(loader)
+        for batch in made:
+            if isinstance(batch, (InputError, TrainingError)):
                 raise batch
             yield batch
     except RuntimeError as error:
-        if "worker" not in str(error):
+        if "DataLoader worker (pid" not in str(error):  # else one that was raised within a worker
             raise
         raise InputError(
             f"a process that makes batches was ended from outside ({' '.join(str(error).split())[:200]}); "
@@ -176,14 +183,29 @@ def load(batches: PairBatches, first: int, workers: int, pin: bool = False) -> I
         ) from error
 
 
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C reaches all processes of a terminal. Those that begin within do not die of it before they ignore it."""
+    resource_tracker.ensure_running()  # it would let signals through when it is started within
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _alone(worker: int) -> None:
     """Workers share the processors: one thread each. They end with their parent, and leave signals to it."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with suppress(OSError, AttributeError):  # Linux: a parent that is killed cannot end its children itself
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:  # it was gone before we could ask for that
+        os._exit(1)
 
 
 def _unit(pair: ViewPair) -> float:

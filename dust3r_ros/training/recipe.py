@@ -21,6 +21,7 @@ from dust3r_ros.training.schedule import rate
 _FIXED = {"pos_embed": "RoPE100", "depth_mode": ("exp", -math.inf, math.inf), "conf_mode": ("exp", 1, math.inf)}
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+CASTERS = ("numpy", "torch")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Recipe:
     evaluated on, every ``evaluate_every`` steps. After ``save_every`` steps or ``save_seconds``, whichever is first,
     the state is written; the last ``keep`` are kept. ``precision``: auto takes bfloat16 where the device multiplies
     it faster (heads and losses are in float32 always). ``checkpointing``: gradients by computing twice, in less memory.
+    ``caster``: what renders worlds to train on, numpy or torch (on the device that trains; equal but for rounding).
     """
 
     name: str
@@ -86,6 +88,7 @@ class Recipe:
     precision: str = "auto"
     checkpointing: bool = False
     workers: int = 1
+    caster: str = "numpy"
     bad_steps: int = 20
     held_out: int = 64
     evaluate_every: int = 1000
@@ -108,6 +111,7 @@ class Recipe:
         _require(self.zoom >= 1, "zoom", self.zoom, "at least 1")
         _require(0 <= self.colour <= 1, "colour", self.colour, "in [0, 1]")
         _require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
+        _require(self.caster in CASTERS, "caster", self.caster, " or ".join(CASTERS))
         for stage in self.stages:
             self.architecture(stage)
 

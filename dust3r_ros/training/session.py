@@ -33,7 +33,7 @@ from dust3r_ros.training.sources import Split, open_sources, split
 from dust3r_ros.training.start import new_model, with_head
 from dust3r_ros.training.tasks import TASKS
 from dust3r_ros.training.trainer import Setting, Trainer
-from dust3r_ros.training.views import PairSource
+from dust3r_ros.training.views import PairSource, spawned
 
 _RESERVE = 0.04  # of the time of a run, for what comes after training
 _LEAST_RESERVE = 4.0  # seconds
@@ -144,10 +144,11 @@ class _Run:
         }  # fmt: skip
         if options.resume:
             about = self.folder.read()
-            self.folder.same(about, {**given, "world": world})
+            recipe = from_mapping(about["recipe"], {}, about["config"])
+            self.folder.same(about, {**given, "world": world, "rendered_on": self._rendered_on(recipe)})
             if options.changes:
-                changed = from_mapping(about["recipe"], options.changes, about["config"]).as_mapping()
-                self.folder.same(about, {"recipe": json.loads(json.dumps(changed))})
+                changed = from_mapping(about["recipe"], options.changes, about["config"])
+                self.folder.same({"recipe": recipe.as_mapping()}, {"recipe": changed.as_mapping()})
             return {**about, "minutes": about["minutes"] if options.minutes is None else options.minutes}
         recipe = read_recipe(options.config or "tiny", options.changes)
         return {
@@ -157,6 +158,7 @@ class _Run:
             "task": options.task or "pairs",
             "minutes": options.minutes,
             "world": world,
+            "rendered_on": self._rendered_on(recipe),
             "start": options.init or (f"encoder of {options.encoder}" if options.encoder else ""),
             "code": code_version(),
             "command": options.command,
@@ -167,10 +169,16 @@ class _Run:
             "recipe": json.loads(json.dumps(recipe.as_mapping())),
         }
 
+    def _rendered_on(self, recipe: Recipe) -> str | None:
+        """Where worlds are rendered, if not by NumPy: another kind of device rounds otherwise."""
+        return self.device.type if recipe.caster == "torch" else None
+
     def _split(self) -> Split:
-        sources = self.options.sources
+        sources, world = self.options.sources, self.processes.world
         if sources is None:
-            sources = open_sources(self.about["data"], self.recipe, self.processes.world, self.options.cache)
+            sources = open_sources(self.about["data"], self.recipe, world, self.options.cache, str(self.device))
+        if self.device.type == "cpu" and any(map(spawned, sources)):
+            self.warn("worlds are rendered by torch on the processor, where caster=numpy is faster")
         return split(sources, self.recipe.held_out)
 
     def train(self, stop: Callable[[], bool], tell: Tell) -> Outcome:

@@ -27,18 +27,21 @@ class Split:
     chosen: tuple[tuple[int, ...], ...]
 
 
-def open_sources(data: Sequence[str], recipe: Recipe, world: int, cache: Path | None = None) -> list[PairSource]:
+def open_sources(
+    data: Sequence[str], recipe: Recipe, world: int, cache: Path | None = None, device: str = "cpu"
+) -> list[PairSource]:
     """Sources of ``NAME=PATH`` each, or ``worlds`` for rendered ones (the only one where nothing is said).
 
     ``world``: number of processes that train, each of which should keep to worlds of its own. ``cache``: folder for
-    what is worked out about sets on disk; None: the user's cache folder. Raises ``ConfigError`` for a text of
-    another form and ``InputError`` for a set that is not known, or a path that holds none.
+    what is worked out about sets on disk; None: the user's cache folder. ``device``: of this process, where the
+    recipe's caster is torch. Raises ``ConfigError`` for a text of another form and ``InputError`` for a set that is not
+    known, or a path that holds none.
     """
     opened: list[PairSource] = []
     for text in data or [WORLDS]:
         name, equals, path = text.partition("=")
         if name == WORLDS and not equals:
-            opened.append(_worlds(recipe, world))
+            opened.append(_worlds(recipe, world, device))
         elif not equals or not path or not name:
             raise ConfigError(f"--data {text!r} is not NAME=PATH, or {WORLDS}")
         else:
@@ -84,16 +87,18 @@ class Sizable(Protocol):
         """The same pairs with images whose smaller side is ``short_side`` pixels."""
 
 
-def _worlds(recipe: Recipe, world: int) -> PairSource:
+def _worlds(recipe: Recipe, world: int, device: str) -> PairSource:
     """Rendered worlds, of which every process (of training, and of making batches) has lanes of its own.
 
     That holds for as many workers as the recipe says; with others the pairs are the same, but more worlds are built.
     """
+    from dust3r_ros.training.rendering import TorchRenderer
     from dust3r_ros.training.synthetic import RenderedPairs
 
     own = [stage.pairs // world for stage in recipe.stages]
     lanes = max(recipe.workers, 1) * world * max(max(own) // min(own), 1)
-    return RenderedPairs(seed=recipe.seed, batch=min(own), lanes=lanes, mixed=_WORLDS_AT_ONCE)
+    render = TorchRenderer(device) if recipe.caster == "torch" else None
+    return RenderedPairs(seed=recipe.seed, batch=min(own), lanes=lanes, mixed=_WORLDS_AT_ONCE, render=render)
 
 
 def _on_disk(name: str, path: str, cache: Path | None) -> PairSource:

@@ -98,3 +98,8 @@ def length(source: PairSource) -> int | None:
     """Number of pairs of a source, None for one that never ends."""
     count = source.__len__()
     return None if count is None else int(count)
+
+
+def spawned(source: PairSource) -> bool:
+    """Whether processes that make pairs of a source must start afresh: what it uses would be lost to a fork."""
+    return bool(getattr(source, "spawned", False))

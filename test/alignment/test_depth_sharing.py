@@ -43,8 +43,24 @@ def test_what_is_hidden_is_not_seen_through_what_has_no_depth() -> None:
     depth, _ = seen_from(a, b)
     assert (depth[42:78, 62:98] == 0).all()
     outside = np.ones_like(depth, bool)
-    outside[38:82, 58:102] = False
+    outside[36:84, 56:104] = False
     assert (depth[outside] == 5).all()
+
+
+def test_a_thing_in_the_colours_of_the_wall_behind_is_not_the_wall() -> None:
+    """Its pixels have the wall's colours here and there, by chance."""
+    rng = np.random.default_rng(1)
+    wall, thing = (
+        cv2.resize(rng.integers(60, 200, (40, 54, 3)).astype(np.uint8), (160, 120), interpolation=cv2.INTER_CUBIC)
+        for _ in range(2)
+    )
+    far, sure = np.full((120, 160), 5, np.float32), np.full((120, 160), 3, np.float32)
+    a = DepthShot(wall, far, sure, np.eye(4), 150.0)
+    image = wall.copy()
+    image[30:90, 50:110] = thing[30:90, 50:110]
+    depth, _ = seen_from(a, replace(a, image=image, depth=0 * far, confidence=sure / 3))
+    assert (depth[34:86, 54:106] > 0).mean() < 0.05
+    assert (depth[:24] == 5).all() and (depth[96:] == 5).all()
 
 
 def test_the_nearer_surface_wins_and_nothing_shines_through_its_gaps() -> None:

@@ -7,6 +7,8 @@ import pytest
 from stand_in import StandIn
 
 from dust3r_ros.backends.both import BothBackend
+from dust3r_ros.backends.prior import NetworkDepth, with_prior
+from dust3r_ros.backends.stereo import StereoDepth
 from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.scenes.rooms import room
@@ -113,6 +115,22 @@ def test_a_wrong_network_does_no_harm(views, alone, pair, kind) -> None:
     assert (~sure & (own > 1.5)).mean() < 0.01, "and nothing less"
     both = sure & (own > 1.5)
     assert np.median(errors(found, views)[both]) < 1.1 * np.median(errors(alone[pair], views)[both])
+
+
+def test_a_network_that_says_nothing_changes_nothing() -> None:
+    """Its depth, the same everywhere, can be bent to that of a wall seen aslant, and smooths what hangs there."""
+    height, width = 120, 160
+    true = (2.0 + 0.6 * np.arange(width, dtype=np.float32) / width) * np.ones((height, 1), np.float32)
+    for row, column in ((20, 30), (60, 90), (80, 20), (30, 120)):
+        true[row : row + 24, column : column + 24] *= 0.93
+    geometry = StereoDepth(true.copy(), np.full_like(true, 4.0), 5.0)
+    geometry.confidence[:, ::3] = 1.0  # what geometry does not know
+    geometry.depth[:, ::3] = 0.0
+    empty, right = (NetworkDepth(depth, np.full_like(true, 3.0)) for depth in (np.ones_like(true), 0.3 * true))
+    assert with_prior(geometry, empty) is geometry
+    found = with_prior(geometry, right)
+    assert (found.confidence[:, ::3] > 1.5).mean() > 0.9
+    np.testing.assert_allclose(found.depth[:, ::3], true[:, ::3], rtol=0.03)
 
 
 def test_where_geometry_knows_no_scale_nobody_is_asked(views) -> None:

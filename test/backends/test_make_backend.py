@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -28,16 +30,42 @@ def test_weights_of_an_unknown_name() -> None:
         make_backend(MapperConfig(backend="both", checkpoint="tinny"))
 
 
-def test_both_maps_with_weights(tmp_path) -> None:
+@pytest.fixture
+def weights(tmp_path: Path) -> str:
+    """Untrained ones, for images of 64x48 pixels."""
     pytest.importorskip("torch", reason="torch is not installed")
     from dust3r_ros.network import Dust3r, Dust3rConfig, save_checkpoint
 
     config = Dust3rConfig(
-        head_type="linear", img_size=(64, 64), enc_embed_dim=16, enc_depth=1, enc_num_heads=1, dec_embed_dim=16,
+        head_type="linear", img_size=(48, 64), enc_embed_dim=16, enc_depth=1, enc_num_heads=1, dec_embed_dim=16,
         dec_depth=1, dec_num_heads=1,
     )  # fmt: skip
     save_checkpoint(Dust3r(config), tmp_path, half=True)
-    backend = make_backend(MapperConfig(backend="both", checkpoint=str(tmp_path), device="cpu"))
+    return str(tmp_path)
+
+
+def test_images_larger_than_those_of_training_are_told(weights: str, caplog: pytest.LogCaptureFixture) -> None:
+    make_backend(MapperConfig(backend="dust3r", checkpoint=weights, device="cpu", working_size=64))
+    make_backend(MapperConfig(backend="both", checkpoint=weights, device="cpu", working_size=320))  # these it shrinks
+    assert not caplog.text
+    make_backend(MapperConfig(backend="dust3r", checkpoint=weights, device="cpu", working_size=320))
+    assert "'working_size' is 320" in caplog.text and "64x48 pixels" in caplog.text and "set it to 64" in caplog.text
+
+
+def test_the_network_computes_in_the_precision_asked_for(weights: str) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        config = MapperConfig(backend="dust3r", checkpoint=weights, device="cpu", precision=precision, working_size=64)
+        backend = make_backend(config)
+        backend.add(View(0, "front", image))
+        found[precision] = backend.predict([(0, 0)], {})[0].points_first
+    off = np.linalg.norm(found["bfloat16"] - found["float32"]) / np.linalg.norm(found["float32"])
+    assert 0 < off < 0.05
+
+
+def test_both_maps_with_weights(weights: str) -> None:
+    backend = make_backend(MapperConfig(backend="both", checkpoint=weights, device="cpu"))
     assert backend.uses_poses and backend.name == "both"
     rng = np.random.default_rng(0)
     texture = rng.integers(0, 255, (96, 136, 3), dtype=np.uint8)

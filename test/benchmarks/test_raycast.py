@@ -38,5 +38,7 @@ def test_the_report_gives_rates_and_what_bounds_them(benchmark: ModuleType, move
     row = {"world": "room", "shapes": 5, "numpy": 10.0, "casts_per_pixel": 3.0, "bandwidth_of_cast": moved}
     row |= {"stages": {"cast": 0.6, "colours": 0.4}}
     rows = [row | {"torch": 20.0}, row | {"torch": 60.0}]
-    text = benchmark.report({"device": "CPU", "bytes_per_second": 1e10, "pairs": 21.0, "rows": rows})
-    assert "30.0 pairs/s over all kinds" in text and "2.00 x" in text and words in text and "21.0 pairs/s" in text
+    pairs = {"numpy": 21.0, "torch": 34.0}
+    text = benchmark.report({"device": "CPU", "bytes_per_second": 1e10, "pairs": pairs, "rows": rows})
+    assert "30.0 pairs/s over all kinds" in text and "2.00 x" in text and words in text
+    assert "one process: numpy 21.0, torch 34.0 pairs/s" in text

@@ -11,7 +11,7 @@ import cv2
 import pytest
 
 from dust3r_ros.cli import eval as command
-from dust3r_ros.evaluation.report.page import BEGIN, END
+from dust3r_ros.evaluation.report.page import END, begin_of
 from dust3r_ros.evaluation.report.run_file import RunFile, about, read_run, write_run
 from dust3r_ros.evaluation.suite import suite, worlds
 from dust3r_ros.scenes.export import write_folder
@@ -68,7 +68,7 @@ def test_the_suite_maps_renders_compares_and_writes(
     monkeypatch.setattr(worlds, "WORLDS", {"rendered_orbit": small})
     monkeypatch.setattr(suite, "WORLDS", {"rendered_orbit": small})
     page = tmp_path / "results.md"
-    page.write_text(f"mine\n{BEGIN}\nold\n{END}\nmine too\n")
+    page.write_text(f"mine\n{begin_of()}\nold\n{END}\nmine too\n")
     options = ["--set", "working_size=160", "--set", "tracking_size=200", "--out", tmp_path / "out", "--page", page]
     when = ["--date", "2001-02-03", "--commit", "c0ffee"]
     assert (
@@ -88,6 +88,30 @@ def test_the_suite_maps_renders_compares_and_writes(
     shown = (tmp_path / "out/report.html").read_text()
     assert shown.count("data:image/jpeg") == 2 and str(tmp_path) not in shown
     json.loads((tmp_path / "out/run.json").read_text())
+
+
+def test_every_backend_is_measured_on_every_scene(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
+    pytest.importorskip("torch", reason="the network needs torch")
+    from dust3r_ros.network import Dust3r, Dust3rConfig, save_checkpoint
+
+    sizes = {"enc_embed_dim": 48, "enc_depth": 1, "enc_num_heads": 3, "img_size": (112, 112)}
+    sizes |= {"dec_embed_dim": 48, "dec_depth": 1, "dec_num_heads": 3, "head_type": "linear"}
+    save_checkpoint(Dust3r(Dust3rConfig(**sizes)), tmp_path / "net")  # type: ignore[arg-type]
+    write_folder(render_sequence("sweep", 6, 240, 180, 240.0, rate_hz=6.0, supersample=1), tmp_path / "data/walk")
+    where = ["backends", "--data", tmp_path / "data", "--no-worlds", "--out", tmp_path / "out"]
+    assert called(*where) == 2
+    assert "give --checkpoint" in capsys.readouterr().err
+    page = tmp_path / "backends.md"
+    options = ["--checkpoint", tmp_path / "net", "--page", page, "--set", "working_size=160"]
+    assert called(*where, "--only", "nothing", *options) == 2 and "no scene" in capsys.readouterr().err
+    assert called(*where, "--set", "tracking_size=240", *options) == 0
+    found = {row["system"]: row for row in read_run(tmp_path / "out/run.json").rows}
+    assert list(found) == ["two_view", "dust3r", "both"]
+    assert found["two_view"]["tracked"] == 100 == found["both"]["tracked"]
+    assert found["two_view"]["pairs_per_second"] > found["both"]["pairs_per_second"] > 0
+    text = page.read_text()
+    assert text.startswith(f"# Which backend\n\n{begin_of('make backends')}") and "Best: two_view" in text
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from dust3r_ros.backends.dust3r import Dust3rBackend  # noqa: E402
-from dust3r_ros.errors import BackendError, CheckpointError, InputError  # noqa: E402
+from dust3r_ros.errors import BackendError, CheckpointError, ConfigError, InputError  # noqa: E402
 from dust3r_ros.network import Dust3r, Dust3rConfig, save_checkpoint  # noqa: E402
 from dust3r_ros.network.config import GRID_POSITIONS  # noqa: E402
 from dust3r_ros.network.onnx_model import OUTPUTS  # noqa: E402
@@ -97,6 +97,8 @@ def test_the_backend_runs_it(model: Dust3r, folders, tmp_path: Path) -> None:
         np.testing.assert_allclose(rough.confidence_first, expected.confidence_first, rtol=0.1)
     with pytest.raises(BackendError, match="'cuda' does not run the ONNX graphs"):
         Dust3rBackend(folders[False], "cuda")
+    with pytest.raises(ConfigError, match=r"'precision' is 'bfloat16'; the graphs of .* have their own"):
+        Dust3rBackend(folders[False], "cpu", precision="bfloat16")
     with pytest.raises(InputError, match="multiples of 16"):
         backends[1]._model.encode(torch.zeros(1, 3, 20, 32))
 

@@ -57,6 +57,7 @@ class Oracle:
         pairs: Sequence[tuple[int, int]],
         focals: Mapping[str, float],
         poses: Mapping[int, Array] | None = None,
+        landmarks: Mapping[int, Array] | None = None,
     ) -> list[PairPrediction]:
         """The truth of every pair, whatever focals and poses are."""
         self.asked += pairs

@@ -53,7 +53,9 @@ class StandIn:
         """Drop every view."""
         self.sizes.clear()
 
-    def predict(self, pairs: Sequence[tuple[int, int]], focals: Any, poses: Any = None) -> list[PairPrediction]:
+    def predict(
+        self, pairs: Sequence[tuple[int, int]], focals: Any, poses: Any = None, landmarks: Any = None
+    ) -> list[PairPrediction]:
         """Both orders of a pair differ in unit and noise, as a network's do."""
         self.asked += pairs
         return [self._pair(first, second) for first, second in pairs]

@@ -15,14 +15,14 @@ from dust3r_ros.evaluation.protocols.registry import PROTOCOLS
 from dust3r_ros.evaluation.report.changes import changes_table, run_line
 from dust3r_ros.evaluation.report.compare import Comparison
 from dust3r_ros.evaluation.report.metrics import FACTS, METRICS
-from dust3r_ros.evaluation.report.published import NOT_RUN, SUBSET, WEIGHTS, beside_published
+from dust3r_ros.evaluation.report.published import NOT_RUN, SUBSET, beside_published
 from dust3r_ros.evaluation.report.run_file import Row, RunFile
-from dust3r_ros.evaluation.report.scenes import PROTOCOL, peer_table, scene_table, target_table
+from dust3r_ros.evaluation.report.scenes import OURS, PROTOCOL, WEIGHTS, peer_table, scene_table, target_table
 from dust3r_ros.evaluation.report.tables import Table
 from dust3r_ros.io.files import write_text
 
 _WIDEST = 1000  # pixels of a picture on the page
-BEGIN, END = "<!-- evaluation: begin, made by make eval -->", "<!-- evaluation: end -->"
+_BEGIN, END = "<!-- evaluation: begin, made by {} -->", "<!-- evaluation: end -->"
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --muted: #778; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1300px; margin: 2rem auto; padding: 0 1rem; }
@@ -116,27 +116,37 @@ def _picture(title: str, path: Path) -> str:
 
 def markdown(run: RunFile, command: str) -> str:
     """What the docs say of a run of the scenes: where it ran, targets, peers, scenes, published figures."""
-    about = run.about
-    hardware = about.get("hardware") or {}
-    backend = about.get("configuration", {}).get("backend", "two_view")
+    backend = run.about.get("configuration", {}).get("backend", OURS)
+    return measured_by(command, run, f"backend `{backend}`", tables_of(run))
+
+
+def measured_by(command: str, run: RunFile, what: str, tables: Sequence[Table]) -> str:
+    """``tables``, after where they come from; ``what`` of ours was measured."""
+    hardware = run.about.get("hardware") or {}
     lines = [
-        f"Measured by `{command}`: {run_line(about)}; Python {hardware.get('python', '?')}, backend `{backend}`. "
+        f"Measured by `{command}`: {run_line(run.about)}; Python {hardware.get('python', '?')}, {what}. "
         "Cameras uncalibrated: no focal is given. Every scene and program in its own process, one after the other.",
         "",
     ]
-    return "\n".join([*lines, *(table.markdown() for table in tables_of(run))]).rstrip() + "\n"
+    return "\n".join([*lines, *(table.markdown() for table in tables)]).rstrip() + "\n"
 
 
-def into_page(page: Path, text: str) -> None:
-    """Replace what stands between the markers of ``page``; a page that does not exist is made.
+def begin_of(maker: str = "make eval") -> str:
+    """The line of a page after which stands what ``maker`` writes, up to the line ``END``."""
+    return _BEGIN.format(maker)
+
+
+def into_page(page: Path, text: str, maker: str = "make eval", title: str = "Results") -> None:
+    """Replace what stands between the markers of ``page``, which name its ``maker``; one that is not there is made.
 
     Raises ``OutputError`` for a page without them: what somebody wrote there is not overwritten.
     """
+    start = begin_of(maker)
     if not page.is_file():
-        write_text(page, f"# Results\n\n{BEGIN}\n\n{text}\n{END}\n")
+        write_text(page, f"# {title}\n\n{start}\n\n{text}\n{END}\n")
         return
-    head, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    head, begin, rest = page.read_text(encoding="utf-8").partition(start)
     _, end, tail = rest.partition(END)
     if not (begin and end):
-        raise OutputError(f"'{page}' has no place for the table: it must hold the lines '{BEGIN}' and '{END}'")
-    write_text(page, f"{head}{BEGIN}\n\n{text}\n{END}{tail}")
+        raise OutputError(f"'{page}' has no place for the table: it must hold the lines '{start}' and '{END}'")
+    write_text(page, f"{head}{start}\n\n{text}\n{END}{tail}")

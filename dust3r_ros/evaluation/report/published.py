@@ -12,13 +12,13 @@ from dust3r_ros.errors import InputError
 from dust3r_ros.evaluation.datasets import DATASETS
 from dust3r_ros.evaluation.report.metrics import METRICS, is_number
 from dust3r_ros.evaluation.report.run_file import Row
+from dust3r_ros.evaluation.report.scenes import WEIGHTS
 from dust3r_ros.evaluation.report.tables import Table
 
 _FILE = Path(__file__).with_name("published.yaml")
 NOT_RUN = "not run here"
 MEAN = "mean"
 SUBSET = "subset"  # of a row: what of a published scene it was measured on
-WEIGHTS = "dust3r"  # the system that a run with --checkpoint measures
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _beside(task: str, figures: Sequence[Figure], rows: Sequence[Row]) -> Table:
     lines: dict[tuple[str, str, str], list[Figure]] = {}
     for figure in figures:
         lines.setdefault((figure.title.partition(",")[2].strip(), figure.scene, figure.who), []).append(figure)
-    head = ["data", "scene", "system", "figures", "published", *(f"{_named(system)}, here" for system in systems)]
+    head = ["data", "scene", "system", "figures", "published", *(_headed(system, mine) for system in systems)]
     body = []
     for (data, scene, who), held in lines.items():
         cells = [data, scene, _named(who), " / ".join(_titled(figure.metric) for figure in held)]
@@ -134,6 +134,12 @@ def _here(rows: Sequence[Row], system: str, held: Sequence[Figure]) -> str:
 
 def _named(system: str) -> str:
     return "dust3r, official weights" if system == WEIGHTS else system
+
+
+def _headed(system: str, rows: Sequence[Row]) -> str:
+    """What was measured here need not be the official weights: it is what the checkpoint held."""
+    given = system == WEIGHTS and any(row["system"] == WEIGHTS for row in rows)
+    return f"{'dust3r, the weights given' if given else _named(system)}, here"
 
 
 def _measured(rows: Sequence[Row], system: str, scene: str, metric: str) -> float | None:

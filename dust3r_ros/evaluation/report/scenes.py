@@ -13,6 +13,9 @@ PROTOCOL = "sequence"
 RECORDED, RENDERED = "recorded", "rendered"
 OURS = "two_view"
 POSES = "two_view, poses only"
+WEIGHTS = "dust3r"  # the network alone, where a run has a checkpoint
+BOTH = "both"
+BACKENDS = (OURS, WEIGHTS, BOTH)
 PEERS = ("pycolmap", "opencv")
 _ROOM = 20.0  # metres of path
 
@@ -30,16 +33,18 @@ LEGEND = (
 )
 
 
-def scene_table(rows: Sequence[Row]) -> Table:
-    """One row per scene and system."""
+def scene_table(
+    rows: Sequence[Row], columns: Sequence[str] = _COLUMNS, title: str = "Scenes", lead: str = LEGEND
+) -> Table:
+    """One row per scene and system, with the metrics that ``columns`` names."""
     mine = [row for row in rows if row["protocol"] == PROTOCOL]
-    head = ["scene", "system", "frames", *(_head(name) for name in _COLUMNS)]
+    head = ["scene", "system", "frames", *(_head(name) for name in columns)]
     body = [
-        [row["scene"], row["system"], _count(row.get("frames")), *(_cell(row, name) for name in _COLUMNS)]
+        [row["scene"], row["system"], _count(row.get("frames")), *(_cell(row, name) for name in columns)]
         for row in mine
     ]
     notes = [f"{row['scene']}, {row['system']}: {row['note']}" for row in mine if row.get("note")]
-    return Table("Scenes", head, body, lead=LEGEND, notes=notes, texts=2)
+    return Table(title, head, body, lead=lead, notes=notes, texts=2)
 
 
 def _head(name: str) -> str:

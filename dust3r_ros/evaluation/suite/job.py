@@ -14,7 +14,7 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.evaluation.report.metrics import is_number
 from dust3r_ros.evaluation.report.run_file import Row
-from dust3r_ros.evaluation.report.scenes import OURS, POSES, PROTOCOL, RECORDED, RENDERED
+from dust3r_ros.evaluation.report.scenes import BACKENDS, OURS, POSES, PROTOCOL, RECORDED, RENDERED, WEIGHTS
 from dust3r_ros.evaluation.run import SceneRun, run_scene
 from dust3r_ros.evaluation.scene import Scene, read_scene
 from dust3r_ros.evaluation.trajectory import trajectory_errors
@@ -48,20 +48,33 @@ def measure(
     row |= {"limit": max_frames or 0}
     if system == "opencv":
         return row | _floor(scene, max_frames)
-    if system not in (OURS, POSES, "dust3r"):
-        raise InputError(f"system '{system}' is not known; known are {OURS}, {POSES}, dust3r, opencv")
-    if system != config.backend:
-        config = replace(config, backend="two_view", dense=False)
+    if system == POSES:
+        config = replace(config, backend=OURS, dense=False)
+    elif system in BACKENDS:
+        config = replace(config, backend=system)
+        config = _as_trained(config) if system == WEIGHTS else config
+    else:
+        raise InputError(f"system '{system}' is not known; known are {', '.join(BACKENDS)}, {POSES}, opencv")
     run = run_scene(scene, config, max_frames=max_frames)
     memory = peak_memory_mb()  # of mapping, not of what follows
     found = run.result.to_json()
     row |= {name: _plain(found[name]) for name in _FIGURES} | {"peak_memory_mb": round(memory, 1)}
     if system == POSES:
         return row | {"density": None, "depth_rel": None, "depth_delta": None}
+    predicting = run.stopwatch.total("predict")
+    row |= {"pairs_per_second": _plain(found["pairs"] / predicting) if predicting else None}
     row |= _cloud(run, row)
     if pictures:
         _draw(pictures, run, system)
     return row
+
+
+def _as_trained(config: MapperConfig) -> MapperConfig:
+    """Images no larger than those that the network was trained on."""
+    from dust3r_ros.backends.dust3r import Dust3rBackend
+
+    long_edge = max(Dust3rBackend(config.checkpoint, "cpu").image_size) if config.checkpoint else config.working_size
+    return replace(config, working_size=min(config.working_size, long_edge))
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ from time import perf_counter
 
 from dust3r_ros.errors import Dust3rRosError
 from dust3r_ros.evaluation.report.run_file import Row
-from dust3r_ros.evaluation.report.scenes import OURS, PEERS, POSES, PROTOCOL
+from dust3r_ros.evaluation.report.scenes import BACKENDS, OURS, PEERS, POSES, PROTOCOL, WEIGHTS
 from dust3r_ros.evaluation.scene import find_scenes, image_files
 from dust3r_ros.evaluation.suite.job import names_of
 from dust3r_ros.evaluation.suite.processes import finish
@@ -44,7 +44,7 @@ class Plan:
 
 def systems_of(*, checkpoint: bool, poses: bool, opencv: bool, pycolmap: bool) -> list[str]:
     """What runs, the default backend first, so that it is measured whatever the time."""
-    found = [OURS, *(["dust3r"] if checkpoint else []), *([POSES] if poses else []), *(["opencv"] if opencv else [])]
+    found = [OURS, *([WEIGHTS] if checkpoint else []), *([POSES] if poses else []), *(["opencv"] if opencv else [])]
     return [*found, *(["pycolmap"] if pycolmap else [])]
 
 
@@ -92,7 +92,7 @@ def tasks_of(plan: Plan) -> list[Task]:
     by_length = sorted(plan.scenes, key=_frames)
     for system in plan.systems:
         found += [Task(path, system) for path in (by_length if system in PEERS else plan.scenes)]
-        if plan.protocols and system in (OURS, "dust3r"):
+        if plan.protocols and system in (OURS, WEIGHTS):
             asked = ((path, tuple(protocols_of(path))) for path in plan.scenes)
             found += [Task(path, system, names) for path, names in asked if names]
     return found
@@ -141,7 +141,7 @@ def _rows(plan: Plan, task: Task, timeout: float) -> list[Row]:
             command += ["--max-frames", str(plan.max_frames)]
         if plan.pictures is not None:
             command += ["--pictures", str(plan.pictures.resolve())]
-        backend = "dust3r" if task.system == "dust3r" else OURS
+        backend = task.system if task.system in BACKENDS else OURS
         failure = finish([*command, *plan.options, "--backend", backend], timeout, _environment())
         rows: list[Row] = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else []
     return task.lost(f"failed: {failure or 'it left no row'}", rows)

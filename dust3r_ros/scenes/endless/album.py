@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from dust3r_ros.scenes.endless.casting import Seen
@@ -17,14 +19,29 @@ _CAMERAS = 2  # what random numbers are for
 _FEW = 0.3  # share of views that are painted unasked, since then the textures, the largest part, can go
 _SAMPLES = 20  # pixels along the shorter side of which the overlap is taken
 
+# Views of cameras of one size, of which it is known what their pixels see.
+Render = Callable[[Scenery, Sequence[tuple[Eye, Seen]]], Sequence[RenderedView]]
+
+
+def paint(scenery: Scenery, taken: Sequence[tuple[Eye, Seen]]) -> list[RenderedView]:
+    """``Render`` by NumPy, one view after the other."""
+    return [
+        RenderedView(scenery.image(eye, seen), np.where(np.isfinite(seen.depth), seen.depth, np.float32(0)))
+        for eye, seen in taken
+    ]
+
 
 class Album:
-    """``count`` views of world ``number`` of ``seed``. Depth is there from the start, images when first asked for.
+    """``count`` views of world ``number`` of ``seed``, painted when first asked for.
 
-    ``shared`` (N, N): [i, j] is the share of view i's pixels with depth that view j sees.
+    ``shared`` (N, N): [i, j] is the share of view i's pixels with depth that view j sees. ``render``: another renderer
+    than NumPy's; it is given all views at once. Cameras and ``shared`` are the same with any.
     """
 
-    def __init__(self, seed: tuple[int, ...], number: int, count: int, short_side: int) -> None:
+    def __init__(
+        self, seed: tuple[int, ...], number: int, count: int, short_side: int, render: Render | None = None
+    ) -> None:
+        self._render = render
         world = make_world(seed, number)
         self.layout = world.layout
         self._scenery: Scenery | None = world.scenery
@@ -45,22 +62,21 @@ class Album:
 
     def view(self, index: int) -> RenderedView:
         """Image and depth; shared with later calls, not to be written to."""
-        view = self._views[index]
-        if view is None:
-            view = self._paint(index)
+        if (view := self._views[index]) is None:
             left = [number for number, done in enumerate(self._views) if done is None]
-            if len(left) <= _FEW * len(self):
-                for number in left:
-                    self._paint(number)
+            all_left = self._render is not None or len(left) - 1 <= _FEW * len(self)
+            self._paint(left if all_left else [index])
+            if all_left:
                 self._scenery = None
+            view = self._views[index]
+            assert view is not None
         return view
 
-    def _paint(self, index: int) -> RenderedView:
-        eye, seen = self._eyes[index]
-        assert seen is not None and self._scenery is not None
-        depth = np.where(np.isfinite(seen.depth), seen.depth, np.float32(0))
-        view = self._views[index] = RenderedView(self._scenery.image(eye, seen), depth)
-        for array in (view.image, view.depth):
-            array.setflags(write=False)
-        self._eyes[index] = eye, None
-        return view
+    def _paint(self, numbers: Sequence[int]) -> None:
+        assert self._scenery is not None
+        taken = [(eye, seen) for eye, seen in (self._eyes[number] for number in numbers) if seen is not None]
+        for number, view in zip(numbers, (self._render or paint)(self._scenery, taken), strict=True):
+            for array in (view.image, view.depth):
+                array.setflags(write=False)
+            self._views[number] = view
+            self._eyes[number] = self._eyes[number][0], None

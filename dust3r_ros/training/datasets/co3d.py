@@ -51,16 +51,10 @@ def _wanted(splits: dict[str, str], sequence: str, split: str) -> bool:
 TRAINING_SET = TrainingSet(
     name="co3d",
     title="CO3Dv2",
-    source="Meta, https://github.com/facebookresearch/co3d (its download script)",
-    fetch="categories, unpacked into one folder",
-    licence="CC BY-NC 4.0",
-    layout="""
-PATH/apple/
-  frame_annotations.jgz  set_lists/set_lists_fewview_dev.json
-  110_13051_23361/images/frame000001.jpg ...
-  110_13051_23361/depths/frame000001.jpg.geometric.png ...
-  110_13051_23361/depth_masks/frame000001.png ...
-""",
+    source=co3d.SOURCE,
+    fetch=co3d.FETCH,
+    licence=co3d.LICENCE,
+    layout=co3d.LAYOUT,
     notes=(
         "Pairs within a sequence, by depth. Sequences with test frames (set_lists_fewview_dev.json) are left out.\n"
         "Poses and depth are in a unit of each sequence's own."

@@ -72,8 +72,10 @@ def test_without_dense_depth_there_is_none_to_judge(walk_folder: Path) -> None:
     row = measure(walk_folder, "two_view, poses only", config, max_frames=8)
     assert row["frames"] == 8 == row["limit"] and row["density"] is None and row["depth_rel"] is None
     assert row["tracked"] > 50
-    with pytest.raises(InputError, match="system 'x' is not known"):
+    with pytest.raises(InputError, match="system 'x' is not known; known are two_view, dust3r, both, two_view, poses"):
         measure(walk_folder, "x", config)
+    with pytest.raises(BackendError, match="needs weights"):
+        measure(walk_folder, "both", config)
 
 
 def test_time_that_is_used_up_is_said(walk_folder: Path) -> None:
