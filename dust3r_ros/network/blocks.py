@@ -7,7 +7,7 @@ is not used because importing it needs torchvision and a hub client for a dozen 
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 
 from dust3r_ros.network.config import PATCH
 from dust3r_ros.network.rope import Rope2D
@@ -69,6 +69,15 @@ class CrossAttention(nn.Module):
         k = rope_y.rotate(self._split(self.projk(y)))
         return self.proj(_attend(q, k, self._split(self.projv(y))))
 
+    def logits(self, head: int, x: Tensor, y: Tensor, rope_x: Rope2D, rope_y: Rope2D) -> Tensor:
+        """What the softmax of one ``head`` gets in ``forward``: (B, N, C), (B, M, C) -> (B, N, M)."""
+        wide = self.projq.out_features // self.heads
+        own = slice(head * wide, (head + 1) * wide)
+        q = linear(x, self.projq.weight[own], self.projq.bias[own])
+        k = linear(y, self.projk.weight[own], self.projk.bias[own])
+        q, k = rope_x.rotate(q[:, None])[:, 0], rope_y.rotate(k[:, None])[:, 0]
+        return q @ k.transpose(1, 2) / wide**0.5
+
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, N, D)
 
@@ -109,4 +118,9 @@ class DecoderBlock(nn.Module):
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """(B, heads, N, D), (B, heads, M, D) twice -> (B, N, heads · D)."""
-    return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    if q.requires_grad and q.device.type == "cpu":
+        # torch's fused kernel takes half of a training step on a processor, most of it for the gradient.
+        seen = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+    else:
+        seen = scaled_dot_product_attention(q, k, v)
+    return seen.transpose(1, 2).flatten(2)

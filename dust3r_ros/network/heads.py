@@ -6,9 +6,10 @@ Attribute names are those of the published checkpoints.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pixel_shuffle, relu
+from torch.nn.functional import interpolate, linear, pixel_shuffle, relu
 
 from dust3r_ros.network.config import PATCH, Dust3rConfig
 
@@ -17,6 +18,24 @@ CHANNELS = 4
 
 _FEATURES = 256
 _LEVELS = (96, 192, 384, 768)
+
+
+@dataclass(frozen=True)
+class Raster:
+    """Which pixels a head gives: every ``stride``-th of both axes, from (``row``, ``column``) on. The stride divides
+    the patch size, row and column are below it.
+    """
+
+    row: int = 0
+    column: int = 0
+    stride: int = 1
+
+    def of(self, images: Tensor) -> Tensor:
+        """Those pixels of (..., H, W)."""
+        return images if self.stride == 1 else images[..., self.row :: self.stride, self.column :: self.stride]
+
+
+EVERY = Raster()
 
 
 def make_head(config: Dust3rConfig) -> nn.Module:
@@ -29,10 +48,10 @@ def points_and_confidence(raw: Tensor) -> tuple[Tensor, Tensor]:
 
     Points keep their direction and go out to distance exp(d) - 1; confidence is 1 + exp(c).
     """
-    raw = raw.permute(0, 2, 3, 1)  # (B, H, W, 4)
-    xyz, c = raw[..., :3], raw[..., 3]
-    distance = xyz.norm(dim=-1, keepdim=True)
-    return xyz / distance.clamp(min=1e-8) * distance.expm1(), 1.0 + c.exp()
+    xyz, c = raw[:, :3], raw[:, 3]
+    distance = (xyz * xyz).sum(dim=1, keepdim=True).sqrt()
+    points = xyz / distance.clamp(min=1e-8) * distance.expm1()
+    return points.permute(0, 2, 3, 1).contiguous(), 1.0 + c.exp()
 
 
 class LinearHead(nn.Module):
@@ -42,9 +61,14 @@ class LinearHead(nn.Module):
         super().__init__()
         self.proj = nn.Linear(config.dec_embed_dim, CHANNELS * PATCH**2)
 
-    def forward(self, layers: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
-        """``layers``: (B, N, C) each, encoder output first -> (B, 4, H, W)."""
-        return pixel_shuffle(_as_map(self.proj(layers[-1]), grid), PATCH)
+    def forward(self, layers: Sequence[Tensor], grid: tuple[int, int], raster: Raster = EVERY) -> Tensor:
+        """``layers``: (B, N, C) each, encoder output first -> (B, 4, H, W), or fewer pixels."""
+        if raster.stride == 1:
+            return pixel_shuffle(_as_map(self.proj(layers[-1]), grid), PATCH)
+        # A pixel of a patch is a row of the matrix: the others are not computed.
+        weight = raster.of(self.proj.weight.T.unflatten(-1, (CHANNELS, PATCH, PATCH))).flatten(1).T
+        bias = raster.of(self.proj.bias.unflatten(0, (CHANNELS, PATCH, PATCH))).flatten()
+        return pixel_shuffle(_as_map(linear(layers[-1], weight, bias), grid), PATCH // raster.stride)
 
 
 class DptHead(nn.Module):
@@ -56,9 +80,9 @@ class DptHead(nn.Module):
         self.hooks = (0, depth // 2, depth * 3 // 4, depth)
         self.dpt = _Dpt((config.enc_embed_dim, *(config.dec_embed_dim,) * 3))
 
-    def forward(self, layers: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
-        """``layers``: (B, N, C) each, encoder output first -> (B, 4, H, W)."""
-        return self.dpt([_as_map(layers[hook], grid) for hook in self.hooks])
+    def forward(self, layers: Sequence[Tensor], grid: tuple[int, int], raster: Raster = EVERY) -> Tensor:
+        """``layers``: (B, N, C) each, encoder output first -> (B, 4, H, W), or fewer pixels."""
+        return raster.of(self.dpt([_as_map(layers[hook], grid) for hook in self.hooks]))
 
 
 class _Dpt(nn.Module):

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from dust3r_ros.errors import InputError
 from dust3r_ros.network.blocks import EPS, DecoderBlock, EncoderBlock, PatchEmbed
 from dust3r_ros.network.config import GRID_POSITIONS, PATCH, Dust3rConfig
-from dust3r_ros.network.heads import make_head, points_and_confidence
+from dust3r_ros.network.heads import EVERY, Raster, make_head, points_and_confidence
 from dust3r_ros.network.positions import grid_waves
 from dust3r_ros.network.rope import Rope2D
 from dust3r_ros.network.tokens import Tokens
@@ -97,8 +97,8 @@ class Dust3r(nn.Module):
             x = x + grid_waves(*grid, self.config.enc_embed_dim, x.device).to(x.dtype)
         return x
 
-    def decode(self, tokens_1: Tokens, tokens_2: Tokens) -> PairOutput:
-        """Pointmaps of the pairs (image i of ``tokens_1``, image i of ``tokens_2``).
+    def decode(self, tokens_1: Tokens, tokens_2: Tokens, raster: Raster = EVERY) -> PairOutput:
+        """Pointmaps of the pairs (image i of ``tokens_1``, image i of ``tokens_2``), or some pixels of them.
 
         Raises ``InputError`` when the batches differ in length.
         """
@@ -106,22 +106,22 @@ class Dust3r(nn.Module):
             raise InputError(
                 f"{len(tokens_1)} first and {len(tokens_2)} second views make no pairs; give as many of each"
             )
-        return self.decode_equal(tokens_1, tokens_2)
+        return self.decode_equal(tokens_1, tokens_2, raster)
 
-    def decode_equal(self, tokens_1: Tokens, tokens_2: Tokens) -> PairOutput:
+    def decode_equal(self, tokens_1: Tokens, tokens_2: Tokens, raster: Raster = EVERY) -> PairOutput:
         """``decode`` for batches that are known to be equally long, so that a graph of any length can be traced."""
         layers_1, layers_2 = self._decoder(tokens_1, tokens_2)
         # Distances grow with exp(d): the heads stay in float32 when the caller runs the rest in less.
         with torch.autocast(tokens_1.features.device.type, enabled=False):
-            raw_1 = self.downstream_head1([layer.float() for layer in layers_1], tokens_1.grid)
-            raw_2 = self.downstream_head2([layer.float() for layer in layers_2], tokens_2.grid)
+            raw_1 = self.downstream_head1([layer.float() for layer in layers_1], tokens_1.grid, raster)
+            raw_2 = self.downstream_head2([layer.float() for layer in layers_2], tokens_2.grid, raster)
             return PairOutput(*points_and_confidence(raw_1), *points_and_confidence(raw_2))
 
-    def decode_both(self, tokens_1: Tokens, tokens_2: Tokens) -> tuple[PairOutput, PairOutput]:
+    def decode_both(self, tokens_1: Tokens, tokens_2: Tokens, raster: Raster = EVERY) -> tuple[PairOutput, PairOutput]:
         """Both directions, (1, 2) and (2, 1); one pass of the decoder when the views are of one size."""
         if tokens_1.grid != tokens_2.grid:
-            return self.decode(tokens_1, tokens_2), self.decode(tokens_2, tokens_1)
-        both = self.decode(Tokens.cat([tokens_1, tokens_2]), Tokens.cat([tokens_2, tokens_1]))
+            return self.decode(tokens_1, tokens_2, raster), self.decode(tokens_2, tokens_1, raster)
+        both = self.decode(Tokens.cat([tokens_1, tokens_2]), Tokens.cat([tokens_2, tokens_1]), raster)
         return both[: len(tokens_1)], both[len(tokens_1) :]
 
     def forward(self, image_1: Tensor, image_2: Tensor) -> PairOutput:

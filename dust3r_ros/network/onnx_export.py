@@ -47,8 +47,8 @@ class _Decoder(nn.Module):
         self.model = model
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
-        views = (Tokens(view.flatten(1, 2), (view.shape[1], view.shape[2])) for view in (first, second))
-        output = self.model.decode_equal(*views)
+        one, other = (Tokens(view.flatten(1, 2), (view.shape[1], view.shape[2])) for view in (first, second))
+        output = self.model.decode_equal(one, other)
         return tuple(getattr(output, name) for name in OUTPUTS)
 
 

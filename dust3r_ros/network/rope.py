@@ -12,9 +12,11 @@ BASE = 100.0
 
 @dataclass(frozen=True, eq=False)
 class Rope2D:
-    """Rotations of every patch of a grid: ``cos`` and ``sin``, (N, 2, D/4) for heads D wide.
+    """Rotations of every patch of a grid, for heads D wide: ``cos`` and ``sin``, (N, D), to be multiplied with a head
+    and with the head whose pairs have changed places.
 
-    The first half of a head turns with the patch's row (y), the second with its column (x).
+    The first half of a head turns with the patch's row (y), the second with its column (x); each half is D/4 first
+    and D/4 second members of pairs.
     """
 
     cos: Tensor
@@ -28,10 +30,15 @@ class Rope2D:
         y, x = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")
         position = torch.stack((y, x), dim=-1).reshape(-1, 2)  # (N, 2)
         angle = position[..., None] * frequency  # (N, 2, D/4)
-        return cls(angle.cos(), angle.sin())
+        cos, sin = angle.cos(), angle.sin()
+        return cls(torch.stack((cos, cos), dim=2).flatten(1), torch.stack((-sin, sin), dim=2).flatten(1))
+
+    def __getitem__(self, patches: Tensor) -> Rope2D:
+        """Those of some patches (B, n) of each image, for all heads alike."""
+        return Rope2D(self.cos[patches][:, None], self.sin[patches][:, None])  # (B, 1, n, D)
 
     def rotate(self, heads: Tensor) -> Tensor:
         """``heads`` (B, heads, N, D) turned by their positions; same shape and type."""
-        a, b = heads.unflatten(-1, (2, 2, -1)).unbind(-2)  # each (B, heads, N, 2, D/4)
-        turned = torch.stack((a * self.cos - b * self.sin, b * self.cos + a * self.sin), dim=-2)
-        return turned.flatten(-3).to(heads.dtype)
+        swapped = heads.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)
+        # In the type of the heads: what it rounds is no more than what they are rounded to anyway.
+        return heads * self.cos.to(heads.dtype) + swapped * self.sin.to(heads.dtype)

@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from multiprocessing import resource_tracker
 
 import cv2
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dust3r_ros.errors import InputError, TrainingError
 from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.network.heads import Raster
 from dust3r_ros.network.images import normalise
 from dust3r_ros.training.crops import Cropping, crop_pair
 from dust3r_ros.training.losses import PairTruth
@@ -33,7 +34,8 @@ _ATTEMPTS = 20  # corrupt samples in a row, after which the set as a whole is no
 @dataclass(frozen=True, eq=False)
 class PairBatch:
     """B pairs of one size. ``image_*`` (B, 3, H, W) in [-1, 1]; ``points_*`` (B, H, W, 3), each in the frame of its
-    *own* camera, ``valid_*`` (B, H, W); ``first_T_second`` (B, 4, 4). All float32 and bool, on one device.
+    *own* camera, ``valid_*`` (B, H, W); ``K_*`` (B, 3, 3); ``first_T_second`` (B, 4, 4). All float32 and bool, on one
+    device.
 
     ``skipped``: why samples that should have been here are not.
     """
@@ -44,6 +46,8 @@ class PairBatch:
     points_2: Tensor
     valid_1: Tensor
     valid_2: Tensor
+    K_1: Tensor
+    K_2: Tensor
     first_T_second: Tensor
     skipped: tuple[str, ...] = ()
 
@@ -59,11 +63,27 @@ class PairBatch:
     @property
     def truth_swapped(self) -> PairTruth:
         """What it should say of (second, first)."""
+        there = _moved(self.inverse, self.points_1)
+        return PairTruth(self.points_2, self.valid_2, there, self.valid_1)
+
+    @property
+    def inverse(self) -> Tensor:
+        """(B, 4, 4) second_T_first, the inverse of ``first_T_second``."""
         R_t, t = self.first_T_second[:, :3, :3].transpose(1, 2), self.first_T_second[:, :3, 3]
         back = self.first_T_second.clone()
         back[:, :3, :3] = R_t
         back[:, :3, 3] = -(R_t * t[:, None, :]).sum(dim=-1)
-        return PairTruth(self.points_2, self.valid_2, _moved(back, self.points_1), self.valid_1)
+        return back
+
+    def thinned(self, raster: Raster) -> PairBatch:
+        """With points of fewer pixels; images and cameras stay whole."""
+        return replace(
+            self,
+            points_1=raster.of(self.points_1.movedim(-1, 1)).movedim(1, -1),
+            points_2=raster.of(self.points_2.movedim(-1, 1)).movedim(1, -1),
+            valid_1=raster.of(self.valid_1),
+            valid_2=raster.of(self.valid_2),
+        )
 
     def to(self, device: torch.device) -> PairBatch:
         """The batch on another device; the copy may go on while the caller does other things."""
@@ -94,6 +114,8 @@ def collate(pairs: Sequence[ViewPair], skipped: Sequence[str] = ()) -> PairBatch
         _points(second, units),
         torch.from_numpy(np.stack([view.depth > 0 for view in first])),
         torch.from_numpy(np.stack([view.depth > 0 for view in second])),
+        torch.from_numpy(np.stack([view.K for view in first]).astype(np.float32)),
+        torch.from_numpy(np.stack([view.K for view in second]).astype(np.float32)),
         torch.from_numpy(poses.astype(np.float32)),
         tuple(skipped),
     )

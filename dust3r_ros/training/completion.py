@@ -73,7 +73,7 @@ class CompletionTask(nn.Module):
         """(B, n, C): the encoder's output when it is given these patches only, each at its own place."""
         model = self.model
         rope = Rope2D.of_grid(*grid, model.config.enc_embed_dim // model.config.enc_num_heads, image.device)
-        rope = Rope2D(rope.cos[shown][:, None], rope.sin[shown][:, None])  # (B, 1, n, 2, D/4), the same for all heads
+        rope = rope[shown]
         x = model.patches(image)
         x = x.gather(1, shown[..., None].expand(-1, -1, x.shape[-1]))
         for block in model.enc_blocks:

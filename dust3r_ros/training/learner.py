@@ -15,7 +15,7 @@ from dust3r_ros.network.model import Dust3r
 from dust3r_ros.training.averaging import Average
 from dust3r_ros.training.batches import PairBatch
 from dust3r_ros.training.completion import CompletionTask
-from dust3r_ros.training.optimiser import adamw, clip, set_rate
+from dust3r_ros.training.optimiser import clip, make_optimiser
 from dust3r_ros.training.processes import Processes, others_named
 from dust3r_ros.training.recipe import Recipe
 from dust3r_ros.training.tasks import PairTask, make_task
@@ -45,9 +45,9 @@ class Learner:
         self.recipe, self.device, self.processes = recipe, device, processes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.task = make_task(task, model, recipe.alpha).to(device)
+            self.task = make_task(task, model, recipe).to(device)
         model.checkpointing = recipe.checkpointing
-        self.optimiser = adamw(self.task, recipe.decay, recipe.betas)
+        self.optimiser = make_optimiser(recipe.optimiser, self.task, recipe.decay, recipe.betas)
         self.average = Average(self.task, recipe.ema)
         self._run: nn.Module = self.task
         if processes.world > 1:
@@ -63,8 +63,8 @@ class Learner:
         Raises ``TrainingError`` when another process is gone.
         """
         self.task.train()
-        set_rate(self.optimiser, rate)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.set_rate(rate)
+        self.optimiser.zero_grad()
         skipped, batch = len(batch.skipped), batch.to(self.device)
         with others_named():
             with self.autocast():
@@ -91,7 +91,7 @@ class Learner:
 
     def judge(self) -> PairTask | CompletionTask:
         """A copy of the task with the averaged weights, for evaluation."""
-        self.optimiser.zero_grad(set_to_none=True)  # gradients would be copied, too
+        self.optimiser.zero_grad()  # gradients would be copied, too
         task = copy.deepcopy(self.task)
         self.average.copy_to(task)
         return task.eval()

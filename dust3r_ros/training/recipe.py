@@ -22,6 +22,12 @@ _FIXED = {"pos_embed": "RoPE100", "depth_mode": ("exp", -math.inf, math.inf), "c
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 CASTERS = ("numpy", "torch")
+OPTIMISERS = ("adamw", "muon")
+
+_COUNTS = (
+    "epoch", "bad_steps", "held_out", "evaluate_every", "save_every", "keep", "stride", "per_world", "worlds_at_once",
+)  # fmt: skip
+_RANGES = {"warmup": (0, 0.9), "ema": (0, 0.999999), "alpha": (0, 100), "matching": (0, 100), "decay": (0, 10)}
 
 
 @dataclass(frozen=True)
@@ -62,12 +68,16 @@ class Recipe:
     """Everything that decides what a run learns, apart from the data.
 
     ``network``: arguments of ``Dust3rConfig`` (sizes). ``epoch``: pairs after which every source has had its equal
-    turn. ``warmup``: share of each schedule. ``decay``, ``betas``: of AdamW. ``clip``: largest norm of a gradient.
-    ``ema``: decay of the averaged weights. ``alpha``: of the confidence loss. ``bad_steps``: so many batches in a
+    turn. ``warmup``: share of each schedule. ``optimiser``: adamw, or muon for the matrices of blocks and adamw for the
+    rest. ``decay``, ``betas``: of AdamW. ``clip``: largest norm of a gradient. ``ema``: decay of the averaged weights.
+    ``alpha``: of the confidence loss. ``matching``: weight of the loss that tells cross-attention where to look.
+    ``stride``: the regression learns from every so many-th pixel of both axes. ``bad_steps``: so many batches in a
     row without a finite gradient end the run, which goes on without a few. ``held_out``: pairs that are
     evaluated on, every ``evaluate_every`` steps. After ``save_every`` steps or ``save_seconds``, whichever is first,
     the state is written; the last ``keep`` are kept. ``precision``: auto takes bfloat16 where the device multiplies
     it faster (heads and losses are in float32 always). ``checkpointing``: gradients by computing twice, in less memory.
+    ``per_world``: pairs that are taken from a rendered world before another one is built; ``worlds_at_once``: worlds
+    that every process which makes batches takes them from in turn (one changed at a time).
     ``caster``: what renders worlds to train on, numpy or torch (on the device that trains; equal but for rounding).
     """
 
@@ -77,11 +87,14 @@ class Recipe:
     epoch: int = 10_000
     seed: int = 0
     warmup: float = 0.05
+    optimiser: str = "adamw"
     decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
     ema: float = 0.999
     alpha: float = 0.2
+    matching: float = 0.0
+    stride: int = 1
     zoom: float = 1.3
     centred: bool = True
     colour: float = 0.4
@@ -89,6 +102,8 @@ class Recipe:
     checkpointing: bool = False
     workers: int = 1
     caster: str = "numpy"
+    per_world: int = 64
+    worlds_at_once: int = 4
     bad_steps: int = 20
     held_out: int = 64
     evaluate_every: int = 1000
@@ -99,18 +114,20 @@ class Recipe:
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
         _require(bool(self.stages), "stages", self.stages, "at least one stage")
-        for name in ("epoch", "bad_steps", "held_out", "evaluate_every", "save_every", "keep"):
+        for name in _COUNTS:
             _require(_is_int(getattr(self, name), 1), name, getattr(self, name), "an integer of at least 1")
         for name in ("seed", "workers"):
             _require(_is_int(getattr(self, name), 0), name, getattr(self, name), "an integer of at least 0")
-        for name, low, high in (("warmup", 0, 0.9), ("ema", 0, 0.999999), ("alpha", 0, 100), ("decay", 0, 10)):
+        for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             _require(low <= value <= high, name, value, f"in [{low}, {high}]")
         _require(len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "betas", self.betas, "two in [0, 1)")
         _require(self.clip > 0, "clip", self.clip, "above 0")
         _require(self.zoom >= 1, "zoom", self.zoom, "at least 1")
         _require(0 <= self.colour <= 1, "colour", self.colour, "in [0, 1]")
+        _require(PATCH % self.stride == 0, "stride", self.stride, f"a divisor of {PATCH}")
         _require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
+        _require(self.optimiser in OPTIMISERS, "optimiser", self.optimiser, " or ".join(OPTIMISERS))
         _require(self.caster in CASTERS, "caster", self.caster, " or ".join(CASTERS))
         for stage in self.stages:
             self.architecture(stage)

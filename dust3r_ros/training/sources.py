@@ -13,7 +13,6 @@ from dust3r_ros.training.views import PairSource, length
 
 WORLDS = "worlds"
 _MARGIN = 1.1  # of rendered images over what is cropped from them
-_WORLDS_AT_ONCE = 4  # in a lane
 _FAR = 2**50  # pairs of an endless source that no run comes to
 
 
@@ -98,7 +97,14 @@ def _worlds(recipe: Recipe, world: int, device: str) -> PairSource:
     own = [stage.pairs // world for stage in recipe.stages]
     lanes = max(recipe.workers, 1) * world * max(max(own) // min(own), 1)
     render = TorchRenderer(device) if recipe.caster == "torch" else None
-    return RenderedPairs(seed=recipe.seed, batch=min(own), lanes=lanes, mixed=_WORLDS_AT_ONCE, render=render)
+    return RenderedPairs(
+        seed=recipe.seed,
+        per_world=recipe.per_world,
+        batch=min(own),
+        lanes=lanes,
+        mixed=recipe.worlds_at_once,
+        render=render,
+    )
 
 
 def _on_disk(name: str, path: str, cache: Path | None) -> PairSource:

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from dust3r_ros.errors import InputError  # noqa: E402
 from dust3r_ros.network import Dust3r, Dust3rConfig, Tokens, normalise  # noqa: E402
+from dust3r_ros.network.heads import Raster, make_head  # noqa: E402
 from dust3r_ros.network.names import aliases  # noqa: E402
 
 SIZES = ("64x96", "96x64", "80x112", "mixed_64x96_96x64")
@@ -163,3 +164,16 @@ def test_tokens_batch_by_grid_only(tiny):
     assert wide.image_size == (32, 48) and len(wide[1]) == 1 and len(Tokens.cat([wide, wide[0]])) == 3
     with pytest.raises(InputError, match="one grid"):
         Tokens.cat([wide, tall])
+
+
+@pytest.mark.parametrize("head", ["linear", "dpt"])
+@pytest.mark.parametrize("raster", [Raster(1, 0, 2), Raster(3, 2, 4), Raster(15, 15, 16), Raster()])
+def test_a_raster_gives_those_pixels(head: str, raster: Raster) -> None:
+    torch.manual_seed(0)
+    config = Dust3rConfig(
+        enc_embed_dim=32, enc_depth=1, enc_num_heads=2, dec_embed_dim=32, dec_depth=4, dec_num_heads=2, head_type=head
+    )
+    made = make_head(config).eval()
+    layers = [torch.randn(2, 6, 32) for _ in range(5)]
+    with torch.no_grad():
+        torch.testing.assert_close(made(layers, (2, 3), raster), raster.of(made(layers, (2, 3))), atol=1e-5, rtol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -10,14 +11,14 @@ from small_worlds import RECIPE, NoisyRoom
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from dust3r_ros.errors import CheckpointError  # noqa: E402
+from dust3r_ros.errors import CheckpointError, ConfigError  # noqa: E402
 from dust3r_ros.network import Dust3r  # noqa: E402
 from dust3r_ros.training.averaging import Average  # noqa: E402
 from dust3r_ros.training.batches import PairBatch, collate  # noqa: E402
 from dust3r_ros.training.crops import Cropping, crop_pair  # noqa: E402
 from dust3r_ros.training.learner import Learner  # noqa: E402
 from dust3r_ros.training.losses import confidence_loss  # noqa: E402
-from dust3r_ros.training.optimiser import adamw, clip  # noqa: E402
+from dust3r_ros.training.optimiser import clip, make_optimiser  # noqa: E402
 from dust3r_ros.training.processes import Processes  # noqa: E402
 from dust3r_ros.training.recipe import Recipe, from_mapping  # noqa: E402
 from dust3r_ros.training.start import new_model, with_head  # noqa: E402
@@ -62,17 +63,21 @@ def test_everything_used_learns_and_the_rest_is_left_alone(batch: PairBatch) -> 
     assert len(still) == 1 + 2 * 4
 
 
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
 @pytest.mark.parametrize("spoiled", ["image_1", "points_2"])
-def test_a_batch_that_is_not_finite_changes_nothing(batch: PairBatch, spoiled: str) -> None:
-    one = learner()
+def test_a_batch_that_is_not_finite_changes_nothing(batch: PairBatch, spoiled: str, optimiser: str) -> None:
+    one = learner(optimiser=optimiser)
     one.step(batch, 1e-3)
-    before, state = weights(one), one.optimiser.state_dict()["state"][0]["step"].clone()
+    before, state = weights(one), copy.deepcopy(one.optimiser.state_dict())
     bad = getattr(batch, spoiled).clone()
     bad[0] = float("nan")
     step = one.step(replace(batch, **{spoiled: bad}), 1e-3)
     assert not step.good and not np.isfinite(step.loss)
     assert all(torch.equal(value, before[name]) for name, value in weights(one).items())
-    assert one.optimiser.state_dict()["state"][0]["step"] == state and one.average.updates == 1
+    for old, new in zip(state, one.optimiser.state_dict(), strict=True):
+        for number, values in old["state"].items():
+            assert all(torch.equal(value, new["state"][number][name]) for name, value in values.items())
+    assert one.average.updates == 1
     assert one.step(batch, 1e-3).good
 
 
@@ -135,7 +140,60 @@ def test_decay_is_for_matrices() -> None:
     assert not any("norm" in names[id(v)] or names[id(v)].endswith("bias") for v in decayed["params"])
     task = PairTask(one.task.model, 0.2)
     task.model.mask_token.requires_grad_(True)
-    assert any(value is task.model.mask_token for value in adamw(task, 0.1, (0.9, 0.95)).param_groups[1]["params"])
+    made = make_optimiser("adamw", task, 0.1, (0.9, 0.95))
+    assert any(value is task.model.mask_token for value in made.param_groups[1]["params"])
+
+
+def test_muon_takes_the_matrices_of_the_blocks() -> None:
+    one = learner(optimiser="muon")
+    _, _, matrices = one.optimiser.param_groups
+    names = {id(value): name for name, value in one.task.named_parameters()}
+    taken = {names[id(value)] for value in matrices["params"]}
+    assert taken and all("_blocks" in name and name.endswith("weight") and "norm" not in name for name in taken)
+    known = [id(value) for group in one.optimiser.param_groups for value in group["params"]]
+    assert len(known) == len(set(known)) == sum(value.requires_grad for value in one.task.parameters())
+
+
+def test_muon_goes_on_as_if_nothing_had_happened(batch: PairBatch) -> None:
+    one, other = (learner(optimiser="muon", precision="float32") for _ in range(2))
+    one.step(batch, 1e-3)
+    other.load(copy.deepcopy(one.state()))
+    assert one.step(batch, 1e-3).loss == other.step(batch, 1e-3).loss
+    assert all(torch.equal(value, weights(other)[name]) for name, value in weights(one).items())
+
+
+def test_muon_steps_are_as_large_as_adamws(batch: PairBatch) -> None:
+    sizes = []
+    for optimiser in ("adamw", "muon"):
+        one = learner(optimiser=optimiser)
+        before = weights(one)["model.enc_blocks.0.mlp.fc1.weight"]
+        one.step(batch, 1e-3)
+        sizes.append(float((weights(one)["model.enc_blocks.0.mlp.fc1.weight"] - before).square().mean().sqrt()))
+    assert 0.1 < sizes[1] / sizes[0] < 1
+
+
+def test_a_torch_without_muon_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ConfigError, match=r"from 2\.9 on"):
+        learner(optimiser="muon")
+
+
+def test_states_of_another_optimiser_are_refused(batch: PairBatch) -> None:
+    with pytest.raises(ValueError):
+        learner().load(learner(optimiser="muon").state())
+
+
+def test_fewer_pixels_teach_the_same_on_average(batch: PairBatch) -> None:
+    """All four rasters of stride 2 together are all pixels; which one it is is drawn from torch's generator."""
+    whole = learner(precision="float32").task
+    thin = learner(precision="float32", stride=2).task
+    torch.manual_seed(1)
+    with torch.no_grad():
+        drawn = [float(thin(batch)[1]) for _ in range(24)]
+        exact = float(whole(batch)[1])
+    assert len({round(value, 6) for value in drawn}) == 4
+    assert np.mean(sorted(set(drawn))) == pytest.approx(exact, rel=0.02)
+    assert thin.measure(batch)["regression"].tolist() == whole.measure(batch)["regression"].tolist()
 
 
 def test_clip() -> None:
