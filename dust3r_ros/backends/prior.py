@@ -24,8 +24,9 @@ _SHARED = 2.0  # the pairs of a view share the network's error, and what they sa
 # C - 1 below which a prior says nothing. What comes after takes the errors of pixels apart from each other as
 # independent, and averages them out over planes, pairs and keyframes; a network's are not, and would look precise.
 _LEAST_GAIN = 0.25
-# Of how depth varies over a view. A network that leaves more unexplained would still look precise after bending, which
-# takes after geometry on every smooth surface, and would only smooth it.
+# Of what a plane through geometry leaves unexplained. A network that leaves more knows of a view what scenes are like
+# on average, floor below and walls beyond. It would still look precise after bending, which takes after geometry on
+# every smooth surface, and would stand in the way of what geometry itself says of pixels without any.
 _MOST_LEFT = 0.5
 _CONTRADICTION = 3.0  # standard deviations
 _MAX_GAIN = 99.0
@@ -93,7 +94,7 @@ def _prior(sure: _Evidence, stereo: StereoDepth, network: NetworkDepth) -> tuple
     scale = _quantile(sure.ratio, sure.weight, 0.5)
     noise = float(np.average(sure.variance, weights=sure.weight))
     variance = _variance(np.abs(sure.ratio - scale), sure.weight, noise)
-    if variance > _MOST_LEFT * _spread(np.log(stereo.depth[sure.at].astype(np.float64)), sure.weight, noise):
+    if variance > _MOST_LEFT * _variance(_off_plane(stereo, sure), sure.weight, noise):
         return None
     bent, there, local = _bending(sure, scale, noise, variance)
     tiles = len(np.unique(sure.tile))
@@ -116,9 +117,14 @@ def _prior(sure: _Evidence, stereo: StereoDepth, network: NetworkDepth) -> tuple
     return (np.exp(logs + np.float32(scale) + bent), gain) if gain.any() else None
 
 
-def _spread(logs: Array, weight: Array, noise: float) -> float:
-    """Variance of the log depth of geometry over the view: what a network that says nothing leaves unexplained."""
-    return _variance(np.abs(logs - _quantile(logs, weight, 0.5)), weight, noise)
+def _off_plane(stereo: StereoDepth, sure: _Evidence) -> Array:
+    """(N,) how far the log depth of geometry is from its best linear function of the pixel (weighted least squares)."""
+    v, u = np.nonzero(sure.at)
+    logs = np.log(stereo.depth[sure.at].astype(np.float64))
+    basis = np.stack([np.ones(len(u)), u / max(sure.at.shape), v / max(sure.at.shape)], axis=1)
+    root = np.sqrt(sure.weight)[:, None]
+    plane, *_ = np.linalg.lstsq(basis * root, logs * root[:, 0], rcond=None)
+    return np.abs(logs - basis @ plane)
 
 
 def _variance(off: Array, weight: Array, noise: float) -> float:

@@ -93,6 +93,11 @@ def card(
             *measured,
             "",
             "regression: mean of |X / z - X̄ / z̄| over pixels. rel, delta_1.25: depth of image 1, scaled by its median.",
+            *(
+                ["matched: patches for which attention finds the true patch of the other view, or one that touches it."]
+                if "matched" in figures
+                else []
+            ),
             "",
             "![losses and predictions](picture.png)",
             "",

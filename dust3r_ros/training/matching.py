@@ -71,11 +71,12 @@ _Call = tuple[CrossAttention, tuple[Tensor, Tensor, Rope2D, Rope2D]]
 
 
 class Looks:
-    """What the told cross-attentions of a network were given while it decoded both orders of pairs: inputs of every
-    call, decoder of first views and of second views.
+    """What the told cross-attentions of a network were given while it decoded pairs, in the order (1, 2) and maybe in
+    the other one after it or with it: inputs of every call, decoder of first views and of second views.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, blocks: int) -> None:
+        self._told = blocks  # of each decoder
         self.first: list[_Call] = []
         self.second: list[_Call] = []
 
@@ -103,18 +104,19 @@ class Looks:
                     yield logits[:count], one
                     yield logits[count:], other
                 else:
-                    yield logits, one if number < len(calls) // 2 else other
+                    yield logits, one if number < self._told else other
 
 
 @contextmanager
 def watched(model: Dust3r, active: bool = True) -> Iterator[Looks]:
     """What the told cross-attentions of ``model`` are given within; nothing unless ``active``."""
-    looks = Looks()
+    looks = Looks(_told(model))
     handles = []
     for blocks, calls in ((model.dec_blocks, looks.first), (model.dec_blocks2, looks.second)):
-        for block in told(list(blocks)) if active else ():
+        for block in list(blocks)[: _told(model)] if active else ():
             # Only what goes in is kept: with checkpointing, whatever is computed in here would be computed twice.
-            handles.append(block.cross_attn.register_forward_pre_hook(_keeper(calls)))
+            attention: Any = block.cross_attn
+            handles.append(attention.register_forward_pre_hook(_keeper(calls)))
     try:
         yield looks
     finally:
@@ -122,9 +124,9 @@ def watched(model: Dust3r, active: bool = True) -> Iterator[Looks]:
             handle.remove()
 
 
-def told(blocks: list[Any]) -> list[Any]:
-    """Those blocks of a decoder whose cross-attention is told: the first half, so that the others can use it."""
-    return blocks[: max(len(blocks) // 2, 1)]
+def _told(model: Dust3r) -> int:
+    """Blocks of each decoder whose cross-attention is told: the first half, so that the others can use it."""
+    return max(len(model.dec_blocks) // 2, 1)
 
 
 def _keeper(calls: list[_Call]) -> Any:

@@ -118,17 +118,19 @@ def test_a_wrong_network_does_no_harm(views, alone, pair, kind) -> None:
 
 
 def test_a_network_that_says_nothing_changes_nothing() -> None:
-    """Its depth, the same everywhere, can be bent to that of a wall seen aslant, and smooths what hangs there."""
+    """Its depth, the same everywhere or a plane's, can be bent to that of walls, and smooths what hangs there."""
     height, width = 120, 160
     true = (2.0 + 0.6 * np.arange(width, dtype=np.float32) / width) * np.ones((height, 1), np.float32)
     for row, column in ((20, 30), (60, 90), (80, 20), (30, 120)):
         true[row : row + 24, column : column + 24] *= 0.93
+    plane = true[:1] * np.linspace(1.1, 0.9, height, dtype=np.float32)[:, None]
+    true[:, width // 2 :] *= 1.3  # what no plane tells
     geometry = StereoDepth(true.copy(), np.full_like(true, 4.0), 5.0)
     geometry.confidence[:, ::3] = 1.0  # what geometry does not know
     geometry.depth[:, ::3] = 0.0
-    empty, right = (NetworkDepth(depth, np.full_like(true, 3.0)) for depth in (np.ones_like(true), 0.3 * true))
-    assert with_prior(geometry, empty) is geometry
-    found = with_prior(geometry, right)
+    for nothing in (np.ones_like(true), plane):
+        assert with_prior(geometry, NetworkDepth(nothing, np.full_like(true, 3.0))) is geometry
+    found = with_prior(geometry, NetworkDepth(0.3 * true, np.full_like(true, 3.0)))
     assert (found.confidence[:, ::3] > 1.5).mean() > 0.9
     np.testing.assert_allclose(found.depth[:, ::3], true[:, ::3], rtol=0.03)
 

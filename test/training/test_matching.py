@@ -150,6 +150,30 @@ def test_both_orders_have_their_own_places(batch: PairBatch) -> None:
     assert not torch.allclose(together.loss(*wanted), together.loss(*reversed(wanted)))
 
 
+def test_one_order_alone_has_its_places() -> None:
+    """Attention that looks where the wall went is right in every block, in both decoders; not so in the other order."""
+    deep = {**RECIPE["network"], "dec_depth": 4}
+    model = small_learner(network=deep).task.model
+    batch = collate([ViewPair(wall(), wall(x=32 * DEPTH / FOCAL), "walls")])
+    forth, back = matches(batch)
+    with torch.no_grad(), watched(model) as looks:
+        model(batch.image_1, batch.image_2)
+    assert len(looks.first) == len(looks.second) == 2
+    looks.first = [(_Fixed(forth), call[1]) for call in looks.first]
+    looks.second = [(_Fixed(back), call[1]) for call in looks.second]
+    assert looks.right(forth, back) == 1 and looks.right(back, forth) < 0.5
+
+
+class _Fixed:
+    """Attention that looks at the true patches."""
+
+    def __init__(self, wanted: Matches) -> None:
+        self.wanted = wanted
+
+    def logits(self, *_: object) -> torch.Tensor:
+        return self.wanted.share
+
+
 def test_heads_learn_where_to_look(batch: PairBatch) -> None:
     one = small_learner(matching=1.0, precision="float32")
 
