@@ -197,12 +197,20 @@ def load(batches: PairBatches, first: int, workers: int, pin: bool = False) -> I
                 raise batch
             yield batch
     except RuntimeError as error:
-        if "DataLoader worker (pid" not in str(error):  # else one that was raised within a worker
-            raise
-        raise InputError(
-            f"a process that makes batches was ended from outside ({' '.join(str(error).split())[:200]}); "
-            "with too little memory, fewer workers (--workers) need less"
-        ) from error
+        raise worker_gone(error) or error from None
+
+
+def worker_gone(error: RuntimeError) -> InputError | None:
+    """``error`` in a sentence if it says that a process which makes batches was ended from outside.
+
+    torch raises it in whatever the process that trains is doing when the signal arrives.
+    """
+    if "DataLoader worker (pid" not in str(error):
+        return None
+    return InputError(
+        f"a process that makes batches was ended from outside ({' '.join(str(error).split())[:200]}); "
+        "with too little memory, fewer workers (--workers) need less"
+    )
 
 
 @contextmanager

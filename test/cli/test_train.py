@@ -162,6 +162,20 @@ def test_a_killed_process_ends_the_others_with_a_sentence(recipe: Path, tmp_path
     assert "Traceback" not in words
 
 
+@pytest.mark.parametrize("ended", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_worker_ends_the_run_with_a_sentence(recipe: Path, tmp_path: Path, ended: signal.Signals) -> None:
+    """Whatever the process that trains is doing then: it hears of it by a signal, in the midst of a step as a rule."""
+    out = tmp_path / "run"
+    run = begin("--config", recipe, "--out", out, "--steps", 4000, "--workers", 2, "--quiet")
+    wait_for(lambda: steps(out) >= 3, run)
+    workers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    assert workers
+    os.kill(int(workers[0]), ended)
+    code, _, words = end(run, timeout=60)
+    assert code == 2 and "a process that makes batches was ended from outside" in words
+    assert "Traceback" not in words and len(words.strip().splitlines()) == 1
+
+
 def test_a_full_disk_never_leaves_half_a_state(recipe: Path, tmp_path: Path) -> None:
     """No file may grow beyond 300 kB, as if the disk was full: states cannot be written, the first ones neither."""
 
