@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     machine.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     machine.add_argument("--workers", type=int, metavar="N", help="processes that make batches (default: the recipe's)")
     machine.add_argument("--cache", type=Path, metavar="DIR", help="where what sets hold is kept (default: ~/.cache)")
-    machine.add_argument("--threads", type=command.positive, metavar="N", help="of the processor (default: all)")
+    machine.add_argument(
+        "--threads", type=command.positive, metavar="N", help="of the processor (default: what workers leave of it)"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",
         help="change the recipe; pairs, rate, steps and head are those of every stage",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,8 +101,6 @@ def train(options: Options, stop: Callable[[], bool], tell: Tell, warn: Callable
     ``OutputError`` for the folder.
     """
     device = pick_device(options.device)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     with joined(device.type == "cuda") as processes:
         folder = RunFolder(options.out)
         lock = folder.lock() if processes.first else None
@@ -148,12 +147,14 @@ class _Run:
         if options.resume:
             about = self.folder.read()
             recipe = from_mapping(about["recipe"], {}, about["config"])
+            self._share_processor(recipe, about["hardware"]["threads"])
             self.folder.same(about, {**given, "world": world, "rendered_on": self._rendered_on(recipe)})
             if options.changes:
                 changed = from_mapping(about["recipe"], options.changes, about["config"])
                 self.folder.same({"recipe": recipe.as_mapping()}, {"recipe": changed.as_mapping()})
             return {**about, "minutes": about["minutes"] if options.minutes is None else options.minutes}
         recipe = read_recipe(options.config or "tiny", options.changes)
+        self._share_processor(recipe)
         return {
             **given,
             "config": options.config or "tiny",
@@ -171,6 +172,21 @@ class _Run:
             },
             "recipe": json.loads(json.dumps(recipe.as_mapping())),
         }
+
+    def _workers(self, recipe: Recipe) -> int:
+        """Processes that make batches."""
+        return recipe.workers if self.options.workers is None else self.options.workers
+
+    def _share_processor(self, recipe: Recipe, before: int | None = None) -> None:
+        """Threads of training: those asked for; else as many as ``before``, for what is summed depends on it; else what
+        is left by those who make batches. A step waits for all its threads, so one that shares its core slows it down.
+        """
+        threads = self.options.threads or before
+        if threads is None and self.device.type == "cpu":
+            left = len(os.sched_getaffinity(0)) - self._workers(recipe)
+            threads = max(min(left, torch.get_num_threads()), 1)
+        if threads is not None:
+            torch.set_num_threads(threads)
 
     def _rendered_on(self, recipe: Recipe) -> str | None:
         """Where worlds are rendered, if not by NumPy: another kind of device rounds otherwise."""
@@ -211,7 +227,7 @@ class _Run:
             processes=self.processes,
             device=self.device,
             task=self.about["task"],
-            workers=recipe.workers if options.workers is None else options.workers,
+            workers=self._workers(recipe),
             log=log,
             start=start,
             pace=None if seconds is None else Pace(seconds, max(_RESERVE * seconds, _LEAST_RESERVE)),

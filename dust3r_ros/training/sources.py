@@ -13,6 +13,7 @@ from dust3r_ros.training.views import PairSource, length
 
 WORLDS = "worlds"
 _MARGIN = 1.1  # of rendered images over what is cropped from them
+_FEWEST_VIEWS, _MOST_VIEWS = 12, 32  # of a world; more pairs than twice as many repeat what they show
 _FAR = 2**50  # pairs of an endless source that no run comes to
 
 
@@ -100,6 +101,7 @@ def _worlds(recipe: Recipe, world: int, device: str) -> PairSource:
     return RenderedPairs(
         seed=recipe.seed,
         per_world=recipe.per_world,
+        views=min(max(recipe.per_world // 2, _FEWEST_VIEWS), _MOST_VIEWS),
         batch=min(own),
         lanes=lanes,
         mixed=recipe.worlds_at_once,

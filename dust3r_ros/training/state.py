@@ -14,7 +14,7 @@ from dust3r_ros.errors import InputError, OutputError
 from dust3r_ros.io.files import atomic_path, make_folder
 
 _NAME = re.compile(r"step-(\d+)\.pt")
-_FORMAT = 1
+_FORMAT = 2
 
 
 def write_state(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:

@@ -27,7 +27,7 @@ def test_the_last_ones_are_kept(tmp_path: Path) -> None:
     for step in (5, 10, 100, 1_000_000_000_0):
         write_state(tmp_path / "state", step, {"step": step}, 2)
     assert [int(path.stem.partition("-")[2]) for path in states(tmp_path / "state")] == [100, 10_000_000_000]
-    assert read_state(tmp_path / "state") == ({"format": 1, "step": 10_000_000_000}, [])
+    assert read_state(tmp_path / "state") == ({"format": 2, "step": 10_000_000_000}, [])
 
 
 @pytest.fixture

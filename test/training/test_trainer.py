@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,23 @@ def test_a_resumed_run_is_the_same_run(run: Run) -> None:
         with pytest.raises(ConfigError, match=f"was started with {words}"):
             run(resume=True, **options)
     assert run(resume=True, changes={"ema": 0.999}, task="pairs").finished
+
+
+def test_training_takes_the_threads_that_batches_leave(run: Run) -> None:
+    """And as many when it goes on with other workers, since sums depend on it."""
+    before, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
+    try:
+        torch.set_num_threads(cores)
+        run(until=2, workers=1)
+        first = torch.get_num_threads()
+        assert first == max(cores - 1, 1)
+        torch.set_num_threads(cores)
+        run(until=4, workers=0, resume=True)
+        assert torch.get_num_threads() == first
+        run(workers=0, resume=True, threads=cores)
+        assert torch.get_num_threads() == cores
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_two_runs_in_one_folder_are_kept_apart(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
