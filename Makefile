@@ -3,6 +3,13 @@ PYTHON ?= python3
 ENVIRONMENT := $(PYTHON) tools/environment.py
 # A process per core; -n 0 in ARGS leaves it at one, as --pdb does.
 PYTEST := python -m pytest -n auto --maxprocesses 8
+# A subcommand of dust3r-eval on the recorded scenes, where there are some, with when and at what commit it ran.
+define evaluate
+data="../shared/data"; test -d "$$data" || echo "$@: no folder $$data: only rendered worlds are measured"; \
+	DUST3R_EVAL_DATE="$${DUST3R_EVAL_DATE:-$$(date +%F)}" \
+	DUST3R_EVAL_COMMIT="$${DUST3R_EVAL_COMMIT:-$$(git describe --always --dirty 2>/dev/null)}" \
+	$(ENVIRONMENT) test -- python -m dust3r_ros.cli.eval $(1) $$(test -d "$$data" && echo --data "$$data")
+endef
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-long lint eval backends bench bench-alignment bench-training env clean python
@@ -24,17 +31,11 @@ lint: python  ## ruff and mypy
 	@$(ENVIRONMENT) test -- mypy
 
 eval: python  ## every scene and rendered world beside peers, into results/eval/ and docs/results.md, 20 minutes (ARGS=...)
-	@data="../shared/data"; test -d "$$data" || echo "eval: no folder $$data: only rendered worlds are measured"; \
-	DUST3R_EVAL_DATE="$${DUST3R_EVAL_DATE:-$$(date +%F)}" \
-	DUST3R_EVAL_COMMIT="$${DUST3R_EVAL_COMMIT:-$$(git describe --always --dirty 2>/dev/null)}" \
-	$(ENVIRONMENT) test -- python -m dust3r_ros.cli.eval suite $$(test -d "$$data" && echo --data "$$data") \
+	@$(call evaluate,suite) \
 	  --out results/eval --page docs/results.md --pycolmap results/pycolmap $(ARGS)
 
 backends: python  ## two_view, the network and both on every scene, into docs/backends.md (CHECKPOINT=..., ARGS=...)
-	@data="../shared/data"; test -d "$$data" || echo "backends: no folder $$data: only rendered worlds are measured"; \
-	DUST3R_EVAL_DATE="$${DUST3R_EVAL_DATE:-$$(date +%F)}" \
-	DUST3R_EVAL_COMMIT="$${DUST3R_EVAL_COMMIT:-$$(git describe --always --dirty 2>/dev/null)}" \
-	$(ENVIRONMENT) test -- python -m dust3r_ros.cli.eval backends $$(test -d "$$data" && echo --data "$$data") \
+	@$(call evaluate,backends) \
 	  --checkpoint "$(CHECKPOINT)" --out results/backends --page docs/backends.md $(ARGS)
 
 bench: python  ## real sequences into results/sequences.md, pairs per second (needs the reference data)
