@@ -7,13 +7,16 @@ from dataclasses import replace
 
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.backends.network_depth import NetworkDepths
-from dust3r_ros.backends.prior import with_prior
+from dust3r_ros.backends.prior import TrackRecord, with_prior
 from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.types import Array, PairPrediction, View
 
 
 class BothBackend:
     """Depth by flow and triangulation, and the network's as a prior, view by view (``prior.with_prior``).
+
+    The network is believed as far as it has been right so far, so what a pair gives depends on the pairs before it;
+    the same calls in the same order give the same.
 
     ``network``: a backend that needs no poses. ``image_size``: (H, W) of its training, None for any. The pair's
     unit of length, its relative pose and focals are geometry's; a pair of which geometry knows nothing stays one
@@ -28,6 +31,7 @@ class BothBackend:
     ) -> None:
         self._geometry = TwoViewBackend(min_parallax_deg)
         self._network = NetworkDepths(network, image_size)
+        self._record = TrackRecord()
 
     def add(self, view: View) -> None:
         """Take a view (H, W, 3) RGB uint8 in, whose sides are multiples of 16."""
@@ -47,6 +51,7 @@ class BothBackend:
         """Drop every view and all that is known of them; the weights stay."""
         self._geometry.clear()
         self._network.clear()
+        self._record = TrackRecord()
 
     def predict(
         self,
@@ -66,7 +71,7 @@ class BothBackend:
                 predictions.append(self._geometry.nothing_known(*pair, focals))
                 continue
             if pair in priors:
-                (a, b), (prior_a, prior_b) = depths.depths, priors[pair]
-                depths = replace(depths, depths=(with_prior(a, prior_a), with_prior(b, prior_b)))
+                a, b = (with_prior(*each, self._record) for each in zip(depths.depths, priors[pair], strict=True))
+                depths = replace(depths, depths=(a, b))
             predictions.append(depths.prediction())
         return predictions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import exp
 
 import cv2
 import numpy as np
@@ -28,6 +29,8 @@ _LEAST_GAIN = 0.25
 # on average, floor below and walls beyond. It would still look precise after bending, which takes after geometry on
 # every smooth surface, and would stand in the way of what geometry itself says of pixels without any.
 _MOST_LEFT = 0.5
+_UNPROVEN = 5  # tiles of explaining nothing that every network begins with, so that luck with one view is not enough
+_REMEMBERED = 4000  # tiles, some hundred views: a network that is right about rooms may be wrong about the woods
 _CONTRADICTION = 3.0  # standard deviations
 _MAX_GAIN = 99.0
 
@@ -51,7 +54,33 @@ class _Evidence:
     at: np.ndarray  # (H, W), where they are
 
 
-def with_prior(stereo: StereoDepth, network: NetworkDepth) -> StereoDepth:
+class TrackRecord:
+    """What a network has left unexplained of all views so far that geometry knew enough of.
+
+    A poor network fits some view well by luck, and would be believed there if each view were judged by itself.
+    Older views count less. The same views in the same order give the same record.
+    """
+
+    def __init__(self) -> None:
+        self._tiles, self._network, self._plane = 0.0, 0.0, 0.0
+
+    def add(self, tiles: int, network: float, plane: float) -> None:
+        """A view more: variance of log depth beside the network and beside a plane, known from so many tiles."""
+        kept = exp(-tiles / _REMEMBERED)
+        self._tiles = kept * self._tiles + tiles
+        self._network = kept * self._network + tiles * network
+        self._plane = kept * self._plane + tiles * plane
+
+    @property
+    def left(self) -> float:
+        """Share of what a plane leaves unexplained that the network leaves, 1 before the first view."""
+        if self._tiles == 0:
+            return 1.0
+        unproven = _UNPROVEN * self._plane / self._tiles
+        return (self._network + unproven) / (self._plane + unproven)
+
+
+def with_prior(stereo: StereoDepth, network: NetworkDepth, record: TrackRecord) -> StereoDepth:
     """Depth of a view by geometry where that knows more, by the network where that does, by both where they agree.
 
     The network's depth takes the unit of geometry by one scale, the weighted median of log ratios where both
@@ -60,10 +89,11 @@ def with_prior(stereo: StereoDepth, network: NetworkDepth) -> StereoDepth:
     precision sigma; near sure pixels it is what the mean, made without them, misses them by. Pixels of which the
     network itself is less sure, that lie nearer or farther than what geometry has seen, or in another part of the
     view, are worse. Its confidence is 1 + (reference / sigma)^2 as in stereo. So a network that is wrong about a view
-    says nothing there, and where geometry is sure of too little to tell, none does.
+    says nothing there, one that has mostly been wrong says nothing at all, and where geometry is sure of too little to
+    tell, none does. ``record``: of this network, to which this view is added.
     """
     sure = _evidence(stereo, network)
-    prior = None if sure is None else _prior(sure, stereo, network)
+    prior = None if sure is None else _prior(sure, stereo, network, record)
     if prior is None:
         return stereo
     depth, confidence = _joined(stereo, *prior)
@@ -89,15 +119,19 @@ def _evidence(stereo: StereoDepth, network: NetworkDepth) -> _Evidence | None:
     )
 
 
-def _prior(sure: _Evidence, stereo: StereoDepth, network: NetworkDepth) -> tuple[Array32, Array32] | None:
+def _prior(
+    sure: _Evidence, stereo: StereoDepth, network: NetworkDepth, record: TrackRecord
+) -> tuple[Array32, Array32] | None:
     """Depth (H, W) in the unit of geometry and C - 1 (H, W); None where it would say nothing."""
     scale = _quantile(sure.ratio, sure.weight, 0.5)
     noise = float(np.average(sure.variance, weights=sure.weight))
     variance = _variance(np.abs(sure.ratio - scale), sure.weight, noise)
-    if variance > _MOST_LEFT * _variance(_off_plane(stereo, sure), sure.weight, noise):
+    beside_plane = _variance(_off_plane(stereo, sure), sure.weight, noise)
+    tiles = len(np.unique(sure.tile))
+    record.add(tiles, variance, beside_plane)
+    if max(variance / beside_plane, record.left) > _MOST_LEFT:
         return None
     bent, there, local = _bending(sure, scale, noise, variance)
-    tiles = len(np.unique(sure.tile))
     # Of a further tile, from a mean and a spread that are known of so many (Student's predictive distribution)
     variance *= (1 + 1 / tiles) * (tiles - 1) / (tiles - 3)
     known = network.depth > 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from stand_in import StandIn
 
 from dust3r_ros.backends.both import BothBackend
-from dust3r_ros.backends.prior import NetworkDepth, with_prior
+from dust3r_ros.backends.prior import NetworkDepth, TrackRecord, with_prior
 from dust3r_ros.backends.stereo import StereoDepth
 from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.geometry.rigid import invert, transform
@@ -129,10 +130,34 @@ def test_a_network_that_says_nothing_changes_nothing() -> None:
     geometry.confidence[:, ::3] = 1.0  # what geometry does not know
     geometry.depth[:, ::3] = 0.0
     for nothing in (np.ones_like(true), plane):
-        assert with_prior(geometry, NetworkDepth(nothing, np.full_like(true, 3.0))) is geometry
-    found = with_prior(geometry, NetworkDepth(0.3 * true, np.full_like(true, 3.0)))
+        assert with_prior(geometry, NetworkDepth(nothing, np.full_like(true, 3.0)), TrackRecord()) is geometry
+    found = with_prior(geometry, NetworkDepth(0.3 * true, np.full_like(true, 3.0)), TrackRecord())
     assert (found.confidence[:, ::3] > 1.5).mean() > 0.9
     np.testing.assert_allclose(found.depth[:, ::3], true[:, ::3], rtol=0.03)
+
+
+def test_a_network_is_judged_by_all_views_it_was_asked_for() -> None:
+    """One that is right by luck is not believed after many wrong views, one that turns out right is believed again."""
+    rng = np.random.default_rng(0)
+    true = np.exp(cv2.resize(rng.normal(0, 0.3, (6, 8)), (160, 120))).astype(np.float32)
+    geometry = StereoDepth(true.copy(), np.full_like(true, 4.0), 5.0)
+    geometry.confidence[:, ::3] = 1.0
+    geometry.depth[:, ::3] = 0.0
+
+    def believed(depth: np.ndarray, record: TrackRecord) -> bool:
+        return with_prior(geometry, NetworkDepth(depth, np.full_like(true, 3.0)), record) is not geometry
+
+    record = TrackRecord()
+    assert record.left == 1
+    assert believed(true, record)
+    for _ in range(20):
+        assert not believed(np.ones_like(true), record)
+    assert record.left > 0.8
+    assert not believed(true, record)
+    views = next(views for views in range(1000) if believed(true, record))
+    assert 10 < views < 100
+    assert believed(true, record)
+    assert not believed(np.ones_like(true), record), "a good name does not make a wrong view right"
 
 
 def test_where_geometry_knows_no_scale_nobody_is_asked(views) -> None:
