@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dust3r_ros.errors import CheckpointError, OutputError
 from dust3r_ros.network import shipped as module
 from dust3r_ros.network.shipped import find_checkpoint, shipped
+from dust3r_ros.scenes.rooms import room
+from dust3r_ros.scenes.sequence import render_path
+from dust3r_ros.scenes.trajectory import look_at
+from dust3r_ros.types import View
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -47,6 +52,22 @@ def test_what_the_package_ships_is_whole() -> None:
         assert {"config.json", "model.safetensors", "MODEL_CARD.md"} <= {path.name for path in folder.iterdir()}
         assert sum(path.stat().st_size for path in folder.iterdir()) < 64e6
         load_checkpoint(folder)
+
+
+def test_what_the_package_ships_tells_near_from_far() -> None:
+    """In a room of a generator that training never used: code that changes what tensors mean leaves them whole."""
+    at, target = np.array([1.9, -0.2, 1.4]), np.array([0.0, 0.3, 0.9])
+    poses = np.stack([look_at(at + np.array([0.0, step, 0.0]), target) for step in (0.0, 0.4)])
+    views = render_path("room", room(0), poses, width=224, height=224)
+    true = np.log(views.depths[0])
+    spread = np.abs(true - np.median(true)).mean()
+    for name in shipped():
+        backend = Dust3rBackend(name, "cpu")
+        for index, image in enumerate(views.images):
+            backend.add(View(index, "front", image))
+        (found,) = backend.predict([(0, 1)], {})
+        off = true - np.log(found.points_first[..., 2])
+        assert np.abs(off - np.median(off)).mean() < 0.5 * spread, name
 
 
 def test_a_name_is_loaded_in_single_precision(home: Path, model: Dust3r) -> None:
