@@ -102,6 +102,17 @@ class Bench:
             )
         self._publishers[key].publish(message)
 
+    def parted(self) -> None:
+        """Wait until nobody subscribes to what was sent; what is sent then waits for a subscriber again."""
+        for (_, topic), publisher in self._publishers.items():
+            self.recorder.wait(
+                lambda publisher=publisher: publisher.get_subscription_count() == 0,
+                PATIENCE_S,
+                f"the node lets {topic} go",
+            )
+            self.recorder.node.destroy_publisher(publisher)
+        self._publishers.clear()
+
     def play(self, sequence: RenderedSequence, first: int = 0, last: int | None = None, shift_ns: int = 0) -> None:
         """Publish frames of a sequence as fast as they go; the node's queue holds them all."""
         for index in range(first, len(sequence) if last is None else last):
