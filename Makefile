@@ -12,7 +12,7 @@ data="../shared/data"; test -d "$$data" || echo "$@: no folder $$data: only rend
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint eval backends bench bench-alignment bench-training env clean python
+.PHONY: help demo test test-long lint eval backends bench bench-alignment bench-training gpu-day env clean python
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -50,6 +50,9 @@ bench-alignment: python  ## alignment against the published scheme, a long run, 
 
 bench-training: python  ## the network on a processor, rendered worlds, training steps: pairs per second, into results/
 	@for name in network_cpu raycast training; do $(ENVIRONMENT) test -- python benchmarks/$$name.py || exit; done
+
+gpu-day:  ## half an hour of a GPU into weights (MINUTES=25 OUT=gpu_day), by this python, which needs torch
+	@$(PYTHON) -m dust3r_ros.training.gpu_day --minutes $(or $(MINUTES),25) --out "$(or $(OUT),gpu_day)" $(ARGS)
 
 env: python  ## make or update .venv with everything and run nothing
 	@$(ENVIRONMENT) test

@@ -3,7 +3,8 @@
     python benchmarks/raycast.py [--device cuda] [--batch 64] [--side 224] [--out results/raycast.json]
 
 Baseline "numpy": ``Scenery.render`` of the same cameras in one process. "pairs" is what training gets per process
-with either caster: worlds, choice of cameras, overlap and photographic effects, NumPy's in both, included. Of the ray
+with either caster: worlds, choice of cameras, overlap and photographic effects included, all but the worlds by torch
+with "torch". Of the ray
 caster it says which stage takes how much, and what it moves at least (arrays of rays read and written once), as a
 share of what a copy on that device moves per second.
 """
@@ -16,6 +17,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -27,13 +29,13 @@ sys.path.insert(0, str(ROOT))
 
 from dust3r_ros.errors import InputError  # noqa: E402
 from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
-from dust3r_ros.scenes.endless.album import Render  # noqa: E402
 from dust3r_ros.scenes.endless.eye import Eye  # noqa: E402
 from dust3r_ros.scenes.endless.layouts import LAYOUTS  # noqa: E402
 from dust3r_ros.scenes.endless.viewpoints import choose_eyes  # noqa: E402
 from dust3r_ros.scenes.endless.worlds import World, make_world  # noqa: E402
+from dust3r_ros.training.crops import Cropping  # noqa: E402
+from dust3r_ros.training.on_device.source import DeviceWorlds  # noqa: E402
 from dust3r_ros.training.raycast import TILE, Cameras, Raycaster, cameras  # noqa: E402
-from dust3r_ros.training.rendering import TorchRenderer  # noqa: E402
 from dust3r_ros.training.synthetic import RenderedPairs  # noqa: E402
 
 TARGET = 2000.0  # pairs per second on a data-centre GPU
@@ -115,14 +117,26 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, obje
         )
     pairs = {
         "numpy": training_pairs(options.side, options.pairs),
-        "torch": training_pairs(options.side, options.pairs, TorchRenderer(str(device))),
+        "torch": device_pairs(options.side, options.pairs, device, wait),
     }
     return {"device": _name(device), "bytes_per_second": speed, "pairs": pairs, "rows": rows}
 
 
-def training_pairs(side: int, count: int = 256, render: Render | None = None) -> float:
+def device_pairs(side: int, count: int, device: torch.device, wait: Callable[[], None]) -> float:
+    """Pairs per second that are rendered and made on ``device``, worlds drawn up by this process included."""
+    worlds = DeviceWorlds(device=str(device), worlds=4)
+    with closing(worlds.batches(0, 0, 32, [(side, side)], Cropping(1.3, colour=0.4), 0)) as batches:
+        next(batches)
+        start, made = time.perf_counter(), 0
+        while made < count:
+            made += len(next(batches))
+        wait()
+    return made / (time.perf_counter() - start)
+
+
+def training_pairs(side: int, count: int = 256) -> float:
     """Pairs per second of one process, over worlds of all kinds, of views with ``side`` x ``side`` pixels."""
-    source = RenderedPairs(short_side=side, lanes=1, render=render)
+    source = RenderedPairs(short_side=side, lanes=1)
     source.pair(0, np.random.default_rng(0))
     start, pixels = time.perf_counter(), 0
     for index in range(source.batch, source.batch + count):

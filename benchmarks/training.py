@@ -30,13 +30,13 @@ from dust3r_ros.evaluation.report.machine import Machine  # noqa: E402
 from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
 from dust3r_ros.network.device import pick_device  # noqa: E402
 from dust3r_ros.network.model import Dust3r  # noqa: E402
-from dust3r_ros.training.batches import PairBatches, load  # noqa: E402
 from dust3r_ros.training.learner import Learner  # noqa: E402
 from dust3r_ros.training.processes import Processes  # noqa: E402
 from dust3r_ros.training.recipe import Recipe, Stage, read_recipe  # noqa: E402
 from dust3r_ros.training.sampling import Sampling  # noqa: E402
-from dust3r_ros.training.sources import open_sources, sized  # noqa: E402
+from dust3r_ros.training.sources import open_sources  # noqa: E402
 from dust3r_ros.training.start import new_model  # noqa: E402
+from dust3r_ros.training.trainer import stream  # noqa: E402
 
 _COLD = 5
 
@@ -45,20 +45,18 @@ def stage_figures(recipe: Recipe, stage: Stage, steps: int, device: torch.device
     """One row: a stage in its own process of batches, then the same steps without any."""
     learner = Learner(recipe, new_model(recipe.architecture(stage), recipe.seed), device, Processes())
     sources = open_sources([], recipe, 1, device=str(device))
-    sampling = Sampling(sized(sources, stage.sizes), recipe.epoch, recipe.seed)
-    stream = load(
-        PairBatches(sampling, 0, stage.pairs, stage.sizes, recipe.cropping), 0, workers, device.type == "cuda"
-    )
-    for batch in islice(stream, _COLD):
+    sampling = Sampling(sources, recipe.epoch, recipe.seed)
+    batches = stream(recipe, stage, sampling, device, workers, Processes())
+    for batch in islice(batches, _COLD):
         learner.step(batch, stage.rate)
     start, waited = perf_counter(), 0.0
     for _ in range(steps):
         asked = perf_counter()
-        batch = next(stream)
+        batch = next(batches)
         waited += perf_counter() - asked
         learner.step(batch, stage.rate)
     whole = perf_counter() - start
-    stream.close()
+    batches.close()
     start = perf_counter()
     for _ in range(steps):
         learner.step(batch, stage.rate)

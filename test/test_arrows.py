@@ -160,7 +160,10 @@ IMPORTS = [found for path in SOURCES for found in _walk(ast.parse(path.read_text
 
 
 def _part(module: str) -> str:
-    """First name below the package: ``dust3r_ros.io.ply`` and ``io/ply.py`` are of the part ``io``."""
+    """First name below the package: ``dust3r_ros.io.ply`` and ``io/ply.py`` are of the part ``io``. A ``__main__`` is a
+    command wherever it lies."""
+    if module.endswith("__main__.py"):
+        return "cli"
     return module.removeprefix("dust3r_ros").strip("./").replace("/", ".").removesuffix(".py").split(".")[0]
 
 

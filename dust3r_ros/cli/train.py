@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         "Several processes: torchrun --nproc-per-node N --no-python dust3r-train …",
     )
     parser.add_argument(
-        "--config", metavar="NAME", help="tiny (default), small, base, large, or a YAML file like theirs"
+        "--config", metavar="NAME", help="tiny (default), micro, mini, small, base, large, or a YAML file like theirs"
     )
     parser.add_argument("--out", metavar="DIR", required=True, help="folder of the run, made when missing")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, exactly as it would have")

@@ -16,7 +16,11 @@ _NAME = "dust3r-weights"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 written, 1 it could not be written, 2 usage or input."""
-    arguments = _parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    if given[:1] == ["join"]:
+        asked = _join_parser().parse_args(given[1:])
+        return command.guarded(_NAME, lambda: _join(asked), asked.debug)
+    arguments = _parser().parse_args(given)
     return command.guarded(_NAME, lambda: _run(arguments), arguments.debug)
 
 
@@ -24,6 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(
         prog=_NAME,
         description="Weights in other forms. Each form is a folder that every --checkpoint takes.",
+        epilog="'dust3r-weights join DIR' puts weights together that were cut into pieces to travel.",
     )
     parser.add_argument(
         "checkpoint", nargs="?", metavar="CHECKPOINT",
@@ -35,6 +40,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quiet", action="store_true", help="print nothing")
     command.add_common(parser)
     return parser
+
+
+def _join_parser() -> argparse.ArgumentParser:
+    parser = command.Parser(
+        prog=f"{_NAME} join", description="One checkpoint folder from the pieces that a day on a GPU leaves."
+    )
+    parser.add_argument("pieces", type=Path, metavar="DIR", help="where pieces.json and weights.00, … lie")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the checkpoint folder (default: DIR/model)")
+    parser.add_argument("--quiet", action="store_true", help="print nothing")
+    command.add_common(parser)
+    return parser
+
+
+def _join(arguments: argparse.Namespace) -> int:
+    from dust3r_ros.training.pieces import join
+
+    folder = join(arguments.pieces, arguments.out or arguments.pieces / "model")
+    _say(arguments, str(folder))
+    return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:

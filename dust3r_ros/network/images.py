@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 from torch import Tensor
 
 from dust3r_ros.errors import InputError
@@ -63,6 +62,8 @@ def prepare_image(image: Image, size: int = 512) -> PreparedImage:
         )
     offset = ((resized[0] - crop[0]) // 2, (resized[1] - crop[1]) // 2)
     box = (*offset, offset[0] + crop[0], offset[1] + crop[1])
+    from PIL import Image as Pillow  # here, since training on rendered worlds does without it
+
     filter_ = Pillow.Resampling.LANCZOS if scale < 1 else Pillow.Resampling.BICUBIC
     pixels = np.asarray(Pillow.fromarray(image).resize(resized, filter_).crop(box))
     return PreparedImage(pixels, (resized[0] / width, resized[1] / height), offset)

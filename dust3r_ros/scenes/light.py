@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from dust3r_ros.scenes.solids import Solid
@@ -35,6 +34,8 @@ class Lamp:
         for offset in _OFFSETS:
             light += self._from(self.position + offset, points, normals, solids) / len(_OFFSETS)
         grid = (self.ambient + self.strength * light).reshape(rows, columns).astype(np.float32)
+        import cv2  # here, since rendered worlds to train on do without it
+
         return np.asarray(cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
     def _from(self, lamp: Array, points: Array, normals: Array, solids: Sequence[Solid]) -> Array:

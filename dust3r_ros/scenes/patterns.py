@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 
+from dust3r_ros.scenes import raster
 from dust3r_ros.types import Array32
 
 Pattern = Callable[[np.random.Generator, int, int, float], Array32]
@@ -29,7 +29,7 @@ def noise(
         size = max(cell / 2**octave, 1.0)
         grid = (int(np.ceil(height / size)) + 1, int(np.ceil(width / (size * stretch))) + 1)
         coarse = rng.standard_normal(grid, dtype=np.float32)
-        total += 0.75**octave * cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        total += 0.75**octave * raster.enlarge(coarse, width, height)
     return total / max(float(total.std()), 1e-6)
 
 
@@ -153,11 +153,12 @@ def poster(rng: np.random.Generator, height: int, width: int, scale: float) -> A
         size = (rng.uniform(0.04, 0.25, 2) * min(height, width)).astype(int) + 2
         color = _color(rng, 0.02, 0.98, 0.1).tolist()
         if rng.random() < 0.5:
-            cv2.ellipse(picture, center.tolist(), size.tolist(), float(rng.uniform(0, 180)), 0, 360, color, -1)
+            turned = float(rng.uniform(0, 180))
+            raster.ellipse(picture, tuple(center.tolist()), tuple(size.tolist()), turned, color)
         else:
-            cv2.fillPoly(picture, [_quadrilateral(rng, center, size)], color)
+            raster.polygon(picture, _quadrilateral(rng, center, size), color)
     _text(rng, picture)
-    cv2.rectangle(picture, (0, 0), (width - 1, height - 1), (0.1, 0.08, 0.06), max(int(0.03 * scale), 2))
+    raster.frame(picture, (0, 0), (width - 1, height - 1), (0.1, 0.08, 0.06), max(int(0.03 * scale), 2))
     return _mottle(rng, picture, scale, 0.06)
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
+from dust3r_ros.scenes import raster
 from dust3r_ros.types import Array32, Image
-
-_ROW = 256  # cv2.remap takes images, not lists: samples are laid out in rows of this many
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,19 +43,15 @@ class Texture:
 
     def _bilinear(self, index: int, u: Array32, v: Array32) -> Image:
         image = self.levels[index]
-        rows = -(-len(u) // _ROW)
-        x = np.zeros(rows * _ROW, np.float32)
-        y = np.zeros(rows * _ROW, np.float32)
-        x[: len(u)] = u * (image.shape[1] / self.width) - 0.5
-        y[: len(u)] = v * (image.shape[0] / self.height) - 0.5
-        picked = cv2.remap(
-            image, x.reshape(rows, _ROW), y.reshape(rows, _ROW), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
-        return np.asarray(picked.reshape(-1, 3)[: len(u)], np.uint8)
+        x = (u * (image.shape[1] / self.width) - 0.5).astype(np.float32)
+        y = (v * (image.shape[0] / self.height) - 0.5).astype(np.float32)
+        return np.asarray(raster.sample(image, x, y), np.uint8)
 
 
 def texture(image: Image, width: float, height: float) -> Texture:
     """A texture of ``width`` x ``height`` metres from a picture (H, W, 3) uint8."""
+    import cv2  # here, since rendered worlds to train on do without it
+
     levels = [image]
     while min(levels[-1].shape[:2]) > 1:
         rows, columns = levels[-1].shape[:2]

@@ -6,12 +6,10 @@ import ctypes
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from multiprocessing import resource_tracker
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,10 +19,11 @@ from dust3r_ros.errors import InputError, TrainingError
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.network.heads import Raster
 from dust3r_ros.network.images import normalise
+from dust3r_ros.scenes import raster
 from dust3r_ros.training.crops import Cropping, crop_pair
 from dust3r_ros.training.losses import PairTruth
 from dust3r_ros.training.sampling import Sampling
-from dust3r_ros.training.views import TrainingView, ViewPair, spawned
+from dust3r_ros.training.views import TrainingView, ViewPair
 
 _AHEAD = 4  # batches that a worker makes before they are asked for
 _PR_SET_PDEATHSIG = 1
@@ -171,13 +170,12 @@ class PairBatches(Dataset["PairBatch | InputError | TrainingError"]):
         )
 
 
-def load(batches: PairBatches, first: int, workers: int, pin: bool = False) -> Iterator[PairBatch]:
+def load(batches: PairBatches, first: int, workers: int, pin: bool = False) -> Generator[PairBatch, None, None]:
     """Batches from number ``first`` on, in order and without end, made by ``workers`` processes (0: by this one).
 
     The batches are the same for any number of workers. Raises ``InputError`` as ``PairBatches`` and for a
     worker that the system ended, ``TrainingError`` when a source can make no pairs on this machine.
     """
-    afresh = workers > 0 and any(map(spawned, batches.sampling.sources))
     loader = DataLoader(
         batches,
         batch_size=None,
@@ -185,14 +183,11 @@ def load(batches: PairBatches, first: int, workers: int, pin: bool = False) -> I
         num_workers=workers,
         prefetch_factor=_AHEAD if workers else None,
         worker_init_fn=_alone if workers else None,
-        multiprocessing_context="spawn" if afresh else None,
         pin_memory=pin,
         generator=torch.Generator(),  # else torch's own random numbers would depend on when loading began
     )
     try:
-        with _interrupts_wait() if afresh else nullcontext():
-            made = iter(loader)
-        for batch in made:
+        for batch in loader:
             if isinstance(batch, (InputError, TrainingError)):
                 raise batch
             yield batch
@@ -213,23 +208,12 @@ def worker_gone(error: RuntimeError) -> InputError | None:
     )
 
 
-@contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Ctrl-C reaches all processes of a terminal. Those that begin within do not die of it before they ignore it."""
-    resource_tracker.ensure_running()  # it would let signals through when it is started within
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _alone(worker: int) -> None:
     """Workers share the processors: one thread each. They end with their parent, and leave signals to it."""
     torch.set_num_threads(1)
-    cv2.setNumThreads(0)
+    if raster.cv2 is not None:
+        raster.cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with suppress(OSError, AttributeError):  # Linux: a parent that is killed cannot end its children itself
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

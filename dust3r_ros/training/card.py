@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from dust3r_ros import __version__
 from dust3r_ros.training.progress import Progress
@@ -104,11 +104,20 @@ def card(
             "## Recipe",
             "",
             "```yaml",
-            yaml.safe_dump(recipe.as_mapping(), sort_keys=False, default_flow_style=None, width=110).rstrip(),
+            _text(recipe.as_mapping()),
             "```",
             "",
         ]
     )
+
+
+def _text(values: Mapping[str, Any]) -> str:
+    """YAML; JSON, which is YAML too, where there is no PyYAML."""
+    try:
+        import yaml
+    except ImportError:
+        return json.dumps(values, indent=1)
+    return str(yaml.safe_dump(dict(values), sort_keys=False, default_flow_style=None, width=110)).rstrip()
 
 
 def _words(values: Mapping[str, Any]) -> str:

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-from PIL import Image as Pillow
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.training.colours import jitter
 from dust3r_ros.training.views import TrainingView, ViewPair
 
 _LEAST_PIXELS = 4  # sides of a window that still is a picture
@@ -67,11 +64,20 @@ def crop_pair(pair: ViewPair, size: tuple[int, int], rng: np.random.Generator, c
 
 def crop_view(view: TrainingView, size: tuple[int, int], rng: np.random.Generator, cropping: Cropping) -> TrainingView:
     """The view at ``size`` (H, W) with square pixels; raises ``InputError`` when no window fits."""
+    if view.depth.shape == size and cropping == Cropping() and _centred(view):
+        return view
     window = choose_window(view, size, rng, cropping)
     cut = resample(view, window, size)
     if cropping.colour <= 0:
         return cut
+    from dust3r_ros.training.colours import jitter
+
     return TrainingView(jitter(cut.image, rng, cropping.colour), cut.depth, cut.K, cut.w_T_c)
+
+
+def _centred(view: TrainingView) -> bool:
+    height, width = view.depth.shape
+    return bool(np.allclose(view.K[:2, 2], ((width - 1) / 2, (height - 1) / 2)) and view.K[0, 0] == view.K[1, 1])
 
 
 def choose_window(view: TrainingView, size: tuple[int, int], rng: np.random.Generator, cropping: Cropping) -> Window:
@@ -127,12 +133,17 @@ def _picture(image: np.ndarray, window: Window, size: tuple[int, int]) -> np.nda
         return np.ascontiguousarray(cut)
     if window.width > 4 * size[1]:  # twice area averaging first: Lanczos over hundreds of pixels is slow
         return _reduced(image, box, size)
+    from PIL import Image as Pillow  # here, since what is rendered on the device does without it
+
     small = window.width < size[1]
     filter_ = Pillow.Resampling.BICUBIC if small else Pillow.Resampling.LANCZOS
     return np.asarray(Pillow.fromarray(image).resize((size[1], size[0]), filter_, box=box))
 
 
 def _reduced(image: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+    import cv2
+    from PIL import Image as Pillow
+
     half = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
     scale_x, scale_y = half.shape[1] / image.shape[1], half.shape[0] / image.shape[0]
     smaller = (box[0] * scale_x, box[1] * scale_y, box[2] * scale_x, box[3] * scale_y)

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dust3r_ros.network.model import Dust3r
 from dust3r_ros.training.averaging import Average
 from dust3r_ros.training.batches import PairBatch
+from dust3r_ros.training.compiling import try_compiled
 from dust3r_ros.training.completion import CompletionTask
 from dust3r_ros.training.optimiser import clip, make_optimiser
 from dust3r_ros.training.processes import Processes, others_named
@@ -47,13 +48,15 @@ class Learner:
             torch.manual_seed(recipe.seed)
             self.task = make_task(task, model, recipe).to(device)
         model.checkpointing = recipe.checkpointing
-        self.optimiser = make_optimiser(recipe.optimiser, self.task, recipe.decay, recipe.betas)
+        self._half = precision(recipe, device) == "bfloat16"
+        self.optimiser = make_optimiser(recipe.optimiser, self.task, recipe.decay, recipe.betas, self._half)
         self.average = Average(self.task, recipe.ema)
         self._run: nn.Module = self.task
         if processes.world > 1:
             with others_named():
                 self._run = DistributedDataParallel(self.task)
-        self._half = precision(recipe, device) == "bfloat16"
+        self._untried = recipe.compiled
+        self.uncompiled = ""  # why the network is not, where the recipe wants it to be
 
     def step(self, batch: PairBatch, rate: float, asks: Sequence[bool] = ()) -> Step:
         """One step at a learning ``rate``. A batch whose loss or gradient is not finite changes nothing.
@@ -66,10 +69,11 @@ class Learner:
         self.optimiser.set_rate(rate)
         self.optimiser.zero_grad()
         skipped, batch = len(batch.skipped), batch.to(self.device)
-        with others_named():
-            with self.autocast():
-                total, regression = self._run(batch)
-            total.backward()
+        if self._untried:
+            self._untried = False
+            self.uncompiled = try_compiled(self.task.model, lambda: self._backward(batch))
+            self.optimiser.zero_grad()
+        total, regression = self._backward(batch)
         norm = clip((value for value in self.task.parameters() if value.grad is not None), self.recipe.clip)
         loss, plain, length = torch.stack((total.detach(), regression.detach(), norm.detach())).double().tolist()
         bad = not all(map(_finite, (loss, plain, length)))
@@ -84,6 +88,14 @@ class Learner:
             self.average.update(self.task)
         mean = (told[0] / world, told[1] / world) if good else (float("nan"),) * 2
         return Step(*mean, length, good, int(told[3]), tuple(value > 0 for value in told[4:]))
+
+    def _backward(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Losses of a batch, whose gradients are left with the parameters."""
+        with others_named():
+            with self.autocast():
+                total, regression = self._run(batch)
+            total.backward()
+        return total, regression
 
     def autocast(self) -> torch.autocast:
         """bfloat16 where the recipe says so; the heads and losses stay in float32."""

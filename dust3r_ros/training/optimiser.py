@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dust3r_ros.errors import ConfigError
+from dust3r_ros.training.muon import Muon
 
 # Of the parameters that shift or scale: norms, biases and the token of the pretraining are left alone by decay,
 # which would pull a norm's scale to 0 and has no meaning for a bias.
@@ -55,10 +55,12 @@ class Optimiser:
             part.load_state_dict(state)
 
 
-def make_optimiser(name: str, model: nn.Module, decay: float, betas: tuple[float, float]) -> Optimiser:
+def make_optimiser(
+    name: str, model: nn.Module, decay: float, betas: tuple[float, float], half: bool = False
+) -> Optimiser:
     """The optimiser ``name``, one of ``recipe.OPTIMISERS``, of every parameter of ``model`` that learns.
 
-    Decay is on matrices and filters only. Raises ``ConfigError`` where this torch has none of that name.
+    Decay is on matrices and filters only. ``half``: bfloat16 is fast on the device.
     """
     matrices: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
@@ -76,17 +78,10 @@ def make_optimiser(name: str, model: nn.Module, decay: float, betas: tuple[float
     used = [group for group in groups if group["params"]]
     parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(used, lr=0.0, betas=betas, fused=True)]
     if matrices:
-        parts.append(_muon(matrices, decay))
+        parts.append(Muon(matrices, 0.0, decay, _MOMENTUM, half))
     return Optimiser(parts)
 
 
 def clip(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
     """Scale gradients so that their common norm is at most ``largest``; the norm before, which may be not finite."""
     return torch.nn.utils.clip_grad_norm_(list(parameters), largest)
-
-
-def _muon(matrices: list[nn.Parameter], decay: float) -> torch.optim.Optimizer:
-    kind: Any = getattr(torch.optim, "Muon", None)
-    if kind is None:
-        raise ConfigError(f"optimiser is 'muon', which torch has from 2.9 on; this is torch {torch.__version__}")
-    return kind(matrices, lr=0.0, weight_decay=decay, momentum=_MOMENTUM, adjust_lr_fn="match_rms_adamw")

@@ -63,17 +63,21 @@ def cameras(eyes: Sequence[Eye], device: torch.device | str = "cpu") -> Cameras:
 class Raycaster:
     """A world's shapes, textures and light as tensors on ``device``.
 
-    ``chunk``: tiles of shapes that are cast at once; memory is about 25 KB times that.
+    ``chunk``: tiles of shapes that are cast at once; memory is about 25 KB times that. ``sheet``: textures that are on
+    the device already, which the scenery's charts lie on.
     """
 
-    def __init__(self, scenery: Scenery, device: torch.device | str = "cpu", chunk: int = 1 << 15) -> None:
+    def __init__(
+        self, scenery: Scenery, device: torch.device | str = "cpu", chunk: int = 1 << 15, sheet: Tensor | None = None
+    ) -> None:
         self.device, self.chunk = torch.device(device), chunk
         shapes = scenery.shapes
         self.shapes = _Solids(*(self._tensor(value) for value in (shapes.local, shapes.center, shapes.corners)))
         self._plain = [self._tensor(value) for value in _plain(shapes)]
         charts = scenery.charts
         self.charts = Charts(*(self._tensor(getattr(charts, field.name)) for field in fields(charts)))  # type: ignore[arg-type]
-        self.sheet, self.light = self._tensor(scenery.sheet), self._tensor(scenery.light[..., None])
+        self.sheet = self._tensor(scenery.sheet) if sheet is None else sheet
+        self.light = self._tensor(scenery.light[..., None])
         self.masks, self.levels = self._tensor(scenery.masks), self._tensor(LEVEL_TABLE)
         self.offsets = self._tensor(OFFSETS)
 
@@ -103,6 +107,11 @@ class Raycaster:
         image[tuple(place.T)] = colors[shape.numel() :].reshape(-1, len(self.offsets), 3).mean(dim=1)
         lap("colours")
         return (image.clip(max=255) + 0.5).to(torch.uint8), torch.where(depth.isfinite(), depth, 0.0)
+
+    @torch.no_grad()
+    def cast(self, seen_by: Cameras) -> tuple[Tensor, Tensor]:
+        """Depth (B, H, W) of the pixels' centres, infinite where nothing is, and shape (B, H, W), -1 there."""
+        return self._cast(seen_by, self._sight(seen_by))
 
     def _sight(self, seen_by: Cameras) -> Sight:
         """The shapes as all cameras see them: shape n of camera b is number b N + n."""
@@ -193,7 +202,8 @@ class Raycaster:
     def _colors(self, chart: Tensor, s: Tensor, t: Tensor, footprint: Tensor) -> Tensor:
         """(P, 3) colours, 0 to 255 and above."""
         where = texels(torch, self.charts, self.levels, chart, s, t, footprint)
-        fine, coarse = (_bilinear(self.sheet, *place).add(0.5).floor() for place in (where.fine, where.coarse))
+        left, top = (part.long() for part in where.corner)
+        fine, coarse = (_bilinear(self.sheet, *at, left, top).add(0.5).floor() for at in (where.fine, where.coarse))
         colors = fine + where.blend[:, None] * (coarse - fine)
         return colors * _bilinear(self.light, *where.light) * self.charts.tint.T[chart]
 
@@ -235,15 +245,19 @@ def _outlines(shape: Tensor, chart: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([camera, row, column], dim=1), torch.where(twice, NOTHING, found)
 
 
-def _bilinear(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """(P, C) samples of an image (H, W, C) at pixels (x, y) (P,) within it."""
+def _bilinear(image: Tensor, x: Tensor, y: Tensor, first: Tensor | int = 0, top_row: Tensor | int = 0) -> Tensor:
+    """(P, C) samples of an image (H, W, C) at pixels (x, y) (P,) from column ``first`` and row ``top_row`` on.
+
+    The sums are exact, so that what is seen of a part does not depend on where it lies.
+    """
     height, width, channels = image.shape
     left, top = x.floor(), y.floor()
     across, down = (x - left)[:, None], (y - top)[:, None]
     flat = image.reshape(-1, channels)
-    base = (top.long() * width + left.long()).clip(0, height * width - 1)
-    right = (left.long() + 1 < width).long()
-    below = (top.long() + 1 < height).long() * width
+    column, row = left.long() + first, top.long() + top_row
+    base = (row * width + column).clip(0, height * width - 1)
+    right = (column + 1 < width).long()
+    below = (row + 1 < height).long() * width
     upper = torch.lerp(flat[base].float(), flat[base + right].float(), across)
     lower = torch.lerp(flat[base + below].float(), flat[base + below + right].float(), across)
     return torch.lerp(upper, lower, down)

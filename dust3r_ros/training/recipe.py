@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -10,8 +11,6 @@ from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from dust3r_ros.errors import CheckpointError, ConfigError
 from dust3r_ros.network.config import PATCH, Dust3rConfig
@@ -78,7 +77,9 @@ class Recipe:
     it faster (heads and losses are in float32 always). ``checkpointing``: gradients by computing twice, in less memory.
     ``per_world``: pairs that are taken from a rendered world before another one is built; ``worlds_at_once``: worlds
     that every process which makes batches takes them from in turn (one changed at a time).
-    ``caster``: what renders worlds to train on, numpy or torch (on the device that trains; equal but for rounding).
+    ``caster``: what renders worlds to train on: numpy, in the processes that make batches, or torch, on the device
+    that trains, where batches are made, too. ``compiled``: blocks of the network are compiled, where that works and
+    takes no longer than a minute.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Recipe:
     checkpointing: bool = False
     workers: int = 1
     caster: str = "numpy"
+    compiled: bool = False
     per_world: int = 64
     worlds_at_once: int = 4
     bad_steps: int = 20
@@ -193,11 +195,25 @@ def read_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
         text = Path(name).read_text(encoding="utf-8")
     else:
         raise ConfigError(f"recipe '{name}' is not known; it must be a YAML file or one of {', '.join(recipe_names())}")
+    return from_mapping(_parsed(text, name), changes or {}, Path(name).stem)
+
+
+def _parsed(text: str, name: str) -> Any:
+    """What YAML says. JSON below lines of comments, which is YAML too, is read without PyYAML."""
     try:
-        values = yaml.safe_load(text)
+        return json.loads("".join(line for line in text.splitlines(True) if not line.startswith("#")))
+    except ValueError:
+        pass
+    try:
+        import yaml
+    except ImportError as error:
+        raise ConfigError(
+            f"recipe '{name}' needs PyYAML to be read; install it, or write the recipe as JSON"
+        ) from error
+    try:
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"recipe '{name}' is not YAML: {' '.join(str(error).split())}") from error
-    return from_mapping(values, changes or {}, Path(name).stem)
 
 
 def from_mapping(values: Any, changes: Mapping[str, Any], name: str) -> Recipe:

@@ -35,7 +35,7 @@ from dust3r_ros.training.sources import Split, open_sources, split
 from dust3r_ros.training.start import new_model, with_head
 from dust3r_ros.training.tasks import TASKS
 from dust3r_ros.training.trainer import Setting, Trainer
-from dust3r_ros.training.views import PairSource, spawned
+from dust3r_ros.training.views import BatchSource, PairSource
 
 _RESERVE = 0.04  # of the time of a run, for what comes after training
 _LEAST_RESERVE = 4.0  # seconds
@@ -195,8 +195,10 @@ class _Run:
     def _split(self) -> Split:
         sources, world = self.options.sources, self.processes.world
         if sources is None:
-            sources = open_sources(self.about["data"], self.recipe, world, self.options.cache, str(self.device))
-        if self.device.type == "cpu" and any(map(spawned, sources)):
+            sources = open_sources(
+                self.about["data"], self.recipe, world, self.options.cache, str(self.device), self.processes.rank
+            )
+        if self.device.type == "cpu" and any(isinstance(source, BatchSource) for source in sources):
             self.warn("worlds are rendered by torch on the processor, where caster=numpy is faster")
         return split(sources, self.recipe.held_out)
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from dust3r_ros.errors import ConfigError
 from dust3r_ros.training.recipe import Recipe
-from dust3r_ros.training.views import PairSource, length
+from dust3r_ros.training.views import BatchSource, PairSource, length
 
 WORLDS = "worlds"
 _MARGIN = 1.1  # of rendered images over what is cropped from them
@@ -28,20 +28,25 @@ class Split:
 
 
 def open_sources(
-    data: Sequence[str], recipe: Recipe, world: int, cache: Path | None = None, device: str = "cpu"
+    data: Sequence[str], recipe: Recipe, world: int, cache: Path | None = None, device: str = "cpu", rank: int = 0
 ) -> list[PairSource]:
     """Sources of ``NAME=PATH`` each, or ``worlds`` for rendered ones (the only one where nothing is said).
 
-    ``world``: number of processes that train, each of which should keep to worlds of its own. ``cache``: folder for
-    what is worked out about sets on disk; None: the user's cache folder. ``device``: of this process, where the
-    recipe's caster is torch. Raises ``ConfigError`` for a text of another form and ``InputError`` for a set that is not
-    known, or a path that holds none.
+    ``world``: number of processes that train, each of which should keep to worlds of its own; ``rank`` is this one.
+    ``cache``: folder for what is worked out about sets on disk; None: the user's cache folder. ``device``: of this
+    process, where the recipe's caster is torch. Raises ``ConfigError`` for a text of another form and ``InputError``
+    for a set that is not known, or a path that holds none.
     """
     opened: list[PairSource] = []
+    if recipe.caster == "torch" and list(data or [WORLDS]) != [WORLDS]:
+        raise ConfigError(
+            f"--data is {' '.join(data)} and the recipe's caster torch, which makes whole batches of rendered worlds "
+            "on the device; take caster=numpy for other sets"
+        )
     for text in data or [WORLDS]:
         name, equals, path = text.partition("=")
         if name == WORLDS and not equals:
-            opened.append(_worlds(recipe, world, device))
+            opened.append(_worlds(recipe, world, device, rank))
         elif not equals or not path or not name:
             raise ConfigError(f"--data {text!r} is not NAME=PATH, or {WORLDS}")
         else:
@@ -76,7 +81,14 @@ def split(sources: Sequence[PairSource], count: int) -> Split:
 def sized(sources: Sequence[PairSource], sizes: Sequence[tuple[int, int]]) -> list[PairSource]:
     """The same sources for images of ``sizes`` (H, W): one that makes its images makes them no larger than needed."""
     short_side = round(_MARGIN * max(min(size) for size in sizes))
-    return [source.sized(short_side) if isinstance(source, Sizable) else source for source in sources]
+    found: list[PairSource] = []
+    for source in sources:
+        if isinstance(source, BatchSource):
+            source = source.at(sizes[0])
+        elif isinstance(source, Sizable):
+            source = source.sized(short_side)
+        found.append(source)
+    return found
 
 
 @runtime_checkable
@@ -87,17 +99,22 @@ class Sizable(Protocol):
         """The same pairs with images whose smaller side is ``short_side`` pixels."""
 
 
-def _worlds(recipe: Recipe, world: int, device: str) -> PairSource:
+def _worlds(recipe: Recipe, world: int, device: str, rank: int) -> PairSource:
     """Rendered worlds, of which every process (of training, and of making batches) has lanes of its own.
 
     That holds for as many workers as the recipe says; with others the pairs are the same, but more worlds are built.
     """
-    from dust3r_ros.training.rendering import TorchRenderer
+    if recipe.caster == "torch":
+        from dust3r_ros.training.on_device.source import DeviceWorlds
+
+        return DeviceWorlds(
+            seed=recipe.seed, device=device, per_world=recipe.per_world, worlds=recipe.worlds_at_once,
+            rank=rank, world=world,
+        )  # fmt: skip
     from dust3r_ros.training.synthetic import RenderedPairs
 
     own = [stage.pairs // world for stage in recipe.stages]
     lanes = max(recipe.workers, 1) * world * max(max(own) // min(own), 1)
-    render = TorchRenderer(device) if recipe.caster == "torch" else None
     return RenderedPairs(
         seed=recipe.seed,
         per_world=recipe.per_world,
@@ -105,7 +122,6 @@ def _worlds(recipe: Recipe, world: int, device: str) -> PairSource:
         batch=min(own),
         lanes=lanes,
         mixed=recipe.worlds_at_once,
-        render=render,
     )
 
 

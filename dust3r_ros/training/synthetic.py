@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.scenes.endless.album import Album, Render
+from dust3r_ros.scenes.endless.album import Album
 from dust3r_ros.scenes.endless.photography import draw_exposure, photograph
 from dust3r_ros.training.views import TrainingView, ViewPair
 
@@ -31,9 +31,6 @@ class RenderedPairs:
     Index to world: batches of ``batch`` indices go around ``lanes``, and ``mixed`` worlds take turns within a lane.
     With as many lanes as processes (or a multiple) and batch n made by process n modulo their number, no two
     processes build the same world. A process keeps the worlds of its lanes: 30 to 60 MB each.
-
-    ``render``: another renderer than NumPy's for what is trained on; pairs to evaluate on are always NumPy's, so that
-    the figures of runs compare.
     """
 
     def __init__(
@@ -49,7 +46,6 @@ class RenderedPairs:
         mixed: int = 2,
         views: int = 32,
         photographic: bool = True,
-        render: Render | None = None,
     ) -> None:
         if split not in SPLITS:
             raise InputError(f"unknown split '{split}' of rendered worlds; known are {', '.join(SPLITS)}")
@@ -62,7 +58,7 @@ class RenderedPairs:
         if not 0 <= overlap[0] < overlap[1] <= 1:
             raise InputError(f"an overlap of {overlap[0]} to {overlap[1]} is no range within 0 to 1")
         self.split, self.seed = split, (seed, SPLITS.index(split))
-        self.short_side, self.overlap, self.photographic, self.render = short_side, overlap, photographic, render
+        self.short_side, self.overlap, self.photographic = short_side, overlap, photographic
         self.batch, self.lanes, self.mixed, self.views = batch, lanes, mixed, views
         self._visits = max(round(per_world * mixed / batch), 1)  # of a lane to a world
         self._albums: dict[int, tuple[int, Album]] = {}  # by place: the world there now
@@ -71,11 +67,6 @@ class RenderedPairs:
     def name(self) -> str:
         """Of the set, in messages and metrics."""
         return "rendered worlds" if self.split == "train" else "rendered worlds, held out"
-
-    @property
-    def spawned(self) -> bool:
-        """See ``views.spawned``: a GPU that a process uses is lost to its forks, as threads of torch are."""
-        return self.render is not None
 
     def __len__(self) -> int | None:
         return None
@@ -100,7 +91,7 @@ class RenderedPairs:
         known = self._albums.get(place)
         if known is None or known[0] != number:
             self._albums.pop(place, None)
-            album = Album(self.seed, number, self.views, self.short_side, self.render)
+            album = Album(self.seed, number, self.views, self.short_side)
             known = self._albums[place] = number, album
         return known[1]
 

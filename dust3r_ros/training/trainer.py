@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -24,6 +24,7 @@ from dust3r_ros.training.run_folder import RunFolder
 from dust3r_ros.training.sampling import Sampling
 from dust3r_ros.training.sources import sized
 from dust3r_ros.training.start import new_model, with_head
+from dust3r_ros.training.views import BatchSource
 
 _ALL_LINES = 2000  # steps whose every loss is logged; later every tenth
 
@@ -50,6 +51,35 @@ class Setting:
     tell: Callable[[Progress, Step | None], None]
     warn: Callable[[str], None]
     began: float
+
+
+def stream(
+    recipe: Recipe,
+    stage: Stage,
+    sampling: Sampling,
+    device: torch.device,
+    workers: int,
+    processes: Processes,
+    start: int = 0,
+    number: int = 0,
+) -> Generator[PairBatch, None, None]:
+    """Batches of ``stage`` from ``number`` on, before which stage ``start`` pairs were made; close it after use.
+
+    They come from wherever the recipe's sources make them: processes of their own, or the device.
+    """
+    pairs, source = stage.pairs // processes.world, sampling.sources[0]
+    if isinstance(source, BatchSource):
+        return source.batches(start, number, pairs, stage.sizes, recipe.cropping, workers)
+    batches = PairBatches(
+        sampling.of(sized(sampling.sources, stage.sizes)),
+        start,
+        pairs,
+        stage.sizes,
+        recipe.cropping,
+        processes.rank,
+        processes.world,
+    )
+    return load(batches, number, workers, pin=device.type == "cuda")
 
 
 class Trainer:
@@ -139,6 +169,9 @@ class Trainer:
                 rate = setting.recipe.rate(progress.stage, (progress.within + 1) / progress.plan[progress.stage])
                 step = self.learner.step(batch, rate, (self._stop(), self._time_over(), due))
                 progress.waiting += waited
+                if self.learner.uncompiled:
+                    self._rarely(f"the network is not compiled: {self.learner.uncompiled}")
+                    self.learner.uncompiled = ""
                 self._account(batch, step, rate, perf_counter() - start)
                 if step.asked[0] or step.asked[1]:
                     return progress.stage_done
@@ -147,19 +180,12 @@ class Trainer:
             stream.close()
         return True
 
-    def _stream(self) -> Any:
-        setting, stage = self.setting, self._stage
-        world = setting.processes.world
-        batches = PairBatches(
-            setting.sampling.of(sized(setting.sampling.sources, stage.sizes)),
-            self.progress.stage_start,
-            stage.pairs // world,
-            stage.sizes,
-            setting.recipe.cropping,
-            setting.processes.rank,
-            world,
-        )
-        return load(batches, self.progress.within, setting.workers, pin=setting.device.type == "cuda")
+    def _stream(self) -> Generator[PairBatch, None, None]:
+        setting, progress = self.setting, self.progress
+        return stream(
+            setting.recipe, self._stage, setting.sampling, setting.device, setting.workers, setting.processes,
+            progress.stage_start, progress.within,
+        )  # fmt: skip
 
     def _account(self, batch: PairBatch, step: Step, rate: float, seconds: float) -> None:
         """Count, log and judge a step."""

@@ -6,8 +6,9 @@ unit, one per pair. Pixel centres lie at integer coordinates. NumPy only, so tha
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -94,12 +95,21 @@ class PairSource(Protocol):
         """
 
 
+@runtime_checkable
+class BatchSource(Protocol):
+    """A source that makes whole batches itself, on the device that trains. It is the only one of a run."""
+
+    def batches(
+        self, start: int, number: int, pairs: int, sizes: Sequence[tuple[int, int]], cropping: Any, workers: int
+    ) -> Generator[Any, None, None]:
+        """Batches (``batches.PairBatch``) from ``number`` on: ``pairs`` of this process each, of a stage before which
+        ``start`` pairs of all processes were made. ``workers`` processes help."""
+
+    def at(self, size: tuple[int, int]) -> PairSource:
+        """The same worlds, whose single pairs have images of ``size`` (H, W)."""
+
+
 def length(source: PairSource) -> int | None:
     """Number of pairs of a source, None for one that never ends."""
     count = source.__len__()
     return None if count is None else int(count)
-
-
-def spawned(source: PairSource) -> bool:
-    """Whether processes that make pairs of a source must start afresh: what it uses would be lost to a fork."""
-    return bool(getattr(source, "spawned", False))

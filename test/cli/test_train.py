@@ -26,6 +26,7 @@ from small_worlds import RECIPE
 
 from dust3r_ros.cli.train import _parser, main
 from dust3r_ros.network import load_checkpoint
+from dust3r_ros.training.gpu_day import __main__ as gpu_day
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ROOT / "test" / "support" / "train_small.py"
@@ -222,7 +223,8 @@ def test_calls_in_the_docs_are_understood() -> None:
         if words[0] != "where":
             assert _parser().parse_args(words).out
     text = text_of("docs/training.md")
-    known = {option for action in _parser()._actions for option in action.option_strings}
+    actions = [*_parser()._actions, *gpu_day.parser()._actions]
+    known = {option for action in actions for option in action.option_strings}
     assert set(re.findall(r"(?<![\w-])--[a-z]+", text)) - {"--checkpoint", "--backend", "--no", "--nproc"} <= known
 
 

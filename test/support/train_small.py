@@ -18,7 +18,9 @@ from dust3r_ros.training.recipe import Recipe
 from dust3r_ros.training.views import PairSource
 
 
-def _sources(data: Sequence[str], recipe: Recipe, world: int, cache: Path | None, device: str) -> list[PairSource]:
+def _sources(
+    data: Sequence[str], recipe: Recipe, world: int, cache: Path | None, device: str, rank: int
+) -> list[PairSource]:
     broken = frozenset(int(index) for index in os.environ.get("BROKEN", "").split(",") if index)
     return [NoisyRoom(broken=broken), NoisyRoom("second room", 25)]
 

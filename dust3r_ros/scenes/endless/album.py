@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,12 +19,9 @@ _CAMERAS = 2  # what random numbers are for
 _FEW = 0.3  # share of views that are painted unasked, since then the textures, the largest part, can go
 _SAMPLES = 20  # pixels along the shorter side of which the overlap is taken
 
-# Views of cameras of one size, of which it is known what their pixels see.
-Render = Callable[[Scenery, Sequence[tuple[Eye, Seen]]], Sequence[RenderedView]]
-
 
 def paint(scenery: Scenery, taken: Sequence[tuple[Eye, Seen]]) -> list[RenderedView]:
-    """``Render`` by NumPy, one view after the other."""
+    """Views of cameras of which it is known what their pixels see."""
     return [
         RenderedView(scenery.image(eye, seen), np.where(np.isfinite(seen.depth), seen.depth, np.float32(0)))
         for eye, seen in taken
@@ -34,14 +31,10 @@ def paint(scenery: Scenery, taken: Sequence[tuple[Eye, Seen]]) -> list[RenderedV
 class Album:
     """``count`` views of world ``number`` of ``seed``, painted when first asked for.
 
-    ``shared`` (N, N): [i, j] is the share of view i's pixels with depth that view j sees. ``render``: another renderer
-    than NumPy's; it is given all views at once. Cameras and ``shared`` are the same with any.
+    ``shared`` (N, N): [i, j] is the share of view i's pixels with depth that view j sees.
     """
 
-    def __init__(
-        self, seed: tuple[int, ...], number: int, count: int, short_side: int, render: Render | None = None
-    ) -> None:
-        self._render = render
+    def __init__(self, seed: tuple[int, ...], number: int, count: int, short_side: int) -> None:
         world = make_world(seed, number)
         self.layout = world.layout
         self._scenery: Scenery | None = world.scenery
@@ -64,7 +57,7 @@ class Album:
         """Image and depth; shared with later calls, not to be written to."""
         if (view := self._views[index]) is None:
             left = [number for number, done in enumerate(self._views) if done is None]
-            all_left = self._render is not None or len(left) - 1 <= _FEW * len(self)
+            all_left = len(left) - 1 <= _FEW * len(self)
             self._paint(left if all_left else [index])
             if all_left:
                 self._scenery = None
@@ -75,7 +68,7 @@ class Album:
     def _paint(self, numbers: Sequence[int]) -> None:
         assert self._scenery is not None
         taken = [(eye, seen) for eye, seen in (self._eyes[number] for number in numbers) if seen is not None]
-        for number, view in zip(numbers, (self._render or paint)(self._scenery, taken), strict=True):
+        for number, view in zip(numbers, paint(self._scenery, taken), strict=True):
             for array in (view.image, view.depth):
                 array.setflags(write=False)
             self._views[number] = view

@@ -5,9 +5,9 @@ Each takes a random generator alone, which decides colours, proportions and wear
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
+from dust3r_ros.scenes import raster
 from dust3r_ros.scenes.endless.noises import Rng, blend, cells, color, flat, fractal, octave, speckles, times
 from dust3r_ros.scenes.endless.sheet import SIDE
 from dust3r_ros.types import Array32
@@ -148,7 +148,7 @@ def _wrapped_ellipse(
     for left in (x, x - SIDE if x > SIDE - reach else x + SIDE):
         for top in (y, y - SIDE if y > SIDE - reach else y + SIDE):
             if left < SIDE + reach and top < SIDE + reach:
-                cv2.ellipse(picture, (round(left), round(top)), size, angle, 0, 360, tone, -1)
+                raster.ellipse(picture, (round(left), round(top)), size, angle, tone)
 
 
 def metal(rng: Rng) -> Array32:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
+from dust3r_ros.scenes import raster
 from dust3r_ros.scenes.endless.sheet import SIDE
 from dust3r_ros.types import Array32
 
@@ -15,7 +15,7 @@ def octave(rng: Rng, rows: int, columns: int) -> Array32:
     """(512, 512) smooth noise of standard deviation about 0.7, with so many cells down and across."""
     rough = np.pad(rng.standard_normal((rows, columns), dtype=np.float32), 2, mode="wrap")
     size = round(SIDE * (columns + 4) / columns), round(SIDE * (rows + 4) / rows)
-    smooth = cv2.resize(rough, size, interpolation=cv2.INTER_CUBIC)
+    smooth = raster.enlarge(rough, *size)
     top, left = round(2 * SIDE / rows), round(2 * SIDE / columns)
     return np.asarray(smooth[top : top + SIDE, left : left + SIDE], np.float32)
 
@@ -38,7 +38,7 @@ def speckles(rng: Rng, blur: float = 0.0) -> Array32:
     noise = rng.standard_normal((SIDE, SIDE), dtype=np.float32)
     if blur <= 0:
         return noise
-    noise = cv2.GaussianBlur(np.pad(noise, 16, mode="wrap"), (0, 0), blur)[16:-16, 16:-16]
+    noise = raster.blur(np.pad(noise, 16, mode="wrap"), blur)[16:-16, 16:-16]
     return noise / max(float(noise.std()), 1e-6)
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
+from dust3r_ros.scenes import raster
 from dust3r_ros.scenes.endless.meeting import whole
 from dust3r_ros.scenes.endless.sheet import LEVEL_TABLE, LEVELS
 from dust3r_ros.types import Array32, Image
-
-_LIST = 256  # cv2.remap takes images, not lists: samples are laid out in rows of this many
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +29,11 @@ class Charts:
 
 
 class Texels(NamedTuple):
-    """Where to look (P,): in two neighbouring levels of the paint's sheet, ``blend`` being the share of the coarser,
-    and on the light's sheet."""
+    """Where to look (P,): in two neighbouring levels of the texture, ``blend`` being the share of the coarser, and on
+    the light's sheet. ``corner``: of the texture on its sheet, whole numbers, which ``fine`` and ``coarse`` count from.
+    """
 
+    corner: tuple[Any, Any]
     fine: tuple[Any, Any]
     coarse: tuple[Any, Any]
     blend: Any
@@ -54,30 +54,24 @@ def texels(xp: Any, charts: Any, levels: Any, chart: Any, s: Any, t: Any, footpr
     places = []
     for number in (lower, (lower + 1).clip(max=LEVELS - 1)):
         x, y, side = (row[number] for row in levels)
-        places.append((left + x + u * side, top + y + v * side))
+        places.append((x + u * side, y + v * side))
     x, y, across, down = (row[chart] for row in charts.light)
-    return Texels(places[0], places[1], level - lower, (x + s.clip(0, 1) * across, y + t.clip(0, 1) * down))
+    return Texels(
+        (left, top), places[0], places[1], level - lower, (x + s.clip(0, 1) * across, y + t.clip(0, 1) * down)
+    )
 
 
 def paint(charts: Charts, sheet: Image, light: Array32, found: tuple[Any, Any, Any], footprint: Array32) -> Array32:
     """(P, 3) colours, 0 to 255 and above, of points ``found`` = chart, s, t (P,)."""
     where = texels(np, charts, LEVEL_TABLE, *found, footprint)
-    colors = remap(sheet, *where.fine).astype(np.float32)
-    coarse = remap(sheet, *where.coarse).astype(np.float32)
+    colors, coarse = (
+        raster.sample(sheet, where.corner[0] + x, where.corner[1] + y).astype(np.float32)
+        for x, y in (where.fine, where.coarse)
+    )
     coarse -= colors
     coarse *= where.blend.astype(np.float32)[:, None]
     colors += coarse
-    shade = remap(light, *where.light)
+    shade = raster.sample(light, *where.light)
     for k in range(3):
         colors[:, k] *= shade * charts.tint[k][found[0]]
     return colors
-
-
-def remap(image: Any, x: Array32, y: Array32) -> Any:
-    """Bilinear samples (P,) or (P, 3) of an image at pixels (x, y) (P,)."""
-    rows = -(-len(x) // _LIST)
-    map_x, map_y = np.zeros((2, rows * _LIST), np.float32)
-    map_x[: len(x)], map_y[: len(x)] = x, y
-    maps = map_x.reshape(rows, _LIST), map_y.reshape(rows, _LIST)
-    picked = cv2.remap(image, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return picked.reshape(rows * _LIST, *image.shape[2:])[: len(x)]

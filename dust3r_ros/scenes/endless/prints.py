@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
+from dust3r_ros.scenes import raster
 from dust3r_ros.scenes.endless.materials import cloudy, dead_leaves
 from dust3r_ros.scenes.endless.noises import Rng, blend, cells, color, flat, fractal, times
 from dust3r_ros.scenes.endless.sheet import SIDE
 from dust3r_ros.scenes.patterns import books, poster
 from dust3r_ros.types import Array32
 
-_FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_TRIPLEX)
+_FONTS = raster.FONTS
 _LETTERS = np.array(list("aaabcdeeeefghiijklmnooopqrssttuuvwxyzABCDEFGHIJKLMNOPRSTUVW0123456789"))
 
 
@@ -32,7 +32,7 @@ def page(rng: Rng) -> Array32:
         y += round(34 * scale)
         line = " ".join(_word(rng) for _ in range(int(9 / scale**0.8)))
         if rng.random() < 0.9:
-            cv2.putText(ink, line[: int(rng.uniform(18, 26) / scale)], (24, y), font, scale, 255, 1, cv2.LINE_AA)
+            raster.text(ink, line[: int(rng.uniform(18, 26) / scale)], (24, y), font, scale, 1)
     picture = blend(picture, color(rng, 0.0, 0.35), (ink / 255).astype(np.float32))
     return times(picture, fractal(rng, 3), 0.02)
 
@@ -40,14 +40,14 @@ def page(rng: Rng) -> Array32:
 def sign(rng: Rng) -> Array32:
     """A board with a few large words."""
     picture = flat(color(rng, 0.1, 0.95))
-    cv2.rectangle(picture, (12, 12), (SIDE - 13, SIDE - 13), color(rng, 0.02, 0.98).tolist(), int(rng.integers(4, 20)))
+    raster.frame(picture, (12, 12), (SIDE - 13, SIDE - 13), color(rng, 0.02, 0.98).tolist(), int(rng.integers(4, 20)))
     y = int(rng.integers(40, 120))
     while y < SIDE - 30:
         scale = rng.uniform(1.2, 5)
         y += round(26 * scale)
         ink, font = np.zeros((SIDE, SIDE), np.uint8), _FONTS[rng.integers(len(_FONTS))]
         at, thick = (int(rng.integers(20, 80)), y), int(rng.integers(2, 9))
-        cv2.putText(ink, _word(rng, 7), at, font, scale, 255, thick, cv2.LINE_AA)
+        raster.text(ink, _word(rng, 7), at, font, scale, thick)
         picture = blend(picture, color(rng, 0.02, 0.98), (ink / 255).astype(np.float32))
         y += int(rng.integers(10, 60))
     return times(picture, fractal(rng, 4, 6, 0.8), rng.uniform(0.01, 0.12))
@@ -93,7 +93,7 @@ def door(rng: Rng) -> Array32:
     picture[inner] = picture[inner] * rng.uniform(0.75, 1.15) if rng.random() < 0.7 else color(rng, 0.2, 0.8)
     rim = (np.abs(down - 0.5) < 0.4) & (np.abs(across - 0.5) < 0.39) & ~inner
     picture[rim] *= 0.6
-    cv2.circle(picture, (45, 270), 12, color(rng, 0.1, 0.9, 0.8).tolist(), -1, cv2.LINE_AA)
+    raster.disc(picture, (45, 270), 12, color(rng, 0.1, 0.9, 0.8).tolist())
     for side in (picture[:16], picture[:, :18], picture[:, -18:]):
         side[:] = 0.8 * picture[20, 30]
     return picture

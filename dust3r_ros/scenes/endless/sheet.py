@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
+from dust3r_ros.scenes import raster
 from dust3r_ros.types import Array32, Image
 
 SIDE = 512
@@ -36,7 +36,7 @@ def pyramid(picture: Array32) -> Image:
     level = np.clip(picture, 0, 1)
     for number, size in enumerate(_SIZES):
         if number:
-            level = cv2.resize(level, (size, size), interpolation=cv2.INTER_AREA)
+            level = raster.halve(level)
         padded = np.pad((255 * level + 0.5).astype(np.uint8), ((1, 1), (1, 1), (0, 0)), mode="wrap")
         top, left = int(LEVEL_TABLE[1, number]), int(LEVEL_TABLE[0, number])
         slot[top : top + size + 2, left : left + size + 2] = padded

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from dust3r_ros.scenes.endless.painting import Charts
 from dust3r_ros.scenes.endless.shapes import (
@@ -20,9 +20,9 @@ from dust3r_ros.scenes.endless.shapes import (
     Shape,
     chart_extents,
 )
-from dust3r_ros.scenes.endless.sheet import SIDE, lay_out
-from dust3r_ros.scenes.endless.stock import USES, material, number_of
-from dust3r_ros.types import Array, Array32, Image
+from dust3r_ros.scenes.endless.sheet import SIDE
+from dust3r_ros.scenes.endless.stock import USES, number_of
+from dust3r_ros.types import Array, Array32
 
 _FITTED = ("print", "door", "window")  # uses that cover a chart once, whatever its size
 
@@ -154,13 +154,13 @@ class Site:
         axes = np.stack([right, down, normal / np.linalg.norm(normal)], axis=1)
         self.add(Shape(PANEL, np.asarray(center, np.float64), axes, 0.0, mask, repeats, solid), paint)
 
-    def charts(self, light: Array32, sky: Paint) -> tuple[Charts, Image]:
-        """All charts, the sky's last, with the sheet of their textures; ``light`` (4, C): where their light lies."""
+    def charts(self, light: Array32, sky: Paint) -> tuple[Charts, list[tuple[str, int]], NDArray[np.int64]]:
+        """All charts, the sky's last, with slots that begin at (0, 0); the materials they need, by use and number, and
+        which of these each chart (C,) has. ``light`` (4, C): where their light lies."""
         extents = [extent for shape in self.shapes for extent in chart_extents(shape)] + [(1.0, 1.0)]
         paints = [*self.paints, sky]
         names = sorted({(paint.use, paint.number) for paint in paints})
-        sheet, corners = lay_out([material(self.seed, *name) for name in names])
-        slots = dict(zip(names, corners, strict=True))
+        places_of = {name: place for place, name in enumerate(names)}
         round_ = np.repeat([shape.kind == FRUSTUM for shape in self.shapes], CHARTS[[s.kind for s in self.shapes]])
         rows: list[tuple[float, ...]] = []
         places: list[tuple[float, ...]] = []
@@ -176,7 +176,8 @@ class Site:
             else:
                 rows.append((across, 0, shift[0], 0, down, shift[1]))
             per_metre = SIDE / metres if metres else SIDE / np.sqrt(wide * high)
-            places.append((*slots[paint.use, paint.number], per_metre))
+            places.append((0.0, 0.0, per_metre))
             tints.append(paint.tint)
         numbers = [np.array(np.transpose(part), np.float32, order="C") for part in (rows, places, tints)]
-        return Charts(numbers[0], numbers[1], numbers[2], light), sheet
+        of_chart = np.array([places_of[paint.use, paint.number] for paint in paints])
+        return Charts(numbers[0], numbers[1], numbers[2], light), names, of_chart

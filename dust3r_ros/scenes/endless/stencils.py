@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dust3r_ros.scenes import raster
 from dust3r_ros.scenes.endless.meeting import STENCIL
 
 BARS, SLATS, GRID, MESH, LATTICE, LEAVES, HOLES, TWIGS = range(8)
@@ -37,4 +37,4 @@ def _around(mask: NDArray[np.uint8], center: np.ndarray, sides: tuple[float, flo
     for x in (-STENCIL, 0, STENCIL):
         for y in (-STENCIL, 0, STENCIL):
             at = (round(center[0] + x), round(center[1] + y))
-            cv2.ellipse(mask, at, (round(sides[0]), round(sides[1])), angle, 0, 360, 1, -1)
+            raster.ellipse(mask, at, (round(sides[0]), round(sides[1])), angle, 1)

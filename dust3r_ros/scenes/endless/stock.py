@@ -58,8 +58,14 @@ _KEPT = 160  # pictures of 1.2 MB
 
 def number_of(use: str, world: int, rng: np.random.Generator) -> int:
     """A material of ``use`` that world number ``world`` may take."""
+    return window(use, world).start + int(rng.integers(_DEPTH))
+
+
+def window(use: str, world: int) -> range:
+    """The materials of ``use`` that world number ``world`` may take."""
     start = zlib.crc32(use.encode()) % 1000 / 1000  # so that not all windows move at the same world
-    return int(start + _PACE * world) + int(rng.integers(_DEPTH))
+    first = int(start + _PACE * world)
+    return range(first, first + _DEPTH)
 
 
 @lru_cache(maxsize=_KEPT)

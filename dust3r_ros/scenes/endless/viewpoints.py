@@ -11,8 +11,8 @@ from dust3r_ros.scenes.trajectory import look_at
 from dust3r_ros.types import Array
 
 FIELD_OF_VIEW = (40.0, 110.0)  # degrees along the longer side
-_SHAPES = ((4, 3), (4, 3), (3, 2), (16, 9), (1, 1), (3, 4))  # of images, width to height
-_CLEAR = 0.12  # metres between a camera and anything, times its world's reach
+SHAPES = ((4, 3), (4, 3), (3, 2), (16, 9), (1, 1), (3, 4))  # of images, width to height
+CLEAR = 0.12  # metres between a camera and anything, times its world's reach
 _GROUP = 8  # cameras that look at one thing
 _TRIES = 12
 
@@ -20,7 +20,7 @@ _TRIES = 12
 def choose_eyes(world: World, rng: np.random.Generator, count: int, short_side: int) -> list[tuple[Eye, Seen]]:
     """``count`` cameras with what they see; ``short_side`` pixels is the smaller side of every image."""
     eyes: list[tuple[Eye, Seen]] = []
-    wide, high = _SHAPES[int(rng.integers(len(_SHAPES)))]
+    wide, high = SHAPES[int(rng.integers(len(SHAPES)))]
     unit = short_side / min(wide, high)
     size = round(unit * wide), round(unit * high)
     while len(eyes) < count:
@@ -45,7 +45,7 @@ def _group(world: World, rng: np.random.Generator, count: int, size: tuple[int, 
         if len(found) == count:
             break
         position, target = _moved(rng, *aim)
-        if world.scenery.shapes.holds(position[None], _CLEAR * world.stage.reach[0])[0]:
+        if world.scenery.shapes.holds(position[None], CLEAR * world.stage.reach[0])[0]:
             continue
         K = _intrinsics(rng, size) if own else first[0].K
         eye = Eye(K, _aimed(rng, position, target), *size)
@@ -59,7 +59,7 @@ def _place(world: World, rng: np.random.Generator) -> tuple[Array, Array]:
     """Somewhere free, and what to look at from there."""
     stage, shapes = world.stage, world.scenery.shapes
     spots = rng.uniform(stage.room[0], stage.room[1], (24, 3))
-    free = spots[~shapes.holds(spots, 2 * _CLEAR * stage.reach[0])]
+    free = spots[~shapes.holds(spots, 2 * CLEAR * stage.reach[0])]
     position = free[0] if len(free) else spots[0]
     middles = shapes.center[shapes.solid & (shapes.radius < 60)] if stage.focus is None else stage.focus
     far = np.linalg.norm(middles - position, axis=1)

@@ -1,0 +1,208 @@
+"""Rendered worlds as a source of pairs that are made on the device that trains, batch by batch."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from queue import Full, Queue
+
+import numpy as np
+import torch
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.training.batches import PairBatch
+from dust3r_ros.training.crops import Cropping
+from dust3r_ros.training.on_device.gallery import Gallery, Studio, Views, first_world
+from dust3r_ros.training.on_device.makers import Makers
+from dust3r_ros.training.views import TrainingView, ViewPair
+
+SPLITS = ("train", "held_out")
+_FEWEST_VIEWS, _MOST_VIEWS = 12, 64  # of a world; each is in about eight pairs
+_HELD_OUT = 4  # pairs of each world that is evaluated on
+_SIZE, _AHEAD = 11, 2  # what random numbers are for; batches made before they are asked for
+
+
+class DeviceWorlds:
+    """Endless worlds, ``worlds`` at a time, ``per_world`` pairs of each; ``seed`` decides all.
+
+    No world or material of one split is in the other. ``rank`` of ``world`` processes has its own worlds.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        seed: int = 0,
+        *,
+        device: str = "cpu",
+        per_world: int = 64,
+        worlds: int = 16,
+        rank: int = 0,
+        world: int = 1,
+        size: tuple[int, int] = (224, 224),
+    ) -> None:
+        if split not in SPLITS:
+            raise InputError(f"unknown split '{split}' of rendered worlds; known are {', '.join(SPLITS)}")
+        self.split, self.seed = split, (seed, SPLITS.index(split))
+        self.device, self.per_world, self.worlds, self.rank, self.world = device, per_world, worlds, rank, world
+        self.size = size
+        self._shown: dict[int, list[ViewPair]] = {}
+
+    @property
+    def name(self) -> str:
+        """Of the set, in messages and metrics."""
+        return "worlds rendered on the device" + (", held out" if self.split == "held_out" else "")
+
+    def __len__(self) -> int | None:
+        return None
+
+    def held_out(self) -> DeviceWorlds:
+        """Pairs to evaluate on, of worlds and materials that no training pair shows."""
+        return DeviceWorlds("held_out", self.seed[0], device=self.device, per_world=_HELD_OUT, worlds=1)
+
+    def at(self, size: tuple[int, int]) -> DeviceWorlds:
+        """The same worlds, whose single pairs have images of ``size`` (H, W)."""
+        other = copy.copy(self)
+        other.size, other._shown = size, {}
+        return other
+
+    def batches(
+        self, start: int, number: int, pairs: int, sizes: Sequence[tuple[int, int]], cropping: Cropping, workers: int
+    ) -> Generator[PairBatch, None, None]:
+        """Batches of ``pairs`` pairs from ``number`` on, of a stage before which ``start`` pairs of all processes were
+        made. ``workers`` processes draw up worlds meanwhile.
+
+        Close it after use. Raises what ``Gallery.batch`` raises.
+        """
+        made = self._batches(start, number, pairs, sizes, cropping, workers)
+        return made if torch.device(self.device).type == "cpu" else _ahead(made, torch.device(self.device))
+
+    def _batches(
+        self, start: int, number: int, pairs: int, sizes: Sequence[tuple[int, int]], cropping: Cropping, workers: int
+    ) -> Generator[PairBatch, None, None]:
+        turns = _Turns(self.seed, start, len(sizes))
+        galleries: dict[int, Gallery] = {}
+        begun = start // (self.per_world * self.world)
+        try:
+            while True:
+                which = turns.of(number)
+                if which not in galleries:
+                    galleries[which] = self._gallery(
+                        begun, which, len(sizes), turns.before(number, which), pairs, sizes[which], cropping, workers
+                    )
+                yield galleries[which].batch()
+                number += 1
+        finally:
+            for gallery in galleries.values():
+                gallery.studio.makers.close()
+
+    def _gallery(
+        self, begun: int, which: int, of: int, number: int, pairs: int, size: tuple[int, int], cropping: Cropping,
+        workers: int,
+    ) -> Gallery:  # fmt: skip
+        """The gallery of one size: every ``of``-th world of this process."""
+        views = Views(
+            size, min(max(self.per_world // 4, _FEWEST_VIEWS), _MOST_VIEWS), self.per_world,
+            zoom=cropping.zoom, colour=cropping.colour,
+        )  # fmt: skip
+        worlds, step = max(self.worlds // of, 1), self.world * of
+        behind = begun + first_world(number, pairs, self.per_world)
+        own = 0 if workers == 0 else max(workers // of, 1)
+        makers = Makers(self.seed, behind * step + which * self.world + self.rank, step, own, ahead=max(2 * own, 2))
+        return Gallery(Studio(makers, torch.device(self.device)), views, worlds, pairs, number)
+
+    def pair(self, index: int, rng: np.random.Generator) -> ViewPair:
+        """Pair ``index``, augmented by nothing but what cameras do; ``rng`` is not asked."""
+        if index < 0:
+            raise InputError(f"pair {index} of rendered worlds is none; indices begin at 0")
+        number, within = divmod(index, self.per_world)
+        if number not in self._shown:
+            self._shown = {number: self._pairs(number)}
+        return self._shown[number][within]
+
+    def _pairs(self, number: int) -> list[ViewPair]:
+        """All pairs of a world, on the host."""
+        with closing(Makers(self.seed, number)) as makers:
+            views = Views(self.size, _FEWEST_VIEWS, self.per_world)
+            studio = Studio(makers, torch.device(self.device))
+            batch = Gallery(studio, views, 1, self.per_world).batch()
+        return as_views(batch, f"{self.name}: world {number}")
+
+
+def as_views(batch: PairBatch, source: str) -> list[ViewPair]:
+    """The pairs of a batch as views on the host; the first camera of each stands at the origin."""
+    images = [
+        ((image + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        for image in (batch.image_1, batch.image_2)
+    ]
+    depths = [points[..., 2].cpu().numpy() for points in (batch.points_1, batch.points_2)]
+    cameras = [K.double().cpu().numpy() for K in (batch.K_1, batch.K_2)]
+    poses = np.tile(np.eye(4), (len(batch), 1, 1)), batch.first_T_second.double().cpu().numpy()
+    first, second = (
+        [TrainingView(images[side][k], depths[side][k], cameras[side][k], poses[side][k]) for k in range(len(batch))]
+        for side in range(2)
+    )
+    return [ViewPair(one, other, source) for one, other in zip(first, second, strict=True)]
+
+
+class _Turns:
+    """Which of several sizes each batch of a stage has, by chance."""
+
+    def __init__(self, seed: tuple[int, ...], start: int, sizes: int) -> None:
+        self._rng = np.random.default_rng([*seed, start, _SIZE])
+        self._sizes, self._drawn = sizes, np.zeros(0, np.int64)
+
+    def of(self, number: int) -> int:
+        """Of batch ``number``."""
+        while len(self._drawn) <= number:
+            self._drawn = np.append(self._drawn, self._rng.integers(self._sizes, size=1024))
+        return int(self._drawn[number])
+
+    def before(self, number: int, size: int) -> int:
+        """How many batches before ``number`` had this size."""
+        self.of(number)
+        return int((self._drawn[:number] == size).sum())
+
+
+def _ahead(made: Generator[PairBatch, None, None], device: torch.device) -> Generator[PairBatch, None, None]:
+    """The same batches, made by a thread on a stream of its own while the device trains."""
+    ready: Queue[tuple[PairBatch, torch.cuda.Event] | Exception] = Queue(_AHEAD)
+    over = threading.Event()
+
+    def put(item: tuple[PairBatch, torch.cuda.Event] | Exception) -> None:
+        while not over.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return
+            except Full:
+                continue
+
+    def work() -> None:
+        stream = torch.cuda.Stream(device)
+        try:
+            with torch.cuda.stream(stream):
+                while not over.is_set():
+                    batch, done = next(made), torch.cuda.Event()
+                    done.record(stream)
+                    put((batch, done))
+        except Exception as error:  # told where batches are taken
+            put(error)
+
+    thread = threading.Thread(target=work, name="batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, Exception):
+                raise item
+            batch, done = item
+            here = torch.cuda.current_stream(device)
+            here.wait_event(done)
+            for value in batch._tensors().values():
+                value.record_stream(here)  # else its memory might be given away while it is read
+            yield batch
+    finally:
+        over.set()
+        thread.join()
+        made.close()
