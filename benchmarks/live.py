@@ -21,14 +21,12 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 from live_cases import CASES, Case, Recorded, prepare, selected  # noqa: E402
 from live_figures import (  # noqa: E402
-    Got,
-    Sent,
     against_offline,
     clouds,
     in_recorded_time,
     moving_since,
     rows,
-    timing,
+    timings,
 )
 from live_page import into_page, table  # noqa: E402
 from live_run import LiveRun, isolate, live, offline  # noqa: E402
@@ -37,6 +35,7 @@ from targets import Machine  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError  # noqa: E402
 from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
 from dust3r_ros.io.trajectory import read_tum  # noqa: E402
+from dust3r_ros.node.live_poses import Got, Sent  # noqa: E402
 from dust3r_ros.types import StampedPose  # noqa: E402
 
 _COUNTS = ("frames", "tracked", "keyframes", "lost", "dropped", "lost_in_transport", "rejected", "waiting", "revision")
@@ -69,7 +68,7 @@ class Bench:
         run = live(recorded, out, case.slower, parameters, self._reliability)
         sent = [Sent((item.topic, item.stamp), item.recorded, item.at) for item in run.published]
         got = [Got((topic, stamp), at, w_T_c) for topic, stamp, at, w_T_c in run.heard.poses]
-        values = timing(sent, got, moving_since(sent, recorded.truth))
+        values = timings(sent, got, moving_since(sent, recorded.truth))
         values |= {"cloud_p95": clouds(sent, run.heard.tiles), "cores": run.cores}
         mapped = read_tum(reference / "trajectory.txt")
         errors = {

@@ -10,6 +10,7 @@ import numpy as np
 
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.evaluation.trajectory import trajectory_errors
+from dust3r_ros.node.live_poses import Got, Sent, first_poses, timing
 from dust3r_ros.types import Array, StampedPose
 
 # The camera has begun to move when it is so far (m) from where it was at first.
@@ -54,43 +55,18 @@ FIGURES = (
 OF_LOCALIZATION = ("share", "latency_p50", "latency_p95", "latency_max", "gap", "cores")
 
 
-@dataclass(frozen=True)
-class Sent:
-    """An image that went out: key (topic, stamp sent (ns)), stamp in the recording (ns), when (ns)."""
-
-    key: tuple[str, int]
-    recorded: int
-    at: int
-
-
-@dataclass(frozen=True)
-class Got:
-    """A pose that came: key of its image, when (ns), ``w_T_c`` (4, 4)."""
-
-    key: tuple[str, int]
-    at: int
-    w_T_c: Array
-
-
-def timing(sent: Sequence[Sent], got: Sequence[Got], moving_since_ns: int) -> dict[str, float | None]:
+def timings(sent: Sequence[Sent], got: Sequence[Got], moving_since_ns: int) -> dict[str, float | None]:
     """share, latency_…, gap and first. ``moving_since_ns``: when the first image of the moving camera went out."""
-    poses = _first_of_each(got)
-    if not poses:
+    found = timing(sent, got, moving_since_ns)
+    if found is None:
         return dict.fromkeys(("share", "latency_p50", "latency_p95", "latency_max", "gap", "first"))
-    at = {item.key: item.at for item in sent}
-    late = np.array([item.at - at[key] for key, item in poses.items() if key in at]) * 1e-6
-    first_stamp = min(stamp for _, stamp in poses)
-    due = [item.key for item in sent if item.key[1] >= first_stamp]
-    times = np.sort([item.at for item in poses.values()])
-    end = max(times[-1], sent[-1].at)  # a run whose poses end before its images has a gap there
-    p50, p95, most = np.percentile(late, [50, 95, 100])
     return {
-        "share": 100.0 * sum(key in poses for key in due) / len(due),
-        "latency_p50": float(p50),
-        "latency_p95": float(p95),
-        "latency_max": float(most),
-        "gap": float(np.diff([*times, end]).max() * 1e-9),
-        "first": float((times[0] - moving_since_ns) * 1e-9),
+        "share": 100.0 * found.share,
+        "latency_p50": found.p50_ms,
+        "latency_p95": found.p95_ms,
+        "latency_max": found.max_ms,
+        "gap": found.gap,
+        "first": found.first,
     }
 
 
@@ -139,9 +115,7 @@ def against_offline(
 def in_recorded_time(sent: Sequence[Sent], got: Sequence[Got]) -> list[StampedPose]:
     """Poses as they were published first, with the stamps of the recording."""
     recorded = {item.key: item.recorded for item in sent}
-    return [
-        StampedPose(recorded[key], key[0], item.w_T_c) for key, item in _first_of_each(got).items() if key in recorded
-    ]
+    return [StampedPose(recorded[key], key[0], item.w_T_c) for key, item in first_poses(got).items() if key in recorded]
 
 
 def rows(values: Mapping[str, float | None], localize: bool) -> list[dict[str, Any]]:
@@ -152,10 +126,3 @@ def rows(values: Mapping[str, float | None], localize: bool) -> list[dict[str, A
          "met": figure.met(values.get(figure.key))}
         for figure in wanted
     ]  # fmt: skip
-
-
-def _first_of_each(got: Sequence[Got]) -> dict[tuple[str, int], Got]:
-    poses: dict[tuple[str, int], Got] = {}
-    for item in sorted(got, key=lambda item: item.at):
-        poses.setdefault(item.key, item)
-    return poses

@@ -37,7 +37,8 @@ def _cell(case: dict[str, Any], key: str) -> str:
         return ""
     if row["value"] is None:
         return "none, **missed**"
-    shown = f"{row['value']:.3g} {row['unit']}".strip()
+    number = f"{row['value']:.0f}" if abs(row["value"]) >= 100 else f"{row['value']:.3g}"
+    shown = f"{number} {row['unit']}".strip()
     return shown if row["met"] else f"{shown}, **missed**"
 
 

@@ -23,6 +23,7 @@ from rosbags.rosbag2 import Reader  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
 from dust3r_ros.io.files import write_text  # noqa: E402
+from dust3r_ros.node.player import serialised_stamp  # noqa: E402
 
 _WAIT_S = 60.0
 
@@ -31,12 +32,7 @@ def load(bag: Path) -> list[tuple[str, int, bytearray]]:
     """(topic, stamp (ns), serialised message) of all images, in the order of their stamps."""
     with Reader(bag) as reader:
         found = [(link.topic, bytearray(raw)) for link, _, raw in reader.messages()]
-    return sorted(((topic, stamp_of(raw), raw) for topic, raw in found), key=lambda item: item[1])
-
-
-def stamp_of(raw: bytes | bytearray | memoryview) -> int:
-    """The stamp (ns) of a serialised message with a header: four bytes of encoding, seconds, nanoseconds."""
-    return int.from_bytes(raw[4:8], "little", signed=True) * 10**9 + int.from_bytes(raw[8:12], "little")
+    return sorted(((topic, serialised_stamp(raw), raw) for topic, raw in found), key=lambda item: item[1])
 
 
 def restamp(raw: bytearray, stamp_ns: int) -> None:

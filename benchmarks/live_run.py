@@ -21,10 +21,8 @@ from typing import Any
 
 import numpy as np
 from live_cases import Recorded
-from live_player import stamp_of
 
 from dust3r_ros.errors import Dust3rRosError
-from dust3r_ros.geometry.rigid import from_quaternion
 from dust3r_ros.io.files import make_folder
 from dust3r_ros.types import Array
 
@@ -132,18 +130,20 @@ def _listening(topics: Sequence[str]) -> Iterator[Heard]:
     from rclpy.qos import QoSProfile
     from sensor_msgs.msg import PointCloud2
 
+    from dust3r_ros.node.conversions import pose_matrix, stamp_to_ns
+    from dust3r_ros.node.player import serialised_stamp
+
     heard, context = Heard(), Context()
     rclpy.init(context=context, args=[])
     node = rclpy.create_node("live_listener", context=context, start_parameter_services=False)
 
     def take_pose(topic: str, message: Any) -> None:
-        at, p, q = time.monotonic_ns(), message.pose.pose.position, message.pose.pose.orientation
-        stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-        heard.poses.append((topic, stamp_ns, at, from_quaternion((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))))
+        at = time.monotonic_ns()
+        heard.poses.append((topic, stamp_to_ns(message.header.stamp), at, pose_matrix(message.pose.pose)))
 
     def take_tile(raw: bytes) -> None:
         if len(raw) > _EMPTY_TILE:
-            heard.tiles.append((stamp_of(raw), time.monotonic_ns()))
+            heard.tiles.append((serialised_stamp(raw), time.monotonic_ns()))
 
     reliable = QoSProfile(depth=1000)
     for topic in topics:

@@ -15,6 +15,7 @@ import pytest
 
 from dust3r_ros.errors import OutputError
 from dust3r_ros.geometry.rigid import pose
+from dust3r_ros.node.live_poses import Got, Sent
 from dust3r_ros.types import StampedPose
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -47,17 +48,17 @@ def place(k: int) -> np.ndarray:
     return pose(np.eye(3), [0.02 * k, 0.1 * np.sin(0.3 * k), 0.001 * k * k])
 
 
-def sent(figures: ModuleType, count: int = 40) -> list:
-    return [figures.Sent(("/c", 10**9 + k * 50 * MS), k * 100 * MS, 7 + k * 50 * MS) for k in range(count)]
+def sent(count: int = 40) -> list[Sent]:
+    return [Sent(("/c", 10**9 + k * 50 * MS), k * 100 * MS, 7 + k * 50 * MS) for k in range(count)]
 
 
-def got(figures: ModuleType, images: list, late_ms: float = 15.0) -> list:
-    return [figures.Got(item.key, item.at + int(late_ms * MS), place(item.recorded // (100 * MS))) for item in images]
+def got(images: list[Sent], late_ms: float = 15.0) -> list[Got]:
+    return [Got(item.key, item.at + int(late_ms * MS), place(item.recorded // (100 * MS))) for item in images]
 
 
 def test_timing_of_a_run_without_a_fault(figures: ModuleType) -> None:
-    images = sent(figures)
-    found = figures.timing(images, got(figures, images), images[2].at)
+    images = sent()
+    found = figures.timings(images, got(images), images[2].at)
     assert found["share"] == 100.0 and found["gap"] == pytest.approx(0.05)
     assert [found[f"latency_{name}"] for name in ("p50", "p95", "max")] == pytest.approx([15.0] * 3)
     assert found["first"] == pytest.approx(-0.085)
@@ -65,29 +66,29 @@ def test_timing_of_a_run_without_a_fault(figures: ModuleType) -> None:
 
 def test_images_without_a_pose_count_from_the_first_pose_on(figures: ModuleType) -> None:
     """Ten come too early, then every second has one, and the last ten have none: the end of the run is a gap."""
-    images = sent(figures)
-    found = figures.timing(images, got(figures, images[10:30:2]), images[0].at)
+    images = sent()
+    found = figures.timings(images, got(images[10:30:2]), images[0].at)
     assert found["share"] == pytest.approx(100 * 10 / 30)
     assert found["gap"] == pytest.approx((images[-1].at - images[28].at) * 1e-9 - 0.015)
     assert found["first"] == pytest.approx(0.515)
 
 
 def test_of_an_image_with_two_poses_the_first_counts(figures: ModuleType) -> None:
-    images = sent(figures)
-    again = [figures.Got(item.key, item.at + 900 * MS, place(0)) for item in images]
-    found = figures.timing(images, again + got(figures, images), images[0].at)
+    images = sent()
+    again = [Got(item.key, item.at + 900 * MS, place(0)) for item in images]
+    found = figures.timings(images, again + got(images), images[0].at)
     assert found["latency_max"] == pytest.approx(15.0)
-    poses = figures.in_recorded_time(images, again + got(figures, images))
+    poses = figures.in_recorded_time(images, again + got(images))
     np.testing.assert_array_equal(poses[5].w_T_c, place(5))
     assert poses[5].stamp_ns == 500 * MS
 
 
 def test_a_run_without_poses_has_no_figures(figures: ModuleType) -> None:
-    assert set(figures.timing(sent(figures), [], 0).values()) == {None}
+    assert set(figures.timings(sent(), [], 0).values()) == {None}
 
 
 def test_when_the_camera_begins_to_move(figures: ModuleType) -> None:
-    images = sent(figures)
+    images = sent()
     truth = {item.recorded: StampedPose(item.recorded, "c", place(max(0, k - 5))) for k, item in enumerate(images)}
     assert figures.moving_since(images, truth) == images[6].at
 
@@ -106,7 +107,7 @@ def test_errors_are_of_the_images_that_both_have(figures: ModuleType) -> None:
 
 
 def test_clouds_are_counted_from_their_images(figures: ModuleType) -> None:
-    images = sent(figures)
+    images = sent()
     tiles = [(images[3].key[1], images[3].at + 800 * MS), (images[3].key[1], images[3].at + 5000 * MS), (12345, 1)]
     assert figures.clouds(images, tiles) == pytest.approx(0.8)
     assert figures.clouds(images, []) is None
