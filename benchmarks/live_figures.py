@@ -15,6 +15,8 @@ from dust3r_ros.types import Array, StampedPose
 
 # The camera has begun to move when it is so far (m) from where it was at first.
 MOVED_M = 0.01
+# Errors of fewer images say nothing: a similarity fits them.
+FEWEST = 20
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,11 @@ def against_offline(
 ) -> tuple[float, float] | None:
     """Root mean square errors (m) of both over the images that both have, each after one similarity of its own.
 
-    None where they share too few images, or one of them stands still.
+    None where they share fewer than ``FEWEST`` images, or one of them stands still.
     """
     common = {item.stamp_ns for item in estimate} & {item.stamp_ns for item in offline}
+    if len(common) < FEWEST:
+        return None
     try:
         found = [
             trajectory_errors(

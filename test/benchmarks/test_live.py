@@ -103,7 +103,7 @@ def test_errors_are_of_the_images_that_both_have(figures: ModuleType) -> None:
 
     live, offline = figures.against_offline(truth, noisy(0.04, range(10, 40)), noisy(0.02, range(30)))
     assert 1.2 < live / offline < 3.0
-    assert figures.against_offline(truth, noisy(0.01, range(2)), noisy(0.01, range(30))) is None
+    assert figures.against_offline(truth, noisy(0.01, range(15)), noisy(0.01, range(30))) is None
 
 
 def test_clouds_are_counted_from_their_images(figures: ModuleType) -> None:
