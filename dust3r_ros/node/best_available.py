@@ -11,7 +11,7 @@ from typing import Any
 
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy
 
 from dust3r_ros.node.qos import subscribe
 
@@ -58,7 +58,10 @@ class FollowingSubscription:
 
     def _incompatible(self, event: Any) -> None:
         """A publisher came that this subscription cannot hear."""
-        if not self.follow():
+        if self._follows and event.last_policy_kind == QoSPolicyKind.RELIABILITY:
+            self.close()
+            self._make()
+        else:
             self._node.get_logger().warning(
                 f"a publisher on {self._topic} is not heard: it offers another quality of service than"
                 f" '{self.reliability.name.lower()}'; 'best_available' takes what it offers"

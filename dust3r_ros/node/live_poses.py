@@ -72,6 +72,6 @@ def timing(sent: Sequence[Sent], got: Sequence[Got], begin_ns: int) -> LiveTimin
         p50_ms=float(p50),
         p95_ms=float(p95),
         max_ms=float(most),
-        gap=1e-9 * max(np.diff(times)),
+        gap=1e-9 * float(np.max(np.diff(times))),
         first=1e-9 * (times[0] - begin_ns),
     )

@@ -62,6 +62,7 @@ def test_timing_of_a_run_without_a_fault(figures: ModuleType) -> None:
     assert found["share"] == 100.0 and found["gap"] == pytest.approx(0.05)
     assert [found[f"latency_{name}"] for name in ("p50", "p95", "max")] == pytest.approx([15.0] * 3)
     assert found["first"] == pytest.approx(-0.085)
+    assert [row["met"] for row in json.loads(json.dumps(figures.rows(found, True)))] == [True] * 5 + [None]
 
 
 def test_images_without_a_pose_count_from_the_first_pose_on(figures: ModuleType) -> None:
