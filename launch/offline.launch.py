@@ -30,7 +30,7 @@ ARGUMENTS = {
 }
 
 # With these the node maps every image that reaches it, whatever it takes.
-LOSSLESS = {"image_reliability": "reliable", "image_depth": "1000", "backlog": "every"}
+LOSSLESS = {"image_reliability": "best_available", "image_depth": "1000", "backlog": "every"}
 
 
 def _node(**arguments: str) -> IncludeLaunchDescription:

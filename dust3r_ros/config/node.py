@@ -36,7 +36,10 @@ class NodeConfig:
     )
     camera_info_topic: str = row("", "CameraInfo of the only camera; empty derives it from the image topic.")
     image_reliability: str = row(
-        "best_effort", "QoS reliability of image subscriptions.", choices=("best_effort", "reliable")
+        "best_available",
+        "QoS reliability of image subscriptions; best_available takes what the publisher offers, also of one that comes"
+        " later.",
+        choices=("best_available", "reliable", "best_effort"),
     )
     image_depth: int = row(5, "QoS history depth of image subscriptions.", low=1, high=1000)
     backlog: str = row(

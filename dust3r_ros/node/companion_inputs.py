@@ -13,11 +13,10 @@ from sensor_msgs.msg import CameraInfo, Imu
 from dust3r_ros.companions import Companions, CompanionSettings
 from dust3r_ros.config import NodeConfig
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.geometry.rigid import from_quaternion
 from dust3r_ros.node.arrivals import Arrival, depth_of, mask_of
 from dust3r_ros.node.assembler import Ask, Held
 from dust3r_ros.node.calibration import calibration_from
-from dust3r_ros.node.conversions import stamp_to_ns
+from dust3r_ros.node.conversions import pose_matrix, stamp_to_ns
 from dust3r_ros.node.topics import CameraTopics
 from dust3r_ros.transform_buffer import TransformBuffer, Unavailable
 from dust3r_ros.types import Array, Calibration
@@ -103,9 +102,8 @@ class CompanionInputs:
         topic, wanted, frame = self._config.odom_topic, self._config.odom_frame, message.header.frame_id
         if wanted and frame.lstrip("/") != wanted.lstrip("/"):
             return f"{topic} is in the frame '{frame}', odom_frame is '{wanted}'; they must be one: it is not used"
-        p, q = message.pose.pose.position, message.pose.pose.orientation
         try:
-            o_T_b = from_quaternion((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
+            o_T_b = pose_matrix(message.pose.pose)
         except GeometryError as error:
             return f"{topic}: {error}"
         stamp_ns = stamp_to_ns(message.header.stamp)

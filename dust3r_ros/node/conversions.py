@@ -16,7 +16,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from dust3r_ros.alignment.cloud import Cloud
-from dust3r_ros.geometry.rigid import quaternion
+from dust3r_ros.geometry.rigid import from_quaternion, quaternion
 from dust3r_ros.io.encodings import decode_compressed, decode_image
 from dust3r_ros.types import Array, Array32, Calibration, Image, Keyframe, StampedPose
 
@@ -122,6 +122,12 @@ def pose_message(w_T_c: Array) -> Pose:
     q = message.orientation
     q.x, q.y, q.z, q.w = quaternion(w_T_c[:3, :3]).tolist()
     return message
+
+
+def pose_matrix(message: Pose) -> Array:
+    """The pose (4, 4) of a message; raises ``GeometryError`` for a quaternion of no length."""
+    p, q = message.position, message.orientation
+    return from_quaternion((p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
 
 
 def pose_with_covariance(

@@ -92,7 +92,7 @@ def missing(recorder: Recorder, out: Path, scene: Scene) -> list[str]:
     return wrong
 
 
-def report(recorder: Recorder, score: Score, out: Path) -> None:
+def report(recorder: Recorder, score: Score) -> None:
     """What came and how good it is, on the terminal."""
     counts, last = recorder.counts, recorder.last
     status, info, pose = last["status"], last["camera_info"], last["pose"]
@@ -114,4 +114,3 @@ def report(recorder: Recorder, score: Score, out: Path) -> None:
         f"  focal       {score.focal:.1f} px for {score.true_focal:.1f} px: {score.focal_percent:+.2f} %"
         f" (at most {FOCAL_PERCENT:g} %)"
     )
-    print(f"\npictures: {out / 'preview.png'}, {out / 'report.html'}; the other results lie beside them", flush=True)

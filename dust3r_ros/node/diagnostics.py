@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
@@ -24,7 +25,7 @@ def diagnostics_message(now: Snapshot, before: Snapshot, now_ns: int, name: str)
         _status(f"{name}: mapping", name, _mapping(now, before), _mapping_values(now)),
         _status(f"{name}: backend", name, (_OK, f"{now.backend} on {now.device}" if now.device else now.backend), {}),
         _status(f"{name}: scale", name, _scale(now), _scale_values(now)),
-        _status(f"{name}: inputs", name, _inputs(now), {k: v for item in now.inputs for k, v in _input_values(item)}),
+        _status(f"{name}: inputs", name, _inputs(now, before), dict(chain(*map(_input_values, now.inputs)))),
         _status(f"{name}: tf", name, (_WARN, "; ".join(now.tf_problems)) if now.tf_problems else (_OK, "fine"), {}),
     ]
     for camera in now.cameras.values():
@@ -75,6 +76,7 @@ def _mapping_values(now: Snapshot) -> dict[str, object]:
         "maps": counts.maps,
         "lost": counts.lost,
         "dropped": now.dropped,
+        "lost in transport": now.lost_in_transport,
         "rejected": now.rejected,
         "failed": now.failed,
         "incomplete": now.incomplete,
@@ -107,7 +109,7 @@ def _scale_values(now: Snapshot) -> dict[str, object]:
     return {"metres per unit": f"{now.metres_per_unit:.5g}", "standard deviation": f"{now.metres_per_unit_std:.2g}"}
 
 
-def _inputs(now: Snapshot) -> _Verdict:
+def _inputs(now: Snapshot, before: Snapshot) -> _Verdict:
     """Images that do not come are worst, then what should come beside them, then what cannot be used."""
     if now.paused:
         return _OK, "paused"
@@ -117,6 +119,9 @@ def _inputs(now: Snapshot) -> _Verdict:
         return _WARN, "; ".join(_silence(item) for item in images)
     if silent:
         return _WARN, "; ".join(_silence(item) for item in silent)
+    lost = now.lost_in_transport - before.lost_in_transport
+    if lost > 0:
+        return _WARN, f"{lost} images were lost on the way, by their stamps: see 'Images that get lost' in docs/ros.md"
     bad = [item for item in now.inputs if item.reason]
     if bad:
         return _WARN, "; ".join(item.reason for item in bad)
@@ -135,6 +140,8 @@ def _input_values(item: TopicHealth) -> list[tuple[str, str]]:
         values.append((f"{item.topic} last (s ago)", f"{item.silent_s:.1f}"))
     if item.returns:
         values.append((f"{item.topic} came back", str(item.returns)))
+    if item.kind == "image":
+        values.append((f"{item.topic} lost on the way", str(item.lost)))
     if item.bad:
         values.append((f"{item.topic} refused", f"{item.bad}: {item.reason}"))
     return values

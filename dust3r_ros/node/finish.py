@@ -90,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _finish(finisher: Finisher, out: Path) -> None:
     status = finisher.wait()
-    print(f"{status.frames} images mapped, {status.dropped} dropped, {status.rejected} refused", flush=True)
+    counts = f"{status.dropped} dropped, {status.rejected} refused, {status.lost_in_transport} lost on the way"
+    print(f"{status.frames} images mapped, {counts}", flush=True)
     print(finisher.call("save_map", path=str(out / "map.db")), flush=True)
     print(finisher.call("save_calibration", path=str(out / "calibration")), flush=True)
 

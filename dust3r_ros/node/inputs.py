@@ -18,11 +18,12 @@ from sensor_msgs.msg import Image as ImageMessage
 from dust3r_ros.config import NodeConfig
 from dust3r_ros.node.arrivals import Arrival
 from dust3r_ros.node.assembler import Assembler, Held
+from dust3r_ros.node.best_available import FollowingSubscription
 from dust3r_ros.node.calibration import calibration_from
 from dust3r_ros.node.companion_inputs import CompanionInputs
 from dust3r_ros.node.conversions import stamp_to_ns
 from dust3r_ros.node.interface import IMU, ODOMETRY, SENSOR, Quality
-from dust3r_ros.node.qos import image_profile, profile_of, subscribe
+from dust3r_ros.node.qos import image_profile, profile_of
 from dust3r_ros.node.tf_listener import TfListener
 from dust3r_ros.node.topic_health import TopicHealth, TopicMonitor
 from dust3r_ros.node.topics import CameraTopics, is_compressed
@@ -30,6 +31,10 @@ from dust3r_ros.types import Array, Calibration
 
 # How often images that wait are looked at (s).
 TICK_S = 0.01
+# How often publishers and losses are looked at (s).
+WATCH_S = 1.0
+# So many images lost on the way are explained.
+EXPLAIN_LOST = 10
 # The same complaint is logged at most this often (s).
 COMPLAIN_S = 10.0
 
@@ -63,8 +68,10 @@ class Inputs:
         self._known: dict[str, Calibration] = {}
         self._monitors: dict[str, TopicMonitor] = {}
         self._lock = RLock()
-        self._subscriptions: list[Any] = []
-        self._timer: Any = None
+        self._images: dict[str, TopicMonitor] = {}  # by camera
+        self._explained: set[str] = set()
+        self._subscriptions: list[FollowingSubscription] = []
+        self._timers: list[Any] = []
 
     # Life
 
@@ -85,24 +92,30 @@ class Inputs:
         ):
             if topic:
                 self._listen(kind, self._node.resolve_topic_name(topic), what, "", take, quality)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timers.append(self._node.create_timer(WATCH_S, self._watch, clock=steady))
         if self._assembler.may_wait:
-            steady = Clock(clock_type=ClockType.STEADY_TIME)
-            self._timer = self._node.create_timer(TICK_S, self._tick, clock=steady)
+            self._timers.append(self._node.create_timer(TICK_S, self._tick, clock=steady))
 
     def unsubscribe(self) -> None:
         """Stop listening; images that are held are forgotten."""
-        if self._timer is not None:
-            self._node.destroy_timer(self._timer)
-            self._timer = None
+        for timer in self._timers:
+            self._node.destroy_timer(timer)
+        self._timers.clear()
         for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+            subscription.close()
         self._subscriptions.clear()
-        self.restart()
+        self._begin(forget=False)
 
     def restart(self) -> None:
-        """Forget the images that are held; calibrations that are known stay."""
+        """Forget the images that are held and how many were lost; calibrations that are known stay."""
+        self._begin(forget=True)
+
+    def _begin(self, forget: bool) -> None:
         with self._lock:
             self._assembler.clear()
+            for monitor in self._images.values():
+                monitor.restart(forget=forget)
 
     # What is asked
 
@@ -136,7 +149,8 @@ class Inputs:
 
     def _subscribe_camera(self, camera: CameraTopics) -> None:
         name, companions = camera.name, self._companions
-        self._listen(_kind(camera.compressed), camera.image, "image", name, partial(self._take_image, name))
+        take_image = partial(self._take_image, name)
+        self._images[name] = self._listen(_kind(camera.compressed), camera.image, "image", name, take_image)
         self._listen(CameraInfo, camera.camera_info, "camera_info", name, partial(self._take_info, name), SENSOR)
         for what, topic, take in (
             ("mask", camera.mask, companions.take_mask),
@@ -158,7 +172,7 @@ class Inputs:
         camera: str,
         take: Callable[[Any], str],
         quality: Quality | None = None,
-    ) -> None:
+    ) -> TopicMonitor:
         """Subscribe with a quality of service, None: that of images; ``take`` returns complaints."""
         monitor = self._monitors.setdefault(f"{topic} {what} {camera}", TopicMonitor(topic, what, camera))
 
@@ -173,13 +187,30 @@ class Inputs:
                 self._node.get_logger().warning(complaint, throttle_duration_sec=COMPLAIN_S)
 
         profile = profile_of(quality) if quality else image_profile(self._config)
-        self._subscriptions.append(subscribe(self._node, kind, topic, heard, profile))
+        self._subscriptions.append(FollowingSubscription(self._node, kind, topic, heard, profile))
+        return monitor
+
+    def _watch(self) -> None:
+        """Follow publishers that came or went; explain once per camera why images do not arrive."""
+        for subscription in self._subscriptions:
+            subscription.follow()
+        for camera, monitor in self._images.items():
+            if camera in self._explained or monitor.lost < EXPLAIN_LOST:
+                continue
+            self._explained.add(camera)
+            self._node.get_logger().warning(
+                f"{100 * monitor.lost_share:.0f} % of the images on {monitor.topic} do not arrive, by their stamps: a"
+                " driver that publishes reliably, larger buffers of shared memory or compressed images help; see"
+                " 'Images that get lost' in docs/ros.md"
+            )
 
     # Messages
 
     def _take_image(self, camera: str, message: Any) -> str:
         self._frames[camera] = self._frame_id(camera, message)
-        self._release(self._assembler.image(camera, stamp_to_ns(message.header.stamp), message, time.monotonic()))
+        stamp_ns = stamp_to_ns(message.header.stamp)
+        self._images[camera].stamped(stamp_ns)
+        self._release(self._assembler.image(camera, stamp_ns, message, time.monotonic()))
         return ""
 
     def _take_companion(self, kind: str, camera: str, take: Callable[[str, Any], str], message: Any) -> str:

@@ -34,7 +34,7 @@ class Quality:
 LATCHED = Quality("latched", "reliable", "transient_local", 1)
 RELIABLE = Quality("reliable", "reliable", "volatile", 10)
 TILES = Quality("tiles", "reliable", "volatile", 200)
-IMAGES = Quality("images", "best_effort", "volatile", 5, "`image_reliability`, `image_depth`")
+IMAGES = Quality("images", "best_available", "volatile", 5, "`image_reliability`, `image_depth`")
 SENSOR = Quality("sensor data", "best_effort", "volatile", 5)
 ODOMETRY = Quality("odometry", "best_effort", "volatile", 50)
 IMU = Quality("imu", "best_effort", "volatile", 400)

@@ -17,6 +17,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
+from dust3r_ros.node.large_messages import prepare
 from dust3r_ros.node.node import MappingNode
 
 # After the lifecycle has ended, answers that are on their way get this long.
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ``--namespaces A B`` runs a node in each namespace, in this one process.
     """
     stop = _Stop()
+    prepare()
     words = list(sys.argv if argv is None else argv)
     try:
         namespaces = _parser().parse_args(remove_ros_args(words)[1:]).namespaces

@@ -63,6 +63,7 @@ class Pipeline:
         self._states: dict[str, TrackingState] = {}  # by camera
         self._summarised = 0.0
         self._map_asked = False
+        self._of_node: dict[str, Any] = {}
         self._snapshot = session_snapshot(self.session, mapper, node)
         every = node.backlog == "every"
         self._worker: Worker[Arrival] = Worker(
@@ -145,9 +146,10 @@ class Pipeline:
             self._logger.error(str(error))
 
     def snapshot(self, **more: Any) -> Snapshot:
-        """The state now, with ``more`` fields that the node knows; for any thread."""
+        """The state now, with ``more`` fields that the node knows, else those it told last; for any thread."""
+        self._of_node = {**self._of_node, **more}
         dropped = self._worker.dropped - self._dropped_before
-        return replace(self._snapshot, dropped=dropped, waiting=self._worker.waiting, **more)
+        return replace(self._snapshot, dropped=dropped, waiting=self._worker.waiting, **self._of_node)
 
     def publish_status(self, snapshot: Snapshot) -> None:
         """~/status."""

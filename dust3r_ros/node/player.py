@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import rclpy
 from rclpy.duration import Duration
@@ -18,6 +20,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
 from dust3r_ros.errors import Dust3rRosError, InputError
+from dust3r_ros.io.files import write_text
 from dust3r_ros.node.conversions import header
 from dust3r_ros.types import Image
 
@@ -62,8 +65,10 @@ def messages(bag: Path) -> Iterator[tuple[int, str, type, bytes]]:
         raise InputError(f"bag '{bag}' cannot be read: {error}; it must be the folder of a rosbag2") from error
 
 
-def play(node: Node, bag: Path, rate: float, wait_s: float) -> int:
-    """Publish the camera topics of a bag, ``rate`` times as fast as recorded; returns how many images.
+def play(node: Node, bag: Path, rate: float, wait_s: float) -> list[dict[str, Any]]:
+    """Publish the camera topics of a bag, ``rate`` times as fast as recorded.
+
+    Returns topic, stamp and when it was published (ns of the monotonic clock, which processes share) of every image.
 
     Starts once somebody subscribes to an image topic; ``InputError`` when nobody does within
     ``wait_s`` seconds.
@@ -74,16 +79,25 @@ def play(node: Node, bag: Path, rate: float, wait_s: float) -> int:
             publishers[topic] = node.create_publisher(kind, topic, CAMERA_QOS)
     images = [publisher for publisher in publishers.values() if publisher.msg_type is not CameraInfo]
     _wait_for_listener(images, wait_s)
-    count, begin, first_ns = 0, time.monotonic(), None
+    log: list[dict[str, Any]] = []
+    begin, first_ns = time.monotonic(), None
     for recorded_ns, topic, kind, raw in messages(bag):
         first_ns = recorded_ns if first_ns is None else first_ns
         due = begin + (recorded_ns - first_ns) * 1e-9 / rate
         time.sleep(max(0.0, due - time.monotonic()))
+        now = time.monotonic_ns()
         publishers[topic].publish(bytes(raw))
-        count += kind is not CameraInfo
+        if kind is not CameraInfo:
+            log.append({"topic": topic, "stamp": serialised_stamp(raw), "published": now})
     for publisher in images:
         publisher.wait_for_all_acked(Duration(seconds=10))
-    return count
+    return log
+
+
+def serialised_stamp(raw: bytes | bytearray) -> int:
+    """The stamp (ns) of a serialised message with a header: four bytes of encoding, seconds, nanoseconds."""
+    order: Literal["little", "big"] = "little" if raw[1] & 1 else "big"
+    return int.from_bytes(raw[4:8], order, signed=True) * 10**9 + int.from_bytes(raw[8:12], order)
 
 
 def _wait_for_listener(publishers: Sequence[Publisher], seconds: float) -> None:
@@ -101,13 +115,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("bag", type=Path, help="folder of a rosbag2")
     parser.add_argument("--rate", type=float, default=1.0, help="how many times as fast as recorded")
     parser.add_argument("--wait", type=float, default=30.0, help="seconds to wait for a subscriber")
+    parser.add_argument("--log", type=Path, help="file that gets a JSON line per image: topic, stamp, published (ns)")
     options = parser.parse_args(argv)
     if not options.rate > 0:
         parser.error(f"--rate is {options.rate:g}; it must be positive")
     rclpy.init(args=[])
     node = rclpy.create_node("player")
     try:
-        print(f"player: {play(node, options.bag, options.rate, options.wait)} images played", flush=True)
+        log = play(node, options.bag, options.rate, options.wait)
+        if options.log is not None:
+            write_text(options.log, "".join(json.dumps(line) + "\n" for line in log))
+        print(f"player: {len(log)} images played", flush=True)
     except Dust3rRosError as error:
         print(f"player: {error}", file=sys.stderr)
         return error.exit_code

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
@@ -24,10 +25,9 @@ _CHANGEABLE = (QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DUR
 
 def image_profile(config: NodeConfig) -> QoSProfile:
     """Of images, masks and depth."""
-    reliable = config.image_reliability == "reliable"
     return QoSProfile(
         depth=config.image_depth,
-        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        reliability=ReliabilityPolicy[config.image_reliability.upper()],
         durability=DurabilityPolicy.VOLATILE,
     )
 
@@ -44,11 +44,23 @@ def tf_profile(static: bool) -> QoSProfile:
     return profile
 
 
-def subscribe(node: Node, kind: type, topic: str, callback: Callable[[Any], None], profile: QoSProfile) -> Any:
-    """A subscription whose profile the user may override; raises ``ConfigError`` for an override that cannot be."""
+def subscribe(
+    node: Node,
+    kind: type,
+    topic: str,
+    callback: Callable[[Any], None],
+    profile: QoSProfile,
+    events: SubscriptionEventCallbacks | None = None,
+) -> Any:
+    """A subscription whose profile the user may override; raises ``ConfigError`` for an override that cannot be.
+
+    Overrides are written into ``profile``.
+    """
     return _with_overrides(
         topic,
-        lambda options: node.create_subscription(kind, topic, callback, profile, qos_overriding_options=options),
+        lambda options: node.create_subscription(
+            kind, topic, callback, profile, event_callbacks=events, qos_overriding_options=options
+        ),
     )
 
 

@@ -40,13 +40,15 @@ class Recorder:
     """Listens to the mapping node ``name`` in a context and thread of its own; use it in ``with``.
 
     ``counts``: messages by topic key (map, keyframe_cloud, pose, path, graph, status, camera_info,
-    tf, diagnostics). ``last``: the newest of each. ``all``: every message of the small ones.
+    tf, diagnostics). ``last``: the newest of each. ``all``: every message of the small ones, and in
+    ``times`` when each came (ns of the monotonic clock).
     """
 
     def __init__(self, estimated_topic: str, name: str = "/dust3r") -> None:
         self.counts: Counter[str] = Counter()
         self.last: dict[str, Any] = {}
         self.all: dict[str, list[Any]] = defaultdict(list)
+        self.times: dict[str, list[int]] = defaultdict(list)
         self._name = name
         self._changed = threading.Condition()
         self._context = Context()
@@ -87,11 +89,13 @@ class Recorder:
 
     def _taker(self, key: str) -> Callable[[Any], None]:
         def take(message: Any) -> None:
+            now = time.monotonic_ns()
             with self._changed:
                 self.counts[key] += 1
                 self.last[key] = message
                 if key not in ("map", "keyframe_cloud", "path", "graph"):
                     self.all[key].append(message)
+                    self.times[key].append(now)
                 self._changed.notify_all()
 
         return take
@@ -102,6 +106,7 @@ class Recorder:
             self.counts.clear()
             self.last.clear()
             self.all.clear()
+            self.times.clear()
 
     def wait(self, until: Callable[[], bool], seconds: float, what: str) -> None:
         """Return as soon as ``until()`` holds; ``RemoteError`` saying ``what`` and what came after ``seconds``.

@@ -79,6 +79,11 @@ class Snapshot:
     message: str = ""
 
     @property
+    def lost_in_transport(self) -> int:
+        """Images that cameras stamped and that never came."""
+        return sum(item.lost for item in self.inputs if item.kind == "image")
+
+    @property
     def shown_state(self) -> str:
         """The state as MappingStatus names it."""
         return MappingStatus.PAUSED if self.paused else self.state.value
@@ -128,7 +133,9 @@ def status_message(snapshot: Snapshot, frame: str) -> MappingStatus:
     )
     for name in ("frames", "tracked", "keyframes", "pairs", "maps", "lost"):
         setattr(message, name, int(getattr(counts, name)))
-    for name in ("dropped", "rejected", "incomplete", "waiting", "resets", "revision", "moving_regions"):
+    for name in ("dropped", "lost_in_transport", "rejected", "incomplete", "waiting"):
+        setattr(message, name, int(getattr(snapshot, name)))
+    for name in ("resets", "revision", "moving_regions"):
         setattr(message, name, int(getattr(snapshot, name)))
     for name in ("masked", "moving", "far", "metres_per_unit", "metres_per_unit_std"):
         setattr(message, name, float(getattr(snapshot, name)))

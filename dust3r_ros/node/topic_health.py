@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from dust3r_ros.node.stamp_losses import StampLosses
+
 # Without messages for this long, a topic is taken for silent: a camera is unplugged, a driver has ended.
 SILENT_S = 3.0
 
@@ -14,7 +16,7 @@ class TopicHealth:
     """One input at one moment. ``silent_s`` is how long nothing came, None: nothing came yet.
 
     ``kind``: image, camera_info, mask, depth, odometry, imu. ``bad`` messages were refused, the last for ``reason``.
-    ``returns`` counts how often it came back after a silence.
+    ``returns`` counts how often it came back after a silence. ``lost`` counts images that were stamped and never came.
     """
 
     topic: str
@@ -26,6 +28,7 @@ class TopicHealth:
     bad: int = 0
     reason: str = ""
     returns: int = 0
+    lost: int = 0
 
     @property
     def silent(self) -> bool:
@@ -41,6 +44,27 @@ class TopicMonitor:
         self._count = self._bad = self._returns = 0
         self._times: deque[float] = deque(maxlen=20)
         self._reason = ""
+        self._losses = StampLosses()
+
+    def stamped(self, stamp_ns: int) -> None:
+        """The stamp of the message that came, of a topic whose losses count."""
+        self._losses.stamped(stamp_ns)
+
+    def restart(self, *, forget: bool = False) -> None:
+        """What comes next follows nothing; ``forget``: what was lost so far counts no more, either."""
+        if forget:
+            self._losses = StampLosses()
+        self._losses.restart()
+
+    @property
+    def lost(self) -> int:
+        """Images that were stamped and never came."""
+        return self._losses.lost
+
+    @property
+    def lost_share(self) -> float:
+        """Part of the images that never came."""
+        return self._losses.lost / max(1, self._losses.lost + self._losses.seen)
 
     def heard(self, now: float) -> float | None:
         """A message came; returns the silence (s) that it ended, None where there was none."""
@@ -74,4 +98,5 @@ class TopicMonitor:
             self._bad,
             self._reason,
             self._returns,
+            self.lost,
         )

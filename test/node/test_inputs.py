@@ -25,6 +25,7 @@ from tf2_msgs.msg import TFMessage
 from dust3r_ros.config import NodeConfig
 from dust3r_ros.errors import ConfigError
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, pose
+from dust3r_ros.node import inputs as inputs_module
 from dust3r_ros.node import topic_health
 from dust3r_ros.node.arrivals import frame_of
 from dust3r_ros.node.conversions import header, pose_message, transform_message
@@ -352,6 +353,64 @@ def test_qos_follows_parameters_and_overrides(robot):
     assert profile("/camera/image_raw").durability == DurabilityPolicy.VOLATILE
     assert profile("/camera/camera_info").reliability == ReliabilityPolicy.RELIABLE
     assert r.node.get_parameter("qos_overrides./camera/image_raw.subscription.depth").value == 3
+
+
+BEST_EFFORT = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+def listens(r, reliability):
+    infos = r.node.get_subscriptions_info_by_topic("/camera/image_raw")
+    return [info.qos_profile.reliability for info in infos] == [reliability]
+
+
+def test_a_subscription_follows_what_publishers_offer(robot, monkeypatch):
+    """A best-effort camera comes after the node, then a reliable one takes its place."""
+    monkeypatch.setattr(inputs_module, "WATCH_S", 0.05)
+    r = robot(image_reliability="best_available").start()
+    assert listens(r, ReliabilityPolicy.RELIABLE)
+    r.send("/camera/image_raw", image(MS), BEST_EFFORT)
+    r.come(1)
+    assert listens(r, ReliabilityPolicy.BEST_EFFORT)
+    r.robot.destroy_publisher(r._publishers.popitem()[1])
+    r.until(lambda: listens(r, ReliabilityPolicy.RELIABLE), "with no publisher it is reliable again")
+    r.send("/camera/image_raw", image(2 * MS))
+    r.come(2)
+
+
+def test_an_override_of_the_reliability_stays(robot, monkeypatch):
+    monkeypatch.setattr(inputs_module, "WATCH_S", 0.05)
+    r = robot(
+        ("qos_overrides./camera/image_raw.subscription.reliability:=reliable",), image_reliability="best_available"
+    ).start()
+    publisher = r.robot.create_publisher(Image, "/camera/image_raw", BEST_EFFORT)
+    r.until(lambda: r.node.count_publishers("/camera/image_raw") == 1, "the camera is known")
+    time.sleep(0.2)
+    assert listens(r, ReliabilityPolicy.RELIABLE) and publisher.get_subscription_count() == 0
+
+
+def test_images_lost_on_the_way_are_counted_and_explained_once(robot, monkeypatch, capfd):
+    monkeypatch.setattr(inputs_module, "WATCH_S", 0.05)
+    r = robot().start()
+    stamps = [10**18 + k * 33 * MS for k in range(120) if k % 4]  # a fourth is missing
+    for count, stamp in enumerate(stamps, 1):
+        r.send("/camera/image_raw", image(stamp))
+        r.come(count)
+    (health,) = (item for item in r.inputs.health() if item.kind == "image")
+    assert 20 <= health.lost <= 30
+    said = ""
+
+    def explained():
+        nonlocal said
+        said += capfd.readouterr().err
+        return "Images that get lost" in said
+
+    r.until(explained, "a line in the log")
+    time.sleep(0.2)
+    explained()
+    assert said.count("Images that get lost") == 1 and "% of the images on /camera/image_raw" in said
+    r.inputs.restart()
+    (health,) = (item for item in r.inputs.health() if item.kind == "image")
+    assert health.lost == 0
 
 
 @pytest.mark.parametrize("value", ["reliability:=nonsense", "depth:=hello"])

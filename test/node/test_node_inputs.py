@@ -154,3 +154,26 @@ def test_a_calibration_that_comes_late_is_told_and_counts_after_a_reset(bench, s
     bench.play(sequence, last=3)
     status = bench.status(lambda status: status.frames == 3, "the new map begins")
     assert [(camera.fixed, camera.focal) for camera in status.cameras] == [(True, 321.0)]
+
+
+def test_images_lost_on_the_way_are_in_status_and_diagnostics(bench):
+    """Every third of 120 images never leaves; the node tells that from the stamps of the others."""
+    plain = np.full((48, 64, 3), 90, np.uint8)
+    kept = [k for k in range(120) if k % 3]
+    for sent, k in enumerate(kept, 1):
+        bench.send(image_message(plain, 10**18 + k * 33_000_000))
+        if sent % 40 == 0:  # no more than fit any queue
+            bench.handled(sent)
+    status = bench.status(lambda status: status.lost_in_transport >= 25, "losses are counted")
+    assert status.lost_in_transport <= 40 and status.dropped == 0
+    recorder = bench.recorder
+
+    def shown():
+        items = [item for item in recorder.last["diagnostics"].status if item.name.endswith("inputs")]
+        return {value.key: value.value for item in items for value in item.values}
+
+    key = "/camera/image_raw lost on the way"
+    recorder.wait(lambda: int(shown().get(key, 0)) >= 25, 10, "diagnostics tell it, too")
+    assert bench.node.log.count("Images that get lost") == 1
+    assert bench.recorder.call(Trigger, "reset", Trigger.Request()).success
+    bench.status(lambda status: status.lost_in_transport == 0, "a reset forgets them")

@@ -1,0 +1,85 @@
+"""What docs/live.md shows of results/live.json: the table, and per case what limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from live_figures import FIGURES
+
+from dust3r_ros.errors import OutputError
+from dust3r_ros.io.files import write_text
+
+BEGIN, END = "<!-- begin, made by benchmarks/live.py -->", "<!-- end, made by benchmarks/live.py -->"
+
+
+def table(cases: Sequence[dict[str, Any]]) -> str:
+    """Markdown: a row for every figure, a column for every case that ran; a value that misses its target says so."""
+    ran = [case for case in cases if "figures" in case]
+    lines = []
+    if ran:
+        lines += [f"| figure | target | {' | '.join(case['name'] for case in ran)} |"]
+        lines += [f"| --- | ---: |{' ---: |' * len(ran)}"]
+    for figure in FIGURES if ran else ():
+        cells = [_cell(case, figure.key) for case in ran]
+        lines.append(f"| {figure.title} | {figure.target} | {' | '.join(cells)} |")
+    for case in cases:
+        for outcome in ("skipped", "failed"):
+            if outcome in case:
+                lines += ["", f"{case['name']}: {outcome}: {case[outcome]}."]
+    return "\n".join(lines)
+
+
+def _cell(case: dict[str, Any], key: str) -> str:
+    row = next((row for row in case["figures"] if row["key"] == key), None)
+    if row is None:
+        return ""
+    if row["value"] is None:
+        return "none, **missed**"
+    number = f"{row['value']:.0f}" if abs(row["value"]) >= 100 else f"{row['value']:.3g}"
+    shown = f"{number} {row['unit']}".strip()
+    return shown if row["met"] else f"{shown}, **missed**"
+
+
+def limits(case: dict[str, Any]) -> str:
+    """A paragraph: where a case's images went, and the stages that take longest."""
+    counts, images = case["counts"], case["images"]
+    unknown = counts["frames"] - counts["tracked"]
+    went = (
+        (case["poses"], "got a pose at once"),
+        (counts["dropped"], "were dropped from the full queue"),
+        (counts["lost_in_transport"], "were lost in transport"),
+        (unknown, "reached the mapper and got none, before the first map or because the camera was lost"),
+        (counts["rejected"], "were refused"),
+    )
+    parts = [f"{number} {what}" for number, what in went if number]
+    slowest = sorted(case["stages"].items(), key=lambda item: -item[1]["max_ms"])[:4]
+    stages = ", ".join(f"{name} {times['p95_ms']:.0f} ms (at most {times['max_ms']:.0f})" for name, times in slowest)
+    return (
+        f"- **{case['name']}**, {case['title']}: of {images} images in {case['seconds']:.1f} s, {'; '.join(parts)}."
+        f" {counts['keyframes']} keyframes; offline took {case['offline_seconds']:.0f} s."
+        f" Slowest stages, p95: {stages or 'none'}."
+    )
+
+
+def into_page(page: Path, report: dict[str, Any]) -> None:
+    """Replace what stands between the markers; raises ``OutputError`` for a page without them."""
+    old = page.read_text(encoding="utf-8") if page.is_file() else ""
+    head, begin, rest = old.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end):
+        raise OutputError(f"'{page}' has no table to replace: it must hold the lines '{BEGIN}' and '{END}'")
+    write_text(page, f"{head}{BEGIN}\n\n{_made(report)}\n\n{END}{tail}")
+
+
+def _made(report: dict[str, Any]) -> str:
+    about, ran = report["about"], [case for case in report["cases"] if "figures" in case]
+    others = about["others_cores"]
+    where = (
+        f"dust3r_ros {about['version']}, {report['cores']} cores of {about['processor'] or about['machine']}, Python"
+        f" {about['python']}; the player publishes {report['reliability'].replace('_', ' ')}."
+    )
+    if others is not None:
+        where += f" Cores that other programs kept busy meanwhile: {others:.1f}."
+    return "\n".join([table(report["cases"]), "", where, "", "What limits:", "", *map(limits, ran)])

@@ -1,0 +1,97 @@
+"""Plays a bag's images over DDS as a camera would, in a process of its own, and writes down when each went out.
+
+    python benchmarks/live_player.py BAG LOG [--slower 1] [--reliability reliable]
+
+Messages go out as they lie in the bag but for their stamps, which are those of now. LOG gets a JSON line per image:
+topic, stamp in the bag, stamp sent, and when it was published by the monotonic clock, which all processes share (ns).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import rclpy  # noqa: E402
+from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
+from rosbags.rosbag2 import Reader  # noqa: E402
+from sensor_msgs.msg import Image  # noqa: E402
+
+from dust3r_ros.io.files import write_text  # noqa: E402
+from dust3r_ros.node.player import serialised_stamp  # noqa: E402
+
+_WAIT_S = 60.0
+
+
+def load(bag: Path) -> list[tuple[str, int, bytearray]]:
+    """(topic, stamp (ns), serialised message) of all images, in the order of their stamps."""
+    with Reader(bag) as reader:
+        found = [(link.topic, bytearray(raw)) for link, _, raw in reader.messages()]
+    return sorted(((topic, serialised_stamp(raw), raw) for topic, raw in found), key=lambda item: item[1])
+
+
+def restamp(raw: bytearray, stamp_ns: int) -> None:
+    """Give it another stamp (ns)."""
+    seconds, nanoseconds = divmod(stamp_ns, 10**9)
+    raw[4:8], raw[8:12] = seconds.to_bytes(4, "little", signed=True), nanoseconds.to_bytes(4, "little")
+
+
+def play(bag: Path, slower: float, reliability: str) -> list[dict[str, object]]:
+    """Publish once every topic has a subscriber; returns the lines of the log. Raises ``TimeoutError`` without one."""
+    images = load(bag)
+    node = rclpy.create_node("player")
+    profile = QoSProfile(depth=5, reliability=ReliabilityPolicy[reliability.upper()])
+    publishers = {topic: node.create_publisher(Image, topic, profile) for topic, _, _ in images}
+    _wait(publishers.values())
+    log: list[dict[str, object]] = []
+    first, begin, base = images[0][1], time.monotonic() + 0.5, time.time_ns() + 500_000_000
+    for topic, recorded, raw in images:
+        after = (recorded - first) * slower
+        stamp_ns = base + round(after)
+        restamp(raw, stamp_ns)
+        time.sleep(max(0.0, begin + after * 1e-9 - time.monotonic()))
+        line = {"topic": topic, "recorded": recorded, "stamp": stamp_ns, "published": time.monotonic_ns()}
+        publishers[topic].publish(bytes(raw))
+        log.append(line)
+    time.sleep(1.0)  # what is still to be sent again
+    node.destroy_node()
+    return log
+
+
+def _wait(publishers: object) -> None:
+    end = time.monotonic() + _WAIT_S
+    for publisher in publishers:  # type: ignore[attr-defined]
+        while publisher.get_subscription_count() == 0:
+            if time.monotonic() > end:
+                raise TimeoutError(f"nobody subscribed to {publisher.topic_name} within {_WAIT_S:g} s")
+            time.sleep(0.05)
+    time.sleep(1.0)  # the other side knows it a moment later
+
+
+def main() -> int:
+    """Exit code: 0 played, 1 nobody listened."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bag", type=Path)
+    parser.add_argument("log", type=Path)
+    parser.add_argument("--slower", type=float, default=1.0)
+    parser.add_argument("--reliability", choices=("reliable", "best_effort"), default="reliable")
+    options = parser.parse_args()
+    rclpy.init(args=[])
+    try:
+        log = play(options.bag, options.slower, options.reliability)
+    except TimeoutError as error:
+        print(f"live_player: {error}", file=sys.stderr)
+        return 1
+    finally:
+        rclpy.try_shutdown()
+    write_text(options.log, "".join(json.dumps(line) + "\n" for line in log))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""One live run: the real node, the player, and a listener in this process, DDS in between; and the run offline.
+
+What is received is kept with the monotonic clock's time (ns), which all processes of the machine share.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from live_cases import Recorded
+
+from dust3r_ros.errors import Dust3rRosError
+from dust3r_ros.io.files import make_folder
+from dust3r_ros.types import Array
+
+ROOT = Path(__file__).resolve().parents[1]
+START_S, QUIET_S, SETTLE_S, FINISH_S = 60.0, 3.0, 120.0, 600.0
+# A tile of fewer bytes is the single point at NaN of a keyframe that is gone.
+_EMPTY_TILE = 1000
+
+
+class LiveError(Dust3rRosError):
+    """A run that did not come about."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """An image that went out: its topic, stamp in the bag and stamp sent, and when (all ns)."""
+
+    topic: str
+    recorded: int
+    stamp: int
+    at: int
+
+
+@dataclass
+class Heard:
+    """What the listener received: poses (topic, stamp sent, when, (4, 4)), tiles (stamp, when), statuses (when, it)."""
+
+    poses: list[tuple[str, int, int, Array]] = field(default_factory=list)
+    tiles: list[tuple[int, int]] = field(default_factory=list)
+    statuses: list[tuple[int, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class LiveRun:
+    """What a run gave; ``cores`` that the node's processes used on average while images came."""
+
+    published: Sequence[Published]
+    heard: Heard
+    cores: float
+
+
+def isolate() -> list[int]:
+    """A ROS domain of our own on this machine, and two cores; returns these, for all processes started from now on."""
+    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(102))
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ.pop("ROS_LOCALHOST_ONLY", None)
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    os.sched_setaffinity(0, cores)
+    return cores
+
+
+def offline(recorded: Recorded, out: Path) -> float:
+    """``dust3r-map`` on the same images, into ``out``; returns its seconds. Raises ``LiveError`` where it fails."""
+    topics = [part for topic in recorded.topics for part in ("--topic", topic)]
+    command = ["-m", "dust3r_ros.cli.map", str(recorded.bag), *topics, "--out", str(out), "--quiet"]
+    begin, log = time.monotonic(), make_folder(out) / "offline.log"
+    with log.open("wb") as output:
+        code = subprocess.run([sys.executable, *command], stdout=output, stderr=output, env=_environment()).returncode
+    if code:
+        raise LiveError(f"dust3r-map ended with code {code}; its log is {log}")
+    return time.monotonic() - begin
+
+
+def live(recorded: Recorded, out: Path, slower: float, parameters: Mapping[str, str], reliability: str) -> LiveRun:
+    """Play to the node until it is through, then end it; its results are in ``out``.
+
+    ``parameters`` of the node beyond its topics and ``output_dir``. Raises ``LiveError`` for a process that fails.
+    """
+    name = "image_topic" if len(recorded.topics) == 1 else "image_topics"
+    topics = recorded.topics[0] if len(recorded.topics) == 1 else f"[{', '.join(recorded.topics)}]"
+    settings = {name: topics, "output_dir": str(out.resolve()), **parameters}
+    arguments = [part for key, value in settings.items() for part in ("-p", f"{key}:={value}")]
+    make_folder(out)
+    with ExitStack() as stack:
+        heard = stack.enter_context(_listening(recorded.topics))
+        node = _start(stack, out / "node.log", "-m", "dust3r_ros.node.main", "--ros-args", *arguments)
+        _until(lambda: bool(heard.statuses), START_S, [node], f"the node says nothing; its log is {out / 'node.log'}")
+        script, log = str(ROOT / "benchmarks/live_player.py"), out / "published.jsonl"
+        log.unlink(missing_ok=True)
+        player = _start(
+            stack, out / "player.log", script, str(recorded.bag), str(log),
+            "--slower", str(slower), "--reliability", reliability,
+        )  # fmt: skip
+        usage = _usage_while(player, node)
+        if player.returncode or node.poll() is not None:
+            raise LiveError(
+                f"the player ended with {player.returncode}, the node with {node.poll()}; logs are in {out}"
+            )
+        _settle(heard, node)
+        node.send_signal(signal.SIGINT)
+        node.wait(FINISH_S)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    published = [Published(item["topic"], item["recorded"], item["stamp"], item["published"]) for item in lines]
+    return LiveRun(published, heard, _cores(usage, published[0].at, published[-1].at))
+
+
+@contextmanager
+def _listening(topics: Sequence[str]) -> Iterator[Heard]:
+    """A thread that hears poses, tiles and status of the node."""
+    import rclpy
+    from dust3r_ros.msg import MappingStatus
+    from geometry_msgs.msg import PoseWithCovarianceStamped
+    from rclpy.context import Context
+    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+    from rclpy.qos import QoSProfile
+    from sensor_msgs.msg import PointCloud2
+
+    from dust3r_ros.node.conversions import pose_matrix, stamp_to_ns
+    from dust3r_ros.node.player import serialised_stamp
+
+    heard, context = Heard(), Context()
+    rclpy.init(context=context, args=[])
+    node = rclpy.create_node("live_listener", context=context, start_parameter_services=False)
+
+    def take_pose(topic: str, message: Any) -> None:
+        at = time.monotonic_ns()
+        heard.poses.append((topic, stamp_to_ns(message.header.stamp), at, pose_matrix(message.pose.pose)))
+
+    def take_tile(raw: bytes) -> None:
+        if len(raw) > _EMPTY_TILE:
+            heard.tiles.append((serialised_stamp(raw), time.monotonic_ns()))
+
+    reliable = QoSProfile(depth=1000)
+    for topic in topics:
+        several = len(topics) > 1
+        name = f"{topic.rpartition('/')[0]}/estimated/pose" if several else "/dust3r/pose"
+        node.create_subscription(
+            PoseWithCovarianceStamped, name, lambda message, topic=topic: take_pose(topic, message), reliable
+        )
+    node.create_subscription(PointCloud2, "/dust3r/map_tiles", take_tile, reliable, raw=True)
+    node.create_subscription(
+        MappingStatus, "/dust3r/status", lambda it: heard.statuses.append((time.monotonic_ns(), it)), reliable
+    )
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+
+    def spin() -> None:
+        with suppress(ExternalShutdownException):
+            executor.spin()
+
+    thread = threading.Thread(target=spin, daemon=True)
+    thread.start()
+    try:
+        yield heard
+    finally:
+        executor.shutdown(timeout_sec=1.0)
+        thread.join(5.0)
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def _settle(heard: Heard, node: subprocess.Popen[bytes]) -> None:
+    """Until no image waits and nothing came for a while."""
+    end, before, since = time.monotonic() + SETTLE_S, -1, time.monotonic()
+    while time.monotonic() < end and node.poll() is None:
+        now = len(heard.poses) + len(heard.tiles)
+        if now != before or (heard.statuses and heard.statuses[-1][1].waiting):
+            before, since = now, time.monotonic()
+        if time.monotonic() - since > QUIET_S:
+            return
+        time.sleep(0.2)
+
+
+def _usage_while(player: subprocess.Popen[bytes], node: subprocess.Popen[bytes]) -> list[tuple[int, float]]:
+    """(when (ns), processor seconds that the node's processes have used) until the player ends."""
+    usage = [(time.monotonic_ns(), _processor_s(node.pid))]
+    while player.poll() is None and node.poll() is None:
+        time.sleep(0.25)
+        usage.append((time.monotonic_ns(), _processor_s(node.pid)))
+    return usage
+
+
+def _cores(usage: Sequence[tuple[int, float]], begin_ns: int, end_ns: int) -> float:
+    """Cores used on average between two moments."""
+    times, seconds = zip(*usage, strict=True)
+    first, last = np.interp([begin_ns, end_ns], times, seconds)
+    return float((last - first) / (end_ns - begin_ns) * 1e9)
+
+
+def _processor_s(pid: int) -> float:
+    """Processor seconds of a process and all below it, those that have ended included."""
+    ticks, parents = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            words = path.read_text().rpartition(")")[2].split()
+            parents[int(path.parent.name)] = int(words[1])
+            ticks[int(path.parent.name)] = sum(map(int, words[11:15]))
+    family, size = {pid}, 0
+    while size != len(family):
+        size = len(family)
+        family |= {child for child, parent in parents.items() if parent in family}
+    return sum(ticks.get(member, 0) for member in family) / os.sysconf("SC_CLK_TCK")
+
+
+def _start(stack: ExitStack, log: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """Python in a process of its own, ended with the stack; what it says goes to ``log``."""
+    output = stack.enter_context(log.open("wb"))
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=_environment(),
+        start_new_session=True,
+    )
+    stack.callback(_end, process)
+    return process
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def _until(check: Any, seconds: float, processes: Sequence[subprocess.Popen[bytes]], what: str) -> None:
+    end = time.monotonic() + seconds
+    while not check():
+        if time.monotonic() > end or any(process.poll() is not None for process in processes):
+            raise LiveError(what)
+        time.sleep(0.05)
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path}

@@ -1,0 +1,41 @@
+"""benchmarks/receive.py: two processes, real DDS, and the table."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/receive.py"
+
+
+@pytest.fixture(scope="module")
+def receiving() -> Iterator[ModuleType]:
+    path = list(sys.path)
+    spec = importlib.util.spec_from_file_location("receive_benchmark", SCRIPT)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+    sys.path[:] = path
+
+
+@pytest.mark.parametrize("serialised", [False, True])
+def test_with_room_in_shared_memory_best_effort_images_arrive(
+    receiving: ModuleType, serialised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE"):
+        monkeypatch.setenv(name, "0")  # measure sets them; afterwards they are as before
+    row = receiving.measure(receiving.Row("best_effort", profiled=True, serialised=serialised), 1.0, 20.0)
+    assert row["arrived"] > 60, "of the default settings, a third arrives"
+    assert 0 < row["p50_ms"] <= row["p95_ms"] and 0 < row["processor"] <= 100
+    line = receiving.table([row]).splitlines()[-1]
+    assert line.startswith("| best effort, fastdds.xml | as this node") and ("serialised" in line) == serialised

@@ -1,0 +1,72 @@
+"""Losses told from stamps, and what is none: pauses, other rates, jitter."""
+
+import random
+
+import pytest
+
+from dust3r_ros.node.stamp_losses import WINDOW, StampLosses, period
+
+MS = 1_000_000
+
+
+def counted(stamps):
+    losses = StampLosses()
+    for stamp in stamps:
+        losses.stamped(stamp)
+    return losses.lost
+
+
+def row(count, period_ns=33 * MS, begin=10**18):
+    return [begin + k * period_ns for k in range(count)]
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.2])
+@pytest.mark.parametrize("jitter", [0, 3 * MS])
+def test_images_lost_at_random_are_counted(share, jitter):
+    rng = random.Random(3)
+    kept = [k for k in range(2000) if rng.random() < share]
+    stamps = [10**18 + k * 33 * MS + rng.randint(-jitter, jitter) for k in kept]
+    settled = kept[-1 - WINDOW] - kept[0] + 1 - (len(kept) - WINDOW)  # what comes last is not judged yet
+    assert counted(stamps) == pytest.approx(settled, rel=0.1)
+
+
+def test_a_gap_is_counted_whole():
+    stamps = row(200)
+    assert counted(stamps[:100] + stamps[112:]) == 12
+
+
+def test_at_one_image_per_second():
+    stamps = row(100, 1000 * MS)
+    assert counted(stamps[:50] + stamps[51:]) == 1
+
+
+@pytest.mark.parametrize(("before", "after"), [(33, 66), (66, 33), (33, 50), (100, 1000)])
+def test_another_rate_is_no_loss(before, after):
+    first = row(100, before * MS)
+    assert counted(first + row(100, after * MS, first[-1] + after * MS)) == 0
+
+
+def test_a_pause_is_no_loss():
+    first = row(100)
+    assert counted(first + row(100, begin=first[-1] + 5000 * MS)) == 0
+
+
+def test_stamps_that_jump_back_or_repeat_are_no_loss():
+    stamps = row(100)
+    assert counted(stamps + stamps) == 0
+    assert counted([stamp for stamp in stamps for _ in range(2)]) == 0
+
+
+def test_what_was_lost_before_a_restart_still_counts():
+    losses, stamps = StampLosses(), row(200)
+    for stamp in stamps[:50] + stamps[55:100]:
+        losses.stamped(stamp)
+    losses.restart()
+    for stamp in stamps[120:]:
+        losses.stamped(stamp)
+    assert losses.lost == 5
+
+
+def test_the_period_is_told_by_the_short_steps():
+    assert period([100, 33, 67, 34, 200, 1]) == pytest.approx(33.5)
+    assert period([40]) == 40
