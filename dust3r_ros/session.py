@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from dust3r_ros.metric import ScaleState, WorldAligner
 from dust3r_ros.stamp_order import StampOrder
 from dust3r_ros.streams import check_image
 from dust3r_ros.timing import Stopwatch
+from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.types import Array, Calibration, Camera, Frame, Image, MapUpdate
 
 # Stage latencies are those of about this many newest frames.
@@ -45,6 +47,7 @@ class Session:
         self.keeper = Keeper(log)
         self.resets = 0
         self._mapping = config.mode == "mapping"
+        self._live: bool | None = None  # whether whole maps are adjusted in a child; None: nothing is put off
         self._backend = backend or make_backend(config)
         self._start()
 
@@ -60,6 +63,8 @@ class Session:
         mapper.mapping = self._mapping
         if state is not None:
             mapper.resume(state)
+        if self._live is not None:
+            mapper.go_live(self._live)
         self.mapper, self.stopwatch, self.calibrations = mapper, stopwatch, calibrations
         known = {name: np.array(r_T_c) for name, r_T_c in settings.get("extrinsics", {}).items()}
         self._extrinsics = {**known, **self._extrinsics}
@@ -150,6 +155,32 @@ class Session:
             update = self._see_world(frame, update)
         self._write(update)
         return update
+
+    def go_live(self, beside: bool = False) -> None:
+        """Put off what the next image does not need, for ``work``; ``beside``: whole maps are adjusted in a child."""
+        self._live = beside
+        self.keeper.note("live")
+        self.mapper.go_live(beside)
+
+    @property
+    def due(self) -> str:
+        """What ``work`` would do next; "" for nothing."""
+        return self.mapper.due
+
+    def work(self, kind: str) -> MapUpdate:
+        """Do one of the things that were put off: what ``due`` says."""
+        self.keeper.note("work", what=kind)
+        update = self.mapper.work(kind)
+        self.world.hear(update)
+        self._write(update)
+        return update
+
+    def follow(self, poses: Sequence[FollowedPose]) -> None:
+        """Keep where frames were that a front end followed and did not hand over."""
+        if not poses:
+            return
+        self.keeper.note("followed", poses=[vars(pose) for pose in poses])
+        self.mapper.follow(poses)
 
     def finish(self) -> MapUpdate:
         """Refine everything once more; the map can go on growing after it."""

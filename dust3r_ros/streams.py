@@ -83,6 +83,16 @@ class CameraStream:
         self._tracker.tracks = Tracks(tracks.ids, tracks.pixels + self._center)
         self._anchor = tracks
 
+    @property
+    def tracks(self) -> Tracks:
+        """The corners that are followed, as offsets in the last image."""
+        return self._offsets(self._tracker.tracks)
+
+    @property
+    def anchored(self) -> Tracks:
+        """The corners as the last keyframe saw them, as offsets."""
+        return self._anchor
+
     def rename(self, ids: np.ndarray) -> None:
         """Corner k is called ``ids[k]`` from now on."""
         self._tracker.tracks = self._tracker.tracks.called(ids)
