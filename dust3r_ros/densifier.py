@@ -155,6 +155,14 @@ class Densifier:
         self.backend.forget(leaving)
         return changed
 
+    def stale(self) -> set[int]:
+        """Let go of depth where the geometry of a pair has changed since it was computed; returns whose it was."""
+        self._part([pair for pair in self._used if len(self._posed(pair)) < len(pair)])
+        stale = {index for pair in self._used if self._moved(pair) for index in pair}
+        for index in stale:
+            self.depths.clear(index)
+        return stale
+
     def renew(self, last: bool = True) -> set[int]:
         """Depth once more where the geometry of a pair has changed since it was computed.
 

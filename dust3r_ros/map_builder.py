@@ -310,6 +310,11 @@ class MapBuilder(KeyframeBook):
         self.generation += 1
         if found.better:
             self._rebuilt()
+        elif self._calibrator.sure and len(self._records) <= _RENEWED:  # unsure, it will change again soon
+            stale = self._dense.stale()
+            self._changed |= stale
+            waiting = {index for index, _ in self.chores.depth}
+            self.chores.depth[:0] = [(k, self._near.neighbours(k)) for k in sorted(stale - waiting)]
 
     def _densify(self, index: int, others: Sequence[int]) -> None:
         """Depth of a keyframe, and what moves in it."""

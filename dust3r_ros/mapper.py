@@ -66,10 +66,13 @@ class Mapper(MapView):
         """Where a camera sits on the robot: ``r_T_c`` (4, 4), metres, as ``Rig.set``. Raises ``InputError``."""
         self.rig.set(camera, r_T_c, known)
 
-    def process(self, stamp_ns: int, camera: str, image: Image, mask: Image | None = None) -> MapUpdate:
+    def process(
+        self, stamp_ns: int, camera: str, image: Image, mask: Image | None = None, seen: Tracks | None = None
+    ) -> MapUpdate:
         """One image (H, W, 3) RGB uint8 of ``camera``, in order of time per camera.
 
-        Where ``mask`` (H, W) uint8 is not 0, nothing counts: not for poses, focal and map. Raises
+        Where ``mask`` (H, W) uint8 is not 0, nothing counts: not for poses, focal and map. ``seen``: landmarks that
+        somebody followed through the images in between, as offsets in the tracked image. Raises
         ``InputError``, and changes nothing, for an image that is unusable, of another size
         than the camera's first one, or not younger than its last, and for a mask of another size or type.
         """
@@ -81,6 +84,8 @@ class Mapper(MapView):
         self._check_order(stamp_ns, camera)
         with self._stage("track"):
             tracks = stream.follow(gray)
+            if seen is not None:
+                tracks = stream.help(seen)
             found = self._builder.locate(stream, tracks) if self._builder.initialised else None
         if found is None and self._builder.initialised:
             with self._stage("relocalise"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,6 +11,7 @@ import numpy as np
 
 from dust3r_ros.errors import ConfigError, InputError
 from dust3r_ros.io.manifest import Event, FrameEntry, checksum
+from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.types import Array, Calibration, Frame, Image, MapUpdate
 
@@ -39,6 +41,8 @@ class Session(Protocol):
 
     def follow(self, poses: Sequence[FollowedPose]) -> object: ...
 
+    def see(self, camera: str, seen: Tracks) -> object: ...
+
     def go_live(self) -> object: ...
 
     def work(self, kind: str) -> object: ...
@@ -64,6 +68,8 @@ def apply(session: Session, event: Event) -> None:
         elif event.kind == "reset":
             if value("by", "user") == "user":  # what calibrations and stamps lead to, they lead to again
                 session.reset()
+        elif event.kind == "seen":
+            session.see(str(value("camera")), Tracks(event.unpacked("ids"), event.unpacked("pixels")))
         elif event.kind == "live":
             session.go_live()
         elif event.kind == "work":
@@ -75,7 +81,7 @@ def apply(session: Session, event: Event) -> None:
             found = session.load(path)
             if wanted is not None and found != wanted:
                 raise InputError(f"map '{path}' has {found} keyframes; it had {wanted} when the run began with it")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise InputError(f"event '{event.kind}' of a manifest cannot be read: {error}") from error
 
 

@@ -16,6 +16,7 @@ from dust3r_ros.config import MapperConfig, as_mapping
 from dust3r_ros.errors import ConfigError, InputError
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.io.manifest import packed
 from dust3r_ros.io.map_loading import load_state
 from dust3r_ros.keeper import Keeper, Log
 from dust3r_ros.map_state import MapState
@@ -24,6 +25,7 @@ from dust3r_ros.metric import ScaleState, WorldAligner
 from dust3r_ros.stamp_order import StampOrder
 from dust3r_ros.streams import check_image
 from dust3r_ros.timing import Stopwatch
+from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.types import Array, Calibration, Camera, Frame, Image, MapUpdate
 
@@ -71,6 +73,7 @@ class Session:
         for camera, r_T_c in self._extrinsics.items():
             mapper.set_extrinsics(camera, r_T_c)
         self._order = StampOrder()
+        self._seen: dict[str, Tracks] = {}
         self.world, world = WorldAligner(), settings.get("world", {})
         if state is not None:
             self.world.resume(world, mapper.keyframes)
@@ -142,7 +145,8 @@ class Session:
         if frame.camera not in self.mapper.cameras:
             self._admit(frame)
         image, mask = self.calibrations.pinhole(frame.camera, frame.image, frame.mask)
-        update = self.mapper.process(frame.stamp_ns, frame.camera, image, mask)
+        seen = self._seen.pop(frame.camera, None)
+        update = self.mapper.process(frame.stamp_ns, frame.camera, image, mask, seen)
         self._order.took(frame.camera, frame.stamp_ns)
         self.keeper.frame(frame)
         if update.removed:
@@ -174,6 +178,11 @@ class Session:
         self.world.hear(update)
         self._write(update)
         return update
+
+    def see(self, camera: str, seen: Tracks) -> None:
+        """Landmarks that a front end followed into the camera's next frame, as offsets in the tracked image."""
+        self.keeper.note("seen", camera=camera, ids=packed(seen.ids), pixels=packed(seen.pixels))
+        self._seen[camera] = seen
 
     def follow(self, poses: Sequence[FollowedPose]) -> None:
         """Keep where frames were that a front end followed and did not hand over."""

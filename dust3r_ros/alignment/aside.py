@@ -15,8 +15,6 @@ from dust3r_ros.alignment.thread_pool import thread_pool
 
 Result = TypeVar("Result")
 
-_NICER = 5  # than this process: what frames wait for goes first
-
 
 class Aside(Generic[Result]):
     """What ``work()`` returns, computed in a forked child. OpenCV must use one thread, and no device may be in use."""
@@ -59,7 +57,6 @@ def _run(work: Callable[[], object], descriptor: int) -> None:
     try:
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent (Linux)
-        os.nice(_NICER)
         thread_pool.cache_clear()  # its threads are not in the copy
         data = memoryview(pickle.dumps(work()))
         while data:

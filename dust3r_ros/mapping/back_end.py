@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dust3r_ros.mapping.snapshot import snapshot_of
 from dust3r_ros.session import Session
+from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import FollowedPose, KeyframeRequest, MapSnapshot
 from dust3r_ros.types import MapUpdate
 
@@ -40,6 +41,9 @@ class BackEnd:
     def take(self, request: KeyframeRequest) -> Taken:
         """One image. Raises as ``Session.process`` does."""
         frame = request.frame
+        followed = request.followed is not None and request.followed.epoch == self.epoch
+        if followed and request.ids is not None and request.pixels is not None:
+            self.session.see(frame.camera, Tracks(request.ids, request.pixels))
         update = self.session.process(frame)
         epoch = self.epoch
         snapshot = None

@@ -33,7 +33,9 @@ KEYFRAME_TOPICS = ("keyframe_cloud", "depth")
 
 # What is worked out from many frames, such as percentiles, is so at most this often.
 _SUMMARY_S = 0.5
-_PATIENCE = 6  # messages after which depth is computed although more wait
+_REST = 2.0  # after depth was computed, images are waited for so many times as long
+_QUIET_S = 0.3  # no image for so long: nothing is to be waited for
+_OVERDUE_S = 2.0  # depth that had to wait longer goes before an image
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class MapMaker:
         self._resets = self._session.resets
         self._summarised = 0.0
         self._stale = False  # whether something is worked out that was not told
-        self._passed_over = 0  # messages since depth was computed
+        self._asked = self._rest_until = 0.0  # when an image came; until when no depth is computed
         self._stamp_ns = 0
         if node.backlog != "every":  # else images wait, and the map is that of dust3r-map
             self._session.go_live(beside=hasattr(os, "fork"))
@@ -152,13 +154,13 @@ class MapMaker:
 
     def work(self, idle: bool) -> bool:
         """Something of what images do not wait for: adjustments of the whole map always, depth when there is time."""
-        due = self._session.due
-        self._passed_over += 1
-        if not due or (due == DEPTH and not idle and self._passed_over < _PATIENCE):
+        due, begin = self._session.due, time.monotonic()
+        if not due or (due == DEPTH and not self._has_time(idle, begin)):
             return self._wait_or_tell(idle)
-        if due == DEPTH:
-            self._passed_over = 0
         update = self._back_end.work()
+        if due == DEPTH:
+            now = time.monotonic()
+            self._rest_until = now + _REST * (now - begin)
         if update is None:
             return False
         self._stale = True
@@ -168,6 +170,12 @@ class MapMaker:
         if idle and not self._session.mapper.backlog:
             self._map.publish(self._session.mapper, self._stamp_ns)
         return True
+
+    def _has_time(self, idle: bool, now: float) -> bool:
+        """Whether depth may be computed: no image came for a while, or it was computed long enough ago."""
+        if now - self._asked > _QUIET_S:
+            return True
+        return now > self._rest_until + (0.0 if idle else _OVERDUE_S)
 
     def _wait_or_tell(self, idle: bool) -> bool:
         """Nothing is due: say how things are, if that is not known; wait for what is done beside."""
@@ -182,6 +190,12 @@ class MapMaker:
     def take(self, request: KeyframeRequest, frame_id: str, audience: Audience) -> News:
         """An image; ``frame_id``: its camera's optical frame."""
         self._hear(audience)
+        try:
+            return self._take(request, frame_id)
+        finally:
+            self._asked = time.monotonic()
+
+    def _take(self, request: KeyframeRequest, frame_id: str) -> News:
         try:
             taken = self._back_end.take(request)
         except (InputError, ConfigError) as error:

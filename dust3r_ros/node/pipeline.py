@@ -211,6 +211,9 @@ class Pipeline:
         except InputError as error:
             self._refuse(str(error))
             return
+        if self._every:  # poses are the map's own, however late
+            self._hand_over(_Handed(arrival, KeyframeRequest(frame)), Tracked())
+            return
         front = self._fronts.get(arrival.camera)
         if front is None:
             front = self._fronts[arrival.camera] = FrontEnd(arrival.camera, self.mapper_config)
@@ -231,7 +234,9 @@ class Pipeline:
             self._judge(arrival, TrackingState.LOST)
         with self._stopwatch("pick_up"):
             front.pick_up()
-        self._hand_over(_Handed(arrival, KeyframeRequest(frame, tracked.followed)), tracked)
+        self._hand_over(
+            _Handed(arrival, KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels)), tracked
+        )
 
     def _check_order(self, arrival: Arrival) -> None:
         """Raises ``InputError`` for a stamp that was seen or overtaken; time that was set back begins anew."""

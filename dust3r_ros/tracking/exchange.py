@@ -66,8 +66,11 @@ class FollowedPose:
 class KeyframeRequest:
     """An image for the back end, which decides whether it becomes a keyframe.
 
-    ``followed``: the pose that the front end gave it, None where it was lost or there is no map yet.
+    ``followed``: the pose that the front end gave it, None where it was lost or there is no map yet; then also the
+    landmarks it saw: ``ids`` (N,) and ``pixels`` (N, 2), offsets from the middle of the tracked image.
     """
 
     frame: Frame
     followed: FollowedPose | None = None
+    ids: np.ndarray | None = None
+    pixels: Array | None = None

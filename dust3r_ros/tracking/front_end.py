@@ -36,7 +36,8 @@ _MASK_MARGIN_PX = 10
 class Tracked:
     """What the front end says of one image: ``w_T_c`` (4, 4) and ``covariance`` (6, 6), None where it is lost.
 
-    ``wanted``: the map should have the image. ``followed``: the pose for the map's record. ``usable``: false for an
+    ``wanted``: the map should have the image. ``followed``: the pose for the map's record. ``ids`` (N,) and ``pixels``
+    (N, 2), offsets from the middle: the landmarks seen. ``usable``: false for an
     image or a mask of another size.
     """
 
@@ -44,6 +45,8 @@ class Tracked:
     covariance: Array | None = None
     wanted: bool = True
     followed: FollowedPose | None = None
+    ids: np.ndarray | None = None
+    pixels: Array | None = None
     usable: bool = True
 
 
@@ -101,7 +104,8 @@ class FrontEnd:
         self._path = [*self._path[-1:], (stamp_ns, found.w_T_c)]
         k_T_c = invert(self._map.w_T_k) @ found.w_T_c
         followed = FollowedPose(stamp_ns, self._camera, self._map.epoch, self._map.keyframe, k_T_c, self._map.unit)
-        return Tracked(found.w_T_c, found.covariance, self._wants_keyframe(), followed)
+        seen = self._corners.ids, self._corners.pixels - self._middle()
+        return Tracked(found.w_T_c, found.covariance, self._wants_keyframe(), followed, *seen)
 
     def pick_up(self) -> None:
         """Look for landmarks of the snapshot that are not followed yet in the newest image, once its pose is out."""
