@@ -269,6 +269,8 @@ class Pipeline:
         if tracked.followed is not None and not (self._every or tracked.wanted or (idle and stale)):
             self._link.report(tracked.followed)
             return
+        if camera in self._fronts:
+            self._fronts[camera].hand_over(stamp_ns)
         for gone, posed in self._outbox.offer(handed, tracked.followed is not None):
             if posed and gone.request.followed is not None:
                 self._link.report(gone.request.followed)

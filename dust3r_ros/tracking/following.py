@@ -13,6 +13,8 @@ from dust3r_ros.types import Array, Image
 _WINDOW = (21, 21)
 _LEVELS = 3
 _BACK_AND_FORTH_PX = 0.7
+_ALL = 30  # newest images that are kept, whatever the rate
+HOP = 3  # images that corners are carried over at once, where many lie between a snapshot and now
 _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 12, 0.03)
 
 
@@ -51,14 +53,29 @@ def no_corners() -> Corners:
 
 
 class RecentImages:
-    """The newest tracked images of a camera by their stamps, at most ``count``: a snapshot is of one of them."""
+    """The newest tracked images of a camera by their stamps: a snapshot is of one of them.
+
+    The newest 30, of those before every third, ``count`` of these, and those that were handed over.
+    """
 
     def __init__(self, count: int) -> None:
-        self._images: deque[tuple[int, Image]] = deque(maxlen=count)
+        self._images: deque[tuple[int, Image]] = deque()  # in order
+        self._old: deque[tuple[int, Image]] = deque(maxlen=count)
+        self._handed: deque[int] = deque(maxlen=16)  # stamps
+        self._passed = 0
 
     def add(self, stamp_ns: int, gray: Image) -> None:
         """The newest image."""
         self._images.append((stamp_ns, gray))
+        if len(self._images) > _ALL:
+            oldest = self._images.popleft()
+            self._passed += 1
+            if self._passed % HOP == 0 or oldest[0] in self._handed:
+                self._old.append(oldest)
+
+    def hand_over(self, stamp_ns: int) -> None:
+        """An image is kept, for a snapshot may be of it."""
+        self._handed.append(stamp_ns)
 
     @property
     def newest(self) -> Image | None:
@@ -67,12 +84,12 @@ class RecentImages:
 
     def at(self, stamp_ns: int) -> Image | None:
         """The image of a stamp; None where it is not kept."""
-        return next((gray for stamp, gray in reversed(self._images) if stamp == stamp_ns), None)
+        return next((gray for stamp, gray in (*self._images, *self._old) if stamp == stamp_ns), None)
 
-    def since(self, stamp_ns: int, every: int) -> list[Image]:
-        """Every so many-th image after a stamp, and the newest; in order."""
+    def since(self, stamp_ns: int) -> list[Image]:
+        """Every ``HOP``-th image after a stamp, and the newest; in order."""
         later = [gray for stamp, gray in self._images if stamp > stamp_ns]
-        return later[::-1][::every][::-1]
+        return [gray for stamp, gray in self._old if stamp > stamp_ns] + later[::-1][::HOP][::-1]
 
 
 def follow(a: Image, b: Image, pixels: Array, guess: Array) -> tuple[Array, np.ndarray]:

@@ -19,11 +19,10 @@ from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
 from dust3r_ros.tracking.following import Corners, RecentImages, follow, no_corners
 from dust3r_ros.types import Array, Image
 
-_KEPT_IMAGES = 128  # a snapshot of an older one is of no use: four seconds of a fast camera
+_KEPT_IMAGES = 128  # every third image of 13 s of a fast camera: a snapshot of an older one is of no use
 _MOST = 400  # corners followed: more tell the pose no better and cost time
 _PICKED_UP = 150  # corners of a snapshot looked for in one image
 _PICKED_PX = 8.0  # how far from where the map says they are
-_HOP = 3  # images that corners are carried over at once, where many lie between a snapshot and now
 _HOPPING = 250  # corners that are carried so
 _TRIES = 6  # images in which corners of the last good one are looked for
 _MAX_ERROR_PX = 4.0
@@ -74,6 +73,10 @@ class FrontEnd:
     def take(self, snapshot: MapSnapshot) -> None:
         """The map as it stands; the next image is found in it."""
         self._new = snapshot
+
+    def hand_over(self, stamp_ns: int) -> None:
+        """The image of that stamp goes to the back end: a snapshot may be of it."""
+        self._images.hand_over(stamp_ns)
 
     @property
     def knows_map(self) -> bool:
@@ -166,7 +169,7 @@ class FrontEnd:
         if gray is None:
             return no_corners()
         guess = corners.pixels
-        for later in self._images.since(snapshot.stamp_ns, _HOP):
+        for later in self._images.since(snapshot.stamp_ns):
             pixels, good = follow(gray, later, corners.pixels, guess)
             moved = pixels[good] - corners.pixels[good]
             corners = Corners(corners.ids[good], pixels[good], corners.points[good], corners.anchors[good])

@@ -144,3 +144,17 @@ def test_another_map_begins_without_what_was_followed(sequence):
     front.forget()
     assert not front.knows_map
     assert track(front, sequence, 4, 5)[0].w_T_c is None
+
+
+def test_a_snapshot_that_comes_late_is_caught_up_with_over_many_images(sequence):
+    """Longer than all images are kept: the one that was handed over is there, and every third of the others."""
+    front = FrontEnd("camera", CONFIG)
+    front.hand_over(int(sequence.stamps_ns[4]))
+    track(front, sequence, 0, 50)
+    front.take(snapshot(sequence, 4))
+    (tracked,) = track(front, sequence, 50, 51)
+    assert error(tracked.w_T_c, sequence.w_T_c[50]) < 0.02 * float(np.median(sequence.depths[50]))
+    never_handed = FrontEnd("camera", CONFIG)
+    track(never_handed, sequence, 0, 50)
+    never_handed.take(snapshot(sequence, 3))
+    assert track(never_handed, sequence, 50, 51)[0].w_T_c is None
