@@ -23,7 +23,7 @@ from dust3r_ros.map_state import MapState, SubmapState
 from dust3r_ros.pointmap_builder import PointmapBuilder
 from dust3r_ros.streams import CameraStream
 from dust3r_ros.tracking import Tracks
-from dust3r_ros.types import Image, Keyframe
+from dust3r_ros.types import Array, Image, Keyframe
 
 Builder = MapBuilder | PointmapBuilder
 
@@ -38,6 +38,7 @@ class Submap:
     def __init__(self, builder: Builder, fresh_names: Iterator[int], session: int = 0) -> None:
         self.builder = builder
         self.frames = FrameLog(builder, session)
+        self.live: bool | None = None  # whether work on the whole map is done beside; None: offline
         self.changes = 0  # how often keyframes changed
         self._restored = False
         self._generation = 0
@@ -54,6 +55,11 @@ class Submap:
     def keyframe(self, index: int) -> Keyframe:
         """Keyframe ``index`` by its name."""
         return replace(self.builder.keyframe(index), index=self.name(index))
+
+    def go_live(self, beside: bool) -> None:
+        """From now on what may wait does."""
+        self.live = beside
+        self.builder.go_live(beside)
 
     def take_changed(self) -> tuple[Keyframe, ...]:
         """Keyframes that changed since the last call, by their names."""
@@ -78,9 +84,16 @@ class Submap:
             self.frames.add(
                 stamp_ns, stream.name, len(builder) - 1, found, lambda near: builder.locate(stream, tracks, near)
             )
-        if builder.settling and builder.generation != self._generation:
+        if self.live is None and builder.settling and builder.generation != self._generation:
             self._generation = builder.generation
             self.frames.find_again()
+
+    def keep(self, stamp_ns: int, camera: str, keyframe: int, k_T_c: Array, unit: float) -> bool:
+        """Where a frame was that others found, relative to the keyframe of that name; False where there is none."""
+        if keyframe not in self.names:
+            return False
+        self.frames.keep(stamp_ns, camera, self.names.index(keyframe), k_T_c, unit)
+        return True
 
     def move(self, new_S_old: Similarity) -> None:
         """The whole map, keyframes and frames, in other coordinates and another unit."""
@@ -135,6 +148,7 @@ class Atlas:
         self.asleep: list[Submap] = []
         self.session = 0  # how often the maps were gone on with
         self.origin = ("", 0)  # the file they are of, and its state
+        self._live: bool | None = None
         self.begin()
 
     def restore(self, state: MapState, streams: Mapping[str, CameraStream]) -> None:
@@ -152,6 +166,14 @@ class Atlas:
         if not self.asleep:
             self._names = count()
         self.active = Submap(self._make(), self._names, self.session)
+        if self._live is not None:
+            self.active.go_live(self._live)
+
+    def go_live(self, beside: bool) -> None:
+        """From now on what may wait does, in this map and those to come."""
+        self._live = beside
+        for submap in (self.active, *self.asleep):
+            submap.go_live(beside)
 
     def sleep(self) -> None:
         """Another map; the active one is kept."""

@@ -71,6 +71,11 @@ class Calibrations:
                 )
         return undistortion.image(image), undistortion.mask(mask)
 
+    def rectified(self, camera: str) -> Calibration | None:
+        """The calibration by which raw images of a camera are made those of a pinhole; None: they are not."""
+        undistortion = self._applied.get(camera)
+        return None if undistortion is None or undistortion.identity else undistortion.calibration
+
     def compared(self, camera: Camera) -> Camera:
         """An estimate beside a calibration that is not used, or as it is."""
         known = self.known.get(camera.name)

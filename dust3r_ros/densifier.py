@@ -87,7 +87,7 @@ class Densifier:
         Connects ``index`` with ``others`` where they share landmarks. Depth comes from the pairs with
         those ``config.depth_pairs`` of ``others`` and of the window that promise most.
         """
-        self._connect(index, self._posed(others))
+        self.connect(index, others)
         if not self._config.dense:
             return set()
         near = range(index - 1, max(-1, index - 1 - self._config.window), -1)
@@ -155,6 +155,14 @@ class Densifier:
         self.backend.forget(leaving)
         return changed
 
+    def stale(self) -> set[int]:
+        """Let go of depth where the geometry of a pair has changed since it was computed; returns whose it was."""
+        self._part([pair for pair in self._used if len(self._posed(pair)) < len(pair)])
+        stale = {index for pair in self._used if self._moved(pair) for index in pair}
+        for index in stale:
+            self.depths.clear(index)
+        return stale
+
     def renew(self, last: bool = True) -> set[int]:
         """Depth once more where the geometry of a pair has changed since it was computed.
 
@@ -217,10 +225,10 @@ class Densifier:
     def _posed(self, views: Iterable[int]) -> list[int]:
         return [view for view in views if self._sparse.views[view].w_T_c is not None]
 
-    def _connect(self, index: int, others: Sequence[int]) -> None:
+    def connect(self, index: int, others: Sequence[int]) -> None:
         """Pairs for the graph; the weight is log(1 + landmarks with a position that both see)."""
         known = self._sparse.known(self._sparse.views[index].seen).ids
-        for other in others:
+        for other in self._posed(others):
             shared = int(np.isin(known, self._sparse.views[other].seen.ids).sum())
             if shared >= _LEAST_SHARED:
                 cameras = self._records[other].stream.name, self._records[index].stream.name

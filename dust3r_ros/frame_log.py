@@ -49,6 +49,10 @@ class FrameLog:
         frame = FrameState(stamp_ns, camera, reference, None, float("nan"), self._session)
         self._frames.append(self._relative(frame, found))
 
+    def keep(self, stamp_ns: int, camera: str, reference: int, r_T_f: Array, unit: float) -> None:
+        """A frame at ``r_T_f`` (4, 4) from keyframe ``reference``, whose surroundings measured ``unit`` then."""
+        self._frames.append(FrameState(stamp_ns, camera, reference, r_T_f, unit, self._session))
+
     def find_again(self) -> None:
         """The map was built anew, or refined: so are the poses of the newest frames."""
         self.rewritten += 1

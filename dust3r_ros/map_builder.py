@@ -11,9 +11,11 @@ from dust3r_ros.alignment.map_merge import merge_maps
 from dust3r_ros.alignment.refinement import close_loop, refine
 from dust3r_ros.alignment.sparse_map import SparseMap
 from dust3r_ros.alignment.sparse_view import Focal
+from dust3r_ros.alignment.transplant import adjusted_copy, transplant
 from dust3r_ros.appearance import Appearance
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.calibrator import Calibrator
+from dust3r_ros.chores import BEGIN, CALIBRATION, DEPTH, LOOP, TAKE, Chores, WholeMap
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.densifier import Densifier
 from dust3r_ros.frame_finder import FrameFinder
@@ -69,6 +71,7 @@ class MapBuilder(KeyframeBook):
         self.locate, self.relocalise, self.recall = finder.locate, finder.relocalise, finder.recall
         self.welcomes = finder.welcomes
         self._broken = False
+        self.chores: Chores | None = None  # offline there are none: all is done at once
 
     @property
     def focals(self) -> list[Focal]:
@@ -132,6 +135,8 @@ class MapBuilder(KeyframeBook):
         """The whole map in other coordinates and another unit."""
         self.sparse.move(pose(new_S_old.rotation, new_S_old.translation), new_S_old.scale)
         self._dense.depths.rescale_all(new_S_old.scale)
+        if self.chores is not None:
+            self.chores.cancel()  # it would come in coordinates that were
         self.mark_all()
 
     def shared_landmarks(self, other: MapBuilder, index: int) -> np.ndarray:
@@ -144,6 +149,9 @@ class MapBuilder(KeyframeBook):
 
     def absorb(self, other: MapBuilder, own_S_other: Similarity, matches: np.ndarray) -> tuple[int, np.ndarray]:
         """Take another map in; returns the index of its first keyframe, and what its landmarks are called now."""
+        for builder in (self, other):
+            if builder.chores is not None:
+                builder.chores.cancel()
         merged = merge_maps(self.sparse, other.sparse, own_S_other, matches)
         for record in other._records:
             record.feature_ids = merged.ids[record.feature_ids]
@@ -151,7 +159,13 @@ class MapBuilder(KeyframeBook):
         self._links.absorb(other._links, merged.first_view, merged.ids)
         self.graph.absorb(other.graph)
         self._dense.take_over(other._dense, merged.first_view, own_S_other.scale)
-        self._adjusted(lambda: close_loop(self.sparse))
+        if self.chores is not None and other.chores is not None:
+            first = merged.first_view
+            self.chores.depth += [(first + at, [first + near for near in others]) for at, others in other.chores.depth]
+        if self.chores is None:
+            self._adjusted(lambda: close_loop(self.sparse))
+        else:
+            self.chores.whole_map = LOOP
         self.generation += 1
         self.mark_all()
         return merged.first_view, self.sparse.resolved_ids(merged.ids)
@@ -191,6 +205,7 @@ class MapBuilder(KeyframeBook):
         """The last adjustment over everything, and depth once more with the poses it gives."""
         if not self.initialised:
             return
+        self.settle()
         self._catch_up()
         if not self._calibrator.sure:
             with self._stage("calibrate"):
@@ -203,14 +218,135 @@ class MapBuilder(KeyframeBook):
         with self._stage("moving"):
             self._changed |= self.movers.look_again()
 
+    # Live: what may wait
+
+    def go_live(self, beside: bool) -> None:
+        """From now on depth and work on the whole map wait for ``work``; ``beside``: the latter is done in a child."""
+        self.chores = self.chores or Chores(beside)
+
+    @property
+    def due(self) -> str:
+        """Which of the things that wait comes next, "" where none does: to ``take`` what was done beside goes first."""
+        if self.chores is None:
+            return ""
+        if self.chores.ready:
+            return TAKE
+        if self.chores.whole_map and not self.chores.running:
+            return BEGIN
+        return DEPTH if self.chores.depth else ""
+
+    def work(self, kind: str) -> None:
+        """Do one of the things that wait, as ``due`` names them."""
+        assert self.chores is not None, "nothing waits in a map that is not live"
+        if kind == TAKE:
+            self.chores.wait()
+            self._take_up()
+        elif kind == BEGIN:
+            self._begin_beside(self.chores.whole_map)
+        elif kind == DEPTH:
+            waiting = self.chores.next_depth()
+            if waiting is not None:
+                self._densify(*waiting)
+
+    @property
+    def backlog(self) -> int:
+        """How much waits: depth of keyframes, adjustments of the whole map."""
+        return 0 if self.chores is None else self.chores.count
+
+    def settle(self) -> None:
+        """Do all that waits."""
+        if self.chores is None:
+            return
+        self.chores.wait()
+        while self.due:
+            self.work(self.due)
+            self.chores.wait()
+
+    def _begin_beside(self, kind: str) -> None:
+        """Adjust a copy of the whole map."""
+        assert self.chores is not None
+        stream = self._records[0].stream
+
+        def adjust() -> WholeMap:
+            better = False
+
+            def calibrate() -> None:
+                nonlocal better
+                if kind == LOOP:
+                    close_loop(self.sparse)
+                else:
+                    self._calibrator.adjust()
+                    better = self._calibrator.improve(stream)
+
+            settled = self._calibrator.settled
+            adjusted = adjusted_copy(self.sparse, calibrate)
+            found = WholeMap(adjusted, better, self._calibrator.settled)
+            self._calibrator.settled = settled
+            return found
+
+        self.chores.begin(adjust)
+
+    def _take_up(self) -> None:
+        """Bring in what was adjusted beside; keyframes that came since find their place in it."""
+        assert self.chores is not None
+        found = self.chores.take()
+        if found is None:
+            return
+        self._calibrator.settled = self._calibrator.settled or found.settled
+
+        def bring_in() -> None:
+            later = transplant(self.sparse, found.adjusted)
+            for index in later:
+                view = self.sparse.views[index]
+                better = self.locate(self._records[index].stream, view.seen, view.w_T_c)
+                if better is not None:
+                    view.w_T_c = better.w_T_c
+            if later:
+                refine(self.sparse, later, rounds=1, iterations=6)
+                self.sparse.extend(later)
+
+        with self._stage("calibrate"):
+            self._adjusted(bring_in)
+        self.generation += 1
+        if found.better:
+            self._rebuilt()
+        elif self._calibrator.sure and len(self._records) <= _RENEWED:  # unsure, it will change again soon
+            stale = self._dense.stale()
+            self._changed |= stale
+            waiting = {index for index, _ in self.chores.depth}
+            self.chores.depth[:0] = [(k, self._near.neighbours(k)) for k in sorted(stale - waiting)]
+
+    def _densify(self, index: int, others: Sequence[int]) -> None:
+        """Depth of a keyframe, and what moves in it."""
+        if self.sparse.views[index].w_T_c is None:
+            return
+        self._changed |= self._dense.densify(index, others)
+        with self._stage("moving"):
+            self._changed |= self.movers.look(index, sure=not self.settling)
+        self._changed |= self._dense.leave(index)
+
+    def _depth(self, index: int, others: Sequence[int]) -> None:
+        """Depth of a keyframe, now or when there is time for it."""
+        if self.chores is None:
+            self._densify(index, others)
+            return
+        self._dense.connect(index, others)
+        if self._config.dense:
+            self.chores.depth.append((index, list(others)))
+
     def _rebuilt(self) -> None:
         """Every pose is new: so is depth."""
         self.generation += 1
         self.movers.forget()
         for index in range(len(self._records)):
             self._dense.depths.clear(index)
+        if self.chores is not None:
+            self.chores.depth.clear()
         for index in self.posed():
-            self._dense.densify(index, self._near.neighbours(index))
+            if self.chores is None:
+                self._dense.densify(index, self._near.neighbours(index))
+            else:
+                self._depth(index, self._near.neighbours(index))
         self._changed.update(self.posed())
 
     def _catch_up(self) -> None:
@@ -251,7 +387,10 @@ class MapBuilder(KeyframeBook):
             window = [view for view in self.posed()[1:] if view in recent]
             self.sparse.extend(window)
             if closed and self.sparse.disagreement(index) > _LOOP_GAP_PX:
-                self._adjusted(lambda: close_loop(self.sparse))
+                if self.chores is None:
+                    self._adjusted(lambda: close_loop(self.sparse))
+                else:
+                    self.chores.whole_map = LOOP
             free = self._calibrator.joining
             self._adjusted(lambda: refine(self.sparse, window, free_focal=free, rounds=1, iterations=6), window)
             self.sparse.extend(window)
@@ -259,13 +398,14 @@ class MapBuilder(KeyframeBook):
             if own:
                 self._adjusted(lambda: self._calibrator.accustom(stream, own), own)
         if len(self._records) in _CALIBRATE_AT:
-            with self._stage("calibrate"):
-                self._calibrate(stream)
+            if self.chores is None:
+                with self._stage("calibrate"):
+                    self._calibrate(stream)
+            else:
+                self.chores.whole_map = self.chores.whole_map or CALIBRATION
         self._catch_up()
-        self._changed |= {index} | self._dense.densify(index, [*near, *closed])
-        with self._stage("moving"):
-            self._changed |= self.movers.look(index, sure=not self.settling)
-        self._changed |= self._dense.leave(index)
+        self._changed.add(index)
+        self._depth(index, [*near, *closed])
 
     def _calibrate(self, stream: CameraStream) -> None:
         """Whole map with free focals and lenses; while the focal may be wrong, also built anew from others.

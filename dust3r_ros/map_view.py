@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from dust3r_ros.alignment.cloud import Cloud, concatenate
+from dust3r_ros.alignment.sparse_view import Focal
 from dust3r_ros.appearance import Appearance
 from dust3r_ros.atlas import Atlas, Builder, Submap
 from dust3r_ros.cameras import Cameras
@@ -18,7 +19,8 @@ from dust3r_ros.left_out import LeftOut, left_out
 from dust3r_ros.live_map import LiveMap
 from dust3r_ros.localising import localize
 from dust3r_ros.map_builder import MapBuilder
-from dust3r_ros.types import Camera, Image, Keyframe, MapCounts, StampedPose
+from dust3r_ros.streams import CameraStream
+from dust3r_ros.types import Array, Camera, Image, Keyframe, MapCounts, StampedPose
 
 
 class MapView:
@@ -86,6 +88,49 @@ class MapView:
     def edges(self) -> list[tuple[int, int, float]]:
         """The pair graph: (first, second, weight)."""
         return self._active.edges
+
+    def stream(self, camera: str) -> CameraStream:
+        """The images of a camera that has sent one."""
+        return self._cameras[camera]
+
+    def focal(self, camera: str) -> Focal:
+        """What the map says of a camera, pixels of the tracked image."""
+        return self._builder.focals[self._cameras[camera].index]
+
+    def whereabouts(self, camera: str) -> Array | None:
+        """``w_T_c`` (4, 4) of a camera's last image in the map as it stands; None where its corners do not tell."""
+        stream = self._cameras[camera]
+        found = self._builder.locate(stream, stream.tracks) if self._builder.initialised else None
+        return None if found is None else found.w_T_c
+
+    def positions(self, ids: np.ndarray) -> Array:
+        """(K, 3) where corners are in the map, NaN where that is unknown."""
+        return self._builder.positions(ids)
+
+    @property
+    def newest_keyframe(self) -> tuple[int, Array, float] | None:
+        """Name, ``w_T_k`` (4, 4) and unit of the newest keyframe with a pose; None while there is no map."""
+        posed = self._builder.posed() if self._builder.initialised else []
+        if not posed:
+            return None
+        w_T_k = self._builder.pose(posed[-1])
+        assert w_T_k is not None, "posed"
+        return self._active.name(posed[-1]), w_T_k, self._builder.unit(posed[-1])
+
+    @property
+    def young(self) -> bool:
+        """True while keyframes close together make calibration sure sooner."""
+        return self._builder.young
+
+    @property
+    def backlog(self) -> int:
+        """How much waits: depth of keyframes, adjustments of the whole map."""
+        return self._builder.backlog
+
+    @property
+    def submap(self) -> Submap:
+        """The map that the cameras are in: another one when they begin or wake one."""
+        return self._active
 
     @property
     def live(self) -> LiveMap:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from math import inf
 
@@ -26,6 +27,7 @@ from dust3r_ros.search import Search
 from dust3r_ros.streams import CameraStream, check_image
 from dust3r_ros.timing import StageTimer, no_timer
 from dust3r_ros.tracking import Tracks
+from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.types import Array, Image, MapUpdate, TrackingState
 
 
@@ -64,10 +66,13 @@ class Mapper(MapView):
         """Where a camera sits on the robot: ``r_T_c`` (4, 4), metres, as ``Rig.set``. Raises ``InputError``."""
         self.rig.set(camera, r_T_c, known)
 
-    def process(self, stamp_ns: int, camera: str, image: Image, mask: Image | None = None) -> MapUpdate:
+    def process(
+        self, stamp_ns: int, camera: str, image: Image, mask: Image | None = None, seen: Tracks | None = None
+    ) -> MapUpdate:
         """One image (H, W, 3) RGB uint8 of ``camera``, in order of time per camera.
 
-        Where ``mask`` (H, W) uint8 is not 0, nothing counts: not for poses, focal and map. Raises
+        Where ``mask`` (H, W) uint8 is not 0, nothing counts: not for poses, focal and map. ``seen``: landmarks that
+        somebody followed through the images in between, as offsets in the tracked image. Raises
         ``InputError``, and changes nothing, for an image that is unusable, of another size
         than the camera's first one, or not younger than its last, and for a mask of another size or type.
         """
@@ -79,6 +84,8 @@ class Mapper(MapView):
         self._check_order(stamp_ns, camera)
         with self._stage("track"):
             tracks = stream.follow(gray)
+            if seen is not None:
+                tracks = stream.help(seen)
             found = self._builder.locate(stream, tracks) if self._builder.initialised else None
         if found is None and self._builder.initialised:
             with self._stage("relocalise"):
@@ -96,6 +103,29 @@ class Mapper(MapView):
             tracks = stream.follow(gray)
         state, keyframe = self._place(stamp_ns, stream, image, gray, tracks, found)
         return replace(self._update(stamp_ns, stream, state, found, keyframe), removed=removed)
+
+    def go_live(self, beside: bool) -> None:
+        """Put off what the next image does not need, for ``work``; ``beside``: whole maps are adjusted in a child."""
+        self._atlas.go_live(beside)
+
+    @property
+    def due(self) -> str:
+        """What ``work`` would do next; "" for nothing."""
+        return self._builder.due
+
+    def work(self, kind: str) -> MapUpdate:
+        """Do one of the things that were put off: what ``due`` says."""
+        self._builder.work(kind)
+        return self.news()
+
+    def follow(self, poses: Iterable[FollowedPose]) -> int:
+        """Keep where frames were that are not fed: they move with the map, which they do not change.
+
+        Returns how many could be kept: those relative to a keyframe of the map that the cameras are in.
+        """
+        kept = [self._active.keep(p.stamp_ns, p.camera, p.keyframe, p.k_T_c, p.unit) for p in poses]
+        self._counts = replace(self._counts, frames=self._counts.frames + len(kept))
+        return sum(kept)
 
     def finish(self) -> MapUpdate:
         """Refine everything once more, after the last frame; the map can go on growing after it.

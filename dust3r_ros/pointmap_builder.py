@@ -99,6 +99,15 @@ class PointmapBuilder(KeyframeBook):
         """A length in the surroundings of a keyframe that grows when they do."""
         return self._aligner.scale(index)
 
+    due = ""  # nothing is put off: a network's device is not for two processes
+    backlog = 0
+
+    def go_live(self, beside: bool) -> None:
+        """All is done at once."""
+
+    def work(self, kind: str) -> None:
+        """Nothing waits."""
+
     regions = 0  # pieces of keyframes in which something moves: a network's depth is not asked for them
 
     def keyframe(self, index: int) -> Keyframe:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from dust3r_ros.errors import ConfigError, InputError
 from dust3r_ros.io.manifest import Event, FrameEntry, checksum
+from dust3r_ros.tracking import Tracks
+from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.types import Array, Calibration, Frame, Image, MapUpdate
 
 if TYPE_CHECKING:
@@ -34,6 +39,14 @@ class Session(Protocol):
 
     def reset(self) -> object: ...
 
+    def follow(self, poses: Sequence[FollowedPose]) -> object: ...
+
+    def see(self, camera: str, seen: Tracks) -> object: ...
+
+    def go_live(self) -> object: ...
+
+    def work(self, kind: str) -> object: ...
+
     def load(self, path: str) -> int: ...
 
 
@@ -55,13 +68,32 @@ def apply(session: Session, event: Event) -> None:
         elif event.kind == "reset":
             if value("by", "user") == "user":  # what calibrations and stamps lead to, they lead to again
                 session.reset()
+        elif event.kind == "seen":
+            session.see(str(value("camera")), Tracks(event.unpacked("ids"), event.unpacked("pixels")))
+        elif event.kind == "live":
+            session.go_live()
+        elif event.kind == "work":
+            session.work(str(event.values["what"]))
+        elif event.kind == "followed":
+            session.follow([_followed(pose) for pose in event.values["poses"]])
         elif event.kind == "load":
             path, wanted = str(event.values["path"]), value("keyframes")
             found = session.load(path)
             if wanted is not None and found != wanted:
                 raise InputError(f"map '{path}' has {found} keyframes; it had {wanted} when the run began with it")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise InputError(f"event '{event.kind}' of a manifest cannot be read: {error}") from error
+
+
+def _followed(values: Mapping[str, Any]) -> FollowedPose:
+    return FollowedPose(
+        int(values["stamp_ns"]),
+        str(values["camera"]),
+        int(values["epoch"]),
+        int(values["keyframe"]),
+        np.array(values["k_T_c"], np.float64),
+        float(values["unit"]),
+    )
 
 
 def images_to(mapper: Mapper) -> Callable[[Frame], MapUpdate]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from dust3r_ros.config import MapperConfig, as_mapping
 from dust3r_ros.errors import ConfigError, InputError
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.io.manifest import packed
 from dust3r_ros.io.map_loading import load_state
 from dust3r_ros.keeper import Keeper, Log
 from dust3r_ros.map_state import MapState
@@ -23,6 +25,8 @@ from dust3r_ros.metric import ScaleState, WorldAligner
 from dust3r_ros.stamp_order import StampOrder
 from dust3r_ros.streams import check_image
 from dust3r_ros.timing import Stopwatch
+from dust3r_ros.tracking import Tracks
+from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.types import Array, Calibration, Camera, Frame, Image, MapUpdate
 
 # Stage latencies are those of about this many newest frames.
@@ -45,6 +49,7 @@ class Session:
         self.keeper = Keeper(log)
         self.resets = 0
         self._mapping = config.mode == "mapping"
+        self._live: bool | None = None  # whether whole maps are adjusted in a child; None: nothing is put off
         self._backend = backend or make_backend(config)
         self._start()
 
@@ -60,12 +65,15 @@ class Session:
         mapper.mapping = self._mapping
         if state is not None:
             mapper.resume(state)
+        if self._live is not None:
+            mapper.go_live(self._live)
         self.mapper, self.stopwatch, self.calibrations = mapper, stopwatch, calibrations
         known = {name: np.array(r_T_c) for name, r_T_c in settings.get("extrinsics", {}).items()}
         self._extrinsics = {**known, **self._extrinsics}
         for camera, r_T_c in self._extrinsics.items():
             mapper.set_extrinsics(camera, r_T_c)
         self._order = StampOrder()
+        self._seen: dict[str, Tracks] = {}
         self.world, world = WorldAligner(), settings.get("world", {})
         if state is not None:
             self.world.resume(world, mapper.keyframes)
@@ -137,7 +145,8 @@ class Session:
         if frame.camera not in self.mapper.cameras:
             self._admit(frame)
         image, mask = self.calibrations.pinhole(frame.camera, frame.image, frame.mask)
-        update = self.mapper.process(frame.stamp_ns, frame.camera, image, mask)
+        seen = self._seen.pop(frame.camera, None)
+        update = self.mapper.process(frame.stamp_ns, frame.camera, image, mask, seen)
         self._order.took(frame.camera, frame.stamp_ns)
         self.keeper.frame(frame)
         if update.removed:
@@ -150,6 +159,37 @@ class Session:
             update = self._see_world(frame, update)
         self._write(update)
         return update
+
+    def go_live(self, beside: bool = False) -> None:
+        """Put off what the next image does not need, for ``work``; ``beside``: whole maps are adjusted in a child."""
+        self._live = beside
+        self.keeper.note("live")
+        self.mapper.go_live(beside)
+
+    @property
+    def due(self) -> str:
+        """What ``work`` would do next; "" for nothing."""
+        return self.mapper.due
+
+    def work(self, kind: str) -> MapUpdate:
+        """Do one of the things that were put off: what ``due`` says."""
+        self.keeper.note("work", what=kind)
+        update = self.mapper.work(kind)
+        self.world.hear(update)
+        self._write(update)
+        return update
+
+    def see(self, camera: str, seen: Tracks) -> None:
+        """Landmarks that a front end followed into the camera's next frame, as offsets in the tracked image."""
+        self.keeper.note("seen", camera=camera, ids=packed(seen.ids), pixels=packed(seen.pixels))
+        self._seen[camera] = seen
+
+    def follow(self, poses: Sequence[FollowedPose]) -> None:
+        """Keep where frames were that a front end followed and did not hand over."""
+        if not poses:
+            return
+        self.keeper.note("followed", poses=[vars(pose) for pose in poses])
+        self.mapper.follow(poses)
 
     def finish(self) -> MapUpdate:
         """Refine everything once more; the map can go on growing after it."""

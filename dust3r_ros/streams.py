@@ -14,7 +14,7 @@ from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.masks import ImageMask, Mask
-from dust3r_ros.tracking import CornerTracker, Tracks, no_tracks
+from dust3r_ros.tracking import CornerTracker, Tracks, join, no_tracks
 from dust3r_ros.types import Array, Array32, Image
 
 
@@ -74,6 +74,13 @@ class CameraStream:
         tracks = self._tracker.follow(gray)
         return self._offsets(tracks if self._mask is None else self._tracker.drop(self._mask.clear))
 
+    def help(self, seen: Tracks) -> Tracks:
+        """Corners that somebody else found in the last image, as offsets, join those followed; returns all."""
+        own = self._tracker.tracks
+        more = Tracks(seen.ids, seen.pixels + self._center).select(~np.isin(seen.ids, own.ids)).unique()
+        self._tracker.tracks = join(own, more)
+        return self._offsets(self._tracker.tracks)
+
     def corners(self, count: int, apart_from: Array) -> Array:
         """At most ``count`` new corners of the last image, away from offsets (M, 2); offsets (N, 2)."""
         return self.centred(self._tracker.corners(count, apart_from + self._center, self._mask))
@@ -82,6 +89,16 @@ class CameraStream:
         """The last image became a keyframe: follow these corners of it; motion and overlap count from here."""
         self._tracker.tracks = Tracks(tracks.ids, tracks.pixels + self._center)
         self._anchor = tracks
+
+    @property
+    def tracks(self) -> Tracks:
+        """The corners that are followed, as offsets in the last image."""
+        return self._offsets(self._tracker.tracks)
+
+    @property
+    def anchored(self) -> Tracks:
+        """The corners as the last keyframe saw them, as offsets."""
+        return self._anchor
 
     def rename(self, ids: np.ndarray) -> None:
         """Corner k is called ``ids[k]`` from now on."""

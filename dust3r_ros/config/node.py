@@ -49,7 +49,10 @@ class NodeConfig:
         choices=("latest", "every"),
     )
     queue_size: int = row(
-        4, "Images waiting for the mapper; when full, the oldest is dropped and counted.", low=1, high=10000
+        2,
+        "Images of a camera without a pose that wait for the map; when full, the oldest is dropped and counted.",
+        low=1,
+        high=10000,
     )
     backlog_mb: int = row(
         2000,

@@ -53,6 +53,12 @@ class Event:
         """A value that was an array, exactly as it was (float64)."""
         return np.array(self.values[name], np.float64)
 
+    def unpacked(self, name: str) -> np.ndarray:
+        """A value that was ``packed``."""
+        value = self.values[name]
+        data = zlib.decompress(base64.b64decode(value["data"]))
+        return np.frombuffer(data, value["type"]).reshape(value["shape"]).copy()
+
     def calibration(self, name: str = "calibration") -> Calibration:
         """A value that was a calibration. Raises ``InputError`` where it is none."""
         try:
@@ -60,6 +66,12 @@ class Event:
         except (KeyError, TypeError) as error:
             raise InputError(f"event '{self.kind}' of a manifest has no value {error} of a calibration") from error
         return Calibration(**{**values, "coefficients": tuple(values["coefficients"])})
+
+
+def packed(array: np.ndarray) -> dict[str, Any]:
+    """An array as the values of an event have it; ``Event.unpacked`` gives it back, bit by bit."""
+    data = zlib.compress(np.ascontiguousarray(array).tobytes())
+    return {"type": array.dtype.str, "shape": list(array.shape), "data": base64.b64encode(data).decode("ascii")}
 
 
 def checksum(array: Any) -> int:

@@ -81,6 +81,7 @@ def _mapping_values(now: Snapshot) -> dict[str, object]:
         "failed": now.failed,
         "incomplete": now.incomplete,
         "waiting": now.waiting,
+        "backlog": now.backlog,
         "resets": now.resets,
         "revision": now.revision,
         "memory (MB)": f"{memory_mb():.0f}",

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import rclpy
 from lifecycle_msgs.msg import State
 from rclpy.executors import SingleThreadedExecutor
@@ -20,6 +21,8 @@ from rclpy.utilities import remove_ros_args
 from dust3r_ros.node.large_messages import prepare
 from dust3r_ros.node.node import MappingNode
 
+# How long a thread keeps the interpreter while another one waits: tracking must not wait for what is received.
+_SWITCH_S = 0.001
 # After the lifecycle has ended, answers that are on their way get this long.
 LINGER_S = 0.5
 
@@ -43,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     stop = _Stop()
     prepare()
+    cv2.setNumThreads(1)  # tracking's share; the rest of the machine is the back end's
+    sys.setswitchinterval(_SWITCH_S)
     words = list(sys.argv if argv is None else argv)
     try:
         namespaces = _parser().parse_args(remove_ros_args(words)[1:]).namespaces

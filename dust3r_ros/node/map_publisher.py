@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
-
-from rclpy.lifecycle import LifecycleNode
 
 from dust3r_ros.alignment.cloud import Cloud, keyframe_cloud
 from dust3r_ros.alignment.fusion import agreed
@@ -20,15 +18,14 @@ from dust3r_ros.node import conversions
 from dust3r_ros.node.changes import Changed, Changes
 from dust3r_ros.node.graph import GraphMarkers
 from dust3r_ros.node.grid_publisher import GridMap
-from dust3r_ros.node.interface import OUTPUTS
 from dust3r_ros.node.map_points import MapPoints, Packed
-from dust3r_ros.node.qos import advertise_all, withdraw
 from dust3r_ros.node.tiles import Tiles
 from dust3r_ros.types import Keyframe, MapUpdate, StampedPose
 
 _NEIGHBOURS = 6  # keyframes that a keyframe's points are checked against
 _REST = 3.0  # the thread rests so many times as long as it worked, so that the mapper has the machine
 _WITH_KEYFRAMES = ("map", "map_tiles", "graph", "grid")
+MAP_TOPICS = (*_WITH_KEYFRAMES, "path")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +57,21 @@ class MapPublisher:
     (``map_stride``, ``min_confidence``, ``map_max_points``).
     """
 
-    def __init__(self, node: LifecycleNode, config: NodeConfig, live: Callable[[str], Any], first: str) -> None:
-        """``first``: the camera whose way ~/path shows."""
-        self._node, self._frame, self._live, self._first = node, config.map_frame, live, first
+    def __init__(
+        self,
+        topics: Mapping[str, Any],
+        config: NodeConfig,
+        live: Callable[[str], Any],
+        first: str,
+        complain: Callable[[str], None],
+    ) -> None:
+        """``topics``: publishers by ``MAP_TOPICS``. ``first``: the camera whose way ~/path shows.
+
+        Raises ``ConfigError`` for grid heights that cannot be.
+        """
+        self._topics, self._frame, self._live, self._first = topics, config.map_frame, live, first
+        self._complain = complain
         self._grid = GridMap(config)
-        self._topics = advertise_all(node, {key: (OUTPUTS[key], "") for key in (*_WITH_KEYFRAMES, "path")})
         self._changes = {key: Changes() for key in _WITH_KEYFRAMES}
         self._kept = _Kept()
         self._path_stale = True
@@ -73,11 +80,6 @@ class MapPublisher:
         self._thread = ThreadPoolExecutor(1, "publishing")
         self._job: Future[None] | None = None
         self._rest_until = 0.0
-
-    @property
-    def all(self) -> tuple[Any, ...]:
-        """Every publisher."""
-        return tuple(self._topics.values())
 
     def note(self, update: MapUpdate) -> None:
         """Something changed."""
@@ -101,10 +103,9 @@ class MapPublisher:
             self._job = self._thread.submit(self._work, view)
 
     def close(self) -> None:
-        """End the thread and take the publishers off the node."""
+        """End the thread."""
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._tell_failure()
-        withdraw(self._node, self.all)
 
     # In the mapper's thread
 
@@ -161,7 +162,7 @@ class MapPublisher:
         self._job = None
         if error is not None:
             text = "".join(traceback.format_exception(error))
-            self._node.get_logger().error(f"the map cannot be published: {text}", throttle_duration_sec=5.0)
+            self._complain(f"the map cannot be published: {text}")
             self.forget()
 
     # In the thread

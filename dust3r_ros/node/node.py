@@ -12,12 +12,12 @@ from rclpy.parameter import Parameter
 
 from dust3r_ros.errors import Dust3rRosError
 from dust3r_ros.io.files import make_folder
+from dust3r_ros.node import jobs
 from dust3r_ros.node.arrivals import Arrival
 from dust3r_ros.node.diagnostics import diagnostics_message
 from dust3r_ros.node.inputs import Inputs
 from dust3r_ros.node.parameters import Parameters
 from dust3r_ros.node.pipeline import Pipeline
-from dust3r_ros.node.products import write_products
 from dust3r_ros.node.publishers import Publishers
 from dust3r_ros.node.services import Services
 from dust3r_ros.node.tf_listener import TfListener
@@ -72,7 +72,9 @@ class MappingNode(LifecycleNode):
             self._listener.subscribe()
             self._tf = TfOutput(self, self._config, self._sender, self._listener, live=live)
             self._output = Publishers(self, self._config, cameras, self._tf, live)
-            self._pipeline = Pipeline(mapper, self._config, self._output, self.get_logger(), recorded(cameras))
+            self._pipeline = Pipeline(
+                mapper, self._config, self._output, self.get_logger(), cameras[0].name, recorded(cameras)
+            )
             self._inputs = Inputs(self, self._config, cameras, self._listener, self._on_arrival, self._on_calibration)
         except BaseException:
             self._release()
@@ -120,8 +122,8 @@ class MappingNode(LifecycleNode):
         try:
             if self._config.output_dir:
                 self.get_logger().info("finishing the map")
-                arguments = self._config.output_dir, self._pipeline.session, self._mapper_config, self._images
-                self.get_logger().info(self._pipeline.run(lambda: write_products(*arguments)).result())
+                arguments = self._config.output_dir, self._mapper_config, self._images
+                self.get_logger().info(self._pipeline.run(jobs.write_products, *arguments).result())
         except Dust3rRosError as error:
             self.get_logger().error(f"no results written: {error}")
         finally:

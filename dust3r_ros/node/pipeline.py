@@ -1,39 +1,54 @@
-"""From arrivals to published maps, in the worker's thread."""
+"""From arrivals to poses in the worker's thread, at once; from images to the map in the back end's process."""
 
 from __future__ import annotations
 
-import time
-import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from dust3r_ros.config import MapperConfig, NodeConfig
-from dust3r_ros.errors import ConfigError, Dust3rRosError, InputError
+from dust3r_ros.errors import Dust3rRosError, InputError
+from dust3r_ros.node import jobs
 from dust3r_ros.node.arrivals import Arrival, frame_of
+from dust3r_ros.node.back_end_link import BackEndLink, Hearing
+from dust3r_ros.node.map_maker import News, Setting
 from dust3r_ros.node.publishers import Publishers
-from dust3r_ros.node.snapshots import session_snapshot
 from dust3r_ros.node.status import Snapshot, status_message
 from dust3r_ros.node.worker import Worker
-from dust3r_ros.session import Session
-from dust3r_ros.session_files import begin
-from dust3r_ros.types import Array, Calibration, MapUpdate, TrackingState
+from dust3r_ros.stamp_order import StampOrder
+from dust3r_ros.timing import Stopwatch
+from dust3r_ros.tracking.exchange import KeyframeRequest
+from dust3r_ros.tracking.front_end import FrontEnd, Tracked
+from dust3r_ros.tracking.outbox import Outbox
+from dust3r_ros.types import Array, Calibration, Camera, MapUpdate, TrackingState
 
 # The same complaint about images is logged at most this often.
 COMPLAIN_S = 5.0
 
-# What is worked out from many frames, such as percentiles, is so at most this often while images wait.
-SUMMARY_S = 0.5
+# Images that wait for the front end: those of several cameras come at once.
+_ARRIVALS = 8
+# A back end with nothing to do gets an image when the one before is this old: its view of the camera stays fresh.
+_REFRESH_NS = 200_000_000
+_NEWEST_FRAMES = 1000  # whose latencies count
+
+
+@dataclass(frozen=True, eq=False)
+class _Handed:
+    """An image on its way to the back end."""
+
+    arrival: Arrival
+    request: KeyframeRequest
 
 
 class Pipeline:
-    """Decode, map, publish. Methods return at once; what takes time happens in the worker.
+    """Decode, track, publish; hand over what the map should have. Methods return at once.
 
     Raises ``Dust3rRosError`` when the mapper cannot be made (missing weights, no such device) or its files
-    cannot be opened. ``topics``: of each camera by kind (image, mask, depth), for the manifest.
+    cannot be opened. ``first_camera``: whose way ~/path shows; ``topics``: of each camera by kind (image, mask,
+    depth), for the manifest.
     """
 
     def __init__(
@@ -42,188 +57,380 @@ class Pipeline:
         node: NodeConfig,
         publishers: Publishers,
         logger: RcutilsLogger,
+        first_camera: str,
         topics: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         self.mapper_config, self.node_config = mapper, node
         self._publishers, self._logger = publishers, logger
-        self.session = Session(mapper, logger, on_time_jump=node.on_time_jump)
-        done = begin(
-            self.session,
-            mapper,
-            map_db=node.map_db,
-            map_start=node.map_start,
-            load_map=node.load_map,
-            manifest=node.manifest,
-            topics=topics,
-        )
-        if done:
-            logger.info(done)
-        self._resets = self.session.resets
-        self._rejected = self._failed = self._dropped_before = 0
-        self._states: dict[str, TrackingState] = {}  # by camera
-        self._summarised = 0.0
+        self._every = node.backlog == "every"
+        size = node.backlog_mb * 1e6 if self._every else node.queue_size
+        self._outbox: Outbox[_Handed] = Outbox(size, self._weight, _camera_of, thin=not self._every)
+        self._handed: _Handed | None = None  # what the back end has in hand
+        self._handed_at: dict[str, int] = {}  # newest stamps by camera
+        self._fronts: dict[str, FrontEnd] = {}
+        self._order = StampOrder()
+        self._taken_last: dict[str, tuple[int, int]] = {}  # stamps of the newest two images, by camera
+        self._judged: dict[str, int] = {}  # stamps of the newest images whose state is known, by camera
+        self._shown: dict[str, int] = {}  # stamps of the newest images that were published, by camera
+        self._states: dict[str, TrackingState] = {}
+        self._cameras: Mapping[str, Camera] = {}
+        self._raw: Mapping[str, Calibration] = {}
+        self._frame_ids: dict[str, str] = {}
+        self._metric = False
+        self._stopwatch = Stopwatch(keep=_NEWEST_FRAMES)
+        self._rejected = self._failed = self._dropped = self._dropped_before = 0
         self._map_asked = False
         self._of_node: dict[str, Any] = {}
-        self._snapshot = session_snapshot(self.session, mapper, node)
-        every = node.backlog == "every"
+        # Before the worker: what is told meanwhile waits for it.
         self._worker: Worker[Arrival] = Worker(
             self._frame,
-            node.backlog_mb * 1e6 if every else node.queue_size,
+            size if self._every else max(size, _ARRIVALS),
             self._failure,
-            name="mapping",
-            weigh=lambda arrival: arrival.bytes if every else 1,
+            name="tracking",
+            weigh=lambda arrival: self._weight_of(arrival),
         )
+        setting = Setting(mapper, node, first_camera, topics, node.manifest)
+        hearing = Hearing(
+            publishers.message,
+            lambda news: self._later(lambda: self._take_news(news)),
+            lambda news, anew: self._later(lambda: self._there_again(news, anew)),
+        )
+        try:
+            self._link = BackEndLink(setting, logger, hearing)
+        except BaseException:
+            self._worker.stop()
+            raise
+        self._resets, self._status = self._link.hello.resets, self._link.hello.status
+
+    # For any thread
 
     def offer(self, arrival: Arrival) -> None:
         """Queue an image."""
         dropped = self._worker.dropped
         self._worker.offer(arrival)
         if self._worker.dropped > dropped:
-            self._logger.warning(
-                f"the queue is full, {self._worker.dropped} images dropped so far:"
-                " they come faster than they are mapped",
-                throttle_duration_sec=COMPLAIN_S,
-            )
+            self._tell_dropped()
 
     def know(self, camera: str, calibration: Calibration) -> None:
         """Take a published calibration in."""
-        self._worker.submit(lambda: self._told(lambda: self.session.know(camera, calibration)))
+        self._when_done(self._link.know(camera, calibration), self._told)
 
     def place(self, rig: Mapping[str, Array]) -> None:
         """Where cameras sit on their rig, (4, 4) each, metres."""
-
-        def place() -> None:
-            for camera, r_T_c in rig.items():
-                self.session.place(camera, r_T_c)
-
         if rig:
-            self._worker.submit(lambda: self._told(place))
+            self._when_done(self._link.place(rig), self._told)
 
     def set_mapping(self, mapping: bool) -> None:
         """Let the map grow, or only find cameras in it."""
-        self._worker.submit(lambda: self.session.set_mapping(mapping))
+        self._link.set_mapping(mapping)
 
     def reset(self) -> Future[Any]:
         """Forget the map and the images that wait."""
-        self._worker.clear()
-        return self.change(self.session.reset)
+        self.clear()
+        return self.change(jobs.reset)
 
-    def change(self, job: Callable[[], Any]) -> Future[Any]:
-        """Run a job that may change the map between two frames; what it returns, or raises, comes by the future."""
+    def change(self, job: Callable[..., jobs.MapChange], *arguments: Any) -> Future[Any]:
+        """Run ``job(session, *arguments)``, which may change the map, between two images; its answer by the future."""
+        done: Future[Any] = Future()
 
-        def run() -> Any:
+        def finish(answer: Future[Any]) -> None:
             try:
-                result = job()
-            finally:
-                self._notice_reset()
-            if isinstance(result, MapUpdate):
-                self._publishers.changed(result)
-            self._take_snapshot()
-            return result
+                result, error, news = answer.result()
+            except Exception as problem:
+                done.set_exception(problem)
+                return
+            self._take_news(news)
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(result)
 
-        return self._worker.submit(run)
+        self._when_done(self._link.call("change", job, *arguments), finish)
+        return done
+
+    def run(self, job: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Run ``job(session, *arguments)``, which reads the map, between two images."""
+        return self._link.call("run", job, *arguments)
 
     def ask_map(self) -> None:
-        """Publish the map when the worker gets to it; asking again before that does nothing."""
-        if not self._map_asked:
-            self._map_asked = True
-            self._worker.submit(self._publish_map)
+        """Publish the map when the back end gets to it; asking again before that does nothing."""
+        if self._map_asked:
+            return
+        self._map_asked = True
 
-    def run(self, job: Callable[[], Any]) -> Future[Any]:
-        """Run a job that reads the mapper between two frames."""
-        return self._worker.submit(job)
+        def asked(_: Future[Any]) -> None:
+            self._map_asked = False
+
+        self._link.call("show", self._publishers.audience).add_done_callback(asked)
 
     def clear(self) -> int:
         """Forget the images that wait; returns how many."""
-        return self._worker.clear()
+        count = self._worker.clear()
+        return count + self._worker.submit(self._outbox.clear).result()
 
     def stop(self) -> None:
-        """End the worker after the frame and the jobs in hand, then close the files."""
-        self._worker.stop()
+        """End the worker after the image in hand and the back end after what it has to do, then close the files."""
         try:
-            self.session.close()
+            self._link.stop()
         except Dust3rRosError as error:
             self._logger.error(str(error))
+        self._worker.stop()
 
     def snapshot(self, **more: Any) -> Snapshot:
         """The state now, with ``more`` fields that the node knows, else those it told last; for any thread."""
         self._of_node = {**self._of_node, **more}
-        dropped = self._worker.dropped - self._dropped_before
-        return replace(self._snapshot, dropped=dropped, waiting=self._worker.waiting, **self._of_node)
+        status, unreported = self._status, self._link.unreported
+        counts = replace(
+            status.counts, frames=status.counts.frames + unreported, tracked=status.counts.tracked + unreported
+        )
+        handed = self._handed is not None
+        trouble = (self._link.trouble,) if self._link.trouble else ()
+        return replace(
+            status,
+            counts=counts,
+            dropped=self._dropped + self._worker.dropped - self._dropped_before,
+            rejected=self._rejected,
+            failed=self._failed,
+            waiting=self._worker.waiting + len(self._outbox) + handed,
+            problems=(*status.problems, *trouble),
+            stages={**status.stages, **self._stopwatch.summary()},
+            **self._of_node,
+        )
 
     def publish_status(self, snapshot: Snapshot) -> None:
         """~/status."""
         self._publishers.status(status_message(snapshot, self.node_config.map_frame))
 
-    def _publish_map(self) -> None:
-        self._map_asked = False
-        self._publishers.map(self.session.mapper, self._snapshot.stamp_ns)
+    # The front end, in the worker's thread
 
     def _frame(self, arrival: Arrival) -> None:
         try:
-            frame, problems = frame_of(arrival)
+            with self._stopwatch("decode"):
+                frame, problems = frame_of(arrival)
             for problem in problems:
                 self._logger.warning(problem, throttle_duration_sec=COMPLAIN_S)
-            update = self.session.process(frame)
-        except (InputError, ConfigError) as error:
+            self._check_order(arrival)
+        except InputError as error:
             self._refuse(str(error))
             return
-        finally:
-            self._notice_reset()
-        camera = update.cameras.get(update.camera)
-        raw = None if camera is None else self.session.calibrations.raw(camera)
-        self._publishers.frame(update, arrival.frame_id, arrival.anchor_T_c, self.session.metric, raw)
-        changed = self._states.get(update.camera) is not update.state
-        self._states[update.camera] = update.state
-        self._take_snapshot(stamp_ns=update.stamp_ns, state=_together(self._states), states=dict(self._states))
+        if self._every:  # poses are the map's own, however late
+            self._hand_over(_Handed(arrival, KeyframeRequest(frame)), Tracked())
+            return
+        front = self._fronts.get(arrival.camera)
+        if front is None:
+            front = self._fronts[arrival.camera] = FrontEnd(arrival.camera, self.mapper_config)
+        with self._stopwatch("follow"):
+            tracked = front.track(arrival.stamp_ns, frame.image, frame.mask)
+        if tracked.w_T_c is not None:
+            self._judge(arrival, TrackingState.TRACKING)
+            update = MapUpdate(
+                arrival.stamp_ns,
+                arrival.camera,
+                TrackingState.TRACKING,
+                w_T_c=tracked.w_T_c,
+                covariance=tracked.covariance,
+                cameras=self._cameras,
+            )
+            self._show(update, arrival)
+        elif front.knows_map and tracked.usable:
+            self._judge(arrival, TrackingState.LOST)
+        with self._stopwatch("pick_up"):
+            front.pick_up()
+        self._hand_over(
+            _Handed(arrival, KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels)), tracked
+        )
+
+    def _check_order(self, arrival: Arrival) -> None:
+        """Raises ``InputError`` for a stamp that was seen or overtaken; time that was set back begins anew."""
+        back = self._order.back(arrival.camera, arrival.stamp_ns)
+        if back:
+            if self.node_config.on_time_jump == "ignore":
+                stamp, seconds = arrival.stamp_ns, back * 1e-9
+                raise InputError(f"image stamp {stamp} ns is {seconds:.3f} s before the last one; stamps must increase")
+            self._order.clear()
+            for front in self._fronts.values():
+                front.forget()
+            for known in (self._judged, self._shown, self._handed_at, self._taken_last):
+                known.clear()
+        self._order.took(arrival.camera, arrival.stamp_ns)
+        before = self._taken_last.get(arrival.camera, (0, 0))[1]
+        self._taken_last[arrival.camera] = before, arrival.stamp_ns
+
+    def _forget_stamp(self, arrival: Arrival) -> None:
+        """The newest image was refused: one that can be used may have its stamp."""
+        before, last = self._taken_last.get(arrival.camera, (0, 0))
+        if last == arrival.stamp_ns:
+            self._order.took(arrival.camera, before)
+            self._taken_last[arrival.camera] = before, before
+
+    def _hand_over(self, handed: _Handed, tracked: Tracked) -> None:
+        """Queue an image for the back end where the map should have it, keep its pose where not."""
+        stamp_ns, camera = handed.arrival.stamp_ns, handed.arrival.camera
+        idle = self._handed is None and not len(self._outbox)
+        stale = stamp_ns - self._handed_at.get(camera, -_REFRESH_NS) >= _REFRESH_NS
+        if tracked.followed is not None and not (self._every or tracked.wanted or (idle and stale)):
+            self._link.report(tracked.followed)
+            return
+        if camera in self._fronts:
+            self._fronts[camera].hand_over(stamp_ns)
+        for gone, posed in self._outbox.offer(handed, tracked.followed is not None):
+            if posed and gone.request.followed is not None:
+                self._link.report(gone.request.followed)
+            else:
+                self._dropped += 1
+                self._tell_dropped()
+        self._send_next()
+
+    def _send_next(self) -> None:
+        if self._handed is not None or not self._link.there:
+            return
+        entry = self._outbox.take()
+        if entry is None:
+            return
+        handed = self._handed = entry[0]
+        arrival = handed.arrival
+        self._handed_at[arrival.camera] = arrival.stamp_ns
+        answer = self._link.call("take", handed.request, arrival.frame_id, self._publishers.audience)
+        self._when_done(answer, lambda answer: self._taken(handed, answer))
+
+    # What comes from the back end, in the worker's thread
+
+    def _taken(self, handed: _Handed, answer: Future[News]) -> None:
+        self._handed = None
+        if answer.exception() is None:
+            self._take_news(answer.result(), handed.arrival)
+        elif handed.request.followed is not None:
+            self._link.report(handed.request.followed)
+        else:
+            self._dropped += 1
+        self._send_next()
+
+    def _take_news(self, news: News, arrival: Arrival | None = None) -> None:
+        self._metric, self._cameras, self._raw = news.metric, news.cameras, news.raw
+        if news.resets != self._resets:
+            self._begin_again(news)
+        self._status = replace(
+            news.status,
+            stamp_ns=self._status.stamp_ns,
+            state=self._status.state,
+            message=self._status.message,
+            states=self._status.states,
+        )
+        for snapshot in news.snapshots:
+            front = self._fronts.get(snapshot.camera)
+            if front is not None:
+                front.take(snapshot)
+        if news.refused:
+            self._refuse(news.refused)
+            if arrival is not None:
+                self._forget_stamp(arrival)
+        if news.failed:
+            self._fail(news.failed)
+        if arrival is None:
+            self._show_cameras()
+        if news.update is None or arrival is None:
+            return
+        self._show(news.update, arrival)
+        if arrival.stamp_ns >= self._judged.get(arrival.camera, arrival.stamp_ns):
+            self._judge(arrival, news.update.state)
+
+    def _begin_again(self, news: News) -> None:
+        """The map was replaced."""
+        self._resets = news.resets
+        self._rejected = self._failed = self._dropped = 0
+        self._dropped_before = self._worker.dropped
+        self._publishers.forget()
+        self._states.clear()
+        self._judged.clear()
+        self._link.forget()
+        for front in self._fronts.values():
+            front.forget()
+        self._status = news.status
+
+    def _show(self, update: MapUpdate, arrival: Arrival) -> None:
+        """Publish what is known of an image, unless a newer one was published."""
+        if update.stamp_ns <= self._shown.get(update.camera, update.stamp_ns - 1):
+            return
+        self._shown[update.camera], self._frame_ids[update.camera] = update.stamp_ns, arrival.frame_id
+        raw = self._raw.get(update.camera)
+        self._publishers.frame(update, arrival.frame_id, arrival.anchor_T_c, self._metric, raw)
+
+    def _show_cameras(self) -> None:
+        """Publish the cameras once more, which the map knows better now, for the newest images."""
+        for name, stamp_ns in self._shown.items():
+            if name in self._cameras and stamp_ns:
+                raw = self._raw.get(name, self._cameras[name].calibration)
+                self._publishers.info(name, raw, stamp_ns, self._frame_ids[name])
+
+    def _judge(self, arrival: Arrival, state: TrackingState) -> None:
+        """A camera's state is known at an image."""
+        self._judged[arrival.camera] = arrival.stamp_ns
+        changed = self._states.get(arrival.camera) is not state
+        self._states[arrival.camera] = state
+        self._status = replace(
+            self._status, stamp_ns=arrival.stamp_ns, state=_together(self._states), states=dict(self._states)
+        )
         if changed:
-            self._logger.info(f"camera '{update.camera}': {update.state.value}")
+            self._logger.info(f"camera '{arrival.camera}': {state.value}")
             self.publish_status(self.snapshot())
 
-    def _take_snapshot(self, **changes: Any) -> None:
-        now = time.monotonic()
-        if now - self._summarised > SUMMARY_S or not self._worker.waiting:
-            self._summarised = now
-            self._snapshot = session_snapshot(self.session, self.mapper_config, self.node_config, self._snapshot)
-        self._snapshot = replace(
-            self._snapshot,
-            counts=self.session.mapper.counts,
-            rejected=self._rejected,
-            failed=self._failed,
-            **changes,
-        )
+    def _told(self, answer: Future[Any]) -> None:
+        """Something that was said of the robot; nonsense is told and left out."""
+        error = answer.exception()
+        if isinstance(error, Dust3rRosError):
+            self._logger.warning(str(error), throttle_duration_sec=COMPLAIN_S)
+        elif error is not None:
+            self._fail(repr(error))
+        elif isinstance(answer.result(), News):
+            self._take_news(answer.result())
 
     def _refuse(self, reason: str) -> None:
         self._rejected += 1
-        self._take_snapshot(message=reason)
+        self._status = replace(self._status, message=reason)
         self._logger.warning(f"image refused ({self._rejected} so far): {reason}", throttle_duration_sec=COMPLAIN_S)
 
     def _failure(self, error: Exception) -> None:
+        self._fail(str(error) or type(error).__name__)
+
+    def _fail(self, text: str) -> None:
         self._failed += 1
-        self._snapshot = replace(self._snapshot, failed=self._failed, message=str(error) or type(error).__name__)
-        known = isinstance(error, Dust3rRosError)
-        text = str(error) if known else "".join(traceback.format_exception(error))
+        self._status = replace(self._status, message=text.strip().splitlines()[-1] if text else "")
         self._logger.error(
             f"the mapper failed at a frame ({self._failed} so far): {text}", throttle_duration_sec=COMPLAIN_S
         )
 
-    def _told(self, job: Callable[[], None]) -> None:
-        """Something that is said of the robot; nonsense is told and left out."""
-        try:
-            job()
-        except Dust3rRosError as error:
-            self._logger.warning(str(error), throttle_duration_sec=COMPLAIN_S)
-        self._notice_reset()
+    def _tell_dropped(self) -> None:
+        count = self._dropped + self._worker.dropped
+        self._logger.warning(
+            f"the queue is full, {count} images dropped so far: they come faster than they are mapped",
+            throttle_duration_sec=COMPLAIN_S,
+        )
 
-    def _notice_reset(self) -> None:
-        if self.session.resets == self._resets:
-            return
-        self._resets = self.session.resets
-        self._rejected = self._failed = 0
-        self._dropped_before = self._worker.dropped
-        self._publishers.forget()
-        self._states.clear()
-        self._snapshot = session_snapshot(self.session, self.mapper_config, self.node_config)
+    def _there_again(self, news: News, anew: bool) -> None:
+        """The back end ended and was started again; ``anew``: with another map."""
+        if anew:
+            self._begin_again(news)
+        self._resets = news.resets
+        self._status = replace(news.status, stamp_ns=self._status.stamp_ns, state=self._status.state)
+        self._send_next()
+
+    def _later(self, job: Callable[[], None]) -> None:
+        """Run a job in the worker's thread."""
+        self._worker.submit(job)
+
+    def _when_done(self, answer: Future[Any], then: Callable[[Future[Any]], None]) -> None:
+        """Go on in the worker's thread when the back end has answered."""
+        answer.add_done_callback(lambda done: self._later(lambda: then(done)))
+
+    def _weight(self, handed: _Handed) -> float:
+        return self._weight_of(handed.arrival)
+
+    def _weight_of(self, arrival: Arrival) -> float:
+        return arrival.bytes if self._every else 1
+
+
+def _camera_of(handed: _Handed) -> str:
+    return handed.arrival.camera
 
 
 def _together(states: Mapping[str, TrackingState]) -> TrackingState:

@@ -5,19 +5,16 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 from rclpy.task import Future as RosFuture
 
-from dust3r_ros.errors import Dust3rRosError, InputError
-from dust3r_ros.node import conversions, products
-from dust3r_ros.node.calibration import write_calibration
-from dust3r_ros.node.grid_publisher import grid_options
+from dust3r_ros.errors import Dust3rRosError
+from dust3r_ros.geometry.pose import PnpResult
+from dust3r_ros.node import conversions, jobs
 from dust3r_ros.node.interface import SERVICES, interface_type
 from dust3r_ros.node.pipeline import Pipeline
-from dust3r_ros.types import MapUpdate
 
 
 class Services:
@@ -74,74 +71,57 @@ class Services:
         return response
 
     async def _save_map(self, request: Any, response: Any) -> Any:
-        session = self._pipeline.session
-        return await self._answer(response, self._pipeline.run(lambda: products.write_map(request.path, session)))
+        return await self._answer(response, self._pipeline.run(jobs.save_map, request.path))
 
     async def _load_map(self, request: Any, response: Any) -> Any:
         if request.mode not in ("", "mapping", "localization"):
             response.message = f"mode is '{request.mode}'; it must be mapping, localization or empty"
             return response
 
-        def load() -> str:
-            session = self._pipeline.session
-            if not request.path:
-                raise InputError("path is empty; it must name a saved map, such as /tmp/map.db")
-            count = session.load(request.path)
-            if request.mode:
-                session.set_mapping(request.mode == "mapping")
-            return f"{count} keyframes of '{request.path}' are the map now"
-
         self._pipeline.clear()
         self._on_restart()
-        return await self._answer(response, self._pipeline.change(load))
+        return await self._answer(response, self._pipeline.change(jobs.load_map, request.path, request.mode))
 
     async def _localize(self, request: Any, response: Any) -> Any:
-        def localize() -> None:
-            image = conversions.image_of(request.image)
-            found = self._pipeline.session.localize(request.camera, image)
+        def put(found: PnpResult) -> None:
             response.pose = conversions.pose_with_covariance(
                 found.w_T_c, found.covariance, conversions.stamp_to_ns(request.image.header.stamp), self._frame
             )
             response.focal, response.inliers = float(found.focal), int(found.inliers.sum())
 
-        return await self._answer(response, self._pipeline.run(localize), "found")
+        try:
+            image = conversions.image_of(request.image)
+        except Dust3rRosError as error:
+            response.success, response.message = False, str(error)
+            return response
+        return await self._answer(response, self._pipeline.run(jobs.localize, request.camera, image), "found", put)
 
     async def _set_scale(self, request: Any, response: Any) -> Any:
-        def scale() -> MapUpdate:
-            session = self._pipeline.session
-            factor = request.factor
-            if not factor:
-                if not request.distance > 0:
-                    raise InputError(f"distance is {request.distance} m; it must be positive where no factor is given")
-                factor = request.distance / session.mapper.distance(request.first, request.second)
-            update = session.set_scale(factor)
-            response.factor = float(factor)
-            return update
+        def put(factor: float) -> None:
+            response.factor = factor
 
-        return await self._answer(response, self._pipeline.change(scale), "the map is in metres")
+        asked = float(request.factor), float(request.distance), int(request.first), int(request.second)
+        work = self._pipeline.change(jobs.set_scale, *asked)
+        return await self._answer(response, work, "the map is in metres", put)
 
     async def _save_calibration(self, request: Any, response: Any) -> Any:
-        def save() -> str:
-            session = self._pipeline.session
-            if not session.cameras:
-                raise InputError("no camera has sent an image yet, so there is no calibration to save")
-            response.files = list(write_calibration(request.path, session, request.camera))
-            return f"{len(response.files)} calibrations written"
+        def put(files: tuple[str, ...]) -> None:
+            response.files, response.message = list(files), f"{len(files)} calibrations written"
 
-        return await self._answer(response, self._pipeline.run(save))
+        work = self._pipeline.run(jobs.save_calibration, request.path, request.camera)
+        return await self._answer(response, work, put=put)
 
     async def _export_map(self, request: Any, response: Any) -> Any:
-        from dust3r_ros.io.exports import ExportOptions
+        configs = self._pipeline.mapper_config, self._pipeline.node_config
+        return await self._answer(response, self._pipeline.run(jobs.export_map, request.path, request.format, *configs))
 
-        session, config = self._pipeline.session, self._pipeline.mapper_config
-        confidence = config.min_confidence
-        grid = replace(grid_options(self._pipeline.node_config), min_confidence=confidence)
-        options = ExportOptions(min_confidence=confidence, fusion=config.fusion, grid=grid)
-        work = self._pipeline.run(lambda: products.export_map(request.path, request.format, session, options))
-        return await self._answer(response, work)
+    async def _answer(
+        self, response: Any, work: Future[Any], text: str = "", put: Callable[[Any], None] | None = None
+    ) -> Any:
+        """The response once the back end is through with ``work``; the executor goes on meanwhile.
 
-    async def _answer(self, response: Any, work: Future[Any], text: str = "") -> Any:
-        """The response once the worker is through with ``work``; the executor goes on meanwhile."""
+        ``put`` writes the result into the response; without it, the result is the message where ``text`` is empty.
+        """
         done = RosFuture()
 
         def finished(_: Future[Any]) -> None:
@@ -155,5 +135,9 @@ class Services:
         if error is not None and not isinstance(error, Dust3rRosError):
             self._node.get_logger().error("".join(traceback.format_exception(error)))
         response.success = error is None
-        response.message = str(error) if error else text or str(work.result())
+        response.message = str(error) if error else text
+        if error is None and put is not None:
+            put(work.result())
+        elif error is None and not text:
+            response.message = str(work.result())
         return response

@@ -39,7 +39,8 @@ class Snapshot:
     did not come in time. ``cameras`` are the estimates, ``published`` what the raw images are taken by, ``sources``
     where focal lengths come from (estimated, fixed, prior), all by camera. ``masked``, ``moving`` and ``far`` are parts
     of the pixels. ``metres_per_unit`` is that of the map before it became metric, 0 while unknown. ``problems`` (with
-    files), ``contradictions`` (of what tells the scale) and ``tf_problems`` are sentences.
+    files), ``contradictions`` (of what tells the scale) and ``tf_problems`` are sentences. ``back_end_mb``: resident
+    memory of the mapping process; ``backlog``: what the map puts off.
     """
 
     stamp_ns: int = 0
@@ -77,6 +78,8 @@ class Snapshot:
     sources: Mapping[str, str] = field(default_factory=dict)
     rig: Mapping[str, RigCamera] = field(default_factory=dict)
     message: str = ""
+    back_end_mb: float = 0.0
+    backlog: int = 0
 
     @property
     def lost_in_transport(self) -> int:
@@ -122,7 +125,7 @@ def status_message(snapshot: Snapshot, frame: str) -> MappingStatus:
     message = MappingStatus(
         header=header(snapshot.stamp_ns, frame),
         state=snapshot.shown_state,
-        memory_mb=memory_mb(),
+        memory_mb=memory_mb() + snapshot.back_end_mb,
         stages=[
             StageLatency(name=name, count=int(stage["count"]), **{k: float(stage[k]) for k in _LATENCIES})
             for name, stage in snapshot.stages.items()
@@ -133,7 +136,7 @@ def status_message(snapshot: Snapshot, frame: str) -> MappingStatus:
     )
     for name in ("frames", "tracked", "keyframes", "pairs", "maps", "lost"):
         setattr(message, name, int(getattr(counts, name)))
-    for name in ("dropped", "lost_in_transport", "rejected", "incomplete", "waiting"):
+    for name in ("dropped", "lost_in_transport", "rejected", "incomplete", "waiting", "backlog"):
         setattr(message, name, int(getattr(snapshot, name)))
     for name in ("resets", "revision", "moving_regions"):
         setattr(message, name, int(getattr(snapshot, name)))

@@ -130,9 +130,9 @@ class Bench:
             time.sleep(0.05)
 
     def handled(self, frames: int, rejected: int = 0, seconds: float = PATIENCE_S) -> Any:
-        """The status that says that so many images were mapped and refused, and none waits."""
+        """The status that says that so many images were mapped and refused, and nothing waits."""
         return self.status(
-            lambda status: (status.frames, status.rejected, status.waiting) == (frames, rejected, 0),
+            lambda status: (status.frames, status.rejected, status.waiting, status.backlog) == (frames, rejected, 0, 0),
             f"the node maps {frames} and refuses {rejected} images",
             seconds,
         )

@@ -68,7 +68,8 @@ def test_a_replay_of_the_manifest_gives_the_map_of_the_live_run(start_node, tmp_
     assert bench.node.stop() == 0, bench.node.log
 
     lines = [json.loads(line) for line in manifest.read_text().splitlines()]
-    assert sum("stamp" in line for line in lines) == status.frames
+    followed = sum(len(line["poses"]) for line in lines if line.get("event") == "followed")
+    assert sum("stamp" in line for line in lines) + followed == status.frames
     assert any(line.get("event") == "scale" for line in lines)
     arguments = [str(tmp_path / "bag"), "--topic", TOPIC, "--out", str(tmp_path / "again"), "--quiet"]
     assert main([*arguments, "--manifest", str(manifest)]) == 0

@@ -37,19 +37,12 @@ class Bench:
     """A publisher of a node that is not there, its topics, and a mapper that is not there either."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **live: object) -> None:
-        self.topics: dict[str, _Topic] = {}
         self.errors: list[str] = []
 
-        def advertise_all(node: object, rows: dict) -> dict:
-            self.topics = {row.name[2:]: _Topic() for row, _ in rows.values()}
-            return {key: self.topics[row.name[2:]] for key, (row, _) in rows.items()}
-
-        monkeypatch.setattr(module, "advertise_all", advertise_all)
+        self.topics = {key: _Topic() for key in module.MAP_TOPICS}
         monkeypatch.setattr(module, "_REST", 0.0)
-        logger = SimpleNamespace(error=lambda text, **more: self.errors.append(text))
-        node = SimpleNamespace(destroy_lifecycle_publisher=lambda topic: None, get_logger=lambda: logger)
         self.live = {"map_stride": 1, "min_confidence": 1.5, "map_max_points": 10**6, **live}
-        self.publisher = MapPublisher(node, NodeConfig(), self.live.__getitem__, "camera")
+        self.publisher = MapPublisher(self.topics, NodeConfig(), self.live.__getitem__, "camera", self.errors.append)
         self.listen("map")
 
     def listen(self, *topics: str) -> None:
@@ -216,10 +209,7 @@ def test_a_failure_is_told_and_the_next_map_is_whole(bench, monkeypatch) -> None
     bench.errors.clear()
 
 
-def test_heights_of_the_grid_that_cannot_be_leave_no_publisher(monkeypatch) -> None:
-    made: list[object] = []
-    monkeypatch.setattr(module, "advertise_all", lambda node, rows: made.append(rows))
+def test_heights_of_the_grid_that_cannot_be_are_refused() -> None:
     config = NodeConfig(grid_min_height=2.0, grid_max_height=1.0)
     with pytest.raises(ConfigError, match="below max_height"):
-        MapPublisher(SimpleNamespace(), config, {}.__getitem__, "camera")
-    assert made == []
+        MapPublisher({}, config, {}.__getitem__, "camera", print)

@@ -32,7 +32,7 @@ PARAMETERS = {
     "imu_topic": "/imu",
     "use_sim_time": True,
     "working_size": 160,
-    "queue_size": 500,
+    "backlog": "every",
     "companion_wait": 2.0,
     "map_period": 0.5,
     "grid_resolution": 0.1,

@@ -1,0 +1,81 @@
+"""What a live map puts off: depth of keyframes, and adjustments of the whole map, which are made on a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dust3r_ros.alignment.aside import Aside
+from dust3r_ros.alignment.transplant import Adjusted
+
+CALIBRATION, LOOP = "calibration", "loop"
+TAKE, BEGIN, DEPTH = "take", "begin", "depth"  # kinds of work
+
+
+@dataclass(frozen=True, eq=False)
+class WholeMap:
+    """A whole map adjusted: whether it was built anew, and whether its focal is ``settled``."""
+
+    adjusted: Adjusted
+    better: bool
+    settled: bool
+
+
+@dataclass(eq=False)
+class Chores:
+    """``whole_map``: the adjustment that is wanted, or "". ``depth``: keyframes that wait, and those to pair each with.
+
+    ``beside``: adjustments are made in a child, else at once; either way they are brought in when they are taken.
+    """
+
+    beside: bool
+    whole_map: str = ""
+    depth: list[tuple[int, list[int]]] = field(default_factory=list)
+    _aside: Aside[WholeMap] | None = None
+    _found: WholeMap | None = None
+
+    @property
+    def count(self) -> int:
+        """How much waits or is under way."""
+        return len(self.depth) + bool(self.whole_map) + self.running
+
+    @property
+    def running(self) -> bool:
+        """Whether an adjustment was begun and not taken."""
+        return self._aside is not None or self._found is not None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is to be taken."""
+        return self._found is not None or (self._aside is not None and self._aside.done)
+
+    def begin(self, adjust: Callable[[], WholeMap]) -> None:
+        """Begin the adjustment that is wanted."""
+        self.whole_map = ""
+        if self.beside:
+            self._aside = Aside(adjust)
+        else:
+            self._found = adjust()
+
+    def take(self) -> WholeMap | None:
+        """The adjustment that was begun, once it is done; None where it failed."""
+        found = self._found if self._aside is None else self._aside.result()
+        self._aside = self._found = None
+        return found
+
+    def wait(self) -> None:
+        """Until an adjustment that was begun is done."""
+        if self._aside is not None:
+            self._found, self._aside = self._aside.result(), None
+
+    def cancel(self) -> None:
+        """The map changed so that an adjustment that was begun does not fit it: it is begun again later."""
+        if self.running:
+            self.whole_map = self.whole_map or CALIBRATION
+        if self._aside is not None:
+            self._aside.cancel()
+        self._aside = self._found = None
+
+    def next_depth(self) -> tuple[int, list[int]] | None:
+        """The newest keyframe that waits, taken off the list; None where none does."""
+        return self.depth.pop() if self.depth else None

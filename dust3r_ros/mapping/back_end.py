@@ -1,0 +1,77 @@
+"""The back end: a session that gets images from front ends and gives them what tracking needs of its map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dust3r_ros.mapping.snapshot import snapshot_of
+from dust3r_ros.session import Session
+from dust3r_ros.tracking import Tracks
+from dust3r_ros.tracking.exchange import FollowedPose, KeyframeRequest, MapSnapshot
+from dust3r_ros.types import MapUpdate
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """What became of one image: the map's ``update``, and the map around its camera if it has a pose."""
+
+    update: MapUpdate
+    snapshot: MapSnapshot | None
+
+
+class BackEnd:
+    """Feeds a session for front ends. For one thread."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._epoch = 0
+        self._known: tuple[object, int] = (session.mapper.submap, session.resets)
+        self._last: dict[str, int] = {}  # stamps by camera
+
+    @property
+    def epoch(self) -> int:
+        """Counts the maps that the cameras were in; poses of two epochs have nothing to do with each other."""
+        known = self.session.mapper.submap, self.session.resets
+        if known[0] is not self._known[0] or known[1] != self._known[1]:
+            self._known, self._epoch = known, self._epoch + 1
+            self._last.clear()
+        return self._epoch
+
+    def take(self, request: KeyframeRequest) -> Taken:
+        """One image. Raises as ``Session.process`` does."""
+        frame = request.frame
+        followed = request.followed is not None and request.followed.epoch == self.epoch
+        if followed and request.ids is not None and request.pixels is not None:
+            self.session.see(frame.camera, Tracks(request.ids, request.pixels))
+        update = self.session.process(frame)
+        epoch = self.epoch
+        snapshot = None
+        if update.w_T_c is not None:
+            self._last[frame.camera] = frame.stamp_ns
+            rectified = self.session.calibrations.rectified(frame.camera)
+            snapshot = snapshot_of(self.session.mapper, frame.camera, frame.stamp_ns, update.w_T_c, epoch, rectified)
+        return Taken(update, snapshot)
+
+    def work(self) -> MapUpdate | None:
+        """Do one of the things that were put off; None where there is none."""
+        kind = self.session.due
+        return self.session.work(kind) if kind else None
+
+    def keep(self, poses: Iterable[FollowedPose]) -> None:
+        """Poses of images that were followed only; those of maps that were before are left out."""
+        epoch = self.epoch
+        self.session.follow([pose for pose in poses if pose.epoch == epoch])
+
+    def snapshots(self) -> tuple[MapSnapshot, ...]:
+        """The map as it stands around every camera, after it changed without an image."""
+        epoch, found = self.epoch, []
+        for camera, stamp_ns in self._last.items():
+            w_T_c = self.session.mapper.whereabouts(camera)
+            if w_T_c is None:
+                continue
+            rectified = self.session.calibrations.rectified(camera)
+            snapshot = snapshot_of(self.session.mapper, camera, stamp_ns, w_T_c, epoch, rectified)
+            if snapshot is not None:
+                found.append(snapshot)
+        return tuple(found)

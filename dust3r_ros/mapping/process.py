@@ -1,0 +1,217 @@
+"""An object in a process of its own: its methods are called from here, what it tells comes back.
+
+``python -m dust3r_ros.mapping.process`` is that process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import pickle
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+from dust3r_ros.errors import BackendError
+from dust3r_ros.mapping.channel import Channel, shared_file
+
+_PAUSE_S = 0.01  # the next image is asked for within that, if it waits
+NICENESS = 5  # the front end goes first
+_BLAS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_ROOT = Path(__file__).resolve().parents[2]
+
+Tell = Callable[[str, Any], None]
+
+
+class Host(Protocol):
+    """What lives in the process."""
+
+    def work(self, idle: bool) -> bool:
+        """Do a piece of what may wait; whether there may be more of it. Not ``idle``: something was asked just now."""
+
+
+def threads_of_back_end() -> int:
+    """Threads of OpenCV and BLAS: one core is the front end's."""
+    return max(1, (os.cpu_count() or 1) - 1)
+
+
+class RemoteObject:
+    """What ``make(tell, *arguments)`` returns, in a process of its own at a lower priority.
+
+    ``make`` is a function of a module. ``on_tell(kind, value)`` gets what the object tells, ``on_end(reason)`` that
+    the process ended unasked; both in a thread of their own. Raises what ``make`` raises.
+    """
+
+    def __init__(
+        self,
+        make: Callable[..., Host],
+        arguments: tuple[Any, ...],
+        on_tell: Tell,
+        on_end: Callable[[str], None],
+    ) -> None:
+        self._on_tell, self._on_end = on_tell, on_end
+        self._numbers, self._asked = itertools.count(), dict[int, Future[Any]]()
+        self._lock, self._stopping = threading.Lock(), False
+        ours, theirs = socket.socketpair()
+        files = shared_file(), shared_file()
+        with theirs:
+            self._process = _start(theirs.fileno(), files)
+        self._channel = Channel(Connection(ours.detach()), *files)
+        for descriptor in files:
+            os.close(descriptor)
+        made: Future[Any] = Future()
+        self._asked[-1] = made
+        self._reader = threading.Thread(target=self._read, name="back end", daemon=True)
+        self._channel.send((make, arguments))
+        self._reader.start()
+        try:
+            made.result()
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def call(self, method: str, *arguments: Any) -> Future[Any]:
+        """Have a method called after those before it; its result, or what it raises, comes by the future."""
+        future: Future[Any] = Future()
+        with self._lock:
+            number = next(self._numbers)
+            self._asked[number] = future
+        try:
+            self._channel.send((number, method, arguments))
+        except (OSError, ValueError):
+            self._fail_all()
+        return future
+
+    def stop(self) -> None:
+        """End the process after what was asked; returns when it is gone."""
+        self._stopping = True
+        with contextlib.suppress(OSError, ValueError):
+            self._channel.send((-1, "", ()))
+        self._process.wait()
+        if self._reader.is_alive() and self._reader is not threading.current_thread():
+            self._reader.join()
+        self._fail_all()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                number, kind, value = self._channel.receive()
+            except (OSError, EOFError):
+                break
+            if number is None:
+                try:
+                    self._on_tell(kind, value)
+                except Exception:  # what is told next, and answers, still come
+                    traceback.print_exc()
+                continue
+            with self._lock:
+                future = self._asked.pop(number)
+            if kind == "error":
+                future.set_exception(value)
+            else:
+                future.set_result(value)
+        self._channel.close()
+        code = self._process.wait()
+        self._fail_all()
+        if not self._stopping:
+            self._on_end(f"signal {-code}" if code < 0 else f"exit code {code}")
+
+    def _fail_all(self) -> None:
+        with self._lock:
+            asked, self._asked = self._asked, {}
+        for future in asked.values():
+            if not future.done():
+                future.set_exception(BackendError("the mapping process ended before it could answer"))
+
+
+def _start(connection: int, files: tuple[int, int]) -> subprocess.Popen[bytes]:
+    path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    threads = str(threads_of_back_end())
+    environment: Mapping[str, str] = {**dict.fromkeys(_BLAS, threads), **os.environ, "PYTHONPATH": path}
+    words = [sys.executable, "-m", "dust3r_ros.mapping.process", str(os.getpid())]
+    words += [str(descriptor) for descriptor in (connection, files[1], files[0])]
+    return subprocess.Popen(words, pass_fds=(connection, *files), env=environment, stdin=subprocess.DEVNULL)
+
+
+# In the process
+
+
+def _die_with(parent: int) -> None:
+    """End with the process that started this one, even where that is killed: nobody else would end it."""
+
+    def watch() -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            select.select([os.pidfd_open(parent)], [], [])  # Linux: returns when it ends
+        while os.getppid() == parent:
+            time.sleep(0.05)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def _picklable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _serve(channel: Channel) -> None:
+    make, arguments = channel.receive()
+    try:
+        host: Host = make(lambda kind, value: channel.send((None, kind, value)), *arguments)
+    except Exception as error:
+        channel.send((-1, "error", _picklable(error)))
+        return
+    channel.send((-1, "result", None))
+    while True:
+        host.work(False)
+        while not channel.waits(_PAUSE_S) and host.work(True):
+            pass
+        number, method, values = channel.receive()
+        if number < 0:
+            return
+        try:
+            channel.send((number, "result", getattr(host, method)(*values)))
+        except OSError:
+            return
+        except Exception as error:
+            channel.send((number, "error", _picklable(error)))
+
+
+def main(argv: list[str]) -> int:
+    """The process: parent's id, socket, shared files out and in."""
+    parent, connection, out_file, in_file = map(int, argv)
+    _die_with(parent)
+    for number in (signal.SIGINT, signal.SIGTERM):  # the node, which gets them too, ends this process in order
+        signal.signal(number, signal.SIG_IGN)
+    os.nice(NICENESS)
+    import cv2
+
+    cv2.setNumThreads(1)  # pairs and keyframes are shared out among threads; and this process forks
+    os.register_at_fork(after_in_child=lambda: os.close(connection))
+    channel = Channel(Connection(connection), out_file, in_file)
+    with contextlib.suppress(EOFError, OSError):
+        _serve(channel)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,176 @@
+"""The node's end of the back end's process: what is asked of it, what it tells, and that it is there."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rclpy.impl.rcutils_logger import RcutilsLogger
+
+from dust3r_ros.errors import BackendError
+from dust3r_ros.mapping.process import RemoteObject
+from dust3r_ros.node.map_maker import LOG, MESSAGE, NEWS, MapMaker, News, Setting
+from dust3r_ros.tracking.exchange import FollowedPose
+from dust3r_ros.types import Array, Calibration
+
+_WAIT_S = 1.0  # before a back end that cannot be started is started again; longer each time
+_LONGEST_WAIT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """Who hears of the back end, each in a thread of its own.
+
+    ``message`` gets a topic's key and a message as it goes over the wire, ``news`` what came unasked, ``again`` how
+    things are in a back end that was started again, and whether its map is another one.
+    """
+
+    message: Callable[[str, bytes], None]
+    news: Callable[[News], None]
+    again: Callable[[News, bool], None]
+
+
+class BackEndLink:
+    """Starts the back end, and starts it again when it ends unasked.
+
+    It goes on from ``map_db`` then, with what was told of the robot; without one the map begins anew. Raises what
+    ``MapMaker`` raises. ``hello``: how things were at the start.
+    """
+
+    def __init__(self, setting: Setting, logger: RcutilsLogger, hearing: Hearing) -> None:
+        self._setting, self._logger, self._hearing = setting, logger, hearing
+        self._unreported: deque[FollowedPose] = deque()
+        self._known: dict[str, Calibration] = {}
+        self._rig: Mapping[str, Array] = {}
+        self._mapping: bool | None = None
+        self._restarts, self._stopping = 0, False
+        self.trouble = ""  # why there is none at the moment
+        self._back_end: RemoteObject | None = None
+        self._back_end = RemoteObject(MapMaker, (setting,), self._heard, self._ended)
+        self.hello: News = self._back_end.call("hello").result()
+
+    @property
+    def there(self) -> bool:
+        """Whether it can be asked."""
+        return self._back_end is not None
+
+    @property
+    def unreported(self) -> int:
+        """Poses of images that it has not heard of yet."""
+        return len(self._unreported)
+
+    def report(self, pose: FollowedPose) -> None:
+        """The pose of an image that it does not get; told with the next call."""
+        self._unreported.append(pose)
+
+    def forget(self) -> None:
+        """The map was replaced: poses in the one before count no more."""
+        self._unreported.clear()
+
+    def call(self, method: str, *arguments: Any) -> Future[Any]:
+        """Have a method of ``MapMaker`` called; its result, or what it raises, comes by the future."""
+        back_end = self._back_end
+        if back_end is None:
+            refused: Future[Any] = Future()
+            refused.set_exception(BackendError("the mapping process ended; it is being started again"))
+            return refused
+        poses = []
+        while self._unreported:
+            poses.append(self._unreported.popleft())
+        if poses:
+            back_end.call("keep", poses)
+        return back_end.call(method, *arguments)
+
+    def know(self, camera: str, calibration: Calibration) -> Future[Any]:
+        """A published calibration."""
+        self._known[camera] = calibration
+        return self.call("know", camera, calibration)
+
+    def place(self, rig: Mapping[str, Array]) -> Future[Any]:
+        """Where cameras sit on their rig."""
+        self._rig = rig
+        return self.call("place", rig)
+
+    def set_mapping(self, mapping: bool) -> None:
+        """Let the map grow, or only find cameras in it."""
+        self._mapping = mapping
+        self.call("set_mapping", mapping)
+
+    def stop(self) -> None:
+        """End the process after what it has to do. Raises ``OutputError`` when its files cannot be written."""
+        self._stopping = True
+        back_end = self._back_end
+        if back_end is None:
+            return
+        try:
+            self.call("close").result()
+        finally:
+            back_end.stop()
+
+    def _heard(self, kind: str, value: Any) -> None:
+        if kind == MESSAGE:
+            key, data = value
+            self._hearing.message(key, data.tobytes())
+        elif kind == NEWS:
+            self._hearing.news(value)
+        elif kind == LOG:
+            self._log(*value)
+
+    def _log(self, level: str, text: str) -> None:
+        if level == "error":  # rclpy wants one severity a line
+            self._logger.error(text)
+        elif level == "warning":
+            self._logger.warning(text)
+        else:
+            self._logger.info(text)
+
+    def _ended(self, reason: str) -> None:
+        if self._stopping:
+            return
+        self._back_end = None
+        kept = self._setting.node.map_db
+        then = f"the map goes on from '{kept}'" if kept else "the map begins anew, since map_db is not set"
+        self.trouble = f"the mapping process ended ({reason}); it is started again, and {then}"
+        self._logger.error(self.trouble)
+        threading.Thread(target=self._restart, name="restart", daemon=True).start()
+
+    def _restart(self) -> None:
+        self._restarts += 1
+        setting, wait = self._setting_again(), _WAIT_S
+        while not self._stopping:
+            try:
+                back_end = RemoteObject(MapMaker, (setting,), self._heard, self._ended)
+                news = back_end.call("hello").result()
+            except Exception as error:
+                self._logger.error(f"the mapping process cannot be started again: {error}")
+                time.sleep(wait)
+                wait = min(2.0 * wait, _LONGEST_WAIT_S)
+                continue
+            self._back_end = back_end
+            self.forget()
+            for camera, calibration in self._known.items():
+                self.know(camera, calibration)
+            if self._rig:
+                self.place(self._rig)
+            if self._mapping is not None:
+                self.set_mapping(self._mapping)
+            self.trouble = ""
+            self._logger.info("the mapping process is there again")
+            self._hearing.again(news, not self._setting.node.map_db)
+            return
+
+    def _setting_again(self) -> Setting:
+        """The map that grew is gone on with; a manifest gets a number, for the one so far stays as it is."""
+        node, manifest = self._setting.node, self._setting.manifest
+        if manifest:
+            path = Path(manifest)
+            manifest = str(path.with_name(f"{path.stem}.{self._restarts}{path.suffix}"))
+        if node.map_db and Path(node.map_db).exists():
+            node = replace(node, map_start="continue", load_map="")
+        return replace(self._setting, node=node, manifest=manifest)

@@ -1,0 +1,309 @@
+"""What lives in the process of the back end: the session, what is shown of its map, what is told of its state."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from rclpy.serialization import serialize_message
+
+from dust3r_ros.alignment.cloud import keyframe_cloud
+from dust3r_ros.chores import DEPTH, TAKE
+from dust3r_ros.config import MapperConfig, NodeConfig
+from dust3r_ros.errors import ConfigError, Dust3rRosError, InputError
+from dust3r_ros.mapping.back_end import BackEnd
+from dust3r_ros.mapping.process import Tell
+from dust3r_ros.node import conversions
+from dust3r_ros.node.jobs import MapChange
+from dust3r_ros.node.map_publisher import MAP_TOPICS, MapPublisher, is_heard
+from dust3r_ros.node.snapshots import session_snapshot
+from dust3r_ros.node.status import Snapshot, memory_mb
+from dust3r_ros.session import Session
+from dust3r_ros.session_files import begin
+from dust3r_ros.tracking.exchange import FollowedPose, KeyframeRequest, MapSnapshot
+from dust3r_ros.types import Array, Calibration, Camera, MapUpdate
+
+MESSAGE, LOG, NEWS = "message", "log", "news"  # kinds of what is told
+KEYFRAME_TOPICS = ("keyframe_cloud", "depth")
+
+# What is worked out from many frames, such as percentiles, is so at most this often.
+_SUMMARY_S = 0.5
+_REST = 2.0  # after depth was computed, images are waited for so many times as long
+_QUIET_S = 0.3  # no image for so long: nothing is to be waited for
+_OVERDUE_S = 2.0  # depth that had to wait longer goes before an image
+
+
+@dataclass(frozen=True)
+class Audience:
+    """Who listens in the node's process: ``listeners`` by topic, 0 where it is not active; ``live`` parameters."""
+
+    listeners: Mapping[str, int] = field(default_factory=dict)
+    live: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class News:
+    """What the node hears of an image or a change: ``status`` always, ``update`` (without keyframes) of an image.
+
+    ``cameras`` are the estimates, ``raw`` what raw images are taken by, by camera. ``refused`` and ``failed`` are
+    sentences, or empty.
+    """
+
+    status: Snapshot
+    resets: int
+    metric: bool
+    update: MapUpdate | None = None
+    cameras: Mapping[str, Camera] = field(default_factory=dict)
+    raw: Mapping[str, Calibration] = field(default_factory=dict)
+    snapshots: tuple[MapSnapshot, ...] = ()
+    refused: str = ""
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a map maker is made with; ``topics`` of each camera by kind, for the manifest."""
+
+    mapper: MapperConfig
+    node: NodeConfig
+    first_camera: str
+    topics: Mapping[str, Mapping[str, str]] | None = None
+    manifest: str = ""
+
+
+class _Log:
+    """A session's log, written by the node."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+
+    def info(self, message: str) -> None:
+        self._tell(LOG, ("info", message))
+
+    def warning(self, message: str) -> None:
+        self._tell(LOG, ("warning", message))
+
+    def error(self, message: str) -> None:
+        self._tell(LOG, ("error", message))
+
+
+class _RemoteTopic:
+    """A publisher of the node: messages go there as they go over the wire."""
+
+    def __init__(self, key: str, tell: Tell) -> None:
+        self._key, self._tell = key, tell
+        self.listeners = 0
+
+    @property
+    def is_activated(self) -> bool:
+        return self.listeners > 0
+
+    def get_subscription_count(self) -> int:
+        return self.listeners
+
+    def publish(self, message: Any) -> None:
+        self._tell(MESSAGE, (self._key, np.frombuffer(serialize_message(message), np.uint8)))
+
+
+class MapMaker:
+    """Called by ``mapping.process``, one method after the other; images and changes are answered with ``News``."""
+
+    def __init__(self, tell: Tell, setting: Setting) -> None:
+        """Raises ``Dust3rRosError`` when the mapper cannot be made or its files cannot be opened."""
+        self._setting, self._tell, self._log = setting, tell, _Log(tell)
+        node = setting.node
+        self._session = Session(setting.mapper, self._log, on_time_jump=node.on_time_jump)
+        done = begin(
+            self._session,
+            setting.mapper,
+            map_db=node.map_db,
+            map_start=node.map_start,
+            load_map=node.load_map,
+            manifest=setting.manifest,
+            topics=setting.topics,
+        )
+        if done:
+            self._log.info(done)
+        self._back_end = BackEnd(self._session)
+        self._topics = {key: _RemoteTopic(key, tell) for key in (*MAP_TOPICS, *KEYFRAME_TOPICS)}
+        self._live: Mapping[str, Any] = {}
+        self._map = MapPublisher(
+            {key: self._topics[key] for key in MAP_TOPICS},
+            node,
+            lambda name: self._live[name],
+            setting.first_camera,
+            self._log.error,
+        )
+        self._resets = self._session.resets
+        self._summarised = 0.0
+        self._stale = False  # whether something is worked out that was not told
+        self._asked = self._rest_until = 0.0  # when an image came; until when no depth is computed
+        self._stamp_ns = 0
+        if node.backlog != "every":  # else images wait, and the map is that of dust3r-map
+            self._session.go_live(beside=hasattr(os, "fork"))
+        self._status = session_snapshot(self._session, setting.mapper, node)
+
+    def hello(self) -> News:
+        """How things are before the first image."""
+        return self._news()
+
+    def work(self, idle: bool) -> bool:
+        """Something of what images do not wait for: adjustments of the whole map always, depth when there is time."""
+        due, begin = self._session.due, time.monotonic()
+        if not due or (due == DEPTH and not self._has_time(idle, begin)):
+            return self._wait_or_tell(idle)
+        update = self._back_end.work()
+        if due == DEPTH:
+            now = time.monotonic()
+            self._rest_until = now + _REST * (now - begin)
+        if update is None:
+            return False
+        self._stale = True
+        self._map.note(update)
+        if due == TAKE:
+            self._tell(NEWS, self._news(snapshots=self._back_end.snapshots()))
+        if idle and not self._session.mapper.backlog:
+            self._map.publish(self._session.mapper, self._stamp_ns)
+        return True
+
+    def _has_time(self, idle: bool, now: float) -> bool:
+        """Whether depth may be computed: no image came for a while, or it was computed long enough ago."""
+        if now - self._asked > _QUIET_S:
+            return True
+        return now > self._rest_until + (0.0 if idle else _OVERDUE_S)
+
+    def _wait_or_tell(self, idle: bool) -> bool:
+        """Nothing is due: say how things are, if that is not known; wait for what is done beside."""
+        if not idle:
+            return False
+        if self._stale:
+            self._tell(NEWS, self._news(fresh=True))
+        return self._session.mapper.backlog > 0
+
+    # Images
+
+    def take(self, request: KeyframeRequest, frame_id: str, audience: Audience) -> News:
+        """An image; ``frame_id``: its camera's optical frame."""
+        self._hear(audience)
+        try:
+            return self._take(request, frame_id)
+        finally:
+            self._asked = time.monotonic()
+
+    def _take(self, request: KeyframeRequest, frame_id: str) -> News:
+        try:
+            taken = self._back_end.take(request)
+        except (InputError, ConfigError) as error:
+            return self._news(refused=str(error))
+        except Exception as error:  # whatever the mapper does, the node goes on
+            known = isinstance(error, Dust3rRosError)
+            return self._news(failed=str(error) if known else "".join(traceback.format_exception(error)))
+        update = taken.update
+        self._stamp_ns = update.stamp_ns
+        self._notice_reset()
+        self._map.note(update)
+        if update.changed and update.keyframe is not None:
+            self._show_keyframe(update, frame_id)
+        return self._news(
+            update=replace(update, changed=(), removed=()),
+            snapshots=() if taken.snapshot is None else (taken.snapshot,),
+        )
+
+    def keep(self, poses: Sequence[FollowedPose]) -> None:
+        """Poses of images that are not handed over."""
+        self._back_end.keep(poses)
+
+    # What is told of the robot
+
+    def know(self, camera: str, calibration: Calibration) -> News:
+        """A published calibration. Raises ``Dust3rRosError`` for one that cannot be."""
+        self._session.know(camera, calibration)
+        return self._news()
+
+    def place(self, rig: Mapping[str, Array]) -> None:
+        """Where cameras sit on their rig, (4, 4) each, metres. Raises ``Dust3rRosError``."""
+        for camera, r_T_c in rig.items():
+            self._session.place(camera, r_T_c)
+
+    def set_mapping(self, mapping: bool) -> None:
+        """Let the map grow, or only find cameras in it."""
+        self._session.set_mapping(mapping)
+
+    # What is asked
+
+    def run(self, job: Callable[..., Any], *arguments: Any) -> Any:
+        """What ``job(session, *arguments)`` returns or raises."""
+        return job(self._session, *arguments)
+
+    def change(self, job: Callable[..., MapChange], *arguments: Any) -> tuple[Any, Exception | None, News]:
+        """Run a job that may change the map: its answer, what it raised, and how things are then."""
+        try:
+            change = job(self._session, *arguments)
+        except Exception as error:
+            return None, error, self._news()
+        self._notice_reset()
+        if change.update is not None:
+            self._map.note(change.update)
+        return change.answer, None, self._news(snapshots=self._back_end.snapshots())
+
+    def show(self, audience: Audience) -> None:
+        """Publish the map where it changed and somebody listens."""
+        self._hear(audience)
+        self._map.publish(self._session.mapper, self._stamp_ns)
+
+    def close(self) -> None:
+        """Let go of the files. Raises ``OutputError`` when the map cannot be written."""
+        self._map.close()
+        self._session.close()
+
+    def _hear(self, audience: Audience) -> None:
+        self._live = audience.live
+        for key, topic in self._topics.items():
+            topic.listeners = audience.listeners.get(key, 0)
+
+    def _notice_reset(self) -> None:
+        if self._session.resets != self._resets:
+            self._resets = self._session.resets
+            self._map.forget()
+            self._summarised = 0.0
+
+    def _news(self, fresh: bool = False, **more: Any) -> News:
+        self._notice_reset()
+        now = time.monotonic()
+        cameras = self._session.mapper.cameras
+        known = cameras.keys() == self._status.cameras.keys()
+        self._stale = known and not fresh and now - self._summarised < _SUMMARY_S
+        if not self._stale:
+            self._summarised = now
+            self._status = session_snapshot(self._session, self._setting.mapper, self._setting.node)
+            self._status = replace(self._status, back_end_mb=memory_mb())
+        counts = self._session.mapper.counts
+        self._status = replace(
+            self._status, backlog=self._session.mapper.backlog, counts=counts, resets=self._session.resets
+        )
+        raw = {name: self._session.calibrations.raw(camera) for name, camera in cameras.items()}
+        return News(self._status, self._session.resets, self._session.metric, cameras=cameras, raw=raw, **more)
+
+    def _show_keyframe(self, update: MapUpdate, frame_id: str) -> None:
+        cloud, depth = self._topics["keyframe_cloud"], self._topics["depth"]
+        if not (is_heard(cloud) or is_heard(depth)):
+            return
+        with_depth = [keyframe for keyframe in update.changed if (keyframe.depth > 0).any()]
+        if not with_depth:
+            return
+        newest = max(with_depth, key=lambda keyframe: keyframe.index)
+        if is_heard(cloud):
+            points = keyframe_cloud(
+                newest,
+                min_confidence=float(self._live["min_confidence"]),
+                stride=int(self._live["map_stride"]),
+            )
+            packed = [conversions.pack(points)]
+            cloud.publish(conversions.cloud_message(packed, newest.stamp_ns, self._setting.node.map_frame))
+        if is_heard(depth):
+            depth.publish(conversions.depth_message(newest, frame_id))

@@ -1,0 +1,76 @@
+"""What passes between front end and back end, and nothing else does.
+
+Down comes a ``MapSnapshot``: what tracking needs of the map. Up go a ``KeyframeRequest``, an image that
+the map should have, and the ``FollowedPose`` of every image that it does not get.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.types import Array, Calibration, Frame
+
+
+@dataclass(frozen=True, eq=False)
+class MapSnapshot:
+    """The map around one camera, as it stood when the back end was through with one of its images.
+
+    ``stamp_ns``: of that image; ``w_T_c`` (4, 4): where it was taken. The landmarks it shows: ``ids`` (N,),
+    ``pixels`` (N, 2), offsets from the middle of the tracked image, ``points`` (N, 3) in the map, and ``anchors``
+    (N, 2), where the last keyframe saw them, NaN where it did not. ``anchored`` counts what the last keyframe saw of
+    the map, in view still or not. ``focal`` (pixels of the tracked image) and ``lens`` are the camera's;
+    ``rectified``: the calibration by which raw images are made those of a pinhole first, None: they are not.
+
+    ``keyframe`` (its name) and ``w_T_k`` (4, 4): what poses are kept relative to; ``unit``: a length around it.
+    Poses of another ``epoch`` are of another map; ``revision`` rises when the map's coordinates change at once.
+    """
+
+    camera: str
+    stamp_ns: int
+    w_T_c: Array
+    ids: np.ndarray
+    pixels: Array
+    points: Array
+    anchors: Array
+    anchored: int
+    focal: float
+    lens: Lens
+    keyframe: int
+    w_T_k: Array
+    unit: float
+    epoch: int = 0
+    revision: int = 0
+    young: bool = False
+    rectified: Calibration | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FollowedPose:
+    """Where an image was taken that the map did not get: ``k_T_c`` (4, 4), relative to keyframe ``keyframe``.
+
+    ``unit``: a length around the keyframe when the pose was found. ``epoch``: as ``MapSnapshot`` has it.
+    """
+
+    stamp_ns: int
+    camera: str
+    epoch: int
+    keyframe: int
+    k_T_c: Array
+    unit: float
+
+
+@dataclass(frozen=True, eq=False)
+class KeyframeRequest:
+    """An image for the back end, which decides whether it becomes a keyframe.
+
+    ``followed``: the pose that the front end gave it, None where it was lost or there is no map yet; then also the
+    landmarks it saw: ``ids`` (N,) and ``pixels`` (N, 2), offsets from the middle of the tracked image.
+    """
+
+    frame: Frame
+    followed: FollowedPose | None = None
+    ids: np.ndarray | None = None
+    pixels: Array | None = None

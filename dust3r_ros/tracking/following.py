@@ -1,0 +1,118 @@
+"""Corners with a place in the map, and how they are followed from one image to another."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from dust3r_ros.types import Array, Image
+
+_WINDOW = (21, 21)
+_LEVELS = 3
+_BACK_AND_FORTH_PX = 0.7
+_ALL = 30  # newest images that are kept, whatever the rate
+HOP = 3  # images that corners are carried over at once, where many lie between a snapshot and now
+_CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 12, 0.03)
+
+
+@dataclass(frozen=True, eq=False)
+class Corners:
+    """Landmarks in one image: ``ids`` (N,), ``pixels`` (N, 2), ``points`` (N, 3) in the map.
+
+    ``anchors`` (N, 2): where the last keyframe saw them, pixels, NaN where it did not.
+    """
+
+    ids: np.ndarray
+    pixels: Array
+    points: Array
+    anchors: Array
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def select(self, keep: np.ndarray | slice) -> Corners:
+        """The corners under a mask or index."""
+        return Corners(self.ids[keep], self.pixels[keep], self.points[keep], self.anchors[keep])
+
+    def join(self, more: Corners) -> Corners:
+        """The corners of both."""
+        return Corners(
+            np.concatenate([self.ids, more.ids]),
+            np.concatenate([self.pixels, more.pixels]),
+            np.concatenate([self.points, more.points]),
+            np.concatenate([self.anchors, more.anchors]),
+        )
+
+
+def no_corners() -> Corners:
+    """Nothing followed."""
+    return Corners(np.zeros(0, np.int64), np.zeros((0, 2)), np.zeros((0, 3)), np.zeros((0, 2)))
+
+
+class RecentImages:
+    """The newest tracked images of a camera by their stamps: a snapshot is of one of them.
+
+    The newest 30, of those before every third, ``count`` of these, and those that were handed over.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._images: deque[tuple[int, Image]] = deque()  # in order
+        self._old: deque[tuple[int, Image]] = deque(maxlen=count)
+        self._handed: deque[int] = deque(maxlen=16)  # stamps
+        self._passed = 0
+
+    def add(self, stamp_ns: int, gray: Image) -> None:
+        """The newest image."""
+        self._images.append((stamp_ns, gray))
+        if len(self._images) > _ALL:
+            oldest = self._images.popleft()
+            self._passed += 1
+            if self._passed % HOP == 0 or oldest[0] in self._handed:
+                self._old.append(oldest)
+
+    def hand_over(self, stamp_ns: int) -> None:
+        """An image is kept, for a snapshot may be of it."""
+        self._handed.append(stamp_ns)
+
+    @property
+    def newest(self) -> Image | None:
+        """The image that came last."""
+        return self._images[-1][1] if self._images else None
+
+    def at(self, stamp_ns: int) -> Image | None:
+        """The image of a stamp; None where it is not kept."""
+        return next((gray for stamp, gray in (*self._images, *self._old) if stamp == stamp_ns), None)
+
+    def since(self, stamp_ns: int) -> list[Image]:
+        """Every ``HOP``-th image after a stamp, and the newest; in order."""
+        later = [gray for stamp, gray in self._images if stamp > stamp_ns]
+        return [gray for stamp, gray in self._old if stamp > stamp_ns] + later[::-1][::HOP][::-1]
+
+
+def follow(a: Image, b: Image, pixels: Array, guess: Array) -> tuple[Array, np.ndarray]:
+    """Where corners (N, 2) of image ``a`` are in ``b``, from a guess (N, 2), and which (N,) are found back in ``a``."""
+    if not len(pixels):
+        return np.zeros((0, 2)), np.zeros(0, bool)
+    start = pixels.astype(np.float32)
+    there, found = _lucas_kanade(a, b, start, guess.astype(np.float32), _LEVELS)
+    back, found_back = _lucas_kanade(b, a, there, start, 0)
+    inside = np.all((there > 0) & (there < [b.shape[1] - 1, b.shape[0] - 1]), axis=1)
+    good = found & found_back & inside & (np.linalg.norm(back - start, axis=1) < _BACK_AND_FORTH_PX)
+    return there.astype(np.float64), good
+
+
+def _lucas_kanade(a: Image, b: Image, points: np.ndarray, guess: np.ndarray, levels: int) -> tuple[Array, np.ndarray]:
+    moved, status, _ = cv2.calcOpticalFlowPyrLK(
+        a,
+        b,
+        points.reshape(-1, 1, 2),
+        guess.reshape(-1, 1, 2).copy(),
+        winSize=_WINDOW,
+        maxLevel=levels,
+        criteria=_CRITERIA,
+        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+    )
+    return moved.reshape(-1, 2), status.ravel().astype(bool)

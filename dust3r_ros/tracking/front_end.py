@@ -1,0 +1,283 @@
+"""One camera's front end: an image in, its pose in the newest snapshot of the map out. It never waits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.geometry.pinhole import center_of, project
+from dust3r_ros.geometry.pose import PnpResult, solve_pnp
+from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.geometry.significance import by_chance
+from dust3r_ros.geometry.undistortion import Undistortion
+from dust3r_ros.keyframes import is_keyframe
+from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
+from dust3r_ros.tracking.following import Corners, RecentImages, follow, no_corners
+from dust3r_ros.types import Array, Image
+
+_KEPT_IMAGES = 128  # every third image of 13 s of a fast camera: a snapshot of an older one is of no use
+_MOST = 400  # corners followed: more tell the pose no better and cost time
+_PICKED_UP = 150  # corners of a snapshot looked for in one image
+_PICKED_PX = 8.0  # how far from where the map says they are
+_HOPPING = 250  # corners that are carried so
+_TRIES = 6  # images in which corners of the last good one are looked for
+_MAX_ERROR_PX = 4.0
+_MANY, _MOST_AGREE = 40, 0.5  # inliers, and their share, that no chance gives
+_STEADY = 2.0  # times the step before: beyond, the motion before tells nothing of this one
+_MASK_MARGIN_PX = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Tracked:
+    """What the front end says of one image: ``w_T_c`` (4, 4) and ``covariance`` (6, 6), None where it is lost.
+
+    ``wanted``: the map should have the image. ``followed``: the pose for the map's record. ``ids`` (N,) and ``pixels``
+    (N, 2), offsets from the middle: the landmarks seen. ``usable``: false for an
+    image or a mask of another size.
+    """
+
+    w_T_c: Array | None = None
+    covariance: Array | None = None
+    wanted: bool = True
+    followed: FollowedPose | None = None
+    ids: np.ndarray | None = None
+    pixels: Array | None = None
+    usable: bool = True
+
+
+class FrontEnd:
+    """Follows landmarks of the newest snapshot through the images of one camera. For one thread."""
+
+    def __init__(self, camera: str, config: MapperConfig) -> None:
+        self._camera, self._config = camera, config
+        self._images = RecentImages(_KEPT_IMAGES)
+        self._size: tuple[int, ...] | None = None
+        self._undistortion: Undistortion | None = None
+        self._map: MapSnapshot | None = None
+        self._new: MapSnapshot | None = None
+        self._corners = self._waiting = no_corners()  # those followed, those of the snapshot to look for
+        self._source: Image | None = None  # the snapshot's image
+        self._seen_in: Image | None = None  # the image that the corners followed are in
+        self._path: list[tuple[int, Array]] = []  # the newest two poses, by stamp
+        self._failed = 0  # images since then
+
+    def forget(self) -> None:
+        """Another map: what was known of the one before does not hold."""
+        self._map = self._new = None
+        self._lose()
+
+    def take(self, snapshot: MapSnapshot) -> None:
+        """The map as it stands; the next image is found in it."""
+        self._new = snapshot
+
+    def hand_over(self, stamp_ns: int) -> None:
+        """The image of that stamp goes to the back end: a snapshot may be of it."""
+        self._images.hand_over(stamp_ns)
+
+    @property
+    def knows_map(self) -> bool:
+        """Whether a snapshot came."""
+        return self._map is not None or self._new is not None
+
+    def track(self, stamp_ns: int, image: Image, mask: Image | None = None) -> Tracked:
+        """The next image (H, W, 3) RGB, as the camera took it; where ``mask`` (H, W) is not 0, nothing counts."""
+        if self._size not in (None, image.shape) or (mask is not None and mask.shape != image.shape[:2]):
+            return Tracked(usable=False)  # the back end says why
+        self._size = image.shape
+        if self._new is not None:
+            self._take_over(self._new)
+            self._new = None
+        gray = self._prepared(image)
+        self._images.add(stamp_ns, gray)
+        if self._map is None:
+            return Tracked()
+        corners = self._follow(gray) if len(self._corners) else self._catch_up(self._map)
+        corners = corners.select(_clear(corners.pixels, self._masked(mask, gray.shape)))
+        found = self._locate(corners)
+        if found is None:
+            self._failed += 1
+            if self._failed >= _TRIES:
+                self._lose()
+            return Tracked()
+        self._corners, self._seen_in, self._failed = corners.select(found.inliers), gray, 0
+        self._path = [*self._path[-1:], (stamp_ns, found.w_T_c)]
+        k_T_c = invert(self._map.w_T_k) @ found.w_T_c
+        followed = FollowedPose(stamp_ns, self._camera, self._map.epoch, self._map.keyframe, k_T_c, self._map.unit)
+        seen = self._corners.ids, self._corners.pixels - self._middle()
+        return Tracked(found.w_T_c, found.covariance, self._wants_keyframe(), followed, *seen)
+
+    def pick_up(self) -> None:
+        """Look for landmarks of the snapshot that are not followed yet in the newest image, once its pose is out."""
+        gray = self._images.newest
+        if not len(self._waiting) or self._source is None or gray is None or not self._path or self._failed:
+            return
+        tried, self._waiting = (
+            self._waiting.select(slice(0, _PICKED_UP)),
+            self._waiting.select(slice(_PICKED_UP, None)),
+        )
+        assert self._map is not None
+        expected = self._expected(tried.points, self._path[-1][1])
+        inside = np.all((expected > 0) & (expected < [gray.shape[1] - 1, gray.shape[0] - 1]), axis=1)
+        tried, expected = tried.select(inside), expected[inside]
+        pixels, good = follow(self._source, gray, tried.pixels, expected)
+        good &= np.linalg.norm(pixels - expected, axis=1) < _PICKED_PX
+        found = Corners(tried.ids[good], pixels[good], tried.points[good], tried.anchors[good])
+        room = max(0, _MOST - len(found))
+        anchored = np.argsort(np.isnan(self._corners.anchors[:, 0]), kind="stable")  # the newest keyframe's stay
+        self._corners = self._corners.select(np.sort(anchored[:room])).join(found)
+
+    # The snapshot
+
+    def _take_over(self, snapshot: MapSnapshot) -> None:
+        """Landmarks that are followed have new places; others wait to be found in the next images."""
+        before, self._map = self._map, snapshot
+        if snapshot.rectified != (before.rectified if before else None):
+            self._undistortion, self._images = None, RecentImages(_KEPT_IMAGES)
+        if before is None or before.epoch != snapshot.epoch or self._failed:
+            self._lose()
+        middle = self._middle()
+        new = Corners(snapshot.ids, snapshot.pixels + middle, snapshot.points, snapshot.anchors + middle)
+        new = new.select(np.isfinite(new.points[:, 0]))
+        own = self._corners
+        _, at, there = np.intersect1d(own.ids, new.ids, return_indices=True)
+        points, anchors = own.points.copy(), np.full_like(own.anchors, np.nan)
+        points[at], anchors[at] = new.points[there], new.anchors[there]
+        kept = np.ones(len(own), bool)
+        if self._corrected(own.points[at], new.points[there]):  # places of all others are of the map as it was
+            kept = np.zeros(len(own), bool)
+            kept[at] = True
+        self._corners = Corners(own.ids, own.pixels, points, anchors).select(kept)
+        self._waiting = new.select(~np.isin(new.ids, own.ids))
+        self._source = self._images.at(snapshot.stamp_ns)
+
+    def _corrected(self, before: Array, after: Array) -> bool:
+        """Whether landmarks (N, 3) of the map moved by more than they do when single ones are refined."""
+        if not len(before) or self._map is None:
+            return True
+        depth = float(np.median(transform(invert(self._map.w_T_c), after)[:, 2]))
+        moved = float(np.median(np.linalg.norm(after - before, axis=1)))
+        return not moved * self._map.focal < 0.5 * _MAX_ERROR_PX * max(depth, 0.0)
+
+    def _catch_up(self, snapshot: MapSnapshot) -> Corners:
+        """Landmarks of the snapshot's image in the newest one, carried over what came in between."""
+        corners, gray = self._waiting.select(slice(0, _HOPPING)), self._source
+        self._waiting = self._waiting.select(slice(_HOPPING, None))
+        if gray is None:
+            return no_corners()
+        guess = corners.pixels
+        for later in self._images.since(snapshot.stamp_ns):
+            pixels, good = follow(gray, later, corners.pixels, guess)
+            moved = pixels[good] - corners.pixels[good]
+            corners = Corners(corners.ids[good], pixels[good], corners.points[good], corners.anchors[good])
+            guess, gray = corners.pixels + moved, later
+        return corners
+
+    # The image
+
+    def _prepared(self, image: Image) -> Image:
+        """The tracked image (h, w) of one as the camera took it."""
+        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        height, width = gray.shape
+        if self._map is not None and self._map.rectified is not None:
+            if self._undistortion is None:
+                self._undistortion = Undistortion.of(self._map.rectified, width, height)
+            gray = self._undistortion.image(gray)
+        scale = min(1.0, self._config.tracking_size / max(width, height))
+        if scale < 1.0:
+            gray = cv2.resize(gray, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+        return np.asarray(gray, np.uint8)
+
+    def _masked(self, mask: Image | None, shape: tuple[int, ...]) -> Image | None:
+        """Which pixels of the tracked image (h, w) are masked or close to it; None: none."""
+        if mask is None or not mask.any():
+            return None
+        small = cv2.resize((mask != 0).astype(np.uint8), (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST)
+        return np.asarray(cv2.dilate(small, np.ones((2 * _MASK_MARGIN_PX + 1,) * 2, np.uint8)))
+
+    def _middle(self) -> Array:
+        newest = self._images.newest
+        if newest is not None:
+            return np.array(center_of(*newest.shape))
+        assert self._size is not None
+        height, width = self._size[:2]
+        scale = min(1.0, self._config.tracking_size / max(width, height))
+        return np.array(center_of(round(height * scale), round(width * scale)))
+
+    def _follow(self, gray: Image) -> Corners:
+        """The corners in the newest image, from where steady motion takes them; failing that, from where they were."""
+        corners = self._corners
+        assert self._seen_in is not None
+        ahead = self._ahead()
+        start = corners.pixels
+        if ahead is not None:
+            shift = self._expected(corners.points, ahead) - self._expected(corners.points, self._path[-1][1])
+            start = start + np.nan_to_num(shift)
+        pixels, good = follow(self._seen_in, gray, corners.pixels, start)
+        if ahead is not None and good.mean() < _MOST_AGREE:
+            pixels, good = follow(self._seen_in, gray, corners.pixels, corners.pixels)
+        return Corners(corners.ids[good], pixels[good], corners.points[good], corners.anchors[good])
+
+    def _ahead(self) -> Array | None:
+        """Where the camera is if it goes on as it did (4, 4); None where nobody knows how it did."""
+        if len(self._path) < 2 or self._failed:
+            return None
+        (_, first), (_, second) = self._path
+        return second @ invert(first) @ second
+
+    def _expected(self, points: Array, w_T_c: Array) -> Array:
+        """Pixels (N, 2) of the tracked image where landmarks (N, 3) are seen from ``w_T_c``; NaN behind it."""
+        assert self._map is not None
+        ideal = project(transform(invert(w_T_c), points), self._map.focal, (0.0, 0.0))
+        return self._map.lens.seen(ideal) + self._middle()
+
+    def _locate(self, corners: Corners) -> PnpResult | None:
+        """Pose of the newest image by its corners; None where as few agree as may by chance."""
+        assert self._map is not None
+        offsets = self._map.lens.ideal(corners.pixels - self._middle())
+        near = self._path[-1][1] if self._path else self._map.w_T_c
+        least, seed = self._config.track_min_inliers, self._config.seed
+        try:
+            found = solve_pnp(
+                corners.points,
+                offsets,
+                self._map.focal,
+                (0.0, 0.0),
+                threshold_px=_MAX_ERROR_PX,
+                min_inliers=least,
+                seed=seed,
+                near=near,
+            )
+        except GeometryError:
+            return None
+        agree = int(found.inliers.sum())
+        if agree >= _MANY and agree >= _MOST_AGREE * len(corners):
+            return found
+        return None if by_chance(found, corners.points, offsets, _MAX_ERROR_PX) else found
+
+    def _wants_keyframe(self) -> bool:
+        """Whether the corners moved far since the last keyframe, or many of them are lost."""
+        assert self._map is not None and self._seen_in is not None
+        moved = np.linalg.norm(self._corners.pixels - self._corners.anchors, axis=1)
+        moved = moved[np.isfinite(moved)]
+        waiting = int(np.isfinite(self._waiting.anchors[:, 0]).sum())
+        overlap = (len(moved) + waiting) / max(1, self._map.anchored)
+        motion = float(np.median(moved)) / max(self._seen_in.shape) if len(moved) else float("inf")
+        return is_keyframe(motion, overlap, self._map.young, self._config)
+
+    def _lose(self) -> None:
+        """Nothing is followed any more."""
+        self._corners = self._waiting = no_corners()
+        self._source = self._seen_in = None
+        self._path, self._failed = [], 0
+
+
+def _clear(pixels: Array, masked: Image | None) -> np.ndarray:
+    """(N,) which pixels (N, 2) are not masked."""
+    if masked is None:
+        return np.ones(len(pixels), bool)
+    column, row = np.clip(np.round(pixels).astype(int), 0, [masked.shape[1] - 1, masked.shape[0] - 1]).T
+    return np.asarray(masked[row, column] == 0)

@@ -1,0 +1,62 @@
+"""Images that wait for the back end: few, and under load fewer."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+_POSED = 2  # images with a pose that wait: the oldest, which is next to the map, and the newest
+
+
+class Outbox(Generic[Item]):
+    """A queue that never grows. Images of one ``camera(item)`` without a pose weigh at most ``size`` together.
+
+    Each weighs ``weigh(item)``. Where there are more, the oldest goes; one always may wait. Of images with a pose, the
+    oldest and the newest of a camera wait; ``thin`` false keeps these, too. For one thread.
+    """
+
+    def __init__(
+        self,
+        size: float,
+        weigh: Callable[[Item], float] = lambda item: 1,
+        camera: Callable[[Item], object] = lambda item: None,
+        *,
+        thin: bool = True,
+    ) -> None:
+        self._items: deque[tuple[Item, bool]] = deque()
+        self._size, self._weigh, self._camera, self._thin = size, weigh, camera, thin
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def offer(self, item: Item, posed: bool) -> list[tuple[Item, bool]]:
+        """Queue an image; returns those that must go for it, and whether each has a pose."""
+        gone, camera = [], self._camera(item)
+        if posed and self._thin:
+            waiting = [entry for entry in self._items if entry[1] and self._camera(entry[0]) == camera]
+            for entry in waiting[1 : len(waiting) - _POSED + 2]:
+                self._items.remove(entry)
+                gone.append(entry)
+        self._items.append((item, posed))
+        same = [entry for entry in self._items if self._camera(entry[0]) == camera]
+        counted = [entry for entry in same if not (entry[1] and self._thin)]
+        load = sum(self._weigh(entry[0]) for entry in counted)
+        while len(counted) > 1 and load > self._size:
+            oldest = counted.pop(0)
+            load -= self._weigh(oldest[0])
+            self._items.remove(oldest)
+            gone.append(oldest)
+        return gone
+
+    def take(self) -> tuple[Item, bool] | None:
+        """The image that is next, and whether it has a pose; None where none waits."""
+        return self._items.popleft() if self._items else None
+
+    def clear(self) -> int:
+        """Forget what waits; returns how many."""
+        count = len(self._items)
+        self._items.clear()
+        return count

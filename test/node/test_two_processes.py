@@ -1,0 +1,90 @@
+"""Front end and back end as the node runs them: poses while the map is busy, and when the back end is killed."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from sequences import walk
+
+from dust3r_ros.io.saved_map import load_map
+from dust3r_ros.node.player import image_message
+
+
+def back_end(bench):
+    """The process id of a node's back end."""
+    node = bench.node.process.pid
+    children = [
+        int(child) for task in Path(f"/proc/{node}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+    (found,) = [pid for pid in children if b"dust3r_ros.mapping.process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return found
+
+
+def send(bench, sequence, first, last, start_ns=0):
+    for index in range(first, last):
+        bench.send(image_message(sequence.images[index], int(sequence.stamps_ns[index]) + start_ns))
+
+
+def mapped(bench, sequence, last):
+    """The first images, mapped one after the other, until the front end knows the map."""
+    send(bench, sequence, 0, last)
+    return bench.status(
+        lambda s: s.frames + s.dropped == last and s.waiting == 0 and s.state == "tracking" and s.keyframes > 2,
+        "the map has begun",
+    )
+
+
+def test_poses_go_on_while_the_back_end_stands_still(start_node):
+    sequence = walk("orbit", frames=90, rate_hz=30.0)
+    bench = start_node(dense=False, focal=sequence.focal, keyframe_motion_young=0.02)
+    mapped(bench, sequence, 30)
+    pid = back_end(bench)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        before = bench.recorder.counts["pose"]
+        for index in range(30, 36):
+            send(bench, sequence, index, index + 1)
+            expected = before + index - 29
+            bench.recorder.wait(
+                lambda expected=expected: bench.recorder.counts["pose"] >= expected, 20, "the image has a pose"
+            )
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    status = bench.status(lambda s: s.waiting == 0 and s.frames + s.dropped == 36, "all is taken in")
+    assert status.dropped == 0 and status.state == "tracking"
+
+
+def test_a_back_end_that_is_killed_is_started_again_and_goes_on_from_its_file(start_node, tmp_path):
+    sequence, path = walk("orbit", frames=90, rate_hz=30.0), tmp_path / "map.db"
+    bench = start_node(dense=False, focal=sequence.focal, keyframe_motion_young=0.02, map_db=str(path))
+    before = mapped(bench, sequence, 30)
+    for turn in range(2):
+        pid = back_end(bench)
+        os.kill(pid, signal.SIGKILL)
+        bench.status(lambda s: any("signal 9" in problem for problem in s.problems), "the node says so", 20)
+        end = time.monotonic() + 60
+        while bench.node.log.count("the mapping process is there again") <= turn:
+            assert time.monotonic() < end, bench.node.log
+            time.sleep(0.05)
+        assert back_end(bench) != pid
+        poses = bench.recorder.counts["pose"]
+        send(bench, sequence, 30 + 6 * turn, 36 + 6 * turn)
+        after = bench.status(
+            lambda s: s.waiting == 0 and s.state == "tracking" and not s.problems, "the map is gone on with"
+        )
+        bench.recorder.wait(lambda poses=poses: bench.recorder.counts["pose"] > poses, 60, "poses come again")
+        assert after.keyframes >= before.keyframes
+    assert len(load_map(path).keyframes) >= before.keyframes
+
+
+def test_without_a_file_the_map_begins_anew_and_that_is_told(start_node):
+    sequence = walk("orbit", frames=90, rate_hz=30.0)
+    bench = start_node(dense=False, focal=sequence.focal, keyframe_motion_young=0.02)
+    mapped(bench, sequence, 30)
+    os.kill(back_end(bench), signal.SIGKILL)
+    bench.node.wait_for_log("the map begins anew, since map_db is not set", 20)
+    bench.node.wait_for_log("the mapping process is there again", 60)
+    bench.status(lambda s: s.keyframes == 0 and s.state == "initialising", "nothing is left of the map")
+    send(bench, sequence, 30, 60)
+    bench.status(lambda s: s.waiting == 0 and s.keyframes > 2 and s.state == "tracking", "there is a map again")

@@ -1,0 +1,78 @@
+"""A live map puts off what the next image does not need, and comes to the same in the end."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sequences import SMALL, walk
+
+from dust3r_ros.chores import BEGIN, DEPTH, TAKE, Chores, WholeMap
+from dust3r_ros.mapper import Mapper
+
+CONFIG = replace(SMALL, keyframe_motion_young=0.02)
+
+
+def feed(mapper, sequence, first, last):
+    for index in range(first, last):
+        mapper.process(int(sequence.stamps_ns[index]), "camera", sequence.images[index])
+
+
+@pytest.fixture(scope="module")
+def sequence():
+    return walk("orbit")
+
+
+def live(sequence, until):
+    """A live mapper that is fed without a pause."""
+    mapper = Mapper(CONFIG)
+    mapper.go_live(False)
+    feed(mapper, sequence, 0, until)
+    return mapper
+
+
+def test_depth_waits_and_the_newest_keyframe_gets_it_first(sequence):
+    mapper = live(sequence, 8)
+    assert mapper.counts.keyframes > 3 and mapper.backlog >= mapper.counts.keyframes
+    assert all((keyframe.depth == 0).all() for keyframe in mapper.keyframes)
+    while mapper.due != DEPTH:
+        mapper.work(mapper.due)
+    newest = mapper.keyframes[-1].index
+    update = mapper.work(DEPTH)
+    assert newest in {keyframe.index for keyframe in update.changed}
+    assert (mapper.keyframes[-1].depth > 0).mean() > 0.3
+
+
+def test_adjustments_of_the_whole_map_are_brought_in_while_it_grows(sequence):
+    mapper, index = live(sequence, 4), 4
+    while mapper.due != BEGIN:
+        feed(mapper, sequence, index, index + 1)
+        index += 1
+    mapper.work(BEGIN)
+    assert mapper.due == TAKE
+    feed(mapper, sequence, index, index + 3)
+    mapper.work(TAKE)
+    feed(mapper, sequence, index + 3, index + 6)
+    assert mapper.counts.lost == 0
+    errors = [np.linalg.det(keyframe.w_T_c[:3, :3]) - 1.0 for keyframe in mapper.keyframes]
+    assert np.abs(errors).max() < 1e-9
+
+
+def test_nothing_waits_at_the_end_and_the_map_is_as_good(sequence):
+    offline, mapper = Mapper(CONFIG), live(sequence, len(sequence))
+    feed(offline, sequence, 0, len(sequence))
+    for each in (offline, mapper):
+        each.finish()
+    assert mapper.backlog == 0 and mapper.due == ""
+    assert mapper.cameras["camera"].focal == pytest.approx(sequence.focal, rel=0.03)
+    assert mapper.counts.tracked >= 0.9 * offline.counts.tracked
+    shares = [np.mean([(k.depth > 0).mean() for k in each.keyframes]) for each in (mapper, offline)]
+    assert shares[0] > 0.9 * shares[1]
+
+
+def test_an_adjustment_that_does_not_fit_any_more_is_begun_again():
+    chores = Chores(beside=False, whole_map="calibration")
+    chores.begin(lambda: WholeMap(None, False, False))  # type: ignore[arg-type]
+    assert chores.running and chores.ready and chores.whole_map == ""
+    chores.cancel()
+    assert not chores.running and chores.whole_map == "calibration" and chores.count == 1
+    assert chores.take() is None

@@ -1,0 +1,160 @@
+"""Poses from a snapshot of a rendered world whose every point is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from sequences import walk
+
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.geometry.rigid import transform
+from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.tracking.exchange import MapSnapshot
+from dust3r_ros.tracking.front_end import FrontEnd
+
+CONFIG = MapperConfig()
+
+
+@pytest.fixture(scope="module")
+def sequence():
+    return walk("orbit", frames=60, rate_hz=30.0)
+
+
+def snapshot(sequence, index: int, **changes) -> MapSnapshot:
+    """What a perfect map knows around image ``index``."""
+    gray = cv2.cvtColor(sequence.images[index], cv2.COLOR_RGB2GRAY)
+    corners = cv2.goodFeaturesToTrack(gray, 200, 0.003, 7).reshape(-1, 2).astype(float)
+    column, row = corners.astype(int).T
+    middle = np.array([sequence.width - 1, sequence.height - 1]) / 2
+    pixels, z = corners - middle, sequence.depths[index][row, column][:, None]
+    keep = z[:, 0] > 0
+    pixels, z = pixels[keep], z[keep]
+    points = transform(sequence.w_T_c[index], np.hstack([pixels / sequence.focal * z, z]))
+    ids, w_T_c = 1000 * index + np.arange(len(pixels)), sequence.w_T_c[index]
+    made = MapSnapshot(
+        "camera", int(sequence.stamps_ns[index]), w_T_c, ids, pixels, points, pixels, len(ids), sequence.focal,
+        Lens(max(sequence.width, sequence.height) / 2), index, w_T_c, 1.0,
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def error(found, w_T_c) -> float:
+    return float(np.linalg.norm(found[:3, 3] - w_T_c[:3, 3]))
+
+
+def track(front, sequence, first: int, last: int):
+    """The images from ``first`` on; what is said of each."""
+    said = []
+    for index in range(first, last):
+        said.append(front.track(int(sequence.stamps_ns[index]), sequence.images[index]))
+        front.pick_up()
+    return said
+
+
+def test_before_the_first_snapshot_every_image_is_wanted(sequence):
+    said = track(FrontEnd("camera", CONFIG), sequence, 0, 3)
+    assert all(tracked.wanted and tracked.w_T_c is None and tracked.followed is None for tracked in said)
+
+
+def test_a_snapshot_of_an_older_image_is_caught_up_with(sequence):
+    front = FrontEnd("camera", CONFIG)
+    track(front, sequence, 0, 10)
+    front.take(snapshot(sequence, 2))
+    said = track(front, sequence, 10, 30)
+    depth = float(np.median(sequence.depths[10]))
+    for index, tracked in enumerate(said, 10):
+        assert tracked.w_T_c is not None, f"image {index} has no pose"
+        assert error(tracked.w_T_c, sequence.w_T_c[index]) < 0.01 * depth
+        assert np.all(np.linalg.eigvalsh(tracked.covariance) > 0)
+        w_T_again = sequence.w_T_c[tracked.followed.keyframe] @ tracked.followed.k_T_c
+        np.testing.assert_allclose(w_T_again, tracked.w_T_c, atol=1e-9)
+
+
+def test_keyframes_are_wanted_as_the_view_changes_and_picked_up_when_they_come(sequence):
+    front = FrontEnd("camera", CONFIG)
+    track(front, sequence, 0, 1)
+    front.take(snapshot(sequence, 0))
+    said = track(front, sequence, 1, 40)
+    wanted = [index for index, tracked in enumerate(said, 1) if tracked.wanted]
+    assert wanted and wanted[0] > 2 and wanted == list(range(wanted[0], 40))
+    front.take(snapshot(sequence, wanted[0]))
+    after = track(front, sequence, 40, 44)
+    assert all(tracked.w_T_c is not None for tracked in after)
+    assert all(tracked.followed.keyframe == wanted[0] for tracked in after)
+
+
+def test_the_next_pose_has_a_correction(sequence):
+    """The map is turned, moved and twice as large: so is the pose of the next image, without a jump in the images."""
+    front = FrontEnd("camera", CONFIG)
+    track(front, sequence, 0, 1)
+    front.take(snapshot(sequence, 0))
+    track(front, sequence, 1, 5)
+    turn = cv2.Rodrigues(np.array([0.0, 0.0, 0.7]))[0]
+    moved = Similarity(2.0, turn, np.array([3.0, -1.0, 0.5]))
+    plain = snapshot(sequence, 0)
+    front.take(
+        replace(plain, points=moved.apply(plain.points), w_T_c=moved.pose(plain.w_T_c), w_T_k=moved.pose(plain.w_T_k))
+    )
+    (tracked,) = track(front, sequence, 5, 6)
+    expected = moved.pose(sequence.w_T_c[5])
+    assert error(tracked.w_T_c, expected) < 0.02 * float(np.median(sequence.depths[5]))
+    np.testing.assert_allclose(tracked.w_T_c[:3, :3], expected[:3, :3], atol=0.01)
+
+
+def test_dark_images_are_lost_at_once_and_the_next_good_one_is_found(sequence):
+    front = FrontEnd("camera", CONFIG)
+    track(front, sequence, 0, 1)
+    front.take(snapshot(sequence, 0))
+    track(front, sequence, 1, 4)
+    dark = front.track(int(sequence.stamps_ns[4]), np.zeros_like(sequence.images[4]))
+    assert dark.w_T_c is None and dark.wanted
+    (tracked,) = track(front, sequence, 5, 6)
+    assert error(tracked.w_T_c, sequence.w_T_c[5]) < 0.01 * float(np.median(sequence.depths[5]))
+    for index in range(6, 16):
+        front.track(int(sequence.stamps_ns[index]), np.zeros_like(sequence.images[4]))
+    (lost,) = track(front, sequence, 16, 17)
+    assert lost.w_T_c is None
+    front.take(snapshot(sequence, 16))
+    (tracked,) = track(front, sequence, 17, 18)
+    assert error(tracked.w_T_c, sequence.w_T_c[17]) < 0.01 * float(np.median(sequence.depths[17]))
+
+
+def test_nothing_under_a_mask_counts_and_another_size_is_not_tracked(sequence):
+    front = FrontEnd("camera", CONFIG)
+    track(front, sequence, 0, 1)
+    front.take(snapshot(sequence, 0))
+    everything = np.full(sequence.images[1].shape[:2], 255, np.uint8)
+    assert front.track(int(sequence.stamps_ns[1]), sequence.images[1], everything).w_T_c is None
+    assert front.track(int(sequence.stamps_ns[2]), sequence.images[2][:, :-8]).w_T_c is None
+    assert front.track(int(sequence.stamps_ns[3]), sequence.images[3], everything[1:]).w_T_c is None
+
+
+def test_another_map_begins_without_what_was_followed(sequence):
+    front = FrontEnd("camera", CONFIG)
+    track(front, sequence, 0, 1)
+    front.take(snapshot(sequence, 0))
+    track(front, sequence, 1, 3)
+    front.take(snapshot(sequence, 2, epoch=1))
+    (tracked,) = track(front, sequence, 3, 4)
+    assert tracked.followed.epoch == 1
+    front.forget()
+    assert not front.knows_map
+    assert track(front, sequence, 4, 5)[0].w_T_c is None
+
+
+def test_a_snapshot_that_comes_late_is_caught_up_with_over_many_images(sequence):
+    """Longer than all images are kept: the one that was handed over is there, and every third of the others."""
+    front = FrontEnd("camera", CONFIG)
+    front.hand_over(int(sequence.stamps_ns[4]))
+    track(front, sequence, 0, 50)
+    front.take(snapshot(sequence, 4))
+    (tracked,) = track(front, sequence, 50, 51)
+    assert error(tracked.w_T_c, sequence.w_T_c[50]) < 0.02 * float(np.median(sequence.depths[50]))
+    never_handed = FrontEnd("camera", CONFIG)
+    track(never_handed, sequence, 0, 50)
+    never_handed.take(snapshot(sequence, 3))
+    assert track(never_handed, sequence, 50, 51)[0].w_T_c is None

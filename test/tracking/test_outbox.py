@@ -1,0 +1,45 @@
+"""Which images wait for a back end that is slower than the camera."""
+
+from dust3r_ros.tracking.outbox import Outbox
+
+
+def drained(box):
+    found = []
+    while (entry := box.take()) is not None:
+        found.append(entry[0])
+    return found
+
+
+def test_images_without_a_pose_push_the_oldest_out():
+    box = Outbox(3)
+    gone = [entry for item in range(5) for entry in box.offer(item, False)]
+    assert gone == [(0, False), (1, False)]
+    assert len(box) == 3 and drained(box) == [2, 3, 4] and box.take() is None
+
+
+def test_of_images_with_a_pose_the_oldest_and_the_newest_wait():
+    box = Outbox(3)
+    gone = [entry for item in range(5) for entry in box.offer(item, True)]
+    assert gone == [(1, True), (2, True), (3, True)]
+    assert drained(box) == [0, 4]
+
+
+def test_heavy_images_are_few_but_one_may_always_wait():
+    box = Outbox(10, lambda item: item)
+    assert box.offer(50, False) == []
+    assert box.offer(6, False) == [(50, False)]
+    assert box.offer(4, False) == []
+    assert box.clear() == 2 and not box
+
+
+def test_all_are_kept_where_none_may_be_left_out():
+    box = Outbox(100, thin=False)
+    assert [entry for item in range(20) for entry in box.offer(item, item % 2 == 0)] == []
+    assert drained(box) == list(range(20))
+
+
+def test_one_camera_does_not_push_out_another():
+    box = Outbox(1, camera=lambda item: item[0])
+    gone = [entry for item in ("a0", "b0", "a1", "b1") for entry in box.offer(item, False)]
+    assert gone == [("a0", False), ("b0", False)]
+    assert drained(box) == ["a1", "b1"]
