@@ -132,7 +132,7 @@ def main() -> int:
         into_page(options.page, report)
         print(f"written: {options.page}")
     judged = [row["met"] for case in done for row in case.get("figures", ())]
-    print(f"{judged.count(True)} of {len(judged)} targets met, {judged.count(False)} missed")
+    print(f"{judged.count(True)} of {len(judged)} targets met, {len(judged) - judged.count(True)} missed")
     return int(not all(judged) or any("failed" in case for case in done))
 
 
