@@ -23,7 +23,8 @@ from dust3r_ros.map_state import MapState, SubmapState
 from dust3r_ros.pointmap_builder import PointmapBuilder
 from dust3r_ros.streams import CameraStream
 from dust3r_ros.tracking import Tracks
-from dust3r_ros.types import Array, Image, Keyframe
+from dust3r_ros.tracking.exchange import FollowedPose
+from dust3r_ros.types import Image, Keyframe
 
 Builder = MapBuilder | PointmapBuilder
 
@@ -88,11 +89,15 @@ class Submap:
             self._generation = builder.generation
             self.frames.find_again()
 
-    def keep(self, stamp_ns: int, camera: str, keyframe: int, k_T_c: Array, unit: float) -> bool:
-        """Where a frame was that others found, relative to the keyframe of that name; False where there is none."""
-        if keyframe not in self.names:
+    def keep(self, pose: FollowedPose, stream: CameraStream) -> bool:
+        """Where a frame was that others found, relative to a keyframe; False where there is none of that name."""
+        if pose.keyframe not in self.names:
             return False
-        self.frames.keep(stamp_ns, camera, self.names.index(keyframe), k_T_c, unit)
+        builder, seen = self.builder, Tracks(pose.ids, pose.pixels)
+        at = self.names.index(pose.keyframe)
+        self.frames.keep(
+            pose.stamp_ns, pose.camera, at, pose.k_T_c, pose.unit, lambda near: builder.locate(stream, seen, near)
+        )
         return True
 
     def move(self, new_S_old: Similarity) -> None:

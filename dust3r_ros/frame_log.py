@@ -49,8 +49,9 @@ class FrameLog:
         frame = FrameState(stamp_ns, camera, reference, None, float("nan"), self._session)
         self._frames.append(self._relative(frame, found))
 
-    def keep(self, stamp_ns: int, camera: str, reference: int, r_T_f: Array, unit: float) -> None:
+    def keep(self, stamp_ns: int, camera: str, reference: int, r_T_f: Array, unit: float, again: Finder) -> None:
         """A frame at ``r_T_f`` (4, 4) from keyframe ``reference``, whose surroundings measured ``unit`` then."""
+        self._finders.append((len(self._frames), again))
         self._frames.append(FrameState(stamp_ns, camera, reference, r_T_f, unit, self._session))
 
     def find_again(self) -> None:

@@ -123,7 +123,7 @@ class Mapper(MapView):
 
         Returns how many could be kept: those relative to a keyframe of the map that the cameras are in.
         """
-        kept = [self._active.keep(p.stamp_ns, p.camera, p.keyframe, p.k_T_c, p.unit) for p in poses]
+        kept = [self._active.keep(pose, self._cameras[pose.camera]) for pose in poses if pose.camera in self._cameras]
         self._counts = replace(self._counts, frames=self._counts.frames + len(kept))
         return sum(kept)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from dust3r_ros.errors import ConfigError, InputError
-from dust3r_ros.io.manifest import Event, FrameEntry, checksum
+from dust3r_ros.io.manifest import Event, FrameEntry, checksum, unpacked
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.types import Array, Calibration, Frame, Image, MapUpdate
@@ -93,6 +93,8 @@ def _followed(values: Mapping[str, Any]) -> FollowedPose:
         int(values["keyframe"]),
         np.array(values["k_T_c"], np.float64),
         float(values["unit"]),
+        unpacked(values["ids"]),
+        unpacked(values["pixels"]),
     )
 
 

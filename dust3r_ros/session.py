@@ -188,7 +188,7 @@ class Session:
         """Keep where frames were that a front end followed and did not hand over."""
         if not poses:
             return
-        self.keeper.note("followed", poses=[vars(pose) for pose in poses])
+        self.keeper.note("followed", poses=[_noted(pose) for pose in poses])
         self.mapper.follow(poses)
 
     def finish(self) -> MapUpdate:
@@ -336,3 +336,8 @@ class Session:
     def _write(self, update: MapUpdate) -> None:
         with self.stopwatch("save"):
             self.keeper.write(lambda: self.mapper.live, update, self.settings)
+
+
+def _noted(pose: FollowedPose) -> dict[str, Any]:
+    """A pose as a manifest has it."""
+    return {**vars(pose), "ids": packed(pose.ids), "pixels": packed(pose.pixels)}

@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import tempfile
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -15,12 +16,16 @@ from dust3r_ros.alignment.thread_pool import thread_pool
 
 Result = TypeVar("Result")
 
+_POLL_S = 0.005
+_LONGEST_S = 600.0  # a child that takes longer hangs: a lock that another thread held when it was forked
+
 
 class Aside(Generic[Result]):
     """What ``work()`` returns, computed in a forked child. OpenCV must use one thread, and no device may be in use."""
 
     def __init__(self, work: Callable[[], Result]) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        self._until = time.monotonic() + _LONGEST_S
         self._pid: int | None = os.fork()
         if not self._pid:
             _run(work, self._file.fileno())
@@ -30,13 +35,14 @@ class Aside(Generic[Result]):
         """Whether the result is there, or will never be."""
         if self._pid is not None and os.waitpid(self._pid, os.WNOHANG)[0]:
             self._pid = None
+        if time.monotonic() > self._until:
+            self.cancel()
         return self._pid is None
 
     def result(self) -> Result | None:
         """Wait for the result; None where the child ended without one."""
-        if self._pid is not None:
-            os.waitpid(self._pid, 0)
-            self._pid = None
+        while not self.done:
+            time.sleep(_POLL_S)
         self._file.seek(0)
         with contextlib.suppress(EOFError, pickle.UnpicklingError):
             found: Result = pickle.load(self._file)

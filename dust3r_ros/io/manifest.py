@@ -55,9 +55,7 @@ class Event:
 
     def unpacked(self, name: str) -> np.ndarray:
         """A value that was ``packed``."""
-        value = self.values[name]
-        data = zlib.decompress(base64.b64decode(value["data"]))
-        return np.frombuffer(data, value["type"]).reshape(value["shape"]).copy()
+        return unpacked(self.values[name])
 
     def calibration(self, name: str = "calibration") -> Calibration:
         """A value that was a calibration. Raises ``InputError`` where it is none."""
@@ -69,9 +67,15 @@ class Event:
 
 
 def packed(array: np.ndarray) -> dict[str, Any]:
-    """An array as the values of an event have it; ``Event.unpacked`` gives it back, bit by bit."""
+    """An array as the values of an event have it; ``unpacked`` gives it back, bit by bit."""
     data = zlib.compress(np.ascontiguousarray(array).tobytes())
     return {"type": array.dtype.str, "shape": list(array.shape), "data": base64.b64encode(data).decode("ascii")}
+
+
+def unpacked(value: Mapping[str, Any]) -> np.ndarray:
+    """An array that was ``packed``."""
+    data = zlib.decompress(base64.b64decode(value["data"]))
+    return np.frombuffer(data, value["type"]).reshape(value["shape"]).copy()
 
 
 def checksum(array: Any) -> int:

@@ -51,7 +51,8 @@ class MapSnapshot:
 class FollowedPose:
     """Where an image was taken that the map did not get: ``k_T_c`` (4, 4), relative to keyframe ``keyframe``.
 
-    ``unit``: a length around the keyframe when the pose was found. ``epoch``: as ``MapSnapshot`` has it.
+    ``unit``: a length around the keyframe when the pose was found. ``epoch``: as ``MapSnapshot`` has it. ``ids`` (N,)
+    and ``pixels`` (N, 2), offsets: some of the landmarks seen, by which it is found again when the map has changed.
     """
 
     stamp_ns: int
@@ -60,6 +61,8 @@ class FollowedPose:
     keyframe: int
     k_T_c: Array
     unit: float
+    ids: np.ndarray
+    pixels: Array
 
 
 @dataclass(frozen=True, eq=False)

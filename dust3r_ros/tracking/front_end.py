@@ -23,6 +23,7 @@ _KEPT_IMAGES = 128  # every third image of 13 s of a fast camera: a snapshot of 
 _MOST = 400  # corners followed: more tell the pose no better and cost time
 _PICKED_UP = 150  # corners of a snapshot looked for in one image
 _PICKED_PX = 8.0  # how far from where the map says they are
+_REMEMBERED = 200  # corners, about, by which an image is found again at the end
 _HOPPING = 250  # corners that are carried so
 _TRIES = 6  # images in which corners of the last good one are looked for
 _MAX_ERROR_PX = 4.0
@@ -106,8 +107,12 @@ class FrontEnd:
         self._corners, self._seen_in, self._failed = corners.select(found.inliers), gray, 0
         self._path = [*self._path[-1:], (stamp_ns, found.w_T_c)]
         k_T_c = invert(self._map.w_T_k) @ found.w_T_c
-        followed = FollowedPose(stamp_ns, self._camera, self._map.epoch, self._map.keyframe, k_T_c, self._map.unit)
         seen = self._corners.ids, self._corners.pixels - self._middle()
+        some = slice(None, None, max(1, len(self._corners) // _REMEMBERED))
+        known = self._map
+        followed = FollowedPose(
+            stamp_ns, self._camera, known.epoch, known.keyframe, k_T_c, known.unit, seen[0][some], seen[1][some]
+        )
         return Tracked(found.w_T_c, found.covariance, self._wants_keyframe(), followed, *seen)
 
     def pick_up(self) -> None:

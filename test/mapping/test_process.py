@@ -44,7 +44,7 @@ def test_calls_are_answered_in_order_and_errors_are_those_raised(made):
     with pytest.raises(InputError, match=r"^no good$"):
         wrong.result(30)
     pid, niceness = sums.call("facts").result(30)
-    assert pid == sums.pid != os.getpid() and niceness >= NICENESS
+    assert pid == sums.pid != os.getpid() and niceness >= min(19, os.nice(0) + NICENESS)
     until(lambda: ("worked", 0) in told)
     sums.stop()
     assert ended == []
