@@ -62,7 +62,7 @@ def test_a_back_end_that_is_killed_is_started_again_and_goes_on_from_its_file(st
     for turn in range(2):
         pid = back_end(bench)
         os.kill(pid, signal.SIGKILL)
-        bench.status(lambda s: any("signal 9" in problem for problem in s.problems), "the node says so", 20)
+        bench.status(lambda s: any("signal 9" in problem for problem in s.problems), "the node says so", 60)
         end = time.monotonic() + 60
         while bench.node.log.count("the mapping process is there again") <= turn:
             assert time.monotonic() < end, bench.node.log
