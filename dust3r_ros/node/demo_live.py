@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 # What a node that keeps up with the camera reaches; the docs' page of live mapping has the same for more cases.
 TARGET_SHARE_PERCENT, TARGET_P95_MS, TARGET_CAUSAL = 99.0, 33.0, 1.5
-# What the demo fails at. To be tightened to the targets, together with ``demo.WAITING``, once the node keeps up: as
-# long as a keyframe stops the poses, images wait in a long queue, and the latency is that of the queue.
-LEAST_SHARE_PERCENT, MOST_P95_MS, MOST_CAUSAL = 50.0, math.inf, math.inf
+# What the demo fails at, on a machine that has other things to do as well. The error is not judged: before the focal
+# length is known, poses as they come are several times as far off as afterwards.
+LEAST_SHARE_PERCENT, MOST_P95_MS, MOST_CAUSAL = 60.0, 250.0, math.inf
 
 
 @dataclass(frozen=True)

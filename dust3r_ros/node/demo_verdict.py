@@ -77,8 +77,8 @@ def judge(out: Path) -> Score:
     )
 
 
-def missing(recorder: Recorder, out: Path, scene: Scene) -> list[str]:
-    """What was expected on the topics and in the folder and is not there, in sentences."""
+def missing(recorder: Recorder, out: Path, scene: Scene, every: bool) -> list[str]:
+    """What was expected on the topics and in the folder and is not there, in sentences; ``every``: each image, too."""
     last = recorder.last
     expected = {"map": "~/map", "camera_info": ESTIMATE, "pose": "~/pose", "tf": "/tf", "path": "~/path"}
     wrong = [f"nothing was received on {topic}" for key, topic in expected.items() if key not in last]
@@ -87,7 +87,7 @@ def missing(recorder: Recorder, out: Path, scene: Scene) -> list[str]:
         wrong.append(f"the map has {last['map'].width} points in frame '{last['map'].header.frame_id}'")
     if "camera_info" in last and (last["camera_info"].width, last["camera_info"].height) != (scene.width, scene.height):
         wrong.append(f"the estimated camera has {last['camera_info'].width}x{last['camera_info'].height} pixels")
-    if last["status"].frames != scene.frames:
+    if every and last["status"].frames != scene.frames:
         wrong.append(f"{last['status'].frames} of {scene.frames} frames reached the mapper")
     return wrong
 

@@ -28,7 +28,8 @@ def run(out, *arguments):
 
 def test_the_demo_maps_a_room_and_says_how_well(tmp_path):
     out = tmp_path / "demo_output"
-    result = run(out, *SCENE)
+    # Beside other tests a machine may be too busy for a camera's rate; the live verdict is printed all the same.
+    result = run(out, *SCENE, "--every")
     assert result.returncode == 0, result.stdout + result.stderr + (out / "node.log").read_text()
     for name in ("map cloud", "camera info", "pose", "transforms", "status"):
         (line,) = [line for line in result.stdout.splitlines() if line.strip().startswith(name)]
