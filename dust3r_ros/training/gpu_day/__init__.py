@@ -1,0 +1,1 @@
+"""One command that turns half an hour of a GPU into weights, on a machine that has torch and little else."""

@@ -1,0 +1,229 @@
+"""How fast a machine makes pairs and learns from them, and what follows: pairs of a step, workers, worlds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from dust3r_ros.network.model import Dust3r
+from dust3r_ros.training.batches import PairBatch
+from dust3r_ros.training.learner import Learner
+from dust3r_ros.training.on_device.gallery import Gallery, Studio, Views
+from dust3r_ros.training.on_device.makers import Makers
+from dust3r_ros.training.processes import Processes
+from dust3r_ros.training.recipe import Recipe, Stage
+from dust3r_ros.training.start import new_model
+
+_PAIRS = (8, 16, 32, 64, 128, 256, 512, 1024)  # of a step
+_ENOUGH = 0.92  # of the best rate: the smallest step that comes so near is taken, for more steps learn more
+_STEP_SECONDS, _SIZE_SECONDS = 1.0, 10.0  # that one size of step, and one size of image, are measured for
+_MAKE_SECONDS = 8.0  # that drawing up worlds is measured for
+_FILL_SECONDS = 20.0  # that filling the gallery may take
+_MEMORY = 0.15  # of the device's, for the gallery
+_WORLDS, _PER_WORLD = (8, 256), (32, 512)  # least and most
+_SPARE = 0.8  # of the worlds that can be drawn up are counted on
+_CONTINUED, _MANY_PAIRS = 0.4, 1e5  # of the rate of learning, where weights have so many pairs to come
+_HELD_OUT_SECONDS = 8.0  # that one evaluation may take; it computes a third of what a step does
+_PROCESSOR_PAIRS = 32  # of a step on a processor, at most: it is rehearsed on, no more
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a run works with. ``pairs`` of a step for every stage; ``rates``: what was measured."""
+
+    pairs: tuple[int, ...]
+    workers: int
+    per_world: int
+    worlds: int
+    compiled: bool
+    rates: Mapping[str, Any]
+
+    def as_mapping(self) -> dict[str, Any]:
+        """As it is stored."""
+        return {**asdict(self), "pairs": list(self.pairs)}
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any] | None, recipe: Recipe, device: torch.device, workers: int | None) -> Choice:
+        """What was stored; the recipe's own where measuring failed."""
+        if stored is not None:
+            return cls(**{**stored, "pairs": tuple(stored["pairs"])})
+        pairs = tuple(stage.pairs for stage in recipe.stages)
+        count = _workers(device) if workers is None else workers
+        return cls(pairs, count, recipe.per_world, recipe.worlds_at_once, recipe.compiled, {})
+
+    def applied(self, recipe: Recipe, continued: bool, seconds: float) -> dict[str, Any]:
+        """The recipe as it is run here for so many ``seconds``, as a mapping.
+
+        Where weights are ``continued``, rates of learning are lower, and the more so the fewer pairs there will be: few
+        steps do not find the way back from where a high rate leads.
+        """
+        values, factor = recipe.as_mapping(), 1.0
+        rate = min((max(by.values()) for by in self._steps() if by), default=0.0)
+        if continued:
+            factor = _CONTINUED * min((seconds * rate / _MANY_PAIRS) ** 0.5, 1.0)
+        for stage, pairs in zip(values["stages"], self.pairs, strict=True):
+            # As many times fewer pairs, as many times less noise has to be averaged: the root (Krizhevsky 2014).
+            stage["rate"] *= factor * min((pairs / stage["pairs"]) ** 0.5, 1.0)
+            stage["pairs"] = pairs
+        if rate:
+            values["held_out"] = min(recipe.held_out, _within((16, recipe.held_out), _HELD_OUT_SECONDS * 3 * rate))
+        return {
+            **values, "workers": self.workers, "per_world": self.per_world, "worlds_at_once": self.worlds,
+            "compiled": self.compiled, "save_every": 10**6,
+        }  # fmt: skip
+
+    def _steps(self) -> list[Mapping[str, float]]:
+        """Pairs per second by pairs of a step, of each size of image."""
+        return [by for name, by in self.rates.items() if name.startswith("steps ")]
+
+
+def choose(recipe: Recipe, device: torch.device, workers: int | None, over: Callable[[], bool]) -> Choice:
+    """Measure and choose; about a minute. Once ``over()``, the rest is left out and what is known is used."""
+    count = _workers(device) if workers is None else workers
+    rates: dict[str, Any] = {"cores": os.cpu_count()}
+    rates["worlds_per_second"] = drawn_up = _drawn_up(count)
+    pairs, compiled = [], False
+    for stage in recipe.stages:
+        height, width = stage.sizes[0]
+        name = f"{width}x{height}"
+        rates[f"views {name}"] = _rendered((height, width), device)
+        learner = Learner(recipe, new_model(recipe.architecture(stage), recipe.seed), device, Processes())
+        plain = _steps(learner, stage, device, over)
+        rates[f"steps {name}"] = plain
+        best = max(plain.values(), default=0.0)
+        chosen = next((int(size) for size, rate in plain.items() if rate >= _ENOUGH * best), stage.pairs)
+        pairs.append(chosen)
+        if recipe.compiled and learner.uncompiled:
+            rates["not_compiled"] = learner.uncompiled
+        compiled = recipe.compiled and not learner.uncompiled
+        del learner
+    needed = max((max(rates[f"steps {w}x{h}"].values(), default=0.0)) for (h, w) in (s.sizes[0] for s in recipe.stages))
+    per_world = _within(_PER_WORLD, needed / max(_SPARE * drawn_up, 1e-9))
+    height, width = recipe.stages[-1].sizes[0]
+    each = min(max(per_world // 4, 12), 64) * height * width * 7  # bytes of a world's views
+    worlds = _within(_WORLDS, min(_memory(device) * _MEMORY / each, _FILL_SECONDS * drawn_up))
+    return Choice(tuple(pairs), count, per_world, worlds, compiled, rates)
+
+
+def inference(recipe: Recipe, device: torch.device, over: Callable[[], bool]) -> dict[str, Any]:
+    """Milliseconds of a pair, both orders, in float32 and bfloat16, by size of image; on a GPU of the published size,
+    too, with random weights."""
+    sizes = [(224, 224), (384, 512)]
+    networks = {recipe.name: recipe.architecture(recipe.stages[-1])}
+    if device.type == "cuda":
+        from dust3r_ros.training.recipe import read_recipe
+
+        large = read_recipe("large")
+        networks["large"] = large.architecture(large.stages[0])
+    found: dict[str, Any] = {}
+    for name, config in networks.items():
+        network = Dust3r(config).to(device).eval()
+        for height, width in sizes:
+            for half in (False, True):
+                if over() or (half and device.type == "cpu"):
+                    continue
+                key = f"{name} {width}x{height} {'bfloat16' if half else 'float32'}"
+                found[key] = round(1e3 * _pair_seconds(network, (height, width), device, half), 2)
+    return found
+
+
+def _workers(device: torch.device) -> int:
+    """Processes beside the one that trains, which a processor shares with them."""
+    cores = len(os.sched_getaffinity(0))
+    return max(cores - 2, 1) if device.type == "cuda" else 1
+
+
+def _within(limits: tuple[int, int], value: float) -> int:
+    """``value`` as a multiple of 8 within limits."""
+    return int(min(max(8 * round(value / 8), limits[0]), limits[1]))
+
+
+def _memory(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def _drawn_up(workers: int) -> float:
+    """Worlds per second by so many processes, when they and their materials are warm."""
+    makers = Makers((0, 0), 10**6, workers=workers, ahead=4 * max(workers, 1))
+    try:
+        for _ in range(2):
+            makers.blueprint()
+        start, made = perf_counter(), 0
+        while perf_counter() - start < _MAKE_SECONDS and made < 40 * max(workers, 1):
+            makers.blueprint()
+            made += 1
+        return round(made / (perf_counter() - start), 3)
+    finally:
+        makers.close()
+
+
+def _rendered(size: tuple[int, int], device: torch.device) -> float:
+    """Views per second of the caster and the choice of cameras."""
+    makers = Makers((0, 0), 0)
+    studio, views = Studio(makers, device), Views(size, 64 if device.type == "cuda" else 12, 32)
+    studio.next(views)
+    number, drawn = makers.blueprint()
+    studio.render(number, drawn, views)
+    start, seen = perf_counter(), 0
+    while perf_counter() - start < 2:
+        seen += len(studio.render(number, drawn, views).images)
+        _wait(device)
+    return round(seen / (perf_counter() - start), 1)
+
+
+def _steps(learner: Learner, stage: Stage, device: torch.device, over: Callable[[], bool]) -> dict[str, float]:
+    """Pairs per second of steps by their number of pairs, as far as memory goes."""
+    begun, rates = perf_counter(), dict[str, float]()
+    most = _PROCESSOR_PAIRS if device.type == "cpu" else 2 * stage.pairs
+    gallery = Gallery(Studio(Makers((0, 0), 0), device), Views(stage.sizes[0], 12, 64), 1, 8)
+    eight = gallery.batch()
+    for pairs in _PAIRS:
+        if pairs > most or over() or perf_counter() - begun > _SIZE_SECONDS:
+            break
+        batch = _repeated(eight, pairs)
+        try:
+            learner.step(batch, 0.0)
+            start, steps = perf_counter(), 0
+            while steps < 2 or perf_counter() - start < _STEP_SECONDS:
+                learner.step(batch, 0.0)
+                steps += 1
+            _wait(device)
+            rates[str(pairs)] = round(pairs * steps / (perf_counter() - start), 1)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
+    return rates
+
+
+def _repeated(batch: PairBatch, pairs: int) -> PairBatch:
+    times = max(pairs // len(batch), 1)
+    tensors = {name: value.repeat(times, *[1] * (value.ndim - 1)) for name, value in batch._tensors().items()}
+    return PairBatch(**tensors, skipped=())
+
+
+def _pair_seconds(network: Dust3r, size: tuple[int, int], device: torch.device, half: bool) -> float:
+    image = torch.zeros(1, 3, *size, device=device)
+    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+        for _ in range(2):
+            tokens = network.encode(image)
+            network.decode_both(tokens, tokens)
+        _wait(device)
+        start, done = perf_counter(), 0
+        while done < 3 or perf_counter() - start < 1.0:
+            tokens = network.encode(image)
+            network.decode_both(tokens, network.encode(image))
+            done += 1
+        _wait(device)
+    return (perf_counter() - start) / done
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

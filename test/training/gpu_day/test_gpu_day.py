@@ -1,0 +1,155 @@
+"""A day on a GPU, rehearsed on the processor, where nothing but torch, NumPy, SciPy and safetensors is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_worlds import RECIPE
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("safetensors", reason="safetensors is not installed")
+
+from dust3r_ros.network.checkpoint import load_checkpoint  # noqa: E402
+from dust3r_ros.training.gpu_day import day  # noqa: E402
+from dust3r_ros.training.gpu_day.day import Plan  # noqa: E402
+from dust3r_ros.training.pieces import join  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[3]
+# What a machine with CUDA has: torch with what it needs itself, and the other three.
+_THERE = (
+    "torch", "torchgen", "functorch", "numpy", "numpy.libs", "scipy", "scipy.libs", "safetensors", "filelock", "fsspec",
+    "jinja2", "markupsafe", "mpmath", "networkx", "sympy", "typing_extensions.py",
+)  # fmt: skip
+# One stage, two layers: a day that fits into a minute on two busy cores.
+_SMALL = {
+    **RECIPE, "name": "small", "stages": [{"sizes": [[32, 32]], "pairs": 8, "steps": 100, "rate": 2e-3}],
+    "held_out": 8, "worlds_at_once": 4, "per_world": 32, "matching": 0.5, "optimiser": "muon", "ema": 0.9,
+}  # fmt: skip
+
+
+def command(tmp_path: Path, *arguments: str) -> list[str]:
+    (tmp_path / "small.json").write_text(json.dumps(_SMALL))
+    return [
+        sys.executable, "-m", "dust3r_ros.training.gpu_day", "--device", "cpu", "--out", str(tmp_path / "day"),
+        "--config", str(tmp_path / "small.json"), "--workers", "0", *arguments,
+    ]  # fmt: skip
+
+
+def bare(tmp_path: Path) -> dict[str, str]:
+    """The environment of a ``python -S`` that finds nothing but ``_THERE`` and this package."""
+    home = tmp_path / "bare"
+    home.mkdir()
+    packages = Path(torch.__file__).resolve().parents[1]
+    for name in _THERE:
+        if (packages / name).exists():
+            (home / name).symlink_to(packages / name)
+    return {**os.environ, "PYTHONPATH": f"{home}:{ROOT}", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without checks and measuring, which have tests of their own."""
+    monkeypatch.setattr(day, "CHECKS", {})
+    monkeypatch.setattr(day, "inference", lambda *_: {})
+    monkeypatch.setattr(day, "choose", lambda recipe, device, workers, over: day.Choice.of(None, recipe, device, 0))
+
+
+def told(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "day.json").read_text()))
+
+
+@pytest.mark.timeout(600)
+def test_a_minute_in_a_bare_environment(tmp_path: Path) -> None:
+    environment, start = bare(tmp_path), [sys.executable, "-S"]
+    for name in ("cv2", "PIL", "yaml", "tqdm", "matplotlib"):
+        without = [*start, "-c", f"import {name}"]
+        assert subprocess.run(without, env=environment, capture_output=True, check=False).returncode != 0
+    for minutes in ("1.2", "3", "6"):  # more on a machine that is busy with others
+        line = [*start, *command(tmp_path, "--minutes", minutes)[1:]]
+        ran = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        if (found := told(tmp_path / "day"))["done"]:
+            break
+        assert "more --minutes" in ran.stdout
+    assert found["done"], ran.stdout
+    assert {name: entry.get("failed") for name, entry in found["stages"].items() if "failed" in entry} == {}
+    assert list(found["stages"])[:4] == ["check caster", "check batches", "check network", "check losses"]
+    trained = found["stages"]["train"]["result"]
+    assert trained["held_out"]["regression"] < trained["held_out_before"]["regression"]
+    network = load_checkpoint(join(tmp_path / "day" / "back", tmp_path / "joined"))
+    assert network.config.enc_depth == 2
+    assert sum(path.stat().st_size for path in (tmp_path / "day" / "back").iterdir()) < 64e6
+
+
+def test_what_has_to_travel_is_small() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("this is no checkout")
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert sum(path.stat().st_size for path in files if path.is_file()) < 64e6
+
+
+def test_legs_go_on_where_the_last_was_ended(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    code = (
+        "import sys; from dust3r_ros.training.gpu_day import day, __main__ as m; day.CHECKS = {};"
+        "day.inference = lambda *_: {};"
+        "day.choose = lambda recipe, device, workers, over: day.Choice.of(None, recipe, device, 0);"
+        "sys.exit(m.main(sys.argv[1:]))"
+    )
+    line = [sys.executable, "-c", code, *command(tmp_path, "--minutes", "60", "--leg", "50")[3:]]
+    steps = []
+    for _ in range(2):
+        process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True)
+        state, before = tmp_path / "day" / "run" / "state", max(steps, default=0)
+        end = time.monotonic() + 120
+        while time.monotonic() < end and process.poll() is None:
+            rows = tmp_path / "day" / "run" / "metrics.jsonl"
+            if state.exists() and rows.exists() and rows.read_text().count('"train"') > before + 3:
+                break
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+        steps.append(told(tmp_path / "day")["stages"]["train"]["result"]["steps"])
+        join(tmp_path / "day" / "back", tmp_path / f"joined{len(steps)}")
+    assert 0 < steps[0] < steps[1]
+    assert told(tmp_path / "day")["legs"] == 2 and not told(tmp_path / "day")["done"]
+
+
+def test_a_stage_that_fails_costs_only_itself(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(device: Any) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    monkeypatch.setattr(day, "CHECKS", {"caster": broken})
+    (tmp_path / "small.json").write_text(json.dumps(_SMALL))
+    plan = Plan(0.5, tmp_path / "day", device="cpu", config=str(tmp_path / "small.json"), workers=0)
+    day.run(plan, bool)
+    assert "check caster: RuntimeError: CUDA error: an illegal memory access" in capsys.readouterr().out
+    found = told(tmp_path / "day")
+    assert "failed" in found["stages"]["check caster"] and found["done"]
+    day.run(plan, bool)
+    assert "the day is over already" in capsys.readouterr().out
+
+
+def test_what_cannot_be_gone_on_with_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "day").mkdir()
+    (tmp_path / "day" / "day.json").write_text("[1")
+    for arguments, words in (
+        (("--minutes", "5"), "is not what a day writes"),
+        (("--minutes", "0"), "--minutes is 0"),
+        (("--minutes", "5", "--leg", "-1"), "--leg is -1"),
+    ):
+        ran = subprocess.run(
+            command(tmp_path, *arguments), cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert ran.returncode == 2 and words in ran.stderr, ran.stderr
