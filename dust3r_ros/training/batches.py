@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
-import os
 import signal
 from collections.abc import Generator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -19,14 +16,13 @@ from dust3r_ros.errors import InputError, TrainingError
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.network.heads import Raster
 from dust3r_ros.network.images import normalise
-from dust3r_ros.scenes import raster
 from dust3r_ros.training.crops import Cropping, crop_pair
 from dust3r_ros.training.losses import PairTruth
 from dust3r_ros.training.sampling import Sampling
 from dust3r_ros.training.views import TrainingView, ViewPair
+from dust3r_ros.training.worker import settle
 
 _AHEAD = 4  # batches that a worker makes before they are asked for
-_PR_SET_PDEATHSIG = 1
 _ATTEMPTS = 20  # corrupt samples in a row, after which the set as a whole is not usable
 
 
@@ -209,17 +205,11 @@ def worker_gone(error: RuntimeError) -> InputError | None:
 
 
 def _alone(worker: int) -> None:
-    """Workers share the processors: one thread each. They end with their parent, and leave signals to it."""
+    """One thread of torch each; SIGTERM, by which torch ends its workers, ends them."""
     torch.set_num_threads(1)
-    if raster.cv2 is not None:
-        raster.cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with suppress(OSError, AttributeError):  # Linux: a parent that is killed cannot end its children itself
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = multiprocessing.parent_process()
-    if parent is not None and os.getppid() != parent.pid:  # it was gone before we could ask for that
-        os._exit(1)
+    settle(None if parent is None else parent.pid)
 
 
 def _unit(pair: ViewPair) -> float:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -17,9 +15,8 @@ import numpy as np
 from dust3r_ros.errors import InputError
 from dust3r_ros.scenes.endless.stock import USES, material, window
 from dust3r_ros.scenes.endless.worlds import Blueprint, draw_up
+from dust3r_ros.training.worker import settle
 from dust3r_ros.types import Image
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Makers:
@@ -30,7 +27,7 @@ class Makers:
     """
 
     def __init__(self, seed: tuple[int, ...], first: int, step: int = 1, workers: int = 0, ahead: int = 4) -> None:
-        self.seed, self.step, self.made = seed, step, 0
+        self.seed, self.step = seed, step
         self._next = self._asked = first
         self._ahead = ahead * step
         self._worlds: dict[int, Future[Blueprint]] = {}
@@ -51,7 +48,6 @@ class Makers:
 
     def material(self, use: str, number: int) -> Image:
         """The slot (516, 772, 3) of a material. Raises as ``blueprint``."""
-        self.made += 1
         if self._pool is None:
             return material(self.seed, use, number)
         future = self._materials.pop((use, number), None) or self._submit(_painted, self.seed, use, number)
@@ -99,15 +95,6 @@ def _painted(seed: tuple[int, ...], use: str, number: int) -> Image:
 
 
 def _alone(parent: int) -> None:
-    """Workers share the processors: one thread each. They end with their parent, and leave signals to it, which are
-    often sent to all processes of a group."""
-    from dust3r_ros.scenes import raster
-
-    if raster.cv2 is not None:
-        raster.cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """SIGTERM, too, is left to the parent: it is often sent to all processes of a group."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with suppress(OSError, AttributeError):  # Linux: a parent that is killed cannot end its children itself
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was gone before we could ask for that
-        os._exit(1)
+    settle(parent)

@@ -8,7 +8,6 @@ rendered is what is trained on, without a crop.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -25,9 +24,6 @@ _MOVES = 2 * (_GROUP - 1)  # other cameras that it tries
 _SPOTS = 24
 _SMALL = 28  # pixels along the shorter side of the images that are looked at
 _OFF_CENTRE = (0.3, 0.12)  # share of lenses whose principal point lies aside, and how far at most
-
-Uniform = Callable[..., Tensor]  # numbers in [0, 1) of the shape given
-Normal = Callable[..., Tensor]
 
 
 class Draws:
