@@ -13,7 +13,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def settle(parent: int | None) -> None:
-    """Workers share the processors: one thread of OpenCV each. They end with their ``parent`` and leave Ctrl-C to it."""
+    """One thread of OpenCV, since workers share the processors; end with the ``parent``, and leave Ctrl-C to it."""
     if raster.cv2 is not None:
         raster.cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
