@@ -140,7 +140,8 @@ class Recorder:
         status = self.last.get("status")
         shown = (
             f"; last status: {status.state}, {status.frames} frames, {status.keyframes} keyframes, "
-            f"{status.rejected} refused, {status.dropped} dropped, message '{status.message}'"
+            f"{status.rejected} refused, {status.dropped} dropped, message '{status.message}', "
+            f"problems {list(status.problems)}"
             if status is not None
             else ""
         )

@@ -32,7 +32,10 @@ def test_masks_and_a_camera_that_has_a_parent(bench, sequence):
         bench.send(TFMessage(transforms=[transform_message(np.eye(4), stamps[-1], "base_link", FRAME)]), "/tf")
 
     robot_moves()
+    listening = bench.recorder.node.count_subscribers
+    recorder.wait(lambda: listening("/tf") > 1, 150, "the node listens to TF, as the recorder does")
     for image, stamp_ns in zip(sequence.images, stamps, strict=False):
+        robot_moves()
         bench.send(mask_message(sequence, stamp_ns), "/camera/mask")
         bench.send(image_message(image, stamp_ns))
 
