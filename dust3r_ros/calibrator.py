@@ -90,10 +90,14 @@ class Calibrator:
     def _views(self, stream: CameraStream) -> int:
         return int(self._views_by_camera()[stream.index])
 
+    def may_begin(self, stream: CameraStream) -> bool:
+        """Whether there are as many keyframes as it takes to pose the first."""
+        return len(self._records) >= (2 if self._sparse.focals[stream.index].fixed else _FIRST_KEYFRAMES)
+
     def begin(self, stream: CameraStream) -> bool:
         """Pose the first keyframes together; whether that was possible."""
         focal = self._sparse.focals[stream.index]
-        if len(self._records) < (2 if focal.fixed else _FIRST_KEYFRAMES):
+        if not self.may_begin(stream):
             return False
         known = focal.given or focal.std < _SURE_OF_FOCAL  # as an older map tells
         begun = self._bootstrap(stream, [focal.value] if known else _starts(stream))[0]

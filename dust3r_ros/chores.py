@@ -1,21 +1,22 @@
-"""What a live map puts off: depth of keyframes, and adjustments of the whole map, which are made on a copy."""
+"""What a live map puts off: its first poses and adjustments of it all, made on a copy, and depth of keyframes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from dust3r_ros.alignment.aside import Aside
 from dust3r_ros.alignment.transplant import Adjusted
 
-CALIBRATION, LOOP = "calibration", "loop"
+START, CALIBRATION, LOOP = "start", "calibration", "loop"
 TAKE, BEGIN, DEPTH = "take", "begin", "depth"  # kinds of work
 
 
 @dataclass(frozen=True, eq=False)
 class WholeMap:
-    """A whole map adjusted: whether it was built anew, and whether its focal is ``settled``."""
+    """A whole map adjusted, or its first poses: whether it was built anew, and whether its focal is ``settled``."""
 
+    kind: str
     adjusted: Adjusted
     better: bool
     settled: bool
@@ -31,13 +32,25 @@ class Chores:
     beside: bool
     whole_map: str = ""
     depth: list[tuple[int, list[int]]] = field(default_factory=list)
+    _begun: tuple[int, list[int]] | None = None  # the keyframe whose depth is under way
+    _parts: Iterator[None] | None = None
     _aside: Aside[WholeMap] | None = None
     _found: WholeMap | None = None
 
     @property
     def count(self) -> int:
         """How much waits or is under way."""
-        return len(self.depth) + bool(self.whole_map) + self.running
+        return len(self.depth) + self.part_way + bool(self.whole_map) + self.running
+
+    @property
+    def starting(self) -> bool:
+        """Whether the map may get its first poses by what waits or is under way."""
+        return self.running or self.whole_map == START
+
+    @property
+    def part_way(self) -> bool:
+        """Whether depth of a keyframe was begun and is not done."""
+        return self._parts is not None
 
     @property
     def running(self) -> bool:
@@ -76,6 +89,18 @@ class Chores:
             self._aside.cancel()
         self._aside = self._found = None
 
-    def next_depth(self) -> tuple[int, list[int]] | None:
-        """The newest keyframe that waits, taken off the list; None where none does."""
-        return self.depth.pop() if self.depth else None
+    def some_depth(self, densify: Callable[[int, list[int]], Iterator[None]]) -> None:
+        """A part of the depth that is under way; where none is, of the newest keyframe that waits."""
+        if self._parts is None:
+            self._begun = self.depth.pop()
+            self._parts = densify(*self._begun)
+        try:
+            next(self._parts)
+        except StopIteration:
+            self._begun = self._parts = None
+
+    def drop_depth(self) -> list[tuple[int, list[int]]]:
+        """No depth waits any more; returns what did, what was begun included."""
+        waited = self.depth + ([self._begun] if self._begun else [])
+        self.depth, self._begun, self._parts = [], None, None
+        return waited

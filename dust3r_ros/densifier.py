@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -87,15 +87,22 @@ class Densifier:
         Connects ``index`` with ``others`` where they share landmarks. Depth comes from the pairs with
         those ``config.depth_pairs`` of ``others`` and of the window that promise most.
         """
+        return set().union(*self.densify_in_parts(index, others, self._config.depth_pairs))
+
+    def densify_in_parts(self, index: int, others: Sequence[int], pairs: int) -> Iterator[set[int]]:
+        """``densify``, so many pairs at once; the map may change in between."""
         self.connect(index, others)
         if not self._config.dense:
-            return set()
+            return
         near = range(index - 1, max(-1, index - 1 - self._config.window), -1)
         candidates = self._posed(dict.fromkeys([*others, *near]))
         chosen = depth_sources(self._sparse, index, candidates, self._config.depth_pairs)
         self._part([pair for pair in self._used if pair[1] == index and pair[0] not in chosen])
-        changed = self._pair_up(index, chosen)
-        return changed | self._share(index, [index - apart for apart in _APART])
+        for first in range(0, len(chosen), pairs):
+            if self._sparse.views[index].w_T_c is None:
+                return
+            yield self._pair_up(index, self._posed(chosen[first : first + pairs]))
+        yield self._share(index, [index - apart for apart in _APART])
 
     def take_over(self, other: Densifier, first: int, scale: float) -> None:
         """The depth of another map, whose keyframes are these from ``first`` on and whose unit is ``scale`` units."""

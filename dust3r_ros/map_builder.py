@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from dust3r_ros.alignment.transplant import adjusted_copy, transplant
 from dust3r_ros.appearance import Appearance
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.calibrator import Calibrator
-from dust3r_ros.chores import BEGIN, CALIBRATION, DEPTH, LOOP, TAKE, Chores, WholeMap
+from dust3r_ros.chores import BEGIN, CALIBRATION, DEPTH, LOOP, START, TAKE, Chores, WholeMap
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.densifier import Densifier
 from dust3r_ros.frame_finder import FrameFinder
@@ -161,7 +161,8 @@ class MapBuilder(KeyframeBook):
         self._dense.take_over(other._dense, merged.first_view, own_S_other.scale)
         if self.chores is not None and other.chores is not None:
             first = merged.first_view
-            self.chores.depth += [(first + at, [first + near for near in others]) for at, others in other.chores.depth]
+            waited = other.chores.drop_depth()
+            self.chores.depth += [(first + at, [first + near for near in others]) for at, others in waited]
         if self.chores is None:
             self._adjusted(lambda: close_loop(self.sparse))
         else:
@@ -193,19 +194,22 @@ class MapBuilder(KeyframeBook):
         if not self.initialised:
             seen = len(self.sparse.views[index].seen.ids) if index == 0 else links + len(tracks.ids)
             self._broken = seen < self._config.track_min_inliers
-            with self._stage("align"):
-                self.initialised = self._calibrator.begin(stream)
-            if self.initialised:
-                self._rebuilt()
+            if self.chores is None:
+                with self._stage("align"):
+                    self.initialised = self._calibrator.begin(stream)
+                if self.initialised:
+                    self._rebuilt()
+            elif self._calibrator.may_begin(stream):
+                self.chores.whole_map = START  # once more with this keyframe, should the one under way fail
         else:
             self._extend(index, stream, near, lookalikes)
         return index
 
     def finish(self) -> None:
         """The last adjustment over everything, and depth once more with the poses it gives."""
+        self.settle()
         if not self.initialised:
             return
-        self.settle()
         self._catch_up()
         if not self._calibrator.sure:
             with self._stage("calibrate"):
@@ -233,7 +237,7 @@ class MapBuilder(KeyframeBook):
             return TAKE
         if self.chores.whole_map and not self.chores.running:
             return BEGIN
-        return DEPTH if self.chores.depth else ""
+        return DEPTH if self.chores.depth or self.chores.part_way else ""
 
     def work(self, kind: str) -> None:
         """Do one of the things that wait, as ``due`` names them."""
@@ -244,9 +248,7 @@ class MapBuilder(KeyframeBook):
         elif kind == BEGIN:
             self._begin_beside(self.chores.whole_map)
         elif kind == DEPTH:
-            waiting = self.chores.next_depth()
-            if waiting is not None:
-                self._densify(*waiting)
+            self.chores.some_depth(self._densify_in_parts)
 
     @property
     def backlog(self) -> int:
@@ -263,7 +265,7 @@ class MapBuilder(KeyframeBook):
             self.chores.wait()
 
     def _begin_beside(self, kind: str) -> None:
-        """Adjust a copy of the whole map."""
+        """Adjust a copy of the whole map, or give it its first poses."""
         assert self.chores is not None
         stream = self._records[0].stream
 
@@ -272,7 +274,9 @@ class MapBuilder(KeyframeBook):
 
             def calibrate() -> None:
                 nonlocal better
-                if kind == LOOP:
+                if kind == START:
+                    better = self._calibrator.begin(stream)
+                elif kind == LOOP:
                     close_loop(self.sparse)
                 else:
                     self._calibrator.adjust()
@@ -280,7 +284,7 @@ class MapBuilder(KeyframeBook):
 
             settled = self._calibrator.settled
             adjusted = adjusted_copy(self.sparse, calibrate)
-            found = WholeMap(adjusted, better, self._calibrator.settled)
+            found = WholeMap(kind, adjusted, better, self._calibrator.settled)
             self._calibrator.settled = settled
             return found
 
@@ -290,7 +294,7 @@ class MapBuilder(KeyframeBook):
         """Bring in what was adjusted beside; keyframes that came since find their place in it."""
         assert self.chores is not None
         found = self.chores.take()
-        if found is None:
+        if found is None or (found.kind == START and not found.better):
             return
         self._calibrator.settled = self._calibrator.settled or found.settled
 
@@ -307,6 +311,10 @@ class MapBuilder(KeyframeBook):
 
         with self._stage("calibrate"):
             self._adjusted(bring_in)
+        if found.kind == START:
+            self.initialised = True
+            self._catch_up()
+            self.chores.whole_map = CALIBRATION if len(self._records) >= _CALIBRATE_AT[0] else ""
         self.generation += 1
         if found.better:
             self._rebuilt()
@@ -318,12 +326,20 @@ class MapBuilder(KeyframeBook):
 
     def _densify(self, index: int, others: Sequence[int]) -> None:
         """Depth of a keyframe, and what moves in it."""
+        for _ in self._densify_in_parts(index, others, self._config.depth_pairs):
+            pass
+
+    def _densify_in_parts(self, index: int, others: Sequence[int], pairs: int = 1) -> Iterator[None]:
+        """The same, so many pairs at once; the map may change in between, and hears of the depth at the end."""
+        changed: set[int] = set()
         if self.sparse.views[index].w_T_c is None:
             return
-        self._changed |= self._dense.densify(index, others)
+        for part in self._dense.densify_in_parts(index, others, pairs):
+            changed |= part
+            yield
         with self._stage("moving"):
-            self._changed |= self.movers.look(index, sure=not self.settling)
-        self._changed |= self._dense.leave(index)
+            changed |= self.movers.look(index, sure=not self.settling)
+        self._changed |= changed | self._dense.leave(index)
 
     def _depth(self, index: int, others: Sequence[int]) -> None:
         """Depth of a keyframe, now or when there is time for it."""
@@ -341,7 +357,7 @@ class MapBuilder(KeyframeBook):
         for index in range(len(self._records)):
             self._dense.depths.clear(index)
         if self.chores is not None:
-            self.chores.depth.clear()
+            self.chores.drop_depth()
         for index in self.posed():
             if self.chores is None:
                 self._dense.densify(index, self._near.neighbours(index))
@@ -356,7 +372,11 @@ class MapBuilder(KeyframeBook):
             if found is not None:
                 self.sparse.views[index].w_T_c = found.w_T_c
                 self.sparse.extend([index])
-                self._changed |= {index} | self._dense.densify(index, self._near.neighbours(index))
+                self._changed.add(index)
+                if self.chores is None:
+                    self._changed |= self._dense.densify(index, self._near.neighbours(index))
+                else:
+                    self._depth(index, self._near.neighbours(index))
                 self.generation += 1
 
     def accepts(self, stream: CameraStream) -> bool:
@@ -372,7 +392,9 @@ class MapBuilder(KeyframeBook):
     @property
     def stuck(self) -> bool:
         """True when nothing can be built from the first keyframes: they are many, or the last sees nothing shared."""
-        return not self.initialised and (self._broken or len(self._records) >= _MAX_FIRST_KEYFRAMES)
+        if self.initialised or (self.chores is not None and self.chores.starting):
+            return False
+        return self._broken or len(self._records) >= _MAX_FIRST_KEYFRAMES
 
     def _extend(self, index: int, stream: CameraStream, near: list[int], lookalikes: list[int]) -> None:
         view = self.sparse.views[index]

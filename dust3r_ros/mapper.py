@@ -83,9 +83,7 @@ class Mapper(MapView):
             gray = stream.gray(image, mask)
         self._check_order(stamp_ns, camera)
         with self._stage("track"):
-            tracks = stream.follow(gray)
-            if seen is not None:
-                tracks = stream.help(seen)
+            tracks = stream.follow(gray, seen)
             found = self._builder.locate(stream, tracks) if self._builder.initialised else None
         if found is None and self._builder.initialised:
             with self._stage("relocalise"):

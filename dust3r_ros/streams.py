@@ -14,7 +14,7 @@ from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.masks import ImageMask, Mask
-from dust3r_ros.tracking import CornerTracker, Tracks, join, no_tracks
+from dust3r_ros.tracking import CornerTracker, Tracks, no_tracks
 from dust3r_ros.types import Array, Array32, Image
 
 
@@ -69,17 +69,13 @@ class CameraStream:
         self._tracker = CornerTracker()
         self._anchor = no_tracks()  # corners as the last keyframe saw them
 
-    def follow(self, gray: Image) -> Tracks:
-        """Corners of the image before as offsets in ``gray``; those that came to lie under its mask are dropped."""
-        tracks = self._tracker.follow(gray)
-        return self._offsets(tracks if self._mask is None else self._tracker.drop(self._mask.clear))
+    def follow(self, gray: Image, seen: Tracks | None = None) -> Tracks:
+        """Corners of the image before as offsets in ``gray``; those that came to lie under its mask are dropped.
 
-    def help(self, seen: Tracks) -> Tracks:
-        """Corners that somebody else found in the last image, as offsets, join those followed; returns all."""
-        own = self._tracker.tracks
-        more = Tracks(seen.ids, seen.pixels + self._center).select(~np.isin(seen.ids, own.ids)).unique()
-        self._tracker.tracks = join(own, more)
-        return self._offsets(self._tracker.tracks)
+        ``seen``: corners that somebody else followed into it, as offsets.
+        """
+        tracks = self._tracker.follow(gray, None if seen is None else Tracks(seen.ids, seen.pixels + self._center))
+        return self._offsets(tracks if self._mask is None else self._tracker.drop(self._mask.clear))
 
     def corners(self, count: int, apart_from: Array) -> Array:
         """At most ``count`` new corners of the last image, away from offsets (M, 2); offsets (N, 2)."""

@@ -23,11 +23,29 @@ def sequence():
 
 
 def live(sequence, until):
-    """A live mapper that is fed without a pause."""
+    """A live mapper that is fed without a pause once it has its first poses."""
     mapper = Mapper(CONFIG)
     mapper.go_live(False)
-    feed(mapper, sequence, 0, until)
+    for index in range(until):
+        feed(mapper, sequence, index, index + 1)
+        while not mapper.keyframes and mapper.due:
+            mapper.work(mapper.due)
     return mapper
+
+
+def test_the_first_poses_are_found_beside(sequence):
+    mapper, index = Mapper(CONFIG), 0
+    mapper.go_live(False)
+    while mapper.due != BEGIN:
+        feed(mapper, sequence, index, index + 1)
+        index += 1
+    mapper.work(BEGIN)
+    feed(mapper, sequence, index, index + 4)
+    assert mapper.due == TAKE and not mapper.keyframes
+    update = mapper.work(TAKE)
+    assert mapper.counts.keyframes == len(update.changed) > 3, "those that came meanwhile have poses, too"
+    feed(mapper, sequence, index + 4, index + 6)
+    assert mapper.counts.lost == 0
 
 
 def test_depth_waits_and_the_newest_keyframe_gets_it_first(sequence):
@@ -36,8 +54,11 @@ def test_depth_waits_and_the_newest_keyframe_gets_it_first(sequence):
     assert all((keyframe.depth == 0).all() for keyframe in mapper.keyframes)
     while mapper.due != DEPTH:
         mapper.work(mapper.due)
-    newest = mapper.keyframes[-1].index
+    newest, backlog = mapper.keyframes[-1].index, mapper.backlog
     update = mapper.work(DEPTH)
+    assert mapper.backlog == backlog, "it is done in parts"
+    while mapper.backlog == backlog:
+        update = mapper.work(DEPTH)
     assert newest in {keyframe.index for keyframe in update.changed}
     assert (mapper.keyframes[-1].depth > 0).mean() > 0.3
 
@@ -71,7 +92,7 @@ def test_nothing_waits_at_the_end_and_the_map_is_as_good(sequence):
 
 def test_an_adjustment_that_does_not_fit_any_more_is_begun_again():
     chores = Chores(beside=False, whole_map="calibration")
-    chores.begin(lambda: WholeMap(None, False, False))  # type: ignore[arg-type]
+    chores.begin(lambda: WholeMap("calibration", None, False, False))  # type: ignore[arg-type]
     assert chores.running and chores.ready and chores.whole_map == ""
     chores.cancel()
     assert not chores.running and chores.whole_map == "calibration" and chores.count == 1

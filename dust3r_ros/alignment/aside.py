@@ -26,7 +26,8 @@ class Aside(Generic[Result]):
     def __init__(self, work: Callable[[], Result]) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._until = time.monotonic() + _LONGEST_S
-        self._pid: int | None = os.fork()
+        self._pid: int | None = None
+        self._pid = os.fork()
         if not self._pid:
             _run(work, self._file.fileno())
 
@@ -48,6 +49,10 @@ class Aside(Generic[Result]):
             found: Result = pickle.load(self._file)
             return found
         return None
+
+    def __del__(self) -> None:
+        """Nobody waits for the result."""
+        self.cancel()
 
     def cancel(self) -> None:
         """End the child."""

@@ -22,8 +22,6 @@ def snapshot_of(
     name, w_T_k, unit = reference
     tracks, anchored = stream.tracks.unique(), stream.anchored.unique()
     points = mapper.positions(tracks.ids)
-    known = np.isfinite(points[:, 0])
-    tracks, points = tracks.select(known), points[known]
     anchors = np.full((len(tracks.ids), 2), np.nan)
     _, now, then = np.intersect1d(tracks.ids, anchored.ids, assume_unique=True, return_indices=True)
     anchors[now] = anchored.pixels[then]
@@ -36,7 +34,7 @@ def snapshot_of(
         tracks.pixels,
         points,
         anchors,
-        int(np.isfinite(mapper.positions(anchored.ids)[:, 0]).sum()),
+        len(anchored.ids),
         focal.value,
         focal.lens,
         name,

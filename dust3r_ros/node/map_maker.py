@@ -33,9 +33,9 @@ KEYFRAME_TOPICS = ("keyframe_cloud", "depth")
 
 # What is worked out from many frames, such as percentiles, is so at most this often.
 _SUMMARY_S = 0.5
-_REST = 2.0  # after depth was computed, images are waited for so many times as long
+_REST = 0.5  # after some depth was computed, images are waited for so many times as long
 _QUIET_S = 0.3  # no image for so long: nothing is to be waited for
-_OVERDUE_S = 2.0  # depth that had to wait longer goes before an image
+_OVERDUE_S = 0.5  # depth that had to wait longer goes before an image
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class MapMaker:
 
     def _has_time(self, idle: bool, now: float) -> bool:
         """Whether depth may be computed: no image came for a while, or it was computed long enough ago."""
-        if now - self._asked > _QUIET_S:
+        if idle and now - self._asked > _QUIET_S:
             return True
         return now > self._rest_until + (0.0 if idle else _OVERDUE_S)
 

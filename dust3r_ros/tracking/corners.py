@@ -16,6 +16,7 @@ _WINDOW = (21, 21)
 _FORTH_AND_BACK_PX = 0.7
 _FLOW_LONG_EDGE = 320
 _SPACING_PX = 9
+_FEW_MISSING = 0.05  # of the corners that are there: fewer are not worth the search
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +76,15 @@ class CornerTracker:
         self._small: Image | None = None
         self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
-    def follow(self, gray: Image) -> Tracks:
-        """Corners of the image before found in ``gray`` (H, W) uint8, which becomes the image before."""
+    def follow(self, gray: Image, seen: Tracks | None = None) -> Tracks:
+        """Corners of the image before found in ``gray`` (H, W) uint8, which becomes the image before.
+
+        ``seen``: those that somebody followed through the images in between; only the others are looked for.
+        """
         small = shrink(gray)
-        if self._gray is not None and len(self.tracks.ids):
+        if seen is not None:
+            self.tracks = self._join(gray, small, seen.unique())
+        elif self._gray is not None and len(self.tracks.ids):
             self.tracks = self._follow(gray, small)
         self._gray, self._small = gray, small
         return self.tracks
@@ -107,18 +113,34 @@ class CornerTracker:
         return corners.reshape(-1, 2).astype(np.float64)
 
     def _follow(self, gray: Image, small: Image) -> Tracks:
-        start = self.tracks.pixels.astype(np.float32)
+        good, pixels = self._found(gray, small, self.tracks.pixels)
+        moved = Tracks(self.tracks.ids[good], pixels)
+        inliers = epipolar_inliers(self.tracks.pixels[good], moved.pixels)
+        return moved.select(inliers)
+
+    def _join(self, gray: Image, small: Image, seen: Tracks) -> Tracks:
+        """``seen``, and what of the others agrees with them on one fundamental matrix."""
+        missing = self.tracks.select(~np.isin(self.tracks.ids, seen.ids))
+        if self._gray is None or len(missing.ids) < _FEW_MISSING * len(seen.ids):
+            return seen
+        _, before, now = np.intersect1d(self.tracks.ids, seen.ids, return_indices=True)
+        good, pixels = self._found(gray, small, missing.pixels)
+        here = np.concatenate([pixels, seen.pixels[now]])
+        inliers = epipolar_inliers(np.concatenate([missing.pixels[good], self.tracks.pixels[before]]), here)
+        return join(seen, Tracks(missing.ids[good], pixels).select(inliers[: len(pixels)]))
+
+    def _found(self, gray: Image, small: Image, pixels: Array) -> tuple[np.ndarray, Array]:
+        """(N,) which pixels (N, 2) of the image before are found in ``gray`` and back, and where (M, 2) those are."""
+        start = pixels.astype(np.float32)
         scale = small.shape[1] / gray.shape[1]
         assert self._gray is not None and self._small is not None, "an image comes first"
         flow = self._flow.calc(self._small, small, None)
-        guess = carried(self.tracks.pixels, flow, scale)
+        guess = carried(pixels, flow, scale)
         forth, found = _lucas_kanade(self._gray, gray, start, guess)
         back, found_back = _lucas_kanade(gray, self._gray, forth, start)
         inside = np.all((forth > 0) & (forth < [gray.shape[1] - 1, gray.shape[0] - 1]), axis=1)
         good = found & found_back & inside & (np.linalg.norm(back - start, axis=1) < _FORTH_AND_BACK_PX)
-        moved = Tracks(self.tracks.ids[good], forth[good].astype(np.float64))
-        inliers = epipolar_inliers(self.tracks.pixels[good], moved.pixels)
-        return moved.select(inliers)
+        return good, forth[good].astype(np.float64)
 
 
 def _lucas_kanade(a: Image, b: Image, points: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

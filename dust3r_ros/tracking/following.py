@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -22,20 +22,26 @@ _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 12, 0.03)
 class Corners:
     """Landmarks in one image: ``ids`` (N,), ``pixels`` (N, 2), ``points`` (N, 3) in the map.
 
-    ``anchors`` (N, 2): where the last keyframe saw them, pixels, NaN where it did not.
+    ``anchors`` (N, 2): where the last keyframe saw them, pixels, NaN where it did not. ``placed`` (N,): whether the
+    map knows where they are; else the point is a guess.
     """
 
     ids: np.ndarray
     pixels: Array
     points: Array
     anchors: Array
+    placed: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def select(self, keep: np.ndarray | slice) -> Corners:
         """The corners under a mask or index."""
-        return Corners(self.ids[keep], self.pixels[keep], self.points[keep], self.anchors[keep])
+        return Corners(self.ids[keep], self.pixels[keep], self.points[keep], self.anchors[keep], self.placed[keep])
+
+    def moved(self, pixels: Array, found: np.ndarray) -> Corners:
+        """Those ``found`` (N,), at other pixels (N, 2)."""
+        return replace(self, pixels=pixels).select(found)
 
     def join(self, more: Corners) -> Corners:
         """The corners of both."""
@@ -44,12 +50,13 @@ class Corners:
             np.concatenate([self.pixels, more.pixels]),
             np.concatenate([self.points, more.points]),
             np.concatenate([self.anchors, more.anchors]),
+            np.concatenate([self.placed, more.placed]),
         )
 
 
 def no_corners() -> Corners:
     """Nothing followed."""
-    return Corners(np.zeros(0, np.int64), np.zeros((0, 2)), np.zeros((0, 3)), np.zeros((0, 2)))
+    return Corners(np.zeros(0, np.int64), np.zeros((0, 2)), np.zeros((0, 3)), np.zeros((0, 2)), np.zeros(0, bool))
 
 
 class RecentImages:

@@ -9,7 +9,7 @@ import numpy as np
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.geometry.pinhole import center_of, project
+from dust3r_ros.geometry.pinhole import center_of, project, rays
 from dust3r_ros.geometry.pose import PnpResult, solve_pnp
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.significance import by_chance
@@ -20,9 +20,10 @@ from dust3r_ros.tracking.following import Corners, RecentImages, follow, no_corn
 from dust3r_ros.types import Array, Image
 
 _KEPT_IMAGES = 128  # every third image of 13 s of a fast camera: a snapshot of an older one is of no use
-_MOST = 400  # corners followed: more tell the pose no better and cost time
+_MOST = 500  # corners followed: more tell the pose no better and cost time
 _PICKED_UP = 150  # corners of a snapshot looked for in one image
 _PICKED_PX = 8.0  # how far from where the map says they are
+_GUESSED_PX = 80.0  # the same where the map does not know
 _REMEMBERED = 200  # corners, about, by which an image is found again at the end
 _HOPPING = 250  # corners that are carried so
 _TRIES = 6  # images in which corners of the last good one are looked for
@@ -98,18 +99,21 @@ class FrontEnd:
             return Tracked()
         corners = self._follow(gray) if len(self._corners) else self._catch_up(self._map)
         corners = corners.select(_clear(corners.pixels, self._masked(mask, gray.shape)))
-        found = self._locate(corners)
+        placed = np.flatnonzero(corners.placed)
+        found = self._locate(corners.select(placed))
         if found is None:
             self._failed += 1
             if self._failed >= _TRIES:
                 self._lose()
             return Tracked()
-        self._corners, self._seen_in, self._failed = corners.select(found.inliers), gray, 0
+        fits = np.ones(len(corners), bool)
+        fits[placed] = found.inliers
+        self._corners, self._seen_in, self._failed = corners.select(fits), gray, 0
         self._path = [*self._path[-1:], (stamp_ns, found.w_T_c)]
         k_T_c = invert(self._map.w_T_k) @ found.w_T_c
         seen = self._corners.ids, self._corners.pixels - self._middle()
-        some = slice(None, None, max(1, len(self._corners) // _REMEMBERED))
-        known = self._map
+        known, some = self._map, np.flatnonzero(self._corners.placed)
+        some = some[:: max(1, len(some) // _REMEMBERED)]
         followed = FollowedPose(
             stamp_ns, self._camera, known.epoch, known.keyframe, k_T_c, known.unit, seen[0][some], seen[1][some]
         )
@@ -129,8 +133,8 @@ class FrontEnd:
         inside = np.all((expected > 0) & (expected < [gray.shape[1] - 1, gray.shape[0] - 1]), axis=1)
         tried, expected = tried.select(inside), expected[inside]
         pixels, good = follow(self._source, gray, tried.pixels, expected)
-        good &= np.linalg.norm(pixels - expected, axis=1) < _PICKED_PX
-        found = Corners(tried.ids[good], pixels[good], tried.points[good], tried.anchors[good])
+        good &= np.linalg.norm(pixels - expected, axis=1) < np.where(tried.placed, _PICKED_PX, _GUESSED_PX)
+        found = tried.moved(pixels, good)
         room = max(0, _MOST - len(found))
         anchored = np.argsort(np.isnan(self._corners.anchors[:, 0]), kind="stable")  # the newest keyframe's stay
         self._corners = self._corners.select(np.sort(anchored[:room])).join(found)
@@ -145,17 +149,19 @@ class FrontEnd:
         if before is None or before.epoch != snapshot.epoch or self._failed:
             self._lose()
         middle = self._middle()
-        new = Corners(snapshot.ids, snapshot.pixels + middle, snapshot.points, snapshot.anchors + middle)
-        new = new.select(np.isfinite(new.points[:, 0]))
+        points, placed = _guessed(snapshot)
+        new = Corners(snapshot.ids, snapshot.pixels + middle, points, snapshot.anchors + middle, placed)
+        new = new.select(np.argsort(~placed, kind="stable"))
         own = self._corners
         _, at, there = np.intersect1d(own.ids, new.ids, return_indices=True)
-        points, anchors = own.points.copy(), np.full_like(own.anchors, np.nan)
-        points[at], anchors[at] = new.points[there], new.anchors[there]
+        both = own.placed[at] & new.placed[there]
+        corrected = self._corrected(own.points[at][both], new.points[there][both])
+        points, placed, anchors = own.points.copy(), own.placed.copy(), np.full_like(own.anchors, np.nan)
+        points[at], placed[at], anchors[at] = new.points[there], new.placed[there], new.anchors[there]
         kept = np.ones(len(own), bool)
-        if self._corrected(own.points[at], new.points[there]):  # places of all others are of the map as it was
-            kept = np.zeros(len(own), bool)
-            kept[at] = True
-        self._corners = Corners(own.ids, own.pixels, points, anchors).select(kept)
+        if corrected:  # places of all others are of the map as it was
+            kept = np.isin(np.arange(len(own)), at)
+        self._corners = Corners(own.ids, own.pixels, points, anchors, placed).select(kept)
         self._waiting = new.select(~np.isin(new.ids, own.ids))
         self._source = self._images.at(snapshot.stamp_ns)
 
@@ -177,7 +183,7 @@ class FrontEnd:
         for later in self._images.since(snapshot.stamp_ns):
             pixels, good = follow(gray, later, corners.pixels, guess)
             moved = pixels[good] - corners.pixels[good]
-            corners = Corners(corners.ids[good], pixels[good], corners.points[good], corners.anchors[good])
+            corners = corners.moved(pixels, good)
             guess, gray = corners.pixels + moved, later
         return corners
 
@@ -224,7 +230,7 @@ class FrontEnd:
         pixels, good = follow(self._seen_in, gray, corners.pixels, start)
         if ahead is not None and good.mean() < _MOST_AGREE:
             pixels, good = follow(self._seen_in, gray, corners.pixels, corners.pixels)
-        return Corners(corners.ids[good], pixels[good], corners.points[good], corners.anchors[good])
+        return corners.moved(pixels, good)
 
     def _ahead(self) -> Array | None:
         """Where the camera is if it goes on as it did (4, 4); None where nobody knows how it did."""
@@ -240,7 +246,7 @@ class FrontEnd:
         return self._map.lens.seen(ideal) + self._middle()
 
     def _locate(self, corners: Corners) -> PnpResult | None:
-        """Pose of the newest image by its corners; None where as few agree as may by chance."""
+        """Pose of the newest image by corners whose place is known; None where as few agree as may by chance."""
         assert self._map is not None
         offsets = self._map.lens.ideal(corners.pixels - self._middle())
         near = self._path[-1][1] if self._path else self._map.w_T_c
@@ -278,6 +284,15 @@ class FrontEnd:
         self._corners = self._waiting = no_corners()
         self._source = self._seen_in = None
         self._path, self._failed = [], 0
+
+
+def _guessed(snapshot: MapSnapshot) -> tuple[Array, np.ndarray]:
+    """Points (N, 3) of a snapshot, and which (N,) the map knows; the others lie as deep as those do on average."""
+    placed = np.isfinite(snapshot.points[:, 0])
+    depths = transform(invert(snapshot.w_T_c), snapshot.points[placed])[:, 2]
+    depth = float(np.median(depths)) if len(depths) else 1.0
+    seen = rays(snapshot.lens.ideal(snapshot.pixels), snapshot.focal, (0.0, 0.0)) * depth
+    return np.where(placed[:, None], snapshot.points, transform(snapshot.w_T_c, seen)), placed
 
 
 def _clear(pixels: Array, masked: Image | None) -> np.ndarray:
