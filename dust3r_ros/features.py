@@ -14,6 +14,7 @@ from dust3r_ros.masks import MARGIN_PX, ImageMask
 from dust3r_ros.scale_space import ScaleSpace
 from dust3r_ros.types import Array, Array32, Image
 
+FEATURES = 2000  # of an image
 _RATIO = 0.8  # Lowe's ratio (Lowe, IJCV 2004)
 _EPIPOLAR_PX = 1.5
 _MIN_MATCHES = 12
@@ -45,7 +46,7 @@ def short(features: Features) -> Array32:
     return np.asarray(slow / np.maximum(np.linalg.norm(slow, axis=1, keepdims=True), 1e-9))
 
 
-def extract(gray: Image, count: int = 2000, mask: ImageMask | None = None) -> Features:
+def extract(gray: Image, count: int = FEATURES, mask: ImageMask | None = None) -> Features:
     """The ``count`` strongest SIFT features of an image (H, W) uint8 away from its mask; descriptors as RootSIFT."""
     wanted = count if mask is None else round(count / max(mask.clear_share, 0.2))
     space = ScaleSpace.of(gray)

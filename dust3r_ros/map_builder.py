@@ -237,6 +237,8 @@ class MapBuilder(KeyframeBook):
             return TAKE
         if self.chores.whole_map and not self.chores.running:
             return BEGIN
+        if self.chores.running and self.settling:
+            return ""  # what is under way would make it worthless
         return DEPTH if self.chores.depth or self.chores.part_way else ""
 
     def work(self, kind: str) -> None:

@@ -105,6 +105,7 @@ class Mapper(MapView):
     def go_live(self, beside: bool) -> None:
         """Put off what the next image does not need, for ``work``; ``beside``: whole maps are adjusted in a child."""
         self._atlas.go_live(beside)
+        self._cameras.go_live()
 
     @property
     def due(self) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
-from dust3r_ros.features import Features, extract
+from dust3r_ros.features import FEATURES, Features, extract
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.geometry.resize import Resize
@@ -55,6 +55,7 @@ class CameraStream:
         self.name = name
         self.index = index
         self.width, self.height = width, height
+        self.wanted_features = FEATURES
         self.resize = Resize.fit(width, height, config.working_size)
         self.tracking_scale = min(1.0, config.tracking_size / max(width, height))
         self._tracking_size = (round(width * self.tracking_scale), round(height * self.tracking_scale))
@@ -146,7 +147,7 @@ class CameraStream:
     def features(self, gray: Image) -> Features:
         """Features of a tracked image, as offsets; those of the last image asked for are at hand."""
         if self._described is None or self._described[0] is not gray:
-            found = extract(gray, mask=self._mask)
+            found = extract(gray, self.wanted_features, self._mask)
             self._described = gray, Features(self.centred(found.pixels), found.descriptors)
         return self._described[1]
 

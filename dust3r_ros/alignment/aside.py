@@ -17,6 +17,7 @@ from dust3r_ros.alignment.thread_pool import thread_pool
 Result = TypeVar("Result")
 
 _POLL_S = 0.005
+_NICENESS = 3  # what this process does meanwhile goes first
 _LONGEST_S = 600.0  # a child that takes longer hangs: a lock that another thread held when it was forked
 
 
@@ -68,6 +69,7 @@ def _run(work: Callable[[], object], descriptor: int) -> None:
     try:
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent (Linux)
+        os.nice(_NICENESS)
         thread_pool.cache_clear()  # its threads are not in the copy
         data = memoryview(pickle.dumps(work()))
         while data:

@@ -16,7 +16,7 @@ _WINDOW = (21, 21)
 _FORTH_AND_BACK_PX = 0.7
 _FLOW_LONG_EDGE = 320
 _SPACING_PX = 9
-_FEW_MISSING = 0.05  # of the corners that are there: fewer are not worth the search
+_ENOUGH_SEEN = 150  # corners that somebody else followed: others are not worth the search
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,8 @@ class CornerTracker:
     def follow(self, gray: Image, seen: Tracks | None = None) -> Tracks:
         """Corners of the image before found in ``gray`` (H, W) uint8, which becomes the image before.
 
-        ``seen``: those that somebody followed through the images in between; only the others are looked for.
+        ``seen``: those that somebody followed through the images in between; where they are few, the others are looked
+        for.
         """
         small = shrink(gray)
         if seen is not None:
@@ -121,7 +122,7 @@ class CornerTracker:
     def _join(self, gray: Image, small: Image, seen: Tracks) -> Tracks:
         """``seen``, and what of the others agrees with them on one fundamental matrix."""
         missing = self.tracks.select(~np.isin(self.tracks.ids, seen.ids))
-        if self._gray is None or len(missing.ids) < _FEW_MISSING * len(seen.ids):
+        if self._gray is None or not len(missing.ids) or len(seen.ids) > _ENOUGH_SEEN:
             return seen
         _, before, now = np.intersect1d(self.tracks.ids, seen.ids, return_indices=True)
         good, pixels = self._found(gray, small, missing.pixels)

@@ -20,7 +20,7 @@ from dust3r_ros.tracking.following import Corners, RecentImages, follow, no_corn
 from dust3r_ros.types import Array, Image
 
 _KEPT_IMAGES = 128  # every third image of 13 s of a fast camera: a snapshot of an older one is of no use
-_MOST = 500  # corners followed: more tell the pose no better and cost time
+_MOST = 400  # corners followed: more tell the pose no better and cost time
 _PICKED_UP = 150  # corners of a snapshot looked for in one image
 _PICKED_PX = 8.0  # how far from where the map says they are
 _GUESSED_PX = 80.0  # the same where the map does not know
