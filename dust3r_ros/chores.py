@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from dust3r_ros.alignment.aside import Aside
 from dust3r_ros.alignment.transplant import Adjusted
 
-START, CALIBRATION, LOOP = "start", "calibration", "loop"
+START, CALIBRATION, LOOP = "start", "calibration", "loop"  # in the order in which they are done
 TAKE, BEGIN, DEPTH = "take", "begin", "depth"  # kinds of work
 
 
@@ -24,13 +24,13 @@ class WholeMap:
 
 @dataclass(eq=False)
 class Chores:
-    """``whole_map``: the adjustment that is wanted, or "". ``depth``: keyframes that wait, and those to pair each with.
+    """``whole_map``: the adjustments that are wanted. ``depth``: keyframes that wait, and those to pair each with.
 
     ``beside``: adjustments are made in a child, else at once; either way they are brought in when they are taken.
     """
 
     beside: bool
-    whole_map: str = ""
+    whole_map: set[str] = field(default_factory=set)
     depth: list[tuple[int, list[int]]] = field(default_factory=list)
     _begun: tuple[int, list[int]] | None = None  # the keyframe whose depth is under way
     _parts: Iterator[None] | None = None
@@ -40,12 +40,12 @@ class Chores:
     @property
     def count(self) -> int:
         """How much waits or is under way."""
-        return len(self.depth) + self.part_way + bool(self.whole_map) + self.running
+        return len(self.depth) + self.part_way + len(self.whole_map) + self.running
 
     @property
     def starting(self) -> bool:
         """Whether the map may get its first poses by what waits or is under way."""
-        return self.running or self.whole_map == START
+        return self.running or START in self.whole_map
 
     @property
     def part_way(self) -> bool:
@@ -62,13 +62,14 @@ class Chores:
         """Whether it is to be taken."""
         return self._found is not None or (self._aside is not None and self._aside.done)
 
-    def begin(self, adjust: Callable[[], WholeMap]) -> None:
-        """Begin the adjustment that is wanted."""
-        self.whole_map = ""
+    def begin(self, adjust: Callable[[str], WholeMap]) -> None:
+        """Begin the adjustment that is wanted, the first of several; ``adjust`` makes one of a kind."""
+        kind = next(kind for kind in (START, CALIBRATION, LOOP) if kind in self.whole_map)
+        self.whole_map.remove(kind)
         if self.beside:
-            self._aside = Aside(adjust)
+            self._aside = Aside(lambda: adjust(kind))
         else:
-            self._found = adjust()
+            self._found = adjust(kind)
 
     def take(self) -> WholeMap | None:
         """The adjustment that was begun, once it is done; None where it failed."""
@@ -84,7 +85,7 @@ class Chores:
     def cancel(self) -> None:
         """The map changed so that an adjustment that was begun does not fit it: it is begun again later."""
         if self.running:
-            self.whole_map = self.whole_map or CALIBRATION
+            self.whole_map.add(CALIBRATION)
         if self._aside is not None:
             self._aside.cancel()
         self._aside = self._found = None

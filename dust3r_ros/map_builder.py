@@ -166,7 +166,7 @@ class MapBuilder(KeyframeBook):
         if self.chores is None:
             self._adjusted(lambda: close_loop(self.sparse))
         else:
-            self.chores.whole_map = LOOP
+            self.chores.whole_map.add(LOOP)
         self.generation += 1
         self.mark_all()
         return merged.first_view, self.sparse.resolved_ids(merged.ids)
@@ -200,7 +200,7 @@ class MapBuilder(KeyframeBook):
                 if self.initialised:
                     self._rebuilt()
             elif self._calibrator.may_begin(stream):
-                self.chores.whole_map = START  # once more with this keyframe, should the one under way fail
+                self.chores.whole_map = {START}  # once more with this keyframe, should the one under way fail
         else:
             self._extend(index, stream, near, lookalikes)
         return index
@@ -248,7 +248,7 @@ class MapBuilder(KeyframeBook):
             self.chores.wait()
             self._take_up()
         elif kind == BEGIN:
-            self._begin_beside(self.chores.whole_map)
+            self.chores.begin(self._adjusted_copy)
         elif kind == DEPTH:
             self.chores.some_depth(self._densify_in_parts)
 
@@ -266,31 +266,24 @@ class MapBuilder(KeyframeBook):
             self.work(self.due)
             self.chores.wait()
 
-    def _begin_beside(self, kind: str) -> None:
-        """Adjust a copy of the whole map, or give it its first poses."""
-        assert self.chores is not None
-        stream = self._records[0].stream
+    def _adjusted_copy(self, kind: str) -> WholeMap:
+        """The whole map adjusted, or with its first poses; it stays as it is."""
+        stream, better, settled = self._records[0].stream, False, self._calibrator.settled
 
-        def adjust() -> WholeMap:
-            better = False
+        def adjust() -> None:
+            nonlocal better
+            if kind == START:
+                better = self._calibrator.begin(stream)
+            elif kind == LOOP:
+                close_loop(self.sparse)
+            else:
+                self._calibrator.adjust()
+                better = self._calibrator.improve(stream)
 
-            def calibrate() -> None:
-                nonlocal better
-                if kind == START:
-                    better = self._calibrator.begin(stream)
-                elif kind == LOOP:
-                    close_loop(self.sparse)
-                else:
-                    self._calibrator.adjust()
-                    better = self._calibrator.improve(stream)
-
-            settled = self._calibrator.settled
-            adjusted = adjusted_copy(self.sparse, calibrate)
-            found = WholeMap(kind, adjusted, better, self._calibrator.settled)
-            self._calibrator.settled = settled
-            return found
-
-        self.chores.begin(adjust)
+        adjusted = adjusted_copy(self.sparse, adjust)
+        found = WholeMap(kind, adjusted, better, self._calibrator.settled)
+        self._calibrator.settled = settled
+        return found
 
     def _take_up(self) -> None:
         """Bring in what was adjusted beside; keyframes that came since find their place in it."""
@@ -316,7 +309,7 @@ class MapBuilder(KeyframeBook):
         if found.kind == START:
             self.initialised = True
             self._catch_up()
-            self.chores.whole_map = CALIBRATION if len(self._records) >= _CALIBRATE_AT[0] else ""
+            self.chores.whole_map = {CALIBRATION} if len(self._records) >= _CALIBRATE_AT[0] else set()
         self.generation += 1
         if found.better:
             self._rebuilt()
@@ -414,7 +407,7 @@ class MapBuilder(KeyframeBook):
                 if self.chores is None:
                     self._adjusted(lambda: close_loop(self.sparse))
                 else:
-                    self.chores.whole_map = LOOP
+                    self.chores.whole_map.add(LOOP)
             free = self._calibrator.joining
             self._adjusted(lambda: refine(self.sparse, window, free_focal=free, rounds=1, iterations=6), window)
             self.sparse.extend(window)
@@ -426,7 +419,7 @@ class MapBuilder(KeyframeBook):
                 with self._stage("calibrate"):
                     self._calibrate(stream)
             else:
-                self.chores.whole_map = self.chores.whole_map or CALIBRATION
+                self.chores.whole_map.add(CALIBRATION)
         self._catch_up()
         self._changed.add(index)
         self._depth(index, [*near, *closed])
