@@ -24,6 +24,8 @@ _SURE_OF_FOCAL = 0.02  # relative standard deviation
 # Two focals may explain the same views nearly alike, each with its own poses (when the camera mostly turns); the
 # scatter of the sights says nothing of that. Which is right shows once the map is larger.
 _NO_RIVAL = 1.1
+_ANY_FOCAL_AT = 10  # keyframes: before, live, the first poses are those of a usual focal
+_USUAL_MISFIT = 2.0  # square pixels: more, and the focal is not what cameras usually have
 _MOST_TRIED = 60  # keyframes: whoever is not sure by then goes on with what explains them best
 _ASKED_SIGHTS = 10_000  # of all views together, when the images are asked for a focal that was given
 _ASKED_STEPS = 20
@@ -38,6 +40,7 @@ class Calibrator:
     def __init__(self, sparse: SparseMap, records: Sequence[KeyframeRecord], config: MapperConfig) -> None:
         self._sparse, self._records, self._config = sparse, records, config
         self.settled = False  # of the focal: no others are tried any more
+        self.pressed = False  # cameras are live: the first poses are wanted soon
 
     @property
     def sure(self) -> bool:
@@ -100,15 +103,37 @@ class Calibrator:
         if not self.may_begin(stream):
             return False
         known = focal.given or focal.std < _SURE_OF_FOCAL  # as an older map tells
+        if self.pressed and not known:
+            if self._begin_as_usual(stream):
+                return True
+            if len(self._records) < _ANY_FOCAL_AT:
+                return False
         begun = self._bootstrap(stream, [focal.value] if known else _starts(stream))[0]
         self.settled = begun and known
         self.consider_lens(stream)
         return begun
 
+    def _begin_as_usual(self, stream: CameraStream) -> bool:
+        """The first poses with the focal that cameras usually have; whether that explains what they see.
+
+        The first few views hardly tell a focal: the one that explains them best may be off by a factor of two. One that
+        is held gives poses that are nearly right for most cameras; others are tried when there are more views.
+        """
+        focal = self._sparse.focals[stream.index]
+        before, focal.fixed = self._sparse.snapshot(), True
+        try:
+            begun = self._bootstrap(stream, [focal.prior])[0]
+        finally:
+            focal.fixed = False
+        if begun and self._sparse.misfit() < _USUAL_MISFIT:
+            return True
+        self._sparse.restore(before)
+        return False
+
     def improve(self, stream: CameraStream) -> bool:
         """Try other focals while one of them may be right; whether the map was built anew because one explains more."""
         better = False
-        if self._doubtful(stream):
+        if self.doubtful(stream):
             focal = self._sparse.focals[stream.index]
             before = focal.value
             better, rival = self._bootstrap(stream, [f for f in _starts(stream) if differ(f, before)])
@@ -117,7 +142,8 @@ class Calibrator:
         self.consider_lens(stream)
         return better
 
-    def _doubtful(self, stream: CameraStream) -> bool:
+    def doubtful(self, stream: CameraStream) -> bool:
+        """Whether another focal than that of the map may be right."""
         several = any(record.stream is not stream for record in self._records)
         known = self._sparse.focals[stream.index].given or self.settled
         return not (known or several or len(self._records) > _MOST_TRIED)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from dust3r_ros.alignment.aside import Aside
 from dust3r_ros.alignment.transplant import Adjusted
 
-START, CALIBRATION, LOOP = "start", "calibration", "loop"  # in the order in which they are done
+# Adjustments, in the order in which they are done; the search is for a focal that explains the map better.
+START, CALIBRATION, SEARCH, LOOP = ADJUSTMENTS = "start", "calibration", "search", "loop"
 TAKE, BEGIN, DEPTH = "take", "begin", "depth"  # kinds of work
 
 
@@ -64,7 +65,7 @@ class Chores:
 
     def begin(self, adjust: Callable[[str], WholeMap]) -> None:
         """Begin the adjustment that is wanted, the first of several; ``adjust`` makes one of a kind."""
-        kind = next(kind for kind in (START, CALIBRATION, LOOP) if kind in self.whole_map)
+        kind = next(kind for kind in ADJUSTMENTS if kind in self.whole_map)
         self.whole_map.remove(kind)
         if self.beside:
             self._aside = Aside(lambda: adjust(kind))

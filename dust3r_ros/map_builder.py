@@ -15,7 +15,7 @@ from dust3r_ros.alignment.transplant import adjusted_copy, transplant
 from dust3r_ros.appearance import Appearance
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.calibrator import Calibrator
-from dust3r_ros.chores import BEGIN, CALIBRATION, DEPTH, LOOP, START, TAKE, Chores, WholeMap
+from dust3r_ros.chores import BEGIN, CALIBRATION, DEPTH, LOOP, SEARCH, START, TAKE, Chores, WholeMap
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.densifier import Densifier
 from dust3r_ros.frame_finder import FrameFinder
@@ -38,6 +38,7 @@ from dust3r_ros.types import Array, Image, Keyframe
 
 _MAX_FIRST_KEYFRAMES = 8
 _CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
+_LIVE_FROM = 12  # keyframes; fewer tell less of a focal than the usual one that the first poses were made with
 _RENEWED = 30  # keyframes up to which depth follows calibrations at once: of more it would take seconds
 _LOOP_MATCHES = 25
 _LOOP_GAP_PX = 2.0  # less is drift that the window takes up
@@ -227,6 +228,7 @@ class MapBuilder(KeyframeBook):
     def go_live(self, beside: bool) -> None:
         """From now on depth and work on the whole map wait for ``work``; ``beside``: the latter is done in a child."""
         self.chores = self.chores or Chores(beside)
+        self._calibrator.pressed = True
 
     @property
     def due(self) -> str:
@@ -276,9 +278,11 @@ class MapBuilder(KeyframeBook):
                 better = self._calibrator.begin(stream)
             elif kind == LOOP:
                 close_loop(self.sparse)
+            elif kind == SEARCH:
+                better = self._calibrator.improve(stream)
             else:
                 self._calibrator.adjust()
-                better = self._calibrator.improve(stream)
+                self._calibrator.consider_lens(stream)
 
         adjusted = adjusted_copy(self.sparse, adjust)
         found = WholeMap(kind, adjusted, better, self._calibrator.settled)
@@ -309,7 +313,9 @@ class MapBuilder(KeyframeBook):
         if found.kind == START:
             self.initialised = True
             self._catch_up()
-            self.chores.whole_map = {CALIBRATION} if len(self._records) >= _CALIBRATE_AT[0] else set()
+            self.chores.whole_map = {CALIBRATION} if len(self._records) >= _LIVE_FROM else set()
+        elif found.kind == CALIBRATION and self._calibrator.doubtful(self._records[0].stream):
+            self.chores.whole_map.add(SEARCH)
         self.generation += 1
         if found.better:
             self._rebuilt()
@@ -418,7 +424,7 @@ class MapBuilder(KeyframeBook):
             if self.chores is None:
                 with self._stage("calibrate"):
                     self._calibrate(stream)
-            else:
+            elif len(self._records) >= _LIVE_FROM:
                 self.chores.whole_map.add(CALIBRATION)
         self._catch_up()
         self._changed.add(index)
