@@ -53,7 +53,7 @@ class FrameFinder:
         return None if by_chance(found, self._sparse.points[known.ids], known.pixels, MAX_ERROR_PX) else found
 
     def relocalise(
-        self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None
+        self, stream: CameraStream, gray: Image, near: Array | None = None
     ) -> tuple[PnpResult, Tracks] | None:
         """Pose of a frame that lost its tracks, by what it sees of the last keyframes, alike ones, and those ``near``.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from dust3r_ros.chores import BEGIN, CALIBRATION, DEPTH, LOOP, START, TAKE, Chor
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.densifier import Densifier
 from dust3r_ros.frame_finder import FrameFinder
+from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.keyframe_book import KeyframeBook
@@ -26,6 +27,9 @@ from dust3r_ros.keyframes import YOUNG
 from dust3r_ros.landmark_cloud import landmark_cloud
 from dust3r_ros.landmark_saving import LandmarkSaving
 from dust3r_ros.linker import Linker
+from dust3r_ros.map_state import SubmapState
+from dust3r_ros.mapping.loop_closing import fit_witnessed
+from dust3r_ros.mapping.submap import Guess
 from dust3r_ros.movers import Movers
 from dust3r_ros.neighbourhood import Neighbourhood
 from dust3r_ros.newcomers import Newcomers
@@ -44,7 +48,7 @@ _LOOP_GAP_PX = 2.0  # less is drift that the window takes up
 
 
 class MapBuilder(KeyframeBook):
-    """Adds keyframes, keeps poses, focals, landmarks and depth consistent with each other."""
+    """Adds keyframes, keeps poses, focals, landmarks and depth consistent with each other; see ``Submap``."""
 
     def __init__(
         self, config: MapperConfig, backend: Backend, stage: StageTimer, appearance: Appearance | None = None
@@ -58,24 +62,21 @@ class MapBuilder(KeyframeBook):
         self._links = Linker(self.sparse, self._records, config)
         self._dense = Densifier(backend, self.sparse, self.graph, self._records, config, stage)
         self.movers = Movers(self.sparse, self._records, self._dense, config)
-        self.initialised = False
+        self._initialised = False
         self.generation = 0  # counts how often the map was built anew or re-calibrated
         self._calibrator = Calibrator(self.sparse, self._records, config)
         self.saving = LandmarkSaving(self.sparse, self.graph, self._records, self._dense, self._calibrator)
         newcomers = Newcomers(self.sparse, config.seed)
-        self.outposts = Outposts(self.sparse, newcomers, self._calibrator)
+        self._outposts = Outposts(self.sparse, newcomers, self._calibrator)
         self._near = Neighbourhood(self._records, config, self.sparse)
-        finder = FrameFinder(
+        self._finder = FrameFinder(
             self.sparse, self.graph, self._links, self._near, self._calibrator, newcomers, self._appearance, config
         )
-        self.locate, self.relocalise, self.recall = finder.locate, finder.relocalise, finder.recall
-        self.welcomes = finder.welcomes
         self._broken = False
         self.chores: Chores | None = None  # offline there are none: all is done at once
 
     @property
     def focals(self) -> list[Focal]:
-        """Of the cameras, in their order, pixels of the tracked images."""
         return self.sparse.focals
 
     @focals.setter
@@ -83,33 +84,30 @@ class MapBuilder(KeyframeBook):
         self.sparse.focals = focals
 
     @property
+    def initialised(self) -> bool:
+        return self._initialised
+
+    @property
     def young(self) -> bool:
-        """True while keyframes close together make calibration sure sooner."""
         return len(self._records) < YOUNG
 
     def pose(self, index: int) -> Array | None:
-        """``w_T_c`` (4, 4) of a keyframe, None while unknown."""
         return self.sparse.views[index].w_T_c
 
     def posed(self) -> list[int]:
-        """The keyframes with a pose."""
         return self.sparse.posed()
 
     def unit(self, index: int) -> float:
-        """A length in the surroundings of a keyframe that grows when they do; NaN while unknown."""
         return self.sparse.median_depth(index)
 
     def add_camera(self, stream: CameraStream, focal: Focal) -> None:
-        """A camera before its first frame."""
         self.sparse.focals.append(focal)
 
     @property
     def regions(self) -> int:
-        """Pieces of keyframes in which something moves."""
         return self.movers.count
 
     def keyframe(self, index: int) -> Keyframe:
-        """A keyframe as it stands now."""
         record, view = self._records[index], self.sparse.views[index]
         assert view.w_T_c is not None, f"keyframe {index} has no pose yet"
         shape = record.image.shape[:2]
@@ -128,31 +126,44 @@ class MapBuilder(KeyframeBook):
         )
 
     def landmarks(self) -> Cloud:
-        """The landmarks with their colours."""
         return landmark_cloud(self.sparse, self._records)
 
     def move(self, new_S_old: Similarity) -> None:
-        """The whole map in other coordinates and another unit."""
         self.sparse.move(pose(new_S_old.rotation, new_S_old.translation), new_S_old.scale)
         self._dense.depths.rescale_all(new_S_old.scale)
         if self.chores is not None:
             self.chores.cancel()  # it would come in coordinates that were
         self.mark_all()
 
+    def restore(self, state: SubmapState, streams: Mapping[str, CameraStream]) -> None:
+        super().restore(state, streams)
+        self._initialised = bool(state.facts["initialised"])
+
+    def place(self, stream: CameraStream, stamp_ns: int, gray: Image, guess: Guess) -> PnpResult | None:
+        return self._outposts.place(stream, stamp_ns, stream.features(gray), guess)
+
+    def afloat(self, camera: int) -> bool:
+        return self._outposts.afloat(camera)
+
+    def tell(self, index: int, w_T_c: Array, placed: bool) -> None:
+        self._outposts.tell(index, w_T_c, placed)
+
     def shared_landmarks(self, other: MapBuilder, index: int) -> np.ndarray:
-        """(K, 2) ids of landmarks, own and other's, that features of the other's keyframe ``index`` seem to share."""
         record = other._records[index]
         found = [np.zeros((0, 2), np.int64)]
         for candidate in self.graph.lookalikes(other.graph.look(index), len(self)):
             found.append(self._links.shared(candidate, record, _LOOP_MATCHES))
         return np.concatenate(found)
 
-    def absorb(self, other: MapBuilder, own_S_other: Similarity, matches: np.ndarray) -> tuple[int, np.ndarray]:
-        """Take another map in; returns the index of its first keyframe, and what its landmarks are called now."""
+    def absorb(self, other: MapBuilder, matches: np.ndarray, witness: np.ndarray) -> tuple[int, np.ndarray] | None:
+        fit = fit_witnessed(self.sparse, other.sparse, matches, witness)
+        if fit is None:
+            return None
+        own_S_other = fit.target_S_source
         for builder in (self, other):
             if builder.chores is not None:
                 builder.chores.cancel()
-        merged = merge_maps(self.sparse, other.sparse, own_S_other, matches)
+        merged = merge_maps(self.sparse, other.sparse, own_S_other, matches[fit.agree])
         for record in other._records:
             record.feature_ids = merged.ids[record.feature_ids]
         self._records += other._records
@@ -172,8 +183,21 @@ class MapBuilder(KeyframeBook):
         return merged.first_view, self.sparse.resolved_ids(merged.ids)
 
     def positions(self, ids: np.ndarray) -> Array:
-        """(K, 3) where landmarks are, NaN where that is unknown."""
         return self.sparse.points[self.sparse.resolved_ids(ids)]
+
+    def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
+        return self._finder.locate(stream, tracks, near)
+
+    def relocalise(
+        self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None
+    ) -> tuple[PnpResult, Tracks] | None:
+        return self._finder.relocalise(stream, gray, near)
+
+    def recall(self, stream: CameraStream, gray: Image) -> Tracks:
+        return self._finder.recall(stream, gray)
+
+    def welcomes(self, stream: CameraStream) -> bool:
+        return self._finder.welcomes(stream)
 
     def add(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array | None
@@ -196,7 +220,7 @@ class MapBuilder(KeyframeBook):
             self._broken = seen < self._config.track_min_inliers
             if self.chores is None:
                 with self._stage("align"):
-                    self.initialised = self._calibrator.begin(stream)
+                    self._initialised = self._calibrator.begin(stream)
                 if self.initialised:
                     self._rebuilt()
             elif self._calibrator.may_begin(stream):
@@ -225,7 +249,6 @@ class MapBuilder(KeyframeBook):
     # Live: what may wait
 
     def go_live(self, beside: bool) -> None:
-        """From now on depth and work on the whole map wait for ``work``; ``beside``: the latter is done in a child."""
         self.chores = self.chores or Chores(beside)
 
     @property
@@ -254,7 +277,6 @@ class MapBuilder(KeyframeBook):
 
     @property
     def backlog(self) -> int:
-        """How much waits: depth of keyframes, adjustments of the whole map."""
         return 0 if self.chores is None else self.chores.count
 
     def settle(self) -> None:
@@ -307,7 +329,7 @@ class MapBuilder(KeyframeBook):
         with self._stage("calibrate"):
             self._adjusted(bring_in)
         if found.kind == START:
-            self.initialised = True
+            self._initialised = True
             self._catch_up()
             self.chores.whole_map = {CALIBRATION} if len(self._records) >= _CALIBRATE_AT[0] else set()
         self.generation += 1
@@ -438,5 +460,5 @@ class MapBuilder(KeyframeBook):
 
     def _adjusted(self, adjust: Callable[[], object], views: Sequence[int] | None = None) -> None:
         """Run an adjustment of ``views`` (all); depth follows the landmarks, moved keyframes are marked."""
-        chosen = self.sparse.posed() if views is None else sorted({*views, *self.outposts.views()})
-        self._changed |= self._dense.following((adjust, self.outposts.anchor), chosen)
+        chosen = self.sparse.posed() if views is None else sorted({*views, *self._outposts.views()})
+        self._changed |= self._dense.following((adjust, self._outposts.anchor), chosen)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import inf
 
 from dust3r_ros.appearance import Appearance
-from dust3r_ros.atlas import Atlas, Submap
+from dust3r_ros.atlas import Atlas, AtlasEntry
 from dust3r_ros.backends import make_backend
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.cameras import Cameras
@@ -84,8 +84,8 @@ class Mapper(MapView):
         self._check_order(stamp_ns, camera)
         with self._stage("track"):
             tracks = stream.follow(gray, seen)
-            found = self._builder.locate(stream, tracks) if self._builder.initialised else None
-        if found is None and self._builder.initialised:
+            found = self.submap.locate(stream, tracks) if self.submap.initialised else None
+        if found is None and self.submap.initialised:
             with self._stage("relocalise"):
                 tracks, found = self._search.here(stamp_ns, stream, gray, image, tracks)
         removed: tuple[int, ...] = ()
@@ -110,11 +110,11 @@ class Mapper(MapView):
     @property
     def due(self) -> str:
         """What ``work`` would do next; "" for nothing."""
-        return self._builder.due
+        return self.submap.due
 
     def work(self, kind: str) -> MapUpdate:
         """Do one of the things that were put off: what ``due`` says."""
-        self._builder.work(kind)
+        self.submap.work(kind)
         return self.news()
 
     def follow(self, poses: Iterable[FollowedPose]) -> int:
@@ -135,7 +135,7 @@ class Mapper(MapView):
         if self._atlas.largest() is not self._active:
             removed = self._wake(self._atlas.largest())
         if self.mapping:  # else the map stays as it is
-            self._builder.finish()
+            self.submap.finish()
         with self._stage("refine"):
             self._active.frames.find_again()
         self._search.relearn(self._cameras)
@@ -145,7 +145,7 @@ class Mapper(MapView):
         """What changed without a frame."""
         stamp = max(self._last_stamp.values(), default=0)
         camera = max(self._last_stamp, key=lambda name: self._last_stamp[name], default="")
-        known = self._builder.initialised
+        known = self.submap.initialised
         state = TrackingState.TRACKING if known else TrackingState.INITIALISING
         changed = self._active.take_changed() if known else ()
         return MapUpdate(stamp, camera, state, changed=changed, cameras=self.cameras)
@@ -163,7 +163,7 @@ class Mapper(MapView):
     def begin_anew(self) -> MapUpdate:
         """Another map with the next image, whatever its stamp; the one so far, if it has poses, waits to be seen."""
         removed = self._active.posed_names()
-        self._begin(keep=self._builder.initialised)
+        self._begin(keep=self.submap.initialised)
         self._last_stamp.clear()
         return replace(self.news(), state=TrackingState.INITIALISING, removed=removed)
 
@@ -178,8 +178,8 @@ class Mapper(MapView):
     def _stream(self, camera: str, image: Image) -> CameraStream:
         if camera not in self._cameras:
             stream, focal = self._cameras.open(camera, image.shape[1], image.shape[0])
-            for submap in (self._active, *self._atlas.asleep):
-                submap.builder.add_camera(stream, replace(focal))
+            for entry in (self._active, *self._atlas.asleep):
+                entry.submap.add_camera(stream, replace(focal))
         return self._cameras[camera]
 
     def _check_order(self, stamp_ns: int, camera: str) -> None:
@@ -189,9 +189,9 @@ class Mapper(MapView):
         self._last_stamp[camera] = stamp_ns
         self._counts = replace(self._counts, frames=self._counts.frames + 1)
 
-    def _wake(self, submap: Submap) -> tuple[int, ...]:
+    def _wake(self, entry: AtlasEntry) -> tuple[int, ...]:
         removed = self._active.posed_names()
-        self._atlas.wake(submap)
+        self._atlas.wake(entry)
         self._forget_sights()
         return removed
 
@@ -199,7 +199,7 @@ class Mapper(MapView):
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, found: PnpResult | None
     ) -> tuple[TrackingState, int | None]:
         """Make the frame a keyframe where it should be one, and remember where it is."""
-        if self._builder.initialised and found is None:
+        if self.submap.initialised and found is None:
             if self.mapping and not self._search.met(stream.name):
                 return TrackingState.INITIALISING, None
             self._counts = replace(self._counts, lost=self._counts.lost + 1)
@@ -207,18 +207,18 @@ class Mapper(MapView):
         keyframe = None
         if not self.mapping:
             return self._follow_only(stamp_ns, stream, gray, image, tracks, found), None
-        wanted = is_keyframe(stream.motion(tracks), stream.overlap(tracks), self._builder.young, self.config)
-        if (wanted or len(self._builder) == 0) and self._builder.accepts(stream):
-            if self._builder.stuck:
+        wanted = is_keyframe(stream.motion(tracks), stream.overlap(tracks), self.submap.young, self.config)
+        if (wanted or len(self.submap) == 0) and self.submap.accepts(stream):
+            if self.submap.stuck:
                 self._begin(keep=False)
                 tracks = stream.follow(gray)
             w_T_c = None if found is None else found.w_T_c
-            keyframe = self._builder.add(stamp_ns, stream, stream.resize.apply(image), gray, tracks, w_T_c)
+            keyframe = self.submap.add(stamp_ns, stream, stream.resize.apply(image), gray, tracks, w_T_c)
         self._active.remember(stamp_ns, stream, tracks, found, keyframe)
         if keyframe is not None and self._atlas.asleep:
             self._join(keyframe)
-        state = TrackingState.TRACKING if self._builder.initialised else TrackingState.INITIALISING
-        return state, None if keyframe is None else len(self._builder) - 1
+        state = TrackingState.TRACKING if self.submap.initialised else TrackingState.INITIALISING
+        return state, None if keyframe is None else len(self.submap) - 1
 
     def _follow_only(
         self, stamp_ns: int, stream: CameraStream, gray: Image, image: Image, tracks: Tracks, found: PnpResult | None
@@ -244,14 +244,14 @@ class Mapper(MapView):
 
     def _begin(self, keep: bool) -> None:
         """Another map with the next keyframe; ``keep``: the one so far sleeps, and what it knows of focals counts."""
-        focals = self._builder.focals
+        focals = self.submap.focals
         if keep:
             self._atlas.sleep()
             focals = [replace(f, prior=f.prior if f.given else f.value) for f in focals]
         else:
             self._atlas.begin()
             focals = [replace(f, value=f.prior, std=f.std if f.fixed else inf, told=None) for f in focals]
-        self._builder.focals = focals
+        self.submap.focals = focals
         self._forget_sights()
 
     def _forget_sights(self) -> None:
@@ -266,7 +266,7 @@ class Mapper(MapView):
     ) -> MapUpdate:
         w_T_c = None if found is None else found.w_T_c
         if keyframe is not None:
-            w_T_c = self._builder.pose(keyframe)
+            w_T_c = self.submap.pose(keyframe)
         if w_T_c is not None:
             self._search.found(stamp_ns, stream, w_T_c, keyframe)
         return MapUpdate(
@@ -276,6 +276,6 @@ class Mapper(MapView):
             w_T_c=w_T_c,
             covariance=None if found is None else found.covariance,
             keyframe=None if keyframe is None else self._active.name(keyframe),
-            changed=self._active.take_changed() if self._builder.initialised else (),
+            changed=self._active.take_changed() if self.submap.initialised else (),
             cameras=self.cameras,
         )

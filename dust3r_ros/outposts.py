@@ -6,7 +6,6 @@ several times. So extrinsics that are wrong place nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,11 +20,10 @@ from dust3r_ros.geometry.pinhole import rays
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.mapping.submap import Guess
 from dust3r_ros.newcomers import Newcomers
 from dust3r_ros.streams import CameraStream
 from dust3r_ros.types import Array
-
-Guess = Callable[[int], Array | None]  # where the rig says a camera was at a stamp
 
 _ERROR_PX = 3.0  # of matches under a motion that is told by another camera, somewhat late
 _SHARE = 0.75  # of the matches that must fit

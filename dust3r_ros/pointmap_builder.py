@@ -41,7 +41,11 @@ _MAX_ATTEMPTS = 8  # second keyframes that do not go with the first one
 
 
 class PointmapBuilder(KeyframeBook):
-    """Adds keyframes by the pointmaps of their pairs; the interface is that of ``MapBuilder``."""
+    """Adds keyframes by the pointmaps of their pairs; see ``Submap``.
+
+    Nothing is put off: a network's device is not for two processes. What moves is not looked for, and two keyframes
+    tell a focal, so that more of them close together tell no more.
+    """
 
     def __init__(
         self, config: MapperConfig, backend: Backend, stage: StageTimer, appearance: Appearance | None = None
@@ -61,7 +65,6 @@ class PointmapBuilder(KeyframeBook):
 
     @property
     def initialised(self) -> bool:
-        """True once two keyframes agree."""
         return len(self._keyframes) > 1
 
     @property
@@ -70,52 +73,26 @@ class PointmapBuilder(KeyframeBook):
         return not self.initialised
 
     @property
-    def young(self) -> bool:
-        """False: two keyframes tell the focal, more of them close together tell no more."""
-        return False
-
-    @property
     def stuck(self) -> bool:
         """True when many keyframes did not go with the first one."""
         return not self.initialised and self._attempts >= _MAX_ATTEMPTS
 
-    def accepts(self, stream: CameraStream) -> bool:
-        """Whether a camera's frames may become keyframes now: any camera's may."""
-        return True
-
     def add_camera(self, stream: CameraStream, focal: Focal) -> None:
-        """A camera before its first frame."""
         self.focals.append(focal)
 
     def pose(self, index: int) -> Array | None:
-        """``w_T_c`` (4, 4) of a keyframe, None while unknown."""
         return self._aligner.pose(index) if self.initialised else None
 
     def posed(self) -> list[int]:
-        """The keyframes with a pose."""
         return list(range(len(self._keyframes))) if self.initialised else []
 
     def unit(self, index: int) -> float:
-        """A length in the surroundings of a keyframe that grows when they do."""
         return self._aligner.scale(index)
 
-    due = ""  # nothing is put off: a network's device is not for two processes
-    backlog = 0
-
-    def go_live(self, beside: bool) -> None:
-        """All is done at once."""
-
-    def work(self, kind: str) -> None:
-        """Nothing waits."""
-
-    regions = 0  # pieces of keyframes in which something moves: a network's depth is not asked for them
-
     def keyframe(self, index: int) -> Keyframe:
-        """A keyframe as it stands now."""
         return self._keyframes.keyframe(index, self.focals[self._records[index].stream.index])
 
     def move(self, new_S_old: Similarity) -> None:
-        """The whole map in other coordinates and another unit."""
         self._aligner.move({i: new_S_old.matrix @ w_S for i, w_S in enumerate(self._aligner.map.similarities)})
         self.mark_all()
 
@@ -138,7 +115,6 @@ class PointmapBuilder(KeyframeBook):
         return None if result is None else (result, no_tracks())
 
     def recall(self, stream: CameraStream, gray: Image) -> Tracks:
-        """What an image seems to see of the map by its features."""
         features, records = stream.features(gray), self._keyframes.records
         found = [no_tracks()]
         for index in self._candidates(stream, gray):
@@ -147,7 +123,6 @@ class PointmapBuilder(KeyframeBook):
         return reduce(join, found).unique()
 
     def positions(self, ids: np.ndarray) -> Array:
-        """(K, 3) where corners are, NaN where that is unknown."""
         return self._keyframes.points(ids, self.focals)
 
     def _candidates(self, stream: CameraStream, gray: Image) -> list[int]:

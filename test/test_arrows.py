@@ -69,6 +69,8 @@ LAYERS = (
         "outposts",
         "frame_finder",
         "metric",
+        "mapping.loop_closing",
+        "mapping.submap",
         "mapper",
     ),
     (
@@ -172,11 +174,12 @@ IMPORTS = [found for path in SOURCES for found in _walk(ast.parse(path.read_text
 
 
 def _part(module: str) -> str:
-    """First name below the package: ``dust3r_ros.io.ply`` and ``io/ply.py`` are of the part ``io``. A ``__main__`` is a
-    command wherever it lies."""
+    """First name below the package: ``dust3r_ros.io.ply`` and ``io/ply.py`` are of the part ``io``, unless the
+    layers name the module itself. A ``__main__`` is a command wherever it lies."""
     if module.endswith("__main__.py"):
         return "cli"
-    return module.removeprefix("dust3r_ros").strip("./").replace("/", ".").removesuffix(".py").split(".")[0]
+    names = module.removeprefix("dust3r_ros").strip("./").replace("/", ".").removesuffix(".py").split(".")
+    return ".".join(names[:2]) if ".".join(names[:2]) in LAYER else names[0]
 
 
 def _own() -> Iterator[tuple[Import, str, str]]:
