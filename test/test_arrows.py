@@ -32,7 +32,6 @@ LAYERS = (
         "backends",
         "junctions",
         "junction_links",
-        "linker",
         "attitude",
         "camera_info",
         "companion_match",
@@ -42,6 +41,7 @@ LAYERS = (
     (
         "densifier",
         "left_out",
+        "linker",
         "movers",
         "moving",
         "sight",
@@ -70,6 +70,7 @@ LAYERS = (
         "frame_finder",
         "metric",
         "mapping.loop_closing",
+        "mapping.reconstruction",
         "mapping.submap",
         "mapper",
     ),

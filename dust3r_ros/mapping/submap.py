@@ -28,12 +28,16 @@ class Submap(Protocol):
     What only one kind of map can do has a default that does nothing.
     """
 
-    graph: PairGraph
     focals: list[Focal]  # of the cameras, in their order, pixels of the tracked images
     generation: int  # counts how often the map was built anew or re-calibrated
     saving: LiveSubmap
 
     # What it has
+
+    @property
+    @abstractmethod
+    def graph(self) -> PairGraph:
+        """Which keyframes pairs connect."""
 
     @abstractmethod
     def __len__(self) -> int:

@@ -158,7 +158,7 @@ class TestRoundTrip:
 
     def test_the_state_is_that_of_the_mapper(self, grown: Grown, config) -> None:
         again = resumed(grown.path, config)
-        a, b = grown.mapper.submap.sparse, again.submap.sparse
+        a, b = grown.mapper.submap.state.sparse, again.submap.state.sparse
         for one, other in zip(a.views, b.views, strict=True):
             assert one.w_T_c.tobytes() == other.w_T_c.tobytes() and one.first_id == other.first_id
             for name in ("seen", "pruned"):
@@ -183,7 +183,7 @@ class TestRoundTrip:
 
     def test_landmarks_for_exports(self, grown: Grown) -> None:
         contents = load_map(grown.path, landmarks=True)
-        found, sparse = contents.landmarks, grown.mapper.submap.sparse
+        found, sparse = contents.landmarks, grown.mapper.submap.state.sparse
         assert found is not None and len(found.positions) > 300
         assert np.bincount(found.landmark, minlength=len(found.positions)).min() >= 2
         by_index = {keyframe.index: keyframe for keyframe in contents.keyframes}

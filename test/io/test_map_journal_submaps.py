@@ -42,7 +42,7 @@ def same(path: Path, mapper: Mapper) -> None:
     state = load_state(path)
     assert [saved.names for saved in state.submaps] == [tuple(entry.names) for entry in entries]
     for saved, entry in zip(state.submaps, entries, strict=True):
-        sparse = entry.submap.sparse
+        sparse = entry.submap.state.sparse
         assert saved.facts["initialised"] == entry.submap.initialised
         assert sorted(saved.edges) == sorted(entry.submap.graph.edges)
         assert set(saved.pairs) == set(entry.submap.saving.pairs)
