@@ -17,13 +17,12 @@ from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.keyframes import YOUNG
 from dust3r_ros.map_state import MapState, SubmapState
+from dust3r_ros.mapping.loop_closing import Meetings
 from dust3r_ros.mapping.submap import Submap
 from dust3r_ros.streams import CameraStream
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.types import Image, Keyframe
-
-_RECENT = 12  # keyframes whose matches count
 
 
 class AtlasEntry:
@@ -38,7 +37,7 @@ class AtlasEntry:
         self._generation = 0
         self.names: list[int] = []
         self._fresh_names = fresh_names
-        self.sights: dict[AtlasEntry, list[tuple[int, np.ndarray]]] = {}  # by sleeping map: keyframe, matches
+        self.meetings: dict[AtlasEntry, Meetings] = {}  # with maps that sleep
 
     def name(self, index: int) -> int:
         """The name of keyframe ``index``, given at the first asking."""
@@ -202,13 +201,8 @@ class Atlas:
             return None
         for entry in self.asleep:
             matches = entry.submap.shared_landmarks(active.submap, index)
-            sights = active.sights.setdefault(entry, [])
-            if not len(matches):
-                continue
-            sights.append((index, matches))
-            recent = [(at, found) for at, found in sights if at > index - _RECENT]
-            witness = np.repeat([at for at, _ in recent], [len(found) for _, found in recent])
-            ids = entry.absorb(active, np.concatenate([found for _, found in recent]), witness)
+            told = active.meetings.setdefault(entry, Meetings()).add(index, matches)
+            ids = None if told is None else entry.absorb(active, *told)
             if ids is not None:
                 self.asleep.remove(entry)
                 self.active = entry

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from dust3r_ros.alignment.cloud import Cloud
-from dust3r_ros.alignment.map_merge import merge_maps
-from dust3r_ros.alignment.refinement import close_loop, refine
+from dust3r_ros.alignment.refinement import refine
 from dust3r_ros.alignment.transplant import adjusted_copy, transplant
 from dust3r_ros.appearance import Appearance
 from dust3r_ros.backends.base import Backend
@@ -26,7 +25,7 @@ from dust3r_ros.landmark_cloud import landmark_cloud
 from dust3r_ros.landmark_saving import LandmarkSaving
 from dust3r_ros.linker import Linker
 from dust3r_ros.map_state import SubmapState
-from dust3r_ros.mapping.loop_closing import fit_witnessed
+from dust3r_ros.mapping.loop_closing import LoopClosing
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.submap import Guess
 from dust3r_ros.movers import Movers
@@ -41,8 +40,6 @@ from dust3r_ros.types import Array, Image, Keyframe
 _MAX_FIRST_KEYFRAMES = 8
 _CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
 _RENEWED = 30  # keyframes up to which depth follows calibrations at once: of more it would take seconds
-_LOOP_MATCHES = 25
-_LOOP_GAP_PX = 2.0  # less is drift that the window takes up
 
 
 class MapBuilder(KeyframeBook):
@@ -56,6 +53,7 @@ class MapBuilder(KeyframeBook):
         self._config, self._stage = config, stage
         self._appearance = appearance or Appearance()
         self._links = Linker(self.state)
+        self._loops = LoopClosing(self.state, self._links)
         self._near = Neighbourhood(self.state)
         self._calibrator = Calibrator(self.state)
         self._dense = Densifier(self.state, backend, stage)
@@ -130,35 +128,23 @@ class MapBuilder(KeyframeBook):
         self._outposts.tell(index, w_T_c, placed)
 
     def shared_landmarks(self, other: MapBuilder, index: int) -> np.ndarray:
-        record = other.state.records[index]
-        found = [np.zeros((0, 2), np.int64)]
-        for candidate in self.graph.lookalikes(other.graph.look(index), len(self)):
-            found.append(self._links.shared(candidate, record, _LOOP_MATCHES))
-        return np.concatenate(found)
+        return self._loops.shared(other.state, index)
 
     def absorb(self, other: MapBuilder, matches: np.ndarray, witness: np.ndarray) -> tuple[int, np.ndarray] | None:
-        fit = fit_witnessed(self.state.sparse, other.state.sparse, matches, witness)
+        fit = self._loops.fit(other.state, matches, witness)
         if fit is None:
             return None
-        own_S_other = fit.target_S_source
         for builder in (self, other):
             if builder.chores is not None:
                 builder.chores.cancel()
-        merged = merge_maps(self.state.sparse, other.state.sparse, own_S_other, matches[fit.agree])
-        for record in other.state.records:
-            record.feature_ids = merged.ids[record.feature_ids]
-        self.state.records += other.state.records
+        merged = self.state.absorb(other.state, fit.target_S_source, matches[fit.agree])
         self._links.absorb(other._links, merged.first_view, merged.ids)
-        self.graph.absorb(other.graph)
-        self._dense.take_over(other._dense, merged.first_view, own_S_other.scale)
+        self._dense.take_over(other._dense, merged.first_view, fit.target_S_source.scale)
         if self.chores is not None and other.chores is not None:
             first = merged.first_view
             waited = other.chores.drop_depth()
             self.chores.depth += [(first + at, [first + near for near in others]) for at, others in waited]
-        if self.chores is None:
-            self._adjusted(lambda: close_loop(self.state.sparse))
-        else:
-            self.chores.whole_map.add(LOOP)
+        self._close_loop()
         self.generation += 1
         self.mark_all()
         return merged.first_view, self.state.sparse.resolved_ids(merged.ids)
@@ -278,7 +264,7 @@ class MapBuilder(KeyframeBook):
             if kind == START:
                 better = self._calibrator.begin(stream)
             elif kind == LOOP:
-                close_loop(self.state.sparse)
+                self._loops.adjust()
             else:
                 self._calibrator.adjust()
                 better = self._calibrator.improve(stream)
@@ -397,8 +383,7 @@ class MapBuilder(KeyframeBook):
     def _extend(self, index: int, stream: CameraStream, near: list[int], lookalikes: list[int]) -> None:
         view = self.state.sparse.views[index]
         with self._stage("match"):
-            matches = self._links.link(lookalikes, index, _LOOP_MATCHES)
-            closed = [other for other, count in zip(lookalikes, matches, strict=True) if count >= _LOOP_MATCHES]
+            closed = self._loops.link(index, lookalikes)
         better = self.locate(stream, view.seen, view.w_T_c)
         if better is not None:
             view.w_T_c = better.w_T_c
@@ -406,11 +391,8 @@ class MapBuilder(KeyframeBook):
             recent = self._near.window(index, self._config.window)
             window = [view for view in self.posed()[1:] if view in recent]
             self.state.sparse.extend(window)
-            if closed and self.state.sparse.disagreement(index) > _LOOP_GAP_PX:
-                if self.chores is None:
-                    self._adjusted(lambda: close_loop(self.state.sparse))
-                else:
-                    self.chores.whole_map.add(LOOP)
+            if self._loops.gapes(index, closed):
+                self._close_loop()
             free = self._calibrator.joining
             self._adjusted(lambda: refine(self.state.sparse, window, free_focal=free, rounds=1, iterations=6), window)
             self.state.sparse.extend(window)
@@ -426,6 +408,13 @@ class MapBuilder(KeyframeBook):
         self._catch_up()
         self._changed.add(index)
         self._depth(index, [*near, *closed])
+
+    def _close_loop(self) -> None:
+        """Whole map to what was linked, now or beside."""
+        if self.chores is None:
+            self._adjusted(self._loops.adjust)
+        else:
+            self.chores.whole_map.add(LOOP)
 
     def _calibrate(self, stream: CameraStream) -> None:
         """Whole map with free focals and lenses; while the focal may be wrong, also built anew from others.

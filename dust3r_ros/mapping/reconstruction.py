@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from dust3r_ros.alignment.map_merge import Merged, merge_maps
 from dust3r_ros.alignment.sparse_map import SparseMap
 from dust3r_ros.alignment.sparse_view import Focal
 from dust3r_ros.config import MapperConfig
+from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.pair_graph import PairGraph
 from dust3r_ros.streams import CameraStream, KeyframeRecord
 
@@ -27,6 +29,15 @@ class Reconstruction:
         self.sparse = SparseMap(config.min_parallax_deg)
         self.graph = PairGraph(config)
         self.settled = False
+
+    def absorb(self, other: Reconstruction, own_S_other: Similarity, matches: np.ndarray) -> Merged:
+        """Take another one in; landmarks ``matches`` (M, 2), own and other's, become one. Its keyframes come last."""
+        merged = merge_maps(self.sparse, other.sparse, own_S_other, matches)
+        for record in other.records:
+            record.feature_ids = merged.ids[record.feature_ids]
+        self.records += other.records
+        self.graph.absorb(other.graph)
+        return merged
 
     def focal_of(self, index: int) -> Focal:
         """Of the camera that took a keyframe, pixels of the tracked image."""
