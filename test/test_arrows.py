@@ -230,6 +230,12 @@ def test_only_the_node_knows_ros() -> None:
     assert [str(found) for found in seen if not found.path.startswith("node/")] == []
 
 
+def test_only_the_mapper_knows_the_kinds_of_map() -> None:
+    """All others see a ``Submap``."""
+    kinds = ("dust3r_ros.map_builder", "dust3r_ros.pointmap_builder")
+    assert {found.path for found in IMPORTS if found.module in kinds} == {"mapper.py"}
+
+
 def test_torch_stays_in_its_homes() -> None:
     seen = [found for found in IMPORTS if found.module.split(".")[0] in ("torch", "torchvision", "timm", "safetensors")]
     assert any(found.path.startswith("network/") for found in seen)
