@@ -12,40 +12,32 @@ from itertools import count
 
 import numpy as np
 
-from dust3r_ros.alignment.map_fit import fit_maps
-from dust3r_ros.errors import GeometryError
 from dust3r_ros.frame_log import FrameLog
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.keyframes import YOUNG
-from dust3r_ros.map_builder import MapBuilder
 from dust3r_ros.map_state import MapState, SubmapState
-from dust3r_ros.pointmap_builder import PointmapBuilder
+from dust3r_ros.mapping.loop_closing import Meetings
+from dust3r_ros.mapping.submap import Submap
 from dust3r_ros.streams import CameraStream
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.types import Image, Keyframe
 
-Builder = MapBuilder | PointmapBuilder
 
-_WITNESSES = 3  # keyframes that must see the other map
-_MIN_AGREEING = 12  # matches of each of them
-_RECENT = 12  # keyframes whose matches count
+class AtlasEntry:
+    """One map of an atlas: the map itself, its frames, and the names of its keyframes, which no other map's have."""
 
-
-class Submap:
-    """One map: what builds it, its frames, and the names of its keyframes, which no other map's have."""
-
-    def __init__(self, builder: Builder, fresh_names: Iterator[int], session: int = 0) -> None:
-        self.builder = builder
-        self.frames = FrameLog(builder, session)
+    def __init__(self, submap: Submap, fresh_names: Iterator[int], session: int = 0) -> None:
+        self.submap = submap
+        self.frames = FrameLog(submap, session)
         self.live: bool | None = None  # whether work on the whole map is done beside; None: offline
         self.changes = 0  # how often keyframes changed
         self._restored = False
         self._generation = 0
         self.names: list[int] = []
         self._fresh_names = fresh_names
-        self.sights: dict[Submap, list[tuple[int, np.ndarray]]] = {}  # by sleeping map: keyframe, matches
+        self.meetings: dict[AtlasEntry, Meetings] = {}  # with maps that sleep
 
     def name(self, index: int) -> int:
         """The name of keyframe ``index``, given at the first asking."""
@@ -55,91 +47,83 @@ class Submap:
 
     def keyframe(self, index: int) -> Keyframe:
         """Keyframe ``index`` by its name."""
-        return replace(self.builder.keyframe(index), index=self.name(index))
+        return replace(self.submap.keyframe(index), index=self.name(index))
 
     def go_live(self, beside: bool) -> None:
         """From now on what may wait does."""
         self.live = beside
-        self.builder.go_live(beside)
+        self.submap.go_live(beside)
 
     def take_changed(self) -> tuple[Keyframe, ...]:
         """Keyframes that changed since the last call, by their names."""
-        changed = self.builder.take_changed()
+        changed = self.submap.take_changed()
         self.changes += bool(changed)
         return tuple(replace(keyframe, index=self.name(keyframe.index)) for keyframe in changed)
 
     @property
     def edges(self) -> list[tuple[int, int, float]]:
         """The pair graph by names: (first, second, weight)."""
-        return [(self.name(first), self.name(second), weight) for first, second, weight in self.builder.graph.edges]
+        return [(self.name(first), self.name(second), weight) for first, second, weight in self.submap.graph.edges]
 
     def remember(
         self, stamp_ns: int, stream: CameraStream, tracks: Tracks, found: PnpResult | None, keyframe: int | None
     ) -> None:
         """Keep a frame's pose relative to a keyframe, and what it takes to find it again while the map settles."""
-        builder = self.builder
+        submap = self.submap
         if keyframe is not None:
             self.name(keyframe)
             self.frames.add_keyframe(stamp_ns, stream.name, keyframe)
         else:
             self.frames.add(
-                stamp_ns, stream.name, len(builder) - 1, found, lambda near: builder.locate(stream, tracks, near)
+                stamp_ns, stream.name, len(submap) - 1, found, lambda near: submap.locate(stream, tracks, near)
             )
-        if self.live is None and builder.settling and builder.generation != self._generation:
-            self._generation = builder.generation
+        if self.live is None and submap.settling and submap.generation != self._generation:
+            self._generation = submap.generation
             self.frames.find_again()
 
     def keep(self, pose: FollowedPose, stream: CameraStream) -> bool:
         """Where a frame was that others found, relative to a keyframe; False where there is none of that name."""
         if pose.keyframe not in self.names:
             return False
-        builder, seen = self.builder, Tracks(pose.ids, pose.pixels)
+        submap, seen = self.submap, Tracks(pose.ids, pose.pixels)
         at = self.names.index(pose.keyframe)
         self.frames.keep(
-            pose.stamp_ns, pose.camera, at, pose.k_T_c, pose.unit, lambda near: builder.locate(stream, seen, near)
+            pose.stamp_ns, pose.camera, at, pose.k_T_c, pose.unit, lambda near: submap.locate(stream, seen, near)
         )
         return True
 
     def move(self, new_S_old: Similarity) -> None:
         """The whole map, keyframes and frames, in other coordinates and another unit."""
-        self.builder.move(new_S_old)
+        self.submap.move(new_S_old)
         self.frames.rescale(new_S_old.scale)
 
     def restore(self, state: SubmapState, streams: Mapping[str, CameraStream]) -> None:
         """A map of another session in place of an empty one; every keyframe counts as changed."""
         self.names, self._restored = list(state.names), True
-        self.builder.saving.restore(state, streams)
-        self.builder.focals = list(state.focals)
-        self.builder.generation = self._generation = int(state.facts["generation"])
-        if isinstance(self.builder, MapBuilder):
-            self.builder.initialised = bool(state.facts["initialised"])
-        self.builder.mark_all()
+        self.submap.restore(state, streams)
+        self._generation = self.submap.generation
         self.frames.restore(state.frames)
 
     @property
     def lasts(self) -> bool:
         """Whether it is kept when its cameras are lost: one that has grown, or that somebody loaded."""
-        return len(self.builder) > YOUNG or self._restored
+        return len(self.submap) > YOUNG or self._restored
 
     def posed_names(self) -> tuple[int, ...]:
         """Names of the keyframes with a pose."""
-        return tuple(self.name(index) for index in self.builder.posed())
+        return tuple(self.name(index) for index in self.submap.posed())
 
-    def absorb(self, other: Submap, matches: np.ndarray, witness: np.ndarray) -> np.ndarray | None:
+    def absorb(self, other: AtlasEntry, matches: np.ndarray, witness: np.ndarray) -> np.ndarray | None:
         """Take another map in where landmarks ``matches`` (M, 2), own and other's, are the same.
 
         ``witness`` (M,): the keyframe of the other that told each.
         Returns what the other's landmarks are called now; None, and nothing changed, where they do not fit.
         """
-        assert isinstance(self.builder, MapBuilder) and isinstance(other.builder, MapBuilder)
-        try:
-            fit = fit_maps(self.builder.sparse, other.builder.sparse, matches)
-        except GeometryError:
+        joined = self.submap.absorb(other.submap, matches, witness)
+        if joined is None:
             return None
-        if np.count_nonzero(np.bincount(witness[fit.agree]) >= _MIN_AGREEING) < _WITNESSES:
-            return None
-        names = [other.name(index) for index in range(len(other.builder))]
-        first, ids = self.builder.absorb(other.builder, fit.target_S_source, matches[fit.agree])
+        first, ids = joined
+        names = [other.name(index) for index in range(len(other.submap))]
         self.names = [self.name(index) for index in range(first)] + names
         self.frames.absorb(other.frames, first)
         return ids
@@ -148,9 +132,9 @@ class Submap:
 class Atlas:
     """Switches between maps; keyframes of a map that falls asleep count as removed until it wakes."""
 
-    def __init__(self, make: Callable[[], Builder]) -> None:
+    def __init__(self, make: Callable[[], Submap]) -> None:
         self._make = make
-        self.asleep: list[Submap] = []
+        self.asleep: list[AtlasEntry] = []
         self.session = 0  # how often the maps were gone on with
         self.origin = ("", 0)  # the file they are of, and its state
         self._live: bool | None = None
@@ -160,9 +144,9 @@ class Atlas:
         """The maps of another session in place of an empty one, which had all of ``streams``."""
         self.session, self.origin = state.session + 1, (state.lineage, state.changes)
         self._names = count(max((name for submap in state.submaps for name in submap.names), default=-1) + 1)
-        maps = [Submap(self._make(), self._names, self.session) for _ in state.submaps]
-        for submap, saved in zip(maps, state.submaps, strict=True):
-            submap.restore(saved, streams)
+        maps = [AtlasEntry(self._make(), self._names, self.session) for _ in state.submaps]
+        for entry, saved in zip(maps, state.submaps, strict=True):
+            entry.restore(saved, streams)
         if maps:
             self.active, self.asleep = maps[0], maps[1:]
 
@@ -170,15 +154,15 @@ class Atlas:
         """Another map; the active one is dropped."""
         if not self.asleep:
             self._names = count()
-        self.active = Submap(self._make(), self._names, self.session)
+        self.active = AtlasEntry(self._make(), self._names, self.session)
         if self._live is not None:
             self.active.go_live(self._live)
 
     def go_live(self, beside: bool) -> None:
         """From now on what may wait does, in this map and those to come."""
         self._live = beside
-        for submap in (self.active, *self.asleep):
-            submap.go_live(beside)
+        for entry in (self.active, *self.asleep):
+            entry.go_live(beside)
 
     def sleep(self) -> None:
         """Another map; the active one is kept."""
@@ -187,24 +171,24 @@ class Atlas:
 
     def find(
         self, stream: CameraStream, gray: Image, image: Image, forget: Callable[[], None]
-    ) -> tuple[Submap, PnpResult, Tracks] | None:
+    ) -> tuple[AtlasEntry, PnpResult, Tracks] | None:
         """A frame in one of the maps that sleep; ``forget`` drops what the backend has of another map's keyframes."""
         found = None
-        for submap in reversed(self.asleep):
+        for entry in reversed(self.asleep):
             forget()
-            found = submap.builder.relocalise(stream, gray, image)
+            found = entry.submap.relocalise(stream, gray, image)
             if found is not None:
                 break
         forget()
-        return None if found is None else (submap, *found)
+        return None if found is None else (entry, *found)
 
-    def wake(self, submap: Submap) -> None:
+    def wake(self, entry: AtlasEntry) -> None:
         """A sleeping map is the active one again; the one that was sleeps where it has poses."""
-        self.asleep.remove(submap)
-        if self.active.builder.initialised:
+        self.asleep.remove(entry)
+        if self.active.submap.initialised:
             self.asleep.append(self.active)
-        self.active = submap
-        submap.builder.mark_all()
+        self.active = entry
+        entry.submap.mark_all()
 
     def join(self, index: int) -> np.ndarray | None:
         """Whether keyframe ``index`` of the active map ties it to one that sleeps: then they become one.
@@ -213,27 +197,18 @@ class Atlas:
         active map are called now, None where nothing was joined.
         """
         active = self.active
-        if not isinstance(active.builder, MapBuilder) or not active.builder.initialised:
+        if not active.submap.initialised:
             return None
-        for submap in self.asleep:
-            if not isinstance(submap.builder, MapBuilder):
-                continue
-            matches = submap.builder.shared_landmarks(active.builder, index)
-            sights = active.sights.setdefault(submap, [])
-            if not len(matches):
-                continue
-            sights.append((index, matches))
-            recent = [(at, found) for at, found in sights if at > index - _RECENT]
-            if len(recent) < _WITNESSES:
-                continue
-            witness = np.repeat([at for at, _ in recent], [len(found) for _, found in recent])
-            ids = submap.absorb(active, np.concatenate([found for _, found in recent]), witness)
+        for entry in self.asleep:
+            matches = entry.submap.shared_landmarks(active.submap, index)
+            told = active.meetings.setdefault(entry, Meetings()).add(index, matches)
+            ids = None if told is None else entry.absorb(active, *told)
             if ids is not None:
-                self.asleep.remove(submap)
-                self.active = submap
+                self.asleep.remove(entry)
+                self.active = entry
                 return ids
         return None
 
-    def largest(self) -> Submap:
+    def largest(self) -> AtlasEntry:
         """The map with most keyframes."""
-        return max([self.active, *self.asleep], key=lambda submap: len(submap.builder.posed()))
+        return max([self.active, *self.asleep], key=lambda entry: len(entry.submap.posed()))

@@ -12,10 +12,9 @@ from dust3r_ros.alignment.landmark_sample import thin
 from dust3r_ros.alignment.lens import USUAL_BEND, focal_shift
 from dust3r_ros.alignment.lens_refinement import refine_lenses
 from dust3r_ros.alignment.refinement import refine
-from dust3r_ros.alignment.sparse_map import SparseMap
-from dust3r_ros.config import MapperConfig
 from dust3r_ros.keyframes import YOUNG
-from dust3r_ros.streams import CameraStream, KeyframeRecord
+from dust3r_ros.mapping.reconstruction import MOST_UNSURE, Reconstruction
+from dust3r_ros.streams import CameraStream
 
 _FIRST_KEYFRAMES = 3  # with an unknown focal; two views alone do not tell it
 # A start is free to choose its pair, its focal and all poses: chance fits more to it than to one pose in a map.
@@ -26,7 +25,6 @@ _SURE_OF_FOCAL = 0.02  # relative standard deviation
 _NO_RIVAL = 1.1
 _ANY_FOCAL_AT = 10  # keyframes: before, live, the first poses are those of a usual focal
 _USUAL_MISFIT = 2.0  # square pixels: more, and the focal is not what cameras usually have
-_MOST_TRIED = 60  # keyframes: whoever is not sure by then goes on with what explains them best
 _ASKED_SIGHTS = 10_000  # of all views together, when the images are asked for a focal that was given
 _ASKED_STEPS = 20
 _ENOUGH_VIEWS = 8
@@ -37,79 +35,60 @@ _ACCUSTOMED_AT = (3, 5, 8, 12)
 class Calibrator:
     """Builds a map anew from what its keyframes see, as long as its focal may be wrong."""
 
-    def __init__(self, sparse: SparseMap, records: Sequence[KeyframeRecord], config: MapperConfig) -> None:
-        self._sparse, self._records, self._config = sparse, records, config
-        self.settled = False  # of the focal: no others are tried any more
+    def __init__(self, state: Reconstruction) -> None:
+        self._state = state
         self.pressed = False  # cameras are live: the first poses are wanted soon
-
-    @property
-    def sure(self) -> bool:
-        """Whether the focal of the camera that began the map is so sure that others may join."""
-        if not self._records:
-            return False
-        first = self._sparse.focals[self._records[0].stream.index]
-        return first.given or self.settled or len(self._records) > _MOST_TRIED
-
-    def knows(self, stream: CameraStream) -> bool:
-        """Whether a camera's focal is more than a guess."""
-        return bool(np.isfinite(self._sparse.focals[stream.index].std)) or self._views(stream) > 0
 
     @property
     def joining(self) -> np.ndarray:
         """(F,) the cameras that joined a map and are in few keyframes yet: their focals move in every adjustment."""
-        few = self._views_by_camera() < YOUNG
-        few[self._records[0].stream.index] = False
+        few = self._state.views_by_camera() < YOUNG
+        few[self._state.records[0].stream.index] = False
         return few
 
     def adjust(self) -> None:
         """The whole map, with free focals and, once it is large enough, lenses."""
         # While the focal may be wrong, it would bend the lens to fit.
-        if len(self._records) <= YOUNG or not self.sure:
-            refine(self._sparse, free_focal=True, rounds=2, iterations=30, sharp=True)
+        if len(self._state.records) <= YOUNG or not self._state.sure:
+            refine(self._state.sparse, free_focal=True, rounds=2, iterations=30, sharp=True)
         else:
-            refine_lenses(self._sparse, rounds=2, iterations=_LIVE_STEPS)
+            refine_lenses(self._state.sparse, rounds=2, iterations=_LIVE_STEPS)
 
     def adjust_last(self) -> None:
         """The same when no more frames come, and time does not press."""
-        if self.sure:
-            refine_lenses(self._sparse)
+        if self._state.sure:
+            refine_lenses(self._state.sparse)
         else:
-            refine(self._sparse, free_focal=True, rounds=3, iterations=30, sharp=True)
+            refine(self._state.sparse, free_focal=True, rounds=3, iterations=30, sharp=True)
 
     def due(self, stream: CameraStream) -> list[int]:
         """The keyframes of a camera that joined, when they are as many as to ``accustom`` it again."""
-        if not self.joining[stream.index] or self._views(stream) not in _ACCUSTOMED_AT:
+        if not self.joining[stream.index] or self._state.views_of(stream) not in _ACCUSTOMED_AT:
             return []
-        return [v for v in self._sparse.posed() if self._sparse.views[v].camera == stream.index]
+        return [v for v in self._state.sparse.posed() if self._state.sparse.views[v].camera == stream.index]
 
     def accustom(self, stream: CameraStream, own: Sequence[int]) -> None:
         """Adjust keyframes and focal of a camera that joined to the rest of the map, which stays."""
-        refine(self._sparse, own, free_focal=self.joining, rounds=2, sharp=True)
+        refine(self._state.sparse, own, free_focal=self.joining, rounds=2, sharp=True)
         self.consider_lens(stream)
-
-    def _views_by_camera(self) -> np.ndarray:
-        return np.bincount([view.camera for view in self._sparse.views], minlength=len(self._sparse.focals))
-
-    def _views(self, stream: CameraStream) -> int:
-        return int(self._views_by_camera()[stream.index])
 
     def may_begin(self, stream: CameraStream) -> bool:
         """Whether there are as many keyframes as it takes to pose the first."""
-        return len(self._records) >= (2 if self._sparse.focals[stream.index].fixed else _FIRST_KEYFRAMES)
+        return len(self._state.records) >= (2 if self._state.sparse.focals[stream.index].fixed else _FIRST_KEYFRAMES)
 
     def begin(self, stream: CameraStream) -> bool:
         """Pose the first keyframes together; whether that was possible."""
-        focal = self._sparse.focals[stream.index]
+        focal = self._state.sparse.focals[stream.index]
         if not self.may_begin(stream):
             return False
         known = focal.given or focal.std < _SURE_OF_FOCAL  # as an older map tells
         if self.pressed and not known:
             if self._begin_as_usual(stream):
                 return True
-            if len(self._records) < _ANY_FOCAL_AT:
+            if len(self._state.records) < _ANY_FOCAL_AT:
                 return False
         begun = self._bootstrap(stream, [focal.value] if known else _starts(stream))[0]
-        self.settled = begun and known
+        self._state.settled = begun and known
         self.consider_lens(stream)
         return begun
 
@@ -119,46 +98,46 @@ class Calibrator:
         The first few views hardly tell a focal: the one that explains them best may be off by a factor of two. One that
         is held gives poses that are nearly right for most cameras; others are tried when there are more views.
         """
-        focal = self._sparse.focals[stream.index]
-        before, focal.fixed = self._sparse.snapshot(), True
+        focal = self._state.sparse.focals[stream.index]
+        before, focal.fixed = self._state.sparse.snapshot(), True
         try:
             begun = self._bootstrap(stream, [focal.prior])[0]
         finally:
             focal.fixed = False
-        if begun and self._sparse.misfit() < _USUAL_MISFIT:
+        if begun and self._state.sparse.misfit() < _USUAL_MISFIT:
             return True
-        self._sparse.restore(before)
+        self._state.sparse.restore(before)
         return False
 
     def improve(self, stream: CameraStream) -> bool:
         """Try other focals while one of them may be right; whether the map was built anew because one explains more."""
         better = False
         if self.doubtful(stream):
-            focal = self._sparse.focals[stream.index]
+            focal = self._state.sparse.focals[stream.index]
             before = focal.value
             better, rival = self._bootstrap(stream, [f for f in _starts(stream) if differ(f, before)])
             agreed = abs(np.log(focal.value / before)) < 2 * _SURE_OF_FOCAL
-            self.settled = bool(agreed and focal.std < _SURE_OF_FOCAL and rival > _NO_RIVAL)
+            self._state.settled = bool(agreed and focal.std < _SURE_OF_FOCAL and rival > _NO_RIVAL)
         self.consider_lens(stream)
         return better
 
     def doubtful(self, stream: CameraStream) -> bool:
         """Whether another focal than that of the map may be right."""
-        several = any(record.stream is not stream for record in self._records)
-        known = self._sparse.focals[stream.index].given or self.settled
-        return not (known or several or len(self._records) > _MOST_TRIED)
+        several = any(record.stream is not stream for record in self._state.records)
+        known = self._state.sparse.focals[stream.index].given or self._state.settled
+        return not (known or several or len(self._state.records) > MOST_UNSURE)
 
     def consider_lens(self, stream: CameraStream) -> None:
         """How sure the focal is, for a lens of which nobody knows how much it bends; what images say of a given one."""
-        if self._sparse.focals[stream.index].given:
+        if self._state.sparse.focals[stream.index].given:
             self._ask_images(stream)
             return
-        shift = focal_shift(self._sparse, stream.index, stream.long_edge / 2)
-        self._sparse.focals[stream.index].lens_std = USUAL_BEND * abs(shift)
+        shift = focal_shift(self._state.sparse, stream.index, stream.long_edge / 2)
+        self._state.sparse.focals[stream.index].lens_std = USUAL_BEND * abs(shift)
 
     def _ask_images(self, stream: CameraStream) -> None:
         """What a sample of the map says of a given focal when it is free and its prior unknown; the map stays."""
-        sparse, focal = self._sparse, self._sparse.focals[stream.index]
+        sparse, focal = self._state.sparse, self._state.sparse.focals[stream.index]
         views = sparse.posed()
         if sum(sparse.views[v].camera == stream.index for v in views) < _ENOUGH_VIEWS:
             return
@@ -176,11 +155,11 @@ class Calibrator:
 
         Returns whether it was, and how much worse the best other focal explains it (``Outcome.rival``).
         """
-        least, views = max(_START_INLIERS, self._config.track_min_inliers), range(len(self._records))
+        least, views = max(_START_INLIERS, self._state.config.track_min_inliers), range(len(self._state.records))
         outcomes = []
         for sharp in (False, True):
-            options = Options(PairFromLandmarks(sharp), least, self._config.seed)
-            outcomes.append(bootstrap(self._sparse, views, stream.index, focals, options))
+            options = Options(PairFromLandmarks(sharp), least, self._state.config.seed)
+            outcomes.append(bootstrap(self._state.sparse, views, stream.index, focals, options))
         return any(outcome.starts for outcome in outcomes), min(outcome.rival for outcome in outcomes)
 
 

@@ -10,14 +10,11 @@ import numpy as np
 from dust3r_ros.alignment.depth_maps import DepthMaps
 from dust3r_ros.alignment.depth_sharing import DepthShot, seen_from
 from dust3r_ros.alignment.depth_sources import depth_sources
-from dust3r_ros.alignment.sparse_map import SparseMap
 from dust3r_ros.backends.base import Backend
-from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import angle_deg, invert
 from dust3r_ros.map_state import KeyframeState, PairGeometry
-from dust3r_ros.pair_graph import PairGraph
-from dust3r_ros.streams import KeyframeRecord
+from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.timing import StageTimer
 from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
 
@@ -38,19 +35,10 @@ class Densifier:
     made. Either way the pair graph connects keyframes that share landmarks.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        sparse: SparseMap,
-        graph: PairGraph,
-        records: Sequence[KeyframeRecord],
-        config: MapperConfig,
-        stage: StageTimer,
-    ) -> None:
+    def __init__(self, state: Reconstruction, backend: Backend, stage: StageTimer) -> None:
         self.backend = backend
         self.depths = DepthMaps()
-        self._sparse, self._graph, self._records = sparse, graph, records
-        self._config, self._stage = config, stage
+        self._state, self._stage = state, stage
         self._used: dict[tuple[int, int], PairGeometry] = {}
         self.paired: list[tuple[int, int]] = []  # pairs in the order in which they came, went or lay anew
         self._lenses: dict[int, Lens] = {}  # with which the images that the backend has were rectified
@@ -65,16 +53,16 @@ class Densifier:
         """Pointmaps of pairs of keyframes, old ones too."""
         for index in sorted({index for pair in pairs for index in pair}):
             if not self.backend.has(index) or self._lenses.get(index) != self._lens(index):
-                self.backend.add(View(index, self._records[index].stream.name, self._rectified(index)))
+                self.backend.add(View(index, self._state.records[index].stream.name, self._rectified(index)))
         return self.backend.predict(pairs, focals, poses, landmarks)
 
     def image(self, index: int) -> Image:
         """The image (H, W, 3) that the depth of a keyframe belongs to: as a pinhole would have seen it."""
-        record = self._records[index]
+        record = self._state.records[index]
         return record.stream.rectified(record.image, self._lenses.get(index, self._lens(index)))[0]
 
     def _lens(self, index: int) -> Lens:
-        return self._sparse.focals[self._sparse.views[index].camera].lens
+        return self._state.focal_of(index).lens
 
     def _rectified(self, index: int) -> Image:
         """A keyframe's image without its lens as that is known now."""
@@ -87,19 +75,19 @@ class Densifier:
         Connects ``index`` with ``others`` where they share landmarks. Depth comes from the pairs with
         those ``config.depth_pairs`` of ``others`` and of the window that promise most.
         """
-        return set().union(*self.densify_in_parts(index, others, self._config.depth_pairs))
+        return set().union(*self.densify_in_parts(index, others, self._state.config.depth_pairs))
 
     def densify_in_parts(self, index: int, others: Sequence[int], pairs: int) -> Iterator[set[int]]:
         """``densify``, so many pairs at once; the map may change in between."""
         self.connect(index, others)
-        if not self._config.dense:
+        if not self._state.config.dense:
             return
-        near = range(index - 1, max(-1, index - 1 - self._config.window), -1)
+        near = range(index - 1, max(-1, index - 1 - self._state.config.window), -1)
         candidates = self._posed(dict.fromkeys([*others, *near]))
-        chosen = depth_sources(self._sparse, index, candidates, self._config.depth_pairs)
+        chosen = depth_sources(self._state.sparse, index, candidates, self._state.config.depth_pairs)
         self._part([pair for pair in self._used if pair[1] == index and pair[0] not in chosen])
         for first in range(0, len(chosen), pairs):
-            if self._sparse.views[index].w_T_c is None:
+            if self._state.sparse.views[index].w_T_c is None:
                 return
             yield self._pair_up(index, self._posed(chosen[first : first + pairs]))
         yield self._share(index, [index - apart for apart in _APART])
@@ -123,11 +111,11 @@ class Densifier:
 
     def focal(self, index: int) -> float:
         """Focal of a keyframe's depth and image, pixels."""
-        return self._records[index].stream.focal_to_working(self._sparse.focals[self._sparse.views[index].camera].value)
+        return self._state.records[index].stream.focal_to_working(self._state.focal_of(index).value)
 
     def leave_out(self, index: int) -> None:
         """No depth where the mask of a keyframe's camera lies, nor where something moves."""
-        record = self._records[index]
+        record = self._state.records[index]
         if record.left_out is not None:
             self.depths.leave_out(index, record.stream.straightened(record.left_out, self.lens(index)))
 
@@ -141,7 +129,7 @@ class Densifier:
 
     def following(self, steps: Sequence[Callable[[], object]], views: Sequence[int]) -> set[int]:
         """Run an adjustment of posed ``views``, step by step: depth follows the landmarks; returns who moved."""
-        sparse = self._sparse
+        sparse = self._state.sparse
         before = {index: (sparse.views[index].w_T_c, sparse.median_depth(index)) for index in views}
         for step in steps:
             step()
@@ -154,7 +142,7 @@ class Densifier:
 
     def leave(self, index: int) -> set[int]:
         """Let go what is kept of the keyframe that left the window when ``index`` came; it, if its depth changed."""
-        leaving = index - self._config.window
+        leaving = index - self._state.config.window
         if leaving < 0:
             return set()
         changed = self._share(leaving, [leaving + apart for apart in _APART])
@@ -178,7 +166,7 @@ class Densifier:
         self._part([pair for pair in self._used if len(self._posed(pair)) < len(pair)])
         stale = {index for pair in self._used if self._moved(pair) for index in pair}
         # What these told others is not true any more. Frozen depth cannot be told from what was heard.
-        misled = {index for index in range(len(self._records)) if self.depths.givers(index) & stale} - stale
+        misled = {index for index in range(len(self._state.records)) if self.depths.givers(index) & stale} - stale
         stale |= {index for index in misled if self.depths.frozen(index)}
         for index in stale:
             self.depths.clear(index)
@@ -191,10 +179,10 @@ class Densifier:
         # The newest first: what they need is likely still at hand
         for index in sorted(others, reverse=True):
             self._pair_up(index, others[index], stale)
-            self.backend.forget(index + self._config.window)
-        leaving = len(self._records) - self._config.window
+            self.backend.forget(index + self._state.config.window)
+        leaving = len(self._state.records) - self._state.config.window
         stale |= misled
-        young = range(max(0, leaving), len(self._records)) if last else ()
+        young = range(max(0, leaving), len(self._state.records)) if last else ()
         for index in sorted(stale.union(young)):
             stale |= self._share(index, [index + way * apart for apart in _APART for way in (-1, 1)])
         for index in range(leaving):
@@ -204,10 +192,10 @@ class Densifier:
 
     def _share(self, index: int, others: Iterable[int]) -> set[int]:
         """Hand a keyframe what those of ``others`` that have not done so know of what it sees; it, if there is any."""
-        if not self._config.dense:
+        if not self._state.config.dense:
             return set()
         heard = self.depths.givers(index)
-        others = [other for other in others if 0 <= other < len(self._records) and other not in heard]
+        others = [other for other in others if 0 <= other < len(self._state.records) and other not in heard]
         shot, shots = self._shot(index), [(other, self._shot(other)) for other in others]
         with self._stage("share"):
             seen = {other: seen_from(its, shot) for other, its in shots if shot is not None and its is not None}
@@ -216,7 +204,7 @@ class Densifier:
 
     def _shot(self, index: int) -> DepthShot | None:
         """A keyframe with what its pairs alone tell, without what is left out."""
-        found, w_T_c, out = self.depths.own(index), self._sparse.views[index].w_T_c, self.depths.left_out(index)
+        found, w_T_c, out = self.depths.own(index), self._state.sparse.views[index].w_T_c, self.depths.left_out(index)
         if found is None or w_T_c is None:
             return None
         depth, confidence = found
@@ -230,24 +218,25 @@ class Densifier:
             self.paired.append(pair)
 
     def _posed(self, views: Iterable[int]) -> list[int]:
-        return [view for view in views if self._sparse.views[view].w_T_c is not None]
+        return [view for view in views if self._state.sparse.views[view].w_T_c is not None]
 
     def connect(self, index: int, others: Sequence[int]) -> None:
         """Pairs for the graph; the weight is log(1 + landmarks with a position that both see)."""
-        known = self._sparse.known(self._sparse.views[index].seen).ids
+        known = self._state.sparse.known(self._state.sparse.views[index].seen).ids
         for other in self._posed(others):
-            shared = int(np.isin(known, self._sparse.views[other].seen.ids).sum())
+            shared = int(np.isin(known, self._state.sparse.views[other].seen.ids).sum())
             if shared >= _LEAST_SHARED:
-                cameras = self._records[other].stream.name, self._records[index].stream.name
-                self._graph.connect(other, index, float(np.log1p(shared)), cameras)
+                cameras = self._state.records[other].stream.name, self._state.records[index].stream.name
+                self._state.graph.connect(other, index, float(np.log1p(shared)), cameras)
 
     def _pair_up(self, index: int, others: Sequence[int], only: set[int] | None = None) -> set[int]:
         """Depth from the pairs of ``index`` with ``others``, for both ends or those in ``only``; the ends."""
         if not others:
             return set()
         pairs = [(other, index) for other in others]
-        poses = {view: w_T_c for view in (index, *others) if (w_T_c := self._sparse.views[view].w_T_c) is not None}
-        landmarks = {view: self._sparse.points[self._sparse.known(self._sparse.views[view].seen).ids] for view in poses}
+        sparse = self._state.sparse
+        poses = {view: w_T_c for view in (index, *others) if (w_T_c := sparse.views[view].w_T_c) is not None}
+        landmarks = {view: sparse.points[sparse.known(sparse.views[view].seen).ids] for view in poses}
         with self._stage("predict"):
             predictions = self.predict(pairs, self._focals(), poses, landmarks)
         with self._stage("fuse"):
@@ -263,7 +252,8 @@ class Densifier:
     def _masked(self, prediction: PairPrediction) -> PairPrediction:
         """A prediction that knows nothing where rectified images show nothing."""
         first, second = (
-            self._records[index].stream.shown(self._lenses[index]) for index in (prediction.first, prediction.second)
+            self._state.records[index].stream.shown(self._lenses[index])
+            for index in (prediction.first, prediction.second)
         )
         return replace(
             prediction,
@@ -283,19 +273,20 @@ class Densifier:
         return shift > _MOVED or turn > _TURNED or zoom > _ZOOMED or bent > _BENT_PX
 
     def _geometry(self, pair: tuple[int, int]) -> PairGeometry:
-        views = [self._sparse.views[index] for index in pair]
+        views = [self._state.sparse.views[index] for index in pair]
         w_T_first, w_T_second = (view.w_T_c for view in views)
         assert w_T_first is not None and w_T_second is not None, "only posed keyframes are paired for depth"
-        focals = [self._sparse.focals[view.camera] for view in views]
+        focals = [self._state.sparse.focals[view.camera] for view in views]
         return PairGeometry(
             invert(w_T_second) @ w_T_first, tuple(f.value for f in focals), tuple(f.lens for f in focals)
         )
 
     def _focals(self) -> dict[str, float]:
         """Focals by camera name, pixels of the working images."""
-        streams = {record.stream.name: record.stream for record in self._records}
+        streams = {record.stream.name: record.stream for record in self._state.records}
         return {
-            name: stream.focal_to_working(self._sparse.focals[stream.index].value) for name, stream in streams.items()
+            name: stream.focal_to_working(self._state.sparse.focals[stream.index].value)
+            for name, stream in streams.items()
         }
 
 

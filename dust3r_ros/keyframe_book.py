@@ -2,42 +2,48 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
-from dust3r_ros.streams import KeyframeRecord
+from dust3r_ros.alignment.sparse_view import Focal
+from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.submap import Submap
+from dust3r_ros.pair_graph import PairGraph
+from dust3r_ros.streams import CameraStream, KeyframeRecord
 from dust3r_ros.types import Keyframe
 
 
-class KeyframeBook(ABC):
-    """Keyframes by their index; whoever changes one enters it in ``_changed``."""
+class KeyframeBook(Submap):
+    """A map with its keyframes by their index; whoever changes one enters it in ``_changed``."""
 
-    def __init__(self, records: list[KeyframeRecord]) -> None:
-        """``records``: one per keyframe, a list that grows."""
-        self._records = records
+    def __init__(self, state: Reconstruction) -> None:
+        self.state = state
+        self.generation = 0
         self._changed: set[int] = set()
 
+    @property
+    def graph(self) -> PairGraph:
+        return self.state.graph
+
+    @property
+    def focals(self) -> list[Focal]:
+        return self.state.sparse.focals
+
+    @focals.setter
+    def focals(self, focals: list[Focal]) -> None:
+        self.state.sparse.focals = focals
+
+    def add_camera(self, stream: CameraStream, focal: Focal) -> None:
+        self.state.sparse.focals.append(focal)
+
     def __len__(self) -> int:
-        return len(self._records)
-
-    @abstractmethod
-    def keyframe(self, index: int) -> Keyframe:
-        """A keyframe as it stands now."""
-
-    @abstractmethod
-    def posed(self) -> list[int]:
-        """The keyframes with a pose."""
+        return len(self.state.records)
 
     def record(self, index: int) -> KeyframeRecord:
-        """What a keyframe is made of besides pose and depth."""
-        return self._records[index]
+        return self.state.records[index]
 
     def take_changed(self) -> tuple[Keyframe, ...]:
-        """Keyframes with a pose that changed since the last call, with new versions."""
         indices, self._changed = sorted(self._changed & set(self.posed())), set()
         for index in indices:
-            self._records[index].version += 1
+            self.state.records[index].version += 1
         return tuple(self.keyframe(index) for index in indices)
 
     def mark_all(self) -> None:
-        """Every keyframe counts as changed."""
         self._changed |= set(self.posed())

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from dust3r_ros.alignment.points_again import find_points
-from dust3r_ros.alignment.sparse_map import SparseMap
-from dust3r_ros.calibrator import Calibrator
 from dust3r_ros.densifier import Densifier
 from dust3r_ros.map_state import LANDMARKS, KeyframeState, Moments, PairGeometry, SubmapState, Trace
+from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.pair_graph import PairGraph
 from dust3r_ros.streams import CameraStream, KeyframeRecord
 from dust3r_ros.tracking import no_tracks
@@ -26,17 +25,9 @@ class LandmarkSaving:
     differently than in a session that was not interrupted.
     """
 
-    def __init__(
-        self,
-        sparse: SparseMap,
-        graph: PairGraph,
-        records: list[KeyframeRecord],
-        dense: Densifier,
-        calibrator: Calibrator,
-    ) -> None:
+    def __init__(self, state: Reconstruction, dense: Densifier) -> None:
         self.kind = LANDMARKS
-        self._sparse, self._graph, self._records = sparse, graph, records
-        self._dense, self._calibrator = dense, calibrator
+        self._state, self._dense = state, dense
 
     def traces(self) -> list[Trace]:
         """One per keyframe."""
@@ -52,12 +43,12 @@ class LandmarkSaving:
                 depths.growth(index),
                 record.moving,
             )
-            for index, (record, view) in enumerate(zip(self._records, self._sparse.views, strict=True))
+            for index, (record, view) in enumerate(zip(self._state.records, self._state.sparse.views, strict=True))
         ]
 
     def keyframe(self, index: int) -> KeyframeState:
         """A keyframe as it stands."""
-        record, view = self._records[index], self._sparse.views[index]
+        record, view = self._state.records[index], self._state.sparse.views[index]
         depth, confidence = self._dense.depths.get(index) or (None, None)
         return KeyframeState(
             record.version,
@@ -66,7 +57,7 @@ class LandmarkSaving:
             record.image,
             record.features,
             record.feature_ids,
-            self._graph.look(index),
+            self._state.graph.look(index),
             view.w_T_c,
             self._dense.lens(index),
             middle(record.stream),
@@ -81,12 +72,12 @@ class LandmarkSaving:
 
     def facts(self) -> dict[str, Any]:
         """Numbers and flags of the whole map."""
-        return {"settled": self._calibrator.settled, "barred": self._sparse.landmarks.barred.tolist()}
+        return {"settled": self._state.settled, "barred": self._state.sparse.landmarks.barred.tolist()}
 
     @property
     def likeness(self) -> Sequence[float]:
         """Of neighbours."""
-        return self._graph.likeness
+        return self._state.graph.likeness
 
     @property
     def pairs(self) -> Mapping[tuple[int, int], PairGeometry]:
@@ -105,19 +96,19 @@ class LandmarkSaving:
 
     def aliases(self, merges: int) -> tuple[int, np.ndarray, np.ndarray]:
         """Mergers so far, blocks of ids that changed since ``merges`` of them, and what every landmark became (L,)."""
-        return self._sparse.aliases(merges)
+        return self._state.sparse.aliases(merges)
 
     def resolved(self, ids: np.ndarray) -> np.ndarray:
         """What landmarks (K,) are called now."""
-        return self._sparse.resolved_ids(ids)
+        return self._state.sparse.resolved_ids(ids)
 
     def connected(self, since: int) -> Sequence[tuple[int, int, float]]:
         """Edges that came or were weighed anew after the first ``since``."""
-        return [(*pair, self._graph.weight(pair)) for pair in self._graph.connected[since:]]
+        return [(*pair, self._state.graph.weight(pair)) for pair in self._state.graph.connected[since:]]
 
     def restore(self, state: SubmapState, streams: Mapping[str, CameraStream]) -> None:
         """A saved map in place of an empty one."""
-        sparse = self._sparse
+        sparse = self._state.sparse
         sparse.focals = list(state.focals)
         sparse.restore_landmarks(state.aliases)
         for keyframe in state.keyframes:
@@ -125,11 +116,11 @@ class LandmarkSaving:
             at = sparse.add(stream.index, keyframe.seen or no_tracks(), keyframe.w_T_c)
             sparse.views[at].pruned = keyframe.pruned or no_tracks()
             sparse.views[at].first_id = keyframe.first_id
-            self._records.append(recorded(keyframe, stream))
-        self._graph.restore([keyframe.look for keyframe in state.keyframes], state.likeness)
-        connect(self._graph, state)
+            self._state.records.append(recorded(keyframe, stream))
+        self._state.graph.restore([keyframe.look for keyframe in state.keyframes], state.likeness)
+        connect(self._state.graph, state)
         self._dense.restore(state.keyframes, state.pairs)
-        self._calibrator.settled = bool(state.facts.get("settled", False))
+        self._state.settled = bool(state.facts.get("settled", False))
         sparse.landmarks.bar(np.array(state.facts.get("barred", []), np.int64))
         find_points(sparse)
 

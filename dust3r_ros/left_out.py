@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.streams import KeyframeRecord
-from dust3r_ros.types import Keyframe
+from dust3r_ros.mapping.submap import Submap
 
 
 @dataclass(frozen=True)
@@ -28,32 +25,15 @@ class LeftOut:
     regions: int = 0
 
 
-class Builder(Protocol):
-    """A map under construction."""
-
-    @property
-    def regions(self) -> int:
-        """Pieces of keyframes in which something moves."""
-
-    def posed(self) -> Sequence[int]:
-        """The keyframes with a pose."""
-
-    def record(self, index: int) -> KeyframeRecord:
-        """What a keyframe is made of."""
-
-    def keyframe(self, index: int) -> Keyframe:
-        """A keyframe as it stands now."""
-
-
-def left_out(builder: Builder, config: MapperConfig) -> LeftOut:
+def left_out(submap: Submap, config: MapperConfig) -> LeftOut:
     """Counted over the newest keyframes of a map; nothing while there are none."""
-    newest = list(builder.posed())[-config.window :]
+    newest = submap.posed()[-config.window :]
     shares = []
     for index in newest:
-        record, known = builder.record(index), builder.keyframe(index).confidence > config.min_confidence
+        record, known = submap.record(index), submap.keyframe(index).confidence > config.min_confidence
         none = np.zeros(known.shape, bool)
         masked = none if record.masked is None else record.masked
         moving = none if record.moving is None else record.moving & ~masked
         shares.append((masked.mean(), moving.mean(), (~(known | masked | moving)).mean()))
     parts = np.mean(shares, axis=0).tolist() if shares else [0.0] * 3
-    return LeftOut(parts[0], parts[1], parts[2], builder.regions)
+    return LeftOut(parts[0], parts[1], parts[2], submap.regions)

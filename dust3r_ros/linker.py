@@ -7,11 +7,10 @@ from functools import reduce
 
 import numpy as np
 
-from dust3r_ros.alignment.sparse_map import SparseMap
 from dust3r_ros.alignment.thread_pool import each
-from dust3r_ros.config import MapperConfig
 from dust3r_ros.features import Features, matched
 from dust3r_ros.junction_links import JunctionLinks
+from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.streams import CameraStream, KeyframeRecord
 from dust3r_ros.tracking import Tracks, join, no_tracks
 from dust3r_ros.types import Image
@@ -25,28 +24,28 @@ _ENOUGH_COVERAGE = 0.25  # of the image: links on one poster tell little about w
 class Linker:
     """Makes landmarks of what keyframes see, one of what several see; finds them in other images."""
 
-    def __init__(self, sparse: SparseMap, records: Sequence[KeyframeRecord], config: MapperConfig) -> None:
-        self._sparse, self._records, self._corners = sparse, records, config.track_corners
-        self._junctions = JunctionLinks(sparse)
+    def __init__(self, state: Reconstruction) -> None:
+        self._state, self._corners = state, state.config.track_corners
+        self._junctions = JunctionLinks(state.sparse)
 
     def matches(self, index: int, features: Features, minimum: int = _FEW_MATCHES) -> Tracks:
         """What an image with ``features`` sees of keyframe ``index``: nothing below ``minimum`` matches."""
-        record = self._records[index]
+        record = self._state.records[index]
         pairs = _verified(record.features, features, minimum)
         return Tracks(record.feature_ids[pairs[:, 0]], features.pixels[pairs[:, 1]])
 
     def shared(self, index: int, other: KeyframeRecord, minimum: int) -> np.ndarray:
         """(K, 2) landmarks of keyframe ``index`` and of one of another map whose features match."""
-        record = self._records[index]
+        record = self._state.records[index]
         pairs = _verified(record.features, other.features, minimum)
         return np.stack([record.feature_ids[pairs[:, 0]], other.feature_ids[pairs[:, 1]]], axis=1)
 
     def link(self, olds: Sequence[int], new: int, minimum: int = _FEW_MATCHES) -> list[int]:
         """Make features that match in keyframe ``new`` and each of ``olds`` one landmark; returns how many match."""
-        record = self._records[new]
-        found = each(lambda old: _verified(self._records[old].features, record.features, minimum), olds)
+        record = self._state.records[new]
+        found = each(lambda old: _verified(self._state.records[old].features, record.features, minimum), olds)
         for old, pairs in zip(olds, found, strict=True):
-            self._sparse.merge(self._records[old].feature_ids[pairs[:, 0]], record.feature_ids[pairs[:, 1]])
+            self._state.sparse.merge(self._state.records[old].feature_ids[pairs[:, 0]], record.feature_ids[pairs[:, 1]])
         return [len(pairs) for pairs in found]
 
     def connect(self, index: int, gray: Image, tracks: Tracks, neighbours: Sequence[int]) -> int:
@@ -57,8 +56,8 @@ class Linker:
         """
         links = sum(self.link(neighbours, index))
         if links < _ENOUGH_LINKS or self._coverage(index, gray) < _ENOUGH_COVERAGE:
-            links += self._junctions.add(index, self._records[index].stream, gray, neighbours)
-            self._sparse.observe(index, self._sparse.resolved(tracks))
+            links += self._junctions.add(index, self._state.records[index].stream, gray, neighbours)
+            self._state.sparse.observe(index, self._state.sparse.resolved(tracks))
         return links
 
     def follow_from(self, index: int) -> None:
@@ -67,15 +66,15 @@ class Linker:
         Those followed are spread over the image: few from each part of it tell more than many from one. A corner
         keeps its landmark from keyframe to keyframe, as long as it is followed.
         """
-        record = self._records[index]
-        features = Tracks(self._sparse.resolved_ids(record.feature_ids), record.features.pixels)
-        seen = self._sparse.views[index].seen
+        record = self._state.records[index]
+        features = Tracks(self._state.sparse.resolved_ids(record.feature_ids), record.features.pixels)
+        seen = self._state.sparse.views[index].seen
         sights = join(seen.select(~np.isin(seen.ids, features.ids)), features)
-        known = np.isfinite(self._sparse.points[sights.ids, 0])
+        known = np.isfinite(self._state.sparse.points[sights.ids, 0])
         followed = sights.select(np.lexsort((_ranks(sights.pixels, record.stream.half_size), ~known))[: self._corners])
         corners = record.stream.corners(self._corners - len(followed.ids), sights.pixels)
-        more = Tracks(self._sparse.new_ids(len(corners)), corners)
-        self._sparse.observe(index, more)
+        more = Tracks(self._state.sparse.new_ids(len(corners)), corners)
+        self._state.sparse.observe(index, more)
         record.stream.anchor(join(followed, more).unique())
 
     def find_again(self, stream: CameraStream, gray: Image, features: Features, views: Iterable[int]) -> Tracks:
@@ -83,7 +82,7 @@ class Linker:
         found = each(lambda view: self.matches(view, features), list(views))
         if sum(len(matches.ids) for matches in found) < _ENOUGH_LINKS:
             found.insert(0, self._junctions.find(stream, gray))
-        return self._sparse.resolved(reduce(join, found, no_tracks()))
+        return self._state.sparse.resolved(reduce(join, found, no_tracks()))
 
     def absorb(self, other: Linker, first_view: int, ids: np.ndarray) -> None:
         """What another map's keyframes saw last, its first one now ``first_view``, landmark k now ``ids[k]``."""
@@ -94,10 +93,10 @@ class Linker:
 
         Those are the ones whose landmark has a position or, before any has, those that earlier views see too.
         """
-        record = self._records[index]
-        ids = self._sparse.resolved_ids(record.feature_ids)
-        positioned = self._sparse.positioned
-        telling = positioned[ids] if positioned.any() else ids < self._sparse.views[index].first_id
+        record = self._state.records[index]
+        ids = self._state.sparse.resolved_ids(record.feature_ids)
+        positioned = self._state.sparse.positioned
+        telling = positioned[ids] if positioned.any() else ids < self._state.sparse.views[index].first_id
         return coverage(record.features.pixels[telling], gray.shape)
 
 

@@ -34,7 +34,7 @@ def resume(live: LiveMap, state: MapState) -> None:
     """
     if list(live.streams):
         raise InputError("a map is gone on with before the first image; reset or start again to load one")
-    config, kind = live.config, live.atlas.active.builder.saving.kind
+    config, kind = live.config, live.atlas.active.submap.saving.kind
     if not state.submaps:  # the session ended before its first image
         live.atlas.restore(state, {})
         return

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from dust3r_ros.alignment.cloud import Cloud
-from dust3r_ros.alignment.map_merge import merge_maps
-from dust3r_ros.alignment.refinement import close_loop, refine
-from dust3r_ros.alignment.sparse_map import SparseMap
-from dust3r_ros.alignment.sparse_view import Focal
+from dust3r_ros.alignment.refinement import refine
 from dust3r_ros.alignment.transplant import adjusted_copy, transplant
 from dust3r_ros.appearance import Appearance
 from dust3r_ros.backends.base import Backend
@@ -19,6 +16,7 @@ from dust3r_ros.chores import BEGIN, CALIBRATION, DEPTH, LOOP, SEARCH, START, TA
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.densifier import Densifier
 from dust3r_ros.frame_finder import FrameFinder
+from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.keyframe_book import KeyframeBook
@@ -26,11 +24,14 @@ from dust3r_ros.keyframes import YOUNG
 from dust3r_ros.landmark_cloud import landmark_cloud
 from dust3r_ros.landmark_saving import LandmarkSaving
 from dust3r_ros.linker import Linker
+from dust3r_ros.map_state import SubmapState
+from dust3r_ros.mapping.loop_closing import LoopClosing
+from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.submap import Guess
 from dust3r_ros.movers import Movers
 from dust3r_ros.neighbourhood import Neighbourhood
 from dust3r_ros.newcomers import Newcomers
 from dust3r_ros.outposts import Outposts
-from dust3r_ros.pair_graph import PairGraph
 from dust3r_ros.streams import CameraStream, KeyframeRecord
 from dust3r_ros.timing import StageTimer
 from dust3r_ros.tracking import Tracks, no_tracks
@@ -40,82 +41,58 @@ _MAX_FIRST_KEYFRAMES = 8
 _CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
 _LIVE_FROM = 12  # keyframes; fewer tell less of a focal than the usual one that the first poses were made with
 _RENEWED = 30  # keyframes up to which depth follows calibrations at once: of more it would take seconds
-_LOOP_MATCHES = 25
-_LOOP_GAP_PX = 2.0  # less is drift that the window takes up
 
 
 class MapBuilder(KeyframeBook):
-    """Adds keyframes, keeps poses, focals, landmarks and depth consistent with each other."""
+    """Adds keyframes, keeps poses, focals, landmarks and depth consistent with each other; see ``Submap``."""
 
     def __init__(
         self, config: MapperConfig, backend: Backend, stage: StageTimer, appearance: Appearance | None = None
     ) -> None:
         """``appearance`` is common to maps that are to be joined."""
+        super().__init__(Reconstruction(config))
         self._config, self._stage = config, stage
         self._appearance = appearance or Appearance()
-        self.sparse = SparseMap(config.min_parallax_deg)
-        self.graph = PairGraph(config)
-        super().__init__([])
-        self._links = Linker(self.sparse, self._records, config)
-        self._dense = Densifier(backend, self.sparse, self.graph, self._records, config, stage)
-        self.movers = Movers(self.sparse, self._records, self._dense, config)
-        self.initialised = False
-        self.generation = 0  # counts how often the map was built anew or re-calibrated
-        self._calibrator = Calibrator(self.sparse, self._records, config)
-        self.saving = LandmarkSaving(self.sparse, self.graph, self._records, self._dense, self._calibrator)
-        newcomers = Newcomers(self.sparse, config.seed)
-        self.outposts = Outposts(self.sparse, newcomers, self._calibrator)
-        self._near = Neighbourhood(self._records, config, self.sparse)
-        finder = FrameFinder(
-            self.sparse, self.graph, self._links, self._near, self._calibrator, newcomers, self._appearance, config
-        )
-        self.locate, self.relocalise, self.recall = finder.locate, finder.relocalise, finder.recall
-        self.welcomes = finder.welcomes
-        self._broken = False
+        self._links = Linker(self.state)
+        self._loops = LoopClosing(self.state, self._links)
+        self._near = Neighbourhood(self.state)
+        self._calibrator = Calibrator(self.state)
+        self._dense = Densifier(self.state, backend, stage)
+        self.movers = Movers(self.state, self._dense)
+        self.saving = LandmarkSaving(self.state, self._dense)
+        newcomers = Newcomers(self.state)
+        self._outposts = Outposts(self.state, newcomers)
+        self._finder = FrameFinder(self.state, self._links, self._near, newcomers, self._appearance)
+        self._initialised = self._broken = False
         self.chores: Chores | None = None  # offline there are none: all is done at once
 
     @property
-    def focals(self) -> list[Focal]:
-        """Of the cameras, in their order, pixels of the tracked images."""
-        return self.sparse.focals
-
-    @focals.setter
-    def focals(self, focals: list[Focal]) -> None:
-        self.sparse.focals = focals
+    def initialised(self) -> bool:
+        return self._initialised
 
     @property
     def young(self) -> bool:
-        """True while keyframes close together make calibration sure sooner."""
-        return len(self._records) < YOUNG
+        return len(self.state.records) < YOUNG
 
     def pose(self, index: int) -> Array | None:
-        """``w_T_c`` (4, 4) of a keyframe, None while unknown."""
-        return self.sparse.views[index].w_T_c
+        return self.state.sparse.views[index].w_T_c
 
     def posed(self) -> list[int]:
-        """The keyframes with a pose."""
-        return self.sparse.posed()
+        return self.state.sparse.posed()
 
     def unit(self, index: int) -> float:
-        """A length in the surroundings of a keyframe that grows when they do; NaN while unknown."""
-        return self.sparse.median_depth(index)
-
-    def add_camera(self, stream: CameraStream, focal: Focal) -> None:
-        """A camera before its first frame."""
-        self.sparse.focals.append(focal)
+        return self.state.sparse.median_depth(index)
 
     @property
     def regions(self) -> int:
-        """Pieces of keyframes in which something moves."""
         return self.movers.count
 
     def keyframe(self, index: int) -> Keyframe:
-        """A keyframe as it stands now."""
-        record, view = self._records[index], self.sparse.views[index]
+        record, view = self.state.records[index], self.state.sparse.views[index]
         assert view.w_T_c is not None, f"keyframe {index} has no pose yet"
         shape = record.image.shape[:2]
         depth, confidence = self._dense.depths.get(index) or (np.zeros(shape, np.float32), np.ones(shape, np.float32))
-        focal = record.stream.focal_to_working(self.sparse.focals[view.camera].value)
+        focal = record.stream.focal_to_working(self.state.sparse.focals[view.camera].value)
         return Keyframe(
             index,
             record.version,
@@ -129,62 +106,76 @@ class MapBuilder(KeyframeBook):
         )
 
     def landmarks(self) -> Cloud:
-        """The landmarks with their colours."""
-        return landmark_cloud(self.sparse, self._records)
+        return landmark_cloud(self.state.sparse, self.state.records)
 
     def move(self, new_S_old: Similarity) -> None:
-        """The whole map in other coordinates and another unit."""
-        self.sparse.move(pose(new_S_old.rotation, new_S_old.translation), new_S_old.scale)
+        self.state.sparse.move(pose(new_S_old.rotation, new_S_old.translation), new_S_old.scale)
         self._dense.depths.rescale_all(new_S_old.scale)
         if self.chores is not None:
             self.chores.cancel()  # it would come in coordinates that were
         self.mark_all()
 
-    def shared_landmarks(self, other: MapBuilder, index: int) -> np.ndarray:
-        """(K, 2) ids of landmarks, own and other's, that features of the other's keyframe ``index`` seem to share."""
-        record = other._records[index]
-        found = [np.zeros((0, 2), np.int64)]
-        for candidate in self.graph.lookalikes(other.graph.look(index), len(self)):
-            found.append(self._links.shared(candidate, record, _LOOP_MATCHES))
-        return np.concatenate(found)
+    def restore(self, state: SubmapState, streams: Mapping[str, CameraStream]) -> None:
+        super().restore(state, streams)
+        self._initialised = bool(state.facts["initialised"])
 
-    def absorb(self, other: MapBuilder, own_S_other: Similarity, matches: np.ndarray) -> tuple[int, np.ndarray]:
-        """Take another map in; returns the index of its first keyframe, and what its landmarks are called now."""
+    def place(self, stream: CameraStream, stamp_ns: int, gray: Image, guess: Guess) -> PnpResult | None:
+        return self._outposts.place(stream, stamp_ns, stream.features(gray), guess)
+
+    def afloat(self, camera: int) -> bool:
+        return self._outposts.afloat(camera)
+
+    def tell(self, index: int, w_T_c: Array, placed: bool) -> None:
+        self._outposts.tell(index, w_T_c, placed)
+
+    def shared_landmarks(self, other: MapBuilder, index: int) -> np.ndarray:
+        return self._loops.shared(other.state, index)
+
+    def absorb(self, other: MapBuilder, matches: np.ndarray, witness: np.ndarray) -> tuple[int, np.ndarray] | None:
+        fit = self._loops.fit(other.state, matches, witness)
+        if fit is None:
+            return None
         for builder in (self, other):
             if builder.chores is not None:
                 builder.chores.cancel()
-        merged = merge_maps(self.sparse, other.sparse, own_S_other, matches)
-        for record in other._records:
-            record.feature_ids = merged.ids[record.feature_ids]
-        self._records += other._records
+        merged = self.state.absorb(other.state, fit.target_S_source, matches[fit.agree])
         self._links.absorb(other._links, merged.first_view, merged.ids)
-        self.graph.absorb(other.graph)
-        self._dense.take_over(other._dense, merged.first_view, own_S_other.scale)
+        self._dense.take_over(other._dense, merged.first_view, fit.target_S_source.scale)
         if self.chores is not None and other.chores is not None:
             first = merged.first_view
             waited = other.chores.drop_depth()
             self.chores.depth += [(first + at, [first + near for near in others]) for at, others in waited]
-        if self.chores is None:
-            self._adjusted(lambda: close_loop(self.sparse))
-        else:
-            self.chores.whole_map.add(LOOP)
+        self._close_loop()
         self.generation += 1
         self.mark_all()
-        return merged.first_view, self.sparse.resolved_ids(merged.ids)
+        return merged.first_view, self.state.sparse.resolved_ids(merged.ids)
 
     def positions(self, ids: np.ndarray) -> Array:
-        """(K, 3) where landmarks are, NaN where that is unknown."""
-        return self.sparse.points[self.sparse.resolved_ids(ids)]
+        return self.state.sparse.points[self.state.sparse.resolved_ids(ids)]
+
+    def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
+        return self._finder.locate(stream, tracks, near)
+
+    def relocalise(
+        self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None
+    ) -> tuple[PnpResult, Tracks] | None:
+        return self._finder.relocalise(stream, gray, near)
+
+    def recall(self, stream: CameraStream, gray: Image) -> Tracks:
+        return self._finder.recall(stream, gray)
+
+    def welcomes(self, stream: CameraStream) -> bool:
+        return self._finder.welcomes(stream)
 
     def add(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array | None
     ) -> int:
         """A new keyframe seen at ``w_T_c``, or one of the first whose poses nobody knows yet."""
-        index = self.sparse.add(stream.index, no_tracks(), w_T_c)
+        index = self.state.sparse.add(stream.index, no_tracks(), w_T_c)
         features = stream.features(gray)
-        ids = self.sparse.new_ids(len(features.pixels))
-        self._records.append(KeyframeRecord(stamp_ns, stream, image, features, ids, masked=stream.masked))
-        self.sparse.observe(index, Tracks(ids, features.pixels))
+        ids = self.state.sparse.new_ids(len(features.pixels))
+        self.state.records.append(KeyframeRecord(stamp_ns, stream, image, features, ids, masked=stream.masked))
+        self.state.sparse.observe(index, Tracks(ids, features.pixels))
         look = self._appearance.describe(features)
         near = self._near.neighbours(index)
         lookalikes = self.graph.lookalikes(look, index, [*self._near.recent(index), *near])
@@ -193,11 +184,11 @@ class MapBuilder(KeyframeBook):
             links = self._links.connect(index, gray, tracks, near)
         self._links.follow_from(index)
         if not self.initialised:
-            seen = len(self.sparse.views[index].seen.ids) if index == 0 else links + len(tracks.ids)
+            seen = len(self.state.sparse.views[index].seen.ids) if index == 0 else links + len(tracks.ids)
             self._broken = seen < self._config.track_min_inliers
             if self.chores is None:
                 with self._stage("align"):
-                    self.initialised = self._calibrator.begin(stream)
+                    self._initialised = self._calibrator.begin(stream)
                 if self.initialised:
                     self._rebuilt()
             elif self._calibrator.may_begin(stream):
@@ -212,12 +203,12 @@ class MapBuilder(KeyframeBook):
         if not self.initialised:
             return
         self._catch_up()
-        if not self._calibrator.sure:
+        if not self.state.sure:
             with self._stage("calibrate"):
-                self._calibrate(self._records[0].stream)
+                self._calibrate(self.state.records[0].stream)
         with self._stage("refine"):
             self._adjusted(self._calibrator.adjust_last)
-            for stream in {record.stream.index: record.stream for record in self._records}.values():
+            for stream in {record.stream.index: record.stream for record in self.state.records}.values():
                 self._calibrator.consider_lens(stream)
         self._changed |= self._dense.renew()
         with self._stage("moving"):
@@ -226,7 +217,6 @@ class MapBuilder(KeyframeBook):
     # Live: what may wait
 
     def go_live(self, beside: bool) -> None:
-        """From now on depth and work on the whole map wait for ``work``; ``beside``: the latter is done in a child."""
         self.chores = self.chores or Chores(beside)
         self._calibrator.pressed = True
 
@@ -256,7 +246,6 @@ class MapBuilder(KeyframeBook):
 
     @property
     def backlog(self) -> int:
-        """How much waits: depth of keyframes, adjustments of the whole map."""
         return 0 if self.chores is None else self.chores.count
 
     def settle(self) -> None:
@@ -270,23 +259,23 @@ class MapBuilder(KeyframeBook):
 
     def _adjusted_copy(self, kind: str) -> WholeMap:
         """The whole map adjusted, or with its first poses; it stays as it is."""
-        stream, better, settled = self._records[0].stream, False, self._calibrator.settled
+        stream, better, settled = self.state.records[0].stream, False, self.state.settled
 
         def adjust() -> None:
             nonlocal better
             if kind == START:
                 better = self._calibrator.begin(stream)
             elif kind == LOOP:
-                close_loop(self.sparse)
+                self._loops.adjust()
             elif kind == SEARCH:
                 better = self._calibrator.improve(stream)
             else:
                 self._calibrator.adjust()
                 self._calibrator.consider_lens(stream)
 
-        adjusted = adjusted_copy(self.sparse, adjust)
-        found = WholeMap(kind, adjusted, better, self._calibrator.settled)
-        self._calibrator.settled = settled
+        adjusted = adjusted_copy(self.state.sparse, adjust)
+        found = WholeMap(kind, adjusted, better, self.state.settled)
+        self.state.settled = settled
         return found
 
     def _take_up(self) -> None:
@@ -295,31 +284,31 @@ class MapBuilder(KeyframeBook):
         found = self.chores.take()
         if found is None or (found.kind == START and not found.better):
             return
-        self._calibrator.settled = self._calibrator.settled or found.settled
+        self.state.settled = self.state.settled or found.settled
 
         def bring_in() -> None:
-            later = transplant(self.sparse, found.adjusted)
+            later = transplant(self.state.sparse, found.adjusted)
             for index in later:
-                view = self.sparse.views[index]
-                better = self.locate(self._records[index].stream, view.seen, view.w_T_c)
+                view = self.state.sparse.views[index]
+                better = self.locate(self.state.records[index].stream, view.seen, view.w_T_c)
                 if better is not None:
                     view.w_T_c = better.w_T_c
             if later:
-                refine(self.sparse, later, rounds=1, iterations=6)
-                self.sparse.extend(later)
+                refine(self.state.sparse, later, rounds=1, iterations=6)
+                self.state.sparse.extend(later)
 
         with self._stage("calibrate"):
             self._adjusted(bring_in)
         if found.kind == START:
-            self.initialised = True
+            self._initialised = True
             self._catch_up()
-            self.chores.whole_map = {CALIBRATION} if len(self._records) >= _LIVE_FROM else set()
-        elif found.kind == CALIBRATION and self._calibrator.doubtful(self._records[0].stream):
+            self.chores.whole_map = {CALIBRATION} if len(self.state.records) >= _LIVE_FROM else set()
+        elif found.kind == CALIBRATION and self._calibrator.doubtful(self.state.records[0].stream):
             self.chores.whole_map.add(SEARCH)
         self.generation += 1
         if found.better:
             self._rebuilt()
-        elif self._calibrator.sure and len(self._records) <= _RENEWED:  # unsure, it will change again soon
+        elif self.state.sure and len(self.state.records) <= _RENEWED:  # unsure, it will change again soon
             stale = self._dense.stale()
             self._changed |= stale
             waiting = {index for index, _ in self.chores.depth}
@@ -333,7 +322,7 @@ class MapBuilder(KeyframeBook):
     def _densify_in_parts(self, index: int, others: Sequence[int], pairs: int = 1) -> Iterator[None]:
         """The same, so many pairs at once; the map may change in between, and hears of the depth at the end."""
         changed: set[int] = set()
-        if self.sparse.views[index].w_T_c is None:
+        if self.state.sparse.views[index].w_T_c is None:
             return
         for part in self._dense.densify_in_parts(index, others, pairs):
             changed |= part
@@ -355,7 +344,7 @@ class MapBuilder(KeyframeBook):
         """Every pose is new: so is depth."""
         self.generation += 1
         self.movers.forget()
-        for index in range(len(self._records)):
+        for index in range(len(self.state.records)):
             self._dense.depths.clear(index)
         if self.chores is not None:
             self.chores.drop_depth()
@@ -368,11 +357,11 @@ class MapBuilder(KeyframeBook):
 
     def _catch_up(self) -> None:
         """Pose keyframes that the first poses left out, if they see enough of what was placed since."""
-        for index in [k for k, view in enumerate(self.sparse.views) if view.w_T_c is None]:
-            found = self.locate(self._records[index].stream, self.sparse.views[index].seen)
+        for index in [k for k, view in enumerate(self.state.sparse.views) if view.w_T_c is None]:
+            found = self.locate(self.state.records[index].stream, self.state.sparse.views[index].seen)
             if found is not None:
-                self.sparse.views[index].w_T_c = found.w_T_c
-                self.sparse.extend([index])
+                self.state.sparse.views[index].w_T_c = found.w_T_c
+                self.state.sparse.extend([index])
                 self._changed.add(index)
                 if self.chores is None:
                     self._changed |= self._dense.densify(index, self._near.neighbours(index))
@@ -382,53 +371,56 @@ class MapBuilder(KeyframeBook):
 
     def accepts(self, stream: CameraStream) -> bool:
         """Whether a camera's frames may become keyframes now: those of one camera, once that is sure those of all."""
-        founder = all(record.stream is stream for record in self._records[:1])
-        return founder or (self.initialised and self._calibrator.sure)
+        founder = all(record.stream is stream for record in self.state.records[:1])
+        return founder or (self.initialised and self.state.sure)
 
     @property
     def settling(self) -> bool:
         """True while the focal may still change by more than a little."""
-        return len(self._records) <= YOUNG or (self.initialised and not self._calibrator.sure)
+        return len(self.state.records) <= YOUNG or (self.initialised and not self.state.sure)
 
     @property
     def stuck(self) -> bool:
         """True when nothing can be built from the first keyframes: they are many, or the last sees nothing shared."""
         if self.initialised or (self.chores is not None and self.chores.starting):
             return False
-        return self._broken or len(self._records) >= _MAX_FIRST_KEYFRAMES
+        return self._broken or len(self.state.records) >= _MAX_FIRST_KEYFRAMES
 
     def _extend(self, index: int, stream: CameraStream, near: list[int], lookalikes: list[int]) -> None:
-        view = self.sparse.views[index]
+        view = self.state.sparse.views[index]
         with self._stage("match"):
-            matches = self._links.link(lookalikes, index, _LOOP_MATCHES)
-            closed = [other for other, count in zip(lookalikes, matches, strict=True) if count >= _LOOP_MATCHES]
+            closed = self._loops.link(index, lookalikes)
         better = self.locate(stream, view.seen, view.w_T_c)
         if better is not None:
             view.w_T_c = better.w_T_c
         with self._stage("refine"):
             recent = self._near.window(index, self._config.window)
             window = [view for view in self.posed()[1:] if view in recent]
-            self.sparse.extend(window)
-            if closed and self.sparse.disagreement(index) > _LOOP_GAP_PX:
-                if self.chores is None:
-                    self._adjusted(lambda: close_loop(self.sparse))
-                else:
-                    self.chores.whole_map.add(LOOP)
+            self.state.sparse.extend(window)
+            if self._loops.gapes(index, closed):
+                self._close_loop()
             free = self._calibrator.joining
-            self._adjusted(lambda: refine(self.sparse, window, free_focal=free, rounds=1, iterations=6), window)
-            self.sparse.extend(window)
+            self._adjusted(lambda: refine(self.state.sparse, window, free_focal=free, rounds=1, iterations=6), window)
+            self.state.sparse.extend(window)
             own = self._calibrator.due(stream)
             if own:
                 self._adjusted(lambda: self._calibrator.accustom(stream, own), own)
-        if len(self._records) in _CALIBRATE_AT:
+        if len(self.state.records) in _CALIBRATE_AT:
             if self.chores is None:
                 with self._stage("calibrate"):
                     self._calibrate(stream)
-            elif len(self._records) >= _LIVE_FROM:
+            elif len(self.state.records) >= _LIVE_FROM:
                 self.chores.whole_map.add(CALIBRATION)
         self._catch_up()
         self._changed.add(index)
         self._depth(index, [*near, *closed])
+
+    def _close_loop(self) -> None:
+        """Whole map to what was linked, now or beside."""
+        if self.chores is None:
+            self._adjusted(self._loops.adjust)
+        else:
+            self.chores.whole_map.add(LOOP)
 
     def _calibrate(self, stream: CameraStream) -> None:
         """Whole map with free focals and lenses; while the focal may be wrong, also built anew from others.
@@ -439,10 +431,10 @@ class MapBuilder(KeyframeBook):
         self.generation += 1
         if self._calibrator.improve(stream):
             self._rebuilt()
-        elif self._calibrator.sure and len(self._records) <= _RENEWED:  # unsure, it will change again soon
+        elif self.state.sure and len(self.state.records) <= _RENEWED:  # unsure, it will change again soon
             self._changed |= self._dense.renew(last=False)
 
     def _adjusted(self, adjust: Callable[[], object], views: Sequence[int] | None = None) -> None:
         """Run an adjustment of ``views`` (all); depth follows the landmarks, moved keyframes are marked."""
-        chosen = self.sparse.posed() if views is None else sorted({*views, *self.outposts.views()})
-        self._changed |= self._dense.following((adjust, self.outposts.anchor), chosen)
+        chosen = self.state.sparse.posed() if views is None else sorted({*views, *self._outposts.views()})
+        self._changed |= self._dense.following((adjust, self._outposts.anchor), chosen)

@@ -15,6 +15,7 @@ import numpy as np
 from dust3r_ros.alignment.sparse_view import Focal
 from dust3r_ros.features import Features
 from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.streams import CameraStream
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array, Array32, Camera, Image, MapCounts
 
@@ -138,6 +139,9 @@ class LiveSubmap(Protocol):
 
     def connected(self, since: int) -> Sequence[tuple[int, int, float]]:
         """Edges (first, second, weight) that are new or weigh anew since ``since`` of them were asked for."""
+
+    def restore(self, state: SubmapState, streams: Mapping[str, CameraStream]) -> None:
+        """A saved map in place of an empty one."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from dust3r_ros.alignment.cloud import Cloud, concatenate
+from dust3r_ros.alignment.cloud import Cloud
 from dust3r_ros.alignment.sparse_view import Focal
 from dust3r_ros.appearance import Appearance
-from dust3r_ros.atlas import Atlas, Builder, Submap
+from dust3r_ros.atlas import Atlas, AtlasEntry
 from dust3r_ros.cameras import Cameras
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
@@ -18,7 +18,7 @@ from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.left_out import LeftOut, left_out
 from dust3r_ros.live_map import LiveMap
 from dust3r_ros.localising import localize
-from dust3r_ros.map_builder import MapBuilder
+from dust3r_ros.mapping.submap import Submap
 from dust3r_ros.streams import CameraStream
 from dust3r_ros.types import Array, Camera, Image, Keyframe, MapCounts, StampedPose
 
@@ -34,16 +34,16 @@ class MapView:
 
     def localize(self, camera: str, image: Image) -> PnpResult:
         """Where an image (H, W, 3) of ``camera`` was taken; nothing of the map changes. See ``localising``."""
-        return localize(self._builder, self._cameras, self.config, camera, image)
+        return localize(self.submap, self._cameras, self.config, camera, image)
 
     def trajectory(self, only: Container[tuple[int, str]] | None = None) -> list[StampedPose]:
         """Every tracked frame, by time, in the map as it stands now; ``only``: (stamp, camera) that are wanted."""
-        return self._active.frames.trajectory(only) if self._builder.initialised else []
+        return self._active.frames.trajectory(only) if self.submap.initialised else []
 
     @property
     def keyframes(self) -> tuple[Keyframe, ...]:
         """All keyframes of the map the camera is in, with a pose."""
-        return tuple(self._active.keyframe(i) for i in self._builder.posed())
+        return tuple(self._active.keyframe(i) for i in self.submap.posed())
 
     def distance(self, first: int, second: int) -> float:
         """Between the centres of two keyframes, in units of the map. Raises ``InputError`` for unknown ones."""
@@ -57,14 +57,14 @@ class MapView:
 
     def landmarks(self) -> Cloud:
         """The landmarks with a position, coloured; none where pointmaps carry the map."""
-        return self._builder.landmarks() if isinstance(self._builder, MapBuilder) else concatenate([])
+        return self.submap.landmarks()
 
     @property
     def cameras(self) -> dict[str, Camera]:
         """Camera estimates at native resolution, by name."""
-        builder = self._builder
+        submap = self.submap
         return {
-            stream.name: self._cameras.describe(stream, builder.focals[stream.index], builder.graph.count(stream.name))
+            stream.name: self._cameras.describe(stream, submap.focals[stream.index], submap.graph.count(stream.name))
             for stream in self._cameras
         }
 
@@ -73,16 +73,16 @@ class MapView:
         """How much went through."""
         return replace(
             self._counts,
-            keyframes=len(self._builder.posed()),
-            tracked=self._active.frames.count() if self._builder.initialised else 0,
-            pairs=self._builder.graph.pairs,
-            maps=len(self._atlas.asleep) + self._builder.initialised,
+            keyframes=len(self.submap.posed()),
+            tracked=self._active.frames.count() if self.submap.initialised else 0,
+            pairs=self.submap.graph.pairs,
+            maps=len(self._atlas.asleep) + self.submap.initialised,
         )
 
     @property
     def left_out(self) -> LeftOut:
         """How much of what cameras see is not in the map."""
-        return left_out(self._builder, self.config)
+        return left_out(self.submap, self.config)
 
     @property
     def edges(self) -> list[tuple[int, int, float]]:
@@ -95,42 +95,42 @@ class MapView:
 
     def focal(self, camera: str) -> Focal:
         """What the map says of a camera, pixels of the tracked image."""
-        return self._builder.focals[self._cameras[camera].index]
+        return self.submap.focals[self._cameras[camera].index]
 
     def whereabouts(self, camera: str) -> Array | None:
         """``w_T_c`` (4, 4) of a camera's last image in the map as it stands; None where its corners do not tell."""
         stream = self._cameras[camera]
-        found = self._builder.locate(stream, stream.tracks) if self._builder.initialised else None
+        found = self.submap.locate(stream, stream.tracks) if self.submap.initialised else None
         return None if found is None else found.w_T_c
 
     def positions(self, ids: np.ndarray) -> Array:
         """(K, 3) where corners are in the map, NaN where that is unknown."""
-        return self._builder.positions(ids)
+        return self.submap.positions(ids)
 
     @property
     def newest_keyframe(self) -> tuple[int, Array, float] | None:
         """Name, ``w_T_k`` (4, 4) and unit of the newest keyframe with a pose; None while there is no map."""
-        posed = self._builder.posed() if self._builder.initialised else []
+        posed = self.submap.posed() if self.submap.initialised else []
         if not posed:
             return None
-        w_T_k = self._builder.pose(posed[-1])
+        w_T_k = self.submap.pose(posed[-1])
         assert w_T_k is not None, "posed"
-        return self._active.name(posed[-1]), w_T_k, self._builder.unit(posed[-1])
+        return self._active.name(posed[-1]), w_T_k, self.submap.unit(posed[-1])
 
     @property
     def young(self) -> bool:
         """True while keyframes close together make calibration sure sooner."""
-        return self._builder.young
+        return self.submap.young
 
     @property
     def backlog(self) -> int:
         """How much waits: depth of keyframes, adjustments of the whole map."""
-        return self._builder.backlog
+        return self.submap.backlog
 
     @property
     def submap(self) -> Submap:
         """The map that the cameras are in: another one when they begin or wake one."""
-        return self._active
+        return self._active.submap
 
     @property
     def live(self) -> LiveMap:
@@ -139,9 +139,5 @@ class MapView:
         return LiveMap(self._atlas, *known)
 
     @property
-    def _active(self) -> Submap:
+    def _active(self) -> AtlasEntry:
         return self._atlas.active
-
-    @property
-    def _builder(self) -> Builder:
-        return self._active.builder

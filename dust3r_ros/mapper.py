@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from math import inf
 
 from dust3r_ros.appearance import Appearance
-from dust3r_ros.atlas import Atlas, Submap
+from dust3r_ros.atlas import Atlas, AtlasEntry
 from dust3r_ros.backends import make_backend
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.cameras import Cameras
@@ -26,9 +26,24 @@ from dust3r_ros.rig import Rig
 from dust3r_ros.search import Search
 from dust3r_ros.streams import CameraStream, check_image
 from dust3r_ros.timing import StageTimer, no_timer
-from dust3r_ros.tracking import Tracks
+from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.types import Array, Image, MapUpdate, TrackingState
+
+
+@dataclass(eq=False)
+class _Frame:
+    """One image on its way through the mapper: ``gray`` is the tracked image, the rest is what the steps say of it."""
+
+    stamp_ns: int
+    stream: CameraStream
+    image: Image
+    gray: Image
+    tracks: Tracks = field(default_factory=no_tracks)
+    found: PnpResult | None = None
+    keyframe: int | None = None
+    state: TrackingState = TrackingState.INITIALISING
+    removed: tuple[int, ...] = ()  # names of keyframes of a map that is left
 
 
 class Mapper(MapView):
@@ -76,31 +91,106 @@ class Mapper(MapView):
         ``InputError``, and changes nothing, for an image that is unusable, of another size
         than the camera's first one, or not younger than its last, and for a mask of another size or type.
         """
+        frame = self._prepare(stamp_ns, camera, image, mask)
+        self._track(frame, seen)
+        self._relocalise(frame)
+        self._insert_keyframe(frame)
+        self._close_loops(frame)
+        return self._update(frame)
+
+    def _prepare(self, stamp_ns: int, camera: str, image: Image, mask: Image | None) -> _Frame:
+        """The tracked image of one that is usable and in order."""
         check_image(image, camera)
         mask = None if mask is None else check_mask(mask, image, camera)
         stream = self._stream(camera, image)
         with self._stage("prepare"):
             gray = stream.gray(image, mask)
         self._check_order(stamp_ns, camera)
+        return _Frame(stamp_ns, stream, image, gray)
+
+    def _track(self, frame: _Frame, seen: Tracks | None) -> None:
+        """Corners of the image before, and the pose that they tell."""
         with self._stage("track"):
-            tracks = stream.follow(gray, seen)
-            found = self._builder.locate(stream, tracks) if self._builder.initialised else None
-        if found is None and self._builder.initialised:
+            frame.tracks = frame.stream.follow(frame.gray, seen)
+            if self.submap.initialised:
+                frame.found = self.submap.locate(frame.stream, frame.tracks)
+
+    def _relocalise(self, frame: _Frame) -> None:
+        """A frame that lost its corners: found in this map or one that sleeps, or where another map begins."""
+        if frame.found is None and self.submap.initialised:
             with self._stage("relocalise"):
-                tracks, found = self._search.here(stamp_ns, stream, gray, image, tracks)
-        removed: tuple[int, ...] = ()
-        if found is None and self._atlas.asleep:
+                frame.tracks, frame.found = self._search.here(
+                    frame.stamp_ns, frame.stream, frame.gray, frame.image, frame.tracks
+                )
+        if frame.found is None and self._atlas.asleep:
             with self._stage("relocalise"):
-                known = self._search.elsewhere(stamp_ns, stream, gray, image)
+                known = self._search.elsewhere(frame.stamp_ns, frame.stream, frame.gray, frame.image)
             if known is not None:
-                removed, (_, found, tracks) = self._wake(known[0]), known
-                stream.follow(gray)
-        if self.mapping and self._search.gives_up(stamp_ns, camera, found):
-            removed = self._active.posed_names()
+                entry, frame.found, frame.tracks = known
+                frame.removed = self._wake(entry)
+                frame.stream.follow(frame.gray)
+        if self.mapping and self._search.gives_up(frame.stamp_ns, frame.stream.name, frame.found):
+            frame.removed = self._active.posed_names()
             self._begin(keep=self._active.lasts)
-            tracks = stream.follow(gray)
-        state, keyframe = self._place(stamp_ns, stream, image, gray, tracks, found)
-        return replace(self._update(stamp_ns, stream, state, found, keyframe), removed=removed)
+            frame.tracks = frame.stream.follow(frame.gray)
+
+    def _insert_keyframe(self, frame: _Frame) -> None:
+        """Make the frame a keyframe where it should be one, and remember where it is."""
+        stream, found = frame.stream, frame.found
+        if self.submap.initialised and found is None:
+            if not self.mapping or self._search.met(stream.name):
+                frame.state = TrackingState.LOST
+                self._counts = replace(self._counts, lost=self._counts.lost + 1)
+            return
+        if not self.mapping:
+            self._follow_only(frame)
+            return
+        if self._wants_keyframe(frame) and self.submap.accepts(stream):
+            if self.submap.stuck:
+                self._begin(keep=False)
+                frame.tracks = stream.follow(frame.gray)
+            w_T_c, working = None if found is None else found.w_T_c, stream.resize.apply(frame.image)
+            frame.keyframe = self.submap.add(frame.stamp_ns, stream, working, frame.gray, frame.tracks, w_T_c)
+        self._active.remember(frame.stamp_ns, stream, frame.tracks, found, frame.keyframe)
+        if self.submap.initialised:
+            frame.state = TrackingState.TRACKING
+
+    def _close_loops(self, frame: _Frame) -> None:
+        """Make one of two maps where a keyframe of the active one shows what a sleeping one knows.
+
+        Where it shows an older place of its own map, that was seen to when it was added: before it was adjusted.
+        """
+        if frame.keyframe is None or not self._atlas.asleep:
+            return
+        with self._stage("join"):
+            ids = self._atlas.join(frame.keyframe)
+        if ids is not None:
+            self._backend.clear()
+            for stream in self._cameras:
+                stream.rename(ids)
+            self.rig.renew()
+            self._search.relearn(self._cameras)
+            frame.keyframe = len(self.submap) - 1
+
+    def _update(self, frame: _Frame) -> MapUpdate:
+        """What became of the frame, and what changed with it."""
+        found, keyframe = frame.found, frame.keyframe
+        w_T_c = None if found is None else found.w_T_c
+        if keyframe is not None:
+            w_T_c = self.submap.pose(keyframe)
+        if w_T_c is not None:
+            self._search.found(frame.stamp_ns, frame.stream, w_T_c, keyframe)
+        return MapUpdate(
+            frame.stamp_ns,
+            frame.stream.name,
+            frame.state,
+            w_T_c=w_T_c,
+            covariance=None if found is None else found.covariance,
+            keyframe=None if keyframe is None else self._active.name(keyframe),
+            changed=self._active.take_changed() if self.submap.initialised else (),
+            cameras=self.cameras,
+            removed=frame.removed,
+        )
 
     def go_live(self, beside: bool) -> None:
         """Put off what the next image does not need, for ``work``; ``beside``: whole maps are adjusted in a child."""
@@ -110,11 +200,11 @@ class Mapper(MapView):
     @property
     def due(self) -> str:
         """What ``work`` would do next; "" for nothing."""
-        return self._builder.due
+        return self.submap.due
 
     def work(self, kind: str) -> MapUpdate:
         """Do one of the things that were put off: what ``due`` says."""
-        self._builder.work(kind)
+        self.submap.work(kind)
         return self.news()
 
     def follow(self, poses: Iterable[FollowedPose]) -> int:
@@ -135,7 +225,7 @@ class Mapper(MapView):
         if self._atlas.largest() is not self._active:
             removed = self._wake(self._atlas.largest())
         if self.mapping:  # else the map stays as it is
-            self._builder.finish()
+            self.submap.finish()
         with self._stage("refine"):
             self._active.frames.find_again()
         self._search.relearn(self._cameras)
@@ -145,7 +235,7 @@ class Mapper(MapView):
         """What changed without a frame."""
         stamp = max(self._last_stamp.values(), default=0)
         camera = max(self._last_stamp, key=lambda name: self._last_stamp[name], default="")
-        known = self._builder.initialised
+        known = self.submap.initialised
         state = TrackingState.TRACKING if known else TrackingState.INITIALISING
         changed = self._active.take_changed() if known else ()
         return MapUpdate(stamp, camera, state, changed=changed, cameras=self.cameras)
@@ -163,7 +253,7 @@ class Mapper(MapView):
     def begin_anew(self) -> MapUpdate:
         """Another map with the next image, whatever its stamp; the one so far, if it has poses, waits to be seen."""
         removed = self._active.posed_names()
-        self._begin(keep=self._builder.initialised)
+        self._begin(keep=self.submap.initialised)
         self._last_stamp.clear()
         return replace(self.news(), state=TrackingState.INITIALISING, removed=removed)
 
@@ -178,8 +268,8 @@ class Mapper(MapView):
     def _stream(self, camera: str, image: Image) -> CameraStream:
         if camera not in self._cameras:
             stream, focal = self._cameras.open(camera, image.shape[1], image.shape[0])
-            for submap in (self._active, *self._atlas.asleep):
-                submap.builder.add_camera(stream, replace(focal))
+            for entry in (self._active, *self._atlas.asleep):
+                entry.submap.add_camera(stream, replace(focal))
         return self._cameras[camera]
 
     def _check_order(self, stamp_ns: int, camera: str) -> None:
@@ -189,69 +279,37 @@ class Mapper(MapView):
         self._last_stamp[camera] = stamp_ns
         self._counts = replace(self._counts, frames=self._counts.frames + 1)
 
-    def _wake(self, submap: Submap) -> tuple[int, ...]:
+    def _wake(self, entry: AtlasEntry) -> tuple[int, ...]:
         removed = self._active.posed_names()
-        self._atlas.wake(submap)
+        self._atlas.wake(entry)
         self._forget_sights()
         return removed
 
-    def _place(
-        self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, found: PnpResult | None
-    ) -> tuple[TrackingState, int | None]:
-        """Make the frame a keyframe where it should be one, and remember where it is."""
-        if self._builder.initialised and found is None:
-            if self.mapping and not self._search.met(stream.name):
-                return TrackingState.INITIALISING, None
-            self._counts = replace(self._counts, lost=self._counts.lost + 1)
-            return TrackingState.LOST, None
-        keyframe = None
-        if not self.mapping:
-            return self._follow_only(stamp_ns, stream, gray, image, tracks, found), None
-        wanted = is_keyframe(stream.motion(tracks), stream.overlap(tracks), self._builder.young, self.config)
-        if (wanted or len(self._builder) == 0) and self._builder.accepts(stream):
-            if self._builder.stuck:
-                self._begin(keep=False)
-                tracks = stream.follow(gray)
-            w_T_c = None if found is None else found.w_T_c
-            keyframe = self._builder.add(stamp_ns, stream, stream.resize.apply(image), gray, tracks, w_T_c)
-        self._active.remember(stamp_ns, stream, tracks, found, keyframe)
-        if keyframe is not None and self._atlas.asleep:
-            self._join(keyframe)
-        state = TrackingState.TRACKING if self._builder.initialised else TrackingState.INITIALISING
-        return state, None if keyframe is None else len(self._builder) - 1
+    def _wants_keyframe(self, frame: _Frame) -> bool:
+        motion, overlap = frame.stream.motion(frame.tracks), frame.stream.overlap(frame.tracks)
+        return len(self.submap) == 0 or is_keyframe(motion, overlap, self.submap.young, self.config)
 
-    def _follow_only(
-        self, stamp_ns: int, stream: CameraStream, gray: Image, image: Image, tracks: Tracks, found: PnpResult | None
-    ) -> TrackingState:
+    def _follow_only(self, frame: _Frame) -> None:
         """A frame in a map that stays as it is: corners that leave the image are made up for by landmarks seen anew."""
-        if found is None:
-            return TrackingState.INITIALISING
+        if frame.found is None:
+            return
+        stream, tracks = frame.stream, frame.tracks
         if is_keyframe(stream.motion(tracks), stream.overlap(tracks), False, self.config):
-            stream.anchor(self._search.here(stamp_ns, stream, gray, image, tracks)[0].unique())
-        self._active.remember(stamp_ns, stream, tracks, found, None)
-        return TrackingState.TRACKING
-
-    def _join(self, keyframe: int) -> None:
-        """Make one of two maps where a keyframe of the active one shows what a sleeping one knows."""
-        with self._stage("join"):
-            ids = self._atlas.join(keyframe)
-        if ids is not None:
-            self._backend.clear()
-            for stream in self._cameras:
-                stream.rename(ids)
-            self.rig.renew()
-            self._search.relearn(self._cameras)
+            again = self._search.here(frame.stamp_ns, stream, frame.gray, frame.image, tracks)[0]
+            stream.anchor(again.unique())
+        self._active.remember(frame.stamp_ns, stream, tracks, frame.found, None)
+        frame.state = TrackingState.TRACKING
 
     def _begin(self, keep: bool) -> None:
         """Another map with the next keyframe; ``keep``: the one so far sleeps, and what it knows of focals counts."""
-        focals = self._builder.focals
+        focals = self.submap.focals
         if keep:
             self._atlas.sleep()
             focals = [replace(f, prior=f.prior if f.given else f.value) for f in focals]
         else:
             self._atlas.begin()
             focals = [replace(f, value=f.prior, std=f.std if f.fixed else inf, told=None) for f in focals]
-        self._builder.focals = focals
+        self.submap.focals = focals
         self._forget_sights()
 
     def _forget_sights(self) -> None:
@@ -260,22 +318,3 @@ class Mapper(MapView):
         self._search.clear()
         for stream in self._cameras:
             stream.restart()
-
-    def _update(
-        self, stamp_ns: int, stream: CameraStream, state: TrackingState, found: PnpResult | None, keyframe: int | None
-    ) -> MapUpdate:
-        w_T_c = None if found is None else found.w_T_c
-        if keyframe is not None:
-            w_T_c = self._builder.pose(keyframe)
-        if w_T_c is not None:
-            self._search.found(stamp_ns, stream, w_T_c, keyframe)
-        return MapUpdate(
-            stamp_ns,
-            stream.name,
-            state,
-            w_T_c=w_T_c,
-            covariance=None if found is None else found.covariance,
-            keyframe=None if keyframe is None else self._active.name(keyframe),
-            changed=self._active.take_changed() if self._builder.initialised else (),
-            cameras=self.cameras,
-        )

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dust3r_ros.alignment.sparse_map import MAX_ERROR_PX, SparseMap
+from dust3r_ros.alignment.sparse_map import MAX_ERROR_PX
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.pose import solve_pnp_unknown_focal
 from dust3r_ros.geometry.significance import by_chance
+from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.streams import CameraStream
 from dust3r_ros.tracking import Tracks, no_tracks
 
@@ -40,14 +41,14 @@ class _Vote:
 class Newcomers:
     """Collects what frames of cameras with unknown focal say; writes the focal into the map when it is sure."""
 
-    def __init__(self, sparse: SparseMap, seed: int) -> None:
-        self._sparse, self._seed = sparse, seed
+    def __init__(self, state: Reconstruction) -> None:
+        self._state = state
         self._votes: dict[int, list[_Vote]] = {}
 
     def meet(self, stream: CameraStream, tracks: Tracks) -> bool:
         """A frame that seems to see landmarks ``tracks``; whether the focal of its camera is known from now on."""
         votes = self._votes.setdefault(stream.index, [])
-        vote = self._vote(stream, self._sparse.known(tracks))
+        vote = self._vote(stream, self._state.sparse.known(tracks))
         if vote is None or any(not _moved(vote.seen, other.seen, stream.long_edge) for other in votes[-1:]):
             return False
         self._cast(stream, vote)
@@ -68,13 +69,13 @@ class Newcomers:
         agreed = _agreed(self._votes.get(stream.index, []))
         if agreed is None:
             return False
-        focal = self._sparse.focals[stream.index]
+        focal = self._state.sparse.focals[stream.index]
         focal.value, focal.std = agreed
         del self._votes[stream.index]
         return True
 
     def _vote(self, stream: CameraStream, known: Tracks) -> _Vote | None:
-        points, lens = self._sparse.points[known.ids], self._sparse.focals[stream.index].lens
+        points, lens = self._state.sparse.points[known.ids], self._state.sparse.focals[stream.index].lens
         edge = stream.long_edge
         try:
             found = solve_pnp_unknown_focal(
@@ -85,7 +86,7 @@ class Newcomers:
                 center=(0.0, 0.0),
                 threshold_px=MAX_ERROR_PX,
                 min_inliers=_MIN_INLIERS,
-                seed=self._seed,
+                seed=self._state.config.seed,
             )
         except GeometryError:
             return None

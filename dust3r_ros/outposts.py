@@ -6,14 +6,11 @@ several times. So extrinsics that are wrong place nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dust3r_ros.alignment.sparse_map import SparseMap
-from dust3r_ros.calibrator import Calibrator
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.features import Features, matched
 from dust3r_ros.geometry.motion_focal import focal_from_motion, sampson
@@ -21,11 +18,11 @@ from dust3r_ros.geometry.pinhole import rays
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.submap import Guess
 from dust3r_ros.newcomers import Newcomers
 from dust3r_ros.streams import CameraStream
 from dust3r_ros.types import Array
-
-Guess = Callable[[int], Array | None]  # where the rig says a camera was at a stamp
 
 _ERROR_PX = 3.0  # of matches under a motion that is told by another camera, somewhat late
 _SHARE = 0.75  # of the matches that must fit
@@ -60,9 +57,8 @@ class _Watch:
 class Outposts:
     """Decides whether a frame is where the rig says, from what its camera saw on the way."""
 
-    sparse: SparseMap
+    state: Reconstruction
     newcomers: Newcomers
-    calibrator: Calibrator
     _watches: dict[int, _Watch] = field(default_factory=dict)
     _told: dict[int, tuple[int, Array]] = field(default_factory=dict)
 
@@ -73,14 +69,16 @@ class Outposts:
             return None
         now = _Sight(stamp_ns, features)
         watch = self._watches.setdefault(stream.index, _Watch(now, now))
-        known = self.calibrator.knows(stream)
+        known = self.state.knows(stream)
         if watch.last is not watch.first:  # where that was is known better by now: other cameras were seen since
             self._compare(stream, watch, guess, known)
         watch.last = now
         shown = len(features.pixels) >= _MATCHES
         if not watch.trusted or not shown or not (known or self.newcomers.agree(stream)):
             return None
-        return PnpResult(w_T_c, np.zeros(0, bool), self._covariance(), 0.0, self.sparse.focals[stream.index].value)
+        return PnpResult(
+            w_T_c, np.zeros(0, bool), self._covariance(), 0.0, self.state.sparse.focals[stream.index].value
+        )
 
     def _compare(self, stream: CameraStream, watch: _Watch, guess: Guess, known: bool) -> None:
         """Whether what the first and the last frame of a watch see agrees with how the rig says they moved."""
@@ -99,30 +97,30 @@ class Outposts:
 
     def tell(self, index: int, w_T_c: Array, placed: bool) -> None:
         """Keyframe ``index`` is at ``w_T_c`` (4, 4) as the rig says; kept for cameras that have some ``placed`` so."""
-        views = self.sparse.views
+        views = self.state.sparse.views
         camera = views[index].camera
-        others = [view for view in self.sparse.posed() if views[view].camera != camera]
+        others = [view for view in self.state.sparse.posed() if views[view].camera != camera]
         if others and (placed or any(views[view].camera == camera for view in self._told)):
             self._told[index] = others[-1], invert(self._pose(others[-1])) @ w_T_c
 
     def afloat(self, camera: int) -> bool:
         """Whether keyframes of a camera hang on what the rig says: the rest of the map sees not what they see."""
-        views, known = self.sparse.views, self.sparse.positioned
+        views, known = self.state.sparse.views, self.state.sparse.positioned
         if not any(views[view].camera == camera for view in self._told):
             return False
-        own = [views[view].seen.ids for view in self.sparse.posed() if views[view].camera == camera]
-        rest = [views[view].seen.ids for view in self.sparse.posed() if views[view].camera != camera]
+        own = [views[view].seen.ids for view in self.state.sparse.posed() if views[view].camera == camera]
+        rest = [views[view].seen.ids for view in self.state.sparse.posed() if views[view].camera != camera]
         shared = np.intersect1d(np.concatenate(own), np.concatenate(rest))
         return int(known[shared].sum()) < _TIED
 
     def views(self) -> list[int]:
         """Keyframes that ``anchor`` may move."""
-        cameras = {self.sparse.views[view].camera for view in self._told}
-        return [view for view in self.sparse.posed() if self.sparse.views[view].camera in cameras]
+        cameras = {self.state.sparse.views[view].camera for view in self._told}
+        return [view for view in self.state.sparse.posed() if self.state.sparse.views[view].camera in cameras]
 
     def anchor(self) -> None:
         """Bring keyframes that are afloat, with all they see, to where the rig says, for nothing else says where."""
-        views = self.sparse.views
+        views = self.state.sparse.views
         for camera in sorted({views[view].camera for view in self._told}):
             told = {
                 view: self._pose(at) @ at_T_v
@@ -136,20 +134,20 @@ class Outposts:
             self._move(camera, _similarity(now, np.stack(list(told.values()))))
 
     def _move(self, camera: int, new_S_old: Similarity) -> None:
-        own = [view for view in self.sparse.posed() if self.sparse.views[view].camera == camera]
-        ids = np.unique(np.concatenate([self.sparse.views[view].seen.ids for view in own]))
-        self.sparse.points[ids] = new_S_old.apply(self.sparse.points[ids])
+        own = [view for view in self.state.sparse.posed() if self.state.sparse.views[view].camera == camera]
+        ids = np.unique(np.concatenate([self.state.sparse.views[view].seen.ids for view in own]))
+        self.state.sparse.points[ids] = new_S_old.apply(self.state.sparse.points[ids])
         for view in own:
-            self.sparse.views[view].w_T_c = new_S_old.pose(self._pose(view))
+            self.state.sparse.views[view].w_T_c = new_S_old.pose(self._pose(view))
 
     def _pose(self, view: int) -> Array:
-        w_T_c = self.sparse.views[view].w_T_c
+        w_T_c = self.state.sparse.views[view].w_T_c
         assert w_T_c is not None, f"view {view} has no pose"
         return w_T_c
 
     def _fits(self, stream: CameraStream, a: Array, b: Array, b_T_a: Array, known: bool) -> bool:
         """Whether matches (N, 2) fit a motion; of an unknown focal it is kept what they say."""
-        focal = self.sparse.focals[stream.index]
+        focal = self.state.sparse.focals[stream.index]
         a, b = focal.lens.ideal(a), focal.lens.ideal(b)
         if known:
             return _agree(a, b, b_T_a, focal.value)
@@ -163,7 +161,7 @@ class Outposts:
         return fits
 
     def _covariance(self) -> Array:
-        depth = self.sparse.median_depth(self.sparse.posed()[-1])
+        depth = self.state.sparse.median_depth(self.state.sparse.posed()[-1])
         position = _POSITION_STD * (depth if np.isfinite(depth) else 1.0)
         return np.diag([position**2] * 3 + [_ANGLE_STD**2] * 3)
 

@@ -15,7 +15,6 @@ from dust3r_ros.alignment.attach import PlacedView, attach
 from dust3r_ros.alignment.incremental import IncrementalAligner
 from dust3r_ros.alignment.keyframe_bundle import Posed, Sight, bundle
 from dust3r_ros.alignment.keyframe_updates import AlignmentUpdate
-from dust3r_ros.alignment.sparse_view import Focal
 from dust3r_ros.appearance import Appearance
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
@@ -24,9 +23,9 @@ from dust3r_ros.features import Features, matched
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.keyframe_book import KeyframeBook
+from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.masks import Mask, without
 from dust3r_ros.neighbourhood import Neighbourhood
-from dust3r_ros.pair_graph import PairGraph
 from dust3r_ros.pointmap_frames import locate_corners
 from dust3r_ros.pointmap_keyframes import PointmapKeyframes
 from dust3r_ros.pointmap_saving import PointmapSaving
@@ -41,27 +40,27 @@ _MAX_ATTEMPTS = 8  # second keyframes that do not go with the first one
 
 
 class PointmapBuilder(KeyframeBook):
-    """Adds keyframes by the pointmaps of their pairs; the interface is that of ``MapBuilder``."""
+    """Adds keyframes by the pointmaps of their pairs; see ``Submap``.
+
+    Nothing is put off: a network's device is not for two processes. What moves is not looked for, and two keyframes
+    tell a focal, so that more of them close together tell no more.
+    """
 
     def __init__(
         self, config: MapperConfig, backend: Backend, stage: StageTimer, appearance: Appearance | None = None
     ) -> None:
+        super().__init__(Reconstruction(config))
         self._appearance = appearance or Appearance()
         self._config, self._backend, self._stage = config, backend, stage
-        self.graph = PairGraph(config)
-        self.focals: list[Focal] = []
-        self.generation = 0
         self._aligner = IncrementalAligner(config.window)
-        self._keyframes = PointmapKeyframes(self._aligner, config.min_confidence)
-        super().__init__(self._keyframes.records)
-        self.saving = PointmapSaving(self._aligner, self._keyframes, self.graph)
-        self._near = Neighbourhood(self._keyframes.records, config)
+        self._keyframes = PointmapKeyframes(self.state, self._aligner)
+        self.saving = PointmapSaving(self.state, self._aligner, self._keyframes)
+        self._near = Neighbourhood(self.state)
         self._doubtful: dict[tuple[int, int], float] = {}  # weights of loop pairs that are not believed yet
         self._attempts = 0
 
     @property
     def initialised(self) -> bool:
-        """True once two keyframes agree."""
         return len(self._keyframes) > 1
 
     @property
@@ -70,52 +69,23 @@ class PointmapBuilder(KeyframeBook):
         return not self.initialised
 
     @property
-    def young(self) -> bool:
-        """False: two keyframes tell the focal, more of them close together tell no more."""
-        return False
-
-    @property
     def stuck(self) -> bool:
         """True when many keyframes did not go with the first one."""
         return not self.initialised and self._attempts >= _MAX_ATTEMPTS
 
-    def accepts(self, stream: CameraStream) -> bool:
-        """Whether a camera's frames may become keyframes now: any camera's may."""
-        return True
-
-    def add_camera(self, stream: CameraStream, focal: Focal) -> None:
-        """A camera before its first frame."""
-        self.focals.append(focal)
-
     def pose(self, index: int) -> Array | None:
-        """``w_T_c`` (4, 4) of a keyframe, None while unknown."""
         return self._aligner.pose(index) if self.initialised else None
 
     def posed(self) -> list[int]:
-        """The keyframes with a pose."""
         return list(range(len(self._keyframes))) if self.initialised else []
 
     def unit(self, index: int) -> float:
-        """A length in the surroundings of a keyframe that grows when they do."""
         return self._aligner.scale(index)
 
-    due = ""  # nothing is put off: a network's device is not for two processes
-    backlog = 0
-
-    def go_live(self, beside: bool) -> None:
-        """All is done at once."""
-
-    def work(self, kind: str) -> None:
-        """Nothing waits."""
-
-    regions = 0  # pieces of keyframes in which something moves: a network's depth is not asked for them
-
     def keyframe(self, index: int) -> Keyframe:
-        """A keyframe as it stands now."""
-        return self._keyframes.keyframe(index, self.focals[self._records[index].stream.index])
+        return self._keyframes.keyframe(index)
 
     def move(self, new_S_old: Similarity) -> None:
-        """The whole map in other coordinates and another unit."""
         self._aligner.move({i: new_S_old.matrix @ w_S for i, w_S in enumerate(self._aligner.map.similarities)})
         self.mark_all()
 
@@ -123,7 +93,7 @@ class PointmapBuilder(KeyframeBook):
         """Pose of a frame from corners of keyframes with known depth, None when too few agree; ``near``: a guess."""
         if not self.initialised:
             return None
-        points = self._keyframes.points(tracks.ids, self.focals)
+        points = self._keyframes.points(tracks.ids)
         return locate_corners(points, tracks.pixels, self.focals[stream.index], stream.long_edge, self._config, near)
 
     def relocalise(
@@ -138,8 +108,7 @@ class PointmapBuilder(KeyframeBook):
         return None if result is None else (result, no_tracks())
 
     def recall(self, stream: CameraStream, gray: Image) -> Tracks:
-        """What an image seems to see of the map by its features."""
-        features, records = stream.features(gray), self._keyframes.records
+        features, records = stream.features(gray), self.state.records
         found = [no_tracks()]
         for index in self._candidates(stream, gray):
             pairs = matched(records[index].features, features)
@@ -147,8 +116,7 @@ class PointmapBuilder(KeyframeBook):
         return reduce(join, found).unique()
 
     def positions(self, ids: np.ndarray) -> Array:
-        """(K, 3) where corners are, NaN where that is unknown."""
-        return self._keyframes.points(ids, self.focals)
+        return self._keyframes.points(ids)
 
     def _candidates(self, stream: CameraStream, gray: Image) -> list[int]:
         newest = self._near.newest(stream)
@@ -198,7 +166,7 @@ class PointmapBuilder(KeyframeBook):
         edges = [(first, second) for first, second, _ in self.graph.edges]
         posed = [
             Posed(record.stream.index, w_T_c, record.features)
-            for record, w_T_c in zip(self._keyframes.records, self._aligner.poses, strict=True)
+            for record, w_T_c in zip(self.state.records, self._aligner.poses, strict=True)
         ]
         sights, focals = bundle(posed, edges, self.focals, self._config.min_parallax_deg)
         moved = {}
@@ -229,10 +197,10 @@ class PointmapBuilder(KeyframeBook):
         """Pairs of a new view, ``masked`` or not, with keyframes, both orders; views let go are handed over anew."""
         for other in others:
             if not self._backend.has(other):
-                record = self._records[other]
+                record = self.state.records[other]
                 self._backend.add(View(other, record.stream.name, record.image))
         pairs = [pair for other in others for pair in ((other, index), (index, other))]
-        masks = {index: masked} | {other: self._records[other].masked for other in others}
+        masks = {index: masked} | {other: self.state.records[other].masked for other in others}
         predictions = [without(pair, masks) for pair in self._backend.predict(pairs, {})] if pairs else []
         for other in others:
             if other <= index - self._config.window:
@@ -245,7 +213,7 @@ class PointmapBuilder(KeyframeBook):
         corners = stream.corners(max(0, count - known), features.pixels)
         tracks = self._keyframes.new_ids(np.concatenate([features.pixels, corners]))
         record = KeyframeRecord(stamp_ns, stream, image, features, tracks.ids[:known], masked=stream.masked)
-        self._keyframes.records.append(record)
+        self.state.records.append(record)
         spread = np.linspace(0, len(tracks.ids) - 1, min(len(tracks.ids), count)).astype(int)
         stream.anchor(tracks.select(spread))
 
@@ -272,7 +240,7 @@ class PointmapBuilder(KeyframeBook):
             self._doubtful.pop(ends, None)
 
     def _graph_edge(self, ends: tuple[int, int], weight: float) -> None:
-        first, second = (self._records[end].stream.name for end in ends)
+        first, second = (self.state.records[end].stream.name for end in ends)
         self.graph.connect(*ends, weight, (first, second))
 
     def _take(self, update: AlignmentUpdate, touched: set[int]) -> None:

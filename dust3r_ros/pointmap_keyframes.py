@@ -8,9 +8,9 @@ import numpy as np
 
 from dust3r_ros.alignment.incremental import IncrementalAligner
 from dust3r_ros.alignment.keyframe_updates import KeyframeUpdate
-from dust3r_ros.alignment.sparse_view import Focal
 from dust3r_ros.geometry.pinhole import rays
 from dust3r_ros.geometry.rigid import transform
+from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.streams import CameraStream, KeyframeRecord
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array, Array32, Keyframe
@@ -32,16 +32,15 @@ class PointmapKeyframes:
     Depth that has left the aligner's window is kept in half precision.
     """
 
-    def __init__(self, aligner: IncrementalAligner, min_confidence: float) -> None:
-        self.records: list[KeyframeRecord] = []
-        self._aligner, self._min_confidence = aligner, min_confidence
+    def __init__(self, state: Reconstruction, aligner: IncrementalAligner) -> None:
+        self._state, self._aligner = state, aligner
         self._corners: list[_Corners] = []
         self._settled: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # canonical depth and confidence
         self._restored: set[int] = set()
         self._next_id = 0
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self._state.records)
 
     def new_ids(self, offsets: Array) -> Tracks:
         """Ids for the corners (N, 2) of the keyframe that is recorded next."""
@@ -66,9 +65,9 @@ class PointmapKeyframes:
         self, record: KeyframeRecord, offsets: Array, depth: Array32 | None, confidence: Array32 | None
     ) -> None:
         """The next keyframe of another session: its corners (N, 2), and its canonical depth, which is final."""
-        index = len(self.records)
+        index = len(self._state.records)
         record.feature_ids = self.new_ids(offsets).ids[: len(record.features.pixels)]
-        self.records.append(record)
+        self._state.records.append(record)
         if depth is not None and confidence is not None:
             self._settled[index] = depth.astype(np.float16), confidence.astype(np.float16)
         self._restored.add(index)
@@ -79,10 +78,11 @@ class PointmapKeyframes:
             confidence = np.minimum(change.confidence, _HALF_MAX).astype(np.float16)
             self._settled[change.index] = change.depth.astype(np.float16), confidence
 
-    def keyframe(self, index: int, focal: Focal) -> Keyframe:
-        """A keyframe as it stands now; ``focal``: of its camera, tracked image."""
-        record = self.records[index]
+    def keyframe(self, index: int) -> Keyframe:
+        """A keyframe as it stands now."""
+        record = self._state.records[index]
         depth, confidence = self.depth(index)
+        focal = self._state.sparse.focals[record.stream.index]
         return Keyframe(
             index,
             record.version,
@@ -99,7 +99,7 @@ class PointmapKeyframes:
         """Depth in map units, 0 where unknown, and confidence, each (H, W), of a keyframe."""
         found = self._aligner.depth(index) or self._settled.get(index)
         if found is None:
-            shape = self.records[index].image.shape[:2]
+            shape = self._state.records[index].image.shape[:2]
             return np.zeros(shape, np.float32), np.ones(shape, np.float32)
         depth, confidence = (part.astype(np.float32) for part in found)
         return depth * np.float32(self._aligner.scale(index)), confidence
@@ -108,13 +108,13 @@ class PointmapKeyframes:
         """(K,) depth of a keyframe at offsets (K, 2) in its tracked image, NaN where it is not known well."""
         depth, confidence = self.depth(index)
         height, width = depth.shape
-        at = np.round(self.records[index].stream.to_working(offsets)).astype(int)
+        at = np.round(self._state.records[index].stream.to_working(offsets)).astype(int)
         inside = np.all((at >= 0) & (at < [width, height]), axis=1)
         columns, rows = np.clip(at, 0, [width - 1, height - 1]).T
-        known = inside & (depth[rows, columns] > 0) & (confidence[rows, columns] > self._min_confidence)
+        known = inside & (depth[rows, columns] > 0) & (confidence[rows, columns] > self._state.config.min_confidence)
         return np.where(known, depth[rows, columns].astype(np.float64), np.nan)
 
-    def points(self, ids: np.ndarray, focals: list[Focal]) -> Array:
+    def points(self, ids: np.ndarray) -> Array:
         """(N, 3) corners in the map by their ids, NaN where the depth is not known."""
         points = np.full((len(ids), 3), np.nan)
         if not len(ids):
@@ -123,14 +123,14 @@ class PointmapKeyframes:
         for index in np.unique(owners).tolist():
             mine = owners == index
             offsets = self._corners[index].offsets[ids[mine] - self._corners[index].first_id]
-            seen = rays(offsets, focals[self.records[index].stream.index].value, (0.0, 0.0))
+            seen = rays(offsets, self._state.sparse.focals[self._state.records[index].stream.index].value, (0.0, 0.0))
             points[mine] = transform(self._aligner.pose(index), self.sampled(index, offsets)[:, None] * seen)
         return points
 
     def has_sent(self, stream: CameraStream) -> bool:
         """Whether a camera has keyframes."""
-        return any(record.stream is stream for record in self.records)
+        return any(record.stream is stream for record in self._state.records)
 
     def streams(self) -> list[CameraStream]:
         """The cameras that have keyframes."""
-        return list({record.stream.name: record.stream for record in self.records}.values())
+        return list({record.stream.name: record.stream for record in self._state.records}.values())

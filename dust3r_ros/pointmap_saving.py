@@ -12,7 +12,7 @@ from dust3r_ros.alignment.incremental import IncrementalAligner
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.landmark_saving import connect, middle, recorded
 from dust3r_ros.map_state import POINTMAPS, KeyframeState, Moments, PairGeometry, SubmapState, Trace
-from dust3r_ros.pair_graph import PairGraph
+from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.pointmap_keyframes import PointmapKeyframes
 from dust3r_ros.streams import CameraStream
 
@@ -25,9 +25,9 @@ class PointmapSaving:
     for a second one to agree.
     """
 
-    def __init__(self, aligner: IncrementalAligner, keyframes: PointmapKeyframes, graph: PairGraph) -> None:
+    def __init__(self, state: Reconstruction, aligner: IncrementalAligner, keyframes: PointmapKeyframes) -> None:
         self.kind = POINTMAPS
-        self._aligner, self._keyframes, self._graph = aligner, keyframes, graph
+        self._state, self._aligner, self._keyframes = state, aligner, keyframes
 
     def traces(self) -> list[Trace]:
         """One per keyframe."""
@@ -43,12 +43,12 @@ class PointmapSaving:
                 1.0,
                 record.moving,
             )
-            for index, record in enumerate(self._keyframes.records)
+            for index, record in enumerate(self._state.records)
         ]
 
     def keyframe(self, index: int) -> KeyframeState:
         """A keyframe as it stands."""
-        record = self._keyframes.records[index]
+        record = self._state.records[index]
         depth, confidence = self._keyframes.canonical(index) or (None, None)
         return KeyframeState(
             record.version,
@@ -57,7 +57,7 @@ class PointmapSaving:
             record.image,
             record.features,
             record.feature_ids,
-            self._graph.look(index),
+            self._state.graph.look(index),
             self._aligner.pose(index) if len(self._keyframes) > 1 else None,
             Lens(record.stream.long_edge / 2),
             middle(record.stream),
@@ -78,7 +78,7 @@ class PointmapSaving:
     @property
     def likeness(self) -> Sequence[float]:
         """Of neighbours."""
-        return self._graph.likeness
+        return self._state.graph.likeness
 
     @property
     def pairs(self) -> Mapping[tuple[int, int], PairGeometry]:
@@ -106,7 +106,7 @@ class PointmapSaving:
 
     def connected(self, since: int) -> Sequence[tuple[int, int, float]]:
         """Edges that came or were weighed anew after the first ``since``."""
-        return [(*pair, self._graph.weight(pair)) for pair in self._graph.connected[since:]]
+        return [(*pair, self._state.graph.weight(pair)) for pair in self._state.graph.connected[since:]]
 
     def restore(self, state: SubmapState, streams: Mapping[str, CameraStream]) -> None:
         """A saved map in place of an empty one."""
@@ -117,8 +117,8 @@ class PointmapSaving:
             assert w_S is not None and sample is not None and corners is not None, "pointmaps carry this map"
             self._keyframes.restore(record, corners, keyframe.depth, keyframe.confidence)
             found.append((View(record.stream.name, *record.image.shape[:2]), w_S, sample))
-        self._graph.restore([keyframe.look for keyframe in state.keyframes], state.likeness)
-        connect(self._graph, state)
+        self._state.graph.restore([keyframe.look for keyframe in state.keyframes], state.likeness)
+        connect(self._state.graph, state)
         self._aligner.resume(found, state.facts)
         if state.moments is not None:
             kept = state.moments

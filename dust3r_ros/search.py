@@ -8,11 +8,11 @@ from functools import partial
 
 import numpy as np
 
-from dust3r_ros.atlas import Atlas, Submap
+from dust3r_ros.atlas import Atlas, AtlasEntry
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.pose import PnpResult
-from dust3r_ros.map_builder import MapBuilder
+from dust3r_ros.mapping.submap import Submap
 from dust3r_ros.rig import Rig
 from dust3r_ros.streams import CameraStream
 from dust3r_ros.tracking import Tracks, join
@@ -39,8 +39,8 @@ class Search:
         self, stamp_ns: int, stream: CameraStream, gray: Image, image: Image, tracks: Tracks
     ) -> tuple[Tracks, PnpResult | None]:
         """A frame in the active map by its features; what it sees of the map joins its ``tracks``."""
-        builder = self._atlas.active.builder
-        if isinstance(builder, MapBuilder) and not builder.welcomes(stream):
+        submap = self._atlas.active.submap
+        if not submap.welcomes(stream):
             return tracks, None
         near = self._rig.looks(stream.name, stamp_ns)
         # A camera of which nobody knows where it looks must not slow down those that know where they are.
@@ -48,27 +48,24 @@ class Search:
             self._vain[stream.name] += 1
             if self._vain[stream.name] > _EAGER and self._vain[stream.name] % _RELUCTANT:
                 return tracks, None
-        found = builder.relocalise(stream, gray, stream.resize.apply(image), near)
+        found = submap.relocalise(stream, gray, stream.resize.apply(image), near)
         if found is None:
             return tracks, self._placed(stamp_ns, stream, gray)
         return join(found[1], tracks.select(~np.isin(tracks.ids, found[1].ids))), found[0]
 
     def _placed(self, stamp_ns: int, stream: CameraStream, gray: Image) -> PnpResult | None:
         """A frame that sees nothing known, where other cameras of the rig say."""
-        builder = self._atlas.active.builder
-        if not isinstance(builder, MapBuilder):
-            return None
         guess = partial(self._rig.guess, stream.name)
         if guess(stamp_ns) is None:
             return None
-        found = builder.outposts.place(stream, stamp_ns, stream.features(gray), guess)
+        found = self._atlas.active.submap.place(stream, stamp_ns, gray, guess)
         if found is not None:
             self._by_rig.add((stream.name, stamp_ns))
         return found
 
     def elsewhere(
         self, stamp_ns: int, stream: CameraStream, gray: Image, image: Image
-    ) -> tuple[Submap, PnpResult, Tracks] | None:
+    ) -> tuple[AtlasEntry, PnpResult, Tracks] | None:
         """A frame in the maps that sleep; None where none of them knows it, and while others are in the active map."""
         if any(stamp_ns - at < self._patience_ns for name, at in self._found_at.items() if name != stream.name):
             return None
@@ -78,7 +75,7 @@ class Search:
 
     def gives_up(self, stamp_ns: int, camera: str, found: PnpResult | None) -> bool:
         """True when this camera and every one that was ever found in the active map have been lost for long."""
-        if found is not None or not self._atlas.active.builder.initialised:
+        if found is not None or not self._atlas.active.submap.initialised:
             self._lost_since.pop(camera, None)
             return False
         self._lost_since.setdefault(camera, stamp_ns)
@@ -94,33 +91,28 @@ class Search:
         camera, placed = stream.name, (stream.name, stamp_ns) in self._by_rig
         self._by_rig.clear()
         self._found_at[camera] = stamp_ns
-        builder = self._atlas.active.builder
-        if not isinstance(builder, MapBuilder):
-            self._rig.located(camera, stamp_ns, w_T_c)
-            return
+        submap = self._atlas.active.submap
         if keyframe is not None:
             self._untold.append((keyframe, camera, stamp_ns, placed))
             del self._untold[:-_UNTOLD]
-        if not placed and not builder.outposts.afloat(stream.index):  # else the rig would hear what it said
+        if not placed and not submap.afloat(stream.index):  # else the rig would hear what it said
             self._rig.located(camera, stamp_ns, w_T_c)
-        self._tell(builder, camera)
+        self._tell(submap, camera)
 
-    def _tell(self, builder: MapBuilder, camera: str) -> None:
+    def _tell(self, submap: Submap, camera: str) -> None:
         """Say where the rig says that keyframes are, once a frame of another camera is younger: ``camera`` sent one."""
         waiting = self._untold
         self._untold = [entry for entry in waiting if entry[1] == camera]
         for keyframe, other, stamp_ns, placed in waiting:
             w_T_c = self._rig.guess(other, stamp_ns)
             if other != camera and w_T_c is not None:
-                builder.outposts.tell(keyframe, w_T_c, placed)
+                submap.tell(keyframe, w_T_c, placed)
 
     def relearn(self, streams: Iterable[CameraStream]) -> None:
         """The map has changed: the rig hears of it anew."""
         active = self._atlas.active
-        afloat = set()
-        if isinstance(active.builder, MapBuilder):
-            afloat = {stream.name for stream in streams if active.builder.outposts.afloat(stream.index)}
-        poses = active.frames.trajectory() if active.builder.initialised else []
+        afloat = {stream.name for stream in streams if active.submap.afloat(stream.index)}
+        poses = active.frames.trajectory() if active.submap.initialised else []
         self._rig.relearn(pose for pose in poses if pose.camera not in afloat)
 
     def met(self, camera: str) -> bool:

@@ -32,7 +32,6 @@ LAYERS = (
         "backends",
         "junctions",
         "junction_links",
-        "linker",
         "attitude",
         "camera_info",
         "companion_match",
@@ -42,6 +41,7 @@ LAYERS = (
     (
         "densifier",
         "left_out",
+        "linker",
         "movers",
         "moving",
         "sight",
@@ -69,6 +69,9 @@ LAYERS = (
         "outposts",
         "frame_finder",
         "metric",
+        "mapping.loop_closing",
+        "mapping.reconstruction",
+        "mapping.submap",
         "mapper",
     ),
     (
@@ -172,11 +175,12 @@ IMPORTS = [found for path in SOURCES for found in _walk(ast.parse(path.read_text
 
 
 def _part(module: str) -> str:
-    """First name below the package: ``dust3r_ros.io.ply`` and ``io/ply.py`` are of the part ``io``. A ``__main__`` is a
-    command wherever it lies."""
+    """First name below the package: ``dust3r_ros.io.ply`` and ``io/ply.py`` are of the part ``io``, unless the
+    layers name the module itself. A ``__main__`` is a command wherever it lies."""
     if module.endswith("__main__.py"):
         return "cli"
-    return module.removeprefix("dust3r_ros").strip("./").replace("/", ".").removesuffix(".py").split(".")[0]
+    names = module.removeprefix("dust3r_ros").strip("./").replace("/", ".").removesuffix(".py").split(".")
+    return ".".join(names[:2]) if ".".join(names[:2]) in LAYER else names[0]
 
 
 def _own() -> Iterator[tuple[Import, str, str]]:
@@ -224,6 +228,12 @@ def test_only_the_node_knows_ros() -> None:
     seen = [found for found in IMPORTS if is_ros(found.module)]
     assert any(found.module == "rclpy" for found in seen)
     assert [str(found) for found in seen if not found.path.startswith("node/")] == []
+
+
+def test_only_the_mapper_knows_the_kinds_of_map() -> None:
+    """All others see a ``Submap``."""
+    kinds = ("dust3r_ros.map_builder", "dust3r_ros.pointmap_builder")
+    assert {found.path for found in IMPORTS if found.module in kinds} == {"mapper.py"}
 
 
 def test_torch_stays_in_its_homes() -> None:

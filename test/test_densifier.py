@@ -10,7 +10,7 @@ from oracle import Oracle
 from scipy.spatial.transform import Rotation
 from sequences import SMALL, walk
 
-from dust3r_ros.alignment.sparse_map import Focal, SparseMap
+from dust3r_ros.alignment.sparse_map import Focal
 from dust3r_ros.backends import make_backend
 from dust3r_ros.backends.both import BothBackend
 from dust3r_ros.config import MapperConfig
@@ -18,7 +18,7 @@ from dust3r_ros.densifier import Densifier
 from dust3r_ros.features import Features
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
-from dust3r_ros.pair_graph import PairGraph
+from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.streams import CameraStream, KeyframeRecord
 from dust3r_ros.timing import no_timer
@@ -41,9 +41,10 @@ def made(sequence: RenderedSequence, backend, config: MapperConfig = CONFIG) -> 
     """Four keyframes at their true poses, with landmarks where the first one sees surfaces."""
     truth = Oracle(sequence, SMALL.working_size)
     stream = CameraStream("camera", 0, sequence.width, sequence.height, SMALL)
-    sparse = SparseMap(1.0)
+    state = Reconstruction(config)
+    sparse = state.sparse
     sparse.focals.append(Focal(sequence.focal, sequence.focal, 0.0, fixed=True))
-    points, graph, records = landmarks(sequence), PairGraph(SMALL), []
+    points = landmarks(sequence)
     for frame in FRAMES:
         w_T_c = sequence.w_T_c[frame].copy()
         offsets = project(transform(invert(w_T_c), points), sequence.focal, (0.0, 0.0))
@@ -52,10 +53,10 @@ def made(sequence: RenderedSequence, backend, config: MapperConfig = CONFIG) -> 
         sparse.add(0, Tracks(seen, offsets[seen]), w_T_c)
         image = stream.resize.apply(sequence.images[frame])
         nothing = Features(np.zeros((0, 2)), np.zeros((0, 128), np.float32))
-        records.append(KeyframeRecord(int(sequence.stamps_ns[frame]), stream, image, nothing, np.zeros(0, int)))
+        state.records.append(KeyframeRecord(int(sequence.stamps_ns[frame]), stream, image, nothing, np.zeros(0, int)))
     sparse.new_ids(len(points))
     sparse.points[:] = UNIT * points
-    return Densifier(backend, sparse, graph, records, config, no_timer), truth
+    return Densifier(state, backend, no_timer), truth
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +120,9 @@ def test_keyframes_hear_what_others_know(sequence: RenderedSequence) -> None:
 def test_what_a_keyframe_told_when_it_stood_elsewhere_is_forgotten(sequence: RenderedSequence, frozen: bool) -> None:
     """It stood a little too far ahead while others heard from it, whose own pairs were right all the time."""
     right, wrong = (made(sequence, make_backend(SMALL), replace(CONFIG, window=9))[0] for _ in range(2))
-    view = wrong._sparse.views[1]
+    view = wrong._state.sparse.views[1]
     w_T_c, ahead = view.w_T_c, view.w_T_c.copy()
-    step = np.linalg.norm(w_T_c[:3, 3] - wrong._sparse.views[0].w_T_c[:3, 3])
+    step = np.linalg.norm(w_T_c[:3, 3] - wrong._state.sparse.views[0].w_T_c[:3, 3])
     ahead[:3, 3] += 0.15 * step * w_T_c[:3, 2]
     view.w_T_c = ahead
     for one in (right, wrong):
@@ -148,13 +149,13 @@ def test_what_a_keyframe_told_when_it_stood_elsewhere_is_forgotten(sequence: Ren
 def test_nobody_to_pair_with(dense: tuple[Densifier, Oracle]) -> None:
     densifier, _ = dense
     assert densifier.densify(0, []) == set()
-    densifier._sparse.views[0].w_T_c = None
+    densifier._state.sparse.views[0].w_T_c = None
     assert densifier.densify(1, [0]) == set() and densifier.depths.get(1) is None
 
 
 def test_depth_comes_from_the_pairs_that_promise_most(sequence: RenderedSequence) -> None:
     densifier, _ = made(sequence, make_backend(SMALL), replace(CONFIG, window=3, depth_pairs=1))
-    views = densifier._sparse.views
+    views = densifier._state.sparse.views
     w_T_c = [view.w_T_c for view in views]
     views[1].w_T_c = views[2].w_T_c = w_T_c[3].copy()
     assert densifier.densify(3, [2]) == {0, 3}, "two of the window stand at the same place"
@@ -173,7 +174,7 @@ def test_views_that_left_come_back(dense: tuple[Densifier, Oracle]) -> None:
     densifier.leave(2)
     assert not densifier.backend.has(0) and densifier.backend.has(1)
     for near in (1, 2):
-        densifier._sparse.views[near].w_T_c = None
+        densifier._state.sparse.views[near].w_T_c = None
     assert densifier.densify(3, [0]) == {0, 3}, "a loop closed with a keyframe that left long ago"
     assert densifier.backend.has(0)
     check(densifier, truth, 0)
@@ -187,15 +188,15 @@ def test_depth_is_renewed_only_where_the_geometry_changed(dense: tuple[Densifier
     paired = {index for pair in densifier._used if 3 in pair for index in pair}
     assert 3 in paired and len(paired) == 3
     assert densifier.renew() == {2}, "the last but one hears the last; nothing is computed anew"
-    densifier._sparse.move(np.eye(4), 3.0)
+    densifier._state.sparse.move(np.eye(4), 3.0)
     assert densifier.renew() == set(), "another length alone scales depth; nothing is computed anew"
-    densifier._sparse.move(np.eye(4), 1 / 3.0)
-    w_T_c = densifier._sparse.views[3].w_T_c
+    densifier._state.sparse.move(np.eye(4), 1 / 3.0)
+    w_T_c = densifier._state.sparse.views[3].w_T_c
     turned = w_T_c.copy()
     turned[:3, :3] = w_T_c[:3, :3] @ Rotation.from_euler("y", 1.0, degrees=True).as_matrix()
-    densifier._sparse.views[3].w_T_c = turned
+    densifier._state.sparse.views[3].w_T_c = turned
     assert densifier.renew() == paired, "the pairs of the keyframe that turned"
-    densifier._sparse.views[3].w_T_c = w_T_c
+    densifier._state.sparse.views[3].w_T_c = w_T_c
     assert densifier.renew() == paired
     for index in range(4):
         check(densifier, truth, index)
@@ -206,7 +207,7 @@ def test_pairs_of_a_keyframe_that_lost_its_pose_are_not_renewed(dense: tuple[Den
     densifier.densify(1, [0])
     densifier.densify(2, [1])
     paired = set(densifier.pairs)
-    densifier._sparse.views[0].w_T_c = None
+    densifier._state.sparse.views[0].w_T_c = None
     densifier.renew()
     assert set(densifier.pairs) == {pair for pair in paired if 0 not in pair} < paired and (1, 2) in densifier.pairs
     check(densifier, truth, 2)
@@ -215,12 +216,14 @@ def test_pairs_of_a_keyframe_that_lost_its_pose_are_not_renewed(dense: tuple[Den
 def test_without_depth_the_graph_knows_who_shares_landmarks(sequence: RenderedSequence) -> None:
     backend = make_backend(SMALL)
     densifier, _ = made(sequence, backend, replace(CONFIG, dense=False))
-    seen = densifier._sparse.views[3].seen
-    densifier._sparse.views[3].seen = seen.select(np.arange(len(seen.ids)) < 5)
+    seen = densifier._state.sparse.views[3].seen
+    densifier._state.sparse.views[3].seen = seen.select(np.arange(len(seen.ids)) < 5)
     assert densifier.densify(1, [0]) == densifier.densify(2, [1, 0]) == densifier.densify(3, [2]) == set()
     assert densifier.renew() == set() and not any(backend.has(index) for index in range(4)), "nothing was predicted"
     assert all(densifier.depths.get(index) is None for index in range(4))
-    assert [edge[:2] for edge in densifier._graph.edges] == [(0, 1), (0, 2), (1, 2)], "five shared ones are too few"
-    assert densifier._graph.count("camera") == 3
-    shared = np.intersect1d(*(densifier._sparse.views[index].seen.ids for index in (0, 2)))
-    assert densifier._graph.edges[1][2] == pytest.approx(np.log1p(len(shared)))
+    assert [edge[:2] for edge in densifier._state.graph.edges] == [(0, 1), (0, 2), (1, 2)], (
+        "five shared ones are too few"
+    )
+    assert densifier._state.graph.count("camera") == 3
+    shared = np.intersect1d(*(densifier._state.sparse.views[index].seen.ids for index in (0, 2)))
+    assert densifier._state.graph.edges[1][2] == pytest.approx(np.log1p(len(shared)))

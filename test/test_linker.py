@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from plain_box import FOCAL, GROUP, HEIGHT, WIDTH, picture, viewpoint
 
-from dust3r_ros.alignment.sparse_map import SparseMap
 from dust3r_ros.alignment.sparse_view import Focal
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.features import Features, matched
 from dust3r_ros.geometry.similarity import weighted_similarity
 from dust3r_ros.linker import Linker, coverage
 from dust3r_ros.mapper import Mapper
+from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.streams import CameraStream, KeyframeRecord
 from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.types import Image, TrackingState
@@ -23,11 +23,11 @@ class Bench:
 
     def __init__(self) -> None:
         self.config = MapperConfig()
-        self.sparse = SparseMap(1.0)
+        self.state = Reconstruction(self.config)
+        self.sparse, self.records = self.state.sparse, self.state.records
         self.sparse.focals.append(Focal(FOCAL, FOCAL, std=0.0, fixed=True))
         self.stream = CameraStream("camera", 0, WIDTH, HEIGHT, self.config)
-        self.records: list[KeyframeRecord] = []
-        self.linker = Linker(self.sparse, self.records, self.config)
+        self.linker = Linker(self.state)
 
     def add(self, gray: Image, features: Features | None = None) -> int:
         """A keyframe linked to the one before, its corners followed from there; how many links it has."""

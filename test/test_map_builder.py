@@ -187,7 +187,7 @@ def test_a_keyframe_that_was_left_out_is_posed_later(sequence: RenderedSequence)
     driver = Driver(sequence)
     driver.add(range(0, 12, 3))
     before = driver.builder.pose(0)
-    driver.builder.sparse.views[0].w_T_c = None
+    driver.builder.state.sparse.views[0].w_T_c = None
     assert [keyframe.index for keyframe in driver.builder.take_changed()] == [1, 2, 3]
     driver.add([12])
     assert driver.builder.posed() == [0, 1, 2, 3, 4]

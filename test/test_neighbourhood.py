@@ -9,9 +9,10 @@ from dust3r_ros.alignment.sparse_view import Focal
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.features import Features
 from dust3r_ros.geometry.rigid import pose
+from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.neighbourhood import Neighbourhood
 from dust3r_ros.streams import CameraStream, KeyframeRecord
-from dust3r_ros.tracking import Tracks
+from dust3r_ros.tracking import Tracks, no_tracks
 
 CONFIG = MapperConfig()
 LEFT, RIGHT, REAR = (
@@ -25,9 +26,13 @@ def nothing() -> Features:
 
 
 def near(*streams: CameraStream, sparse: SparseMap | None = None) -> Neighbourhood:
-    image = np.zeros((240, 320, 3), np.uint8)
-    records = [KeyframeRecord(k, stream, image, nothing(), np.zeros(0, int)) for k, stream in enumerate(streams)]
-    return Neighbourhood(records, CONFIG, sparse)
+    """Keyframes of ``streams``; those of ``sparse``, or of which nobody knows where they are."""
+    image, state = np.zeros((240, 320, 3), np.uint8), Reconstruction(CONFIG)
+    state.records += [KeyframeRecord(k, stream, image, nothing(), np.zeros(0, int)) for k, stream in enumerate(streams)]
+    for stream in streams:
+        state.sparse.add(stream.index, no_tracks(), None)
+    state.sparse = sparse or state.sparse
+    return Neighbourhood(state)
 
 
 def test_one_camera() -> None:

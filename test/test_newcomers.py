@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from dust3r_ros.alignment.sparse_map import SparseMap
 from dust3r_ros.alignment.sparse_view import Focal
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, pose, transform
+from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.newcomers import Newcomers
 from dust3r_ros.streams import CameraStream
 from dust3r_ros.tracking import Tracks
@@ -24,14 +24,15 @@ class World:
 
     def __init__(self, flat: bool = False) -> None:
         rng = np.random.default_rng(5)
-        self.sparse = SparseMap(1.0)
+        self.state = Reconstruction(MapperConfig())
+        self.sparse = self.state.sparse
         self.sparse.focals.append(Focal(320.0, 320.0))
         ids = self.sparse.new_ids(200)
         points = rng.uniform([-1.5, -1, 3], [1.5, 1, 6], (200, 3))
         points[:, 2] = 4.0 if flat else points[:, 2]
         self.sparse.points[ids] = points
         self.stream = CameraStream("new", 0, 320, 240, MapperConfig())
-        self.newcomers = Newcomers(self.sparse, 0)
+        self.newcomers = Newcomers(self.state)
         self.rng = rng
 
     def frame(self, k: int, focal: float = FOCAL, unrelated: bool = False) -> bool:

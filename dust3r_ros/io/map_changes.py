@@ -12,7 +12,7 @@ import numpy as np
 
 from dust3r_ros.alignment.landmarks import BLOCK
 from dust3r_ros.alignment.moments import scale_of
-from dust3r_ros.atlas import Submap
+from dust3r_ros.atlas import AtlasEntry
 from dust3r_ros.io import map_blobs as blobs
 from dust3r_ros.io import map_rows as rows
 from dust3r_ros.io.map_schema import OF_KEYFRAMES, OF_MAPS
@@ -31,17 +31,17 @@ class Changes:
         self._base, self._live, self._before = base, live, written
         found = {name: json.dumps(value) for name, value in (settings or {}).items()}
         self._settings = {name: text for name, text in found.items() if written.settings.get(name) != text}
-        self._submaps = [live.atlas.active, *live.atlas.asleep]
+        self._entries = [live.atlas.active, *live.atlas.asleep]
         self._signature = (
             live.revision,
-            *((id(s), len(s.builder), s.changes, s.builder.generation, s.builder.initialised) for s in self._submaps),
+            *((id(s), len(s.submap), s.changes, s.submap.generation, s.submap.initialised) for s in self._entries),
         )
         self._keyframes = self._signature != written.signature  # else no more than frames came
 
     @property
     def any(self) -> bool:
         """Whether there is anything to write."""
-        return self._keyframes or bool(self._settings) or any(map(self._new_frames, self._submaps))
+        return self._keyframes or bool(self._settings) or any(map(self._new_frames, self._entries))
 
     def write(self) -> Written:
         """Make the file equal, in a transaction that is open; returns what it then has. Raises ``sqlite3.Error``."""
@@ -50,67 +50,67 @@ class Changes:
         self._now.settings |= self._settings
         if self._keyframes:
             self._write_maps()
-        for submap in self._submaps:
-            self._write_frames(submap, self._now.maps[submap])
+        for entry in self._entries:
+            self._write_frames(entry, self._now.maps[entry])
         self._write_state()
         self._now.signature = self._signature
         return self._now
 
     def _write_maps(self) -> None:
-        for submap in self._submaps:
-            if submap not in self._now.maps:
-                self._now.maps[submap] = WrittenMap(self._now.next_map)
+        for entry in self._entries:
+            if entry not in self._now.maps:
+                self._now.maps[entry] = WrittenMap(self._now.next_map)
                 self._now.next_map += 1
         self._drop_what_is_gone()
-        for place, submap in enumerate(self._submaps):
-            known = self._now.maps[submap]
-            self._write_keyframes(submap, known)
-            self._write_edges(submap, known)
-            self._write_aliases(submap, known)
-            self._write_pairs(submap, known)
-            self._write_moments(submap, known)
-            self._write_map(place, submap, known)
+        for place, entry in enumerate(self._entries):
+            known = self._now.maps[entry]
+            self._write_keyframes(entry, known)
+            self._write_edges(entry, known)
+            self._write_aliases(entry, known)
+            self._write_pairs(entry, known)
+            self._write_moments(entry, known)
+            self._write_map(place, entry, known)
         for place, camera in enumerate(self._live.cameras.values()):
             if self._now.cameras.get(camera.name) != camera:
                 rows.put(self._base, "cameras", rows.camera_row(camera, place))
                 self._now.cameras = self._now.cameras | {camera.name: camera}
 
     def _drop_what_is_gone(self) -> None:
-        for submap in self._submaps:
-            if len(submap.builder):
-                submap.name(len(submap.builder) - 1)  # all have one now
-        names = {name for submap in self._submaps for name in submap.names}
+        for entry in self._entries:
+            if len(entry.submap):
+                entry.name(len(entry.submap) - 1)  # all have one now
+        names = {name for entry in self._entries for name in entry.names}
         for number in self._now.keyframes.keys() - names:
             for table in OF_KEYFRAMES:
                 self._base.execute(f"DELETE FROM {table} WHERE number = ?", (number,))
             for table in ("edges", "pairs"):
                 self._base.execute(f"DELETE FROM {table} WHERE first = ?1 OR second = ?1", (number,))
             del self._now.keyframes[number]
-        ids = [self._now.maps[submap].map_id for submap in self._submaps]
+        ids = [self._now.maps[entry].map_id for entry in self._entries]
         among = ", ".join(map(str, ids))
         if len(self._now.maps) > len(ids) or self._before.signature == ():
             for table in OF_MAPS:
                 self._base.execute(f"DELETE FROM {table} WHERE map NOT IN ({among})")
             self._base.execute(f"DELETE FROM maps WHERE id NOT IN ({among})")
-        self._now.maps = {submap: self._now.maps[submap] for submap in self._submaps}
+        self._now.maps = {entry: self._now.maps[entry] for entry in self._entries}
 
-    def _write_keyframes(self, submap: Submap, known: WrittenMap) -> None:
-        saving = submap.builder.saving
+    def _write_keyframes(self, entry: AtlasEntry, known: WrittenMap) -> None:
+        saving = entry.submap.saving
         for place, trace in enumerate(saving.traces()):
-            number = submap.name(place)
+            number = entry.name(place)
             before = self._now.keyframes.get(number)
             if before is not None and before.same(trace, known.map_id, place):
                 continue
             state = saving.keyframe(place)
             if before is not None and not before.of(trace, state):
                 before = None
-            self._now.keyframes[number] = self._write_keyframe(number, place, submap, known, trace, state, before)
+            self._now.keyframes[number] = self._write_keyframe(number, place, entry, known, trace, state, before)
 
     def _write_keyframe(
         self,
         number: int,
         place: int,
-        submap: Submap,
+        entry: AtlasEntry,
         known: WrittenMap,
         trace: Trace,
         k: KeyframeState,
@@ -130,7 +130,7 @@ class Changes:
         moved = before is None or (before.map_id, before.place) != (known.map_id, place)
         if moved or old is None or old.seen is not trace.seen or old.pruned is not trace.pruned:
             anew = before is None or (before.map_id != known.map_id and old is not None)
-            write_sights(self._base, number, k, submap.builder.saving.resolved, anew)
+            write_sights(self._base, number, k, entry.submap.saving.resolved, anew)
         if k.sampled is not None:
             rows.put(self._base, "samples", {"number": number, "sample": blobs.pack_array(k.sampled, "<f4")})
         now = scale * trace.growth / growth if k.w_S is None else float(scale_of(k.w_S))
@@ -138,15 +138,15 @@ class Changes:
         rows.put(self._base, "keyframes", row)
         return WrittenKeyframe(known.map_id, place, k.stamp_ns, k.camera, scale, growth, trace)
 
-    def _write_edges(self, submap: Submap, known: WrittenMap) -> None:
-        fresh = submap.builder.saving.connected(known.connected)
-        found = [(submap.name(first), submap.name(second), float(weight)) for first, second, weight in fresh]
+    def _write_edges(self, entry: AtlasEntry, known: WrittenMap) -> None:
+        fresh = entry.submap.saving.connected(known.connected)
+        found = [(entry.name(first), entry.name(second), float(weight)) for first, second, weight in fresh]
         self._base.executemany("INSERT OR REPLACE INTO edges VALUES (?, ?, ?)", found)
         known.connected += len(fresh)
 
-    def _write_aliases(self, submap: Submap, known: WrittenMap) -> None:
+    def _write_aliases(self, entry: AtlasEntry, known: WrittenMap) -> None:
         """What landmarks have become, in blocks."""
-        merges, blocks, aliases = submap.builder.saving.aliases(max(0, known.merges))
+        merges, blocks, aliases = entry.submap.saving.aliases(max(0, known.merges))
         for block in range(-(-len(aliases) // BLOCK)) if known.merges < 0 else blocks.tolist():
             chunk = aliases[block * BLOCK : (block + 1) * BLOCK]
             away = np.arange(block * BLOCK, block * BLOCK + len(chunk)) - chunk
@@ -155,19 +155,19 @@ class Changes:
                 self._base.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?, ?)", row)
         known.merges, known.landmarks = merges, len(aliases)
 
-    def _write_pairs(self, submap: Submap, known: WrittenMap) -> None:
-        pairs, paired = submap.builder.saving.pairs, submap.builder.saving.paired
+    def _write_pairs(self, entry: AtlasEntry, known: WrittenMap) -> None:
+        pairs, paired = entry.submap.saving.pairs, entry.submap.saving.paired
         touched = pairs if known.paired < 0 else paired[known.paired :]
         for pair in dict.fromkeys(touched):
-            ends = submap.name(pair[0]), submap.name(pair[1])
+            ends = entry.name(pair[0]), entry.name(pair[1])
             if pair in pairs:
                 rows.put(self._base, "pairs", rows.pair_row(*ends, pairs[pair]))
             else:
                 self._base.execute("DELETE FROM pairs WHERE first = ? AND second = ?", ends)
         known.paired = len(paired)
 
-    def _write_moments(self, submap: Submap, known: WrittenMap) -> None:
-        edges = submap.builder.saving.moments
+    def _write_moments(self, entry: AtlasEntry, known: WrittenMap) -> None:
+        edges = entry.submap.saving.moments
         if edges is None:
             return
         now = np.column_stack([edges.numbers, edges.loop, edges.on])
@@ -175,36 +175,36 @@ class Changes:
         shared = min(len(now), len(known.moments))
         same[:shared] = np.all(now[:shared] == known.moments[:shared], axis=1)
         for edge in np.flatnonzero(~same).tolist():
-            first, second = (submap.name(int(end)) for end in edges.ends[edge])
+            first, second = (entry.name(int(end)) for end in edges.ends[edge])
             numbers = blobs.seal(np.asarray(edges.numbers[edge], "<f8").tobytes())
             row = (known.map_id, edge, first, second, int(edges.loop[edge]), int(edges.on[edge]), numbers)
             self._base.execute("INSERT OR REPLACE INTO moments VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         known.moments = now
 
-    def _write_map(self, place: int, submap: Submap, known: WrittenMap) -> None:
-        builder = submap.builder
-        facts = {"generation": builder.generation, "initialised": builder.initialised, **builder.saving.facts()}
+    def _write_map(self, place: int, entry: AtlasEntry, known: WrittenMap) -> None:
+        submap = entry.submap
+        facts = {"generation": submap.generation, "initialised": submap.initialised, **submap.saving.facts()}
         focals = {
-            stream.name: (builder.focals[stream.index], stream.focal_to_working(builder.focals[stream.index].value))
+            stream.name: (submap.focals[stream.index], stream.focal_to_working(submap.focals[stream.index].value))
             for stream in self._live.streams
         }
-        likeness = blobs.pack_array(np.array(builder.saving.likeness), "<f8")
-        row = (place, builder.saving.kind, known.landmarks, json.dumps(facts), rows.focals_text(focals), likeness)
+        likeness = blobs.pack_array(np.array(submap.saving.likeness), "<f8")
+        row = (place, submap.saving.kind, known.landmarks, json.dumps(facts), rows.focals_text(focals), likeness)
         if row != known.row:
             self._base.execute("INSERT OR REPLACE INTO maps VALUES (?, ?, ?, ?, ?, ?, ?)", (known.map_id, *row))
             known.row = row
 
-    def _new_frames(self, submap: Submap) -> bool:
-        known, log = self._before.maps.get(submap), submap.frames
+    def _new_frames(self, entry: AtlasEntry) -> bool:
+        known, log = self._before.maps.get(entry), entry.frames
         return known is None or len(log.frames) != known.count or log.rewritten != known.rewritten
 
-    def _write_frames(self, submap: Submap, known: WrittenMap) -> None:
-        if not self._new_frames(submap):
+    def _write_frames(self, entry: AtlasEntry, known: WrittenMap) -> None:
+        if not self._new_frames(entry):
             return
-        frames = submap.frames.frames
-        first = known.count if submap.frames.rewritten == known.rewritten else 0
+        frames = entry.frames.frames
+        first = known.count if entry.frames.rewritten == known.rewritten else 0
         found = [
-            rows.frame_row(known.map_id, place, frames[place], submap.name(frames[place].keyframe))
+            rows.frame_row(known.map_id, place, frames[place], entry.name(frames[place].keyframe))
             for place in range(first, len(frames))
             if place >= known.count or known.frames[place] is not frames[place]
         ]
@@ -214,7 +214,7 @@ class Changes:
             known.frames.extend(frames[first:])
         else:
             known.frames = list(frames)
-        known.count, known.rewritten = len(frames), submap.frames.rewritten
+        known.count, known.rewritten = len(frames), entry.frames.rewritten
 
     def _write_state(self) -> None:
         live, state = self._live, self._now.state

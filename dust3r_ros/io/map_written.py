@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dust3r_ros.atlas import Submap
+from dust3r_ros.atlas import AtlasEntry
 from dust3r_ros.map_state import FrameState, KeyframeState, Trace
 
 
@@ -72,7 +72,7 @@ class Written:
     """What a file has; a copy takes the changes of a transaction until that is certain."""
 
     keyframes: dict[int, WrittenKeyframe] = field(default_factory=dict)
-    maps: dict[Submap, WrittenMap] = field(default_factory=dict)
+    maps: dict[AtlasEntry, WrittenMap] = field(default_factory=dict)
     cameras: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)  # JSON
     state: dict[str, Any] = field(default_factory=dict)
@@ -88,7 +88,7 @@ class Written:
 
     def copy(self) -> Written:
         """For what is about to be written."""
-        maps = {submap: replace(known) for submap, known in self.maps.items()}
+        maps = {entry: replace(known) for entry, known in self.maps.items()}
         return replace(
             self,
             keyframes=dict(self.keyframes),

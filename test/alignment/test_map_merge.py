@@ -143,7 +143,7 @@ def runs() -> tuple:
 def test_two_runs_of_the_mapper(runs: tuple) -> None:
     sequence, a, b = runs
     assert min(len(a.keyframes), len(b.keyframes)) >= 4
-    target, source, matches = deepcopy(a._builder.sparse), b._builder.sparse, feature_matches(a, b)
+    target, source, matches = deepcopy(a.submap.state.sparse), b.submap.state.sparse, feature_matches(a, b)
     fit = fit_maps(target, source, matches)
     assert fit.agree.mean() > 0.7 and fit.rms_px < 2
     stamps = [record.stamp_ns for run in (a, b) for record in records_of(run)]
@@ -168,4 +168,4 @@ def test_runs_in_different_rooms_stay_apart(runs: tuple) -> None:
     elsewhere = sparse_run(walk("corridor"), 0, 10)
     assert len(elsewhere.keyframes) >= 2
     with pytest.raises(GeometryError, match="at least 20"):
-        fit_maps(a._builder.sparse, elsewhere._builder.sparse, feature_matches(a, elsewhere))
+        fit_maps(a.submap.state.sparse, elsewhere.submap.state.sparse, feature_matches(a, elsewhere))

@@ -158,7 +158,7 @@ class TestRoundTrip:
 
     def test_the_state_is_that_of_the_mapper(self, grown: Grown, config) -> None:
         again = resumed(grown.path, config)
-        a, b = grown.mapper._builder.sparse, again._builder.sparse
+        a, b = grown.mapper.submap.state.sparse, again.submap.state.sparse
         for one, other in zip(a.views, b.views, strict=True):
             assert one.w_T_c.tobytes() == other.w_T_c.tobytes() and one.first_id == other.first_id
             for name in ("seen", "pruned"):
@@ -183,7 +183,7 @@ class TestRoundTrip:
 
     def test_landmarks_for_exports(self, grown: Grown) -> None:
         contents = load_map(grown.path, landmarks=True)
-        found, sparse = contents.landmarks, grown.mapper._builder.sparse
+        found, sparse = contents.landmarks, grown.mapper.submap.state.sparse
         assert found is not None and len(found.positions) > 300
         assert np.bincount(found.landmark, minlength=len(found.positions)).min() >= 2
         by_index = {keyframe.index: keyframe for keyframe in contents.keyframes}
@@ -242,7 +242,7 @@ class TestContinued:
         state = load_state(copy)
         assert len(state.submaps) == len(mapper._atlas.asleep) + 1 == 2
         assert [len(s.names) for s in state.submaps] == [
-            len(s.builder) for s in (mapper._atlas.active, *mapper._atlas.asleep)
+            len(s.submap) for s in (mapper._atlas.active, *mapper._atlas.asleep)
         ]
         again = resumed(copy, config)
         assert {n for s in (again._atlas.active, *again._atlas.asleep) for n in s.names} == {
@@ -287,7 +287,7 @@ class TestRefused:
         mapper.process(1, "camera", sequence.images[0])
         with pytest.raises(InputError, match="before the first image"):
             mapper.resume(load_state(grown.path))
-        assert len(mapper._builder) == 1
+        assert len(mapper.submap) == 1
 
     def test_a_file_that_was_not_loaded(self, grown: Grown, copy: Path, sequence, config) -> None:
         with MapJournal(copy, fresh=False) as journal, pytest.raises(OutputError, match="not the one that was loaded"):

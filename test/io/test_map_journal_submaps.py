@@ -38,22 +38,22 @@ def darkness(mapper: Mapper, journal: MapJournal, images: np.ndarray, begin_s: i
 
 def same(path: Path, mapper: Mapper) -> None:
     """Every map of the file is that of the mapper."""
-    submaps = [mapper._atlas.active, *mapper._atlas.asleep]
+    entries = [mapper._atlas.active, *mapper._atlas.asleep]
     state = load_state(path)
-    assert [saved.names for saved in state.submaps] == [tuple(submap.names) for submap in submaps]
-    for saved, submap in zip(state.submaps, submaps, strict=True):
-        sparse = submap.builder.sparse
-        assert saved.facts["initialised"] == submap.builder.initialised
-        assert sorted(saved.edges) == sorted(submap.builder.graph.edges)
-        assert set(saved.pairs) == set(submap.builder.saving.pairs)
+    assert [saved.names for saved in state.submaps] == [tuple(entry.names) for entry in entries]
+    for saved, entry in zip(state.submaps, entries, strict=True):
+        sparse = entry.submap.state.sparse
+        assert saved.facts["initialised"] == entry.submap.initialised
+        assert sorted(saved.edges) == sorted(entry.submap.graph.edges)
+        assert set(saved.pairs) == set(entry.submap.saving.pairs)
         for keyframe, view in zip(saved.keyframes, sparse.views, strict=True):
             assert (keyframe.w_T_c is None) == (view.w_T_c is None)
             assert keyframe.w_T_c is None or keyframe.w_T_c.tobytes() == view.w_T_c.tobytes()
             assert np.array_equal(keyframe.seen.ids, view.seen.ids), "landmarks are called as in the mapper"
             assert np.array_equal(keyframe.seen.pixels, view.seen.pixels)
             assert keyframe.first_id == view.first_id
-        assert len(saved.frames) == len(submap.frames.frames)
-        for mine, kept in zip(submap.frames.frames, saved.frames, strict=True):
+        assert len(saved.frames) == len(entry.frames.frames)
+        for mine, kept in zip(entry.frames.frames, saved.frames, strict=True):
             assert (mine.stamp_ns, mine.keyframe, mine.session) == (kept.stamp_ns, kept.keyframe, kept.session)
     shown = load_map(path)
     assert [k.index for k in shown.keyframes] == [k.index for k in mapper.keyframes]
@@ -104,7 +104,7 @@ def test_a_map_that_wakes_is_the_active_one(orbit: RenderedSequence, tmp_path: P
         assert len(mapper._atlas.asleep) == 1
         same(path, mapper)
         feed(mapper, journal, orbit.images[4:6], 30)
-        assert len(mapper._atlas.active.builder) > 10
+        assert len(mapper._atlas.active.submap) > 10
         same(path, mapper)
     again = resumed(path, config)
     assert again._atlas.active.names == mapper._atlas.active.names

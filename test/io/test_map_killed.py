@@ -68,7 +68,7 @@ def follow(images: Path, path: Path, kills: int, seed: int) -> None:
         name for name in os.listdir(path.parent) if name not in ("map.db", "map.db-wal", "map.db-shm", "map.db-lock")
     ]
     mapper = resumed(path, config)
-    assert len(mapper._atlas.asleep) == 0 and len(mapper._builder) == len(known)
+    assert len(mapper._atlas.asleep) == 0 and len(mapper.submap) == len(known)
     shown = [replace(k, stamp_ns=int(sequence.stamps_ns[k.stamp_ns // 10**8])) for k in load_map(path).keyframes]
     assert len(shown) == len(known) > 6  # how many it becomes depends on the moments of the kills
     similarity, away = alignment(shown, sequence)

@@ -29,6 +29,7 @@ from dust3r_ros.node.recorder import Recorder
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
 
 ROOT = Path(__file__).resolve().parents[2]
+MAIN = ("-m", "dust3r_ros.node.main")
 PATIENCE_S = 150.0  # nobody waits that long; a machine with much else to do may
 
 # Nothing a test sends gets lost on the way or in the queue. The first keyframes stand further apart than by default:
@@ -45,12 +46,14 @@ DEFAULTS: dict[str, Any] = {
 
 
 class NodeProcess:
-    """``dust3r_node`` as a user starts it; ``log`` is what it wrote."""
+    """``dust3r_node`` as a user starts it, or another ``program`` that runs it; ``log`` is what it wrote."""
 
-    def __init__(self, folder: Path, remap: Sequence[str], parameters: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, remap: Sequence[str], parameters: Mapping[str, Any], program: Sequence[str] = MAIN
+    ) -> None:
         self._path = folder / "node.log"
         arguments = [f"{name}:={_yaml(value)}" for name, value in parameters.items()]
-        command = [sys.executable, "-m", "dust3r_ros.node.main", "--ros-args"]
+        command = [sys.executable, *program, "--ros-args"]
         command += [part for argument in arguments for part in ("-p", argument)]
         command += [part for rule in remap for part in ("-r", rule)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
@@ -163,10 +166,11 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
             name: str = "/dust3r",
             topic: str = "",
             estimated: str = "/camera/estimated/camera_info",
+            program: Sequence[str] = MAIN,
             **parameters: Any,
         ) -> Bench:
             parameters = {**DEFAULTS, **parameters}
-            node = NodeProcess(tmp_path, remap, parameters)
+            node = NodeProcess(tmp_path, remap, parameters, program)
             stack.callback(node.stop)
             return Bench(node, stack.enter_context(Recorder(estimated, name)), topic or parameters["image_topic"])
 

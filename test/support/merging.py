@@ -75,7 +75,7 @@ def sparse_run(sequence: RenderedSequence, first: int, last: int) -> Mapper:
 
 def records_of(mapper: Mapper) -> list:
     """What the mapper keeps of its keyframes: stamps, features and their landmarks."""
-    return mapper._builder._records
+    return mapper.submap.state.records
 
 
 def feature_matches(a: Mapper, b: Mapper) -> np.ndarray:

@@ -1,0 +1,64 @@
+"""What a map under construction consists of: the one object that the stages of mapping read and change."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dust3r_ros.alignment.map_merge import Merged, merge_maps
+from dust3r_ros.alignment.sparse_map import SparseMap
+from dust3r_ros.alignment.sparse_view import Focal
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.pair_graph import PairGraph
+from dust3r_ros.streams import CameraStream, KeyframeRecord
+
+MOST_UNSURE = 60  # keyframes: whoever is not sure of a focal by then goes on with what explains them best
+
+
+class Reconstruction:
+    """Keyframes, landmarks, cameras and the graph of their pairs.
+
+    ``records``: what each keyframe is made of. ``sparse``: their poses, the landmarks they see, and the focals of the
+    cameras; where pointmaps carry the map, it has the focals only. ``graph``: which keyframes pairs connect.
+    ``settled``: the focal of the camera that began the map is found, no others are tried any more.
+    """
+
+    def __init__(self, config: MapperConfig) -> None:
+        self.config = config
+        self.records: list[KeyframeRecord] = []
+        self.sparse = SparseMap(config.min_parallax_deg)
+        self.graph = PairGraph(config)
+        self.settled = False
+
+    def absorb(self, other: Reconstruction, own_S_other: Similarity, matches: np.ndarray) -> Merged:
+        """Take another one in; landmarks ``matches`` (M, 2), own and other's, become one. Its keyframes come last."""
+        merged = merge_maps(self.sparse, other.sparse, own_S_other, matches)
+        for record in other.records:
+            record.feature_ids = merged.ids[record.feature_ids]
+        self.records += other.records
+        self.graph.absorb(other.graph)
+        return merged
+
+    def focal_of(self, index: int) -> Focal:
+        """Of the camera that took a keyframe, pixels of the tracked image."""
+        return self.sparse.focals[self.sparse.views[index].camera]
+
+    @property
+    def sure(self) -> bool:
+        """Whether the focal of the camera that began the map is so sure that others may join."""
+        if not self.records:
+            return False
+        first = self.sparse.focals[self.records[0].stream.index]
+        return first.given or self.settled or len(self.records) > MOST_UNSURE
+
+    def knows(self, stream: CameraStream) -> bool:
+        """Whether a camera's focal is more than a guess."""
+        return bool(np.isfinite(self.sparse.focals[stream.index].std)) or self.views_of(stream) > 0
+
+    def views_of(self, stream: CameraStream) -> int:
+        """How many keyframes are of a camera."""
+        return int(self.views_by_camera()[stream.index])
+
+    def views_by_camera(self) -> np.ndarray:
+        """(F,) how many keyframes are of each camera."""
+        return np.bincount([view.camera for view in self.sparse.views], minlength=len(self.sparse.focals))

@@ -1,0 +1,81 @@
+"""Loops: which keyframes prove one, when the map gapes, and when another map is known well enough to be taken in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from merging import SCALE, halves
+from scoring import play
+from sequences import SMALL, walk
+
+from dust3r_ros.linker import Linker
+from dust3r_ros.mapper import Mapper
+from dust3r_ros.mapping.loop_closing import LoopClosing, Meetings
+from dust3r_ros.mapping.reconstruction import Reconstruction
+
+
+def matches(count: int) -> np.ndarray:
+    return np.stack([np.arange(count)] * 2, axis=1)
+
+
+def test_three_recent_keyframes_must_see_another_map() -> None:
+    meetings = Meetings()
+    assert meetings.add(4, matches(30)) is None
+    assert meetings.add(5, matches(0)) is None, "it saw nothing"
+    assert meetings.add(9, matches(20)) is None
+    told = meetings.add(10, matches(10))
+    assert told is not None
+    assert len(told[0]) == 60 and np.bincount(told[1])[[4, 9, 10]].tolist() == [30, 20, 10]
+
+
+def test_what_was_seen_long_ago_does_not_count() -> None:
+    meetings = Meetings()
+    assert meetings.add(0, matches(30)) is None and meetings.add(1, matches(30)) is None
+    assert meetings.add(13, matches(30)) is None
+    assert meetings.add(14, matches(30)) is None
+    told = meetings.add(15, matches(30))
+    assert told is not None and set(told[1].tolist()) == {13, 14, 15}
+
+
+@pytest.mark.parametrize("witnesses, fits", [(1, False), (2, False), (3, True)])
+def test_another_map_fits_where_enough_keyframes_agree(witnesses: int, fits: bool) -> None:
+    both, state = halves(), Reconstruction(SMALL)
+    other = Reconstruction(SMALL)
+    state.sparse, other.sparse = both.target, both.source
+    told = np.arange(len(both.matches)) % witnesses
+    found = LoopClosing(state, Linker(state)).fit(other, both.matches, told)
+    assert (found is not None) is fits
+    if found is not None:
+        assert found.target_S_source.scale == pytest.approx(1 / SCALE, rel=0.02)
+
+
+def test_maps_that_share_nothing_do_not_fit() -> None:
+    both, state, other = halves(), Reconstruction(SMALL), Reconstruction(SMALL)
+    state.sparse, other.sparse = both.target, both.source
+    wrong = np.stack([both.matches[:, 0], np.roll(both.matches[:, 1], 7)], axis=1)
+    assert LoopClosing(state, Linker(state)).fit(other, wrong, np.arange(len(wrong)) % 3) is None
+
+
+def test_a_second_lap_is_linked_with_the_first() -> None:
+    """Keyframes of the second lap share landmarks with those that stood there before; the gap is closed."""
+    sequence = walk("orbit")
+    mapper = Mapper(replace(SMALL, dense=False, focal=sequence.focal))
+    play(mapper, sequence)
+    first = len(mapper.submap)
+    again = replace(sequence, stamps_ns=sequence.stamps_ns + 10**10)
+    play(mapper, again)
+    views = mapper.submap.state.sparse.views
+    assert len(views) > first
+    shared = [
+        max(len(np.intersect1d(views[late].seen.ids, views[early].seen.ids)) for early in range(first))
+        for late in range(first, len(views))
+    ]
+    assert min(shared) >= 25
+    loops = LoopClosing(mapper.submap.state, Linker(mapper.submap.state))
+    assert not any(loops.gapes(late, [0]) for late in range(first, len(views)))
+    view = views[-1]
+    view.w_T_c = view.w_T_c.copy()
+    view.w_T_c[:3, 3] += 0.3 * mapper.submap.unit(len(views) - 1)
+    assert loops.gapes(len(views) - 1, [0]) and not loops.gapes(len(views) - 1, []), "without a link nobody knows"

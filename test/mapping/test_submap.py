@@ -1,0 +1,50 @@
+"""Both kinds of map fulfil one protocol; what only one kind can do, does nothing in the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from oracle import Oracle
+from sequences import SMALL, walk
+
+from dust3r_ros.backends import make_backend
+from dust3r_ros.map_builder import MapBuilder
+from dust3r_ros.mapper import Mapper
+from dust3r_ros.mapping.submap import Submap
+from dust3r_ros.pointmap_builder import PointmapBuilder
+from dust3r_ros.streams import CameraStream
+from dust3r_ros.timing import no_timer
+
+
+def pointmaps() -> PointmapBuilder:
+    return PointmapBuilder(SMALL, Oracle(walk("orbit"), SMALL.working_size), no_timer)
+
+
+@pytest.mark.parametrize("made", [lambda: MapBuilder(SMALL, make_backend(SMALL), no_timer), pointmaps])
+def test_a_map_without_images_says_so(made) -> None:
+    submap: Submap = made()
+    assert len(submap) == 0 and submap.posed() == [] and not submap.initialised
+    assert len(submap.landmarks().points) == 0 and submap.regions == 0 and submap.graph.edges == []
+    assert submap.take_changed() == () and submap.due == "" and submap.backlog == 0
+
+
+def test_pointmaps_leave_alone_what_only_landmarks_can_do() -> None:
+    sequence = walk("orbit")
+    mapper = Mapper(SMALL, backend=Oracle(sequence, SMALL.working_size, warp=0.05))
+    mapper.go_live(False)
+    for index in range(8):
+        mapper.process(int(sequence.stamps_ns[index]), "camera", sequence.images[index])
+    submap, other = mapper.submap, pointmaps()
+    assert submap.initialised and len(submap) > 2
+    assert submap.due == "" and submap.backlog == 0, "nothing is put off"
+    stream = mapper.stream("camera")
+    stranger = CameraStream("other", 1, sequence.width, sequence.height, SMALL)
+    assert submap.welcomes(stranger) and submap.accepts(stranger)
+    gray = stream.gray(sequence.images[0])
+    assert submap.place(stream, 0, gray, lambda stamp: np.eye(4)) is None and not submap.afloat(0)
+    before = [submap.pose(index).tobytes() for index in submap.posed()]
+    submap.tell(0, np.diag([2.0, 2.0, 2.0, 1.0]), True)
+    assert len(submap.shared_landmarks(other, 0)) == 0
+    assert submap.absorb(other, np.zeros((30, 2), int), np.arange(30) % 3) is None
+    assert [submap.pose(index).tobytes() for index in submap.posed()] == before
+    assert len(submap.landmarks().points) == 0
