@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ class BackEnd:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self._epoch = 0
+        self._epoch = time.monotonic_ns()  # no other back end's, should this one stand in for one that ended
         self._known: tuple[object, int] = (session.mapper.submap, session.resets)
         self._last: dict[str, int] = {}  # stamps by camera
 
@@ -47,8 +48,8 @@ class BackEnd:
         update = self.session.process(frame)
         epoch = self.epoch
         snapshot = None
+        self._last[frame.camera] = frame.stamp_ns
         if update.w_T_c is not None:
-            self._last[frame.camera] = frame.stamp_ns
             rectified = self.session.calibrations.rectified(frame.camera)
             snapshot = snapshot_of(self.session.mapper, frame.camera, frame.stamp_ns, update.w_T_c, epoch, rectified)
         return Taken(update, snapshot)

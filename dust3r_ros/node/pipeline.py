@@ -222,7 +222,7 @@ class Pipeline:
         with self._stopwatch("follow"):
             tracked = front.track(arrival.stamp_ns, frame.image, frame.mask)
         if tracked.w_T_c is not None:
-            self._judge(arrival, TrackingState.TRACKING)
+            self._judge(arrival.camera, arrival.stamp_ns, TrackingState.TRACKING)
             update = MapUpdate(
                 arrival.stamp_ns,
                 arrival.camera,
@@ -233,7 +233,7 @@ class Pipeline:
             )
             self._show(update, arrival)
         elif front.knows_map and tracked.usable:
-            self._judge(arrival, TrackingState.LOST)
+            self._judge(arrival.camera, arrival.stamp_ns, TrackingState.LOST)
         with self._stopwatch("pick_up"):
             front.pick_up()
         self._hand_over(
@@ -320,6 +320,9 @@ class Pipeline:
             front = self._fronts.get(snapshot.camera)
             if front is not None:
                 front.take(snapshot)
+            begun = self._states.get(snapshot.camera) is TrackingState.INITIALISING
+            if begun and snapshot.stamp_ns >= self._judged.get(snapshot.camera, 0):
+                self._judge(snapshot.camera, snapshot.stamp_ns, TrackingState.TRACKING)
         if news.refused:
             self._refuse(news.refused)
             if arrival is not None:
@@ -332,7 +335,7 @@ class Pipeline:
             return
         self._show(news.update, arrival)
         if arrival.stamp_ns >= self._judged.get(arrival.camera, arrival.stamp_ns):
-            self._judge(arrival, news.update.state)
+            self._judge(arrival.camera, arrival.stamp_ns, news.update.state)
 
     def _begin_again(self, news: News) -> None:
         """The map was replaced."""
@@ -362,16 +365,16 @@ class Pipeline:
                 raw = self._raw.get(name, self._cameras[name].calibration)
                 self._publishers.info(name, raw, stamp_ns, self._frame_ids[name])
 
-    def _judge(self, arrival: Arrival, state: TrackingState) -> None:
+    def _judge(self, camera: str, stamp_ns: int, state: TrackingState) -> None:
         """A camera's state is known at an image."""
-        self._judged[arrival.camera] = arrival.stamp_ns
-        changed = self._states.get(arrival.camera) is not state
-        self._states[arrival.camera] = state
+        self._judged[camera] = stamp_ns
+        changed = self._states.get(camera) is not state
+        self._states[camera] = state
         self._status = replace(
-            self._status, stamp_ns=arrival.stamp_ns, state=_together(self._states), states=dict(self._states)
+            self._status, stamp_ns=stamp_ns, state=_together(self._states), states=dict(self._states)
         )
         if changed:
-            self._logger.info(f"camera '{arrival.camera}': {state.value}")
+            self._logger.info(f"camera '{camera}': {state.value}")
             self.publish_status(self.snapshot())
 
     def _told(self, answer: Future[Any]) -> None:
