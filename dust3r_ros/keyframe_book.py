@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from dust3r_ros.chores import Chores
 from dust3r_ros.streams import KeyframeRecord
 from dust3r_ros.types import Keyframe
 
@@ -15,6 +16,7 @@ class KeyframeBook(ABC):
         """``records``: one per keyframe, a list that grows."""
         self._records = records
         self._changed: set[int] = set()
+        self.chores: Chores | None = None  # what waits; offline nothing does: all is done at once
 
     def __len__(self) -> int:
         return len(self._records)
@@ -26,6 +28,21 @@ class KeyframeBook(ABC):
     @abstractmethod
     def posed(self) -> list[int]:
         """The keyframes with a pose."""
+
+    @property
+    def backlog(self) -> int:
+        """How much waits: depth of keyframes, adjustments of the whole map."""
+        return 0 if self.chores is None else self.chores.count
+
+    @property
+    def depth_backlog(self) -> tuple[int, int]:
+        """Keyframes that wait for depth, and how much newer (ns) the newest keyframe is than the newest with depth."""
+        waiting = set() if self.chores is None else {index for index, _ in self.chores.without_depth}
+        if not waiting:
+            return 0, 0
+        last = len(self._records) - 1
+        done = next((k for k in range(last, -1, -1) if k not in waiting), 0)
+        return len(waiting), self._records[last].stamp_ns - self._records[done].stamp_ns
 
     def record(self, index: int) -> KeyframeRecord:
         """What a keyframe is made of besides pose and depth."""

@@ -71,7 +71,6 @@ class MapBuilder(KeyframeBook):
         self.locate, self.relocalise, self.recall = finder.locate, finder.relocalise, finder.recall
         self.welcomes = finder.welcomes
         self._broken = False
-        self.chores: Chores | None = None  # offline there are none: all is done at once
 
     @property
     def focals(self) -> list[Focal]:
@@ -252,11 +251,6 @@ class MapBuilder(KeyframeBook):
         elif kind == DEPTH:
             self.chores.some_depth(self._densify_in_parts)
 
-    @property
-    def backlog(self) -> int:
-        """How much waits: depth of keyframes, adjustments of the whole map."""
-        return 0 if self.chores is None else self.chores.count
-
     def settle(self) -> None:
         """Do all that waits."""
         if self.chores is None:
@@ -280,7 +274,8 @@ class MapBuilder(KeyframeBook):
                 self._calibrator.adjust()
                 better = self._calibrator.improve(stream)
 
-        adjusted = adjusted_copy(self.sparse, adjust)
+        with self._stage("whole_map"):
+            adjusted = adjusted_copy(self.sparse, adjust)
         found = WholeMap(kind, adjusted, better, self._calibrator.settled)
         self._calibrator.settled = settled
         return found

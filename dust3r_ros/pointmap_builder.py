@@ -100,7 +100,6 @@ class PointmapBuilder(KeyframeBook):
         return self._aligner.scale(index)
 
     due = ""  # nothing is put off: a network's device is not for two processes
-    backlog = 0
 
     def go_live(self, beside: bool) -> None:
         """All is done at once."""

@@ -14,8 +14,9 @@ from typing import Any
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from dust3r_ros.errors import BackendError
+from dust3r_ros.io.chrome_trace import Bundle
 from dust3r_ros.mapping.process import RemoteObject
-from dust3r_ros.node.map_maker import LOG, MESSAGE, NEWS, MapMaker, News, Setting
+from dust3r_ros.node.map_maker import LOG, MESSAGE, NEWS, TRACE, MapMaker, News, Setting
 from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.types import Array, Calibration
 
@@ -28,12 +29,13 @@ class Hearing:
     """Who hears of the back end, each in a thread of its own.
 
     ``message`` gets a topic's key and a message as it goes over the wire, ``news`` what came unasked, ``again`` how
-    things are in a back end that was started again, and whether its map is another one.
+    things are in a back end that was started again, and whether its map is another one, ``traced`` what ran there.
     """
 
     message: Callable[[str, bytes], None]
     news: Callable[[News], None]
     again: Callable[[News, bool], None]
+    traced: Callable[[Bundle], object]
 
 
 class BackEndLink:
@@ -119,6 +121,8 @@ class BackEndLink:
             self._hearing.message(key, data.tobytes())
         elif kind == NEWS:
             self._hearing.news(value)
+        elif kind == TRACE:
+            self._hearing.traced(value)
         elif kind == LOG:
             self._log(*value)
 

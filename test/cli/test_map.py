@@ -303,3 +303,17 @@ def test_help_and_version_answer_without_heavy_imports() -> None:
     assert "--backend" in done.stdout and done.stdout.splitlines()[-1] == "[]"
     done = run("--version")
     assert done.returncode == 0 and done.stdout.startswith("dust3r_ros ")
+
+
+def test_a_profile_has_every_image_and_its_stages(folder: Path, tmp_path: Path) -> None:
+    """In this process: the file is a Chrome trace, and the map is the same with it."""
+    path = tmp_path / "trace.json"
+    for name, more in (("with", ["--profile", str(path)]), ("without", [])):
+        arguments = [str(folder), "--out", str(tmp_path / name), "--quiet", "--max-frames", "6", *FAST, *more]
+        assert main(arguments) in (0, 1)
+    events = [event for event in json.loads(path.read_text())["traceEvents"] if event["ph"] == "X"]
+    assert [event["name"] for event in events].count("image") == 6
+    assert {"prepare", "track", "match"} <= {event["name"] for event in events}
+    assert len({event["pid"] for event in events}) == 1
+    first, second = (tmp_path / name / "trajectory.txt" for name in ("with", "without"))
+    assert first.read_bytes() == second.read_bytes()

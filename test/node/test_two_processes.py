@@ -3,41 +3,20 @@
 import os
 import signal
 import time
-from pathlib import Path
 
 from sequences import walk
+from two_processes import back_end, mapped, send
+from visualization_msgs.msg import Marker
 
 from dust3r_ros.io.saved_map import load_map
-from dust3r_ros.node.player import image_message
-
-
-def back_end(bench):
-    """The process id of a node's back end."""
-    node = bench.node.process.pid
-    children = [
-        int(child) for task in Path(f"/proc/{node}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
-    (found,) = [pid for pid in children if b"dust3r_ros.mapping.process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    return found
-
-
-def send(bench, sequence, first, last, start_ns=0):
-    for index in range(first, last):
-        bench.send(image_message(sequence.images[index], int(sequence.stamps_ns[index]) + start_ns))
-
-
-def mapped(bench, sequence, last):
-    """The first images, mapped one after the other, until the front end knows the map."""
-    send(bench, sequence, 0, last)
-    return bench.status(
-        lambda s: s.frames + s.dropped == last and s.waiting == 0 and s.state == "tracking" and s.keyframes > 2,
-        "the map has begun",
-    )
+from dust3r_ros.node.player import FRAME
 
 
 def test_poses_go_on_while_the_back_end_stands_still(start_node):
     sequence = walk("orbit", frames=90, rate_hz=30.0)
     bench = start_node(dense=False, focal=sequence.focal, keyframe_motion_young=0.02)
+    shown = []
+    bench.recorder.node.create_subscription(Marker, "/dust3r/status_text", shown.append, 10)
     mapped(bench, sequence, 30)
     pid = back_end(bench)
     os.kill(pid, signal.SIGSTOP)
@@ -49,10 +28,19 @@ def test_poses_go_on_while_the_back_end_stands_still(start_node):
             bench.recorder.wait(
                 lambda expected=expected: bench.recorder.counts["pose"] >= expected, 20, "the image has a pose"
             )
+        sent_s = 1e-9 * float(sequence.stamps_ns[35] - sequence.stamps_ns[30])
+        bench.status(lambda s: sent_s - 1e-3 <= s.lag <= sent_s + 0.3, "the map is behind by what came meanwhile")
     finally:
         os.kill(pid, signal.SIGCONT)
     status = bench.status(lambda s: s.waiting == 0 and s.frames + s.dropped == 36, "all is taken in")
     assert status.dropped == 0 and status.state == "tracking"
+    status = bench.status(lambda s: s.backlog == 0 and s.lag <= 0.2, "the map has caught up")
+    assert (status.depth_backlog, status.depth_lag) == (0, 0.0)
+    ends = {(stage.end, stage.name) for stage in status.stages}
+    assert {("front_end", "follow"), ("front_end", "pose"), ("back_end", "track"), ("back_end", "match")} <= ends
+    assert all(stage.end in ("front_end", "back_end") for stage in status.stages)
+    bench.recorder.wait(lambda: any("tracking" in marker.text for marker in shown), 20, "RViz is told, too")
+    assert shown[-1].header.frame_id == FRAME and "s behind" in shown[-1].text
 
 
 def test_a_back_end_that_is_killed_is_started_again_and_goes_on_from_its_file(start_node, tmp_path):
