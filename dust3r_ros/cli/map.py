@@ -71,6 +71,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from dust3r_ros.replay import Replay, apply
 
     plan = inputs.read_plan(arguments)
+    if plan is not None:
+        _compute_as(plan)
     config = _config(arguments, plan)
     source = inputs.open_inputs(arguments, plan)
     items = inputs.frames(source, plan, arguments)
@@ -97,6 +99,13 @@ def _run(arguments: argparse.Namespace) -> int:
         account.warn(_NAME, words)
     account.report(arguments.quiet, directory, summary)
     return _outcome(arguments, directory, stop, summary["points"])
+
+
+def _compute_as(plan: Manifest) -> None:
+    from dust3r_ros.alignment.blas_threads import use_blas_threads
+
+    if plan.threads and not use_blas_threads(plan.threads):
+        account.warn(_NAME, f"sums cannot be made with {plan.threads} threads here, as they were; digits may differ")
 
 
 def _check(arguments: argparse.Namespace, directory: Path) -> None:
