@@ -66,6 +66,26 @@ def test_a_back_end_that_is_killed_is_started_again_and_goes_on_from_its_file(st
     assert len(load_map(path).keyframes) >= before.keyframes
 
 
+def test_a_back_end_that_is_killed_while_it_starts_is_started_again_by_one(start_node, tmp_path):
+    sequence, path = walk("orbit", frames=90, rate_hz=30.0), tmp_path / "map.db"
+    bench = start_node(dense=False, focal=sequence.focal, keyframe_motion_young=0.02, map_db=str(path))
+    before = mapped(bench, sequence, 30)
+    pid = back_end(bench)
+    for pause in (0.0, 0.3, 0.9):
+        os.kill(pid, signal.SIGKILL)
+        end, last = time.monotonic() + 60, pid
+        while (pid := back_end(bench)) in (None, last):
+            assert time.monotonic() < end, bench.node.log
+            time.sleep(0.01)
+        time.sleep(pause)
+    bench.node.wait_for_log("the mapping process is there again", 60)
+    bench.status(lambda s: not s.problems and s.keyframes >= before.keyframes, "the map is there")
+    time.sleep(3.0)  # who else would start one does so within a second, and is told of the file in use
+    assert bench.node.log.count("the mapping process is there again") == 1, bench.node.log
+    assert "is being written by another process" not in bench.node.log
+    assert back_end(bench) == pid
+
+
 def test_without_a_file_the_map_begins_anew_and_that_is_told(start_node):
     sequence = walk("orbit", frames=90, rate_hz=30.0)
     bench = start_node(dense=False, focal=sequence.focal, keyframe_motion_young=0.02)

@@ -1,18 +1,21 @@
 """A node's back end from outside, and images that it maps."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from dust3r_ros.node.player import image_message
 
 
 def back_end(bench):
-    """The process id of a node's back end."""
-    node = bench.node.process.pid
-    children = [
-        int(child) for task in Path(f"/proc/{node}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
-    (found,) = [pid for pid in children if b"dust3r_ros.mapping.process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    return found
+    """The process id of a node's back end; None while there is none."""
+    found = []
+    for task in Path(f"/proc/{bench.node.process.pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # threads and processes end meanwhile
+            for child in (task / "children").read_text().split():
+                if b"dust3r_ros.mapping.process" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))
+    assert len(found) < 2, "there is never more than one"
+    return found[0] if found else None
 
 
 def send(bench, sequence, first, last, start_ns=0):
