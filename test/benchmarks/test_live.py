@@ -62,7 +62,9 @@ def test_timing_of_a_run_without_a_fault(figures: ModuleType) -> None:
     assert found["share"] == 100.0 and found["gap"] == pytest.approx(0.05)
     assert [found[f"latency_{name}"] for name in ("p50", "p95", "max")] == pytest.approx([15.0] * 3)
     assert found["first"] == pytest.approx(-0.085)
-    assert [row["met"] for row in json.loads(json.dumps(figures.rows(found, True)))] == [True] * 5 + [None]
+    assert [row["met"] for row in json.loads(json.dumps(figures.rows(found, figures.OF_LOCALIZATION)))] == [
+        True
+    ] * 5 + [None]
 
 
 def test_images_without_a_pose_count_from_the_first_pose_on(figures: ModuleType) -> None:
@@ -117,7 +119,7 @@ def test_clouds_are_counted_from_their_images(figures: ModuleType) -> None:
 def _case(figures: ModuleType, **values: float) -> dict:
     counts = dict.fromkeys(("frames", "tracked", "keyframes", "lost", "dropped", "lost_in_transport", "rejected"), 0)
     return {
-        "name": "walk-30", "title": "a walk", "localize": False, "figures": figures.rows(values, False), "images": 40,
+        "name": "walk-30", "title": "a walk", "figures": figures.rows(values, figures.OF_MAPPING), "images": 40,
         "poses": 12, "seconds": 2.0, "offline_seconds": 9.0,
         "counts": {**counts, "frames": 14, "tracked": 12, "dropped": 26},
         "stages": {"refine": {"p50_ms": 5.0, "p95_ms": 600.0, "max_ms": 900.0}},
