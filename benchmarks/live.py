@@ -3,7 +3,7 @@
     python benchmarks/live.py [--cases kitchen-30,walk-30] [--data DIR] [--frames N] [--out results/live.json]
                               [--page docs/live.md]
 
-The node runs with its default parameters, but for the names of topics and the folder of its results. A player in a
+The node runs with its default parameters, but for the names of topics and the files of its run. A player in a
 process of its own publishes raw images at the camera's rate, as a driver with default settings does. ``dust3r-map``
 maps the same images in the same run, to compare with. Recordings are made before, in results/live.
 """

@@ -20,6 +20,7 @@ from dust3r_ros.node.live_poses import silence
 
 _SOON_S = (0.2, 1.5)  # a kill comes so long after the map was seen to go on
 _AFTER_S = 10.0  # after the last kill, the map is to go on within that
+_WATCHED_NS = 5_000_000_000  # how long poses are watched after a kill: it is started again meanwhile
 _POLL_S = 0.02
 
 
@@ -47,12 +48,12 @@ class Killer:
     def __call__(self, node: subprocess.Popen[bytes], heard: Heard, over: threading.Event) -> None:
         """Until there were enough kills, or ``over`` is set and the last one was got over or not."""
         end: float | None = None
-        since, frames = 0, 0
+        since = 0
         while end is None or time.monotonic() < end:
             if over.is_set() and end is None:
                 end = time.monotonic() + _AFTER_S
             pid = back_end(node.pid)
-            if not self._goes_on(heard, since, frames) or pid is None:
+            if not self._goes_on(heard, since) or pid is None:
                 time.sleep(_POLL_S)
                 continue
             self.continued += bool(self.kills)
@@ -60,32 +61,34 @@ class Killer:
                 return
             time.sleep(self._random.uniform(*_SOON_S))
             last = heard.statuses[-1][1]
-            since, frames = time.monotonic_ns(), last.frames
+            since = time.monotonic_ns()
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             self.kills.append(Kill(since, last.keyframes, saved(self._map_file)))
 
-    def _goes_on(self, heard: Heard, since: int, frames: int) -> bool:
-        """Whether the map grows: after a kill, once the node said that the back end had ended."""
-        statuses = [status for at, status in tuple(heard.statuses) if at > since]
-        told = not self.kills or any(status.problems for status in statuses)
-        last = statuses[-1] if statuses else None
-        return told and last is not None and last.state == "tracking" and not last.problems and last.frames > frames
+    def _goes_on(self, heard: Heard, since: int) -> bool:
+        """Whether the map is continued: after a kill the node said so, and the map took an image in that came later."""
+        statuses = [(at, status) for at, status in tuple(heard.statuses) if at > since]
+        if not statuses or (self.kills and not any(status.problems for _, status in statuses)):
+            return False
+        at, last = statuses[-1]
+        return last.state == "tracking" and not last.problems and last.lag < (at - since) * 1e-9
 
     def figures(self, heard: Heard, end_ns: int) -> dict[str, float | None]:
-        """silence (s), continued and lost, of a run whose last image went out at ``end_ns``."""
+        """silence (s), continued and gone, of a run whose last image went out at ``end_ns``."""
+        if not self.kills:
+            return {"silence": None, "continued": 0, "gone": None}
         poses = [at for _, _, at, _ in heard.poses]
         states = [(at, status.state) for at, status in heard.statuses]
-        begins = [kill.at for kill in self.kills]
-        quiet = [silence(poses, states, a, b) for a, b in zip(begins, [*begins[1:], end_ns], strict=True) if a < b]
+        quiet = []
+        for kill, following in zip(self.kills, [*(kill.at for kill in self.kills[1:]), end_ns], strict=True):
+            until = min(following, kill.at + _WATCHED_NS)
+            if until > kill.at:
+                quiet.append(silence(poses, states, kill.at, until))
         kept = [*(kill.saved for kill in self.kills[1:]), saved(self._map_file)]
         lost = sum(len(kill.saved - later) for kill, later in zip(self.kills, kept, strict=True))
         lost += sum(max(0, kill.told - len(kill.saved)) for kill in self.kills)
-        return {
-            "silence": max(quiet, default=None),
-            "continued": self.continued,
-            "gone": lost if self.kills else None,
-        }
+        return {"silence": max(quiet, default=None), "continued": self.continued, "gone": lost}
 
 
 def saved(path: Path) -> frozenset[tuple[int, str]]:

@@ -1,7 +1,9 @@
 """Front end and back end as the node runs them: poses while the map is busy, and when the back end is killed."""
 
+import itertools
 import os
 import signal
+import threading
 import time
 
 from sequences import walk
@@ -9,7 +11,8 @@ from two_processes import back_end, mapped, send
 from visualization_msgs.msg import Marker
 
 from dust3r_ros.io.saved_map import load_map
-from dust3r_ros.node.player import FRAME
+from dust3r_ros.node.live_poses import silence
+from dust3r_ros.node.player import FRAME, image_message
 
 
 def test_poses_go_on_while_the_back_end_stands_still(start_node):
@@ -64,6 +67,39 @@ def test_a_back_end_that_is_killed_is_started_again_and_goes_on_from_its_file(st
         bench.recorder.wait(lambda poses=poses: bench.recorder.counts["pose"] > poses, 60, "poses come again")
         assert after.keyframes >= before.keyframes
     assert len(load_map(path).keyframes) >= before.keyframes
+
+
+def test_while_the_back_end_is_killed_poses_go_on_or_the_camera_is_said_to_be_lost(start_node, tmp_path):
+    """Images come all the while, to and fro; what was reported is in the file."""
+    sequence, path, over = walk("orbit", frames=90, rate_hz=30.0), tmp_path / "map.db", threading.Event()
+    bench = start_node(dense=False, focal=sequence.focal, keyframe_motion_young=0.02, map_db=str(path))
+    mapped(bench, sequence, 30)
+    way = [*range(30, 60), *range(60, 29, -1)]
+
+    def play():
+        for step in itertools.count():
+            if over.wait(0.1):
+                return
+            stamp_ns = int(sequence.stamps_ns[30]) + step * 33_333_333
+            bench.send(image_message(sequence.images[way[step % len(way)]], stamp_ns))
+
+    camera, kills = threading.Thread(target=play), []
+    camera.start()
+    try:
+        for _ in range(3):
+            bench.status(lambda s: not s.problems and s.state == "tracking" and s.lag < 1.0, "the map goes on")
+            told = bench.recorder.last["status"].keyframes
+            kills.append(time.monotonic_ns())
+            os.kill(back_end(bench), signal.SIGKILL)
+            assert len(load_map(path).keyframes) >= told
+            bench.status(lambda s: any("signal 9" in problem for problem in s.problems), "the node says so", 60)
+        bench.status(lambda s: not s.problems and s.state == "tracking" and s.lag < 1.0, "the map goes on")
+    finally:
+        over.set()
+        camera.join()
+    statuses = zip(bench.recorder.times["status"], bench.recorder.all["status"], strict=False)
+    poses, states = bench.recorder.times["pose"], [(at, status.state) for at, status in statuses]
+    assert silence(poses, states, kills[0], kills[-1] + 10**9) < 2.0
 
 
 def test_a_back_end_that_is_killed_while_it_starts_is_started_again_by_one(start_node, tmp_path):
