@@ -188,9 +188,13 @@ class Session:
         self._write(update)
         return update
 
-    def see(self, camera: str, seen: Tracks) -> None:
-        """Landmarks that a front end followed into the camera's next frame, as offsets in the tracked image."""
-        self.keeper.note("seen", camera=camera, ids=packed(seen.ids), pixels=packed(seen.pixels))
+    def see(self, camera: str, seen: Tracks, snapshot_ns: int) -> None:
+        """Landmarks that a front end followed into the camera's next frame, as offsets in the tracked image.
+
+        ``snapshot_ns``: stamp of the snapshot of the map that it followed them in.
+        """
+        values = {"ids": packed(seen.ids), "pixels": packed(seen.pixels)}
+        self.keeper.note("seen", camera=camera, snapshot_ns=snapshot_ns, **values)
         self._seen[camera] = seen
 
     def follow(self, poses: Sequence[FollowedPose]) -> None:
