@@ -3,7 +3,7 @@
     python benchmarks/live.py [--cases kitchen-30,walk-30] [--data DIR] [--frames N] [--out results/live.json]
                               [--page docs/live.md]
 
-The node runs with its default parameters, but for the names of topics and the folder of its results. A player in a
+The node runs with its default parameters, but for the names of topics and the files of its run. A player in a
 process of its own publishes raw images at the camera's rate, as a driver with default settings does. ``dust3r-map``
 maps the same images in the same run, to compare with. Recordings are made before, in results/live.
 """
@@ -21,6 +21,9 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 from live_cases import CASES, Case, Recorded, prepare, selected  # noqa: E402
 from live_figures import (  # noqa: E402
+    OF_KILLS,
+    OF_LOCALIZATION,
+    OF_MAPPING,
     against_offline,
     clouds,
     in_recorded_time,
@@ -28,7 +31,9 @@ from live_figures import (  # noqa: E402
     rows,
     timings,
 )
+from live_kill import Killer  # noqa: E402
 from live_page import into_page, table  # noqa: E402
+from live_replay import replay  # noqa: E402
 from live_run import LiveRun, isolate, live, offline  # noqa: E402
 from targets import Machine  # noqa: E402
 
@@ -55,7 +60,7 @@ class Bench:
         if recorded is None:
             return {**facts, "skipped": f"its data is not in {self._data.name}/"}
         try:
-            return {**facts, **self._measure(case, recorded)}
+            return {**facts, **(self._killed(case, recorded) if case.kills else self._measure(case, recorded))}
         except Dust3rRosError as error:
             return {**facts, "failed": str(error)}
 
@@ -64,10 +69,11 @@ class Bench:
         if case.recording not in self._offline:
             self._offline[case.recording] = offline(recorded, reference)
         parameters = {"load_map": str(reference / "map.db"), "mode": "localization"} if case.localize else {}
-        out = self._work / case.name
+        out, replayed = self._work / case.name, self._work / f"{case.name}-replayed"
+        if not case.localize:
+            parameters["manifest"] = str(out / "run.jsonl")
         run = live(recorded, out, case.slower, parameters, self._reliability)
-        sent = [Sent((item.topic, item.stamp), item.recorded, item.at) for item in run.published]
-        got = [Got((topic, stamp), at, w_T_c) for topic, stamp, at, w_T_c in run.heard.poses]
+        sent, got = _sent(run), _got(run)
         values = timings(sent, got, moving_since(sent, recorded.truth))
         values |= {"cloud_p95": clouds(sent, run.heard.tiles), "cores": run.cores}
         mapped = read_tum(reference / "trajectory.txt")
@@ -76,8 +82,11 @@ class Bench:
             "final": against_offline(recorded.truth, _final(out, sent), mapped),
         }
         values |= {name: found and found[0] / found[1] for name, found in errors.items()}
+        differ = [] if case.localize else replay(recorded.bag, run.published, out, replayed)
+        values["replay"] = len(differ)
         return {
-            "figures": rows(values, case.localize),
+            "figures": rows(values, OF_LOCALIZATION if case.localize else OF_MAPPING),
+            "replay_differs": differ,
             "images": len(sent),
             "poses": len({item.key for item in got}),
             "seconds": (sent[-1].at - sent[0].at) * 1e-9,
@@ -85,6 +94,31 @@ class Bench:
             "errors_m": errors,
             **_status(run),
         }
+
+    def _killed(self, case: Case, recorded: Recorded) -> dict[str, Any]:
+        out = self._work / case.name
+        map_file = make_folder(out) / "growing.db"
+        map_file.unlink(missing_ok=True)
+        killer = Killer(map_file, case.kills)
+        parameters = {"map_db": str(map_file)}
+        run = live(recorded, out, case.slower, parameters, self._reliability, case.passes, killer)
+        sent = _sent(run)
+        return {
+            "figures": rows(killer.figures(run.heard, sent[-1].at), OF_KILLS),
+            "images": len(sent),
+            "poses": len({item.key for item in _got(run)}),
+            "seconds": (sent[-1].at - sent[0].at) * 1e-9,
+            "kills": len(killer.kills),
+            **_status(run),
+        }
+
+
+def _sent(run: LiveRun) -> list[Sent]:
+    return [Sent((item.topic, item.stamp), item.recorded, item.at) for item in run.published]
+
+
+def _got(run: LiveRun) -> list[Got]:
+    return [Got((topic, stamp), at, w_T_c) for topic, stamp, at, w_T_c in run.heard.poses]
 
 
 def _final(out: Path, sent: list[Sent]) -> list[StampedPose]:

@@ -33,13 +33,18 @@ _VERSION = 1  # of the recordings; another one is made anew
 
 @dataclass(frozen=True)
 class Case:
-    """One run of the node: ``recording`` played ``slower`` times slower, in a finished map if ``localize``."""
+    """One run of the node: ``recording`` played ``slower`` times slower, in a finished map if ``localize``.
+
+    With ``kills``, the back end is killed so often. ``passes``: how often it is played, every second time backwards.
+    """
 
     name: str
     title: str
     recording: str
     slower: float = 1.0
     localize: bool = False
+    kills: int = 0
+    passes: int = 1
 
 
 CASES = (
@@ -50,6 +55,7 @@ CASES = (
     Case("pair-15", "rendered walk, two cameras, 640×480, 15 Hz each", "pair"),
     Case("wide-15", "rendered walk, 1280×720, 15 Hz", "wide"),
     Case("localize-30", "`mode: localization` in the finished map of the kitchen, 30 Hz", "kitchen", localize=True),
+    Case("killed-30", "rendered walk to and fro, 30 Hz, back end killed ten times", "walk", kills=10, passes=10),
 )
 
 

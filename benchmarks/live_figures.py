@@ -52,9 +52,16 @@ FIGURES = (
     Figure("final", "error of the final map's trajectory against offline's", "×", 1.1),
     Figure("cloud_p95", "cloud of a keyframe on `~/map_tiles` after its image, p95", "s", 2),
     Figure("cores", "cores used by the node, all its processes", "", 1.7),
+    Figure("replay", "files and tables that differ where the run's manifest is replayed", "", 0),
+    Figure("silence", "back end killed: longest time without a pose or the word that the camera is lost", "s", 0.2),
+    Figure("continued", "back end killed: times that the map was continued, of ten", "", 10, more=True),
+    Figure("gone", "back end killed: keyframes that were saved or reported and are gone", "", 0),
 )
 # In a finished map nothing is mapped, so nothing of the map is judged.
 OF_LOCALIZATION = ("share", "latency_p50", "latency_p95", "latency_max", "gap", "cores")
+# A run that is disturbed is judged by what comes of that.
+OF_KILLS = ("silence", "continued", "gone")
+OF_MAPPING = tuple(figure.key for figure in FIGURES if figure.key not in OF_KILLS)
 
 
 def timings(sent: Sequence[Sent], got: Sequence[Got], moving_since_ns: int) -> dict[str, float | None]:
@@ -122,9 +129,9 @@ def in_recorded_time(sent: Sequence[Sent], got: Sequence[Got]) -> list[StampedPo
     return [StampedPose(recorded[key], key[0], item.w_T_c) for key, item in first_poses(got).items() if key in recorded]
 
 
-def rows(values: Mapping[str, float | None], localize: bool) -> list[dict[str, Any]]:
-    """Figures with value and verdict, as they go into the JSON file."""
-    wanted = [figure for figure in FIGURES if not localize or figure.key in OF_LOCALIZATION]
+def rows(values: Mapping[str, float | None], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Figures of these keys with value and verdict, as they go into the JSON file."""
+    wanted = [figure for figure in FIGURES if figure.key in keys]
     return [
         {**asdict(figure), "target": figure.target, "value": values.get(figure.key),
          "met": figure.met(values.get(figure.key))}

@@ -21,7 +21,8 @@ def table(cases: Sequence[dict[str, Any]]) -> str:
     if ran:
         lines += [f"| figure | target | {' | '.join(case['name'] for case in ran)} |"]
         lines += [f"| --- | ---: |{' ---: |' * len(ran)}"]
-    for figure in FIGURES if ran else ():
+    shown = {row["key"] for case in ran for row in case["figures"]}
+    for figure in [figure for figure in FIGURES if figure.key in shown]:
         cells = [_cell(case, figure.key) for case in ran]
         lines.append(f"| {figure.title} | {figure.target} | {' | '.join(cells)} |")
     for case in cases:
@@ -58,9 +59,16 @@ def limits(case: dict[str, Any]) -> str:
     stages = ", ".join(f"{name} {times['p95_ms']:.0f} ms (at most {times['max_ms']:.0f})" for name, times in slowest)
     return (
         f"- **{case['name']}**, {case['title']}: of {images} images in {case['seconds']:.1f} s, {'; '.join(parts)}."
-        f" {counts['keyframes']} keyframes; offline took {case['offline_seconds']:.0f} s."
+        f" {counts['keyframes']} keyframes{_more(case)}."
         f" Slowest stages, p95: {stages or 'none'}."
     )
+
+
+def _more(case: dict[str, Any]) -> str:
+    if "kills" in case:
+        return f"; the back end was killed {case['kills']} times"
+    differs = ", ".join(case.get("replay_differs", ()))
+    return f"; offline took {case['offline_seconds']:.0f} s" + (f"; a replay differs in {differs}" if differs else "")
 
 
 def into_page(page: Path, report: dict[str, Any]) -> None:

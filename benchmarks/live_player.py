@@ -1,6 +1,6 @@
 """Plays a bag's images over DDS as a camera would, in a process of its own, and writes down when each went out.
 
-    python benchmarks/live_player.py BAG LOG [--slower 1] [--reliability reliable]
+    python benchmarks/live_player.py BAG LOG [--slower 1] [--reliability reliable] [--passes 1]
 
 Messages go out as they lie in the bag but for their stamps, which are those of now. LOG gets a JSON line per image:
 topic, stamp in the bag, stamp sent, and when it was published by the monotonic clock, which all processes share (ns).
@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,17 +42,19 @@ def restamp(raw: bytearray, stamp_ns: int) -> None:
     raw[4:8], raw[8:12] = seconds.to_bytes(4, "little", signed=True), nanoseconds.to_bytes(4, "little")
 
 
-def play(bag: Path, slower: float, reliability: str) -> list[dict[str, object]]:
-    """Publish once every topic has a subscriber; returns the lines of the log. Raises ``TimeoutError`` without one."""
+def play(bag: Path, slower: float, reliability: str, passes: int) -> list[dict[str, object]]:
+    """Publish once every topic has a subscriber; returns the lines of the log. Raises ``TimeoutError`` without one.
+
+    Of several ``passes``, every second one goes backwards.
+    """
     images = load(bag)
     node = rclpy.create_node("player")
     profile = QoSProfile(depth=5, reliability=ReliabilityPolicy[reliability.upper()])
     publishers = {topic: node.create_publisher(Image, topic, profile) for topic, _, _ in images}
     _wait(publishers.values())
     log: list[dict[str, object]] = []
-    first, begin, base = images[0][1], time.monotonic() + 0.5, time.time_ns() + 500_000_000
-    for topic, recorded, raw in images:
-        after = (recorded - first) * slower
+    begin, base = time.monotonic() + 0.5, time.time_ns() + 500_000_000
+    for after, (topic, recorded, raw) in schedule(images, slower, passes):
         stamp_ns = base + round(after)
         restamp(raw, stamp_ns)
         time.sleep(max(0.0, begin + after * 1e-9 - time.monotonic()))
@@ -61,6 +64,19 @@ def play(bag: Path, slower: float, reliability: str) -> list[dict[str, object]]:
     time.sleep(1.0)  # what is still to be sent again
     node.destroy_node()
     return log
+
+
+def schedule(
+    images: Sequence[tuple[str, int, bytearray]], slower: float, passes: int
+) -> Iterator[tuple[float, tuple[str, int, bytearray]]]:
+    """How long (ns) after the begin each image goes out."""
+    first, last = images[0][1], images[-1][1]
+    period = (last - first) / max(1, len(images) - 1)
+    for number in range(passes):
+        begin = number * (last - first + period)
+        for image in reversed(images) if number % 2 else images:
+            into = last - image[1] if number % 2 else image[1] - first
+            yield (begin + into) * slower, image
 
 
 def _wait(publishers: object) -> None:
@@ -80,10 +96,11 @@ def main() -> int:
     parser.add_argument("log", type=Path)
     parser.add_argument("--slower", type=float, default=1.0)
     parser.add_argument("--reliability", choices=("reliable", "best_effort"), default="reliable")
+    parser.add_argument("--passes", type=int, default=1, help="how often, every second time backwards")
     options = parser.parse_args()
     rclpy.init(args=[])
     try:
-        log = play(options.bag, options.slower, options.reliability)
+        log = play(options.bag, options.slower, options.reliability, options.passes)
     except TimeoutError as error:
         print(f"live_player: {error}", file=sys.stderr)
         return 1

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,13 +80,25 @@ def offline(recorded: Recorded, out: Path) -> float:
     command = ["-m", "dust3r_ros.cli.map", str(recorded.bag), *topics, "--out", str(out), "--quiet"]
     begin, log = time.monotonic(), make_folder(out) / "offline.log"
     with log.open("wb") as output:
-        code = subprocess.run([sys.executable, *command], stdout=output, stderr=output, env=_environment()).returncode
+        code = subprocess.run([sys.executable, *command], stdout=output, stderr=output, env=environment()).returncode
     if code:
         raise LiveError(f"dust3r-map ended with code {code}; its log is {log}")
     return time.monotonic() - begin
 
 
-def live(recorded: Recorded, out: Path, slower: float, parameters: Mapping[str, str], reliability: str) -> LiveRun:
+# Something that is done while images come: it gets the node's process, what is heard, and when images are over.
+Meanwhile = Callable[[subprocess.Popen[bytes], Heard, threading.Event], None]
+
+
+def live(
+    recorded: Recorded,
+    out: Path,
+    slower: float,
+    parameters: Mapping[str, str],
+    reliability: str,
+    passes: int = 1,
+    meanwhile: Meanwhile | None = None,
+) -> LiveRun:
     """Play to the node until it is through, then end it; its results are in ``out``.
 
     ``parameters`` of the node beyond its topics and ``output_dir``. Raises ``LiveError`` for a process that fails.
@@ -104,13 +116,20 @@ def live(recorded: Recorded, out: Path, slower: float, parameters: Mapping[str, 
         log.unlink(missing_ok=True)
         player = _start(
             stack, out / "player.log", script, str(recorded.bag), str(log),
-            "--slower", str(slower), "--reliability", reliability,
+            "--slower", str(slower), "--reliability", reliability, "--passes", str(passes),
         )  # fmt: skip
+        over = threading.Event()
+        beside = threading.Thread(target=meanwhile or (lambda *_: None), args=(node, heard, over))
+        beside.start()
+        stack.callback(beside.join)
+        stack.callback(over.set)
         usage = _usage_while(player, node)
         if player.returncode or node.poll() is not None:
             raise LiveError(
                 f"the player ended with {player.returncode}, the node with {node.poll()}; logs are in {out}"
             )
+        over.set()
+        beside.join()
         _settle(heard, node)
         node.send_signal(signal.SIGINT)
         node.wait(FINISH_S)
@@ -224,7 +243,7 @@ def _start(stack: ExitStack, log: Path, *arguments: str) -> subprocess.Popen[byt
         [sys.executable, *arguments],
         stdout=output,
         stderr=subprocess.STDOUT,
-        env=_environment(),
+        env=environment(),
         start_new_session=True,
     )
     stack.callback(_end, process)
@@ -245,6 +264,7 @@ def _until(check: Any, seconds: float, processes: Sequence[subprocess.Popen[byte
         time.sleep(0.05)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Of processes started here: they import this checkout."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, "PYTHONPATH": path}

@@ -54,6 +54,11 @@ class Chores:
         return self._parts is not None
 
     @property
+    def without_depth(self) -> list[tuple[int, list[int]]]:
+        """Keyframes whose depth waits or is under way."""
+        return self.depth + ([self._begun] if self._begun else [])
+
+    @property
     def running(self) -> bool:
         """Whether an adjustment was begun and not taken."""
         return self._aside is not None or self._found is not None
@@ -103,6 +108,6 @@ class Chores:
 
     def drop_depth(self) -> list[tuple[int, list[int]]]:
         """No depth waits any more; returns what did, what was begun included."""
-        waited = self.depth + ([self._begun] if self._begun else [])
+        waited = self.without_depth
         self.depth, self._begun, self._parts = [], None, None
         return waited

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dust3r_ros.alignment.sparse_view import Focal
+from dust3r_ros.chores import Chores
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.submap import Submap
 from dust3r_ros.pair_graph import PairGraph
@@ -17,6 +18,7 @@ class KeyframeBook(Submap):
         self.state = state
         self.generation = 0
         self._changed: set[int] = set()
+        self.chores: Chores | None = None  # what waits; offline nothing does: all is done at once
 
     @property
     def graph(self) -> PairGraph:
@@ -35,6 +37,19 @@ class KeyframeBook(Submap):
 
     def __len__(self) -> int:
         return len(self.state.records)
+
+    @property
+    def backlog(self) -> int:
+        return 0 if self.chores is None else self.chores.count
+
+    @property
+    def depth_backlog(self) -> tuple[int, int]:
+        waiting = set() if self.chores is None else {index for index, _ in self.chores.without_depth}
+        if not waiting:
+            return 0, 0
+        last = len(self.state.records) - 1
+        done = next((k for k in range(last, -1, -1) if k not in waiting), 0)
+        return len(waiting), self.state.records[last].stamp_ns - self.state.records[done].stamp_ns
 
     def record(self, index: int) -> KeyframeRecord:
         return self.state.records[index]

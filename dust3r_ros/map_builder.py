@@ -64,7 +64,6 @@ class MapBuilder(KeyframeBook):
         self._outposts = Outposts(self.state, newcomers)
         self._finder = FrameFinder(self.state, self._links, self._near, newcomers, self._appearance)
         self._initialised = self._broken = False
-        self.chores: Chores | None = None  # offline there are none: all is done at once
 
     @property
     def initialised(self) -> bool:
@@ -244,10 +243,6 @@ class MapBuilder(KeyframeBook):
         elif kind == DEPTH:
             self.chores.some_depth(self._densify_in_parts)
 
-    @property
-    def backlog(self) -> int:
-        return 0 if self.chores is None else self.chores.count
-
     def settle(self) -> None:
         """Do all that waits."""
         if self.chores is None:
@@ -273,7 +268,8 @@ class MapBuilder(KeyframeBook):
                 self._calibrator.adjust()
                 self._calibrator.consider_lens(stream)
 
-        adjusted = adjusted_copy(self.state.sparse, adjust)
+        with self._stage("whole_map"):
+            adjusted = adjusted_copy(self.state.sparse, adjust)
         found = WholeMap(kind, adjusted, better, self.state.settled)
         self.state.settled = settled
         return found

@@ -128,6 +128,11 @@ class MapView:
         return self.submap.backlog
 
     @property
+    def depth_backlog(self) -> tuple[int, int]:
+        """Keyframes that wait for depth, and how much newer (ns) the newest keyframe is than the newest with depth."""
+        return self.submap.depth_backlog
+
+    @property
     def submap(self) -> Submap:
         """The map that the cameras are in: another one when they begin or wake one."""
         return self._active.submap

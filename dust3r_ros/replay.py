@@ -41,7 +41,7 @@ class Session(Protocol):
 
     def follow(self, poses: Sequence[FollowedPose]) -> object: ...
 
-    def see(self, camera: str, seen: Tracks) -> object: ...
+    def see(self, camera: str, seen: Tracks, snapshot_ns: int) -> object: ...
 
     def go_live(self) -> object: ...
 
@@ -69,7 +69,8 @@ def apply(session: Session, event: Event) -> None:
             if value("by", "user") == "user":  # what calibrations and stamps lead to, they lead to again
                 session.reset()
         elif event.kind == "seen":
-            session.see(str(value("camera")), Tracks(event.unpacked("ids"), event.unpacked("pixels")))
+            tracks = Tracks(event.unpacked("ids"), event.unpacked("pixels"))
+            session.see(str(value("camera")), tracks, int(event.values["snapshot_ns"]))
         elif event.kind == "live":
             session.go_live()
         elif event.kind == "work":
@@ -95,6 +96,7 @@ def _followed(values: Mapping[str, Any]) -> FollowedPose:
         float(values["unit"]),
         unpacked(values["ids"]),
         unpacked(values["pixels"]),
+        int(values["snapshot_ns"]),
     )
 
 

@@ -24,7 +24,7 @@ from dust3r_ros.mapper import Mapper
 from dust3r_ros.metric import ScaleState, WorldAligner
 from dust3r_ros.stamp_order import StampOrder
 from dust3r_ros.streams import check_image
-from dust3r_ros.timing import Stopwatch
+from dust3r_ros.timing import Heard, Stopwatch
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.types import Array, Calibration, Camera, Frame, Image, MapUpdate
@@ -40,9 +40,18 @@ class Session:
     """
 
     def __init__(
-        self, config: MapperConfig, log: Log, *, on_time_jump: str = "reset", backend: Backend | None = None
+        self,
+        config: MapperConfig,
+        log: Log,
+        *,
+        on_time_jump: str = "reset",
+        backend: Backend | None = None,
+        heard: Heard | None = None,
     ) -> None:
-        """``on_time_jump``: what a stamp that jumps back does, ``reset``, ``submap`` or ``ignore``."""
+        """``on_time_jump``: what a stamp that jumps back does, ``reset``, ``submap`` or ``ignore``.
+
+        ``heard``: who else hears how long stages took, as ``Stopwatch`` says it.
+        """
         self._config, self._on_time_jump, self._log = config, on_time_jump, log
         self.calibrations = Calibrations(config.calibration, config.calibration_std)
         self._extrinsics: dict[str, Array] = {}
@@ -50,7 +59,7 @@ class Session:
         self.resets = 0
         self._mapping = config.mode == "mapping"
         self._live: bool | None = None  # whether whole maps are adjusted in a child; None: nothing is put off
-        self._backend = backend or make_backend(config)
+        self._backend, self._heard = backend or make_backend(config), heard
         self._start()
 
     def _start(self, state: MapState | None = None) -> None:
@@ -60,7 +69,7 @@ class Session:
         calibrations.known |= self.calibrations.known
         calibrations.resume(settings.get("calibrations", {}))
         self._backend.clear()
-        stopwatch = Stopwatch(keep=NEWEST_FRAMES)
+        stopwatch = Stopwatch(keep=NEWEST_FRAMES, heard=self._heard)
         mapper = Mapper(self._config, stage=stopwatch, backend=self._backend)
         mapper.mapping = self._mapping
         if state is not None:
@@ -179,9 +188,13 @@ class Session:
         self._write(update)
         return update
 
-    def see(self, camera: str, seen: Tracks) -> None:
-        """Landmarks that a front end followed into the camera's next frame, as offsets in the tracked image."""
-        self.keeper.note("seen", camera=camera, ids=packed(seen.ids), pixels=packed(seen.pixels))
+    def see(self, camera: str, seen: Tracks, snapshot_ns: int) -> None:
+        """Landmarks that a front end followed into the camera's next frame, as offsets in the tracked image.
+
+        ``snapshot_ns``: stamp of the snapshot of the map that it followed them in.
+        """
+        values = {"ids": packed(seen.ids), "pixels": packed(seen.pixels)}
+        self.keeper.note("seen", camera=camera, snapshot_ns=snapshot_ns, **values)
         self._seen[camera] = seen
 
     def follow(self, poses: Sequence[FollowedPose]) -> None:

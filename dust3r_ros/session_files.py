@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from dust3r_ros.alignment.blas_threads import blas_threads
 from dust3r_ros.config import MapperConfig, as_mapping
 from dust3r_ros.io.files import make_folder
 from dust3r_ros.io.manifest import ManifestWriter
@@ -33,7 +34,7 @@ def begin(
     if manifest:
         make_folder(Path(manifest).absolute().parent)
         record = ManifestWriter(manifest)
-        record.header(config, topics)
+        record.header(config, topics, threads=blas_threads())
         session.keeper.keep_record(record)
     goes_on = bool(map_db) and map_start == "continue" and not load_map and Path(map_db).exists()
     source = load_map or (map_db if goes_on else "")

@@ -10,6 +10,7 @@ from time import perf_counter
 import numpy as np
 
 StageTimer = Callable[[str], AbstractContextManager[None]]
+Heard = Callable[[str, float, float], object]
 
 
 def no_timer(stage: str) -> AbstractContextManager[None]:
@@ -18,10 +19,13 @@ def no_timer(stage: str) -> AbstractContextManager[None]:
 
 
 class Stopwatch:
-    """Collects seconds per stage: ``with stopwatch("track"): …``. The newest ``keep`` per stage count."""
+    """Collects seconds per stage: ``with stopwatch("track"): …``. The newest ``keep`` per stage count.
 
-    def __init__(self, keep: int = 100_000) -> None:
-        self._keep = keep
+    ``heard(stage, begin, end)`` gets each one, in seconds of ``perf_counter``.
+    """
+
+    def __init__(self, keep: int = 100_000, heard: Heard | None = None) -> None:
+        self._keep, self._heard = keep, heard
         self._seconds: dict[str, list[float]] = defaultdict(list)
 
     @contextmanager
@@ -30,10 +34,17 @@ class Stopwatch:
         try:
             yield
         finally:
-            times = self._seconds[stage]
-            times.append(perf_counter() - start)
-            if len(times) > self._keep:
-                del times[: self._keep // 2]
+            end = perf_counter()
+            self.note(stage, start, end)
+            if self._heard is not None:
+                self._heard(stage, start, end)
+
+    def note(self, stage: str, begin: float, end: float) -> None:
+        """A stage that was measured elsewhere, by ``perf_counter``."""
+        times = self._seconds[stage]
+        times.append(end - begin)
+        if len(times) > self._keep:
+            del times[: self._keep // 2]
 
     def total(self, stage: str) -> float:
         """Seconds of a stage, over the calls that count; 0 for one that was never timed."""

@@ -42,6 +42,7 @@ PARAMETERS = (
     "image_depth",
     "backlog",
     "manifest",
+    "profile",
     "output_dir",
 )
 
@@ -59,7 +60,7 @@ ARGUMENTS = {
 }
 
 # What rviz/dust3r.rviz shows of the node.
-SHOWN = ("map", "map_tiles", "keyframe_cloud", "grid", "path", "graph", "pose", "depth")
+SHOWN = ("map", "map_tiles", "keyframe_cloud", "grid", "path", "graph", "pose", "depth", "status_text")
 
 ROWS = {row.name: row for row in chain(rows(MapperConfig), rows(NodeConfig))}
 

@@ -105,3 +105,19 @@ def test_a_loop_does_not_take_the_place_of_a_calibration():
         chores.begin(lambda kind: begun.append(kind) or WholeMap(kind, None, False, False))  # type: ignore[arg-type]
         chores.take()
     assert begun == ["calibration", "loop"] and not chores.whole_map
+
+
+def test_keyframes_without_depth_are_told(sequence):
+    """How many wait, and how far the newest with depth is behind; depth that is under way counts as waiting."""
+    mapper = live(sequence, 16)
+    while mapper.due in (BEGIN, TAKE):
+        mapper.work(mapper.due)
+    count, behind_ns = mapper.depth_backlog
+    stamps = [keyframe.stamp_ns for keyframe in mapper.keyframes]
+    assert count >= len(stamps) > 1 and behind_ns == stamps[-1] - stamps[0]
+    mapper.work(DEPTH)
+    assert mapper.depth_backlog == (count, behind_ns)
+    while mapper.due:
+        mapper.work(mapper.due)
+    assert mapper.depth_backlog == (0, 0)
+    assert all((keyframe.depth > 0).any() for keyframe in mapper.keyframes)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -18,11 +18,13 @@ from dust3r_ros.config import MapperConfig, as_mapping
 from dust3r_ros.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
+    from dust3r_ros.io.chrome_trace import ChromeTrace
     from dust3r_ros.io.frames import FrameSource
     from dust3r_ros.io.manifest import Manifest
     from dust3r_ros.io.rerun_view import RerunView
     from dust3r_ros.replay import Replay
     from dust3r_ros.session import Session
+    from dust3r_ros.types import Frame, MapUpdate
 
 _NAME = "dust3r-map"
 
@@ -53,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.rrd",
         help="watch the map grow in Rerun (extra: view), or record it",
     )
+    parser.add_argument("--profile", metavar="FILE", help="write what ran when as a Chrome trace (ui.perfetto.dev)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
     command.add_mapper(parser)
     command.add_common(parser)
@@ -68,13 +71,16 @@ def _run(arguments: argparse.Namespace) -> int:
     from dust3r_ros.replay import Replay, apply
 
     plan = inputs.read_plan(arguments)
+    if plan is not None:
+        _compute_as(plan)
     config = _config(arguments, plan)
     source = inputs.open_inputs(arguments, plan)
-    session = _session(arguments, config, source, plan)
     items = inputs.frames(source, plan, arguments)
-    replay = Replay(session.process, read_ahead(items), lambda event: apply(session, event))
     start = perf_counter()
     with ExitStack() as stack:
+        trace = stack.enter_context(_traced(arguments.profile))
+        session = _session(arguments, config, source, plan, trace)
+        replay = Replay(_spanned(session.process, trace), read_ahead(items), lambda event: apply(session, event))
         stack.callback(session.close)
         view = _view(arguments, config, stack)
         make_folder(directory)  # only now, so that a failed start leaves no empty folder
@@ -93,6 +99,13 @@ def _run(arguments: argparse.Namespace) -> int:
         account.warn(_NAME, words)
     account.report(arguments.quiet, directory, summary)
     return _outcome(arguments, directory, stop, summary["points"])
+
+
+def _compute_as(plan: Manifest) -> None:
+    from dust3r_ros.alignment.blas_threads import use_blas_threads
+
+    if plan.threads and not use_blas_threads(plan.threads):
+        account.warn(_NAME, f"sums cannot be made with {plan.threads} threads here, as they were; digits may differ")
 
 
 def _check(arguments: argparse.Namespace, directory: Path) -> None:
@@ -131,14 +144,19 @@ def _config(arguments: argparse.Namespace, plan: Manifest | None) -> MapperConfi
 
 
 def _session(
-    arguments: argparse.Namespace, config: MapperConfig, source: FrameSource, plan: Manifest | None
+    arguments: argparse.Namespace,
+    config: MapperConfig,
+    source: FrameSource,
+    plan: Manifest | None,
+    trace: ChromeTrace | None,
 ) -> Session:
     """A session that knows what the recording says of its cameras; a manifest says that by itself."""
     from dust3r_ros.session import Session
     from dust3r_ros.session_files import begin
 
     log = logging.getLogger(_NAME)
-    session = Session(config, log, on_time_jump="reset" if plan is None else plan.on_time_jump)
+    jump, heard = "reset" if plan is None else plan.on_time_jump, trace.stage if trace else None
+    session = Session(config, log, on_time_jump=jump, heard=heard)
     done = begin(
         session, config, load_map=arguments.load or "", manifest=arguments.record or "", topics=source.recorded
     )
@@ -154,6 +172,34 @@ def _session(
     for camera, r_T_c in source.extrinsics().items():
         session.place(camera, r_T_c)
     return session
+
+
+@contextmanager
+def _traced(path: str | None) -> Iterator[ChromeTrace | None]:
+    """What --profile asks for; the file is written however the run ends."""
+    if path is None:
+        yield None
+        return
+    from dust3r_ros.io.chrome_trace import ChromeTrace, check_place
+
+    check_place(path)
+    trace = ChromeTrace(_NAME)
+    try:
+        yield trace
+    finally:
+        trace.write(path)
+        trace.close()
+
+
+def _spanned(process: Callable[[Frame], MapUpdate], trace: ChromeTrace | None) -> Callable[[Frame], MapUpdate]:
+    if trace is None:
+        return process
+
+    def image(frame: Frame) -> MapUpdate:
+        with trace("image"):
+            return process(frame)
+
+    return image
 
 
 def _view(arguments: argparse.Namespace, config: MapperConfig, stack: ExitStack) -> RerunView | None:

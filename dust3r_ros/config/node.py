@@ -115,4 +115,9 @@ class NodeConfig:
     manifest: str = row(
         "", "File that lists every image that was used, for dust3r-map --manifest to make the same map; empty: none."
     )
+    profile: str = row(
+        "",
+        "File that gets what ran when, in both processes, when the node is cleaned up: a Chrome trace of the newest"
+        " 200000 events; empty: none.",
+    )
     output_dir: str = row("", "Folder that gets the files of a run when the node is cleaned up; empty writes none.")

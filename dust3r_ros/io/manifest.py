@@ -179,6 +179,11 @@ class Manifest:
         return self.header.get("topics", {})
 
     @property
+    def threads(self) -> int:
+        """Threads of the BLAS that computed the map, by which its last digits differ; 0 where that is not known."""
+        return int(self.header.get("threads", 0))
+
+    @property
     def on_time_jump(self) -> str:
         """What a stamp that jumped back did in the run: "submap" or "reset"."""
         jumps = any(isinstance(entry, Event) and entry.kind == "jump" for entry in self.entries())

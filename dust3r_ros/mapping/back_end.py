@@ -42,9 +42,9 @@ class BackEnd:
     def take(self, request: KeyframeRequest) -> Taken:
         """One image. Raises as ``Session.process`` does."""
         frame = request.frame
-        followed = request.followed is not None and request.followed.epoch == self.epoch
-        if followed and request.ids is not None and request.pixels is not None:
-            self.session.see(frame.camera, Tracks(request.ids, request.pixels))
+        pose = request.followed
+        if pose is not None and pose.epoch == self.epoch and request.ids is not None and request.pixels is not None:
+            self.session.see(frame.camera, Tracks(request.ids, request.pixels), pose.snapshot_ns)
         update = self.session.process(frame)
         epoch = self.epoch
         snapshot = None

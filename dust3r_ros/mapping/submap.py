@@ -202,3 +202,8 @@ class Submap(Protocol):
     def backlog(self) -> int:
         """How much waits: depth of keyframes, adjustments of the whole map."""
         return 0
+
+    @property
+    def depth_backlog(self) -> tuple[int, int]:
+        """Keyframes that wait for depth, and how much newer (ns) the newest keyframe is than the newest with depth."""
+        return 0, 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from time import perf_counter
 
 from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
@@ -18,7 +19,7 @@ class Arrival:
     """One image of the camera named, as it came, and what belongs to it.
 
     ``frame_id``: the camera's optical frame. ``anchor_T_c`` (4, 4): where it was in the frame that gets the map as its
-    parent (odom_frame or base_frame), None where that is not known.
+    parent (odom_frame or base_frame), None where that is not known. ``at``: when it came, by ``perf_counter`` (s).
     """
 
     camera: str
@@ -27,6 +28,7 @@ class Arrival:
     image: ImageMessage | CompressedImage
     match: Match = field(default_factory=Match)
     anchor_T_c: Array | None = None
+    at: float = field(default_factory=perf_counter)
 
     @property
     def bytes(self) -> int:

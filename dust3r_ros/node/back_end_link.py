@@ -14,8 +14,9 @@ from typing import Any
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from dust3r_ros.errors import BackendError
+from dust3r_ros.io.chrome_trace import Bundle
 from dust3r_ros.mapping.process import RemoteObject
-from dust3r_ros.node.map_maker import LOG, MESSAGE, NEWS, MapMaker, News, Setting
+from dust3r_ros.node.map_maker import LOG, MESSAGE, NEWS, TRACE, MapMaker, News, Setting
 from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.types import Array, Calibration
 
@@ -28,12 +29,13 @@ class Hearing:
     """Who hears of the back end, each in a thread of its own.
 
     ``message`` gets a topic's key and a message as it goes over the wire, ``news`` what came unasked, ``again`` how
-    things are in a back end that was started again, and whether its map is another one.
+    things are in a back end that was started again, and whether its map is another one, ``traced`` what ran there.
     """
 
     message: Callable[[str, bytes], None]
     news: Callable[[News], None]
     again: Callable[[News, bool], None]
+    traced: Callable[[Bundle], object]
 
 
 class BackEndLink:
@@ -51,9 +53,11 @@ class BackEndLink:
         self._mapping: bool | None = None
         self._restarts, self._stopping = 0, False
         self.trouble = ""  # why there is none at the moment
+        self._lock = threading.Lock()
+        self._made, self._ended_last = 0, 0  # numbers of the newest process that was started and that ended
+        self._number = 0  # of the one that is there
         self._back_end: RemoteObject | None = None
-        self._back_end = RemoteObject(MapMaker, (setting,), self._heard, self._ended)
-        self.hello: News = self._back_end.call("hello").result()
+        self.hello: News = self._start(setting)
 
     @property
     def there(self) -> bool:
@@ -104,8 +108,8 @@ class BackEndLink:
 
     def stop(self) -> None:
         """End the process after what it has to do. Raises ``OutputError`` when its files cannot be written."""
-        self._stopping = True
-        back_end = self._back_end
+        with self._lock:
+            self._stopping, back_end = True, self._back_end
         if back_end is None:
             return
         try:
@@ -119,6 +123,8 @@ class BackEndLink:
             self._hearing.message(key, data.tobytes())
         elif kind == NEWS:
             self._hearing.news(value)
+        elif kind == TRACE:
+            self._hearing.traced(value)
         elif kind == LOG:
             self._log(*value)
 
@@ -130,10 +136,26 @@ class BackEndLink:
         else:
             self._logger.info(text)
 
-    def _ended(self, reason: str) -> None:
-        if self._stopping:
-            return
-        self._back_end = None
+    def _start(self, setting: Setting) -> News:
+        """Make a back end and ask how things are in it; from then on it is there. Raises what that raises."""
+        self._made = number = self._made + 1
+        back_end = RemoteObject(MapMaker, (setting,), self._heard, lambda reason: self._ended(number, reason))
+        news: News = back_end.call("hello").result()
+        with self._lock:
+            if self._ended_last == number:
+                raise BackendError("the mapping process ended as soon as it was there")
+            if not self._stopping:
+                self._back_end, self._number, self.trouble = back_end, number, ""
+                return news
+        back_end.stop()
+        raise BackendError("the node ends")
+
+    def _ended(self, number: int, reason: str) -> None:
+        with self._lock:
+            self._ended_last = number
+            if self._stopping or number != self._number:  # who starts one sees that it ended
+                return
+            self._back_end, self._number = None, 0
         kept = self._setting.node.map_db
         then = f"the map goes on from '{kept}'" if kept else "the map begins anew, since map_db is not set"
         self.trouble = f"the mapping process ended ({reason}); it is started again, and {then}"
@@ -145,14 +167,14 @@ class BackEndLink:
         setting, wait = self._setting_again(), _WAIT_S
         while not self._stopping:
             try:
-                back_end = RemoteObject(MapMaker, (setting,), self._heard, self._ended)
-                news = back_end.call("hello").result()
+                news = self._start(setting)
             except Exception as error:
+                if self._stopping:
+                    return
                 self._logger.error(f"the mapping process cannot be started again: {error}")
                 time.sleep(wait)
                 wait = min(2.0 * wait, _LONGEST_WAIT_S)
                 continue
-            self._back_end = back_end
             self.forget()
             for camera, calibration in self._known.items():
                 self.know(camera, calibration)
@@ -160,7 +182,6 @@ class BackEndLink:
                 self.place(self._rig)
             if self._mapping is not None:
                 self.set_mapping(self._mapping)
-            self.trouble = ""
             self._logger.info("the mapping process is there again")
             self._hearing.again(news, not self._setting.node.map_db)
             return

@@ -195,6 +195,15 @@ def _marker(number: int, kind: int, stamp_ns: int, frame: str, size: float) -> M
     return marker
 
 
+def text_marker(text: str, frame: str) -> Marker:
+    """``text`` above a camera, in its optical ``frame``, wherever TF has that now; lengths are those of a new map."""
+    marker = _marker(0, Marker.TEXT_VIEW_FACING, 0, frame, 0.06)
+    marker.ns, marker.text = "status", text
+    marker.pose.position.y = -0.2
+    marker.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=0.9)
+    return marker
+
+
 def points_of(message: PointCloud2) -> tuple[Array32, NDArray[np.uint8], Array32]:
     """Points (N, 3), colours (N, 3) RGB and confidence (N,) of a cloud that this module made."""
     packed = np.frombuffer(memoryview(message.data), POINT)

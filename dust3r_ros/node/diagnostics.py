@@ -12,6 +12,8 @@ from dust3r_ros.node.status import Snapshot, memory_mb
 from dust3r_ros.node.topic_health import TopicHealth
 from dust3r_ros.types import Camera, TrackingState
 
+# Seconds by which the map may be behind the camera without a word.
+LAGS_S = 2.0
 # Images and a given calibration that are further apart, in standard deviations, cannot both be right.
 DISAGREE = 3.0
 
@@ -61,6 +63,8 @@ def _mapping(now: Snapshot, before: Snapshot) -> _Verdict:
         return _WARN, "the camera is lost"
     if now.dropped > before.dropped:
         return _WARN, f"{now.dropped - before.dropped} images dropped: they come faster than they are mapped"
+    if now.lag > LAGS_S:
+        return _WARN, f"the map is {now.lag:.1f} s behind the camera: it gets fewer keyframes than it should"
     return _OK, now.shown_state
 
 
@@ -81,13 +85,17 @@ def _mapping_values(now: Snapshot) -> dict[str, object]:
         "failed": now.failed,
         "incomplete": now.incomplete,
         "waiting": now.waiting,
+        "lag (s)": f"{now.lag:.2f}",
+        "depth lag (s)": f"{now.depth_lag:.2f}",
         "backlog": now.backlog,
+        "depth backlog": now.depth_backlog,
         "resets": now.resets,
         "revision": now.revision,
-        "memory (MB)": f"{memory_mb():.0f}",
+        "memory (MB)": f"{memory_mb() + now.back_end_mb:.0f}",
         "masked (%)": f"{100 * now.masked:.1f}",
         "moving (%)": f"{100 * now.moving:.1f}",
         "far (%)": f"{100 * now.far:.1f}",
+        **{f"front end: {stage} p95 (ms)": f"{times['p95_ms']:.1f}" for stage, times in now.front_stages.items()},
         **{f"{stage} p95 (ms)": f"{times['p95_ms']:.1f}" for stage, times in now.stages.items()},
         **({"map file": now.map_file} if now.map_file else {}),
         **({"manifest": now.manifest_file} if now.manifest_file else {}),

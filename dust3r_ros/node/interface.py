@@ -143,7 +143,14 @@ OUTPUTS: dict[str, Topic] = {
         "dust3r_ros/MappingStatus",
         RELIABLE,
         "every second and at each change of state",
-        "state, counts, latencies, memory, scale, cameras",
+        "state, counts, lag, latencies, memory, scale, cameras",
+    ),
+    "status_text": Topic(
+        "~/status_text",
+        "visualization_msgs/Marker",
+        RELIABLE,
+        "every second",
+        "state and lag as a text above the first camera, for RViz",
     ),
     "diagnostics": Topic(
         "/diagnostics",

@@ -75,3 +75,23 @@ def timing(sent: Sequence[Sent], got: Sequence[Got], begin_ns: int) -> LiveTimin
         gap=1e-9 * float(np.max(np.diff(times))),
         first=1e-9 * (times[0] - begin_ns),
     )
+
+
+def silence(poses: Sequence[int], states: Sequence[tuple[int, str]], begin_ns: int, end_ns: int) -> float:
+    """Longest time (s) between two moments in which the node said it was tracking and gave no pose.
+
+    ``poses``: when each came, ``states``: when each was told (ns of the monotonic clock).
+    """
+    tracking, quiet_since, longest = True, begin_ns, 0
+    for at, state in sorted([*((at, "") for at in poses), *states, (end_ns, "end")]):
+        if at > end_ns:
+            break
+        if tracking and at > begin_ns:
+            longest = max(longest, at - max(quiet_since, begin_ns))
+        if state in ("", "end"):  # a pose goes on counting from here
+            quiet_since = at
+        elif state != "tracking":
+            tracking = False
+        elif not tracking:
+            tracking, quiet_since = True, at
+    return longest * 1e-9

@@ -16,23 +16,27 @@ from dust3r_ros.alignment.cloud import keyframe_cloud
 from dust3r_ros.chores import DEPTH, TAKE
 from dust3r_ros.config import MapperConfig, NodeConfig
 from dust3r_ros.errors import ConfigError, Dust3rRosError, InputError
+from dust3r_ros.io.chrome_trace import ChromeTrace
 from dust3r_ros.mapping.back_end import BackEnd
 from dust3r_ros.mapping.process import Tell
 from dust3r_ros.node import conversions
 from dust3r_ros.node.jobs import MapChange
+from dust3r_ros.node.large_messages import keep_memory
 from dust3r_ros.node.map_publisher import MAP_TOPICS, MapPublisher, is_heard
 from dust3r_ros.node.snapshots import session_snapshot
 from dust3r_ros.node.status import Snapshot, memory_mb
 from dust3r_ros.session import Session
 from dust3r_ros.session_files import begin
+from dust3r_ros.timing import no_timer
 from dust3r_ros.tracking.exchange import FollowedPose, KeyframeRequest, MapSnapshot
 from dust3r_ros.types import Array, Calibration, Camera, MapUpdate
 
-MESSAGE, LOG, NEWS = "message", "log", "news"  # kinds of what is told
+MESSAGE, LOG, NEWS, TRACE = "message", "log", "news", "trace"  # kinds of what is told
 KEYFRAME_TOPICS = ("keyframe_cloud", "depth")
 
 # What is worked out from many frames, such as percentiles, is so at most this often.
 _SUMMARY_S = 0.5
+_SHIPPED_S = 0.2  # what is traced goes to the node's process so often
 _REST = 0.5  # after some depth was computed, images are waited for so many times as long
 _QUIET_S = 0.3  # no image for so long: nothing is to be waited for
 _OVERDUE_S = 0.5  # depth that had to wait longer goes before an image
@@ -110,14 +114,22 @@ class _RemoteTopic:
         self._tell(MESSAGE, (self._key, np.frombuffer(serialize_message(message), np.uint8)))
 
 
+def _name(job: Callable[..., object]) -> str:
+    return getattr(job, "__name__", "job").replace("_", " ")
+
+
 class MapMaker:
     """Called by ``mapping.process``, one method after the other; images and changes are answered with ``News``."""
 
     def __init__(self, tell: Tell, setting: Setting) -> None:
         """Raises ``Dust3rRosError`` when the mapper cannot be made or its files cannot be opened."""
+        keep_memory()  # images come here, too
         self._setting, self._tell, self._log = setting, tell, _Log(tell)
         node = setting.node
-        self._session = Session(setting.mapper, self._log, on_time_jump=node.on_time_jump)
+        self._trace = ChromeTrace("back end") if node.profile else None
+        self._span, self._shipped = self._trace or no_timer, 0.0
+        heard = self._trace.stage if self._trace else None
+        self._session = Session(setting.mapper, self._log, on_time_jump=node.on_time_jump, heard=heard)
         done = begin(
             self._session,
             setting.mapper,
@@ -155,9 +167,11 @@ class MapMaker:
     def work(self, idle: bool) -> bool:
         """Something of what images do not wait for: adjustments of the whole map always, depth when there is time."""
         due, begin = self._session.due, time.monotonic()
+        self._ship(begin, idle and not due)
         if not due or (due == DEPTH and not self._has_time(idle, begin)):
             return self._wait_or_tell(idle)
-        update = self._back_end.work()
+        with self._span(f"work: {due}"):
+            update = self._back_end.work()
         if due == DEPTH:
             now = time.monotonic()
             self._rest_until = now + _REST * (now - begin)
@@ -168,8 +182,20 @@ class MapMaker:
         if due == TAKE:
             self._tell(NEWS, self._news(snapshots=self._back_end.snapshots()))
         if idle and not self._session.mapper.backlog:
-            self._map.publish(self._session.mapper, self._stamp_ns)
+            self._publish()
         return True
+
+    def _publish(self) -> None:
+        with self._span("publish map"):
+            self._map.publish(self._session.mapper, self._stamp_ns)
+
+    def _ship(self, now: float, all_done: bool) -> None:
+        """Give the node's process what was traced: it is there even where this one is killed."""
+        if self._trace is None or not (all_done or now - self._shipped > _SHIPPED_S):
+            return
+        self._shipped, bundle = now, self._trace.take()
+        if bundle.events:
+            self._tell(TRACE, bundle)
 
     def _has_time(self, idle: bool, now: float) -> bool:
         """Whether depth may be computed: no image came for a while, or it was computed long enough ago."""
@@ -191,7 +217,8 @@ class MapMaker:
         """An image; ``frame_id``: its camera's optical frame."""
         self._hear(audience)
         try:
-            return self._take(request, frame_id)
+            with self._span("image"):
+                return self._take(request, frame_id)
         finally:
             self._asked = time.monotonic()
 
@@ -238,12 +265,14 @@ class MapMaker:
 
     def run(self, job: Callable[..., Any], *arguments: Any) -> Any:
         """What ``job(session, *arguments)`` returns or raises."""
-        return job(self._session, *arguments)
+        with self._span(_name(job)):
+            return job(self._session, *arguments)
 
     def change(self, job: Callable[..., MapChange], *arguments: Any) -> tuple[Any, Exception | None, News]:
         """Run a job that may change the map: its answer, what it raised, and how things are then."""
         try:
-            change = job(self._session, *arguments)
+            with self._span(_name(job)):
+                change = job(self._session, *arguments)
         except Exception as error:
             return None, error, self._news()
         self._notice_reset()
@@ -254,12 +283,15 @@ class MapMaker:
     def show(self, audience: Audience) -> None:
         """Publish the map where it changed and somebody listens."""
         self._hear(audience)
-        self._map.publish(self._session.mapper, self._stamp_ns)
+        self._publish()
 
     def close(self) -> None:
         """Let go of the files. Raises ``OutputError`` when the map cannot be written."""
         self._map.close()
-        self._session.close()
+        try:
+            self._session.close()
+        finally:
+            self._ship(time.monotonic(), True)
 
     def _hear(self, audience: Audience) -> None:
         self._live = audience.live
@@ -282,9 +314,16 @@ class MapMaker:
             self._summarised = now
             self._status = session_snapshot(self._session, self._setting.mapper, self._setting.node)
             self._status = replace(self._status, back_end_mb=memory_mb())
-        counts = self._session.mapper.counts
+        counts, (waiting, behind_ns) = self._session.mapper.counts, self._session.mapper.depth_backlog
+        if self._trace is not None:
+            self._trace.count("depth backlog", waiting)
         self._status = replace(
-            self._status, backlog=self._session.mapper.backlog, counts=counts, resets=self._session.resets
+            self._status,
+            backlog=self._session.mapper.backlog,
+            depth_backlog=waiting,
+            depth_lag=1e-9 * behind_ns,
+            counts=counts,
+            resets=self._session.resets,
         )
         raw = {name: self._session.calibrations.raw(camera) for name, camera in cameras.items()}
         return News(self._status, self._session.resets, self._session.metric, cameras=cameras, raw=raw, **more)

@@ -20,6 +20,7 @@ from dust3r_ros.node.parameters import Parameters
 from dust3r_ros.node.pipeline import Pipeline
 from dust3r_ros.node.publishers import Publishers
 from dust3r_ros.node.services import Services
+from dust3r_ros.node.status import status_text
 from dust3r_ros.node.tf_listener import TfListener
 from dust3r_ros.node.tf_output import TfOutput
 from dust3r_ros.node.topics import all_camera_topics, recorded
@@ -66,6 +67,7 @@ class MappingNode(LifecycleNode):
         if self._config.output_dir:
             make_folder(self._config.output_dir)  # better refused now than after the run
         cameras = all_camera_topics(self._config, self.resolve_topic_name)
+        self._first_camera = cameras[0].name
         self._images = ", ".join(camera.image for camera in cameras)
         live = self.parameters.__getitem__
         try:
@@ -195,6 +197,7 @@ class MappingNode(LifecycleNode):
             found = {name: placed for name, placed in now.rig.items() if not placed.known}
             self._tf.rig({frame(n): (frame(p.reference), p.reference_T_camera) for n, p in found.items()})
         self._pipeline.publish_status(now)
+        self._output.status_text(status_text(now), self._inputs.optical_frame(self._first_camera))
         clock_ns, name = self.get_clock().now().nanoseconds, self.get_fully_qualified_name()
         self._output.diagnostics(diagnostics_message(now, self._reported, clock_ns, name))
         self._reported = now

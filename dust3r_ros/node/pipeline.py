@@ -17,9 +17,9 @@ from dust3r_ros.node.back_end_link import BackEndLink, Hearing
 from dust3r_ros.node.map_maker import News, Setting
 from dust3r_ros.node.publishers import Publishers
 from dust3r_ros.node.status import Snapshot, status_message
+from dust3r_ros.node.watch import Watch
 from dust3r_ros.node.worker import Worker
 from dust3r_ros.stamp_order import StampOrder
-from dust3r_ros.timing import Stopwatch
 from dust3r_ros.tracking.exchange import KeyframeRequest
 from dust3r_ros.tracking.front_end import FrontEnd, Tracked
 from dust3r_ros.tracking.outbox import Outbox
@@ -32,7 +32,6 @@ COMPLAIN_S = 5.0
 _ARRIVALS = 8
 # A back end with nothing to do gets an image when the one before is this old: its view of the camera stays fresh.
 _REFRESH_NS = 200_000_000
-_NEWEST_FRAMES = 1000  # whose latencies count
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +76,7 @@ class Pipeline:
         self._raw: Mapping[str, Calibration] = {}
         self._frame_ids: dict[str, str] = {}
         self._metric = False
-        self._stopwatch = Stopwatch(keep=_NEWEST_FRAMES)
+        self._watch = Watch(node.profile)
         self._rejected = self._failed = self._dropped = self._dropped_before = 0
         self._map_asked = False
         self._of_node: dict[str, Any] = {}
@@ -94,11 +93,13 @@ class Pipeline:
             publishers.message,
             lambda news: self._later(lambda: self._take_news(news)),
             lambda news, anew: self._later(lambda: self._there_again(news, anew)),
+            self._watch.traced,
         )
         try:
             self._link = BackEndLink(setting, logger, hearing)
         except BaseException:
             self._worker.stop()
+            self._watch.close()
             raise
         self._resets, self._status = self._link.hello.resets, self._link.hello.status
 
@@ -108,6 +109,7 @@ class Pipeline:
         """Queue an image."""
         dropped = self._worker.dropped
         self._worker.offer(arrival)
+        self._watch.waiting(self._worker.waiting + len(self._outbox))
         if self._worker.dropped > dropped:
             self._tell_dropped()
 
@@ -175,6 +177,7 @@ class Pipeline:
         except Dust3rRosError as error:
             self._logger.error(str(error))
         self._worker.stop()
+        self._watch.close(self._logger)
 
     def snapshot(self, **more: Any) -> Snapshot:
         """The state now, with ``more`` fields that the node knows, else those it told last; for any thread."""
@@ -193,7 +196,8 @@ class Pipeline:
             failed=self._failed,
             waiting=self._worker.waiting + len(self._outbox) + handed,
             problems=(*status.problems, *trouble),
-            stages={**status.stages, **self._stopwatch.summary()},
+            front_stages=self._watch.summary(),
+            lag=self._watch.lag,
             **self._of_node,
         )
 
@@ -205,7 +209,7 @@ class Pipeline:
 
     def _frame(self, arrival: Arrival) -> None:
         try:
-            with self._stopwatch("decode"):
+            with self._watch("decode"):
                 frame, problems = frame_of(arrival)
             for problem in problems:
                 self._logger.warning(problem, throttle_duration_sec=COMPLAIN_S)
@@ -219,7 +223,7 @@ class Pipeline:
         front = self._fronts.get(arrival.camera)
         if front is None:
             front = self._fronts[arrival.camera] = FrontEnd(arrival.camera, self.mapper_config)
-        with self._stopwatch("follow"):
+        with self._watch("follow"):
             tracked = front.track(arrival.stamp_ns, frame.image, frame.mask)
         if tracked.w_T_c is not None:
             self._judge(arrival.camera, arrival.stamp_ns, TrackingState.TRACKING)
@@ -234,7 +238,7 @@ class Pipeline:
             self._show(update, arrival)
         elif front.knows_map and tracked.usable:
             self._judge(arrival.camera, arrival.stamp_ns, TrackingState.LOST)
-        with self._stopwatch("pick_up"):
+        with self._watch("pick_up"):
             front.pick_up()
         self._hand_over(
             _Handed(arrival, KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels)), tracked
@@ -248,11 +252,13 @@ class Pipeline:
                 stamp, seconds = arrival.stamp_ns, back * 1e-9
                 raise InputError(f"image stamp {stamp} ns is {seconds:.3f} s before the last one; stamps must increase")
             self._order.clear()
+            self._watch.forget()
             for front in self._fronts.values():
                 front.forget()
             for known in (self._judged, self._shown, self._handed_at, self._taken_last):
                 known.clear()
         self._order.took(arrival.camera, arrival.stamp_ns)
+        self._watch.came(arrival)
         before = self._taken_last.get(arrival.camera, (0, 0))[1]
         self._taken_last[arrival.camera] = before, arrival.stamp_ns
 
@@ -298,6 +304,7 @@ class Pipeline:
     def _taken(self, handed: _Handed, answer: Future[News]) -> None:
         self._handed = None
         if answer.exception() is None:
+            self._watch.mapped(handed.arrival)
             self._take_news(answer.result(), handed.arrival)
         elif handed.request.followed is not None:
             self._link.report(handed.request.followed)
@@ -346,6 +353,7 @@ class Pipeline:
         self._states.clear()
         self._judged.clear()
         self._link.forget()
+        self._watch.forget()
         for front in self._fronts.values():
             front.forget()
         self._status = news.status
@@ -356,7 +364,10 @@ class Pipeline:
             return
         self._shown[update.camera], self._frame_ids[update.camera] = update.stamp_ns, arrival.frame_id
         raw = self._raw.get(update.camera)
-        self._publishers.frame(update, arrival.frame_id, arrival.anchor_T_c, self._metric, raw)
+        with self._watch("publish"):
+            self._publishers.frame(update, arrival.frame_id, arrival.anchor_T_c, self._metric, raw)
+        if update.w_T_c is not None:
+            self._watch.posed(arrival)
 
     def _show_cameras(self) -> None:
         """Publish the cameras once more, which the map knows better now, for the newest images."""

@@ -20,7 +20,7 @@ from dust3r_ros.node.tf_output import TfOutput
 from dust3r_ros.node.topics import CameraTopics
 from dust3r_ros.types import Array, Calibration, MapUpdate
 
-_PLAIN = (*KEYFRAME_TOPICS, "pose", "status", "diagnostics")
+_PLAIN = (*KEYFRAME_TOPICS, "pose", "status", "status_text", "diagnostics")
 _LIVE = ("map_stride", "min_confidence", "map_max_points")
 
 
@@ -111,6 +111,11 @@ class Publishers:
         """~/status."""
         if is_heard(self._topics["status"]):
             self._topics["status"].publish(message)
+
+    def status_text(self, text: str, frame_id: str) -> None:
+        """~/status_text, above the camera of that optical frame."""
+        if frame_id and is_heard(self._topics["status_text"]):
+            self._topics["status_text"].publish(conversions.text_marker(text, frame_id))
 
     def diagnostics(self, message: DiagnosticArray) -> None:
         """/diagnostics."""

@@ -40,7 +40,9 @@ class Snapshot:
     where focal lengths come from (estimated, fixed, prior), all by camera. ``masked``, ``moving`` and ``far`` are parts
     of the pixels. ``metres_per_unit`` is that of the map before it became metric, 0 while unknown. ``problems`` (with
     files), ``contradictions`` (of what tells the scale) and ``tf_problems`` are sentences. ``back_end_mb``: resident
-    memory of the mapping process; ``backlog``: what the map puts off.
+    memory of the mapping process; ``backlog``: what the map puts off, ``depth_backlog``: keyframes without depth among
+    it. ``lag`` (s) is that of the map behind the camera, ``depth_lag`` (s) that of depth behind the map. ``stages``: of
+    the back end, ``front_stages``: of the front end.
     """
 
     stamp_ns: int = 0
@@ -73,6 +75,7 @@ class Snapshot:
     tf_problems: tuple[str, ...] = ()
     inputs: tuple[TopicHealth, ...] = ()
     stages: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    front_stages: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     cameras: Mapping[str, Camera] = field(default_factory=dict)
     published: Mapping[str, Calibration] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -80,6 +83,9 @@ class Snapshot:
     message: str = ""
     back_end_mb: float = 0.0
     backlog: int = 0
+    depth_backlog: int = 0
+    lag: float = 0.0
+    depth_lag: float = 0.0
 
     @property
     def lost_in_transport(self) -> int:
@@ -127,8 +133,9 @@ def status_message(snapshot: Snapshot, frame: str) -> MappingStatus:
         state=snapshot.shown_state,
         memory_mb=memory_mb() + snapshot.back_end_mb,
         stages=[
-            StageLatency(name=name, count=int(stage["count"]), **{k: float(stage[k]) for k in _LATENCIES})
-            for name, stage in snapshot.stages.items()
+            StageLatency(end=end, name=name, count=int(stage["count"]), **{k: float(stage[k]) for k in _LATENCIES})
+            for end, stages in _ends(snapshot)
+            for name, stage in stages.items()
         ],
         cameras=[camera_estimate(snapshot, camera) for camera in snapshot.cameras.values()],
         scale_sources=list(snapshot.scale_sources),
@@ -136,11 +143,11 @@ def status_message(snapshot: Snapshot, frame: str) -> MappingStatus:
     )
     for name in ("frames", "tracked", "keyframes", "pairs", "maps", "lost"):
         setattr(message, name, int(getattr(counts, name)))
-    for name in ("dropped", "lost_in_transport", "rejected", "incomplete", "waiting", "backlog"):
+    for name in ("dropped", "lost_in_transport", "rejected", "incomplete", "waiting", "backlog", "depth_backlog"):
         setattr(message, name, int(getattr(snapshot, name)))
     for name in ("resets", "revision", "moving_regions"):
         setattr(message, name, int(getattr(snapshot, name)))
-    for name in ("masked", "moving", "far", "metres_per_unit", "metres_per_unit_std"):
+    for name in ("masked", "moving", "far", "metres_per_unit", "metres_per_unit_std", "lag", "depth_lag"):
         setattr(message, name, float(getattr(snapshot, name)))
     for name in ("mode", "backend", "device", "scale_state", "map_file", "manifest_file", "message"):
         setattr(message, name, str(getattr(snapshot, name)))
@@ -148,6 +155,16 @@ def status_message(snapshot: Snapshot, frame: str) -> MappingStatus:
 
 
 _LATENCIES = ("p50_ms", "p95_ms", "max_ms")
+
+
+def _ends(snapshot: Snapshot) -> tuple[tuple[str, Mapping[str, Mapping[str, float]]], ...]:
+    return (StageLatency.FRONT_END, snapshot.front_stages), (StageLatency.BACK_END, snapshot.stages)
+
+
+def status_text(snapshot: Snapshot) -> str:
+    """The state in two short lines."""
+    lines = f"{snapshot.shown_state}, {snapshot.counts.keyframes} keyframes\nmap {snapshot.lag:.1f} s behind"
+    return lines + (f", depth {snapshot.depth_lag:.1f} s" if snapshot.depth_backlog else "")
 
 
 def camera_estimate(snapshot: Snapshot, camera: Camera) -> CameraEstimate:

@@ -53,6 +53,7 @@ class FollowedPose:
 
     ``unit``: a length around the keyframe when the pose was found. ``epoch``: as ``MapSnapshot`` has it. ``ids`` (N,)
     and ``pixels`` (N, 2), offsets: some of the landmarks seen, by which it is found again when the map has changed.
+    ``snapshot_ns``: stamp of the ``MapSnapshot`` that the pose was found in.
     """
 
     stamp_ns: int
@@ -63,6 +64,7 @@ class FollowedPose:
     unit: float
     ids: np.ndarray
     pixels: Array
+    snapshot_ns: int
 
 
 @dataclass(frozen=True, eq=False)

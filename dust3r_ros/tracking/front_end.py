@@ -114,9 +114,8 @@ class FrontEnd:
         seen = self._corners.ids, self._corners.pixels - self._middle()
         known, some = self._map, np.flatnonzero(self._corners.placed)
         some = some[:: max(1, len(some) // _REMEMBERED)]
-        followed = FollowedPose(
-            stamp_ns, self._camera, known.epoch, known.keyframe, k_T_c, known.unit, seen[0][some], seen[1][some]
-        )
+        kept = known.unit, seen[0][some], seen[1][some], known.stamp_ns
+        followed = FollowedPose(stamp_ns, self._camera, known.epoch, known.keyframe, k_T_c, *kept)
         return Tracked(found.w_T_c, found.covariance, self._wants_keyframe(), followed, *seen)
 
     def pick_up(self) -> None:

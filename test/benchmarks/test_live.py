@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,6 +41,23 @@ def page() -> Iterator[ModuleType]:
 
 
 @pytest.fixture(scope="module")
+def kill() -> Iterator[ModuleType]:
+    yield from _module("live_kill")
+
+
+@pytest.fixture(scope="module")
+def player() -> Iterator[ModuleType]:
+    pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
+    yield from _module("live_player")
+
+
+@pytest.fixture(scope="module")
+def replayed() -> Iterator[ModuleType]:
+    pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
+    yield from _module("live_replay")
+
+
+@pytest.fixture(scope="module")
 def cases() -> Iterator[ModuleType]:
     yield from _module("live_cases")
 
@@ -62,7 +80,9 @@ def test_timing_of_a_run_without_a_fault(figures: ModuleType) -> None:
     assert found["share"] == 100.0 and found["gap"] == pytest.approx(0.05)
     assert [found[f"latency_{name}"] for name in ("p50", "p95", "max")] == pytest.approx([15.0] * 3)
     assert found["first"] == pytest.approx(-0.085)
-    assert [row["met"] for row in json.loads(json.dumps(figures.rows(found, True)))] == [True] * 5 + [None]
+    assert [row["met"] for row in json.loads(json.dumps(figures.rows(found, figures.OF_LOCALIZATION)))] == [
+        True
+    ] * 5 + [None]
 
 
 def test_images_without_a_pose_count_from_the_first_pose_on(figures: ModuleType) -> None:
@@ -117,7 +137,7 @@ def test_clouds_are_counted_from_their_images(figures: ModuleType) -> None:
 def _case(figures: ModuleType, **values: float) -> dict:
     counts = dict.fromkeys(("frames", "tracked", "keyframes", "lost", "dropped", "lost_in_transport", "rejected"), 0)
     return {
-        "name": "walk-30", "title": "a walk", "localize": False, "figures": figures.rows(values, False), "images": 40,
+        "name": "walk-30", "title": "a walk", "figures": figures.rows(values, figures.OF_MAPPING), "images": 40,
         "poses": 12, "seconds": 2.0, "offline_seconds": 9.0,
         "counts": {**counts, "frames": 14, "tracked": 12, "dropped": 26},
         "stages": {"refine": {"p50_ms": 5.0, "p95_ms": 600.0, "max_ms": 900.0}},
@@ -146,6 +166,61 @@ def test_the_page_gets_table_and_what_limits(figures: ModuleType, page: ModuleTy
     assert "refine 600 ms (at most 900)" in text and "2 cores of x86_64" in text
     with pytest.raises(OutputError, match="has no table to replace"):
         page.into_page(tmp_path / "none.md", {})
+
+
+def _file(path: Path, stamps: range, value: str = "1") -> Path:
+    """A map file with keyframes of these stamps, as far as it is asked for."""
+    base = sqlite3.connect(path)
+    base.executescript(
+        "CREATE TABLE keyframes (number INTEGER, stamp_ns INTEGER, camera TEXT, w_T_c BLOB);"
+        "CREATE TABLE state (name TEXT, value TEXT); CREATE TABLE settings (name TEXT, value TEXT);"
+        f"INSERT INTO state VALUES ('lineage', '{path}'), ('session', '{value}');"
+        f"INSERT INTO settings VALUES ('made', '{path}');"
+    )
+    base.executemany("INSERT INTO keyframes VALUES (?, ?, 'camera', x'00')", enumerate(stamps))
+    base.execute("INSERT INTO keyframes VALUES (99, 99, 'camera', NULL)")
+    base.commit()
+    base.close()
+    return path
+
+
+def test_figures_of_a_run_that_was_killed(kill: ModuleType, tmp_path: Path) -> None:
+    """Killed at 1 s and 4 s; a pose each 0.1 s, but for 0.4 s after the first and 2 s, in which it is lost, later."""
+    every = [k * 100 * MS for k in range(80) if not 10 < k < 14 and not 45 < k < 65]
+    heard = SimpleNamespace(
+        poses=[("/c", at, at, place(0)) for at in every],
+        statuses=[(4_550 * MS, SimpleNamespace(state="lost")), (6_500 * MS, SimpleNamespace(state="tracking"))],
+    )
+    killer = kill.Killer(_file(tmp_path / "map.db", range(2, 9)), 2)
+    killer.continued = 2
+    killer.kills += [
+        kill.Kill(1000 * MS, 3, frozenset((k, "camera") for k in range(4))),
+        kill.Kill(4000 * MS, 8, frozenset((k, "camera") for k in range(2, 8))),
+    ]
+    found = killer.figures(heard, 8000 * MS)
+    assert found["silence"] == pytest.approx(0.4) and found["continued"] == 2
+    assert found["gone"] == 2 + 2, "two that were saved are not there at the second kill, two of eight were never"
+    assert kill.saved(tmp_path / "map.db") == {(k, "camera") for k in range(2, 9)}
+    assert kill.Killer(tmp_path / "map.db", 2).figures(heard, 8000 * MS) == {
+        "silence": None, "continued": 0, "gone": None,
+    }  # fmt: skip
+
+
+def test_a_recording_goes_to_and_fro(player: ModuleType) -> None:
+    images = [("/c", 100 + 10 * k, bytearray()) for k in range(3)]
+    went = [(after, image[1]) for after, image in player.schedule(images, 2.0, 3)]
+    assert went == list(zip(range(0, 180, 20), [100, 110, 120, 120, 110, 100, 100, 110, 120], strict=True))
+
+
+def test_a_replay_is_compared_byte_for_byte(replayed: ModuleType, tmp_path: Path) -> None:
+    for name, value in (("first", "1"), ("same", "1"), ("other", "2")):
+        (tmp_path / name).mkdir()
+        _file(tmp_path / name / "map.db", range(3), value)
+        for file in ("trajectory.txt", "keyframes.txt", "cameras.yaml", "map.ply"):
+            (tmp_path / name / file).write_text(file)
+    assert replayed.differences(tmp_path / "first", tmp_path / "same") == []
+    (tmp_path / "other" / "map.ply").write_text("moved")
+    assert replayed.differences(tmp_path / "first", tmp_path / "other") == ["map.ply", "map.db: state"]
 
 
 def test_cases_are_chosen_by_name(cases: ModuleType) -> None:
@@ -187,4 +262,5 @@ def test_a_short_run_of_real_processes(tmp_path: Path) -> None:
     assert case["images"] == 60 and case["poses"] > 0
     assert 0 < values["latency_p50"] <= values["latency_p95"] <= values["latency_max"]
     assert 0 < values["cores"] <= 2.1 and values["share"] > 0
+    assert values["replay"] == 0, case["replay_differs"]
     assert "images with a pose" in done.stdout

@@ -303,3 +303,34 @@ def test_help_and_version_answer_without_heavy_imports() -> None:
     assert "--backend" in done.stdout and done.stdout.splitlines()[-1] == "[]"
     done = run("--version")
     assert done.returncode == 0 and done.stdout.startswith("dust3r_ros ")
+
+
+def test_a_profile_has_every_image_and_its_stages(folder: Path, tmp_path: Path) -> None:
+    """In this process: the file is a Chrome trace, and the map is the same with it."""
+    path = tmp_path / "trace.json"
+    for name, more in (("with", ["--profile", str(path)]), ("without", [])):
+        arguments = [str(folder), "--out", str(tmp_path / name), "--quiet", "--max-frames", "6", *FAST, *more]
+        assert main(arguments) in (0, 1)
+    events = [event for event in json.loads(path.read_text())["traceEvents"] if event["ph"] == "X"]
+    assert [event["name"] for event in events].count("image") == 6
+    assert {"prepare", "track", "match"} <= {event["name"] for event in events}
+    assert len({event["pid"] for event in events}) == 1
+    first, second = (tmp_path / name / "trajectory.txt" for name in ("with", "without"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_manifest_is_mapped_with_the_threads_of_the_run_that_wrote_it(folder: Path, tmp_path: Path) -> None:
+    """The last digits of sums differ with the threads of BLAS."""
+    record, options = tmp_path / "run.jsonl", ["--quiet", "--max-frames", "8"]
+    for out, threads, more in (("first", "1", "--record"), ("again", "2", "--manifest")):
+        environment = {**unlimited(), "OMP_NUM_THREADS": threads}
+        done = run(folder, "--out", tmp_path / out, more, record, *options, environment=environment)
+        assert done.returncode == 0, done.stderr
+    for name in ("trajectory.txt", "cameras.yaml", "map.ply"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+    looks = []
+    for out in ("first", "again"):
+        base = sqlite3.connect(tmp_path / out / "map.db")
+        looks.append(base.execute("SELECT look FROM images ORDER BY number").fetchall())
+        base.close()
+    assert looks[0] == looks[1] and len(looks[0]) > 1

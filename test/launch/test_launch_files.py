@@ -26,6 +26,7 @@ DISPLAYS = {
     "PointCloud2": "sensor_msgs/PointCloud2",
     "Map": "nav_msgs/OccupancyGrid",
     "Path": "nav_msgs/Path",
+    "Marker": "visualization_msgs/Marker",
     "MarkerArray": "visualization_msgs/MarkerArray",
     "PoseWithCovariance": "geometry_msgs/PoseWithCovarianceStamped",
     "Image": "sensor_msgs/Image",
@@ -149,7 +150,7 @@ def test_rviz_draws_what_the_node_publishes_as_it_publishes_it() -> None:
         asked = (display["Topic"]["Reliability Policy"], display["Topic"]["Durability Policy"])
         assert asked == tuple(word.replace("_", " ").title() for word in (quality.reliability, quality.durability))
     assert ours == set(constants(LAUNCH_FILES[MAIN])["SHOWN"])
-    assert {"map", "map_tiles", "grid", "path", "graph", "pose", "depth"} <= ours
+    assert {"map", "map_tiles", "grid", "path", "graph", "pose", "depth", "status_text"} <= ours
     assert {"TF", "Camera"} <= {display["Class"].partition("/")[2] for display in shown["Displays"]}
 
 
@@ -164,11 +165,13 @@ def test_foxglove_shows_what_the_node_publishes() -> None:
     assert panels["3D!map"]["followTf"] == NodeConfig().map_frame
     fields = set(re.findall(r"^[\w/\[\]]+ (\w+)(?: |$)", _message("MappingStatus"), re.MULTILINE))
     cameras = set(re.findall(r"^[\w/\[\]]+ (\w+)(?: |$)", _message("CameraEstimate"), re.MULTILINE))
-    for panel in panels.values():
-        for path in panel.get("paths", []):
-            topic, _, field = path["value"].partition(".")
-            first, _, inner = field.partition(".")
-            assert topic in PUBLISHED and first.removesuffix("[0]") in fields and (not inner or inner in cameras)
+    paths = [path["value"] for panel in panels.values() for path in panel.get("paths", [])]
+    paths += [panel["path"] for panel in panels.values() if "path" in panel]
+    assert {"/dust3r/status.state", "/dust3r/status.lag", "/dust3r/status.depth_lag"} <= set(paths)
+    for path in paths:
+        topic, _, field = path.partition(".")
+        first, _, inner = field.partition(".")
+        assert topic in PUBLISHED and first.removesuffix("[0]") in fields and (not inner or inner in cameras)
 
 
 def _leaves(tree: Any) -> Iterator[str]:

@@ -23,20 +23,26 @@ def test_what_a_front_end_did_is_done_again_bit_by_bit(tmp_path):
     session_files.begin(session, config, manifest=str(path))
     session.go_live()
     back_end, front = BackEnd(session), FrontEnd("camera", config)
+    snapshot_ns, saw = 0, []
     for index in range(20):
         frame = Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index])
         tracked = front.track(frame.stamp_ns, frame.image)
         front.pick_up()
+        if tracked.followed is not None:
+            saw.append(snapshot_ns)
         if tracked.followed is not None and index % 3:
             back_end.keep([tracked.followed])
             continue
         taken = back_end.take(KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels))
         if taken.snapshot is not None:
             front.take(taken.snapshot)
+            snapshot_ns = frame.stamp_ns
         back_end.work()
     session.close()
-    kinds = {entry.kind for entry in read_manifest(path).entries() if isinstance(entry, Event)}
-    assert kinds == {"live", "seen", "work", "followed"}
+    events = [entry for entry in read_manifest(path).entries() if isinstance(entry, Event)]
+    assert {event.kind for event in events} == {"live", "seen", "work", "followed"}
+    poses = [value for event in events for value in event.values.get("poses", [event.values])]
+    assert [value["snapshot_ns"] for value in poses if "ids" in value] == saw, "which snapshot each image saw"
 
     again = Session(config, log)
     images = dict(zip(sequence.stamps_ns.tolist(), sequence.images, strict=True))

@@ -10,7 +10,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 
 from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.node.diagnostics import diagnostics_message
-from dust3r_ros.node.status import RigCamera, Snapshot, lens_shift, status_message
+from dust3r_ros.node.status import RigCamera, Snapshot, lens_shift, status_message, status_text
 from dust3r_ros.node.topic_health import SILENT_S, TopicHealth
 from dust3r_ros.types import Calibration, Camera, MapCounts, TrackingState
 
@@ -27,6 +27,9 @@ FINE = Snapshot(
     inputs=(IMAGES,),
     cameras={"front": Camera("front", 640, 480, 500.0, 4.0, 6)},
     stages={"track": {"count": 9, "p50_ms": 1.0, "p95_ms": 2.0, "max_ms": 3.0}},
+    front_stages={"follow": {"count": 30, "p50_ms": 4.0, "p95_ms": 5.0, "max_ms": 6.0}},
+    back_end_mb=1000.0,
+    lag=0.25,
 )
 
 
@@ -48,6 +51,8 @@ def test_all_is_well():
     assert (statuses["mapping"].message, statuses["backend"].message) == ("tracking", "two_view on cpu")
     shown = values(statuses["mapping"])
     assert (shown["frames"], shown["dropped"], shown["maps"], shown["track p95 (ms)"]) == ("9", "2", "2", "2.0")
+    assert (shown["front end: follow p95 (ms)"], shown["lag (s)"]) == ("5.0", "0.25")
+    assert float(shown["memory (MB)"]) > 1010
     assert values(statuses["inputs"])["/front/image_raw (Hz)"] == "10.0"
     assert values(statuses["calibration front"])["focal (px)"] == "500.0"
     assert "a unit of the map's own" in statuses["scale"].message
@@ -57,6 +62,7 @@ def test_all_is_well():
     ("changes", "which", "level", "text"),
     [
         ({"failed": 1, "message": "no memory"}, "mapping", DiagnosticStatus.ERROR, "no memory"),
+        ({"lag": 5.25}, "mapping", DiagnosticStatus.WARN, "the map is 5.2 s behind the camera"),
         ({"problems": ("map.db: no space",)}, "mapping", DiagnosticStatus.ERROR, "no space"),
         ({"rejected": 5, "message": "empty"}, "mapping", DiagnosticStatus.WARN, "2 images refused: empty"),
         ({"state": TrackingState.LOST}, "mapping", DiagnosticStatus.WARN, "lost"),
@@ -157,6 +163,16 @@ def test_status_carries_scale_what_was_left_out_and_files():
     assert (message.masked, message.moving, message.far, message.moving_regions) == (0.25, 0.5, 0.125, 3)
     assert (message.incomplete, message.resets, message.revision) == (7, 2, 4)
     assert (message.map_file, message.manifest_file, list(message.problems)) == ("/a/map.db", "/a/m.jsonl", ["p", "q"])
+
+
+def test_status_carries_latencies_of_both_ends_and_how_far_the_map_is_behind():
+    message = sent(replace(FINE, backlog=4, depth_backlog=3, depth_lag=1.5))
+    assert (message.lag, message.backlog, message.depth_backlog, message.depth_lag) == (0.25, 4, 3, 1.5)
+    stages = [(stage.end, stage.name, stage.count, stage.p95_ms) for stage in message.stages]
+    assert stages == [("front_end", "follow", 30, 5.0), ("back_end", "track", 9, 2.0)]
+    assert message.memory_mb > 1010
+    assert status_text(FINE) == "tracking, 3 keyframes\nmap 0.2 s behind"
+    assert status_text(replace(FINE, depth_backlog=3, depth_lag=1.5)).endswith("map 0.2 s behind, depth 1.5 s")
 
 
 def test_status_carries_lens_rig_and_what_was_published():

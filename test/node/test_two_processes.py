@@ -1,43 +1,25 @@
 """Front end and back end as the node runs them: poses while the map is busy, and when the back end is killed."""
 
+import itertools
 import os
 import signal
+import threading
 import time
-from pathlib import Path
 
 from sequences import walk
+from two_processes import back_end, mapped, send
+from visualization_msgs.msg import Marker
 
 from dust3r_ros.io.saved_map import load_map
-from dust3r_ros.node.player import image_message
-
-
-def back_end(bench):
-    """The process id of a node's back end."""
-    node = bench.node.process.pid
-    children = [
-        int(child) for task in Path(f"/proc/{node}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
-    (found,) = [pid for pid in children if b"dust3r_ros.mapping.process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    return found
-
-
-def send(bench, sequence, first, last, start_ns=0):
-    for index in range(first, last):
-        bench.send(image_message(sequence.images[index], int(sequence.stamps_ns[index]) + start_ns))
-
-
-def mapped(bench, sequence, last):
-    """The first images, mapped one after the other, until the front end knows the map."""
-    send(bench, sequence, 0, last)
-    return bench.status(
-        lambda s: s.frames + s.dropped == last and s.waiting == 0 and s.state == "tracking" and s.keyframes > 2,
-        "the map has begun",
-    )
+from dust3r_ros.node.live_poses import silence
+from dust3r_ros.node.player import FRAME, image_message
 
 
 def test_poses_go_on_while_the_back_end_stands_still(start_node):
     sequence = walk("orbit", frames=90, rate_hz=30.0)
     bench = start_node(dense=False, focal=sequence.focal, keyframe_motion_young=0.02)
+    shown = []
+    bench.recorder.node.create_subscription(Marker, "/dust3r/status_text", shown.append, 10)
     mapped(bench, sequence, 30)
     pid = back_end(bench)
     os.kill(pid, signal.SIGSTOP)
@@ -49,10 +31,19 @@ def test_poses_go_on_while_the_back_end_stands_still(start_node):
             bench.recorder.wait(
                 lambda expected=expected: bench.recorder.counts["pose"] >= expected, 20, "the image has a pose"
             )
+        sent_s = 1e-9 * float(sequence.stamps_ns[35] - sequence.stamps_ns[30])
+        bench.status(lambda s: sent_s - 1e-3 <= s.lag <= sent_s + 0.3, "the map is behind by what came meanwhile")
     finally:
         os.kill(pid, signal.SIGCONT)
     status = bench.status(lambda s: s.waiting == 0 and s.frames + s.dropped == 36, "all is taken in")
     assert status.dropped == 0 and status.state == "tracking"
+    status = bench.status(lambda s: s.backlog == 0 and s.lag <= 0.2, "the map has caught up")
+    assert (status.depth_backlog, status.depth_lag) == (0, 0.0)
+    ends = {(stage.end, stage.name) for stage in status.stages}
+    assert {("front_end", "follow"), ("front_end", "pose"), ("back_end", "track"), ("back_end", "match")} <= ends
+    assert all(stage.end in ("front_end", "back_end") for stage in status.stages)
+    bench.recorder.wait(lambda: any("tracking" in marker.text for marker in shown), 20, "RViz is told, too")
+    assert shown[-1].header.frame_id == FRAME and "s behind" in shown[-1].text
 
 
 def test_a_back_end_that_is_killed_is_started_again_and_goes_on_from_its_file(start_node, tmp_path):
@@ -76,6 +67,59 @@ def test_a_back_end_that_is_killed_is_started_again_and_goes_on_from_its_file(st
         bench.recorder.wait(lambda poses=poses: bench.recorder.counts["pose"] > poses, 60, "poses come again")
         assert after.keyframes >= before.keyframes
     assert len(load_map(path).keyframes) >= before.keyframes
+
+
+def test_while_the_back_end_is_killed_poses_go_on_or_the_camera_is_said_to_be_lost(start_node, tmp_path):
+    """Images come all the while, to and fro; what was reported is in the file."""
+    sequence, path, over = walk("orbit", frames=90, rate_hz=30.0), tmp_path / "map.db", threading.Event()
+    bench = start_node(dense=False, focal=sequence.focal, keyframe_motion_young=0.02, map_db=str(path))
+    mapped(bench, sequence, 30)
+    way = [*range(30, 60), *range(60, 29, -1)]
+
+    def play():
+        for step in itertools.count():
+            if over.wait(0.1):
+                return
+            stamp_ns = int(sequence.stamps_ns[30]) + step * 33_333_333
+            bench.send(image_message(sequence.images[way[step % len(way)]], stamp_ns))
+
+    camera, kills = threading.Thread(target=play), []
+    camera.start()
+    try:
+        for _ in range(3):
+            bench.status(lambda s: not s.problems and s.state == "tracking" and s.lag < 1.0, "the map goes on")
+            told = bench.recorder.last["status"].keyframes
+            kills.append(time.monotonic_ns())
+            os.kill(back_end(bench), signal.SIGKILL)
+            assert len(load_map(path).keyframes) >= told
+            bench.status(lambda s: any("signal 9" in problem for problem in s.problems), "the node says so", 60)
+        bench.status(lambda s: not s.problems and s.state == "tracking" and s.lag < 1.0, "the map goes on")
+    finally:
+        over.set()
+        camera.join()
+    statuses = zip(bench.recorder.times["status"], bench.recorder.all["status"], strict=False)
+    poses, states = bench.recorder.times["pose"], [(at, status.state) for at, status in statuses]
+    assert silence(poses, states, kills[0], kills[-1] + 10**9) < 2.0
+
+
+def test_a_back_end_that_is_killed_while_it_starts_is_started_again_by_one(start_node, tmp_path):
+    sequence, path = walk("orbit", frames=90, rate_hz=30.0), tmp_path / "map.db"
+    bench = start_node(dense=False, focal=sequence.focal, keyframe_motion_young=0.02, map_db=str(path))
+    before = mapped(bench, sequence, 30)
+    pid = back_end(bench)
+    for pause in (0.0, 0.3, 0.9):
+        os.kill(pid, signal.SIGKILL)
+        end, last = time.monotonic() + 60, pid
+        while (pid := back_end(bench)) in (None, last):
+            assert time.monotonic() < end, bench.node.log
+            time.sleep(0.01)
+        time.sleep(pause)
+    bench.node.wait_for_log("the mapping process is there again", 60)
+    bench.status(lambda s: not s.problems and s.keyframes >= before.keyframes, "the map is there")
+    time.sleep(3.0)  # who else would start one does so within a second, and is told of the file in use
+    assert bench.node.log.count("the mapping process is there again") == 1, bench.node.log
+    assert "is being written by another process" not in bench.node.log
+    assert back_end(bench) == pid
 
 
 def test_without_a_file_the_map_begins_anew_and_that_is_told(start_node):

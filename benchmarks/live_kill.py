@@ -1,0 +1,117 @@
+"""A live run whose back end is killed again and again: who does it, and what is left of poses and map."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from live_run import Heard
+
+from dust3r_ros.node.live_poses import silence
+
+_SOON_S = (0.2, 1.5)  # a kill comes so long after the map was seen to go on
+_AFTER_S = 10.0  # after the last kill, the map is to go on within that
+_WATCHED_NS = 5_000_000_000  # how long poses are watched after a kill: it is started again meanwhile
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill at ``at`` (ns of the monotonic clock).
+
+    ``told``: keyframes that the node had reported before; ``saved``: stamps and cameras of those in the map file after.
+    """
+
+    at: int
+    told: int
+    saved: frozenset[tuple[int, str]]
+
+
+class Killer:
+    """Ends a node's back end ``kills`` times at random moments, each after the map went on; as ``live`` takes it."""
+
+    def __init__(self, map_file: Path, kills: int, seed: int = 0) -> None:
+        self._map_file, self._wanted = map_file, kills
+        self._random = np.random.default_rng(seed)
+        self.kills: list[Kill] = []
+        self.continued = 0
+
+    def __call__(self, node: subprocess.Popen[bytes], heard: Heard, over: threading.Event) -> None:
+        """Until there were enough kills, or ``over`` is set and the last one was got over or not."""
+        end: float | None = None
+        since = 0
+        while end is None or time.monotonic() < end:
+            if over.is_set() and end is None:
+                end = time.monotonic() + _AFTER_S
+            pid = back_end(node.pid)
+            if not self._goes_on(heard, since) or pid is None:
+                time.sleep(_POLL_S)
+                continue
+            self.continued += bool(self.kills)
+            if over.is_set() or len(self.kills) == self._wanted:
+                return
+            time.sleep(self._random.uniform(*_SOON_S))
+            last = heard.statuses[-1][1]
+            since = time.monotonic_ns()
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            self.kills.append(Kill(since, last.keyframes, saved(self._map_file)))
+
+    def _goes_on(self, heard: Heard, since: int) -> bool:
+        """Whether the map is continued: after a kill the node said so, and the map took an image in that came later."""
+        statuses = [(at, status) for at, status in tuple(heard.statuses) if at > since]
+        if not statuses or (self.kills and not any(status.problems for _, status in statuses)):
+            return False
+        at, last = statuses[-1]
+        return last.state == "tracking" and not last.problems and last.lag < (at - since) * 1e-9
+
+    def figures(self, heard: Heard, end_ns: int) -> dict[str, float | None]:
+        """silence (s), continued and gone, of a run whose last image went out at ``end_ns``."""
+        if not self.kills:
+            return {"silence": None, "continued": 0, "gone": None}
+        poses = [at for _, _, at, _ in heard.poses]
+        states = [(at, status.state) for at, status in heard.statuses]
+        quiet = []
+        for kill, following in zip(self.kills, [*(kill.at for kill in self.kills[1:]), end_ns], strict=True):
+            until = min(following, kill.at + _WATCHED_NS)
+            if until > kill.at:
+                quiet.append(silence(poses, states, kill.at, until))
+        kept = [*(kill.saved for kill in self.kills[1:]), saved(self._map_file)]
+        lost = sum(len(kill.saved - later) for kill, later in zip(self.kills, kept, strict=True))
+        lost += sum(max(0, kill.told - len(kill.saved)) for kill in self.kills)
+        return {"silence": max(quiet, default=None), "continued": self.continued, "gone": lost}
+
+
+def saved(path: Path) -> frozenset[tuple[int, str]]:
+    """Stamps and cameras of the keyframes with a pose in a map file, also while it grows."""
+    base = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30.0)
+    try:
+        return frozenset(base.execute("SELECT stamp_ns, camera FROM keyframes WHERE w_T_c IS NOT NULL"))
+    finally:
+        base.close()
+
+
+def back_end(node: int) -> int | None:
+    """The process of a node's back end; None while there is none."""
+    for path in _children(node):
+        with suppress(OSError):
+            if b"dust3r_ros.mapping.process" in Path(f"/proc/{path}/cmdline").read_bytes():
+                return path
+    return None
+
+
+def _children(pid: int) -> Sequence[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += map(int, task.read_text().split())
+    return found

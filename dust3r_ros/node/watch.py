@@ -1,0 +1,94 @@
+"""How the node keeps up: latencies of the front end, the map's lag, and, where it is asked for, a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from time import perf_counter
+
+from rclpy.impl.rcutils_logger import RcutilsLogger
+
+from dust3r_ros.errors import OutputError
+from dust3r_ros.io.chrome_trace import Bundle, ChromeTrace, check_place
+from dust3r_ros.node.arrivals import Arrival
+from dust3r_ros.timing import Stopwatch
+
+_NEWEST_FRAMES = 1000  # whose latencies count
+
+
+class Watch:
+    """Measures stages: ``with watch("decode"): …``. ``profile``: the file that gets a trace at the end, or "".
+
+    Raises ``OutputError`` for a file that cannot be written.
+    """
+
+    def __init__(self, profile: str = "") -> None:
+        if profile:
+            check_place(profile)
+        self._profile = profile
+        self._trace = ChromeTrace("front end") if profile else None
+        self._stopwatch = Stopwatch(keep=_NEWEST_FRAMES, heard=self._trace.stage if self._trace else None)
+        self._came: dict[str, int] = {}  # newest stamps of images, by camera
+        self._mapped: dict[str, int] = {}  # and of those that the map took in
+
+    def __call__(self, stage: str) -> AbstractContextManager[None]:
+        """Measure a stage."""
+        return self._stopwatch(stage)
+
+    def came(self, arrival: Arrival) -> None:
+        """An image that the front end begins with."""
+        if arrival.camera not in self._came:
+            self._mapped[arrival.camera] = arrival.stamp_ns
+        self._came[arrival.camera] = arrival.stamp_ns
+        if self._trace is not None:
+            self._trace.count("lag (s)", self.lag)
+
+    def posed(self, arrival: Arrival) -> None:
+        """The pose of an image went out."""
+        self._stopwatch.note("pose", arrival.at, perf_counter())
+
+    def mapped(self, arrival: Arrival) -> None:
+        """The map took an image in."""
+        self._mapped[arrival.camera] = arrival.stamp_ns
+
+    def waiting(self, images: int) -> None:
+        """So many wait now, of those that came and those for the map."""
+        if self._trace is not None:
+            self._trace.count("waiting images", images)
+
+    @property
+    def lag(self) -> float:
+        """Seconds from the newest image that the map took in to the newest that came, of the camera where it is most.
+
+        Before the first one is taken in, it counts from the first that came. For any thread.
+        """
+        newest = dict(self._came)
+        return max([0.0, *(1e-9 * (stamp_ns - self._mapped[camera]) for camera, stamp_ns in newest.items())])
+
+    def summary(self) -> Mapping[str, Mapping[str, float]]:
+        """Milliseconds by stage, as ``Stopwatch`` has them; "pose": from an image's coming to its pose going out."""
+        return self._stopwatch.summary()
+
+    def traced(self, bundle: Bundle) -> None:
+        """What ran in the back end."""
+        if self._trace is not None:
+            self._trace.add(bundle)
+
+    def forget(self) -> None:
+        """Another map, or stamps that begin again: what came before counts no more."""
+        self._came.clear()
+
+    def close(self, logger: RcutilsLogger | None = None) -> None:
+        """The trace is written, and nothing measured any more; without a ``logger``, nothing is written."""
+        if self._trace is None:
+            return
+        trace, self._trace = self._trace, None
+        try:
+            if logger is not None:
+                trace.write(self._profile)
+                logger.info(f"what ran when is in '{self._profile}'")
+        except OutputError as error:
+            assert logger is not None
+            logger.error(str(error))
+        finally:
+            trace.close()
