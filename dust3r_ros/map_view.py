@@ -107,15 +107,11 @@ class MapView:
         """(K, 3) where corners are in the map, NaN where that is unknown."""
         return self._builder.positions(ids)
 
-    @property
-    def newest_keyframe(self) -> tuple[int, Array, float] | None:
-        """Name, ``w_T_k`` (4, 4) and unit of the newest keyframe with a pose; None while there is no map."""
-        posed = self._builder.posed() if self._builder.initialised else []
-        if not posed:
-            return None
-        w_T_k = self._builder.pose(posed[-1])
-        assert w_T_k is not None, "posed"
-        return self._active.name(posed[-1]), w_T_k, self._builder.unit(posed[-1])
+    def newest_keyframes(self, count: int) -> list[tuple[int, Array, float]]:
+        """Name, ``w_T_k`` (4, 4) and unit of the newest keyframes with a pose, in order; none while there is no map."""
+        posed = self._builder.posed()[-count:] if self._builder.initialised else []
+        poses = [(index, self._builder.pose(index)) for index in posed]
+        return [(self._active.name(k), w_T_k, self._builder.unit(k)) for k, w_T_k in poses if w_T_k is not None]
 
     @property
     def young(self) -> bool:

@@ -21,7 +21,8 @@ from dust3r_ros.node.worker import Worker
 from dust3r_ros.stamp_order import StampOrder
 from dust3r_ros.timing import Stopwatch
 from dust3r_ros.tracking.exchange import KeyframeRequest
-from dust3r_ros.tracking.front_end import FrontEnd, Tracked
+from dust3r_ros.tracking.front_end import Tracked
+from dust3r_ros.tracking.live_camera import LiveCamera
 from dust3r_ros.tracking.outbox import Outbox
 from dust3r_ros.types import Array, Calibration, Camera, MapUpdate, TrackingState
 
@@ -67,7 +68,7 @@ class Pipeline:
         self._outbox: Outbox[_Handed] = Outbox(size, self._weight, _camera_of, thin=not self._every)
         self._handed: _Handed | None = None  # what the back end has in hand
         self._handed_at: dict[str, int] = {}  # newest stamps by camera
-        self._fronts: dict[str, FrontEnd] = {}
+        self._live: dict[str, LiveCamera] = {}
         self._order = StampOrder()
         self._taken_last: dict[str, tuple[int, int]] = {}  # stamps of the newest two images, by camera
         self._judged: dict[str, int] = {}  # stamps of the newest images whose state is known, by camera
@@ -216,26 +217,21 @@ class Pipeline:
         if self._every:  # poses are the map's own, however late
             self._hand_over(_Handed(arrival, KeyframeRequest(frame)), Tracked())
             return
-        front = self._fronts.get(arrival.camera)
-        if front is None:
-            front = self._fronts[arrival.camera] = FrontEnd(arrival.camera, self.mapper_config)
+        camera = self._live.get(arrival.camera)
+        if camera is None:
+            camera = LiveCamera(arrival.camera, self.mapper_config, self.node_config.bridge_time)
+            self._live[arrival.camera] = camera
         with self._stopwatch("follow"):
-            tracked = front.track(arrival.stamp_ns, frame.image, frame.mask)
-        if tracked.w_T_c is not None:
-            self._judge(arrival, TrackingState.TRACKING)
-            update = MapUpdate(
-                arrival.stamp_ns,
-                arrival.camera,
-                TrackingState.TRACKING,
-                w_T_c=tracked.w_T_c,
-                covariance=tracked.covariance,
-                cameras=self._cameras,
-            )
-            self._show(update, arrival)
-        elif front.knows_map and tracked.usable:
-            self._judge(arrival, TrackingState.LOST)
+            found = camera.track(frame, arrival.turned, self._metric)
+        tracked = found.tracked
+        if found.state is not None:
+            self._judge(arrival, found.state)
+            stamp_ns, name, cameras = arrival.stamp_ns, arrival.camera, self._cameras
+            update = MapUpdate(stamp_ns, name, found.state, found.w_T_c, found.covariance, cameras=cameras)
+            if found.w_T_c is not None:
+                self._show(update, arrival)
         with self._stopwatch("pick_up"):
-            front.pick_up()
+            camera.front.pick_up()
         self._hand_over(
             _Handed(arrival, KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels)), tracked
         )
@@ -248,8 +244,8 @@ class Pipeline:
                 stamp, seconds = arrival.stamp_ns, back * 1e-9
                 raise InputError(f"image stamp {stamp} ns is {seconds:.3f} s before the last one; stamps must increase")
             self._order.clear()
-            for front in self._fronts.values():
-                front.forget()
+            for camera in self._live.values():
+                camera.forget()
             for known in (self._judged, self._shown, self._handed_at, self._taken_last):
                 known.clear()
         self._order.took(arrival.camera, arrival.stamp_ns)
@@ -271,8 +267,8 @@ class Pipeline:
         if tracked.followed is not None and not (self._every or tracked.wanted or (idle and stale)):
             self._link.report(tracked.followed)
             return
-        if camera in self._fronts:
-            self._fronts[camera].hand_over(stamp_ns)
+        if camera in self._live:
+            self._live[camera].front.hand_over(stamp_ns)
         for gone, posed in self._outbox.offer(handed, tracked.followed is not None):
             if posed and gone.request.followed is not None:
                 self._link.report(gone.request.followed)
@@ -317,9 +313,9 @@ class Pipeline:
             states=self._status.states,
         )
         for snapshot in news.snapshots:
-            front = self._fronts.get(snapshot.camera)
-            if front is not None:
-                front.take(snapshot)
+            camera = self._live.get(snapshot.camera)
+            if camera is not None:
+                camera.take(snapshot, None if news.update is None else news.update.covariance)
         if news.refused:
             self._refuse(news.refused)
             if arrival is not None:
@@ -331,7 +327,8 @@ class Pipeline:
         if news.update is None or arrival is None:
             return
         self._show(news.update, arrival)
-        if arrival.stamp_ns >= self._judged.get(arrival.camera, arrival.stamp_ns):
+        bridged = self._states.get(arrival.camera) is TrackingState.BRIDGED and news.update.w_T_c is None
+        if arrival.stamp_ns >= self._judged.get(arrival.camera, arrival.stamp_ns) and not bridged:
             self._judge(arrival, news.update.state)
 
     def _begin_again(self, news: News) -> None:
@@ -343,8 +340,8 @@ class Pipeline:
         self._states.clear()
         self._judged.clear()
         self._link.forget()
-        for front in self._fronts.values():
-            front.forget()
+        for camera in self._live.values():
+            camera.forget()
         self._status = news.status
 
     def _show(self, update: MapUpdate, arrival: Arrival) -> None:
@@ -434,6 +431,6 @@ def _camera_of(handed: _Handed) -> str:
 
 
 def _together(states: Mapping[str, TrackingState]) -> TrackingState:
-    """What several cameras are in: tracking if one of them is, else lost if one of them is."""
-    found = set(states.values())
-    return next((s for s in (TrackingState.TRACKING, TrackingState.LOST) if s in found), TrackingState.INITIALISING)
+    """What several cameras are in: tracking if one of them is, else bridged, else lost."""
+    found, order = set(states.values()), (TrackingState.TRACKING, TrackingState.BRIDGED, TrackingState.LOST)
+    return next((state for state in order if state in found), TrackingState.INITIALISING)

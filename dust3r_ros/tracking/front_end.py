@@ -66,6 +66,7 @@ class FrontEnd:
         self._seen_in: Image | None = None  # the image that the corners followed are in
         self._path: list[tuple[int, Array]] = []  # the newest two poses, by stamp
         self._failed = 0  # images since then
+        self._guess: Array | None = None  # where others say that the next image is taken
 
     def forget(self) -> None:
         """Another map: what was known of the one before does not hold."""
@@ -85,6 +86,10 @@ class FrontEnd:
         """Whether a snapshot came."""
         return self._map is not None or self._new is not None
 
+    def expect(self, w_T_c: Array | None) -> None:
+        """Where the robot says that the next image is taken (4, 4); None: it does not."""
+        self._guess = w_T_c
+
     def track(self, stamp_ns: int, image: Image, mask: Image | None = None) -> Tracked:
         """The next image (H, W, 3) RGB, as the camera took it; where ``mask`` (H, W) is not 0, nothing counts."""
         if self._size not in (None, image.shape) or (mask is not None and mask.shape != image.shape[:2]):
@@ -103,7 +108,7 @@ class FrontEnd:
         found = self._locate(corners.select(placed))
         if found is None:
             self._failed += 1
-            if self._failed >= _TRIES:
+            if self._failed >= _TRIES and self._guess is None:
                 self._lose()
             return Tracked()
         fits = np.ones(len(corners), bool)
@@ -233,7 +238,9 @@ class FrontEnd:
         return corners.moved(pixels, good)
 
     def _ahead(self) -> Array | None:
-        """Where the camera is if it goes on as it did (4, 4); None where nobody knows how it did."""
+        """Where the robot says the camera is, else where it is if it goes on as it did (4, 4); None: nobody knows."""
+        if self._guess is not None and self._path:
+            return self._guess
         if len(self._path) < 2 or self._failed:
             return None
         (_, first), (_, second) = self._path

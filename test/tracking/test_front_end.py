@@ -158,3 +158,22 @@ def test_a_snapshot_that_comes_late_is_caught_up_with_over_many_images(sequence)
     track(never_handed, sequence, 0, 50)
     never_handed.take(snapshot(sequence, 3))
     assert track(never_handed, sequence, 50, 51)[0].w_T_c is None
+
+
+def test_the_robot_tells_where_to_look_after_dark_images(sequence):
+    """Longer dark than landmarks are looked for by themselves, and moved on meanwhile: a guess finds them."""
+    guess = sequence.w_T_c[26].copy()
+    guess[:3, 3] += 0.01 * float(np.median(sequence.depths[26]))
+    found = []
+    for told in (True, False):
+        front = FrontEnd("camera", CONFIG)
+        track(front, sequence, 0, 1)
+        front.take(snapshot(sequence, 0))
+        track(front, sequence, 1, 6)
+        for index in range(6, 26):
+            front.expect(sequence.w_T_c[index] if told else None)
+            assert front.track(int(sequence.stamps_ns[index]), np.zeros_like(sequence.images[0])).w_T_c is None
+        front.expect(guess if told else None)
+        found += track(front, sequence, 26, 27)
+    assert error(found[0].w_T_c, sequence.w_T_c[26]) < 0.01 * float(np.median(sequence.depths[26]))
+    assert found[1].w_T_c is None
