@@ -30,7 +30,7 @@ class MapView:
         self.config = config
         self._atlas, self._cameras, self._appearance = atlas, cameras, appearance
         self._counts = MapCounts()
-        self.revision = 0  # of the map's coordinates and unit
+        self.revision = 0  # of the map: it rises when all of it is corrected at once
 
     def localize(self, camera: str, image: Image) -> PnpResult:
         """Where an image (H, W, 3) of ``camera`` was taken; nothing of the map changes. See ``localising``."""

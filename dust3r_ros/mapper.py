@@ -114,7 +114,10 @@ class Mapper(MapView):
 
     def work(self, kind: str) -> MapUpdate:
         """Do one of the things that were put off: what ``due`` says."""
+        before, known = self._builder.generation, self._builder.initialised
         self._builder.work(kind)
+        if known and self._builder.generation != before:
+            self.revision += 1
         return self.news()
 
     def follow(self, poses: Iterable[FollowedPose]) -> int:
@@ -191,6 +194,7 @@ class Mapper(MapView):
 
     def _wake(self, submap: Submap) -> tuple[int, ...]:
         removed = self._active.posed_names()
+        self._tell_live()
         self._atlas.wake(submap)
         self._forget_sights()
         return removed
@@ -236,11 +240,16 @@ class Mapper(MapView):
         with self._stage("join"):
             ids = self._atlas.join(keyframe)
         if ids is not None:
+            self._tell_live()
             self._backend.clear()
             for stream in self._cameras:
                 stream.rename(ids)
             self.rig.renew()
             self._search.relearn(self._cameras)
+
+    def _tell_live(self) -> None:
+        """The cameras are in another map now: who watches it live hears of that by its revision."""
+        self.revision += self._active.live is not None
 
     def _begin(self, keep: bool) -> None:
         """Another map with the next keyframe; ``keep``: the one so far sleeps, and what it knows of focals counts."""

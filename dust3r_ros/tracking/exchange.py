@@ -27,7 +27,7 @@ class MapSnapshot:
 
     ``keyframe`` (its name) and ``w_T_k`` (4, 4): what poses are kept relative to; ``unit``: a length around it. Poses
     that were relative to one ``before`` it go along with the map by these: ``w_T_k`` and ``unit`` by name.
-    Poses of another ``epoch`` are of another map; ``revision`` rises when the map's coordinates change at once.
+    Poses of another ``epoch`` are of another map; ``revision`` rises when the map is corrected at once.
     """
 
     camera: str
