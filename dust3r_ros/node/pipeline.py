@@ -89,6 +89,7 @@ class Pipeline:
             self._failure,
             name="tracking",
             weigh=lambda arrival: self._weight_of(arrival),
+            idle=lambda: self._look_back(),
         )
         setting = Setting(mapper, node, first_camera, topics, node.manifest)
         hearing = Hearing(
@@ -275,7 +276,17 @@ class Pipeline:
             else:
                 self._dropped += 1
                 self._tell_dropped()
+                if camera in self._live:
+                    self._live[camera].miss(gone.arrival.stamp_ns)
         self._send_next()
+
+    def _look_back(self) -> bool:
+        """Find one of the images that were dropped before there was a map; whether there may be more."""
+        looked = [camera.look_back() for camera in self._live.values()]
+        for found in [found for found, _ in looked if found is not None]:
+            self._dropped -= 1
+            self._link.report(found)
+        return any(more for _, more in looked)
 
     def _send_next(self) -> None:
         if self._handed is not None or not self._link.there:
