@@ -1,8 +1,9 @@
-"""Which way is up, from what an inertial measurement unit says."""
+"""Which way is up and how far it turned, from what an inertial measurement unit says."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -14,6 +15,7 @@ _CORRECTION_S = 1.0  # time in which the accelerometer corrects what the gyrosco
 _NEAR_GRAVITY = 0.15  # how far |a| / g may be from 1 for a to be mostly gravity
 _GAP_NS = 500_000_000  # after a longer gap the gyroscope says nothing
 _KEEP = 2000  # estimates kept: 5 s at 400 Hz
+_AHEAD_NS = 100_000_000  # so long the last turn rate holds: images may be there before the IMU
 _SETTLE = 20  # accelerations that are averaged before there is a first estimate
 
 
@@ -84,3 +86,66 @@ class UpFilter:
         self._ups.append(up)
         if len(self._ups) > 2 * _KEEP:
             del self._stamps[:_KEEP], self._ups[:_KEEP]
+
+
+@dataclass(frozen=True, eq=False)
+class Turned:
+    """Axes ``g_R_x`` (3, 3) of something that turns, in a frame g that only the gyroscope's drift moves.
+
+    Those of two ``span`` have nothing to do with each other: the gyroscope was silent in between.
+    """
+
+    g_R_x: Array
+    span: int = 0
+
+    def to(self, x_R_y: Array) -> Turned:
+        """The axes of y, which is fixed to x."""
+        return Turned(self.g_R_x @ x_R_y, self.span)
+
+
+class TurnMeter:
+    """How an IMU turned, by its gyroscope alone."""
+
+    def __init__(self) -> None:
+        self._stamps: list[int] = []
+        self._axes: list[Array] = []
+        self._rates: list[Array] = []
+        self._span = 0
+
+    def add(self, stamp_ns: int, rate: Array) -> None:
+        """Take in the turn rate (3,) rad/s in the IMU's axes; left out and begun anew as ``UpFilter.add`` does."""
+        if not np.isfinite(rate).all():
+            return
+        axes = np.eye(3)
+        if self._stamps:
+            step = stamp_ns - self._stamps[-1]
+            if -_GAP_NS <= step <= 0:
+                return
+            if 0 < step <= _GAP_NS:
+                axes = self._axes[-1] @ _turn(rate, step)
+            else:
+                self.clear()
+        self._stamps.append(stamp_ns)
+        self._axes.append(axes)
+        self._rates.append(np.array(rate, np.float64))
+        if len(self._stamps) > 2 * _KEEP:
+            del self._stamps[:_KEEP], self._axes[:_KEEP], self._rates[:_KEEP]
+
+    def at(self, stamp_ns: int) -> Turned | None:
+        """The IMU's axes at a stamp; None where it is not known."""
+        if not self._stamps or not self._stamps[0] <= stamp_ns <= self._stamps[-1] + _AHEAD_NS:
+            return None
+        place = bisect_right(self._stamps, stamp_ns) - 1
+        rate = self._rates[min(place + 1, len(self._rates) - 1)]
+        return Turned(self._axes[place] @ _turn(rate, stamp_ns - self._stamps[place]), self._span)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for kept in (self._stamps, self._axes, self._rates):
+            kept.clear()
+        self._span += 1
+
+
+def _turn(rate: Array, step_ns: int) -> Array:
+    """(3, 3) rotation of turning at ``rate`` (3,) rad/s."""
+    return np.asarray(Rotation.from_rotvec(np.asarray(rate) * (step_ns * 1e-9)).as_matrix())

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
-from dust3r_ros.attitude import UpFilter
+import numpy as np
+
+from dust3r_ros.attitude import Turned, TurnMeter, UpFilter
 from dust3r_ros.companion_match import Completed, DepthImage, Match
 from dust3r_ros.transform_buffer import JUMP_NS, TransformBuffer, Unavailable
 from dust3r_ros.types import Array, Array32, Calibration, Frame, Image
@@ -22,8 +24,8 @@ _Loaded = TypeVar("_Loaded")
 class CompanionSettings:
     """Which companions there are. ``odom_frame``: odometry by TF; ``odometry``: by messages of its own instead.
 
-    ``masks``, ``depths``: names of the cameras that have such a topic. ``tolerance_ns``: how far from the
-    image's stamp anything may be.
+    ``masks``, ``depths``: names of the cameras that have such a topic. ``turning``: whether the turn rates of the IMU
+    are added up, for ``turned``. ``tolerance_ns``: how far from the image's stamp anything may be.
     """
 
     odom_frame: str = ""
@@ -31,6 +33,7 @@ class CompanionSettings:
     imu: bool = False
     masks: frozenset[str] = frozenset()
     depths: frozenset[str] = frozenset()
+    turning: bool = False
     tolerance_ns: int = 20_000_000
 
     @property
@@ -82,6 +85,7 @@ class Companions:
         self._own = TransformBuffer()  # what odometry messages say: TF may give the same frame another parent
         self._moving: tuple[str, str] | None = None
         self._up: dict[str, UpFilter] = {}
+        self._turns: dict[str, TurnMeter] = {}
         self._up_stamp: dict[str, int] = {}
         self._masks: dict[str, _Stamped[Callable[[], Image]]] = {}
         self._depths: dict[str, _Stamped[DepthImage]] = {}
@@ -93,10 +97,13 @@ class Companions:
             self._moving = (frame_id.lstrip("/"), child_frame_id.lstrip("/"))
         return remark
 
-    def add_imu(self, frame_id: str, stamp_ns: int, acceleration: Array, rate: Array) -> None:
-        """Specific force (3,), m/s^2, and turn rate (3,), rad/s, in the axes of the frame ``frame_id``."""
+    def add_imu(self, frame_id: str, stamp_ns: int, acceleration: Array, rate: Array | None) -> None:
+        """Specific force (3,), m/s^2, and turn rate (3,), rad/s, None: not measured; in the axes of ``frame_id``."""
+        felt = np.zeros(3) if rate is None else rate  # the accelerometer alone follows slowly
         with self._lock:
-            self._up.setdefault(frame_id, UpFilter()).add(stamp_ns, acceleration, rate)
+            self._up.setdefault(frame_id, UpFilter()).add(stamp_ns, acceleration, felt)
+            if self.settings.turning and rate is not None:
+                self._turns.setdefault(frame_id, TurnMeter()).add(stamp_ns, rate)
             self._up_stamp[frame_id] = stamp_ns
 
     def add_mask(self, camera: str, stamp_ns: int, load: Callable[[], Image]) -> None:
@@ -129,6 +136,8 @@ class Companions:
         with self._lock:
             for kept in (self._up, self._up_stamp, self._masks, self._depths):
                 kept.clear()
+            for meter in self._turns.values():
+                meter.clear()
 
     def ready(self, camera: str, frame_id: str, stamp_ns: int) -> bool:
         """Whether all companions of an image are there; else it may pay to wait."""
@@ -178,6 +187,17 @@ class Companions:
             if isinstance(found, Unavailable):
                 return found
         return o_T_b @ b_T_c  # type: ignore[operator]
+
+    def turned(self, frame_id: str, stamp_ns: int) -> Turned | None:
+        """Axes of the camera with that optical frame, by the first gyroscope that can tell."""
+        with self._lock:
+            turns = {name: known.at(stamp_ns) for name, known in self._turns.items()}
+        for name, turned in turns.items():
+            if turned is not None:
+                i_T_c = self.transforms.lookup(name, frame_id, stamp_ns, self.settings.tolerance_ns)
+                if not isinstance(i_T_c, Unavailable):
+                    return turned.to(i_T_c[:3, :3])
+        return None
 
     def _upward(self, frame_id: str, stamp_ns: int) -> Array | Unavailable:
         """Up in the image's optical frame, by the first IMU that can tell."""

@@ -30,7 +30,7 @@ class MapView:
         self.config = config
         self._atlas, self._cameras, self._appearance = atlas, cameras, appearance
         self._counts = MapCounts()
-        self.revision = 0  # of the map's coordinates and unit
+        self.revision = 0  # of the map: it rises when all of it is corrected at once
 
     def localize(self, camera: str, image: Image) -> PnpResult:
         """Where an image (H, W, 3) of ``camera`` was taken; nothing of the map changes. See ``localising``."""
@@ -107,15 +107,11 @@ class MapView:
         """(K, 3) where corners are in the map, NaN where that is unknown."""
         return self.submap.positions(ids)
 
-    @property
-    def newest_keyframe(self) -> tuple[int, Array, float] | None:
-        """Name, ``w_T_k`` (4, 4) and unit of the newest keyframe with a pose; None while there is no map."""
-        posed = self.submap.posed() if self.submap.initialised else []
-        if not posed:
-            return None
-        w_T_k = self.submap.pose(posed[-1])
-        assert w_T_k is not None, "posed"
-        return self._active.name(posed[-1]), w_T_k, self.submap.unit(posed[-1])
+    def newest_keyframes(self, count: int) -> list[tuple[int, Array, float]]:
+        """Name, ``w_T_k`` (4, 4) and unit of the newest keyframes with a pose, in order; none while there is no map."""
+        posed = self.submap.posed()[-count:] if self.submap.initialised else []
+        poses = [(index, self.submap.pose(index)) for index in posed]
+        return [(self._active.name(k), w_T_k, self.submap.unit(k)) for k, w_T_k in poses if w_T_k is not None]
 
     @property
     def young(self) -> bool:

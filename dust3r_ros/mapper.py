@@ -165,6 +165,7 @@ class Mapper(MapView):
         with self._stage("join"):
             ids = self._atlas.join(frame.keyframe)
         if ids is not None:
+            self._tell_live()
             self._backend.clear()
             for stream in self._cameras:
                 stream.rename(ids)
@@ -204,7 +205,10 @@ class Mapper(MapView):
 
     def work(self, kind: str) -> MapUpdate:
         """Do one of the things that were put off: what ``due`` says."""
+        before, known = self.submap.generation, self.submap.initialised
         self.submap.work(kind)
+        if known and self.submap.generation != before:
+            self.revision += 1
         return self.news()
 
     def follow(self, poses: Iterable[FollowedPose]) -> int:
@@ -281,6 +285,7 @@ class Mapper(MapView):
 
     def _wake(self, entry: AtlasEntry) -> tuple[int, ...]:
         removed = self._active.posed_names()
+        self._tell_live()
         self._atlas.wake(entry)
         self._forget_sights()
         return removed
@@ -299,6 +304,10 @@ class Mapper(MapView):
             stream.anchor(again.unique())
         self._active.remember(frame.stamp_ns, stream, tracks, frame.found, None)
         frame.state = TrackingState.TRACKING
+
+    def _tell_live(self) -> None:
+        """The cameras are in another map now: who watches it live hears of that by its revision."""
+        self.revision += self._active.live is not None
 
     def _begin(self, keep: bool) -> None:
         """Another map with the next keyframe; ``keep``: the one so far sleeps, and what it knows of focals counts."""

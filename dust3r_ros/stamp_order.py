@@ -14,6 +14,7 @@ class StampOrder:
 
     def __init__(self) -> None:
         self._last: dict[str, int] = {}
+        self._before: dict[str, int] = {}
 
     def back(self, camera: str, stamp_ns: int) -> int:
         """By how many ns an image lies so far before the one before it that time itself was set back; 0 if it does not.
@@ -32,8 +33,15 @@ class StampOrder:
 
     def took(self, camera: str, stamp_ns: int) -> None:
         """An image was used."""
+        self._before[camera] = self._last.get(camera, 0)
         self._last[camera] = stamp_ns
+
+    def take_back(self, camera: str, stamp_ns: int) -> None:
+        """It was not: another may have its stamp, where none came since."""
+        if self._last.get(camera) == stamp_ns:
+            self._last[camera] = self._before[camera]
 
     def clear(self) -> None:
         """Another time."""
         self._last.clear()
+        self._before.clear()

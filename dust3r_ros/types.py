@@ -168,10 +168,11 @@ class Keyframe:
 
 
 class TrackingState(str, Enum):
-    """What the mapper knows of the camera at a frame."""
+    """What the mapper knows of the camera at a frame. Bridged: it was not found, odometry or IMU tell where it is."""
 
     INITIALISING = "initialising"
     TRACKING = "tracking"
+    BRIDGED = "bridged"
     LOST = "lost"
 
 

@@ -1,10 +1,10 @@
-"""Up from an IMU, where the truth is known."""
+"""Up and turning from an IMU, where the truth is known."""
 
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from dust3r_ros.attitude import GRAVITY, UpFilter
+from dust3r_ros.attitude import GRAVITY, TurnMeter, UpFilter
 
 STEP_NS = 10_000_000
 REST = np.zeros(3)
@@ -73,3 +73,33 @@ def test_a_clock_that_jumps_back_starts_again():
 def test_memory_is_bounded():
     up = fed(9000, lambda t: np.array([0, 0, GRAVITY]), lambda t: REST)
     assert len(up._stamps) == len(up._ups) <= 4000
+
+
+def test_a_gyroscope_tells_how_far_it_turned():
+    """At, between and a little after its messages; turning about axes that turn along."""
+    meter, rate = TurnMeter(), np.array([0.3, -0.2, 1.0])
+    assert meter.at(0) is None
+    for stamp in range(0, 2_000_000_000, 5_000_000):
+        meter.add(stamp, rate)
+    for stamp in (0, 5_000_000, 1_234_567_890, 1_995_000_000, 2_050_000_000):
+        expected = Rotation.from_rotvec(rate * stamp * 1e-9).as_matrix()
+        np.testing.assert_allclose(meter.at(stamp).g_R_x, expected, atol=1e-9)
+    assert meter.at(2_100_000_000) is None and meter.at(-1) is None
+    i_R_c = Rotation.from_euler("xyz", [1.0, 2.0, 3.0]).as_matrix()
+    np.testing.assert_allclose(meter.at(0).to(i_R_c).g_R_x, i_R_c)
+
+
+def test_a_gyroscope_that_was_silent_or_jumped_back_begins_anew():
+    meter, rate = TurnMeter(), np.array([0.0, 0.0, 1.0])
+    spans = []
+    for begin in (1_000_000_000, 3_000_000_000, 100_000_000):
+        for stamp in range(begin, begin + 100_000_000, 10_000_000):
+            meter.add(stamp, rate)
+        meter.add(begin, rate)  # a little back: left out
+        meter.add(begin + 95_000_000, np.array([np.nan, 0.0, 0.0]))
+        spans.append(meter.at(begin + 50_000_000).span)
+        assert meter.at(begin - 20_000_000) is None
+    assert len(set(spans)) == 3
+    for stamp in range(200_000_000, 60_000_000_000, 10_000_000):
+        meter.add(stamp, rate)
+    assert meter.at(59_900_000_000) is not None and meter.at(10_000_000_000) is None, "memory is bounded"

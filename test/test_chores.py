@@ -121,3 +121,22 @@ def test_keyframes_without_depth_are_told(sequence):
         mapper.work(mapper.due)
     assert mapper.depth_backlog == (0, 0)
     assert all((keyframe.depth > 0).any() for keyframe in mapper.keyframes)
+
+
+def test_a_correction_of_the_whole_map_raises_its_revision(sequence):
+    """The first poses are none, nor is depth."""
+    mapper, index, taken = live(sequence, 4), 4, []
+    assert mapper.revision == 0
+    while index < len(sequence) or mapper.due in (BEGIN, TAKE):
+        if mapper.due in (BEGIN, TAKE):
+            known, kind, before = bool(mapper.keyframes), mapper.due, mapper.revision
+            mapper.work(kind)
+            assert (mapper.revision > before) == (kind == TAKE and known)
+            taken += [kind] * known
+        else:
+            feed(mapper, sequence, index, index + 1)
+            index += 1
+    assert taken.count(TAKE) > 0 and mapper.due == DEPTH
+    before = mapper.revision
+    mapper.work(DEPTH)
+    assert mapper.revision == before

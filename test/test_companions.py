@@ -158,3 +158,24 @@ def test_images_that_travel_alone_wait_for_nothing() -> None:
     assert companions.settings.none and companions.ready("c", "optical", 0)
     done = companions.complete(frame(0), "optical")
     assert done.missing == () and done.frame.o_T_c is done.frame.up is None
+
+
+def test_turning_in_the_cameras_axes_by_a_gyroscope():
+    """Only where it was asked for, and a gyroscope measures; the IMU sits turned on the robot."""
+    i_T_c = pose(Rotation.from_euler("xyz", [0.2, 1.0, -0.5]).as_matrix(), [0.1, 0.0, 0.0])
+    rate, seconds = np.array([0.1, -0.4, 0.7]), 0.5
+    for turning, measured in ((True, True), (False, True), (True, False)):
+        transforms = TransformBuffer()
+        transforms.add("imu", "camera", 0, i_T_c, static=True)
+        companions = Companions(CompanionSettings(imu=True, turning=turning), transforms)
+        for stamp in range(0, 600_000_000, 5_000_000):
+            companions.add_imu("imu", stamp, 9.81 * np.array([0.0, 0.0, 1.0]), rate if measured else None)
+        first, last = (companions.turned("camera", stamp) for stamp in (0, round(1e9 * seconds)))
+        assert (first is not None) == (turning and measured)
+        assert companions.turned("nobody", 0) is None
+        if first is not None and last is not None:
+            turned = first.g_R_x.T @ last.g_R_x
+            expected = i_T_c[:3, :3].T @ Rotation.from_rotvec(rate * seconds).as_matrix() @ i_T_c[:3, :3]
+            np.testing.assert_allclose(turned, expected, atol=1e-9)
+            companions.clear()
+            assert companions.turned("camera", 0) is None

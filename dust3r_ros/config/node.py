@@ -29,6 +29,12 @@ class NodeConfig:
     companion_wait: float = row(
         0.1, "Seconds that an image waits for its odometry, mask and depth, where there are any.", low=0.0, high=10.0
     )
+    bridge_time: float = row(
+        2.0,
+        "Seconds for which odometry, else the gyroscope, carries the pose on while the camera is lost; 0: not at all.",
+        low=0.0,
+        high=60.0,
+    )
     image_transport: str = row(
         "auto",
         "Message type of the image topics; auto takes compressed for topics that end in /compressed.",

@@ -8,6 +8,8 @@ from dust3r_ros.mapper import Mapper
 from dust3r_ros.tracking.exchange import MapSnapshot
 from dust3r_ros.types import Array, Calibration
 
+_KEYFRAMES = 8  # the newest: front ends have poses relative to one of them
+
 
 def snapshot_of(
     mapper: Mapper, camera: str, stamp_ns: int, w_T_c: Array, epoch: int = 0, rectified: Calibration | None = None
@@ -16,10 +18,10 @@ def snapshot_of(
 
     ``stamp_ns`` is that image's; ``epoch`` and ``rectified`` as ``MapSnapshot`` has them.
     """
-    stream, reference = mapper.stream(camera), mapper.newest_keyframe
-    if reference is None:
+    stream, keyframes = mapper.stream(camera), mapper.newest_keyframes(_KEYFRAMES)
+    if not keyframes:
         return None
-    name, w_T_k, unit = reference
+    name, w_T_k, unit = keyframes[-1]
     tracks, anchored = stream.tracks.unique(), stream.anchored.unique()
     points = mapper.positions(tracks.ids)
     anchors = np.full((len(tracks.ids), 2), np.nan)
@@ -44,4 +46,5 @@ def snapshot_of(
         mapper.revision,
         mapper.young,
         rectified,
+        {before: (w_T_b, unit_b) for before, w_T_b, unit_b in keyframes[:-1]},
     )

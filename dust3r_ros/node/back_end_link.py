@@ -29,13 +29,15 @@ class Hearing:
     """Who hears of the back end, each in a thread of its own.
 
     ``message`` gets a topic's key and a message as it goes over the wire, ``news`` what came unasked, ``again`` how
-    things are in a back end that was started again, and whether its map is another one, ``traced`` what ran there.
+    things are in a back end that was started again, and whether its map is another one, ``traced`` what ran there;
+    ``ended``: it has ended, ``trouble`` says how.
     """
 
     message: Callable[[str, bytes], None]
     news: Callable[[News], None]
     again: Callable[[News, bool], None]
     traced: Callable[[Bundle], object]
+    ended: Callable[[], None]
 
 
 class BackEndLink:
@@ -160,6 +162,7 @@ class BackEndLink:
         then = f"the map goes on from '{kept}'" if kept else "the map begins anew, since map_db is not set"
         self.trouble = f"the mapping process ended ({reason}); it is started again, and {then}"
         self._logger.error(self.trouble)
+        self._hearing.ended()
         threading.Thread(target=self._restart, name="restart", daemon=True).start()
 
     def _restart(self) -> None:

@@ -44,6 +44,7 @@ class CompanionInputs:
                 bool(config.imu_topic),
                 frozenset(camera.name for camera in cameras if camera.mask),
                 frozenset(camera.name for camera in cameras if camera.depth),
+                turning=config.bridge_time > 0,
             ),
             tf,
         )
@@ -72,7 +73,8 @@ class CompanionInputs:
         # Masks and depth that did not come are counted and told by diagnostics; a log of every image would be too much.
         came = {kind: None for kind in ("mask", "depth") if isinstance(getattr(match, kind), Unavailable)}
         anchor = None if isinstance(anchor, Unavailable) else anchor
-        return Arrival(held.camera, held.stamp_ns, frame_id, held.image, replace(match, **came), anchor)
+        turned = self._companions.turned(frame_id, held.stamp_ns)
+        return Arrival(held.camera, held.stamp_ns, frame_id, held.image, replace(match, **came), anchor, turned)
 
     def take_mask(self, camera: str, message: Any) -> str:
         """The mask of an image of ``camera``."""
@@ -113,11 +115,11 @@ class CompanionInputs:
     def take_imu(self, message: Imu) -> str:
         """Acceleration and turn rate; the first covariance of what is not measured is -1 (sensor_msgs/Imu)."""
         a, w = message.linear_acceleration, message.angular_velocity
-        acceleration, rate = np.array([a.x, a.y, a.z]), np.array([w.x, w.y, w.z])
+        acceleration, turning = np.array([a.x, a.y, a.z]), np.array([w.x, w.y, w.z])
         if message.linear_acceleration_covariance[0] == -1.0 or not np.isfinite(acceleration).all():
             return f"{self._config.imu_topic} has no acceleration; it is not used"
-        if message.angular_velocity_covariance[0] == -1.0 or not np.isfinite(rate).all():
-            rate = np.zeros(3)  # the accelerometer alone follows slowly
+        measured = message.angular_velocity_covariance[0] != -1.0 and np.isfinite(turning).all()
+        rate = turning if measured else None
         stamp_ns = stamp_to_ns(message.header.stamp)
         self._companions.add_imu(message.header.frame_id.lstrip("/"), stamp_ns, acceleration, rate)
         return ""

@@ -61,6 +61,8 @@ def _mapping(now: Snapshot, before: Snapshot) -> _Verdict:
         return _WARN, f"{now.rejected - before.rejected} images refused: {now.message}"
     if now.state is TrackingState.LOST:
         return _WARN, "the camera is lost"
+    if now.state is TrackingState.BRIDGED:
+        return _WARN, "the camera is not found in the map; odometry or IMU carry its pose on"
     if now.dropped > before.dropped:
         return _WARN, f"{now.dropped - before.dropped} images dropped: they come faster than they are mapped"
     if now.lag > LAGS_S:

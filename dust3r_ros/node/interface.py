@@ -113,14 +113,14 @@ OUTPUTS: dict[str, Topic] = {
         "~/pose",
         "geometry_msgs/PoseWithCovarianceStamped",
         RELIABLE,
-        "at each tracked image of the first camera",
+        "at each tracked or bridged image of the first camera",
         "its optical frame in the map frame, with the covariance of finding it there",
     ),
     "camera_pose": Topic(
         "<camera>/estimated/pose",
         "geometry_msgs/PoseWithCovarianceStamped",
         RELIABLE,
-        "at each tracked image, where there are several cameras",
+        "at each tracked or bridged image, where there are several cameras",
         "as `~/pose`, of that camera alone",
     ),
     "depth": Topic(
@@ -219,7 +219,7 @@ INPUTS: dict[str, Topic] = {
         "when given",
         "odometry, where it is not on /tf; tells the scale and, with `odom_frame`, the map's place",
     ),
-    "imu": Topic("imu_topic", "sensor_msgs/Imu", IMU, "when given", "acceleration and turn rate; tells what is up"),
+    "imu": Topic("imu_topic", "sensor_msgs/Imu", IMU, "when given", "acceleration and turn rate; what is up, bridges"),
     "tf": Topic(
         "/tf",
         "tf2_msgs/TFMessage",

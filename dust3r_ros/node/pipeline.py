@@ -21,7 +21,8 @@ from dust3r_ros.node.watch import Watch
 from dust3r_ros.node.worker import Worker
 from dust3r_ros.stamp_order import StampOrder
 from dust3r_ros.tracking.exchange import KeyframeRequest
-from dust3r_ros.tracking.front_end import FrontEnd, Tracked
+from dust3r_ros.tracking.front_end import Tracked
+from dust3r_ros.tracking.live_camera import LiveCamera
 from dust3r_ros.tracking.outbox import Outbox
 from dust3r_ros.types import Array, Calibration, Camera, MapUpdate, TrackingState
 
@@ -63,12 +64,13 @@ class Pipeline:
         self._publishers, self._logger = publishers, logger
         self._every = node.backlog == "every"
         size = node.backlog_mb * 1e6 if self._every else node.queue_size
-        self._outbox: Outbox[_Handed] = Outbox(size, self._weight, _camera_of, thin=not self._every)
+        self._outbox: Outbox[_Handed] = Outbox(
+            size, lambda handed: self._weight_of(handed.arrival), _camera_of, thin=not self._every
+        )
         self._handed: _Handed | None = None  # what the back end has in hand
         self._handed_at: dict[str, int] = {}  # newest stamps by camera
-        self._fronts: dict[str, FrontEnd] = {}
+        self._live: dict[str, LiveCamera] = {}
         self._order = StampOrder()
-        self._taken_last: dict[str, tuple[int, int]] = {}  # stamps of the newest two images, by camera
         self._judged: dict[str, int] = {}  # stamps of the newest images whose state is known, by camera
         self._shown: dict[str, int] = {}  # stamps of the newest images that were published, by camera
         self._states: dict[str, TrackingState] = {}
@@ -87,6 +89,7 @@ class Pipeline:
             self._failure,
             name="tracking",
             weigh=lambda arrival: self._weight_of(arrival),
+            idle=lambda: self._look_back(),
         )
         setting = Setting(mapper, node, first_camera, topics, node.manifest)
         hearing = Hearing(
@@ -94,6 +97,7 @@ class Pipeline:
             lambda news: self._later(lambda: self._take_news(news)),
             lambda news, anew: self._later(lambda: self._there_again(news, anew)),
             self._watch.traced,
+            lambda: self._later(lambda: self.publish_status(self.snapshot())),
         )
         try:
             self._link = BackEndLink(setting, logger, hearing)
@@ -220,26 +224,20 @@ class Pipeline:
         if self._every:  # poses are the map's own, however late
             self._hand_over(_Handed(arrival, KeyframeRequest(frame)), Tracked())
             return
-        front = self._fronts.get(arrival.camera)
-        if front is None:
-            front = self._fronts[arrival.camera] = FrontEnd(arrival.camera, self.mapper_config)
+        camera = self._live.get(arrival.camera)
+        if camera is None:
+            camera = LiveCamera(arrival.camera, self.mapper_config, self.node_config.bridge_time)
+            self._live[arrival.camera] = camera
         with self._watch("follow"):
-            tracked = front.track(arrival.stamp_ns, frame.image, frame.mask)
-        if tracked.w_T_c is not None:
-            self._judge(arrival.camera, arrival.stamp_ns, TrackingState.TRACKING)
-            update = MapUpdate(
-                arrival.stamp_ns,
-                arrival.camera,
-                TrackingState.TRACKING,
-                w_T_c=tracked.w_T_c,
-                covariance=tracked.covariance,
-                cameras=self._cameras,
-            )
-            self._show(update, arrival)
-        elif front.knows_map and tracked.usable:
-            self._judge(arrival.camera, arrival.stamp_ns, TrackingState.LOST)
+            found = camera.track(frame, arrival.turned, self._metric)
+        tracked = found.tracked
+        if found.state is not None:
+            self._judge(arrival.camera, arrival.stamp_ns, found.state)
+            said = found.state, found.w_T_c, found.covariance
+            if found.w_T_c is not None:
+                self._show(MapUpdate(arrival.stamp_ns, arrival.camera, *said, cameras=self._cameras), arrival)
         with self._watch("pick_up"):
-            front.pick_up()
+            camera.front.pick_up()
         self._hand_over(
             _Handed(arrival, KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels)), tracked
         )
@@ -253,21 +251,12 @@ class Pipeline:
                 raise InputError(f"image stamp {stamp} ns is {seconds:.3f} s before the last one; stamps must increase")
             self._order.clear()
             self._watch.forget()
-            for front in self._fronts.values():
-                front.forget()
-            for known in (self._judged, self._shown, self._handed_at, self._taken_last):
+            for camera in self._live.values():
+                camera.forget()
+            for known in (self._judged, self._shown, self._handed_at):
                 known.clear()
         self._order.took(arrival.camera, arrival.stamp_ns)
         self._watch.came(arrival)
-        before = self._taken_last.get(arrival.camera, (0, 0))[1]
-        self._taken_last[arrival.camera] = before, arrival.stamp_ns
-
-    def _forget_stamp(self, arrival: Arrival) -> None:
-        """The newest image was refused: one that can be used may have its stamp."""
-        before, last = self._taken_last.get(arrival.camera, (0, 0))
-        if last == arrival.stamp_ns:
-            self._order.took(arrival.camera, before)
-            self._taken_last[arrival.camera] = before, before
 
     def _hand_over(self, handed: _Handed, tracked: Tracked) -> None:
         """Queue an image for the back end where the map should have it, keep its pose where not."""
@@ -277,15 +266,25 @@ class Pipeline:
         if tracked.followed is not None and not (self._every or tracked.wanted or (idle and stale)):
             self._link.report(tracked.followed)
             return
-        if camera in self._fronts:
-            self._fronts[camera].hand_over(stamp_ns)
+        if camera in self._live:
+            self._live[camera].front.hand_over(stamp_ns)
         for gone, posed in self._outbox.offer(handed, tracked.followed is not None):
             if posed and gone.request.followed is not None:
                 self._link.report(gone.request.followed)
             else:
                 self._dropped += 1
                 self._tell_dropped()
+                if camera in self._live:
+                    self._live[camera].miss(gone.arrival.stamp_ns)
         self._send_next()
+
+    def _look_back(self) -> bool:
+        """Find one of the images that were dropped before there was a map; whether there may be more."""
+        looked = [camera.look_back() for camera in self._live.values()]
+        for found in [found for found, _ in looked if found is not None]:
+            self._dropped -= 1
+            self._link.report(found)
+        return any(more for _, more in looked)
 
     def _send_next(self) -> None:
         if self._handed is not None or not self._link.there:
@@ -324,16 +323,16 @@ class Pipeline:
             states=self._status.states,
         )
         for snapshot in news.snapshots:
-            front = self._fronts.get(snapshot.camera)
-            if front is not None:
-                front.take(snapshot)
+            camera = self._live.get(snapshot.camera)
+            if camera is not None:
+                camera.take(snapshot, None if news.update is None else news.update.covariance)
             begun = self._states.get(snapshot.camera) is TrackingState.INITIALISING
             if begun and snapshot.stamp_ns >= self._judged.get(snapshot.camera, 0):
                 self._judge(snapshot.camera, snapshot.stamp_ns, TrackingState.TRACKING)
         if news.refused:
             self._refuse(news.refused)
             if arrival is not None:
-                self._forget_stamp(arrival)
+                self._order.take_back(arrival.camera, arrival.stamp_ns)
         if news.failed:
             self._fail(news.failed)
         if arrival is None:
@@ -341,7 +340,8 @@ class Pipeline:
         if news.update is None or arrival is None:
             return
         self._show(news.update, arrival)
-        if arrival.stamp_ns >= self._judged.get(arrival.camera, arrival.stamp_ns):
+        bridged = self._states.get(arrival.camera) is TrackingState.BRIDGED and news.update.w_T_c is None
+        if arrival.stamp_ns >= self._judged.get(arrival.camera, arrival.stamp_ns) and not bridged:
             self._judge(arrival.camera, arrival.stamp_ns, news.update.state)
 
     def _begin_again(self, news: News) -> None:
@@ -354,8 +354,8 @@ class Pipeline:
         self._judged.clear()
         self._link.forget()
         self._watch.forget()
-        for front in self._fronts.values():
-            front.forget()
+        for camera in self._live.values():
+            camera.forget()
         self._status = news.status
 
     def _show(self, update: MapUpdate, arrival: Arrival) -> None:
@@ -436,9 +436,6 @@ class Pipeline:
         """Go on in the worker's thread when the back end has answered."""
         answer.add_done_callback(lambda done: self._later(lambda: then(done)))
 
-    def _weight(self, handed: _Handed) -> float:
-        return self._weight_of(handed.arrival)
-
     def _weight_of(self, arrival: Arrival) -> float:
         return arrival.bytes if self._every else 1
 
@@ -448,6 +445,6 @@ def _camera_of(handed: _Handed) -> str:
 
 
 def _together(states: Mapping[str, TrackingState]) -> TrackingState:
-    """What several cameras are in: tracking if one of them is, else lost if one of them is."""
-    found = set(states.values())
-    return next((s for s in (TrackingState.TRACKING, TrackingState.LOST) if s in found), TrackingState.INITIALISING)
+    """What several cameras are in: tracking if one of them is, else bridged, else lost."""
+    found, order = set(states.values()), (TrackingState.TRACKING, TrackingState.BRIDGED, TrackingState.LOST)
+    return next((state for state in order if state in found), TrackingState.INITIALISING)

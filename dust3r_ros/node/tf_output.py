@@ -16,7 +16,7 @@ from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.node.conversions import transform_message
 from dust3r_ros.node.tf_listener import TfListener
 from dust3r_ros.node.transforms import TransformSender
-from dust3r_ros.types import Array, MapUpdate
+from dust3r_ros.types import Array, MapUpdate, TrackingState
 
 # Images whose stamps are further (ns) from the system's clock are of another time, as those of a bag without --clock.
 _FOREIGN_NS = 60_000_000_000
@@ -69,6 +69,9 @@ class TfOutput:
     def frame(self, update: MapUpdate, camera_frame: str, anchor_T_c: Array | None, metric: bool) -> None:
         """What one image says. ``anchor_T_c``: the camera in odom_frame or base_frame at its stamp, None: not known."""
         if update.w_T_c is None:
+            return
+        bridged = update.state is TrackingState.BRIDGED
+        if bridged and self._config.odom_frame:  # stays as it was: odometry goes on below it (REP 105)
             return
         if not self._root:
             inverted = bool(self._live("invert_tf"))

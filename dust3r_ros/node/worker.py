@@ -27,8 +27,10 @@ class Worker(Generic[Item]):
         on_failure: Callable[[Exception], None],
         name: str = "worker",
         weigh: Callable[[Item], float] = lambda item: 1,
+        idle: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._work = work
+        """``idle`` does a piece of what has time while nothing waits, and says whether there may be more."""
+        self._work, self._idle = work, idle
         self._on_failure = on_failure
         self._items: deque[Item] = deque()
         self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
@@ -88,21 +90,24 @@ class Worker(Generic[Item]):
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        more = False
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._jobs or self._items or self._stopping)
+                if not more:
+                    self._wake.wait_for(lambda: self._jobs or self._items or self._stopping)
                 job = self._jobs.popleft() if self._jobs else None
-                if job is None:
-                    if not self._items:
-                        return
-                    item = self._items.popleft()
-                    self._load -= self._weigh(item)
+                items = [self._items.popleft()] if job is None and self._items else []
+                self._load -= sum(map(self._weigh, items))
+                if job is None and not items and self._stopping:
+                    return
             if job is not None:
                 self._do(*job)
+                more = True
                 continue
             try:
-                self._work(item)
+                more = self._work(items[0]) is None if items else self._idle()
             except Exception as error:  # whatever the mapper does, the node goes on
+                more = False
                 self._on_failure(error)
 
     @staticmethod

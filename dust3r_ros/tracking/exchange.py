@@ -6,7 +6,8 @@ the map should have, and the ``FollowedPose`` of every image that it does not ge
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,8 +25,9 @@ class MapSnapshot:
     the last keyframe saw, in view still or not. ``focal`` (pixels of the tracked image) and ``lens`` are the camera's;
     ``rectified``: the calibration by which raw images are made those of a pinhole first, None: they are not.
 
-    ``keyframe`` (its name) and ``w_T_k`` (4, 4): what poses are kept relative to; ``unit``: a length around it.
-    Poses of another ``epoch`` are of another map; ``revision`` rises when the map's coordinates change at once.
+    ``keyframe`` (its name) and ``w_T_k`` (4, 4): what poses are kept relative to; ``unit``: a length around it. Poses
+    that were relative to one ``before`` it go along with the map by these: ``w_T_k`` and ``unit`` by name.
+    Poses of another ``epoch`` are of another map; ``revision`` rises when the map is corrected at once.
     """
 
     camera: str
@@ -45,6 +47,11 @@ class MapSnapshot:
     revision: int = 0
     young: bool = False
     rectified: Calibration | None = None
+    before: Mapping[int, tuple[Array, float]] = field(default_factory=dict)
+
+    def at(self, keyframe: int) -> tuple[Array, float] | None:
+        """``w_T_k`` (4, 4) and unit of one of the newest keyframes by name; None for others."""
+        return (self.w_T_k, self.unit) if keyframe == self.keyframe else self.before.get(keyframe)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,18 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.geometry.pose import PnpResult, solve_pnp
+from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.geometry.significance import by_chance
+from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
 from dust3r_ros.types import Array, Image
 
+MAX_ERROR_PX = 4.0
+MOST_AGREE = 0.5  # the share of inliers that no chance gives, if there are
+_MANY = 40
+_REMEMBERED = 200  # corners, about, by which an image is found again at the end
 _WINDOW = (21, 21)
 _LEVELS = 3
 _BACK_AND_FORTH_PX = 0.7
@@ -62,7 +72,8 @@ def no_corners() -> Corners:
 class RecentImages:
     """The newest tracked images of a camera by their stamps: a snapshot is of one of them.
 
-    The newest 30, of those before every third, ``count`` of these, and those that were handed over.
+    The newest 30, of those before every third, ``count`` of these, and those that were handed over. All of them until
+    ``thin`` is called.
     """
 
     def __init__(self, count: int) -> None:
@@ -70,6 +81,7 @@ class RecentImages:
         self._old: deque[tuple[int, Image]] = deque(maxlen=count)
         self._handed: deque[int] = deque(maxlen=16)  # stamps
         self._passed = 0
+        self._thin = False
 
     def add(self, stamp_ns: int, gray: Image) -> None:
         """The newest image."""
@@ -77,8 +89,15 @@ class RecentImages:
         if len(self._images) > _ALL:
             oldest = self._images.popleft()
             self._passed += 1
-            if self._passed % HOP == 0 or oldest[0] in self._handed:
+            if not self._thin or self._passed % HOP == 0 or oldest[0] in self._handed:
                 self._old.append(oldest)
+
+    def thin(self) -> None:
+        """From now on, a part of the older images is enough."""
+        if not self._thin:
+            self._thin = True
+            kept = [item for at, item in enumerate(self._old) if at % HOP == 0 or item[0] in self._handed]
+            self._old = deque(kept, maxlen=self._old.maxlen)
 
     def hand_over(self, stamp_ns: int) -> None:
         """An image is kept, for a snapshot may be of it."""
@@ -93,10 +112,47 @@ class RecentImages:
         """The image of a stamp; None where it is not kept."""
         return next((gray for stamp, gray in (*self._images, *self._old) if stamp == stamp_ns), None)
 
+    def until(self, stamp_ns: int) -> list[tuple[int, Image]]:
+        """Stamps and images up to a stamp, newest first."""
+        return [item for item in (*self._old, *self._images) if item[0] <= stamp_ns][::-1]
+
     def since(self, stamp_ns: int) -> list[Image]:
         """Every ``HOP``-th image after a stamp, and the newest; in order."""
         later = [gray for stamp, gray in self._images if stamp > stamp_ns]
         return [gray for stamp, gray in self._old if stamp > stamp_ns] + later[::-1][::HOP][::-1]
+
+
+def followed(known: MapSnapshot, stamp_ns: int, w_T_c: Array, corners: Corners, middle: Array) -> FollowedPose:
+    """The pose of an image for the map's record; some of its ``corners``, whose places are known, find it again."""
+    some = corners.select(slice(None, None, max(1, len(corners) // _REMEMBERED)))
+    k_T_c = invert(known.w_T_k) @ w_T_c
+    seen = some.ids, some.pixels - middle, known.stamp_ns
+    return FollowedPose(stamp_ns, known.camera, known.epoch, known.keyframe, k_T_c, known.unit, *seen)
+
+
+def locate(known: MapSnapshot, corners: Corners, middle: Array, near: Array, config: MapperConfig) -> PnpResult | None:
+    """Pose of an image by corners whose places are known; None where as few agree as may by chance.
+
+    ``middle`` (2,) of the tracked image; ``near`` (4, 4): a guess.
+    """
+    offsets = known.lens.ideal(corners.pixels - middle)
+    try:
+        found = solve_pnp(
+            corners.points,
+            offsets,
+            known.focal,
+            (0.0, 0.0),
+            threshold_px=MAX_ERROR_PX,
+            min_inliers=config.track_min_inliers,
+            seed=config.seed,
+            near=near,
+        )
+    except GeometryError:
+        return None
+    agree = int(found.inliers.sum())
+    if agree >= _MANY and agree >= MOST_AGREE * len(corners):
+        return found
+    return None if by_chance(found, corners.points, offsets, MAX_ERROR_PX) else found
 
 
 def follow(a: Image, b: Image, pixels: Array, guess: Array) -> tuple[Array, np.ndarray]:

@@ -8,15 +8,23 @@ import cv2
 import numpy as np
 
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.pinhole import center_of, project, rays
-from dust3r_ros.geometry.pose import PnpResult, solve_pnp
+from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import invert, transform
-from dust3r_ros.geometry.significance import by_chance
 from dust3r_ros.geometry.undistortion import Undistortion
 from dust3r_ros.keyframes import is_keyframe
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
-from dust3r_ros.tracking.following import Corners, RecentImages, follow, no_corners
+from dust3r_ros.tracking.following import (
+    MAX_ERROR_PX,
+    MOST_AGREE,
+    Corners,
+    RecentImages,
+    follow,
+    followed,
+    locate,
+    no_corners,
+)
+from dust3r_ros.tracking.look_back import LookBack
 from dust3r_ros.types import Array, Image
 
 _KEPT_IMAGES = 128  # every third image of 13 s of a fast camera: a snapshot of an older one is of no use
@@ -24,11 +32,8 @@ _MOST = 400  # corners followed: more tell the pose no better and cost time
 _PICKED_UP = 150  # corners of a snapshot looked for in one image
 _PICKED_PX = 8.0  # how far from where the map says they are
 _GUESSED_PX = 80.0  # the same where the map does not know
-_REMEMBERED = 200  # corners, about, by which an image is found again at the end
 _HOPPING = 250  # corners that are carried so
 _TRIES = 6  # images in which corners of the last good one are looked for
-_MAX_ERROR_PX = 4.0
-_MANY, _MOST_AGREE = 40, 0.5  # inliers, and their share, that no chance gives
 _STEADY = 2.0  # times the step before: beyond, the motion before tells nothing of this one
 _MASK_MARGIN_PX = 10
 
@@ -66,10 +71,12 @@ class FrontEnd:
         self._seen_in: Image | None = None  # the image that the corners followed are in
         self._path: list[tuple[int, Array]] = []  # the newest two poses, by stamp
         self._failed = 0  # images since then
+        self._earlier: LookBack | None = None
+        self._guess: Array | None = None  # where others say that the next image is taken
 
     def forget(self) -> None:
         """Another map: what was known of the one before does not hold."""
-        self._map = self._new = None
+        self._map = self._new = self._earlier = None
         self._lose()
 
     def take(self, snapshot: MapSnapshot) -> None:
@@ -84,6 +91,10 @@ class FrontEnd:
     def knows_map(self) -> bool:
         """Whether a snapshot came."""
         return self._map is not None or self._new is not None
+
+    def expect(self, w_T_c: Array | None) -> None:
+        """Where the robot says that the next image is taken (4, 4); None: it does not."""
+        self._guess = w_T_c
 
     def track(self, stamp_ns: int, image: Image, mask: Image | None = None) -> Tracked:
         """The next image (H, W, 3) RGB, as the camera took it; where ``mask`` (H, W) is not 0, nothing counts."""
@@ -103,20 +114,17 @@ class FrontEnd:
         found = self._locate(corners.select(placed))
         if found is None:
             self._failed += 1
-            if self._failed >= _TRIES:
+            if self._failed >= _TRIES and self._guess is None:
                 self._lose()
             return Tracked()
         fits = np.ones(len(corners), bool)
         fits[placed] = found.inliers
         self._corners, self._seen_in, self._failed = corners.select(fits), gray, 0
         self._path = [*self._path[-1:], (stamp_ns, found.w_T_c)]
-        k_T_c = invert(self._map.w_T_k) @ found.w_T_c
         seen = self._corners.ids, self._corners.pixels - self._middle()
-        known, some = self._map, np.flatnonzero(self._corners.placed)
-        some = some[:: max(1, len(some) // _REMEMBERED)]
-        kept = known.unit, seen[0][some], seen[1][some], known.stamp_ns
-        followed = FollowedPose(stamp_ns, self._camera, known.epoch, known.keyframe, k_T_c, *kept)
-        return Tracked(found.w_T_c, found.covariance, self._wants_keyframe(), followed, *seen)
+        placed_ones = self._corners.select(self._corners.placed)
+        record = followed(self._map, stamp_ns, found.w_T_c, placed_ones, self._middle())
+        return Tracked(found.w_T_c, found.covariance, self._wants_keyframe(), record, *seen)
 
     def pick_up(self) -> None:
         """Look for landmarks of the snapshot that are not followed yet in the newest image, once its pose is out."""
@@ -137,6 +145,14 @@ class FrontEnd:
         room = max(0, _MOST - len(found))
         anchored = np.argsort(np.isnan(self._corners.anchors[:, 0]), kind="stable")  # the newest keyframe's stay
         self._corners = self._corners.select(np.sort(anchored[:room])).join(found)
+
+    def look_back(self) -> tuple[FollowedPose | None, bool]:
+        """One more of the images before the first snapshot: its pose, None without; and whether there may be more."""
+        earlier = self._earlier
+        found = None if earlier is None or earlier.done else earlier.step()
+        if earlier is None or earlier.done:
+            self._earlier = None
+        return found, self._earlier is not None
 
     # The snapshot
 
@@ -163,6 +179,10 @@ class FrontEnd:
         self._corners = Corners(own.ids, own.pixels, points, anchors, placed).select(kept)
         self._waiting = new.select(~np.isin(new.ids, own.ids))
         self._source = self._images.at(snapshot.stamp_ns)
+        if before is None and self._source is not None:
+            images = self._images.until(snapshot.stamp_ns)
+            self._earlier = LookBack(snapshot, new.select(new.placed), images, middle, self._config)
+        self._images.thin()
 
     def _corrected(self, before: Array, after: Array) -> bool:
         """Whether landmarks (N, 3) of the map moved by more than they do when single ones are refined."""
@@ -170,7 +190,7 @@ class FrontEnd:
             return True
         depth = float(np.median(transform(invert(self._map.w_T_c), after)[:, 2]))
         moved = float(np.median(np.linalg.norm(after - before, axis=1)))
-        return not moved * self._map.focal < 0.5 * _MAX_ERROR_PX * max(depth, 0.0)
+        return not moved * self._map.focal < 0.5 * MAX_ERROR_PX * max(depth, 0.0)
 
     def _catch_up(self, snapshot: MapSnapshot) -> Corners:
         """Landmarks of the snapshot's image in the newest one, carried over what came in between."""
@@ -227,12 +247,14 @@ class FrontEnd:
             shift = self._expected(corners.points, ahead) - self._expected(corners.points, self._path[-1][1])
             start = start + np.nan_to_num(shift)
         pixels, good = follow(self._seen_in, gray, corners.pixels, start)
-        if ahead is not None and good.mean() < _MOST_AGREE:
+        if ahead is not None and good.mean() < MOST_AGREE:
             pixels, good = follow(self._seen_in, gray, corners.pixels, corners.pixels)
         return corners.moved(pixels, good)
 
     def _ahead(self) -> Array | None:
-        """Where the camera is if it goes on as it did (4, 4); None where nobody knows how it did."""
+        """Where the robot says the camera is, else where it is if it goes on as it did (4, 4); None: nobody knows."""
+        if self._guess is not None and self._path:
+            return self._guess
         if len(self._path) < 2 or self._failed:
             return None
         (_, first), (_, second) = self._path
@@ -247,26 +269,8 @@ class FrontEnd:
     def _locate(self, corners: Corners) -> PnpResult | None:
         """Pose of the newest image by corners whose place is known; None where as few agree as may by chance."""
         assert self._map is not None
-        offsets = self._map.lens.ideal(corners.pixels - self._middle())
         near = self._path[-1][1] if self._path else self._map.w_T_c
-        least, seed = self._config.track_min_inliers, self._config.seed
-        try:
-            found = solve_pnp(
-                corners.points,
-                offsets,
-                self._map.focal,
-                (0.0, 0.0),
-                threshold_px=_MAX_ERROR_PX,
-                min_inliers=least,
-                seed=seed,
-                near=near,
-            )
-        except GeometryError:
-            return None
-        agree = int(found.inliers.sum())
-        if agree >= _MANY and agree >= _MOST_AGREE * len(corners):
-            return found
-        return None if by_chance(found, corners.points, offsets, _MAX_ERROR_PX) else found
+        return locate(self._map, corners, self._middle(), near, self._config)
 
     def _wants_keyframe(self) -> bool:
         """Whether the corners moved far since the last keyframe, or many of them are lost."""

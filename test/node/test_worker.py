@@ -109,3 +109,26 @@ def test_clear_says_how_many_it_forgot(gate):
     assert (worker.clear(), worker.dropped, worker.waiting) == (2, 0, 0)
     gate.open.set()
     worker.stop(5)
+
+
+def test_what_has_time_is_done_while_nothing_waits():
+    """Piece by piece, an item or a job in between; again after the next item when it was through."""
+    done, begun, go, through = [], threading.Event(), threading.Event(), threading.Event()
+
+    def idle():
+        begun.set()
+        assert go.wait(5)
+        done.append("piece")
+        if done.count("piece") < 3:
+            return True
+        through.set()
+        return False
+
+    worker = Worker(done.append, 10, done.append, idle=idle)
+    worker.offer("first")
+    assert begun.wait(5)
+    worker.offer("second")
+    worker.submit(lambda: done.append("job"))
+    go.set()
+    assert through.wait(5) and worker.stop(5.0)
+    assert done[:6] == ["first", "piece", "job", "second", "piece", "piece"]

@@ -14,6 +14,7 @@ from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import transform
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.tracking.exchange import MapSnapshot
+from dust3r_ros.tracking.following import RecentImages
 from dust3r_ros.tracking.front_end import FrontEnd
 
 CONFIG = MapperConfig()
@@ -154,7 +155,73 @@ def test_a_snapshot_that_comes_late_is_caught_up_with_over_many_images(sequence)
     front.take(snapshot(sequence, 4))
     (tracked,) = track(front, sequence, 50, 51)
     assert error(tracked.w_T_c, sequence.w_T_c[50]) < 0.02 * float(np.median(sequence.depths[50]))
-    never_handed = FrontEnd("camera", CONFIG)
-    track(never_handed, sequence, 0, 50)
-    never_handed.take(snapshot(sequence, 3))
-    assert track(never_handed, sequence, 50, 51)[0].w_T_c is None
+
+
+def test_images_before_the_first_snapshot_get_their_poses_one_by_one(sequence):
+    front = FrontEnd("camera", CONFIG)
+    track(front, sequence, 0, 46)
+    assert front.look_back() == (None, False)
+    front.take(snapshot(sequence, 40))
+    track(front, sequence, 46, 50)
+    found, more = [], True
+    while more:
+        pose, more = front.look_back()
+        found.append(pose)
+    assert [pose.stamp_ns for pose in found] == sequence.stamps_ns[:40].tolist()[::-1]
+    depth = float(np.median(sequence.depths[40]))
+    for index, pose in zip(range(39, -1, -1), found, strict=True):
+        assert pose.keyframe == 40 and len(pose.ids) == len(pose.pixels) >= CONFIG.track_min_inliers
+        assert error(sequence.w_T_c[40] @ pose.k_T_c, sequence.w_T_c[index]) < 0.02 * depth
+    assert front.look_back() == (None, False)
+    front.take(snapshot(sequence, 45))
+    track(front, sequence, 50, 51)
+    assert front.look_back() == (None, False), "only once"
+
+
+def test_looking_back_ends_where_nothing_is_seen(sequence):
+    front = FrontEnd("camera", CONFIG)
+    track(front, sequence, 0, 10)
+    for index in range(10, 20):
+        front.track(int(sequence.stamps_ns[index]), np.zeros_like(sequence.images[0]))
+    track(front, sequence, 20, 30)
+    front.take(snapshot(sequence, 25))
+    track(front, sequence, 30, 31)
+    found, more = [], True
+    while more:
+        pose, more = front.look_back()
+        found.append(pose)
+    assert [pose is not None for pose in found] == [True] * 5 + [False] * 4
+
+
+def test_of_old_images_every_third_stays_when_that_is_enough():
+    images = RecentImages(20)
+    for stamp in range(50):
+        images.hand_over(4)
+        images.add(stamp, np.full((1, 1), stamp, np.uint8))
+    assert [stamp for stamp, _ in images.until(12)] == list(range(13))[::-1]
+    images.thin()
+    kept = [stamp for stamp, _ in images.until(19)][::-1]
+    assert kept == [0, 3, 4, 6, 9, 12, 15, 18]
+    for stamp in range(50, 60):
+        images.add(stamp, np.full((1, 1), stamp, np.uint8))
+    assert 5 < len(images.until(29)) < 15 and images.at(4) is not None and images.at(5) is None
+    assert len(images.since(-1)) < 30
+
+
+def test_the_robot_tells_where_to_look_after_dark_images(sequence):
+    """Longer dark than landmarks are looked for by themselves, and moved on meanwhile: a guess finds them."""
+    guess = sequence.w_T_c[26].copy()
+    guess[:3, 3] += 0.01 * float(np.median(sequence.depths[26]))
+    found = []
+    for told in (True, False):
+        front = FrontEnd("camera", CONFIG)
+        track(front, sequence, 0, 1)
+        front.take(snapshot(sequence, 0))
+        track(front, sequence, 1, 6)
+        for index in range(6, 26):
+            front.expect(sequence.w_T_c[index] if told else None)
+            assert front.track(int(sequence.stamps_ns[index]), np.zeros_like(sequence.images[0])).w_T_c is None
+        front.expect(guess if told else None)
+        found += track(front, sequence, 26, 27)
+    assert error(found[0].w_T_c, sequence.w_T_c[26]) < 0.01 * float(np.median(sequence.depths[26]))
+    assert found[1].w_T_c is None

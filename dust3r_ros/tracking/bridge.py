@@ -1,0 +1,238 @@
+"""A camera's pose carried on through images that tracking loses, by odometry or by a gyroscope.
+
+With odometry, the last pose moves as odometry does. In a map of unknown unit, the recent way in the map and by odometry
+tell how long a metre is. Where they cannot, as after standing still, and with a gyroscope alone, only the rotation is
+measured; the position goes on at the speed that it had, for an accelerometer without calibration is no better.
+
+The covariance has, besides that of the last pose, independent errors of the motion since. Standard deviations:
+
+- rotation: by odometry 5 % of the angle turned and 0.005 rad/s, by a gyroscope 1 % and 0.01 rad/s (an uncalibrated
+  MEMS gyroscope drifts by less);
+- position by odometry: 5 % of the way, 0.01 m/s, and what the unknown unit adds; wheel odometry is mostly better;
+- position by the speed before: the error of that speed, and an acceleration of 1 m/s^2. While the unit is unknown the
+  median depth around the last keyframe counts as 2 m, as in rooms;
+- position by an error of the rotation: that over the square root of three, times the distance (a drift that grows
+  evenly on the way).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from dust3r_ros.attitude import Turned
+from dust3r_ros.geometry.rigid import invert, pose
+from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
+from dust3r_ros.tracking.following import followed, no_corners
+from dust3r_ros.types import Array
+
+_REMEMBERED = 512  # images whose motion is known: a back end may find one that old
+_SPEED_NS = 300_000_000  # the speed is that over so long
+_STEP_M = 0.02  # of odometry between two poses that tell the unit
+_STEPS, _FEWEST, _SPAN = 64, 6, 4  # such poses kept, pairs that must tell, how many steps a pair spans
+_WAY, _WAY_TIME = 0.05, 0.01  # parts of the way, m/s
+_ODOMETRY_TURN, _GYRO_TURN = (0.05, 0.005), (0.01, 0.01)  # parts of the angle, rad/s
+_ACCELERATION = 1.0  # m/s^2
+_NO_SPEED = 0.5  # m/s, of a camera of which one pose is known
+_DEPTH_M = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """Where the camera should be: ``w_T_c`` (4, 4), ``covariance`` (6, 6) of a small motion in its own frame."""
+
+    w_T_c: Array
+    covariance: Array
+
+
+@dataclass(frozen=True, eq=False)
+class _Motion:
+    """At one image: odometry (4, 4) and the gyroscope's axes, None where not known; the way (m) since the first."""
+
+    stamp_ns: int
+    o_T_c: Array | None
+    turned: Turned | None
+    way: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Anchor:
+    """The newest pose that was found, and which keyframe it is ``known`` by.
+
+    ``speed`` (3,) in the map's unit per second, in the camera's frame, and its standard deviation, None: not known.
+    """
+
+    motion: _Motion
+    w_T_c: Array
+    covariance: Array
+    speed: Array
+    speed_std: float | None
+    known: FollowedPose
+
+
+class Bridge:
+    """One camera's. For one thread; images in order of their stamps."""
+
+    def __init__(self, most_s: float) -> None:
+        """``most_s``: for so long after the last pose that was found it is carried on."""
+        self._most_ns = round(1e9 * most_s)
+        self.forget()
+
+    def forget(self) -> None:
+        """Another map, or another time."""
+        self._motions: deque[_Motion] = deque(maxlen=_REMEMBERED)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._anchor: _Anchor | None = None
+        self._found: deque[tuple[int, Array]] = deque()  # newest stamps and poses
+        self._steps: deque[tuple[Array, Array]] = deque(maxlen=_STEPS)  # positions in the map and by odometry
+        self._known: tuple[int, int] | None = None  # epoch and revision of the map
+
+    def hear(self, stamp_ns: int, o_T_c: Array | None, turned: Turned | None) -> None:
+        """An image came; ``o_T_c`` (4, 4), metres, and ``turned``: how the robot says it moved, None: it does not."""
+        last = self._motions[-1] if self._motions else None
+        way = 0.0 if last is None else last.way
+        if last is not None and last.o_T_c is not None and o_T_c is not None:
+            way += float(np.linalg.norm(o_T_c[:3, 3] - last.o_T_c[:3, 3]))
+        self._motions.append(_Motion(stamp_ns, o_T_c, turned, way))
+
+    def found(self, w_T_c: Array, covariance: Array, known: FollowedPose) -> None:
+        """The newest image has a pose in the map, ``known`` by its keyframe."""
+        self._hold(known.stamp_ns, w_T_c, covariance, known)
+
+    def take(self, snapshot: MapSnapshot, covariance: Array | None = None) -> None:
+        """The map as it stands now. It may have an image of which the front end has no pose, found with ``covariance``.
+
+        Where the map was corrected, the pose to be carried on is.
+        """
+        now = snapshot.epoch, snapshot.revision
+        if self._known not in (None, now):
+            self._correct(snapshot)
+        self._known = now
+        known = followed(snapshot, snapshot.stamp_ns, snapshot.w_T_c, no_corners(), np.zeros(2))
+        before = np.zeros((6, 6)) if self._anchor is None else self._anchor.covariance
+        self._hold(snapshot.stamp_ns, snapshot.w_T_c, before if covariance is None else covariance, known)
+
+    def carry(self, stamp_ns: int, metric: bool) -> Carried | None:
+        """Where the image heard last was taken; None where nothing tells, or for too long. ``metric``: in metres."""
+        anchor, motion = self._anchor, self._at(stamp_ns)
+        if anchor is None or motion is None or not 0 < stamp_ns - anchor.motion.stamp_ns <= self._most_ns:
+            return None
+        first, seconds = anchor.motion, (stamp_ns - anchor.motion.stamp_ns) * 1e-9
+        unit = self._units(metric)
+        moved = None
+        if first.o_T_c is not None and motion.o_T_c is not None:
+            moved = invert(first.o_T_c) @ motion.o_T_c
+            turn, (part, rate) = moved[:3, :3], _ODOMETRY_TURN
+        elif first.turned is not None and motion.turned is not None and first.turned.span == motion.turned.span:
+            turn, (part, rate) = first.turned.g_R_x.T @ motion.turned.g_R_x, _GYRO_TURN
+        else:
+            return None
+        angle = float(Rotation.from_matrix(turn).magnitude())
+        rotation_std = float(np.hypot(part * angle, rate * seconds))
+        if moved is not None and unit is not None:
+            shift = unit[0] * moved[:3, 3]
+            way = motion.way - first.way
+            errors = (_WAY * way * unit[0], _WAY_TIME * seconds * unit[0], unit[1] * float(np.linalg.norm(shift)))
+        else:
+            metre = 1.0 if metric else _positive(anchor.known.unit) / _DEPTH_M
+            speed_std = _NO_SPEED * metre if anchor.speed_std is None else anchor.speed_std
+            shift = seconds * anchor.speed
+            errors = (speed_std * seconds, 0.5 * _ACCELERATION * metre * seconds**2, 0.0)
+        drift = rotation_std * float(np.linalg.norm(shift)) / np.sqrt(3.0)
+        noise = np.repeat([sum(error**2 for error in (*errors, drift)), rotation_std**2], 3)
+        c_T_now = pose(turn, shift)
+        moved_on = _moved_on(c_T_now)
+        covariance = moved_on @ anchor.covariance @ moved_on.T + np.diag(noise)
+        return Carried(anchor.w_T_c @ c_T_now, covariance)
+
+    def _at(self, stamp_ns: int) -> _Motion | None:
+        place = bisect_right(self._motions, stamp_ns, key=lambda motion: motion.stamp_ns) - 1
+        found = self._motions[place] if place >= 0 else None
+        return found if found is not None and found.stamp_ns == stamp_ns else None
+
+    def _hold(self, stamp_ns: int, w_T_c: Array, covariance: Array, known: FollowedPose) -> None:
+        """Go on from a pose from now on, if it is newer than the one so far."""
+        motion = self._at(stamp_ns)
+        if motion is None or (self._anchor is not None and stamp_ns <= self._anchor.motion.stamp_ns):
+            return
+        self._found.append((stamp_ns, w_T_c))
+        while self._found[-1][0] - self._found[0][0] > _SPEED_NS and len(self._found) > 2:
+            self._found.popleft()
+        if motion.o_T_c is not None:
+            o_p = motion.o_T_c[:3, 3]
+            if not self._steps or np.linalg.norm(o_p - self._steps[-1][1]) >= _STEP_M:
+                self._steps.append((w_T_c[:3, 3], o_p))
+        self._anchor = _Anchor(motion, w_T_c, covariance, *self._speed(w_T_c, covariance), known)
+
+    def _speed(self, w_T_c: Array, covariance: Array) -> tuple[Array, float | None]:
+        """In the camera's frame, and its standard deviation."""
+        (first, w_T_first), (last, _) = self._found[0], self._found[-1]
+        seconds = (last - first) * 1e-9
+        if not 0 < seconds <= 4e-9 * _SPEED_NS:
+            return np.zeros(3), None
+        std = float(np.sqrt(2.0 * np.trace(covariance[:3, :3]) / 3.0)) / seconds
+        return w_T_c[:3, :3].T @ (w_T_c[:3, 3] - w_T_first[:3, 3]) / seconds, std
+
+    def _units(self, metric: bool) -> tuple[float, float] | None:
+        """How many units of the map a metre has, and the relative standard deviation of that; None: unknown."""
+        if metric:
+            return 1.0, 0.0
+        steps = list(self._steps)
+        pairs = list(zip(steps, steps[_SPAN:], strict=False))
+        metres = np.array([np.linalg.norm(b[1] - a[1]) for a, b in pairs])
+        units = np.array([np.linalg.norm(b[0] - a[0]) for a, b in pairs])
+        tells = metres > _STEP_M
+        if np.count_nonzero(tells) < _FEWEST:
+            return None
+        ratios = units[tells] / metres[tells]
+        middle = float(np.median(ratios))
+        if not middle > 0:
+            return None
+        spread = 1.4826 * float(np.median(np.abs(ratios - middle))) / middle
+        return middle, spread / np.sqrt(len(ratios) / _SPAN)  # pairs overlap
+
+    def _correct(self, snapshot: MapSnapshot) -> None:
+        """The map moved, or has another unit: what was measured in the one before goes, the pose goes along with it."""
+        anchor = self._anchor
+        self._begin()
+        keyframe = None
+        if anchor is not None and snapshot.epoch == anchor.known.epoch:
+            keyframe = snapshot.at(anchor.known.keyframe)
+        if anchor is None or keyframe is None:
+            return
+        w_T_k, unit = keyframe
+        factor = _positive(unit / anchor.known.unit)
+        k_T_c = anchor.known.k_T_c.copy()
+        k_T_c[:3, 3] *= factor
+        scale = np.diag([factor] * 3 + [1.0] * 3)
+        w_T_c = w_T_k @ k_T_c
+        self._found.append((anchor.motion.stamp_ns, w_T_c))
+        self._anchor = replace(
+            anchor,
+            w_T_c=w_T_c,
+            covariance=scale @ anchor.covariance @ scale,
+            speed=factor * anchor.speed,
+            speed_std=None if anchor.speed_std is None else factor * anchor.speed_std,
+            known=replace(anchor.known, k_T_c=k_T_c, unit=unit),
+        )
+
+
+def _positive(length: float) -> float:
+    """A length or ratio, 1 where it is not known."""
+    return length if np.isfinite(length) and length > 0 else 1.0
+
+
+def _moved_on(a_T_b: Array) -> Array:
+    """(6, 6) what a small motion of a is, in the frame b that is fixed to it (the adjoint of ``b_T_a``)."""
+    b_R_a, (x, y, z) = a_T_b[:3, :3].T, a_T_b[:3, 3]
+    across = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    adjoint = np.zeros((6, 6))
+    adjoint[:3, :3] = adjoint[3:, 3:] = b_R_a
+    adjoint[:3, 3:] = -b_R_a @ across
+    return adjoint

@@ -1,0 +1,79 @@
+"""One camera of a robot: its front end, and the bridge over images that the front end loses."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from dust3r_ros.attitude import Turned
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.tracking.bridge import Bridge
+from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
+from dust3r_ros.tracking.front_end import FrontEnd, Tracked
+from dust3r_ros.types import Array, Frame, TrackingState
+
+_MISSED = 256  # images before the map that may get their poses later: no more are kept
+
+
+@dataclass(frozen=True, eq=False)
+class Whereabouts:
+    """What is known of one image at once: ``w_T_c`` (4, 4) and ``covariance`` (6, 6), tracked or bridged.
+
+    ``state`` None: the back end will tell. ``tracked``: what the front end alone found.
+    """
+
+    tracked: Tracked
+    state: TrackingState | None = None
+    w_T_c: Array | None = None
+    covariance: Array | None = None
+
+
+class LiveCamera:
+    """Tracks the images of one camera, and carries its pose on where that fails. For one thread."""
+
+    def __init__(self, camera: str, config: MapperConfig, bridge_s: float) -> None:
+        """``bridge_s``: for so long at most a pose is carried on."""
+        self.front = FrontEnd(camera, config)
+        self._bridge = Bridge(bridge_s)
+        self._missed: deque[int] = deque(maxlen=_MISSED)  # stamps
+
+    def forget(self) -> None:
+        """Another map, or another time: what was known does not hold."""
+        self.front.forget()
+        self._bridge.forget()
+        self._missed.clear()
+
+    def take(self, snapshot: MapSnapshot, covariance: Array | None = None) -> None:
+        """The map as it stands; ``covariance`` (6, 6) of the snapshot's own pose, where it was found just now."""
+        self.front.take(snapshot)
+        self._bridge.take(snapshot, covariance)
+
+    def miss(self, stamp_ns: int) -> None:
+        """The back end does not get an image that has no pose."""
+        if not self.front.knows_map:
+            self._missed.append(stamp_ns)
+
+    def look_back(self) -> tuple[FollowedPose | None, bool]:
+        """The pose of an image from before the first pose that was missed, perhaps; and whether there may be more."""
+        if not self._missed:
+            return None, False
+        found, more = self.front.look_back()
+        if found is None or found.stamp_ns not in self._missed:
+            return None, more
+        self._missed.remove(found.stamp_ns)
+        return found, more
+
+    def track(self, frame: Frame, turned: Turned | None, metric: bool) -> Whereabouts:
+        """The next image; ``turned``: the camera's axes by a gyroscope, ``metric``: whether the map is in metres."""
+        self._bridge.hear(frame.stamp_ns, frame.o_T_c, turned)
+        carried = self._bridge.carry(frame.stamp_ns, metric)
+        self.front.expect(None if carried is None else carried.w_T_c)
+        tracked = self.front.track(frame.stamp_ns, frame.image, frame.mask)
+        if tracked.w_T_c is not None and tracked.covariance is not None and tracked.followed is not None:
+            self._bridge.found(tracked.w_T_c, tracked.covariance, tracked.followed)
+            return Whereabouts(tracked, TrackingState.TRACKING, tracked.w_T_c, tracked.covariance)
+        if not (self.front.knows_map and tracked.usable):
+            return Whereabouts(tracked)
+        if carried is None:
+            return Whereabouts(tracked, TrackingState.LOST)
+        return Whereabouts(tracked, TrackingState.BRIDGED, carried.w_T_c, carried.covariance)

@@ -1,0 +1,70 @@
+"""A map that is corrected under way: the next pose has it, TF carries it above odometry, the status tells."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from dust3r_ros.srv import SetScale
+from messages import pose_of
+from robots import MAPPED, PARAMETERS, Robot, apart, in_metres, transforms
+
+from dust3r_ros.node.conversions import stamp_to_ns
+
+
+@pytest.mark.timeout(400)
+def test_another_unit_is_in_the_next_pose_and_above_odometry(start_node):
+    """Half as long a metre: places are twice as far from the map's origin; the robot's own tree is untouched."""
+    bench = start_node(odom_frame="odom", **PARAMETERS)
+    robot, recorder = Robot(bench, odometry=True), bench.recorder
+    robot.map()
+    in_metres(robot)
+    robot.send(MAPPED, MAPPED + 5)
+    robot.wait_for_pose(MAPPED + 4)
+    before = bench.status(lambda s: s.waiting == 0 and s.backlog == 0, "nothing waits")
+    assert recorder.call(SetScale, "set_scale", SetScale.Request(factor=2.0)).success
+    after = bench.status(lambda s: s.revision > before.revision, "the status tells")
+    assert after.scale_state == "metric"
+    robot.send(MAPPED + 5, MAPPED + 8)
+    robot.wait_for_pose(MAPPED + 7)
+    found = robot.poses(MAPPED, MAPPED + 8)
+    assert set(found) == set(range(MAPPED, MAPPED + 8))
+    places = {index: pose_of(message.pose.pose) for index, message in found.items()}
+    old, new = ([places[k] for k in ends] for ends in ((MAPPED + 1, MAPPED + 3), (MAPPED + 5, MAPPED + 7)))
+    for (a, b), factor in ((old, 1.0), (new, 2.0)):
+        first = MAPPED + 1 if factor == 1.0 else MAPPED + 5
+        way = apart(robot.truth(first), robot.truth(first + 2))[0]
+        assert apart(a, b)[0] == pytest.approx(factor * way, rel=0.2)
+
+    # The newest transform has it; nobody but the robot says where its camera is in odom
+    recorder.wait(
+        lambda: apart(
+            pose_of(transforms(recorder, "odom")[-1].transform) @ robot.truth(MAPPED + 7), places[MAPPED + 7]
+        )[0] < 1e-6,
+        20,
+        "map -> odom carries the correction",
+    )  # fmt: skip
+    children = {t.child_frame_id for m in recorder.all["tf"] for t in m.transforms if t.header.frame_id == "map"}
+    assert children == {"odom"}
+
+
+@pytest.mark.timeout(400)
+def test_adjustments_of_the_whole_map_are_in_the_next_pose_and_the_status_tells(start_node):
+    """Those after the first keyframes: what was drift is made good."""
+    bench = start_node(**PARAMETERS)
+    robot, recorder = Robot(bench), bench.recorder
+    robot.map()
+    status = bench.status(lambda s: s.waiting == 0 and s.backlog == 0 and s.revision > 0, "the map was adjusted")
+    robot.send(MAPPED, MAPPED + 5)
+    robot.wait_for_pose(MAPPED + 4)
+    found = {index: pose_of(message.pose.pose) for index, message in robot.poses(0, MAPPED + 5).items()}
+
+    def path():
+        poses = recorder.last["path"].poses if "path" in recorder.last else ()
+        return {stamp_to_ns(item.header.stamp): pose_of(item.pose) for item in poses}
+
+    recorder.wait(lambda: robot.stamp(MAPPED + 3) in path(), 60, "the path has the newest images")
+    size = np.linalg.norm(np.ptp([place[:3, 3] for place in path().values()], axis=0))
+    for index in range(MAPPED, MAPPED + 4):
+        now = path().get(robot.stamp(index))
+        assert now is not None and apart(found[index], now)[0] < 0.02 * size, "as the map has it after all"
+    assert status.revision >= 1

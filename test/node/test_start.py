@@ -1,0 +1,37 @@
+"""Images before the first pose, of which most never reach the map: they get their poses later."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from sequences import walk
+
+from dust3r_ros.io.trajectory import read_tum
+from dust3r_ros.node.conversions import stamp_to_ns
+from dust3r_ros.node.player import image_message
+
+RATE_HZ, FRAMES = 30.0, 150
+
+
+@pytest.mark.timeout(400)
+def test_images_before_the_first_pose_get_theirs_later(start_node, tmp_path):
+    """At the camera's rate, through the queue as it is by default."""
+    sequence, out = walk("orbit", frames=FRAMES, rate_hz=RATE_HZ), tmp_path / "out"
+    bench = start_node(output_dir=str(out), dense=False, queue_size=2, keyframe_motion_young=0.01)
+    bench.calibrate(sequence.width, sequence.height, sequence.focal)
+    bench.send(image_message(sequence.images[0], int(sequence.stamps_ns[0])))
+    bench.status(lambda s: s.frames == 1, "the first image is there")
+    begin = time.monotonic()
+    for index in range(1, FRAMES):
+        time.sleep(max(0.0, begin + index / RATE_HZ - time.monotonic()))
+        bench.send(image_message(sequence.images[index], int(sequence.stamps_ns[index])))
+    bench.status(lambda s: s.waiting == 0 and s.state == "tracking", "there is a map")
+    first = min(stamp_to_ns(message.header.stamp) for message in bench.recorder.all["pose"])
+    early = {int(stamp) for stamp in sequence.stamps_ns if stamp < first}
+    status = bench.status(lambda s: s.tracked >= 0.8 * FRAMES, "they have their poses", 60)
+    assert status.dropped < 0.2 * FRAMES, "those count as dropped no more"
+    assert bench.node.stop() == 0, bench.node.log
+    stamps = [pose.stamp_ns for pose in read_tum(out / "trajectory.txt")]
+    assert len(stamps) == len(set(stamps))
+    assert len(early) > 5 and len(early & set(stamps)) > 0.8 * len(early)
