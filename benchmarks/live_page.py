@@ -8,8 +8,7 @@ from typing import Any
 
 from live_figures import FIGURES
 
-from dust3r_ros.errors import OutputError
-from dust3r_ros.io.files import write_text
+from dust3r_ros.io.files import replace_between
 
 BEGIN, END = "<!-- begin, made by benchmarks/live.py -->", "<!-- end, made by benchmarks/live.py -->"
 
@@ -73,12 +72,7 @@ def _more(case: dict[str, Any]) -> str:
 
 def into_page(page: Path, report: dict[str, Any]) -> None:
     """Replace what stands between the markers; raises ``OutputError`` for a page without them."""
-    old = page.read_text(encoding="utf-8") if page.is_file() else ""
-    head, begin, rest = old.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise OutputError(f"'{page}' has no table to replace: it must hold the lines '{BEGIN}' and '{END}'")
-    write_text(page, f"{head}{BEGIN}\n\n{_made(report)}\n\n{END}{tail}")
+    replace_between(page, BEGIN, END, _made(report))
 
 
 def _made(report: dict[str, Any]) -> str:

@@ -18,8 +18,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from dust3r_ros.errors import Dust3rRosError, OutputError  # noqa: E402
-from dust3r_ros.io.files import make_folder, write_bytes, write_text  # noqa: E402
+from dust3r_ros.errors import Dust3rRosError  # noqa: E402
+from dust3r_ros.io.files import make_folder, replace_between, write_bytes  # noqa: E402
 
 BENCHMARKS = {
     "alignment": "Complete graphs: `moments` beside `gradient`",
@@ -96,12 +96,7 @@ def verdict(found: dict[str, dict[str, Any] | None]) -> str:
 
 def into_page(page: Path, text: str) -> None:
     """Replace what stands between the markers; raises ``OutputError`` for a page without them."""
-    old = page.read_text(encoding="utf-8") if page.is_file() else ""
-    head, begin, rest = old.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise OutputError(f"'{page}' has no table to replace: it must hold the lines '{BEGIN}' and '{END}'")
-    write_text(page, f"{head}{BEGIN}\n\n{text}\n{END}{tail}")
+    replace_between(page, BEGIN, END, text)
 
 
 def copy_pictures(results: Path, folder: Path) -> None:

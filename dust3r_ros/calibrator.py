@@ -23,7 +23,7 @@ _SURE_OF_FOCAL = 0.02  # relative standard deviation
 # Two focals may explain the same views nearly alike, each with its own poses (when the camera mostly turns); the
 # scatter of the sights says nothing of that. Which is right shows once the map is larger.
 _NO_RIVAL = 1.1
-_ANY_FOCAL_AT = 10  # keyframes: before, live, the first poses are those of a usual focal
+_ANY_FOCAL_AT = 8  # keyframes: before, live, the first poses are those of a usual focal
 _USUAL_MISFIT = 2.0  # square pixels: more, and the focal is not what cameras usually have
 _ASKED_SIGHTS = 10_000  # of all views together, when the images are asked for a focal that was given
 _ASKED_STEPS = 20

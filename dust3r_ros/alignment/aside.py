@@ -17,20 +17,20 @@ from dust3r_ros.alignment.thread_pool import thread_pool
 Result = TypeVar("Result")
 
 _POLL_S = 0.005
-_NICENESS = 3  # what this process does meanwhile goes first
 _LONGEST_S = 600.0  # a child that takes longer hangs: a lock that another thread held when it was forked
 
 
 class Aside(Generic[Result]):
     """What ``work()`` returns, computed in a forked child. OpenCV must use one thread, and no device may be in use."""
 
-    def __init__(self, work: Callable[[], Result]) -> None:
+    def __init__(self, work: Callable[[], Result], niceness: int = 0) -> None:
+        """``niceness``: by how much what this process does meanwhile goes first."""
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._until = time.monotonic() + _LONGEST_S
         self._pid: int | None = None
         self._pid = os.fork()
         if not self._pid:
-            _run(work, self._file.fileno())
+            _run(work, self._file.fileno(), niceness)
 
     @property
     def done(self) -> bool:
@@ -64,12 +64,12 @@ class Aside(Generic[Result]):
             self._pid = None
 
 
-def _run(work: Callable[[], object], descriptor: int) -> None:
+def _run(work: Callable[[], object], descriptor: int, niceness: int) -> None:
     """In the child: compute, write, end; nothing of the parent's is closed or flushed on the way."""
     try:
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent (Linux)
-        os.nice(_NICENESS)
+        os.nice(niceness)
         thread_pool.cache_clear()  # its threads are not in the copy
         data = memoryview(pickle.dumps(work()))
         while data:

@@ -115,3 +115,16 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write a whole UTF-8 file atomically."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def replace_between(page: Path, begin: str, end: str, text: str) -> None:
+    """What stands between two lines of a page becomes ``text``.
+
+    Raises ``OutputError`` for a page without them: what somebody wrote there is not overwritten.
+    """
+    old = page.read_text(encoding="utf-8") if page.is_file() else ""
+    head, opened, rest = old.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not (opened and closed):
+        raise OutputError(f"'{page}' has no place for the table: it must hold the lines '{begin}' and '{end}'")
+    write_text(page, f"{head}{begin}\n\n{text.strip()}\n\n{end}{tail}")

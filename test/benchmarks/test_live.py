@@ -159,13 +159,14 @@ def test_the_page_gets_table_and_what_limits(figures: ModuleType, page: ModuleTy
     path = tmp_path / "live.md"
     path.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
     about = {"version": "1", "processor": "", "machine": "x86_64", "python": "3.12", "others_cores": 0.1}
-    page.into_page(path, {"cases": [_case(figures)], "cores": 2, "reliability": "best_effort", "about": about})
+    report = {"cases": [_case(figures)], "cores": 2, "reliability": "best_effort", "about": about}
+    page.into_page(path, report)
     text = path.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert "26 were dropped from the full queue; 2 reached the mapper and got none" in text
     assert "refine 600 ms (at most 900)" in text and "2 cores of x86_64" in text
     with pytest.raises(OutputError, match="has no table to replace"):
-        page.into_page(tmp_path / "none.md", {})
+        page.into_page(tmp_path / "none.md", report)
 
 
 def _file(path: Path, stamps: range, value: str = "1") -> Path:

@@ -10,7 +10,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from dust3r_ros.errors import OutputError
 from dust3r_ros.evaluation.protocols.registry import PROTOCOLS
 from dust3r_ros.evaluation.report.changes import changes_table, run_line
 from dust3r_ros.evaluation.report.compare import Comparison
@@ -19,7 +18,7 @@ from dust3r_ros.evaluation.report.published import NOT_RUN, SUBSET, beside_publi
 from dust3r_ros.evaluation.report.run_file import Row, RunFile
 from dust3r_ros.evaluation.report.scenes import OURS, PROTOCOL, WEIGHTS, peer_table, scene_table, target_table
 from dust3r_ros.evaluation.report.tables import Table
-from dust3r_ros.io.files import write_text
+from dust3r_ros.io.files import replace_between, write_text
 
 _WIDEST = 1000  # pixels of a picture on the page
 _BEGIN, END = "<!-- evaluation: begin, made by {} -->", "<!-- evaluation: end -->"
@@ -143,10 +142,6 @@ def into_page(page: Path, text: str, maker: str = "make eval", title: str = "Res
     """
     start = begin_of(maker)
     if not page.is_file():
-        write_text(page, f"# {title}\n\n{start}\n\n{text}\n{END}\n")
-        return
-    head, begin, rest = page.read_text(encoding="utf-8").partition(start)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise OutputError(f"'{page}' has no place for the table: it must hold the lines '{start}' and '{END}'")
-    write_text(page, f"{head}{start}\n\n{text}\n{END}{tail}")
+        write_text(page, f"# {title}\n\n{start}\n\n{text.strip()}\n\n{END}\n")
+    else:
+        replace_between(page, start, END, text)
