@@ -13,6 +13,7 @@ from dust3r_ros.masks import MARGIN_PX, ImageMask
 from dust3r_ros.types import Array, Array32, Image
 
 _WINDOW = (21, 21)
+_EXACT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 0.01)
 _FORTH_AND_BACK_PX = 0.7
 _FLOW_LONG_EDGE = 320
 _SPACING_PX = 9
@@ -137,21 +138,30 @@ class CornerTracker:
         assert self._gray is not None and self._small is not None, "an image comes first"
         flow = self._flow.calc(self._small, small, None)
         guess = carried(pixels, flow, scale)
-        forth, found = _lucas_kanade(self._gray, gray, start, guess)
-        back, found_back = _lucas_kanade(gray, self._gray, forth, start)
+        forth, found = lucas_kanade(self._gray, gray, start, guess)
+        back, found_back = lucas_kanade(gray, self._gray, forth, start)
         inside = np.all((forth > 0) & (forth < [gray.shape[1] - 1, gray.shape[0] - 1]), axis=1)
         good = found & found_back & inside & (np.linalg.norm(back - start, axis=1) < _FORTH_AND_BACK_PX)
         return good, forth[good].astype(np.float64)
 
 
-def _lucas_kanade(a: Image, b: Image, points: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def lucas_kanade(
+    a: Image,
+    b: Image,
+    points: np.ndarray,
+    guess: np.ndarray,
+    levels: int = 2,
+    criteria: tuple[int, int, float] = _EXACT,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where points (N, 2) float32 of image ``a`` are in ``b``, from a guess (N, 2); and which (N,) were found."""
     moved, status, _ = cv2.calcOpticalFlowPyrLK(
         a,
         b,
         points.reshape(-1, 1, 2),
         guess.astype(np.float32).reshape(-1, 1, 2).copy(),
         winSize=_WINDOW,
-        maxLevel=2,
+        maxLevel=levels,
+        criteria=criteria,
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )
     return moved.reshape(-1, 2), status.ravel().astype(bool)

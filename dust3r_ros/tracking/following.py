@@ -13,14 +13,15 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.pose import PnpResult, solve_pnp
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.geometry.significance import by_chance
+from dust3r_ros.tracking.corners import lucas_kanade
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
 from dust3r_ros.types import Array, Image
 
+_MAX_VAGUENESS = 0.05  # of a pose by few: standard deviation of the position over depth
 MAX_ERROR_PX = 4.0
 MOST_AGREE = 0.5  # the share of inliers that no chance gives, if there are
 _MANY = 40
 _REMEMBERED = 200  # corners, about, by which an image is found again at the end
-_WINDOW = (21, 21)
 _LEVELS = 3
 _BACK_AND_FORTH_PX = 0.7
 _ALL = 30  # newest images that are kept, whatever the rate
@@ -131,7 +132,7 @@ def followed(known: MapSnapshot, stamp_ns: int, w_T_c: Array, corners: Corners, 
 
 
 def locate(known: MapSnapshot, corners: Corners, middle: Array, near: Array, config: MapperConfig) -> PnpResult | None:
-    """Pose of an image by corners whose places are known; None where as few agree as may by chance.
+    """Pose of an image by corners whose places are known; None where as few agree as may by chance, or tell too little.
 
     ``middle`` (2,) of the tracked image; ``near`` (4, 4): a guess.
     """
@@ -152,7 +153,8 @@ def locate(known: MapSnapshot, corners: Corners, middle: Array, near: Array, con
     agree = int(found.inliers.sum())
     if agree >= _MANY and agree >= MOST_AGREE * len(corners):
         return found
-    return None if by_chance(found, corners.points, offsets, MAX_ERROR_PX) else found
+    vague = found.relative_std(corners.points) > _MAX_VAGUENESS
+    return None if vague or by_chance(found, corners.points, offsets, MAX_ERROR_PX) else found
 
 
 def follow(a: Image, b: Image, pixels: Array, guess: Array) -> tuple[Array, np.ndarray]:
@@ -160,22 +162,8 @@ def follow(a: Image, b: Image, pixels: Array, guess: Array) -> tuple[Array, np.n
     if not len(pixels):
         return np.zeros((0, 2)), np.zeros(0, bool)
     start = pixels.astype(np.float32)
-    there, found = _lucas_kanade(a, b, start, guess.astype(np.float32), _LEVELS)
-    back, found_back = _lucas_kanade(b, a, there, start, 0)
+    there, found = lucas_kanade(a, b, start, guess, _LEVELS, _CRITERIA)
+    back, found_back = lucas_kanade(b, a, there, start, 0, _CRITERIA)
     inside = np.all((there > 0) & (there < [b.shape[1] - 1, b.shape[0] - 1]), axis=1)
     good = found & found_back & inside & (np.linalg.norm(back - start, axis=1) < _BACK_AND_FORTH_PX)
     return there.astype(np.float64), good
-
-
-def _lucas_kanade(a: Image, b: Image, points: np.ndarray, guess: np.ndarray, levels: int) -> tuple[Array, np.ndarray]:
-    moved, status, _ = cv2.calcOpticalFlowPyrLK(
-        a,
-        b,
-        points.reshape(-1, 1, 2),
-        guess.reshape(-1, 1, 2).copy(),
-        winSize=_WINDOW,
-        maxLevel=levels,
-        criteria=_CRITERIA,
-        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
-    )
-    return moved.reshape(-1, 2), status.ravel().astype(bool)
