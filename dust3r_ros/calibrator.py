@@ -24,6 +24,7 @@ _SURE_OF_FOCAL = 0.02  # relative standard deviation
 # scatter of the sights says nothing of that. Which is right shows once the map is larger.
 _NO_RIVAL = 1.1
 _ANY_FOCAL_AT = 8  # keyframes: before, live, the first poses are those of a usual focal
+_MOST_FIRST = 12
 _USUAL_MISFIT = 2.0  # square pixels: more, and the focal is not what cameras usually have
 _ASKED_SIGHTS = 10_000  # of all views together, when the images are asked for a focal that was given
 _ASKED_STEPS = 20
@@ -87,10 +88,15 @@ class Calibrator:
                 return True
             if len(self._state.records) < _ANY_FOCAL_AT:
                 return False
-        begun = self._bootstrap(stream, [focal.value] if known else _starts(stream))[0]
+        begun = self._bootstrap(stream, [focal.value] if known else _starts(stream), self._first)[0]
         self._state.settled = begun and known
         self.consider_lens(stream)
         return begun
+
+    @property
+    def _first(self) -> int | None:
+        """How many keyframes a map begins with at most, None: all. Live, many may have come by then; they follow."""
+        return _MOST_FIRST if self.pressed else None
 
     def _begin_as_usual(self, stream: CameraStream) -> bool:
         """The first poses with the focal that cameras usually have; whether that explains what they see.
@@ -101,7 +107,7 @@ class Calibrator:
         focal = self._state.sparse.focals[stream.index]
         before, focal.fixed = self._state.sparse.snapshot(), True
         try:
-            begun = self._bootstrap(stream, [focal.prior])[0]
+            begun = self._bootstrap(stream, [focal.prior], self._first)[0]
         finally:
             focal.fixed = False
         if begun and self._state.sparse.misfit() < _USUAL_MISFIT:
@@ -150,12 +156,14 @@ class Calibrator:
         sparse.restore(before)
         focal.fixed, focal.prior_std = held
 
-    def _bootstrap(self, stream: CameraStream, focals: Sequence[float]) -> tuple[bool, float]:
+    def _bootstrap(self, stream: CameraStream, focals: Sequence[float], count: int | None = None) -> tuple[bool, float]:
         """Build the map anew from the first pair that is found either way, where that explains clearly more.
 
-        Returns whether it was, and how much worse the best other focal explains it (``Outcome.rival``).
+        ``count``: of so many first keyframes, None: of all. Returns whether it was, and how much worse the best other
+        focal explains it (``Outcome.rival``).
         """
-        least, views = max(_START_INLIERS, self._state.config.track_min_inliers), range(len(self._state.records))
+        least = max(_START_INLIERS, self._state.config.track_min_inliers)
+        views = range(len(self._state.records[:count]))
         outcomes = []
         for sharp in (False, True):
             options = Options(PairFromLandmarks(sharp), least, self._state.config.seed)
