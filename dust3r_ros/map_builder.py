@@ -274,6 +274,12 @@ class MapBuilder(KeyframeBook):
         self.state.settled = settled
         return found
 
+    @property
+    def _may_calibrate(self) -> bool:
+        """Whether there is more to go by, live, than when the map began."""
+        count = len(self.state.records)
+        return count >= _LIVE_FROM or (self.state.sure and count >= _CALIBRATE_AT[0])
+
     def _take_up(self) -> None:
         """Bring in what was adjusted beside; keyframes that came since find their place in it."""
         assert self.chores is not None
@@ -298,7 +304,7 @@ class MapBuilder(KeyframeBook):
         if found.kind == START:
             self._initialised = True
             self._catch_up()
-            self.chores.whole_map = {CALIBRATION} if len(self.state.records) >= _LIVE_FROM else set()
+            self.chores.whole_map = {CALIBRATION} if self._may_calibrate else set()
         elif found.kind == CALIBRATION and self._calibrator.doubtful(self.state.records[0].stream):
             self.chores.whole_map.add(SEARCH)
         self.generation += 1
@@ -405,7 +411,7 @@ class MapBuilder(KeyframeBook):
             if self.chores is None:
                 with self._stage("calibrate"):
                     self._calibrate(stream)
-            elif len(self.state.records) >= _LIVE_FROM:
+            elif self._may_calibrate:
                 self.chores.whole_map.add(CALIBRATION)
         self._catch_up()
         self._changed.add(index)

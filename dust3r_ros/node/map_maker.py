@@ -244,6 +244,7 @@ class MapMaker:
     def keep(self, poses: Sequence[FollowedPose]) -> None:
         """Poses of images that are not handed over."""
         self._back_end.keep(poses)
+        self._stale = True
 
     # What is told of the robot
 
