@@ -261,9 +261,9 @@ class Pipeline:
     def _hand_over(self, handed: _Handed, tracked: Tracked) -> None:
         """Queue an image for the back end where the map should have it, keep its pose where not."""
         stamp_ns, camera = handed.arrival.stamp_ns, handed.arrival.camera
-        idle = self._handed is None and not len(self._outbox)
         stale = stamp_ns - self._handed_at.get(camera, -_REFRESH_NS) >= _REFRESH_NS
-        if tracked.followed is not None and not (self._every or tracked.wanted or (idle and stale)):
+        fresh_view = stale and self._handed is None and not len(self._outbox)
+        if tracked.followed is not None and not (self._every or tracked.wanted or fresh_view):
             self._link.report(tracked.followed)
             return
         if camera in self._live:

@@ -10,10 +10,9 @@ import numpy as np
 
 from dust3r_ros.features import epipolar_inliers
 from dust3r_ros.masks import MARGIN_PX, ImageMask
+from dust3r_ros.tracking.following import lucas_kanade
 from dust3r_ros.types import Array, Array32, Image
 
-_WINDOW = (21, 21)
-_EXACT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 0.01)
 _FORTH_AND_BACK_PX = 0.7
 _FLOW_LONG_EDGE = 320
 _SPACING_PX = 9
@@ -143,28 +142,6 @@ class CornerTracker:
         inside = np.all((forth > 0) & (forth < [gray.shape[1] - 1, gray.shape[0] - 1]), axis=1)
         good = found & found_back & inside & (np.linalg.norm(back - start, axis=1) < _FORTH_AND_BACK_PX)
         return good, forth[good].astype(np.float64)
-
-
-def lucas_kanade(
-    a: Image,
-    b: Image,
-    points: np.ndarray,
-    guess: np.ndarray,
-    levels: int = 2,
-    criteria: tuple[int, int, float] = _EXACT,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Where points (N, 2) float32 of image ``a`` are in ``b``, from a guess (N, 2); and which (N,) were found."""
-    moved, status, _ = cv2.calcOpticalFlowPyrLK(
-        a,
-        b,
-        points.reshape(-1, 1, 2),
-        guess.astype(np.float32).reshape(-1, 1, 2).copy(),
-        winSize=_WINDOW,
-        maxLevel=levels,
-        criteria=criteria,
-        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
-    )
-    return moved.reshape(-1, 2), status.ravel().astype(bool)
 
 
 def carried(pixels: Array, flow: Array32, scale: float) -> Array:

@@ -13,7 +13,6 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.pose import PnpResult, solve_pnp
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.geometry.significance import by_chance
-from dust3r_ros.tracking.corners import lucas_kanade
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
 from dust3r_ros.types import Array, Image
 
@@ -26,6 +25,8 @@ _LEVELS = 3
 _BACK_AND_FORTH_PX = 0.7
 _ALL = 30  # newest images that are kept, whatever the rate
 HOP = 3  # images that corners are carried over at once, where many lie between a snapshot and now
+_WINDOW = (21, 21)
+_EXACT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 0.01)
 _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 12, 0.03)
 
 
@@ -167,3 +168,25 @@ def follow(a: Image, b: Image, pixels: Array, guess: Array) -> tuple[Array, np.n
     inside = np.all((there > 0) & (there < [b.shape[1] - 1, b.shape[0] - 1]), axis=1)
     good = found & found_back & inside & (np.linalg.norm(back - start, axis=1) < _BACK_AND_FORTH_PX)
     return there.astype(np.float64), good
+
+
+def lucas_kanade(
+    a: Image,
+    b: Image,
+    points: np.ndarray,
+    guess: np.ndarray,
+    levels: int = 2,
+    criteria: tuple[int, int, float] = _EXACT,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where points (N, 2) float32 of image ``a`` are in ``b``, from a guess (N, 2); and which (N,) were found."""
+    moved, status, _ = cv2.calcOpticalFlowPyrLK(
+        a,
+        b,
+        points.reshape(-1, 1, 2),
+        guess.astype(np.float32).reshape(-1, 1, 2).copy(),
+        winSize=_WINDOW,
+        maxLevel=levels,
+        criteria=criteria,
+        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+    )
+    return moved.reshape(-1, 2), status.ravel().astype(bool)

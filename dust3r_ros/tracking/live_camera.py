@@ -35,6 +35,7 @@ class LiveCamera:
         """``bridge_s``: for so long at most a pose is carried on."""
         self.front = FrontEnd(camera, config)
         self._bridge = Bridge(bridge_s)
+        self._heard = False  # whether odometry or a gyroscope ever told anything
         self._missed: deque[int] = deque(maxlen=_MISSED)  # stamps
 
     def forget(self) -> None:
@@ -65,12 +66,16 @@ class LiveCamera:
 
     def track(self, frame: Frame, turned: Turned | None, metric: bool) -> Whereabouts:
         """The next image; ``turned``: the camera's axes by a gyroscope, ``metric``: whether the map is in metres."""
-        self._bridge.hear(frame.stamp_ns, frame.o_T_c, turned)
-        carried = self._bridge.carry(frame.stamp_ns, metric)
+        carried = None
+        if frame.o_T_c is not None or turned is not None or self._heard:
+            self._heard = True
+            self._bridge.hear(frame.stamp_ns, frame.o_T_c, turned)
+            carried = self._bridge.carry(frame.stamp_ns, metric)
         self.front.expect(None if carried is None else carried.w_T_c)
         tracked = self.front.track(frame.stamp_ns, frame.image, frame.mask)
         if tracked.w_T_c is not None and tracked.covariance is not None and tracked.followed is not None:
-            self._bridge.found(tracked.w_T_c, tracked.covariance, tracked.followed)
+            if self._heard:
+                self._bridge.found(tracked.w_T_c, tracked.covariance, tracked.followed)
             return Whereabouts(tracked, TrackingState.TRACKING, tracked.w_T_c, tracked.covariance)
         if not (self.front.knows_map and tracked.usable):
             return Whereabouts(tracked)
