@@ -10,7 +10,6 @@ from dust3r_ros.alignment.transplant import Adjusted
 
 # Adjustments, in the order in which they are done; the search is for a focal that explains the map better.
 START, CALIBRATION, SEARCH, LOOP = ADJUSTMENTS = "start", "calibration", "search", "loop"
-_NICENESS = 3  # of adjustments: the next keyframe goes first, once there is a map
 TAKE, BEGIN, DEPTH = "take", "begin", "depth"  # kinds of work
 
 
@@ -74,7 +73,7 @@ class Chores:
         kind = next(kind for kind in ADJUSTMENTS if kind in self.whole_map)
         self.whole_map.remove(kind)
         if self.beside:
-            self._aside = Aside(lambda: adjust(kind), 0 if kind == START else _NICENESS)
+            self._aside = Aside(lambda: adjust(kind), patient=kind != START)  # poses go first, once there are any
         else:
             self._found = adjust(kind)
 

@@ -27,7 +27,7 @@ from dust3r_ros.errors import BackendError
 from dust3r_ros.mapping.channel import Channel, shared_file
 
 _PAUSE_S = 0.01  # the next image is asked for within that, if it waits
-NICENESS = 5  # the front end goes first
+NICENESS = 10  # the front end goes first
 _BLAS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _ROOT = Path(__file__).resolve().parents[2]
 
