@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dust3r_ros.alignment.aside import Aside
@@ -10,7 +10,7 @@ from dust3r_ros.alignment.transplant import Adjusted
 
 # Adjustments, in the order in which they are done; the search is for a focal that explains the map better.
 START, CALIBRATION, SEARCH, LOOP = ADJUSTMENTS = "start", "calibration", "search", "loop"
-TAKE, BEGIN, DEPTH = "take", "begin", "depth"  # kinds of work
+TAKE, BEGIN, PREVIEW, DEPTH = "take", "begin", "preview", "depth"  # kinds of work
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +26,7 @@ class WholeMap:
 @dataclass(eq=False)
 class Chores:
     """``whole_map``: the adjustments that are wanted. ``depth``: keyframes that wait, and those to pair each with.
+    ``previews``: those that wait for a first look at their depth.
 
     ``beside``: adjustments are made in a child, else at once; either way they are brought in when they are taken.
     """
@@ -33,6 +34,7 @@ class Chores:
     beside: bool
     whole_map: set[str] = field(default_factory=set)
     depth: list[tuple[int, list[int]]] = field(default_factory=list)
+    previews: list[tuple[int, list[int]]] = field(default_factory=list)
     _begun: tuple[int, list[int]] | None = None  # the keyframe whose depth is under way
     _parts: Iterator[None] | None = None
     _aside: Aside[WholeMap] | None = None
@@ -41,7 +43,7 @@ class Chores:
     @property
     def count(self) -> int:
         """How much waits or is under way."""
-        return len(self.depth) + self.part_way + len(self.whole_map) + self.running
+        return len(self.depth) + len(self.previews) + self.part_way + len(self.whole_map) + self.running
 
     @property
     def starting(self) -> bool:
@@ -96,18 +98,26 @@ class Chores:
             self._aside.cancel()
         self._aside = self._found = None
 
+    def want_depth(self, keyframes: Sequence[tuple[int, list[int]]]) -> None:
+        """Depth of these, and a first look at it before; the newest keyframe is always next."""
+        for waiting in (self.depth, self.previews):
+            known = {index for index, _ in waiting}
+            waiting += [keyframe for keyframe in keyframes if keyframe[0] not in known]
+            waiting.sort(key=lambda keyframe: keyframe[0])
+
     def some_depth(self, densify: Callable[[int, list[int]], Iterator[None]]) -> None:
         """A part of the depth that is under way; where none is, of the newest keyframe that waits."""
-        if self._parts is None:
-            self._begun = self.depth.pop()
-            self._parts = densify(*self._begun)
-        try:
-            next(self._parts)
-        except StopIteration:
-            self._begun = self._parts = None
+        begun, parts = self._begun, self._parts
+        if begun is None or parts is None:
+            begun = self.depth.pop()
+            parts = densify(*begun)
+        self._begun = self._parts = None  # what fails is not tried again
+        for _ in parts:
+            self._begun, self._parts = begun, parts
+            return
 
     def drop_depth(self) -> list[tuple[int, list[int]]]:
         """No depth waits any more; returns what did, what was begun included."""
         waited = self.without_depth
-        self.depth, self._begun, self._parts = [], None, None
+        self.depth, self.previews, self._begun, self._parts = [], [], None, None
         return waited

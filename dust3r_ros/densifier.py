@@ -14,6 +14,7 @@ from dust3r_ros.backends.base import Backend
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import angle_deg, invert
 from dust3r_ros.map_state import KeyframeState, PairGeometry
+from dust3r_ros.mapping.depth_preview import DepthPreview, Posed
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.timing import StageTimer
 from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
@@ -42,6 +43,8 @@ class Densifier:
         self._used: dict[tuple[int, int], PairGeometry] = {}
         self.paired: list[tuple[int, int]] = []  # pairs in the order in which they came, went or lay anew
         self._lenses: dict[int, Lens] = {}  # with which the images that the backend has were rectified
+        self._preview = DepthPreview()
+        self._previewed: dict[int, tuple[tuple[int, int], PairGeometry]] = {}  # a pair of each, as it lay then
 
     def predict(
         self,
@@ -82,15 +85,48 @@ class Densifier:
         self.connect(index, others)
         if not self._state.config.dense:
             return
-        near = range(index - 1, max(-1, index - 1 - self._state.config.window), -1)
-        candidates = self._posed(dict.fromkeys([*others, *near]))
-        chosen = depth_sources(self._state.sparse, index, candidates, self._state.config.depth_pairs)
+        chosen = self._sources(index, others, self._state.config.depth_pairs)
         self._part([pair for pair in self._used if pair[1] == index and pair[0] not in chosen])
         for first in range(0, len(chosen), pairs):
             if self._state.sparse.views[index].w_T_c is None:
                 return
             yield self._pair_up(index, self._posed(chosen[first : first + pairs]))
         yield self._share(index, [index - apart for apart in _APART])
+
+    def preview(self, index: int, others: Sequence[int], pairs: int) -> set[int]:
+        """A first look at the depth of a keyframe that has none, from the best ``pairs`` with ``others``.
+
+        Returns it, if that shows any.
+        """
+        if self.depths.told(index) or self._state.sparse.views[index].w_T_c is None:
+            return set()
+        sources = self._sources(index, others, pairs)
+        with self._stage("preview"):
+            found = self._preview.look(index, {view: self._look(view) for view in (index, *sources)}, sources)
+        if found is None:
+            return set()
+        depth, confidence = found
+        shown = self._state.records[index].stream.shown(self.lens(index))
+        self.depths.preview(index, depth, _where(shown, confidence))
+        self.leave_out(index)
+        pair = (sources[0], index)
+        self._previewed[index] = pair, self._geometry(pair)
+        return {index}
+
+    def _look(self, index: int) -> Posed:
+        stream, w_T_c = self._state.records[index].stream, self._state.sparse.views[index].w_T_c
+        assert w_T_c is not None, "only posed keyframes are looked at"
+        return Posed(stream.name, self.image(index), self.focal(index), w_T_c, self._landmarks(index))
+
+    def _landmarks(self, index: int) -> Array:
+        """(N, 3) places of what a keyframe sees."""
+        sparse = self._state.sparse
+        return sparse.points[sparse.known(sparse.views[index].seen).ids]
+
+    def _sources(self, index: int, others: Sequence[int], count: int) -> list[int]:
+        """Those of ``others`` and of the keyframes before that tell most of a keyframe's depth, best first."""
+        near = range(index - 1, max(-1, index - 1 - self._state.config.window), -1)
+        return depth_sources(self._state.sparse, index, self._posed(dict.fromkeys([*others, *near])), count)
 
     def take_over(self, other: Densifier, first: int, scale: float) -> None:
         """The depth of another map, whose keyframes are these from ``first`` on and whose unit is ``scale`` units."""
@@ -99,6 +135,8 @@ class Densifier:
         self._used |= taken
         self.paired += taken
         self._lenses |= {first + index: lens for index, lens in other._lenses.items()}
+        for index, ((a, b), geometry) in other._previewed.items():
+            self._previewed[first + index] = (first + a, first + b), geometry
 
     @property
     def pairs(self) -> Mapping[tuple[int, int], PairGeometry]:
@@ -152,19 +190,25 @@ class Densifier:
 
     def stale(self) -> set[int]:
         """Let go of depth where the geometry of a pair has changed since it was computed; returns whose it was."""
-        self._part([pair for pair in self._used if len(self._posed(pair)) < len(pair)])
-        stale = {index for pair in self._used if self._moved(pair) for index in pair}
+        stale = self._outdated()
+        for index, (pair, before) in self._previewed.items():
+            if not self.depths.told(index) and (len(self._posed(pair)) < len(pair) or self._moved(pair, before)):
+                stale.add(index)
         for index in stale:
             self.depths.clear(index)
         return stale
+
+    def _outdated(self) -> set[int]:
+        """Keyframes of which a pair lies otherwise than when depth came from it."""
+        self._part([pair for pair in self._used if len(self._posed(pair)) < len(pair)])
+        return {index for pair, before in self._used.items() if self._moved(pair, before) for index in pair}
 
     def renew(self, last: bool = True) -> set[int]:
         """Depth once more where the geometry of a pair has changed since it was computed.
 
         The ``last`` time keyframes that are still in the window hear what all others know, too.
         """
-        self._part([pair for pair in self._used if len(self._posed(pair)) < len(pair)])
-        stale = {index for pair in self._used if self._moved(pair) for index in pair}
+        stale = self._outdated()
         # What these told others is not true any more. Frozen depth cannot be told from what was heard.
         misled = {index for index in range(len(self._state.records)) if self.depths.givers(index) & stale} - stale
         stale |= {index for index in misled if self.depths.frozen(index)}
@@ -234,9 +278,9 @@ class Densifier:
         if not others:
             return set()
         pairs = [(other, index) for other in others]
-        sparse = self._state.sparse
-        poses = {view: w_T_c for view in (index, *others) if (w_T_c := sparse.views[view].w_T_c) is not None}
-        landmarks = {view: sparse.points[sparse.known(sparse.views[view].seen).ids] for view in poses}
+        views = self._state.sparse.views
+        poses = {view: w_T_c for view in (index, *others) if (w_T_c := views[view].w_T_c) is not None}
+        landmarks = {view: self._landmarks(view) for view in poses}
         with self._stage("predict"):
             predictions = self.predict(pairs, self._focals(), poses, landmarks)
         with self._stage("fuse"):
@@ -261,9 +305,9 @@ class Densifier:
             confidence_second=_where(second, prediction.confidence_second),
         )
 
-    def _moved(self, pair: tuple[int, int]) -> bool:
+    def _moved(self, pair: tuple[int, int], before: PairGeometry) -> bool:
         """Whether a pair's relative pose or focals differ from those its depth came from; its length may."""
-        before, now = self._used[pair], self._geometry(pair)
+        now = self._geometry(pair)
         (R, t), (R_now, t_now) = ((g.second_T_first[:3, :3], g.second_T_first[:3, 3]) for g in (before, now))
         direction = [-a.T @ b / max(float(np.linalg.norm(b)), 1e-12) for a, b in ((R, t), (R_now, t_now))]
         shift = float(np.linalg.norm(direction[0] - direction[1]))

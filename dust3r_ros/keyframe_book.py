@@ -44,12 +44,13 @@ class KeyframeBook(Submap):
 
     @property
     def depth_backlog(self) -> tuple[int, int]:
-        waiting = set() if self.chores is None else {index for index, _ in self.chores.without_depth}
-        if not waiting:
+        if self.chores is None:
             return 0, 0
+        unseen = {index for index, _ in self.chores.previews}
         last = len(self.state.records) - 1
-        done = next((k for k in range(last, -1, -1) if k not in waiting), 0)
-        return len(waiting), self.state.records[last].stamp_ns - self.state.records[done].stamp_ns
+        done = next((k for k in range(last, -1, -1) if k not in unseen), 0)
+        behind = self.state.records[last].stamp_ns - self.state.records[done].stamp_ns if unseen else 0
+        return len(self.chores.without_depth), behind
 
     def record(self, index: int) -> KeyframeRecord:
         return self.state.records[index]

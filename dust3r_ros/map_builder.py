@@ -12,7 +12,7 @@ from dust3r_ros.alignment.transplant import adjusted_copy, transplant
 from dust3r_ros.appearance import Appearance
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.calibrator import Calibrator
-from dust3r_ros.chores import BEGIN, CALIBRATION, DEPTH, LOOP, SEARCH, START, TAKE, Chores, WholeMap
+from dust3r_ros.chores import BEGIN, CALIBRATION, DEPTH, LOOP, PREVIEW, SEARCH, START, TAKE, Chores, WholeMap
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.densifier import Densifier
 from dust3r_ros.frame_finder import FrameFinder
@@ -40,6 +40,7 @@ from dust3r_ros.types import Array, Image, Keyframe
 _MAX_FIRST_KEYFRAMES = 8
 _CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
 _LIVE_FROM = 12  # keyframes; fewer tell less of a focal than the usual one that the first poses were made with
+_PREVIEW_PAIRS = 2  # of a first look at depth, unless others wait for theirs
 _RENEWED = 30  # keyframes up to which depth follows calibrations at once: of more it would take seconds
 
 
@@ -143,7 +144,7 @@ class MapBuilder(KeyframeBook):
         if self.chores is not None and other.chores is not None:
             first = merged.first_view
             waited = other.chores.drop_depth()
-            self.chores.depth += [(first + at, [first + near for near in others]) for at, others in waited]
+            self.chores.want_depth([(first + at, [first + near for near in others]) for at, others in waited])
         self._close_loop()
         self.generation += 1
         self.mark_all()
@@ -228,6 +229,8 @@ class MapBuilder(KeyframeBook):
             return TAKE
         if self.chores.whole_map and not self.chores.running:
             return BEGIN
+        if self.chores.previews:
+            return PREVIEW
         if self.chores.running and self.settling:
             return ""  # what is under way would make it worthless
         return DEPTH if self.chores.depth or self.chores.part_way else ""
@@ -240,6 +243,9 @@ class MapBuilder(KeyframeBook):
             self._take_up()
         elif kind == BEGIN:
             self.chores.begin(self._adjusted_copy)
+        elif kind == PREVIEW:
+            index, others = self.chores.previews.pop()
+            self._changed |= self._dense.preview(index, others, 1 if self.chores.previews else _PREVIEW_PAIRS)
         elif kind == DEPTH:
             self.chores.some_depth(self._densify_in_parts)
 
@@ -313,8 +319,7 @@ class MapBuilder(KeyframeBook):
         elif self.state.sure and len(self.state.records) <= _RENEWED:  # unsure, it will change again soon
             stale = self._dense.stale()
             self._changed |= stale
-            waiting = {index for index, _ in self.chores.depth}
-            self.chores.depth[:0] = [(k, self._near.neighbours(k)) for k in sorted(stale - waiting)]
+            self.chores.want_depth([(k, self._near.neighbours(k)) for k in stale])
 
     def _densify(self, index: int, others: Sequence[int]) -> None:
         """Depth of a keyframe, and what moves in it."""
@@ -340,7 +345,7 @@ class MapBuilder(KeyframeBook):
             return
         self._dense.connect(index, others)
         if self._config.dense:
-            self.chores.depth.append((index, list(others)))
+            self.chores.want_depth([(index, list(others))])
 
     def _rebuilt(self) -> None:
         """Every pose is new: so is depth."""

@@ -125,7 +125,7 @@ class MapView:
 
     @property
     def depth_backlog(self) -> tuple[int, int]:
-        """Keyframes that wait for depth, and how much newer (ns) the newest keyframe is than the newest with depth."""
+        """As ``Submap`` says it."""
         return self.submap.depth_backlog
 
     @property

@@ -84,11 +84,7 @@ class Movers:
         return changed
 
     def _has_depth(self, index: int) -> bool:
-        return (
-            index >= 0
-            and self._state.sparse.views[index].w_T_c is not None
-            and self._dense.depths.get(index) is not None
-        )
+        return index >= 0 and self._state.sparse.views[index].w_T_c is not None and self._dense.depths.told(index)
 
     def _compare(self, index: int, others: Iterable[int]) -> set[int]:
         said = []

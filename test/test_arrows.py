@@ -69,6 +69,7 @@ LAYERS = (
         "outposts",
         "frame_finder",
         "metric",
+        "mapping.depth_preview",
         "mapping.loop_closing",
         "mapping.reconstruction",
         "mapping.submap",

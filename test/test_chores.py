@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sequences import SMALL, walk
 
-from dust3r_ros.chores import BEGIN, DEPTH, TAKE, Chores, WholeMap
+from dust3r_ros.chores import BEGIN, DEPTH, PREVIEW, TAKE, Chores, WholeMap
 from dust3r_ros.mapper import Mapper
 
 CONFIG = replace(SMALL, keyframe_motion_young=0.02)
@@ -52,6 +52,13 @@ def test_depth_waits_and_the_newest_keyframe_gets_it_first(sequence):
     mapper = live(sequence, 8)
     assert mapper.counts.keyframes > 3 and mapper.backlog >= mapper.counts.keyframes
     assert all((keyframe.depth == 0).all() for keyframe in mapper.keyframes)
+    while mapper.due in (BEGIN, TAKE):
+        mapper.work(mapper.due)
+    assert mapper.due == PREVIEW
+    update = mapper.work(PREVIEW)
+    assert [keyframe.index for keyframe in update.changed] == [mapper.keyframes[-1].index]
+    previewed = (mapper.keyframes[-1].depth > 0).mean()
+    assert previewed > 0.2
     while mapper.due != DEPTH:
         mapper.work(mapper.due)
     newest, backlog = mapper.keyframes[-1].index, mapper.backlog
@@ -60,7 +67,7 @@ def test_depth_waits_and_the_newest_keyframe_gets_it_first(sequence):
     while mapper.backlog == backlog:
         update = mapper.work(DEPTH)
     assert newest in {keyframe.index for keyframe in update.changed}
-    assert (mapper.keyframes[-1].depth > 0).mean() > 0.3
+    assert (mapper.keyframes[-1].depth > 0).mean() > max(0.3, previewed)
 
 
 def test_adjustments_of_the_whole_map_are_brought_in_while_it_grows(sequence):
@@ -107,16 +114,42 @@ def test_a_loop_does_not_take_the_place_of_a_calibration():
     assert begun == ["calibration", "loop"] and not chores.whole_map
 
 
+def test_the_newest_keyframe_is_next_whenever_it_was_wanted():
+    chores = Chores(beside=False)
+    chores.want_depth([(3, [1])])
+    chores.want_depth([(1, [0]), (2, [0]), (3, [2])])
+    assert chores.depth == chores.previews == [(1, [0]), (2, [0]), (3, [1])]
+
+
+def test_depth_that_fails_is_not_tried_again():
+    chores = Chores(beside=False)
+    chores.want_depth([(1, [0]), (2, [1])])
+
+    def fails(index, others):
+        yield
+        raise RuntimeError(f"keyframe {index}")
+
+    chores.some_depth(fails)
+    assert chores.without_depth == [(1, [0]), (2, [1])]
+    with pytest.raises(RuntimeError, match="keyframe 2"):
+        chores.some_depth(fails)
+    assert chores.without_depth == [(1, [0])]
+
+
 def test_keyframes_without_depth_are_told(sequence):
-    """How many wait, and how far the newest with depth is behind; depth that is under way counts as waiting."""
+    """How many wait, and how far the newest with a preview is behind; depth that is under way counts as waiting."""
     mapper = live(sequence, 16)
     while mapper.due in (BEGIN, TAKE):
         mapper.work(mapper.due)
     count, behind_ns = mapper.depth_backlog
     stamps = [keyframe.stamp_ns for keyframe in mapper.keyframes]
     assert count >= len(stamps) > 1 and behind_ns == stamps[-1] - stamps[0]
+    mapper.work(PREVIEW)
+    assert mapper.depth_backlog == (count, 0), "the newest shows some"
+    while mapper.due != DEPTH:
+        mapper.work(mapper.due)
     mapper.work(DEPTH)
-    assert mapper.depth_backlog == (count, behind_ns)
+    assert mapper.depth_backlog == (count, 0), "it is done in parts"
     while mapper.due:
         mapper.work(mapper.due)
     assert mapper.depth_backlog == (0, 0)
@@ -136,7 +169,9 @@ def test_a_correction_of_the_whole_map_raises_its_revision(sequence):
         else:
             feed(mapper, sequence, index, index + 1)
             index += 1
-    assert taken.count(TAKE) > 0 and mapper.due == DEPTH
+    assert taken.count(TAKE) > 0 and mapper.due == PREVIEW
     before = mapper.revision
+    while mapper.due != DEPTH:
+        mapper.work(mapper.due)
     mapper.work(DEPTH)
     assert mapper.revision == before

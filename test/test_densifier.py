@@ -89,6 +89,29 @@ def test_a_network_beside_geometry_adds_depth(sequence: RenderedSequence) -> Non
     assert network.asked == [(0, 1), (1, 0)]
 
 
+def test_a_preview_stands_in_until_there_is_depth(dense: tuple[Densifier, Oracle]) -> None:
+    densifier, truth = dense
+    assert densifier.preview(0, [], 2) == set(), "there is nothing to pair it with"
+    assert densifier.preview(2, [1, 0], 2) == {2}
+    check(densifier, truth, 2)
+    assert not densifier.depths.told(2) and densifier.depths.own(2) is None
+    previewed = (densifier.depths.get(2)[1] > 1.5).mean()
+    densifier.densify(2, [1, 0])
+    assert densifier.depths.told(2) and (densifier.depths.get(2)[1] > 1.5).mean() > 1.2 * previewed
+    assert densifier.preview(2, [1, 0], 2) == set(), "there is more already"
+
+
+def test_a_preview_is_stale_when_its_pair_lies_otherwise(dense: tuple[Densifier, Oracle]) -> None:
+    densifier, _ = dense
+    densifier.preview(1, [0], 2)
+    assert densifier.stale() == set()
+    view = densifier._state.sparse.views[1]
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("y", 1.0, degrees=True).as_matrix()
+    view.w_T_c = view.w_T_c @ turn
+    assert densifier.stale() == {1} and densifier.depths.get(1) is None
+
+
 def test_depth_in_map_units(dense: tuple[Densifier, Oracle]) -> None:
     densifier, truth = dense
     assert densifier.densify(1, [0]) == {0, 1}

@@ -34,7 +34,7 @@ def test_products_do_not_change() -> None:
 
 def test_states_read_as_text() -> None:
     assert TrackingState("lost") is TrackingState.LOST
-    assert [state.value for state in TrackingState] == ["initialising", "tracking", "lost"]
+    assert [state.value for state in TrackingState] == ["initialising", "tracking", "bridged", "lost"]
 
 
 def test_an_update_says_nothing_it_does_not_know() -> None:

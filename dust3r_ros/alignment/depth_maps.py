@@ -17,7 +17,8 @@ class DepthMaps:
     """Depth estimates per keyframe, one for each other view of its pairs, and what they fuse to, gaps closed.
 
     Everything is in map units and z of the keyframe's own camera. What other keyframes know of the same surfaces
-    is handed to it besides. Single estimates are let go by ``freeze``; the fused map stays.
+    is handed to it besides. Single estimates are let go by ``freeze``; the fused map stays. A ``preview`` stands in
+    until there is an estimate.
     """
 
     def __init__(self) -> None:
@@ -26,6 +27,7 @@ class DepthMaps:
         self._handed: dict[int, tuple[Array32, Array32]] = {}
         self._givers: dict[int, set[int]] = {}  # keyframes that handed depth to one
         self._fused: dict[int, tuple[Array32, Array32]] = {}
+        self._previews: dict[int, tuple[Array32, Array32]] = {}
         self._images: dict[int, Image] = {}
         self._left_out: dict[int, np.ndarray] = {}  # packed
         self._shown: dict[int, tuple[Array32, Array32]] = {}  # without it
@@ -44,7 +46,7 @@ class DepthMaps:
 
     def left_out(self, index: int) -> np.ndarray | None:
         """(H, W) where a keyframe has no depth whatever pairs say; None for nowhere, and before they say anything."""
-        packed, found = self._left_out.get(index), self.own(index)
+        packed, found = self._left_out.get(index), self.own(index) or self._previews.get(index)
         if packed is None or found is None:
             return None
         return np.unpackbits(packed, count=found[0].size).astype(bool).reshape(found[0].shape)
@@ -68,9 +70,19 @@ class DepthMaps:
             np.where(confidence > 1.0, depth, 0.0).astype(np.float32),
             np.where(depth > 0, confidence, 1.0).astype(np.float32),
         )
-        self._own.pop(index, None)
-        self._fused.pop(index, None)
+        for kept in (self._own, self._fused, self._previews):
+            kept.pop(index, None)
         self._touch(index)
+
+    def preview(self, index: int, depth: Array32, confidence: Array32) -> None:
+        """What is shown of a keyframe of which no pair told anything yet, (H, W) each."""
+        self._previews[index] = depth, confidence
+        self._shown.pop(index, None)
+        self._touch(index)
+
+    def told(self, index: int) -> bool:
+        """Whether there is more of a keyframe than a preview."""
+        return bool(self._estimates.get(index))
 
     def hand(self, index: int, others: Mapping[int, tuple[Array32, Array32]]) -> None:
         """What ``others`` know of a keyframe's pixels, depth (H, W) and confidence each; every one is heard once."""
@@ -139,7 +151,7 @@ class DepthMaps:
         if index not in self._fused:
             own = self.own(index)
             if own is None:
-                return None
+                return self._previews.get(index)
             self._shown.pop(index, None)
             found = _fuse([own, self._handed[index]]) if index in self._handed else own
             self._fused[index] = _finished(*found, self._images.get(index))
@@ -147,7 +159,7 @@ class DepthMaps:
 
     def freeze(self, index: int) -> None:
         """Keep only the fused map of a keyframe; it counts as one estimate if others come later."""
-        fused = self.whole(index)
+        fused = self.whole(index) if self.told(index) else None
         if fused is not None:
             self._estimates[index] = {index: fused}
             self._own[index] = fused
@@ -158,6 +170,7 @@ class DepthMaps:
         """Forget the depth of a keyframe."""
         for kept in (self._estimates, self._own, self._handed, self._givers, self._fused, self._images):
             kept.pop(index, None)
+        self._previews.pop(index, None)
         self._left_out.pop(index, None)
         self._shown.pop(index, None)
         self._touch(index)
@@ -168,14 +181,14 @@ class DepthMaps:
         for other, (depth, confidence) in self._estimates.get(index, {}).items():
             self._estimates[index][other] = (depth * np.float32(factor), confidence)
         self._growth[index] = factor * self.growth(index)
-        for kept in (self._own, self._handed, self._fused):
+        for kept in (self._own, self._handed, self._fused, self._previews):
             if index in kept:
                 depth, confidence = kept[index]
                 kept[index] = (depth * np.float32(factor), confidence)
 
     def rescale_all(self, factor: float) -> None:
         """The unit of length became smaller by ``factor``."""
-        for index in self._estimates.keys() | self._fused.keys():
+        for index in self._estimates.keys() | self._fused.keys() | self._previews.keys():
             self.rescale(index, factor)
 
     def take_over(self, other: DepthMaps, first: int, scale: float) -> None:
@@ -189,6 +202,8 @@ class DepthMaps:
                     self._left_out[first + index] = other._left_out[index]
                 self._pixels[first + index], self._growth[first + index] = other.pixels(index), other.growth(index)
                 self.rescale(first + index, scale)
+        for index, (depth, confidence) in other._previews.items():
+            self.preview(first + index, depth * np.float32(scale), confidence)
 
 
 def _fuse(estimates: Sequence[tuple[Array32, Array32]]) -> tuple[Array32, Array32]:

@@ -81,11 +81,12 @@ class TwoViewBackend:
     name = "two_view"
     uses_poses = True
 
-    def __init__(self, min_parallax_deg: float = 1.0) -> None:
+    def __init__(self, min_parallax_deg: float = 1.0, flow_bytes: int = 128 << 20) -> None:
+        """Flows are kept up to ``flow_bytes``."""
         self._min_parallax_deg = min_parallax_deg
         self._views: dict[int, _View] = {}
         self._digests: dict[int, int] = {}  # of the images that flows are of
-        self._flows = FlowStore()
+        self._flows = FlowStore(flow_bytes)
 
     def add(self, view: View) -> None:
         """Take a view (H, W, 3) RGB uint8 in."""

@@ -205,5 +205,5 @@ class Submap(Protocol):
 
     @property
     def depth_backlog(self) -> tuple[int, int]:
-        """Keyframes that wait for depth, and how much newer (ns) the newest keyframe is than the newest with depth."""
+        """Keyframes that wait for all their depth; the newest's time (ns) after the newest of which some is known."""
         return 0, 0

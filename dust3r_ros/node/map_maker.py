@@ -13,7 +13,7 @@ import numpy as np
 from rclpy.serialization import serialize_message
 
 from dust3r_ros.alignment.cloud import keyframe_cloud
-from dust3r_ros.chores import DEPTH, TAKE
+from dust3r_ros.chores import DEPTH, PREVIEW, TAKE
 from dust3r_ros.config import MapperConfig, NodeConfig
 from dust3r_ros.errors import ConfigError, Dust3rRosError, InputError
 from dust3r_ros.io.chrome_trace import ChromeTrace
@@ -37,7 +37,7 @@ KEYFRAME_TOPICS = ("keyframe_cloud", "depth")
 # What is worked out from many frames, such as percentiles, is so at most this often.
 _SUMMARY_S = 0.5
 _SHIPPED_S = 0.2  # what is traced goes to the node's process so often
-_REST = 0.5  # after some depth was computed, images are waited for so many times as long
+_REST = 4.0  # after some depth was computed, images are waited for so many times as long
 _QUIET_S = 0.3  # no image for so long: nothing is to be waited for
 _OVERDUE_S = 0.5  # depth that had to wait longer goes before an image
 
@@ -118,6 +118,10 @@ def _name(job: Callable[..., object]) -> str:
     return getattr(job, "__name__", "job").replace("_", " ")
 
 
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, Dust3rRosError) else "".join(traceback.format_exception(error))
+
+
 class MapMaker:
     """Called by ``mapping.process``, one method after the other; images and changes are answered with ``News``."""
 
@@ -165,13 +169,13 @@ class MapMaker:
         return self._news()
 
     def work(self, idle: bool) -> bool:
-        """Something of what images do not wait for: adjustments of the whole map always, depth when there is time."""
+        """Something of what images do not wait for: all of it at once but depth, for which there must be time."""
         due, begin = self._session.due, time.monotonic()
         self._ship(begin, idle and not due)
         if not due or (due == DEPTH and not self._has_time(idle, begin)):
             return self._wait_or_tell(idle)
         with self._span(f"work: {due}"):
-            update = self._back_end.work()
+            update = self._done()
         if due == DEPTH:
             now = time.monotonic()
             self._rest_until = now + _REST * (now - begin)
@@ -181,9 +185,17 @@ class MapMaker:
         self._map.note(update)
         if due == TAKE:
             self._tell(NEWS, self._news(snapshots=self._back_end.snapshots()))
-        if idle and not self._session.mapper.backlog:
+        if idle and (due == PREVIEW or not self._session.mapper.backlog):
             self._publish()
         return True
+
+    def _done(self) -> MapUpdate | None:
+        """What came of something that was due; what fails is told, and the map goes on without it."""
+        try:
+            return self._back_end.work()
+        except Exception as error:
+            self._log.error(f"some of the map's work failed: {_said(error)}")
+            return None
 
     def _publish(self) -> None:
         with self._span("publish map"):
@@ -228,8 +240,7 @@ class MapMaker:
         except (InputError, ConfigError) as error:
             return self._news(refused=str(error))
         except Exception as error:  # whatever the mapper does, the node goes on
-            known = isinstance(error, Dust3rRosError)
-            return self._news(failed=str(error) if known else "".join(traceback.format_exception(error)))
+            return self._news(failed=_said(error))
         update = taken.update
         self._stamp_ns = update.stamp_ns
         self._notice_reset()

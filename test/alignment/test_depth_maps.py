@@ -249,3 +249,25 @@ def test_handed_depth_grows_with_its_keyframe_and_goes_with_it() -> None:
     np.testing.assert_allclose(maps.own(0)[0], 3 * a, rtol=1e-4)
     maps.clear(0)
     assert maps.get(0) is None and maps.own(0) is None and not maps.givers(0)
+
+
+def test_a_preview_goes_with_the_map_and_gives_way_to_a_pair() -> None:
+    maps = DepthMaps()
+    depth, confidence = np.full(SHAPE, 2.0, np.float32), np.full(SHAPE, 3.0, np.float32)
+    maps.preview(5, depth, confidence)
+    maps.leave_out(5, np.arange(SHAPE[0] * SHAPE[1]).reshape(SHAPE) == 0)
+    maps.rescale_all(0.5)
+    shown = maps.get(5)
+    assert shown is not None and shown[0][0, 0] == 0 and (shown[0].ravel()[1:] == 1.0).all()
+    assert maps.own(5) is None and not maps.told(5)
+    other = DepthMaps()
+    other.take_over(maps, 10, 3.0)
+    assert (other.whole(15)[0] == 3.0).all()
+    maps.freeze(5)
+    assert not maps.told(5)
+    prediction, _, b = pair(3, 5)
+    maps.absorb(prediction, SECOND_T_FIRST, 1.0)
+    np.testing.assert_allclose(maps.whole(5)[0], b, rtol=1e-4)
+    maps.preview(4, depth, confidence)
+    maps.clear(4)
+    assert maps.get(4) is None

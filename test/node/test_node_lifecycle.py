@@ -1,5 +1,6 @@
 """Configure, activate, clean up, signals, parameters: what an operator does."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -23,7 +24,11 @@ def change(recorder, transition):
 
 
 def state(recorder):
-    return recorder.call(GetState, "get_state", GetState.Request()).current_state.id
+    """A busy node may answer before it has discovered who asks, and DDS drops that: asked again, it answers."""
+    for _ in range(6):
+        with contextlib.suppress(RemoteError):
+            return recorder.call(GetState, "get_state", GetState.Request(), seconds=10).current_state.id
+    raise RemoteError("the node does not say its state")
 
 
 def set_parameter(recorder, name, value):
