@@ -12,11 +12,11 @@ from scipy.spatial.transform import Rotation
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.essential import essential_pose
 from dust3r_ros.geometry.pinhole import center_of, project
-from dust3r_ros.geometry.reprojection import covariance, minimise
+from dust3r_ros.geometry.reprojection import covariance, minimise, settle
 from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.types import Array
 
-__all__ = ["PnpResult", "essential_pose", "solve_pnp", "solve_pnp_unknown_focal"]
+__all__ = ["PnpResult", "essential_pose", "refine_pose", "solve_pnp", "solve_pnp_unknown_focal"]
 
 _RANSAC_POINTS = 4000  # a draw this large finds the pose; every point votes afterwards
 _RANSAC_ITERATIONS = 300
@@ -72,6 +72,28 @@ def solve_pnp(
     if found is not None:
         return found
     return matches.refined(matches.ransac(focal), focal, free_focal=False)
+
+
+def refine_pose(
+    points_world: Array, pixels: Array, focal: float, near: Array, *, threshold_px: float, min_inliers: int
+) -> PnpResult | None:
+    """Pose close to a good guess ``near`` (4, 4) ``w_T_c``, in a third of the time of ``solve_pnp``.
+
+    ``points_world`` (N, 3) and ``pixels`` (N, 2) from the principal point, all finite. None where most matches do not
+    fit a pose that few steps lead to.
+    """
+    enough = max(min_inliers, _MOST * len(points_world))
+    try:
+        c_T_w = settle(points_world, pixels, invert(near), focal, (_NEAR * threshold_px, threshold_px), enough)
+        errors = np.linalg.norm(project(transform(c_T_w, points_world), focal, (0.0, 0.0)) - pixels, axis=1)
+        inliers = errors < threshold_px
+        if inliers.sum() < enough:
+            return None
+        points, seen = points_world[inliers], pixels[inliers]
+        certainty = covariance(points, seen, c_T_w, focal, (0.0, 0.0), free_focal=False)
+    except GeometryError:
+        return None
+    return PnpResult(invert(c_T_w), inliers, certainty, float(np.sqrt(np.mean(errors[inliers] ** 2))), focal)
 
 
 def solve_pnp_unknown_focal(

@@ -11,6 +11,7 @@ from dust3r_ros.types import Array
 
 _HUBER = 1.345  # standard deviations; 95 % efficient for normal errors
 _CONVERGED = 0.01  # standard deviations of the pose
+_SETTLED, _MOST_STEPS = 0.1, 8  # the same where the pose of the next image is asked soon
 _MIN_EIGENVALUE = 1e-12  # of the normalised information matrix; below, a direction of the pose is free
 
 
@@ -87,6 +88,37 @@ def minimise(
         if np.abs(slopes @ step).max() < 1e-4 or damping > 1e8:  # no pixel moves any more
             break
     return c_T_w, focal
+
+
+def settle(
+    points: Array, pixels: Array, c_T_w: Array, focal: float, gates_px: tuple[float, float], fewest: float
+) -> Array:
+    """``c_T_w`` that minimises Huber's loss of the reprojection errors below the second gate, from a start close by.
+
+    Matches as ``minimise`` has them, pixels from the principal point. Gauss-Newton, in which the matches below the gate
+    are told anew at each step, at the first one by the first gate. It ends where a step is small beside what the pose
+    is uncertain by. Raises ``GeometryError`` where it does not within a few steps, or less than ``fewest`` are below.
+    """
+    for at in range(_MOST_STEPS):
+        residuals, jacobian = linearised(points, pixels, c_T_w, focal, (0.0, 0.0), False)
+        ahead = points @ c_T_w[2, :3] + c_T_w[2, 3] > 0
+        near = ahead & (np.hypot(*residuals.reshape(2, -1)) < gates_px[min(at, 1)])
+        if np.count_nonzero(near) < fewest:
+            break
+        both = np.tile(near, 2)
+        residuals, jacobian = residuals[both], jacobian[both]
+        scale = _noise(residuals)
+        weighted = jacobian.T * np.minimum(1.0, _HUBER * scale / np.maximum(np.abs(residuals), 1e-12))
+        normal = weighted @ jacobian
+        _check_information(normal, len(points))
+        step = np.linalg.solve(normal, -weighted @ residuals)
+        c_T_w, _ = _moved(c_T_w, focal, step)
+        if at and step @ normal @ step < (_SETTLED * scale) ** 2:
+            return c_T_w
+    raise GeometryError(
+        f"a guess of a pose does not lead to one that fits {fewest:g} of {len(points)} matches within {_MOST_STEPS} "
+        "steps; a better guess is needed"
+    )
 
 
 def covariance(

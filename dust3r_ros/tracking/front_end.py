@@ -9,7 +9,6 @@ import numpy as np
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.pinhole import center_of, project, rays
-from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.undistortion import Undistortion
 from dust3r_ros.keyframes import is_keyframe
@@ -34,6 +33,7 @@ _PICKED_PX = 8.0  # how far from where the map says they are
 _GUESSED_PX = 80.0  # the same where the map does not know
 _HOPPING = 250  # corners that are carried so
 _TRIES = 6  # images in which corners of the last good one are looked for
+_LEVELS_AHEAD = 2  # halvings of the image where steady motion says where corners are
 _STEADY = 2.0  # times the step before: beyond, the motion before tells nothing of this one
 _MASK_MARGIN_PX = 10
 
@@ -111,7 +111,8 @@ class FrontEnd:
         corners = self._follow(gray) if len(self._corners) else self._catch_up(self._map)
         corners = corners.select(_clear(corners.pixels, self._masked(mask, gray.shape)))
         placed = np.flatnonzero(corners.placed)
-        found = self._locate(corners.select(placed))
+        near = self._path[-1][1] if self._path else self._map.w_T_c
+        found = locate(self._map, corners.select(placed), self._middle(), near, self._config)
         if found is None:
             self._failed += 1
             if self._failed >= _TRIES and self._guess is None:
@@ -239,17 +240,15 @@ class FrontEnd:
 
     def _follow(self, gray: Image) -> Corners:
         """The corners in the newest image, from where steady motion takes them; failing that, from where they were."""
-        corners = self._corners
+        corners, ahead = self._corners, self._ahead()
         assert self._seen_in is not None
-        ahead = self._ahead()
-        start = corners.pixels
         if ahead is not None:
-            shift = self._expected(corners.points, ahead) - self._expected(corners.points, self._path[-1][1])
-            start = start + np.nan_to_num(shift)
-        pixels, good = follow(self._seen_in, gray, corners.pixels, start)
-        if ahead is not None and good.mean() < MOST_AGREE:
-            pixels, good = follow(self._seen_in, gray, corners.pixels, corners.pixels)
-        return corners.moved(pixels, good)
+            before, now = (self._offsets(corners.points, w_T_c) for w_T_c in (self._path[-1][1], ahead))
+            start = corners.pixels + np.nan_to_num(now - before)
+            pixels, good = follow(self._seen_in, gray, corners.pixels, start, _LEVELS_AHEAD)
+            if good.mean() >= MOST_AGREE:
+                return corners.moved(pixels, good)
+        return corners.moved(*follow(self._seen_in, gray, corners.pixels, corners.pixels))
 
     def _ahead(self) -> Array | None:
         """Where the robot says the camera is, else where it is if it goes on as it did (4, 4); None: nobody knows."""
@@ -263,14 +262,12 @@ class FrontEnd:
     def _expected(self, points: Array, w_T_c: Array) -> Array:
         """Pixels (N, 2) of the tracked image where landmarks (N, 3) are seen from ``w_T_c``; NaN behind it."""
         assert self._map is not None
-        ideal = project(transform(invert(w_T_c), points), self._map.focal, (0.0, 0.0))
-        return self._map.lens.seen(ideal) + self._middle()
+        return self._map.lens.seen(self._offsets(points, w_T_c)) + self._middle()
 
-    def _locate(self, corners: Corners) -> PnpResult | None:
-        """Pose of the newest image by corners whose place is known; None where as few agree as may by chance."""
+    def _offsets(self, points: Array, w_T_c: Array) -> Array:
+        """From the middle, as a pinhole would see them, which is enough to tell how they move."""
         assert self._map is not None
-        near = self._path[-1][1] if self._path else self._map.w_T_c
-        return locate(self._map, corners, self._middle(), near, self._config)
+        return project(transform(invert(w_T_c), points), self._map.focal, (0.0, 0.0))
 
     def _wants_keyframe(self) -> bool:
         """Whether the corners moved far since the last keyframe, or many of them are lost."""

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.pinhole import project
-from dust3r_ros.geometry.pose import solve_pnp, solve_pnp_unknown_focal
+from dust3r_ros.geometry.pose import refine_pose, solve_pnp, solve_pnp_unknown_focal
 from dust3r_ros.geometry.rigid import angle_deg, invert, pose, transform
 from dust3r_ros.types import Camera
 
@@ -220,3 +220,35 @@ def test_a_wrong_guess_does_no_harm() -> None:
     for near in (np.eye(4), truth @ pose(Rotation.from_rotvec([0, 0.5, 0]).as_matrix(), np.zeros(3))):
         found = solve_pnp(points, pixels, CAMERA.focal, CAMERA.center, near=near)
         np.testing.assert_array_equal(found.w_T_c, solve_pnp(points, pixels, CAMERA.focal, CAMERA.center).w_T_c)
+
+
+def test_a_guess_close_by_is_refined_to_what_is_found_without_it() -> None:
+    points, pixels, w_T_c = scene(4, noise=0.5, outliers=0.2)
+    offsets = pixels - CAMERA.center
+    near = w_T_c @ pose(Rotation.from_rotvec([0.004, -0.003, 0.002]).as_matrix(), [0.01, 0.02, -0.01])
+    found = refine_pose(points, offsets, CAMERA.focal, near, threshold_px=5.0, min_inliers=12)
+    expected = solve_pnp(points, offsets, CAMERA.focal, (0.0, 0.0))
+    assert found is not None
+    step = motion(found.w_T_c, expected.w_T_c)
+    assert step @ np.linalg.solve(expected.covariance, step) < 0.1**2
+    np.testing.assert_array_equal(found.inliers, expected.inliers)
+    np.testing.assert_allclose(found.covariance, expected.covariance, rtol=0.1, atol=1e-9)
+    assert found.rms_px == pytest.approx(expected.rms_px, rel=0.01)
+
+
+def test_a_guess_far_off_a_line_and_too_few_matches_are_left_to_others() -> None:
+    points, pixels, w_T_c = scene(4, outliers=0.2)
+    offsets = pixels - CAMERA.center
+
+    def refined(count: int, near: np.ndarray, xyz: np.ndarray = points):
+        return refine_pose(
+            xyz[200 - count :], offsets[200 - count :], CAMERA.focal, near, threshold_px=5.0, min_inliers=12
+        )
+
+    assert refined(100, w_T_c) is not None
+    assert refined(100, w_T_c @ pose(np.eye(3), [1.0, 0.0, 0.0])) is None
+    assert refined(11, w_T_c) is None
+    assert refined(0, w_T_c) is None
+    along = transform(w_T_c, np.column_stack([np.linspace(-1, 1, 200), np.zeros(200), np.full(200, 4.0)]))
+    offsets = CAMERA.focal * np.column_stack([np.linspace(-1, 1, 200), np.zeros(200)]) / 4.0
+    assert refined(100, w_T_c, along) is None
