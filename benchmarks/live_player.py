@@ -50,7 +50,8 @@ def play(bag: Path, slower: float, reliability: str, passes: int) -> list[dict[s
     images = load(bag)
     node = rclpy.create_node("player")
     profile = QoSProfile(depth=5, reliability=ReliabilityPolicy[reliability.upper()])
-    publishers = {topic: node.create_publisher(Image, topic, profile) for topic, _, _ in images}
+    topics = dict.fromkeys(topic for topic, _, _ in images)  # one publisher each, as a camera has
+    publishers = {topic: node.create_publisher(Image, topic, profile) for topic in topics}
     _wait(publishers.values())
     log: list[dict[str, object]] = []
     begin, base = time.monotonic() + 0.5, time.time_ns() + 500_000_000

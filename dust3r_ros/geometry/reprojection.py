@@ -110,8 +110,10 @@ def settle(
         scale = _noise(residuals)
         weighted = jacobian.T * np.minimum(1.0, _HUBER * scale / np.maximum(np.abs(residuals), 1e-12))
         normal = weighted @ jacobian
-        _check_information(normal, len(points))
-        step = np.linalg.solve(normal, -weighted @ residuals)
+        solved, found = cv2.solve(normal, -(weighted @ residuals)[:, None], flags=cv2.DECOMP_CHOLESKY)
+        if not solved:
+            break
+        step = found.ravel()
         c_T_w, _ = _moved(c_T_w, focal, step)
         if at and step @ normal @ step < (_SETTLED * scale) ** 2:
             return c_T_w

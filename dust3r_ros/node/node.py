@@ -174,11 +174,10 @@ class MappingNode(LifecycleNode):
 
     def _hold_timers(self) -> None:
         self._map_asked = time.monotonic()
-        for period, tick in (
-            (STATUS_PERIOD_S, self._report),
-            (MAP_CHECK_S, self._check_map),
-            (1.0 / self._config.tf_rate, self._tick_tf),
-        ):
+        ticks = [(STATUS_PERIOD_S, self._report), (MAP_CHECK_S, self._check_map)]
+        if self._tf is not None and self._tf.steady:  # each wake-up of the executor takes time from tracking
+            ticks.append((1.0 / self._config.tf_rate, self._tick_tf))
+        for period, tick in ticks:
             self._timers_held.append(self.create_timer(period, tick, clock=self._steady))
 
     def _report(self) -> None:

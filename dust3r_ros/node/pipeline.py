@@ -232,10 +232,10 @@ class Pipeline:
             found = camera.track(frame, arrival.turned, self._metric)
         tracked = found.tracked
         if found.state is not None:
-            self._judge(arrival.camera, arrival.stamp_ns, found.state)
             said = found.state, found.w_T_c, found.covariance
-            if found.w_T_c is not None:
+            if found.w_T_c is not None:  # first of all: somebody waits for it
                 self._show(MapUpdate(arrival.stamp_ns, arrival.camera, *said, cameras=self._cameras), arrival)
+            self._judge(arrival.camera, arrival.stamp_ns, found.state)
         with self._watch("pick_up"):
             camera.front.pick_up()
         self._hand_over(

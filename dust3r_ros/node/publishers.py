@@ -72,21 +72,21 @@ class Publishers:
         metric: bool = False,
         raw: Calibration | None = None,
     ) -> None:
-        """What one image gives: transform, pose and camera.
+        """What one image gives: pose, transform and camera.
 
         ``frame_id``: the camera's optical frame; ``anchor_T_c`` and ``metric`` as ``TfOutput.frame`` has them; ``raw``:
         what its raw images are taken by, None for the estimate itself.
         """
         stamp = update.stamp_ns
         if update.w_T_c is not None:
-            if self._topics["pose"].is_activated:
-                self._tf.frame(update, frame_id, anchor_T_c, metric)
             first = self._topics["pose"] if update.camera == self._first else None
             for publisher in (first, self._topics.get(f"pose {update.camera}")):
                 if publisher is not None and is_heard(publisher):
                     publisher.publish(
                         conversions.pose_with_covariance(update.w_T_c, update.covariance, stamp, self._frame)
                     )
+            if self._topics["pose"].is_activated:
+                self._tf.frame(update, frame_id, anchor_T_c, metric)
         camera = update.cameras.get(update.camera)
         if camera is not None:
             self.info(update.camera, raw or camera.calibration, stamp, frame_id)

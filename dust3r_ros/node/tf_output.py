@@ -61,6 +61,11 @@ class TfOutput:
         self._rig: dict[str, Array] = {}
 
     @property
+    def steady(self) -> bool:
+        """Whether there is a transform to renew between images."""
+        return bool(self._root)
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """Why transforms are not published, each in a sentence."""
         with self._lock:
