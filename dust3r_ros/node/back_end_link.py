@@ -29,13 +29,13 @@ class Hearing:
     """Who hears of the back end, each in a thread of its own.
 
     ``message`` gets a topic's key and a message as it goes over the wire, ``news`` what came unasked, ``again`` how
-    things are in a back end that was started again, and whether its map is another one, ``traced`` what ran there;
-    ``ended``: it has ended, ``trouble`` says how.
+    things are in a back end that was started again, whether its map is another one, and how many poses were not told
+    before; ``traced`` what ran there; ``ended``: it has ended, ``trouble`` says how.
     """
 
     message: Callable[[str, bytes], None]
     news: Callable[[News], None]
-    again: Callable[[News, bool], None]
+    again: Callable[[News, bool, int], None]
     traced: Callable[[Bundle], object]
     ended: Callable[[], None]
 
@@ -75,9 +75,11 @@ class BackEndLink:
         """The pose of an image that it does not get; told with the next call."""
         self._unreported.append(pose)
 
-    def forget(self) -> None:
-        """The map was replaced: poses in the one before count no more."""
+    def forget(self) -> int:
+        """The map was replaced: poses in the one before count no more; returns how many were not told."""
+        count = len(self._unreported)
         self._unreported.clear()
+        return count
 
     def call(self, method: str, *arguments: Any) -> Future[Any]:
         """Have a method of ``MapMaker`` called; its result, or what it raises, comes by the future."""
@@ -178,7 +180,7 @@ class BackEndLink:
                 time.sleep(wait)
                 wait = min(2.0 * wait, _LONGEST_WAIT_S)
                 continue
-            self.forget()
+            unheard = self.forget()
             for camera, calibration in self._known.items():
                 self.know(camera, calibration)
             if self._rig:
@@ -186,7 +188,7 @@ class BackEndLink:
             if self._mapping is not None:
                 self.set_mapping(self._mapping)
             self._logger.info("the mapping process is there again")
-            self._hearing.again(news, not self._setting.node.map_db)
+            self._hearing.again(news, not self._setting.node.map_db, unheard)
             return
 
     def _setting_again(self) -> Setting:

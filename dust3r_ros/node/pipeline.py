@@ -65,7 +65,10 @@ class Pipeline:
         self._every = node.backlog == "every"
         size = node.backlog_mb * 1e6 if self._every else node.queue_size
         self._outbox: Outbox[_Handed] = Outbox(
-            size, lambda handed: self._weight_of(handed.arrival), _camera_of, thin=not self._every
+            size,
+            lambda handed: self._weight_of(handed.arrival),
+            lambda handed: handed.arrival.camera,
+            thin=not self._every,
         )
         self._handed: _Handed | None = None  # what the back end has in hand
         self._handed_at: dict[str, int] = {}  # newest stamps by camera
@@ -80,6 +83,7 @@ class Pipeline:
         self._metric = False
         self._watch = Watch(node.profile)
         self._rejected = self._failed = self._dropped = self._dropped_before = 0
+        self._unsaved = 0  # images that a back end took in that has ended, and that the map in its file lacks
         self._map_asked = False
         self._of_node: dict[str, Any] = {}
         # Before the worker: what is told meanwhile waits for it.
@@ -95,7 +99,7 @@ class Pipeline:
         hearing = Hearing(
             publishers.message,
             lambda news: self._later(lambda: self._take_news(news)),
-            lambda news, anew: self._later(lambda: self._there_again(news, anew)),
+            lambda *found: self._later(lambda: self._there_again(*found)),
             self._watch.traced,
             lambda: self._later(lambda: self.publish_status(self.snapshot())),
         )
@@ -186,11 +190,8 @@ class Pipeline:
     def snapshot(self, **more: Any) -> Snapshot:
         """The state now, with ``more`` fields that the node knows, else those it told last; for any thread."""
         self._of_node = {**self._of_node, **more}
-        status, unreported = self._status, self._link.unreported
-        counts = replace(
-            status.counts, frames=status.counts.frames + unreported, tracked=status.counts.tracked + unreported
-        )
-        handed = self._handed is not None
+        status, apart = self._status, self._link.unreported + self._unsaved
+        counts = replace(status.counts, frames=status.counts.frames + apart, tracked=status.counts.tracked + apart)
         trouble = (self._link.trouble,) if self._link.trouble else ()
         return replace(
             status,
@@ -198,7 +199,7 @@ class Pipeline:
             dropped=self._dropped + self._worker.dropped - self._dropped_before,
             rejected=self._rejected,
             failed=self._failed,
-            waiting=self._worker.waiting + len(self._outbox) + handed,
+            waiting=self._worker.waiting + len(self._outbox) + (self._handed is not None),
             problems=(*status.problems, *trouble),
             front_stages=self._watch.summary(),
             lag=self._watch.lag,
@@ -347,7 +348,7 @@ class Pipeline:
     def _begin_again(self, news: News) -> None:
         """The map was replaced."""
         self._resets = news.resets
-        self._rejected = self._failed = self._dropped = 0
+        self._rejected = self._failed = self._dropped = self._unsaved = 0
         self._dropped_before = self._worker.dropped
         self._publishers.forget()
         self._states.clear()
@@ -420,10 +421,13 @@ class Pipeline:
             throttle_duration_sec=COMPLAIN_S,
         )
 
-    def _there_again(self, news: News, anew: bool) -> None:
-        """The back end ended and was started again; ``anew``: with another map."""
+    def _there_again(self, news: News, anew: bool, unheard: int) -> None:
+        """The back end ended and was started again; ``anew``: with another map. ``unheard``: poses not reported."""
+        taken = self._status.counts.frames + unheard + self._unsaved
         if anew:
             self._begin_again(news)
+        else:
+            self._unsaved = max(0, taken - news.status.counts.frames)
         self._resets = news.resets
         self._status = replace(news.status, stamp_ns=self._status.stamp_ns, state=self._status.state)
         self._send_next()
@@ -438,10 +442,6 @@ class Pipeline:
 
     def _weight_of(self, arrival: Arrival) -> float:
         return arrival.bytes if self._every else 1
-
-
-def _camera_of(handed: _Handed) -> str:
-    return handed.arrival.camera
 
 
 def _together(states: Mapping[str, TrackingState]) -> TrackingState:
