@@ -81,7 +81,10 @@ class FrontEnd:
 
     def take(self, snapshot: MapSnapshot) -> None:
         """The map as it stands; the next image is found in it."""
-        self._new = snapshot
+        if self._size is None:  # nothing is known of the camera's images yet
+            self._new = snapshot
+        else:  # at once: the next image need not wait for it
+            self._take_over(snapshot)
 
     def hand_over(self, stamp_ns: int) -> None:
         """The image of that stamp goes to the back end: a snapshot may be of it."""
