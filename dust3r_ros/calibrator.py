@@ -23,7 +23,10 @@ _SURE_OF_FOCAL = 0.02  # relative standard deviation
 # Two focals may explain the same views nearly alike, each with its own poses (when the camera mostly turns); the
 # scatter of the sights says nothing of that. Which is right shows once the map is larger.
 _NO_RIVAL = 1.1
-_ANY_FOCAL_AT = 8  # keyframes: before, live, the first poses are those of a usual focal
+# Live, keyframes: before, the first poses are those of a usual focal; one within a factor of it; any.
+_OTHER_FOCAL_AT, _ANY_FOCAL_AT, _FAR = 4, 8, 2.0
+_PRIOR_KEYFRAMES = 2.0
+_LIVE_TRIES = 150
 _MOST_FIRST = 12
 _USUAL_MISFIT = 2.0  # square pixels: more, and the focal is not what cameras usually have
 _ASKED_SIGHTS = 10_000  # of all views together, when the images are asked for a focal that was given
@@ -84,10 +87,7 @@ class Calibrator:
             return False
         known = focal.given or focal.std < _SURE_OF_FOCAL  # as an older map tells
         if self.pressed and not known:
-            if self._begin_as_usual(stream):
-                return True
-            if len(self._state.records) < _ANY_FOCAL_AT:
-                return False
+            return self._begin_soon(stream)
         begun = self._bootstrap(stream, [focal.value] if known else _starts(stream), self._first)[0]
         self._state.settled = begun and known
         self.consider_lens(stream)
@@ -98,21 +98,27 @@ class Calibrator:
         """How many keyframes a map begins with at most, None: all. Live, many may have come by then; they follow."""
         return _MOST_FIRST if self.pressed else None
 
-    def _begin_as_usual(self, stream: CameraStream) -> bool:
-        """The first poses with the focal that cameras usually have; whether that explains what they see.
+    def _begin_soon(self, stream: CameraStream) -> bool:
+        """The first poses with the focal that cameras usually have; with another where that explains far more.
 
         The first few views hardly tell a focal: the one that explains them best may be off by a factor of two. One that
-        is held gives poses that are nearly right for most cameras; others are tried when there are more views.
+        is held gives poses that are nearly right for most cameras. One that is very far off needs more views.
         """
-        focal = self._state.sparse.focals[stream.index]
-        before, focal.fixed = self._state.sparse.snapshot(), True
+        sparse, focal = self._state.sparse, self._state.sparse.focals[stream.index]
+        before, focal.fixed = sparse.snapshot(), True
         try:
             begun = self._bootstrap(stream, [focal.prior], self._first)[0]
         finally:
             focal.fixed = False
-        if begun and self._state.sparse.misfit() < _USUAL_MISFIT:
+        if begun and sparse.misfit() < _USUAL_MISFIT:
             return True
-        self._state.sparse.restore(before)
+        count = len(self._state.records)
+        if count >= _OTHER_FOCAL_AT:
+            begun = self._bootstrap(stream, _starts(stream), self._first)[0] or begun
+            far = abs(np.log(focal.value / focal.prior)) > np.log(_FAR)
+            if begun and (count >= _ANY_FOCAL_AT or not far):
+                return True
+        sparse.restore(before)
         return False
 
     def improve(self, stream: CameraStream) -> bool:
@@ -162,13 +168,23 @@ class Calibrator:
         ``count``: of so many first keyframes, None: of all. Returns whether it was, and how much worse the best other
         focal explains it (``Outcome.rival``).
         """
-        least = max(_START_INLIERS, self._state.config.track_min_inliers)
         views = range(len(self._state.records[:count]))
         outcomes = []
         for sharp in (False, True):
-            options = Options(PairFromLandmarks(sharp), least, self._state.config.seed)
-            outcomes.append(bootstrap(self._state.sparse, views, stream.index, focals, options))
+            outcomes.append(
+                bootstrap(self._state.sparse, views, stream.index, focals, self._options(sharp, len(views)))
+            )
         return any(outcome.starts for outcome in outcomes), min(outcome.rival for outcome in outcomes)
+
+    def _options(self, sharp: bool, count: int) -> Options:
+        """Of a map made from ``count`` keyframes. Live, time is short, and a map that is built anew costs more than it
+        explains unless it is clearly better: the prior counts as much as a few keyframes.
+        """
+        least, seed = max(_START_INLIERS, self._state.config.track_min_inliers), self._state.config.seed
+        if not self.pressed:
+            return Options(PairFromLandmarks(sharp), least, seed)
+        unusual = max(Options.unusual, _PRIOR_KEYFRAMES / count)
+        return Options(PairFromLandmarks(sharp, _LIVE_TRIES), least, seed, unusual, 1 / _NO_RIVAL, _MOST_FIRST)
 
 
 def _starts(stream: CameraStream) -> list[float]:
