@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
-from dust3r_ros.alignment.bootstrap import FOCAL_STARTS, Options, bootstrap, differ
+from dust3r_ros.alignment.bootstrap import FOCAL_STARTS, Options, bootstrap, differ, score
 from dust3r_ros.alignment.first_pair import PairFromLandmarks
 from dust3r_ros.alignment.landmark_sample import thin
 from dust3r_ros.alignment.lens import USUAL_BEND, focal_shift
@@ -15,6 +16,7 @@ from dust3r_ros.alignment.refinement import refine
 from dust3r_ros.keyframes import YOUNG
 from dust3r_ros.mapping.reconstruction import MOST_UNSURE, Reconstruction
 from dust3r_ros.streams import CameraStream
+from dust3r_ros.types import Array
 
 _FIRST_KEYFRAMES = 3  # with an unknown focal; two views alone do not tell it
 # A start is free to choose its pair, its focal and all poses: chance fits more to it than to one pose in a map.
@@ -24,7 +26,7 @@ _SURE_OF_FOCAL = 0.02  # relative standard deviation
 # scatter of the sights says nothing of that. Which is right shows once the map is larger.
 _NO_RIVAL = 1.1
 # Live, keyframes: before, the first poses are those of a usual focal; one within a factor of it; any.
-_OTHER_FOCAL_AT, _ANY_FOCAL_AT, _FAR = 4, 8, 2.0
+_OTHER_FOCAL_AT, _ANY_FOCAL_AT, _FAR = 4, 8, 2.2
 _PRIOR_KEYFRAMES = 2.0
 _LIVE_TRIES = 150
 _MOST_FIRST = 12
@@ -54,9 +56,35 @@ class Calibrator:
         """The whole map, with free focals and, once it is large enough, lenses."""
         # While the focal may be wrong, it would bend the lens to fit.
         if len(self._state.records) <= YOUNG or not self._state.sure:
-            refine(self._state.sparse, free_focal=True, rounds=2, iterations=30, sharp=True)
+            with self.within_reason():
+                refine(self._state.sparse, free_focal=True, rounds=2, iterations=30, sharp=True)
         else:
             refine_lenses(self._state.sparse, rounds=2, iterations=_LIVE_STEPS)
+
+    @contextmanager
+    def within_reason(self) -> Iterator[None]:
+        """Live, what takes the first camera's focal far away in here has to explain far more, else it is undone."""
+        sparse, camera = self._state.sparse, self._state.records[0].stream.index
+        views, focal, options = sparse.posed(), sparse.focals[camera], self._options(False, len(sparse.posed()))
+        before, value, misfit = sparse.snapshot(), focal.value, score(sparse, views, camera, options)
+        yield
+        far = abs(np.log(focal.value / value)) > np.log(_FAR)
+        if self.pressed and far and score(sparse, views, camera, options) > options.better * misfit:
+            sparse.restore(before)
+
+    @contextmanager
+    def same_scale(self) -> Iterator[None]:
+        """What is adjusted in here keeps the length of the camera's way: poses that are out go on in the same unit.
+
+        It is depth that a wrong focal falsifies most.
+        """
+        sparse = self._state.sparse
+        before = {view: sparse.views[view].w_T_c for view in sparse.posed()}
+        yield
+        both = [view for view in sparse.posed() if view in before]
+        length = _spread([before[view] for view in both]), _spread([sparse.views[view].w_T_c for view in both])
+        if min(length) > 0:
+            sparse.move(np.eye(4), length[0] / length[1])
 
     def adjust_last(self) -> None:
         """The same when no more frames come, and time does not press."""
@@ -117,6 +145,7 @@ class Calibrator:
             begun = self._bootstrap(stream, _starts(stream), self._first)[0] or begun
             far = abs(np.log(focal.value / focal.prior)) > np.log(_FAR)
             if begun and (count >= _ANY_FOCAL_AT or not far):
+                self.consider_lens(stream)
                 return True
         sparse.restore(before)
         return False
@@ -185,6 +214,12 @@ class Calibrator:
             return Options(PairFromLandmarks(sharp), least, seed)
         unusual = max(Options.unusual, _PRIOR_KEYFRAMES / count)
         return Options(PairFromLandmarks(sharp, _LIVE_TRIES), least, seed, unusual, 1 / _NO_RIVAL, _MOST_FIRST)
+
+
+def _spread(w_T_c: Sequence[Array | None]) -> float:
+    """Root mean square distance of poses (4, 4) from their middle; 0 for none."""
+    centers = np.array([pose[:3, 3] for pose in w_T_c if pose is not None]).reshape(-1, 3)
+    return float(np.sqrt(centers.var(axis=0).sum())) if len(centers) else 0.0
 
 
 def _starts(stream: CameraStream) -> list[float]:

@@ -29,7 +29,7 @@ class Chores:
     """``whole_map``: the adjustments that are wanted; ``at_rest``: those that are once nothing else waits.
 
 
-    ``depth``: keyframes that wait, and those to pair each with. ``previews``: those that wait for a first look at theirs.
+    ``depth``: keyframes that wait, and those to pair each with; ``previews``: those that wait for a first look at it.
     ``beside``: adjustments are made in a child, else at once; either way they are brought in when they are taken.
     """
 

@@ -274,11 +274,13 @@ class MapBuilder(KeyframeBook):
                 better = self._calibrator.begin(stream)
             elif kind == LOOP:
                 self._loops.adjust()
-            elif kind == SEARCH:
-                better = self._calibrator.improve(stream)
             else:
-                self._calibrator.adjust()
-                self._calibrator.consider_lens(stream)
+                with self._calibrator.same_scale():
+                    if kind == SEARCH:
+                        better = self._calibrator.improve(stream)
+                    else:
+                        self._calibrator.adjust()
+                        self._calibrator.consider_lens(stream)
 
         with self._stage("whole_map"):
             adjusted = adjusted_copy(self.state.sparse, adjust)

@@ -136,6 +136,29 @@ def test_depth_that_fails_is_not_tried_again():
     assert chores.without_depth == [(1, [0])]
 
 
+def test_what_may_wait_for_rest_does():
+    chores = Chores(beside=False, whole_map={"loop"}, at_rest={"calibration"})
+    assert chores.count == 2
+    begun = []
+    while chores.whole_map or chores.at_rest:
+        begun.append(chores.begin(lambda kind: WholeMap(kind, None, False, False), True))  # type: ignore[arg-type]
+        chores.take()
+    assert begun == ["loop", "calibration"] and chores.count == 0
+
+
+def test_a_map_of_few_keyframes_is_calibrated_when_the_camera_rests(sequence):
+    """While it moves, it goes on with the focal it began with; depth is of the focal that it ends with."""
+    mapper = live(sequence, 8)
+    assert mapper.cameras["camera"].focal == sequence.width and 5 <= len(mapper.keyframes) < 12
+    assert not np.isfinite(mapper.cameras["camera"].focal_std)
+    kinds = []
+    while mapper.due:
+        kinds.append(mapper.due)
+        mapper.work(mapper.due)
+    assert kinds.index(BEGIN) > kinds.index(DEPTH)
+    assert mapper.backlog == 0 and mapper.cameras["camera"].focal == pytest.approx(sequence.focal, rel=0.15)
+
+
 def test_keyframes_without_depth_are_told(sequence):
     """How many wait, and how far the newest with a preview is behind; depth that is under way counts as waiting."""
     mapper = live(sequence, 16)

@@ -56,7 +56,7 @@ class Outcome:
 class Options:
     """``first_pair(sparse, views, focal)`` says which two views a map starts from, and how they lie.
 
-    ``unusual``: what a focal that cameras rarely have costs, as ``_score`` has it. ``better``: the share of the
+    ``unusual``: what a focal that cameras rarely have costs, as ``score`` has it. ``better``: the share of the
     misfit that a new map may have at most. ``tried_on``: so many views choose between focals, None: all.
     """
 
@@ -92,7 +92,7 @@ def bootstrap(
             _require_parallax(sparse, options)
         except GeometryError:
             continue
-        start = Start(_score(sparse, views, camera, options), sparse.focals[camera].value)
+        start = Start(score(sparse, views, camera, options), sparse.focals[camera].value)
         if start.score < limit:
             best, limit, kept = sparse.snapshot(), start.score, Start(trial.score, start.focal)
             starts.append(start)
@@ -115,7 +115,7 @@ def _few(views: Sequence[int], most: int | None) -> Sequence[int]:
     return [*views[:_PAIRS_AMONG], *(views[at] for at in others)]
 
 
-def _score(sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> float:
+def score(sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> float:
     """The misfit, a little more for focals that cameras rarely have: with few views, several explain them alike.
 
     What views without a pose share with others is not explained at all.
@@ -130,8 +130,8 @@ def _score(sparse: SparseMap, views: Sequence[int], camera: int, options: Option
 
 def _now(sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> Start:
     """The map as it is; without any pose it explains nothing."""
-    score = _score(sparse, views, camera, options) if _posed(sparse, views) else float("inf")
-    return Start(score, sparse.focals[camera].value)
+    known = score(sparse, views, camera, options) if _posed(sparse, views) else float("inf")
+    return Start(known, sparse.focals[camera].value)
 
 
 def _posed(sparse: SparseMap, views: Sequence[int]) -> list[int]:
@@ -150,7 +150,7 @@ class _Trial:
     @classmethod
     def of(cls, sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> _Trial:
         poses = tuple(sparse.views[view].w_T_c for view in views)
-        return cls(_score(sparse, views, camera, options), sparse.focals[camera].value, poses, sparse.snapshot())
+        return cls(score(sparse, views, camera, options), sparse.focals[camera].value, poses, sparse.snapshot())
 
     def place(self, sparse: SparseMap, views: Sequence[int], camera: int) -> None:
         """Start over from the poses and the focal: whatever nearly fits them becomes a landmark."""
