@@ -25,16 +25,22 @@ _SURE_OF_FOCAL = 0.02  # relative standard deviation
 # Two focals may explain the same views nearly alike, each with its own poses (when the camera mostly turns); the
 # scatter of the sights says nothing of that. Which is right shows once the map is larger.
 _NO_RIVAL = 1.1
-# Live, keyframes: before, the first poses are those of a usual focal; one within a factor of it; any.
+# Live, keyframes: before, the focal of the first poses is held; then one within a factor of the usual; then any.
 _OTHER_FOCAL_AT, _ANY_FOCAL_AT, _FAR = 4, 8, 2.2
+_HELD = (0.55, 1.0)  # times the usual focal: 84 and 53 degrees of view; a narrow view explains any three views
+_REASONABLE = 1.5  # factor by which an adjustment may change a focal
 _PRIOR_KEYFRAMES = 2.0
 _LIVE_TRIES = 150
 _MOST_FIRST = 12
-_USUAL_MISFIT = 2.0  # square pixels: more, and the focal is not what cameras usually have
+_USUAL_MISFIT = 2.0  # square pixels: more, and the focal is none of those that are held
 _ASKED_SIGHTS = 10_000  # of all views together, when the images are asked for a focal that was given
 _ASKED_STEPS = 20
 _ENOUGH_VIEWS = 8
 _LIVE_STEPS = 10  # of an adjustment of the whole map while frames wait; the last one takes its time
+_CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
+# Live, keyframes; fewer tell less of a focal than the usual one that the first poses were made with. While it may be
+# wrong, the next time is when there are so many times more.
+_LIVE_FROM, _LIVE_GROWTH = 12, 1.5
 _ACCUSTOMED_AT = (3, 5, 8, 12)
 
 
@@ -44,6 +50,7 @@ class Calibrator:
     def __init__(self, state: Reconstruction) -> None:
         self._state = state
         self.pressed = False  # cameras are live: the first poses are wanted soon
+        self.calibrated_with = 0  # keyframes, live
 
     @property
     def joining(self) -> np.ndarray:
@@ -68,7 +75,7 @@ class Calibrator:
         views, focal, options = sparse.posed(), sparse.focals[camera], self._options(False, len(sparse.posed()))
         before, value, misfit = sparse.snapshot(), focal.value, score(sparse, views, camera, options)
         yield
-        far = abs(np.log(focal.value / value)) > np.log(_FAR)
+        far = abs(np.log(focal.value / value)) > np.log(_REASONABLE)
         if self.pressed and far and score(sparse, views, camera, options) > options.better * misfit:
             sparse.restore(before)
 
@@ -92,6 +99,16 @@ class Calibrator:
             refine_lenses(self._state.sparse)
         else:
             refine(self._state.sparse, free_focal=True, rounds=3, iterations=30, sharp=True)
+
+    @property
+    def wanted(self) -> bool | None:
+        """Whether the whole map is to be adjusted with as many keyframes as it has; None: once the camera rests."""
+        count = len(self._state.records)
+        if not self.pressed or count < _CALIBRATE_AT[0]:
+            return count in _CALIBRATE_AT
+        if self._state.sure:
+            return count in _CALIBRATE_AT or (count < _LIVE_FROM and not self.calibrated_with)
+        return True if count >= max(_LIVE_FROM, _LIVE_GROWTH * self.calibrated_with) else None
 
     def due(self, stream: CameraStream) -> list[int]:
         """The keyframes of a camera that joined, when they are as many as to ``accustom`` it again."""
@@ -127,15 +144,17 @@ class Calibrator:
         return _MOST_FIRST if self.pressed else None
 
     def _begin_soon(self, stream: CameraStream) -> bool:
-        """The first poses with the focal that cameras usually have; with another where that explains far more.
+        """The first poses with the focal that cameras usually have, or with that of a wide view, held.
 
         The first few views hardly tell a focal: the one that explains them best may be off by a factor of two. One that
-        is held gives poses that are nearly right for most cameras. One that is very far off needs more views.
+        is held gives poses that are nearly right for most cameras. Where none explains what is seen, all are tried; one
+        that is very far off needs more views.
         """
         sparse, focal = self._state.sparse, self._state.sparse.focals[stream.index]
         before, focal.fixed = sparse.snapshot(), True
         try:
-            begun = self._bootstrap(stream, [focal.prior], self._first)[0]
+            held = [factor * focal.prior for factor in _HELD]
+            begun = self._bootstrap(stream, held, self._first, sharp=(False,))[0]
         finally:
             focal.fixed = False
         if begun and sparse.misfit() < _USUAL_MISFIT:
@@ -191,7 +210,13 @@ class Calibrator:
         sparse.restore(before)
         focal.fixed, focal.prior_std = held
 
-    def _bootstrap(self, stream: CameraStream, focals: Sequence[float], count: int | None = None) -> tuple[bool, float]:
+    def _bootstrap(
+        self,
+        stream: CameraStream,
+        focals: Sequence[float],
+        count: int | None = None,
+        sharp: Sequence[bool] = (False, True),
+    ) -> tuple[bool, float]:
         """Build the map anew from the first pair that is found either way, where that explains clearly more.
 
         ``count``: of so many first keyframes, None: of all. Returns whether it was, and how much worse the best other
@@ -199,10 +224,9 @@ class Calibrator:
         """
         views = range(len(self._state.records[:count]))
         outcomes = []
-        for sharp in (False, True):
-            outcomes.append(
-                bootstrap(self._state.sparse, views, stream.index, focals, self._options(sharp, len(views)))
-            )
+        for each in sharp:
+            options = self._options(each, len(views))
+            outcomes.append(bootstrap(self._state.sparse, views, stream.index, focals, options))
         return any(outcome.starts for outcome in outcomes), min(outcome.rival for outcome in outcomes)
 
     def _options(self, sharp: bool, count: int) -> Options:

@@ -74,6 +74,13 @@ class Chores:
         """Whether it is to be taken."""
         return self._found is not None or (self._aside is not None and self._aside.done)
 
+    def want(self, kind: str, wanted: bool | None) -> None:
+        """An adjustment is wanted or not; None: it is at rest."""
+        if wanted is None:
+            self.at_rest.add(kind)
+        elif wanted:
+            self.whole_map.add(kind)
+
     def begin(self, adjust: Callable[[str], WholeMap], sure: bool) -> str:
         """Begin the adjustment that is wanted, the first of several; returns its kind. ``adjust`` makes one of a kind.
 

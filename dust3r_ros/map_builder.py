@@ -38,10 +38,6 @@ from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.types import Array, Image, Keyframe
 
 _MAX_FIRST_KEYFRAMES = 8
-_CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
-# Keyframes; fewer tell less of a focal than the usual one that the first poses were made with. While it may be wrong,
-# the next time is when there are so many times more, or when the camera rests.
-_LIVE_FROM, _LIVE_GROWTH = 12, 1.5
 _PREVIEW_PAIRS = 2  # of a first look at depth, unless others wait for theirs
 _RENEWED = 30  # keyframes up to which depth follows calibrations at once: of more it would take seconds
 
@@ -67,7 +63,6 @@ class MapBuilder(KeyframeBook):
         self._outposts = Outposts(self.state, newcomers)
         self._finder = FrameFinder(self.state, self._links, self._near, newcomers, self._appearance)
         self._initialised = self._broken = False
-        self._calibrated_with = 0  # keyframes, live
 
     @property
     def initialised(self) -> bool:
@@ -248,7 +243,7 @@ class MapBuilder(KeyframeBook):
             self._take_up()
         elif kind == BEGIN:
             if self.chores.begin(self._adjusted_copy, self.state.sure) == CALIBRATION:
-                self._calibrated_with = len(self.state.records)
+                self._calibrator.calibrated_with = len(self.state.records)
         elif kind == PREVIEW:
             index, others = self.chores.previews.pop()
             self._changed |= self._dense.preview(index, others, 1 if self.chores.previews else _PREVIEW_PAIRS)
@@ -288,18 +283,6 @@ class MapBuilder(KeyframeBook):
         self.state.settled = settled
         return found
 
-    def _want_calibration(self) -> None:
-        """Live: now, where there is far more to go by than the last time; else when nothing else waits."""
-        count, least = len(self.state.records), _CALIBRATE_AT[0]
-        if self.chores is None or count < least:
-            return
-        if self.state.sure:
-            self.chores.whole_map |= {CALIBRATION} if count in _CALIBRATE_AT else set()
-        elif count >= max(_LIVE_FROM, _LIVE_GROWTH * self._calibrated_with):
-            self.chores.whole_map.add(CALIBRATION)
-        else:
-            self.chores.at_rest.add(CALIBRATION)
-
     def _take_up(self) -> None:
         """Bring in what was adjusted beside; keyframes that came since find their place in it."""
         assert self.chores is not None
@@ -325,7 +308,7 @@ class MapBuilder(KeyframeBook):
             self._initialised = True
             self._catch_up()
             self.chores.whole_map = set()
-            self._want_calibration()
+            self.chores.want(CALIBRATION, self._calibrator.wanted)
         elif found.kind == CALIBRATION and self._calibrator.doubtful(self.state.records[0].stream):
             self.chores.whole_map.add(SEARCH)
         self.generation += 1
@@ -427,8 +410,10 @@ class MapBuilder(KeyframeBook):
             own = self._calibrator.due(stream)
             if own:
                 self._adjusted(lambda: self._calibrator.accustom(stream, own), own)
-        self._want_calibration()
-        if self.chores is None and len(self.state.records) in _CALIBRATE_AT:
+        wanted = self._calibrator.wanted
+        if self.chores is not None:
+            self.chores.want(CALIBRATION, wanted)
+        elif wanted:
             with self._stage("calibrate"):
                 self._calibrate(stream)
         self._catch_up()

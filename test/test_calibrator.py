@@ -29,6 +29,13 @@ def test_a_live_map_begins_with_the_usual_focal_where_that_explains_what_is_seen
     assert not state.sparse.focals[0].fixed and not state.sure
 
 
+def test_it_begins_with_that_of_a_wide_view_where_that_explains_far_more():
+    calibrator, state, stream = pressed(focal=0.5 * WIDTH, views=3, degrees=70.0)
+    assert calibrator.begin(stream) and len(state.sparse.posed()) == 3
+    assert state.sparse.focals[0].value == pytest.approx(0.55 * WIDTH)
+    assert not np.isfinite(state.sparse.focals[0].std)
+
+
 def test_it_begins_with_another_focal_where_the_usual_one_explains_too_little():
     calibrator, state, stream = pressed(focal=1.8 * WIDTH)
     assert calibrator.begin(stream) and len(state.sparse.posed()) == 6
@@ -44,9 +51,9 @@ def test_three_views_are_not_enough_for_another_focal():
 
 @pytest.mark.parametrize(("views", "begins"), [(6, False), (8, True)])
 def test_a_focal_that_is_far_from_usual_takes_more_views(views, begins):
-    calibrator, state, stream = pressed(focal=0.4 * WIDTH, views=views, degrees=90.0)
+    calibrator, state, stream = pressed(focal=2.5 * WIDTH, views=views, degrees=90.0)
     assert calibrator.begin(stream) == begins
-    assert state.sparse.focals[0].value == pytest.approx(0.4 * WIDTH if begins else WIDTH, rel=0.05)
+    assert state.sparse.focals[0].value == pytest.approx(2.5 * WIDTH if begins else WIDTH, rel=0.05)
 
 
 def test_a_focal_does_not_run_away_without_need():
