@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
-from dust3r_ros.alignment.bootstrap import FOCAL_STARTS, Options, bootstrap, differ
+from dust3r_ros.alignment.bootstrap import FOCAL_STARTS, Options, bootstrap, differ, score
 from dust3r_ros.alignment.first_pair import PairFromLandmarks
 from dust3r_ros.alignment.landmark_sample import thin
 from dust3r_ros.alignment.lens import USUAL_BEND, focal_shift
@@ -15,6 +16,7 @@ from dust3r_ros.alignment.refinement import refine
 from dust3r_ros.keyframes import YOUNG
 from dust3r_ros.mapping.reconstruction import MOST_UNSURE, Reconstruction
 from dust3r_ros.streams import CameraStream
+from dust3r_ros.types import Array
 
 _FIRST_KEYFRAMES = 3  # with an unknown focal; two views alone do not tell it
 # A start is free to choose its pair, its focal and all poses: chance fits more to it than to one pose in a map.
@@ -23,13 +25,22 @@ _SURE_OF_FOCAL = 0.02  # relative standard deviation
 # Two focals may explain the same views nearly alike, each with its own poses (when the camera mostly turns); the
 # scatter of the sights says nothing of that. Which is right shows once the map is larger.
 _NO_RIVAL = 1.1
-_ANY_FOCAL_AT = 8  # keyframes: before, live, the first poses are those of a usual focal
+# Live, keyframes: before, the focal of the first poses is held; then one within a factor of the usual; then any.
+_OTHER_FOCAL_AT, _ANY_FOCAL_AT, _FAR = 4, 8, 2.2
+_HELD = (0.55, 1.0)  # times the usual focal: 84 and 53 degrees of view; a narrow view explains any three views
+_REASONABLE = 1.5  # factor by which an adjustment may change a focal
+_PRIOR_KEYFRAMES = 2.0
+_LIVE_TRIES = 150
 _MOST_FIRST = 12
-_USUAL_MISFIT = 2.0  # square pixels: more, and the focal is not what cameras usually have
+_USUAL_MISFIT = 2.0  # square pixels: more, and the focal is none of those that are held
 _ASKED_SIGHTS = 10_000  # of all views together, when the images are asked for a focal that was given
 _ASKED_STEPS = 20
 _ENOUGH_VIEWS = 8
 _LIVE_STEPS = 10  # of an adjustment of the whole map while frames wait; the last one takes its time
+_CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
+# Live, keyframes; fewer tell less of a focal than the usual one that the first poses were made with. While it may be
+# wrong, the next time is when there are so many times more.
+_LIVE_FROM, _LIVE_GROWTH = 12, 1.5
 _ACCUSTOMED_AT = (3, 5, 8, 12)
 
 
@@ -39,6 +50,7 @@ class Calibrator:
     def __init__(self, state: Reconstruction) -> None:
         self._state = state
         self.pressed = False  # cameras are live: the first poses are wanted soon
+        self.calibrated_with = 0  # keyframes, live
 
     @property
     def joining(self) -> np.ndarray:
@@ -51,9 +63,35 @@ class Calibrator:
         """The whole map, with free focals and, once it is large enough, lenses."""
         # While the focal may be wrong, it would bend the lens to fit.
         if len(self._state.records) <= YOUNG or not self._state.sure:
-            refine(self._state.sparse, free_focal=True, rounds=2, iterations=30, sharp=True)
+            with self.within_reason():
+                refine(self._state.sparse, free_focal=True, rounds=2, iterations=30, sharp=True)
         else:
             refine_lenses(self._state.sparse, rounds=2, iterations=_LIVE_STEPS)
+
+    @contextmanager
+    def within_reason(self) -> Iterator[None]:
+        """Live, what takes the first camera's focal far away in here has to explain far more, else it is undone."""
+        sparse, camera = self._state.sparse, self._state.records[0].stream.index
+        views, focal, options = sparse.posed(), sparse.focals[camera], self._options(False, len(sparse.posed()))
+        before, value, misfit = sparse.snapshot(), focal.value, score(sparse, views, camera, options)
+        yield
+        far = abs(np.log(focal.value / value)) > np.log(_REASONABLE)
+        if self.pressed and far and score(sparse, views, camera, options) > options.better * misfit:
+            sparse.restore(before)
+
+    @contextmanager
+    def same_scale(self) -> Iterator[None]:
+        """What is adjusted in here keeps the length of the camera's way: poses that are out go on in the same unit.
+
+        It is depth that a wrong focal falsifies most.
+        """
+        sparse = self._state.sparse
+        before = {view: sparse.views[view].w_T_c for view in sparse.posed()}
+        yield
+        both = [view for view in sparse.posed() if view in before]
+        length = _spread([before[view] for view in both]), _spread([sparse.views[view].w_T_c for view in both])
+        if min(length) > 0:
+            sparse.move(np.eye(4), length[0] / length[1])
 
     def adjust_last(self) -> None:
         """The same when no more frames come, and time does not press."""
@@ -61,6 +99,16 @@ class Calibrator:
             refine_lenses(self._state.sparse)
         else:
             refine(self._state.sparse, free_focal=True, rounds=3, iterations=30, sharp=True)
+
+    @property
+    def wanted(self) -> bool | None:
+        """Whether the whole map is to be adjusted with as many keyframes as it has; None: once the camera rests."""
+        count = len(self._state.records)
+        if not self.pressed or count < _CALIBRATE_AT[0]:
+            return count in _CALIBRATE_AT
+        if self._state.sure:
+            return count in _CALIBRATE_AT or (count < _LIVE_FROM and not self.calibrated_with)
+        return True if count >= max(_LIVE_FROM, _LIVE_GROWTH * self.calibrated_with) else None
 
     def due(self, stream: CameraStream) -> list[int]:
         """The keyframes of a camera that joined, when they are as many as to ``accustom`` it again."""
@@ -84,10 +132,7 @@ class Calibrator:
             return False
         known = focal.given or focal.std < _SURE_OF_FOCAL  # as an older map tells
         if self.pressed and not known:
-            if self._begin_as_usual(stream):
-                return True
-            if len(self._state.records) < _ANY_FOCAL_AT:
-                return False
+            return self._begin_soon(stream)
         begun = self._bootstrap(stream, [focal.value] if known else _starts(stream), self._first)[0]
         self._state.settled = begun and known
         self.consider_lens(stream)
@@ -98,21 +143,30 @@ class Calibrator:
         """How many keyframes a map begins with at most, None: all. Live, many may have come by then; they follow."""
         return _MOST_FIRST if self.pressed else None
 
-    def _begin_as_usual(self, stream: CameraStream) -> bool:
-        """The first poses with the focal that cameras usually have; whether that explains what they see.
+    def _begin_soon(self, stream: CameraStream) -> bool:
+        """The first poses with the focal that cameras usually have, or with that of a wide view, held.
 
         The first few views hardly tell a focal: the one that explains them best may be off by a factor of two. One that
-        is held gives poses that are nearly right for most cameras; others are tried when there are more views.
+        is held gives poses that are nearly right for most cameras. Where none explains what is seen, all are tried; one
+        that is very far off needs more views.
         """
-        focal = self._state.sparse.focals[stream.index]
-        before, focal.fixed = self._state.sparse.snapshot(), True
+        sparse, focal = self._state.sparse, self._state.sparse.focals[stream.index]
+        before, focal.fixed = sparse.snapshot(), True
         try:
-            begun = self._bootstrap(stream, [focal.prior], self._first)[0]
+            held = [factor * focal.prior for factor in _HELD]
+            begun = self._bootstrap(stream, held, self._first, sharp=(False,))[0]
         finally:
             focal.fixed = False
-        if begun and self._state.sparse.misfit() < _USUAL_MISFIT:
+        if begun and sparse.misfit() < _USUAL_MISFIT:
             return True
-        self._state.sparse.restore(before)
+        count = len(self._state.records)
+        if count >= _OTHER_FOCAL_AT:
+            begun = self._bootstrap(stream, _starts(stream), self._first)[0] or begun
+            far = abs(np.log(focal.value / focal.prior)) > np.log(_FAR)
+            if begun and (count >= _ANY_FOCAL_AT or not far):
+                self.consider_lens(stream)
+                return True
+        sparse.restore(before)
         return False
 
     def improve(self, stream: CameraStream) -> bool:
@@ -156,19 +210,40 @@ class Calibrator:
         sparse.restore(before)
         focal.fixed, focal.prior_std = held
 
-    def _bootstrap(self, stream: CameraStream, focals: Sequence[float], count: int | None = None) -> tuple[bool, float]:
+    def _bootstrap(
+        self,
+        stream: CameraStream,
+        focals: Sequence[float],
+        count: int | None = None,
+        sharp: Sequence[bool] = (False, True),
+    ) -> tuple[bool, float]:
         """Build the map anew from the first pair that is found either way, where that explains clearly more.
 
         ``count``: of so many first keyframes, None: of all. Returns whether it was, and how much worse the best other
         focal explains it (``Outcome.rival``).
         """
-        least = max(_START_INLIERS, self._state.config.track_min_inliers)
         views = range(len(self._state.records[:count]))
         outcomes = []
-        for sharp in (False, True):
-            options = Options(PairFromLandmarks(sharp), least, self._state.config.seed)
+        for each in sharp:
+            options = self._options(each, len(views))
             outcomes.append(bootstrap(self._state.sparse, views, stream.index, focals, options))
         return any(outcome.starts for outcome in outcomes), min(outcome.rival for outcome in outcomes)
+
+    def _options(self, sharp: bool, count: int) -> Options:
+        """Of a map made from ``count`` keyframes. Live, time is short, and a map that is built anew costs more than it
+        explains unless it is clearly better: the prior counts as much as a few keyframes.
+        """
+        least, seed = max(_START_INLIERS, self._state.config.track_min_inliers), self._state.config.seed
+        if not self.pressed:
+            return Options(PairFromLandmarks(sharp), least, seed)
+        unusual = max(Options.unusual, _PRIOR_KEYFRAMES / count)
+        return Options(PairFromLandmarks(sharp, _LIVE_TRIES), least, seed, unusual, 1 / _NO_RIVAL, _MOST_FIRST)
+
+
+def _spread(w_T_c: Sequence[Array | None]) -> float:
+    """Root mean square distance of poses (4, 4) from their middle; 0 for none."""
+    centers = np.array([pose[:3, 3] for pose in w_T_c if pose is not None]).reshape(-1, 3)
+    return float(np.sqrt(centers.var(axis=0).sum())) if len(centers) else 0.0
 
 
 def _starts(stream: CameraStream) -> list[float]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from dust3r_ros.alignment.aside import Aside
+from dust3r_ros.alignment.aside import MOST_NICE, Aside
 from dust3r_ros.alignment.transplant import Adjusted
 
 # Adjustments, in the order in which they are done; the search is for a focal that explains the map better.
 START, CALIBRATION, SEARCH, LOOP = ADJUSTMENTS = "start", "calibration", "search", "loop"
 TAKE, BEGIN, PREVIEW, DEPTH = "take", "begin", "preview", "depth"  # kinds of work
+_UNSURE_NICE = 5  # with two busy cores it gets a part of one, yet poses go first
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,14 +26,16 @@ class WholeMap:
 
 @dataclass(eq=False)
 class Chores:
-    """``whole_map``: the adjustments that are wanted. ``depth``: keyframes that wait, and those to pair each with.
-    ``previews``: those that wait for a first look at their depth.
+    """``whole_map``: the adjustments that are wanted; ``at_rest``: those that are once nothing else waits.
 
+
+    ``depth``: keyframes that wait, and those to pair each with; ``previews``: those that wait for a first look at it.
     ``beside``: adjustments are made in a child, else at once; either way they are brought in when they are taken.
     """
 
     beside: bool
     whole_map: set[str] = field(default_factory=set)
+    at_rest: set[str] = field(default_factory=set)
     depth: list[tuple[int, list[int]]] = field(default_factory=list)
     previews: list[tuple[int, list[int]]] = field(default_factory=list)
     _begun: tuple[int, list[int]] | None = None  # the keyframe whose depth is under way
@@ -43,7 +46,8 @@ class Chores:
     @property
     def count(self) -> int:
         """How much waits or is under way."""
-        return len(self.depth) + len(self.previews) + self.part_way + len(self.whole_map) + self.running
+        adjustments = len(self.whole_map | self.at_rest) + self.running
+        return len(self.depth) + len(self.previews) + self.part_way + adjustments
 
     @property
     def starting(self) -> bool:
@@ -70,14 +74,28 @@ class Chores:
         """Whether it is to be taken."""
         return self._found is not None or (self._aside is not None and self._aside.done)
 
-    def begin(self, adjust: Callable[[str], WholeMap]) -> None:
-        """Begin the adjustment that is wanted, the first of several; ``adjust`` makes one of a kind."""
-        kind = next(kind for kind in ADJUSTMENTS if kind in self.whole_map)
-        self.whole_map.remove(kind)
+    def want(self, kind: str, wanted: bool | None) -> None:
+        """An adjustment is wanted or not; None: it is at rest."""
+        if wanted is None:
+            self.at_rest.add(kind)
+        elif wanted:
+            self.whole_map.add(kind)
+
+    def begin(self, adjust: Callable[[str], WholeMap], sure: bool) -> str:
+        """Begin the adjustment that is wanted, the first of several; returns its kind. ``adjust`` makes one of a kind.
+
+        ``sure``: poses do not wait for it; those of a focal that may be wrong do, and there are none before the start.
+        """
+        wanted = self.whole_map or self.at_rest
+        kind = next(kind for kind in ADJUSTMENTS if kind in wanted)
+        self.whole_map.discard(kind)
+        self.at_rest.discard(kind)
         if self.beside:
-            self._aside = Aside(lambda: adjust(kind), patient=kind != START)  # poses go first, once there are any
+            nice = 0 if kind == START else MOST_NICE if sure else _UNSURE_NICE
+            self._aside = Aside(lambda: adjust(kind), nice)
         else:
             self._found = adjust(kind)
+        return kind
 
     def take(self) -> WholeMap | None:
         """The adjustment that was begun, once it is done; None where it failed."""

@@ -38,8 +38,6 @@ from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.types import Array, Image, Keyframe
 
 _MAX_FIRST_KEYFRAMES = 8
-_CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
-_LIVE_FROM = 12  # keyframes; fewer tell less of a focal than the usual one that the first poses were made with
 _PREVIEW_PAIRS = 2  # of a first look at depth, unless others wait for theirs
 _RENEWED = 30  # keyframes up to which depth follows calibrations at once: of more it would take seconds
 
@@ -233,7 +231,9 @@ class MapBuilder(KeyframeBook):
             return PREVIEW
         if self.chores.running and self.settling:
             return ""  # what is under way would make it worthless
-        return DEPTH if self.chores.depth or self.chores.part_way else ""
+        if self.chores.depth or self.chores.part_way:
+            return DEPTH
+        return BEGIN if self.chores.at_rest and not self.chores.running else ""
 
     def work(self, kind: str) -> None:
         """Do one of the things that wait, as ``due`` names them."""
@@ -242,7 +242,8 @@ class MapBuilder(KeyframeBook):
             self.chores.wait()
             self._take_up()
         elif kind == BEGIN:
-            self.chores.begin(self._adjusted_copy)
+            if self.chores.begin(self._adjusted_copy, self.state.sure) == CALIBRATION:
+                self._calibrator.calibrated_with = len(self.state.records)
         elif kind == PREVIEW:
             index, others = self.chores.previews.pop()
             self._changed |= self._dense.preview(index, others, 1 if self.chores.previews else _PREVIEW_PAIRS)
@@ -268,23 +269,19 @@ class MapBuilder(KeyframeBook):
                 better = self._calibrator.begin(stream)
             elif kind == LOOP:
                 self._loops.adjust()
-            elif kind == SEARCH:
-                better = self._calibrator.improve(stream)
             else:
-                self._calibrator.adjust()
-                self._calibrator.consider_lens(stream)
+                with self._calibrator.same_scale():
+                    if kind == SEARCH:
+                        better = self._calibrator.improve(stream)
+                    else:
+                        self._calibrator.adjust()
+                        self._calibrator.consider_lens(stream)
 
         with self._stage("whole_map"):
             adjusted = adjusted_copy(self.state.sparse, adjust)
         found = WholeMap(kind, adjusted, better, self.state.settled)
         self.state.settled = settled
         return found
-
-    @property
-    def _may_calibrate(self) -> bool:
-        """Whether there is more to go by, live, than when the map began."""
-        count = len(self.state.records)
-        return count >= _LIVE_FROM or (self.state.sure and count >= _CALIBRATE_AT[0])
 
     def _take_up(self) -> None:
         """Bring in what was adjusted beside; keyframes that came since find their place in it."""
@@ -310,13 +307,14 @@ class MapBuilder(KeyframeBook):
         if found.kind == START:
             self._initialised = True
             self._catch_up()
-            self.chores.whole_map = {CALIBRATION} if self._may_calibrate else set()
+            self.chores.whole_map = set()
+            self.chores.want(CALIBRATION, self._calibrator.wanted)
         elif found.kind == CALIBRATION and self._calibrator.doubtful(self.state.records[0].stream):
             self.chores.whole_map.add(SEARCH)
         self.generation += 1
         if found.better:
             self._rebuilt()
-        elif self.state.sure and len(self.state.records) <= _RENEWED:  # unsure, it will change again soon
+        elif not self.chores.whole_map and len(self.state.records) <= _RENEWED:  # else it will change again soon
             stale = self._dense.stale()
             self._changed |= stale
             self.chores.want_depth([(k, self._near.neighbours(k)) for k in stale])
@@ -412,12 +410,12 @@ class MapBuilder(KeyframeBook):
             own = self._calibrator.due(stream)
             if own:
                 self._adjusted(lambda: self._calibrator.accustom(stream, own), own)
-        if len(self.state.records) in _CALIBRATE_AT:
-            if self.chores is None:
-                with self._stage("calibrate"):
-                    self._calibrate(stream)
-            elif self._may_calibrate:
-                self.chores.whole_map.add(CALIBRATION)
+        wanted = self._calibrator.wanted
+        if self.chores is not None:
+            self.chores.want(CALIBRATION, wanted)
+        elif wanted:
+            with self._stage("calibrate"):
+                self._calibrate(stream)
         self._catch_up()
         self._changed.add(index)
         self._depth(index, [*near, *closed])

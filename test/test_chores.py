@@ -99,7 +99,7 @@ def test_nothing_waits_at_the_end_and_the_map_is_as_good(sequence):
 
 def test_an_adjustment_that_does_not_fit_any_more_is_begun_again():
     chores = Chores(beside=False, whole_map={"calibration"})
-    chores.begin(lambda kind: WholeMap(kind, None, False, False))  # type: ignore[arg-type]
+    chores.begin(lambda kind: WholeMap(kind, None, False, False), True)  # type: ignore[arg-type]
     assert chores.running and chores.ready and not chores.whole_map
     chores.cancel()
     assert not chores.running and chores.whole_map == {"calibration"} and chores.count == 1
@@ -109,7 +109,7 @@ def test_an_adjustment_that_does_not_fit_any_more_is_begun_again():
 def test_a_loop_does_not_take_the_place_of_a_calibration():
     chores, begun = Chores(beside=False, whole_map={"loop", "calibration"}), []
     for _ in range(2):
-        chores.begin(lambda kind: begun.append(kind) or WholeMap(kind, None, False, False))  # type: ignore[arg-type]
+        chores.begin(lambda kind: begun.append(kind) or WholeMap(kind, None, False, False), True)  # type: ignore[arg-type]
         chores.take()
     assert begun == ["calibration", "loop"] and not chores.whole_map
 
@@ -134,6 +134,29 @@ def test_depth_that_fails_is_not_tried_again():
     with pytest.raises(RuntimeError, match="keyframe 2"):
         chores.some_depth(fails)
     assert chores.without_depth == [(1, [0])]
+
+
+def test_what_may_wait_for_rest_does():
+    chores = Chores(beside=False, whole_map={"loop"}, at_rest={"calibration"})
+    assert chores.count == 2
+    begun = []
+    while chores.whole_map or chores.at_rest:
+        begun.append(chores.begin(lambda kind: WholeMap(kind, None, False, False), True))  # type: ignore[arg-type]
+        chores.take()
+    assert begun == ["loop", "calibration"] and chores.count == 0
+
+
+def test_a_map_of_few_keyframes_is_calibrated_when_the_camera_rests(sequence):
+    """While it moves, it goes on with the focal it began with; depth is of the focal that it ends with."""
+    mapper = live(sequence, 8)
+    assert mapper.cameras["camera"].focal == sequence.width and 5 <= len(mapper.keyframes) < 12
+    assert not np.isfinite(mapper.cameras["camera"].focal_std)
+    kinds = []
+    while mapper.due:
+        kinds.append(mapper.due)
+        mapper.work(mapper.due)
+    assert kinds.index(BEGIN) > kinds.index(DEPTH)
+    assert mapper.backlog == 0 and mapper.cameras["camera"].focal == pytest.approx(sequence.focal, rel=0.15)
 
 
 def test_keyframes_without_depth_are_told(sequence):

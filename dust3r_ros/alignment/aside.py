@@ -16,6 +16,7 @@ from dust3r_ros.alignment.thread_pool import thread_pool
 
 Result = TypeVar("Result")
 
+MOST_NICE = 20
 _POLL_S = 0.005
 _LONGEST_S = 600.0  # a child that takes longer hangs: a lock that another thread held when it was forked
 
@@ -23,14 +24,14 @@ _LONGEST_S = 600.0  # a child that takes longer hangs: a lock that another threa
 class Aside(Generic[Result]):
     """What ``work()`` returns, computed in a forked child. OpenCV must use one thread, and no device may be in use."""
 
-    def __init__(self, work: Callable[[], Result], patient: bool = False) -> None:
-        """``patient``: everything else on the machine goes first."""
+    def __init__(self, work: Callable[[], Result], nice: int = 0) -> None:
+        """``nice``: how far everything else on the machine goes first, ``MOST_NICE``: always."""
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._until = time.monotonic() + _LONGEST_S
         self._pid: int | None = None
         self._pid = os.fork()
         if not self._pid:
-            _run(work, self._file.fileno(), patient)
+            _run(work, self._file.fileno(), nice)
 
     @property
     def done(self) -> bool:
@@ -64,12 +65,13 @@ class Aside(Generic[Result]):
             self._pid = None
 
 
-def _run(work: Callable[[], object], descriptor: int, patient: bool) -> None:
+def _run(work: Callable[[], object], descriptor: int, nice: int) -> None:
     """In the child: compute, write, end; nothing of the parent's is closed or flushed on the way."""
     try:
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent (Linux)
-        if patient and hasattr(os, "SCHED_IDLE"):  # Linux
+        os.nice(nice)
+        if nice >= MOST_NICE and hasattr(os, "SCHED_IDLE"):  # Linux
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         thread_pool.cache_clear()  # its threads are not in the copy
         data = memoryview(pickle.dumps(work()))

@@ -19,9 +19,8 @@ from dust3r_ros.types import Array
 # Of the long edge: 90, 67, 53, 40, 28, 18 degrees of view. The vote over fundamental matrices is
 # biased; trying each of these to the end and keeping what explains the tracks best is not.
 FOCAL_STARTS = (0.5, 0.75, 1.0, 1.4, 2.0, 3.2)
-_CLEARLY_BETTER = 0.97
 _KEPT_PARALLAX = 0.3  # of the landmarks
-_UNUSUAL, _USUAL_SIGMA = 0.05, 0.5
+_USUAL_SIGMA = 0.5
 _PAIRS_AMONG = 4  # the pair that a map starts from is one of its first views
 _PRUNING_PX = (30.0, 10.0, 4.0)
 _SAMPLE = 150  # landmarks of each view that a focal is judged by, before any map is built from all
@@ -55,11 +54,18 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Options:
-    """``first_pair(sparse, views, focal)`` says which two views a map starts from, and how they lie."""
+    """``first_pair(sparse, views, focal)`` says which two views a map starts from, and how they lie.
+
+    ``unusual``: what a focal that cameras rarely have costs, as ``score`` has it. ``better``: the share of the
+    misfit that a new map may have at most. ``tried_on``: so many views choose between focals, None: all.
+    """
 
     first_pair: FirstPair = field(default_factory=lambda: PairFromLandmarks())
     min_inliers: int = 15
     seed: int = 0
+    unusual: float = 0.05
+    better: float = 0.97
+    tried_on: int | None = None
 
 
 def bootstrap(
@@ -72,20 +78,21 @@ def bootstrap(
     has one stands at the origin and looks along x; the median depth of its landmarks is 1.
     """
     before = sparse.snapshot()
-    limit = _CLEARLY_BETTER * _now(sparse, views, camera).score
+    limit = options.better * _now(sparse, views, camera, options).score
     starts, best = [], None
-    tried = _try_all(sparse, views, camera, focals, options)
+    few = _few(views, options.tried_on)
+    tried = _try_all(sparse, few, camera, focals, options)
     kept = tried.before
-    for trial in tried.finalists:
+    for trial in tried.finalists(options.better):
         sparse.restore(before)
-        trial.place(sparse, views, camera)
+        trial.place(sparse, few, camera)
         try:
             _settle(sparse, _PRUNING_PX[1:], _WHOLE_STEPS)
             _locate_others(sparse, views, camera, options)
             _require_parallax(sparse, options)
         except GeometryError:
             continue
-        start = Start(_score(sparse, views, camera), sparse.focals[camera].value)
+        start = Start(score(sparse, views, camera, options), sparse.focals[camera].value)
         if start.score < limit:
             best, limit, kept = sparse.snapshot(), start.score, Start(trial.score, start.focal)
             starts.append(start)
@@ -100,7 +107,15 @@ def differ(a: float, b: float) -> bool:
     return abs(math.log(a / b)) > math.log(_OTHER_FOCAL)
 
 
-def _score(sparse: SparseMap, views: Sequence[int], camera: int) -> float:
+def _few(views: Sequence[int], most: int | None) -> Sequence[int]:
+    """At most so many of ``views``: the first pair's, and others spread evenly."""
+    if most is None or len(views) <= most:
+        return views
+    others = np.linspace(_PAIRS_AMONG, len(views) - 1, most - _PAIRS_AMONG).round().astype(int)
+    return [*views[:_PAIRS_AMONG], *(views[at] for at in others)]
+
+
+def score(sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> float:
     """The misfit, a little more for focals that cameras rarely have: with few views, several explain them alike.
 
     What views without a pose share with others is not explained at all.
@@ -110,13 +125,13 @@ def _score(sparse: SparseMap, views: Sequence[int], camera: int) -> float:
         seen_by = sparse.observations(views, np.arange(len(sparse.points)), pruned=True)[0]
         explained = float(np.isin(seen_by, posed).mean()) if len(seen_by) else 1.0
         misfit = explained * misfit + (1.0 - explained) * MAX_ERROR_PX**2
-    return float(misfit * (1.0 + _UNUSUAL * (np.log(focal.value / focal.prior) / _USUAL_SIGMA) ** 2))
+    return float(misfit * (1.0 + options.unusual * (np.log(focal.value / focal.prior) / _USUAL_SIGMA) ** 2))
 
 
-def _now(sparse: SparseMap, views: Sequence[int], camera: int) -> Start:
+def _now(sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> Start:
     """The map as it is; without any pose it explains nothing."""
-    score = _score(sparse, views, camera) if _posed(sparse, views) else float("inf")
-    return Start(score, sparse.focals[camera].value)
+    known = score(sparse, views, camera, options) if _posed(sparse, views) else float("inf")
+    return Start(known, sparse.focals[camera].value)
 
 
 def _posed(sparse: SparseMap, views: Sequence[int]) -> list[int]:
@@ -133,9 +148,9 @@ class _Trial:
     state: tuple[object, ...]
 
     @classmethod
-    def of(cls, sparse: SparseMap, views: Sequence[int], camera: int) -> _Trial:
+    def of(cls, sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> _Trial:
         poses = tuple(sparse.views[view].w_T_c for view in views)
-        return cls(_score(sparse, views, camera), sparse.focals[camera].value, poses, sparse.snapshot())
+        return cls(score(sparse, views, camera, options), sparse.focals[camera].value, poses, sparse.snapshot())
 
     def place(self, sparse: SparseMap, views: Sequence[int], camera: int) -> None:
         """Start over from the poses and the focal: whatever nearly fits them becomes a landmark."""
@@ -153,10 +168,9 @@ class _Tried:
     before: Start
     ended: list[_Trial]
 
-    @property
-    def finalists(self) -> list[_Trial]:
+    def finalists(self, better: float) -> list[_Trial]:
         """Those worth building a map from all landmarks: better than the map before, nearly level with the best."""
-        level = min(_CLEARLY_BETTER * self.before.score, _LEVEL * min((t.score for t in self.ended), default=0.0))
+        level = min(better * self.before.score, _LEVEL * min((t.score for t in self.ended), default=0.0))
         return [trial for trial in self.ended if trial.score < level][:_FINALISTS]
 
     def rival(self, kept: Start) -> float:
@@ -171,7 +185,7 @@ def _try_all(sparse: SparseMap, views: Sequence[int], camera: int, focals: Seque
     Successive halving: every focal gets a few steps, the best get some more.
     """
     thin(sparse, views, _SAMPLE)
-    now, sample = _now(sparse, views, camera), sparse.snapshot()
+    now, sample = _now(sparse, views, camera, options), sparse.snapshot()
     begun = []
     for focal in focals:
         sparse.restore(sample)
@@ -181,12 +195,12 @@ def _try_all(sparse: SparseMap, views: Sequence[int], camera: int, focals: Seque
             _settle(sparse, _PRUNING_PX, _FIRST_STEPS)
         except GeometryError:
             continue
-        begun.append(_Trial.of(sparse, views, camera))
+        begun.append(_Trial.of(sparse, views, camera, options))
     ended = []
-    for trial in _worth_more(begun, _CLEARLY_BETTER * now.score):
+    for trial in _worth_more(begun, options.better * now.score):
         sparse.restore(trial.state)
         _settle(sparse, _PRUNING_PX[-1:], _FURTHER_STEPS)
-        ended.append(_Trial.of(sparse, views, camera))
+        ended.append(_Trial.of(sparse, views, camera, options))
     return _Tried(now, sorted(ended, key=lambda trial: trial.score))
 
 

@@ -34,9 +34,12 @@ class PairFromLandmarks:
     all focals that are tried on the same views, only the first looks at every pair.
     """
 
-    def __init__(self, sharp: bool = False) -> None:
-        """``sharp``: what is exact to a part of a pixel decides, for images that are good and hold things that move."""
-        self._sharp = sharp
+    def __init__(self, sharp: bool = False, tries: int = 1000) -> None:
+        """``sharp``: what is exact to a part of a pixel decides, for images that are good and hold things that move.
+
+        ``tries``: of RANSAC, which takes most of the time.
+        """
+        self._sharp, self._tries = sharp, tries
         self._turning: dict[Pair, bool] = {}
         self._ranking: list[Pair] = []
 
@@ -64,6 +67,7 @@ class PairFromLandmarks:
                 first_T_second, inliers = essential_pose(
                     a, b, focal, focal, (0.0, 0.0), (0.0, 0.0),
                     threshold_px=_SHARP_PX if self._sharp else 1.0, refine_matches=_REFINED if self._sharp else 0,
+                    tries=self._tries,
                 )  # fmt: skip
             except GeometryError:
                 continue

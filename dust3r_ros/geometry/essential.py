@@ -29,6 +29,7 @@ def essential_pose(
     min_inliers: int = 15,
     seed: int = 0,
     refine_matches: int = 2000,
+    tries: int = 1000,
 ) -> tuple[Array, NDArray[np.bool_]]:
     """(``a_T_b`` (4, 4) with a translation of length 1, inliers (N,)) from matching pixels (N, 2), (N, 2).
 
@@ -36,9 +37,10 @@ def essential_pose(
     PAMI 2004), then Sampson's distance with Huber's loss over the 5 degrees of freedom. Inliers
     are within ``threshold_px`` of their epipolar lines and in front of both cameras. The same
     ``seed`` gives the same result. ``refine_matches`` bounds how many take part in the refinement;
-    0 leaves RANSAC's pose as it is. Raises ``GeometryError`` for fewer than ``min_inliers`` (6 at
-    least) matches or inliers, and where turning alone explains the matches, so that the direction
-    of the translation is unknown: median parallax of the inliers under ``threshold_px``.
+    0 leaves RANSAC's pose as it is. ``tries`` bounds RANSAC's samples, and with them its time. Raises
+    ``GeometryError`` for fewer than ``min_inliers`` (6 at least) matches or inliers, and where turning
+    alone explains the matches, so that the direction of the translation is unknown: median parallax of
+    the inliers under ``threshold_px``.
     """
     a, b = np.asarray(pixels_a, dtype=np.float64), np.asarray(pixels_b, dtype=np.float64)
     if a.ndim != 2 or a.shape[1] != 2 or a.shape != b.shape:
@@ -51,17 +53,17 @@ def essential_pose(
     order = np.random.default_rng(seed).permutation(finite)
     rays_a, rays_b = rays(a[order], focal_a, center_a), rays(b[order], focal_b, center_b)
     focal = float(np.sqrt(focal_a * focal_b))
-    b_T_a, good = _estimated(rays_a, rays_b, focal, threshold_px, needed, refine_matches)
+    b_T_a, good = _estimated(rays_a, rays_b, focal, threshold_px, needed, refine_matches, tries)
     inliers = np.zeros(len(a), bool)
     inliers[order[good]] = True
     return invert(b_T_a), inliers
 
 
 def _estimated(
-    rays_a: Array, rays_b: Array, focal: float, threshold_px: float, needed: int, refine_matches: int
+    rays_a: Array, rays_b: Array, focal: float, threshold_px: float, needed: int, refine_matches: int, tries: int
 ) -> tuple[Array, NDArray[np.bool_]]:
     """``b_T_a`` and the matches that fit it."""
-    b_T_a, front = _ransac(rays_a, rays_b, threshold_px / focal)
+    b_T_a, front = _ransac(rays_a, rays_b, threshold_px / focal, tries)
     _require(front, len(rays_a), needed, threshold_px)
     for _ in range(_ROUNDS if refine_matches else 0):
         # a band wider than the threshold, or the choice of the matches would hold the first pose in place
@@ -88,12 +90,12 @@ def _require(inliers: NDArray[np.bool_], count: int, needed: int, threshold_px: 
         )
 
 
-def _ransac(rays_a: Array, rays_b: Array, threshold: float) -> tuple[Array, NDArray[np.bool_]]:
+def _ransac(rays_a: Array, rays_b: Array, threshold: float, tries: int) -> tuple[Array, NDArray[np.bool_]]:
     """``b_T_a`` and which matches fit it from in front of both cameras."""
     a, b, eye = np.ascontiguousarray(rays_a[:, :2]), np.ascontiguousarray(rays_b[:, :2]), np.eye(3)
     best, front = np.eye(4), np.zeros(len(a), bool)
     try:
-        E, fits = cv2.findEssentialMat(a, b, eye, method=cv2.RANSAC, prob=0.9999, threshold=threshold)
+        E, fits = cv2.findEssentialMat(a, b, eye, method=cv2.RANSAC, prob=0.9999, threshold=threshold, maxIters=tries)
         for candidate in () if E is None else np.reshape(E, (-1, 3, 3)):
             # far points count: the default limit of 50 baselines would drop them
             _, R, t, mask, _ = cv2.recoverPose(candidate, a, b, eye, distanceThresh=1e6, mask=fits.copy())

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from dust3r_ros.alignment.aside import Aside
+from dust3r_ros.alignment.aside import MOST_NICE, Aside
 
 
 def test_the_result_comes_and_this_process_stays_as_it_is():
@@ -40,3 +40,10 @@ def test_a_child_that_fails_or_is_ended_gives_nothing():
     cancelled = Aside(lambda: time.sleep(100))
     cancelled.cancel()
     assert cancelled.done and cancelled.result() is None
+
+
+def test_a_child_lets_others_go_first():
+    assert Aside(lambda: os.nice(0), nice=5).result() == os.nice(0) + 5
+    if hasattr(os, "SCHED_IDLE"):
+        policies = [Aside(lambda: os.sched_getscheduler(0), nice).result() for nice in (5, MOST_NICE)]
+        assert policies == [os.sched_getscheduler(0), os.SCHED_IDLE]

@@ -175,3 +175,19 @@ def test_how_close_another_focal_comes() -> None:
         for noise in (0.3, 1.0)
     ]
     assert some[0].rival > 1.3 and 1.0 < some[1].rival < 1.1
+
+
+def test_some_of_the_views_choose_the_focal() -> None:
+    sparse = unposed(arc(views=12, points=150, focal=330.0, degrees=60.0))
+    assert bootstrap(sparse, range(12), 0, starts(), Options(tried_on=6)).starts
+    assert sparse.focals[0].value == pytest.approx(330.0, rel=0.03)
+    assert len(sparse.posed()) == 12
+
+
+def test_an_unusual_focal_costs_as_much_as_it_is_told() -> None:
+    best = []
+    for unusual in (0.05, 5.0):
+        sparse = unposed(arc(views=4, points=150, focal=330.0, degrees=10.0), noise=1.0)
+        best.append(bootstrap(sparse, range(4), 0, starts(), Options(unusual=unusual)).starts[0])
+    assert best[1].score >= best[0].score
+    assert abs(np.log(best[1].focal / WIDTH)) <= abs(np.log(best[0].focal / WIDTH))
