@@ -100,7 +100,8 @@ class Densifier:
         """
         if self.depths.told(index) or self._state.sparse.views[index].w_T_c is None:
             return set()
-        sources = self._sources(index, others, pairs)
+        later = range(index + 1, min(index + 1 + self._state.config.window, len(self._state.records)))
+        sources = self._sources(index, [*others, *later], pairs)
         with self._stage("preview"):
             found = self._preview.look(index, {view: self._look(view) for view in (index, *sources)}, sources)
         if found is None:

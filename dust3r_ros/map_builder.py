@@ -204,6 +204,7 @@ class MapBuilder(KeyframeBook):
         if not self.state.sure:
             with self._stage("calibrate"):
                 self._calibrate(self.state.records[0].stream)
+        self.settle()  # built anew, it needs depth
         with self._stage("refine"):
             self._adjusted(self._calibrator.adjust_last)
             for stream in {record.stream.index: record.stream for record in self.state.records}.values():
@@ -256,7 +257,9 @@ class MapBuilder(KeyframeBook):
             return
         self.chores.wait()
         while self.due:
-            self.work(self.due)
+            self.chores.previews.clear()  # depth itself follows at once
+            if self.due:
+                self.work(self.due)
             self.chores.wait()
 
     def _adjusted_copy(self, kind: str) -> WholeMap:

@@ -91,6 +91,7 @@ def test_nothing_waits_at_the_end_and_the_map_is_as_good(sequence):
     for each in (offline, mapper):
         each.finish()
     assert mapper.backlog == 0 and mapper.due == ""
+    assert all((keyframe.depth > 0).any() for keyframe in mapper.keyframes)
     assert mapper.cameras["camera"].focal == pytest.approx(sequence.focal, rel=0.03)
     assert mapper.counts.tracked >= 0.9 * offline.counts.tracked
     shares = [np.mean([(k.depth > 0).mean() for k in each.keyframes]) for each in (mapper, offline)]

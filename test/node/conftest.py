@@ -71,7 +71,7 @@ class NodeProcess:
             assert self.process.poll() is None, f"the node ended with {self.process.returncode}:\n{self.log}"
             time.sleep(0.05)
 
-    def stop(self, number: int = signal.SIGINT, seconds: float = 60.0) -> int:
+    def stop(self, number: int = signal.SIGINT, seconds: float = PATIENCE_S) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
