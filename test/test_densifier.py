@@ -91,7 +91,7 @@ def test_a_network_beside_geometry_adds_depth(sequence: RenderedSequence) -> Non
 
 def test_a_preview_stands_in_until_there_is_depth(dense: tuple[Densifier, Oracle]) -> None:
     densifier, truth = dense
-    assert densifier.preview(0, [], 2) == set(), "there is nothing to pair it with"
+    assert densifier.preview(0, [], 2) == {0}, "keyframes after it tell, too"
     assert densifier.preview(2, [1, 0], 2) == {2}
     check(densifier, truth, 2)
     assert not densifier.depths.told(2) and densifier.depths.own(2) is None
