@@ -37,7 +37,7 @@ KEYFRAME_TOPICS = ("keyframe_cloud", "depth")
 # What is worked out from many frames, such as percentiles, is so at most this often.
 _SUMMARY_S = 0.5
 _SHIPPED_S = 0.2  # what is traced goes to the node's process so often
-_REST = 4.0  # after some depth was computed, images are waited for so many times as long
+_REST = {PREVIEW: 0.0, DEPTH: 4.0}  # after such work, images are waited for so many times as long
 _QUIET_S = 0.3  # no image for so long: nothing is to be waited for
 _OVERDUE_S = 0.5  # depth that had to wait longer goes before an image
 
@@ -172,13 +172,13 @@ class MapMaker:
         """Something of what images do not wait for: all of it at once but depth, for which there must be time."""
         due, begin = self._session.due, time.monotonic()
         self._ship(begin, idle and not due)
-        if not due or (due == DEPTH and not self._has_time(idle, begin)):
+        if not due or (due in _REST and not self._has_time(due, idle, begin)):
             return self._wait_or_tell(idle)
         with self._span(f"work: {due}"):
             update = self._done()
-        if due == DEPTH:
+        if due in _REST:
             now = time.monotonic()
-            self._rest_until = now + _REST * (now - begin)
+            self._rest_until = now + _REST[due] * (now - begin)
         if update is None:
             return False
         self._stale = True
@@ -209,9 +209,9 @@ class MapMaker:
         if bundle.events:
             self._tell(TRACE, bundle)
 
-    def _has_time(self, idle: bool, now: float) -> bool:
+    def _has_time(self, due: str, idle: bool, now: float) -> bool:
         """Whether depth may be computed: no image came for a while, or it was computed long enough ago."""
-        if idle and now - self._asked > _QUIET_S:
+        if idle and (due == PREVIEW or now - self._asked > _QUIET_S):
             return True
         return now > self._rest_until + (0.0 if idle else _OVERDUE_S)
 
