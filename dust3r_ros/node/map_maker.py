@@ -160,6 +160,7 @@ class MapMaker:
         self._stale = False  # whether something is worked out that was not told
         self._asked = self._rest_until = 0.0  # when an image came; until when no depth is computed
         self._stamp_ns = 0
+        self._found = False  # whether the last image came with a pose
         if node.backlog != "every":  # else images wait, and the map is that of dust3r-map
             self._session.go_live(beside=hasattr(os, "fork"))
         self._status = session_snapshot(self._session, setting.mapper, node)
@@ -210,8 +211,13 @@ class MapMaker:
             self._tell(TRACE, bundle)
 
     def _has_time(self, due: str, idle: bool, now: float) -> bool:
-        """Whether depth may be computed: no image came for a while, or it was computed long enough ago."""
-        if idle and (due == PREVIEW or now - self._asked > _QUIET_S):
+        """Whether depth may be computed: no image came for a while, or it was computed long enough ago.
+
+        A preview takes little of it. Only images that nothing was found in go before, a camera may be lost.
+        """
+        if due == PREVIEW and (idle or self._found):
+            return True
+        if idle and now - self._asked > _QUIET_S:
             return True
         return now > self._rest_until + (0.0 if idle else _OVERDUE_S)
 
@@ -235,6 +241,7 @@ class MapMaker:
             self._asked = time.monotonic()
 
     def _take(self, request: KeyframeRequest, frame_id: str) -> News:
+        self._found = request.followed is not None
         try:
             taken = self._back_end.take(request)
         except (InputError, ConfigError) as error:
