@@ -39,6 +39,7 @@ _SUMMARY_S = 0.5
 _SHIPPED_S = 0.2  # what is traced goes to the node's process so often
 _REST = {PREVIEW: 0.0, DEPTH: 4.0}  # after such work, images are waited for so many times as long
 _QUIET_S = 0.3  # no image for so long: nothing is to be waited for
+_PLENTY = 100  # landmarks that are followed: with fewer, the camera may soon be lost
 _OVERDUE_S = 0.5  # depth that had to wait longer goes before an image
 
 
@@ -160,7 +161,7 @@ class MapMaker:
         self._stale = False  # whether something is worked out that was not told
         self._asked = self._rest_until = 0.0  # when an image came; until when no depth is computed
         self._stamp_ns = 0
-        self._found = False  # whether the last image came with a pose
+        self._safe = False  # whether much of the map was followed into the last image
         if node.backlog != "every":  # else images wait, and the map is that of dust3r-map
             self._session.go_live(beside=hasattr(os, "fork"))
         self._status = session_snapshot(self._session, setting.mapper, node)
@@ -213,9 +214,9 @@ class MapMaker:
     def _has_time(self, due: str, idle: bool, now: float) -> bool:
         """Whether depth may be computed: no image came for a while, or it was computed long enough ago.
 
-        A preview takes little of it. Only images that nothing was found in go before, a camera may be lost.
+        A preview takes little of it: images go first only where the camera may soon be lost.
         """
-        if due == PREVIEW and (idle or self._found):
+        if due == PREVIEW and (idle or self._safe):
             return True
         if idle and now - self._asked > _QUIET_S:
             return True
@@ -241,7 +242,7 @@ class MapMaker:
             self._asked = time.monotonic()
 
     def _take(self, request: KeyframeRequest, frame_id: str) -> News:
-        self._found = request.followed is not None
+        self._safe = request.followed is not None and request.ids is not None and len(request.ids) >= _PLENTY
         try:
             taken = self._back_end.take(request)
         except (InputError, ConfigError) as error:
