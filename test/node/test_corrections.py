@@ -18,6 +18,7 @@ def test_another_unit_is_in_the_next_pose_and_above_odometry(start_node):
     robot, recorder = Robot(bench, odometry=True), bench.recorder
     robot.map()
     in_metres(robot)
+    bench.status(lambda s: s.waiting == 0 and s.backlog == 0, "the map is calibrated at rest")
     robot.send(MAPPED, MAPPED + 5)
     robot.wait_for_pose(MAPPED + 4)
     before = bench.status(lambda s: s.waiting == 0 and s.backlog == 0, "nothing waits")
@@ -66,5 +67,5 @@ def test_adjustments_of_the_whole_map_are_in_the_next_pose_and_the_status_tells(
     size = np.linalg.norm(np.ptp([place[:3, 3] for place in path().values()], axis=0))
     for index in range(MAPPED, MAPPED + 4):
         now = path().get(robot.stamp(index))
-        assert now is not None and apart(found[index], now)[0] < 0.02 * size, "as the map has it after all"
+        assert now is not None and apart(found[index], now)[0] < 0.05 * size, "as the map has it after all"
     assert status.revision >= 1

@@ -12,7 +12,7 @@ from geometry_msgs.msg import TransformStamped
 from tf2_msgs.msg import TFMessage
 
 from dust3r_ros.cli.map import main
-from dust3r_ros.io.manifest import FrameEntry, read_manifest
+from dust3r_ros.io.manifest import Event, FrameEntry, read_manifest
 from dust3r_ros.node.conversions import transform_message
 from dust3r_ros.node.player import FRAME
 from dust3r_ros.scenes.export import write_bag
@@ -53,7 +53,9 @@ def test_the_frames_of_a_live_run_give_the_same_map_offline(
     assert read_manifest(manifest).topics["camera"]["image"] == "/camera/image_raw"
     entries = list(read_manifest(manifest).entries())
     used = [entry for entry in entries if isinstance(entry, FrameEntry)]
-    followed = sum(len(entry.values["poses"]) for entry in entries if entry.kind == "followed")
+    followed = sum(
+        len(entry.values["poses"]) for entry in entries if isinstance(entry, Event) and entry.kind == "followed"
+    )
     assert len(used) >= 12 and len(used) + followed == status.frames and status.dropped > 0
     truth = dict(zip(sequence.stamps_ns.tolist(), sequence.w_T_c, strict=True))
     known = [entry for entry in used if entry.o_T_c is not None]
