@@ -28,7 +28,7 @@ def odometry(sequence: RenderedSequence) -> list[TransformStamped]:
 def test_the_frames_of_a_live_run_give_the_same_map_offline(
     start_node: Callable[..., Any], sequence: RenderedSequence, tmp_path: Path
 ) -> None:
-    """Images come far faster than they are mapped, so many are dropped, which ones is chance."""
+    """Images come at once: which are mapped, which are only followed or dropped is chance."""
     manifest, live = tmp_path / "run.jsonl", tmp_path / "live"
     bench = start_node(
         manifest=manifest,
@@ -56,7 +56,7 @@ def test_the_frames_of_a_live_run_give_the_same_map_offline(
     followed = sum(
         len(entry.values["poses"]) for entry in entries if isinstance(entry, Event) and entry.kind == "followed"
     )
-    assert len(used) >= 12 and len(used) + followed == status.frames and status.dropped > 0
+    assert len(used) >= 12 and len(used) + followed == status.frames
     truth = dict(zip(sequence.stamps_ns.tolist(), sequence.w_T_c, strict=True))
     known = [entry for entry in used if entry.o_T_c is not None]
     assert len(known) >= len(used) // 2  # the first images may come before TF
