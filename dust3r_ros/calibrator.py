@@ -13,6 +13,7 @@ from dust3r_ros.alignment.landmark_sample import thin
 from dust3r_ros.alignment.lens import USUAL_BEND, focal_shift
 from dust3r_ros.alignment.lens_refinement import refine_lenses
 from dust3r_ros.alignment.refinement import refine
+from dust3r_ros.alignment.sparse_view import Focal
 from dust3r_ros.keyframes import YOUNG
 from dust3r_ros.mapping.reconstruction import MOST_UNSURE, Reconstruction
 from dust3r_ros.streams import CameraStream
@@ -40,7 +41,9 @@ _LIVE_STEPS = 10  # of an adjustment of the whole map while frames wait; the las
 _CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
 # Live, keyframes; fewer tell less of a focal than the usual one that the first poses were made with. While it may be
 # wrong, the next time is when there are so many times more.
-_LIVE_FROM, _LIVE_GROWTH = 12, 1.5
+_LIVE_FROM, _LIVE_GROWTH = 8, 1.5
+_SEARCH_FROM = 16
+_LIVE_MOVING_NS, _ANYWAY = 1_100_000_000, 18
 _ACCUSTOMED_AT = (3, 5, 8, 12)
 
 
@@ -58,6 +61,17 @@ class Calibrator:
         few = self._state.views_by_camera() < YOUNG
         few[self._state.records[0].stream.index] = False
         return few
+
+    def calibrate(self, stream: CameraStream) -> bool:
+        """Adjust the whole map; whether it was built anew, since another focal than that of its start explains more."""
+        focal, better = self._state.sparse.focals[stream.index], False
+        first, before = not np.isfinite(focal.std), focal.value
+        self.adjust()
+        if first and self.pressed and self.doubtful(stream):
+            others = [held for held in _held(focal) if differ(held, before) and differ(held, focal.value)]
+            better = self._bootstrap(stream, others, sharp=(False,))[0]
+        self.consider_lens(stream)
+        return better
 
     def adjust(self) -> None:
         """The whole map, with free focals and, once it is large enough, lenses."""
@@ -93,6 +107,16 @@ class Calibrator:
         if min(length) > 0:
             sparse.move(np.eye(4), length[0] / length[1])
 
+    @property
+    def search_wanted(self) -> bool | None:
+        """Whether other focals are to be tried after a calibration; None: once the camera rests.
+
+        It takes seconds, in which the map is not calibrated again.
+        """
+        if not self.doubtful(self._state.records[0].stream):
+            return False
+        return True if not self.pressed or len(self._state.records) >= _SEARCH_FROM else None
+
     def adjust_last(self) -> None:
         """The same when no more frames come, and time does not press."""
         if self._state.sure:
@@ -108,7 +132,13 @@ class Calibrator:
             return count in _CALIBRATE_AT
         if self._state.sure:
             return count in _CALIBRATE_AT or (count < _LIVE_FROM and not self.calibrated_with)
+        if not self.calibrated_with and self._moving_ns() < _LIVE_MOVING_NS and count < _ANYWAY:
+            return None
         return True if count >= max(_LIVE_FROM, _LIVE_GROWTH * self.calibrated_with) else None
+
+    def _moving_ns(self) -> int:
+        """For how long the camera was seen to move."""
+        return self._state.records[-1].stamp_ns - self._state.records[1].stamp_ns
 
     def due(self, stream: CameraStream) -> list[int]:
         """The keyframes of a camera that joined, when they are as many as to ``accustom`` it again."""
@@ -153,8 +183,7 @@ class Calibrator:
         sparse, focal = self._state.sparse, self._state.sparse.focals[stream.index]
         before, focal.fixed = sparse.snapshot(), True
         try:
-            held = [factor * focal.prior for factor in _HELD]
-            begun = self._bootstrap(stream, held, self._first, sharp=(False,))[0]
+            begun = self._bootstrap(stream, _held(focal), self._first, sharp=(False,))[0]
         finally:
             focal.fixed = False
         if begun and sparse.misfit() < _USUAL_MISFIT:
@@ -244,6 +273,11 @@ def _spread(w_T_c: Sequence[Array | None]) -> float:
     """Root mean square distance of poses (4, 4) from their middle; 0 for none."""
     centers = np.array([pose[:3, 3] for pose in w_T_c if pose is not None]).reshape(-1, 3)
     return float(np.sqrt(centers.var(axis=0).sum())) if len(centers) else 0.0
+
+
+def _held(focal: Focal) -> list[float]:
+    """Focals, pixels of the tracked image, that a map begins with while cameras are live."""
+    return [factor * focal.prior for factor in _HELD]
 
 
 def _starts(stream: CameraStream) -> list[float]:

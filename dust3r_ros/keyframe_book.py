@@ -39,6 +39,10 @@ class KeyframeBook(Submap):
         return len(self.state.records)
 
     @property
+    def guessing(self) -> bool:
+        return bool(self.state.records) and self.state.guessing
+
+    @property
     def backlog(self) -> int:
         return 0 if self.chores is None else self.chores.count
 

@@ -243,7 +243,7 @@ class MapBuilder(KeyframeBook):
             self.chores.wait()
             self._take_up()
         elif kind == BEGIN:
-            if self.chores.begin(self._adjusted_copy, self.state.sure) == CALIBRATION:
+            if self.chores.begin(self._adjusted_copy, self.state.sure, self.guessing) == CALIBRATION:
                 self._calibrator.calibrated_with = len(self.state.records)
         elif kind == PREVIEW:
             index, others = self.chores.previews.pop()
@@ -277,8 +277,7 @@ class MapBuilder(KeyframeBook):
                     if kind == SEARCH:
                         better = self._calibrator.improve(stream)
                     else:
-                        self._calibrator.adjust()
-                        self._calibrator.consider_lens(stream)
+                        better = self._calibrator.calibrate(stream)
 
         with self._stage("whole_map"):
             adjusted = adjusted_copy(self.state.sparse, adjust)
@@ -312,8 +311,8 @@ class MapBuilder(KeyframeBook):
             self._catch_up()
             self.chores.whole_map = set()
             self.chores.want(CALIBRATION, self._calibrator.wanted)
-        elif found.kind == CALIBRATION and self._calibrator.doubtful(self.state.records[0].stream):
-            self.chores.whole_map.add(SEARCH)
+        elif found.kind == CALIBRATION:
+            self.chores.want(SEARCH, self._calibrator.search_wanted)
         self.generation += 1
         if found.better:
             self._rebuilt()

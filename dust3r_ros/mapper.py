@@ -68,6 +68,7 @@ class Mapper(MapView):
         self.rig = Rig()
         self._search = Search(self._atlas, self._backend, config, self.rig)
         self._last_stamp: dict[str, int] = {}
+        self._live = False
 
     def set_camera(self, name: str, width: int, height: int, focal: float, std: float = 0.0) -> None:
         """Known focal (pixels at ``width`` x ``height``) of a camera that has not sent an image yet.
@@ -193,10 +194,17 @@ class Mapper(MapView):
             removed=frame.removed,
         )
 
+    @property
+    def guessing_since(self) -> int | None:
+        """When the camera was first seen to move (stamp), as long as its focal is hardly more than a guess."""
+        guessing = self.mapping and self.submap.guessing and len(self.submap) > 1
+        return self.submap.record(1).stamp_ns if guessing else None
+
     def go_live(self, beside: bool) -> None:
         """Put off what the next image does not need, for ``work``; ``beside``: whole maps are adjusted in a child."""
         self._atlas.go_live(beside)
         self._cameras.go_live()
+        self._live = True
 
     @property
     def due(self) -> str:
@@ -292,7 +300,7 @@ class Mapper(MapView):
 
     def _wants_keyframe(self, frame: _Frame) -> bool:
         motion, overlap = frame.stream.motion(frame.tracks), frame.stream.overlap(frame.tracks)
-        return len(self.submap) == 0 or is_keyframe(motion, overlap, self.submap.young, self.config)
+        return len(self.submap) == 0 or is_keyframe(motion, overlap, self.submap.young, self.config, self._live)
 
     def _follow_only(self, frame: _Frame) -> None:
         """A frame in a map that stays as it is: corners that leave the image are made up for by landmarks seen anew."""

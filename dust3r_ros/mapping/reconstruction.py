@@ -12,6 +12,7 @@ from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.pair_graph import PairGraph
 from dust3r_ros.streams import CameraStream, KeyframeRecord
 
+TRUSTED = 0.015  # relative standard deviation of a focal, by the scatter of the sights alone: it may be off by more
 MOST_UNSURE = 60  # keyframes: whoever is not sure of a focal by then goes on with what explains them best
 
 
@@ -50,6 +51,11 @@ class Reconstruction:
             return False
         first = self.sparse.focals[self.records[0].stream.index]
         return first.given or self.settled or len(self.records) > MOST_UNSURE
+
+    @property
+    def guessing(self) -> bool:
+        """Whether that focal is hardly more than a guess: shape and unit of the map will change with it."""
+        return not self.sure and not self.sparse.focals[self.records[0].stream.index].std < TRUSTED
 
     def knows(self, stream: CameraStream) -> bool:
         """Whether a camera's focal is more than a guess."""

@@ -45,6 +45,7 @@ def snapshot_of(
         epoch,
         mapper.revision,
         mapper.young,
+        mapper.guessing_since,
         rectified,
         {before: (w_T_b, unit_b) for before, w_T_b, unit_b in keyframes[:-1]},
     )

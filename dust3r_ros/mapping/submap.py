@@ -63,6 +63,11 @@ class Submap(Protocol):
         """Whether keyframes close together make calibration sure sooner."""
         return False
 
+    @property
+    @abstractmethod
+    def guessing(self) -> bool:
+        """Whether the focal is hardly more than a guess: the map will change much with it."""
+
     @abstractmethod
     def record(self, index: int) -> KeyframeRecord:
         """What a keyframe is made of besides pose and depth."""

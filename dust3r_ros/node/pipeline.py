@@ -328,7 +328,7 @@ class Pipeline:
             if camera is not None:
                 camera.take(snapshot, None if news.update is None else news.update.covariance)
             begun = self._states.get(snapshot.camera) is TrackingState.INITIALISING
-            if begun and snapshot.stamp_ns >= self._judged.get(snapshot.camera, 0):
+            if begun and not (camera and camera.held) and snapshot.stamp_ns >= self._judged.get(snapshot.camera, 0):
                 self._judge(snapshot.camera, snapshot.stamp_ns, TrackingState.TRACKING)
         if news.refused:
             self._refuse(news.refused)
@@ -340,10 +340,12 @@ class Pipeline:
             self._show_cameras()
         if news.update is None or arrival is None:
             return
-        self._show(news.update, arrival)
-        bridged = self._states.get(arrival.camera) is TrackingState.BRIDGED and news.update.w_T_c is None
+        live = self._live.get(arrival.camera)
+        update = news.update if live is None else live.told(news.update)
+        self._show(update, arrival)
+        bridged = self._states.get(arrival.camera) is TrackingState.BRIDGED and update.w_T_c is None
         if arrival.stamp_ns >= self._judged.get(arrival.camera, arrival.stamp_ns) and not bridged:
-            self._judge(arrival.camera, arrival.stamp_ns, news.update.state)
+            self._judge(arrival.camera, arrival.stamp_ns, update.state)
 
     def _begin_again(self, news: News) -> None:
         """The map was replaced."""

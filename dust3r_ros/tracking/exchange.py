@@ -27,7 +27,8 @@ class MapSnapshot:
 
     ``keyframe`` (its name) and ``w_T_k`` (4, 4): what poses are kept relative to; ``unit``: a length around it. Poses
     that were relative to one ``before`` it go along with the map by these: ``w_T_k`` and ``unit`` by name.
-    Poses of another ``epoch`` are of another map; ``revision`` rises when the map is corrected at once.
+    Poses of another ``epoch`` are of another map; ``revision`` rises when the map is corrected at once. While the focal
+    is hardly more than a guess, the map will change much: ``guessing_since`` the camera was first seen to move (stamp).
     """
 
     camera: str
@@ -46,6 +47,7 @@ class MapSnapshot:
     epoch: int = 0
     revision: int = 0
     young: bool = False
+    guessing_since: int | None = None
     rectified: Calibration | None = None
     before: Mapping[int, tuple[Array, float]] = field(default_factory=dict)
 

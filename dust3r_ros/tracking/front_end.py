@@ -280,7 +280,7 @@ class FrontEnd:
         waiting = int(np.isfinite(self._waiting.anchors[:, 0]).sum())
         overlap = (len(moved) + waiting) / max(1, self._map.anchored)
         motion = float(np.median(moved)) / max(self._seen_in.shape) if len(moved) else float("inf")
-        return is_keyframe(motion, overlap, self._map.young, self._config)
+        return is_keyframe(motion, overlap, self._map.young, self._config, live=True)
 
     def _lose(self) -> None:
         """Nothing is followed any more."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dust3r_ros.attitude import Turned
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.tracking.bridge import Bridge
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
 from dust3r_ros.tracking.front_end import FrontEnd, Tracked
-from dust3r_ros.types import Array, Frame, TrackingState
+from dust3r_ros.types import Array, Frame, MapUpdate, TrackingState
 
+_HELD_NS = 2_700_000_000  # while the camera moves, the first poses wait so long for a focal that is no mere guess
 _MISSED = 256  # images before the map that may get their poses later: no more are kept
 
 
@@ -19,7 +20,8 @@ _MISSED = 256  # images before the map that may get their poses later: no more a
 class Whereabouts:
     """What is known of one image at once: ``w_T_c`` (4, 4) and ``covariance`` (6, 6), tracked or bridged.
 
-    ``state`` None: the back end will tell. ``tracked``: what the front end alone found.
+    ``state`` None: the back end will tell; initialising: the pose is kept, but hangs on a guess. ``tracked``: what the
+    front end alone found.
     """
 
     tracked: Tracked
@@ -37,16 +39,24 @@ class LiveCamera:
         self._bridge = Bridge(bridge_s)
         self._heard = False  # whether odometry or a gyroscope ever told anything
         self._missed: deque[int] = deque(maxlen=_MISSED)  # stamps
+        self._begin()
+
+    def _begin(self) -> None:
+        self.held = True  # poses are not told yet
+        self._guessing_since: int | None = None
 
     def forget(self) -> None:
         """Another map, or another time: what was known does not hold."""
         self.front.forget()
         self._bridge.forget()
         self._missed.clear()
+        self._begin()
 
     def take(self, snapshot: MapSnapshot, covariance: Array | None = None) -> None:
         """The map as it stands; ``covariance`` (6, 6) of the snapshot's own pose, where it was found just now."""
         self.front.take(snapshot)
+        self._guessing_since = snapshot.guessing_since
+        self.held = self.held and self._guessing_since is not None
         self._bridge.take(snapshot, covariance)
 
     def miss(self, stamp_ns: int) -> None:
@@ -64,6 +74,11 @@ class LiveCamera:
         self._missed.remove(found.stamp_ns)
         return found, more
 
+    def told(self, update: MapUpdate) -> MapUpdate:
+        """What may be told of an image that the back end took in."""
+        hidden = self.held and update.state is TrackingState.TRACKING
+        return replace(update, state=TrackingState.INITIALISING, w_T_c=None, covariance=None) if hidden else update
+
     def track(self, frame: Frame, turned: Turned | None, metric: bool) -> Whereabouts:
         """The next image; ``turned``: the camera's axes by a gyroscope, ``metric``: whether the map is in metres."""
         carried = None
@@ -71,14 +86,19 @@ class LiveCamera:
             self._heard = True
             self._bridge.hear(frame.stamp_ns, frame.o_T_c, turned)
             carried = self._bridge.carry(frame.stamp_ns, metric)
+        if self._guessing_since is not None and frame.stamp_ns - self._guessing_since > _HELD_NS:
+            self.held = False
         self.front.expect(None if carried is None else carried.w_T_c)
         tracked = self.front.track(frame.stamp_ns, frame.image, frame.mask)
         if tracked.w_T_c is not None and tracked.covariance is not None and tracked.followed is not None:
             if self._heard:
                 self._bridge.found(tracked.w_T_c, tracked.covariance, tracked.followed)
-            return Whereabouts(tracked, TrackingState.TRACKING, tracked.w_T_c, tracked.covariance)
+            if not self.held:
+                return Whereabouts(tracked, TrackingState.TRACKING, tracked.w_T_c, tracked.covariance)
         if not (self.front.knows_map and tracked.usable):
             return Whereabouts(tracked)
+        if self.held:
+            return Whereabouts(tracked, TrackingState.INITIALISING)
         if carried is None:
             return Whereabouts(tracked, TrackingState.LOST)
         return Whereabouts(tracked, TrackingState.BRIDGED, carried.w_T_c, carried.covariance)
