@@ -163,7 +163,8 @@ class MapBuilder(KeyframeBook):
         return self._finder.recall(stream, gray)
 
     def welcomes(self, stream: CameraStream) -> bool:
-        return self._finder.welcomes(stream)
+        live = self.chores is not None and self.initialised  # poses are wanted soon
+        return self._finder.welcomes(stream) or (live and not self.guessing)
 
     def add(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array | None

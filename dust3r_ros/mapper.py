@@ -143,10 +143,11 @@ class Mapper(MapView):
                 frame.state = TrackingState.LOST
                 self._counts = replace(self._counts, lost=self._counts.lost + 1)
             return
-        if not self.mapping:
+        accepted = self.submap.accepts(stream)
+        if not self.mapping or (self.submap.initialised and not accepted):
             self._follow_only(frame)
             return
-        if self._wants_keyframe(frame) and self.submap.accepts(stream):
+        if self._wants_keyframe(frame) and accepted:
             if self.submap.stuck:
                 self._begin(keep=False)
                 frame.tracks = stream.follow(frame.gray)
@@ -303,7 +304,7 @@ class Mapper(MapView):
         return len(self.submap) == 0 or is_keyframe(motion, overlap, self.submap.young, self.config, self._live)
 
     def _follow_only(self, frame: _Frame) -> None:
-        """A frame in a map that stays as it is: corners that leave the image are made up for by landmarks seen anew."""
+        """A frame that adds nothing to the map: corners that leave the image are made up for by landmarks seen anew."""
         if frame.found is None:
             return
         stream, tracks = frame.stream, frame.tracks

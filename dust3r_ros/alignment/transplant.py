@@ -54,8 +54,8 @@ def transplant(sparse: SparseMap, adjusted: Adjusted) -> list[int]:
     count, landmarks = len(adjusted.poses), len(adjusted.points)
     later = [view for view in range(count, len(sparse.views)) if sparse.views[view].w_T_c is not None]
     follows = _motion(sparse, adjusted)
-    for focal, new in zip(sparse.focals, adjusted.focals, strict=False):  # a camera may have joined
-        vars(focal).update(vars(new))
+    for camera in {sparse.views[view].camera for view, w_T_c in enumerate(adjusted.poses) if w_T_c is not None}:
+        vars(sparse.focals[camera]).update(vars(adjusted.focals[camera]))  # of others, more may be known since
     ids = np.arange(landmarks)
     own = sparse.resolved_ids(ids) == ids
     placed = sparse.positioned

@@ -68,8 +68,8 @@ class Assembler:
     """Holds images until their companions are there or ``wait_s`` has passed, then lets them go without.
 
     ``kinds`` are the message companions (mask, depth) of each camera, known by stamps within ``tolerance_ns``;
-    ``asked`` are those that are looked up (odometry). Both are waited for once they were there at all. Images of
-    several cameras leave in the order of stamps; at most ``size`` wait. Times ``now`` are seconds of a steady clock.
+    ``asked`` are those that are looked up (odometry). Both are waited for once they were there at all. At most ``size``
+    images wait. Times ``now`` are seconds of a steady clock.
     For one thread. ``incomplete`` counts by kind what did not come in time.
     """
 
@@ -80,7 +80,11 @@ class Assembler:
         wait_s: float,
         tolerance_ns: int = 2_000_000,
         size: int = 64,
+        *,
+        in_order: bool = True,
     ) -> None:
+        """``in_order``: images of several cameras leave in the order of their stamps, for which they may wait."""
+        self._in_order = in_order
         self._asked, self._wait_s, self._tolerance_ns, self._size = asked, wait_s, tolerance_ns, size
         self._rows = {camera: {kind: _Row() for kind in kinds[camera]} for camera in kinds}
         self._number = count()
@@ -91,7 +95,7 @@ class Assembler:
     @property
     def may_wait(self) -> bool:
         """Whether any image may have to wait at all."""
-        return bool(self._asked) or len(self._rows) > 1 or any(self._rows.values())
+        return bool(self._asked) or (self._in_order and len(self._rows) > 1) or any(self._rows.values())
 
     @property
     def waiting(self) -> int:
@@ -144,7 +148,7 @@ class Assembler:
 
     def _in_turn(self, held: Held, now: float) -> bool:
         """Whether no camera that is alive may still send an image with an older stamp."""
-        if now - held.arrived >= REORDER_S:
+        if not self._in_order or now - held.arrived >= REORDER_S:
             return True
         return all(stamp_ns >= held.stamp_ns for stamp_ns, arrived in self._newest.values() if now - arrived < SILENT_S)
 

@@ -63,6 +63,7 @@ class Inputs:
             {c.name: [kind for kind in ("mask", "depth") if getattr(c, kind)] for c in cameras},
             self._companions.asked(),
             config.companion_wait,
+            in_order=config.backlog == "every",  # live, each camera's poses go out at once
         )
         self._frames: dict[str, str] = {}  # of cameras, as their images say them
         self._known: dict[str, Calibration] = {}

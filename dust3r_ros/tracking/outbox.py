@@ -27,6 +27,7 @@ class Outbox(Generic[Item]):
         thin: bool = True,
     ) -> None:
         self._items: deque[tuple[Item, bool]] = deque()
+        self._turns, self._turn = dict[object, int](), 0  # when it was each camera's
         self._size, self._weigh, self._camera, self._thin = size, weigh, camera, thin
 
     def __len__(self) -> int:
@@ -52,8 +53,20 @@ class Outbox(Generic[Item]):
         return gone
 
     def take(self) -> tuple[Item, bool] | None:
-        """The image that is next, and whether it has a pose; None where none waits."""
-        return self._items.popleft() if self._items else None
+        """The image that is next, and whether it has a pose; None where none waits.
+
+        That is the oldest of the camera whose turn was longest ago: none keeps another from the map.
+        """
+        if not self._items:
+            return None
+        entry = (
+            min(self._items, key=lambda entry: self._turns.get(self._camera(entry[0]), 0))
+            if self._thin
+            else self._items[0]
+        )
+        self._items.remove(entry)
+        self._turns[self._camera(entry[0])] = self._turn = self._turn + 1
+        return entry
 
     def clear(self) -> int:
         """Forget what waits; returns how many."""

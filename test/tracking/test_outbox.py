@@ -43,3 +43,13 @@ def test_one_camera_does_not_push_out_another():
     gone = [entry for item in ("a0", "b0", "a1", "b1") for entry in box.offer(item, False)]
     assert gone == [("a0", False), ("b0", False)]
     assert drained(box) == ["a1", "b1"]
+
+
+def test_cameras_take_turns_whatever_the_age_of_their_images():
+    box = Outbox(1, camera=lambda item: item[0])
+    taken = []
+    for number in range(4):  # the second camera, without poses, always has newer images waiting
+        box.offer(f"a{number}", True)
+        box.offer(f"b{number}", False)
+        taken.append(box.take()[0][0])
+    assert taken == ["a", "b", "a", "b"]
