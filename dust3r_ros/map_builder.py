@@ -275,10 +275,7 @@ class MapBuilder(KeyframeBook):
                 self._loops.adjust()
             else:
                 with self._calibrator.same_scale():
-                    if kind == SEARCH:
-                        better = self._calibrator.improve(stream)
-                    else:
-                        better = self._calibrator.calibrate(stream)
+                    better = (self._calibrator.improve if kind == SEARCH else self._calibrator.calibrate)(stream)
 
         with self._stage("whole_map"):
             adjusted = adjusted_copy(self.state.sparse, adjust)

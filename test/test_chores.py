@@ -9,7 +9,7 @@ from sequences import SMALL, walk
 from dust3r_ros.chores import BEGIN, DEPTH, PREVIEW, TAKE, Chores, WholeMap
 from dust3r_ros.mapper import Mapper
 
-CONFIG = replace(SMALL, keyframe_motion_young=0.02)
+CONFIG = replace(SMALL, keyframe_motion_young=0.01)
 
 
 def feed(mapper, sequence, first, last):
@@ -100,7 +100,7 @@ def test_nothing_waits_at_the_end_and_the_map_is_as_good(sequence):
 
 def test_an_adjustment_that_does_not_fit_any_more_is_begun_again():
     chores = Chores(beside=False, whole_map={"calibration"})
-    chores.begin(lambda kind: WholeMap(kind, None, False, False), True)  # type: ignore[arg-type]
+    chores.begin(lambda kind: WholeMap(kind, None, False, False), True, False)  # type: ignore[arg-type]
     assert chores.running and chores.ready and not chores.whole_map
     chores.cancel()
     assert not chores.running and chores.whole_map == {"calibration"} and chores.count == 1
@@ -110,7 +110,7 @@ def test_an_adjustment_that_does_not_fit_any_more_is_begun_again():
 def test_a_loop_does_not_take_the_place_of_a_calibration():
     chores, begun = Chores(beside=False, whole_map={"loop", "calibration"}), []
     for _ in range(2):
-        chores.begin(lambda kind: begun.append(kind) or WholeMap(kind, None, False, False), True)  # type: ignore[arg-type]
+        chores.begin(lambda kind: begun.append(kind) or WholeMap(kind, None, False, False), True, False)  # type: ignore[arg-type]
         chores.take()
     assert begun == ["calibration", "loop"] and not chores.whole_map
 
@@ -142,7 +142,7 @@ def test_what_may_wait_for_rest_does():
     assert chores.count == 2
     begun = []
     while chores.whole_map or chores.at_rest:
-        begun.append(chores.begin(lambda kind: WholeMap(kind, None, False, False), True))  # type: ignore[arg-type]
+        begun.append(chores.begin(lambda kind: WholeMap(kind, None, False, False), True, False))  # type: ignore[arg-type]
         chores.take()
     assert begun == ["loop", "calibration"] and chores.count == 0
 

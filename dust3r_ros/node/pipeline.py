@@ -225,10 +225,9 @@ class Pipeline:
         if self._every:  # poses are the map's own, however late
             self._hand_over(_Handed(arrival, KeyframeRequest(frame)), Tracked())
             return
-        camera = self._live.get(arrival.camera)
-        if camera is None:
-            camera = LiveCamera(arrival.camera, self.mapper_config, self.node_config.bridge_time)
-            self._live[arrival.camera] = camera
+        name = arrival.camera
+        camera = self._live.get(name) or LiveCamera(name, self.mapper_config, self.node_config.bridge_time)
+        self._live[name] = camera
         with self._watch("follow"):
             found = camera.track(frame, arrival.turned, self._metric)
         tracked = found.tracked
@@ -239,9 +238,8 @@ class Pipeline:
             self._judge(arrival.camera, arrival.stamp_ns, found.state)
         with self._watch("pick_up"):
             camera.front.pick_up()
-        self._hand_over(
-            _Handed(arrival, KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels)), tracked
-        )
+        request = KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels)
+        self._hand_over(_Handed(arrival, request), tracked)
 
     def _check_order(self, arrival: Arrival) -> None:
         """Raises ``InputError`` for a stamp that was seen or overtaken; time that was set back begins anew."""
@@ -341,7 +339,7 @@ class Pipeline:
         if news.update is None or arrival is None:
             return
         live = self._live.get(arrival.camera)
-        update = news.update if live is None else live.told(news.update)
+        update = live.told(news.update) if live else news.update
         self._show(update, arrival)
         bridged = self._states.get(arrival.camera) is TrackingState.BRIDGED and update.w_T_c is None
         if arrival.stamp_ns >= self._judged.get(arrival.camera, arrival.stamp_ns) and not bridged:

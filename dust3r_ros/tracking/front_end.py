@@ -36,6 +36,8 @@ _TRIES = 6  # images in which corners of the last good one are looked for
 _LEVELS_AHEAD = 2  # halvings of the image where steady motion says where corners are
 _STEADY = 2.0  # times the step before: beyond, the motion before tells nothing of this one
 _MASK_MARGIN_PX = 10
+_HANDED = 8  # images in the hands of the back end, at most
+_STRAYED_PX = 1.0  # corners that are off by more are looked for anew
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,7 @@ class FrontEnd:
         self._map: MapSnapshot | None = None
         self._new: MapSnapshot | None = None
         self._corners = self._waiting = no_corners()  # those followed, those of the snapshot to look for
+        self._handed: dict[int, Corners] = {}  # what was followed into the images that snapshots may be of, by stamp
         self._source: Image | None = None  # the snapshot's image
         self._seen_in: Image | None = None  # the image that the corners followed are in
         self._path: list[tuple[int, Array]] = []  # the newest two poses, by stamp
@@ -89,6 +92,7 @@ class FrontEnd:
     def hand_over(self, stamp_ns: int) -> None:
         """The image of that stamp goes to the back end: a snapshot may be of it."""
         self._images.hand_over(stamp_ns)
+        self._handed = dict([*self._handed.items(), (stamp_ns, self._corners)][-_HANDED:])
 
     @property
     def knows_map(self) -> bool:
@@ -177,16 +181,29 @@ class FrontEnd:
         corrected = self._corrected(own.points[at][both], new.points[there][both])
         points, placed, anchors = own.points.copy(), own.placed.copy(), np.full_like(own.anchors, np.nan)
         points[at], placed[at], anchors[at] = new.points[there], new.placed[there], new.anchors[there]
-        kept = np.ones(len(own), bool)
+        strayed = self._strayed(snapshot.stamp_ns, own.ids, new)
+        kept = np.linalg.norm(strayed, axis=1) < _STRAYED_PX
         if corrected:  # places of all others are of the map as it was
-            kept = np.isin(np.arange(len(own)), at)
-        self._corners = Corners(own.ids, own.pixels, points, anchors, placed).select(kept)
-        self._waiting = new.select(~np.isin(new.ids, own.ids))
+            kept &= np.isin(np.arange(len(own)), at)
+        self._corners = Corners(own.ids, own.pixels - strayed, points, anchors, placed).select(kept)
+        self._waiting = new.select(~np.isin(new.ids, self._corners.ids))
         self._source = self._images.at(snapshot.stamp_ns)
         if before is None and self._source is not None:
             images = self._images.until(snapshot.stamp_ns)
             self._earlier = LookBack(snapshot, new.select(new.placed), images, middle, self._config)
         self._images.thin()
+
+    def _strayed(self, stamp_ns: int, ids: np.ndarray, new: Corners) -> Array:
+        """How far (N, 2) corners were off in the image of that stamp, by where the map sees them; 0 where it does not.
+
+        Features of a keyframe do not drift, as corners that are followed do.
+        """
+        strayed, handed = np.zeros((len(ids), 2)), self._handed.get(stamp_ns)
+        if handed is not None:
+            _, then, there = np.intersect1d(handed.ids, new.ids, return_indices=True)
+            _, at, which = np.intersect1d(ids, handed.ids[then], return_indices=True)
+            strayed[at] = (handed.pixels[then] - new.pixels[there])[which]
+        return strayed
 
     def _corrected(self, before: Array, after: Array) -> bool:
         """Whether landmarks (N, 3) of the map moved by more than they do when single ones are refined."""
