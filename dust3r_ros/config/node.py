@@ -35,6 +35,12 @@ class NodeConfig:
         low=0.0,
         high=60.0,
     )
+    focal_wait: float = row(
+        2.7,
+        "Seconds of motion for which the first poses wait for a focal that is more than a guess; 0: not at all.",
+        low=0.0,
+        high=60.0,
+    )
     image_transport: str = row(
         "auto",
         "Message type of the image topics; auto takes compressed for topics that end in /compressed.",

@@ -62,7 +62,7 @@ class Pipeline:
     ) -> None:
         self.mapper_config, self.node_config = mapper, node
         self._publishers, self._logger = publishers, logger
-        self._every = node.backlog == "every"
+        self._every, self._waits = node.backlog == "every", (node.bridge_time, node.focal_wait)
         size = node.backlog_mb * 1e6 if self._every else node.queue_size
         self._outbox: Outbox[_Handed] = Outbox(
             size,
@@ -226,7 +226,7 @@ class Pipeline:
             self._hand_over(_Handed(arrival, KeyframeRequest(frame)), Tracked())
             return
         name = arrival.camera
-        camera = self._live.get(name) or LiveCamera(name, self.mapper_config, self.node_config.bridge_time)
+        camera = self._live.get(name) or LiveCamera(name, self.mapper_config, *self._waits)
         self._live[name] = camera
         with self._watch("follow"):
             found = camera.track(frame, arrival.turned, self._metric)

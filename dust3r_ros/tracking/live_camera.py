@@ -12,7 +12,6 @@ from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
 from dust3r_ros.tracking.front_end import FrontEnd, Tracked
 from dust3r_ros.types import Array, Frame, MapUpdate, TrackingState
 
-_HELD_NS = 2_700_000_000  # while the camera moves, the first poses wait so long for a focal that is no mere guess
 _MISSED = 256  # images before the map that may get their poses later: no more are kept
 
 
@@ -33,8 +32,9 @@ class Whereabouts:
 class LiveCamera:
     """Tracks the images of one camera, and carries its pose on where that fails. For one thread."""
 
-    def __init__(self, camera: str, config: MapperConfig, bridge_s: float) -> None:
-        """``bridge_s``: for so long at most a pose is carried on."""
+    def __init__(self, camera: str, config: MapperConfig, bridge_s: float, focal_wait_s: float) -> None:
+        """``bridge_s``: for so long at most a pose is carried on; ``focal_wait_s``: the first ones wait for a focal."""
+        self._wait_ns = round(1e9 * focal_wait_s)
         self.front = FrontEnd(camera, config)
         self._bridge = Bridge(bridge_s)
         self._heard = False  # whether odometry or a gyroscope ever told anything
@@ -42,7 +42,7 @@ class LiveCamera:
         self._begin()
 
     def _begin(self) -> None:
-        self.held = True  # poses are not told yet
+        self.held = self._wait_ns > 0  # poses are not told yet
         self._guessing_since: int | None = None
 
     def forget(self) -> None:
@@ -86,7 +86,7 @@ class LiveCamera:
             self._heard = True
             self._bridge.hear(frame.stamp_ns, frame.o_T_c, turned)
             carried = self._bridge.carry(frame.stamp_ns, metric)
-        if self._guessing_since is not None and frame.stamp_ns - self._guessing_since > _HELD_NS:
+        if self._guessing_since is not None and frame.stamp_ns - self._guessing_since > self._wait_ns:
             self.held = False
         self.front.expect(None if carried is None else carried.w_T_c)
         tracked = self.front.track(frame.stamp_ns, frame.image, frame.mask)

@@ -41,7 +41,8 @@ DEFAULTS: dict[str, Any] = {
     "image_depth": 50,
     "queue_size": 50,
     "map_period": 0.2,
-    "keyframe_motion_young": 0.03,
+    "keyframe_motion_young": 0.015,  # live, twice that
+    "focal_wait": 0.0,  # walks here are shorter
 }
 
 

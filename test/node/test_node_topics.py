@@ -36,7 +36,7 @@ def publisher_qos(recorder, topic):
     return info.qos_profile
 
 
-@pytest.mark.parametrize("bench", [{"keyframe_motion_young": 0.01}], indirect=True)
+@pytest.mark.parametrize("bench", [{"keyframe_motion_young": 0.005}], indirect=True)
 def test_an_uncalibrated_camera_is_mapped(bench, sequence):
     """One run, all topics: poses, TF, cloud, intrinsics, path, graph and status."""
     recorder = bench.recorder

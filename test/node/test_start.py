@@ -35,3 +35,21 @@ def test_images_before_the_first_pose_get_theirs_later(start_node, tmp_path):
     stamps = [pose.stamp_ns for pose in read_tum(out / "trajectory.txt")]
     assert len(stamps) == len(set(stamps))
     assert len(early) > 5 and len(early & set(stamps)) > 0.8 * len(early)
+
+
+def test_the_first_poses_wait_for_a_focal(start_node, sequence):
+    """They are kept meanwhile, for the path and the trajectory."""
+    bench = start_node(dense=False, focal_wait=2.0)
+    bench.play(sequence, last=12)
+    bench.status(lambda s: s.waiting == 0 and s.keyframes > 3 and s.tracked > 3, "there is a map")
+    assert bench.recorder.last["status"].state == "initialising"
+    assert not {"pose", "tf"} & set(bench.recorder.last)
+    bench.play(sequence, first=12)
+    bench.status(lambda s: s.waiting == 0 and s.frames == len(sequence) and s.state == "tracking", "it waited")
+    first = min(stamp_to_ns(message.header.stamp) for message in bench.recorder.all["pose"])
+    assert first > sequence.stamps_ns[11]
+    bench.recorder.wait(
+        lambda: any(stamp_to_ns(item.header.stamp) < first for item in bench.recorder.last["path"].poses),
+        60,
+        "the path has those that were not told",
+    )

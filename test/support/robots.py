@@ -20,7 +20,7 @@ from dust3r_ros.node.player import FRAME, image_message
 FRAMES, MAPPED = 120, 60
 ODOM_T_W = pose(Rotation.from_euler("z", 0.5).as_matrix(), [1.0, 2.0, 0.0])
 # A message of TF that is lost in a burst of images comes again within 3 s.
-PARAMETERS = {"dense": False, "keyframe_motion_young": 0.02, "companion_wait": 10.0}
+PARAMETERS = {"dense": False, "keyframe_motion_young": 0.01, "companion_wait": 10.0}
 PACE_S = 0.02
 
 
