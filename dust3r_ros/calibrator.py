@@ -42,8 +42,10 @@ _CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
 # Live, keyframes; fewer tell less of a focal than the usual one that the first poses were made with. While it may be
 # wrong, the next time is when there are so many times more.
 _LIVE_FROM, _LIVE_GROWTH = 8, 1.5
-_SEARCH_FROM = 16
+# The first time is after so long a motion: images that are close together tell little, however many; with as many as
+# ``_ANYWAY`` keyframes the motion was fast. With fewer than ``_SEARCH_FROM`` it is soon calibrated again instead.
 _LIVE_MOVING_NS, _ANYWAY = 1_100_000_000, 18
+_SEARCH_FROM = 16
 _ACCUSTOMED_AT = (3, 5, 8, 12)
 
 

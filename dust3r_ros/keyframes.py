@@ -5,8 +5,6 @@ from __future__ import annotations
 from dust3r_ros.config import MapperConfig
 
 YOUNG = 18  # keyframes
-
-
 _LIVE_YOUNG = 2.0  # live, those of a young map are so many times farther apart: it keeps up with a fast camera
 
 

@@ -85,3 +85,24 @@ def test_the_way_of_the_camera_keeps_its_length():
         state.sparse.move(np.eye(4), 2.0)
         state.sparse.views[5].w_T_c = None
     np.testing.assert_allclose([view.w_T_c for view in state.sparse.views[:5]], before[:5], atol=1e-9)
+
+
+def test_the_first_calibration_tries_the_other_focal_that_maps_begin_with():
+    calibrator, state, stream = pressed(focal=0.5 * WIDTH, views=9, degrees=70.0)
+    focal = state.sparse.focals[0]
+    focal.fixed = True  # as if the first three views had been too close together to tell
+    assert calibrator._bootstrap(stream, [float(WIDTH)], sharp=(False,))[0]
+    focal.fixed = False
+    assert state.guessing and focal.value == WIDTH
+    calibrator.calibrate(stream)
+    assert focal.value == pytest.approx(0.5 * WIDTH, rel=0.03)
+    assert not state.guessing and not state.sure
+
+
+def test_other_focals_are_searched_for_in_maps_of_many_views_and_at_rest():
+    calibrator, state, _ = pressed(focal=WIDTH, views=9)
+    assert calibrator.search_wanted is None
+    state.records *= 2
+    assert calibrator.search_wanted is True
+    state.settled = True
+    assert calibrator.search_wanted is False

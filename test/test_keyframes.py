@@ -32,3 +32,9 @@ def test_more_motion_never_unmakes_a_keyframe() -> None:
     for young in (True, False):
         made = [is_keyframe(motion, 0.9, young, CONFIG) for motion in steps]
         assert made == sorted(made) and not made[0] and made[-1]
+
+
+def test_live_those_of_a_young_map_are_farther_apart_but_no_farther_than_others() -> None:
+    assert not is_keyframe(0.06, 1.0, True, CONFIG, live=True) and is_keyframe(0.09, 1.0, True, CONFIG, live=True)
+    close = MapperConfig(keyframe_motion=0.05, keyframe_motion_young=0.04)
+    assert is_keyframe(0.06, 1.0, True, close, live=True)

@@ -59,11 +59,9 @@ class Outbox(Generic[Item]):
         """
         if not self._items:
             return None
-        entry = (
-            min(self._items, key=lambda entry: self._turns.get(self._camera(entry[0]), 0))
-            if self._thin
-            else self._items[0]
-        )
+        entry = self._items[0]
+        if self._thin:
+            entry = min(self._items, key=lambda entry: self._turns.get(self._camera(entry[0]), 0))
         self._items.remove(entry)
         self._turns[self._camera(entry[0])] = self._turn = self._turn + 1
         return entry

@@ -73,3 +73,13 @@ def test_an_unchanged_copy_changes_nothing():
     np.testing.assert_allclose(sparse.views[6].w_T_c, later, atol=1e-12)
     seen = transform(invert(later), sparse.points[sparse.known(sparse.views[6].seen).ids])
     assert (seen[:, 2] > 0).all()
+
+
+def test_what_is_known_since_of_a_camera_that_was_not_adjusted_stays():
+    sparse = grown(5)
+    sparse.focals.append(Focal(100.0, 100.0, lens=PLAIN))
+    adjusted = adjusted_copy(sparse, lambda: refine(sparse, free_focal=True, rounds=3, iterations=30))
+    sparse.focals[1].value, sparse.focals[1].std = 123.0, 0.02
+    transplant(sparse, adjusted)
+    assert (sparse.focals[1].value, sparse.focals[1].std) == (123.0, 0.02)
+    assert sparse.focals[0].value == pytest.approx(SCENE.focal[0], rel=1e-3)

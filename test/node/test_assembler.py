@@ -88,6 +88,13 @@ def test_images_of_two_cameras_leave_by_stamp():
     assert shown(assembler.image("b", 30 * MS, "i", 0.04)) == [("a", 30), ("b", 30)]
 
 
+def test_live_no_camera_waits_for_another():
+    assembler = pair(in_order=False)
+    assert not assembler.may_wait
+    assert shown(assembler.image("a", 20 * MS, "i", 0.0)) == [("a", 20)]
+    assert shown(assembler.image("b", 10 * MS, "i", 0.0)) == [("b", 10)]
+
+
 def test_a_camera_that_is_late_or_gone_holds_nobody_up_for_long():
     assembler = pair()
     assembler.image("a", 0, "i", 0.0)
