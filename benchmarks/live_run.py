@@ -83,6 +83,9 @@ def offline(recorded: Recorded, out: Path) -> float:
         code = subprocess.run([sys.executable, *command], stdout=output, stderr=output, env=environment()).returncode
     if code:
         raise LiveError(f"dust3r-map ended with code {code}; its log is {log}")
+    frames = json.loads((out / "summary.json").read_text())["frames"]
+    if frames != recorded.images:
+        raise LiveError(f"dust3r-map was interrupted: it mapped {frames} of {recorded.images} images; its log is {log}")
     return time.monotonic() - begin
 
 
