@@ -84,14 +84,15 @@ class Chores:
     def begin(self, adjust: Callable[[str], WholeMap], sure: bool, guessing: bool) -> str:
         """Begin the adjustment that is wanted, the first of several; returns its kind. ``adjust`` makes one of a kind.
 
-        ``guessing``: poses are not told before it is done; ``sure``: they are as good without it.
+        ``guessing``: poses are not told before it is done, as there are none before the start; ``sure``: they are as
+        good without it.
         """
         wanted = self.whole_map or self.at_rest
         kind = next(kind for kind in ADJUSTMENTS if kind in wanted)
         self.whole_map.discard(kind)
         self.at_rest.discard(kind)
         if self.beside:
-            nice = 0 if guessing else MOST_NICE if sure else _UNSURE_NICE
+            nice = 0 if kind == START or guessing else MOST_NICE if sure else _UNSURE_NICE
             self._aside = Aside(lambda: adjust(kind), nice)
         else:
             self._found = adjust(kind)

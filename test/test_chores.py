@@ -199,3 +199,19 @@ def test_a_correction_of_the_whole_map_raises_its_revision(sequence):
         mapper.work(mapper.due)
     mapper.work(DEPTH)
     assert mapper.revision == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "sure", "guessing", "urgent"),
+    [
+        ("start", True, False, True),  # with a focal that is given there are no poses before it, either
+        ("calibration", False, True, True),
+        ("calibration", False, False, False),
+        ("calibration", True, False, False),
+    ],
+)
+def test_what_poses_wait_for_is_not_put_behind_other_work(monkeypatch, kind, sure, guessing, urgent):
+    nice = []
+    monkeypatch.setattr("dust3r_ros.chores.Aside", lambda work, by: nice.append(by))
+    Chores(beside=True, whole_map={kind}).begin(lambda kind: None, sure, guessing)  # type: ignore[arg-type, return-value]
+    assert (nice == [0]) == urgent

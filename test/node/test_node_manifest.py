@@ -56,7 +56,8 @@ def test_the_frames_of_a_live_run_give_the_same_map_offline(
     followed = sum(
         len(entry.values["poses"]) for entry in entries if isinstance(entry, Event) and entry.kind == "followed"
     )
-    assert len(used) >= 12 and len(used) + followed == status.frames
+    # Images that were dropped before there was a map may have got their poses since.
+    assert len(used) >= 12 and status.frames <= len(used) + followed <= count
     truth = dict(zip(sequence.stamps_ns.tolist(), sequence.w_T_c, strict=True))
     known = [entry for entry in used if entry.o_T_c is not None]
     assert len(known) >= len(used) // 2  # the first images may come before TF

@@ -18,7 +18,7 @@ RATE_HZ, FRAMES = 30.0, 150
 def test_images_before_the_first_pose_get_theirs_later(start_node, tmp_path):
     """At the camera's rate, through the queue as it is by default."""
     sequence, out = walk("orbit", frames=FRAMES, rate_hz=RATE_HZ), tmp_path / "out"
-    bench = start_node(output_dir=str(out), dense=False, queue_size=2, keyframe_motion_young=0.01)
+    bench = start_node(output_dir=str(out), dense=False, queue_size=2, keyframe_motion_young=0.005)
     bench.calibrate(sequence.width, sequence.height, sequence.focal)
     bench.send(image_message(sequence.images[0], int(sequence.stamps_ns[0])))
     bench.status(lambda s: s.frames == 1, "the first image is there")
