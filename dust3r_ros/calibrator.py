@@ -69,8 +69,8 @@ class Calibrator:
         focal, better = self._state.sparse.focals[stream.index], False
         first, before = not np.isfinite(focal.std), focal.value
         self.adjust()
-        if first and self.pressed and self.doubtful(stream):
-            others = [held for held in _held(focal) if differ(held, before) and differ(held, focal.value)]
+        others = [held for held in _held(focal) if differ(held, before) and differ(held, focal.value)]
+        if others and first and self.pressed and self.doubtful(stream):
             better = self._bootstrap(stream, others, sharp=(False,))[0]
         self.consider_lens(stream)
         return better

@@ -40,7 +40,7 @@ class KeyframeBook(Submap):
 
     @property
     def guessing(self) -> bool:
-        return bool(self.state.records) and self.state.guessing
+        return self.state.guessing
 
     @property
     def backlog(self) -> int:

@@ -45,17 +45,21 @@ class Reconstruction:
         return self.sparse.focals[self.sparse.views[index].camera]
 
     @property
+    def _first_focal(self) -> Focal:
+        """Of the camera that began the map, which has a keyframe."""
+        return self.sparse.focals[self.records[0].stream.index]
+
+    @property
     def sure(self) -> bool:
         """Whether the focal of the camera that began the map is so sure that others may join."""
         if not self.records:
             return False
-        first = self.sparse.focals[self.records[0].stream.index]
-        return first.given or self.settled or len(self.records) > MOST_UNSURE
+        return self._first_focal.given or self.settled or len(self.records) > MOST_UNSURE
 
     @property
     def guessing(self) -> bool:
         """Whether that focal is hardly more than a guess: shape and unit of the map will change with it."""
-        return not self.sure and not self.sparse.focals[self.records[0].stream.index].std < TRUSTED
+        return bool(self.records) and not self.sure and not self._first_focal.std < TRUSTED
 
     def knows(self, stream: CameraStream) -> bool:
         """Whether a camera's focal is more than a guess."""

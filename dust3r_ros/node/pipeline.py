@@ -62,7 +62,7 @@ class Pipeline:
     ) -> None:
         self.mapper_config, self.node_config = mapper, node
         self._publishers, self._logger = publishers, logger
-        self._every, self._waits = node.backlog == "every", (node.bridge_time, node.focal_wait)
+        self._every = node.backlog == "every"
         size = node.backlog_mb * 1e6 if self._every else node.queue_size
         self._outbox: Outbox[_Handed] = Outbox(
             size,
@@ -225,8 +225,8 @@ class Pipeline:
         if self._every:  # poses are the map's own, however late
             self._hand_over(_Handed(arrival, KeyframeRequest(frame)), Tracked())
             return
-        name = arrival.camera
-        camera = self._live.get(name) or LiveCamera(name, self.mapper_config, *self._waits)
+        name, node = arrival.camera, self.node_config
+        camera = self._live.get(name) or LiveCamera(name, self.mapper_config, node.bridge_time, node.focal_wait)
         self._live[name] = camera
         with self._watch("follow"):
             found = camera.track(frame, arrival.turned, self._metric)

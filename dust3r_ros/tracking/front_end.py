@@ -181,7 +181,8 @@ class FrontEnd:
         corrected = self._corrected(own.points[at][both], new.points[there][both])
         points, placed, anchors = own.points.copy(), own.placed.copy(), np.full_like(own.anchors, np.nan)
         points[at], placed[at], anchors[at] = new.points[there], new.placed[there], new.anchors[there]
-        strayed = self._strayed(snapshot.stamp_ns, own.ids, new)
+        strayed = np.zeros((len(own), 2))
+        strayed[at] = self._strayed(snapshot.stamp_ns, own.ids[at], new.pixels[there])
         kept = np.linalg.norm(strayed, axis=1) < _STRAYED_PX
         if corrected:  # places of all others are of the map as it was
             kept &= np.isin(np.arange(len(own)), at)
@@ -193,16 +194,17 @@ class FrontEnd:
             self._earlier = LookBack(snapshot, new.select(new.placed), images, middle, self._config)
         self._images.thin()
 
-    def _strayed(self, stamp_ns: int, ids: np.ndarray, new: Corners) -> Array:
-        """How far (N, 2) corners were off in the image of that stamp, by where the map sees them; 0 where it does not.
+    def _strayed(self, stamp_ns: int, ids: np.ndarray, pixels: Array) -> Array:
+        """How far (N, 2) corners were off in the image of that stamp, where the map sees them at ``pixels`` (N, 2).
+
+        0 for those that were not followed into it.
 
         Features of a keyframe do not drift, as corners that are followed do.
         """
-        strayed, handed = np.zeros((len(ids), 2)), self._handed.get(stamp_ns)
+        strayed, handed = np.zeros_like(pixels), self._handed.get(stamp_ns)
         if handed is not None:
-            _, then, there = np.intersect1d(handed.ids, new.ids, return_indices=True)
-            _, at, which = np.intersect1d(ids, handed.ids[then], return_indices=True)
-            strayed[at] = (handed.pixels[then] - new.pixels[there])[which]
+            _, at, then = np.intersect1d(ids, handed.ids, return_indices=True)
+            strayed[at] = handed.pixels[then] - pixels[at]
         return strayed
 
     def _corrected(self, before: Array, after: Array) -> bool:
