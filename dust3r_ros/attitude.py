@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +102,10 @@ class Turned:
     def to(self, x_R_y: Array) -> Turned:
         """The axes of y, which is fixed to x."""
         return Turned(self.g_R_x @ x_R_y, self.span)
+
+
+# Axes of something at a stamp (ns), by what is known by now; None: not known.
+Turning = Callable[[int], Turned | None]
 
 
 class TurnMeter:

@@ -8,7 +8,7 @@ from time import perf_counter
 from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
-from dust3r_ros.attitude import Turned
+from dust3r_ros.attitude import Turning
 from dust3r_ros.companion_match import Match
 from dust3r_ros.io.companions import decode_depth, decode_depth_file, decode_mask, decode_mask_file
 from dust3r_ros.node.conversions import image_of
@@ -20,7 +20,7 @@ class Arrival:
     """One image of the camera named, as it came, and what belongs to it.
 
     ``frame_id``: the camera's optical frame. ``anchor_T_c`` (4, 4): where it was in the frame that gets the map as its
-    parent (odom_frame or base_frame), None where that is not known. ``turned``: its axes by the gyroscope.
+    parent (odom_frame or base_frame), None where that is not known. ``turning``: its axes by the gyroscope.
     ``at``: when it came, by ``perf_counter`` (s).
     """
 
@@ -30,7 +30,7 @@ class Arrival:
     image: ImageMessage | CompressedImage
     match: Match = field(default_factory=Match)
     anchor_T_c: Array | None = None
-    turned: Turned | None = None
+    turning: Turning | None = None
     at: float = field(default_factory=perf_counter)
 
     @property

@@ -229,7 +229,7 @@ class Pipeline:
         camera = self._live.get(name) or LiveCamera(name, self.mapper_config, node.bridge_time, node.focal_wait)
         self._live[name] = camera
         with self._watch("follow"):
-            found = camera.track(frame, arrival.turned, self._metric)
+            found = camera.track(frame, arrival.turning, self._metric)
         tracked = found.tracked
         if found.state is not None:
             said = found.state, found.w_T_c, found.covariance

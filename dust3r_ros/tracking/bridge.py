@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dust3r_ros.attitude import Turned
+from dust3r_ros.attitude import Turned, Turning
 from dust3r_ros.geometry.rigid import invert, pose
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
 from dust3r_ros.tracking.following import followed, no_corners
@@ -49,14 +49,23 @@ class Carried:
     covariance: Array
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Motion:
-    """At one image: odometry (4, 4) and the gyroscope's axes, None where not known; the way (m) since the first."""
+    """At one image: odometry (4, 4) and what tells the gyroscope's axes, None where not known; the way (m) since the
+    first.
+    """
 
     stamp_ns: int
     o_T_c: Array | None
-    turned: Turned | None
+    turning: Turning | None
     way: float
+    _axes: Turned | None = None
+
+    def axes(self) -> Turned | None:
+        """By all that the gyroscope said so far: its last words before an image may come after it."""
+        told = None if self.turning is None else self.turning(self.stamp_ns)
+        self._axes = told or self._axes
+        return self._axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,13 +102,15 @@ class Bridge:
         self._steps: deque[tuple[Array, Array]] = deque(maxlen=_STEPS)  # positions in the map and by odometry
         self._known: tuple[int, int] | None = None  # epoch and revision of the map
 
-    def hear(self, stamp_ns: int, o_T_c: Array | None, turned: Turned | None) -> None:
-        """An image came; ``o_T_c`` (4, 4), metres, and ``turned``: how the robot says it moved, None: it does not."""
+    def hear(self, stamp_ns: int, o_T_c: Array | None, turning: Turning | None) -> None:
+        """An image came; ``o_T_c`` (4, 4), metres, and ``turning``: how the robot says it moved, None: it does not."""
         last = self._motions[-1] if self._motions else None
         way = 0.0 if last is None else last.way
         if last is not None and last.o_T_c is not None and o_T_c is not None:
             way += float(np.linalg.norm(o_T_c[:3, 3] - last.o_T_c[:3, 3]))
-        self._motions.append(_Motion(stamp_ns, o_T_c, turned, way))
+        motion = _Motion(stamp_ns, o_T_c, turning, way)
+        motion.axes()  # later it may have forgotten
+        self._motions.append(motion)
 
     def found(self, w_T_c: Array, covariance: Array, known: FollowedPose) -> None:
         """The newest image has a pose in the map, ``known`` by its keyframe."""
@@ -129,10 +140,11 @@ class Bridge:
         if first.o_T_c is not None and motion.o_T_c is not None:
             moved = invert(first.o_T_c) @ motion.o_T_c
             turn, (part, rate) = moved[:3, :3], _ODOMETRY_TURN
-        elif first.turned is not None and motion.turned is not None and first.turned.span == motion.turned.span:
-            turn, (part, rate) = first.turned.g_R_x.T @ motion.turned.g_R_x, _GYRO_TURN
         else:
-            return None
+            before, now = first.axes(), motion.axes()
+            if before is None or now is None or before.span != now.span:
+                return None
+            turn, (part, rate) = before.g_R_x.T @ now.g_R_x, _GYRO_TURN
         angle = float(Rotation.from_matrix(turn).magnitude())
         rotation_std = float(np.hypot(part * angle, rate * seconds))
         if moved is not None and unit is not None:

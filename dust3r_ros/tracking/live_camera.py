@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 
-from dust3r_ros.attitude import Turned
+from dust3r_ros.attitude import Turning
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.tracking.bridge import Bridge
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
@@ -79,12 +79,12 @@ class LiveCamera:
         hidden = self.held and update.state is TrackingState.TRACKING
         return replace(update, state=TrackingState.INITIALISING, w_T_c=None, covariance=None) if hidden else update
 
-    def track(self, frame: Frame, turned: Turned | None, metric: bool) -> Whereabouts:
-        """The next image; ``turned``: the camera's axes by a gyroscope, ``metric``: whether the map is in metres."""
+    def track(self, frame: Frame, turning: Turning | None, metric: bool) -> Whereabouts:
+        """The next image; ``turning``: the camera's axes by a gyroscope, ``metric``: whether the map is in metres."""
         carried = None
-        if frame.o_T_c is not None or turned is not None or self._heard:
+        if frame.o_T_c is not None or turning is not None or self._heard:
             self._heard = True
-            self._bridge.hear(frame.stamp_ns, frame.o_T_c, turned)
+            self._bridge.hear(frame.stamp_ns, frame.o_T_c, turning)
             carried = self._bridge.carry(frame.stamp_ns, metric)
         if self._guessing_since is not None and frame.stamp_ns - self._guessing_since > self._wait_ns:
             self.held = False

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Generator, Sequence
+import threading
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from dust3r_ros.training.views import TrainingView, ViewPair
 from dust3r_ros.training.worker import settle
 
 _AHEAD = 4  # batches that a worker makes before they are asked for
+_Made = TypeVar("_Made")
 _ATTEMPTS = 20  # corrupt samples in a row, after which the set as a whole is not usable
 
 
@@ -183,25 +186,29 @@ def load(batches: PairBatches, first: int, workers: int, pin: bool = False) -> G
         generator=torch.Generator(),  # else torch's own random numbers would depend on when loading began
     )
     try:
-        for batch in loader:
+        for batch in _ended_in_waiting(loader):
             if isinstance(batch, (InputError, TrainingError)):
                 raise batch
             yield batch
     except RuntimeError as error:
-        raise worker_gone(error) or error from None
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        raise InputError(
+            f"a process that makes batches was ended from outside ({' '.join(str(error).split())[:200]}); "
+            "with too little memory, fewer workers (--workers) need less"
+        ) from None
 
 
-def worker_gone(error: RuntimeError) -> InputError | None:
-    """``error`` in a sentence if it says that a process which makes batches was ended from outside.
+def _ended_in_waiting(loader: DataLoader[_Made]) -> Iterator[_Made]:
+    """Iterate; a worker's end is noticed only in waiting for its batch.
 
-    torch raises it in whatever the process that trains is doing when the signal arrives.
+    torch would raise it by a signal as well, in whatever this process is doing then.
     """
-    if "DataLoader worker (pid" not in str(error):
-        return None
-    return InputError(
-        f"a process that makes batches was ended from outside ({' '.join(str(error).split())[:200]}); "
-        "with too little memory, fewer workers (--workers) need less"
-    )
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)
+    return batches
 
 
 def _alone(worker: int) -> None:

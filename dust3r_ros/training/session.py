@@ -18,7 +18,6 @@ from dust3r_ros.network.checkpoint import load_checkpoint
 from dust3r_ros.network.device import pick_device
 from dust3r_ros.network.model import Dust3r
 from dust3r_ros.training import state as states
-from dust3r_ros.training.batches import worker_gone
 from dust3r_ros.training.card import card, code_version, hardware
 from dust3r_ros.training.encoder_start import start_encoder
 from dust3r_ros.training.held_out import gather
@@ -110,8 +109,6 @@ def train(options: Options, stop: Callable[[], bool], tell: Tell, warn: Callable
             raise TrainingError(
                 "the GPU has too little memory; fewer pairs per step (--set pairs=…) or checkpointing=true need less"
             ) from error
-        except RuntimeError as error:
-            raise worker_gone(error) or error from None
         finally:
             if lock is not None:
                 lock.release()

@@ -12,7 +12,6 @@ import torch
 
 from dust3r_ros.errors import InputError, OutputError
 from dust3r_ros.io.files import atomic_path, make_folder
-from dust3r_ros.training.batches import worker_gone
 
 _NAME = re.compile(r"step-(\d+)\.pt")
 _FORMAT = 2
@@ -27,8 +26,6 @@ def write_state(folder: Path, step: int, state: dict[str, Any], keep: int) -> Pa
         try:
             torch.save({"format": _FORMAT, **state}, temporary)
         except RuntimeError as error:  # torch's writer does not say OSError when the disk is full
-            if gone := worker_gone(error):
-                raise gone from error  # told by a signal, which came just now
             line = " ".join(str(error).split())[:150]
             raise OutputError(
                 f"'{path}' cannot be written: the disk is full or the file too large for it ({line})"

@@ -165,7 +165,7 @@ def test_a_killed_process_ends_the_others_with_a_sentence(recipe: Path, tmp_path
 
 @pytest.mark.parametrize("ended", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_worker_ends_the_run_with_a_sentence(recipe: Path, tmp_path: Path, ended: signal.Signals) -> None:
-    """Whatever the process that trains is doing then: it hears of it by a signal, in the midst of a step as a rule."""
+    """Whatever the process that trains is doing then: it is told where the next batch is waited for."""
     out = tmp_path / "run"
     run = begin("--config", recipe, "--out", out, "--steps", 4000, "--workers", 2, "--quiet")
     wait_for(lambda: steps(out) >= 3, run)
@@ -173,7 +173,8 @@ def test_a_killed_worker_ends_the_run_with_a_sentence(recipe: Path, tmp_path: Pa
     assert workers
     os.kill(int(workers[0]), ended)
     code, _, words = end(run, timeout=60)
-    assert code == 2 and "a process that makes batches was ended from outside" in words
+    assert code == 2, words
+    assert "a process that makes batches was ended from outside" in words
     assert "Traceback" not in words and len(words.strip().splitlines()) == 1
 
 

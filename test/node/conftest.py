@@ -150,8 +150,12 @@ class Bench:
 
 @pytest.fixture
 def own_domain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A domain that no other test uses: processes that are killed are still heard of for a while."""
+    """A domain that no other test uses: processes that are killed are still heard of for a while.
+
+    By UDP: whoever is killed in shared memory leaves its locks there, on which Fast DDS of the others may abort.
+    """
     monkeypatch.setenv("ROS_DOMAIN_ID", str(free_domain()))
+    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def test_a_gyroscope_carries_the_pose_on_tf_too(start_node):
     places = {index: pose_of(message.pose.pose) for index, message in bridged.items()}
     for index in bridged:
         turned = apart(places[index], places[MAPPED] @ invert(robot.truth(MAPPED)) @ robot.truth(index))[1]
-        assert turned < 1e-2, "as the gyroscope turned, whose last messages may come after the image"
+        assert turned < 1e-2, "as the gyroscope turned, whose last message may come after the image"
     assert np.all(np.diff([std(bridged[index]) for index in sorted(bridged)], axis=0) > 0)
     told = {stamp_to_ns(t.header.stamp): pose_of(t.transform) for t in transforms(recorder, "imu")}
     for index, place in places.items():

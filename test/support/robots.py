@@ -64,12 +64,12 @@ class Robot:
             self.bench.send(message, "/imu")
 
     def send(self, first, last, dark=False, image=None):
-        """Images of these stamps; ``image``: another one in their place."""
+        """Images of these stamps; ``image``: another one in their place. They take longer than what else is told."""
         for index in range(first, last):
             self.tell(index)
+            time.sleep(PACE_S)
             shown = self.sequence.images[index if image is None else image]
             self.bench.send(image_message(np.zeros_like(shown) if dark else shown, self.stamp(index)))
-            time.sleep(PACE_S)
 
     def poses(self, first, last):
         """What came on ~/pose for images, by index."""

@@ -40,11 +40,16 @@ def snapshot(stamp_ns, w_T_c, w_T_k=None, revision=0, unit=1.0, epoch=0):
     return MapSnapshot("camera", stamp_ns, w_T_c, *nothing, 300.0, Lens(160.0), 7, w_T_k, unit, epoch, revision)
 
 
+def told(g_R_c, span=0):
+    """What a gyroscope says of one stamp."""
+    return lambda _: Turned(g_R_c, span)
+
+
 def drive(bridge, first, last, unit=1.0, odometry=True, gyroscope=True, found=True):
     for index in range(first, last):
         w_T_c, truth = true_pose(index, unit), true_pose(index)
         o_T_c = O_T_W @ truth if odometry else None
-        bridge.hear(index * STEP_NS, o_T_c, Turned(G_R_W @ truth[:3, :3]) if gyroscope else None)
+        bridge.hear(index * STEP_NS, o_T_c, told(G_R_W @ truth[:3, :3]) if gyroscope else None)
         if found:
             bridge.found(w_T_c, COVARIANCE, known(index, w_T_c))
 
@@ -124,8 +129,18 @@ def test_it_ends_after_its_time_and_without_anything_that_tells():
 def test_a_gyroscope_that_was_silent_says_nothing_of_the_time_before():
     bridge = Bridge(2.0)
     drive(bridge, 0, 30, odometry=False)
-    bridge.hear(30 * STEP_NS, None, Turned(G_R_W, span=1))
+    bridge.hear(30 * STEP_NS, None, told(G_R_W, span=1))
     assert bridge.carry(30 * STEP_NS, False) is None
+
+
+def test_what_the_gyroscope_says_late_of_the_last_pose_counts():
+    """At first it could only guess; what it has forgotten stays as it was."""
+    bridge, said = Bridge(2.0), Turned(G_R_W @ Rotation.from_euler("y", 0.02).as_matrix())
+    bridge.hear(0, None, lambda _: said)
+    bridge.found(np.eye(4), COVARIANCE, known(0, np.eye(4)))
+    for said in (Turned(G_R_W), None):  # noqa: B007 the source tells what stands now
+        bridge.hear(STEP_NS, None, told(G_R_W))
+        np.testing.assert_allclose(bridge.carry(STEP_NS, False).w_T_c[:3, :3], np.eye(3), atol=1e-12)
 
 
 def test_an_image_that_the_back_end_found_is_gone_on_from():
