@@ -22,6 +22,8 @@ from dust3r_ros.types import Array, MapUpdate, TrackingState
 _FOREIGN_NS = 60_000_000_000
 # Of a rig's rotation matrices and places (m): less is the same.
 _MOVED = 1e-3
+# Of map -> odom_frame by odometry itself: less is rounding.
+_SAME = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +77,6 @@ class TfOutput:
         """What one image says. ``anchor_T_c``: the camera in odom_frame or base_frame at its stamp, None: not known."""
         if update.w_T_c is None:
             return
-        bridged = update.state is TrackingState.BRIDGED
-        if bridged and self._config.odom_frame:  # stays as it was: odometry goes on below it (REP 105)
-            return
         if not self._root:
             inverted = bool(self._live("invert_tf"))
             top, top_T_c = (camera_frame, np.eye(4)) if inverted else self._top(camera_frame)
@@ -88,8 +87,12 @@ class TfOutput:
             return
         lag_ns = update.stamp_ns - self._node.get_clock().now().nanoseconds
         foreign = abs(lag_ns) > _FOREIGN_NS and not self._node.get_parameter("use_sim_time").value
+        w_T_a = update.w_T_c @ invert(anchor_T_c)
         with self._lock:
-            w_T_a = update.w_T_c @ invert(anchor_T_c)
+            before = self._anchor
+            # Odometry goes on below it (REP 105); it moves where the map was corrected.
+            if update.state is TrackingState.BRIDGED and before and np.allclose(w_T_a, before.w_T_a, atol=_SAME):
+                w_T_a = before.w_T_a
             self._anchor = _Anchor(w_T_a, update.stamp_ns, lag_ns if foreign else 0)
         self.tick()
 

@@ -30,7 +30,9 @@ def test_odometry_carries_the_pose_through_darkness_and_map_to_odom_stays(start_
     robot.send(MAPPED, MAPPED + 5)
     robot.wait_for_pose(MAPPED + 4)
     recorder.wait(lambda: bool(transforms(recorder, "odom")), 60, "map -> odom is there")
-    bench.status(lambda s: s.waiting == 0, "nothing waits")
+    bench.status(
+        lambda s: s.frames + s.dropped == MAPPED + 5 and s.waiting == s.backlog == 0, "the map is not to be corrected"
+    )
     recorder.clear()
     robot.send(MAPPED + 5, DARK, dark=True)
     bench.status(lambda s: s.state == "lost" and s.waiting == 0, "it is lost in the end")
@@ -46,10 +48,10 @@ def test_odometry_carries_the_pose_through_darkness_and_map_to_odom_stays(start_
         assert apart(places[index], expected)[0] < 1e-3, "as odometry moved"
     assert np.all(np.diff([std(bridged[index]) for index in sorted(bridged)], axis=0) > 0)
 
-    # REP 105: the robot goes on below odom; map -> odom stands, and agrees with the poses that are carried on
+    # REP 105: the robot goes on below odom; map -> odom stands in the end, and agrees with the poses that are carried on
     time.sleep(0.3)  # six renewals
-    stood = [pose_of(t.transform) for t in transforms(recorder, "odom")]
-    assert len(stood) > 5
+    stood = [pose_of(t.transform) for t in transforms(recorder, "odom")][-5:]
+    assert len(stood) == 5
     assert all(np.array_equal(found, stood[0]) for found in stood)
     assert apart(stood[0] @ robot.truth(last), places[last])[0] < 1e-6
 
@@ -61,7 +63,7 @@ def test_odometry_carries_the_pose_through_darkness_and_map_to_odom_stays(start_
     assert stamps == sorted(set(stamps))
     found = pose_of(robot.poses(FRAMES - 1, FRAMES)[FRAMES - 1].pose.pose)
     away, turned = apart(found, stood[0] @ robot.truth(FRAMES - 1))
-    assert away < 0.15 and turned < 0.05, "where it was before, but for drift"
+    assert away < 0.15 and turned < 0.1, "where it was before, but for drift"
 
 
 @pytest.mark.timeout(400)
