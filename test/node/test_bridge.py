@@ -48,7 +48,7 @@ def test_odometry_carries_the_pose_through_darkness_and_map_to_odom_stays(start_
         assert apart(places[index], expected)[0] < 1e-3, "as odometry moved"
     assert np.all(np.diff([std(bridged[index]) for index in sorted(bridged)], axis=0) > 0)
 
-    # REP 105: the robot goes on below odom; map -> odom stands in the end, and agrees with the poses that are carried on
+    # REP 105: the robot goes on below odom; map -> odom stands at last, and agrees with the poses carried on
     time.sleep(0.3)  # six renewals
     stood = [pose_of(t.transform) for t in transforms(recorder, "odom")][-5:]
     assert len(stood) == 5
