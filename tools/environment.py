@@ -64,7 +64,9 @@ class Environment(object):
         project = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8").split("\n[tool.pytest")[0]
         package = REPOSITORY / "package.xml"
         venv = fingerprint(self.base.executable, self.base.version, self.ros, str(REPOSITORY))
-        interfaces = [REPOSITORY / name for name in ("CMakeLists.txt", "msg", "srv")]
+        interfaces = [REPOSITORY / name for name in ("CMakeLists.txt", "msg", "srv")] + sorted(
+            (REPOSITORY / "dust3r_ros").rglob("*.c")
+        )
         self.wanted = {
             "venv": venv,
             "packages": fingerprint(venv, project, package, TORCH),
@@ -185,7 +187,7 @@ class Environment(object):
         return ["--constraint", str(path)]
 
     def _build_messages(self):
-        say("generating the messages (about half a minute)")
+        say("generating the messages and compiling (about half a minute)")
         packages = (
             [("dust3r_ros", REPOSITORY)]
             if self.ros

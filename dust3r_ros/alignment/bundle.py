@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dust3r_ros.alignment.bundle_kernel import LIBRARY, MOST_POSES, CompiledSteps
 from dust3r_ros.alignment.reprojection import Fit, Huber, fit, settle
-from dust3r_ros.alignment.schur import PosePairs, Step, normal_equations, prior_error, solve, std_of
+from dust3r_ros.alignment.schur import Normal, PosePairs, Step, normal_equations, prior_error, solve, std_of
 from dust3r_ros.alignment.sights import FOCAL, RADIAL, Problem, Sights, State
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.types import Array
@@ -48,42 +49,74 @@ def adjust(problem: Problem, *, huber_px: float = 2.0, iterations: int = 20, tol
     Stops when an accepted step lowers the cost by less than ``tolerance`` of it.
     """
     sights, loss = Sights(problem), Huber(huber_px, problem.sigma)
-    pairs = PosePairs(sights)
+    compiled = LIBRARY is not None and sights.free_poses <= MOST_POSES
+    steps = CompiledSteps(problem, sights, loss) if compiled else PlainSteps(problem, sights, loss)
     state = State.of(problem, sights)
-    at = fit(sights, state, loss)
-    cost, damping, normal = _cost(problem, sights, state, at), _START_DAMPING, None
+    cost, damping = steps.cost(state) + _prior_cost(problem, sights, state), _START_DAMPING
     for _ in range(iterations):
-        if normal is None:
-            normal = normal_equations(problem, sights, state, at, loss)
-        step = solve(normal, sights, pairs, damping)
-        trial, trial_at = (state, at) if step is None else _after(step, sights, state, loss)
-        trial_cost = _cost(problem, sights, trial, trial_at)
+        step = steps.step(state, damping)
+        trial, trial_cost = state, cost
+        if step is not None:
+            trial, trial_cost = steps.settled(state.moved(step.poses, step.unknowns, step.points, sights))
+            trial_cost += _prior_cost(problem, sights, trial)
         if not trial_cost < cost:
             damping *= 8.0
             if damping > _MAX_DAMPING:
                 break
             continue
         gain = (cost - trial_cost) / max(cost, 1e-300)
-        state, at, cost, normal = trial, trial_at, trial_cost, None
+        state, cost = trial, trial_cost
         damping = max(damping / 4.0, _MIN_DAMPING)
         if gain < tolerance:
             break
-    step = None
-    if len(sights.unknowns):
-        normal = normal or normal_equations(problem, sights, state, at, loss)
-        step = solve(normal, sights, pairs, _UNDAMPED)
-    std = std_of(step, sights)
-    residual = np.empty(len(at.r))
-    residual[sights.order] = np.where(at.valid, at.r, np.inf)
+    std = std_of(steps.step(state, _UNDAMPED) if len(sights.unknowns) else None, sights)
+    residual = np.empty(len(sights.order))
+    residual[sights.order] = steps.residual(state)
     points = np.ascontiguousarray(state.points.T)
     focal_std, lenses = std[problem.free_focal, FOCAL], state.lenses(sights)
     return Solution(state.poses(sights), state.focals(), points, residual, focal_std, cost, lenses, std[:, RADIAL])
 
 
-def _after(step: Step, sights: Sights, state: State, loss: Huber) -> tuple[State, Fit]:
-    moved = state.moved(step.poses, step.unknowns, step.points, sights)
-    return settle(sights, moved, fit(sights, moved, loss), loss)
+class PlainSteps:
+    """The parts of a step with NumPy; what a state needs again is kept for the state asked last."""
+
+    def __init__(self, problem: Problem, sights: Sights, loss: Huber) -> None:
+        self._problem, self._sights, self._loss = problem, sights, loss
+        self._pairs = PosePairs(sights)
+        self._fitted: tuple[State, Fit] | None = None
+        self._settled: tuple[State, Fit] | None = None
+        self._normal: tuple[State, Normal] | None = None
+
+    def cost(self, state: State) -> float:
+        """Of all errors."""
+        return float(self._fit(state).cost.sum())
+
+    def residual(self, state: State) -> Array:
+        """(M,) pixels in the order of the sights, inf behind the camera."""
+        at = self._fit(state)
+        return np.where(at.valid, at.r, np.inf)
+
+    def step(self, state: State, damping: float) -> Step | None:
+        """The Levenberg-Marquardt step; None where the reduced system is not positive definite."""
+        if self._normal is None or self._normal[0] is not state:
+            normal = normal_equations(self._problem, self._sights, state, self._fit(state), self._loss)
+            self._normal = state, normal
+        return solve(self._normal[1], self._sights, self._pairs, damping)
+
+    def settled(self, state: State) -> tuple[State, float]:
+        """Every point where it fits best by itself, and the cost then."""
+        state, at = settle(self._sights, state, fit(self._sights, state, self._loss), self._loss)
+        self._settled = state, at
+        return state, float(at.cost.sum())
+
+    def _fit(self, state: State) -> Fit:
+        for known in (self._fitted, self._settled):
+            if known is not None and known[0] is state:
+                self._fitted = known
+                return known[1]
+        self._fitted = state, fit(self._sights, state, self._loss)
+        return self._fitted[1]
 
 
-def _cost(problem: Problem, sights: Sights, state: State, at: Fit) -> float:
-    return float(at.cost.sum()) + 0.5 * float(np.sum(prior_error(problem, sights, state) ** 2))
+def _prior_cost(problem: Problem, sights: Sights, state: State) -> float:
+    return 0.5 * float(np.sum(prior_error(problem, sights, state) ** 2))

@@ -90,9 +90,14 @@ def _intrinsics_part(
     slopes: Array, terms: PointTerms, problem: Problem, sights: Sights, state: State
 ) -> tuple[Array, Array]:
     """(K, K) and right side (K,) of the free intrinsics with their priors; ``slopes`` (K, 2 M)."""
+    information, pull = priors(problem, sights, state)
+    return slopes @ slopes.T + np.diag(information), pull - slopes @ terms.error.ravel()
+
+
+def priors(problem: Problem, sights: Sights, state: State) -> tuple[Array, Array]:
+    """What the priors say of the free intrinsics (K,), and minus their gradient (K,)."""
     sigma = _prior_sigmas(problem, sights)
-    information = slopes @ slopes.T + np.diag(1.0 / sigma**2)
-    return information, -slopes @ terms.error.ravel() - prior_error(problem, sights, state) / sigma
+    return 1.0 / sigma**2, -prior_error(problem, sights, state) / sigma
 
 
 def _cross(a: Array, b: Array) -> Array:
@@ -177,17 +182,31 @@ def solve(normal: Normal, sights: Sights, pairs: PosePairs, damping: float) -> S
     flat = borders.reshape(len(borders), 6 * sights.free_poses)
     try:
         X = _solved(own, -mixed, pairs, flat.T)
-        damped = normal.ff + damping * np.diag(np.diag(normal.ff))
-        information = damped - inner[1:, 1:] - flat[1:] @ X[:, 1:]
-        unknowns = np.linalg.solve(information, normal.bf - inner[1:, 0] - flat[1:] @ X[:, 0])
+        found = eliminated(X, flat, inner, normal.ff, normal.bf, damping)
     except (LinAlgError, RuntimeError):  # of the dense and the sparse solver
         return None
-    if not (np.isfinite(X).all() and np.isfinite(unknowns).all()):
+    if found is None:
         return None
-    poses = (X[:, 0] - X[:, 1:] @ unknowns).reshape(-1, 6)
+    poses, unknowns, information = found
     back = y[0] - np.einsum("fip,f->ip", y[1:], unknowns)
     back -= sights.by_point(np.einsum("ijm,jm->im", Y, np.take(poses.T, pose, axis=1)))
     return Step(poses, unknowns, np.einsum("jip,jp->ip", G, back), information)
+
+
+def eliminated(
+    X: Array, borders: Array, inner: Array, ff: Array, bf: Array, damping: float
+) -> tuple[Array, Array, Array] | None:
+    """Poses (C, 6), unknowns (K,) and the information on these (K, K), all else free; None where they are not finite.
+
+    ``X`` (6 C, 1 + K) solves the poses' part for ``borders`` (1 + K, 6 C); ``inner`` (1 + K, 1 + K) is what eliminating
+    the points takes from the unknowns' ``ff`` (K, K) and ``bf`` (K,). Raises ``LinAlgError``.
+    """
+    damped = ff + damping * np.diag(np.diag(ff))
+    information = damped - inner[1:, 1:] - borders[1:] @ X[:, 1:]
+    unknowns = np.linalg.solve(information, bf - inner[1:, 0] - borders[1:] @ X[:, 0])
+    if not (np.isfinite(X).all() and np.isfinite(unknowns).all()):
+        return None
+    return np.asarray(X[:, 0] - X[:, 1:] @ unknowns).reshape(-1, 6), np.asarray(unknowns), information
 
 
 def _solved(own: Array, mixed: Array, pairs: PosePairs, right: Array) -> Array:

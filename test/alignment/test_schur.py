@@ -6,28 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bundles import disturbed, problem_of
-from synthetic import arc
+from bundles import some_problem
 
 from dust3r_ros.alignment import schur
 from dust3r_ros.alignment.reprojection import Huber, fit
 from dust3r_ros.alignment.schur import PosePairs, Step, normal_equations, solve, std_of
 from dust3r_ros.alignment.sights import Problem, Sights, State
-from dust3r_ros.geometry.lens import Lens
 
 LOSS = Huber(1e9)
-
-
-def some_problem(bent: bool = False) -> Problem:
-    """Two cameras, one pose held, points that not everyone sees; ``bent``: one has a lens that is free."""
-    problem = disturbed(problem_of(arc(views=5, points=20, seed=2), 0.7, camera=[0, 1, 0, 1, 0]), size=0.01)
-    kept = np.random.default_rng(4).random(len(problem.view)) < 0.8
-    problem = replace(problem, view=problem.view[kept], point=problem.point[kept], offset=problem.offset[kept])
-    problem = replace(problem, sigma=1.0, focal_prior_sigma=0.5, free=np.array([True, False, True, True, True]))
-    if not bent:
-        return problem
-    lenses, free = [Lens(150.0), Lens(200.0, -0.07, (3.0, -4.0))], np.array([[False] * 3, [True] * 3])
-    return replace(problem, lenses=lenses, free_lens=free, lens_prior_sigma=np.full((2, 3), 0.1))
 
 
 def step_of(problem: Problem, damping: float) -> tuple[Step, Sights, State]:

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
-from synthetic import Scene
+from synthetic import Scene, arc
 
 from dust3r_ros.alignment.sights import Problem
+from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import pose
 
 
@@ -47,3 +48,15 @@ def disturbed(problem: Problem, seed: int = 0, size: float = 0.03, focal_factor:
         points=problem.points + 2 * size * rng.standard_normal(problem.points.shape),
         focals=np.where(problem.free_focal, problem.focals * focal_factor, problem.focals),
     )
+
+
+def some_problem(bent: bool = False) -> Problem:
+    """Two cameras, one pose held, points that not everyone sees; ``bent``: one has a lens that is free."""
+    problem = disturbed(problem_of(arc(views=5, points=20, seed=2), 0.7, camera=[0, 1, 0, 1, 0]), size=0.01)
+    kept = np.random.default_rng(4).random(len(problem.view)) < 0.8
+    problem = replace(problem, view=problem.view[kept], point=problem.point[kept], offset=problem.offset[kept])
+    problem = replace(problem, sigma=1.0, focal_prior_sigma=0.5, free=np.array([True, False, True, True, True]))
+    if not bent:
+        return problem
+    lenses, free = [Lens(150.0), Lens(200.0, -0.07, (3.0, -4.0))], np.array([[False] * 3, [True] * 3])
+    return replace(problem, lenses=lenses, free_lens=free, lens_prior_sigma=np.full((2, 3), 0.1))
