@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
-from dust3r_ros.geometry.pinhole import rays
 from dust3r_ros.types import Array
 
 _ROUNDS = 4
 _SAMPLES = 300
-_COARSE = 9
+_FOCALS, _FINER = 9, 2  # tried at once, and how often more closely around the best
 
 
 def turning_error(a: Array, b: Array, low: float, high: float) -> float:
@@ -24,26 +22,25 @@ def turning_error(a: Array, b: Array, low: float, high: float) -> float:
         return float("inf")
     keep = np.linspace(0, len(a) - 1, min(len(a), _SAMPLES)).astype(int)
     a, b = a[keep], b[keep]
-    focals = np.geomspace(low, high, _COARSE)
-    errors = [_error(a, b, focal) for focal in focals]
-    best, step = np.log(focals[int(np.argmin(errors))]), np.log(focals[1] / focals[0])
-    finer = minimize_scalar(
-        lambda log: _error(a, b, float(np.exp(log))), bounds=(best - step, best + step), method="bounded",
-        options={"xatol": 2e-3},
-    )  # fmt: skip
-    return min(min(errors), float(finer.fun))
+    focals, least = np.geomspace(low, high, _FOCALS), float("inf")
+    for _ in range(1 + _FINER):
+        errors = _errors(a, b, focals)
+        least = min(least, float(errors.min()))
+        best, step = focals[np.argmin(errors)], focals[1] / focals[0]
+        focals = np.geomspace(best / step, best * step, _FOCALS)
+    return least
 
 
-def _error(a: Array, b: Array, focal: float) -> float:
-    ray_a, ray_b = rays(a, focal, (0.0, 0.0)), rays(b, focal, (0.0, 0.0))
-    unit_a = ray_a / np.linalg.norm(ray_a, axis=1, keepdims=True)
-    unit_b = ray_b / np.linalg.norm(ray_b, axis=1, keepdims=True)
-    weight = np.ones(len(a))
+def _errors(a: Array, b: Array, focals: Array) -> Array:
+    """80th percentiles (F,) with each of ``focals`` (F,)."""
+    ray_a, ray_b = (np.insert(offsets / focals[:, None, None], 2, 1.0, axis=2) for offsets in (a, b))
+    unit_a, unit_b = (ray / np.linalg.norm(ray, axis=2, keepdims=True) for ray in (ray_a, ray_b))
+    weight = np.ones((len(focals), len(a)))
     for _ in range(_ROUNDS):
-        U, _, Vt = np.linalg.svd((unit_b * weight[:, None]).T @ unit_a)
-        R = U @ np.diag([1.0, 1.0, np.linalg.det(U @ Vt)]) @ Vt
-        turned = ray_a @ R.T
-        z = np.where(turned[:, 2] > 1e-6, turned[:, 2], 1e-6)
-        error = np.linalg.norm(focal * turned[:, :2] / z[:, None] - b, axis=1)
-        weight = 1.0 / (1.0 + (error / max(float(np.median(error)), 1e-6)) ** 2)
-    return float(np.percentile(error, 80))
+        U, _, Vt = np.linalg.svd((unit_b * weight[..., None]).transpose(0, 2, 1) @ unit_a)
+        U[..., 2] *= np.linalg.det(U @ Vt)[:, None]
+        turned = ray_a @ (U @ Vt).transpose(0, 2, 1)
+        seen = focals[:, None, None] * turned[..., :2] / np.maximum(turned[..., 2:], 1e-6)
+        error = np.linalg.norm(seen - b, axis=2)
+        weight = 1.0 / (1.0 + (error / np.maximum(np.median(error, axis=1, keepdims=True), 1e-6)) ** 2)
+    return np.asarray(np.percentile(error, 80, axis=1))
