@@ -8,7 +8,7 @@ from dust3r_ros.types import Array
 
 _ROUNDS = 4
 _SAMPLES = 300
-_FOCALS, _FINER = 9, 2  # tried at once, and how often more closely around the best
+_FOCALS, _FINER = 9, 3  # tried at once, and how often more closely around the best
 
 
 def turning_error(a: Array, b: Array, low: float, high: float) -> float:
