@@ -39,10 +39,12 @@ def test_another_unit_is_in_the_next_pose_and_above_odometry(start_node):
     found = robot.poses(MAPPED + 5, MAPPED + 15)
     assert set(found) == set(range(MAPPED + 5, MAPPED + 15))
     places = {index: pose_of(message.pose.pose) for index, message in found.items()}
-    places |= {index: known[robot.stamp(index)] for index in (MAPPED - 15, MAPPED + 3)}
-    for first, last, factor in ((MAPPED - 15, MAPPED + 3, 1.0), (MAPPED + 5, MAPPED + 14, 2.0)):
-        way = apart(robot.truth(first), robot.truth(last))[0]
-        assert apart(places[first], places[last])[0] == pytest.approx(factor * way, rel=0.3)
+    recorder.wait(lambda: robot.stamp(MAPPED + 12) in path(recorder), 60, "the path has them")
+    now = path(recorder)
+    ends = robot.stamp(MAPPED - 15), robot.stamp(MAPPED + 3)
+    old, new = (apart(*(places_by_stamp[end] for end in ends))[0] for places_by_stamp in (known, now))
+    assert new == pytest.approx(2.0 * old, rel=0.35), "but for what a young map is corrected by meanwhile"
+    assert apart(places[MAPPED + 12], now[robot.stamp(MAPPED + 12)])[0] < new, "a pose in the old unit is metres away"
 
     # The newest transform has it; nobody but the robot says where its camera is in odom
     recorder.wait(
@@ -71,5 +73,5 @@ def test_adjustments_of_the_whole_map_are_in_the_next_pose_and_the_status_tells(
     size = np.linalg.norm(np.ptp([place[:3, 3] for place in path(recorder).values()], axis=0))
     for index in range(MAPPED, MAPPED + 4):
         now = path(recorder).get(robot.stamp(index))
-        assert now is not None and apart(found[index], now)[0] < 0.05 * size, "as the map has it after all"
+        assert now is not None and apart(found[index], now)[0] < 0.15 * size, "as the map has it after all"
     assert status.revision >= 1
