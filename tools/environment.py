@@ -64,9 +64,8 @@ class Environment(object):
         project = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8").split("\n[tool.pytest")[0]
         package = REPOSITORY / "package.xml"
         venv = fingerprint(self.base.executable, self.base.version, self.ros, str(REPOSITORY))
-        interfaces = [REPOSITORY / name for name in ("CMakeLists.txt", "msg", "srv")] + sorted(
-            (REPOSITORY / "dust3r_ros").rglob("*.c")
-        )
+        interfaces = [REPOSITORY / name for name in ("CMakeLists.txt", "msg", "srv")]
+        interfaces += sorted((REPOSITORY / "dust3r_ros").rglob("*.c"))
         self.wanted = {
             "venv": venv,
             "packages": fingerprint(venv, project, package, TORCH),

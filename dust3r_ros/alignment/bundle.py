@@ -13,9 +13,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dust3r_ros.alignment.bundle_kernel import LIBRARY, MOST_POSES, CompiledSteps
+from dust3r_ros.alignment.bundle_kernel import LIBRARY, CompiledSteps
 from dust3r_ros.alignment.reprojection import Fit, Huber, fit, settle
-from dust3r_ros.alignment.schur import Normal, PosePairs, Step, normal_equations, prior_error, solve, std_of
+from dust3r_ros.alignment.schur import (
+    DENSE_POSES,
+    Normal,
+    PosePairs,
+    Step,
+    normal_equations,
+    prior_error,
+    solve,
+    std_of,
+)
 from dust3r_ros.alignment.sights import FOCAL, RADIAL, Problem, Sights, State
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.types import Array
@@ -49,7 +58,7 @@ def adjust(problem: Problem, *, huber_px: float = 2.0, iterations: int = 20, tol
     Stops when an accepted step lowers the cost by less than ``tolerance`` of it.
     """
     sights, loss = Sights(problem), Huber(huber_px, problem.sigma)
-    compiled = LIBRARY is not None and sights.free_poses <= MOST_POSES
+    compiled = LIBRARY is not None and sights.free_poses <= DENSE_POSES
     steps = CompiledSteps(problem, sights, loss) if compiled else PlainSteps(problem, sights, loss)
     state = State.of(problem, sights)
     cost, damping = steps.cost(state) + _prior_cost(problem, sights, state), _START_DAMPING

@@ -15,7 +15,6 @@ from dust3r_ros.alignment.sights import FOCAL, Problem, Sights, State
 from dust3r_ros.types import Array
 
 _NAME = "libdust3r_ros_bundle.so"
-MOST_POSES = 150  # that move: the reduced system is dense
 
 
 def _library() -> ctypes.CDLL | None:
@@ -32,6 +31,9 @@ LIBRARY = _library()
 
 
 class _Sights(ctypes.Structure):
+    """``kept``: the arrays that it points to."""
+
+    kept: object
     _fields_ = [
         *((name, ctypes.c_long) for name in ("points", "free", "unknowns")),
         *((name, ctypes.c_void_p) for name in ("starts", "pose", "offset", "camera", "radius", "unknown")),
@@ -40,6 +42,9 @@ class _Sights(ctypes.Structure):
 
 
 class _State(ctypes.Structure):
+    """``kept``: the arrays that it points to."""
+
+    kept: object
     _fields_ = [(name, ctypes.c_void_p) for name in ("rotation", "center", "intrinsics", "points")]
 
 
@@ -52,7 +57,7 @@ class CompiledSteps:
         self._order = np.argsort(sights.point, kind="stable")
         unknown = np.full((len(sights.radius), 4), -1, np.int32)
         unknown[tuple(sights.unknowns.T)] = np.arange(len(sights.unknowns))
-        self._kept = (
+        kept = (
             np.searchsorted(sights.point[self._order], np.arange(sights.points + 1)).astype(np.int_),
             sights.pose[self._order].astype(np.int32),
             np.ascontiguousarray(sights.offset.T[self._order], np.float64),
@@ -61,7 +66,8 @@ class CompiledSteps:
             unknown,
         )
         sizes = sights.points, sights.free_poses, len(sights.unknowns)
-        self._of = _Sights(*sizes, *(array.ctypes.data for array in self._kept), loss.width, loss.sigma)
+        self._given = _Sights(*sizes, *(array.ctypes.data for array in kept), loss.width, loss.sigma)
+        self._given.kept = kept
 
     def cost(self, state: State) -> float:
         """Of all errors."""
@@ -76,14 +82,8 @@ class CompiledSteps:
 
     def _errors(self, state: State) -> tuple[float, Array, np.ndarray]:
         r, valid = np.empty(len(self._order)), np.empty(len(self._order), np.uint8)
-        kept, given = _given(state)
-        cost = self._library.errors(self._at, given, _at(r), _at(valid))
-        del kept
+        cost = self._library.errors(ctypes.byref(self._given), _given(state), _at(r), _at(valid))
         return float(cost), r, valid
-
-    @property
-    def _at(self) -> object:
-        return ctypes.byref(self._of)
 
     def step(self, state: State, damping: float) -> Step | None:
         """The Levenberg-Marquardt step; None where the reduced system is not positive definite."""
@@ -91,10 +91,8 @@ class CompiledSteps:
         S, borders, ff, bf = np.zeros((N, N)), np.zeros((1 + K, N)), np.zeros((K, K)), np.zeros(K)
         inner, Y = np.zeros((1 + K, 1 + K)), np.empty((len(self._order), 3, 6))
         G, y = np.empty((P, 3, 3)), np.empty((P, 1 + K, 3))
-        kept, given = _given(state)
         outputs = (_at(array) for array in (S, borders, ff, bf, inner, Y, G, y))
-        self._library.reduce(self._at, given, ctypes.c_double(damping), *outputs)
-        del kept
+        self._library.reduce(ctypes.byref(self._given), _given(state), ctypes.c_double(damping), *outputs)
         information, pull = priors(self._problem, self._sights, state)
         ff[np.diag_indices(K)] += information
         try:
@@ -108,15 +106,14 @@ class CompiledSteps:
             return None
         poses, unknowns, information = found
         points = np.empty((3, P))
-        self._library.back(self._at, _at(Y), _at(G), _at(y), _at(poses), _at(unknowns), _at(points))
+        arrays = (_at(array) for array in (Y, G, y, poses, unknowns, points))
+        self._library.back(ctypes.byref(self._given), *arrays)
         return Step(poses, unknowns, points, information)
 
     def settled(self, state: State) -> tuple[State, float]:
         """Every point where it fits best by itself, and the cost then."""
         moved = np.empty_like(state.points)
-        kept, given = _given(state)
-        cost = self._library.settle(self._at, given, _at(moved))
-        del kept
+        cost = self._library.settle(ctypes.byref(self._given), _given(state), _at(moved))
         return State(state.rotation, state.center, state.intrinsics, moved), float(cost)
 
 
@@ -124,10 +121,11 @@ def _at(array: np.ndarray) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def _given(state: State) -> tuple[object, object]:
-    """What is to be kept while the state is looked at, and the state as the library takes it."""
+def _given(state: State) -> object:
+    """The state as the library takes it."""
     intrinsics = state.intrinsics.copy()
     intrinsics[:, FOCAL] = state.focals()
     kept = [np.ascontiguousarray(part) for part in (state.rotation, state.center, intrinsics, state.points)]
     given = _State(*(part.ctypes.data for part in kept))
-    return kept, ctypes.byref(given)
+    given.kept = kept
+    return ctypes.byref(given)

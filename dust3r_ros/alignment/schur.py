@@ -18,7 +18,7 @@ from dust3r_ros.alignment.reprojection import Fit, Huber, PointTerms, intrinsic_
 from dust3r_ros.alignment.sights import FOCAL, Problem, Sights, State
 from dust3r_ros.types import Array
 
-_DENSE_POSES = 150  # more are solved for as a sparse system
+DENSE_POSES = 150  # more are solved for as a sparse system
 _PAIRS_AT_ONCE = 1 << 16
 _SIX = np.arange(6)
 
@@ -215,7 +215,7 @@ def _solved(own: Array, mixed: Array, pairs: PosePairs, right: Array) -> Array:
     if C == 0:
         return right
     a, b = pairs.first, pairs.second
-    if C <= _DENSE_POSES:
+    if C <= DENSE_POSES:
         S = np.zeros((C, 6, C, 6))
         S[np.arange(C), :, np.arange(C)] = own
         S[b, :, a] = np.swapaxes(mixed, 1, 2)  # Cholesky reads the lower half

@@ -37,7 +37,6 @@ class CompanionInputs:
         frame_of: Callable[[str, Any], str],
     ) -> None:
         self._config, self._tf, self._frame_of = config, tf, frame_of
-        self._turns = bool(config.imu_topic) and config.bridge_time > 0
         self._depth_cameras: dict[str, Calibration] = {}
         self._companions = Companions(
             CompanionSettings(
@@ -46,7 +45,7 @@ class CompanionInputs:
                 bool(config.imu_topic),
                 frozenset(camera.name for camera in cameras if camera.mask),
                 frozenset(camera.name for camera in cameras if camera.depth),
-                turning=self._turns,
+                turning=bool(config.imu_topic) and config.bridge_time > 0,
             ),
             tf,
         )
@@ -75,7 +74,7 @@ class CompanionInputs:
         # Masks and depth that did not come are counted and told by diagnostics; a log of every image would be too much.
         came = {kind: None for kind in ("mask", "depth") if isinstance(getattr(match, kind), Unavailable)}
         anchor = None if isinstance(anchor, Unavailable) else anchor
-        turning = partial(self._companions.turned, frame_id) if self._turns else None
+        turning = partial(self._companions.turned, frame_id) if self._companions.settings.turning else None
         return Arrival(held.camera, held.stamp_ns, frame_id, held.image, replace(match, **came), anchor, turning)
 
     def take_mask(self, camera: str, message: Any) -> str:

@@ -53,7 +53,7 @@ def test_many_poses_are_solved_as_few_are(monkeypatch: pytest.MonkeyPatch) -> No
     """The sparse system, and sums a few blocks at a time, give the step of the dense one."""
     problem = some_problem()
     dense, *_ = step_of(problem, 1e-3)
-    monkeypatch.setattr(schur, "_DENSE_POSES", 0)
+    monkeypatch.setattr(schur, "DENSE_POSES", 0)
     monkeypatch.setattr(schur, "_PAIRS_AT_ONCE", 7)
     sparse, *_ = step_of(problem, 1e-3)
     for a, b in zip(
