@@ -190,11 +190,14 @@ def load(batches: PairBatches, first: int, workers: int, pin: bool = False) -> G
             if isinstance(batch, (InputError, TrainingError)):
                 raise batch
             yield batch
-    except RuntimeError as error:
-        if "DataLoader worker (pid" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # A worker that is just ending: its batch cannot be fetched from it any more, and torch thinks it alive still.
+        ending = workers > 0 and isinstance(error, (ConnectionError, EOFError))
+        if not ending and "DataLoader worker (pid" not in str(error):
             raise
+        reason = " ".join(f"{error}".split())[:200] or type(error).__name__
         raise InputError(
-            f"a process that makes batches was ended from outside ({' '.join(str(error).split())[:200]}); "
+            f"a process that makes batches was ended from outside ({reason}); "
             "with too little memory, fewer workers (--workers) need less"
         ) from None
 

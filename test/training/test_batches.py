@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import time
 from itertools import islice
 
 import numpy as np
@@ -138,3 +140,17 @@ class Deadly(NoisyRoom):
 def test_a_killed_worker_is_told() -> None:
     with pytest.raises(InputError, match=r"ended from outside.*--workers"):
         next(load(batches(Deadly()), 0, 1))
+
+
+def test_a_worker_that_is_just_ending_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its batches wait, but cannot be fetched from it any more; it is not gone yet as far as the system tells."""
+    made = load(batches(NoisyRoom()), 0, 1)
+    next(made)
+    (worker,) = multiprocessing.active_children()
+    time.sleep(1)  # batches are made ahead
+    worker.kill()
+    worker.join()
+    monkeypatch.setattr(type(worker), "is_alive", lambda _: True)
+    with pytest.raises(InputError, match=r"ended from outside.*--workers"):
+        list(islice(made, 8))
+    monkeypatch.undo()
