@@ -201,7 +201,7 @@ class Inputs:
             self._explained.add(camera)
             self._node.get_logger().warning(
                 f"{100 * monitor.lost_share:.0f} % of the images on {monitor.topic} do not arrive, by their stamps: a"
-                " driver that publishes reliably, larger buffers of shared memory or compressed images help; see"
+                " driver that publishes reliably, larger buffers or compressed images help; see"
                 " 'Images that get lost' in docs/ros.md"
             )
 

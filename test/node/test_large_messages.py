@@ -21,13 +21,40 @@ def test_the_allocator_keeps_memory():
     assert large_messages.keep_memory()
 
 
-def test_fast_dds_gets_our_profiles(monkeypatch):
+@pytest.mark.parametrize(
+    ("largest", "settings"),
+    [("212992", large_messages.PROFILES), ("4194304", large_messages.SOCKETS), ("", large_messages.PROFILES)],
+    ids=["as Linux comes", "large sockets", "not Linux"],
+)
+def test_fast_dds_gets_our_profiles(monkeypatch, tmp_path, largest, settings):
     monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", "")  # monkeypatch takes back what is set meanwhile
     del os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"]
+    monkeypatch.setattr(large_messages, "_LARGEST", tmp_path / "rmem_max")
+    if largest:
+        (tmp_path / "rmem_max").write_text(largest + "\n")
     assert large_messages.use_profiles()
-    path = os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"]
-    (size,) = ElementTree.parse(path).iter("{http://www.eprosima.com}segment_size")
-    assert int(size.text) >= 1 << 24, "several images of 1280 x 720"
+    assert os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] == str(settings)
+
+
+def test_both_profiles_send_by_a_segment_that_holds_images():
+    shared, sockets = (ElementTree.parse(path) for path in (large_messages.PROFILES, large_messages.SOCKETS))
+    assert int(_only(shared, "segment_size").text) >= 1 << 24, "several images of 1280 x 720"
+    for extra, parent in (("receiveBufferSize", "transport_descriptor"), ("defaultUnicastLocatorList", "rtps")):
+        added = _only(sockets, extra)
+        next(above for above in sockets.iter(_SPACE + parent) if added in list(above)).remove(added)
+    assert _words(sockets) == _words(shared)
+
+
+_SPACE = "{http://www.eprosima.com}"
+
+
+def _only(tree, name):
+    (found,) = tree.iter(_SPACE + name)
+    return found
+
+
+def _words(tree):
+    return [(part.tag, (part.text or "").strip()) for part in tree.iter()]
 
 
 @pytest.mark.parametrize("name", large_messages._OF_USER)
