@@ -75,7 +75,7 @@ class Linker:
         corners = record.stream.corners(self._corners - len(followed.ids), sights.pixels)
         more = Tracks(self._state.sparse.new_ids(len(corners)), corners)
         self._state.sparse.observe(index, more)
-        record.stream.anchor(join(followed, more).unique())
+        record.stream.anchor(record.stamp_ns, join(followed, more).unique())
 
     def find_again(self, stream: CameraStream, gray: Image, features: Features, views: Iterable[int]) -> Tracks:
         """Landmarks of ``views`` in an image by its features; where those are few, also by junctions seen last."""

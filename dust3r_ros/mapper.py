@@ -310,7 +310,7 @@ class Mapper(MapView):
         stream, tracks = frame.stream, frame.tracks
         if is_keyframe(stream.motion(tracks), stream.overlap(tracks), False, self.config):
             again = self._search.here(frame.stamp_ns, stream, frame.gray, frame.image, tracks)[0]
-            stream.anchor(again.unique())
+            stream.anchor(frame.stamp_ns, again.unique())
         self._active.remember(frame.stamp_ns, stream, tracks, frame.found, None)
         frame.state = TrackingState.TRACKING
 

@@ -215,7 +215,7 @@ class PointmapBuilder(KeyframeBook):
         record = KeyframeRecord(stamp_ns, stream, image, features, tracks.ids[:known], masked=stream.masked)
         self.state.records.append(record)
         spread = np.linspace(0, len(tracks.ids) - 1, min(len(tracks.ids), count)).astype(int)
-        stream.anchor(tracks.select(spread))
+        stream.anchor(stamp_ns, tracks.select(spread))
 
     def _faces(self, w_T_c: Array | None, other: int) -> bool:
         """Whether a view at ``w_T_c`` looks roughly where a keyframe does; where its pose is unknown it may."""

@@ -69,6 +69,7 @@ class CameraStream:
         """Forget all corners."""
         self._tracker = CornerTracker()
         self._anchor = no_tracks()  # corners as the last keyframe saw them
+        self.anchored_ns = 0  # its stamp
 
     def follow(self, gray: Image, seen: Tracks | None = None) -> Tracks:
         """Corners of the image before as offsets in ``gray``; those that came to lie under its mask are dropped.
@@ -82,10 +83,10 @@ class CameraStream:
         """At most ``count`` new corners of the last image, away from offsets (M, 2); offsets (N, 2)."""
         return self.centred(self._tracker.corners(count, apart_from + self._center, self._mask))
 
-    def anchor(self, tracks: Tracks) -> None:
+    def anchor(self, stamp_ns: int, tracks: Tracks) -> None:
         """The last image became a keyframe: follow these corners of it; motion and overlap count from here."""
         self._tracker.tracks = Tracks(tracks.ids, tracks.pixels + self._center)
-        self._anchor = tracks
+        self.anchored_ns, self._anchor = stamp_ns, tracks
 
     @property
     def tracks(self) -> Tracks:

@@ -120,7 +120,7 @@ def test_corners_that_come_under_the_mask_of_a_later_image_are_dropped() -> None
     stream, image = made(), noise()
     stream.follow(stream.gray(image))
     corners = stream.corners(200, np.zeros((0, 2)))
-    stream.anchor(Tracks(np.arange(len(corners)), corners))
+    stream.anchor(0, Tracks(np.arange(len(corners)), corners))
     moved = np.roll(image, 4, axis=1)
     followed = stream.follow(stream.gray(moved, left_half()))
     assert 20 < len(followed.ids) < len(corners)

@@ -62,13 +62,13 @@ def test_motion_and_overlap_count_from_the_keyframe() -> None:
     image = made.gray(noise(240, 320))
     made.follow(image)
     anchor = Tracks(np.arange(10), np.zeros((10, 2)))
-    made.anchor(anchor)
+    made.anchor(0, anchor)
     assert made.motion(anchor) == 0.0 and made.overlap(anchor) == 1.0
     moved = Tracks(np.arange(2, 8), np.tile([32.0, 0.0], (6, 1)))
     assert made.motion(moved) == pytest.approx(0.1) and made.overlap(moved) == pytest.approx(0.6)
     strangers = Tracks(np.arange(50, 60), np.zeros((10, 2)))
     assert made.motion(strangers) == float("inf") and made.overlap(strangers) == 0.0
-    made.anchor(no_tracks())
+    made.anchor(0, no_tracks())
     assert made.overlap(moved) == 0.0 and made.motion(no_tracks()) == float("inf")
 
 
@@ -78,7 +78,7 @@ def test_corners_are_followed_as_offsets() -> None:
     made.follow(made.gray(image))
     corners = made.corners(150, np.zeros((0, 2)))
     assert len(corners) > 50 and (np.abs(corners) <= [160, 120]).all()
-    made.anchor(Tracks(np.arange(len(corners)), corners))
+    made.anchor(0, Tracks(np.arange(len(corners)), corners))
     shifted = np.roll(image, 5, axis=1)
     after = made.follow(made.gray(shifted))
     move = after.pixels - corners[after.ids]

@@ -36,6 +36,7 @@ def snapshot_of(
         tracks.pixels,
         points,
         anchors,
+        stream.anchored_ns,
         len(anchored.ids),
         focal.value,
         focal.lens,

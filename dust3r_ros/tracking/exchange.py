@@ -21,9 +21,10 @@ class MapSnapshot:
 
     ``stamp_ns``: of that image; ``w_T_c`` (4, 4): where it was taken. The landmarks it shows: ``ids`` (N,),
     ``pixels`` (N, 2), offsets from the middle of the tracked image, ``points`` (N, 3) in the map, NaN where that is not
-    known yet, and ``anchors`` (N, 2), where the last keyframe saw them, NaN where it did not. ``anchored`` counts what
-    the last keyframe saw, in view still or not. ``focal`` (pixels of the tracked image) and ``lens`` are the camera's;
-    ``rectified``: the calibration by which raw images are made those of a pinhole first, None: they are not.
+    known yet, and ``anchors`` (N, 2), where the last keyframe saw them, NaN where it did not; ``anchored_ns`` is its
+    stamp, and ``anchored`` counts what it saw, in view still or not. ``focal`` (pixels of the tracked image) and
+    ``lens`` are the camera's; ``rectified``: the calibration by which raw images are made those of a pinhole first,
+    None: they are not.
 
     ``keyframe`` (its name) and ``w_T_k`` (4, 4): what poses are kept relative to; ``unit``: a length around it. Poses
     that were relative to one ``before`` it go along with the map by these: ``w_T_k`` and ``unit`` by name.
@@ -38,6 +39,7 @@ class MapSnapshot:
     pixels: Array
     points: Array
     anchors: Array
+    anchored_ns: int
     anchored: int
     focal: float
     lens: Lens

@@ -25,6 +25,9 @@ _LEVELS = 3
 _BACK_AND_FORTH_PX = 0.7
 _ALL = 30  # newest images that are kept, whatever the rate
 HOP = 3  # images that corners are carried over at once, where many lie between a snapshot and now
+_FEWEST_FOR_VIEW = 20  # corners that tell how the view changed
+_VIEW_PX = 2.0  # those of a plane, about
+_STRAYED_PX = 1.5
 _WINDOW = (21, 21)
 _QUICK_WINDOW = (16, 21)  # rows of whole vectors: half the time of 21 x 21, and poses as good
 _EXACT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 0.01)
@@ -82,7 +85,7 @@ class RecentImages:
     def __init__(self, count: int) -> None:
         self._images: deque[tuple[int, Image]] = deque()  # in order
         self._old: deque[tuple[int, Image]] = deque(maxlen=count)
-        self._handed: deque[int] = deque(maxlen=16)  # stamps
+        self._handed: deque[int] = deque(maxlen=64)  # stamps
         self._passed = 0
         self._thin = False
 
@@ -173,6 +176,26 @@ def follow(a: Image, b: Image, pixels: Array, guess: Array, levels: int = _LEVEL
     inside = np.all((there > 0) & (there < [b.shape[1] - 1, b.shape[0] - 1]), axis=1)
     good = found & found_back & inside & (np.linalg.norm(back - start, axis=1) < _BACK_AND_FORTH_PX)
     return there.astype(np.float64), good
+
+
+def realigned(keyframe: Image, image: Image, anchors: Array, pixels: Array) -> Array:
+    """``pixels`` (N, 2) of corners in an image, told anew from where a keyframe shows them, ``anchors`` (N, 2).
+
+    Those that are followed from image to image drift, and those looked for over many images are off because what is
+    around them looks different. So the image is brought into the keyframe's view by the homography of all corners
+    before they are looked for. Where that does not find a corner close by, it stays where it is.
+    """
+    if len(pixels) < _FEWEST_FOR_VIEW:
+        return pixels
+    keyframe_H_image, _ = cv2.findHomography(pixels, anchors, cv2.RANSAC, _VIEW_PX)
+    if keyframe_H_image is None:
+        return pixels
+    seen = cv2.warpPerspective(image, keyframe_H_image, image.shape[::-1])
+    before = cv2.perspectiveTransform(pixels[:, None], keyframe_H_image)[:, 0]
+    after, found = lucas_kanade(keyframe, seen, anchors.astype(np.float32), before, 0, _EXACT, _QUICK_WINDOW)
+    found &= np.linalg.norm(after - before, axis=1) < _STRAYED_PX
+    back = cv2.perspectiveTransform(after[:, None].astype(np.float64), np.linalg.inv(keyframe_H_image))[:, 0]
+    return np.where(found[:, None], back, pixels)
 
 
 def lucas_kanade(

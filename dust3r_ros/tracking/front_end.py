@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ from dust3r_ros.tracking.following import (
     followed,
     locate,
     no_corners,
+    realigned,
 )
 from dust3r_ros.tracking.look_back import LookBack
 from dust3r_ros.types import Array, Image
@@ -36,7 +37,8 @@ _TRIES = 6  # images in which corners of the last good one are looked for
 _LEVELS_AHEAD = 2  # halvings of the image where steady motion says where corners are
 _STEADY = 2.0  # times the step before: beyond, the motion before tells nothing of this one
 _MASK_MARGIN_PX = 10
-_HANDED = 8  # images in the hands of the back end, at most
+_HANDED = 64  # images in the hands of the back end, at most
+_REALIGNED_NS = 50_000_000  # from image to image, drift is small
 _STRAYED_PX = 1.0  # corners that are off by more are looked for anew
 
 
@@ -71,6 +73,8 @@ class FrontEnd:
         self._corners = self._waiting = no_corners()  # those followed, those of the snapshot to look for
         self._handed: dict[int, Corners] = {}  # what was followed into the images that snapshots may be of, by stamp
         self._source: Image | None = None  # the snapshot's image
+        self._keyframe: Image | None = None  # the one that anchors are in
+        self._realigned_ns = 0  # the last image in which corners were looked for from there
         self._seen_in: Image | None = None  # the image that the corners followed are in
         self._path: list[tuple[int, Array]] = []  # the newest two poses, by stamp
         self._failed = 0  # images since then
@@ -137,7 +141,11 @@ class FrontEnd:
     def pick_up(self) -> None:
         """Look for landmarks of the snapshot that are not followed yet in the newest image, once its pose is out."""
         gray = self._images.newest
-        if not len(self._waiting) or self._source is None or gray is None or not self._path or self._failed:
+        if gray is None or not self._path or self._failed:
+            return
+        if self._path[-1][0] - self._realigned_ns >= _REALIGNED_NS:
+            self._realign(gray)
+        if not len(self._waiting) or self._source is None:
             return
         tried, self._waiting = (
             self._waiting.select(slice(0, _PICKED_UP)),
@@ -153,6 +161,16 @@ class FrontEnd:
         room = max(0, _MOST - len(found))
         anchored = np.argsort(np.isnan(self._corners.anchors[:, 0]), kind="stable")  # the newest keyframe's stay
         self._corners = self._corners.select(np.sort(anchored[:room])).join(found)
+
+    def _realign(self, gray: Image) -> None:
+        """Corners of the newest image where the last keyframe says they are: the next image does not inherit drift."""
+        corners, at = self._corners, np.flatnonzero(np.isfinite(self._corners.anchors[:, 0]))
+        if self._keyframe is None or not len(at):
+            return
+        self._realigned_ns = self._path[-1][0]
+        pixels = corners.pixels.copy()
+        pixels[at] = realigned(self._keyframe, gray, corners.anchors[at], pixels[at])
+        self._corners = replace(corners, pixels=pixels)
 
     def look_back(self) -> tuple[FollowedPose | None, bool]:
         """One more of the images before the first snapshot: its pose, None without; and whether there may be more."""
@@ -188,7 +206,7 @@ class FrontEnd:
             kept &= np.isin(np.arange(len(own)), at)
         self._corners = Corners(own.ids, own.pixels - strayed, points, anchors, placed).select(kept)
         self._waiting = new.select(~np.isin(new.ids, self._corners.ids))
-        self._source = self._images.at(snapshot.stamp_ns)
+        self._source, self._keyframe = (self._images.at(at) for at in (snapshot.stamp_ns, snapshot.anchored_ns))
         if before is None and self._source is not None:
             images = self._images.until(snapshot.stamp_ns)
             self._earlier = LookBack(snapshot, new.select(new.placed), images, middle, self._config)
@@ -304,8 +322,8 @@ class FrontEnd:
     def _lose(self) -> None:
         """Nothing is followed any more."""
         self._corners = self._waiting = no_corners()
-        self._source = self._seen_in = None
-        self._path, self._failed = [], 0
+        self._source = self._seen_in = self._keyframe = None
+        self._path, self._failed, self._realigned_ns = [], 0, 0
 
 
 def _guessed(snapshot: MapSnapshot) -> tuple[Array, np.ndarray]:

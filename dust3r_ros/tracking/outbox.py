@@ -8,14 +8,12 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-_POSED = 2  # images with a pose that wait: the oldest, which is next to the map, and the newest
-
 
 class Outbox(Generic[Item]):
     """A queue that never grows. Images of one ``camera(item)`` without a pose weigh at most ``size`` together.
 
     Each weighs ``weigh(item)``. Where there are more, the oldest goes; one always may wait. Of images with a pose, the
-    oldest and the newest of a camera wait; ``thin`` false keeps these, too. For one thread.
+    newest of a camera waits, so that the map says soon what it saw; ``thin`` false keeps all. For one thread.
     """
 
     def __init__(
@@ -35,12 +33,12 @@ class Outbox(Generic[Item]):
 
     def offer(self, item: Item, posed: bool) -> list[tuple[Item, bool]]:
         """Queue an image; returns those that must go for it, and whether each has a pose."""
-        gone, camera = [], self._camera(item)
+        gone: list[tuple[Item, bool]] = []
+        camera = self._camera(item)
         if posed and self._thin:
-            waiting = [entry for entry in self._items if entry[1] and self._camera(entry[0]) == camera]
-            for entry in waiting[1 : len(waiting) - _POSED + 2]:
+            gone = [entry for entry in self._items if entry[1] and self._camera(entry[0]) == camera]
+            for entry in gone:
                 self._items.remove(entry)
-                gone.append(entry)
         self._items.append((item, posed))
         same = [entry for entry in self._items if self._camera(entry[0]) == camera]
         counted = [entry for entry in same if not (entry[1] and self._thin)]

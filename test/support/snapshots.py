@@ -24,7 +24,8 @@ def snapshot(sequence, index: int, **changes) -> MapSnapshot:
     points = transform(sequence.w_T_c[index], np.hstack([pixels / sequence.focal * z, z]))
     ids, w_T_c = 1000 * index + np.arange(len(pixels)), sequence.w_T_c[index]
     made = MapSnapshot(
-        "camera", int(sequence.stamps_ns[index]), w_T_c, ids, pixels, points, pixels, len(ids), sequence.focal,
+        "camera", int(sequence.stamps_ns[index]), w_T_c, ids, pixels, points, pixels,
+        int(sequence.stamps_ns[index]), len(ids), sequence.focal,
         Lens(max(sequence.width, sequence.height) / 2), index, w_T_c, 1.0,
     )  # fmt: skip
     return replace(made, **changes)

@@ -36,7 +36,7 @@ def known(index, w_T_c, unit=1.0):
 
 def snapshot(stamp_ns, w_T_c, w_T_k=None, revision=0, unit=1.0, epoch=0):
     w_T_k = np.eye(4) if w_T_k is None else w_T_k
-    nothing = np.zeros(0, np.int64), np.zeros((0, 2)), np.zeros((0, 3)), np.zeros((0, 2)), 0
+    nothing = np.zeros(0, np.int64), np.zeros((0, 2)), np.zeros((0, 3)), np.zeros((0, 2)), stamp_ns, 0
     return MapSnapshot("camera", stamp_ns, w_T_c, *nothing, 300.0, Lens(160.0), 7, w_T_k, unit, epoch, revision)
 
 

@@ -13,7 +13,7 @@ from snapshots import snapshot
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.tracking.following import RecentImages
-from dust3r_ros.tracking.front_end import FrontEnd
+from dust3r_ros.tracking.front_end import FrontEnd, Tracked
 
 CONFIG = MapperConfig()
 
@@ -135,6 +135,30 @@ def test_a_snapshot_that_comes_late_is_caught_up_with_over_many_images(sequence)
     front.take(snapshot(sequence, 4))
     (tracked,) = track(front, sequence, 50, 51)
     assert error(tracked.w_T_c, sequence.w_T_c[50]) < 0.02 * float(np.median(sequence.depths[50]))
+
+
+def test_a_late_keyframe_says_how_far_corners_strayed(sequence):
+    """Its image is one of very many that were handed over."""
+
+    def seen(strayed: float) -> Tracked:
+        front = FrontEnd("camera", CONFIG)
+        track(front, sequence, 0, 1)
+        first = snapshot(sequence, 0)
+        front.take(first)
+        said = []
+        for index in range(1, 50):
+            said += track(front, sequence, index, index + 1)
+            front.hand_over(int(sequence.stamps_ns[index]))
+        tenth = said[9]
+        points = first.points[np.searchsorted(first.ids, tenth.ids)]
+        pixels, nowhere = tenth.pixels - [strayed, 0.0], np.full_like(tenth.pixels, np.nan)
+        front.take(snapshot(sequence, 10, ids=tenth.ids, pixels=pixels, points=points, anchors=nowhere))
+        return track(front, sequence, 50, 51)[0]
+
+    before, after = seen(0.0), seen(0.5)
+    _, at, there = np.intersect1d(before.ids, after.ids, return_indices=True)
+    shift = np.median(before.pixels[at] - after.pixels[there], axis=0)
+    assert len(at) > 50 and np.allclose(shift, [0.5, 0.0], atol=0.1)
 
 
 def test_images_before_the_first_snapshot_get_their_poses_one_by_one(sequence):

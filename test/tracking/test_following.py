@@ -1,0 +1,41 @@
+"""Corners from one image to another whose view is quite different."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from dust3r_ros.tracking.following import realigned
+
+
+@pytest.fixture(scope="module")
+def keyframe() -> np.ndarray:
+    rng = np.random.default_rng(3)
+    noise = cv2.resize(rng.uniform(0, 255, (120, 160)).astype(np.float32), (640, 480), interpolation=cv2.INTER_CUBIC)
+    return cv2.GaussianBlur(noise, (0, 0), 1.0).clip(0, 255).astype(np.uint8)
+
+
+def corners(count: int) -> np.ndarray:
+    return np.random.default_rng(4).uniform([120.0, 120.0], [520.0, 360.0], (count, 2))
+
+
+def test_corners_that_drifted_are_where_the_keyframe_says(keyframe: np.ndarray) -> None:
+    """The image is turned by 12 degrees and a fifth larger; two corners are off by much, as on something that moves."""
+    turned = cv2.getRotationMatrix2D((320.0, 240.0), 12.0, 1.2)
+    image = cv2.warpAffine(keyframe, turned, (640, 480), flags=cv2.INTER_CUBIC)
+    anchors = corners(150)
+    truth = cv2.transform(anchors[:, None], turned)[:, 0]
+    drifted = truth + np.random.default_rng(5).normal(0.0, 0.4, truth.shape)
+    drifted[:2] += 30.0
+    found = realigned(keyframe, image, anchors, drifted)
+    off = np.linalg.norm(found - truth, axis=1)
+    assert np.median(off[2:]) < 0.05 and np.percentile(off[2:], 90) < 0.15
+    np.testing.assert_array_equal(found[:2], drifted[:2])
+
+
+def test_without_enough_to_tell_the_view_corners_stay(keyframe: np.ndarray) -> None:
+    anchors, flat = corners(12), np.zeros_like(keyframe)
+    np.testing.assert_array_equal(realigned(keyframe, keyframe, anchors, anchors + 0.3), anchors + 0.3)
+    many = corners(60)
+    np.testing.assert_array_equal(realigned(keyframe, flat, many, np.full_like(many, 100.0)), np.full_like(many, 100.0))
