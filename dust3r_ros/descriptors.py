@@ -6,12 +6,14 @@ those of the turned patch, and pooling them over its cells is one matrix product
 
 from __future__ import annotations
 
+import ctypes
 from itertools import product
 
 import cv2
 import numpy as np
 
 from dust3r_ros.blobs import Blobs
+from dust3r_ros.compiled import LIBRARY, address
 from dust3r_ros.scale_space import LAYERS, ScaleSpace
 from dust3r_ros.types import Array, Array32
 
@@ -29,6 +31,27 @@ def describe(space: ScaleSpace, blobs: Blobs) -> Array32:
     """(N, 128) RootSIFT (Arandjelovic and Zisserman, CVPR 2012) of length 1; cells row by row, 8 directions each."""
     if not len(blobs):
         return np.zeros((0, _CELLS * _CELLS * _BINS), np.float32)
+    return _described(space, blobs) if LIBRARY is None else _described_at_once(LIBRARY, space, blobs)
+
+
+def _described_at_once(library: ctypes.CDLL, space: ScaleSpace, blobs: Blobs) -> Array32:
+    """By the compiled loops, several times as fast."""
+    octaves = (_Octave * len(space.octaves))()
+    for octave, levels in zip(octaves, space.octaves, strict=True):
+        octave.levels, (_, octave.rows, octave.columns) = levels.ctypes.data, levels.shape
+    at, sigma = (np.ascontiguousarray(part, np.float64) for part in (blobs.at, blobs.sigma))
+    octave, level = (np.ascontiguousarray(part, np.int32) for part in (blobs.octave, blobs.level))
+    result = np.empty((len(blobs), _CELLS * _CELLS * _BINS), np.float32)
+    given = (address(part) for part in (octave, level, at, sigma, result))
+    library.describe(octaves, ctypes.c_long(len(blobs)), *given)
+    return result
+
+
+class _Octave(ctypes.Structure):
+    _fields_ = [("levels", ctypes.c_void_p), ("rows", ctypes.c_long), ("columns", ctypes.c_long)]
+
+
+def _described(space: ScaleSpace, blobs: Blobs) -> Array32:
     sheet = _Sheet(space)
     result = np.empty((len(blobs), _CELLS * _CELLS * _BINS), np.float32)
     for low in range(0, len(blobs), _AT_ONCE):

@@ -16,7 +16,7 @@ MAX_LINES = 450
 
 # From the leaves up. A part imports parts of its own layer and of those below.
 LAYERS = (
-    ("errors", "types", "config", "timing", "geometry", "masks", "transform_buffer"),
+    ("errors", "types", "config", "timing", "compiled", "geometry", "masks", "transform_buffer"),
     (
         "appearance",
         "features",

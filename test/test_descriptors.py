@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import pytest
 
+from dust3r_ros import descriptors
 from dust3r_ros.blobs import Blobs, strongest_blobs
 from dust3r_ros.descriptors import SLOWEST, describe
 from dust3r_ros.scale_space import ScaleSpace
@@ -41,20 +43,31 @@ def test_they_are_what_opencv_says() -> None:
     assert len(similarity) > 200 and np.median(similarity) > 0.97
 
 
+def test_without_a_compiler_they_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blobs at the border included; an orientation between two directions may go either way."""
+    assert descriptors.LIBRARY is not None
+    blobs, compiled = described(texture(), 1000)
+    monkeypatch.setattr(descriptors, "LIBRARY", None)
+    apart = np.linalg.norm(compiled - described(texture(), 1000)[1], axis=1)
+    assert len(blobs) > 500 and np.percentile(apart, 98) < 0.01
+    space = ScaleSpace.of(np.zeros((64, 64), np.uint8))
+    assert describe(space, blobs.select(slice(0))).shape == (0, 128)
+
+
 def test_turned_images_have_the_same() -> None:
     image = texture()  # of 2^n + 1 pixels: every second one is the same from either side
-    blobs, descriptors = described(image)
+    blobs, found = described(image)
     turned, theirs = described(np.ascontiguousarray(np.rot90(image)))
     places = np.stack([256 - turned.pixels[:, 1], turned.pixels[:, 0]], axis=1)
-    similarity = alike(places, theirs, blobs, descriptors)
+    similarity = alike(places, theirs, blobs, found)
     assert len(similarity) > 0.9 * len(blobs) and np.median(similarity) > 0.99
 
 
 def test_light_and_contrast_do_not_count() -> None:
     image = texture()
-    blobs, descriptors = described(image)
+    blobs, found = described(image)
     darker, theirs = described((0.5 * image + 20).astype(np.uint8))
-    similarity = alike(darker.pixels, theirs, blobs, descriptors)
+    similarity = alike(darker.pixels, theirs, blobs, found)
     assert len(similarity) > 0.8 * len(blobs) and np.median(similarity) > 0.98
 
 

@@ -60,7 +60,7 @@ def test_a_corner_keeps_its_landmark_while_it_is_followed() -> None:
 def test_what_is_followed_is_spread_over_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nine of ten features lie in the left quarter and come first; the rest of the image is followed too."""
     bench, rng, anchors = Bench(), np.random.default_rng(0), []
-    monkeypatch.setattr(bench.stream, "anchor", anchors.append)
+    monkeypatch.setattr(bench.stream, "anchor", lambda _, tracks: anchors.append(tracks))
     left = rng.uniform([-0.5, -0.5], [-0.25, 0.5], (1800, 2)) * [WIDTH, HEIGHT]
     right = rng.uniform([-0.25, -0.5], [0.5, 0.5], (200, 2)) * [WIDTH, HEIGHT]
     pixels = np.concatenate([left, right])

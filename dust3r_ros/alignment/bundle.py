@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dust3r_ros.alignment.bundle_kernel import LIBRARY, CompiledSteps
+from dust3r_ros.alignment.bundle_kernel import CompiledSteps
 from dust3r_ros.alignment.reprojection import Fit, Huber, fit, settle
 from dust3r_ros.alignment.schur import (
     DENSE_POSES,
@@ -26,6 +26,7 @@ from dust3r_ros.alignment.schur import (
     std_of,
 )
 from dust3r_ros.alignment.sights import FOCAL, RADIAL, Problem, Sights, State
+from dust3r_ros.compiled import LIBRARY
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.types import Array
 

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from pathlib import Path
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-import dust3r_ros
 from dust3r_ros.alignment.reprojection import Huber
 from dust3r_ros.alignment.schur import Step, eliminated, priors
 from dust3r_ros.alignment.sights import FOCAL, Problem, Sights, State
+from dust3r_ros.compiled import LIBRARY, address
 from dust3r_ros.types import Array
-
-_NAME = "libdust3r_ros_bundle.so"
-
-
-def _library() -> ctypes.CDLL | None:
-    """Where the messages are, which is another folder of this package in a checkout."""
-    built = [path for folder in dust3r_ros.__path__ if (path := Path(folder) / _NAME).is_file()]
-    if not built:
-        return None
-    library = ctypes.CDLL(str(built[0]))
-    library.errors.restype = library.settle.restype = ctypes.c_double
-    return library
-
-
-LIBRARY = _library()
 
 
 class _Sights(ctypes.Structure):
@@ -82,7 +66,7 @@ class CompiledSteps:
 
     def _errors(self, state: State) -> tuple[float, Array, np.ndarray]:
         r, valid = np.empty(len(self._order)), np.empty(len(self._order), np.uint8)
-        cost = self._library.errors(ctypes.byref(self._given), _given(state), _at(r), _at(valid))
+        cost = self._library.errors(ctypes.byref(self._given), _given(state), address(r), address(valid))
         return float(cost), r, valid
 
     def step(self, state: State, damping: float) -> Step | None:
@@ -91,7 +75,7 @@ class CompiledSteps:
         S, borders, ff, bf = np.zeros((N, N)), np.zeros((1 + K, N)), np.zeros((K, K)), np.zeros(K)
         inner, Y = np.zeros((1 + K, 1 + K)), np.empty((len(self._order), 3, 6))
         G, y = np.empty((P, 3, 3)), np.empty((P, 1 + K, 3))
-        outputs = (_at(array) for array in (S, borders, ff, bf, inner, Y, G, y))
+        outputs = (address(array) for array in (S, borders, ff, bf, inner, Y, G, y))
         self._library.reduce(ctypes.byref(self._given), _given(state), ctypes.c_double(damping), *outputs)
         information, pull = priors(self._problem, self._sights, state)
         ff[np.diag_indices(K)] += information
@@ -106,19 +90,15 @@ class CompiledSteps:
             return None
         poses, unknowns, information = found
         points = np.empty((3, P))
-        arrays = (_at(array) for array in (Y, G, y, poses, unknowns, points))
+        arrays = (address(array) for array in (Y, G, y, poses, unknowns, points))
         self._library.back(ctypes.byref(self._given), *arrays)
         return Step(poses, unknowns, points, information)
 
     def settled(self, state: State) -> tuple[State, float]:
         """Every point where it fits best by itself, and the cost then."""
         moved = np.empty_like(state.points)
-        cost = self._library.settle(ctypes.byref(self._given), _given(state), _at(moved))
+        cost = self._library.settle(ctypes.byref(self._given), _given(state), address(moved))
         return State(state.rotation, state.center, state.intrinsics, moved), float(cost)
-
-
-def _at(array: np.ndarray) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
 
 
 def _given(state: State) -> object:

@@ -158,6 +158,7 @@ class MapMaker:
         )
         self._resets = self._session.resets
         self._summarised = 0.0
+        self._unpublished = False  # whether the map was to be published and could not be
         self._stale = False  # whether something is worked out that was not told
         self._asked = self._rest_until = 0.0  # when an image came; until when no depth is computed
         self._stamp_ns = 0
@@ -172,6 +173,8 @@ class MapMaker:
 
     def work(self, idle: bool) -> bool:
         """Something of what images do not wait for: all of it at once but depth, for which there must be time."""
+        if self._unpublished:
+            self._publish()
         due, begin = self._session.due, time.monotonic()
         self._ship(begin, idle and not due)
         if not due or (due in _REST and not self._has_time(due, idle, begin)):
@@ -201,7 +204,7 @@ class MapMaker:
 
     def _publish(self) -> None:
         with self._span("publish map"):
-            self._map.publish(self._session.mapper, self._stamp_ns)
+            self._unpublished = not self._map.publish(self._session.mapper, self._stamp_ns)
 
     def _ship(self, now: float, all_done: bool) -> None:
         """Give the node's process what was traced: it is there even where this one is killed."""

@@ -93,14 +93,15 @@ class MapPublisher:
         for changes in self._changes.values():
             changes.skip()
 
-    def publish(self, mapper: Mapper, stamp_ns: int) -> None:
-        """Send what changed and somebody listens to, unless the thread is still at work or rests."""
+    def publish(self, mapper: Mapper, stamp_ns: int) -> bool:
+        """Send what changed and somebody listens to; false, and nothing is sent, while the thread works or rests."""
         if (self._job is not None and not self._job.done()) or time.monotonic() < self._rest_until:
-            return
+            return False
         self._tell_failure()
         view = self._view(mapper, stamp_ns)
         if view.changed or view.trajectory is not None:
             self._job = self._thread.submit(self._work, view)
+        return True
 
     def close(self) -> None:
         """End the thread."""
@@ -168,7 +169,7 @@ class MapPublisher:
     # In the thread
 
     def _work(self, view: _View) -> None:
-        begin = time.monotonic()
+        begin = time.thread_time()
         stamp_ns, frame = view.stamp_ns, self._frame
         if "map" in view.changed:
             self._topics["map"].publish(conversions.cloud_message(self._map_parts(view), stamp_ns, frame))
@@ -186,8 +187,7 @@ class MapPublisher:
                 self._topics["grid"].publish(grid)
         if view.trajectory is not None:
             self._topics["path"].publish(conversions.path_message(view.trajectory, stamp_ns, frame))
-        now = time.monotonic()
-        self._rest_until = now + _REST * (now - begin)
+        self._rest_until = time.monotonic() + _REST * (time.thread_time() - begin)
 
     def _map_parts(self, view: _View) -> list[Packed]:
         if view.landmarks is not None:

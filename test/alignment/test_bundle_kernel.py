@@ -11,9 +11,10 @@ from synthetic import arc
 
 from dust3r_ros.alignment import bundle
 from dust3r_ros.alignment.bundle import PlainSteps, adjust
-from dust3r_ros.alignment.bundle_kernel import LIBRARY, CompiledSteps
+from dust3r_ros.alignment.bundle_kernel import CompiledSteps
 from dust3r_ros.alignment.reprojection import Huber
 from dust3r_ros.alignment.sights import Problem, Sights, State
+from dust3r_ros.compiled import LIBRARY
 
 
 def both(problem: Problem, width: float) -> tuple[PlainSteps, CompiledSteps, State, Sights]:
