@@ -1,5 +1,5 @@
 // Orientations and descriptors of blobs (descriptors.py, which says what is computed and does the same without a
-// compiler, some times slower).
+// compiler, several times slower).
 
 #include <math.h>
 #include <string.h>
@@ -36,7 +36,7 @@ typedef struct {
 
 // Values of a patch of `side` x `side` samples, turned: `cosine` and `sine` of its angle times sigma.
 static inline FORCED void look_up(const Octave *octave, int level, const double *at, float cosine, float sine, int side,
-                           float *restrict patch)
+                                  float *restrict patch)
 {
     const float *restrict image = octave->levels + (long)level * octave->rows * octave->columns;
     const int columns = (int)octave->columns, rows = (int)octave->rows;
@@ -66,7 +66,8 @@ static inline FORCED void look_up(const Octave *octave, int level, const double 
 }
 
 // Length and direction (0 to 2 pi) of the gradients of `count` x `count` samples, from a patch with a border of one.
-static inline FORCED void gradients(const float *restrict patch, int count, float *restrict length, float *restrict direction)
+static inline FORCED void gradients(const float *restrict patch, int count, float *restrict length,
+                                    float *restrict direction)
 {
     const int side = count + 2;
     float across[ACROSS * ACROSS], down[ACROSS * ACROSS];
@@ -95,7 +96,8 @@ static inline FORCED void gradients(const float *restrict patch, int count, floa
     }
 }
 
-static inline FORCED float orientation(const Octave *octave, int level, const double *at, double sigma, const float *weight)
+static inline FORCED float orientation(const Octave *octave, int level, const double *at, double sigma,
+                                       const float *weight)
 {
     float patch[SIDE * SIDE], length[AROUND * AROUND], direction[AROUND * AROUND];
     look_up(octave, level, at, (float)sigma, 0.0f, AROUND + 2, patch);
