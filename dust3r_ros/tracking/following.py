@@ -24,10 +24,11 @@ _REMEMBERED = 200  # corners, about, by which an image is found again at the end
 _LEVELS = 3
 _BACK_AND_FORTH_PX = 0.7
 _ALL = 30  # newest images that are kept, whatever the rate
+HANDED = 64  # images in the hands of the back end, at most: a snapshot may be of one of them
 HOP = 3  # images that corners are carried over at once, where many lie between a snapshot and now
 _FEWEST_FOR_VIEW = 20  # corners that tell how the view changed
 _VIEW_PX = 2.0  # those of a plane, about
-_STRAYED_PX = 1.5
+_REALIGNED_PX = 1.5  # how far from where it was followed to a corner is looked for there
 _WINDOW = (21, 21)
 _QUICK_WINDOW = (16, 21)  # rows of whole vectors: half the time of 21 x 21, and poses as good
 _EXACT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 0.01)
@@ -85,7 +86,7 @@ class RecentImages:
     def __init__(self, count: int) -> None:
         self._images: deque[tuple[int, Image]] = deque()  # in order
         self._old: deque[tuple[int, Image]] = deque(maxlen=count)
-        self._handed: deque[int] = deque(maxlen=64)  # stamps
+        self._handed: deque[int] = deque(maxlen=HANDED)  # stamps
         self._passed = 0
         self._thin = False
 
@@ -193,7 +194,7 @@ def realigned(keyframe: Image, image: Image, anchors: Array, pixels: Array) -> A
     seen = cv2.warpPerspective(image, keyframe_H_image, image.shape[::-1])
     before = cv2.perspectiveTransform(pixels[:, None], keyframe_H_image)[:, 0]
     after, found = lucas_kanade(keyframe, seen, anchors.astype(np.float32), before, 0, _EXACT, _QUICK_WINDOW)
-    found &= np.linalg.norm(after - before, axis=1) < _STRAYED_PX
+    found &= np.linalg.norm(after - before, axis=1) < _REALIGNED_PX
     back = cv2.perspectiveTransform(after[:, None].astype(np.float64), np.linalg.inv(keyframe_H_image))[:, 0]
     return np.where(found[:, None], back, pixels)
 

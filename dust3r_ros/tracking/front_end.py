@@ -14,6 +14,7 @@ from dust3r_ros.geometry.undistortion import Undistortion
 from dust3r_ros.keyframes import is_keyframe
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
 from dust3r_ros.tracking.following import (
+    HANDED,
     MAX_ERROR_PX,
     MOST_AGREE,
     Corners,
@@ -37,8 +38,7 @@ _TRIES = 6  # images in which corners of the last good one are looked for
 _LEVELS_AHEAD = 2  # halvings of the image where steady motion says where corners are
 _STEADY = 2.0  # times the step before: beyond, the motion before tells nothing of this one
 _MASK_MARGIN_PX = 10
-_HANDED = 64  # images in the hands of the back end, at most
-_REALIGNED_NS = 50_000_000  # from image to image, drift is small
+_REALIGNED_NS = 50_000_000  # at least, from one time to the next: from image to image, drift is small
 _STRAYED_PX = 1.0  # corners that are off by more are looked for anew
 
 
@@ -96,7 +96,7 @@ class FrontEnd:
     def hand_over(self, stamp_ns: int) -> None:
         """The image of that stamp goes to the back end: a snapshot may be of it."""
         self._images.hand_over(stamp_ns)
-        self._handed = dict([*self._handed.items(), (stamp_ns, self._corners)][-_HANDED:])
+        self._handed = dict([*self._handed.items(), (stamp_ns, self._corners)][-HANDED:])
 
     @property
     def knows_map(self) -> bool:
@@ -143,8 +143,7 @@ class FrontEnd:
         gray = self._images.newest
         if gray is None or not self._path or self._failed:
             return
-        if self._path[-1][0] - self._realigned_ns >= _REALIGNED_NS:
-            self._realign(gray)
+        self._realign(gray)
         if not len(self._waiting) or self._source is None:
             return
         tried, self._waiting = (
@@ -165,9 +164,10 @@ class FrontEnd:
     def _realign(self, gray: Image) -> None:
         """Corners of the newest image where the last keyframe says they are: the next image does not inherit drift."""
         corners, at = self._corners, np.flatnonzero(np.isfinite(self._corners.anchors[:, 0]))
-        if self._keyframe is None or not len(at):
+        stamp_ns = self._path[-1][0]
+        if self._keyframe is None or not len(at) or stamp_ns - self._realigned_ns < _REALIGNED_NS:
             return
-        self._realigned_ns = self._path[-1][0]
+        self._realigned_ns = stamp_ns
         pixels = corners.pixels.copy()
         pixels[at] = realigned(self._keyframe, gray, corners.anchors[at], pixels[at])
         self._corners = replace(corners, pixels=pixels)

@@ -195,7 +195,7 @@ def load(batches: PairBatches, first: int, workers: int, pin: bool = False) -> G
         ending = workers > 0 and isinstance(error, (ConnectionError, EOFError))
         if not ending and "DataLoader worker (pid" not in str(error):
             raise
-        reason = " ".join(f"{error}".split())[:200] or type(error).__name__
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f"a process that makes batches was ended from outside ({reason}); "
             "with too little memory, fewer workers (--workers) need less"
