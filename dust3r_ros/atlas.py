@@ -21,6 +21,7 @@ from dust3r_ros.mapping.loop_closing import Meetings
 from dust3r_ros.mapping.submap import Submap
 from dust3r_ros.streams import CameraStream
 from dust3r_ros.tracking import Tracks
+from dust3r_ros.tracking.drift import Sight
 from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.types import Image, Keyframe
 
@@ -69,14 +70,12 @@ class AtlasEntry:
         self, stamp_ns: int, stream: CameraStream, tracks: Tracks, found: PnpResult | None, keyframe: int | None
     ) -> None:
         """Keep a frame's pose relative to a keyframe, and what it takes to find it again while the map settles."""
-        submap = self.submap
+        submap, seen = self.submap, Sight(stamp_ns, tracks, stream.anchored_ns)
         if keyframe is not None:
             self.name(keyframe)
-            self.frames.add_keyframe(stamp_ns, stream.name, keyframe)
+            self.frames.add_keyframe(keyframe, stream, seen)
         else:
-            self.frames.add(
-                stamp_ns, stream.name, len(submap) - 1, found, lambda near: submap.locate(stream, tracks, near)
-            )
+            self.frames.add(len(submap) - 1, stream, seen, found)
         if self.live is None and submap.settling and submap.generation != self._generation:
             self._generation = submap.generation
             self.frames.find_again()
@@ -85,11 +84,8 @@ class AtlasEntry:
         """Where a frame was that others found, relative to a keyframe; False where there is none of that name."""
         if pose.keyframe not in self.names:
             return False
-        submap, seen = self.submap, Tracks(pose.ids, pose.pixels)
-        at = self.names.index(pose.keyframe)
-        self.frames.keep(
-            pose.stamp_ns, pose.camera, at, pose.k_T_c, pose.unit, lambda near: submap.locate(stream, seen, near)
-        )
+        seen = Sight(pose.stamp_ns, Tracks(pose.ids, pose.pixels), pose.snapshot_ns)
+        self.frames.keep(self.names.index(pose.keyframe), stream, seen, pose.k_T_c, pose.unit)
         return True
 
     def move(self, new_S_old: Similarity) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dust3r_ros.alignment.aside import MOST_NICE, Aside
@@ -27,7 +27,6 @@ class WholeMap:
 @dataclass(eq=False)
 class Chores:
     """``whole_map``: the adjustments that are wanted; ``at_rest``: those that are once nothing else waits.
-
 
     ``depth``: keyframes that wait, and those to pair each with; ``previews``: those that wait for a first look at it.
     ``beside``: adjustments are made in a child, else at once; either way they are brought in when they are taken.
@@ -123,6 +122,11 @@ class Chores:
             known = {index for index, _ in waiting}
             waiting += [keyframe for keyframe in keyframes if keyframe[0] not in known]
             waiting.sort(key=lambda keyframe: keyframe[0])
+
+    def next_preview(self, seen: Container[int]) -> tuple[int, list[int]]:
+        """The newest keyframe that waits for a first look; those ``seen`` before, for another, come last."""
+        fresh = [at for at, (index, _) in enumerate(self.previews) if index not in seen]
+        return self.previews.pop(fresh[-1] if fresh else -1)
 
     def some_depth(self, densify: Callable[[int, list[int]], Iterator[None]]) -> None:
         """A part of the depth that is under way; where none is, of the newest keyframe that waits."""

@@ -44,7 +44,7 @@ class Densifier:
         self.paired: list[tuple[int, int]] = []  # pairs in the order in which they came, went or lay anew
         self._lenses: dict[int, Lens] = {}  # with which the images that the backend has were rectified
         self._preview = DepthPreview()
-        self._previewed: dict[int, tuple[tuple[int, int], PairGeometry]] = {}  # a pair of each, as it lay then
+        self.previewed: dict[int, tuple[tuple[int, int], PairGeometry]] = {}  # a pair of each, as it lay then
 
     def predict(
         self,
@@ -111,7 +111,7 @@ class Densifier:
         self.depths.preview(index, depth, _where(shown, confidence))
         self.leave_out(index)
         pair = (sources[0], index)
-        self._previewed[index] = pair, self._geometry(pair)
+        self.previewed[index] = pair, self._geometry(pair)
         return {index}
 
     def _look(self, index: int) -> Posed:
@@ -136,8 +136,8 @@ class Densifier:
         self._used |= taken
         self.paired += taken
         self._lenses |= {first + index: lens for index, lens in other._lenses.items()}
-        for index, ((a, b), geometry) in other._previewed.items():
-            self._previewed[first + index] = (first + a, first + b), geometry
+        for index, ((a, b), geometry) in other.previewed.items():
+            self.previewed[first + index] = (first + a, first + b), geometry
 
     @property
     def pairs(self) -> Mapping[tuple[int, int], PairGeometry]:
@@ -192,7 +192,7 @@ class Densifier:
     def stale(self) -> set[int]:
         """Let go of depth where the geometry of a pair has changed since it was computed; returns whose it was."""
         stale = self._outdated()
-        for index, (pair, before) in self._previewed.items():
+        for index, (pair, before) in self.previewed.items():
             if not self.depths.told(index) and (len(self._posed(pair)) < len(pair) or self._moved(pair, before)):
                 stale.add(index)
         for index in stale:

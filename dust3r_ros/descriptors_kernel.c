@@ -4,17 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define CLONES __attribute__((target_clones("avx2,fma", "default")))
-#else
-#define CLONES
-#endif
-
-#ifdef __GNUC__ // into each clone
-#define FORCED __attribute__((always_inline))
-#else
-#define FORCED
-#endif
+#include "kernels.h"
 
 #define LAYERS 3
 #define STEP 0.75f

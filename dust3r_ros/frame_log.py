@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -12,11 +12,12 @@ import numpy as np
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.map_state import FrameState
+from dust3r_ros.streams import CameraStream
+from dust3r_ros.tracking import Tracks
+from dust3r_ros.tracking.drift import Drift, Sight, without_drift
 from dust3r_ros.types import Array, StampedPose
 
 _KEPT = 1000  # newest frames that can be found again: some ten kilobytes each
-
-Finder = Callable[[Array | None], PnpResult | None]  # from a guess
 
 
 class Keyframes(Protocol):
@@ -28,6 +29,12 @@ class Keyframes(Protocol):
     def unit(self, index: int) -> float:
         """A length in the surroundings of a keyframe that grows when they do; NaN while unknown."""
 
+    def drift(self, index: int, tracks: Tracks) -> Array:
+        """(N, 2) by how much corners are off in a keyframe, pixels; NaN where nobody knows."""
+
+    def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
+        """Pose of a frame from its corners and a guess, None when as few agree as may by chance."""
+
 
 class FrameLog:
     """The frames of one map, in the order in which they came."""
@@ -37,31 +44,39 @@ class FrameLog:
         self._keyframes, self._session = keyframes, session
         self.rewritten = 0  # how often frames that were here already changed
         self._frames: list[FrameState] = []
-        self._finders: deque[tuple[int, Finder]] = deque(maxlen=_KEPT)  # frames to find again: index, how
+        self._seen: deque[tuple[int, CameraStream, Sight]] = deque(maxlen=_KEPT)  # which frame, what was followed
+        self._seen_in_keyframes: deque[tuple[int, CameraStream, Sight]] = deque(maxlen=_KEPT)
 
-    def add_keyframe(self, stamp_ns: int, camera: str, index: int) -> None:
-        """A frame that became keyframe ``index``."""
-        self._frames.append(FrameState(stamp_ns, camera, index, np.eye(4), float("nan"), self._session))
+    def add_keyframe(self, index: int, stream: CameraStream, seen: Sight) -> None:
+        """A frame that became keyframe ``index``; ``seen``: what was followed into it."""
+        self._seen_in_keyframes.append((index, stream, seen))
+        self._frames.append(FrameState(seen.stamp_ns, stream.name, index, np.eye(4), float("nan"), self._session))
 
-    def add(self, stamp_ns: int, camera: str, reference: int, found: PnpResult | None, again: Finder) -> None:
-        """Another frame, kept relative to keyframe ``reference``; ``again`` finds it when the map has changed."""
-        self._finders.append((len(self._frames), again))
-        frame = FrameState(stamp_ns, camera, reference, None, float("nan"), self._session)
+    def add(self, reference: int, stream: CameraStream, seen: Sight, found: PnpResult | None) -> None:
+        """Another frame, kept relative to keyframe ``reference``; by what was ``seen`` it is found again."""
+        self._seen.append((len(self._frames), stream, seen))
+        frame = FrameState(seen.stamp_ns, stream.name, reference, None, float("nan"), self._session)
         self._frames.append(self._relative(frame, found))
 
-    def keep(self, stamp_ns: int, camera: str, reference: int, r_T_f: Array, unit: float, again: Finder) -> None:
+    def keep(self, reference: int, stream: CameraStream, seen: Sight, r_T_f: Array, unit: float) -> None:
         """A frame at ``r_T_f`` (4, 4) from keyframe ``reference``, whose surroundings measured ``unit`` then."""
-        self._finders.append((len(self._frames), again))
-        self._frames.append(FrameState(stamp_ns, camera, reference, r_T_f, unit, self._session))
+        self._seen.append((len(self._frames), stream, seen))
+        self._frames.append(FrameState(seen.stamp_ns, stream.name, reference, r_T_f, unit, self._session))
 
     def find_again(self) -> None:
         """The map was built anew, or refined: so are the poses of the newest frames."""
         self.rewritten += 1
         placed = set(self._placed())
-        for at, again in self._finders:
+        drifts: dict[str, list[Drift]] = {}
+        for index, stream, seen in self._seen_in_keyframes:
+            if self._keyframes.pose(index) is not None:
+                off = self._keyframes.drift(index, seen.tracks)
+                drifts.setdefault(stream.name, []).append(Drift(seen.stamp_ns, seen.tracks.ids, off))
+        for at, stream, seen in self._seen:
             frame = self._frames[at]
+            tracks = without_drift(seen, drifts.get(stream.name, ()))
             guess = self._pose_of(frame) if at in placed else None
-            self._frames[at] = self._relative(frame, again(guess))
+            self._frames[at] = self._relative(frame, self._keyframes.locate(stream, tracks, guess))
 
     @property
     def cameras(self) -> set[str]:
@@ -97,7 +112,8 @@ class FrameLog:
     def absorb(self, other: FrameLog, first: int) -> None:
         """The frames of another map whose keyframes are these from ``first`` on."""
         self.rewritten += 1
-        self._finders.clear()  # they know the landmarks of maps that were
+        self._seen.clear()  # these are landmarks of maps that were
+        self._seen_in_keyframes.clear()
         self._frames += [replace(frame, keyframe=first + frame.keyframe) for frame in other._frames]
 
     def rescale(self, factor: float) -> None:

@@ -247,7 +247,7 @@ class MapBuilder(KeyframeBook):
             if self.chores.begin(self._adjusted_copy, self.state.sure, self.guessing) == CALIBRATION:
                 self._calibrator.calibrated_with = len(self.state.records)
         elif kind == PREVIEW:
-            index, others = self.chores.previews.pop()
+            index, others = self.chores.next_preview(self._dense.previewed)
             self._changed |= self._dense.preview(index, others, 1 if self.chores.previews else _PREVIEW_PAIRS)
         elif kind == DEPTH:
             self.chores.some_depth(self._densify_in_parts)
@@ -299,7 +299,7 @@ class MapBuilder(KeyframeBook):
                 if better is not None:
                     view.w_T_c = better.w_T_c
             if later:
-                refine(self.state.sparse, later, rounds=1, iterations=6)
+                self._refined(later)
                 self.state.sparse.extend(later)
 
         with self._stage("calibrate"):
@@ -318,6 +318,10 @@ class MapBuilder(KeyframeBook):
             stale = self._dense.stale()
             self._changed |= stale
             self.chores.want_depth([(k, self._near.neighbours(k)) for k in stale])
+
+    def _refined(self, keyframes: list[int], free_focal: bool | np.ndarray = False) -> None:
+        """Some are adjusted in a few steps: matches that are off by a pixel would bend new ground that is one wall."""
+        refine(self.state.sparse, keyframes, free_focal=free_focal, rounds=1, iterations=6, sharp=True)
 
     def _densify(self, index: int, others: Sequence[int]) -> None:
         """Depth of a keyframe, and what moves in it."""
@@ -405,7 +409,7 @@ class MapBuilder(KeyframeBook):
             if self._loops.gapes(index, closed):
                 self._close_loop()
             free = self._calibrator.joining
-            self._adjusted(lambda: refine(self.state.sparse, window, free_focal=free, rounds=1, iterations=6), window)
+            self._adjusted(lambda: self._refined(window, free_focal=free), window)
             self.state.sparse.extend(window)
             own = self._calibrator.due(stream)
             if own:

@@ -1,7 +1,8 @@
 """Cameras on their way into a map that others made: their focal, from what single frames see of it.
 
 Each frame tells pose and focal together, some of them badly (all landmarks in a plane that the camera
-faces, few matches, wrong ones). A camera is known once several different frames agree.
+faces, few matches, wrong ones). A camera is known once several different frames agree, or one and another camera
+with images of the same size: robots often have several of a kind.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dust3r_ros.alignment.sparse_map import MAX_ERROR_PX
+from dust3r_ros.alignment.sparse_view import Focal
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.pose import solve_pnp_unknown_focal
 from dust3r_ros.geometry.significance import by_chance
@@ -66,7 +68,9 @@ class Newcomers:
 
     def agree(self, stream: CameraStream) -> bool:
         """Whether enough frames agree on the focal of a camera; then it is written."""
-        agreed = _agreed(self._votes.get(stream.index, []))
+        votes, siblings = self._votes.get(stream.index, []), self._siblings(stream)
+        usual = bool(votes) and all(any(_alike(vote, sibling) for sibling in siblings) for vote in votes)
+        agreed = _agreed(votes, 1 if usual else _VOTES)
         if agreed is None:
             return False
         focal = self._state.sparse.focals[stream.index]
@@ -74,9 +78,16 @@ class Newcomers:
         del self._votes[stream.index]
         return True
 
+    def _siblings(self, stream: CameraStream) -> list[Focal]:
+        """Focals that are known, of cameras with images of the same size."""
+        size, focals = (stream.width, stream.height), self._state.sparse.focals
+        others = {record.stream for record in self._state.records} - {stream}
+        same = sorted(other.index for other in others if (other.width, other.height) == size)
+        return [focals[index] for index in same if focals[index].std < _SURE]
+
     def _vote(self, stream: CameraStream, known: Tracks) -> _Vote | None:
         points, lens = self._state.sparse.points[known.ids], self._state.sparse.focals[stream.index].lens
-        edge = stream.long_edge
+        edge, siblings = stream.long_edge, self._siblings(stream)
         try:
             found = solve_pnp_unknown_focal(
                 points,
@@ -87,6 +98,7 @@ class Newcomers:
                 threshold_px=MAX_ERROR_PX,
                 min_inliers=_MIN_INLIERS,
                 seed=self._state.config.seed,
+                guess=siblings[0].value if siblings else None,
             )
         except GeometryError:
             return None
@@ -104,16 +116,20 @@ def _moved(a: Tracks, b: Tracks, long_edge: int) -> bool:
     return float(np.median(np.linalg.norm(a.pixels[i] - b.pixels[j], axis=1))) > _MOVED * long_edge
 
 
-def _agreed(votes: list[_Vote]) -> tuple[float, float] | None:
-    """Focal and relative standard deviation on which enough frames agree, if they do."""
+def _alike(vote: _Vote, sibling: Focal) -> bool:
+    return bool(abs(vote.log_focal - np.log(sibling.value)) < 3.0 * np.hypot(vote.std, sibling.std))
+
+
+def _agreed(votes: list[_Vote], enough: int) -> tuple[float, float] | None:
+    """Focal and relative standard deviation on which ``enough`` frames agree, if they do."""
     logs, stds = np.array([vote.log_focal for vote in votes]), np.array([vote.std for vote in votes])
-    if len(votes) < _VOTES:
+    if len(votes) < enough:
         return None
     order = np.argsort(logs)
     weights = np.cumsum(stds[order] ** -2.0)
     middle = logs[order][np.searchsorted(weights, 0.5 * weights[-1])]
     agree = np.abs(logs - middle) < 3.0 * stds
-    if agree.sum() < max(_VOTES, _MOST * len(votes)):
+    if agree.sum() < max(enough, _MOST * len(votes)):
         return None
     weights = stds[agree] ** -2.0
     std = float(weights.sum() ** -0.5)

@@ -122,6 +122,16 @@ def test_the_newest_keyframe_is_next_whenever_it_was_wanted():
     assert chores.depth == chores.previews == [(1, [0]), (2, [0]), (3, [1])]
 
 
+def test_what_nobody_has_seen_goes_before_what_is_looked_at_once_more():
+    chores = Chores(beside=False)
+    chores.want_depth([(k, []) for k in range(4)])
+    seen: set[int] = {1, 3}
+    order = []
+    while chores.previews:
+        order.append(chores.next_preview(seen)[0])
+    assert order == [2, 0, 3, 1]
+
+
 def test_depth_that_fails_is_not_tried_again():
     chores = Chores(beside=False)
     chores.want_depth([(1, [0]), (2, [1])])

@@ -12,7 +12,7 @@ from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.newcomers import Newcomers
-from dust3r_ros.streams import CameraStream
+from dust3r_ros.streams import CameraStream, KeyframeRecord
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array
 
@@ -81,6 +81,30 @@ def test_a_plane_straight_ahead_tells_no_focal() -> None:
     world = World(flat=True)
     ahead = [pose(np.eye(3), [0.1 * k, 0.0, 0.0]) for k in range(5)]
     assert not any(world.newcomers.meet(world.stream, world.seen(w_T_c, FOCAL)) for w_T_c in ahead)
+
+
+def with_sibling(width: int, std: float) -> World:
+    """Another camera has keyframes in the map."""
+    world = World()
+    sibling = CameraStream("old", 1, width, 240, MapperConfig())
+    world.sparse.focals.append(Focal(FOCAL + 3.0, FOCAL, std))
+    image = np.zeros((240, width, 3), np.uint8)
+    features = sibling.features(np.zeros((240, width), np.uint8))
+    world.state.records.append(KeyframeRecord(0, sibling, image, features, np.zeros(0, int)))
+    return world
+
+
+def test_one_frame_and_another_camera_of_the_kind_agree() -> None:
+    world = with_sibling(320, 0.005)
+    assert world.frame(0)
+    assert world.focal.value == pytest.approx(FOCAL, rel=0.01), "by its own frame"
+
+
+@pytest.mark.parametrize(("width", "std", "focal"), [(352, 0.005, FOCAL), (320, 0.2, FOCAL), (320, 0.005, 400.0)])
+def test_one_frame_is_not_enough_beside_another_kind(width: int, std: float, focal: float) -> None:
+    world = with_sibling(width, std)
+    assert [world.frame(k, focal) for k in range(3)] == [False, False, True]
+    assert world.focal.value == pytest.approx(focal, rel=0.01)
 
 
 def test_votes_without_the_map() -> None:

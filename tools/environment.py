@@ -65,7 +65,7 @@ class Environment(object):
         package = REPOSITORY / "package.xml"
         venv = fingerprint(self.base.executable, self.base.version, self.ros, str(REPOSITORY))
         interfaces = [REPOSITORY / name for name in ("CMakeLists.txt", "msg", "srv")]
-        interfaces += sorted((REPOSITORY / "dust3r_ros").rglob("*.c"))
+        interfaces += sorted((REPOSITORY / "dust3r_ros").rglob("*.[ch]"))
         self.wanted = {
             "venv": venv,
             "packages": fingerprint(venv, project, package, TORCH),

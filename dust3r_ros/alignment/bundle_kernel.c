@@ -7,11 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define CLONES __attribute__((target_clones("avx2,fma", "default")))
-#else
-#define CLONES
-#endif
+#include "../kernels.h"
 
 #define MIN_DEPTH 1e-6
 #define BEHIND_PX 100.0

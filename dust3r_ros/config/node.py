@@ -36,7 +36,7 @@ class NodeConfig:
         high=60.0,
     )
     focal_wait: float = row(
-        2.7,
+        2.6,
         "Seconds of motion for which the first poses wait for a focal that is more than a guess; 0: not at all.",
         low=0.0,
         high=60.0,
@@ -90,7 +90,7 @@ class NodeConfig:
         low=0.0,
         high=10.0,
     )
-    map_period: float = row(1.0, "Seconds between publications of the map cloud.", low=0.05, high=3600.0, live=True)
+    map_period: float = row(0.5, "Seconds between publications of the map cloud.", low=0.05, high=3600.0, live=True)
     map_stride: int = row(
         2, "Every n-th row and column of a keyframe goes into the map cloud.", low=1, high=32, live=True
     )

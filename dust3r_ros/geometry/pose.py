@@ -108,15 +108,20 @@ def solve_pnp_unknown_focal(
     seed: int = 0,
     candidates: int = 21,
     refine_focal: bool = True,
+    guess: float | None = None,
 ) -> PnpResult:
     """Pose and focal from 2D-3D matches: the focal with most inliers, refined together with the pose.
 
     Tried are ``candidates`` focals spaced evenly in log from half to three times the long edge of
     the image (``width`` x ``height``), ``center`` its middle by default; of equals the smallest.
-    ``refine_focal=False`` keeps the best candidate as it is. The rest as ``solve_pnp``.
+    ``refine_focal=False`` keeps the best candidate as it is. ``guess``: where this focal, refined, fits most matches,
+    no others are tried. The rest as ``solve_pnp``.
     """
     middle = center or center_of(height, width)
     matches = _Matches.of(points_world, pixels, middle, threshold_px, max(min_inliers, 4), seed)
+    found = None if guess is None else matches.with_focal(guess)
+    if found is not None:
+        return found
     focals = max(width, height) * np.geomspace(0.5, 3.0, candidates)
     return matches.refined(*_best_candidate(matches, focals), free_focal=refine_focal)
 
@@ -220,6 +225,14 @@ class _Matches:
         c_T_w = pose(Rotation.from_rotvec(np.ravel(rvec)).as_matrix(), np.ravel(tvec) * spread)
         self.inliers(c_T_w, focal)
         return c_T_w
+
+    def with_focal(self, guess: float) -> PnpResult | None:
+        """Pose and focal refined from a guess of the focal alone, None where most matches do not fit it."""
+        try:
+            found = self.refined(self.ransac(guess), guess, free_focal=True)
+        except GeometryError:
+            return None
+        return found if found.inliers.sum() >= _MOST * len(self.points) else None
 
     def guessed(self, near: Array, focal: float) -> PnpResult | None:
         """The result of refining a guess, None where most matches do not fit it."""

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import cv2
 import numpy as np
 
+from dust3r_ros.compiled import LIBRARY
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.types import Array
 
 _HUBER = 1.345  # standard deviations; 95 % efficient for normal errors
 _CONVERGED = 0.01  # standard deviations of the pose
-_SETTLED, _MOST_STEPS = 0.1, 8  # the same where the pose of the next image is asked soon
+_SETTLED = 0.1  # the same where the pose of the next image is asked soon
+_MOST_STEPS = 30
+_STILL_PX = 1e-4
 _MIN_EIGENVALUE = 1e-12  # of the normalised information matrix; below, a direction of the pose is free
 
 
-def linearised(
+class _Given(ctypes.Structure):
+    """Matches and a start as the library takes them; ``moved`` (4, 4): the pose that it finds.
+
+    ``kept``: the arrays that it points to.
+    """
+
+    kept: object
+    moved: Array
+    _fields_ = [
+        *((name, ctypes.c_long) for name in ("count", "unknowns")),
+        *((name, ctypes.c_void_p) for name in ("points", "pixels", "pose")),
+        ("center", ctypes.c_double * 2),
+    ]
+
+    @classmethod
+    def of(cls, points: Array, pixels: Array, c_T_w: Array, center: tuple[float, float], unknowns: int) -> _Given:
+        moved = c_T_w.astype(np.float64, order="C")
+        kept = *(np.ascontiguousarray(part, np.float64) for part in (points, pixels)), moved
+        given = cls(len(points), unknowns, *(part.ctypes.data for part in kept), center)
+        given.kept, given.moved = kept, moved
+        return given
+
+
+def _linearised(
     points: Array, pixels: Array, c_T_w: Array, focal: float, center: tuple[float, float], free_focal: bool
 ) -> tuple[Array, Array]:
     """Residuals (2N,) and Jacobian (2N, 6 or 7) over exp(xi) c_T_w, xi = (translation, rotation), and log focal.
@@ -50,6 +78,10 @@ def _huber_cost(residuals: Array, scale: float) -> float:
     return float(np.sum(within * (2.0 * size - within)))
 
 
+def _weights(residuals: Array, scale: float) -> Array:
+    return np.minimum(1.0, _HUBER * scale / np.maximum(np.abs(residuals), 1e-12))
+
+
 def _noise(residuals: Array) -> float:
     """Standard deviation of most residuals (median absolute deviation), pixels."""
     return max(1.4826 * float(np.median(np.abs(residuals))), 1e-6)
@@ -65,29 +97,13 @@ def minimise(
     from the median. It ends where a step is a hundredth of what the pose is uncertain by. Raises ``GeometryError``
     where the points leave the pose free.
     """
-    damping = 1e-4
-    residuals, jacobian = linearised(points, pixels, c_T_w, focal, center, free_focal)
-    for _ in range(30):
-        scale = _noise(residuals)
-        weights = np.minimum(1.0, _HUBER * scale / np.maximum(np.abs(residuals), 1e-12))
-        weighted = jacobian.T * weights
-        normal = weighted @ jacobian
-        _check_information(normal, len(points))
-        step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), -weighted @ residuals)
-        moved = _moved(c_T_w, focal, step)
-        after, slopes = linearised(points, pixels, *moved, center, free_focal)
-        if np.any(points @ moved[0][2, :3] + moved[0][2, 3] <= 0) or (
-            _huber_cost(after, scale) > _huber_cost(residuals, scale)
-        ):
-            damping *= 10
-        else:
-            (c_T_w, focal), damping = moved, damping / 10
-            residuals, jacobian = after, slopes
-            if step @ normal @ step < (_CONVERGED * scale) ** 2:
-                break
-        if np.abs(slopes @ step).max() < 1e-4 or damping > 1e8:  # no pixel moves any more
-            break
-    return c_T_w, focal
+    if LIBRARY is None:
+        return _minimised(points, pixels, c_T_w, focal, center, free_focal)
+    given, length = _Given.of(points, pixels, c_T_w, center, 6 + free_focal), ctypes.c_double(focal)
+    limits = ctypes.c_double(_CONVERGED), ctypes.c_long(_MOST_STEPS)
+    if not LIBRARY.minimise_pose(ctypes.byref(given), ctypes.byref(length), *limits):
+        raise GeometryError(f"{len(points)} matches leave the pose free; points on one line or in one place do that")
+    return given.moved, length.value
 
 
 def settle(
@@ -97,30 +113,72 @@ def settle(
 
     Matches as ``minimise`` has them, pixels from the principal point. Gauss-Newton, in which the matches below the gate
     are told anew at each step, at the first one by the first gate. It ends where a step is small beside what the pose
-    is uncertain by. Raises ``GeometryError`` where it does not within a few steps, or less than ``fewest`` are below.
+    is uncertain by. Raises ``GeometryError`` where it does not within some steps, or less than ``fewest`` are below.
     """
+    if LIBRARY is None:
+        settled = _settled(points, pixels, c_T_w, focal, gates_px, fewest)
+    else:
+        given, gates = _Given.of(points, pixels, c_T_w, (0.0, 0.0), 6), (ctypes.c_double * 2)(*gates_px)
+        limits = *map(ctypes.c_double, (fewest, _SETTLED)), ctypes.c_long(_MOST_STEPS)
+        found = LIBRARY.settle_pose(ctypes.byref(given), ctypes.c_double(focal), gates, *limits)
+        settled = given.moved if found else None
+    if settled is None:
+        raise GeometryError(
+            f"a guess of a pose does not lead to one that fits {fewest:g} of {len(points)} matches within "
+            f"{_MOST_STEPS} steps; a better guess is needed"
+        )
+    return settled
+
+
+def _minimised(
+    points: Array, pixels: Array, c_T_w: Array, focal: float, center: tuple[float, float], free_focal: bool
+) -> tuple[Array, float]:
+    damping = 1e-4
+    residuals, jacobian = _linearised(points, pixels, c_T_w, focal, center, free_focal)
+    for _ in range(_MOST_STEPS):
+        scale = _noise(residuals)
+        weighted = jacobian.T * _weights(residuals, scale)
+        normal = weighted @ jacobian
+        _check_information(normal, len(points))
+        step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), -weighted @ residuals)
+        moved = _moved(c_T_w, focal, step)
+        after, slopes = _linearised(points, pixels, *moved, center, free_focal)
+        near = np.abs(after - residuals).max() < _STILL_PX
+        if np.any(points @ moved[0][2, :3] + moved[0][2, 3] <= 0) or (
+            _huber_cost(after, scale) > _huber_cost(residuals, scale)
+        ):
+            damping *= 10
+        else:
+            (c_T_w, focal), damping = moved, damping / 10
+            residuals, jacobian = after, slopes
+            near |= step @ normal @ step < (_CONVERGED * scale) ** 2
+        if near or damping > 1e8:
+            break
+    return c_T_w, focal
+
+
+def _settled(
+    points: Array, pixels: Array, c_T_w: Array, focal: float, gates_px: tuple[float, float], fewest: float
+) -> Array | None:
     for at in range(_MOST_STEPS):
-        residuals, jacobian = linearised(points, pixels, c_T_w, focal, (0.0, 0.0), False)
+        residuals, jacobian = _linearised(points, pixels, c_T_w, focal, (0.0, 0.0), False)
         ahead = points @ c_T_w[2, :3] + c_T_w[2, 3] > 0
         near = ahead & (np.hypot(*residuals.reshape(2, -1)) < gates_px[min(at, 1)])
         if np.count_nonzero(near) < fewest:
-            break
+            return None
         both = np.tile(near, 2)
         residuals, jacobian = residuals[both], jacobian[both]
         scale = _noise(residuals)
-        weighted = jacobian.T * np.minimum(1.0, _HUBER * scale / np.maximum(np.abs(residuals), 1e-12))
+        weighted = jacobian.T * _weights(residuals, scale)
         normal = weighted @ jacobian
         solved, found = cv2.solve(normal, -(weighted @ residuals)[:, None], flags=cv2.DECOMP_CHOLESKY)
         if not solved:
-            break
+            return None
         step = found.ravel()
         c_T_w, _ = _moved(c_T_w, focal, step)
         if at and step @ normal @ step < (_SETTLED * scale) ** 2:
             return c_T_w
-    raise GeometryError(
-        f"a guess of a pose does not lead to one that fits {fewest:g} of {len(points)} matches within {_MOST_STEPS} "
-        "steps; a better guess is needed"
-    )
+    return None
 
 
 def covariance(
@@ -132,7 +190,7 @@ def covariance(
     "Robust Statistics", 1981, section 7.6; White 1980): it holds for errors that differ from point
     to point, as long as they are independent. Raises ``GeometryError`` as ``minimise``.
     """
-    residuals, jacobian = linearised(points, pixels, c_T_w, focal, center, free_focal)
+    residuals, jacobian = _linearised(points, pixels, c_T_w, focal, center, free_focal)
     bound = _HUBER * _noise(residuals)
     influence = jacobian * np.clip(residuals, -bound, bound)[:, None]
     inner = jacobian[np.abs(residuals) <= bound]

@@ -10,7 +10,9 @@ import numpy as np
 
 from dust3r_ros.alignment.cloud import Cloud, concatenate
 from dust3r_ros.alignment.sparse_view import Focal
+from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.pose import PnpResult
+from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.map_state import LiveSubmap, SubmapState
 from dust3r_ros.pair_graph import PairGraph
@@ -91,6 +93,13 @@ class Submap(Protocol):
     @abstractmethod
     def positions(self, ids: np.ndarray) -> Array:
         """(K, 3) where what frames follow is in the map, by its ids; NaN where that is unknown."""
+
+    def drift(self, index: int, tracks: Tracks) -> Array:
+        """(N, 2) by how much corners ``tracks`` are off in keyframe ``index``, pixels; NaN where that is unknown."""
+        w_T_c, focal = self.pose(index), self.focals[self.record(index).stream.index]
+        assert w_T_c is not None, f"keyframe {index} has no pose"
+        seen = project(transform(invert(w_T_c), self.positions(tracks.ids)), focal.value, (0.0, 0.0))
+        return focal.lens.ideal(tracks.pixels) - seen
 
     def landmarks(self) -> Cloud:
         """The landmarks with a position, coloured."""

@@ -15,16 +15,16 @@ from dust3r_ros.node import jobs
 from dust3r_ros.node.arrivals import Arrival, frame_of
 from dust3r_ros.node.back_end_link import BackEndLink, Hearing
 from dust3r_ros.node.map_maker import News, Setting
-from dust3r_ros.node.publishers import Publishers
+from dust3r_ros.node.publishers import PoseOutput, Publishers
 from dust3r_ros.node.status import Snapshot, status_message
 from dust3r_ros.node.watch import Watch
 from dust3r_ros.node.worker import Worker
 from dust3r_ros.stamp_order import StampOrder
 from dust3r_ros.tracking.exchange import KeyframeRequest
 from dust3r_ros.tracking.front_end import Tracked
-from dust3r_ros.tracking.live_camera import LiveCamera
+from dust3r_ros.tracking.live_camera import LiveCamera, Whereabouts
 from dust3r_ros.tracking.outbox import Outbox
-from dust3r_ros.types import Array, Calibration, Camera, MapUpdate, TrackingState
+from dust3r_ros.types import Array, Calibration, Frame, MapUpdate, TrackingState
 
 # The same complaint about images is logged at most this often.
 COMPLAIN_S = 5.0
@@ -73,15 +73,12 @@ class Pipeline:
         self._handed: _Handed | None = None  # what the back end has in hand
         self._handed_at: dict[str, int] = {}  # newest stamps by camera
         self._live: dict[str, LiveCamera] = {}
+        self._lost: dict[str, _Handed | None] = {}  # the newest images, where they have no pose, by camera
         self._order = StampOrder()
         self._judged: dict[str, int] = {}  # stamps of the newest images whose state is known, by camera
-        self._shown: dict[str, int] = {}  # stamps of the newest images that were published, by camera
         self._states: dict[str, TrackingState] = {}
-        self._cameras: Mapping[str, Camera] = {}
-        self._raw: Mapping[str, Calibration] = {}
-        self._frame_ids: dict[str, str] = {}
-        self._metric = False
         self._watch = Watch(node.profile)
+        self._output = PoseOutput(publishers, self._watch)
         self._rejected = self._failed = self._dropped = self._dropped_before = 0
         self._unsaved = 0  # images that a back end took in that has ended, and that the map in its file lacks
         self._map_asked = False
@@ -229,17 +226,35 @@ class Pipeline:
         camera = self._live.get(name) or LiveCamera(name, self.mapper_config, node.bridge_time, node.focal_wait)
         self._live[name] = camera
         with self._watch("follow"):
-            found = camera.track(frame, arrival.turning, self._metric)
+            found = camera.track(frame, arrival.turning, self._output.metric)
+        self._tell(arrival, camera, frame, found)
+
+    def _tell(self, arrival: Arrival, camera: LiveCamera, frame: Frame, found: Whereabouts) -> None:
+        """Publish what is known of an image, then hand the image over."""
         tracked = found.tracked
         if found.state is not None:
             said = found.state, found.w_T_c, found.covariance
             if found.w_T_c is not None:  # first of all: somebody waits for it
-                self._show(MapUpdate(arrival.stamp_ns, arrival.camera, *said, cameras=self._cameras), arrival)
+                update = MapUpdate(arrival.stamp_ns, arrival.camera, *said, cameras=self._output.cameras)
+                self._output.show(update, arrival)
             self._judge(arrival.camera, arrival.stamp_ns, found.state)
         with self._watch("pick_up"):
             camera.front.pick_up()
-        request = KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels)
-        self._hand_over(_Handed(arrival, request), tracked)
+        handed = _Handed(arrival, KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels))
+        self._lost[arrival.camera] = handed if tracked.usable and tracked.followed is None else None
+        self._hand_over(handed, tracked)
+
+    def _try_again(self, name: str, camera: LiveCamera) -> None:
+        """A newest image that was not found and waits for the back end may be in the snapshot that just came."""
+        lost = self._lost.pop(name, None)
+        if lost is None or not self._outbox.withdraw(lost):
+            return
+        with self._watch("follow"):
+            found = camera.track_again()
+        if found is None:
+            self._outbox.offer(lost, posed=False)
+        else:
+            self._tell(lost.arrival, camera, lost.request.frame, found)
 
     def _check_order(self, arrival: Arrival) -> None:
         """Raises ``InputError`` for a stamp that was seen or overtaken; time that was set back begins anew."""
@@ -252,7 +267,8 @@ class Pipeline:
             self._watch.forget()
             for camera in self._live.values():
                 camera.forget()
-            for known in (self._judged, self._shown, self._handed_at):
+            self._output.forget()
+            for known in (self._judged, self._handed_at):
                 known.clear()
         self._order.took(arrival.camera, arrival.stamp_ns)
         self._watch.came(arrival)
@@ -311,7 +327,7 @@ class Pipeline:
         self._send_next()
 
     def _take_news(self, news: News, arrival: Arrival | None = None) -> None:
-        self._metric, self._cameras, self._raw = news.metric, news.cameras, news.raw
+        self._output.know(news)
         if news.resets != self._resets:
             self._begin_again(news)
         self._status = replace(
@@ -325,6 +341,7 @@ class Pipeline:
             camera = self._live.get(snapshot.camera)
             if camera is not None:
                 camera.take(snapshot, None if news.update is None else news.update.covariance)
+                self._try_again(snapshot.camera, camera)
             begun = self._states.get(snapshot.camera) is TrackingState.INITIALISING
             if begun and not (camera and camera.held) and snapshot.stamp_ns >= self._judged.get(snapshot.camera, 0):
                 self._judge(snapshot.camera, snapshot.stamp_ns, TrackingState.TRACKING)
@@ -335,12 +352,12 @@ class Pipeline:
         if news.failed:
             self._fail(news.failed)
         if arrival is None:
-            self._show_cameras()
+            self._output.show_cameras()
         if news.update is None or arrival is None:
             return
         live = self._live.get(arrival.camera)
         update = live.told(news.update) if live else news.update
-        self._show(update, arrival)
+        self._output.show(update, arrival)
         bridged = self._states.get(arrival.camera) is TrackingState.BRIDGED and update.w_T_c is None
         if arrival.stamp_ns >= self._judged.get(arrival.camera, arrival.stamp_ns) and not bridged:
             self._judge(arrival.camera, arrival.stamp_ns, update.state)
@@ -358,24 +375,6 @@ class Pipeline:
         for camera in self._live.values():
             camera.forget()
         self._status = news.status
-
-    def _show(self, update: MapUpdate, arrival: Arrival) -> None:
-        """Publish what is known of an image, unless a newer one was published."""
-        if update.stamp_ns <= self._shown.get(update.camera, update.stamp_ns - 1):
-            return
-        self._shown[update.camera], self._frame_ids[update.camera] = update.stamp_ns, arrival.frame_id
-        raw = self._raw.get(update.camera)
-        with self._watch("publish"):
-            self._publishers.frame(update, arrival.frame_id, arrival.anchor_T_c, self._metric, raw)
-        if update.w_T_c is not None:
-            self._watch.posed(arrival)
-
-    def _show_cameras(self) -> None:
-        """Publish the cameras once more, which the map knows better now, for the newest images."""
-        for name, stamp_ns in self._shown.items():
-            if name in self._cameras and stamp_ns:
-                raw = self._raw.get(name, self._cameras[name].calibration)
-                self._publishers.info(name, raw, stamp_ns, self._frame_ids[name])
 
     def _judge(self, camera: str, stamp_ns: int, state: TrackingState) -> None:
         """A camera's state is known at an image."""

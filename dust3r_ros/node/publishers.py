@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -11,14 +11,16 @@ from rclpy.lifecycle import LifecycleNode
 from dust3r_ros.config import NodeConfig
 from dust3r_ros.msg import MappingStatus
 from dust3r_ros.node import conversions
+from dust3r_ros.node.arrivals import Arrival
 from dust3r_ros.node.grid_publisher import grid_options
 from dust3r_ros.node.interface import OUTPUTS
-from dust3r_ros.node.map_maker import KEYFRAME_TOPICS, Audience
+from dust3r_ros.node.map_maker import KEYFRAME_TOPICS, Audience, News
 from dust3r_ros.node.map_publisher import MAP_TOPICS, is_heard
 from dust3r_ros.node.qos import advertise_all, withdraw
 from dust3r_ros.node.tf_output import TfOutput
 from dust3r_ros.node.topics import CameraTopics
-from dust3r_ros.types import Array, Calibration, MapUpdate
+from dust3r_ros.node.watch import Watch
+from dust3r_ros.types import Array, Calibration, Camera, MapUpdate
 
 _PLAIN = (*KEYFRAME_TOPICS, "pose", "status", "status_text", "diagnostics")
 _LIVE = ("map_stride", "min_confidence", "map_max_points")
@@ -125,3 +127,40 @@ class Publishers:
     def close(self) -> None:
         """Take all publishers off the node."""
         withdraw(self._node, self._topics.values())
+
+
+class PoseOutput:
+    """Publishes images in the order of their stamps, with the ``cameras`` as the map knows them. For one thread."""
+
+    def __init__(self, publishers: Publishers, watch: Watch) -> None:
+        self._publishers, self._watch = publishers, watch
+        self._shown: dict[str, tuple[int, str]] = {}  # stamps and frames of the newest images published, by camera
+        self.cameras: Mapping[str, Camera] = {}
+        self._raw: Mapping[str, Calibration] = {}
+        self.metric = False
+
+    def know(self, news: News) -> None:
+        """The unit of the map and its cameras, from now on."""
+        self.metric, self.cameras, self._raw = news.metric, news.cameras, news.raw
+
+    def forget(self) -> None:
+        """Time was set back: images of earlier stamps are new."""
+        self._shown.clear()
+
+    def show(self, update: MapUpdate, arrival: Arrival) -> None:
+        """Publish what is known of an image, unless a newer one was published."""
+        name, stamp_ns = update.camera, update.stamp_ns
+        if name in self._shown and stamp_ns <= self._shown[name][0]:
+            return
+        self._shown[name] = stamp_ns, arrival.frame_id
+        with self._watch("publish"):
+            self._publishers.frame(update, arrival.frame_id, arrival.anchor_T_c, self.metric, self._raw.get(name))
+        if update.w_T_c is not None:
+            self._watch.posed(arrival)
+
+    def show_cameras(self) -> None:
+        """Publish the cameras once more, which the map knows better now, for the newest images."""
+        for name, (stamp_ns, frame_id) in self._shown.items():
+            if name in self.cameras:
+                raw = self._raw.get(name, self.cameras[name].calibration)
+                self._publishers.info(name, raw, stamp_ns, frame_id)

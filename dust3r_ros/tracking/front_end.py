@@ -66,6 +66,7 @@ class FrontEnd:
     def __init__(self, camera: str, config: MapperConfig) -> None:
         self._camera, self._config = camera, config
         self._images = RecentImages(_KEPT_IMAGES)
+        self._newest: tuple[int, Image, Image | None] | None = None  # stamp, tracked image and what is masked of it
         self._size: tuple[int, ...] | None = None
         self._undistortion: Undistortion | None = None
         self._map: MapSnapshot | None = None
@@ -117,10 +118,19 @@ class FrontEnd:
             self._new = None
         gray = self._prepared(image)
         self._images.add(stamp_ns, gray)
-        if self._map is None:
+        self._newest = stamp_ns, gray, self._masked(mask, gray.shape)
+        return Tracked() if self._map is None else self._located(*self._newest)
+
+    def track_again(self) -> Tracked:
+        """The newest image once more: a snapshot came that may show where the camera is."""
+        if self._map is None or self._newest is None or self._images.newest is not self._newest[1]:
             return Tracked()
+        return self._located(*self._newest)
+
+    def _located(self, stamp_ns: int, gray: Image, masked: Image | None) -> Tracked:
+        assert self._map is not None
         corners = self._follow(gray) if len(self._corners) else self._catch_up(self._map)
-        corners = corners.select(_clear(corners.pixels, self._masked(mask, gray.shape)))
+        corners = corners.select(_clear(corners.pixels, masked))
         placed = np.flatnonzero(corners.placed)
         near = self._path[-1][1] if self._path else self._map.w_T_c
         found = locate(self._map, corners.select(placed), self._middle(), near, self._config)

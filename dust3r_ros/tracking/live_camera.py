@@ -90,11 +90,9 @@ class LiveCamera:
             self.held = False
         self.front.expect(None if carried is None else carried.w_T_c)
         tracked = self.front.track(frame.stamp_ns, frame.image, frame.mask)
-        if tracked.w_T_c is not None and tracked.covariance is not None and tracked.followed is not None:
-            if self._heard:
-                self._bridge.found(tracked.w_T_c, tracked.covariance, tracked.followed)
-            if not self.held:
-                return Whereabouts(tracked, TrackingState.TRACKING, tracked.w_T_c, tracked.covariance)
+        found = self._found(tracked)
+        if found is not None:
+            return found
         if not (self.front.knows_map and tracked.usable):
             return Whereabouts(tracked)
         if self.held:
@@ -102,3 +100,17 @@ class LiveCamera:
         if carried is None:
             return Whereabouts(tracked, TrackingState.LOST)
         return Whereabouts(tracked, TrackingState.BRIDGED, carried.w_T_c, carried.covariance)
+
+    def track_again(self) -> Whereabouts | None:
+        """The newest image in a snapshot that came after it, where that shows its pose."""
+        return self._found(self.front.track_again())
+
+    def _found(self, tracked: Tracked) -> Whereabouts | None:
+        """What may be told of a pose, None without."""
+        if tracked.w_T_c is not None and tracked.covariance is not None and tracked.followed is not None:
+            if self._heard:
+                self._bridge.found(tracked.w_T_c, tracked.covariance, tracked.followed)
+            if self.held:
+                return Whereabouts(tracked, TrackingState.INITIALISING)
+            return Whereabouts(tracked, TrackingState.TRACKING, tracked.w_T_c, tracked.covariance)
+        return None

@@ -64,6 +64,13 @@ class Outbox(Generic[Item]):
         self._turns[self._camera(entry[0])] = self._turn = self._turn + 1
         return entry
 
+    def withdraw(self, item: Item) -> bool:
+        """Forget one, whether it waits at all."""
+        entry = next((entry for entry in self._items if entry[0] is item), None)
+        if entry is not None:
+            self._items.remove(entry)
+        return entry is not None
+
     def clear(self) -> int:
         """Forget what waits; returns how many."""
         count = len(self._items)

@@ -150,6 +150,10 @@ def test_unknown_focal_is_found(truth: float) -> None:
     assert result.focal == pytest.approx(truth, rel=0.005)
     assert 0 < result.focal_std < 0.005 * truth
     assert np.linalg.norm(motion(result.w_T_c, w_T_c)) < 0.05
+    guessed = solve_pnp_unknown_focal(points, pixels, 640, 480, guess=1.05 * truth)
+    assert guessed.focal == pytest.approx(truth, rel=0.005) and guessed.inliers.sum() >= 230
+    wrong = solve_pnp_unknown_focal(points, pixels, 640, 480, guess=5.0 * truth)
+    assert wrong.focal == pytest.approx(truth, rel=0.005), "others are tried then"
 
 
 LINE = np.linspace(-1, 1, 40)[:, None] * [[1.0, 0.5, 0.2]] + [0, 0, 5]

@@ -16,9 +16,9 @@ RATE_HZ, FRAMES = 30.0, 150
 
 @pytest.mark.timeout(400)
 def test_images_before_the_first_pose_get_theirs_later(start_node, tmp_path):
-    """At the camera's rate, through the queue as it is by default."""
+    """At the camera's rate; a queue that loses none, since what it loses on a busy machine can get no pose."""
     sequence, out = walk("orbit", frames=FRAMES, rate_hz=RATE_HZ), tmp_path / "out"
-    bench = start_node(output_dir=str(out), dense=False, queue_size=2, keyframe_motion_young=0.005)
+    bench = start_node(output_dir=str(out), dense=False, queue_size=FRAMES, keyframe_motion_young=0.005)
     bench.calibrate(sequence.width, sequence.height, sequence.focal)
     bench.send(image_message(sequence.images[0], int(sequence.stamps_ns[0])))
     bench.status(lambda s: s.frames == 1, "the first image is there")
@@ -34,7 +34,7 @@ def test_images_before_the_first_pose_get_theirs_later(start_node, tmp_path):
     assert bench.node.stop() == 0, bench.node.log
     stamps = [pose.stamp_ns for pose in read_tum(out / "trajectory.txt")]
     assert len(stamps) == len(set(stamps))
-    assert len(early) > 5 and len(early & set(stamps)) > 0.6 * len(early), "most, however busy the machine"
+    assert len(early) > 5 and len(early & set(stamps)) > 0.9 * len(early), "however busy the machine"
 
 
 def test_the_first_poses_wait_for_a_focal(start_node, sequence):

@@ -104,6 +104,18 @@ def test_dark_images_are_lost_at_once_and_the_next_good_one_is_found(sequence):
     assert error(tracked.w_T_c, sequence.w_T_c[17]) < 0.01 * float(np.median(sequence.depths[17]))
 
 
+def test_an_image_that_was_lost_is_found_in_the_snapshot_that_comes_after_it(sequence):
+    front = FrontEnd("camera", CONFIG)
+    assert front.track_again().w_T_c is None, "there is none yet"
+    track(front, sequence, 0, 6)
+    front.take(snapshot(sequence, 2))
+    again = front.track_again()
+    assert error(again.w_T_c, sequence.w_T_c[5]) < 0.01 * float(np.median(sequence.depths[5]))
+    assert again.followed.stamp_ns == sequence.stamps_ns[5]
+    front.forget()
+    assert front.track_again().w_T_c is None
+
+
 def test_nothing_under_a_mask_counts_and_another_size_is_not_tracked(sequence):
     front = FrontEnd("camera", CONFIG)
     track(front, sequence, 0, 1)

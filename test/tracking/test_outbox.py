@@ -32,6 +32,15 @@ def test_heavy_images_are_few_but_one_may_always_wait():
     assert box.clear() == 2 and not box
 
 
+def test_one_may_be_withdrawn():
+    box = Outbox(3)
+    items = [object() for _ in range(3)]
+    for item in items:
+        box.offer(item, False)
+    assert box.withdraw(items[1]) and not box.withdraw(items[1])
+    assert drained(box) == [items[0], items[2]]
+
+
 def test_all_are_kept_where_none_may_be_left_out():
     box = Outbox(100, thin=False)
     assert [entry for item in range(20) for entry in box.offer(item, item % 2 == 0)] == []
