@@ -104,8 +104,8 @@ class MapPublisher:
         return True
 
     def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """End the thread after what it has in hand: what was sent last is the map as it stays."""
+        self._thread.shutdown()
         self._tell_failure()
 
     # In the mapper's thread

@@ -197,6 +197,15 @@ def test_the_mapper_never_waits(bench, monkeypatch) -> None:
     assert bench.shown(source) == 2 * HEIGHT * WIDTH
 
 
+def test_the_end_waits_for_what_was_not_begun(bench) -> None:
+    may_begin = threading.Event()
+    bench.publisher._thread.submit(may_begin.wait)
+    bench.publisher.publish(mapper([wall(0, 2.0)]), 7)
+    threading.Timer(0.1, may_begin.set).start()
+    bench.publisher.close()
+    assert bench.topics["map"].sent[-1].width == HEIGHT * WIDTH
+
+
 def test_a_failure_is_told_and_the_next_map_is_whole(bench, monkeypatch) -> None:
     cloud = module.keyframe_cloud
     monkeypatch.setattr(module, "keyframe_cloud", lambda keyframe, *more: 1 / 0)
