@@ -1,0 +1,191 @@
+"""Maps the same inputs as ever and prints a digest of each product: work that must change no map shows it by these.
+
+python benchmarks/digests.py [--only NAME ...] [--out FILE] [--against FILE] [--modules]
+
+Digests are those of one machine: sums come out otherwise on another processor, or with more threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from types import FrameType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from live_cases import RECORDINGS, prepare  # noqa: E402
+from live_run import environment  # noqa: E402
+from products import digests  # noqa: E402
+
+import dust3r_ros  # noqa: E402
+from dust3r_ros.cli import map as map_command  # noqa: E402
+from dust3r_ros.io.files import write_text  # noqa: E402
+from dust3r_ros.session import Session  # noqa: E402
+
+_IMAGES = 60  # per camera
+_PACKAGE = f"{Path(dust3r_ros.__file__).parent}/"
+_EXPORTS = {"--tum": "poses.txt", "--colmap": "colmap", "--nerfstudio": "nerfstudio", "--grid": "grid"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run of ``dust3r-map``: of a rendered recording or of a scene of the data, with ``options``.
+
+    ``after``: the case whose map it goes on with. ``exported``: the map is written for other programs, too.
+    """
+
+    name: str
+    source: str
+    options: Sequence[str] = ()
+    after: str = ""
+    exported: bool = False
+
+
+CASES = (
+    Case("walk", "walk", exported=True),
+    Case("loop", "loop", ("--set", "fusion=true")),
+    Case("pair", "pair", ("--topic", "/left/image_raw", "--topic", "/right/image_raw")),
+    Case("kitchen", "7scenes_redkitchen", ("--max-frames", str(_IMAGES))),
+    Case("cabinet", "tum_fr3_cabinet", ("--max-frames", str(_IMAGES))),
+    Case("continued", "7scenes_redkitchen", ("--every", "3", "--max-frames", str(_IMAGES)), after="kitchen"),
+    Case("located", "walk", ("--localize-only",), after="walk"),
+    Case("network", "walk", ("--backend", "dust3r", "--checkpoint", "micro", "--every", "4")),
+    Case("both", "walk", ("--backend", "both", "--checkpoint", "micro", "--every", "4")),
+)
+
+
+@dataclass
+class Modules:
+    """Which modules of the package each image passes through, in whatever thread."""
+
+    counts: dict[str, list[int]] = field(default_factory=lambda: {"tracked frame": [], "keyframe": []})
+    longest: dict[str, set[str]] = field(default_factory=dict)
+    _seen: set[str] = field(default_factory=set)
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        """As ``threading.setprofile`` wants it."""
+        path = frame.f_code.co_filename
+        if event == "call" and path.startswith(_PACKAGE):
+            self._seen.add(path[len(_PACKAGE) :])
+
+    def watch(self, process: Callable[..., Any]) -> Callable[..., Any]:
+        """``Session.process``, watched."""
+
+        def watched(session: Session, *arguments: Any, **more: Any) -> Any:
+            before = session.mapper.counts
+            self._seen.clear()
+            update = process(session, *arguments, **more)
+            seen, after = set(self._seen), session.mapper.counts
+            kind = "keyframe" if after.keyframes > before.keyframes else "tracked frame"
+            if before.keyframes and after.tracked > before.tracked:
+                self.counts[kind].append(len(seen))
+                self.longest[kind] = max(self.longest.get(kind, set()), seen, key=len)
+            return update
+
+        return watched
+
+
+def main() -> int:
+    """Exit code: 0, 1 when a digest is another than in the file to compare with, or a run failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="folder of recorded scenes")
+    parser.add_argument("--recordings", type=Path, default=ROOT / "results/live/recordings", help="rendered walks")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of " + ", ".join(case.name for case in CASES))
+    parser.add_argument("--out", type=Path, default=ROOT / "results/digests.txt", help="file to write")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="file of another run to compare with")
+    parser.add_argument("--modules", action="store_true", help="count the modules that an image passes through instead")
+    arguments = parser.parse_args()
+    before = _read(arguments.against) if arguments.against else None
+    with tempfile.TemporaryDirectory() as scratch:
+        if arguments.modules:
+            return _count_modules(arguments, Path(scratch))
+        found = _map_all(arguments, Path(scratch))
+    write_text(arguments.out, "".join(f"{digest}  {name}\n" for name, digest in found.items()))
+    return 0 if before is None else _compare(before, found, arguments.only)
+
+
+def _map_all(arguments: argparse.Namespace, scratch: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for case in CASES:
+        if arguments.only and case.name not in arguments.only:
+            continue
+        begin = time.monotonic()
+        words = _words(case, arguments, scratch)
+        if words is None:
+            print(f"{case.name}: skipped, {case.source} is not there")
+            continue
+        _start("map", *words)
+        folder = scratch / case.name
+        if case.exported:
+            (folder / "exported").mkdir()
+            for option, name in _EXPORTS.items():
+                _start("export", str(folder / "map.db"), "--quiet", option, str(folder / "exported" / name))
+        told = {f"{case.name}/{name}": digest for name, digest in digests(folder).items()}
+        found |= told
+        print(f"{case.name}: {len(told)} products in {time.monotonic() - begin:.0f} s")
+        print("".join(f"  {digest}  {name}\n" for name, digest in told.items()), end="", flush=True)
+    return found
+
+
+def _words(case: Case, arguments: argparse.Namespace, scratch: Path) -> list[str] | None:
+    """What ``dust3r-map`` is asked; None where it cannot be asked that."""
+    if case.source in RECORDINGS:
+        made = prepare(case.source, arguments.recordings, arguments.data, _IMAGES)
+        path = made.bag if made else None
+    else:
+        path = arguments.data / case.source
+    if path is None or not path.is_dir():
+        return None
+    options = list(case.options)
+    if case.after:
+        options += ["--load", str(scratch / case.after / "map.db")]
+    return [str(path), "--out", str(scratch / case.name), "--quiet", *options]
+
+
+def _start(program: str, *words: str) -> None:
+    subprocess.run([sys.executable, "-m", f"dust3r_ros.cli.{program}", *words], check=True, env=environment())
+
+
+def _count_modules(arguments: argparse.Namespace, scratch: Path) -> int:
+    """In this process."""
+    words = _words(CASES[0], arguments, scratch)
+    assert words is not None, "rendered walks are always there"
+    modules = Modules()
+    Session.process = modules.watch(Session.process)  # type: ignore[method-assign]
+    threading.setprofile(modules)
+    sys.setprofile(modules)
+    try:
+        code = map_command.main(words)
+    finally:
+        sys.setprofile(None)
+    for kind, counts in modules.counts.items():
+        print(f"a {kind} passes through {median(counts):.0f} modules, at most {max(counts)} ({len(counts)} seen)")
+        print("".join(f"  {name}\n" for name in sorted(modules.longest[kind])), end="")
+    return code
+
+
+def _read(path: Path) -> dict[str, str]:
+    pairs = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {name: digest for digest, name in pairs}
+
+
+def _compare(before: dict[str, str], found: dict[str, str], only: Sequence[str] | None) -> int:
+    wanted = {name for name in before if not only or name.split("/")[0] in only}
+    other = sorted(name for name in wanted | found.keys() if before.get(name) != found.get(name))
+    print(f"{len(wanted & found.keys()) - len(other)} products are the same" if not other else "not the same:")
+    print("".join(f"  {name}: {before.get(name, 'none')} before, {found.get(name, 'none')} now\n" for name in other))
+    return int(bool(other))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
