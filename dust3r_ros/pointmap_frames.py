@@ -9,11 +9,11 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.pose import PnpResult, solve_pnp, solve_pnp_unknown_focal
 from dust3r_ros.geometry.significance import by_chance
+from dust3r_ros.localising import _MIN_INLIERS
 from dust3r_ros.types import Array
 
 _MAX_ERROR_PX = 4.0
 _VAGUE = 0.1  # relative standard deviation of a focal that tells nothing
-_MIN_INLIERS = 25  # of a pose whose focal is found, too
 
 
 def locate_corners(

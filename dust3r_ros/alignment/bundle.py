@@ -30,8 +30,6 @@ from dust3r_ros.compiled import LIBRARY
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.types import Array
 
-__all__ = ["Problem", "Solution", "adjust"]
-
 _START_DAMPING, _MIN_DAMPING, _MAX_DAMPING = 1e-4, 1e-9, 1e6
 _UNDAMPED = 1e-9  # relative: the unit of length may be open
 

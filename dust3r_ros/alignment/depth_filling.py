@@ -7,14 +7,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from dust3r_ros.alignment.depth_planes import _FLOOR, _MOST_GAIN, _PATCH
 from dust3r_ros.geometry.depths import REFERENCE_PRECISION
 from dust3r_ros.types import Array32
 
 _RADII = (1 / 64, 1 / 32)  # of the long edge: half a side of the squares that planes are fitted in
 _STEP = 2  # planes are fitted on every other row and column
-_FLOOR = 0.02  # no plane is more precise than this: surfaces are not flat
-_MOST_GAIN = 10.0  # of a single pixel in a fit: neighbours share their errors
-_PATCH = 49.0  # pixels of a flow's patch, which share their error
 _LEAST_KNOWN = 0.2  # share of a square's pixels below which nothing is said
 _LEAST_GAIN = 0.1  # C - 1 below which a plane says nothing: it is off by 10 %
 _STEEPEST = 0.25  # change of inverse depth across a square beyond which it is a step and no plane

@@ -6,8 +6,9 @@ from collections.abc import Collection
 
 import numpy as np
 
-from dust3r_ros.alignment.bundle import Problem, Solution, adjust
+from dust3r_ros.alignment.bundle import Solution, adjust
 from dust3r_ros.alignment.sight_lines import different, ranks, sight_errors
+from dust3r_ros.alignment.sights import Problem
 from dust3r_ros.alignment.sparse_map import MAX_ERROR_PX, SparseMap
 from dust3r_ros.alignment.sparse_view import Focal
 from dust3r_ros.alignment.triangulation import widest_angle

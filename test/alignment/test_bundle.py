@@ -11,7 +11,8 @@ from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 from synthetic import Scene, arc
 
-from dust3r_ros.alignment.bundle import Problem, adjust
+from dust3r_ros.alignment.bundle import adjust
+from dust3r_ros.alignment.sights import Problem
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import invert, pose
 from dust3r_ros.geometry.similarity import weighted_similarity
