@@ -12,8 +12,9 @@ from robot_bag import CAMERAS, Robot
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
 from dust3r_ros.io.bag_topics import BagTopics
-from dust3r_ros.io.frames import FrameSource, Shot, open_source
+from dust3r_ros.io.frames import FrameSource, Shot
 from dust3r_ros.io.manifest import Event, ManifestWriter, read_manifest
+from dust3r_ros.io.opening import open_source
 from dust3r_ros.mapper import Mapper
 from dust3r_ros.replay import ManifestReplay, Replay, apply, images_to
 from dust3r_ros.types import Calibration, Frame

@@ -59,7 +59,7 @@ def read_plan(arguments: argparse.Namespace) -> Manifest | None:
 def open_inputs(arguments: argparse.Namespace, plan: Manifest | None) -> FrameSource:
     """The recording; topics that are not said are those of the manifest. Raises ``InputError`` or ``ConfigError``."""
     from dust3r_ros.io.bag_topics import BagTopics
-    from dust3r_ros.io.frames import is_bag, open_source
+    from dust3r_ros.io.opening import is_bag, open_source
 
     topics = _topics(arguments)
     if plan is not None and is_bag(arguments.input):

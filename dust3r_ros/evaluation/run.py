@@ -15,7 +15,7 @@ from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.evaluation.depth import DepthErrors, depth_errors, mean_errors, resample
 from dust3r_ros.evaluation.scene import Scene
 from dust3r_ros.evaluation.trajectory import TrajectoryErrors, trajectory_errors
-from dust3r_ros.io.frames import open_source
+from dust3r_ros.io.opening import open_source
 from dust3r_ros.mapper import Mapper
 from dust3r_ros.replay import Replay, images_to
 from dust3r_ros.timing import Stopwatch

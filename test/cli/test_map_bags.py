@@ -17,8 +17,8 @@ from dust3r_ros.cli.map import main
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.rigid import invert, pose
 from dust3r_ros.io.bag_topics import BagTopics
-from dust3r_ros.io.frames import open_source
 from dust3r_ros.io.manifest import Event, FrameEntry, ManifestWriter, read_manifest
+from dust3r_ros.io.opening import open_source
 from dust3r_ros.io.results import write_results
 from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence

@@ -12,7 +12,7 @@ from robot_bag import CAMERAS, MS, Robot, camera_in_odometry, camera_on_base, de
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.io.bag_topics import BagTopics
-from dust3r_ros.io.frames import open_source
+from dust3r_ros.io.opening import open_source
 from dust3r_ros.types import Calibration, Frame
 
 IMAGES = ("/left/image_raw", "/right/image_raw")

@@ -11,7 +11,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.io.frames import open_source
+from dust3r_ros.io.opening import open_source
 from dust3r_ros.scenes.export import write_bag
 from dust3r_ros.scenes.sequence import RenderedSequence
 

@@ -12,7 +12,7 @@ from robot_bag import Robot, image
 from dust3r_ros.errors import InputError
 from dust3r_ros.io.bag_topics import BagTopics
 from dust3r_ros.io.cut_mcap import cut_off
-from dust3r_ros.io.frames import open_source
+from dust3r_ros.io.opening import open_source
 
 TOPICS = BagTopics(("/left/image_raw",), odom_frame="odom")
 

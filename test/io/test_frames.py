@@ -11,8 +11,9 @@ import pytest
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.io.bags import BagSource
-from dust3r_ros.io.frames import FrameSource, camera_of_topic, open_source
+from dust3r_ros.io.frames import FrameSource, camera_of_topic
 from dust3r_ros.io.image_folder import ImageFolder
+from dust3r_ros.io.opening import open_source
 from dust3r_ros.scenes.export import write_folder
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.types import Frame

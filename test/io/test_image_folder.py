@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.io.frames import open_source
+from dust3r_ros.io.opening import open_source
 from dust3r_ros.scenes.export import write_folder
 from dust3r_ros.scenes.sequence import RenderedSequence
 

@@ -18,7 +18,7 @@ from dust3r_ros.evaluation.report.scenes import BACKENDS, OURS, POSES, PROTOCOL,
 from dust3r_ros.evaluation.run import SceneRun, run_scene
 from dust3r_ros.evaluation.scene import Scene, read_scene
 from dust3r_ros.evaluation.trajectory import trajectory_errors
-from dust3r_ros.io.frames import open_source
+from dust3r_ros.io.opening import open_source
 from dust3r_ros.io.results import peak_memory_mb
 from dust3r_ros.types import StampedPose
 
