@@ -55,7 +55,7 @@ bench-training: python  ## the network on a processor, rendered worlds, training
 	@for name in network_cpu raycast training; do $(ENVIRONMENT) test -- python benchmarks/$$name.py || exit; done
 
 gpu-day:  ## half an hour of a GPU into weights (MINUTES=25 OUT=gpu_day), by this python, which needs torch
-	@$(PYTHON) -m dust3r_ros.training.gpu_day --minutes $(or $(MINUTES),25) --out "$(or $(OUT),gpu_day)" $(ARGS)
+	@$(PYTHON) -m dust3r_ros.cli.gpu_day --minutes $(or $(MINUTES),25) --out "$(or $(OUT),gpu_day)" $(ARGS)
 
 env: python  ## make or update .venv with everything and run nothing
 	@$(ENVIRONMENT) test

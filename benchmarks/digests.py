@@ -30,7 +30,7 @@ from products import digests  # noqa: E402
 import dust3r_ros  # noqa: E402
 from dust3r_ros.cli import map as map_command  # noqa: E402
 from dust3r_ros.io.files import write_text  # noqa: E402
-from dust3r_ros.session import Session  # noqa: E402
+from dust3r_ros.session.session import Session  # noqa: E402
 
 _IMAGES = 60  # per camera
 _PACKAGE = f"{Path(dust3r_ros.__file__).parent}/"

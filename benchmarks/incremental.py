@@ -28,9 +28,9 @@ from incremental_report import Accuracy, figures, plot, table  # noqa: E402
 from lap_world import HEIGHT, WIDTH, LapWorld  # noqa: E402
 from targets import Machine, target  # noqa: E402
 
-from dust3r_ros.alignment.incremental import IncrementalAligner  # noqa: E402
-from dust3r_ros.alignment.keyframe_start import rigid  # noqa: E402
 from dust3r_ros.alignment.moments import DOF, closed_form, inverse  # noqa: E402
+from dust3r_ros.alignment.online.incremental import IncrementalAligner  # noqa: E402
+from dust3r_ros.alignment.online.keyframe_start import rigid  # noqa: E402
 from dust3r_ros.alignment.similarity_graph import SimilarityGraph  # noqa: E402
 from dust3r_ros.geometry.similarity import weighted_similarity  # noqa: E402
 from dust3r_ros.io.files import make_folder, write_text  # noqa: E402

@@ -17,7 +17,7 @@ import numpy as np
 from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.io.files import make_folder, write_text
 from dust3r_ros.io.frames import camera_of_topic
-from dust3r_ros.io.opening import open_source
+from dust3r_ros.io.image_sources import open_source
 from dust3r_ros.io.trajectory import read_tum, write_tum
 from dust3r_ros.scenes.export import write_bag
 from dust3r_ros.scenes.rooms import room

@@ -28,8 +28,8 @@ from targets import Machine, target  # noqa: E402
 
 from dust3r_ros.geometry.pinhole import center_of, rays  # noqa: E402
 from dust3r_ros.io.files import atomic_path, make_folder, write_text  # noqa: E402
-from dust3r_ros.io.opening import open_source  # noqa: E402
-from dust3r_ros.mapper import Mapper  # noqa: E402
+from dust3r_ros.io.image_sources import open_source  # noqa: E402
+from dust3r_ros.mapping.mapper import Mapper  # noqa: E402
 from dust3r_ros.scenes.sequence import render_sequence  # noqa: E402
 from dust3r_ros.timing import Stopwatch  # noqa: E402
 from dust3r_ros.types import Image, Keyframe, TrackingState  # noqa: E402

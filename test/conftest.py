@@ -18,7 +18,7 @@ threads.limit()
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # Tests of these folders and files take longest; begun first, none is left alone at the end.
-SLOW = ("test/node/", "test/test_colcon.py", "test/evaluation/", "test/cli/", "test/test_")
+SLOW = ("test/node/", "test/test_colcon.py", "test/evaluation/", "test/cli/", "test/mapping/", "test/session/")
 
 
 @pytest.fixture(scope="session")

@@ -14,81 +14,21 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "dust3r_ros"
 MAX_LINES = 450
 
-# From the leaves up. A part imports parts of its own layer and of those below.
+# From the leaves up: folders, and what lies beside them. Each imports what is in its own layer and below.
 LAYERS = (
-    ("errors", "types", "config", "timing", "compiled", "geometry", "masks", "transform_buffer"),
-    (
-        "appearance",
-        "features",
-        "scale_space",
-        "blobs",
-        "descriptors",
-        "network",
-        "keyframes",
-        "pair_graph",
-        "tracking",
-        "streams",
-        "alignment",
-        "backends",
-        "junctions",
-        "junction_links",
-        "attitude",
-        "camera_info",
-        "companion_match",
-        "companions",
-        "occupancy",
-    ),
-    (
-        "densifier",
-        "left_out",
-        "linker",
-        "movers",
-        "moving",
-        "sight",
-        "landmark_cloud",
-        "landmark_saving",
-        "live_map",
-        "map_state",
-        "pointmap_saving",
-        "frame_log",
-        "calibrator",
-        "chores",
-        "map_builder",
-        "pointmap_builder",
-        "pointmap_frames",
-        "pointmap_keyframes",
-        "atlas",
-        "cameras",
-        "search",
-        "keyframe_book",
-        "localising",
-        "map_view",
-        "rig",
-        "neighbourhood",
-        "newcomers",
-        "outposts",
-        "frame_finder",
-        "metric",
-        "mapping.depth_preview",
-        "mapping.loop_closing",
-        "mapping.reconstruction",
-        "mapping.submap",
-        "mapper",
-    ),
-    (
-        "calibrations",
-        "io",
-        "keeper",
-        "layouts",
-        "mapping",
-        "replay",
-        "scenes",
-        "session",
-        "session_files",
-        "stamp_order",
-    ),
-    ("evaluation", "training"),
-    ("cli", "node"),
+    ("errors", "types", "timing"),
+    ("config", "geometry", "network"),
+    ("features", "cloud", "occupancy", "sensors", "world"),
+    ("tracking", "backends", "io"),
+    ("sparse", "layouts", "scenes"),
+    ("alignment",),
+    ("depth",),
+    ("mapping",),
+    ("storage",),
+    ("session", "products"),
+    ("evaluation", "node"),
+    ("training",),
+    ("cli",),
 )
 LAYER = {part: height for height, parts in enumerate(LAYERS) for part in parts}
 # Neighbours that must not know each other all the same.
@@ -117,7 +57,7 @@ ROS = (
     "tf2_ros",
     "tf_transformations",
 )
-TORCH_HOMES = ("network/", "training/", "backends/dust3r.py", "alignment/gradient")
+TORCH_HOMES = ("network/", "training/", "backends/dust3r.py", "alignment/batch/gradient")
 
 
 class Import(NamedTuple):
@@ -176,12 +116,8 @@ IMPORTS = [found for path in SOURCES for found in _walk(ast.parse(path.read_text
 
 
 def _part(module: str) -> str:
-    """First name below the package: ``dust3r_ros.io.ply`` and ``io/ply.py`` are of the part ``io``, unless the
-    layers name the module itself. A ``__main__`` is a command wherever it lies."""
-    if module.endswith("__main__.py"):
-        return "cli"
-    names = module.removeprefix("dust3r_ros").strip("./").replace("/", ".").removesuffix(".py").split(".")
-    return ".".join(names[:2]) if ".".join(names[:2]) in LAYER else names[0]
+    """The folder, or what lies beside folders: ``dust3r_ros.io.files`` and ``io/files.py`` are of the part ``io``."""
+    return module.removeprefix("dust3r_ros").strip("./").replace("/", ".").removesuffix(".py").split(".")[0]
 
 
 def _own() -> Iterator[tuple[Import, str, str]]:
@@ -197,7 +133,7 @@ def test_the_walk_sees_imports_of_every_kind() -> None:
     """Guards the tests below against an empty walk."""
     assert any(found.module == "numpy" and found.at_start for found in IMPORTS)
     assert any(found.module == "torch" and not found.at_start for found in IMPORTS)
-    assert {"mapper", "node", "cli", "io"} <= {who for _, who, _ in _own()}
+    assert {"mapping", "node", "cli", "io"} <= {who for _, who, _ in _own()}
 
 
 def test_every_part_has_a_layer() -> None:
@@ -211,10 +147,10 @@ def test_arrows_point_down() -> None:
 
 
 def test_no_import_cycle() -> None:
-    """Modules that import each other when they start would work or not by who comes first."""
+    """Late imports count, too: modules that need each other are one idea."""
     graph = {module: set[str]() for module in MODULES}
     for found in IMPORTS:
-        if found.at_start and found.module in MODULES:
+        if found.module in MODULES:
             graph[_module_of(PACKAGE / found.path)].add(found.module)
     while leaves := [module for module, needs in graph.items() if not needs & graph.keys()]:
         for module in leaves:
@@ -233,8 +169,8 @@ def test_only_the_node_knows_ros() -> None:
 
 def test_only_the_mapper_knows_the_kinds_of_map() -> None:
     """All others see a ``Submap``."""
-    kinds = ("dust3r_ros.map_builder", "dust3r_ros.pointmap_builder")
-    assert {found.path for found in IMPORTS if found.module in kinds} == {"mapper.py"}
+    kinds = ("dust3r_ros.mapping.landmark_map", "dust3r_ros.mapping.pointmap_map")
+    assert {found.path for found in IMPORTS if found.module in kinds} == {"mapping/mapper.py"}
 
 
 def test_torch_stays_in_its_homes() -> None:
@@ -243,12 +179,17 @@ def test_torch_stays_in_its_homes() -> None:
     assert [str(found) for found in seen if not found.path.startswith(TORCH_HOMES)] == []
 
 
+def test_nothing_else_lies_flat() -> None:
+    flat = {path.stem for path in PACKAGE.glob("*.py")}
+    assert flat == {"__init__", *LAYERS[0]}
+
+
 def test_modules_stay_small() -> None:
     lines = {path.relative_to(PACKAGE).as_posix(): len(path.read_text().splitlines()) for path in SOURCES}
     assert {path: count for path, count in lines.items() if count > MAX_LINES} == {}
 
 
-@pytest.mark.parametrize("module", ["dust3r_ros.mapper", "dust3r_ros.backends.two_view", "dust3r_ros.cli.map"])
+@pytest.mark.parametrize("module", ["dust3r_ros.mapping.mapper", "dust3r_ros.backends.two_view", "dust3r_ros.cli.map"])
 def test_the_light_parts_start_light(module: str) -> None:
     """In a fresh interpreter, neither torch nor ROS is loaded."""
     code = f"import sys, {module}; print(sorted({{'torch', 'rclpy', 'std_msgs', 'matplotlib'}} & sys.modules.keys()))"

@@ -109,7 +109,7 @@ def sourced(workspace: Path) -> dict[str, str]:
 
 
 def _installed_package(prefix: Path) -> Path:
-    (found,) = prefix.glob("**/dust3r_ros/mapper.py")
+    (found,) = prefix.glob("**/dust3r_ros/mapping/mapper.py")
     return found.parent
 
 

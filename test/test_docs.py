@@ -150,7 +150,7 @@ def test_make_targets_exist() -> None:
 
 
 def test_files_of_a_run_are_listed() -> None:
-    results = (ROOT / "dust3r_ros/io/results.py").read_text(encoding="utf-8")
+    results = (ROOT / "dust3r_ros/products/results.py").read_text(encoding="utf-8")
     written = set(re.findall(r'directory / "([\w.]+)"', results))
     section = text_of("README.md").split("### What comes out")[1].split("\n## ")[0]
     listed = {

@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 from dust3r_ros.io.files import make_folder, write_bytes  # noqa: E402
 
 if TYPE_CHECKING:
-    from dust3r_ros.mapper import Mapper
+    from dust3r_ros.mapping.mapper import Mapper
     from dust3r_ros.types import Image
 
 PICTURES = ROOT / "docs" / "pictures"
@@ -35,7 +35,7 @@ def _mapped(title: str, *, frames: int, laps: float | None = None) -> Mapper:
     """A mapper after a rendered walk around the table of the room."""
     from tqdm import tqdm
 
-    from dust3r_ros.mapper import Mapper
+    from dust3r_ros.mapping.mapper import Mapper
     from dust3r_ros.scenes.sequence import render_sequence
 
     mapper = Mapper()
@@ -52,7 +52,7 @@ def _preview(mapper: Mapper, folder: Path) -> Image:
     import cv2
     import numpy as np
 
-    from dust3r_ros.io.results import write_results
+    from dust3r_ros.products.results import write_results
     from dust3r_ros.timing import Stopwatch
 
     write_results(folder, mapper, config=mapper.config, stopwatch=Stopwatch())
@@ -66,7 +66,7 @@ def _keyframe_picture(mapper: Mapper) -> Image:
     import cv2
     import numpy as np
 
-    from dust3r_ros.io import canvas
+    from dust3r_ros.products import canvas
 
     keyframe = mapper.keyframes[len(mapper.keyframes) // 2]
     level = np.log(keyframe.confidence) / np.log(keyframe.confidence.max())
@@ -83,7 +83,7 @@ def _graph_picture(mapper: Mapper) -> Image:
     import cv2
     import numpy as np
 
-    from dust3r_ros.io import canvas
+    from dust3r_ros.products import canvas
 
     size, centers = 480, np.array([keyframe.w_T_c[:2, 3] for keyframe in mapper.keyframes])
     at = {keyframe.index: place for place, keyframe in enumerate(mapper.keyframes)}

@@ -44,7 +44,7 @@ def _cell(pair):
     import cv2
     import numpy as np
 
-    from dust3r_ros.io import canvas
+    from dust3r_ros.products import canvas
 
     views = []
     for view in (pair.first, pair.second):

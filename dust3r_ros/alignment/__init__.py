@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from numpy.typing import ArrayLike
 
-from dust3r_ros.alignment.problem import Problem, check_problem
+from dust3r_ros.alignment.batch.problem import Problem, check_problem
 from dust3r_ros.alignment.result import Alignment, EdgeReport
 from dust3r_ros.errors import BackendError, ConfigError
 from dust3r_ros.types import PairPrediction
@@ -64,7 +64,7 @@ def align(
 
 
 def _moments() -> Callable[[Problem], Alignment]:
-    from dust3r_ros.alignment.global_moments import align_moments
+    from dust3r_ros.alignment.batch.global_moments import align_moments
 
     return align_moments
 
@@ -77,7 +77,7 @@ def _gradient(problem: Problem) -> Callable[[Problem], Alignment]:
             "method 'moments' takes all of it"
         )
     try:
-        from dust3r_ros.alignment.gradient import align_gradient
+        from dust3r_ros.alignment.batch.gradient import align_gradient
     except ImportError as error:
         raise BackendError(
             "alignment method 'gradient' needs torch, which is not installed; pip install 'dust3r_ros[network]' "

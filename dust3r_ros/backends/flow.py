@@ -9,7 +9,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from dust3r_ros.features import Features, epipolar_inliers, match
+from dust3r_ros.features.features import Features, epipolar_inliers, match
 from dust3r_ros.types import Array32, Image
 
 _CONSISTENT_PX = 1.0

@@ -15,7 +15,7 @@ from dust3r_ros.backends.flow_seed import seeded_targets
 from dust3r_ros.backends.flow_store import FlowStore
 from dust3r_ros.backends.stereo import StereoDepth, depth_from_flow
 from dust3r_ros.errors import GeometryError, InputError
-from dust3r_ros.features import Features, extract
+from dust3r_ros.features.features import Features, extract
 from dust3r_ros.geometry.essential import essential_pose
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.geometry.rigid import invert, transform

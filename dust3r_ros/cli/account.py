@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dust3r_ros.io.frames import FrameSource
-    from dust3r_ros.replay import Replay
-    from dust3r_ros.session import Session
+    from dust3r_ros.session.replay import Replay
+    from dust3r_ros.session.session import Session
 
 
 def unusable(name: str, replay: Replay, items: Any, skipped: int) -> str:

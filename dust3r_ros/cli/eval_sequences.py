@@ -45,7 +45,7 @@ def _scene(path: Path, config: Any, arguments: argparse.Namespace) -> dict[str, 
 
     from dust3r_ros.evaluation.run import run_scene
     from dust3r_ros.evaluation.scene import read_scene
-    from dust3r_ros.io.results import peak_memory_mb, write_results
+    from dust3r_ros.products.results import peak_memory_mb, write_results
 
     scene = read_scene(path)
     expected = min(len(scene.truth), arguments.max_frames or len(scene.truth))

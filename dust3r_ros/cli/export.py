@@ -62,9 +62,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if not wanted:
         raise ConfigError(f"nothing to write; say at least one of {', '.join('--' + kind for kind in _FORMATS)}")
     # Heavy imports only now, so that a slip in the arguments is answered at once.
-    from dust3r_ros.io.exports import Exporter, ExportOptions
-    from dust3r_ros.io.saved_map import load_map
     from dust3r_ros.occupancy import GridOptions
+    from dust3r_ros.products.exports import Exporter, ExportOptions
+    from dust3r_ros.storage.saved_map import load_map
 
     names = ("resolution", "min_height", "max_height", "camera_height", "max_range")
     lengths = {name: getattr(arguments, name) for name in names}

@@ -11,7 +11,7 @@ from dust3r_ros.cli import command
 from dust3r_ros.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dust3r_ros.io.bag_topics import BagTopics
+    from dust3r_ros.io.bags.topics import BagTopics
     from dust3r_ros.io.frames import FrameSource
     from dust3r_ros.io.manifest import Event, Manifest
     from dust3r_ros.types import Frame
@@ -58,8 +58,8 @@ def read_plan(arguments: argparse.Namespace) -> Manifest | None:
 
 def open_inputs(arguments: argparse.Namespace, plan: Manifest | None) -> FrameSource:
     """The recording; topics that are not said are those of the manifest. Raises ``InputError`` or ``ConfigError``."""
-    from dust3r_ros.io.bag_topics import BagTopics
-    from dust3r_ros.io.opening import is_bag, open_source
+    from dust3r_ros.io.bags.topics import BagTopics
+    from dust3r_ros.io.image_sources import is_bag, open_source
 
     topics = _topics(arguments)
     if plan is not None and is_bag(arguments.input):
@@ -78,13 +78,13 @@ def frames(source: FrameSource, plan: Manifest | None, arguments: argparse.Names
     """What is mapped, in order; its ``len``, of the manifest or the source, is not that of the result."""
     if plan is None:
         return _thinned(source, arguments.every, arguments.max_frames)
-    from dust3r_ros.replay import ManifestReplay
+    from dust3r_ros.session.replay import ManifestReplay
 
     return ManifestReplay(source, plan)
 
 
 def _topics(arguments: argparse.Namespace) -> BagTopics:
-    from dust3r_ros.io.bag_topics import BagTopics
+    from dust3r_ros.io.bags.topics import BagTopics
 
     if arguments.odometry and arguments.odom_topic:
         raise ConfigError("--odometry and --odom-topic are two ways to the same; give one of them")

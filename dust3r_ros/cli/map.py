@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from dust3r_ros.io.chrome_trace import ChromeTrace
     from dust3r_ros.io.frames import FrameSource
     from dust3r_ros.io.manifest import Manifest
-    from dust3r_ros.io.rerun_view import RerunView
-    from dust3r_ros.replay import Replay
-    from dust3r_ros.session import Session
+    from dust3r_ros.products.rerun_view import RerunView
+    from dust3r_ros.session.replay import Replay
+    from dust3r_ros.session.session import Session
     from dust3r_ros.types import Frame, MapUpdate
 
 _NAME = "dust3r-map"
@@ -67,8 +67,8 @@ def _run(arguments: argparse.Namespace) -> int:
     _check(arguments, directory)
     # Heavy imports only now, so that a slip in the arguments is answered at once.
     from dust3r_ros.io.files import make_folder
-    from dust3r_ros.io.read_ahead import read_ahead
-    from dust3r_ros.replay import Replay, apply
+    from dust3r_ros.io.frames import read_ahead
+    from dust3r_ros.session.replay import Replay, apply
 
     plan = inputs.read_plan(arguments)
     if plan is not None:
@@ -102,7 +102,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _compute_as(plan: Manifest) -> None:
-    from dust3r_ros.alignment.blas_threads import use_blas_threads
+    from dust3r_ros.alignment.processes import use_blas_threads
 
     if plan.threads and not use_blas_threads(plan.threads):
         account.warn(_NAME, f"sums cannot be made with {plan.threads} threads here, as they were; digits may differ")
@@ -120,7 +120,7 @@ def _check(arguments: argparse.Namespace, directory: Path) -> None:
 
 def _outcome(arguments: argparse.Namespace, directory: Path, stop: command.Stop, points: int) -> int:
     """The exit code of a run that wrote its files, explained on stderr if it is not 0."""
-    from dust3r_ros.io.results import NOTHING_MAPPED
+    from dust3r_ros.products.results import NOTHING_MAPPED
 
     if stop.signal is not None:
         print(f"{_NAME}: interrupted; the map of the frames so far is in {directory}", file=sys.stderr)
@@ -151,8 +151,8 @@ def _session(
     trace: ChromeTrace | None,
 ) -> Session:
     """A session that knows what the recording says of its cameras; a manifest says that by itself."""
-    from dust3r_ros.session import Session
-    from dust3r_ros.session_files import begin
+    from dust3r_ros.session.files import begin
+    from dust3r_ros.session.session import Session
 
     log = logging.getLogger(_NAME)
     jump, heard = "reset" if plan is None else plan.on_time_jump, trace.stage if trace else None
@@ -205,7 +205,7 @@ def _spanned(process: Callable[[Frame], MapUpdate], trace: ChromeTrace | None) -
 def _view(arguments: argparse.Namespace, config: MapperConfig, stack: ExitStack) -> RerunView | None:
     if arguments.view is None:
         return None
-    from dust3r_ros.io.rerun_view import RerunView
+    from dust3r_ros.products.rerun_view import RerunView
 
     return stack.enter_context(RerunView(arguments.view or None, min_confidence=config.min_confidence))
 
@@ -251,7 +251,7 @@ def _feed(
 
 
 def _write(arguments: argparse.Namespace, config: MapperConfig, session: Session, seconds: float) -> dict[str, Any]:
-    from dust3r_ros.io.results import write_results
+    from dust3r_ros.products.results import write_results
 
     session.close()
     return write_results(

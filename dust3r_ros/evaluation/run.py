@@ -15,9 +15,9 @@ from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.evaluation.depth import DepthErrors, depth_errors, mean_errors, resample
 from dust3r_ros.evaluation.scene import Scene
 from dust3r_ros.evaluation.trajectory import TrajectoryErrors, trajectory_errors
-from dust3r_ros.io.opening import open_source
-from dust3r_ros.mapper import Mapper
-from dust3r_ros.replay import Replay, images_to
+from dust3r_ros.io.image_sources import open_source
+from dust3r_ros.mapping.mapper import Mapper
+from dust3r_ros.session.replay import Replay, images_to
 from dust3r_ros.timing import Stopwatch
 from dust3r_ros.types import Array32, Keyframe, MapUpdate, StampedPose
 

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.io.stamps import stamp_from_text
-from dust3r_ros.io.trajectory import read_tum
+from dust3r_ros.io.trajectory import read_tum, stamp_from_text
 from dust3r_ros.types import Array32, StampedPose
 
 _STAMP_TOLERANCE_NS = 10_000_000

@@ -1,4 +1,6 @@
-"""Camera pose from matches: PnP with RANSAC and robust refinement, focal known or not; and the relative pose."""
+"""Camera pose from matches: PnP with RANSAC and robust refinement, focal known or not; and the relative pose.
+
+Whether as many matches as agree could do so by chance is judged here, too."""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
+from scipy.special import gammaln
 
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.essential import essential_pose
@@ -15,6 +19,45 @@ from dust3r_ros.geometry.pinhole import center_of, project
 from dust3r_ros.geometry.reprojection import covariance, minimise, settle
 from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.types import Array
+
+_POSE_SAMPLE = 3  # matches that determine a pose; one more if the focal is to be found, too
+
+
+def log_false_alarms(matches: int, inliers: int, sample: int, chance: float) -> float:
+    """Base 10 logarithm of how many models with ``inliers`` of ``matches`` unrelated matches are to be expected.
+
+    Of all models that ``sample`` matches determine; another match agrees with one by ``chance`` (0 to 1).
+    It is the number of false alarms of Moisan and Stival, "A probabilistic criterion to detect rigid
+    point matches between two images", IJCV 2004. Infinite for ``inliers`` up to ``sample``.
+    """
+    if inliers <= sample or matches <= sample:
+        return float("inf")
+    models = np.log(matches - sample) + _log_choose(matches, inliers) + _log_choose(inliers, sample)
+    return float((models + (inliers - sample) * np.log(chance)) / np.log(10.0))
+
+
+def pose_log_false_alarms(found: PnpResult, points_world: Array, pixels: Array, threshold_px: float) -> float:
+    """``log_false_alarms`` of a pose from 2D-3D matches (N, 3), (N, 2); pixels from the principal point.
+
+    What chance does is told by the matches themselves: how often one's pixel is within ``threshold_px``
+    of where another one's point is seen. Where all lie close together, that is often.
+    """
+    in_camera = transform(invert(found.w_T_c), points_world)
+    expected = project(in_camera[in_camera[:, 2] > 0], found.focal, (0.0, 0.0))
+    matches, inliers = len(pixels), int(found.inliers.sum())
+    near = cKDTree(expected).count_neighbors(cKDTree(pixels), threshold_px) - inliers
+    chance = max(int(near), 1) / max(matches * (matches - 1), 1)
+    return log_false_alarms(matches, inliers, _POSE_SAMPLE + (found.focal_std > 0), chance)
+
+
+def by_chance(found: PnpResult, points_world: Array, pixels: Array, threshold_px: float) -> bool:
+    """Whether unrelated matches give such a pose in every image, or more of them."""
+    return pose_log_false_alarms(found, points_world, pixels, threshold_px) >= 0.0
+
+
+def _log_choose(n: int, k: int) -> float:
+    return float(gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1))
+
 
 __all__ = ["PnpResult", "essential_pose", "refine_pose", "solve_pnp", "solve_pnp_unknown_focal"]
 

@@ -7,8 +7,8 @@ import ctypes
 import cv2
 import numpy as np
 
-from dust3r_ros.compiled import LIBRARY
 from dust3r_ros.errors import GeometryError
+from dust3r_ros.geometry.compiled import LIBRARY
 from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.types import Array
 

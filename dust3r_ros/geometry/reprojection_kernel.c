@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../kernels.h"
+#include "kernels.h"
 
 #define MOST 7 // unknowns
 #define STILL_PX 1e-4

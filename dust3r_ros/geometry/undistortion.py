@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dust3r_ros.errors import ConfigError
-from dust3r_ros.geometry.lens_model import LensModel
+from dust3r_ros.geometry.lens import LensModel
 from dust3r_ros.types import Array32, Calibration, Image
 
 _LEAST_VALID = 0.5  # of the ideal pixels have to be seen by the camera

@@ -1,8 +1,9 @@
-"""Trajectories in the TUM format: ``t tx ty tz qx qy qz qw`` per line, camera to world."""
+"""Trajectories in the TUM format, and stamps: nanoseconds, written as decimal seconds without a float in between."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,27 @@ from scipy.spatial.transform import Rotation
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.rigid import pose, quaternion
 from dust3r_ros.io.files import write_text
-from dust3r_ros.io.stamps import stamp_from_text, stamp_to_text
 from dust3r_ros.types import StampedPose
+
+_MOST = 2**63 - 1
+
+
+def stamp_from_text(text: str) -> int | None:
+    """Nanoseconds of decimal seconds ("1341841278.842700"), digits beyond the ninth dropped; None if it is none."""
+    try:
+        seconds = Decimal(text)
+    except InvalidOperation:
+        return None
+    if not seconds.is_finite() or not 0 <= seconds.scaleb(9) <= _MOST:
+        return None
+    return int(seconds.scaleb(9))
+
+
+def stamp_to_text(stamp_ns: int) -> str:
+    """Decimal seconds with nine decimals."""
+    sign, stamp_ns = ("-", -stamp_ns) if stamp_ns < 0 else ("", stamp_ns)
+    return f"{sign}{stamp_ns // 10**9}.{stamp_ns % 10**9:09d}"
+
 
 HEADER = "# timestamp tx ty tz qx qy qz qw   camera to world, camera axes x right, y down, z forward"
 

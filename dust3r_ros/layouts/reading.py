@@ -12,7 +12,7 @@ import numpy as np
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.geometry.rigid import from_quaternion, pose
 from dust3r_ros.io.encodings import decode_file
-from dust3r_ros.io.stamps import stamp_from_text
+from dust3r_ros.io.trajectory import stamp_from_text
 from dust3r_ros.types import Array, Array32, Image
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dust3r_ros.alignment.map_fit import MapFit, fit_maps
-from dust3r_ros.alignment.refinement import close_loop
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.linker import Linker
+from dust3r_ros.mapping.association import Linker
 from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.sparse.map_merging import MapFit, fit_maps
+from dust3r_ros.sparse.refinement import close_loop
 
 _MATCHES = 25  # of features of two keyframes that look alike
 _GAP_PX = 2.0  # less is drift that the window takes up

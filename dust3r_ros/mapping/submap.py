@@ -8,15 +8,15 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from dust3r_ros.alignment.cloud import Cloud, concatenate
-from dust3r_ros.alignment.sparse_view import Focal
+from dust3r_ros.cloud.cloud import Cloud, concatenate
+from dust3r_ros.features.place_recognition import PairGraph
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.similarity import Similarity
-from dust3r_ros.map_state import LiveSubmap, SubmapState
-from dust3r_ros.pair_graph import PairGraph
-from dust3r_ros.streams import CameraStream, KeyframeRecord
+from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
+from dust3r_ros.mapping.state import LiveSubmap, SubmapState
+from dust3r_ros.sparse.views import Focal
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array, Image, Keyframe
 

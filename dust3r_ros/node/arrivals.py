@@ -8,10 +8,10 @@ from time import perf_counter
 from sensor_msgs.msg import CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
-from dust3r_ros.attitude import Turning
-from dust3r_ros.companion_match import Match
-from dust3r_ros.io.companions import decode_depth, decode_depth_file, decode_mask, decode_mask_file
+from dust3r_ros.io.encodings import decode_depth, decode_depth_file, decode_mask, decode_mask_file
 from dust3r_ros.node.conversions import image_of
+from dust3r_ros.sensors.gravity_filter import Turning
+from dust3r_ros.sensors.synced_frame import Match
 from dust3r_ros.types import Array, Array32, Frame, Image
 
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from sensor_msgs.msg import CameraInfo
 
-from dust3r_ros import camera_info
 from dust3r_ros.errors import InputError
 from dust3r_ros.io.camera_yaml import write_cameras
 from dust3r_ros.io.files import make_folder
+from dust3r_ros.sensors import camera_info
 from dust3r_ros.types import Calibration
 
 if TYPE_CHECKING:
-    from dust3r_ros.session import Session
+    from dust3r_ros.session.session import Session
 
 
 def calibration_from(message: CameraInfo, topic: str) -> tuple[Calibration | None, str]:

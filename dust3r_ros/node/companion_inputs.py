@@ -11,7 +11,6 @@ import numpy as np
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, Imu
 
-from dust3r_ros.companions import Companions, CompanionSettings
 from dust3r_ros.config import NodeConfig
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.node.arrivals import Arrival, depth_of, mask_of
@@ -19,7 +18,8 @@ from dust3r_ros.node.assembler import Ask, Held
 from dust3r_ros.node.calibration import calibration_from
 from dust3r_ros.node.conversions import pose_matrix, stamp_to_ns
 from dust3r_ros.node.topics import CameraTopics
-from dust3r_ros.transform_buffer import TransformBuffer, Unavailable
+from dust3r_ros.sensors.synchronizer import Companions, CompanionSettings
+from dust3r_ros.sensors.transform_buffer import TransformBuffer, Unavailable
 from dust3r_ros.types import Array, Calibration
 
 

@@ -15,7 +15,7 @@ from sensor_msgs.msg import Image as ImageMessage
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from dust3r_ros.alignment.cloud import Cloud
+from dust3r_ros.cloud.cloud import Cloud
 from dust3r_ros.geometry.rigid import from_quaternion, quaternion
 from dust3r_ros.io.encodings import decode_compressed, decode_image
 from dust3r_ros.types import Array, Array32, Calibration, Image, Keyframe, StampedPose

@@ -12,7 +12,7 @@ from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.node import products
 from dust3r_ros.node.calibration import write_calibration
 from dust3r_ros.node.grid_publisher import grid_options
-from dust3r_ros.session import Session
+from dust3r_ros.session.session import Session
 from dust3r_ros.types import Image, MapUpdate
 
 
@@ -71,7 +71,7 @@ def save_calibration(session: Session, path: str, camera: str) -> tuple[str, ...
 
 def export_map(session: Session, path: str, kind: str, mapper: MapperConfig, node: NodeConfig) -> str:
     """Errors as ``products.export_map``."""
-    from dust3r_ros.io.exports import ExportOptions
+    from dust3r_ros.products.exports import ExportOptions
 
     grid = replace(grid_options(node), min_confidence=mapper.min_confidence)
     options = ExportOptions(min_confidence=mapper.min_confidence, fusion=mapper.fusion, grid=grid)

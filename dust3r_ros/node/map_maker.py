@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from rclpy.serialization import serialize_message
 
-from dust3r_ros.alignment.cloud import keyframe_cloud
-from dust3r_ros.chores import DEPTH, PREVIEW, TAKE
+from dust3r_ros.cloud.cloud import keyframe_cloud
 from dust3r_ros.config import MapperConfig, NodeConfig
 from dust3r_ros.errors import ConfigError, Dust3rRosError, InputError
 from dust3r_ros.io.chrome_trace import ChromeTrace
-from dust3r_ros.mapping.back_end import BackEnd
+from dust3r_ros.mapping.chores import DEPTH, PREVIEW, TAKE
 from dust3r_ros.mapping.process import Tell
 from dust3r_ros.node import conversions
 from dust3r_ros.node.jobs import MapChange
@@ -25,8 +24,9 @@ from dust3r_ros.node.large_messages import keep_memory
 from dust3r_ros.node.map_publisher import MAP_TOPICS, MapPublisher, is_heard
 from dust3r_ros.node.snapshots import session_snapshot
 from dust3r_ros.node.status import Snapshot, memory_mb
-from dust3r_ros.session import Session
-from dust3r_ros.session_files import begin
+from dust3r_ros.session.back_end import BackEnd
+from dust3r_ros.session.files import begin
+from dust3r_ros.session.session import Session
 from dust3r_ros.timing import no_timer
 from dust3r_ros.tracking.exchange import FollowedPose, KeyframeRequest, MapSnapshot
 from dust3r_ros.types import Array, Calibration, Camera, MapUpdate

@@ -9,11 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from dust3r_ros.alignment.cloud import Cloud, keyframe_cloud
-from dust3r_ros.alignment.fusion import agreed
-from dust3r_ros.alignment.overlap import overlapping
+from dust3r_ros.cloud.cloud import Cloud, keyframe_cloud
+from dust3r_ros.cloud.fusion import agreed, overlapping
 from dust3r_ros.config import NodeConfig
-from dust3r_ros.mapper import Mapper
+from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.node import conversions
 from dust3r_ros.node.changes import Changed, Changes
 from dust3r_ros.node.graph import GraphMarkers

@@ -10,8 +10,8 @@ from dust3r_ros.errors import InputError, OutputError
 from dust3r_ros.io.files import make_folder
 
 if TYPE_CHECKING:
-    from dust3r_ros.io.exports import ExportOptions
-    from dust3r_ros.session import Session
+    from dust3r_ros.products.exports import ExportOptions
+    from dust3r_ros.session.session import Session
 
 
 def write_products(directory: str, session: Session, config: MapperConfig, source: str) -> str:
@@ -20,7 +20,7 @@ def write_products(directory: str, session: Session, config: MapperConfig, sourc
     Nothing is written, and an earlier run's files stay, when no frame was mapped. Raises
     ``OutputError`` for a folder that cannot be written.
     """
-    from dust3r_ros.io.results import write_results  # pictures and reports; the node starts faster without
+    from dust3r_ros.products.results import write_results  # pictures and reports; the node starts faster without
 
     frames = session.mapper.counts.frames
     if not frames:
@@ -45,7 +45,7 @@ def export_map(path: str, kind: str, session: Session, options: ExportOptions) -
     Raises ``InputError`` for no path, ``ConfigError`` for an unknown format, ``OutputError``, and ``GeometryError`` for
     a map without what the format needs.
     """
-    from dust3r_ros.io.exports import Exporter
+    from dust3r_ros.products.exports import Exporter
 
     if not path:
         raise InputError("path is empty; it must name what to write, such as /tmp/map.ply")
@@ -57,7 +57,7 @@ def write_map(path: str, session: Session) -> str:
 
     Raises ``InputError`` for no path or an empty map, ``OutputError`` when it cannot be written.
     """
-    from dust3r_ros.io.saved_map import save_map
+    from dust3r_ros.storage.saved_map import save_map
 
     if not path:
         raise InputError("path is empty; it must name the file to write, such as /tmp/map.db")

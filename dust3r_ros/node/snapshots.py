@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dust3r_ros.config import MapperConfig, NodeConfig
 from dust3r_ros.node.status import RigCamera, Snapshot
-from dust3r_ros.session import Session
+from dust3r_ros.session.session import Session
 from dust3r_ros.types import Camera, TrackingState
 
 

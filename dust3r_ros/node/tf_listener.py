@@ -15,7 +15,7 @@ from dust3r_ros.geometry.rigid import from_quaternion
 from dust3r_ros.node.conversions import stamp_to_ns
 from dust3r_ros.node.qos import subscribe, tf_profile
 from dust3r_ros.node.transforms import TransformSender
-from dust3r_ros.transform_buffer import TransformBuffer
+from dust3r_ros.sensors.transform_buffer import TransformBuffer
 from dust3r_ros.types import Array
 
 # Who has not sent a transform for this long (s) has no claim to its child any more; static ones stay.

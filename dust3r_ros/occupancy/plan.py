@@ -2,14 +2,101 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dust3r_ros.occupancy.scan import Scan
-from dust3r_ros.occupancy.slab import Slab
-from dust3r_ros.types import Array
+from dust3r_ros.geometry.cleaning import depth_edges
+from dust3r_ros.geometry.ground import Ground, find_ground, level_ground
+from dust3r_ros.geometry.pinhole import center_of, rays
+from dust3r_ros.geometry.rigid import transform
+from dust3r_ros.occupancy.grid import GridOptions
+from dust3r_ros.types import Array, Keyframe
+
+_PIXELS = 20_000
+_EDGE = 0.15  # of depth, over a pixel
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A keyframe as a plan needs it: depth (h, w) of every ``stride``-th row and column over ``unit``, 0 = none.
+
+    ``focal`` and ``center`` are those of the full image of the keyframe.
+    """
+
+    w_T_c: Array
+    focal: float
+    center: tuple[float, float]
+    stride: int
+    unit: float
+    depth: NDArray[np.float16]
+
+    def points(self, count: int | None = None) -> Array:
+        """(N, 3) in the map frame; with ``count`` some of them, at most twice as many, spread over the image."""
+        v, u = np.nonzero(self.depth)
+        if count is not None and len(v) > count:
+            v, u = v[:: len(v) // count], u[:: len(u) // count]
+        z = self.depth[v, u].astype(np.float64) * self.unit
+        pixels = np.stack([u, v], axis=-1).astype(np.float64) * self.stride
+        return transform(self.w_T_c, rays(pixels, self.focal, self.center) * z[:, None])
+
+
+def scan_of(keyframe: Keyframe, min_confidence: float) -> Scan:
+    """Depth with more than ``min_confidence`` and no jump beside it, of at most some 20 000 pixels."""
+    depth = keyframe.depth
+    keep = np.isfinite(depth) & (depth > 0) & (keyframe.confidence > min_confidence)
+    keep &= ~depth_edges(depth, _EDGE)
+    stride = max(1, int(np.ceil(np.sqrt(depth.size / _PIXELS))))
+    thin, keep = depth[::stride, ::stride], keep[::stride, ::stride]
+    unit = float(np.median(thin[keep])) if keep.any() else 1.0
+    small = np.where(keep, np.clip(thin / unit, 1e-4, 6e4), 0).astype(np.float16)
+    return Scan(keyframe.w_T_c, keyframe.focal, center_of(*depth.shape), stride, unit, small)
+
+
+_SAMPLE = 150  # points per keyframe that tell the ground
+_KEYFRAMES = 400  # that are asked, spread over the map
+_CELL = 0.025  # of the median depth: 5 cm in a room
+
+
+@dataclass(frozen=True)
+class Slab:
+    """What counts as an obstacle: heights (map units) above the ground from ``low`` to ``high``."""
+
+    ground: Ground
+    low: float
+    high: float
+
+
+def resolution_of(options: GridOptions, scans: Sequence[Scan]) -> float:
+    """Edge of a cell, map units: as it was given, or from the median depth."""
+    return options.resolution or _CELL * float(np.median([scan.unit for scan in scans]))
+
+
+def slab_of(options: GridOptions, scans: Sequence[Scan], resolution: float) -> Slab:
+    """Ground and heights of scans with depth (at least one, 20 points together); what was not given, from the map."""
+    centers = np.stack([scan.w_T_c[:3, 3] for scan in scans])
+    if options.camera_height is not None:
+        ground = level_ground(centers, options.camera_height)
+    else:
+        asked = scans[:: -(-len(scans) // _KEYFRAMES)]
+        points = [scan.points(_SAMPLE) for scan in asked]
+        seen_from = [np.broadcast_to(scan.w_T_c[:3, 3], part.shape) for scan, part in zip(asked, points, strict=True)]
+        ground = find_ground(np.concatenate(points), np.concatenate(seen_from))
+    eye = max(float(np.median(ground.height(centers))), 4 * resolution)
+    high = options.max_height or max(1.1 * eye, 2 * (options.min_height or 0.0))
+    return Slab(ground, options.min_height or min(0.1 * eye, 0.5 * high), high)
+
+
+def differ(a: Slab, b: Slab, scans: Sequence[Scan]) -> bool:
+    """Whether heights where the scans were taken differ by more than a quarter of the lower bound."""
+    eyes = np.stack([scan.w_T_c[:3, 3] for scan in scans])
+    reach = max(float(np.median([scan.unit for scan in scans])), float(np.ptp(eyes[:, :2], axis=0).max()) / 2)
+    tilt = float(np.linalg.norm(a.ground.normal - b.ground.normal)) * reach
+    shift = float(np.abs(a.ground.height(eyes) - b.ground.height(eyes)).max())
+    return max(tilt, shift, abs(a.low - b.low)) > 0.25 * a.low or abs(a.high - b.high) > 0.25 * a.high
+
 
 _LEAST = 3  # pixels that make an obstacle or a piece of floor
 _BIN = 1.5  # pixels per direction in which rays are drawn

@@ -18,8 +18,7 @@ from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.pinhole import center_of
 from dust3r_ros.io.files import atomic_folder, atomic_path, make_folder
 from dust3r_ros.io.frames import camera_of_topic
-from dust3r_ros.io.stamps import stamp_to_text
-from dust3r_ros.io.trajectory import write_tum
+from dust3r_ros.io.trajectory import stamp_to_text, write_tum
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.types import Image, StampedPose
 

@@ -24,8 +24,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dust3r_ros.attitude import Turned, Turning
 from dust3r_ros.geometry.rigid import invert, pose
+from dust3r_ros.sensors.gravity_filter import Turned, Turning
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
 from dust3r_ros.tracking.following import followed, no_corners
 from dust3r_ros.types import Array

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from dust3r_ros.features import epipolar_inliers
-from dust3r_ros.masks import MARGIN_PX, ImageMask
+from dust3r_ros.features.features import epipolar_inliers
+from dust3r_ros.features.masks import MARGIN_PX, ImageMask
 from dust3r_ros.tracking.following import lucas_kanade
 from dust3r_ros.types import Array, Array32, Image
 

@@ -10,9 +10,8 @@ import numpy as np
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.geometry.pose import PnpResult, refine_pose, solve_pnp
+from dust3r_ros.geometry.pose import PnpResult, by_chance, refine_pose, solve_pnp
 from dust3r_ros.geometry.rigid import invert
-from dust3r_ros.geometry.significance import by_chance
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
 from dust3r_ros.types import Array, Image
 

@@ -11,7 +11,6 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.pinhole import center_of, project, rays
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.undistortion import Undistortion
-from dust3r_ros.keyframes import is_keyframe
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
 from dust3r_ros.tracking.following import (
     HANDED,
@@ -25,6 +24,7 @@ from dust3r_ros.tracking.following import (
     no_corners,
     realigned,
 )
+from dust3r_ros.tracking.keyframe_policy import is_keyframe
 from dust3r_ros.tracking.look_back import LookBack
 from dust3r_ros.types import Array, Image
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 
-from dust3r_ros.attitude import Turning
 from dust3r_ros.config import MapperConfig
+from dust3r_ros.sensors.gravity_filter import Turning
 from dust3r_ros.tracking.bridge import Bridge
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
 from dust3r_ros.tracking.front_end import FrontEnd, Tracked

@@ -11,8 +11,8 @@ from time import monotonic, sleep
 from typing import Any
 
 from dust3r_ros.errors import ConfigError, InputError, OutputError
-from dust3r_ros.io.file_lock import FileLock
 from dust3r_ros.io.files import atomic_folder, make_folder, output_error, write_text
+from dust3r_ros.storage.journal import FileLock
 
 _WAIT = 5.0  # seconds; workers of a run that was killed let go of its lock a moment later than it
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dust3r_ros.backends.flow import dense_flow
-from dust3r_ros.features import extract
+from dust3r_ros.features.features import extract
 from dust3r_ros.types import Image
 
 HEIGHT, WIDTH = 120, 160

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from true_map import room_walk, true_keyframes
 
-from dust3r_ros.io.ply import read_ply
-from dust3r_ros.io.saved_map import load_map, save_map
+from dust3r_ros.products.ply import read_ply
+from dust3r_ros.storage.saved_map import load_map, save_map
 from dust3r_ros.types import Camera, Keyframe
 
 ROOT = Path(__file__).resolve().parents[2]

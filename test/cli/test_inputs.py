@@ -13,7 +13,7 @@ from dust3r_ros.cli import inputs
 from dust3r_ros.cli.command import Parser
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError, InputError
-from dust3r_ros.io.bag_topics import BagTopics
+from dust3r_ros.io.bags.topics import BagTopics
 from dust3r_ros.io.manifest import ManifestWriter
 from dust3r_ros.types import Frame
 

@@ -16,13 +16,13 @@ from robot_bag import MS, START, Robot
 from dust3r_ros.cli.map import main
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.rigid import invert, pose
-from dust3r_ros.io.bag_topics import BagTopics
+from dust3r_ros.io.bags.topics import BagTopics
+from dust3r_ros.io.image_sources import open_source
 from dust3r_ros.io.manifest import Event, FrameEntry, ManifestWriter, read_manifest
-from dust3r_ros.io.opening import open_source
-from dust3r_ros.io.results import write_results
 from dust3r_ros.io.trajectory import read_tum
+from dust3r_ros.products.results import write_results
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
-from dust3r_ros.session import Session
+from dust3r_ros.session.session import Session
 
 FAST = ["--set", "working_size=160", "--set", "tracking_size=240", "--set", "keyframe_motion_young=0.03"]
 CONFIG = MapperConfig(working_size=160, tracking_size=240, keyframe_motion_young=0.03)

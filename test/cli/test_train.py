@@ -24,9 +24,9 @@ pytest.importorskip("safetensors", reason="safetensors is not installed")
 from pages import commands, text_of
 from small_worlds import RECIPE
 
+from dust3r_ros.cli import gpu_day
 from dust3r_ros.cli.train import _parser, main
 from dust3r_ros.network import load_checkpoint
-from dust3r_ros.training.gpu_day import __main__ as gpu_day
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ROOT / "test" / "support" / "train_small.py"

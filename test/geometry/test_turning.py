@@ -1,4 +1,4 @@
-"""geometry/turning.py: views that only turned are told from views that moved."""
+"""geometry/essential.py: views that only turned are told from views that moved."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from dust3r_ros.geometry.essential import turning_error
 from dust3r_ros.geometry.pinhole import project
-from dust3r_ros.geometry.turning import turning_error
 from dust3r_ros.types import Array
 
 

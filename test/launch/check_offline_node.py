@@ -14,9 +14,9 @@ import launch_testing.asserts
 from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
-from dust3r_ros.io.saved_map import load_map
 from dust3r_ros.scenes.export import write_bag
 from dust3r_ros.scenes.sequence import render_sequence
+from dust3r_ros.storage.saved_map import load_map
 from launch import LaunchDescription
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch" / "offline.launch.py"

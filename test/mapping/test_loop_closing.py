@@ -10,9 +10,9 @@ from merging import SCALE, halves
 from scoring import play
 from sequences import SMALL, walk
 
-from dust3r_ros.linker import Linker
-from dust3r_ros.mapper import Mapper
+from dust3r_ros.mapping.association import Linker
 from dust3r_ros.mapping.loop_closing import LoopClosing, Meetings
+from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.mapping.reconstruction import Reconstruction
 
 

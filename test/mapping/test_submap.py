@@ -8,11 +8,11 @@ from oracle import Oracle
 from sequences import SMALL, walk
 
 from dust3r_ros.backends import make_backend
-from dust3r_ros.map_builder import MapBuilder
-from dust3r_ros.mapper import Mapper
+from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.landmark_map import MapBuilder
+from dust3r_ros.mapping.mapper import Mapper
+from dust3r_ros.mapping.pointmap_map import PointmapBuilder
 from dust3r_ros.mapping.submap import Submap
-from dust3r_ros.pointmap_builder import PointmapBuilder
-from dust3r_ros.streams import CameraStream
 from dust3r_ros.timing import no_timer
 
 

@@ -11,7 +11,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
-from dust3r_ros.alignment.cloud import Cloud
+from dust3r_ros.cloud.cloud import Cloud
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, pose
 from dust3r_ros.node import conversions

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dust3r_ros.node.map_publisher as module
-from dust3r_ros.alignment.cloud import Cloud, map_cloud
+from dust3r_ros.cloud.cloud import Cloud, map_cloud
 from dust3r_ros.config import MapperConfig, NodeConfig
 from dust3r_ros.errors import ConfigError
 from dust3r_ros.node.map_publisher import MapPublisher

@@ -19,11 +19,11 @@ from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 
 from dust3r_ros.io.camera_yaml import read_cameras
-from dust3r_ros.io.saved_map import load_map
 from dust3r_ros.node.conversions import points_of, stamp_to_ns
 from dust3r_ros.node.interface import OUTPUTS, TF_STATIC, qos_profile
 from dust3r_ros.node.player import image_message
-from dust3r_ros.transform_buffer import TransformBuffer
+from dust3r_ros.sensors.transform_buffer import TransformBuffer
+from dust3r_ros.storage.saved_map import load_map
 
 PARAMETERS = {
     "image_topics": list(fake_robot.IMAGE_TOPICS),

@@ -10,9 +10,9 @@ from sequences import walk
 from two_processes import back_end, mapped, send
 from visualization_msgs.msg import Marker
 
-from dust3r_ros.io.saved_map import load_map
 from dust3r_ros.node.live_poses import silence
 from dust3r_ros.node.player import FRAME, image_message
+from dust3r_ros.storage.saved_map import load_map
 
 
 def test_poses_go_on_while_the_back_end_stands_still(start_node):

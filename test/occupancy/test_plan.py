@@ -7,9 +7,7 @@ import pytest
 
 from dust3r_ros.geometry.ground import Ground
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, invert, pose, transform
-from dust3r_ros.occupancy.plan import Plan, plan_of
-from dust3r_ros.occupancy.scan import scan_of
-from dust3r_ros.occupancy.slab import Slab
+from dust3r_ros.occupancy.plan import Plan, Slab, plan_of, scan_of
 from dust3r_ros.types import Array, Keyframe
 
 SLAB = Slab(Ground(np.array([0.0, 0.0, 1.0]), 0.0), 0.1, 1.5)

@@ -11,7 +11,7 @@ import pytest
 from rosbags.highlevel import AnyReader
 
 from dust3r_ros.errors import InputError, OutputError
-from dust3r_ros.io.opening import open_source
+from dust3r_ros.io.image_sources import open_source
 from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.scenes.export import write_bag, write_folder
 from dust3r_ros.scenes.sequence import RenderedSequence

@@ -8,9 +8,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 from synthetic import Scene, arc
 
-from dust3r_ros.alignment.sights import Problem
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import pose
+from dust3r_ros.sparse.bundle_problem import Problem
 
 
 def problem_of(scene: Scene, noise: float = 0.0, seed: int = 0, camera: list[int] | None = None) -> Problem:

@@ -13,11 +13,11 @@ import numpy as np
 from scipy.io import savemat
 from spots import numbers, quaternion, write, write_image, write_png16
 
-from dust3r_ros.alignment.cloud import Cloud
+from dust3r_ros.cloud.cloud import Cloud
 from dust3r_ros.evaluation.datasets import bonn, icl_nuim
 from dust3r_ros.geometry.pinhole import unproject
 from dust3r_ros.geometry.rigid import invert, pose, transform
-from dust3r_ros.io.ply import write_ply
+from dust3r_ros.products.ply import write_ply
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.types import Array, Array32
 

@@ -11,10 +11,10 @@ import numpy as np
 from sequences import SMALL
 
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.io.map_journal import MapJournal
-from dust3r_ros.io.map_loading import load_state
-from dust3r_ros.mapper import Mapper
+from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.scenes.sequence import RenderedSequence
+from dust3r_ros.storage.journal import MapJournal
+from dust3r_ros.storage.loading import load_state
 from dust3r_ros.types import MapUpdate
 
 DENSE = replace(SMALL, keyframe_motion=0.02, keyframe_motion_young=0.02)  # nearly every frame a keyframe

@@ -9,13 +9,13 @@ from scipy.spatial.transform import Rotation
 from sequences import SMALL
 from synthetic import Scene, arc, sparse_of
 
-from dust3r_ros.alignment.refinement import refine
-from dust3r_ros.alignment.sparse_map import SparseMap
-from dust3r_ros.features import matched
+from dust3r_ros.features.features import matched
 from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.geometry.similarity import Similarity
-from dust3r_ros.mapper import Mapper
+from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.scenes.sequence import RenderedSequence
+from dust3r_ros.sparse.refinement import refine
+from dust3r_ros.sparse.sparse_map import SparseMap
 
 SCALE = 2.7  # of the second half
 MOVED = pose(Rotation.from_rotvec([0.3, -1.0, 0.5]).as_matrix(), [3.0, -2.0, 1.0])

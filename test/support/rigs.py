@@ -9,7 +9,7 @@ import numpy as np
 
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.geometry.similarity import weighted_similarity
-from dust3r_ros.mapper import Mapper
+from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.scenes.rooms import room
 from dust3r_ros.scenes.sequence import RenderedSequence, render_path, stamps
 from dust3r_ros.scenes.trajectory import look_at, walk

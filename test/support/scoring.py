@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from dust3r_ros.geometry.similarity import Similarity, weighted_similarity
-from dust3r_ros.mapper import Mapper
+from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.types import Keyframe, MapUpdate, StampedPose
 

@@ -17,7 +17,7 @@ import wire
 from scipy.spatial.transform import Rotation
 from spots import numbers, quaternion, write, write_image, write_png16
 
-from dust3r_ros.geometry.lens_model import ray_slopes
+from dust3r_ros.geometry.lens import ray_slopes
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, invert, pose
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.training.datasets import PairFolder

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from dust3r_ros.attitude import Turned
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import invert, pose
 from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.sensors.gravity_filter import Turned
 from dust3r_ros.tracking.bridge import Bridge
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.io.results import peak_memory_mb
+from dust3r_ros.products.results import peak_memory_mb
 
 _CLEAR = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"  # proc(5): resets the peak resident set size

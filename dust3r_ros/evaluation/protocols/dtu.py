@@ -11,7 +11,7 @@ from dust3r_ros.errors import InputError
 from dust3r_ros.evaluation.protocols.clouds import ObservedVolume
 from dust3r_ros.evaluation.protocols.reconstruction import Reference
 from dust3r_ros.evaluation.protocols.recordings import Recording
-from dust3r_ros.io.ply import read_ply
+from dust3r_ros.products.ply import read_ply
 
 
 def read_reference(

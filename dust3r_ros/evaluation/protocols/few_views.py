@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dust3r_ros.alignment.parts import Part, align_parts
+from dust3r_ros.alignment.batch.components import Part, align_parts
 from dust3r_ros.evaluation.protocols.recordings import WorkingView
 from dust3r_ros.types import Array, PairPrediction
 

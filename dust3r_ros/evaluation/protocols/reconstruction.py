@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dust3r_ros.alignment.cloud import map_cloud
-from dust3r_ros.alignment.fusion import fuse_map
 from dust3r_ros.backends.base import Backend
+from dust3r_ros.cloud.cloud import map_cloud
+from dust3r_ros.cloud.fusion import fuse_map
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.evaluation.protocols.cloud_alignment import refine_alignment
 from dust3r_ros.evaluation.protocols.clouds import ObservedVolume, cloud_errors, dtu_errors

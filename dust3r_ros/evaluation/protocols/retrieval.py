@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-from dust3r_ros.appearance import Appearance
-from dust3r_ros.features import extract
+from dust3r_ros.features.features import extract
+from dust3r_ros.features.place_recognition import Appearance
 from dust3r_ros.types import Array32, Image
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from dust3r_ros.alignment.cloud import Cloud, keyframe_cloud, thin
-from dust3r_ros.alignment.fusion import fuse_map
+from dust3r_ros.cloud.cloud import Cloud, keyframe_cloud, thin
+from dust3r_ros.cloud.fusion import fuse_map
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.evaluation.depth import resample
 from dust3r_ros.evaluation.protocols.clouds import distances

@@ -18,8 +18,8 @@ from dust3r_ros.evaluation.report.scenes import BACKENDS, OURS, POSES, PROTOCOL,
 from dust3r_ros.evaluation.run import SceneRun, run_scene
 from dust3r_ros.evaluation.scene import Scene, read_scene
 from dust3r_ros.evaluation.trajectory import trajectory_errors
-from dust3r_ros.io.opening import open_source
-from dust3r_ros.io.results import peak_memory_mb
+from dust3r_ros.io.image_sources import open_source
+from dust3r_ros.products.results import peak_memory_mb
 from dust3r_ros.types import StampedPose
 
 # What of a scene's result goes into its row as it is.
@@ -97,7 +97,7 @@ def _cloud(run: SceneRun, row: Row) -> Row:
 def _draw(folder: Path, run: SceneRun, system: str) -> None:
     from dust3r_ros.evaluation.plots import write_plots
     from dust3r_ros.io.files import make_folder
-    from dust3r_ros.io.preview import write_preview
+    from dust3r_ros.products.preview import write_preview
 
     place = make_folder(folder / system)
     write_plots(place, run)

@@ -23,7 +23,7 @@ from typing import Any
 
 
 def _peak_memory_mb() -> float:
-    # As io/results.py, which cannot be imported here
+    # As products/results.py, which cannot be imported here
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6

@@ -16,7 +16,7 @@ from dust3r_ros.evaluation.report.run_file import Row
 from dust3r_ros.evaluation.scene import read_scene
 from dust3r_ros.evaluation.suite.job import fingerprint, names_of, pose_figures
 from dust3r_ros.evaluation.suite.processes import finish
-from dust3r_ros.io.stamps import stamp_from_text
+from dust3r_ros.io.trajectory import stamp_from_text
 from dust3r_ros.types import StampedPose
 
 PACKAGE = "pycolmap>=3.11"

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.geometry.lens_model import ray_slopes
+from dust3r_ros.geometry.lens import ray_slopes
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, invert, transform
 from dust3r_ros.io.encodings import decode_file
 from dust3r_ros.layouts import reading, tfrecord

@@ -14,14 +14,14 @@ pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
 from oracle import Oracle
 from recorded import RecordedSequence, recorded
 
-from dust3r_ros.alignment.cloud import Cloud
+from dust3r_ros.cloud.cloud import Cloud
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError
 from dust3r_ros.evaluation.datasets import DATASETS
 from dust3r_ros.evaluation.protocols import localisation, relative_pose
 from dust3r_ros.evaluation.protocols.reconstruction import true_cloud
 from dust3r_ros.evaluation.protocols.registry import JUDGED, PROTOCOLS, Asked, protocol_named
-from dust3r_ros.io.ply import write_ply
+from dust3r_ros.products.ply import write_ply
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
 
 # On images of 512 pixels, as these protocols run by default, the rendered view itself is as large

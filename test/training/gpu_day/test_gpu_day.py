@@ -38,7 +38,7 @@ _SMALL = {
 def command(tmp_path: Path, *arguments: str) -> list[str]:
     (tmp_path / "small.json").write_text(json.dumps(_SMALL))
     return [
-        sys.executable, "-m", "dust3r_ros.training.gpu_day", "--device", "cpu", "--out", str(tmp_path / "day"),
+        sys.executable, "-m", "dust3r_ros.cli.gpu_day", "--device", "cpu", "--out", str(tmp_path / "day"),
         "--config", str(tmp_path / "small.json"), "--workers", "0", *arguments,
     ]  # fmt: skip
 

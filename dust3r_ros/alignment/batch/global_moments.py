@@ -1,0 +1,198 @@
+"""Global alignment from moments: the published objective without a gradient over pixels.
+
+Pose graph from moments (``global_start``), then sweeps of closed steps over a few sampled pixels
+(``sweeps``): depth along the ray, image, pair, each with weights of the unsquared norm, carried on by
+momentum. The optimum of a few pixels is not that of many; what many say beyond the few is gathered in one
+pass, and a few more sweeps over the few with that difference added end at the optimum of the many (the full
+approximation scheme of Brandt, "Multi-level adaptive solutions", 1977, on two levels). All pixels are
+passed once, for their depth: the robust middle, along its ray, of what all pairs say."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from dust3r_ros.alignment.batch.global_start import GlobalStart, global_start
+from dust3r_ros.alignment.batch.pixel_block import (
+    BlockMaker,
+    PixelBlock,
+    Sight,
+    plan_blocks,
+    plan_missed,
+    sights_of,
+    view_of,
+    workspace,
+)
+from dust3r_ros.alignment.batch.problem import Problem
+from dust3r_ros.alignment.batch.ray_median import ray_middle
+from dust3r_ros.alignment.batch.sweeps import Momentum, Scene, Statistics, gather, step
+from dust3r_ros.alignment.processes import each
+from dust3r_ros.alignment.result import Alignment, EdgeReport
+from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.types import Array, Array32, PairPrediction
+
+_PLANE = 140000  # numbers in a plane: fewer cost more in calls, more leave the cache
+_ITERATIONS = 3
+
+
+def full_depths(pairs: Sequence[PairPrediction], sights: Sequence[Sequence[Sight]], scene: Scene) -> list[Array32]:
+    """N maps (H, W) of the z that minimises, pixel by pixel, sum_k w_k |z ray - y_k| over the sights of its image.
+
+    y_k: what sight k says, in the camera's frame; w_k: log confidence. With unit rays, y splits into its
+    part a along the ray and q, the square of that across: |.|^2 = (d - a)^2 + q, two numbers a sight and
+    pixel for all iterations of re-weighted least squares, from the weighted mean of a. 0 where no pair
+    that counts says anything, or where the best point lies behind the camera. Given depth is kept, or
+    counts with its deviation.
+    """
+    found: list[Array32] = []
+    tasks: list[tuple[Any, ...]] = []
+    known: dict[tuple[tuple[int, ...], float], Array32] = {}
+    for image, its in enumerate(sights):
+        counting = [sight for sight in its if scene.on[sight[0]]]
+        depth = np.zeros(view_of(pairs, its[0])[1].shape, np.float32)
+        found.append(depth)
+        if not counting:
+            continue
+        views = [view_of(pairs, sight) for sight in counting]
+        c_S_pair = invert(scene.w_T_c[image]) @ scene.w_S_pair[[edge for edge, _ in counting]]
+        camera: tuple[tuple[int, ...], float] = depth.shape, float(scene.focals[image])
+        if camera not in known:
+            known[camera] = _rays(*camera)
+        some = max(1, _PLANE // (len(counting) * len(depth[0])))
+        given = scene.priors.depth_of(image)
+        for low in range(0, len(depth), some):
+            tasks.append((views, c_S_pair, known[camera], scene.floor, slice(low, low + some), depth, given))
+    each(lambda task: _fill(*task), tasks)
+    return found
+
+
+def _fill(
+    views: Sequence[tuple[Array32, Array32]],
+    c_S_pair: Array,
+    cameras_rays: Array32,
+    floor: float,
+    rows: slice,
+    depth: Array32,
+    given: tuple[Array32, Array32] | None,
+) -> None:
+    """Some rows of one image's depth."""
+    target, rays = depth[rows], cameras_rays[:, rows].reshape(3, -1)
+    pixels, count = target.size, len(views)
+    planes = workspace().planes(6, count * pixels)
+    points, weights, spare = np.split(planes, [3 * count * pixels, 4 * count * pixels])
+    points, weights = points.reshape(count, 3, pixels), weights.reshape(count, pixels)
+    moved = np.empty((*target.shape, 3), np.float32)
+    G = np.ascontiguousarray(c_S_pair[:, :3], np.float32)
+    for k, (X, C) in enumerate(views):
+        cv2.transform(X[rows], G[k], dst=moved)
+        cv2.split(moved, [plane.reshape(target.shape) for plane in points[k]])
+        weights[k] = C[rows].ravel()
+    cv2.log(weights, dst=weights)
+    known = None
+    if given is not None:
+        z, square = (part[rows].ravel() for part in given)
+        known = z / rays[2], square / np.square(rays[2])
+    d = ray_middle(points, rays, weights, floor, spare.reshape(2, count, pixels), _ITERATIONS, known)
+    d *= rays[2]
+    d[d < 0] = 0.0
+    target[:] = d.reshape(target.shape)
+    if given is not None:
+        np.copyto(target, given[0][rows], where=given[1][rows] == 0)
+
+
+def _rays(shape: tuple[int, ...], focal: float) -> Array32:
+    """Unit rays (3, H, W) of an image."""
+    sx = ((np.arange(shape[1]) - (shape[1] - 1) / 2) / focal).astype(np.float32)
+    sy = ((np.arange(shape[0])[:, None] - (shape[0] - 1) / 2) / focal).astype(np.float32)
+    inverse = 1 / np.sqrt(sx * sx + sy * sy + np.float32(1))
+    return np.stack([sx * inverse, sy * inverse, inverse])
+
+
+SAMPLE_PIXELS, FINE_PIXELS = 300, 2000  # of an image
+SWEEPS, CORRECTED_SWEEPS = 30, 4
+# Sweeps end when the value falls by less than this part of itself.
+SETTLED = 1e-4
+_MIN_SAMPLE = 50  # confident pixels of a sight: what falls between the rows and columns is sampled, too
+
+
+def align_moments(problem: Problem) -> Alignment:
+    """Poses, focals and depths that minimise the published objective.
+
+    What the problem gives stays, or is weighed by its deviation (``priors``); images of one camera share
+    the focal. Without cameras, images of one size whose focals agree within 4 % (``scene.SAME_CAMERA``)
+    count as one camera's, else each has its own. Two or more poses at different places, or depths, fix
+    the scale. One pair alone is read off and not optimised. Pairs that contradict the others by far
+    (``similarity_graph``) are switched off and reported.
+
+    Raises ``GeometryError`` for a pair whose points determine no similarity and for an image that is
+    first in no pair and finds no place in those where it is second.
+    """
+    begin = time.perf_counter()
+    sights = sights_of(problem.pairs, len(problem.shapes))
+    stride = _stride(problem, SAMPLE_PIXELS)
+    sample = [make() for make in plan_blocks(problem.pairs, sights, problem.shapes, stride)]
+    missed = plan_missed(problem.pairs, sights, problem.shapes, sample, _MIN_SAMPLE)
+    sample += [make() for make in missed]
+    start = global_start(problem, sample)
+    scene = Scene.of(problem, start)
+    depths: dict[int, Array32] = {}
+    fine = plan_blocks(problem.pairs, sights, problem.shapes, min(stride, _stride(problem, FINE_PIXELS))) + missed
+    if _needs_no_sweeps(problem):
+        found = gather(scene, fine, depths)
+    else:
+        _sweep(scene, sample, depths)
+        found = _correct(scene, sample, fine, depths)
+    reports = _reports(problem, found, start)
+    maps = full_depths(problem.pairs, sights, scene)
+    return Alignment(scene.w_T_c, scene.focals, maps, time.perf_counter() - begin, reports, problem.pairs)
+
+
+def _needs_no_sweeps(problem: Problem) -> bool:
+    """Whether a pair stands for itself: focal, pose and depth can be read off it (DUSt3R, section 3.3)."""
+    known = (problem.poses, problem.depths, problem.focal_std)
+    return len(problem.pairs) == 1 and all(given is None for given in known)
+
+
+def _stride(problem: Problem, pixels: int) -> int:
+    """Every how manieth row and column to take for so many pixels of an image."""
+    size = float(np.mean([height * width for height, width in problem.shapes]))
+    return max(1, round((size / pixels) ** 0.5))
+
+
+def _sweep(scene: Scene, sample: Sequence[PixelBlock], depths: dict[int, Array32]) -> None:
+    """Sweeps over the sample until they settle."""
+    momentum, value = Momentum(), np.inf
+    for _ in range(SWEEPS):
+        previous, value = value, step(scene, gather(scene, [block.itself for block in sample], depths))
+        if previous - value < SETTLED * value:
+            break
+        scene.settle(depths)
+        momentum.carry(scene, depths)
+
+
+def _correct(
+    scene: Scene, sample: Sequence[PixelBlock], fine: Sequence[BlockMaker], depths: dict[int, Array32]
+) -> Statistics:
+    """To where the many ``fine`` pixels settle, by sweeps over the sample; what the fine ones say on the way."""
+    makers, momentum = [block.itself for block in sample], Momentum()
+    part, whole = gather(scene, makers, {}), gather(scene, fine, {})
+    factor = float(whole.weights.sum() / part.weights.sum())
+    difference = whole.plus(part, -factor)
+    step(scene, whole)
+    for _ in range(CORRECTED_SWEEPS):
+        step(scene, difference.plus(gather(scene, makers, depths), factor))
+        momentum.carry(scene, depths)
+    return whole
+
+
+def _reports(problem: Problem, found: Statistics, start: GlobalStart) -> tuple[EdgeReport, ...]:
+    off = start.switched_off
+    residual = np.where(off, start.residual, found.costs / np.where(off, 1.0, found.weights))
+    return tuple(
+        EdgeReport(pair.first, pair.second, float(r), 0.0 if out else 1.0, bool(out))
+        for pair, r, out in zip(problem.pairs, residual, off, strict=True)
+    )

@@ -1,0 +1,162 @@
+"""Where a new keyframe stands, in closed form from its pairs with placed ones, and what depth they give it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dust3r_ros.alignment.moments import inverse, scale_of
+from dust3r_ros.alignment.online.edge_store import PointPairs
+from dust3r_ros.alignment.online.pair_fusion import robust_scale
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.geometry.pinhole import center_of, pixel_grid
+from dust3r_ros.geometry.pose import PnpResult, solve_pnp
+from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.types import Array, Array32, PairPrediction
+
+_SAMPLES = 3000
+_THRESHOLD_PX = 3.0
+_MIN_CONFIDENT = 0.02  # of the pixels
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedView:
+    """A view whose place is known: ``w_T_c`` (4, 4), ``depth`` (H, W) with ``confidence`` (0 and 1: unknown)."""
+
+    w_T_c: Array
+    depth: Array32
+    confidence: Array32
+
+
+def pair_scale(prediction: PairPrediction, placed: PlacedView) -> float:
+    """Map units per unit of the pair, from the depth both know of the first view; NaN if they share none."""
+    weight = np.log(prediction.confidence_first) * np.log(np.maximum(placed.confidence, 1.0))
+    return robust_scale(placed.depth.ravel(), prediction.points_first[..., 2].ravel(), weight.ravel())
+
+
+def attach(
+    new: int, predictions: Sequence[PairPrediction], placed: Mapping[int, PlacedView], focal: float, seed: int = 0
+) -> PnpResult:
+    """Pose of view ``new`` from every prediction (first placed, second ``new``), all in one PnP.
+
+    The pair's points of the new view are scaled by ``pair_scale`` into the map; ``focal`` is that of
+    the new view, pixels. Raises ``GeometryError`` when the pairs know too little.
+    """
+    points, pixels = [], []
+    for prediction in predictions:
+        if prediction.second != new or prediction.first not in placed:
+            continue
+        view = placed[prediction.first]
+        scale = pair_scale(prediction, view)
+        rows, columns = np.nonzero(prediction.confidence_second > 1.0)
+        if not np.isfinite(scale) or len(rows) < _MIN_CONFIDENT * prediction.confidence_second.size:
+            continue
+        keep = np.linspace(0, len(rows) - 1, min(_SAMPLES, len(rows))).astype(int)
+        rows, columns = rows[keep], columns[keep]
+        shape = prediction.confidence_second.shape
+        points.append(transform(view.w_T_c, scale * prediction.points_second[rows, columns].astype(np.float64)))
+        pixels.append(pixel_grid(*shape)[rows, columns])
+    if not points:
+        raise GeometryError(f"view {new}: none of {len(predictions)} pairs with placed views knows its depth")
+    center = center_of(*shape)
+    found = np.concatenate(points)
+    return solve_pnp(
+        found, np.concatenate(pixels), focal, center, threshold_px=_THRESHOLD_PX, min_inliers=len(found) // 4, seed=seed
+    )
+
+
+# A pair that is off by this much of the scene's depth is off; more says nothing more.
+_MAX_RESIDUAL = 0.2
+
+
+def proposals(new: int, first: Array, second: Array, fitted: Array, w_S: Array) -> Array:
+    """(E, 4, 4) where each edge of keyframe ``new`` by itself would have it; NaN for those that do not know.
+
+    ``first``, ``second`` (E,) are its ends, ``fitted`` (E, 4, 4) its ``second_S_first``.
+    """
+    ahead = second == new
+    known = ~np.isnan(fitted[:, 0, 0])
+    relative = np.where(known[:, None, None], fitted, np.eye(4))
+    relative[ahead] = inverse(relative[ahead])  # now other_S_new
+    placed = w_S[np.where(ahead, first, second)] @ relative
+    placed[~known] = np.nan
+    return placed
+
+
+def best_proposal(new: int, first: Array, second: Array, points: PointPairs, placed: Array, w_S: Array) -> Array:
+    """The proposal (4, 4) with which all edges of ``new`` agree best, each counting at most so much.
+
+    Raises ``GeometryError`` where no edge knows anything.
+    """
+    totals = np.full(len(placed), np.inf)
+    for at in np.flatnonzero(np.isfinite(placed).all(axis=(1, 2))):
+        S_first = np.where((first == new)[:, None, None], placed[at], w_S[first])
+        S_second = np.where((second == new)[:, None, None], placed[at], w_S[second])
+        off = np.minimum(points.mean(points.residuals(S_first, S_second)), _MAX_RESIDUAL)
+        totals[at] = float(off @ points.weight.sum(axis=1))
+    if not np.isfinite(totals).any():
+        ends = zip(first, second, points.weight.sum(axis=1), strict=True)
+        shares = ", ".join(f"{i}-{j}: {weight:.3g}" for i, j, weight in ends)
+        raise GeometryError(
+            f"keyframe {new} cannot be placed: none of its {len(first)} pairs determines a similarity "
+            f"(weight of each: {shares}); one must share confident points that are not on one line"
+        )
+    return placed[np.argmin(totals)]
+
+
+def pair_to_second(points: PointPairs, edge: int, S_first: Array, S_second: Array) -> Array:
+    """(4, 4) from the pair's own unit in the frame of its first view to the canonical frame of its second."""
+    unit = np.diag([points.scale[edge]] * 3 + [1.0])
+    return inverse(S_second) @ S_first @ unit
+
+
+def second_depth(prediction: PairPrediction, second_S_pair: Array) -> Array32:
+    """(H, W) z of the second view's points in its own frame; ``second_S_pair`` as of ``pair_to_second``."""
+    row = second_S_pair[2].astype(np.float32)
+    with np.errstate(invalid="ignore"):  # what is not finite stays so
+        depth: Array32 = prediction.points_second @ row[:3] + row[3]
+    return depth
+
+
+def depth_by_pnp(new: int, prediction: PairPrediction, focal: float) -> Array32:
+    """(H, W) z of a keyframe that is only the second view of its pairs: its pose in the first is found by PnP.
+
+    Raises ``GeometryError`` when the pair knows too little.
+    """
+    own = PlacedView(np.eye(4), prediction.points_first[..., 2], prediction.confidence_first)
+    first_T_new = attach(new, [prediction], {prediction.first: own}, focal).w_T_c
+    return transform(invert(first_T_new), prediction.points_second.astype(np.float64))[..., 2].astype(np.float32)
+
+
+def rigid(S: Array) -> Array:
+    """Poses (..., 4, 4) of similarities (..., 4, 4)."""
+    T = S.copy()
+    T[..., :3, :3] /= scale_of(S)[..., None, None]
+    return T
+
+
+def check_pairs(new: int, predictions: Sequence[PairPrediction], shape: Callable[[int], tuple[int, int]]) -> None:
+    """Raises ``GeometryError`` for a prediction that is not of ``new`` and an older keyframe, or of a wrong size.
+
+    ``shape`` tells (height, width) of the pointmaps of a keyframe, ``new`` included.
+    """
+    for pair in predictions:
+        old, young = sorted((pair.first, pair.second))
+        if young != new or not 0 <= old < new:
+            raise GeometryError(
+                f"pair {pair.first}-{pair.second} cannot come with keyframe {new}: one end must be {new}, "
+                f"the other an older keyframe (there are {new})"
+            )
+        views = (
+            (pair.first, pair.points_first, pair.confidence_first),
+            (pair.second, pair.points_second, pair.confidence_second),
+        )
+        for index, points, confidence in views:
+            height, width = shape(index)
+            if points.shape != (height, width, 3) or confidence.shape != (height, width):
+                raise GeometryError(
+                    f"pair {pair.first}-{pair.second} has points {points.shape} and confidence {confidence.shape} "
+                    f"for keyframe {index}, which has {height} rows of {width} pixels"
+                )

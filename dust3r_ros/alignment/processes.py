@@ -1,0 +1,142 @@
+"""Threads and processes for heavy work: how many BLAS takes, a pool for pixels, a copy of this process beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pickle
+import re
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Generic, TypeVar
+
+_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# What OpenBLAS calls its functions, by who built it.
+_NAMES = ("openblas_{}", "openblas_{}64_", "scipy_openblas_{}", "scipy_openblas_{}64_")
+
+
+def blas_threads() -> int:
+    """The number, 0 where it is not known: another library than OpenBLAS, another system than Linux."""
+    return max([function() for function in _functions("get_num_threads")], default=0)
+
+
+def use_blas_threads(count: int) -> bool:
+    """From now on take ``count`` threads in this process; returns whether that is so."""
+    for name in _VARIABLES:  # of a library that is loaded later
+        os.environ[name] = str(count)
+    for function in _functions("set_num_threads"):
+        function(ctypes.c_int(count))
+    return blas_threads() == count
+
+
+def _functions(name: str) -> Iterator[ctypes._NamedFuncPointer]:
+    """The function of every OpenBLAS that is loaded."""
+    maps = ""
+    with suppress(OSError):
+        maps = Path("/proc/self/maps").read_text()
+    for path in sorted(set(re.findall(r"(/.*blas[^/]*\.so[^/]*)$", maps, re.MULTILINE))):
+        with suppress(OSError):
+            library = ctypes.CDLL(path)
+            for form in _NAMES:
+                with suppress(AttributeError):
+                    yield getattr(library, form.format(name))
+
+
+THREADS = min(4, os.cpu_count() or 1)
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@lru_cache(maxsize=1)
+def thread_pool() -> ThreadPoolExecutor:
+    """The pool of this process; its threads keep their workspaces from one alignment to the next."""
+    return ThreadPoolExecutor(THREADS, "alignment")
+
+
+def each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+    """``function`` of all items, in order, on the pool's threads; many small items make few tasks.
+
+    What it raises first, in the order of the items, is raised here.
+    """
+    if len(items) < 2:
+        return [function(item) for item in items]
+    size = -(-len(items) // (2 * THREADS)) if len(items) > 8 * THREADS else 1
+    parts = [items[low : low + size] for low in range(0, len(items), size)]
+    return [
+        result for part in thread_pool().map(lambda part: [function(item) for item in part], parts) for result in part
+    ]
+
+
+Result = TypeVar("Result")
+
+MOST_NICE = 20
+_POLL_S = 0.005
+_LONGEST_S = 600.0  # a child that takes longer hangs: a lock that another thread held when it was forked
+
+
+class Aside(Generic[Result]):
+    """What ``work()`` returns, computed in a forked child. OpenCV must use one thread, and no device may be in use."""
+
+    def __init__(self, work: Callable[[], Result], nice: int = 0) -> None:
+        """``nice``: how far everything else on the machine goes first, ``MOST_NICE``: always."""
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        self._until = time.monotonic() + _LONGEST_S
+        self._pid: int | None = None
+        self._pid = os.fork()
+        if not self._pid:
+            _run(work, self._file.fileno(), nice)
+
+    @property
+    def done(self) -> bool:
+        """Whether the result is there, or will never be."""
+        if self._pid is not None and os.waitpid(self._pid, os.WNOHANG)[0]:
+            self._pid = None
+        if time.monotonic() > self._until:
+            self.cancel()
+        return self._pid is None
+
+    def result(self) -> Result | None:
+        """Wait for the result; None where the child ended without one."""
+        while not self.done:
+            time.sleep(_POLL_S)
+        self._file.seek(0)
+        with contextlib.suppress(EOFError, pickle.UnpicklingError):
+            found: Result = pickle.load(self._file)
+            return found
+        return None
+
+    def __del__(self) -> None:
+        """Nobody waits for the result."""
+        self.cancel()
+
+    def cancel(self) -> None:
+        """End the child."""
+        if self._pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+            self._pid = None
+
+
+def _run(work: Callable[[], object], descriptor: int, nice: int) -> None:
+    """In the child: compute, write, end; nothing of the parent's is closed or flushed on the way."""
+    try:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent (Linux)
+        os.nice(nice)
+        if nice >= MOST_NICE and hasattr(os, "SCHED_IDLE"):  # Linux
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        thread_pool.cache_clear()  # its threads are not in the copy
+        data = memoryview(pickle.dumps(work()))
+        while data:
+            data = data[os.write(descriptor, data) :]
+        os._exit(0)
+    except BaseException:
+        os._exit(1)

@@ -1,0 +1,55 @@
+"""python -m dust3r_ros.cli.gpu_day: checks, measures, trains and packs, in legs that go on where the last ended.
+
+The same command goes on until the minutes are used. Exit code: 0 done or the leg is over, 1 failed, 2 usage or input,
+143 ended by SIGTERM (its state is on the disk).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dust3r_ros.cli import command
+
+_NAME = "gpu-day"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """See above."""
+    arguments = parser().parse_args(argv)
+    return command.guarded(_NAME, lambda: _run(arguments), arguments.debug)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    made = command.Parser(prog=_NAME, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--minutes", type=float, required=True, metavar="M", help="of all legs together")
+    made.add_argument("--out", type=Path, required=True, metavar="DIR", help="what is to go on from, and DIR/back")
+    made.add_argument("--leg", type=float, default=9.0, metavar="L", help="minutes after which a call ends (9)")
+    made.add_argument("--device", default="auto", help="auto (default), cuda or cpu")
+    made.add_argument("--config", metavar="NAME", help="a recipe (default: mini)")
+    made.add_argument("--init", metavar="CHECKPOINT", help="weights to start from (default: shipped ones that fit)")
+    made.add_argument("--workers", type=int, metavar="N", help="processes that draw up worlds (default: measured)")
+    command.add_common(made)
+    return made
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    # Read when torch is loaded, see cli/train.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from dust3r_ros.training.gpu_day.day import Plan, run
+
+    plan = Plan(
+        minutes=arguments.minutes, out=arguments.out, leg=arguments.leg, device=arguments.device,
+        config=arguments.config, init=arguments.init, workers=arguments.workers,
+    )  # fmt: skip
+    with command.stop_on_signal() as stop:
+        run(plan, lambda: bool(stop))
+    return 0 if stop.signal is None else 128 + stop.signal
+
+
+if __name__ == "__main__":
+    sys.exit(main())

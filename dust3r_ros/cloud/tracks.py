@@ -1,0 +1,198 @@
+"""Points of the dense map with the keyframes that see them: what trainers and bundle adjusters of others start from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dust3r_ros.cloud.cloud import Cloud
+from dust3r_ros.cloud.fusion import NEIGHBOURS, agreed, overlapping
+from dust3r_ros.geometry.pinhole import center_of, project, rays
+from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.types import Array, Image, Keyframe
+
+MAX_POINTS = 100_000
+_TOLERANCE = 0.03  # of depth: less apart is the same surface
+_NEAR = 1.0  # pixels between where a point should be seen and where it is
+_FAR = 2.0  # pixels, the same for landmarks
+_WINDOW = 11  # pixels, what is compared
+_VIEWS = 3.0  # keyframes that see a point, about
+
+
+@dataclass(frozen=True, eq=False)
+class DenseTracks:
+    """P points and their O >= 2 P sights, sorted by point.
+
+    ``points`` (P, 3) map frame, ``colors`` (P, 3) uint8 RGB, ``errors`` (P,) mean reprojection error, pixels;
+    per sight ``point`` (O,) and ``view`` (O,), positions in the lists of points and of keyframes, and
+    ``pixels`` (O, 2), centres at integers.
+    """
+
+    points: Array
+    colors: Image
+    errors: Array
+    point: NDArray[np.int64]
+    view: NDArray[np.int64]
+    pixels: Array
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @property
+    def cloud(self) -> Cloud:
+        """The points, their confidence the number of keyframes that see them."""
+        seen = np.bincount(self.point, minlength=len(self)).astype(np.float32)
+        return Cloud(self.points.astype(np.float32), self.colors, seen)
+
+
+def dense_tracks(keyframes: Sequence[Keyframe], count: int = MAX_POINTS, min_confidence: float = 1.5) -> DenseTracks:
+    """At most ``count`` points spread over what the keyframes see, each seen by two keyframes or more.
+
+    Pixels of a grid, where the depth stands up to that of overlapping keyframes (``fusion.agreed``), are
+    projected into those; a place that was taken already is not taken again. Where there is texture, the sight in
+    another keyframe is measured (Lucas and Kanade, 1981), and it is none when it lies more than a pixel off;
+    elsewhere it is the projection. Deterministic.
+    """
+    step = _step(keyframes, count, min_confidence)
+    positions = {keyframe.index: view for view, keyframe in enumerate(keyframes)}
+    greys = [cv2.cvtColor(np.ascontiguousarray(keyframe.image), cv2.COLOR_RGB2GRAY) for keyframe in keyframes]
+    taken = [np.zeros((-(-k.depth.shape[0] // step), -(-k.depth.shape[1] // step)), bool) for k in keyframes]
+    parts: list[DenseTracks] = []
+    for view, keyframe in enumerate(keyframes):
+        others = overlapping(keyframe, keyframes, NEIGHBOURS)
+        depth = agreed(keyframe, others, min_confidence).depth
+        pixels = _free_pixels(depth, taken[view], step)
+        z = depth[pixels[:, 1], pixels[:, 0]].astype(np.float64)
+        middle = center_of(*depth.shape)
+        points = transform(keyframe.w_T_c, rays(pixels.astype(np.float64), keyframe.focal, middle) * z[:, None])
+        sights = [(np.arange(len(points)), np.full(len(points), view), pixels.astype(np.float64))]
+        errors = np.zeros(len(points))
+        for other in others:
+            its = positions[other.index]
+            seen, where = _seen(other, points, min_confidence)
+            cells = np.rint(where).astype(int) // step
+            taken[its][cells[:, 1], cells[:, 0]] = True
+            found, place = _measured(greys[view], greys[its], pixels[seen], where)
+            sights.append((seen[found], np.full(int(found.sum()), its), place[found]))
+            errors[seen[found]] += np.linalg.norm(place - where, axis=1)[found]
+        colors = keyframe.image[pixels[:, 1], pixels[:, 0]]
+        parts.append(_seen_twice(points, colors, errors, sights))
+    return _limited(joined(*parts), count)
+
+
+def joined(*parts: DenseTracks) -> DenseTracks:
+    """All points of all parts, in order; their views are positions in one list of keyframes."""
+    if not parts:
+        none = np.zeros(0, np.int64)
+        return DenseTracks(np.zeros((0, 3)), np.zeros((0, 3), np.uint8), np.zeros(0), none, none, np.zeros((0, 2)))
+    first = np.cumsum([0, *(len(part) for part in parts[:-1])])
+    shifted = [replace(part, point=part.point + start) for part, start in zip(parts, first, strict=True)]
+    names = ("points", "colors", "errors", "point", "view", "pixels")
+    return DenseTracks(*(np.concatenate([getattr(part, name) for part in shifted]) for name in names))
+
+
+def landmark_tracks(
+    keyframes: Sequence[Keyframe],
+    positions: Array,
+    colors: Image,
+    keyframe: NDArray[np.int64],
+    landmark: NDArray[np.int64],
+    pixels: Array,
+) -> DenseTracks:
+    """Landmarks (L, 3), ``colors`` (L, 3), as tracks of ``keyframes``.
+
+    Sight m: keyframe of index ``keyframe[m]`` sees landmark ``landmark[m]`` at ``pixels[m]`` (M, 2). Sights more than
+    two pixels from where the landmark should be are left out, then landmarks with fewer than two.
+    """
+    view, found = np.full(len(keyframe), -1), np.full(len(keyframe), np.inf)
+    for number, seeing in enumerate(keyframes):
+        mine = keyframe == seeing.index
+        local = transform(invert(seeing.w_T_c), positions[landmark[mine]])
+        where = project(local, seeing.focal, center_of(*seeing.depth.shape))
+        view[mine], found[mine] = number, np.nan_to_num(np.linalg.norm(where - pixels[mine], axis=1), nan=np.inf)
+    good = found < _FAR
+    errors = np.zeros(len(positions))
+    np.add.at(errors, landmark[good], found[good])
+    return _seen_twice(positions, colors, errors, [(landmark[good], view[good], pixels[good])])
+
+
+def _step(keyframes: Sequence[Keyframe], count: int, min_confidence: float) -> int:
+    """Pixels between candidates, such that about ``count`` points come out."""
+    usable = sum(int(np.count_nonzero((k.depth > 0) & (k.confidence > min_confidence))) for k in keyframes)
+    return max(1, int(np.sqrt(usable / (_VIEWS * max(count, 1)))))
+
+
+def _free_pixels(depth: NDArray[np.float32], taken: NDArray[np.bool_], step: int) -> NDArray[np.int64]:
+    """(N, 2) pixels (u, v) with depth in the middle of cells that are not taken."""
+    v, u = np.nonzero(~taken)
+    v, u = np.minimum(v * step + step // 2, depth.shape[0] - 1), np.minimum(u * step + step // 2, depth.shape[1] - 1)
+    known = depth[v, u] > 0
+    return np.stack([u[known], v[known]], axis=-1)
+
+
+def _seen(other: Keyframe, points: Array, min_confidence: float) -> tuple[NDArray[np.int64], Array]:
+    """Which points (N, 3) a keyframe sees where its own depth is theirs, and at which pixels (M, 2)."""
+    height, width = other.depth.shape
+    local = transform(invert(other.w_T_c), points)
+    where = project(local, other.focal, center_of(height, width))
+    with np.errstate(invalid="ignore"):
+        inside = (where >= 0).all(axis=1) & (where <= [width - 1, height - 1]).all(axis=1)
+    index = np.flatnonzero(inside)
+    u, v = np.rint(where[index]).astype(int).T
+    depth = other.depth[v, u].astype(np.float64)
+    known = np.isfinite(depth) & (depth > 0) & (other.confidence[v, u] > min_confidence)
+    same = known & (np.abs(np.log(np.where(known, depth, 1.0) / local[index, 2])) < _TOLERANCE)
+    return index[same], where[index[same]]
+
+
+def _measured(grey: Image, other: Image, pixels: NDArray[np.int64], where: Array) -> tuple[NDArray[np.bool_], Array]:
+    """Which pixels (N, 2) of an image are found in another near ``where`` (N, 2), and the places (N, 2).
+
+    Without texture a place cannot be measured: it stays where it should be.
+    """
+    if not len(pixels):
+        return np.zeros(0, bool), where
+    start = where.astype(np.float32)[:, None]
+    place, status, _ = cv2.calcOpticalFlowPyrLK(
+        grey, other, pixels.astype(np.float32)[:, None], start.copy(), winSize=(_WINDOW, _WINDOW), maxLevel=0,
+        criteria=(cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.01), flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+        minEigThreshold=3e-4,
+    )  # fmt: skip
+    told = status.ravel() > 0
+    place = np.where(told[:, None], place[:, 0].astype(np.float64), where)
+    height, width = other.shape
+    inside = (place >= -0.5).all(axis=1) & (place < [width - 0.5, height - 0.5]).all(axis=1)
+    return inside & (np.linalg.norm(place - where, axis=1) < _NEAR), place
+
+
+def _seen_twice(
+    points: Array, colors: Image, errors: Array, sights: list[tuple[NDArray[np.int64], NDArray[np.int64], Array]]
+) -> DenseTracks:
+    """The points with two sights or more; ``errors`` (N,) are sums."""
+    point, view, pixels = (np.concatenate(part) for part in zip(*sights, strict=True))
+    views = np.bincount(point, minlength=len(points))
+    keep = views >= 2
+    stays = keep[point]
+    number = np.cumsum(keep) - 1
+    order = np.argsort(number[point[stays]], kind="stable")
+    return DenseTracks(
+        points[keep], colors[keep], errors[keep] / views[keep],
+        number[point[stays]][order], view[stays][order], pixels[stays][order],
+    )  # fmt: skip
+
+
+def _limited(tracks: DenseTracks, count: int) -> DenseTracks:
+    """At most ``count`` of the points, evenly among them."""
+    if len(tracks) <= count:
+        return tracks
+    keep = np.zeros(len(tracks), bool)
+    keep[np.linspace(0, len(tracks) - 1, count).astype(int)] = True
+    stays, number = keep[tracks.point], np.cumsum(keep) - 1
+    return DenseTracks(
+        tracks.points[keep], tracks.colors[keep], tracks.errors[keep],
+        number[tracks.point[stays]], tracks.view[stays], tracks.pixels[stays],
+    )  # fmt: skip

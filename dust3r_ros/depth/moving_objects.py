@@ -1,0 +1,263 @@
+"""What moves by itself: regions of a keyframe that others, where they look through them, see something else behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from dust3r_ros.features.masks import Mask, grown
+from dust3r_ros.geometry.depths import REFERENCE_PRECISION
+from dust3r_ros.geometry.pinhole import center_of
+from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.types import Array, Array32, Image
+
+STEP = 3  # of the pixels that are judged
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """A keyframe as others are compared with it, every third pixel of it.
+
+    ``depth`` (h, w), 0 = none, ``sigma`` its relative standard deviation, ``near`` the least depth around a pixel
+    and 0 beside a gap; ``color`` (h, w, 3) uint8, and the range of colours around a pixel, ``dark`` to ``light``.
+    ``focal``: of these pixels. ``shape``: of the keyframe.
+    """
+
+    w_T_c: Array
+    focal: float
+    shape: tuple[int, int]
+    depth: Array32
+    sigma: Array32
+    near: Array32
+    color: Image
+    dark: Image
+    light: Image
+
+    @classmethod
+    def of(
+        cls, image: Image, depth: Array32, confidence: Array32, w_T_c: Array, focal: float, min_confidence: float
+    ) -> Sight:
+        """What of a keyframe with ``image`` (H, W, 3) RGB, ``depth`` (H, W) and ``confidence`` (H, W) is sure."""
+        shape = depth.shape
+        height, width = (side // STEP for side in shape)
+        rows, columns = slice(STEP // 2, height * STEP, STEP), slice(STEP // 2, width * STEP, STEP)
+        gain = confidence[rows, columns] - np.float32(1)
+        depth = np.where(gain > min_confidence - 1, depth[rows, columns], np.float32(0))
+        sigma = np.float32(REFERENCE_PRECISION) / np.sqrt(np.maximum(gain, np.float32(1e-6)))
+        small = cv2.resize(image[: height * STEP, : width * STEP], (width, height), interpolation=cv2.INTER_AREA)
+        around = np.ones((3, 3), np.uint8)
+        return cls(
+            w_T_c,
+            focal / STEP,
+            (shape[0], shape[1]),
+            depth,
+            sigma,
+            np.asarray(cv2.erode(depth, around), np.float32),
+            np.asarray(cv2.blur(small, (3, 3)), np.uint8),
+            np.asarray(cv2.erode(small, around), np.uint8),
+            np.asarray(cv2.dilate(small, around), np.uint8),
+        )
+
+
+def seen_from(other: Sight, sight: Sight) -> tuple[np.ndarray, np.ndarray, Array32]:
+    """Pixels (K,) of a keyframe whose points lie in the image of ``other``, the pixels there, both flat, and z."""
+    width = sight.depth.shape[1]
+    cx, cy = _middle(sight)
+    at = np.flatnonzero(sight.depth)
+    depth = sight.depth.ravel()[at]
+    x = ((at % width) - np.float32(cx)) / np.float32(sight.focal)
+    y = ((at // width) - np.float32(cy)) / np.float32(sight.focal)
+    other_T_c = (invert(other.w_T_c) @ sight.w_T_c).astype(np.float32)
+    R, t = other_T_c[:3, :3], other_T_c[:3, 3]
+    px, py, pz = ((R[i, 0] * x + R[i, 1] * y + R[i, 2]) * depth + t[i] for i in range(3))
+    scale = np.float32(other.focal) / np.maximum(pz, np.float32(1e-6))
+    ox, oy = _middle(other)
+    rows, columns = other.depth.shape
+    u, v = px * scale + np.float32(ox), py * scale + np.float32(oy)
+    inside = (pz > 1e-6) & (u > -0.5) & (v > -0.5) & (u < columns - 0.5) & (v < rows - 0.5)
+    place = np.rint(v[inside]).astype(np.int64) * columns + np.rint(u[inside]).astype(np.int64)
+    return at[inside], place, pz[inside].astype(np.float32)
+
+
+def _middle(sight: Sight) -> tuple[float, float]:
+    cx, cy = center_of(*sight.shape)
+    return (cx - 0.5 * (STEP - 1)) / STEP, (cy - 0.5 * (STEP - 1)) / STEP
+
+
+_APART, _SIGMAS = 0.10, 3.0  # of depth, at least: less apart is the same surface
+_COLOR = 18  # of 255, beyond the range of colours around a place: something else is there
+_ALIKE = 0.9  # of what both see looks the same to both; three witnesses are wrong one time in a thousand
+_COMMON, _SAMPLE = 100, 2000  # pixels that both see: fewer tell nothing of how colours differ, more not better
+_MOSTLY = 0.5  # of a region
+_CONFIRMED, _WITNESSES = 2, 3
+_NEVER = 2**31 - 1
+_LEAST_AREA = 0.002  # of the image
+_SAME, _REACH = 0.1, 1.0  # of depth, of the seeds' width: how far the thing may reach that they are on
+_GROWTH = 1 / 64  # of the long edge
+
+
+def region(sight: Sight, evidence: Evidence) -> Mask:
+    """(H, W) which pixels of a keyframe show what moves or was taken away.
+
+    Three witnesses make a seed, seeds make regions of 0.2 % of the image at least, and a region counts if most of it
+    is before something else. What is connected to a region, as far away as it to 10 %, and no further off than it is
+    wide, goes with it: it is the rest of the thing. Regions are grown by what outlines are vague.
+    """
+    gone, before = (flags.reshape(sight.depth.shape) for flags in (evidence.gone, evidence.before))
+    solid = cv2.morphologyEx(gone.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    found = np.zeros(sight.shape, np.uint8)
+    height, width = STEP * sight.depth.shape[0], STEP * sight.depth.shape[1]
+    for seeds in _pieces(solid):
+        if before[seeds].mean() > _MOSTLY:
+            whole = _completed(sight.depth, seeds).astype(np.uint8)
+            found[:height, :width] |= cv2.resize(whole, (width, height), interpolation=cv2.INTER_NEAREST)
+    return grown(found.astype(bool), _GROWTH) if found.any() else found.astype(bool)
+
+
+class Evidence:
+    """What other keyframes say of each pixel (h w,), flat, of one, taken at ``time``.
+
+    ``agree``: how many see the same there; ``doubt``: something nearer that looks the same, so that one of the two
+    has the depth wrong; ``through``: something behind it; ``like`` and ``unlike``: how many know what is behind it on
+    its ray, of its colours and of others.
+    """
+
+    def __init__(self, time: int, sight: Sight) -> None:
+        count = sight.depth.size
+        self.time = time
+        self.agree, self.doubt, self.through, self.like, self.unlike = (np.zeros(count, np.uint8) for _ in range(5))
+        self._first, self._last = np.full((2, count), time, np.int32)  # that agree
+        self._before, self._after = (
+            np.full(count, -_NEVER, np.int32),
+            np.full(count, _NEVER, np.int32),
+        )  # that see through
+
+    @property
+    def trusted(self) -> Mask:
+        """(h w,) whose word counts: others see the same there, and no more of them the same thing nearer."""
+        return (self.agree >= _CONFIRMED) & (self.agree >= self.doubt)
+
+    def confirm(self, at: np.ndarray, witness: int) -> None:
+        """A keyframe of time ``witness`` sees the same at pixels (K,)."""
+        self.agree[at] += 1
+        self._first[at] = np.minimum(self._first[at], witness)
+        self._last[at] = np.maximum(self._last[at], witness)
+
+    def accuse(self, at: np.ndarray, witness: int) -> None:
+        """A keyframe of time ``witness`` sees through pixels (K,)."""
+        self.through[at] += 1
+        if witness < self.time:
+            self._before[at] = np.maximum(self._before[at], witness)
+        else:
+            self._after[at] = np.minimum(self._after[at], witness)
+
+    def look_behind(self, at: np.ndarray, like: np.ndarray) -> None:
+        """A keyframe knows what is behind pixels (K,), some of them several times, and whether it looks ``like`` it."""
+        alike, other = np.zeros((2, self.agree.size), bool)
+        alike[at[like]] = True
+        other[at[~like]] = True
+        self.like += alike
+        self.unlike += other & ~alike
+
+    @property
+    def gone(self) -> Mask:
+        """(h w,) what several see through, and nobody sees again from beyond them in time.
+
+        What was there before and after stood still: it is the witnesses that were mistaken, by a depth that moving
+        things made too large.
+        """
+        again = (self._first < self._before) | (self._last > self._after)
+        return (self.through >= _WITNESSES) & ~again
+
+    @property
+    def before(self) -> Mask:
+        """(h w,) what is before something else: most who know what is behind know other colours there.
+
+        If that has the colours of the pixel, the pixel shows just that: its depth is too small, and what
+        looks there from elsewhere sees another place, in any colours. Where nobody knows, depth must be trusted, and
+        as many confirm it as see through: neighbours hand depth to each other, so that they agree when it is wrong.
+        """
+        unknown = (self.like == 0) & (self.unlike == 0)
+        return (self.unlike > self.like) | (unknown & self.trusted & (self.agree >= self.through))
+
+
+@dataclass(frozen=True, eq=False)
+class Testimony:
+    """What a keyframe says of another one, pixels of that one and its own, flat.
+
+    ``through``, ``with_``: (K,) that it sees through, and with which. ``hidden``, ``by``, ``like``: (M,) what of the
+    other is hidden by its own pixels if depths are right, and whether they look like it.
+    """
+
+    through: np.ndarray
+    with_: np.ndarray
+    hidden: np.ndarray
+    by: np.ndarray
+    like: np.ndarray
+
+    def hear(self, one: Evidence, witness: Evidence) -> None:
+        """Count what trusted pixels say, once everybody was asked who confirms whom."""
+        one.accuse(self.through[witness.trusted[self.with_]], witness.time)
+        known = one.trusted[self.hidden]
+        witness.look_behind(self.by[known], self.like[known])
+
+
+def compare(sight: Sight, other: Sight, evidence: Evidence, witness: Evidence) -> Testimony:
+    """What ``other`` says of ``sight``; who confirms or doubts whom is noted in their evidence.
+
+    Seen through is a pixel where the other sees what lies further, by 10 % and by three standard deviations of both
+    depths, at and all around the place where the pixel's point should be seen, in colours that the pixel does not
+    have.
+    """
+    at, place, z = seen_from(other, sight)
+    depth, near = other.depth.ravel()[place], other.near.ravel()[place]
+    known = depth > 0
+    at, place, z, depth, near = (part[known] for part in (at, place, z, depth, near))
+    beyond = 1 + np.maximum(
+        np.float32(_APART), np.float32(_SIGMAS) * np.hypot(other.sigma.ravel()[place], sight.sigma.ravel()[at])
+    )
+    hidden, same = depth * beyond < z, (depth * beyond >= z) & (depth <= z * beyond)
+    differ, like = _looks(sight, other, at, place, same)
+    evidence.confirm(at[same & ~differ], witness.time)
+    before = near > z * beyond
+    witness.doubt[np.unique(place[before & ~differ])] += 1
+    through = before & differ
+    return Testimony(at[through], place[through], at[hidden], place[hidden], like[hidden])
+
+
+def _looks(sight: Sight, other: Sight, at: np.ndarray, place: np.ndarray, same: Mask) -> tuple[Mask, Mask]:
+    """(K,) which pixels ``at`` of a keyframe look unlike all around ``place`` in another, and which like that place.
+
+    The same surface, ``same`` (K,), looks brighter, darker, of another tint: exposure and white balance change it by
+    a factor, shine and vignetting in no simple way. Only what differs more than nine in ten of those do differs. Where
+    hardly anything is seen by both, nobody knows, and nothing does.
+    """
+    if np.count_nonzero(same) < _COMMON:
+        return np.zeros(len(at), bool), np.ones(len(at), bool)
+    every = slice(None, None, max(1, np.count_nonzero(same) // _SAMPLE))
+    ours, theirs = sight.color.reshape(-1, 3), other.color.reshape(-1, 3)
+    gain = np.median(theirs[place[same][every]], axis=0) / np.maximum(np.median(ours[at[same][every]], axis=0), 1)
+    toned = np.clip(ours * gain, 0, 255).astype(np.uint8)[at]
+    dark, light = (part.reshape(-1, 3)[place] for part in (other.dark, other.light))
+    off = cv2.max(cv2.subtract(dark, toned), cv2.subtract(toned, light)).reshape(-1, 3).max(axis=1)
+    apart = cv2.absdiff(toned, theirs[place]).reshape(-1, 3).max(axis=1)
+    limits = (max(_COLOR, float(np.quantile(kind[same][every], _ALIKE))) for kind in (off, apart))
+    return np.asarray(off > next(limits)), np.asarray(apart <= next(limits))
+
+
+def _pieces(seeds: np.ndarray) -> list[Mask]:
+    """Seeds (h, w) apart, one mask for each connected region that is no speck."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(seeds, connectivity=8)
+    large = [k for k in range(1, count) if stats[k, cv2.CC_STAT_AREA] >= _LEAST_AREA * seeds.size]
+    return [labels == k for k in large]
+
+
+def _completed(depth: Array32, seeds: Mask) -> Mask:
+    """(h, w) the thing that seeds are on: what is as far away, connected, and no further off than they are wide."""
+    apart = cv2.distanceTransform((~seeds).astype(np.uint8), cv2.DIST_L2, 3)
+    middle = np.median(depth[seeds])
+    alike = (apart < _REACH * np.sqrt(seeds.sum())) & (np.abs(depth - middle) < _SAME * middle) | seeds
+    _, labels = cv2.connectedComponents(alike.astype(np.uint8), connectivity=4)
+    return np.asarray(np.isin(labels, np.unique(labels[seeds])))

@@ -1,0 +1,97 @@
+"""SIFT features of keyframes and their matches: what carries geometry where steps are too wide for flow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from dust3r_ros.features.masks import MARGIN_PX, ImageMask
+from dust3r_ros.features.sift import SLOWEST, ScaleSpace, describe, strongest_blobs
+from dust3r_ros.types import Array, Array32, Image
+
+FEATURES = 2000  # of an image
+_RATIO = 0.8  # Lowe's ratio (Lowe, IJCV 2004)
+_EPIPOLAR_PX = 1.5
+_MIN_MATCHES = 12
+_SHORT = 64  # components that descriptors are compared by
+_ROWS = 256  # compared at once: what they give stays in the cache
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """``pixels`` (N, 2) and RootSIFT ``descriptors`` (N, 128) of one grey image, 1/512 per unit of uint8."""
+
+    pixels: Array
+    descriptors: Image
+
+    @property
+    def unit(self) -> Array32:
+        """Descriptors (N, 128) as float32 of length about 1."""
+        return self.descriptors.astype(np.float32) / 512.0
+
+
+@lru_cache(maxsize=32)  # of the keyframes that are compared just now
+def short(features: Features) -> Array32:
+    """(N, 64) float32 of length 1: the slowest waves of the descriptors, half of what there is to compare.
+
+    Neighbouring cells and directions are alike, so the other half is noise more than not (Ke and Sukthankar,
+    "PCA-SIFT", CVPR 2004): as many matches come out right.
+    """
+    slow = features.unit @ SLOWEST[:, :_SHORT]
+    return np.asarray(slow / np.maximum(np.linalg.norm(slow, axis=1, keepdims=True), 1e-9))
+
+
+def extract(gray: Image, count: int = FEATURES, mask: ImageMask | None = None) -> Features:
+    """The ``count`` strongest SIFT features of an image (H, W) uint8 away from its mask; descriptors as RootSIFT."""
+    wanted = count if mask is None else round(count / max(mask.clear_share, 0.2))
+    space = ScaleSpace.of(gray)
+    blobs = strongest_blobs(space, wanted)
+    if mask is not None:
+        blobs = blobs.select(mask.clear(blobs.pixels, np.maximum(MARGIN_PX, blobs.radius)))
+    descriptors = np.minimum(np.round(describe(space, blobs) * 512.0), 255).astype(np.uint8)
+    return Features(blobs.pixels, descriptors)
+
+
+def match(a: Features, b: Features) -> np.ndarray:
+    """(K, 2) indices of features of ``a`` and ``b`` that are each other's nearest and pass the ratio test."""
+    if len(a.pixels) < 2 or len(b.pixels) < 2:
+        return np.zeros((0, 2), int)
+    first, second = short(a), short(b)
+    best, distinct = [], []
+    for low in range(0, len(first), _ROWS):
+        similarity = first[low : low + _ROWS] @ second.T
+        rows = np.arange(len(similarity))
+        nearest = similarity.argmax(axis=1)
+        top = similarity[rows, nearest]
+        similarity[rows, nearest] = -1.0
+        # Unit vectors: |x - y|^2 = 2 - 2 xy
+        distinct.append((2.0 - 2.0 * top) < _RATIO**2 * (2.0 - 2.0 * similarity.max(axis=1)))
+        best.append(nearest)
+    rows, nearest = np.flatnonzero(np.concatenate(distinct)), np.concatenate(best)
+    # Few pass as a rule: their way back costs less than the best of every column.
+    mutual = rows[(second[nearest[rows]] @ first.T).argmax(axis=1) == rows]
+    return np.stack([mutual, nearest[mutual]], axis=1)
+
+
+def epipolar_inliers(a: Array, b: Array, threshold_px: float = _EPIPOLAR_PX) -> np.ndarray:
+    """(K,) which of the correspondences (K, 2) agree with one fundamental matrix (MAGSAC++); none below 12."""
+    if len(a) < _MIN_MATCHES:
+        return np.zeros(len(a), bool)
+    cv2.setRNGSeed(0)
+    try:
+        _, mask = cv2.findFundamentalMat(
+            a.astype(np.float64), b.astype(np.float64), cv2.USAC_MAGSAC, threshold_px, 0.9999, 5000
+        )
+    except cv2.error:  # some degenerate sets trip an assertion
+        mask = None
+    inliers = np.zeros(len(a), bool) if mask is None else mask.ravel().astype(bool)
+    return inliers if inliers.sum() >= _MIN_MATCHES else np.zeros(len(a), bool)
+
+
+def matched(a: Features, b: Features) -> np.ndarray:
+    """(K, 2) indices of features of ``a`` and ``b`` that match and agree on one fundamental matrix."""
+    pairs = match(a, b)
+    return pairs[epipolar_inliers(a.pixels[pairs[:, 0]], b.pixels[pairs[:, 1]])]

@@ -1,0 +1,126 @@
+"""The messages of ROS 1 bags and rosbag2 (sqlite3, MCAP), without ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.io.bags.cut_mcap import cut_off
+
+_REPAIR = {".bag": "rosbag reindex", ".mcap": "mcap recover"}
+
+
+@dataclass(frozen=True, eq=False)
+class Message:
+    """One message: ``kind`` is its type as ROS 2 names it, ``bag_ns`` the time of recording."""
+
+    topic: str
+    kind: str
+    bag_ns: int
+    content: Any
+
+    @property
+    def stamp_ns(self) -> int:
+        """Of the header; the time of recording where that is zero."""
+        stamp = self.content.header.stamp
+        return stamp.sec * 10**9 + stamp.nanosec or self.bag_ns
+
+    @property
+    def frame_id(self) -> str:
+        """Of the header, without a leading slash."""
+        return str(self.content.header.frame_id).lstrip("/")
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A message that is damaged, or the rest of the bag from here on (``rest``)."""
+
+    topic: str
+    reason: str
+    rest: bool = False
+
+
+class Bag:
+    """A recording: a ROS 1 bag, a folder of rosbag2 or one of its storage files.
+
+    ``kinds`` are the message types by topic, ``counts`` how many messages the recording says it has. An MCAP file
+    whose writer was killed is read as far as it goes; other recordings without an end are refused.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises ``InputError`` when it cannot be opened."""
+        self.path = path
+        self._cut = cut_off(path)
+        with self._open() as reader:
+            self.kinds = {connection.topic: connection.msgtype for connection in reader.connections}
+            self.counts = dict.fromkeys(self.kinds, 0)
+            for connection in reader.connections:
+                self.counts[connection.topic] += connection.msgcount
+        if self._cut is not None and not any(self.counts.values()):
+            raise InputError(f"bag '{path}' was cut off before anything whole was in it; nothing mends it")
+
+    def messages(self, topics: Collection[str]) -> Iterator[Message | Unreadable]:
+        """The messages of ``topics`` in the order in which they were recorded."""
+        with self._open() as reader:
+            connections = [c for c in reader.connections if c.topic in topics]
+            if not connections:
+                return
+            messages = reader.messages(connections=connections)
+            while True:
+                try:
+                    connection, bag_ns, raw = next(messages)
+                except StopIteration:
+                    if self._cut is not None:
+                        yield Unreadable(
+                            ", ".join(sorted(topics)), "the bag was cut off while it was recorded", rest=True
+                        )
+                    return
+                except Exception as error:  # a damaged chunk or page: what follows cannot be found
+                    yield Unreadable(", ".join(sorted(topics)), f"the bag breaks off: {sentence(error)}", rest=True)
+                    return
+                yield _message(reader, connection, bag_ns, raw)
+
+    def first(self, topics: Collection[str], most: int = 1) -> Iterator[Message]:
+        """The first messages of each topic, at most ``most``, as far as they can be read."""
+        left = {topic: min(most, self.counts[topic]) for topic in topics if self.counts.get(topic)}
+        if not left:
+            return
+        for message in self.messages(left):
+            if isinstance(message, Message) and left[message.topic]:
+                left[message.topic] -= 1
+                yield message
+            if not any(left.values()):
+                return
+
+    def _open(self) -> closing[AnyReader]:
+        """An opened reader, to be used in ``with``."""
+        try:
+            reader = AnyReader([self._cut or self.path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
+            reader.open()
+        except Exception as error:  # rosbags lets those of sqlite3, struct, yaml and more through
+            repair = _REPAIR.get(self.path.suffix, "ros2 bag reindex")
+            raise InputError(
+                f"bag '{self.path}' cannot be opened: {sentence(error)}; "
+                f"it must be a whole recording ('{repair}' mends one that was cut off)"
+            ) from error
+        return closing(reader)
+
+
+def _message(reader: AnyReader, connection: Any, bag_ns: int, raw: bytes) -> Message | Unreadable:
+    try:
+        content = reader.deserialize(raw, connection.msgtype)
+    except Exception as error:  # whatever damaged bytes make the deserialiser trip over
+        return Unreadable(connection.topic, f"the message at {bag_ns} ns cannot be read: {sentence(error)}")
+    return Message(connection.topic, connection.msgtype, bag_ns, content)
+
+
+def sentence(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

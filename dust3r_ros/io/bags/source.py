@@ -1,0 +1,155 @@
+"""Frames of ROS 1 bags and rosbag2: several cameras and all that goes with their images, without ROS."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.io.bags.messages import Teller, calibration_of, load_depth, load_image, load_mask
+from dust3r_ros.io.bags.reader import Bag, Message, Unreadable
+from dust3r_ros.io.bags.topics import CAMERA_INFO, TF_STATIC, BagTopics, info_topic
+from dust3r_ros.io.frames import FrameSource, Shot
+from dust3r_ros.sensors.synchronizer import Companions, CompanionSettings
+from dust3r_ros.sensors.transform_buffer import TransformBuffer
+from dust3r_ros.types import Array, Calibration, Frame
+
+WAIT_NS = 1_000_000_000  # of recording, that an image is held for what was recorded after it
+MOST_HELD = 64  # images, of all cameras
+_INFOS = 5  # messages of a CameraInfo topic that may say nothing before the camera counts as uncalibrated
+
+
+@dataclass(frozen=True, order=True)
+class _Held:
+    """An image that waits; they go by their stamps, of equals as the cameras were named."""
+
+    stamp_ns: int
+    place: int  # of the camera
+    number: int
+    message: Message = field(compare=False)
+    camera: str = field(compare=False)
+
+
+class BagSource(FrameSource):
+    """The images of a bag's cameras by their stamps, each with its odometry, up, mask and depth.
+
+    Stamps are the headers', or the time of recording where the header's stamp is zero. The bag is read once, from
+    begin to end; an image is held until what belongs to it was read, for a second of recording at most.
+    """
+
+    def __init__(self, path: Path, topics: BagTopics) -> None:
+        """Raises ``InputError`` for a bag that cannot be opened or lacks a topic."""
+        super().__init__(str(path))
+        self._bag = Bag(path)
+        self.topics = topics.resolved(self._bag)
+        self._cameras = dict(zip(self.topics.images, self.topics.cameras, strict=True))
+        self._infos = {topic: info_topic(topic) for topic in (*self.topics.images, *self.topics.depths.values())}
+
+    def __len__(self) -> int:
+        return sum(self._bag.counts[topic] for topic in self.topics.images)
+
+    @property
+    def recorded(self) -> Mapping[str, Mapping[str, str]]:
+        """Topics by camera and kind."""
+        return self.topics.by_camera
+
+    def calibrations(self) -> Mapping[str, Calibration]:
+        """What the CameraInfo beside each image topic says; cameras that are not calibrated are left out."""
+        known = self._calibrations()
+        return {camera: known[topic] for topic, camera in self._cameras.items() if topic in known}
+
+    def extrinsics(self) -> Mapping[str, Array]:
+        """As static transforms tell, of two cameras or more; those not connected to the first are left out."""
+        if len(self._cameras) < 2:
+            return {}
+        transforms = self._static()
+        frames = {message.topic: message.frame_id for message in self._bag.first(self.topics.images)}
+        first = frames.get(self.topics.images[0], "")
+        found = {
+            camera: transforms.fixed(first, frames[topic]) for topic, camera in self._cameras.items() if topic in frames
+        }
+        known = {camera: r_T_c for camera, r_T_c in found.items() if r_T_c is not None}
+        return known if len(known) > 1 else {}
+
+    def shots(self) -> Iterator[Shot | InputError]:
+        """Images, masks and depth as they were recorded."""
+        of: dict[str, tuple[str, str, Callable[[Message], Any]]] = {}
+        of |= {topic: ("image", camera, load_image) for topic, camera in self._cameras.items()}
+        of |= {topic: ("mask", camera, load_mask) for camera, topic in self.topics.masks.items()}
+        of |= {topic: ("depth", camera, load_depth) for camera, topic in self.topics.depths.items()}
+        for message in self._bag.messages(of):
+            if isinstance(message, Unreadable):
+                yield InputError(f"topic '{message.topic}': {message.reason}")
+            else:
+                kind, camera, load = of[message.topic]
+                yield Shot(kind, camera, message.stamp_ns, partial(load, message))
+
+    def _frames(self) -> Iterator[Frame | InputError]:
+        settings = self.topics.settings
+        companions = Companions(settings, TransformBuffer() if settings.none else self._static())
+        calibrations = self._calibrations() if self.topics.depths else {}
+        teller = Teller(self.topics, companions, calibrations)
+        held: list[_Held] = []
+        number = count()
+        newest = dict.fromkeys(self._cameras.values(), -1)
+        for message in self._bag.messages(self.topics.read(self._bag)):
+            if isinstance(message, Unreadable):
+                if message.rest or message.topic in self._cameras:
+                    yield InputError(f"topic '{message.topic}': {message.reason}")
+                else:
+                    teller.remark(message.topic, message.reason)
+                continue
+            camera = self._cameras.get(message.topic)
+            if camera is not None:
+                place = self.topics.cameras.index(camera)
+                heapq.heappush(held, _Held(message.stamp_ns, place, next(number), message, camera))
+                newest[camera] = max(newest[camera], message.stamp_ns)
+            else:
+                teller.tell(message)
+            while held and self._may_go(held, newest, companions, message.bag_ns):
+                yield self._complete(heapq.heappop(held), companions)
+        while held:
+            yield self._complete(heapq.heappop(held), companions)
+
+    def _may_go(self, held: list[_Held], newest: Mapping[str, int], companions: Companions, now_ns: int) -> bool:
+        """Whether the first image held need not wait for anything any longer."""
+        first = held[0]
+        if now_ns - first.message.bag_ns >= WAIT_NS or len(held) > MOST_HELD:
+            return True
+        in_turn = all(stamp_ns >= first.stamp_ns for stamp_ns in newest.values())
+        return in_turn and companions.ready(first.camera, first.message.frame_id, first.stamp_ns)
+
+    def _complete(self, held: _Held, companions: Companions) -> Frame | InputError:
+        try:
+            image = load_image(held.message)
+        except InputError as error:
+            return error
+        completed = companions.complete(Frame(held.stamp_ns, held.camera, image), held.message.frame_id)
+        if completed.missing:
+            self.incomplete += 1
+            self.lacking = self.lacking or completed.missing[0]
+        return completed.frame
+
+    def _static(self) -> TransformBuffer:
+        """All that /tf_static says in the whole bag: what was recorded late holds from the start."""
+        companions = Companions(CompanionSettings(), TransformBuffer())
+        teller = Teller(BagTopics(), companions)
+        for message in self._bag.messages([TF_STATIC]):
+            if isinstance(message, Message):
+                teller.tell(message)
+        return companions.transforms
+
+    def _calibrations(self) -> dict[str, Calibration]:
+        """By image or depth topic."""
+        infos = {info for info in self._infos.values() if self._bag.kinds.get(info) == CAMERA_INFO}
+        known: dict[str, Calibration] = {}
+        for message in self._bag.first(infos, _INFOS):
+            calibration = calibration_of(message)
+            if calibration is not None:
+                known.setdefault(message.topic, calibration)
+        return {topic: known[info] for topic, info in self._infos.items() if info in known}

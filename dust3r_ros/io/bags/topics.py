@@ -1,0 +1,151 @@
+"""Which topics of a bag are read, and what for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.io.bags.reader import Bag
+from dust3r_ros.io.frames import camera_of_topic, without_transport
+from dust3r_ros.sensors.synchronizer import CompanionSettings
+
+IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+ODOMETRY = "nav_msgs/msg/Odometry"
+IMU = "sensor_msgs/msg/Imu"
+TF_TYPES = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")
+TF, TF_STATIC = "/tf", "/tf_static"
+
+
+@dataclass(frozen=True)
+class BagTopics:
+    """What a user says of a bag. ``images``: topics, none where the bag has only one; ``cameras``: their names.
+
+    ``odom_frame``: odometry is on /tf, in this frame; or ``odometry``, ``imu``: topics. ``masks``, ``depths``:
+    topics by camera name, which may be empty where there is one camera; with ``lenient``, those that the bag
+    lacks are left out.
+    """
+
+    images: tuple[str, ...] = ()
+    cameras: tuple[str, ...] = ()
+    odom_frame: str = ""
+    odometry: str = ""
+    imu: str = ""
+    masks: Mapping[str, str] = field(default_factory=dict)
+    depths: Mapping[str, str] = field(default_factory=dict)
+    lenient: bool = False
+
+    @classmethod
+    def of(cls, topics: Mapping[str, Mapping[str, str]]) -> BagTopics:
+        """Topics by camera and kind ("image", "mask", "depth"), as a manifest has them."""
+        kinds = {
+            kind: {camera: of[kind] for camera, of in topics.items() if of.get(kind)}
+            for kind in ("image", "mask", "depth")
+        }
+        images = kinds["image"]
+        return cls(tuple(images.values()), tuple(images), masks=kinds["mask"], depths=kinds["depth"])
+
+    @property
+    def by_camera(self) -> dict[str, dict[str, str]]:
+        """The inverse of ``of``."""
+        kinds = {"image": dict(zip(self.cameras, self.images, strict=True)), "mask": self.masks, "depth": self.depths}
+        return {name: {kind: of[name] for kind, of in kinds.items() if name in of} for name in self.cameras}
+
+    @property
+    def settings(self) -> CompanionSettings:
+        """Which companions images get."""
+        return CompanionSettings(
+            self.odom_frame.lstrip("/"),
+            bool(self.odometry),
+            bool(self.imu),
+            frozenset(self.masks),
+            frozenset(self.depths),
+        )
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Every topic and frame that was said."""
+        said = (*self.images, self.odom_frame, self.odometry, self.imu, *self.masks.values(), *self.depths.values())
+        return tuple(filter(None, said))
+
+    def resolved(self, bag: Bag) -> BagTopics:
+        """With full names, one for each camera; raises ``InputError`` for what the bag does not have."""
+        images = tuple(_find(bag, topic, (IMAGE, COMPRESSED)) for topic in self.images) or (_only_image(bag),)
+        cameras = self.cameras or tuple(camera_of_topic(topic) for topic in images)
+        if len(cameras) != len(images):
+            raise InputError(f"{len(cameras)} names of cameras were given for {len(images)} image topics")
+        for names, what in ((images, "image topic"), (cameras, "camera")):
+            doubled = sorted({name for name in names if names.count(name) > 1})
+            if doubled:
+                raise InputError(f"{what} '{doubled[0]}' is there twice; give every camera a topic and name of its own")
+        masks, depths = (_of_only(topics, cameras) for topics in (self.masks, self.depths))
+        if self.lenient:
+            masks, depths = (
+                {name: topic for name, topic in topics.items() if topic in bag.kinds} for topics in (masks, depths)
+            )
+        for camera in (*masks, *depths):
+            if camera not in cameras:
+                raise InputError(f"there is no camera '{camera}'; the cameras are {', '.join(cameras)}")
+        if self.odom_frame and TF not in bag.kinds:
+            raise InputError(f"bag '{bag.path}' has no topic '{TF}', which odometry in '{self.odom_frame}' comes by")
+        return replace(
+            self,
+            images=images,
+            cameras=cameras,
+            odometry=_find(bag, self.odometry, (ODOMETRY,)) if self.odometry else "",
+            imu=_find(bag, self.imu, (IMU,)) if self.imu else "",
+            masks={name: _find(bag, topic, (IMAGE, COMPRESSED)) for name, topic in masks.items()},
+            depths={name: _find(bag, topic, (IMAGE, COMPRESSED)) for name, topic in depths.items()},
+        )
+
+    def read(self, bag: Bag) -> list[str]:
+        """Topics that images and their companions come by."""
+        topics = [*self.images, self.odometry, self.imu, *self.masks.values(), *self.depths.values()]
+        if not self.settings.none:
+            topics += [TF, TF_STATIC]
+        return [topic for topic in dict.fromkeys(topics) if topic in bag.kinds]
+
+
+def _of_only(topics: Mapping[str, str], cameras: Sequence[str]) -> dict[str, str]:
+    if "" in topics and len(cameras) > 1:
+        raise InputError(f"topic '{topics['']}' is of which camera? Say one of {', '.join(cameras)}")
+    return {name or cameras[0]: topic for name, topic in topics.items()}
+
+
+def info_topic(topic: str) -> str:
+    """The CameraInfo topic beside an image topic: /camera/image_raw/compressed has /camera/camera_info."""
+    return without_transport(topic).rpartition("/")[0] + "/camera_info"
+
+
+def image_topics(bag: Bag) -> list[str]:
+    """The image topics of a bag that are not depth by their transport."""
+    images = (topic for topic, kind in bag.kinds.items() if kind in (IMAGE, COMPRESSED))
+    return sorted(topic for topic in images if not topic.endswith("/compressedDepth"))
+
+
+def _known(bag: Bag) -> str:
+    images = image_topics(bag)
+    return f"its image topics are {', '.join(images)}" if images else "it has no image topic"
+
+
+def _find(bag: Bag, topic: str, kinds: Sequence[str]) -> str:
+    full = topic if topic.startswith("/") else f"/{topic}"
+    if IMAGE in kinds:
+        known = _known(bag)
+    else:
+        such = sorted(name for name, kind in bag.kinds.items() if kind in kinds)
+        known = f"of type {kinds[0]} it has {', '.join(such) or 'none'}"
+    if full not in bag.kinds:
+        raise InputError(f"bag '{bag.path}' has no topic '{topic}'; {known}")
+    if bag.kinds[full] not in kinds:
+        raise InputError(f"topic '{full}' of bag '{bag.path}' is of type {bag.kinds[full]}; {known}")
+    return full
+
+
+def _only_image(bag: Bag) -> str:
+    images = image_topics(bag)
+    if len(images) != 1:
+        wrong = "needs a topic to be chosen" if images else "cannot be used"
+        raise InputError(f"bag '{bag.path}' {wrong}; {_known(bag)}")
+    return images[0]

@@ -1,0 +1,184 @@
+"""A recording opened, whatever it is: a folder of images, a video file or a bag."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.io.encodings import decode_file
+from dust3r_ros.io.frames import FrameSource
+from dust3r_ros.io.trajectory import stamp_from_text
+from dust3r_ros.types import Frame
+
+if TYPE_CHECKING:
+    from dust3r_ros.io.bags.topics import BagTopics
+
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+NOMINAL_HZ = 30
+
+
+class ImageFolder(FrameSource):
+    """Images of a folder by natural order of their names, or as its rgb.txt (or its parent's) lists them.
+
+    A folder without images of its own that holds a folder ``rgb`` stands for that one. Without
+    rgb.txt the stamps are nominal: 30 Hz from 0.
+    """
+
+    def __init__(self, path: Path, camera: str = "camera") -> None:
+        super().__init__(str(path))
+        self._camera = camera
+        self._files = _listed(path) or _plain(path)
+        if not self._files and (path / "rgb").is_dir():
+            self._files = _plain(path / "rgb")
+        if not self._files:
+            raise InputError(f"folder '{path}' holds no images; it must hold files that end in {', '.join(SUFFIXES)}")
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def _frames(self) -> Iterator[Frame | InputError]:
+        for stamp_ns, file in self._files:
+            try:
+                yield Frame(stamp_ns, self._camera, decode_file(file.read_bytes(), f"image '{file}'"))
+            except OSError as error:
+                yield InputError(f"image '{file}' cannot be read: {error.strerror or error}")
+            except InputError as error:
+                yield error
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    parts = re.split(r"(\d+)", path.name)
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part.lower()) for part in parts]
+
+
+def _plain(path: Path) -> list[tuple[int, Path]]:
+    images = (file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    return [(index * 10**9 // NOMINAL_HZ, file) for index, file in enumerate(sorted(images, key=_natural))]
+
+
+def _listed(path: Path) -> list[tuple[int, Path]]:
+    """What an rgb.txt in the folder or, of the images in this folder, the one in its parent lists, by stamp."""
+    if (path / "rgb.txt").is_file():
+        return sorted(_entries(path / "rgb.txt"))
+    if (path.resolve().parent / "rgb.txt").is_file():
+        here = path.resolve()
+        return sorted(entry for entry in _entries(here.parent / "rgb.txt") if entry[1].resolve().parent == here)
+    return []
+
+
+def _entries(listing: Path) -> Iterator[tuple[int, Path]]:
+    try:
+        lines = listing.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"'{listing}' cannot be read as text: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            parts = line.split(maxsplit=1)
+            stamp_ns = stamp_from_text(parts[0])
+            if stamp_ns is None or len(parts) < 2:
+                raise InputError(f"'{listing}' line {number} is {line.strip()!r}; it must be 'seconds file name'")
+            yield stamp_ns, listing.parent / parts[1].strip()
+
+
+_DEFAULT_HZ = 30.0
+
+
+class VideoFile(FrameSource):
+    """Frames of a video with the stamps of the file, or its frame rate where it has none."""
+
+    def __init__(self, path: Path, camera: str = "camera") -> None:
+        super().__init__(str(path))
+        self._path = path
+        self._camera = camera
+        capture = self._open()
+        self._count = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        self._period_ns = round(1e9 / (rate if np.isfinite(rate) and 0 < rate <= 1e4 else _DEFAULT_HZ))
+        capture.release()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _open(self) -> cv2.VideoCapture:
+        capture = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
+        if not capture.isOpened():
+            raise InputError(
+                f"'{self._path}' is no video that can be read; give a folder of images, a video file or a bag"
+            )
+        return capture
+
+    def _frames(self) -> Iterator[Frame | InputError]:
+        capture = self._open()
+        last = -self._period_ns
+        read = 0
+        try:
+            while True:
+                more, pixels = capture.read()
+                if not more or pixels is None:
+                    break
+                read += 1
+                stamp_ns = round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
+                last = stamp_ns if stamp_ns > last else last + self._period_ns
+                yield Frame(last, self._camera, np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8))
+        finally:
+            capture.release()
+        # Containers may be a frame or two off; more is a file that breaks off.
+        for missing in range(read, self._count if self._count - read > 2 + 0.01 * self._count else read):
+            yield InputError(f"frame {missing} of {self._count} cannot be decoded")
+
+
+_BAG_SUFFIXES = (".bag", ".mcap", ".db3")
+
+
+def open_source(
+    path: str | Path, topic: str | None = None, camera: str | None = None, *, topics: BagTopics | None = None
+) -> FrameSource:
+    """The frames of a folder of images, a video file, a ROS 1 bag or a rosbag2 (sqlite3, MCAP; folder or file).
+
+    ``topic`` chooses among the image topics of a bag. ``camera`` names the camera; None takes the
+    topic's namespace for bags, "camera" otherwise. ``topics`` says more of a bag, in their place.
+    Raises ``InputError`` when there is nothing to read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"input '{path}' does not exist; give a folder of images, a video file or a bag")
+    bag = _bag(path)
+    if bag is not None:
+        from dust3r_ros.io.bags.source import BagSource
+        from dust3r_ros.io.bags.topics import BagTopics
+
+        return BagSource(bag, topics or BagTopics((topic,) if topic else (), (camera,) if camera else ()))
+    if topics is not None:
+        topic, camera = next(iter(topics.named), None), next(iter(topics.cameras), None)
+    if topic:
+        raise InputError(f"topic '{topic}' was given, but '{path}' is no bag; leave the topic out")
+    if topics is not None and len(topics.cameras) > 1:
+        raise InputError(f"{len(topics.cameras)} names of cameras were given; '{path}' is of one camera")
+    if path.is_dir():
+        return ImageFolder(path, camera or "camera")
+    return VideoFile(path, camera or "camera")
+
+
+def is_bag(path: str | Path) -> bool:
+    """Whether ``open_source`` reads it as a bag."""
+    return Path(path).exists() and _bag(Path(path)) is not None
+
+
+def _bag(path: Path) -> Path | None:
+    """What of ``path`` rosbags can open; None when it is no bag."""
+    if not path.is_dir():
+        return path if path.suffix.lower() in _BAG_SUFFIXES else None
+    if (path / "metadata.yaml").is_file():
+        return path
+    files = sorted(child for child in path.iterdir() if child.suffix.lower() in _BAG_SUFFIXES)
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise InputError(f"folder '{path}' holds {len(files)} bags and no metadata.yaml; give one of {names}")
+    return files[0] if files else None

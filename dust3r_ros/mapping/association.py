@@ -1,0 +1,207 @@
+"""What ties images together: features that match, corners that are followed, junctions where both are few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import cv2
+import numpy as np
+
+from dust3r_ros.alignment.processes import each
+from dust3r_ros.features.features import Features, matched
+from dust3r_ros.features.junctions import Junctions, find_junctions, match_junctions
+from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
+from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.tracking import Tracks, carried, join, no_tracks, shrink
+from dust3r_ros.types import Image
+
+
+@dataclass(frozen=True, eq=False)
+class _Sight:
+    """Junctions of an image, a copy (h, w) of it ``scale`` times as large, and the junctions' landmarks (N,)."""
+
+    junctions: Junctions
+    small: Image
+    scale: float
+    ids: np.ndarray
+
+
+class JunctionLinks:
+    """Junctions of keyframes that have few features; those no longer asked for are forgotten."""
+
+    def __init__(self, sparse: SparseMap) -> None:
+        self._sparse = sparse
+        self._sights: dict[int, _Sight] = {}
+        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+
+    def add(self, index: int, stream: CameraStream, gray: Image, neighbours: Sequence[int]) -> int:
+        """Make junctions that view ``index`` shows, image (H, W) uint8, landmarks; returns how many were already.
+
+        They may have become so in ``neighbours``, of which the first knows best; older views are forgotten.
+        """
+        now = _sight(stream, gray)
+        offsets = stream.centred(now.junctions.pixels)
+        linked = self._linked(now, neighbours)
+        # What a keyframe is said to see twice by its features and its junctions stays with the features.
+        linked[np.isin(linked, self._sparse.views[index].seen.ids)] = -1
+        new = linked < 0
+        linked[new] = self._sparse.new_ids(int(new.sum()))
+        self._sights[index] = _Sight(now.junctions, now.small, now.scale, linked)
+        self._sparse.observe(index, Tracks(linked, offsets))
+        oldest = min(neighbours, default=index)
+        self._sights = {view: sight for view, sight in self._sights.items() if view >= oldest}
+        return int((~new).sum())
+
+    def find(self, stream: CameraStream, gray: Image) -> Tracks:
+        """What an image (H, W) uint8 of ``stream`` sees of the junctions remembered; the last view knows best."""
+        if not self._sights:
+            return no_tracks()
+        now = _sight(stream, gray)
+        ids = self._linked(now, sorted(self._sights, reverse=True))
+        return Tracks(ids, stream.centred(now.junctions.pixels)).select(ids >= 0)
+
+    def absorb(self, other: JunctionLinks, first_view: int, ids: np.ndarray) -> None:
+        """Junctions of another map, whose first view is ``first_view`` now and whose landmark k is ``ids[k]``."""
+        for view, sight in other._sights.items():
+            self._sights[first_view + view] = replace(sight, ids=ids[sight.ids])
+
+    def _linked(self, now: _Sight, views: Iterable[int]) -> np.ndarray:
+        """(N,) landmarks that the junctions of an image are of, -1 where nobody knows; each landmark once."""
+        linked = np.full(len(now.junctions.pixels), -1, np.int64)
+        for view in views:
+            if view not in self._sights:
+                continue
+            pairs = self._matches(self._sights[view], now)
+            ids = self._sparse.resolved_ids(self._sights[view].ids[pairs[:, 0]])
+            fresh = (linked[pairs[:, 1]] < 0) & ~np.isin(ids, linked)
+            linked[pairs[fresh, 1]] = ids[fresh]
+        return linked
+
+    def _matches(self, a: _Sight, b: _Sight) -> np.ndarray:
+        """(K, 2) indices of junctions of two images that are the same."""
+        if a.small.shape != b.small.shape:
+            return np.zeros((0, 2), int)
+        a_in_b = carried(a.junctions.pixels, self._flow.calc(a.small, b.small, None), a.scale)
+        b_in_a = carried(b.junctions.pixels, self._flow.calc(b.small, a.small, None), b.scale)
+        return match_junctions(a.junctions, b.junctions, a_in_b, b_in_a)
+
+
+def _sight(stream: CameraStream, gray: Image) -> _Sight:
+    small = shrink(gray)
+    found = find_junctions(gray)
+    found = found.select(stream.clear(stream.centred(found.pixels)))
+    return _Sight(found, small, small.shape[1] / gray.shape[1], np.zeros(0, np.int64))
+
+
+_FEW_MATCHES = 12  # fewer are no evidence that two images show the same
+_ENOUGH_LINKS = 150
+_CELLS = (8, 6)  # of an image, along and across
+_ENOUGH_COVERAGE = 0.25  # of the image: links on one poster tell little about where the camera is
+
+
+class Linker:
+    """Makes landmarks of what keyframes see, one of what several see; finds them in other images."""
+
+    def __init__(self, state: Reconstruction) -> None:
+        self._state, self._corners = state, state.config.track_corners
+        self._junctions = JunctionLinks(state.sparse)
+
+    def matches(self, index: int, features: Features, minimum: int = _FEW_MATCHES) -> Tracks:
+        """What an image with ``features`` sees of keyframe ``index``: nothing below ``minimum`` matches."""
+        record = self._state.records[index]
+        pairs = _verified(record.features, features, minimum)
+        return Tracks(record.feature_ids[pairs[:, 0]], features.pixels[pairs[:, 1]])
+
+    def shared(self, index: int, other: KeyframeRecord, minimum: int) -> np.ndarray:
+        """(K, 2) landmarks of keyframe ``index`` and of one of another map whose features match."""
+        record = self._state.records[index]
+        pairs = _verified(record.features, other.features, minimum)
+        return np.stack([record.feature_ids[pairs[:, 0]], other.feature_ids[pairs[:, 1]]], axis=1)
+
+    def link(self, olds: Sequence[int], new: int, minimum: int = _FEW_MATCHES) -> list[int]:
+        """Make features that match in keyframe ``new`` and each of ``olds`` one landmark; returns how many match."""
+        record = self._state.records[new]
+        found = each(lambda old: _verified(self._state.records[old].features, record.features, minimum), olds)
+        for old, pairs in zip(olds, found, strict=True):
+            self._state.sparse.merge(self._state.records[old].feature_ids[pairs[:, 0]], record.feature_ids[pairs[:, 1]])
+        return [len(pairs) for pairs in found]
+
+    def connect(self, index: int, gray: Image, tracks: Tracks, neighbours: Sequence[int]) -> int:
+        """Say what keyframe ``index``, image (H, W) uint8, sees of what its ``neighbours`` see; how much that is.
+
+        Features found again do not drift as corners that were followed do; those, and junctions, are for
+        where features are few or all in one part of the image.
+        """
+        links = sum(self.link(neighbours, index))
+        if links < _ENOUGH_LINKS or self._coverage(index, gray) < _ENOUGH_COVERAGE:
+            links += self._junctions.add(index, self._state.records[index].stream, gray, neighbours)
+            self._state.sparse.observe(index, self._state.sparse.resolved(tracks))
+        return links
+
+    def follow_from(self, index: int) -> None:
+        """Track what keyframe ``index`` sees from here, known landmarks first; where that is little, new corners too.
+
+        Those followed are spread over the image: few from each part of it tell more than many from one. A corner
+        keeps its landmark from keyframe to keyframe, as long as it is followed.
+        """
+        record = self._state.records[index]
+        features = Tracks(self._state.sparse.resolved_ids(record.feature_ids), record.features.pixels)
+        seen = self._state.sparse.views[index].seen
+        sights = join(seen.select(~np.isin(seen.ids, features.ids)), features)
+        known = np.isfinite(self._state.sparse.points[sights.ids, 0])
+        followed = sights.select(np.lexsort((_ranks(sights.pixels, record.stream.half_size), ~known))[: self._corners])
+        corners = record.stream.corners(self._corners - len(followed.ids), sights.pixels)
+        more = Tracks(self._state.sparse.new_ids(len(corners)), corners)
+        self._state.sparse.observe(index, more)
+        record.stream.anchor(record.stamp_ns, join(followed, more).unique())
+
+    def find_again(self, stream: CameraStream, gray: Image, features: Features, views: Iterable[int]) -> Tracks:
+        """Landmarks of ``views`` in an image by its features; where those are few, also by junctions seen last."""
+        found = each(lambda view: self.matches(view, features), list(views))
+        if sum(len(matches.ids) for matches in found) < _ENOUGH_LINKS:
+            found.insert(0, self._junctions.find(stream, gray))
+        return self._state.sparse.resolved(reduce(join, found, no_tracks()))
+
+    def absorb(self, other: Linker, first_view: int, ids: np.ndarray) -> None:
+        """What another map's keyframes saw last, its first one now ``first_view``, landmark k now ``ids[k]``."""
+        self._junctions.absorb(other._junctions, first_view, ids)
+
+    def _coverage(self, index: int, gray: Image) -> float:
+        """The part of the image with features that tell the pose of view ``index``.
+
+        Those are the ones whose landmark has a position or, before any has, those that earlier views see too.
+        """
+        record = self._state.records[index]
+        ids = self._state.sparse.resolved_ids(record.feature_ids)
+        positioned = self._state.sparse.positioned
+        telling = positioned[ids] if positioned.any() else ids < self._state.sparse.views[index].first_id
+        return coverage(record.features.pixels[telling], gray.shape)
+
+
+def coverage(offsets: np.ndarray, shape: tuple[int, ...]) -> float:
+    """The part of the cells of an image (H, W), 8 along and 6 across, that offsets (N, 2) from its middle lie in."""
+    at = _cells(offsets, np.array([shape[1], shape[0]]) / 2.0)
+    inside = np.all((at >= 0) & (at < _CELLS), axis=1)
+    return len(np.unique(at[inside], axis=0)) / float(np.prod(_CELLS))
+
+
+def _cells(offsets: np.ndarray, half_size: np.ndarray) -> np.ndarray:
+    """(N, 2) in which cell along and across an image offsets (N, 2) from its middle lie."""
+    return np.asarray(np.floor((offsets / half_size + 1.0) * 0.5 * _CELLS).astype(int))
+
+
+def _ranks(offsets: np.ndarray, half_size: np.ndarray) -> np.ndarray:
+    """(N,) how many before each one lie in the same cell of the image."""
+    cell = _cells(offsets, half_size) @ [_CELLS[1], 1]
+    order = np.argsort(cell, kind="stable")
+    ranks = np.empty(len(cell), int)
+    ranks[order] = np.arange(len(cell)) - np.searchsorted(cell[order], cell[order])
+    return ranks
+
+
+def _verified(a: Features, b: Features, minimum: int) -> np.ndarray:
+    pairs = matched(a, b)
+    return pairs if len(pairs) >= minimum else pairs[:0]

@@ -1,0 +1,226 @@
+"""One camera's images on their way in: sizes, tracked corners, known focal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.errors import InputError
+from dust3r_ros.features.features import FEATURES, Features, extract
+from dust3r_ros.features.masks import ImageMask, Mask
+from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.geometry.pinhole import center_of, pixel_grid
+from dust3r_ros.geometry.resize import Resize
+from dust3r_ros.tracking import CornerTracker, Tracks, no_tracks
+from dust3r_ros.types import Array, Array32, Image
+
+
+@dataclass(eq=False)
+class KeyframeRecord:
+    """What a keyframe is made of besides pose and depth.
+
+    ``image``: working image (H, W, 3) RGB. ``features``: offsets from the principal point, in pixels
+    of the tracked image; ``feature_ids``: the landmarks made for them. ``masked`` and ``moving``: which pixels
+    (H, W) are left out, as the camera's mask said and since they turned out to move; None: none.
+    """
+
+    stamp_ns: int
+    stream: CameraStream
+    image: Image
+    features: Features
+    feature_ids: np.ndarray
+    version: int = 0
+    masked: Mask | None = None
+    moving: Mask | None = None
+
+    @property
+    def left_out(self) -> Mask | None:
+        """Which pixels (H, W) are left out for either reason; None: none."""
+        if self.masked is None or self.moving is None:
+            return self.moving if self.masked is None else self.masked
+        return self.masked | self.moving
+
+
+class CameraStream:
+    """Turns native images into the tracked image (grey) and the working image (RGB) of one camera.
+
+    Tracked corners leave here as offsets from the principal point, in pixels of the tracked image;
+    focals meant for them are ``tracking_scale`` times the native ones.
+    """
+
+    def __init__(self, name: str, index: int, width: int, height: int, config: MapperConfig) -> None:
+        self.name = name
+        self.index = index
+        self.width, self.height = width, height
+        self.wanted_features = FEATURES
+        self.resize = Resize.fit(width, height, config.working_size)
+        self.tracking_scale = min(1.0, config.tracking_size / max(width, height))
+        self._tracking_size = (round(width * self.tracking_scale), round(height * self.tracking_scale))
+        self._rectification: tuple[Lens, Array32, np.ndarray] | None = None
+        self._described: tuple[Image, Features] | None = None
+        self._mask: ImageMask | None = None  # of the last image
+        self._center = np.array(center_of(self._tracking_size[1], self._tracking_size[0]))
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all corners."""
+        self._tracker = CornerTracker()
+        self._anchor = no_tracks()  # corners as the last keyframe saw them
+        self.anchored_ns = 0  # its stamp
+
+    def follow(self, gray: Image, seen: Tracks | None = None) -> Tracks:
+        """Corners of the image before as offsets in ``gray``; those that came to lie under its mask are dropped.
+
+        ``seen``: corners that somebody else followed into it, as offsets.
+        """
+        tracks = self._tracker.follow(gray, None if seen is None else Tracks(seen.ids, seen.pixels + self._center))
+        return self._offsets(tracks if self._mask is None else self._tracker.drop(self._mask.clear))
+
+    def corners(self, count: int, apart_from: Array) -> Array:
+        """At most ``count`` new corners of the last image, away from offsets (M, 2); offsets (N, 2)."""
+        return self.centred(self._tracker.corners(count, apart_from + self._center, self._mask))
+
+    def anchor(self, stamp_ns: int, tracks: Tracks) -> None:
+        """The last image became a keyframe: follow these corners of it; motion and overlap count from here."""
+        self._tracker.tracks = Tracks(tracks.ids, tracks.pixels + self._center)
+        self.anchored_ns, self._anchor = stamp_ns, tracks
+
+    @property
+    def tracks(self) -> Tracks:
+        """The corners that are followed, as offsets in the last image."""
+        return self._offsets(self._tracker.tracks)
+
+    @property
+    def anchored(self) -> Tracks:
+        """The corners as the last keyframe saw them, as offsets."""
+        return self._anchor
+
+    def rename(self, ids: np.ndarray) -> None:
+        """Corner k is called ``ids[k]`` from now on."""
+        self._tracker.tracks = self._tracker.tracks.called(ids)
+        self._anchor = self._anchor.called(ids)
+
+    def _offsets(self, tracks: Tracks) -> Tracks:
+        return Tracks(tracks.ids, self.centred(tracks.pixels))
+
+    @property
+    def half_size(self) -> Array:
+        """(2,) of the tracked image, pixels: how far its borders are from the middle."""
+        return np.array(self._tracking_size) / 2.0
+
+    @property
+    def long_edge(self) -> int:
+        """Long edge of the tracked image, pixels."""
+        return max(self._tracking_size)
+
+    @property
+    def masked(self) -> Mask | None:
+        """Which pixels (H, W) of the last working image its mask leaves out; None: none."""
+        return None if self._mask is None else self._mask.working
+
+    def clear(self, offsets: Array) -> Mask:
+        """(N,) which offsets (N, 2) in the last image are away from its mask."""
+        return np.ones(len(offsets), bool) if self._mask is None else self._mask.clear(offsets + self._center)
+
+    def gray(self, image: Image, mask: Image | None = None) -> Image:
+        """The tracked image (H, W) uint8, which with its ``mask`` (as ``check_mask`` has it) is the last one now.
+
+        Raises ``InputError`` for another size than the first image had.
+        """
+        if image.shape != (self.height, self.width, 3):
+            raise InputError(
+                f"camera '{self.name}' changed from {self.width}x{self.height} to {image.shape[1]}x{image.shape[0]} "
+                "pixels; one camera keeps one size (reset the map to use another)"
+            )
+        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        if self._tracking_size != (self.width, self.height):
+            gray = cv2.resize(gray, self._tracking_size, interpolation=cv2.INTER_AREA)
+        self._mask = None if mask is None else ImageMask.of(mask, self._tracking_size, self.resize)
+        return gray
+
+    def centred(self, pixels: Array) -> Array:
+        """Offsets (N, 2) from the principal point of pixels (N, 2) of the tracked image."""
+        return pixels - self._center
+
+    def features(self, gray: Image) -> Features:
+        """Features of a tracked image, as offsets; those of the last image asked for are at hand."""
+        if self._described is None or self._described[0] is not gray:
+            found = extract(gray, self.wanted_features, self._mask)
+            self._described = gray, Features(self.centred(found.pixels), found.descriptors)
+        return self._described[1]
+
+    def rectified(self, image: Image, lens: Lens) -> tuple[Image, np.ndarray | None]:
+        """The working image (H, W, 3) of a pinhole in place of the lens, and where it shows anything (H, W).
+
+        ``lens``: in pixels of the tracked image. Pixels that the camera does not see repeat the border; None: there
+        are none.
+        """
+        if lens.plain:
+            return image, None
+        at, inside = self._lookup(lens, image.shape[0], image.shape[1])
+        return cv2.remap(image, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), inside
+
+    def shown(self, lens: Lens) -> np.ndarray | None:
+        """Where rectified images show anything (H, W), as ``rectified`` says it."""
+        return None if lens.plain else self._lookup(lens, self.resize.height, self.resize.width)[1]
+
+    def straightened(self, mask: Mask, lens: Lens) -> Mask:
+        """A mask (H, W) of the working image as ``rectified`` shows it."""
+        if lens.plain:
+            return mask
+        at, _ = self._lookup(lens, *mask.shape)
+        return np.asarray(cv2.remap(mask.astype(np.uint8), at, None, cv2.INTER_NEAREST)).astype(bool)
+
+    def bent(self, mask: Mask, lens: Lens) -> Mask:
+        """A mask (H, W) of the rectified image as the working image shows it: the way back of ``straightened``."""
+        if lens.plain:
+            return mask
+        height, width = mask.shape
+        native = self.resize.to_native(pixel_grid(height, width).reshape(-1, 2))
+        seen = (native + 0.5) * self.tracking_scale - 0.5 - self._center
+        at = self.to_working(lens.ideal(seen)).reshape(height, width, 2).astype(np.float32)
+        return np.asarray(cv2.remap(mask.astype(np.uint8), at, None, cv2.INTER_NEAREST)).astype(bool)
+
+    def _lookup(self, lens: Lens, height: int, width: int) -> tuple[Array32, np.ndarray]:
+        """Where pixels of the rectified working image come from (H, W, 2), and whether that is in the image (H, W)."""
+        if self._rectification is not None and self._rectification[0] == lens:
+            return self._rectification[1:]
+        native = self.resize.to_native(pixel_grid(height, width).reshape(-1, 2))
+        ideal = (native + 0.5) * self.tracking_scale - 0.5 - self._center
+        at = self.to_working(lens.seen(ideal)).reshape(height, width, 2)
+        inside = np.all((at >= 0) & (at <= [width - 1, height - 1]), axis=2)
+        self._rectification = lens, at.astype(np.float32), inside
+        return self._rectification[1:]
+
+    def to_working(self, offsets: Array) -> Array:
+        """Working pixels (N, 2) of offsets in the tracked image."""
+        native = (offsets + self._center + 0.5) / self.tracking_scale - 0.5
+        return self.resize.to_working(native)
+
+    def focal_to_working(self, focal: float) -> float:
+        """Focal of the working image of one of the tracked image, pixels."""
+        return self.resize.focal_to_working(focal / self.tracking_scale)
+
+    def motion(self, tracks: Tracks) -> float:
+        """Median motion of the corners since the last keyframe, as a part of the long edge."""
+        _, now, then = np.intersect1d(tracks.ids, self._anchor.ids, assume_unique=True, return_indices=True)
+        if len(now) == 0:
+            return float("inf")
+        return float(np.median(np.linalg.norm(tracks.pixels[now] - self._anchor.pixels[then], axis=1))) / self.long_edge
+
+    def overlap(self, tracks: Tracks) -> float:
+        """Part of the last keyframe's corners that are still tracked."""
+        return float(np.isin(self._anchor.ids, tracks.ids).mean()) if len(self._anchor.ids) else 0.0
+
+
+def check_image(image: object, camera: str) -> Image:
+    """``image`` if it is RGB (H, W, 3) uint8 and not empty; raises ``InputError``."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        found = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
+        raise InputError(f"image of camera '{camera}' is {found}; it must be an RGB array (H, W, 3) of uint8")
+    if image.size == 0:
+        raise InputError(f"image of camera '{camera}' is empty, {image.shape[1]}x{image.shape[0]} pixels")
+    return image

@@ -1,0 +1,131 @@
+"""Which older keyframes may see what a frame sees, and how much of what cameras see is left out of the map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.geometry.pinhole import project
+from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.submap import Submap
+from dust3r_ros.types import Array
+
+_SEEN_BY_BOTH = 12  # landmarks that a keyframe of another camera must show too
+_FACING_DEG = 45.0  # between the axes of cameras that may see the same
+_FACING = 2  # keyframes
+
+
+class Neighbourhood:
+    """Knows the keyframes of a map by camera. Where landmarks carry it, also which of them see the same."""
+
+    def __init__(self, state: Reconstruction) -> None:
+        self._state, self._count = state, state.config.pair_neighbours
+
+    def neighbours(
+        self, index: int, stream: CameraStream | None = None, sees: Callable[[int], bool] | None = None
+    ) -> list[int]:
+        """Keyframes of the same camera just before, nearest first; then the newest of others, if they see the same.
+
+        Of a camera that has none yet, those of all others. ``stream``: of a keyframe that is not there yet;
+        ``sees``: whether it sees what another one does, if not the landmarks tell.
+        """
+        camera = self._state.records[index].stream if stream is None else stream
+        own = self._before(index, camera)
+        others = self._others(index, camera)
+        if not own:
+            return others
+        return own + [other for other in others if (sees(other) if sees else self._see_the_same(index, other))]
+
+    def recent(self, index: int) -> list[int]:
+        """The last few keyframes of every camera before ``index``."""
+        streams = {record.stream.index: record.stream for record in self._state.records[:index]}
+        return sorted(before for stream in streams.values() for before in self._before(index, stream))
+
+    def newest(self, camera: CameraStream) -> list[int]:
+        """The newest keyframe of a camera, if it has one, then those of others, newest first."""
+        end = len(self._state.records)
+        return self._before(end, camera)[:1] + self._others(end, camera)
+
+    def window(self, index: int, count: int) -> list[int]:
+        """The last ``count`` keyframes up to ``index``, and half as many of its own camera; in order."""
+        own = self._before(index, self._state.records[index].stream, count // 2)
+        return sorted({*range(max(0, index + 1 - count), index + 1), *own})
+
+    def facing(self, w_T_c: Array | None, *apart_from: Sequence[int]) -> list[int]:
+        """Posed keyframes that look where a camera at ``w_T_c`` (4, 4) does, from near by; none if that is unknown."""
+        if w_T_c is None:
+            return []
+        posed = self._state.sparse.posed()
+        poses = np.stack([self._pose(index) for index in posed])
+        turned = np.degrees(np.arccos(np.clip(poses[:, :3, 2] @ w_T_c[:3, 2], -1.0, 1.0)))
+        apart = np.linalg.norm(poses[:, :3, 3] - w_T_c[:3, 3], axis=1)
+        depth = self._state.sparse.median_depth(posed[-1])
+        score = turned / _FACING_DEG + apart / (depth if depth > 0 else 1.0)
+        order = np.argsort(score, kind="stable")
+        chosen = [posed[at] for at in order.tolist() if turned[at] < _FACING_DEG][:_FACING]
+        return [index for index in chosen if not any(index in others for others in apart_from)]
+
+    def _before(self, index: int, camera: CameraStream, count: int | None = None) -> list[int]:
+        """The last keyframes of a camera before ``index``, nearest first."""
+        found: list[int] = []
+        for before in range(min(index, len(self._state.records)) - 1, -1, -1):
+            if len(found) == (self._count if count is None else count):
+                break
+            if self._state.records[before].stream is camera:
+                found.append(before)
+        return found
+
+    def _others(self, index: int, camera: CameraStream) -> list[int]:
+        """The newest keyframe before ``index`` of every other camera, newest first."""
+        newest = {self._state.records[at].stream.index: at for at in range(min(index, len(self._state.records)))}
+        return sorted((at for other, at in newest.items() if other != camera.index), reverse=True)
+
+    def _see_the_same(self, index: int, other: int) -> bool:
+        """Whether enough of what keyframe ``other`` sees lies in front of keyframe ``index``; true if nobody knows."""
+        if self._state.sparse.views[index].w_T_c is None:
+            return True
+        known = self._state.sparse.known(self._state.sparse.views[other].seen).ids
+        in_view = transform(invert(self._pose(index)), self._state.sparse.points[known])
+        focal = self._state.focal_of(index).value
+        pixels = project(in_view, focal, (0.0, 0.0))
+        half = self._state.records[index].stream.half_size
+        return int(np.all(np.abs(pixels) < half, axis=1).sum()) >= _SEEN_BY_BOTH
+
+    def _pose(self, index: int) -> Array:
+        w_T_c = self._state.sparse.views[index].w_T_c
+        assert w_T_c is not None, f"keyframe {index} has no pose"
+        return w_T_c
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Parts of the pixels of the newest keyframes (``window`` of them), each pixel counted once.
+
+    ``masked``: under the cameras' masks; ``moving``: on what moves by itself or was taken away; ``far``: of the rest,
+    without depth above ``min_confidence``: sky, what is far for the way the camera made, what has no texture.
+    ``regions``: in how many pieces something moves, in all keyframes.
+    """
+
+    masked: float = 0.0
+    moving: float = 0.0
+    far: float = 0.0
+    regions: int = 0
+
+
+def left_out(submap: Submap, config: MapperConfig) -> LeftOut:
+    """Counted over the newest keyframes of a map; nothing while there are none."""
+    newest = submap.posed()[-config.window :]
+    shares = []
+    for index in newest:
+        record, known = submap.record(index), submap.keyframe(index).confidence > config.min_confidence
+        none = np.zeros(known.shape, bool)
+        masked = none if record.masked is None else record.masked
+        moving = none if record.moving is None else record.moving & ~masked
+        shares.append((masked.mean(), moving.mean(), (~(known | masked | moving)).mean()))
+    parts = np.mean(shares, axis=0).tolist() if shares else [0.0] * 3
+    return LeftOut(parts[0], parts[1], parts[2], submap.regions)

@@ -1,0 +1,377 @@
+"""Depth for keyframes: the best pairs to the backend, pointmaps into the depth maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from dust3r_ros.backends.base import Backend
+from dust3r_ros.depth.depth_maps import DepthMaps
+from dust3r_ros.depth.preview import DepthPreview, Posed
+from dust3r_ros.depth.sharing import DepthShot, seen_from
+from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.geometry.rigid import angle_deg, invert
+from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.state import KeyframeState, PairGeometry
+from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.timing import StageTimer
+from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
+
+_BEST_DEG = 4.0  # angle between two sights of a landmark at which flow still finds it and depth is precise
+
+
+def depth_sources(sparse: SparseMap, view: int, candidates: Sequence[int], count: int) -> list[int]:
+    """The ``count`` of the posed ``candidates`` whose pairs with a posed ``view`` promise most, best first.
+
+    Each landmark that both see counts exp(-ln(angle / 4 degrees)^2 / 2), with the angle at which their
+    rays meet: much overlap, and neither too little parallax nor too much change (after Yao et al.,
+    "MVSNet", ECCV 2018, section 4.1, whose Gaussian is over the angle itself). Equal ones come in
+    the order given.
+    """
+    known = sparse.known(sparse.views[view].seen).ids
+    scores = [_promise(sparse, view, other, known) for other in candidates]
+    order = sorted(range(len(candidates)), key=lambda at: -scores[at])
+    return [candidates[at] for at in order[:count]]
+
+
+def _promise(sparse: SparseMap, view: int, other: int, known: np.ndarray) -> float:
+    shared = known[np.isin(known, sparse.views[other].seen.ids)]
+    if not len(shared):
+        return 0.0
+    points = sparse.points[shared]
+    angle = np.degrees(_angles(points - _center(sparse, view), points - _center(sparse, other)))
+    return float(np.exp(-0.5 * np.log(np.maximum(angle, 1e-3) / _BEST_DEG) ** 2).sum())
+
+
+def _center(sparse: SparseMap, view: int) -> Array:
+    w_T_c = sparse.views[view].w_T_c
+    assert w_T_c is not None, f"view {view} has no pose"
+    return w_T_c[:3, 3]
+
+
+def _angles(a: Array, b: Array) -> Array:
+    """(N,) radians between directions (N, 3)."""
+    return np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), np.einsum("ni,ni->n", a, b))
+
+
+# What the depth of a pair may be off by before it is computed anew: radians of the direction of
+# translation and of rotation, and relative focal. Length alone only scales it.
+_MOVED, _TURNED, _ZOOMED = 0.05, 0.002, 0.03
+_BENT_PX = 0.5  # in the tracked image
+_LEAST_SHARED = 12  # landmarks that connect two keyframes
+_APART = (1, 2, 4, 6)  # keyframes in order between two of which one hands depth to the other
+
+
+class Densifier:
+    """Keeps the backend supplied with views and the depth of every keyframe up to date.
+
+    Poses and unit are those of the sparse map, so the backend must be one that ``uses_poses``. Views
+    and single estimates of keyframes more than ``config.window`` old are let go; an older keyframe
+    that is paired again is handed to the backend anew. Where ``config.dense`` is false no depth is
+    made. Either way the pair graph connects keyframes that share landmarks.
+    """
+
+    def __init__(self, state: Reconstruction, backend: Backend, stage: StageTimer) -> None:
+        self.backend = backend
+        self.depths = DepthMaps()
+        self._state, self._stage = state, stage
+        self._used: dict[tuple[int, int], PairGeometry] = {}
+        self.paired: list[tuple[int, int]] = []  # pairs in the order in which they came, went or lay anew
+        self._lenses: dict[int, Lens] = {}  # with which the images that the backend has were rectified
+        self._preview = DepthPreview()
+        self.previewed: dict[int, tuple[tuple[int, int], PairGeometry]] = {}  # a pair of each, as it lay then
+
+    def predict(
+        self,
+        pairs: Sequence[tuple[int, int]],
+        focals: Mapping[str, float],
+        poses: Mapping[int, Array] | None = None,
+        landmarks: Mapping[int, Array] | None = None,
+    ) -> list[PairPrediction]:
+        """Pointmaps of pairs of keyframes, old ones too."""
+        for index in sorted({index for pair in pairs for index in pair}):
+            if not self.backend.has(index) or self._lenses.get(index) != self._lens(index):
+                self.backend.add(View(index, self._state.records[index].stream.name, self._rectified(index)))
+        return self.backend.predict(pairs, focals, poses, landmarks)
+
+    def image(self, index: int) -> Image:
+        """The image (H, W, 3) that the depth of a keyframe belongs to: as a pinhole would have seen it."""
+        record = self._state.records[index]
+        return record.stream.rectified(record.image, self._lenses.get(index, self._lens(index)))[0]
+
+    def _lens(self, index: int) -> Lens:
+        return self._state.focal_of(index).lens
+
+    def _rectified(self, index: int) -> Image:
+        """A keyframe's image without its lens as that is known now."""
+        self._lenses[index] = self._lens(index)
+        return self.image(index)
+
+    def densify(self, index: int, others: Sequence[int]) -> set[int]:
+        """Depth of a posed keyframe and those it is paired with; returns the keyframes whose depth changed.
+
+        Connects ``index`` with ``others`` where they share landmarks. Depth comes from the pairs with
+        those ``config.depth_pairs`` of ``others`` and of the window that promise most.
+        """
+        return set().union(*self.densify_in_parts(index, others, self._state.config.depth_pairs))
+
+    def densify_in_parts(self, index: int, others: Sequence[int], pairs: int) -> Iterator[set[int]]:
+        """``densify``, so many pairs at once; the map may change in between."""
+        self.connect(index, others)
+        if not self._state.config.dense:
+            return
+        chosen = self._sources(index, others, self._state.config.depth_pairs)
+        self._part([pair for pair in self._used if pair[1] == index and pair[0] not in chosen])
+        for first in range(0, len(chosen), pairs):
+            if self._state.sparse.views[index].w_T_c is None:
+                return
+            yield self._pair_up(index, self._posed(chosen[first : first + pairs]))
+        yield self._share(index, [index - apart for apart in _APART])
+
+    def preview(self, index: int, others: Sequence[int], pairs: int) -> set[int]:
+        """A first look at the depth of a keyframe that has none, from the best ``pairs`` with ``others``.
+
+        Returns it, if that shows any.
+        """
+        if self.depths.told(index) or self._state.sparse.views[index].w_T_c is None:
+            return set()
+        later = range(index + 1, min(index + 1 + self._state.config.window, len(self._state.records)))
+        sources = self._sources(index, [*others, *later], pairs)
+        with self._stage("preview"):
+            found = self._preview.look(index, {view: self._look(view) for view in (index, *sources)}, sources)
+        if found is None:
+            return set()
+        depth, confidence = found
+        shown = self._state.records[index].stream.shown(self.lens(index))
+        self.depths.preview(index, depth, _where(shown, confidence))
+        self.leave_out(index)
+        pair = (sources[0], index)
+        self.previewed[index] = pair, self._geometry(pair)
+        return {index}
+
+    def _look(self, index: int) -> Posed:
+        stream, w_T_c = self._state.records[index].stream, self._state.sparse.views[index].w_T_c
+        assert w_T_c is not None, "only posed keyframes are looked at"
+        return Posed(stream.name, self.image(index), self.focal(index), w_T_c, self._landmarks(index))
+
+    def _landmarks(self, index: int) -> Array:
+        """(N, 3) places of what a keyframe sees."""
+        sparse = self._state.sparse
+        return sparse.points[sparse.known(sparse.views[index].seen).ids]
+
+    def _sources(self, index: int, others: Sequence[int], count: int) -> list[int]:
+        """Those of ``others`` and of the keyframes before that tell most of a keyframe's depth, best first."""
+        near = range(index - 1, max(-1, index - 1 - self._state.config.window), -1)
+        return depth_sources(self._state.sparse, index, self._posed(dict.fromkeys([*others, *near])), count)
+
+    def take_over(self, other: Densifier, first: int, scale: float) -> None:
+        """The depth of another map, whose keyframes are these from ``first`` on and whose unit is ``scale`` units."""
+        self.depths.take_over(other.depths, first, scale)
+        taken = {(first + a, first + b): geometry for (a, b), geometry in other._used.items()}
+        self._used |= taken
+        self.paired += taken
+        self._lenses |= {first + index: lens for index, lens in other._lenses.items()}
+        for index, ((a, b), geometry) in other.previewed.items():
+            self.previewed[first + index] = (first + a, first + b), geometry
+
+    @property
+    def pairs(self) -> Mapping[tuple[int, int], PairGeometry]:
+        """The pairs that depth came from, as they lay then."""
+        return self._used
+
+    def lens(self, index: int) -> Lens:
+        """The lens without which a keyframe's depth and image are shown."""
+        return self._lenses.get(index, self._lens(index))
+
+    def focal(self, index: int) -> float:
+        """Focal of a keyframe's depth and image, pixels."""
+        return self._state.records[index].stream.focal_to_working(self._state.focal_of(index).value)
+
+    def leave_out(self, index: int) -> None:
+        """No depth where the mask of a keyframe's camera lies, nor where something moves."""
+        record = self._state.records[index]
+        if record.left_out is not None:
+            self.depths.leave_out(index, record.stream.straightened(record.left_out, self.lens(index)))
+
+    def restore(self, keyframes: Sequence[KeyframeState], pairs: Mapping[tuple[int, int], PairGeometry]) -> None:
+        """The depth of keyframes as another session left it, and the pairs it came from."""
+        for index, keyframe in enumerate(keyframes):
+            if keyframe.depth is not None and keyframe.confidence is not None:
+                self.depths.restore(index, keyframe.depth, keyframe.confidence)
+                self._lenses[index] = keyframe.lens
+        self._used = dict(pairs)
+
+    def following(self, steps: Sequence[Callable[[], object]], views: Sequence[int]) -> set[int]:
+        """Run an adjustment of posed ``views``, step by step: depth follows the landmarks; returns who moved."""
+        sparse = self._state.sparse
+        before = {index: (sparse.views[index].w_T_c, sparse.median_depth(index)) for index in views}
+        for step in steps:
+            step()
+        moved = {index for index, (w_T_c, _) in before.items() if sparse.views[index].w_T_c is not w_T_c}
+        for index in sorted(moved):
+            factor = sparse.median_depth(index) / before[index][1]
+            if np.isfinite(factor) and factor > 0:
+                self.depths.rescale(index, factor)
+        return moved
+
+    def leave(self, index: int) -> set[int]:
+        """Let go what is kept of the keyframe that left the window when ``index`` came; it, if its depth changed."""
+        leaving = index - self._state.config.window
+        if leaving < 0:
+            return set()
+        changed = self._share(leaving, [leaving + apart for apart in _APART])
+        self.depths.freeze(leaving)
+        self.backend.forget(leaving)
+        return changed
+
+    def stale(self) -> set[int]:
+        """Let go of depth where the geometry of a pair has changed since it was computed; returns whose it was."""
+        stale = self._outdated()
+        for index, (pair, before) in self.previewed.items():
+            if not self.depths.told(index) and (len(self._posed(pair)) < len(pair) or self._moved(pair, before)):
+                stale.add(index)
+        for index in stale:
+            self.depths.clear(index)
+        return stale
+
+    def _outdated(self) -> set[int]:
+        """Keyframes of which a pair lies otherwise than when depth came from it."""
+        self._part([pair for pair in self._used if len(self._posed(pair)) < len(pair)])
+        return {index for pair, before in self._used.items() if self._moved(pair, before) for index in pair}
+
+    def renew(self, last: bool = True) -> set[int]:
+        """Depth once more where the geometry of a pair has changed since it was computed.
+
+        The ``last`` time keyframes that are still in the window hear what all others know, too.
+        """
+        stale = self._outdated()
+        # What these told others is not true any more. Frozen depth cannot be told from what was heard.
+        misled = {index for index in range(len(self._state.records)) if self.depths.givers(index) & stale} - stale
+        stale |= {index for index in misled if self.depths.frozen(index)}
+        for index in stale:
+            self.depths.clear(index)
+        for index in misled - stale:
+            self.depths.unhear(index)
+        others: dict[int, list[int]] = {}
+        for first, second in self._used:
+            if first in stale or second in stale:
+                others.setdefault(second, []).append(first)
+        # The newest first: what they need is likely still at hand
+        for index in sorted(others, reverse=True):
+            self._pair_up(index, others[index], stale)
+            self.backend.forget(index + self._state.config.window)
+        leaving = len(self._state.records) - self._state.config.window
+        stale |= misled
+        young = range(max(0, leaving), len(self._state.records)) if last else ()
+        for index in sorted(stale.union(young)):
+            stale |= self._share(index, [index + way * apart for apart in _APART for way in (-1, 1)])
+        for index in range(leaving):
+            self.depths.freeze(index)
+            self.backend.forget(index)
+        return stale
+
+    def _share(self, index: int, others: Iterable[int]) -> set[int]:
+        """Hand a keyframe what those of ``others`` that have not done so know of what it sees; it, if there is any."""
+        if not self._state.config.dense:
+            return set()
+        heard = self.depths.givers(index)
+        others = [other for other in others if 0 <= other < len(self._state.records) and other not in heard]
+        shot, shots = self._shot(index), [(other, self._shot(other)) for other in others]
+        with self._stage("share"):
+            seen = {other: seen_from(its, shot) for other, its in shots if shot is not None and its is not None}
+            self.depths.hand(index, seen)
+        return {index} if seen else set()
+
+    def _shot(self, index: int) -> DepthShot | None:
+        """A keyframe with what its pairs alone tell, without what is left out."""
+        found, w_T_c, out = self.depths.own(index), self._state.sparse.views[index].w_T_c, self.depths.left_out(index)
+        if found is None or w_T_c is None:
+            return None
+        depth, confidence = found
+        shown = confidence if out is None else np.where(out, np.float32(1), confidence)
+        return DepthShot(self.image(index), depth, shown, w_T_c, self.focal(index))
+
+    def _part(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Depth comes from these pairs no longer."""
+        for pair in pairs:
+            del self._used[pair]
+            self.paired.append(pair)
+
+    def _posed(self, views: Iterable[int]) -> list[int]:
+        return [view for view in views if self._state.sparse.views[view].w_T_c is not None]
+
+    def connect(self, index: int, others: Sequence[int]) -> None:
+        """Pairs for the graph; the weight is log(1 + landmarks with a position that both see)."""
+        known = self._state.sparse.known(self._state.sparse.views[index].seen).ids
+        for other in self._posed(others):
+            shared = int(np.isin(known, self._state.sparse.views[other].seen.ids).sum())
+            if shared >= _LEAST_SHARED:
+                cameras = self._state.records[other].stream.name, self._state.records[index].stream.name
+                self._state.graph.connect(other, index, float(np.log1p(shared)), cameras)
+
+    def _pair_up(self, index: int, others: Sequence[int], only: set[int] | None = None) -> set[int]:
+        """Depth from the pairs of ``index`` with ``others``, for both ends or those in ``only``; the ends."""
+        if not others:
+            return set()
+        pairs = [(other, index) for other in others]
+        views = self._state.sparse.views
+        poses = {view: w_T_c for view in (index, *others) if (w_T_c := views[view].w_T_c) is not None}
+        landmarks = {view: self._landmarks(view) for view in poses}
+        with self._stage("predict"):
+            predictions = self.predict(pairs, self._focals(), poses, landmarks)
+        with self._stage("fuse"):
+            for view in (index, *others):
+                self.leave_out(view)
+                self.depths.show(view, self.image(view))
+            for pair, prediction in zip(pairs, predictions, strict=True):
+                self._used[pair] = self._geometry(pair)
+                self.paired.append(pair)
+                self.depths.absorb(self._masked(prediction), self._used[pair].second_T_first, 1.0, only)
+        return {index, *others}
+
+    def _masked(self, prediction: PairPrediction) -> PairPrediction:
+        """A prediction that knows nothing where rectified images show nothing."""
+        first, second = (
+            self._state.records[index].stream.shown(self._lenses[index])
+            for index in (prediction.first, prediction.second)
+        )
+        return replace(
+            prediction,
+            confidence_first=_where(first, prediction.confidence_first),
+            confidence_second=_where(second, prediction.confidence_second),
+        )
+
+    def _moved(self, pair: tuple[int, int], before: PairGeometry) -> bool:
+        """Whether a pair's relative pose or focals differ from those its depth came from; its length may."""
+        now = self._geometry(pair)
+        (R, t), (R_now, t_now) = ((g.second_T_first[:3, :3], g.second_T_first[:3, 3]) for g in (before, now))
+        direction = [-a.T @ b / max(float(np.linalg.norm(b)), 1e-12) for a, b in ((R, t), (R_now, t_now))]
+        shift = float(np.linalg.norm(direction[0] - direction[1]))
+        turn = np.radians(angle_deg(R @ R_now.T))
+        zoom = max(abs(np.log(b / a)) for a, b in zip(before.focals, now.focals, strict=True))
+        bent = max(a.distance(b) for a, b in zip(before.lenses, now.lenses, strict=True))
+        return shift > _MOVED or turn > _TURNED or zoom > _ZOOMED or bent > _BENT_PX
+
+    def _geometry(self, pair: tuple[int, int]) -> PairGeometry:
+        views = [self._state.sparse.views[index] for index in pair]
+        w_T_first, w_T_second = (view.w_T_c for view in views)
+        assert w_T_first is not None and w_T_second is not None, "only posed keyframes are paired for depth"
+        focals = [self._state.sparse.focals[view.camera] for view in views]
+        return PairGeometry(
+            invert(w_T_second) @ w_T_first, tuple(f.value for f in focals), tuple(f.lens for f in focals)
+        )
+
+    def _focals(self) -> dict[str, float]:
+        """Focals by camera name, pixels of the working images."""
+        streams = {record.stream.name: record.stream for record in self._state.records}
+        return {
+            name: stream.focal_to_working(self._state.sparse.focals[stream.index].value)
+            for name, stream in streams.items()
+        }
+
+
+def _where(known: np.ndarray | None, confidence: Array32) -> Array32:
+    """Confidence (H, W) under a mask, 1 elsewhere."""
+    return confidence if known is None else np.where(known, confidence, np.float32(1.0))

@@ -1,0 +1,188 @@
+"""A mapper as others see it: what it knows, and its parts as a journal reads them and takes them back."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dust3r_ros.cloud.cloud import Cloud
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.errors import InputError
+from dust3r_ros.features.place_recognition import Appearance
+from dust3r_ros.geometry.pose import PnpResult
+from dust3r_ros.mapping.atlas import Atlas, AtlasEntry
+from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.cameras import Cameras
+from dust3r_ros.mapping.covisibility import LeftOut, left_out
+from dust3r_ros.mapping.localization import localize
+from dust3r_ros.mapping.state import MapState
+from dust3r_ros.mapping.submap import Submap
+from dust3r_ros.sparse.views import Focal
+from dust3r_ros.types import Array, Camera, Image, Keyframe, MapCounts, StampedPose
+
+
+@dataclass(frozen=True, eq=False)
+class LiveMap:
+    """The parts of a mapper that are saved: references, not copies."""
+
+    atlas: Atlas
+    streams: Cameras
+    appearance: Appearance
+    config: MapperConfig
+    cameras: dict[str, Camera]
+    counts: MapCounts
+    revision: int
+
+
+def resume(live: LiveMap, state: MapState) -> None:
+    """Go on with a saved map in place of an empty one; cameras are nowhere until a frame is found.
+
+    Raises ``InputError``, and changes nothing, where images were processed already, or where the map was
+    made with another kind of backend or other image sizes.
+    """
+    if list(live.streams):
+        raise InputError("a map is gone on with before the first image; reset or start again to load one")
+    config, kind = live.config, live.atlas.active.submap.saving.kind
+    if not state.submaps:  # the session ended before its first image
+        live.atlas.restore(state, {})
+        return
+    for what, saved, own in (
+        ("working_size", state.working_size, config.working_size),
+        ("tracking_size", state.tracking_size, config.tracking_size),
+    ):
+        if saved != own:
+            raise InputError(f"the map was made with {what} {saved}, this session has {own}; set {what} to {saved}")
+    for submap in state.submaps:
+        if submap.kind != kind:
+            raise InputError(
+                f"the map is carried by {submap.kind}, which the backend '{config.backend}' does not go on with, since "
+                f"it makes {kind}; choose the backend that the map was made with"
+            )
+    streams = {}
+    for camera in state.cameras:
+        streams[camera.name] = live.streams.open(camera.name, camera.width, camera.height)[0]
+    live.appearance.restore(state.appearance)
+    live.atlas.restore(state, streams)
+
+
+class MapView:
+    """The map that the cameras of an atlas are in, for whoever shows, saves or asks it."""
+
+    def __init__(self, config: MapperConfig, atlas: Atlas, cameras: Cameras, appearance: Appearance) -> None:
+        self.config = config
+        self._atlas, self._cameras, self._appearance = atlas, cameras, appearance
+        self._counts = MapCounts()
+        self.revision = 0  # of the map: it rises when all of it is corrected at once
+
+    def localize(self, camera: str, image: Image) -> PnpResult:
+        """Where an image (H, W, 3) of ``camera`` was taken; nothing of the map changes. See ``localising``."""
+        return localize(self.submap, self._cameras, self.config, camera, image)
+
+    def trajectory(self, only: Container[tuple[int, str]] | None = None) -> list[StampedPose]:
+        """Every tracked frame, by time, in the map as it stands now; ``only``: (stamp, camera) that are wanted."""
+        return self._active.frames.trajectory(only) if self.submap.initialised else []
+
+    @property
+    def keyframes(self) -> tuple[Keyframe, ...]:
+        """All keyframes of the map the camera is in, with a pose."""
+        return tuple(self._active.keyframe(i) for i in self.submap.posed())
+
+    def distance(self, first: int, second: int) -> float:
+        """Between the centres of two keyframes, in units of the map. Raises ``InputError`` for unknown ones."""
+        centers = {k.index: k.w_T_c[:3, 3] for k in self.keyframes}
+        missing = sorted({first, second} - centers.keys())
+        if missing:
+            raise InputError(f"keyframe {missing[0]} is not in the map; see the graph for those that are")
+        if first == second:
+            raise InputError(f"keyframe {first} was given twice; a distance is between two")
+        return float(np.linalg.norm(centers[first] - centers[second]))
+
+    def landmarks(self) -> Cloud:
+        """The landmarks with a position, coloured; none where pointmaps carry the map."""
+        return self.submap.landmarks()
+
+    @property
+    def cameras(self) -> dict[str, Camera]:
+        """Camera estimates at native resolution, by name."""
+        submap = self.submap
+        return {
+            stream.name: self._cameras.describe(stream, submap.focals[stream.index], submap.graph.count(stream.name))
+            for stream in self._cameras
+        }
+
+    @property
+    def counts(self) -> MapCounts:
+        """How much went through."""
+        return replace(
+            self._counts,
+            keyframes=len(self.submap.posed()),
+            tracked=self._active.frames.count() if self.submap.initialised else 0,
+            pairs=self.submap.graph.pairs,
+            maps=len(self._atlas.asleep) + self.submap.initialised,
+        )
+
+    @property
+    def left_out(self) -> LeftOut:
+        """How much of what cameras see is not in the map."""
+        return left_out(self.submap, self.config)
+
+    @property
+    def edges(self) -> list[tuple[int, int, float]]:
+        """The pair graph: (first, second, weight)."""
+        return self._active.edges
+
+    def stream(self, camera: str) -> CameraStream:
+        """The images of a camera that has sent one."""
+        return self._cameras[camera]
+
+    def focal(self, camera: str) -> Focal:
+        """What the map says of a camera, pixels of the tracked image."""
+        return self.submap.focals[self._cameras[camera].index]
+
+    def whereabouts(self, camera: str) -> Array | None:
+        """``w_T_c`` (4, 4) of a camera's last image in the map as it stands; None where its corners do not tell."""
+        stream = self._cameras[camera]
+        found = self.submap.locate(stream, stream.tracks) if self.submap.initialised else None
+        return None if found is None else found.w_T_c
+
+    def positions(self, ids: np.ndarray) -> Array:
+        """(K, 3) where corners are in the map, NaN where that is unknown."""
+        return self.submap.positions(ids)
+
+    def newest_keyframes(self, count: int) -> list[tuple[int, Array, float]]:
+        """Name, ``w_T_k`` (4, 4) and unit of the newest keyframes with a pose, in order; none while there is no map."""
+        posed = self.submap.posed()[-count:] if self.submap.initialised else []
+        poses = [(index, self.submap.pose(index)) for index in posed]
+        return [(self._active.name(k), w_T_k, self.submap.unit(k)) for k, w_T_k in poses if w_T_k is not None]
+
+    @property
+    def young(self) -> bool:
+        """True while keyframes close together make calibration sure sooner."""
+        return self.submap.young
+
+    @property
+    def backlog(self) -> int:
+        """How much waits: depth of keyframes, adjustments of the whole map."""
+        return self.submap.backlog
+
+    @property
+    def depth_backlog(self) -> tuple[int, int]:
+        """As ``Submap`` says it."""
+        return self.submap.depth_backlog
+
+    @property
+    def submap(self) -> Submap:
+        """The map that the cameras are in: another one when they begin or wake one."""
+        return self._active.submap
+
+    @property
+    def live(self) -> LiveMap:
+        """What a saved map keeps, for a journal to read."""
+        known = self._cameras, self._appearance, self.config, self.cameras, self._counts, self.revision
+        return LiveMap(self._atlas, *known)
+
+    @property
+    def _active(self) -> AtlasEntry:
+        return self._atlas.active

@@ -1,0 +1,337 @@
+"""The loop: image in, MapUpdate out. No ROS, no clock; the same frames give the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from math import inf
+
+from dust3r_ros.backends import make_backend
+from dust3r_ros.backends.base import Backend
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.errors import InputError
+from dust3r_ros.features.masks import check_mask
+from dust3r_ros.features.place_recognition import Appearance
+from dust3r_ros.geometry.pose import PnpResult
+from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.mapping.atlas import Atlas, AtlasEntry
+from dust3r_ros.mapping.camera_stream import CameraStream, check_image
+from dust3r_ros.mapping.cameras import Cameras
+from dust3r_ros.mapping.landmark_map import MapBuilder
+from dust3r_ros.mapping.map_view import MapView, resume
+from dust3r_ros.mapping.pointmap_map import PointmapBuilder
+from dust3r_ros.mapping.relocalization import Search
+from dust3r_ros.mapping.rig import Rig
+from dust3r_ros.mapping.state import MapState
+from dust3r_ros.timing import StageTimer, no_timer
+from dust3r_ros.tracking import Tracks, no_tracks
+from dust3r_ros.tracking.exchange import FollowedPose
+from dust3r_ros.tracking.keyframe_policy import is_keyframe
+from dust3r_ros.types import Array, Image, MapUpdate, TrackingState
+
+
+@dataclass(eq=False)
+class _Frame:
+    """One image on its way through the mapper: ``gray`` is the tracked image, the rest is what the steps say of it."""
+
+    stamp_ns: int
+    stream: CameraStream
+    image: Image
+    gray: Image
+    tracks: Tracks = field(default_factory=no_tracks)
+    found: PnpResult | None = None
+    keyframe: int | None = None
+    state: TrackingState = TrackingState.INITIALISING
+    removed: tuple[int, ...] = ()  # names of keyframes of a map that is left
+
+
+class Mapper(MapView):
+    """Maps with uncalibrated cameras: feed it images in order, read the map at any time.
+
+    The map frame has z up; the first camera stands at its origin and looks along x. The unit of
+    length is arbitrary: the median depth of the first keyframe is about 1.
+    """
+
+    def __init__(
+        self, config: MapperConfig = MapperConfig(), *, stage: StageTimer = no_timer, backend: Backend | None = None
+    ) -> None:
+        """``backend`` replaces the one that ``config`` names."""
+        self._stage = stage
+        self._backend = backend or make_backend(config)
+        # Landmarks carry the map of a backend that needs poses, pointmaps that of a network.
+        kind = MapBuilder if self._backend.uses_poses else PointmapBuilder
+        appearance = Appearance()
+        atlas = Atlas(lambda: kind(config, self._backend, stage, appearance))
+        super().__init__(config, atlas, Cameras(config), appearance)
+        self.mapping = config.mode == "mapping"  # else the map stays as it is, and cameras are found in it
+        self.rig = Rig()
+        self._search = Search(self._atlas, self._backend, config, self.rig)
+        self._last_stamp: dict[str, int] = {}
+        self._live = False
+
+    def set_camera(self, name: str, width: int, height: int, focal: float, std: float = 0.0) -> None:
+        """Known focal (pixels at ``width`` x ``height``) of a camera that has not sent an image yet.
+
+        ``std`` is its relative standard deviation: 0 holds it, with more it is refined. The lens of such a
+        camera is taken for a pinhole. Raises ``ConfigError``.
+        """
+        self._cameras.give(name, width, height, focal, std)
+
+    def set_extrinsics(self, camera: str, r_T_c: Array, known: bool = True) -> None:
+        """Where a camera sits on the robot: ``r_T_c`` (4, 4), metres, as ``Rig.set``. Raises ``InputError``."""
+        self.rig.set(camera, r_T_c, known)
+
+    def process(
+        self, stamp_ns: int, camera: str, image: Image, mask: Image | None = None, seen: Tracks | None = None
+    ) -> MapUpdate:
+        """One image (H, W, 3) RGB uint8 of ``camera``, in order of time per camera.
+
+        Where ``mask`` (H, W) uint8 is not 0, nothing counts: not for poses, focal and map. ``seen``: landmarks that
+        somebody followed through the images in between, as offsets in the tracked image. Raises
+        ``InputError``, and changes nothing, for an image that is unusable, of another size
+        than the camera's first one, or not younger than its last, and for a mask of another size or type.
+        """
+        frame = self._prepare(stamp_ns, camera, image, mask)
+        self._track(frame, seen)
+        self._relocalise(frame)
+        self._insert_keyframe(frame)
+        self._close_loops(frame)
+        return self._update(frame)
+
+    def _prepare(self, stamp_ns: int, camera: str, image: Image, mask: Image | None) -> _Frame:
+        """The tracked image of one that is usable and in order."""
+        check_image(image, camera)
+        mask = None if mask is None else check_mask(mask, image, camera)
+        stream = self._stream(camera, image)
+        with self._stage("prepare"):
+            gray = stream.gray(image, mask)
+        self._check_order(stamp_ns, camera)
+        return _Frame(stamp_ns, stream, image, gray)
+
+    def _track(self, frame: _Frame, seen: Tracks | None) -> None:
+        """Corners of the image before, and the pose that they tell."""
+        with self._stage("track"):
+            frame.tracks = frame.stream.follow(frame.gray, seen)
+            if self.submap.initialised:
+                frame.found = self.submap.locate(frame.stream, frame.tracks)
+
+    def _relocalise(self, frame: _Frame) -> None:
+        """A frame that lost its corners: found in this map or one that sleeps, or where another map begins."""
+        if frame.found is None and self.submap.initialised:
+            with self._stage("relocalise"):
+                frame.tracks, frame.found = self._search.here(
+                    frame.stamp_ns, frame.stream, frame.gray, frame.image, frame.tracks
+                )
+        if frame.found is None and self._atlas.asleep:
+            with self._stage("relocalise"):
+                known = self._search.elsewhere(frame.stamp_ns, frame.stream, frame.gray, frame.image)
+            if known is not None:
+                entry, frame.found, frame.tracks = known
+                frame.removed = self._wake(entry)
+                frame.stream.follow(frame.gray)
+        if self.mapping and self._search.gives_up(frame.stamp_ns, frame.stream.name, frame.found):
+            frame.removed = self._active.posed_names()
+            self._begin(keep=self._active.lasts)
+            frame.tracks = frame.stream.follow(frame.gray)
+
+    def _insert_keyframe(self, frame: _Frame) -> None:
+        """Make the frame a keyframe where it should be one, and remember where it is."""
+        stream, found = frame.stream, frame.found
+        if self.submap.initialised and found is None:
+            if not self.mapping or self._search.met(stream.name):
+                frame.state = TrackingState.LOST
+                self._counts = replace(self._counts, lost=self._counts.lost + 1)
+            return
+        accepted = self.submap.accepts(stream)
+        if not self.mapping or (self.submap.initialised and not accepted):
+            self._follow_only(frame)
+            return
+        if self._wants_keyframe(frame) and accepted:
+            if self.submap.stuck:
+                self._begin(keep=False)
+                frame.tracks = stream.follow(frame.gray)
+            w_T_c, working = None if found is None else found.w_T_c, stream.resize.apply(frame.image)
+            frame.keyframe = self.submap.add(frame.stamp_ns, stream, working, frame.gray, frame.tracks, w_T_c)
+        self._active.remember(frame.stamp_ns, stream, frame.tracks, found, frame.keyframe)
+        if self.submap.initialised:
+            frame.state = TrackingState.TRACKING
+
+    def _close_loops(self, frame: _Frame) -> None:
+        """Make one of two maps where a keyframe of the active one shows what a sleeping one knows.
+
+        Where it shows an older place of its own map, that was seen to when it was added: before it was adjusted.
+        """
+        if frame.keyframe is None or not self._atlas.asleep:
+            return
+        with self._stage("join"):
+            ids = self._atlas.join(frame.keyframe)
+        if ids is not None:
+            self._tell_live()
+            self._backend.clear()
+            for stream in self._cameras:
+                stream.rename(ids)
+            self.rig.renew()
+            self._search.relearn(self._cameras)
+            frame.keyframe = len(self.submap) - 1
+
+    def _update(self, frame: _Frame) -> MapUpdate:
+        """What became of the frame, and what changed with it."""
+        found, keyframe = frame.found, frame.keyframe
+        w_T_c = None if found is None else found.w_T_c
+        if keyframe is not None:
+            w_T_c = self.submap.pose(keyframe)
+        if w_T_c is not None:
+            self._search.found(frame.stamp_ns, frame.stream, w_T_c, keyframe)
+        return MapUpdate(
+            frame.stamp_ns,
+            frame.stream.name,
+            frame.state,
+            w_T_c=w_T_c,
+            covariance=None if found is None else found.covariance,
+            keyframe=None if keyframe is None else self._active.name(keyframe),
+            changed=self._active.take_changed() if self.submap.initialised else (),
+            cameras=self.cameras,
+            removed=frame.removed,
+        )
+
+    @property
+    def guessing_since(self) -> int | None:
+        """When the camera was first seen to move (stamp), as long as its focal is hardly more than a guess."""
+        guessing = self.mapping and self.submap.guessing and len(self.submap) > 1
+        return self.submap.record(1).stamp_ns if guessing else None
+
+    def go_live(self, beside: bool) -> None:
+        """Put off what the next image does not need, for ``work``; ``beside``: whole maps are adjusted in a child."""
+        self._atlas.go_live(beside)
+        self._cameras.go_live()
+        self._live = True
+
+    @property
+    def due(self) -> str:
+        """What ``work`` would do next; "" for nothing."""
+        return self.submap.due
+
+    def work(self, kind: str) -> MapUpdate:
+        """Do one of the things that were put off: what ``due`` says."""
+        before, known = self.submap.generation, self.submap.initialised
+        self.submap.work(kind)
+        if known and self.submap.generation != before:
+            self.revision += 1
+        return self.news()
+
+    def follow(self, poses: Iterable[FollowedPose]) -> int:
+        """Keep where frames were that are not fed: they move with the map, which they do not change.
+
+        Returns how many could be kept: those relative to a keyframe of the map that the cameras are in.
+        """
+        kept = [self._active.keep(pose, self._cameras[pose.camera]) for pose in poses if pose.camera in self._cameras]
+        self._counts = replace(self._counts, frames=self._counts.frames + len(kept))
+        return sum(kept)
+
+    def finish(self) -> MapUpdate:
+        """Refine everything once more, after the last frame; the map can go on growing after it.
+
+        Where several maps could not be joined, the largest one stays.
+        """
+        removed: tuple[int, ...] = ()
+        if self._atlas.largest() is not self._active:
+            removed = self._wake(self._atlas.largest())
+        if self.mapping:  # else the map stays as it is
+            self.submap.finish()
+        with self._stage("refine"):
+            self._active.frames.find_again()
+        self._search.relearn(self._cameras)
+        return replace(self.news(), removed=removed)
+
+    def news(self) -> MapUpdate:
+        """What changed without a frame."""
+        stamp = max(self._last_stamp.values(), default=0)
+        camera = max(self._last_stamp, key=lambda name: self._last_stamp[name], default="")
+        known = self.submap.initialised
+        state = TrackingState.TRACKING if known else TrackingState.INITIALISING
+        changed = self._active.take_changed() if known else ()
+        return MapUpdate(stamp, camera, state, changed=changed, cameras=self.cameras)
+
+    def move(self, new_S_old: Similarity) -> MapUpdate:
+        """The map in other coordinates and another unit, at once: all poses, landmarks and depth.
+
+        Maps that sleep stay as they are; one that is joined later follows.
+        """
+        self._active.move(new_S_old)
+        self.rig.rescale(new_S_old.scale)
+        self.revision += 1
+        return self.news()
+
+    def begin_anew(self) -> MapUpdate:
+        """Another map with the next image, whatever its stamp; the one so far, if it has poses, waits to be seen."""
+        removed = self._active.posed_names()
+        self._begin(keep=self.submap.initialised)
+        self._last_stamp.clear()
+        return replace(self.news(), state=TrackingState.INITIALISING, removed=removed)
+
+    def resume(self, state: MapState) -> None:
+        """Go on with a saved map, before the first image; cameras are nowhere until a frame is found in it.
+
+        Raises ``InputError``, and changes nothing, where the map does not go with this mapper.
+        """
+        resume(self.live, state)
+        self._counts, self.revision = state.counts, state.revision
+
+    def _stream(self, camera: str, image: Image) -> CameraStream:
+        if camera not in self._cameras:
+            stream, focal = self._cameras.open(camera, image.shape[1], image.shape[0])
+            for entry in (self._active, *self._atlas.asleep):
+                entry.submap.add_camera(stream, replace(focal))
+        return self._cameras[camera]
+
+    def _check_order(self, stamp_ns: int, camera: str) -> None:
+        last = self._last_stamp.get(camera)
+        if last is not None and stamp_ns <= last:
+            raise InputError(f"image of camera '{camera}' is stamped {stamp_ns} ns; it must be after {last} ns")
+        self._last_stamp[camera] = stamp_ns
+        self._counts = replace(self._counts, frames=self._counts.frames + 1)
+
+    def _wake(self, entry: AtlasEntry) -> tuple[int, ...]:
+        removed = self._active.posed_names()
+        self._tell_live()
+        self._atlas.wake(entry)
+        self._forget_sights()
+        return removed
+
+    def _wants_keyframe(self, frame: _Frame) -> bool:
+        motion, overlap = frame.stream.motion(frame.tracks), frame.stream.overlap(frame.tracks)
+        return len(self.submap) == 0 or is_keyframe(motion, overlap, self.submap.young, self.config, self._live)
+
+    def _follow_only(self, frame: _Frame) -> None:
+        """A frame that adds nothing to the map: corners that leave the image are made up for by landmarks seen anew."""
+        if frame.found is None:
+            return
+        stream, tracks = frame.stream, frame.tracks
+        if is_keyframe(stream.motion(tracks), stream.overlap(tracks), False, self.config):
+            again = self._search.here(frame.stamp_ns, stream, frame.gray, frame.image, tracks)[0]
+            stream.anchor(frame.stamp_ns, again.unique())
+        self._active.remember(frame.stamp_ns, stream, tracks, frame.found, None)
+        frame.state = TrackingState.TRACKING
+
+    def _tell_live(self) -> None:
+        """The cameras are in another map now: who watches it live hears of that by its revision."""
+        self.revision += self._active.live is not None
+
+    def _begin(self, keep: bool) -> None:
+        """Another map with the next keyframe; ``keep``: the one so far sleeps, and what it knows of focals counts."""
+        focals = self.submap.focals
+        if keep:
+            self._atlas.sleep()
+            focals = [replace(f, prior=f.prior if f.given else f.value) for f in focals]
+        else:
+            self._atlas.begin()
+            focals = [replace(f, value=f.prior, std=f.std if f.fixed else inf, told=None) for f in focals]
+        self.submap.focals = focals
+        self._forget_sights()
+
+    def _forget_sights(self) -> None:
+        """Another map: what backend and streams kept is not of it."""
+        self._backend.clear()
+        self._search.clear()
+        for stream in self._cameras:
+            stream.restart()

@@ -1,0 +1,186 @@
+"""Keeps what moves out of a map: looks for it with every keyframe, takes its depth and its landmarks away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import cv2
+import numpy as np
+
+from dust3r_ros.depth.moving_objects import Evidence, Sight, compare, region
+from dust3r_ros.geometry.pinhole import center_of, rays
+from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.mapping.densifier import Densifier
+from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.types import Array
+
+_SETTLED = 2  # keyframes after which pairs with later ones tell depth too
+_AROUND, _ELSEWHERE = 6, 6  # older keyframes that one is compared with: those just before, others
+_AT_THE_END = 32
+_KEPT = 150  # keyframes whose evidence is at hand: some 350 kilobytes each
+_MIN_OVERLAP = 0.3
+_GRID = 8  # points along the short edge
+_MOST = 0.7  # of the image: then nothing moves, but the map is wrong
+
+
+class Movers:
+    """Compares keyframes, each with older ones once it has settled; at the end all once more.
+
+    What moves in a keyframe can turn out to stand still while it is young, and while the focal is not sure: wrong
+    depth looks like motion. After that, once it has left the window, its landmarks there are gone.
+    """
+
+    def __init__(self, state: Reconstruction, dense: Densifier) -> None:
+        self._state, self._dense = state, dense
+        self._evidence: dict[int, Evidence] = {}
+        self._decided: set[int] = set()  # keyframes whose evidence was let go
+        self._barred = 0  # keyframes whose landmarks are gone where they move
+        self._regions: dict[int, int] = {}  # how many, by keyframe
+        self._sights: dict[int, tuple[Array, object, Sight]] = {}  # with the pose and the depth that it shows
+
+    @property
+    def count(self) -> int:
+        """Regions that move, of all keyframes."""
+        return sum(self._regions.values())
+
+    def forget(self) -> None:
+        """The map was built anew: what the old one told does not count."""
+        self._evidence.clear()
+        self._sights.clear()
+        self._regions.clear()
+        self._decided.clear()
+        self._barred = 0
+        self._state.sparse.landmarks.pardon()
+        for record in self._state.records:
+            record.moving = None
+
+    def look(self, newest: int, sure: bool = True) -> set[int]:
+        """Compare the keyframe that settled when ``newest`` came with older ones; who shows more that moves now.
+
+        Unless the focal is ``sure``, no landmark goes.
+        """
+        index = newest - _SETTLED
+        if not self._state.config.moving_objects or not self._has_depth(index):
+            return set()
+        older = self._overlapping(index)
+        self._let_go(_KEPT)
+        while sure and self._barred <= newest - self._state.config.window:
+            self._bar(self._barred)
+            self._barred += 1
+        return self._compare(index, [*older[-_AROUND:], *_spread(older[:-_AROUND], _ELSEWHERE)])
+
+    def look_again(self) -> set[int]:
+        """Compare all once more, with the poses and the depth of the end; who shows more that moves now."""
+        if not self._state.config.moving_objects:
+            return set()
+        self._evidence.clear()
+        changed: set[int] = set()
+        for index in filter(self._has_depth, range(len(self._state.records))):
+            changed |= self._compare(index, _spread(self._overlapping(index), _AT_THE_END))
+        self._let_go(0)
+        for index in range(len(self._state.records)):
+            self._bar(index)
+        return changed
+
+    def _has_depth(self, index: int) -> bool:
+        return index >= 0 and self._state.sparse.views[index].w_T_c is not None and self._dense.depths.told(index)
+
+    def _compare(self, index: int, others: Iterable[int]) -> set[int]:
+        said = []
+        others = [other for other in others if self._has_depth(other)]
+        for other in others:
+            for one, witness in ((other, index), (index, other)):
+                told = self._of(one), self._of(witness)
+                said.append((*told, compare(self._sight(one), self._sight(witness), *told)))
+        for one_told, witness_told, testimony in said:
+            testimony.hear(one_told, witness_told)
+        return {one for one in (*others, index) if self._leave_out(one)}
+
+    def _of(self, index: int) -> Evidence:
+        if index not in self._evidence:
+            self._evidence[index] = Evidence(self._time(index), self._sight(index))
+        return self._evidence[index]
+
+    def _time(self, index: int) -> int:
+        return (self._state.records[index].stamp_ns - self._state.records[0].stamp_ns) // 1_000_000  # fits into 32 bits
+
+    def _let_go(self, kept: int) -> None:
+        """Forget the evidence of all keyframes but the ``kept`` whose is newest; what it led to stays."""
+        for index in list(self._evidence)[: max(0, len(self._evidence) - kept)]:
+            del self._evidence[index]
+            self._decided.add(index)
+        for index in list(self._sights)[: max(0, len(self._sights) - kept)]:
+            del self._sights[index]
+
+    def _leave_out(self, index: int) -> bool:
+        """Leave out of a keyframe what moves in it; whether that is something else than before."""
+        record = self._state.records[index]
+        found = region(self._sight(index), self._of(index))
+        if found.mean() > _MOST:
+            found[:] = False
+        before = record.moving if record.moving is not None else np.zeros_like(found)
+        found = record.stream.bent(found, self._dense.lens(index)) if found.any() else found
+        found = found | before if index in self._decided else found
+        if np.array_equal(found, before):
+            return False
+        record.moving = found
+        self._regions[index] = cv2.connectedComponents(found.astype(np.uint8))[0] - 1
+        self._dense.leave_out(index)
+        return True
+
+    def _bar(self, index: int) -> None:
+        """Landmarks on what moves in a keyframe lose their position for good, and their sights."""
+        record, view = self._state.records[index], self._state.sparse.views[index]
+        if record.moving is None or not record.moving.any():
+            return
+        height, width = record.moving.shape
+        columns, rows = np.round(record.stream.to_working(view.seen.pixels)).astype(int).T
+        inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+        hit = inside & record.moving[np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]
+        ids = view.seen.ids[hit]
+        self._state.sparse.landmarks.bar(ids)
+        for seen_by in self._state.sparse.around([index], ids):
+            seen = self._state.sparse.views[seen_by].seen.ids
+            self._state.sparse.drop(np.full(len(seen), seen_by), seen, np.isin(seen, ids))
+
+    def _sight(self, index: int) -> Sight:
+        pose, found = self._state.sparse.views[index].w_T_c, self._dense.depths.whole(index)
+        assert pose is not None and found is not None
+        kept, record = self._sights.get(index), self._state.records[index]
+        if kept is None or kept[0] is not pose or kept[1] is not found:
+            depth, confidence = found
+            if record.masked is not None:
+                out = record.stream.straightened(record.masked, self._dense.lens(index))
+                confidence = np.where(out, np.float32(1), confidence)
+            image, focal = self._dense.image(index), self._dense.focal(index)
+            kept = pose, found, Sight.of(image, depth, confidence, pose, focal, self._state.config.min_confidence)
+            self._sights[index] = kept
+        return kept[2]
+
+    def _overlapping(self, index: int) -> list[int]:
+        """Older keyframes that look where a keyframe's points are, in order."""
+        older = [k for k in self._state.sparse.posed() if k < index]
+        depth, confidence = self._dense.depths.get(index) or (np.zeros((1, 1)), np.ones((1, 1)))
+        step = max(1, min(depth.shape) // _GRID)
+        rows, columns = np.mgrid[step // 2 : depth.shape[0] : step, step // 2 : depth.shape[1] : step]
+        z = np.where(confidence > self._state.config.min_confidence, depth, 0.0)[rows, columns].astype(np.float64)
+        pixels = np.stack([columns, rows], axis=-1)[z > 0].astype(np.float64)
+        if not older or not len(pixels):
+            return []
+        pose = self._state.sparse.views[index].w_T_c
+        assert pose is not None
+        seen = rays(pixels, self._dense.focal(index), center_of(*depth.shape)) * z[z > 0][:, None]
+        poses = [w_T_c for k in older if (w_T_c := self._state.sparse.views[k].w_T_c) is not None]
+        c_T_w = invert(np.stack(poses))
+        local = np.einsum("nij,pj->npi", c_T_w[:, :3, :3], transform(pose, seen)) + c_T_w[:, None, :3, 3]
+        half = np.array([self._state.records[k].image.shape[1::-1] for k in older]) / 2.0
+        half /= np.array([self._dense.focal(k) for k in older])[:, None]
+        # Compared before dividing by z, which may be 0
+        share = (np.abs(local[..., :2]) < local[..., 2:] * half[:, None]).all(axis=2).mean(axis=1)
+        return [k for k, part in zip(older, share, strict=True) if part > _MIN_OVERLAP]
+
+
+def _spread(views: Sequence[int], count: int) -> list[int]:
+    """At most ``count`` of the views, evenly over them."""
+    at = np.unique(np.round(np.linspace(0, len(views) - 1, min(count, len(views)))).astype(int))
+    return [views[k] for k in at]

@@ -1,0 +1,136 @@
+"""The keyframes of a map that pointmaps carry: their depth, and the corners by which frames are located."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dust3r_ros.alignment.online.incremental import IncrementalAligner
+from dust3r_ros.alignment.online.keyframe_updates import KeyframeUpdate
+from dust3r_ros.geometry.pinhole import rays
+from dust3r_ros.geometry.rigid import transform
+from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
+from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.tracking import Tracks
+from dust3r_ros.types import Array, Array32, Keyframe
+
+_HALF_MAX = 6e4
+
+
+@dataclass(frozen=True, eq=False)
+class _Corners:
+    """What a keyframe gives to be followed: ids from ``first_id`` on, offsets (N, 2) in the tracked image."""
+
+    first_id: int
+    offsets: Array
+
+
+class PointmapKeyframes:
+    """Records of keyframes beside an aligner that knows their poses, scales and young depth.
+
+    Depth that has left the aligner's window is kept in half precision.
+    """
+
+    def __init__(self, state: Reconstruction, aligner: IncrementalAligner) -> None:
+        self._state, self._aligner = state, aligner
+        self._corners: list[_Corners] = []
+        self._settled: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # canonical depth and confidence
+        self._restored: set[int] = set()
+        self._next_id = 0
+
+    def __len__(self) -> int:
+        return len(self._state.records)
+
+    def new_ids(self, offsets: Array) -> Tracks:
+        """Ids for the corners (N, 2) of the keyframe that is recorded next."""
+        ids = np.arange(self._next_id, self._next_id + len(offsets))
+        self._corners.append(_Corners(self._next_id, offsets))
+        self._next_id += len(offsets)
+        return Tracks(ids, offsets)
+
+    def corners(self, index: int) -> tuple[int, Array]:
+        """The first id of a keyframe's corners, and their offsets (N, 2)."""
+        return self._corners[index].first_id, self._corners[index].offsets
+
+    def canonical(self, index: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Canonical depth and confidence (H, W) of a keyframe, the same object until they change; None: unknown."""
+        return self._aligner.depth(index) or self._settled.get(index)
+
+    def pixels(self, index: int) -> object:
+        """Another object whenever a keyframe's canonical depth changes; None for that of another session."""
+        return None if index in self._restored else self.canonical(index)
+
+    def restore(
+        self, record: KeyframeRecord, offsets: Array, depth: Array32 | None, confidence: Array32 | None
+    ) -> None:
+        """The next keyframe of another session: its corners (N, 2), and its canonical depth, which is final."""
+        index = len(self._state.records)
+        record.feature_ids = self.new_ids(offsets).ids[: len(record.features.pixels)]
+        self._state.records.append(record)
+        if depth is not None and confidence is not None:
+            self._settled[index] = depth.astype(np.float16), confidence.astype(np.float16)
+        self._restored.add(index)
+
+    def settle(self, change: KeyframeUpdate) -> None:
+        """Keep depth that is final, where an update brings it."""
+        if change.depth is not None and change.confidence is not None:
+            confidence = np.minimum(change.confidence, _HALF_MAX).astype(np.float16)
+            self._settled[change.index] = change.depth.astype(np.float16), confidence
+
+    def keyframe(self, index: int) -> Keyframe:
+        """A keyframe as it stands now."""
+        record = self._state.records[index]
+        depth, confidence = self.depth(index)
+        focal = self._state.sparse.focals[record.stream.index]
+        return Keyframe(
+            index,
+            record.version,
+            record.stamp_ns,
+            record.stream.name,
+            self._aligner.pose(index),
+            record.stream.focal_to_working(focal.value),
+            record.image,
+            depth,
+            confidence,
+        )
+
+    def depth(self, index: int) -> tuple[Array32, Array32]:
+        """Depth in map units, 0 where unknown, and confidence, each (H, W), of a keyframe."""
+        found = self._aligner.depth(index) or self._settled.get(index)
+        if found is None:
+            shape = self._state.records[index].image.shape[:2]
+            return np.zeros(shape, np.float32), np.ones(shape, np.float32)
+        depth, confidence = (part.astype(np.float32) for part in found)
+        return depth * np.float32(self._aligner.scale(index)), confidence
+
+    def sampled(self, index: int, offsets: Array) -> Array:
+        """(K,) depth of a keyframe at offsets (K, 2) in its tracked image, NaN where it is not known well."""
+        depth, confidence = self.depth(index)
+        height, width = depth.shape
+        at = np.round(self._state.records[index].stream.to_working(offsets)).astype(int)
+        inside = np.all((at >= 0) & (at < [width, height]), axis=1)
+        columns, rows = np.clip(at, 0, [width - 1, height - 1]).T
+        known = inside & (depth[rows, columns] > 0) & (confidence[rows, columns] > self._state.config.min_confidence)
+        return np.where(known, depth[rows, columns].astype(np.float64), np.nan)
+
+    def points(self, ids: np.ndarray) -> Array:
+        """(N, 3) corners in the map by their ids, NaN where the depth is not known."""
+        points = np.full((len(ids), 3), np.nan)
+        if not len(ids):
+            return points
+        owners = np.searchsorted([corners.first_id for corners in self._corners], ids, side="right") - 1
+        for index in np.unique(owners).tolist():
+            mine = owners == index
+            offsets = self._corners[index].offsets[ids[mine] - self._corners[index].first_id]
+            seen = rays(offsets, self._state.sparse.focals[self._state.records[index].stream.index].value, (0.0, 0.0))
+            points[mine] = transform(self._aligner.pose(index), self.sampled(index, offsets)[:, None] * seen)
+        return points
+
+    def has_sent(self, stream: CameraStream) -> bool:
+        """Whether a camera has keyframes."""
+        return any(record.stream is stream for record in self._state.records)
+
+    def streams(self) -> list[CameraStream]:
+        """The cameras that have keyframes."""
+        return list({record.stream.name: record.stream for record in self._state.records}.values())

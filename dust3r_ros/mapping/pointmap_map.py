@@ -1,0 +1,273 @@
+"""The map under construction where a network's pointmaps carry it: poses, focals and depth from pairs alone.
+
+The counterpart of ``landmark_map`` for backends that need no poses: keyframes are aligned as they
+come (``alignment/online/incremental.py``), frames between them located against their depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+import numpy as np
+
+from dust3r_ros.alignment.online.incremental import IncrementalAligner
+from dust3r_ros.alignment.online.keyframe_bundle import Posed, Sight, bundle
+from dust3r_ros.alignment.online.keyframe_start import PlacedView, attach
+from dust3r_ros.alignment.online.keyframe_updates import AlignmentUpdate
+from dust3r_ros.backends.base import Backend
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.features.features import Features, matched
+from dust3r_ros.features.masks import Mask, without
+from dust3r_ros.features.place_recognition import Appearance
+from dust3r_ros.geometry.pose import PnpResult
+from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
+from dust3r_ros.mapping.covisibility import Neighbourhood
+from dust3r_ros.mapping.keyframes import KeyframeBook
+from dust3r_ros.mapping.localization import locate_corners
+from dust3r_ros.mapping.pointmap_keyframes import PointmapKeyframes
+from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.saving import PointmapSaving
+from dust3r_ros.timing import StageTimer
+from dust3r_ros.tracking import Tracks, join, no_tracks
+from dust3r_ros.types import Array, Image, Keyframe, PairPrediction, View
+
+_FACING = 0.5  # cosine of the angle between axes of views that may see the same
+_MIN_SEEN = 0.1  # of an image, with confidence, before its pair with a keyframe tells where it is
+_MAX_ATTEMPTS = 8  # second keyframes that do not go with the first one
+
+
+class PointmapBuilder(KeyframeBook):
+    """Adds keyframes by the pointmaps of their pairs; see ``Submap``.
+
+    Nothing is put off: a network's device is not for two processes. What moves is not looked for, and two keyframes
+    tell a focal, so that more of them close together tell no more.
+    """
+
+    def __init__(
+        self, config: MapperConfig, backend: Backend, stage: StageTimer, appearance: Appearance | None = None
+    ) -> None:
+        super().__init__(Reconstruction(config))
+        self._appearance = appearance or Appearance()
+        self._config, self._backend, self._stage = config, backend, stage
+        self._aligner = IncrementalAligner(config.window)
+        self._keyframes = PointmapKeyframes(self.state, self._aligner)
+        self.saving = PointmapSaving(self.state, self._aligner, self._keyframes)
+        self._near = Neighbourhood(self.state)
+        self._doubtful: dict[tuple[int, int], float] = {}  # weights of loop pairs that are not believed yet
+        self._attempts = 0
+
+    @property
+    def initialised(self) -> bool:
+        return len(self._keyframes) > 1
+
+    @property
+    def settling(self) -> bool:
+        """True while frames wait for the second keyframe to be found again."""
+        return not self.initialised
+
+    @property
+    def stuck(self) -> bool:
+        """True when many keyframes did not go with the first one."""
+        return not self.initialised and self._attempts >= _MAX_ATTEMPTS
+
+    def pose(self, index: int) -> Array | None:
+        return self._aligner.pose(index) if self.initialised else None
+
+    def posed(self) -> list[int]:
+        return list(range(len(self._keyframes))) if self.initialised else []
+
+    def unit(self, index: int) -> float:
+        return self._aligner.scale(index)
+
+    def keyframe(self, index: int) -> Keyframe:
+        return self._keyframes.keyframe(index)
+
+    def move(self, new_S_old: Similarity) -> None:
+        self._aligner.move({i: new_S_old.matrix @ w_S for i, w_S in enumerate(self._aligner.map.similarities)})
+        self.mark_all()
+
+    def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
+        """Pose of a frame from corners of keyframes with known depth, None when too few agree; ``near``: a guess."""
+        if not self.initialised:
+            return None
+        points = self._keyframes.points(tracks.ids)
+        return locate_corners(points, tracks.pixels, self.focals[stream.index], stream.long_edge, self._config, near)
+
+    def relocalise(
+        self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None
+    ) -> tuple[PnpResult, Tracks] | None:
+        """Pose of a frame that lost its corners: by features of keyframes that look alike, else by their pointmaps."""
+        tracks = self.recall(stream, gray)
+        result = self.locate(stream, tracks, near)
+        if result is not None:
+            return result, tracks
+        result = self._attach(stream, image, self._candidates(stream, gray))
+        return None if result is None else (result, no_tracks())
+
+    def recall(self, stream: CameraStream, gray: Image) -> Tracks:
+        features, records = stream.features(gray), self.state.records
+        found = [no_tracks()]
+        for index in self._candidates(stream, gray):
+            pairs = matched(records[index].features, features)
+            found.append(Tracks(records[index].feature_ids[pairs[:, 0]], features.pixels[pairs[:, 1]]))
+        return reduce(join, found).unique()
+
+    def positions(self, ids: np.ndarray) -> Array:
+        return self._keyframes.points(ids)
+
+    def _candidates(self, stream: CameraStream, gray: Image) -> list[int]:
+        newest = self._near.newest(stream)
+        look = self._appearance.describe(stream.features(gray))
+        return [*newest, *self.graph.lookalikes(look, len(self._keyframes), newest)]
+
+    def add(
+        self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array | None
+    ) -> int | None:
+        """A new keyframe; None, and nothing added, when its pairs do not place it. ``w_T_c`` is not needed."""
+        index = len(self._keyframes)
+        self._backend.add(View(index, stream.name, image))
+        near = self._near.neighbours(index, stream, lambda other: self._faces(w_T_c, other))
+        features = stream.features(gray)
+        look = self._appearance.describe(features)
+        far = self.graph.lookalikes(look, index, [*self._near.recent(index), *near])
+        with self._stage("predict"):
+            pairs, loops = (self._predict(index, others, stream.masked) for others in (near, far))
+        try:
+            with self._stage("align"):
+                self._tell_focal(stream)
+                update = self._aligner.add(stream.name, image.shape[0], image.shape[1], pairs, loops)
+        except GeometryError:
+            self._backend.forget(index)
+            self._attempts += 1
+            return None
+        self.graph.add(look, near)
+        self._record(stamp_ns, stream, image, features)
+        self._connect(pairs, loops, update)
+        self._take(update, {index, *near})
+        self._backend.forget(index - self._config.window)
+        if index == 1:
+            self.generation += 1
+        return index
+
+    def finish(self) -> None:
+        """The last solution over everything, by moments and then by the reprojection of landmarks."""
+        if not self.initialised:
+            return
+        with self._stage("align"):
+            self._take(self._aligner.finish(), set())
+        with self._stage("refine"):
+            self._refine()
+
+    def _refine(self) -> None:
+        """Bundle adjustment where there are landmarks; keyframes without follow the nearest one with."""
+        edges = [(first, second) for first, second, _ in self.graph.edges]
+        posed = [
+            Posed(record.stream.index, w_T_c, record.features)
+            for record, w_T_c in zip(self.state.records, self._aligner.poses, strict=True)
+        ]
+        sights, focals = bundle(posed, edges, self.focals, self._config.min_parallax_deg)
+        moved = {}
+        for index, sight in sights.items():
+            factor = self._growth(index, sight)
+            if np.isfinite(factor):
+                moved[index] = sight.w_T_c @ np.diag([*[factor * self._aligner.scale(index)] * 3, 1.0])
+        if not moved:
+            return
+        self.focals = focals
+        self._aligner.move(moved)
+        self._changed |= set(range(len(self._keyframes)))
+
+    def _growth(self, index: int, sight: Sight) -> float:
+        """By how much the surroundings of a keyframe have grown: its landmarks against its depth."""
+        depth = self._keyframes.sampled(index, sight.offsets)
+        seen = np.isfinite(depth)
+        if np.count_nonzero(seen) < self._config.track_min_inliers:
+            return float("nan")
+        return float(np.median(sight.depths[seen] / depth[seen]))
+
+    def _tell_focal(self, stream: CameraStream) -> None:
+        focal = self.focals[stream.index]
+        if focal.fixed and not self._keyframes.has_sent(stream):
+            self._aligner.set_focal(stream.name, stream.focal_to_working(focal.value))
+
+    def _predict(self, index: int, others: Sequence[int], masked: Mask | None) -> list[PairPrediction]:
+        """Pairs of a new view, ``masked`` or not, with keyframes, both orders; views let go are handed over anew."""
+        for other in others:
+            if not self._backend.has(other):
+                record = self.state.records[other]
+                self._backend.add(View(other, record.stream.name, record.image))
+        pairs = [pair for other in others for pair in ((other, index), (index, other))]
+        masks = {index: masked} | {other: self.state.records[other].masked for other in others}
+        predictions = [without(pair, masks) for pair in self._backend.predict(pairs, {})] if pairs else []
+        for other in others:
+            if other <= index - self._config.window:
+                self._backend.forget(other)
+        return predictions
+
+    def _record(self, stamp_ns: int, stream: CameraStream, image: Image, features: Features) -> None:
+        """Remember a keyframe and follow its corners from here: its features, and plain corners between them."""
+        count, known = self._config.track_corners, len(features.pixels)
+        corners = stream.corners(max(0, count - known), features.pixels)
+        tracks = self._keyframes.new_ids(np.concatenate([features.pixels, corners]))
+        record = KeyframeRecord(stamp_ns, stream, image, features, tracks.ids[:known], masked=stream.masked)
+        self.state.records.append(record)
+        spread = np.linspace(0, len(tracks.ids) - 1, min(len(tracks.ids), count)).astype(int)
+        stream.anchor(stamp_ns, tracks.select(spread))
+
+    def _faces(self, w_T_c: Array | None, other: int) -> bool:
+        """Whether a view at ``w_T_c`` looks roughly where a keyframe does; where its pose is unknown it may."""
+        w_T_o = self.pose(other)
+        return w_T_c is None or w_T_o is None or bool(w_T_c[:3, 2] @ w_T_o[:3, 2] > _FACING)
+
+    def _connect(
+        self, pairs: Sequence[PairPrediction], loops: Sequence[PairPrediction], update: AlignmentUpdate
+    ) -> None:
+        """Remember which pairs count: those with neighbours that were kept, loops once they are closed."""
+        off = {(edge.first, edge.second) for edge in update.switched_off}
+        for pair in [*pairs, *loops]:
+            ends = (pair.first, pair.second)
+            weight = float(np.mean(np.log(pair.confidence_first)) + np.mean(np.log(pair.confidence_second)))
+            if any(pair is loop for loop in loops):
+                self._doubtful[ends] = weight
+            elif ends not in off:
+                self._graph_edge(ends, weight)
+        for ends in update.closed:
+            self._graph_edge(ends, self._doubtful.get(ends, 0.0))
+        for ends in off.union(update.closed):
+            self._doubtful.pop(ends, None)
+
+    def _graph_edge(self, ends: tuple[int, int], weight: float) -> None:
+        first, second = (self.state.records[end].stream.name for end in ends)
+        self.graph.connect(*ends, weight, (first, second))
+
+    def _take(self, update: AlignmentUpdate, touched: set[int]) -> None:
+        """Mark what changed, keep depth that is final, take over focals."""
+        for change in update.changed:
+            self._keyframes.settle(change)
+        if self.initialised:
+            self._changed |= touched | {change.index for change in update.changed}
+        for stream in self._keyframes.streams():
+            entry = self.focals[stream.index]
+            if not entry.fixed and self.initialised:
+                focal, std = self._aligner.focal(stream.name)
+                entry.value, entry.std = focal / stream.focal_to_working(1.0), std / focal
+
+    def _attach(self, stream: CameraStream, image: Image, candidates: Sequence[int]) -> PnpResult | None:
+        """Pose of a frame by the pointmaps of its pairs with keyframes."""
+        new = len(self._keyframes)
+        with self._stage("predict"):
+            self._backend.add(View(new, stream.name, image))
+            pairs = self._predict(new, candidates, stream.masked)
+            self._backend.forget(new)
+        pairs = [pair for pair in pairs if pair.second == new and self._sees(pair)]
+        placed = {index: PlacedView(self._aligner.pose(index), *self._keyframes.depth(index)) for index in candidates}
+        try:
+            focal = stream.focal_to_working(self.focals[stream.index].value)
+            return attach(new, pairs, placed, focal, self._config.seed)
+        except GeometryError:
+            return None
+
+    def _sees(self, pair: PairPrediction) -> bool:  # whether its second view shows what the first one does
+        return bool(np.mean(pair.confidence_second > self._config.min_confidence) > _MIN_SEEN)

@@ -1,0 +1,136 @@
+"""Frames that lost their corners, looked for where they may be: in the map they were in, in maps that sleep."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from functools import partial
+
+import numpy as np
+
+from dust3r_ros.backends.base import Backend
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.geometry.pose import PnpResult
+from dust3r_ros.mapping.atlas import Atlas, AtlasEntry
+from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.rig import Rig
+from dust3r_ros.mapping.submap import Submap
+from dust3r_ros.tracking import Tracks, join
+from dust3r_ros.types import Array, Image
+
+_SILENT_NS = 30_000_000_000  # a camera that sends nothing is no longer where it was
+_UNTOLD = 8  # newest keyframes that wait for another camera's next frame
+_EAGER, _RELUCTANT = 6, 3  # frames of a camera that was never found: all so many, then one of so many
+
+
+class Search:
+    """Looks for frames in the maps of an atlas, and knows which camera was found when."""
+
+    def __init__(self, atlas: Atlas, backend: Backend, config: MapperConfig, rig: Rig) -> None:
+        self._atlas, self._backend, self._config = atlas, backend, config
+        self._rig = rig
+        self._lost_since: dict[str, int] = {}  # stamps by camera
+        self._found_at: dict[str, int] = {}  # newest stamps by camera
+        self._by_rig: set[tuple[str, int]] = set()
+        self._untold: list[tuple[int, str, int, bool]] = []  # keyframe, camera, stamp, whether placed by the rig
+        self._vain: Counter[str] = Counter()  # frames in turn of cameras that were never found
+
+    def here(
+        self, stamp_ns: int, stream: CameraStream, gray: Image, image: Image, tracks: Tracks
+    ) -> tuple[Tracks, PnpResult | None]:
+        """A frame in the active map by its features; what it sees of the map joins its ``tracks``."""
+        submap = self._atlas.active.submap
+        if not submap.welcomes(stream):
+            return tracks, None
+        near = self._rig.looks(stream.name, stamp_ns)
+        # A camera of which nobody knows where it looks must not slow down those that know where they are.
+        if near is None and stream.name not in self._found_at:
+            self._vain[stream.name] += 1
+            if self._vain[stream.name] > _EAGER and self._vain[stream.name] % _RELUCTANT:
+                return tracks, None
+        found = submap.relocalise(stream, gray, stream.resize.apply(image), near)
+        if found is None:
+            return tracks, self._placed(stamp_ns, stream, gray)
+        return join(found[1], tracks.select(~np.isin(tracks.ids, found[1].ids))), found[0]
+
+    def _placed(self, stamp_ns: int, stream: CameraStream, gray: Image) -> PnpResult | None:
+        """A frame that sees nothing known, where other cameras of the rig say."""
+        guess = partial(self._rig.guess, stream.name)
+        if guess(stamp_ns) is None:
+            return None
+        found = self._atlas.active.submap.place(stream, stamp_ns, gray, guess)
+        if found is not None:
+            self._by_rig.add((stream.name, stamp_ns))
+        return found
+
+    def elsewhere(
+        self, stamp_ns: int, stream: CameraStream, gray: Image, image: Image
+    ) -> tuple[AtlasEntry, PnpResult, Tracks] | None:
+        """A frame in the maps that sleep; None where none of them knows it, and while others are in the active map."""
+        if any(stamp_ns - at < self._patience_ns for name, at in self._found_at.items() if name != stream.name):
+            return None
+        # Views are known to the backend by their number in their map. Landmarks are found without it.
+        forget = _nothing if self._backend.uses_poses else self._backend.clear
+        return self._atlas.find(stream, gray, stream.resize.apply(image), forget)
+
+    def gives_up(self, stamp_ns: int, camera: str, found: PnpResult | None) -> bool:
+        """True when this camera and every one that was ever found in the active map have been lost for long."""
+        if found is not None or not self._atlas.active.submap.initialised:
+            self._lost_since.pop(camera, None)
+            return False
+        self._lost_since.setdefault(camera, stamp_ns)
+        return all(self._gone(stamp_ns, name) for name in self._found_at.keys() | {camera})
+
+    def _gone(self, stamp_ns: int, camera: str) -> bool:
+        if camera in self._lost_since:
+            return stamp_ns - self._lost_since[camera] >= self._patience_ns
+        return stamp_ns - self._found_at[camera] >= max(_SILENT_NS, self._patience_ns)
+
+    def found(self, stamp_ns: int, stream: CameraStream, w_T_c: Array, keyframe: int | None) -> None:
+        """A frame has a pose, and may be a keyframe."""
+        camera, placed = stream.name, (stream.name, stamp_ns) in self._by_rig
+        self._by_rig.clear()
+        self._found_at[camera] = stamp_ns
+        submap = self._atlas.active.submap
+        if keyframe is not None:
+            self._untold.append((keyframe, camera, stamp_ns, placed))
+            del self._untold[:-_UNTOLD]
+        if not placed and not submap.afloat(stream.index):  # else the rig would hear what it said
+            self._rig.located(camera, stamp_ns, w_T_c)
+        self._tell(submap, camera)
+
+    def _tell(self, submap: Submap, camera: str) -> None:
+        """Say where the rig says that keyframes are, once a frame of another camera is younger: ``camera`` sent one."""
+        waiting = self._untold
+        self._untold = [entry for entry in waiting if entry[1] == camera]
+        for keyframe, other, stamp_ns, placed in waiting:
+            w_T_c = self._rig.guess(other, stamp_ns)
+            if other != camera and w_T_c is not None:
+                submap.tell(keyframe, w_T_c, placed)
+
+    def relearn(self, streams: Iterable[CameraStream]) -> None:
+        """The map has changed: the rig hears of it anew."""
+        active = self._atlas.active
+        afloat = {stream.name for stream in streams if active.submap.afloat(stream.index)}
+        poses = active.frames.trajectory() if active.submap.initialised else []
+        self._rig.relearn(pose for pose in poses if pose.camera not in afloat)
+
+    def met(self, camera: str) -> bool:
+        """Whether a camera was ever found in the active map."""
+        return camera in self._found_at
+
+    @property
+    def _patience_ns(self) -> float:
+        return 1e9 * self._config.lost_patience_s
+
+    def clear(self) -> None:
+        """Another map: no camera is lost yet, or was found."""
+        self._lost_since.clear()
+        self._found_at.clear()
+        self._untold.clear()
+        self._vain.clear()
+        self._rig.renew()
+
+
+def _nothing() -> None:
+    """Nothing is to be forgotten."""

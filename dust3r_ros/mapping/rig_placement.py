@@ -1,0 +1,313 @@
+"""Cameras on their way into a map that others made.
+
+By what single frames see of it: each tells pose and focal together, some of them badly (all landmarks in a plane that
+the camera faces, few matches, wrong ones). A camera is known once several different frames agree, or one and another
+camera with images of the same size: robots often have several of a kind.
+
+Or by the rig, for cameras that see nothing the map knows, but whose place on the body is known: they may map their own
+side where matches of two frames fit the motion that the rig tells, several times. So wrong extrinsics place nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.features.features import Features, matched
+from dust3r_ros.geometry.essential import focal_from_motion, sampson
+from dust3r_ros.geometry.pinhole import rays
+from dust3r_ros.geometry.pose import PnpResult, by_chance, solve_pnp_unknown_focal
+from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.submap import Guess
+from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX
+from dust3r_ros.sparse.views import Focal
+from dust3r_ros.tracking import Tracks, no_tracks
+from dust3r_ros.types import Array
+
+_VOTES = 3  # frames that must agree
+_KEPT = 10  # newest ones that count
+_MOST = 0.6  # of them
+_VAGUE = 0.1  # relative standard deviation of a focal that tells nothing
+_SURE = 0.03
+_MAP_ERROR = 0.02  # what errors of the map itself may do to the focal of a frame
+_MIN_INLIERS = 25
+_MOVED = 0.01  # of the long edge: a camera at rest says the same again
+_FOCALS = (0.4, 4.0)  # of the long edge: 103 to 14 degrees of view
+
+
+@dataclass(frozen=True, eq=False)
+class _Vote:
+    """What one frame says: the log of the focal with its standard deviation, and what it saw."""
+
+    log_focal: float
+    std: float
+    seen: Tracks
+
+
+class Newcomers:
+    """Collects what frames of cameras with unknown focal say; writes the focal into the map when it is sure."""
+
+    def __init__(self, state: Reconstruction) -> None:
+        self._state = state
+        self._votes: dict[int, list[_Vote]] = {}
+
+    def meet(self, stream: CameraStream, tracks: Tracks) -> bool:
+        """A frame that seems to see landmarks ``tracks``; whether the focal of its camera is known from now on."""
+        votes = self._votes.setdefault(stream.index, [])
+        vote = self._vote(stream, self._state.sparse.known(tracks))
+        if vote is None or any(not _moved(vote.seen, other.seen, stream.long_edge) for other in votes[-1:]):
+            return False
+        self._cast(stream, vote)
+        return self.agree(stream)
+
+    def vote(self, stream: CameraStream, focal: float, std: float) -> None:
+        """What two frames say of a focal without the map, with its relative standard deviation."""
+        if std < _VAGUE:
+            self._cast(stream, _Vote(float(np.log(focal)), float(np.hypot(std, _MAP_ERROR)), no_tracks()))
+
+    def _cast(self, stream: CameraStream, vote: _Vote) -> None:
+        votes = self._votes.setdefault(stream.index, [])
+        votes.append(vote)
+        del votes[:-_KEPT]
+
+    def agree(self, stream: CameraStream) -> bool:
+        """Whether enough frames agree on the focal of a camera; then it is written."""
+        votes, siblings = self._votes.get(stream.index, []), self._siblings(stream)
+        usual = bool(votes) and all(any(_alike(vote, sibling) for sibling in siblings) for vote in votes)
+        agreed = _agreed(votes, 1 if usual else _VOTES)
+        if agreed is None:
+            return False
+        focal = self._state.sparse.focals[stream.index]
+        focal.value, focal.std = agreed
+        del self._votes[stream.index]
+        return True
+
+    def _siblings(self, stream: CameraStream) -> list[Focal]:
+        """Focals that are known, of cameras with images of the same size."""
+        size, focals = (stream.width, stream.height), self._state.sparse.focals
+        others = {record.stream for record in self._state.records} - {stream}
+        same = sorted(other.index for other in others if (other.width, other.height) == size)
+        return [focals[index] for index in same if focals[index].std < _SURE]
+
+    def _vote(self, stream: CameraStream, known: Tracks) -> _Vote | None:
+        points, lens = self._state.sparse.points[known.ids], self._state.sparse.focals[stream.index].lens
+        edge, siblings = stream.long_edge, self._siblings(stream)
+        try:
+            found = solve_pnp_unknown_focal(
+                points,
+                lens.ideal(known.pixels),
+                edge,
+                edge,
+                center=(0.0, 0.0),
+                threshold_px=MAX_ERROR_PX,
+                min_inliers=_MIN_INLIERS,
+                seed=self._state.config.seed,
+                guess=siblings[0].value if siblings else None,
+            )
+        except GeometryError:
+            return None
+        std = found.focal_std / found.focal
+        usual = _FOCALS[0] * edge < found.focal < _FOCALS[1] * edge
+        if not usual or not std < _VAGUE or by_chance(found, points, known.pixels, MAX_ERROR_PX):
+            return None
+        return _Vote(float(np.log(found.focal)), float(np.hypot(std, _MAP_ERROR)), known.select(found.inliers))
+
+
+def _moved(a: Tracks, b: Tracks, long_edge: int) -> bool:
+    _, i, j = np.intersect1d(a.ids, b.ids, return_indices=True)
+    if len(i) == 0:
+        return True
+    return float(np.median(np.linalg.norm(a.pixels[i] - b.pixels[j], axis=1))) > _MOVED * long_edge
+
+
+def _alike(vote: _Vote, sibling: Focal) -> bool:
+    return bool(abs(vote.log_focal - np.log(sibling.value)) < 3.0 * np.hypot(vote.std, sibling.std))
+
+
+def _agreed(votes: list[_Vote], enough: int) -> tuple[float, float] | None:
+    """Focal and relative standard deviation on which ``enough`` frames agree, if they do."""
+    logs, stds = np.array([vote.log_focal for vote in votes]), np.array([vote.std for vote in votes])
+    if len(votes) < enough:
+        return None
+    order = np.argsort(logs)
+    weights = np.cumsum(stds[order] ** -2.0)
+    middle = logs[order][np.searchsorted(weights, 0.5 * weights[-1])]
+    agree = np.abs(logs - middle) < 3.0 * stds
+    if agree.sum() < max(enough, _MOST * len(votes)):
+        return None
+    weights = stds[agree] ** -2.0
+    std = float(weights.sum() ** -0.5)
+    return (float(np.exp(weights @ logs[agree] / weights.sum())), std) if std < _SURE else None
+
+
+_ERROR_PX = 3.0  # of matches under a motion that is told by another camera, somewhat late
+_SHARE = 0.75  # of the matches that must fit
+_DIRECTION_DEG = 12.0
+_MATCHES = 40
+_MOTION = 0.08  # of the long edge, between the two frames
+_PROOFS, _MOST_PROOFS = 3, 5  # frames that agree more often than not
+_TIED = 25  # landmarks that keyframes share with the rest of the map
+_POSITION_STD, _ANGLE_STD = 0.02, 0.01  # of the depth; radians
+
+
+@dataclass(frozen=True, eq=False)
+class _Sight:
+    """A frame of a camera that sees nothing known."""
+
+    stamp_ns: int
+    features: Features
+
+
+@dataclass(eq=False)
+class _Watch:
+    """A frame that later ones are compared with, the newest one, and how often the images agreed."""
+
+    first: _Sight
+    last: _Sight
+    pose: Array | None = None  # of the first
+    proofs: int = 0
+    trusted: bool = False  # from enough proofs on until none is left
+
+
+@dataclass(eq=False)
+class Outposts:
+    """Decides whether a frame is where the rig says, from what its camera saw on the way."""
+
+    state: Reconstruction
+    newcomers: Newcomers
+    _watches: dict[int, _Watch] = field(default_factory=dict)
+    _told: dict[int, tuple[int, Array]] = field(default_factory=dict)
+
+    def place(self, stream: CameraStream, stamp_ns: int, features: Features, guess: Guess) -> PnpResult | None:
+        """A frame where ``guess(stamp_ns)`` of the rig says it is, (4, 4), if enough speaks for it."""
+        w_T_c = guess(stamp_ns)
+        if w_T_c is None:
+            return None
+        now = _Sight(stamp_ns, features)
+        watch = self._watches.setdefault(stream.index, _Watch(now, now))
+        known = self.state.knows(stream)
+        if watch.last is not watch.first:  # where that was is known better by now: other cameras were seen since
+            self._compare(stream, watch, guess, known)
+        watch.last = now
+        shown = len(features.pixels) >= _MATCHES
+        if not watch.trusted or not shown or not (known or self.newcomers.agree(stream)):
+            return None
+        return PnpResult(
+            w_T_c, np.zeros(0, bool), self._covariance(), 0.0, self.state.sparse.focals[stream.index].value
+        )
+
+    def _compare(self, stream: CameraStream, watch: _Watch, guess: Guess, known: bool) -> None:
+        """Whether what the first and the last frame of a watch see agrees with how the rig says they moved."""
+        poses = watch.pose if watch.pose is not None else guess(watch.first.stamp_ns), guess(watch.last.stamp_ns)
+        watch.pose = poses[0]
+        pairs = matched(watch.first.features, watch.last.features)
+        fits = False
+        if poses[0] is not None and poses[1] is not None and len(pairs) >= _MATCHES:
+            a, b = watch.first.features.pixels[pairs[:, 0]], watch.last.features.pixels[pairs[:, 1]]
+            if float(np.median(np.linalg.norm(b - a, axis=1))) < _MOTION * stream.long_edge:
+                return
+            fits = self._fits(stream, a, b, invert(poses[1]) @ poses[0], known)
+        watch.proofs = min(watch.proofs + 1, _MOST_PROOFS) if fits else max(watch.proofs - 1, 0)
+        watch.trusted = watch.proofs > 0 if watch.trusted else watch.proofs >= _PROOFS
+        watch.first, watch.pose = watch.last, poses[1]
+
+    def tell(self, index: int, w_T_c: Array, placed: bool) -> None:
+        """Keyframe ``index`` is at ``w_T_c`` (4, 4) as the rig says; kept for cameras that have some ``placed`` so."""
+        views = self.state.sparse.views
+        camera = views[index].camera
+        others = [view for view in self.state.sparse.posed() if views[view].camera != camera]
+        if others and (placed or any(views[view].camera == camera for view in self._told)):
+            self._told[index] = others[-1], invert(self._pose(others[-1])) @ w_T_c
+
+    def afloat(self, camera: int) -> bool:
+        """Whether keyframes of a camera hang on what the rig says: the rest of the map sees not what they see."""
+        views, known = self.state.sparse.views, self.state.sparse.positioned
+        if not any(views[view].camera == camera for view in self._told):
+            return False
+        own = [views[view].seen.ids for view in self.state.sparse.posed() if views[view].camera == camera]
+        rest = [views[view].seen.ids for view in self.state.sparse.posed() if views[view].camera != camera]
+        shared = np.intersect1d(np.concatenate(own), np.concatenate(rest))
+        return int(known[shared].sum()) < _TIED
+
+    def views(self) -> list[int]:
+        """Keyframes that ``anchor`` may move."""
+        cameras = {self.state.sparse.views[view].camera for view in self._told}
+        return [view for view in self.state.sparse.posed() if self.state.sparse.views[view].camera in cameras]
+
+    def anchor(self) -> None:
+        """Bring keyframes that are afloat, with all they see, to where the rig says, for nothing else says where."""
+        views = self.state.sparse.views
+        for camera in sorted({views[view].camera for view in self._told}):
+            told = {
+                view: self._pose(at) @ at_T_v
+                for view, (at, at_T_v) in self._told.items()
+                if views[view].camera == camera
+            }
+            if not self.afloat(camera):
+                self._told = {view: entry for view, entry in self._told.items() if view not in told}
+                continue
+            now = np.stack([self._pose(view) for view in told])
+            self._move(camera, _similarity(now, np.stack(list(told.values()))))
+
+    def _move(self, camera: int, new_S_old: Similarity) -> None:
+        own = [view for view in self.state.sparse.posed() if self.state.sparse.views[view].camera == camera]
+        ids = np.unique(np.concatenate([self.state.sparse.views[view].seen.ids for view in own]))
+        self.state.sparse.points[ids] = new_S_old.apply(self.state.sparse.points[ids])
+        for view in own:
+            self.state.sparse.views[view].w_T_c = new_S_old.pose(self._pose(view))
+
+    def _pose(self, view: int) -> Array:
+        w_T_c = self.state.sparse.views[view].w_T_c
+        assert w_T_c is not None, f"view {view} has no pose"
+        return w_T_c
+
+    def _fits(self, stream: CameraStream, a: Array, b: Array, b_T_a: Array, known: bool) -> bool:
+        """Whether matches (N, 2) fit a motion; of an unknown focal it is kept what they say."""
+        focal = self.state.sparse.focals[stream.index]
+        a, b = focal.lens.ideal(a), focal.lens.ideal(b)
+        if known:
+            return _agree(a, b, b_T_a, focal.value)
+        try:
+            found = focal_from_motion(a, b, b_T_a, stream.long_edge, threshold_px=_ERROR_PX)
+        except GeometryError:
+            return False
+        fits = _agree(a, b, b_T_a, found.focal)
+        if fits:
+            self.newcomers.vote(stream, found.focal, found.std)
+        return fits
+
+    def _covariance(self) -> Array:
+        depth = self.state.sparse.median_depth(self.state.sparse.posed()[-1])
+        position = _POSITION_STD * (depth if np.isfinite(depth) else 1.0)
+        return np.diag([position**2] * 3 + [_ANGLE_STD**2] * 3)
+
+
+def _agree(a: Array, b: Array, b_T_a: Array, focal: float) -> bool:
+    """Whether most matches (N, 2) lie on the epipolar lines of a motion, and by themselves tell its direction alike.
+
+    Between frames that are close to each other the lines alone would agree with extrinsics that are far off.
+    """
+    fit = np.abs(sampson(a, b, b_T_a, focal)) < _ERROR_PX
+    if not fit.mean() > _SHARE:
+        return False
+    x, y = (rays(offsets[fit], focal, (0.0, 0.0)) for offsets in (a, b))
+    planes = np.cross(x @ b_T_a[:3, :3].T, y)  # the translation lies in all planes that these are normal to
+    direction = np.linalg.svd(planes.T @ planes)[2][-1]
+    t = b_T_a[:3, 3]
+    return bool(abs(direction @ t) > np.cos(np.radians(_DIRECTION_DEG)) * np.linalg.norm(t))
+
+
+def _similarity(now: Array, told: Array) -> Similarity:
+    """What takes poses (N, 4, 4) to others: rotations tell the rotation, for positions may lie on one line."""
+    R = Rotation.from_matrix(told[:, :3, :3] @ np.swapaxes(now[:, :3, :3], 1, 2)).mean().as_matrix()
+    middles = now[:, :3, 3].mean(axis=0), told[:, :3, 3].mean(axis=0)
+    lengths = [
+        float(np.linalg.norm(poses[:, :3, 3] - middle)) for poses, middle in zip((now, told), middles, strict=True)
+    ]
+    scale = lengths[1] / lengths[0] if min(lengths) > 0 else 1.0
+    return Similarity(scale, R, middles[1] - scale * R @ middles[0])

@@ -1,0 +1,262 @@
+"""What the two kinds of map say of themselves for a file, and take back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dust3r_ros.alignment.online.growing_map import View
+from dust3r_ros.alignment.online.incremental import IncrementalAligner
+from dust3r_ros.features.place_recognition import PairGraph
+from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
+from dust3r_ros.mapping.densifier import Densifier
+from dust3r_ros.mapping.pointmap_keyframes import PointmapKeyframes
+from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.state import LANDMARKS, POINTMAPS, KeyframeState, Moments, PairGeometry, SubmapState, Trace
+from dust3r_ros.sparse.refinement import find_points
+from dust3r_ros.tracking import no_tracks
+from dust3r_ros.types import Array
+
+
+class LandmarkSaving:
+    """The parts of a ``MapBuilder``, read by a journal and rebuilt from a file.
+
+    Positions of landmarks are not saved: they follow from poses and sights. Of depth the fused maps
+    are, not the single estimates of the newest keyframes; so these fuse with later pairs a little
+    differently than in a session that was not interrupted.
+    """
+
+    def __init__(self, state: Reconstruction, dense: Densifier) -> None:
+        self.kind = LANDMARKS
+        self._state, self._dense = state, dense
+
+    def traces(self) -> list[Trace]:
+        """One per keyframe."""
+        depths = self._dense.depths
+        return [
+            Trace(
+                record,
+                record.version,
+                b"" if view.w_T_c is None else view.w_T_c.tobytes(),
+                view.seen,
+                view.pruned,
+                depths.pixels(index),
+                depths.growth(index),
+                record.moving,
+            )
+            for index, (record, view) in enumerate(zip(self._state.records, self._state.sparse.views, strict=True))
+        ]
+
+    def keyframe(self, index: int) -> KeyframeState:
+        """A keyframe as it stands."""
+        record, view = self._state.records[index], self._state.sparse.views[index]
+        depth, confidence = self._dense.depths.get(index) or (None, None)
+        return KeyframeState(
+            record.version,
+            record.stamp_ns,
+            record.stream.name,
+            record.image,
+            record.features,
+            record.feature_ids,
+            self._state.graph.look(index),
+            view.w_T_c,
+            self._dense.lens(index),
+            middle(record.stream),
+            depth,
+            confidence,
+            record.masked,
+            record.moving,
+            view.seen,
+            view.pruned,
+            view.first_id,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Numbers and flags of the whole map."""
+        return {"settled": self._state.settled, "barred": self._state.sparse.landmarks.barred.tolist()}
+
+    @property
+    def likeness(self) -> Sequence[float]:
+        """Of neighbours."""
+        return self._state.graph.likeness
+
+    @property
+    def pairs(self) -> Mapping[tuple[int, int], PairGeometry]:
+        """That depth came from."""
+        return self._dense.pairs
+
+    @property
+    def paired(self) -> Sequence[tuple[int, int]]:
+        """Pairs in the order in which they came, went or lay anew."""
+        return self._dense.paired
+
+    @property
+    def moments(self) -> Moments | None:
+        """None: landmarks tie keyframes together."""
+        return None
+
+    def aliases(self, merges: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """Mergers so far, blocks of ids that changed since ``merges`` of them, and what every landmark became (L,)."""
+        return self._state.sparse.aliases(merges)
+
+    def resolved(self, ids: np.ndarray) -> np.ndarray:
+        """What landmarks (K,) are called now."""
+        return self._state.sparse.resolved_ids(ids)
+
+    def connected(self, since: int) -> Sequence[tuple[int, int, float]]:
+        """Edges that came or were weighed anew after the first ``since``."""
+        return [(*pair, self._state.graph.weight(pair)) for pair in self._state.graph.connected[since:]]
+
+    def restore(self, state: SubmapState, streams: Mapping[str, CameraStream]) -> None:
+        """A saved map in place of an empty one."""
+        sparse = self._state.sparse
+        sparse.focals = list(state.focals)
+        sparse.restore_landmarks(state.aliases)
+        for keyframe in state.keyframes:
+            stream = streams[keyframe.camera]
+            at = sparse.add(stream.index, keyframe.seen or no_tracks(), keyframe.w_T_c)
+            sparse.views[at].pruned = keyframe.pruned or no_tracks()
+            sparse.views[at].first_id = keyframe.first_id
+            self._state.records.append(recorded(keyframe, stream))
+        self._state.graph.restore([keyframe.look for keyframe in state.keyframes], state.likeness)
+        connect(self._state.graph, state)
+        self._dense.restore(state.keyframes, state.pairs)
+        self._state.settled = bool(state.facts.get("settled", False))
+        sparse.landmarks.bar(np.array(state.facts.get("barred", []), np.int64))
+        find_points(sparse)
+
+
+def middle(stream: CameraStream) -> Array:
+    """(2,) the pixel of the tracked image from which offsets count."""
+    return -stream.centred(np.zeros((1, 2)))[0]
+
+
+def recorded(keyframe: KeyframeState, stream: CameraStream) -> KeyframeRecord:
+    """The record of a saved keyframe."""
+    return KeyframeRecord(
+        keyframe.stamp_ns,
+        stream,
+        keyframe.image,
+        keyframe.features,
+        keyframe.feature_ids,
+        keyframe.version,
+        keyframe.masked,
+        keyframe.moving,
+    )
+
+
+def connect(graph: PairGraph, state: SubmapState) -> None:
+    """The saved edges."""
+    for first, second, weight in state.edges:
+        graph.connect(first, second, weight, (state.keyframes[first].camera, state.keyframes[second].camera))
+
+
+class PointmapSaving:
+    """The parts of a ``PointmapBuilder``, read by a journal and rebuilt from a file.
+
+    Edges keep their moments, keyframes their fused depth. What is let go: the pixels by which edges of
+    the newest keyframes are weighed anew, single estimates of their depth, and loops that still wait
+    for a second one to agree.
+    """
+
+    def __init__(self, state: Reconstruction, aligner: IncrementalAligner, keyframes: PointmapKeyframes) -> None:
+        self.kind = POINTMAPS
+        self._state, self._aligner, self._keyframes = state, aligner, keyframes
+
+    def traces(self) -> list[Trace]:
+        """One per keyframe."""
+        w_S = self._aligner.map.similarities
+        return [
+            Trace(
+                record,
+                record.version,
+                w_S[index].tobytes(),
+                None,
+                None,
+                self._keyframes.pixels(index),
+                1.0,
+                record.moving,
+            )
+            for index, record in enumerate(self._state.records)
+        ]
+
+    def keyframe(self, index: int) -> KeyframeState:
+        """A keyframe as it stands."""
+        record = self._state.records[index]
+        depth, confidence = self._keyframes.canonical(index) or (None, None)
+        return KeyframeState(
+            record.version,
+            record.stamp_ns,
+            record.stream.name,
+            record.image,
+            record.features,
+            record.feature_ids,
+            self._state.graph.look(index),
+            self._aligner.pose(index) if len(self._keyframes) > 1 else None,
+            Lens(record.stream.long_edge / 2),
+            middle(record.stream),
+            depth,
+            confidence,
+            record.masked,
+            record.moving,
+            first_id=self._keyframes.corners(index)[0],
+            w_S=self._aligner.map.similarities[index].copy(),
+            corners=self._keyframes.corners(index)[1],
+            sampled=self._aligner.map.depth.sample(index),
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Numbers and flags of the whole map."""
+        return self._aligner.facts()
+
+    @property
+    def likeness(self) -> Sequence[float]:
+        """Of neighbours."""
+        return self._state.graph.likeness
+
+    @property
+    def pairs(self) -> Mapping[tuple[int, int], PairGeometry]:
+        """None: depth does not depend on poses."""
+        return {}
+
+    @property
+    def paired(self) -> Sequence[tuple[int, int]]:
+        """Pairs in the order in which they came, went or lay anew."""
+        return []
+
+    @property
+    def moments(self) -> Moments | None:
+        """Of all edges."""
+        edges = self._aligner.map.edges
+        return Moments(np.stack([edges.first, edges.second], axis=1), edges.numbers, edges.loop, edges.on)
+
+    def aliases(self, merges: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """Nothing merges."""
+        return 0, np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+    def resolved(self, ids: np.ndarray) -> np.ndarray:
+        """Corners keep their ids."""
+        return ids
+
+    def connected(self, since: int) -> Sequence[tuple[int, int, float]]:
+        """Edges that came or were weighed anew after the first ``since``."""
+        return [(*pair, self._state.graph.weight(pair)) for pair in self._state.graph.connected[since:]]
+
+    def restore(self, state: SubmapState, streams: Mapping[str, CameraStream]) -> None:
+        """A saved map in place of an empty one."""
+        found = []
+        for keyframe in state.keyframes:
+            record = recorded(keyframe, streams[keyframe.camera])
+            w_S, sample, corners = keyframe.w_S, keyframe.sampled, keyframe.corners
+            assert w_S is not None and sample is not None and corners is not None, "pointmaps carry this map"
+            self._keyframes.restore(record, corners, keyframe.depth, keyframe.confidence)
+            found.append((View(record.stream.name, *record.image.shape[:2]), w_S, sample))
+        self._state.graph.restore([keyframe.look for keyframe in state.keyframes], state.likeness)
+        connect(self._state.graph, state)
+        self._aligner.resume(found, state.facts)
+        if state.moments is not None:
+            kept = state.moments
+            self._aligner.map.edges.restore(kept.ends, kept.numbers, kept.loop, kept.on)

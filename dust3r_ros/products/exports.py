@@ -1,0 +1,155 @@
+"""A map for other programs, by the name of the format: the same from the command line and from the node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dust3r_ros.cloud.cloud import map_cloud, thin
+from dust3r_ros.cloud.fusion import fuse_map
+from dust3r_ros.cloud.tracks import DenseTracks, dense_tracks, joined, landmark_tracks
+from dust3r_ros.errors import ConfigError, GeometryError
+from dust3r_ros.io.files import make_folder
+from dust3r_ros.io.trajectory import write_tum
+from dust3r_ros.occupancy import MAX_CELLS, Grid, GridOptions, OccupancyGridMap
+from dust3r_ros.products.colmap import write_colmap
+from dust3r_ros.products.nerfstudio import DEPTH_UNIT, write_nerfstudio
+from dust3r_ros.products.occupancy import write_grid
+from dust3r_ros.products.ply import write_ply
+from dust3r_ros.storage.saved_map import MapLandmarks
+from dust3r_ros.types import Keyframe, StampedPose
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """``min_confidence`` of points and depth; ``fusion``, ``voxel`` (map units, None: as they are) of the point cloud;
+    ``points``, at most, of COLMAP's and nerfstudio's models; ``grid`` of the occupancy grid. Raises ``ConfigError``.
+    """
+
+    min_confidence: float = 1.5
+    fusion: bool = False
+    voxel: float | None = None
+    points: int = 100_000
+    grid: GridOptions = field(default_factory=GridOptions)
+
+    def __post_init__(self) -> None:
+        if self.voxel is not None and not 0 < self.voxel < float("inf"):
+            raise ConfigError(f"voxel of the point cloud is {self.voxel}; it must be a positive length in map units")
+        if self.points < 1:
+            raise ConfigError(f"points of an exported model are {self.points}; they must be at least 1")
+
+
+class Exporter:
+    """Writes the keyframes of a map in any of ``FORMATS``; what formats share is computed once.
+
+    ``landmarks`` come first in COLMAP's and nerfstudio's points, and are the point cloud of a map without depth.
+    """
+
+    def __init__(
+        self,
+        keyframes: Sequence[Keyframe],
+        options: ExportOptions | None = None,
+        landmarks: MapLandmarks | None = None,
+    ) -> None:
+        self._keyframes = tuple(keyframes)
+        self._landmarks = landmarks
+        self._options = options or ExportOptions()
+        self._found: DenseTracks | None = None
+
+    def write(self, path: str | Path, kind: str) -> str:
+        """Write one format; returns what was written, as a sentence.
+
+        ply, tum and grid are files of the suffixes .ply, .txt (or .tum) and .yaml; a path without one is a folder,
+        made when missing, for map.ply, trajectory.txt or map.yaml. colmap and nerfstudio are folders that
+        must not exist yet. Raises ``ConfigError`` for another format, ``GeometryError`` for a map without
+        what the format needs, ``OutputError`` when it cannot be written.
+        """
+        writer = _WRITERS.get(kind)
+        if writer is None:
+            raise ConfigError(f"export format is '{kind}'; known are {', '.join(FORMATS)}")
+        if not self._keyframes:
+            raise GeometryError("the map has no keyframe, so there is nothing to export")
+        return writer(self, Path(path))
+
+    def grid(self) -> Grid:
+        """The occupancy grid of the map. Raises ``GeometryError`` when it is empty or too large."""
+        grid_map = OccupancyGridMap(self._options.grid)
+        grid_map.update(self._keyframes)
+        grid = grid_map.grid()
+        if grid_map.truncated:
+            rows, columns = grid_map.wanted
+            raise GeometryError(
+                f"the occupancy grid would have {columns} x {rows} cells of {grid.resolution:.4g}, at most "
+                f"{MAX_CELLS} x {MAX_CELLS} are made; a resolution of "
+                f"{grid.resolution * 1.05 * max(rows, columns) / MAX_CELLS:.2g} fits"
+            )
+        return grid
+
+    @property
+    def _tracks(self) -> DenseTracks:
+        if self._found is None:
+            dense = dense_tracks(self._keyframes, self._options.points, self._options.min_confidence)
+            self._found = joined(self._sparse, dense) if self._landmarks else dense
+        return self._found
+
+    @property
+    def _sparse(self) -> DenseTracks:
+        found = self._landmarks
+        if found is None:
+            return joined()
+        return landmark_tracks(
+            self._keyframes, found.positions, found.colors, found.keyframe, found.landmark, found.pixels
+        )
+
+    def _ply(self, path: Path) -> str:
+        o = self._options
+        if o.fusion:
+            cloud = fuse_map(self._keyframes, o.voxel, o.min_confidence)
+        else:
+            cloud = map_cloud(self._keyframes, o.min_confidence)
+            cloud = cloud if len(cloud) else self._sparse.cloud
+            cloud = cloud if o.voxel is None else thin(cloud, o.voxel)
+        path = _file(path, "map.ply", (".ply",))
+        write_ply(path, cloud)
+        return f"{len(cloud):,} points in {path}"
+
+    def _tum(self, path: Path) -> str:
+        path = _file(path, "trajectory.txt", (".txt", ".tum"))
+        write_tum(path, [StampedPose(k.stamp_ns, k.camera, k.w_T_c) for k in self._keyframes])
+        return f"{len(self._keyframes)} poses of keyframes in {path}"
+
+    def _colmap(self, path: Path) -> str:
+        write_colmap(path, self._keyframes, self._tracks)
+        return f"COLMAP model of {len(self._keyframes)} images and {len(self._tracks):,} points in {path}"
+
+    def _nerfstudio(self, path: Path) -> str:
+        unit = write_nerfstudio(path, self._keyframes, self._tracks.cloud, self._options.min_confidence)
+        more = "" if unit == DEPTH_UNIT else f"; its depth needs --depth-unit-scale-factor {unit:g}"
+        return f"transforms.json of {len(self._keyframes)} frames in {path}{more}"
+
+    def _grid(self, path: Path) -> str:
+        grid = self.grid()
+        path = _file(path, "map.yaml", (".yaml", ".yml"))
+        write_grid(path, grid)
+        height, width = grid.data.shape
+        return f"occupancy grid of {width} x {height} cells of {grid.resolution:.4g} in {path}"
+
+
+_WRITERS: dict[str, Callable[[Exporter, Path], str]] = {
+    "ply": Exporter._ply,
+    "tum": Exporter._tum,
+    "colmap": Exporter._colmap,
+    "nerfstudio": Exporter._nerfstudio,
+    "grid": Exporter._grid,
+}
+FORMATS = tuple(_WRITERS)
+
+
+def _file(path: Path, name: str, suffixes: tuple[str, ...]) -> Path:
+    """``path`` when it is a file of these suffixes, else ``name`` in the folder ``path``."""
+    if path.suffix.lower() in suffixes and not path.is_dir():
+        return path
+    if path.suffix and not path.is_dir():
+        raise ConfigError(f"'{path}' must be a folder or a file {' or '.join('*' + suffix for suffix in suffixes)}")
+    return make_folder(path) / name

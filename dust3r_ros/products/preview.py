@@ -1,0 +1,174 @@
+"""The picture of a finished map: from above, from outside, and what its first camera sees of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dust3r_ros.errors import OutputError
+from dust3r_ros.geometry.pinhole import rays
+from dust3r_ros.geometry.rigid import transform
+from dust3r_ros.io.files import write_bytes
+from dust3r_ros.products import canvas, splat
+from dust3r_ros.products.splat import Surfels, Viewpoint, render, surfels
+from dust3r_ros.types import Array, Image, Keyframe, StampedPose
+
+BACKGROUND = (13, 16, 22)
+PANEL = (22, 26, 34)
+TEXT = (236, 239, 244)
+MUTED = (150, 160, 175)
+KEYFRAME = (90, 200, 250)
+
+_WIDTH, _HEADER, _GAP, _UPPER, _LOWER = 1200, 74, 10, 560, 300
+_MAX_POINTS = 1_500_000
+_MAX_PYRAMIDS = 80  # of a long walk only every n-th is drawn
+
+
+def write_preview(
+    path: Path,
+    keyframes: Sequence[Keyframe],
+    trajectory: Sequence[StampedPose],
+    *,
+    title: str,
+    subtitle: str,
+    min_confidence: float,
+) -> None:
+    """``render_preview`` as a PNG. Raises ``OutputError`` when it cannot be written."""
+    image = render_preview(keyframes, trajectory, title=title, subtitle=subtitle, min_confidence=min_confidence)
+    good, data = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))
+    if not good:
+        raise OutputError(f"preview '{path}' cannot be encoded as PNG")
+    write_bytes(path, data.tobytes())
+
+
+def render_preview(
+    keyframes: Sequence[Keyframe],
+    trajectory: Sequence[StampedPose],
+    *,
+    title: str,
+    subtitle: str,
+    min_confidence: float,
+) -> Image:
+    """(H, 1200, 3) uint8 RGB picture of the map that ``keyframes`` make, under ``title`` and ``subtitle``.
+
+    An empty map gives a picture that says so.
+    """
+    height = _HEADER + _UPPER + _LOWER + 2 * _GAP
+    page = np.empty((height, _WIDTH, 3), np.uint8)
+    page[:] = BACKGROUND
+    page = canvas.text(page, (_GAP + 6, 12), title, 26, TEXT)
+    page = canvas.text(page, (_GAP + 6, 46), subtitle, 16, MUTED)
+    points = surfels(keyframes, min_confidence, _stride(keyframes))
+    half, third = (_WIDTH - 3 * _GAP) // 2, (_WIDTH - 4 * _GAP) // 3
+    above = _from_above(points, keyframes, trajectory, half, _UPPER)
+    outside = _from_outside(points, keyframes, trajectory, half, _UPPER)
+    _paste(page, above, _GAP, _HEADER)
+    _paste(page, outside, _WIDTH - _GAP - half, _HEADER)
+    for column, panel in enumerate(_first_camera(points, keyframes, third, _LOWER)):
+        _paste(page, panel, _GAP + column * (third + _GAP), _HEADER + _UPPER + _GAP)
+    return page
+
+
+def _paste(page: Image, panel: Image, left: int, top: int) -> None:
+    page[top : top + panel.shape[0], left : left + panel.shape[1]] = panel
+
+
+def _stride(keyframes: Sequence[Keyframe]) -> int:
+    """Row and column step that keeps the pixels of all keyframes within what one picture can show."""
+    pixels = sum(keyframe.depth.size for keyframe in keyframes)
+    return max(1, int(np.ceil(np.sqrt(pixels / _MAX_POINTS))))
+
+
+def _empty(width: int, height: int, caption: str, reason: str = "nothing mapped") -> Image:
+    panel = np.empty((height, width, 3), np.uint8)
+    panel[:] = PANEL
+    panel = canvas.text(panel, (width / 2, height / 2), reason, 18, MUTED, "mm")
+    return _caption(panel, caption)
+
+
+def _caption(panel: Image, words: str) -> Image:
+    return canvas.label(panel, words, 15, TEXT, PANEL)
+
+
+def _from_above(
+    points: Surfels, keyframes: Sequence[Keyframe], trajectory: Sequence[StampedPose], width: int, height: int
+) -> Image:
+    if not len(points):
+        return _empty(width, height, "From above")
+    view = splat.above(points, _positions(trajectory), width, height)
+    panel, _ = render(points.facing(view.w_T_c[:3, 2]), view, PANEL)
+    _draw_cameras(panel, view, keyframes, trajectory)
+    return _caption(_scale_bar(panel, view.focal), "From above: path dark (start) to bright (end), keyframes blue")
+
+
+def _from_outside(
+    points: Surfels, keyframes: Sequence[Keyframe], trajectory: Sequence[StampedPose], width: int, height: int
+) -> Image:
+    if not len(points):
+        return _empty(width, height, "From outside")
+    view = splat.outside(points, keyframes, _positions(trajectory), width, height)
+    panel, _ = render(points.facing(view.w_T_c[:3, 2]), view, PANEL)
+    _draw_cameras(panel, view, keyframes, trajectory)
+    return _caption(panel, "From outside")
+
+
+def _first_camera(points: Surfels, keyframes: Sequence[Keyframe], width: int, height: int) -> list[Image]:
+    """Three panels: the first keyframe's image, the map as its camera sees it, the depth of that."""
+    captions = ("First image", "The map seen by the first camera", "Its depth: near red, far blue")
+    if not keyframes:
+        return [_empty(width, height, caption) for caption in captions]
+    first = keyframes[0]
+    scale = min(width / first.image.shape[1], height / first.image.shape[0])
+    size = (max(1, round(first.image.shape[1] * scale)), max(1, round(first.image.shape[0] * scale)))
+    view = Viewpoint(first.w_T_c, first.focal * scale, *size)
+    picture, depth = render(points, view, PANEL)
+    finite = np.where(np.isfinite(depth), depth, 0.0)
+    panels = (first.image, picture, canvas.colored_depth(finite, PANEL))
+    return [
+        _caption(canvas.fitted(panel, width, height, PANEL), words)
+        for panel, words in zip(panels, captions, strict=True)
+    ]
+
+
+def _positions(trajectory: Sequence[StampedPose]) -> Array:
+    return np.array([pose.w_T_c[:3, 3] for pose in trajectory]).reshape(-1, 3)
+
+
+def _draw_cameras(
+    panel: Image, view: Viewpoint, keyframes: Sequence[Keyframe], trajectory: Sequence[StampedPose]
+) -> None:
+    """Pyramids of the keyframes (14 pixels long) and the path, on top of everything."""
+    for keyframe in keyframes[:: 1 + len(keyframes) // _MAX_PYRAMIDS]:
+        apex, depth = view.project(keyframe.w_T_c[None, :3, 3])
+        length = 14.0 / view.focal * (1.0 if view.orthographic else max(float(depth[0]), 1e-6))
+        height, width = keyframe.depth.shape
+        pixels = np.array([[0, 0], [width, 0], [width, height], [0, height]], dtype=np.float64)
+        corners = rays(pixels, keyframe.focal, (width / 2, height / 2)) * length
+        rim, _ = view.project(transform(keyframe.w_T_c, corners))
+        # One stroke: apex, first corner, around, with a visit to the apex from each corner.
+        stroke = np.concatenate([np.stack([apex[0], rim[i], rim[(i + 1) % 4]]) for i in range(4)])
+        canvas.cased(panel, stroke, KEYFRAME, 1)
+    if not len(trajectory):
+        return
+    path, _ = view.project(_positions(trajectory))
+    canvas.polyline(panel, path, (12, 14, 18), 4)
+    for start, end, color in zip(path[:-1], path[1:], canvas.time_colors(len(path) - 1), strict=False):
+        canvas.polyline(panel, np.stack([start, end]), color, 2)
+    canvas.disc(panel, path[0], 5, canvas.time_colors(2)[0])
+    canvas.disc(panel, path[-1], 5, canvas.time_colors(2)[1])
+
+
+def _scale_bar(panel: Image, pixels_per_unit: float) -> Image:
+    """The panel with a bar of a round number of map units at its lower left."""
+    wanted = 0.2 * panel.shape[1] / pixels_per_unit
+    power = 10.0 ** np.floor(np.log10(wanted))
+    length = power * max(step for step in (1, 2, 5) if step * power <= wanted)
+    left, bottom = 16.0, panel.shape[0] - 18.0
+    right = left + length * pixels_per_unit
+    canvas.shade(panel, (0, int(bottom) - 34, int(max(right, left + 96)) + 16, panel.shape[0]), PANEL)
+    bar = [[left, bottom - 5], [left, bottom], [right, bottom], [right, bottom - 5]]
+    canvas.cased(panel, np.array(bar), TEXT, 2)
+    return canvas.text(panel, (left, bottom - 8), f"{length:g} map units", 14, TEXT, "lb")

@@ -1,0 +1,166 @@
+"""Everything a run leaves in its folder, the same from the command line and from the node."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dust3r_ros import __version__
+from dust3r_ros.cloud.cloud import Cloud, map_cloud, thin
+from dust3r_ros.cloud.fusion import fuse_map, pixel_size
+from dust3r_ros.config import MapperConfig, as_mapping
+from dust3r_ros.io.camera_yaml import write_cameras
+from dust3r_ros.io.files import make_folder, write_text
+from dust3r_ros.io.trajectory import write_tum
+from dust3r_ros.products.ply import write_ply
+from dust3r_ros.products.preview import write_preview
+from dust3r_ros.products.report import write_report
+from dust3r_ros.storage.saved_map import save_map
+from dust3r_ros.timing import Stopwatch
+from dust3r_ros.types import Calibration, Camera, Keyframe, StampedPose
+
+if TYPE_CHECKING:
+    from dust3r_ros.mapping.mapper import Mapper
+
+
+MAX_POINTS = 8_000_000  # of map.ply, about 150 MB
+
+NOTHING_MAPPED = (
+    "nothing could be mapped: no two frames gave depth; "
+    "the camera must move sideways past things that stay still and have texture"
+)
+
+
+def write_results(
+    directory: str | Path,
+    mapper: Mapper,
+    *,
+    config: MapperConfig,
+    stopwatch: Stopwatch,
+    source: str = "",
+    wall_seconds: float | None = None,
+    raw: Mapping[str, Calibration] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write trajectory, keyframes, cloud, cameras, saved map, summary, picture and report of ``mapper``.
+
+    ``directory`` is made when missing; each file appears whole or not at all. ``source`` names the
+    input, ``wall_seconds`` is how long the run took, ``raw`` what cameras were calibrated with, by name,
+    ``settings`` what the saved map says of its making (the configuration). Without depth (``config.dense``) the
+    cloud is that of the landmarks. A map without a point still gives valid files, and the report says so. Returns
+    what summary.json holds. Raises ``OutputError`` when a file cannot be written.
+    """
+    directory = make_folder(directory)
+    keyframes, trajectory, cameras = mapper.keyframes, mapper.trajectory(), mapper.cameras
+    cloud = _cloud(keyframes, config) if config.dense else mapper.landmarks()
+    summary = _summary(mapper, len(keyframes), len(trajectory), len(cloud), config, stopwatch, source, wall_seconds)
+    write_tum(directory / "trajectory.txt", trajectory)
+    write_tum(directory / "keyframes.txt", [StampedPose(k.stamp_ns, k.camera, k.w_T_c) for k in keyframes])
+    write_ply(directory / "map.ply", cloud)
+    write_cameras(directory / "cameras.yaml", cameras.values(), raw)
+    save_map(directory / "map.db", mapper, settings or as_mapping(config))
+    picture = directory / "preview.png"
+    write_preview(
+        picture,
+        keyframes,
+        trajectory,
+        title=_title(cameras.values()),
+        subtitle=headline(summary),
+        min_confidence=config.min_confidence,
+    )
+    warning = "" if len(cloud) else NOTHING_MAPPED[0].upper() + NOTHING_MAPPED[1:] + "."
+    write_report(directory / "report.html", summary, picture.read_bytes(), warning=warning)
+    # Last, so that who waits for this file finds the others.
+    write_text(directory / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    return summary
+
+
+def headline(summary: dict[str, Any]) -> str:
+    """The run in one line."""
+    parts = [
+        f"{summary['frames']} frames, {summary['tracked']} tracked",
+        f"{summary['keyframes']} keyframes",
+        f"{summary['pairs']} pairs",
+        f"{summary['points']:,} points",
+    ]
+    for name, camera in summary["cameras"].items():
+        parts.append(f"{name}: f = {camera['focal']:.1f} px ({camera['width']} x {camera['height']})")
+    return "  ·  ".join(parts)
+
+
+def _title(cameras: Iterable[Camera]) -> str:
+    known = all(camera.fixed for camera in cameras)
+    return "Map from a camera of known focal length" if known else "Map from an uncalibrated camera"
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has held at once, MB (10^6 bytes)."""
+    # getrusage counts what the program held that started this one, before it did
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # Linux counts in KiB
+
+
+def _cloud(keyframes: Sequence[Keyframe], config: MapperConfig) -> Cloud:
+    """The map's cloud, thinned by cubes or rows and columns when it would exceed ``MAX_POINTS``."""
+    if config.fusion:
+        cloud, voxel = fuse_map(keyframes, min_confidence=config.min_confidence), pixel_size(keyframes)
+        while len(cloud) > MAX_POINTS:
+            voxel *= max(1.1, math.sqrt(len(cloud) / MAX_POINTS))
+            cloud = thin(cloud, voxel)
+        return cloud
+    points = sum(int(np.count_nonzero((k.depth > 0) & (k.confidence > config.min_confidence))) for k in keyframes)
+    stride = max(1, math.ceil(math.sqrt(points / MAX_POINTS)))
+    return map_cloud(keyframes, config.min_confidence, stride)
+
+
+def _summary(
+    mapper: Mapper,
+    keyframes: int,
+    tracked: int,
+    points: int,
+    config: MapperConfig,
+    stopwatch: Stopwatch,
+    source: str,
+    wall_seconds: float | None,
+) -> dict[str, Any]:
+    counts, cameras = mapper.counts, sorted(mapper.cameras.items())
+    return {
+        "source": source,
+        "frames": counts.frames,
+        "tracked": tracked,
+        "lost": counts.lost,
+        "keyframes": keyframes,
+        "pairs": counts.pairs,
+        "points": points,
+        "focal": {name: round(camera.focal, 3) for name, camera in cameras},
+        "cameras": {name: _camera(camera) for name, camera in cameras},
+        "seconds": None if wall_seconds is None else round(wall_seconds, 3),
+        "frames_per_second": round(counts.frames / wall_seconds, 3) if wall_seconds else None,
+        "stages": stopwatch.summary(),
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+        "version": __version__,
+        "seed": config.seed,
+        "configuration": as_mapping(config),
+    }
+
+
+def _camera(camera: Camera) -> dict[str, Any]:
+    return {
+        "width": camera.width,
+        "height": camera.height,
+        "focal": round(camera.focal, 3),
+        "focal_std": round(camera.focal_std, 3) if math.isfinite(camera.focal_std) else None,
+        "support": camera.support,
+        "fixed": camera.fixed,
+        "principal_point": [round(value, 3) for value in camera.center],
+        "distortion": [round(value, 6) for value in camera.distortion],
+    }

@@ -1,0 +1,150 @@
+"""Calibrations that came with the cameras: read from CameraInfo, how they are used, what is published instead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.geometry.undistortion import Undistortion, scaled_calibration
+from dust3r_ros.types import Array32, Calibration, Camera, Image
+
+
+def calibration_from(
+    width: int,
+    height: int,
+    model: str,
+    d: Sequence[float],
+    k: Sequence[float],
+    binning: tuple[int, int] = (1, 1),
+    roi: tuple[int, int, int, int] = (0, 0, 0, 0),
+) -> tuple[Calibration | None, str]:
+    """The calibration of the images as they are sent, and a remark for the user or "".
+
+    None is an uncalibrated camera: K[0] = 0, or numbers that cannot be, of which the remark tells. ``roi``
+    (x, y, width, height; zeros are the whole) is in pixels of the whole image and comes before ``binning``
+    (0 and 1 are none), as sensor_msgs/CameraInfo defines both.
+    """
+    k = [float(value) for value in k]
+    if len(k) != 9 or k[0] == 0.0:
+        return None, "" if len(k) == 9 else f"K has {len(k)} numbers; it must have 9"
+    fx, fy, cx, cy = k[0], k[4] or k[0], k[2], k[5]
+    coefficients = tuple(float(value) for value in d)
+    if not all(math.isfinite(value) for value in (fx, fy, cx, cy, *coefficients)) or min(fx, fy) <= 0:
+        return None, f"fx = {fx:g}, fy = {fy:g}, cx = {cx:g}, cy = {cy:g}; all must be finite, fx and fy positive"
+    x, y, roi_width, roi_height = roi
+    width, height = roi_width or width, roi_height or height
+    across, down = max(1, binning[0]), max(1, binning[1])
+    width, height = width // across, height // down
+    if width <= 0 or height <= 0:
+        return None, f"the size is {width}x{height}; it must be that of the images"
+    cx, cy = (cx - x + 0.5) / across - 0.5, (cy - y + 0.5) / down - 0.5
+    return Calibration(width, height, fx / across, fy / down, cx, cy, model, coefficients), ""
+
+
+class Calibrations:
+    """What drivers say of their cameras, by camera name.
+
+    ``use``: ``fixed`` holds the focal, ``prior`` refines it within ``std`` (relative), ``ignore`` only compares.
+    With the first two, images are made those of a pinhole at the door: principal point in the middle, no
+    distortion, square pixels.
+    """
+
+    def __init__(self, use: str, std: float) -> None:
+        self._use, self._std = use, std
+        self.known: dict[str, Calibration] = {}
+        self._applied: dict[str, Undistortion] = {}
+
+    def know(self, camera: str, calibration: Calibration) -> bool:
+        """Take a calibration in; whether that is news. Raises ``ConfigError`` for one that cannot be."""
+        if self.known.get(camera) == calibration:
+            return False
+        Undistortion.of(calibration, calibration.width, calibration.height)  # refuses nonsense
+        self.known[camera] = calibration
+        return True
+
+    def matters(self, camera: str) -> bool:
+        """Whether a calibration of the camera is known and used."""
+        return camera in self.known and self._use != "ignore"
+
+    def admit(self, camera: str, width: int, height: int) -> tuple[float, float] | None:
+        """Focal, pixels at ``width`` x ``height``, and its relative std (0: held) of a camera that sends images now.
+
+        None where nothing is known or used. Raises ``InputError`` for images of another shape.
+        """
+        if not self.matters(camera):
+            return None
+        known = self.known[camera]
+        if known.width * height != known.height * width:
+            raise InputError(
+                f"calibration of camera '{camera}' is for {known.width}x{known.height}, its images are"
+                f" {width}x{height}; the shapes must agree"
+            )
+        undistortion = Undistortion.of(known, width, height)
+        self._applied[camera] = undistortion
+        return undistortion.focal, 0.0 if self._use == "fixed" else self._std
+
+    def pinhole(self, camera: str, image: Image, mask: Image | None) -> tuple[Image, Image | None]:
+        """Image (H, W, 3) and mask (H, W) as a pinhole sees them; as they are where no calibration is used.
+
+        Raises ``InputError`` for an image of another size than the camera's first one.
+        """
+        undistortion = self._applied.get(camera)
+        if undistortion is None or undistortion.identity:
+            return image, mask
+        for kind, pixels in (("image", image), ("mask", mask)):
+            if pixels is not None and pixels.shape[:2] != (undistortion.height, undistortion.width):
+                raise InputError(
+                    f"{kind} of camera '{camera}' is {pixels.shape[1]}x{pixels.shape[0]}; its first image was "
+                    f"{undistortion.width}x{undistortion.height}, and one camera keeps one size"
+                )
+        return undistortion.image(image), undistortion.mask(mask)
+
+    def rectified(self, camera: str) -> Calibration | None:
+        """The calibration by which raw images of a camera are made those of a pinhole; None: they are not."""
+        undistortion = self._applied.get(camera)
+        return None if undistortion is None or undistortion.identity else undistortion.calibration
+
+    def compared(self, camera: Camera) -> Camera:
+        """An estimate beside a calibration that is not used, or as it is."""
+        known = self.known.get(camera.name)
+        if known is None or self._use != "ignore" or known.width * camera.height != known.height * camera.width:
+            return camera
+        given = float(np.sqrt(known.fx * known.fy)) * camera.width / known.width
+        return replace(camera, given=given, given_std=given * self._std, told=camera.focal, told_std=camera.focal_std)
+
+    def raw(self, camera: Camera) -> Calibration:
+        """What the raw images of a camera are taken by: the estimate, or the calibration with its focal refined."""
+        applied = self._applied.get(camera.name)
+        if applied is None:
+            return camera.calibration
+        known = scaled_calibration(applied.calibration, camera.width, camera.height)
+        ratio = 1.0 if camera.fixed else camera.focal / applied.focal
+        return replace(known, fx=known.fx * ratio, fy=known.fy * ratio)
+
+    def depth(self, camera: str, depth: Array32) -> Array32:
+        """Depth (h, w) registered to the raw image, as registered to the pinhole's."""
+        undistortion = self._applied.get(camera)
+        return depth if undistortion is None else undistortion.depth(depth)
+
+    def state(self) -> dict[str, Any]:
+        """What is known and what images were rectified by, as JSON has it."""
+        applied = {name: {**vars(u.calibration), "of": [u.width, u.height]} for name, u in self._applied.items()}
+        return {"known": {name: vars(known) for name, known in self.known.items()}, "applied": applied}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Rectify as a map was made by that is gone on with. Raises ``ConfigError``."""
+        for name, values in state.get("known", {}).items():
+            self.known.setdefault(name, _calibration(values))
+        for name, values in state.get("applied", {}).items():
+            width, height = values["of"]
+            self._applied[name] = Undistortion.of(_calibration(values), int(width), int(height))
+
+
+def _calibration(values: Mapping[str, Any]) -> Calibration:
+    known = {field.name: values[field.name] for field in fields(Calibration)}
+    return Calibration(**{**known, "coefficients": tuple(known["coefficients"])})

@@ -1,0 +1,219 @@
+"""What a robot knows at the stamp of an image: odometry, up, mask and depth, put together from what arrives."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from dust3r_ros.sensors.gravity_filter import Turned, TurnMeter, UpFilter
+from dust3r_ros.sensors.synced_frame import Completed, DepthImage, Match
+from dust3r_ros.sensors.transform_buffer import JUMP_NS, TransformBuffer, Unavailable
+from dust3r_ros.types import Array, Array32, Calibration, Frame, Image
+
+_KEEP = 64  # masks or depth images of one camera that wait for their image
+
+_Loaded = TypeVar("_Loaded")
+
+
+@dataclass(frozen=True)
+class CompanionSettings:
+    """Which companions there are. ``odom_frame``: odometry by TF; ``odometry``: by messages of its own instead.
+
+    ``masks``, ``depths``: names of the cameras that have such a topic. ``turning``: whether the turn rates of the IMU
+    are added up, for ``turned``. ``tolerance_ns``: how far from the image's stamp anything may be.
+    """
+
+    odom_frame: str = ""
+    odometry: bool = False
+    imu: bool = False
+    masks: frozenset[str] = frozenset()
+    depths: frozenset[str] = frozenset()
+    turning: bool = False
+    tolerance_ns: int = 20_000_000
+
+    @property
+    def none(self) -> bool:
+        """Whether images travel alone."""
+        return not (self.odom_frame or self.odometry or self.imu or self.masks or self.depths)
+
+
+class _Stamped(Generic[_Loaded]):
+    """The newest things with stamps, ascending."""
+
+    def __init__(self) -> None:
+        self._stamps: list[int] = []
+        self._items: list[_Loaded] = []
+
+    def add(self, stamp_ns: int, item: _Loaded) -> None:
+        if self._stamps and stamp_ns < self._stamps[-1] - JUMP_NS:  # time jumped back
+            self._stamps, self._items = [], []
+        place = bisect_left(self._stamps, stamp_ns)
+        self._stamps.insert(place, stamp_ns)
+        self._items.insert(place, item)
+        del self._stamps[:-_KEEP], self._items[:-_KEEP]
+
+    def reached(self, stamp_ns: int) -> bool:
+        """Whether nothing nearer to the stamp can come."""
+        return bool(self._stamps) and self._stamps[-1] >= stamp_ns
+
+    def nearest(self, stamp_ns: int, tolerance_ns: int) -> _Loaded | None:
+        """The nearest within the tolerance, of equals the older; those that are before it go."""
+        if not self._stamps:
+            return None
+        best = min(range(len(self._stamps)), key=lambda place: abs(self._stamps[place] - stamp_ns))
+        found = self._items[best] if abs(self._stamps[best] - stamp_ns) <= tolerance_ns else None
+        passed = bisect_left(self._stamps, stamp_ns - tolerance_ns)
+        del self._stamps[:passed], self._items[:passed]
+        return found
+
+
+class Companions:
+    """Takes in what arrives beside images and completes frames. Any thread may call anything.
+
+    Frames are to be completed in order of their stamps, per camera; masks and depth that were passed are forgotten.
+    """
+
+    def __init__(self, settings: CompanionSettings, transforms: TransformBuffer) -> None:
+        self.settings = settings
+        self.transforms = transforms
+        self._lock = Lock()
+        self._own = TransformBuffer()  # what odometry messages say: TF may give the same frame another parent
+        self._moving: tuple[str, str] | None = None
+        self._up: dict[str, UpFilter] = {}
+        self._turns: dict[str, TurnMeter] = {}
+        self._up_stamp: dict[str, int] = {}
+        self._masks: dict[str, _Stamped[Callable[[], Image]]] = {}
+        self._depths: dict[str, _Stamped[DepthImage]] = {}
+
+    def add_odometry(self, frame_id: str, child_frame_id: str, stamp_ns: int, o_T_child: Array) -> str:
+        """A message of odometry, ``o_T_child`` (4, 4); returns a remark as ``TransformBuffer.add`` does."""
+        remark = self._own.add(frame_id, child_frame_id, stamp_ns, o_T_child)
+        with self._lock:
+            self._moving = (frame_id.lstrip("/"), child_frame_id.lstrip("/"))
+        return remark
+
+    def add_imu(self, frame_id: str, stamp_ns: int, acceleration: Array, rate: Array | None) -> None:
+        """Specific force (3,), m/s^2, and turn rate (3,), rad/s, None: not measured; in the axes of ``frame_id``."""
+        felt = np.zeros(3) if rate is None else rate  # the accelerometer alone follows slowly
+        with self._lock:
+            self._up.setdefault(frame_id, UpFilter()).add(stamp_ns, acceleration, felt)
+            if self.settings.turning and rate is not None:
+                self._turns.setdefault(frame_id, TurnMeter()).add(stamp_ns, rate)
+            self._up_stamp[frame_id] = stamp_ns
+
+    def add_mask(self, camera: str, stamp_ns: int, load: Callable[[], Image]) -> None:
+        """A mask of a camera's image; ``load`` gives (H, W) uint8 when it is wanted, or raises ``InputError``."""
+        with self._lock:
+            self._masks.setdefault(camera, _Stamped()).add(stamp_ns, load)
+
+    def add_depth(
+        self,
+        camera: str,
+        stamp_ns: int,
+        load: Callable[[], Array32],
+        frame_id: str,
+        calibration: Calibration | None = None,
+    ) -> None:
+        """A depth image for a camera; ``load`` gives (h, w) float32, metres, or raises ``InputError``.
+
+        Of the optical frame of the camera's images it is registered to them; of another one it becomes
+        points, by TF and the depth camera's ``calibration``.
+        """
+        with self._lock:
+            self._depths.setdefault(camera, _Stamped()).add(
+                stamp_ns, DepthImage(load, frame_id.lstrip("/"), calibration)
+            )
+
+    def clear(self) -> None:
+        """Forget all but static transforms: time jumped back."""
+        self.transforms.clear()
+        self._own.clear()
+        with self._lock:
+            for kept in (self._up, self._up_stamp, self._masks, self._depths):
+                kept.clear()
+            for meter in self._turns.values():
+                meter.clear()
+
+    def ready(self, camera: str, frame_id: str, stamp_ns: int) -> bool:
+        """Whether all companions of an image are there; else it may pay to wait."""
+        wanted = self.settings
+        with self._lock:
+            stores = [self._masks.get(camera)] * (camera in wanted.masks)
+            stores += [self._depths.get(camera)] * (camera in wanted.depths)  # type: ignore[list-item]
+            if not all(store is not None and store.reached(stamp_ns) for store in stores):
+                return False
+            if wanted.imu and not any(newest >= stamp_ns for newest in self._up_stamp.values()):
+                return False
+        pose = self.odometry(frame_id, stamp_ns, 0)
+        return not (isinstance(pose, Unavailable) and pose.later)
+
+    def complete(self, frame: Frame, frame_id: str) -> Completed:
+        """``frame`` (stamp, camera, image) with what is known at its stamp; ``frame_id``: the image's optical frame."""
+        return self.match(frame.camera, frame.stamp_ns, frame_id).onto(frame)
+
+    def match(self, camera: str, stamp_ns: int, frame_id: str) -> Match:
+        """What is known at the stamp of an image, with nothing decoded yet."""
+        wanted = self.settings
+        depth = self._nearest(self._depths, "depth", camera, stamp_ns) if camera in wanted.depths else None
+        c_T_d = None
+        if isinstance(depth, DepthImage) and depth.frame_id not in ("", frame_id.lstrip("/")):
+            c_T_d = self.transforms.lookup(frame_id, depth.frame_id, stamp_ns, wanted.tolerance_ns)
+        return Match(
+            self.odometry(frame_id, stamp_ns, wanted.tolerance_ns),
+            self._upward(frame_id, stamp_ns) if wanted.imu else None,
+            self._nearest(self._masks, "mask", camera, stamp_ns) if camera in wanted.masks else None,
+            depth,
+            c_T_d,
+        )
+
+    def odometry(self, frame_id: str, stamp_ns: int, tolerance_ns: int = 0) -> Array | Unavailable | None:
+        """``o_T_c`` (4, 4), metres, of the camera with that optical frame; None where there is no odometry."""
+        if not self.settings.odometry:
+            if not self.settings.odom_frame:
+                return None
+            return self.transforms.lookup(self.settings.odom_frame, frame_id, stamp_ns, tolerance_ns)
+        with self._lock:
+            moving = self._moving
+        if moving is None:
+            return Unavailable("no odometry has come yet", later=True)
+        o_T_b = self._own.lookup(*moving, stamp_ns, tolerance_ns)
+        b_T_c = self.transforms.lookup(moving[1], frame_id, stamp_ns, tolerance_ns)
+        for found in (o_T_b, b_T_c):
+            if isinstance(found, Unavailable):
+                return found
+        return o_T_b @ b_T_c  # type: ignore[operator]
+
+    def turned(self, frame_id: str, stamp_ns: int) -> Turned | None:
+        """Axes of the camera with that optical frame, by the first gyroscope that can tell."""
+        with self._lock:
+            turns = {name: known.at(stamp_ns) for name, known in self._turns.items()}
+        for name, turned in turns.items():
+            if turned is not None:
+                i_T_c = self.transforms.lookup(name, frame_id, stamp_ns, self.settings.tolerance_ns)
+                if not isinstance(i_T_c, Unavailable):
+                    return turned.to(i_T_c[:3, :3])
+        return None
+
+    def _upward(self, frame_id: str, stamp_ns: int) -> Array | Unavailable:
+        """Up in the image's optical frame, by the first IMU that can tell."""
+        with self._lock:
+            ups = {name: known.at(stamp_ns) for name, known in self._up.items()}
+        reason: Array | Unavailable = Unavailable("no IMU tells yet what is up", later=True)
+        for name, up in ups.items():
+            if up is not None:
+                reason = self.transforms.lookup(frame_id, name, stamp_ns, self.settings.tolerance_ns)
+                if not isinstance(reason, Unavailable):
+                    return reason[:3, :3] @ up
+        return reason
+
+    def _nearest(self, stores: Mapping[str, _Stamped[Any]], what: str, camera: str, stamp_ns: int) -> Any:
+        """What a camera's store has for a stamp."""
+        with self._lock:
+            store = stores.get(camera)
+            found = store and store.nearest(stamp_ns, self.settings.tolerance_ns)
+        return found or Unavailable(f"camera '{camera}' has no {what} at {stamp_ns} ns")

@@ -1,0 +1,398 @@
+"""One run of the mapper, live or replayed: calibrations, time jumps, the world's scale and up, what is kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dust3r_ros.backends import make_backend
+from dust3r_ros.backends.base import Backend
+from dust3r_ros.config import MapperConfig, as_mapping
+from dust3r_ros.errors import ConfigError, InputError
+from dust3r_ros.geometry.pose import PnpResult
+from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.io.manifest import packed
+from dust3r_ros.mapping.camera_stream import check_image
+from dust3r_ros.mapping.mapper import Mapper
+from dust3r_ros.mapping.state import MapState
+from dust3r_ros.sensors.camera_info import Calibrations
+from dust3r_ros.session.writer import Keeper, Log
+from dust3r_ros.storage.loading import load_state
+from dust3r_ros.timing import Heard, Stopwatch
+from dust3r_ros.tracking import Tracks
+from dust3r_ros.tracking.exchange import FollowedPose
+from dust3r_ros.types import Array, Calibration, Camera, Frame, Image, MapUpdate
+from dust3r_ros.world import ScaleState, WorldAligner
+
+# Frames of one camera that overtake each other on the network are this close; a clock that was
+# set back or a bag that starts again jumps further.
+REORDERED_NS = 100_000_000
+
+
+class StampOrder:
+    """Knows the newest stamp of every camera. Cameras need not agree with each other."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}
+        self._before: dict[str, int] = {}
+
+    def back(self, camera: str, stamp_ns: int) -> int:
+        """By how many ns an image lies so far before the one before it that time itself was set back; 0 if it does not.
+
+        Raises ``InputError`` for one that was seen already or that others overtook.
+        """
+        back = self._last.get(camera, stamp_ns - 1) - stamp_ns
+        if back < 0:
+            return 0
+        if back == 0:
+            raise InputError(f"image stamp {stamp_ns} ns is that of the image before; stamps must increase")
+        if back <= REORDERED_NS:
+            seconds = back * 1e-9
+            raise InputError(f"image stamp {stamp_ns} ns is {seconds:.3f} s before the last one; stamps must increase")
+        return back
+
+    def took(self, camera: str, stamp_ns: int) -> None:
+        """An image was used."""
+        self._before[camera] = self._last.get(camera, 0)
+        self._last[camera] = stamp_ns
+
+    def take_back(self, camera: str, stamp_ns: int) -> None:
+        """It was not: another may have its stamp, where none came since."""
+        if self._last.get(camera) == stamp_ns:
+            self._last[camera] = self._before[camera]
+
+    def clear(self) -> None:
+        """Another time."""
+        self._last.clear()
+        self._before.clear()
+
+
+# Stage latencies are those of about this many newest frames.
+NEWEST_FRAMES = 1000
+
+
+class Session:
+    """Feeds a mapper and replaces it at a reset; the backend, with its weights, stays. For one thread at a time.
+
+    Live and offline feed the same frames through the same session, so they get the same map.
+    """
+
+    def __init__(
+        self,
+        config: MapperConfig,
+        log: Log,
+        *,
+        on_time_jump: str = "reset",
+        backend: Backend | None = None,
+        heard: Heard | None = None,
+    ) -> None:
+        """``on_time_jump``: what a stamp that jumps back does, ``reset``, ``submap`` or ``ignore``.
+
+        ``heard``: who else hears how long stages took, as ``Stopwatch`` says it.
+        """
+        self._config, self._on_time_jump, self._log = config, on_time_jump, log
+        self.calibrations = Calibrations(config.calibration, config.calibration_std)
+        self._extrinsics: dict[str, Array] = {}
+        self.keeper = Keeper(log)
+        self.resets = 0
+        self._mapping = config.mode == "mapping"
+        self._live: bool | None = None  # whether whole maps are adjusted in a child; None: nothing is put off
+        self._backend, self._heard = backend or make_backend(config), heard
+        self._start()
+
+    def _start(self, state: MapState | None = None) -> None:
+        """Another mapper; with a ``state``, one that goes on with that map. Nothing changes where that cannot be."""
+        settings = state.settings if state is not None else {}
+        calibrations = Calibrations(self._config.calibration, self._config.calibration_std)
+        calibrations.known |= self.calibrations.known
+        calibrations.resume(settings.get("calibrations", {}))
+        self._backend.clear()
+        stopwatch = Stopwatch(keep=NEWEST_FRAMES, heard=self._heard)
+        mapper = Mapper(self._config, stage=stopwatch, backend=self._backend)
+        mapper.mapping = self._mapping
+        if state is not None:
+            mapper.resume(state)
+        if self._live is not None:
+            mapper.go_live(self._live)
+        self.mapper, self.stopwatch, self.calibrations = mapper, stopwatch, calibrations
+        known = {name: np.array(r_T_c) for name, r_T_c in settings.get("extrinsics", {}).items()}
+        self._extrinsics = {**known, **self._extrinsics}
+        for camera, r_T_c in self._extrinsics.items():
+            mapper.set_extrinsics(camera, r_T_c)
+        self._order = StampOrder()
+        self._seen: dict[str, Tracks] = {}
+        self.world, world = WorldAligner(), settings.get("world", {})
+        if state is not None:
+            self.world.resume(world, mapper.keyframes)
+        self.estimate = self.world.estimate([])
+        self.metres_per_unit = float(world.get("metres_per_unit", 0.0))  # of the map before it became metric
+        if self.metric:
+            mapper.rig.metres_per_unit = 1.0
+
+    # What is told of the robot
+
+    def know(self, camera: str, calibration: Calibration) -> None:
+        """Take a calibration in. Raises ``ConfigError`` for one that cannot be.
+
+        It counts from the first frame of the camera on. One that comes later, while there is not
+        yet a second keyframe, starts the map again with it (drivers publish image and calibration
+        together, so which arrives first is chance); after that it counts from the next reset on.
+        """
+        if not self.calibrations.know(camera, calibration):
+            return
+        self.keeper.note("calibration", camera=camera, calibration=calibration)
+        self._log.info(f"calibration of camera '{camera}' received: focal {calibration.fx:.1f} px")
+        if camera not in self.mapper.cameras or not self.calibrations.matters(camera):
+            return
+        if self.mapper.counts.keyframes <= 1:
+            self._log.info(f"the map of camera '{camera}' starts again with the calibration")
+            self.reset(by="calibration")
+        else:
+            self._log.warning(
+                f"the calibration of camera '{camera}' came after its map had begun; it counts from the next reset on"
+            )
+
+    def place(self, camera: str, r_T_c: Array) -> None:
+        """Where a camera sits on its rig: (4, 4), metres, the same rig frame for all."""
+        known = self._extrinsics.get(camera)
+        if known is not None and np.allclose(known, r_T_c, atol=1e-6):
+            return
+        self._extrinsics[camera] = r_T_c
+        self.keeper.note("extrinsics", camera=camera, r_T_c=r_T_c)
+        self.mapper.set_extrinsics(camera, r_T_c)
+
+    def set_scale(self, factor: float) -> MapUpdate:
+        """A unit of the map as it stands is ``factor`` metres. Raises ``InputError``."""
+        if not (np.isfinite(factor) and factor > 0):
+            raise InputError(f"factor is {factor}; it must be positive: metres per unit of the map")
+        if not self.mapper.counts.keyframes:
+            raise InputError("there is no map yet; a scale can be set once it has keyframes")
+        self.keeper.note("scale", factor=factor)
+        self.world.command(factor)
+        update = self._align(self.mapper.news(), asked=True)
+        self._write(update)
+        return update
+
+    def set_mapping(self, mapping: bool) -> None:
+        """Let the map grow, or only find cameras in it."""
+        if mapping != self.mapper.mapping:
+            self.keeper.note("mode", mapping=mapping)
+            self._mapping = self.mapper.mapping = mapping
+
+    # Frames
+
+    def process(self, frame: Frame) -> MapUpdate:
+        """One frame at native resolution.
+
+        Raises ``InputError`` for a frame that is not used: unusable image, a size that changed, a
+        stamp that was seen or, unless a time jump starts something new, lies before the last one.
+        """
+        check_image(frame.image, frame.camera)
+        gone = self._check_stamp(frame)
+        if frame.camera not in self.mapper.cameras:
+            self._admit(frame)
+        image, mask = self.calibrations.pinhole(frame.camera, frame.image, frame.mask)
+        seen = self._seen.pop(frame.camera, None)
+        update = self.mapper.process(frame.stamp_ns, frame.camera, image, mask, seen)
+        self._order.took(frame.camera, frame.stamp_ns)
+        self.keeper.frame(frame)
+        if update.removed:
+            self._log.warning(
+                f"camera '{frame.camera}' is in another map now: {len(update.removed)} keyframes of the one before are"
+                " taken away until it is seen again"
+            )
+        update = replace(update, removed=(*gone, *update.removed))
+        with self.stopwatch("world"):
+            update = self._see_world(frame, update)
+        self._write(update)
+        return update
+
+    def go_live(self, beside: bool = False) -> None:
+        """Put off what the next image does not need, for ``work``; ``beside``: whole maps are adjusted in a child."""
+        self._live = beside
+        self.keeper.note("live")
+        self.mapper.go_live(beside)
+
+    @property
+    def due(self) -> str:
+        """What ``work`` would do next; "" for nothing."""
+        return self.mapper.due
+
+    def work(self, kind: str) -> MapUpdate:
+        """Do one of the things that were put off: what ``due`` says."""
+        self.keeper.note("work", what=kind)
+        update = self.mapper.work(kind)
+        self.world.hear(update)
+        self._write(update)
+        return update
+
+    def see(self, camera: str, seen: Tracks, snapshot_ns: int) -> None:
+        """Landmarks that a front end followed into the camera's next frame, as offsets in the tracked image.
+
+        ``snapshot_ns``: stamp of the snapshot of the map that it followed them in.
+        """
+        values = {"ids": packed(seen.ids), "pixels": packed(seen.pixels)}
+        self.keeper.note("seen", camera=camera, snapshot_ns=snapshot_ns, **values)
+        self._seen[camera] = seen
+
+    def follow(self, poses: Sequence[FollowedPose]) -> None:
+        """Keep where frames were that a front end followed and did not hand over."""
+        if not poses:
+            return
+        self.keeper.note("followed", poses=[_noted(pose) for pose in poses])
+        self.mapper.follow(poses)
+
+    def finish(self) -> MapUpdate:
+        """Refine everything once more; the map can go on growing after it."""
+        update = self.mapper.finish()
+        self.world.hear(update)
+        update = self._align(update, last=True)
+        self._write(update)
+        return update
+
+    def reset(self, *, by: str = "user") -> None:
+        """Forget the map; the next image starts a new one. Calibrations stay known. ``by``: what asks for it."""
+        self.keeper.note("reset", by=by)
+        self.resets += 1
+        self._start()
+        self.keeper.renew()
+
+    def load(self, path: str | Path) -> int:
+        """A saved map in place of this one, to be gone on with; returns how many keyframes it has.
+
+        Raises ``MapFileError``, ``InputError`` or ``ConfigError`` where that cannot be; then all stays as it was.
+        """
+        self.resume(load_state(path))
+        self.keeper.note("load", path=str(Path(path).absolute()), keyframes=self.mapper.counts.keyframes)
+        self.keeper.renew()
+        self.save()
+        return self.mapper.counts.keyframes
+
+    def resume(self, state: MapState) -> None:
+        """Go on with a map as it was saved, its cameras, scale and frames of reference. Errors as ``load``."""
+        self._start(state)
+        self.resets += 1
+
+    def localize(self, camera: str, image: Image) -> PnpResult:
+        """Where an image (H, W, 3) was taken, by its looks alone; nothing of the map changes.
+
+        ``camera``: one of the map, or any other name for one of unknown focal. ``inliers`` of the result are over
+        what was matched, ``focal`` in pixels of the image. Raises ``InputError`` and ``GeometryError``.
+        """
+        if camera in self.mapper.cameras:
+            image, _ = self.calibrations.pinhole(camera, image, None)
+        return self.mapper.localize(camera, image)
+
+    def close(self) -> None:
+        """Let go of the files. Raises ``OutputError`` when the map cannot be written."""
+        self.keeper.close()
+
+    @property
+    def cameras(self) -> dict[str, Camera]:
+        """Estimates at native resolution, of the pinholes that calibrated cameras are made into."""
+        return {name: self.calibrations.compared(camera) for name, camera in self.mapper.cameras.items()}
+
+    @property
+    def metric(self) -> bool:
+        """Whether lengths of the map are metres."""
+        return self.estimate.state is ScaleState.METRIC
+
+    @property
+    def device(self) -> str:
+        """Where the backend computes."""
+        return str(getattr(self._backend, "device", "cpu"))
+
+    def known_extrinsics(self, a: str, b: str) -> Array | None:
+        """``a_T_b`` (4, 4), metres, as somebody said it."""
+        if a not in self._extrinsics or b not in self._extrinsics:
+            return None
+        return invert(self._extrinsics[a]) @ self._extrinsics[b]
+
+    def settings(self) -> dict[str, Any]:
+        """What a saved map says of its making, as JSON has it."""
+        return {
+            **as_mapping(self._config),
+            "calibrations": self.calibrations.state(),
+            "extrinsics": {name: r_T_c.tolist() for name, r_T_c in self._extrinsics.items()},
+            "world": {**self.world.state(), "metres_per_unit": self.metres_per_unit},
+        }
+
+    def _check_stamp(self, frame: Frame) -> tuple[int, ...]:
+        """Keyframes that are gone because the frame's stamp starts something new."""
+        back = self._order.back(frame.camera, frame.stamp_ns)
+        if not back:
+            return ()
+        if self._on_time_jump == "ignore":
+            raise InputError(
+                f"image stamp {frame.stamp_ns} ns is {back * 1e-9:.3f} s before the last one; stamps must increase"
+            )
+        anew = "another map begins" if self._on_time_jump == "submap" else "a new map starts"
+        self._log.warning(f"image stamps jump back by {back * 1e-9:.3f} s: {anew}")
+        return self._jump()
+
+    def _jump(self) -> tuple[int, ...]:
+        if self._on_time_jump == "reset":
+            self.reset(by="stamp")
+            return ()
+        self.keeper.note("jump")
+        self._order.clear()
+        self.world.forget_frames()
+        return self.mapper.begin_anew().removed
+
+    def _admit(self, frame: Frame) -> None:
+        """Tell the mapper what is known of a camera that sends its first image."""
+        height, width = frame.image.shape[:2]
+        try:
+            known = self.calibrations.admit(frame.camera, width, height)
+        except (InputError, ConfigError) as error:
+            self._log.warning(f"{error}: the focal length is estimated")
+            return
+        if known is not None:
+            self.mapper.set_camera(frame.camera, width, height, *known)
+
+    # The world
+
+    def _see_world(self, frame: Frame, update: MapUpdate) -> MapUpdate:
+        """Take in what a frame says of scale and gravity; the map is moved where it is worth it."""
+        self.world.observe(frame)
+        if update.keyframe is not None:
+            if frame.depth is not None:
+                frame = replace(frame, depth=self.calibrations.depth(frame.camera, frame.depth))
+            self.world.observe_keyframe(update.keyframe, frame)
+        self.world.hear(update)
+        return update if update.keyframe is None else self._align(update)
+
+    def _align(self, update: MapUpdate, last: bool = False, asked: bool = False) -> MapUpdate:
+        mapper, before = self.mapper, self.estimate.state
+        poses = mapper.trajectory(self.world.frames)
+        self.estimate = estimate = self.world.estimate(poses, mapper.rig.baselines(), last=last)
+        if not (estimate.needed and mapper.counts.keyframes and (mapper.mapping or asked)):
+            if self.metric and not estimate.needed:
+                mapper.rig.metres_per_unit = 1.0
+            return update
+        moved = mapper.move(estimate.new_S_old)
+        self.estimate = self.world.moved(estimate, moved)
+        if self.metric:
+            self.metres_per_unit = (self.metres_per_unit or 1.0) * estimate.scale
+            mapper.rig.metres_per_unit = 1.0
+        if estimate.state is not before:
+            self._log.info(f"scale {estimate.state.value}: a unit of the map was {estimate.scale:.4g} m")
+        w_T_c = None if update.w_T_c is None else estimate.new_S_old.pose(update.w_T_c)
+        return replace(update, w_T_c=w_T_c, changed=moved.changed, cameras=moved.cameras)
+
+    def save(self) -> None:
+        """Have all of the map in the file in which it grows, if it does."""
+        self.keeper.write(lambda: self.mapper.live, None, self.settings)
+
+    def _write(self, update: MapUpdate) -> None:
+        with self.stopwatch("save"):
+            self.keeper.write(lambda: self.mapper.live, update, self.settings)
+
+
+def _noted(pose: FollowedPose) -> dict[str, Any]:
+    """A pose as a manifest has it."""
+    return {**vars(pose), "ids": packed(pose.ids), "pixels": packed(pose.pixels)}

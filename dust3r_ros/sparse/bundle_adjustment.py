@@ -1,0 +1,231 @@
+"""Bundle adjustment: poses, one focal and lens per camera and points from their reprojection.
+
+Levenberg-Marquardt on the reprojection error with a Huber kernel; points are eliminated by the
+Schur complement (Triggs et al., "Bundle Adjustment - A Modern Synthesis", 1999). After each step
+the points settle under the new poses before it is judged (Jeong et al., "Pushing the Envelope of
+Modern Methods for Bundle Adjustment", PAMI 2012): focal and depth change together along a curved
+valley, and a step that moves points on straight lines would have to be short there. The inner loops
+are compiled where they were built (``bundle_kernel.c``)."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+from dust3r_ros.geometry.compiled import LIBRARY, address
+from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.sparse.bundle_problem import FOCAL, RADIAL, Problem, Sights, State
+from dust3r_ros.sparse.reprojection import Fit, Huber, fit, settle
+from dust3r_ros.sparse.schur import (
+    DENSE_POSES,
+    Normal,
+    PosePairs,
+    Step,
+    eliminated,
+    normal_equations,
+    prior_error,
+    priors,
+    solve,
+    std_of,
+)
+from dust3r_ros.types import Array
+
+
+class _Sights(ctypes.Structure):
+    """``kept``: the arrays that it points to."""
+
+    kept: object
+    _fields_ = [
+        *((name, ctypes.c_long) for name in ("points", "free", "unknowns")),
+        *((name, ctypes.c_void_p) for name in ("starts", "pose", "offset", "camera", "radius", "unknown")),
+        *((name, ctypes.c_double) for name in ("width", "sigma")),
+    ]
+
+
+class _State(ctypes.Structure):
+    """``kept``: the arrays that it points to."""
+
+    kept: object
+    _fields_ = [(name, ctypes.c_void_p) for name in ("rotation", "center", "intrinsics", "points")]
+
+
+class CompiledSteps:
+    """What ``bundle.PlainSteps`` does, several times as fast."""
+
+    def __init__(self, problem: Problem, sights: Sights, loss: Huber) -> None:
+        assert LIBRARY is not None
+        self._library, self._problem, self._sights = LIBRARY, problem, sights
+        self._order = np.argsort(sights.point, kind="stable")
+        unknown = np.full((len(sights.radius), 4), -1, np.int32)
+        unknown[tuple(sights.unknowns.T)] = np.arange(len(sights.unknowns))
+        kept = (
+            np.searchsorted(sights.point[self._order], np.arange(sights.points + 1)).astype(np.int_),
+            sights.pose[self._order].astype(np.int32),
+            np.ascontiguousarray(sights.offset.T[self._order], np.float64),
+            problem.camera[sights.poses].astype(np.int32),
+            sights.radius.astype(np.float64),
+            unknown,
+        )
+        sizes = sights.points, sights.free_poses, len(sights.unknowns)
+        self._given = _Sights(*sizes, *(array.ctypes.data for array in kept), loss.width, loss.sigma)
+        self._given.kept = kept
+
+    def cost(self, state: State) -> float:
+        """Of all errors."""
+        return self._errors(state)[0]
+
+    def residual(self, state: State) -> Array:
+        """(M,) pixels in the order of the sights, inf behind the camera."""
+        _, r, valid = self._errors(state)
+        result = np.empty(len(r))
+        result[self._order] = np.where(valid, r, np.inf)
+        return result
+
+    def _errors(self, state: State) -> tuple[float, Array, np.ndarray]:
+        r, valid = np.empty(len(self._order)), np.empty(len(self._order), np.uint8)
+        cost = self._library.errors(ctypes.byref(self._given), _given(state), address(r), address(valid))
+        return float(cost), r, valid
+
+    def step(self, state: State, damping: float) -> Step | None:
+        """The Levenberg-Marquardt step; None where the reduced system is not positive definite."""
+        N, K, P = 6 * self._sights.free_poses, len(self._sights.unknowns), self._sights.points
+        S, borders, ff, bf = np.zeros((N, N)), np.zeros((1 + K, N)), np.zeros((K, K)), np.zeros(K)
+        inner, Y = np.zeros((1 + K, 1 + K)), np.empty((len(self._order), 3, 6))
+        G, y = np.empty((P, 3, 3)), np.empty((P, 1 + K, 3))
+        outputs = (address(array) for array in (S, borders, ff, bf, inner, Y, G, y))
+        self._library.reduce(ctypes.byref(self._given), _given(state), ctypes.c_double(damping), *outputs)
+        information, pull = priors(self._problem, self._sights, state)
+        ff[np.diag_indices(K)] += information
+        try:
+            X = borders.T
+            if N:
+                X = np.asarray(cho_solve(cho_factor(S, lower=True, overwrite_a=True, check_finite=False), X))
+            found = eliminated(X, borders, inner, ff, bf + pull, damping)
+        except LinAlgError:
+            return None
+        if found is None:
+            return None
+        poses, unknowns, information = found
+        points = np.empty((3, P))
+        arrays = (address(array) for array in (Y, G, y, poses, unknowns, points))
+        self._library.back(ctypes.byref(self._given), *arrays)
+        return Step(poses, unknowns, points, information)
+
+    def settled(self, state: State) -> tuple[State, float]:
+        """Every point where it fits best by itself, and the cost then."""
+        moved = np.empty_like(state.points)
+        cost = self._library.settle(ctypes.byref(self._given), _given(state), address(moved))
+        return State(state.rotation, state.center, state.intrinsics, moved), float(cost)
+
+
+def _given(state: State) -> object:
+    """The state as the library takes it."""
+    intrinsics = state.intrinsics.copy()
+    intrinsics[:, FOCAL] = state.focals()
+    kept = [np.ascontiguousarray(part) for part in (state.rotation, state.center, intrinsics, state.points)]
+    given = _State(*(part.ctypes.data for part in kept))
+    given.kept = kept
+    return ctypes.byref(given)
+
+
+_START_DAMPING, _MIN_DAMPING, _MAX_DAMPING = 1e-4, 1e-9, 1e6
+_UNDAMPED = 1e-9  # relative: the unit of length may be open
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Adjusted ``w_T_c``, ``focals``, ``lenses`` and ``points``; ``residual`` (M,) pixels.
+
+    ``focal_std`` of the free log focals, ``radial_std`` (F,) of the lenses' radial terms, 0 where held.
+    """
+
+    w_T_c: Array
+    focals: Array
+    points: Array
+    residual: Array
+    focal_std: Array
+    cost: float
+    lenses: tuple[Lens, ...]
+    radial_std: Array
+
+
+def adjust(problem: Problem, *, huber_px: float = 2.0, iterations: int = 20, tolerance: float = 1e-4) -> Solution:
+    """Minimise the robust reprojection error from where ``problem`` stands.
+
+    Stops when an accepted step lowers the cost by less than ``tolerance`` of it.
+    """
+    sights, loss = Sights(problem), Huber(huber_px, problem.sigma)
+    compiled = LIBRARY is not None and sights.free_poses <= DENSE_POSES
+    steps = CompiledSteps(problem, sights, loss) if compiled else PlainSteps(problem, sights, loss)
+    state = State.of(problem, sights)
+    cost, damping = steps.cost(state) + _prior_cost(problem, sights, state), _START_DAMPING
+    for _ in range(iterations):
+        step = steps.step(state, damping)
+        trial, trial_cost = state, cost
+        if step is not None:
+            trial, trial_cost = steps.settled(state.moved(step.poses, step.unknowns, step.points, sights))
+            trial_cost += _prior_cost(problem, sights, trial)
+        if not trial_cost < cost:
+            damping *= 8.0
+            if damping > _MAX_DAMPING:
+                break
+            continue
+        gain = (cost - trial_cost) / max(cost, 1e-300)
+        state, cost = trial, trial_cost
+        damping = max(damping / 4.0, _MIN_DAMPING)
+        if gain < tolerance:
+            break
+    std = std_of(steps.step(state, _UNDAMPED) if len(sights.unknowns) else None, sights)
+    residual = np.empty(len(sights.order))
+    residual[sights.order] = steps.residual(state)
+    points = np.ascontiguousarray(state.points.T)
+    focal_std, lenses = std[problem.free_focal, FOCAL], state.lenses(sights)
+    return Solution(state.poses(sights), state.focals(), points, residual, focal_std, cost, lenses, std[:, RADIAL])
+
+
+class PlainSteps:
+    """The parts of a step with NumPy; what a state needs again is kept for the state asked last."""
+
+    def __init__(self, problem: Problem, sights: Sights, loss: Huber) -> None:
+        self._problem, self._sights, self._loss = problem, sights, loss
+        self._pairs = PosePairs(sights)
+        self._fitted: tuple[State, Fit] | None = None
+        self._settled: tuple[State, Fit] | None = None
+        self._normal: tuple[State, Normal] | None = None
+
+    def cost(self, state: State) -> float:
+        """Of all errors."""
+        return float(self._fit(state).cost.sum())
+
+    def residual(self, state: State) -> Array:
+        """(M,) pixels in the order of the sights, inf behind the camera."""
+        at = self._fit(state)
+        return np.where(at.valid, at.r, np.inf)
+
+    def step(self, state: State, damping: float) -> Step | None:
+        """The Levenberg-Marquardt step; None where the reduced system is not positive definite."""
+        if self._normal is None or self._normal[0] is not state:
+            normal = normal_equations(self._problem, self._sights, state, self._fit(state), self._loss)
+            self._normal = state, normal
+        return solve(self._normal[1], self._sights, self._pairs, damping)
+
+    def settled(self, state: State) -> tuple[State, float]:
+        """Every point where it fits best by itself, and the cost then."""
+        state, at = settle(self._sights, state, fit(self._sights, state, self._loss), self._loss)
+        self._settled = state, at
+        return state, float(at.cost.sum())
+
+    def _fit(self, state: State) -> Fit:
+        for known in (self._fitted, self._settled):
+            if known is not None and known[0] is state:
+                self._fitted = known
+                return known[1]
+        self._fitted = state, fit(self._sights, state, self._loss)
+        return self._fitted[1]
+
+
+def _prior_cost(problem: Problem, sights: Sights, state: State) -> float:
+    return 0.5 * float(np.sum(prior_error(problem, sights, state) ** 2))

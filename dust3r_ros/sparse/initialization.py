@@ -1,0 +1,360 @@
+"""How a map begins: the first two views, the first poses and the first focal, from the first keyframes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.features.features import epipolar_inliers
+from dust3r_ros.geometry.essential import essential_pose, turning_error
+from dust3r_ros.geometry.pinhole import rays
+from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, invert
+from dust3r_ros.sparse.refinement import refine, thin
+from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX, SparseMap
+from dust3r_ros.types import Array
+
+_FIRST_PARALLAX_DEG = 2.0
+_TURNING_PX = 1.0
+_PROMISING = 2
+# Far things fit nearly any direction of translation to a pixel, so that something near that moves by itself would
+# choose it; to a part of a pixel they do not.
+_SHARP_PX = 0.3
+_REFINED = 500  # matches
+_MOST = 0.8  # of the share of matches that the best pair explains: less, and it may be what moves that does
+
+Pair = tuple[int, int]
+
+
+class PairFromLandmarks:
+    """The pair that sees most landmarks under parallax, posed by its essential matrix; the length is free.
+
+    Which pairs turn on the spot, and which see most under parallax, hardly depends on the focal: of
+    all focals that are tried on the same views, only the first looks at every pair.
+    """
+
+    def __init__(self, sharp: bool = False, tries: int = 1000) -> None:
+        """``sharp``: what is exact to a part of a pixel decides, for images that are good and hold things that move.
+
+        ``tries``: of RANSAC, which takes most of the time.
+        """
+        self._sharp, self._tries = sharp, tries
+        self._turning: dict[Pair, bool] = {}
+        self._ranking: list[Pair] = []
+
+    def __call__(self, sparse: SparseMap, views: Sequence[int], focal: float) -> tuple[int, int, Array]:
+        """(first, second, ``first_T_second``) of ``views``; raises ``GeometryError`` when no pair has parallax."""
+        everyone = [pair for pair in combinations(views, 2) if not self._turns(sparse, *pair)]
+        promising = [pair for pair in self._ranking if pair in everyone][:_PROMISING]
+        others = [pair for pair in everyone if pair not in promising]
+        found = self._posed(sparse, promising, focal) or self._posed(sparse, others, focal)
+        if not found:
+            raise GeometryError(f"none of {len(views)} views has enough parallax to another")
+        if not promising:
+            self._ranking = [pair for _, pair, _ in found]
+        _, (first, second), first_T_second = found[0]
+        return first, second, first_T_second
+
+    def _posed(self, sparse: SparseMap, pairs: Iterable[Pair], focal: float) -> list[tuple[int, Pair, Array]]:
+        """(landmarks under parallax, pair, ``first_T_second``) of those ``pairs`` that have any, most first."""
+        found: list[tuple[int, Pair, Array]] = []
+        shares: list[float] = []
+        for pair in pairs:
+            a, b = sparse.common(*pair)
+            try:
+                # As a rule not refined: the adjustment that follows does it better.
+                first_T_second, inliers = essential_pose(
+                    a, b, focal, focal, (0.0, 0.0), (0.0, 0.0),
+                    threshold_px=_SHARP_PX if self._sharp else 1.0, refine_matches=_REFINED if self._sharp else 0,
+                    tries=self._tries,
+                )  # fmt: skip
+            except GeometryError:
+                continue
+            rays_a, rays_b = (rays(offsets[inliers], focal, (0.0, 0.0)) for offsets in (a, b))
+            meeting = _angles_deg(rays_a, rays_b @ first_T_second[:3, :3].T)
+            found.append((int((meeting > _FIRST_PARALLAX_DEG).sum()), pair, first_T_second))
+            shares.append(float(inliers.mean()))
+        if self._sharp:
+            most = max(shares, default=0.0)
+            found = [entry for entry, share in zip(found, shares, strict=True) if share > _MOST * most]
+        return sorted((entry for entry in found if entry[0]), key=lambda entry: -entry[0])
+
+    def _turns(self, sparse: SparseMap, first: int, second: int) -> bool:
+        """Whether turning on the spot explains a pair."""
+        if (first, second) not in self._turning:
+            a, b = sparse.common(first, second)
+            usual = sparse.focals[sparse.views[first].camera].prior
+            good = epipolar_inliers(a, b)
+            error = turning_error(a[good], b[good], 0.4 * usual, 4.0 * usual)
+            self._turning[first, second] = error < _TURNING_PX
+        return self._turning[first, second]
+
+
+def _angles_deg(a: Array, b: Array) -> Array:
+    cosine = np.sum(a * b, axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    return np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
+
+
+# Of the long edge: 90, 67, 53, 40, 28, 18 degrees of view. The vote over fundamental matrices is
+# biased; trying each of these to the end and keeping what explains the tracks best is not.
+FOCAL_STARTS = (0.5, 0.75, 1.0, 1.4, 2.0, 3.2)
+_KEPT_PARALLAX = 0.3  # of the landmarks
+_USUAL_SIGMA = 0.5
+_PAIRS_AMONG = 4  # the pair that a map starts from is one of its first views
+_PRUNING_PX = (30.0, 10.0, 4.0)
+_SAMPLE = 150  # landmarks of each view that a focal is judged by, before any map is built from all
+_FIRST_STEPS, _FURTHER_STEPS, _WHOLE_STEPS = 5, 12, 15
+_WORTH_MORE, _FINALISTS = 3, 2
+_LEAST_POSED, _LEAST_SHARE = 3, 0.5  # of the views (of two, both): so few that remain without a pose are an accident
+_HOPELESS, _LEVEL = 3.0, 1.2  # times the least misfit
+_SAME_FOCAL, _OTHER_FOCAL = 1.03, 1.15  # factors: closer, farther
+
+FirstPair = Callable[[SparseMap, Sequence[int], float], tuple[int, int, Array]]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Outcome of one focal tried: how badly it explains the tracks, and the focal it ended at."""
+
+    score: float
+    focal: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``starts`` that explain what is seen better than the map as it was, best first.
+
+    ``rival``: how much worse the best start at another focal explains it, as a factor; infinite where there is none.
+    """
+
+    starts: list[Start]
+    rival: float
+
+
+@dataclass(frozen=True)
+class Options:
+    """``first_pair(sparse, views, focal)`` says which two views a map starts from, and how they lie.
+
+    ``unusual``: what a focal that cameras rarely have costs, as ``score`` has it. ``better``: the share of the
+    misfit that a new map may have at most. ``tried_on``: so many views choose between focals, None: all.
+    """
+
+    first_pair: FirstPair = field(default_factory=lambda: PairFromLandmarks())
+    min_inliers: int = 15
+    seed: int = 0
+    unusual: float = 0.05
+    better: float = 0.97
+    tried_on: int | None = None
+
+
+def bootstrap(
+    sparse: SparseMap, views: Sequence[int], camera: int, focals: Sequence[float], options: Options
+) -> Outcome:
+    """Pose ``views`` of one camera in a new map; tries every focal of ``focals`` (tracked pixels), keeps the best.
+
+    Without ``starts`` in the outcome nothing better can be built from these views, and the sparse map
+    is as it was. Views that see too little of the others have no pose afterwards. The first view that
+    has one stands at the origin and looks along x; the median depth of its landmarks is 1.
+    """
+    before = sparse.snapshot()
+    limit = options.better * _now(sparse, views, camera, options).score
+    starts, best = [], None
+    few = _few(views, options.tried_on)
+    tried = _try_all(sparse, few, camera, focals, options)
+    kept = tried.before
+    for trial in tried.finalists(options.better):
+        sparse.restore(before)
+        trial.place(sparse, few, camera)
+        try:
+            _settle(sparse, _PRUNING_PX[1:], _WHOLE_STEPS)
+            _locate_others(sparse, views, camera, options)
+            _require_parallax(sparse, options)
+        except GeometryError:
+            continue
+        start = Start(score(sparse, views, camera, options), sparse.focals[camera].value)
+        if start.score < limit:
+            best, limit, kept = sparse.snapshot(), start.score, Start(trial.score, start.focal)
+            starts.append(start)
+    sparse.restore(best or before)
+    if best is not None:
+        _normalise(sparse, views)
+    return Outcome(sorted(starts, key=lambda start: start.score), tried.rival(kept))
+
+
+def differ(a: float, b: float) -> bool:
+    """Whether two focals are so far apart that starts from one do not lead to the other."""
+    return abs(math.log(a / b)) > math.log(_OTHER_FOCAL)
+
+
+def _few(views: Sequence[int], most: int | None) -> Sequence[int]:
+    """At most so many of ``views``: the first pair's, and others spread evenly."""
+    if most is None or len(views) <= most:
+        return views
+    others = np.linspace(_PAIRS_AMONG, len(views) - 1, most - _PAIRS_AMONG).round().astype(int)
+    return [*views[:_PAIRS_AMONG], *(views[at] for at in others)]
+
+
+def score(sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> float:
+    """The misfit, a little more for focals that cameras rarely have: with few views, several explain them alike.
+
+    What views without a pose share with others is not explained at all.
+    """
+    focal, posed, misfit = sparse.focals[camera], _posed(sparse, views), sparse.misfit()
+    if len(posed) < len(views):
+        seen_by = sparse.observations(views, np.arange(len(sparse.points)), pruned=True)[0]
+        explained = float(np.isin(seen_by, posed).mean()) if len(seen_by) else 1.0
+        misfit = explained * misfit + (1.0 - explained) * MAX_ERROR_PX**2
+    return float(misfit * (1.0 + options.unusual * (np.log(focal.value / focal.prior) / _USUAL_SIGMA) ** 2))
+
+
+def _now(sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> Start:
+    """The map as it is; without any pose it explains nothing."""
+    known = score(sparse, views, camera, options) if _posed(sparse, views) else float("inf")
+    return Start(known, sparse.focals[camera].value)
+
+
+def _posed(sparse: SparseMap, views: Sequence[int]) -> list[int]:
+    return [view for view in views if sparse.views[view].w_T_c is not None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """How a focal came out: ``score``, ``focal`` and poses of the views; ``state``: of the whole sparse map."""
+
+    score: float
+    focal: float
+    w_T_c: tuple[Array | None, ...]
+    state: tuple[object, ...]
+
+    @classmethod
+    def of(cls, sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> _Trial:
+        poses = tuple(sparse.views[view].w_T_c for view in views)
+        return cls(score(sparse, views, camera, options), sparse.focals[camera].value, poses, sparse.snapshot())
+
+    def place(self, sparse: SparseMap, views: Sequence[int], camera: int) -> None:
+        """Start over from the poses and the focal: whatever nearly fits them becomes a landmark."""
+        sparse.start_over()
+        sparse.focals[camera].value = self.focal
+        for view, w_T_c in zip(views, self.w_T_c, strict=True):
+            sparse.views[view].w_T_c = w_T_c
+        sparse.extend(max_error_px=_PRUNING_PX[1])
+
+
+@dataclass(frozen=True, eq=False)
+class _Tried:
+    """On a sample of the landmarks: the map ``before``, all that were tried to the ``end`` there, best first."""
+
+    before: Start
+    ended: list[_Trial]
+
+    def finalists(self, better: float) -> list[_Trial]:
+        """Those worth building a map from all landmarks: better than the map before, nearly level with the best."""
+        level = min(better * self.before.score, _LEVEL * min((t.score for t in self.ended), default=0.0))
+        return [trial for trial in self.ended if trial.score < level][:_FINALISTS]
+
+    def rival(self, kept: Start) -> float:
+        """Score of the best one at another focal than what is ``kept``, over that one's."""
+        others = [trial.score for trial in self.ended if differ(trial.focal, kept.focal)]
+        return min(others) / max(kept.score, 1e-12) if others else float("inf")
+
+
+def _try_all(sparse: SparseMap, views: Sequence[int], camera: int, focals: Sequence[float], options: Options) -> _Tried:
+    """Try the focals on a sample of the landmarks; leaves the sparse map without most of them.
+
+    Successive halving: every focal gets a few steps, the best get some more.
+    """
+    thin(sparse, views, _SAMPLE)
+    now, sample = _now(sparse, views, camera, options), sparse.snapshot()
+    begun = []
+    for focal in focals:
+        sparse.restore(sample)
+        sparse.start_over()
+        try:
+            _place(sparse, views, camera, focal, options)
+            _settle(sparse, _PRUNING_PX, _FIRST_STEPS)
+        except GeometryError:
+            continue
+        begun.append(_Trial.of(sparse, views, camera, options))
+    ended = []
+    for trial in _worth_more(begun, options.better * now.score):
+        sparse.restore(trial.state)
+        _settle(sparse, _PRUNING_PX[-1:], _FURTHER_STEPS)
+        ended.append(_Trial.of(sparse, views, camera, options))
+    return _Tried(now, sorted(ended, key=lambda trial: trial.score))
+
+
+def _worth_more(begun: list[_Trial], limit: float) -> list[_Trial]:
+    """The best few, each focal once, without those too far off to come below ``limit`` or the best."""
+    kept: list[_Trial] = []
+    for trial in sorted(begun, key=lambda trial: trial.score):
+        hopeless = trial.score > _HOPELESS * min(limit, (kept or [trial])[0].score)
+        known = any(abs(np.log(trial.focal / other.focal)) < np.log(_SAME_FOCAL) for other in kept)
+        if not hopeless and not known and len(kept) < _WORTH_MORE:
+            kept.append(trial)
+    return kept
+
+
+def _place(sparse: SparseMap, views: Sequence[int], camera: int, focal: float, options: Options) -> None:
+    """Pose the first pair, the other views by what they see of its landmarks."""
+    sparse.focals[camera].value = focal
+    first, second, second_pose = _first_pair(sparse, views, focal, options)
+    sparse.views[first].w_T_c, sparse.views[second].w_T_c = np.eye(4), second_pose
+    if sparse.extend() < options.min_inliers:
+        raise GeometryError("the first pair gives too few landmarks")
+    _locate_others(sparse, views, camera, options)
+    posed = len(_posed(sparse, views))
+    if posed < min(len(views), max(_LEAST_POSED, _LEAST_SHARE * len(views))):
+        raise GeometryError(f"only {posed} of {len(views)} views see enough of the first landmarks")
+
+
+def _first_pair(sparse: SparseMap, views: Sequence[int], focal: float, options: Options) -> tuple[int, int, Array]:
+    try:
+        return options.first_pair(sparse, views[:_PAIRS_AMONG], focal)
+    except GeometryError:
+        if len(views) <= _PAIRS_AMONG:
+            raise
+    return options.first_pair(sparse, views[-_PAIRS_AMONG:], focal)
+
+
+def _locate_others(sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> None:
+    """Pose views that have none, the one that sees most first; those that see too little stay without."""
+    left = [view for view in views if sparse.views[view].w_T_c is None]
+    vain: list[int] = []
+    while left:
+        sights = [len(sparse.known(sparse.views[view].seen).ids) for view in left]
+        view = left.pop(int(np.argmax(sights)))
+        try:
+            found = sparse.locate(camera, sparse.views[view].seen, options.min_inliers, options.seed)
+        except GeometryError:
+            vain.append(view)
+            continue
+        sparse.views[view].w_T_c = found.w_T_c
+        sparse.extend()
+        left, vain = left + vain, []  # there are more landmarks now
+
+
+def _settle(sparse: SparseMap, limits: Sequence[float], iterations: int) -> None:
+    """Adjust with a free focal and ever fewer outliers."""
+    for limit in limits:
+        refine(sparse, free_focal=True, rounds=1, iterations=iterations, max_error_px=limit)
+        sparse.extend()
+
+
+def _require_parallax(sparse: SparseMap, options: Options) -> None:
+    # Turning on the spot is explained by hardly any motion: then next to nothing keeps its parallax.
+    before, kept = int(sparse.positioned.sum()), sparse.discard_flat()
+    if kept < max(options.min_inliers, _KEPT_PARALLAX * before):
+        raise GeometryError(f"only {kept} of {before} landmarks of the first views are seen under parallax")
+
+
+def _normalise(sparse: SparseMap, views: Sequence[int]) -> None:
+    first = _posed(sparse, views)[0]
+    origin = sparse.views[first].w_T_c
+    scale = 1.0 / sparse.median_depth(first)
+    start = invert(origin)  # type: ignore[arg-type]
+    start[:3, 3] *= scale
+    sparse.move(BODY_T_OPTICAL @ start, scale)

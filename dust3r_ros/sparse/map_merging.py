@@ -1,0 +1,332 @@
+"""One map taken into another: the similarity between them from landmarks that both have, views, observations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+from scipy.spatial.transform import Rotation
+
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.geometry.similarity import Similarity, robust_similarity, weighted_similarity
+from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.sparse.views import Focal, SparseView
+from dust3r_ros.tracking import Tracks
+from dust3r_ros.types import Array
+
+
+@dataclass(frozen=True, eq=False)
+class LandmarkSights:
+    """Where posed views see landmarks: ``row`` of a list (S,), which view, its pose and focal.
+
+    ``offset`` (S, 2) pixels, where a pinhole would see them.
+    """
+
+    row: NDArray[np.int64]
+    view: NDArray[np.int64]
+    offset: Array
+    w_T_c: Array
+    focal: Array
+
+    @classmethod
+    def of(cls, sparse: SparseMap, ids: NDArray[np.int64]) -> LandmarkSights:
+        """Every sight of the landmarks ``ids`` (M,)."""
+        parts = []
+        for index in sparse.posed():
+            view = sparse.views[index]
+            seen = view.seen.unique()
+            if not len(seen.ids):
+                continue
+            at = np.minimum(np.searchsorted(seen.ids, ids), len(seen.ids) - 1)
+            hit = np.flatnonzero(seen.ids[at] == ids)
+            assert view.w_T_c is not None, "only posed views are asked"
+            poses = np.broadcast_to(view.w_T_c, (len(hit), 4, 4))
+            camera = sparse.focals[view.camera]
+            offset, focal = camera.lens.ideal(seen.pixels[at[hit]]), np.full(len(hit), camera.value)
+            parts.append((hit, np.full(len(hit), index), offset, poses, focal))
+        if not parts:
+            return cls(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 2)), np.zeros((0, 4, 4)), np.zeros(0))
+        return cls(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    def select(self, keep: NDArray[np.bool_]) -> LandmarkSights:
+        """Only the sights of the landmarks under a mask (M,)."""
+        hit = keep[self.row]
+        return LandmarkSights(self.row[hit], self.view[hit], self.offset[hit], self.w_T_c[hit], self.focal[hit])
+
+    def errors(self, points: Array) -> Array:
+        """(S, 2) reprojection errors of points (M, 3), pixels; far off behind the camera, NaN without a point."""
+        X = np.einsum("sji,sj->si", self.w_T_c[:, :3, :3], points[self.row] - self.w_T_c[:, :3, 3])
+        z = np.maximum(X[:, 2], 1e-3 * np.linalg.norm(X, axis=1) + 1e-12)
+        found: Array = self.focal[:, None] * X[:, :2] / z[:, None] - self.offset
+        return found
+
+    def depths(self, points: Array) -> Array:
+        """(S,) z of the points in the cameras that see them."""
+        found: Array = np.einsum("sj,sj->s", self.w_T_c[:, :3, 2], points[self.row] - self.w_T_c[:, :3, 3])
+        return found
+
+
+_DRAWS = 3000
+_SIDES_AGREE = 1.5  # factor between the ratios of a triangle's sides in both maps; depth is less exact than direction
+_CONFIDENCE = 0.9999
+_HUBER_PX = 1.5
+_ROUNDS = 3
+_MIN_VIEWS = 3  # in each map; what two views alone place, they may have placed at a wrong depth
+_MIN_SHARE = 0.1  # of the matches; among many, a few agree by chance
+# Landmarks have errors of their own, common to many; with those, the maps lie several times as badly as these say.
+_MAX_SCALE_STD = 0.02  # relative
+_MAX_ROTATION_STD_DEG = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class MapFit:
+    """Where a source map lies in a target map.
+
+    ``agree`` (M,) bool: the matches that fit, each in every view that sees either landmark.
+    ``rms_px``: of their reprojection errors. ``scale_std`` (relative) and ``rotation_std_deg`` (the
+    largest over all axes) follow from them, for errors independent between sights.
+    """
+
+    target_S_source: Similarity
+    agree: NDArray[np.bool_]
+    rms_px: float
+    scale_std: float
+    rotation_std_deg: float
+
+
+def fit_maps(
+    target: SparseMap,
+    source: SparseMap,
+    matches: NDArray[np.int64],
+    *,
+    threshold_px: float = 6.0,
+    min_matches: int = 20,
+    seed: int = 0,
+) -> MapFit:
+    """The similarity that takes ``source`` to ``target``, from matches (M, 2) of their landmarks' ids.
+
+    RANSAC over three landmarks with a position in both maps (Umeyama), scored by reprojection into
+    the views of both, polished on what agrees (as in LO-RANSAC, Chum et al., DAGM 2003), and refined
+    by reprojection with Huber's loss. A landmark with a position in one map only is judged by the
+    other map's views, but does not count. The threshold is wider than that of sights within one map:
+    each map has its own drift and focal, which only refinement of the whole takes out.
+
+    Raises ``GeometryError`` where fewer than ``min_matches`` landmarks with both positions agree, or
+    less than a tenth of them, where those that do are not seen, half of ``min_matches`` at least, from
+    three views of each map, and where they leave scale or rotation open: on one line, far away, all
+    close together.
+    """
+    problem = _Problem(target, source, matches, threshold_px, max(min_matches, 3))
+    similarity = problem.refined(problem.ransac(seed))
+    for _ in range(_ROUNDS - 1):
+        similarity = problem.refined(similarity)
+    return problem.judged(similarity)
+
+
+def _unique_rows(pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Different rows of (M, 2) as columns (2, U), and which of them each row is."""
+    unique, which = np.unique(pairs, axis=0, return_inverse=True)
+    return unique.T, which.ravel()
+
+
+class _Problem:
+    """Matched landmarks ``x`` (source) and ``y`` (target), NaN without position, and the views' sights of them."""
+
+    def __init__(
+        self, target: SparseMap, source: SparseMap, matches: NDArray[np.int64], threshold_px: float, min_matches: int
+    ) -> None:
+        matches = np.asarray(matches, dtype=np.int64).reshape(-1, 2)
+        named = np.stack([target.resolved_ids(matches[:, 0]), source.resolved_ids(matches[:, 1])], axis=1)
+        # Matched in several pairs of keyframes, two landmarks are still one match.
+        (target_ids, source_ids), self.pair_of = _unique_rows(named)
+        self.y, self.x = target.points[target_ids], source.points[source_ids]
+        self.in_target, self.in_source = LandmarkSights.of(target, target_ids), LandmarkSights.of(source, source_ids)
+        self.threshold_px = threshold_px
+        self.whole = np.isfinite(self.x[:, 0]) & np.isfinite(self.y[:, 0])
+        if self.whole.sum() < min_matches:
+            raise GeometryError(
+                f"{self.whole.sum()} of {len(self.x)} matches between the maps have a position in both; "
+                f"at least {min_matches} must."
+            )
+        self.min_matches = max(min_matches, int(np.ceil(_MIN_SHARE * self.whole.sum())))
+
+    def agree(self, similarity: Similarity) -> NDArray[np.bool_]:
+        """(M,) which matches fit in both maps; one that can be judged in one map only must fit there."""
+        squares = np.full(len(self.x), np.nan)
+        for sights, points in self._sides(similarity):
+            errors = np.sum(sights.errors(points) ** 2, axis=1)
+            count = np.bincount(sights.row, minlength=len(squares))
+            with np.errstate(invalid="ignore"):
+                mean = np.bincount(sights.row, weights=errors, minlength=len(squares)) / count
+            squares = np.fmax(squares, mean)  # NaN: no position to project, or nobody sees it
+        return squares < self.threshold_px**2
+
+    def ransac(self, seed: int) -> Similarity:
+        """The similarity that most landmarks with both positions agree with."""
+        rng = np.random.default_rng(seed)
+        rows = np.flatnonzero(self.whole)
+        draws = rows[rng.integers(len(rows), size=(_DRAWS, 3))]  # one drawn twice makes a line, which is skipped
+        ratios = [
+            np.log(np.linalg.norm(points[draws] - points[np.roll(draws, 1, axis=1)], axis=2) + 1e-300)
+            for points in (self.x, self.y)
+        ]
+        plausible = np.ptp(ratios[1] - ratios[0], axis=1) < np.log(_SIDES_AGREE)
+        best, most, needed = None, 0, np.inf
+        for tried, draw in enumerate(draws[plausible]):
+            if tried >= needed:
+                break
+            try:
+                trial = weighted_similarity(self.x[draw], self.y[draw])
+            except GeometryError:
+                continue
+            trial, count = self._polished(trial)
+            if count > most:
+                best, most = trial, count
+                share = (count / len(rows)) ** 3
+                needed = np.log(1 - _CONFIDENCE) / np.log(max(1 - share, 1e-12)) if share < 1 else 0
+        if best is None or most < self.min_matches:
+            raise self._too_few(most)
+        return best
+
+    def refined(self, similarity: Similarity) -> Similarity:
+        """Reprojection errors of what agrees now, minimised."""
+        return self._minimised(similarity)[0]
+
+    def judged(self, similarity: Similarity) -> MapFit:
+        """The result, or ``GeometryError`` where too little supports it."""
+        _, jacobian, residuals = self._minimised(similarity, steps=1)
+        agree = self.agree(similarity)
+        self._check_views(agree & self.whole)
+        sigma = max(1.0, float(np.sqrt(np.mean(residuals**2))))
+        values, vectors = np.linalg.eigh(jacobian.T @ jacobian)
+        spread = sigma**2 * (vectors / np.maximum(values, 1e-12)) @ vectors.T
+        scale_std = float(np.sqrt(spread[6, 6]))
+        rotation_std_deg = float(np.degrees(np.sqrt(np.linalg.eigvalsh(spread[:3, :3])[-1])))
+        count = int((agree & self.whole).sum())
+        if scale_std > _MAX_SCALE_STD or rotation_std_deg > _MAX_ROTATION_STD_DEG:
+            raise GeometryError(
+                f"The {count} matches that agree leave the scale between the maps open by {scale_std:.1%} and the "
+                f"rotation by {rotation_std_deg:.1f} deg; at most {_MAX_SCALE_STD:.0%} and "
+                f"{_MAX_ROTATION_STD_DEG:g} deg will do. They may lie on one line, far away or all close together."
+            )
+        return MapFit(
+            similarity, agree[self.pair_of], float(np.sqrt(2 * np.mean(residuals**2))), scale_std, rotation_std_deg
+        )
+
+    def _check_views(self, agree: NDArray[np.bool_]) -> None:
+        enough = self.min_matches // 2
+        for name, sights in (("target", self.in_target), ("source", self.in_source)):
+            views = int((np.bincount(sights.select(agree).view) >= enough).sum())
+            if views < _MIN_VIEWS:
+                raise GeometryError(
+                    f"{enough} of the {agree.sum()} matches that agree are seen from {views} views of the {name} map; "
+                    f"at least {_MIN_VIEWS} must see so many."
+                )
+
+    def _sides(self, similarity: Similarity) -> tuple[tuple[LandmarkSights, Array], tuple[LandmarkSights, Array]]:
+        """Sights of each map and the points of the other one brought there."""
+        return (self.in_target, similarity.apply(self.x)), (self.in_source, similarity.inverse().apply(self.y))
+
+    def _polished(self, similarity: Similarity) -> tuple[Similarity, int]:
+        """A trial, fitted again to what agrees with it while that grows; and how many do."""
+        agree = self.agree(similarity) & self.whole
+        while agree.sum() > 3:
+            try:
+                trial = robust_similarity(self.x[agree], self.y[agree], iterations=3)
+            except GeometryError:
+                break
+            more = self.agree(trial) & self.whole
+            if more.sum() <= agree.sum():
+                break
+            similarity, agree = trial, more
+        return similarity, int(agree.sum())
+
+    def _minimised(self, start: Similarity, steps: int = 20) -> tuple[Similarity, Array, Array]:
+        """The best similarity near ``start``, the Jacobian (2S, 7) by turn, shift and log scale, residuals (2S,)."""
+        agree = self.agree(start) & self.whole
+        if agree.sum() < self.min_matches:
+            raise self._too_few(int(agree.sum()))
+        sides = self.in_target.select(agree), self.in_source.select(agree)
+        middle = start.apply(self.x[agree]).mean(axis=0)
+        unit = float(np.median(sides[0].depths(start.apply(self.x))))
+
+        def moved(step: Array) -> Similarity:
+            turn = Rotation.from_rotvec(step[:3]).as_matrix()
+            scale = float(np.exp(step[6]))
+            shift = middle - scale * turn @ middle + unit * step[3:6]
+            return Similarity(scale, turn, shift).compose(start)
+
+        def residuals(step: Array) -> Array:
+            trial = moved(step)
+            points = trial.apply(self.x), trial.inverse().apply(self.y)
+            return np.concatenate([s.errors(p).ravel() for s, p in zip(sides, points, strict=True)])
+
+        done = least_squares(residuals, np.zeros(7), loss="huber", f_scale=_HUBER_PX, max_nfev=steps)
+        return moved(done.x), done.jac, done.fun
+
+    def _too_few(self, count: int) -> GeometryError:
+        return GeometryError(
+            f"{count} of {self.whole.sum()} matches between the maps agree with one similarity within "
+            f"{self.threshold_px:g} px in the views of both; at least {self.min_matches} must."
+        )
+
+
+__all__ = ["MapFit", "Merged", "fit_maps", "merge_maps"]
+
+
+@dataclass(frozen=True, eq=False)
+class Merged:
+    """What source's things are called in the target: view v is ``first_view`` + v, landmark k is ``ids[k]``."""
+
+    first_view: int
+    ids: NDArray[np.int64]
+
+
+def merge_maps(
+    target: SparseMap,
+    source: SparseMap,
+    target_S_source: Similarity,
+    matches: NDArray[np.int64],
+    cameras: Sequence[int] | None = None,
+) -> Merged:
+    """Take all of ``source`` into ``target``, where it lies by ``target_S_source``; ``source`` stays as it is.
+
+    ``matches`` (K, 2): ids of landmarks, target's and source's, that are the same; only those that
+    agree (``MapFit.agree``) belong here. They become one landmark, at target's position where it has
+    one. ``cameras``: target's index of each of source's cameras, the same by default; of two focals
+    the surer one stays. Refine the whole afterwards, with free focals.
+
+    Raises ``GeometryError``, and changes nothing, for a camera that the target has not.
+    """
+    table = list(range(len(source.focals))) if cameras is None else list(cameras)
+    if len(table) != len(source.focals) or not all(0 <= camera < len(target.focals) for camera in table):
+        raise GeometryError(
+            f"Source's {len(source.focals)} cameras are to be {table} in the target; each must be one of its "
+            f"{len(target.focals)}, counted from 0."
+        )
+    matches = np.asarray(matches, dtype=np.int64).reshape(-1, 2)
+    for camera, focal in zip(table, source.focals, strict=True):
+        _keep_surer(target.focals[camera], focal)
+    first_view = len(target.views)
+    count = len(source.points)
+    fresh = target.new_ids(count)
+    ids = fresh[source.resolved_ids(np.arange(count))]
+    target.points[fresh] = target_S_source.apply(source.points)
+    for view in source.views:
+        first_id = int(fresh[0]) + view.first_id if count else len(target.points)
+        w_T_c = None if view.w_T_c is None else target_S_source.pose(view.w_T_c)
+        seen, pruned = (Tracks(ids[tracks.ids], tracks.pixels) for tracks in (view.seen, view.pruned))
+        target.views.append(SparseView(table[view.camera], w_T_c, seen, pruned, first_id))
+    target.merge(matches[:, 0], ids[matches[:, 1]])
+    return Merged(first_view, target.resolved_ids(ids))
+
+
+def _keep_surer(kept: Focal, other: Focal) -> None:
+    """Take over another estimate of the same focal where it is surer; what was given stays."""
+    if kept.fixed or not (other.fixed or other.std < kept.std):
+        return
+    kept.value, kept.prior, kept.std, kept.fixed = other.value, other.prior, other.std, other.fixed
+    kept.lens, kept.lens_std = other.lens, other.lens_std

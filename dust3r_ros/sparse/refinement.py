@@ -1,0 +1,345 @@
+"""A sparse map refined by reprojection: which views move, what is pruned, what the lenses do.
+
+Radial distortion and focal length look alike to a map: both stretch the image, and poses and landmarks take up most of
+the difference. So a radial term and a center out of the middle are kept only where the observations speak for them;
+where they are not, distortion is considered without being estimated: a parameter of known spread that the focal
+depends on (Schmidt, "Application of state-space methods to navigation problems", 1966)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from dust3r_ros.sparse.bundle_adjustment import Solution, adjust
+from dust3r_ros.sparse.bundle_problem import Problem, Sights, State
+from dust3r_ros.sparse.observations import different, ranks, sight_errors, widest_angle
+from dust3r_ros.sparse.reprojection import Huber, fit, settle
+from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX, SparseMap
+from dust3r_ros.sparse.views import Focal
+from dust3r_ros.tracking import Tracks, join
+from dust3r_ros.types import Array
+
+_CELLS = (8, 6)  # of an image
+
+
+def thin(sparse: SparseMap, views: Sequence[int], count: int) -> None:
+    """Leave ``views`` the sights of landmarks that were chosen for one of them: ``count`` for each.
+
+    Chosen are those that most of ``views`` see, from every part of the image in turn; a landmark
+    stays with all its sights, those that were pruned too. One seen by a single view is never chosen.
+    The rest is gone until the map is restored from a snapshot.
+    """
+    seen = [join(sparse.views[view].seen, sparse.views[view].pruned).unique() for view in views]
+    sights = np.bincount(np.concatenate([tracks.ids for tracks in seen]), minlength=len(sparse.points))
+    chosen = np.zeros(len(sparse.points), bool)
+    for tracks in seen:
+        shared = tracks.select(sights[tracks.ids] >= 2)
+        chosen[shared.ids[_spread(shared, sights[shared.ids])[:count]]] = True
+    for view in (sparse.views[index] for index in views):
+        view.seen = view.seen.select(chosen[view.seen.ids])
+        view.pruned = view.pruned.select(chosen[view.pruned.ids])
+
+
+def _spread(tracks: Tracks, sights: np.ndarray) -> np.ndarray:
+    """Order in which to choose: the most seen of every cell of the image, then the second of every cell, ..."""
+    if len(tracks.ids) == 0:
+        return np.zeros(0, int)
+    low, size = tracks.pixels.min(axis=0), np.maximum(np.ptp(tracks.pixels, axis=0), 1e-9)
+    at = np.minimum((tracks.pixels - low) / size * _CELLS, np.array(_CELLS) - 1).astype(int)
+    cell = at[:, 0] * _CELLS[1] + at[:, 1]
+    order = np.lexsort((-sights, cell))
+    rank = np.arange(len(order)) - np.searchsorted(cell[order], cell[order])
+    return order[np.argsort(rank, kind="stable")]
+
+
+_LOSS = Huber(1.5)
+_POINT_STEPS = 6
+_CHUNK = 200_000  # landmarks at a time: some hundred megabytes
+
+
+def find_points(sparse: SparseMap) -> None:
+    """Give every landmark that posed views see under enough parallax its position; poses and sights stay.
+
+    Triangulated, then moved to where the robust reprojection error is least: where a bundle
+    adjustment leaves it. What is not seen twice within the error limit keeps none.
+    """
+    for begin in range(0, len(sparse.points), _CHUNK):
+        ids = np.arange(begin, min(begin + _CHUNK, len(sparse.points)))
+        _find(sparse, ids[~sparse.landmarks.is_barred(ids)])
+
+
+def _find(sparse: SparseMap, ids: np.ndarray) -> None:
+    view, point, offset = sparse.observations(sparse.posed(), ids)
+    if not len(view):
+        return
+    points, angles = sparse.triangulated(view, point, offset, len(ids))
+    used = angles > sparse.min_parallax_deg
+    keep = used[point]
+    view, offset, (rows, local) = view[keep], offset[keep], ranks(point[keep], len(ids))
+    if not len(view):
+        return
+    views, where = ranks(view, len(sparse.views))
+    problem = Problem(
+        w_T_c=np.stack([sparse.views[v].w_T_c for v in views]),
+        camera=np.array([sparse.views[v].camera for v in views]),
+        focals=np.array([focal.value for focal in sparse.focals]),
+        points=points[rows],
+        view=where,
+        point=local,
+        offset=offset,
+        free=np.zeros(len(views), bool),
+        free_focal=np.zeros(len(sparse.focals), bool),
+        focal_prior=np.array([focal.prior for focal in sparse.focals]),
+        lenses=[focal.lens for focal in sparse.focals],
+    )
+    sights = Sights(problem)
+    state = State.of(problem, sights)
+    at = fit(sights, state, _LOSS)
+    for _ in range(_POINT_STEPS):
+        state, at = settle(sights, state, at, _LOSS)
+    good = sights.by_point((at.valid & (at.r < MAX_ERROR_PX)).astype(np.float64)) > 1.5
+    sparse.points[ids[rows[good]]] = state.points.T[good]
+
+
+# Standard deviation of the radial distortion of webcams, phones and depth cameras: how much
+# farther out than without it something is seen at half the long edge from the middle.
+USUAL_BEND = 0.015
+_BEND = 0.01  # tried each way; the shift is nearly linear in it
+_SIGHTS, _LEAST = 3000, 30  # taken from all views together; from each at least
+_LENS_STEPS = 3
+
+
+def focal_shift(sparse: SparseMap, camera: int, radius: float) -> float:
+    """Change of the log focal of ``camera`` per unit of bend, poses and landmarks adjusted again; 0 where it is fixed.
+
+    A bend b takes an offset r to r (1 + b |r|^2 / ``radius``^2); ``radius`` in pixels, half the long
+    edge. The sparse map is left as it was. Computed on a sample of the landmarks.
+    """
+    views, focal = sparse.posed(), sparse.focals[camera]
+    if focal.fixed or len(views) < 2:
+        return 0.0
+    before = sparse.snapshot()
+    thin(sparse, views, max(_LEAST, _SIGHTS // len(views)))
+    sample = sparse.snapshot()
+    logs = []
+    for bend in (-_BEND, _BEND):
+        sparse.restore(sample)
+        for view in (sparse.views[index] for index in views if sparse.views[index].camera == camera):
+            view.seen = Tracks(view.seen.ids, _bent(view.seen.pixels, bend / radius**2))
+        refine(sparse, free_focal=True, rounds=1, iterations=_LENS_STEPS, max_error_px=np.inf)
+        logs.append(float(np.log(focal.value)))
+    sparse.restore(before)
+    return (logs[1] - logs[0]) / (2.0 * _BEND)
+
+
+def _bent(offsets: Array, bend: float) -> Array:
+    return offsets * (1.0 + bend * np.sum(offsets**2, axis=1, keepdims=True))
+
+
+_ENOUGH_VIEWS = 8
+_SIGNIFICANT = 2.0  # standard deviations; a radial term closer to 0 is more likely none
+_ROUNDING_PX = 1e-3  # no lens is worth errors as small as that
+# What may be freed, and by how much of the median error that must pay: the radial term, since focals are off by
+# percents where it is left out; the center, which bends long maps where nothing calls for it.
+_PARTS = ((np.array([True, False, False]), 0.0), (np.array([False, True, True]), 0.01))
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """What a freer lens leads to: which are ``free`` (F, 3), and the map."""
+
+    free: np.ndarray
+    snapshot: tuple[object, ...]
+
+
+def refine_lenses(sparse: SparseMap, *, rounds: int = 3, iterations: int = 30) -> Solution | None:
+    """``refine`` of the whole map, sharp and with free focals, and of the lenses that it can tell.
+
+    Lenses of cameras that pose eight views, and that nobody calibrated, are tried: forward selection among their
+    radial terms and centers, the best one first. A radial term is kept if it is not 0 by two standard
+    deviations and makes the median error of the camera's sights smaller, a center where it makes that
+    smaller by a hundredth (what only bends the map leaves most of them as they are). What is not kept
+    is as before; what was found before is free again. A focal's ``std`` is that with what is kept free.
+    Returns the last solution, None when there was nothing to adjust.
+    """
+    views = np.bincount([sparse.views[v].camera for v in sparse.posed()], minlength=len(sparse.focals))
+    tried = [k for k, focal in enumerate(sparse.focals) if views[k] >= _ENOUGH_VIEWS and not focal.given]
+    free = np.zeros((len(sparse.focals), 3), bool)
+    for camera in tried:
+        lens = sparse.focals[camera].lens
+        free[camera] = lens.radial != 0.0, *(lens.center != (0.0, 0.0),) * 2
+    solution = refine(sparse, free_focal=True, free_lens=free, rounds=rounds, iterations=iterations, sharp=True)
+    if solution is None:
+        return None
+    while (best := _best_trial(sparse, free, tried, iterations)) is not None:
+        sparse.restore(best.snapshot)
+        free = best.free
+        # To the end, lest what is tried next gains by the steps that are left
+        solution = refine(sparse, free_focal=True, free_lens=free, rounds=1, iterations=iterations, sharp=True)
+    return solution
+
+
+def _best_trial(sparse: SparseMap, free: np.ndarray, tried: list[int], iterations: int) -> _Trial | None:
+    """The part of a lens of ``tried`` cameras that is most worth freeing, if any is; leaves the map as it was."""
+    before, ids = sparse.snapshot(), np.flatnonzero(sparse.positioned)
+    best, most = None, 0.0
+    for camera, (part, price) in product(tried, _PARTS):
+        wider = free.copy()
+        wider[camera] |= part
+        if np.array_equal(wider, free):
+            continue
+        sights = sparse.observations([v for v in sparse.posed() if sparse.views[v].camera == camera], ids)
+        error = _median_error(sparse, ids, sights)
+        solution = refine(sparse, free_focal=True, free_lens=wider, rounds=1, iterations=iterations, sharp=True)
+        assert solution is not None, "the same could be adjusted before"
+        told = abs(sparse.focals[camera].lens.radial) >= _SIGNIFICANT * solution.radial_std[camera]
+        left = (_median_error(sparse, ids, sights) + _ROUNDING_PX) / (error + _ROUNDING_PX)
+        gain = 1.0 - left - price
+        if told and gain > most:
+            best, most = _Trial(wider, sparse.snapshot()), gain
+        sparse.restore(before)
+    return best
+
+
+def _median_error(sparse: SparseMap, ids: np.ndarray, sights: tuple[np.ndarray, np.ndarray, Array]) -> float:
+    """Pixels, of those ``sights`` of landmarks ``ids`` that more than two views see."""
+    view, point, offset = sights
+    many = np.bincount(point)[point] > 2
+    errors = sight_errors(sparse.views, sparse.focals, view[many], sparse.points[ids[point[many]]], offset[many])
+    return float(np.median(errors)) if len(errors) else float("inf")
+
+
+_HUBER_PX = (0.1, 1.5)  # where the loss may turn linear
+_HUBER = 1.345  # the same in standard deviations (Huber, "Robust Statistics", 1981)
+_RAYLEIGH_MEDIAN = 1.1774  # of the length of a 2D error, in standard deviations of its coordinates
+_ENOUGH_SIGHTS = 30
+_LOOP_PRUNING_PX = (40.0, 12.0, 4.0)
+_FLAT = 0.5  # of the parallax that it takes to get a position
+# Standard deviations of what lenses of webcams, phones and depth cameras do: the radial term as in Brown's model, which
+# counts in tangents of the angle off the axis (wide lenses bend more), and the center in parts of half the long edge.
+_RADIAL_PRIOR, _CENTER_PRIOR = 0.1, 0.025
+
+
+def refine(
+    sparse: SparseMap,
+    free: Collection[int] | None = None,
+    *,
+    free_focal: bool | np.ndarray = False,
+    free_lens: np.ndarray | None = None,
+    rounds: int = 2,
+    iterations: int = 15,
+    max_error_px: float = MAX_ERROR_PX,
+    sharp: bool = False,
+) -> Solution | None:
+    """Bundle adjustment of the ``free`` views (all but the first posed one by default) and what they see.
+
+    After each round, observations off by more than ``max_error_px`` are dropped; landmarks that keep
+    fewer than two, or hardly any parallax, lose their position. Returns the last solution, None
+    when there was nothing to adjust. ``free_focal``, of all cameras or (F,): which focals move too, and
+    ``free_lens`` (F, 3): which radial terms and centers (x, y); of a focal that is fixed neither ever does.
+    The loss turns linear at 1.5 pixels. ``sharp``, for a map that is nearly right: where errors stand
+    out from the others, since good images are measured to a tenth of a pixel and matches that are
+    wrong by one would bend the map.
+    """
+    solution = None
+    for _ in range(rounds):
+        built = _problem(sparse, free, free_focal, free_lens)
+        if built is None:
+            return solution
+        problem, views, ids = built
+        huber_px = _standing_out(sparse, problem, views) if sharp else _HUBER_PX[1]
+        solution = adjust(problem, huber_px=huber_px, iterations=iterations)
+        _accept(sparse, solution, problem, views, ids)
+        _prune(sparse, solution, max_error_px, problem, views, ids)
+    return solution
+
+
+def close_loop(sparse: SparseMap) -> None:
+    """Adjust everything to links that do not fit yet, with ever fewer outliers."""
+    for limit in _LOOP_PRUNING_PX:
+        refine(sparse, free_focal=True, rounds=1, max_error_px=limit)
+
+
+def lens_prior(focal: Focal) -> tuple[float, float, float]:
+    """Standard deviations of the lens's radial term at its radius, and of its center (x, y) in radii."""
+    return _RADIAL_PRIOR * (focal.lens.radius / focal.value) ** 2, _CENTER_PRIOR, _CENTER_PRIOR
+
+
+def _standing_out(sparse: SparseMap, problem: Problem, views: list[int]) -> float:
+    """Pixels at which an error stands out, from the median error of landmarks that are seen more than twice.
+
+    A landmark takes up some of the error of its n sights: 2 n - 3 of 2 n coordinates are left.
+    """
+    count = np.bincount(problem.point)[problem.point]
+    many = count > 2
+    if many.sum() < _ENOUGH_SIGHTS:
+        return _HUBER_PX[1]
+    points, seen_by = problem.points[problem.point[many]], np.asarray(views)[problem.view[many]]
+    errors = sight_errors(sparse.views, sparse.focals, seen_by, points, problem.offset[many])
+    sigma = np.median(errors / np.sqrt(1.0 - 1.5 / count[many])) / _RAYLEIGH_MEDIAN
+    return float(np.clip(_HUBER * sigma, *_HUBER_PX))
+
+
+def _problem(
+    sparse: SparseMap, free: Collection[int] | None, free_focal: bool | np.ndarray, free_lens: np.ndarray | None
+) -> tuple[Problem, list[int], np.ndarray] | None:
+    posed = sparse.posed()
+    moving = set(posed[1:] if free is None else free) & set(posed)
+    if not moving:
+        return None
+    ids = different([sparse.views[v].seen.ids for v in moving])
+    ids = ids[np.isfinite(sparse.points[ids, 0])]
+    sources = posed if free is None else sparse.around(moving, ids)
+    view, point, offset = sparse.observations(sources, ids)
+    if len(view) < 10:
+        return None
+    used, point = ranks(point, len(ids))
+    ids = ids[used]
+    views, local = ranks(view, len(sparse.views))
+    camera = np.array([sparse.views[v].camera for v in views])
+    open_cameras = np.array([not f.fixed and k in camera for k, f in enumerate(sparse.focals)])
+    problem = Problem(
+        w_T_c=np.stack([sparse.views[v].w_T_c for v in views]),
+        camera=camera,
+        focals=np.array([f.value for f in sparse.focals]),
+        points=sparse.points[ids],
+        view=local,
+        point=point,
+        offset=offset,
+        free=np.array([v in moving for v in views]),
+        free_focal=open_cameras & free_focal,
+        focal_prior=np.array([f.prior for f in sparse.focals]),
+        focal_prior_sigma=np.minimum([f.prior_std for f in sparse.focals], sparse.focal_prior_sigma),
+        lenses=[f.lens for f in sparse.focals],
+        free_lens=None if free_lens is None else free_lens & open_cameras[:, None],
+        lens_prior_sigma=np.array([lens_prior(f) for f in sparse.focals]),
+    )
+    return problem, list(views), ids
+
+
+def _accept(sparse: SparseMap, solution: Solution, problem: Problem, views: list[int], ids: np.ndarray) -> None:
+    for local in np.flatnonzero(problem.free):
+        sparse.views[views[local]].w_T_c = solution.w_T_c[local]
+    for k, std in zip(np.flatnonzero(problem.free_focal), solution.focal_std, strict=True):
+        sparse.focals[k].value = float(solution.focals[k])
+        sparse.focals[k].std = float(std)
+    if problem.free_lens is not None:
+        for k in np.flatnonzero(problem.free_lens.any(axis=1)):
+            sparse.focals[k].lens = solution.lenses[k]
+    sparse.points[ids] = solution.points
+
+
+def _prune(
+    sparse: SparseMap, solution: Solution, max_error_px: float, problem: Problem, views: list[int], ids: np.ndarray
+) -> None:
+    bad = solution.residual > max_error_px
+    sparse.drop(np.asarray(views)[problem.view], ids[problem.point], bad)
+    kept = np.bincount(problem.point[~bad], minlength=len(ids))
+    rays = solution.points[problem.point] - solution.w_T_c[problem.view, :3, 3]
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    # Rays that turn out parallel put a point anywhere, far away for instance, where it harms what uses it.
+    flat = widest_angle(rays, problem.point, len(ids)) < _FLAT * sparse.min_parallax_deg
+    sparse.points[ids[(kept < 2) | flat]] = np.nan

@@ -1,0 +1,243 @@
+"""The linear algebra of a bundle adjustment: normal equations, Schur complement, back-substitution.
+
+A point's block of the normal equations is the inverse of G^T G; with Y = G W^T, where W is what an
+observation says about pose and point together, the Schur complement is a sum of products Y^T Y'
+over observations of one point. They are summed by pair of poses, one matrix product each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.sparse import bsr_array
+from scipy.sparse.linalg import splu
+
+from dust3r_ros.sparse.bundle_problem import FOCAL, Problem, Sights, State
+from dust3r_ros.sparse.reprojection import Fit, Huber, PointTerms, intrinsic_slope, point_terms, whitening
+from dust3r_ros.types import Array
+
+DENSE_POSES = 150  # more are solved for as a sparse system
+_PAIRS_AT_ONCE = 1 << 16
+_SIX = np.arange(6)
+
+
+@dataclass(frozen=True, eq=False)
+class Normal:
+    """Normal equations over free poses (C), free intrinsics (K) and points (P).
+
+    ``points`` the points' own part; ``ray`` (3, n) of the n observations by free poses; ``U``
+    (C, 6, 6) pose, ``Uf`` (K, C, 6) intrinsic x pose, ``Wf`` (K, 3, P) intrinsic x point, ``ff`` (K, K)
+    intrinsics; right sides ``bc`` (C, 6) and ``bf`` (K,).
+    """
+
+    points: PointTerms
+    ray: Array
+    U: Array
+    Uf: Array
+    Wf: Array
+    ff: Array
+    bc: Array
+    bf: Array
+
+
+def prior_error(problem: Problem, sights: Sights, state: State) -> Array:
+    """(K,) free intrinsics off their priors, in standard deviations."""
+    camera, kind = sights.unknowns.T
+    middle = np.where(kind == FOCAL, np.log(problem.focal_prior[camera]), 0.0)
+    return np.asarray((state.intrinsics[camera, kind] - middle) / _prior_sigmas(problem, sights))
+
+
+def _prior_sigmas(problem: Problem, sights: Sights) -> Array:
+    sigma = np.full((len(problem.focals), 4), np.inf)
+    sigma[:, FOCAL] = problem.focal_prior_sigma
+    if problem.lens_prior_sigma is not None:
+        sigma[:, FOCAL + 1 :] = problem.lens_prior_sigma
+    return np.asarray(sigma[tuple(sights.unknowns.T)])
+
+
+def normal_equations(problem: Problem, sights: Sights, state: State, at: Fit, loss: Huber) -> Normal:
+    """Gauss-Newton with the loss as weights, at a state and its fit."""
+    terms = point_terms(sights, at, loss)
+    C, n = sights.free_poses, sights.free
+    kinds = sorted(set(sights.unknowns[:, 1].tolist()))
+    slopes = {kind: intrinsic_slope(kind, sights, state, at) * terms.root for kind in kinds}
+    ray = at.ray[:, :n]
+    J = np.empty((2, 7 + len(kinds), n))  # derivative by the pose, by intrinsics; the error
+    # A shift of the center moves the ray back; a turn v about it moves it by v x ray.
+    J[:, :3] = -terms.slope[..., :n]
+    J[:, 3:6] = _cross(ray, terms.slope[..., :n])
+    for k, kind in enumerate(kinds):
+        J[:, 6 + k] = slopes[kind][:, :n]
+    J[:, -1] = terms.error[:, :n]
+    gram = np.empty((C, J.shape[1], J.shape[1]))
+    for c in range(C):
+        mine = J[:, :, sights.starts[c] : sights.starts[c + 1]]
+        gram[c] = (mine @ mine.transpose(0, 2, 1)).sum(axis=0)
+    camera = problem.camera[sights.poses[:C]]
+    K = len(sights.unknowns)
+    Uf, Wf, own = np.zeros((K, C, 6)), np.zeros((K, 3, sights.points)), []
+    for k, (focal, kind) in enumerate(sights.unknowns.tolist()):
+        own.append(slopes[kind] * (sights.focal == focal))
+        Wf[k] = sights.by_point(np.einsum("km,kim->im", own[k], terms.slope))
+        Uf[k] = np.where((camera == focal)[:, None], gram[:, :6, 6 + kinds.index(kind)], 0.0)
+    ff, bf = _intrinsics_part(np.array(own).reshape(K, terms.error.size), terms, problem, sights, state)
+    return Normal(terms, ray, gram[:, :6, :6], Uf, Wf, ff, -gram[:, :6, -1], bf)
+
+
+def _intrinsics_part(
+    slopes: Array, terms: PointTerms, problem: Problem, sights: Sights, state: State
+) -> tuple[Array, Array]:
+    """(K, K) and right side (K,) of the free intrinsics with their priors; ``slopes`` (K, 2 M)."""
+    information, pull = priors(problem, sights, state)
+    return slopes @ slopes.T + np.diag(information), pull - slopes @ terms.error.ravel()
+
+
+def priors(problem: Problem, sights: Sights, state: State) -> tuple[Array, Array]:
+    """What the priors say of the free intrinsics (K,), and minus their gradient (K,)."""
+    sigma = _prior_sigmas(problem, sights)
+    return 1.0 / sigma**2, -prior_error(problem, sights, state) / sigma
+
+
+def _cross(a: Array, b: Array) -> Array:
+    """a x b of (3, M) and (..., 3, M)."""
+    result = np.empty_like(b)
+    for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        result[..., i, :] = a[j] * b[..., k, :] - a[k] * b[..., j, :]
+    return result
+
+
+class PosePairs:
+    """Which observations by two different free poses are of one point: found once, summed at each solve."""
+
+    def __init__(self, sights: Sights) -> None:
+        self._starts, C = 3 * sights.starts, sights.free_poses
+        point, pose = sights.point[: sights.free], sights.pose[: sights.free]
+        order = np.lexsort((pose, point))
+        a, b = _pairs_within_groups(point[order])
+        a, b = order[a], order[b]
+        apart = pose[a] != pose[b]  # a pose that saw a point twice would make steps shorter, no more
+        a, b = a[apart], b[apart]
+        block = pose[a] * C + pose[b]
+        order = np.argsort(block, kind="stable")
+        self._a, self._b = a[order], b[order]
+        blocks, starts = np.unique(block[order], return_index=True)
+        self.first, self.second = np.divmod(blocks, max(C, 1))  # poses of each block, first < second
+        self._block_starts = np.append(starts, len(a))
+
+    def sums(self, Y: Array) -> tuple[Array, Array]:
+        """Sums of Y^T Y' of ``Y`` (3, 6, n): each pose with itself (C, 6, 6), and each block (B, 6, 6)."""
+        rows = np.ascontiguousarray(Y.transpose(2, 0, 1))
+        flat = rows.reshape(-1, 6)
+        own = np.empty((len(self._starts) - 1, 6, 6))
+        for c in range(len(own)):
+            mine = flat[self._starts[c] : self._starts[c + 1]]
+            own[c] = mine.T @ mine
+        mixed = np.empty((len(self.first), 6, 6))
+        starts, block = self._block_starts, 0
+        while block < len(mixed):  # a few blocks at a time bound the memory
+            last = max(int(np.searchsorted(starts, starts[block] + _PAIRS_AT_ONCE, side="right")) - 1, block + 1)
+            chunk = slice(starts[block], starts[last])
+            a, b = (np.take(rows, index[chunk], axis=0).reshape(-1, 6) for index in (self._a, self._b))
+            edges = 3 * (starts[block : last + 1] - starts[block])
+            for k in range(last - block):
+                mixed[block + k] = a[edges[k] : edges[k + 1]].T @ b[edges[k] : edges[k + 1]]
+            block = last
+        return own, mixed
+
+
+def _pairs_within_groups(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All (i, j), i < j, with group[i] == group[j]; ``group`` is sorted."""
+    counts = np.searchsorted(group, group, side="right") - np.arange(len(group)) - 1
+    i = np.repeat(np.arange(len(group)), counts)
+    return i, np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts) + i + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """Of poses (C, 6), intrinsics (K,) and points (3, P); ``information`` (K, K) on the intrinsics, all else free."""
+
+    poses: Array
+    unknowns: Array
+    points: Array
+    information: Array
+
+
+def solve(normal: Normal, sights: Sights, pairs: PosePairs, damping: float) -> Step | None:
+    """The Levenberg-Marquardt step; None where the reduced system is not positive definite."""
+    n, terms = sights.free, normal.points
+    point, pose = sights.point[:n], sights.pose[:n]
+    G = whitening(terms.information, damping)
+    Q = np.einsum("ikm,kjm->ijm", np.take(G, point, axis=2), terms.said[..., :n])
+    Y = np.concatenate([-Q, _cross(normal.ray, Q)], axis=1)
+    # Right side and intrinsics, all the same to what follows: (1 + K, 3, P) of points, (1 + K, C, 6) of poses.
+    y = np.einsum("ijp,fjp->fip", G, np.concatenate([terms.pull[None], normal.Wf]))
+    borders = np.concatenate([normal.bc[None], normal.Uf])
+    borders -= sights.by_pose(np.einsum("ijm,fim->fjm", Y, np.take(y, point, axis=2))).transpose(0, 2, 1)
+    inner = np.einsum("aip,bip->ab", y, y)
+    own, mixed = pairs.sums(Y)
+    own = normal.U - own
+    own[:, _SIX, _SIX] += damping * normal.U[:, _SIX, _SIX] + 1e-9
+    flat = borders.reshape(len(borders), 6 * sights.free_poses)
+    try:
+        X = _solved(own, -mixed, pairs, flat.T)
+        found = eliminated(X, flat, inner, normal.ff, normal.bf, damping)
+    except (LinAlgError, RuntimeError):  # of the dense and the sparse solver
+        return None
+    if found is None:
+        return None
+    poses, unknowns, information = found
+    back = y[0] - np.einsum("fip,f->ip", y[1:], unknowns)
+    back -= sights.by_point(np.einsum("ijm,jm->im", Y, np.take(poses.T, pose, axis=1)))
+    return Step(poses, unknowns, np.einsum("jip,jp->ip", G, back), information)
+
+
+def eliminated(
+    X: Array, borders: Array, inner: Array, ff: Array, bf: Array, damping: float
+) -> tuple[Array, Array, Array] | None:
+    """Poses (C, 6), unknowns (K,) and the information on these (K, K), all else free; None where they are not finite.
+
+    ``X`` (6 C, 1 + K) solves the poses' part for ``borders`` (1 + K, 6 C); ``inner`` (1 + K, 1 + K) is what eliminating
+    the points takes from the unknowns' ``ff`` (K, K) and ``bf`` (K,). Raises ``LinAlgError``.
+    """
+    damped = ff + damping * np.diag(np.diag(ff))
+    information = damped - inner[1:, 1:] - borders[1:] @ X[:, 1:]
+    unknowns = np.linalg.solve(information, bf - inner[1:, 0] - borders[1:] @ X[:, 0])
+    if not (np.isfinite(X).all() and np.isfinite(unknowns).all()):
+        return None
+    return np.asarray(X[:, 0] - X[:, 1:] @ unknowns).reshape(-1, 6), np.asarray(unknowns), information
+
+
+def _solved(own: Array, mixed: Array, pairs: PosePairs, right: Array) -> Array:
+    """S^-1 right (6 C, K) of the symmetric S with blocks ``own`` on its diagonal and ``mixed`` at ``pairs``."""
+    C = len(own)
+    if C == 0:
+        return right
+    a, b = pairs.first, pairs.second
+    if C <= DENSE_POSES:
+        S = np.zeros((C, 6, C, 6))
+        S[np.arange(C), :, np.arange(C)] = own
+        S[b, :, a] = np.swapaxes(mixed, 1, 2)  # Cholesky reads the lower half
+        return np.asarray(cho_solve(cho_factor(S.reshape(6 * C, 6 * C), lower=True, check_finite=False), right))
+    row, column = np.concatenate([np.arange(C), a, b]), np.concatenate([np.arange(C), b, a])
+    order = np.lexsort((column, row))
+    blocks = np.concatenate([own, mixed, np.swapaxes(mixed, 1, 2)])[order]
+    starts = np.searchsorted(row[order], np.arange(C + 1))
+    S = bsr_array((blocks, column[order], starts), shape=(6 * C, 6 * C)).tocsc()
+    factor = splu(S, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    return np.asarray(factor.solve(right))
+
+
+def std_of(step: Step | None, sights: Sights) -> Array:
+    """Standard deviations (F, 4) of the intrinsics from an undamped step; inf where unobservable, 0 where held."""
+    std = np.zeros((len(sights.radius), 4))
+    variance = np.full(len(sights.unknowns), np.inf)
+    if step is not None:
+        try:
+            found = np.diag(np.linalg.inv(step.information))
+            variance = np.where(found > 0, found, np.inf)
+        except LinAlgError:
+            pass
+    std[tuple(sights.unknowns.T)] = np.sqrt(variance)
+    return std

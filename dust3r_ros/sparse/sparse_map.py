@@ -1,0 +1,297 @@
+"""Landmarks, the views that see them, and their refinement by reprojection."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import numpy as np
+
+from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.geometry.pose import PnpResult, solve_pnp
+from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.sparse.landmarks import Landmarks
+from dust3r_ros.sparse.observations import different, sight_errors, sight_lines, sights_of, triangulate, widest_angle
+from dust3r_ros.sparse.views import Focal, SparseView
+from dust3r_ros.tracking import Tracks, join, no_tracks
+from dust3r_ros.types import Array
+
+MAX_ERROR_PX = 4.0
+_FAR = 1e4
+_SEEN_BY_NEXT = 10  # views
+
+
+class SparseMap:
+    """Landmarks seen in several views; the poses and focals that explain them.
+
+    Pixels are offsets from the middle of the images that are tracked, as the lens bent them. A
+    landmark has a position once two posed views see it under enough parallax.
+    """
+
+    def __init__(self, min_parallax_deg: float, focal_prior_sigma: float = 0.7) -> None:
+        self.views: list[SparseView] = []
+        self.focals: list[Focal] = []
+        self.landmarks = Landmarks()
+        self.min_parallax_deg = min_parallax_deg
+        self.focal_prior_sigma = focal_prior_sigma
+
+    @property
+    def points(self) -> Array:
+        """(L, 3) positions of landmarks, NaN where there is none."""
+        return self.landmarks.positions
+
+    @points.setter
+    def points(self, positions: Array) -> None:
+        self.landmarks.positions[:] = positions
+
+    @property
+    def positioned(self) -> np.ndarray:
+        """(L,) which landmarks have a position."""
+        return np.isfinite(self.points[:, 0])
+
+    def new_ids(self, count: int) -> np.ndarray:
+        """Ids of ``count`` new landmarks, without positions."""
+        return self.landmarks.new(count)
+
+    def resolved_ids(self, ids: np.ndarray) -> np.ndarray:
+        """The ids that landmarks (K,) have now."""
+        return self.landmarks.resolved(ids)
+
+    def aliases(self, merges: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """Mergers so far, blocks of ids that changed since ``merges`` of them, and what every landmark became (L,)."""
+        made = self.landmarks.merges
+        blocks = np.unique(np.concatenate([np.zeros(0, np.int64), *made[merges:]]))
+        return len(made), blocks, self.landmarks.aliases
+
+    def restore_landmarks(self, aliases: np.ndarray) -> None:
+        """Landmarks (L,) of another session, by what each became; without positions."""
+        self.landmarks.restore(aliases)
+
+    def resolved(self, tracks: Tracks) -> Tracks:
+        """Tracks by the ids their landmarks have now, each once."""
+        return Tracks(self.landmarks.resolved(tracks.ids), tracks.pixels).unique()
+
+    def add(self, camera: int, seen: Tracks, w_T_c: Array | None) -> int:
+        """A new view; returns its index. The landmarks it is the first to see are made after this call."""
+        self.views.append(SparseView(camera, w_T_c, seen, first_id=len(self.points)))
+        return len(self.views) - 1
+
+    def around(self, views: Iterable[int], ids: np.ndarray) -> list[int]:
+        """The posed ones of ``views`` and of those likely to see landmarks ``ids`` too, in order.
+
+        A landmark is seen by the view it was made for and most often by the next few; so the cost of
+        what is done with a window does not grow with the map.
+        """
+        first_ids = np.array([view.first_id for view in self.views])
+        made = np.bincount(np.searchsorted(first_ids, ids, side="right"), minlength=1)
+        makers = np.flatnonzero(made) - 1
+        if made[0]:  # before any view
+            return self.posed()
+        near = set(views).union(*(range(maker, maker + _SEEN_BY_NEXT) for maker in makers.tolist()))
+        return sorted(v for v in near if v < len(self.views) and self.views[v].w_T_c is not None)
+
+    def observe(self, view: int, more: Tracks) -> None:
+        """Further landmarks that a view sees; those it sees already are left as they are."""
+        seen = self.views[view].seen
+        self.views[view].seen = join(seen, more.select(~np.isin(more.ids, seen.ids)))
+
+    def known(self, tracks: Tracks) -> Tracks:
+        """Those of ``tracks`` whose landmark has a position."""
+        return tracks.select(np.isfinite(self.points[tracks.ids, 0]))
+
+    def locate(
+        self, camera: int, tracks: Tracks, min_inliers: int, seed: int = 0, near: Array | None = None
+    ) -> PnpResult:
+        """Pose of a view of ``camera`` that sees ``tracks``; raises ``GeometryError`` when too few agree.
+
+        ``inliers`` of the result are over those of ``tracks`` that ``known`` keeps; ``near``: a guess (4, 4).
+        """
+        known, focal = self.known(tracks), self.focals[camera]
+        return solve_pnp(
+            self.points[known.ids],
+            focal.lens.ideal(known.pixels),
+            focal.value,
+            (0.0, 0.0),
+            threshold_px=MAX_ERROR_PX,
+            min_inliers=min_inliers,
+            seed=seed,
+            near=near,
+        )
+
+    def common(self, a: int, b: int) -> tuple[Array, Array]:
+        """Where two views see the landmarks they share, pruned or not, as pinholes: offsets (N, 2) and (N, 2)."""
+        first, second = (join(self.views[v].seen, self.views[v].pruned).unique() for v in (a, b))
+        _, i, j = np.intersect1d(first.ids, second.ids, assume_unique=True, return_indices=True)
+        lenses = [self.focals[self.views[v].camera].lens for v in (a, b)]
+        return lenses[0].ideal(first.pixels[i]), lenses[1].ideal(second.pixels[j])
+
+    def disagreement(self, view: int) -> float:
+        """Median error in pixels of the landmarks with a position that a posed view sees; 0 where it sees none."""
+        known = self.known(self.views[view].seen)
+        if len(known.ids) == 0:
+            return 0.0
+        return float(np.median(self._errors(np.full(len(known.ids), view), self.points[known.ids], known.pixels)))
+
+    def misfit(self) -> float:
+        """How badly the map explains what posed views see: mean squared error, each capped at the outlier limit.
+
+        Landmarks seen at least twice count, pruned sights included, with the cap where they have no
+        position; so a state that explains fewer of them is no better for it.
+        """
+        view, point, offset = self.observations(self.posed(), np.arange(len(self.points)), pruned=True)
+        if len(view) == 0:
+            return float("inf")
+        points = self.points.copy()
+        loose = np.isnan(points[point, 0])
+        if loose.any():  # too little parallax to be a landmark is no misfit
+            points[point[loose]] = self.triangulated(view[loose], point[loose], offset[loose], len(points))[0][
+                point[loose]
+            ]
+        errors = self._errors(view, points[point], offset)
+        return float(np.mean(np.minimum(errors, MAX_ERROR_PX) ** 2))
+
+    def discard_flat(self) -> int:
+        """Take the position from landmarks whose sights have come to meet under too little parallax.
+
+        Returns how many landmarks keep one.
+        """
+        ids = np.flatnonzero(self.positioned)
+        view, point, offset = self.observations(self.posed(), ids)
+        rays = self.points[ids][point] - sight_lines(self.views, self.focals, view, offset)[1]
+        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+        flat = widest_angle(rays, point, len(ids)) < self.min_parallax_deg
+        self.points[ids[flat]] = np.nan
+        return int((~flat).sum())
+
+    def start_over(self) -> None:
+        """Forget poses, positions, lenses that were estimated and what was pruned; what is seen stays."""
+        for focal in self.focals:
+            if not focal.fixed:
+                focal.lens = Lens(focal.lens.radius)
+        for view in self.views:
+            view.w_T_c = None
+            view.seen, view.pruned = join(view.seen, view.pruned).unique(), no_tracks()
+        self.points[:] = np.nan
+
+    def median_depth(self, view: int) -> float:
+        """Median depth of the landmarks a posed view sees; NaN where it sees none with a position."""
+        known = self.known(self.views[view].seen)
+        return float(np.median(self.depths(view, known.ids))) if len(known.ids) else float("nan")
+
+    def depths(self, view: int, ids: np.ndarray) -> Array:
+        """z of landmarks (K,) in the camera of a posed view."""
+        w_T_c = self.views[view].w_T_c
+        assert w_T_c is not None, f"view {view} has no pose"
+        return transform(invert(w_T_c), self.points[ids])[:, 2]
+
+    def move(self, new_T_old: Array, scale: float) -> None:
+        """Re-express the whole map: points become ``new_T_old`` applied to ``scale`` times the old ones."""
+        for view in self.views:
+            if view.w_T_c is not None:
+                scaled = view.w_T_c.copy()
+                scaled[:3, 3] *= scale
+                view.w_T_c = new_T_old @ scaled
+        self.points = transform(new_T_old, scale * self.points)
+
+    def merge(self, a: np.ndarray, b: np.ndarray) -> None:
+        """Landmarks ``a`` (K,) and ``b`` (K,) are the same, each.
+
+        The older of two stays, so only views since the younger one was made are touched.
+        """
+        gone = self.landmarks.merge(a, b)
+        if not len(gone):
+            return
+        for view in reversed(self.views):
+            view.seen, view.pruned = self._renamed(view.seen, gone), self._renamed(view.pruned, gone)
+            if view.first_id <= gone[0]:
+                break
+
+    def _renamed(self, tracks: Tracks, gone: np.ndarray) -> Tracks:
+        """Tracks by the ids that landmarks have now, if any of them is gone; of two sights of one the first stays."""
+        among = (tracks.ids >= gone[0]) & (tracks.ids <= gone[-1])
+        if not among.any():
+            return tracks
+        ids = self.landmarks.resolved(tracks.ids)
+        return tracks if np.array_equal(ids, tracks.ids) else Tracks(ids, tracks.pixels).unique()
+
+    def extend(self, views: Iterable[int] | None = None, max_error_px: float = MAX_ERROR_PX) -> int:
+        """Give positions to landmarks without one that posed views see under enough parallax; returns how many.
+
+        Sights off by more than ``max_error_px`` do not count.
+        """
+        chosen = self.posed() if views is None else [v for v in views if self.views[v].w_T_c is not None]
+        ids = different([self.views[v].seen.ids for v in chosen])
+        ids = ids[~np.isfinite(self.points[ids, 0]) & ~self.landmarks.is_barred(ids)]
+        sources = self.posed() if views is None else self.around(chosen, ids)
+        view, point, offset = self.observations(sources, ids)
+        if len(view) == 0:
+            return 0
+        points, angles = self.triangulated(view, point, offset, len(ids))
+        errors = self._errors(view, points[point], offset)
+        fits = errors < max_error_px
+        good = (angles > self.min_parallax_deg) & (np.bincount(point[fits], minlength=len(ids)) >= 2)
+        # With two sights only, both must fit; with more, a wrong match among them is pruned.
+        self.points[ids[good]] = points[good]
+        self.drop(view, ids[point], good[point] & ~fits)
+        return int(good.sum())
+
+    def snapshot(self) -> tuple[object, ...]:
+        """The state that ``restore`` brings back."""
+        return (
+            [None if v.w_T_c is None else v.w_T_c.copy() for v in self.views],
+            [(v.seen, v.pruned) for v in self.views],
+            [(f.value, f.std, f.lens) for f in self.focals],
+            self.points.copy(),
+        )
+
+    def restore(self, snapshot: tuple[object, ...]) -> None:
+        """Back to a snapshot; views and landmarks made since must not exist."""
+        poses, seen, focals, points = snapshot
+        for view, w_T_c, (kept, pruned) in zip(self.views, poses, seen, strict=True):  # type: ignore[call-overload]
+            view.w_T_c, view.seen, view.pruned = w_T_c, kept, pruned
+        for focal, state in zip(self.focals, focals, strict=True):  # type: ignore[call-overload]
+            focal.value, focal.std, focal.lens = state
+        self.points = points.copy()  # type: ignore[attr-defined]
+
+    def posed(self) -> list[int]:
+        return [index for index, view in enumerate(self.views) if view.w_T_c is not None]
+
+    def observations(
+        self, views: Collection[int], ids: np.ndarray, pruned: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, Array]:
+        """(view, index into sorted ``ids``, offset) of every sight of ``ids`` from ``views``; only ids seen twice."""
+        return sights_of(self.views, views, ids, pruned)
+
+    def triangulated(self, view: np.ndarray, point: np.ndarray, offset: Array, count: int) -> tuple[Array, Array]:
+        """Points (count, 3) and parallax (count,), degrees, of sights; a point without parallax lies far out."""
+        directions, centers = sight_lines(self.views, self.focals, view, offset)
+        noise = 1.0 / min(focal.value for focal in self.focals)
+        points, angles = triangulate(centers, directions, point, count, noise)
+        behind = np.einsum("mi,mi->m", points[point] - centers, directions) <= 0
+        spread = float(np.linalg.norm(np.ptp(centers, axis=0))) or 1.0
+        far = np.zeros(count, bool)
+        far[point[behind]] = True
+        far[point[np.isnan(points[point, 0])]] = True
+        mean = np.zeros((count, 3))
+        np.add.at(mean, point, directions)
+        mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+        points[far] = centers.mean(axis=0) + _FAR * spread * mean[far]
+        return points, np.where(far, 0.0, angles)
+
+    def drop(self, view: np.ndarray, ids: np.ndarray, bad: np.ndarray) -> None:
+        """Prune the sights (view, landmark id) under a mask."""
+        order = np.argsort(view[bad], kind="stable")
+        sorted_view, sorted_ids = view[bad][order], ids[bad][order]
+        for index, of_view in zip(*_groups(sorted_view, sorted_ids), strict=True):
+            entry = self.views[index]
+            drop = np.isin(entry.seen.ids, of_view)
+            entry.pruned = join(entry.pruned, entry.seen.select(drop))
+            entry.seen = entry.seen.select(~drop)
+
+    def _errors(self, view: np.ndarray, points: Array, offset: Array) -> Array:
+        return sight_errors(self.views, self.focals, view, points, offset)
+
+
+def _groups(keys: np.ndarray, values: np.ndarray) -> tuple[list[int], list[np.ndarray]]:
+    """The different ``keys``, sorted, and the values of each."""
+    different, starts = np.unique(keys, return_index=True)
+    return different.tolist(), np.split(values, starts[1:]) if len(different) else []

@@ -1,0 +1,106 @@
+"""An adjustment of a sparse map that was made on a copy, brought into the map, which has grown since."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.sparse.views import Focal, SparseView
+from dust3r_ros.tracking import join
+from dust3r_ros.types import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Adjusted:
+    """A sparse map as an adjustment left it: poses (4, 4) of its views, None where unknown, and what each pruned.
+
+    ``points`` (L, 3); ``known`` (L,): which landmarks had a position before.
+    """
+
+    poses: list[Array | None]
+    pruned: list[np.ndarray]
+    points: Array
+    known: np.ndarray
+    focals: list[Focal]
+
+
+def adjusted_copy(sparse: SparseMap, adjust: Callable[[], object]) -> Adjusted:
+    """What ``adjust`` makes of the map, which stays as it is."""
+    before, known = sparse.snapshot(), sparse.positioned.copy()
+    kept = [replace(focal) for focal in sparse.focals]
+    adjust()
+    found = Adjusted(
+        [None if view.w_T_c is None else view.w_T_c.copy() for view in sparse.views],
+        [view.pruned.ids for view in sparse.views],
+        sparse.points.copy(),
+        known,
+        [replace(focal) for focal in sparse.focals],
+    )
+    sparse.restore(before)
+    for focal, old in zip(sparse.focals, kept, strict=True):
+        vars(focal).update(vars(old))
+    return found
+
+
+def transplant(sparse: SparseMap, adjusted: Adjusted) -> list[int]:
+    """Write an adjustment into the map it was made on a copy of; returns the posed views that came since.
+
+    These, and landmarks that got their place since, go along with the newest view that was adjusted.
+    """
+    count, landmarks = len(adjusted.poses), len(adjusted.points)
+    later = [view for view in range(count, len(sparse.views)) if sparse.views[view].w_T_c is not None]
+    follows = _motion(sparse, adjusted)
+    for camera in {sparse.views[view].camera for view, w_T_c in enumerate(adjusted.poses) if w_T_c is not None}:
+        vars(sparse.focals[camera]).update(vars(adjusted.focals[camera]))  # of others, more may be known since
+    ids = np.arange(landmarks)
+    own = sparse.resolved_ids(ids) == ids
+    placed = sparse.positioned
+    since = placed.copy()
+    since[:landmarks] &= ~adjusted.known
+    since[:landmarks] &= ~np.isfinite(adjusted.points[:, 0])
+    points = sparse.points.copy()
+    points[:landmarks][own] = adjusted.points[own]
+    points[since] = follows.apply(sparse.points[since])
+    sparse.points = points
+    for view, w_T_c, pruned in zip(sparse.views, adjusted.poses, adjusted.pruned, strict=False):
+        view.w_T_c = w_T_c
+        _prune(sparse, view, pruned)
+    for index in later:
+        w_T_c = sparse.views[index].w_T_c
+        assert w_T_c is not None
+        sparse.views[index].w_T_c = follows.pose(w_T_c)
+    return later
+
+
+def _prune(sparse: SparseMap, view: SparseView, pruned: np.ndarray) -> None:
+    """Part what a view sees as the adjustment did; what it sees more since then stays."""
+    every = join(view.seen, view.pruned).unique()
+    out = np.isin(every.ids, sparse.resolved_ids(pruned))
+    view.seen, view.pruned = every.select(~out), every.select(out)
+
+
+def _motion(sparse: SparseMap, adjusted: Adjusted) -> Similarity:
+    """What takes the surroundings of the newest view that was adjusted to where they are by it."""
+    posed = [
+        index
+        for index, w_T_c in enumerate(adjusted.poses)
+        if w_T_c is not None and sparse.views[index].w_T_c is not None
+    ]
+    if not posed:
+        return Similarity.identity()
+    old, new = sparse.views[posed[-1]].w_T_c, adjusted.poses[posed[-1]]
+    assert old is not None and new is not None
+    ids = sparse.known(sparse.views[posed[-1]].seen).ids
+    ids = ids[ids < len(adjusted.points)]
+    ids = ids[np.isfinite(adjusted.points[ids, 0])]
+    scale = 1.0
+    if len(ids):
+        before = np.linalg.norm(sparse.points[ids] - old[:3, 3], axis=1)
+        after = np.linalg.norm(adjusted.points[ids] - new[:3, 3], axis=1)
+        scale = float(np.median(after / np.maximum(before, 1e-12)))
+    R = new[:3, :3] @ old[:3, :3].T
+    return Similarity(scale, R, new[:3, 3] - scale * R @ old[:3, 3])

@@ -1,0 +1,313 @@
+"""What of a map differs from its file, and the rows that make it equal again."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from dust3r_ros.alignment.moments import scale_of
+from dust3r_ros.mapping.atlas import AtlasEntry
+from dust3r_ros.mapping.map_view import LiveMap
+from dust3r_ros.mapping.state import FrameState, KeyframeState, Trace
+from dust3r_ros.sparse.landmarks import BLOCK
+from dust3r_ros.storage import blobs, rows
+from dust3r_ros.storage.observations import write_sights
+from dust3r_ros.storage.schema import OF_KEYFRAMES, OF_MAPS
+
+
+@dataclass(frozen=True, eq=False)
+class WrittenKeyframe:
+    """What a file has of one keyframe. ``trace`` None: by another session, which knew it by ``stamp_ns``, ``camera``.
+
+    Depth in the file is to be multiplied by ``scale`` where its trace's growth was ``growth``.
+    """
+
+    map_id: int
+    place: int
+    stamp_ns: int
+    camera: str
+    scale: float
+    growth: float = 1.0
+    trace: Trace | None = None
+
+    def same(self, trace: Trace, map_id: int, place: int) -> bool:
+        """Whether nothing of the keyframe has changed since."""
+        old = self.trace
+        return (
+            old is not None
+            and old.record is trace.record
+            and old.version == trace.version
+            and old.seen is trace.seen
+            and old.pruned is trace.pruned
+            and old.pixels is trace.pixels
+            and old.growth == trace.growth
+            and old.moving is trace.moving
+            and old.pose == trace.pose
+            and (self.map_id, self.place) == (map_id, place)
+        )
+
+    def of(self, trace: Trace, k: KeyframeState) -> bool:
+        """Whether it is this keyframe, and not one that had its number before."""
+        if self.trace is not None:
+            return self.trace.record is trace.record
+        return (self.stamp_ns, self.camera) == (k.stamp_ns, k.camera)
+
+
+@dataclass(eq=False)
+class WrittenMap:
+    """What a file has of one map beside its keyframes."""
+
+    map_id: int
+    frames: list[FrameState] = field(default_factory=list)  # only the first ``count`` are certain
+    count: int = 0
+    rewritten: int = -1
+    merges: int = -1
+    landmarks: int = 0
+    connected: int = 0
+    paired: int = -1
+    moments: np.ndarray = field(default_factory=lambda: np.zeros((0, 30)))
+    row: tuple[Any, ...] = ()
+
+
+@dataclass(eq=False)
+class Written:
+    """What a file has; a copy takes the changes of a transaction until that is certain."""
+
+    keyframes: dict[int, WrittenKeyframe] = field(default_factory=dict)
+    maps: dict[AtlasEntry, WrittenMap] = field(default_factory=dict)
+    cameras: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)  # JSON
+    state: dict[str, Any] = field(default_factory=dict)
+    signature: tuple[Any, ...] = ()
+    next_map: int = 1
+
+    def adopt(self, base: sqlite3.Connection) -> None:
+        """What another session wrote."""
+        self.state = {name: json.loads(value) for name, value in base.execute("SELECT name, value FROM state")}
+        found = base.execute("SELECT number, map, place, stamp_ns, camera, depth_scale FROM keyframes")
+        self.keyframes = {number: WrittenKeyframe(*row) for number, *row in found}
+        self.next_map = 1 + max((row[0] for row in base.execute("SELECT id FROM maps")), default=0)
+
+    def copy(self) -> Written:
+        """For what is about to be written."""
+        maps = {entry: replace(known) for entry, known in self.maps.items()}
+        return replace(
+            self,
+            keyframes=dict(self.keyframes),
+            maps=maps,
+            settings=dict(self.settings),
+            state=dict(self.state),
+        )
+
+
+class Changes:
+    """One comparison of a live map with its file."""
+
+    def __init__(
+        self, base: sqlite3.Connection, written: Written, live: LiveMap, settings: Mapping[str, Any] | None
+    ) -> None:
+        self._base, self._live, self._before = base, live, written
+        found = {name: json.dumps(value) for name, value in (settings or {}).items()}
+        self._settings = {name: text for name, text in found.items() if written.settings.get(name) != text}
+        self._entries = [live.atlas.active, *live.atlas.asleep]
+        self._signature = (
+            live.revision,
+            *((id(s), len(s.submap), s.changes, s.submap.generation, s.submap.initialised) for s in self._entries),
+        )
+        self._keyframes = self._signature != written.signature  # else no more than frames came
+
+    @property
+    def any(self) -> bool:
+        """Whether there is anything to write."""
+        return self._keyframes or bool(self._settings) or any(map(self._new_frames, self._entries))
+
+    def write(self) -> Written:
+        """Make the file equal, in a transaction that is open; returns what it then has. Raises ``sqlite3.Error``."""
+        self._now = self._before.copy()
+        self._base.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", list(self._settings.items()))
+        self._now.settings |= self._settings
+        if self._keyframes:
+            self._write_maps()
+        for entry in self._entries:
+            self._write_frames(entry, self._now.maps[entry])
+        self._write_state()
+        self._now.signature = self._signature
+        return self._now
+
+    def _write_maps(self) -> None:
+        for entry in self._entries:
+            if entry not in self._now.maps:
+                self._now.maps[entry] = WrittenMap(self._now.next_map)
+                self._now.next_map += 1
+        self._drop_what_is_gone()
+        for place, entry in enumerate(self._entries):
+            known = self._now.maps[entry]
+            self._write_keyframes(entry, known)
+            self._write_edges(entry, known)
+            self._write_aliases(entry, known)
+            self._write_pairs(entry, known)
+            self._write_moments(entry, known)
+            self._write_map(place, entry, known)
+        for place, camera in enumerate(self._live.cameras.values()):
+            if self._now.cameras.get(camera.name) != camera:
+                rows.put(self._base, "cameras", rows.camera_row(camera, place))
+                self._now.cameras = self._now.cameras | {camera.name: camera}
+
+    def _drop_what_is_gone(self) -> None:
+        for entry in self._entries:
+            if len(entry.submap):
+                entry.name(len(entry.submap) - 1)  # all have one now
+        names = {name for entry in self._entries for name in entry.names}
+        for number in self._now.keyframes.keys() - names:
+            for table in OF_KEYFRAMES:
+                self._base.execute(f"DELETE FROM {table} WHERE number = ?", (number,))
+            for table in ("edges", "pairs"):
+                self._base.execute(f"DELETE FROM {table} WHERE first = ?1 OR second = ?1", (number,))
+            del self._now.keyframes[number]
+        ids = [self._now.maps[entry].map_id for entry in self._entries]
+        among = ", ".join(map(str, ids))
+        if len(self._now.maps) > len(ids) or self._before.signature == ():
+            for table in OF_MAPS:
+                self._base.execute(f"DELETE FROM {table} WHERE map NOT IN ({among})")
+            self._base.execute(f"DELETE FROM maps WHERE id NOT IN ({among})")
+        self._now.maps = {entry: self._now.maps[entry] for entry in self._entries}
+
+    def _write_keyframes(self, entry: AtlasEntry, known: WrittenMap) -> None:
+        saving = entry.submap.saving
+        for place, trace in enumerate(saving.traces()):
+            number = entry.name(place)
+            before = self._now.keyframes.get(number)
+            if before is not None and before.same(trace, known.map_id, place):
+                continue
+            state = saving.keyframe(place)
+            if before is not None and not before.of(trace, state):
+                before = None
+            self._now.keyframes[number] = self._write_keyframe(number, place, entry, known, trace, state, before)
+
+    def _write_keyframe(
+        self,
+        number: int,
+        place: int,
+        entry: AtlasEntry,
+        known: WrittenMap,
+        trace: Trace,
+        k: KeyframeState,
+        before: WrittenKeyframe | None,
+    ) -> WrittenKeyframe:
+        """The parts of one keyframe that differ from what the file has."""
+        old = None if before is None else before.trace
+        if before is None:
+            rows.put(self._base, "images", rows.image_row(number, k))
+        scale, growth = (1.0, 1.0) if before is None else (before.scale, before.growth)
+        if before is None or trace.pixels is not (None if old is None else old.pixels):
+            scale, growth = 1.0, trace.growth
+            self._base.execute("DELETE FROM depths WHERE number = ?", (number,))
+            if k.depth is not None and k.confidence is not None:
+                scale = blobs.depth_scale(k.depth) if k.w_S is None else 1.0
+                rows.put(self._base, "depths", rows.depth_row(number, k.depth, k.confidence, scale))
+        moved = before is None or (before.map_id, before.place) != (known.map_id, place)
+        if moved or old is None or old.seen is not trace.seen or old.pruned is not trace.pruned:
+            anew = before is None or (before.map_id != known.map_id and old is not None)
+            write_sights(self._base, number, k, entry.submap.saving.resolved, anew)
+        if k.sampled is not None:
+            rows.put(self._base, "samples", {"number": number, "sample": blobs.pack_array(k.sampled, "<f4")})
+        now = scale * trace.growth / growth if k.w_S is None else float(scale_of(k.w_S))
+        row = rows.keyframe_row(number, known.map_id, place, k, now)
+        rows.put(self._base, "keyframes", row)
+        return WrittenKeyframe(known.map_id, place, k.stamp_ns, k.camera, scale, growth, trace)
+
+    def _write_edges(self, entry: AtlasEntry, known: WrittenMap) -> None:
+        fresh = entry.submap.saving.connected(known.connected)
+        found = [(entry.name(first), entry.name(second), float(weight)) for first, second, weight in fresh]
+        self._base.executemany("INSERT OR REPLACE INTO edges VALUES (?, ?, ?)", found)
+        known.connected += len(fresh)
+
+    def _write_aliases(self, entry: AtlasEntry, known: WrittenMap) -> None:
+        """What landmarks have become, in blocks."""
+        merges, blocks, aliases = entry.submap.saving.aliases(max(0, known.merges))
+        for block in range(-(-len(aliases) // BLOCK)) if known.merges < 0 else blocks.tolist():
+            chunk = aliases[block * BLOCK : (block + 1) * BLOCK]
+            away = np.arange(block * BLOCK, block * BLOCK + len(chunk)) - chunk
+            if away.any():
+                row = (known.map_id, block, blobs.pack_steps(away))
+                self._base.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?, ?)", row)
+        known.merges, known.landmarks = merges, len(aliases)
+
+    def _write_pairs(self, entry: AtlasEntry, known: WrittenMap) -> None:
+        pairs, paired = entry.submap.saving.pairs, entry.submap.saving.paired
+        touched = pairs if known.paired < 0 else paired[known.paired :]
+        for pair in dict.fromkeys(touched):
+            ends = entry.name(pair[0]), entry.name(pair[1])
+            if pair in pairs:
+                rows.put(self._base, "pairs", rows.pair_row(*ends, pairs[pair]))
+            else:
+                self._base.execute("DELETE FROM pairs WHERE first = ? AND second = ?", ends)
+        known.paired = len(paired)
+
+    def _write_moments(self, entry: AtlasEntry, known: WrittenMap) -> None:
+        edges = entry.submap.saving.moments
+        if edges is None:
+            return
+        now = np.column_stack([edges.numbers, edges.loop, edges.on])
+        same = np.zeros(len(now), bool)
+        shared = min(len(now), len(known.moments))
+        same[:shared] = np.all(now[:shared] == known.moments[:shared], axis=1)
+        for edge in np.flatnonzero(~same).tolist():
+            first, second = (entry.name(int(end)) for end in edges.ends[edge])
+            numbers = blobs.seal(np.asarray(edges.numbers[edge], "<f8").tobytes())
+            row = (known.map_id, edge, first, second, int(edges.loop[edge]), int(edges.on[edge]), numbers)
+            self._base.execute("INSERT OR REPLACE INTO moments VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        known.moments = now
+
+    def _write_map(self, place: int, entry: AtlasEntry, known: WrittenMap) -> None:
+        submap = entry.submap
+        facts = {"generation": submap.generation, "initialised": submap.initialised, **submap.saving.facts()}
+        focals = {
+            stream.name: (submap.focals[stream.index], stream.focal_to_working(submap.focals[stream.index].value))
+            for stream in self._live.streams
+        }
+        likeness = blobs.pack_array(np.array(submap.saving.likeness), "<f8")
+        row = (place, submap.saving.kind, known.landmarks, json.dumps(facts), rows.focals_text(focals), likeness)
+        if row != known.row:
+            self._base.execute("INSERT OR REPLACE INTO maps VALUES (?, ?, ?, ?, ?, ?, ?)", (known.map_id, *row))
+            known.row = row
+
+    def _new_frames(self, entry: AtlasEntry) -> bool:
+        known, log = self._before.maps.get(entry), entry.frames
+        return known is None or len(log.frames) != known.count or log.rewritten != known.rewritten
+
+    def _write_frames(self, entry: AtlasEntry, known: WrittenMap) -> None:
+        if not self._new_frames(entry):
+            return
+        frames = entry.frames.frames
+        first = known.count if entry.frames.rewritten == known.rewritten else 0
+        found = [
+            rows.frame_row(known.map_id, place, frames[place], entry.name(frames[place].keyframe))
+            for place in range(first, len(frames))
+            if place >= known.count or known.frames[place] is not frames[place]
+        ]
+        self._base.executemany("INSERT OR REPLACE INTO frames VALUES (?, ?, ?, ?, ?, ?, ?, ?)", found)
+        if first:
+            del known.frames[first:]  # of a transaction that failed
+            known.frames.extend(frames[first:])
+        else:
+            known.frames = list(frames)
+        known.count, known.rewritten = len(frames), entry.frames.rewritten
+
+    def _write_state(self) -> None:
+        live, state = self._live, self._now.state
+        state["changes"] = int(state["changes"]) + 1
+        state["session"] = live.atlas.session
+        state["counts"] = asdict(live.counts)
+        state["sizes"] = [live.config.working_size, live.config.tracking_size]
+        state["revision"] = live.revision
+        state["appearance"] = live.appearance.facts()
+        state["backend"] = live.config.backend
+        for name, value in state.items():
+            if self._before.state.get(name) != value:
+                self._base.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (name, json.dumps(value)))

@@ -1,0 +1,222 @@
+"""A map written as it grows: each change is one transaction of one SQLite file, which one process writes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sqlite3
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dust3r_ros.errors import OutputError
+from dust3r_ros.io.files import atomic_path, output_error
+from dust3r_ros.mapping.map_view import LiveMap
+from dust3r_ros.storage import rows, schema
+from dust3r_ros.storage.changes import Changes, Written
+from dust3r_ros.types import Camera, Keyframe
+
+
+class FileLock:
+    """Holds ``path``-lock from construction to ``release``; the kernel lets it go when the process dies.
+
+    Not the file itself: SQLite's own locks on that end when any handle on it is closed. Raises ``OutputError``
+    where somebody else holds it, also another part of this process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._name = path.with_name(path.name + "-lock")
+        while True:
+            try:
+                self._handle = os.open(self._name, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError as error:
+                raise output_error(path, error) from error
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(self._handle)
+                raise OutputError(
+                    f"'{path}' is being written by another process or another part of this one; "
+                    "end that first or give another file"
+                ) from error
+            if self._is_named():
+                return
+            os.close(self._handle)  # released and removed by its holder in between
+
+    def _is_named(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._handle), os.stat(self._name))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Let others write."""
+        self._name.unlink(missing_ok=True)
+        os.close(self._handle)
+
+
+BEFORE = ".before"  # is added to the name of a file in whose place another map begins
+
+
+class MapJournal:
+    """Keeps a file equal to a map: what a process that is killed had told it, is there.
+
+    Written ahead (WAL) with ``synchronous = NORMAL``: a process that is killed loses the update in
+    flight at most; a machine that loses power may lose the last few, and never the file. Others may
+    read the file meanwhile. A keyframe costs what it brings and what it moved, however many there are;
+    a frame that changes nothing costs its own row.
+    """
+
+    def __init__(self, path: str | Path, settings: Mapping[str, Any] | None = None, *, fresh: bool = True) -> None:
+        """Begin a file, or, not ``fresh``, go on with the one that the mapper was resumed from.
+
+        A file that is there and not gone on with is kept, as ``path`` with ``BEFORE`` behind it. Raises
+        ``OutputError``, also where another process writes the file.
+        """
+        self._path = Path(path)
+        self._written = Written()
+        self._lock = FileLock(self._path)
+        self._base: sqlite3.Connection | None = None
+        self._adopted: tuple[str, int] | None = None
+        try:
+            if fresh:
+                _set_aside(self._path)
+            with schema.writing(self._path):
+                self._open(fresh)
+            self.write_settings(settings or {})
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _open(self, fresh: bool) -> None:
+        if fresh:
+            self._written.state = _begin(self._path)
+        self._base = base = schema.connect(self._path, "rw")
+        base.execute("PRAGMA journal_mode = WAL")
+        base.execute("PRAGMA synchronous = NORMAL")
+        if fresh:
+            return
+        version = schema.check(base, self._path)
+        if version < schema.SCHEMA_VERSION:
+            raise OutputError(f"map '{self._path}' has the old schema {version}, in which nothing is written any more")
+        self._written.adopt(base)
+        self._adopted = self._written.state.get("lineage", ""), self._written.state.get("changes", 0)
+
+    def __enter__(self) -> MapJournal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
+    def update(self, live: LiveMap, settings: Mapping[str, Any] | None = None) -> None:
+        """Write what changed since the last call, as one transaction; which mapper is asked may change.
+
+        ``settings`` (JSON values) that differ are written with it, so that they are of this state of the map.
+
+        Raises ``OutputError`` and leaves the file as it was where that cannot be; the next call tries again.
+        """
+        if self._base is None:
+            raise OutputError(f"map '{self._path}' is closed already")
+        if self._adopted is not None and self._adopted != live.atlas.origin:
+            raise OutputError(
+                f"map '{self._path}' is not the one that was loaded, or was changed since; load it to go on with it"
+            )
+        changes = Changes(self._base, self._written, live, settings)
+        if not changes.any:
+            return
+        with schema.writing(self._path):
+            self._base.execute("BEGIN IMMEDIATE")
+            try:
+                written = changes.write()
+                self._base.execute("COMMIT")
+            except BaseException:
+                if self._base.in_transaction:
+                    self._base.execute("ROLLBACK")
+                raise
+        self._written, self._adopted = written, None
+
+    def write_products(
+        self, keyframes: Iterable[Keyframe], cameras: Iterable[Camera], edges: Iterable[tuple[int, int, float]]
+    ) -> None:
+        """Write what a map shows, where that is all there is. Raises ``OutputError``."""
+        if self._base is None:
+            raise OutputError(f"map '{self._path}' is closed already")
+        with schema.writing(self._path):
+            known = set()
+            for keyframe in keyframes:
+                known.add(keyframe.index)
+                for table, row in zip(("keyframes", "images", "depths"), rows.product_rows(keyframe), strict=True):
+                    rows.put(self._base, table, row)
+            for place, camera in enumerate(cameras):
+                rows.put(self._base, "cameras", rows.camera_row(camera, place))
+            found = [(int(a), int(b), float(weight)) for a, b, weight in edges if {a, b} <= known]
+            self._base.executemany("INSERT OR REPLACE INTO edges VALUES (?, ?, ?)", found)
+
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        """Add or replace settings; values must be JSON. Raises ``OutputError``."""
+        if self._base is None:
+            raise OutputError(f"map '{self._path}' is closed already")
+        found = {name: json.dumps(value) for name, value in settings.items()}
+        with schema.writing(self._path):
+            self._base.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", list(found.items()))
+        self._written.settings |= found
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file, which then is one. Raises ``OutputError``; closed it is anyway."""
+        if self._base is None:
+            return
+        try:
+            with schema.writing(self._path):
+                self._base.execute("PRAGMA journal_mode = DELETE")
+        except OutputError as error:
+            # A reader has the file open: it is whole, with the log beside it.
+            if "locked" not in str(error):
+                raise
+        finally:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        base, self._base = self._base, None
+        if base is not None:
+            base.close()
+        self._lock.release()
+
+
+def _begin(path: Path) -> dict[str, Any]:
+    """A file with all tables and nothing in them, or none; returns its state."""
+    state = {"lineage": uuid.uuid4().hex, "changes": 0}
+    with atomic_path(path) as temporary:
+        base = schema.connect(temporary, "rw")
+        try:
+            schema.create(base)
+            found = [(name, json.dumps(value)) for name, value in state.items()]
+            base.executemany("INSERT INTO state VALUES (?, ?)", found)
+        finally:
+            base.close()
+    return state
+
+
+def _set_aside(path: Path) -> None:
+    """Keep a file that is there under another name, with what its log holds."""
+    if not path.exists():
+        return
+    if path.is_dir():
+        raise OutputError(f"'{path}' is a folder; give a file")
+    with contextlib.suppress(sqlite3.Error):  # what is no map has no log
+        base = schema.connect(path, "rw")
+        base.execute("PRAGMA journal_mode = DELETE")
+        base.close()
+    try:
+        path.replace(path.with_name(path.name + BEFORE))
+        for suffix in ("-wal", "-shm", "-journal"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    except OSError as error:
+        raise output_error(path, error) from error

@@ -1,0 +1,211 @@
+"""A saved map read back: all that a mapper needs to go on with it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dust3r_ros.errors import MapFileError
+from dust3r_ros.features.features import Features
+from dust3r_ros.mapping.state import FrameState, KeyframeState, MapState, Moments, SubmapState
+from dust3r_ros.sparse.landmarks import BLOCK
+from dust3r_ros.storage import blobs, rows
+from dust3r_ros.storage.observations import read_sights
+from dust3r_ros.storage.schema import SCHEMA_VERSION, reading
+from dust3r_ros.tracking import Tracks
+from dust3r_ros.types import Array, Camera, MapCounts
+
+_KEYFRAMES = """
+SELECT k.*, i.*, d.depth, d.confidence, s.first_id, s.feature_ids, s.ids, s.offsets, t.seen, t.pruned, p.sample
+FROM keyframes k JOIN images i USING (number) LEFT JOIN depths d USING (number) LEFT JOIN sights s USING (number)
+LEFT JOIN sight_states t USING (number) LEFT JOIN samples p USING (number) WHERE k.map = ? ORDER BY k.place
+"""
+
+
+def load_state(path: str | Path) -> MapState:
+    """Read a map to go on with it, at one moment of its growth.
+
+    Raises ``MapFileError`` when it is missing, newer, damaged or no map, and for one that can only be
+    shown: of an older schema, or of products alone.
+    """
+    with reading(path) as (base, version):
+        if version < SCHEMA_VERSION:
+            raise MapFileError(
+                f"map '{path}' has the schema {version} of an older version of this program: it can be shown and "
+                "exported, not continued; map again to get one that can"
+            )
+        base.row_factory = sqlite3.Row
+        state = {name: json.loads(value) for name, value in base.execute("SELECT name, value FROM state")}
+        if "sizes" not in state and base.execute("SELECT 1 FROM keyframes").fetchone():
+            raise MapFileError(f"map '{path}' holds the products of a map only: it can be shown, not continued")
+        return _state(base, state)
+
+
+def _state(base: sqlite3.Connection, state: Mapping[str, Any]) -> MapState:
+    cameras = read_cameras(base)
+    working, tracking = state.get("sizes", (0, 0))  # none: the process ended before the first image
+    streams = {camera.name: middle_of(camera, tracking) for camera in cameras}
+    submaps = [_submap(base, dict(row), streams) for row in base.execute("SELECT * FROM maps ORDER BY place")]
+    counts = state.get("counts", {})
+    known = {entry.name for entry in fields(MapCounts)} & counts.keys()
+    return MapState(
+        settings=read_settings(base),
+        cameras=cameras,
+        submaps=tuple(submaps),
+        appearance=state.get("appearance", {}),
+        counts=MapCounts(**{name: counts[name] for name in known}),
+        working_size=int(working),
+        tracking_size=int(tracking),
+        revision=int(state.get("revision", 0)),
+        session=int(state.get("session", 0)),
+        lineage=str(state["lineage"]),
+        changes=int(state["changes"]),
+    )
+
+
+def read_settings(base: sqlite3.Connection) -> dict[str, Any]:
+    """By name."""
+    return {name: json.loads(value) for name, value in base.execute("SELECT name, value FROM settings")}
+
+
+def read_cameras(base: sqlite3.Connection) -> tuple[Camera, ...]:
+    """In the order in which they came."""
+    return tuple(rows.camera(dict(row)) for row in base.execute("SELECT * FROM cameras ORDER BY place"))
+
+
+def middle_of(camera: Camera, tracking_size: int) -> Array:
+    """(2,) the pixel of a camera's tracked image from which offsets count."""
+    scale = min(1.0, tracking_size / max(camera.width, camera.height))
+    return np.array([(round(camera.width * scale) - 1) / 2, (round(camera.height * scale) - 1) / 2])
+
+
+def _submap(base: sqlite3.Connection, row: Mapping[str, Any], middles: Mapping[str, Array]) -> SubmapState:
+    map_id, focals = row["id"], json.loads(row["focals"])
+    aliases = _aliases(base, map_id, row["landmarks"])
+    names: list[int] = []
+    keyframes: list[KeyframeState] = []
+    for entry in base.execute(_KEYFRAMES, (map_id,)):
+        if entry["place"] != len(names):
+            raise ValueError(f"keyframe {entry['number']} is at place {entry['place']}; it should be {len(names)}")
+        names.append(int(entry["number"]))
+        try:
+            keyframes.append(_keyframe(entry, middles[entry["camera"]], aliases))
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise ValueError(f"keyframe {entry['number']}: {error}") from error
+    place = {name: at for at, name in enumerate(names)}
+    return SubmapState(
+        kind=row["kind"],
+        names=tuple(names),
+        keyframes=tuple(keyframes),
+        focals=tuple(rows.focal_of(focals[name]) for name in middles),
+        edges=tuple(
+            (place[a], place[b], weight)
+            for a, b, weight in base.execute("SELECT first, second, weight FROM edges")
+            if a in place and b in place
+        ),
+        likeness=tuple(blobs.unpack_array(row["likeness"], "<f8", -1).tolist()),
+        frames=tuple(_frames(base, map_id, place)),
+        facts=json.loads(row["facts"]),
+        aliases=aliases,
+        pairs={
+            (place[a], place[b]): rows.pair_of(pose, cameras)
+            for a, b, pose, cameras in base.execute("SELECT first, second, second_T_first, cameras FROM pairs")
+            if a in place and b in place
+        },
+        moments=_moments(base, map_id, place),
+    )
+
+
+def _aliases(base: sqlite3.Connection, map_id: int, landmarks: int) -> np.ndarray:
+    aliases = np.arange(landmarks)
+    for chunk, blob in base.execute("SELECT chunk, ids FROM aliases WHERE map = ?", (map_id,)):
+        away = blobs.unpack_steps(blob)
+        aliases[chunk * BLOCK : chunk * BLOCK + len(away)] -= away
+    if len(aliases) and not (aliases.min() >= 0 and (aliases <= np.arange(landmarks)).all()):
+        raise ValueError("a landmark became one that is younger or none")
+    return aliases
+
+
+def _resolved(aliases: np.ndarray, tracks: Tracks) -> Tracks:
+    """Tracks by the ids that their landmarks have now."""
+    ids = aliases[tracks.ids]
+    while not np.array_equal(further := aliases[ids], ids):
+        ids = further
+    return Tracks(ids, tracks.pixels)
+
+
+def _keyframe(row: sqlite3.Row, center: Array, aliases: np.ndarray) -> KeyframeState:
+    height, width = row["height"], row["width"]
+    features = blobs.unpack_offsets(row["features"], center)
+    descriptors = blobs.unpack_bytes(row["descriptors"]).reshape(len(features), -1)
+    own, seen, pruned = np.zeros(0, np.int64), None, None
+    if row["feature_ids"] is not None:
+        states = row["seen"], row["pruned"]
+        own, seen, pruned = read_sights(row["feature_ids"], row["ids"], row["offsets"], states, features, center)
+        seen, pruned = _resolved(aliases, seen), _resolved(aliases, pruned)
+    depth, confidence = None, None
+    if row["depth"] is not None:
+        depth = blobs.unpack_map(row["depth"], height, width, row["depth_scale"] if row["w_S"] is None else 1.0)
+        confidence = blobs.unpack_map(row["confidence"], height, width)
+    corners = None if row["corners"] is None else blobs.unpack_offsets(row["corners"], center)
+    return KeyframeState(
+        version=row["version"],
+        stamp_ns=row["stamp_ns"],
+        camera=row["camera"],
+        image=blobs.unpack_image(row["image"], height, width),
+        features=Features(features, descriptors),
+        feature_ids=own,
+        look=blobs.unpack_array(row["look"], "<f4", -1),
+        w_T_c=None if row["w_T_c"] is None else blobs.unpack_pose(row["w_T_c"]),
+        lens=rows.lens_of(json.loads(row["lens"])),
+        center=center,
+        depth=depth,
+        confidence=confidence,
+        masked=blobs.unpack_mask(row["masked"], height, width),
+        moving=blobs.unpack_mask(row["moving"], height, width),
+        seen=seen,
+        pruned=pruned,
+        first_id=row["first_id"] or 0,
+        w_S=None if row["w_S"] is None else blobs.unpack_matrix(row["w_S"]),
+        corners=corners,
+        sampled=None if row["sample"] is None else blobs.unpack_array(row["sample"], "<f4", 2, -1),
+    )
+
+
+def _frames(base: sqlite3.Connection, map_id: int, place: Mapping[int, int]) -> list[FrameState]:
+    found = base.execute(
+        "SELECT stamp_ns, camera, keyframe, keyframe_T_frame, unit, session FROM frames WHERE map = ? ORDER BY place",
+        (map_id,),
+    )
+    return [
+        FrameState(
+            stamp_ns,
+            camera,
+            place[keyframe],
+            None if pose is None else blobs.unpack_pose(pose),
+            float("nan") if unit is None else unit,
+            session,
+        )
+        for stamp_ns, camera, keyframe, pose, unit, session in found
+    ]
+
+
+def _moments(base: sqlite3.Connection, map_id: int, place: Mapping[int, int]) -> Moments | None:
+    found = base.execute(
+        "SELECT first, second, loop, counts, numbers FROM moments WHERE map = ? ORDER BY edge", (map_id,)
+    ).fetchall()
+    if not found:
+        return None
+    numbers = [np.frombuffer(blobs.unseal(row[4]), "<f8") for row in found]
+    return Moments(
+        ends=np.array([(place[row[0]], place[row[1]]) for row in found], np.int64),
+        numbers=np.stack(numbers).astype(np.float64),
+        loop=np.array([bool(row[2]) for row in found]),
+        on=np.array([bool(row[3]) for row in found]),
+    )

@@ -1,0 +1,240 @@
+"""Saved maps as viewers and exports read them, and a whole map written at once."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.io.files import atomic_path
+from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.map_view import LiveMap
+from dust3r_ros.mapping.state import LANDMARKS, MapState
+from dust3r_ros.sparse.refinement import find_points
+from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.storage import blobs, rows, schema
+from dust3r_ros.storage.journal import FileLock, MapJournal
+from dust3r_ros.storage.loading import load_state, read_cameras, read_settings
+from dust3r_ros.storage.schema import SCHEMA_VERSION
+from dust3r_ros.tracking import no_tracks
+from dust3r_ros.types import Array, Camera, Image, Keyframe
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Streams, which rectify images, and focals of working images, by camera; none for mere products."""
+
+    streams: Mapping[str, CameraStream]
+    focals: Mapping[str, float]
+
+    @classmethod
+    def of(cls, base: sqlite3.Connection, cameras: Mapping[str, Camera], active: sqlite3.Row | None) -> Views:
+        """Of the ``active`` map (a row of ``maps``)."""
+        sizes = base.execute("SELECT value FROM state WHERE name = 'sizes'").fetchone()
+        if active is None or sizes is None:
+            return cls({}, {})
+        focals = {name: float(focal["working"]) for name, focal in json.loads(active["focals"]).items()}
+        return cls(streams_of(list(cameras.values()), *json.loads(sizes[0])), focals)
+
+    def keyframe(self, row: sqlite3.Row) -> Keyframe:
+        """Of a row of keyframes with image and depth. Raises ``ValueError``."""
+        number, height, width = row["number"], row["height"], row["width"]
+        try:
+            image = blobs.unpack_image(row["image"], height, width)
+            if row["lens"] is not None:
+                lens = rows.lens_of(json.loads(row["lens"]))
+                image = self.streams[row["camera"]].rectified(image, lens)[0]
+            depth, confidence = np.zeros((height, width), np.float32), np.ones((height, width), np.float32)
+            if row["depth"] is not None:
+                depth = blobs.unpack_map(row["depth"], height, width, row["depth_scale"])
+                confidence = blobs.unpack_map(row["confidence"], height, width)
+            pose = blobs.unpack_pose(row["w_T_c"])
+            focal = self.focals[row["camera"]] if row["focal"] is None else row["focal"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"keyframe {number}: {error}") from error
+        return Keyframe(
+            number, row["version"], row["stamp_ns"], row["camera"], pose, focal, image, depth, confidence
+        )  # fmt: skip
+
+
+def streams_of(cameras: list[Camera], working_size: int, tracking_size: int) -> dict[str, CameraStream]:
+    """The streams that made a map, by camera."""
+    config = MapperConfig(working_size=working_size, tracking_size=tracking_size)
+    return {
+        camera.name: CameraStream(camera.name, index, camera.width, camera.height, config)
+        for index, camera in enumerate(cameras)
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class MapLandmarks:
+    """Positions (L, 3) in the map frame, ``colors`` (L, 3) RGB, and their sights.
+
+    Sight m: keyframe ``keyframe[m]`` (its index) sees landmark ``landmark[m]`` (a row of ``positions``) at
+    ``pixels[m]`` (M, 2) of its image. Every landmark is seen twice at least.
+    """
+
+    positions: Array
+    colors: Image
+    keyframe: np.ndarray
+    landmark: np.ndarray
+    pixels: Array
+
+
+def landmarks_of(state: MapState) -> MapLandmarks | None:
+    """Of the active map; None where pointmaps carry it. Positions are found anew from sights and poses."""
+    active = state.submaps[0] if state.submaps else None
+    if active is None or active.kind != LANDMARKS:
+        return None
+    streams = streams_of(list(state.cameras), state.working_size, state.tracking_size)
+    sparse = SparseMap(MapperConfig().min_parallax_deg)
+    sparse.focals = list(active.focals)
+    sparse.restore_landmarks(active.aliases)
+    for keyframe in active.keyframes:
+        sparse.add(streams[keyframe.camera].index, keyframe.seen or no_tracks(), keyframe.w_T_c)
+    sparse.landmarks.bar(np.array(active.facts.get("barred", []), np.int64))
+    find_points(sparse)
+    view, landmark, offset = sparse.observations(sparse.posed(), np.flatnonzero(sparse.positioned))
+    known = np.flatnonzero(sparse.positioned)
+    rows, landmark = np.unique(landmark, return_inverse=True)
+    pixels, colors = np.zeros((len(view), 2)), np.zeros((len(rows), 3), np.uint8)
+    for index in np.unique(view)[::-1].tolist():  # the first to see a landmark says its colour
+        mine, keyframe = view == index, active.keyframes[index]
+        stream = streams[keyframe.camera]
+        pixels[mine] = stream.to_working(keyframe.lens.ideal(offset[mine]))
+        image = stream.rectified(keyframe.image, keyframe.lens)[0]
+        column, row = np.clip(np.round(pixels[mine]).astype(int), 0, [image.shape[1] - 1, image.shape[0] - 1]).T
+        colors[landmark[mine]] = image[row, column]
+    names = np.array(active.names, np.int64)
+    return MapLandmarks(sparse.points[known[rows]], colors, names[view], landmark, pixels)
+
+
+__all__ = ["SCHEMA_VERSION", "Edge", "MapContents", "MapLandmarks", "MapSource", "load_map", "load_state", "save_map"]
+
+Edge = tuple[int, int, float]
+
+
+@dataclass(frozen=True, eq=False)
+class MapContents:
+    """What a saved map shows: the map that was active. Keyframes by index, edges (first, second, weight).
+
+    ``landmarks`` is None unless they were asked for, and where the map has none.
+    """
+
+    settings: Mapping[str, Any]
+    cameras: Mapping[str, Camera]
+    keyframes: tuple[Keyframe, ...]
+    edges: tuple[Edge, ...]
+    landmarks: MapLandmarks | None = None
+
+
+class MapSource(Protocol):
+    """What ``save_map`` needs: a mapper, or the products of one."""
+
+    @property
+    def keyframes(self) -> tuple[Keyframe, ...]: ...
+    @property
+    def cameras(self) -> dict[str, Camera]: ...
+    @property
+    def edges(self) -> list[Edge]: ...
+
+
+@runtime_checkable
+class Live(Protocol):
+    """A mapper, of which more is saved than its products."""
+
+    @property
+    def live(self) -> LiveMap: ...
+
+
+def save_map(path: str | Path, source: MapSource, settings: Mapping[str, Any] | None = None) -> None:
+    """Write a whole map; the file appears when it is complete.
+
+    Of a mapper everything is written, so that it can be continued; of mere products what can be shown.
+    Raises ``OutputError``, also where a journal writes the file.
+    """
+    path = Path(path)
+    lock = FileLock(path)
+    try:
+        with atomic_path(path) as temporary:
+            temporary.unlink()
+            with MapJournal(temporary, settings) as journal:
+                if isinstance(source, Live):
+                    journal.update(source.live)
+                else:
+                    journal.write_products(source.keyframes, source.cameras.values(), source.edges)
+    finally:
+        lock.release()
+
+
+def load_map(path: str | Path, landmarks: bool = False) -> MapContents:
+    """Read what a map shows; ``landmarks``: those too, which takes a second for some hundred keyframes.
+
+    Raises ``MapFileError`` when it is missing, newer, damaged or not a map.
+    """
+    with schema.reading(path) as (base, version):
+        base.row_factory = sqlite3.Row
+        contents = _contents(base) if version >= SCHEMA_VERSION else _old_contents(base)
+        known = {keyframe.index for keyframe in contents.keyframes}
+        for first, second, _ in contents.edges:
+            if not {first, second} <= known:
+                raise ValueError(f"a pair ({first}, {second}) lacks its keyframe")
+        whole = landmarks and version >= SCHEMA_VERSION
+        whole = whole and bool(base.execute("SELECT 1 FROM state WHERE name = 'sizes'").fetchone())
+    if not whole:
+        return contents
+    found = landmarks_of(load_state(path))
+    return MapContents(contents.settings, contents.cameras, contents.keyframes, contents.edges, found)
+
+
+def _contents(base: sqlite3.Connection) -> MapContents:
+    cameras = {camera.name: camera for camera in read_cameras(base)}
+    active = base.execute("SELECT id, focals, facts FROM maps WHERE place = 0").fetchone()
+    views = Views.of(base, cameras, active)
+    found = base.execute(
+        "SELECT * FROM keyframes JOIN images USING (number) LEFT JOIN depths USING (number) "
+        "WHERE map = ? AND w_T_c IS NOT NULL ORDER BY number",
+        (0 if active is None else active["id"],),
+    )
+    shown = [] if active is not None and not json.loads(active["facts"])["initialised"] else found
+    keyframes = tuple(views.keyframe(row) for row in shown)
+    known = {keyframe.index for keyframe in keyframes}
+    every = {row[0] for row in base.execute("SELECT number FROM keyframes")}
+    edges = tuple(
+        (first, second, weight)
+        for first, second, weight in base.execute("SELECT first, second, weight FROM edges ORDER BY first, second")
+        if {first, second} <= known or not {first, second} <= every
+    )
+    return MapContents(read_settings(base), cameras, keyframes, edges)
+
+
+def _old_contents(base: sqlite3.Connection) -> MapContents:
+    """Of schemas 1 and 2."""
+    cameras = [rows.camera(dict(row)) for row in base.execute("SELECT * FROM cameras")]
+    keyframes = tuple(_old_keyframe(row) for row in base.execute("SELECT * FROM keyframes ORDER BY number"))
+    edges = tuple(tuple(row) for row in base.execute("SELECT first, second, weight FROM edges ORDER BY first, second"))
+    return MapContents(read_settings(base), {camera.name: camera for camera in cameras}, keyframes, edges)
+
+
+def _old_keyframe(row: sqlite3.Row) -> Keyframe:
+    number, height, width = row["number"], row["height"], row["width"]
+    try:
+        return Keyframe(
+            number,
+            row["version"],
+            row["stamp_ns"],
+            row["camera"],
+            blobs.unpack_pose(row["w_T_c"]),
+            row["focal"],
+            blobs.unpack_image(row["image"], height, width, sealed=False),
+            blobs.unpack_map(row["depth"], height, width, row["depth_scale"]),
+            blobs.unpack_map(row["confidence"], height, width),
+        )
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"keyframe {number}: {error}") from error

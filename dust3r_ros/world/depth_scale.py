@@ -1,0 +1,144 @@
+"""A map's unit of length from measured depth: what a sensor says of pixels whose depth the map knows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from dust3r_ros.geometry.pinhole import center_of
+from dust3r_ros.types import Array, Array32, Camera, Frame, Keyframe
+from dust3r_ros.world.evidence import ScaleEvidence, block_std, weighted_median
+
+SAMPLES = 256  # of a keyframe
+_FEWEST_SAMPLES = 12  # that the map knows the depth of
+_FEWEST_KEYFRAMES = 3
+_KEYFRAME_STD = 0.02  # what all depth of one keyframe may be off by together
+_INDEPENDENT = 25.0  # measurements in one keyframe at most: neighbouring pixels err together
+_OWN_STD = 0.01  # what a depth sensor's own unit, or dense depth as a whole, is off by
+_FOCAL_SHARE = 0.5  # of a relative error of the focal length is one of depth against poses, as real sequences show
+_OUTLIER = 3.0  # standard deviations of a keyframe among others
+
+
+@dataclass(frozen=True, eq=False)
+class DepthSamples:
+    """Measured depth of one frame: ``depth`` (N,) metres along z, and where.
+
+    ``at`` (N, 2): where in the image, its width and height being 1; or, where ``rays``, x / z and y / z.
+    """
+
+    at: Array32
+    depth: Array32
+    rays: bool
+
+
+@dataclass(frozen=True)
+class DepthRatio:
+    """Metres per map unit by one keyframe, in logs; ``std`` of it, and ``common``: what all its camera's share."""
+
+    log: float
+    std: float
+    common: float
+
+
+def depth_samples(frame: Frame) -> DepthSamples | None:
+    """At most 256 measurements of a frame, spread over all it has; None where there is none."""
+    parts = []
+    if frame.depth is not None and frame.depth.ndim == 2:
+        parts.append(_of_image(frame.depth))
+    if frame.points is not None and frame.points.ndim == 2 and frame.points.shape[1] == 3:
+        parts.append(_of_points(frame.points))
+    # Measurements of one kind are enough: the one that has more of them
+    best = max(parts, key=lambda part: len(part.depth), default=None)
+    return best if best is not None and len(best.depth) >= _FEWEST_SAMPLES else None
+
+
+def _of_image(depth: Array32) -> DepthSamples:
+    flat = depth.ravel()
+    with np.errstate(invalid="ignore"):
+        known = np.flatnonzero((flat > 0) & (flat < np.inf))
+    known = _spread(known)
+    rows, columns = np.divmod(known, depth.shape[1])
+    at = (np.stack([columns, rows], axis=1) + 0.5) / [depth.shape[1], depth.shape[0]]
+    return DepthSamples(at.astype(np.float32), flat[known].astype(np.float32), False)
+
+
+def _of_points(points: Array32) -> DepthSamples:
+    with np.errstate(invalid="ignore"):
+        known = np.flatnonzero(np.isfinite(points).all(axis=1) & (points[:, 2] > 0))
+        steep = np.abs(points[known, :2]).max(axis=1) > 10.0 * points[known, 2] if len(known) else np.zeros(0, bool)
+    chosen = points[_spread(known[~steep])]
+    return DepthSamples((chosen[:, :2] / chosen[:, 2:]).astype(np.float32), chosen[:, 2].astype(np.float32), True)
+
+
+def _spread(indices: np.ndarray) -> np.ndarray:
+    """At most 256 of ``indices`` (M,), the same ones each time, without a pattern that walls could share."""
+    if len(indices) <= SAMPLES:
+        return indices
+    return np.sort(np.random.default_rng(len(indices)).choice(indices, SAMPLES, replace=False))
+
+
+def depth_ratio(samples: DepthSamples, keyframe: Keyframe, camera: Camera) -> DepthRatio | None:
+    """What a keyframe's samples say against its depth as it stands; None where they share too little.
+
+    The median of log ratios, each weighing as much as the map is confident of its depth.
+    """
+    height, width = keyframe.depth.shape
+    pixels = np.round(_rays(samples, camera) * keyframe.focal + center_of(height, width))
+    with np.errstate(invalid="ignore"):
+        inside = np.all((pixels >= 0) & (pixels < [width, height]), axis=1)
+    columns, rows = pixels[inside].astype(int).T
+    depth, confidence = (part[rows, columns].astype(np.float64) for part in (keyframe.depth, keyframe.confidence))
+    known = (depth > 0) & (confidence > 1) & np.isfinite(depth)
+    if np.count_nonzero(known) < _FEWEST_SAMPLES:
+        return None
+    logs = np.log(samples.depth[inside][known] / depth[known])
+    weight = np.log(np.minimum(confidence[known], 100.0))
+    middle = weighted_median(logs, weight)
+    spread = 1.48 * weighted_median(np.abs(logs - middle), weight)
+    independent = min(_INDEPENDENT, float(weight.sum()) ** 2 / float(weight @ weight))
+    # A focal that was not measured at all is never as wrong as an infinite deviation would have it
+    focal_std = min(camera.focal_std / camera.focal, 0.1) if not camera.fixed else 0.0
+    std = math.hypot(1.25 * spread / math.sqrt(independent), _KEYFRAME_STD)
+    return DepthRatio(middle, std, _FOCAL_SHARE * focal_std)
+
+
+def _rays(samples: DepthSamples, camera: Camera) -> Array:
+    """(N, 2) x / z and y / z of samples, through the lens where they are places in its image."""
+    if samples.rays:
+        return samples.at.astype(np.float64)
+    raw = samples.at.astype(np.float64) * [camera.width, camera.height] - 0.5
+    k1, k2, k3 = camera.distortion
+    if not any(camera.distortion):
+        return (raw - camera.center) / camera.focal
+    found = cv2.undistortPoints(raw[:, None], camera.matrix, np.array([k1, k2, 0.0, 0.0, k3]))
+    return found[:, 0]
+
+
+def depth_scale(ratios: Mapping[int, DepthRatio]) -> ScaleEvidence | None:
+    """Metres per map unit by all keyframes; None for fewer than 3.
+
+    A weighted mean of logs after keyframes beyond 3 standard deviations from the median are left out. Its
+    deviation follows from how keyframes scatter, in blocks, since neighbours share the errors of their depth.
+    """
+    if len(ratios) < _FEWEST_KEYFRAMES:
+        return None
+    logs, std, common = np.array([(ratios[k].log, ratios[k].std, ratios[k].common) for k in sorted(ratios)]).T
+    weight = 1.0 / std**2
+    middle = weighted_median(logs, weight)
+    usual = max(1.48 * weighted_median(np.abs(logs - middle), weight), _KEYFRAME_STD)
+    near = np.abs(logs - middle) <= _OUTLIER * np.hypot(usual, std)
+    weight = near / (usual**2 + std**2)  # no keyframe counts much more than others: what they scatter by is in it
+    mean = float(weight @ logs / weight.sum())
+    count = int(np.count_nonzero(near))
+    scatter = block_std(weight * (logs - mean), weight)
+    error = max(scatter if math.isfinite(scatter) else usual, math.sqrt(1.0 / float(weight.sum())))
+    doubt = ""
+    if count < 0.7 * len(logs):
+        doubt = (
+            f"measured depth disagrees with the map by another factor in {len(logs) - count} of {len(logs)} keyframes"
+        )
+    return ScaleEvidence("depth", math.exp(mean), math.hypot(error, _OWN_STD, float(np.median(common))), count, doubt)

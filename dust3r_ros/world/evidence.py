@@ -1,0 +1,146 @@
+"""What a measurement says of a map's unit of length and how much of it to believe; what a rig's distances say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import numpy as np
+
+from dust3r_ros.types import Array
+
+_OWN_STD = 0.003  # what extrinsics are off by at best
+_OUTLIER = 4.0
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The distance of two cameras of a rig: ``metres``, ``units`` of the map; ``relative_std`` of the latter."""
+
+    metres: float
+    units: float
+    relative_std: float
+
+    @property
+    def usable(self) -> bool:
+        """Whether it says anything."""
+        return 0 < self.metres < math.inf and 0 < self.units < math.inf and 0 <= self.relative_std < math.inf
+
+
+def rig_scale(baselines: Sequence[Baseline]) -> ScaleEvidence | None:
+    """Metres per map unit by distances of cameras of a rig, in the order of time; None without a usable one."""
+    usable = [b for b in baselines if b.usable]
+    if not usable:
+        return None
+    logs = np.array([math.log(b.metres / b.units) for b in usable])
+    std = np.maximum([b.relative_std for b in usable], _OWN_STD)
+    weight = 1.0 / std**2
+    off = np.abs(logs - weighted_median(logs, weight))
+    usual = max(1.48 * weighted_median(off / std, weight), 1.0)
+    weight = weight * (off <= _OUTLIER * usual * std)
+    mean = float(weight @ logs / weight.sum())
+    scatter = block_std(weight * (logs - mean), weight)
+    error = max(scatter if math.isfinite(scatter) else usual * float(std.min()), math.sqrt(1.0 / float(weight.sum())))
+    return ScaleEvidence("rig", math.exp(mean), math.hypot(error, _OWN_STD), int(np.count_nonzero(weight)))
+
+
+CONTRADICTION = 3.0  # standard deviations
+_BLOCKS = (8, 4)  # of time: what is next to each other errs together, for longer or shorter
+_FEWEST_BLOCKS = 3
+_LEAST_STD = 1e-9
+
+
+class ScaleState(str, Enum):
+    """What is known of a map's scale."""
+
+    UNKNOWN = "unknown"
+    CONVERGING = "converging"
+    METRIC = "metric"
+
+
+@dataclass(frozen=True)
+class ScaleEvidence:
+    """One source's word: ``scale`` metres per map unit, off by ``relative_std`` of itself; from ``samples`` of them.
+
+    ``doubt`` says what is odd about it, empty: nothing. ``weight`` is its share in what all sources say together.
+    """
+
+    source: str
+    scale: float
+    relative_std: float
+    samples: int
+    doubt: str = ""
+    weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class CombinedScale:
+    """All sources together; ``reasons`` why some do not go together."""
+
+    scale: float
+    relative_std: float
+    sources: tuple[ScaleEvidence, ...]
+    reasons: tuple[str, ...]
+
+
+def combine(evidence: Sequence[ScaleEvidence]) -> CombinedScale:
+    """The mean of logs, by inverse variance; without evidence that is worth anything, 1 with an infinite deviation.
+
+    Where sources contradict each other beyond 3 standard deviations, the result is less sure by the
+    Birge ratio (Birge, "The calculation of errors by the method of least squares", Phys. Rev. 1932).
+    """
+    usable = [e for e in evidence if math.isfinite(e.relative_std) and math.isfinite(e.scale) and e.scale > 0]
+    reasons = [e.doubt for e in evidence if e.doubt]
+    for i, first in enumerate(usable):
+        for second in usable[i + 1 :]:
+            gap = abs(math.log(first.scale / second.scale))
+            if gap > CONTRADICTION * math.hypot(first.relative_std, second.relative_std):
+                reasons.append(_contradiction(first, second))
+    if not usable:
+        return CombinedScale(1.0, math.inf, tuple(evidence), tuple(reasons))
+    logs = np.log([e.scale for e in usable])
+    precision = 1.0 / np.maximum([e.relative_std for e in usable], _LEAST_STD) ** 2
+    mean = float(precision @ logs / precision.sum())
+    excess = 1.0
+    if len(usable) > 1:
+        excess = max(1.0, float(precision @ (logs - mean) ** 2) / (len(usable) - 1))
+    share = dict(zip(map(id, usable), precision / precision.sum(), strict=True))
+    sources = tuple(replace(e, weight=float(share.get(id(e), 0.0))) for e in evidence)
+    return CombinedScale(math.exp(mean), math.sqrt(excess / precision.sum()), sources, tuple(reasons))
+
+
+def _contradiction(first: ScaleEvidence, second: ScaleEvidence) -> str:
+    a, b = (f"{e.source} says {e.scale:.4g} m per map unit (+-{100 * e.relative_std:.2g} %)" for e in (first, second))
+    return f"{a}, but {b}; they should agree within {CONTRADICTION:g} standard deviations"
+
+
+def block_std(scores: Array, information: Array) -> float:
+    """The standard deviation of a weighted mean, from how its parts scatter; infinite for too few parts.
+
+    ``scores`` (N,): each sample's pull, weight times residual, in the order of time; ``information`` (N,) >= 0:
+    its weight. Samples are summed over blocks of equal information, so that errors which neighbours share
+    count in full; small samples as by Student's t. (Delete-a-block jackknife, linearised: Kuensch, Ann. Stat. 1989.)
+    """
+    total, most = float(information.sum()), np.count_nonzero(information) // 2
+    if min(most, _BLOCKS[0]) < _FEWEST_BLOCKS or not total > 0:
+        return math.inf
+    through = np.cumsum(information) / total * (1 - 1e-12)
+    return max(_scatter(scores, through, count) for count in {min(most, blocks) for blocks in _BLOCKS}) / total
+
+
+def _scatter(scores: Array, through: Array, count: int) -> float:
+    """The deviation of the sum of scores, from their sums over ``count`` blocks; ``through`` (N,): from 0 to 1."""
+    pulls = np.bincount(np.minimum((count * through).astype(int), count - 1), weights=scores, minlength=count)
+    # Where errors last longer than a block, neighbouring blocks pull the same way
+    together = max(0.0, float(pulls[1:] @ pulls[:-1])) if count > 2 * _FEWEST_BLOCKS else 0.0
+    variance = count / (count - 1) * (float(pulls @ pulls) + 2.0 * together)
+    return math.sqrt(variance) * (1.0 + 2.0 / (count - 1) ** 2)
+
+
+def weighted_median(values: Array, weight: Array) -> float:
+    """The value (N,) below which half of the weight (N,) lies."""
+    order = np.argsort(values, kind="stable")
+    cumulative = np.cumsum(weight[order])
+    return float(values[order][np.searchsorted(cumulative, 0.5 * cumulative[-1])])

@@ -1,0 +1,163 @@
+"""How a map must be turned and shifted: z against gravity, and to where the odometry's frame is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.types import Array
+from dust3r_ros.world.evidence import block_std
+from dust3r_ros.world.robot_log import Matched
+
+_ITERATIONS = 12
+_FLOOR = 1e-3  # radians: nearer ones count no more
+Z = np.array([0.0, 0.0, 1.0])
+
+
+def mean_rotation(rotations: Array) -> tuple[Array, float]:
+    """The (3, 3) rotation nearest to ``rotations`` (N, 3, 3) by the sum of angles, and its deviation, radians.
+
+    Iteratively re-weighted chordal means (Hartley et al., "Rotation averaging", IJCV 2013, section 5.3 and 5.4).
+    """
+    weight = np.ones(len(rotations))
+    for _ in range(_ITERATIONS):
+        U, _, Vt = np.linalg.svd(np.einsum("n,nij->ij", weight, rotations))
+        mean = (U * [1.0, 1.0, np.sign(np.linalg.det(U @ Vt))]) @ Vt
+        off = Rotation.from_matrix(mean.T @ rotations).as_rotvec()
+        weight = 1.0 / np.maximum(np.linalg.norm(off, axis=1), _FLOOR)
+    return mean, _deviation(off, weight)
+
+
+def mean_direction(directions: Array) -> tuple[Array, float]:
+    """The unit vector nearest to ``directions`` (N, 3), unit vectors, by the sum of distances; deviation, radians."""
+    weight = np.ones(len(directions))
+    for _ in range(_ITERATIONS):
+        mean = weight @ directions
+        mean /= max(float(np.linalg.norm(mean)), 1e-12)
+        off = directions - mean
+        weight = 1.0 / np.maximum(np.linalg.norm(off, axis=1), _FLOOR)
+    return mean, _deviation(off, weight)
+
+
+def _deviation(off: Array, weight: Array) -> float:
+    """Of a mean from which samples (N, 3), in the order of time, are ``off``; the largest of the three axes'."""
+    found = max(block_std(weight * axis, weight) for axis in off.T)
+    if math.isfinite(found):
+        return found
+    return float(np.sqrt(np.mean(np.sum(off**2, axis=1)))) + math.radians(1.0)  # too few to tell how they scatter
+
+
+def least_rotation(source: Array, target: Array) -> Array:
+    """(3, 3) the smallest rotation that takes unit vector ``source`` (3,) to ``target`` (3,)."""
+    axis, cosine = np.cross(source, target), float(source @ target)
+    sine = float(np.linalg.norm(axis))
+    if sine < 1e-12:
+        if cosine > 0:
+            return np.eye(3)
+        side = np.cross(source, np.eye(3)[np.argmin(np.abs(source))])
+        return Rotation.from_rotvec(math.pi * side / np.linalg.norm(side)).as_matrix()
+    return Rotation.from_rotvec(math.atan2(sine, cosine) * axis / sine).as_matrix()
+
+
+def about_z(angle: float) -> Array:
+    """(3, 3) rotation by ``angle`` radians about z."""
+    return Rotation.from_rotvec([0.0, 0.0, angle]).as_matrix()
+
+
+def heading(rotation: Array) -> float:
+    """By how many radians a rotation (3, 3) turns about z, as the nearest rotation about z does."""
+    return math.atan2(rotation[1, 0] - rotation[0, 1], rotation[0, 0] + rotation[1, 1])
+
+
+_EARLY = 50  # frames with odometry, by which the map finds the odometry's frame before that drifts
+_SPREAD = 300  # frames that tell what is up
+_FEWEST = 5
+_SURE_DEG, _USABLE_DEG = 1.0, 5.0  # standard deviations at which gravity may overrule odometry, or speak at all
+_DISAGREE_DEG = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """``new_S_old`` for a given scale, and what of it matters.
+
+    ``tilt_deg``, ``heading_deg``: by how much z and the heading turn; ``shift``: metres that the first camera with
+    odometry moves beside that. ``tilt_std_deg``, ``heading_std_deg`` are infinite where nothing tells. ``doubt`` as
+    in ``ScaleEvidence``.
+    """
+
+    new_S_old: Similarity
+    tilt_deg: float = 0.0
+    tilt_std_deg: float = math.inf
+    heading_deg: float = 0.0
+    heading_std_deg: float = math.inf
+    shift: float = 0.0
+    doubt: str = ""
+
+
+def place(frames: Matched, scale: float, anchored: bool) -> Placement:
+    """Where the map belongs, its unit being ``scale`` of the new one.
+
+    What is up comes from odometry (REP 105: z up), unless gravity is sure to 1 degree and says something that
+    is more than 2 degrees off: an odometry of wheels takes every floor for level. Where the map stands and
+    heads comes from the first frames with odometry; an ``anchored`` map keeps origin and heading, as does one
+    without odometry.
+    """
+    driven = np.flatnonzero(np.isfinite(frames.o_T_c[:, 0, 0]))
+    up, std, doubt = _up(frames, driven)
+    if anchored or len(driven) < _FEWEST:
+        R = np.eye(3) if up is None else least_rotation(up, Z)
+        # The smallest rotation of z may turn what lies level; headings stay
+        R = about_z(-heading(R)) @ R if up is not None else R
+        return Placement(Similarity(scale, R, np.zeros(3)), _tilt(up), std, doubt=doubt)
+    early = driven[:_EARLY]
+    R, heading_std = mean_rotation(frames.o_T_c[early, :3, :3] @ np.swapaxes(frames.w_T_c[early, :3, :3], 1, 2))
+    if up is not None:
+        R = least_rotation(R @ up, Z) @ R
+    mapped, driven_to = frames.w_T_c[early, :3, 3], frames.o_T_c[early, :3, 3]
+    translation = np.median(driven_to - scale * mapped @ R.T, axis=0)
+    S = Similarity(scale, R, translation)
+    shift = float(np.linalg.norm(S.apply(mapped[0]) - mapped[0]))
+    turned = abs(math.degrees(heading(R)))
+    return Placement(S, _tilt(up), std, turned, math.degrees(heading_std), shift, doubt)
+
+
+def _tilt(up: Array | None) -> float:
+    return 0.0 if up is None else math.degrees(math.acos(float(np.clip(up @ Z, -1.0, 1.0))))
+
+
+def _up(frames: Matched, driven: np.ndarray) -> tuple[Array | None, float, str]:
+    """Up in the map (3,), None where nothing tells; its deviation, degrees; why that may be wrong."""
+    by_odometry, by_gravity = None, None
+    chosen = _thin(driven)
+    if len(chosen) >= _FEWEST:
+        R_w, R_o = frames.w_T_c[chosen, :3, :3], frames.o_T_c[chosen, :3, :3]
+        by_odometry = mean_direction(np.einsum("nij,nj->ni", R_w, R_o[:, 2, :]))  # R_w R_o' z
+    chosen = _thin(np.flatnonzero(np.isfinite(frames.up[:, 0])))
+    if len(chosen) >= _FEWEST:
+        by_gravity = mean_direction(np.einsum("nij,nj->ni", frames.w_T_c[chosen, :3, :3], frames.up[chosen]))
+        if math.degrees(by_gravity[1]) > _USABLE_DEG:
+            by_gravity = None
+    if by_gravity is None:
+        return (None, math.inf, "") if by_odometry is None else (by_odometry[0], math.degrees(by_odometry[1]), "")
+    gravity, std = by_gravity[0], math.degrees(by_gravity[1])
+    if by_odometry is None:
+        return gravity, std, ""
+    odometry, odometry_std = by_odometry[0], math.degrees(by_odometry[1])
+    apart = math.degrees(math.acos(float(np.clip(gravity @ odometry, -1.0, 1.0))))
+    if apart <= max(_DISAGREE_DEG, 3.0 * math.hypot(std, odometry_std)):
+        return odometry, odometry_std, ""
+    wins = std < _SURE_DEG
+    doubt = (
+        f"up is {apart:.1f} deg off between gravity (+-{std:.1f} deg) and odometry (+-{odometry_std:.1f} deg); "
+        f"the map follows {'gravity' if wins else 'odometry'}"
+    )
+    return (gravity, std, doubt) if wins else (odometry, odometry_std, doubt)
+
+
+def _thin(indices: np.ndarray) -> np.ndarray:
+    """At most 300 of ``indices``, spread."""
+    return indices[:: max(1, math.ceil(len(indices) / _SPREAD))]

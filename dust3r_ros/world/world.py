@@ -1,0 +1,272 @@
+"""Collects what frames say of the world, and says how the map must be moved to agree with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dust3r_ros.errors import ConfigError
+from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.types import Array, Frame, Keyframe, MapUpdate, StampedPose
+from dust3r_ros.world.depth_scale import DepthRatio, DepthSamples, depth_ratio, depth_samples, depth_scale
+from dust3r_ros.world.evidence import Baseline, CombinedScale, ScaleEvidence, ScaleState, combine, rig_scale
+from dust3r_ros.world.odometry_scale import odometry_scale, steps
+from dust3r_ros.world.placement import Placement, place
+from dust3r_ros.world.robot_log import Matched, RobotLog
+
+_ANCHORS = 64  # keyframes at most, spread over the map
+_FEWEST = 2
+_BENT_STD = 0.02  # what refinements change of distances beside a common factor, relative
+
+
+class UnitMemory:
+    """Keyframes of the map as they stand, and where some of them stood when the unit was the metre.
+
+    It speaks for a map that is loaded, or whose odometry is gone, and not for another map that the camera is in:
+    of that it knows no keyframe.
+    """
+
+    def __init__(self) -> None:
+        self._present: dict[int, Array] = {}  # positions by keyframe
+        self._anchors: dict[int, Array] = {}
+        self._std = math.inf
+
+    @property
+    def relative_std(self) -> float:
+        """How well the unit was known when it was; infinite for never."""
+        return self._std
+
+    def hear(self, changed: Iterable[Keyframe], removed: Iterable[int] = ()) -> None:
+        """Keyframes that moved or are new, and those that left."""
+        for index in removed:
+            self._present.pop(index, None)
+        for keyframe in changed:
+            self._present[keyframe.index] = keyframe.w_T_c[:3, 3]
+
+    def keep(self, relative_std: float) -> None:
+        """The map's unit is the metre as it stands, known to ``relative_std``."""
+        spread = sorted(self._present)[:: max(1, math.ceil(len(self._present) / _ANCHORS))]
+        self._anchors = {index: self._present[index] for index in spread}
+        self._std = relative_std
+
+    def tell(self) -> ScaleEvidence | None:
+        """Metres per unit of the map as it stands; None where the unit was never known, or not of this map."""
+        common = self._anchors.keys() & self._present.keys()
+        if not math.isfinite(self._std) or len(common) < _FEWEST:
+            return None
+        then, now = (_spread(positions, sorted(common)) for positions in (self._anchors, self._present))
+        if not (then > 0 and now > 0):
+            return None
+        return ScaleEvidence("memory", then / now, math.hypot(self._std, _BENT_STD), len(common))
+
+
+def _spread(positions: Mapping[int, Array], indices: list[int]) -> float:
+    """The median distance between keyframes, each with the one that is half a list away."""
+    at = np.array([positions[index] for index in indices])
+    return float(np.median(np.linalg.norm(at - np.roll(at, len(at) // 2, axis=0), axis=1)))
+
+
+_METRIC_STD = 0.04  # relative
+_STILL_METRIC = 2.0  # times as much: a map that is metric stays so until it is less sure than this
+_CONVERGING_STD = 0.5
+_MOST_KEYFRAMES = 2000  # whose measured depth is kept: some kilobytes each
+# What is worth moving a map for.
+_OFF, _OFF_STD = 0.01, 2.0  # relative error of its unit, and in standard deviations
+_OFF_AT_LAST = 0.001
+_TILTED_DEG, _TURNED_DEG, _SURE = 1.0, 3.0, 3.0
+_SHIFTED, _SHIFTED_PART = 0.1, 0.05  # metres, and of the extent driven
+
+
+@dataclass(frozen=True, eq=False)
+class WorldEstimate:
+    """Where a map should be.
+
+    ``new_S_old`` takes it there from where it is: metres where the scale is known, else its own unit; z up, as far
+    as gravity or odometry tell; at the odometry's frame, if there is one. ``scale``: metres per unit of the map as
+    it is, 1 while unknown, off by ``relative_std`` of itself. ``tilt_deg``: by how much the map's z is off, known to
+    ``tilt_std_deg``. ``contradictions``: what does not go together, in words. ``needed``: whether a new version of
+    the whole map is worth it.
+    """
+
+    new_S_old: Similarity
+    scale: float
+    relative_std: float
+    state: ScaleState
+    sources: tuple[ScaleEvidence, ...]
+    tilt_deg: float
+    tilt_std_deg: float
+    contradictions: tuple[str, ...]
+    needed: bool
+
+    @classmethod
+    def unknown(cls) -> WorldEstimate:
+        """Before anything is known."""
+        return cls(Similarity.identity(), 1.0, math.inf, ScaleState.UNKNOWN, (), 0.0, math.inf, (), False)
+
+
+class WorldAligner:
+    """Odometry, gravity, measured depth, a rig and commands, against the map as it stands.
+
+    Deterministic, without a clock; memory and time are bounded, however long the run.
+    """
+
+    def __init__(self) -> None:
+        self._log = RobotLog()
+        self._samples: dict[int, DepthSamples] = {}
+        self._stride = 1  # of keyframes whose samples are kept
+        self._ratios: dict[int, DepthRatio] = {}  # by the keyframes as they stand
+        self._memory = UnitMemory()
+        self._command: float | None = None
+        self._anchored = False  # whether it has a place and a heading that odometry does not change
+
+    @property
+    def frames(self) -> Container[tuple[int, str]]:
+        """(stamp, camera) of the frames whose pose an estimate asks for; a trajectory may hold others too."""
+        return self._log.frames
+
+    def observe(self, frame: Frame) -> None:
+        """Odometry and gravity of a frame."""
+        self._log.add(frame)
+
+    def observe_keyframe(self, index: int, frame: Frame) -> None:
+        """Measured depth or points of a frame that became keyframe ``index``; of every n-th, where they are many."""
+        samples = None if index % self._stride else depth_samples(frame)
+        if samples is None:
+            return
+        self._samples[index] = samples
+        if len(self._samples) > _MOST_KEYFRAMES:
+            self._stride *= 2
+            self._samples = {at: kept for at, kept in self._samples.items() if at % self._stride == 0}
+            self._ratios = {at: ratio for at, ratio in self._ratios.items() if at in self._samples}
+
+    def hear(self, update: MapUpdate) -> None:
+        """What changed of the map: every update, after ``observe_keyframe``."""
+        self._memory.hear(update.changed, update.removed)
+        for index in update.removed:
+            self._ratios.pop(index, None)
+        for keyframe in update.changed:
+            samples, camera = self._samples.get(keyframe.index), update.cameras.get(keyframe.camera)
+            found = None if samples is None or camera is None else depth_ratio(samples, keyframe, camera)
+            if found is not None:
+                self._ratios[keyframe.index] = found
+            else:
+                self._ratios.pop(keyframe.index, None)
+
+    def command(self, factor: float) -> None:
+        """Somebody knows: ``factor`` metres are one unit of the map as it is. Raises ``ConfigError``."""
+        if not (math.isfinite(factor) and factor > 0):
+            raise ConfigError(f"the scale is {factor}; it must be positive and finite: metres per unit of the map")
+        self._command = float(factor)
+
+    def moved(self, estimate: WorldEstimate, update: MapUpdate) -> WorldEstimate:
+        """The whole map was moved as ``estimate`` says, ``update`` is its new version; returns what it is then."""
+        factor = estimate.new_S_old.scale
+        if self._command is not None:
+            self._command /= factor
+        self._ratios.clear()
+        self.hear(update)
+        if estimate.state is ScaleState.METRIC:
+            self._memory.keep(estimate.relative_std)
+        scale, identity = estimate.scale / factor, Similarity.identity()
+        return replace(estimate, new_S_old=identity, scale=scale, tilt_deg=0.0, needed=False)
+
+    def forget_frames(self) -> None:
+        """Stamps start again: frames from here on are others, even where stamps are the same."""
+        self._log = RobotLog()
+
+    def state(self) -> dict[str, Any]:
+        """What a saved map needs of this, as JSON has it."""
+        known = self._memory.tell()
+        return {"metric": known is not None, "relative_std": None if known is None else known.relative_std}
+
+    def resume(self, state: Mapping[str, Any], keyframes: Iterable[Keyframe]) -> None:
+        """Go on with a saved map, all its ``keyframes``: its origin and heading stay, and a unit that is metric."""
+        self._memory.hear(keyframes)
+        self._anchored = True
+        if state.get("metric") is True:
+            std = state.get("relative_std")
+            known = isinstance(std, (int, float)) and 0.0 <= std < math.inf
+            self._memory.keep(float(std) if known else _METRIC_STD)  # type: ignore[arg-type]
+
+    def estimate(
+        self,
+        trajectory: Sequence[StampedPose],
+        baselines: Sequence[tuple[float, float, float]] = (),
+        *,
+        last: bool = False,
+    ) -> WorldEstimate:
+        """How the map, whose ``trajectory`` this is, must be moved.
+
+        ``baselines`` of a rig: (metres, map units, relative standard deviation). ``last``: when the map is done,
+        smaller errors are worth a new version of it.
+        """
+        frames = self._log.match(trajectory)
+        memory = self._memory.tell()  # of a map that was moved to metres, and of no other
+        found = self._scale(frames, baselines, memory)
+        state = _state(found, memory is not None)
+        placed = place(frames, found.scale if state is ScaleState.METRIC else 1.0, self._anchored)
+        contradictions = [*found.reasons, *([placed.doubt] if placed.doubt else [])]
+        if self._log.refused:
+            contradictions.append(
+                f"{self._log.refused} frames came with an odometry or a gravity that is no pose or no direction"
+            )
+        return WorldEstimate(
+            placed.new_S_old,
+            found.scale,
+            found.relative_std,
+            state,
+            found.sources,
+            placed.tilt_deg,
+            placed.tilt_std_deg,
+            tuple(contradictions),
+            self._unit_is_off(found, state, memory is not None, last) or _lies_wrong(placed, state, frames),
+        )
+
+    def _scale(
+        self, frames: Matched, baselines: Sequence[tuple[float, float, float]], memory: ScaleEvidence | None
+    ) -> CombinedScale:
+        evidence = [self._by_odometry(frames), depth_scale(self._ratios), rig_scale([Baseline(*b) for b in baselines])]
+        if self._command is not None:
+            evidence.append(ScaleEvidence("command", self._command, 0.0, 1))
+        found = combine([e for e in evidence if e is not None])
+        # What was known came from the same sources: it counts where they have become worse
+        if memory is not None and memory.relative_std < found.relative_std:
+            found = combine([*found.sources, memory])
+        return found
+
+    def _by_odometry(self, frames: Matched) -> ScaleEvidence | None:
+        """By the camera with most frames: the others of a robot share the errors of its odometry."""
+        driven = np.isfinite(frames.o_T_c[:, 0, 0])
+        if np.count_nonzero(driven) < 2:
+            return None
+        chosen = driven & (frames.camera == np.argmax(np.bincount(frames.camera[driven])))
+        return odometry_scale(steps(frames.w_T_c[chosen], frames.o_T_c[chosen]))
+
+    def _unit_is_off(self, found: CombinedScale, state: ScaleState, before: bool, last: bool) -> bool:
+        """Whether the map should have another unit; ``before``: it was moved to metres before."""
+        if state is not ScaleState.METRIC:
+            return False
+        off = abs(math.log(found.scale))
+        commanded = self._command is not None and abs(math.log(self._command)) > 1e-9
+        limit = _OFF_AT_LAST if last else max(_OFF_STD * found.relative_std, _OFF)
+        return not before or commanded or off > limit
+
+
+def _state(found: CombinedScale, before: bool) -> ScaleState:
+    if found.relative_std <= _METRIC_STD * (_STILL_METRIC if before else 1.0):
+        return ScaleState.METRIC
+    return ScaleState.CONVERGING if found.relative_std <= _CONVERGING_STD else ScaleState.UNKNOWN
+
+
+def _lies_wrong(placed: Placement, state: ScaleState, frames: Matched) -> bool:
+    if placed.tilt_deg > max(_TILTED_DEG, _SURE * placed.tilt_std_deg):
+        return True
+    if placed.heading_deg > max(_TURNED_DEG, _SURE * placed.heading_std_deg):
+        return True
+    driven = frames.o_T_c[np.isfinite(frames.o_T_c[:, 0, 0]), :3, 3]
+    extent = float(np.linalg.norm(np.ptp(driven, axis=0))) if len(driven) else 0.0
+    return state is ScaleState.METRIC and placed.shift > max(_SHIFTED, _SHIFTED_PART * extent)

@@ -1,0 +1,68 @@
+"""Aligned keyframes refined by the reprojection of their features' landmarks."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+from synthetic import Scene, arc
+
+from dust3r_ros.alignment.online.keyframe_bundle import Posed, bundle
+from dust3r_ros.features.features import Features
+from dust3r_ros.sparse.views import Focal
+from dust3r_ros.types import Array
+
+EDGES = [*pairwise(range(6)), *((i, i + 2) for i in range(4))]
+
+
+def off_by(pose: Array, rng: np.random.Generator) -> Array:
+    """A pose as pointmaps have it: a degree and some centimetres off."""
+    moved = pose.copy()
+    moved[:3, :3] = moved[:3, :3] @ Rotation.from_rotvec(np.radians(0.6) * rng.standard_normal(3)).as_matrix()
+    moved[:3, 3] += 0.02 * rng.standard_normal(3)
+    return moved
+
+
+def posed(scene: Scene, blind: int | None = None) -> list[Posed]:
+    """Keyframes with 0.3 px of noise and descriptors of their own for each point; ``blind`` sees hardly anything."""
+    rng = np.random.default_rng(1)
+    descriptors = rng.integers(0, 90, (len(scene.points), 128), dtype=np.uint8)
+    result = []
+    for view, w_T_c in enumerate(scene.w_T_c):
+        offsets = scene.seen(view) + 0.3 * rng.standard_normal((len(scene.points), 2))
+        keep = slice(0, 20 if view == blind else None)
+        start = w_T_c if view == 0 else off_by(w_T_c, rng)
+        result.append(Posed(0, start, Features(offsets[keep], descriptors[keep])))
+    return result
+
+
+def distance(a: Array, b: Array) -> float:
+    return float(np.linalg.norm(a[:3, 3] - b[:3, 3]))
+
+
+def test_poses_and_focal_become_better() -> None:
+    scene = arc(points=250)
+    keyframes = posed(scene)
+    sights, focals = bundle(keyframes, EDGES, [Focal(306.0, 500.0, std=0.02)], 1.0)
+    assert sorted(sights) == list(range(6))
+    scale = distance(sights[5].w_T_c, sights[0].w_T_c) / distance(scene.w_T_c[5], scene.w_T_c[0])
+    for view in range(1, 6):
+        found = distance(sights[view].w_T_c, sights[0].w_T_c) / scale
+        assert found == pytest.approx(distance(scene.w_T_c[view], scene.w_T_c[0]), rel=0.003)
+    assert focals[0].value == pytest.approx(300.0, rel=0.01) and focals[0].prior == 500.0
+    assert 0 < focals[0].std < 0.03
+    depth = (np.linalg.inv(scene.w_T_c[3]) @ np.append(scene.points.mean(axis=0), 1.0))[2]
+    assert np.mean(sights[3].depths) / scale == pytest.approx(depth, rel=0.02)
+
+
+def test_a_keyframe_without_landmarks_is_left_out() -> None:
+    sights, _ = bundle(posed(arc(points=250), blind=4), EDGES, [Focal(300.0, 300.0, fixed=True)], 1.0)
+    assert sorted(sights) == [0, 1, 2, 3, 5]
+
+
+def test_without_common_features_nothing_changes() -> None:
+    focal = Focal(310.0, 310.0, std=0.1)
+    sights, focals = bundle(posed(arc(points=250)), [], [focal], 1.0)
+    assert sights == {} and focals[0].value == 310.0

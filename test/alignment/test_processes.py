@@ -1,0 +1,97 @@
+"""Work in a child of this process: what it returns, and what is left when it dies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from threads import unlimited
+
+from dust3r_ros.alignment.processes import MOST_NICE, THREADS, Aside, each, thread_pool
+
+CODE = """
+import numpy as np, scipy.linalg
+from dust3r_ros.alignment.processes import blas_threads, use_blas_threads
+print(blas_threads())
+for count in (1, 3, 2):
+    assert use_blas_threads(count), count
+    print(blas_threads())
+"""
+
+
+def counts(environment):
+    done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True)
+    return [int(word) for word in done.stdout.split()]
+
+
+def test_the_number_is_that_of_the_environment_until_another_is_set():
+    assert counts({**unlimited(), "OMP_NUM_THREADS": "2"}) == [2, 1, 3, 2]
+    assert counts({**unlimited(), "OMP_NUM_THREADS": "1"}) == [1, 1, 3, 2]
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 8 * THREADS + 1, 500])
+def test_results_come_in_order(count: int) -> None:
+    assert each(lambda item: item**2, list(range(count))) == [item**2 for item in range(count)]
+
+
+def test_many_items_are_few_tasks_and_the_pool_stays() -> None:
+    named = set(each(lambda _: threading.current_thread().name, list(range(200))))
+    assert 1 <= len(named) <= THREADS and all(name.startswith("alignment") for name in named)
+    assert thread_pool() is thread_pool()
+
+
+def test_the_first_error_in_order_is_raised() -> None:
+    def refuse(item: int) -> int:
+        if item % 30 == 17:
+            raise ValueError(f"item {item}")
+        return item
+
+    for items in (list(range(20)), list(range(400))):
+        with pytest.raises(ValueError, match=r"^item 17$"):
+            each(refuse, items)
+
+
+def test_the_result_comes_and_this_process_stays_as_it_is():
+    here = [1]
+
+    def work():
+        here.append(2)
+        return np.arange(1_000_000), os.getpid()
+
+    aside = Aside(work)
+    found, pid = aside.result()
+    assert aside.done and pid != os.getpid()
+    np.testing.assert_array_equal(found, np.arange(1_000_000))
+    assert here == [1]
+
+
+def test_it_is_not_waited_for_unless_asked():
+    aside = Aside(lambda: time.sleep(0.3))
+    assert not aside.done
+    end = time.monotonic() + 30
+    while not aside.done:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert aside.result() is None
+
+
+def test_a_child_that_fails_or_is_ended_gives_nothing():
+    def fail():
+        raise RuntimeError("on purpose")
+
+    assert Aside(fail).result() is None
+    cancelled = Aside(lambda: time.sleep(100))
+    cancelled.cancel()
+    assert cancelled.done and cancelled.result() is None
+
+
+def test_a_child_lets_others_go_first():
+    assert Aside(lambda: os.nice(0), nice=5).result() == os.nice(0) + 5
+    if hasattr(os, "SCHED_IDLE"):
+        policies = [Aside(lambda: os.sched_getscheduler(0), nice).result() for nice in (5, MOST_NICE)]
+        assert policies == [os.sched_getscheduler(0), os.SCHED_IDLE]

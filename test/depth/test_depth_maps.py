@@ -1,0 +1,273 @@
+"""Depth of keyframes gathered from pairs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dust3r_ros.depth.depth_maps import DepthMaps
+from dust3r_ros.geometry.pinhole import unproject
+from dust3r_ros.geometry.rigid import invert, pose, transform
+from dust3r_ros.types import PairPrediction
+
+SHAPE, FOCAL = (12, 16), 14.0
+SECOND_T_FIRST = pose(np.array([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]]), [0.2, 0.1, 4.0])  # looks from the side
+
+
+def pair(first: int, second: int, unit: float = 1.0, seed: int = 0) -> tuple[PairPrediction, np.ndarray, np.ndarray]:
+    """A pair whose unit is ``1 / unit`` map units, and the true depth of both views."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.uniform(2, 4, (2, *SHAPE))
+    points_b = transform(invert(SECOND_T_FIRST), unproject(b, FOCAL))
+    confidences = rng.uniform(1.5, 5, (2, *SHAPE)).astype(np.float32)
+    prediction = PairPrediction(
+        first,
+        second,
+        (unit * unproject(a, FOCAL)).astype(np.float32),
+        confidences[0],
+        (unit * points_b).astype(np.float32),
+        confidences[1],
+    )
+    return prediction, a, b
+
+
+def test_both_views_of_a_pair_get_depth() -> None:
+    maps = DepthMaps()
+    prediction, a, b = pair(3, 5, unit=7.0)
+    assert maps.get(3) is None and maps.get(5) is None
+    maps.absorb(prediction, SECOND_T_FIRST, 1 / 7.0)
+    np.testing.assert_allclose(maps.get(3)[0], a, rtol=1e-5)
+    np.testing.assert_allclose(maps.get(5)[0], b, rtol=1e-4)  # z of its own camera, not of the first
+    np.testing.assert_allclose(maps.get(5)[1], prediction.confidence_second, rtol=1e-5)
+    assert maps.get(4) is None
+
+
+def test_the_last_word_of_a_pair_counts_once() -> None:
+    maps = DepthMaps()
+    old, _, _ = pair(0, 1, seed=1)
+    new, a, _ = pair(0, 1, seed=2)
+    maps.absorb(old, SECOND_T_FIRST, 1.0)
+    maps.get(0)
+    maps.absorb(new, SECOND_T_FIRST, 1.0)
+    np.testing.assert_allclose(maps.get(0)[0], a, rtol=1e-5)
+
+
+def test_several_pairs_agree_and_outvote_a_wrong_one() -> None:
+    maps = DepthMaps()
+    for other in (1, 2, 3):
+        prediction, a, _ = pair(0, other, seed=4)
+        maps.absorb(prediction, SECOND_T_FIRST, 1.0)
+    wrong, _, _ = pair(0, 4, seed=4)
+    maps.absorb(wrong, SECOND_T_FIRST, 3.0)
+    np.testing.assert_allclose(maps.get(0)[0], a, rtol=0.01)
+
+
+def test_growing_surroundings() -> None:
+    maps = DepthMaps()
+    prediction, a, b = pair(0, 1)
+    maps.absorb(prediction, SECOND_T_FIRST, 1.0)
+    before, sure = maps.get(0)
+    maps.rescale(0, 2.5)
+    np.testing.assert_allclose(maps.get(0)[0], 2.5 * before, rtol=1e-5)
+    np.testing.assert_allclose(maps.get(1)[0], b, rtol=1e-4)
+    np.testing.assert_array_equal(maps.get(0)[1], sure)
+    maps.freeze(0)
+    maps.rescale(0, 2.0)
+    np.testing.assert_allclose(maps.get(0)[0], 5.0 * a, rtol=1e-5)
+    maps.rescale(9, 2.0)
+    assert maps.get(9) is None
+
+
+def test_frozen_depth_stays_and_cleared_depth_is_gone() -> None:
+    maps = DepthMaps()
+    prediction, a, _ = pair(0, 1)
+    maps.absorb(prediction, SECOND_T_FIRST, 1.0)
+    maps.freeze(0)
+    np.testing.assert_allclose(maps.get(0)[0], a, rtol=1e-5)
+    maps.clear(0)
+    assert maps.get(0) is None
+    maps.freeze(8)
+    maps.clear(8)
+    assert maps.get(8) is None
+
+
+def test_a_later_pair_adds_to_frozen_depth() -> None:
+    """A loop closed with an old keyframe does not throw away what its other pairs knew."""
+    maps = DepthMaps()
+    for other in (1, 2):
+        prediction, a, _ = pair(0, other, seed=4)
+        maps.absorb(prediction, SECOND_T_FIRST, 1.0)
+    maps.freeze(0)
+    late, _, _ = pair(0, 9, seed=4)
+    blind = PairPrediction(
+        0, 9, late.points_first, np.ones(SHAPE, np.float32), late.points_second, np.ones(SHAPE, np.float32)
+    )
+    maps.absorb(blind, SECOND_T_FIRST, 1.0)
+    np.testing.assert_allclose(maps.get(0)[0], a, rtol=1e-5)
+
+
+def test_points_behind_the_second_camera_are_no_depth() -> None:
+    maps = DepthMaps()
+    prediction, _, _ = pair(0, 1)
+    maps.absorb(prediction, SECOND_T_FIRST @ pose(np.diag([1.0, -1, -1]), [0, 0, 0]), 1.0)
+    depth, confidence = maps.get(1)
+    assert (depth >= 0).all() and (confidence[depth == 0] == 1).all()
+
+
+def test_an_unknown_unit_gives_no_depth() -> None:
+    maps = DepthMaps()
+    prediction, _, _ = pair(0, 1)
+    maps.absorb(prediction, SECOND_T_FIRST, float("nan"))
+    for index in (0, 1):
+        known = maps.get(index)
+        assert known is None or (np.isfinite(known[0]).all() and (known[0] == 0).all() and (known[1] == 1).all())
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_pixels_of_confidence_one_have_no_depth(index: int) -> None:
+    maps = DepthMaps()
+    prediction, _, _ = pair(0, 1)
+    prediction.confidence_first[:5] = prediction.confidence_second[:5] = 1.0
+    maps.absorb(prediction, SECOND_T_FIRST, 1.0)
+    depth, confidence = maps.get(index)
+    assert (depth[:5] == 0).all() and (confidence[:5] == 1).all() and (depth[5:] > 0).all()
+
+
+def test_the_depth_of_another_map_in_units_of_this_one() -> None:
+    maps, other = DepthMaps(), DepthMaps()
+    maps.absorb(pair(0, 1)[0], SECOND_T_FIRST, 1.0)
+    other.absorb(pair(0, 1, seed=1)[0], SECOND_T_FIRST, 1.0)
+    own, theirs = maps.get(0), other.get(1)
+    assert own is not None and theirs is not None
+    maps.take_over(other, 2, 3.0)
+    np.testing.assert_allclose(maps.get(3)[0], 3.0 * theirs[0], rtol=1e-6)  # type: ignore[index]
+    np.testing.assert_array_equal(maps.get(3)[1], theirs[1])  # type: ignore[index]
+    np.testing.assert_array_equal(maps.get(0)[0], own[0])  # type: ignore[index]
+
+
+def test_another_unit_for_everything_that_is_kept() -> None:
+    maps, same = DepthMaps(), DepthMaps()
+    for kept in (maps, same):
+        kept.absorb(pair(0, 1)[0], SECOND_T_FIRST, 1.0)
+        kept.absorb(pair(2, 3)[0], SECOND_T_FIRST, 1.0)
+        kept.freeze(2)
+        kept.get(0)
+    maps.rescale_all(2.5)
+    for kept, unit in ((maps, 2.5), (same, 1.0)):
+        kept.absorb(pair(0, 4)[0], SECOND_T_FIRST, unit)
+    for index in range(4):
+        np.testing.assert_allclose(maps.get(index)[0], 2.5 * same.get(index)[0], rtol=1e-5)
+        np.testing.assert_allclose(maps.get(index)[1], same.get(index)[1], rtol=1e-5)
+
+
+def test_a_change_of_unit_is_told_from_a_change_of_depth() -> None:
+    maps, other = DepthMaps(), DepthMaps()
+    assert maps.pixels(0) is None and maps.growth(0) == 1.0
+    maps.absorb(pair(0, 1)[0], SECOND_T_FIRST, 1.0)
+    before = maps.pixels(0)
+    maps.get(0)
+    maps.rescale(0, 2.0)
+    maps.rescale_all(1.5)
+    maps.freeze(0)
+    assert maps.pixels(0) is before and maps.growth(0) == 3.0
+    other.take_over(maps, 4, 0.5)
+    assert other.pixels(4) is before and other.growth(4) == 1.5
+    maps.absorb(pair(0, 2)[0], SECOND_T_FIRST, 1.0)
+    assert maps.pixels(0) is not before and maps.growth(0) == 1.0
+    for change in (lambda: maps.leave_out(0, np.ones(maps.get(0)[0].shape, bool)), lambda: maps.clear(0)):
+        before = maps.pixels(0)
+        change()
+        assert maps.pixels(0) is not before
+
+
+def test_depth_of_another_session_is_one_estimate() -> None:
+    maps, again = DepthMaps(), DepthMaps()
+    maps.absorb(pair(0, 1)[0], SECOND_T_FIRST, 1.0)
+    maps.freeze(0)
+    again.restore(0, *maps.get(0))  # type: ignore[misc]
+    assert again.pixels(0) is None
+    for kept in (maps, again):
+        kept.absorb(pair(0, 2)[0], SECOND_T_FIRST, 1.0)
+    np.testing.assert_array_equal(again.get(0)[0], maps.get(0)[0])  # type: ignore[index]
+
+
+def test_depth_ends_at_the_outlines_of_the_image_shown_until_it_is_frozen() -> None:
+    """Depth of a dark thing that runs over its outline, beside a bright sky."""
+    height, width, edge = 96, 128, 64
+    image = np.full((height, width, 3), 220, np.uint8)
+    image[:, :edge] = 60
+    confidence = np.ones((2, height, width), np.float32)
+    confidence[:, :, : edge + 4] = 3
+    points = unproject(np.full((height, width), 2.0), 100.0).astype(np.float32)
+    prediction = PairPrediction(0, 1, points, confidence[0], points, confidence[1])
+    plain, cut = DepthMaps(), DepthMaps()
+    for maps in (plain, cut):
+        if maps is cut:
+            maps.show(0, image)
+        maps.absorb(prediction, np.eye(4), 1.0)
+        maps.freeze(0)
+        maps.freeze(1)
+    assert (plain.get(0)[1][:, edge : edge + 4] > 1).all(), "no image, no outlines"
+    assert (cut.get(0)[1][:, edge:] == 1).all() and (cut.get(0)[0][:, edge:] == 0).all()
+    assert (cut.get(0)[1][:, : edge - 2] > 1).all()
+    np.testing.assert_array_equal(cut.get(1)[1], plain.get(1)[1])
+
+
+def handed(depth: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    return depth.astype(np.float32), np.where(depth > 0, confidence, 1).astype(np.float32)
+
+
+def test_what_others_hand_over_closes_gaps_and_is_heard_once() -> None:
+    maps = DepthMaps()
+    prediction, a, _ = pair(0, 1)
+    unsure = prediction.confidence_first.copy()
+    unsure[:, 8:] = 1
+    maps.absorb(replace(prediction, confidence_first=unsure), SECOND_T_FIRST, 1.0)
+    assert (maps.get(0)[1][:, 11:] == 1).all()
+    before = maps.pixels(0)
+    maps.hand(0, {4: handed(a, 2.0)})
+    assert maps.pixels(0) is not before and maps.givers(0) == {4}
+    np.testing.assert_allclose(maps.get(0)[0], a, rtol=1e-4)
+    once = maps.get(0)[1]
+    maps.hand(0, {4: handed(2 * a, 50.0)})
+    np.testing.assert_array_equal(maps.get(0)[1], once)
+    maps.hand(0, {5: handed(a, 2.0)})
+    assert maps.givers(0) == {4, 5} and (maps.get(0)[1][:, 11:] > once[:, 11:]).all()
+    np.testing.assert_array_equal(maps.own(0)[1][:, 8:], 1)
+
+
+def test_handed_depth_grows_with_its_keyframe_and_goes_with_it() -> None:
+    maps = DepthMaps()
+    prediction, a, _ = pair(0, 1)
+    maps.absorb(prediction, SECOND_T_FIRST, 1.0)
+    maps.hand(0, {4: handed(a, 9.0)})
+    maps.rescale(0, 3.0)
+    np.testing.assert_allclose(maps.get(0)[0], 3 * a, rtol=1e-4)
+    maps.freeze(0)
+    np.testing.assert_allclose(maps.own(0)[0], 3 * a, rtol=1e-4)
+    maps.clear(0)
+    assert maps.get(0) is None and maps.own(0) is None and not maps.givers(0)
+
+
+def test_a_preview_goes_with_the_map_and_gives_way_to_a_pair() -> None:
+    maps = DepthMaps()
+    depth, confidence = np.full(SHAPE, 2.0, np.float32), np.full(SHAPE, 3.0, np.float32)
+    maps.preview(5, depth, confidence)
+    maps.leave_out(5, np.arange(SHAPE[0] * SHAPE[1]).reshape(SHAPE) == 0)
+    maps.rescale_all(0.5)
+    shown = maps.get(5)
+    assert shown is not None and shown[0][0, 0] == 0 and (shown[0].ravel()[1:] == 1.0).all()
+    assert maps.own(5) is None and not maps.told(5)
+    other = DepthMaps()
+    other.take_over(maps, 10, 3.0)
+    assert (other.whole(15)[0] == 3.0).all()
+    maps.freeze(5)
+    assert not maps.told(5)
+    prediction, _, b = pair(3, 5)
+    maps.absorb(prediction, SECOND_T_FIRST, 1.0)
+    np.testing.assert_allclose(maps.whole(5)[0], b, rtol=1e-4)
+    maps.preview(4, depth, confidence)
+    maps.clear(4)
+    assert maps.get(4) is None

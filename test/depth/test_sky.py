@@ -1,0 +1,78 @@
+"""What an outdoor camera sees above everything: no part of the map."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from movers import together, walk_among
+from sequences import SMALL
+
+from dust3r_ros.geometry.resize import Resize
+from dust3r_ros.mapping.mapper import Mapper
+from dust3r_ros.scenes.light import Lamp
+from dust3r_ros.scenes.patterns import brick, fabric, noise, planks, poster, tiles
+from dust3r_ros.scenes.sequence import RenderedSequence
+from dust3r_ros.scenes.solids import Box
+from dust3r_ros.scenes.surfaces import Panel
+from dust3r_ros.scenes.texture import texture
+from dust3r_ros.scenes.trajectory import look_at
+from dust3r_ros.scenes.world import World, build
+
+CONFIG = replace(SMALL, working_size=240)
+FAR = 1000.0  # metres; all else is within 30
+BOXES = [(-2, 4, 1, 1.5, brick), (0.5, 5, 1.2, 2, poster), (2.5, 4.2, 0.8, 1, planks), (-4, 7, 1.5, 2.5, planks)]
+
+
+def yard(clouds: float, distance: float) -> World:
+    """Boxes on paved ground before a sky, or a wall as plain, at ``distance``; ``clouds``: contrast, grey levels."""
+    ground = Panel(np.array([-15.0, 20.0, 0.0]), np.array([1.0, 0, 0]), np.array([0, -1.0, 0]), 30.0, 22.0)
+    solids = [Box(np.array([x, y, 0.0]), np.array([x + w, y + w, h]), p, fabric) for x, y, w, h, p in BOXES]
+    lamp = Lamp(np.array([0, 2.0, 30.0]), ambient=0.9, reach=100.0)
+    size = 4 * distance
+    sky = Panel(np.array([-size / 2, distance, size / 2]), np.array([1.0, 0, 0]), np.array([0, 0, -1.0]), size, size)
+    grain = noise(np.random.default_rng(3), 1024, 1024, 40, 5)[..., None]
+    paint = np.clip(np.array([120, 160, 220]) + clouds * np.clip(grain, 0, 1.5), 0, 255).astype(np.uint8)
+    return together(
+        build([(ground, tiles)], solids, lamp, 0, per_metre=60.0), World((sky,), (texture(paint, size, size),))
+    )
+
+
+def passing(world: World, grain: float = 0.0) -> RenderedSequence:
+    """A camera that goes sideways past the boxes; ``grain``: deviation of its noise, grey levels."""
+    xs = np.linspace(-1.2, 1.2, 14)
+    poses = [look_at(np.array([x, 0.2 * np.sin(2 * x), 1.5]), np.array([0.6 * x, 6.0, 1.9])) for x in xs]
+    sequence = walk_among([None] * len(xs), np.stack(poses), world=world).sequence
+    shaken = sequence.images + np.random.default_rng(0).normal(0, grain, sequence.images.shape)
+    sequence.images[:] = np.clip(np.round(shaken), 0, 255).astype(np.uint8)
+    return sequence
+
+
+def kept(sequence: RenderedSequence, beyond: float) -> tuple[float, float, Mapper]:
+    """Parts of the keyframes' pixels with depth in the map: of those ``beyond`` and of the others; the mapper."""
+    mapper = Mapper(CONFIG)
+    for k, image in enumerate(sequence.images):
+        mapper.process(int(sequence.stamps_ns[k]), "camera", image)
+    mapper.finish()
+    resize = Resize.fit(sequence.width, sequence.height, CONFIG.working_size)
+    assert (resize.width, resize.height) == (sequence.width, sequence.height)
+    far, near = [], []
+    for keyframe in mapper.keyframes:
+        frame = int(np.searchsorted(sequence.stamps_ns, keyframe.stamp_ns))
+        behind, sure = sequence.depths[frame] > beyond, keyframe.confidence > CONFIG.min_confidence
+        far.append(sure[behind])
+        near.append(sure[~behind])
+    return float(np.concatenate(far).mean()), float(np.concatenate(near).mean()), mapper
+
+
+@pytest.mark.parametrize(("clouds", "grain"), [(0.0, 0.0), (0.0, 2.0), (60.0, 0.0)], ids=["plain", "noisy", "clouds"])
+def test_the_sky_stays_out(clouds: float, grain: float) -> None:
+    far, near, mapper = kept(passing(yard(clouds, 3000.0), grain), FAR)
+    assert far < 0.01 and near > 0.75
+    assert mapper.left_out.far > 0.4, "it is counted"
+
+
+def test_a_plain_wall_far_behind_stays_out() -> None:
+    far, near, _ = kept(passing(yard(0.0, 40.0)), 30.0)
+    assert far < 0.01 and near > 0.75

@@ -1,0 +1,119 @@
+"""SIFT features and what they match."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from dust3r_ros.features.features import Features, epipolar_inliers, extract, match
+from dust3r_ros.geometry.pinhole import project
+from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.scenes.trajectory import look_at
+from dust3r_ros.types import Image
+
+
+def texture(seed: int = 0) -> Image:
+    rng = np.random.default_rng(seed)
+    layers = [cv2.GaussianBlur(rng.standard_normal((240, 320)), (0, 0), s) * s for s in (1.5, 3, 8)]
+    total = np.sum(layers, axis=0)
+    return np.clip(128 + 55 * total / total.std(), 0, 255).astype(np.uint8)
+
+
+def views(count: int, seed: int = 0, noise: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
+    """A cloud seen from two places: pixels (N, 2) and (N, 2)."""
+    rng = np.random.default_rng(seed)
+    cloud = rng.uniform(-1, 1, (count, 3))
+    seen = []
+    for at in ([4.0, 0, 0.4], [3.6, 1.4, 0.2]):
+        pixels = project(transform(invert(look_at(np.array(at), np.zeros(3))), cloud), 300.0, (160.0, 120.0))
+        seen.append(pixels + noise * rng.standard_normal(pixels.shape))
+    return seen[0], seen[1]
+
+
+@pytest.mark.parametrize("degrees, scale, light", [(0, 1.0, 0.6), (50, 1.0, 1.0), (10, 0.7, 1.0)])
+def test_turned_shrunk_and_darkened_images_match(degrees: float, scale: float, light: float) -> None:
+    image = texture()
+    H = np.vstack([cv2.getRotationMatrix2D((160, 120), degrees, scale), [0, 0, 1]])
+    other = np.round(light * cv2.warpPerspective(image, H, (320, 240), flags=cv2.INTER_AREA)).astype(np.uint8)
+    a, b = extract(image), extract(other)
+    pairs = match(a, b)
+    expected = cv2.perspectiveTransform(a.pixels[pairs[:, 0]][None], H)[0]
+    right = np.linalg.norm(b.pixels[pairs[:, 1]] - expected, axis=1) < 2
+    assert right.sum() > 50 and right.mean() > 0.9
+    for column in (0, 1):
+        assert len(np.unique(pairs[:, column])) == len(pairs), "every feature matches once"
+
+
+def test_features_have_one_place_each_and_unit_descriptors() -> None:
+    found = extract(texture())
+    assert found.descriptors.dtype == np.uint8 and len(found.pixels) == len(found.descriptors) > 100
+    assert len(np.unique(np.round(found.pixels, 2), axis=0)) == len(found.pixels)
+    np.testing.assert_allclose(np.linalg.norm(found.unit, axis=1), 1.0, atol=2e-2)
+    assert len(extract(texture(), 40).pixels) <= 40
+
+
+@pytest.mark.parametrize("size", [1.5, 2.5, 5.0])
+def test_features_lie_where_the_blobs_are(size: float) -> None:
+    """Corners followed from frame to frame have no shift either: both see the same landmarks."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:480, :480]
+    centers = np.stack(np.meshgrid(*2 * [np.arange(60, 480, 60.0)]), -1).reshape(-1, 2)
+    centers += rng.uniform(-5, 5, centers.shape)
+    blobs = sum(np.exp(-((x - u) ** 2 + (y - v) ** 2) / (2 * size**2)) for u, v in centers)
+    found = extract(np.round(60 + 150 * blobs).astype(np.uint8)).pixels
+    nearest = found[np.linalg.norm(found[None] - centers[:, None], axis=2).argmin(axis=1)]
+    np.testing.assert_allclose(np.median(nearest - centers, axis=0), 0.0, atol=0.05)
+
+
+def test_matching_the_other_way_round() -> None:
+    a, b = extract(texture()), extract(np.roll(texture(), 9, axis=1))
+    forth, back = match(a, b), match(b, a)
+    assert len({tuple(p) for p in forth.tolist()} & {(j, i) for i, j in back.tolist()}) > 0.8 * len(forth)
+
+
+def test_pictures_that_have_nothing_in_common() -> None:
+    a, b = extract(texture()), extract(texture(5))
+    pairs = match(a, b)
+    assert len(pairs) < 0.05 * len(a.pixels)
+    assert epipolar_inliers(a.pixels[pairs[:, 0]], b.pixels[pairs[:, 1]]).sum() < 12
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_blank_images_have_no_features(value: int) -> None:
+    blank = extract(np.full((60, 80), value, np.uint8))
+    assert blank.pixels.shape == (0, 2) and blank.descriptors.shape == (0, 128)
+    assert match(blank, extract(texture())).shape == (0, 2)
+    assert match(extract(texture()), blank).shape == (0, 2)
+    one = Features(np.zeros((1, 2)), np.ones((1, 128), np.float32))
+    assert match(one, extract(texture())).shape == (0, 2)
+
+
+def test_epipolar_geometry_parts_right_from_wrong() -> None:
+    a, b = views(200)
+    rng = np.random.default_rng(1)
+    wrong = rng.random(200) < 0.3
+    b[wrong] = rng.uniform([0, 0], [320, 240], (wrong.sum(), 2))
+    good = epipolar_inliers(a, b)
+    assert good[~wrong].mean() > 0.9 and good[wrong].mean() < 0.2
+    np.testing.assert_array_equal(good, epipolar_inliers(a, b))
+
+
+@pytest.mark.parametrize("count", [0, 5, 11])
+def test_too_few_matches_have_no_inliers(count: int) -> None:
+    a, b = views(count)
+    assert not epipolar_inliers(a, b).any() and epipolar_inliers(a, b).shape == (count,)
+
+
+def test_random_matches_have_no_inliers() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.uniform([0, 0], [320, 240], (2, 30, 2))
+    assert epipolar_inliers(a, b).sum() < 15
+
+
+def test_degenerate_matches() -> None:
+    """All in one place, all on a line, standing still: an answer, no crash."""
+    one = np.full((20, 2), 7.0)
+    line = np.stack([np.arange(40.0), 2 * np.arange(40.0)], 1)
+    for a, b in ((one, one), (line, line + 1.0), (views(50)[0], views(50)[0])):
+        assert epipolar_inliers(a, b).shape == (len(a),)

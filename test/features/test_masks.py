@@ -1,0 +1,249 @@
+"""What a mask leaves out of images stays out of poses, focal and cloud."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from oracle import Oracle
+from scoring import trajectory_error
+from sequences import SMALL, cut, walk
+
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.depth.depth_maps import DepthMaps
+from dust3r_ros.errors import InputError
+from dust3r_ros.features.features import extract
+from dust3r_ros.features.junctions import find_junctions
+from dust3r_ros.features.masks import MARGIN_PX, ImageMask, check_mask, grown, without
+from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.geometry.resize import Resize
+from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.mapper import Mapper
+from dust3r_ros.scenes.sequence import RenderedSequence
+from dust3r_ros.tracking import Tracks
+from dust3r_ros.types import PairPrediction, TrackingState
+
+WIDTH, HEIGHT = 240, 176
+
+
+def noise(seed: int = 0) -> np.ndarray:
+    """A picture (H, W, 3) full of corners."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 255, (HEIGHT // 4, WIDTH // 4, 3)).astype(np.uint8)
+    return np.asarray(cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def left_half() -> np.ndarray:
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[:, : WIDTH // 2] = 1
+    return mask
+
+
+def made(config: MapperConfig = SMALL) -> CameraStream:
+    return CameraStream("camera", 0, WIDTH, HEIGHT, config)
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (np.zeros((HEIGHT, WIDTH + 1), np.uint8), f"{WIDTH + 1}x{HEIGHT}"),
+        (np.zeros((HEIGHT, WIDTH), bool), "bool"),
+        (np.zeros((HEIGHT, WIDTH, 1), np.uint8), r"\(176, 240, 1\)"),
+        ([[0]], "list"),
+    ],
+)
+def test_a_mask_of_another_size_or_type_is_refused(mask: object, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        check_mask(mask, noise(), "front")
+    mapper = Mapper(SMALL)
+    with pytest.raises(InputError, match="front"):
+        mapper.process(1, "front", noise(), mask)  # type: ignore[arg-type]
+    assert mapper.counts.frames == 0 and mapper.cameras == {}
+
+
+def test_an_empty_mask_is_none() -> None:
+    assert ImageMask.of(np.zeros((HEIGHT, WIDTH), np.uint8), (WIDTH, HEIGHT), Resize.fit(WIDTH, HEIGHT, 160)) is None
+
+
+def test_distances_and_working_pixels_follow_the_mask_through_both_resizings() -> None:
+    mask = ImageMask.of(left_half(), (WIDTH // 2, HEIGHT // 2), Resize.fit(WIDTH, HEIGHT, 160))
+    assert mask is not None
+    assert mask.distance.shape == (HEIGHT // 2, WIDTH // 2)
+    assert mask.clear(np.array([[59.0, 3.0], [68.0, 3.0], [72.0, 3.0], [500.0, 3.0]])).tolist() == [0, 0, 1, 1]
+    assert mask.working.shape == (112, 160)
+    share = mask.working.mean(axis=0)
+    assert share[:80].min() == 1.0 and share[84:].max() == 0.0
+
+
+def test_a_mask_grows_by_the_part_asked_for() -> None:
+    mask = np.zeros((50, 100), bool)
+    mask[25, 50] = True
+    assert grown(mask, 0.05)[25, 45:56].all() and grown(mask, 0.05).sum() < 11**2
+
+
+def test_no_feature_no_corner_and_no_junction_comes_from_under_a_mask() -> None:
+    stream = made(replace(SMALL, tracking_size=640))
+    gray = stream.gray(noise(), left_half())
+    edge = WIDTH // 2 + MARGIN_PX - 3  # corners are refined by a pixel or two
+    center = (WIDTH - 1) / 2
+    features = stream.features(gray)
+    assert len(features.pixels) > 100 and len(features.pixels) == len(features.descriptors)
+    assert features.pixels[:, 0].min() + center > edge
+    stream.follow(gray)
+    corners = stream.corners(300, np.zeros((0, 2)))
+    assert len(corners) > 50 and corners[:, 0].min() + center > edge
+
+
+def test_selected_junctions_keep_their_arms() -> None:
+    picture = np.full((HEIGHT, WIDTH), 60, np.uint8)
+    for at in (20, 90, 160):
+        cv2.rectangle(picture, (at, 40), (at + 45, 120), (at, 0, 0), -1)
+    found = find_junctions(picture)
+    kept = found.select(found.pixels[:, 0] > 100)
+    assert 0 < len(kept.pixels) < len(found.pixels)
+    for k in range(len(kept.pixels)):
+        old = int(np.flatnonzero((found.pixels == kept.pixels[k]).all(axis=1))[0])
+        np.testing.assert_array_equal(kept.heading[kept.owner == k], found.heading[found.owner == old])
+
+
+def test_a_mask_is_made_up_for_by_weaker_features_elsewhere() -> None:
+    plain, half = noise(), made(replace(SMALL, tracking_size=640))
+    gray = half.gray(plain, left_half())
+    assert len(extract(gray, 100).pixels) > 60
+    mask = ImageMask.of(left_half(), (WIDTH, HEIGHT), half.resize)
+    assert len(extract(gray, 100, mask).pixels) > 60
+
+
+def test_corners_that_come_under_the_mask_of_a_later_image_are_dropped() -> None:
+    stream, image = made(), noise()
+    stream.follow(stream.gray(image))
+    corners = stream.corners(200, np.zeros((0, 2)))
+    stream.anchor(0, Tracks(np.arange(len(corners)), corners))
+    moved = np.roll(image, 4, axis=1)
+    followed = stream.follow(stream.gray(moved, left_half()))
+    assert 20 < len(followed.ids) < len(corners)
+    assert followed.pixels[:, 0].min() > MARGIN_PX - 1
+    again = stream.follow(stream.gray(np.roll(image, 6, axis=1)))
+    assert set(again.ids) <= set(followed.ids), "what was dropped does not come back"
+
+
+def test_masks_follow_the_lens_there_and_back() -> None:
+    stream = made()
+    lens = Lens(120.0, -0.05, (2.0, -3.0))
+    mask = np.zeros((stream.resize.height, stream.resize.width), bool)
+    mask[20:60, 10:50] = True
+    straight = stream.straightened(mask, lens)
+    picture = np.repeat((255 * mask.astype(np.uint8))[..., None], 3, axis=2)
+    shown, inside = stream.rectified(picture, lens)
+    assert inside is not None
+    differ = (shown[..., 0] > 127) != straight
+    assert straight.any() and (straight != mask).any() and differ[inside].mean() < 0.003
+    assert (stream.bent(straight, lens) != mask).mean() < 0.01
+    assert stream.straightened(mask, Lens(120.0)) is mask and stream.bent(mask, Lens(120.0)) is mask
+
+
+def test_predictions_know_nothing_under_masks() -> None:
+    ones = np.full((2, 3), 5, np.float32)
+    mask = np.array([[True, False, False], [False, False, True]])
+    points = np.ones((2, 3, 3), np.float32)
+    pair = without(PairPrediction(4, 7, points, ones, points, ones), {7: mask, 4: None})
+    assert pair.confidence_first is ones
+    np.testing.assert_array_equal(pair.confidence_second == 1, mask)
+
+
+def test_depth_that_is_left_out_can_come_back() -> None:
+    """Also after the keyframe was frozen: what seemed to move may turn out to stand still."""
+    maps, shape = DepthMaps(), (8, 12)
+    points = np.ones((*shape, 3), np.float32)
+    sure = np.full(shape, 5, np.float32)
+    maps.absorb(PairPrediction(0, 1, points, sure, points, sure), np.eye(4), 1.0)
+    mask = np.zeros(shape, bool)
+    mask[2:5, 3:7] = True
+    maps.leave_out(0, mask)
+    for _ in range(2):
+        depth, confidence = maps.get(0) or (np.zeros(shape), sure)
+        np.testing.assert_array_equal(depth == 0, mask)
+        np.testing.assert_array_equal(confidence == 1, mask)
+        maps.freeze(0)
+        maps.rescale(0, 2.0)
+    assert (maps.get(1) or (np.zeros(shape), sure))[0].min() == 1.0, "the other keyframe keeps its depth"
+    before = maps.pixels(0)
+    maps.leave_out(0, ~mask)
+    assert maps.pixels(0) is not before, "a saved map must be told"
+    np.testing.assert_array_equal((maps.get(0) or (np.zeros(shape), sure))[0] > 0, mask)
+    maps.clear(0)
+    maps.absorb(PairPrediction(0, 1, points, sure, points, sure), np.eye(4), 1.0)
+    assert (maps.get(0) or (np.zeros(shape), sure))[0].min() == 1.0, "a new map begins without masks of the old one"
+
+
+def painted(sequence: RenderedSequence) -> tuple[RenderedSequence, np.ndarray]:
+    """The walk with a poster that hangs before the lens, the same in each image, and masks (N, H, W) of it."""
+    images, masks = sequence.images.copy(), np.zeros(sequence.images.shape[:3], np.uint8)
+    height, width = masks.shape[1:]
+    poster = np.random.default_rng(3).integers(0, 255, (height, width // 2, 3)).astype(np.uint8)
+    images[:, :, width // 4 : width // 4 + width // 2] = cv2.blur(poster, (3, 3))
+    masks[:, :, width // 4 : width // 4 + width // 2] = 255
+    return replace(sequence, images=images), masks
+
+
+def run(sequence: RenderedSequence, masks: np.ndarray, config: MapperConfig, backend: Oracle | None = None) -> Mapper:
+    mapper = Mapper(config, backend=backend)
+    for stamp, image, mask in zip(sequence.stamps_ns.tolist(), sequence.images, masks, strict=True):
+        mapper.process(stamp, "camera", image, mask)
+    mapper.finish()
+    return mapper
+
+
+def depth_under(mapper: Mapper, masks: np.ndarray, sequence: RenderedSequence) -> tuple[int, int]:
+    """How many pixels have depth or confidence under the masks, and how many have depth elsewhere."""
+    resize = Resize.fit(sequence.width, sequence.height, SMALL.working_size)
+    under, apart = 0, 0
+    for keyframe in mapper.keyframes:
+        at = int(np.flatnonzero(sequence.stamps_ns == keyframe.stamp_ns)[0])
+        mask = resize.apply(masks[at]) > 127
+        under += int(((keyframe.depth > 0) | (keyframe.confidence > 1))[mask].sum())
+        apart += int((keyframe.depth > 0)[~mask].sum())
+    return under, apart
+
+
+def test_half_the_image_that_goes_along_with_the_camera_does_no_harm_under_a_mask() -> None:
+    sequence, masks = painted(cut(walk("orbit", 24), 14))
+    mapper = run(sequence, masks, replace(SMALL, focal=sequence.focal))
+    assert len(mapper.keyframes) >= 5
+    assert trajectory_error(mapper, sequence) < 0.01
+    under, apart = depth_under(mapper, masks, sequence)
+    assert under == 0 and apart > 5000
+
+
+def test_a_network_is_not_believed_under_masks() -> None:
+    sequence = cut(walk("orbit", 24), 10)
+    masks = np.zeros(sequence.images.shape[:3], np.uint8)
+    masks[:, 40:120, 30:130] = 1
+    mapper = run(sequence, 255 * masks, SMALL, Oracle(sequence, SMALL.working_size))
+    assert len(mapper.keyframes) >= 3
+    under, apart = depth_under(mapper, 255 * masks, sequence)
+    assert under == 0 and apart > 5000
+
+
+def test_a_camera_that_is_covered_is_lost_and_found_again() -> None:
+    sequence = cut(walk("orbit", 24), 14)
+    masks = np.zeros(sequence.images.shape[:3], np.uint8)
+    masks[8:10] = 1
+    mapper = Mapper(replace(SMALL, focal=sequence.focal))
+    states = [
+        mapper.process(stamp, "camera", image, mask).state
+        for stamp, image, mask in zip(sequence.stamps_ns.tolist(), sequence.images, masks, strict=True)
+    ]
+    assert states[7] == TrackingState.TRACKING and states[-1] == TrackingState.TRACKING
+    assert states[8:10] == [TrackingState.LOST] * 2
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_nothing_but_covered_images_makes_no_map(network: bool) -> None:
+    sequence = cut(walk("orbit", 24), 4)
+    masks = np.full(sequence.images.shape[:3], 255, np.uint8)
+    backend = Oracle(sequence, SMALL.working_size) if network else None
+    mapper = run(sequence, masks, SMALL, backend)
+    assert mapper.keyframes == () and mapper.trajectory() == []

@@ -1,0 +1,207 @@
+"""Which keyframes are paired."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from sequences import walk
+
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.features.features import Features, extract
+from dust3r_ros.features.place_recognition import DIMENSIONS, Appearance, PairGraph
+from dust3r_ros.geometry.pinhole import center_of, project, unproject
+from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.scenes.sequence import RenderedSequence
+
+GAP = 3  # frames so close in time are no news
+
+
+def gray_of(image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+
+def overlap(sequence: RenderedSequence, a: int, b: int) -> float:
+    """Part of what frame a shows that frame b shows too, by depth and poses."""
+    points = unproject(sequence.depths[a].astype(np.float64), sequence.focal)[::8, ::8].reshape(-1, 3)
+    points = transform(invert(sequence.w_T_c[b]) @ sequence.w_T_c[a], points)
+    height, width = sequence.depths.shape[1:]
+    pixels = np.nan_to_num(project(points, sequence.focal, center_of(height, width)), nan=-1.0)
+    u, v = np.round(pixels).astype(int).T
+    inside = (u >= 0) & (u < width) & (v >= 0) & (v < height) & (points[:, 2] > 0)
+    depth = sequence.depths[b][np.clip(v, 0, height - 1), np.clip(u, 0, width - 1)]
+    return float((inside & (np.abs(points[:, 2] - depth) < 0.05 * depth)).mean())
+
+
+@pytest.fixture(scope="module")
+def features() -> dict[str, list[Features]]:
+    return {kind: [extract(gray_of(image)) for image in walk(kind).images] for kind in ("orbit", "sweep", "corridor")}
+
+
+def described(features: list[Features], appearance: Appearance | None = None) -> np.ndarray:
+    appearance = appearance or Appearance()
+    return np.stack([appearance.describe(one) for one in features])
+
+
+def test_unit_vectors_of_a_few_kilobytes(features: dict[str, list[Features]]) -> None:
+    looks = described(features["orbit"])
+    assert looks.shape == (24, DIMENSIONS) and looks.dtype == np.float32 and looks[0].nbytes <= 4096
+    np.testing.assert_allclose(np.linalg.norm(looks, axis=1), 1, rtol=1e-5)
+    assert described(features["orbit"]).tobytes() == looks.tobytes(), "the same images give the same bytes"
+
+
+def test_neighbours_are_the_most_alike(features: dict[str, list[Features]]) -> None:
+    looks = described(features["orbit"])
+    likeness = looks @ looks.T - 2 * np.eye(len(looks))
+    assert (np.abs(likeness.argmax(axis=1) - np.arange(len(looks))) <= 2).all()
+
+
+def test_what_overlaps_is_alike(features: dict[str, list[Features]]) -> None:
+    """Two walks through one room and one through a corridor: what is most alike shows the same part of the room."""
+    appearance = Appearance()
+    looks = {kind: described(found, appearance) for kind, found in features.items()}
+    room, sequence = looks["orbit"], walk("orbit")
+    hits = 0
+    for index in range(len(room)):
+        far = np.abs(np.arange(len(room)) - index) > GAP
+        scores = np.where(far, room @ room[index], -1.0)
+        assert scores.max() > (looks["corridor"] @ room[index]).max(), "nothing in the corridor is as alike"
+        best = int(scores.argmax())
+        shared = [overlap(sequence, index, other) for other in np.flatnonzero(far)]
+        hits += overlap(sequence, index, best) >= 0.5 * max(shared)
+    assert hits >= 0.9 * len(room)
+
+
+def test_light_noise_and_a_shifted_view(features: dict[str, list[Features]]) -> None:
+    appearance = Appearance()
+    looks = described(features["sweep"], appearance)
+    rng = np.random.default_rng(0)
+    for index in (2, 9, 17):
+        gray = gray_of(walk("sweep").images[index])
+        changed = np.clip(0.6 * gray[20:, 30:] + 25 + rng.normal(0, 4, gray[20:, 30:].shape), 0, 255).astype(np.uint8)
+        best = int((looks @ appearance.describe(extract(changed))).argmax())
+        assert abs(best - index) <= 1
+
+
+def test_an_image_that_shows_nothing_is_like_nothing(features: dict[str, list[Features]]) -> None:
+    nothing = extract(np.full((120, 160), 90, np.uint8))
+    appearance = Appearance()
+    assert not appearance.describe(nothing).any(), "before any other"
+    first = appearance.describe(features["orbit"][0])
+    assert not appearance.describe(nothing).any(), "and after"
+    assert first @ Appearance().describe(features["orbit"][0]) == pytest.approx(1, abs=1e-6)
+    assert np.isfinite(appearance.describe(Features(np.zeros((1, 2)), np.zeros((1, 128), np.uint8)))).all()
+
+
+def graph(**config: float) -> PairGraph:
+    return PairGraph(MapperConfig(**config))
+
+
+def test_the_last_few() -> None:
+    pairs = graph(pair_neighbours=3)
+    assert [pairs.neighbours(i) for i in (0, 1, 2, 7)] == [[], [0], [1, 0], [6, 5, 4]]
+
+
+def test_one_of_a_neighbourhood_and_the_best_first() -> None:
+    pairs = graph(pair_lookalikes=2, pair_neighbours=3)
+    place = looks(1)[0]
+    others = looks(40, seed=1)[::4]
+    blends = [0.6, 0.75, 0.9, 1.0, 0.9, 0.75, *[0.0] * 6, 0.85]
+    for index, blend in enumerate(blends):
+        look = blend * place + np.sqrt(1.0 - blend**2) * others[index % len(others)]
+        pairs.add((look / np.linalg.norm(look)).astype(np.float32))
+    assert pairs.lookalikes(place, len(blends)) == [3, 12]
+    none = graph(pair_lookalikes=0)
+    none.add(place)
+    assert none.lookalikes(place, 1) == []
+
+
+def test_the_score_that_is_asked_for() -> None:
+    """A part of how alike neighbours are: here they share three steps of four, the place asked for one."""
+    walk = looks(6)
+    for score, expected in ((0.2, [1]), (0.9, [])):
+        pairs = graph(lookalike_score=score, pair_lookalikes=1)
+        for look in walk[:5]:
+            pairs.add(look)
+        assert pairs.lookalikes(walk[4], 2) == expected
+
+
+def looks(count: int, dimensions: int = 512, common: float = 0.0, seed: int = 0) -> np.ndarray:
+    """A walk: unit vectors of which neighbours share most; ``common`` is what all images have in common."""
+    steps = np.random.default_rng(seed).standard_normal((count + 4, dimensions)).astype(np.float32)
+    walk = steps[:-4] + steps[1:-3] + steps[2:-2] + steps[3:-1]
+    walk /= np.linalg.norm(walk, axis=1, keepdims=True)
+    walk[:, 0] += common
+    return walk / np.linalg.norm(walk, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("common", [0.0, 0.6])
+def test_vectors_of_any_kind(common: float) -> None:
+    """What is alike enough follows from how alike neighbours are, whatever all images have in common."""
+    pairs, walk = graph(pair_lookalikes=2), looks(100, common=common)
+    for index, look in enumerate(walk):
+        assert pairs.add(look) == index
+    again = walk[40] + 0.5 * looks(1, common=common, seed=1)[0]
+    again /= np.linalg.norm(again)
+    assert pairs.lookalikes(again, 97)[0] == 40
+    assert pairs.lookalikes(again, 40)[:1] != [40], "only what is older counts"
+    if not common:
+        assert pairs.lookalikes(looks(1, seed=2)[0], 97) == []
+    assert pairs.lookalikes(np.zeros(512, np.float32), 97) == [], "nothing is like nothing"
+
+
+def test_one_graph_after_another() -> None:
+    """The keyframes and pairs of a second graph come after those of the first."""
+    first, second, walk = graph(), graph(), looks(60)
+    for look in walk[:20]:
+        first.add(look)
+    for look in walk[20:]:
+        second.add(look)
+    first.connect(0, 19, 1.0, ("left", "left"))
+    second.connect(0, 3, 2.0, ("left", "left"))
+    assert first.absorb(second) == 20
+    assert first.edges == [(0, 19, 1.0), (20, 23, 2.0)] and first.count("left") == 2
+    assert [first.lookalikes(walk[index], 60)[0] for index in (5, 45)] == [5, 45]
+    assert first.add(walk[0]) == 60
+    assert second.edges == [(0, 3, 2.0)], "the second graph stays as it was"
+
+
+def test_pairs_that_were_used() -> None:
+    pairs = graph()
+    pairs.connect(4, 2, 1.5, ("left", "left"))
+    pairs.connect(0, 1, 0.5, ("left", "right"))
+    pairs.connect(2, 4, 2.5, ("left", "left"))
+    assert (pairs.count("left"), pairs.count("right")) == (1, 0), "a pair counts once, for its one camera"
+    assert pairs.edges == [(0, 1, 0.5), (2, 4, 2.5)]
+
+
+def test_pairs_are_told_in_the_order_in_which_they_changed() -> None:
+    pairs, other = graph(), graph()
+    pairs.connect(4, 2, 1.5, ("left", "left"))
+    pairs.connect(2, 4, 2.5, ("left", "left"))
+    other.connect(0, 1, 0.5, ("left", "left"))
+    pairs.absorb(other)
+    assert pairs.connected == [(2, 4), (2, 4), (0, 1)] and pairs.weight((2, 4)) == 2.5
+
+
+def test_keyframes_of_another_session() -> None:
+    rng = np.random.default_rng(0)
+    looks = [look / np.linalg.norm(look) for look in rng.normal(size=(30, 16)).astype(np.float32)]
+    pairs, again = graph(), graph()
+    for look in looks:
+        pairs.add(look)
+    again.restore(looks, pairs.likeness)
+    assert again.likeness == pairs.likeness and again.add(looks[0]) == 30
+    assert again.lookalikes(looks[7], 30) == pairs.lookalikes(looks[7], 30)
+
+
+def test_recent_ones_of_several_cameras_are_not_alike() -> None:
+    """What the caller pairs anyway is left out, wherever it stands; not strict, the best of the rest is given."""
+    pairs, walk = graph(pair_lookalikes=1), looks(20)
+    for look in walk:
+        pairs.add(look)
+    assert pairs.lookalikes(walk[9], 20) == [9]
+    assert 9 not in pairs.lookalikes(walk[9], 20, [9, 18, 19], strict=False)
+    assert len(pairs.lookalikes(walk[9], 20, [9], strict=False)) == 1
+    stranger = looks(1, seed=2)[0]
+    assert pairs.lookalikes(stranger, 20) == []

@@ -1,0 +1,138 @@
+"""Folders of images: order, stamps, and files that are broken. Video files: frames, stamps, files that break off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.io.image_sources import VideoFile, open_source
+from dust3r_ros.scenes.export import write_folder
+from dust3r_ros.scenes.sequence import RenderedSequence
+
+
+def save(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image[..., ::-1])
+
+
+def test_names_sort_as_people_count(sequence: RenderedSequence, tmp_path: Path) -> None:
+    for index, name in enumerate(["img2.png", "img10.PNG", "img9.bmp", "Img1.png"]):
+        save(tmp_path / name, sequence.images[index])
+    (tmp_path / "readme.txt").write_text("x")
+    (tmp_path / ".hidden.png").write_bytes(b"x")
+    frames = list(open_source(tmp_path, camera="left"))
+    order = [3, 0, 2, 1]
+    assert all(np.array_equal(f.image, sequence.images[i]) for f, i in zip(frames, order, strict=True))
+    assert [frame.stamp_ns for frame in frames] == [0, 33_333_333, 66_666_666, 100_000_000]
+    assert {frame.camera for frame in frames} == {"left"}
+
+
+@pytest.mark.parametrize("given", ["scene", "scene/rgb"])
+def test_stamps_come_from_rgb_txt(sequence: RenderedSequence, tmp_path: Path, given: str) -> None:
+    write_folder(sequence, tmp_path / "scene")
+    source = open_source(tmp_path / given)
+    assert len(source) == 6
+    assert [frame.stamp_ns for frame in source] == sequence.stamps_ns.tolist()
+
+
+def test_listing_beside_the_images(sequence: RenderedSequence, tmp_path: Path) -> None:
+    for name, image in zip("abc", sequence.images, strict=False):
+        save(tmp_path / f"{name}.png", image)
+    (tmp_path / "rgb.txt").write_text("# t file\n\n2.5 c.png\n 0.000000001 a.png \n# 1 b.png\n")
+    frames = list(open_source(tmp_path))
+    assert [frame.stamp_ns for frame in frames] == [1, 2_500_000_000]
+    assert np.array_equal(frames[1].image, sequence.images[2])
+
+
+def test_a_listing_of_other_images_in_the_parent_is_not_ours(sequence: RenderedSequence, tmp_path: Path) -> None:
+    save(tmp_path / "walk" / "a.png", sequence.images[0])
+    (tmp_path / "rgb.txt").write_text("5.0 other/a.png\n")
+    assert [frame.stamp_ns for frame in open_source(tmp_path / "walk")] == [0]
+
+
+def test_images_in_rgb_without_a_listing(sequence: RenderedSequence, tmp_path: Path) -> None:
+    save(tmp_path / "rgb" / "0.png", sequence.images[0])
+    assert len(list(open_source(tmp_path))) == 1
+
+
+@pytest.mark.parametrize("line", ["abc a.png", "1.0", "-1 a.png", "nan a.png", "1e99 a.png"])
+def test_a_wrong_line_is_named(sequence: RenderedSequence, tmp_path: Path, line: str) -> None:
+    save(tmp_path / "a.png", sequence.images[0])
+    (tmp_path / "rgb.txt").write_text(f"# stamps\n{line}\n")
+    with pytest.raises(InputError, match=r"rgb\.txt' line 2"):
+        open_source(tmp_path)
+
+
+def test_broken_files_in_the_middle_are_skipped(sequence: RenderedSequence, tmp_path: Path) -> None:
+    for index, image in enumerate(sequence.images):
+        save(tmp_path / f"{index}.jpg", image)
+    whole = (tmp_path / "1.jpg").read_bytes()
+    (tmp_path / "1.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "2.jpg").write_bytes(b"")
+    (tmp_path / "3.jpg").write_bytes(b"not an image")
+    source = open_source(tmp_path)
+    assert [frame.stamp_ns for frame in source] == [0, 133_333_333, 166_666_666]
+    assert source.skipped == 3 and len(source) == 6
+
+
+def test_missing_files_of_a_listing_are_skipped(sequence: RenderedSequence, tmp_path: Path) -> None:
+    save(tmp_path / "a.png", sequence.images[0])
+    (tmp_path / "rgb.txt").write_text("1 a.png\n2 gone.png\n")
+    source = open_source(tmp_path)
+    assert [frame.stamp_ns for frame in source] == [1_000_000_000] and source.skipped == 1
+
+
+def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"not an image")
+    with pytest.raises(InputError, match="no readable frame"):
+        list(open_source(tmp_path))
+
+
+def test_real_scenes_open(shared: Path) -> None:
+    source = open_source(shared / "data" / "tum_fr3_cabinet")
+    first = next(iter(source))
+    assert len(source) == 58 and first.stamp_ns == 1341841278_842700000 and first.image.shape == (480, 640, 3)
+
+
+def record(path: Path, images: np.ndarray, codec: str, rate: float = 10.0) -> Path:
+    height, width = images.shape[1:3]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), rate, (width, height))
+    if not writer.isOpened():
+        pytest.skip(f"this OpenCV cannot write {codec}")
+    for image in images:
+        writer.write(np.ascontiguousarray(image[..., ::-1]))
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize("name, codec", [("walk.avi", "MJPG"), ("walk.mp4", "mp4v")])
+def test_frames_and_stamps_of_a_video(sequence: RenderedSequence, tmp_path: Path, name: str, codec: str) -> None:
+    source = open_source(record(tmp_path / name, sequence.images, codec))
+    assert isinstance(source, VideoFile) and len(source) == 6
+    frames = list(source)
+    assert [frame.stamp_ns for frame in frames] == [index * 100_000_000 for index in range(6)]
+    for frame, image in zip(frames, sequence.images, strict=True):
+        error, swapped = (np.abs(colors.astype(int) - image).mean() for colors in (frame.image, frame.image[..., ::-1]))
+        assert error < 12 and error < swapped
+    assert len(list(source)) == 6 and source.skipped == 0
+
+
+def test_a_truncated_video_gives_what_is_there(sequence: RenderedSequence, tmp_path: Path) -> None:
+    path = record(tmp_path / "walk.avi", np.concatenate([sequence.images] * 5), "MJPG")
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    source = open_source(path)
+    read = len(list(source))
+    assert 5 < read < 25
+    assert source.skipped == max(len(source) - read, 0)
+
+
+@pytest.mark.parametrize("data", [b"", b"no video", bytes(5000)])
+def test_what_is_no_video_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "walk.mp4").write_bytes(data)
+    with pytest.raises(InputError, match=r"walk\.mp4"):
+        open_source(tmp_path / "walk.mp4")

@@ -1,0 +1,181 @@
+"""Several maps of one walk: what a lost camera leaves, and how it finds back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from oracle import Oracle
+from scoring import alignment, path_length
+from sequences import SMALL, walk
+
+from dust3r_ros.geometry.similarity import weighted_similarity
+from dust3r_ros.mapping.mapper import Mapper
+from dust3r_ros.scenes.sequence import RenderedSequence
+from dust3r_ros.types import MapUpdate, PairPrediction, TrackingState, View
+
+CONFIG = replace(SMALL, lost_patience_s=1.0, keyframe_motion=0.02, keyframe_motion_young=0.02)
+SECOND = 10**9
+
+
+def feed(mapper: Mapper, sequence: RenderedSequence, frames: range, start_ns: int) -> list[MapUpdate]:
+    """Frames of a sequence, 0.125 s apart from ``start_ns`` on."""
+    return [
+        mapper.process(start_ns + i * SECOND // 8, "camera", sequence.images[frame]) for i, frame in enumerate(frames)
+    ]
+
+
+def darkness(mapper: Mapper, sequence: RenderedSequence, start_ns: int) -> list[MapUpdate]:
+    """Two seconds of it."""
+    dark = np.zeros_like(sequence.images[0])
+    return [mapper.process(start_ns + i * SECOND // 2, "camera", dark) for i in range(5)]
+
+
+class Shown:
+    """The keyframes that a listener has, who believes every update."""
+
+    def __init__(self) -> None:
+        self.keyframes: dict[int, np.ndarray] = {}
+
+    def hear(self, updates: list[MapUpdate]) -> None:
+        for update in updates:
+            for index in update.removed:
+                del self.keyframes[index]
+            for keyframe in update.changed:
+                self.keyframes[keyframe.index] = keyframe.w_T_c
+
+
+@pytest.fixture(scope="module")
+def orbit() -> RenderedSequence:
+    return walk("orbit", 48)
+
+
+@pytest.fixture(scope="module")
+def config(orbit: RenderedSequence):
+    return replace(CONFIG, focal=orbit.focal)
+
+
+def check(mapper: Mapper, sequence: RenderedSequence, frame_of: dict[int, int], limit: float) -> None:
+    """The trajectory is near the truth; ``frame_of``: frames by stamp."""
+    poses = mapper.trajectory()
+    truth = np.stack([sequence.w_T_c[frame_of[pose.stamp_ns]][:3, 3] for pose in poses])
+    found = np.stack([pose.w_T_c[:3, 3] for pose in poses])
+    fit = weighted_similarity(found, truth)
+    error = np.sqrt(np.mean(np.sum((fit.apply(found) - truth) ** 2, axis=1)))
+    assert error < limit * path_length(sequence)
+
+
+@pytest.fixture(scope="module")
+def journey(orbit: RenderedSequence, config) -> tuple[Mapper, list[list[MapUpdate]], dict[int, int]]:
+    """Once round; darkness; on from where nothing looks as before, and back to where the first map began."""
+    mapper = Mapper(config)
+    parts, stamps = [], {}
+    legs = [(range(30), 0), (None, 10), (range(47, 12, -1), 20)]
+    for frames, second in legs:
+        start = (1000 + second) * SECOND
+        if frames is None:
+            parts.append(darkness(mapper, orbit, start))
+            continue
+        stamps |= {start + i * SECOND // 8: frame for i, frame in enumerate(frames)}
+        parts.append(feed(mapper, orbit, frames, start))
+    return mapper, parts, stamps
+
+
+def test_a_large_map_sleeps_when_its_camera_stays_lost(journey) -> None:
+    _, (first, dark, _), _ = journey
+    known = {keyframe.index for update in first for keyframe in update.changed}
+    assert len(known) > 18
+    assert [update.state for update in dark[:2]] == [TrackingState.LOST] * 2
+    gone = [index for update in dark for index in update.removed]
+    assert sorted(gone) == sorted(known), "what cannot be shown in one frame with the next map is taken away"
+
+
+def test_two_maps_become_one_where_they_meet(journey, orbit) -> None:
+    mapper, (first, dark, second), stamps = journey
+    shown = Shown()
+    shown.hear(first)
+    before = dict(shown.keyframes)
+    shown.hear(dark)
+    assert shown.keyframes == {}
+    shown.hear(second)
+    assert mapper.counts.maps == 1
+    assert set(before) < set(shown.keyframes) and len(shown.keyframes) > len(before) + 2
+    assert set(shown.keyframes) == {keyframe.index for keyframe in mapper.keyframes}
+    assert {edge for first, second, _ in mapper.edges for edge in (first, second)} <= set(shown.keyframes)
+    shown.hear([mapper.finish()])
+    check(mapper, orbit, stamps, 0.03)
+    assert len(mapper.trajectory()) > 0.9 * len(stamps)
+
+
+def test_the_map_that_is_seen_again_wakes(orbit: RenderedSequence, config) -> None:
+    mapper = Mapper(config)
+    shown = Shown()
+    shown.hear(feed(mapper, orbit, range(30), 0))
+    first = dict(shown.keyframes)
+    shown.hear(darkness(mapper, orbit, 10 * SECOND))
+    back = feed(mapper, orbit, range(29, 20, -1), 20 * SECOND)
+    shown.hear(back)
+    assert back[0].state is TrackingState.TRACKING and mapper.counts.maps == 1
+    assert set(first) <= set(shown.keyframes)
+
+
+def test_the_largest_of_separate_maps_stays(orbit: RenderedSequence, config) -> None:
+    mapper = Mapper(config)
+    feed(mapper, orbit, range(30), 0)
+    kept = len(mapper.keyframes)
+    darkness(mapper, orbit, 10 * SECOND)
+    elsewhere = walk("corridor", 24)
+    feed(mapper, elsewhere, range(8), 20 * SECOND)
+    assert mapper.counts.maps == 2 and 0 < len(mapper.keyframes) < kept
+    names = {keyframe.index for keyframe in mapper.keyframes}
+    update = mapper.finish()
+    assert set(update.removed) == names
+    assert len(mapper.keyframes) == kept and names.isdisjoint(k.index for k in mapper.keyframes)
+    _, distances = alignment(mapper.keyframes, replace(orbit, stamps_ns=np.arange(48) * (SECOND // 8)))
+    assert np.sqrt(np.mean(distances**2)) < 0.02 * path_length(orbit)
+
+
+class Blind(Oracle):
+    """An oracle that knows nothing of black images, and of pairs of two worlds: the first has 48 frames."""
+
+    def add(self, view: View) -> None:
+        if view.image.any():
+            super().add(view)
+        else:
+            self._frames[view.index] = -1
+
+    def _pair(self, first: int, second: int) -> PairPrediction:
+        frames = self._frames[first], self._frames[second]
+        if -1 not in frames and (frames[0] < 48) == (frames[1] < 48):
+            return super()._pair(first, second)
+        shape = (self._resize.height, self._resize.width)
+        nothing = np.zeros((*shape, 3), np.float32), np.ones(shape, np.float32)
+        return PairPrediction(first, second, *nothing, *nothing)
+
+
+def test_a_map_of_pointmaps_sleeps_and_wakes(orbit: RenderedSequence, config) -> None:
+    """Another map begins elsewhere; keyframes of both have the same numbers in the backend, and are not mixed up."""
+    elsewhere = walk("corridor", 24)
+    both = replace(
+        orbit,
+        images=np.concatenate([orbit.images, elsewhere.images]),
+        depths=np.concatenate([orbit.depths, elsewhere.depths]),
+        w_T_c=np.concatenate([orbit.w_T_c, elsewhere.w_T_c]),
+    )
+    mapper = Mapper(config, backend=Blind(both, config.working_size))
+    shown = Shown()
+    shown.hear(feed(mapper, orbit, range(30), 0))
+    first = dict(shown.keyframes)
+    assert len(first) > 18
+    shown.hear(darkness(mapper, orbit, 10 * SECOND))
+    assert shown.keyframes == {}
+    shown.hear(feed(mapper, elsewhere, range(16), 20 * SECOND))  # the first ones meet a keyframe made in the dark
+    assert shown.keyframes and first.keys().isdisjoint(shown.keyframes)
+    back = feed(mapper, orbit, range(29, 20, -1), 30 * SECOND)
+    shown.hear(back)
+    assert back[-1].state is TrackingState.TRACKING
+    assert first.keys() <= shown.keyframes.keys()
+    stamps = {i * SECOND // 8: i for i in range(30)} | {30 * SECOND + i * SECOND // 8: 29 - i for i in range(9)}
+    mapper.finish()
+    check(mapper, orbit, stamps, 0.02)

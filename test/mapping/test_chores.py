@@ -1,0 +1,227 @@
+"""A live map puts off what the next image does not need, and comes to the same in the end."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sequences import SMALL, walk
+
+from dust3r_ros.mapping.chores import BEGIN, DEPTH, PREVIEW, TAKE, Chores, WholeMap
+from dust3r_ros.mapping.mapper import Mapper
+
+CONFIG = replace(SMALL, keyframe_motion_young=0.01)
+
+
+def feed(mapper, sequence, first, last):
+    for index in range(first, last):
+        mapper.process(int(sequence.stamps_ns[index]), "camera", sequence.images[index])
+
+
+@pytest.fixture(scope="module")
+def sequence():
+    return walk("orbit")
+
+
+def live(sequence, until):
+    """A live mapper that is fed without a pause once it has its first poses."""
+    mapper = Mapper(CONFIG)
+    mapper.go_live(False)
+    for index in range(until):
+        feed(mapper, sequence, index, index + 1)
+        while not mapper.keyframes and mapper.due:
+            mapper.work(mapper.due)
+    return mapper
+
+
+def test_the_first_poses_are_found_beside(sequence):
+    mapper, index = Mapper(CONFIG), 0
+    mapper.go_live(False)
+    while mapper.due != BEGIN:
+        feed(mapper, sequence, index, index + 1)
+        index += 1
+    mapper.work(BEGIN)
+    feed(mapper, sequence, index, index + 4)
+    assert mapper.due == TAKE and not mapper.keyframes
+    update = mapper.work(TAKE)
+    assert mapper.counts.keyframes == len(update.changed) > 3, "those that came meanwhile have poses, too"
+    feed(mapper, sequence, index + 4, index + 6)
+    assert mapper.counts.lost == 0
+
+
+def test_depth_waits_and_the_newest_keyframe_gets_it_first(sequence):
+    mapper = live(sequence, 8)
+    assert mapper.counts.keyframes > 3 and mapper.backlog >= mapper.counts.keyframes
+    assert all((keyframe.depth == 0).all() for keyframe in mapper.keyframes)
+    while mapper.due in (BEGIN, TAKE):
+        mapper.work(mapper.due)
+    assert mapper.due == PREVIEW
+    update = mapper.work(PREVIEW)
+    assert [keyframe.index for keyframe in update.changed] == [mapper.keyframes[-1].index]
+    previewed = (mapper.keyframes[-1].depth > 0).mean()
+    assert previewed > 0.2
+    while mapper.due != DEPTH:
+        mapper.work(mapper.due)
+    newest, backlog = mapper.keyframes[-1].index, mapper.backlog
+    update = mapper.work(DEPTH)
+    assert mapper.backlog == backlog, "it is done in parts"
+    while mapper.backlog == backlog:
+        update = mapper.work(DEPTH)
+    assert newest in {keyframe.index for keyframe in update.changed}
+    assert (mapper.keyframes[-1].depth > 0).mean() > max(0.3, previewed)
+
+
+def test_adjustments_of_the_whole_map_are_brought_in_while_it_grows(sequence):
+    mapper, index = live(sequence, 4), 4
+    while mapper.due != BEGIN:
+        feed(mapper, sequence, index, index + 1)
+        index += 1
+    mapper.work(BEGIN)
+    assert mapper.due == TAKE
+    feed(mapper, sequence, index, index + 3)
+    mapper.work(TAKE)
+    feed(mapper, sequence, index + 3, index + 6)
+    assert mapper.counts.lost == 0
+    errors = [np.linalg.det(keyframe.w_T_c[:3, :3]) - 1.0 for keyframe in mapper.keyframes]
+    assert np.abs(errors).max() < 1e-9
+
+
+def test_nothing_waits_at_the_end_and_the_map_is_as_good(sequence):
+    offline, mapper = Mapper(CONFIG), live(sequence, len(sequence))
+    feed(offline, sequence, 0, len(sequence))
+    for each in (offline, mapper):
+        each.finish()
+    assert mapper.backlog == 0 and mapper.due == ""
+    assert all((keyframe.depth > 0).any() for keyframe in mapper.keyframes)
+    assert mapper.cameras["camera"].focal == pytest.approx(sequence.focal, rel=0.03)
+    assert mapper.counts.tracked >= 0.9 * offline.counts.tracked
+    shares = [np.mean([(k.depth > 0).mean() for k in each.keyframes]) for each in (mapper, offline)]
+    assert shares[0] > 0.9 * shares[1]
+
+
+def test_an_adjustment_that_does_not_fit_any_more_is_begun_again():
+    chores = Chores(beside=False, whole_map={"calibration"})
+    chores.begin(lambda kind: WholeMap(kind, None, False, False), True, False)  # type: ignore[arg-type]
+    assert chores.running and chores.ready and not chores.whole_map
+    chores.cancel()
+    assert not chores.running and chores.whole_map == {"calibration"} and chores.count == 1
+    assert chores.take() is None
+
+
+def test_a_loop_does_not_take_the_place_of_a_calibration():
+    chores, begun = Chores(beside=False, whole_map={"loop", "calibration"}), []
+    for _ in range(2):
+        chores.begin(lambda kind: begun.append(kind) or WholeMap(kind, None, False, False), True, False)  # type: ignore[arg-type]
+        chores.take()
+    assert begun == ["calibration", "loop"] and not chores.whole_map
+
+
+def test_the_newest_keyframe_is_next_whenever_it_was_wanted():
+    chores = Chores(beside=False)
+    chores.want_depth([(3, [1])])
+    chores.want_depth([(1, [0]), (2, [0]), (3, [2])])
+    assert chores.depth == chores.previews == [(1, [0]), (2, [0]), (3, [1])]
+
+
+def test_what_nobody_has_seen_goes_before_what_is_looked_at_once_more():
+    chores = Chores(beside=False)
+    chores.want_depth([(k, []) for k in range(4)])
+    seen: set[int] = {1, 3}
+    order = []
+    while chores.previews:
+        order.append(chores.next_preview(seen)[0])
+    assert order == [2, 0, 3, 1]
+
+
+def test_depth_that_fails_is_not_tried_again():
+    chores = Chores(beside=False)
+    chores.want_depth([(1, [0]), (2, [1])])
+
+    def fails(index, others):
+        yield
+        raise RuntimeError(f"keyframe {index}")
+
+    chores.some_depth(fails)
+    assert chores.without_depth == [(1, [0]), (2, [1])]
+    with pytest.raises(RuntimeError, match="keyframe 2"):
+        chores.some_depth(fails)
+    assert chores.without_depth == [(1, [0])]
+
+
+def test_what_may_wait_for_rest_does():
+    chores = Chores(beside=False, whole_map={"loop"}, at_rest={"calibration"})
+    assert chores.count == 2
+    begun = []
+    while chores.whole_map or chores.at_rest:
+        begun.append(chores.begin(lambda kind: WholeMap(kind, None, False, False), True, False))  # type: ignore[arg-type]
+        chores.take()
+    assert begun == ["loop", "calibration"] and chores.count == 0
+
+
+def test_a_map_of_few_keyframes_is_calibrated_when_the_camera_rests(sequence):
+    """While it moves, it goes on with the focal it began with; depth is of the focal that it ends with."""
+    mapper = live(sequence, 8)
+    assert mapper.cameras["camera"].focal == sequence.width and 5 <= len(mapper.keyframes) < 12
+    assert not np.isfinite(mapper.cameras["camera"].focal_std)
+    kinds = []
+    while mapper.due:
+        kinds.append(mapper.due)
+        mapper.work(mapper.due)
+    assert kinds.index(BEGIN) > kinds.index(DEPTH)
+    assert mapper.backlog == 0 and mapper.cameras["camera"].focal == pytest.approx(sequence.focal, rel=0.15)
+
+
+def test_keyframes_without_depth_are_told(sequence):
+    """How many wait, and how far the newest with a preview is behind; depth that is under way counts as waiting."""
+    mapper = live(sequence, 16)
+    while mapper.due in (BEGIN, TAKE):
+        mapper.work(mapper.due)
+    count, behind_ns = mapper.depth_backlog
+    stamps = [keyframe.stamp_ns for keyframe in mapper.keyframes]
+    assert count >= len(stamps) > 1 and behind_ns == stamps[-1] - stamps[0]
+    mapper.work(PREVIEW)
+    assert mapper.depth_backlog == (count, 0), "the newest shows some"
+    while mapper.due != DEPTH:
+        mapper.work(mapper.due)
+    mapper.work(DEPTH)
+    assert mapper.depth_backlog == (count, 0), "it is done in parts"
+    while mapper.due:
+        mapper.work(mapper.due)
+    assert mapper.depth_backlog == (0, 0)
+    assert all((keyframe.depth > 0).any() for keyframe in mapper.keyframes)
+
+
+def test_a_correction_of_the_whole_map_raises_its_revision(sequence):
+    """The first poses are none, nor is depth."""
+    mapper, index, taken = live(sequence, 4), 4, []
+    assert mapper.revision == 0
+    while index < len(sequence) or mapper.due in (BEGIN, TAKE):
+        if mapper.due in (BEGIN, TAKE):
+            known, kind, before = bool(mapper.keyframes), mapper.due, mapper.revision
+            mapper.work(kind)
+            assert (mapper.revision > before) == (kind == TAKE and known)
+            taken += [kind] * known
+        else:
+            feed(mapper, sequence, index, index + 1)
+            index += 1
+    assert taken.count(TAKE) > 0 and mapper.due == PREVIEW
+    before = mapper.revision
+    while mapper.due != DEPTH:
+        mapper.work(mapper.due)
+    mapper.work(DEPTH)
+    assert mapper.revision == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "sure", "guessing", "urgent"),
+    [
+        ("start", True, False, True),  # with a focal that is given there are no poses before it, either
+        ("calibration", False, True, True),
+        ("calibration", False, False, False),
+        ("calibration", True, False, False),
+    ],
+)
+def test_what_poses_wait_for_is_not_put_behind_other_work(monkeypatch, kind, sure, guessing, urgent):
+    nice = []
+    monkeypatch.setattr("dust3r_ros.mapping.chores.Aside", lambda work, by: nice.append(by))
+    Chores(beside=True, whole_map={kind}).begin(lambda kind: None, sure, guessing)  # type: ignore[arg-type, return-value]
+    assert (nice == [0]) == urgent

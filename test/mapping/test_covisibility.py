@@ -1,0 +1,88 @@
+"""Which keyframes are near: of the same camera, of others that see the same, of those that face it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.features.features import Features
+from dust3r_ros.geometry.rigid import pose
+from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
+from dust3r_ros.mapping.covisibility import Neighbourhood
+from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.sparse.views import Focal
+from dust3r_ros.tracking import Tracks, no_tracks
+
+CONFIG = MapperConfig()
+LEFT, RIGHT, REAR = (
+    CameraStream(name, index, 320, 240, CONFIG) for index, name in enumerate(("left", "right", "rear"))
+)
+BACK = np.diag([-1.0, 1.0, -1.0])
+
+
+def nothing() -> Features:
+    return Features(np.zeros((0, 2)), np.zeros((0, 128), np.uint8))
+
+
+def near(*streams: CameraStream, sparse: SparseMap | None = None) -> Neighbourhood:
+    """Keyframes of ``streams``; those of ``sparse``, or of which nobody knows where they are."""
+    image, state = np.zeros((240, 320, 3), np.uint8), Reconstruction(CONFIG)
+    state.records += [KeyframeRecord(k, stream, image, nothing(), np.zeros(0, int)) for k, stream in enumerate(streams)]
+    for stream in streams:
+        state.sparse.add(stream.index, no_tracks(), None)
+    state.sparse = sparse or state.sparse
+    return Neighbourhood(state)
+
+
+def test_one_camera() -> None:
+    alone = near(*[LEFT] * 8)
+    assert [alone.neighbours(i) for i in (0, 1, 2, 7)] == [[], [0], [1, 0], [6, 5, 4]]
+    assert alone.recent(7) == [4, 5, 6] and alone.newest(LEFT) == [7]
+    assert alone.window(7, 4) == [4, 5, 6, 7] and alone.window(1, 4) == [0, 1]
+
+
+def test_cameras_in_turn() -> None:
+    both = near(LEFT, RIGHT, LEFT, RIGHT, LEFT, RIGHT, LEFT)
+    assert both.neighbours(6) == [4, 2, 0, 5], "three of its own, and the newest of the other"
+    assert both.recent(6) == [0, 1, 2, 3, 4, 5]
+    assert both.newest(LEFT) == [6, 5] and both.newest(RIGHT) == [5, 6] and both.newest(REAR) == [6, 5]
+
+
+def test_a_camera_that_seldom_makes_keyframes_is_not_left_alone_in_the_window() -> None:
+    both = near(RIGHT, RIGHT, *[LEFT] * 8, RIGHT)
+    assert both.window(10, 4) == [0, 1, 7, 8, 9, 10]
+
+
+def test_a_camera_that_is_new() -> None:
+    both = near(LEFT, LEFT, RIGHT)
+    assert both.neighbours(2) == [1]
+    assert both.neighbours(3, REAR, lambda other: False) == [2, 1], "whatever it sees"
+    assert both.neighbours(3, LEFT, lambda other: False) == [1, 0]
+
+
+def looking() -> Neighbourhood:
+    """Left and rear look away from each other, at landmarks of their own."""
+    sparse = SparseMap(1.0)
+    sparse.focals += [Focal(300.0, 300.0) for _ in range(3)]
+    rng = np.random.default_rng(0)
+    ahead = sparse.new_ids(40)
+    sparse.points[ahead] = rng.uniform([-1, -0.5, 3], [1, 0.5, 5], (40, 3))
+    streams = (LEFT, REAR, RIGHT, LEFT, REAR)
+    for stream in streams:
+        w_T_c = pose(BACK if stream is REAR else np.eye(3), [0.1 * stream.index, 0.0, 0.0])
+        sparse.add(stream.index, Tracks(ahead if stream is not REAR else ahead[:0], rng.uniform(-9, 9, (40, 2))), w_T_c)
+    return near(*streams, sparse=sparse)
+
+
+def test_only_those_that_see_the_same_count() -> None:
+    assert looking().neighbours(3) == [0, 2], "not the rear one"
+    assert looking().neighbours(4) == [1], "no other one"
+
+
+def test_facing() -> None:
+    ways = looking()
+    assert set(ways.facing(pose(np.eye(3), [0.0, 0.0, 0.1]))) <= {0, 2, 3}
+    assert set(ways.facing(pose(BACK, [0.2, 0.0, 0.1]))) == {1, 4}
+    assert ways.facing(pose(BACK, [0.2, 0.0, 0.1]), [4]) == [1]
+    assert ways.facing(None) == []

@@ -1,0 +1,252 @@
+"""Depth of keyframes from their pairs, when views come, leave and come back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from oracle import Oracle
+from scipy.spatial.transform import Rotation
+from sequences import SMALL, walk
+
+from dust3r_ros.backends import make_backend
+from dust3r_ros.backends.both import BothBackend
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.features.features import Features
+from dust3r_ros.geometry.pinhole import project
+from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
+from dust3r_ros.mapping.densifier import Densifier
+from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.scenes.sequence import RenderedSequence
+from dust3r_ros.sparse.sparse_map import Focal
+from dust3r_ros.timing import no_timer
+from dust3r_ros.tracking import Tracks
+
+FRAMES = (0, 4, 8, 12)
+CONFIG = replace(SMALL, window=2)
+UNIT = 0.4  # map units per metre
+
+
+def landmarks(sequence: RenderedSequence) -> np.ndarray:
+    """(N, 3) metres: what every eighth pixel of the first frame shows."""
+    v, u = np.mgrid[4:176:8, 4:240:8].reshape(2, -1)
+    z = sequence.depths[0][v, u].astype(np.float64)
+    rays = np.stack([(u - 119.5) / sequence.focal, (v - 87.5) / sequence.focal, np.ones(len(u))], axis=1)
+    return transform(sequence.w_T_c[0], rays * z[:, None])
+
+
+def made(sequence: RenderedSequence, backend, config: MapperConfig = CONFIG) -> tuple[Densifier, Oracle]:
+    """Four keyframes at their true poses, with landmarks where the first one sees surfaces."""
+    truth = Oracle(sequence, SMALL.working_size)
+    stream = CameraStream("camera", 0, sequence.width, sequence.height, SMALL)
+    state = Reconstruction(config)
+    sparse = state.sparse
+    sparse.focals.append(Focal(sequence.focal, sequence.focal, 0.0, fixed=True))
+    points = landmarks(sequence)
+    for frame in FRAMES:
+        w_T_c = sequence.w_T_c[frame].copy()
+        offsets = project(transform(invert(w_T_c), points), sequence.focal, (0.0, 0.0))
+        w_T_c[:3, 3] *= UNIT
+        seen = np.flatnonzero(np.all(np.abs(offsets) < [119, 87], axis=1))
+        sparse.add(0, Tracks(seen, offsets[seen]), w_T_c)
+        image = stream.resize.apply(sequence.images[frame])
+        nothing = Features(np.zeros((0, 2)), np.zeros((0, 128), np.float32))
+        state.records.append(KeyframeRecord(int(sequence.stamps_ns[frame]), stream, image, nothing, np.zeros(0, int)))
+    sparse.new_ids(len(points))
+    sparse.points[:] = UNIT * points
+    return Densifier(state, backend, no_timer), truth
+
+
+@pytest.fixture(scope="module")
+def sequence() -> RenderedSequence:
+    return walk("orbit")
+
+
+@pytest.fixture
+def dense(sequence: RenderedSequence) -> tuple[Densifier, Oracle]:
+    return made(sequence, make_backend(SMALL))
+
+
+def check(densifier: Densifier, truth: Oracle, index: int) -> None:
+    depth, confidence = densifier.depths.get(index)
+    good = confidence > 1.5
+    assert good.mean() > 0.15
+    assert np.median(np.abs(depth[good] / (UNIT * truth.true_depth(FRAMES[index])[good]) - 1)) < 0.04
+
+
+def test_a_network_beside_geometry_adds_depth(sequence: RenderedSequence) -> None:
+    network = Oracle(sequence, SMALL.working_size, warp=0.02)
+    surely = []
+    for backend in (make_backend(SMALL), BothBackend(network, None, SMALL.min_parallax_deg)):
+        densifier, truth = made(sequence, backend)
+        densifier.densify(1, [0])
+        for index in (0, 1):
+            check(densifier, truth, index)
+        surely.append(float(np.mean([(densifier.depths.own(index)[1] > 1.5).mean() for index in (0, 1)])))
+    assert surely[1] > 1.3 * surely[0]
+    assert network.asked == [(0, 1), (1, 0)]
+
+
+def test_a_preview_stands_in_until_there_is_depth(dense: tuple[Densifier, Oracle]) -> None:
+    densifier, truth = dense
+    assert densifier.preview(0, [], 2) == {0}, "keyframes after it tell, too"
+    assert densifier.preview(2, [1, 0], 2) == {2}
+    check(densifier, truth, 2)
+    assert not densifier.depths.told(2) and densifier.depths.own(2) is None
+    previewed = (densifier.depths.get(2)[1] > 1.5).mean()
+    densifier.densify(2, [1, 0])
+    assert densifier.depths.told(2) and (densifier.depths.get(2)[1] > 1.5).mean() > 1.2 * previewed
+    assert densifier.preview(2, [1, 0], 2) == set(), "there is more already"
+
+
+def test_a_preview_is_stale_when_its_pair_lies_otherwise(dense: tuple[Densifier, Oracle]) -> None:
+    densifier, _ = dense
+    densifier.preview(1, [0], 2)
+    assert densifier.stale() == set()
+    view = densifier._state.sparse.views[1]
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("y", 1.0, degrees=True).as_matrix()
+    view.w_T_c = view.w_T_c @ turn
+    assert densifier.stale() == {1} and densifier.depths.get(1) is None
+
+
+def test_depth_in_map_units(dense: tuple[Densifier, Oracle]) -> None:
+    densifier, truth = dense
+    assert densifier.densify(1, [0]) == {0, 1}
+    assert densifier.densify(2, [1, 0]) == {0, 1, 2}
+    for index in range(3):
+        check(densifier, truth, index)
+    assert densifier.depths.get(3) is None
+
+
+def test_keyframes_hear_what_others_know(sequence: RenderedSequence) -> None:
+    """Those before one when it comes, those after it when it leaves the window, each once."""
+    densifier, truth = made(sequence, make_backend(SMALL), replace(CONFIG, window=3, depth_pairs=1))
+    alone, _ = made(sequence, make_backend(SMALL), replace(CONFIG, window=3, depth_pairs=1))
+    alone._share = lambda index, others: set()
+    left = []
+    for index in (1, 2, 3):
+        for one in (alone, densifier):
+            one.densify(index, [index - 1])
+            left.append(one.leave(index))
+    assert left == [set()] * 5 + [{0}], "only the first one left, and it heard something"
+    assert [densifier.depths.givers(index) for index in range(4)] == [{1, 2}, {0}, {0, 1}, {1, 2}]
+    for index in (0, 3):
+        check(densifier, truth, index)
+        known = [(one.depths.get(index)[1] > 1.5).mean() for one in (alone, densifier)]
+        assert known[1] > known[0]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_a_keyframe_told_when_it_stood_elsewhere_is_forgotten(sequence: RenderedSequence, frozen: bool) -> None:
+    """It stood a little too far ahead while others heard from it, whose own pairs were right all the time."""
+    right, wrong = (made(sequence, make_backend(SMALL), replace(CONFIG, window=9))[0] for _ in range(2))
+    view = wrong._state.sparse.views[1]
+    w_T_c, ahead = view.w_T_c, view.w_T_c.copy()
+    step = np.linalg.norm(w_T_c[:3, 3] - wrong._state.sparse.views[0].w_T_c[:3, 3])
+    ahead[:3, 3] += 0.15 * step * w_T_c[:3, 2]
+    view.w_T_c = ahead
+    for one in (right, wrong):
+        one._pair_up(1, [0])
+        one._pair_up(3, [2])
+        one._share(3, [1])
+    assert right.depths.givers(3) == wrong.depths.givers(3) == {1}
+
+    def off() -> float:
+        (a, sure_a), (b, sure_b) = (one.depths.get(3) for one in (right, wrong))
+        both = (sure_a > 1.5) & (sure_b > 1.5)
+        assert both.mean() > 0.3
+        return float((np.abs(a[both] / b[both] - 1) > 0.02).mean())
+
+    assert off() > 0.02
+    if frozen:
+        for one in (right, wrong):
+            one.depths.freeze(3)
+    view.w_T_c = w_T_c
+    assert right.renew() >= {3} and wrong.renew() >= {0, 1, 3}
+    assert wrong.depths.givers(3) >= {1} and off() < 0.01
+
+
+def test_nobody_to_pair_with(dense: tuple[Densifier, Oracle]) -> None:
+    densifier, _ = dense
+    assert densifier.densify(0, []) == set()
+    densifier._state.sparse.views[0].w_T_c = None
+    assert densifier.densify(1, [0]) == set() and densifier.depths.get(1) is None
+
+
+def test_depth_comes_from_the_pairs_that_promise_most(sequence: RenderedSequence) -> None:
+    densifier, _ = made(sequence, make_backend(SMALL), replace(CONFIG, window=3, depth_pairs=1))
+    views = densifier._state.sparse.views
+    w_T_c = [view.w_T_c for view in views]
+    views[1].w_T_c = views[2].w_T_c = w_T_c[3].copy()
+    assert densifier.densify(3, [2]) == {0, 3}, "two of the window stand at the same place"
+    assert densifier.depths.get(2) is None
+    views[1].w_T_c, views[0].w_T_c = w_T_c[1], w_T_c[3].copy()
+    assert densifier.densify(3, [2]) == {1, 3}
+    assert set(densifier._used) == {(1, 3)}, "what it is paired with no longer is not renewed either"
+
+
+def test_views_that_left_come_back(dense: tuple[Densifier, Oracle]) -> None:
+    densifier, truth = dense
+    densifier.densify(1, [0])
+    before = densifier.depths.get(0)[1].sum()
+    densifier.leave(1)
+    assert densifier.backend.has(0), "within the window"
+    densifier.leave(2)
+    assert not densifier.backend.has(0) and densifier.backend.has(1)
+    for near in (1, 2):
+        densifier._state.sparse.views[near].w_T_c = None
+    assert densifier.densify(3, [0]) == {0, 3}, "a loop closed with a keyframe that left long ago"
+    assert densifier.backend.has(0)
+    check(densifier, truth, 0)
+    assert densifier.depths.get(0)[1].sum() >= 0.9 * before, "what was known is not lost"
+
+
+def test_depth_is_renewed_only_where_the_geometry_changed(dense: tuple[Densifier, Oracle]) -> None:
+    densifier, truth = dense
+    for index, others in ((1, [0]), (2, [1, 0]), (3, [2, 1])):
+        densifier.densify(index, others)
+    paired = {index for pair in densifier._used if 3 in pair for index in pair}
+    assert 3 in paired and len(paired) == 3
+    assert densifier.renew() == {2}, "the last but one hears the last; nothing is computed anew"
+    densifier._state.sparse.move(np.eye(4), 3.0)
+    assert densifier.renew() == set(), "another length alone scales depth; nothing is computed anew"
+    densifier._state.sparse.move(np.eye(4), 1 / 3.0)
+    w_T_c = densifier._state.sparse.views[3].w_T_c
+    turned = w_T_c.copy()
+    turned[:3, :3] = w_T_c[:3, :3] @ Rotation.from_euler("y", 1.0, degrees=True).as_matrix()
+    densifier._state.sparse.views[3].w_T_c = turned
+    assert densifier.renew() == paired, "the pairs of the keyframe that turned"
+    densifier._state.sparse.views[3].w_T_c = w_T_c
+    assert densifier.renew() == paired
+    for index in range(4):
+        check(densifier, truth, index)
+
+
+def test_pairs_of_a_keyframe_that_lost_its_pose_are_not_renewed(dense: tuple[Densifier, Oracle]) -> None:
+    densifier, truth = dense
+    densifier.densify(1, [0])
+    densifier.densify(2, [1])
+    paired = set(densifier.pairs)
+    densifier._state.sparse.views[0].w_T_c = None
+    densifier.renew()
+    assert set(densifier.pairs) == {pair for pair in paired if 0 not in pair} < paired and (1, 2) in densifier.pairs
+    check(densifier, truth, 2)
+
+
+def test_without_depth_the_graph_knows_who_shares_landmarks(sequence: RenderedSequence) -> None:
+    backend = make_backend(SMALL)
+    densifier, _ = made(sequence, backend, replace(CONFIG, dense=False))
+    seen = densifier._state.sparse.views[3].seen
+    densifier._state.sparse.views[3].seen = seen.select(np.arange(len(seen.ids)) < 5)
+    assert densifier.densify(1, [0]) == densifier.densify(2, [1, 0]) == densifier.densify(3, [2]) == set()
+    assert densifier.renew() == set() and not any(backend.has(index) for index in range(4)), "nothing was predicted"
+    assert all(densifier.depths.get(index) is None for index in range(4))
+    assert [edge[:2] for edge in densifier._state.graph.edges] == [(0, 1), (0, 2), (1, 2)], (
+        "five shared ones are too few"
+    )
+    assert densifier._state.graph.count("camera") == 3
+    shared = np.intersect1d(*(densifier._state.sparse.views[index].seen.ids for index in (0, 2)))
+    assert densifier._state.graph.edges[1][2] == pytest.approx(np.log1p(len(shared)))

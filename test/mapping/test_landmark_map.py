@@ -1,0 +1,195 @@
+"""The map under construction, driven frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+from scoring import alignment, path_length
+from sequences import SMALL, walk
+
+from dust3r_ros.backends import make_backend
+from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.landmark_map import MapBuilder
+from dust3r_ros.scenes.sequence import RenderedSequence
+from dust3r_ros.sparse.views import Focal
+from dust3r_ros.timing import no_timer
+from dust3r_ros.tracking import no_tracks
+
+
+class Driver:
+    """A builder and one stream of known focal; every frame that is added becomes a keyframe."""
+
+    def __init__(self, sequence: RenderedSequence) -> None:
+        self.sequence = sequence
+        self.builder = MapBuilder(SMALL, make_backend(SMALL), no_timer)
+        self.stream = CameraStream("camera", 0, sequence.width, sequence.height, SMALL)
+        self.builder.add_camera(self.stream, Focal(sequence.focal, sequence.focal, std=0.0, fixed=True))
+
+    def add(self, frames: Iterable[int]) -> None:
+        for frame in frames:
+            image = self.sequence.images[frame]
+            gray = self.stream.gray(image)
+            tracks = self.stream.follow(gray)
+            found = self.builder.locate(self.stream, tracks) if self.builder.initialised else None
+            w_T_c = None if found is None else found.w_T_c
+            stamp = int(self.sequence.stamps_ns[frame])
+            self.builder.add(stamp, self.stream, self.stream.resize.apply(image), gray, tracks, w_T_c)
+
+    def keyframes(self) -> list:
+        return [self.builder.keyframe(i) for i in range(len(self.builder))]
+
+
+@pytest.fixture(scope="module")
+def sequence() -> RenderedSequence:
+    return walk("orbit")
+
+
+@pytest.fixture(scope="module")
+def built(sequence: RenderedSequence) -> Driver:
+    driver = Driver(sequence)
+    driver.add(range(0, 16, 3))
+    return driver
+
+
+def test_keyframes_stand_where_they_were(built: Driver) -> None:
+    assert built.builder.initialised and len(built.builder) == 6
+    _, distances = alignment(built.keyframes(), built.sequence)
+    assert np.sqrt(np.mean(distances**2)) < 0.01 * path_length(built.sequence)
+    for keyframe in built.keyframes():
+        assert (keyframe.depth > 0).mean() > 0.2
+
+
+def test_the_pair_graph_holds_its_pairs(built: Driver) -> None:
+    pairs = {(first, second) for first, second, _ in built.builder.graph.edges}
+    expected = {(i, j) for j in range(6) for i in range(max(0, j - SMALL.pair_neighbours), j)}
+    assert expected <= pairs
+    assert all(j - i > SMALL.pair_neighbours for i, j in pairs - expected), "older ones that look alike"
+
+
+def test_a_frame_without_tracks_is_found_by_its_features(built: Driver) -> None:
+    for frame in (14, 16, 17):
+        image = built.sequence.images[frame]
+        found = built.builder.relocalise(built.stream, built.stream.gray(image), built.stream.resize.apply(image))
+        assert found is not None
+        last = built.keyframes()[-1]
+        similarity, _ = alignment(built.keyframes(), built.sequence)
+        expected = invert(built.sequence.w_T_c[15]) @ built.sequence.w_T_c[frame]
+        moved = invert(last.w_T_c) @ found[0].w_T_c
+        np.testing.assert_allclose(similarity.scale * moved[:3, 3], expected[:3, 3], atol=0.03)
+
+
+def test_a_strange_frame_is_not_found(built: Driver) -> None:
+    rng = np.random.default_rng(0)
+    shape = built.stream.gray(built.sequence.images[0]).shape
+    for gray in (np.zeros(shape, np.uint8), rng.integers(0, 256, shape, dtype=np.uint8)):
+        image = np.repeat(gray[:, :, None], 3, axis=2)
+        assert built.builder.relocalise(built.stream, gray, built.stream.resize.apply(image)) is None
+    assert built.builder.locate(built.stream, no_tracks()) is None
+
+
+def test_changes_are_taken_once(sequence: RenderedSequence) -> None:
+    driver = Driver(sequence)
+    driver.add(range(0, 10, 3))
+    first = driver.builder.take_changed()
+    assert [keyframe.index for keyframe in first] == list(range(4))
+    assert driver.builder.take_changed() == ()
+    driver.add([12])
+    second = driver.builder.take_changed()
+    assert 4 in {keyframe.index for keyframe in second}
+    known = {keyframe.index: keyframe.version for keyframe in first}
+    assert all(keyframe.version > known.get(keyframe.index, 0) for keyframe in second)
+
+
+def test_first_keyframes_that_lead_nowhere(sequence: RenderedSequence) -> None:
+    driver = Driver(sequence)
+    for _ in range(40):
+        if driver.builder.stuck:
+            break
+        driver.add([0])
+    assert driver.builder.stuck and not driver.builder.initialised
+    assert driver.builder.take_changed() == ()
+    driver.builder.finish()
+
+
+def test_the_last_refinement_moves_little_and_breaks_nothing(built: Driver) -> None:
+    before = [keyframe.w_T_c for keyframe in built.keyframes()]
+    built.builder.finish()
+    for keyframe, w_T_c in zip(built.keyframes(), before, strict=True):
+        np.testing.assert_allclose(keyframe.w_T_c, w_T_c, atol=0.02)
+        assert (keyframe.depth > 0).mean() > 0.2
+    _, distances = alignment(built.keyframes(), built.sequence)
+    assert np.sqrt(np.mean(distances**2)) < 0.01 * path_length(built.sequence)
+
+
+NEW_S_OLD = Similarity(3.7, Rotation.from_rotvec([0.3, -0.2, 1.1]).as_matrix(), np.array([4.0, -2.0, 9.0]))
+
+
+def check_moved(before: list, after: list, tolerance: float) -> None:
+    """Keyframes are the same ones, in other coordinates."""
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_allclose(new.w_T_c[:3, :3], NEW_S_OLD.rotation @ old.w_T_c[:3, :3], atol=tolerance)
+        np.testing.assert_allclose(new.w_T_c[:3, 3], NEW_S_OLD.apply(old.w_T_c[:3, 3]), atol=3.7 * tolerance)
+        both = (old.depth > 0) & (new.depth > 0)
+        assert both.mean() > 0.2 and both.sum() >= 0.98 * max((old.depth > 0).sum(), (new.depth > 0).sum())
+        ratio = new.depth[both] / old.depth[both]
+        np.testing.assert_allclose(np.percentile(ratio, [2, 50, 98]), 3.7, rtol=max(10 * tolerance, 1e-6))
+
+
+@pytest.fixture(scope="module")
+def moved(sequence: RenderedSequence) -> tuple[Driver, Driver]:
+    """Twice the same map; the second one has been moved after its fourth keyframe."""
+    stayed, moved = Driver(sequence), Driver(sequence)
+    for driver in (stayed, moved):
+        driver.add(range(0, 10, 3))
+        driver.builder.take_changed()
+    moved.builder.move(NEW_S_OLD)
+    return stayed, moved
+
+
+def test_a_move_takes_all_of_the_map_along(moved: tuple[Driver, Driver]) -> None:
+    stayed, other = moved
+    check_moved(stayed.keyframes(), other.keyframes(), 1e-12)
+    found = other.builder.landmarks().points
+    np.testing.assert_allclose(found, NEW_S_OLD.apply(stayed.builder.landmarks().points), rtol=1e-5, atol=1e-4)
+    assert len(found) > 50
+    for index in range(4):
+        assert other.builder.unit(index) == pytest.approx(3.7 * stayed.builder.unit(index))
+    changed = other.builder.take_changed()
+    assert [keyframe.index for keyframe in changed] == list(range(4)), "all in one update"
+    assert stayed.builder.take_changed() == ()
+
+
+def test_a_moved_map_grows_as_if_it_had_stayed(moved: tuple[Driver, Driver]) -> None:
+    stayed, other = moved
+    for driver in moved:
+        driver.add(range(12, 22, 3))
+        driver.builder.finish()
+    check_moved(stayed.keyframes(), other.keyframes(), 2e-3)
+    assert stayed.builder.graph.edges == other.builder.graph.edges
+
+
+def test_a_map_that_has_not_begun_can_be_moved(sequence: RenderedSequence) -> None:
+    driver = Driver(sequence)
+    driver.builder.move(NEW_S_OLD)
+    driver.add([0])
+    driver.builder.move(NEW_S_OLD)
+    assert driver.builder.pose(0) is None and driver.builder.take_changed() == ()
+    driver.add([3, 6, 9])
+    assert len(driver.builder.posed()) == 4
+
+
+def test_a_keyframe_that_was_left_out_is_posed_later(sequence: RenderedSequence) -> None:
+    driver = Driver(sequence)
+    driver.add(range(0, 12, 3))
+    before = driver.builder.pose(0)
+    driver.builder.state.sparse.views[0].w_T_c = None
+    assert [keyframe.index for keyframe in driver.builder.take_changed()] == [1, 2, 3]
+    driver.add([12])
+    assert driver.builder.posed() == [0, 1, 2, 3, 4]
+    assert 0 in {keyframe.index for keyframe in driver.builder.take_changed()}
+    np.testing.assert_allclose(driver.builder.pose(0), before, atol=0.02)

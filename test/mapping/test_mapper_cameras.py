@@ -1,0 +1,172 @@
+"""Several uncalibrated cameras on one body, one map: focals, poses and the rig come out; strangers join nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from rigs import RenderedRig, mounted, play_rig, rear_rig, rig_errors, side_rig, stereo_rig, unit_of
+from sequences import SMALL, walk
+
+from dust3r_ros.geometry.rigid import angle_deg
+from dust3r_ros.mapping.mapper import Mapper
+from dust3r_ros.types import MapUpdate
+
+SPARSE = replace(SMALL, dense=False, keyframe_motion_young=0.02)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A rig's frames through one mapper, to the end."""
+
+    rig: RenderedRig
+    mapper: Mapper
+    updates: list[MapUpdate]
+
+    def states(self, camera: str) -> list[str]:
+        return [update.state.value for update in self.updates if update.camera == camera]
+
+    def focal_error(self, camera: str) -> float:
+        return abs(self.mapper.cameras[camera].focal / self.rig.eyes[camera].focal - 1.0)
+
+    def extrinsics_error(self, a: str, b: str) -> tuple[float, float]:
+        """(degrees, metres)."""
+        found, true = self.mapper.rig.between(a, b), self.rig.extrinsics(a, b)
+        assert found is not None
+        distance = np.linalg.norm(unit_of(self.mapper, self.rig) * found.a_T_b[:3, 3] - true[:3, 3])
+        return angle_deg(true[:3, :3].T @ found.a_T_b[:3, :3]), float(distance)
+
+
+def mapper_of(rig: RenderedRig, *known: str) -> Mapper:
+    """A mapper that knows the focals of some cameras."""
+    mapper = Mapper(SPARSE)
+    for name in known:
+        mapper.set_camera(name, rig.eyes[name].width, rig.eyes[name].height, rig.eyes[name].focal)
+    return mapper
+
+
+@pytest.fixture(scope="module")
+def stereo() -> Run:
+    """Two cameras side by side; of neither anything is known."""
+    rig, mapper = stereo_rig(), Mapper(SPARSE)
+    updates = play_rig(mapper, rig)
+    mapper.finish()
+    return Run(rig, mapper, updates)
+
+
+@pytest.fixture(scope="module")
+def side() -> Run:
+    """A calibrated camera ahead, one of which nothing is known to its side, and extrinsics that are 15 degrees off."""
+    rig = side_rig()
+    mapper = mapper_of(rig, "front")
+    mapper.set_extrinsics("front", np.eye(4))
+    mapper.set_extrinsics("side", rig.extrinsics("front", "side") @ mounted(x=0.05, yaw_deg=15.0))
+    updates = play_rig(mapper, rig)
+    mapper.finish()
+    return Run(rig, mapper, updates)
+
+
+class TestStereo:
+    """Cameras of different lens and size that take turns."""
+
+    def test_each_has_its_own_focal(self, stereo: Run) -> None:
+        for name in ("left", "right"):
+            assert stereo.focal_error(name) < 0.03
+            camera = stereo.mapper.cameras[name]
+            assert 0 < camera.focal_std < 0.1 * camera.focal
+
+    def test_one_map(self, stereo: Run) -> None:
+        errors = rig_errors(stereo.mapper, stereo.rig)
+        assert all(error < 0.01 and count >= 3 for error, count in errors.values()), errors
+        assert {keyframe.camera for keyframe in stereo.mapper.keyframes} == {"left", "right"}
+        assert stereo.mapper.counts.maps == 1
+
+    def test_the_second_waits_until_the_first_is_sure_of_its_focal(self, stereo: Run) -> None:
+        states = stereo.states("right")
+        joined = states.index("tracking")
+        assert joined > 3 and set(states[:joined]) == {"initialising"}
+        assert set(states[joined:]) == {"tracking"} and stereo.mapper.counts.lost == 0
+
+
+class TestSide:
+    """Half of what one camera sees the other does not; what was given of the rig is wrong."""
+
+    def test_focal_and_poses(self, side: Run) -> None:
+        assert side.focal_error("side") < 0.03
+        errors = rig_errors(side.mapper, side.rig)
+        assert all(error < 0.02 and count > 10 for error, count in errors.values()), errors
+
+    def test_where_it_sits(self, side: Run) -> None:
+        angle, distance = side.extrinsics_error("front", "side")
+        assert angle < 0.3 and distance < 0.015
+
+    def test_what_was_given_is_said_to_be_wrong(self, side: Run) -> None:
+        found = side.mapper.rig.disagreement("side")
+        assert found is not None and found.other == "front"
+        assert found.angle_deg == pytest.approx(15.0, abs=0.5) and found.angle_sigma > 10
+
+    def test_the_baseline_tells_the_unit(self, side: Run) -> None:
+        """Here of a wrong one: its length is a matter of who measured it."""
+        [(metres, units, std)] = side.mapper.rig.baselines()
+        true = float(np.linalg.norm(side.rig.extrinsics("front", "side")[:3, 3]))
+        assert true / units == pytest.approx(unit_of(side.mapper, side.rig), rel=0.1)
+        assert metres != pytest.approx(true, abs=0.01) and 0 < std < 0.2
+
+
+def test_the_same_frames_give_the_same_bytes() -> None:
+    runs = []
+    for _ in range(2):
+        mapper = mapper_of(side_rig(), "front")
+        updates = play_rig(mapper, side_rig(), 24)
+        poses = b"".join(pose.w_T_c.tobytes() for pose in mapper.trajectory())
+        runs.append((poses, [update.state for update in updates], mapper.cameras))
+    assert runs[0] == runs[1]
+
+
+def test_a_camera_somewhere_else_joins_nothing() -> None:
+    """Nor does it end the map when the other one is lost for a moment."""
+    sequence, corridor = walk("orbit"), walk("corridor")
+    mapper = Mapper(replace(SPARSE, lost_patience_s=0.6))
+    mapper.set_camera("here", sequence.width, sequence.height, sequence.focal)
+    dark = np.zeros_like(sequence.images[0])
+    for i, stamp in enumerate(sequence.stamps_ns.tolist()):
+        update = mapper.process(stamp, "here", dark if i == 16 else sequence.images[i])
+        assert update.removed == () and (update.state.value == "lost") == (i == 16)
+        elsewhere = mapper.process(stamp + 7_000_000, "elsewhere", corridor.images[i])
+        assert elsewhere.state.value == "initialising" and elsewhere.w_T_c is None and elsewhere.removed == ()
+    mapper.finish()
+    assert {keyframe.camera for keyframe in mapper.keyframes} == {"here"}
+    assert np.isinf(mapper.cameras["elsewhere"].focal_std) and mapper.counts.lost == 1
+
+
+@pytest.mark.long
+def test_front_and_rear_that_turn_around() -> None:
+    """They never see the same at once; what the one saw, the other finds after half a turn."""
+    rig, mapper = rear_rig(), Mapper(SPARSE)
+    updates = play_rig(mapper, rig)
+    mapper.finish()
+    run = Run(rig, mapper, updates)
+    assert run.focal_error("front") < 0.03 and run.focal_error("rear") < 0.03
+    errors = rig_errors(mapper, rig)
+    assert all(error < 0.02 and count > 10 for error, count in errors.values()), errors
+    angle, distance = run.extrinsics_error("front", "rear")
+    assert angle < 0.3 and distance < 0.02
+
+
+@pytest.mark.long
+def test_a_rear_camera_maps_its_own_side() -> None:
+    """Extrinsics and unit are known, the rear camera's focal is not, and it sees nothing that the front one saw."""
+    rig = rear_rig(96, 0.45)
+    mapper = mapper_of(rig, "front")
+    for name, eye in rig.eyes.items():
+        mapper.set_extrinsics(name, eye.b_T_c)
+    for k, (stamp, name, image) in enumerate(rig.frames()):
+        if k == 24:
+            mapper.rig.metres_per_unit = unit_of(mapper, rig)
+        mapper.process(stamp, name, image)
+    mapper.finish()
+    run = Run(rig, mapper, [])
+    errors = rig_errors(mapper, rig)
+    assert errors["rear"][1] > 8 and run.focal_error("rear") < 0.03
+    assert all(error < 0.04 for error, _ in errors.values()), errors

@@ -1,0 +1,194 @@
+"""The map that pointmaps carry, with backends that know the truth up to the errors of a network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from oracle import Nonsense, Oracle
+from scipy.spatial.transform import Rotation
+from scoring import alignment, path_length, play, trajectory_error
+from sequences import SMALL, cut, walk
+
+from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.mapper import Mapper
+from dust3r_ros.mapping.pointmap_map import PointmapBuilder
+from dust3r_ros.scenes.sequence import RenderedSequence
+from dust3r_ros.sparse.views import Focal
+from dust3r_ros.timing import no_timer
+from dust3r_ros.tracking import no_tracks
+from dust3r_ros.types import TrackingState
+
+
+@pytest.fixture(scope="module")
+def sequence() -> RenderedSequence:
+    return walk("orbit")
+
+
+class Driver:
+    """A builder to which frames are given as keyframes."""
+
+    def __init__(self, sequence: RenderedSequence, backend: Oracle, focal: float | None = None) -> None:
+        self.sequence, self.backend = sequence, backend
+        self.builder = PointmapBuilder(SMALL, backend, no_timer)
+        self.stream = CameraStream("camera", 0, sequence.width, sequence.height, SMALL)
+        guess = float(self.stream.long_edge)
+        known = Focal(focal, focal, std=0.0, fixed=True) if focal else Focal(guess, guess)
+        self.builder.add_camera(self.stream, known)
+
+    def add(self, frame: int) -> int | None:
+        image = self.sequence.images[frame]
+        gray = self.stream.gray(image)
+        self.stream.follow(gray)
+        stamp = int(self.sequence.stamps_ns[frame])
+        return self.builder.add(stamp, self.stream, self.stream.resize.apply(image), gray, no_tracks(), None)
+
+    def error(self) -> float:
+        """Root mean square distance of keyframes from the truth, as a part of the path."""
+        keyframes = [self.builder.keyframe(i) for i in range(len(self.builder))]
+        return float(np.sqrt(np.mean(alignment(keyframes, self.sequence)[1] ** 2))) / path_length(self.sequence)
+
+
+def oracle(sequence: RenderedSequence, **errors: float) -> Oracle:
+    return Oracle(sequence, SMALL.working_size, **errors)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def built(sequence: RenderedSequence) -> Driver:
+    driver = Driver(sequence, oracle(sequence, warp=0.05))
+    for frame in range(0, 24, 2):
+        driver.add(frame)
+    return driver
+
+
+def test_keyframes_stand_where_they_were(built: Driver) -> None:
+    assert built.builder.initialised and len(built.builder) == 12
+    assert built.error() < 0.02
+    for index in range(12):
+        assert (built.builder.keyframe(index).depth > 0).mean() > 0.9, "also where the window has left it"
+
+
+def test_views_that_left_the_window_leave_the_backend(built: Driver) -> None:
+    kept = [index for index in range(12) if built.backend.has(index)]
+    assert kept == list(range(12 - SMALL.window, 12))
+
+
+def test_frames_are_located_by_the_depth_of_keyframes(built: Driver) -> None:
+    image = built.sequence.images[23]
+    gray = built.stream.gray(image)
+    located = built.builder.locate(built.stream, built.stream.follow(gray))
+    assert located is not None and located.covariance.shape == (6, 6)
+    similarity, _ = alignment([built.builder.keyframe(i) for i in range(12)], built.sequence)
+    expected = built.sequence.w_T_c[23][:3, 3]
+    found = similarity.apply(located.w_T_c[None, :3, 3])[0]
+    assert np.linalg.norm(found - expected) < 0.05
+
+
+def test_reprojection_makes_poses_and_focal_better(sequence: RenderedSequence) -> None:
+    driver = Driver(sequence, oracle(sequence, warp=0.08))
+    for frame in range(0, 24, 2):
+        driver.add(frame)
+    before = driver.error()
+    driver.builder.finish()
+    assert driver.error() < 0.7 * before
+    assert driver.builder.focals[0].value == pytest.approx(sequence.focal, rel=0.02)
+    depth = driver.builder.keyframe(5).depth
+    truth = driver.backend.true_depth(10)
+    similarity, _ = alignment([driver.builder.keyframe(i) for i in range(12)], sequence)
+    ratio = similarity.scale * depth[depth > 0] / truth[depth > 0]
+    assert np.median(ratio) == pytest.approx(1.0, abs=0.03), "depth follows the poses"
+
+
+def test_a_known_focal_stays(sequence: RenderedSequence) -> None:
+    driver = Driver(sequence, oracle(sequence, warp=0.03), focal=sequence.focal)
+    for frame in range(0, 12, 2):
+        driver.add(frame)
+    driver.builder.finish()
+    assert driver.builder.focals[0].fixed and driver.builder.focals[0].std == 0.0
+    assert driver.builder.focals[0].value == pytest.approx(sequence.focal)
+    assert driver.error() < 0.02
+
+
+def test_pairs_without_sense_add_nothing(sequence: RenderedSequence) -> None:
+    driver = Driver(sequence, Nonsense(sequence, SMALL.working_size))
+    assert driver.add(0) == 0
+    for frame in range(1, 9):
+        assert not driver.builder.stuck
+        assert driver.add(frame) is None
+        assert len(driver.builder) == 1 and not driver.builder.initialised
+        assert not driver.backend.has(1)
+    assert driver.builder.stuck
+
+
+def blank(sequence: RenderedSequence) -> RenderedSequence:
+    """The same walk in a fog: every image of one grey, another one for each frame."""
+    images = np.empty_like(sequence.images)
+    images[:] = np.arange(60, 60 + len(images), dtype=np.uint8)[:, None, None, None]
+    return replace(sequence, images=images)
+
+
+def test_without_any_corner_the_network_alone_maps(sequence: RenderedSequence) -> None:
+    fog = blank(cut(sequence, 12))
+    mapper = Mapper(SMALL, backend=oracle(fog, warp=0.03))
+    updates = play(mapper, fog)
+    mapper.finish()
+    assert [update.state for update in updates[1:]] == [TrackingState.TRACKING] * 11
+    assert len(mapper.trajectory()) == 12
+    assert trajectory_error(mapper, fog) < 0.02
+    assert mapper.cameras["camera"].focal == pytest.approx(fog.focal, rel=0.03)
+
+
+@pytest.fixture(scope="module")
+def laps(sequence: RenderedSequence) -> Driver:
+    """Twice the same way round."""
+    again = replace(
+        sequence,
+        images=np.concatenate([sequence.images, sequence.images + np.uint8(1)]),
+        depths=np.concatenate([sequence.depths] * 2),
+        w_T_c=np.concatenate([sequence.w_T_c] * 2),
+        stamps_ns=np.concatenate([sequence.stamps_ns, sequence.stamps_ns[-1] + 10**9 + sequence.stamps_ns]),
+    )
+    driver = Driver(again, oracle(again, warp=0.05))
+    for frame in range(0, 48, 3):
+        driver.add(frame)
+    return driver
+
+
+def test_loops_are_asked_for_and_closed(laps: Driver) -> None:
+    far = [(i, j) for i, j, _ in laps.builder.graph.edges if j - i > SMALL.pair_neighbours]
+    assert len(far) >= 3
+    assert any(second - first == 8 for first, second in far), "one lap is eight keyframes"
+
+
+def test_the_second_lap_lies_on_the_first(laps: Driver) -> None:
+    poses = np.stack([laps.builder.keyframe(i).w_T_c[:3, 3] for i in range(16)])
+    apart = np.linalg.norm(poses[8:] - poses[:8], axis=1)
+    assert apart.max() < 0.05 * np.ptp(poses, axis=0).max()
+
+
+def test_a_moved_map_grows_as_if_it_had_stayed(sequence: RenderedSequence) -> None:
+    new_S_old = Similarity(3.7, Rotation.from_rotvec([0.3, -0.2, 1.1]).as_matrix(), np.array([4.0, -2.0, 9.0]))
+    stayed, moved = (Driver(sequence, oracle(sequence, warp=0.05)) for _ in range(2))
+    moved.builder.move(new_S_old)  # where there is nothing yet, nothing is moved
+    for driver in (stayed, moved):
+        for frame in range(0, 18, 2):
+            driver.add(frame)
+        driver.builder.take_changed()
+    moved.builder.move(new_S_old)
+    changed = [keyframe.index for keyframe in moved.builder.take_changed()]
+    assert changed == list(range(9)) and stayed.builder.take_changed() == ()
+    for exact in (True, False):
+        tolerance = 1e-9 if exact else 5e-3  # steps end where they no longer matter
+        for index in moved.builder.posed():
+            old, new = stayed.builder.keyframe(index), moved.builder.keyframe(index)
+            np.testing.assert_allclose(new.w_T_c[:3, :3], new_S_old.rotation @ old.w_T_c[:3, :3], atol=tolerance)
+            np.testing.assert_allclose(new.w_T_c[:3, 3], new_S_old.apply(old.w_T_c[:3, 3]), atol=tolerance)
+            np.testing.assert_allclose(new.depth, 3.7 * old.depth, rtol=max(10 * tolerance, 1e-6))
+            # A median, which may be another landmark's where poses differ in the fourth digit
+            assert moved.builder.unit(index) == pytest.approx(3.7 * stayed.builder.unit(index), rel=2 * tolerance)
+        for driver in (stayed, moved):
+            driver.add(18)
+            driver.add(20)
+            driver.builder.finish()

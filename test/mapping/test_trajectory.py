@@ -1,0 +1,174 @@
+"""Frames kept relative to keyframes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.geometry.pose import PnpResult
+from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.trajectory import FrameLog
+from dust3r_ros.tracking import Tracks
+from dust3r_ros.tracking.drift import Sight
+from dust3r_ros.types import Array
+
+
+class Keyframes:
+    """Keyframes that can be moved and made to grow."""
+
+    def __init__(self, *x: float) -> None:
+        self.poses: list[Array | None] = [at(value) for value in x]
+        self.units = [1.0 for _ in x]
+        self.off = 0.0
+        self.answers: list[PnpResult | None] = []  # to who looks for frames
+        self.asked: list[tuple[Array, Array | None]] = []
+
+    def pose(self, index: int) -> Array | None:
+        return self.poses[index]
+
+    def unit(self, index: int) -> float:
+        return self.units[index]
+
+    def drift(self, index: int, tracks: Tracks) -> Array:
+        return self.off * np.ones_like(tracks.pixels)
+
+    def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
+        self.asked.append((tracks.pixels, near))
+        return self.answers.pop(0) if self.answers else None
+
+
+def at(x: float) -> Array:
+    pose = np.eye(4)
+    pose[0, 3] = x
+    return pose
+
+
+def found(x: float) -> PnpResult:
+    return PnpResult(at(x), np.ones(1, bool), np.eye(6), 0.1, 100.0)
+
+
+def seen(stamp_ns: int, anchored_ns: int = 0) -> Sight:
+    return Sight(stamp_ns, Tracks(np.arange(2), np.zeros((2, 2))), anchored_ns)
+
+
+LEFT, RIGHT = (CameraStream(name, k, 64, 48, MapperConfig()) for k, name in enumerate(("left", "right")))
+
+
+def places(log: FrameLog) -> list[float]:
+    return [float(pose.w_T_c[0, 3]) for pose in log.trajectory()]
+
+
+def test_frames_move_and_grow_with_their_keyframe() -> None:
+    keyframes = Keyframes(0.0, 1.0)
+    log = FrameLog(keyframes)
+    log.add_keyframe(0, LEFT, seen(1))
+    log.add(0, LEFT, seen(2), found(0.5))
+    log.add_keyframe(1, LEFT, seen(3))
+    assert places(log) == [0.0, 0.5, 1.0] and log.count() == 3 and log.cameras == {"left"}
+    keyframes.poses[0] = at(10.0)
+    keyframes.units[0] = 2.0
+    assert places(log) == [10.0, 11.0, 1.0]
+
+
+def test_frames_are_found_again() -> None:
+    keyframes = Keyframes(0.0)
+    log, keyframes.answers = FrameLog(keyframes), [None, found(3.0), None]
+    log.add(0, LEFT, seen(1), None)
+    log.find_again()
+    assert places(log) == [] and [near for _, near in keyframes.asked] == [None]
+    log.find_again()
+    assert places(log) == [3.0]
+    log.find_again()
+    assert places(log) == [3.0], "what was known stays"
+    np.testing.assert_array_equal(keyframes.asked[2][1], at(3.0))
+
+
+def test_frames_are_found_by_corners_without_the_drift_that_keyframes_of_their_camera_tell() -> None:
+    keyframes = Keyframes(0.0, 1.0, 2.0)
+    log, keyframes.off = FrameLog(keyframes), 0.5
+    log.add_keyframe(0, LEFT, seen(100))
+    for stamp_ns, camera in ((150, LEFT), (160, RIGHT), (175, LEFT)):
+        log.add(0, camera, seen(stamp_ns, 100), None)
+    log.add_keyframe(1, LEFT, seen(200))
+    log.add(1, LEFT, seen(210, 100), None)
+    log.find_again()
+    assert [pixels[0, 0] for pixels, _ in keyframes.asked] == [-0.25, 0.0, -0.375, -0.5]
+    keyframes.poses[1] = None
+    log.find_again()
+    assert [pixels[0, 0] for pixels, _ in keyframes.asked[4:]] == [0.0, 0.0, 0.0, 0.0]
+
+
+def test_a_unit_that_is_not_known_changes_nothing() -> None:
+    keyframes = Keyframes(0.0)
+    keyframes.units[0] = float("nan")
+    log = FrameLog(keyframes)
+    log.add(0, LEFT, seen(1), found(0.5))
+    keyframes.units[0] = 3.0
+    assert places(log) == [0.5]
+
+
+def test_the_frames_of_another_map() -> None:
+    keyframes = Keyframes(0.0, 5.0)
+    log, other = FrameLog(keyframes), FrameLog(Keyframes(0.0))
+    log.add_keyframe(0, LEFT, seen(2))
+    other.add_keyframe(0, RIGHT, seen(1))
+    other.add(0, RIGHT, seen(3), found(0.25))
+    log.absorb(other, 1)
+    assert [(pose.stamp_ns, pose.camera) for pose in log.trajectory()] == [(1, "right"), (2, "left"), (3, "right")]
+    assert places(log) == [5.0, 0.0, 5.25]
+
+
+def test_another_unit_for_frames_of_keyframes_that_see_nothing_too() -> None:
+    keyframes = Keyframes(1.0, 2.0, 3.0)
+    log = FrameLog(keyframes)
+    keyframes.units[1] = float("nan")
+    for index in range(3):
+        log.add(index, LEFT, seen(index), found(1.5 + index))
+    log.add(2, LEFT, seen(3), None)
+    keyframes.units[2] = float("nan")  # lost what it saw since
+    for index in range(3):
+        keyframes.poses[index] = at(10.0 * (1 + index))
+        keyframes.units[index] *= 10.0
+    log.rescale(10.0)
+    assert places(log) == [15.0, 25.0, 35.0] and log.count() == 3
+    keyframes.units[0] *= 2.0
+    assert places(log) == [20.0, 25.0, 35.0], "and they grow on with their keyframe"
+
+
+def test_frames_of_earlier_sessions_come_first_and_count_no_cameras() -> None:
+    keyframes = Keyframes(0.0, 5.0)
+    before = FrameLog(keyframes)
+    before.add_keyframe(0, LEFT, seen(70))
+    before.add(1, LEFT, seen(80), found(6.0))
+    log = FrameLog(keyframes, session=1)
+    log.restore(before.frames)
+    assert log.cameras == set() and log.count() == 2
+    log.add(0, RIGHT, seen(3), found(0.25))  # the clock began anew
+    assert [pose.stamp_ns for pose in log.trajectory()] == [70, 80, 3] and places(log) == [0.0, 6.0, 0.25]
+    assert log.cameras == {"right"}
+
+
+def test_what_changed_of_frames_that_were_written_is_told() -> None:
+    keyframes = Keyframes(0.0)
+    log, keyframes.answers = FrameLog(keyframes), [found(0.7)]
+    log.add_keyframe(0, LEFT, seen(1))
+    log.add(0, LEFT, seen(2), found(0.5))
+    kept, rewritten = list(log.frames), log.rewritten
+    log.add(0, LEFT, seen(3), found(0.6))
+    assert log.rewritten == rewritten and all(a is b for a, b in zip(kept, log.frames, strict=False))
+    log.find_again()
+    assert log.rewritten > rewritten and log.frames[0] is kept[0] and log.frames[1] is not kept[1]
+    rewritten = log.rewritten
+    log.rescale(2.0)
+    assert log.rewritten > rewritten
+
+
+def test_a_keyframe_without_a_pose_has_no_place_yet() -> None:
+    keyframes = Keyframes(0.0, 1.0)
+    log = FrameLog(keyframes)
+    log.add_keyframe(0, LEFT, seen(1))
+    log.add_keyframe(1, LEFT, seen(2))
+    keyframes.poses[0] = None
+    assert places(log) == [1.0] and log.count() == 1
+    keyframes.poses[0] = at(0.5)
+    assert places(log) == [0.5, 1.0] and log.count() == 2

@@ -1,0 +1,76 @@
+"""A front end and a back end in lock step, and their manifest replayed."""
+
+import logging
+from dataclasses import replace
+
+from sequences import SMALL, walk
+
+from dust3r_ros.io.manifest import Event, read_manifest
+from dust3r_ros.session import files
+from dust3r_ros.session.back_end import BackEnd
+from dust3r_ros.session.replay import apply
+from dust3r_ros.session.session import Session
+from dust3r_ros.tracking.exchange import KeyframeRequest
+from dust3r_ros.tracking.front_end import FrontEnd
+from dust3r_ros.types import Frame
+
+
+def test_what_a_front_end_did_is_done_again_bit_by_bit(tmp_path):
+    """Images handed over with what was seen in them, poses kept, work that was put off."""
+    sequence, log = walk("orbit"), logging.getLogger("live")
+    config, path = replace(SMALL, dense=False, keyframe_motion_young=0.02), tmp_path / "run.jsonl"
+    session = Session(config, log)
+    files.begin(session, config, manifest=str(path))
+    session.go_live()
+    back_end, front = BackEnd(session), FrontEnd("camera", config)
+    snapshot_ns, saw = 0, []
+    for index in range(20):
+        frame = Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index])
+        tracked = front.track(frame.stamp_ns, frame.image)
+        front.pick_up()
+        if tracked.followed is not None:
+            saw.append(snapshot_ns)
+        if tracked.followed is not None and index % 3:
+            back_end.keep([tracked.followed])
+            continue
+        taken = back_end.take(KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels))
+        if taken.snapshot is not None:
+            front.take(taken.snapshot)
+            snapshot_ns = frame.stamp_ns
+        back_end.work()
+    session.close()
+    events = [entry for entry in read_manifest(path).entries() if isinstance(entry, Event)]
+    assert {event.kind for event in events} == {"live", "seen", "work", "followed"}
+    poses = [value for event in events for value in event.values.get("poses", [event.values])]
+    assert [value["snapshot_ns"] for value in poses if "ids" in value] == saw, "which snapshot each image saw"
+
+    again = Session(config, log)
+    images = dict(zip(sequence.stamps_ns.tolist(), sequence.images, strict=True))
+    for entry in read_manifest(path).entries():
+        if isinstance(entry, Event):
+            apply(again, entry)
+        else:
+            again.process(Frame(entry.stamp_ns, entry.camera, images[entry.stamp_ns]))
+    assert again.mapper.counts == session.mapper.counts
+    for a, b in zip(session.mapper.trajectory(), again.mapper.trajectory(), strict=True):
+        assert (a.stamp_ns, a.w_T_c.tobytes()) == (b.stamp_ns, b.w_T_c.tobytes())
+    assert len(again.mapper.trajectory()) > again.mapper.counts.keyframes
+
+
+def test_poses_of_a_map_that_was_are_left_out():
+    sequence = walk("orbit")
+    session = Session(replace(SMALL, dense=False), logging.getLogger("live"))
+    back_end, front = BackEnd(session), FrontEnd("camera", SMALL)
+    for index in range(12):
+        frame = Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index])
+        tracked = front.track(frame.stamp_ns, frame.image)
+        taken = back_end.take(KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels))
+        if taken.snapshot is not None:
+            front.take(taken.snapshot)
+    assert tracked.followed is not None and tracked.followed.epoch == back_end.epoch
+    (snapshot,) = back_end.snapshots()
+    assert (snapshot.stamp_ns, snapshot.epoch) == (frame.stamp_ns, back_end.epoch)
+    session.reset()
+    assert back_end.epoch != snapshot.epoch and back_end.snapshots() == ()
+    back_end.keep([tracked.followed])
+    assert session.mapper.counts.frames == 0

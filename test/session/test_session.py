@@ -1,0 +1,312 @@
+"""The mapper across resets, calibrations and stamps that jump."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+from sequences import SMALL, walk
+
+from dust3r_ros.backends import make_backend
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.errors import InputError, MapFileError
+from dust3r_ros.session.files import begin
+from dust3r_ros.session.session import REORDERED_NS, Session
+from dust3r_ros.storage.journal import BEFORE
+from dust3r_ros.storage.saved_map import load_map
+from dust3r_ros.types import Calibration, Frame, TrackingState
+
+FAST = replace(SMALL, dense=False)
+
+
+def known(width, height, focal):
+    """A calibration of a pinhole."""
+    return Calibration(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
+
+
+@pytest.fixture(scope="module")
+def sequence():
+    return walk("orbit")
+
+
+@pytest.fixture
+def log(caplog):
+    caplog.set_level(logging.INFO)
+    return logging.getLogger("session")
+
+
+def feed(session, sequence, first, last):
+    for index in range(first, last):
+        update = session.process(Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index]))
+    return update
+
+
+def test_a_jump_back_resets_and_the_map_is_that_of_a_fresh_start(sequence, log, caplog):
+    jumped, fresh = Session(FAST, log), Session(FAST, log)
+    feed(jumped, sequence, 0, 12)
+    again, expected = feed(jumped, sequence, 0, 12), feed(fresh, sequence, 0, 12)
+    assert jumped.resets == 1 and fresh.resets == 0
+    assert "jump back by 1.375 s" in caplog.text
+    assert again.state == expected.state == TrackingState.TRACKING
+    np.testing.assert_array_equal(
+        [pose.w_T_c for pose in jumped.mapper.trajectory()], [pose.w_T_c for pose in fresh.mapper.trajectory()]
+    )
+
+
+def test_a_reset_keeps_the_backend_and_empties_it(sequence, log, monkeypatch):
+    """Weights are read once."""
+    made = []
+
+    def counted(config):
+        made.append(make_backend(config))
+        return made[-1]
+
+    monkeypatch.setattr("dust3r_ros.session.session.make_backend", counted)
+    session = Session(MapperConfig(working_size=128), log)
+    feed(session, sequence, 0, 4)
+    assert made[0].has(0)
+    session.reset()
+    assert len(made) == 1 and not made[0].has(0)
+
+
+def test_a_change_of_maps_is_said(sequence, log, caplog):
+    config = replace(FAST, focal=sequence.focal, lost_patience_s=1.0)
+    session = Session(config, log)
+    feed(session, sequence, 0, 8)
+    assert session.mapper.counts.keyframes >= 2
+    dark = np.zeros_like(sequence.images[0])
+    for second in range(2, 5):
+        session.process(Frame(int(sequence.stamps_ns[8]) + second * 10**9, "camera", dark))
+    assert "'camera' is in another map now" in caplog.text
+
+
+@pytest.mark.parametrize(("policy", "back"), [("ignore", 10 * REORDERED_NS), ("reset", REORDERED_NS), ("reset", 0)])
+def test_frames_that_are_not_newer_are_refused_and_change_nothing(sequence, log, policy, back):
+    """Frames that overtook each other on the network start no new map."""
+    session = Session(FAST, log, on_time_jump=policy)
+    feed(session, sequence, 0, 5)
+    before = session.mapper.counts
+    with pytest.raises(InputError, match="stamp"):
+        session.process(Frame(int(sequence.stamps_ns[4]) - back, "camera", sequence.images[4]))
+    assert (session.mapper.counts, session.resets) == (before, 0)
+    feed(session, sequence, 5, 6)
+    assert session.mapper.counts.frames == 6
+
+
+def test_a_known_camera_keeps_its_focal_across_resets(sequence, log):
+    session = Session(FAST, log)
+    session.know("camera", known(sequence.width, sequence.height, 123.0))
+    for _ in range(2):
+        update = feed(session, sequence, 0, 2)
+        assert (update.cameras["camera"].focal, update.cameras["camera"].fixed) == (123.0, True)
+        session.reset()
+
+
+def test_a_calibration_just_after_the_first_image_starts_again_with_it(sequence, log):
+    """Drivers publish both at once; which one arrives first is chance and must not decide."""
+    session = Session(FAST, log)
+    feed(session, sequence, 0, 2)
+    session.know("camera", known(sequence.width, sequence.height, 123.0))
+    assert session.resets == 1
+    assert feed(session, sequence, 2, 4).cameras["camera"].focal == 123.0
+    session.know("camera", known(sequence.width, sequence.height, 123.0))  # published with every image
+    assert session.resets == 1
+
+
+def test_a_calibration_that_comes_late_waits_for_a_reset(sequence, log, caplog):
+    session = Session(FAST, log)
+    update = feed(session, sequence, 0, 12)
+    assert update.state is TrackingState.TRACKING
+    session.know("camera", known(sequence.width, sequence.height, 123.0))
+    assert session.resets == 0 and "from the next reset on" in caplog.text
+    assert not session.mapper.cameras["camera"].fixed
+    session.reset()
+    assert feed(session, sequence, 0, 1).cameras["camera"].focal == 123.0
+
+
+def test_a_calibration_of_another_shape_is_told_and_not_used(sequence, log, caplog):
+    session = Session(FAST, log)
+    session.know("camera", known(sequence.width, sequence.height // 2, 123.0))
+    update = feed(session, sequence, 0, 2)
+    assert not update.cameras["camera"].fixed
+    assert "is estimated" in caplog.text
+
+
+def test_a_calibration_of_a_larger_image_is_scaled(sequence, log):
+    session = Session(FAST, log)
+    session.know("camera", known(2 * sequence.width, 2 * sequence.height, 246.0))
+    assert feed(session, sequence, 0, 1).cameras["camera"].focal == pytest.approx(123.0)
+
+
+def test_a_first_image_that_cannot_be_used_does_not_spoil_the_calibration(sequence, log):
+    session = Session(FAST, log)
+    session.know("camera", known(sequence.width, sequence.height, 123.0))
+    with pytest.raises(InputError):
+        session.process(Frame(1, "camera", sequence.images[0].astype(float)))
+    assert feed(session, sequence, 0, 2).cameras["camera"].focal == 123.0
+
+
+# The world
+
+
+def with_odometry(sequence, index, o_T_w):
+    return Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index], o_T_c=o_T_w @ sequence.w_T_c[index])
+
+
+def turned(degrees, x, y):
+    """(4, 4) about z, then along x and y."""
+    T = np.eye(4)
+    T[:3, :3] = Rotation.from_euler("z", degrees, degrees=True).as_matrix()
+    T[:2, 3] = x, y
+    return T
+
+
+def test_odometry_makes_a_map_metric_upright_and_places_it(log):
+    sequence, o_T_w = walk("orbit", frames=30), turned(40, 1.0, -2.0)
+    session = Session(FAST, log)
+    revisions = []
+    for index in range(len(sequence)):
+        update = session.process(with_odometry(sequence, index, o_T_w))
+        revisions.append(session.mapper.revision)
+        if session.mapper.revision > 1 and update.w_T_c is not None and session.metric:
+            assert update.w_T_c == pytest.approx(o_T_w @ sequence.w_T_c[index], abs=0.1)
+    session.finish()
+    assert session.metric and session.metres_per_unit > 0
+    assert 1 <= session.mapper.revision <= 6  # versioned updates are rare, even while the focal settles
+    poses = {p.stamp_ns: p.w_T_c for p in session.mapper.trajectory()}
+    truth = {int(t): o_T_w @ T for t, T in zip(sequence.stamps_ns, sequence.w_T_c, strict=True)}
+    errors = [np.linalg.norm(poses[t][:3, 3] - truth[t][:3, 3]) for t in poses]
+    path = np.linalg.norm(np.diff(sequence.w_T_c[:, :3, 3], axis=0), axis=1).sum()
+    assert np.sqrt(np.mean(np.square(errors))) < 0.01 * path
+
+
+def test_an_accelerometer_makes_a_tilted_map_upright(log):
+    sequence = walk("orbit", frames=24)
+    session = Session(FAST, log)
+    for index in range(len(sequence)):
+        up = sequence.w_T_c[index, :3, :3].T @ [0.0, 0.0, 1.0]
+        session.process(Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index], up=up))
+    assert not session.metric
+    for pose in session.mapper.trajectory():
+        index = int(np.searchsorted(sequence.stamps_ns, pose.stamp_ns))
+        up = pose.w_T_c[:3, :3] @ sequence.w_T_c[index, :3, :3].T @ [0.0, 0.0, 1.0]
+        assert up[2] > np.cos(np.radians(1.0))
+
+
+def test_a_given_scale_rescales_the_map_at_once(log):
+    sequence = walk("orbit", frames=18)
+    session = Session(FAST, log)
+    with pytest.raises(InputError, match="no map yet"):
+        session.set_scale(2.0)
+    feed(session, sequence, 0, 18)
+    keyframes = session.mapper.keyframes
+    first, last = keyframes[0].index, keyframes[-1].index
+    before = session.mapper.distance(first, last)
+    update = session.set_scale(2.5)
+    assert session.metric and session.mapper.revision == 1
+    assert {k.index for k in update.changed} == {k.index for k in keyframes}
+    assert session.mapper.distance(first, last) == pytest.approx(2.5 * before)
+    for nonsense in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError):
+            session.set_scale(nonsense)
+    with pytest.raises(InputError, match="999"):
+        session.mapper.distance(first, 999)
+
+
+def test_with_submaps_a_jump_back_lets_the_old_map_wait(sequence, log):
+    session = Session(replace(FAST, focal=sequence.focal), log, on_time_jump="submap")
+    feed(session, sequence, 0, 12)
+    count = session.mapper.counts.keyframes
+    update = feed(session, sequence, 0, 4)
+    assert session.resets == 0
+    assert update.state is TrackingState.TRACKING
+    assert session.mapper.counts.keyframes >= count
+
+
+# Saved maps
+
+
+def test_a_run_goes_on_with_the_map_of_the_one_before(log, tmp_path):
+    sequence, o_T_w, path = walk("orbit", frames=30), turned(-70, 3.0, 1.0), tmp_path / "map.db"
+    config = FAST
+    first = Session(config, log)
+    begin(first, config, map_db=str(path))
+    for index in range(len(sequence)):
+        first.process(with_odometry(sequence, index, o_T_w))
+    first.close()
+    assert first.metric
+    second = Session(config, log)
+    assert "keyframes" in begin(second, config, map_db=str(path))
+    before, after = first.mapper.keyframes, second.mapper.keyframes
+    assert [k.index for k in after] == [k.index for k in before]
+    assert all(np.array_equal(a.w_T_c, b.w_T_c) for a, b in zip(before, after, strict=True))
+    assert second.metric and second.metres_per_unit == first.metres_per_unit
+    later = Frame(10**15, "camera", sequence.images[20])
+    update = second.process(later)
+    assert update.state is TrackingState.TRACKING
+    assert update.w_T_c == pytest.approx(o_T_w @ sequence.w_T_c[20], abs=0.1)
+    second.close()
+
+
+def test_a_run_that_ended_before_its_first_keyframe_is_gone_on_with(sequence, log, tmp_path):
+    config = FAST
+    for _ in range(2):
+        session = Session(config, log)
+        begin(session, config, map_db=str(tmp_path / "map.db"))
+        session.close()
+    session = Session(config, log)
+    begin(session, config, map_db=str(tmp_path / "map.db"))
+    assert feed(session, sequence, 0, 12).state is TrackingState.TRACKING
+    session.close()
+
+
+def test_the_mode_outlives_a_reset(sequence, log):
+    session = Session(FAST, log)
+    session.set_mapping(False)
+    session.reset()
+    feed(session, sequence, 0, 3)
+    assert not session.mapper.keyframes
+
+
+def test_a_new_map_keeps_the_file_of_the_one_before(sequence, log, tmp_path):
+    path, config = tmp_path / "map.db", FAST
+    session = Session(config, log)
+    begin(session, config, map_db=str(path))
+    feed(session, sequence, 0, 12)
+    count = len(session.mapper.keyframes)
+    session.reset()
+    feed(session, sequence, 0, 3)
+    session.close()
+    assert len(load_map(f"{path}{BEFORE}").keyframes) == count
+
+
+def test_a_map_that_cannot_be_loaded_leaves_everything_as_it_was(sequence, log, tmp_path):
+    session = Session(FAST, log)
+    feed(session, sequence, 0, 12)
+    before = [k.w_T_c.tobytes() for k in session.mapper.keyframes]
+    broken = tmp_path / "map.db"
+    broken.write_bytes(b"no map")
+    for path in (broken, tmp_path / "missing.db"):
+        with pytest.raises(MapFileError):
+            session.load(path)
+    assert [k.w_T_c.tobytes() for k in session.mapper.keyframes] == before
+    assert session.resets == 0
+    assert feed(session, sequence, 12, 13).state is TrackingState.TRACKING
+
+
+def test_calibrated_cameras_are_rectified_alike_when_their_map_is_gone_on_with(log, tmp_path):
+    """Whatever the new run's own parameters and topics say."""
+    sequence, path = walk("orbit", frames=20), tmp_path / "map.db"
+    config = FAST
+    off_centre = Calibration(240, 176, sequence.focal, sequence.focal, 125.0, 84.0)
+    first = Session(config, log)
+    begin(first, config, map_db=str(path))
+    first.know("camera", off_centre)
+    feed(first, sequence, 0, 20)
+    first.close()
+    second = Session(replace(FAST, calibration="ignore"), log)
+    begin(second, config, load_map=str(path))
+    camera = second.mapper.cameras["camera"]
+    assert second.calibrations.raw(camera) == off_centre
+    second.close()

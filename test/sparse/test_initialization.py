@@ -1,0 +1,257 @@
+"""The two views that a map starts from. The first poses and the first focal from landmarks alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from synthetic import WIDTH, Scene, arc, turning, unposed
+
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.geometry.pinhole import project
+from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, angle_deg, invert
+from dust3r_ros.geometry.similarity import weighted_similarity
+from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, PairFromLandmarks, bootstrap
+from dust3r_ros.sparse.sparse_map import Focal, SparseMap
+from dust3r_ros.tracking import Tracks
+
+
+def test_the_first_pair_has_parallax() -> None:
+    scene = arc(views=4, points=150, focal=330.0)
+    scene.w_T_c[1] = scene.w_T_c[0]
+    sparse = unposed(scene)
+    first, second, first_T_second = PairFromLandmarks()(sparse, range(4), 330.0)
+    assert {first, second} != {0, 1}
+    true = invert(scene.w_T_c[first]) @ scene.w_T_c[second]
+    assert angle_deg(first_T_second[:3, :3].T @ true[:3, :3]) < 1.5
+    direction = true[:3, 3] / np.linalg.norm(true[:3, 3])
+    assert direction @ first_T_second[:3, 3] > 0.99
+    with pytest.raises(GeometryError, match="parallax"):
+        PairFromLandmarks()(sparse, [0, 1], 330.0)
+
+
+def test_turning_on_the_spot_gives_no_pair() -> None:
+    with pytest.raises(GeometryError, match="5 views"):
+        PairFromLandmarks()(unposed(turning()), range(5), 330.0)
+
+
+def test_the_second_focal_finds_the_same_pair() -> None:
+    """Only the first focal looks at every pair; what it found serves the others, each with its own pose."""
+    scene = arc(views=4, points=150, focal=330.0)
+    scene.w_T_c[1] = scene.w_T_c[0]
+    sparse = unposed(scene)
+    finder = PairFromLandmarks()
+    finder(sparse, range(4), 250.0)
+    first, second, first_T_second = finder(sparse, range(4), 330.0)
+    again = PairFromLandmarks()(sparse, range(4), 330.0)
+    assert (first, second) == again[:2]
+    np.testing.assert_allclose(first_T_second, again[2], atol=1e-9)
+
+
+def test_pairs_that_fail_at_a_focal_make_room_for_others() -> None:
+    scene = arc(views=4, points=150, focal=330.0)
+    sparse = unposed(scene)
+    finder = PairFromLandmarks()
+    first, second, _ = finder(sparse, range(4), 330.0)
+    # From here on the views that were best see nothing in common with any other.
+    for view in (first, second):
+        sparse.views[view].seen = sparse.views[view].seen.select(np.zeros(len(sparse.views[view].seen.ids), bool))
+    left = set(range(4)) - {first, second}
+    assert set(finder(sparse, range(4), 330.0)[:2]) == left
+
+
+def test_what_moves_by_itself_before_a_far_scene_does_not_choose_the_direction() -> None:
+    """Two fifths of the points are near and move; what is still is far enough to fit any direction to a pixel."""
+    rng = np.random.default_rng(0)
+    still = rng.uniform([-3.0, -2.0, 5.0], [3.0, 2.0, 9.0], (300, 3))
+    near = rng.uniform([-0.4, -0.6, 1.4], [0.3, 0.6, 1.6], (200, 3))
+    sparse = SparseMap(1.0)
+    sparse.focals.append(Focal(330.0, 330.0, std=0.0, fixed=True, lens=Lens(200.0)))
+    ids = sparse.new_ids(500)
+    for step in range(3):
+        camera = np.array([0.12 * step, 0.02 * step**2, 0.0])
+        points = np.concatenate([still, near + step * np.array([0.15, 0.12, 0.0])]) - camera
+        seen = project(points, 330.0, (0.0, 0.0)) + 0.1 * rng.standard_normal((500, 2))
+        sparse.add(0, Tracks(ids, seen), None)
+    first, second, first_T_second = PairFromLandmarks(sharp=True)(sparse, range(3), 330.0)
+    true = np.array([0.12 * (second - first), 0.02 * (second**2 - first**2), 0.0])
+    assert true @ first_T_second[:3, 3] > 0.97 * np.linalg.norm(true)
+
+
+def starts() -> list[float]:
+    return [factor * WIDTH for factor in FOCAL_STARTS]
+
+
+@pytest.mark.parametrize("focal", [230.0, 330.0, 620.0])
+def test_finds_the_focal_among_its_starts(focal: float) -> None:
+    scene = arc(views=6, points=150, focal=focal, degrees=45.0)
+    sparse = unposed(scene)
+    found = bootstrap(sparse, range(6), 0, starts(), Options()).starts
+    assert found and [s.score for s in found] == sorted(s.score for s in found)
+    assert sparse.focals[0].value == pytest.approx(focal, rel=0.03)
+    assert sparse.focals[0].value == found[0].focal
+    poses = np.stack([view.w_T_c for view in sparse.views])
+    similarity = weighted_similarity(poses[:, :3, 3], scene.w_T_c[:, :3, 3])
+    np.testing.assert_allclose(similarity.apply(poses[:, :3, 3]), scene.w_T_c[:, :3, 3], atol=0.05)
+    for found_pose, true in zip(poses, scene.w_T_c, strict=True):
+        relative = (invert(poses[0]) @ found_pose)[:3, :3].T @ (invert(scene.w_T_c[0]) @ true)[:3, :3]
+        assert angle_deg(relative) < 1.0
+
+
+def test_the_frame_and_the_unit_of_a_new_map() -> None:
+    sparse = unposed(arc(points=150))
+    assert bootstrap(sparse, range(6), 0, starts(), Options()).starts
+    np.testing.assert_allclose(sparse.views[0].w_T_c, BODY_T_OPTICAL, atol=1e-9)
+    assert sparse.median_depth(0) == pytest.approx(1.0)
+
+
+def test_wrong_matches_do_no_harm() -> None:
+    sparse = unposed(arc(points=200, focal=330.0), wrong=0.1)
+    assert bootstrap(sparse, range(6), 0, starts(), Options()).starts
+    assert sparse.focals[0].value == pytest.approx(330.0, rel=0.03)
+
+
+def test_a_known_focal_is_one_start() -> None:
+    sparse = unposed(arc(points=150, focal=330.0))
+    sparse.focals[0] = Focal(330.0, 330.0, 0.0, fixed=True)
+    assert bootstrap(sparse, range(6), 0, [330.0], Options()).starts
+    assert sparse.focals[0].value == 330.0
+
+
+def unchanged(sparse: SparseMap, scene_views: int, focal: float = WIDTH) -> None:
+    assert all(view.w_T_c is None for view in sparse.views) and len(sparse.views) == scene_views
+    assert not sparse.positioned.any()
+    assert all(len(view.pruned.ids) == 0 for view in sparse.views)
+    assert sparse.focals[0].value == focal
+
+
+def test_turning_on_the_spot_makes_no_map() -> None:
+    sparse = unposed(turning())
+    before = [view.seen.pixels.copy() for view in sparse.views]
+    assert bootstrap(sparse, range(5), 0, starts(), Options()).starts == []
+    unchanged(sparse, 5)
+    for view, pixels in zip(sparse.views, before, strict=True):
+        np.testing.assert_array_equal(view.seen.pixels, pixels)
+
+
+@pytest.mark.parametrize("points", [0, 5, 12])
+def test_too_few_landmarks_make_no_map(points: int) -> None:
+    sparse = unposed(arc(points=points))
+    assert bootstrap(sparse, range(6), 0, starts(), Options()).starts == []
+    unchanged(sparse, 6)
+
+
+def test_random_matches_make_no_map() -> None:
+    sparse = unposed(arc(views=4, points=60), wrong=1.0)
+    assert bootstrap(sparse, range(4), 0, starts(), Options()).starts == []
+    unchanged(sparse, 4)
+
+
+def test_one_view_makes_no_map() -> None:
+    sparse = unposed(arc(views=1))
+    assert bootstrap(sparse, [0], 0, starts(), Options()).starts == []
+
+
+def test_a_good_map_is_not_replaced() -> None:
+    """Trying other focals on a map that explains all leaves it, to the bit."""
+    sparse = unposed(arc(points=150, focal=330.0))
+    bootstrap(sparse, range(6), 0, starts(), Options())
+    points, focal = sparse.points.copy(), sparse.focals[0].value
+    assert bootstrap(sparse, range(6), 0, [0.4 * focal, 1.8 * focal], Options()).starts == []
+    np.testing.assert_array_equal(sparse.points, points)
+    assert sparse.focals[0].value == focal
+
+
+def test_a_bad_map_is_replaced() -> None:
+    sparse = unposed(arc(points=150, focal=330.0))
+    sparse.focals[0].fixed = True
+    assert bootstrap(sparse, range(6), 0, [800.0], Options()).starts, "explains badly, but more than nothing"
+    before = sparse.misfit()
+    sparse.focals[0].fixed = False
+    assert bootstrap(sparse, range(6), 0, starts(), Options()).starts
+    assert sparse.misfit() < 0.5 * before
+    assert sparse.focals[0].value == pytest.approx(330.0, rel=0.03)
+
+
+def test_many_landmarks_are_all_used_in_the_end() -> None:
+    """A focal is chosen by a sample; the map that stays is made of everything that is seen."""
+    scene = arc(views=5, points=2000, focal=330.0)
+    sparse = unposed(scene, wrong=0.05)
+    assert bootstrap(sparse, range(5), 0, starts(), Options()).starts
+    assert sparse.focals[0].value == pytest.approx(330.0, rel=0.01)
+    ids = np.unique(np.concatenate([view.seen.ids for view in sparse.views]))
+    assert sparse.positioned[ids].mean() > 0.95
+
+
+def test_a_start_that_cannot_be_built_is_passed_over() -> None:
+    """A pair that only some focals give does not end the search."""
+    usual = PairFromLandmarks()
+
+    def first_pair(sparse: SparseMap, views: Sequence[int], focal: float) -> tuple[int, int, np.ndarray]:
+        if focal > WIDTH:
+            raise GeometryError("no pair")
+        return usual(sparse, views, focal)
+
+    sparse = unposed(arc(points=150, focal=330.0))
+    assert bootstrap(sparse, range(6), 0, [900.0, 300.0, 700.0], Options(first_pair)).starts
+    assert sparse.focals[0].value == pytest.approx(330.0, rel=0.03)
+    assert bootstrap(unposed(arc(points=150)), range(6), 0, [900.0], Options(first_pair)).starts == []
+
+
+def test_a_view_that_shares_too_little_is_left_out() -> None:
+    """The first image of a sequence may show hardly anything of the others; they are posed all the same."""
+    scene = arc(views=7, points=150, focal=330.0)
+    sparse = unposed(scene)
+    sparse.views[0].seen = sparse.views[0].seen.select(np.arange(6))
+    assert bootstrap(sparse, range(7), 0, starts(), Options()).starts
+    assert [view.w_T_c is not None for view in sparse.views] == [False] + [True] * 6
+    assert sparse.focals[0].value == pytest.approx(330.0, rel=0.03)
+    np.testing.assert_allclose(sparse.views[1].w_T_c, BODY_T_OPTICAL, atol=1e-9)
+
+
+def test_nothing_is_built_from_a_few_of_many_views() -> None:
+    sparse = unposed(arc(views=8, points=150, focal=330.0))
+    for view in sparse.views[3:]:
+        view.seen = view.seen.select(np.arange(4))
+    assert bootstrap(sparse, range(8), 0, [330.0], Options()).starts == []
+    unchanged(sparse, 8)
+
+
+def test_the_pair_need_not_be_among_the_first_views() -> None:
+    scene = arc(views=8, points=150, focal=330.0)
+    still = np.concatenate([np.repeat(scene.w_T_c[:1], 4, axis=0), scene.w_T_c[1:5]])
+    sparse = unposed(Scene(still, scene.points, scene.focal), noise=0.05)
+    assert bootstrap(sparse, range(8), 0, starts(), Options()).starts
+    assert sparse.focals[0].value == pytest.approx(330.0, rel=0.03)
+
+
+def test_how_close_another_focal_comes() -> None:
+    """Where cameras mostly turn, another focal with other poses explains noisy sights nearly as well."""
+    clear = bootstrap(unposed(arc(views=6, points=150, focal=330.0)), range(6), 0, starts(), Options())
+    assert clear.rival > 2.0
+    scene = turning()
+    poses = scene.w_T_c.copy()
+    poses[:, 1, 3] += 0.2 * np.arange(len(poses))
+    some = [
+        bootstrap(unposed(Scene(poses, scene.points, scene.focal), noise), range(len(poses)), 0, starts(), Options())
+        for noise in (0.3, 1.0)
+    ]
+    assert some[0].rival > 1.3 and 1.0 < some[1].rival < 1.1
+
+
+def test_some_of_the_views_choose_the_focal() -> None:
+    sparse = unposed(arc(views=12, points=150, focal=330.0, degrees=60.0))
+    assert bootstrap(sparse, range(12), 0, starts(), Options(tried_on=6)).starts
+    assert sparse.focals[0].value == pytest.approx(330.0, rel=0.03)
+    assert len(sparse.posed()) == 12
+
+
+def test_an_unusual_focal_costs_as_much_as_it_is_told() -> None:
+    best = []
+    for unusual in (0.05, 5.0):
+        sparse = unposed(arc(views=4, points=150, focal=330.0, degrees=10.0), noise=1.0)
+        best.append(bootstrap(sparse, range(4), 0, starts(), Options(unusual=unusual)).starts[0])
+    assert best[1].score >= best[0].score
+    assert abs(np.log(best[1].focal / WIDTH)) <= abs(np.log(best[0].focal / WIDTH))

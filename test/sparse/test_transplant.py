@@ -1,0 +1,85 @@
+"""An adjustment of a copy, brought into a map that has grown since."""
+
+import numpy as np
+import pytest
+from synthetic import PLAIN, arc
+
+from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.geometry.similarity import weighted_similarity
+from dust3r_ros.sparse.refinement import refine
+from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.sparse.transplant import adjusted_copy, transplant
+from dust3r_ros.sparse.views import Focal
+from dust3r_ros.tracking import Tracks
+
+SCENE = arc(views=8)
+
+
+def grown(views, focal=1.1):
+    """A map of the first views whose focal is wrong, by poses that are right."""
+    sparse = SparseMap(1.0)
+    sparse.focals = [Focal(focal * SCENE.focal[0], SCENE.focal[0], lens=PLAIN)]
+    for view in range(views):
+        add(sparse, view)
+    sparse.extend()
+    return sparse
+
+
+def add(sparse, view):
+    index = sparse.add(0, Tracks(np.zeros(0, np.int64), np.zeros((0, 2))), SCENE.w_T_c[view].copy())
+    if not view:
+        sparse.new_ids(len(SCENE.points))
+    half = np.arange(len(SCENE.points))
+    half = half[half % 8 <= view + 3]  # later views see more
+    sparse.observe(index, Tracks(half, SCENE.seen(view)[half]))
+
+
+def test_the_copy_is_adjusted_and_the_map_stays():
+    sparse = grown(5)
+    before = sparse.focals[0].value, sparse.points.copy(), [view.w_T_c.copy() for view in sparse.views]
+    adjusted = adjusted_copy(sparse, lambda: refine(sparse, free_focal=True, rounds=3, iterations=30))
+    assert adjusted.focals[0].value == pytest.approx(SCENE.focal[0], rel=1e-3)
+    assert sparse.focals[0].value == before[0]
+    np.testing.assert_array_equal(sparse.points, before[1])
+    np.testing.assert_array_equal([view.w_T_c for view in sparse.views], before[2])
+
+
+def test_what_came_since_goes_along_with_its_neighbours():
+    sparse = grown(5, focal=1.03)
+    adjusted = adjusted_copy(sparse, lambda: refine(sparse, free_focal=True, rounds=3, iterations=30))
+    for view in (5, 6, 7):
+        add(sparse, view)
+        sparse.extend([view])
+    sparse.merge(np.array([0]), np.array([8]))  # two that turned out to be one
+    assert transplant(sparse, adjusted) == [5, 6, 7]
+    assert sparse.focals[0].value == pytest.approx(SCENE.focal[0], rel=1e-3)
+    refine(sparse, [5, 6, 7], rounds=1)
+    centers = np.array([view.w_T_c[:3, 3] for view in sparse.views])
+    fitted = weighted_similarity(centers, SCENE.w_T_c[:, :3, 3]).apply(centers)
+    assert np.abs(fitted - SCENE.w_T_c[:, :3, 3]).max() < 0.02
+    assert np.isnan(sparse.points[8]).all() or sparse.resolved_ids(np.array([8]))[0] == 0
+
+
+def test_an_unchanged_copy_changes_nothing():
+    sparse = grown(6, focal=1.0)
+    points, poses = sparse.points.copy(), [view.w_T_c.copy() for view in sparse.views]
+    adjusted = adjusted_copy(sparse, lambda: None)
+    add(sparse, 6)
+    sparse.extend([6])
+    later = sparse.views[6].w_T_c.copy()
+    transplant(sparse, adjusted)
+    np.testing.assert_array_equal(sparse.points[np.isfinite(points[:, 0])], points[np.isfinite(points[:, 0])])
+    np.testing.assert_array_equal([view.w_T_c for view in sparse.views[:6]], poses)
+    np.testing.assert_allclose(sparse.views[6].w_T_c, later, atol=1e-12)
+    seen = transform(invert(later), sparse.points[sparse.known(sparse.views[6].seen).ids])
+    assert (seen[:, 2] > 0).all()
+
+
+def test_what_is_known_since_of_a_camera_that_was_not_adjusted_stays():
+    sparse = grown(5)
+    sparse.focals.append(Focal(100.0, 100.0, lens=PLAIN))
+    adjusted = adjusted_copy(sparse, lambda: refine(sparse, free_focal=True, rounds=3, iterations=30))
+    sparse.focals[1].value, sparse.focals[1].std = 123.0, 0.02
+    transplant(sparse, adjusted)
+    assert (sparse.focals[1].value, sparse.focals[1].std) == (123.0, 0.02)
+    assert sparse.focals[0].value == pytest.approx(SCENE.focal[0], rel=1e-3)

@@ -1,0 +1,50 @@
+"""One writer at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dust3r_ros.errors import OutputError
+from dust3r_ros.storage.journal import FileLock
+
+HOLD = """
+import sys
+from pathlib import Path
+from dust3r_ros.storage.journal import FileLock
+lock = FileLock(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_second_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
+    path = tmp_path / "map.db"
+    lock = FileLock(path)
+    with pytest.raises(OutputError, match=r"map\.db' is being written by another"):
+        FileLock(path)
+    lock.release()
+    assert os.listdir(tmp_path) == []
+    FileLock(path).release()
+
+
+def test_a_process_that_is_killed_holds_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "map.db"
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"held\n"
+    with pytest.raises(OutputError, match="another process"):
+        FileLock(path)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    FileLock(path).release()
+    assert os.listdir(tmp_path) == []
+
+
+def test_where_no_file_can_be(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="nowhere"):
+        FileLock(tmp_path / "nowhere" / "map.db")
