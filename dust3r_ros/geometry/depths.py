@@ -76,16 +76,3 @@ def multi_view_depth(scene: AlignedScene, view: int, min_confidence: float = 1.0
                 gain += np.where(np.isfinite(confidence), confidence - 1, 0)
     keep = np.isfinite(depth) & (depth > 0) & (gain > min_confidence - 1)
     return DepthMap(np.where(keep, depth, 0).astype(np.float32), np.where(keep, 1 + gain, 1).astype(np.float32))
-
-
-def in_units_of(depth: Array32, reference: Array32) -> Array32:
-    """``depth`` (H, W) times the median ratio of ``reference`` over it, as depth of unknown scale is compared.
-
-    0 = none in both. Raises ``GeometryError`` when no pixel has both or the shapes differ.
-    """
-    if depth.shape != reference.shape:
-        raise GeometryError(f"depth of shape {depth.shape} cannot be scaled to a reference of shape {reference.shape}")
-    both = (depth > 0) & (reference > 0) & np.isfinite(depth) & np.isfinite(reference)
-    if not both.any():
-        raise GeometryError("no pixel has depth in both maps, so their scales cannot be compared")
-    return (depth * np.float32(np.median(reference[both] / depth[both]))).astype(np.float32)

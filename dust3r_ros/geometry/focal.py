@@ -53,31 +53,6 @@ def estimate_focal(
     return _clipped(focal, points.shape[0], points.shape[1], limits)
 
 
-def estimate_focal_median(
-    points: NDArray[np.floating],
-    confidence: NDArray[np.floating] | None = None,
-    *,
-    center: tuple[float, float] | None = None,
-    limits: tuple[float, float] | None = FOCAL_LIMITS,
-) -> float:
-    """Lower median over pixels and both axes of u * z / x and v * z / y, pixels.
-
-    Arguments and errors as of ``estimate_focal``; confidence only selects: pixels of confidence 1
-    are left out.
-    """
-    pixels, slopes, weights = _observations(points, confidence, center)
-    kept = weights > 0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        votes = (pixels[kept] / slopes[kept]).ravel()
-    votes = votes[~np.isnan(votes)]
-    if votes.size == 0:
-        raise GeometryError(
-            f"No focal: of {points[..., 0].size} pixels none has confidence, depth and a ray off the axis."
-        )
-    middle = (votes.size - 1) // 2
-    return _clipped(float(np.partition(votes, middle)[middle]), points.shape[0], points.shape[1], limits)
-
-
 def pooled_focal(focals: ArrayLike, weights: ArrayLike) -> tuple[float, float]:
     """(focal, standard deviation), pixels, of one camera from the focals (N,) of its images.
 
@@ -120,11 +95,6 @@ def _observations(
         weights = np.log(np.maximum(confidence.reshape(-1).astype(np.float64), 1.0))
         usable &= np.isfinite(weights)
     return pixels[usable], slopes[usable], weights[usable]
-
-
-def _nothing(points: NDArray[np.floating]) -> GeometryError:
-    count = points.shape[0] * points.shape[1]
-    return GeometryError(f"No focal: of {count} pixels none has confidence, depth and a ray off the axis.")
 
 
 def _clipped(focal: float, height: int, width: int, limits: tuple[float, float] | None) -> float:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from dust3r_ros.errors import BackendError, CheckpointError, InputError
+from dust3r_ros.network.checkpoint import CONFIG
 from dust3r_ros.network.config import GRID_POSITIONS, PATCH, Dust3rConfig
 from dust3r_ros.network.model import PairOutput
 from dust3r_ros.network.positions import grid_waves
 from dust3r_ros.network.tokens import Tokens
 
-CONFIG, ENCODER, DECODER = "config.json", "encoder.onnx", "decoder.onnx"
+ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 OUTPUTS = ("points_1", "confidence_1", "points_2", "confidence_2")
 
 

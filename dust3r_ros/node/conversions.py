@@ -18,7 +18,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from dust3r_ros.cloud.cloud import Cloud
 from dust3r_ros.geometry.rigid import from_quaternion, quaternion
 from dust3r_ros.io.encodings import decode_compressed, decode_image
-from dust3r_ros.types import Array, Array32, Calibration, Image, Keyframe, StampedPose
+from dust3r_ros.types import Array, Calibration, Image, Keyframe, StampedPose
 
 # One point of a cloud message. rgb is 0x00RRGGBB, named a float32 as RViz and PCL expect it.
 POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("confidence", "<f4")])
@@ -202,11 +202,3 @@ def text_marker(text: str, frame: str) -> Marker:
     marker.pose.position.y = -0.2
     marker.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=0.9)
     return marker
-
-
-def points_of(message: PointCloud2) -> tuple[Array32, NDArray[np.uint8], Array32]:
-    """Points (N, 3), colours (N, 3) RGB and confidence (N,) of a cloud that this module made."""
-    packed = np.frombuffer(memoryview(message.data), POINT)
-    rgb = packed["rgb"]
-    colors = np.stack([rgb >> 16, (rgb >> 8) & 255, rgb & 255], axis=-1).astype(np.uint8)
-    return np.stack([packed["x"], packed["y"], packed["z"]], axis=-1), colors, packed["confidence"].copy()

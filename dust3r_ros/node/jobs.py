@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dust3r_ros.config import MapperConfig, NodeConfig
-from dust3r_ros.errors import InputError
+from dust3r_ros.errors import InputError, OutputError
 from dust3r_ros.geometry.pose import PnpResult
-from dust3r_ros.node import products
+from dust3r_ros.io.files import make_folder
 from dust3r_ros.node.calibration import write_calibration
 from dust3r_ros.node.grid_publisher import grid_options
 from dust3r_ros.session.session import Session
@@ -53,8 +53,25 @@ def set_scale(session: Session, factor: float, distance: float, first: int, seco
 
 
 def save_map(session: Session, path: str) -> str:
-    """Errors as ``products.write_map``."""
-    return products.write_map(path, session)
+    """Save the map as it stands; returns what was written in a sentence.
+
+    Raises ``InputError`` for no path or an empty map, ``OutputError`` when it cannot be written.
+    """
+    from dust3r_ros.storage.saved_map import save_map as save_whole_map
+
+    if not path:
+        raise InputError("path is empty; it must name the file to write, such as /tmp/map.db")
+    if Path(path).is_dir():
+        raise OutputError(f"'{path}' is a folder; path must name the file to write, such as {Path(path) / 'map.db'}")
+    keyframes = session.mapper.counts.keyframes
+    if not keyframes:
+        raise InputError("there is no keyframe yet, so there is no map to save")
+    if session.keeper.writes(path):
+        session.save()
+        return f"{keyframes} keyframes in '{path}', in which the map grows"
+    make_folder(Path(path).parent)
+    save_whole_map(path, session.mapper, session.settings())
+    return f"{keyframes} keyframes in '{path}'"
 
 
 def localize(session: Session, camera: str, image: Image) -> PnpResult:
@@ -70,14 +87,40 @@ def save_calibration(session: Session, path: str, camera: str) -> tuple[str, ...
 
 
 def export_map(session: Session, path: str, kind: str, mapper: MapperConfig, node: NodeConfig) -> str:
-    """Errors as ``products.export_map``."""
-    from dust3r_ros.products.exports import ExportOptions
+    """Write the map for another program; returns what was written in a sentence.
 
+    Raises ``InputError`` for no path, ``ConfigError`` for an unknown format, ``OutputError``, and ``GeometryError`` for
+    a map without what the format needs.
+    """
+    from dust3r_ros.products.exports import Exporter, ExportOptions
+
+    if not path:
+        raise InputError("path is empty; it must name what to write, such as /tmp/map.ply")
     grid = replace(grid_options(node), min_confidence=mapper.min_confidence)
     options = ExportOptions(min_confidence=mapper.min_confidence, fusion=mapper.fusion, grid=grid)
-    return products.export_map(path, kind, session, options)
+    return Exporter(session.mapper.keyframes, options).write(path, kind)
 
 
 def write_products(session: Session, directory: str, config: MapperConfig, source: str) -> str:
-    """Errors as ``products.write_products``."""
-    return products.write_products(str(Path(directory)), session, config, source)
+    """Refine the map a last time and write the contract's files; returns what was done in a sentence.
+
+    Nothing is written, and an earlier run's files stay, when no frame was mapped. Raises
+    ``OutputError`` for a folder that cannot be written.
+    """
+    from dust3r_ros.products.results import write_results  # pictures and reports; the node starts faster without
+
+    frames = session.mapper.counts.frames
+    if not frames:
+        return f"no image was mapped, '{directory}' stays as it is"
+    session.finish()
+    write_results(
+        directory,
+        session.mapper,
+        config=config,
+        stopwatch=session.stopwatch,
+        source=source,
+        settings=session.settings(),
+        raw={name: session.calibrations.raw(camera) for name, camera in session.mapper.cameras.items()},
+    )
+    counts = session.mapper.counts
+    return f"{counts.frames} frames, {counts.keyframes} keyframes; results are in '{directory}'"

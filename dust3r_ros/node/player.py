@@ -42,11 +42,6 @@ def image_message(image: Image, stamp_ns: int, frame: str = FRAME) -> ImageMessa
     return message
 
 
-def uncalibrated(image: ImageMessage) -> CameraInfo:
-    """The CameraInfo of a camera that nobody calibrated: K is all zeros."""
-    return CameraInfo(header=image.header, width=image.width, height=image.height)
-
-
 def messages(bag: Path) -> Iterator[tuple[int, str, type, bytes]]:
     """(recorded at (ns), topic, type, serialised message) of the camera topics of a rosbag2.
 

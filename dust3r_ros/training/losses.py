@@ -70,14 +70,8 @@ def regression(output: PairOutput, truth: PairTruth) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def regression_loss(output: PairOutput, truth: PairTruth) -> Tensor:
-    """Mean of ``regression`` over the valid pixels of each view, both views equal; a scalar."""
-    first, second = regression(output, truth)
-    return (_mean(first, truth.valid_1) + _mean(second, truth.valid_2)) / 2
-
-
 def confidence_loss(output: PairOutput, truth: PairTruth, alpha: float = ALPHA) -> PairLoss:
-    """Mean of C l - alpha log C (eq. 4) with l of ``regression``, averaged as ``regression_loss`` is.
+    """Mean of C l - alpha log C (eq. 4) with l of ``regression``, over valid pixels; both views count equally.
 
     C >= 1 keeps hard pixels in the loss; the second term rewards being sure, so C settles at alpha / l
     where l < alpha and at 1 elsewhere.

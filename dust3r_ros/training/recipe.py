@@ -148,11 +148,6 @@ class Recipe:
         """Augmentation of what is trained on."""
         return Cropping(self.zoom, self.centred, self.colour)
 
-    @property
-    def evaluation_cropping(self) -> Cropping:
-        """What is evaluated on is as it is, its principal point in the middle."""
-        return Cropping()
-
     @cached_property
     def shares(self) -> tuple[float, ...]:
         """Share of each stage in the time of a run, summing to 1."""

@@ -8,10 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.geometry.focal import estimate_focal, estimate_focal_median, pooled_focal, reference_focal
+from dust3r_ros.geometry.focal import estimate_focal, pooled_focal, reference_focal
 from dust3r_ros.geometry.pinhole import pixel_grid, rays, unproject
-
-estimators = pytest.mark.parametrize("estimate", [estimate_focal, estimate_focal_median])
 
 
 def room(focal: float, seed: int = 0, height: int = 48, width: int = 64) -> np.ndarray:
@@ -22,7 +20,6 @@ def room(focal: float, seed: int = 0, height: int = 48, width: int = 64) -> np.n
 def test_reference(reference: dict[str, np.ndarray], index: int) -> None:
     points, center = reference["focal_pts"][index], tuple(reference["focal_pp"][index])
     assert estimate_focal(points, center=center) == pytest.approx(reference["focal_weiszfeld"][index], rel=1e-6)
-    assert estimate_focal_median(points, center=center) == pytest.approx(reference["focal_median"][index], rel=1e-6)
     # the reference adds noise to the points, which shrinks focals
     assert estimate_focal(points, center=center) == pytest.approx(reference["focal_true"][index], rel=0.04)
 
@@ -47,7 +44,6 @@ def test_reference_clipping(reference: dict[str, np.ndarray]) -> None:
         assert estimate_focal(room(truth), limits=(0.5, 3.5)) == pytest.approx(expected, rel=rel)
 
 
-@estimators
 @given(
     focal=st.floats(20, 500), scale=st.floats(1e-3, 1e3), seed=st.integers(0, 99),
     height=st.integers(2, 40), width=st.integers(2, 40),
@@ -65,7 +61,6 @@ def test_misplaced_points_matter_less_than_to_least_squares(seed: int) -> None:
     points[wrong] = points[rng.permutation(wrong)]
     points = points.reshape(48, 64, 3)
     assert estimate_focal(points) == pytest.approx(70, rel=0.03)
-    assert estimate_focal_median(points) == pytest.approx(70, rel=0.03)
     assert estimate_focal(points, iterations=0) < 0.9 * 70
 
 
@@ -75,7 +70,6 @@ def test_confidence_weighs() -> None:
     left = pixel_grid(48, 64)[..., 0] < 32
     assert estimate_focal(mixed, np.where(left, 20.0, 1.0)) == pytest.approx(60)
     assert estimate_focal(mixed, np.where(left, 1.0, 20.0)) == pytest.approx(90)
-    assert estimate_focal_median(mixed, np.where(left, 1.0, 20.0)) == pytest.approx(90)
     assert 60 < estimate_focal(mixed) < 90
 
 
@@ -85,10 +79,8 @@ def test_pixels_that_are_not_finite_do_not_count() -> None:
     points[10:20] = np.inf
     points[20:25] = 0.0
     assert estimate_focal(points) == pytest.approx(60)
-    assert estimate_focal_median(points) == pytest.approx(60)
 
 
-@estimators
 @pytest.mark.parametrize(
     ("points", "confidence", "named"),
     [

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from messages import points_of
 from nav_msgs.msg import OccupancyGrid
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from sensor_msgs.msg import PointCloud2
 
-from dust3r_ros.node.conversions import points_of, stamp_to_ns
+from dust3r_ros.node.conversions import stamp_to_ns
 from dust3r_ros.node.interface import OUTPUTS, qos_profile
 from dust3r_ros.node.tiles import TILE_POINT
 

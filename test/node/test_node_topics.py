@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
-from messages import pose_of
+from messages import points_of, pose_of, uncalibrated
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from scipy.spatial import cKDTree
 from sensor_msgs.msg import Image
 
 from dust3r_ros.geometry.rigid import transform
 from dust3r_ros.geometry.similarity import weighted_similarity
-from dust3r_ros.node.conversions import points_of, stamp_to_ns
-from dust3r_ros.node.player import FRAME, image_message, uncalibrated
+from dust3r_ros.node.conversions import stamp_to_ns
+from dust3r_ros.node.player import FRAME, image_message
 from dust3r_ros.node.recorder import Recorder
 
 MAPPED = 20  # images of which a map is made before the others come

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import CameraInfo, PointCloud2
+from sensor_msgs.msg import Image as ImageMessage
 
-from dust3r_ros.types import Array
+from dust3r_ros.node.conversions import POINT
+from dust3r_ros.types import Array, Array32
 
 
 def pose_of(message: Any) -> Array:
@@ -18,3 +22,16 @@ def pose_of(message: Any) -> Array:
     T[:3, :3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
     T[:3, 3] = origin.x, origin.y, origin.z
     return T
+
+
+def uncalibrated(image: ImageMessage) -> CameraInfo:
+    """The CameraInfo of a camera that nobody calibrated: K is all zeros."""
+    return CameraInfo(header=image.header, width=image.width, height=image.height)
+
+
+def points_of(message: PointCloud2) -> tuple[Array32, NDArray[np.uint8], Array32]:
+    """Points (N, 3), colours (N, 3) RGB and confidence (N,) of a cloud of ours."""
+    packed = np.frombuffer(memoryview(message.data), POINT)
+    rgb = packed["rgb"]
+    colors = np.stack([rgb >> 16, (rgb >> 8) & 255, rgb & 255], axis=-1).astype(np.uint8)
+    return np.stack([packed["x"], packed["y"], packed["z"]], axis=-1), colors, packed["confidence"].copy()

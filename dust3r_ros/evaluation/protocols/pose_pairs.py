@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.evaluation.protocols import checks
-from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.types import Array
 
 FAILED_DEG = 180.0  # what a pair without an estimate counts as
@@ -82,11 +80,3 @@ def pair_accuracy(
         maa=100.0 * float(np.mean(both[:, None] < steps)),
         pairs=len(both),
     )
-
-
-def relative_poses(w_T_c: ArrayLike) -> tuple[list[tuple[int, int]], Array]:
-    """All pairs (i, j), i < j, of N >= 2 poses (N, 4, 4), and ``i_T_j`` (N (N - 1) / 2, 4, 4)."""
-    T = checks.poses("poses", w_T_c, at_least=2)
-    pairs = list(combinations(range(len(T)), 2))
-    first, second = np.array(pairs).T
-    return pairs, invert(T[first]) @ T[second]

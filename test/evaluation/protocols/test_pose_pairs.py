@@ -12,7 +12,6 @@ from dust3r_ros.errors import InputError
 from dust3r_ros.evaluation.protocols.pose_pairs import (
     direction_angles,
     pair_accuracy,
-    relative_poses,
     rotation_angles,
 )
 from dust3r_ros.geometry.rigid import pose
@@ -92,15 +91,6 @@ def test_shares_do_not_depend_on_order_and_fall_with_the_errors(seed: int, more:
     assert (swapped.rra, swapped.rta, swapped.maa) == (first.rta, first.rra, first.maa)
 
 
-def test_relative_poses_forget_the_world() -> None:
-    w_T_c = wander(4, 1)
-    pairs, relative = relative_poses(w_T_c)
-    assert pairs == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
-    moved = wander(1, 2)[0] @ w_T_c
-    assert np.allclose(relative_poses(moved)[1], relative)
-    assert np.allclose(w_T_c[1] @ relative[4], w_T_c[3])
-
-
 def test_what_is_no_measurement_is_refused_in_words() -> None:
     R, t = rotations(3, 0), np.ones((3, 3))
     with pytest.raises(InputError, match="length 0"):
@@ -117,7 +107,5 @@ def test_what_is_no_measurement_is_refused_in_words() -> None:
         pair_accuracy([0.0, np.nan], [0.0, 0.0])
     with pytest.raises(InputError, match="N at least 1"):
         pair_accuracy([], [])
-    with pytest.raises(InputError, match="at least 2"):
-        relative_poses(wander(1, 0))
     with pytest.raises(InputError, match="positive"):
         pair_accuracy([1.0], [1.0], threshold=0.0)
