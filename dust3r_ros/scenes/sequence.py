@@ -63,8 +63,8 @@ def render_path(
         raise InputError("a sequence of 0 frames cannot be rendered; give at least one pose")
     focal = FOCAL_PER_WIDTH * width if focal is None else focal
     views = []
-    for index, pose in enumerate(w_T_c):
-        views.append(world.render(pose, width, height, focal, supersample))
+    for index, place in enumerate(w_T_c):
+        views.append(world.render(place, width, height, focal, supersample))
         if progress is not None:
             progress(index + 1, len(w_T_c))
     return RenderedSequence(
