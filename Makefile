@@ -18,7 +18,7 @@ help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
 
 demo: python  ## map a rendered room with the real node, results in demo_output/
-	@$(ENVIRONMENT) demo -- python -m dust3r_ros.node.demo --out demo_output
+	@$(ENVIRONMENT) demo -- python -m dust3r_ros.node.tools.demo --out demo_output
 
 test: python  ## all tests but the long ones (ARGS="-k name" passes options to pytest)
 	@$(ENVIRONMENT) test -- $(PYTEST) $(ARGS)

@@ -16,8 +16,8 @@ from scipy.spatial.transform import Rotation
 from dust3r_ros.geometry.pinhole import center_of, project, unproject
 from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.scenes.rooms import corridor
+from dust3r_ros.scenes.sequence import look_at
 from dust3r_ros.scenes.surfaces import RayGrid
-from dust3r_ros.scenes.trajectory import look_at
 from dust3r_ros.types import Array, Array32, PairPrediction
 
 HEIGHT, WIDTH, FOCAL = 192, 256, 0.83 * 256

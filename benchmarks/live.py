@@ -40,7 +40,7 @@ from targets import Machine  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError  # noqa: E402
 from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
 from dust3r_ros.io.trajectory import read_tum  # noqa: E402
-from dust3r_ros.node.live_poses import Got, Sent  # noqa: E402
+from dust3r_ros.node.tools.verdict import Got, Sent  # noqa: E402
 from dust3r_ros.types import StampedPose  # noqa: E402
 
 _COUNTS = ("frames", "tracked", "keyframes", "lost", "dropped", "lost_in_transport", "rejected", "waiting", "revision")

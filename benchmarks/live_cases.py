@@ -21,8 +21,7 @@ from dust3r_ros.io.image_sources import open_source
 from dust3r_ros.io.trajectory import read_tum, write_tum
 from dust3r_ros.scenes.export import write_bag
 from dust3r_ros.scenes.rooms import room
-from dust3r_ros.scenes.sequence import FOCAL_PER_WIDTH, RenderedSequence, stamps
-from dust3r_ros.scenes.trajectory import walk
+from dust3r_ros.scenes.sequence import FOCAL_PER_WIDTH, RenderedSequence, stamps, walk
 from dust3r_ros.scenes.world import World
 from dust3r_ros.types import Array, Image, StampedPose
 

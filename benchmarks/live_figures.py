@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.evaluation.trajectory import trajectory_errors
-from dust3r_ros.node.live_poses import Got, Sent, first_poses, timing
+from dust3r_ros.evaluation.errors import trajectory_errors
+from dust3r_ros.node.tools.verdict import Got, Sent, first_poses, timing
 from dust3r_ros.types import Array, StampedPose
 
 # The camera has begun to move when it is so far (m) from where it was at first.

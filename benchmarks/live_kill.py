@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from live_run import Heard
 
-from dust3r_ros.node.live_poses import silence
+from dust3r_ros.node.tools.verdict import silence
 
 _SOON_S = (0.2, 1.5)  # a kill comes so long after the map was seen to go on
 _AFTER_S = 10.0  # after the last kill, the map is to go on within that

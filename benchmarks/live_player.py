@@ -24,7 +24,7 @@ from rosbags.rosbag2 import Reader  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
 from dust3r_ros.io.files import write_text  # noqa: E402
-from dust3r_ros.node.player import serialised_stamp  # noqa: E402
+from dust3r_ros.node.tools.player import serialised_stamp  # noqa: E402
 
 _WAIT_S = 60.0
 

@@ -153,7 +153,7 @@ def _listening(topics: Sequence[str]) -> Iterator[Heard]:
     from sensor_msgs.msg import PointCloud2
 
     from dust3r_ros.node.conversions import pose_matrix, stamp_to_ns
-    from dust3r_ros.node.player import serialised_stamp
+    from dust3r_ros.node.tools.player import serialised_stamp
 
     heard, context = Heard(), Context()
     rclpy.init(context=context, args=[])

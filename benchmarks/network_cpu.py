@@ -88,8 +88,7 @@ def variants(model: Dust3r, threads: int, onnx: bool) -> dict[str, tuple[Any, An
     found["torch int8 dynamic"] = small.encode, small.decode
     if not onnx:
         return found
-    from dust3r_ros.network.onnx_export import export_onnx
-    from dust3r_ros.network.onnx_model import OnnxDust3r
+    from dust3r_ros.network.onnx import OnnxDust3r, export_onnx
 
     for name, int8 in (("onnx float32", False), ("onnx int8 dynamic", True)):
         with tempfile.TemporaryDirectory() as folder:

@@ -29,14 +29,13 @@ sys.path.insert(0, str(ROOT))
 
 from dust3r_ros.errors import InputError  # noqa: E402
 from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
-from dust3r_ros.scenes.endless.eye import Eye  # noqa: E402
-from dust3r_ros.scenes.endless.layouts import LAYOUTS  # noqa: E402
+from dust3r_ros.scenes.endless.casting import Eye  # noqa: E402
 from dust3r_ros.scenes.endless.viewpoints import choose_eyes  # noqa: E402
-from dust3r_ros.scenes.endless.worlds import World, make_world  # noqa: E402
-from dust3r_ros.training.crops import Cropping  # noqa: E402
+from dust3r_ros.scenes.endless.worlds import LAYOUTS, World, make_world  # noqa: E402
 from dust3r_ros.training.on_device.source import DeviceWorlds  # noqa: E402
 from dust3r_ros.training.raycast import TILE, Cameras, Raycaster, cameras  # noqa: E402
-from dust3r_ros.training.synthetic import RenderedPairs  # noqa: E402
+from dust3r_ros.training.sources import RenderedPairs  # noqa: E402
+from dust3r_ros.training.views import Cropping  # noqa: E402
 
 TARGET = 2000.0  # pairs per second on a data-centre GPU
 _PASSES = 30  # arrays of one number per ray and shape that casting reads or writes

@@ -29,7 +29,7 @@ from targets import Machine, target  # noqa: E402
 
 from dust3r_ros.errors import Dust3rRosError  # noqa: E402
 from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
-from dust3r_ros.node.large_messages import PROFILES, prepare  # noqa: E402
+from dust3r_ros.node.image_losses import PROFILES, prepare  # noqa: E402
 
 TOPIC, HEIGHT, WIDTH = "/camera/image_raw", 480, 640
 _LIMIT = 15.0  # percent of a core
@@ -95,7 +95,7 @@ def receive(seconds: float, serialised: bool) -> dict[str, Any]:
     from sensor_msgs.msg import Image
 
     from dust3r_ros.node.conversions import stamp_to_ns
-    from dust3r_ros.node.player import serialised_stamp
+    from dust3r_ros.node.tools.player import serialised_stamp
 
     rclpy.init(args=[])
     node, late = rclpy.create_node("receiver"), []

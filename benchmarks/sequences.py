@@ -23,8 +23,8 @@ sys.path.insert(0, str(ROOT))
 
 from dust3r_ros import __version__  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError  # noqa: E402
+from dust3r_ros.evaluation.run import LEGEND, markdown  # noqa: E402
 from dust3r_ros.evaluation.scene import find_scenes  # noqa: E402
-from dust3r_ros.evaluation.table import LEGEND, markdown  # noqa: E402
 from dust3r_ros.io.files import write_text  # noqa: E402
 
 

@@ -24,14 +24,9 @@ sys.path.insert(0, str(ROOT))
 
 from dust3r_ros import __version__  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError, GeometryError  # noqa: E402
+from dust3r_ros.evaluation.errors import trajectory_errors  # noqa: E402
 from dust3r_ros.evaluation.scene import Scene, find_scenes, read_scene  # noqa: E402
-from dust3r_ros.evaluation.suite.pycolmap_peer import (  # noqa: E402
-    PACKAGE,
-    colmap_python,
-    poses_of,
-    run_mapping,
-)
-from dust3r_ros.evaluation.trajectory import trajectory_errors  # noqa: E402
+from dust3r_ros.evaluation.suite.peers import PACKAGE, colmap_python, poses_of, run_mapping  # noqa: E402
 from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
 from dust3r_ros.types import StampedPose  # noqa: E402
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dust3r_ros import __version__
-from dust3r_ros.evaluation.report import machine
+from dust3r_ros.evaluation.report import run_file
 
 
 def target(
@@ -19,7 +19,7 @@ def target(
     return {"name": name, "measured": f"{shown} {unit}".strip(), "target": limit, "met": met, "note": note}
 
 
-class Machine(machine.Machine):
+class Machine(run_file.Machine):
     """The machine, and how much of it others used since this was made."""
 
     def about(self) -> dict[str, Any]:

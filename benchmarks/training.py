@@ -26,14 +26,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from dust3r_ros.cli.command import guarded  # noqa: E402
-from dust3r_ros.evaluation.report.machine import Machine  # noqa: E402
+from dust3r_ros.evaluation.report.run_file import Machine  # noqa: E402
 from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
-from dust3r_ros.network.device import pick_device  # noqa: E402
+from dust3r_ros.network.checkpoint import pick_device  # noqa: E402
 from dust3r_ros.network.model import Dust3r  # noqa: E402
+from dust3r_ros.training.batches import Sampling  # noqa: E402
 from dust3r_ros.training.learner import Learner  # noqa: E402
 from dust3r_ros.training.processes import Processes  # noqa: E402
 from dust3r_ros.training.recipe import Recipe, Stage, read_recipe  # noqa: E402
-from dust3r_ros.training.sampling import Sampling  # noqa: E402
 from dust3r_ros.training.sources import open_sources  # noqa: E402
 from dust3r_ros.training.start import new_model  # noqa: E402
 from dust3r_ros.training.trainer import stream  # noqa: E402

@@ -87,7 +87,7 @@ def _by_node(values: dict[str, str]) -> list[LaunchDescriptionEntity]:
     player = ExecuteProcess(cmd=command, output="screen")
     # Waits until no image waits, calls ~/save_map and ~/save_calibration.
     saving = ExecuteProcess(
-        cmd=[sys.executable, "-m", "dust3r_ros.node.finish", "--node", "/dust3r", "--out", values["out"]],
+        cmd=[sys.executable, "-m", "dust3r_ros.node.tools.finish", "--node", "/dust3r", "--out", values["out"]],
         output="screen",
     )
 

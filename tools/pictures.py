@@ -66,16 +66,16 @@ def _keyframe_picture(mapper: Mapper) -> Image:
     import cv2
     import numpy as np
 
-    from dust3r_ros.products import canvas
+    from dust3r_ros.products import preview
 
     keyframe = mapper.keyframes[len(mapper.keyframes) // 2]
     level = np.log(keyframe.confidence) / np.log(keyframe.confidence.max())
     table = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1]
     sure = np.where((keyframe.confidence > 1.0)[..., None], table, np.array(_DARK, np.uint8))
     words = f"keyframe {keyframe.index}", "depth: near red, far blue", "confidence: low violet, high yellow"
-    depth = canvas.colored_depth(keyframe.depth.astype(np.float64), _DARK)
+    depth = preview.colored_depth(keyframe.depth.astype(np.float64), _DARK)
     panels = zip((keyframe.image, depth, sure), words, strict=True)
-    return np.hstack([canvas.label(np.ascontiguousarray(p), w, 15, _TEXT, _DARK) for p, w in panels])
+    return np.hstack([preview.label(np.ascontiguousarray(p), w, 15, _TEXT, _DARK) for p, w in panels])
 
 
 def _graph_picture(mapper: Mapper) -> Image:
@@ -83,7 +83,7 @@ def _graph_picture(mapper: Mapper) -> Image:
     import cv2
     import numpy as np
 
-    from dust3r_ros.products import canvas
+    from dust3r_ros.products import preview
 
     size, centers = 480, np.array([keyframe.w_T_c[:2, 3] for keyframe in mapper.keyframes])
     at = {keyframe.index: place for place, keyframe in enumerate(mapper.keyframes)}
@@ -95,15 +95,15 @@ def _graph_picture(mapper: Mapper) -> Image:
     cell = (size - 60) / len(centers)
     for first, second, weight in mapper.edges:
         a, b = at[first], at[second]
-        color = canvas.time_colors(101)[round(100 * float(np.clip(weight / top, 0, 1)))]
-        canvas.polyline(above, pixels[[a, b]], color, 2)
+        color = preview.time_colors(101)[round(100 * float(np.clip(weight / top, 0, 1)))]
+        preview.polyline(above, pixels[[a, b]], color, 2)
         for row, column in ((a, b), (b, a)):
             corner = 30 + cell * np.array([column, row])
             cv2.rectangle(matrix, np.round(corner).astype(int), np.round(corner + cell - 1).astype(int), color, -1)
     for pixel in pixels:
-        canvas.disc(above, pixel, 3.5, (90, 200, 250))
-    above = canvas.label(above, "keyframes and pairs from above", 15, _TEXT, _DARK)
-    return np.hstack([above, canvas.label(matrix, "the same pairs, keyframe by keyframe", 15, _TEXT, _DARK)])
+        preview.disc(above, pixel, 3.5, (90, 200, 250))
+    above = preview.label(above, "keyframes and pairs from above", 15, _TEXT, _DARK)
+    return np.hstack([above, preview.label(matrix, "the same pairs, keyframe by keyframe", 15, _TEXT, _DARK)])
 
 
 def _save(name: str, picture: Image) -> None:

@@ -23,7 +23,7 @@ def make_sheet(seed: int = 0, columns: int = _COLUMNS, rows: int = _ROWS) -> byt
     import numpy as np
     from PIL import Image
 
-    from dust3r_ros.training.synthetic import RenderedPairs
+    from dust3r_ros.training.sources import RenderedPairs
 
     source = RenderedPairs(seed=seed, batch=1, per_world=1, lanes=1, mixed=1, short_side=2 * _SIDE)
     pairs = [source.pair(index, np.random.default_rng(index)) for index in range(rows * columns)]
@@ -44,7 +44,7 @@ def _cell(pair):
     import cv2
     import numpy as np
 
-    from dust3r_ros.products import canvas
+    from dust3r_ros.products import preview
 
     views = []
     for view in (pair.first, pair.second):
@@ -53,7 +53,7 @@ def _cell(pair):
         top, left = (height - side) // 2, (width - side) // 2
         image = view.image[top : top + side, left : left + side]
         depth = view.depth[top : top + side, left : left + side]
-        colored = canvas.colored_depth(depth.astype(np.float64), (0, 0, 0))
+        colored = preview.colored_depth(depth.astype(np.float64), (0, 0, 0))
         parts = [cv2.resize(part, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA) for part in (image, colored)]
         views.append(np.vstack(parts))
     return np.pad(np.hstack(views), ((0, 6), (0, 6), (0, 0)))

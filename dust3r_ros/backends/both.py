@@ -2,14 +2,141 @@
 
 from __future__ import annotations
 
+import zlib
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import log
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from dust3r_ros.backends.base import Backend
-from dust3r_ros.backends.network_depth import NetworkDepths
-from dust3r_ros.backends.prior import TrackRecord, with_prior
+from dust3r_ros.backends.prior import NetworkDepth, TrackRecord, with_prior
 from dust3r_ros.backends.two_view import TwoViewBackend
-from dust3r_ros.types import Array, PairPrediction, View
+from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
+
+Pair = tuple[int, int]
+
+_PATCH = 16
+_STRETCH = 0.03  # by which an image may change its aspect ratio to keep more of its pixels
+_NOTHING = np.float16(-np.inf)
+_DEEPEST = 10.0  # of log depth, in the network's unit
+
+
+@dataclass(frozen=True, eq=False)
+class _Packed:
+    """log depth, -inf for nothing, and log confidence at the network's resolution."""
+
+    depth: NDArray[np.float16]
+    confidence: NDArray[np.float16]
+
+    @property
+    def size(self) -> int:
+        return self.depth.nbytes + self.confidence.nbytes
+
+
+class NetworkDepths:
+    """Depth of both views of pairs, by a backend that needs no poses.
+
+    Each order of a pair gives the depth of its first view in that view's camera. Images of more pixels than those
+    of training, ``image_size`` (H, W), are shrunk to about as many in their own aspect ratio; depth grows back.
+    A view is encoded when a pair asks for it first; what pairs gave is kept up to ``budget`` bytes, also when
+    their views are forgotten, since it depends on no pose.
+    """
+
+    def __init__(self, network: Backend, image_size: tuple[int, int] | None = None, budget: int = 128 << 20) -> None:
+        self._network, self._image_size, self._budget = network, image_size, budget
+        self._views: dict[int, View] = {}
+        self._digests: dict[int, int] = {}
+        self._kept: OrderedDict[Pair, _Packed] = OrderedDict()
+        self._size = 0
+
+    def add(self, view: View) -> None:
+        """Take a view (H, W, 3) RGB uint8 in, whose sides are multiples of 16; another image replaces a former one."""
+        digest = zlib.crc32(view.image.tobytes())
+        if self._digests.get(view.index) != digest:
+            self._network.forget(view.index)
+            for pair in [pair for pair in self._kept if view.index in pair]:
+                self._size -= self._kept.pop(pair).size
+        self._views[view.index], self._digests[view.index] = view, digest
+
+    def forget(self, index: int) -> None:
+        """Let a view go; what its pairs gave stays while there is room."""
+        self._views.pop(index, None)
+        self._network.forget(index)
+
+    def clear(self) -> None:
+        """Let everything go."""
+        self._network.clear()
+        for kept in (self._views, self._digests, self._kept):
+            kept.clear()
+        self._size = 0
+
+    def of_pairs(self, pairs: Sequence[Pair]) -> list[tuple[NetworkDepth, NetworkDepth]]:
+        """Depth of the first and of the second view of each pair, at the views' resolutions; one batch for all."""
+        orders = dict.fromkeys(order for a, b in pairs for order in ((a, b), (b, a)))
+        found = {order: self._kept[order] for order in orders if order in self._kept}
+        missing = [order for order in orders if order not in found]
+        for index in sorted({index for order in missing for index in order}):
+            if not self._network.has(index):
+                view = self._views[index]
+                self._network.add(View(index, view.camera, self._shrunk(view.image)))
+        for order, prediction in zip(missing, self._network.predict(missing, {}) if missing else [], strict=True):
+            found[order] = _pack(prediction.points_first[..., 2], prediction.confidence_first)
+            self._keep(order, found[order])
+        return [(self._grown(a, found[a, b]), self._grown(b, found[b, a])) for a, b in pairs]
+
+    def _keep(self, order: Pair, packed: _Packed) -> None:
+        self._kept[order] = packed
+        self._size += packed.size
+        while self._size > self._budget and len(self._kept) > 1:
+            self._size -= self._kept.popitem(last=False)[1].size
+
+    def _shrunk(self, image: Image) -> Image:
+        size = network_size(image.shape[:2], self._image_size)
+        return image if size == image.shape[:2] else cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+
+    def _grown(self, index: int, packed: _Packed) -> NetworkDepth:
+        shape = self._views[index].image.shape[:2]
+        logs, confidence = packed.depth.astype(np.float32), np.exp(packed.confidence.astype(np.float32))
+        depth = np.exp(logs)
+        if depth.shape == shape:
+            return NetworkDepth(depth, confidence)
+        size, nothing = shape[::-1], (depth == 0).astype(np.float32)
+        logs = cv2.resize(np.where(depth > 0, logs, np.float32(0)), size, interpolation=cv2.INTER_LINEAR)
+        bad = cv2.resize(nothing, size, interpolation=cv2.INTER_LINEAR) > 0
+        confidence = cv2.resize(confidence, size, interpolation=cv2.INTER_LINEAR)
+        return NetworkDepth(np.where(bad, np.float32(0), np.exp(logs)), confidence)
+
+
+def network_size(shape: tuple[int, int], trained: tuple[int, int] | None) -> tuple[int, int]:
+    """(H, W) in multiples of 16 in which a network of images ``trained`` (H, W) sees one of ``shape``, never larger.
+
+    As many pixels as in training at most. The larger of the sizes that keep the aspect ratio to 3 %, or the
+    one that keeps it best.
+    """
+    height, width = shape
+    most = height * width if trained is None else trained[0] * trained[1]
+    if height * width <= most:
+        return shape
+    aspect = log(width / height)
+    sizes = []
+    for rows in range(1, min(height // _PATCH, most // _PATCH**2) + 1):
+        columns = min(round(rows * width / height), width // _PATCH, most // (rows * _PATCH**2))
+        if columns:
+            sizes.append((max(abs(log(columns / rows) - aspect), _STRETCH), -rows * columns, rows, columns))
+    *_, rows, columns = min(sizes)
+    return rows * _PATCH, columns * _PATCH
+
+
+def _pack(depth: Array32, confidence: Array32) -> _Packed:
+    good = np.isfinite(depth) & (depth > 0) & np.isfinite(confidence)
+    logs = np.log(np.where(good, depth, np.float32(1)))
+    logs = np.where(good & (np.abs(logs) < _DEEPEST), logs, _NOTHING).astype(np.float16)
+    sure = np.where(good, np.clip(confidence, 1, np.exp(_DEEPEST)), np.float32(1))
+    return _Packed(logs, np.log(sure).astype(np.float16))
 
 
 class BothBackend:

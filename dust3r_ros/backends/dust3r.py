@@ -16,7 +16,7 @@ from dust3r_ros.types import Array, Array32, PairPrediction, View
 
 if TYPE_CHECKING:
     from dust3r_ros.network import Dust3r, PairOutput, Tokens
-    from dust3r_ros.network.onnx_model import OnnxDust3r
+    from dust3r_ros.network.onnx import OnnxDust3r
 
 Pair = tuple[int, int]
 
@@ -48,9 +48,9 @@ class Dust3rBackend:
         if precision not in _PRECISIONS:
             raise ConfigError(f"'precision' is {precision!r}; it must be one of {', '.join(_PRECISIONS)}")
         torch = _import_torch()
-        from dust3r_ros.network.device import pick_device
+        from dust3r_ros.network.checkpoint import pick_device
         from dust3r_ros.network.load import load_network
-        from dust3r_ros.network.onnx_model import OnnxDust3r
+        from dust3r_ros.network.onnx import OnnxDust3r
 
         self._model: Dust3r | OnnxDust3r
         if isinstance(model, (str, Path)):

@@ -1,16 +1,19 @@
-"""Dense correspondence of two grey images, checked forth and back."""
+"""Dense correspondence of two grey images, checked back and forth: where it begins, and which flows are kept."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from dust3r_ros.features.features import Features, epipolar_inliers, match
-from dust3r_ros.types import Array32, Image
+from dust3r_ros.geometry.pinhole import center_of
+from dust3r_ros.types import Array, Array32, Image
 
 _CONSISTENT_PX = 1.0
 _ENOUGH_CONSISTENT = 0.35
@@ -172,3 +175,126 @@ def grid(height: int, width: int) -> Array32:
 def _pad(image: Image, height: int, width: int) -> Image:
     bottom, right = height - image.shape[0], width - image.shape[1]
     return cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE) if bottom or right else image
+
+
+_LEAST = 12  # landmarks in the image: fewer leave most of it far from any
+_FARTHEST = 1.5  # image sides beyond the middle to which a target may lie outside
+
+
+def seeded_targets(
+    points: Array, b_T_a: Array, focal_a: float, focal_b: float, shape_a: tuple[int, int], shape_b: tuple[int, int]
+) -> Array32 | None:
+    """Targets (H, W, 2) in view b of the pixels of view a, each as deep as the landmark nearest to it in the image.
+
+    ``points`` (N, 3) in camera a, ``b_T_a`` in their unit, focals in pixels, shapes (H, W). Flow goes from coarse to
+    fine images and loses near things, which are small and move far; landmarks on them bring it there. NaN where
+    the depth lies behind b; None where too few landmarks are in the image.
+    """
+    height, width = shape_a
+    cx, cy = center_of(height, width)
+    front = points[points[:, 2] > 0]
+    pixels = np.rint(front[:, :2] / front[:, 2:] * focal_a + (cx, cy))
+    inside = ((pixels >= 0) & (pixels < (width, height))).all(axis=1)
+    if inside.sum() < _LEAST:
+        return None
+    column, row = pixels[inside].astype(int).T
+    # Of landmarks in one pixel the nearest is what is seen
+    order = np.argsort(-front[inside, 2], kind="stable")
+    closeness = np.zeros((height, width), np.float32)
+    closeness[row[order], column[order]] = 1 / front[inside, 2][order]
+    _, nearest = cv2.distanceTransformWithLabels(
+        (closeness == 0).astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    of_label = np.zeros(nearest.max() + 1, np.float32)
+    of_label[nearest[row, column]] = closeness[row, column]
+    return _moved(of_label[nearest], b_T_a, focal_a, focal_b, shape_b)
+
+
+def _moved(closeness: Array32, b_T_a: Array, focal_a: float, focal_b: float, shape_b: tuple[int, int]) -> Array32:
+    """Targets (H, W, 2) of pixels with inverse depth ``closeness`` (H, W)."""
+    height, width = closeness.shape
+    rays = (grid(height, width) - np.array(center_of(height, width), np.float32)) / np.float32(focal_a)
+    R, t = b_T_a[:3, :3].astype(np.float32), b_T_a[:3, 3].astype(np.float32)
+    x, y, z = (R[i, 0] * rays[..., 0] + R[i, 1] * rays[..., 1] + R[i, 2] + t[i] * closeness for i in range(3))
+    scale = np.float32(focal_b) / np.where(z > 0, z, np.float32(np.nan))
+    middle = np.array(center_of(*shape_b), np.float32)
+    reach = np.float32(_FARTHEST) * np.array(shape_b[::-1], np.float32)
+    offset = np.stack([x * scale, y * scale], axis=-1)
+    return np.clip(offset, -reach, reach) + middle
+
+
+_PER_PIXEL = np.float32(32.0)  # steps a pixel is cut into: far finer than flow is right
+_REACH = 32000  # steps, a thousand pixels
+_PER_ERROR = np.float32(64.0)
+_OUTSIDE = 255
+
+
+@dataclass(frozen=True, eq=False)
+class _Packed:
+    """``motion`` (H, W, 2) in steps; ``error`` (H, W) in 1/64 pixel, 255 where it is more than all that matters."""
+
+    motion: NDArray[np.int16]
+    error: NDArray[np.uint8]
+
+    @property
+    def size(self) -> int:
+        return self.motion.nbytes + self.error.nbytes
+
+
+class FlowStore:
+    """Flows by (first, second) view, in five bytes per pixel; beyond ``budget`` bytes the longest unused go.
+
+    What comes out is rounded to 1/32 pixel, its error to 1/64; errors of four pixels or more are infinite.
+    """
+
+    def __init__(self, budget: int = 128 << 20) -> None:
+        self._budget = budget
+        self._size = 0
+        self._kept: OrderedDict[tuple[int, int], _Packed] = OrderedDict()
+
+    def __contains__(self, pair: object) -> bool:
+        return pair in self._kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def size(self) -> int:
+        """Bytes that the flows take."""
+        return self._size
+
+    def get(self, pair: tuple[int, int]) -> Flow | None:
+        """The flow of a pair, None when it is not kept."""
+        packed = self._kept.get(pair)
+        if packed is None:
+            return None
+        self._kept.move_to_end(pair)
+        error = packed.error.astype(np.float32) / _PER_ERROR
+        error[packed.error == _OUTSIDE] = np.inf
+        return Flow(grid(*packed.error.shape) + packed.motion.astype(np.float32) / _PER_PIXEL, error)
+
+    def put(self, pair: tuple[int, int], flow: Flow) -> None:
+        """Keep a flow. It may be the only one, however large."""
+        self._drop(pair)
+        steps = np.rint((flow.target - grid(*flow.error.shape)) * _PER_PIXEL)
+        error: Array32 = np.rint(np.minimum(flow.error * _PER_ERROR, np.float32(_OUTSIDE)))
+        error[(np.abs(steps) > _REACH).any(axis=-1)] = _OUTSIDE
+        packed = _Packed(np.clip(steps, -_REACH, _REACH).astype(np.int16), error.astype(np.uint8))
+        self._kept[pair] = packed
+        self._size += packed.size
+        while self._size > self._budget and len(self._kept) > 1:
+            self._drop(next(iter(self._kept)))
+
+    def forget(self, view: int) -> None:
+        """Drop all flows of a view."""
+        for pair in [pair for pair in self._kept if view in pair]:
+            self._drop(pair)
+
+    def clear(self) -> None:
+        """Drop all flows."""
+        self._kept.clear()
+        self._size = 0
+
+    def _drop(self, pair: tuple[int, int]) -> None:
+        packed = self._kept.pop(pair, None)
+        self._size -= packed.size if packed else 0

@@ -10,9 +10,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from dust3r_ros.backends.flow import Flow, chained, dense_flow
-from dust3r_ros.backends.flow_seed import seeded_targets
-from dust3r_ros.backends.flow_store import FlowStore
+from dust3r_ros.backends.flow import Flow, FlowStore, chained, dense_flow, seeded_targets
 from dust3r_ros.backends.stereo import StereoDepth, depth_from_flow
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.features.features import Features, extract

@@ -6,10 +6,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dust3r_ros.cli import command, eval_backends, eval_compare, eval_run, eval_sequences, eval_suite, eval_where
+from dust3r_ros.cli import command, eval_run, eval_suite
 
 _NAME = "dust3r-eval"
-_PARTS = (eval_suite, eval_backends, eval_sequences, eval_where, eval_run, eval_compare)
+_PARTS = (
+    eval_suite.add_suite,
+    eval_suite.add_backends,
+    eval_suite.add_sequences,
+    eval_run.add_where,
+    eval_run.add_run,
+    eval_run.add_compare,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(prog=_NAME, description="Measure the mapper on data with truth.")
     tables = parser.add_subparsers(title="tables", dest="table", required=True, metavar="TABLE")
-    for part in _PARTS:
-        part.add(tables)
+    for add in _PARTS:
+        add(tables)
     parser.add_argument("--version", action="version", version=f"dust3r_ros {command.__version__}")
     return parser
 

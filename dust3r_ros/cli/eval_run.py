@@ -1,4 +1,4 @@
-"""dust3r-eval run: protocols of the literature on a data set."""
+"""dust3r-eval where, run, compare and report: the literature's data sets and protocols, changes between runs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,68 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dust3r_ros.cli import command
-from dust3r_ros.cli.run_log import RunLog, add_when
+from dust3r_ros.cli.eval_suite import RunLog, add_when
 
 if TYPE_CHECKING:
     from dust3r_ros.evaluation.datasets import Recording
     from dust3r_ros.evaluation.protocols.registry import Protocol
 
 
-def add(tables: Any) -> None:
+def add_where(tables: Any) -> None:
+    """The subcommand's parser, added to the subparsers ``tables``."""
+    where = tables.add_parser(
+        "where",
+        help="what to fetch of a data set, and how it must lie",
+        description="Say what to fetch of a data set, from whom, under which licence, and how it must lie. Nothing is"
+        " downloaded.",
+    )
+    where.add_argument("name", nargs="?", metavar="NAME", help="of the data set; without one: all of them, a line each")
+    where.add_argument("--check", metavar="PATH", help="read what lies there, images left out, and count it")
+    where.set_defaults(body=_where)
+    command.add_common(where)
+
+
+def _where(arguments: argparse.Namespace) -> int:
+    from dust3r_ros.errors import InputError
+    from dust3r_ros.evaluation.datasets import DATASETS, named
+    from dust3r_ros.evaluation.protocols.registry import JUDGED
+
+    if arguments.name is None:
+        if arguments.check:
+            raise InputError(f"--check '{arguments.check}' needs the name of a data set: {', '.join(DATASETS)}")
+        width = max(map(len, DATASETS))
+        for dataset in DATASETS.values():
+            print(f"{dataset.name:{width}}  {dataset.title}, {dataset.licence}")
+        return 0
+    dataset = named(arguments.name)
+    if not arguments.check:
+        print(dataset.where(), end="")
+        print(f"\nProtocols of 'dust3r-eval run {dataset.name} PATH': {', '.join(JUDGED[dataset.name])}")
+        return 0
+    for recording in dataset.open(arguments.check):
+        points = _measured_points(recording)
+        posed = sum(view.w_T_c is not None for view in recording.views)
+        deep = sum(view.read_depth is not None for view in recording.views)
+        split = f", {recording.split}" if recording.split else ""
+        print(f"{recording.name}: {len(recording.views)} images, {posed} with a pose, {deep} with depth{points}{split}")
+    return 0
+
+
+def _measured_points(recording: Any) -> str:
+    """What a protocol compares with that is no view: how many points, for the line of the recording."""
+    from dust3r_ros.errors import InputError
+    from dust3r_ros.evaluation.protocols.reconstruction import reference_of
+
+    if "points" not in recording.truth:
+        return ""
+    try:
+        return f", {len(reference_of(recording).points)} measured points"
+    except InputError as error:
+        name = recording.dataset
+        raise InputError(f"{error} ('dust3r-eval where {name}' says how it must lie)") from error
+
+
+def add_run(tables: Any) -> None:
     """The subcommand's parser, added to the subparsers ``tables``."""
     parser = tables.add_parser(
         "run",
@@ -140,3 +194,58 @@ class _Progress:
             return image
 
         return counted
+
+
+def add_compare(tables: Any) -> None:
+    """The subcommands' parsers, added to the subparsers ``tables``."""
+    compare = tables.add_parser(
+        "compare",
+        help="what got better or worse between two runs, beyond noise",
+        description="Compare two runs of the same scenes, metric by metric, paired over scenes.",
+    )
+    compare.add_argument("before", metavar="A.json", help="JSON file of the first run")
+    compare.add_argument("after", metavar="B.json", help="JSON file of the second run")
+    compare.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a page, too")
+    compare.add_argument("--seed", type=int, default=0, metavar="N", help="of the random numbers (0)")
+    compare.add_argument(
+        "--resamples", type=command.positive, default=10_000, metavar="N", help="draws of the bootstrap (10000)"
+    )
+    compare.add_argument(
+        "--fail-on-worse", action="store_true", help="exit code 1 where a metric got worse or a figure is gone"
+    )
+    compare.set_defaults(body=_compare)
+    command.add_common(compare)
+    report = tables.add_parser(
+        "report",
+        help="runs as one page beside the published figures",
+        description="Write runs as one HTML page, beside the published figures. Later runs win over earlier ones.",
+    )
+    report.add_argument("runs", nargs="+", metavar="RUN.json", help="JSON files of runs")
+    report.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page to write")
+    report.set_defaults(body=_report)
+    command.add_common(report)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from dust3r_ros.evaluation.report.compare import compare, text
+    from dust3r_ros.evaluation.report.page import html
+    from dust3r_ros.evaluation.report.run_file import read_run
+    from dust3r_ros.io.files import write_text
+
+    before, after = read_run(arguments.before), read_run(arguments.after)
+    found = compare(before, after, seed=arguments.seed, resamples=arguments.resamples)
+    print(text(found, before.about, after.about), end="")
+    if arguments.html:
+        write_text(arguments.html, html(after, comparison=found))
+        print(f"written: {arguments.html}", file=sys.stderr)
+    return int(arguments.fail_on_worse and found.is_worse)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from dust3r_ros.evaluation.report.page import html
+    from dust3r_ros.evaluation.report.run_file import merged, read_run
+    from dust3r_ros.io.files import write_text
+
+    write_text(arguments.out, html(merged([read_run(path) for path in arguments.runs])))
+    print(f"written: {arguments.out}", file=sys.stderr)
+    return 0

@@ -1,20 +1,177 @@
-"""dust3r-eval suite: all scenes at hand through the mapper and its peers, into a report."""
+"""dust3r-eval suite, backends and sequences: all scenes at hand through the mapper and its peers."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dust3r_ros.cli import command
-from dust3r_ros.cli.run_log import RunLog, add_when
+
+if TYPE_CHECKING:
+    from dust3r_ros.config import MapperConfig
 
 
-def add(tables: Any) -> None:
+def add_when(parser: argparse.ArgumentParser) -> None:
+    """--date and --commit, which nothing here finds out by itself."""
+    parser.add_argument(
+        "--date",
+        default=os.environ.get("DUST3R_EVAL_DATE", ""),
+        metavar="TEXT",
+        help="when (or $DUST3R_EVAL_DATE)",
+    )
+    parser.add_argument(
+        "--commit", default=os.environ.get("DUST3R_EVAL_COMMIT", ""), metavar="TEXT",
+        help="of what (or $DUST3R_EVAL_COMMIT)",
+    )  # fmt: skip
+
+
+class RunLog:
+    """Writes ``run``, all rows so far, after each of them, so that one that is stopped leaves what it has."""
+
+    def __init__(self, path: Path, arguments: argparse.Namespace, config: MapperConfig) -> None:
+        """``arguments`` are those of ``add_when``. Time counts from here."""
+        from dust3r_ros.evaluation.report.run_file import Machine, RunFile
+
+        self._path, self._arguments, self._config = path, arguments, config
+        self._machine, self._start = Machine(), perf_counter()
+        self.run = RunFile({})
+
+    def add(self, row: dict[str, Any]) -> None:
+        """One more row, in place of one with the same names. Raises ``OutputError``."""
+        from dust3r_ros.config import as_mapping
+        from dust3r_ros.evaluation.report.run_file import RunFile, about, key_of, write_run
+
+        head = about(
+            commit=self._arguments.commit,
+            date=self._arguments.date,
+            configuration=as_mapping(self._config),
+            hardware=self._machine.about(),
+            seconds=perf_counter() - self._start,
+        )
+        self.run = RunFile(head, list({key_of(one): one for one in (*self.run.rows, row)}.values()))
+        write_run(self._path, self.run)
+
+
+_MAKER = "make backends"
+
+
+def add_backends(tables: Any) -> None:
+    """The subcommand's parser, added to the subparsers ``tables``."""
+    parser = tables.add_parser(
+        "backends",
+        help="every backend on every scene, and which should be the default",
+        description="Map recorded scenes and rendered worlds with two_view, with the network of --checkpoint, and with "
+        "both, and compare them.",
+    )
+    add_scenes(parser)
+    parser.add_argument(
+        "--out", type=Path, default=Path("results/backends"), metavar="DIR", help="default: %(default)s"
+    )
+    parser.add_argument("--page", type=Path, metavar="FILE", help="Markdown page whose table is replaced")
+    parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds for one process (600)")
+    add_when(parser)
+    parser.set_defaults(body=_backends)
+    command.add_mapper(parser)
+    command.add_common(parser)
+
+
+def _backends(arguments: argparse.Namespace) -> int:
+    from dust3r_ros.errors import ConfigError
+    from dust3r_ros.evaluation.report.compare import backend_tables
+    from dust3r_ros.evaluation.report.page import into_page, measured_by
+    from dust3r_ros.evaluation.report.published import BACKENDS
+    from dust3r_ros.evaluation.suite.suite import Plan, measured
+    from dust3r_ros.io.files import write_text
+
+    if not arguments.checkpoint:
+        raise ConfigError("no weights to measure two_view against: give --checkpoint, a name or a path")
+    config = command.mapper_config(arguments)
+    start = perf_counter()
+    plan = Plan(
+        scenes_of(arguments),
+        BACKENDS,
+        timeout=arguments.timeout,
+        budget=float("inf"),
+        max_frames=arguments.max_frames,
+        options=forwarded(arguments),
+        pictures=arguments.out / "pictures",
+    )
+    log = RunLog(arguments.out / "run.json", arguments, config)
+    for row in measured(plan, say, start):
+        log.add(row)
+    text = measured_by(_MAKER, log.run, f"weights `{config.checkpoint}`", backend_tables(log.run.rows))
+    write_text(arguments.out / "report.md", text)
+    print(text)
+    if arguments.page is not None:
+        into_page(arguments.page, text, _MAKER, "Which backend")
+    return int(any(str(row.get("note", "")).startswith("failed") for row in log.run.rows))
+
+
+def add_sequences(tables: Any) -> None:
+    """The subcommand's parser, added to the subparsers ``tables``."""
+    parser = tables.add_parser(
+        "sequences",
+        help="trajectory, focal and depth errors on recorded scenes",
+        description="Run the mapper on each scene and print its errors as a Markdown table.",
+    )
+    parser.add_argument("scenes", nargs="+", metavar="DIR", help="scene folder, or folder of scene folders")
+    parser.add_argument("--out", metavar="DIR", help="write sequences.json and sequences.md there")
+    parser.add_argument("--plots", metavar="DIR", help="write <scene>.png with plots, and the map's files, there")
+    parser.add_argument("--max-frames", type=command.positive, metavar="N", help="only the first frames of each scene")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(body=_sequences)
+    command.add_mapper(parser)
+    command.add_common(parser)
+
+
+def _sequences(arguments: argparse.Namespace) -> int:
+    from dust3r_ros.evaluation.run import markdown, write_tables
+    from dust3r_ros.evaluation.scene import find_scenes
+
+    config = command.mapper_config(arguments)
+    results = [_scene(path, config, arguments) for path in find_scenes(arguments.scenes)]
+    print(markdown(results), end="")
+    if arguments.out:
+        for path in write_tables(Path(arguments.out), results):
+            print(f"written: {path}", file=sys.stderr)
+    return 0
+
+
+def _scene(path: Path, config: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    from dust3r_ros.evaluation.run import run_scene
+    from dust3r_ros.evaluation.scene import read_scene
+    from dust3r_ros.products.results import peak_memory_mb, write_results
+
+    scene = read_scene(path)
+    expected = min(len(scene.truth), arguments.max_frames or len(scene.truth))
+    with tqdm(
+        total=expected, unit="frame", desc=scene.name, disable=arguments.quiet or not sys.stderr.isatty(), leave=False
+    ) as bar:
+        run = run_scene(scene, config, max_frames=arguments.max_frames, on_update=lambda update: bar.update())
+    if arguments.plots:
+        from dust3r_ros.evaluation.plots import write_plots
+
+        write_plots(Path(arguments.plots), run)
+        write_results(
+            Path(arguments.plots) / scene.name,
+            run.mapper,
+            config=config,
+            stopwatch=run.stopwatch,
+            source=scene.name,
+            wall_seconds=run.result.seconds,
+        )
+    return {**run.result.to_json(), "peak_memory_mb": round(peak_memory_mb(), 1)}
+
+
+def add_suite(tables: Any) -> None:
     """The subcommands' parsers, added to the subparsers ``tables``."""
     parser = tables.add_parser(
         "suite",
@@ -120,7 +277,7 @@ def say(line: str) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> Any:
-    from dust3r_ros.evaluation.suite.pycolmap_peer import colmap_python
+    from dust3r_ros.evaluation.suite.peers import colmap_python
     from dust3r_ros.evaluation.suite.suite import Plan, systems_of
 
     scenes = scenes_of(arguments)
@@ -167,8 +324,7 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def _write(arguments: argparse.Namespace, run: Any, before: Any) -> None:
-    from dust3r_ros.evaluation.report.changes import text
-    from dust3r_ros.evaluation.report.compare import compare
+    from dust3r_ros.evaluation.report.compare import compare, text
     from dust3r_ros.evaluation.report.page import html, into_page, markdown
     from dust3r_ros.evaluation.suite.suite import pictures_of
     from dust3r_ros.io.files import write_text

@@ -13,7 +13,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from dust3r_ros.cli import account, command, inputs
+from dust3r_ros.cli import command, inputs
 from dust3r_ros.config import MapperConfig, as_mapping
 from dust3r_ros.errors import ConfigError, InputError
 
@@ -89,15 +89,15 @@ def _run(arguments: argparse.Namespace) -> int:
         if not replay.mapped:
             if stop:
                 raise KeyboardInterrupt
-            raise InputError(account.unusable(arguments.input, replay, items, source.skipped))
-        account.say(arguments.quiet, "refining the map …")
+            raise InputError(inputs.unusable(arguments.input, replay, items, source.skipped))
+        inputs.say(arguments.quiet, "refining the map …")
         update = session.finish()
         if view is not None:
             view.show(update, None, session.mapper.counts)
         summary = _write(arguments, config, session, perf_counter() - start)
-    for words in account.shortfalls(replay, items, source, session):
-        account.warn(_NAME, words)
-    account.report(arguments.quiet, directory, summary)
+    for words in inputs.shortfalls(replay, items, source, session):
+        inputs.warn(_NAME, words)
+    inputs.report(arguments.quiet, directory, summary)
     return _outcome(arguments, directory, stop, summary["points"])
 
 
@@ -105,7 +105,7 @@ def _compute_as(plan: Manifest) -> None:
     from dust3r_ros.alignment.processes import use_blas_threads
 
     if plan.threads and not use_blas_threads(plan.threads):
-        account.warn(_NAME, f"sums cannot be made with {plan.threads} threads here, as they were; digits may differ")
+        inputs.warn(_NAME, f"sums cannot be made with {plan.threads} threads here, as they were; digits may differ")
 
 
 def _check(arguments: argparse.Namespace, directory: Path) -> None:
@@ -161,14 +161,14 @@ def _session(
         session, config, load_map=arguments.load or "", manifest=arguments.record or "", topics=source.recorded
     )
     if done:
-        account.say(arguments.quiet, done)
+        inputs.say(arguments.quiet, done)
     if plan is not None:
         return session
     for camera, calibration in source.calibrations().items():
         try:
             session.know(camera, calibration)
         except ConfigError as error:
-            account.warn(_NAME, f"the calibration of camera '{camera}' is not used: {error}")
+            inputs.warn(_NAME, f"the calibration of camera '{camera}' is not used: {error}")
     for camera, r_T_c in source.extrinsics().items():
         session.place(camera, r_T_c)
     return session

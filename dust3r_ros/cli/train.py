@@ -14,7 +14,7 @@ from dust3r_ros.cli import command
 from dust3r_ros.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dust3r_ros.training.progress import Progress
+    from dust3r_ros.training.log import Progress
     from dust3r_ros.training.session import Options, Outcome
 
 _NAME = "dust3r-train"

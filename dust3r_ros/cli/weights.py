@@ -84,7 +84,7 @@ def _run(arguments: argparse.Namespace) -> int:
         save_checkpoint(model, arguments.half, half=True)
         _say(arguments, arguments.half)
     if arguments.onnx:
-        from dust3r_ros.network.onnx_export import export_onnx
+        from dust3r_ros.network.onnx import export_onnx
 
         export_onnx(model, arguments.onnx, int8=arguments.int8)
         _say(arguments, arguments.onnx)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dust3r_ros.cloud.cloud import Cloud, concatenate, keyframe_cloud, thin
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.geometry.cleaning import depth_edges
+from dust3r_ros.geometry.depths import depth_edges
 from dust3r_ros.geometry.pinhole import center_of, rays
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.types import Array, Array32, Keyframe

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dust3r_ros.evaluation.depth import resample
+from dust3r_ros.evaluation.errors import resample
 from dust3r_ros.evaluation.run import SceneRun, keyframe_depth
 from dust3r_ros.io.files import atomic_path, make_folder
 from dust3r_ros.types import Array, StampedPose

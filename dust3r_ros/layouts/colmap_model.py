@@ -1,4 +1,4 @@
-"""COLMAP models as they are read: cameras and images, of text or of binary files.
+"""COLMAP models as they are read, of text or of binary files; and cameras as MVSNet has them.
 
 The layout is documented at https://colmap.github.io/format.html. COLMAP counts pixels from the corner of the image;
 here, as everywhere in this package, pixel centres lie at integers, so half a pixel is taken off.
@@ -18,6 +18,19 @@ from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.layouts import reading
 from dust3r_ros.types import Array, Calibration
+
+
+def camera(path: Path) -> tuple[Array, Array]:
+    """K (3, 3) and ``w_T_c`` (4, 4), in the file's unit, of a file with ``extrinsic`` (world to camera, 4 x 4) and
+    ``intrinsic`` (3 x 3). Raises ``InputError``.
+    """
+    fields = reading.text(path).split()
+    if len(fields) < 27 or fields[0] != "extrinsic" or fields[17] != "intrinsic":
+        raise InputError(f"'{path}' must hold 'extrinsic' with 16 numbers and 'intrinsic' with 9")
+    c_T_w = reading.rigid(path, reading.floats(path, fields[1:17]).reshape(4, 4))
+    M = reading.floats(path, fields[18:27]).reshape(3, 3)
+    return reading.intrinsics(M[0, 0], M[1, 1], M[0, 2], M[1, 2], path), np.asarray(invert(c_T_w))
+
 
 _NO_POINT = np.iinfo(np.uint64).max
 _MOST_NAME = 4096  # bytes of a file name

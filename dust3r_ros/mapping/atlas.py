@@ -22,7 +22,7 @@ from dust3r_ros.mapping.trajectory import FrameLog
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.drift import Sight
 from dust3r_ros.tracking.exchange import FollowedPose
-from dust3r_ros.tracking.keyframe_policy import YOUNG
+from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Image, Keyframe
 
 

@@ -13,7 +13,7 @@ from dust3r_ros.errors import ConfigError, InputError
 from dust3r_ros.features.features import FEATURES
 from dust3r_ros.geometry.lens import Lens, plumb_bob
 from dust3r_ros.mapping.camera_stream import CameraStream
-from dust3r_ros.sparse.views import Focal
+from dust3r_ros.sparse.landmarks import Focal
 from dust3r_ros.types import Camera
 
 _LIVE_FEATURES = 1200

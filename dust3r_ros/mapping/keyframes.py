@@ -12,8 +12,8 @@ from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.chores import Chores
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.submap import Submap
+from dust3r_ros.sparse.landmarks import Focal
 from dust3r_ros.sparse.sparse_map import SparseMap
-from dust3r_ros.sparse.views import Focal
 from dust3r_ros.types import Keyframe
 
 

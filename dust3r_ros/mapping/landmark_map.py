@@ -32,7 +32,7 @@ from dust3r_ros.sparse.refinement import refine
 from dust3r_ros.sparse.transplant import adjusted_copy, transplant
 from dust3r_ros.timing import StageTimer
 from dust3r_ros.tracking import Tracks, no_tracks
-from dust3r_ros.tracking.keyframe_policy import YOUNG
+from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array, Image, Keyframe
 
 _MAX_FIRST_KEYFRAMES = 8

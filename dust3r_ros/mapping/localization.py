@@ -15,8 +15,8 @@ from dust3r_ros.mapping.covisibility import Neighbourhood
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.rig_placement import Newcomers
 from dust3r_ros.mapping.submap import Submap
+from dust3r_ros.sparse.landmarks import Focal
 from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX
-from dust3r_ros.sparse.views import Focal
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array, Image
 

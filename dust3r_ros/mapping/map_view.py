@@ -19,7 +19,7 @@ from dust3r_ros.mapping.covisibility import LeftOut, left_out
 from dust3r_ros.mapping.localization import localize
 from dust3r_ros.mapping.state import MapState
 from dust3r_ros.mapping.submap import Submap
-from dust3r_ros.sparse.views import Focal
+from dust3r_ros.sparse.landmarks import Focal
 from dust3r_ros.types import Array, Camera, Image, Keyframe, MapCounts, StampedPose
 
 

@@ -26,7 +26,7 @@ from dust3r_ros.mapping.state import MapState
 from dust3r_ros.timing import StageTimer, no_timer
 from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.tracking.exchange import FollowedPose
-from dust3r_ros.tracking.keyframe_policy import is_keyframe
+from dust3r_ros.tracking.front_end import is_keyframe
 from dust3r_ros.types import Array, Image, MapUpdate, TrackingState
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dust3r_ros.alignment.online.incremental import IncrementalAligner
-from dust3r_ros.alignment.online.keyframe_updates import KeyframeUpdate
+from dust3r_ros.alignment.online.keyframe_bundle import KeyframeUpdate
 from dust3r_ros.geometry.pinhole import rays
 from dust3r_ros.geometry.rigid import transform
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord

@@ -11,9 +11,8 @@ from functools import reduce
 import numpy as np
 
 from dust3r_ros.alignment.online.incremental import IncrementalAligner
-from dust3r_ros.alignment.online.keyframe_bundle import Posed, Sight, bundle
+from dust3r_ros.alignment.online.keyframe_bundle import AlignmentUpdate, Posed, Sight, bundle
 from dust3r_ros.alignment.online.keyframe_start import PlacedView, attach
-from dust3r_ros.alignment.online.keyframe_updates import AlignmentUpdate
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError

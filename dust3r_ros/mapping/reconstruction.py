@@ -8,9 +8,9 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.features.place_recognition import PairGraph
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
+from dust3r_ros.sparse.landmarks import Focal
 from dust3r_ros.sparse.map_merging import Merged, merge_maps
 from dust3r_ros.sparse.sparse_map import SparseMap
-from dust3r_ros.sparse.views import Focal
 
 TRUSTED = 0.015  # relative standard deviation of a focal, by the scatter of the sights alone: it may be off by more
 MOST_UNSURE = 60  # keyframes: whoever is not sure of a focal by then goes on with what explains them best

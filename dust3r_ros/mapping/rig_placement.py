@@ -24,8 +24,8 @@ from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.submap import Guess
+from dust3r_ros.sparse.landmarks import Focal
 from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX
-from dust3r_ros.sparse.views import Focal
 from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.types import Array
 

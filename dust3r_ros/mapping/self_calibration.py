@@ -10,9 +10,9 @@ import numpy as np
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.reconstruction import MOST_UNSURE, Reconstruction
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, PairFromLandmarks, bootstrap, differ, score
+from dust3r_ros.sparse.landmarks import Focal
 from dust3r_ros.sparse.refinement import USUAL_BEND, focal_shift, refine, refine_lenses, thin
-from dust3r_ros.sparse.views import Focal
-from dust3r_ros.tracking.keyframe_policy import YOUNG
+from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array
 
 _FIRST_KEYFRAMES = 3  # with an unknown focal; two views alone do not tell it

@@ -15,7 +15,7 @@ import numpy as np
 from dust3r_ros.features.features import Features
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.mapping.camera_stream import CameraStream
-from dust3r_ros.sparse.views import Focal
+from dust3r_ros.sparse.landmarks import Focal
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array, Array32, Camera, Image, MapCounts
 

@@ -16,7 +16,7 @@ from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.state import LiveSubmap, SubmapState
-from dust3r_ros.sparse.views import Focal
+from dust3r_ros.sparse.landmarks import Focal
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array, Image, Keyframe
 

@@ -9,8 +9,7 @@ if TYPE_CHECKING:
     from dust3r_ros.network.checkpoint import load_checkpoint, save_checkpoint
     from dust3r_ros.network.config import Dust3rConfig
     from dust3r_ros.network.images import normalise, prepare_image
-    from dust3r_ros.network.model import Dust3r, PairOutput
-    from dust3r_ros.network.tokens import Tokens
+    from dust3r_ros.network.model import Dust3r, PairOutput, Tokens
 
 __all__ = [
     "Dust3r",

@@ -1,4 +1,8 @@
-"""Transformer blocks of encoder and decoders (CroCo v2, Weinzaepfel et al. 2023).
+"""Transformer blocks of encoder and decoders (CroCo v2, Weinzaepfel et al. 2023), and where a patch lies.
+
+RoPE tells tokens how far they are from each other and nothing else: in an image without texture all would stay
+alike, and a network that begins with random weights has to find out from the picture's content where its edges are
+before it can give pixels different rays. Published checkpoints know that from their pretraining and do without.
 
 Attribute names are those of the published checkpoints. timm has an equal ``Mlp`` and ``PatchEmbed``; it
 is not used because importing it needs torchvision and a hub client for a dozen lines.
@@ -6,11 +10,79 @@ is not used because importing it needs torchvision and a hub client for a dozen 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 
 from dust3r_ros.network.config import PATCH
-from dust3r_ros.network.rope import Rope2D
+
+BASE = 100.0
+
+
+@dataclass(frozen=True, eq=False)
+class Rope2D:
+    """Rotations of every patch of a grid, for heads D wide: ``cos`` and ``sin``, (N, D), to be multiplied with a head
+    and with the head whose pairs have changed places.
+
+    The first half of a head turns with the patch's row (y), the second with its column (x); each half is D/4 first
+    and D/4 second members of pairs.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    @classmethod
+    def of_grid(cls, rows: int, columns: int, head_dim: int, device: torch.device) -> Rope2D:
+        """For a grid of N = rows x columns patches in reading order."""
+        quarter = head_dim // 4
+        frequency = BASE ** (-torch.arange(quarter, device=device, dtype=torch.float32) / quarter)  # (D/4,)
+        y, x = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")
+        position = torch.stack((y, x), dim=-1).reshape(-1, 2)  # (N, 2)
+        angle = position[..., None] * frequency  # (N, 2, D/4)
+        cos, sin = angle.cos(), angle.sin()
+        return cls(torch.stack((cos, cos), dim=2).flatten(1), torch.stack((-sin, sin), dim=2).flatten(1))
+
+    def __getitem__(self, patches: Tensor) -> Rope2D:
+        """Those of some patches (B, n) of each image, for all heads alike."""
+        return Rope2D(self.cos[patches][:, None], self.sin[patches][:, None])  # (B, 1, n, D)
+
+    def rotate(self, heads: Tensor) -> Tensor:
+        """``heads`` (B, heads, N, D) turned by their positions; same shape and type."""
+        swapped = heads.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)
+        # In the type of the heads: what it rounds is no more than what they are rounded to anyway.
+        return heads * self.cos.to(heads.dtype) + swapped * self.sin.to(heads.dtype)
+
+
+_SLOWEST, _FASTEST = 0.25, 8.0  # periods per half of the long side
+
+
+def grid_waves(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
+    """(N, width) float32 for N = rows x columns patches in reading order.
+
+    Sines and cosines of both coordinates of the patch's middle, measured from the image's in halves of its long
+    side: what counts for a ray is the angle to the axis, whatever the resolution.
+    """
+    return _waves(rows, columns, width).to(device)
+
+
+@lru_cache(maxsize=32)
+def _waves(rows: int, columns: int, width: int) -> Tensor:
+    half = max(rows, columns) / 2
+    y, x = ((torch.arange(count) + 0.5 - count / 2) / half for count in (rows, columns))
+    count = width // 4
+    exponent = torch.arange(count) / max(count - 1, 1)
+    frequency = 2 * torch.pi * _SLOWEST * (_FASTEST / _SLOWEST) ** exponent  # (width / 4,)
+    parts = []
+    for angle in (y[:, None] * frequency, x[:, None] * frequency):
+        parts.append(torch.cat((angle.sin(), angle.cos()), dim=-1))
+    grid = torch.cat(
+        (parts[0][:, None].expand(rows, columns, -1), parts[1][None].expand(rows, columns, -1)), dim=-1
+    )  # (rows, columns, width)
+    return grid.reshape(rows * columns, -1)
+
 
 EPS = 1e-6
 """Of every LayerNorm."""

@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 
 from dust3r_ros.errors import BackendError
-from dust3r_ros.network.checkpoint import load_checkpoint
-from dust3r_ros.network.device import pick_device
+from dust3r_ros.network.checkpoint import load_checkpoint, pick_device
 from dust3r_ros.network.model import Dust3r
-from dust3r_ros.network.onnx_model import OnnxDust3r, is_onnx
+from dust3r_ros.network.onnx import OnnxDust3r, is_onnx
 from dust3r_ros.network.shipped import find_checkpoint
 
 

@@ -1,6 +1,6 @@
 """The DUSt3R network (Wang et al., CVPR 2024): two uncalibrated images to two pointmaps in one frame.
 
-    image 1 ─ encoder ─┐                ┌─ decoder 1 ─ head 1 → points and confidence of image 1
+image 1 ─ encoder ─┐                ┌─ decoder 1 ─ head 1 → points and confidence of image 1
                        ├─ cross-attend ─┤
     image 2 ─ encoder ─┘                └─ decoder 2 ─ head 2 → those of image 2, in the frame of camera 1
 
@@ -10,6 +10,7 @@ their own size and aspect ratio. Read upwards: rope, positions, blocks, heads, t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +19,39 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.network.blocks import EPS, DecoderBlock, EncoderBlock, PatchEmbed
+from dust3r_ros.network.blocks import EPS, DecoderBlock, EncoderBlock, PatchEmbed, Rope2D, grid_waves
 from dust3r_ros.network.config import GRID_POSITIONS, PATCH, Dust3rConfig
 from dust3r_ros.network.heads import EVERY, Raster, make_head, points_and_confidence
-from dust3r_ros.network.positions import grid_waves
-from dust3r_ros.network.rope import Rope2D
-from dust3r_ros.network.tokens import Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Encoded images of one size: ``features`` (B, N, C), ``grid`` (rows, columns), N = rows · columns."""
+
+    features: Tensor
+    grid: tuple[int, int]
+
+    def __len__(self) -> int:
+        return self.features.shape[0]
+
+    def __getitem__(self, index: int | slice | Sequence[int]) -> Tokens:
+        """Some images of the batch; a single index gives a batch of one."""
+        if isinstance(index, int):
+            index = [index]
+        return Tokens(self.features[index], self.grid)
+
+    @classmethod
+    def cat(cls, batches: Sequence[Tokens]) -> Tokens:
+        """One batch of several; raises ``InputError`` for none or different grids."""
+        grids = {batch.grid for batch in batches}
+        if len(grids) != 1:
+            raise InputError(f"tokens of grids {sorted(grids)} make no batch; they must be of one grid")
+        return cls(torch.cat([batch.features for batch in batches]), grids.pop())
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of the images, pixels."""
+        return self.grid[0] * PATCH, self.grid[1] * PATCH
 
 
 @dataclass(frozen=True, eq=False)

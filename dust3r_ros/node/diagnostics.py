@@ -9,7 +9,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from dust3r_ros.node.conversions import header
 from dust3r_ros.node.status import Snapshot, memory_mb
-from dust3r_ros.node.topic_health import TopicHealth
+from dust3r_ros.node.topics import TopicHealth
 from dust3r_ros.types import Camera, TrackingState
 
 # Seconds by which the map may be behind the camera without a word.

@@ -18,7 +18,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
-from dust3r_ros.node.large_messages import prepare
+from dust3r_ros.node.image_losses import prepare
 from dust3r_ros.node.node import MappingNode
 
 # How long a thread keeps the interpreter while another one waits: tracking must not wait for what is received.

@@ -19,11 +19,10 @@ from dust3r_ros.io.chrome_trace import ChromeTrace
 from dust3r_ros.mapping.chores import DEPTH, PREVIEW, TAKE
 from dust3r_ros.mapping.process import Tell
 from dust3r_ros.node import conversions
+from dust3r_ros.node.image_losses import keep_memory
 from dust3r_ros.node.jobs import MapChange
-from dust3r_ros.node.large_messages import keep_memory
 from dust3r_ros.node.map_publisher import MAP_TOPICS, MapPublisher, is_heard
-from dust3r_ros.node.snapshots import session_snapshot
-from dust3r_ros.node.status import Snapshot, memory_mb
+from dust3r_ros.node.status import Snapshot, memory_mb, session_snapshot
 from dust3r_ros.session.back_end import BackEnd
 from dust3r_ros.session.files import begin
 from dust3r_ros.session.session import Session

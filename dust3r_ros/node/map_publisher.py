@@ -4,22 +4,103 @@ from __future__ import annotations
 
 import time
 import traceback
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import Pose
+from nav_msgs.msg import OccupancyGrid
+from visualization_msgs.msg import MarkerArray
 
 from dust3r_ros.cloud.cloud import Cloud, keyframe_cloud
 from dust3r_ros.cloud.fusion import agreed, overlapping
 from dust3r_ros.config import NodeConfig
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.node import conversions
-from dust3r_ros.node.changes import Changed, Changes
-from dust3r_ros.node.graph import GraphMarkers
-from dust3r_ros.node.grid_publisher import GridMap
-from dust3r_ros.node.map_points import MapPoints, Packed
-from dust3r_ros.node.tiles import Tiles
-from dust3r_ros.types import Keyframe, MapUpdate, StampedPose
+from dust3r_ros.node.conversions import graph_markers, header, ns_to_stamp
+from dust3r_ros.node.map_changes import Changed, Changes, MapPoints, Packed, Tiles
+from dust3r_ros.occupancy import Grid, GridOptions, OccupancyGridMap
+from dust3r_ros.types import Array, Keyframe, MapUpdate, StampedPose
+
+
+class GraphMarkers:
+    """Keeps where keyframes are; for one thread."""
+
+    def __init__(self) -> None:
+        self._centers: dict[int, Array] = {}
+
+    def message(
+        self, changed: Changed, edges: Sequence[tuple[int, int, float]], stamp_ns: int, frame: str
+    ) -> MarkerArray:
+        """The graph with what changed; ``edges`` are all pairs: (first, second, weight)."""
+        if changed.whole:
+            self._centers.clear()
+        for index in changed.removed:
+            self._centers.pop(index, None)
+        for keyframe in changed.keyframes:
+            self._centers[keyframe.index] = keyframe.w_T_c[:3, 3]
+        return graph_markers(self._centers, edges, stamp_ns, frame, self._size())
+
+    def _size(self) -> float:
+        """A fortieth of the extent of the cameras' way: visible, and not in the way."""
+        if len(self._centers) < 2:
+            return 0.05
+        return max(float(np.ptp(np.stack(list(self._centers.values())), axis=0).max()) / 40, 1e-3)
+
+
+# Keyframes that are worked in at once, 0.2 s of work.
+_AT_ONCE = 30
+
+
+class GridMap:
+    """The ground plan of the keyframes so far; for one thread."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        """Raises ``ConfigError`` for heights that cannot be."""
+        self._grid = OccupancyGridMap(grid_options(config))
+
+    @property
+    def pending(self) -> bool:
+        """Whether keyframes wait to be worked in."""
+        return self._grid.pending > 0
+
+    def message(self, changed: Changed, stamp_ns: int, frame: str) -> OccupancyGrid | None:
+        """The grid with what changed; None as long as it has no cell."""
+        removed = set(changed.removed)
+        if changed.whole:  # what is shown stays until the new one is worked in
+            removed |= self._grid.indices - {keyframe.index for keyframe in changed.keyframes}
+        self._grid.update(changed.keyframes, removed, limit=_AT_ONCE)
+        grid = self._grid.grid()
+        return grid_message(grid, stamp_ns, frame) if grid.data.size else None
+
+
+def grid_options(config: NodeConfig) -> GridOptions:
+    """What the parameters ask for; raises ``ConfigError`` for heights that cannot be."""
+    return GridOptions(
+        resolution=config.grid_resolution,
+        min_height=config.grid_min_height or None,
+        max_height=config.grid_max_height or None,
+        camera_height=config.grid_camera_height or None,
+    )
+
+
+def grid_message(grid: Grid, stamp_ns: int, frame: str) -> OccupancyGrid:
+    """A grid as nav2's static layer takes it."""
+    height, width = grid.data.shape
+    message = OccupancyGrid(header=header(stamp_ns, frame))
+    info = message.info
+    info.map_load_time = ns_to_stamp(stamp_ns)
+    info.resolution, info.width, info.height = float(grid.resolution), width, height
+    x, y, yaw = grid.origin
+    info.origin = Pose()
+    info.origin.position.x, info.origin.position.y = float(x), float(y)
+    info.origin.orientation.z, info.origin.orientation.w = float(np.sin(yaw / 2)), float(np.cos(yaw / 2))
+    message.data = array("b", np.ascontiguousarray(grid.data, np.int8).tobytes())
+    return message
+
 
 _NEIGHBOURS = 6  # keyframes that a keyframe's points are checked against
 _REST = 3.0  # the thread rests so many times as long as it worked, so that the mapper has the machine

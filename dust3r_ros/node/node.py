@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+import traceback
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, TypeVar
 
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -13,7 +15,7 @@ from rclpy.parameter import Parameter
 from dust3r_ros.errors import Dust3rRosError
 from dust3r_ros.io.files import make_folder
 from dust3r_ros.node import jobs
-from dust3r_ros.node.arrivals import Arrival
+from dust3r_ros.node.conversions import Arrival
 from dust3r_ros.node.diagnostics import diagnostics_message
 from dust3r_ros.node.inputs import Inputs
 from dust3r_ros.node.parameters import Parameters
@@ -21,12 +23,53 @@ from dust3r_ros.node.pipeline import Pipeline
 from dust3r_ros.node.publishers import Publishers
 from dust3r_ros.node.services import Services
 from dust3r_ros.node.status import status_text
-from dust3r_ros.node.tf_listener import TfListener
+from dust3r_ros.node.tf_listener import TfListener, TransformSender
 from dust3r_ros.node.tf_output import TfOutput
 from dust3r_ros.node.topics import all_camera_topics, recorded
-from dust3r_ros.node.transforms import TransformSender
-from dust3r_ros.node.transitions import refuse_impossible, told
 from dust3r_ros.types import Calibration
+
+_Node = TypeVar("_Node", bound=LifecycleNode)
+Transition = Callable[[_Node, LifecycleState], TransitionCallbackReturn]
+
+
+def told(transition: Transition[_Node]) -> Transition[_Node]:
+    """A transition that says in the log why it fails; rclpy itself keeps quiet about exceptions.
+
+    Our own errors make it a failure (the state stays), any other an error (``on_error`` follows).
+    """
+
+    @wraps(transition)
+    def tells(self: _Node, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(self, state)
+        except Dust3rRosError as error:
+            self.get_logger().error(str(error))
+            return TransitionCallbackReturn.FAILURE
+        except Exception:
+            self.get_logger().fatal(traceback.format_exc())
+            return TransitionCallbackReturn.ERROR
+
+    return tells
+
+
+def refuse_impossible(node: LifecycleNode) -> None:
+    """Let ~/change_state answer a transition that is not possible from the present state with "no".
+
+    rclpy lets the exception through instead, which ends the executor and leaves the caller waiting.
+    """
+    service = node._service_change_state
+    inner = service.callback
+
+    def guarded(request: Any, response: Any) -> Any:
+        try:
+            return inner(request, response)
+        except Exception as error:
+            node.get_logger().warning(f"transition refused: {str(error).splitlines()[0]}")
+            response.success = False
+            return response
+
+    service.callback = guarded
+
 
 STATUS_PERIOD_S = 1.0
 MAP_CHECK_S = 0.05

@@ -12,8 +12,8 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from dust3r_ros.config import MapperConfig, NodeConfig
 from dust3r_ros.errors import Dust3rRosError, InputError
 from dust3r_ros.node import jobs
-from dust3r_ros.node.arrivals import Arrival, frame_of
 from dust3r_ros.node.back_end_link import BackEndLink, Hearing
+from dust3r_ros.node.conversions import Arrival, frame_of
 from dust3r_ros.node.map_maker import News, Setting
 from dust3r_ros.node.publishers import PoseOutput, Publishers
 from dust3r_ros.node.status import Snapshot, status_message

@@ -11,11 +11,10 @@ from rclpy.lifecycle import LifecycleNode
 from dust3r_ros.config import NodeConfig
 from dust3r_ros.msg import MappingStatus
 from dust3r_ros.node import conversions
-from dust3r_ros.node.arrivals import Arrival
-from dust3r_ros.node.grid_publisher import grid_options
+from dust3r_ros.node.conversions import Arrival
 from dust3r_ros.node.interface import OUTPUTS
 from dust3r_ros.node.map_maker import KEYFRAME_TOPICS, Audience, News
-from dust3r_ros.node.map_publisher import MAP_TOPICS, is_heard
+from dust3r_ros.node.map_publisher import MAP_TOPICS, grid_options, is_heard
 from dust3r_ros.node.qos import advertise_all, withdraw
 from dust3r_ros.node.tf_output import TfOutput
 from dust3r_ros.node.topics import CameraTopics

@@ -14,8 +14,7 @@ from rclpy.node import Node
 from dust3r_ros.config import NodeConfig
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.node.conversions import transform_message
-from dust3r_ros.node.tf_listener import TfListener
-from dust3r_ros.node.transforms import TransformSender
+from dust3r_ros.node.tf_listener import TfListener, TransformSender
 from dust3r_ros.types import Array, MapUpdate, TrackingState
 
 # Images whose stamps are further (ns) from the system's clock are of another time, as those of a bag without --clock.

@@ -10,7 +10,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from dust3r_ros.errors import OutputError
 from dust3r_ros.io.chrome_trace import Bundle, ChromeTrace, check_place
-from dust3r_ros.node.arrivals import Arrival
+from dust3r_ros.node.conversions import Arrival
 from dust3r_ros.timing import Stopwatch
 
 _NEWEST_FRAMES = 1000  # whose latencies count

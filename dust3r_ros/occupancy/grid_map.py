@@ -11,8 +11,21 @@ import numpy as np
 
 from dust3r_ros.geometry.ground import Ground
 from dust3r_ros.geometry.rigid import angle_deg
-from dust3r_ros.occupancy.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridOptions
-from dust3r_ros.occupancy.plan import Plan, Scan, Slab, differ, plan_of, resolution_of, scan_of, slab_of
+from dust3r_ros.occupancy.plan import (
+    FREE,
+    OCCUPIED,
+    UNKNOWN,
+    Grid,
+    GridOptions,
+    Plan,
+    Scan,
+    Slab,
+    differ,
+    plan_of,
+    resolution_of,
+    scan_of,
+    slab_of,
+)
 from dust3r_ros.types import Array, Keyframe
 
 MAX_CELLS = 4000  # along an edge

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,9 +14,114 @@ from dust3r_ros.errors import OutputError
 from dust3r_ros.geometry.pinhole import rays
 from dust3r_ros.geometry.rigid import transform
 from dust3r_ros.io.files import write_bytes
-from dust3r_ros.products import canvas, splat
+from dust3r_ros.products import splat
 from dust3r_ros.products.splat import Surfels, Viewpoint, render, surfels
 from dust3r_ros.types import Array, Image, Keyframe, StampedPose
+
+Color = tuple[int, int, int]
+
+_SHIFT = 4  # OpenCV draws with 2**-4 pixel precision
+
+
+def polyline(image: Image, pixels: Array, color: Color, thickness: int = 2, closed: bool = False) -> None:
+    """Draw straight lines through ``pixels`` (N, 2) in place; a NaN or far-off pixel interrupts the line."""
+    usable = np.all(np.isfinite(pixels) & (np.abs(np.nan_to_num(pixels)) < 1e4), axis=1)
+    for run in np.split(np.arange(len(pixels)), np.flatnonzero(~usable)):
+        run = run[usable[run]]
+        if len(run) > 1:
+            fixed = np.round(pixels[run] * 2**_SHIFT).astype(np.int32).reshape(-1, 1, 2)
+            cv2.polylines(image, [fixed], closed and usable.all(), color, thickness, cv2.LINE_AA, _SHIFT)
+
+
+def cased(image: Image, pixels: Array, color: Color, thickness: int = 2, closed: bool = False) -> None:
+    """``polyline`` with a dark rim, which is seen on any ground."""
+    polyline(image, pixels, (12, 14, 18), thickness + 2, closed)
+    polyline(image, pixels, color, thickness, closed)
+
+
+def disc(image: Image, pixel: Array, radius: float, color: Color) -> None:
+    """Draw a filled circle with a dark rim in place; nothing for a NaN or far-off pixel."""
+    if np.all(np.isfinite(pixel)) and np.abs(pixel).max() < 1e4:
+        center = tuple(round(float(value) * 2**_SHIFT) for value in pixel)
+        cv2.circle(image, center, int((radius + 1.5) * 2**_SHIFT), (12, 14, 18), -1, cv2.LINE_AA, _SHIFT)
+        cv2.circle(image, center, int(radius * 2**_SHIFT), color, -1, cv2.LINE_AA, _SHIFT)
+
+
+def text(image: Image, at: tuple[float, float], words: str, size: int, color: Color, anchor: str = "lt") -> Image:
+    """The picture with ``words`` written at pixel ``at``; ``anchor`` as Pillow's (l/m/r, then t/m/b)."""
+    from PIL import Image as Pillow
+    from PIL import ImageDraw
+
+    picture = Pillow.fromarray(image)
+    font = _font(size)
+    try:
+        ImageDraw.Draw(picture).text(at, words, fill=color, font=font, anchor=anchor)
+    except (ValueError, UnicodeEncodeError):  # Pillow's small bitmap font knows neither anchors nor all of Unicode
+        plain = words.encode("ascii", "replace").decode()
+        ImageDraw.Draw(picture).text(at, plain, fill=color, font=font)
+    return np.array(picture)
+
+
+def shade(image: Image, box: tuple[int, int, int, int], ground: Color) -> None:
+    """Cover a box (left, top, right, bottom) with three parts of ``ground`` in place, so that text on it is read."""
+    left, top, right, bottom = box
+    strip = image[max(top, 0) : bottom, max(left, 0) : right]
+    strip[:] = (0.25 * strip + 0.75 * np.array(ground)).astype(np.uint8)
+
+
+def label(image: Image, words: str, size: int, color: Color, ground: Color) -> Image:
+    """The picture with ``words`` on a strip of ``ground`` in its upper left corner."""
+    from PIL import Image as Pillow
+    from PIL import ImageDraw
+
+    right, bottom = ImageDraw.Draw(Pillow.new("RGB", (1, 1))).textbbox((0, 0), words, font=_font(size))[2:]
+    image = image.copy()
+    shade(image, (0, 0, int(right) + 20, int(bottom) + 14), ground)
+    return text(image, (10, 7), words, size, color)
+
+
+@lru_cache(maxsize=8)
+def _font(size: int) -> Any:
+    from PIL import ImageFont
+
+    try:
+        return ImageFont.load_default(size=size)
+    except TypeError:  # Pillow before 10.1 has the bitmap font only
+        return ImageFont.load_default()
+
+
+def time_colors(count: int) -> list[Color]:
+    """``count`` colours from early (blue) to late (yellow)."""
+    values = np.linspace(70, 250, max(count, 1)).astype(np.uint8).reshape(-1, 1)
+    table = cv2.applyColorMap(values, cv2.COLORMAP_PLASMA)[:, 0, ::-1]
+    return [(int(red), int(green), int(blue)) for red, green, blue in table]
+
+
+def colored_depth(depth: Array, background: Color) -> Image:
+    """Depth (H, W) as colours, near warm and far cold, by its 2nd to 98th percentile; ``background`` where it is 0."""
+    known = depth > 0
+    image = np.empty((*depth.shape, 3), np.uint8)
+    image[:] = background
+    if known.any():
+        inverse = 1.0 / depth[known]
+        low, high = np.percentile(inverse, [2, 98])
+        level = np.clip((inverse - low) / max(high - low, 1e-12), 0, 1)
+        table = cv2.applyColorMap((255 * level).astype(np.uint8).reshape(-1, 1), cv2.COLORMAP_TURBO)
+        image[known] = table[:, 0, ::-1]
+    return image
+
+
+def fitted(image: Image, width: int, height: int, background: Color) -> Image:
+    """The picture scaled into ``width`` x ``height`` with its proportions kept, the rest ``background``."""
+    scale = min(width / image.shape[1], height / image.shape[0])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    scaled = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    result = np.empty((height, width, 3), np.uint8)
+    result[:] = background
+    left, top = (width - size[0]) // 2, (height - size[1]) // 2
+    result[top : top + size[1], left : left + size[0]] = scaled
+    return result
+
 
 BACKGROUND = (13, 16, 22)
 PANEL = (22, 26, 34)
@@ -59,8 +166,8 @@ def render_preview(
     height = _HEADER + _UPPER + _LOWER + 2 * _GAP
     page = np.empty((height, _WIDTH, 3), np.uint8)
     page[:] = BACKGROUND
-    page = canvas.text(page, (_GAP + 6, 12), title, 26, TEXT)
-    page = canvas.text(page, (_GAP + 6, 46), subtitle, 16, MUTED)
+    page = text(page, (_GAP + 6, 12), title, 26, TEXT)
+    page = text(page, (_GAP + 6, 46), subtitle, 16, MUTED)
     points = surfels(keyframes, min_confidence, _stride(keyframes))
     half, third = (_WIDTH - 3 * _GAP) // 2, (_WIDTH - 4 * _GAP) // 3
     above = _from_above(points, keyframes, trajectory, half, _UPPER)
@@ -85,12 +192,12 @@ def _stride(keyframes: Sequence[Keyframe]) -> int:
 def _empty(width: int, height: int, caption: str, reason: str = "nothing mapped") -> Image:
     panel = np.empty((height, width, 3), np.uint8)
     panel[:] = PANEL
-    panel = canvas.text(panel, (width / 2, height / 2), reason, 18, MUTED, "mm")
+    panel = text(panel, (width / 2, height / 2), reason, 18, MUTED, "mm")
     return _caption(panel, caption)
 
 
 def _caption(panel: Image, words: str) -> Image:
-    return canvas.label(panel, words, 15, TEXT, PANEL)
+    return label(panel, words, 15, TEXT, PANEL)
 
 
 def _from_above(
@@ -126,11 +233,8 @@ def _first_camera(points: Surfels, keyframes: Sequence[Keyframe], width: int, he
     view = Viewpoint(first.w_T_c, first.focal * scale, *size)
     picture, depth = render(points, view, PANEL)
     finite = np.where(np.isfinite(depth), depth, 0.0)
-    panels = (first.image, picture, canvas.colored_depth(finite, PANEL))
-    return [
-        _caption(canvas.fitted(panel, width, height, PANEL), words)
-        for panel, words in zip(panels, captions, strict=True)
-    ]
+    panels = (first.image, picture, colored_depth(finite, PANEL))
+    return [_caption(fitted(panel, width, height, PANEL), words) for panel, words in zip(panels, captions, strict=True)]
 
 
 def _positions(trajectory: Sequence[StampedPose]) -> Array:
@@ -150,15 +254,15 @@ def _draw_cameras(
         rim, _ = view.project(transform(keyframe.w_T_c, corners))
         # One stroke: apex, first corner, around, with a visit to the apex from each corner.
         stroke = np.concatenate([np.stack([apex[0], rim[i], rim[(i + 1) % 4]]) for i in range(4)])
-        canvas.cased(panel, stroke, KEYFRAME, 1)
+        cased(panel, stroke, KEYFRAME, 1)
     if not len(trajectory):
         return
     path, _ = view.project(_positions(trajectory))
-    canvas.polyline(panel, path, (12, 14, 18), 4)
-    for start, end, color in zip(path[:-1], path[1:], canvas.time_colors(len(path) - 1), strict=False):
-        canvas.polyline(panel, np.stack([start, end]), color, 2)
-    canvas.disc(panel, path[0], 5, canvas.time_colors(2)[0])
-    canvas.disc(panel, path[-1], 5, canvas.time_colors(2)[1])
+    polyline(panel, path, (12, 14, 18), 4)
+    for start, end, color in zip(path[:-1], path[1:], time_colors(len(path) - 1), strict=False):
+        polyline(panel, np.stack([start, end]), color, 2)
+    disc(panel, path[0], 5, time_colors(2)[0])
+    disc(panel, path[-1], 5, time_colors(2)[1])
 
 
 def _scale_bar(panel: Image, pixels_per_unit: float) -> Image:
@@ -168,7 +272,7 @@ def _scale_bar(panel: Image, pixels_per_unit: float) -> Image:
     length = power * max(step for step in (1, 2, 5) if step * power <= wanted)
     left, bottom = 16.0, panel.shape[0] - 18.0
     right = left + length * pixels_per_unit
-    canvas.shade(panel, (0, int(bottom) - 34, int(max(right, left + 96)) + 16, panel.shape[0]), PANEL)
+    shade(panel, (0, int(bottom) - 34, int(max(right, left + 96)) + 16, panel.shape[0]), PANEL)
     bar = [[left, bottom - 5], [left, bottom], [right, bottom], [right, bottom - 5]]
-    canvas.cased(panel, np.array(bar), TEXT, 2)
-    return canvas.text(panel, (left, bottom - 8), f"{length:g} map units", 14, TEXT, "lb")
+    cased(panel, np.array(bar), TEXT, 2)
+    return text(panel, (left, bottom - 8), f"{length:g} map units", 14, TEXT, "lb")

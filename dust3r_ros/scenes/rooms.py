@@ -7,21 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from dust3r_ros.scenes.light import Lamp
-from dust3r_ros.scenes.patterns import (
-    Pattern,
-    books,
-    brick,
-    ceiling,
-    decorated,
-    fabric,
-    planks,
-    plaster,
-    poster,
-    tiles,
-)
-from dust3r_ros.scenes.solids import Box, Globe, Pillar, Solid, box_panels
+from dust3r_ros.scenes.solids import Box, Globe, Lamp, Pillar, Solid, box_panels
 from dust3r_ros.scenes.surfaces import Surface
+from dust3r_ros.scenes.textures import Pattern, books, brick, ceiling, decorated, fabric, planks, plaster, poster, tiles
 from dust3r_ros.scenes.world import World, build
 from dust3r_ros.types import Array
 

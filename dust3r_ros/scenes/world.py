@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.pinhole import center_of
-from dust3r_ros.scenes.light import Lamp
-from dust3r_ros.scenes.patterns import Pattern
-from dust3r_ros.scenes.solids import Solid
+from dust3r_ros.scenes.solids import Lamp, Solid
 from dust3r_ros.scenes.surfaces import RayGrid, Surface
-from dust3r_ros.scenes.texture import Texture, texture
+from dust3r_ros.scenes.textures import Pattern, Texture, texture
 from dust3r_ros.types import Array, Array32, Image
 
 _NOTHING = -1

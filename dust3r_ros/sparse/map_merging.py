@@ -12,8 +12,8 @@ from scipy.spatial.transform import Rotation
 
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.similarity import Similarity, robust_similarity, weighted_similarity
+from dust3r_ros.sparse.landmarks import Focal, SparseView
 from dust3r_ros.sparse.sparse_map import SparseMap
-from dust3r_ros.sparse.views import Focal, SparseView
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from dust3r_ros.sparse.bundle_problem import Summing
-from dust3r_ros.sparse.views import Focal, SparseView
+from dust3r_ros.sparse.landmarks import Focal, SparseView
 from dust3r_ros.types import Array
 
 _SPARSE = 100  # times as many numbers as ids: then they are sorted

@@ -15,10 +15,10 @@ import numpy as np
 
 from dust3r_ros.sparse.bundle_adjustment import Solution, adjust
 from dust3r_ros.sparse.bundle_problem import Problem, Sights, State
+from dust3r_ros.sparse.landmarks import Focal
 from dust3r_ros.sparse.observations import different, ranks, sight_errors, widest_angle
 from dust3r_ros.sparse.reprojection import Huber, fit, settle
 from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX, SparseMap
-from dust3r_ros.sparse.views import Focal
 from dust3r_ros.tracking import Tracks, join
 from dust3r_ros.types import Array
 

@@ -9,9 +9,8 @@ import numpy as np
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pose import PnpResult, solve_pnp
 from dust3r_ros.geometry.rigid import invert, transform
-from dust3r_ros.sparse.landmarks import Landmarks
+from dust3r_ros.sparse.landmarks import Focal, Landmarks, SparseView
 from dust3r_ros.sparse.observations import different, sight_errors, sight_lines, sights_of, triangulate, widest_angle
-from dust3r_ros.sparse.views import Focal, SparseView
 from dust3r_ros.tracking import Tracks, join, no_tracks
 from dust3r_ros.types import Array
 

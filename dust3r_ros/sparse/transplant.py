@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.sparse.landmarks import Focal, SparseView
 from dust3r_ros.sparse.sparse_map import SparseMap
-from dust3r_ros.sparse.views import Focal, SparseView
 from dust3r_ros.tracking import join
 from dust3r_ros.types import Array
 

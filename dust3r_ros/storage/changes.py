@@ -16,8 +16,7 @@ from dust3r_ros.mapping.map_view import LiveMap
 from dust3r_ros.mapping.state import FrameState, KeyframeState, Trace
 from dust3r_ros.sparse.landmarks import BLOCK
 from dust3r_ros.storage import blobs, rows
-from dust3r_ros.storage.observations import write_sights
-from dust3r_ros.storage.schema import OF_KEYFRAMES, OF_MAPS
+from dust3r_ros.storage.rows import OF_KEYFRAMES, OF_MAPS, write_sights
 
 
 @dataclass(frozen=True, eq=False)

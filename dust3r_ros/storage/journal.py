@@ -15,7 +15,7 @@ from typing import Any
 from dust3r_ros.errors import OutputError
 from dust3r_ros.io.files import atomic_path, output_error
 from dust3r_ros.mapping.map_view import LiveMap
-from dust3r_ros.storage import rows, schema
+from dust3r_ros.storage import rows
 from dust3r_ros.storage.changes import Changes, Written
 from dust3r_ros.types import Camera, Keyframe
 
@@ -84,7 +84,7 @@ class MapJournal:
         try:
             if fresh:
                 _set_aside(self._path)
-            with schema.writing(self._path):
+            with rows.writing(self._path):
                 self._open(fresh)
             self.write_settings(settings or {})
         except BaseException:
@@ -94,13 +94,13 @@ class MapJournal:
     def _open(self, fresh: bool) -> None:
         if fresh:
             self._written.state = _begin(self._path)
-        self._base = base = schema.connect(self._path, "rw")
+        self._base = base = rows.connect(self._path, "rw")
         base.execute("PRAGMA journal_mode = WAL")
         base.execute("PRAGMA synchronous = NORMAL")
         if fresh:
             return
-        version = schema.check(base, self._path)
-        if version < schema.SCHEMA_VERSION:
+        version = rows.check(base, self._path)
+        if version < rows.SCHEMA_VERSION:
             raise OutputError(f"map '{self._path}' has the old schema {version}, in which nothing is written any more")
         self._written.adopt(base)
         self._adopted = self._written.state.get("lineage", ""), self._written.state.get("changes", 0)
@@ -132,7 +132,7 @@ class MapJournal:
         changes = Changes(self._base, self._written, live, settings)
         if not changes.any:
             return
-        with schema.writing(self._path):
+        with rows.writing(self._path):
             self._base.execute("BEGIN IMMEDIATE")
             try:
                 written = changes.write()
@@ -149,7 +149,7 @@ class MapJournal:
         """Write what a map shows, where that is all there is. Raises ``OutputError``."""
         if self._base is None:
             raise OutputError(f"map '{self._path}' is closed already")
-        with schema.writing(self._path):
+        with rows.writing(self._path):
             known = set()
             for keyframe in keyframes:
                 known.add(keyframe.index)
@@ -165,7 +165,7 @@ class MapJournal:
         if self._base is None:
             raise OutputError(f"map '{self._path}' is closed already")
         found = {name: json.dumps(value) for name, value in settings.items()}
-        with schema.writing(self._path):
+        with rows.writing(self._path):
             self._base.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", list(found.items()))
         self._written.settings |= found
 
@@ -174,7 +174,7 @@ class MapJournal:
         if self._base is None:
             return
         try:
-            with schema.writing(self._path):
+            with rows.writing(self._path):
                 self._base.execute("PRAGMA journal_mode = DELETE")
         except OutputError as error:
             # A reader has the file open: it is whole, with the log beside it.
@@ -194,9 +194,9 @@ def _begin(path: Path) -> dict[str, Any]:
     """A file with all tables and nothing in them, or none; returns its state."""
     state = {"lineage": uuid.uuid4().hex, "changes": 0}
     with atomic_path(path) as temporary:
-        base = schema.connect(temporary, "rw")
+        base = rows.connect(temporary, "rw")
         try:
-            schema.create(base)
+            rows.create(base)
             found = [(name, json.dumps(value)) for name, value in state.items()]
             base.executemany("INSERT INTO state VALUES (?, ?)", found)
         finally:
@@ -211,7 +211,7 @@ def _set_aside(path: Path) -> None:
     if path.is_dir():
         raise OutputError(f"'{path}' is a folder; give a file")
     with contextlib.suppress(sqlite3.Error):  # what is no map has no log
-        base = schema.connect(path, "rw")
+        base = rows.connect(path, "rw")
         base.execute("PRAGMA journal_mode = DELETE")
         base.close()
     try:

@@ -16,8 +16,7 @@ from dust3r_ros.features.features import Features
 from dust3r_ros.mapping.state import FrameState, KeyframeState, MapState, Moments, SubmapState
 from dust3r_ros.sparse.landmarks import BLOCK
 from dust3r_ros.storage import blobs, rows
-from dust3r_ros.storage.observations import read_sights
-from dust3r_ros.storage.schema import SCHEMA_VERSION, reading
+from dust3r_ros.storage.rows import SCHEMA_VERSION, read_sights, reading
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array, Camera, MapCounts
 

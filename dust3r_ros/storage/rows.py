@@ -1,20 +1,135 @@
-"""Keyframes, cameras and focals as rows of a saved map, and back."""
+"""The schema of a saved map, and its rows to and from what the mapper keeps.
+
+Schema 1 knew cameras without a lens, schema 2 the products of a map only (images, depth, poses), so that
+such maps can be shown and not continued. What is large and stays (``images``) lies apart from what is small
+and moves (``keyframes``): a row is always written as a whole.
+
+The sights of a keyframe are those of its features, then all others; each with the id that its landmark had
+when it was written. Which id it has now follows from the mergers (``aliases``). So a sight that is set
+aside, and a landmark that turns out to be another one, cost a few bytes.
+"""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dust3r_ros.errors import MapFileError, OutputError
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.mapping.state import FrameState, KeyframeState, PairGeometry
-from dust3r_ros.sparse.views import Focal
+from dust3r_ros.sparse.landmarks import Focal
 from dust3r_ros.storage import blobs
+from dust3r_ros.tracking import Tracks, join
 from dust3r_ros.types import Array, Camera, Keyframe
+
+SCHEMA_VERSION = 3
+APPLICATION_ID = int.from_bytes(b"D3RM", "big")
+
+SCHEMA = """
+CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE cameras (name TEXT PRIMARY KEY, place INTEGER NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL,
+    focal REAL NOT NULL, focal_std REAL NOT NULL, support INTEGER NOT NULL, fixed INTEGER NOT NULL,
+    offset_x REAL NOT NULL, offset_y REAL NOT NULL, k1 REAL NOT NULL, k2 REAL NOT NULL, k3 REAL NOT NULL,
+    given REAL NOT NULL, given_std REAL NOT NULL, told REAL NOT NULL, told_std REAL NOT NULL);
+CREATE TABLE maps (id INTEGER PRIMARY KEY, place INTEGER NOT NULL, kind TEXT NOT NULL, landmarks INTEGER NOT NULL,
+    facts TEXT NOT NULL, focals TEXT NOT NULL, likeness BLOB NOT NULL);
+CREATE TABLE keyframes (number INTEGER PRIMARY KEY, map INTEGER NOT NULL, place INTEGER NOT NULL,
+    version INTEGER NOT NULL, stamp_ns INTEGER NOT NULL, camera TEXT NOT NULL, w_T_c BLOB, w_S BLOB, focal REAL,
+    lens TEXT, depth_scale REAL NOT NULL, moving BLOB);
+CREATE TABLE images (number INTEGER PRIMARY KEY, height INTEGER NOT NULL, width INTEGER NOT NULL, masked BLOB,
+    features BLOB, corners BLOB, look BLOB, descriptors BLOB, image BLOB NOT NULL);
+CREATE TABLE depths (number INTEGER PRIMARY KEY, depth BLOB NOT NULL, confidence BLOB NOT NULL);
+CREATE TABLE sights (number INTEGER PRIMARY KEY, first_id INTEGER NOT NULL, feature_ids BLOB NOT NULL,
+    ids BLOB NOT NULL, offsets BLOB NOT NULL);
+CREATE TABLE sight_states (number INTEGER PRIMARY KEY, seen BLOB NOT NULL, pruned BLOB NOT NULL);
+CREATE TABLE samples (number INTEGER PRIMARY KEY, sample BLOB NOT NULL);
+CREATE TABLE edges (first INTEGER NOT NULL, second INTEGER NOT NULL, weight REAL NOT NULL,
+    PRIMARY KEY (first, second)) WITHOUT ROWID;
+CREATE TABLE pairs (first INTEGER NOT NULL, second INTEGER NOT NULL, second_T_first BLOB NOT NULL,
+    cameras TEXT NOT NULL, PRIMARY KEY (first, second)) WITHOUT ROWID;
+CREATE TABLE moments (map INTEGER NOT NULL, edge INTEGER NOT NULL, first INTEGER NOT NULL, second INTEGER NOT NULL,
+    loop INTEGER NOT NULL, counts INTEGER NOT NULL, numbers BLOB NOT NULL, PRIMARY KEY (map, edge)) WITHOUT ROWID;
+CREATE TABLE aliases (map INTEGER NOT NULL, chunk INTEGER NOT NULL, ids BLOB NOT NULL,
+    PRIMARY KEY (map, chunk)) WITHOUT ROWID;
+CREATE TABLE frames (map INTEGER NOT NULL, place INTEGER NOT NULL, session INTEGER NOT NULL, stamp_ns INTEGER NOT NULL,
+    camera TEXT NOT NULL, keyframe INTEGER NOT NULL, keyframe_T_frame BLOB, unit REAL,
+    PRIMARY KEY (map, place)) WITHOUT ROWID;
+"""
+
+# Tables with one row per keyframe
+OF_KEYFRAMES = ("keyframes", "images", "depths", "sights", "sight_states", "samples")
+OF_MAPS = ("moments", "aliases", "frames")
+
+
+def connect(path: Path, mode: str) -> sqlite3.Connection:
+    """Open a file with SQLite's ``mode``: ro or rwc. Raises ``sqlite3.Error``."""
+    return sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
+    )
+
+
+def number(base: sqlite3.Connection, pragma: str) -> int:
+    """The value of a pragma."""
+    return int(base.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+
+def create(base: sqlite3.Connection) -> None:
+    """Make all tables in an empty file."""
+    base.executescript(
+        f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; PRAGMA application_id = {APPLICATION_ID}; COMMIT;"
+    )
+
+
+def check(base: sqlite3.Connection, path: Path) -> int:
+    """The schema of a map; raises ``MapFileError`` where it is none of these."""
+    if number(base, "application_id") != APPLICATION_ID:
+        raise MapFileError(f"'{path}' is a database, but no map of this program; give a map.db")
+    version = number(base, "user_version")
+    if not 1 <= version <= SCHEMA_VERSION:
+        raise MapFileError(
+            f"map '{path}' has the schema {version} of a newer version of this program; "
+            f"schemas up to {SCHEMA_VERSION} are read"
+        )
+    return version
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[tuple[sqlite3.Connection, int]]:
+    """A map open for reading, at one moment of its growth, and its schema. Raises ``MapFileError``."""
+    path = Path(path)
+    if not path.is_file():
+        raise MapFileError(f"map '{path}' does not exist; give a map.db")
+    try:
+        base = connect(path, "ro")
+    except sqlite3.Error as error:
+        raise MapFileError(f"map '{path}' cannot be opened: {error}") from error
+    try:
+        base.execute("BEGIN")
+        yield base, check(base, path)
+    except sqlite3.Error as error:
+        raise MapFileError(f"'{path}' is damaged or no map: {error}; give a whole map.db") from error
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise MapFileError(f"map '{path}' is damaged: {error}") from error
+    finally:
+        base.close()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what SQLite says while a map is written into ``OutputError``."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise OutputError(f"map '{path}' cannot be written: {error}") from error
+
 
 _PLAIN = (
     "name", "width", "height", "focal", "focal_std", "support", "fixed", "given", "given_std", "told", "told_std",
@@ -158,3 +273,98 @@ def frame_row(map_id: int, place: int, frame: FrameState, keyframe: int) -> tupl
     blob = None if pose is None else blobs.pack_pose(pose)
     unit = None if np.isnan(frame.unit) else float(frame.unit)
     return map_id, place, frame.session, int(frame.stamp_ns), frame.camera, keyframe, blob, unit
+
+
+Resolve = Callable[[np.ndarray], np.ndarray]
+
+
+def write_sights(base: sqlite3.Connection, number: int, k: KeyframeState, resolved: Resolve, anew: bool) -> None:
+    """Write what a keyframe sees; ``anew``: the landmarks have other ids than when that was written last."""
+    if k.seen is None or k.pruned is None:
+        return
+    known = None if anew else _read(base, number, k)
+    places = None if known is None else _places(known, k, resolved)
+    if places is None:
+        known = _sights(k, resolved)
+        put(base, "sights", _row(number, k, known))
+        places = _places(known, k, resolved)
+        assert places is not None, "all sights are there"
+    seen, pruned = (blobs.pack_steps(place) for place in places)
+    put(base, "sight_states", {"number": number, "seen": seen, "pruned": pruned})
+
+
+def read_sights(
+    feature_ids: bytes, ids: bytes, offsets: bytes, states: tuple[bytes, bytes], features: Array, center: Array
+) -> tuple[np.ndarray, Tracks, Tracks]:
+    """Ids of features, what is seen and what was set aside; ids as they were written. Raises ``ValueError``."""
+    own = blobs.unpack_steps(feature_ids)
+    if len(own) != len(features):
+        raise ValueError(f"{len(features)} features have {len(own)} landmarks")
+    sights = join(Tracks(own, features), Tracks(blobs.unpack_steps(ids), blobs.unpack_offsets(offsets, center)))
+    places = [blobs.unpack_steps(state) for state in states]
+    if any(len(place) and not 0 <= place.min() <= place.max() < len(sights.ids) for place in places):
+        raise ValueError("it sees what it has not")
+    return own, sights.select(places[0]), sights.select(places[1])
+
+
+def _sights(k: KeyframeState, resolved: Resolve) -> Tracks:
+    """Features, and all else that is or was seen."""
+    assert k.seen is not None and k.pruned is not None
+    features = Tracks(k.feature_ids, k.features.pixels)
+    every = join(k.seen, k.pruned)
+    return join(features, every.select(~np.isin(_named(every, resolved), _named(features, resolved))))
+
+
+def _row(number: int, k: KeyframeState, sights: Tracks) -> dict[str, object]:
+    more = sights.select(np.arange(len(k.feature_ids), len(sights.ids)))
+    return {
+        "number": number,
+        "first_id": k.first_id,
+        "feature_ids": blobs.pack_steps(k.feature_ids),
+        "ids": blobs.pack_steps(more.ids),
+        "offsets": blobs.pack_offsets(more.pixels, k.center),
+    }
+
+
+def _read(base: sqlite3.Connection, number: int, k: KeyframeState) -> Tracks | None:
+    row = base.execute("SELECT feature_ids, ids, offsets FROM sights WHERE number = ?", (number,)).fetchone()
+    if row is None:
+        return None
+    features = Tracks(blobs.unpack_steps(row[0]), k.features.pixels)
+    return join(features, Tracks(blobs.unpack_steps(row[1]), blobs.unpack_offsets(row[2], k.center)))
+
+
+def _places(sights: Tracks, k: KeyframeState, resolved: Resolve) -> tuple[np.ndarray, np.ndarray] | None:
+    """Where ``seen`` and ``pruned`` are among the sights; None where one of them is not, or by another id."""
+    assert k.seen is not None and k.pruned is not None
+    keys = _keys(sights)
+    order = np.argsort(keys, kind="stable")
+    ids = resolved(sights.ids)
+    found = []
+    for tracks in (k.seen, k.pruned):
+        wanted = _keys(tracks)
+        at = np.minimum(np.searchsorted(keys[order], wanted), len(order) - 1) if len(order) else np.zeros(0, int)
+        if len(at) != len(wanted):
+            return None
+        place = order[at]
+        for _ in range(4):  # several sights at one pixel, of different landmarks
+            other = (ids[place] != resolved(tracks.ids)) & (keys[place] == wanted)
+            if not other.any():
+                break
+            at = np.where(other, np.minimum(at + 1, len(order) - 1), at)
+            place = order[at]
+        if not (np.array_equal(keys[place], wanted) and np.array_equal(ids[place], resolved(tracks.ids))):
+            return None
+        found.append(place)
+    return found[0], found[1]
+
+
+def _named(tracks: Tracks, resolved: Resolve) -> np.ndarray:
+    """(N,) landmark and pixel as one thing each."""
+    rows = np.column_stack([resolved(tracks.ids).astype(np.float64), tracks.pixels])
+    return np.ascontiguousarray(rows).view("V24").ravel()
+
+
+def _keys(tracks: Tracks) -> np.ndarray:
+    """(N,) pixels as one number each."""
+    return np.ascontiguousarray(tracks.pixels[:, 0] + 1j * tracks.pixels[:, 1])

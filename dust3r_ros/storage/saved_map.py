@@ -18,10 +18,10 @@ from dust3r_ros.mapping.map_view import LiveMap
 from dust3r_ros.mapping.state import LANDMARKS, MapState
 from dust3r_ros.sparse.refinement import find_points
 from dust3r_ros.sparse.sparse_map import SparseMap
-from dust3r_ros.storage import blobs, rows, schema
+from dust3r_ros.storage import blobs, rows
 from dust3r_ros.storage.journal import FileLock, MapJournal
 from dust3r_ros.storage.loading import load_state, read_cameras, read_settings
-from dust3r_ros.storage.schema import SCHEMA_VERSION
+from dust3r_ros.storage.rows import SCHEMA_VERSION
 from dust3r_ros.tracking import no_tracks
 from dust3r_ros.types import Array, Camera, Image, Keyframe
 
@@ -178,7 +178,7 @@ def load_map(path: str | Path, landmarks: bool = False) -> MapContents:
 
     Raises ``MapFileError`` when it is missing, newer, damaged or not a map.
     """
-    with schema.reading(path) as (base, version):
+    with rows.reading(path) as (base, version):
         base.row_factory = sqlite3.Row
         contents = _contents(base) if version >= SCHEMA_VERSION else _old_contents(base)
         known = {keyframe.index for keyframe in contents.keyframes}

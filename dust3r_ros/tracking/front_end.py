@@ -24,9 +24,24 @@ from dust3r_ros.tracking.following import (
     no_corners,
     realigned,
 )
-from dust3r_ros.tracking.keyframe_policy import is_keyframe
 from dust3r_ros.tracking.look_back import LookBack
 from dust3r_ros.types import Array, Image
+
+YOUNG = 18  # keyframes
+_LIVE_YOUNG = 2.0  # live, those of a young map are so many times farther apart: it keeps up with a fast camera
+
+
+def is_keyframe(motion: float, overlap: float, young: bool, config: MapperConfig, live: bool = False) -> bool:
+    """True when the corners moved far since the last keyframe, or many of them are lost.
+
+    ``motion``: median, as a part of the long edge; ``overlap``: part of the corners still tracked.
+    A ``young`` map takes them closer together.
+    Time plays no part: a camera at rest adds nothing.
+    """
+    closest = config.keyframe_motion_young * (_LIVE_YOUNG if live else 1.0)
+    enough = min(closest, config.keyframe_motion) if young else config.keyframe_motion
+    return motion > enough or overlap < config.keyframe_overlap
+
 
 _KEPT_IMAGES = 128  # every third image of 13 s of a fast camera: a snapshot of an older one is of no use
 _MOST = 400  # corners followed: more tell the pose no better and cost time

@@ -1,4 +1,8 @@
-"""Blocks of a network compiled by torch, where that works and takes no longer than it saves."""
+"""Blocks compiled by torch, where that saves time; and steps for a run that is given a time.
+
+A plan is made after a few steps of a stage, when the caches are warm, and made anew as the stage goes on. The state is
+written at once with a new plan, so that a run that is killed and resumed follows the plan its steps were made by.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -13,6 +18,51 @@ import torch
 
 from dust3r_ros.network.blocks import Attention, Mlp
 from dust3r_ros.network.model import Dust3r
+from dust3r_ros.training.log import Progress
+from dust3r_ros.training.recipe import Recipe
+
+_WARM = 2  # first steps of a stage, which are slower than the others
+_FIRST_LOOK = 8  # steps after which the first plan is made
+_LOOKS = (0.3, 0.6, 0.8, 0.9)  # shares of a stage's plan after which it is made anew
+
+
+@dataclass
+class Pace:
+    """The clock of a run. ``seconds``: what it may take altogether; ``reserve`` of these for what comes after."""
+
+    seconds: float
+    reserve: float = 0.0
+    _spent: list[float] = field(default_factory=list)
+    _stage: int = -1
+    _looked: int = 0
+
+    def over(self, elapsed: float) -> bool:
+        """Whether training has to end now; ``elapsed`` seconds have gone, of this and of earlier sittings."""
+        return elapsed >= self.seconds - self.reserve
+
+    def told(self, progress: Progress, recipe: Recipe, elapsed: float, step_seconds: float) -> bool:
+        """Learn how long a step took, and renew the plan of the stage in ``progress`` if it is time to; whether it was.
+
+        The time left is shared among this stage and the later ones as the recipe's shares say.
+        """
+        stage = progress.stage
+        if stage != self._stage:
+            self._stage, self._spent, self._looked = stage, [], 0
+        self._spent.append(step_seconds)
+        looks = [_FIRST_LOOK] + [int(progress.plan[stage] * share) for share in _LOOKS]
+        due = sum(progress.within >= look for look in looks)
+        if due <= self._looked or len(self._spent) <= _WARM:
+            return False
+        self._looked = due
+        recent = sorted(self._spent[_WARM:][-200:])
+        usual = sum(recent) / len(recent)
+        left = self.seconds - self.reserve - elapsed
+        done = min(progress.within / progress.plan[stage], 0.95) if self._looked > 1 else 0.0
+        here = recipe.shares[stage] * (1 - done)
+        own = here / (here + sum(recipe.shares[stage + 1 :]))
+        progress.plan[stage] = progress.within + max(round(own * left / max(usual, 1e-6)), 1)
+        return True
+
 
 LIMIT = 60.0
 """Seconds that compiling may take."""

@@ -10,11 +10,10 @@ import torch
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.training.batches import collate
-from dust3r_ros.training.crops import Cropping, crop_pair
 from dust3r_ros.training.processes import Processes
 from dust3r_ros.training.sources import sized
 from dust3r_ros.training.tasks import Task
-from dust3r_ros.training.views import PairSource, ViewPair
+from dust3r_ros.training.views import Cropping, PairSource, ViewPair, crop_pair
 
 _BATCH = 8
 _SEED = 0x5EED  # of what is random in a held-out pair; not the run's, so that runs of all seeds compare

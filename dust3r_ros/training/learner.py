@@ -12,14 +12,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dust3r_ros.network.model import Dust3r
-from dust3r_ros.training.averaging import Average
 from dust3r_ros.training.batches import PairBatch
 from dust3r_ros.training.compiling import try_compiled
-from dust3r_ros.training.completion import CompletionTask
-from dust3r_ros.training.optimiser import clip, make_optimiser
+from dust3r_ros.training.optimiser import Average, clip, make_optimiser
 from dust3r_ros.training.processes import Processes, others_named
 from dust3r_ros.training.recipe import Recipe
-from dust3r_ros.training.tasks import PairTask, make_task
+from dust3r_ros.training.tasks import CompletionTask, PairTask, make_task
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,120 @@
-"""What moves the weights: AdamW (Loshchilov & Hutter 2019), and Muon (Jordan et al. 2024) for the blocks' matrices."""
+"""What moves the weights: AdamW, Muon for the blocks' matrices, the learning rate over a run, the weights' average.
+
+torch has one of its own, which goes from matrix to matrix and multiplies in bfloat16 whatever the machine: thousands of
+small operations a step on a GPU, and minutes on a processor that only emulates bfloat16.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dust3r_ros.training.muon import Muon
+
+class Average:
+    """A float32 copy of every parameter that follows the model.
+
+    The decay is ``decay`` in the long run and (1 + n) / (10 + n) at first, so that a short run does not
+    carry its random start along.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self._shadow = {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move towards the model's weights by one step."""
+        self.updates += 1
+        keep = min(self.decay, self.updates / (9 + self.updates))
+        values = [value.detach() for value in model.parameters()]  # in the order of the names
+        torch._foreach_lerp_(list(self._shadow.values()), values, 1 - keep)
+
+    def state(self) -> dict[str, Tensor]:
+        """The averaged weights by name; not copied."""
+        return self._shadow
+
+    def load(self, state: dict[str, Tensor], updates: int) -> None:
+        """Go on from ``state``, of a model of the same shape."""
+        for name, value in self._shadow.items():
+            value.copy_(state[name])
+        self.updates = updates
+
+    @torch.no_grad()
+    def copy_to(self, model: nn.Module) -> None:
+        """Put the averaged weights into ``model``."""
+        for name, value in model.named_parameters():
+            value.copy_(self._shadow[name])
+
+
+def rate(done: float, peak: float, warmup: float, final: float = 0.01) -> float:
+    """Learning rate when the share ``done`` of a schedule, in (0, 1], is behind after this step.
+
+    It grows over the first ``warmup`` (a share, too) to ``peak`` and falls to ``final * peak`` at the end. It
+    depends on nothing else, so a run that is resumed gets the same rates.
+    """
+    if done < warmup:
+        return peak * done / warmup
+    falling = min((done - warmup) / max(1.0 - warmup, 1e-9), 1.0)
+    return peak * (final + (1 - final) * (1 + math.cos(math.pi * falling)) / 2)
+
+
+_STEPS = 5
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that drives singular values towards 1 (Jordan 2024)
+_RMS = 0.2  # of a step, as large as AdamW's (Liu et al. 2025, "Muon is scalable for LLM training")
+_SMALLEST = 1e-7
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, made orthogonal; decay as AdamW has it. Every parameter is a matrix.
+
+    ``half``: matrices are multiplied in bfloat16, which is enough for what is made of them.
+    """
+
+    def __init__(
+        self, matrices: Sequence[nn.Parameter], lr: float, weight_decay: float, momentum: float, half: bool
+    ) -> None:
+        super().__init__(list(matrices), {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self._type = torch.bfloat16 if half else torch.float32
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step; matrices without a gradient stay."""
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = {}
+            for value in group["params"]:
+                if value.grad is not None:
+                    alike.setdefault(value.shape, []).append(value)
+            for shape, values in alike.items():
+                update = orthogonal(self._momentum(values, group["momentum"]).to(self._type)).to(values[0].dtype)
+                torch._foreach_mul_(values, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(values, list(update), alpha=-group["lr"] * _RMS * max(shape) ** 0.5)
+
+    def _momentum(self, values: Sequence[Tensor], momentum: float) -> Tensor:
+        """(N, rows, columns): where matrices of one shape are moving, as seen from where they will be."""
+        gradients: list[Any] = [value.grad for value in values]
+        for value in values:
+            if "momentum_buffer" not in self.state[value]:
+                self.state[value]["momentum_buffer"] = torch.zeros_like(value)
+        kept: list[Any] = [self.state[value]["momentum_buffer"] for value in values]
+        torch._foreach_lerp_(kept, gradients, 1 - momentum)
+        return torch.stack(torch._foreach_lerp(gradients, kept, momentum))
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """(N, rows, columns) with the singular vectors of ``matrices`` and singular values near 1 (Newton-Schulz)."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.transpose(1, 2) if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=_SMALLEST)
+    a, b, c = _COEFFICIENTS
+    for _ in range(_STEPS):
+        square = x @ x.transpose(1, 2)
+        x = a * x + (b * square + c * square @ square) @ x
+    return x.transpose(1, 2) if tall else x
+
 
 # Of the parameters that shift or scale: norms, biases and the token of the pretraining are left alone by decay,
 # which would pull a norm's scale to 0 and has no meaning for a bias.

@@ -15,13 +15,11 @@ import torch
 from torch import Tensor
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.scenes.endless.casting import NOTHING, cast_list, places
-from dust3r_ros.scenes.endless.eye import Eye, Sight
-from dust3r_ros.scenes.endless.meeting import NEAR
+from dust3r_ros.scenes.endless.casting import NEAR, NOTHING, Eye, Sight, cast_list, places
 from dust3r_ros.scenes.endless.painting import Charts, texels
-from dust3r_ros.scenes.endless.scenery import FACING, OFFSETS, Scenery, sky_place
 from dust3r_ros.scenes.endless.shapes import HALL, Shapes
 from dust3r_ros.scenes.endless.sheet import LEVEL_TABLE
+from dust3r_ros.scenes.endless.worlds import FACING, OFFSETS, Scenery, sky_place
 
 TILE = 16  # pixels along a side
 _SHIFT = 32  # bits of the shape's number in a key; depths above 0 are ordered as the bits of their floats are

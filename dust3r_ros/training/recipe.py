@@ -14,8 +14,8 @@ from typing import Any
 
 from dust3r_ros.errors import CheckpointError, ConfigError
 from dust3r_ros.network.config import PATCH, Dust3rConfig
-from dust3r_ros.training.crops import Cropping
-from dust3r_ros.training.schedule import rate
+from dust3r_ros.training.optimiser import rate
+from dust3r_ros.training.views import Cropping
 
 _FIXED = {"pos_embed": "RoPE100", "depth_mode": ("exp", -math.inf, math.inf), "conf_mode": ("exp", 1, math.inf)}
 

@@ -14,24 +14,20 @@ import torch
 
 from dust3r_ros.errors import BackendError, ConfigError, Dust3rRosError, TrainingError
 from dust3r_ros.io.files import write_text
-from dust3r_ros.network.checkpoint import load_checkpoint
-from dust3r_ros.network.device import pick_device
+from dust3r_ros.network.checkpoint import load_checkpoint, pick_device
 from dust3r_ros.network.model import Dust3r
-from dust3r_ros.training import state as states
-from dust3r_ros.training.card import card, code_version, hardware
-from dust3r_ros.training.encoder_start import start_encoder
+from dust3r_ros.training import run_folder as states
+from dust3r_ros.training.batches import Sampling
+from dust3r_ros.training.card import card, code_version, hardware, write_picture
+from dust3r_ros.training.compiling import Pace
 from dust3r_ros.training.held_out import gather
 from dust3r_ros.training.learner import precision
-from dust3r_ros.training.log import MetricLog, read_metrics
-from dust3r_ros.training.pace import Pace
-from dust3r_ros.training.picture import write_picture
+from dust3r_ros.training.log import MetricLog, Progress, planned, read_metrics
 from dust3r_ros.training.processes import Processes, joined
-from dust3r_ros.training.progress import Progress, planned
 from dust3r_ros.training.recipe import Recipe, from_mapping, read_recipe
 from dust3r_ros.training.run_folder import RunFolder
-from dust3r_ros.training.sampling import Sampling
 from dust3r_ros.training.sources import Split, open_sources, split
-from dust3r_ros.training.start import new_model, with_head
+from dust3r_ros.training.start import new_model, start_encoder, with_head
 from dust3r_ros.training.tasks import TASKS
 from dust3r_ros.training.trainer import Setting, Trainer
 from dust3r_ros.training.views import BatchSource, PairSource

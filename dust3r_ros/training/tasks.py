@@ -1,21 +1,256 @@
-"""What a batch is asked for: pointmaps of a pair, or the completion of a masked view."""
+"""What a batch is asked for: pointmaps of a pair, the completion of a masked view, where heads should look.
+
+Most patches of view 1 are hidden; the network paints them from the rest and from view 2, which it can only do by
+finding where both see the same. Encoder, ``decoder_embed``, ``mask_token``, ``dec_blocks`` and ``dec_norm`` are
+those of ``Dust3r`` under the same names, so what is learned here starts the training on pairs.
+
+What a patch shows lies, where the other view sees it, in known patches of that view, since depth and cameras are known.
+A head of cross-attention that reads those patches carries the correspondence to the decoder. From the regression
+alone a network finds that out after millions of pairs; told, it does after thousands. The network itself and
+what it computes stay as they are: the loss reads queries and keys that it has anyway.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import log_softmax, unfold
 
+from dust3r_ros.network.blocks import CrossAttention, Rope2D
+from dust3r_ros.network.config import PATCH
 from dust3r_ros.network.heads import EVERY, Raster
 from dust3r_ros.network.model import Dust3r
 from dust3r_ros.training.batches import PairBatch
-from dust3r_ros.training.completion import CompletionTask
-from dust3r_ros.training.losses import confidence_loss
-from dust3r_ros.training.matching import matches, watched
-from dust3r_ros.training.measures import measured
+from dust3r_ros.training.losses import confidence_loss, measured
 from dust3r_ros.training.recipe import Recipe
 from dust3r_ros.training.start import freeze_unused
+
+MASKED = 0.9
+"""Share of the patches of view 1 that are hidden."""
+
+
+class CompletionTask(nn.Module):
+    """Mean squared error of hidden patches, each normalised by its own mean and deviation (He et al. 2022)."""
+
+    def __init__(self, model: Dust3r, masked: float = MASKED) -> None:
+        super().__init__()
+        self.model, self.masked = model, masked
+        self.prediction_head = nn.Linear(model.config.dec_embed_dim, 3 * PATCH**2)
+        unused = (model.dec_blocks2, model.downstream_head1, model.downstream_head2)
+        for module in unused:
+            module.requires_grad_(False)
+
+    def forward(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Mean loss of the batch, twice; which view and which patches are hidden is drawn from torch's generator."""
+        image, other = batch.image_1, batch.image_2
+        if bool(torch.rand(()) < 0.5):
+            image, other = other, image
+        loss = self.losses(image, other, None).mean()
+        return loss, loss.detach()
+
+    def measure(self, batch: PairBatch) -> dict[str, Tensor]:
+        """``loss`` (B,) of each pair, always with the same patches hidden."""
+        return {"loss": self.losses(batch.image_1, batch.image_2, torch.Generator().manual_seed(0))}
+
+    def losses(self, image: Tensor, other: Tensor, generator: torch.Generator | None) -> Tensor:
+        """(B,) mean error over the hidden patches of ``image``, which ``generator`` chooses."""
+        patches = image.shape[2] // PATCH * (image.shape[3] // PATCH)
+        order = torch.rand(image.shape[0], patches, generator=generator).argsort(dim=1).to(image.device)
+        shown = order[:, : max(round(patches * (1 - self.masked)), 1)].sort(dim=1).values
+        hidden = torch.ones_like(order, dtype=torch.bool).scatter(1, shown, False)
+        error = (self.paint(image, other, shown).float() - patch_targets(image)).square().mean(dim=-1)  # (B, N)
+        return torch.where(hidden, error, torch.zeros_like(error)).sum(dim=1) / hidden.sum(dim=1).clamp(min=1)
+
+    def paint(self, image: Tensor, other: Tensor, shown: Tensor) -> Tensor:
+        """(B, N, 3 · 16²) normalised patches of ``image``, of which only those at ``shown`` (B, n) are looked at."""
+        model = self.model
+        grid = (image.shape[2] // PATCH, image.shape[3] // PATCH)
+        head_dim = model.config.dec_embed_dim // model.config.dec_num_heads
+        known = self._encode_shown(image, grid, shown)
+        context = model.encode(other)
+        y = model.decoder_embed(context.features)
+        known = model.decoder_embed(known)
+        x = model.mask_token.to(known.dtype).expand(len(image), grid[0] * grid[1], -1)
+        x = x.scatter(1, shown[..., None].expand(-1, -1, known.shape[-1]), known)
+        rope_x = Rope2D.of_grid(*grid, head_dim, image.device)
+        rope_y = Rope2D.of_grid(*context.grid, head_dim, image.device)
+        for block in model.dec_blocks:
+            x = model.run(block, x, y, rope_x, rope_y)
+        return self.prediction_head(model.dec_norm(x))
+
+    def _encode_shown(self, image: Tensor, grid: tuple[int, int], shown: Tensor) -> Tensor:
+        """(B, n, C): the encoder's output when it is given these patches only, each at its own place."""
+        model = self.model
+        rope = Rope2D.of_grid(*grid, model.config.enc_embed_dim // model.config.enc_num_heads, image.device)
+        rope = rope[shown]
+        x = model.patches(image)
+        x = x.gather(1, shown[..., None].expand(-1, -1, x.shape[-1]))
+        for block in model.enc_blocks:
+            x = model.run(block, x, rope)
+        return model.enc_norm(x)
+
+    def finish(self, network: Dust3r) -> Dust3r:
+        """``network`` with its second decoder a copy of the first; its heads are as they were."""
+        network.dec_blocks2.load_state_dict(network.dec_blocks.state_dict())
+        return network
+
+
+def patch_targets(image: Tensor) -> Tensor:
+    """(B, N, 3 · 16²) patches of ``image`` (B, 3, H, W), each with mean 0 and deviation 1."""
+    patches = unfold(image.float(), PATCH, stride=PATCH).transpose(1, 2)
+    mean, variance = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
+    return (patches - mean) / (variance + 1e-6).sqrt()
+
+
+HEAD = 0
+"""The head of a cross-attention that is told; the others are free."""
+
+_STRIDE = 4  # pixels: sixteen of each patch are followed into the other view
+_LEAST = 0.25  # share of a patch's pixels that the other view must see
+_SAME = 0.05  # of the depth: what lies further behind what the other view sees is hidden from it
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """For patches of one view: ``share`` (B, N, M) of what they show in each patch of the other view, rows summing to
+    1 where ``known`` (B, N), and 0 elsewhere. ``columns``: of the other view's patches.
+    """
+
+    share: Tensor
+    known: Tensor
+    columns: int
+
+    def near(self, chosen: Tensor) -> Tensor:
+        """(B, N): whether ``chosen`` (B, N), patches of the other view, are the best ones or touch them."""
+        best = self.share.argmax(dim=-1)
+        rows = (chosen // self.columns - best // self.columns).abs()
+        return (rows <= 1) & ((chosen % self.columns - best % self.columns).abs() <= 1)
+
+
+def matches(batch: PairBatch) -> tuple[Matches, Matches]:
+    """Of the patches of view 1 in view 2, and the other way about."""
+    # Asked for within the forward pass: pixels must not be rounded to what the network computes in.
+    with torch.autocast(batch.points_1.device.type, enabled=False):
+        forth = _matches(batch.points_1, batch.valid_1, batch.inverse, batch.points_2, batch.valid_2, batch.K_2)
+        back = _matches(batch.points_2, batch.valid_2, batch.first_T_second, batch.points_1, batch.valid_1, batch.K_1)
+    return forth, back
+
+
+def matching_loss(logits: Tensor, wanted: Matches) -> Tensor:
+    """Cross-entropy between attention with ``logits`` (B, N, M) and the true shares, in nats over its least possible
+    value; the mean over known patches of the batch, a scalar.
+    """
+    entropy = -torch.special.xlogy(wanted.share, wanted.share).sum(dim=-1)
+    cross = -(wanted.share * log_softmax(logits.float(), dim=-1)).sum(dim=-1)
+    excess = torch.where(wanted.known, cross - entropy, torch.zeros_like(cross))
+    return excess.sum() / wanted.known.sum().clamp(min=1)
+
+
+_Call = tuple[CrossAttention, tuple[Tensor, Tensor, Rope2D, Rope2D]]
+
+
+class Looks:
+    """What the told cross-attentions of a network were given while it decoded pairs, in the order (1, 2) and maybe in
+    the other one after it or with it: inputs of every call, decoder of first views and of second views.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        self._told = blocks  # of each decoder
+        self.first: list[_Call] = []
+        self.second: list[_Call] = []
+
+    def loss(self, forth: Matches, back: Matches) -> Tensor:
+        """Mean ``matching_loss`` of all calls; ``forth`` and ``back`` as ``matches`` gives them."""
+        losses = [matching_loss(logits, wanted) for logits, wanted in self._logits(forth, back)]
+        return torch.stack(losses).mean()
+
+    def right(self, forth: Matches, back: Matches) -> Tensor:
+        """(B,) share of the known patches whose best place is the true one or beside it, mean of all calls; NaN where
+        nothing is known.
+        """
+        shares = []
+        for logits, wanted in self._logits(forth, back):
+            near = wanted.near(logits.argmax(dim=-1)) & wanted.known
+            shares.append(near.sum(dim=-1) / wanted.known.sum(dim=-1))
+        return torch.stack(shares).mean(dim=0)
+
+    def _logits(self, forth: Matches, back: Matches) -> Iterator[tuple[Tensor, Matches]]:
+        count = len(forth.known)
+        for calls, one, other in ((self.first, forth, back), (self.second, back, forth)):
+            for number, (attention, inputs) in enumerate(calls):
+                logits = attention.logits(HEAD, *inputs)
+                if len(logits) == 2 * count:  # both orders in one pass
+                    yield logits[:count], one
+                    yield logits[count:], other
+                else:
+                    yield logits, one if number < self._told else other
+
+
+@contextmanager
+def watched(model: Dust3r, active: bool = True) -> Iterator[Looks]:
+    """What the told cross-attentions of ``model`` are given within; nothing unless ``active``."""
+    looks = Looks(_told(model))
+    handles = []
+    for blocks, calls in ((model.dec_blocks, looks.first), (model.dec_blocks2, looks.second)):
+        for block in list(blocks)[: _told(model)] if active else ():
+            # Only what goes in is kept: with checkpointing, whatever is computed in here would be computed twice.
+            attention: Any = block.cross_attn
+            handles.append(attention.register_forward_pre_hook(_keeper(calls)))
+    try:
+        yield looks
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _told(model: Dust3r) -> int:
+    """Blocks of each decoder whose cross-attention is told: the first half, so that the others can use it."""
+    return max(len(model.dec_blocks) // 2, 1)
+
+
+def _keeper(calls: list[_Call]) -> Any:
+    return lambda module, inputs: calls.append((module, inputs))
+
+
+def _matches(
+    points: Tensor, valid: Tensor, other_T_own: Tensor, points_other: Tensor, valid_other: Tensor, K_other: Tensor
+) -> Matches:
+    """``points`` (B, H, W, 3) of one view followed into the other one."""
+    count, height, width = valid.shape
+    rows, columns = height // PATCH, width // PATCH
+    height_other, width_other = valid_other.shape[1:]
+    columns_other = width_other // PATCH
+    total = height_other // PATCH * columns_other
+    start = _STRIDE // 2
+    points, valid = points[:, start::_STRIDE, start::_STRIDE], valid[:, start::_STRIDE, start::_STRIDE]
+    there = torch.einsum("bij,bhwj->bhwi", other_T_own[:, :3, :3], points) + other_T_own[:, None, None, :3, 3]
+    depth = there[..., 2]
+    ahead = valid & (depth > 1e-6)
+    pixel = torch.einsum("bij,bhwj->bhwi", K_other, there / torch.where(ahead, depth, 1.0)[..., None])
+    u, v = (torch.where(ahead, pixel[..., k], -1.0).round() for k in (0, 1))
+    inside = ahead & (u >= 0) & (v >= 0) & (u < width_other) & (v < height_other)
+    u, v = (torch.where(inside, x, 0.0).long() for x in (u, v))
+    flat = (v * width_other + u).flatten(1)
+    seen = points_other[..., 2].flatten(1).gather(1, flat).view_as(depth)
+    known = valid_other.flatten(1).gather(1, flat).view_as(inside)
+    seen_there = inside & known & ((depth - seen).abs() < _SAME * seen)
+    patch = torch.arange(rows, device=depth.device)[:, None] * columns + torch.arange(columns, device=depth.device)
+    per_side = PATCH // _STRIDE
+    own = patch.repeat_interleave(per_side, 0).repeat_interleave(per_side, 1).flatten()  # of each followed pixel
+    cell = own * total + (v // PATCH * columns_other + u // PATCH).flatten(1)
+    share = torch.zeros(count, rows * columns * total, device=depth.device)
+    share.scatter_add_(1, cell, seen_there.flatten(1).float())
+    share = share.view(count, rows * columns, total)
+    sums = share.sum(dim=-1)
+    enough = sums >= _LEAST * per_side**2
+    share = torch.where(enough[..., None], share / sums.clamp(min=1)[..., None], torch.zeros_like(share))
+    return Matches(share, enough, columns_other)
+
 
 TASKS = ("pairs", "completion")
 

@@ -11,17 +11,15 @@ import torch
 
 from dust3r_ros.errors import CheckpointError, OutputError, TrainingError
 from dust3r_ros.network.model import Dust3r
-from dust3r_ros.training import state as states
-from dust3r_ros.training.batches import PairBatch, PairBatches, load
+from dust3r_ros.training import run_folder as states
+from dust3r_ros.training.batches import PairBatch, PairBatches, Sampling, load
+from dust3r_ros.training.compiling import Pace
 from dust3r_ros.training.held_out import HeldOut
 from dust3r_ros.training.learner import Learner, Step
-from dust3r_ros.training.log import MetricLog, Rare
-from dust3r_ros.training.pace import Pace
+from dust3r_ros.training.log import MetricLog, Progress, Rare
 from dust3r_ros.training.processes import Processes
-from dust3r_ros.training.progress import Progress
 from dust3r_ros.training.recipe import Recipe, Stage
 from dust3r_ros.training.run_folder import RunFolder
-from dust3r_ros.training.sampling import Sampling
 from dust3r_ros.training.sources import sized
 from dust3r_ros.training.start import new_model, with_head
 from dust3r_ros.training.views import BatchSource

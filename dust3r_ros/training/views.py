@@ -1,7 +1,11 @@
-"""What training sets give: views with exact cameras, and pairs of them.
+"""What training sets give: views with exact cameras, pairs of them, cropped to the size to train on, other colours.
 
 World frame ``w``: any, one per pair. Camera frame: optical (x right, y down, z forward). Lengths: any
 unit, one per pair. Pixel centres lie at integer coordinates. NumPy only, so that readers start fast.
+
+What comes out has square pixels. A random focal length is a random size of the crop (field of view); the
+principal point is put in the middle, or left where a random window has it. Depth is taken from the nearest
+pixel (means of depth across an edge are points that are nowhere), colour is averaged over its footprint.
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from PIL import Image as Pillow
+from PIL import ImageEnhance
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.types import Array, Array32, Image
@@ -113,3 +119,159 @@ def length(source: PairSource) -> int | None:
     """Number of pairs of a source, None for one that never ends."""
     count = source.__len__()
     return None if count is None else int(count)
+
+
+_ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+_MOST_HUE = 0.1  # of the colour circle, at strength 1
+
+
+def jitter(image: Image, rng: np.random.Generator, strength: float) -> Image:
+    """``image`` (H, W, 3) uint8 RGB with random brightness, contrast, saturation (factors 1 ± ``strength``, in random
+    order), hue and balance of channels; the geometry is untouched.
+    """
+    picture = Pillow.fromarray(image)
+    for index in rng.permutation(len(_ENHANCERS)):
+        picture = _ENHANCERS[index](picture).enhance(float(rng.uniform(max(1 - strength, 0.0), 1 + strength)))
+    shift = round(255 * _MOST_HUE * strength * float(rng.uniform(-1, 1)))
+    if shift:
+        hue, saturation, value = picture.convert("HSV").split()
+        turned = Pillow.fromarray(np.asarray(hue) + np.uint8(shift % 256))  # wraps round, as the circle does
+        picture = Pillow.merge("HSV", (turned, saturation, value)).convert("RGB")
+    gains = np.exp(0.2 * strength * rng.uniform(-1, 1, 3))
+    return np.clip(np.asarray(picture) * gains + 0.5, 0, 255).astype(np.uint8)
+
+
+_LEAST_PIXELS = 4  # sides of a window that still is a picture
+_LEAST_VALID = 0.02  # share of a pair's pixels whose depth must be known
+
+
+@dataclass(frozen=True)
+class Cropping:
+    """How views become training images.
+
+    ``zoom``: the field of view shrinks by a random factor up to this (1: none). ``centred``: the principal
+    point ends in the middle, which is what focal estimation assumes of the network's points; else the
+    window lies anywhere. ``colour``: strength of the colour jitter, 0 for none. ``upscale``: a crop may hold
+    this many times fewer pixels per side than the image it fills.
+    """
+
+    zoom: float = 1.0
+    centred: bool = True
+    colour: float = 0.0
+    upscale: float = 2.0
+
+
+@dataclass(frozen=True)
+class Window:
+    """Part of an image: ``left``, ``top`` (pixel edges: 0 is the left edge of pixel 0), ``width``, ``height``."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+def crop_pair(pair: ViewPair, size: tuple[int, int], rng: np.random.Generator, cropping: Cropping) -> ViewPair:
+    """Both views at ``size`` (H, W), each with its own random crop and colours.
+
+    Raises ``InputError`` naming the pair for views that no crop fits or with hardly any known depth left.
+    """
+    pair.check()
+    views = []
+    for view in (pair.first, pair.second):
+        try:
+            views.append(crop_view(view, size, rng, cropping))
+        except InputError as error:
+            raise InputError(f"{pair.source}: {error}") from error
+    known = np.mean([np.mean(view.depth > 0) for view in views])
+    if known < _LEAST_VALID:
+        raise InputError(f"{pair.source}: only {100 * known:.1f} % of the depth is known; at least 2 % must be")
+    return ViewPair(views[0], views[1], pair.source)
+
+
+def crop_view(view: TrainingView, size: tuple[int, int], rng: np.random.Generator, cropping: Cropping) -> TrainingView:
+    """The view at ``size`` (H, W) with square pixels; raises ``InputError`` when no window fits."""
+    if view.depth.shape == size and cropping == Cropping() and _centred(view):
+        return view
+    window = choose_window(view, size, rng, cropping)
+    cut = resample(view, window, size)
+    if cropping.colour <= 0:
+        return cut
+
+    return TrainingView(jitter(cut.image, rng, cropping.colour), cut.depth, cut.K, cut.w_T_c)
+
+
+def _centred(view: TrainingView) -> bool:
+    height, width = view.depth.shape
+    return bool(np.allclose(view.K[:2, 2], ((width - 1) / 2, (height - 1) / 2)) and view.K[0, 0] == view.K[1, 1])
+
+
+def choose_window(view: TrainingView, size: tuple[int, int], rng: np.random.Generator, cropping: Cropping) -> Window:
+    """The part of the view that is to fill an image of ``size`` (H, W) with square pixels."""
+    height, width = view.depth.shape
+    fx, fy = float(view.K[0, 0]), float(view.K[1, 1])
+    # In focal lengths, where the output's pixels are square: sides of the largest window of the wanted shape.
+    room_x, room_y, center_x, center_y = width / fx, height / fy, view.K[0, 2] + 0.5, view.K[1, 2] + 0.5
+    if cropping.centred:
+        room_x = 2 * min(center_x, width - center_x) / fx
+        room_y = 2 * min(center_y, height - center_y) / fy
+    unit = min(room_x / size[1], room_y / size[0])  # focal lengths per output pixel
+    if unit * min(size[1] * fx, size[0] * fy) < _LEAST_PIXELS:
+        raise InputError(
+            f"the principal point ({view.K[0, 2]:.1f}, {view.K[1, 2]:.1f}) of an image of {width}x{height} "
+            "leaves no window around it"
+        )
+    finest = 1 / (cropping.upscale * min(fx, fy))
+    smallest = max(unit / max(cropping.zoom, 1.0), min(finest, unit))
+    unit = float(np.exp(rng.uniform(np.log(smallest), np.log(unit)))) if smallest < unit else unit
+    wide, high = unit * size[1] * fx, unit * size[0] * fy
+    if cropping.centred:
+        return Window(center_x - wide / 2, center_y - high / 2, wide, high)
+    return Window(float(rng.uniform(0, max(width - wide, 0))), float(rng.uniform(0, max(height - high, 0))), wide, high)
+
+
+def resample(view: TrainingView, window: Window, size: tuple[int, int]) -> TrainingView:
+    """The window as a view of ``size`` (H, W)."""
+    height, width = size
+    scale_x, scale_y = width / window.width, height / window.height
+    K = view.K.astype(np.float64).copy()
+    K[0, :2] *= scale_x
+    K[1, 1] *= scale_y
+    K[0, 2] = (view.K[0, 2] + 0.5 - window.left) * scale_x - 0.5
+    K[1, 2] = (view.K[1, 2] + 0.5 - window.top) * scale_y - 0.5
+    columns = _nearest(width, window.left, scale_x, view.depth.shape[1])
+    rows = _nearest(height, window.top, scale_y, view.depth.shape[0])
+    depth = np.ascontiguousarray(view.depth[np.ix_(rows, columns)], dtype=np.float32)
+    return TrainingView(_picture(view.image, window, size), depth, K, view.w_T_c)
+
+
+def _nearest(count: int, start: float, scale: float, limit: int) -> np.ndarray:
+    """Source pixels nearest to the centres of ``count`` target pixels."""
+    return np.clip(np.floor(start + (np.arange(count) + 0.5) / scale).astype(np.int64), 0, limit - 1)
+
+
+def _picture(image: np.ndarray, window: Window, size: tuple[int, int]) -> np.ndarray:
+    height, width = image.shape[:2]
+    left, top = max(window.left, 0.0), max(window.top, 0.0)
+    box = (left, top, min(window.left + window.width, width), min(window.top + window.height, height))
+    if (window.width, window.height) == (size[1], size[0]) and left.is_integer() and top.is_integer():
+        cut = image[int(top) : int(top) + size[0], int(left) : int(left) + size[1]]
+        return np.ascontiguousarray(cut)
+    if window.width > 4 * size[1]:  # twice area averaging first: Lanczos over hundreds of pixels is slow
+        return _reduced(image, box, size)
+    from PIL import Image as Pillow  # here, since what is rendered on the device does without it
+
+    small = window.width < size[1]
+    filter_ = Pillow.Resampling.BICUBIC if small else Pillow.Resampling.LANCZOS
+    return np.asarray(Pillow.fromarray(image).resize((size[1], size[0]), filter_, box=box))
+
+
+def _reduced(image: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+    import cv2
+    from PIL import Image as Pillow
+
+    half = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    scale_x, scale_y = half.shape[1] / image.shape[1], half.shape[0] / image.shape[0]
+    smaller = (box[0] * scale_x, box[1] * scale_y, box[2] * scale_x, box[3] * scale_y)
+    picture = Pillow.fromarray(np.asarray(half, np.uint8))
+    return np.asarray(picture.resize((size[1], size[0]), Pillow.Resampling.LANCZOS, box=smaller))

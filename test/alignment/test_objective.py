@@ -13,7 +13,7 @@ from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.geometry.pinhole import unproject
 from dust3r_ros.geometry.rigid import pose, transform
 from dust3r_ros.geometry.similarity import robust_similarity
-from dust3r_ros.scenes.trajectory import look_at
+from dust3r_ros.scenes.sequence import look_at
 from dust3r_ros.types import PairPrediction
 
 

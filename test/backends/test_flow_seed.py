@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dust3r_ros.backends.flow_seed import seeded_targets
+from dust3r_ros.backends.flow import seeded_targets
 from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.types import Array, Array32, Image, View
 

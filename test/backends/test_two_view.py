@@ -9,8 +9,7 @@ from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.rigid import angle_deg, invert, transform
 from dust3r_ros.scenes.rooms import room
-from dust3r_ros.scenes.sequence import RenderedSequence, render_path
-from dust3r_ros.scenes.trajectory import look_at, walk
+from dust3r_ros.scenes.sequence import RenderedSequence, look_at, render_path, walk
 from dust3r_ros.types import PairPrediction, View
 
 WIDTH, HEIGHT = 224, 160

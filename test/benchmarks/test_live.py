@@ -16,7 +16,7 @@ import pytest
 
 from dust3r_ros.errors import OutputError
 from dust3r_ros.geometry.rigid import pose
-from dust3r_ros.node.live_poses import Got, Sent
+from dust3r_ros.node.tools.verdict import Got, Sent
 from dust3r_ros.types import StampedPose
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 
-from dust3r_ros.node import large_messages
+from dust3r_ros.node import image_losses
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/receive.py"
 
@@ -46,6 +46,6 @@ def test_with_room_in_shared_memory_best_effort_images_arrive(receiving: ModuleT
 
 
 def test_with_room_in_sockets_those_of_default_settings_arrive(receiving: ModuleType) -> None:
-    if not large_messages.sockets_hold_images():
+    if not image_losses.sockets_hold_images():
         pytest.skip("Linux lets no socket hold an image here: net.core.rmem_max is small")
     assert receiving.measure(receiving.Row("best_effort"), 2.0, 20.0)["arrived"] > 90

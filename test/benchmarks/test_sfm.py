@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 
 from dust3r_ros.evaluation.scene import read_scene
-from dust3r_ros.evaluation.suite.pycolmap_peer import stamps_by_name
+from dust3r_ros.evaluation.suite.peers import stamps_by_name
 from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.scenes.export import write_folder
 from dust3r_ros.scenes.sequence import render_sequence

@@ -112,7 +112,7 @@ def test_other_programs_read_the_files(mapped, sequence: RenderedSequence) -> No
 
 def test_the_map_is_near_the_truth(mapped, sequence: RenderedSequence) -> None:
     pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
-    from dust3r_ros.evaluation.trajectory import trajectory_errors
+    from dust3r_ros.evaluation.errors import trajectory_errors
     from dust3r_ros.io.trajectory import read_tum
     from dust3r_ros.types import StampedPose
 

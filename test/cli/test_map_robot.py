@@ -14,7 +14,7 @@ from rigs import stereo_rig
 from robot_bag import MS, Robot
 
 from dust3r_ros.cli.map import main
-from dust3r_ros.evaluation.trajectory import trajectory_errors
+from dust3r_ros.evaluation.errors import trajectory_errors
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.types import StampedPose

@@ -12,7 +12,7 @@ from dust3r_ros.cloud.cloud import Cloud, concatenate, keyframe_cloud, map_cloud
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
-from dust3r_ros.scenes.trajectory import look_at
+from dust3r_ros.scenes.sequence import look_at
 from dust3r_ros.types import Keyframe
 
 HEIGHT, WIDTH, FOCAL = 12, 20, 18.0

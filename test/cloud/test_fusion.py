@@ -15,10 +15,9 @@ from dust3r_ros.cloud.cloud import Cloud, map_cloud
 from dust3r_ros.cloud.fusion import agreed, fuse_map, overlapping, pixel_size
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.rigid import pose
-from dust3r_ros.scenes.light import Lamp
-from dust3r_ros.scenes.patterns import fabric
-from dust3r_ros.scenes.solids import Box
-from dust3r_ros.scenes.trajectory import look_at
+from dust3r_ros.scenes.sequence import look_at
+from dust3r_ros.scenes.solids import Box, Lamp
+from dust3r_ros.scenes.textures import fabric
 from dust3r_ros.scenes.world import build
 from dust3r_ros.types import Keyframe
 

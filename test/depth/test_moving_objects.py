@@ -19,7 +19,7 @@ from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.mapping.covisibility import LeftOut
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.scenes.rooms import room
-from dust3r_ros.scenes.trajectory import look_at, walk
+from dust3r_ros.scenes.sequence import look_at, walk
 
 WIDTH, HEIGHT, FRAMES = 160, 120, 12
 

@@ -11,13 +11,10 @@ from sequences import SMALL
 
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.mapping.mapper import Mapper
-from dust3r_ros.scenes.light import Lamp
-from dust3r_ros.scenes.patterns import brick, fabric, noise, planks, poster, tiles
-from dust3r_ros.scenes.sequence import RenderedSequence
-from dust3r_ros.scenes.solids import Box
+from dust3r_ros.scenes.sequence import RenderedSequence, look_at
+from dust3r_ros.scenes.solids import Box, Lamp
 from dust3r_ros.scenes.surfaces import Panel
-from dust3r_ros.scenes.texture import texture
-from dust3r_ros.scenes.trajectory import look_at
+from dust3r_ros.scenes.textures import brick, fabric, noise, planks, poster, texture, tiles
 from dust3r_ros.scenes.world import World, build
 
 CONFIG = replace(SMALL, working_size=240)

@@ -14,9 +14,8 @@ pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
 from dust3r_ros.cli import eval as command
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.evaluation.plots import write_plots
-from dust3r_ros.evaluation.run import SceneRun, keyframe_depth, run_scene
+from dust3r_ros.evaluation.run import SceneRun, keyframe_depth, markdown, run_scene
 from dust3r_ros.evaluation.scene import read_scene
-from dust3r_ros.evaluation.table import markdown
 from dust3r_ros.scenes.export import write_folder
 from dust3r_ros.scenes.sequence import render_sequence
 

@@ -9,7 +9,7 @@ import pytest
 from dust3r_ros.features.features import Features, epipolar_inliers, extract, match
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
-from dust3r_ros.scenes.trajectory import look_at
+from dust3r_ros.scenes.sequence import look_at
 from dust3r_ros.types import Image
 
 

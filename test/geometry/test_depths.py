@@ -1,4 +1,4 @@
-"""Depth of one image alone and of the views of an aligned scene."""
+"""Depth edges. Depth of one image alone and of the views of an aligned scene."""
 
 from __future__ import annotations
 
@@ -10,10 +10,27 @@ import pytest
 
 from dust3r_ros.alignment import Alignment, EdgeReport, align
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.evaluation.depth import depth_errors
-from dust3r_ros.geometry.depths import in_units_of, monocular_depth, multi_view_depth
+from dust3r_ros.evaluation.errors import depth_errors
+from dust3r_ros.geometry.depths import depth_edges, in_units_of, monocular_depth, multi_view_depth
 from dust3r_ros.geometry.pinhole import unproject
 from dust3r_ros.types import PairPrediction
+
+
+def test_edges_are_both_sides_of_a_jump_and_no_slope() -> None:
+    depth = np.full((10, 12), 3.0)
+    depth[:, 6:] = 2.0
+    expected = np.zeros((10, 12), bool)
+    expected[:, 5:7] = True
+    np.testing.assert_array_equal(depth_edges(depth), expected)
+    slope = np.broadcast_to(np.linspace(1, 2, 60), (10, 60))
+    assert not depth_edges(slope).any()
+
+
+def test_holes_are_no_edges() -> None:
+    depth = np.full((10, 12), 3.0)
+    depth[4, 4], depth[7, 7] = 0.0, np.nan
+    assert not depth_edges(depth).any()
+
 
 HEIGHT, WIDTH = 6, 9
 

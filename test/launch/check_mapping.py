@@ -11,8 +11,8 @@ import launch_testing.asserts
 from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
-from dust3r_ros.node.player import image_message
-from dust3r_ros.node.recorder import Recorder
+from dust3r_ros.node.tools.player import image_message
+from dust3r_ros.node.tools.recorder import Recorder
 from dust3r_ros.scenes.sequence import render_sequence
 from launch import LaunchDescription
 

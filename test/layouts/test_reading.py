@@ -4,11 +4,105 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import h5py
 import numpy as np
 import pytest
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.layouts import reading
+
+DEPTH = np.random.default_rng(0).uniform(0.5, 9, (5, 7)).astype(np.float32)
+SAID = DEPTH.copy()
+SAID[0, 0], SAID[1, 1], SAID[2, 2], SAID[3, 3] = np.nan, np.inf, -2, 0
+KNOWN = np.where(np.isfinite(SAID) & (SAID > 0), SAID, 0)
+
+
+def write_float3(path: Path, values: np.ndarray) -> None:
+    head = "".join(f"{line}\n" for line in ("float", values.ndim, *reversed(values.shape)))
+    path.write_bytes(head.encode() + values.astype("<f4").tobytes())
+
+
+def write_h5(path: Path, values: np.ndarray) -> None:
+    with h5py.File(path, "w") as file:
+        file["depth"] = values
+
+
+WRITERS = {
+    "npy": lambda path, values: np.save(path, values),
+    "pfm": lambda path, values: cv2.imwrite(str(path), values),
+    "h5": write_h5,
+    "float3": write_float3,
+}
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_floats_come_as_they_were_written(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"depth.{suffix}"
+    WRITERS[suffix](path, SAID)
+    found = reading.read(path)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, KNOWN)
+
+
+def test_a_png_holds_so_many_for_a_unit(tmp_path: Path) -> None:
+    path = tmp_path / "depth.png"
+    cv2.imwrite(str(path), np.array([[0, 1500], [65535, 1]], np.uint16))
+    np.testing.assert_allclose(reading.read(path), [[0, 1.5], [65.535, 0.001]], rtol=1e-6)
+    np.testing.assert_allclose(reading.read(path, 500.0)[0, 1], 3.0)
+
+
+def test_pfm_of_either_order_and_of_colour(tmp_path: Path) -> None:
+    path = tmp_path / "map.pfm"
+    path.write_bytes(b"Pf\n7 5\n1.0\n" + DEPTH[::-1].astype(">f4").tobytes())
+    np.testing.assert_array_equal(reading.pfm(path), DEPTH)
+    colors = np.random.default_rng(1).random((4, 3, 3)).astype(np.float32)
+    path.write_bytes(b"PF 3 4 -1.0\n" + colors[::-1].astype("<f4").tobytes())
+    np.testing.assert_array_equal(reading.pfm(path), colors)
+    with pytest.raises(InputError, match=r"map\.pfm' holds an array of shape \(4, 3, 3\)"):
+        reading.read(path)
+
+
+def test_float3_of_more_dimensions(tmp_path: Path) -> None:
+    values = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    write_float3(tmp_path / "a.float3", values)
+    np.testing.assert_array_equal(reading.float3(tmp_path / "a.float3"), values)
+
+
+@pytest.mark.parametrize("suffix", [*WRITERS, "png", "exr"])
+def test_what_is_no_such_file_is_refused_by_name(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"depth.{suffix}"
+    with pytest.raises(InputError, match=rf"depth\.{suffix}"):
+        reading.read(path)
+    if suffix in WRITERS:
+        WRITERS[suffix](path, DEPTH)
+        whole = path.read_bytes()
+    else:
+        whole = b"\x89PNG and more of it"
+    # A longer HDF5 file is still a whole one.
+    longer = [] if suffix in ("h5", "npy") else [whole + b"more"]
+    for broken in (b"", whole[:20], whole[: len(whole) // 2], whole[:-2], b"float\n2\n7\n", b"Pf\n7 5\n0\n", *longer):
+        path.write_bytes(broken)
+        with pytest.raises(InputError, match=rf"depth\.{suffix}"):
+            reading.read(path)
+
+
+def test_a_kind_that_is_not_known_and_an_array_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"depth\.dpt' is of a kind that is not read; \.png"):
+        reading.read(tmp_path / "depth.dpt")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["disparity"] = DEPTH
+    with pytest.raises(InputError, match=r"a\.h5' does not hold an array 'depth'"):
+        reading.read(tmp_path / "a.h5")
+
+
+def test_without_exr_in_opencv_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.exr").write_bytes(b"\x76\x2f\x31\x01")
+    monkeypatch.setattr(cv2, "imread", lambda *_: None)
+    with pytest.raises(InputError, match=r"a\.exr' cannot be read as OpenEXR.*without the format.*\.npy"):
+        reading.read(tmp_path / "a.exr")
+    monkeypatch.setattr(cv2, "imread", lambda *_: np.stack([0 * DEPTH, 0 * DEPTH, DEPTH], axis=-1))
+    np.testing.assert_array_equal(reading.read(tmp_path / "a.exr"), DEPTH)  # red is first, last in OpenCV
 
 
 def test_the_same_camera_changes_no_depth() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.layouts import tfrecord
-from dust3r_ros.layouts.protobuf import Message, varints
+from dust3r_ros.layouts.tfrecord import Message, varints
 
 
 def test_the_check_is_castagnolis() -> None:

@@ -13,8 +13,8 @@ from dust3r_ros.mapping.association import JunctionLinks, Linker, coverage
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.sparse.landmarks import Focal
 from dust3r_ros.sparse.sparse_map import SparseMap
-from dust3r_ros.sparse.views import Focal
 from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.types import Image, TrackingState
 

@@ -10,8 +10,8 @@ from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.covisibility import Neighbourhood
 from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.sparse.landmarks import Focal
 from dust3r_ros.sparse.sparse_map import SparseMap
-from dust3r_ros.sparse.views import Focal
 from dust3r_ros.tracking import Tracks, no_tracks
 
 CONFIG = MapperConfig()

@@ -16,7 +16,7 @@ from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.landmark_map import MapBuilder
 from dust3r_ros.scenes.sequence import RenderedSequence
-from dust3r_ros.sparse.views import Focal
+from dust3r_ros.sparse.landmarks import Focal
 from dust3r_ros.timing import no_timer
 from dust3r_ros.tracking import no_tracks
 

@@ -16,7 +16,7 @@ from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.mapping.pointmap_map import PointmapBuilder
 from dust3r_ros.scenes.sequence import RenderedSequence
-from dust3r_ros.sparse.views import Focal
+from dust3r_ros.sparse.landmarks import Focal
 from dust3r_ros.timing import no_timer
 from dust3r_ros.tracking import no_tracks
 from dust3r_ros.types import TrackingState

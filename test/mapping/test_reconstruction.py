@@ -8,7 +8,7 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.features.features import Features
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.reconstruction import MOST_UNSURE, Reconstruction
-from dust3r_ros.sparse.views import Focal
+from dust3r_ros.sparse.landmarks import Focal
 from dust3r_ros.tracking import no_tracks
 
 CONFIG = MapperConfig()

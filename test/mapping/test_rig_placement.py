@@ -12,7 +12,7 @@ from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.rig_placement import Newcomers
-from dust3r_ros.sparse.views import Focal
+from dust3r_ros.sparse.landmarks import Focal
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array
 

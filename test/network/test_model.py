@@ -9,8 +9,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from dust3r_ros.errors import InputError  # noqa: E402
 from dust3r_ros.network import Dust3r, Dust3rConfig, Tokens, normalise  # noqa: E402
+from dust3r_ros.network.checkpoint import aliases  # noqa: E402
 from dust3r_ros.network.heads import Raster, make_head  # noqa: E402
-from dust3r_ros.network.names import aliases  # noqa: E402
 
 SIZES = ("64x96", "96x64", "80x112", "mixed_64x96_96x64")
 LIMITS = {"tiny_linear": (2e-6, 2e-6), "tiny_dpt": (2e-5, 4e-6)}

@@ -16,7 +16,7 @@ from dust3r_ros.backends.dust3r import Dust3rBackend  # noqa: E402
 from dust3r_ros.errors import BackendError, CheckpointError, ConfigError, InputError  # noqa: E402
 from dust3r_ros.network import Dust3r, Dust3rConfig, save_checkpoint  # noqa: E402
 from dust3r_ros.network.config import GRID_POSITIONS  # noqa: E402
-from dust3r_ros.network.onnx_model import OUTPUTS  # noqa: E402
+from dust3r_ros.network.onnx import OUTPUTS  # noqa: E402
 from dust3r_ros.types import View  # noqa: E402
 
 CONFIG = Dust3rConfig(
@@ -37,7 +37,7 @@ def folders(model: Dust3r, tmp_path_factory: pytest.TempPathFactory) -> dict[boo
     """Exported in float32 (False) and in int8 (True)."""
     for name in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(name, reason=f"{name} is not installed")
-    from dust3r_ros.network.onnx_export import export_onnx
+    from dust3r_ros.network.onnx import export_onnx
 
     made = {int8: tmp_path_factory.mktemp(f"int8_{int8}") for int8 in (False, True)}
     for int8, folder in made.items():
@@ -52,7 +52,7 @@ def folders(model: Dust3r, tmp_path_factory: pytest.TempPathFactory) -> dict[boo
 @pytest.mark.parametrize("pairs", [1, 3])
 def test_parity(model: Dust3r, folders, int8: bool, tolerance: float, sizes, pairs: int) -> None:
     """Of images of any size, any number of pairs: how far all values are off, relative."""
-    from dust3r_ros.network.onnx_model import OnnxDust3r
+    from dust3r_ros.network.onnx import OnnxDust3r
 
     onnx = OnnxDust3r(folders[int8], threads=1)
     first, second = (2 * torch.rand(pairs, 3, *size) - 1 for size in sizes)
@@ -67,8 +67,7 @@ def test_parity(model: Dust3r, folders, int8: bool, tolerance: float, sizes, pai
 @pytest.mark.long
 def test_parity_without_places_and_with_the_dpt_head(folders, tmp_path: Path) -> None:
     """As the published networks are."""
-    from dust3r_ros.network.onnx_export import export_onnx
-    from dust3r_ros.network.onnx_model import OnnxDust3r
+    from dust3r_ros.network.onnx import OnnxDust3r, export_onnx
 
     torch.manual_seed(1)
     model = Dust3r(replace(CONFIG, head_type="dpt", dec_depth=4)).eval()
@@ -123,7 +122,7 @@ def test_without_onnx(model: Dust3r, tmp_path: Path) -> None:
         "from dust3r_ros.backends.dust3r import Dust3rBackend\n"
         "from dust3r_ros.errors import BackendError\n"
         "from dust3r_ros.network import load_checkpoint\n"
-        "from dust3r_ros.network.onnx_export import export_onnx\n"
+        "from dust3r_ros.network.onnx import export_onnx\n"
         f"folder = {str(tmp_path)!r}\n"
         "for call in (lambda: Dust3rBackend(folder), lambda: export_onnx(load_checkpoint(folder), folder)):\n"
         "    try: call()\n"

@@ -11,8 +11,7 @@ from dust3r_ros.errors import CheckpointError, OutputError
 from dust3r_ros.network import shipped as module
 from dust3r_ros.network.shipped import find_checkpoint, shipped
 from dust3r_ros.scenes.rooms import room
-from dust3r_ros.scenes.sequence import render_path
-from dust3r_ros.scenes.trajectory import look_at
+from dust3r_ros.scenes.sequence import look_at, render_path
 from dust3r_ros.types import View
 
 torch = pytest.importorskip("torch", reason="torch is not installed")

@@ -24,8 +24,8 @@ os.environ.pop("ROS_LOCALHOST_ONLY", None)
 
 from sensor_msgs.msg import CameraInfo
 
-from dust3r_ros.node.player import image_message
-from dust3r_ros.node.recorder import Recorder
+from dust3r_ros.node.tools.player import image_message
+from dust3r_ros.node.tools.recorder import Recorder
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dust3r_ros.node.changes import Changes
+from dust3r_ros.node.map_changes import Changes
 from dust3r_ros.types import Keyframe, MapUpdate, TrackingState
 
 PLAIN = Keyframe(0, 1, 0, "c", np.eye(4), 1.0, np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1)), np.zeros((1, 1)))

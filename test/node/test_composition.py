@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from dust3r_ros.node.player import image_message
-from dust3r_ros.node.recorder import Recorder
+from dust3r_ros.node.tools.player import image_message
+from dust3r_ros.node.tools.recorder import Recorder
 from dust3r_ros.scenes.sequence import RenderedSequence
 
 ROOT = Path(__file__).resolve().parents[2]

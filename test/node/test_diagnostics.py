@@ -11,7 +11,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.node.diagnostics import diagnostics_message
 from dust3r_ros.node.status import RigCamera, Snapshot, lens_shift, status_message, status_text
-from dust3r_ros.node.topic_health import SILENT_S, TopicHealth
+from dust3r_ros.node.topics import SILENT_S, TopicHealth
 from dust3r_ros.types import Calibration, Camera, MapCounts, TrackingState
 
 IMAGES = TopicHealth("/front/image_raw", "image", "front", 9, 10.0, 0.1)

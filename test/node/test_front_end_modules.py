@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sequences import walk
 
-from dust3r_ros.node.player import image_message
+from dust3r_ros.node.tools.player import image_message
 
 TRACED = Path(__file__).resolve().parents[1] / "support" / "traced_node.py"
 MOST = 15

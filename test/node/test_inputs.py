@@ -26,14 +26,12 @@ from dust3r_ros.config import NodeConfig
 from dust3r_ros.errors import ConfigError
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, pose
 from dust3r_ros.node import inputs as inputs_module
-from dust3r_ros.node import topic_health
-from dust3r_ros.node.arrivals import frame_of
-from dust3r_ros.node.conversions import header, pose_message, transform_message
+from dust3r_ros.node import topics
+from dust3r_ros.node.conversions import frame_of, header, pose_message, transform_message
 from dust3r_ros.node.inputs import Inputs
 from dust3r_ros.node.qos import tf_profile
-from dust3r_ros.node.tf_listener import TfListener
+from dust3r_ros.node.tf_listener import TfListener, TransformSender
 from dust3r_ros.node.topics import all_camera_topics
-from dust3r_ros.node.transforms import TransformSender
 
 MS = 1_000_000
 HEIGHT, WIDTH = 12, 16
@@ -314,7 +312,7 @@ def test_a_camera_that_was_unplugged_and_is_back(robot, monkeypatch):
     r = robot().start()
     r.send("/camera/image_raw", image(MS))
     r.come(1)
-    monkeypatch.setattr(topic_health, "SILENT_S", 0.05)
+    monkeypatch.setattr(topics, "SILENT_S", 0.05)
     time.sleep(0.1)
     (health,) = (item for item in r.inputs.health() if item.kind == "image")
     assert health.silent and health.silent_s > 0.05 and health.rate_hz == 0.0

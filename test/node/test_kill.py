@@ -8,7 +8,7 @@ import pytest
 from sequences import walk
 
 from dust3r_ros.geometry.similarity import weighted_similarity
-from dust3r_ros.node.player import image_message
+from dust3r_ros.node.tools.player import image_message
 from dust3r_ros.storage.saved_map import load_map
 
 KILLS = 10

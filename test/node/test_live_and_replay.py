@@ -9,7 +9,7 @@ from rosbags.typesys import Stores, get_typestore
 from sequences import walk
 
 from dust3r_ros.cli.map import main
-from dust3r_ros.node.player import FRAME, image_message
+from dust3r_ros.node.tools.player import FRAME, image_message
 from dust3r_ros.storage.saved_map import load_map
 
 TOPIC = "/camera/image_raw"

@@ -11,7 +11,7 @@ from sensor_msgs.msg import PointCloud2
 
 from dust3r_ros.node.conversions import stamp_to_ns
 from dust3r_ros.node.interface import OUTPUTS, qos_profile
-from dust3r_ros.node.tiles import TILE_POINT
+from dust3r_ros.node.map_changes import TILE_POINT
 
 
 class Follower:

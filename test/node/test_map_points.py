@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from dust3r_ros.node.changes import Changed
 from dust3r_ros.node.conversions import POINT
-from dust3r_ros.node.map_points import MapPoints
+from dust3r_ros.node.map_changes import Changed, MapPoints
 
 SIZE = 1000
 

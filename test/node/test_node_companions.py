@@ -11,7 +11,7 @@ from sensor_msgs.msg import Image
 from tf2_msgs.msg import TFMessage
 
 from dust3r_ros.node.conversions import header, transform_message
-from dust3r_ros.node.player import FRAME, image_message
+from dust3r_ros.node.tools.player import FRAME, image_message
 
 
 def mask_message(sequence, stamp_ns):

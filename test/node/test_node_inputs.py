@@ -9,7 +9,7 @@ from sensor_msgs.msg import CompressedImage
 from std_srvs.srv import Trigger
 
 from dust3r_ros.node.conversions import stamp_to_ns
-from dust3r_ros.node.player import image_message
+from dust3r_ros.node.tools.player import image_message
 
 
 def as_message(image, stamp_ns, encoding, pad=0):

@@ -14,8 +14,8 @@ from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
 from rclpy.parameter import Parameter
 
-from dust3r_ros.node.demo_verdict import FILES
-from dust3r_ros.node.recorder import Recorder, RemoteError
+from dust3r_ros.node.tools.recorder import Recorder, RemoteError
+from dust3r_ros.node.tools.verdict import FILES
 
 
 def change(recorder, transition):

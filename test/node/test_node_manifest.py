@@ -14,7 +14,7 @@ from tf2_msgs.msg import TFMessage
 from dust3r_ros.cli.map import main
 from dust3r_ros.io.manifest import Event, FrameEntry, read_manifest
 from dust3r_ros.node.conversions import transform_message
-from dust3r_ros.node.player import FRAME
+from dust3r_ros.node.tools.player import FRAME
 from dust3r_ros.scenes.export import write_bag
 from dust3r_ros.scenes.sequence import RenderedSequence
 

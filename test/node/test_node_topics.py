@@ -10,8 +10,8 @@ from sensor_msgs.msg import Image
 from dust3r_ros.geometry.rigid import transform
 from dust3r_ros.geometry.similarity import weighted_similarity
 from dust3r_ros.node.conversions import stamp_to_ns
-from dust3r_ros.node.player import FRAME, image_message
-from dust3r_ros.node.recorder import Recorder
+from dust3r_ros.node.tools.player import FRAME, image_message
+from dust3r_ros.node.tools.recorder import Recorder
 
 MAPPED = 20  # images of which a map is made before the others come
 

@@ -21,7 +21,7 @@ from tf2_msgs.msg import TFMessage
 from dust3r_ros.io.camera_yaml import read_cameras
 from dust3r_ros.node.conversions import stamp_to_ns
 from dust3r_ros.node.interface import OUTPUTS, TF_STATIC, qos_profile
-from dust3r_ros.node.player import image_message
+from dust3r_ros.node.tools.player import image_message
 from dust3r_ros.sensors.transform_buffer import TransformBuffer
 from dust3r_ros.storage.saved_map import load_map
 

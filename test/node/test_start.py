@@ -9,7 +9,7 @@ from sequences import walk
 
 from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.node.conversions import stamp_to_ns
-from dust3r_ros.node.player import image_message
+from dust3r_ros.node.tools.player import image_message
 
 RATE_HZ, FRAMES = 30.0, 150
 

@@ -10,8 +10,8 @@ from sequences import walk
 from two_processes import back_end, mapped, send
 from visualization_msgs.msg import Marker
 
-from dust3r_ros.node.live_poses import silence
-from dust3r_ros.node.player import FRAME, image_message
+from dust3r_ros.node.tools.player import FRAME, image_message
+from dust3r_ros.node.tools.verdict import silence
 from dust3r_ros.storage.saved_map import load_map
 
 

@@ -1,14 +1,14 @@
-"""Shadows agree with what rays meet."""
+"""Shadows agree with what rays meet. Lambert's law and shadows."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from dust3r_ros.scenes.patterns import fabric
-from dust3r_ros.scenes.solids import Box, Globe, Pillar, Solid, box_panels
-from dust3r_ros.scenes.surfaces import RayGrid
-from dust3r_ros.scenes.trajectory import look_at
+from dust3r_ros.scenes.sequence import look_at
+from dust3r_ros.scenes.solids import Box, Globe, Lamp, Pillar, Solid, box_panels
+from dust3r_ros.scenes.surfaces import Panel, RayGrid
+from dust3r_ros.scenes.textures import fabric
 
 SOLIDS: list[Solid] = [
     Box(np.array([-0.5, -0.3, 0.4]), np.array([0.4, 0.6, 1.1]), fabric, fabric, yaw=0.5),
@@ -48,3 +48,28 @@ def test_box_panels_face_outwards_or_inwards() -> None:
             assert away < 0 if inside else away > 0
             assert (panel.corners >= low - 1e-9).all() and (panel.corners <= high + 1e-9).all()
         assert sum(p.width * p.height for p in panels.values()) == pytest.approx(2 * (4 * 3 + 4 * 2 + 3 * 2))
+
+
+FLOOR = Panel(np.array([-2.0, 2.0, 0.0]), np.array([1.0, 0, 0]), np.array([0, -1.0, 0]), 4.0, 4.0)
+SHELF_TOP = Panel(np.array([-2.0, 2.0, 2.4]), np.array([1.0, 0, 0]), np.array([0, -1.0, 0]), 4.0, 4.0)
+LAMP = Lamp(np.array([0.0, 0.0, 2.0]))
+
+
+def test_light_falls_off_and_never_below_ambient() -> None:
+    light = LAMP.shade(FLOOR, [], 80, 80, 20)
+    assert light[40, 40] > light[40, 10] > light[5, 5] > LAMP.ambient
+    straight = LAMP.strength / (1 + (2 / LAMP.reach) ** 2)
+    assert abs(light[38:42, 38:42].mean() - (LAMP.ambient + straight)) < 0.03
+
+
+def test_a_face_turned_away_gets_ambient_light_only() -> None:
+    assert np.allclose(LAMP.shade(SHELF_TOP, [], 20, 20, 10), LAMP.ambient)
+
+
+def test_a_box_casts_a_soft_shadow() -> None:
+    board = Box(np.array([-0.4, -0.4, 0.5]), np.array([0.4, 0.4, 0.6]), fabric, fabric)
+    free, shaded = (LAMP.shade(FLOOR, solids, 160, 160, 40) for solids in ([], [board]))
+    assert np.allclose(shaded[78:82, 78:82], LAMP.ambient)
+    assert np.array_equal(free[:5], shaded[:5])
+    partly = (shaded < free - 0.05) & (shaded > LAMP.ambient + 0.05)
+    assert partly.sum() > 100

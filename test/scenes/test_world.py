@@ -8,12 +8,11 @@ import pytest
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.pinhole import unproject
 from dust3r_ros.geometry.rigid import transform
-from dust3r_ros.scenes.light import Lamp
-from dust3r_ros.scenes.patterns import Pattern, poster, tiles
 from dust3r_ros.scenes.rooms import room
-from dust3r_ros.scenes.solids import Globe, box_panels
+from dust3r_ros.scenes.sequence import look_at
+from dust3r_ros.scenes.solids import Globe, Lamp, box_panels
 from dust3r_ros.scenes.surfaces import Surface
-from dust3r_ros.scenes.trajectory import look_at
+from dust3r_ros.scenes.textures import Pattern, poster, tiles
 from dust3r_ros.scenes.world import World, build
 
 LOW, HIGH = np.array([-2.0, -1.5, 0.0]), np.array([2.0, 1.5, 2.5])

@@ -8,9 +8,9 @@ from synthetic import PLAIN, WIDTH, arc, past_a_wall, sparse_of, unposed
 
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.sparse.initialization import Options, bootstrap
+from dust3r_ros.sparse.landmarks import Focal
 from dust3r_ros.sparse.refinement import lens_prior, refine, refine_lenses
 from dust3r_ros.sparse.sparse_map import SparseMap
-from dust3r_ros.sparse.views import Focal
 from dust3r_ros.tracking import Tracks
 
 FOCAL = 330.0

@@ -17,10 +17,10 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import angle_deg, invert, transform
 from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.sparse.landmarks import Focal
 from dust3r_ros.sparse.map_merging import LandmarkSights, Merged, fit_maps, merge_maps
 from dust3r_ros.sparse.refinement import refine
 from dust3r_ros.sparse.sparse_map import SparseMap
-from dust3r_ros.sparse.views import Focal
 from dust3r_ros.tracking import Tracks
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from synthetic import PLAIN, arc, sparse_of
 
 from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.sparse.landmarks import Focal, SparseView
 from dust3r_ros.sparse.observations import different, ranks, sight_errors, sight_lines, sights_of, triangulate
-from dust3r_ros.sparse.views import Focal, SparseView
 from dust3r_ros.tracking import Tracks
 
 Ids = st.lists(st.integers(0, 12), max_size=8, unique=True)

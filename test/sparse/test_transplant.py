@@ -6,10 +6,10 @@ from synthetic import PLAIN, arc
 
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.similarity import weighted_similarity
+from dust3r_ros.sparse.landmarks import Focal
 from dust3r_ros.sparse.refinement import refine
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.sparse.transplant import adjusted_copy, transplant
-from dust3r_ros.sparse.views import Focal
 from dust3r_ros.tracking import Tracks
 
 SCENE = arc(views=8)

@@ -10,7 +10,7 @@ import numpy as np
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid, rays, unproject
 from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.geometry.similarity import weighted_similarity
-from dust3r_ros.scenes.trajectory import look_at
+from dust3r_ros.scenes.sequence import look_at
 from dust3r_ros.types import Array, Array32, PairPrediction
 
 HALF = np.array([3.2, 2.6, 1.4])  # metres from the middle to the walls

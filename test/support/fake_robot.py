@@ -69,7 +69,7 @@ def _publish(pace: float, still_s: float) -> None:
     from tf2_msgs.msg import TFMessage
 
     from dust3r_ros.node.conversions import header, transform_message
-    from dust3r_ros.node.player import image_message
+    from dust3r_ros.node.tools.player import image_message
 
     rclpy.init()
     node = Node("fake_robot")

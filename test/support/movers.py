@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dust3r_ros.scenes.light import Lamp
-from dust3r_ros.scenes.patterns import decorated, fabric, plaster
 from dust3r_ros.scenes.rooms import room
-from dust3r_ros.scenes.sequence import FOCAL_PER_WIDTH, RenderedSequence, stamps
-from dust3r_ros.scenes.solids import Globe, Pillar, Solid
+from dust3r_ros.scenes.sequence import FOCAL_PER_WIDTH, RenderedSequence, stamps, walk
+from dust3r_ros.scenes.solids import Globe, Lamp, Pillar, Solid
 from dust3r_ros.scenes.surfaces import Ball, Panel, Surface, Tube
-from dust3r_ros.scenes.trajectory import walk
+from dust3r_ros.scenes.textures import decorated, fabric, plaster
 from dust3r_ros.scenes.world import World, build
 from dust3r_ros.types import Array
 

@@ -8,11 +8,10 @@ import cv2
 import numpy as np
 from movers import MovingSequence, walk_among
 
-from dust3r_ros.scenes.light import Lamp
-from dust3r_ros.scenes.patterns import Pattern, noise, poster
-from dust3r_ros.scenes.solids import Box, Solid
+from dust3r_ros.scenes.sequence import look_at
+from dust3r_ros.scenes.solids import Box, Lamp, Solid
 from dust3r_ros.scenes.surfaces import Panel
-from dust3r_ros.scenes.trajectory import look_at
+from dust3r_ros.scenes.textures import Pattern, noise, poster
 from dust3r_ros.scenes.world import World, build
 from dust3r_ros.types import Array32
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
-from dust3r_ros.scenes.trajectory import look_at
+from dust3r_ros.scenes.sequence import look_at
 from dust3r_ros.types import Array, Image
 
 HEIGHT, WIDTH, FOCAL = 480, 640, 560.0

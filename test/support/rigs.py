@@ -11,8 +11,7 @@ from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.geometry.similarity import weighted_similarity
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.scenes.rooms import room
-from dust3r_ros.scenes.sequence import RenderedSequence, render_path, stamps
-from dust3r_ros.scenes.trajectory import look_at, walk
+from dust3r_ros.scenes.sequence import RenderedSequence, look_at, render_path, stamps, walk
 from dust3r_ros.types import Array, Image, MapUpdate
 
 

@@ -15,7 +15,7 @@ from tf2_msgs.msg import TFMessage
 from dust3r_ros.geometry.rigid import invert, pose
 from dust3r_ros.node.conversions import header, stamp_to_ns, transform_message
 from dust3r_ros.node.interface import TF_STATIC, qos_profile
-from dust3r_ros.node.player import FRAME, image_message
+from dust3r_ros.node.tools.player import FRAME, image_message
 
 FRAMES, MAPPED = 120, 60
 ODOM_T_W = pose(Rotation.from_euler("z", 0.5).as_matrix(), [1.0, 2.0, 0.0])

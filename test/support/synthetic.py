@@ -9,7 +9,7 @@ import numpy as np
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
-from dust3r_ros.scenes.trajectory import look_at
+from dust3r_ros.scenes.sequence import look_at
 from dust3r_ros.sparse.sparse_map import Focal, SparseMap
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array

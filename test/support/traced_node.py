@@ -17,7 +17,7 @@ import dust3r_ros
 
 PACKAGE = f"{Path(dust3r_ros.__file__).parent}/"
 FRONT_END = ("node/pipeline.py", "_frame")  # from here an image is the front end's, until it is through with it
-MESSAGES = {("node/arrivals.py", "frame_of"), ("node/publishers.py", "show")}
+MESSAGES = {("node/conversions.py", "frame_of"), ("node/publishers.py", "show")}
 
 
 class Trace:

@@ -16,10 +16,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from dust3r_ros.errors import InputError  # noqa: E402
 from dust3r_ros.geometry.rigid import invert, transform  # noqa: E402
-from dust3r_ros.training.batches import PairBatch, PairBatches, collate, load  # noqa: E402
-from dust3r_ros.training.crops import Cropping, crop_pair  # noqa: E402
-from dust3r_ros.training.sampling import Sampling  # noqa: E402
-from dust3r_ros.training.views import ViewPair  # noqa: E402
+from dust3r_ros.training.batches import PairBatch, PairBatches, Sampling, collate, load  # noqa: E402
+from dust3r_ros.training.views import Cropping, ViewPair, crop_pair  # noqa: E402
 
 CROPPING = Cropping(1.3, True, 0.4)
 SIZES = [(32, 48), (48, 32), (32, 32)]

@@ -10,12 +10,12 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from dust3r_ros.network import load_checkpoint, save_checkpoint  # noqa: E402
 from dust3r_ros.training.batches import PairBatch, collate  # noqa: E402
-from dust3r_ros.training.completion import CompletionTask, patch_targets  # noqa: E402
-from dust3r_ros.training.crops import Cropping, crop_pair  # noqa: E402
 from dust3r_ros.training.learner import Learner  # noqa: E402
 from dust3r_ros.training.processes import Processes  # noqa: E402
 from dust3r_ros.training.recipe import from_mapping  # noqa: E402
 from dust3r_ros.training.start import new_model, with_head  # noqa: E402
+from dust3r_ros.training.tasks import CompletionTask, patch_targets  # noqa: E402
+from dust3r_ros.training.views import Cropping, crop_pair  # noqa: E402
 
 
 @pytest.fixture

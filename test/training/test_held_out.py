@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from dust3r_ros.errors import ConfigError, InputError  # noqa: E402
 from dust3r_ros.training.held_out import HeldOut, gather  # noqa: E402
-from dust3r_ros.training.measures import depth_errors  # noqa: E402
+from dust3r_ros.training.losses import depth_errors  # noqa: E402
 from dust3r_ros.training.processes import Processes  # noqa: E402
 from dust3r_ros.training.recipe import from_mapping  # noqa: E402
 from dust3r_ros.training.sources import open_sources, split  # noqa: E402

@@ -13,17 +13,15 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from dust3r_ros.errors import CheckpointError  # noqa: E402
 from dust3r_ros.network import Dust3r  # noqa: E402
-from dust3r_ros.training.averaging import Average  # noqa: E402
 from dust3r_ros.training.batches import PairBatch, collate  # noqa: E402
-from dust3r_ros.training.crops import Cropping, crop_pair  # noqa: E402
 from dust3r_ros.training.learner import Learner  # noqa: E402
 from dust3r_ros.training.losses import confidence_loss  # noqa: E402
-from dust3r_ros.training.muon import Muon  # noqa: E402
-from dust3r_ros.training.optimiser import clip, make_optimiser  # noqa: E402
+from dust3r_ros.training.optimiser import Average, Muon, clip, make_optimiser  # noqa: E402
 from dust3r_ros.training.processes import Processes  # noqa: E402
 from dust3r_ros.training.recipe import Recipe, from_mapping  # noqa: E402
 from dust3r_ros.training.start import new_model, with_head  # noqa: E402
 from dust3r_ros.training.tasks import PairTask  # noqa: E402
+from dust3r_ros.training.views import Cropping, crop_pair  # noqa: E402
 
 CPU = torch.device("cpu")
 

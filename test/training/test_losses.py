@@ -12,13 +12,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from dust3r_ros.network.model import PairOutput  # noqa: E402
-from dust3r_ros.training.losses import (  # noqa: E402
-    ALPHA,
-    PairTruth,
-    confidence_loss,
-    norm_factor,
-    regression,
-)
+from dust3r_ros.training.losses import ALPHA, PairTruth, confidence_loss, norm_factor, regression  # noqa: E402
 
 SEEDS = st.integers(0, 2**31)
 

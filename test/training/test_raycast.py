@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.scenes.endless.eye import Eye
-from dust3r_ros.scenes.endless.layouts import LAYOUTS
+from dust3r_ros.scenes.endless.casting import Eye
 from dust3r_ros.scenes.endless.viewpoints import choose_eyes
-from dust3r_ros.scenes.endless.worlds import make_world
+from dust3r_ros.scenes.endless.worlds import LAYOUTS, make_world
 from dust3r_ros.training.raycast import Raycaster, cameras
 
 DEVICES = [

@@ -14,9 +14,9 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from dust3r_ros.errors import ConfigError  # noqa: E402
 from dust3r_ros.network import Dust3r, Dust3rConfig  # noqa: E402
-from dust3r_ros.training.progress import Progress, planned  # noqa: E402
+from dust3r_ros.training.log import Progress, planned  # noqa: E402
+from dust3r_ros.training.optimiser import rate  # noqa: E402
 from dust3r_ros.training.recipe import from_mapping, read_recipe, recipe_names  # noqa: E402
-from dust3r_ros.training.schedule import rate  # noqa: E402
 
 
 def test_the_recipes_of_the_package() -> None:

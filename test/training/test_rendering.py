@@ -19,8 +19,7 @@ from dust3r_ros.training.log import read_metrics  # noqa: E402
 from dust3r_ros.training.on_device.source import DeviceWorlds  # noqa: E402
 from dust3r_ros.training.recipe import from_mapping  # noqa: E402
 from dust3r_ros.training.session import Options, Outcome, train  # noqa: E402
-from dust3r_ros.training.sources import open_sources  # noqa: E402
-from dust3r_ros.training.synthetic import RenderedPairs  # noqa: E402
+from dust3r_ros.training.sources import RenderedPairs, open_sources  # noqa: E402
 
 STAGES = [
     {"sizes": [[32, 32]], "pairs": 2, "steps": 3, "rate": 1e-3},

@@ -8,7 +8,7 @@ import pytest
 from small_worlds import NoisyRoom
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.training.sampling import Sampling
+from dust3r_ros.training.batches import Sampling
 
 SOURCES = [NoisyRoom("endless"), NoisyRoom("large", 50), NoisyRoom("small", 4)]
 

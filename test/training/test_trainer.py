@@ -17,7 +17,7 @@ pytest.importorskip("safetensors", reason="safetensors is not installed")
 
 from dust3r_ros.errors import CheckpointError, ConfigError, InputError, OutputError, TrainingError  # noqa: E402
 from dust3r_ros.network import load_checkpoint  # noqa: E402
-from dust3r_ros.training import state as states  # noqa: E402
+from dust3r_ros.training import run_folder as states  # noqa: E402
 from dust3r_ros.training.batches import PairBatch  # noqa: E402
 from dust3r_ros.training.learner import Learner, Step  # noqa: E402
 from dust3r_ros.training.log import read_metrics  # noqa: E402

@@ -15,7 +15,7 @@ from scoring import path_length
 from sequences import SMALL, walk
 
 from dust3r_ros.errors import ConfigError
-from dust3r_ros.evaluation.trajectory import trajectory_errors
+from dust3r_ros.evaluation.errors import trajectory_errors
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.types import Array, Frame, Keyframe, MapUpdate, StampedPose, TrackingState

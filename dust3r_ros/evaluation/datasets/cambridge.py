@@ -10,8 +10,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View
-from dust3r_ros.evaluation.datasets.track import nominal
+from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View, nominal
 from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.layouts import reading
 from dust3r_ros.types import Array

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View
-from dust3r_ros.evaluation.datasets.track import nominal, scaled
+from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View, nominal, scaled
 from dust3r_ros.geometry.rigid import pose
-from dust3r_ros.layouts import depth_files, mvsnet, reading
+from dust3r_ros.layouts import colmap_model, reading
 from dust3r_ros.types import Array, Array32
 
 _METRES = 1e-3  # the files are in millimetres
@@ -22,9 +21,9 @@ _MEASURED = 10  # of 255 in a depth_visual, as MVSNet's own evaluation takes it
 
 def read(path: Path) -> Iterator[Recording]:
     """Scans ``scanN``: folders with cams and images (MVSNet) in ``path``, or those of ``path/Rectified``."""
-    mvsnet = _scans(cams.parent for cams in path.glob("scan*/cams"))
-    for number, scan in mvsnet or _scans(path.glob("Rectified/scan*")):
-        views = tuple(_mvsnet(path, scan) if mvsnet else _rectified(path, scan))
+    colmap_model = _scans(cams.parent for cams in path.glob("scan*/cams"))
+    for number, scan in colmap_model or _scans(path.glob("Rectified/scan*")):
+        views = tuple(_mvsnet(path, scan) if colmap_model else _rectified(path, scan))
         yield Recording(scan.name, DATASET.name, views, ordered=False, scene=scan.name, truth=_truth(path, number))
 
 
@@ -48,7 +47,7 @@ def _mvsnet(path: Path, scan: Path) -> Iterator[View]:
     for image in sorted((scan / "images").glob("*")):
         reading.existing(scan / "cams" / f"{image.stem}_cam.txt", "camera")
     for index, cam in enumerate(sorted((scan / "cams").glob("*_cam.txt"))):
-        K, w_T_c = mvsnet.camera(cam)
+        K, w_T_c = colmap_model.camera(cam)
         stem = cam.name.removesuffix("_cam.txt")
         image = next((file for file in sorted((scan / "images").glob(f"{stem}.*"))), scan / "images" / f"{stem}.jpg")
         depth = path / "Depths_raw" / scan.name / f"depth_map_{reading.whole(cam, stem):04d}.pfm"
@@ -84,7 +83,7 @@ def _pfm(path: Path) -> Callable[[], Array32]:
     measured = reading.image_reader(mask) if mask.is_file() else None
 
     def read() -> Array32:
-        depth = depth_files.read(path)
+        depth = reading.read(path)
         good = depth > 0
         if measured is not None:
             seen = measured()[..., 0]

@@ -10,8 +10,7 @@ import numpy as np
 import yaml
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View
-from dust3r_ros.evaluation.datasets.track import Track
+from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, Track, View
 from dust3r_ros.evaluation.datasets.tum import matrix_of
 from dust3r_ros.layouts import reading
 from dust3r_ros.types import Array, Calibration

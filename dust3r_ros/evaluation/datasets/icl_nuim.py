@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View
-from dust3r_ros.evaluation.datasets.track import nominal
+from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View, nominal
 from dust3r_ros.layouts import reading
 from dust3r_ros.types import Array
 

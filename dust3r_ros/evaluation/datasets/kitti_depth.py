@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View
-from dust3r_ros.evaluation.datasets.track import nominal
+from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View, nominal
 from dust3r_ros.layouts import reading
 
 _PER_METRE = 256.0

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View
-from dust3r_ros.evaluation.datasets.track import nominal
-from dust3r_ros.layouts import depth_files, reading
+from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View, nominal
+from dust3r_ros.layouts import reading
 from dust3r_ros.types import Array32, Image
 
 # Of the colour camera, from the toolbox (camera_params.m).
@@ -74,7 +73,7 @@ def _splits(path: Path) -> dict[str, list[int]]:
 
 
 def _counts(path: Path) -> int:
-    with depth_files.opened_hdf5(path) as file:
+    with reading.opened_hdf5(path) as file:
         shapes: dict[str, tuple[int, ...]] = {
             name: file[name].shape if name in file else () for name in ("images", "rawDepths")
         }
@@ -95,7 +94,7 @@ def _depth(path: Path, index: int) -> Array32:
 
 def _stored(path: Path, name: str, index: int) -> np.ndarray:
     try:
-        with depth_files.opened_hdf5(path) as file:
+        with reading.opened_hdf5(path) as file:
             return np.asarray(file[name][index])
     except (OSError, KeyError, ValueError) as error:
         raise InputError(f"'{path}' breaks off at {name} {index + 1}: {error}") from error

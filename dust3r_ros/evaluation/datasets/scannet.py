@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View
-from dust3r_ros.evaluation.datasets.track import nominal
+from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View, nominal
 from dust3r_ros.layouts import reading
 from dust3r_ros.types import Array, Array32
 

@@ -1,4 +1,4 @@
-"""Reconstruction: accuracy and completeness of a cloud against a reference, and the protocol of DTU."""
+"""Reconstruction: accuracy and completeness of a cloud against a reference, aligned by closest points."""
 
 from __future__ import annotations
 
@@ -9,8 +9,51 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from dust3r_ros.errors import GeometryError, InputError
-from dust3r_ros.evaluation.protocols import checks
+from dust3r_ros.evaluation.protocols import rows
+from dust3r_ros.geometry.similarity import Similarity, weighted_similarity
 from dust3r_ros.types import Array
+
+_SETTLED = 1e-4  # relative fall of the mean distance
+
+
+def refine_alignment(
+    found: ArrayLike,
+    reference: ArrayLike,
+    *,
+    max_distance: float,
+    with_scale: bool = False,
+    iterations: int = 50,
+    points: int = 20_000,
+    seed: int = 0,
+) -> Similarity:
+    """``reference_S_found`` that brings a cloud (M, 3), already close, onto the reference (N, 3).
+
+    Point-to-point ICP (Besl and McKay, PAMI 1992): nearest neighbours no further than ``max_distance`` (the
+    clouds' unit) pull, until their mean distance settles. At most ``points`` of the cloud take part, drawn by
+    ``seed``. ``with_scale`` lets the scale go as well. Raises ``InputError``, and ``GeometryError`` where fewer
+    than 3 are near.
+    """
+    a, b = rows.points("points", found, 3), rows.points("reference points", reference, 3)
+    if not max_distance > 0:
+        raise InputError(f"max_distance {max_distance} must be a positive length")
+    if len(a) > points:
+        a = a[np.random.default_rng(seed).choice(len(a), points, replace=False)]
+    tree, best, before = cKDTree(b), Similarity.identity(), np.inf
+    for _ in range(iterations):
+        apart, index = tree.query(best.apply(a), distance_upper_bound=max_distance)
+        near = np.isfinite(apart)
+        if near.sum() < 3:
+            raise GeometryError(
+                f"{near.sum()} of {len(a)} points are within {max_distance:g} of the reference; ICP needs at least 3"
+            )
+        # What is out of reach counts as just out of reach, or shedding points would look like progress.
+        mean = float(np.minimum(apart, max_distance).mean())
+        if before - mean <= _SETTLED * before and np.isfinite(before):
+            break
+        before = mean
+        best = weighted_similarity(a[near], b[index[near]], with_scale=with_scale)
+    return best
+
 
 DTU_LIMIT = 20.0  # mm; distances from here on are left out
 DTU_SPACING = 0.2  # mm between points of a thinned cloud
@@ -65,7 +108,7 @@ def distances(queries: ArrayLike, reference: ArrayLike, *, limit: float = np.inf
     where a cloud is misplaced or of a wrong scale; then some of them, drawn at random, are measured, and each of the
     others gets the distance of one of these, so that means and quantiles are those of all up to sampling.
     """
-    a, b = checks.points("points", queries), checks.points("reference points", reference)
+    a, b = rows.points("points", queries), rows.points("reference points", reference)
     if not limit > 0:
         raise InputError(f"limit {limit} must be a positive length")
     tree = cKDTree(b)
@@ -107,7 +150,7 @@ def dtu_errors(
     data for multiple-view stereopsis", IJCV 2016, section 4; Jensen et al., CVPR 2014. Raises ``InputError``
     for what is not as it should be, ``GeometryError`` where nothing is left to judge.
     """
-    cloud, true = checks.points("points", found), checks.points("reference points", reference)
+    cloud, true = rows.points("points", found), rows.points("reference points", reference)
     if spacing > 0:
         cloud = thinned(cloud, spacing)
     judged = np.ones(len(cloud), bool) if observed is None else observed.contains(cloud)
@@ -123,7 +166,7 @@ def thinned(points: ArrayLike, spacing: float, seed: int = 0) -> Array:
 
     Point after point is taken unless one taken before is closer than the spacing. Raises ``InputError``.
     """
-    x = checks.points("points", points)
+    x = rows.points("points", points)
     if not (np.isfinite(spacing) and spacing > 0):
         raise InputError(f"spacing {spacing} must be a positive length")
     waiting = x[np.random.default_rng(seed).permutation(len(x))]

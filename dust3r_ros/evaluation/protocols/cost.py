@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from dust3r_ros.backends.base import Backend
 from dust3r_ros.errors import InputError
+from dust3r_ros.evaluation.protocols.predictor import Predictor
+from dust3r_ros.evaluation.protocols.recordings import Recording, select
+from dust3r_ros.evaluation.protocols.rows import Row, guarded, row
 from dust3r_ros.products.results import peak_memory_mb
 
 _CLEAR = Path("/proc/self/clear_refs")
@@ -85,3 +89,34 @@ def _cuda() -> Any:
     """``torch.cuda`` where torch is loaded and has begun to use a device: this module itself never loads torch."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+
+
+PROTOCOL = "speed"
+
+
+def run_speed(recordings: Iterable[Recording], backend: Backend, *, pairs: int = 20, size: int = 512) -> Iterator[Row]:
+    """One row per recording: ordered pairs per second of neighbouring views, encoding of every view once with it.
+
+    A first pair, which warms up, is not counted; decoding of images is not either.
+    """
+    for recording in recordings:
+
+        def measure(recording: Recording = recording) -> Row:
+            if len(recording.views) < 2:
+                raise InputError(f"'{recording.name}' has {len(recording.views)} views; a pair needs 2")
+            chosen = select(recording, range(min(len(recording.views), pairs // 2 + 1)))
+            predictor, cost = Predictor(backend, size), Cost()
+            predictor.take(chosen.views[:2])
+            predictor.predict([(0, 1)])
+            with cost.timed():
+                views = predictor.take(chosen.views)
+                asked = [pair for i in range(len(views) - 1) for pair in ((i, i + 1), (i + 1, i))]
+                predictor.predict(asked)
+            height, width = views[0].image.shape[:2]
+            return row(
+                recording, PROTOCOL, backend.name, pairs=len(asked), width=width, height=height,
+                seconds=cost.seconds, pairs_per_second=rate(len(asked), cost.seconds),
+                peak_memory_mb=cost.peak_memory_mb, peak_device_mb=cost.peak_device_mb,
+            )  # fmt: skip
+
+        yield guarded(recording, PROTOCOL, backend.name, measure)

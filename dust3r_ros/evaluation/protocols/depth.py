@@ -10,11 +10,9 @@ from dust3r_ros.alignment.batch.components import Part
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.evaluation.protocols.cost import Cost
-from dust3r_ros.evaluation.protocols.depth_rows import DepthPair, depth_columns
-from dust3r_ros.evaluation.protocols.few_views import aligned_parts
-from dust3r_ros.evaluation.protocols.predictor import Predictor
+from dust3r_ros.evaluation.protocols.predictor import Predictor, aligned_parts
 from dust3r_ros.evaluation.protocols.recordings import Recording, WorkingView, select
-from dust3r_ros.evaluation.protocols.rows import Row, guarded, row
+from dust3r_ros.evaluation.protocols.rows import DepthPair, Row, depth_columns, guarded, row
 from dust3r_ros.geometry.depths import monocular_depth, multi_view_depth
 from dust3r_ros.types import Array32
 

@@ -10,9 +10,9 @@ from itertools import islice
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
+from dust3r_ros.evaluation.errors import TrajectoryErrors, trajectory_errors
 from dust3r_ros.evaluation.protocols.cost import Cost
 from dust3r_ros.evaluation.protocols.recordings import RecordedView, Recording, true_poses
-from dust3r_ros.evaluation.trajectory import TrajectoryErrors, trajectory_errors
 from dust3r_ros.session.session import Session
 from dust3r_ros.types import Array32, Frame, Keyframe, StampedPose
 

@@ -8,14 +8,19 @@ from typing import Any
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError, GeometryError, InputError
-from dust3r_ros.evaluation.depth import resample
+from dust3r_ros.evaluation.errors import resample
 from dust3r_ros.evaluation.protocols.cost import rate
-from dust3r_ros.evaluation.protocols.depth_rows import depth_columns
-from dust3r_ros.evaluation.protocols.focals import relative_focal_errors, view_angle_errors
 from dust3r_ros.evaluation.protocols.mapping import Mapped, map_recording
 from dust3r_ros.evaluation.protocols.reconstruction import map_cloud_row
 from dust3r_ros.evaluation.protocols.recordings import Recording, true_poses
-from dust3r_ros.evaluation.protocols.rows import Row, guarded, row
+from dust3r_ros.evaluation.protocols.rows import (
+    Row,
+    depth_columns,
+    guarded,
+    relative_focal_errors,
+    row,
+    view_angle_errors,
+)
 from dust3r_ros.evaluation.run import keyframe_depth
 
 

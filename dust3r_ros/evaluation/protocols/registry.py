@@ -9,8 +9,8 @@ from functools import partial
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError
-from dust3r_ros.evaluation.protocols import depth, localisation, of_map, reconstruction, relative_pose, speed
-from dust3r_ros.evaluation.protocols.dtu import reference_of
+from dust3r_ros.evaluation.protocols import cost, depth, localisation, of_map, reconstruction, relative_pose
+from dust3r_ros.evaluation.protocols.reconstruction import reference_of
 from dust3r_ros.evaluation.protocols.recordings import SplitRecording, localisation_scenes
 from dust3r_ros.evaluation.protocols.rows import Row
 
@@ -89,7 +89,7 @@ def _reconstructed(asked: Asked, known_poses: bool) -> Iterator[Row]:
 
 
 def _timed(asked: Asked) -> Iterator[Row]:
-    return speed.run_speed(asked.recordings, asked.backend, size=asked.size)
+    return cost.run_speed(asked.recordings, asked.backend, size=asked.size)
 
 
 _ALL = (

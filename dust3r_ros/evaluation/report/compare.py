@@ -1,4 +1,4 @@
-"""What got better or worse between two runs beyond noise, paired over scenes.
+"""What got better or worse between two runs beyond noise, paired over scenes; and which backend should be default.
 
 Of each metric the mean change per scene, with intervals that hold for all metrics of the comparison at once:
 studentised wild bootstrap (Wu 1986; signs as in Liu 1988), one draw of signs for all metrics, critical value from
@@ -8,13 +8,16 @@ simulations with so few scenes keep its error, unlike those of resampled scenes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.evaluation.report.metrics import METRICS, TIMES, Metric, is_number
+from dust3r_ros.evaluation.report.metrics import METRICS, TIMES, Metric, Table, is_number
+from dust3r_ros.evaluation.report.published import BACKENDS, OURS, PROTOCOL, scene_table
 from dust3r_ros.evaluation.report.run_file import Key, Row, RunFile
 from dust3r_ros.types import Array
 
@@ -178,3 +181,141 @@ def _remarks(before: RunFile, after: RunFile) -> tuple[str, ...]:
         shown = " and ".join("unknown" if load is None else f"{load:.1f}" for load in loads)
         said.append(f"other programs kept {shown} cores busy during the runs, so times are of no use")
     return tuple(said)
+
+
+_NAMES = frozenset({"dataset", "scene", "protocol", "data", "unit", "limit"})
+# What decides. Seconds and memory do not: they are shown.
+JUDGED = ("tracked", "ate_percent", "focal_error", "depth_rel", "depth_delta", "density")
+_SHOWN = (*JUDGED, "covered", "pairs_per_second", "seconds", "peak_memory_mb")
+_LEGEND = (
+    "two_view: geometry alone. dust3r: the network alone, on images no larger than those it was trained on. both: "
+    "geometry, and the network's depth where geometry knows less. Columns as in the results; pairs/s: pairs of the map "
+    "per second in which pairs are predicted, which includes those predicted again."
+)
+
+
+def backend_tables(rows: Sequence[Row]) -> list[Table]:
+    """Every scene with every backend, and what each changes against the default, with the choice."""
+    mine = [row for row in rows if row["protocol"] == PROTOCOL and row["system"] in BACKENDS]
+    order = {(row["scene"], row["system"]): row for row in mine}
+    scenes = dict.fromkeys(row["scene"] for row in mine)
+    sorted_rows = [order[scene, name] for scene in scenes for name in BACKENDS if (scene, name) in order]
+    table = scene_table(sorted_rows, _SHOWN, "Scenes", _LEGEND)
+    found = {name: against_default(mine, name) for name in BACKENDS[1:] if any(row["system"] == name for row in mine)}
+    changes = changes_table(_together(found.values()))
+    lead = (
+        f"{changes.lead.replace('the first run', OURS).replace('the second', 'each other backend')} Another backend "
+        "becomes the default when something of this is better beyond noise and nothing worse."
+    )
+    notes = [line for name, one in found.items() if (line := _missing(name, one))]
+    return [replace(changes, title="The choice", lead=lead, notes=[*notes, f"Best: {best(found)}"]), table]
+
+
+def _missing(name: str, found: Comparison) -> str:
+    """What a backend has no figure for, where the default has one; nothing for none."""
+    counts = Counter(METRICS[text.rpartition(": ")[2]].title for text in found.gone)
+    parts = ", ".join(f"{title} on {count} scenes" for title, count in counts.items())
+    return f"{name} gives none where {OURS} does: {parts}" if parts else ""
+
+
+def against_default(rows: Sequence[Row], name: str) -> Comparison:
+    """What backend ``name`` changes of ``JUDGED`` against the default backend, on the scenes that have both."""
+    default, other = (
+        RunFile({}, [_backend_judged(row) | {"system": name} for row in rows if row["system"] == system])
+        for system in (OURS, name)
+    )
+    return compare(default, other)
+
+
+def _backend_judged(row: Row) -> Row:
+    return {key: value for key, value in row.items() if key in _NAMES or key in JUDGED}
+
+
+def best(found: dict[str, Comparison]) -> str:
+    """The backend that should be the default: one that gains and loses nothing, of several the one that gains most."""
+    gained = {name: len(one.better) for name, one in found.items() if one.better and not one.is_worse}
+    return max(gained, key=lambda name: gained[name]) if gained else OURS
+
+
+def _together(found: Iterable[Comparison]) -> Comparison:
+    changes: list[Change] = []
+    gone: list[str] = []
+    for one in found:
+        changes += one.changes
+        gone += one.gone
+    return Comparison(tuple(changes), tuple(gone))
+
+
+_HEAD = ("metric", "system", "scenes", "change", f"interval ({100 * LEVEL:.0f} %, all metrics together)", "most", "")
+_ORDER = {WORSE: 0, BETTER: 1}
+
+
+def verdict(comparison: Comparison) -> str:
+    """The comparison in one line."""
+    parts = [f"{len(comparison.worse)} worse", f"{len(comparison.better)} better"]
+    parts.append(f"{len(comparison.changes)} compared")
+    if comparison.gone:
+        parts.append(f"{len(comparison.gone)} figures gone")
+    if comparison.new:
+        parts.append(f"{len(comparison.new)} figures new")
+    return ", ".join(parts)
+
+
+def changes_table(comparison: Comparison) -> Table:
+    """What changed, worst first; mean change per scene, negative: the figure went down."""
+    changes = sorted(comparison.changes, key=lambda change: _ORDER.get(change.verdict, 2))
+    notes = [f"gone: {text}" for text in comparison.gone] + [f"new: {text}" for text in comparison.new]
+    return Table(
+        "What changed",
+        _HEAD,
+        [_cells(change) for change in changes],
+        lead=f"{verdict(comparison)}. Mean change per scene from the first run to the second.",
+        notes=[*notes, *comparison.remarks],
+        texts=2,
+    )
+
+
+def _cells(change: Change) -> tuple[str, ...]:
+    metric, (scene, most) = change.metric, change.extreme
+    title = f"{metric.title} ({'lower' if metric.lower else 'higher'} is better)"
+    few = change.verdict == FEW
+    low, high = metric.change_shown(change.low), metric.change_shown(change.high)
+    return (
+        f"{title}, {change.protocol}",
+        change.system,
+        str(change.scenes),
+        metric.change_shown(change.mean),
+        "–" if few else f"{low} to {high}",
+        f"{metric.change_shown(most)} ({scene})" if most else "–",
+        change.verdict,
+    )
+
+
+def text(comparison: Comparison, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Plain text: one line per run, one per metric that got worse or better, the rest counted."""
+    lines = [f"first:  {run_line(before)}", f"second: {run_line(after)}", ""]
+    table = changes_table(comparison)
+    for row in table.rows:
+        if row[-1] in (WORSE, BETTER):
+            lines.append(
+                f"{row[-1].upper():7s} {row[0]}, {row[1]}: {row[3]} [{row[4]}] on {row[2]} scenes, most {row[5]}"
+            )
+    few = [change for change in comparison.changes if change.verdict == FEW]
+    if few:
+        names = ", ".join(dict.fromkeys(f"{change.metric.title} ({change.system}: {change.scenes})" for change in few))
+        lines.append(f"too few scenes to judge: {names}")
+    return "\n".join([*lines, *table.notes, verdict(comparison)]) + "\n"
+
+
+def run_line(about: Mapping[str, Any]) -> str:
+    """What a run was, in one line."""
+    parts = [f"dust3r_ros {about.get('version', '?')}"]
+    parts += [f"{name} {about[name]}" for name in ("commit", "date") if about.get(name)]
+    hardware = about.get("hardware") or {}
+    if hardware.get("cores"):
+        parts.append(f"{hardware['cores']} cores ({hardware.get('processor') or hardware.get('machine', '')})")
+    if hardware.get("others_cores") is not None:
+        parts.append(f"others kept {hardware['others_cores']:.1f} cores busy")
+    if about.get("seconds") is not None:
+        parts.append(f"{about['seconds']:.0f} s")
+    return ", ".join(parts)

@@ -11,13 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from dust3r_ros.evaluation.protocols.registry import PROTOCOLS
-from dust3r_ros.evaluation.report.changes import changes_table, run_line
-from dust3r_ros.evaluation.report.compare import Comparison
-from dust3r_ros.evaluation.report.metrics import FACTS, METRICS
-from dust3r_ros.evaluation.report.published import NOT_RUN, SUBSET, beside_published
+from dust3r_ros.evaluation.report.compare import Comparison, changes_table, run_line
+from dust3r_ros.evaluation.report.metrics import FACTS, METRICS, Table
+from dust3r_ros.evaluation.report.published import (
+    NOT_RUN,
+    OURS,
+    PROTOCOL,
+    SUBSET,
+    WEIGHTS,
+    beside_published,
+    peer_table,
+    scene_table,
+    target_table,
+)
 from dust3r_ros.evaluation.report.run_file import Row, RunFile
-from dust3r_ros.evaluation.report.scenes import OURS, PROTOCOL, WEIGHTS, peer_table, scene_table, target_table
-from dust3r_ros.evaluation.report.tables import Table
 from dust3r_ros.io.files import replace_between, write_text
 
 _WIDEST = 1000  # pixels of a picture on the page

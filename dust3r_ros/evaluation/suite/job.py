@@ -12,12 +12,12 @@ from typing import Any
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError, InputError
+from dust3r_ros.evaluation.errors import trajectory_errors
 from dust3r_ros.evaluation.report.metrics import is_number
+from dust3r_ros.evaluation.report.published import BACKENDS, OURS, POSES, PROTOCOL, RECORDED, RENDERED, WEIGHTS
 from dust3r_ros.evaluation.report.run_file import Row
-from dust3r_ros.evaluation.report.scenes import BACKENDS, OURS, POSES, PROTOCOL, RECORDED, RENDERED, WEIGHTS
 from dust3r_ros.evaluation.run import SceneRun, run_scene
 from dust3r_ros.evaluation.scene import Scene, read_scene
-from dust3r_ros.evaluation.trajectory import trajectory_errors
 from dust3r_ros.io.image_sources import open_source
 from dust3r_ros.products.results import peak_memory_mb
 from dust3r_ros.types import StampedPose
@@ -85,7 +85,7 @@ def _plain(value: Any) -> Any:
 
 
 def _cloud(run: SceneRun, row: Row) -> Row:
-    from dust3r_ros.evaluation.suite.cloud_truth import cloud_figures, covered
+    from dust3r_ros.evaluation.suite.worlds import cloud_figures, covered
 
     share = {"covered": _plain(covered(run))}
     try:

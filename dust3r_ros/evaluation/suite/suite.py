@@ -12,13 +12,12 @@ from pathlib import Path
 from time import perf_counter
 
 from dust3r_ros.errors import Dust3rRosError
+from dust3r_ros.evaluation.report.published import BACKENDS, OURS, PEERS, POSES, PROTOCOL, WEIGHTS
 from dust3r_ros.evaluation.report.run_file import Row
-from dust3r_ros.evaluation.report.scenes import BACKENDS, OURS, PEERS, POSES, PROTOCOL, WEIGHTS
 from dust3r_ros.evaluation.scene import find_scenes, image_files
 from dust3r_ros.evaluation.suite.job import names_of
-from dust3r_ros.evaluation.suite.processes import finish
+from dust3r_ros.evaluation.suite.peers import finish, measure_pycolmap
 from dust3r_ros.evaluation.suite.protocol_job import protocols_of
-from dust3r_ros.evaluation.suite.pycolmap_peer import measure_pycolmap
 from dust3r_ros.evaluation.suite.worlds import WORLDS, write_world
 
 _PACKAGE = Path(__file__).resolve().parents[3]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dust3r_ros.scenes import raster
-from dust3r_ros.scenes.endless.meeting import whole
+from dust3r_ros.scenes.endless.casting import whole
 from dust3r_ros.scenes.endless.sheet import LEVEL_TABLE, LEVELS
 from dust3r_ros.types import Array32, Image
 

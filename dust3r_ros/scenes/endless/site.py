@@ -1,4 +1,4 @@
-"""A world being built: shapes put down one by one, with what they are painted."""
+"""A world being built: shapes put down one by one, with what they are painted, and where cameras may be."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dust3r_ros.scenes.endless.lighting import Lamp
 from dust3r_ros.scenes.endless.painting import Charts
 from dust3r_ros.scenes.endless.shapes import (
     BOX,
@@ -23,6 +24,25 @@ from dust3r_ros.scenes.endless.shapes import (
 from dust3r_ros.scenes.endless.sheet import SIDE
 from dust3r_ros.scenes.endless.stock import USES, number_of
 from dust3r_ros.types import Array, Array32
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """``room`` (2, 3): low and high corner of where cameras may be; lamps and ambient light.
+
+    ``density``: samples of light per metre. ``reach``: least and most metres to what a camera looks at.
+    ``focus``: points (N, 3) worth looking at; none: the middles of the shapes.
+    ``sky`` times the brightness of what is behind everything; 0 for things before black.
+    """
+
+    room: Array
+    lamps: Sequence[Lamp]
+    ambient: float
+    density: float
+    reach: tuple[float, float]
+    focus: Array | None = None
+    sky: float = 1.0
+
 
 _FITTED = ("print", "door", "window")  # uses that cover a chart once, whatever its size
 

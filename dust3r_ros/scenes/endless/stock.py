@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from dust3r_ros.scenes.endless import materials as m
-from dust3r_ros.scenes.endless import prints as p
+from dust3r_ros.scenes.endless import materials as p
 from dust3r_ros.scenes.endless.sheet import pyramid
 from dust3r_ros.types import Array32, Image
 

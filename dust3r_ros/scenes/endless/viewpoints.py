@@ -1,14 +1,79 @@
-"""Cameras in a world: groups around one place each, as somebody who looks at something takes pictures of it."""
+"""Cameras in a world and their pictures: groups around one place each, and how much of it they share."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
-from dust3r_ros.scenes.endless.casting import Seen
-from dust3r_ros.scenes.endless.eye import Eye
-from dust3r_ros.scenes.endless.worlds import World
-from dust3r_ros.scenes.trajectory import look_at
-from dust3r_ros.types import Array
+from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.scenes.endless.casting import Eye, Seen
+from dust3r_ros.scenes.endless.worlds import Scenery, World, make_world
+from dust3r_ros.scenes.sequence import look_at
+from dust3r_ros.scenes.world import RenderedView
+from dust3r_ros.types import Array, Array32
+
+_HIDDEN = 0.02  # a point this share of its depth behind what is seen there is hidden by it
+
+
+@dataclass(frozen=True, eq=False)
+class DepthView:
+    """``depth`` (H, W), 0 or infinite where none; ``K`` (3, 3); ``w_T_c`` (4, 4)."""
+
+    depth: Array32
+    K: Array
+    w_T_c: Array
+
+    def points(self, step: int) -> Array:
+        """(P, 3) world points of every ``step``-th pixel that has depth, in the middle of its block."""
+        v, u = (np.arange(step // 2, size, step) for size in self.depth.shape)
+        z = self.depth[np.ix_(v, u)].astype(np.float64)
+        rays = np.stack(
+            np.broadcast_arrays((u - self.K[0, 2]) / self.K[0, 0], (v[:, None] - self.K[1, 2]) / self.K[1, 1], 1.0), -1
+        )
+        known = np.isfinite(z) & (z > 0)
+        return transform(self.w_T_c, rays[known] * z[known][:, None])
+
+    def sees(self, points: Array) -> np.ndarray:
+        """(...,) whether world points (..., 3) are in the image and not behind what is seen there.
+
+        The depth beside the place counts too, since a slanted surface changes its depth within a pixel.
+        """
+        local = transform(invert(self.w_T_c), points)
+        z = np.where(local[..., 2] > 0, local[..., 2], np.nan)
+        height, width = self.depth.shape
+        with np.errstate(invalid="ignore"):
+            u = self.K[0, 0] * local[..., 0] / z + self.K[0, 2]
+            v = self.K[1, 1] * local[..., 1] / z + self.K[1, 2]
+            inside = (u > -0.5) & (u < width - 0.5) & (v > -0.5) & (v < height - 0.5)
+        column = np.clip(np.floor(np.where(inside, u, 0)), 0, max(width - 2, 0)).astype(np.int64)
+        row = np.clip(np.floor(np.where(inside, v, 0)), 0, max(height - 2, 0)).astype(np.int64)
+        flat, base = self.depth.ravel(), row * width + column
+        down, right = width * (height > 1), int(width > 1)
+        there = np.maximum(
+            np.maximum(flat[base], flat[base + right]), np.maximum(flat[base + down], flat[base + down + right])
+        )
+        return inside & (z < (1 + _HIDDEN) * there)
+
+
+def overlap(first: DepthView, second: DepthView, step: int = 1) -> float:
+    """Share of the pixels of ``first`` with depth that ``second`` sees, by every ``step``-th pixel; 0 without any."""
+    points = first.points(step)
+    return float(second.sees(points).mean()) if len(points) else 0.0
+
+
+def overlaps(views: Sequence[DepthView], step: int) -> Array:
+    """(N, N): [i, j] is the share of view i's pixels that view j sees."""
+    clouds = [view.points(step) for view in views]
+    counts = [len(cloud) for cloud in clouds]
+    points, starts = np.concatenate(clouds), np.concatenate([[0], np.cumsum(counts)])
+    found = np.zeros((len(views), len(views)))
+    for j, view in enumerate(views):
+        seen = np.concatenate([[0], np.cumsum(view.sees(points))])
+        found[:, j] = (seen[starts[1:]] - seen[starts[:-1]]) / np.maximum(counts, 1)
+    return found
+
 
 FIELD_OF_VIEW = (40.0, 110.0)  # degrees along the longer side
 SHAPES = ((4, 3), (4, 3), (3, 2), (16, 9), (1, 1), (3, 4))  # of images, width to height
@@ -126,3 +191,63 @@ def _worth(world: World, seen: Seen) -> float:
     counts = np.unique(seen.shape[::4, ::4], return_counts=True)[1]
     many = int((counts > 0.002 * counts.sum()).sum())
     return (1 - min(2 * near, 1)) * min(share / 0.4, 1) * min(many / 5, 1)
+
+
+_CAMERAS = 2  # what random numbers are for
+_FEW = 0.3  # share of views that are painted unasked, since then the textures, the largest part, can go
+_SAMPLES = 20  # pixels along the shorter side of which the overlap is taken
+
+
+def paint(scenery: Scenery, taken: Sequence[tuple[Eye, Seen]]) -> list[RenderedView]:
+    """Views of cameras of which it is known what their pixels see."""
+    return [
+        RenderedView(scenery.image(eye, seen), np.where(np.isfinite(seen.depth), seen.depth, np.float32(0)))
+        for eye, seen in taken
+    ]
+
+
+class Album:
+    """``count`` views of world ``number`` of ``seed``, painted when first asked for.
+
+    ``shared`` (N, N): [i, j] is the share of view i's pixels with depth that view j sees.
+    """
+
+    def __init__(self, seed: tuple[int, ...], number: int, count: int, short_side: int) -> None:
+        world = make_world(seed, number)
+        self.layout = world.layout
+        self._scenery: Scenery | None = world.scenery
+        self._eyes: list[tuple[Eye, Seen | None]] = []
+        self._views: list[RenderedView | None] = [None] * count
+        chosen = choose_eyes(world, np.random.default_rng([*seed, _CAMERAS, number]), count, short_side)
+        self._eyes.extend(chosen)
+        step = max(short_side // _SAMPLES, 1)
+        self.shared: Array = overlaps([DepthView(seen.depth, eye.K, eye.w_T_c) for eye, seen in chosen], step)
+
+    def __len__(self) -> int:
+        return len(self._eyes)
+
+    def camera(self, index: int) -> tuple[Array, Array]:
+        """``K`` (3, 3) and ``w_T_c`` (4, 4) of a view."""
+        eye = self._eyes[index][0]
+        return eye.K.copy(), eye.w_T_c.copy()
+
+    def view(self, index: int) -> RenderedView:
+        """Image and depth; shared with later calls, not to be written to."""
+        if (view := self._views[index]) is None:
+            left = [number for number, done in enumerate(self._views) if done is None]
+            all_left = len(left) - 1 <= _FEW * len(self)
+            self._paint(left if all_left else [index])
+            if all_left:
+                self._scenery = None
+            view = self._views[index]
+            assert view is not None
+        return view
+
+    def _paint(self, numbers: Sequence[int]) -> None:
+        assert self._scenery is not None
+        taken = [(eye, seen) for eye, seen in (self._eyes[number] for number in numbers) if seen is not None]
+        for number, view in zip(numbers, paint(self._scenery, taken), strict=True):
+            for array in (view.image, view.depth):
+                array.setflags(write=False)
+            self._views[number] = view
+            self._eyes[number] = self._eyes[number][0], None

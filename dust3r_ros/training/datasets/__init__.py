@@ -16,8 +16,7 @@ from dust3r_ros.training.datasets import (
     staticthings3d,
     waymo,
 )
-from dust3r_ros.training.datasets.pairs import PairFolder
-from dust3r_ros.training.datasets.training_set import TrainingSet
+from dust3r_ros.training.datasets.pairs import PairFolder, TrainingSet
 
 __all__ = ["TRAINING_SETS", "PairFolder", "TrainingSet", "default_cache", "named", "open_set", "summary", "where"]
 

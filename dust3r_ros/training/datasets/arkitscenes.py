@@ -12,9 +12,8 @@ from scipy.spatial.transform import Rotation
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.rigid import invert, pose
 from dust3r_ros.layouts import reading
-from dust3r_ros.training.datasets.layout import Layout, inner
-from dust3r_ros.training.datasets.listing import FrameRow, Part, spread
-from dust3r_ros.training.datasets.training_set import TrainingSet
+from dust3r_ros.training.datasets.layout import FrameRow, Layout, Part, inner, spread
+from dust3r_ros.training.datasets.pairs import TrainingSet
 from dust3r_ros.types import Array, Array32
 
 _NEEDED = ("lowres_wide", "lowres_depth", "lowres_wide_intrinsics", "lowres_wide.traj")

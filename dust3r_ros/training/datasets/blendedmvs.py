@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from dust3r_ros.layouts import mvsnet, reading
-from dust3r_ros.training.datasets.layout import Layout, inner
-from dust3r_ros.training.datasets.listing import FrameRow, Part
-from dust3r_ros.training.datasets.training_set import TrainingSet
+from dust3r_ros.layouts import colmap_model, reading
+from dust3r_ros.training.datasets.layout import FrameRow, Layout, Part, inner
+from dust3r_ros.training.datasets.pairs import TrainingSet
 
 _NEEDED = ("blended_images", "cams", "rendered_depth_maps")
 # As project_lists/validation_list.txt of its repository has them; a file of that name in the tree counts instead.
@@ -34,7 +33,7 @@ class BlendedMvs(Layout):
             image, depth = f"blended_images/{stem}.jpg", f"rendered_depth_maps/{stem}.pfm"
             reading.existing(part.folder / image, "image")
             reading.existing(part.folder / depth, "depth map")
-            yield FrameRow(part.name, f"{part.name}/{image}", f"{part.name}/{depth}", *mvsnet.camera(cam))
+            yield FrameRow(part.name, f"{part.name}/{image}", f"{part.name}/{depth}", *colmap_model.camera(cam))
 
 
 TRAINING_SET = TrainingSet(

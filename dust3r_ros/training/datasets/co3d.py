@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dust3r_ros.layouts import co3d, reading
-from dust3r_ros.training.datasets.layout import Layout
-from dust3r_ros.training.datasets.listing import FrameRow, Part
-from dust3r_ros.training.datasets.training_set import TrainingSet
+from dust3r_ros.training.datasets.layout import FrameRow, Layout, Part
+from dust3r_ros.training.datasets.pairs import TrainingSet
 from dust3r_ros.types import Array32
 
 

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.layouts import depth_files, reading
-from dust3r_ros.training.datasets.layout import Layout, inner
-from dust3r_ros.training.datasets.listing import FrameRow, Part
-from dust3r_ros.training.datasets.training_set import TrainingSet
+from dust3r_ros.layouts import reading
+from dust3r_ros.training.datasets.layout import FrameRow, Layout, Part, inner
+from dust3r_ros.training.datasets.pairs import TrainingSet
 from dust3r_ros.types import Array
 
 _FRAMES = "frames.json"
@@ -39,10 +38,8 @@ class Habitat(Layout):
             raise InputError(f"'{path}' must hold a list 'frames'")
         for number, frame in enumerate(frames):
             color, depth = (_file(path, number, frame, key) for key in ("color", "depth"))
-            if Path(depth).suffix.lower() not in depth_files.SUFFIXES:
-                raise InputError(
-                    f"'{path}' frame {number} has depth '{depth}'; {', '.join(depth_files.SUFFIXES)} are read"
-                )
+            if Path(depth).suffix.lower() not in reading.SUFFIXES:
+                raise InputError(f"'{path}' frame {number} has depth '{depth}'; {', '.join(reading.SUFFIXES)} are read")
             w_T_c = _pose(path, number, frame)
             yield FrameRow(part.name, f"{part.name}/{color}", f"{part.name}/{depth}", K, w_T_c, size=size)
 

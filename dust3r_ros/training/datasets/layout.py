@@ -1,14 +1,26 @@
-"""What a training set's reader does: which parts there are, which frames they hold, what a frame shows."""
+"""What a training set's reader does, and the frames it finds as rows of one array that workers share.
+
+A part is what a set lists at once: a category, a scan, a recording. Its rows lie group after group; pairs are made
+within a group, whose frames share one world. The file is written under a temporary name and renamed. Its own name
+tells what was listed, so that a changed tree is listed anew.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from dust3r_ros.layouts import depth_files, reading
-from dust3r_ros.training.datasets.listing import FrameRow, Part
-from dust3r_ros.types import Array32, Image
+import numpy as np
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.io.files import atomic_path, make_folder
+from dust3r_ros.layouts import reading
+from dust3r_ros.types import Array, Array32, Image
 
 SPLITS = ("train", "val")
 
@@ -44,7 +56,7 @@ class Layout(ABC):
 
     def depth(self, root: Path, frame: FrameRow) -> Array32:
         """(H, W) float32, z in the unit of the poses, 0 = none, in the pixels that ``frame.K`` holds for."""
-        return depth_files.read(reading.existing(root / frame.depth, "depth file"), self.per_unit)
+        return reading.read(reading.existing(root / frame.depth, "depth file"), self.per_unit)
 
     def view(self, root: Path, frame: FrameRow) -> tuple[Image, Array32]:
         """Image and depth."""
@@ -63,3 +75,154 @@ def inner(path: Path, names: Sequence[str], root: Path) -> list[Part]:
         return []
     found = [child for child in sorted(path.iterdir()) if (child / names[0]).exists()]
     return [Part(child.relative_to(root).as_posix(), child, tuple(child / name for name in names)) for child in found]
+
+
+_T = TypeVar("_T")
+_VERSION = 1  # of the rows; another one lists everything anew
+_TEXTS = ("group", "image", "depth", "mask")
+
+
+@dataclass(frozen=True, eq=False)
+class FrameRow:
+    """One posed image with depth. Files are named from the set's folder; "" where there is none.
+
+    ``K`` (3, 3) and ``w_T_c`` (4, 4) hold for the image as the set's reader gives it, pixel centres at integers;
+    ``size`` (width, height) is that image's, (0, 0) where no file tells it. ``extra``: numbers that only this reader
+    knows, as many for all rows of a part.
+    """
+
+    group: str
+    image: str
+    depth: str
+    K: Array
+    w_T_c: Array
+    mask: str = ""
+    size: tuple[int, int] = (0, 0)
+    extra: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is listed at once: its ``name`` within the set, its folder, the files and folders that it is listed from."""
+
+    name: str
+    folder: Path
+    marks: tuple[Path, ...]
+
+    def digest(self, *about: object) -> str:
+        """Of what the listing depends on: ``about``, and names, sizes and times of the marks."""
+        seen = []
+        for mark in self.marks:
+            try:
+                stat = mark.stat()
+            except OSError as error:
+                raise InputError(f"'{mark}' must be there to list '{self.name}': {error.strerror or error}") from error
+            seen.append([str(mark.resolve()), stat.st_size if mark.is_file() else 0, stat.st_mtime_ns])
+        text = json.dumps([_VERSION, self.name, list(map(str, about)), seen])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The rows of a part, and where its groups begin: group g has the rows ``starts[g]`` to ``starts[g + 1]``."""
+
+    path: Path
+    rows: np.ndarray
+    starts: np.ndarray
+
+    @property
+    def groups(self) -> int:
+        return len(self.starts) - 1
+
+    def group_of(self, row: int) -> int:
+        """The group of a row."""
+        return int(np.searchsorted(self.starts, row, side="right")) - 1
+
+    def group(self, index: int) -> list[FrameRow]:
+        """The frames of a group."""
+        return [frame_of(row) for row in self.rows[self.starts[index] : self.starts[index + 1]]]
+
+
+def listed(path: Path, make: Callable[[], Iterable[FrameRow]], most: int) -> Listing:
+    """The listing of the file at ``path``, made and written if it is not there or broken.
+
+    ``most`` frames are kept of a group, evenly spread. Raises ``InputError`` as ``make`` does, ``OutputError`` where
+    the file cannot be written.
+    """
+    found = _read(path)
+    if found is None:
+        make_folder(path.parent)
+        rows, starts = _packed(list(make()), most)
+        # The starts are written last: where they are, the rows are whole.
+        save(path, rows)
+        save(_starts(path), starts)
+        found = _read(path)
+    if found is None:
+        raise InputError(f"'{path}' cannot be read back after it was written; choose another folder for the cache")
+    return found
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    """Write an array whole or not at all. Raises ``OutputError``."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def load(path: Path) -> np.ndarray | None:
+    """A mapped array; None where there is no such file, or it is broken."""
+    for mode in ("r", None):  # what is empty cannot be mapped
+        try:
+            return np.load(path, mmap_mode=mode, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            continue
+    return None
+
+
+def _starts(path: Path) -> Path:
+    return path.with_suffix(".starts.npy")
+
+
+def _read(path: Path) -> Listing | None:
+    starts, rows = load(_starts(path)), load(path)
+    if starts is None or rows is None or starts.ndim != 1 or not len(starts) or starts[-1] != len(rows):
+        return None
+    return Listing(path, rows, np.array(starts))
+
+
+def _packed(frames: Sequence[FrameRow], most: int) -> tuple[np.ndarray, np.ndarray]:
+    groups: dict[str, list[FrameRow]] = {}
+    for frame in frames:
+        groups.setdefault(frame.group, []).append(frame)
+    kept = [spread(groups[name], most) for name in sorted(groups)]
+    flat = [frame for group in kept for frame in group]
+    widths = {name: max((len(getattr(f, name).encode()) for f in flat), default=0) or 1 for name in _TEXTS}
+    extra = len(flat[0].extra) if flat else 0
+    kinds = [(name, f"S{widths[name]}") for name in _TEXTS]
+    rows = np.zeros(
+        len(flat),
+        np.dtype([*kinds, ("K", "<f8", 4), ("pose", "<f8", (3, 4)), ("size", "<i4", 2), ("extra", "<f8", extra)]),
+    )
+    for row, f in zip(rows, flat, strict=True):
+        for name in _TEXTS:
+            row[name] = getattr(f, name).encode()
+        row["K"] = f.K[0, 0], f.K[1, 1], f.K[0, 2], f.K[1, 2]
+        row["pose"], row["size"], row["extra"] = f.w_T_c[:3], f.size, f.extra
+    return rows, np.concatenate([[0], np.cumsum([len(group) for group in kept], dtype=np.int64)]).astype(np.int64)
+
+
+def spread(items: Sequence[_T], most: int) -> list[_T]:
+    """At most ``most`` of them, evenly spread, first and last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[at] for at in np.unique(np.rint(np.linspace(0, len(items) - 1, most)).astype(np.int64))]
+
+
+def frame_of(row: np.void) -> FrameRow:
+    """A row of the array as a frame."""
+    fx, fy, cx, cy = map(float, row["K"])
+    w_T_c = np.eye(4)
+    w_T_c[:3] = row["pose"]
+    group, image, depth, mask = (bytes(row[name]).decode() for name in _TEXTS)
+    K = np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+    width, height = map(int, row["size"])
+    return FrameRow(group, image, depth, K, w_T_c, mask, (width, height), tuple(map(float, row["extra"])))

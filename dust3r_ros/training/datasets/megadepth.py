@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.layouts import colmap_model, depth_files, reading
-from dust3r_ros.training.datasets.layout import Layout
-from dust3r_ros.training.datasets.listing import FrameRow, Part, spread
-from dust3r_ros.training.datasets.overlap import shared_points
-from dust3r_ros.training.datasets.training_set import TrainingSet
+from dust3r_ros.layouts import colmap_model, reading
+from dust3r_ros.training.datasets.layout import FrameRow, Layout, Part, spread
+from dust3r_ros.training.datasets.pairs import TrainingSet, shared_points
 from dust3r_ros.types import Array, Array32, Calibration
 
 _log = logging.getLogger(__name__)
@@ -66,13 +64,13 @@ class MegaDepth(Layout):
                 yield FrameRow(part.name, name, depth, K, image.w_T_c, size=size)
 
     def depth(self, root: Path, frame: FrameRow) -> Array32:
-        return depth_files.read(root / frame.depth)
+        return reading.read(root / frame.depth)
 
     @staticmethod
     def _measured(path: Path) -> bool:
         """Whether a depth map holds depth: many hold the order of things instead, in numbers below 0."""
         try:
-            return bool((depth_files.read(path) > 0).mean() >= _LEAST_DEPTH)
+            return bool((reading.read(path) > 0).mean() >= _LEAST_DEPTH)
         except InputError as error:
             _log.warning("megadepth leaves a frame out: %s", error)
             return False

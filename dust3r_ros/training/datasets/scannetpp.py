@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.layouts import colmap_model, depth_files, reading
+from dust3r_ros.layouts import colmap_model, reading
 from dust3r_ros.training.datasets import lenses
-from dust3r_ros.training.datasets.layout import Layout
-from dust3r_ros.training.datasets.listing import FrameRow, Part
-from dust3r_ros.training.datasets.training_set import TrainingSet
+from dust3r_ros.training.datasets.layout import FrameRow, Layout, Part
+from dust3r_ros.training.datasets.pairs import TrainingSet
 from dust3r_ros.types import Array32, Image
 
 # Device: the folder of its images.
@@ -63,7 +62,7 @@ class ScannetPp(Layout):
 
     def depth(self, root: Path, frame: FrameRow) -> Array32:
         file = root / frame.depth
-        return lenses.straight_depth(lenses.unpacked(frame.extra), depth_files.read(file, self.per_unit), file)
+        return lenses.straight_depth(lenses.unpacked(frame.extra), reading.read(file, self.per_unit), file)
 
 
 def _listed(root: Path, split: str) -> set[str] | None:

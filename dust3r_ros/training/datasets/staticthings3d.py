@@ -9,10 +9,9 @@ import numpy as np
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.rigid import invert
-from dust3r_ros.layouts import depth_files, reading
-from dust3r_ros.training.datasets.layout import Layout
-from dust3r_ros.training.datasets.listing import FrameRow, Part
-from dust3r_ros.training.datasets.training_set import TrainingSet
+from dust3r_ros.layouts import reading
+from dust3r_ros.training.datasets.layout import FrameRow, Layout, Part
+from dust3r_ros.training.datasets.pairs import TrainingSet
 from dust3r_ros.types import Array
 
 _PASSES = ("frames_cleanpass", "frames_finalpass")
@@ -61,7 +60,7 @@ def _sequence(root: Path, subset: str, sequence: str, camera: str) -> Iterable[F
 
 
 def _matrix(path: Path, size: int) -> Array:
-    M = depth_files.float3(path).astype(np.float64)
+    M = reading.float3(path).astype(np.float64)
     if M.shape != (size, size):
         raise InputError(f"'{path}' holds an array of shape {M.shape}; it must be ({size}, {size})")
     return reading.rigid(path, M) if size == 4 else M

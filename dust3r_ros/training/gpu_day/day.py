@@ -17,12 +17,10 @@ import torch
 
 from dust3r_ros.errors import ConfigError, Dust3rRosError, InputError
 from dust3r_ros.io.files import make_folder, write_text
-from dust3r_ros.network.checkpoint import load_checkpoint
-from dust3r_ros.network.device import pick_device
+from dust3r_ros.network.checkpoint import load_checkpoint, pick_device
 from dust3r_ros.network.shipped import shipped
 from dust3r_ros.training.card import code_version, hardware
-from dust3r_ros.training.gpu_day.checks import CHECKS
-from dust3r_ros.training.gpu_day.measuring import Choice, choose, inference
+from dust3r_ros.training.gpu_day.measuring import CHECKS, Choice, choose, inference
 from dust3r_ros.training.log import read_metrics
 from dust3r_ros.training.pieces import split
 from dust3r_ros.training.recipe import Recipe, read_recipe

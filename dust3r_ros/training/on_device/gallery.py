@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from dust3r_ros.errors import TrainingError
-from dust3r_ros.scenes.endless.scenery import Scenery
+from dust3r_ros.scenes.endless.materials import stencils
 from dust3r_ros.scenes.endless.sheet import SLOT
-from dust3r_ros.scenes.endless.stencils import stencils
-from dust3r_ros.scenes.endless.worlds import Blueprint
+from dust3r_ros.scenes.endless.worlds import Blueprint, Scenery
 from dust3r_ros.training.batches import PairBatch
 from dust3r_ros.training.on_device.makers import Makers
 from dust3r_ros.training.on_device.photographs import draw_exposures, jitter, photograph

@@ -13,10 +13,9 @@ import torch
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.training.batches import PairBatch
-from dust3r_ros.training.crops import Cropping
 from dust3r_ros.training.on_device.gallery import Gallery, Studio, Views, first_world
 from dust3r_ros.training.on_device.makers import Makers
-from dust3r_ros.training.views import TrainingView, ViewPair
+from dust3r_ros.training.views import Cropping, TrainingView, ViewPair
 
 SPLITS = ("train", "held_out")
 _FEWEST_VIEWS, _MOST_VIEWS = 12, 64  # of a world; each is in about eight pairs

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dust3r_ros.scenes.endless.shapes import HALL, PANEL, Shapes
-from dust3r_ros.scenes.endless.stage import Stage
+from dust3r_ros.scenes.endless.site import Stage
 from dust3r_ros.scenes.endless.viewpoints import CLEAR, FIELD_OF_VIEW, SHAPES
 from dust3r_ros.training.raycast import Cameras, Raycaster
 

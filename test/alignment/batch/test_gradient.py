@@ -13,7 +13,7 @@ from dust3r_ros.alignment import align
 from dust3r_ros.alignment.objective import published_objective
 from dust3r_ros.geometry.pinhole import unproject
 from dust3r_ros.geometry.rigid import angle_deg, invert, transform
-from dust3r_ros.scenes.trajectory import look_at
+from dust3r_ros.scenes.sequence import look_at
 from dust3r_ros.types import PairPrediction
 
 torch = pytest.importorskip("torch")

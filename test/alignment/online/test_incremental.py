@@ -12,8 +12,8 @@ from scipy.spatial.transform import Rotation
 
 from dust3r_ros.alignment.moments import DOF
 from dust3r_ros.alignment.online.incremental import IncrementalAligner
+from dust3r_ros.alignment.online.keyframe_bundle import AlignmentUpdate, KeyframeUpdate
 from dust3r_ros.alignment.online.keyframe_start import rigid
-from dust3r_ros.alignment.online.keyframe_updates import AlignmentUpdate, KeyframeUpdate
 from dust3r_ros.alignment.similarity_graph import SimilarityGraph
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, invert, pose

@@ -13,7 +13,7 @@ from dust3r_ros.alignment.online.keyframe_start import PlacedView, attach, pair_
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.pinhole import unproject
 from dust3r_ros.geometry.rigid import angle_deg, invert, transform
-from dust3r_ros.scenes.trajectory import look_at
+from dust3r_ros.scenes.sequence import look_at
 from dust3r_ros.types import PairPrediction
 
 SHAPE, FOCAL = (48, 64), 60.0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.evaluation.protocols.camera_places import localisation, place_errors
+from dust3r_ros.evaluation.protocols.localisation import localisation, place_errors
 from dust3r_ros.geometry.rigid import pose
 
 

@@ -11,9 +11,9 @@ from recorded import recorded
 
 from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.errors import GeometryError, InputError
-from dust3r_ros.evaluation.depth import depth_errors
+from dust3r_ros.evaluation.errors import depth_errors
 from dust3r_ros.evaluation.protocols.depth import run_monocular_depth, run_multi_view_depth
-from dust3r_ros.evaluation.protocols.depth_rows import depth_columns
+from dust3r_ros.evaluation.protocols.rows import depth_columns
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
 
 SIZE = 96

@@ -14,9 +14,8 @@ from recorded import recorded
 
 from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.evaluation.protocols.localisation import run_localisation, run_localisation_in_map
+from dust3r_ros.evaluation.protocols.localisation import Retrieval, run_localisation, run_localisation_in_map
 from dust3r_ros.evaluation.protocols.recordings import select, split
-from dust3r_ros.evaluation.protocols.retrieval import Retrieval
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
 
 SIZE = 160

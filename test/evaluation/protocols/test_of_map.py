@@ -14,10 +14,10 @@ from recorded import RecordedSequence, recorded
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError
+from dust3r_ros.evaluation.protocols.cost import run_speed
 from dust3r_ros.evaluation.protocols.mapping import Mapped, map_recording
 from dust3r_ros.evaluation.protocols.of_map import run_mapping, trajectory_row
 from dust3r_ros.evaluation.protocols.reconstruction import map_cloud_row
-from dust3r_ros.evaluation.protocols.speed import run_speed
 from dust3r_ros.evaluation.report.metrics import FACTS, METRICS
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
 

@@ -14,8 +14,13 @@ from dust3r_ros.cloud.cloud import Cloud
 from dust3r_ros.errors import InputError
 from dust3r_ros.evaluation.datasets.recording import Recording as DatasetRecording
 from dust3r_ros.evaluation.protocols.clouds import ObservedVolume
-from dust3r_ros.evaluation.protocols.dtu import read_reference, reference_of
-from dust3r_ros.evaluation.protocols.reconstruction import Reference, run_reconstruction, true_cloud
+from dust3r_ros.evaluation.protocols.reconstruction import (
+    Reference,
+    read_reference,
+    reference_of,
+    run_reconstruction,
+    true_cloud,
+)
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.products.ply import write_ply
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence

@@ -11,11 +11,10 @@ from PIL import Image
 
 from dust3r_ros.errors import OutputError
 from dust3r_ros.evaluation.report.compare import compare
+from dust3r_ros.evaluation.report.metrics import Table
 from dust3r_ros.evaluation.report.page import END, begin_of, html, into_page, markdown
-from dust3r_ros.evaluation.report.published import beside_published, published
+from dust3r_ros.evaluation.report.published import beside_published, peer_table, published, scene_table, target_table
 from dust3r_ros.evaluation.report.run_file import Row, RunFile, about
-from dust3r_ros.evaluation.report.scenes import peer_table, scene_table, target_table
-from dust3r_ros.evaluation.report.tables import Table
 
 
 def row(system: str = "two_view", scene: str = "a", **figures: object) -> Row:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dust3r_ros.evaluation.errors import trajectory_errors
 from dust3r_ros.evaluation.scene import read_scene
 from dust3r_ros.evaluation.suite.opencv_chain import chain
-from dust3r_ros.evaluation.trajectory import trajectory_errors
 from dust3r_ros.io.image_sources import open_source
 from dust3r_ros.types import Frame
 

@@ -12,7 +12,7 @@ import pytest
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import BackendError, InputError
-from dust3r_ros.evaluation.suite import pycolmap_peer, suite
+from dust3r_ros.evaluation.suite import peers, suite
 from dust3r_ros.evaluation.suite.job import fingerprint, measure
 from dust3r_ros.evaluation.suite.suite import Plan, Task, measured, pictures_of, scenes_at, systems_of, tasks_of
 
@@ -92,7 +92,7 @@ def test_pycolmap_is_measured_against_the_same_truth(walk_folder: Path, python: 
     (absent,) = measured(Plan([walk_folder], ["pycolmap"]), str)
     assert absent["note"] == "not run: pycolmap is not installed"
     with pytest.raises(BackendError, match="stopped after"):
-        pycolmap_peer.run_mapping(walk_folder, python, timeout=0.01)
+        peers.run_mapping(walk_folder, python, timeout=0.01)
 
 
 def test_the_mapping_script_needs_pycolmap_only_and_says_so(walk_folder: Path, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_the_mapping_script_needs_pycolmap_only_and_says_so(walk_folder: Path, t
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')  # without anything that is installed
     bare.chmod(stat.S_IRWXU)
     with pytest.raises(BackendError, match="No module named 'pycolmap'"):
-        pycolmap_peer.run_mapping(walk_folder, bare, timeout=60)
+        peers.run_mapping(walk_folder, bare, timeout=60)
 
 
 def test_scenes_that_are_not_there_are_said(walk_folder: Path, tmp_path: Path) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dust3r_ros.scenes.endless.casting import Seen
-from dust3r_ros.scenes.endless.eye import Eye
-from dust3r_ros.scenes.endless.layouts import LAYOUTS
+from dust3r_ros.scenes.endless.casting import Eye, Seen
 from dust3r_ros.scenes.endless.viewpoints import choose_eyes
-from dust3r_ros.scenes.endless.worlds import World, make_world
+from dust3r_ros.scenes.endless.worlds import LAYOUTS, World, make_world
 
 NAMES = [maker.__name__ for maker in LAYOUTS]
 

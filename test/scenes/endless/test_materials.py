@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dust3r_ros.scenes.endless.noises import fractal
+from dust3r_ros.scenes.endless.materials import fractal
 from dust3r_ros.scenes.endless.sheet import LEVEL_TABLE, LEVELS, SIDE, SLOT, lay_out, pyramid
 from dust3r_ros.scenes.endless.stock import USES, material, number_of
 

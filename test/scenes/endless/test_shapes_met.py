@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dust3r_ros.scenes.endless.casting import NOTHING, cast, places
-from dust3r_ros.scenes.endless.eye import Eye, sight, windows
-from dust3r_ros.scenes.endless.meeting import depth_of
+from dust3r_ros.scenes.endless.casting import NOTHING, Eye, cast, depth_of, places, sight, windows
+from dust3r_ros.scenes.endless.materials import GRID, stencils
 from dust3r_ros.scenes.endless.shapes import (
     BOX,
     CHARTS,
@@ -21,8 +20,7 @@ from dust3r_ros.scenes.endless.shapes import (
     gather,
 )
 from dust3r_ros.scenes.endless.site import tumble
-from dust3r_ros.scenes.endless.stencils import GRID, stencils
-from dust3r_ros.scenes.trajectory import look_at
+from dust3r_ros.scenes.sequence import look_at
 
 ANY = np.random.default_rng(5)
 

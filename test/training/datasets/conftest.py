@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from training_trees import TREES, Opener
 
-from dust3r_ros.scenes.light import Lamp
-from dust3r_ros.scenes.patterns import brick, fabric, planks, plaster, poster, tiles
 from dust3r_ros.scenes.sequence import RenderedSequence, render_path
-from dust3r_ros.scenes.solids import Box, box_panels
-from dust3r_ros.scenes.trajectory import walk as walked
+from dust3r_ros.scenes.sequence import walk as walked
+from dust3r_ros.scenes.solids import Box, Lamp, box_panels
+from dust3r_ros.scenes.textures import brick, fabric, planks, plaster, poster, tiles
 from dust3r_ros.scenes.world import build
 from dust3r_ros.training.datasets import TRAINING_SETS, PairFolder
 

@@ -18,10 +18,10 @@ from training_trees import Opener
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.layouts import tfrecord
-from dust3r_ros.layouts.protobuf import Message
+from dust3r_ros.layouts.tfrecord import Message
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.training.datasets import TRAINING_SETS, PairFolder, lenses, waymo
-from dust3r_ros.training.datasets.waymo_lidar import seen_points
+from dust3r_ros.training.datasets.waymo import seen_points
 from dust3r_ros.training.views import ViewPair
 
 

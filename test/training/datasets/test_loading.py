@@ -10,9 +10,8 @@ from training_trees import Opener
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from dust3r_ros.training.batches import PairBatches, load  # noqa: E402
-from dust3r_ros.training.crops import Cropping  # noqa: E402
-from dust3r_ros.training.sampling import Sampling  # noqa: E402
+from dust3r_ros.training.batches import PairBatches, Sampling, load  # noqa: E402
+from dust3r_ros.training.views import Cropping  # noqa: E402
 
 
 def test_batches_of_a_set_with_a_broken_image(opened: Opener, tmp_path: Path) -> None:

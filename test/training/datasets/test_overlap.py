@@ -7,7 +7,7 @@ import pytest
 
 from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.scenes.sequence import RenderedSequence
-from dust3r_ros.training.datasets.overlap import glance, overlaps, shared_points
+from dust3r_ros.training.datasets.pairs import glance, overlaps, shared_points
 from dust3r_ros.types import Array, Array32
 
 K = np.array([[100.0, 0, 63.5], [0, 100, 47.5], [0, 0, 1]])

@@ -11,9 +11,8 @@ import pytest
 
 from dust3r_ros.errors import InputError, OutputError
 from dust3r_ros.geometry.rigid import pose
-from dust3r_ros.training.datasets import listing
-from dust3r_ros.training.datasets.layout import Layout
-from dust3r_ros.training.datasets.listing import FrameRow, Part, spread
+from dust3r_ros.training.datasets import layout
+from dust3r_ros.training.datasets.layout import FrameRow, Layout, Part, spread
 from dust3r_ros.training.datasets.pairs import PairFolder
 from dust3r_ros.types import Array32, Image
 
@@ -198,7 +197,7 @@ def test_rows_keep_every_digit_and_letter(tmp_path: Path) -> None:
         "größe", "a b/ü.jpg", "", K * np.pi, pose(T, [1e7, np.pi, -1e-9]), "m.png", (3, 4), (1e15 + 1, 0.1)
     )
     other = FrameRow("x", "y", "z", K, np.eye(4), "", (0, 0), (0.0, 0.0))
-    found = listing.listed(tmp_path / "a.npy", lambda: [frame, other], 10)
+    found = layout.listed(tmp_path / "a.npy", lambda: [frame, other], 10)
     (first,), (second,) = found.group(0), found.group(1)
     for one, two in ((first, frame), (second, other)):
         assert (one.group, one.image, one.depth, one.mask, one.size, one.extra) == (

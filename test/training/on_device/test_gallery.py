@@ -12,12 +12,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from dust3r_ros.errors import InputError, TrainingError  # noqa: E402
-from dust3r_ros.scenes.endless.eye import Eye  # noqa: E402
-from dust3r_ros.scenes.endless.overlap import DepthView  # noqa: E402
-from dust3r_ros.scenes.endless.overlap import overlaps as numpys  # noqa: E402
+from dust3r_ros.scenes.endless.casting import Eye  # noqa: E402
+from dust3r_ros.scenes.endless.viewpoints import DepthView  # noqa: E402
+from dust3r_ros.scenes.endless.viewpoints import overlaps as numpys  # noqa: E402
 from dust3r_ros.scenes.endless.worlds import draw_up, make_world  # noqa: E402
 from dust3r_ros.training.batches import collate  # noqa: E402
-from dust3r_ros.training.crops import Cropping  # noqa: E402
 from dust3r_ros.training.on_device.gallery import Gallery, Studio, Views, as_batch, choose_pairs, overlaps  # noqa: E402
 from dust3r_ros.training.on_device.makers import Makers  # noqa: E402
 from dust3r_ros.training.on_device.source import DeviceWorlds, as_views  # noqa: E402
@@ -25,7 +24,7 @@ from dust3r_ros.training.on_device.viewpoints import Draws  # noqa: E402
 from dust3r_ros.training.raycast import Raycaster  # noqa: E402
 from dust3r_ros.training.start import new_model  # noqa: E402
 from dust3r_ros.training.tasks import PairTask  # noqa: E402
-from dust3r_ros.training.views import TrainingView, ViewPair  # noqa: E402
+from dust3r_ros.training.views import Cropping, TrainingView, ViewPair  # noqa: E402
 
 DEVICES = [
     "cpu",

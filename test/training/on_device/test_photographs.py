@@ -12,9 +12,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from dust3r_ros.scenes.endless import photography  # noqa: E402
-from dust3r_ros.training.on_device.jpeg import compressed  # noqa: E402
 from dust3r_ros.training.on_device.photographs import (  # noqa: E402
     Exposures,
+    compressed,
     draw_exposures,
     hue_turned,
     jitter,

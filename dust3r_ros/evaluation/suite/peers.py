@@ -1,0 +1,127 @@
+"""pycolmap's incremental mapping as a peer: an environment and a process of its own, with an end in time, a row."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import venv
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dust3r_ros.errors import BackendError
+from dust3r_ros.evaluation.report.run_file import Row
+from dust3r_ros.evaluation.scene import read_scene
+from dust3r_ros.evaluation.suite.job import fingerprint, names_of, pose_figures
+from dust3r_ros.io.trajectory import stamp_from_text
+from dust3r_ros.types import StampedPose
+
+
+def finish(command: Sequence[str], timeout: float, environment: Mapping[str, str] | None = None) -> str:
+    """Runs ``command`` to its end; empty, or why it failed. At the end of ``timeout`` (s) it and its children are
+    ended, and so they are when we are.
+    """
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        env=environment,
+    )
+    try:
+        said = process.communicate(timeout=max(timeout, 0.0))[1]
+    except subprocess.TimeoutExpired:
+        _end(process)
+        return f"stopped after {timeout:.0f} s"
+    except BaseException:
+        _end(process)
+        raise
+    if process.returncode == 0:
+        return ""
+    lines = said.strip().splitlines()
+    if process.returncode < 0:
+        return f"ended by signal {-process.returncode} ({signal.strsignal(-process.returncode)})"
+    return lines[-1] if lines else f"exit code {process.returncode}"
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+PACKAGE = "pycolmap>=3.11"
+EXHAUSTIVE = 100  # frames; more are matched in sequence
+SCRIPT = Path(__file__).with_name("pycolmap_mapping.py")
+
+
+def colmap_python(environment: Path, package: str = PACKAGE) -> tuple[Path | None, str]:
+    """An interpreter that can import pycolmap, or None and why. pip installs ``package`` there when it is missing."""
+    python = environment.absolute() / "bin" / "python"
+    try:
+        if not python.is_file():
+            venv.create(environment, with_pip=True)
+        if not _runs([str(python), "-c", "import pycolmap"]):
+            done = subprocess.run(
+                [str(python), "-m", "pip", "install", "--quiet", package], capture_output=True, text=True, timeout=900
+            )
+            if done.returncode or not _runs([str(python), "-c", "import pycolmap"]):
+                reason = (done.stderr.strip().splitlines() or ["it cannot be imported"])[-1]
+                return None, f"no comparison: '{package}' cannot be installed in '{environment}': {reason}"
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return None, f"no comparison: no environment for '{package}' can be made in '{environment}': {error}"
+    return python, ""
+
+
+def _runs(command: list[str]) -> bool:
+    return subprocess.run(command, capture_output=True, check=False, timeout=120).returncode == 0
+
+
+def measure_pycolmap(path: Path, python: Path, *, timeout: float, max_frames: int | None = None) -> Row:
+    """The row of a scene. Raises ``InputError`` for one that cannot be read, ``BackendError`` when pycolmap fails."""
+    scene = read_scene(path)
+    model = run_mapping(path, python, timeout=timeout, max_frames=max_frames)
+    row = names_of(path, "pycolmap") | {"unit": "m" if scene.metric else "", "data": fingerprint(path)}
+    row |= {"limit": max_frames or 0, "frames": model["images"], "version": model["version"]}
+    row |= {"seconds": round(model["seconds"], 3), "frames_per_second": round(model["images"] / model["seconds"], 3)}
+    row |= {"peak_memory_mb": model.get("peak_memory_mb")}
+    camera = model["camera"] or {"focal": 0.0, "width": 0}
+    return row | pose_figures(scene, poses_of(path, model), model["images"], camera["focal"], camera["width"])
+
+
+def run_mapping(path: Path, python: Path, *, timeout: float, max_frames: int | None = None) -> dict[str, Any]:
+    """What ``pycolmap_mapping.py`` writes of the images of the scene in ``path``; raises ``BackendError``."""
+    stamps = stamps_by_name(path)
+    frames = min(len(stamps), max_frames or len(stamps))
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "model.json"
+        command = [str(python), str(SCRIPT), str((path / "rgb").resolve()), str(out), "--max-frames", str(frames)]
+        failure = finish(command + (["--sequential"] if frames > EXHAUSTIVE else []), timeout)
+        if failure:
+            raise BackendError(failure)
+        model: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return model
+
+
+def poses_of(path: Path, model: dict[str, Any]) -> list[StampedPose]:
+    """Registered images of a model, with the stamps of rgb.txt."""
+    stamps = stamps_by_name(path)
+    return [
+        StampedPose(stamps[name], "camera", np.vstack([np.reshape(matrix, (3, 4)), [0, 0, 0, 1]]))
+        for name, matrix in sorted(model["poses"].items())
+    ]
+
+
+def stamps_by_name(scene: Path) -> dict[str, int]:
+    """{file name: stamp in ns} of rgb.txt."""
+    rows = [row.split() for row in (scene / "rgb.txt").read_text(encoding="utf-8").splitlines()]
+    stamps = {Path(row[1]).name: stamp_from_text(row[0]) for row in rows if len(row) == 2 and row[0] != "#"}
+    return {name: stamp for name, stamp in stamps.items() if stamp is not None}

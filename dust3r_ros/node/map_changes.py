@@ -1,0 +1,203 @@
+"""What of the map changed since somebody last looked, as points: all of them thinned, or a tile per keyframe.
+
+Each point has the fields x, y, z, rgb, confidence as on ~/map, and ``keyframe`` (uint32), the same in all points of a
+message. A message takes the place of all points of that keyframe that came before. A keyframe that left the map is
+a message of one point whose place is NaN; so is one that has no points any more.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sensor_msgs.msg import PointCloud2, PointField
+
+from dust3r_ros.node.conversions import FIELDS, POINT, header
+from dust3r_ros.types import Keyframe, MapUpdate
+
+
+@dataclass(frozen=True, eq=False)
+class Changed:
+    """Keyframes that are new or other than before, and the indices of those that are gone.
+
+    With ``whole``, ``keyframes`` are all there are, and nothing that was known before holds.
+    """
+
+    keyframes: tuple[Keyframe, ...] = ()
+    removed: tuple[int, ...] = ()
+    whole: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.keyframes or self.removed or self.whole)
+
+
+class Changes:
+    """Gathers the changes of updates for one reader, so that a change costs what changed and not the whole map.
+
+    A reader that is not there costs nothing: after ``skip``, or when more than ``most`` keyframes wait, the next
+    ``take`` has the whole map.
+    """
+
+    def __init__(self, most: int = 1000) -> None:
+        self._most = most
+        self._changed: dict[int, Keyframe] = {}
+        self._removed: set[int] = set()
+        self._whole = True
+
+    @property
+    def any(self) -> bool:
+        """Whether anything changed."""
+        return bool(self._whole or self._changed or self._removed)
+
+    def note(self, update: MapUpdate) -> None:
+        """Take in what an update changed."""
+        if self._whole:
+            return
+        for index in update.removed:
+            self._changed.pop(index, None)
+            self._removed.add(index)
+        for keyframe in update.changed:
+            self._changed[keyframe.index] = keyframe
+            self._removed.discard(keyframe.index)
+        if len(self._changed) > self._most:
+            self.skip()
+
+    def skip(self) -> None:
+        """Keep nothing: the next ``take`` has the whole map."""
+        self._changed.clear()
+        self._removed.clear()
+        self._whole = True
+
+    def take(self, everything: Callable[[], Sequence[Keyframe]]) -> Changed:
+        """What changed since the last time; ``everything`` is asked for all keyframes if that is the whole map."""
+        if self._whole:
+            self._whole = False
+            return Changed(tuple(everything()), (), True)
+        changed = Changed(tuple(self._changed.values()), tuple(self._removed))
+        self._changed.clear()
+        self._removed.clear()
+        return changed
+
+
+Packed = NDArray[np.void]
+
+
+class MapPoints:
+    """Packed points by keyframe, at most ``limit`` of them.
+
+    When there are more, every second point of all keyframes goes (in the order of their pixels, row by row), then
+    every second of the rest, and so on; keyframes that come later are thinned in the same way.
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[int, Packed] = {}
+        self.every = 1
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self._parts.values())
+
+    @property
+    def parts(self) -> list[Packed]:
+        """The points of all keyframes, in the order of their indices."""
+        return [self._parts[index] for index in sorted(self._parts)]
+
+    def update(self, changed: Changed, points: Callable[[Keyframe, int], Packed], limit: int) -> None:
+        """Work changes in; ``points(keyframe, every)`` gives every so many-th of one keyframe."""
+        if changed.whole:
+            self._parts.clear()
+            self.every = 1
+        for index in changed.removed:
+            self._parts.pop(index, None)
+        count = len(self)
+        for keyframe in changed.keyframes:
+            part = points(keyframe, self.every)
+            count += len(part) - len(self._parts.get(keyframe.index, ()))
+            self._parts[keyframe.index] = part
+            while count > limit:
+                self.every *= 2
+                self._parts = {index: part[::2].copy() for index, part in self._parts.items()}
+                count = len(self)
+
+    def too_thin(self, limit: int) -> bool:
+        """Whether there is so much room that the whole map should be read again."""
+        return self.every > 1 and 3 * len(self) < limit
+
+
+TILE_POINT = np.dtype([*[(name, POINT[name]) for name in POINT.names or ()], ("keyframe", "<u4")])
+TILE_FIELDS = [*FIELDS, PointField(name="keyframe", offset=POINT.itemsize, datatype=PointField.UINT32, count=1)]
+
+# Points that go out in one go; the rest waits for the next, so that nobody stalls.
+POINTS_AT_ONCE = 500_000
+
+
+class Tiles:
+    """Which keyframes have to be sent, the newest first; for one thread."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, Keyframe] = {}
+        self._gone: set[int] = set()
+        self._sent: set[int] = set()
+
+    @property
+    def waiting(self) -> int:
+        """Keyframes that are still to be sent."""
+        return len(self._waiting) + len(self._gone)
+
+    def update(self, changed: Changed) -> None:
+        """Work changes in."""
+        if changed.whole:
+            self._waiting.clear()
+            present = {keyframe.index for keyframe in changed.keyframes}
+            self._gone |= self._sent - present
+        self._gone.update(index for index in changed.removed if index in self._sent)
+        for index in changed.removed:
+            self._waiting.pop(index, None)
+        for keyframe in changed.keyframes:
+            self._waiting[keyframe.index] = keyframe
+            self._gone.discard(keyframe.index)
+
+    def messages(self, points: Callable[[Keyframe, int], Packed], stamp_ns: int, frame: str) -> list[PointCloud2]:
+        """The next messages, of about ``POINTS_AT_ONCE`` points together; ``stamp_ns`` is of those that are gone."""
+        messages = [tile_message(index, None, stamp_ns, frame) for index in sorted(self._gone)]
+        self._sent -= self._gone
+        self._gone.clear()
+        count = 0
+        for index in sorted(self._waiting, reverse=True):
+            if count >= POINTS_AT_ONCE:
+                break
+            keyframe = self._waiting.pop(index)
+            packed = points(keyframe, 1)
+            count += len(packed)
+            if len(packed):
+                messages.append(tile_message(index, packed, keyframe.stamp_ns, frame))
+                self._sent.add(index)
+            elif index in self._sent:  # without points a message could not say of which keyframe it is
+                messages.append(tile_message(index, None, keyframe.stamp_ns, frame))
+                self._sent.discard(index)
+        return messages
+
+
+def tile_message(keyframe: int, packed: Packed | None, stamp_ns: int, frame: str) -> PointCloud2:
+    """The points of one keyframe, None for one that left the map."""
+    tile = np.zeros(1 if packed is None else len(packed), TILE_POINT)
+    if packed is None:
+        tile["x"] = tile["y"] = tile["z"] = np.nan
+    else:
+        for name in POINT.names or ():
+            tile[name] = packed[name]
+    tile["keyframe"] = keyframe
+    message = PointCloud2(
+        header=header(stamp_ns, frame),
+        height=1,
+        width=len(tile),
+        fields=TILE_FIELDS,
+        is_bigendian=False,
+        point_step=TILE_POINT.itemsize,
+        row_step=TILE_POINT.itemsize * len(tile),
+        is_dense=packed is not None,
+    )
+    message.data = array("B", tile.tobytes())
+    return message

@@ -1,0 +1,207 @@
+"""The main job as a new user meets it: a camera plays, the node maps, somebody listens, the truth judges.
+
+``python -m dust3r_ros.node.tools.demo --out demo_output`` renders a sequence, starts the real node and a
+player in processes of their own, records what the node publishes over DDS, ends the node by its
+lifecycle so that it writes its results, and compares them with the truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dust3r_ros.errors import Dust3rRosError
+from dust3r_ros.io.files import make_folder, write_text
+from dust3r_ros.node.tools.demo_scene import TOPIC, Scene, prepare, progress_bar
+from dust3r_ros.node.tools.verdict import (
+    ESTIMATE,
+    FILES,
+    Score,
+    judge,
+    judge_live,
+    missing,
+    published,
+    received,
+    report,
+    report_live,
+)
+
+if TYPE_CHECKING:
+    from dust3r_ros.node.tools.recorder import Recorder
+
+
+# After the player has ended and the status says so long that nothing waits, images that did not come are lost.
+QUIET_S = 5.0
+PLAYED, VERDICT = "published.jsonl", "verdict.json"
+
+
+class DemoError(Dust3rRosError):
+    """Something that the demo expects did not happen."""
+
+
+def isolate() -> None:
+    """A random ROS domain on this machine only, so that no other robot or demo takes part."""
+    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(102))
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ.pop("ROS_LOCALHOST_ONLY", None)
+
+
+def _start(stack: ExitStack, log: Path, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """A module of this package in a process of its own, ended with the stack; what it says goes to ``log``."""
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    output = stack.enter_context(log.open("wb"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": path}, start_new_session=True,
+    )  # fmt: skip
+    stack.callback(_end, process)
+    return process
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def run(bag: Path, frames: int, out: Path, seconds: float, every: bool = False) -> Recorder:
+    """Node, player and recorder until every frame is mapped and the results are written; returns what was received.
+
+    ``every``: as ``demo`` has it. Raises ``DemoError`` or ``RemoteError`` when that does not happen within ``seconds``.
+    """
+    from lifecycle_msgs.msg import Transition
+    from lifecycle_msgs.srv import ChangeState
+
+    from dust3r_ros.node.tools.recorder import Recorder
+
+    parameters = {
+        "image_topic": TOPIC,
+        "output_dir": str(out.resolve()),
+        "backlog": "every" if every else "latest",
+    }
+    settings = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
+    with ExitStack() as stack:
+        recorder = stack.enter_context(Recorder(ESTIMATE))
+        node = _start(stack, out / "node.log", "dust3r_ros.node.main", "--ros-args", *settings)
+        recorder.wait(lambda: "status" in recorder.last or node.poll() is not None, 30, "the node starts")
+        played = str((out / PLAYED).resolve())
+        player = _start(stack, out / "player.log", "dust3r_ros.node.tools.player", str(bag.resolve()), "--log", played)
+        _follow(recorder, node, player, frames, out, seconds)
+        player.wait(30)  # it writes down when it published what
+        # Depth comes after the poses, and the map with the depth.
+        recorder.wait(lambda: "map" in recorder.last and recorder.last["map"].width > 0, 30, "a dense map is published")
+        print("ending the node: last refinement, results", flush=True)
+        request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_ACTIVE_SHUTDOWN))
+        if not recorder.call(ChangeState, "change_state", request, seconds=seconds).success:
+            raise DemoError(f"the node did not shut down as asked; its log is {out / 'node.log'}")
+        node.wait(30)
+        return recorder
+
+
+def _follow(
+    recorder: Recorder,
+    node: subprocess.Popen[bytes],
+    player: subprocess.Popen[bytes],
+    frames: int,
+    out: Path,
+    seconds: float,
+) -> None:
+    """Show the progress until the status says that all frames were mapped, or no more of them come."""
+    end, changed, before = time.monotonic() + seconds, time.monotonic(), 0
+    with progress_bar(frames, "mapping") as bar:
+        while True:
+            status = recorder.last.get("status")
+            done = status.frames + status.rejected + status.dropped if status is not None else 0
+            bar.update(done - bar.n)
+            if status is not None and status.cameras:
+                bar.set_postfix_str(f"{status.keyframes} keyframes, f {status.cameras[0].focal:.0f} px", refresh=False)
+            if done != before or player.poll() is None:
+                changed, before = time.monotonic(), done
+            idle = status is not None and not status.waiting and time.monotonic() > changed + QUIET_S
+            if done >= frames or (idle and done > 0):
+                return
+            for process, name in ((node, "node"), (player, "player")):
+                if process.poll() not in (None, 0):
+                    log = out / f"{name}.log"
+                    raise DemoError(f"the {name} ended with code {process.returncode}; its log is {log}")
+            if time.monotonic() > end:
+                raise DemoError(f"only {done} of {frames} frames were mapped within {seconds:g} s; logs are in {out}")
+            time.sleep(0.1)
+
+
+def demo(scene: Scene, out: Path, seconds: float, every: bool = False) -> Score:
+    """The whole demo; raises ``DemoError`` with a sentence for whatever is missing or not good enough.
+
+    The node keeps up with the camera, unless ``every`` image is to be mapped, however late: then only the map is
+    judged.
+    """
+    isolate()
+    make_folder(out)
+    bag = prepare(scene, out)
+    for name in (*FILES, PLAYED):
+        (out / name).unlink(missing_ok=True)  # what lies there afterwards is of this run
+    recorder = run(bag, scene.frames, out, seconds, every)
+    wrong = missing(recorder, out, scene, every)
+    if wrong:
+        raise DemoError("; ".join(wrong) + f" (logs: {out / 'node.log'}, {out / 'player.log'})")
+    score = judge(out)
+    live = judge_live(published(out / PLAYED), received(recorder, TOPIC), out)
+    report(recorder, score)
+    if live is None:
+        raise DemoError("fewer than three poses came that can be compared with the truth")
+    report_live(live)
+    print(f"\npictures: {out / 'preview.png'}, {out / 'report.html'}; the other results lie beside them", flush=True)
+    write_text(out / VERDICT, json.dumps({"map": asdict(score), "live": live.as_mapping()}, indent=1) + "\n")
+    if not score.good:
+        raise DemoError("the map is less accurate than it should be, see above")
+    if live.wrong and not every:
+        raise DemoError("; ".join(live.wrong))
+    return score
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="demo", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, default=Path("demo_output"), help="folder for the results")
+    parser.add_argument("--kind", default="orbit", help="the camera's path (default: orbit)")
+    parser.add_argument("--frames", type=int, default=90)
+    parser.add_argument("--width", type=int, default=320)
+    parser.add_argument("--height", type=int, default=240)
+    parser.add_argument("--rate", type=float, default=15.0, help="images per second")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds that mapping may take")
+    parser.add_argument(
+        "--every", action="store_true", help="map every image, however late its pose (on a machine that is busy)"
+    )
+    options = parser.parse_args(argv)
+    scene = Scene(options.kind, options.frames, options.width, options.height, options.rate, options.seed)
+    begin = time.monotonic()
+    try:
+        demo(scene, options.out, options.timeout, options.every)
+    except Dust3rRosError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("demo: interrupted", file=sys.stderr)
+        return 130
+    print(f"done in {time.monotonic() - begin:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Waits until a mapping node is through with its images, then has it save.
+
+python -m dust3r_ros.node.tools.finish --out DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from dust3r_ros.msg import MappingStatus
+from dust3r_ros.node import interface
+
+# A node that says nothing for so long is gone; one that has no image waiting for so long is through.
+GONE_S = 30.0
+QUIET_S = 2.0
+
+
+class Finisher:
+    """A client of the mapping node of the full name ``target``."""
+
+    def __init__(self, node: Node, target: str) -> None:
+        self._node, self._target = node, target.rstrip("/")
+        self._status: MappingStatus | None = None
+        self._heard = self._changed = time.monotonic()
+        row = interface.OUTPUTS["status"]
+        kind, qos = interface.interface_type(row), interface.qos_profile(row.quality)
+        node.create_subscription(kind, self._name(row.name), self._on_status, qos)
+
+    def wait(self) -> MappingStatus:
+        """The status once no image waits any more; raises ``TimeoutError`` for a node that says nothing."""
+        self._heard = self._changed = time.monotonic()
+        while self._status is None or self._status.waiting or time.monotonic() - self._changed < QUIET_S:
+            rclpy.spin_once(self._node, timeout_sec=0.2)
+            if time.monotonic() - self._heard > GONE_S:
+                raise TimeoutError(f"nothing came on {self._target}/status for {GONE_S:.0f} s: is the node running?")
+        return self._status
+
+    def call(self, service: str, **fields: Any) -> str:
+        """The answer of a service in words; raises ``TimeoutError`` without one, ``RuntimeError`` for a refusal."""
+        row = interface.SERVICES[service]
+        kind = interface.interface_type(row)
+        client = self._node.create_client(kind, self._name(row.name))
+        if not client.wait_for_service(GONE_S):
+            raise TimeoutError(f"there is no service {client.srv_name}")
+        answer = client.call_async(kind.Request(**fields))
+        rclpy.spin_until_future_complete(self._node, answer, timeout_sec=600.0)
+        response: Any = answer.result()
+        if response is None:
+            raise TimeoutError(f"{client.srv_name} does not answer")
+        if not response.success:
+            raise RuntimeError(f"{client.srv_name}: {response.message}")
+        return str(response.message)
+
+    def _name(self, name: str) -> str:
+        return name.replace("~", self._target, 1)
+
+    def _on_status(self, status: MappingStatus) -> None:
+        self._heard = time.monotonic()
+        if self._status is None or status.frames != self._status.frames or status.waiting:
+            self._changed = self._heard
+        self._status = status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 saved, 1 not, for a reason on stderr."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dust3r_ros.node.tools.finish", description="Wait for a mapping node, then save."
+    )
+    parser.add_argument("--node", default="/dust3r", metavar="NAME", help="full name of the mapping node")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for map.db and calibration, on its machine")
+    arguments = parser.parse_args(argv)
+    # Signals end it at once, by KeyboardInterrupt or by default.
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node("dust3r_finish")
+    try:
+        return _tell(lambda: _finish(Finisher(node, arguments.node), Path(arguments.out).absolute()))
+    finally:
+        node.destroy_node()
+        rclpy.shutdown()
+
+
+def _finish(finisher: Finisher, out: Path) -> None:
+    status = finisher.wait()
+    counts = f"{status.dropped} dropped, {status.rejected} refused, {status.lost_in_transport} lost on the way"
+    print(f"{status.frames} images mapped, {counts}", flush=True)
+    print(finisher.call("save_map", path=str(out / "map.db")), flush=True)
+    print(finisher.call("save_calibration", path=str(out / "calibration")), flush=True)
+
+
+def _tell(work: Callable[[], None]) -> int:
+    try:
+        work()
+    except (TimeoutError, RuntimeError) as error:
+        print(f"dust3r_finish: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,290 @@
+"""Whether the demo did what it should: poses that came live, what was written, how near it is to the truth."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.geometry.similarity import weighted_similarity
+from dust3r_ros.io.trajectory import read_tum
+from dust3r_ros.node.tools.demo_scene import Scene
+from dust3r_ros.types import Array
+
+if TYPE_CHECKING:
+    from dust3r_ros.node.tools.recorder import Recorder
+
+
+# A topic and a stamp (ns): of an image, and of the pose that it gets.
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """An image that went out at ``at`` (ns of the monotonic clock); ``recorded`` is its stamp in the recording (ns)."""
+
+    key: Key
+    recorded: int
+    at: int
+
+
+@dataclass(frozen=True, eq=False)
+class Got:
+    """A pose ``w_T_c`` (4, 4) that came at ``at`` (ns of the monotonic clock)."""
+
+    key: Key
+    at: int
+    w_T_c: Array
+
+
+@dataclass(frozen=True)
+class LiveTiming:
+    """Poses as somebody who listens has them.
+
+    ``share``: part of the images, from that of the first pose on, that got one. Latencies (ms) are from publishing the
+    image to receiving the pose. ``gap``: longest time (s) without a new pose, the end of the run included. ``first``:
+    how long (s) the first pose took.
+    """
+
+    share: float
+    p50_ms: float
+    p95_ms: float
+    max_ms: float
+    gap: float
+    first: float
+
+
+def first_poses(got: Sequence[Got]) -> dict[Key, Got]:
+    """The first pose of each image, in the order in which they came."""
+    poses: dict[Key, Got] = {}
+    for item in sorted(got, key=lambda item: item.at):
+        poses.setdefault(item.key, item)
+    return poses
+
+
+def timing(sent: Sequence[Sent], got: Sequence[Got], begin_ns: int) -> LiveTiming | None:
+    """Of images in the order sent; ``first`` counts from ``begin_ns``. None without a pose of any of them."""
+    at = {item.key: item.at for item in sent}
+    poses = {key: item for key, item in first_poses(got).items() if key in at}
+    if not poses:
+        return None
+    p50, p95, most = np.percentile([1e-6 * (item.at - at[key]) for key, item in poses.items()], [50, 95, 100])
+    since = min(stamp for _, stamp in poses)
+    due = [key for key in at if key[1] >= since]
+    times = [item.at for item in poses.values()]
+    times.append(max(times[-1], sent[-1].at))  # a run whose poses end before its images has a gap there
+    return LiveTiming(
+        share=sum(key in poses for key in due) / len(due),
+        p50_ms=float(p50),
+        p95_ms=float(p95),
+        max_ms=float(most),
+        gap=1e-9 * float(np.max(np.diff(times))),
+        first=1e-9 * (times[0] - begin_ns),
+    )
+
+
+def silence(poses: Sequence[int], states: Sequence[tuple[int, str]], begin_ns: int, end_ns: int) -> float:
+    """Longest time (s) between two moments in which the node said it was tracking and gave no pose.
+
+    ``poses``: when each came, ``states``: when each was told (ns of the monotonic clock).
+    """
+    tracking, quiet_since, longest = True, begin_ns, 0
+    for at, state in sorted([*((at, "") for at in poses), *states, (end_ns, "end")]):
+        if at > end_ns:
+            break
+        if tracking and at > begin_ns:
+            longest = max(longest, at - max(quiet_since, begin_ns))
+        if state in ("", "end"):  # a pose goes on counting from here
+            quiet_since = at
+        elif state != "tracking":
+            tracking = False
+        elif not tracking:
+            tracking, quiet_since = True, at
+    return longest * 1e-9
+
+
+# What a node that keeps up with the camera reaches; the docs' page of live mapping has the same for more cases.
+TARGET_SHARE_PERCENT, TARGET_P95_MS, TARGET_CAUSAL = 99.0, 33.0, 1.5
+# What the demo fails at, on a machine that has other things to do as well. The error is not judged: before the focal
+# length is known, poses as they come are several times as far off as afterwards.
+LEAST_SHARE_PERCENT, MOST_P95_MS, MOST_CAUSAL = 60.0, 250.0, math.inf
+
+
+@dataclass(frozen=True)
+class LiveScore:
+    """Timing of the poses as published, and their root mean square error (m) after one similarity.
+
+    ``causal`` is that error as a multiple of the final trajectory's, over the same images.
+    """
+
+    timing: LiveTiming
+    error: float
+    causal: float
+
+    @property
+    def wrong(self) -> list[str]:
+        """What is not good enough, in sentences."""
+        share, late = 100 * self.timing.share, self.timing.p95_ms
+        judged = (
+            (share < LEAST_SHARE_PERCENT, f"only {share:.0f} % of the images got a pose"),
+            (late > MOST_P95_MS, f"poses came {late:.0f} ms after their images (p95)"),
+            (self.causal > MOST_CAUSAL, f"poses as they came are off {self.causal:.1f} times the final trajectory"),
+        )
+        return [words for bad, words in judged if bad]
+
+    def as_mapping(self) -> dict[str, Any]:
+        """For the summary."""
+        return {**asdict(self.timing), "error_m": self.error, "causal": self.causal}
+
+
+def published(log: Path) -> list[Sent]:
+    """The images that the player says it published, in order."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return [Sent((item["topic"], item["stamp"]), item["stamp"], item["published"]) for item in lines]
+
+
+def received(recorder: Recorder, topic: str) -> list[Got]:
+    """The poses that came, of the images on ``topic``."""
+    from dust3r_ros.node.conversions import pose_matrix, stamp_to_ns
+
+    heard = zip(recorder.all["pose"], recorder.times["pose"], strict=True)
+    return [Got((topic, stamp_to_ns(item.header.stamp)), at, pose_matrix(item.pose.pose)) for item, at in heard]
+
+
+def judge_live(sent: Sequence[Sent], got: Sequence[Got], out: Path) -> LiveScore | None:
+    """Against truth.txt and the final trajectory.txt in ``out``; None for fewer than three poses to compare."""
+    times = timing(sent, got, sent[0].at) if sent else None
+    truth, final = (
+        {item.stamp_ns: item.w_T_c[:3, 3] for item in read_tum(out / f"{name}.txt")} for name in ("truth", "trajectory")
+    )
+    came = {stamp: item.w_T_c[:3, 3] for (_, stamp), item in first_poses(got).items()}
+    common = sorted(came.keys() & truth.keys() & final.keys())
+    if times is None or len(common) < 3:
+        return None
+    right = np.stack([truth[stamp] for stamp in common])
+    live, after = (_error(np.stack([poses[stamp] for stamp in common]), right) for poses in (came, final))
+    return LiveScore(times, live, live / max(after, 1e-9))
+
+
+def _error(found: Array, right: Array) -> float:
+    """Root mean square distance of positions (N, 3) after a similarity."""
+    residuals = weighted_similarity(found, right).apply(found) - right
+    return float(np.sqrt(np.mean(np.sum(residuals**2, axis=1))))
+
+
+def report_live(score: LiveScore) -> None:
+    """On the terminal, each figure with its target."""
+    times = score.timing
+    print("\nlive, as the poses came")
+    for name, value in (
+        ("share", f"{100 * times.share:.1f} % of the images since the first pose (target {TARGET_SHARE_PERCENT:g} %)"),
+        ("latency", f"p50 {times.p50_ms:.0f} ms, p95 {times.p95_ms:.0f} ms (target {TARGET_P95_MS:g} ms)"),
+        ("first pose", f"{times.first:.1f} s after the first image; longest gap {times.gap:.2f} s"),
+        ("error", f"{score.causal:.2f} times that of the final trajectory (target {TARGET_CAUSAL:g})"),
+    ):
+        print(f"  {name:<12}{value}")
+
+
+ESTIMATE = "/camera/estimated/camera_info"
+FILES = (
+    "trajectory.txt",
+    "keyframes.txt",
+    "map.ply",
+    "cameras.yaml",
+    "map.db",
+    "summary.json",
+    "preview.png",
+    "report.html",
+)
+TRAJECTORY_PERCENT = 2.0
+FOCAL_PERCENT = 5.0
+
+
+@dataclass(frozen=True)
+class Score:
+    """The result against the truth: root mean square error (m) after a Sim3, length of the path (m), focals (px)."""
+
+    error: float
+    length: float
+    matched: int
+    focal: float
+    true_focal: float
+
+    @property
+    def trajectory_percent(self) -> float:
+        """Error in percent of the path's length."""
+        return 100 * self.error / self.length
+
+    @property
+    def focal_percent(self) -> float:
+        """Error of the focal length in percent, signed."""
+        return 100 * (self.focal / self.true_focal - 1)
+
+    @property
+    def good(self) -> bool:
+        """Whether both errors are within their limits."""
+        return self.trajectory_percent <= TRAJECTORY_PERCENT and abs(self.focal_percent) <= FOCAL_PERCENT
+
+
+def judge(out: Path) -> Score:
+    """The files in ``out`` against the truth there; ``InputError`` when they cannot be compared."""
+    summary = json.loads((out / "summary.json").read_text())
+    truth = {item.stamp_ns: item.w_T_c[:3, 3] for item in read_tum(out / "truth.txt")}
+    estimate = [item for item in read_tum(out / "trajectory.txt") if item.stamp_ns in truth]
+    if len(estimate) < 3 or not summary["focal"]:
+        raise InputError(f"'{out}/trajectory.txt' has {len(estimate)} poses of the sequence; 3 are needed to compare")
+    found = np.stack([item.w_T_c[:3, 3] for item in estimate])
+    right = np.stack([truth[item.stamp_ns] for item in estimate])
+    residuals = weighted_similarity(found, right).apply(found) - right
+    return Score(
+        error=float(np.sqrt(np.mean(np.sum(residuals**2, axis=1)))),
+        length=float(np.linalg.norm(np.diff(np.stack(list(truth.values())), axis=0), axis=1).sum()),
+        matched=len(estimate),
+        focal=float(next(iter(summary["focal"].values()))),
+        true_focal=float(json.loads((out / "scene.json").read_text())["focal"]),
+    )
+
+
+def missing(recorder: Recorder, out: Path, scene: Scene, every: bool) -> list[str]:
+    """What was expected on the topics and in the folder and is not there, in sentences; ``every``: each image, too."""
+    last = recorder.last
+    expected = {"map": "~/map", "camera_info": ESTIMATE, "pose": "~/pose", "tf": "/tf", "path": "~/path"}
+    wrong = [f"nothing was received on {topic}" for key, topic in expected.items() if key not in last]
+    wrong += [f"{name} was not written" for name in FILES if not (out / name).is_file()]
+    if "map" in last and (last["map"].width < 1000 or last["map"].header.frame_id != "map"):
+        wrong.append(f"the map has {last['map'].width} points in frame '{last['map'].header.frame_id}'")
+    if "camera_info" in last and (last["camera_info"].width, last["camera_info"].height) != (scene.width, scene.height):
+        wrong.append(f"the estimated camera has {last['camera_info'].width}x{last['camera_info'].height} pixels")
+    if every and last["status"].frames != scene.frames:
+        wrong.append(f"{last['status'].frames} of {scene.frames} frames reached the mapper")
+    return wrong
+
+
+def report(recorder: Recorder, score: Score) -> None:
+    """What came and how good it is, on the terminal."""
+    counts, last = recorder.counts, recorder.last
+    status, info, pose = last["status"], last["camera_info"], last["pose"]
+    position, transform = pose.pose.pose.position, last["tf"].transforms[0]
+    print("\nreceived by a subscriber, over DDS")
+    rows = (
+        ("map cloud", "map", f"{last['map'].width:,} points in frame '{last['map'].header.frame_id}'"),
+        ("camera info", "camera_info", f"{info.width}x{info.height}, fx {info.k[0]:.1f} px"),
+        ("pose", "pose", f"({position.x:.2f}, {position.y:.2f}, {position.z:.2f}) in frame '{pose.header.frame_id}'"),
+        ("transforms", "tf", f"{transform.header.frame_id} -> {transform.child_frame_id}"),
+        ("path", "path", f"{len(last['path'].poses)} poses"),
+        ("status", "status", f"{status.state}, {status.keyframes} keyframes, {status.pairs} pairs"),
+    )
+    for name, key, content in rows:
+        print(f"  {name:<12}{counts[key]:>5} x   last: {content}")
+    print("\nagainst the truth")
+    print(f"  trajectory  {score.trajectory_percent:.2f} % of {score.length:.2f} m (at most {TRAJECTORY_PERCENT:g} %)")
+    print(
+        f"  focal       {score.focal:.1f} px for {score.true_focal:.1f} px: {score.focal_percent:+.2f} %"
+        f" (at most {FOCAL_PERCENT:g} %)"
+    )

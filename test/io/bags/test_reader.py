@@ -1,0 +1,60 @@
+"""A recorder that is killed leaves an MCAP file without an end; everything up to there is read."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from robot_bag import Robot, image
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.io.bags.reader import cut_off
+from dust3r_ros.io.bags.topics import BagTopics
+from dust3r_ros.io.image_sources import open_source
+
+TOPICS = BagTopics(("/left/image_raw",), odom_frame="odom")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About four chunks."""
+    folder = Robot(frames=150, period=33).record(tmp_path_factory.mktemp("robot") / "run")
+    return next(folder.glob("*.mcap"))
+
+
+@pytest.mark.parametrize(
+    "tail", [b"", bytes(5000), b"\x06" + b"\xff" * 40], ids=["nothing", "zeros", "a broken record"]
+)
+@pytest.mark.parametrize("part", [0.5, 0.9, 0.999])
+def test_a_file_without_its_end_is_read_as_far_as_it_goes(
+    whole: Path, tmp_path: Path, part: float, tail: bytes
+) -> None:
+    data = whole.read_bytes()
+    (tmp_path / "run.mcap").write_bytes(data[: int(part * len(data))] + tail)
+    for path in (tmp_path / "run.mcap", tmp_path):  # the folder has no metadata.yaml then
+        source = open_source(path, topics=TOPICS)
+        frames = list(source)
+        assert part * 150 - 80 < len(frames) <= 150 and source.skipped == 1
+        for index, frame in enumerate(frames):
+            assert frame.stamp_ns == Robot(period=33).stamp("left", index)
+            assert np.array_equal(frame.image, image("left", index))
+            assert frame.o_T_c is not None or index == len(frames) - 1
+
+
+def test_nothing_whole_is_refused(whole: Path, tmp_path: Path) -> None:
+    for end in (0, 8, 40, 5000):
+        (tmp_path / "run.mcap").write_bytes(whole.read_bytes()[:end])
+        with pytest.raises(InputError, match=r"run\.mcap"):
+            list(open_source(tmp_path / "run.mcap", topics=TOPICS))
+
+
+def test_only_mcap_files_without_an_end_are_seen_to(whole: Path, bags: dict[str, Path], tmp_path: Path) -> None:
+    assert cut_off(whole) is None and cut_off(whole.parent) is None
+    assert cut_off(bags["sqlite3"]) is None and cut_off(bags["ros1"]) is None
+    assert cut_off(tmp_path) is None and cut_off(tmp_path / "gone.mcap") is None
+    (tmp_path / "no.mcap").write_bytes(b"hello")
+    assert cut_off(tmp_path / "no.mcap") is None
+    shutil.copy(whole, tmp_path / "yes.mcap")
+    assert cut_off(tmp_path) is None  # which of two?

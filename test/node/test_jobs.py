@@ -1,0 +1,102 @@
+"""What a CameraInfo tells; calibration files that camera_info_manager reads."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from sensor_msgs.msg import CameraInfo
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.io.camera_yaml import read_cameras
+from dust3r_ros.node.conversions import camera_info_message
+from dust3r_ros.node.jobs import calibration_from, write_calibration
+from dust3r_ros.types import Calibration, Camera
+
+
+def info(fx, fy, width=640, height=480, d=(), model=""):
+    message = CameraInfo(width=width, height=height, d=list(d), distortion_model=model)
+    message.k[0], message.k[4], message.k[2], message.k[5], message.k[8] = fx, fy, 320.0, 241.0, 1.0
+    return message
+
+
+def test_a_camera_without_k_is_uncalibrated():
+    assert calibration_from(info(0.0, 0.0), "/info") == (None, "")
+
+
+def test_everything_is_taken_over():
+    known, remark = calibration_from(info(500.0, 510.0, d=[0.1, 0, 0.2, 0, 0], model="plumb_bob"), "/info")
+    assert known == Calibration(640, 480, 500.0, 510.0, 320.0, 241.0, "plumb_bob", (0.1, 0.0, 0.2, 0.0, 0.0))
+    assert remark == ""
+
+
+def test_what_the_node_publishes_reads_back_the_same():
+    camera = Camera("c", 641, 480, 512.5, principal_offset=(3.0, -2.0), distortion=(0.1, -0.02, 0.003))
+    assert calibration_from(camera_info_message(camera.calibration, 7, "f"), "/info")[0] == camera.calibration
+
+
+def test_region_of_interest_and_binning_make_it_that_of_the_images():
+    message = info(500.0, 510.0)
+    message.roi.x_offset, message.roi.y_offset, message.roi.width, message.roi.height = 100, 50, 400, 300
+    message.binning_x = message.binning_y = 2
+    known, _ = calibration_from(message, "/info")
+    assert (known.width, known.height, known.fx, known.fy) == (200, 150, 250.0, 255.0)
+    assert (known.cx, known.cy) == ((320 - 100 + 0.5) / 2 - 0.5, (241 - 50 + 0.5) / 2 - 0.5)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (info(-5.0, 5.0), "fx = -5"),
+        (info(math.nan, 5.0), "fx = nan"),
+        (info(math.inf, 5.0), "fx = inf"),
+        (info(5.0, -1.0), "fy = -1"),
+        (info(500.0, 500.0, width=0), "0x480"),
+    ],
+)
+def test_nonsense_is_named_and_not_used(message, reason):
+    known, remark = calibration_from(message, "/info")
+    assert known is None
+    assert reason in remark and remark.startswith("/info")
+
+
+LEFT = Camera("front/left", 640, 480, 500.0, 2.0, 9, distortion=(0.1, 0.0, 0.0))
+RIGHT = Camera("right", 320, 240, 250.0)
+
+
+def session(*cameras, raw=lambda camera: camera.calibration):
+    return SimpleNamespace(cameras={camera.name: camera for camera in cameras}, calibrations=SimpleNamespace(raw=raw))
+
+
+def test_a_folder_gets_a_file_for_each_camera(tmp_path):
+    files = write_calibration(str(tmp_path / "new"), session(LEFT, RIGHT))
+    assert files == (str(tmp_path / "new" / "front_left.yaml"), str(tmp_path / "new" / "right.yaml"))
+    (camera,) = read_cameras(files[0]).values()
+    assert (camera.name, camera.width, camera.focal, camera.distortion) == ("front/left", 640, 500.0, (0.1, 0.0, 0.0))
+
+
+def test_one_camera_to_a_file_with_the_keys_of_camera_info_manager(tmp_path):
+    known = Calibration(320, 240, 250.0, 260.0, 160.0, 120.0, "plumb_bob", (0.1, 0.2, 0.3, 0.4, 0.5))
+    path = tmp_path / "right.yaml"
+    assert write_calibration(str(path), session(LEFT, RIGHT, raw=lambda camera: known), "right") == (str(path),)
+    written = yaml.safe_load(path.read_text())
+    assert written["camera_matrix"] == {"rows": 3, "cols": 3, "data": [250.0, 0, 160.0, 0, 260.0, 120.0, 0, 0, 1.0]}
+    assert written["distortion_coefficients"] == {"rows": 1, "cols": 5, "data": [0.1, 0.2, 0.3, 0.4, 0.5]}
+    assert (written["image_width"], written["image_height"], written["camera_name"]) == (320, 240, "right")
+    assert {"distortion_model", "rectification_matrix", "projection_matrix"} <= set(written)
+
+
+@pytest.mark.parametrize(
+    ("path", "cameras", "camera", "text"),
+    [
+        ("", [LEFT], "", "path is empty"),
+        ("a", [LEFT], "rear", "camera 'rear' is not known; known are front/left"),
+        ("a", [], "", "no camera has an estimate"),
+        ("a.yaml", [LEFT, RIGHT], "", "is a file, but there are 2 cameras"),
+        ("a", [LEFT, Camera("front_left", 1, 1, 1.0)], "", "same file"),
+    ],
+)
+def test_what_cannot_be_written_is_said_and_nothing_is(tmp_path, path, cameras, camera, text):
+    with pytest.raises(InputError, match=text):
+        write_calibration(str(tmp_path / path) if path else "", session(*cameras), camera)
+    assert list(tmp_path.iterdir()) == []
