@@ -9,7 +9,6 @@ from pathlib import Path
 
 from dust3r_ros.cli import command
 from dust3r_ros.errors import BackendError, ConfigError, OutputError
-from dust3r_ros.network.shipped import shipped
 
 _NAME = "dust3r-weights"
 
@@ -63,6 +62,8 @@ def _join(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.checkpoint is None:
+        from dust3r_ros.network.shipped import shipped
+
         for name, folder in shipped().items():
             print(f"{name}  {folder}")
         return 0

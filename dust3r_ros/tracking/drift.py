@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dust3r_ros.tracking.corners import Tracks
+from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array
 
 _MOST_PX = 3.0  # more is another spot
