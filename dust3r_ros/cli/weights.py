@@ -62,7 +62,7 @@ def _join(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.checkpoint is None:
-        from dust3r_ros.network.shipped import shipped
+        from dust3r_ros.network.checkpoint import shipped
 
         for name, folder in shipped().items():
             print(f"{name}  {folder}")

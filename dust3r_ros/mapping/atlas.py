@@ -18,9 +18,8 @@ from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.loop_closing import Meetings
 from dust3r_ros.mapping.state import MapState, SubmapState
 from dust3r_ros.mapping.submap import Submap
-from dust3r_ros.mapping.trajectory import FrameLog
+from dust3r_ros.mapping.trajectory import FrameLog, Sight
 from dust3r_ros.tracking import Tracks
-from dust3r_ros.tracking.drift import Sight
 from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Image, Keyframe

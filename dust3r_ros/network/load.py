@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 
 from dust3r_ros.errors import BackendError
-from dust3r_ros.network.checkpoint import load_checkpoint, pick_device
+from dust3r_ros.network.checkpoint import find_checkpoint, load_checkpoint, pick_device
 from dust3r_ros.network.model import Dust3r
 from dust3r_ros.network.onnx import OnnxDust3r, is_onnx
-from dust3r_ros.network.shipped import find_checkpoint
 
 
 def load_network(checkpoint: str | Path, device: str = "auto") -> tuple[Dust3r | OnnxDust3r, torch.device]:

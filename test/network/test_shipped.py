@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dust3r_ros.errors import CheckpointError, OutputError
-from dust3r_ros.network import shipped as module
-from dust3r_ros.network.shipped import find_checkpoint, shipped
+from dust3r_ros.network import checkpoint as module
+from dust3r_ros.network.checkpoint import find_checkpoint, shipped
 from dust3r_ros.scenes.rooms import room
 from dust3r_ros.scenes.sequence import look_at, render_path
 from dust3r_ros.types import View

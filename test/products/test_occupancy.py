@@ -10,7 +10,7 @@ import yaml
 
 from dust3r_ros.errors import ConfigError, GeometryError, OutputError
 from dust3r_ros.occupancy import Grid
-from dust3r_ros.products.occupancy import write_grid
+from dust3r_ros.products.exports import write_grid
 
 
 def served(path: Path) -> tuple[np.ndarray, float, list[float]]:

@@ -15,11 +15,9 @@ import numpy as np
 
 from dust3r_ros.alignment.moments import inverse, scale_of
 from dust3r_ros.alignment.online.edge_store import sample_pair
-from dust3r_ros.alignment.online.focal_pool import FocalPool
-from dust3r_ros.alignment.online.growing_map import MAX_RESIDUAL, GrowingMap, View
+from dust3r_ros.alignment.online.growing_map import MAX_RESIDUAL, GrowingMap, LoopClaim, LoopGate, View
 from dust3r_ros.alignment.online.keyframe_bundle import AlignmentUpdate, KeyframeUpdate, ToldPoses
-from dust3r_ros.alignment.online.keyframe_start import proposals, rigid
-from dust3r_ros.alignment.online.loop_verification import LoopClaim, LoopGate
+from dust3r_ros.alignment.online.keyframe_start import FocalPool, proposals, rigid
 from dust3r_ros.alignment.result import EdgeReport
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL

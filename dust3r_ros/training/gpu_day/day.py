@@ -17,8 +17,7 @@ import torch
 
 from dust3r_ros.errors import ConfigError, Dust3rRosError, InputError
 from dust3r_ros.io.files import make_folder, write_text
-from dust3r_ros.network.checkpoint import load_checkpoint, pick_device
-from dust3r_ros.network.shipped import shipped
+from dust3r_ros.network.checkpoint import load_checkpoint, pick_device, shipped
 from dust3r_ros.training.card import code_version, hardware
 from dust3r_ros.training.gpu_day.measuring import CHECKS, Choice, choose, inference
 from dust3r_ros.training.log import read_metrics

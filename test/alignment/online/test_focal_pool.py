@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dust3r_ros.alignment.online.focal_pool import FocalPool
+from dust3r_ros.alignment.online.keyframe_start import FocalPool
 from dust3r_ros.geometry.focal import FOCAL_LIMITS, reference_focal
 from dust3r_ros.geometry.pinhole import unproject
 from dust3r_ros.types import PairPrediction
