@@ -26,7 +26,7 @@ _HOMES = {
     "Dust3r": "model",
     "Dust3rConfig": "config",
     "PairOutput": "model",
-    "Tokens": "tokens",
+    "Tokens": "model",
     "load_checkpoint": "checkpoint",
     "normalise": "images",
     "prepare_image": "images",
