@@ -24,6 +24,9 @@ _DARK, _TEXT = (22, 26, 34), (236, 239, 244)
 
 def make_pictures() -> None:
     """All pictures of the docs, from rendered rooms only; takes some minutes."""
+    from way import way_picture
+
+    _save("way.png", way_picture())
     demo = _mapped("mapping the demo's sequence", frames=90)
     with tempfile.TemporaryDirectory() as folder:
         _save("demo.png", _preview(demo, Path(folder)))
