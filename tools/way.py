@@ -23,7 +23,7 @@ from dust3r_ros.tracking.live_camera import LiveCamera
 from dust3r_ros.types import Frame, Image
 
 _PACKAGE = f"{Path(dust3r_ros.__file__).parent}/"
-_WIDE, _WRAP = 13.0, 6  # inches; modules of a folder in a row
+_WIDE, _WRAP = 12.0, 6  # inches; modules of a folder in a row
 _COLORS = {"front end": "#3a7bd5", "back end": "#e07b39"}
 
 
