@@ -79,14 +79,21 @@ class NetworkDepths:
         orders = dict.fromkeys(order for a, b in pairs for order in ((a, b), (b, a)))
         found = {order: self._kept[order] for order in orders if order in self._kept}
         missing = [order for order in orders if order not in found]
-        for index in sorted({index for order in missing for index in order}):
+        if missing:
+            found |= self._predicted(missing)
+        return [(self._grown(a, found[a, b]), self._grown(b, found[b, a])) for a, b in pairs]
+
+    def _predicted(self, orders: Sequence[Pair]) -> dict[Pair, _Packed]:
+        """What the network says of orders of pairs, which is kept from now on."""
+        for index in sorted({index for order in orders for index in order}):
             if not self._network.has(index):
                 view = self._views[index]
                 self._network.add(View(index, view.camera, self._shrunk(view.image)))
-        for order, prediction in zip(missing, self._network.predict(missing, {}) if missing else [], strict=True):
+        found: dict[Pair, _Packed] = {}
+        for order, prediction in zip(orders, self._network.predict(orders, {}), strict=True):
             found[order] = _pack(prediction.points_first[..., 2], prediction.confidence_first)
             self._keep(order, found[order])
-        return [(self._grown(a, found[a, b]), self._grown(b, found[b, a])) for a, b in pairs]
+        return found
 
     def _keep(self, order: Pair, packed: _Packed) -> None:
         self._kept[order] = packed

@@ -44,13 +44,8 @@ def depth_from_flow(
     at less than ``min_parallax_deg``, lie behind a camera or miss their epipolar line by more than
     1.5 pixels have confidence 1.
     """
-    height, width = flow.error.shape
-    cx, cy = center_of(height, width)
-    x_a = ((np.arange(width, dtype=np.float32) - cx) / focal_a).astype(np.float32)[None, :]
-    y_a = ((np.arange(height, dtype=np.float32) - cy) / focal_a).astype(np.float32)[:, None]
     R, t = b_T_a[:3, :3].astype(np.float32), b_T_a[:3, 3].astype(np.float32)
-    # The point at infinity along each ray, in b
-    far_x, far_y, far_z = (R[i, 0] * x_a + (R[i, 1] * y_a + R[i, 2]) for i in range(3))
+    far_x, far_y, far_z = _at_infinity(flow.error.shape, focal_a, R)
     cx, cy = center_of(*shape_b)
     x = (flow.target[..., 0] - np.float32(cx)) / np.float32(focal_b)
     y = (flow.target[..., 1] - np.float32(cy)) / np.float32(focal_b)
@@ -60,18 +55,14 @@ def depth_from_flow(
     # z_a far + t = z_b (x, y, 1): two equations for z_a, solved along the line's direction
     along_x, along_y = x * far_z - far_x, y * far_z - far_y
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        depth = ((t[0] - x * t[2]) * along_x + (t[1] - y * t[2]) * along_y) / np.maximum(
-            along_x * along_x + along_y * along_y, _TINY
-        )
+        square = along_x * along_x + along_y * along_y
+        depth = ((t[0] - x * t[2]) * along_x + (t[1] - y * t[2]) * along_y) / np.maximum(square, _TINY)
         depth_b = depth * far_z + t[2]
         # |far x ray_b|: along is its first two components, turned by a right angle
         twist = far_x * y - far_y * x
-        sine = np.sqrt(
-            (along_x * along_x + along_y * along_y + twist * twist)
-            / ((far_x * far_x + far_y * far_y + far_z * far_z) * (x * x + y * y + 1.0))
-        )
-        variance = _BEST_MATCH_PX**2 + 2 * _mean_around(epipolar * epipolar, matched)
-        variance += flow.error * flow.error + epipolar * epipolar
+        lengths = (far_x * far_x + far_y * far_y + far_z * far_z) * (x * x + y * y + 1.0)
+        sine = np.sqrt((square + twist * twist) / lengths)
+        variance = _match_variance(flow.error, epipolar, matched)
         leverage = np.float32(REFERENCE_PRECISION * 0.5 * (focal_a + focal_b)) * sine
         confidence = 1.0 + np.minimum(leverage * leverage / variance, _MAX_CONFIDENCE - 1.0)
     front = np.isfinite(depth) & (depth > 0) & (depth_b > 0)
@@ -80,6 +71,23 @@ def depth_from_flow(
     return StereoDepth(
         np.where(good, depth, 0.0).astype(np.float32), np.where(good, confidence, 1.0).astype(np.float32), parallax
     )
+
+
+def _at_infinity(shape: tuple[int, int], focal: float, R: Array32) -> tuple[Array32, Array32, Array32]:
+    """x, y and z, (H, W) each, of the points at infinity along the rays of view a, turned by ``R`` (3, 3) into b."""
+    height, width = shape
+    cx, cy = center_of(height, width)
+    x = ((np.arange(width, dtype=np.float32) - cx) / focal).astype(np.float32)[None, :]
+    y = ((np.arange(height, dtype=np.float32) - cy) / focal).astype(np.float32)[:, None]
+    far_x, far_y, far_z = (R[i, 0] * x + (R[i, 1] * y + R[i, 2]) for i in range(3))
+    return far_x, far_y, far_z
+
+
+def _match_variance(error: Array32, epipolar: Array32, matched: np.ndarray) -> Array32:
+    """(H, W) pixels squared, of what matches err by along their lines: their own misses, and those around them."""
+    variance: Array32 = _BEST_MATCH_PX**2 + 2 * _mean_around(epipolar * epipolar, matched)
+    variance += error * error + epipolar * epipolar
+    return variance
 
 
 def _onto_epipolar_line(

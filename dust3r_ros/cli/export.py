@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dust3r_ros.cli import command
 from dust3r_ros.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from dust3r_ros.storage.saved_map import MapContents
 
 _NAME = "dust3r-export"
 _FORMATS = ("ply", "tum", "colmap", "nerfstudio", "grid")
@@ -64,16 +68,11 @@ def _run(arguments: argparse.Namespace) -> int:
     # Heavy imports only now, so that a slip in the arguments is answered at once.
     from dust3r_ros.occupancy import GridOptions
     from dust3r_ros.products.exports import Exporter, ExportOptions
-    from dust3r_ros.storage.saved_map import load_map
 
     names = ("resolution", "min_height", "max_height", "camera_height", "max_range")
     lengths = {name: getattr(arguments, name) for name in names}
     GridOptions(**lengths)  # a bad length is told before a large map is read
-    contents = load_map(arguments.map, landmarks=bool(arguments.colmap or arguments.nerfstudio))
-    if arguments.ply and contents.landmarks is None and not any(k.depth.any() for k in contents.keyframes):
-        contents = load_map(arguments.map, landmarks=True)  # what there is of a map without depth
-    if not contents.keyframes:
-        raise InputError(f"map '{arguments.map}' has no keyframe, so there is nothing to export")
+    contents = _contents(arguments)
     confidence = arguments.min_confidence
     if confidence is None:
         confidence = float(contents.settings.get("min_confidence", 1.5))
@@ -90,6 +89,18 @@ def _run(arguments: argparse.Namespace) -> int:
         if not arguments.quiet:
             print(written, flush=True)
     return 0
+
+
+def _contents(arguments: argparse.Namespace) -> MapContents:
+    """The map, with landmarks where something written needs them. Raises ``InputError`` for an empty one."""
+    from dust3r_ros.storage.saved_map import load_map
+
+    contents = load_map(arguments.map, landmarks=bool(arguments.colmap or arguments.nerfstudio))
+    if arguments.ply and contents.landmarks is None and not any(k.depth.any() for k in contents.keyframes):
+        contents = load_map(arguments.map, landmarks=True)  # what there is of a map without depth
+    if not contents.keyframes:
+        raise InputError(f"map '{arguments.map}' has no keyframe, so there is nothing to export")
+    return contents
 
 
 if __name__ == "__main__":

@@ -58,13 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--encoder", metavar="FILE", help="start the encoder from a vision transformer: a file, or timm:NAME"
     )
-    machine = parser.add_argument_group("machine")
-    machine.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
-    machine.add_argument("--workers", type=int, metavar="N", help="processes that make batches (default: the recipe's)")
-    machine.add_argument("--cache", type=Path, metavar="DIR", help="where what sets hold is kept (default: ~/.cache)")
-    machine.add_argument(
-        "--threads", type=command.positive, metavar="N", help="of the processor (default: what workers leave of it)"
-    )
+    _add_machine(parser)
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",
         help="change the recipe; pairs, rate, steps and head are those of every stage",
@@ -73,6 +67,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
     command.add_common(parser)
     return parser
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    machine.add_argument("--workers", type=int, metavar="N", help="processes that make batches (default: the recipe's)")
+    machine.add_argument("--cache", type=Path, metavar="DIR", help="where what sets hold is kept (default: ~/.cache)")
+    machine.add_argument(
+        "--threads", type=command.positive, metavar="N", help="of the processor (default: what workers leave of it)"
+    )
 
 
 def _where_parser() -> argparse.ArgumentParser:

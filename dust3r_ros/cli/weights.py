@@ -62,18 +62,8 @@ def _join(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.checkpoint is None:
-        from dust3r_ros.network.checkpoint import shipped
-
-        for name, folder in shipped().items():
-            print(f"{name}  {folder}")
-        return 0
-    if not (arguments.half or arguments.onnx):
-        raise ConfigError("nothing to write; say at least one of --half, --onnx")
-    if arguments.int8 and not arguments.onnx:
-        raise ConfigError("--int8 is a form of the ONNX graphs; say where they go with --onnx DIR")
-    for folder in (arguments.half, arguments.onnx):
-        if folder and Path(folder).exists() and not Path(folder).is_dir():
-            raise OutputError(f"'{folder}' is a file; it must be a folder or not exist yet")
+        return _list()
+    _check(arguments)
     try:
         from dust3r_ros.network.checkpoint import load_checkpoint, save_checkpoint
     except ImportError as error:
@@ -90,6 +80,26 @@ def _run(arguments: argparse.Namespace) -> int:
         export_onnx(model, arguments.onnx, int8=arguments.int8)
         _say(arguments, arguments.onnx)
     return 0
+
+
+def _list() -> int:
+    """Print name and folder of the shipped weights."""
+    from dust3r_ros.network.checkpoint import shipped
+
+    for name, folder in shipped().items():
+        print(f"{name}  {folder}")
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises ``ConfigError`` or ``OutputError`` for what cannot be written, before the weights are read."""
+    if not (arguments.half or arguments.onnx):
+        raise ConfigError("nothing to write; say at least one of --half, --onnx")
+    if arguments.int8 and not arguments.onnx:
+        raise ConfigError("--int8 is a form of the ONNX graphs; say where they go with --onnx DIR")
+    for folder in (arguments.half, arguments.onnx):
+        if folder and Path(folder).exists() and not Path(folder).is_dir():
+            raise OutputError(f"'{folder}' is a file; it must be a folder or not exist yet")
 
 
 def _say(arguments: argparse.Namespace, folder: str) -> None:

@@ -53,15 +53,21 @@ def load_yaml(path: str | Path) -> dict[str, object]:
         raise ConfigError(f"configuration file '{path}' cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"configuration file '{path}' is not YAML: {' '.join(str(error).split())}") from error
-    if isinstance(data, Mapping) and len(data) == 1:
-        inner = next(iter(data.values()))
-        if isinstance(inner, Mapping) and "ros__parameters" in inner:
-            data = inner["ros__parameters"]
+    data = _without_node(data)
     if data is None:
         return {}
     if not isinstance(data, Mapping) or not all(isinstance(name, str) for name in data):
         raise ConfigError(f"configuration file '{path}' holds {type(data).__name__}; it must map names to values")
     return dict(data)
+
+
+def _without_node(data: Any) -> Any:
+    """The parameters of the ROS form for one node; anything else as it is."""
+    if isinstance(data, Mapping) and len(data) == 1:
+        inner = next(iter(data.values()))
+        if isinstance(inner, Mapping) and "ros__parameters" in inner:
+            return inner["ros__parameters"]
+    return data
 
 
 def split(values: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:

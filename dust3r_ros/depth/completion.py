@@ -350,14 +350,8 @@ def fill_depth(depth: Array32, confidence: Array32) -> tuple[Array32, Array32]:
 
 def _planes(depth: Array32, confidence: Array32, side: int) -> _Planes:
     """Planes within squares of ``side`` reduced pixels."""
-    height, width = depth.shape[0] // _STEP, depth.shape[1] // _STEP
-    known = depth > 0
-    gain = np.where(known, np.minimum(confidence - 1, np.float32(_MOST_GAIN)), 0).astype(np.float32)
-    value = np.where(known, 1 / np.where(known, depth, 1), 0).astype(np.float32)
-    weight, first, second = (
-        cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
-        for part in (gain, gain * value, gain * value * value)
-    )
+    weight, first, second = _reduced(depth, confidence)
+    height, width = weight.shape
     x, y = _from_middle(width, width)[None, :], _from_middle(height, height)[:, None]
 
     def mean(values: Array32) -> Array32:
@@ -389,6 +383,19 @@ def _planes(depth: Array32, confidence: Array32, side: int) -> _Planes:
     good &= gained > _LEAST_FITTED_GAIN
     offset = mv - tilt_x * mx - tilt_y * my
     return _Planes(offset, tilt_x, tilt_y, np.where(good, 1 + gained, 1).astype(np.float32))
+
+
+def _reduced(depth: Array32, confidence: Array32) -> tuple[Array32, Array32, Array32]:
+    """C - 1, and its products with inverse depth and with that squared, each averaged over reduced pixels."""
+    height, width = depth.shape[0] // _STEP, depth.shape[1] // _STEP
+    known = depth > 0
+    gain = np.where(known, np.minimum(confidence - 1, np.float32(_MOST_GAIN)), 0).astype(np.float32)
+    value = np.where(known, 1 / np.where(known, depth, 1), 0).astype(np.float32)
+    weight, first, second = (
+        cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
+        for part in (gain, gain * value, gain * value * value)
+    )
+    return weight, first, second
 
 
 def _from_middle(count: int, reduced: int) -> Array32:

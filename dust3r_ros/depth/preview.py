@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import cv2
 
 from dust3r_ros.alignment.online.canonical_depth import fuse_depths
+from dust3r_ros.backends.stereo import StereoDepth
 from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.depth.completion import cut_at_outlines, fill_depth
 from dust3r_ros.types import Array, Array32, Image, View
@@ -47,13 +48,7 @@ class DepthPreview:
         if not sources:
             return None
         reduced = {view: self._reduced(view, posed) for view, posed in views.items()}
-        found = self._flow.depths(
-            [(other, index) for other in sources],
-            {posed.camera: posed.focal / _REDUCED for posed in views.values()},
-            {view: posed.w_T_c for view, posed in views.items()},
-            {view: posed.landmarks for view, posed in views.items()},
-        )
-        told = [pair.depths[1] for pair in found if pair is not None]
+        told = self._told(index, views, sources)
         if not told:
             return None
         fused = fuse_depths([one.depth for one in told], [one.confidence for one in told])
@@ -63,6 +58,16 @@ class DepthPreview:
             cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST),
             cv2.resize(confidence, size, interpolation=cv2.INTER_NEAREST),
         )
+
+    def _told(self, index: int, views: Mapping[int, Posed], sources: Sequence[int]) -> list[StereoDepth]:
+        """What the flow from each source says of the depth of view ``index``, of those that say anything."""
+        found = self._flow.depths(
+            [(other, index) for other in sources],
+            {posed.camera: posed.focal / _REDUCED for posed in views.values()},
+            {view: posed.w_T_c for view, posed in views.items()},
+            {view: posed.landmarks for view, posed in views.items()},
+        )
+        return [pair.depths[1] for pair in found if pair is not None]
 
     def clear(self) -> None:
         """Forget all images."""

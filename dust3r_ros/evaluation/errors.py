@@ -13,6 +13,7 @@ from dust3r_ros.geometry.pinhole import center_of, pixel_grid, rays
 from dust3r_ros.types import Array, Array32, Camera, Keyframe, StampedPose
 
 if TYPE_CHECKING:
+    from evo.core.metrics import APE, RPE
     from evo.core.trajectory import PoseTrajectory3D
 
 
@@ -130,16 +131,47 @@ def trajectory_errors(
     ``BackendError`` where evo is not installed.
     """
     try:
-        from evo import EvoException
-        from evo.core import metrics, sync
+        from evo.core import metrics
     except ImportError as error:
         raise BackendError("trajectory errors need the package evo: pip install 'dust3r_ros[eval]'") from error
+    _check_poses(truth, estimate)
+    pair, (rotation, translation, factor) = _aligned(truth, estimate, scale, tolerance_s)
+    distances = _measured(metrics.APE(metrics.PoseRelation.translation_part), pair)
+    shifts, turns = (
+        _measured(metrics.RPE(relation, delta=1, delta_unit=metrics.Unit.frames, all_pairs=False), pair)
+        for relation in (metrics.PoseRelation.translation_part, metrics.PoseRelation.rotation_angle_deg)
+    )
+    return TrajectoryErrors(
+        matches=len(distances),
+        path=float(pair[0].path_length),
+        ate=_rms(distances),
+        ate_median=float(np.median(distances)),
+        ate_max=float(distances.max()),
+        rpe=_rms(shifts),
+        rpe_deg=_rms(turns),
+        scale=float(factor),
+        rotation=np.asarray(rotation, dtype=np.float64),
+        translation=np.asarray(translation, dtype=np.float64),
+    )
+
+
+def _check_poses(truth: Sequence[StampedPose], estimate: Sequence[StampedPose]) -> None:
+    """Raises ``GeometryError`` for too few poses, or some that are not finite."""
     if min(len(truth), len(estimate)) < MIN_MATCHES:
         raise GeometryError(f"{len(estimate)} poses against {len(truth)} true ones; at least {MIN_MATCHES} are needed")
     for name, poses in (("true", truth), ("estimated", estimate)):
         broken = sum(not np.isfinite(pose.w_T_c).all() for pose in poses)
         if broken:
             raise GeometryError(f"{broken} of {len(poses)} {name} poses are not finite; leave out what is not known")
+
+
+def _aligned(
+    truth: Sequence[StampedPose], estimate: Sequence[StampedPose], scale: bool, tolerance_s: float
+) -> tuple[tuple[PoseTrajectory3D, PoseTrajectory3D], tuple[Array, Array, float]]:
+    """Truth and estimate at the stamps of both, the estimate aligned, and the rotation, translation, scale of that."""
+    from evo import EvoException
+    from evo.core import sync
+
     try:
         reference, moved = sync.associate_trajectories(_evo(truth), _evo(estimate), max_diff=tolerance_s)
         _check(reference, moved)
@@ -148,27 +180,7 @@ def trajectory_errors(
         raise GeometryError(f"the trajectory cannot be aligned to the truth: {error}") from error
     if not np.isfinite(factor) or factor <= 0:
         raise GeometryError(f"the trajectory cannot be aligned to the truth: scale {factor}")
-    ape = metrics.APE(metrics.PoseRelation.translation_part)
-    ape.process_data((reference, moved))
-    steps = [
-        metrics.RPE(relation, delta=1, delta_unit=metrics.Unit.frames, all_pairs=False)
-        for relation in (metrics.PoseRelation.translation_part, metrics.PoseRelation.rotation_angle_deg)
-    ]
-    for step in steps:
-        step.process_data((reference, moved))
-    distances = np.asarray(ape.error, dtype=np.float64)
-    return TrajectoryErrors(
-        matches=len(distances),
-        path=float(reference.path_length),
-        ate=_rms(distances),
-        ate_median=float(np.median(distances)),
-        ate_max=float(distances.max()),
-        rpe=_rms(np.asarray(steps[0].error)),
-        rpe_deg=_rms(np.asarray(steps[1].error)),
-        scale=float(factor),
-        rotation=np.asarray(rotation, dtype=np.float64),
-        translation=np.asarray(translation, dtype=np.float64),
-    )
+    return (reference, moved), (rotation, translation, factor)
 
 
 def _check(reference: PoseTrajectory3D, moved: PoseTrajectory3D) -> None:
@@ -178,6 +190,12 @@ def _check(reference: PoseTrajectory3D, moved: PoseTrajectory3D) -> None:
         raise GeometryError("the true camera stands still; there is no trajectory to compare with")
     if moved.path_length <= 0.0:
         raise GeometryError("the estimated camera stands still while the true one moves")
+
+
+def _measured(metric: APE | RPE, pair: tuple[PoseTrajectory3D, PoseTrajectory3D]) -> Array:
+    """The errors (N,) of all poses, or steps, of truth and estimate, by a metric of evo."""
+    metric.process_data(pair)
+    return np.asarray(metric.error, dtype=np.float64)
 
 
 def _evo(poses: Sequence[StampedPose]) -> PoseTrajectory3D:

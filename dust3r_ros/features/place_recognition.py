@@ -129,8 +129,14 @@ class PairGraph:
             return []
         scores = self._looks[: min(before, self._count)] @ look
         scores[[index for index in apart_from if index < before]] = -1.0
-        enough = self._config.lookalike_score * (float(np.median(self._likeness)) if self._likeness else 1.0)
-        enough = enough if strict else 0.0
+        return self._best_apart(scores, self._alike_enough() if strict else 0.0)
+
+    def _alike_enough(self) -> float:
+        """The score from which on keyframes may show the same place."""
+        return self._config.lookalike_score * (float(np.median(self._likeness)) if self._likeness else 1.0)
+
+    def _best_apart(self, scores: Array32, enough: float) -> list[int]:
+        """Keyframes by their scores (N,), best first, as many as are wanted, none near a better one."""
         chosen: list[int] = []
         for index in np.argsort(-scores, kind="stable"):
             if scores[index] < enough or scores[index] <= 0 or len(chosen) == self._config.pair_lookalikes:

@@ -41,16 +41,7 @@ class Resize:
         The crop is centred: the middle of the image stays the middle, to half a native pixel.
         Raises ``InputError`` if the image is empty or so narrow that nothing would be left.
         """
-        if min(width, height) < 1:
-            raise InputError(f"An image of {width}x{height} pixels is empty; both sides must be at least 1.")
-        if multiple < 1 or long_edge < multiple:
-            raise InputError(f"A long edge of {long_edge} pixels is too short; it must be at least {max(multiple, 1)}.")
-        working = [round(side * long_edge / max(width, height)) // multiple * multiple for side in (width, height)]
-        if min(working) == 0:
-            raise InputError(
-                f"An image of {width}x{height} pixels is too narrow for a long edge of {long_edge}: "
-                f"its short edge would be under {multiple} pixels; use a larger working size or a wider image."
-            )
+        working = _working_size(width, height, long_edge, multiple)
         scale = max(working[0] / width, working[1] / height)
         if scale >= 1.0:  # resampled at exact positions: any real offset will do
             scales = [scale, scale]
@@ -127,3 +118,18 @@ class Resize:
     def focal_to_native(self, focal: float) -> float:
         """Focal length at native resolution of one at working resolution, pixels."""
         return focal / self.scale
+
+
+def _working_size(width: int, height: int, long_edge: int, multiple: int) -> list[int]:
+    """Width and height of the working image. Raises ``InputError`` where there is none."""
+    if min(width, height) < 1:
+        raise InputError(f"An image of {width}x{height} pixels is empty; both sides must be at least 1.")
+    if multiple < 1 or long_edge < multiple:
+        raise InputError(f"A long edge of {long_edge} pixels is too short; it must be at least {max(multiple, 1)}.")
+    working = [round(side * long_edge / max(width, height)) // multiple * multiple for side in (width, height)]
+    if min(working) == 0:
+        raise InputError(
+            f"An image of {width}x{height} pixels is too narrow for a long edge of {long_edge}: "
+            f"its short edge would be under {multiple} pixels; use a larger working size or a wider image."
+        )
+    return working

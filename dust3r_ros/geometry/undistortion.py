@@ -113,17 +113,26 @@ def scaled_calibration(calibration: Calibration, width: int, height: int) -> Cal
 
     Raises ``ConfigError`` for numbers that no camera has and for images of another shape.
     """
-    c, name = calibration, _named(calibration)
+    _check_numbers(calibration, width, height)
+    c = calibration
+    x, y = width / c.width, height / c.height
+    cx, cy = (c.cx + 0.5) * x - 0.5, (c.cy + 0.5) * y - 0.5
+    return Calibration(width, height, c.fx * x, c.fy * y, cx, cy, c.model, c.coefficients)
+
+
+def _check_numbers(c: Calibration, width: int, height: int) -> None:
+    """Raises ``ConfigError`` for a calibration that cannot be of images of ``width`` x ``height``."""
+    name = _named(c)
     if not all(math.isfinite(v) for v in (c.fx, c.fy, c.cx, c.cy, *c.coefficients)):
         raise ConfigError(f"calibration ({name}) holds numbers that are not finite")
     if min(c.width, c.height, width, height) <= 0:
         raise ConfigError(
             f"calibration ({name}) is for {c.width}x{c.height}, images are {width}x{height}; 0 is no size"
         )
-    long = max(c.width, c.height)
-    if not (0.05 * long < min(c.fx, c.fy) and max(c.fx, c.fy) < 100 * long and 0.2 < c.fx / c.fy < 5):
+    if not _plausible_focals(c):
         raise ConfigError(
-            f"calibration ({name}): fx and fy must be alike and between 0.05 and 100 times the long edge, {long} px"
+            f"calibration ({name}): fx and fy must be alike and between 0.05 and 100 times the long edge, "
+            f"{max(c.width, c.height)} px"
         )
     if not (abs(c.cx / c.width - 0.5) <= 1.0 and abs(c.cy / c.height - 0.5) <= 1.0):
         raise ConfigError(f"calibration ({name}): the principal point is far outside of {c.width}x{c.height} pixels")
@@ -131,9 +140,11 @@ def scaled_calibration(calibration: Calibration, width: int, height: int) -> Cal
         raise ConfigError(
             f"calibration ({name}) is for {c.width}x{c.height}, images are {width}x{height}; the shape must be the same"
         )
-    x, y = width / c.width, height / c.height
-    cx, cy = (c.cx + 0.5) * x - 0.5, (c.cy + 0.5) * y - 0.5
-    return Calibration(width, height, c.fx * x, c.fy * y, cx, cy, c.model, c.coefficients)
+
+
+def _plausible_focals(c: Calibration) -> bool:
+    long = max(c.width, c.height)
+    return 0.05 * long < min(c.fx, c.fy) and max(c.fx, c.fy) < 100 * long and 0.2 < c.fx / c.fy < 5
 
 
 def _named(calibration: Calibration) -> str:

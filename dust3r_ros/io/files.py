@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and those that one process at a time writes."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -128,3 +129,41 @@ def replace_between(page: Path, begin: str, end: str, text: str) -> None:
     if not (opened and closed):
         raise OutputError(f"'{page}' has no place for the table: it must hold the lines '{begin}' and '{end}'")
     write_text(page, f"{head}{begin}\n\n{text.strip()}\n\n{end}{tail}")
+
+
+class FileLock:
+    """Holds ``path``-lock from construction to ``release``; the kernel lets it go when the process dies.
+
+    Not the file itself: SQLite's own locks on that end when any handle on it is closed. Raises ``OutputError``
+    where somebody else holds it, also another part of this process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._name = path.with_name(path.name + "-lock")
+        while True:
+            try:
+                self._handle = os.open(self._name, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError as error:
+                raise output_error(path, error) from error
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(self._handle)
+                raise OutputError(
+                    f"'{path}' is being written by another process or another part of this one; "
+                    "end that first or give another file"
+                ) from error
+            if self._is_named():
+                return
+            os.close(self._handle)  # released and removed by its holder in between
+
+    def _is_named(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._handle), os.stat(self._name))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Let others write."""
+        self._name.unlink(missing_ok=True)
+        os.close(self._handle)

@@ -113,6 +113,7 @@ def without_transport(topic: str) -> str:
 
 
 _T = TypeVar("_T")
+_Ready = queue.Queue[tuple[str, object]]  # "item", "end" or "error", and the item or the error
 _POLL_S = 0.1
 
 
@@ -122,28 +123,9 @@ def read_ahead(items: Iterable[_T], most: int = 4) -> Iterator[_T]:
     An error in the making is raised where the item would have come. The thread ends with the iteration,
     also with one that is given up.
     """
-    ready: queue.Queue[tuple[str, object]] = queue.Queue(max(1, most))
+    ready: _Ready = queue.Queue(max(1, most))
     given_up = threading.Event()
-
-    def offer(kind: str, value: object) -> bool:
-        while not given_up.is_set():
-            try:
-                ready.put((kind, value), timeout=_POLL_S)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def make() -> None:
-        try:
-            for item in items:
-                if not offer("item", item):
-                    return
-            offer("end", None)
-        except BaseException as error:
-            offer("error", error)
-
-    maker = threading.Thread(target=make, name="read-ahead", daemon=True)
+    maker = threading.Thread(target=_make, args=(items, ready, given_up), name="read-ahead", daemon=True)
     maker.start()
     try:
         while True:
@@ -157,3 +139,25 @@ def read_ahead(items: Iterable[_T], most: int = 4) -> Iterator[_T]:
     finally:
         given_up.set()
         maker.join()
+
+
+def _make(items: Iterable[Any], ready: _Ready, given_up: threading.Event) -> None:
+    """Offers every item, then that they end, or the error by which they do."""
+    try:
+        for item in items:
+            if not _offer("item", item, ready, given_up):
+                return
+        _offer("end", None, ready, given_up)
+    except BaseException as error:
+        _offer("error", error, ready, given_up)
+
+
+def _offer(kind: str, value: object, ready: _Ready, given_up: threading.Event) -> bool:
+    """Waits for room; whether it came before all was given up."""
+    while not given_up.is_set():
+        try:
+            ready.put((kind, value), timeout=_POLL_S)
+        except queue.Full:
+            continue
+        return True
+    return False

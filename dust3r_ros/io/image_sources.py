@@ -155,15 +155,19 @@ def open_source(
         from dust3r_ros.io.bags.topics import BagTopics
 
         return BagSource(bag, topics or BagTopics((topic,) if topic else (), (camera,) if camera else ()))
+    name = _only_camera(path, topic, camera, topics)
+    return ImageFolder(path, name) if path.is_dir() else VideoFile(path, name)
+
+
+def _only_camera(path: Path, topic: str | None, camera: str | None, topics: BagTopics | None) -> str:
+    """The camera's name where ``path`` is no bag. Raises ``InputError`` for what only a bag has."""
     if topics is not None:
         topic, camera = next(iter(topics.named), None), next(iter(topics.cameras), None)
     if topic:
         raise InputError(f"topic '{topic}' was given, but '{path}' is no bag; leave the topic out")
     if topics is not None and len(topics.cameras) > 1:
         raise InputError(f"{len(topics.cameras)} names of cameras were given; '{path}' is of one camera")
-    if path.is_dir():
-        return ImageFolder(path, camera or "camera")
-    return VideoFile(path, camera or "camera")
+    return camera or "camera"
 
 
 def is_bag(path: str | Path) -> bool:

@@ -123,11 +123,16 @@ def _images_text(path: Path) -> Iterator[ModelImage]:
         if len(fields) != 10:
             raise InputError(f"'{path}' holds {head[:80]!r}; it must be 'number qw qx qy qz tx ty tz camera name'")
         numbers = reading.floats(path, fields[1:8])
-        points = features.split()[2::3]
-        if len(features.split()) % 3 or not all(point.lstrip("-").isdecimal() for point in points):
-            raise InputError(f"'{path}' holds features of image '{fields[9]}' that are not triples 'x y point'")
-        seen = np.array([int(point) for point in points if point != "-1"], np.uint64)
+        seen = _points_text(path, fields[9], features)
         yield ModelImage(fields[9].strip(), reading.whole(path, fields[8]), _pose(path, numbers), seen)
+
+
+def _points_text(path: Path, image: str, features: str) -> NDArray[np.uint64]:
+    """The numbers (N,) of the 3D points in a line of features 'x y point'; -1 is none."""
+    points = features.split()[2::3]
+    if len(features.split()) % 3 or not all(point.lstrip("-").isdecimal() for point in points):
+        raise InputError(f"'{path}' holds features of image '{image}' that are not triples 'x y point'")
+    return np.array([int(point) for point in points if point != "-1"], np.uint64)
 
 
 def _images_binary(path: Path) -> Iterator[ModelImage]:

@@ -96,17 +96,26 @@ def float3(path: Path) -> Array32:
     a line, then little endian floats. Raises ``InputError``.
     """
     data = content(path)
-    head = data[:256].split(b"\n")
-    count = int(head[1]) if len(head) > 1 and head[0] == b"float" and head[1].isdigit() else 0
-    dims = head[2 : 2 + count]
-    if not 0 < count <= _MOST_DIMENSIONS or len(dims) != count or not all(dim.isdigit() for dim in dims):
+    head = _float3_head(data)
+    if head is None:
         raise InputError(f"'{path}' begins with {data[:24]!r}; a float3 file must begin with float and its sizes")
-    shape = tuple(int(dim) for dim in reversed(dims))
-    start = sum(len(line) + 1 for line in head[: 2 + count])
+    shape, start = head
     need = 4 * int(np.prod(shape))
     if len(data) - start != need:
         raise InputError(f"'{path}' holds {len(data) - start} bytes of numbers; {shape} floats are {need}")
     return np.frombuffer(data, "<f4", offset=start).reshape(shape).astype(np.float32)
+
+
+def _float3_head(data: bytes) -> tuple[tuple[int, ...], int] | None:
+    """The shape of a float3 file's array and the byte at which it begins; None where the file is of another kind."""
+    lines = data[:256].split(b"\n")
+    if len(lines) < 2 or lines[0] != b"float" or not lines[1].isdigit():
+        return None
+    count = int(lines[1])
+    dims = lines[2 : 2 + count]
+    if not 0 < count <= _MOST_DIMENSIONS or len(dims) != count or not all(dim.isdigit() for dim in dims):
+        return None
+    return tuple(int(dim) for dim in reversed(dims)), sum(len(line) + 1 for line in lines[: 2 + count])
 
 
 def hdf5(path: Path, name: str = "depth") -> Array32:

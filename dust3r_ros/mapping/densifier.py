@@ -246,21 +246,14 @@ class Densifier:
         The ``last`` time keyframes that are still in the window hear what all others know, too.
         """
         stale = self._outdated()
-        # What these told others is not true any more. Frozen depth cannot be told from what was heard.
-        misled = {index for index in range(len(self._state.records)) if self.depths.givers(index) & stale} - stale
+        misled = self._misled(stale)
+        # Frozen depth cannot be told from what was heard.
         stale |= {index for index in misled if self.depths.frozen(index)}
         for index in stale:
             self.depths.clear(index)
         for index in misled - stale:
             self.depths.unhear(index)
-        others: dict[int, list[int]] = {}
-        for first, second in self._used:
-            if first in stale or second in stale:
-                others.setdefault(second, []).append(first)
-        # The newest first: what they need is likely still at hand
-        for index in sorted(others, reverse=True):
-            self._pair_up(index, others[index], stale)
-            self.backend.forget(index + self._state.config.window)
+        self._pair_again(stale)
         leaving = len(self._state.records) - self._state.config.window
         stale |= misled
         young = range(max(0, leaving), len(self._state.records)) if last else ()
@@ -270,6 +263,21 @@ class Densifier:
             self.depths.freeze(index)
             self.backend.forget(index)
         return stale
+
+    def _misled(self, stale: set[int]) -> set[int]:
+        """Others that heard of ``stale`` keyframes what is not true any more."""
+        return {index for index in range(len(self._state.records)) if self.depths.givers(index) & stale} - stale
+
+    def _pair_again(self, stale: set[int]) -> None:
+        """Depth of ``stale`` keyframes from all pairs that they are in."""
+        others: dict[int, list[int]] = {}
+        for first, second in self._used:
+            if first in stale or second in stale:
+                others.setdefault(second, []).append(first)
+        # The newest first: what they need is likely still at hand
+        for index in sorted(others, reverse=True):
+            self._pair_up(index, others[index], stale)
+            self.backend.forget(index + self._state.config.window)
 
     def _share(self, index: int, others: Iterable[int]) -> set[int]:
         """Hand a keyframe what those of ``others`` that have not done so know of what it sees; it, if there is any."""

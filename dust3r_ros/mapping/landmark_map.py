@@ -89,17 +89,8 @@ class MapBuilder(KeyframeBook):
         shape = record.image.shape[:2]
         depth, confidence = self._dense.depths.get(index) or (np.zeros(shape, np.float32), np.ones(shape, np.float32))
         focal = record.stream.focal_to_working(self.state.sparse.focals[view.camera].value)
-        return Keyframe(
-            index,
-            record.version,
-            record.stamp_ns,
-            record.stream.name,
-            view.w_T_c,
-            focal,
-            self._dense.image(index),
-            depth,
-            confidence,
-        )
+        stream, image = record.stream.name, self._dense.image(index)
+        return Keyframe(index, record.version, record.stamp_ns, stream, view.w_T_c, focal, image, depth, confidence)
 
     def landmarks(self) -> Cloud:
         return landmark_cloud(self.state.sparse, self.state.records)
@@ -288,20 +279,8 @@ class MapBuilder(KeyframeBook):
         if found is None or (found.kind == START and not found.better):
             return
         self.state.settled = self.state.settled or found.settled
-
-        def bring_in() -> None:
-            later = transplant(self.state.sparse, found.adjusted)
-            for index in later:
-                view = self.state.sparse.views[index]
-                better = self.locate(self.state.records[index].stream, view.seen, view.w_T_c)
-                if better is not None:
-                    view.w_T_c = better.w_T_c
-            if later:
-                self._refined(later)
-                self.state.sparse.extend(later)
-
         with self._stage("calibrate"):
-            self._adjusted(bring_in)
+            self._adjusted(lambda: self._bring_in(found))
         if found.kind == START:
             self._initialised = True
             self._catch_up()
@@ -313,9 +292,25 @@ class MapBuilder(KeyframeBook):
         if found.better:
             self._rebuilt()
         elif not self.chores.whole_map and len(self.state.records) <= _RENEWED:  # else it will change again soon
-            stale = self._dense.stale()
-            self._changed |= stale
-            self.chores.want_depth([(k, self._near.neighbours(k)) for k in stale])
+            self.chores.want_depth(self._stale_depth())
+
+    def _stale_depth(self) -> list[tuple[int, list[int]]]:
+        """Keyframes whose depth does not fit the map any more and is gone, and their neighbours."""
+        stale = self._dense.stale()
+        self._changed |= stale
+        return [(k, self._near.neighbours(k)) for k in stale]
+
+    def _bring_in(self, found: WholeMap) -> None:
+        """The map as it was adjusted; keyframes that came since are located in it."""
+        later = transplant(self.state.sparse, found.adjusted)
+        for index in later:
+            view = self.state.sparse.views[index]
+            better = self.locate(self.state.records[index].stream, view.seen, view.w_T_c)
+            if better is not None:
+                view.w_T_c = better.w_T_c
+        if later:
+            self._refined(later)
+            self.state.sparse.extend(later)
 
     def _refined(self, keyframes: list[int], free_focal: bool | np.ndarray = False) -> None:
         """Some are adjusted in a few steps: matches that are off by a pixel would bend new ground that is one wall."""

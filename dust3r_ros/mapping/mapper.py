@@ -138,23 +138,32 @@ class Mapper(MapView):
         """Make the frame a keyframe where it should be one, and remember where it is."""
         stream, found = frame.stream, frame.found
         if self.submap.initialised and found is None:
-            if not self.mapping or self._search.met(stream.name):
-                frame.state = TrackingState.LOST
-                self._counts = replace(self._counts, lost=self._counts.lost + 1)
+            self._lose(frame)
             return
         accepted = self.submap.accepts(stream)
         if not self.mapping or (self.submap.initialised and not accepted):
             self._follow_only(frame)
             return
         if self._wants_keyframe(frame) and accepted:
-            if self.submap.stuck:
-                self._begin(keep=False)
-                frame.tracks = stream.follow(frame.gray)
-            w_T_c, working = None if found is None else found.w_T_c, stream.resize.apply(frame.image)
-            frame.keyframe = self.submap.add(frame.stamp_ns, stream, working, frame.gray, frame.tracks, w_T_c)
+            frame.keyframe = self._add_keyframe(frame)
         self._active.remember(frame.stamp_ns, stream, frame.tracks, found, frame.keyframe)
         if self.submap.initialised:
             frame.state = TrackingState.TRACKING
+
+    def _lose(self, frame: _Frame) -> None:
+        """A frame whose place is not found counts as lost, unless its camera has yet to be met in a map that grows."""
+        if not self.mapping or self._search.met(frame.stream.name):
+            frame.state = TrackingState.LOST
+            self._counts = replace(self._counts, lost=self._counts.lost + 1)
+
+    def _add_keyframe(self, frame: _Frame) -> int | None:
+        """Add the frame to the map, or to another where nothing can be built from its first keyframes; its index."""
+        stream, found = frame.stream, frame.found
+        if self.submap.stuck:
+            self._begin(keep=False)
+            frame.tracks = stream.follow(frame.gray)
+        w_T_c, working = None if found is None else found.w_T_c, stream.resize.apply(frame.image)
+        return self.submap.add(frame.stamp_ns, stream, working, frame.gray, frame.tracks, w_T_c)
 
     def _close_loops(self, frame: _Frame) -> None:
         """Make one of two maps where a keyframe of the active one shows what a sleeping one knows.

@@ -159,25 +159,33 @@ class Movers:
 
     def _overlapping(self, index: int) -> list[int]:
         """Older keyframes that look where a keyframe's points are, in order."""
-        older = [k for k in self._state.sparse.posed() if k < index]
+        older, points = [k for k in self._state.sparse.posed() if k < index], self._some_points(index)
+        if not older or not len(points):
+            return []
+        return [k for k, part in zip(older, self._shares(older, points), strict=True) if part > _MIN_OVERLAP]
+
+    def _shares(self, keyframes: Sequence[int], points: Array) -> Array:
+        """(K,) parts of points (P, 3) in w at which each of the posed keyframes looks."""
+        poses = [w_T_c for k in keyframes if (w_T_c := self._state.sparse.views[k].w_T_c) is not None]
+        c_T_w = invert(np.stack(poses))
+        local = np.einsum("nij,pj->npi", c_T_w[:, :3, :3], points) + c_T_w[:, None, :3, 3]
+        half = np.array([self._state.records[k].image.shape[1::-1] for k in keyframes]) / 2.0
+        half /= np.array([self._dense.focal(k) for k in keyframes])[:, None]
+        # Compared before dividing by z, which may be 0
+        share: Array = (np.abs(local[..., :2]) < local[..., 2:] * half[:, None]).all(axis=2).mean(axis=1)
+        return share
+
+    def _some_points(self, index: int) -> Array:
+        """(P, 3) places, in w, of what a keyframe has confident depth of, on a coarse grid."""
         depth, confidence = self._dense.depths.get(index) or (np.zeros((1, 1)), np.ones((1, 1)))
         step = max(1, min(depth.shape) // _GRID)
         rows, columns = np.mgrid[step // 2 : depth.shape[0] : step, step // 2 : depth.shape[1] : step]
         z = np.where(confidence > self._state.config.min_confidence, depth, 0.0)[rows, columns].astype(np.float64)
         pixels = np.stack([columns, rows], axis=-1)[z > 0].astype(np.float64)
-        if not older or not len(pixels):
-            return []
         pose = self._state.sparse.views[index].w_T_c
         assert pose is not None
         seen = rays(pixels, self._dense.focal(index), center_of(*depth.shape)) * z[z > 0][:, None]
-        poses = [w_T_c for k in older if (w_T_c := self._state.sparse.views[k].w_T_c) is not None]
-        c_T_w = invert(np.stack(poses))
-        local = np.einsum("nij,pj->npi", c_T_w[:, :3, :3], transform(pose, seen)) + c_T_w[:, None, :3, 3]
-        half = np.array([self._state.records[k].image.shape[1::-1] for k in older]) / 2.0
-        half /= np.array([self._dense.focal(k) for k in older])[:, None]
-        # Compared before dividing by z, which may be 0
-        share = (np.abs(local[..., :2]) < local[..., 2:] * half[:, None]).all(axis=2).mean(axis=1)
-        return [k for k, part in zip(older, share, strict=True) if part > _MIN_OVERLAP]
+        return transform(pose, seen)
 
 
 def _spread(views: Sequence[int], count: int) -> list[int]:

@@ -77,7 +77,7 @@ class Dust3rConfig:
     def __post_init__(self) -> None:
         for name, supported in _SUPPORTED.items():
             value = getattr(self, name)
-            if not any(type(value) is type(known) and value == known for known in supported):
+            if not _is_one_of(value, supported):
                 raise _unsupported(name, value, " or ".join(map(repr, supported)))
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
@@ -155,6 +155,11 @@ def _unsupported(name: str, value: object, right: str) -> CheckpointError:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _is_one_of(value: object, known: tuple[object, ...]) -> bool:
+    """Whether a value is among the known ones, of the same type: 0 and 1 are no truth values."""
+    return any(type(value) is type(one) and value == one for one in known)
 
 
 def _is_size(value: object) -> bool:

@@ -124,19 +124,22 @@ def _inputs(now: Snapshot, before: Snapshot) -> _Verdict:
     """Images that do not come are worst, then what should come beside them, then what cannot be used."""
     if now.paused:
         return _OK, "paused"
-    silent = [item for item in now.inputs if item.silent and item.kind not in ("camera_info", "depth_info")]
-    images = [item for item in silent if item.kind == "image"]
-    if images:
-        return _WARN, "; ".join(_silence(item) for item in images)
+    silent = _silent(now)
     if silent:
         return _WARN, "; ".join(_silence(item) for item in silent)
     lost = now.lost_in_transport - before.lost_in_transport
     if lost > 0:
         return _WARN, f"{lost} images were lost on the way, by their stamps: see 'Images that get lost' in docs/ros.md"
-    bad = [item for item in now.inputs if item.reason]
-    if bad:
-        return _WARN, "; ".join(item.reason for item in bad)
+    reasons = [item.reason for item in now.inputs if item.reason]
+    if reasons:
+        return _WARN, "; ".join(reasons)
     return _OK, "all inputs come"
+
+
+def _silent(now: Snapshot) -> list[TopicHealth]:
+    """Images that do not come; where all of them do, what should come beside them."""
+    silent = [item for item in now.inputs if item.silent and item.kind not in ("camera_info", "depth_info")]
+    return [item for item in silent if item.kind == "image"] or silent
 
 
 def _silence(item: TopicHealth) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from dust3r_ros.io.files import make_folder
 from dust3r_ros.node.map_publisher import grid_options
 from dust3r_ros.sensors import camera_info
 from dust3r_ros.session.session import Session
-from dust3r_ros.types import Calibration, Image, MapUpdate
+from dust3r_ros.types import Calibration, Camera, Image, MapUpdate
 
 
 def calibration_from(message: CameraInfo, topic: str) -> tuple[Calibration | None, str]:
@@ -48,23 +49,35 @@ def write_calibration(path: str, session: Session, camera: str = "") -> tuple[st
     cameras = session.cameras
     if not path:
         raise InputError("path is empty; it must name a folder, or a .yaml file for one camera")
+    chosen = _estimated(cameras, camera)
+    files = _camera_files(path, [item.name for item in chosen])
+    for file, item in zip(files, chosen, strict=True):
+        make_folder(file.parent)
+        write_cameras(file, [item], {item.name: session.calibrations.raw(item)})
+    return tuple(str(file) for file in files)
+
+
+def _estimated(cameras: Mapping[str, Camera], camera: str) -> list[Camera]:
+    """Cameras with a focal length, all or the one named; raises ``InputError`` where there is none."""
     if camera and camera not in cameras:
         raise InputError(f"camera '{camera}' is not known; known are {', '.join(sorted(cameras)) or 'none'}")
     chosen = [item for name, item in cameras.items() if item.focal > 0 and camera in ("", name)]
     if not chosen:
         raise InputError("no camera has an estimate yet; an image of it must come first")
+    return chosen
+
+
+def _camera_files(path: str, names: Sequence[str]) -> list[Path]:
+    """The file of each camera: ``path`` itself, or one in that folder; raises ``InputError`` where two share one."""
     if Path(path).suffix.lower() not in (".yaml", ".yml"):
-        files = [(Path(path) / f"{file_name(item.name)}.yaml", item) for item in chosen]
-    elif len(chosen) == 1:
-        files = [(Path(path), chosen[0])]
+        files = [Path(path) / f"{file_name(name)}.yaml" for name in names]
+    elif len(names) == 1:
+        files = [Path(path)]
     else:
-        raise InputError(f"path '{path}' is a file, but there are {len(chosen)} cameras; name a camera or a folder")
-    if len({file for file, _ in files}) < len(files):
+        raise InputError(f"path '{path}' is a file, but there are {len(names)} cameras; name a camera or a folder")
+    if len(set(files)) < len(files):
         raise InputError(f"names of cameras become the same file in '{path}'; save them one by one")
-    for file, item in files:
-        make_folder(file.parent)
-        write_cameras(file, [item], {item.name: session.calibrations.raw(item)})
-    return tuple(str(file) for file, _ in files)
+    return files
 
 
 def file_name(camera: str) -> str:

@@ -185,12 +185,7 @@ class MapMaker:
             self._rest_until = now + _REST[due] * (now - begin)
         if update is None:
             return False
-        self._stale = True
-        self._map.note(update)
-        if due == TAKE:
-            self._tell(NEWS, self._news(snapshots=self._back_end.snapshots()))
-        if idle and (due == PREVIEW or not self._session.mapper.backlog):
-            self._publish()
+        self._show_done(due, update, idle)
         return True
 
     def _done(self) -> MapUpdate | None:
@@ -200,6 +195,15 @@ class MapMaker:
         except Exception as error:
             self._log.error(f"some of the map's work failed: {_said(error)}")
             return None
+
+    def _show_done(self, due: str, update: MapUpdate, idle: bool) -> None:
+        """What was due is done: whoever follows the map hears of it now, whoever looks at it when it is worth it."""
+        self._stale = True
+        self._map.note(update)
+        if due == TAKE:
+            self._tell(NEWS, self._news(snapshots=self._back_end.snapshots()))
+        if idle and (due == PREVIEW or not self._session.mapper.backlog):
+            self._publish()
 
     def _publish(self) -> None:
         with self._span("publish map"):

@@ -198,17 +198,10 @@ class MapPublisher:
             int(self._live("map_max_points")),
         )
         self._reconsider(selection, heard)
-        wanted = [key for key in _WITH_KEYFRAMES if heard[key] and self._pending(key)]
         everything = _Once(lambda: mapper.keyframes)
-        changed = {key: self._changes[key].take(everything) for key in wanted}
-        for key in _WITH_KEYFRAMES:
-            if not heard[key]:
-                self._changes[key].skip()
+        changed = self._take_changed(heard, everything)
         with_points = not {"map", "map_tiles"}.isdisjoint(changed)
-        trajectory = None
-        if heard["path"] and self._path_stale:
-            self._path_stale = False
-            trajectory = [item for item in mapper.trajectory() if item.camera == self._first]
+        trajectory = self._take_path(mapper) if heard["path"] else None
         return _View(
             stamp_ns,
             changed,
@@ -218,6 +211,22 @@ class MapPublisher:
             mapper.edges if "graph" in changed else (),
             selection,
         )
+
+    def _take_changed(self, heard: Mapping[str, bool], everything: _Once) -> dict[str, Changed]:
+        """What changed, by topic, where somebody listens; where nobody does, the next listener gets the whole map."""
+        wanted = [key for key in _WITH_KEYFRAMES if heard[key] and self._pending(key)]
+        changed = {key: self._changes[key].take(everything) for key in wanted}
+        for key in _WITH_KEYFRAMES:
+            if not heard[key]:
+                self._changes[key].skip()
+        return changed
+
+    def _take_path(self, mapper: Mapper) -> list[StampedPose] | None:
+        """The way of the first camera, None where it is as it was."""
+        if not self._path_stale:
+            return None
+        self._path_stale = False
+        return [item for item in mapper.trajectory() if item.camera == self._first]
 
     def _reconsider(self, selection: tuple[int, float, int], heard: dict[str, bool]) -> None:
         """Start over with all points where others are selected, somebody new listens to tiles, or there is room."""

@@ -20,7 +20,7 @@ from dust3r_ros.node.status import Snapshot, status_message
 from dust3r_ros.node.watch import Watch
 from dust3r_ros.node.worker import Worker
 from dust3r_ros.session.session import StampOrder
-from dust3r_ros.tracking.exchange import KeyframeRequest
+from dust3r_ros.tracking.exchange import KeyframeRequest, MapSnapshot
 from dust3r_ros.tracking.front_end import Tracked
 from dust3r_ros.tracking.live_camera import LiveCamera, Whereabouts
 from dust3r_ros.tracking.outbox import Outbox
@@ -87,7 +87,7 @@ class Pipeline:
         self._worker: Worker[Arrival] = Worker(
             self._frame,
             size if self._every else max(size, _ARRIVALS),
-            self._failure,
+            lambda error: self._fail(str(error) or type(error).__name__),
             name="tracking",
             weigh=lambda arrival: self._weight_of(arrival),
             idle=lambda: self._look_back(),
@@ -330,21 +330,12 @@ class Pipeline:
         self._output.know(news)
         if news.resets != self._resets:
             self._begin_again(news)
+        was = self._status
         self._status = replace(
-            news.status,
-            stamp_ns=self._status.stamp_ns,
-            state=self._status.state,
-            message=self._status.message,
-            states=self._status.states,
+            news.status, stamp_ns=was.stamp_ns, state=was.state, message=was.message, states=was.states
         )
         for snapshot in news.snapshots:
-            camera = self._live.get(snapshot.camera)
-            if camera is not None:
-                camera.take(snapshot, None if news.update is None else news.update.covariance)
-                self._try_again(snapshot.camera, camera)
-            begun = self._states.get(snapshot.camera) is TrackingState.INITIALISING
-            if begun and not (camera and camera.held) and snapshot.stamp_ns >= self._judged.get(snapshot.camera, 0):
-                self._judge(snapshot.camera, snapshot.stamp_ns, TrackingState.TRACKING)
+            self._pass_on(snapshot, news.update)
         if news.refused:
             self._refuse(news.refused)
             if arrival is not None:
@@ -353,10 +344,23 @@ class Pipeline:
             self._fail(news.failed)
         if arrival is None:
             self._output.show_cameras()
-        if news.update is None or arrival is None:
-            return
+        elif news.update is not None:
+            self._show(news.update, arrival)
+
+    def _pass_on(self, snapshot: MapSnapshot, update: MapUpdate | None) -> None:
+        """A snapshot of the map goes to its camera; one that was initialising tracks from then on."""
+        camera = self._live.get(snapshot.camera)
+        if camera is not None:
+            camera.take(snapshot, None if update is None else update.covariance)
+            self._try_again(snapshot.camera, camera)
+        begun = self._states.get(snapshot.camera) is TrackingState.INITIALISING
+        if begun and not (camera and camera.held) and snapshot.stamp_ns >= self._judged.get(snapshot.camera, 0):
+            self._judge(snapshot.camera, snapshot.stamp_ns, TrackingState.TRACKING)
+
+    def _show(self, found: MapUpdate, arrival: Arrival) -> None:
+        """What the map says of an image."""
         live = self._live.get(arrival.camera)
-        update = live.told(news.update) if live else news.update
+        update = live.told(found) if live else found
         self._output.show(update, arrival)
         bridged = self._states.get(arrival.camera) is TrackingState.BRIDGED and update.w_T_c is None
         if arrival.stamp_ns >= self._judged.get(arrival.camera, arrival.stamp_ns) and not bridged:
@@ -402,9 +406,6 @@ class Pipeline:
         self._rejected += 1
         self._status = replace(self._status, message=reason)
         self._logger.warning(f"image refused ({self._rejected} so far): {reason}", throttle_duration_sec=COMPLAIN_S)
-
-    def _failure(self, error: Exception) -> None:
-        self._fail(str(error) or type(error).__name__)
 
     def _fail(self, text: str) -> None:
         self._failed += 1

@@ -77,22 +77,19 @@ class TfOutput:
         if update.w_T_c is None:
             return
         if not self._root:
-            inverted = bool(self._live("invert_tf"))
-            top, top_T_c = (camera_frame, np.eye(4)) if inverted else self._top(camera_frame)
-            self._publish(update.w_T_c @ invert(top_T_c), top, update.stamp_ns)
+            self._publish_camera(update.w_T_c, camera_frame, update.stamp_ns)
             return
         self._note("anchor", self._lack(camera_frame, anchor_T_c, metric))
         if anchor_T_c is None or (self._config.odom_frame and not metric):
             return
-        lag_ns = update.stamp_ns - self._node.get_clock().now().nanoseconds
-        foreign = abs(lag_ns) > _FOREIGN_NS and not self._node.get_parameter("use_sim_time").value
+        lag_ns = self._lag_ns(update.stamp_ns)
         w_T_a = update.w_T_c @ invert(anchor_T_c)
         with self._lock:
             before = self._anchor
             # Odometry goes on below it (REP 105); it moves where the map was corrected.
             if update.state is TrackingState.BRIDGED and before and np.allclose(w_T_a, before.w_T_a, atol=_SAME):
                 w_T_a = before.w_T_a
-            self._anchor = _Anchor(w_T_a, update.stamp_ns, lag_ns if foreign else 0)
+            self._anchor = _Anchor(w_T_a, update.stamp_ns, lag_ns)
         self.tick()
 
     def tick(self) -> None:
@@ -141,6 +138,17 @@ class TfOutput:
         with self._lock:
             self._anchor = None
             self._problems.clear()
+
+    def _publish_camera(self, w_T_c: Array, frame: str, stamp_ns: int) -> None:
+        """The transform between the map and a camera, or the uppermost frame that the camera is fixed below."""
+        top, top_T_c = (frame, np.eye(4)) if self._live("invert_tf") else self._top(frame)
+        self._publish(w_T_c @ invert(top_T_c), top, stamp_ns)
+
+    def _lag_ns(self, stamp_ns: int) -> int:
+        """What takes the node's clock to that of an image: 0, but for images of another time."""
+        lag_ns = stamp_ns - self._node.get_clock().now().nanoseconds
+        foreign = abs(lag_ns) > _FOREIGN_NS and not self._node.get_parameter("use_sim_time").value
+        return lag_ns if foreign else 0
 
     def _top(self, frame: str) -> tuple[str, Array]:
         """The uppermost frame that ``frame`` is fixed below by others' static transforms, and ``top_T_frame``."""

@@ -136,27 +136,21 @@ def all_camera_topics(config: NodeConfig, resolve: Callable[[str], str]) -> tupl
     images = [topic for topic in config.image_topics if topic] or [config.image_topic]
     full = [resolve(topic) for topic in images]
     _refuse_doubles("image_topics", full)
-    for name in ("camera_info_topic", "camera_frame"):
-        if len(full) > 1 and getattr(config, name):
-            raise ConfigError(f"parameter '{name}' is of one camera, but there are {len(full)}; leave it empty")
+    _refuse_shared(config, len(full))
     names = _per_camera(config, "camera_names", len(full))
-    masks, depths = (
-        [resolve(topic) if topic else "" for topic in _per_camera(config, row, len(full))]
-        for row in ("mask_topics", "depth_topics")
-    )
-    cameras = tuple(
-        replace(
-            camera_topics(config, topic),
-            name=names[k] or camera_of_topic(topic),
-            mask=masks[k],
-            depth=depths[k],
-            depth_info=_beside(depths[k], "camera_info") if depths[k] else "",
-        )
-        for k, topic in enumerate(full)
-    )
+    masks = _resolved(_per_camera(config, "mask_topics", len(full)), resolve)
+    depths = _resolved(_per_camera(config, "depth_topics", len(full)), resolve)
+    topics = zip(full, names, masks, depths, strict=True)
+    cameras = tuple(_with_companions(camera_topics(config, image), *its) for image, *its in topics)
     _refuse_doubles("camera_names", [camera.name for camera in cameras])
     _refuse_doubles("image_topics: the estimates of cameras", [camera.estimated for camera in cameras])
     return cameras
+
+
+def _with_companions(camera: CameraTopics, name: str, mask: str, depth: str) -> CameraTopics:
+    """A camera with its mask and its depth, "" where there is none; ``name``: "" for that of its image topic."""
+    info = _beside(depth, "camera_info") if depth else ""
+    return replace(camera, name=name or camera.name, mask=mask, depth=depth, depth_info=info)
 
 
 def recorded(cameras: Iterable[CameraTopics]) -> dict[str, dict[str, str]]:
@@ -205,6 +199,18 @@ def _per_camera(config: NodeConfig, row: str, cameras: int) -> list[str]:
             " each, which may be empty"
         )
     return values if any(values) else [""] * cameras
+
+
+def _resolved(topics: list[str], resolve: Callable[[str], str]) -> list[str]:
+    """Full names, "" where there is none."""
+    return [resolve(topic) if topic else "" for topic in topics]
+
+
+def _refuse_shared(config: NodeConfig, cameras: int) -> None:
+    """Raises ``ConfigError`` where several cameras have what only one can."""
+    for name in ("camera_info_topic", "camera_frame"):
+        if cameras > 1 and getattr(config, name):
+            raise ConfigError(f"parameter '{name}' is of one camera, but there are {cameras}; leave it empty")
 
 
 def _refuse_doubles(what: str, names: list[str]) -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
+_Job = tuple[Callable[[], Any], Future[Any]]
 
 
 class Worker(Generic[Item]):
@@ -33,7 +34,7 @@ class Worker(Generic[Item]):
         self._work, self._idle = work, idle
         self._on_failure = on_failure
         self._items: deque[Item] = deque()
-        self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._jobs: deque[_Job] = deque()
         self._size, self._weigh = size, weigh
         self._load = 0.0
         self._wake = threading.Condition()
@@ -91,15 +92,8 @@ class Worker(Generic[Item]):
 
     def _run(self) -> None:
         more = False
-        while True:
-            with self._wake:
-                if not more:
-                    self._wake.wait_for(lambda: self._jobs or self._items or self._stopping)
-                job = self._jobs.popleft() if self._jobs else None
-                items = [self._items.popleft()] if job is None and self._items else []
-                self._load -= sum(map(self._weigh, items))
-                if job is None and not items and self._stopping:
-                    return
+        while (todo := self._next(wait=not more)) is not None:
+            job, items = todo
             if job is not None:
                 self._do(*job)
                 more = True
@@ -109,6 +103,18 @@ class Worker(Generic[Item]):
             except Exception as error:  # whatever the mapper does, the node goes on
                 more = False
                 self._on_failure(error)
+
+    def _next(self, wait: bool) -> tuple[_Job | None, list[Item]] | None:
+        """The job or the item that is next, neither where nothing is; None when the thread is to end."""
+        with self._wake:
+            if wait:
+                self._wake.wait_for(lambda: self._jobs or self._items or self._stopping)
+            job = self._jobs.popleft() if self._jobs else None
+            items = [self._items.popleft()] if job is None and self._items else []
+            self._load -= sum(map(self._weigh, items))
+            if job is None and not items and self._stopping:
+                return None
+            return job, items
 
     @staticmethod
     def _do(job: Callable[[], Any], future: Future[Any]) -> None:

@@ -242,8 +242,7 @@ class OccupancyGridMap:
 
     def _look_for_ground(self) -> None:
         """Resolution and slab when it is time, and everything anew where they are others."""
-        due = len(self._scans) >= 1.5 * self._asked + 1 or self._moved > 0.5 * self._asked
-        if self._asked and not due:
+        if not self._due:
             return
         scans = [scan for scan in self._scans.values() if scan.depth.any()]
         if sum(np.count_nonzero(scan.depth) for scan in scans[:_LEAST_POINTS]) < _LEAST_POINTS:
@@ -251,14 +250,25 @@ class OccupancyGridMap:
         self._asked, self._moved = len(self._scans), 0
         resolution = resolution_of(self._options, scans)
         other_unit = abs(resolution - self._resolution) > 0.3 * self._resolution
-        slab = slab_of(self._options, scans, resolution if other_unit else self._resolution)
+        if not other_unit:
+            resolution = self._resolution
+        slab = slab_of(self._options, scans, resolution)
         if self._slab is None or other_unit or differ(self._slab, slab, scans):
-            self._before = self.grid() if self._entries else self._before
-            self._slab = slab
-            self._resolution = resolution if other_unit else self._resolution
-            self._entries.clear()
-            self._votes = Votes()
-            self._waiting = dict.fromkeys(self._scans)
+            self._start_anew(slab, resolution)
+
+    @property
+    def _due(self) -> bool:
+        """Whether the ground was never looked for, or much of the map is new or has moved since."""
+        grown = len(self._scans) >= 1.5 * self._asked + 1
+        return self._asked == 0 or grown or self._moved > 0.5 * self._asked
+
+    def _start_anew(self, slab: Slab, resolution: float) -> None:
+        """Let all keyframes wait to be added by another slab; the grid is shown as it was until they are."""
+        self._before = self.grid() if self._entries else self._before
+        self._slab, self._resolution = slab, resolution
+        self._entries.clear()
+        self._votes = Votes()
+        self._waiting = dict.fromkeys(self._scans)
 
     def _add(self, index: int, slab: Slab) -> None:
         scan = self._scans[index]

@@ -44,17 +44,10 @@ def write_nerfstudio(
     with atomic_folder(path) as folder:
         (folder / "images").mkdir()
         (folder / "depth").mkdir()
-        frames = []
-        for keyframe, intrinsics in zip(keyframes, views, strict=True):
-            name = image_name(keyframe)
-            (folder / "images" / name).write_bytes(png(keyframe.image))
-            (folder / "depth" / name).write_bytes(png(_depth(keyframe, unit, min_confidence)))
-            frames.append({
-                "file_path": f"images/{name}",
-                "depth_file_path": f"depth/{name}",
-                "transform_matrix": _opengl(keyframe.w_T_c).tolist(),
-                **({} if shared else intrinsics),
-            })  # fmt: skip
+        frames = [
+            {**_write_frame(folder, keyframe, unit, min_confidence), **({} if shared else intrinsics)}
+            for keyframe, intrinsics in zip(keyframes, views, strict=True)
+        ]
         write_ply(folder / "points.ply", cloud)
         about = {
             "camera_model": "OPENCV",
@@ -67,6 +60,18 @@ def write_nerfstudio(
         }  # fmt: skip
         (folder / "transforms.json").write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return unit
+
+
+def _write_frame(folder: Path, keyframe: Keyframe, unit: float, min_confidence: float) -> dict[str, Any]:
+    """Write image and depth of a keyframe; returns where they are, and its pose."""
+    name = image_name(keyframe)
+    (folder / "images" / name).write_bytes(png(keyframe.image))
+    (folder / "depth" / name).write_bytes(png(_depth(keyframe, unit, min_confidence)))
+    return {
+        "file_path": f"images/{name}",
+        "depth_file_path": f"depth/{name}",
+        "transform_matrix": _opengl(keyframe.w_T_c).tolist(),
+    }
 
 
 def _intrinsics(keyframe: Keyframe) -> dict[str, Any]:

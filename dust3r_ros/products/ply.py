@@ -70,18 +70,23 @@ def _header(file: BinaryIO, path: str | Path) -> tuple[int, np.dtype]:
     if file.readline(16).strip() != b"ply":
         raise InputError(f"'{path}' is no PLY file; its first line must be 'ply'")
     for _ in range(_LONGEST_HEADER):
-        words = file.readline(1000).decode("ascii", "replace").split() or [""]
-        if words[0] == "end_header" and count >= 0:
-            return count, np.dtype(fields)
-        if words[0] == "format" and words[1:2] != ["binary_little_endian"]:
-            raise InputError(f"cloud '{path}' is of format {' '.join(words[1:])}; binary_little_endian is read")
-        if words[0] == "element" and len(words) == 3 and words[2].isdecimal():
-            element = words[1]
-            if count < 0 and element != "vertex":
-                raise InputError(f"cloud '{path}' begins with element '{element}'; 'vertex' must be the first")
-            count = int(words[2]) if element == "vertex" else count
-        if words[0] == "property" and element == "vertex":
-            if len(words) != 3 or words[1] not in _TYPES:
-                raise InputError(f"cloud '{path}' has the property '{' '.join(words[1:])}'; scalars are read")
-            fields.append((words[2], "<" + _TYPES[words[1]]))
+        match file.readline(1000).decode("ascii", "replace").split():
+            case ["end_header", *_] if count >= 0:
+                return count, np.dtype(fields)
+            case ["format", *form] if form[:1] != ["binary_little_endian"]:
+                raise InputError(f"cloud '{path}' is of format {' '.join(form)}; binary_little_endian is read")
+            case ["element", name, number] if number.isdecimal():
+                element = name
+                if count < 0 and element != "vertex":
+                    raise InputError(f"cloud '{path}' begins with element '{element}'; 'vertex' must be the first")
+                count = int(number) if element == "vertex" else count
+            case ["property", *words] if element == "vertex":
+                fields.append(_field(words, path))
     raise InputError(f"cloud '{path}' has a damaged header; it must name its vertices and end with 'end_header'")
+
+
+def _field(words: list[str], path: str | Path) -> tuple[str, str]:
+    """Name and NumPy type of a property, by its type and name in PLY. Raises ``InputError`` for a list."""
+    if len(words) != 2 or words[0] not in _TYPES:
+        raise InputError(f"cloud '{path}' has the property '{' '.join(words)}'; scalars are read")
+    return words[1], "<" + _TYPES[words[0]]

@@ -88,17 +88,22 @@ def write_bag(
         make_folder(Path(path).parent)
         with atomic_path(path) as temporary:
             temporary.unlink()
-            with Writer1(temporary) as writer1:
-                _write(writer1, messages, store, store.serialize_ros1)
+            with Writer1(temporary) as writer:
+                _write(writer, messages, store, store.serialize_ros1)
     else:
-        with atomic_folder(path) as folder:
-            name = Path(path).name
-            plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
-            with Writer2(folder / name, version=Writer2.VERSION_LATEST, storage_plugin=plugin) as writer2:
-                _write(writer2, messages, store, store.serialize_cdr)
-            for file in (folder / name).iterdir():
-                file.rename(folder / file.name)
-            (folder / name).rmdir()
+        _write_rosbag2(Path(path), storage, messages, store)
+
+
+def _write_rosbag2(path: Path, storage: str, messages: Iterator[tuple[int, str, Any]], store: Any) -> None:
+    """The folder of a rosbag2 whole or not at all, though its writer makes a folder itself."""
+    plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
+    with atomic_folder(path) as folder:
+        inner = folder / path.name
+        with Writer2(inner, version=Writer2.VERSION_LATEST, storage_plugin=plugin) as writer:
+            _write(writer, messages, store, store.serialize_cdr)
+        for file in inner.iterdir():
+            file.rename(folder / file.name)
+        inner.rmdir()
 
 
 def _write(writer: Any, messages: Iterator[tuple[int, str, Any]], store: Any, serialize: Any) -> None:

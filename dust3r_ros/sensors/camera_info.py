@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -30,20 +29,27 @@ def calibration_from(
     (0 and 1 are none), as sensor_msgs/CameraInfo defines both.
     """
     k = [float(value) for value in k]
-    if len(k) != 9 or k[0] == 0.0:
-        return None, "" if len(k) == 9 else f"K has {len(k)} numbers; it must have 9"
+    if len(k) != 9:
+        return None, f"K has {len(k)} numbers; it must have 9"
+    if k[0] == 0.0:
+        return None, ""
     fx, fy, cx, cy = k[0], k[4] or k[0], k[2], k[5]
     coefficients = tuple(float(value) for value in d)
-    if not all(math.isfinite(value) for value in (fx, fy, cx, cy, *coefficients)) or min(fx, fy) <= 0:
+    if not np.isfinite((fx, fy, cx, cy, *coefficients)).all() or min(fx, fy) <= 0:
         return None, f"fx = {fx:g}, fy = {fy:g}, cx = {cx:g}, cy = {cy:g}; all must be finite, fx and fy positive"
-    x, y, roi_width, roi_height = roi
-    width, height = roi_width or width, roi_height or height
     across, down = max(1, binning[0]), max(1, binning[1])
+    x, y, width, height = _region(width, height, roi)
     width, height = width // across, height // down
     if width <= 0 or height <= 0:
         return None, f"the size is {width}x{height}; it must be that of the images"
     cx, cy = (cx - x + 0.5) / across - 0.5, (cy - y + 0.5) / down - 0.5
     return Calibration(width, height, fx / across, fy / down, cx, cy, model, coefficients), ""
+
+
+def _region(width: int, height: int, roi: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """x, y, width and height of what is sent of the whole image, before binning."""
+    x, y, roi_width, roi_height = roi
+    return x, y, roi_width or width, roi_height or height
 
 
 class Calibrations:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -108,25 +108,13 @@ class TransformBuffer:
         p_T_c = np.array(p_T_c, np.float64)
         p_T_c.setflags(write=False)
         with self._lock:
-            if child in self._chain(parent):
-                return f"transform '{parent}' -> '{child}' closes a loop; it is refused"
-            edge = self._edges.get(child)
-            if edge is None and len(self._edges) >= MAX_FRAMES:
-                return f"transform '{parent}' -> '{child}' is refused: {MAX_FRAMES} frames are known already"
-            if edge is not None and edge.static and not static and edge.parent != parent:
-                return f"frame '{child}' has two parents, '{edge.parent}' and '{parent}'; the static one is kept"
-            remark = ""
-            if edge is not None and not static and not edge.static and edge.stamps:
-                back = edge.stamps[-1] - stamp_ns
-                if back > JUMP_NS:
-                    remark = f"transform '{parent}' -> '{child}' jumps back by {back * 1e-9:.3f} s; older ones go"
-                    self._clear()
-            if edge is None or edge.parent != parent or edge.static != static:
-                if edge is not None and edge.parent != parent:
-                    remark = f"frame '{child}' has two parents, '{edge.parent}' and '{parent}'; the newer is used"
-                edge = self._edges[child] = _Edge(parent, static)
+            refused = self._conflict(parent, child, static)
+            if refused:
+                return refused
+            jumped = "" if static else self._cleared_by_jump(parent, child, stamp_ns)
+            edge, adopted = self._edge_for(parent, child, static)
             edge.insert(stamp_ns, p_T_c, self._history_ns)
-        return remark
+        return adopted or jumped
 
     def lookup(self, target: str, source: str, stamp_ns: int | None, tolerance_ns: int = 0) -> Array | Unavailable:
         """``target_T_source`` (4, 4) at a stamp, or why there is none; None is the newest that all of the way have."""
@@ -136,20 +124,14 @@ class TransformBuffer:
             if isinstance(way, Unavailable):
                 return way
             if stamp_ns is None:
-                moving = [e for name in (*way[0], *way[1]) if not (e := self._edges[name]).static]
-                stamp_ns = min((edge.stamps[-1] for edge in moving if edge.stamps), default=0)
-            sides = []
-            for names in way:
-                side = np.eye(4)  # of the common ancestor
-                for name in reversed(names):
-                    found = self._edges[name].at(stamp_ns, tolerance_ns, name)
-                    if isinstance(found, Unavailable):
-                        return found
-                    side = side @ found
-                sides.append(side)
-        if not way[0]:
-            return sides[1]
-        return invert(sides[0]) @ sides[1]
+                stamp_ns = self._newest((*way[0], *way[1]))
+            a_T_target = self._along(way[0], stamp_ns, tolerance_ns)  # a: the common ancestor
+            if isinstance(a_T_target, Unavailable):
+                return a_T_target
+            a_T_source = self._along(way[1], stamp_ns, tolerance_ns)
+        if isinstance(a_T_source, Unavailable) or not way[0]:
+            return a_T_source
+        return invert(a_T_target) @ a_T_source
 
     def fixed(self, target: str, source: str) -> Array | None:
         """``target_T_source`` (4, 4) where it never changes: only static transforms lie between; else None."""
@@ -176,6 +158,54 @@ class TransformBuffer:
         for edge in self._edges.values():
             if not edge.static:
                 edge.stamps, edge.poses = [], []
+
+    def _conflict(self, parent: str, child: str, static: bool) -> str:
+        """Why a transform does not go with those that are known, or ""."""
+        if child in self._chain(parent):
+            return f"transform '{parent}' -> '{child}' closes a loop; it is refused"
+        edge = self._edges.get(child)
+        if edge is None and len(self._edges) >= MAX_FRAMES:
+            return f"transform '{parent}' -> '{child}' is refused: {MAX_FRAMES} frames are known already"
+        if edge is not None and edge.static and not static and edge.parent != parent:
+            return f"frame '{child}' has two parents, '{edge.parent}' and '{parent}'; the static one is kept"
+        return ""
+
+    def _cleared_by_jump(self, parent: str, child: str, stamp_ns: int) -> str:
+        """Forgets what is not static where a stamp jumps back; returns the remark on that, or ""."""
+        edge = self._edges.get(child)
+        if edge is None or edge.static or not edge.stamps:
+            return ""
+        back = edge.stamps[-1] - stamp_ns
+        if back <= JUMP_NS:
+            return ""
+        self._clear()
+        return f"transform '{parent}' -> '{child}' jumps back by {back * 1e-9:.3f} s; older ones go"
+
+    def _edge_for(self, parent: str, child: str, static: bool) -> tuple[_Edge, str]:
+        """The edge that takes a transform, and a remark or "": a new edge where the parent or the kind is another."""
+        edge = self._edges.get(child)
+        if edge is not None and edge.parent == parent and edge.static == static:
+            return edge, ""
+        remark = ""
+        if edge is not None and edge.parent != parent:
+            remark = f"frame '{child}' has two parents, '{edge.parent}' and '{parent}'; the newer is used"
+        fresh = self._edges[child] = _Edge(parent, static)
+        return fresh, remark
+
+    def _newest(self, names: Iterable[str]) -> int:
+        """The newest stamp that all moving transforms of these children have; 0 where nothing moves."""
+        moving = [e for name in names if not (e := self._edges[name]).static]
+        return min((edge.stamps[-1] for edge in moving if edge.stamps), default=0)
+
+    def _along(self, names: Sequence[str], stamp_ns: int, tolerance_ns: int) -> Array | Unavailable:
+        """Where the first of ``names`` is in the parent of the last, (4, 4); each is the child of the next."""
+        pose = np.eye(4)
+        for name in reversed(names):
+            found = self._edges[name].at(stamp_ns, tolerance_ns, name)
+            if isinstance(found, Unavailable):
+                return found
+            pose = pose @ found
+        return pose
 
     def _chain(self, frame: str) -> Iterator[str]:
         """``frame`` and its ancestors; there are no loops."""

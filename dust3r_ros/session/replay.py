@@ -56,35 +56,53 @@ def apply(session: Session, event: Event) -> None:
 
     A jump of time is not done: the frames' stamps make it again.
     """
-    value = event.values.get
+    again = _AGAIN.get(event.kind)
+    if again is None:
+        return
     try:
-        if event.kind == "calibration":
-            session.know(str(value("camera")), event.calibration())
-        elif event.kind == "extrinsics":
-            session.place(str(value("camera")), event.array("r_T_c"))
-        elif event.kind == "scale":
-            session.set_scale(float(event.values["factor"]))
-        elif event.kind == "mode":
-            session.set_mapping(bool(event.values["mapping"]))
-        elif event.kind == "reset":
-            if value("by", "user") == "user":  # what calibrations and stamps lead to, they lead to again
-                session.reset()
-        elif event.kind == "seen":
-            tracks = Tracks(event.unpacked("ids"), event.unpacked("pixels"))
-            session.see(str(value("camera")), tracks, int(event.values["snapshot_ns"]))
-        elif event.kind == "live":
-            session.go_live()
-        elif event.kind == "work":
-            session.work(str(event.values["what"]))
-        elif event.kind == "followed":
-            session.follow([_followed(pose) for pose in event.values["poses"]])
-        elif event.kind == "load":
-            path, wanted = str(event.values["path"]), value("keyframes")
-            found = session.load(path)
-            if wanted is not None and found != wanted:
-                raise InputError(f"map '{path}' has {found} keyframes; it had {wanted} when the run began with it")
+        again(session, event)
     except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise InputError(f"event '{event.kind}' of a manifest cannot be read: {error}") from error
+
+
+def _camera(event: Event) -> str:
+    """The name of the camera that an event is of."""
+    return str(event.values.get("camera"))
+
+
+def _reset(session: Session, event: Event) -> None:
+    """Forget the map where somebody asked for that."""
+    if event.values.get("by", "user") == "user":  # what calibrations and stamps lead to, they lead to again
+        session.reset()
+
+
+def _see(session: Session, event: Event) -> None:
+    """Landmarks that a front end followed into the next frame."""
+    tracks = Tracks(event.unpacked("ids"), event.unpacked("pixels"))
+    session.see(_camera(event), tracks, int(event.values["snapshot_ns"]))
+
+
+def _load(session: Session, event: Event) -> None:
+    """A saved map in place of this one; raises ``InputError`` where it is not what it was."""
+    path, wanted = str(event.values["path"]), event.values.get("keyframes")
+    found = session.load(path)
+    if wanted is not None and found != wanted:
+        raise InputError(f"map '{path}' has {found} keyframes; it had {wanted} when the run began with it")
+
+
+# What was done, by the kind of event.
+_AGAIN: Mapping[str, Callable[[Session, Event], object]] = {
+    "calibration": lambda session, event: session.know(_camera(event), event.calibration()),
+    "extrinsics": lambda session, event: session.place(_camera(event), event.array("r_T_c")),
+    "scale": lambda session, event: session.set_scale(float(event.values["factor"])),
+    "mode": lambda session, event: session.set_mapping(bool(event.values["mapping"])),
+    "reset": _reset,
+    "seen": _see,
+    "live": lambda session, event: session.go_live(),
+    "work": lambda session, event: session.work(str(event.values["what"])),
+    "followed": lambda session, event: session.follow([_followed(pose) for pose in event.values["poses"]]),
+    "load": _load,
+}
 
 
 def _followed(values: Mapping[str, Any]) -> FollowedPose:

@@ -26,7 +26,7 @@ from dust3r_ros.timing import Heard, Stopwatch
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.types import Array, Calibration, Camera, Frame, Image, MapUpdate
-from dust3r_ros.world import ScaleState, WorldAligner
+from dust3r_ros.world import ScaleState, WorldAligner, WorldEstimate
 
 # Frames of one camera that overtake each other on the network are this close; a clock that was
 # set back or a bag that starts again jumps further.
@@ -374,13 +374,18 @@ class Session:
             if self.metric and not estimate.needed:
                 mapper.rig.metres_per_unit = 1.0
             return update
-        moved = mapper.move(estimate.new_S_old)
+        update = self._move(update, estimate)
+        if estimate.state is not before:
+            self._log.info(f"scale {estimate.state.value}: a unit of the map was {estimate.scale:.4g} m")
+        return update
+
+    def _move(self, update: MapUpdate, estimate: WorldEstimate) -> MapUpdate:
+        """Move the map as it was estimated; returns the update as the map has it then."""
+        moved = self.mapper.move(estimate.new_S_old)
         self.estimate = self.world.moved(estimate, moved)
         if self.metric:
             self.metres_per_unit = (self.metres_per_unit or 1.0) * estimate.scale
-            mapper.rig.metres_per_unit = 1.0
-        if estimate.state is not before:
-            self._log.info(f"scale {estimate.state.value}: a unit of the map was {estimate.scale:.4g} m")
+            self.mapper.rig.metres_per_unit = 1.0
         w_T_c = None if update.w_T_c is None else estimate.new_S_old.pose(update.w_T_c)
         return replace(update, w_T_c=w_T_c, changed=moved.changed, cameras=moved.cameras)
 

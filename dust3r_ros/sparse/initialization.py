@@ -66,12 +66,7 @@ class PairFromLandmarks:
         for pair in pairs:
             a, b = sparse.common(*pair)
             try:
-                # As a rule not refined: the adjustment that follows does it better.
-                first_T_second, inliers = essential_pose(
-                    a, b, focal, focal, (0.0, 0.0), (0.0, 0.0),
-                    threshold_px=_SHARP_PX if self._sharp else 1.0, refine_matches=_REFINED if self._sharp else 0,
-                    tries=self._tries,
-                )  # fmt: skip
+                first_T_second, inliers = self._pose(a, b, focal)
             except GeometryError:
                 continue
             rays_a, rays_b = (rays(offsets[inliers], focal, (0.0, 0.0)) for offsets in (a, b))
@@ -82,6 +77,15 @@ class PairFromLandmarks:
             most = max(shares, default=0.0)
             found = [entry for entry, share in zip(found, shares, strict=True) if share > _MOST * most]
         return sorted((entry for entry in found if entry[0]), key=lambda entry: -entry[0])
+
+    def _pose(self, a: Array, b: Array, focal: float) -> tuple[Array, np.ndarray]:
+        """``a_T_b`` and which matches (N,) of offsets (N, 2) fit; raises ``GeometryError``."""
+        # As a rule not refined: the adjustment that follows does it better.
+        return essential_pose(
+            a, b, focal, focal, (0.0, 0.0), (0.0, 0.0),
+            threshold_px=_SHARP_PX if self._sharp else 1.0, refine_matches=_REFINED if self._sharp else 0,
+            tries=self._tries,
+        )  # fmt: skip
 
     def _turns(self, sparse: SparseMap, first: int, second: int) -> bool:
         """Whether turning on the spot explains a pair."""

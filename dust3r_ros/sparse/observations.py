@@ -10,6 +10,7 @@ import numpy as np
 
 from dust3r_ros.sparse.bundle_problem import Summing
 from dust3r_ros.sparse.landmarks import Focal, SparseView
+from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array
 
 _SPARSE = 100  # times as many numbers as ids: then they are sorted
@@ -22,7 +23,7 @@ def sights_of(
 
     Only of landmarks seen twice; ``pruned``: with the sights that were set aside.
     """
-    tracks = [(v, t) for v in chosen for t in (views[v].seen, views[v].pruned)[: 2 if pruned else 1] if len(t.ids)]
+    tracks = _tracks(views, chosen, pruned)
     if not tracks or not len(ids):
         return np.zeros(0, int), np.zeros(0, int), np.zeros((0, 2))
     seen = np.concatenate([t.ids for _, t in tracks]) - ids[0]
@@ -33,6 +34,11 @@ def sights_of(
     hit = np.flatnonzero(point >= 0)
     view = np.repeat([v for v, _ in tracks], [len(t.ids) for _, t in tracks])
     return view[hit], point[hit], np.concatenate([t.pixels for _, t in tracks])[hit]
+
+
+def _tracks(views: Sequence[SparseView], chosen: Collection[int], pruned: bool) -> list[tuple[int, Tracks]]:
+    """(view, what it sees) of ``chosen`` views, without those that see nothing."""
+    return [(v, t) for v in chosen for t in (views[v].seen, views[v].pruned)[: 2 if pruned else 1] if len(t.ids)]
 
 
 def different(ids: Sequence[np.ndarray]) -> np.ndarray:

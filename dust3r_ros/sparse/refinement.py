@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -83,17 +84,13 @@ def _find(sparse: SparseMap, ids: np.ndarray) -> None:
         return
     views, where = ranks(view, len(sparse.views))
     problem = Problem(
-        w_T_c=np.stack([sparse.views[v].w_T_c for v in views]),
-        camera=np.array([sparse.views[v].camera for v in views]),
-        focals=np.array([focal.value for focal in sparse.focals]),
+        **_views_and_focals(sparse, views),
         points=points[rows],
         view=where,
         point=local,
         offset=offset,
         free=np.zeros(len(views), bool),
         free_focal=np.zeros(len(sparse.focals), bool),
-        focal_prior=np.array([focal.prior for focal in sparse.focals]),
-        lenses=[focal.lens for focal in sparse.focals],
     )
     sights = Sights(problem)
     state = State.of(problem, sights)
@@ -102,6 +99,17 @@ def _find(sparse: SparseMap, ids: np.ndarray) -> None:
         state, at = settle(sights, state, at, _LOSS)
     good = sights.by_point((at.valid & (at.r < MAX_ERROR_PX)).astype(np.float64)) > 1.5
     sparse.points[ids[rows[good]]] = state.points.T[good]
+
+
+def _views_and_focals(sparse: SparseMap, views: np.ndarray) -> dict[str, Any]:
+    """What a ``Problem`` holds of some views, and of all focals as they are."""
+    return {
+        "w_T_c": np.stack([sparse.views[v].w_T_c for v in views]),
+        "camera": np.array([sparse.views[v].camera for v in views]),
+        "focals": np.array([focal.value for focal in sparse.focals]),
+        "focal_prior": np.array([focal.prior for focal in sparse.focals]),
+        "lenses": [focal.lens for focal in sparse.focals],
+    }
 
 
 # Standard deviation of the radial distortion of webcams, phones and depth cameras: how much
@@ -217,6 +225,7 @@ _HUBER = 1.345  # the same in standard deviations (Huber, "Robust Statistics", 1
 _RAYLEIGH_MEDIAN = 1.1774  # of the length of a 2D error, in standard deviations of its coordinates
 _ENOUGH_SIGHTS = 30
 _LOOP_PRUNING_PX = (40.0, 12.0, 4.0)
+_FEWEST_SIGHTS = 10
 _FLAT = 0.5  # of the parallax that it takes to get a position
 # Standard deviations of what lenses of webcams, phones and depth cameras do: the radial term as in Brown's model, which
 # counts in tangents of the angle off the axis (wide lenses bend more), and the center in parts of half the long edge.
@@ -286,38 +295,38 @@ def _standing_out(sparse: SparseMap, problem: Problem, views: list[int]) -> floa
 def _problem(
     sparse: SparseMap, free: Collection[int] | None, free_focal: bool | np.ndarray, free_lens: np.ndarray | None
 ) -> tuple[Problem, list[int], np.ndarray] | None:
-    posed = sparse.posed()
-    moving = set(posed[1:] if free is None else free) & set(posed)
-    if not moving:
-        return None
-    ids = different([sparse.views[v].seen.ids for v in moving])
-    ids = ids[np.isfinite(sparse.points[ids, 0])]
-    sources = posed if free is None else sparse.around(moving, ids)
-    view, point, offset = sparse.observations(sources, ids)
-    if len(view) < 10:
+    moving, ids, (view, point, offset) = _sights_of(sparse, free)
+    if len(view) < _FEWEST_SIGHTS:
         return None
     used, point = ranks(point, len(ids))
     ids = ids[used]
     views, local = ranks(view, len(sparse.views))
-    camera = np.array([sparse.views[v].camera for v in views])
-    open_cameras = np.array([not f.fixed and k in camera for k, f in enumerate(sparse.focals)])
+    known = _views_and_focals(sparse, views)
+    open_cameras = np.array([not f.fixed and k in known["camera"] for k, f in enumerate(sparse.focals)])
     problem = Problem(
-        w_T_c=np.stack([sparse.views[v].w_T_c for v in views]),
-        camera=camera,
-        focals=np.array([f.value for f in sparse.focals]),
+        **known,
         points=sparse.points[ids],
         view=local,
         point=point,
         offset=offset,
         free=np.array([v in moving for v in views]),
         free_focal=open_cameras & free_focal,
-        focal_prior=np.array([f.prior for f in sparse.focals]),
         focal_prior_sigma=np.minimum([f.prior_std for f in sparse.focals], sparse.focal_prior_sigma),
-        lenses=[f.lens for f in sparse.focals],
         free_lens=None if free_lens is None else free_lens & open_cameras[:, None],
         lens_prior_sigma=np.array([lens_prior(f) for f in sparse.focals]),
     )
     return problem, list(views), ids
+
+
+def _sights_of(
+    sparse: SparseMap, free: Collection[int] | None
+) -> tuple[set[int], np.ndarray, tuple[np.ndarray, np.ndarray, Array]]:
+    """The posed views that move, ids of the landmarks that these see, and every sight of those."""
+    posed = sparse.posed()
+    moving = set(posed[1:] if free is None else free) & set(posed)
+    ids = different([sparse.views[v].seen.ids for v in moving])
+    ids = ids[np.isfinite(sparse.points[ids, 0])]
+    return moving, ids, sparse.observations(posed if free is None else sparse.around(moving, ids), ids)
 
 
 def _accept(sparse: SparseMap, solution: Solution, problem: Problem, views: list[int], ids: np.ndarray) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -39,14 +39,22 @@ class WrittenKeyframe:
         old = self.trace
         return (
             old is not None
+            and self.same_sights(trace, map_id, place)
             and old.record is trace.record
             and old.version == trace.version
-            and old.seen is trace.seen
-            and old.pruned is trace.pruned
             and old.pixels is trace.pixels
             and old.growth == trace.growth
             and old.moving is trace.moving
             and old.pose == trace.pose
+        )
+
+    def same_sights(self, trace: Trace, map_id: int, place: int) -> bool:
+        """Whether nothing of what the keyframe sees has changed since."""
+        old = self.trace
+        return (
+            old is not None
+            and old.seen is trace.seen
+            and old.pruned is trace.pruned
             and (self.map_id, self.place) == (map_id, place)
         )
 
@@ -163,18 +171,24 @@ class Changes:
                 entry.name(len(entry.submap) - 1)  # all have one now
         names = {name for entry in self._entries for name in entry.names}
         for number in self._now.keyframes.keys() - names:
-            for table in OF_KEYFRAMES:
-                self._base.execute(f"DELETE FROM {table} WHERE number = ?", (number,))
-            for table in ("edges", "pairs"):
-                self._base.execute(f"DELETE FROM {table} WHERE first = ?1 OR second = ?1", (number,))
-            del self._now.keyframes[number]
-        ids = [self._now.maps[entry].map_id for entry in self._entries]
+            self._drop_keyframe(number)
+        kept = {entry: self._now.maps[entry] for entry in self._entries}
+        if len(self._now.maps) > len(self._entries) or self._before.signature == ():
+            self._drop_maps_but(known.map_id for known in kept.values())
+        self._now.maps = kept
+
+    def _drop_keyframe(self, number: int) -> None:
+        for table in OF_KEYFRAMES:
+            self._base.execute(f"DELETE FROM {table} WHERE number = ?", (number,))
+        for table in ("edges", "pairs"):
+            self._base.execute(f"DELETE FROM {table} WHERE first = ?1 OR second = ?1", (number,))
+        del self._now.keyframes[number]
+
+    def _drop_maps_but(self, ids: Iterable[int]) -> None:
         among = ", ".join(map(str, ids))
-        if len(self._now.maps) > len(ids) or self._before.signature == ():
-            for table in OF_MAPS:
-                self._base.execute(f"DELETE FROM {table} WHERE map NOT IN ({among})")
-            self._base.execute(f"DELETE FROM maps WHERE id NOT IN ({among})")
-        self._now.maps = {entry: self._now.maps[entry] for entry in self._entries}
+        for table in OF_MAPS:
+            self._base.execute(f"DELETE FROM {table} WHERE map NOT IN ({among})")
+        self._base.execute(f"DELETE FROM maps WHERE id NOT IN ({among})")
 
     def _write_keyframes(self, entry: AtlasEntry, known: WrittenMap) -> None:
         saving = entry.submap.saving
@@ -199,19 +213,11 @@ class Changes:
         before: WrittenKeyframe | None,
     ) -> WrittenKeyframe:
         """The parts of one keyframe that differ from what the file has."""
-        old = None if before is None else before.trace
         if before is None:
             rows.put(self._base, "images", rows.image_row(number, k))
-        scale, growth = (1.0, 1.0) if before is None else (before.scale, before.growth)
-        if before is None or trace.pixels is not (None if old is None else old.pixels):
-            scale, growth = 1.0, trace.growth
-            self._base.execute("DELETE FROM depths WHERE number = ?", (number,))
-            if k.depth is not None and k.confidence is not None:
-                scale = blobs.depth_scale(k.depth) if k.w_S is None else 1.0
-                rows.put(self._base, "depths", rows.depth_row(number, k.depth, k.confidence, scale))
-        moved = before is None or (before.map_id, before.place) != (known.map_id, place)
-        if moved or old is None or old.seen is not trace.seen or old.pruned is not trace.pruned:
-            anew = before is None or (before.map_id != known.map_id and old is not None)
+        scale, growth = self._write_depth(number, trace, k, before)
+        if before is None or not before.same_sights(trace, known.map_id, place):
+            anew = before is None or (before.map_id != known.map_id and before.trace is not None)
             write_sights(self._base, number, k, entry.submap.saving.resolved, anew)
         if k.sampled is not None:
             rows.put(self._base, "samples", {"number": number, "sample": blobs.pack_array(k.sampled, "<f4")})
@@ -219,6 +225,19 @@ class Changes:
         row = rows.keyframe_row(number, known.map_id, place, k, now)
         rows.put(self._base, "keyframes", row)
         return WrittenKeyframe(known.map_id, place, k.stamp_ns, k.camera, scale, growth, trace)
+
+    def _write_depth(
+        self, number: int, trace: Trace, k: KeyframeState, before: WrittenKeyframe | None
+    ) -> tuple[float, float]:
+        """Depth where it differs from the file's; returns ``scale`` and ``growth`` of what the file then has."""
+        if before is not None and trace.pixels is (None if before.trace is None else before.trace.pixels):
+            return before.scale, before.growth
+        self._base.execute("DELETE FROM depths WHERE number = ?", (number,))
+        if k.depth is None or k.confidence is None:
+            return 1.0, trace.growth
+        scale = blobs.depth_scale(k.depth) if k.w_S is None else 1.0
+        rows.put(self._base, "depths", rows.depth_row(number, k.depth, k.confidence, scale))
+        return scale, trace.growth
 
     def _write_edges(self, entry: AtlasEntry, known: WrittenMap) -> None:
         fresh = entry.submap.saving.connected(known.connected)

@@ -13,7 +13,7 @@ import numpy as np
 
 from dust3r_ros.errors import MapFileError
 from dust3r_ros.features.features import Features
-from dust3r_ros.mapping.state import FrameState, KeyframeState, MapState, Moments, SubmapState
+from dust3r_ros.mapping.state import FrameState, KeyframeState, MapState, Moments, PairGeometry, SubmapState
 from dust3r_ros.sparse.landmarks import BLOCK
 from dust3r_ros.storage import blobs, rows
 from dust3r_ros.storage.rows import SCHEMA_VERSION, read_sights, reading
@@ -87,38 +87,51 @@ def middle_of(camera: Camera, tracking_size: int) -> Array:
 def _submap(base: sqlite3.Connection, row: Mapping[str, Any], middles: Mapping[str, Array]) -> SubmapState:
     map_id, focals = row["id"], json.loads(row["focals"])
     aliases = _aliases(base, map_id, row["landmarks"])
-    names: list[int] = []
-    keyframes: list[KeyframeState] = []
-    for entry in base.execute(_KEYFRAMES, (map_id,)):
-        if entry["place"] != len(names):
-            raise ValueError(f"keyframe {entry['number']} is at place {entry['place']}; it should be {len(names)}")
-        names.append(int(entry["number"]))
-        try:
-            keyframes.append(_keyframe(entry, middles[entry["camera"]], aliases))
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise ValueError(f"keyframe {entry['number']}: {error}") from error
-    place = {name: at for at, name in enumerate(names)}
+    keyframes = _keyframes(base, map_id, middles, aliases)
+    place = {name: at for at, name in enumerate(keyframes)}
     return SubmapState(
         kind=row["kind"],
-        names=tuple(names),
-        keyframes=tuple(keyframes),
+        names=tuple(keyframes),
+        keyframes=tuple(keyframes.values()),
         focals=tuple(rows.focal_of(focals[name]) for name in middles),
-        edges=tuple(
-            (place[a], place[b], weight)
-            for a, b, weight in base.execute("SELECT first, second, weight FROM edges")
-            if a in place and b in place
-        ),
+        edges=_edges(base, place),
         likeness=tuple(blobs.unpack_array(row["likeness"], "<f8", -1).tolist()),
         frames=tuple(_frames(base, map_id, place)),
         facts=json.loads(row["facts"]),
         aliases=aliases,
-        pairs={
-            (place[a], place[b]): rows.pair_of(pose, cameras)
-            for a, b, pose, cameras in base.execute("SELECT first, second, second_T_first, cameras FROM pairs")
-            if a in place and b in place
-        },
+        pairs=_pairs(base, place),
         moments=_moments(base, map_id, place),
     )
+
+
+def _keyframes(
+    base: sqlite3.Connection, map_id: int, middles: Mapping[str, Array], aliases: np.ndarray
+) -> dict[int, KeyframeState]:
+    """The keyframes of a map by number, in the order of their places."""
+    found: dict[int, KeyframeState] = {}
+    for row in base.execute(_KEYFRAMES, (map_id,)):
+        number = int(row["number"])
+        if row["place"] != len(found):
+            raise ValueError(f"keyframe {number} is at place {row['place']}; it should be {len(found)}")
+        try:
+            found[number] = _keyframe(row, middles[row["camera"]], aliases)
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise ValueError(f"keyframe {number}: {error}") from error
+    return found
+
+
+def _edges(base: sqlite3.Connection, place: Mapping[int, int]) -> tuple[tuple[int, int, float], ...]:
+    """Places and weight of the edges within one map."""
+    found = base.execute("SELECT first, second, weight FROM edges")
+    return tuple((place[a], place[b], weight) for a, b, weight in found if a in place and b in place)
+
+
+def _pairs(base: sqlite3.Connection, place: Mapping[int, int]) -> dict[tuple[int, int], PairGeometry]:
+    """The pairs within one map, by places."""
+    found = base.execute("SELECT first, second, second_T_first, cameras FROM pairs")
+    return {
+        (place[a], place[b]): rows.pair_of(pose, cameras) for a, b, pose, cameras in found if a in place and b in place
+    }
 
 
 def _aliases(base: sqlite3.Connection, map_id: int, landmarks: int) -> np.ndarray:

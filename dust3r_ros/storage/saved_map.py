@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -12,14 +13,14 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.io.files import atomic_path
+from dust3r_ros.io.files import FileLock, atomic_path
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.map_view import LiveMap
 from dust3r_ros.mapping.state import LANDMARKS, MapState
 from dust3r_ros.sparse.refinement import find_points
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.storage import blobs, rows
-from dust3r_ros.storage.journal import FileLock, MapJournal
+from dust3r_ros.storage.journal import MapJournal
 from dust3r_ros.storage.loading import load_state, read_cameras, read_settings
 from dust3r_ros.storage.rows import SCHEMA_VERSION
 from dust3r_ros.tracking import no_tracks
@@ -204,14 +205,18 @@ def _contents(base: sqlite3.Connection) -> MapContents:
     )
     shown = [] if active is not None and not json.loads(active["facts"])["initialised"] else found
     keyframes = tuple(views.keyframe(row) for row in shown)
-    known = {keyframe.index for keyframe in keyframes}
+    edges = _edges_of(base, {keyframe.index for keyframe in keyframes})
+    return MapContents(read_settings(base), cameras, keyframes, edges)
+
+
+def _edges_of(base: sqlite3.Connection, known: AbstractSet[int]) -> tuple[tuple[int, int, float], ...]:
+    """Edges between the keyframes ``known``, and those that lack a keyframe, which the reader is to refuse."""
     every = {row[0] for row in base.execute("SELECT number FROM keyframes")}
-    edges = tuple(
+    return tuple(
         (first, second, weight)
         for first, second, weight in base.execute("SELECT first, second, weight FROM edges ORDER BY first, second")
         if {first, second} <= known or not {first, second} <= every
     )
-    return MapContents(read_settings(base), cameras, keyframes, edges)
 
 
 def _old_contents(base: sqlite3.Connection) -> MapContents:

@@ -134,28 +134,21 @@ class Bridge:
         anchor, motion = self._anchor, self._at(stamp_ns)
         if anchor is None or motion is None or not 0 < stamp_ns - anchor.motion.stamp_ns <= self._most_ns:
             return None
-        first, seconds = anchor.motion, (stamp_ns - anchor.motion.stamp_ns) * 1e-9
-        unit = self._units(metric)
-        moved = None
-        if first.o_T_c is not None and motion.o_T_c is not None:
-            moved = invert(first.o_T_c) @ motion.o_T_c
-            turn, (part, rate) = moved[:3, :3], _ODOMETRY_TURN
-        else:
-            before, now = first.axes(), motion.axes()
-            if before is None or now is None or before.span != now.span:
-                return None
-            turn, (part, rate) = before.g_R_x.T @ now.g_R_x, _GYRO_TURN
+        seconds = (stamp_ns - anchor.motion.stamp_ns) * 1e-9
+        moved = _by_odometry(anchor.motion, motion)
+        turn = _by_gyroscope(anchor.motion, motion) if moved is None else moved[:3, :3]
+        if turn is None:
+            return None
+        part, rate = _GYRO_TURN if moved is None else _ODOMETRY_TURN
         angle = float(Rotation.from_matrix(turn).magnitude())
         rotation_std = float(np.hypot(part * angle, rate * seconds))
+        unit = self._units(metric)
         if moved is not None and unit is not None:
             shift = unit[0] * moved[:3, 3]
-            way = motion.way - first.way
+            way = motion.way - anchor.motion.way
             errors = (_WAY * way * unit[0], _WAY_TIME * seconds * unit[0], unit[1] * float(np.linalg.norm(shift)))
         else:
-            metre = 1.0 if metric else _positive(anchor.known.unit) / _DEPTH_M
-            speed_std = _NO_SPEED * metre if anchor.speed_std is None else anchor.speed_std
-            shift = seconds * anchor.speed
-            errors = (speed_std * seconds, 0.5 * _ACCELERATION * metre * seconds**2, 0.0)
+            shift, errors = _at_speed(anchor, seconds, metric)
         drift = rotation_std * float(np.linalg.norm(shift)) / np.sqrt(3.0)
         noise = np.repeat([sum(error**2 for error in (*errors, drift)), rotation_std**2], 3)
         c_T_now = pose(turn, shift)
@@ -233,6 +226,28 @@ class Bridge:
             speed_std=None if anchor.speed_std is None else factor * anchor.speed_std,
             known=replace(anchor.known, k_T_c=k_T_c, unit=unit),
         )
+
+
+def _by_odometry(first: _Motion, now: _Motion) -> Array | None:
+    """``first_T_now`` (4, 4), metres."""
+    if first.o_T_c is None or now.o_T_c is None:
+        return None
+    return invert(first.o_T_c) @ now.o_T_c
+
+
+def _by_gyroscope(first: _Motion, now: _Motion) -> Array | None:
+    """The rotation (3, 3) of ``first_T_now``, where the gyroscope told it without a break."""
+    before, after = first.axes(), now.axes()
+    if before is None or after is None or before.span != after.span:
+        return None
+    return before.g_R_x.T @ after.g_R_x
+
+
+def _at_speed(anchor: _Anchor, seconds: float, metric: bool) -> tuple[Array, tuple[float, float, float]]:
+    """The shift (3,) of a camera that goes on at its speed, in the map's unit, and standard deviations of that."""
+    metre = 1.0 if metric else _positive(anchor.known.unit) / _DEPTH_M
+    speed_std = _NO_SPEED * metre if anchor.speed_std is None else anchor.speed_std
+    return seconds * anchor.speed, (speed_std * seconds, 0.5 * _ACCELERATION * metre * seconds**2, 0.0)
 
 
 def _positive(length: float) -> float:

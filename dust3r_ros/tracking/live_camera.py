@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.sensors.gravity_filter import Turning
-from dust3r_ros.tracking.bridge import Bridge
+from dust3r_ros.tracking.bridge import Bridge, Carried
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
 from dust3r_ros.tracking.front_end import FrontEnd, Tracked
 from dust3r_ros.types import Array, Frame, MapUpdate, TrackingState
@@ -81,11 +81,7 @@ class LiveCamera:
 
     def track(self, frame: Frame, turning: Turning | None, metric: bool) -> Whereabouts:
         """The next image; ``turning``: the camera's axes by a gyroscope, ``metric``: whether the map is in metres."""
-        carried = None
-        if frame.o_T_c is not None or turning is not None or self._heard:
-            self._heard = True
-            self._bridge.hear(frame.stamp_ns, frame.o_T_c, turning)
-            carried = self._bridge.carry(frame.stamp_ns, metric)
+        carried = self._carried(frame, turning, metric)
         if self._guessing_since is not None and frame.stamp_ns - self._guessing_since > self._wait_ns:
             self.held = False
         self.front.expect(None if carried is None else carried.w_T_c)
@@ -100,6 +96,14 @@ class LiveCamera:
         if carried is None:
             return Whereabouts(tracked, TrackingState.LOST)
         return Whereabouts(tracked, TrackingState.BRIDGED, carried.w_T_c, carried.covariance)
+
+    def _carried(self, frame: Frame, turning: Turning | None, metric: bool) -> Carried | None:
+        """Where the image was taken as far as odometry or a gyroscope tells, None where neither ever did."""
+        self._heard = self._heard or frame.o_T_c is not None or turning is not None
+        if not self._heard:
+            return None
+        self._bridge.hear(frame.stamp_ns, frame.o_T_c, turning)
+        return self._bridge.carry(frame.stamp_ns, metric)
 
     def track_again(self) -> Whereabouts | None:
         """The newest image in a snapshot that came after it, where that shows its pose."""

@@ -33,15 +33,25 @@ class Outbox(Generic[Item]):
 
     def offer(self, item: Item, posed: bool) -> list[tuple[Item, bool]]:
         """Queue an image; returns those that must go for it, and whether each has a pose."""
-        gone: list[tuple[Item, bool]] = []
         camera = self._camera(item)
-        if posed and self._thin:
-            gone = [entry for entry in self._items if entry[1] and self._camera(entry[0]) == camera]
-            for entry in gone:
-                self._items.remove(entry)
+        replaced = [entry for entry in self._of(camera) if self._thinned(entry)] if posed else []
+        for entry in replaced:
+            self._items.remove(entry)
         self._items.append((item, posed))
-        same = [entry for entry in self._items if self._camera(entry[0]) == camera]
-        counted = [entry for entry in same if not (entry[1] and self._thin)]
+        return replaced + self._lighten(camera)
+
+    def _of(self, camera: object) -> list[tuple[Item, bool]]:
+        """The images of a camera that wait, oldest first, and whether each has a pose."""
+        return [entry for entry in self._items if self._camera(entry[0]) == camera]
+
+    def _thinned(self, entry: tuple[Item, bool]) -> bool:
+        """Whether an image goes when a newer one of its camera has a pose; it weighs nothing."""
+        return entry[1] and self._thin
+
+    def _lighten(self, camera: object) -> list[tuple[Item, bool]]:
+        """Take the oldest images of a camera out, as long as they weigh too much together; returns them."""
+        gone: list[tuple[Item, bool]] = []
+        counted = [entry for entry in self._of(camera) if not self._thinned(entry)]
         load = sum(self._weigh(entry[0]) for entry in counted)
         while len(counted) > 1 and load > self._size:
             oldest = counted.pop(0)

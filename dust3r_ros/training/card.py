@@ -54,8 +54,7 @@ def write_picture(path: Path, rows: Sequence[dict[str, Any]], network: Dust3r, p
 
 
 def _curve(axes: Axes, rows: Sequence[dict[str, Any]], name: str, label: str) -> None:
-    train = [(row["step"], row[name]) for row in rows if row.get("kind") == "train" and row.get(name) is not None]
-    held_out = [(row["step"], row[name]) for row in rows if row.get("kind") == "held_out" and row.get(name) is not None]
+    train, held_out = (_over_steps(rows, kind, name) for kind in ("train", "held_out"))
     if train:
         steps, values = np.array(train).T
         axes.plot(steps, values, color="0.8", linewidth=0.6)
@@ -69,6 +68,11 @@ def _curve(axes: Axes, rows: Sequence[dict[str, Any]], name: str, label: str) ->
     axes.grid(alpha=0.3)
     if train or held_out:
         axes.legend(fontsize=8)
+
+
+def _over_steps(rows: Sequence[dict[str, Any]], kind: str, name: str) -> list[tuple[Any, Any]]:
+    """(step, value) of the rows of a kind that have one."""
+    return [(row["step"], row[name]) for row in rows if row.get("kind") == kind and row.get(name) is not None]
 
 
 def _panels(network: Dust3r, pair: ViewPair) -> list[tuple[Any, dict[str, Any]]]:
@@ -126,8 +130,42 @@ def card(
     parameters: int,
 ) -> str:
     """Markdown. ``about`` as ``run.json`` has it."""
+    sets = [f"| {source.name} | {'endless' if length(source) is None else length(source)} |" for source in sources]
+    return "\n".join(
+        [
+            f"# Model card: {recipe.name}",
+            "",
+            "Written by `dust3r-train` from what it did. Weights: `model/` (the average over steps), to be given as",
+            "`--checkpoint`.",
+            "",
+            "| what | |",
+            "| --- | --- |",
+            *(f"| {name} | {value} |" for name, value in _facts(recipe, about, progress, parameters)),
+            "",
+            "## Data",
+            "",
+            "| set | pairs |",
+            "| --- | --- |",
+            *sets,
+            "",
+            *_held_out(recipe.stages[-1].sizes[0], first_figures, figures),
+            "",
+            "![losses and predictions](picture.png)",
+            "",
+            "## Recipe",
+            "",
+            "```yaml",
+            _text(recipe.as_mapping()),
+            "```",
+            "",
+        ]
+    )
+
+
+def _facts(recipe: Recipe, about: Mapping[str, Any], progress: Progress, parameters: int) -> list[tuple[str, object]]:
+    """What was trained, on what and for how long, by name."""
     waiting = progress.waiting / max(progress.seconds, 1e-9)
-    facts = [
+    return [
         ("network", f"DUSt3R, {recipe.name}, {parameters / 1e6:.1f} million parameters, {recipe.stages[-1].head} head"),
         ("task", "pointmaps of image pairs" if about["task"] == "pairs" else "cross-view completion (pretraining)"),
         ("code", about["code"]),
@@ -141,51 +179,25 @@ def card(
         ("time", f"{progress.seconds / 3600:.2f} h, {100 * waiting:.1f} % waiting for data"),
         ("hardware", _words(about["hardware"])),
     ]  # fmt: skip
-    sets = [f"| {source.name} | {'endless' if length(source) is None else length(source)} |" for source in sources]
+
+
+def _held_out(size: tuple[int, int], first_figures: Mapping[str, float], figures: Mapping[str, float]) -> list[str]:
+    """The lines on held-out pairs of ``size`` (H, W): figures before and now, and what they mean."""
     measured = [
         f"| {name} | {first_figures.get(name, float('nan')):.4f} | {value:.4f} |" for name, value in figures.items()
     ]
-    height, width = recipe.stages[-1].sizes[0]
-    return "\n".join(
-        [
-            f"# Model card: {recipe.name}",
-            "",
-            "Written by `dust3r-train` from what it did. Weights: `model/` (the average over steps), to be given as",
-            "`--checkpoint`.",
-            "",
-            "| what | |",
-            "| --- | --- |",
-            *(f"| {name} | {value} |" for name, value in facts),
-            "",
-            "## Data",
-            "",
-            "| set | pairs |",
-            "| --- | --- |",
-            *sets,
-            "",
-            f"## Held-out pairs, {width}x{height} pixels",
-            "",
-            "| figure | before | now |",
-            "| --- | --- | --- |",
-            *measured,
-            "",
-            "regression: mean of |X / z - X̄ / z̄| over pixels. rel, delta_1.25: depth of image 1, scaled by its median.",
-            *(
-                ["matched: patches for which attention finds the true patch of the other view, or one that touches it."]
-                if "matched" in figures
-                else []
-            ),
-            "",
-            "![losses and predictions](picture.png)",
-            "",
-            "## Recipe",
-            "",
-            "```yaml",
-            _text(recipe.as_mapping()),
-            "```",
-            "",
-        ]
-    )
+    height, width = size
+    matched = "matched: patches for which attention finds the true patch of the other view, or one that touches it."
+    return [
+        f"## Held-out pairs, {width}x{height} pixels",
+        "",
+        "| figure | before | now |",
+        "| --- | --- | --- |",
+        *measured,
+        "",
+        "regression: mean of |X / z - X̄ / z̄| over pixels. rel, delta_1.25: depth of image 1, scaled by its median.",
+        *([matched] if "matched" in figures else []),
+    ]
 
 
 def _text(values: Mapping[str, Any]) -> str:

@@ -37,11 +37,15 @@ class HeldOut:
                 figures = task.measure(batch)
                 names = list(figures)
                 for name in names:
-                    good = [value for value in figures[name].double().tolist() if math.isfinite(value)] if own else []
+                    good = _finite(figures[name]) if own else []
                     total = sums.setdefault(name, [0.0, 0.0])
                     total[0], total[1] = total[0] + sum(good), total[1] + len(good)
         flat = self._processes.total([value for name in names for value in sums[name]], device)
         return {name: flat[2 * k] / flat[2 * k + 1] for k, name in enumerate(names) if flat[2 * k + 1]}
+
+
+def _finite(values: torch.Tensor) -> list[float]:
+    return [value for value in values.double().tolist() if math.isfinite(value)]
 
 
 def gather(

@@ -168,6 +168,17 @@ def make_optimiser(
 
     Decay is on matrices and filters only. ``half``: bfloat16 is fast on the device.
     """
+    matrices, decayed, plain = _kinds(name, model)
+    groups = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
+    used = [group for group in groups if group["params"]]
+    parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(used, lr=0.0, betas=betas, fused=True)]
+    if matrices:
+        parts.append(Muon(matrices, 0.0, decay, _MOMENTUM, half))
+    return Optimiser(parts)
+
+
+def _kinds(name: str, model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+    """What learns of ``model``: the matrices that Muon moves, what else is decayed, and what is not."""
     matrices: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
@@ -180,12 +191,7 @@ def make_optimiser(
             matrices.append(value)
         else:
             decayed.append(value)
-    groups = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
-    used = [group for group in groups if group["params"]]
-    parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(used, lr=0.0, betas=betas, fused=True)]
-    if matrices:
-        parts.append(Muon(matrices, 0.0, decay, _MOMENTUM, half))
-    return Optimiser(parts)
+    return matrices, decayed, plain
 
 
 def clip(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:

@@ -215,15 +215,21 @@ def from_mapping(values: Any, changes: Mapping[str, Any], name: str) -> Recipe:
     """The recipe of a YAML file's contents; raises ``ConfigError`` naming what is unknown or wrong."""
     if not isinstance(values, dict) or not isinstance(values.get("stages"), list):
         raise ConfigError(f"recipe '{name}' must map names to values and have a list of stages")
-    of_stage = {field.name for field in fields(Stage)} - {"sizes", "share", "restart"}
-    values = {**values, **{key: value for key, value in changes.items() if key not in of_stage}}
-    every = {key: value for key, value in changes.items() if key in of_stage}
+    values = _changed(values, changes)
     try:
-        given = [{**stage, **every} if isinstance(stage, dict) else stage for stage in values["stages"]]
-        stages = tuple(_made(Stage, stage) for stage in given)
+        stages = tuple(_made(Stage, stage) for stage in values["stages"])
         return _made(Recipe, {"name": name, **values, "stages": stages})
     except ConfigError as error:
         raise ConfigError(f"recipe '{name}': {error}") from error
+
+
+def _changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's contents with ``changes``, of which those of a stage's values go to every stage."""
+    of_stage = {field.name for field in fields(Stage)} - {"sizes", "share", "restart"}
+    values = {**values, **{key: value for key, value in changes.items() if key not in of_stage}}
+    every = {key: value for key, value in changes.items() if key in of_stage}
+    stages = [{**stage, **every} if isinstance(stage, dict) else stage for stage in values["stages"]]
+    return {**values, "stages": stages}
 
 
 def _made(kind: type[Any], values: Any) -> Any:

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 
 from dust3r_ros.errors import ConfigError, InputError, OutputError
-from dust3r_ros.io.files import atomic_folder, atomic_path, make_folder, output_error, write_text
-from dust3r_ros.storage.journal import FileLock
+from dust3r_ros.io.files import FileLock, atomic_folder, atomic_path, make_folder, output_error, write_text
 
 _NAME = re.compile(r"step-(\d+)\.pt")
 _FORMAT = 2

@@ -196,24 +196,14 @@ class _Run:
         return split(sources, self.recipe.held_out)
 
     def train(self, stop: Callable[[], bool], tell: Tell) -> Outcome:
-        recipe, options, minutes = self.recipe, self.options, self.about["minutes"]
-        content = None
-        if options.resume:
-            content, wrong = states.read_state(self.folder.state)
-            for words in wrong:
-                self.warn(f"{words}; the one before is used")
-        start = None if options.resume else self._start()
+        recipe, resume, minutes = self.recipe, self.options.resume, self.about["minutes"]
+        content = self._content() if resume else None
+        start = None if resume else self._start()
         size = recipe.stages[-1].sizes[0]
         held_out = gather(self.split.held_out, self.split.chosen, size, self.processes, stop)
-        if not options.resume:
-            if self.processes.first:
-                self.folder.begin(self.about)
-            states.seed_everything(recipe.seed, self.processes.rank)
-        log = None
-        if self.processes.first:
-            step = content["progress"]["step"] if content else -1
-            log = MetricLog(self.folder.metrics, step, self.folder.tensorboard, self.warn)
-        seconds = None if minutes is None else 60.0 * minutes
+        if not resume:
+            self._prepare()
+        log = self._log(content) if self.processes.first else None
         setting = Setting(
             recipe=recipe,
             sampling=Sampling(self.split.train, recipe.epoch, recipe.seed, self.split.excluded),
@@ -225,7 +215,7 @@ class _Run:
             workers=self._workers(recipe),
             log=log,
             start=start,
-            pace=None if seconds is None else Pace(seconds, max(_RESERVE * seconds, _LEAST_RESERVE)),
+            pace=None if minutes is None else _pace(60.0 * minutes),
             tell=lambda progress, step: tell(progress, step, trainer.figures) if self.processes.first else None,
             warn=self.warn,
             began=self.began,
@@ -242,6 +232,24 @@ class _Run:
         if self.processes.first:
             self._describe(trainer, held_out.pairs)
         return Outcome(finished, trainer.progress, trainer.first_figures, trainer.figures)
+
+    def _content(self) -> dict[str, Any]:
+        """The state to go on from; what is wrong with newer ones is told."""
+        content, wrong = states.read_state(self.folder.state)
+        for words in wrong:
+            self.warn(f"{words}; the one before is used")
+        return content
+
+    def _prepare(self) -> None:
+        """Begin the folder of a new run and its random numbers."""
+        if self.processes.first:
+            self.folder.begin(self.about)
+        states.seed_everything(self.recipe.seed, self.processes.rank)
+
+    def _log(self, content: Mapping[str, Any] | None) -> MetricLog:
+        """The metrics, those of before up to the step of ``content``."""
+        step = content["progress"]["step"] if content else -1
+        return MetricLog(self.folder.metrics, step, self.folder.tensorboard, self.warn)
 
     def _start(self) -> Dust3r | None:
         """Weights that the user wants to start from."""
@@ -266,6 +274,11 @@ class _Run:
             self.warn(str(error))
         except Dust3rRosError as error:
             self.warn(f"the picture is not there: {error}")
+
+
+def _pace(seconds: float) -> Pace:
+    """The pace of a run that is given a time."""
+    return Pace(seconds, max(_RESERVE * seconds, _LEAST_RESERVE))
 
 
 def _nothing(words: str) -> None:

@@ -15,7 +15,6 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from dust3r_ros.errors import ConfigError, InputError
-from dust3r_ros.scenes.endless.photography import draw_exposure, photograph
 from dust3r_ros.scenes.endless.viewpoints import Album
 from dust3r_ros.training.recipe import Recipe
 from dust3r_ros.training.views import BatchSource, PairSource, TrainingView, ViewPair, length
@@ -123,6 +122,8 @@ class RenderedPairs:
         """Pair ``index``; the same for the same index and state of ``rng``."""
         if index < 0:
             raise InputError(f"pair {index} of rendered worlds is none; indices begin at 0")
+        from dust3r_ros.scenes.endless.photography import draw_exposure, photograph  # a GPU's machine has no OpenCV
+
         album = self.album(index)
         first, second = choose_pair(album.shared, self.overlap, rng)
         exposure = draw_exposure(rng)
@@ -187,12 +188,13 @@ def open_sources(
     for a set that is not known, or a path that holds none.
     """
     opened: list[PairSource] = []
-    if recipe.caster == "torch" and list(data or [WORLDS]) != [WORLDS]:
+    data = list(data or [WORLDS])
+    if recipe.caster == "torch" and data != [WORLDS]:
         raise ConfigError(
             f"--data is {' '.join(data)} and the recipe's caster torch, which makes whole batches of rendered worlds "
             "on the device; take caster=numpy for other sets"
         )
-    for text in data or [WORLDS]:
+    for text in data:
         name, equals, path = text.partition("=")
         if name == WORLDS and not equals:
             opened.append(_worlds(recipe, world, device, rank))
@@ -215,16 +217,20 @@ def split(sources: Sequence[PairSource], count: int) -> Split:
         own: Any = getattr(source, "held_out", None)
         apart: PairSource | None = own() if callable(own) else None
         of = source if apart is None else apart
-        total = length(of)
-        if total is None:
-            indices = tuple(range(wanted)) if apart is not None else tuple(_FAR + k for k in range(wanted))
-        else:
-            most = min(wanted, total if apart is not None else max(total // 10, 1))
-            indices = tuple(sorted({k * total // max(most, 1) for k in range(most)}))
+        indices = _chosen(length(of), wanted, whole=apart is not None)
         held_out.append(of)
         chosen.append(indices)
         excluded.append(frozenset(indices) if apart is None else frozenset())
     return Split(tuple(sources), tuple(excluded), tuple(held_out), tuple(chosen))
+
+
+def _chosen(total: int | None, wanted: int, *, whole: bool) -> tuple[int, ...]:
+    """Indices to evaluate on, of ``total`` pairs (None: endless); ``whole``: the source is for nothing else."""
+    if total is None:
+        start = 0 if whole else _FAR
+        return tuple(range(start, start + wanted))
+    most = min(wanted, total if whole else max(total // 10, 1))
+    return tuple(sorted({k * total // max(most, 1) for k in range(most)}))
 
 
 def sized(sources: Sequence[PairSource], sizes: Sequence[tuple[int, int]]) -> list[PairSource]:

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from PIL import Image as Pillow
-from PIL import ImageEnhance
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.types import Array, Array32, Image
@@ -58,6 +56,9 @@ class TrainingView:
             raise InputError(f"{name}: depth of shape {self.depth.shape} does not fit the image of {width}x{height}")
         if not (np.isfinite(self.depth).all() and (self.depth >= 0).all()):
             raise InputError(f"{name}: depth holds negative or not finite numbers; unknown must be 0")
+        self._check_camera(name)
+
+    def _check_camera(self, name: str) -> None:
         if self.K.shape != (3, 3) or not np.isfinite(self.K).all() or min(self.K[0, 0], self.K[1, 1]) <= 0:
             raise InputError(f"{name}: K is {self.K.tolist()}; it must be (3, 3), finite, with focals above 0")
         if self.w_T_c.shape != (4, 4) or not np.isfinite(self.w_T_c).all():
@@ -121,7 +122,7 @@ def length(source: PairSource) -> int | None:
     return None if count is None else int(count)
 
 
-_ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+_ENHANCERS = ("Brightness", "Contrast", "Color")  # of Pillow
 _MOST_HUE = 0.1  # of the colour circle, at strength 1
 
 
@@ -129,9 +130,13 @@ def jitter(image: Image, rng: np.random.Generator, strength: float) -> Image:
     """``image`` (H, W, 3) uint8 RGB with random brightness, contrast, saturation (factors 1 ± ``strength``, in random
     order), hue and balance of channels; the geometry is untouched.
     """
+    from PIL import Image as Pillow
+    from PIL import ImageEnhance
+
     picture = Pillow.fromarray(image)
     for index in rng.permutation(len(_ENHANCERS)):
-        picture = _ENHANCERS[index](picture).enhance(float(rng.uniform(max(1 - strength, 0.0), 1 + strength)))
+        factor = float(rng.uniform(max(1 - strength, 0.0), 1 + strength))
+        picture = getattr(ImageEnhance, _ENHANCERS[index])(picture).enhance(factor)
     shift = round(255 * _MOST_HUE * strength * float(rng.uniform(-1, 1)))
     if shift:
         hue, saturation, value = picture.convert("HSV").split()

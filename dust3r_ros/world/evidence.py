@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import combinations
 
 import numpy as np
 
@@ -74,6 +75,11 @@ class ScaleEvidence:
     doubt: str = ""
     weight: float = 0.0
 
+    @property
+    def usable(self) -> bool:
+        """Whether it says anything."""
+        return math.isfinite(self.relative_std) and math.isfinite(self.scale) and self.scale > 0
+
 
 @dataclass(frozen=True)
 class CombinedScale:
@@ -91,13 +97,8 @@ def combine(evidence: Sequence[ScaleEvidence]) -> CombinedScale:
     Where sources contradict each other beyond 3 standard deviations, the result is less sure by the
     Birge ratio (Birge, "The calculation of errors by the method of least squares", Phys. Rev. 1932).
     """
-    usable = [e for e in evidence if math.isfinite(e.relative_std) and math.isfinite(e.scale) and e.scale > 0]
-    reasons = [e.doubt for e in evidence if e.doubt]
-    for i, first in enumerate(usable):
-        for second in usable[i + 1 :]:
-            gap = abs(math.log(first.scale / second.scale))
-            if gap > CONTRADICTION * math.hypot(first.relative_std, second.relative_std):
-                reasons.append(_contradiction(first, second))
+    usable = [e for e in evidence if e.usable]
+    reasons = [e.doubt for e in evidence if e.doubt] + _contradictions(usable)
     if not usable:
         return CombinedScale(1.0, math.inf, tuple(evidence), tuple(reasons))
     logs = np.log([e.scale for e in usable])
@@ -109,6 +110,16 @@ def combine(evidence: Sequence[ScaleEvidence]) -> CombinedScale:
     share = dict(zip(map(id, usable), precision / precision.sum(), strict=True))
     sources = tuple(replace(e, weight=float(share.get(id(e), 0.0))) for e in evidence)
     return CombinedScale(math.exp(mean), math.sqrt(excess / precision.sum()), sources, tuple(reasons))
+
+
+def _contradictions(usable: Sequence[ScaleEvidence]) -> list[str]:
+    """Every two that are further apart than their deviations explain."""
+    found = []
+    for first, second in combinations(usable, 2):
+        gap = abs(math.log(first.scale / second.scale))
+        if gap > CONTRADICTION * math.hypot(first.relative_std, second.relative_std):
+            found.append(_contradiction(first, second))
+    return found
 
 
 def _contradiction(first: ScaleEvidence, second: ScaleEvidence) -> str:

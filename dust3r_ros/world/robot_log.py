@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,13 +63,18 @@ class RobotLog:
         """The frames of a trajectory of which something was said."""
         found = [(pose, said) for pose in trajectory if (said := self._said.get((pose.stamp_ns, pose.camera)))]
         names = {name: number for number, name in enumerate(sorted({pose.camera for pose, _ in found}))}
-        nothing, nowhere = np.full((4, 4), np.nan), np.full(3, np.nan)
         return Matched(
             np.array([pose.w_T_c for pose, _ in found]).reshape(-1, 4, 4),
             np.array([names[pose.camera] for pose, _ in found], dtype=int),
-            np.array([nothing if o_T_c is None else o_T_c for _, (_, o_T_c, _) in found]).reshape(-1, 4, 4),
-            np.array([nowhere if up is None else up for _, (_, _, up) in found]).reshape(-1, 3),
+            _stacked([o_T_c for _, (_, o_T_c, _) in found], (4, 4)),
+            _stacked([up for _, (_, _, up) in found], (3,)),
         )
+
+
+def _stacked(said: Sequence[Array | None], shape: tuple[int, ...]) -> Array:
+    """(N, *shape), NaN where nothing was said."""
+    nothing = np.full(shape, np.nan)
+    return np.array([nothing if one is None else one for one in said]).reshape(-1, *shape)
 
 
 def _pose(o_T_c: Array | None) -> Array | None:

@@ -48,8 +48,8 @@ def test_reference_clipping(reference: dict[str, np.ndarray]) -> None:
     focal=st.floats(20, 500), scale=st.floats(1e-3, 1e3), seed=st.integers(0, 99),
     height=st.integers(2, 40), width=st.integers(2, 40),
 )  # fmt: skip
-def test_known_truth_at_any_scale(estimate, focal, scale, seed, height, width) -> None:
-    assert estimate(scale * room(focal, seed, height, width), limits=None) == pytest.approx(focal, rel=1e-6)
+def test_known_truth_at_any_scale(focal, scale, seed, height, width) -> None:
+    assert estimate_focal(scale * room(focal, seed, height, width), limits=None) == pytest.approx(focal, rel=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -93,9 +93,9 @@ def test_pixels_that_are_not_finite_do_not_count() -> None:
         (room(60.0), np.ones((4, 4)), r"\(4, 4\)"),
     ],
 )
-def test_no_focal_is_named(estimate, points, confidence, named: str) -> None:
+def test_no_focal_is_named(points, confidence, named: str) -> None:
     with pytest.raises(GeometryError, match=named):
-        estimate(points, confidence)
+        estimate_focal(points, confidence)
 
 
 def test_one_pixel_on_the_axis_tells_nothing() -> None:

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.geometry.matching import match_pointmaps, nearest, reciprocal_matches
 from dust3r_ros.geometry.pinhole import center_of, project, unproject
 from dust3r_ros.geometry.rigid import invert, pose, transform
+from dust3r_ros.geometry.similarity import match_pointmaps, nearest, reciprocal_matches
 
 
 def test_reference(reference: dict[str, np.ndarray]) -> None:

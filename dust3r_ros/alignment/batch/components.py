@@ -38,18 +38,23 @@ def align_parts(pairs: Sequence[PairPrediction], **known: Any) -> list[Part]:
     """
     if not pairs:
         raise InputError("an alignment needs at least one pair of two images, not 0 pairs")
-    first, second = (np.array([getattr(pair, name) for pair in pairs]) for name in ("first", "second"))
-    images, index = np.unique(np.concatenate([first, second]), return_inverse=True)
-    graph = coo_array((np.ones(len(pairs)), tuple(index.reshape(2, -1))), shape=(len(images),) * 2)
-    count, label = connected_components(graph, directed=False)
-    members = [images[label == part].tolist() for part in range(count)]
     found = []
-    for own in sorted(members, key=lambda images: (-len(images), images)):
+    for own in _connected(pairs):
         number = {image: k for k, image in enumerate(own)}
         its = [position for position, pair in enumerate(pairs) if pair.first in number]
         renamed = [replace(p, first=number[p.first], second=number[p.second]) for p in (pairs[i] for i in its)]
         found.append(Part(tuple(own), tuple(its), align(renamed, **_of_images(known, own))))
     return found
+
+
+def _connected(pairs: Sequence[PairPrediction]) -> list[list[int]]:
+    """Images of every connected part, ascending; the largest part first."""
+    first, second = (np.array([getattr(pair, name) for pair in pairs]) for name in ("first", "second"))
+    images, index = np.unique(np.concatenate([first, second]), return_inverse=True)
+    graph = coo_array((np.ones(len(pairs)), tuple(index.reshape(2, -1))), shape=(len(images),) * 2)
+    count, label = connected_components(graph, directed=False)
+    members = [images[label == part].tolist() for part in range(count)]
+    return sorted(members, key=lambda images: (-len(images), images))
 
 
 def _of_images(known: dict[str, Any], images: list[int]) -> dict[str, Any]:

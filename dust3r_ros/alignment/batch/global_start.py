@@ -46,8 +46,7 @@ def tree(ends: NDArray[np.int64], score: Array, second_S_first: Array) -> tuple[
 def in_known_world(problem: Problem, S: Array, root: int) -> tuple[Array, NDArray[np.bool_]]:
     """The start in the world of the known poses and depths, and which increments (N, 7) are free."""
     free = np.ones((len(S), 7), dtype=bool)
-    known = np.zeros(len(S), bool) if problem.poses is None else np.isfinite(problem.poses[:, 0, 0])
-    sized = np.array([bool(z.any()) for z in problem.depths]) if problem.depths is not None else np.zeros(len(S), bool)
+    known, sized = _given(problem, len(S))
     if known.any():
         assert problem.poses is not None
         S = _to_known(S, problem.poses, known).matrix @ S
@@ -71,6 +70,14 @@ def in_known_world(problem: Problem, S: Array, root: int) -> tuple[Array, NDArra
         S[held, :3, 3] = problem.poses[held, :3, 3]
         free[held, :6] = False
     return S, free
+
+
+def _given(problem: Problem, images: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(N,) which images have a known pose, and which known depth."""
+    none = np.zeros(images, bool)
+    known = none if problem.poses is None else np.isfinite(problem.poses[:, 0, 0])
+    sized = none if problem.depths is None else np.array([bool(z.any()) for z in problem.depths])
+    return known, sized
 
 
 def joined(ends: NDArray[np.int64], residual: Array, off: NDArray[np.bool_]) -> NDArray[np.bool_]:

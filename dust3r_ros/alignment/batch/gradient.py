@@ -104,17 +104,7 @@ def align_gradient(
     begin = time.perf_counter()
     start = tree_start(pairs, focals, poses)
     scene = _Scene(pairs, start, cameras, focals, poses)
-    steps = iterations if len(start.depths) > 2 else 0
-    optimiser = torch.optim.Adam(scene.parameters(), lr=_RATE, betas=_BETAS)
-    for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = _LAST_RATE + (_RATE - _LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2
-        optimiser.zero_grad()
-        loss = scene.loss()
-        loss.backward()
-        optimiser.step()
-        if losses is not None:
-            losses.append(float(loss.detach()))
+    _descend(scene, iterations if len(start.depths) > 2 else 0, losses)
     with torch.no_grad():
         edges, loss = scene.report(pairs)
         if losses is not None:
@@ -248,27 +238,45 @@ class _Scene:
         return log_scale.exp()[:, None, None] * rigid
 
 
+def _descend(scene: _Scene, steps: int, losses: list[float] | None) -> None:
+    """Steps of Adam at a rate that falls along half a cosine; ``losses`` receives the value before each."""
+    optimiser = torch.optim.Adam(scene.parameters(), lr=_RATE, betas=_BETAS)
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = _LAST_RATE + (_RATE - _LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2
+        optimiser.zero_grad()
+        loss = scene.loss()
+        loss.backward()
+        optimiser.step()
+        if losses is not None:
+            losses.append(float(loss.detach()))
+
+
 def _grouped(pairs: Sequence[PairPrediction], depths: Sequence[Array]) -> list[_Views]:
     """The views of all pairs, by the size of their images."""
     pixels = sum(p.confidence_first.size for p in pairs), sum(p.confidence_second.size for p in pairs)
-    groups = []
-    for size in sorted({depth.shape for depth in depths}):
-        images = [image for image, depth in enumerate(depths) if depth.shape == size]
-        place = {image: index for index, image in enumerate(images)}
-        first = [(e, p.first, p.points_first, p.confidence_first, pixels[0]) for e, p in enumerate(pairs)]
-        second = [(e, p.second, p.points_second, p.confidence_second, pixels[1]) for e, p in enumerate(pairs)]
-        views = [view for view in first + second if view[1] in place]
-        count = size[0] * size[1]
-        points, weight = torch.ones(len(views), 4, count), torch.empty(len(views), count)
-        for row, (_, _, X, C, total) in enumerate(views):
-            points[row, :3] = torch.from_numpy(X).reshape(count, 3).T
-            weight[row] = torch.from_numpy(C).log().reshape(count) / total
-        offsets = (pixel_grid(*size) - np.asarray(center_of(*size))).reshape(count, 2).T
-        log_depth = _parameter(np.log(np.stack([depths[image].ravel() for image in images])))
-        image = torch.tensor([place[view[1]] for view in views])
-        pair = torch.tensor([view[0] for view in views])
-        groups.append(_Views(images, size, _tensor(offsets), log_depth, image, pair, points, weight))
-    return groups
+    first = [(e, p.first, p.points_first, p.confidence_first, pixels[0]) for e, p in enumerate(pairs)]
+    second = [(e, p.second, p.points_second, p.confidence_second, pixels[1]) for e, p in enumerate(pairs)]
+    return [_of_size(size, first + second, depths) for size in sorted({depth.shape for depth in depths})]
+
+
+def _of_size(
+    size: tuple[int, int], views: list[tuple[int, int, Array32, Array32, int]], depths: Sequence[Array]
+) -> _Views:
+    """Those of (pair, image, points, confidence, pixels of all views like it) whose images have a size."""
+    images = [image for image, depth in enumerate(depths) if depth.shape == size]
+    place = {image: index for index, image in enumerate(images)}
+    views = [view for view in views if view[1] in place]
+    count = size[0] * size[1]
+    points, weight = torch.ones(len(views), 4, count), torch.empty(len(views), count)
+    for row, (_, _, X, C, total) in enumerate(views):
+        points[row, :3] = torch.from_numpy(X).reshape(count, 3).T
+        weight[row] = torch.from_numpy(C).log().reshape(count) / total
+    offsets = (pixel_grid(*size) - np.asarray(center_of(*size))).reshape(count, 2).T
+    log_depth = _parameter(np.log(np.stack([depths[image].ravel() for image in images])))
+    image = torch.tensor([place[view[1]] for view in views])
+    pair = torch.tensor([view[0] for view in views])
+    return _Views(images, size, _tensor(offsets), log_depth, image, pair, points, weight)
 
 
 def _tensor(values: ArrayLike) -> Tensor:

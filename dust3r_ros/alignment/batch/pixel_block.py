@@ -68,10 +68,7 @@ class Workspace:
         G = c_S_pair[:, :, :3].astype(np.float32)
         length = 1 + np.square(slopes).sum(axis=1)
         if depth is None:
-            np.matmul(G, block.rows[:, :, :4], out=seen)
-            root = np.sqrt(length)
-            rays, spare = points_at(slopes, 1 / root), weighted.ravel()[: 2 * pull.size].reshape(2, *pull.shape)
-            depth = ray_middle(seen, rays, block.weights, floor, spare, FIRST_ITERATIONS) / root
+            depth = self._middle(block, G, slopes, floor)
             if known is not None:
                 depth = np.where(known[0] > 0, known[0], depth)
         np.matmul(G, block.rows[:, :, :4], out=seen)
@@ -93,6 +90,14 @@ class Workspace:
         best += share * (known[0] - best)
         depth = depth + (OVERSTEP + share * (1 - OVERSTEP)) * (best - depth)
         return Seen(cost, total, mean, depth, share * total)
+
+    def _middle(self, block: PixelBlock, G: Array32, slopes: Array32, floor: float) -> Array32:
+        """(B, P) depth at the ``ray_middle`` of what the sights say."""
+        seen, _, pull, weighted = self._parts(block)
+        np.matmul(G, block.rows[:, :, :4], out=seen)
+        root = np.sqrt(1 + np.square(slopes).sum(axis=1))
+        rays, spare = points_at(slopes, 1 / root), weighted.ravel()[: 2 * pull.size].reshape(2, *pull.shape)
+        return ray_middle(seen, rays, block.weights, floor, spare, FIRST_ITERATIONS) / root
 
     def sums(self, block: PixelBlock, points: Array32) -> Array:
         """Sums over pixels that place a sight's pair on ``points`` (B, 3, P), under the weights of the last ``weigh``.

@@ -149,16 +149,20 @@ def given_depth_std(
     each = list(std) if isinstance(std, Sequence) else [std] * len(depths)
     if len(each) != len(depths):
         raise InputError(f"'depth_std' has {len(each)} entries; it must be one number or {len(depths)} maps or numbers")
-    found = []
-    for image, (one, depth) in enumerate(zip(each, depths, strict=True)):
-        s = np.asarray(0.0 if one is None else one, np.float32)
-        if s.shape not in ((), depth.shape) or not (s.min() >= 0 and s.max() < np.inf):
-            raise InputError(
-                f"'depth_std' of image {image} has shape {s.shape} and values from {s.min():g} to {s.max():g}; it must "
-                f"be one number or {depth.shape}, 0 (held) or positive, finite"
-            )
-        found.append(np.broadcast_to(s, depth.shape))
+    maps = zip(each, depths, strict=True)
+    found = [_depth_deviation(image, one, depth.shape) for image, (one, depth) in enumerate(maps)]
     return found if any(s.any() for s in found) else None
+
+
+def _depth_deviation(image: int, std: ArrayLike | None, shape: tuple[int, ...]) -> Array32:
+    """A map of ``shape``, of one number or a map."""
+    s = np.asarray(0.0 if std is None else std, np.float32)
+    if s.shape not in ((), shape) or not (s.min() >= 0 and s.max() < np.inf):
+        raise InputError(
+            f"'depth_std' of image {image} has shape {s.shape} and values from {s.min():g} to {s.max():g}; it must "
+            f"be one number or {shape}, 0 (held) or positive, finite"
+        )
+    return np.broadcast_to(s, shape)
 
 
 def listed(images: Sequence[int]) -> str:

@@ -33,21 +33,13 @@ def ray_middle(
     ``floor``: distances far below it weigh alike; ``spare`` (2, ..., K, P): room to work in. Where
     nothing has weight, 0.
 
-    y splits into its part a along the ray and q, the square of that across: |.|^2 = (d - a)^2 + q,
-    two numbers a sight and pixel for all ``iterations`` of re-weighted least squares, whose
-    steps are lengthened by what the one before changed (secant). ``known``: d (..., P) from elsewhere and its
+    ``iterations`` of re-weighted least squares, whose steps are lengthened by what the one before changed
+    (secant), over two numbers a sight and pixel (``_split``). ``known``: d (..., P) from elsewhere and its
     squared deviation; it counts like a sight of mean weight whose residuals deviate as much.
     """
     along, across = spare
-    np.multiply(points[..., 0, :], rays[..., None, 0, :], out=along)
-    for axis in (1, 2):
-        np.multiply(points[..., axis, :], rays[..., None, axis, :], out=across)
-        along += across
-    np.einsum("...kcp,...kcp->...kp", points, points, out=across)
     pull = points.reshape(3, *along.shape)[0]
-    np.multiply(along, along, out=pull)
-    across -= pull
-    np.abs(across, out=across)  # below 0 by rounding alone
+    _split(points, rays, along, across)
     across += np.float32(floor * floor)
     total = np.maximum(weights.sum(axis=-2), _TINY)
     d = np.einsum("...kp,...kp->...p", weights, along)
@@ -71,6 +63,22 @@ def ray_middle(
         d += taken * step
         before = step
     return d
+
+
+def _split(points: Array32, rays: Array32, along: Array32, across: Array32) -> None:
+    """Into a, the part of y ``along`` the ray, and q, the square of that ``across``: |d ray - y|^2 = (d - a)^2 + q.
+
+    Shapes as ``ray_middle`` has them; ``points`` y is overwritten.
+    """
+    np.multiply(points[..., 0, :], rays[..., None, 0, :], out=along)
+    for axis in (1, 2):
+        np.multiply(points[..., axis, :], rays[..., None, axis, :], out=across)
+        along += across
+    np.einsum("...kcp,...kcp->...kp", points, points, out=across)
+    square = points.reshape(3, *along.shape)[0]
+    np.multiply(along, along, out=square)
+    across -= square
+    np.abs(across, out=across)  # below 0 by rounding alone
 
 
 def known_share(total: Array32, weights: Array32, square: Array32, floor: float) -> Array32:

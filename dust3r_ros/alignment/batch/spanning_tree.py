@@ -108,6 +108,25 @@ def tree_start(pairs: Sequence[PairPrediction], focals: Array | None = None, pos
     ``GeometryError`` where an image cannot be placed.
     """
     found = start_focals(pairs, focals)
+    points, seen, w_T_c = _along_tree(pairs)
+    for image in points:
+        if image not in w_T_c:
+            w_T_c[image] = _placed(image, points[image], seen[image], float(found[image]), pairs)
+    images = range(len(points))
+    placed = np.stack([w_T_c[image] for image in images])
+    if poses is not None and np.isfinite(poses[:, 0, 0]).any():
+        known_S_w = _to_known(placed, poses)
+        points = {image: known_S_w.apply(X) for image, X in points.items()}
+        placed = np.stack([known_S_w.pose(T) for T in placed])
+        placed = np.where(np.isfinite(poses), poses, placed)
+    depths = [_depth(transform(invert(placed[image]), points[image])[..., 2]) for image in images]
+    return Start(placed, found, depths)
+
+
+def _along_tree(
+    pairs: Sequence[PairPrediction],
+) -> tuple[dict[int, Array], dict[int, Array32], dict[int, Array]]:
+    """By image: the world points of its pixels and their confidence, and the pose of one that came as a first view."""
     points: dict[int, Array] = {}
     seen: dict[int, Array32] = {}
     w_T_c: dict[int, Array] = {}
@@ -123,18 +142,7 @@ def tree_start(pairs: Sequence[PairPrediction], focals: Array | None = None, pos
                 points[image], seen[image] = w_S_pair.apply(X.astype(np.float64)), confidence
                 if image == pair.first:
                     w_T_c[image] = pose(w_S_pair.rotation, w_S_pair.translation)
-    for image in points:
-        if image not in w_T_c:
-            w_T_c[image] = _placed(image, points[image], seen[image], float(found[image]), pairs)
-    images = range(len(points))
-    placed = np.stack([w_T_c[image] for image in images])
-    if poses is not None and np.isfinite(poses[:, 0, 0]).any():
-        known_S_w = _to_known(placed, poses)
-        points = {image: known_S_w.apply(X) for image, X in points.items()}
-        placed = np.stack([known_S_w.pose(T) for T in placed])
-        placed = np.where(np.isfinite(poses), poses, placed)
-    depths = [_depth(transform(invert(placed[image]), points[image])[..., 2]) for image in images]
-    return Start(placed, found, depths)
+    return points, seen, w_T_c
 
 
 def _into_world(pair: PairPrediction, points: dict[int, Array]) -> Similarity:

@@ -159,18 +159,12 @@ class GrowingMap:
         Raises ``GeometryError``, and adds nothing, for pairs that do not fit or know too little.
         """
         new = len(self)
-        check_pairs(new, [*pairs, *loops], lambda index: (self.views[index] if index < new else view).shape)
-        if new and not pairs:
-            raise GeometryError(f"keyframe {new} comes without pairs; it needs at least one with an older keyframe")
+        self._check(view, pairs, loops)
         self.views.append(view)
-        pool = self.pools.setdefault(view.camera, FocalPool())
-        own = [pair for pair in pairs if pair.first == new]
-        voted = pool.vote(own or [pair for pair in pairs if self.views[pair.first].camera == view.camera])
-        focal = self.focals.get(view.camera)
+        voted, focal = self._vote(new, pairs), self.focals.get(view.camera)
         self._sync_focal(view, _FOCAL_STEP)
         self.depth.append(view.height, view.width)
-        if new == len(self._S):
-            self._S = np.concatenate([self._S, np.tile(np.eye(4), (new, 1, 1))])
+        self._make_room()
         begun = {end for pair in pairs for end in (pair.first, pair.second) if not self.depth.known(end)}
         try:
             self._S[new] = self._start
@@ -180,9 +174,28 @@ class GrowingMap:
                 self.depth.clear(index)
             self.depth.drop_last()
             if voted:
-                pool.withdraw()
+                self.pools[view.camera].withdraw()
             self._use_focal(self.views.pop().camera, focal)
             raise
+
+    def _check(self, view: View, pairs: Sequence[PairPrediction], loops: Sequence[PairPrediction]) -> None:
+        """Raises ``InputError`` or ``GeometryError`` for pairs that cannot be those of the next keyframe."""
+        new = len(self)
+        check_pairs(new, [*pairs, *loops], lambda index: (self.views[index] if index < new else view).shape)
+        if new and not pairs:
+            raise GeometryError(f"keyframe {new} comes without pairs; it needs at least one with an older keyframe")
+
+    def _vote(self, new: int, pairs: Sequence[PairPrediction]) -> bool:
+        """What the newest keyframe's pairs tell of its camera's focal counts from now on; whether they tell any."""
+        camera = self.views[new].camera
+        own = [pair for pair in pairs if pair.first == new]
+        voters = own or [pair for pair in pairs if self.views[pair.first].camera == camera]
+        return self.pools.setdefault(camera, FocalPool()).vote(voters)
+
+    def _make_room(self) -> None:
+        """For the similarities of all views."""
+        if len(self) > len(self._S):
+            self._S = np.concatenate([self._S, np.tile(np.eye(4), (len(self._S), 1, 1))])
 
     def points(self, pairs: Sequence[SampledPair]) -> PointPairs:
         """The sampled points of pairs in the canonical frames as they stand."""
@@ -276,8 +289,7 @@ class GrowingMap:
         """The next keyframe of another session, as its pixels (``CanonicalDepth.sample``) and its place were left."""
         self.views.append(view)
         self.depth.restore(view.height, view.width, sample)
-        if len(self) > len(self._S):
-            self._S = np.concatenate([self._S, np.tile(np.eye(4), (len(self._S), 1, 1))])
+        self._make_room()
         self._S[len(self) - 1] = w_S
 
     def restore(self, w_S: Array) -> None:

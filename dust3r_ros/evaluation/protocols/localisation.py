@@ -22,11 +22,10 @@ from dust3r_ros.evaluation.protocols.relative_pose import rotation_angles
 from dust3r_ros.evaluation.protocols.rows import Row, guarded, row
 from dust3r_ros.features.features import extract
 from dust3r_ros.features.place_recognition import Appearance
-from dust3r_ros.geometry.matching import match_pointmaps
 from dust3r_ros.geometry.pinhole import rays
 from dust3r_ros.geometry.pose import solve_pnp, solve_pnp_unknown_focal
 from dust3r_ros.geometry.rigid import transform
-from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.geometry.similarity import Similarity, match_pointmaps
 from dust3r_ros.types import Array, Array32, Image, PairPrediction
 
 # (metres, degrees): what 7-Scenes counts, then the three of the long-term localisation benchmark.

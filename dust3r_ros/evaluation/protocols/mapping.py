@@ -83,9 +83,8 @@ def map_recording(
         try:
             depth: Array32 | None = view.depth() if with_depth else None
             frame = Frame(view.stamp_ns, view.camera, view.image(), depth=depth)
-            if known_focal and view.K is not None and view.camera not in session.mapper.cameras:
-                height, width = frame.image.shape[:2]
-                session.mapper.set_camera(view.camera, width, height, float(view.K[0, 0] + view.K[1, 1]) / 2.0)
+            if known_focal:
+                _give_focal(session, view, frame)
             with cost.timed():
                 session.process(frame)
         except InputError as error:
@@ -98,3 +97,11 @@ def map_recording(
     system = config.backend if backend is None else backend.name
     peaks = cost.peak_memory_mb, cost.peak_device_mb
     return Mapped(recording, config, session, system, cost, frames, refused, reason, *peaks)
+
+
+def _give_focal(session: Session, view: RecordedView, frame: Frame) -> None:
+    """Give the mean of the view's fx and fy as the focal of its camera, once, where they are known."""
+    if view.K is None or view.camera in session.mapper.cameras:
+        return
+    height, width = frame.image.shape[:2]
+    session.mapper.set_camera(view.camera, width, height, float(view.K[0, 0] + view.K[1, 1]) / 2.0)

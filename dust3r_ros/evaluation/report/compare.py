@@ -89,32 +89,17 @@ def compare(before: RunFile, after: RunFile, *, seed: int = 0, resamples: int = 
 
     Raises ``InputError`` for runs of different scenes, protocols, systems or data, naming the first difference.
     """
-    old, new = before.by_key(), after.by_key()
-    _check(old, new)
-    pairs: dict[tuple[str, str, str], _Pairs] = {}
-    gone: list[str] = []
-    fresh: list[str] = []
+    old, found = before.by_key(), after.by_key()
+    _check(old, found)
+    new = {key: found[key] for key in old}  # in the order of the first run
     scenes = {place: index for index, place in enumerate(dict.fromkeys((key[0], key[1]) for key in old))}
-    for key, row in old.items():
-        dataset, scene, protocol, system = key
-        for name, metric in METRICS.items():
-            first, second = row.get(name), new[key].get(name)
-            if is_number(first) != is_number(second):
-                (gone if is_number(first) else fresh).append(f"{dataset} / {scene}, {protocol}, {system}: {name}")
-            if not (is_number(first) and is_number(second)):
-                continue
-            change = metric.change(float(first), float(second))  # type: ignore[arg-type]
-            if change is not None:
-                found = pairs.setdefault((protocol, system, name), _Pairs(metric))
-                found.at.append(scenes[dataset, scene])
-                found.values.append(change)
-                found.names.append(scene)
+    pairs = _paired(old, new, scenes)
     critical = _critical(list(pairs.values()), len(scenes), seed, resamples)
-    changes = [_judged(protocol, system, found, critical) for (protocol, system, _), found in pairs.items()]
+    changes = [_judged(protocol, system, pair, critical) for (protocol, system, _), pair in pairs.items()]
     remarks = _remarks(before, after)
     if remarks:
         changes = [replace(c, verdict=UNLIKE) if c.metric.name in TIMES and c.mean else c for c in changes]
-    return Comparison(tuple(changes), tuple(gone), tuple(fresh), remarks)
+    return Comparison(tuple(changes), _only_in(old, new), _only_in(new, old), remarks)
 
 
 def _check(old: dict[Key, Row], new: dict[Key, Row]) -> None:
@@ -132,6 +117,37 @@ def _check(old: dict[Key, Row], new: dict[Key, Row]) -> None:
                     f"the runs are of different data: {' / '.join(key)} has {name} {row.get(name)!r} in the first and "
                     f"{new[key].get(name)!r} in the second"
                 )
+
+
+def _paired(
+    old: Mapping[Key, Row], new: Mapping[Key, Row], scenes: Mapping[tuple[str, str], int]
+) -> dict[tuple[str, str, str], _Pairs]:
+    """The changes of every metric that both hold, by protocol, system and name; ``scenes``: places in their order."""
+    pairs: dict[tuple[str, str, str], _Pairs] = {}
+    for key, row in old.items():
+        dataset, scene, protocol, system = key
+        for name, metric in METRICS.items():
+            first, second = row.get(name), new[key].get(name)
+            if not (is_number(first) and is_number(second)):
+                continue
+            change = metric.change(float(first), float(second))  # type: ignore[arg-type]
+            if change is None:
+                continue
+            found = pairs.setdefault((protocol, system, name), _Pairs(metric))
+            found.at.append(scenes[dataset, scene])
+            found.values.append(change)
+            found.names.append(scene)
+    return pairs
+
+
+def _only_in(rows: Mapping[Key, Row], others: Mapping[Key, Row]) -> tuple[str, ...]:
+    """Figures (scene: metric) that ``others`` do not have."""
+    return tuple(
+        f"{key[0]} / {key[1]}, {key[2]}, {key[3]}: {name}"
+        for key, row in rows.items()
+        for name in METRICS
+        if is_number(row.get(name)) and not is_number(others[key].get(name))
+    )
 
 
 def _critical(pairs: Sequence[_Pairs], scenes: int, seed: int, resamples: int) -> float:
@@ -197,10 +213,7 @@ _LEGEND = (
 def backend_tables(rows: Sequence[Row]) -> list[Table]:
     """Every scene with every backend, and what each changes against the default, with the choice."""
     mine = [row for row in rows if row["protocol"] == PROTOCOL and row["system"] in BACKENDS]
-    order = {(row["scene"], row["system"]): row for row in mine}
-    scenes = dict.fromkeys(row["scene"] for row in mine)
-    sorted_rows = [order[scene, name] for scene in scenes for name in BACKENDS if (scene, name) in order]
-    table = scene_table(sorted_rows, _SHOWN, "Scenes", _LEGEND)
+    table = scene_table(_by_scene(mine), _SHOWN, "Scenes", _LEGEND)
     found = {name: against_default(mine, name) for name in BACKENDS[1:] if any(row["system"] == name for row in mine)}
     changes = changes_table(_together(found.values()))
     lead = (
@@ -209,6 +222,13 @@ def backend_tables(rows: Sequence[Row]) -> list[Table]:
     )
     notes = [line for name, one in found.items() if (line := _missing(name, one))]
     return [replace(changes, title="The choice", lead=lead, notes=[*notes, f"Best: {best(found)}"]), table]
+
+
+def _by_scene(rows: Sequence[Row]) -> list[Row]:
+    """Scene by scene, the backends of each in the order of ``BACKENDS``."""
+    order = {(row["scene"], row["system"]): row for row in rows}
+    scenes = dict.fromkeys(row["scene"] for row in rows)
+    return [order[scene, name] for scene in scenes for name in BACKENDS if (scene, name) in order]
 
 
 def _missing(name: str, found: Comparison) -> str:

@@ -69,11 +69,20 @@ def _protocol_table(name: str, rows: Sequence[Row]) -> Table:
         + [str(row.get(key, "–")) for key in rest]
         for row in rows
     ]
+    return Table(name.replace("_", " ").capitalize(), head, body, lead=_lead(name), notes=_notes(rows), texts=3)
+
+
+def _lead(name: str) -> str:
+    """What a protocol is about, as a sentence; nothing of one that is not known."""
+    about = PROTOCOLS[name].about if name in PROTOCOLS else ""
+    return f"{about[:1].upper()}{about[1:]}." if about else ""
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """Which rows are of subsets, then the notes of the rows."""
     notes = [f"{row['scene']}: a subset of {row['of']}, {row[SUBSET]}" for row in rows if row.get(SUBSET)]
     notes += [f"{row['dataset']} / {row['scene']}, {row['system']}: {row['note']}" for row in rows if row.get("note")]
-    about = PROTOCOLS[name].about if name in PROTOCOLS else ""
-    lead = f"{about[:1].upper()}{about[1:]}." if about else ""
-    return Table(name.replace("_", " ").capitalize(), head, body, lead=lead, notes=notes, texts=3)
+    return notes
 
 
 def html(run: RunFile, pictures: Mapping[str, Path] | None = None, comparison: Comparison | None = None) -> str:

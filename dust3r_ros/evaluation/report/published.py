@@ -66,9 +66,14 @@ def _count(value: Any) -> str:
     return f"{value:.0f}" if is_number(value) else "–"
 
 
+def _by_names(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:
+    """{(scene, system): row} of the suite's rows."""
+    return {(row["scene"], row["system"]): row for row in rows if row["protocol"] == PROTOCOL}
+
+
 def peer_table(rows: Sequence[Row]) -> Table:
     """Our figures over the peers' on the same frames: below 1 is better for ATE and seconds, above for poses."""
-    found = {(row["scene"], row["system"]): row for row in rows if row["protocol"] == PROTOCOL}
+    found = _by_names(rows)
     body, wins = [], []
     for peer in PEERS:
         for scene in dict.fromkeys(scene for scene, system in found if system == peer):
@@ -109,44 +114,44 @@ def _pair(ours: Row, theirs: Row, name: str) -> str:
 
 def target_table(rows: Sequence[Row]) -> Table:
     """What is asked of the default backend on every scene, and where it falls short."""
-    found = {(row["scene"], row["system"]): row for row in rows if row["protocol"] == PROTOCOL}
-    body = []
-    for scene in dict.fromkeys(scene for scene, system in found if system == OURS):
-        ours, poses = found[scene, OURS], found.get((scene, POSES), {})
-        colmap = found.get((scene, "pycolmap"), {})
-        succeeded = is_number(colmap.get("tracked")) and colmap["tracked"] >= 90
-        focal = ours.get("focal_error")
-        body.append(
-            [
-                scene,
-                _verdict(ours.get("tracked"), lambda value: value >= 100 - 1e-9, "{:.0f} %"),
-                _verdict(ratio(ours, colmap, "ate") if succeeded else None, lambda value: value <= 1, "{:.2f} x"),
-                _verdict(ratio(poses, colmap, "seconds") if succeeded else None, lambda v: v <= 0.1, "{:.2f} x"),
-                _verdict(focal, lambda value: abs(value) <= 3, "{:+.1f} %"),
-                _verdict(ours.get("depth_delta"), lambda value: value >= 90, "{:.1f} %"),
-                _verdict(
-                    ours.get("covered" if ours["dataset"] == RENDERED else "density"),
-                    lambda value: value >= 70,
-                    "{:.0f} %",
-                ),
-            ]
-        )
+    found = _by_names(rows)
+    body = [_against_targets(scene, found) for scene, system in found if system == OURS]
     head = ["scene", "poses: all", "ATE: at most pycolmap's", "time: a tenth of pycolmap's", "focal: within 3 %",
             "δ1.25: at least 90 %", "pixels with points: at least 70 %"]  # fmt: skip
-    rooms = [row["ate"] for (_, system), row in found.items() if system == OURS and _room_scale(row)]
-    notes = []
-    if rooms:
-        mean = sum(rooms) / len(rooms)
-        word = "met" if mean <= 0.06 else "missed"
-        notes.append(
-            f"ATE, mean of the {len(rooms)} recorded scenes of room scale: {mean:.3f} m, target 0.06 m: {word}"
-        )
     lead = (
         "A bold figure misses its target, a dash was not measured or has nothing to be measured against. pycolmap "
         "counts where it places at least 90 % of the frames; its time is compared with ours for poses only. "
         "Of rendered worlds, pixels of the sky need no points."
     )
-    return Table("Targets", head, body, lead=lead, notes=notes)
+    rooms = [row["ate"] for (_, system), row in found.items() if system == OURS and _room_scale(row)]
+    return Table("Targets", head, body, lead=lead, notes=_of_rooms(rooms))
+
+
+def _against_targets(scene: str, found: Mapping[tuple[str, str], Row]) -> list[str]:
+    """The line of a scene: its name, and what it has for each target."""
+    ours, poses = found[scene, OURS], found.get((scene, POSES), {})
+    colmap = found.get((scene, "pycolmap"), {})
+    if not (is_number(colmap.get("tracked")) and colmap["tracked"] >= 90):
+        colmap = {}  # too few poses to be compared with
+    points = ours.get("covered" if ours["dataset"] == RENDERED else "density")
+    return [
+        scene,
+        _verdict(ours.get("tracked"), lambda value: value >= 100 - 1e-9, "{:.0f} %"),
+        _verdict(ratio(ours, colmap, "ate"), lambda value: value <= 1, "{:.2f} x"),
+        _verdict(ratio(poses, colmap, "seconds"), lambda value: value <= 0.1, "{:.2f} x"),
+        _verdict(ours.get("focal_error"), lambda value: abs(value) <= 3, "{:+.1f} %"),
+        _verdict(ours.get("depth_delta"), lambda value: value >= 90, "{:.1f} %"),
+        _verdict(points, lambda value: value >= 70, "{:.0f} %"),
+    ]
+
+
+def _of_rooms(errors: Sequence[float]) -> list[str]:
+    """The note on the mean ATE (metres) of scenes of room scale; none without such scenes."""
+    if not errors:
+        return []
+    mean = sum(errors) / len(errors)
+    word = "met" if mean <= 0.06 else "missed"
+    return [f"ATE, mean of the {len(errors)} recorded scenes of room scale: {mean:.3f} m, target 0.06 m: {word}"]
 
 
 def _room_scale(row: Row) -> bool:
@@ -229,14 +234,7 @@ def beside_published(rows: Sequence[Row]) -> list[Table]:
 
 def _beside(task: str, figures: Sequence[Figure], rows: Sequence[Row]) -> Table:
     """A row per data set and scene, its figures in one cell: 3.0 / 0.97."""
-    asked, scenes = {(figure.protocol, figure.dataset) for figure in figures}, {figure.scene for figure in figures}
-    # What is of the whole comes before what is of a subset; that of a scene is none of a mean over all.
-    named = sorted(map(_as_published, rows), key=lambda row: bool(row.get(SUBSET)))
-    mine = [
-        row for row in named
-        if any(row["protocol"] == protocol and _is_of(row, dataset) for protocol, dataset in asked)
-        and (not row.get(SUBSET) or row["scene"] in scenes)
-    ]  # fmt: skip
+    mine = _comparable(figures, rows)
     systems = [WEIGHTS, *dict.fromkeys(row["system"] for row in mine if row["system"] != WEIGHTS)]
     lines: dict[tuple[str, str, str], list[Figure]] = {}
     for figure in figures:
@@ -244,12 +242,28 @@ def _beside(task: str, figures: Sequence[Figure], rows: Sequence[Row]) -> Table:
     head = ["data", "scene", "system", "figures", "published", *(_headed(system, mine) for system in systems)]
     body = []
     for (data, scene, who), held in lines.items():
-        cells = [data, scene, _named(who), " / ".join(_titled(figure.metric) for figure in held)]
-        cells.append(" / ".join(METRICS[figure.metric].shown(figure.value) for figure in held))
-        body.append(cells + [_here(mine, system, held) for system in systems])
+        metrics = " / ".join(_head(figure.metric) for figure in held)
+        given = _shown(held, [figure.value for figure in held])
+        body.append([data, scene, _named(who), metrics, given, *(_here(mine, system, held) for system in systems)])
+    return Table(f"Published: {task.lower()}", head, body, notes=_sources(figures, mine), texts=4)
+
+
+def _comparable(figures: Sequence[Figure], rows: Sequence[Row]) -> list[Row]:
+    """Rows of what ``figures`` are of, under the published names; those of subsets last."""
+    asked, scenes = {(figure.protocol, figure.dataset) for figure in figures}, {figure.scene for figure in figures}
+    named = sorted(map(_as_published, rows), key=lambda row: bool(row.get(SUBSET)))
+    return [
+        row for row in named
+        if any(row["protocol"] == protocol and _is_of(row, dataset) for protocol, dataset in asked)
+        and (not row.get(SUBSET) or row["scene"] in scenes)  # a subset of a scene is none of a mean over all
+    ]  # fmt: skip
+
+
+def _sources(figures: Sequence[Figure], rows: Sequence[Row]) -> list[str]:
+    """Where the figures are from, and what subsets the rows are of; each once."""
     notes = [f"Source: {figure.source}" for figure in figures]
-    notes += [f"Subset: {row['scene']} here is {row[SUBSET]}" for row in mine if row.get(SUBSET)]
-    return Table(f"Published: {task.lower()}", head, body, notes=list(dict.fromkeys(notes)), texts=4)
+    notes += [f"Subset: {row['scene']} here is {row[SUBSET]}" for row in rows if row.get(SUBSET)]
+    return list(dict.fromkeys(notes))
 
 
 def _as_published(row: Row) -> Row:
@@ -258,10 +272,6 @@ def _as_published(row: Row) -> Row:
         return row
     dataset, _, scene = str(row["of"]).partition("/")
     return row | {"dataset": dataset, "scene": scene}
-
-
-def _titled(metric: str) -> str:
-    return f"{METRICS[metric].title} {METRICS[metric].unit}".strip()
 
 
 def _is_of(row: Row, dataset: str) -> bool:
@@ -275,9 +285,13 @@ def _here(rows: Sequence[Row], system: str, held: Sequence[Figure]) -> str:
     for among, mark in (([row for row in own if not row.get(SUBSET)], ""), (own, " (subset)")):
         values = [_measured(among, system, figure.scene, figure.metric) for figure in held]
         if any(value is not None for value in values):
-            shown = (METRICS[figure.metric].shown(value) for figure, value in zip(held, values, strict=True))
-            return " / ".join(shown) + mark
+            return _shown(held, values) + mark
     return NOT_RUN
+
+
+def _shown(held: Sequence[Figure], values: Sequence[float | None]) -> str:
+    """One value for each figure of a line, in one cell."""
+    return " / ".join(METRICS[figure.metric].shown(value) for figure, value in zip(held, values, strict=True))
 
 
 def _named(system: str) -> str:
@@ -291,19 +305,34 @@ def _headed(system: str, rows: Sequence[Row]) -> str:
 
 
 def _measured(rows: Sequence[Row], system: str, scene: str, metric: str) -> float | None:
-    """The system's value on a scene, the mean over its parts (``chess/seq-03`` is one of ``chess``), or over all scenes
-    that a mean is of, each counting as many images as it has; those to train on, and subsets, are not among these.
-    """
+    """The system's value on a scene, or the mean over its parts or over the scenes that a mean is of."""
     own = [row for row in rows if row["system"] == system and is_number(row.get(metric))]
-    exact = [row for row in own if str(row["scene"]).lower() == scene.lower()]
+    exact = [row for row in own if _scene(row) == scene.lower()]
     if exact:
         return float(exact[0][metric])
-    parts = [row for row in own if str(row["scene"]).lower().split("/")[0] == scene.lower()]
-    if scene.endswith(MEAN):
-        start = scene.removesuffix(MEAN).strip().lower()
-        whole = (row for row in own if not row.get(SUBSET) and row.get("split") != "train")
-        parts = [row for row in whole if start in str(row["scene"]).lower()]
-    if not parts:
+    parts = _scenes_of_mean(own, scene) if scene.endswith(MEAN) else _parts(own, scene)
+    return _mean(parts, metric)
+
+
+def _mean(rows: Sequence[Row], metric: str) -> float | None:
+    """Mean size of a metric, each row counting as many images as it has; None of no rows."""
+    if not rows:
         return None
-    counts = [float(row.get("images") or 1) for row in parts]
-    return sum(abs(row[metric]) * count for row, count in zip(parts, counts, strict=True)) / sum(counts)
+    counts = [float(row.get("images") or 1) for row in rows]
+    return sum(abs(row[metric]) * count for row, count in zip(rows, counts, strict=True)) / sum(counts)
+
+
+def _parts(rows: Sequence[Row], scene: str) -> list[Row]:
+    """Rows of parts of a scene: ``chess/seq-03`` is one of ``chess``."""
+    return [row for row in rows if _scene(row).split("/")[0] == scene.lower()]
+
+
+def _scenes_of_mean(rows: Sequence[Row], mean: str) -> list[Row]:
+    """Rows of the scenes that a mean is over, by the words before "mean": none to train on, and no subsets."""
+    start = mean.removesuffix(MEAN).strip().lower()
+    whole = (row for row in rows if not row.get(SUBSET) and row.get("split") != "train")
+    return [row for row in whole if start in _scene(row)]
+
+
+def _scene(row: Row) -> str:
+    return str(row["scene"]).lower()

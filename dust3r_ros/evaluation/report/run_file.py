@@ -133,25 +133,34 @@ def write_run(path: str | Path, run: RunFile) -> Path:
 
 def read_run(path: str | Path) -> RunFile:
     """The run in ``path``. Raises ``InputError`` that names the file and what is wrong with it."""
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"'{path}' cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"'{path}' is not JSON: {error}") from error
+    data = _json(path)
     if not isinstance(data, dict) or not isinstance(data.get("about"), dict) or not isinstance(data.get("rows"), list):
         raise InputError(f"'{path}' is not a run of an evaluation: it must hold 'about' and 'rows'")
     if data["about"].get("format") != FORMAT:
         found = data["about"].get("format")
         raise InputError(f"'{path}' is of format {found!r}; this version reads format {FORMAT}: measure again")
+    _check_rows(path, data["rows"])
+    return RunFile(data["about"], data["rows"])
+
+
+def _json(path: str | Path) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"'{path}' is not JSON: {error}") from error
+
+
+def _check_rows(path: str | Path, rows: Sequence[Any]) -> None:
+    """Raises ``InputError`` for a row without its names, or with those of another row."""
     seen: set[Key] = set()
-    for number, row in enumerate(data["rows"]):
+    for number, row in enumerate(rows):
         if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in _NAMES):
             raise InputError(f"row {number} of '{path}' does not name its {', '.join(_NAMES)}")
         if key_of(row) in seen:
             raise InputError(f"row {number} of '{path}' repeats {' / '.join(key_of(row))}")
         seen.add(key_of(row))
-    return RunFile(data["about"], data["rows"])
 
 
 def merged(runs: Sequence[RunFile]) -> RunFile:

@@ -48,14 +48,7 @@ def measure(
     row |= {"limit": max_frames or 0}
     if system == "opencv":
         return row | _floor(scene, max_frames)
-    if system == POSES:
-        config = replace(config, backend=OURS, dense=False)
-    elif system in BACKENDS:
-        config = replace(config, backend=system)
-        config = _as_trained(config) if system == WEIGHTS else config
-    else:
-        raise InputError(f"system '{system}' is not known; known are {', '.join(BACKENDS)}, {POSES}, opencv")
-    run = run_scene(scene, config, max_frames=max_frames)
+    run = run_scene(scene, _configured(config, system), max_frames=max_frames)
     memory = peak_memory_mb()  # of mapping, not of what follows
     found = run.result.to_json()
     row |= {name: _plain(found[name]) for name in _FIGURES} | {"peak_memory_mb": round(memory, 1)}
@@ -67,6 +60,16 @@ def measure(
     if pictures:
         _draw(pictures, run, system)
     return row
+
+
+def _configured(config: MapperConfig, system: str) -> MapperConfig:
+    """The configuration for one of our systems. Raises ``InputError`` for one that is not known."""
+    if system == POSES:
+        return replace(config, backend=OURS, dense=False)
+    if system not in BACKENDS:
+        raise InputError(f"system '{system}' is not known; known are {', '.join(BACKENDS)}, {POSES}, opencv")
+    config = replace(config, backend=system)
+    return _as_trained(config) if system == WEIGHTS else config
 
 
 def _as_trained(config: MapperConfig) -> MapperConfig:

@@ -75,17 +75,7 @@ def reconstruct(images: Path, names: list[str], folder: Path, sequential: bool) 
     lap("match")
     models = pycolmap.incremental_mapping(database, images, folder)
     lap("map")
-    poses: dict[str, list[float]] = {}
-    camera: dict[str, float] = {}
-    if models:
-        model = max(models.values(), key=lambda model: model.num_reg_images())
-        for image in model.images.values():
-            if image.has_pose:
-                pose = image.cam_from_world
-                matrix = (pose() if callable(pose) else pose).inverse().matrix()  # a method from 3.12 on
-                poses[image.name] = [float(value) for value in matrix.ravel()]
-        found = next(iter(model.cameras.values()))
-        camera = {"focal": float(found.params[0]), "width": int(found.width)}
+    poses, camera = _largest(models)
     return {
         "images": len(names),
         "models": len(models),
@@ -94,6 +84,21 @@ def reconstruct(images: Path, names: list[str], folder: Path, sequential: bool) 
         "camera": camera,
         "version": pycolmap.__version__,
     }
+
+
+def _largest(models: dict[int, Any]) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Poses and camera of the model with most images, as OUT.json has them; of no model, nothing."""
+    poses: dict[str, list[float]] = {}
+    if not models:
+        return poses, {}
+    model = max(models.values(), key=lambda model: model.num_reg_images())
+    for image in model.images.values():
+        if image.has_pose:
+            pose = image.cam_from_world
+            matrix = (pose() if callable(pose) else pose).inverse().matrix()  # a method from 3.12 on
+            poses[image.name] = [float(value) for value in matrix.ravel()]
+    camera = next(iter(model.cameras.values()))
+    return poses, {"focal": float(camera.params[0]), "width": int(camera.width)}
 
 
 if __name__ == "__main__":

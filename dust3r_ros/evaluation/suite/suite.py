@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -52,18 +52,28 @@ def scenes_at(data: Path | None, worlds: Path | None, only: Sequence[str], say: 
 
     Of these, those whose name contains one of ``only``. What is not there, or cannot be made, is said and left out.
     """
+
+    def wanted(name: str) -> bool:
+        return not only or any(part in name for part in only)
+
+    found = [] if data is None else [path for path in _recorded(data, say) if wanted(path.name)]
+    return found if worlds is None else [*found, *_rendered(filter(wanted, WORLDS), worlds, say)]
+
+
+def _recorded(data: Path, say: Callable[[str], object]) -> list[Path]:
+    try:
+        return find_scenes([data])
+    except Dust3rRosError as error:
+        say(f"no recorded scenes are measured: {error}")
+    return []
+
+
+def _rendered(names: Iterable[str], folder: Path, say: Callable[[str], object]) -> list[Path]:
+    """The worlds of these names, made in ``folder``."""
     found: list[Path] = []
-    wanted = lambda name: not only or any(part in name for part in only)  # noqa: E731
-    if data is not None:
+    for name in names:
         try:
-            found += [path for path in find_scenes([data]) if wanted(path.name)]
-        except Dust3rRosError as error:
-            say(f"no recorded scenes are measured: {error}")
-    for name in WORLDS if worlds is not None else ():
-        if not wanted(name):
-            continue
-        try:
-            found.append(write_world(name, worlds))  # type: ignore[arg-type]
+            found.append(write_world(name, folder))
         except Dust3rRosError as error:
             say(f"{name} is not measured: {error}")
     return found

@@ -97,12 +97,9 @@ class BagSource(FrameSource):
         held: list[_Held] = []
         number = count()
         newest = dict.fromkeys(self._cameras.values(), -1)
-        for message in self._bag.messages(self.topics.read(self._bag)):
-            if isinstance(message, Unreadable):
-                if message.rest or message.topic in self._cameras:
-                    yield InputError(f"topic '{message.topic}': {message.reason}")
-                else:
-                    teller.remark(message.topic, message.reason)
+        for message in self._readable(teller):
+            if isinstance(message, InputError):
+                yield message
                 continue
             camera = self._cameras.get(message.topic)
             if camera is not None:
@@ -115,6 +112,16 @@ class BagSource(FrameSource):
                 yield self._complete(heapq.heappop(held), companions)
         while held:
             yield self._complete(heapq.heappop(held), companions)
+
+    def _readable(self, teller: Teller) -> Iterator[Message | InputError]:
+        """What is read of the bag; a companion that cannot be read is a remark, an image an error."""
+        for message in self._bag.messages(self.topics.read(self._bag)):
+            if not isinstance(message, Unreadable):
+                yield message
+            elif message.rest or message.topic in self._cameras:
+                yield InputError(f"topic '{message.topic}': {message.reason}")
+            else:
+                teller.remark(message.topic, message.reason)
 
     def _may_go(self, held: list[_Held], newest: Mapping[str, int], companions: Companions, now_ns: int) -> bool:
         """Whether the first image held need not wait for anything any longer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from dust3r_ros.errors import InputError
@@ -73,31 +73,25 @@ class BagTopics:
         """With full names, one for each camera; raises ``InputError`` for what the bag does not have."""
         images = tuple(_find(bag, topic, (IMAGE, COMPRESSED)) for topic in self.images) or (_only_image(bag),)
         cameras = self.cameras or tuple(camera_of_topic(topic) for topic in images)
-        if len(cameras) != len(images):
-            raise InputError(f"{len(cameras)} names of cameras were given for {len(images)} image topics")
-        for names, what in ((images, "image topic"), (cameras, "camera")):
-            doubled = sorted({name for name in names if names.count(name) > 1})
-            if doubled:
-                raise InputError(f"{what} '{doubled[0]}' is there twice; give every camera a topic and name of its own")
-        masks, depths = (_of_only(topics, cameras) for topics in (self.masks, self.depths))
-        if self.lenient:
-            masks, depths = (
-                {name: topic for name, topic in topics.items() if topic in bag.kinds} for topics in (masks, depths)
-            )
-        for camera in (*masks, *depths):
-            if camera not in cameras:
-                raise InputError(f"there is no camera '{camera}'; the cameras are {', '.join(cameras)}")
+        _check_distinct(images, cameras)
+        masks, depths = (self._companions(topics, cameras, bag) for topics in (self.masks, self.depths))
+        _check_known((*masks, *depths), cameras)
         if self.odom_frame and TF not in bag.kinds:
             raise InputError(f"bag '{bag.path}' has no topic '{TF}', which odometry in '{self.odom_frame}' comes by")
         return replace(
             self,
             images=images,
             cameras=cameras,
-            odometry=_find(bag, self.odometry, (ODOMETRY,)) if self.odometry else "",
-            imu=_find(bag, self.imu, (IMU,)) if self.imu else "",
+            odometry=_find_if_named(bag, self.odometry, ODOMETRY),
+            imu=_find_if_named(bag, self.imu, IMU),
             masks={name: _find(bag, topic, (IMAGE, COMPRESSED)) for name, topic in masks.items()},
             depths={name: _find(bag, topic, (IMAGE, COMPRESSED)) for name, topic in depths.items()},
         )
+
+    def _companions(self, topics: Mapping[str, str], cameras: Sequence[str], bag: Bag) -> dict[str, str]:
+        """Topics of masks or depth by the names of their cameras; with ``lenient`` only those that the bag has."""
+        found = _of_only(topics, cameras)
+        return {name: topic for name, topic in found.items() if not self.lenient or topic in bag.kinds}
 
     def read(self, bag: Bag) -> list[str]:
         """Topics that images and their companions come by."""
@@ -105,6 +99,23 @@ class BagTopics:
         if not self.settings.none:
             topics += [TF, TF_STATIC]
         return [topic for topic in dict.fromkeys(topics) if topic in bag.kinds]
+
+
+def _check_distinct(images: Sequence[str], cameras: Sequence[str]) -> None:
+    """Raises ``InputError`` unless every image topic has a camera of its own."""
+    if len(cameras) != len(images):
+        raise InputError(f"{len(cameras)} names of cameras were given for {len(images)} image topics")
+    for names, what in ((images, "image topic"), (cameras, "camera")):
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise InputError(f"{what} '{doubled[0]}' is there twice; give every camera a topic and name of its own")
+
+
+def _check_known(named: Iterable[str], cameras: Sequence[str]) -> None:
+    """Raises ``InputError`` for the first name that is no camera's."""
+    for camera in named:
+        if camera not in cameras:
+            raise InputError(f"there is no camera '{camera}'; the cameras are {', '.join(cameras)}")
 
 
 def _of_only(topics: Mapping[str, str], cameras: Sequence[str]) -> dict[str, str]:
@@ -141,6 +152,11 @@ def _find(bag: Bag, topic: str, kinds: Sequence[str]) -> str:
     if bag.kinds[full] not in kinds:
         raise InputError(f"topic '{full}' of bag '{bag.path}' is of type {bag.kinds[full]}; {known}")
     return full
+
+
+def _find_if_named(bag: Bag, topic: str, kind: str) -> str:
+    """The full name of a topic; "" where none is wanted."""
+    return _find(bag, topic, (kind,)) if topic else ""
 
 
 def _only_image(bag: Bag) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dust3r_ros.errors import Dust3rRosError
 from dust3r_ros.io.files import make_folder, write_text
@@ -37,6 +37,8 @@ from dust3r_ros.node.tools.verdict import (
 )
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from dust3r_ros.node.tools.recorder import Recorder
 
 
@@ -58,7 +60,7 @@ def isolate() -> None:
 
 def _start(stack: ExitStack, log: Path, module: str, *arguments: str) -> subprocess.Popen[bytes]:
     """A module of this package in a process of its own, ended with the stack; what it says goes to ``log``."""
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).resolve().parents[3])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     output = stack.enter_context(log.open("wb"))
     process = subprocess.Popen(
@@ -126,22 +128,35 @@ def _follow(
     with progress_bar(frames, "mapping") as bar:
         while True:
             status = recorder.last.get("status")
-            done = status.frames + status.rejected + status.dropped if status is not None else 0
-            bar.update(done - bar.n)
-            if status is not None and status.cameras:
-                bar.set_postfix_str(f"{status.keyframes} keyframes, f {status.cameras[0].focal:.0f} px", refresh=False)
+            done = _show_progress(bar, status)
             if done != before or player.poll() is None:
                 changed, before = time.monotonic(), done
             idle = status is not None and not status.waiting and time.monotonic() > changed + QUIET_S
             if done >= frames or (idle and done > 0):
                 return
-            for process, name in ((node, "node"), (player, "player")):
-                if process.poll() not in (None, 0):
-                    log = out / f"{name}.log"
-                    raise DemoError(f"the {name} ended with code {process.returncode}; its log is {log}")
+            _check_ended(node, out / "node.log", "node")
+            _check_ended(player, out / "player.log", "player")
             if time.monotonic() > end:
                 raise DemoError(f"only {done} of {frames} frames were mapped within {seconds:g} s; logs are in {out}")
             time.sleep(0.1)
+
+
+def _show_progress(bar: tqdm[Any], status: Any) -> int:
+    """Show a status, or None before the first one; returns how many frames the node is done with."""
+    if status is None:
+        bar.update(-bar.n)
+        return 0
+    done = status.frames + status.rejected + status.dropped
+    bar.update(done - bar.n)
+    if status.cameras:
+        bar.set_postfix_str(f"{status.keyframes} keyframes, f {status.cameras[0].focal:.0f} px", refresh=False)
+    return done
+
+
+def _check_ended(process: subprocess.Popen[bytes], log: Path, name: str) -> None:
+    """Raises ``DemoError`` for a process that ended with an error."""
+    if process.poll() not in (None, 0):
+        raise DemoError(f"the {name} ended with code {process.returncode}; its log is {log}")
 
 
 def demo(scene: Scene, out: Path, seconds: float, every: bool = False) -> Score:

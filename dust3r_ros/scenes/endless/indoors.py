@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from dust3r_ros.scenes.endless.lighting import lamps_under
 from dust3r_ros.scenes.endless.materials import BARS, GRID, HOLES, LATTICE, LEAVES, SLATS
-from dust3r_ros.scenes.endless.site import Site, Stage, tumble
+from dust3r_ros.scenes.endless.site import Paint, Site, Stage, tumble
 from dust3r_ros.types import Array
 
 
@@ -345,18 +345,7 @@ def works(site: Site) -> Stage:
     rows, levels, step = rng.uniform(2.2, 3.5), int(rng.integers(2, 5)), rng.uniform(1.2, 2.4)
     for y in np.arange(-half[1] + 1, half[1] - 0.8, rows)[:4]:
         for x in np.arange(-half[0] + 1, half[0] - step, step)[:6]:
-            for z in np.arange(levels) * 1.1 + 0.15:
-                site.box((x, y - 0.4, z), (x + step, y + 0.4, z + 0.06), steel, solid=bool(z < 1))
-                if rng.random() < 0.6:
-                    a, wide = x + rng.uniform(0.1, 0.3), rng.uniform(0.4, 0.7) * step
-                    top = z + rng.uniform(0.3, 0.9)
-                    site.box(
-                        (a, y - 0.35, z + 0.06),
-                        (a + wide, y + 0.35, top),
-                        goods[int(rng.integers(3))],
-                        yaw=rng.normal(0, 0.05),
-                    )
-            site.box((x - 0.04, y - 0.4, 0), (x + 0.04, y + 0.4, 1.1 * levels), steel)
+            _rack(site, (x, y), step, levels, steel, goods)
         if rng.random() < 0.3:
             site.panel(
                 (0, y + 0.7, 0.55),
@@ -385,3 +374,18 @@ def works(site: Site) -> Stage:
         5.0,
         (1.2, 9.0),
     )
+
+
+def _rack(
+    site: Site, corner: tuple[float, float], wide: float, levels: int, steel: Paint, goods: Sequence[Paint]
+) -> None:
+    """``levels`` boards with a post at their left end, and something on most of them."""
+    (x, y), rng = corner, site.rng
+    for z in np.arange(levels) * 1.1 + 0.15:
+        site.box((x, y - 0.4, z), (x + wide, y + 0.4, z + 0.06), steel, solid=bool(z < 1))
+        if rng.random() < 0.6:
+            left, length = x + rng.uniform(0.1, 0.3), rng.uniform(0.4, 0.7) * wide
+            top = z + rng.uniform(0.3, 0.9)
+            kind = goods[int(rng.integers(3))]
+            site.box((left, y - 0.35, z + 0.06), (left + length, y + 0.35, top), kind, yaw=rng.normal(0, 0.05))
+    site.box((x - 0.04, y - 0.4, 0), (x + 0.04, y + 0.4, 1.1 * levels), steel)

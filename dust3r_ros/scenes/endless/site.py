@@ -181,23 +181,33 @@ class Site:
         paints = [*self.paints, sky]
         names = sorted({(paint.use, paint.number) for paint in paints})
         places_of = {name: place for place, name in enumerate(names)}
-        round_ = np.repeat([shape.kind == FRUSTUM for shape in self.shapes], CHARTS[[s.kind for s in self.shapes]])
-        rows: list[tuple[float, ...]] = []
-        places: list[tuple[float, ...]] = []
-        tints: list[Array] = []
-        for chart, (paint, (wide, high)) in enumerate(zip(paints, extents, strict=True)):
-            metres = paint.metres if paint.metres > 0 else 0.0
-            across, down = (wide / metres, high / metres) if metres else (1.0, 1.0)
-            if chart < len(round_) and round_[chart]:
-                across = max(round(across), 1)  # once around without a seam
-            shift = self.rng.uniform(0, 1, 2) if metres else np.zeros(2)
-            if paint.turned:
-                rows.append((0, down, shift[0], across, 0, shift[1]))
-            else:
-                rows.append((across, 0, shift[0], 0, down, shift[1]))
-            per_metre = SIDE / metres if metres else SIDE / np.sqrt(wide * high)
-            places.append((0.0, 0.0, per_metre))
-            tints.append(paint.tint)
+        around = [*_of_bars(self.shapes), False]
+        rows = [_laid(*chart, self.rng) for chart in zip(paints, extents, around, strict=True)]
+        places = [(0.0, 0.0, _per_metre(paint, extent)) for paint, extent in zip(paints, extents, strict=True)]
+        tints = [paint.tint for paint in paints]
         numbers = [np.array(np.transpose(part), np.float32, order="C") for part in (rows, places, tints)]
         of_chart = np.array([places_of[paint.use, paint.number] for paint in paints])
         return Charts(numbers[0], numbers[1], numbers[2], light), names, of_chart
+
+
+def _of_bars(shapes: Sequence[Shape]) -> list[bool]:
+    """Whether each chart of the shapes is one of a round bar."""
+    counts = CHARTS[[shape.kind for shape in shapes]]
+    return [bool(one) for one in np.repeat([shape.kind == FRUSTUM for shape in shapes], counts)]
+
+
+def _laid(paint: Paint, extent: tuple[float, float], around: bool, rng: np.random.Generator) -> tuple[float, ...]:
+    """How a material lies on a chart of ``extent`` (width, height), as ``Charts.paint``; ``around`` a round bar."""
+    (wide, high), metres = extent, paint.metres
+    across, down = (wide / metres, high / metres) if metres > 0 else (1.0, 1.0)
+    if around:
+        across = max(round(across), 1)  # once around without a seam
+    shift = rng.uniform(0, 1, 2) if metres > 0 else np.zeros(2)
+    if paint.turned:
+        return (0, down, shift[0], across, 0, shift[1])
+    return (across, 0, shift[0], 0, down, shift[1])
+
+
+def _per_metre(paint: Paint, extent: tuple[float, float]) -> float:
+    """Texels per metre of a chart."""
+    return SIDE / paint.metres if paint.metres > 0 else SIDE / np.sqrt(extent[0] * extent[1])

@@ -95,16 +95,7 @@ def choose_eyes(world: World, rng: np.random.Generator, count: int, short_side: 
 
 def _group(world: World, rng: np.random.Generator, count: int, size: tuple[int, int]) -> list[tuple[Eye, Seen]]:
     """Cameras around one; a group that finds no good place shrinks to what it has."""
-    first = best = None
-    for _ in range(_TRIES):
-        position, target = _place(world, rng)
-        eye = Eye(_intrinsics(rng, size), _aimed(rng, position, target), *size)
-        seen = world.scenery.cast(eye)
-        if best is None or _worth(world, seen) > best:
-            best, first, aim = _worth(world, seen), (eye, seen), (position, target)
-        if best > 0.5:
-            break
-    assert first is not None
+    first, aim, best = _first(world, rng, size)
     found, own = [first], rng.random() < 0.3  # whether every camera has its own lens
     for _ in range(2 * count):
         if len(found) == count:
@@ -115,9 +106,27 @@ def _group(world: World, rng: np.random.Generator, count: int, size: tuple[int, 
         K = _intrinsics(rng, size) if own else first[0].K
         eye = Eye(K, _aimed(rng, position, target), *size)
         seen = world.scenery.cast(eye)
-        if _worth(world, seen) > 0.3 * min(best or 0, 1):
+        if _worth(world, seen) > 0.3 * min(best, 1):
             found.append((eye, seen))
     return found
+
+
+def _first(
+    world: World, rng: np.random.Generator, size: tuple[int, int]
+) -> tuple[tuple[Eye, Seen], tuple[Array, Array], float]:
+    """The best of a few cameras at random, with its place and what it looks at, and its worth."""
+    best: tuple[tuple[Eye, Seen], tuple[Array, Array], float] | None = None
+    for _ in range(_TRIES):
+        aim = _place(world, rng)
+        eye = Eye(_intrinsics(rng, size), _aimed(rng, *aim), *size)
+        seen = world.scenery.cast(eye)
+        worth = _worth(world, seen)
+        if best is None or worth > best[2]:
+            best = (eye, seen), aim, worth
+        if best[2] > 0.5:
+            break
+    assert best is not None
+    return best
 
 
 def _place(world: World, rng: np.random.Generator) -> tuple[Array, Array]:

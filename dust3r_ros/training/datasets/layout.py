@@ -190,24 +190,30 @@ def _read(path: Path) -> Listing | None:
 
 
 def _packed(frames: Sequence[FrameRow], most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the frames that are kept, group after group by name, and where the groups begin."""
     groups: dict[str, list[FrameRow]] = {}
     for frame in frames:
         groups.setdefault(frame.group, []).append(frame)
     kept = [spread(groups[name], most) for name in sorted(groups)]
-    flat = [frame for group in kept for frame in group]
-    widths = {name: max((len(getattr(f, name).encode()) for f in flat), default=0) or 1 for name in _TEXTS}
-    extra = len(flat[0].extra) if flat else 0
+    starts = np.concatenate([[0], np.cumsum([len(group) for group in kept], dtype=np.int64)]).astype(np.int64)
+    return _array_of([frame for group in kept for frame in group]), starts
+
+
+def _array_of(frames: Sequence[FrameRow]) -> np.ndarray:
+    """One row per frame, its texts as wide as the longest."""
+    widths = {name: max((len(getattr(f, name).encode()) for f in frames), default=0) or 1 for name in _TEXTS}
+    extra = len(frames[0].extra) if frames else 0
     kinds = [(name, f"S{widths[name]}") for name in _TEXTS]
     rows = np.zeros(
-        len(flat),
+        len(frames),
         np.dtype([*kinds, ("K", "<f8", 4), ("pose", "<f8", (3, 4)), ("size", "<i4", 2), ("extra", "<f8", extra)]),
     )
-    for row, f in zip(rows, flat, strict=True):
+    for row, f in zip(rows, frames, strict=True):
         for name in _TEXTS:
             row[name] = getattr(f, name).encode()
         row["K"] = f.K[0, 0], f.K[1, 1], f.K[0, 2], f.K[1, 2]
         row["pose"], row["size"], row["extra"] = f.w_T_c[:3], f.size, f.extra
-    return rows, np.concatenate([[0], np.cumsum([len(group) for group in kept], dtype=np.int64)]).astype(np.int64)
+    return rows
 
 
 def spread(items: Sequence[_T], most: int) -> list[_T]:

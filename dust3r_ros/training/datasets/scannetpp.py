@@ -22,19 +22,8 @@ class ScannetPp(Layout):
     """A part is a device's images of a scene; they are one group."""
 
     def parts(self, root: Path, split: str) -> list[Part]:
-        scenes = root / "data" if (root / "data").is_dir() else root
-        wanted = _listed(root, split)
-        found = []
-        for scene in sorted(child for child in scenes.iterdir() if child.is_dir()):
-            if scene.name not in wanted if wanted is not None else split != "train":
-                continue
-            for device, images in _DEVICES.items():
-                folder = scene / device
-                depths = [folder / name for name in _DEPTHS if (folder / name).is_dir()]
-                if depths and (folder / images).is_dir() and (folder / "colmap").is_dir():
-                    marks = (*colmap_model.files(folder / "colmap"), depths[0], folder / images)
-                    found.append(Part(f"{scene.name}/{device}", folder, marks))
-        return found
+        found = (_part(scene, device) for scene in _scenes(root, split) for device in _DEVICES)
+        return [part for part in found if part is not None]
 
     def frames(self, root: Path, part: Part, most: int) -> Iterable[FrameRow]:
         cameras_file, images_file, depths, pictures = part.marks
@@ -63,6 +52,25 @@ class ScannetPp(Layout):
     def depth(self, root: Path, frame: FrameRow) -> Array32:
         file = root / frame.depth
         return lenses.straight_depth(lenses.unpacked(frame.extra), reading.read(file, self.per_unit), file)
+
+
+def _scenes(root: Path, split: str) -> list[Path]:
+    """Folders of the scenes of a split; without the official lists all scenes are to train with."""
+    data = root / "data" if (root / "data").is_dir() else root
+    listed = _listed(root, split)
+    found = sorted(child for child in data.iterdir() if child.is_dir())
+    return [scene for scene in found if (split == "train" if listed is None else scene.name in listed)]
+
+
+def _part(scene: Path, device: str) -> Part | None:
+    """A device's images of a scene; None where images, depth or cameras are missing."""
+    folder = scene / device
+    images = folder / _DEVICES[device]
+    depths = [folder / name for name in _DEPTHS if (folder / name).is_dir()]
+    if not (depths and images.is_dir() and (folder / "colmap").is_dir()):
+        return None
+    marks = (*colmap_model.files(folder / "colmap"), depths[0], images)
+    return Part(f"{scene.name}/{device}", folder, marks)
 
 
 def _listed(root: Path, split: str) -> set[str] | None:

@@ -56,10 +56,7 @@ def seen_points(frame: Message, camera: int) -> tuple[Array, Array]:
         name = laser.number(1)
         if name not in calibrations:
             raise ValueError(f"lidar {name} without a calibration")
-        ranges = _floats(image, 2)[..., 0]
-        projections = _integers(image, 3)
-        if projections.shape != (*ranges.shape, 6):
-            raise ValueError(f"projections of shape {projections.shape} for a range image of {ranges.shape}")
+        ranges, projections = _ranges(image)
         pose = _floats(image, 4) if name == _TOP and len(image.data(4)) else None
         for first in (0, 3):  # a point is projected into two cameras at most
             row, column = np.nonzero((ranges > 0) & (projections[..., first] == camera))
@@ -67,6 +64,15 @@ def seen_points(frame: Message, camera: int) -> tuple[Array, Array]:
             points.append(transform(w_T_v, inside) if pose is None else _moved(inside, pose[row, column]))
             pixels.append(projections[row, column, first + 1 : first + 3].astype(np.float64))
     return np.concatenate(points), np.concatenate(pixels)
+
+
+def _ranges(image: Message) -> tuple[Array, NDArray[Any]]:
+    """Ranges (H, W), metres, and where they are seen (H, W, 6): camera, column, row, twice."""
+    ranges = _floats(image, 2)[..., 0]
+    projections = _integers(image, 3)
+    if projections.shape != (*ranges.shape, 6):
+        raise ValueError(f"projections of shape {projections.shape} for a range image of {ranges.shape}")
+    return ranges, projections
 
 
 def _vehicle_points(calibration: Message, ranges: Array, row: NDArray[Any], column: NDArray[Any]) -> Array:

@@ -169,16 +169,9 @@ class _Leg:
         if room < _LEAST:
             self._finish(resume)
             return
-        config = self.plan.out / f"{recipe.name}.json"
         if not resume:
-            shutil.rmtree(self._run, ignore_errors=True)
-            applied = choice.applied(recipe, bool(self.told["init"]), room)
-            write_text(config, json.dumps(applied, indent=1) + "\n")
-        options = Options(
-            out=self._run, config=str(config), minutes=(trained + room) / 60, resume=resume,
-            init=None if resume else self.told["init"] or None, device=str(self.device), workers=choice.workers,
-            command=f"gpu-day --minutes {self.plan.minutes:g} --config {recipe.name}",
-        )  # fmt: skip
+            self._prepare(recipe, choice, room)
+        options = self._options(recipe, choice, (trained + room) / 60, resume)
         line, stopped = _Line(), [0.0]
 
         def ending() -> bool:
@@ -202,6 +195,24 @@ class _Leg:
         self._finish(True, outcome.finished)
         if stopped[0]:
             self.told["closing"] = 1.3 * (perf_counter() - stopped[0]) + 2
+
+    def _config(self, recipe: Recipe) -> Path:
+        """The file of the recipe with what was chosen."""
+        return self.plan.out / f"{recipe.name}.json"
+
+    def _prepare(self, recipe: Recipe, choice: Choice, room: float) -> None:
+        """Remove what is left of a run and write the recipe for ``room`` seconds of training."""
+        shutil.rmtree(self._run, ignore_errors=True)
+        applied = choice.applied(recipe, bool(self.told["init"]), room)
+        write_text(self._config(recipe), json.dumps(applied, indent=1) + "\n")
+
+    def _options(self, recipe: Recipe, choice: Choice, minutes: float, resume: bool) -> Options:
+        """Of training to ``minutes`` of all legs together."""
+        return Options(
+            out=self._run, config=str(self._config(recipe)), minutes=minutes, resume=resume,
+            init=None if resume else self.told["init"] or None, device=str(self.device), workers=choice.workers,
+            command=f"gpu-day --minutes {self.plan.minutes:g} --config {recipe.name}",
+        )  # fmt: skip
 
     def _describe(self, outcome: Outcome) -> None:
         progress = outcome.progress

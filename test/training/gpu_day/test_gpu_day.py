@@ -100,7 +100,8 @@ def test_what_has_to_travel_is_small() -> None:
 def test_legs_go_on_where_the_last_was_ended(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     code = (
-        "import sys; from dust3r_ros.training.gpu_day import day, __main__ as m; day.CHECKS = {};"
+        "import sys; from dust3r_ros.cli import gpu_day as m; from dust3r_ros.training.gpu_day import day;"
+        "day.CHECKS = {};"
         "day.inference = lambda *_: {};"
         "day.choose = lambda recipe, device, workers, over: day.Choice.of(None, recipe, device, 0);"
         "sys.exit(m.main(sys.argv[1:]))"

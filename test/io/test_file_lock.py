@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from dust3r_ros.errors import OutputError
-from dust3r_ros.storage.journal import FileLock
+from dust3r_ros.io.files import FileLock
 
 HOLD = """
 import sys
 from pathlib import Path
-from dust3r_ros.storage.journal import FileLock
+from dust3r_ros.io.files import FileLock
 lock = FileLock(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
