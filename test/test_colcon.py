@@ -110,7 +110,7 @@ def sourced(workspace: Path) -> dict[str, str]:
 
 def _installed_package(prefix: Path) -> Path:
     (found,) = prefix.glob("**/dust3r_ros/mapping/mapper.py")
-    return found.parent
+    return found.parents[1]
 
 
 def _modules(folder: Path) -> dict[str, bytes]:

@@ -1,7 +1,8 @@
 """SIFT: blobs over place and scale, their orientations and descriptors (Lowe, "Distinctive image features", IJCV 2004).
 
 A patch is looked up around each blob, as large as the blob asks for and turned by its orientation; so gradients are
-those of the turned patch, and pooling them over its cells is one matrix product."""
+those of the turned patch, and pooling them over its cells is one matrix product.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Camera pose from matches: PnP with RANSAC and robust refinement, focal known or not; and the relative pose.
 
-Whether as many matches as agree could do so by chance is judged here, too."""
+Whether as many matches as agree could do so by chance is judged here, too.
+"""
 
 from __future__ import annotations
 

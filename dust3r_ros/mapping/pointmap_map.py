@@ -1,7 +1,8 @@
 """The map under construction where a network's pointmaps carry it: poses, focals and depth from pairs alone.
 
 The counterpart of ``landmark_map`` for backends that need no poses: keyframes are aligned as they
-come (``alignment/online/incremental.py``), frames between them located against their depth."""
+come (``alignment/online/incremental.py``), frames between them located against their depth.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ the camera faces, few matches, wrong ones). A camera is known once several diffe
 camera with images of the same size: robots often have several of a kind.
 
 Or by the rig, for cameras that see nothing the map knows, but whose place on the body is known: they may map their own
-side where matches of two frames fit the motion that the rig tells, several times. So wrong extrinsics place nothing."""
+side where matches of two frames fit the motion that the rig tells, several times. So wrong extrinsics place nothing.
+"""
 
 from __future__ import annotations
 

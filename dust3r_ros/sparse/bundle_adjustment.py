@@ -5,7 +5,8 @@ Schur complement (Triggs et al., "Bundle Adjustment - A Modern Synthesis", 1999)
 the points settle under the new poses before it is judged (Jeong et al., "Pushing the Envelope of
 Modern Methods for Bundle Adjustment", PAMI 2012): focal and depth change together along a curved
 valley, and a step that moves points on straight lines would have to be short there. The inner loops
-are compiled where they were built (``bundle_kernel.c``)."""
+are compiled where they were built (``bundle_kernel.c``).
+"""
 
 from __future__ import annotations
 

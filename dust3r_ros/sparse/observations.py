@@ -1,6 +1,7 @@
 """Where views see landmarks: observations gathered, their rays, points from rays, how far off a position is.
 
-What is done for some views costs what those have to say, however many there are in the map."""
+What is done for some views costs what those have to say, however many there are in the map.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 Radial distortion and focal length look alike to a map: both stretch the image, and poses and landmarks take up most of
 the difference. So a radial term and a center out of the middle are kept only where the observations speak for them;
 where they are not, distortion is considered without being estimated: a parameter of known spread that the focal
-depends on (Schmidt, "Application of state-space methods to navigation problems", 1966)."""
+depends on (Schmidt, "Application of state-space methods to navigation problems", 1966).
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 Both sides err: poses of the map scatter about the truth, odometry drifts from step to step. So the
 steps are fitted by least squares with errors in both variables; noise of either kind is told apart
-by how residuals grow with the length of a stretch, as an Allan variance does."""
+by how residuals grow with the length of a stretch, as an Allan variance does.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ Pose graph from moments (``global_start``), then sweeps of closed steps over a f
 momentum. The optimum of a few pixels is not that of many; what many say beyond the few is gathered in one
 pass, and a few more sweeps over the few with that difference added end at the optimum of the many (the full
 approximation scheme of Brandt, "Multi-level adaptive solutions", 1977, on two levels). All pixels are
-passed once, for their depth: the robust middle, along its ray, of what all pairs say."""
+passed once, for their depth: the robust middle, along its ray, of what all pairs say.
+"""
 
 from __future__ import annotations
 

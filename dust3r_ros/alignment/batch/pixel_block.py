@@ -2,7 +2,8 @@
 
 A *sight* is one view of one pair: sight k of image b predicts a point X, in the frame of its pair, for
 every pixel of b. Images of one size stand in one block; one with fewer sights than the others of its
-block is filled up with sights of weight 0. An image whose planes would leave the cache is cut by rows."""
+block is filled up with sights of weight 0. An image whose planes would leave the cache is cut by rows.
+"""
 
 from __future__ import annotations
 
