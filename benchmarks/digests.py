@@ -41,7 +41,7 @@ _EXPORTS = {"--tum": "poses.txt", "--colmap": "colmap", "--nerfstudio": "nerfstu
 class Case:
     """A run of ``dust3r-map``: of a rendered recording or of a scene of the data, with ``options``.
 
-    ``after``: the case whose map it goes on with. ``exported``: the map is written for other programs, too.
+    ``after``: the case whose map it continues. ``exported``: the map is written for other programs, too.
     """
 
     name: str

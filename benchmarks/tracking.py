@@ -5,7 +5,7 @@
 Frames: the 30 Hz sequence in --data where there is one, else a rendered walk. Ours: the mapper's
 stage "track" (corners followed, pose with covariance) over frames that are tracked and become no
 keyframe. Baseline "opencv": 500 corners of the last keyframe followed from frame to frame by
-pyramidal Lucas-Kanade, forth and back, and solvePnPRansac against their points in the map; the same
+pyramidal Lucas-Kanade, back and forth, and solvePnPRansac against their points in the map; the same
 keyframes, focal and depth.
 """
 

@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     inputs.add_inputs(parser)
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for the results, made when missing")
     parser.add_argument("--record", metavar="FILE", help="write down which frames the map is made from, for --manifest")
-    parser.add_argument("--load", metavar="MAP.db", help="go on with a saved map")
+    parser.add_argument("--load", metavar="MAP.db", help="continue a saved map")
     parser.add_argument(
         "--localize-only", action="store_true", help="with --load: the map stays as it is, cameras are found in it"
     )

@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         "--config", metavar="NAME", help="tiny (default), micro, mini, small, base, large, or a YAML file like theirs"
     )
     parser.add_argument("--out", metavar="DIR", required=True, help="folder of the run, made when missing")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, exactly as it would have")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out, exactly as it would have")
     long = parser.add_mutually_exclusive_group()
     long.add_argument(
         "--minutes", type=float, metavar="M", help="how long, all sittings together (default: the recipe's steps)"

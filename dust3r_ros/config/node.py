@@ -121,7 +121,7 @@ class NodeConfig:
     )
     map_db: str = row("", "Saved map that is written as the map grows, so that it survives the process; empty: none.")
     map_start: str = row(
-        "continue", "Whether a map_db that is there is gone on with or replaced.", choices=("continue", "new")
+        "continue", "Whether a map_db that is there is continued or replaced.", choices=("continue", "new")
     )
     load_map: str = row("", "Saved map to begin with, which is left as it is; empty: none.")
     manifest: str = row(

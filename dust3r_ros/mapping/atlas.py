@@ -130,7 +130,7 @@ class Atlas:
     def __init__(self, make: Callable[[], Submap]) -> None:
         self._make = make
         self.asleep: list[AtlasEntry] = []
-        self.session = 0  # how often the maps were gone on with
+        self.session = 0  # how often the maps were continued
         self.origin = ("", 0)  # the file they are of, and its state
         self._live: bool | None = None
         self.begin()

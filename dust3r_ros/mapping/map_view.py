@@ -43,7 +43,7 @@ def resume(live: LiveMap, state: MapState) -> None:
     made with another kind of backend or other image sizes.
     """
     if list(live.streams):
-        raise InputError("a map is gone on with before the first image; reset or start again to load one")
+        raise InputError("a map can be continued before the first image only; reset or start again to load one")
     config, kind = live.config, live.atlas.active.submap.saving.kind
     if not state.submaps:  # the session ended before its first image
         live.atlas.restore(state, {})
@@ -57,7 +57,7 @@ def resume(live: LiveMap, state: MapState) -> None:
     for submap in state.submaps:
         if submap.kind != kind:
             raise InputError(
-                f"the map is carried by {submap.kind}, which the backend '{config.backend}' does not go on with, since "
+                f"the map is carried by {submap.kind}, which the backend '{config.backend}' does not continue, since "
                 f"it makes {kind}; choose the backend that the map was made with"
             )
     streams = {}

@@ -1,4 +1,4 @@
-"""What of a mapper is saved: everything it takes to go on with a map in another session.
+"""What of a mapper is saved: everything it takes to continue a map in another session.
 
 A journal asks a live map for ``Trace``s, one per keyframe, to see what changed, and for the ``KeyframeState`` of
 those only. A file gives back the same states, by which ``Mapper.resume`` builds the map again.
@@ -166,7 +166,7 @@ class MapState:
     """A whole saved map. ``submaps``: the active one first, then those that sleep, the oldest first.
 
     ``cameras`` in the order in which they came; ``appearance`` is what ``Appearance`` has learnt. ``lineage`` and
-    ``changes`` say which file this was and at which state, so that only that one is gone on with.
+    ``changes`` say which file this was and at which state, so that only that one is continued.
     """
 
     settings: Mapping[str, Any]

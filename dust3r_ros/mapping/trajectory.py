@@ -87,7 +87,7 @@ class FrameLog:
     """The frames of one map, in the order in which they came."""
 
     def __init__(self, keyframes: Keyframes, session: int = 0) -> None:
-        """``session`` counts how often the map was gone on with: every session has a clock of its own."""
+        """``session`` counts how often the map was continued: every session has a clock of its own."""
         self._keyframes, self._session = keyframes, session
         self.rewritten = 0  # how often frames that were here already changed
         self._frames: list[FrameState] = []

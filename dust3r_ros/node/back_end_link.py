@@ -192,7 +192,7 @@ class BackEndLink:
             return
 
     def _setting_again(self) -> Setting:
-        """The map that grew is gone on with; a manifest gets a number, for the one so far stays as it is."""
+        """The map that grew is continued; a manifest gets a number, for the one so far stays as it is."""
         node, manifest = self._setting.node, self._setting.manifest
         if manifest:
             path = Path(manifest)

@@ -244,7 +244,7 @@ SERVICES: dict[str, Service] = {
     "load_map": Service(
         "~/load_map",
         "dust3r_ros/LoadMap",
-        "replaces the map by one from a file, to go on with it or only to be found in it",
+        "replaces the map by one from a file, to continue it or only to be found in it",
     ),
     "localize": Service(
         "~/localize", "dust3r_ros/Localize", "finds the camera of one image in the map; changes nothing"

@@ -143,7 +143,7 @@ class Calibrations:
         return {"known": {name: vars(known) for name, known in self.known.items()}, "applied": applied}
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Rectify as a map was made by that is gone on with. Raises ``ConfigError``."""
+        """Rectify as the map that is continued was made. Raises ``ConfigError``."""
         for name, values in state.get("known", {}).items():
             self.known.setdefault(name, _calibration(values))
         for name, values in state.get("applied", {}).items():

@@ -26,7 +26,7 @@ def begin(
 ) -> str:
     """Open what a run was told to read and write; returns what was done, in a sentence or "".
 
-    ``map_db`` grows with the map and is gone on with if it is there and ``map_start`` says so; ``load_map`` is
+    ``map_db`` grows with the map and is continued if it is there and ``map_start`` says so; ``load_map`` is
     read only, and ``map_db`` then begins with what it holds. ``topics`` by camera and kind (image, mask, depth), for
     the ``manifest``. Raises ``OutputError``, ``MapFileError``, ``InputError``.
     """
@@ -52,5 +52,5 @@ def begin(
 
 
 def open_journal(path: str, config: MapperConfig, fresh: bool) -> MapJournal:
-    """The file of a growing map; one that is there and is not gone on with is kept beside it."""
+    """The file of a growing map; one that is there and is not continued is kept beside it."""
     return MapJournal(path, as_mapping(config), fresh=fresh)

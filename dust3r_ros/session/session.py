@@ -105,7 +105,7 @@ class Session:
         self._start()
 
     def _start(self, state: MapState | None = None) -> None:
-        """Another mapper; with a ``state``, one that goes on with that map. Nothing changes where that cannot be."""
+        """Another mapper; with a ``state``, one that continues that map. Nothing changes where that cannot be."""
         settings = state.settings if state is not None else {}
         calibrations = Calibrations(self._config.calibration, self._config.calibration_std)
         calibrations.known |= self.calibrations.known
@@ -262,7 +262,7 @@ class Session:
         self.keeper.renew()
 
     def load(self, path: str | Path) -> int:
-        """A saved map in place of this one, to be gone on with; returns how many keyframes it has.
+        """A saved map in place of this one, to be continued; returns how many keyframes it has.
 
         Raises ``MapFileError``, ``InputError`` or ``ConfigError`` where that cannot be; then all stays as it was.
         """

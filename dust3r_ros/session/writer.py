@@ -70,7 +70,7 @@ class Keeper:
         return self._journal is not None and self._journal.path.resolve() == Path(path).resolve()
 
     def keep_map(self, open_journal: Callable[[bool], Journal], fresh: bool) -> None:
-        """From now on write the map; ``open_journal(fresh)`` opens the file, anew or to go on with it."""
+        """From now on write the map; ``open_journal(fresh)`` opens the file, anew or to continue it."""
         self._open_journal, self._journal = open_journal, open_journal(fresh)
 
     def keep_record(self, record: Record) -> None:

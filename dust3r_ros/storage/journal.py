@@ -30,9 +30,9 @@ class MapJournal:
     """
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any] | None = None, *, fresh: bool = True) -> None:
-        """Begin a file, or, not ``fresh``, go on with the one that the mapper was resumed from.
+        """Begin a file, or, not ``fresh``, continue the one that the mapper was resumed from.
 
-        A file that is there and not gone on with is kept, as ``path`` with ``BEFORE`` behind it. Raises
+        A file that is there and not continued is kept, as ``path`` with ``BEFORE`` behind it. Raises
         ``OutputError``, also where another process writes the file.
         """
         self._path = Path(path)
@@ -86,7 +86,7 @@ class MapJournal:
             raise OutputError(f"map '{self._path}' is closed already")
         if self._adopted is not None and self._adopted != live.atlas.origin:
             raise OutputError(
-                f"map '{self._path}' is not the one that was loaded, or was changed since; load it to go on with it"
+                f"map '{self._path}' is not the one that was loaded, or was changed since; load it to continue it"
             )
         changes = Changes(self._base, self._written, live, settings)
         if not changes.any:

@@ -1,4 +1,4 @@
-"""A saved map read back: all that a mapper needs to go on with it."""
+"""A saved map read back: all that a mapper needs to continue it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LEFT JOIN sight_states t USING (number) LEFT JOIN samples p USING (number) WHERE
 
 
 def load_state(path: str | Path) -> MapState:
-    """Read a map to go on with it, at one moment of its growth.
+    """Read a map to continue it, at one moment of its growth.
 
     Raises ``MapFileError`` when it is missing, newer, damaged or no map, and for one that can only be
     shown: of an older schema, or of products alone.

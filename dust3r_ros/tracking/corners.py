@@ -64,7 +64,7 @@ def no_tracks() -> Tracks:
 
 
 class CornerTracker:
-    """Follows corners of one camera by pyramidal Lucas-Kanade, forth and back.
+    """Follows corners of one camera by pyramidal Lucas-Kanade, back and forth.
 
     Dense flow of a small image (DIS, Kroeger et al., ECCV 2016) gives each corner its start, which
     carries over steps of a tenth of the image; the fundamental matrix drops what moves by itself.

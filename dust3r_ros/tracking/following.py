@@ -164,7 +164,7 @@ def locate(known: MapSnapshot, corners: Corners, middle: Array, near: Array, con
 
 
 def follow(a: Image, b: Image, pixels: Array, guess: Array, levels: int = _LEVELS) -> tuple[Array, np.ndarray]:
-    """Where corners (N, 2) of image ``a`` are in ``b``, from a guess (N, 2), and which (N,) are found back in ``a``.
+    """Where corners (N, 2) of image ``a`` are in ``b``, from a guess (N, 2), and which (N,) are found again in ``a``.
 
     ``levels``: the image is halved so often; each doubles the error of the guess that may be.
     """

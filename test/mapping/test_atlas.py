@@ -1,4 +1,4 @@
-"""Several maps of one walk: what a lost camera leaves, and how it finds back."""
+"""Several maps of one walk: what a lost camera leaves, and how it recovers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real node while its camera sees nothing: by odometry, by a gyroscope, by nothing; and how it finds back."""
+"""The real node while its camera sees nothing: by odometry, by a gyroscope, by nothing; and how it recovers."""
 
 from __future__ import annotations
 

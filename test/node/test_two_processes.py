@@ -62,7 +62,7 @@ def test_a_back_end_that_is_killed_is_started_again_and_goes_on_from_its_file(st
         poses = bench.recorder.counts["pose"]
         send(bench, sequence, 30 + 6 * turn, 36 + 6 * turn)
         after = bench.status(
-            lambda s: s.waiting == 0 and s.state == "tracking" and not s.problems, "the map is gone on with"
+            lambda s: s.waiting == 0 and s.state == "tracking" and not s.problems, "the map is continued"
         )
         bench.recorder.wait(lambda poses=poses: bench.recorder.counts["pose"] > poses, 60, "poses come again")
         assert after.keyframes >= before.keyframes

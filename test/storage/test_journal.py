@@ -271,7 +271,7 @@ class TestContinued:
 
 
 class TestRefused:
-    """What is no map to go on with, and what cannot be written."""
+    """What is no map to continue, and what cannot be written."""
 
     def test_another_size_of_image(self, grown: Grown, sequence, config) -> None:
         mapper = resumed(grown.path, config)

@@ -34,7 +34,7 @@ def grow(
 
 
 def resumed(path: Path, config: MapperConfig = DENSE, **more: object) -> Mapper:
-    """A mapper of another session that goes on with a map."""
+    """A mapper of another session that continues a map."""
     mapper = Mapper(config, **more)  # type: ignore[arg-type]
     mapper.resume(load_state(path))
     return mapper
