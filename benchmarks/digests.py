@@ -11,29 +11,26 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from types import FrameType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tools")]
 
 from live_cases import RECORDINGS, prepare  # noqa: E402
 from live_run import environment  # noqa: E402
-from products import digests  # noqa: E402
+from products import differing, digest, digests  # noqa: E402
+from way import Way  # noqa: E402
 
-import dust3r_ros  # noqa: E402
 from dust3r_ros.cli import map as map_command  # noqa: E402
 from dust3r_ros.io.files import write_text  # noqa: E402
 from dust3r_ros.session.session import Session  # noqa: E402
 
 _IMAGES = 60  # per camera
-_PACKAGE = f"{Path(dust3r_ros.__file__).parent}/"
 _EXPORTS = {"--tum": "poses.txt", "--colmap": "colmap", "--nerfstudio": "nerfstudio", "--grid": "grid"}
 
 
@@ -64,37 +61,6 @@ CASES = (
 )
 
 
-@dataclass
-class Modules:
-    """Which modules of the package each image passes through, in whatever thread."""
-
-    counts: dict[str, list[int]] = field(default_factory=lambda: {"tracked frame": [], "keyframe": []})
-    longest: dict[str, set[str]] = field(default_factory=dict)
-    _seen: set[str] = field(default_factory=set)
-
-    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
-        """As ``threading.setprofile`` wants it."""
-        path = frame.f_code.co_filename
-        if event == "call" and path.startswith(_PACKAGE):
-            self._seen.add(path[len(_PACKAGE) :])
-
-    def watch(self, process: Callable[..., Any]) -> Callable[..., Any]:
-        """``Session.process``, watched."""
-
-        def watched(session: Session, *arguments: Any, **more: Any) -> Any:
-            before = session.mapper.counts
-            self._seen.clear()
-            update = process(session, *arguments, **more)
-            seen, after = set(self._seen), session.mapper.counts
-            kind = "keyframe" if after.keyframes > before.keyframes else "tracked frame"
-            if before.keyframes and after.tracked > before.tracked:
-                self.counts[kind].append(len(seen))
-                self.longest[kind] = max(self.longest.get(kind, set()), seen, key=len)
-            return update
-
-        return watched
-
-
 def main() -> int:
     """Exit code: 0, 1 when a digest is another than in the file to compare with, or a run failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -110,7 +76,7 @@ def main() -> int:
         if arguments.modules:
             return _count_modules(arguments, Path(scratch))
         found = _map_all(arguments, Path(scratch))
-    write_text(arguments.out, "".join(f"{digest}  {name}\n" for name, digest in found.items()))
+    write_text(arguments.out, "".join(f"{value}  {name}\n" for name, value in found.items()))
     return 0 if before is None else _compare(before, found, arguments.only)
 
 
@@ -130,10 +96,12 @@ def _map_all(arguments: argparse.Namespace, scratch: Path) -> dict[str, str]:
             (folder / "exported").mkdir()
             for option, name in _EXPORTS.items():
                 _start("export", str(folder / "map.db"), "--quiet", option, str(folder / "exported" / name))
-        told = {f"{case.name}/{name}": digest for name, digest in digests(folder).items()}
+        exported = sorted(path for path in (folder / "exported").rglob("*") if path.is_file())
+        products = digests(folder) | {str(path.relative_to(folder)): digest(path.read_bytes()) for path in exported}
+        told = {f"{case.name}/{name}": value for name, value in products.items()}
         found |= told
         print(f"{case.name}: {len(told)} products in {time.monotonic() - begin:.0f} s")
-        print("".join(f"  {digest}  {name}\n" for name, digest in told.items()), end="", flush=True)
+        print("".join(f"  {value}  {name}\n" for name, value in told.items()), end="", flush=True)
     return found
 
 
@@ -160,17 +128,30 @@ def _count_modules(arguments: argparse.Namespace, scratch: Path) -> int:
     """In this process."""
     words = _words(CASES[0], arguments, scratch)
     assert words is not None, "rendered walks are always there"
-    modules = Modules()
-    Session.process = modules.watch(Session.process)  # type: ignore[method-assign]
-    threading.setprofile(modules)
-    sys.setprofile(modules)
+    counts: dict[str, list[int]] = {"tracked frame": [], "keyframe": []}
+    longest: dict[str, set[str]] = {kind: set() for kind in counts}
+    way, process = Way(), Session.process
+
+    def watched(session: Session, *values: Any, **more: Any) -> Any:
+        before = session.mapper.counts
+        way.modules.clear()
+        update = process(session, *values, **more)
+        seen, after = set(way.modules), session.mapper.counts
+        kind = "keyframe" if after.keyframes > before.keyframes else "tracked frame"
+        if before.keyframes and after.tracked > before.tracked:
+            counts[kind].append(len(seen))
+            longest[kind] = max(longest[kind], seen, key=len)
+        return update
+
+    Session.process = watched  # type: ignore[method-assign]
+    way.start()
     try:
         code = map_command.main(words)
     finally:
-        sys.setprofile(None)
-    for kind, counts in modules.counts.items():
-        print(f"a {kind} passes through {median(counts):.0f} modules, at most {max(counts)} ({len(counts)} seen)")
-        print("".join(f"  {name}\n" for name in sorted(modules.longest[kind])), end="")
+        way.stop()
+    for kind, found in counts.items():
+        print(f"a {kind} passes through {median(found):.0f} modules, at most {max(found)} ({len(found)} seen)")
+        print("".join(f"  {name}\n" for name in sorted(longest[kind])), end="")
     return code
 
 
@@ -180,9 +161,9 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _compare(before: dict[str, str], found: dict[str, str], only: Sequence[str] | None) -> int:
-    wanted = {name for name in before if not only or name.split("/")[0] in only}
-    other = sorted(name for name in wanted | found.keys() if before.get(name) != found.get(name))
-    print(f"{len(wanted & found.keys()) - len(other)} products are the same" if not other else "not the same:")
+    wanted = {name: value for name, value in before.items() if not only or name.split("/")[0] in only}
+    other = differing(wanted, found)
+    print("not the same:" if other else f"{len(found)} products are the same")
     print("".join(f"  {name}: {before.get(name, 'none')} before, {found.get(name, 'none')} now\n" for name in other))
     return int(bool(other))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 
 # Nothing with seconds in it, nor with the name of who wrote it.
@@ -13,9 +14,12 @@ _MAP = "map.db"
 
 def differences(first: Path, second: Path) -> list[str]:
     """Files, and tables of map.db, that are not the same in two folders of results."""
-    found = [name for name in _FILES if (first / name).read_bytes() != (second / name).read_bytes()]
-    one, other = contents(first / _MAP), contents(second / _MAP)
-    return found + [f"{_MAP}: {table}" for table in sorted(one | other) if one.get(table) != other.get(table)]
+    return differing(digests(first), digests(second))
+
+
+def differing(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
+    """Names of products whose digests differ, or that only one has."""
+    return [name for name in {**first, **second} if first.get(name) != second.get(name)]
 
 
 def contents(path: Path) -> dict[str, list[tuple[object, ...]]]:
@@ -31,13 +35,12 @@ def contents(path: Path) -> dict[str, list[tuple[object, ...]]]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Of each product, each table of the map and each file in folders below; names are relative to ``folder``."""
-    files = {name: folder / name for name in _FILES}
-    files |= {str(path.relative_to(folder)): path for path in sorted(folder.glob("*/**/*")) if path.is_file()}
-    found = {name: _digest(path.read_bytes()) for name, path in files.items()}
+    """Of each product and each table of the map in a folder of results."""
     tables = contents(folder / _MAP)
-    return found | {f"{_MAP}: {name}": _digest(repr(rows).encode()) for name, rows in sorted(tables.items())}
+    files = {name: digest((folder / name).read_bytes()) for name in _FILES}
+    return files | {f"{_MAP}: {name}": digest(repr(rows).encode()) for name, rows in sorted(tables.items())}
 
 
-def _digest(data: bytes) -> str:
+def digest(data: bytes) -> str:
+    """What tells one content from another."""
     return hashlib.sha256(data).hexdigest()[:16]

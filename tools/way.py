@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -39,17 +38,15 @@ class Way:
         if event == "call" and path.startswith(_PACKAGE) and frame.f_code.co_name != "<module>":
             self.modules.setdefault(path[len(_PACKAGE) :])
 
-    @contextmanager
-    def traced(self) -> Iterator[None]:
-        """Begins anew."""
-        self.modules = {}
+    def start(self) -> None:
+        """From now on; whoever wants the way of one image clears ``modules`` before it."""
         threading.setprofile(self)
         sys.setprofile(self)
-        try:
-            yield
-        finally:
-            sys.setprofile(None)
-            threading.setprofile(None)  # type: ignore[arg-type]
+
+    def stop(self) -> None:
+        """In this thread, and in those that begin later."""
+        sys.setprofile(None)
+        threading.setprofile(None)  # type: ignore[arg-type]
 
 
 def way_picture() -> Image:
@@ -65,11 +62,13 @@ def _longest() -> dict[str, list[str]]:
     longest: dict[str, list[str]] = {"front end": [], "back end": []}
 
     def run(end: str, ordinary: Callable[[], bool], body: Callable[[], Any]) -> Any:
-        with way.traced():
-            result = body()
+        way.modules.clear()
+        result = body()
         if ordinary() and len(way.modules) > len(longest[end]):
             longest[end] = list(way.modules)
         return result
+
+    way.start()
 
     for index, image in enumerate(sequence.images):
         frame = Frame(int(sequence.stamps_ns[index]), "camera", image)
@@ -84,6 +83,7 @@ def _longest() -> dict[str, list[str]]:
         )
         if taken.snapshot is not None:
             camera.take(taken.snapshot, taken.update.covariance)
+    way.stop()
     session.close()
     return longest
 

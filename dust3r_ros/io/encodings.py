@@ -108,13 +108,7 @@ def decode_file(data: Any, what: str) -> Image:
     complete = next((check(raw) for magic, check in _COMPLETE.items() if raw.startswith(magic)), True)
     if not complete:
         raise InputError(f"{what} is truncated: its {len(raw)} bytes end before the image does")
-    try:
-        pixels = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise InputError(f"{what} cannot be decoded: {error.err}") from error
-    if pixels is None:
-        raise InputError(f"{what} cannot be decoded: its {len(raw)} bytes are no JPEG, PNG or other known image")
-    return _to_rgb(pixels, what)
+    return _to_rgb(_decoded(raw, what, "JPEG, PNG"), what)
 
 
 def _to_rgb(pixels: np.ndarray, what: str) -> Image:
@@ -177,7 +171,7 @@ def decode_depth(encoding: str, height: int, width: int, step: int, is_bigendian
 
 def decode_mask_file(data: Any) -> Image:
     """The mask of a sensor_msgs/CompressedImage, (H, W) uint8; ``InputError`` when it cannot be decoded."""
-    pixels = _decoded("mask", bytes(data))
+    pixels = _decoded(bytes(data), "compressed mask", "PNG")
     if pixels.dtype != np.uint8 or pixels.ndim != 2:
         raise InputError(f"compressed mask holds {pixels.dtype} {pixels.shape}; it must be one channel of 8 bits")
     return pixels
@@ -194,7 +188,7 @@ def decode_depth_file(kind: str, data: Any) -> Array32:
         if kind.startswith("32FC1"):
             raise InputError(f"compressed depth of format '{kind}' is not read; publish 16UC1 or raw depth")
         raw = raw[_CONFIG_BYTES:]
-    pixels = _decoded("depth", raw)
+    pixels = _decoded(raw, "compressed depth", "PNG")
     if pixels.dtype != np.uint16 or pixels.ndim != 2:
         raise InputError(f"compressed depth holds {pixels.dtype} {pixels.shape}; it must be one channel of 16 bits")
     return _metres(pixels)
@@ -235,13 +229,12 @@ def _metres(pixels: np.ndarray) -> Array32:
     return metres
 
 
-def _decoded(what: str, raw: bytes) -> np.ndarray:
-    pixels = None
-    if raw:
-        try:
-            pixels = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED)
-        except cv2.error as error:
-            raise InputError(f"compressed {what} cannot be decoded: {error.err}") from error
+def _decoded(raw: bytes, what: str, kinds: str) -> np.ndarray:
+    """The pixels of an image file as they are; ``kinds`` are those that the ``InputError`` names."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED) if raw else None
+    except cv2.error as error:
+        raise InputError(f"{what} cannot be decoded: {error.err}") from error
     if pixels is None:
-        raise InputError(f"compressed {what} cannot be decoded: its {len(raw)} bytes are no PNG or other known image")
+        raise InputError(f"{what} cannot be decoded: its {len(raw)} bytes are no {kinds} or other known image")
     return pixels

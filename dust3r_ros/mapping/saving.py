@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.state import LANDMARKS, POINTMAPS, KeyframeState, Moments, PairGeometry, SubmapState, Trace
 from dust3r_ros.sparse.refinement import find_points
 from dust3r_ros.tracking import no_tracks
-from dust3r_ros.types import Array
+from dust3r_ros.types import Array, Array32
 
 
 class LandmarkSaving:
@@ -52,27 +53,9 @@ class LandmarkSaving:
 
     def keyframe(self, index: int) -> KeyframeState:
         """A keyframe as it stands."""
-        record, view = self._state.records[index], self._state.sparse.views[index]
-        depth, confidence = self._dense.depths.get(index) or (None, None)
-        return KeyframeState(
-            record.version,
-            record.stamp_ns,
-            record.stream.name,
-            record.image,
-            record.features,
-            record.feature_ids,
-            self._state.graph.look(index),
-            view.w_T_c,
-            self._dense.lens(index),
-            middle(record.stream),
-            depth,
-            confidence,
-            record.masked,
-            record.moving,
-            view.seen,
-            view.pruned,
-            view.first_id,
-        )
+        view = self._state.sparse.views[index]
+        found = kept(self._state, index, view.w_T_c, self._dense.lens(index), self._dense.depths.get(index))
+        return replace(found, seen=view.seen, pruned=view.pruned, first_id=view.first_id)
 
     def facts(self) -> dict[str, Any]:
         """Numbers and flags of the whole map."""
@@ -134,6 +117,30 @@ def middle(stream: CameraStream) -> Array:
     return -stream.centred(np.zeros((1, 2)))[0]
 
 
+def kept(
+    state: Reconstruction, index: int, w_T_c: Array | None, lens: Lens, found: tuple[Array32, Array32] | None
+) -> KeyframeState:
+    """What both kinds of map keep of a keyframe; ``found``: its depth and confidence."""
+    record = state.records[index]
+    depth, confidence = found or (None, None)
+    return KeyframeState(
+        record.version,
+        record.stamp_ns,
+        record.stream.name,
+        record.image,
+        record.features,
+        record.feature_ids,
+        state.graph.look(index),
+        w_T_c,
+        lens,
+        middle(record.stream),
+        depth,
+        confidence,
+        record.masked,
+        record.moving,
+    )
+
+
 def recorded(keyframe: KeyframeState, stream: CameraStream) -> KeyframeRecord:
     """The record of a saved keyframe."""
     return KeyframeRecord(
@@ -185,26 +192,14 @@ class PointmapSaving:
 
     def keyframe(self, index: int) -> KeyframeState:
         """A keyframe as it stands."""
-        record = self._state.records[index]
-        depth, confidence = self._keyframes.canonical(index) or (None, None)
-        return KeyframeState(
-            record.version,
-            record.stamp_ns,
-            record.stream.name,
-            record.image,
-            record.features,
-            record.feature_ids,
-            self._state.graph.look(index),
-            self._aligner.pose(index) if len(self._keyframes) > 1 else None,
-            Lens(record.stream.long_edge / 2),
-            middle(record.stream),
-            depth,
-            confidence,
-            record.masked,
-            record.moving,
-            first_id=self._keyframes.corners(index)[0],
+        w_T_c = self._aligner.pose(index) if len(self._keyframes) > 1 else None
+        lens = Lens(self._state.records[index].stream.long_edge / 2)
+        first_id, corners = self._keyframes.corners(index)
+        return replace(
+            kept(self._state, index, w_T_c, lens, self._keyframes.canonical(index)),
+            first_id=first_id,
             w_S=self._aligner.map.similarities[index].copy(),
-            corners=self._keyframes.corners(index)[1],
+            corners=corners,
             sampled=self._aligner.map.depth.sample(index),
         )
 

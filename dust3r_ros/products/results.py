@@ -66,8 +66,14 @@ def write_results(
     write_cameras(directory / "cameras.yaml", cameras.values(), raw)
     save_map(directory / "map.db", mapper, settings or as_mapping(config))
     picture = directory / "preview.png"
-    title, least = _title(cameras.values()), config.min_confidence
-    write_preview(picture, keyframes, trajectory, title=title, subtitle=headline(summary), min_confidence=least)
+    write_preview(
+        picture,
+        keyframes,
+        trajectory,
+        title=_title(cameras.values()),
+        subtitle=headline(summary),
+        min_confidence=config.min_confidence,
+    )
     warning = "" if len(cloud) else NOTHING_MAPPED[0].upper() + NOTHING_MAPPED[1:] + "."
     write_report(directory / "report.html", summary, picture.read_bytes(), warning=warning)
     # Last, so that who waits for this file finds the others.

@@ -28,7 +28,7 @@ from dust3r_ros.tracking.following import (
 )
 from dust3r_ros.types import Array, Image
 
-_LOOKS = 4  # images in which the corners of the last good one are looked for
+_LOOKS = 4  # images before the first pose in which the corners of the next good one are looked for
 
 
 class LookBack:

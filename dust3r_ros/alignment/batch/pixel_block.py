@@ -69,7 +69,7 @@ class Workspace:
         G = c_S_pair[:, :, :3].astype(np.float32)
         length = 1 + np.square(slopes).sum(axis=1)
         if depth is None:
-            depth = self._middle(block, G, slopes, floor)
+            depth = self._middle(block, G, slopes, np.sqrt(length), floor)
             if known is not None:
                 depth = np.where(known[0] > 0, known[0], depth)
         np.matmul(G, block.rows[:, :, :4], out=seen)
@@ -92,12 +92,11 @@ class Workspace:
         depth = depth + (OVERSTEP + share * (1 - OVERSTEP)) * (best - depth)
         return Seen(cost, total, mean, depth, share * total)
 
-    def _middle(self, block: PixelBlock, G: Array32, slopes: Array32, floor: float) -> Array32:
-        """(B, P) depth at the ``ray_middle`` of what the sights say."""
+    def _middle(self, block: PixelBlock, G: Array32, slopes: Array32, root: Array32, floor: float) -> Array32:
+        """(B, P) depth at the ``ray_middle`` of what the sights say, along rays of length ``root`` (B, P)."""
         seen, _, pull, weighted = self._parts(block)
         np.matmul(G, block.rows[:, :, :4], out=seen)
-        root = np.sqrt(1 + np.square(slopes).sum(axis=1))
-        rays, spare = points_at(slopes, 1 / root), weighted.ravel()[: 2 * pull.size].reshape(2, *pull.shape)
+        rays, spare = points_at(slopes, np.float32(1) / root), weighted.ravel()[: 2 * pull.size].reshape(2, *pull.shape)
         return ray_middle(seen, rays, block.weights, floor, spare, FIRST_ITERATIONS) / root
 
     def sums(self, block: PixelBlock, points: Array32) -> Array:
