@@ -134,7 +134,7 @@ class Densifier:
 
         Returns it, if that shows any.
         """
-        if self.depths.told(index) or self._state.sparse.views[index].w_T_c is None:
+        if self.depths[index].estimated or self._state.sparse.views[index].w_T_c is None:
             return set()
         later = range(index + 1, min(index + 1 + self._state.config.window, len(self._state.records)))
         sources = self._sources(index, [*others, *later], pairs)
@@ -144,7 +144,7 @@ class Densifier:
             return set()
         depth, confidence = found
         shown = self._state.records[index].stream.shown(self.lens(index))
-        self.depths.preview(index, depth, _where(shown, confidence))
+        self.depths[index].preview(depth, _where(shown, confidence))
         self.leave_out(index)
         pair = (sources[0], index)
         self.previewed[index] = pair, self._geometry(pair)
@@ -192,13 +192,13 @@ class Densifier:
         """No depth where the mask of a keyframe's camera lies, nor where something moves."""
         record = self._state.records[index]
         if record.left_out is not None:
-            self.depths.leave_out(index, record.stream.straightened(record.left_out, self.lens(index)))
+            self.depths[index].leave_out(record.stream.straightened(record.left_out, self.lens(index)))
 
     def restore(self, keyframes: Sequence[KeyframeState], pairs: Mapping[tuple[int, int], PairGeometry]) -> None:
         """The depth of keyframes as another session left it, and the pairs it came from."""
         for index, keyframe in enumerate(keyframes):
             if keyframe.depth is not None and keyframe.confidence is not None:
-                self.depths.restore(index, keyframe.depth, keyframe.confidence)
+                self.depths[index].restore(keyframe.depth, keyframe.confidence)
                 self._lenses[index] = keyframe.lens
         self._used = dict(pairs)
 
@@ -221,7 +221,7 @@ class Densifier:
         if leaving < 0:
             return set()
         changed = self._share(leaving, [leaving + apart for apart in _APART])
-        self.depths.freeze(leaving)
+        self.depths[leaving].freeze()
         self.backend.forget(leaving)
         return changed
 
@@ -229,7 +229,7 @@ class Densifier:
         """Let go of depth where the geometry of a pair has changed since it was computed; returns whose it was."""
         stale = self._outdated()
         for index, (pair, before) in self.previewed.items():
-            if not self.depths.told(index) and (len(self._posed(pair)) < len(pair) or self._moved(pair, before)):
+            if not self.depths[index].estimated and (len(self._posed(pair)) < len(pair) or self._moved(pair, before)):
                 stale.add(index)
         for index in stale:
             self.depths.clear(index)
@@ -248,11 +248,11 @@ class Densifier:
         stale = self._outdated()
         misled = self._misled(stale)
         # Frozen depth cannot be told from what was heard.
-        stale |= {index for index in misled if self.depths.frozen(index)}
+        stale |= {index for index in misled if self.depths[index].frozen}
         for index in stale:
             self.depths.clear(index)
         for index in misled - stale:
-            self.depths.unhear(index)
+            self.depths[index].unhear()
         self._pair_again(stale)
         leaving = len(self._state.records) - self._state.config.window
         stale |= misled
@@ -260,13 +260,13 @@ class Densifier:
         for index in sorted(stale.union(young)):
             stale |= self._share(index, [index + way * apart for apart in _APART for way in (-1, 1)])
         for index in range(leaving):
-            self.depths.freeze(index)
+            self.depths[index].freeze()
             self.backend.forget(index)
         return stale
 
     def _misled(self, stale: set[int]) -> set[int]:
         """Others that heard of ``stale`` keyframes what is not true any more."""
-        return {index for index in range(len(self._state.records)) if self.depths.givers(index) & stale} - stale
+        return {index for index in range(len(self._state.records)) if self.depths[index].givers & stale} - stale
 
     def _pair_again(self, stale: set[int]) -> None:
         """Depth of ``stale`` keyframes from all pairs that they are in."""
@@ -283,17 +283,18 @@ class Densifier:
         """Hand a keyframe what those of ``others`` that have not done so know of what it sees; it, if there is any."""
         if not self._state.config.dense:
             return set()
-        heard = self.depths.givers(index)
+        heard = self.depths[index].givers
         others = [other for other in others if 0 <= other < len(self._state.records) and other not in heard]
         shot, shots = self._shot(index), [(other, self._shot(other)) for other in others]
         with self._stage("share"):
             seen = {other: seen_from(its, shot) for other, its in shots if shot is not None and its is not None}
-            self.depths.hand(index, seen)
+            self.depths[index].hand(seen)
         return {index} if seen else set()
 
     def _shot(self, index: int) -> DepthShot | None:
         """A keyframe with what its pairs alone tell, without what is left out."""
-        found, w_T_c, out = self.depths.own(index), self._state.sparse.views[index].w_T_c, self.depths.left_out(index)
+        keyframe, w_T_c = self.depths[index], self._state.sparse.views[index].w_T_c
+        found, out = keyframe.own, keyframe.left_out
         if found is None or w_T_c is None:
             return None
         depth, confidence = found
@@ -331,7 +332,8 @@ class Densifier:
         with self._stage("fuse"):
             for view in (index, *others):
                 self.leave_out(view)
-                self.depths.show(view, self.image(view))
+                if only is None or view in only:
+                    self.depths[view].show(self.image(view))
             for pair, prediction in zip(pairs, predictions, strict=True):
                 self._used[pair] = self._geometry(pair)
                 self.paired.append(pair)

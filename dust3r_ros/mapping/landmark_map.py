@@ -87,7 +87,7 @@ class MapBuilder(KeyframeBook):
         record, view = self.state.records[index], self.state.sparse.views[index]
         assert view.w_T_c is not None, f"keyframe {index} has no pose yet"
         shape = record.image.shape[:2]
-        depth, confidence = self._dense.depths.get(index) or (np.zeros(shape, np.float32), np.ones(shape, np.float32))
+        depth, confidence = self._dense.depths[index].shown or (np.zeros(shape, np.float32), np.ones(shape, np.float32))
         focal = record.stream.focal_to_working(self.state.sparse.focals[view.camera].value)
         stream, image = record.stream.name, self._dense.image(index)
         return Keyframe(index, record.version, record.stamp_ns, stream, view.w_T_c, focal, image, depth, confidence)

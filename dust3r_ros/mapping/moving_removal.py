@@ -83,7 +83,7 @@ class Movers:
         return changed
 
     def _has_depth(self, index: int) -> bool:
-        return index >= 0 and self._state.sparse.views[index].w_T_c is not None and self._dense.depths.told(index)
+        return index >= 0 and self._state.sparse.views[index].w_T_c is not None and self._dense.depths[index].estimated
 
     def _compare(self, index: int, others: Iterable[int]) -> set[int]:
         said = []
@@ -144,16 +144,17 @@ class Movers:
             self._state.sparse.drop(np.full(len(seen), seen_by), seen, np.isin(seen, ids))
 
     def _sight(self, index: int) -> Sight:
-        pose, found = self._state.sparse.views[index].w_T_c, self._dense.depths.whole(index)
-        assert pose is not None and found is not None
-        kept, record = self._sights.get(index), self._state.records[index]
-        if kept is None or kept[0] is not pose or kept[1] is not found:
+        pose, keyframe = self._state.sparse.views[index].w_T_c, self._dense.depths[index]
+        kept, record, shown = self._sights.get(index), self._state.records[index], (keyframe.pixels, keyframe.growth)
+        if kept is None or kept[0] is not pose or kept[1] != shown:
+            found = keyframe.whole
+            assert pose is not None and found is not None
             depth, confidence = found
             if record.masked is not None:
                 out = record.stream.straightened(record.masked, self._dense.lens(index))
                 confidence = np.where(out, np.float32(1), confidence)
             image, focal = self._dense.image(index), self._dense.focal(index)
-            kept = pose, found, Sight.of(image, depth, confidence, pose, focal, self._state.config.min_confidence)
+            kept = pose, shown, Sight.of(image, depth, confidence, pose, focal, self._state.config.min_confidence)
             self._sights[index] = kept
         return kept[2]
 
@@ -177,7 +178,7 @@ class Movers:
 
     def _some_points(self, index: int) -> Array:
         """(P, 3) places, in w, of what a keyframe has confident depth of, on a coarse grid."""
-        depth, confidence = self._dense.depths.get(index) or (np.zeros((1, 1)), np.ones((1, 1)))
+        depth, confidence = self._dense.depths[index].shown or (np.zeros((1, 1)), np.ones((1, 1)))
         step = max(1, min(depth.shape) // _GRID)
         rows, columns = np.mgrid[step // 2 : depth.shape[0] : step, step // 2 : depth.shape[1] : step]
         z = np.where(confidence > self._state.config.min_confidence, depth, 0.0)[rows, columns].astype(np.float64)

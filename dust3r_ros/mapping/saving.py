@@ -44,8 +44,8 @@ class LandmarkSaving:
                 b"" if view.w_T_c is None else view.w_T_c.tobytes(),
                 view.seen,
                 view.pruned,
-                depths.pixels(index),
-                depths.growth(index),
+                depths[index].pixels,
+                depths[index].growth,
                 record.moving,
             )
             for index, (record, view) in enumerate(zip(self._state.records, self._state.sparse.views, strict=True))
@@ -54,7 +54,7 @@ class LandmarkSaving:
     def keyframe(self, index: int) -> KeyframeState:
         """A keyframe as it stands."""
         view = self._state.sparse.views[index]
-        found = kept(self._state, index, view.w_T_c, self._dense.lens(index), self._dense.depths.get(index))
+        found = kept(self._state, index, view.w_T_c, self._dense.lens(index), self._dense.depths[index].shown)
         return replace(found, seen=view.seen, pruned=view.pruned, first_id=view.first_id)
 
     def facts(self) -> dict[str, Any]:

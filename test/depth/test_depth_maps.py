@@ -39,12 +39,12 @@ def pair(first: int, second: int, unit: float = 1.0, seed: int = 0) -> tuple[Pai
 def test_both_views_of_a_pair_get_depth() -> None:
     maps = DepthMaps()
     prediction, a, b = pair(3, 5, unit=7.0)
-    assert maps.get(3) is None and maps.get(5) is None
+    assert maps[3].shown is None and maps[5].shown is None
     maps.absorb(prediction, SECOND_T_FIRST, 1 / 7.0)
-    np.testing.assert_allclose(maps.get(3)[0], a, rtol=1e-5)
-    np.testing.assert_allclose(maps.get(5)[0], b, rtol=1e-4)  # z of its own camera, not of the first
-    np.testing.assert_allclose(maps.get(5)[1], prediction.confidence_second, rtol=1e-5)
-    assert maps.get(4) is None
+    np.testing.assert_allclose(maps[3].shown[0], a, rtol=1e-5)
+    np.testing.assert_allclose(maps[5].shown[0], b, rtol=1e-4)  # z of its own camera, not of the first
+    np.testing.assert_allclose(maps[5].shown[1], prediction.confidence_second, rtol=1e-5)
+    assert maps[4].shown is None
 
 
 def test_the_last_word_of_a_pair_counts_once() -> None:
@@ -52,9 +52,9 @@ def test_the_last_word_of_a_pair_counts_once() -> None:
     old, _, _ = pair(0, 1, seed=1)
     new, a, _ = pair(0, 1, seed=2)
     maps.absorb(old, SECOND_T_FIRST, 1.0)
-    maps.get(0)
+    assert maps[0].shown
     maps.absorb(new, SECOND_T_FIRST, 1.0)
-    np.testing.assert_allclose(maps.get(0)[0], a, rtol=1e-5)
+    np.testing.assert_allclose(maps[0].shown[0], a, rtol=1e-5)
 
 
 def test_several_pairs_agree_and_outvote_a_wrong_one() -> None:
@@ -64,36 +64,36 @@ def test_several_pairs_agree_and_outvote_a_wrong_one() -> None:
         maps.absorb(prediction, SECOND_T_FIRST, 1.0)
     wrong, _, _ = pair(0, 4, seed=4)
     maps.absorb(wrong, SECOND_T_FIRST, 3.0)
-    np.testing.assert_allclose(maps.get(0)[0], a, rtol=0.01)
+    np.testing.assert_allclose(maps[0].shown[0], a, rtol=0.01)
 
 
 def test_growing_surroundings() -> None:
     maps = DepthMaps()
     prediction, a, b = pair(0, 1)
     maps.absorb(prediction, SECOND_T_FIRST, 1.0)
-    before, sure = maps.get(0)
+    before, sure = maps[0].shown
     maps.rescale(0, 2.5)
-    np.testing.assert_allclose(maps.get(0)[0], 2.5 * before, rtol=1e-5)
-    np.testing.assert_allclose(maps.get(1)[0], b, rtol=1e-4)
-    np.testing.assert_array_equal(maps.get(0)[1], sure)
-    maps.freeze(0)
+    np.testing.assert_allclose(maps[0].shown[0], 2.5 * before, rtol=1e-5)
+    np.testing.assert_allclose(maps[1].shown[0], b, rtol=1e-4)
+    np.testing.assert_array_equal(maps[0].shown[1], sure)
+    maps[0].freeze()
     maps.rescale(0, 2.0)
-    np.testing.assert_allclose(maps.get(0)[0], 5.0 * a, rtol=1e-5)
+    np.testing.assert_allclose(maps[0].shown[0], 5.0 * a, rtol=1e-5)
     maps.rescale(9, 2.0)
-    assert maps.get(9) is None
+    assert maps[9].shown is None
 
 
 def test_frozen_depth_stays_and_cleared_depth_is_gone() -> None:
     maps = DepthMaps()
     prediction, a, _ = pair(0, 1)
     maps.absorb(prediction, SECOND_T_FIRST, 1.0)
-    maps.freeze(0)
-    np.testing.assert_allclose(maps.get(0)[0], a, rtol=1e-5)
+    maps[0].freeze()
+    np.testing.assert_allclose(maps[0].shown[0], a, rtol=1e-5)
     maps.clear(0)
-    assert maps.get(0) is None
-    maps.freeze(8)
+    assert maps[0].shown is None
+    maps[8].freeze()
     maps.clear(8)
-    assert maps.get(8) is None
+    assert maps[8].shown is None
 
 
 def test_a_later_pair_adds_to_frozen_depth() -> None:
@@ -102,20 +102,20 @@ def test_a_later_pair_adds_to_frozen_depth() -> None:
     for other in (1, 2):
         prediction, a, _ = pair(0, other, seed=4)
         maps.absorb(prediction, SECOND_T_FIRST, 1.0)
-    maps.freeze(0)
+    maps[0].freeze()
     late, _, _ = pair(0, 9, seed=4)
     blind = PairPrediction(
         0, 9, late.points_first, np.ones(SHAPE, np.float32), late.points_second, np.ones(SHAPE, np.float32)
     )
     maps.absorb(blind, SECOND_T_FIRST, 1.0)
-    np.testing.assert_allclose(maps.get(0)[0], a, rtol=1e-5)
+    np.testing.assert_allclose(maps[0].shown[0], a, rtol=1e-5)
 
 
 def test_points_behind_the_second_camera_are_no_depth() -> None:
     maps = DepthMaps()
     prediction, _, _ = pair(0, 1)
     maps.absorb(prediction, SECOND_T_FIRST @ pose(np.diag([1.0, -1, -1]), [0, 0, 0]), 1.0)
-    depth, confidence = maps.get(1)
+    depth, confidence = maps[1].shown
     assert (depth >= 0).all() and (confidence[depth == 0] == 1).all()
 
 
@@ -124,7 +124,7 @@ def test_an_unknown_unit_gives_no_depth() -> None:
     prediction, _, _ = pair(0, 1)
     maps.absorb(prediction, SECOND_T_FIRST, float("nan"))
     for index in (0, 1):
-        known = maps.get(index)
+        known = maps[index].shown
         assert known is None or (np.isfinite(known[0]).all() and (known[0] == 0).all() and (known[1] == 1).all())
 
 
@@ -134,7 +134,7 @@ def test_pixels_of_confidence_one_have_no_depth(index: int) -> None:
     prediction, _, _ = pair(0, 1)
     prediction.confidence_first[:5] = prediction.confidence_second[:5] = 1.0
     maps.absorb(prediction, SECOND_T_FIRST, 1.0)
-    depth, confidence = maps.get(index)
+    depth, confidence = maps[index].shown
     assert (depth[:5] == 0).all() and (confidence[:5] == 1).all() and (depth[5:] > 0).all()
 
 
@@ -142,12 +142,12 @@ def test_the_depth_of_another_map_in_units_of_this_one() -> None:
     maps, other = DepthMaps(), DepthMaps()
     maps.absorb(pair(0, 1)[0], SECOND_T_FIRST, 1.0)
     other.absorb(pair(0, 1, seed=1)[0], SECOND_T_FIRST, 1.0)
-    own, theirs = maps.get(0), other.get(1)
+    own, theirs = maps[0].shown, other[1].shown
     assert own is not None and theirs is not None
     maps.take_over(other, 2, 3.0)
-    np.testing.assert_allclose(maps.get(3)[0], 3.0 * theirs[0], rtol=1e-6)  # type: ignore[index]
-    np.testing.assert_array_equal(maps.get(3)[1], theirs[1])  # type: ignore[index]
-    np.testing.assert_array_equal(maps.get(0)[0], own[0])  # type: ignore[index]
+    np.testing.assert_allclose(maps[3].shown[0], 3.0 * theirs[0], rtol=1e-6)  # type: ignore[index]
+    np.testing.assert_array_equal(maps[3].shown[1], theirs[1])  # type: ignore[index]
+    np.testing.assert_array_equal(maps[0].shown[0], own[0])  # type: ignore[index]
 
 
 def test_another_unit_for_everything_that_is_kept() -> None:
@@ -155,45 +155,66 @@ def test_another_unit_for_everything_that_is_kept() -> None:
     for kept in (maps, same):
         kept.absorb(pair(0, 1)[0], SECOND_T_FIRST, 1.0)
         kept.absorb(pair(2, 3)[0], SECOND_T_FIRST, 1.0)
-        kept.freeze(2)
-        kept.get(0)
+        kept[2].freeze()
+        assert kept[0].shown
     maps.rescale_all(2.5)
     for kept, unit in ((maps, 2.5), (same, 1.0)):
         kept.absorb(pair(0, 4)[0], SECOND_T_FIRST, unit)
     for index in range(4):
-        np.testing.assert_allclose(maps.get(index)[0], 2.5 * same.get(index)[0], rtol=1e-5)
-        np.testing.assert_allclose(maps.get(index)[1], same.get(index)[1], rtol=1e-5)
+        np.testing.assert_allclose(maps[index].shown[0], 2.5 * same[index].shown[0], rtol=1e-5)
+        np.testing.assert_allclose(maps[index].shown[1], same[index].shown[1], rtol=1e-5)
+
+
+def test_what_is_read_does_not_depend_on_when_it_was_read_before() -> None:
+    """Not even in the last digit: somebody looks at a live map at moments of his own."""
+    looked, alone = DepthMaps(), DepthMaps()
+    for maps in (looked, alone):
+        for other, factor in ((1, 1.37), (2, 0.91), (3, 1.003)):
+            maps.absorb(pair(0, other, seed=other)[0], SECOND_T_FIRST, 1.0)
+            maps[0].hand({other + 10: handed(pair(0, other, seed=other + 10)[1], 2.0)})
+            if maps is looked:
+                assert maps[0].shown and maps[0].own
+            maps.rescale(0, factor)
+        maps.rescale_all(2.2)
+        if maps is looked:
+            assert maps[0].shown
+        maps[0].freeze()
+        maps.rescale(0, 0.7)
+        maps.absorb(pair(0, 4, seed=4)[0], SECOND_T_FIRST, 1.0)
+    for kind in ("shown", "own", "whole"):
+        for a, b in zip(getattr(looked[0], kind), getattr(alone[0], kind), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_a_change_of_unit_is_told_from_a_change_of_depth() -> None:
     maps, other = DepthMaps(), DepthMaps()
-    assert maps.pixels(0) is None and maps.growth(0) == 1.0
+    assert maps[0].pixels is None and maps[0].growth == 1.0
     maps.absorb(pair(0, 1)[0], SECOND_T_FIRST, 1.0)
-    before = maps.pixels(0)
-    maps.get(0)
+    before = maps[0].pixels
+    assert maps[0].shown
     maps.rescale(0, 2.0)
     maps.rescale_all(1.5)
-    maps.freeze(0)
-    assert maps.pixels(0) is before and maps.growth(0) == 3.0
+    maps[0].freeze()
+    assert maps[0].pixels is before and maps[0].growth == 3.0
     other.take_over(maps, 4, 0.5)
-    assert other.pixels(4) is before and other.growth(4) == 1.5
+    assert other[4].pixels is before and other[4].growth == 1.5
     maps.absorb(pair(0, 2)[0], SECOND_T_FIRST, 1.0)
-    assert maps.pixels(0) is not before and maps.growth(0) == 1.0
-    for change in (lambda: maps.leave_out(0, np.ones(maps.get(0)[0].shape, bool)), lambda: maps.clear(0)):
-        before = maps.pixels(0)
+    assert maps[0].pixels is not before and maps[0].growth == 1.0
+    for change in (lambda: maps[0].leave_out(np.ones(maps[0].shown[0].shape, bool)), lambda: maps.clear(0)):
+        before = maps[0].pixels
         change()
-        assert maps.pixels(0) is not before
+        assert maps[0].pixels is not before
 
 
 def test_depth_of_another_session_is_one_estimate() -> None:
     maps, again = DepthMaps(), DepthMaps()
     maps.absorb(pair(0, 1)[0], SECOND_T_FIRST, 1.0)
-    maps.freeze(0)
-    again.restore(0, *maps.get(0))  # type: ignore[misc]
-    assert again.pixels(0) is None
+    maps[0].freeze()
+    again[0].restore(*maps[0].shown)  # type: ignore[misc]
+    assert again[0].pixels is None
     for kept in (maps, again):
         kept.absorb(pair(0, 2)[0], SECOND_T_FIRST, 1.0)
-    np.testing.assert_array_equal(again.get(0)[0], maps.get(0)[0])  # type: ignore[index]
+    np.testing.assert_array_equal(again[0].shown[0], maps[0].shown[0])  # type: ignore[index]
 
 
 def test_depth_ends_at_the_outlines_of_the_image_shown_until_it_is_frozen() -> None:
@@ -208,14 +229,14 @@ def test_depth_ends_at_the_outlines_of_the_image_shown_until_it_is_frozen() -> N
     plain, cut = DepthMaps(), DepthMaps()
     for maps in (plain, cut):
         if maps is cut:
-            maps.show(0, image)
+            maps[0].show(image)
         maps.absorb(prediction, np.eye(4), 1.0)
-        maps.freeze(0)
-        maps.freeze(1)
-    assert (plain.get(0)[1][:, edge : edge + 4] > 1).all(), "no image, no outlines"
-    assert (cut.get(0)[1][:, edge:] == 1).all() and (cut.get(0)[0][:, edge:] == 0).all()
-    assert (cut.get(0)[1][:, : edge - 2] > 1).all()
-    np.testing.assert_array_equal(cut.get(1)[1], plain.get(1)[1])
+        maps[0].freeze()
+        maps[1].freeze()
+    assert (plain[0].shown[1][:, edge : edge + 4] > 1).all(), "no image, no outlines"
+    assert (cut[0].shown[1][:, edge:] == 1).all() and (cut[0].shown[0][:, edge:] == 0).all()
+    assert (cut[0].shown[1][:, : edge - 2] > 1).all()
+    np.testing.assert_array_equal(cut[1].shown[1], plain[1].shown[1])
 
 
 def handed(depth: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
@@ -228,52 +249,52 @@ def test_what_others_hand_over_closes_gaps_and_is_heard_once() -> None:
     unsure = prediction.confidence_first.copy()
     unsure[:, 8:] = 1
     maps.absorb(replace(prediction, confidence_first=unsure), SECOND_T_FIRST, 1.0)
-    assert (maps.get(0)[1][:, 11:] == 1).all()
-    before = maps.pixels(0)
-    maps.hand(0, {4: handed(a, 2.0)})
-    assert maps.pixels(0) is not before and maps.givers(0) == {4}
-    np.testing.assert_allclose(maps.get(0)[0], a, rtol=1e-4)
-    once = maps.get(0)[1]
-    maps.hand(0, {4: handed(2 * a, 50.0)})
-    np.testing.assert_array_equal(maps.get(0)[1], once)
-    maps.hand(0, {5: handed(a, 2.0)})
-    assert maps.givers(0) == {4, 5} and (maps.get(0)[1][:, 11:] > once[:, 11:]).all()
-    np.testing.assert_array_equal(maps.own(0)[1][:, 8:], 1)
+    assert (maps[0].shown[1][:, 11:] == 1).all()
+    before = maps[0].pixels
+    maps[0].hand({4: handed(a, 2.0)})
+    assert maps[0].pixels is not before and maps[0].givers == {4}
+    np.testing.assert_allclose(maps[0].shown[0], a, rtol=1e-4)
+    once = maps[0].shown[1]
+    maps[0].hand({4: handed(2 * a, 50.0)})
+    np.testing.assert_array_equal(maps[0].shown[1], once)
+    maps[0].hand({5: handed(a, 2.0)})
+    assert maps[0].givers == {4, 5} and (maps[0].shown[1][:, 11:] > once[:, 11:]).all()
+    np.testing.assert_array_equal(maps[0].own[1][:, 8:], 1)
 
 
 def test_handed_depth_grows_with_its_keyframe_and_goes_with_it() -> None:
     maps = DepthMaps()
     prediction, a, _ = pair(0, 1)
     maps.absorb(prediction, SECOND_T_FIRST, 1.0)
-    maps.hand(0, {4: handed(a, 9.0)})
+    maps[0].hand({4: handed(a, 9.0)})
     maps.rescale(0, 3.0)
-    np.testing.assert_allclose(maps.get(0)[0], 3 * a, rtol=1e-4)
-    maps.freeze(0)
-    np.testing.assert_allclose(maps.own(0)[0], 3 * a, rtol=1e-4)
+    np.testing.assert_allclose(maps[0].shown[0], 3 * a, rtol=1e-4)
+    maps[0].freeze()
+    np.testing.assert_allclose(maps[0].own[0], 3 * a, rtol=1e-4)
     maps.clear(0)
-    assert maps.get(0) is None and maps.own(0) is None and not maps.givers(0)
+    assert maps[0].shown is None and maps[0].own is None and not maps[0].givers
 
 
 def test_a_preview_goes_with_the_map_and_gives_way_to_a_pair() -> None:
     maps = DepthMaps()
     depth, confidence = np.full(SHAPE, 2.0, np.float32), np.full(SHAPE, 3.0, np.float32)
-    maps.preview(5, depth, confidence)
-    maps.leave_out(5, np.arange(SHAPE[0] * SHAPE[1]).reshape(SHAPE) == 0)
+    maps[5].preview(depth, confidence)
+    maps[5].leave_out(np.arange(SHAPE[0] * SHAPE[1]).reshape(SHAPE) == 0)
     maps.rescale_all(0.5)
-    shown = maps.get(5)
+    shown = maps[5].shown
     assert shown is not None and shown[0][0, 0] == 0 and (shown[0].ravel()[1:] == 1.0).all()
-    assert maps.own(5) is None and not maps.told(5)
+    assert maps[5].own is None and not maps[5].estimated
     other = DepthMaps()
     other.take_over(maps, 10, 3.0)
-    assert (other.whole(15)[0] == 3.0).all()
-    maps.freeze(5)
-    assert not maps.told(5)
+    assert (other[15].whole[0] == 3.0).all()
+    maps[5].freeze()
+    assert not maps[5].estimated
     prediction, _, b = pair(3, 5)
     maps.absorb(prediction, SECOND_T_FIRST, 1.0)
-    np.testing.assert_allclose(maps.whole(5)[0], b, rtol=1e-4)
-    maps.preview(4, depth, confidence)
+    np.testing.assert_allclose(maps[5].whole[0], b, rtol=1e-4)
+    maps[4].preview(depth, confidence)
     maps.clear(4)
-    assert maps.get(4) is None
+    assert maps[4].shown is None
 
 
 def shot(sequence: RenderedSequence, frame: int, confidence: float = 3.0) -> DepthShot:

@@ -70,7 +70,7 @@ def dense(sequence: RenderedSequence) -> tuple[Densifier, Oracle]:
 
 
 def check(densifier: Densifier, truth: Oracle, index: int) -> None:
-    depth, confidence = densifier.depths.get(index)
+    depth, confidence = densifier.depths[index].shown
     good = confidence > 1.5
     assert good.mean() > 0.15
     assert np.median(np.abs(depth[good] / (UNIT * truth.true_depth(FRAMES[index])[good]) - 1)) < 0.04
@@ -84,7 +84,7 @@ def test_a_network_beside_geometry_adds_depth(sequence: RenderedSequence) -> Non
         densifier.densify(1, [0])
         for index in (0, 1):
             check(densifier, truth, index)
-        surely.append(float(np.mean([(densifier.depths.own(index)[1] > 1.5).mean() for index in (0, 1)])))
+        surely.append(float(np.mean([(densifier.depths[index].own[1] > 1.5).mean() for index in (0, 1)])))
     assert surely[1] > 1.3 * surely[0]
     assert network.asked == [(0, 1), (1, 0)]
 
@@ -94,10 +94,10 @@ def test_a_preview_stands_in_until_there_is_depth(dense: tuple[Densifier, Oracle
     assert densifier.preview(0, [], 2) == {0}, "keyframes after it tell, too"
     assert densifier.preview(2, [1, 0], 2) == {2}
     check(densifier, truth, 2)
-    assert not densifier.depths.told(2) and densifier.depths.own(2) is None
-    previewed = (densifier.depths.get(2)[1] > 1.5).mean()
+    assert not densifier.depths[2].estimated and densifier.depths[2].own is None
+    previewed = (densifier.depths[2].shown[1] > 1.5).mean()
     densifier.densify(2, [1, 0])
-    assert densifier.depths.told(2) and (densifier.depths.get(2)[1] > 1.5).mean() > 1.2 * previewed
+    assert densifier.depths[2].estimated and (densifier.depths[2].shown[1] > 1.5).mean() > 1.2 * previewed
     assert densifier.preview(2, [1, 0], 2) == set(), "there is more already"
 
 
@@ -109,7 +109,7 @@ def test_a_preview_is_stale_when_its_pair_lies_otherwise(dense: tuple[Densifier,
     turn = np.eye(4)
     turn[:3, :3] = Rotation.from_euler("y", 1.0, degrees=True).as_matrix()
     view.w_T_c = view.w_T_c @ turn
-    assert densifier.stale() == {1} and densifier.depths.get(1) is None
+    assert densifier.stale() == {1} and densifier.depths[1].shown is None
 
 
 def test_depth_in_map_units(dense: tuple[Densifier, Oracle]) -> None:
@@ -118,7 +118,7 @@ def test_depth_in_map_units(dense: tuple[Densifier, Oracle]) -> None:
     assert densifier.densify(2, [1, 0]) == {0, 1, 2}
     for index in range(3):
         check(densifier, truth, index)
-    assert densifier.depths.get(3) is None
+    assert densifier.depths[3].shown is None
 
 
 def test_keyframes_hear_what_others_know(sequence: RenderedSequence) -> None:
@@ -132,10 +132,10 @@ def test_keyframes_hear_what_others_know(sequence: RenderedSequence) -> None:
             one.densify(index, [index - 1])
             left.append(one.leave(index))
     assert left == [set()] * 5 + [{0}], "only the first one left, and it heard something"
-    assert [densifier.depths.givers(index) for index in range(4)] == [{1, 2}, {0}, {0, 1}, {1, 2}]
+    assert [densifier.depths[index].givers for index in range(4)] == [{1, 2}, {0}, {0, 1}, {1, 2}]
     for index in (0, 3):
         check(densifier, truth, index)
-        known = [(one.depths.get(index)[1] > 1.5).mean() for one in (alone, densifier)]
+        known = [(one.depths[index].shown[1] > 1.5).mean() for one in (alone, densifier)]
         assert known[1] > known[0]
 
 
@@ -152,10 +152,10 @@ def test_what_a_keyframe_told_when_it_stood_elsewhere_is_forgotten(sequence: Ren
         one._pair_up(1, [0])
         one._pair_up(3, [2])
         one._share(3, [1])
-    assert right.depths.givers(3) == wrong.depths.givers(3) == {1}
+    assert right.depths[3].givers == wrong.depths[3].givers == {1}
 
     def off() -> float:
-        (a, sure_a), (b, sure_b) = (one.depths.get(3) for one in (right, wrong))
+        (a, sure_a), (b, sure_b) = (one.depths[3].shown for one in (right, wrong))
         both = (sure_a > 1.5) & (sure_b > 1.5)
         assert both.mean() > 0.3
         return float((np.abs(a[both] / b[both] - 1) > 0.02).mean())
@@ -163,17 +163,17 @@ def test_what_a_keyframe_told_when_it_stood_elsewhere_is_forgotten(sequence: Ren
     assert off() > 0.02
     if frozen:
         for one in (right, wrong):
-            one.depths.freeze(3)
+            one.depths[3].freeze()
     view.w_T_c = w_T_c
     assert right.renew() >= {3} and wrong.renew() >= {0, 1, 3}
-    assert wrong.depths.givers(3) >= {1} and off() < 0.01
+    assert wrong.depths[3].givers >= {1} and off() < 0.01
 
 
 def test_nobody_to_pair_with(dense: tuple[Densifier, Oracle]) -> None:
     densifier, _ = dense
     assert densifier.densify(0, []) == set()
     densifier._state.sparse.views[0].w_T_c = None
-    assert densifier.densify(1, [0]) == set() and densifier.depths.get(1) is None
+    assert densifier.densify(1, [0]) == set() and densifier.depths[1].shown is None
 
 
 def test_depth_comes_from_the_pairs_that_promise_most(sequence: RenderedSequence) -> None:
@@ -182,7 +182,7 @@ def test_depth_comes_from_the_pairs_that_promise_most(sequence: RenderedSequence
     w_T_c = [view.w_T_c for view in views]
     views[1].w_T_c = views[2].w_T_c = w_T_c[3].copy()
     assert densifier.densify(3, [2]) == {0, 3}, "two of the window stand at the same place"
-    assert densifier.depths.get(2) is None
+    assert densifier.depths[2].shown is None
     views[1].w_T_c, views[0].w_T_c = w_T_c[1], w_T_c[3].copy()
     assert densifier.densify(3, [2]) == {1, 3}
     assert set(densifier._used) == {(1, 3)}, "what it is paired with no longer is not renewed either"
@@ -191,7 +191,7 @@ def test_depth_comes_from_the_pairs_that_promise_most(sequence: RenderedSequence
 def test_views_that_left_come_back(dense: tuple[Densifier, Oracle]) -> None:
     densifier, truth = dense
     densifier.densify(1, [0])
-    before = densifier.depths.get(0)[1].sum()
+    before = densifier.depths[0].shown[1].sum()
     densifier.leave(1)
     assert densifier.backend.has(0), "within the window"
     densifier.leave(2)
@@ -201,7 +201,7 @@ def test_views_that_left_come_back(dense: tuple[Densifier, Oracle]) -> None:
     assert densifier.densify(3, [0]) == {0, 3}, "a loop closed with a keyframe that left long ago"
     assert densifier.backend.has(0)
     check(densifier, truth, 0)
-    assert densifier.depths.get(0)[1].sum() >= 0.9 * before, "what was known is not lost"
+    assert densifier.depths[0].shown[1].sum() >= 0.9 * before, "what was known is not lost"
 
 
 def test_depth_is_renewed_only_where_the_geometry_changed(dense: tuple[Densifier, Oracle]) -> None:
@@ -243,7 +243,7 @@ def test_without_depth_the_graph_knows_who_shares_landmarks(sequence: RenderedSe
     densifier._state.sparse.views[3].seen = seen.select(np.arange(len(seen.ids)) < 5)
     assert densifier.densify(1, [0]) == densifier.densify(2, [1, 0]) == densifier.densify(3, [2]) == set()
     assert densifier.renew() == set() and not any(backend.has(index) for index in range(4)), "nothing was predicted"
-    assert all(densifier.depths.get(index) is None for index in range(4))
+    assert all(densifier.depths[index].shown is None for index in range(4))
     assert [edge[:2] for edge in densifier._state.graph.edges] == [(0, 1), (0, 2), (1, 2)], (
         "five shared ones are too few"
     )
