@@ -47,8 +47,8 @@ class Camera:
     ``width``, ``height`` (pixels) say at which resolution ``focal`` (pixels) holds.
     ``focal_std`` (pixels) is its standard deviation, infinite while nothing supports it;
     ``support`` counts the keyframe pairs that do. ``fixed`` is true for a focal that was given.
-    ``given`` is what somebody measured, 0 for nothing, with the standard deviation ``given_std``; then ``told``
-    is what the images alone say, 0 as long as they do not, with ``told_std``. All in pixels.
+    ``given`` is what somebody measured, 0 for nothing, with the standard deviation ``given_std``; then ``measured``
+    is what the images alone say, 0 as long as they do not, with ``measured_std``. All in pixels.
     ``principal_offset`` (pixels) is the principal point, from the middle of the image.
     ``distortion`` are Brown's k1, k2, k3 as OpenCV and ROS (plumb_bob) have them: what a pinhole sees
     at x (from the principal point, in focal lengths), the lens shows at x (1 + k1 r^2 + k2 r^4 + k3 r^6),
@@ -66,15 +66,15 @@ class Camera:
     distortion: tuple[float, float, float] = (0.0, 0.0, 0.0)
     given: float = 0.0
     given_std: float = 0.0
-    told: float = 0.0
-    told_std: float = float("inf")
+    measured: float = 0.0
+    measured_std: float = float("inf")
 
     @property
     def disagreement(self) -> float:
         """How far the images are from the given focal, in standard deviations of both; 0 where one is missing."""
-        if self.given <= 0 or self.told <= 0:
+        if self.given <= 0 or self.measured <= 0:
             return 0.0
-        return abs(self.told - self.given) / math.hypot(self.told_std, self.given_std)
+        return abs(self.measured - self.given) / math.hypot(self.measured_std, self.given_std)
 
     @property
     def center(self) -> tuple[float, float]:

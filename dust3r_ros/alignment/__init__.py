@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from numpy.typing import ArrayLike
 
-from dust3r_ros.alignment.batch.problem import Problem, check_problem
+from dust3r_ros.alignment.batch.problem import AlignmentProblem, check_problem
 from dust3r_ros.alignment.result import Alignment, EdgeReport
 from dust3r_ros.errors import BackendError, ConfigError
 from dust3r_ros.types import PairPrediction
@@ -63,13 +63,13 @@ def align(
     return solve(problem)
 
 
-def _moments() -> Callable[[Problem], Alignment]:
+def _moments() -> Callable[[AlignmentProblem], Alignment]:
     from dust3r_ros.alignment.batch.global_moments import align_moments
 
     return align_moments
 
 
-def _gradient(problem: Problem) -> Callable[[Problem], Alignment]:
+def _gradient(problem: AlignmentProblem) -> Callable[[AlignmentProblem], Alignment]:
     named = problem.soft + ["depths"] * (problem.depths is not None)
     if named:
         raise ConfigError(

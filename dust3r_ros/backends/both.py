@@ -197,8 +197,8 @@ class BothBackend:
         """Pointmaps of ordered pairs, in the order asked. Raises what the network does."""
         found = self._geometry.depths(pairs, focals, poses, landmarks)
         # Views that meet at no parallax, or do not match: no scale, and no need to ask
-        told = [pair for pair, depths in zip(pairs, found, strict=True) if depths is not None and depths.tells]
-        priors = dict(zip(told, self._network.of_pairs(told), strict=True))
+        asked = [pair for pair, depths in zip(pairs, found, strict=True) if depths is not None and depths.tells]
+        priors = dict(zip(asked, self._network.of_pairs(asked), strict=True))
         predictions = []
         for pair, depths in zip(pairs, found, strict=True):
             if depths is None:

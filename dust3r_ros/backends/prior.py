@@ -195,22 +195,22 @@ def _bending(sure: _Evidence, scale: float, noise: float, variance: float) -> tu
     return (*around(weight), _variance(off[sure.at].astype(np.float64), sure.weight, noise))
 
 
-def _joined(stereo: StereoDepth, prior: Array32, told: Array32) -> tuple[Array32, Array32]:
+def _joined(stereo: StereoDepth, prior: Array32, suggested: Array32) -> tuple[Array32, Array32]:
     """Depth and confidence of both: their mean where they agree, else the more confident one.
 
     A prior that wins against geometry is less sure by what they differ, in proportion to geometry's say.
     """
     own = np.where(stereo.depth > 0, stereo.confidence - 1, 0).astype(np.float32)
-    total = np.maximum(own + told, np.float32(1e-12))
-    both = (own > 0) & (told > 0)
+    total = np.maximum(own + suggested, np.float32(1e-12))
+    both = (own > 0) & (suggested > 0)
     apart = np.log(np.where(both, stereo.depth / np.where(both, prior, 1), 1))
     squared = apart * apart
-    agree = squared * own * told < (_CONTRADICTION * REFERENCE_PRECISION) ** 2 * total
-    geometry = (told == 0) | (both & ~agree & (own >= told))
+    agree = squared * own * suggested < (_CONTRADICTION * REFERENCE_PRECISION) ** 2 * total
+    geometry = (suggested == 0) | (both & ~agree & (own >= suggested))
     mean = prior * np.exp(apart * own / total)
-    weakened = told / (1 + told * squared * own / total / REFERENCE_PRECISION**2)
+    weakened = suggested / (1 + suggested * squared * own / total / REFERENCE_PRECISION**2)
     depth = np.where(geometry, stereo.depth, np.where(both & agree, mean, prior))
-    gain = np.where(geometry, own, np.where(both & agree, own + told, np.where(both, weakened, told)))
+    gain = np.where(geometry, own, np.where(both & agree, own + suggested, np.where(both, weakened, suggested)))
     return depth.astype(np.float32), (1 + np.minimum(gain, _MAX_GAIN)).astype(np.float32)
 
 

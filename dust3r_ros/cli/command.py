@@ -99,7 +99,7 @@ def guarded(name: str, body: Callable[[], int], debug: bool) -> int:
     if not debug:  # OpenCV and FFmpeg write to stderr by themselves; they read this when first imported
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    # What is skipped is counted and told once, in the end; single warnings would tear the progress bar.
+    # What is skipped is counted and reported once, in the end; single warnings would tear the progress bar.
     logging.basicConfig(
         level=logging.WARNING if debug else logging.CRITICAL, format=f"{name}: %(levelname)s: %(message)s"
     )

@@ -71,7 +71,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     names = ("resolution", "min_height", "max_height", "camera_height", "max_range")
     lengths = {name: getattr(arguments, name) for name in names}
-    GridOptions(**lengths)  # a bad length is told before a large map is read
+    GridOptions(**lengths)  # a bad length is refused before a large map is read
     contents = _contents(arguments)
     confidence = arguments.min_confidence
     if confidence is None:

@@ -38,10 +38,10 @@ def shortfalls(replay: Replay, items: Any, source: FrameSource, session: Session
         (source.incomplete, f"lacked something that the bag should tell ({source.lacking})"),
         (missing, f"of the manifest could not be found, so the map is another ({getattr(items, 'reason', '')})"),
     )
-    told = [f"{count} frame{'s' * (count > 1)} {why}" for count, why in counted if count]
+    left_out = [f"{count} frame{'s' * (count > 1)} {why}" for count, why in counted if count]
     if replay.undone:
-        told.append(f"{replay.undone} of the manifest's events cannot be, so the map is another ({replay.reason})")
-    return [*told, *session.keeper.problems]
+        left_out.append(f"{replay.undone} of the manifest's events cannot be, so the map is another ({replay.reason})")
+    return [*left_out, *session.keeper.problems]
 
 
 def say(quiet: bool, words: str) -> None:

@@ -123,11 +123,11 @@ def _run(arguments: argparse.Namespace, line: str) -> int:
     from dust3r_ros.training.session import train
 
     with command.stop_on_signal() as stop, _Bar(arguments.quiet) as bar:
-        outcome = train(options, lambda: bool(stop), bar.tell, warn)
+        outcome = train(options, lambda: bool(stop), bar.report, warn)
     if stop.signal is not None and not outcome.finished:
         print(f"{_NAME}: interrupted at step {outcome.progress.step}; go on with --resume", file=sys.stderr)
         return 128 + stop.signal
-    if not arguments.quiet and bar.told:
+    if not arguments.quiet and bar.reported:
         print(_summary(outcome, options.out), flush=True)
     return 0
 
@@ -151,7 +151,7 @@ class _Bar:
     """The progress bar of the first process."""
 
     def __init__(self, quiet: bool) -> None:
-        self._quiet, self.told = quiet, False
+        self._quiet, self.reported = quiet, False
         self._bar: Any = None
 
     def __enter__(self) -> _Bar:
@@ -161,9 +161,9 @@ class _Bar:
         if self._bar is not None:
             self._bar.close()
 
-    def tell(self, progress: Progress, step: Any, figures: dict[str, float]) -> None:
+    def report(self, progress: Progress, step: Any, figures: dict[str, float]) -> None:
         """Called after each step and evaluation."""
-        self.told = True
+        self.reported = True
         if self._quiet:
             return
         if self._bar is None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dust3r_ros.cloud.cloud import Cloud, concatenate, keyframe_cloud, thin
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.geometry.depths import depth_edges
+from dust3r_ros.geometry.depths import Pinhole, depth_edges, reprojected
 from dust3r_ros.geometry.pinhole import center_of, rays
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.types import Array, Array32, Keyframe
@@ -157,13 +157,15 @@ def _agreement(
 ) -> _Agreement:
     wanted = np.float32(min_confidence - 1)
     depth, own = _candidates(keyframe, wanted, edges)
+    here = Pinhole(keyframe.focal, center_of(*depth.shape))
     gain, shift = own.copy(), np.zeros_like(own)
     confirmed, through, hidden = (np.zeros(depth.shape, np.int16) for _ in range(3))
     for other in others:
         if other.index == keyframe.index:
             continue
         its_depth, its_gain = _candidates(other, wanted, edges)
-        u, v, z = _seen_from(other, keyframe, depth)
+        there = Pinhole(other.focal, center_of(*its_depth.shape))
+        u, v, z = reprojected(depth, here, there, invert(other.w_T_c) @ keyframe.w_T_c)
         seen = cv2.remap(its_depth, u, v, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0.0)
         weight = cv2.remap(its_gain, u, v, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0.0)
         known = (seen > 0) & (depth > 0)
@@ -192,21 +194,3 @@ def _candidates(keyframe: Keyframe, wanted: np.float32, edges: bool) -> tuple[Ar
     if edges:
         keep &= ~depth_edges(keyframe.depth, _EDGE)
     return np.where(keep, keyframe.depth, 0).astype(np.float32), np.where(keep, gain, 0).astype(np.float32)
-
-
-def _seen_from(other: Keyframe, keyframe: Keyframe, depth: Array32) -> tuple[Array32, Array32, Array32]:
-    """Where in ``other`` the points of ``depth`` (H, W) lie: pixels u, v, outside the image behind it, and z."""
-    height, width = depth.shape
-    cx, cy = center_of(height, width)
-    x = ((np.arange(width) - cx) / keyframe.focal).astype(np.float32)[None, :]
-    y = ((np.arange(height) - cy) / keyframe.focal).astype(np.float32)[:, None]
-    other_T_c = (invert(other.w_T_c) @ keyframe.w_T_c).astype(np.float32)
-    R, t = other_T_c[:3, :3], other_T_c[:3, 3]
-    px, py, pz = ((R[i, 0] * x + (R[i, 1] * y + R[i, 2])) * depth + t[i] for i in range(3))
-    front = pz > 1e-6 * depth
-    scale = np.float32(other.focal) / np.where(front, pz, 1)
-    ox, oy = center_of(*other.depth.shape)
-    # remap counts in 16 bits: what is far outside stays just outside
-    u = np.where(front, np.clip(px * scale + np.float32(ox), -9, 30_000), np.float32(-9))
-    v = np.where(front, np.clip(py * scale + np.float32(oy), -9, 30_000), np.float32(-9))
-    return u, v, np.where(front, pz, 1)

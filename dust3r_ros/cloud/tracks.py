@@ -25,10 +25,10 @@ _VIEWS = 3.0  # keyframes that see a point, about
 
 @dataclass(frozen=True, eq=False)
 class DenseTracks:
-    """P points and their O >= 2 P sights, sorted by point.
+    """P points and their O >= 2 P observations, sorted by point.
 
     ``points`` (P, 3) map frame, ``colors`` (P, 3) uint8 RGB, ``errors`` (P,) mean reprojection error, pixels;
-    per sight ``point`` (O,) and ``view`` (O,), positions in the lists of points and of keyframes, and
+    per observation ``point`` (O,) and ``view`` (O,), positions in the lists of points and of keyframes, and
     ``pixels`` (O, 2), centres at integers.
     """
 
@@ -53,7 +53,7 @@ def dense_tracks(keyframes: Sequence[Keyframe], count: int = MAX_POINTS, min_con
     """At most ``count`` points spread over what the keyframes see, each seen by two keyframes or more.
 
     Pixels of a grid, where the depth stands up to that of overlapping keyframes (``fusion.agreed``), are
-    projected into those; a place that was taken already is not taken again. Where there is texture, the sight in
+    projected into those; a place that was taken already is not taken again. Where there is texture, the observation in
     another keyframe is measured (Lucas and Kanade, 1981), and it is none when it lies more than a pixel off;
     elsewhere it is the projection. Deterministic.
     """
@@ -69,7 +69,7 @@ def dense_tracks(keyframes: Sequence[Keyframe], count: int = MAX_POINTS, min_con
         z = depth[pixels[:, 1], pixels[:, 0]].astype(np.float64)
         middle = center_of(*depth.shape)
         points = transform(keyframe.w_T_c, rays(pixels.astype(np.float64), keyframe.focal, middle) * z[:, None])
-        sights = [(np.arange(len(points)), np.full(len(points), view), pixels.astype(np.float64))]
+        observations = [(np.arange(len(points)), np.full(len(points), view), pixels.astype(np.float64))]
         errors = np.zeros(len(points))
         for other in others:
             its = positions[other.index]
@@ -77,10 +77,10 @@ def dense_tracks(keyframes: Sequence[Keyframe], count: int = MAX_POINTS, min_con
             cells = np.rint(where).astype(int) // step
             taken[its][cells[:, 1], cells[:, 0]] = True
             found, place = _measured(greys[view], greys[its], pixels[seen], where)
-            sights.append((seen[found], np.full(int(found.sum()), its), place[found]))
+            observations.append((seen[found], np.full(int(found.sum()), its), place[found]))
             errors[seen[found]] += np.linalg.norm(place - where, axis=1)[found]
         colors = keyframe.image[pixels[:, 1], pixels[:, 0]]
-        parts.append(_seen_twice(points, colors, errors, sights))
+        parts.append(_seen_twice(points, colors, errors, observations))
     return _limited(joined(*parts), count)
 
 
@@ -105,8 +105,8 @@ def landmark_tracks(
 ) -> DenseTracks:
     """Landmarks (L, 3), ``colors`` (L, 3), as tracks of ``keyframes``.
 
-    Sight m: keyframe of index ``keyframe[m]`` sees landmark ``landmark[m]`` at ``pixels[m]`` (M, 2). Sights more than
-    two pixels from where the landmark should be are left out, then landmarks with fewer than two.
+    Observation m: keyframe of index ``keyframe[m]`` sees landmark ``landmark[m]`` at ``pixels[m]`` (M, 2). Those more
+    than two pixels from where the landmark should be are left out, then landmarks with fewer than two.
     """
     view, found = np.full(len(keyframe), -1), np.full(len(keyframe), np.inf)
     for number, seeing in enumerate(keyframes):
@@ -162,18 +162,18 @@ def _measured(grey: Image, other: Image, pixels: NDArray[np.int64], where: Array
         criteria=(cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.01), flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
         minEigThreshold=3e-4,
     )  # fmt: skip
-    told = status.ravel() > 0
-    place = np.where(told[:, None], place[:, 0].astype(np.float64), where)
+    known = status.ravel() > 0
+    place = np.where(known[:, None], place[:, 0].astype(np.float64), where)
     height, width = other.shape
     inside = (place >= -0.5).all(axis=1) & (place < [width - 0.5, height - 0.5]).all(axis=1)
     return inside & (np.linalg.norm(place - where, axis=1) < _NEAR), place
 
 
 def _seen_twice(
-    points: Array, colors: Image, errors: Array, sights: list[tuple[NDArray[np.int64], NDArray[np.int64], Array]]
+    points: Array, colors: Image, errors: Array, observations: list[tuple[NDArray[np.int64], NDArray[np.int64], Array]]
 ) -> DenseTracks:
-    """The points with two sights or more; ``errors`` (N,) are sums."""
-    point, view, pixels = (np.concatenate(part) for part in zip(*sights, strict=True))
+    """The points with two observations or more; ``errors`` (N,) are sums."""
+    point, view, pixels = (np.concatenate(part) for part in zip(*observations, strict=True))
     views = np.bincount(point, minlength=len(points))
     keep = views >= 2
     stays = keep[point]

@@ -11,6 +11,7 @@ import numpy as np
 
 from dust3r_ros.alignment.online.canonical_depth import fuse_depths
 from dust3r_ros.depth.completion import complete_planes, cut_at_outlines, fill_depth
+from dust3r_ros.geometry.depths import Pinhole, nearest_pixels, reprojected
 from dust3r_ros.geometry.pinhole import center_of
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.types import Array, Array32, Image, PairPrediction
@@ -66,7 +67,7 @@ class KeyframeDepth:
         self.touch()
 
     def preview(self, depth: Array32, confidence: Array32) -> None:
-        """What is shown while no pair told anything, (H, W) each."""
+        """What is shown before the first pair, (H, W) each."""
         self._preview = self._kept(depth, confidence)
         self.touch()
 
@@ -116,7 +117,7 @@ class KeyframeDepth:
 
     @property
     def own(self) -> Depth | None:
-        """Depth by its pairs alone, with its gaps; None while none told anything."""
+        """Depth by its pairs alone, with its gaps; None before the first."""
         return self._read(self._own_kept())
 
     @property
@@ -232,7 +233,7 @@ def _finished(depth: Array32, confidence: Array32, image: Image | None) -> tuple
     return cut_at_outlines(np.where(blank, np.float32(0), depth), np.where(blank, np.float32(1), confidence), image)
 
 
-_COLOR = 18  # of 255, beyond the range of colours around a pixel: another surface is seen there
+COLOR_RANGE = 18  # of 255, beyond the range of colours around a pixel: another surface is seen there
 _BEHIND = np.float32(1.1)  # times as far as what lands beside it: seen through the gaps between nearer points
 _SHARE = np.float32(0.5)  # of confidence - 1 that is passed on: part of it comes from the same images
 _TINY = np.float32(1e-9)
@@ -251,6 +252,11 @@ class DepthShot:
     confidence: Array32
     w_T_c: Array
     focal: float
+
+    @property
+    def pinhole(self) -> Pinhole:
+        """The camera of its pixels."""
+        return Pinhole(self.focal, center_of(*self.depth.shape))
 
     @cached_property
     def smooth(self) -> Image:
@@ -292,32 +298,23 @@ def seen_from(shot: DepthShot, other: DepthShot) -> tuple[Array32, Array32]:
 
 def _landed(shot: DepthShot, other: DepthShot) -> tuple[np.ndarray, np.ndarray, Array32, Array32]:
     """Pixels (K,) of a shot seen by another, those they land on there, both flat, and their depth in each."""
-    height, width = shot.depth.shape
     at = np.flatnonzero((shot.depth > 0) & (shot.confidence > 1))
-    z = shot.depth.ravel()[at].astype(np.float32)
-    cx, cy = center_of(height, width)
-    x = ((np.arange(width) - cx) / shot.focal).astype(np.float32)[at % width] * z
-    y = ((np.arange(height) - cy) / shot.focal).astype(np.float32)[at // width] * z
-    T = (invert(other.w_T_c) @ shot.w_T_c).astype(np.float32)
-    px, py, pz = (T[i, 0] * x + T[i, 1] * y + T[i, 2] * z + T[i, 3] for i in range(3))
-    height, width = other.depth.shape
-    cx, cy = (np.float32(middle) for middle in center_of(height, width))
-    scale = np.float32(other.focal) / np.maximum(pz, _TINY)
-    u, v = px * scale + cx, py * scale + cy
-    # Compared before rounding, which far outside does not fit into integers
-    inside = (pz > _TINY) & (u > -0.5) & (v > -0.5) & (u < width - 0.5) & (v < height - 0.5)
-    place = np.rint(v[inside]).astype(np.int64) * width + np.rint(u[inside]).astype(np.int64)
-    return at[inside], place, z[inside], pz[inside]
+    u, v, z = reprojected(shot.depth, shot.pinhole, other.pinhole, invert(other.w_T_c) @ shot.w_T_c, at)
+    inside, place = nearest_pixels(u, v, other.depth.shape)
+    return at[inside], place, shot.depth.reshape(-1)[at[inside]], z[inside]
 
 
 def _same_color(shot: DepthShot, other: DepthShot, at: np.ndarray, place: np.ndarray) -> np.ndarray:
     """(K,) whether pixels ``at`` of a shot have a colour that is seen around ``place`` of another, both flat."""
-    color = shot.smooth[at]
     dark, light = (edge[place] for edge in other.colours_around)
-    if not len(at):
-        return np.zeros(0, bool)
-    off = cv2.max(cv2.subtract(dark, color), cv2.subtract(color, light))
-    return np.asarray(off.reshape(-1, 3).max(axis=1) <= _COLOR)
+    return outside_range(shot.smooth[at], dark, light) <= COLOR_RANGE
+
+
+def outside_range(colors: Image, dark: Image, light: Image) -> np.ndarray:
+    """(K,) by how many levels of 255 colours (K, 3) miss ranges ``dark`` to ``light``, in the worst channel."""
+    if not len(colors):
+        return np.zeros(0, np.uint8)
+    return cv2.max(cv2.subtract(dark, colors), cv2.subtract(colors, light)).reshape(-1, 3).max(axis=1)
 
 
 def _same_texture(shot: DepthShot, other: DepthShot, at: np.ndarray, place: np.ndarray) -> np.ndarray:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from dust3r_ros.depth.depth_maps import COLOR_RANGE, outside_range
 from dust3r_ros.features.masks import Mask, grown
-from dust3r_ros.geometry.depths import REFERENCE_PRECISION
+from dust3r_ros.geometry.depths import REFERENCE_PRECISION, Pinhole, nearest_pixels, reprojected
 from dust3r_ros.geometry.pinhole import center_of
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.types import Array, Array32, Image
@@ -17,7 +18,7 @@ STEP = 3  # of the pixels that are judged
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class SparseShot:
     """A keyframe as others are compared with it, every third pixel of it.
 
     ``depth`` (h, w), 0 = none, ``sigma`` its relative standard deviation, ``near`` the least depth around a pixel
@@ -35,10 +36,16 @@ class Sight:
     dark: Image
     light: Image
 
+    @property
+    def pinhole(self) -> Pinhole:
+        """The camera of its pixels, every third of the keyframe's from the second on."""
+        cx, cy = center_of(*self.shape)
+        return Pinhole(self.focal, ((cx - STEP // 2) / STEP, (cy - STEP // 2) / STEP))
+
     @classmethod
     def of(
         cls, image: Image, depth: Array32, confidence: Array32, w_T_c: Array, focal: float, min_confidence: float
-    ) -> Sight:
+    ) -> SparseShot:
         """What of a keyframe with ``image`` (H, W, 3) RGB, ``depth`` (H, W) and ``confidence`` (H, W) is sure."""
         shape = depth.shape
         height, width = (side // STEP for side in shape)
@@ -61,33 +68,15 @@ class Sight:
         )
 
 
-def seen_from(other: Sight, sight: Sight) -> tuple[np.ndarray, np.ndarray, Array32]:
+def seen_from(other: SparseShot, shot: SparseShot) -> tuple[np.ndarray, np.ndarray, Array32]:
     """Pixels (K,) of a keyframe whose points lie in the image of ``other``, the pixels there, both flat, and z."""
-    width = sight.depth.shape[1]
-    cx, cy = _middle(sight)
-    at = np.flatnonzero(sight.depth)
-    depth = sight.depth.ravel()[at]
-    x = ((at % width) - np.float32(cx)) / np.float32(sight.focal)
-    y = ((at // width) - np.float32(cy)) / np.float32(sight.focal)
-    other_T_c = (invert(other.w_T_c) @ sight.w_T_c).astype(np.float32)
-    R, t = other_T_c[:3, :3], other_T_c[:3, 3]
-    px, py, pz = ((R[i, 0] * x + R[i, 1] * y + R[i, 2]) * depth + t[i] for i in range(3))
-    scale = np.float32(other.focal) / np.maximum(pz, np.float32(1e-6))
-    ox, oy = _middle(other)
-    rows, columns = other.depth.shape
-    u, v = px * scale + np.float32(ox), py * scale + np.float32(oy)
-    inside = (pz > 1e-6) & (u > -0.5) & (v > -0.5) & (u < columns - 0.5) & (v < rows - 0.5)
-    place = np.rint(v[inside]).astype(np.int64) * columns + np.rint(u[inside]).astype(np.int64)
-    return at[inside], place, pz[inside].astype(np.float32)
-
-
-def _middle(sight: Sight) -> tuple[float, float]:
-    cx, cy = center_of(*sight.shape)
-    return (cx - 0.5 * (STEP - 1)) / STEP, (cy - 0.5 * (STEP - 1)) / STEP
+    at = np.flatnonzero(shot.depth)
+    u, v, z = reprojected(shot.depth, shot.pinhole, other.pinhole, invert(other.w_T_c) @ shot.w_T_c, at)
+    inside, place = nearest_pixels(u, v, other.depth.shape)
+    return at[inside], place, z[inside]
 
 
 _APART, _SIGMAS = 0.10, 3.0  # of depth, at least: less apart is the same surface
-_COLOR = 18  # of 255, beyond the range of colours around a place: something else is there
 _ALIKE = 0.9  # of what both see looks the same to both; three witnesses are wrong one time in a thousand
 _COMMON, _SAMPLE = 100, 2000  # pixels that both see: fewer tell nothing of how colours differ, more not better
 _MOSTLY = 0.5  # of a region
@@ -98,37 +87,38 @@ _SAME, _REACH = 0.1, 1.0  # of depth, of the seeds' width: how far the thing may
 _GROWTH = 1 / 64  # of the long edge
 
 
-def region(sight: Sight, evidence: Evidence) -> Mask:
+def region(shot: SparseShot, evidence: Evidence) -> Mask:
     """(H, W) which pixels of a keyframe show what moves or was taken away.
 
     Three witnesses make a seed, seeds make regions of 0.2 % of the image at least, and a region counts if most of it
     is before something else. What is connected to a region, as far away as it to 10 %, and no further off than it is
     wide, goes with it: it is the rest of the thing. Regions are grown by what outlines are vague.
     """
-    gone, before = (flags.reshape(sight.depth.shape) for flags in (evidence.gone, evidence.before))
+    gone, before = (flags.reshape(shot.depth.shape) for flags in (evidence.gone, evidence.before))
     solid = cv2.morphologyEx(gone.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    found = np.zeros(sight.shape, np.uint8)
-    height, width = STEP * sight.depth.shape[0], STEP * sight.depth.shape[1]
+    found = np.zeros(shot.shape, np.uint8)
+    height, width = STEP * shot.depth.shape[0], STEP * shot.depth.shape[1]
     for seeds in _pieces(solid):
         if before[seeds].mean() > _MOSTLY:
-            whole = _completed(sight.depth, seeds).astype(np.uint8)
+            whole = _completed(shot.depth, seeds).astype(np.uint8)
             found[:height, :width] |= cv2.resize(whole, (width, height), interpolation=cv2.INTER_NEAREST)
     return grown(found.astype(bool), _GROWTH) if found.any() else found.astype(bool)
 
 
 class Evidence:
-    """What other keyframes say of each pixel (h w,), flat, of one, taken at ``time``.
+    """What other keyframes say of each pixel (h w,), flat, of one, taken at ``time`` (ms).
 
     ``agree``: how many see the same there; ``doubt``: something nearer that looks the same, so that one of the two
     has the depth wrong; ``through``: something behind it; ``like`` and ``unlike``: how many know what is behind it on
     its ray, of its colours and of others.
     """
 
-    def __init__(self, time: int, sight: Sight) -> None:
-        count = sight.depth.size
+    def __init__(self, time: int, shot: SparseShot) -> None:
+        count = shot.depth.size
         self.time = time
         self.agree, self.doubt, self.through, self.like, self.unlike = (np.zeros(count, np.uint8) for _ in range(5))
-        self._first, self._last = np.full((2, count), time, np.int32)  # that agree
+        # When, in ms after its own time: 24 days that way and this, beyond which all are alike.
+        self._first, self._last = np.zeros((2, count), np.int32)  # that agree
         self._before, self._after = (
             np.full(count, -_NEVER, np.int32),
             np.full(count, _NEVER, np.int32),
@@ -142,16 +132,19 @@ class Evidence:
     def confirm(self, at: np.ndarray, witness: int) -> None:
         """A keyframe of time ``witness`` sees the same at pixels (K,)."""
         self.agree[at] += 1
-        self._first[at] = np.minimum(self._first[at], witness)
-        self._last[at] = np.maximum(self._last[at], witness)
+        self._first[at] = np.minimum(self._first[at], self._later(witness))
+        self._last[at] = np.maximum(self._last[at], self._later(witness))
 
     def accuse(self, at: np.ndarray, witness: int) -> None:
         """A keyframe of time ``witness`` sees through pixels (K,)."""
         self.through[at] += 1
         if witness < self.time:
-            self._before[at] = np.maximum(self._before[at], witness)
+            self._before[at] = np.maximum(self._before[at], self._later(witness))
         else:
-            self._after[at] = np.minimum(self._after[at], witness)
+            self._after[at] = np.minimum(self._after[at], self._later(witness))
+
+    def _later(self, witness: int) -> int:
+        return min(max(witness - self.time, 1 - _NEVER), _NEVER - 1)
 
     def look_behind(self, at: np.ndarray, like: np.ndarray) -> None:
         """A keyframe knows what is behind pixels (K,), some of them several times, and whether it looks ``like`` it."""
@@ -204,22 +197,22 @@ class Testimony:
         witness.look_behind(self.by[known], self.like[known])
 
 
-def compare(sight: Sight, other: Sight, evidence: Evidence, witness: Evidence) -> Testimony:
-    """What ``other`` says of ``sight``; who confirms or doubts whom is noted in their evidence.
+def compare(shot: SparseShot, other: SparseShot, evidence: Evidence, witness: Evidence) -> Testimony:
+    """What ``other`` says of ``shot``; who confirms or doubts whom is noted in their evidence.
 
     Seen through is a pixel where the other sees what lies further, by 10 % and by three standard deviations of both
     depths, at and all around the place where the pixel's point should be seen, in colours that the pixel does not
     have.
     """
-    at, place, z = seen_from(other, sight)
+    at, place, z = seen_from(other, shot)
     depth, near = other.depth.ravel()[place], other.near.ravel()[place]
     known = depth > 0
     at, place, z, depth, near = (part[known] for part in (at, place, z, depth, near))
     beyond = 1 + np.maximum(
-        np.float32(_APART), np.float32(_SIGMAS) * np.hypot(other.sigma.ravel()[place], sight.sigma.ravel()[at])
+        np.float32(_APART), np.float32(_SIGMAS) * np.hypot(other.sigma.ravel()[place], shot.sigma.ravel()[at])
     )
     hidden, same = depth * beyond < z, (depth * beyond >= z) & (depth <= z * beyond)
-    differ, like = _looks(sight, other, at, place, same)
+    differ, like = _compared_colours(shot, other, at, place, same)
     evidence.confirm(at[same & ~differ], witness.time)
     before = near > z * beyond
     witness.doubt[np.unique(place[before & ~differ])] += 1
@@ -227,7 +220,9 @@ def compare(sight: Sight, other: Sight, evidence: Evidence, witness: Evidence) -
     return Testimony(at[through], place[through], at[hidden], place[hidden], like[hidden])
 
 
-def _looks(sight: Sight, other: Sight, at: np.ndarray, place: np.ndarray, same: Mask) -> tuple[Mask, Mask]:
+def _compared_colours(
+    shot: SparseShot, other: SparseShot, at: np.ndarray, place: np.ndarray, same: Mask
+) -> tuple[Mask, Mask]:
     """(K,) which pixels ``at`` of a keyframe look unlike all around ``place`` in another, and which like that place.
 
     The same surface, ``same`` (K,), looks brighter, darker, of another tint: exposure and white balance change it by
@@ -237,13 +232,13 @@ def _looks(sight: Sight, other: Sight, at: np.ndarray, place: np.ndarray, same: 
     if np.count_nonzero(same) < _COMMON:
         return np.zeros(len(at), bool), np.ones(len(at), bool)
     every = slice(None, None, max(1, np.count_nonzero(same) // _SAMPLE))
-    ours, theirs = sight.color.reshape(-1, 3), other.color.reshape(-1, 3)
+    ours, theirs = shot.color.reshape(-1, 3), other.color.reshape(-1, 3)
     gain = np.median(theirs[place[same][every]], axis=0) / np.maximum(np.median(ours[at[same][every]], axis=0), 1)
     toned = np.clip(ours * gain, 0, 255).astype(np.uint8)[at]
     dark, light = (part.reshape(-1, 3)[place] for part in (other.dark, other.light))
-    off = cv2.max(cv2.subtract(dark, toned), cv2.subtract(toned, light)).reshape(-1, 3).max(axis=1)
+    off = outside_range(toned, dark, light)
     apart = cv2.absdiff(toned, theirs[place]).reshape(-1, 3).max(axis=1)
-    limits = (max(_COLOR, float(np.quantile(kind[same][every], _ALIKE))) for kind in (off, apart))
+    limits = (max(COLOR_RANGE, float(np.quantile(kind[same][every], _ALIKE))) for kind in (off, apart))
     return np.asarray(off > next(limits)), np.asarray(apart <= next(limits))
 
 

@@ -48,10 +48,10 @@ class DepthPreview:
         if not sources:
             return None
         reduced = {view: self._reduced(view, posed) for view, posed in views.items()}
-        told = self._told(index, views, sources)
-        if not told:
+        found = self._stereo_depths(index, views, sources)
+        if not found:
             return None
-        fused = fuse_depths([one.depth for one in told], [one.confidence for one in told])
+        fused = fuse_depths([one.depth for one in found], [one.confidence for one in found])
         depth, confidence = cut_at_outlines(*fill_depth(*fused), reduced[index])
         size = views[index].image.shape[1::-1]
         return (
@@ -59,7 +59,7 @@ class DepthPreview:
             cv2.resize(confidence, size, interpolation=cv2.INTER_NEAREST),
         )
 
-    def _told(self, index: int, views: Mapping[int, Posed], sources: Sequence[int]) -> list[StereoDepth]:
+    def _stereo_depths(self, index: int, views: Mapping[int, Posed], sources: Sequence[int]) -> list[StereoDepth]:
         """What the flow from each source says of the depth of view ``index``, of those that say anything."""
         found = self._flow.depths(
             [(other, index) for other in sources],

@@ -72,33 +72,33 @@ class PairGraph:
 
     def __init__(self, config: MapperConfig) -> None:
         self._config = config
-        self._looks: Array32 = np.zeros((0, 0), np.float32)  # grows by doubling
+        self._global_descriptors: Array32 = np.zeros((0, 0), np.float32)  # grows by doubling
         self._count = 0
         self._likeness: list[float] = []  # of keyframes with those before them
         self._weights: dict[tuple[int, int], float] = {}
         self._counts: Counter[str] = Counter()
         self.connected: list[tuple[int, int]] = []  # pairs in the order in which they came, or weighed anew
 
-    def add(self, look: Array32, near: Sequence[int] | None = None) -> int:
+    def add(self, global_descriptor: Array32, near: Sequence[int] | None = None) -> int:
         """A new keyframe by its look; returns its index. ``near``: its neighbours, if not those just before."""
-        index = self._append(look)
+        index = self._append(global_descriptor)
         near = self.neighbours(index) if near is None else near
-        if len(near) and look.any():
-            self._likeness.append(float(np.median(self._looks[near] @ look)))
+        if len(near) and global_descriptor.any():
+            self._likeness.append(float(np.median(self._global_descriptors[near] @ global_descriptor)))
         return index
 
     def _append(self, vector: Array32) -> int:
         index = self._count
-        if index == len(self._looks):
+        if index == len(self._global_descriptors):
             more = np.zeros((max(64, index), len(vector)), np.float32)
-            self._looks = np.concatenate([self._looks, more]) if index else more
-        self._looks[index] = vector
+            self._global_descriptors = np.concatenate([self._global_descriptors, more]) if index else more
+        self._global_descriptors[index] = vector
         self._count += 1
         return index
 
-    def look(self, index: int) -> Array32:
+    def global_descriptor(self, index: int) -> Array32:
         """The look of a keyframe."""
-        return self._looks[index]
+        return self._global_descriptors[index]
 
     def absorb(self, other: PairGraph) -> int:
         """All keyframes and pairs of another graph, after this one's own; returns the index of its first.
@@ -106,7 +106,7 @@ class PairGraph:
         The looks of both must be of one kind, by one ``Appearance``.
         """
         first = self._count
-        for vector in other._looks[: other._count]:
+        for vector in other._global_descriptors[: other._count]:
             self._append(vector)
         self._likeness += other._likeness
         self._weights |= {(first + a, first + b): weight for (a, b), weight in other._weights.items()}
@@ -118,7 +118,9 @@ class PairGraph:
         """The keyframes just before, nearest first."""
         return list(range(index - 1, max(-1, index - 1 - self._config.pair_neighbours), -1))
 
-    def lookalikes(self, look: Array32, before: int, apart_from: Sequence[int] = (), strict: bool = True) -> list[int]:
+    def loop_candidates(
+        self, global_descriptor: Array32, before: int, apart_from: Sequence[int] = (), strict: bool = True
+    ) -> list[int]:
         """Keyframes older than ``before`` that look alike, best first, one per neighbourhood.
 
         Not ``strict``: however little they do.
@@ -127,7 +129,7 @@ class PairGraph:
             before -= 1
         if before <= 0 or self._config.pair_lookalikes == 0:
             return []
-        scores = self._looks[: min(before, self._count)] @ look
+        scores = self._global_descriptors[: min(before, self._count)] @ global_descriptor
         scores[[index for index in apart_from if index < before]] = -1.0
         return self._best_apart(scores, self._alike_enough() if strict else 0.0)
 
@@ -166,10 +168,10 @@ class PairGraph:
         """How much a pair (first, second), first < second, weighs."""
         return self._weights[pair]
 
-    def restore(self, looks: Sequence[Array32], likeness: Sequence[float]) -> None:
+    def restore(self, global_descriptors: Sequence[Array32], likeness: Sequence[float]) -> None:
         """Keyframes in place of none: their looks, and how alike neighbours were."""
-        for look in looks:
-            self._append(look)
+        for global_descriptor in global_descriptors:
+            self._append(global_descriptor)
         self._likeness = list(likeness)
 
     @property

@@ -1,4 +1,4 @@
-"""Depth maps out of pointmaps, of one image alone and of each view of an aligned scene; depth edges."""
+"""Depth maps out of pointmaps, of one image alone and of each view of an aligned scene; depth edges, reprojection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.types import Array32, PairPrediction
+from dust3r_ros.types import Array, Array32, PairPrediction
 
 
 def depth_edges(depth: NDArray[np.floating], tolerance: float = 0.1) -> NDArray[np.bool_]:
@@ -23,6 +23,46 @@ def depth_edges(depth: NDArray[np.floating], tolerance: float = 0.1) -> NDArray[
     nearest = cv2.erode(np.where(known, depth, np.inf).astype(np.float32), kernel, borderType=cv2.BORDER_REPLICATE)
     furthest = cv2.dilate(np.where(known, depth, 0.0).astype(np.float32), kernel, borderType=cv2.BORDER_REPLICATE)
     return known & (furthest > (1.0 + tolerance) * nearest)
+
+
+class Pinhole(NamedTuple):
+    """Focal and principal point ``center`` (cx, cy) of an image, pixels."""
+
+    focal: float
+    center: tuple[float, float]
+
+
+_NOWHERE, _FARTHEST = np.float32(-9), np.float32(30_000)  # outside any image; OpenCV's remap counts in 16 bits
+_LEAST_Z = np.float32(1e-6)  # of the depth a point was seen at: less is behind the other camera
+
+
+def reprojected(
+    depth: Array32, camera: Pinhole, other: Pinhole, other_T_c: Array, at: NDArray[np.int64] | None = None
+) -> tuple[Array32, Array32, Array32]:
+    """Where another camera sees the points of a depth map (H, W): pixels u, v and z there, (H, W) each, float32.
+
+    ``at`` (K,): of these pixels only, flat; then (K,) each. What is behind the other camera lies outside its image.
+    """
+    height, width = depth.shape
+    (cx, cy), (ox, oy) = camera.center, other.center
+    x = ((np.arange(width) - cx) / camera.focal).astype(np.float32)
+    y = ((np.arange(height) - cy) / camera.focal).astype(np.float32)
+    x, y, z = (x[None], y[:, None], depth) if at is None else (x[at % width], y[at // width], depth.reshape(-1)[at])
+    T = other_T_c.astype(np.float32)
+    px, py, pz = ((T[i, 0] * x + (T[i, 1] * y + T[i, 2])) * z + T[i, 3] for i in range(3))
+    front = pz > _LEAST_Z * z
+    pz = np.where(front, pz, np.float32(1))
+    scale = np.float32(other.focal) / pz
+    u = np.where(front, np.clip(px * scale + np.float32(ox), _NOWHERE, _FARTHEST), _NOWHERE)
+    v = np.where(front, np.clip(py * scale + np.float32(oy), _NOWHERE, _FARTHEST), _NOWHERE)
+    return u, v, pz
+
+
+def nearest_pixels(u: Array32, v: Array32, shape: tuple[int, int]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Which places (K,) lie in an image of ``shape`` (H, W), and the pixels, flat, that those are nearest to."""
+    height, width = shape
+    inside = (u > -0.5) & (v > -0.5) & (u < width - 0.5) & (v < height - 0.5)
+    return inside, np.rint(v[inside]).astype(np.int64) * width + np.rint(u[inside]).astype(np.int64)
 
 
 REFERENCE_PRECISION = 0.03

@@ -71,8 +71,8 @@ class LensModel:
         v, u = np.meshgrid(grid * c.height - 0.5, grid * c.width - 0.5, indexing="ij")
         x, y = (u - c.cx) / c.fx, (v - c.cy) / c.fy
         at = np.hypot(x, y)
-        told = at <= self.seen[-1]  # what the polynomials say nothing of is lost at any focal
-        x, y, at = x[told], y[told], at[told]
+        known = at <= self.seen[-1]  # what the polynomials say nothing of is lost at any focal
+        x, y, at = x[known], y[known], at[known]
         stretch = np.interp(at, self.seen, self.radii) / np.maximum(at, 1e-12)
         # The focal at which a raw pixel, however it is scaled, comes to lie on the edge of the ideal image.
         edge = 0.5 / np.maximum(np.maximum(np.abs(x) * stretch / c.width, np.abs(y) * stretch / c.height), 1e-12)
@@ -87,10 +87,10 @@ class LensModel:
         make = cv2.fisheye.initUndistortRectifyMap if self.fisheye else cv2.initUndistortRectifyMap
         u, v = make(raw, np.array(c.coefficients or (0.0,) * 4), np.eye(3), new, size, cv2.CV_32FC1)
         x, y = (np.arange(n) - m for n, m in zip(size, middle, strict=True))
-        told = np.hypot(x[None, :], y[:, None]) <= focal * self.radii[-1]
-        valid = told & (u >= -0.5) & (u <= c.width - 0.5) & (v >= -0.5) & (v <= c.height - 0.5)
+        known = np.hypot(x[None, :], y[:, None]) <= focal * self.radii[-1]
+        valid = known & (u >= -0.5) & (u <= c.width - 0.5) & (v >= -0.5) & (v <= c.height - 0.5)
         u, v = np.clip(u, -1e4, 1e5), np.clip(v, -1e4, 1e5)
-        u[~told] = v[~told] = -1e4  # what a polynomial says beyond its turning point is a mirror image
+        u[~known] = v[~known] = -1e4  # what a polynomial says beyond its turning point is a mirror image
         return (u, v), valid
 
 

@@ -40,7 +40,7 @@ def log_false_alarms(matches: int, inliers: int, sample: int, chance: float) -> 
 def pose_log_false_alarms(found: PnpResult, points_world: Array, pixels: Array, threshold_px: float) -> float:
     """``log_false_alarms`` of a pose from 2D-3D matches (N, 3), (N, 2); pixels from the principal point.
 
-    What chance does is told by the matches themselves: how often one's pixel is within ``threshold_px``
+    What chance does is measured by the matches themselves: how often one's pixel is within ``threshold_px``
     of where another one's point is seen. Where all lie close together, that is often.
     """
     in_camera = transform(invert(found.w_T_c), points_world)

@@ -112,7 +112,7 @@ def settle(
     """``c_T_w`` that minimises Huber's loss of the reprojection errors below the second gate, from a start close by.
 
     Matches as ``minimise`` has them, pixels from the principal point. Gauss-Newton, in which the matches below the gate
-    are told anew at each step, at the first one by the first gate. It ends where a step is small beside what the pose
+    are chosen anew at each step, at the first one by the first gate. It ends where a step is small beside what the pose
     is uncertain by. Raises ``GeometryError`` where it does not within some steps, or less than ``fewest`` are below.
     """
     if LIBRARY is None:

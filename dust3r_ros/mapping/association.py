@@ -20,7 +20,7 @@ from dust3r_ros.types import Image
 
 
 @dataclass(frozen=True, eq=False)
-class _Sight:
+class _JunctionImage:
     """Junctions of an image, a copy (h, w) of it ``scale`` times as large, and the junctions' landmarks (N,)."""
 
     junctions: Junctions
@@ -34,7 +34,7 @@ class JunctionLinks:
 
     def __init__(self, sparse: SparseMap) -> None:
         self._sparse = sparse
-        self._sights: dict[int, _Sight] = {}
+        self._images: dict[int, _JunctionImage] = {}
         self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
     def add(self, index: int, stream: CameraStream, gray: Image, neighbours: Sequence[int]) -> int:
@@ -42,45 +42,45 @@ class JunctionLinks:
 
         They may have become so in ``neighbours``, of which the first knows best; older views are forgotten.
         """
-        now = _sight(stream, gray)
+        now = _junction_image(stream, gray)
         offsets = stream.centred(now.junctions.pixels)
         linked = self._linked(now, neighbours)
         # What a keyframe is said to see twice by its features and its junctions stays with the features.
         linked[np.isin(linked, self._sparse.views[index].seen.ids)] = -1
         new = linked < 0
         linked[new] = self._sparse.new_ids(int(new.sum()))
-        self._sights[index] = _Sight(now.junctions, now.small, now.scale, linked)
+        self._images[index] = _JunctionImage(now.junctions, now.small, now.scale, linked)
         self._sparse.observe(index, Tracks(linked, offsets))
         oldest = min(neighbours, default=index)
-        self._sights = {view: sight for view, sight in self._sights.items() if view >= oldest}
+        self._images = {view: observation for view, observation in self._images.items() if view >= oldest}
         return int((~new).sum())
 
     def find(self, stream: CameraStream, gray: Image) -> Tracks:
         """What an image (H, W) uint8 of ``stream`` sees of the junctions remembered; the last view knows best."""
-        if not self._sights:
+        if not self._images:
             return no_tracks()
-        now = _sight(stream, gray)
-        ids = self._linked(now, sorted(self._sights, reverse=True))
+        now = _junction_image(stream, gray)
+        ids = self._linked(now, sorted(self._images, reverse=True))
         return Tracks(ids, stream.centred(now.junctions.pixels)).select(ids >= 0)
 
     def absorb(self, other: JunctionLinks, first_view: int, ids: np.ndarray) -> None:
         """Junctions of another map, whose first view is ``first_view`` now and whose landmark k is ``ids[k]``."""
-        for view, sight in other._sights.items():
-            self._sights[first_view + view] = replace(sight, ids=ids[sight.ids])
+        for view, observation in other._images.items():
+            self._images[first_view + view] = replace(observation, ids=ids[observation.ids])
 
-    def _linked(self, now: _Sight, views: Iterable[int]) -> np.ndarray:
+    def _linked(self, now: _JunctionImage, views: Iterable[int]) -> np.ndarray:
         """(N,) landmarks that the junctions of an image are of, -1 where nobody knows; each landmark once."""
         linked = np.full(len(now.junctions.pixels), -1, np.int64)
         for view in views:
-            if view not in self._sights:
+            if view not in self._images:
                 continue
-            pairs = self._matches(self._sights[view], now)
-            ids = self._sparse.resolved_ids(self._sights[view].ids[pairs[:, 0]])
+            pairs = self._matches(self._images[view], now)
+            ids = self._sparse.resolved_ids(self._images[view].ids[pairs[:, 0]])
             fresh = (linked[pairs[:, 1]] < 0) & ~np.isin(ids, linked)
             linked[pairs[fresh, 1]] = ids[fresh]
         return linked
 
-    def _matches(self, a: _Sight, b: _Sight) -> np.ndarray:
+    def _matches(self, a: _JunctionImage, b: _JunctionImage) -> np.ndarray:
         """(K, 2) indices of junctions of two images that are the same."""
         if a.small.shape != b.small.shape:
             return np.zeros((0, 2), int)
@@ -89,11 +89,11 @@ class JunctionLinks:
         return match_junctions(a.junctions, b.junctions, a_in_b, b_in_a)
 
 
-def _sight(stream: CameraStream, gray: Image) -> _Sight:
+def _junction_image(stream: CameraStream, gray: Image) -> _JunctionImage:
     small = shrink(gray)
     found = find_junctions(gray)
     found = found.select(stream.clear(stream.centred(found.pixels)))
-    return _Sight(found, small, small.shape[1] / gray.shape[1], np.zeros(0, np.int64))
+    return _JunctionImage(found, small, small.shape[1] / gray.shape[1], np.zeros(0, np.int64))
 
 
 _FEW_MATCHES = 12  # fewer are no evidence that two images show the same
@@ -150,10 +150,12 @@ class Linker:
         record = self._state.records[index]
         features = Tracks(self._state.sparse.resolved_ids(record.feature_ids), record.features.pixels)
         seen = self._state.sparse.views[index].seen
-        sights = join(seen.select(~np.isin(seen.ids, features.ids)), features)
-        known = np.isfinite(self._state.sparse.points[sights.ids, 0])
-        followed = sights.select(np.lexsort((_ranks(sights.pixels, record.stream.half_size), ~known))[: self._corners])
-        corners = record.stream.corners(self._corners - len(followed.ids), sights.pixels)
+        observations = join(seen.select(~np.isin(seen.ids, features.ids)), features)
+        known = np.isfinite(self._state.sparse.points[observations.ids, 0])
+        followed = observations.select(
+            np.lexsort((_ranks(observations.pixels, record.stream.half_size), ~known))[: self._corners]
+        )
+        corners = record.stream.corners(self._corners - len(followed.ids), observations.pixels)
         more = Tracks(self._state.sparse.new_ids(len(corners)), corners)
         self._state.sparse.observe(index, more)
         record.stream.anchor(record.stamp_ns, join(followed, more).unique())

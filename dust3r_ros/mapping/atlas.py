@@ -18,7 +18,7 @@ from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.loop_closing import Meetings
 from dust3r_ros.mapping.state import MapState, SubmapState
 from dust3r_ros.mapping.submap import Submap
-from dust3r_ros.mapping.trajectory import FrameLog, Sight
+from dust3r_ros.mapping.trajectory import FrameLog, TrackedImage
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.tracking.front_end import YOUNG
@@ -69,7 +69,7 @@ class AtlasEntry:
         self, stamp_ns: int, stream: CameraStream, tracks: Tracks, found: PnpResult | None, keyframe: int | None
     ) -> None:
         """Keep a frame's pose relative to a keyframe, and what it takes to find it again while the map settles."""
-        submap, seen = self.submap, Sight(stamp_ns, tracks, stream.anchored_ns)
+        submap, seen = self.submap, TrackedImage(stamp_ns, tracks, stream.anchored_ns)
         if keyframe is not None:
             self.name(keyframe)
             self.frames.add_keyframe(keyframe, stream, seen)
@@ -83,7 +83,7 @@ class AtlasEntry:
         """Where a frame was that others found, relative to a keyframe; False where there is none of that name."""
         if pose.keyframe not in self.names:
             return False
-        seen = Sight(pose.stamp_ns, Tracks(pose.ids, pose.pixels), pose.snapshot_ns)
+        seen = TrackedImage(pose.stamp_ns, Tracks(pose.ids, pose.pixels), pose.snapshot_ns)
         self.frames.keep(self.names.index(pose.keyframe), stream, seen, pose.k_T_c, pose.unit)
         return True
 
@@ -111,7 +111,7 @@ class AtlasEntry:
     def absorb(self, other: AtlasEntry, matches: np.ndarray, witness: np.ndarray) -> np.ndarray | None:
         """Take another map in where landmarks ``matches`` (M, 2), own and other's, are the same.
 
-        ``witness`` (M,): the keyframe of the other that told each.
+        ``witness`` (M,): the keyframe of the other that showed each.
         Returns what the other's landmarks are called now; None, and nothing changed, where they do not fit.
         """
         joined = self.submap.absorb(other.submap, matches, witness)
@@ -171,7 +171,7 @@ class Atlas:
         found = None
         for entry in reversed(self.asleep):
             forget()
-            found = entry.submap.relocalise(stream, gray, image)
+            found = entry.submap.finder.relocalise(stream, gray, image)
             if found is not None:
                 break
         forget()
@@ -196,8 +196,8 @@ class Atlas:
             return None
         for entry in self.asleep:
             matches = entry.submap.shared_landmarks(active.submap, index)
-            told = active.meetings.setdefault(entry, Meetings()).add(index, matches)
-            ids = None if told is None else entry.absorb(active, *told)
+            agreed = active.meetings.setdefault(entry, Meetings()).add(index, matches)
+            ids = None if agreed is None else entry.absorb(active, *agreed)
             if ids is not None:
                 self.asleep.remove(entry)
                 self.active = entry

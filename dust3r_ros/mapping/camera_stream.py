@@ -44,67 +44,20 @@ class KeyframeRecord:
         return self.masked | self.moving
 
 
-class CameraStream:
-    """Turns native images into the tracked image (grey) and the working image (RGB) of one camera.
+class ImageGeometry:
+    """What becomes of the native images of one camera: the tracked image, the working image, both without a lens.
 
-    Tracked corners leave here as offsets from the principal point, in pixels of the tracked image;
-    focals meant for them are ``tracking_scale`` times the native ones.
+    Offsets count from the principal point, in pixels of the tracked image; focals meant for them are
+    ``tracking_scale`` times the native ones.
     """
 
-    def __init__(self, name: str, index: int, width: int, height: int, config: MapperConfig) -> None:
-        self.name = name
-        self.index = index
+    def __init__(self, width: int, height: int, config: MapperConfig) -> None:
         self.width, self.height = width, height
-        self.wanted_features = FEATURES
         self.resize = Resize.fit(width, height, config.working_size)
         self.tracking_scale = min(1.0, config.tracking_size / max(width, height))
         self._tracking_size = (round(width * self.tracking_scale), round(height * self.tracking_scale))
-        self._rectification: tuple[Lens, Array32, np.ndarray] | None = None
-        self._described: tuple[Image, Features] | None = None
-        self._mask: ImageMask | None = None  # of the last image
         self._center = np.array(center_of(self._tracking_size[1], self._tracking_size[0]))
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget all corners."""
-        self._tracker = CornerTracker()
-        self._anchor = no_tracks()  # corners as the last keyframe saw them
-        self.anchored_ns = 0  # its stamp
-
-    def follow(self, gray: Image, seen: Tracks | None = None) -> Tracks:
-        """Corners of the image before as offsets in ``gray``; those that came to lie under its mask are dropped.
-
-        ``seen``: corners that somebody else followed into it, as offsets.
-        """
-        tracks = self._tracker.follow(gray, None if seen is None else Tracks(seen.ids, seen.pixels + self._center))
-        return self._offsets(tracks if self._mask is None else self._tracker.drop(self._mask.clear))
-
-    def corners(self, count: int, apart_from: Array) -> Array:
-        """At most ``count`` new corners of the last image, away from offsets (M, 2); offsets (N, 2)."""
-        return self.centred(self._tracker.corners(count, apart_from + self._center, self._mask))
-
-    def anchor(self, stamp_ns: int, tracks: Tracks) -> None:
-        """The last image became a keyframe: follow these corners of it; motion and overlap count from here."""
-        self._tracker.tracks = Tracks(tracks.ids, tracks.pixels + self._center)
-        self.anchored_ns, self._anchor = stamp_ns, tracks
-
-    @property
-    def tracks(self) -> Tracks:
-        """The corners that are followed, as offsets in the last image."""
-        return self._offsets(self._tracker.tracks)
-
-    @property
-    def anchored(self) -> Tracks:
-        """The corners as the last keyframe saw them, as offsets."""
-        return self._anchor
-
-    def rename(self, ids: np.ndarray) -> None:
-        """Corner k is called ``ids[k]`` from now on."""
-        self._tracker.tracks = self._tracker.tracks.called(ids)
-        self._anchor = self._anchor.called(ids)
-
-    def _offsets(self, tracks: Tracks) -> Tracks:
-        return Tracks(tracks.ids, self.centred(tracks.pixels))
+        self._rectification: tuple[Lens, Array32, np.ndarray] | None = None
 
     @property
     def half_size(self) -> Array:
@@ -116,41 +69,9 @@ class CameraStream:
         """Long edge of the tracked image, pixels."""
         return max(self._tracking_size)
 
-    @property
-    def masked(self) -> Mask | None:
-        """Which pixels (H, W) of the last working image its mask leaves out; None: none."""
-        return None if self._mask is None else self._mask.working
-
-    def clear(self, offsets: Array) -> Mask:
-        """(N,) which offsets (N, 2) in the last image are away from its mask."""
-        return np.ones(len(offsets), bool) if self._mask is None else self._mask.clear(offsets + self._center)
-
-    def gray(self, image: Image, mask: Image | None = None) -> Image:
-        """The tracked image (H, W) uint8, which with its ``mask`` (as ``check_mask`` has it) is the last one now.
-
-        Raises ``InputError`` for another size than the first image had.
-        """
-        if image.shape != (self.height, self.width, 3):
-            raise InputError(
-                f"camera '{self.name}' changed from {self.width}x{self.height} to {image.shape[1]}x{image.shape[0]} "
-                "pixels; one camera keeps one size (reset the map to use another)"
-            )
-        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        if self._tracking_size != (self.width, self.height):
-            gray = cv2.resize(gray, self._tracking_size, interpolation=cv2.INTER_AREA)
-        self._mask = None if mask is None else ImageMask.of(mask, self._tracking_size, self.resize)
-        return gray
-
     def centred(self, pixels: Array) -> Array:
         """Offsets (N, 2) from the principal point of pixels (N, 2) of the tracked image."""
         return pixels - self._center
-
-    def features(self, gray: Image) -> Features:
-        """Features of a tracked image, as offsets; those of the last image asked for are at hand."""
-        if self._described is None or self._described[0] is not gray:
-            found = extract(gray, self.wanted_features, self._mask)
-            self._described = gray, Features(self.centred(found.pixels), found.descriptors)
-        return self._described[1]
 
     def rectified(self, image: Image, lens: Lens) -> tuple[Image, np.ndarray | None]:
         """The working image (H, W, 3) of a pinhole in place of the lens, and where it shows anything (H, W).
@@ -203,6 +124,95 @@ class CameraStream:
     def focal_to_working(self, focal: float) -> float:
         """Focal of the working image of one of the tracked image, pixels."""
         return self.resize.focal_to_working(focal / self.tracking_scale)
+
+
+class CameraStream(ImageGeometry):
+    """Turns native images into the tracked image (grey) and the working image (RGB) of one camera.
+
+    Tracked corners leave here as offsets.
+    """
+
+    def __init__(self, name: str, index: int, width: int, height: int, config: MapperConfig) -> None:
+        super().__init__(width, height, config)
+        self.name = name
+        self.index = index
+        self.wanted_features = FEATURES
+        self._described: tuple[Image, Features] | None = None
+        self._mask: ImageMask | None = None  # of the last image
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all corners."""
+        self._tracker = CornerTracker()
+        self._anchor = no_tracks()  # corners as the last keyframe saw them
+        self.anchored_ns = 0  # its stamp
+
+    def follow(self, gray: Image, seen: Tracks | None = None) -> Tracks:
+        """Corners of the image before as offsets in ``gray``; those that came to lie under its mask are dropped.
+
+        ``seen``: corners that somebody else followed into it, as offsets.
+        """
+        tracks = self._tracker.follow(gray, None if seen is None else Tracks(seen.ids, seen.pixels + self._center))
+        return self._offsets(tracks if self._mask is None else self._tracker.drop(self._mask.clear))
+
+    def corners(self, count: int, apart_from: Array) -> Array:
+        """At most ``count`` new corners of the last image, away from offsets (M, 2); offsets (N, 2)."""
+        return self.centred(self._tracker.corners(count, apart_from + self._center, self._mask))
+
+    def anchor(self, stamp_ns: int, tracks: Tracks) -> None:
+        """The last image became a keyframe: follow these corners of it; motion and overlap count from here."""
+        self._tracker.tracks = Tracks(tracks.ids, tracks.pixels + self._center)
+        self.anchored_ns, self._anchor = stamp_ns, tracks
+
+    @property
+    def tracks(self) -> Tracks:
+        """The corners that are followed, as offsets in the last image."""
+        return self._offsets(self._tracker.tracks)
+
+    @property
+    def anchored(self) -> Tracks:
+        """The corners as the last keyframe saw them, as offsets."""
+        return self._anchor
+
+    def rename(self, ids: np.ndarray) -> None:
+        """Corner k is called ``ids[k]`` from now on."""
+        self._tracker.tracks = self._tracker.tracks.called(ids)
+        self._anchor = self._anchor.called(ids)
+
+    def _offsets(self, tracks: Tracks) -> Tracks:
+        return Tracks(tracks.ids, self.centred(tracks.pixels))
+
+    @property
+    def masked(self) -> Mask | None:
+        """Which pixels (H, W) of the last working image its mask leaves out; None: none."""
+        return None if self._mask is None else self._mask.working
+
+    def clear(self, offsets: Array) -> Mask:
+        """(N,) which offsets (N, 2) in the last image are away from its mask."""
+        return np.ones(len(offsets), bool) if self._mask is None else self._mask.clear(offsets + self._center)
+
+    def gray(self, image: Image, mask: Image | None = None) -> Image:
+        """The tracked image (H, W) uint8, which with its ``mask`` (as ``check_mask`` has it) is the last one now.
+
+        Raises ``InputError`` for another size than the first image had.
+        """
+        if image.shape != (self.height, self.width, 3):
+            raise InputError(
+                f"camera '{self.name}' changed from {self.width}x{self.height} to {image.shape[1]}x{image.shape[0]} "
+                "pixels; one camera keeps one size (reset the map to use another)"
+            )
+        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        if self._tracking_size != (self.width, self.height):
+            gray = cv2.resize(gray, self._tracking_size, interpolation=cv2.INTER_AREA)
+        self._mask = None if mask is None else ImageMask.of(mask, self._tracking_size, self.resize)
+        return gray
+
+    def features(self, gray: Image) -> Features:
+        """Features of a tracked image, as offsets; those of the last image asked for are at hand."""
+        if self._described is None or self._described[0] is not gray:
+            found = extract(gray, self.wanted_features, self._mask)
+            self._described = gray, Features(self.centred(found.pixels), found.descriptors)
+        return self._described[1]
 
     def motion(self, tracks: Tracks) -> float:
         """Median motion of the corners since the last keyframe, as a part of the long edge."""

@@ -13,7 +13,7 @@ from dust3r_ros.errors import ConfigError, InputError
 from dust3r_ros.features.features import FEATURES
 from dust3r_ros.geometry.lens import Lens, plumb_bob
 from dust3r_ros.mapping.camera_stream import CameraStream
-from dust3r_ros.sparse.landmarks import Focal
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.types import Camera
 
 _LIVE_FEATURES = 1200
@@ -68,7 +68,7 @@ class Cameras:
             raise ConfigError(f"camera '{name}' has the relative std {std} of its focal; it must lie in [0, 1)")
         self._given[name] = _Given(width, height, float(focal), float(std))
 
-    def open(self, name: str, width: int, height: int) -> tuple[CameraStream, Focal]:
+    def open(self, name: str, width: int, height: int) -> tuple[CameraStream, Intrinsics]:
         """The stream of a camera that is new, and what is known of its focal. Raises ``InputError``."""
         stream = CameraStream(name, len(self._streams), width, height, self._config)
         stream.wanted_features = self._features
@@ -85,28 +85,28 @@ class Cameras:
         lens = Lens(stream.long_edge / 2)
         if focal <= 0:
             guess = float(stream.long_edge)
-            return stream, Focal(guess, guess, lens=lens)
+            return stream, Intrinsics(guess, guess, lens=lens)
         value = focal * stream.tracking_scale
-        return stream, Focal(value, value, std=std, fixed=std == 0, lens=lens, prior_std=std or inf)
+        return stream, Intrinsics(value, value, std=std, fixed=std == 0, lens=lens, prior_std=std or inf)
 
-    def describe(self, stream: CameraStream, focal: Focal, support: int) -> Camera:
+    def describe(self, stream: CameraStream, intrinsics: Intrinsics, support: int) -> Camera:
         """A camera at native resolution as a map knows it by ``focal``, which ``support`` pairs support."""
         scale = 1 / stream.tracking_scale
-        native, lens = focal.value * scale, focal.lens.scaled(scale)
-        told, told_std = focal.told or (0.0, inf)
-        given = focal.prior if focal.given else 0.0
+        native, lens = intrinsics.focal * scale, intrinsics.lens.scaled(scale)
+        measured, measured_std = intrinsics.measured or (0.0, inf)
+        given = intrinsics.prior if intrinsics.given else 0.0
         return Camera(
             stream.name,
             stream.width,
             stream.height,
             native,
-            native * focal.total_std,
+            native * intrinsics.total_std,
             support,
-            fixed=focal.fixed,
+            fixed=intrinsics.fixed,
             principal_offset=lens.center,
             distortion=plumb_bob(lens, native, stream.width, stream.height),
             given=given * scale,
-            given_std=0.0 if focal.fixed else given * scale * focal.prior_std if given else 0.0,
-            told=told * scale,
-            told_std=told * told_std * scale if told else inf,
+            given_std=0.0 if intrinsics.fixed else given * scale * intrinsics.prior_std if given else 0.0,
+            measured=measured * scale,
+            measured_std=measured * measured_std * scale if measured else inf,
         )

@@ -83,7 +83,7 @@ class Chores:
     def begin(self, adjust: Callable[[str], WholeMap], sure: bool, guessing: bool) -> str:
         """Begin the adjustment that is wanted, the first of several; returns its kind. ``adjust`` makes one of a kind.
 
-        ``guessing``: poses are not told before it is done, as there are none before the start; ``sure``: they are as
+        ``guessing``: poses are not published before it is done, since there are none yet; ``sure``: they are as
         good without it.
         """
         wanted = self.whole_map or self.at_rest

@@ -91,7 +91,7 @@ class Neighbourhood:
             return True
         known = self._state.sparse.known(self._state.sparse.views[other].seen).ids
         in_view = transform(invert(self._pose(index)), self._state.sparse.points[known])
-        focal = self._state.focal_of(index).value
+        focal = self._state.intrinsics_of(index).focal
         pixels = project(in_view, focal, (0.0, 0.0))
         half = self._state.records[index].stream.half_size
         return int(np.all(np.abs(pixels) < half, axis=1).sum()) >= _SEEN_BY_BOTH
@@ -103,7 +103,7 @@ class Neighbourhood:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class MaskedShare:
     """Parts of the pixels of the newest keyframes (``window`` of them), each pixel counted once.
 
     ``masked``: under the cameras' masks; ``moving``: on what moves by itself or was taken away; ``far``: of the rest,
@@ -117,7 +117,7 @@ class LeftOut:
     regions: int = 0
 
 
-def left_out(submap: Submap, config: MapperConfig) -> LeftOut:
+def masked_share(submap: Submap, config: MapperConfig) -> MaskedShare:
     """Counted over the newest keyframes of a map; nothing while there are none."""
     newest = submap.posed()[-config.window :]
     shares = []
@@ -128,4 +128,4 @@ def left_out(submap: Submap, config: MapperConfig) -> LeftOut:
         moving = none if record.moving is None else record.moving & ~masked
         shares.append((masked.mean(), moving.mean(), (~(known | masked | moving)).mean()))
     parts = np.mean(shares, axis=0).tolist() if shares else [0.0] * 3
-    return LeftOut(parts[0], parts[1], parts[2], submap.regions)
+    return MaskedShare(parts[0], parts[1], parts[2], submap.regions)

@@ -18,7 +18,7 @@ from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.timing import StageTimer
 from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
 
-_BEST_DEG = 4.0  # angle between two sights of a landmark at which flow still finds it and depth is precise
+_BEST_DEG = 4.0  # angle between two observations of a landmark at which flow still finds it and depth is precise
 
 
 def depth_sources(sparse: SparseMap, view: int, candidates: Sequence[int], count: int) -> list[int]:
@@ -101,7 +101,7 @@ class Densifier:
         return record.stream.rectified(record.image, self._lenses.get(index, self._lens(index)))[0]
 
     def _lens(self, index: int) -> Lens:
-        return self._state.focal_of(index).lens
+        return self._state.intrinsics_of(index).lens
 
     def _rectified(self, index: int) -> Image:
         """A keyframe's image without its lens as that is known now."""
@@ -186,7 +186,7 @@ class Densifier:
 
     def focal(self, index: int) -> float:
         """Focal of a keyframe's depth and image, pixels."""
-        return self._state.records[index].stream.focal_to_working(self._state.focal_of(index).value)
+        return self._state.records[index].stream.focal_to_working(self._state.intrinsics_of(index).focal)
 
     def leave_out(self, index: int) -> None:
         """No depth where the mask of a keyframe's camera lies, nor where something moves."""
@@ -367,16 +367,16 @@ class Densifier:
         views = [self._state.sparse.views[index] for index in pair]
         w_T_first, w_T_second = (view.w_T_c for view in views)
         assert w_T_first is not None and w_T_second is not None, "only posed keyframes are paired for depth"
-        focals = [self._state.sparse.focals[view.camera] for view in views]
+        focals = [self._state.sparse.intrinsics[view.camera] for view in views]
         return PairGeometry(
-            invert(w_T_second) @ w_T_first, tuple(f.value for f in focals), tuple(f.lens for f in focals)
+            invert(w_T_second) @ w_T_first, tuple(f.focal for f in focals), tuple(f.lens for f in focals)
         )
 
     def _focals(self) -> dict[str, float]:
         """Focals by camera name, pixels of the working images."""
         streams = {record.stream.name: record.stream for record in self._state.records}
         return {
-            name: stream.focal_to_working(self._state.sparse.focals[stream.index].value)
+            name: stream.focal_to_working(self._state.sparse.intrinsics[stream.index].focal)
             for name, stream in streams.items()
         }
 

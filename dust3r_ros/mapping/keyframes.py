@@ -11,8 +11,8 @@ from dust3r_ros.features.place_recognition import PairGraph
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.chores import Chores
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.mapping.submap import Submap
-from dust3r_ros.sparse.landmarks import Focal
+from dust3r_ros.mapping.submap import Placement, Submap
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.types import Keyframe
 
@@ -23,17 +23,17 @@ def landmark_cloud(sparse: SparseMap, records: Sequence[KeyframeRecord]) -> Clou
     The colour is that of the nearest pixel in the first keyframe that sees the landmark,
     confidence the number of keyframes that do. ``records``: the keyframes of ``sparse``, in order.
     """
-    sights = np.zeros(len(sparse.points), np.int64)
+    observations = np.zeros(len(sparse.points), np.int64)
     colors = np.zeros((len(sparse.points), 3), np.uint8)
     for index in sparse.posed():
         record, seen = records[index], sparse.views[index].seen
-        new = sights[seen.ids] == 0
+        new = observations[seen.ids] == 0
         height, width = record.image.shape[:2]
         columns, rows = np.round(record.stream.to_working(seen.pixels[new])).astype(int).T
         colors[seen.ids[new]] = record.image[np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]
-        np.add.at(sights, seen.ids, 1)
-    keep = sparse.positioned & (sights > 1)
-    return Cloud(sparse.points[keep].astype(np.float32), colors[keep], sights[keep].astype(np.float32))
+        np.add.at(observations, seen.ids, 1)
+    keep = sparse.positioned & (observations > 1)
+    return Cloud(sparse.points[keep].astype(np.float32), colors[keep], observations[keep].astype(np.float32))
 
 
 class KeyframeBook(Submap):
@@ -41,6 +41,7 @@ class KeyframeBook(Submap):
 
     def __init__(self, state: Reconstruction) -> None:
         self.state = state
+        self.placement = Placement()
         self.generation = 0
         self._changed: set[int] = set()
         self.chores: Chores | None = None  # what waits; offline nothing does: all is done at once
@@ -50,15 +51,15 @@ class KeyframeBook(Submap):
         return self.state.graph
 
     @property
-    def focals(self) -> list[Focal]:
-        return self.state.sparse.focals
+    def intrinsics(self) -> list[Intrinsics]:
+        return self.state.sparse.intrinsics
 
-    @focals.setter
-    def focals(self, focals: list[Focal]) -> None:
-        self.state.sparse.focals = focals
+    @intrinsics.setter
+    def intrinsics(self, focals: list[Intrinsics]) -> None:
+        self.state.sparse.intrinsics = focals
 
-    def add_camera(self, stream: CameraStream, focal: Focal) -> None:
-        self.state.sparse.focals.append(focal)
+    def add_camera(self, stream: CameraStream, focal: Intrinsics) -> None:
+        self.state.sparse.intrinsics.append(focal)
 
     def __len__(self) -> int:
         return len(self.state.records)

@@ -10,7 +10,6 @@ from dust3r_ros.backends.base import Backend
 from dust3r_ros.cloud.cloud import Cloud
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.features.place_recognition import Appearance
-from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.association import Linker
@@ -23,11 +22,10 @@ from dust3r_ros.mapping.localization import FrameFinder
 from dust3r_ros.mapping.loop_closing import LoopClosing
 from dust3r_ros.mapping.moving_removal import Movers
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.mapping.rig_placement import Newcomers, Outposts
+from dust3r_ros.mapping.rig_placement import FocalVotes, RigPlacement
 from dust3r_ros.mapping.saving import LandmarkSaving
 from dust3r_ros.mapping.self_calibration import Calibrator
 from dust3r_ros.mapping.state import SubmapState
-from dust3r_ros.mapping.submap import Guess
 from dust3r_ros.sparse.refinement import refine
 from dust3r_ros.sparse.transplant import adjusted_copy, transplant
 from dust3r_ros.timing import StageTimer
@@ -43,6 +41,8 @@ _RENEWED = 30  # keyframes up to which depth follows calibrations at once: of mo
 class MapBuilder(KeyframeBook):
     """Adds keyframes, keeps poses, focals, landmarks and depth consistent with each other; see ``Submap``."""
 
+    placement: RigPlacement
+
     def __init__(
         self, config: MapperConfig, backend: Backend, stage: StageTimer, appearance: Appearance | None = None
     ) -> None:
@@ -57,14 +57,14 @@ class MapBuilder(KeyframeBook):
         self._dense = Densifier(self.state, backend, stage)
         self.movers = Movers(self.state, self._dense)
         self.saving = LandmarkSaving(self.state, self._dense)
-        newcomers = Newcomers(self.state)
-        self._outposts = Outposts(self.state, newcomers)
-        self._finder = FrameFinder(self.state, self._links, self._near, newcomers, self._appearance)
-        self._initialised = self._broken = False
+        focal_votes = FocalVotes(self.state)
+        self.placement = RigPlacement(self.state, focal_votes)
+        self.finder = FrameFinder(self.state, self._links, self._near, focal_votes, self._appearance)
+        self._broken = False
 
     @property
     def initialised(self) -> bool:
-        return self._initialised
+        return self.state.initialised
 
     @property
     def young(self) -> bool:
@@ -88,7 +88,7 @@ class MapBuilder(KeyframeBook):
         assert view.w_T_c is not None, f"keyframe {index} has no pose yet"
         shape = record.image.shape[:2]
         depth, confidence = self._dense.depths[index].shown or (np.zeros(shape, np.float32), np.ones(shape, np.float32))
-        focal = record.stream.focal_to_working(self.state.sparse.focals[view.camera].value)
+        focal = record.stream.focal_to_working(self.state.sparse.intrinsics[view.camera].focal)
         stream, image = record.stream.name, self._dense.image(index)
         return Keyframe(index, record.version, record.stamp_ns, stream, view.w_T_c, focal, image, depth, confidence)
 
@@ -104,16 +104,7 @@ class MapBuilder(KeyframeBook):
 
     def restore(self, state: SubmapState, streams: Mapping[str, CameraStream]) -> None:
         super().restore(state, streams)
-        self._initialised = bool(state.facts["initialised"])
-
-    def place(self, stream: CameraStream, stamp_ns: int, gray: Image, guess: Guess) -> PnpResult | None:
-        return self._outposts.place(stream, stamp_ns, stream.features(gray), guess)
-
-    def afloat(self, camera: int) -> bool:
-        return self._outposts.afloat(camera)
-
-    def tell(self, index: int, w_T_c: Array, placed: bool) -> None:
-        self._outposts.tell(index, w_T_c, placed)
+        self.state.initialised = bool(state.facts["initialised"])
 
     def shared_landmarks(self, other: MapBuilder, index: int) -> np.ndarray:
         return self._loops.shared(other.state, index)
@@ -140,21 +131,6 @@ class MapBuilder(KeyframeBook):
     def positions(self, ids: np.ndarray) -> Array:
         return self.state.sparse.points[self.state.sparse.resolved_ids(ids)]
 
-    def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
-        return self._finder.locate(stream, tracks, near)
-
-    def relocalise(
-        self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None
-    ) -> tuple[PnpResult, Tracks] | None:
-        return self._finder.relocalise(stream, gray, near)
-
-    def recall(self, stream: CameraStream, gray: Image) -> Tracks:
-        return self._finder.recall(stream, gray)
-
-    def welcomes(self, stream: CameraStream) -> bool:
-        live = self.chores is not None and self.initialised  # poses are wanted soon
-        return self._finder.welcomes(stream) or (live and not self.guessing)
-
     def add(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array | None
     ) -> int:
@@ -164,10 +140,10 @@ class MapBuilder(KeyframeBook):
         ids = self.state.sparse.new_ids(len(features.pixels))
         self.state.records.append(KeyframeRecord(stamp_ns, stream, image, features, ids, masked=stream.masked))
         self.state.sparse.observe(index, Tracks(ids, features.pixels))
-        look = self._appearance.describe(features)
+        global_descriptor = self._appearance.describe(features)
         near = self._near.neighbours(index)
-        lookalikes = self.graph.lookalikes(look, index, [*self._near.recent(index), *near])
-        self.graph.add(look, near)
+        loop_candidates = self.graph.loop_candidates(global_descriptor, index, [*self._near.recent(index), *near])
+        self.graph.add(global_descriptor, near)
         with self._stage("match"):
             links = self._links.connect(index, gray, tracks, near)
         self._links.follow_from(index)
@@ -176,13 +152,13 @@ class MapBuilder(KeyframeBook):
             self._broken = seen < self._config.track_min_inliers
             if self.chores is None:
                 with self._stage("align"):
-                    self._initialised = self._calibrator.begin(stream)
+                    self.state.initialised = self._calibrator.begin(stream)
                 if self.initialised:
                     self._rebuilt()
             elif self._calibrator.may_begin(stream):
                 self.chores.whole_map = {START}  # once more with this keyframe, should the one under way fail
         else:
-            self._extend(index, stream, near, lookalikes)
+            self._extend(index, stream, near, loop_candidates)
         return index
 
     def finish(self) -> None:
@@ -207,6 +183,7 @@ class MapBuilder(KeyframeBook):
 
     def go_live(self, beside: bool) -> None:
         self.chores = self.chores or Chores(beside)
+        self.state.live = True
         self._calibrator.pressed = True
 
     @property
@@ -282,7 +259,7 @@ class MapBuilder(KeyframeBook):
         with self._stage("calibrate"):
             self._adjusted(lambda: self._bring_in(found))
         if found.kind == START:
-            self._initialised = True
+            self.state.initialised = True
             self._catch_up()
             self.chores.whole_map = set()
             self.chores.want(CALIBRATION, self._calibrator.wanted)
@@ -305,7 +282,7 @@ class MapBuilder(KeyframeBook):
         later = transplant(self.state.sparse, found.adjusted)
         for index in later:
             view = self.state.sparse.views[index]
-            better = self.locate(self.state.records[index].stream, view.seen, view.w_T_c)
+            better = self.finder.locate(self.state.records[index].stream, view.seen, view.w_T_c)
             if better is not None:
                 view.w_T_c = better.w_T_c
         if later:
@@ -360,7 +337,7 @@ class MapBuilder(KeyframeBook):
     def _catch_up(self) -> None:
         """Pose keyframes that the first poses left out, if they see enough of what was placed since."""
         for index in [k for k, view in enumerate(self.state.sparse.views) if view.w_T_c is None]:
-            found = self.locate(self.state.records[index].stream, self.state.sparse.views[index].seen)
+            found = self.finder.locate(self.state.records[index].stream, self.state.sparse.views[index].seen)
             if found is not None:
                 self.state.sparse.views[index].w_T_c = found.w_T_c
                 self.state.sparse.extend([index])
@@ -388,11 +365,11 @@ class MapBuilder(KeyframeBook):
             return False
         return self._broken or len(self.state.records) >= _MAX_FIRST_KEYFRAMES
 
-    def _extend(self, index: int, stream: CameraStream, near: list[int], lookalikes: list[int]) -> None:
+    def _extend(self, index: int, stream: CameraStream, near: list[int], loop_candidates: list[int]) -> None:
         view = self.state.sparse.views[index]
         with self._stage("match"):
-            closed = self._loops.link(index, lookalikes)
-        better = self.locate(stream, view.seen, view.w_T_c)
+            closed = self._loops.link(index, loop_candidates)
+        better = self.finder.locate(stream, view.seen, view.w_T_c)
         if better is not None:
             view.w_T_c = better.w_T_c
         with self._stage("refine"):
@@ -438,5 +415,5 @@ class MapBuilder(KeyframeBook):
 
     def _adjusted(self, adjust: Callable[[], object], views: Sequence[int] | None = None) -> None:
         """Run an adjustment of ``views`` (all); depth follows the landmarks, moved keyframes are marked."""
-        chosen = self.state.sparse.posed() if views is None else sorted({*views, *self._outposts.views()})
-        self._changed |= self._dense.following((adjust, self._outposts.anchor), chosen)
+        chosen = self.state.sparse.posed() if views is None else sorted({*views, *self.placement.views()})
+        self._changed |= self._dense.following((adjust, self.placement.anchor), chosen)

@@ -7,20 +7,18 @@ import numpy as np
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.features.place_recognition import Appearance
-from dust3r_ros.geometry.pose import PnpResult, by_chance, solve_pnp, solve_pnp_unknown_focal
+from dust3r_ros.geometry.pose import PnpResult, by_chance, solve_pnp
 from dust3r_ros.mapping.association import Linker
 from dust3r_ros.mapping.camera_stream import CameraStream, check_image
 from dust3r_ros.mapping.cameras import Cameras
 from dust3r_ros.mapping.covisibility import Neighbourhood
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.mapping.rig_placement import Newcomers
+from dust3r_ros.mapping.rig_placement import MIN_INLIERS, VAGUE, FocalVotes, pose_and_focal
 from dust3r_ros.mapping.submap import Submap
-from dust3r_ros.sparse.landmarks import Focal
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array, Image
-
-_MIN_INLIERS = 25  # pose and focal together are free to fit more by chance than a pose alone
 
 
 def localize(submap: Submap, cameras: Cameras, config: MapperConfig, camera: str, image: Image) -> PnpResult:
@@ -34,29 +32,16 @@ def localize(submap: Submap, cameras: Cameras, config: MapperConfig, camera: str
         raise InputError("there is no map yet in which an image could be found")
     if camera in cameras:
         stream = cameras[camera]
-        found = submap.relocalise(stream, stream.gray(image), stream.resize.apply(image))
+        found = submap.finder.relocalise(stream, stream.gray(image), stream.resize.apply(image))
         if found is None:
             raise GeometryError(f"the image of camera '{camera}' shows nothing that tells its place in the map")
         return _native(found[0], stream)
     stream = CameraStream(camera, cameras.count, image.shape[1], image.shape[0], config)
-    seen = submap.recall(stream, stream.gray(image))
+    seen = submap.finder.recall(stream, stream.gray(image))
     points = submap.positions(seen.ids)
     known = np.isfinite(points[:, 0])
     points, pixels = points[known], seen.pixels[known]
-    edge = stream.long_edge
-    pose = solve_pnp_unknown_focal(
-        points,
-        pixels,
-        edge,
-        edge,
-        center=(0.0, 0.0),
-        threshold_px=MAX_ERROR_PX,
-        min_inliers=_MIN_INLIERS,
-        seed=config.seed,
-    )
-    if by_chance(pose, points, pixels, MAX_ERROR_PX):
-        raise GeometryError(f"{pose.inliers.sum()} of {len(points)} matches agree, which chance does as well")
-    return _native(pose, stream)
+    return _native(pose_and_focal(points, pixels, stream.long_edge, config.seed), stream)
 
 
 def _native(found: PnpResult, stream: CameraStream) -> PnpResult:
@@ -68,11 +53,15 @@ def _native(found: PnpResult, stream: CameraStream) -> PnpResult:
 
 
 _MAX_ERROR_PX = 4.0
-_VAGUE = 0.1  # relative standard deviation of a focal that tells nothing
 
 
 def locate_corners(
-    points: Array, pixels: Array, focal: Focal, long_edge: int, config: MapperConfig, near: Array | None = None
+    points: Array,
+    pixels: Array,
+    intrinsics: Intrinsics,
+    long_edge: int,
+    config: MapperConfig,
+    near: Array | None = None,
 ) -> PnpResult | None:
     """Pose of a frame that sees ``points`` (N, 3) at ``pixels`` (N, 2) from its middle, NaN where nobody knows.
 
@@ -81,24 +70,16 @@ def locate_corners(
     """
     known = np.isfinite(points[:, 0])
     points, pixels = points[known], pixels[known]
-    guessed = not focal.given and not np.isfinite(focal.std)
+    guessed = not intrinsics.given and not np.isfinite(intrinsics.std)
     try:
         if guessed:
-            found = solve_pnp_unknown_focal(
-                points,
-                pixels,
-                long_edge,
-                long_edge,
-                center=(0.0, 0.0),
-                threshold_px=_MAX_ERROR_PX,
-                min_inliers=max(config.track_min_inliers, _MIN_INLIERS),
-                seed=config.seed,
-            )
+            enough = max(config.track_min_inliers, MIN_INLIERS)
+            found = pose_and_focal(points, pixels, long_edge, config.seed, _MAX_ERROR_PX, enough)
         else:
             found = solve_pnp(
                 points,
                 pixels,
-                focal.value,
+                intrinsics.focal,
                 (0.0, 0.0),
                 threshold_px=_MAX_ERROR_PX,
                 min_inliers=config.track_min_inliers,
@@ -107,7 +88,7 @@ def locate_corners(
             )
     except GeometryError:
         return None
-    vague = guessed and not found.focal_std < _VAGUE * found.focal
+    vague = guessed and not found.focal_std < VAGUE * found.focal
     return None if vague or by_chance(found, points, pixels, _MAX_ERROR_PX) else found
 
 
@@ -122,15 +103,19 @@ class FrameFinder:
         state: Reconstruction,
         links: Linker,
         near: Neighbourhood,
-        newcomers: Newcomers,
+        focal_votes: FocalVotes,
         appearance: Appearance,
     ) -> None:
         self._state, self._links, self._near = state, links, near
-        self._newcomers, self._appearance = newcomers, appearance
+        self._focal_votes, self._appearance = focal_votes, appearance
 
     def welcomes(self, stream: CameraStream) -> bool:
-        """Whether it is worth looking for a camera: one of unknown focal can join a map that is sure of its own."""
-        return self._state.sure or self._state.knows(stream)
+        """Whether it is worth looking for a camera: one of unknown focal can join a map that is sure of its own.
+
+        A live map that is only nearly sure takes it, too.
+        """
+        state = self._state
+        return state.sure or state.knows(stream) or (state.live and state.initialised and not state.guessing)
 
     def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
         """Pose of a frame from its tracked corners, None when as few agree as may by chance; ``near``: a guess."""
@@ -145,7 +130,7 @@ class FrameFinder:
         return None if by_chance(found, sparse.points[known.ids], known.pixels, MAX_ERROR_PX) else found
 
     def relocalise(
-        self, stream: CameraStream, gray: Image, near: Array | None = None
+        self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None
     ) -> tuple[PnpResult, Tracks] | None:
         """Pose of a frame that lost its tracks, by what it sees of the last keyframes, alike ones, and those ``near``.
 
@@ -153,7 +138,7 @@ class FrameFinder:
         """
         new = not self._state.knows(stream)
         tracks = self.recall(stream, gray, near, strict=not new)
-        if new and not self._newcomers.meet(stream, tracks):
+        if new and not self._focal_votes.meet(stream, tracks):
             return None
         result = self.locate(stream, tracks, near)
         # A place that is seen again by a few far points only would bend the map.
@@ -166,7 +151,9 @@ class FrameFinder:
         """What an image seems to see of the map by its features; ``strict``: only of keyframes that look much alike."""
         features = stream.features(gray)
         newest = self._near.newest(stream)
-        look = self._appearance.describe(features)
-        alike = self._state.graph.lookalikes(look, len(self._state.sparse.views), newest, strict=strict)
+        global_descriptor = self._appearance.describe(features)
+        alike = self._state.graph.loop_candidates(
+            global_descriptor, len(self._state.sparse.views), newest, strict=strict
+        )
         views = [*newest, *alike, *self._near.facing(near, newest, alike)]
         return self._links.find_again(stream, gray, features, views)

@@ -25,10 +25,10 @@ class LoopClosing:
     def __init__(self, state: Reconstruction, links: Linker) -> None:
         self._state, self._links = state, links
 
-    def link(self, index: int, lookalikes: Sequence[int]) -> list[int]:
-        """Landmarks that keyframe ``index`` and ``lookalikes`` both see become one; returns those that proved it."""
-        matches = self._links.link(lookalikes, index, _MATCHES)
-        return [other for other, count in zip(lookalikes, matches, strict=True) if count >= _MATCHES]
+    def link(self, index: int, loop_candidates: Sequence[int]) -> list[int]:
+        """Landmarks that keyframe ``index`` and ``loop_candidates`` both see become one; returns who proved it."""
+        matches = self._links.link(loop_candidates, index, _MATCHES)
+        return [other for other, count in zip(loop_candidates, matches, strict=True) if count >= _MATCHES]
 
     def gapes(self, index: int, linked: Sequence[int]) -> bool:
         """Whether keyframe ``index`` lies elsewhere than those it was ``linked`` with say: the map has drifted."""
@@ -41,7 +41,9 @@ class LoopClosing:
     def shared(self, other: Reconstruction, index: int) -> np.ndarray:
         """(K, 2) ids of landmarks, own and other's, that features of the other's keyframe ``index`` seem to share."""
         record, found = other.records[index], [np.zeros((0, 2), np.int64)]
-        for candidate in self._state.graph.lookalikes(other.graph.look(index), len(self._state.records)):
+        for candidate in self._state.graph.loop_candidates(
+            other.graph.global_descriptor(index), len(self._state.records)
+        ):
             found.append(self._links.shared(candidate, record, _MATCHES))
         return np.concatenate(found)
 
@@ -49,7 +51,7 @@ class LoopClosing:
         """How another map lies in this one, None where too few of its keyframes agree.
 
         ``matches`` (M, 2): landmarks, own and other's, that seem to be the same; ``witness`` (M,): the other's
-        keyframe that told each.
+        keyframe that showed each.
         """
         try:
             fit = fit_maps(self._state.sparse, other.sparse, matches)
@@ -66,7 +68,7 @@ class Meetings:
         self._seen: list[tuple[int, np.ndarray]] = []  # keyframe, matches
 
     def add(self, index: int, matches: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """Matches (K, 2) of keyframe ``index``; all that count (M, 2) and who told each (M,), once they are enough."""
+        """Matches (K, 2) of keyframe ``index``; all that count (M, 2) and which showed each (M,), once enough."""
         if not len(matches):
             return None
         self._seen = [(at, found) for at, found in self._seen if at > index - _RECENT] + [(index, matches)]

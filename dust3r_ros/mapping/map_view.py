@@ -15,11 +15,11 @@ from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.mapping.atlas import Atlas, AtlasEntry
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.cameras import Cameras
-from dust3r_ros.mapping.covisibility import LeftOut, left_out
+from dust3r_ros.mapping.covisibility import MaskedShare, masked_share
 from dust3r_ros.mapping.localization import localize
 from dust3r_ros.mapping.state import MapState
 from dust3r_ros.mapping.submap import Submap
-from dust3r_ros.sparse.landmarks import Focal
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.types import Array, Camera, Image, Keyframe, MapCounts, StampedPose
 
 
@@ -108,7 +108,9 @@ class MapView:
         """Camera estimates at native resolution, by name."""
         submap = self.submap
         return {
-            stream.name: self._cameras.describe(stream, submap.focals[stream.index], submap.graph.count(stream.name))
+            stream.name: self._cameras.describe(
+                stream, submap.intrinsics[stream.index], submap.graph.count(stream.name)
+            )
             for stream in self._cameras
         }
 
@@ -124,9 +126,9 @@ class MapView:
         )
 
     @property
-    def left_out(self) -> LeftOut:
+    def masked_share(self) -> MaskedShare:
         """How much of what cameras see is not in the map."""
-        return left_out(self.submap, self.config)
+        return masked_share(self.submap, self.config)
 
     @property
     def edges(self) -> list[tuple[int, int, float]]:
@@ -137,14 +139,14 @@ class MapView:
         """The images of a camera that has sent one."""
         return self._cameras[camera]
 
-    def focal(self, camera: str) -> Focal:
+    def focal(self, camera: str) -> Intrinsics:
         """What the map says of a camera, pixels of the tracked image."""
-        return self.submap.focals[self._cameras[camera].index]
+        return self.submap.intrinsics[self._cameras[camera].index]
 
     def whereabouts(self, camera: str) -> Array | None:
         """``w_T_c`` (4, 4) of a camera's last image in the map as it stands; None where its corners do not tell."""
         stream = self._cameras[camera]
-        found = self.submap.locate(stream, stream.tracks) if self.submap.initialised else None
+        found = self.submap.finder.locate(stream, stream.tracks) if self.submap.initialised else None
         return None if found is None else found.w_T_c
 
     def positions(self, ids: np.ndarray) -> Array:

@@ -113,7 +113,7 @@ class Mapper(MapView):
         with self._stage("track"):
             frame.tracks = frame.stream.follow(frame.gray, seen)
             if self.submap.initialised:
-                frame.found = self.submap.locate(frame.stream, frame.tracks)
+                frame.found = self.submap.finder.locate(frame.stream, frame.tracks)
 
     def _relocalise(self, frame: _Frame) -> None:
         """A frame that lost its corners: found in this map or one that sleeps, or where another map begins."""
@@ -175,7 +175,7 @@ class Mapper(MapView):
         with self._stage("join"):
             ids = self._atlas.join(frame.keyframe)
         if ids is not None:
-            self._tell_live()
+            self._report_live()
             self._backend.clear()
             for stream in self._cameras:
                 stream.rename(ids)
@@ -302,7 +302,7 @@ class Mapper(MapView):
 
     def _wake(self, entry: AtlasEntry) -> tuple[int, ...]:
         removed = self._active.posed_names()
-        self._tell_live()
+        self._report_live()
         self._atlas.wake(entry)
         self._forget_sights()
         return removed
@@ -322,20 +322,20 @@ class Mapper(MapView):
         self._active.remember(frame.stamp_ns, stream, tracks, frame.found, None)
         frame.state = TrackingState.TRACKING
 
-    def _tell_live(self) -> None:
+    def _report_live(self) -> None:
         """The cameras are in another map now: who watches it live hears of that by its revision."""
         self.revision += self._active.live is not None
 
     def _begin(self, keep: bool) -> None:
         """Another map with the next keyframe; ``keep``: the one so far sleeps, and what it knows of focals counts."""
-        focals = self.submap.focals
+        focals = self.submap.intrinsics
         if keep:
             self._atlas.sleep()
-            focals = [replace(f, prior=f.prior if f.given else f.value) for f in focals]
+            focals = [replace(f, prior=f.prior if f.given else f.focal) for f in focals]
         else:
             self._atlas.begin()
-            focals = [replace(f, value=f.prior, std=f.std if f.fixed else inf, told=None) for f in focals]
-        self.submap.focals = focals
+            focals = [replace(f, focal=f.prior, std=f.std if f.fixed else inf, measured=None) for f in focals]
+        self.submap.intrinsics = focals
         self._forget_sights()
 
     def _forget_sights(self) -> None:

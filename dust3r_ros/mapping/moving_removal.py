@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import cv2
 import numpy as np
 
-from dust3r_ros.depth.moving_objects import Evidence, Sight, compare, region
+from dust3r_ros.depth.moving_objects import Evidence, SparseShot, compare, region
 from dust3r_ros.geometry.pinhole import center_of, rays
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.mapping.densifier import Densifier
@@ -36,7 +36,7 @@ class Movers:
         self._decided: set[int] = set()  # keyframes whose evidence was let go
         self._barred = 0  # keyframes whose landmarks are gone where they move
         self._regions: dict[int, int] = {}  # how many, by keyframe
-        self._sights: dict[int, tuple[Array, object, Sight]] = {}  # with the pose and the depth that it shows
+        self._shots: dict[int, tuple[Array, object, SparseShot]] = {}  # with the pose and the depth that it shows
 
     @property
     def count(self) -> int:
@@ -44,9 +44,9 @@ class Movers:
         return sum(self._regions.values())
 
     def forget(self) -> None:
-        """The map was built anew: what the old one told does not count."""
+        """The map was built anew: what was learnt from the old one does not count."""
         self._evidence.clear()
-        self._sights.clear()
+        self._shots.clear()
         self._regions.clear()
         self._decided.clear()
         self._barred = 0
@@ -90,32 +90,32 @@ class Movers:
         others = [other for other in others if self._has_depth(other)]
         for other in others:
             for one, witness in ((other, index), (index, other)):
-                told = self._of(one), self._of(witness)
-                said.append((*told, compare(self._sight(one), self._sight(witness), *told)))
-        for one_told, witness_told, testimony in said:
-            testimony.hear(one_told, witness_told)
+                evidence = self._of(one), self._of(witness)
+                said.append((*evidence, compare(self._shot(one), self._shot(witness), *evidence)))
+        for one_evidence, witness_evidence, testimony in said:
+            testimony.hear(one_evidence, witness_evidence)
         return {one for one in (*others, index) if self._leave_out(one)}
 
     def _of(self, index: int) -> Evidence:
         if index not in self._evidence:
-            self._evidence[index] = Evidence(self._time(index), self._sight(index))
+            self._evidence[index] = Evidence(self._time(index), self._shot(index))
         return self._evidence[index]
 
     def _time(self, index: int) -> int:
-        return (self._state.records[index].stamp_ns - self._state.records[0].stamp_ns) // 1_000_000  # fits into 32 bits
+        return self._state.records[index].stamp_ns // 1_000_000
 
     def _let_go(self, kept: int) -> None:
         """Forget the evidence of all keyframes but the ``kept`` whose is newest; what it led to stays."""
         for index in list(self._evidence)[: max(0, len(self._evidence) - kept)]:
             del self._evidence[index]
             self._decided.add(index)
-        for index in list(self._sights)[: max(0, len(self._sights) - kept)]:
-            del self._sights[index]
+        for index in list(self._shots)[: max(0, len(self._shots) - kept)]:
+            del self._shots[index]
 
     def _leave_out(self, index: int) -> bool:
         """Leave out of a keyframe what moves in it; whether that is something else than before."""
         record = self._state.records[index]
-        found = region(self._sight(index), self._of(index))
+        found = region(self._shot(index), self._of(index))
         if found.mean() > _MOST:
             found[:] = False
         before = record.moving if record.moving is not None else np.zeros_like(found)
@@ -129,7 +129,7 @@ class Movers:
         return True
 
     def _bar(self, index: int) -> None:
-        """Landmarks on what moves in a keyframe lose their position for good, and their sights."""
+        """Landmarks on what moves in a keyframe lose their position for good, and their observations."""
         record, view = self._state.records[index], self._state.sparse.views[index]
         if record.moving is None or not record.moving.any():
             return
@@ -143,9 +143,9 @@ class Movers:
             seen = self._state.sparse.views[seen_by].seen.ids
             self._state.sparse.drop(np.full(len(seen), seen_by), seen, np.isin(seen, ids))
 
-    def _sight(self, index: int) -> Sight:
+    def _shot(self, index: int) -> SparseShot:
         pose, keyframe = self._state.sparse.views[index].w_T_c, self._dense.depths[index]
-        kept, record, shown = self._sights.get(index), self._state.records[index], (keyframe.pixels, keyframe.growth)
+        kept, record, shown = self._shots.get(index), self._state.records[index], (keyframe.pixels, keyframe.growth)
         if kept is None or kept[0] is not pose or kept[1] != shown:
             found = keyframe.whole
             assert pose is not None and found is not None
@@ -154,8 +154,8 @@ class Movers:
                 out = record.stream.straightened(record.masked, self._dense.lens(index))
                 confidence = np.where(out, np.float32(1), confidence)
             image, focal = self._dense.image(index), self._dense.focal(index)
-            kept = pose, shown, Sight.of(image, depth, confidence, pose, focal, self._state.config.min_confidence)
-            self._sights[index] = kept
+            kept = pose, shown, SparseShot.of(image, depth, confidence, pose, focal, self._state.config.min_confidence)
+            self._shots[index] = kept
         return kept[2]
 
     def _overlapping(self, index: int) -> list[int]:

@@ -82,14 +82,14 @@ class PointmapKeyframes:
         """A keyframe as it stands now."""
         record = self._state.records[index]
         depth, confidence = self.depth(index)
-        focal = self._state.sparse.focals[record.stream.index]
+        intrinsics = self._state.sparse.intrinsics[record.stream.index]
         return Keyframe(
             index,
             record.version,
             record.stamp_ns,
             record.stream.name,
             self._aligner.pose(index),
-            record.stream.focal_to_working(focal.value),
+            record.stream.focal_to_working(intrinsics.focal),
             record.image,
             depth,
             confidence,
@@ -123,7 +123,9 @@ class PointmapKeyframes:
         for index in np.unique(owners).tolist():
             mine = owners == index
             offsets = self._corners[index].offsets[ids[mine] - self._corners[index].first_id]
-            seen = rays(offsets, self._state.sparse.focals[self._state.records[index].stream.index].value, (0.0, 0.0))
+            seen = rays(
+                offsets, self._state.sparse.intrinsics[self._state.records[index].stream.index].focal, (0.0, 0.0)
+            )
             points[mine] = transform(self._aligner.pose(index), self.sampled(index, offsets)[:, None] * seen)
         return points
 

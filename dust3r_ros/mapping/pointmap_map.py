@@ -12,7 +12,7 @@ from functools import reduce
 import numpy as np
 
 from dust3r_ros.alignment.online.incremental import IncrementalAligner
-from dust3r_ros.alignment.online.keyframe_bundle import AlignmentUpdate, Posed, Sight, bundle
+from dust3r_ros.alignment.online.keyframe_bundle import AlignmentUpdate, Posed, RefinedKeyframe, bundle
 from dust3r_ros.alignment.online.keyframe_start import PlacedView, attach
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
@@ -38,12 +38,99 @@ _MIN_SEEN = 0.1  # of an image, with confidence, before its pair with a keyframe
 _MAX_ATTEMPTS = 8  # second keyframes that do not go with the first one
 
 
+class PointmapFinder:
+    """Finds frames in a map of pointmaps, and has the backend pair views with its keyframes."""
+
+    def __init__(
+        self,
+        state: Reconstruction,
+        keyframes: PointmapKeyframes,
+        aligner: IncrementalAligner,
+        backend: Backend,
+        stage: StageTimer,
+        appearance: Appearance,
+        near: Neighbourhood,
+    ) -> None:
+        self._state, self._keyframes, self._aligner = state, keyframes, aligner
+        self._backend, self._stage = backend, stage
+        self._appearance, self._near = appearance, near
+
+    def welcomes(self, stream: CameraStream) -> bool:
+        """Any camera: pointmaps need no focal."""
+        return True
+
+    def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
+        """Pose of a frame from corners of keyframes with known depth, None when too few agree; ``near``: a guess."""
+        if len(self._keyframes) < 2:
+            return None
+        points, focal = self._keyframes.points(tracks.ids), self._state.sparse.intrinsics[stream.index]
+        return locate_corners(points, tracks.pixels, focal, stream.long_edge, self._state.config, near)
+
+    def relocalise(
+        self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None
+    ) -> tuple[PnpResult, Tracks] | None:
+        """Pose of a frame that lost its corners: by features of keyframes that look alike, else by their pointmaps."""
+        tracks = self.recall(stream, gray)
+        result = self.locate(stream, tracks, near)
+        if result is not None:
+            return result, tracks
+        result = self._attach(stream, image, self._candidates(stream, gray))
+        return None if result is None else (result, no_tracks())
+
+    def recall(self, stream: CameraStream, gray: Image) -> Tracks:
+        features, records = stream.features(gray), self._state.records
+        found = [no_tracks()]
+        for index in self._candidates(stream, gray):
+            pairs = matched(records[index].features, features)
+            found.append(Tracks(records[index].feature_ids[pairs[:, 0]], features.pixels[pairs[:, 1]]))
+        return reduce(join, found).unique()
+
+    def _candidates(self, stream: CameraStream, gray: Image) -> list[int]:
+        newest = self._near.newest(stream)
+        global_descriptor = self._appearance.describe(stream.features(gray))
+        return [*newest, *self._state.graph.loop_candidates(global_descriptor, len(self._keyframes), newest)]
+
+    def predict(self, index: int, others: Sequence[int], masked: Mask | None) -> list[PairPrediction]:
+        """Pairs of a new view, ``masked`` or not, with keyframes, both orders; views let go are handed over anew."""
+        for other in others:
+            if not self._backend.has(other):
+                record = self._state.records[other]
+                self._backend.add(View(other, record.stream.name, record.image))
+        pairs = [pair for other in others for pair in ((other, index), (index, other))]
+        masks = {index: masked} | {other: self._state.records[other].masked for other in others}
+        predictions = [without(pair, masks) for pair in self._backend.predict(pairs, {})] if pairs else []
+        for other in others:
+            if other <= index - self._state.config.window:
+                self._backend.forget(other)
+        return predictions
+
+    def _attach(self, stream: CameraStream, image: Image, candidates: Sequence[int]) -> PnpResult | None:
+        """Pose of a frame by the pointmaps of its pairs with keyframes."""
+        new = len(self._keyframes)
+        with self._stage("predict"):
+            self._backend.add(View(new, stream.name, image))
+            pairs = self.predict(new, candidates, stream.masked)
+            self._backend.forget(new)
+        pairs = [pair for pair in pairs if pair.second == new and self._sees(pair)]
+        placed = {index: PlacedView(self._aligner.pose(index), *self._keyframes.depth(index)) for index in candidates}
+        try:
+            focal = stream.focal_to_working(self._state.sparse.intrinsics[stream.index].focal)
+            return attach(new, pairs, placed, focal, self._state.config.seed)
+        except GeometryError:
+            return None
+
+    def _sees(self, pair: PairPrediction) -> bool:  # whether its second view shows what the first one does
+        return bool(np.mean(pair.confidence_second > self._state.config.min_confidence) > _MIN_SEEN)
+
+
 class PointmapBuilder(KeyframeBook):
     """Adds keyframes by the pointmaps of their pairs; see ``Submap``.
 
     Nothing is put off: a network's device is not for two processes. What moves is not looked for, and two keyframes
     tell a focal, so that more of them close together tell no more.
     """
+
+    finder: PointmapFinder
 
     def __init__(
         self, config: MapperConfig, backend: Backend, stage: StageTimer, appearance: Appearance | None = None
@@ -57,6 +144,9 @@ class PointmapBuilder(KeyframeBook):
         self._near = Neighbourhood(self.state)
         self._doubtful: dict[tuple[int, int], float] = {}  # weights of loop pairs that are not believed yet
         self._attempts = 0
+        self.finder = PointmapFinder(
+            self.state, self._keyframes, self._aligner, backend, stage, self._appearance, self._near
+        )
 
     @property
     def initialised(self) -> bool:
@@ -88,39 +178,8 @@ class PointmapBuilder(KeyframeBook):
         self._aligner.move({i: new_S_old.matrix @ w_S for i, w_S in enumerate(self._aligner.map.similarities)})
         self.mark_all()
 
-    def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
-        """Pose of a frame from corners of keyframes with known depth, None when too few agree; ``near``: a guess."""
-        if not self.initialised:
-            return None
-        points = self._keyframes.points(tracks.ids)
-        return locate_corners(points, tracks.pixels, self.focals[stream.index], stream.long_edge, self._config, near)
-
-    def relocalise(
-        self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None
-    ) -> tuple[PnpResult, Tracks] | None:
-        """Pose of a frame that lost its corners: by features of keyframes that look alike, else by their pointmaps."""
-        tracks = self.recall(stream, gray)
-        result = self.locate(stream, tracks, near)
-        if result is not None:
-            return result, tracks
-        result = self._attach(stream, image, self._candidates(stream, gray))
-        return None if result is None else (result, no_tracks())
-
-    def recall(self, stream: CameraStream, gray: Image) -> Tracks:
-        features, records = stream.features(gray), self.state.records
-        found = [no_tracks()]
-        for index in self._candidates(stream, gray):
-            pairs = matched(records[index].features, features)
-            found.append(Tracks(records[index].feature_ids[pairs[:, 0]], features.pixels[pairs[:, 1]]))
-        return reduce(join, found).unique()
-
     def positions(self, ids: np.ndarray) -> Array:
         return self._keyframes.points(ids)
-
-    def _candidates(self, stream: CameraStream, gray: Image) -> list[int]:
-        newest = self._near.newest(stream)
-        look = self._appearance.describe(stream.features(gray))
-        return [*newest, *self.graph.lookalikes(look, len(self._keyframes), newest)]
 
     def add(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array | None
@@ -130,19 +189,19 @@ class PointmapBuilder(KeyframeBook):
         self._backend.add(View(index, stream.name, image))
         near = self._near.neighbours(index, stream, lambda other: self._faces(w_T_c, other))
         features = stream.features(gray)
-        look = self._appearance.describe(features)
-        far = self.graph.lookalikes(look, index, [*self._near.recent(index), *near])
+        global_descriptor = self._appearance.describe(features)
+        far = self.graph.loop_candidates(global_descriptor, index, [*self._near.recent(index), *near])
         with self._stage("predict"):
-            pairs, loops = (self._predict(index, others, stream.masked) for others in (near, far))
+            pairs, loops = (self.finder.predict(index, others, stream.masked) for others in (near, far))
         try:
             with self._stage("align"):
-                self._tell_focal(stream)
+                self._report_focal(stream)
                 update = self._aligner.add(stream.name, image.shape[0], image.shape[1], pairs, loops)
         except GeometryError:
             self._backend.forget(index)
             self._attempts += 1
             return None
-        self.graph.add(look, near)
+        self.graph.add(global_descriptor, near)
         self._record(stamp_ns, stream, image, features)
         self._connect(pairs, loops, update)
         self._take(update, {index, *near})
@@ -167,44 +226,30 @@ class PointmapBuilder(KeyframeBook):
             Posed(record.stream.index, w_T_c, record.features)
             for record, w_T_c in zip(self.state.records, self._aligner.poses, strict=True)
         ]
-        sights, focals = bundle(posed, edges, self.focals, self._config.min_parallax_deg)
+        refined, focals = bundle(posed, edges, self.intrinsics, self._config.min_parallax_deg)
         moved = {}
-        for index, sight in sights.items():
-            factor = self._growth(index, sight)
+        for index, keyframe in refined.items():
+            factor = self._growth(index, keyframe)
             if np.isfinite(factor):
-                moved[index] = sight.w_T_c @ np.diag([*[factor * self._aligner.scale(index)] * 3, 1.0])
+                moved[index] = keyframe.w_T_c @ np.diag([*[factor * self._aligner.scale(index)] * 3, 1.0])
         if not moved:
             return
-        self.focals = focals
+        self.intrinsics = focals
         self._aligner.move(moved)
         self._changed |= set(range(len(self._keyframes)))
 
-    def _growth(self, index: int, sight: Sight) -> float:
+    def _growth(self, index: int, keyframe: RefinedKeyframe) -> float:
         """By how much the surroundings of a keyframe have grown: its landmarks against its depth."""
-        depth = self._keyframes.sampled(index, sight.offsets)
+        depth = self._keyframes.sampled(index, keyframe.offsets)
         seen = np.isfinite(depth)
         if np.count_nonzero(seen) < self._config.track_min_inliers:
             return float("nan")
-        return float(np.median(sight.depths[seen] / depth[seen]))
+        return float(np.median(keyframe.depths[seen] / depth[seen]))
 
-    def _tell_focal(self, stream: CameraStream) -> None:
-        focal = self.focals[stream.index]
-        if focal.fixed and not self._keyframes.has_sent(stream):
-            self._aligner.set_focal(stream.name, stream.focal_to_working(focal.value))
-
-    def _predict(self, index: int, others: Sequence[int], masked: Mask | None) -> list[PairPrediction]:
-        """Pairs of a new view, ``masked`` or not, with keyframes, both orders; views let go are handed over anew."""
-        for other in others:
-            if not self._backend.has(other):
-                record = self.state.records[other]
-                self._backend.add(View(other, record.stream.name, record.image))
-        pairs = [pair for other in others for pair in ((other, index), (index, other))]
-        masks = {index: masked} | {other: self.state.records[other].masked for other in others}
-        predictions = [without(pair, masks) for pair in self._backend.predict(pairs, {})] if pairs else []
-        for other in others:
-            if other <= index - self._config.window:
-                self._backend.forget(other)
-        return predictions
+    def _report_focal(self, stream: CameraStream) -> None:
+        intrinsics = self.intrinsics[stream.index]
+        if intrinsics.fixed and not self._keyframes.has_sent(stream):
+            self._aligner.set_focal(stream.name, stream.focal_to_working(intrinsics.focal))
 
     def _record(self, stamp_ns: int, stream: CameraStream, image: Image, features: Features) -> None:
         """Remember a keyframe and follow its corners from here: its features, and plain corners between them."""
@@ -249,25 +294,7 @@ class PointmapBuilder(KeyframeBook):
         if self.initialised:
             self._changed |= touched | {change.index for change in update.changed}
         for stream in self._keyframes.streams():
-            entry = self.focals[stream.index]
+            entry = self.intrinsics[stream.index]
             if not entry.fixed and self.initialised:
                 focal, std = self._aligner.focal(stream.name)
-                entry.value, entry.std = focal / stream.focal_to_working(1.0), std / focal
-
-    def _attach(self, stream: CameraStream, image: Image, candidates: Sequence[int]) -> PnpResult | None:
-        """Pose of a frame by the pointmaps of its pairs with keyframes."""
-        new = len(self._keyframes)
-        with self._stage("predict"):
-            self._backend.add(View(new, stream.name, image))
-            pairs = self._predict(new, candidates, stream.masked)
-            self._backend.forget(new)
-        pairs = [pair for pair in pairs if pair.second == new and self._sees(pair)]
-        placed = {index: PlacedView(self._aligner.pose(index), *self._keyframes.depth(index)) for index in candidates}
-        try:
-            focal = stream.focal_to_working(self.focals[stream.index].value)
-            return attach(new, pairs, placed, focal, self._config.seed)
-        except GeometryError:
-            return None
-
-    def _sees(self, pair: PairPrediction) -> bool:  # whether its second view shows what the first one does
-        return bool(np.mean(pair.confidence_second > self._config.min_confidence) > _MIN_SEEN)
+                entry.focal, entry.std = focal / stream.focal_to_working(1.0), std / focal

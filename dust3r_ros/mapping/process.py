@@ -31,7 +31,7 @@ NICENESS = 10  # the front end goes first
 _BLAS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _ROOT = Path(__file__).resolve().parents[2]
 
-Tell = Callable[[str, Any], None]
+Send = Callable[[str, Any], None]
 
 
 class Host(Protocol):
@@ -47,9 +47,9 @@ def threads_of_back_end() -> int:
 
 
 class RemoteObject:
-    """What ``make(tell, *arguments)`` returns, in a process of its own at a lower priority.
+    """What ``make(report, *arguments)`` returns, in a process of its own at a lower priority.
 
-    ``make`` is a function of a module. ``on_tell(kind, value)`` gets what the object tells, ``on_end(reason)`` that
+    ``make`` is a function of a module. ``on_message(kind, value)`` gets what the object tells, ``on_end(reason)`` that
     the process ended unasked; both in a thread of their own. Raises what ``make`` raises.
     """
 
@@ -57,10 +57,10 @@ class RemoteObject:
         self,
         make: Callable[..., Host],
         arguments: tuple[Any, ...],
-        on_tell: Tell,
+        on_message: Send,
         on_end: Callable[[str], None],
     ) -> None:
-        self._on_tell, self._on_end = on_tell, on_end
+        self._on_message, self._on_end = on_message, on_end
         self._numbers, self._asked = itertools.count(), dict[int, Future[Any]]()
         self._lock, self._stopping = threading.Lock(), False
         ours, theirs = socket.socketpair()
@@ -116,8 +116,8 @@ class RemoteObject:
                 break
             if number is None:
                 try:
-                    self._on_tell(kind, value)
-                except Exception:  # what is told next, and answers, still come
+                    self._on_message(kind, value)
+                except Exception:  # what is sent next, and answers, still come
                     traceback.print_exc()
                 continue
             with self._lock:

@@ -8,11 +8,13 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.features.place_recognition import PairGraph
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
-from dust3r_ros.sparse.landmarks import Focal
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.map_merging import Merged, merge_maps
 from dust3r_ros.sparse.sparse_map import SparseMap
 
-TRUSTED = 0.015  # relative standard deviation of a focal, by the scatter of the sights alone: it may be off by more
+TRUSTED = (
+    0.015  # relative standard deviation of a focal, by the scatter of the observations alone: it may be off by more
+)
 MOST_UNSURE = 60  # keyframes: whoever is not sure of a focal by then goes on with what explains them best
 
 
@@ -21,7 +23,8 @@ class Reconstruction:
 
     ``records``: what each keyframe is made of. ``sparse``: their poses, the landmarks they see, and the focals of the
     cameras; where pointmaps carry the map, it has the focals only. ``graph``: which keyframes pairs connect.
-    ``settled``: the focal of the camera that began the map is found, no others are tried any more.
+    ``initialised``: there are poses. ``settled``: the focal of the camera that began the map is found, no others are
+    tried any more. ``live``: poses are wanted soon.
     """
 
     def __init__(self, config: MapperConfig) -> None:
@@ -29,7 +32,7 @@ class Reconstruction:
         self.records: list[KeyframeRecord] = []
         self.sparse = SparseMap(config.min_parallax_deg)
         self.graph = PairGraph(config)
-        self.settled = False
+        self.initialised = self.settled = self.live = False
 
     def absorb(self, other: Reconstruction, own_S_other: Similarity, matches: np.ndarray) -> Merged:
         """Take another one in; landmarks ``matches`` (M, 2), own and other's, become one. Its keyframes come last."""
@@ -40,14 +43,14 @@ class Reconstruction:
         self.graph.absorb(other.graph)
         return merged
 
-    def focal_of(self, index: int) -> Focal:
+    def intrinsics_of(self, index: int) -> Intrinsics:
         """Of the camera that took a keyframe, pixels of the tracked image."""
-        return self.sparse.focals[self.sparse.views[index].camera]
+        return self.sparse.intrinsics[self.sparse.views[index].camera]
 
     @property
-    def _first_focal(self) -> Focal:
+    def _first_focal(self) -> Intrinsics:
         """Of the camera that began the map, which has a keyframe."""
-        return self.sparse.focals[self.records[0].stream.index]
+        return self.sparse.intrinsics[self.records[0].stream.index]
 
     @property
     def sure(self) -> bool:
@@ -63,7 +66,7 @@ class Reconstruction:
 
     def knows(self, stream: CameraStream) -> bool:
         """Whether a camera's focal is more than a guess."""
-        return bool(np.isfinite(self.sparse.focals[stream.index].std)) or self.views_of(stream) > 0
+        return bool(np.isfinite(self.sparse.intrinsics[stream.index].std)) or self.views_of(stream) > 0
 
     def views_of(self, stream: CameraStream) -> int:
         """How many keyframes are of a camera."""
@@ -71,4 +74,4 @@ class Reconstruction:
 
     def views_by_camera(self) -> np.ndarray:
         """(F,) how many keyframes are of each camera."""
-        return np.bincount([view.camera for view in self.sparse.views], minlength=len(self.sparse.focals))
+        return np.bincount([view.camera for view in self.sparse.views], minlength=len(self.sparse.intrinsics))

@@ -40,7 +40,7 @@ class Search:
     ) -> tuple[Tracks, PnpResult | None]:
         """A frame in the active map by its features; what it sees of the map joins its ``tracks``."""
         submap = self._atlas.active.submap
-        if not submap.welcomes(stream):
+        if not submap.finder.welcomes(stream):
             return tracks, None
         near = self._rig.looks(stream.name, stamp_ns)
         # A camera of which nobody knows where it looks must not slow down those that know where they are.
@@ -48,7 +48,7 @@ class Search:
             self._vain[stream.name] += 1
             if self._vain[stream.name] > _EAGER and self._vain[stream.name] % _RELUCTANT:
                 return tracks, None
-        found = submap.relocalise(stream, gray, stream.resize.apply(image), near)
+        found = submap.finder.relocalise(stream, gray, stream.resize.apply(image), near)
         if found is None:
             return tracks, self._placed(stamp_ns, stream, gray)
         return join(found[1], tracks.select(~np.isin(tracks.ids, found[1].ids))), found[0]
@@ -58,7 +58,7 @@ class Search:
         guess = partial(self._rig.guess, stream.name)
         if guess(stamp_ns) is None:
             return None
-        found = self._atlas.active.submap.place(stream, stamp_ns, gray, guess)
+        found = self._atlas.active.submap.placement.place(stream, stamp_ns, gray, guess)
         if found is not None:
             self._by_rig.add((stream.name, stamp_ns))
         return found
@@ -95,23 +95,23 @@ class Search:
         if keyframe is not None:
             self._untold.append((keyframe, camera, stamp_ns, placed))
             del self._untold[:-_UNTOLD]
-        if not placed and not submap.afloat(stream.index):  # else the rig would hear what it said
+        if not placed and not submap.placement.afloat(stream.index):  # else the rig would hear what it said
             self._rig.located(camera, stamp_ns, w_T_c)
-        self._tell(submap, camera)
+        self._report(submap, camera)
 
-    def _tell(self, submap: Submap, camera: str) -> None:
+    def _report(self, submap: Submap, camera: str) -> None:
         """Say where the rig says that keyframes are, once a frame of another camera is younger: ``camera`` sent one."""
         waiting = self._untold
         self._untold = [entry for entry in waiting if entry[1] == camera]
         for keyframe, other, stamp_ns, placed in waiting:
             w_T_c = self._rig.guess(other, stamp_ns)
             if other != camera and w_T_c is not None:
-                submap.tell(keyframe, w_T_c, placed)
+                submap.placement.report(keyframe, w_T_c, placed)
 
     def relearn(self, streams: Iterable[CameraStream]) -> None:
         """The map has changed: the rig hears of it anew."""
         active = self._atlas.active
-        afloat = {stream.name for stream in streams if active.submap.afloat(stream.index)}
+        afloat = {stream.name for stream in streams if active.submap.placement.afloat(stream.index)}
         poses = active.frames.trajectory() if active.submap.initialised else []
         self._rig.relearn(pose for pose in poses if pose.camera not in afloat)
 

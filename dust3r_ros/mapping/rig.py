@@ -76,7 +76,7 @@ class Rig:
         self._known: set[str] = set()
         self._paths: dict[str, deque[_At]] = {}
         self._samples: dict[tuple[str, str], deque[Array]] = {}
-        self._told: dict[tuple[str, str], Extrinsics | None] = {}
+        self._estimated: dict[tuple[str, str], Extrinsics | None] = {}
 
     def set(self, camera: str, r_T_c: Array, known: bool = True) -> None:
         """Given extrinsics: ``r_T_c`` (4, 4), metres, r any one frame of the robot, the same for all cameras.
@@ -105,25 +105,25 @@ class Rig:
                         self._measured(other, at.w_T_c, camera, own)
 
     def relearn(self, trajectory: Iterable[StampedPose]) -> None:
-        """The map has changed: what it told before counts no more, but these poses do; by time."""
+        """The map has changed: what it said before counts no more, but these poses do; by time."""
         self._forget()
         for frame in trajectory:
             self.located(frame.camera, frame.stamp_ns, frame.w_T_c)
 
     def renew(self) -> None:
-        """Another map, with another unit of length: what the one before told counts no more."""
+        """Another map, with another unit of length: what the one before said counts no more."""
         self._forget()
         self.metres_per_unit = None
 
     def _forget(self) -> None:
         self._paths.clear()
         self._samples.clear()
-        self._told.clear()
+        self._estimated.clear()
 
     def rescale(self, factor: float) -> None:
         """The unit of length became smaller by ``factor``; coordinates may have changed too."""
         self._paths.clear()
-        self._told.clear()
+        self._estimated.clear()
         if self.metres_per_unit is not None:
             self.metres_per_unit /= factor
         for samples in self._samples.values():
@@ -140,10 +140,10 @@ class Rig:
         if b < a:
             back = self.between(b, a)
             return back and Extrinsics(invert(back.a_T_b), back.angle_std, back.length_std, back.count)
-        if (a, b) not in self._told:
+        if (a, b) not in self._estimated:
             samples = self._samples.get((a, b), ())
-            self._told[a, b] = _robust_mean(np.stack(samples)) if len(samples) >= _ENOUGH else None
-        return self._told[a, b]
+            self._estimated[a, b] = _robust_mean(np.stack(samples)) if len(samples) >= _ENOUGH else None
+        return self._estimated[a, b]
 
     def guess(self, camera: str, stamp_ns: int) -> Array | None:
         """``w_T_c`` (4, 4) of a camera by where others are at that time; None where nobody knows.
@@ -159,8 +159,8 @@ class Rig:
 
     def disagreement(self, camera: str) -> Disagreement | None:
         """How far a camera's given extrinsics are from what the map tells; None where one of them is missing."""
-        told = [(self.between(other, camera), other) for other in sorted(self._given) if other != camera]
-        found = [(extrinsics, other) for extrinsics, other in told if extrinsics is not None]
+        estimated = [(self.between(other, camera), other) for other in sorted(self._given) if other != camera]
+        found = [(extrinsics, other) for extrinsics, other in estimated if extrinsics is not None]
         if camera not in self._given or not found:
             return None
         extrinsics, other = max(found, key=lambda entry: entry[0].count)
@@ -177,12 +177,12 @@ class Rig:
         found = []
         for a, b in combinations(sorted(self._known), 2):
             metres = float(np.linalg.norm(self._given[a][:3, 3] - self._given[b][:3, 3]))
-            told = self.between(a, b)
-            if told is None or metres <= 0:
+            estimated = self.between(a, b)
+            if estimated is None or metres <= 0:
                 continue
-            units = float(np.linalg.norm(told.a_T_b[:3, 3]))
+            units = float(np.linalg.norm(estimated.a_T_b[:3, 3]))
             if units > 0:
-                found.append((metres, units, told.length_std / units))
+                found.append((metres, units, estimated.length_std / units))
         return found
 
     def _measured(self, other: str, w_T_o: Array, camera: str, w_T_c: Array) -> None:
@@ -191,7 +191,7 @@ class Rig:
         else:
             pair, a_T_b = (camera, other), invert(w_T_c) @ w_T_o
         self._samples.setdefault(pair, deque(maxlen=_SAMPLES)).append(a_T_b)
-        self._told.pop(pair, None)
+        self._estimated.pop(pair, None)
 
     def _guess(self, camera: str, stamp_ns: int, roughly: bool) -> Array | None:
         for other in sorted(self._paths.keys() - {camera}, key=lambda name: -self._paths[name][-1].stamp_ns):
@@ -203,9 +203,9 @@ class Rig:
 
     def _best(self, other: str, camera: str, roughly: bool) -> Array | None:
         """``other_T_camera`` in the map's unit, from the map or else as given."""
-        told = self.between(other, camera)
-        if told is not None and told.angle_std < _SURE_DEG:
-            return told.a_T_b
+        estimated = self.between(other, camera)
+        if estimated is not None and estimated.angle_std < _SURE_DEG:
+            return estimated.a_T_b
         if other not in self._given or camera not in self._given:
             return None
         given = invert(self._given[other]) @ self._given[camera]

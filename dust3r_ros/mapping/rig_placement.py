@@ -24,21 +24,50 @@ from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.mapping.submap import Guess
-from dust3r_ros.sparse.landmarks import Focal
+from dust3r_ros.mapping.submap import Guess, Placement
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX
 from dust3r_ros.tracking import Tracks, no_tracks
-from dust3r_ros.types import Array
+from dust3r_ros.types import Array, Image
 
 _VOTES = 3  # frames that must agree
 _KEPT = 10  # newest ones that count
 _MOST = 0.6  # of them
-_VAGUE = 0.1  # relative standard deviation of a focal that tells nothing
+VAGUE = 0.1  # relative standard deviation of a focal that says nothing
 _SURE = 0.03
 _MAP_ERROR = 0.02  # what errors of the map itself may do to the focal of a frame
-_MIN_INLIERS = 25
+MIN_INLIERS = 25  # pose and focal together are free to fit more by chance than a pose alone
 _MOVED = 0.01  # of the long edge: a camera at rest says the same again
 _FOCALS = (0.4, 4.0)  # of the long edge: 103 to 14 degrees of view
+
+
+def pose_and_focal(
+    points: Array,
+    pixels: Array,
+    long_edge: int,
+    seed: int,
+    max_error_px: float = MAX_ERROR_PX,
+    min_inliers: int = MIN_INLIERS,
+    guess: float | None = None,
+) -> PnpResult:
+    """Pose and focal of a frame that sees ``points`` (N, 3) at ``pixels`` (N, 2) from its middle.
+
+    Raises ``GeometryError`` where too few agree, or as few as may by chance.
+    """
+    found = solve_pnp_unknown_focal(
+        points,
+        pixels,
+        long_edge,
+        long_edge,
+        center=(0.0, 0.0),
+        threshold_px=max_error_px,
+        min_inliers=min_inliers,
+        seed=seed,
+        guess=guess,
+    )
+    if by_chance(found, points, pixels, max_error_px):
+        raise GeometryError(f"{found.inliers.sum()} of {len(points)} matches agree, which chance does as well")
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +79,7 @@ class _Vote:
     seen: Tracks
 
 
-class Newcomers:
+class FocalVotes:
     """Collects what frames of cameras with unknown focal say; writes the focal into the map when it is sure."""
 
     def __init__(self, state: Reconstruction) -> None:
@@ -68,7 +97,7 @@ class Newcomers:
 
     def vote(self, stream: CameraStream, focal: float, std: float) -> None:
         """What two frames say of a focal without the map, with its relative standard deviation."""
-        if std < _VAGUE:
+        if std < VAGUE:
             self._cast(stream, _Vote(float(np.log(focal)), float(np.hypot(std, _MAP_ERROR)), no_tracks()))
 
     def _cast(self, stream: CameraStream, vote: _Vote) -> None:
@@ -83,38 +112,29 @@ class Newcomers:
         agreed = _agreed(votes, 1 if usual else _VOTES)
         if agreed is None:
             return False
-        focal = self._state.sparse.focals[stream.index]
-        focal.value, focal.std = agreed
+        intrinsics = self._state.sparse.intrinsics[stream.index]
+        intrinsics.focal, intrinsics.std = agreed
         del self._votes[stream.index]
         return True
 
-    def _siblings(self, stream: CameraStream) -> list[Focal]:
+    def _siblings(self, stream: CameraStream) -> list[Intrinsics]:
         """Focals that are known, of cameras with images of the same size."""
-        size, focals = (stream.width, stream.height), self._state.sparse.focals
+        size, focals = (stream.width, stream.height), self._state.sparse.intrinsics
         others = {record.stream for record in self._state.records} - {stream}
         same = sorted(other.index for other in others if (other.width, other.height) == size)
         return [focals[index] for index in same if focals[index].std < _SURE]
 
     def _vote(self, stream: CameraStream, known: Tracks) -> _Vote | None:
-        points, lens = self._state.sparse.points[known.ids], self._state.sparse.focals[stream.index].lens
+        points, lens = self._state.sparse.points[known.ids], self._state.sparse.intrinsics[stream.index].lens
         edge, siblings = stream.long_edge, self._siblings(stream)
         try:
-            found = solve_pnp_unknown_focal(
-                points,
-                lens.ideal(known.pixels),
-                edge,
-                edge,
-                center=(0.0, 0.0),
-                threshold_px=MAX_ERROR_PX,
-                min_inliers=_MIN_INLIERS,
-                seed=self._state.config.seed,
-                guess=siblings[0].value if siblings else None,
-            )
+            guess = siblings[0].focal if siblings else None
+            found = pose_and_focal(points, lens.ideal(known.pixels), edge, self._state.config.seed, guess=guess)
         except GeometryError:
             return None
         std = found.focal_std / found.focal
         usual = _FOCALS[0] * edge < found.focal < _FOCALS[1] * edge
-        if not usual or not std < _VAGUE or by_chance(found, points, known.pixels, MAX_ERROR_PX):
+        if not usual or not std < VAGUE:
             return None
         return _Vote(float(np.log(found.focal)), float(np.hypot(std, _MAP_ERROR)), known.select(found.inliers))
 
@@ -126,8 +146,8 @@ def _moved(a: Tracks, b: Tracks, long_edge: int) -> bool:
     return float(np.median(np.linalg.norm(a.pixels[i] - b.pixels[j], axis=1))) > _MOVED * long_edge
 
 
-def _alike(vote: _Vote, sibling: Focal) -> bool:
-    return bool(abs(vote.log_focal - np.log(sibling.value)) < 3.0 * np.hypot(vote.std, sibling.std))
+def _alike(vote: _Vote, sibling: Intrinsics) -> bool:
+    return bool(abs(vote.log_focal - np.log(sibling.focal)) < 3.0 * np.hypot(vote.std, sibling.std))
 
 
 def _agreed(votes: list[_Vote], enough: int) -> tuple[float, float] | None:
@@ -146,7 +166,7 @@ def _agreed(votes: list[_Vote], enough: int) -> tuple[float, float] | None:
     return (float(np.exp(weights @ logs[agree] / weights.sum())), std) if std < _SURE else None
 
 
-_ERROR_PX = 3.0  # of matches under a motion that is told by another camera, somewhat late
+_ERROR_PX = 3.0  # of matches under a motion that is known from another camera, somewhat late
 _SHARE = 0.75  # of the matches that must fit
 _DIRECTION_DEG = 12.0
 _MATCHES = 40
@@ -157,7 +177,7 @@ _POSITION_STD, _ANGLE_STD = 0.02, 0.01  # of the depth; radians
 
 
 @dataclass(frozen=True, eq=False)
-class _Sight:
+class _UnplacedFrame:
     """A frame of a camera that sees nothing known."""
 
     stamp_ns: int
@@ -168,38 +188,39 @@ class _Sight:
 class _Watch:
     """A frame that later ones are compared with, the newest one, and how often the images agreed."""
 
-    first: _Sight
-    last: _Sight
+    first: _UnplacedFrame
+    last: _UnplacedFrame
     pose: Array | None = None  # of the first
     proofs: int = 0
     trusted: bool = False  # from enough proofs on until none is left
 
 
 @dataclass(eq=False)
-class Outposts:
+class RigPlacement(Placement):
     """Decides whether a frame is where the rig says, from what its camera saw on the way."""
 
     state: Reconstruction
-    newcomers: Newcomers
+    focal_votes: FocalVotes
     _watches: dict[int, _Watch] = field(default_factory=dict)
-    _told: dict[int, tuple[int, Array]] = field(default_factory=dict)
+    _reported: dict[int, tuple[int, Array]] = field(default_factory=dict)
 
-    def place(self, stream: CameraStream, stamp_ns: int, features: Features, guess: Guess) -> PnpResult | None:
+    def place(self, stream: CameraStream, stamp_ns: int, gray: Image, guess: Guess) -> PnpResult | None:
         """A frame where ``guess(stamp_ns)`` of the rig says it is, (4, 4), if enough speaks for it."""
         w_T_c = guess(stamp_ns)
         if w_T_c is None:
             return None
-        now = _Sight(stamp_ns, features)
+        features = stream.features(gray)
+        now = _UnplacedFrame(stamp_ns, features)
         watch = self._watches.setdefault(stream.index, _Watch(now, now))
         known = self.state.knows(stream)
         if watch.last is not watch.first:  # where that was is known better by now: other cameras were seen since
             self._compare(stream, watch, guess, known)
         watch.last = now
         shown = len(features.pixels) >= _MATCHES
-        if not watch.trusted or not shown or not (known or self.newcomers.agree(stream)):
+        if not watch.trusted or not shown or not (known or self.focal_votes.agree(stream)):
             return None
         return PnpResult(
-            w_T_c, np.zeros(0, bool), self._covariance(), 0.0, self.state.sparse.focals[stream.index].value
+            w_T_c, np.zeros(0, bool), self._covariance(), 0.0, self.state.sparse.intrinsics[stream.index].focal
         )
 
     def _compare(self, stream: CameraStream, watch: _Watch, guess: Guess, known: bool) -> None:
@@ -217,18 +238,18 @@ class Outposts:
         watch.trusted = watch.proofs > 0 if watch.trusted else watch.proofs >= _PROOFS
         watch.first, watch.pose = watch.last, poses[1]
 
-    def tell(self, index: int, w_T_c: Array, placed: bool) -> None:
+    def report(self, index: int, w_T_c: Array, placed: bool) -> None:
         """Keyframe ``index`` is at ``w_T_c`` (4, 4) as the rig says; kept for cameras that have some ``placed`` so."""
         views = self.state.sparse.views
         camera = views[index].camera
         others = [view for view in self.state.sparse.posed() if views[view].camera != camera]
-        if others and (placed or any(views[view].camera == camera for view in self._told)):
-            self._told[index] = others[-1], invert(self._pose(others[-1])) @ w_T_c
+        if others and (placed or any(views[view].camera == camera for view in self._reported)):
+            self._reported[index] = others[-1], invert(self._pose(others[-1])) @ w_T_c
 
     def afloat(self, camera: int) -> bool:
         """Whether keyframes of a camera hang on what the rig says: the rest of the map sees not what they see."""
         views, known = self.state.sparse.views, self.state.sparse.positioned
-        if not any(views[view].camera == camera for view in self._told):
+        if not any(views[view].camera == camera for view in self._reported):
             return False
         own = [views[view].seen.ids for view in self.state.sparse.posed() if views[view].camera == camera]
         rest = [views[view].seen.ids for view in self.state.sparse.posed() if views[view].camera != camera]
@@ -237,23 +258,23 @@ class Outposts:
 
     def views(self) -> list[int]:
         """Keyframes that ``anchor`` may move."""
-        cameras = {self.state.sparse.views[view].camera for view in self._told}
+        cameras = {self.state.sparse.views[view].camera for view in self._reported}
         return [view for view in self.state.sparse.posed() if self.state.sparse.views[view].camera in cameras]
 
     def anchor(self) -> None:
         """Bring keyframes that are afloat, with all they see, to where the rig says, for nothing else says where."""
         views = self.state.sparse.views
-        for camera in sorted({views[view].camera for view in self._told}):
-            told = {
+        for camera in sorted({views[view].camera for view in self._reported}):
+            reported = {
                 view: self._pose(at) @ at_T_v
-                for view, (at, at_T_v) in self._told.items()
+                for view, (at, at_T_v) in self._reported.items()
                 if views[view].camera == camera
             }
             if not self.afloat(camera):
-                self._told = {view: entry for view, entry in self._told.items() if view not in told}
+                self._reported = {view: entry for view, entry in self._reported.items() if view not in reported}
                 continue
-            now = np.stack([self._pose(view) for view in told])
-            self._move(camera, _similarity(now, np.stack(list(told.values()))))
+            now = np.stack([self._pose(view) for view in reported])
+            self._move(camera, _similarity(now, np.stack(list(reported.values()))))
 
     def _move(self, camera: int, new_S_old: Similarity) -> None:
         own = [view for view in self.state.sparse.posed() if self.state.sparse.views[view].camera == camera]
@@ -269,17 +290,17 @@ class Outposts:
 
     def _fits(self, stream: CameraStream, a: Array, b: Array, b_T_a: Array, known: bool) -> bool:
         """Whether matches (N, 2) fit a motion; of an unknown focal it is kept what they say."""
-        focal = self.state.sparse.focals[stream.index]
-        a, b = focal.lens.ideal(a), focal.lens.ideal(b)
+        intrinsics = self.state.sparse.intrinsics[stream.index]
+        a, b = intrinsics.lens.ideal(a), intrinsics.lens.ideal(b)
         if known:
-            return _agree(a, b, b_T_a, focal.value)
+            return _agree(a, b, b_T_a, intrinsics.focal)
         try:
             found = focal_from_motion(a, b, b_T_a, stream.long_edge, threshold_px=_ERROR_PX)
         except GeometryError:
             return False
         fits = _agree(a, b, b_T_a, found.focal)
         if fits:
-            self.newcomers.vote(stream, found.focal, found.std)
+            self.focal_votes.vote(stream, found.focal, found.std)
         return fits
 
     def _covariance(self) -> Array:
@@ -303,12 +324,12 @@ def _agree(a: Array, b: Array, b_T_a: Array, focal: float) -> bool:
     return bool(abs(direction @ t) > np.cos(np.radians(_DIRECTION_DEG)) * np.linalg.norm(t))
 
 
-def _similarity(now: Array, told: Array) -> Similarity:
+def _similarity(now: Array, reported: Array) -> Similarity:
     """What takes poses (N, 4, 4) to others: rotations tell the rotation, for positions may lie on one line."""
-    R = Rotation.from_matrix(told[:, :3, :3] @ np.swapaxes(now[:, :3, :3], 1, 2)).mean().as_matrix()
-    middles = now[:, :3, 3].mean(axis=0), told[:, :3, 3].mean(axis=0)
+    R = Rotation.from_matrix(reported[:, :3, :3] @ np.swapaxes(now[:, :3, :3], 1, 2)).mean().as_matrix()
+    middles = now[:, :3, 3].mean(axis=0), reported[:, :3, 3].mean(axis=0)
     lengths = [
-        float(np.linalg.norm(poses[:, :3, 3] - middle)) for poses, middle in zip((now, told), middles, strict=True)
+        float(np.linalg.norm(poses[:, :3, 3] - middle)) for poses, middle in zip((now, reported), middles, strict=True)
     ]
     scale = lengths[1] / lengths[0] if min(lengths) > 0 else 1.0
     return Similarity(scale, R, middles[1] - scale * R @ middles[0])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dust3r_ros.alignment.online.growing_map import View
+from dust3r_ros.alignment.online.growing_map import KeyframeShape
 from dust3r_ros.alignment.online.incremental import IncrementalAligner
 from dust3r_ros.features.place_recognition import PairGraph
 from dust3r_ros.geometry.lens import Lens
@@ -25,7 +25,7 @@ from dust3r_ros.types import Array, Array32
 class LandmarkSaving:
     """The parts of a ``MapBuilder``, read by a journal and rebuilt from a file.
 
-    Positions of landmarks are not saved: they follow from poses and sights. Of depth the fused maps
+    Positions of landmarks are not saved: they follow from poses and observations. Of depth the fused maps
     are, not the single estimates of the newest keyframes; so these fuse with later pairs a little
     differently than in a session that was not interrupted.
     """
@@ -96,7 +96,7 @@ class LandmarkSaving:
     def restore(self, state: SubmapState, streams: Mapping[str, CameraStream]) -> None:
         """A saved map in place of an empty one."""
         sparse = self._state.sparse
-        sparse.focals = list(state.focals)
+        sparse.intrinsics = list(state.focals)
         sparse.restore_landmarks(state.aliases)
         for keyframe in state.keyframes:
             stream = streams[keyframe.camera]
@@ -104,7 +104,7 @@ class LandmarkSaving:
             sparse.views[at].pruned = keyframe.pruned or no_tracks()
             sparse.views[at].first_id = keyframe.first_id
             self._state.records.append(recorded(keyframe, stream))
-        self._state.graph.restore([keyframe.look for keyframe in state.keyframes], state.likeness)
+        self._state.graph.restore([keyframe.global_descriptor for keyframe in state.keyframes], state.likeness)
         connect(self._state.graph, state)
         self._dense.restore(state.keyframes, state.pairs)
         self._state.settled = bool(state.facts.get("settled", False))
@@ -130,7 +130,7 @@ def kept(
         record.image,
         record.features,
         record.feature_ids,
-        state.graph.look(index),
+        state.graph.global_descriptor(index),
         w_T_c,
         lens,
         middle(record.stream),
@@ -248,8 +248,8 @@ class PointmapSaving:
             w_S, sample, corners = keyframe.w_S, keyframe.sampled, keyframe.corners
             assert w_S is not None and sample is not None and corners is not None, "pointmaps carry this map"
             self._keyframes.restore(record, corners, keyframe.depth, keyframe.confidence)
-            found.append((View(record.stream.name, *record.image.shape[:2]), w_S, sample))
-        self._state.graph.restore([keyframe.look for keyframe in state.keyframes], state.likeness)
+            found.append((KeyframeShape(record.stream.name, *record.image.shape[:2]), w_S, sample))
+        self._state.graph.restore([keyframe.global_descriptor for keyframe in state.keyframes], state.likeness)
         connect(self._state.graph, state)
         self._aligner.resume(found, state.facts)
         if state.moments is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.reconstruction import MOST_UNSURE, Reconstruction
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, PairFromLandmarks, bootstrap, differ, score
-from dust3r_ros.sparse.landmarks import Focal
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.refinement import USUAL_BEND, focal_shift, refine, refine_lenses, thin
 from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array
@@ -20,7 +20,7 @@ _FIRST_KEYFRAMES = 3  # with an unknown focal; two views alone do not tell it
 _START_INLIERS = 15
 _SURE_OF_FOCAL = 0.02  # relative standard deviation
 # Two focals may explain the same views nearly alike, each with its own poses (when the camera mostly turns); the
-# scatter of the sights says nothing of that. Which is right shows once the map is larger.
+# scatter of the observations says nothing of that. Which is right shows once the map is larger.
 _NO_RIVAL = 1.1
 # Live, keyframes: before, the focal of the first poses is held; then one within a factor of the usual; then any.
 _OTHER_FOCAL_AT, _ANY_FOCAL_AT, _FAR = 4, 8, 2.2
@@ -30,7 +30,7 @@ _PRIOR_KEYFRAMES = 2.0
 _LIVE_TRIES = 150
 _MOST_FIRST = 12
 _USUAL_MISFIT = 2.0  # square pixels: more, and the focal is none of those that are held
-_ASKED_SIGHTS = 10_000  # of all views together, when the images are asked for a focal that was given
+_ASKED_OBSERVATIONS = 10_000  # of all views together, when the images are asked for a focal that was given
 _ASKED_STEPS = 20
 _ENOUGH_VIEWS = 8
 _LIVE_STEPS = 10  # of an adjustment of the whole map while frames wait; the last one takes its time
@@ -62,10 +62,10 @@ class Calibrator:
 
     def calibrate(self, stream: CameraStream) -> bool:
         """Adjust the whole map; whether it was built anew, since another focal than that of its start explains more."""
-        focal, better = self._state.sparse.focals[stream.index], False
-        first, before = not np.isfinite(focal.std), focal.value
+        intrinsics, better = self._state.sparse.intrinsics[stream.index], False
+        first, before = not np.isfinite(intrinsics.std), intrinsics.focal
         self.adjust()
-        others = [held for held in _held(focal) if differ(held, before) and differ(held, focal.value)]
+        others = [held for held in _held(intrinsics) if differ(held, before) and differ(held, intrinsics.focal)]
         if others and first and self.pressed and self.doubtful(stream):
             better = self._bootstrap(stream, others, sharp=(False,))[0]
         self.consider_lens(stream)
@@ -84,10 +84,14 @@ class Calibrator:
     def within_reason(self) -> Iterator[None]:
         """Live, what takes the first camera's focal far away in here has to explain far more, else it is undone."""
         sparse, camera = self._state.sparse, self._state.records[0].stream.index
-        views, focal, options = sparse.posed(), sparse.focals[camera], self._options(False, len(sparse.posed()))
-        before, value, misfit = sparse.snapshot(), focal.value, score(sparse, views, camera, options)
+        views, intrinsics, options = (
+            sparse.posed(),
+            sparse.intrinsics[camera],
+            self._options(False, len(sparse.posed())),
+        )
+        before, value, misfit = sparse.snapshot(), intrinsics.focal, score(sparse, views, camera, options)
         yield
-        far = abs(np.log(focal.value / value)) > np.log(_REASONABLE)
+        far = abs(np.log(intrinsics.focal / value)) > np.log(_REASONABLE)
         if self.pressed and far and score(sparse, views, camera, options) > options.better * misfit:
             sparse.restore(before)
 
@@ -151,17 +155,19 @@ class Calibrator:
 
     def may_begin(self, stream: CameraStream) -> bool:
         """Whether there are as many keyframes as it takes to pose the first."""
-        return len(self._state.records) >= (2 if self._state.sparse.focals[stream.index].fixed else _FIRST_KEYFRAMES)
+        return len(self._state.records) >= (
+            2 if self._state.sparse.intrinsics[stream.index].fixed else _FIRST_KEYFRAMES
+        )
 
     def begin(self, stream: CameraStream) -> bool:
         """Pose the first keyframes together; whether that was possible."""
-        focal = self._state.sparse.focals[stream.index]
+        intrinsics = self._state.sparse.intrinsics[stream.index]
         if not self.may_begin(stream):
             return False
-        known = focal.given or focal.std < _SURE_OF_FOCAL  # as an older map tells
+        known = intrinsics.given or intrinsics.std < _SURE_OF_FOCAL  # as an older map tells
         if self.pressed and not known:
             return self._begin_soon(stream)
-        begun = self._bootstrap(stream, [focal.value] if known else _starts(stream), self._first)[0]
+        begun = self._bootstrap(stream, [intrinsics.focal] if known else _starts(stream), self._first)[0]
         self._state.settled = begun and known
         self.consider_lens(stream)
         return begun
@@ -178,18 +184,18 @@ class Calibrator:
         is held gives poses that are nearly right for most cameras. Where none explains what is seen, all are tried; one
         that is very far off needs more views.
         """
-        sparse, focal = self._state.sparse, self._state.sparse.focals[stream.index]
-        before, focal.fixed = sparse.snapshot(), True
+        sparse, intrinsics = self._state.sparse, self._state.sparse.intrinsics[stream.index]
+        before, intrinsics.fixed = sparse.snapshot(), True
         try:
-            begun = self._bootstrap(stream, _held(focal), self._first, sharp=(False,))[0]
+            begun = self._bootstrap(stream, _held(intrinsics), self._first, sharp=(False,))[0]
         finally:
-            focal.fixed = False
+            intrinsics.fixed = False
         if begun and sparse.misfit() < _USUAL_MISFIT:
             return True
         count = len(self._state.records)
         if count >= _OTHER_FOCAL_AT:
             begun = self._bootstrap(stream, _starts(stream), self._first)[0] or begun
-            far = abs(np.log(focal.value / focal.prior)) > np.log(_FAR)
+            far = abs(np.log(intrinsics.focal / intrinsics.prior)) > np.log(_FAR)
             if begun and (count >= _ANY_FOCAL_AT or not far):
                 self.consider_lens(stream)
                 return True
@@ -200,42 +206,42 @@ class Calibrator:
         """Try other focals while one of them may be right; whether the map was built anew because one explains more."""
         better = False
         if self.doubtful(stream):
-            focal = self._state.sparse.focals[stream.index]
-            before = focal.value
+            intrinsics = self._state.sparse.intrinsics[stream.index]
+            before = intrinsics.focal
             better, rival = self._bootstrap(stream, [f for f in _starts(stream) if differ(f, before)])
-            agreed = abs(np.log(focal.value / before)) < 2 * _SURE_OF_FOCAL
-            self._state.settled = bool(agreed and focal.std < _SURE_OF_FOCAL and rival > _NO_RIVAL)
+            agreed = abs(np.log(intrinsics.focal / before)) < 2 * _SURE_OF_FOCAL
+            self._state.settled = bool(agreed and intrinsics.std < _SURE_OF_FOCAL and rival > _NO_RIVAL)
         self.consider_lens(stream)
         return better
 
     def doubtful(self, stream: CameraStream) -> bool:
         """Whether another focal than that of the map may be right."""
         several = any(record.stream is not stream for record in self._state.records)
-        known = self._state.sparse.focals[stream.index].given or self._state.settled
+        known = self._state.sparse.intrinsics[stream.index].given or self._state.settled
         return not (known or several or len(self._state.records) > MOST_UNSURE)
 
     def consider_lens(self, stream: CameraStream) -> None:
         """How sure the focal is, for a lens of which nobody knows how much it bends; what images say of a given one."""
-        if self._state.sparse.focals[stream.index].given:
+        if self._state.sparse.intrinsics[stream.index].given:
             self._ask_images(stream)
             return
         shift = focal_shift(self._state.sparse, stream.index, stream.long_edge / 2)
-        self._state.sparse.focals[stream.index].lens_std = USUAL_BEND * abs(shift)
+        self._state.sparse.intrinsics[stream.index].lens_std = USUAL_BEND * abs(shift)
 
     def _ask_images(self, stream: CameraStream) -> None:
         """What a sample of the map says of a given focal when it is free and its prior unknown; the map stays."""
-        sparse, focal = self._state.sparse, self._state.sparse.focals[stream.index]
+        sparse, intrinsics = self._state.sparse, self._state.sparse.intrinsics[stream.index]
         views = sparse.posed()
         if sum(sparse.views[v].camera == stream.index for v in views) < _ENOUGH_VIEWS:
             return
-        before, held = sparse.snapshot(), (focal.fixed, focal.prior_std)
-        focal.fixed, focal.prior_std = False, float("inf")
-        thin(sparse, views, max(30, _ASKED_SIGHTS // len(views)))
+        before, held = sparse.snapshot(), (intrinsics.fixed, intrinsics.prior_std)
+        intrinsics.fixed, intrinsics.prior_std = False, float("inf")
+        thin(sparse, views, max(30, _ASKED_OBSERVATIONS // len(views)))
         refine(sparse, free_focal=True, rounds=1, iterations=_ASKED_STEPS, sharp=True)
         bend = USUAL_BEND * abs(focal_shift(sparse, stream.index, stream.long_edge / 2))
-        focal.told = focal.value, float(np.hypot(focal.std, bend))
+        intrinsics.measured = intrinsics.focal, float(np.hypot(intrinsics.std, bend))
         sparse.restore(before)
-        focal.fixed, focal.prior_std = held
+        intrinsics.fixed, intrinsics.prior_std = held
 
     def _bootstrap(
         self,
@@ -273,9 +279,9 @@ def _spread(w_T_c: Sequence[Array | None]) -> float:
     return float(np.sqrt(centers.var(axis=0).sum())) if len(centers) else 0.0
 
 
-def _held(focal: Focal) -> list[float]:
+def _held(intrinsics: Intrinsics) -> list[float]:
     """Focals, pixels of the tracked image, that a map begins with while cameras are live."""
-    return [factor * focal.prior for factor in _HELD]
+    return [factor * intrinsics.prior for factor in _HELD]
 
 
 def _starts(stream: CameraStream) -> list[float]:

@@ -15,7 +15,7 @@ import numpy as np
 from dust3r_ros.features.features import Features
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.mapping.camera_stream import CameraStream
-from dust3r_ros.sparse.landmarks import Focal
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array, Array32, Camera, Image, MapCounts
 
@@ -64,7 +64,7 @@ class KeyframeState:
     image: Image
     features: Features
     feature_ids: np.ndarray
-    look: Array32
+    global_descriptor: Array32
     w_T_c: Array | None
     lens: Lens
     center: Array
@@ -151,7 +151,7 @@ class SubmapState:
     kind: str
     names: tuple[int, ...]
     keyframes: tuple[KeyframeState, ...]
-    focals: tuple[Focal, ...]
+    focals: tuple[Intrinsics, ...]
     edges: tuple[tuple[int, int, float], ...]
     likeness: tuple[float, ...]
     frames: tuple[FrameState, ...]

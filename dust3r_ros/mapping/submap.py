@@ -16,12 +16,46 @@ from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.state import LiveSubmap, SubmapState
-from dust3r_ros.sparse.landmarks import Focal
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array, Image, Keyframe
 
 Guess = Callable[[int], Array | None]  # where the rig says a camera was at a stamp: ``w_T_c`` (4, 4)
 _Kind = TypeVar("_Kind", bound="Submap")
+
+
+class Finder(Protocol):
+    """Where frames are in a map."""
+
+    def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
+        """Pose of a frame from its tracked corners, None when as few agree as may by chance; ``near``: a guess."""
+
+    def relocalise(
+        self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None
+    ) -> tuple[PnpResult, Tracks] | None:
+        """Pose of a frame that lost its tracks, and what it sees of the map; ``near`` (4, 4): a guess."""
+
+    def recall(self, stream: CameraStream, gray: Image) -> Tracks:
+        """What an image seems to see of the map by its features."""
+
+    def welcomes(self, stream: CameraStream) -> bool:
+        """Whether it is worth looking for a camera."""
+
+
+class Placement:
+    """Where a rig of cameras says that frames are which see nothing known; a map that cannot use it ignores it."""
+
+    def place(self, stream: CameraStream, stamp_ns: int, gray: Image, guess: Guess) -> PnpResult | None:
+        """A frame where ``guess(stamp_ns)`` of the rig says it is, (4, 4), if enough speaks for it."""
+        return None
+
+    def afloat(self, camera: int) -> bool:
+        """Whether keyframes of a camera hang on what the rig says: the rest of the map sees not what they see."""
+        return False
+
+    def report(self, index: int, w_T_c: Array, placed: bool) -> None:
+        """Keyframe ``index`` is at ``w_T_c`` (4, 4) as the rig says; ``placed``: its frame was by ``place``."""
+        return
 
 
 class Submap(Protocol):
@@ -30,7 +64,9 @@ class Submap(Protocol):
     What only one kind of map can do has a default that does nothing.
     """
 
-    focals: list[Focal]  # of the cameras, in their order, pixels of the tracked images
+    finder: Finder
+    placement: Placement
+    intrinsics: list[Intrinsics]  # of the cameras, in their order, pixels of the tracked images
     generation: int  # counts how often the map was built anew or re-calibrated
     saving: LiveSubmap
 
@@ -96,10 +132,10 @@ class Submap(Protocol):
 
     def drift(self, index: int, tracks: Tracks) -> Array:
         """(N, 2) by how much corners ``tracks`` are off in keyframe ``index``, pixels; NaN where that is unknown."""
-        w_T_c, focal = self.pose(index), self.focals[self.record(index).stream.index]
+        w_T_c, intrinsics = self.pose(index), self.intrinsics[self.record(index).stream.index]
         assert w_T_c is not None, f"keyframe {index} has no pose"
-        seen = project(transform(invert(w_T_c), self.positions(tracks.ids)), focal.value, (0.0, 0.0))
-        return focal.lens.ideal(tracks.pixels) - seen
+        seen = project(transform(invert(w_T_c), self.positions(tracks.ids)), intrinsics.focal, (0.0, 0.0))
+        return intrinsics.lens.ideal(tracks.pixels) - seen
 
     def landmarks(self) -> Cloud:
         """The landmarks with a position, coloured."""
@@ -113,7 +149,7 @@ class Submap(Protocol):
     # How it grows
 
     @abstractmethod
-    def add_camera(self, stream: CameraStream, focal: Focal) -> None:
+    def add_camera(self, stream: CameraStream, focal: Intrinsics) -> None:
         """A camera before its first frame."""
 
     def accepts(self, stream: CameraStream) -> bool:
@@ -145,43 +181,9 @@ class Submap(Protocol):
     def restore(self, state: SubmapState, streams: Mapping[str, CameraStream]) -> None:
         """A map of another session in place of an empty one; every keyframe counts as changed."""
         self.saving.restore(state, streams)
-        self.focals = list(state.focals)
+        self.intrinsics = list(state.focals)
         self.generation = int(state.facts["generation"])
         self.mark_all()
-
-    # Where frames are in it
-
-    @abstractmethod
-    def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
-        """Pose of a frame from its tracked corners, None when as few agree as may by chance; ``near``: a guess."""
-
-    @abstractmethod
-    def relocalise(
-        self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None
-    ) -> tuple[PnpResult, Tracks] | None:
-        """Pose of a frame that lost its tracks, and what it sees of the map; ``near`` (4, 4): a guess."""
-
-    @abstractmethod
-    def recall(self, stream: CameraStream, gray: Image) -> Tracks:
-        """What an image seems to see of the map by its features."""
-
-    def welcomes(self, stream: CameraStream) -> bool:
-        """Whether it is worth looking for a camera."""
-        return True
-
-    # Where a rig of cameras says that they are
-
-    def place(self, stream: CameraStream, stamp_ns: int, gray: Image, guess: Guess) -> PnpResult | None:
-        """A frame that sees nothing known, where ``guess(stamp_ns)`` says it is, if enough speaks for it."""
-        return None
-
-    def afloat(self, camera: int) -> bool:
-        """Whether keyframes of a camera hang on what the rig says."""
-        return False
-
-    def tell(self, index: int, w_T_c: Array, placed: bool) -> None:
-        """Keyframe ``index`` is at ``w_T_c`` (4, 4) as the rig says; ``placed``: its frame was by ``place``."""
-        return
 
     # Two of a kind that become one
 
@@ -192,7 +194,7 @@ class Submap(Protocol):
     def absorb(self: _Kind, other: _Kind, matches: np.ndarray, witness: np.ndarray) -> tuple[int, np.ndarray] | None:
         """Take another map in where landmarks ``matches`` (M, 2), own and other's, are the same.
 
-        ``witness`` (M,): the keyframe of the other that told each. Returns the index of its first keyframe, and what
+        ``witness`` (M,): the keyframe of the other that showed each. Returns the index of its first keyframe, and what
         its landmarks are called now; None, and nothing changed, where they do not fit.
         """
         return None

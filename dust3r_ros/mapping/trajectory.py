@@ -14,6 +14,7 @@ from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.state import FrameState
+from dust3r_ros.mapping.submap import Finder
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array, StampedPose
 
@@ -21,10 +22,10 @@ _MOST_PX = 3.0  # more is another spot
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class TrackedImage:
     """The corners (N) that were followed into the image of a stamp.
 
-    ``anchored_ns``: stamp of the keyframe that they were last told anew from.
+    ``anchored_ns``: stamp of the keyframe that they were last refreshed from.
     """
 
     stamp_ns: int
@@ -41,22 +42,22 @@ class Drift:
     pixels: Array
 
 
-def without_drift(sight: Sight, drifts: Sequence[Drift]) -> Tracks:
+def without_drift(tracked: TrackedImage, drifts: Sequence[Drift]) -> Tracks:
     """The corners of an image without their drift, by keyframes of its camera in order of time.
 
-    In an image that came before the corners of the last keyframe were told anew they are off as in that keyframe; else
+    In an image that came before the corners of the last keyframe were refreshed they are off as in that keyframe; else
     by a part of what they will be off by in the next one.
     """
-    at = bisect_left(drifts, sight.stamp_ns, key=lambda drift: drift.stamp_ns)
+    at = bisect_left(drifts, tracked.stamp_ns, key=lambda drift: drift.stamp_ns)
     if at == 0:
-        return sight.tracks
+        return tracked.tracks
     last, share = drifts[at - 1], 1.0
-    if sight.anchored_ns >= last.stamp_ns:
+    if tracked.anchored_ns >= last.stamp_ns:
         if at == len(drifts):
-            return sight.tracks
-        share = (sight.stamp_ns - last.stamp_ns) / (drifts[at].stamp_ns - last.stamp_ns)
+            return tracked.tracks
+        share = (tracked.stamp_ns - last.stamp_ns) / (drifts[at].stamp_ns - last.stamp_ns)
         last = drifts[at]
-    ids, pixels = sight.tracks.ids, sight.tracks.pixels.copy()
+    ids, pixels = tracked.tracks.ids, tracked.tracks.pixels.copy()
     _, own, there = np.intersect1d(ids, last.ids, return_indices=True)
     off = last.pixels[there]
     near = np.linalg.norm(off, axis=1) < _MOST_PX
@@ -79,8 +80,9 @@ class Keyframes(Protocol):
     def drift(self, index: int, tracks: Tracks) -> Array:
         """(N, 2) by how much corners are off in a keyframe, pixels; NaN where nobody knows."""
 
-    def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
-        """Pose of a frame from its corners and a guess, None when as few agree as may by chance."""
+    @property
+    def finder(self) -> Finder:
+        """Finds frames by their corners."""
 
 
 class FrameLog:
@@ -91,21 +93,23 @@ class FrameLog:
         self._keyframes, self._session = keyframes, session
         self.rewritten = 0  # how often frames that were here already changed
         self._frames: list[FrameState] = []
-        self._seen: deque[tuple[int, CameraStream, Sight]] = deque(maxlen=_KEPT)  # which frame, what was followed
-        self._seen_in_keyframes: deque[tuple[int, CameraStream, Sight]] = deque(maxlen=_KEPT)
+        self._seen: deque[tuple[int, CameraStream, TrackedImage]] = deque(
+            maxlen=_KEPT
+        )  # which frame, what was followed
+        self._seen_in_keyframes: deque[tuple[int, CameraStream, TrackedImage]] = deque(maxlen=_KEPT)
 
-    def add_keyframe(self, index: int, stream: CameraStream, seen: Sight) -> None:
+    def add_keyframe(self, index: int, stream: CameraStream, seen: TrackedImage) -> None:
         """A frame that became keyframe ``index``; ``seen``: what was followed into it."""
         self._seen_in_keyframes.append((index, stream, seen))
         self._frames.append(FrameState(seen.stamp_ns, stream.name, index, np.eye(4), float("nan"), self._session))
 
-    def add(self, reference: int, stream: CameraStream, seen: Sight, found: PnpResult | None) -> None:
+    def add(self, reference: int, stream: CameraStream, seen: TrackedImage, found: PnpResult | None) -> None:
         """Another frame, kept relative to keyframe ``reference``; by what was ``seen`` it is found again."""
         self._seen.append((len(self._frames), stream, seen))
         frame = FrameState(seen.stamp_ns, stream.name, reference, None, float("nan"), self._session)
         self._frames.append(self._relative(frame, found))
 
-    def keep(self, reference: int, stream: CameraStream, seen: Sight, r_T_f: Array, unit: float) -> None:
+    def keep(self, reference: int, stream: CameraStream, seen: TrackedImage, r_T_f: Array, unit: float) -> None:
         """A frame at ``r_T_f`` (4, 4) from keyframe ``reference``, whose surroundings measured ``unit`` then."""
         self._seen.append((len(self._frames), stream, seen))
         self._frames.append(FrameState(seen.stamp_ns, stream.name, reference, r_T_f, unit, self._session))
@@ -123,7 +127,7 @@ class FrameLog:
             frame = self._frames[at]
             tracks = without_drift(seen, drifts.get(stream.name, ()))
             guess = self._pose_of(frame) if at in placed else None
-            self._frames[at] = self._relative(frame, self._keyframes.locate(stream, tracks, guess))
+            self._frames[at] = self._relative(frame, self._keyframes.finder.locate(stream, tracks, guess))
 
     @property
     def cameras(self) -> set[str]:

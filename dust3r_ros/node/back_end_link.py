@@ -29,7 +29,7 @@ class Hearing:
     """Who hears of the back end, each in a thread of its own.
 
     ``message`` gets a topic's key and a message as it goes over the wire, ``news`` what came unasked, ``again`` how
-    things are in a back end that was started again, whether its map is another one, and how many poses were not told
+    things are in a back end that was started again, whether its map is another, and how many poses were not reported
     before; ``traced`` what ran there; ``ended``: it has ended, ``trouble`` says how.
     """
 
@@ -43,7 +43,7 @@ class Hearing:
 class BackEndLink:
     """Starts the back end, and starts it again when it ends unasked.
 
-    It goes on from ``map_db`` then, with what was told of the robot; without one the map begins anew. Raises what
+    It goes on from ``map_db`` then, with what was said of the robot; without one the map begins anew. Raises what
     ``MapMaker`` raises. ``hello``: how things were at the start.
     """
 
@@ -72,11 +72,11 @@ class BackEndLink:
         return len(self._unreported)
 
     def report(self, pose: FollowedPose) -> None:
-        """The pose of an image that it does not get; told with the next call."""
+        """The pose of an image that it does not get; reported with the next call."""
         self._unreported.append(pose)
 
     def forget(self) -> int:
-        """The map was replaced: poses in the one before count no more; returns how many were not told."""
+        """The map was replaced: poses in the one before count no more; returns how many were not reported."""
         count = len(self._unreported)
         self._unreported.clear()
         return count

@@ -164,8 +164,8 @@ def _input_values(item: TopicHealth) -> list[tuple[str, str]]:
 def _calibration(camera: Camera) -> _Verdict:
     if camera.disagreement > DISAGREE:
         return _WARN, (
-            f"the images say a focal length of {camera.told:.1f} +- {camera.told_std:.1f} px, the published calibration"
-            f" {camera.given:.1f} px: {camera.disagreement:.1f} standard deviations apart"
+            f"the images say a focal length of {camera.measured:.1f} +- {camera.measured_std:.1f} px, the published "
+            f"calibration {camera.given:.1f} px: {camera.disagreement:.1f} standard deviations apart"
         )
     if camera.fixed:
         return _OK, f"focal length {camera.focal:.1f} px, given"

@@ -25,12 +25,12 @@ from dust3r_ros.node.jobs import calibration_from
 from dust3r_ros.node.qos import FollowingSubscription, image_profile, profile_of
 from dust3r_ros.node.tf_listener import TfListener
 from dust3r_ros.node.topics import CameraTopics, TopicHealth, TopicMonitor, is_compressed
-from dust3r_ros.sensors.synchronizer import Companions, CompanionSettings
+from dust3r_ros.sensors.synchronizer import Synchronizer, SynchronizerSettings
 from dust3r_ros.sensors.transform_buffer import TransformBuffer, Unavailable
 from dust3r_ros.types import Array, Calibration
 
 
-class CompanionInputs:
+class SynchronizerInputs:
     """Takes messages in and completes images with them. ``take_…`` return a complaint, mostly "".
 
     ``tf`` is what others say on TF, ``frame_of`` gives the optical frame of a camera's message.
@@ -45,8 +45,8 @@ class CompanionInputs:
     ) -> None:
         self._config, self._tf, self._frame_of = config, tf, frame_of
         self._depth_cameras: dict[str, Calibration] = {}
-        self._companions = Companions(
-            CompanionSettings(
+        self._synchronizer = Synchronizer(
+            SynchronizerSettings(
                 config.odom_frame.lstrip("/"),
                 bool(config.odom_topic),
                 bool(config.imu_topic),
@@ -62,7 +62,7 @@ class CompanionInputs:
         if self._config.odom_frame or self._config.odom_topic:
             return {
                 "odometry": lambda held: _there(
-                    self._companions.odometry(self._frame_of(held.camera, held.image), held.stamp_ns)
+                    self._synchronizer.odometry(self._frame_of(held.camera, held.image), held.stamp_ns)
                 )
             }
         if self._config.base_frame:
@@ -72,26 +72,26 @@ class CompanionInputs:
     def arrival(self, held: Held) -> Arrival:
         """An image with what is there for it."""
         frame_id = self._frame_of(held.camera, held.image)
-        match = self._companions.match(held.camera, held.stamp_ns, frame_id)
+        match = self._synchronizer.match(held.camera, held.stamp_ns, frame_id)
         anchor: Array | Unavailable | None = None
         if self._config.odom_frame:
             anchor = match.o_T_c
         elif self._config.base_frame:
             anchor = self._base(held)
-        # Masks and depth that did not come are counted and told by diagnostics; a log of every image would be too much.
+        # Masks and depth that did not come are counted in diagnostics; a log of every image would be too much.
         came = {kind: None for kind in ("mask", "depth") if isinstance(getattr(match, kind), Unavailable)}
         anchor = None if isinstance(anchor, Unavailable) else anchor
-        turning = partial(self._companions.turned, frame_id) if self._companions.settings.turning else None
+        turning = partial(self._synchronizer.turned, frame_id) if self._synchronizer.settings.turning else None
         return Arrival(held.camera, held.stamp_ns, frame_id, held.image, replace(match, **came), anchor, turning)
 
     def take_mask(self, camera: str, message: Any) -> str:
         """The mask of an image of ``camera``."""
-        self._companions.add_mask(camera, stamp_to_ns(message.header.stamp), lambda: mask_of(message))
+        self._synchronizer.add_mask(camera, stamp_to_ns(message.header.stamp), lambda: mask_of(message))
         return ""
 
     def take_depth(self, camera: str, message: Any) -> str:
         """Depth for the images of ``camera``."""
-        self._companions.add_depth(
+        self._synchronizer.add_depth(
             camera,
             stamp_to_ns(message.header.stamp),
             lambda: depth_of(message),
@@ -117,7 +117,7 @@ class CompanionInputs:
         except GeometryError as error:
             return f"{topic}: {error}"
         stamp_ns = stamp_to_ns(message.header.stamp)
-        remark = self._companions.add_odometry(frame, message.child_frame_id, stamp_ns, o_T_b)
+        remark = self._synchronizer.add_odometry(frame, message.child_frame_id, stamp_ns, o_T_b)
         return f"{topic}: {remark}" if remark else ""
 
     def take_imu(self, message: Imu) -> str:
@@ -129,7 +129,7 @@ class CompanionInputs:
         measured = message.angular_velocity_covariance[0] != -1.0 and np.isfinite(turning).all()
         rate = turning if measured else None
         stamp_ns = stamp_to_ns(message.header.stamp)
-        self._companions.add_imu(message.header.frame_id.lstrip("/"), stamp_ns, acceleration, rate)
+        self._synchronizer.add_imu(message.header.frame_id.lstrip("/"), stamp_ns, acceleration, rate)
         return ""
 
     def _base(self, held: Held) -> Array | Unavailable:
@@ -172,10 +172,10 @@ class Inputs:
         self._node, self._config, self._tf = node, config, tf
         self._cameras = {camera.name: camera for camera in cameras}
         self._on_arrival, self._on_calibration = on_arrival, on_calibration
-        self._companions = CompanionInputs(config, cameras, tf.buffer, self._frame_id)
+        self._synchronizer = SynchronizerInputs(config, cameras, tf.buffer, self._frame_id)
         self._assembler = Assembler(
             {c.name: [kind for kind in ("mask", "depth") if getattr(c, kind)] for c in cameras},
-            self._companions.asked(),
+            self._synchronizer.asked(),
             config.companion_wait,
             in_order=config.backlog == "every",  # live, each camera's poses go out at once
         )
@@ -202,8 +202,8 @@ class Inputs:
         for camera in self._cameras.values():
             self._subscribe_camera(camera)
         for kind, topic, what, take, quality in (
-            (Odometry, self._config.odom_topic, "odometry", self._companions.take_odometry, ODOMETRY),
-            (Imu, self._config.imu_topic, "imu", self._companions.take_imu, IMU),
+            (Odometry, self._config.odom_topic, "odometry", self._synchronizer.take_odometry, ODOMETRY),
+            (Imu, self._config.imu_topic, "imu", self._synchronizer.take_imu, IMU),
         ):
             if topic:
                 self._listen(kind, self._node.resolve_topic_name(topic), what, "", take, quality)
@@ -263,20 +263,20 @@ class Inputs:
     # Subscriptions
 
     def _subscribe_camera(self, camera: CameraTopics) -> None:
-        name, companions = camera.name, self._companions
+        name, synchronizer = camera.name, self._synchronizer
         take_image = partial(self._take_image, name)
         self._images[name] = self._listen(_kind(camera.compressed), camera.image, "image", name, take_image)
         self._listen(CameraInfo, camera.camera_info, "camera_info", name, partial(self._take_info, name), SENSOR)
         for what, topic, take in (
-            ("mask", camera.mask, companions.take_mask),
-            ("depth", camera.depth, companions.take_depth),
+            ("mask", camera.mask, synchronizer.take_mask),
+            ("depth", camera.depth, synchronizer.take_depth),
         ):
             if topic:
                 self._listen(
                     _kind(is_compressed(topic)), topic, what, name, partial(self._take_companion, what, name, take)
                 )
         if camera.depth:
-            take_info = partial(companions.take_depth_info, name, camera.depth_info)
+            take_info = partial(synchronizer.take_depth_info, name, camera.depth_info)
             self._listen(CameraInfo, camera.depth_info, "depth_info", name, take_info, SENSOR)
 
     def _listen(
@@ -348,7 +348,7 @@ class Inputs:
 
     def _release(self, ready: Sequence[Held]) -> None:
         for held in ready:
-            self._on_arrival(self._companions.arrival(held))
+            self._on_arrival(self._synchronizer.arrival(held))
 
     def _frame_id(self, camera: str, message: Any) -> str:
         return str(self._config.camera_frame or message.header.frame_id.lstrip("/") or f"{camera}_optical_frame")

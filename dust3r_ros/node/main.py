@@ -92,7 +92,7 @@ def _autostart(node: MappingNode) -> None:
 
 
 def _spin(executor: SingleThreadedExecutor, nodes: Sequence[MappingNode], stop: _Stop) -> None:
-    """Until a signal or, a moment after it, all lifecycles' end. An error in a callback is told, not fatal."""
+    """Until a signal or, a moment after it, all lifecycles' end. An error in a callback is logged, not fatal."""
     ended: float | None = None
     while not stop.asked and (ended is None or time.monotonic() - ended < LINGER_S):
         try:

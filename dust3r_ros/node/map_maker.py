@@ -1,4 +1,4 @@
-"""What lives in the process of the back end: the session, what is shown of its map, what is told of its state."""
+"""What lives in the process of the back end: the session, what is shown of its map, what it reports of its state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dust3r_ros.config import MapperConfig, NodeConfig
 from dust3r_ros.errors import ConfigError, Dust3rRosError, InputError
 from dust3r_ros.io.chrome_trace import ChromeTrace
 from dust3r_ros.mapping.chores import DEPTH, PREVIEW, TAKE
-from dust3r_ros.mapping.process import Tell
+from dust3r_ros.mapping.process import Send
 from dust3r_ros.node import conversions
 from dust3r_ros.node.image_losses import keep_memory
 from dust3r_ros.node.jobs import MapChange
@@ -30,7 +30,7 @@ from dust3r_ros.timing import no_timer
 from dust3r_ros.tracking.exchange import FollowedPose, KeyframeRequest, MapSnapshot
 from dust3r_ros.types import Array, Calibration, Camera, MapUpdate
 
-MESSAGE, LOG, NEWS, TRACE = "message", "log", "news", "trace"  # kinds of what is told
+MESSAGE, LOG, NEWS, TRACE = "message", "log", "news", "trace"  # kinds of what is sent
 KEYFRAME_TOPICS = ("keyframe_cloud", "depth")
 
 # What is worked out from many frames, such as percentiles, is so at most this often.
@@ -83,24 +83,24 @@ class Setting:
 class _Log:
     """A session's log, written by the node."""
 
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
+    def __init__(self, send: Send) -> None:
+        self._send = send
 
     def info(self, message: str) -> None:
-        self._tell(LOG, ("info", message))
+        self._send(LOG, ("info", message))
 
     def warning(self, message: str) -> None:
-        self._tell(LOG, ("warning", message))
+        self._send(LOG, ("warning", message))
 
     def error(self, message: str) -> None:
-        self._tell(LOG, ("error", message))
+        self._send(LOG, ("error", message))
 
 
 class _RemoteTopic:
     """A publisher of the node: messages go there as they go over the wire."""
 
-    def __init__(self, key: str, tell: Tell) -> None:
-        self._key, self._tell = key, tell
+    def __init__(self, key: str, send: Send) -> None:
+        self._key, self._send = key, send
         self.listeners = 0
 
     @property
@@ -111,7 +111,7 @@ class _RemoteTopic:
         return self.listeners
 
     def publish(self, message: Any) -> None:
-        self._tell(MESSAGE, (self._key, np.frombuffer(serialize_message(message), np.uint8)))
+        self._send(MESSAGE, (self._key, np.frombuffer(serialize_message(message), np.uint8)))
 
 
 def _name(job: Callable[..., object]) -> str:
@@ -125,10 +125,10 @@ def _said(error: Exception) -> str:
 class MapMaker:
     """Called by ``mapping.process``, one method after the other; images and changes are answered with ``News``."""
 
-    def __init__(self, tell: Tell, setting: Setting) -> None:
+    def __init__(self, send: Send, setting: Setting) -> None:
         """Raises ``Dust3rRosError`` when the mapper cannot be made or its files cannot be opened."""
         keep_memory()  # images come here, too
-        self._setting, self._tell, self._log = setting, tell, _Log(tell)
+        self._setting, self._send, self._log = setting, send, _Log(send)
         node = setting.node
         self._trace = ChromeTrace("back end") if node.profile else None
         self._span, self._shipped = self._trace or no_timer, 0.0
@@ -146,7 +146,7 @@ class MapMaker:
         if done:
             self._log.info(done)
         self._back_end = BackEnd(self._session)
-        self._topics = {key: _RemoteTopic(key, tell) for key in (*MAP_TOPICS, *KEYFRAME_TOPICS)}
+        self._topics = {key: _RemoteTopic(key, send) for key in (*MAP_TOPICS, *KEYFRAME_TOPICS)}
         self._live: Mapping[str, Any] = {}
         self._map = MapPublisher(
             {key: self._topics[key] for key in MAP_TOPICS},
@@ -158,7 +158,7 @@ class MapMaker:
         self._resets = self._session.resets
         self._summarised = 0.0
         self._unpublished = False  # whether the map was to be published and could not be
-        self._stale = False  # whether something is worked out that was not told
+        self._stale = False  # whether something is worked out that was not reported
         self._asked = self._rest_until = 0.0  # when an image came; until when no depth is computed
         self._stamp_ns = 0
         self._safe = False  # whether much of the map was followed into the last image
@@ -177,7 +177,7 @@ class MapMaker:
         due, begin = self._session.due, time.monotonic()
         self._ship(begin, idle and not due)
         if not due or (due in _REST and not self._has_time(due, idle, begin)):
-            return self._wait_or_tell(idle)
+            return self._wait_or_report(idle)
         with self._span(f"work: {due}"):
             update = self._done()
         if due in _REST:
@@ -189,7 +189,7 @@ class MapMaker:
         return True
 
     def _done(self) -> MapUpdate | None:
-        """What came of something that was due; what fails is told, and the map goes on without it."""
+        """What came of something that was due; what fails is reported, and the map goes on without it."""
         try:
             return self._back_end.work()
         except Exception as error:
@@ -201,7 +201,7 @@ class MapMaker:
         self._stale = True
         self._map.note(update)
         if due == TAKE:
-            self._tell(NEWS, self._news(snapshots=self._back_end.snapshots()))
+            self._send(NEWS, self._news(snapshots=self._back_end.snapshots()))
         if idle and (due == PREVIEW or not self._session.mapper.backlog):
             self._publish()
 
@@ -215,7 +215,7 @@ class MapMaker:
             return
         self._shipped, bundle = now, self._trace.take()
         if bundle.events:
-            self._tell(TRACE, bundle)
+            self._send(TRACE, bundle)
 
     def _has_time(self, due: str, idle: bool, now: float) -> bool:
         """Whether depth may be computed: no image came for a while, or it was computed long enough ago.
@@ -228,12 +228,12 @@ class MapMaker:
             return True
         return now > self._rest_until + (0.0 if idle else _OVERDUE_S)
 
-    def _wait_or_tell(self, idle: bool) -> bool:
+    def _wait_or_report(self, idle: bool) -> bool:
         """Nothing is due: say how things are, if that is not known; wait for what is done beside."""
         if not idle:
             return False
         if self._stale:
-            self._tell(NEWS, self._news(fresh=True))
+            self._send(NEWS, self._news(fresh=True))
         return self._session.mapper.backlog > 0
 
     # Images
@@ -271,7 +271,7 @@ class MapMaker:
         self._back_end.keep(poses)
         self._stale = True
 
-    # What is told of the robot
+    # What is known of the robot
 
     def know(self, camera: str, calibration: Calibration) -> News:
         """A published calibration. Raises ``Dust3rRosError`` for one that cannot be."""

@@ -177,7 +177,7 @@ class MapPublisher:
         """Send what changed and somebody listens to; false, and nothing is sent, while the thread works or rests."""
         if (self._job is not None and not self._job.done()) or time.monotonic() < self._rest_until:
             return False
-        self._tell_failure()
+        self._report_failure()
         view = self._view(mapper, stamp_ns)
         if view.changed or view.trajectory is not None:
             self._job = self._thread.submit(self._work, view)
@@ -186,7 +186,7 @@ class MapPublisher:
     def close(self) -> None:
         """End the thread after what it has in hand: what was sent last is the map as it stays."""
         self._thread.shutdown()
-        self._tell_failure()
+        self._report_failure()
 
     # In the mapper's thread
 
@@ -247,7 +247,7 @@ class MapPublisher:
             return True
         return self._changes[key].any or (key == "grid" and self._grid.pending)
 
-    def _tell_failure(self) -> None:
+    def _report_failure(self) -> None:
         error = self._job.exception() if self._job is not None and self._job.done() else None
         self._job = None
         if error is not None:

@@ -32,14 +32,14 @@ _Node = TypeVar("_Node", bound=LifecycleNode)
 Transition = Callable[[_Node, LifecycleState], TransitionCallbackReturn]
 
 
-def told(transition: Transition[_Node]) -> Transition[_Node]:
+def reported(transition: Transition[_Node]) -> Transition[_Node]:
     """A transition that says in the log why it fails; rclpy itself keeps quiet about exceptions.
 
     Our own errors make it a failure (the state stays), any other an error (``on_error`` follows).
     """
 
     @wraps(transition)
-    def tells(self: _Node, state: LifecycleState) -> TransitionCallbackReturn:
+    def reports(self: _Node, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             return transition(self, state)
         except Dust3rRosError as error:
@@ -49,7 +49,7 @@ def told(transition: Transition[_Node]) -> Transition[_Node]:
             self.get_logger().fatal(traceback.format_exc())
             return TransitionCallbackReturn.ERROR
 
-    return tells
+    return reports
 
 
 def refuse_impossible(node: LifecycleNode) -> None:
@@ -103,7 +103,7 @@ class MappingNode(LifecycleNode):
 
     # Transitions
 
-    @told
+    @reported
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         mapper, self._config = self.parameters.mapper(), self.parameters.node()
         self._mapper_config = mapper
@@ -131,33 +131,33 @@ class MappingNode(LifecycleNode):
         self.get_logger().info(f"configured: backend {mapper.backend}, images from {self._images}")
         return super().on_configure(state)
 
-    @told
+    @reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         if self._inputs is not None:
             self._inputs.subscribe()  # first: where that fails, nothing is active
         return super().on_activate(state)
 
-    @told
+    @reported
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._unsubscribe()
         return super().on_deactivate(state)
 
-    @told
+    @reported
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self._end()
 
-    @told
+    @reported
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self._end()
 
-    @told
+    @reported
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._unsubscribe()
         self._release()
         return TransitionCallbackReturn.SUCCESS
 
     def _end(self) -> TransitionCallbackReturn:
-        """Write the results, then let everything go; results that cannot be written are told and lost."""
+        """Write the results, then let everything go; results that cannot be written are reported and lost."""
         self._unsubscribe()
         if self._pipeline is None:
             return TransitionCallbackReturn.SUCCESS

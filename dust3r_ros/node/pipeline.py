@@ -16,7 +16,7 @@ from dust3r_ros.node.back_end_link import BackEndLink, Hearing
 from dust3r_ros.node.conversions import Arrival, frame_of
 from dust3r_ros.node.map_maker import News, Setting
 from dust3r_ros.node.publishers import PoseOutput, Publishers
-from dust3r_ros.node.status import Snapshot, status_message
+from dust3r_ros.node.status import COMPLAIN_S, CameraStates, Losses, Snapshot, status_message
 from dust3r_ros.node.watch import Watch
 from dust3r_ros.node.worker import Worker
 from dust3r_ros.session.session import StampOrder
@@ -25,9 +25,6 @@ from dust3r_ros.tracking.front_end import Tracked
 from dust3r_ros.tracking.live_camera import LiveCamera, Whereabouts
 from dust3r_ros.tracking.outbox import Outbox
 from dust3r_ros.types import Array, Calibration, Frame, MapUpdate, TrackingState
-
-# The same complaint about images is logged at most this often.
-COMPLAIN_S = 5.0
 
 # Images that wait for the front end: those of several cameras come at once.
 _ARRIVALS = 8
@@ -75,19 +72,18 @@ class Pipeline:
         self._live: dict[str, LiveCamera] = {}
         self._lost: dict[str, _Handed | None] = {}  # the newest images, where they have no pose, by camera
         self._order = StampOrder()
-        self._judged: dict[str, int] = {}  # stamps of the newest images whose state is known, by camera
-        self._states: dict[str, TrackingState] = {}
+        self._states = CameraStates()
         self._watch = Watch(node.profile)
         self._output = PoseOutput(publishers, self._watch)
-        self._rejected = self._failed = self._dropped = self._dropped_before = 0
+        self._losses = Losses(logger, lambda: self._worker.dropped)
         self._unsaved = 0  # images that a back end took in that has ended, and that the map in its file lacks
         self._map_asked = False
         self._of_node: dict[str, Any] = {}
-        # Before the worker: what is told meanwhile waits for it.
+        # Before the worker: what is reported meanwhile waits for it.
         self._worker: Worker[Arrival] = Worker(
             self._frame,
             size if self._every else max(size, _ARRIVALS),
-            lambda error: self._fail(str(error) or type(error).__name__),
+            lambda error: self._losses.fail(str(error) or type(error).__name__),
             name="tracking",
             weigh=lambda arrival: self._weight_of(arrival),
             idle=lambda: self._look_back(),
@@ -116,16 +112,16 @@ class Pipeline:
         self._worker.offer(arrival)
         self._watch.waiting(self._worker.waiting + len(self._outbox))
         if self._worker.dropped > dropped:
-            self._tell_dropped()
+            self._losses.report_dropped()
 
     def know(self, camera: str, calibration: Calibration) -> None:
         """Take a published calibration in."""
-        self._when_done(self._link.know(camera, calibration), self._told)
+        self._when_done(self._link.know(camera, calibration), self._answered)
 
     def place(self, rig: Mapping[str, Array]) -> None:
         """Where cameras sit on their rig, (4, 4) each, metres."""
         if rig:
-            self._when_done(self._link.place(rig), self._told)
+            self._when_done(self._link.place(rig), self._answered)
 
     def set_mapping(self, mapping: bool) -> None:
         """Let the map grow, or only find cameras in it."""
@@ -185,7 +181,7 @@ class Pipeline:
         self._watch.close(self._logger)
 
     def snapshot(self, **more: Any) -> Snapshot:
-        """The state now, with ``more`` fields that the node knows, else those it told last; for any thread."""
+        """The state now, with ``more`` fields that the node knows, else those it reported last; for any thread."""
         self._of_node = {**self._of_node, **more}
         status, apart = self._status, self._link.unreported + self._unsaved
         counts = replace(status.counts, frames=status.counts.frames + apart, tracked=status.counts.tracked + apart)
@@ -193,9 +189,10 @@ class Pipeline:
         return replace(
             status,
             counts=counts,
-            dropped=self._dropped + self._worker.dropped - self._dropped_before,
-            rejected=self._rejected,
-            failed=self._failed,
+            dropped=self._losses.all_dropped,
+            rejected=self._losses.rejected,
+            failed=self._losses.failed,
+            message=self._losses.message,
             waiting=self._worker.waiting + len(self._outbox) + (self._handed is not None),
             problems=(*status.problems, *trouble),
             front_stages=self._watch.summary(),
@@ -217,7 +214,7 @@ class Pipeline:
                 self._logger.warning(problem, throttle_duration_sec=COMPLAIN_S)
             self._check_order(arrival)
         except InputError as error:
-            self._refuse(str(error))
+            self._losses.refuse(str(error))
             return
         if self._every:  # poses are the map's own, however late
             self._hand_over(_Handed(arrival, KeyframeRequest(frame)), Tracked())
@@ -227,9 +224,9 @@ class Pipeline:
         self._live[name] = camera
         with self._watch("follow"):
             found = camera.track(frame, arrival.turning, self._output.metric)
-        self._tell(arrival, camera, frame, found)
+        self._report(arrival, camera, frame, found)
 
-    def _tell(self, arrival: Arrival, camera: LiveCamera, frame: Frame, found: Whereabouts) -> None:
+    def _report(self, arrival: Arrival, camera: LiveCamera, frame: Frame, found: Whereabouts) -> None:
         """Publish what is known of an image, then hand the image over."""
         tracked = found.tracked
         if found.state is not None:
@@ -254,7 +251,7 @@ class Pipeline:
         if found is None:
             self._outbox.offer(lost, posed=False)
         else:
-            self._tell(lost.arrival, camera, lost.request.frame, found)
+            self._report(lost.arrival, camera, lost.request.frame, found)
 
     def _check_order(self, arrival: Arrival) -> None:
         """Raises ``InputError`` for a stamp that was seen or overtaken; time that was set back begins anew."""
@@ -268,8 +265,8 @@ class Pipeline:
             for camera in self._live.values():
                 camera.forget()
             self._output.forget()
-            for known in (self._judged, self._handed_at):
-                known.clear()
+            self._states.restart()
+            self._handed_at.clear()
         self._order.took(arrival.camera, arrival.stamp_ns)
         self._watch.came(arrival)
 
@@ -287,8 +284,8 @@ class Pipeline:
             if posed and gone.request.followed is not None:
                 self._link.report(gone.request.followed)
             else:
-                self._dropped += 1
-                self._tell_dropped()
+                self._losses.dropped += 1
+                self._losses.report_dropped()
                 if camera in self._live:
                     self._live[camera].miss(gone.arrival.stamp_ns)
         self._send_next()
@@ -297,7 +294,7 @@ class Pipeline:
         """Find one of the images that were dropped before there was a map; whether there may be more."""
         looked = [camera.look_back() for camera in self._live.values()]
         for found in [found for found, _ in looked if found is not None]:
-            self._dropped -= 1
+            self._losses.dropped -= 1
             self._link.report(found)
         return any(more for _, more in looked)
 
@@ -323,7 +320,7 @@ class Pipeline:
         elif handed.request.followed is not None:
             self._link.report(handed.request.followed)
         else:
-            self._dropped += 1
+            self._losses.dropped += 1
         self._send_next()
 
     def _take_news(self, news: News, arrival: Arrival | None = None) -> None:
@@ -331,17 +328,15 @@ class Pipeline:
         if news.resets != self._resets:
             self._begin_again(news)
         was = self._status
-        self._status = replace(
-            news.status, stamp_ns=was.stamp_ns, state=was.state, message=was.message, states=was.states
-        )
+        self._status = replace(news.status, stamp_ns=was.stamp_ns, state=was.state, states=was.states)
         for snapshot in news.snapshots:
             self._pass_on(snapshot, news.update)
         if news.refused:
-            self._refuse(news.refused)
+            self._losses.refuse(news.refused)
             if arrival is not None:
                 self._order.take_back(arrival.camera, arrival.stamp_ns)
         if news.failed:
-            self._fail(news.failed)
+            self._losses.fail(news.failed)
         if arrival is None:
             self._output.show_cameras()
         elif news.update is not None:
@@ -353,27 +348,26 @@ class Pipeline:
         if camera is not None:
             camera.take(snapshot, None if update is None else update.covariance)
             self._try_again(snapshot.camera, camera)
-        begun = self._states.get(snapshot.camera) is TrackingState.INITIALISING
-        if begun and not (camera and camera.held) and snapshot.stamp_ns >= self._judged.get(snapshot.camera, 0):
+        begun = self._states.of(snapshot.camera) is TrackingState.INITIALISING
+        if begun and not (camera and camera.held) and self._states.newer(snapshot.camera, snapshot.stamp_ns):
             self._judge(snapshot.camera, snapshot.stamp_ns, TrackingState.TRACKING)
 
     def _show(self, found: MapUpdate, arrival: Arrival) -> None:
         """What the map says of an image."""
         live = self._live.get(arrival.camera)
-        update = live.told(found) if live else found
+        update = live.shown(found) if live else found
         self._output.show(update, arrival)
-        bridged = self._states.get(arrival.camera) is TrackingState.BRIDGED and update.w_T_c is None
-        if arrival.stamp_ns >= self._judged.get(arrival.camera, arrival.stamp_ns) and not bridged:
+        bridged = self._states.of(arrival.camera) is TrackingState.BRIDGED and update.w_T_c is None
+        if self._states.newer(arrival.camera, arrival.stamp_ns) and not bridged:
             self._judge(arrival.camera, arrival.stamp_ns, update.state)
 
     def _begin_again(self, news: News) -> None:
         """The map was replaced."""
         self._resets = news.resets
-        self._rejected = self._failed = self._dropped = self._unsaved = 0
-        self._dropped_before = self._worker.dropped
+        self._unsaved = 0
+        self._losses.forget()
         self._publishers.forget()
-        self._states.clear()
-        self._judged.clear()
+        self._states.forget()
         self._link.forget()
         self._watch.forget()
         for camera in self._live.values():
@@ -382,44 +376,21 @@ class Pipeline:
 
     def _judge(self, camera: str, stamp_ns: int, state: TrackingState) -> None:
         """A camera's state is known at an image."""
-        self._judged[camera] = stamp_ns
-        changed = self._states.get(camera) is not state
-        self._states[camera] = state
-        self._status = replace(
-            self._status, stamp_ns=stamp_ns, state=_together(self._states), states=dict(self._states)
-        )
+        changed = self._states.judge(camera, stamp_ns, state)
+        self._status = replace(self._status, stamp_ns=stamp_ns, state=self._states.together, states=self._states.all)
         if changed:
             self._logger.info(f"camera '{camera}': {state.value}")
             self.publish_status(self.snapshot())
 
-    def _told(self, answer: Future[Any]) -> None:
-        """Something that was said of the robot; nonsense is told and left out."""
+    def _answered(self, answer: Future[Any]) -> None:
+        """Something that was said of the robot; nonsense is logged and left out."""
         error = answer.exception()
         if isinstance(error, Dust3rRosError):
             self._logger.warning(str(error), throttle_duration_sec=COMPLAIN_S)
         elif error is not None:
-            self._fail(repr(error))
+            self._losses.fail(repr(error))
         elif isinstance(answer.result(), News):
             self._take_news(answer.result())
-
-    def _refuse(self, reason: str) -> None:
-        self._rejected += 1
-        self._status = replace(self._status, message=reason)
-        self._logger.warning(f"image refused ({self._rejected} so far): {reason}", throttle_duration_sec=COMPLAIN_S)
-
-    def _fail(self, text: str) -> None:
-        self._failed += 1
-        self._status = replace(self._status, message=text.strip().splitlines()[-1] if text else "")
-        self._logger.error(
-            f"the mapper failed at a frame ({self._failed} so far): {text}", throttle_duration_sec=COMPLAIN_S
-        )
-
-    def _tell_dropped(self) -> None:
-        count = self._dropped + self._worker.dropped
-        self._logger.warning(
-            f"the queue is full, {count} images dropped so far: they come faster than they are mapped",
-            throttle_duration_sec=COMPLAIN_S,
-        )
 
     def _there_again(self, news: News, anew: bool, unheard: int) -> None:
         """The back end ended and was started again; ``anew``: with another map. ``unheard``: poses not reported."""
@@ -442,9 +413,3 @@ class Pipeline:
 
     def _weight_of(self, arrival: Arrival) -> float:
         return arrival.bytes if self._every else 1
-
-
-def _together(states: Mapping[str, TrackingState]) -> TrackingState:
-    """What several cameras are in: tracking if one of them is, else bridged, else lost."""
-    found, order = set(states.values()), (TrackingState.TRACKING, TrackingState.BRIDGED, TrackingState.LOST)
-    return next((state for state in order if state in found), TrackingState.INITIALISING)

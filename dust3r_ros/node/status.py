@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from dust3r_ros.config import MapperConfig, NodeConfig
 from dust3r_ros.geometry.pinhole import pixel_grid
@@ -16,12 +18,15 @@ from dust3r_ros.node.topics import TopicHealth
 from dust3r_ros.session.session import Session
 from dust3r_ros.types import Array, Calibration, Camera, MapCounts, TrackingState
 
+# The same complaint about images is logged at most this often.
+COMPLAIN_S = 5.0
+
 
 def session_snapshot(
     session: Session, mapper: MapperConfig, node: NodeConfig, before: Snapshot | None = None
 ) -> Snapshot:
     """The session now; ``before`` gives what only a frame tells (stamp, state, message)."""
-    world, left_out = session.estimate, session.mapper.left_out
+    world, masked_share = session.estimate, session.mapper.masked_share
     cameras = session.cameras
     counts = session.mapper.counts
     started = TrackingState.LOST if counts.keyframes else TrackingState.INITIALISING
@@ -40,10 +45,10 @@ def session_snapshot(
         published={name: session.calibrations.raw(camera) for name, camera in session.mapper.cameras.items()},
         sources={name: _source(camera) for name, camera in cameras.items()},
         rig=_rig(session, list(cameras)),
-        masked=left_out.masked,
-        moving=left_out.moving,
-        far=left_out.far,
-        moving_regions=left_out.regions,
+        masked=masked_share.masked,
+        moving=masked_share.moving,
+        far=masked_share.far,
+        moving_regions=masked_share.regions,
         scale_state=world.state.value,
         metres_per_unit=session.metres_per_unit,
         metres_per_unit_std=session.metres_per_unit * world.relative_std if session.metres_per_unit else 0.0,
@@ -69,9 +74,9 @@ def _rig(session: Session, cameras: list[str]) -> dict[str, RigCamera]:
         if known is not None:
             found[camera] = RigCamera(first, known, 0.0, True)
             continue
-        told = session.mapper.rig.between(first, camera)
-        if told is not None:
-            found[camera] = RigCamera(first, told.a_T_b, told.length_std, False)
+        estimated = session.mapper.rig.between(first, camera)
+        if estimated is not None:
+            found[camera] = RigCamera(first, estimated.a_T_b, estimated.length_std, False)
     return found
 
 
@@ -83,7 +88,7 @@ LENS_MATTERS = 0.5 / 640
 class RigCamera:
     """How a camera stands to the one named ``reference``: ``reference_T_camera`` (4, 4), optical frames.
 
-    ``std`` is the standard deviation of its place, in the map's unit; ``known`` says that TF told it.
+    ``std`` is the standard deviation of its place, in the map's unit; ``known`` says that TF gave it.
     """
 
     reference: str
@@ -157,6 +162,90 @@ class Snapshot:
     def shown_state(self) -> str:
         """The state as MappingStatus names it."""
         return MappingStatus.PAUSED if self.paused else self.state.value
+
+
+class CameraStates:
+    """What state each camera is in, by the newest image of which that is known. For one thread."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, TrackingState] = {}
+        self._stamps: dict[str, int] = {}
+
+    def judge(self, camera: str, stamp_ns: int, state: TrackingState) -> bool:
+        """A camera's state at an image; whether it is another one than before."""
+        changed = self._states.get(camera) is not state
+        self._stamps[camera], self._states[camera] = stamp_ns, state
+        return changed
+
+    def of(self, camera: str) -> TrackingState | None:
+        """None while unknown."""
+        return self._states.get(camera)
+
+    def newer(self, camera: str, stamp_ns: int) -> bool:
+        """Whether an image is not older than the one by which a camera's state is known."""
+        return stamp_ns >= self._stamps.get(camera, stamp_ns)
+
+    @property
+    def all(self) -> dict[str, TrackingState]:
+        """By camera."""
+        return dict(self._states)
+
+    @property
+    def together(self) -> TrackingState:
+        """Tracking if one of them is, else bridged, else lost."""
+        found, order = self._states.values(), (TrackingState.TRACKING, TrackingState.BRIDGED, TrackingState.LOST)
+        return next((state for state in order if state in found), TrackingState.INITIALISING)
+
+    def restart(self) -> None:
+        """Stamps begin anew."""
+        self._stamps.clear()
+
+    def forget(self) -> None:
+        """Another map."""
+        self._states.clear()
+        self.restart()
+
+
+class Losses:
+    """Images that were not mapped, counted and logged; ``message``: what was wrong with the last."""
+
+    def __init__(self, logger: RcutilsLogger, dropped_before: Callable[[], int]) -> None:
+        """``dropped_before`` counts images that were dropped before they came here."""
+        self._logger, self._before = logger, dropped_before
+        self._forgotten = 0
+        self.dropped = self.rejected = self.failed = 0
+        self.message = ""
+
+    @property
+    def all_dropped(self) -> int:
+        """Images for which there was no room."""
+        return self.dropped + self._before() - self._forgotten
+
+    def forget(self) -> None:
+        """Another map: counts begin anew."""
+        self.dropped = self.rejected = self.failed = 0
+        self._forgotten = self._before()
+
+    def report_dropped(self) -> None:
+        """Log how many there are."""
+        self._logger.warning(
+            f"the queue is full, {self.all_dropped} images dropped so far: they come faster than they are mapped",
+            throttle_duration_sec=COMPLAIN_S,
+        )
+
+    def refuse(self, reason: str) -> None:
+        """An image that cannot be used."""
+        self.rejected += 1
+        self.message = reason
+        self._logger.warning(f"image refused ({self.rejected} so far): {reason}", throttle_duration_sec=COMPLAIN_S)
+
+    def fail(self, text: str) -> None:
+        """An image at which something unforeseen happened."""
+        self.failed += 1
+        self.message = text.strip().splitlines()[-1] if text else ""
+        self._logger.error(
+            f"the mapper failed at a frame ({self.failed} so far): {text}", throttle_duration_sec=COMPLAIN_S
+        )
 
 
 def memory_mb() -> float:

@@ -21,7 +21,7 @@ from dust3r_ros.io.files import atomic_folder
 from dust3r_ros.types import Image, Keyframe
 
 _PINHOLE = 1  # COLMAP's number of the model with fx, fy, cx, cy
-_SIGHT = np.dtype([("x", "<f8"), ("y", "<f8"), ("point", "<u8")])
+_OBSERVATION = np.dtype([("x", "<f8"), ("y", "<f8"), ("point", "<u8")])
 _HALF = 0.5  # a pixel's middle, counted from its corner
 
 
@@ -81,15 +81,15 @@ def _images(
         parts.append(struct.pack("<I7d", keyframe.index + 1, w, x, y, z, *c_T_w[:3, 3]))
         parts.append(struct.pack("<I", cameras[_camera(keyframe)]) + image_name(keyframe).encode() + b"\0")
         mine = tracks.view == view
-        sights = np.empty(int(mine.sum()), _SIGHT)
-        sights["x"], sights["y"] = (tracks.pixels[mine] + _HALF).T
-        sights["point"] = tracks.point[mine] + 1
-        parts += [struct.pack("<Q", len(sights)), sights.tobytes()]
+        observations = np.empty(int(mine.sum()), _OBSERVATION)
+        observations["x"], observations["y"] = (tracks.pixels[mine] + _HALF).T
+        observations["point"] = tracks.point[mine] + 1
+        parts += [struct.pack("<Q", len(observations)), observations.tobytes()]
     return b"".join(parts)
 
 
 def _points(keyframes: Sequence[Keyframe], tracks: DenseTracks) -> bytes:
-    """Points with their tracks: pairs of an image and the place of the sight in that image's list."""
+    """Points with their tracks: pairs of an image and the place of the observation in that image's list."""
     place = np.zeros(len(tracks.point), np.int64)
     for view in range(len(keyframes)):
         mine = np.flatnonzero(tracks.view == view)

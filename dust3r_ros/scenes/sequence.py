@@ -170,7 +170,7 @@ def render_path(
     supersample: int = 2,
     progress: Callable[[int, int], Any] | None = None,
 ) -> RenderedSequence:
-    """The frames of a camera at the poses ``w_T_c`` (N, 4, 4); ``progress`` is told (done, frames).
+    """The frames of a camera at the poses ``w_T_c`` (N, 4, 4); ``progress`` is called with (done, frames).
 
     ``focal`` in pixels; None takes 0.83 times the width.
     """

@@ -121,7 +121,9 @@ class Calibrations:
         if known is None or self._use != "ignore" or known.width * camera.height != known.height * camera.width:
             return camera
         given = float(np.sqrt(known.fx * known.fy)) * camera.width / known.width
-        return replace(camera, given=given, given_std=given * self._std, told=camera.focal, told_std=camera.focal_std)
+        return replace(
+            camera, given=given, given_std=given * self._std, measured=camera.focal, measured_std=camera.focal_std
+        )
 
     def raw(self, camera: Camera) -> Calibration:
         """What the raw images of a camera are taken by: the estimate, or the calibration with its focal refined."""

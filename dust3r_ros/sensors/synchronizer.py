@@ -121,7 +121,7 @@ _Loaded = TypeVar("_Loaded")
 
 
 @dataclass(frozen=True)
-class CompanionSettings:
+class SynchronizerSettings:
     """Which companions there are. ``odom_frame``: odometry by TF; ``odometry``: by messages of its own instead.
 
     ``masks``, ``depths``: names of the cameras that have such a topic. ``turning``: whether the turn rates of the IMU
@@ -172,13 +172,13 @@ class _Stamped(Generic[_Loaded]):
         return found
 
 
-class Companions:
+class Synchronizer:
     """Takes in what arrives beside images and completes frames. Any thread may call anything.
 
     Frames are to be completed in order of their stamps, per camera; masks and depth that were passed are forgotten.
     """
 
-    def __init__(self, settings: CompanionSettings, transforms: TransformBuffer) -> None:
+    def __init__(self, settings: SynchronizerSettings, transforms: TransformBuffer) -> None:
         self.settings = settings
         self.transforms = transforms
         self._lock = Lock()

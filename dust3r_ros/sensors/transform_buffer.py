@@ -22,7 +22,7 @@ _RIGID = 1e-3  # how far a rotation may be from one
 
 @dataclass(frozen=True)
 class Unavailable:
-    """Why a transform cannot be told. ``later``: it may come with the next messages."""
+    """Why a transform cannot be given. ``later``: it may come with the next messages."""
 
     reason: str
     later: bool = False
@@ -144,7 +144,7 @@ class TransformBuffer:
         return None if isinstance(found, Unavailable) else found
 
     def parent(self, frame: str) -> str | None:
-        """The frame that ``frame`` is told in, None for a root or one never heard of."""
+        """The frame that ``frame`` is given in, None for a root or one never heard of."""
         with self._lock:
             edge = self._edges.get(frame.lstrip("/"))
             return None if edge is None else edge.parent

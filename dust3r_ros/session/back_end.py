@@ -33,7 +33,7 @@ def snapshot_of(
     anchors = np.full((len(tracks.ids), 2), np.nan)
     _, now, then = np.intersect1d(tracks.ids, anchored.ids, assume_unique=True, return_indices=True)
     anchors[now] = anchored.pixels[then]
-    focal = mapper.focal(camera)
+    intrinsics = mapper.focal(camera)
     return MapSnapshot(
         camera,
         stamp_ns,
@@ -44,8 +44,8 @@ def snapshot_of(
         anchors,
         stream.anchored_ns,
         len(anchored.ids),
-        focal.value,
-        focal.lens,
+        intrinsics.focal,
+        intrinsics.lens,
         name,
         w_T_k,
         unit,

@@ -27,8 +27,8 @@ _DISORDER_NS = 500_000_000
 _AHEAD_NS = 5_000_000_000
 
 
-class Session(Protocol):
-    """What events of a manifest are for (``session.Session``)."""
+class Replayable(Protocol):
+    """What events of a manifest are for (``session.Replayable``)."""
 
     def know(self, camera: str, calibration: Calibration) -> object: ...
 
@@ -51,7 +51,7 @@ class Session(Protocol):
     def load(self, path: str) -> int: ...
 
 
-def apply(session: Session, event: Event) -> None:
+def apply(session: Replayable, event: Event) -> None:
     """Do again what a manifest says was done between two frames. Raises ``InputError`` for what cannot be.
 
     A jump of time is not done: the frames' stamps make it again.
@@ -70,19 +70,19 @@ def _camera(event: Event) -> str:
     return str(event.values.get("camera"))
 
 
-def _reset(session: Session, event: Event) -> None:
+def _reset(session: Replayable, event: Event) -> None:
     """Forget the map where somebody asked for that."""
     if event.values.get("by", "user") == "user":  # what calibrations and stamps lead to, they lead to again
         session.reset()
 
 
-def _see(session: Session, event: Event) -> None:
+def _see(session: Replayable, event: Event) -> None:
     """Landmarks that a front end followed into the next frame."""
     tracks = Tracks(event.unpacked("ids"), event.unpacked("pixels"))
     session.see(_camera(event), tracks, int(event.values["snapshot_ns"]))
 
 
-def _load(session: Session, event: Event) -> None:
+def _load(session: Replayable, event: Event) -> None:
     """A saved map in place of this one; raises ``InputError`` where it is not what it was."""
     path, wanted = str(event.values["path"]), event.values.get("keyframes")
     found = session.load(path)
@@ -91,7 +91,7 @@ def _load(session: Session, event: Event) -> None:
 
 
 # What was done, by the kind of event.
-_AGAIN: Mapping[str, Callable[[Session, Event], object]] = {
+_AGAIN: Mapping[str, Callable[[Replayable, Event], object]] = {
     "calibration": lambda session, event: session.know(_camera(event), event.calibration()),
     "extrinsics": lambda session, event: session.place(_camera(event), event.array("r_T_c")),
     "scale": lambda session, event: session.set_scale(float(event.values["factor"])),

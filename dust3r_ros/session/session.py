@@ -133,7 +133,7 @@ class Session:
         if self.metric:
             mapper.rig.metres_per_unit = 1.0
 
-    # What is told of the robot
+    # What is known of the robot
 
     def know(self, camera: str, calibration: Calibration) -> None:
         """Take a calibration in. Raises ``ConfigError`` for one that cannot be.

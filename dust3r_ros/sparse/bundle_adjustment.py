@@ -18,7 +18,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from dust3r_ros.geometry.compiled import LIBRARY, address
 from dust3r_ros.geometry.lens import Lens
-from dust3r_ros.sparse.bundle_problem import FOCAL, RADIAL, Problem, Sights, State
+from dust3r_ros.sparse.bundle_problem import FOCAL, RADIAL, BundleProblem, Observations, State
 from dust3r_ros.sparse.reprojection import Fit, Huber, fit, settle
 from dust3r_ros.sparse.schur import (
     DENSE_POSES,
@@ -35,7 +35,7 @@ from dust3r_ros.sparse.schur import (
 from dust3r_ros.types import Array
 
 
-class _Sights(ctypes.Structure):
+class _Observations(ctypes.Structure):
     """``kept``: the arrays that it points to."""
 
     kept: object
@@ -56,22 +56,22 @@ class _State(ctypes.Structure):
 class CompiledSteps:
     """What ``bundle.PlainSteps`` does, several times as fast."""
 
-    def __init__(self, problem: Problem, sights: Sights, loss: Huber) -> None:
+    def __init__(self, problem: BundleProblem, observations: Observations, loss: Huber) -> None:
         assert LIBRARY is not None
-        self._library, self._problem, self._sights = LIBRARY, problem, sights
-        self._order = np.argsort(sights.point, kind="stable")
-        unknown = np.full((len(sights.radius), 4), -1, np.int32)
-        unknown[tuple(sights.unknowns.T)] = np.arange(len(sights.unknowns))
+        self._library, self._problem, self._observations = LIBRARY, problem, observations
+        self._order = np.argsort(observations.point, kind="stable")
+        unknown = np.full((len(observations.radius), 4), -1, np.int32)
+        unknown[tuple(observations.unknowns.T)] = np.arange(len(observations.unknowns))
         kept = (
-            np.searchsorted(sights.point[self._order], np.arange(sights.points + 1)).astype(np.int_),
-            sights.pose[self._order].astype(np.int32),
-            np.ascontiguousarray(sights.offset.T[self._order], np.float64),
-            problem.camera[sights.poses].astype(np.int32),
-            sights.radius.astype(np.float64),
+            np.searchsorted(observations.point[self._order], np.arange(observations.points + 1)).astype(np.int_),
+            observations.pose[self._order].astype(np.int32),
+            np.ascontiguousarray(observations.offset.T[self._order], np.float64),
+            problem.camera[observations.poses].astype(np.int32),
+            observations.radius.astype(np.float64),
             unknown,
         )
-        sizes = sights.points, sights.free_poses, len(sights.unknowns)
-        self._given = _Sights(*sizes, *(array.ctypes.data for array in kept), loss.width, loss.sigma)
+        sizes = observations.points, observations.free_poses, len(observations.unknowns)
+        self._given = _Observations(*sizes, *(array.ctypes.data for array in kept), loss.width, loss.sigma)
         self._given.kept = kept
 
     def cost(self, state: State) -> float:
@@ -79,7 +79,7 @@ class CompiledSteps:
         return self._errors(state)[0]
 
     def residual(self, state: State) -> Array:
-        """(M,) pixels in the order of the sights, inf behind the camera."""
+        """(M,) pixels in the order of the observations, inf behind the camera."""
         _, r, valid = self._errors(state)
         result = np.empty(len(r))
         result[self._order] = np.where(valid, r, np.inf)
@@ -92,13 +92,13 @@ class CompiledSteps:
 
     def step(self, state: State, damping: float) -> Step | None:
         """The Levenberg-Marquardt step; None where the reduced system is not positive definite."""
-        N, K, P = 6 * self._sights.free_poses, len(self._sights.unknowns), self._sights.points
+        N, K, P = 6 * self._observations.free_poses, len(self._observations.unknowns), self._observations.points
         S, borders, ff, bf = np.zeros((N, N)), np.zeros((1 + K, N)), np.zeros((K, K)), np.zeros(K)
         inner, Y = np.zeros((1 + K, 1 + K)), np.empty((len(self._order), 3, 6))
         G, y = np.empty((P, 3, 3)), np.empty((P, 1 + K, 3))
         outputs = (address(array) for array in (S, borders, ff, bf, inner, Y, G, y))
         self._library.reduce(ctypes.byref(self._given), _given(state), ctypes.c_double(damping), *outputs)
-        information, pull = priors(self._problem, self._sights, state)
+        information, pull = priors(self._problem, self._observations, state)
         ff[np.diag_indices(K)] += information
         try:
             X = borders.T
@@ -153,22 +153,22 @@ class Solution:
     radial_std: Array
 
 
-def adjust(problem: Problem, *, huber_px: float = 2.0, iterations: int = 20, tolerance: float = 1e-4) -> Solution:
+def adjust(problem: BundleProblem, *, huber_px: float = 2.0, iterations: int = 20, tolerance: float = 1e-4) -> Solution:
     """Minimise the robust reprojection error from where ``problem`` stands.
 
     Stops when an accepted step lowers the cost by less than ``tolerance`` of it.
     """
-    sights, loss = Sights(problem), Huber(huber_px, problem.sigma)
-    compiled = LIBRARY is not None and sights.free_poses <= DENSE_POSES
-    steps = CompiledSteps(problem, sights, loss) if compiled else PlainSteps(problem, sights, loss)
-    state = State.of(problem, sights)
-    cost, damping = steps.cost(state) + _prior_cost(problem, sights, state), _START_DAMPING
+    observations, loss = Observations(problem), Huber(huber_px, problem.sigma)
+    compiled = LIBRARY is not None and observations.free_poses <= DENSE_POSES
+    steps = CompiledSteps(problem, observations, loss) if compiled else PlainSteps(problem, observations, loss)
+    state = State.of(problem, observations)
+    cost, damping = steps.cost(state) + _prior_cost(problem, observations, state), _START_DAMPING
     for _ in range(iterations):
         step = steps.step(state, damping)
         trial, trial_cost = state, cost
         if step is not None:
-            trial, trial_cost = steps.settled(state.moved(step.poses, step.unknowns, step.points, sights))
-            trial_cost += _prior_cost(problem, sights, trial)
+            trial, trial_cost = steps.settled(state.moved(step.poses, step.unknowns, step.points, observations))
+            trial_cost += _prior_cost(problem, observations, trial)
         if not trial_cost < cost:
             damping *= 8.0
             if damping > _MAX_DAMPING:
@@ -179,20 +179,22 @@ def adjust(problem: Problem, *, huber_px: float = 2.0, iterations: int = 20, tol
         damping = max(damping / 4.0, _MIN_DAMPING)
         if gain < tolerance:
             break
-    std = std_of(steps.step(state, _UNDAMPED) if len(sights.unknowns) else None, sights)
-    residual = np.empty(len(sights.order))
-    residual[sights.order] = steps.residual(state)
+    std = std_of(steps.step(state, _UNDAMPED) if len(observations.unknowns) else None, observations)
+    residual = np.empty(len(observations.order))
+    residual[observations.order] = steps.residual(state)
     points = np.ascontiguousarray(state.points.T)
-    focal_std, lenses = std[problem.free_focal, FOCAL], state.lenses(sights)
-    return Solution(state.poses(sights), state.focals(), points, residual, focal_std, cost, lenses, std[:, RADIAL])
+    focal_std, lenses = std[problem.free_focal, FOCAL], state.lenses(observations)
+    return Solution(
+        state.poses(observations), state.focals(), points, residual, focal_std, cost, lenses, std[:, RADIAL]
+    )
 
 
 class PlainSteps:
     """The parts of a step with NumPy; what a state needs again is kept for the state asked last."""
 
-    def __init__(self, problem: Problem, sights: Sights, loss: Huber) -> None:
-        self._problem, self._sights, self._loss = problem, sights, loss
-        self._pairs = PosePairs(sights)
+    def __init__(self, problem: BundleProblem, observations: Observations, loss: Huber) -> None:
+        self._problem, self._observations, self._loss = problem, observations, loss
+        self._pairs = PosePairs(observations)
         self._fitted: tuple[State, Fit] | None = None
         self._settled: tuple[State, Fit] | None = None
         self._normal: tuple[State, Normal] | None = None
@@ -202,20 +204,20 @@ class PlainSteps:
         return float(self._fit(state).cost.sum())
 
     def residual(self, state: State) -> Array:
-        """(M,) pixels in the order of the sights, inf behind the camera."""
+        """(M,) pixels in the order of the observations, inf behind the camera."""
         at = self._fit(state)
         return np.where(at.valid, at.r, np.inf)
 
     def step(self, state: State, damping: float) -> Step | None:
         """The Levenberg-Marquardt step; None where the reduced system is not positive definite."""
         if self._normal is None or self._normal[0] is not state:
-            normal = normal_equations(self._problem, self._sights, state, self._fit(state), self._loss)
+            normal = normal_equations(self._problem, self._observations, state, self._fit(state), self._loss)
             self._normal = state, normal
-        return solve(self._normal[1], self._sights, self._pairs, damping)
+        return solve(self._normal[1], self._observations, self._pairs, damping)
 
     def settled(self, state: State) -> tuple[State, float]:
         """Every point where it fits best by itself, and the cost then."""
-        state, at = settle(self._sights, state, fit(self._sights, state, self._loss), self._loss)
+        state, at = settle(self._observations, state, fit(self._observations, state, self._loss), self._loss)
         self._settled = state, at
         return state, float(at.cost.sum())
 
@@ -224,9 +226,9 @@ class PlainSteps:
             if known is not None and known[0] is state:
                 self._fitted = known
                 return known[1]
-        self._fitted = state, fit(self._sights, state, self._loss)
+        self._fitted = state, fit(self._observations, state, self._loss)
         return self._fitted[1]
 
 
-def _prior_cost(problem: Problem, sights: Sights, state: State) -> float:
-    return 0.5 * float(np.sum(prior_error(problem, sights, state) ** 2))
+def _prior_cost(problem: BundleProblem, observations: Observations, state: State) -> float:
+    return 0.5 * float(np.sum(prior_error(problem, observations, state) ** 2))

@@ -23,7 +23,7 @@ typedef struct {
     const double *radius; // (F) of the lens
     const int *unknown;   // (F, 4) which unknown each intrinsic is, -1: held
     double width, sigma;  // of the loss
-} Sights;
+} Observations;
 
 typedef struct {
     const double *rotation;   // (C, 3, 3) from w into the camera
@@ -39,7 +39,7 @@ typedef struct {
     const double *rotation;
 } Seen;
 
-static inline void see(const Sights *s, const State *state, long m, const double *point, Seen *o) {
+static inline void see(const Observations *s, const State *state, long m, const double *point, Seen *o) {
     const int pose = s->pose[m], camera = s->camera[pose];
     const double *R = state->rotation + 9 * pose, *c = state->center + 3 * pose;
     const double *intrinsics = state->intrinsics + KINDS * camera, *offset = s->offset + 2 * m;
@@ -62,7 +62,7 @@ static inline void see(const Sights *s, const State *state, long m, const double
     o->cost = within * (o->r - 0.5 * within) / (s->sigma * s->sigma);
 }
 
-static inline double root_weight(const Sights *s, const Seen *o) {
+static inline double root_weight(const Observations *s, const Seen *o) {
     if (!o->valid) return 0.0;
     const double part = s->width / (o->r > 1e-12 ? o->r : 1e-12);
     return sqrt(part < 1.0 ? part : 1.0) / s->sigma;
@@ -97,7 +97,7 @@ static inline void load(const State *state, long points, long p, double point[3]
 }
 
 // Errors (M) of a state, BEHIND_PX for what is behind its camera, which is not `valid` (M); returns the cost.
-CLONES double errors(const Sights *s, const State *state, double *r, unsigned char *valid) {
+CLONES double errors(const Observations *s, const State *state, double *r, unsigned char *valid) {
     double cost = 0.0, point[3];
     Seen o;
     for (long p = 0; p < s->points; p++) {
@@ -130,7 +130,7 @@ static inline void intrinsic_slope(const Seen *o, int kind, double slope[2]) {
 // right side and what it shares with the unknowns; of these `ff` (K, K) and the right side `bf` (K) before the points
 // are eliminated, and `inner` (1 + K, 1 + K) that goes with these.
 CLONES void reduce(
-    const Sights *s, const State *state, double damping, double *S, double *borders, double *ff, double *bf,
+    const Observations *s, const State *state, double damping, double *S, double *borders, double *ff, double *bf,
     double *inner, double *Y, double *G, double *y
 ) {
     const long N = 6 * s->free, K = s->unknowns;
@@ -219,7 +219,7 @@ CLONES void reduce(
 
 // Step (3, P) of the points that goes with a step of the free poses (C, 6) and the unknowns (K).
 CLONES void back(
-    const Sights *s, const double *Y, const double *G, const double *y, const double *poses, const double *unknowns,
+    const Observations *s, const double *Y, const double *G, const double *y, const double *poses, const double *unknowns,
     double *step
 ) {
     const long K = s->unknowns;
@@ -240,7 +240,7 @@ CLONES void back(
 }
 
 // One Gauss-Newton step of every point by itself, to `moved` (3, P); one that gets worse stays. Returns the cost then.
-CLONES double settle(const Sights *s, const State *state, double *moved) {
+CLONES double settle(const Observations *s, const State *state, double *moved) {
     double total = 0.0;
     Seen o;
     for (long p = 0; p < s->points; p++) {

@@ -20,7 +20,7 @@ FOCAL, RADIAL, CENTER_X, CENTER_Y = range(4)  # columns of a camera's intrinsics
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class BundleProblem:
     """What is adjusted.
 
     ``w_T_c`` (C, 4, 4) poses, ``camera`` (C,) which focal a pose uses, ``focals`` (F,) pixels,
@@ -65,7 +65,7 @@ class Summing:
         return np.ascontiguousarray((self._matrix @ rows.T).T).reshape(*values.shape[:-1], self._matrix.shape[0])
 
 
-class Sights:
+class Observations:
     """The observations of a problem, those of free poses first and each pose's together.
 
     ``poses`` (C,) of the problem in that order, ``free_poses`` of them free. Per observation:
@@ -75,7 +75,7 @@ class Sights:
     ``CENTER_X`` and ``CENTER_Y``; ``radius`` (F,) where a lens's radial term counts in full.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: BundleProblem) -> None:
         self.poses = np.argsort(~problem.free, kind="stable")
         rank = np.empty_like(self.poses)
         rank[self.poses] = np.arange(len(rank))
@@ -108,7 +108,7 @@ class Sights:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """``rotation`` (C, 3, 3) from w into each camera and ``center`` (C, 3) in the order of the sights.
+    """``rotation`` (C, 3, 3) from w into each camera and ``center`` (C, 3) in the order of the observations.
 
     ``intrinsics`` (F, 4): log focal, radial term and center of the lens, in parts of its radius;
     ``points`` (3, P) as in the problem.
@@ -120,9 +120,9 @@ class State:
     points: Array
 
     @staticmethod
-    def of(problem: Problem, sights: Sights) -> State:
+    def of(problem: BundleProblem, observations: Observations) -> State:
         """Where a problem starts."""
-        w_T_c = problem.w_T_c[sights.poses]
+        w_T_c = problem.w_T_c[observations.poses]
         rotation = np.ascontiguousarray(np.swapaxes(w_T_c[:, :3, :3], 1, 2))
         intrinsics = np.zeros((len(problem.focals), 4))
         intrinsics[:, FOCAL] = np.log(problem.focals)
@@ -130,7 +130,7 @@ class State:
             row[RADIAL], row[CENTER_X:] = lens.radial, np.asarray(lens.center) / lens.radius
         return State(rotation, w_T_c[:, :3, 3].copy(), intrinsics, np.ascontiguousarray(problem.points.T))
 
-    def moved(self, poses: Array, unknowns: Array, points: Array, sights: Sights) -> State:
+    def moved(self, poses: Array, unknowns: Array, points: Array, observations: Observations) -> State:
         """After a step of the free poses (C, 6), free intrinsics (K,) and points (3, P).
 
         A pose's step is the shift of its center and the turn about it, both in w.
@@ -139,7 +139,7 @@ class State:
         rotation, center, intrinsics = self.rotation.copy(), self.center.copy(), self.intrinsics.copy()
         rotation[:n] = rotation[:n] @ _turns(poses[:, 3:])
         center[:n] += poses[:, :3]
-        camera, kind = sights.unknowns.T
+        camera, kind = observations.unknowns.T
         limit = np.take(_MAX_STEP, kind)
         intrinsics[camera, kind] += np.clip(unknowns, -limit, limit)
         return State(rotation, center, intrinsics, self.points + points)
@@ -148,31 +148,31 @@ class State:
         """(F,) pixels."""
         return np.asarray(np.exp(self.intrinsics[:, FOCAL]))
 
-    def lenses(self, sights: Sights) -> tuple[Lens, ...]:
+    def lenses(self, observations: Observations) -> tuple[Lens, ...]:
         """Those of the cameras."""
         return tuple(
             Lens(float(radius), float(radial), (float(radius * x), float(radius * y)))
-            for radius, (_, radial, x, y) in zip(sights.radius, self.intrinsics, strict=True)
+            for radius, (_, radial, x, y) in zip(observations.radius, self.intrinsics, strict=True)
         )
 
-    def offsets(self, sights: Sights) -> Array:
+    def offsets(self, observations: Observations) -> Array:
         """(2, M) where pinholes would see what is seen (``Lens.ideal``)."""
         if not self.intrinsics[:, RADIAL:].any():
-            return sights.offset
-        radius, (radial, out, square) = sights.radius[sights.focal], self.from_centers(sights)
+            return observations.offset
+        radius, (radial, out, square) = observations.radius[observations.focal], self.from_centers(observations)
         return radius * (1.0 + radial * square) * out
 
-    def from_centers(self, sights: Sights) -> tuple[Array, Array, Array]:
-        """Radial term (M,), where sights lie from the lens's center (2, M), in radii, and that squared (M,)."""
-        _, radial, *center = self.intrinsics.T[:, sights.focal]
-        out = sights.offset / sights.radius[sights.focal] - np.stack(center)
+    def from_centers(self, observations: Observations) -> tuple[Array, Array, Array]:
+        """Radial term (M,), where observations lie from the lens's center (2, M), in radii, and that squared (M,)."""
+        _, radial, *center = self.intrinsics.T[:, observations.focal]
+        out = observations.offset / observations.radius[observations.focal] - np.stack(center)
         return radial, out, out[0] ** 2 + out[1] ** 2
 
-    def poses(self, sights: Sights) -> Array:
+    def poses(self, observations: Observations) -> Array:
         """``w_T_c`` (C, 4, 4) in the order of the problem."""
         result = np.zeros((len(self.center), 4, 4))
-        result[sights.poses, :3, :3] = np.swapaxes(self.rotation, 1, 2)
-        result[sights.poses, :3, 3] = self.center
+        result[observations.poses, :3, :3] = np.swapaxes(self.rotation, 1, 2)
+        result[observations.poses, :3, 3] = self.center
         result[:, 3, 3] = 1.0
         return result
 

@@ -91,7 +91,7 @@ class PairFromLandmarks:
         """Whether turning on the spot explains a pair."""
         if (first, second) not in self._turning:
             a, b = sparse.common(first, second)
-            usual = sparse.focals[sparse.views[first].camera].prior
+            usual = sparse.intrinsics[sparse.views[first].camera].prior
             good = epipolar_inliers(a, b)
             error = turning_error(a[good], b[good], 0.4 * usual, 4.0 * usual)
             self._turning[first, second] = error < _TURNING_PX
@@ -179,7 +179,7 @@ def bootstrap(
             _require_parallax(sparse, options)
         except GeometryError:
             continue
-        start = Start(score(sparse, views, camera, options), sparse.focals[camera].value)
+        start = Start(score(sparse, views, camera, options), sparse.intrinsics[camera].focal)
         if start.score < limit:
             best, limit, kept = sparse.snapshot(), start.score, Start(trial.score, start.focal)
             starts.append(start)
@@ -207,18 +207,18 @@ def score(sparse: SparseMap, views: Sequence[int], camera: int, options: Options
 
     What views without a pose share with others is not explained at all.
     """
-    focal, posed, misfit = sparse.focals[camera], _posed(sparse, views), sparse.misfit()
+    intrinsics, posed, misfit = sparse.intrinsics[camera], _posed(sparse, views), sparse.misfit()
     if len(posed) < len(views):
         seen_by = sparse.observations(views, np.arange(len(sparse.points)), pruned=True)[0]
         explained = float(np.isin(seen_by, posed).mean()) if len(seen_by) else 1.0
         misfit = explained * misfit + (1.0 - explained) * MAX_ERROR_PX**2
-    return float(misfit * (1.0 + options.unusual * (np.log(focal.value / focal.prior) / _USUAL_SIGMA) ** 2))
+    return float(misfit * (1.0 + options.unusual * (np.log(intrinsics.focal / intrinsics.prior) / _USUAL_SIGMA) ** 2))
 
 
 def _now(sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> Start:
     """The map as it is; without any pose it explains nothing."""
     known = score(sparse, views, camera, options) if _posed(sparse, views) else float("inf")
-    return Start(known, sparse.focals[camera].value)
+    return Start(known, sparse.intrinsics[camera].focal)
 
 
 def _posed(sparse: SparseMap, views: Sequence[int]) -> list[int]:
@@ -237,12 +237,12 @@ class _Trial:
     @classmethod
     def of(cls, sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> _Trial:
         poses = tuple(sparse.views[view].w_T_c for view in views)
-        return cls(score(sparse, views, camera, options), sparse.focals[camera].value, poses, sparse.snapshot())
+        return cls(score(sparse, views, camera, options), sparse.intrinsics[camera].focal, poses, sparse.snapshot())
 
     def place(self, sparse: SparseMap, views: Sequence[int], camera: int) -> None:
         """Start over from the poses and the focal: whatever nearly fits them becomes a landmark."""
         sparse.start_over()
-        sparse.focals[camera].value = self.focal
+        sparse.intrinsics[camera].focal = self.focal
         for view, w_T_c in zip(views, self.w_T_c, strict=True):
             sparse.views[view].w_T_c = w_T_c
         sparse.extend(max_error_px=_PRUNING_PX[1])
@@ -304,7 +304,7 @@ def _worth_more(begun: list[_Trial], limit: float) -> list[_Trial]:
 
 def _place(sparse: SparseMap, views: Sequence[int], camera: int, focal: float, options: Options) -> None:
     """Pose the first pair, the other views by what they see of its landmarks."""
-    sparse.focals[camera].value = focal
+    sparse.intrinsics[camera].focal = focal
     first, second, second_pose = _first_pair(sparse, views, focal, options)
     sparse.views[first].w_T_c, sparse.views[second].w_T_c = np.eye(4), second_pose
     if sparse.extend() < options.min_inliers:
@@ -329,8 +329,8 @@ def _locate_others(sparse: SparseMap, views: Sequence[int], camera: int, options
     left = [view for view in views if sparse.views[view].w_T_c is None]
     vain: list[int] = []
     while left:
-        sights = [len(sparse.known(sparse.views[view].seen).ids) for view in left]
-        view = left.pop(int(np.argmax(sights)))
+        observations = [len(sparse.known(sparse.views[view].seen).ids) for view in left]
+        view = left.pop(int(np.argmax(observations)))
         try:
             found = sparse.locate(camera, sparse.views[view].seen, options.min_inliers, options.seed)
         except GeometryError:

@@ -119,28 +119,28 @@ class SparseView:
     camera: int
     w_T_c: Array | None
     seen: Tracks
-    pruned: Tracks = field(default_factory=no_tracks)  # sights that did not fit; a better focal may fit them
+    pruned: Tracks = field(default_factory=no_tracks)  # observations that did not fit; a better focal may fit them
     first_id: int = 0  # landmarks made before this view have smaller ids
 
 
 @dataclass(eq=False)
-class Focal:
-    """A focal length in pixels of the tracked images, its prior and its standard deviation (relative).
+class Intrinsics:
+    """The ``focal`` of a camera, pixels of the tracked images, its prior and standard deviation (relative); its lens.
 
-    ``std`` is what the scatter of the sights leaves open, ``lens_std`` what a distortion that nobody models does.
+    ``std`` is what the scatter of the observations leaves open, ``lens_std`` what a distortion that nobody models does.
     ``lens`` is what the camera does beside scaling, plain as long as nothing is known of it.
-    ``prior_std`` is how sure the prior is (of the log focal), infinite for one that is a mere guess; ``told``
+    ``prior_std`` is how sure the prior is (of the log focal), infinite for one that is a mere guess; ``measured``
     is what the images alone say of a focal that was given (value, relative std), None as long as they say nothing.
     """
 
-    value: float
+    focal: float
     prior: float
     std: float = float("inf")
     fixed: bool = False
     lens_std: float = 0.0
     lens: Lens = field(default_factory=lambda: Lens(320.0))
     prior_std: float = float("inf")
-    told: tuple[float, float] | None = None
+    measured: tuple[float, float] | None = None
 
     @property
     def given(self) -> bool:

@@ -12,14 +12,14 @@ from scipy.spatial.transform import Rotation
 
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.similarity import Similarity, robust_similarity, weighted_similarity
-from dust3r_ros.sparse.landmarks import Focal, SparseView
+from dust3r_ros.sparse.landmarks import Intrinsics, SparseView
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array
 
 
 @dataclass(frozen=True, eq=False)
-class LandmarkSights:
+class LandmarkObservations:
     """Where posed views see landmarks: ``row`` of a list (S,), which view, its pose and focal.
 
     ``offset`` (S, 2) pixels, where a pinhole would see them.
@@ -32,8 +32,8 @@ class LandmarkSights:
     focal: Array
 
     @classmethod
-    def of(cls, sparse: SparseMap, ids: NDArray[np.int64]) -> LandmarkSights:
-        """Every sight of the landmarks ``ids`` (M,)."""
+    def of(cls, sparse: SparseMap, ids: NDArray[np.int64]) -> LandmarkObservations:
+        """Every observation of the landmarks ``ids`` (M,)."""
         parts = []
         for index in sparse.posed():
             view = sparse.views[index]
@@ -44,17 +44,17 @@ class LandmarkSights:
             hit = np.flatnonzero(seen.ids[at] == ids)
             assert view.w_T_c is not None, "only posed views are asked"
             poses = np.broadcast_to(view.w_T_c, (len(hit), 4, 4))
-            camera = sparse.focals[view.camera]
-            offset, focal = camera.lens.ideal(seen.pixels[at[hit]]), np.full(len(hit), camera.value)
+            camera = sparse.intrinsics[view.camera]
+            offset, focal = camera.lens.ideal(seen.pixels[at[hit]]), np.full(len(hit), camera.focal)
             parts.append((hit, np.full(len(hit), index), offset, poses, focal))
         if not parts:
             return cls(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 2)), np.zeros((0, 4, 4)), np.zeros(0))
         return cls(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
-    def select(self, keep: NDArray[np.bool_]) -> LandmarkSights:
-        """Only the sights of the landmarks under a mask (M,)."""
+    def select(self, keep: NDArray[np.bool_]) -> LandmarkObservations:
+        """Only the observations of the landmarks under a mask (M,)."""
         hit = keep[self.row]
-        return LandmarkSights(self.row[hit], self.view[hit], self.offset[hit], self.w_T_c[hit], self.focal[hit])
+        return LandmarkObservations(self.row[hit], self.view[hit], self.offset[hit], self.w_T_c[hit], self.focal[hit])
 
     def errors(self, points: Array) -> Array:
         """(S, 2) reprojection errors of points (M, 3), pixels; far off behind the camera, NaN without a point."""
@@ -87,7 +87,7 @@ class MapFit:
 
     ``agree`` (M,) bool: the matches that fit, each in every view that sees either landmark.
     ``rms_px``: of their reprojection errors. ``scale_std`` (relative) and ``rotation_std_deg`` (the
-    largest over all axes) follow from them, for errors independent between sights.
+    largest over all axes) follow from them, for errors independent between observations.
     """
 
     target_S_source: Similarity
@@ -111,7 +111,7 @@ def fit_maps(
     RANSAC over three landmarks with a position in both maps (Umeyama), scored by reprojection into
     the views of both, polished on what agrees (as in LO-RANSAC, Chum et al., DAGM 2003), and refined
     by reprojection with Huber's loss. A landmark with a position in one map only is judged by the
-    other map's views, but does not count. The threshold is wider than that of sights within one map:
+    other map's views, but does not count. The threshold is wider than that of observations within one map:
     each map has its own drift and focal, which only refinement of the whole takes out.
 
     Raises ``GeometryError`` where fewer than ``min_matches`` landmarks with both positions agree, or
@@ -133,7 +133,7 @@ def _unique_rows(pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[n
 
 
 class _Problem:
-    """Matched landmarks ``x`` (source) and ``y`` (target), NaN without position, and the views' sights of them."""
+    """Matched landmarks ``x`` (source) and ``y`` (target), NaN without position, and how the views see them."""
 
     def __init__(
         self, target: SparseMap, source: SparseMap, matches: NDArray[np.int64], threshold_px: float, min_matches: int
@@ -143,7 +143,10 @@ class _Problem:
         # Matched in several pairs of keyframes, two landmarks are still one match.
         (target_ids, source_ids), self.pair_of = _unique_rows(named)
         self.y, self.x = target.points[target_ids], source.points[source_ids]
-        self.in_target, self.in_source = LandmarkSights.of(target, target_ids), LandmarkSights.of(source, source_ids)
+        self.in_target, self.in_source = (
+            LandmarkObservations.of(target, target_ids),
+            LandmarkObservations.of(source, source_ids),
+        )
         self.threshold_px = threshold_px
         self.whole = np.isfinite(self.x[:, 0]) & np.isfinite(self.y[:, 0])
         if self.whole.sum() < min_matches:
@@ -156,11 +159,11 @@ class _Problem:
     def agree(self, similarity: Similarity) -> NDArray[np.bool_]:
         """(M,) which matches fit in both maps; one that can be judged in one map only must fit there."""
         squares = np.full(len(self.x), np.nan)
-        for sights, points in self._sides(similarity):
-            errors = np.sum(sights.errors(points) ** 2, axis=1)
-            count = np.bincount(sights.row, minlength=len(squares))
+        for observations, points in self._sides(similarity):
+            errors = np.sum(observations.errors(points) ** 2, axis=1)
+            count = np.bincount(observations.row, minlength=len(squares))
             with np.errstate(invalid="ignore"):
-                mean = np.bincount(sights.row, weights=errors, minlength=len(squares)) / count
+                mean = np.bincount(observations.row, weights=errors, minlength=len(squares)) / count
             squares = np.fmax(squares, mean)  # NaN: no position to project, or nobody sees it
         return squares < self.threshold_px**2
 
@@ -218,16 +221,18 @@ class _Problem:
 
     def _check_views(self, agree: NDArray[np.bool_]) -> None:
         enough = self.min_matches // 2
-        for name, sights in (("target", self.in_target), ("source", self.in_source)):
-            views = int((np.bincount(sights.select(agree).view) >= enough).sum())
+        for name, observations in (("target", self.in_target), ("source", self.in_source)):
+            views = int((np.bincount(observations.select(agree).view) >= enough).sum())
             if views < _MIN_VIEWS:
                 raise GeometryError(
                     f"{enough} of the {agree.sum()} matches that agree are seen from {views} views of the {name} map; "
                     f"at least {_MIN_VIEWS} must see so many."
                 )
 
-    def _sides(self, similarity: Similarity) -> tuple[tuple[LandmarkSights, Array], tuple[LandmarkSights, Array]]:
-        """Sights of each map and the points of the other one brought there."""
+    def _sides(
+        self, similarity: Similarity
+    ) -> tuple[tuple[LandmarkObservations, Array], tuple[LandmarkObservations, Array]]:
+        """Observations of each map and the points of the other one brought there."""
         return (self.in_target, similarity.apply(self.x)), (self.in_source, similarity.inverse().apply(self.y))
 
     def _polished(self, similarity: Similarity) -> tuple[Similarity, int]:
@@ -301,15 +306,15 @@ def merge_maps(
 
     Raises ``GeometryError``, and changes nothing, for a camera that the target has not.
     """
-    table = list(range(len(source.focals))) if cameras is None else list(cameras)
-    if len(table) != len(source.focals) or not all(0 <= camera < len(target.focals) for camera in table):
+    table = list(range(len(source.intrinsics))) if cameras is None else list(cameras)
+    if len(table) != len(source.intrinsics) or not all(0 <= camera < len(target.intrinsics) for camera in table):
         raise GeometryError(
-            f"Source's {len(source.focals)} cameras are to be {table} in the target; each must be one of its "
-            f"{len(target.focals)}, counted from 0."
+            f"Source's {len(source.intrinsics)} cameras are to be {table} in the target; each must be one of its "
+            f"{len(target.intrinsics)}, counted from 0."
         )
     matches = np.asarray(matches, dtype=np.int64).reshape(-1, 2)
-    for camera, focal in zip(table, source.focals, strict=True):
-        _keep_surer(target.focals[camera], focal)
+    for camera, focal in zip(table, source.intrinsics, strict=True):
+        _keep_surer(target.intrinsics[camera], focal)
     first_view = len(target.views)
     count = len(source.points)
     fresh = target.new_ids(count)
@@ -324,9 +329,9 @@ def merge_maps(
     return Merged(first_view, target.resolved_ids(ids))
 
 
-def _keep_surer(kept: Focal, other: Focal) -> None:
+def _keep_surer(kept: Intrinsics, other: Intrinsics) -> None:
     """Take over another estimate of the same focal where it is surer; what was given stays."""
     if kept.fixed or not (other.fixed or other.std < kept.std):
         return
-    kept.value, kept.prior, kept.std, kept.fixed = other.value, other.prior, other.std, other.fixed
+    kept.focal, kept.prior, kept.std, kept.fixed = other.focal, other.prior, other.std, other.fixed
     kept.lens, kept.lens_std = other.lens, other.lens_std

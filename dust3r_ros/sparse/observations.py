@@ -10,19 +10,19 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from dust3r_ros.sparse.bundle_problem import Summing
-from dust3r_ros.sparse.landmarks import Focal, SparseView
+from dust3r_ros.sparse.landmarks import Intrinsics, SparseView
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array
 
 _SPARSE = 100  # times as many numbers as ids: then they are sorted
 
 
-def sights_of(
+def observations_of(
     views: Sequence[SparseView], chosen: Collection[int], ids: np.ndarray, pruned: bool = False
 ) -> tuple[np.ndarray, np.ndarray, Array]:
-    """Every sight of landmarks ``ids`` (K,), sorted, from ``chosen`` views: (view, index into ids, offset).
+    """Every observation of landmarks ``ids`` (K,), sorted, from ``chosen`` views: (view, index into ids, offset).
 
-    Only of landmarks seen twice; ``pruned``: with the sights that were set aside.
+    Only of landmarks seen twice; ``pruned``: with the observations that were set aside.
     """
     tracks = _tracks(views, chosen, pruned)
     if not tracks or not len(ids):
@@ -61,9 +61,11 @@ def ranks(index: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(used), (np.cumsum(used) - 1)[index]
 
 
-def pinhole_offsets(views: Sequence[SparseView], focals: Sequence[Focal], view: np.ndarray, offset: Array) -> Array:
-    """(M, 2) where cameras without lenses that bend would see sights: ``view`` (M,), ``offset`` (M, 2)."""
-    bent = [index for index, focal in enumerate(focals) if not focal.lens.plain]
+def pinhole_offsets(
+    views: Sequence[SparseView], focals: Sequence[Intrinsics], view: np.ndarray, offset: Array
+) -> Array:
+    """(M, 2) where cameras without lenses that bend would see observations: ``view`` (M,), ``offset`` (M, 2)."""
+    bent = [index for index, intrinsics in enumerate(focals) if not intrinsics.lens.plain]
     if not bent:
         return offset
     camera, ideal = np.array([entry.camera for entry in views])[view], offset.copy()
@@ -73,21 +75,21 @@ def pinhole_offsets(views: Sequence[SparseView], focals: Sequence[Focal], view: 
     return ideal
 
 
-def _cameras(views: Sequence[SparseView], focals: Sequence[Focal], view: np.ndarray) -> tuple[Array, Array, Array]:
-    """Rotation to w (3, 3, M), center (3, M) and focal (M,) of the view of each sight."""
+def _cameras(views: Sequence[SparseView], focals: Sequence[Intrinsics], view: np.ndarray) -> tuple[Array, Array, Array]:
+    """Rotation to w (3, 3, M), center (3, M) and focal (M,) of the view of each observation."""
     used, which = ranks(view, len(views))
     if not len(used):
         return np.zeros((3, 3, 0)), np.zeros((3, 0)), np.zeros(0)
     w_T_c = np.stack([views[v].w_T_c for v in used])
-    focal = np.array([focals[views[v].camera].value for v in used])
+    focal = np.array([focals[views[v].camera].focal for v in used])
     rows = np.take(w_T_c[:, :3].transpose(1, 2, 0), which, axis=2)
     return rows[:, :3], rows[:, 3], focal[which]
 
 
-def sight_lines(
-    views: Sequence[SparseView], focals: Sequence[Focal], view: np.ndarray, offset: Array
+def viewing_rays(
+    views: Sequence[SparseView], focals: Sequence[Intrinsics], view: np.ndarray, offset: Array
 ) -> tuple[Array, Array]:
-    """Unit directions (M, 3) and centers (M, 3), in w, of sights: posed ``view`` (M,), ``offset`` (M, 2) pixels."""
+    """Unit directions (M, 3) and centers (M, 3), in w, of observations: posed ``view`` (M,), ``offset`` (M, 2), px."""
     rotation, center, focal = _cameras(views, focals, view)
     x, y = pinhole_offsets(views, focals, view, offset).T / focal
     directions = rotation[:, 0] * x + rotation[:, 1] * y + rotation[:, 2]
@@ -95,10 +97,10 @@ def sight_lines(
     return np.ascontiguousarray(directions.T), np.ascontiguousarray(center.T)
 
 
-def sight_errors(
-    views: Sequence[SparseView], focals: Sequence[Focal], view: np.ndarray, points: Array, offset: Array
+def reprojection_errors(
+    views: Sequence[SparseView], focals: Sequence[Intrinsics], view: np.ndarray, points: Array, offset: Array
 ) -> Array:
-    """Pixels (M,) between sights and positions (M, 3) in w; inf behind the camera or without a position.
+    """Pixels (M,) between observations and positions (M, 3) in w; inf behind the camera or without a position.
 
     Pixels of the pinhole: of an image that the lens did not bend.
     """

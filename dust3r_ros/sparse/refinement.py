@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from dust3r_ros.sparse.bundle_adjustment import Solution, adjust
-from dust3r_ros.sparse.bundle_problem import Problem, Sights, State
-from dust3r_ros.sparse.landmarks import Focal
-from dust3r_ros.sparse.observations import different, ranks, sight_errors, widest_angle
+from dust3r_ros.sparse.bundle_problem import BundleProblem, Observations, State
+from dust3r_ros.sparse.landmarks import Intrinsics
+from dust3r_ros.sparse.observations import different, ranks, reprojection_errors, widest_angle
 from dust3r_ros.sparse.reprojection import Huber, fit, settle
 from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX, SparseMap
 from dust3r_ros.tracking import Tracks, join
@@ -28,31 +28,31 @@ _CELLS = (8, 6)  # of an image
 
 
 def thin(sparse: SparseMap, views: Sequence[int], count: int) -> None:
-    """Leave ``views`` the sights of landmarks that were chosen for one of them: ``count`` for each.
+    """Leave ``views`` the observations of landmarks that were chosen for one of them: ``count`` for each.
 
     Chosen are those that most of ``views`` see, from every part of the image in turn; a landmark
-    stays with all its sights, those that were pruned too. One seen by a single view is never chosen.
+    stays with all its observations, those that were pruned too. One seen by a single view is never chosen.
     The rest is gone until the map is restored from a snapshot.
     """
     seen = [join(sparse.views[view].seen, sparse.views[view].pruned).unique() for view in views]
-    sights = np.bincount(np.concatenate([tracks.ids for tracks in seen]), minlength=len(sparse.points))
+    observations = np.bincount(np.concatenate([tracks.ids for tracks in seen]), minlength=len(sparse.points))
     chosen = np.zeros(len(sparse.points), bool)
     for tracks in seen:
-        shared = tracks.select(sights[tracks.ids] >= 2)
-        chosen[shared.ids[_spread(shared, sights[shared.ids])[:count]]] = True
+        shared = tracks.select(observations[tracks.ids] >= 2)
+        chosen[shared.ids[_spread(shared, observations[shared.ids])[:count]]] = True
     for view in (sparse.views[index] for index in views):
         view.seen = view.seen.select(chosen[view.seen.ids])
         view.pruned = view.pruned.select(chosen[view.pruned.ids])
 
 
-def _spread(tracks: Tracks, sights: np.ndarray) -> np.ndarray:
+def _spread(tracks: Tracks, observations: np.ndarray) -> np.ndarray:
     """Order in which to choose: the most seen of every cell of the image, then the second of every cell, ..."""
     if len(tracks.ids) == 0:
         return np.zeros(0, int)
     low, size = tracks.pixels.min(axis=0), np.maximum(np.ptp(tracks.pixels, axis=0), 1e-9)
     at = np.minimum((tracks.pixels - low) / size * _CELLS, np.array(_CELLS) - 1).astype(int)
     cell = at[:, 0] * _CELLS[1] + at[:, 1]
-    order = np.lexsort((-sights, cell))
+    order = np.lexsort((-observations, cell))
     rank = np.arange(len(order)) - np.searchsorted(cell[order], cell[order])
     return order[np.argsort(rank, kind="stable")]
 
@@ -63,7 +63,7 @@ _CHUNK = 200_000  # landmarks at a time: some hundred megabytes
 
 
 def find_points(sparse: SparseMap) -> None:
-    """Give every landmark that posed views see under enough parallax its position; poses and sights stay.
+    """Give every landmark that posed views see under enough parallax its position; poses and observations stay.
 
     Triangulated, then moved to where the robust reprojection error is least: where a bundle
     adjustment leaves it. What is not seen twice within the error limit keeps none.
@@ -84,32 +84,32 @@ def _find(sparse: SparseMap, ids: np.ndarray) -> None:
     if not len(view):
         return
     views, where = ranks(view, len(sparse.views))
-    problem = Problem(
+    problem = BundleProblem(
         **_views_and_focals(sparse, views),
         points=points[rows],
         view=where,
         point=local,
         offset=offset,
         free=np.zeros(len(views), bool),
-        free_focal=np.zeros(len(sparse.focals), bool),
+        free_focal=np.zeros(len(sparse.intrinsics), bool),
     )
-    sights = Sights(problem)
-    state = State.of(problem, sights)
-    at = fit(sights, state, _LOSS)
+    observations = Observations(problem)
+    state = State.of(problem, observations)
+    at = fit(observations, state, _LOSS)
     for _ in range(_POINT_STEPS):
-        state, at = settle(sights, state, at, _LOSS)
-    good = sights.by_point((at.valid & (at.r < MAX_ERROR_PX)).astype(np.float64)) > 1.5
+        state, at = settle(observations, state, at, _LOSS)
+    good = observations.by_point((at.valid & (at.r < MAX_ERROR_PX)).astype(np.float64)) > 1.5
     sparse.points[ids[rows[good]]] = state.points.T[good]
 
 
 def _views_and_focals(sparse: SparseMap, views: np.ndarray) -> dict[str, Any]:
-    """What a ``Problem`` holds of some views, and of all focals as they are."""
+    """What a ``BundleProblem`` holds of some views, and of all focals as they are."""
     return {
         "w_T_c": np.stack([sparse.views[v].w_T_c for v in views]),
         "camera": np.array([sparse.views[v].camera for v in views]),
-        "focals": np.array([focal.value for focal in sparse.focals]),
-        "focal_prior": np.array([focal.prior for focal in sparse.focals]),
-        "lenses": [focal.lens for focal in sparse.focals],
+        "focals": np.array([intrinsics.focal for intrinsics in sparse.intrinsics]),
+        "focal_prior": np.array([intrinsics.prior for intrinsics in sparse.intrinsics]),
+        "lenses": [intrinsics.lens for intrinsics in sparse.intrinsics],
     }
 
 
@@ -117,7 +117,7 @@ def _views_and_focals(sparse: SparseMap, views: np.ndarray) -> dict[str, Any]:
 # farther out than without it something is seen at half the long edge from the middle.
 USUAL_BEND = 0.015
 _BEND = 0.01  # tried each way; the shift is nearly linear in it
-_SIGHTS, _LEAST = 3000, 30  # taken from all views together; from each at least
+_OBSERVATIONS, _LEAST = 3000, 30  # taken from all views together; from each at least
 _LENS_STEPS = 3
 
 
@@ -127,11 +127,11 @@ def focal_shift(sparse: SparseMap, camera: int, radius: float) -> float:
     A bend b takes an offset r to r (1 + b |r|^2 / ``radius``^2); ``radius`` in pixels, half the long
     edge. The sparse map is left as it was. Computed on a sample of the landmarks.
     """
-    views, focal = sparse.posed(), sparse.focals[camera]
-    if focal.fixed or len(views) < 2:
+    views, intrinsics = sparse.posed(), sparse.intrinsics[camera]
+    if intrinsics.fixed or len(views) < 2:
         return 0.0
     before = sparse.snapshot()
-    thin(sparse, views, max(_LEAST, _SIGHTS // len(views)))
+    thin(sparse, views, max(_LEAST, _OBSERVATIONS // len(views)))
     sample = sparse.snapshot()
     logs = []
     for bend in (-_BEND, _BEND):
@@ -139,7 +139,7 @@ def focal_shift(sparse: SparseMap, camera: int, radius: float) -> float:
         for view in (sparse.views[index] for index in views if sparse.views[index].camera == camera):
             view.seen = Tracks(view.seen.ids, _bent(view.seen.pixels, bend / radius**2))
         refine(sparse, free_focal=True, rounds=1, iterations=_LENS_STEPS, max_error_px=np.inf)
-        logs.append(float(np.log(focal.value)))
+        logs.append(float(np.log(intrinsics.focal)))
     sparse.restore(before)
     return (logs[1] - logs[0]) / (2.0 * _BEND)
 
@@ -169,16 +169,16 @@ def refine_lenses(sparse: SparseMap, *, rounds: int = 3, iterations: int = 30) -
 
     Lenses of cameras that pose eight views, and that nobody calibrated, are tried: forward selection among their
     radial terms and centers, the best one first. A radial term is kept if it is not 0 by two standard
-    deviations and makes the median error of the camera's sights smaller, a center where it makes that
+    deviations and makes the median error of the camera's observations smaller, a center where it makes that
     smaller by a hundredth (what only bends the map leaves most of them as they are). What is not kept
     is as before; what was found before is free again. A focal's ``std`` is that with what is kept free.
     Returns the last solution, None when there was nothing to adjust.
     """
-    views = np.bincount([sparse.views[v].camera for v in sparse.posed()], minlength=len(sparse.focals))
-    tried = [k for k, focal in enumerate(sparse.focals) if views[k] >= _ENOUGH_VIEWS and not focal.given]
-    free = np.zeros((len(sparse.focals), 3), bool)
+    views = np.bincount([sparse.views[v].camera for v in sparse.posed()], minlength=len(sparse.intrinsics))
+    tried = [k for k, intrinsics in enumerate(sparse.intrinsics) if views[k] >= _ENOUGH_VIEWS and not intrinsics.given]
+    free = np.zeros((len(sparse.intrinsics), 3), bool)
     for camera in tried:
-        lens = sparse.focals[camera].lens
+        lens = sparse.intrinsics[camera].lens
         free[camera] = lens.radial != 0.0, *(lens.center != (0.0, 0.0),) * 2
     solution = refine(sparse, free_focal=True, free_lens=free, rounds=rounds, iterations=iterations, sharp=True)
     if solution is None:
@@ -200,33 +200,35 @@ def _best_trial(sparse: SparseMap, free: np.ndarray, tried: list[int], iteration
         wider[camera] |= part
         if np.array_equal(wider, free):
             continue
-        sights = sparse.observations([v for v in sparse.posed() if sparse.views[v].camera == camera], ids)
-        error = _median_error(sparse, ids, sights)
+        observations = sparse.observations([v for v in sparse.posed() if sparse.views[v].camera == camera], ids)
+        error = _median_error(sparse, ids, observations)
         solution = refine(sparse, free_focal=True, free_lens=wider, rounds=1, iterations=iterations, sharp=True)
         assert solution is not None, "the same could be adjusted before"
-        told = abs(sparse.focals[camera].lens.radial) >= _SIGNIFICANT * solution.radial_std[camera]
-        left = (_median_error(sparse, ids, sights) + _ROUNDING_PX) / (error + _ROUNDING_PX)
+        estimated = abs(sparse.intrinsics[camera].lens.radial) >= _SIGNIFICANT * solution.radial_std[camera]
+        left = (_median_error(sparse, ids, observations) + _ROUNDING_PX) / (error + _ROUNDING_PX)
         gain = 1.0 - left - price
-        if told and gain > most:
+        if estimated and gain > most:
             best, most = _Trial(wider, sparse.snapshot()), gain
         sparse.restore(before)
     return best
 
 
-def _median_error(sparse: SparseMap, ids: np.ndarray, sights: tuple[np.ndarray, np.ndarray, Array]) -> float:
-    """Pixels, of those ``sights`` of landmarks ``ids`` that more than two views see."""
-    view, point, offset = sights
+def _median_error(sparse: SparseMap, ids: np.ndarray, observations: tuple[np.ndarray, np.ndarray, Array]) -> float:
+    """Pixels, of those ``observations`` of landmarks ``ids`` that more than two views see."""
+    view, point, offset = observations
     many = np.bincount(point)[point] > 2
-    errors = sight_errors(sparse.views, sparse.focals, view[many], sparse.points[ids[point[many]]], offset[many])
+    errors = reprojection_errors(
+        sparse.views, sparse.intrinsics, view[many], sparse.points[ids[point[many]]], offset[many]
+    )
     return float(np.median(errors)) if len(errors) else float("inf")
 
 
 _HUBER_PX = (0.1, 1.5)  # where the loss may turn linear
 _HUBER = 1.345  # the same in standard deviations (Huber, "Robust Statistics", 1981)
 _RAYLEIGH_MEDIAN = 1.1774  # of the length of a 2D error, in standard deviations of its coordinates
-_ENOUGH_SIGHTS = 30
+_ENOUGH_OBSERVATIONS = 30
 _LOOP_PRUNING_PX = (40.0, 12.0, 4.0)
-_FEWEST_SIGHTS = 10
+_FEWEST_OBSERVATIONS = 10
 _FLAT = 0.5  # of the parallax that it takes to get a position
 # Standard deviations of what lenses of webcams, phones and depth cameras do: the radial term as in Brown's model, which
 # counts in tangents of the angle off the axis (wide lenses bend more), and the center in parts of half the long edge.
@@ -273,38 +275,38 @@ def close_loop(sparse: SparseMap) -> None:
         refine(sparse, free_focal=True, rounds=1, max_error_px=limit)
 
 
-def lens_prior(focal: Focal) -> tuple[float, float, float]:
+def lens_prior(intrinsics: Intrinsics) -> tuple[float, float, float]:
     """Standard deviations of the lens's radial term at its radius, and of its center (x, y) in radii."""
-    return _RADIAL_PRIOR * (focal.lens.radius / focal.value) ** 2, _CENTER_PRIOR, _CENTER_PRIOR
+    return _RADIAL_PRIOR * (intrinsics.lens.radius / intrinsics.focal) ** 2, _CENTER_PRIOR, _CENTER_PRIOR
 
 
-def _standing_out(sparse: SparseMap, problem: Problem, views: list[int]) -> float:
+def _standing_out(sparse: SparseMap, problem: BundleProblem, views: list[int]) -> float:
     """Pixels at which an error stands out, from the median error of landmarks that are seen more than twice.
 
-    A landmark takes up some of the error of its n sights: 2 n - 3 of 2 n coordinates are left.
+    A landmark takes up some of the error of its n observations: 2 n - 3 of 2 n coordinates are left.
     """
     count = np.bincount(problem.point)[problem.point]
     many = count > 2
-    if many.sum() < _ENOUGH_SIGHTS:
+    if many.sum() < _ENOUGH_OBSERVATIONS:
         return _HUBER_PX[1]
     points, seen_by = problem.points[problem.point[many]], np.asarray(views)[problem.view[many]]
-    errors = sight_errors(sparse.views, sparse.focals, seen_by, points, problem.offset[many])
+    errors = reprojection_errors(sparse.views, sparse.intrinsics, seen_by, points, problem.offset[many])
     sigma = np.median(errors / np.sqrt(1.0 - 1.5 / count[many])) / _RAYLEIGH_MEDIAN
     return float(np.clip(_HUBER * sigma, *_HUBER_PX))
 
 
 def _problem(
     sparse: SparseMap, free: Collection[int] | None, free_focal: bool | np.ndarray, free_lens: np.ndarray | None
-) -> tuple[Problem, list[int], np.ndarray] | None:
-    moving, ids, (view, point, offset) = _sights_of(sparse, free)
-    if len(view) < _FEWEST_SIGHTS:
+) -> tuple[BundleProblem, list[int], np.ndarray] | None:
+    moving, ids, (view, point, offset) = _observations_of(sparse, free)
+    if len(view) < _FEWEST_OBSERVATIONS:
         return None
     used, point = ranks(point, len(ids))
     ids = ids[used]
     views, local = ranks(view, len(sparse.views))
     known = _views_and_focals(sparse, views)
-    open_cameras = np.array([not f.fixed and k in known["camera"] for k, f in enumerate(sparse.focals)])
-    problem = Problem(
+    open_cameras = np.array([not f.fixed and k in known["camera"] for k, f in enumerate(sparse.intrinsics)])
+    problem = BundleProblem(
         **known,
         points=sparse.points[ids],
         view=local,
@@ -312,17 +314,17 @@ def _problem(
         offset=offset,
         free=np.array([v in moving for v in views]),
         free_focal=open_cameras & free_focal,
-        focal_prior_sigma=np.minimum([f.prior_std for f in sparse.focals], sparse.focal_prior_sigma),
+        focal_prior_sigma=np.minimum([f.prior_std for f in sparse.intrinsics], sparse.focal_prior_sigma),
         free_lens=None if free_lens is None else free_lens & open_cameras[:, None],
-        lens_prior_sigma=np.array([lens_prior(f) for f in sparse.focals]),
+        lens_prior_sigma=np.array([lens_prior(f) for f in sparse.intrinsics]),
     )
     return problem, list(views), ids
 
 
-def _sights_of(
+def _observations_of(
     sparse: SparseMap, free: Collection[int] | None
 ) -> tuple[set[int], np.ndarray, tuple[np.ndarray, np.ndarray, Array]]:
-    """The posed views that move, ids of the landmarks that these see, and every sight of those."""
+    """The posed views that move, ids of the landmarks that these see, and every observation of those."""
     posed = sparse.posed()
     moving = set(posed[1:] if free is None else free) & set(posed)
     ids = different([sparse.views[v].seen.ids for v in moving])
@@ -330,20 +332,25 @@ def _sights_of(
     return moving, ids, sparse.observations(posed if free is None else sparse.around(moving, ids), ids)
 
 
-def _accept(sparse: SparseMap, solution: Solution, problem: Problem, views: list[int], ids: np.ndarray) -> None:
+def _accept(sparse: SparseMap, solution: Solution, problem: BundleProblem, views: list[int], ids: np.ndarray) -> None:
     for local in np.flatnonzero(problem.free):
         sparse.views[views[local]].w_T_c = solution.w_T_c[local]
     for k, std in zip(np.flatnonzero(problem.free_focal), solution.focal_std, strict=True):
-        sparse.focals[k].value = float(solution.focals[k])
-        sparse.focals[k].std = float(std)
+        sparse.intrinsics[k].focal = float(solution.focals[k])
+        sparse.intrinsics[k].std = float(std)
     if problem.free_lens is not None:
         for k in np.flatnonzero(problem.free_lens.any(axis=1)):
-            sparse.focals[k].lens = solution.lenses[k]
+            sparse.intrinsics[k].lens = solution.lenses[k]
     sparse.points[ids] = solution.points
 
 
 def _prune(
-    sparse: SparseMap, solution: Solution, max_error_px: float, problem: Problem, views: list[int], ids: np.ndarray
+    sparse: SparseMap,
+    solution: Solution,
+    max_error_px: float,
+    problem: BundleProblem,
+    views: list[int],
+    ids: np.ndarray,
 ) -> None:
     bad = solution.residual > max_error_px
     sparse.drop(np.asarray(views)[problem.view], ids[problem.point], bad)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dust3r_ros.sparse.bundle_problem import CENTER_X, FOCAL, RADIAL, Sights, State
+from dust3r_ros.sparse.bundle_problem import CENTER_X, FOCAL, RADIAL, Observations, State
 from dust3r_ros.types import Array
 
 _MIN_DEPTH = 1e-6
@@ -54,15 +54,15 @@ class Fit:
     cost: Array
 
 
-def fit(sights: Sights, state: State, loss: Huber, like: Fit | None = None) -> Fit:
+def fit(observations: Observations, state: State, loss: Huber, like: Fit | None = None) -> Fit:
     """Errors of a state; ``like``: a fit of the same poses, focals and lenses, which saves work."""
     if like is None:
-        rotation = np.take(state.rotation.transpose(1, 2, 0), sights.pose, axis=2)
-        focal, offset = state.focals()[sights.focal], state.offsets(sights)
+        rotation = np.take(state.rotation.transpose(1, 2, 0), observations.pose, axis=2)
+        focal, offset = state.focals()[observations.focal], state.offsets(observations)
     else:
         rotation, focal, offset = like.rotation, like.focal, like.offset
-    ray = np.take(state.points, sights.point, axis=1)
-    ray -= np.take(state.center.T, sights.pose, axis=1)
+    ray = np.take(state.points, observations.point, axis=1)
+    ray -= np.take(state.center.T, observations.pose, axis=1)
     X = np.einsum("ijm,jm->im", rotation, ray)
     valid = X[2] > _MIN_DEPTH
     z = np.where(valid, X[2], 1.0)
@@ -72,11 +72,11 @@ def fit(sights: Sights, state: State, loss: Huber, like: Fit | None = None) -> F
     return Fit(rotation, focal, offset, ray, xy, z, error, r, valid, loss.cost(r))
 
 
-def intrinsic_slope(kind: int, sights: Sights, state: State, at: Fit) -> Array:
+def intrinsic_slope(kind: int, observations: Observations, state: State, at: Fit) -> Array:
     """(2, M) derivative of the errors by each one's log focal, radial term or center (in radii)."""
     if kind == FOCAL:
         return at.focal * at.xy
-    radius, (radial, out, square) = sights.radius[sights.focal], state.from_centers(sights)
+    radius, (radial, out, square) = observations.radius[observations.focal], state.from_centers(observations)
     if kind == RADIAL:
         return -radius * square * out
     # d/dc of -(u - c) (1 + k |u - c|^2)
@@ -103,7 +103,7 @@ class PointTerms:
     pull: Array
 
 
-def point_terms(sights: Sights, at: Fit, loss: Huber) -> PointTerms:
+def point_terms(observations: Observations, at: Fit, loss: Huber) -> PointTerms:
     """The normal equations' part of the points; points behind a camera do not count there."""
     root = np.where(at.valid, loss.root_weight(at.r), 0.0)
     # d(pixel)/d(point) = f/z [1 0 -x; 0 1 -y] R
@@ -111,7 +111,7 @@ def point_terms(sights: Sights, at: Fit, loss: Huber) -> PointTerms:
     slope *= root * at.focal / at.z
     error = at.error * root
     said = np.einsum("kim,kjm->ijm", slope, slope)
-    sums = sights.by_point(np.concatenate([said.reshape(9, -1), np.einsum("kim,km->im", slope, error)]))
+    sums = observations.by_point(np.concatenate([said.reshape(9, -1), np.einsum("kim,km->im", slope, error)]))
     return PointTerms(root, error, slope, said, sums[:9].reshape(3, 3, -1), -sums[9:])
 
 
@@ -135,15 +135,15 @@ def whitening(information: Array, damping: float) -> Array:
     return G
 
 
-def settle(sights: Sights, state: State, at: Fit, loss: Huber) -> tuple[State, Fit]:
+def settle(observations: Observations, state: State, at: Fit, loss: Huber) -> tuple[State, Fit]:
     """One Gauss-Newton step of every point by itself, poses and focals held; a point that gets worse stays."""
-    terms = point_terms(sights, at, loss)
+    terms = point_terms(observations, at, loss)
     G = whitening(terms.information, 0.0)
     step = np.einsum("kip,kp->ip", G, np.einsum("ijp,jp->ip", G, terms.pull))
     moved = replace(state, points=state.points + step)
-    after = fit(sights, moved, loss, at)
-    worse = sights.by_point(after.cost - at.cost) > 0
+    after = fit(observations, moved, loss, at)
+    worse = observations.by_point(after.cost - at.cost) > 0
     if worse.any():
         moved = replace(state, points=np.where(worse, state.points, moved.points))
-        after = fit(sights, moved, loss, at)
+        after = fit(observations, moved, loss, at)
     return moved, after

@@ -14,7 +14,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.sparse import bsr_array
 from scipy.sparse.linalg import splu
 
-from dust3r_ros.sparse.bundle_problem import FOCAL, Problem, Sights, State
+from dust3r_ros.sparse.bundle_problem import FOCAL, BundleProblem, Observations, State
 from dust3r_ros.sparse.reprojection import Fit, Huber, PointTerms, intrinsic_slope, point_terms, whitening
 from dust3r_ros.types import Array
 
@@ -42,27 +42,27 @@ class Normal:
     bf: Array
 
 
-def prior_error(problem: Problem, sights: Sights, state: State) -> Array:
+def prior_error(problem: BundleProblem, observations: Observations, state: State) -> Array:
     """(K,) free intrinsics off their priors, in standard deviations."""
-    camera, kind = sights.unknowns.T
+    camera, kind = observations.unknowns.T
     middle = np.where(kind == FOCAL, np.log(problem.focal_prior[camera]), 0.0)
-    return np.asarray((state.intrinsics[camera, kind] - middle) / _prior_sigmas(problem, sights))
+    return np.asarray((state.intrinsics[camera, kind] - middle) / _prior_sigmas(problem, observations))
 
 
-def _prior_sigmas(problem: Problem, sights: Sights) -> Array:
+def _prior_sigmas(problem: BundleProblem, observations: Observations) -> Array:
     sigma = np.full((len(problem.focals), 4), np.inf)
     sigma[:, FOCAL] = problem.focal_prior_sigma
     if problem.lens_prior_sigma is not None:
         sigma[:, FOCAL + 1 :] = problem.lens_prior_sigma
-    return np.asarray(sigma[tuple(sights.unknowns.T)])
+    return np.asarray(sigma[tuple(observations.unknowns.T)])
 
 
-def normal_equations(problem: Problem, sights: Sights, state: State, at: Fit, loss: Huber) -> Normal:
+def normal_equations(problem: BundleProblem, observations: Observations, state: State, at: Fit, loss: Huber) -> Normal:
     """Gauss-Newton with the loss as weights, at a state and its fit."""
-    terms = point_terms(sights, at, loss)
-    C, n = sights.free_poses, sights.free
-    kinds = sorted(set(sights.unknowns[:, 1].tolist()))
-    slopes = {kind: intrinsic_slope(kind, sights, state, at) * terms.root for kind in kinds}
+    terms = point_terms(observations, at, loss)
+    C, n = observations.free_poses, observations.free
+    kinds = sorted(set(observations.unknowns[:, 1].tolist()))
+    slopes = {kind: intrinsic_slope(kind, observations, state, at) * terms.root for kind in kinds}
     ray = at.ray[:, :n]
     J = np.empty((2, 7 + len(kinds), n))  # derivative by the pose, by intrinsics; the error
     # A shift of the center moves the ray back; a turn v about it moves it by v x ray.
@@ -73,31 +73,31 @@ def normal_equations(problem: Problem, sights: Sights, state: State, at: Fit, lo
     J[:, -1] = terms.error[:, :n]
     gram = np.empty((C, J.shape[1], J.shape[1]))
     for c in range(C):
-        mine = J[:, :, sights.starts[c] : sights.starts[c + 1]]
+        mine = J[:, :, observations.starts[c] : observations.starts[c + 1]]
         gram[c] = (mine @ mine.transpose(0, 2, 1)).sum(axis=0)
-    camera = problem.camera[sights.poses[:C]]
-    K = len(sights.unknowns)
-    Uf, Wf, own = np.zeros((K, C, 6)), np.zeros((K, 3, sights.points)), []
-    for k, (focal, kind) in enumerate(sights.unknowns.tolist()):
-        own.append(slopes[kind] * (sights.focal == focal))
-        Wf[k] = sights.by_point(np.einsum("km,kim->im", own[k], terms.slope))
+    camera = problem.camera[observations.poses[:C]]
+    K = len(observations.unknowns)
+    Uf, Wf, own = np.zeros((K, C, 6)), np.zeros((K, 3, observations.points)), []
+    for k, (focal, kind) in enumerate(observations.unknowns.tolist()):
+        own.append(slopes[kind] * (observations.focal == focal))
+        Wf[k] = observations.by_point(np.einsum("km,kim->im", own[k], terms.slope))
         Uf[k] = np.where((camera == focal)[:, None], gram[:, :6, 6 + kinds.index(kind)], 0.0)
-    ff, bf = _intrinsics_part(np.array(own).reshape(K, terms.error.size), terms, problem, sights, state)
+    ff, bf = _intrinsics_part(np.array(own).reshape(K, terms.error.size), terms, problem, observations, state)
     return Normal(terms, ray, gram[:, :6, :6], Uf, Wf, ff, -gram[:, :6, -1], bf)
 
 
 def _intrinsics_part(
-    slopes: Array, terms: PointTerms, problem: Problem, sights: Sights, state: State
+    slopes: Array, terms: PointTerms, problem: BundleProblem, observations: Observations, state: State
 ) -> tuple[Array, Array]:
     """(K, K) and right side (K,) of the free intrinsics with their priors; ``slopes`` (K, 2 M)."""
-    information, pull = priors(problem, sights, state)
+    information, pull = priors(problem, observations, state)
     return slopes @ slopes.T + np.diag(information), pull - slopes @ terms.error.ravel()
 
 
-def priors(problem: Problem, sights: Sights, state: State) -> tuple[Array, Array]:
+def priors(problem: BundleProblem, observations: Observations, state: State) -> tuple[Array, Array]:
     """What the priors say of the free intrinsics (K,), and minus their gradient (K,)."""
-    sigma = _prior_sigmas(problem, sights)
-    return 1.0 / sigma**2, -prior_error(problem, sights, state) / sigma
+    sigma = _prior_sigmas(problem, observations)
+    return 1.0 / sigma**2, -prior_error(problem, observations, state) / sigma
 
 
 def _cross(a: Array, b: Array) -> Array:
@@ -111,9 +111,9 @@ def _cross(a: Array, b: Array) -> Array:
 class PosePairs:
     """Which observations by two different free poses are of one point: found once, summed at each solve."""
 
-    def __init__(self, sights: Sights) -> None:
-        self._starts, C = 3 * sights.starts, sights.free_poses
-        point, pose = sights.point[: sights.free], sights.pose[: sights.free]
+    def __init__(self, observations: Observations) -> None:
+        self._starts, C = 3 * observations.starts, observations.free_poses
+        point, pose = observations.point[: observations.free], observations.pose[: observations.free]
         order = np.lexsort((pose, point))
         a, b = _pairs_within_groups(point[order])
         a, b = order[a], order[b]
@@ -164,22 +164,22 @@ class Step:
     information: Array
 
 
-def solve(normal: Normal, sights: Sights, pairs: PosePairs, damping: float) -> Step | None:
+def solve(normal: Normal, observations: Observations, pairs: PosePairs, damping: float) -> Step | None:
     """The Levenberg-Marquardt step; None where the reduced system is not positive definite."""
-    n, terms = sights.free, normal.points
-    point, pose = sights.point[:n], sights.pose[:n]
+    n, terms = observations.free, normal.points
+    point, pose = observations.point[:n], observations.pose[:n]
     G = whitening(terms.information, damping)
     Q = np.einsum("ikm,kjm->ijm", np.take(G, point, axis=2), terms.said[..., :n])
     Y = np.concatenate([-Q, _cross(normal.ray, Q)], axis=1)
     # Right side and intrinsics, all the same to what follows: (1 + K, 3, P) of points, (1 + K, C, 6) of poses.
     y = np.einsum("ijp,fjp->fip", G, np.concatenate([terms.pull[None], normal.Wf]))
     borders = np.concatenate([normal.bc[None], normal.Uf])
-    borders -= sights.by_pose(np.einsum("ijm,fim->fjm", Y, np.take(y, point, axis=2))).transpose(0, 2, 1)
+    borders -= observations.by_pose(np.einsum("ijm,fim->fjm", Y, np.take(y, point, axis=2))).transpose(0, 2, 1)
     inner = np.einsum("aip,bip->ab", y, y)
     own, mixed = pairs.sums(Y)
     own = normal.U - own
     own[:, _SIX, _SIX] += damping * normal.U[:, _SIX, _SIX] + 1e-9
-    flat = borders.reshape(len(borders), 6 * sights.free_poses)
+    flat = borders.reshape(len(borders), 6 * observations.free_poses)
     try:
         X = _solved(own, -mixed, pairs, flat.T)
         found = eliminated(X, flat, inner, normal.ff, normal.bf, damping)
@@ -189,7 +189,7 @@ def solve(normal: Normal, sights: Sights, pairs: PosePairs, damping: float) -> S
         return None
     poses, unknowns, information = found
     back = y[0] - np.einsum("fip,f->ip", y[1:], unknowns)
-    back -= sights.by_point(np.einsum("ijm,jm->im", Y, np.take(poses.T, pose, axis=1)))
+    back -= observations.by_point(np.einsum("ijm,jm->im", Y, np.take(poses.T, pose, axis=1)))
     return Step(poses, unknowns, np.einsum("jip,jp->ip", G, back), information)
 
 
@@ -229,15 +229,15 @@ def _solved(own: Array, mixed: Array, pairs: PosePairs, right: Array) -> Array:
     return np.asarray(factor.solve(right))
 
 
-def std_of(step: Step | None, sights: Sights) -> Array:
+def std_of(step: Step | None, observations: Observations) -> Array:
     """Standard deviations (F, 4) of the intrinsics from an undamped step; inf where unobservable, 0 where held."""
-    std = np.zeros((len(sights.radius), 4))
-    variance = np.full(len(sights.unknowns), np.inf)
+    std = np.zeros((len(observations.radius), 4))
+    variance = np.full(len(observations.unknowns), np.inf)
     if step is not None:
         try:
             found = np.diag(np.linalg.inv(step.information))
             variance = np.where(found > 0, found, np.inf)
         except LinAlgError:
             pass
-    std[tuple(sights.unknowns.T)] = np.sqrt(variance)
+    std[tuple(observations.unknowns.T)] = np.sqrt(variance)
     return std

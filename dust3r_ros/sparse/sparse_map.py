@@ -9,8 +9,15 @@ import numpy as np
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pose import PnpResult, solve_pnp
 from dust3r_ros.geometry.rigid import invert, transform
-from dust3r_ros.sparse.landmarks import Focal, Landmarks, SparseView
-from dust3r_ros.sparse.observations import different, sight_errors, sight_lines, sights_of, triangulate, widest_angle
+from dust3r_ros.sparse.landmarks import Intrinsics, Landmarks, SparseView
+from dust3r_ros.sparse.observations import (
+    different,
+    observations_of,
+    reprojection_errors,
+    triangulate,
+    viewing_rays,
+    widest_angle,
+)
 from dust3r_ros.tracking import Tracks, join, no_tracks
 from dust3r_ros.types import Array
 
@@ -28,7 +35,7 @@ class SparseMap:
 
     def __init__(self, min_parallax_deg: float, focal_prior_sigma: float = 0.7) -> None:
         self.views: list[SparseView] = []
-        self.focals: list[Focal] = []
+        self.intrinsics: list[Intrinsics] = []
         self.landmarks = Landmarks()
         self.min_parallax_deg = min_parallax_deg
         self.focal_prior_sigma = focal_prior_sigma
@@ -104,11 +111,11 @@ class SparseMap:
 
         ``inliers`` of the result are over those of ``tracks`` that ``known`` keeps; ``near``: a guess (4, 4).
         """
-        known, focal = self.known(tracks), self.focals[camera]
+        known, intrinsics = self.known(tracks), self.intrinsics[camera]
         return solve_pnp(
             self.points[known.ids],
-            focal.lens.ideal(known.pixels),
-            focal.value,
+            intrinsics.lens.ideal(known.pixels),
+            intrinsics.focal,
             (0.0, 0.0),
             threshold_px=MAX_ERROR_PX,
             min_inliers=min_inliers,
@@ -120,7 +127,7 @@ class SparseMap:
         """Where two views see the landmarks they share, pruned or not, as pinholes: offsets (N, 2) and (N, 2)."""
         first, second = (join(self.views[v].seen, self.views[v].pruned).unique() for v in (a, b))
         _, i, j = np.intersect1d(first.ids, second.ids, assume_unique=True, return_indices=True)
-        lenses = [self.focals[self.views[v].camera].lens for v in (a, b)]
+        lenses = [self.intrinsics[self.views[v].camera].lens for v in (a, b)]
         return lenses[0].ideal(first.pixels[i]), lenses[1].ideal(second.pixels[j])
 
     def disagreement(self, view: int) -> float:
@@ -133,7 +140,7 @@ class SparseMap:
     def misfit(self) -> float:
         """How badly the map explains what posed views see: mean squared error, each capped at the outlier limit.
 
-        Landmarks seen at least twice count, pruned sights included, with the cap where they have no
+        Landmarks seen at least twice count, pruned observations included, with the cap where they have no
         position; so a state that explains fewer of them is no better for it.
         """
         view, point, offset = self.observations(self.posed(), np.arange(len(self.points)), pruned=True)
@@ -149,13 +156,13 @@ class SparseMap:
         return float(np.mean(np.minimum(errors, MAX_ERROR_PX) ** 2))
 
     def discard_flat(self) -> int:
-        """Take the position from landmarks whose sights have come to meet under too little parallax.
+        """Take the position from landmarks whose observations have come to meet under too little parallax.
 
         Returns how many landmarks keep one.
         """
         ids = np.flatnonzero(self.positioned)
         view, point, offset = self.observations(self.posed(), ids)
-        rays = self.points[ids][point] - sight_lines(self.views, self.focals, view, offset)[1]
+        rays = self.points[ids][point] - viewing_rays(self.views, self.intrinsics, view, offset)[1]
         rays /= np.linalg.norm(rays, axis=1, keepdims=True)
         flat = widest_angle(rays, point, len(ids)) < self.min_parallax_deg
         self.points[ids[flat]] = np.nan
@@ -163,9 +170,9 @@ class SparseMap:
 
     def start_over(self) -> None:
         """Forget poses, positions, lenses that were estimated and what was pruned; what is seen stays."""
-        for focal in self.focals:
-            if not focal.fixed:
-                focal.lens = Lens(focal.lens.radius)
+        for intrinsics in self.intrinsics:
+            if not intrinsics.fixed:
+                intrinsics.lens = Lens(intrinsics.lens.radius)
         for view in self.views:
             view.w_T_c = None
             view.seen, view.pruned = join(view.seen, view.pruned).unique(), no_tracks()
@@ -205,7 +212,7 @@ class SparseMap:
                 break
 
     def _renamed(self, tracks: Tracks, gone: np.ndarray) -> Tracks:
-        """Tracks by the ids that landmarks have now, if any of them is gone; of two sights of one the first stays."""
+        """Tracks by the ids that landmarks have now, if any is gone; of two observations of one the first stays."""
         among = (tracks.ids >= gone[0]) & (tracks.ids <= gone[-1])
         if not among.any():
             return tracks
@@ -215,7 +222,7 @@ class SparseMap:
     def extend(self, views: Iterable[int] | None = None, max_error_px: float = MAX_ERROR_PX) -> int:
         """Give positions to landmarks without one that posed views see under enough parallax; returns how many.
 
-        Sights off by more than ``max_error_px`` do not count.
+        Observations off by more than ``max_error_px`` do not count.
         """
         chosen = self.posed() if views is None else [v for v in views if self.views[v].w_T_c is not None]
         ids = different([self.views[v].seen.ids for v in chosen])
@@ -228,7 +235,7 @@ class SparseMap:
         errors = self._errors(view, points[point], offset)
         fits = errors < max_error_px
         good = (angles > self.min_parallax_deg) & (np.bincount(point[fits], minlength=len(ids)) >= 2)
-        # With two sights only, both must fit; with more, a wrong match among them is pruned.
+        # With two observations only, both must fit; with more, a wrong match among them is pruned.
         self.points[ids[good]] = points[good]
         self.drop(view, ids[point], good[point] & ~fits)
         return int(good.sum())
@@ -238,7 +245,7 @@ class SparseMap:
         return (
             [None if v.w_T_c is None else v.w_T_c.copy() for v in self.views],
             [(v.seen, v.pruned) for v in self.views],
-            [(f.value, f.std, f.lens) for f in self.focals],
+            [(f.focal, f.std, f.lens) for f in self.intrinsics],
             self.points.copy(),
         )
 
@@ -247,8 +254,8 @@ class SparseMap:
         poses, seen, focals, points = snapshot
         for view, w_T_c, (kept, pruned) in zip(self.views, poses, seen, strict=True):  # type: ignore[call-overload]
             view.w_T_c, view.seen, view.pruned = w_T_c, kept, pruned
-        for focal, state in zip(self.focals, focals, strict=True):  # type: ignore[call-overload]
-            focal.value, focal.std, focal.lens = state
+        for intrinsics, state in zip(self.intrinsics, focals, strict=True):  # type: ignore[call-overload]
+            intrinsics.focal, intrinsics.std, intrinsics.lens = state
         self.points = points.copy()  # type: ignore[attr-defined]
 
     def posed(self) -> list[int]:
@@ -257,13 +264,13 @@ class SparseMap:
     def observations(
         self, views: Collection[int], ids: np.ndarray, pruned: bool = False
     ) -> tuple[np.ndarray, np.ndarray, Array]:
-        """(view, index into sorted ``ids``, offset) of every sight of ``ids`` from ``views``; only ids seen twice."""
-        return sights_of(self.views, views, ids, pruned)
+        """(view, index in sorted ``ids``, offset) of all observations of ``ids`` in ``views``; only ids seen twice."""
+        return observations_of(self.views, views, ids, pruned)
 
     def triangulated(self, view: np.ndarray, point: np.ndarray, offset: Array, count: int) -> tuple[Array, Array]:
-        """Points (count, 3) and parallax (count,), degrees, of sights; a point without parallax lies far out."""
-        directions, centers = sight_lines(self.views, self.focals, view, offset)
-        noise = 1.0 / min(focal.value for focal in self.focals)
+        """Points (count, 3) and parallax (count,), degrees, of observations; a point without parallax lies far out."""
+        directions, centers = viewing_rays(self.views, self.intrinsics, view, offset)
+        noise = 1.0 / min(intrinsics.focal for intrinsics in self.intrinsics)
         points, angles = triangulate(centers, directions, point, count, noise)
         behind = np.einsum("mi,mi->m", points[point] - centers, directions) <= 0
         spread = float(np.linalg.norm(np.ptp(centers, axis=0))) or 1.0
@@ -277,7 +284,7 @@ class SparseMap:
         return points, np.where(far, 0.0, angles)
 
     def drop(self, view: np.ndarray, ids: np.ndarray, bad: np.ndarray) -> None:
-        """Prune the sights (view, landmark id) under a mask."""
+        """Prune the observations (view, landmark id) under a mask."""
         order = np.argsort(view[bad], kind="stable")
         sorted_view, sorted_ids = view[bad][order], ids[bad][order]
         for index, of_view in zip(*_groups(sorted_view, sorted_ids), strict=True):
@@ -287,7 +294,7 @@ class SparseMap:
             entry.seen = entry.seen.select(~drop)
 
     def _errors(self, view: np.ndarray, points: Array, offset: Array) -> Array:
-        return sight_errors(self.views, self.focals, view, points, offset)
+        return reprojection_errors(self.views, self.intrinsics, view, points, offset)
 
 
 def _groups(keys: np.ndarray, values: np.ndarray) -> tuple[list[int], list[np.ndarray]]:

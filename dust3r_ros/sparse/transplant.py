@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dust3r_ros.geometry.similarity import Similarity
-from dust3r_ros.sparse.landmarks import Focal, SparseView
+from dust3r_ros.sparse.landmarks import Intrinsics, SparseView
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import join
 from dust3r_ros.types import Array
@@ -25,23 +25,23 @@ class Adjusted:
     pruned: list[np.ndarray]
     points: Array
     known: np.ndarray
-    focals: list[Focal]
+    intrinsics: list[Intrinsics]
 
 
 def adjusted_copy(sparse: SparseMap, adjust: Callable[[], object]) -> Adjusted:
     """What ``adjust`` makes of the map, which stays as it is."""
     before, known = sparse.snapshot(), sparse.positioned.copy()
-    kept = [replace(focal) for focal in sparse.focals]
+    kept = [replace(focal) for focal in sparse.intrinsics]
     adjust()
     found = Adjusted(
         [None if view.w_T_c is None else view.w_T_c.copy() for view in sparse.views],
         [view.pruned.ids for view in sparse.views],
         sparse.points.copy(),
         known,
-        [replace(focal) for focal in sparse.focals],
+        [replace(focal) for focal in sparse.intrinsics],
     )
     sparse.restore(before)
-    for focal, old in zip(sparse.focals, kept, strict=True):
+    for focal, old in zip(sparse.intrinsics, kept, strict=True):
         vars(focal).update(vars(old))
     return found
 
@@ -55,7 +55,7 @@ def transplant(sparse: SparseMap, adjusted: Adjusted) -> list[int]:
     later = [view for view in range(count, len(sparse.views)) if sparse.views[view].w_T_c is not None]
     follows = _motion(sparse, adjusted)
     for camera in {sparse.views[view].camera for view, w_T_c in enumerate(adjusted.poses) if w_T_c is not None}:
-        vars(sparse.focals[camera]).update(vars(adjusted.focals[camera]))  # of others, more may be known since
+        vars(sparse.intrinsics[camera]).update(vars(adjusted.intrinsics[camera]))  # of others, more may be known since
     ids = np.arange(landmarks)
     own = sparse.resolved_ids(ids) == ids
     placed = sparse.positioned

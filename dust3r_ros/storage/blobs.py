@@ -15,8 +15,6 @@ from dust3r_ros.types import Array, Array32, Image
 
 _LARGEST = 60000.0  # below the largest float16
 _SMALLEST = 6e-8  # the smallest float16 above 0
-_POSE_BYTES = 128
-_STEPS = b"s"  # no zlib stream begins with it
 
 
 def seal(data: bytes) -> bytes:
@@ -86,8 +84,7 @@ def pack_pose(w_T_c: Array) -> bytes:
 
 def unpack_matrix(blob: bytes) -> Array:
     """(4, 4), bit-equal. Raises ``ValueError`` when it is damaged."""
-    raw = blob if len(blob) == _POSE_BYTES else unseal(blob)  # before schema 3 there was no checksum
-    matrix = np.frombuffer(raw, "<f8").reshape(4, 4).astype(np.float64)
+    matrix = np.frombuffer(unseal(blob), "<f8").reshape(4, 4).astype(np.float64)
     if not np.isfinite(matrix).all() or not np.array_equal(matrix[3], [0, 0, 0, 1]):
         raise ValueError("its pose is not finite")
     return matrix
@@ -111,10 +108,10 @@ def pack_image(image: Image) -> bytes:
     return seal(cv2.imencode(".png", image[..., ::-1], how)[1].tobytes())
 
 
-def unpack_image(blob: bytes, height: int, width: int, sealed: bool = True) -> Image:
-    """RGB (H, W, 3). Raises ``ValueError`` when the bytes are damaged. Before schema 3 they were not ``sealed``."""
+def unpack_image(blob: bytes, height: int, width: int) -> Image:
+    """RGB (H, W, 3). Raises ``ValueError`` when the bytes are damaged."""
     try:
-        data = unseal(blob) if sealed else blob
+        data = unseal(blob)
     except ValueError as error:
         raise ValueError(f"its image is damaged ({error})") from error
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -150,18 +147,15 @@ def pack_map(values: Array32, scale: float = 1.0) -> bytes:
     clean = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0) / scale
     halves = np.where(clean > 0, np.clip(clean, _SMALLEST, _LARGEST), 0).astype("<f2").view("<u2").ravel()
     steps = np.diff(halves, prepend=np.uint16(0)).astype("<u2")  # of neighbours: small, and high bytes alike
-    return _STEPS + zlib.compress(steps.view(np.uint8).reshape(-1, 2).T.tobytes(), 1)
+    return zlib.compress(steps.view(np.uint8).reshape(-1, 2).T.tobytes(), 1)
 
 
 def unpack_map(blob: bytes, height: int, width: int, scale: float = 1.0) -> Array32:
     """(H, W) float32. Raises ``ValueError`` when the bytes are damaged."""
     try:
-        if blob[:1] != _STEPS:  # before schema 3
-            halves = np.frombuffer(_inflated(blob), "<f2")
-        else:
-            planes = np.frombuffer(_inflated(blob[1:]), np.uint8).reshape(2, -1)
-            steps = np.ascontiguousarray(planes.T).view("<u2").ravel()
-            halves = np.cumsum(steps, dtype=np.uint16).astype("<u2").view("<f2")
+        planes = np.frombuffer(_inflated(blob), np.uint8).reshape(2, -1)
+        steps = np.ascontiguousarray(planes.T).view("<u2").ravel()
+        halves = np.cumsum(steps, dtype=np.uint16).astype("<u2").view("<f2")
     except ValueError as error:
         raise ValueError(f"its depth or confidence is damaged ({error})") from error
     return halves.reshape(height, width).astype(np.float32) * np.float32(scale)

@@ -16,7 +16,7 @@ from dust3r_ros.mapping.map_view import LiveMap
 from dust3r_ros.mapping.state import FrameState, KeyframeState, Trace
 from dust3r_ros.sparse.landmarks import BLOCK
 from dust3r_ros.storage import blobs, rows
-from dust3r_ros.storage.rows import OF_KEYFRAMES, OF_MAPS, write_sights
+from dust3r_ros.storage.rows import OF_KEYFRAMES, OF_MAPS, write_observations
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class WrittenKeyframe:
         old = self.trace
         return (
             old is not None
-            and self.same_sights(trace, map_id, place)
+            and self.same_observations(trace, map_id, place)
             and old.record is trace.record
             and old.version == trace.version
             and old.pixels is trace.pixels
@@ -48,7 +48,7 @@ class WrittenKeyframe:
             and old.pose == trace.pose
         )
 
-    def same_sights(self, trace: Trace, map_id: int, place: int) -> bool:
+    def same_observations(self, trace: Trace, map_id: int, place: int) -> bool:
         """Whether nothing of what the keyframe sees has changed since."""
         old = self.trace
         return (
@@ -216,9 +216,9 @@ class Changes:
         if before is None:
             rows.put(self._base, "images", rows.image_row(number, k))
         scale, growth = self._write_depth(number, trace, k, before)
-        if before is None or not before.same_sights(trace, known.map_id, place):
+        if before is None or not before.same_observations(trace, known.map_id, place):
             anew = before is None or (before.map_id != known.map_id and before.trace is not None)
-            write_sights(self._base, number, k, entry.submap.saving.resolved, anew)
+            write_observations(self._base, number, k, entry.submap.saving.resolved, anew)
         if k.sampled is not None:
             rows.put(self._base, "samples", {"number": number, "sample": blobs.pack_array(k.sampled, "<f4")})
         now = scale * trace.growth / growth if k.w_S is None else float(scale_of(k.w_S))
@@ -286,7 +286,10 @@ class Changes:
         submap = entry.submap
         facts = {"generation": submap.generation, "initialised": submap.initialised, **submap.saving.facts()}
         focals = {
-            stream.name: (submap.focals[stream.index], stream.focal_to_working(submap.focals[stream.index].value))
+            stream.name: (
+                submap.intrinsics[stream.index],
+                stream.focal_to_working(submap.intrinsics[stream.index].focal),
+            )
             for stream in self._live.streams
         }
         likeness = blobs.pack_array(np.array(submap.saving.likeness), "<f8")

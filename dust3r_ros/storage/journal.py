@@ -21,7 +21,7 @@ BEFORE = ".before"  # is added to the name of a file in whose place another map 
 
 
 class MapJournal:
-    """Keeps a file equal to a map: what a process that is killed had told it, is there.
+    """Keeps a file equal to a map: what a process that is killed had reported, is there.
 
     Written ahead (WAL) with ``synchronous = NORMAL``: a process that is killed loses the update in
     flight at most; a machine that loses power may lose the last few, and never the file. Others may
@@ -33,7 +33,7 @@ class MapJournal:
         """Begin a file, or, not ``fresh``, continue the one that the mapper was resumed from.
 
         A file that is there and not continued is kept, as ``path`` with ``BEFORE`` behind it. Raises
-        ``OutputError``, also where another process writes the file.
+        ``OutputError``, also where another process writes the file, ``MapFileError`` for one that cannot be continued.
         """
         self._path = Path(path)
         self._written = Written()
@@ -58,9 +58,7 @@ class MapJournal:
         base.execute("PRAGMA synchronous = NORMAL")
         if fresh:
             return
-        version = rows.check(base, self._path)
-        if version < rows.SCHEMA_VERSION:
-            raise OutputError(f"map '{self._path}' has the old schema {version}, in which nothing is written any more")
+        rows.check(base, self._path)
         self._written.adopt(base)
         self._adopted = self._written.state.get("lineage", ""), self._written.state.get("changes", 0)
 

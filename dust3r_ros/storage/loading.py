@@ -16,29 +16,24 @@ from dust3r_ros.features.features import Features
 from dust3r_ros.mapping.state import FrameState, KeyframeState, MapState, Moments, PairGeometry, SubmapState
 from dust3r_ros.sparse.landmarks import BLOCK
 from dust3r_ros.storage import blobs, rows
-from dust3r_ros.storage.rows import SCHEMA_VERSION, read_sights, reading
+from dust3r_ros.storage.rows import read_observations, reading
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array, Camera, MapCounts
 
 _KEYFRAMES = """
 SELECT k.*, i.*, d.depth, d.confidence, s.first_id, s.feature_ids, s.ids, s.offsets, t.seen, t.pruned, p.sample
-FROM keyframes k JOIN images i USING (number) LEFT JOIN depths d USING (number) LEFT JOIN sights s USING (number)
-LEFT JOIN sight_states t USING (number) LEFT JOIN samples p USING (number) WHERE k.map = ? ORDER BY k.place
+FROM keyframes k JOIN images i USING (number) LEFT JOIN depths d USING (number) LEFT JOIN observations s USING (number)
+LEFT JOIN observation_states t USING (number) LEFT JOIN samples p USING (number) WHERE k.map = ? ORDER BY k.place
 """
 
 
 def load_state(path: str | Path) -> MapState:
     """Read a map to continue it, at one moment of its growth.
 
-    Raises ``MapFileError`` when it is missing, newer, damaged or no map, and for one that can only be
-    shown: of an older schema, or of products alone.
+    Raises ``MapFileError`` when it is missing, of another schema, damaged or no map, and for one of products alone,
+    which can only be shown.
     """
-    with reading(path) as (base, version):
-        if version < SCHEMA_VERSION:
-            raise MapFileError(
-                f"map '{path}' has the schema {version} of an older version of this program: it can be shown and "
-                "exported, not continued; map again to get one that can"
-            )
+    with reading(path) as base:
         base.row_factory = sqlite3.Row
         state = {name: json.loads(value) for name, value in base.execute("SELECT name, value FROM state")}
         if "sizes" not in state and base.execute("SELECT 1 FROM keyframes").fetchone():
@@ -93,7 +88,7 @@ def _submap(base: sqlite3.Connection, row: Mapping[str, Any], middles: Mapping[s
         kind=row["kind"],
         names=tuple(keyframes),
         keyframes=tuple(keyframes.values()),
-        focals=tuple(rows.focal_of(focals[name]) for name in middles),
+        focals=tuple(rows.intrinsics_of(focals[name]) for name in middles),
         edges=_edges(base, place),
         likeness=tuple(blobs.unpack_array(row["likeness"], "<f8", -1).tolist()),
         frames=tuple(_frames(base, map_id, place)),
@@ -159,7 +154,7 @@ def _keyframe(row: sqlite3.Row, center: Array, aliases: np.ndarray) -> KeyframeS
     own, seen, pruned = np.zeros(0, np.int64), None, None
     if row["feature_ids"] is not None:
         states = row["seen"], row["pruned"]
-        own, seen, pruned = read_sights(row["feature_ids"], row["ids"], row["offsets"], states, features, center)
+        own, seen, pruned = read_observations(row["feature_ids"], row["ids"], row["offsets"], states, features, center)
         seen, pruned = _resolved(aliases, seen), _resolved(aliases, pruned)
     depth, confidence = None, None
     if row["depth"] is not None:
@@ -173,7 +168,7 @@ def _keyframe(row: sqlite3.Row, center: Array, aliases: np.ndarray) -> KeyframeS
         image=blobs.unpack_image(row["image"], height, width),
         features=Features(features, descriptors),
         feature_ids=own,
-        look=blobs.unpack_array(row["look"], "<f4", -1),
+        global_descriptor=blobs.unpack_array(row["global_descriptor"], "<f4", -1),
         w_T_c=None if row["w_T_c"] is None else blobs.unpack_pose(row["w_T_c"]),
         lens=rows.lens_of(json.loads(row["lens"])),
         center=center,

@@ -1,11 +1,10 @@
 """The schema of a saved map, and its rows to and from what the mapper keeps.
 
-Schema 1 knew cameras without a lens, schema 2 the products of a map only (images, depth, poses), so that
-such maps can be shown and not continued. What is large and stays (``images``) lies apart from what is small
-and moves (``keyframes``): a row is always written as a whole.
+What is large and stays (``images``) lies apart from what is small and moves (``keyframes``): a row is always
+written as a whole.
 
-The sights of a keyframe are those of its features, then all others; each with the id that its landmark had
-when it was written. Which id it has now follows from the mergers (``aliases``). So a sight that is set
+The observations of a keyframe are those of its features, then all others; each with the id that its landmark had
+when it was written. Which id it has now follows from the mergers (``aliases``). So an observation that is set
 aside, and a landmark that turns out to be another one, cost a few bytes.
 """
 
@@ -24,12 +23,12 @@ import numpy as np
 from dust3r_ros.errors import MapFileError, OutputError
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.mapping.state import FrameState, KeyframeState, PairGeometry
-from dust3r_ros.sparse.landmarks import Focal
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.storage import blobs
 from dust3r_ros.tracking import Tracks, join
 from dust3r_ros.types import Array, Camera, Keyframe
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4  # the only one that is read
 APPLICATION_ID = int.from_bytes(b"D3RM", "big")
 
 SCHEMA = """
@@ -38,18 +37,18 @@ CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE cameras (name TEXT PRIMARY KEY, place INTEGER NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL,
     focal REAL NOT NULL, focal_std REAL NOT NULL, support INTEGER NOT NULL, fixed INTEGER NOT NULL,
     offset_x REAL NOT NULL, offset_y REAL NOT NULL, k1 REAL NOT NULL, k2 REAL NOT NULL, k3 REAL NOT NULL,
-    given REAL NOT NULL, given_std REAL NOT NULL, told REAL NOT NULL, told_std REAL NOT NULL);
+    given REAL NOT NULL, given_std REAL NOT NULL, measured REAL NOT NULL, measured_std REAL NOT NULL);
 CREATE TABLE maps (id INTEGER PRIMARY KEY, place INTEGER NOT NULL, kind TEXT NOT NULL, landmarks INTEGER NOT NULL,
     facts TEXT NOT NULL, focals TEXT NOT NULL, likeness BLOB NOT NULL);
 CREATE TABLE keyframes (number INTEGER PRIMARY KEY, map INTEGER NOT NULL, place INTEGER NOT NULL,
     version INTEGER NOT NULL, stamp_ns INTEGER NOT NULL, camera TEXT NOT NULL, w_T_c BLOB, w_S BLOB, focal REAL,
     lens TEXT, depth_scale REAL NOT NULL, moving BLOB);
 CREATE TABLE images (number INTEGER PRIMARY KEY, height INTEGER NOT NULL, width INTEGER NOT NULL, masked BLOB,
-    features BLOB, corners BLOB, look BLOB, descriptors BLOB, image BLOB NOT NULL);
+    features BLOB, corners BLOB, global_descriptor BLOB, descriptors BLOB, image BLOB NOT NULL);
 CREATE TABLE depths (number INTEGER PRIMARY KEY, depth BLOB NOT NULL, confidence BLOB NOT NULL);
-CREATE TABLE sights (number INTEGER PRIMARY KEY, first_id INTEGER NOT NULL, feature_ids BLOB NOT NULL,
+CREATE TABLE observations (number INTEGER PRIMARY KEY, first_id INTEGER NOT NULL, feature_ids BLOB NOT NULL,
     ids BLOB NOT NULL, offsets BLOB NOT NULL);
-CREATE TABLE sight_states (number INTEGER PRIMARY KEY, seen BLOB NOT NULL, pruned BLOB NOT NULL);
+CREATE TABLE observation_states (number INTEGER PRIMARY KEY, seen BLOB NOT NULL, pruned BLOB NOT NULL);
 CREATE TABLE samples (number INTEGER PRIMARY KEY, sample BLOB NOT NULL);
 CREATE TABLE edges (first INTEGER NOT NULL, second INTEGER NOT NULL, weight REAL NOT NULL,
     PRIMARY KEY (first, second)) WITHOUT ROWID;
@@ -65,7 +64,7 @@ CREATE TABLE frames (map INTEGER NOT NULL, place INTEGER NOT NULL, session INTEG
 """
 
 # Tables with one row per keyframe
-OF_KEYFRAMES = ("keyframes", "images", "depths", "sights", "sight_states", "samples")
+OF_KEYFRAMES = ("keyframes", "images", "depths", "observations", "observation_states", "samples")
 OF_MAPS = ("moments", "aliases", "frames")
 
 
@@ -88,22 +87,22 @@ def create(base: sqlite3.Connection) -> None:
     )
 
 
-def check(base: sqlite3.Connection, path: Path) -> int:
-    """The schema of a map; raises ``MapFileError`` where it is none of these."""
+def check(base: sqlite3.Connection, path: Path) -> None:
+    """Raises ``MapFileError`` for what is no map of this schema."""
     if number(base, "application_id") != APPLICATION_ID:
         raise MapFileError(f"'{path}' is a database, but no map of this program; give a map.db")
     version = number(base, "user_version")
-    if not 1 <= version <= SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
+        other = "an older" if version < SCHEMA_VERSION else "a newer"
         raise MapFileError(
-            f"map '{path}' has the schema {version} of a newer version of this program; "
-            f"schemas up to {SCHEMA_VERSION} are read"
+            f"map '{path}' has the schema {version} of {other} version of this program, which reads schema "
+            f"{SCHEMA_VERSION}; map again from the recording, or use that version"
         )
-    return version
 
 
 @contextmanager
-def reading(path: str | Path) -> Iterator[tuple[sqlite3.Connection, int]]:
-    """A map open for reading, at one moment of its growth, and its schema. Raises ``MapFileError``."""
+def reading(path: str | Path) -> Iterator[sqlite3.Connection]:
+    """A map open for reading, at one moment of its growth. Raises ``MapFileError``."""
     path = Path(path)
     if not path.is_file():
         raise MapFileError(f"map '{path}' does not exist; give a map.db")
@@ -113,7 +112,8 @@ def reading(path: str | Path) -> Iterator[tuple[sqlite3.Connection, int]]:
         raise MapFileError(f"map '{path}' cannot be opened: {error}") from error
     try:
         base.execute("BEGIN")
-        yield base, check(base, path)
+        check(base, path)
+        yield base
     except sqlite3.Error as error:
         raise MapFileError(f"'{path}' is damaged or no map: {error}; give a whole map.db") from error
     except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -132,7 +132,8 @@ def writing(path: Path) -> Iterator[None]:
 
 
 _PLAIN = (
-    "name", "width", "height", "focal", "focal_std", "support", "fixed", "given", "given_std", "told", "told_std",
+    "name", "width", "height", "focal", "focal_std", "support", "fixed", "given", "given_std", "measured",
+    "measured_std",
 )  # fmt: skip
 _LENS = ("offset_x", "offset_y", "k1", "k2", "k3")
 
@@ -156,9 +157,9 @@ def _number(value: Any) -> int | float:
 
 
 def camera(row: Mapping[str, Any]) -> Camera:
-    """The camera of a row of any schema."""
-    known = {name: row[name] for name in _PLAIN if name in row}
-    x, y, k1, k2, k3 = (float(row.get(name, 0.0)) for name in _LENS)
+    """The camera of a row."""
+    known = {name: row[name] for name in _PLAIN}
+    x, y, k1, k2, k3 = (float(row[name]) for name in _LENS)
     known["fixed"] = bool(known["fixed"])
     return Camera(**known, principal_offset=(x, y), distortion=(k1, k2, k3))
 
@@ -174,22 +175,22 @@ def lens_of(values: Sequence[float]) -> Lens:
     return Lens(radius, radial, (x, y))
 
 
-def focals_text(focals: Mapping[str, tuple[Focal, float]]) -> str:
+def focals_text(focals: Mapping[str, tuple[Intrinsics, float]]) -> str:
     """Focals by camera, each with that of the working images."""
     return json.dumps({name: _focal_fields(focal) | {"working": float(w)} for name, (focal, w) in focals.items()})
 
 
-def _focal_fields(focal: Focal) -> dict[str, Any]:
-    found = {entry.name: getattr(focal, entry.name) for entry in fields(focal)}
-    return found | {"lens": [focal.lens.radius, focal.lens.radial, *focal.lens.center]}
+def _focal_fields(intrinsics: Intrinsics) -> dict[str, Any]:
+    found = {entry.name: getattr(intrinsics, entry.name) for entry in fields(intrinsics)}
+    return found | {"lens": [intrinsics.lens.radius, intrinsics.lens.radial, *intrinsics.lens.center]}
 
 
-def focal_of(values: Mapping[str, Any]) -> Focal:
+def intrinsics_of(values: Mapping[str, Any]) -> Intrinsics:
     """A focal of ``focals_text``."""
-    known = {entry.name for entry in fields(Focal)} & values.keys()
+    known = {entry.name for entry in fields(Intrinsics)} & values.keys()
     given = {name: values[name] for name in known}
-    told = given.get("told")
-    return Focal(**given | {"lens": lens_of(values["lens"])} | ({} if told is None else {"told": (told[0], told[1])}))
+    measured = None if given["measured"] is None else tuple(given["measured"])
+    return Intrinsics(**given | {"lens": lens_of(values["lens"]), "measured": measured})
 
 
 def image_row(number: int, k: KeyframeState) -> dict[str, Any]:
@@ -202,7 +203,7 @@ def image_row(number: int, k: KeyframeState) -> dict[str, Any]:
         "masked": blobs.pack_mask(k.masked),
         "features": blobs.pack_offsets(k.features.pixels, k.center),
         "corners": None if k.corners is None else blobs.pack_offsets(k.corners, k.center),
-        "look": blobs.pack_array(k.look, "<f4"),
+        "global_descriptor": blobs.pack_array(k.global_descriptor, "<f4"),
         "descriptors": blobs.squeeze(k.features.descriptors.tobytes()),
         "image": blobs.pack_image(k.image),
     }
@@ -278,36 +279,36 @@ def frame_row(map_id: int, place: int, frame: FrameState, keyframe: int) -> tupl
 Resolve = Callable[[np.ndarray], np.ndarray]
 
 
-def write_sights(base: sqlite3.Connection, number: int, k: KeyframeState, resolved: Resolve, anew: bool) -> None:
+def write_observations(base: sqlite3.Connection, number: int, k: KeyframeState, resolved: Resolve, anew: bool) -> None:
     """Write what a keyframe sees; ``anew``: the landmarks have other ids than when that was written last."""
     if k.seen is None or k.pruned is None:
         return
     known = None if anew else _read(base, number, k)
     places = None if known is None else _places(known, k, resolved)
     if places is None:
-        known = _sights(k, resolved)
-        put(base, "sights", _row(number, k, known))
+        known = _observations(k, resolved)
+        put(base, "observations", _row(number, k, known))
         places = _places(known, k, resolved)
-        assert places is not None, "all sights are there"
+        assert places is not None, "all observations are there"
     seen, pruned = (blobs.pack_steps(place) for place in places)
-    put(base, "sight_states", {"number": number, "seen": seen, "pruned": pruned})
+    put(base, "observation_states", {"number": number, "seen": seen, "pruned": pruned})
 
 
-def read_sights(
+def read_observations(
     feature_ids: bytes, ids: bytes, offsets: bytes, states: tuple[bytes, bytes], features: Array, center: Array
 ) -> tuple[np.ndarray, Tracks, Tracks]:
     """Ids of features, what is seen and what was set aside; ids as they were written. Raises ``ValueError``."""
     own = blobs.unpack_steps(feature_ids)
     if len(own) != len(features):
         raise ValueError(f"{len(features)} features have {len(own)} landmarks")
-    sights = join(Tracks(own, features), Tracks(blobs.unpack_steps(ids), blobs.unpack_offsets(offsets, center)))
+    observations = join(Tracks(own, features), Tracks(blobs.unpack_steps(ids), blobs.unpack_offsets(offsets, center)))
     places = [blobs.unpack_steps(state) for state in states]
-    if any(len(place) and not 0 <= place.min() <= place.max() < len(sights.ids) for place in places):
+    if any(len(place) and not 0 <= place.min() <= place.max() < len(observations.ids) for place in places):
         raise ValueError("it sees what it has not")
-    return own, sights.select(places[0]), sights.select(places[1])
+    return own, observations.select(places[0]), observations.select(places[1])
 
 
-def _sights(k: KeyframeState, resolved: Resolve) -> Tracks:
+def _observations(k: KeyframeState, resolved: Resolve) -> Tracks:
     """Features, and all else that is or was seen."""
     assert k.seen is not None and k.pruned is not None
     features = Tracks(k.feature_ids, k.features.pixels)
@@ -315,8 +316,8 @@ def _sights(k: KeyframeState, resolved: Resolve) -> Tracks:
     return join(features, every.select(~np.isin(_named(every, resolved), _named(features, resolved))))
 
 
-def _row(number: int, k: KeyframeState, sights: Tracks) -> dict[str, object]:
-    more = sights.select(np.arange(len(k.feature_ids), len(sights.ids)))
+def _row(number: int, k: KeyframeState, observations: Tracks) -> dict[str, object]:
+    more = observations.select(np.arange(len(k.feature_ids), len(observations.ids)))
     return {
         "number": number,
         "first_id": k.first_id,
@@ -327,19 +328,19 @@ def _row(number: int, k: KeyframeState, sights: Tracks) -> dict[str, object]:
 
 
 def _read(base: sqlite3.Connection, number: int, k: KeyframeState) -> Tracks | None:
-    row = base.execute("SELECT feature_ids, ids, offsets FROM sights WHERE number = ?", (number,)).fetchone()
+    row = base.execute("SELECT feature_ids, ids, offsets FROM observations WHERE number = ?", (number,)).fetchone()
     if row is None:
         return None
     features = Tracks(blobs.unpack_steps(row[0]), k.features.pixels)
     return join(features, Tracks(blobs.unpack_steps(row[1]), blobs.unpack_offsets(row[2], k.center)))
 
 
-def _places(sights: Tracks, k: KeyframeState, resolved: Resolve) -> tuple[np.ndarray, np.ndarray] | None:
-    """Where ``seen`` and ``pruned`` are among the sights; None where one of them is not, or by another id."""
+def _places(observations: Tracks, k: KeyframeState, resolved: Resolve) -> tuple[np.ndarray, np.ndarray] | None:
+    """Where ``seen`` and ``pruned`` are among the observations; None where one of them is not, or by another id."""
     assert k.seen is not None and k.pruned is not None
-    keys = _keys(sights)
+    keys = _keys(observations)
     order = np.argsort(keys, kind="stable")
-    ids = resolved(sights.ids)
+    ids = resolved(observations.ids)
     found = []
     for tracks in (k.seen, k.pruned):
         wanted = _keys(tracks)
@@ -347,7 +348,7 @@ def _places(sights: Tracks, k: KeyframeState, resolved: Resolve) -> tuple[np.nda
         if len(at) != len(wanted):
             return None
         place = order[at]
-        for _ in range(4):  # several sights at one pixel, of different landmarks
+        for _ in range(4):  # several observations at one pixel, of different landmarks
             other = (ids[place] != resolved(tracks.ids)) & (keys[place] == wanted)
             if not other.any():
                 break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.io.files import FileLock, atomic_path
-from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.camera_stream import ImageGeometry
 from dust3r_ros.mapping.map_view import LiveMap
 from dust3r_ros.mapping.state import LANDMARKS, MapState
 from dust3r_ros.sparse.refinement import find_points
@@ -29,9 +29,9 @@ from dust3r_ros.types import Array, Camera, Image, Keyframe
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """Streams, which rectify images, and focals of working images, by camera; none for mere products."""
+    """What images were made into, and focals of working images, by camera; none for mere products."""
 
-    streams: Mapping[str, CameraStream]
+    geometries: Mapping[str, ImageGeometry]
     focals: Mapping[str, float]
 
     @classmethod
@@ -41,7 +41,7 @@ class Views:
         if active is None or sizes is None:
             return cls({}, {})
         focals = {name: float(focal["working"]) for name, focal in json.loads(active["focals"]).items()}
-        return cls(streams_of(list(cameras.values()), *json.loads(sizes[0])), focals)
+        return cls(geometries_of(cameras.values(), *json.loads(sizes[0])), focals)
 
     def keyframe(self, row: sqlite3.Row) -> Keyframe:
         """Of a row of keyframes with image and depth. Raises ``ValueError``."""
@@ -50,7 +50,7 @@ class Views:
             image = blobs.unpack_image(row["image"], height, width)
             if row["lens"] is not None:
                 lens = rows.lens_of(json.loads(row["lens"]))
-                image = self.streams[row["camera"]].rectified(image, lens)[0]
+                image = self.geometries[row["camera"]].rectified(image, lens)[0]
             depth, confidence = np.zeros((height, width), np.float32), np.ones((height, width), np.float32)
             if row["depth"] is not None:
                 depth = blobs.unpack_map(row["depth"], height, width, row["depth_scale"])
@@ -64,20 +64,17 @@ class Views:
         )  # fmt: skip
 
 
-def streams_of(cameras: list[Camera], working_size: int, tracking_size: int) -> dict[str, CameraStream]:
-    """The streams that made a map, by camera."""
+def geometries_of(cameras: Iterable[Camera], working_size: int, tracking_size: int) -> dict[str, ImageGeometry]:
+    """What the images of a map's cameras were made into, by camera."""
     config = MapperConfig(working_size=working_size, tracking_size=tracking_size)
-    return {
-        camera.name: CameraStream(camera.name, index, camera.width, camera.height, config)
-        for index, camera in enumerate(cameras)
-    }
+    return {camera.name: ImageGeometry(camera.width, camera.height, config) for camera in cameras}
 
 
 @dataclass(frozen=True, eq=False)
 class MapLandmarks:
-    """Positions (L, 3) in the map frame, ``colors`` (L, 3) RGB, and their sights.
+    """Positions (L, 3) in the map frame, ``colors`` (L, 3) RGB, and their observations.
 
-    Sight m: keyframe ``keyframe[m]`` (its index) sees landmark ``landmark[m]`` (a row of ``positions``) at
+    Observation m: keyframe ``keyframe[m]`` (its index) sees landmark ``landmark[m]`` (a row of ``positions``) at
     ``pixels[m]`` (M, 2) of its image. Every landmark is seen twice at least.
     """
 
@@ -89,16 +86,17 @@ class MapLandmarks:
 
 
 def landmarks_of(state: MapState) -> MapLandmarks | None:
-    """Of the active map; None where pointmaps carry it. Positions are found anew from sights and poses."""
+    """Of the active map; None where pointmaps carry it. Positions are found anew from observations and poses."""
     active = state.submaps[0] if state.submaps else None
     if active is None or active.kind != LANDMARKS:
         return None
-    streams = streams_of(list(state.cameras), state.working_size, state.tracking_size)
+    geometries = geometries_of(state.cameras, state.working_size, state.tracking_size)
+    places = {camera.name: index for index, camera in enumerate(state.cameras)}
     sparse = SparseMap(MapperConfig().min_parallax_deg)
-    sparse.focals = list(active.focals)
+    sparse.intrinsics = list(active.focals)
     sparse.restore_landmarks(active.aliases)
     for keyframe in active.keyframes:
-        sparse.add(streams[keyframe.camera].index, keyframe.seen or no_tracks(), keyframe.w_T_c)
+        sparse.add(places[keyframe.camera], keyframe.seen or no_tracks(), keyframe.w_T_c)
     sparse.landmarks.bar(np.array(active.facts.get("barred", []), np.int64))
     find_points(sparse)
     view, landmark, offset = sparse.observations(sparse.posed(), np.flatnonzero(sparse.positioned))
@@ -107,9 +105,9 @@ def landmarks_of(state: MapState) -> MapLandmarks | None:
     pixels, colors = np.zeros((len(view), 2)), np.zeros((len(rows), 3), np.uint8)
     for index in np.unique(view)[::-1].tolist():  # the first to see a landmark says its colour
         mine, keyframe = view == index, active.keyframes[index]
-        stream = streams[keyframe.camera]
-        pixels[mine] = stream.to_working(keyframe.lens.ideal(offset[mine]))
-        image = stream.rectified(keyframe.image, keyframe.lens)[0]
+        geometry = geometries[keyframe.camera]
+        pixels[mine] = geometry.to_working(keyframe.lens.ideal(offset[mine]))
+        image = geometry.rectified(keyframe.image, keyframe.lens)[0]
         column, row = np.clip(np.round(pixels[mine]).astype(int), 0, [image.shape[1] - 1, image.shape[0] - 1]).T
         colors[landmark[mine]] = image[row, column]
     names = np.array(active.names, np.int64)
@@ -177,17 +175,16 @@ def save_map(path: str | Path, source: MapSource, settings: Mapping[str, Any] | 
 def load_map(path: str | Path, landmarks: bool = False) -> MapContents:
     """Read what a map shows; ``landmarks``: those too, which takes a second for some hundred keyframes.
 
-    Raises ``MapFileError`` when it is missing, newer, damaged or not a map.
+    Raises ``MapFileError`` when it is missing, of another schema, damaged or not a map.
     """
-    with rows.reading(path) as (base, version):
+    with rows.reading(path) as base:
         base.row_factory = sqlite3.Row
-        contents = _contents(base) if version >= SCHEMA_VERSION else _old_contents(base)
+        contents = _contents(base)
         known = {keyframe.index for keyframe in contents.keyframes}
         for first, second, _ in contents.edges:
             if not {first, second} <= known:
                 raise ValueError(f"a pair ({first}, {second}) lacks its keyframe")
-        whole = landmarks and version >= SCHEMA_VERSION
-        whole = whole and bool(base.execute("SELECT 1 FROM state WHERE name = 'sizes'").fetchone())
+        whole = landmarks and bool(base.execute("SELECT 1 FROM state WHERE name = 'sizes'").fetchone())
     if not whole:
         return contents
     found = landmarks_of(load_state(path))
@@ -217,29 +214,3 @@ def _edges_of(base: sqlite3.Connection, known: AbstractSet[int]) -> tuple[tuple[
         for first, second, weight in base.execute("SELECT first, second, weight FROM edges ORDER BY first, second")
         if {first, second} <= known or not {first, second} <= every
     )
-
-
-def _old_contents(base: sqlite3.Connection) -> MapContents:
-    """Of schemas 1 and 2."""
-    cameras = [rows.camera(dict(row)) for row in base.execute("SELECT * FROM cameras")]
-    keyframes = tuple(_old_keyframe(row) for row in base.execute("SELECT * FROM keyframes ORDER BY number"))
-    edges = tuple(tuple(row) for row in base.execute("SELECT first, second, weight FROM edges ORDER BY first, second"))
-    return MapContents(read_settings(base), {camera.name: camera for camera in cameras}, keyframes, edges)
-
-
-def _old_keyframe(row: sqlite3.Row) -> Keyframe:
-    number, height, width = row["number"], row["height"], row["width"]
-    try:
-        return Keyframe(
-            number,
-            row["version"],
-            row["stamp_ns"],
-            row["camera"],
-            blobs.unpack_pose(row["w_T_c"]),
-            row["focal"],
-            blobs.unpack_image(row["image"], height, width, sealed=False),
-            blobs.unpack_map(row["depth"], height, width, row["depth_scale"]),
-            blobs.unpack_map(row["confidence"], height, width),
-        )
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"keyframe {number}: {error}") from error

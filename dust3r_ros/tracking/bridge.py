@@ -63,8 +63,8 @@ class _Motion:
 
     def axes(self) -> Turned | None:
         """By all that the gyroscope said so far: its last words before an image may come after it."""
-        told = None if self.turning is None else self.turning(self.stamp_ns)
-        self._axes = told or self._axes
+        axes = None if self.turning is None else self.turning(self.stamp_ns)
+        self._axes = axes or self._axes
         return self._axes
 
 
@@ -236,7 +236,7 @@ def _by_odometry(first: _Motion, now: _Motion) -> Array | None:
 
 
 def _by_gyroscope(first: _Motion, now: _Motion) -> Array | None:
-    """The rotation (3, 3) of ``first_T_now``, where the gyroscope told it without a break."""
+    """The rotation (3, 3) of ``first_T_now``, where the gyroscope gave it without a break."""
     before, after = first.axes(), now.axes()
     if before is None or after is None or before.span != after.span:
         return None

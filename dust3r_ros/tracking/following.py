@@ -179,7 +179,7 @@ def follow(a: Image, b: Image, pixels: Array, guess: Array, levels: int = _LEVEL
 
 
 def realigned(keyframe: Image, image: Image, anchors: Array, pixels: Array) -> Array:
-    """``pixels`` (N, 2) of corners in an image, told anew from where a keyframe shows them, ``anchors`` (N, 2).
+    """``pixels`` (N, 2) of corners in an image, measured anew from where a keyframe shows them, ``anchors`` (N, 2).
 
     Those that are followed from image to image drift, and those looked for over many images are off because what is
     around them looks different. So the image is brought into the keyframe's view by the homography of all corners

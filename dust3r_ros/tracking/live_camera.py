@@ -37,12 +37,12 @@ class LiveCamera:
         self._wait_ns = round(1e9 * focal_wait_s)
         self.front = FrontEnd(camera, config)
         self._bridge = Bridge(bridge_s)
-        self._heard = False  # whether odometry or a gyroscope ever told anything
+        self._heard = False  # whether odometry or a gyroscope ever said anything
         self._missed: deque[int] = deque(maxlen=_MISSED)  # stamps
         self._begin()
 
     def _begin(self) -> None:
-        self.held = self._wait_ns > 0  # poses are not told yet
+        self.held = self._wait_ns > 0  # poses are not published yet
         self._guessing_since: int | None = None
 
     def forget(self) -> None:
@@ -74,8 +74,8 @@ class LiveCamera:
         self._missed.remove(found.stamp_ns)
         return found, more
 
-    def told(self, update: MapUpdate) -> MapUpdate:
-        """What may be told of an image that the back end took in."""
+    def shown(self, update: MapUpdate) -> MapUpdate:
+        """What may be published of an image that the back end took in."""
         hidden = self.held and update.state is TrackingState.TRACKING
         return replace(update, state=TrackingState.INITIALISING, w_T_c=None, covariance=None) if hidden else update
 
@@ -110,7 +110,7 @@ class LiveCamera:
         return self._found(self.front.track_again())
 
     def _found(self, tracked: Tracked) -> Whereabouts | None:
-        """What may be told of a pose, None without."""
+        """What may be published of a pose, None without."""
         if tracked.w_T_c is not None and tracked.covariance is not None and tracked.followed is not None:
             if self._heard:
                 self._bridge.found(tracked.w_T_c, tracked.covariance, tracked.followed)

@@ -40,7 +40,7 @@ class Pace:
         """Whether training has to end now; ``elapsed`` seconds have gone, of this and of earlier sittings."""
         return elapsed >= self.seconds - self.reserve
 
-    def told(self, progress: Progress, recipe: Recipe, elapsed: float, step_seconds: float) -> bool:
+    def update(self, progress: Progress, recipe: Recipe, elapsed: float, step_seconds: float) -> bool:
         """Learn how long a step took, and renew the plan of the stage in ``progress`` if it is time to; whether it was.
 
         The time left is shared among this stage and the later ones as the recipe's shares say.

@@ -59,7 +59,7 @@ class Learner:
     def step(self, batch: PairBatch, rate: float, asks: Sequence[bool] = ()) -> Step:
         """One step at a learning ``rate``. A batch whose loss or gradient is not finite changes nothing.
 
-        ``asks``: what this process asks of all of them, told to all on the way (as many in each process).
+        ``asks``: what this process asks of all of them, shared with all on the way (as many in each process).
 
         Raises ``TrainingError`` when another process is gone.
         """
@@ -76,16 +76,16 @@ class Learner:
         loss, plain, length = torch.stack((total.detach(), regression.detach(), norm.detach())).double().tolist()
         bad = not all(map(_finite, (loss, plain, length)))
         # All decide alike: the gradients are the same in all processes by now, the losses are not.
-        told = self.processes.total(
+        sums = self.processes.total(
             [0.0 if bad else loss, 0.0 if bad else plain, float(bad), float(skipped), *map(float, asks)], self.device
         )
         world = self.processes.world
-        good = told[2] == 0
+        good = sums[2] == 0
         if good:
             self.optimiser.step()
             self.average.update(self.task)
-        mean = (told[0] / world, told[1] / world) if good else (float("nan"),) * 2
-        return Step(*mean, length, good, int(told[3]), tuple(value > 0 for value in told[4:]))
+        mean = (sums[0] / world, sums[1] / world) if good else (float("nan"),) * 2
+        return Step(*mean, length, good, int(sums[3]), tuple(value > 0 for value in sums[4:]))
 
     def _backward(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Losses of a batch, whose gradients are left with the parameters."""

@@ -92,7 +92,7 @@ class MetricLog:
     """``metrics.jsonl``: one object per line, with ``kind`` (train, held_out) and ``step``.
 
     Lines later than ``step`` are removed first: they are of steps that a resumed run makes again. A full disk
-    costs lines, not the run; it is told once.
+    costs lines, not the run; it is reported once.
     """
 
     def __init__(self, path: Path, step: int, tensorboard: Path | None, warn: Callable[[str], None]) -> None:
@@ -148,8 +148,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 class Rare:
     """Tells at most one of many like messages per ``seconds``, with how many were left out."""
 
-    def __init__(self, tell: Callable[[str], None], seconds: float = 30.0) -> None:
-        self._tell, self._seconds, self._last, self._kept = tell, seconds, -math.inf, 0
+    def __init__(self, report: Callable[[str], None], seconds: float = 30.0) -> None:
+        self._report, self._seconds, self._last, self._kept = report, seconds, -math.inf, 0
 
     def __call__(self, words: str) -> None:
         now = monotonic()
@@ -158,7 +158,7 @@ class Rare:
             return
         more = f" (and {self._kept} more like it)" if self._kept else ""
         self._last, self._kept = now, 0
-        self._tell(words + more)
+        self._report(words + more)
 
 
 def warn(words: str) -> None:

@@ -43,7 +43,7 @@ class Processes:
             dist.all_reduce(tensor)
         return tensor.tolist()
 
-    def told(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """What the first process has as ``value``."""
         if self.world == 1:
             return value

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.scenes.endless.casting import NEAR, NOTHING, Eye, Sight, cast_list, places
+from dust3r_ros.scenes.endless.casting import NEAR, NOTHING, Eye, ShapesInView, cast_list, places
 from dust3r_ros.scenes.endless.painting import Charts, texels
 from dust3r_ros.scenes.endless.shapes import HALL, Shapes
 from dust3r_ros.scenes.endless.sheet import LEVEL_TABLE
@@ -84,8 +84,8 @@ class Raycaster:
 
     @torch.no_grad()
     def render(self, seen_by: Cameras, lap: Stopwatch = lambda stage: None) -> tuple[Tensor, Tensor]:
-        """Images (B, H, W, 3) uint8 RGB and depths (B, H, W) float32, 0 = none. ``lap`` is told when a stage ends."""
-        table = self._sight(seen_by)
+        """Images (B, H, W, 3) uint8 RGB and depths (B, H, W) float32, 0 = none. ``lap`` is called when a stage ends."""
+        table = self._in_view(seen_by)
         lap("cameras")
         depth, shape = self._cast(seen_by, table)
         lap("cast")
@@ -109,9 +109,9 @@ class Raycaster:
     @torch.no_grad()
     def cast(self, seen_by: Cameras) -> tuple[Tensor, Tensor]:
         """Depth (B, H, W) of the pixels' centres, infinite where nothing is, and shape (B, H, W), -1 there."""
-        return self._cast(seen_by, self._sight(seen_by))
+        return self._cast(seen_by, self._in_view(seen_by))
 
-    def _sight(self, seen_by: Cameras) -> Sight:
+    def _in_view(self, seen_by: Cameras) -> ShapesInView:
         """The shapes as all cameras see them: shape n of camera b is number b N + n."""
         count = len(seen_by)
         forms = torch.einsum("nij,bjk->ikbn", self.shapes.local, seen_by.w_T_c[:, :3, :3])
@@ -121,7 +121,7 @@ class Raycaster:
             values.repeat(*[1] * (values.ndim - 1), count) for values in self._plain
         )
         tensors = forms.float().flatten(2), origin.float().flatten(1), size, taper, repeats, kind, mask, chart
-        return Sight(*tensors)  # type: ignore[arg-type]
+        return ShapesInView(*tensors)  # type: ignore[arg-type]
 
     def _windows(self, seen_by: Cameras) -> Tensor:
         """(B, N, 4), see ``eye.windows``."""
@@ -140,7 +140,7 @@ class Raycaster:
         found[~ahead.any(dim=2)] = 0
         return found
 
-    def _cast(self, seen_by: Cameras, table: Sight) -> tuple[Tensor, Tensor]:
+    def _cast(self, seen_by: Cameras, table: ShapesInView) -> tuple[Tensor, Tensor]:
         """Depth (B, H, W), infinite where nothing is, and shape (B, H, W) int64 of the pixels' centres."""
         camera, tile_row, tile_column, shape = self._tiles(seen_by)
         rows, columns = (-(-side // TILE) for side in (seen_by.height, seen_by.width))
@@ -172,7 +172,9 @@ class Raycaster:
         camera, shape, row, column = both.nonzero(as_tuple=True)
         return camera, row, column, shape
 
-    def _nearest(self, table: Sight, camera: Tensor, candidates: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _nearest(
+        self, table: ShapesInView, camera: Tensor, candidates: Tensor, x: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Shape and depth (n, 4) of the rays (n, 4) at outlines, see ``Scenery``."""
         pixel, place = (candidates != NOTHING).nonzero(as_tuple=True)
         index = (camera * len(self.shapes.center) + candidates)[pixel, place]
@@ -182,7 +184,7 @@ class Raycaster:
         return torch.where(depth.isfinite(), candidates.gather(1, best), NOTHING), depth
 
     def _places(
-        self, seen_by: Cameras, table: Sight, camera: Tensor, shape: Tensor, depth: Tensor, x: Tensor, y: Tensor
+        self, seen_by: Cameras, table: ShapesInView, camera: Tensor, shape: Tensor, depth: Tensor, x: Tensor, y: Tensor
     ) -> tuple[Tensor, ...]:
         """Chart, s, t and footprint (P,) of what rays see, see ``Scenery``."""
         hit = shape != NOTHING

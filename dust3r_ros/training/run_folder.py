@@ -58,8 +58,8 @@ def read_state(folder: Path) -> tuple[dict[str, Any], list[str]]:
         if isinstance(content, dict) and content.get("format") == _FORMAT:
             return content, wrong
         wrong.append(f"'{path}' is not a state of a training run of this version")
-    told = f": {'; '.join(wrong)}" if wrong else ""
-    raise InputError(f"there is no state to go on from in '{folder}'{told}; start without --resume")
+    why = f": {'; '.join(wrong)}" if wrong else ""
+    raise InputError(f"there is no state to go on from in '{folder}'{why}; start without --resume")
 
 
 def random_states() -> dict[str, Any]:

@@ -85,13 +85,13 @@ class Outcome:
     figures: dict[str, float]
 
 
-Tell = Callable[[Progress, Any, dict[str, float]], None]
+Send = Callable[[Progress, Any, dict[str, float]], None]
 
 
-def train(options: Options, stop: Callable[[], bool], tell: Tell, warn: Callable[[str], None]) -> Outcome:
+def train(options: Options, stop: Callable[[], bool], report: Send, warn: Callable[[str], None]) -> Outcome:
     """Train as ``options`` say until done or ``stop()``.
 
-    ``tell`` is called after each step (progress, ``Step``, figures) and each evaluation (with None for the step) in the
+    ``report`` is called after each step (progress, ``Step``, figures) and each evaluation (None for the step) in the
     first process only. Raises what ``Trainer.run`` raises, ``ConfigError`` and ``InputError`` for the options,
     ``OutputError`` for the folder.
     """
@@ -100,7 +100,7 @@ def train(options: Options, stop: Callable[[], bool], tell: Tell, warn: Callable
         folder = RunFolder(options.out)
         lock = folder.lock() if processes.first else None
         try:
-            return _Run(options, folder, processes, processes.device(device), warn).train(stop, tell)
+            return _Run(options, folder, processes, processes.device(device), warn).train(stop, report)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 "the GPU has too little memory; fewer pairs per step (--set pairs=…) or checkpointing=true need less"
@@ -195,7 +195,7 @@ class _Run:
             self.warn("worlds are rendered by torch on the processor, where caster=numpy is faster")
         return split(sources, self.recipe.held_out)
 
-    def train(self, stop: Callable[[], bool], tell: Tell) -> Outcome:
+    def train(self, stop: Callable[[], bool], report: Send) -> Outcome:
         recipe, resume, minutes = self.recipe, self.options.resume, self.about["minutes"]
         content = self._content() if resume else None
         start = None if resume else self._start()
@@ -216,7 +216,7 @@ class _Run:
             log=log,
             start=start,
             pace=None if minutes is None else _pace(60.0 * minutes),
-            tell=lambda progress, step: tell(progress, step, trainer.figures) if self.processes.first else None,
+            report=lambda progress, step: report(progress, step, trainer.figures) if self.processes.first else None,
             warn=self.warn,
             began=self.began,
         )
@@ -234,7 +234,7 @@ class _Run:
         return Outcome(finished, trainer.progress, trainer.first_figures, trainer.figures)
 
     def _content(self) -> dict[str, Any]:
-        """The state to go on from; what is wrong with newer ones is told."""
+        """The state to go on from; what is wrong with newer ones is reported."""
         content, wrong = states.read_state(self.folder.state)
         for words in wrong:
             self.warn(f"{words}; the one before is used")
@@ -263,7 +263,7 @@ class _Run:
         return None
 
     def _describe(self, trainer: Trainer, pairs: Sequence[Any]) -> None:
-        """Card and picture; what is missing of them is told, the weights are there already."""
+        """Card and picture; what is missing of them is reported, the weights are there already."""
         network = trainer.learner.result()
         count = sum(value.numel() for value in network.parameters())
         figures = trainer.first_figures, trainer.figures

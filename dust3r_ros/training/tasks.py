@@ -6,7 +6,7 @@ those of ``Dust3r`` under the same names, so what is learned here starts the tra
 
 What a patch shows lies, where the other view sees it, in known patches of that view, since depth and cameras are known.
 A head of cross-attention that reads those patches carries the correspondence to the decoder. From the regression
-alone a network finds that out after millions of pairs; told, it does after thousands. The network itself and
+alone a network finds that out after millions of pairs; shown where, it does after thousands. The network itself and
 what it computes stay as they are: the loss reads queries and keys that it has anyway.
 """
 
@@ -108,7 +108,7 @@ def patch_targets(image: Tensor) -> Tensor:
 
 
 HEAD = 0
-"""The head of a cross-attention that is told; the others are free."""
+"""The head of a cross-attention that is supervised; the others are free."""
 
 _STRIDE = 4  # pixels: sixteen of each patch are followed into the other view
 _LEAST = 0.25  # share of a patch's pixels that the other view must see
@@ -154,13 +154,13 @@ def matching_loss(logits: Tensor, wanted: Matches) -> Tensor:
 _Call = tuple[CrossAttention, tuple[Tensor, Tensor, Rope2D, Rope2D]]
 
 
-class Looks:
-    """What the told cross-attentions of a network were given while it decoded pairs, in the order (1, 2) and maybe in
+class AttentionInputs:
+    """Inputs of the supervised cross-attentions of a network while it decoded pairs, in the order (1, 2) and maybe in
     the other one after it or with it: inputs of every call, decoder of first views and of second views.
     """
 
     def __init__(self, blocks: int) -> None:
-        self._told = blocks  # of each decoder
+        self._supervised = blocks  # of each decoder
         self.first: list[_Call] = []
         self.second: list[_Call] = []
 
@@ -188,28 +188,28 @@ class Looks:
                     yield logits[:count], one
                     yield logits[count:], other
                 else:
-                    yield logits, one if number < self._told else other
+                    yield logits, one if number < self._supervised else other
 
 
 @contextmanager
-def watched(model: Dust3r, active: bool = True) -> Iterator[Looks]:
-    """What the told cross-attentions of ``model`` are given within; nothing unless ``active``."""
-    looks = Looks(_told(model))
+def watched(model: Dust3r, active: bool = True) -> Iterator[AttentionInputs]:
+    """What the supervised cross-attentions of ``model`` are given within; nothing unless ``active``."""
+    attention = AttentionInputs(_supervised(model))
     handles = []
-    for blocks, calls in ((model.dec_blocks, looks.first), (model.dec_blocks2, looks.second)):
-        for block in list(blocks)[: _told(model)] if active else ():
+    for blocks, calls in ((model.dec_blocks, attention.first), (model.dec_blocks2, attention.second)):
+        for block in list(blocks)[: _supervised(model)] if active else ():
             # Only what goes in is kept: with checkpointing, whatever is computed in here would be computed twice.
-            attention: Any = block.cross_attn
-            handles.append(attention.register_forward_pre_hook(_keeper(calls)))
+            cross: Any = block.cross_attn
+            handles.append(cross.register_forward_pre_hook(_keeper(calls)))
     try:
-        yield looks
+        yield attention
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _told(model: Dust3r) -> int:
-    """Blocks of each decoder whose cross-attention is told: the first half, so that the others can use it."""
+def _supervised(model: Dust3r) -> int:
+    """Blocks of each decoder whose cross-attention is supervised: the first half, so that the others can use it."""
     return max(len(model.dec_blocks) // 2, 1)
 
 
@@ -289,23 +289,23 @@ class PairTask(nn.Module):
             raster = Raster(row, column, self.stride)
         tokens = self.model.encode(torch.cat((batch.image_1, batch.image_2)))
         count = len(batch)
-        with watched(self.model, self.matching > 0) as looks:
+        with watched(self.model, self.matching > 0) as attention:
             forth, back = self.model.decode_both(tokens[:count], tokens[count:], raster)
         known = batch.thinned(raster)
         one = confidence_loss(forth, known.truth, self.alpha)
         other = confidence_loss(back, known.truth_swapped, self.alpha)
         total = (one.total + other.total) / 2
         if self.matching > 0:
-            total = total + self.matching * looks.loss(*matches(batch))
+            total = total + self.matching * attention.loss(*matches(batch))
         return total, (one.regression + other.regression) / 2
 
     def measure(self, batch: PairBatch) -> dict[str, Tensor]:
         """As ``measures.measured`` of the pairs in their first order; with a loss of matching, ``matched``, too: the
-        share of patches for which the told heads look at the right patch of the other view, or at one beside it.
+        share of patches for which the supervised heads look at the right patch of the other view, or at one beside it.
         """
-        with watched(self.model, self.matching > 0) as looks:
+        with watched(self.model, self.matching > 0) as attention:
             figures = measured(self.model(batch.image_1, batch.image_2), batch.truth, self.alpha)
-        return {**figures, "matched": looks.right(*matches(batch))} if self.matching > 0 else figures
+        return {**figures, "matched": attention.right(*matches(batch))} if self.matching > 0 else figures
 
     def finish(self, network: Dust3r) -> Dust3r:
         """All of it is trained."""

@@ -31,7 +31,7 @@ _ALL_LINES = 2000  # steps whose every loss is logged; later every tenth
 class Setting:
     """What a run works with. ``start``: weights to begin with (None: random). ``pace``: None where steps are given.
 
-    ``tell``: called after each step with the progress and what came out; ``warn``: for one line to the user.
+    ``report``: called after each step with the progress and what came out; ``warn``: for one line to the user.
     ``began``: when this sitting did (``perf_counter``).
     """
 
@@ -46,7 +46,7 @@ class Setting:
     log: MetricLog | None
     start: Dust3r | None
     pace: Pace | None
-    tell: Callable[[Progress, Step | None], None]
+    report: Callable[[Progress, Step | None], None]
     warn: Callable[[str], None]
     began: float
 
@@ -197,7 +197,7 @@ class Trainer:
             self._rarely(f"step {progress.step}: loss or gradient is not finite; the batch changes nothing")
         if setting.log is not None and (progress.step <= _ALL_LINES or progress.step % 10 == 0):
             setting.log.add("train", progress.step, self._row(batch, step, rate, seconds))
-        setting.tell(progress, step)
+        setting.report(progress, step)
         if progress.bad_in_row >= setting.recipe.bad_steps:
             raise TrainingError(
                 f"the last {progress.bad_in_row} batches (to step {progress.step}) gave no finite gradient: nothing is "
@@ -221,8 +221,8 @@ class Trainer:
         replanned = False
         if setting.pace is not None:
             if setting.processes.first:
-                replanned = setting.pace.told(progress, setting.recipe, self._elapsed(), seconds)
-            progress.plan, replanned = setting.processes.told((progress.plan, replanned))
+                replanned = setting.pace.update(progress, setting.recipe, self._elapsed(), seconds)
+            progress.plan, replanned = setting.processes.broadcast((progress.plan, replanned))
         if progress.step % setting.recipe.evaluate_every == 0:
             self.evaluate()
         if replanned or save_due or progress.step % setting.recipe.save_every == 0:
@@ -252,7 +252,7 @@ class Trainer:
         self.figures = setting.held_out.evaluate(self.learner.judge(), setting.device)
         if setting.log is not None:
             setting.log.add("held_out", self.progress.step, self.figures)
-        setting.tell(self.progress, None)
+        setting.report(self.progress, None)
 
     def save(self, last: bool = False) -> None:
         """Write the state. A disk that is full costs this state, not the run, unless it is the ``last``."""

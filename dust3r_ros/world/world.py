@@ -53,7 +53,7 @@ class UnitMemory:
         self._anchors = {index: self._present[index] for index in spread}
         self._std = relative_std
 
-    def tell(self) -> ScaleEvidence | None:
+    def evidence(self) -> ScaleEvidence | None:
         """Metres per unit of the map as it stands; None where the unit was never known, or not of this map."""
         common = self._anchors.keys() & self._present.keys()
         if not math.isfinite(self._std) or len(common) < _FEWEST:
@@ -180,7 +180,7 @@ class WorldAligner:
 
     def state(self) -> dict[str, Any]:
         """What a saved map needs of this, as JSON has it."""
-        known = self._memory.tell()
+        known = self._memory.evidence()
         return {"metric": known is not None, "relative_std": None if known is None else known.relative_std}
 
     def resume(self, state: Mapping[str, Any], keyframes: Iterable[Keyframe]) -> None:
@@ -205,7 +205,7 @@ class WorldAligner:
         smaller errors are worth a new version of it.
         """
         frames = self._log.match(trajectory)
-        memory = self._memory.tell()  # of a map that was moved to metres, and of no other
+        memory = self._memory.evidence()  # of a map that was moved to metres, and of no other
         found = self._scale(frames, baselines, memory)
         state = _state(found, memory is not None)
         placed = place(frames, found.scale if state is ScaleState.METRIC else 1.0, self._anchored)

@@ -44,7 +44,7 @@ def weights(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def test_images_larger_than_those_of_training_are_told(weights: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_larger_than_those_of_training_are_reported(weights: str, caplog: pytest.LogCaptureFixture) -> None:
     make_backend(MapperConfig(backend="dust3r", checkpoint=weights, device="cpu", working_size=64))
     make_backend(MapperConfig(backend="both", checkpoint=weights, device="cpu", working_size=320))  # these it shrinks
     assert not caplog.text

@@ -328,9 +328,9 @@ def test_a_manifest_is_mapped_with_the_threads_of_the_run_that_wrote_it(folder: 
         assert done.returncode == 0, done.stderr
     for name in ("trajectory.txt", "cameras.yaml", "map.ply"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
-    looks = []
+    descriptors = []
     for out in ("first", "again"):
         base = sqlite3.connect(tmp_path / out / "map.db")
-        looks.append(base.execute("SELECT look FROM images ORDER BY number").fetchall())
+        descriptors.append(base.execute("SELECT global_descriptor FROM images ORDER BY number").fetchall())
         base.close()
-    assert looks[0] == looks[1] and len(looks[0]) > 1
+    assert descriptors[0] == descriptors[1] and len(descriptors[0]) > 1

@@ -243,7 +243,7 @@ def test_calls_in_the_docs_are_understood() -> None:
         (("--init", "a", "--encoder", "b"), "leave out --encoder"),
     ],
 )
-def test_wrong_options_are_told_in_one_line(options: tuple[str, ...], words: str, tmp_path: Path) -> None:
+def test_wrong_options_are_reported_in_one_line(options: tuple[str, ...], words: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "dust3r_ros.cli.train", "--out", str(tmp_path / "run"), *options],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,

@@ -1,4 +1,4 @@
-"""Points with the keyframes that see them: right places, honest sights, spread evenly, the same every time."""
+"""Points with the keyframes that see them: right places, honest observations, spread evenly, the same every time."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def reprojection_errors(tracks: DenseTracks, keyframes: list[Keyframe]) -> np.nd
 def test_every_point_is_seen_twice_or_more_within_a_pixel(tracks: DenseTracks, keyframes: list[Keyframe]) -> None:
     assert 1000 < len(tracks) <= 4000
     assert (np.diff(tracks.point) >= 0).all()
-    sights = np.bincount(tracks.point, minlength=len(tracks))
-    assert sights.min() >= 2 and sights.mean() > 3
+    observations = np.bincount(tracks.point, minlength=len(tracks))
+    assert observations.min() >= 2 and observations.mean() > 3
     pairs = set(zip(tracks.point.tolist(), tracks.view.tolist(), strict=True))
     assert len(pairs) == len(tracks.point)  # no keyframe sees a point twice
     errors = reprojection_errors(tracks, keyframes)
     assert errors.max() < 1.0
-    assert np.allclose(np.bincount(tracks.point, errors) / sights, tracks.errors, atol=1e-6)
+    assert np.allclose(np.bincount(tracks.point, errors) / observations, tracks.errors, atol=1e-6)
 
 
-def test_sights_are_measured_in_the_images_not_made_up(tracks: DenseTracks, keyframes: list[Keyframe]) -> None:
-    """With poses a little wrong, most sights stay where the image says they are."""
+def test_observations_are_measured_in_the_images_not_made_up(tracks: DenseTracks, keyframes: list[Keyframe]) -> None:
+    """With poses a little wrong, most observations stay where the image says they are."""
     wrong = [replace(k, w_T_c=k.w_T_c.copy()) for k in keyframes]
     for keyframe in wrong[1::2]:
         keyframe.w_T_c[:3, 3] += 0.012 * keyframe.w_T_c[:3, 0]  # about half a pixel at 3 m
@@ -89,16 +89,16 @@ def test_what_others_do_not_confirm_gives_no_point(keyframes: list[Keyframe]) ->
         assert len(dense_tracks(few, 1000)) == len(dense_tracks(few, 1000).point) == 0
 
 
-def test_landmarks_are_tracks_of_the_sights_that_fit(tracks: DenseTracks, keyframes: list[Keyframe]) -> None:
+def test_landmarks_are_tracks_of_the_observations_that_fit(tracks: DenseTracks, keyframes: list[Keyframe]) -> None:
     named = [replace(keyframe, index=7 + 3 * keyframe.index) for keyframe in keyframes]
     names = np.array([keyframe.index for keyframe in named])
     pixels = tracks.pixels.copy()
-    first = np.flatnonzero(np.diff(tracks.point, prepend=-1))  # the first sight of every point
+    first = np.flatnonzero(np.diff(tracks.point, prepend=-1))  # the first observation of every point
     pixels[first[:50]] += 5.0
     again = landmark_tracks(named, tracks.points, tracks.colors, names[tracks.view], tracks.point, pixels)
-    sights = np.bincount(tracks.point)
-    assert len(again) == len(tracks) - np.count_nonzero(sights[:50] == 2)
-    assert len(again.point) == len(tracks.point) - 50 - np.count_nonzero(sights[:50] == 2)
+    observations = np.bincount(tracks.point)
+    assert len(again) == len(tracks) - np.count_nonzero(observations[:50] == 2)
+    assert len(again.point) == len(tracks.point) - 50 - np.count_nonzero(observations[:50] == 2)
     assert reprojection_errors(again, named).max() < 2.0
     untouched = landmark_tracks(named, tracks.points, tracks.colors, names[tracks.view], tracks.point, tracks.pixels)
     assert np.allclose(untouched.errors, tracks.errors) and np.array_equal(untouched.view, tracks.view)

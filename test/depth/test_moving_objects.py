@@ -14,9 +14,9 @@ from sequences import SMALL
 from synthetic import arc, sparse_of
 
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.depth.moving_objects import Evidence, Sight, compare, region
+from dust3r_ros.depth.moving_objects import Evidence, SparseShot, compare, region
 from dust3r_ros.geometry.resize import Resize
-from dust3r_ros.mapping.covisibility import LeftOut
+from dust3r_ros.mapping.covisibility import MaskedShare
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.scenes.rooms import room
 from dust3r_ros.scenes.sequence import look_at, walk
@@ -44,27 +44,28 @@ def rendered(kind: str) -> MovingSequence:
     return walk_among(places, poses, width=WIDTH, height=HEIGHT, supersample=1)
 
 
-def heard_all(sights: list[Sight]) -> list[Evidence]:
-    """What there is to say of everybody when everybody is asked about everybody."""
-    told = [Evidence(index, sight) for index, sight in enumerate(sights)]
-    pairs = [(a, b) for a in range(len(sights)) for b in range(len(sights)) if a != b]
-    said = [compare(sights[a], sights[b], told[a], told[b]) for a, b in pairs]
+def heard_all(shots: list[SparseShot], break_ms: int = 0) -> list[Evidence]:
+    """What there is to say of everybody when everybody is asked about everybody; a break after half of them."""
+    times = [index + break_ms * (index >= len(shots) // 2) for index in range(len(shots))]
+    given = [Evidence(time, shot) for time, shot in zip(times, shots, strict=True)]
+    pairs = [(a, b) for a in range(len(shots)) for b in range(len(shots)) if a != b]
+    said = [compare(shots[a], shots[b], given[a], given[b]) for a, b in pairs]
     for (a, b), testimony in zip(pairs, said, strict=True):
-        testimony.hear(told[a], told[b])
-    return told
+        testimony.hear(given[a], given[b])
+    return given
 
 
-def regions(sights: list[Sight]) -> list[np.ndarray]:
+def regions(shots: list[SparseShot], break_ms: int = 0) -> list[np.ndarray]:
     """Regions that move by that."""
-    return [region(sight, evidence) for sight, evidence in zip(sights, heard_all(sights), strict=True)]
+    return [region(shot, evidence) for shot, evidence in zip(shots, heard_all(shots, break_ms), strict=True)]
 
 
-def true_sights(world: MovingSequence, depths: np.ndarray | None = None) -> list[Sight]:
+def true_shots(world: MovingSequence, depths: np.ndarray | None = None) -> list[SparseShot]:
     """What keyframes with these depths (N, H, W), the true ones by default, and confidence 5 show."""
     sequence = world.sequence
     sure = np.full((HEIGHT, WIDTH), 5, np.float32)
     return [
-        Sight.of(image, depth, sure, pose, sequence.focal, 1.5)
+        SparseShot.of(image, depth, sure, pose, sequence.focal, 1.5)
         for image, depth, pose in zip(
             sequence.images, sequence.depths if depths is None else depths, sequence.w_T_c, strict=True
         )
@@ -80,7 +81,7 @@ def recall_and_loss(found: list[np.ndarray], moving: np.ndarray) -> tuple[float,
 @pytest.mark.parametrize("kind", ["leaves", "comes", "walks"])
 def test_what_others_look_through_is_found(kind: str) -> None:
     world = rendered(kind)
-    recall, loss = recall_and_loss(regions(true_sights(world)), world.moving)
+    recall, loss = recall_and_loss(regions(true_shots(world)), world.moving)
     assert 0.02 < world.moving.mean() < 0.2
     assert recall > 0.5, "legs under the table are a piece of their own, seen before a floor of like colours"
     assert loss < 0.04, "outlines are vague, so a rim is lost"
@@ -88,13 +89,13 @@ def test_what_others_look_through_is_found(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["nobody", "stays"])
 def test_what_stands_still_stays(kind: str) -> None:
-    assert not np.stack(regions(true_sights(rendered(kind)))).any()
+    assert not np.stack(regions(true_shots(rendered(kind)))).any()
 
 
 def test_noise_of_depth_is_no_motion() -> None:
     world, rng = rendered("stays"), np.random.default_rng(0)
     depths = world.sequence.depths * np.exp(0.04 * rng.standard_normal(world.sequence.depths.shape))
-    assert np.stack(regions(true_sights(world, depths.astype(np.float32)))).mean() < 0.001
+    assert np.stack(regions(true_shots(world, depths.astype(np.float32)))).mean() < 0.001
 
 
 def test_a_wrong_depth_accuses_nobody() -> None:
@@ -102,7 +103,7 @@ def test_a_wrong_depth_accuses_nobody() -> None:
     world = rendered("nobody")
     depths = world.sequence.depths.copy()
     depths[::2, 70:110, 40:120] *= 1.6
-    assert np.stack(regions(true_sights(world, depths))).mean() < 0.003
+    assert np.stack(regions(true_shots(world, depths))).mean() < 0.003
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.6])
@@ -111,10 +112,10 @@ def test_a_depth_too_small_is_no_motion(factor: float) -> None:
     world = rendered("nobody")
     depths = world.sequence.depths.copy()
     depths[3:6, 10:60, 30:130] *= factor
-    sights = true_sights(world, depths)
-    told = heard_all(sights)
-    assert sum(int(evidence.gone.sum()) for evidence in told) > 100, "or nobody is accused"
-    assert not np.stack(regions(sights)).any()
+    shots = true_shots(world, depths)
+    given = heard_all(shots)
+    assert sum(int(evidence.gone.sum()) for evidence in given) > 100, "or nobody is accused"
+    assert not np.stack(regions(shots)).any()
 
 
 def test_a_plain_floor_beside_something_near_is_no_motion() -> None:
@@ -122,7 +123,7 @@ def test_a_plain_floor_beside_something_near_is_no_motion() -> None:
     world = plain_walk(16, WIDTH, HEIGHT)
     depths = world.sequence.depths.copy()
     depths[::4] = [bled(depth, 10) for depth in depths[::4]]
-    assert not np.stack(regions(true_sights(world, depths))).any()
+    assert not np.stack(regions(true_shots(world, depths))).any()
 
 
 def exposed(world: MovingSequence) -> MovingSequence:
@@ -137,12 +138,12 @@ def test_exposure_is_no_motion() -> None:
     world = exposed(rendered("nobody"))
     depths = world.sequence.depths.copy()
     depths[::3, 10:60, 30:80] *= 0.7
-    assert not np.stack(regions(true_sights(world, depths))).any()
+    assert not np.stack(regions(true_shots(world, depths))).any()
 
 
 def test_what_moves_is_found_whatever_the_exposure() -> None:
     world = exposed(rendered("leaves"))
-    recall, loss = recall_and_loss(regions(true_sights(world)), world.moving)
+    recall, loss = recall_and_loss(regions(true_shots(world)), world.moving)
     assert recall > 0.5 and loss < 0.04
 
 
@@ -151,33 +152,41 @@ def test_colours_tell_nothing_where_hardly_anything_is_seen_by_both() -> None:
     world = rendered("nobody")
     depths = world.sequence.depths.copy()
     depths[1] *= 3
-    one, other = true_sights(world, depths)[:2]
-    told = Evidence(0, one), Evidence(1, other)
-    assert not len(compare(one, other, *told).through) and not told[0].agree.any()
+    one, other = true_shots(world, depths)[:2]
+    given = Evidence(0, one), Evidence(1, other)
+    assert not len(compare(one, other, *given).through) and not given[0].agree.any()
 
 
 def test_who_goes_along_with_the_camera_does_not_take_the_wall_with_him() -> None:
     """His depth comes out far behind the wall: the wall was there before him and is there after him."""
     world = rendered("walks")
     depths = np.where(world.moving, np.float32(9.0), world.sequence.depths)
-    assert np.stack(regions(true_sights(world, depths)))[~world.moving].mean() < 0.01
+    assert np.stack(regions(true_shots(world, depths)))[~world.moving].mean() < 0.01
+
+
+@pytest.mark.parametrize("days", [1, 26, 3652])
+def test_a_map_may_be_continued_after_years(days: int) -> None:
+    world = rendered("leaves")
+    recall, loss = recall_and_loss(regions(true_shots(world), days * 86_400_000), world.moving)
+    whole, _ = recall_and_loss(regions(true_shots(world)), world.moving)
+    assert recall > 0.9 * whole and loss < 0.02
 
 
 def test_little_evidence_is_none() -> None:
     world = rendered("leaves")
-    sights = true_sights(world)
-    assert not np.stack(regions(sights[4:8])).any(), "two that look through him are not enough"
+    shots = true_shots(world)
+    assert not np.stack(regions(shots[4:8])).any(), "two that look through him are not enough"
 
 
 def test_nothing_is_known_without_depth() -> None:
     world = rendered("leaves")
     nothing = np.zeros_like(world.sequence.depths)
-    sights = true_sights(world, nothing)
-    assert not np.stack(regions(sights)).any()
-    other = true_sights(world)[1]
-    told = Evidence(0, sights[0])
-    said = compare(sights[0], other, told, Evidence(1, other))
-    assert not len(said.through) and not len(said.hidden) and not told.agree.any()
+    shots = true_shots(world, nothing)
+    assert not np.stack(regions(shots)).any()
+    other = true_shots(world)[1]
+    given = Evidence(0, shots[0])
+    said = compare(shots[0], other, given, Evidence(1, other))
+    assert not len(said.through) and not len(said.hidden) and not given.agree.any()
 
 
 def test_barred_landmarks_get_no_position_and_pass_that_on() -> None:
@@ -194,7 +203,7 @@ def test_barred_landmarks_get_no_position_and_pass_that_on() -> None:
 
 
 @lru_cache(maxsize=4)
-def mapped(moving_objects: bool) -> tuple[Mapper, MovingSequence, list[LeftOut]]:
+def mapped(moving_objects: bool) -> tuple[Mapper, MovingSequence, list[MaskedShare]]:
     """Someone stands by the table that the camera walks around and leaves before the middle; the focal is known."""
     poses = walk("orbit", 40, rate_hz=6.0, laps=0.4, seed=3)
     places = [np.array([-0.5, -0.5, 0.0]) if k < 18 else None for k in range(40)]
@@ -203,7 +212,7 @@ def mapped(moving_objects: bool) -> tuple[Mapper, MovingSequence, list[LeftOut]]
     counts = []
     for frame in range(len(world.sequence)):
         play(mapper, world.sequence, [frame])
-        counts.append(mapper.left_out)
+        counts.append(mapper.masked_share)
     mapper.finish()
     return mapper, world, counts
 
@@ -231,7 +240,7 @@ def test_a_person_who_left_is_not_in_the_map() -> None:
     assert person_kept < 0.3 * person_before
     assert rest_kept > 0.97 * rest_before
     assert trajectory_error(mapper, world.sequence) < 0.005
-    assert max(left.moving for left in counts) > 0.005 and mapper.left_out.regions > 5
+    assert max(left.moving for left in counts) > 0.005 and mapper.masked_share.regions > 5
     assert all(0 < left.far < 0.5 for left in counts[-5:])
     assert all(left.moving == 0 and left.regions == 0 for left in nothing)
 
@@ -243,11 +252,11 @@ def test_nothing_is_left_out_of_a_plain_world_in_which_nothing_moves() -> None:
     mapper, most = Mapper(SMALL), 0.0
     for frame in range(len(world.sequence)):
         play(mapper, world.sequence, [frame])
-        most = max(most, mapper.left_out.moving)
+        most = max(most, mapper.masked_share.moving)
     mapper.finish()
-    assert most < 0.01 and mapper.left_out.regions == 0
+    assert most < 0.01 and mapper.masked_share.regions == 0
     assert trajectory_error(mapper, world.sequence) < 0.005
 
 
 def test_counting_before_there_is_a_map() -> None:
-    assert Mapper(SMALL).left_out == LeftOut()
+    assert Mapper(SMALL).masked_share == MaskedShare()

@@ -67,7 +67,7 @@ def kept(sequence: RenderedSequence, beyond: float) -> tuple[float, float, Mappe
 def test_the_sky_stays_out(clouds: float, grain: float) -> None:
     far, near, mapper = kept(passing(yard(clouds, 3000.0), grain), FAR)
     assert far < 0.01 and near > 0.75
-    assert mapper.left_out.far > 0.4, "it is counted"
+    assert mapper.masked_share.far > 0.4, "it is counted"
 
 
 def test_a_plain_wall_far_behind_stays_out() -> None:

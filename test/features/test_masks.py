@@ -161,21 +161,21 @@ def test_depth_that_is_left_out_can_come_back() -> None:
     maps.absorb(PairPrediction(0, 1, points, sure, points, sure), np.eye(4), 1.0)
     mask = np.zeros(shape, bool)
     mask[2:5, 3:7] = True
-    maps.leave_out(0, mask)
+    maps[0].leave_out(mask)
     for _ in range(2):
-        depth, confidence = maps.get(0) or (np.zeros(shape), sure)
+        depth, confidence = maps[0].shown or (np.zeros(shape), sure)
         np.testing.assert_array_equal(depth == 0, mask)
         np.testing.assert_array_equal(confidence == 1, mask)
-        maps.freeze(0)
+        maps[0].freeze()
         maps.rescale(0, 2.0)
-    assert (maps.get(1) or (np.zeros(shape), sure))[0].min() == 1.0, "the other keyframe keeps its depth"
-    before = maps.pixels(0)
-    maps.leave_out(0, ~mask)
-    assert maps.pixels(0) is not before, "a saved map must be told"
-    np.testing.assert_array_equal((maps.get(0) or (np.zeros(shape), sure))[0] > 0, mask)
+    assert (maps[1].shown or (np.zeros(shape), sure))[0].min() == 1.0, "the other keyframe keeps its depth"
+    before = maps[0].pixels
+    maps[0].leave_out(~mask)
+    assert maps[0].pixels is not before, "a saved map must be told"
+    np.testing.assert_array_equal((maps[0].shown or (np.zeros(shape), sure))[0] > 0, mask)
     maps.clear(0)
     maps.absorb(PairPrediction(0, 1, points, sure, points, sure), np.eye(4), 1.0)
-    assert (maps.get(0) or (np.zeros(shape), sure))[0].min() == 1.0, "a new map begins without masks of the old one"
+    assert (maps[0].shown or (np.zeros(shape), sure))[0].min() == 1.0, "a new map begins without masks of the old one"
 
 
 def painted(sequence: RenderedSequence) -> tuple[RenderedSequence, np.ndarray]:

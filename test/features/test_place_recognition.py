@@ -44,28 +44,34 @@ def described(features: list[Features], appearance: Appearance | None = None) ->
 
 
 def test_unit_vectors_of_a_few_kilobytes(features: dict[str, list[Features]]) -> None:
-    looks = described(features["orbit"])
-    assert looks.shape == (24, DIMENSIONS) and looks.dtype == np.float32 and looks[0].nbytes <= 4096
-    np.testing.assert_allclose(np.linalg.norm(looks, axis=1), 1, rtol=1e-5)
-    assert described(features["orbit"]).tobytes() == looks.tobytes(), "the same images give the same bytes"
+    global_descriptors = described(features["orbit"])
+    assert (
+        global_descriptors.shape == (24, DIMENSIONS)
+        and global_descriptors.dtype == np.float32
+        and global_descriptors[0].nbytes <= 4096
+    )
+    np.testing.assert_allclose(np.linalg.norm(global_descriptors, axis=1), 1, rtol=1e-5)
+    assert described(features["orbit"]).tobytes() == global_descriptors.tobytes(), "the same images give the same bytes"
 
 
 def test_neighbours_are_the_most_alike(features: dict[str, list[Features]]) -> None:
-    looks = described(features["orbit"])
-    likeness = looks @ looks.T - 2 * np.eye(len(looks))
-    assert (np.abs(likeness.argmax(axis=1) - np.arange(len(looks))) <= 2).all()
+    global_descriptors = described(features["orbit"])
+    likeness = global_descriptors @ global_descriptors.T - 2 * np.eye(len(global_descriptors))
+    assert (np.abs(likeness.argmax(axis=1) - np.arange(len(global_descriptors))) <= 2).all()
 
 
 def test_what_overlaps_is_alike(features: dict[str, list[Features]]) -> None:
     """Two walks through one room and one through a corridor: what is most alike shows the same part of the room."""
     appearance = Appearance()
-    looks = {kind: described(found, appearance) for kind, found in features.items()}
-    room, sequence = looks["orbit"], walk("orbit")
+    global_descriptors = {kind: described(found, appearance) for kind, found in features.items()}
+    room, sequence = global_descriptors["orbit"], walk("orbit")
     hits = 0
     for index in range(len(room)):
         far = np.abs(np.arange(len(room)) - index) > GAP
         scores = np.where(far, room @ room[index], -1.0)
-        assert scores.max() > (looks["corridor"] @ room[index]).max(), "nothing in the corridor is as alike"
+        assert scores.max() > (global_descriptors["corridor"] @ room[index]).max(), (
+            "nothing in the corridor is as alike"
+        )
         best = int(scores.argmax())
         shared = [overlap(sequence, index, other) for other in np.flatnonzero(far)]
         hits += overlap(sequence, index, best) >= 0.5 * max(shared)
@@ -74,12 +80,12 @@ def test_what_overlaps_is_alike(features: dict[str, list[Features]]) -> None:
 
 def test_light_noise_and_a_shifted_view(features: dict[str, list[Features]]) -> None:
     appearance = Appearance()
-    looks = described(features["sweep"], appearance)
+    global_descriptors = described(features["sweep"], appearance)
     rng = np.random.default_rng(0)
     for index in (2, 9, 17):
         gray = gray_of(walk("sweep").images[index])
         changed = np.clip(0.6 * gray[20:, 30:] + 25 + rng.normal(0, 4, gray[20:, 30:].shape), 0, 255).astype(np.uint8)
-        best = int((looks @ appearance.describe(extract(changed))).argmax())
+        best = int((global_descriptors @ appearance.describe(extract(changed))).argmax())
         assert abs(best - index) <= 1
 
 
@@ -104,29 +110,29 @@ def test_the_last_few() -> None:
 
 def test_one_of_a_neighbourhood_and_the_best_first() -> None:
     pairs = graph(pair_lookalikes=2, pair_neighbours=3)
-    place = looks(1)[0]
-    others = looks(40, seed=1)[::4]
+    place = global_descriptors(1)[0]
+    others = global_descriptors(40, seed=1)[::4]
     blends = [0.6, 0.75, 0.9, 1.0, 0.9, 0.75, *[0.0] * 6, 0.85]
     for index, blend in enumerate(blends):
-        look = blend * place + np.sqrt(1.0 - blend**2) * others[index % len(others)]
-        pairs.add((look / np.linalg.norm(look)).astype(np.float32))
-    assert pairs.lookalikes(place, len(blends)) == [3, 12]
+        global_descriptor = blend * place + np.sqrt(1.0 - blend**2) * others[index % len(others)]
+        pairs.add((global_descriptor / np.linalg.norm(global_descriptor)).astype(np.float32))
+    assert pairs.loop_candidates(place, len(blends)) == [3, 12]
     none = graph(pair_lookalikes=0)
     none.add(place)
-    assert none.lookalikes(place, 1) == []
+    assert none.loop_candidates(place, 1) == []
 
 
 def test_the_score_that_is_asked_for() -> None:
     """A part of how alike neighbours are: here they share three steps of four, the place asked for one."""
-    walk = looks(6)
+    walk = global_descriptors(6)
     for score, expected in ((0.2, [1]), (0.9, [])):
         pairs = graph(lookalike_score=score, pair_lookalikes=1)
-        for look in walk[:5]:
-            pairs.add(look)
-        assert pairs.lookalikes(walk[4], 2) == expected
+        for global_descriptor in walk[:5]:
+            pairs.add(global_descriptor)
+        assert pairs.loop_candidates(walk[4], 2) == expected
 
 
-def looks(count: int, dimensions: int = 512, common: float = 0.0, seed: int = 0) -> np.ndarray:
+def global_descriptors(count: int, dimensions: int = 512, common: float = 0.0, seed: int = 0) -> np.ndarray:
     """A walk: unit vectors of which neighbours share most; ``common`` is what all images have in common."""
     steps = np.random.default_rng(seed).standard_normal((count + 4, dimensions)).astype(np.float32)
     walk = steps[:-4] + steps[1:-3] + steps[2:-2] + steps[3:-1]
@@ -138,30 +144,30 @@ def looks(count: int, dimensions: int = 512, common: float = 0.0, seed: int = 0)
 @pytest.mark.parametrize("common", [0.0, 0.6])
 def test_vectors_of_any_kind(common: float) -> None:
     """What is alike enough follows from how alike neighbours are, whatever all images have in common."""
-    pairs, walk = graph(pair_lookalikes=2), looks(100, common=common)
-    for index, look in enumerate(walk):
-        assert pairs.add(look) == index
-    again = walk[40] + 0.5 * looks(1, common=common, seed=1)[0]
+    pairs, walk = graph(pair_lookalikes=2), global_descriptors(100, common=common)
+    for index, global_descriptor in enumerate(walk):
+        assert pairs.add(global_descriptor) == index
+    again = walk[40] + 0.5 * global_descriptors(1, common=common, seed=1)[0]
     again /= np.linalg.norm(again)
-    assert pairs.lookalikes(again, 97)[0] == 40
-    assert pairs.lookalikes(again, 40)[:1] != [40], "only what is older counts"
+    assert pairs.loop_candidates(again, 97)[0] == 40
+    assert pairs.loop_candidates(again, 40)[:1] != [40], "only what is older counts"
     if not common:
-        assert pairs.lookalikes(looks(1, seed=2)[0], 97) == []
-    assert pairs.lookalikes(np.zeros(512, np.float32), 97) == [], "nothing is like nothing"
+        assert pairs.loop_candidates(global_descriptors(1, seed=2)[0], 97) == []
+    assert pairs.loop_candidates(np.zeros(512, np.float32), 97) == [], "nothing is like nothing"
 
 
 def test_one_graph_after_another() -> None:
     """The keyframes and pairs of a second graph come after those of the first."""
-    first, second, walk = graph(), graph(), looks(60)
-    for look in walk[:20]:
-        first.add(look)
-    for look in walk[20:]:
-        second.add(look)
+    first, second, walk = graph(), graph(), global_descriptors(60)
+    for global_descriptor in walk[:20]:
+        first.add(global_descriptor)
+    for global_descriptor in walk[20:]:
+        second.add(global_descriptor)
     first.connect(0, 19, 1.0, ("left", "left"))
     second.connect(0, 3, 2.0, ("left", "left"))
     assert first.absorb(second) == 20
     assert first.edges == [(0, 19, 1.0), (20, 23, 2.0)] and first.count("left") == 2
-    assert [first.lookalikes(walk[index], 60)[0] for index in (5, 45)] == [5, 45]
+    assert [first.loop_candidates(walk[index], 60)[0] for index in (5, 45)] == [5, 45]
     assert first.add(walk[0]) == 60
     assert second.edges == [(0, 3, 2.0)], "the second graph stays as it was"
 
@@ -175,7 +181,7 @@ def test_pairs_that_were_used() -> None:
     assert pairs.edges == [(0, 1, 0.5), (2, 4, 2.5)]
 
 
-def test_pairs_are_told_in_the_order_in_which_they_changed() -> None:
+def test_pairs_are_reported_in_the_order_in_which_they_changed() -> None:
     pairs, other = graph(), graph()
     pairs.connect(4, 2, 1.5, ("left", "left"))
     pairs.connect(2, 4, 2.5, ("left", "left"))
@@ -186,22 +192,25 @@ def test_pairs_are_told_in_the_order_in_which_they_changed() -> None:
 
 def test_keyframes_of_another_session() -> None:
     rng = np.random.default_rng(0)
-    looks = [look / np.linalg.norm(look) for look in rng.normal(size=(30, 16)).astype(np.float32)]
+    global_descriptors = [
+        global_descriptor / np.linalg.norm(global_descriptor)
+        for global_descriptor in rng.normal(size=(30, 16)).astype(np.float32)
+    ]
     pairs, again = graph(), graph()
-    for look in looks:
-        pairs.add(look)
-    again.restore(looks, pairs.likeness)
-    assert again.likeness == pairs.likeness and again.add(looks[0]) == 30
-    assert again.lookalikes(looks[7], 30) == pairs.lookalikes(looks[7], 30)
+    for global_descriptor in global_descriptors:
+        pairs.add(global_descriptor)
+    again.restore(global_descriptors, pairs.likeness)
+    assert again.likeness == pairs.likeness and again.add(global_descriptors[0]) == 30
+    assert again.loop_candidates(global_descriptors[7], 30) == pairs.loop_candidates(global_descriptors[7], 30)
 
 
 def test_recent_ones_of_several_cameras_are_not_alike() -> None:
     """What the caller pairs anyway is left out, wherever it stands; not strict, the best of the rest is given."""
-    pairs, walk = graph(pair_lookalikes=1), looks(20)
-    for look in walk:
-        pairs.add(look)
-    assert pairs.lookalikes(walk[9], 20) == [9]
-    assert 9 not in pairs.lookalikes(walk[9], 20, [9, 18, 19], strict=False)
-    assert len(pairs.lookalikes(walk[9], 20, [9], strict=False)) == 1
-    stranger = looks(1, seed=2)[0]
-    assert pairs.lookalikes(stranger, 20) == []
+    pairs, walk = graph(pair_lookalikes=1), global_descriptors(20)
+    for global_descriptor in walk:
+        pairs.add(global_descriptor)
+    assert pairs.loop_candidates(walk[9], 20) == [9]
+    assert 9 not in pairs.loop_candidates(walk[9], 20, [9, 18, 19], strict=False)
+    assert len(pairs.loop_candidates(walk[9], 20, [9], strict=False)) == 1
+    stranger = global_descriptors(1, seed=2)[0]
+    assert pairs.loop_candidates(stranger, 20) == []

@@ -13,7 +13,7 @@ from dust3r_ros.mapping.association import JunctionLinks, Linker, coverage
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.sparse.landmarks import Focal
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.types import Image, TrackingState
@@ -37,7 +37,7 @@ def stream() -> CameraStream:
 @pytest.fixture
 def sparse() -> SparseMap:
     result = SparseMap(1.0)
-    result.focals.append(Focal(FOCAL, FOCAL, std=0.0, fixed=True))
+    result.intrinsics.append(Intrinsics(FOCAL, FOCAL, std=0.0, fixed=True))
     return result
 
 
@@ -106,7 +106,7 @@ class Bench:
         self.config = MapperConfig()
         self.state = Reconstruction(self.config)
         self.sparse, self.records = self.state.sparse, self.state.records
-        self.sparse.focals.append(Focal(FOCAL, FOCAL, std=0.0, fixed=True))
+        self.sparse.intrinsics.append(Intrinsics(FOCAL, FOCAL, std=0.0, fixed=True))
         self.stream = CameraStream("camera", 0, WIDTH, HEIGHT, self.config)
         self.linker = Linker(self.state)
 
@@ -134,8 +134,8 @@ def test_a_corner_keeps_its_landmark_while_it_is_followed() -> None:
     bench = Bench()
     for k in range(4):
         bench.add(picture(viewpoint(20.0 + 2 * k), k, GROUP), Features(np.zeros((0, 2)), np.zeros((0, 128), np.uint8)))
-    sights = np.concatenate([view.seen.ids for view in bench.sparse.views])
-    assert np.count_nonzero(np.bincount(sights) == 4) >= 15
+    observations = np.concatenate([view.seen.ids for view in bench.sparse.views])
+    assert np.count_nonzero(np.bincount(observations) == 4) >= 15
 
 
 def test_what_is_followed_is_spread_over_the_image(monkeypatch: pytest.MonkeyPatch) -> None:

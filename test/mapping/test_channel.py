@@ -50,7 +50,7 @@ def test_an_array_that_is_larger_than_the_ring_goes_with_the_message(ends):
     assert none is None and text == "text"
 
 
-def test_the_end_of_the_other_end_is_told(ends):
+def test_the_end_of_the_other_end_is_reported(ends):
     ends[0].close()
     with pytest.raises((EOFError, OSError)):
         ends[1].receive()

@@ -170,7 +170,7 @@ def test_a_map_of_few_keyframes_is_calibrated_when_the_camera_rests(sequence):
     assert mapper.backlog == 0 and mapper.cameras["camera"].focal == pytest.approx(sequence.focal, rel=0.15)
 
 
-def test_keyframes_without_depth_are_told(sequence):
+def test_keyframes_without_depth_are_reported(sequence):
     """How many wait, and how far the newest with a preview is behind; depth that is under way counts as waiting."""
     mapper = live(sequence, 16)
     while mapper.due in (BEGIN, TAKE):

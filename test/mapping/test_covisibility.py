@@ -10,7 +10,7 @@ from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.covisibility import Neighbourhood
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.sparse.landmarks import Focal
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks, no_tracks
 
@@ -64,7 +64,7 @@ def test_a_camera_that_is_new() -> None:
 def looking() -> Neighbourhood:
     """Left and rear look away from each other, at landmarks of their own."""
     sparse = SparseMap(1.0)
-    sparse.focals += [Focal(300.0, 300.0) for _ in range(3)]
+    sparse.intrinsics += [Intrinsics(300.0, 300.0) for _ in range(3)]
     rng = np.random.default_rng(0)
     ahead = sparse.new_ids(40)
     sparse.points[ahead] = rng.uniform([-1, -0.5, 3], [1, 0.5, 5], (40, 3))

@@ -20,7 +20,7 @@ from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.densifier import Densifier
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.scenes.sequence import RenderedSequence
-from dust3r_ros.sparse.sparse_map import Focal
+from dust3r_ros.sparse.sparse_map import Intrinsics
 from dust3r_ros.timing import no_timer
 from dust3r_ros.tracking import Tracks
 
@@ -43,7 +43,7 @@ def made(sequence: RenderedSequence, backend, config: MapperConfig = CONFIG) -> 
     stream = CameraStream("camera", 0, sequence.width, sequence.height, SMALL)
     state = Reconstruction(config)
     sparse = state.sparse
-    sparse.focals.append(Focal(sequence.focal, sequence.focal, 0.0, fixed=True))
+    sparse.intrinsics.append(Intrinsics(sequence.focal, sequence.focal, 0.0, fixed=True))
     points = landmarks(sequence)
     for frame in FRAMES:
         w_T_c = sequence.w_T_c[frame].copy()

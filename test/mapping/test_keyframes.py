@@ -17,9 +17,9 @@ def test_landmarks_that_two_keyframes_see_have_place_color_and_count() -> None:
     sparse, records = SparseMap(1.0), []
     rng = np.random.default_rng(0)
     offsets = np.array([[-100.0, 0.0], [0.0, 0.0], [60.0, -40.0], [3000.0, 9.0], [30.0, 30.0]])
-    sights = ([0, 1, 2, 3], [1, 2, 3, 4], [2, 4])
+    observations = ([0, 1, 2, 3], [1, 2, 3, 4], [2, 4])
     poses = (np.eye(4), np.eye(4), np.eye(4))
-    for ids, w_T_c in zip(sights, poses, strict=True):
+    for ids, w_T_c in zip(observations, poses, strict=True):
         sparse.add(0, Tracks(np.array(ids), offsets[ids]), w_T_c)
         image = rng.integers(0, 256, (stream.resize.height, stream.resize.width, 3), dtype=np.uint8)
         records.append(KeyframeRecord(0, stream, image, Features(offsets[:0], np.zeros((0, 128))), np.zeros(0, int)))

@@ -16,7 +16,7 @@ from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.landmark_map import MapBuilder
 from dust3r_ros.scenes.sequence import RenderedSequence
-from dust3r_ros.sparse.landmarks import Focal
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.timing import no_timer
 from dust3r_ros.tracking import no_tracks
 
@@ -28,14 +28,14 @@ class Driver:
         self.sequence = sequence
         self.builder = MapBuilder(SMALL, make_backend(SMALL), no_timer)
         self.stream = CameraStream("camera", 0, sequence.width, sequence.height, SMALL)
-        self.builder.add_camera(self.stream, Focal(sequence.focal, sequence.focal, std=0.0, fixed=True))
+        self.builder.add_camera(self.stream, Intrinsics(sequence.focal, sequence.focal, std=0.0, fixed=True))
 
     def add(self, frames: Iterable[int]) -> None:
         for frame in frames:
             image = self.sequence.images[frame]
             gray = self.stream.gray(image)
             tracks = self.stream.follow(gray)
-            found = self.builder.locate(self.stream, tracks) if self.builder.initialised else None
+            found = self.builder.finder.locate(self.stream, tracks) if self.builder.initialised else None
             w_T_c = None if found is None else found.w_T_c
             stamp = int(self.sequence.stamps_ns[frame])
             self.builder.add(stamp, self.stream, self.stream.resize.apply(image), gray, tracks, w_T_c)
@@ -74,7 +74,9 @@ def test_the_pair_graph_holds_its_pairs(built: Driver) -> None:
 def test_a_frame_without_tracks_is_found_by_its_features(built: Driver) -> None:
     for frame in (14, 16, 17):
         image = built.sequence.images[frame]
-        found = built.builder.relocalise(built.stream, built.stream.gray(image), built.stream.resize.apply(image))
+        found = built.builder.finder.relocalise(
+            built.stream, built.stream.gray(image), built.stream.resize.apply(image)
+        )
         assert found is not None
         last = built.keyframes()[-1]
         similarity, _ = alignment(built.keyframes(), built.sequence)
@@ -88,8 +90,8 @@ def test_a_strange_frame_is_not_found(built: Driver) -> None:
     shape = built.stream.gray(built.sequence.images[0]).shape
     for gray in (np.zeros(shape, np.uint8), rng.integers(0, 256, shape, dtype=np.uint8)):
         image = np.repeat(gray[:, :, None], 3, axis=2)
-        assert built.builder.relocalise(built.stream, gray, built.stream.resize.apply(image)) is None
-    assert built.builder.locate(built.stream, no_tracks()) is None
+        assert built.builder.finder.relocalise(built.stream, gray, built.stream.resize.apply(image)) is None
+    assert built.builder.finder.locate(built.stream, no_tracks()) is None
 
 
 def test_changes_are_taken_once(sequence: RenderedSequence) -> None:

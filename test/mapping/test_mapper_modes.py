@@ -99,7 +99,7 @@ def test_a_map_begun_anew_wakes_the_old_one_where_it_is_seen_again(sequence):
     assert mapper.counts.keyframes >= count
 
 
-def test_what_is_told_without_a_frame_is_told_once(sequence):
+def test_what_is_reported_without_a_frame_is_told_once(sequence):
     mapper = grown(sequence, 12)
     mapper.move(Similarity(2.0, np.eye(3), np.zeros(3)))
     assert mapper.news().changed == ()

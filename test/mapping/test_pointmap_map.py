@@ -16,7 +16,7 @@ from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.mapping.pointmap_map import PointmapBuilder
 from dust3r_ros.scenes.sequence import RenderedSequence
-from dust3r_ros.sparse.landmarks import Focal
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.timing import no_timer
 from dust3r_ros.tracking import no_tracks
 from dust3r_ros.types import TrackingState
@@ -35,7 +35,7 @@ class Driver:
         self.builder = PointmapBuilder(SMALL, backend, no_timer)
         self.stream = CameraStream("camera", 0, sequence.width, sequence.height, SMALL)
         guess = float(self.stream.long_edge)
-        known = Focal(focal, focal, std=0.0, fixed=True) if focal else Focal(guess, guess)
+        known = Intrinsics(focal, focal, std=0.0, fixed=True) if focal else Intrinsics(guess, guess)
         self.builder.add_camera(self.stream, known)
 
     def add(self, frame: int) -> int | None:
@@ -78,7 +78,7 @@ def test_views_that_left_the_window_leave_the_backend(built: Driver) -> None:
 def test_frames_are_located_by_the_depth_of_keyframes(built: Driver) -> None:
     image = built.sequence.images[23]
     gray = built.stream.gray(image)
-    located = built.builder.locate(built.stream, built.stream.follow(gray))
+    located = built.builder.finder.locate(built.stream, built.stream.follow(gray))
     assert located is not None and located.covariance.shape == (6, 6)
     similarity, _ = alignment([built.builder.keyframe(i) for i in range(12)], built.sequence)
     expected = built.sequence.w_T_c[23][:3, 3]
@@ -93,7 +93,7 @@ def test_reprojection_makes_poses_and_focal_better(sequence: RenderedSequence) -
     before = driver.error()
     driver.builder.finish()
     assert driver.error() < 0.7 * before
-    assert driver.builder.focals[0].value == pytest.approx(sequence.focal, rel=0.02)
+    assert driver.builder.intrinsics[0].focal == pytest.approx(sequence.focal, rel=0.02)
     depth = driver.builder.keyframe(5).depth
     truth = driver.backend.true_depth(10)
     similarity, _ = alignment([driver.builder.keyframe(i) for i in range(12)], sequence)
@@ -106,8 +106,8 @@ def test_a_known_focal_stays(sequence: RenderedSequence) -> None:
     for frame in range(0, 12, 2):
         driver.add(frame)
     driver.builder.finish()
-    assert driver.builder.focals[0].fixed and driver.builder.focals[0].std == 0.0
-    assert driver.builder.focals[0].value == pytest.approx(sequence.focal)
+    assert driver.builder.intrinsics[0].fixed and driver.builder.intrinsics[0].std == 0.0
+    assert driver.builder.intrinsics[0].focal == pytest.approx(sequence.focal)
     assert driver.error() < 0.02
 
 

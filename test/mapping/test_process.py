@@ -17,13 +17,13 @@ from dust3r_ros.mapping.process import NICENESS, RemoteObject
 @pytest.fixture
 def made(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # test/support is there
-    objects, told, ended = [], [], []
+    objects, reported, ended = [], [], []
 
     def make(start=0.0):
-        objects.append(RemoteObject(Sums, (start,), lambda *what: told.append(what), ended.append))
+        objects.append(RemoteObject(Sums, (start,), lambda *what: reported.append(what), ended.append))
         return objects[-1]
 
-    yield make, told, ended
+    yield make, reported, ended
     for each in objects:
         each.stop()
 
@@ -36,7 +36,7 @@ def until(check, seconds=30.0):
 
 
 def test_calls_are_answered_in_order_and_errors_are_those_raised(made):
-    make, told, ended = made
+    make, reported, ended = made
     sums = make(1.0)
     answers = [sums.call("add", np.ones((300, 400))) for _ in range(5)]
     wrong = sums.call("fail", InputError("no good"))
@@ -45,7 +45,7 @@ def test_calls_are_answered_in_order_and_errors_are_those_raised(made):
         wrong.result(30)
     pid, niceness = sums.call("facts").result(30)
     assert pid == sums.pid != os.getpid() and niceness >= min(19, os.nice(0) + NICENESS)
-    until(lambda: ("worked", 0) in told)
+    until(lambda: ("worked", 0) in reported)
     sums.stop()
     assert ended == []
 
@@ -55,7 +55,7 @@ def test_what_cannot_be_made_says_why(made):
         made[0](-1)
 
 
-def test_a_process_that_is_killed_is_told_and_nothing_waits_for_it(made):
+def test_a_process_that_is_killed_is_reported_and_nothing_waits_for_it(made):
     make, _, ended = made
     sums = make()
     os.kill(sums.pid, signal.SIGSTOP)

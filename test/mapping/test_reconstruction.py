@@ -8,7 +8,7 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.features.features import Features
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.reconstruction import MOST_UNSURE, Reconstruction
-from dust3r_ros.sparse.landmarks import Focal
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.tracking import no_tracks
 
 CONFIG = MapperConfig()
@@ -18,7 +18,7 @@ FIRST, SECOND = (CameraStream(name, index, 320, 240, CONFIG) for index, name in 
 def state(*cameras: CameraStream, **focal: float | bool) -> Reconstruction:
     """Keyframes of ``cameras``; the first one's focal is as said, the second's a guess."""
     made, nothing = Reconstruction(CONFIG), Features(np.zeros((0, 2)), np.zeros((0, 128), np.uint8))
-    made.sparse.focals += [Focal(320.0, 320.0, **focal), Focal(300.0, 300.0)]
+    made.sparse.intrinsics += [Intrinsics(320.0, 320.0, **focal), Intrinsics(300.0, 300.0)]
     for stream in cameras:
         record = KeyframeRecord(len(made.records), stream, np.zeros((1, 1, 3), np.uint8), nothing, np.zeros(0, int))
         made.records.append(record)
@@ -38,7 +38,7 @@ def test_a_map_is_sure_when_its_first_camera_is() -> None:
 def test_a_camera_is_known_by_its_focal_or_its_keyframes() -> None:
     made = state(FIRST, FIRST)
     assert made.knows(FIRST) and not made.knows(SECOND)
-    made.sparse.focals[1].std = 0.01
+    made.sparse.intrinsics[1].std = 0.01
     assert made.knows(SECOND)
     assert made.views_by_camera().tolist() == [2, 0] and made.views_of(FIRST) == 2
-    assert made.focal_of(1) is made.sparse.focals[0]
+    assert made.intrinsics_of(1) is made.sparse.intrinsics[0]

@@ -61,7 +61,7 @@ class TestEstimate:
         assert there is not None and back is not None
         np.testing.assert_allclose(there.a_T_b @ back.a_T_b, np.eye(4), atol=1e-9)
 
-    def test_noise_is_told_and_what_is_wrong_does_not_count(self) -> None:
+    def test_noise_is_reported_and_what_is_wrong_does_not_count(self) -> None:
         rig = Rig()
         told(rig, frames=200, noise=0.005, wrong=3)
         found = rig.between("a", "b")

@@ -11,8 +11,8 @@ from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.mapping.rig_placement import Newcomers
-from dust3r_ros.sparse.landmarks import Focal
+from dust3r_ros.mapping.rig_placement import FocalVotes
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array
 
@@ -26,19 +26,19 @@ class World:
         rng = np.random.default_rng(5)
         self.state = Reconstruction(MapperConfig())
         self.sparse = self.state.sparse
-        self.sparse.focals.append(Focal(320.0, 320.0))
+        self.sparse.intrinsics.append(Intrinsics(320.0, 320.0))
         ids = self.sparse.new_ids(200)
         points = rng.uniform([-1.5, -1, 3], [1.5, 1, 6], (200, 3))
         points[:, 2] = 4.0 if flat else points[:, 2]
         self.sparse.points[ids] = points
         self.stream = CameraStream("new", 0, 320, 240, MapperConfig())
-        self.newcomers = Newcomers(self.state)
+        self.focal_votes = FocalVotes(self.state)
         self.rng = rng
 
     def frame(self, k: int, focal: float = FOCAL, unrelated: bool = False) -> bool:
         """The camera moves on and looks; whether its focal is known."""
         w_T_c = pose(Rotation.from_euler("yx", [2 * k, k], degrees=True).as_matrix(), [0.1 * k, 0.02 * k, 0.0])
-        return self.newcomers.meet(self.stream, self.seen(w_T_c, focal, unrelated))
+        return self.focal_votes.meet(self.stream, self.seen(w_T_c, focal, unrelated))
 
     def seen(self, w_T_c: Array, focal: float, unrelated: bool = False) -> Tracks:
         pixels = project(transform(invert(w_T_c), self.sparse.points), focal, (0.0, 0.0))
@@ -49,45 +49,45 @@ class World:
         return Tracks(np.flatnonzero(inside), pixels[inside])
 
     @property
-    def focal(self) -> Focal:
-        return self.sparse.focals[0]
+    def focal(self) -> Intrinsics:
+        return self.sparse.intrinsics[0]
 
 
 def test_three_frames_that_agree() -> None:
     world = World()
     assert [world.frame(k) for k in range(3)] == [False, False, True]
-    assert world.focal.value == pytest.approx(FOCAL, rel=0.01) and 0 < world.focal.std < 0.03
+    assert world.focal.focal == pytest.approx(FOCAL, rel=0.01) and 0 < world.focal.std < 0.03
 
 
 def test_a_camera_at_rest_says_the_same_again_and_again() -> None:
     world = World()
     assert not any(world.frame(0) for _ in range(6))
-    assert np.isinf(world.focal.std) and world.focal.value == 320.0
+    assert np.isinf(world.focal.std) and world.focal.focal == 320.0
 
 
 def test_one_that_zooms_is_not_believed() -> None:
     world = World()
     assert not any(world.frame(k, focal) for k, focal in enumerate((250.0, 340.0, 460.0, 620.0, 200.0)))
-    assert world.focal.value == 320.0
+    assert world.focal.focal == 320.0
 
 
 def test_chance_says_nothing() -> None:
     world = World()
     assert not any(world.frame(k, unrelated=True) for k in range(4))
-    assert world.focal.value == 320.0
+    assert world.focal.focal == 320.0
 
 
 def test_a_plane_straight_ahead_tells_no_focal() -> None:
     world = World(flat=True)
     ahead = [pose(np.eye(3), [0.1 * k, 0.0, 0.0]) for k in range(5)]
-    assert not any(world.newcomers.meet(world.stream, world.seen(w_T_c, FOCAL)) for w_T_c in ahead)
+    assert not any(world.focal_votes.meet(world.stream, world.seen(w_T_c, FOCAL)) for w_T_c in ahead)
 
 
 def with_sibling(width: int, std: float) -> World:
     """Another camera has keyframes in the map."""
     world = World()
     sibling = CameraStream("old", 1, width, 240, MapperConfig())
-    world.sparse.focals.append(Focal(FOCAL + 3.0, FOCAL, std))
+    world.sparse.intrinsics.append(Intrinsics(FOCAL + 3.0, FOCAL, std))
     image = np.zeros((240, width, 3), np.uint8)
     features = sibling.features(np.zeros((240, width), np.uint8))
     world.state.records.append(KeyframeRecord(0, sibling, image, features, np.zeros(0, int)))
@@ -97,21 +97,21 @@ def with_sibling(width: int, std: float) -> World:
 def test_one_frame_and_another_camera_of_the_kind_agree() -> None:
     world = with_sibling(320, 0.005)
     assert world.frame(0)
-    assert world.focal.value == pytest.approx(FOCAL, rel=0.01), "by its own frame"
+    assert world.focal.focal == pytest.approx(FOCAL, rel=0.01), "by its own frame"
 
 
 @pytest.mark.parametrize(("width", "std", "focal"), [(352, 0.005, FOCAL), (320, 0.2, FOCAL), (320, 0.005, 400.0)])
 def test_one_frame_is_not_enough_beside_another_kind(width: int, std: float, focal: float) -> None:
     world = with_sibling(width, std)
     assert [world.frame(k, focal) for k in range(3)] == [False, False, True]
-    assert world.focal.value == pytest.approx(focal, rel=0.01)
+    assert world.focal.focal == pytest.approx(focal, rel=0.01)
 
 
 def test_votes_without_the_map() -> None:
     world = World()
     for focal, std in ((310.0, 0.02), (295.0, 0.02), (900.0, 0.5)):
-        world.newcomers.vote(world.stream, focal, std)
-    assert not world.newcomers.agree(world.stream), "one of them is too vague to count"
-    world.newcomers.vote(world.stream, 302.0, 0.02)
-    assert world.newcomers.agree(world.stream)
-    assert world.focal.value == pytest.approx(302, rel=0.01)
+        world.focal_votes.vote(world.stream, focal, std)
+    assert not world.focal_votes.agree(world.stream), "one of them is too vague to count"
+    world.focal_votes.vote(world.stream, 302.0, 0.02)
+    assert world.focal_votes.agree(world.stream)
+    assert world.focal.focal == pytest.approx(302, rel=0.01)

@@ -24,57 +24,57 @@ def pressed(focal: float, views: int = 6, degrees: float = 45.0) -> tuple[Calibr
 def test_a_live_map_begins_with_the_usual_focal_where_that_explains_what_is_seen():
     calibrator, state, stream = pressed(focal=1.1 * WIDTH, views=3)
     assert calibrator.begin(stream) and len(state.sparse.posed()) == 3
-    assert state.sparse.focals[0].value == WIDTH
-    assert not np.isfinite(state.sparse.focals[0].std), "it is assumed, and says so"
-    assert not state.sparse.focals[0].fixed and not state.sure
+    assert state.sparse.intrinsics[0].focal == WIDTH
+    assert not np.isfinite(state.sparse.intrinsics[0].std), "it is assumed, and says so"
+    assert not state.sparse.intrinsics[0].fixed and not state.sure
 
 
 def test_it_begins_with_that_of_a_wide_view_where_that_explains_far_more():
     calibrator, state, stream = pressed(focal=0.5 * WIDTH, views=3, degrees=70.0)
     assert calibrator.begin(stream) and len(state.sparse.posed()) == 3
-    assert state.sparse.focals[0].value == pytest.approx(0.55 * WIDTH)
-    assert not np.isfinite(state.sparse.focals[0].std)
+    assert state.sparse.intrinsics[0].focal == pytest.approx(0.55 * WIDTH)
+    assert not np.isfinite(state.sparse.intrinsics[0].std)
 
 
 def test_it_begins_with_another_focal_where_the_usual_one_explains_too_little():
     calibrator, state, stream = pressed(focal=1.8 * WIDTH)
     assert calibrator.begin(stream) and len(state.sparse.posed()) == 6
-    assert state.sparse.focals[0].value == pytest.approx(1.8 * WIDTH, rel=0.05)
+    assert state.sparse.intrinsics[0].focal == pytest.approx(1.8 * WIDTH, rel=0.05)
     assert not state.sure
 
 
 def test_three_views_are_not_enough_for_another_focal():
     calibrator, state, stream = pressed(focal=1.8 * WIDTH, views=3)
     assert not calibrator.begin(stream)
-    assert state.sparse.focals[0].value == WIDTH and state.sparse.posed() == []
+    assert state.sparse.intrinsics[0].focal == WIDTH and state.sparse.posed() == []
 
 
 @pytest.mark.parametrize(("views", "begins"), [(6, False), (8, True)])
 def test_a_focal_that_is_far_from_usual_takes_more_views(views, begins):
     calibrator, state, stream = pressed(focal=2.5 * WIDTH, views=views, degrees=90.0)
     assert calibrator.begin(stream) == begins
-    assert state.sparse.focals[0].value == pytest.approx(2.5 * WIDTH if begins else WIDTH, rel=0.05)
+    assert state.sparse.intrinsics[0].focal == pytest.approx(2.5 * WIDTH if begins else WIDTH, rel=0.05)
 
 
 def test_a_focal_does_not_run_away_without_need():
     calibrator, state, stream = pressed(focal=0.8 * WIDTH)
     assert calibrator.begin(stream)
-    focal, poses = state.sparse.focals[0], [view.w_T_c for view in state.sparse.views]
-    before = focal.value
+    intrinsics, poses = state.sparse.intrinsics[0], [view.w_T_c for view in state.sparse.views]
+    before = intrinsics.focal
     with calibrator.within_reason():
-        focal.value *= 3.0
-    assert focal.value == before
+        intrinsics.focal *= 3.0
+    assert intrinsics.focal == before
     np.testing.assert_array_equal([view.w_T_c for view in state.sparse.views], poses)
     with calibrator.within_reason():
-        focal.value *= 1.3
-    assert focal.value == 1.3 * before, "a little is what calibrations are for"
+        intrinsics.focal *= 1.3
+    assert intrinsics.focal == 1.3 * before, "a little is what calibrations are for"
 
 
 def test_a_focal_that_is_far_off_is_corrected_where_that_explains_more():
     calibrator, state, stream = pressed(focal=0.8 * WIDTH)
     assert calibrator.begin(stream)
     calibrator.adjust()
-    assert state.sparse.focals[0].value == pytest.approx(0.8 * WIDTH, rel=0.05)
+    assert state.sparse.intrinsics[0].focal == pytest.approx(0.8 * WIDTH, rel=0.05)
 
 
 def test_the_way_of_the_camera_keeps_its_length():
@@ -89,13 +89,13 @@ def test_the_way_of_the_camera_keeps_its_length():
 
 def test_the_first_calibration_tries_the_other_focal_that_maps_begin_with():
     calibrator, state, stream = pressed(focal=0.5 * WIDTH, views=9, degrees=70.0)
-    focal = state.sparse.focals[0]
-    focal.fixed = True  # as if the first three views had been too close together to tell
+    intrinsics = state.sparse.intrinsics[0]
+    intrinsics.fixed = True  # as if the first three views had been too close together to tell
     assert calibrator._bootstrap(stream, [float(WIDTH)], sharp=(False,))[0]
-    focal.fixed = False
-    assert state.guessing and focal.value == WIDTH
+    intrinsics.fixed = False
+    assert state.guessing and intrinsics.focal == WIDTH
     calibrator.calibrate(stream)
-    assert focal.value == pytest.approx(0.5 * WIDTH, rel=0.03)
+    assert intrinsics.focal == pytest.approx(0.5 * WIDTH, rel=0.03)
     assert not state.guessing and not state.sure
 
 

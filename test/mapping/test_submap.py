@@ -39,11 +39,11 @@ def test_pointmaps_leave_alone_what_only_landmarks_can_do() -> None:
     assert submap.due == "" and submap.backlog == 0, "nothing is put off"
     stream = mapper.stream("camera")
     stranger = CameraStream("other", 1, sequence.width, sequence.height, SMALL)
-    assert submap.welcomes(stranger) and submap.accepts(stranger)
+    assert submap.finder.welcomes(stranger) and submap.accepts(stranger)
     gray = stream.gray(sequence.images[0])
-    assert submap.place(stream, 0, gray, lambda stamp: np.eye(4)) is None and not submap.afloat(0)
+    assert submap.placement.place(stream, 0, gray, lambda stamp: np.eye(4)) is None and not submap.placement.afloat(0)
     before = [submap.pose(index).tobytes() for index in submap.posed()]
-    submap.tell(0, np.diag([2.0, 2.0, 2.0, 1.0]), True)
+    submap.placement.report(0, np.diag([2.0, 2.0, 2.0, 1.0]), True)
     assert len(submap.shared_landmarks(other, 0)) == 0
     assert submap.absorb(other, np.zeros((30, 2), int), np.arange(30) % 3) is None
     assert [submap.pose(index).tobytes() for index in submap.posed()] == before

@@ -7,7 +7,7 @@ import numpy as np
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.mapping.camera_stream import CameraStream
-from dust3r_ros.mapping.trajectory import Drift, FrameLog, Sight, without_drift
+from dust3r_ros.mapping.trajectory import Drift, FrameLog, TrackedImage, without_drift
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array
 
@@ -22,13 +22,13 @@ def drift(stamp_ns: int, x: float) -> Drift:
 def corrected(stamp_ns: int, anchored_ns: int) -> float:
     """By how much corner 3 is moved between keyframes of 100 and 200 in which it is off by 1 and 2."""
     pixels = np.array([[10.0, 20.0], [30.0, 40.0], [50.0, 60.0]])
-    tracks = without_drift(Sight(stamp_ns, Tracks(IDS, pixels), anchored_ns), [drift(100, 1.0), drift(200, 2.0)])
+    tracks = without_drift(TrackedImage(stamp_ns, Tracks(IDS, pixels), anchored_ns), [drift(100, 1.0), drift(200, 2.0)])
     moved = tracks.pixels - pixels
     assert np.array_equal(tracks.ids, IDS) and not moved[1:].any() and moved[0, 0] == -moved[0, 1]
     return float(moved[0, 0])
 
 
-def test_corners_are_off_as_in_the_last_keyframe_till_they_are_told_anew() -> None:
+def test_corners_are_off_as_in_the_last_keyframe_till_they_are_refreshed() -> None:
     assert corrected(150, 50) == corrected(250, 99) + 1.0 == -1.0
     assert corrected(150, 100) == -1.0, "half of what it will be off by in the next keyframe"
     assert corrected(125, 100) == -0.5
@@ -58,6 +58,10 @@ class Keyframes:
     def drift(self, index: int, tracks: Tracks) -> Array:
         return self.off * np.ones_like(tracks.pixels)
 
+    @property
+    def finder(self) -> Keyframes:
+        return self
+
     def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
         self.asked.append((tracks.pixels, near))
         return self.answers.pop(0) if self.answers else None
@@ -73,8 +77,8 @@ def found(x: float) -> PnpResult:
     return PnpResult(at(x), np.ones(1, bool), np.eye(6), 0.1, 100.0)
 
 
-def seen(stamp_ns: int, anchored_ns: int = 0) -> Sight:
-    return Sight(stamp_ns, Tracks(np.arange(2), np.zeros((2, 2))), anchored_ns)
+def seen(stamp_ns: int, anchored_ns: int = 0) -> TrackedImage:
+    return TrackedImage(stamp_ns, Tracks(np.arange(2), np.zeros((2, 2))), anchored_ns)
 
 
 LEFT, RIGHT = (CameraStream(name, k, 64, 48, MapperConfig()) for k, name in enumerate(("left", "right")))
@@ -174,7 +178,7 @@ def test_frames_of_earlier_sessions_come_first_and_count_no_cameras() -> None:
     assert log.cameras == {"right"}
 
 
-def test_what_changed_of_frames_that_were_written_is_told() -> None:
+def test_what_changed_of_frames_that_were_written_is_reported() -> None:
     keyframes = Keyframes(0.0)
     log, keyframes.answers = FrameLog(keyframes), [found(0.7)]
     log.add_keyframe(0, LEFT, seen(1))

@@ -94,7 +94,7 @@ def test_a_name_wins_against_a_folder_and_a_path_does_not(
         load_checkpoint("mine")
 
 
-def test_an_unknown_name_is_told_the_known_ones(home: Path) -> None:
+def test_an_unknown_name_is_reported_the_known_ones(home: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"'mimi' does not exist.*come with it are mini\).*\.pth file or a folder"
     ):
@@ -105,7 +105,7 @@ def test_an_unknown_name_is_told_the_known_ones(home: Path) -> None:
         load_checkpoint("no.pth")
 
 
-def test_a_folder_without_weights_is_told(home: Path) -> None:
+def test_a_folder_without_weights_is_reported(home: Path) -> None:
     (home / "mini" / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"mini' cannot be used: 'model\.safetensors' is missing"):
         load_checkpoint("mini")

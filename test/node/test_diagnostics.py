@@ -106,12 +106,14 @@ def test_every_input_is_watched(inputs, level, text):
 
 
 def test_a_calibration_that_the_images_contradict_warns():
-    camera = Camera("front", 640, 480, 520.0, 0.0, 9, fixed=True, given=520.0, given_std=2.0, told=500.0, told_std=4.0)
+    camera = Camera(
+        "front", 640, 480, 520.0, 0.0, 9, fixed=True, given=520.0, given_std=2.0, measured=500.0, measured_std=4.0
+    )
     status = judged(cameras={"front": camera})["calibration front"]
     assert status.level == DiagnosticStatus.WARN
     assert "500.0 +- 4.0 px" in status.message and "520.0 px" in status.message
     assert values(status)["disagreement (sigma)"] == "4.5"
-    agrees = judged(cameras={"front": replace(camera, told=512.0)})["calibration front"]
+    agrees = judged(cameras={"front": replace(camera, measured=512.0)})["calibration front"]
     assert (agrees.level, agrees.message) == (DiagnosticStatus.OK, "focal length 520.0 px, given")
 
 

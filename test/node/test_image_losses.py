@@ -73,7 +73,7 @@ def test_what_was_lost_before_a_restart_still_counts():
     assert losses.lost == 5
 
 
-def test_the_period_is_told_by_the_short_steps():
+def test_the_period_is_reported_by_the_short_steps():
     assert period([100, 33, 67, 34, 200, 1]) == pytest.approx(33.5)
     assert period([40]) == 40
 

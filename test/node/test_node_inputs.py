@@ -144,7 +144,7 @@ def test_pause_resume_and_reset(bench, sequence):
     bench.handled(5)
 
 
-def test_a_calibration_that_comes_late_is_told_and_counts_after_a_reset(bench, sequence):
+def test_a_calibration_that_comes_late_is_reported_and_counts_after_a_reset(bench, sequence):
     bench.play(sequence, last=12)
     before = bench.handled(12)
     assert before.keyframes > 1

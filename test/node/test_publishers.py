@@ -206,7 +206,7 @@ def test_the_end_waits_for_what_was_not_begun(bench) -> None:
     assert bench.topics["map"].sent[-1].width == HEIGHT * WIDTH
 
 
-def test_a_failure_is_told_and_the_next_map_is_whole(bench, monkeypatch) -> None:
+def test_a_failure_is_reported_and_the_next_map_is_whole(bench, monkeypatch) -> None:
     cloud = module.keyframe_cloud
     monkeypatch.setattr(module, "keyframe_cloud", lambda keyframe, *more: 1 / 0)
     source = mapper([wall(0, 2.0)])

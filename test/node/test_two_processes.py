@@ -123,7 +123,7 @@ def test_a_back_end_that_is_killed_while_it_starts_is_started_again_by_one(start
     assert back_end(bench) == pid
 
 
-def test_without_a_file_the_map_begins_anew_and_that_is_told(start_node):
+def test_without_a_file_the_map_begins_anew_and_that_is_reported(start_node):
     sequence = walk("orbit", frames=90, rate_hz=30.0)
     bench = start_node(dense=False, focal=sequence.focal, keyframe_motion_young=0.02)
     mapped(bench, sequence, 30)

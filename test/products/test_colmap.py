@@ -81,9 +81,9 @@ def test_the_files_are_laid_out_as_documented(model: Path, keyframes: list[Keyfr
     at = struct.calcsize("<QI7dI")
     name = data[at : data.index(b"\0", at)]
     assert name.decode() == image_name(keyframes[0])
-    sights, x, y, point = struct.unpack_from("<QddQ", data, at + len(name) + 1)
+    observations, x, y, point = struct.unpack_from("<QddQ", data, at + len(name) + 1)
     mine = tracks.view == 0
-    assert sights == mine.sum() and point == tracks.point[mine][0] + 1
+    assert observations == mine.sum() and point == tracks.point[mine][0] + 1
     assert (x, y) == tuple(tracks.pixels[mine][0] + 0.5)
     assert struct.unpack_from("<Q", (model / "sparse/0/points3D.bin").read_bytes()) == (len(tracks),)
 

@@ -56,7 +56,7 @@ def test_depth_of_every_frame_lies_in_the_room(keyframes: list[Keyframe], tmp_pa
     assert np.array_equal(cloud.points, map_cloud(keyframes, stride=8).points)
 
 
-def test_cameras_that_differ_are_told_per_frame(keyframes: list[Keyframe], tmp_path: Path) -> None:
+def test_cameras_that_differ_are_reported_per_frame(keyframes: list[Keyframe], tmp_path: Path) -> None:
     other = replace(keyframes[1], camera="rear", focal=99.0)
     about = written(tmp_path / "out", [keyframes[0], other])
     assert "fl_x" not in about

@@ -161,8 +161,8 @@ def test_without_depth_the_cloud_is_that_of_the_landmarks(tmp_path: Path) -> Non
 def test_memory_is_that_of_the_process_itself() -> None:
     """Not that of the program which started it, large as that may be."""
     large = np.ones(50_000_000)  # 400 MB, written to
-    told = subprocess.run(
+    measured = subprocess.run(
         [sys.executable, "-c", "from dust3r_ros.products.results import peak_memory_mb as m; print(m())"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    assert peak_memory_mb() > large.nbytes / 1e6 > 1.2 * float(told) > 30
+    assert peak_memory_mb() > large.nbytes / 1e6 > 1.2 * float(measured) > 30

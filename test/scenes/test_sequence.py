@@ -148,7 +148,7 @@ def test_sequence_is_decided_by_its_arguments(orbit: RenderedSequence) -> None:
     assert orbit.focal == pytest.approx(0.83 * 160)
 
 
-def test_progress_is_told() -> None:
+def test_progress_is_reported() -> None:
     told: list[tuple[int, int]] = []
     render_sequence("sweep", 3, 32, 24, focal=30.0, progress=lambda done, frames: told.append((done, frames)))
     assert told == [(1, 3), (2, 3), (3, 3)]

@@ -93,15 +93,15 @@ def mapped(sequence, focal=None, std=0.0):
 def test_a_right_focal_that_is_held_is_what_the_images_say(sequence):
     camera = mapped(sequence, sequence.focal)
     assert camera.fixed and camera.focal == pytest.approx(sequence.focal)
-    assert camera.told == pytest.approx(sequence.focal, rel=0.03)
-    assert 0 < camera.told_std < 0.1 * sequence.focal
+    assert camera.measured == pytest.approx(sequence.focal, rel=0.03)
+    assert 0 < camera.measured_std < 0.1 * sequence.focal
     assert camera.disagreement < 3
 
 
 def test_a_wrong_focal_that_is_held_stays_and_disagrees(sequence):
     camera = mapped(sequence, 1.25 * sequence.focal)
     assert camera.focal == pytest.approx(1.25 * sequence.focal)
-    assert camera.told < 1.15 * sequence.focal
+    assert camera.measured < 1.15 * sequence.focal
     assert camera.disagreement > 3
 
 
@@ -111,13 +111,13 @@ def test_a_prior_is_refined_towards_the_truth(sequence):
     assert not camera.fixed
     assert abs(camera.focal - sequence.focal) < 0.5 * abs(wrong - sequence.focal)
     assert (camera.given, camera.given_std) == pytest.approx((wrong, 0.05 * wrong))
-    assert camera.told == pytest.approx(sequence.focal, rel=0.03)
+    assert camera.measured == pytest.approx(sequence.focal, rel=0.03)
 
 
 def test_a_focal_nobody_gave_has_nothing_to_disagree_with(sequence):
     camera = mapped(sequence)
-    assert (camera.given, camera.told, camera.disagreement) == (0.0, 0.0, 0.0)
-    assert math.isinf(camera.told_std)
+    assert (camera.given, camera.measured, camera.disagreement) == (0.0, 0.0, 0.0)
+    assert math.isinf(camera.measured_std)
 
 
 @pytest.mark.parametrize("std", [-0.1, 1.0, float("nan")])

@@ -125,7 +125,7 @@ def test_a_calibration_that_comes_late_waits_for_a_reset(sequence, log, caplog):
     assert feed(session, sequence, 0, 1).cameras["camera"].focal == 123.0
 
 
-def test_a_calibration_of_another_shape_is_told_and_not_used(sequence, log, caplog):
+def test_a_calibration_of_another_shape_is_reported_and_not_used(sequence, log, caplog):
     session = Session(FAST, log)
     session.know("camera", known(sequence.width, sequence.height // 2, 123.0))
     update = feed(session, sequence, 0, 2)

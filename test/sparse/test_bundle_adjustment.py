@@ -17,14 +17,14 @@ from dust3r_ros.geometry.rigid import invert, pose
 from dust3r_ros.geometry.similarity import weighted_similarity
 from dust3r_ros.sparse import bundle_adjustment
 from dust3r_ros.sparse.bundle_adjustment import CompiledSteps, PlainSteps, adjust
-from dust3r_ros.sparse.bundle_problem import Problem, Sights, State
+from dust3r_ros.sparse.bundle_problem import BundleProblem, Observations, State
 from dust3r_ros.sparse.reprojection import Huber
 
 
-def both(problem: Problem, width: float) -> tuple[PlainSteps, CompiledSteps, State, Sights]:
-    sights, loss = Sights(problem), Huber(width, problem.sigma)
-    plain, compiled = PlainSteps(problem, sights, loss), CompiledSteps(problem, sights, loss)
-    return plain, compiled, State.of(problem, sights), sights
+def both(problem: BundleProblem, width: float) -> tuple[PlainSteps, CompiledSteps, State, Observations]:
+    observations, loss = Observations(problem), Huber(width, problem.sigma)
+    plain, compiled = PlainSteps(problem, observations, loss), CompiledSteps(problem, observations, loss)
+    return plain, compiled, State.of(problem, observations), observations
 
 
 def test_it_was_built() -> None:
@@ -35,7 +35,7 @@ def test_it_was_built() -> None:
 @pytest.mark.parametrize("bent", [False, True])
 @pytest.mark.parametrize("width", [1e9, 1.5])
 def test_steps_are_the_same(bent: bool, width: float) -> None:
-    plain, compiled, state, sights = both(some_problem(bent), width)
+    plain, compiled, state, observations = both(some_problem(bent), width)
     assert compiled.cost(state) == pytest.approx(plain.cost(state), rel=1e-12)
     np.testing.assert_allclose(compiled.residual(state), plain.residual(state), rtol=1e-12)
     for damping in (1e-6, 1e-3, 10.0):
@@ -43,7 +43,7 @@ def test_steps_are_the_same(bent: bool, width: float) -> None:
         assert expected is not None and found is not None
         for name in ("poses", "unknowns", "points", "information"):
             np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-6, atol=1e-8)
-        moved = state.moved(found.poses, found.unknowns, found.points, sights)
+        moved = state.moved(found.poses, found.unknowns, found.points, observations)
         (a, cost_a), (b, cost_b) = plain.settled(moved), compiled.settled(moved)
         np.testing.assert_allclose(b.points, a.points, rtol=1e-9)
         assert cost_b == pytest.approx(cost_a, rel=1e-10)
@@ -157,7 +157,7 @@ def test_the_optimum_is_flat() -> None:
     best = adjust(disturbed(problem, size=0.01), huber_px=1.5, iterations=100, tolerance=1e-13)
     at = replace(problem, w_T_c=best.w_T_c, points=best.points, focals=best.focals)
 
-    def cost(near: Problem) -> float:
+    def cost(near: BundleProblem) -> float:
         return adjust(near, huber_px=1.5, iterations=0).cost
 
     assert cost(at) == pytest.approx(best.cost, rel=1e-9)

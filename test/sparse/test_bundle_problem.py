@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from synthetic import arc
 
 from dust3r_ros.geometry.lens import Lens
-from dust3r_ros.sparse.bundle_problem import Sights, State, Summing
+from dust3r_ros.sparse.bundle_problem import Observations, State, Summing
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -35,29 +35,32 @@ def test_observations_of_free_poses_come_first_and_each_poses_together() -> None
         offset=problem.offset[shuffle],
         free=np.array([False, True, False, True, True]),
     )
-    sights = Sights(problem)
-    np.testing.assert_array_equal(sights.poses[sights.pose], problem.view[sights.order])
-    np.testing.assert_array_equal(sights.offset.T, problem.offset[sights.order])
-    assert problem.free[problem.view[sights.order[: sights.free]]].all()
-    assert not problem.free[problem.view[sights.order[sights.free :]]].any()
+    observations = Observations(problem)
+    np.testing.assert_array_equal(observations.poses[observations.pose], problem.view[observations.order])
+    np.testing.assert_array_equal(observations.offset.T, problem.offset[observations.order])
+    assert problem.free[problem.view[observations.order[: observations.free]]].all()
+    assert not problem.free[problem.view[observations.order[observations.free :]]].any()
     for c in range(3):
-        mine = sights.pose == c
-        assert mine[sights.starts[c] : sights.starts[c + 1]].all() and mine.sum() == np.diff(sights.starts)[c]
+        mine = observations.pose == c
+        assert (
+            mine[observations.starts[c] : observations.starts[c + 1]].all()
+            and mine.sum() == np.diff(observations.starts)[c]
+        )
 
 
 def test_a_state_comes_back_in_the_order_of_the_problem_and_moves_what_is_free() -> None:
     lens = Lens(200.0, -0.07, (3.0, -4.0))
     problem = replace(problem_of(arc(views=4)), free=np.array([False, True, False, True]), lenses=[lens])
-    sights = Sights(problem)
-    state = State.of(problem, sights)
-    np.testing.assert_allclose(state.poses(sights), problem.w_T_c, atol=1e-15)
-    np.testing.assert_allclose(state.offsets(sights).T, lens.ideal(problem.offset[sights.order]))
-    assert state.lenses(sights)[0].radial == lens.radial
-    np.testing.assert_allclose(state.lenses(sights)[0].center, lens.center)
+    observations = Observations(problem)
+    state = State.of(problem, observations)
+    np.testing.assert_allclose(state.poses(observations), problem.w_T_c, atol=1e-15)
+    np.testing.assert_allclose(state.offsets(observations).T, lens.ideal(problem.offset[observations.order]))
+    assert state.lenses(observations)[0].radial == lens.radial
+    np.testing.assert_allclose(state.lenses(observations)[0].center, lens.center)
     step = np.zeros((2, 6))
     step[1] = [0.1, 0.2, 0.3, 0.0, 0.0, np.pi / 2]
-    moved = state.moved(step, np.array([0.1]), np.zeros_like(state.points), sights)
-    after = moved.poses(sights)
+    moved = state.moved(step, np.array([0.1]), np.zeros_like(state.points), observations)
+    after = moved.poses(observations)
     np.testing.assert_allclose(after[:3], problem.w_T_c[:3], atol=1e-15)
     np.testing.assert_allclose(after[3, :3, 3], problem.w_T_c[3, :3, 3] + [0.1, 0.2, 0.3], atol=1e-12)
     np.testing.assert_allclose(moved.focals(), problem.focals * np.exp(0.1))

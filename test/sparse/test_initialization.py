@@ -14,7 +14,7 @@ from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, angle_deg, invert
 from dust3r_ros.geometry.similarity import weighted_similarity
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, PairFromLandmarks, bootstrap
-from dust3r_ros.sparse.sparse_map import Focal, SparseMap
+from dust3r_ros.sparse.sparse_map import Intrinsics, SparseMap
 from dust3r_ros.tracking import Tracks
 
 
@@ -68,7 +68,7 @@ def test_what_moves_by_itself_before_a_far_scene_does_not_choose_the_direction()
     still = rng.uniform([-3.0, -2.0, 5.0], [3.0, 2.0, 9.0], (300, 3))
     near = rng.uniform([-0.4, -0.6, 1.4], [0.3, 0.6, 1.6], (200, 3))
     sparse = SparseMap(1.0)
-    sparse.focals.append(Focal(330.0, 330.0, std=0.0, fixed=True, lens=Lens(200.0)))
+    sparse.intrinsics.append(Intrinsics(330.0, 330.0, std=0.0, fixed=True, lens=Lens(200.0)))
     ids = sparse.new_ids(500)
     for step in range(3):
         camera = np.array([0.12 * step, 0.02 * step**2, 0.0])
@@ -90,8 +90,8 @@ def test_finds_the_focal_among_its_starts(focal: float) -> None:
     sparse = unposed(scene)
     found = bootstrap(sparse, range(6), 0, starts(), Options()).starts
     assert found and [s.score for s in found] == sorted(s.score for s in found)
-    assert sparse.focals[0].value == pytest.approx(focal, rel=0.03)
-    assert sparse.focals[0].value == found[0].focal
+    assert sparse.intrinsics[0].focal == pytest.approx(focal, rel=0.03)
+    assert sparse.intrinsics[0].focal == found[0].focal
     poses = np.stack([view.w_T_c for view in sparse.views])
     similarity = weighted_similarity(poses[:, :3, 3], scene.w_T_c[:, :3, 3])
     np.testing.assert_allclose(similarity.apply(poses[:, :3, 3]), scene.w_T_c[:, :3, 3], atol=0.05)
@@ -110,21 +110,21 @@ def test_the_frame_and_the_unit_of_a_new_map() -> None:
 def test_wrong_matches_do_no_harm() -> None:
     sparse = unposed(arc(points=200, focal=330.0), wrong=0.1)
     assert bootstrap(sparse, range(6), 0, starts(), Options()).starts
-    assert sparse.focals[0].value == pytest.approx(330.0, rel=0.03)
+    assert sparse.intrinsics[0].focal == pytest.approx(330.0, rel=0.03)
 
 
 def test_a_known_focal_is_one_start() -> None:
     sparse = unposed(arc(points=150, focal=330.0))
-    sparse.focals[0] = Focal(330.0, 330.0, 0.0, fixed=True)
+    sparse.intrinsics[0] = Intrinsics(330.0, 330.0, 0.0, fixed=True)
     assert bootstrap(sparse, range(6), 0, [330.0], Options()).starts
-    assert sparse.focals[0].value == 330.0
+    assert sparse.intrinsics[0].focal == 330.0
 
 
 def unchanged(sparse: SparseMap, scene_views: int, focal: float = WIDTH) -> None:
     assert all(view.w_T_c is None for view in sparse.views) and len(sparse.views) == scene_views
     assert not sparse.positioned.any()
     assert all(len(view.pruned.ids) == 0 for view in sparse.views)
-    assert sparse.focals[0].value == focal
+    assert sparse.intrinsics[0].focal == focal
 
 
 def test_turning_on_the_spot_makes_no_map() -> None:
@@ -158,21 +158,21 @@ def test_a_good_map_is_not_replaced() -> None:
     """Trying other focals on a map that explains all leaves it, to the bit."""
     sparse = unposed(arc(points=150, focal=330.0))
     bootstrap(sparse, range(6), 0, starts(), Options())
-    points, focal = sparse.points.copy(), sparse.focals[0].value
+    points, focal = sparse.points.copy(), sparse.intrinsics[0].focal
     assert bootstrap(sparse, range(6), 0, [0.4 * focal, 1.8 * focal], Options()).starts == []
     np.testing.assert_array_equal(sparse.points, points)
-    assert sparse.focals[0].value == focal
+    assert sparse.intrinsics[0].focal == focal
 
 
 def test_a_bad_map_is_replaced() -> None:
     sparse = unposed(arc(points=150, focal=330.0))
-    sparse.focals[0].fixed = True
+    sparse.intrinsics[0].fixed = True
     assert bootstrap(sparse, range(6), 0, [800.0], Options()).starts, "explains badly, but more than nothing"
     before = sparse.misfit()
-    sparse.focals[0].fixed = False
+    sparse.intrinsics[0].fixed = False
     assert bootstrap(sparse, range(6), 0, starts(), Options()).starts
     assert sparse.misfit() < 0.5 * before
-    assert sparse.focals[0].value == pytest.approx(330.0, rel=0.03)
+    assert sparse.intrinsics[0].focal == pytest.approx(330.0, rel=0.03)
 
 
 def test_many_landmarks_are_all_used_in_the_end() -> None:
@@ -180,7 +180,7 @@ def test_many_landmarks_are_all_used_in_the_end() -> None:
     scene = arc(views=5, points=2000, focal=330.0)
     sparse = unposed(scene, wrong=0.05)
     assert bootstrap(sparse, range(5), 0, starts(), Options()).starts
-    assert sparse.focals[0].value == pytest.approx(330.0, rel=0.01)
+    assert sparse.intrinsics[0].focal == pytest.approx(330.0, rel=0.01)
     ids = np.unique(np.concatenate([view.seen.ids for view in sparse.views]))
     assert sparse.positioned[ids].mean() > 0.95
 
@@ -196,7 +196,7 @@ def test_a_start_that_cannot_be_built_is_passed_over() -> None:
 
     sparse = unposed(arc(points=150, focal=330.0))
     assert bootstrap(sparse, range(6), 0, [900.0, 300.0, 700.0], Options(first_pair)).starts
-    assert sparse.focals[0].value == pytest.approx(330.0, rel=0.03)
+    assert sparse.intrinsics[0].focal == pytest.approx(330.0, rel=0.03)
     assert bootstrap(unposed(arc(points=150)), range(6), 0, [900.0], Options(first_pair)).starts == []
 
 
@@ -207,7 +207,7 @@ def test_a_view_that_shares_too_little_is_left_out() -> None:
     sparse.views[0].seen = sparse.views[0].seen.select(np.arange(6))
     assert bootstrap(sparse, range(7), 0, starts(), Options()).starts
     assert [view.w_T_c is not None for view in sparse.views] == [False] + [True] * 6
-    assert sparse.focals[0].value == pytest.approx(330.0, rel=0.03)
+    assert sparse.intrinsics[0].focal == pytest.approx(330.0, rel=0.03)
     np.testing.assert_allclose(sparse.views[1].w_T_c, BODY_T_OPTICAL, atol=1e-9)
 
 
@@ -224,11 +224,11 @@ def test_the_pair_need_not_be_among_the_first_views() -> None:
     still = np.concatenate([np.repeat(scene.w_T_c[:1], 4, axis=0), scene.w_T_c[1:5]])
     sparse = unposed(Scene(still, scene.points, scene.focal), noise=0.05)
     assert bootstrap(sparse, range(8), 0, starts(), Options()).starts
-    assert sparse.focals[0].value == pytest.approx(330.0, rel=0.03)
+    assert sparse.intrinsics[0].focal == pytest.approx(330.0, rel=0.03)
 
 
 def test_how_close_another_focal_comes() -> None:
-    """Where cameras mostly turn, another focal with other poses explains noisy sights nearly as well."""
+    """Where cameras mostly turn, another focal with other poses explains noisy observations nearly as well."""
     clear = bootstrap(unposed(arc(views=6, points=150, focal=330.0)), range(6), 0, starts(), Options())
     assert clear.rival > 2.0
     scene = turning()
@@ -244,11 +244,11 @@ def test_how_close_another_focal_comes() -> None:
 def test_some_of_the_views_choose_the_focal() -> None:
     sparse = unposed(arc(views=12, points=150, focal=330.0, degrees=60.0))
     assert bootstrap(sparse, range(12), 0, starts(), Options(tried_on=6)).starts
-    assert sparse.focals[0].value == pytest.approx(330.0, rel=0.03)
+    assert sparse.intrinsics[0].focal == pytest.approx(330.0, rel=0.03)
     assert len(sparse.posed()) == 12
 
 
-def test_an_unusual_focal_costs_as_much_as_it_is_told() -> None:
+def test_an_unusual_focal_costs_as_much_as_it_is_reported() -> None:
     best = []
     for unusual in (0.05, 5.0):
         sparse = unposed(arc(views=4, points=150, focal=330.0, degrees=10.0), noise=1.0)

@@ -11,17 +11,17 @@ from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks
 
 
-def sights(sparse: SparseMap) -> np.ndarray:
+def observations(sparse: SparseMap) -> np.ndarray:
     """(L,) how many views see each landmark, pruned or not."""
     ids = [np.concatenate([view.seen.ids, view.pruned.ids]) for view in sparse.views]
     return np.bincount(np.concatenate(ids), minlength=len(sparse.points))
 
 
-def test_each_view_keeps_enough_and_a_landmark_all_its_sights() -> None:
+def test_each_view_keeps_enough_and_a_landmark_all_its_observations() -> None:
     sparse = unposed(arc(views=5, points=2000))
-    before = sights(sparse)
+    before = observations(sparse)
     thin(sparse, range(5), 100)
-    after = sights(sparse)
+    after = observations(sparse)
     assert set(np.unique(after)) <= {0} | set(np.unique(before))
     np.testing.assert_array_equal(after[after > 0], before[after > 0])
     for view in sparse.views:
@@ -32,9 +32,9 @@ def test_landmarks_that_many_views_see_come_first() -> None:
     sparse, rng = unposed(arc(views=5, points=2000)), np.random.default_rng(0)
     for view in sparse.views:
         view.seen = view.seen.select(rng.random(len(view.seen.ids)) < 0.5)
-    before = sights(sparse)
+    before = observations(sparse)
     thin(sparse, range(5), 100)
-    chosen = sights(sparse) > 0
+    chosen = observations(sparse) > 0
     assert before[chosen].mean() > before[before >= 2].mean() + 0.5
 
 
@@ -55,10 +55,10 @@ def test_every_part_of_the_image_stays_covered() -> None:
 def test_few_landmarks_all_stay() -> None:
     sparse = unposed(arc(views=4, points=60))
     sparse.views[1].pruned, sparse.views[1].seen = sparse.views[1].seen, sparse.views[1].pruned
-    before = sights(sparse)
+    before = observations(sparse)
     thin(sparse, range(4), 100)
-    np.testing.assert_array_equal(sights(sparse), np.where(before >= 2, before, 0))
-    assert len(sparse.views[1].seen.ids) == 0, "pruned sights stay pruned"
+    np.testing.assert_array_equal(observations(sparse), np.where(before >= 2, before, 0))
+    assert len(sparse.views[1].seen.ids) == 0, "pruned observations stay pruned"
 
 
 @pytest.mark.parametrize("views", [1, 3])

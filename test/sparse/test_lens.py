@@ -33,7 +33,7 @@ def unbent() -> SparseMap:
 
 @pytest.mark.parametrize("bend", [-0.02, 0.02])
 def test_it_foretells_how_far_such_a_lens_puts_the_focal_off(unbent: SparseMap, bend: float) -> None:
-    off = np.log(built(bend).focals[0].value / unbent.focals[0].value)
+    off = np.log(built(bend).intrinsics[0].focal / unbent.intrinsics[0].focal)
     assert abs(off) > 0.01, "the lens is to be felt"
     assert off == pytest.approx(bend * focal_shift(unbent, 0, WIDTH / 2), rel=0.15)
 
@@ -54,7 +54,7 @@ def test_the_map_is_left_as_it_was(unbent: SparseMap) -> None:
 
 def test_a_known_focal_is_not_shifted() -> None:
     sparse = built()
-    sparse.focals[0].fixed = True
+    sparse.intrinsics[0].fixed = True
     assert focal_shift(sparse, 0, WIDTH / 2) == 0.0
 
 

@@ -8,7 +8,7 @@ from synthetic import PLAIN, WIDTH, arc, past_a_wall, sparse_of, unposed
 
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.sparse.initialization import Options, bootstrap
-from dust3r_ros.sparse.landmarks import Focal
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.refinement import lens_prior, refine, refine_lenses
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks
@@ -26,13 +26,13 @@ def built(lens: Lens, views: int = 12, noise: float = 0.1) -> SparseMap:
 
 def test_a_lens_is_found_and_the_focal_is_right() -> None:
     sparse = built(Lens(WIDTH / 2, -0.07, (3.0, -4.0)))
-    focal, misfit = sparse.focals[0], sparse.misfit()
-    before = abs(focal.value / FOCAL - 1)
+    intrinsics, misfit = sparse.intrinsics[0], sparse.misfit()
+    before = abs(intrinsics.focal / FOCAL - 1)
     solution = refine_lenses(sparse)
     assert solution is not None and 0 < solution.radial_std[0] < 0.01
-    assert focal.lens.radial == pytest.approx(-0.07, abs=0.002)
-    np.testing.assert_allclose(focal.lens.center, [3.0, -4.0], atol=1.5)
-    assert abs(focal.value / FOCAL - 1) < 0.006 and before > 0.02
+    assert intrinsics.lens.radial == pytest.approx(-0.07, abs=0.002)
+    np.testing.assert_allclose(intrinsics.lens.center, [3.0, -4.0], atol=1.5)
+    assert abs(intrinsics.focal / FOCAL - 1) < 0.006 and before > 0.02
     assert sparse.misfit() < 0.5 * misfit
 
 
@@ -40,74 +40,74 @@ def test_a_lens_that_is_known_is_found_again() -> None:
     """A second time it starts from what the first time left, with all that is known of it free."""
     sparse = built(Lens(WIDTH / 2, -0.07, (3.0, -4.0)))
     refine_lenses(sparse)
-    first = sparse.focals[0].lens
-    sparse.focals[0].lens = Lens(WIDTH / 2, -0.06, (1.0, -1.0))
+    first = sparse.intrinsics[0].lens
+    sparse.intrinsics[0].lens = Lens(WIDTH / 2, -0.06, (1.0, -1.0))
     refine_lenses(sparse)
-    assert sparse.focals[0].lens.radial == pytest.approx(first.radial, abs=1e-3)
-    np.testing.assert_allclose(sparse.focals[0].lens.center, first.center, atol=0.7)
+    assert sparse.intrinsics[0].lens.radial == pytest.approx(first.radial, abs=1e-3)
+    np.testing.assert_allclose(sparse.intrinsics[0].lens.center, first.center, atol=0.7)
 
 
 def test_a_lens_that_does_nothing_stays_plain() -> None:
     sparse = built(PLAIN)
     refine_lenses(sparse)
-    assert sparse.focals[0].lens.plain
-    assert sparse.focals[0].value == pytest.approx(FOCAL, rel=0.005)
+    assert sparse.intrinsics[0].lens.plain
+    assert sparse.intrinsics[0].focal == pytest.approx(FOCAL, rel=0.005)
 
 
 def test_a_center_is_kept_where_the_errors_get_smaller_by_it() -> None:
     sparse = built(Lens(WIDTH / 2, 0.0, (8.0, 0.0)))
     refine_lenses(sparse)
-    assert sparse.focals[0].lens.radial == 0.0
-    x, y = sparse.focals[0].lens.center
-    assert 3.0 < x < 9.0 and abs(y) < 1.0, "the prior holds back what the sights hardly tell"
+    assert sparse.intrinsics[0].lens.radial == 0.0
+    x, y = sparse.intrinsics[0].lens.center
+    assert 3.0 < x < 9.0 and abs(y) < 1.0, "the prior holds back what the observations hardly tell"
 
 
 @pytest.mark.parametrize("lens", [PLAIN, Lens(WIDTH / 2, -0.03, (2.0, 1.0))])
 def test_a_calibrated_camera_keeps_its_lens(lens: Lens) -> None:
     sparse = built(Lens(WIDTH / 2, -0.03, (2.0, 1.0)))
-    focal = sparse.focals[0]
-    focal.fixed, focal.lens, focal.value = True, lens, FOCAL
+    intrinsics = sparse.intrinsics[0]
+    intrinsics.fixed, intrinsics.lens, intrinsics.focal = True, lens, FOCAL
     refine_lenses(sparse)
-    assert focal.lens is lens and focal.value == FOCAL
+    assert intrinsics.lens is lens and intrinsics.focal == FOCAL
 
 
 def test_each_camera_has_its_own_lens() -> None:
     scene, lens = past_a_wall(20), Lens(WIDTH / 2, -0.02)
     sparse = unposed(scene, 0.1)
-    sparse.focals = [Focal(FOCAL, FOCAL, lens=PLAIN), Focal(FOCAL, FOCAL, lens=PLAIN)]
+    sparse.intrinsics = [Intrinsics(FOCAL, FOCAL, lens=PLAIN), Intrinsics(FOCAL, FOCAL, lens=PLAIN)]
     for index, view in enumerate(sparse.views):
         view.camera, view.w_T_c = index % 2, scene.w_T_c[index]
         if view.camera == 1:
             view.seen = Tracks(view.seen.ids, lens.seen(view.seen.pixels))
     sparse.extend()
     refine_lenses(sparse)
-    assert sparse.focals[0].lens.plain
-    assert sparse.focals[1].lens.radial == pytest.approx(-0.02, abs=0.002)
-    np.testing.assert_allclose([focal.value for focal in sparse.focals], FOCAL, rtol=0.01)
+    assert sparse.intrinsics[0].lens.plain
+    assert sparse.intrinsics[1].lens.radial == pytest.approx(-0.02, abs=0.002)
+    np.testing.assert_allclose([intrinsics.focal for intrinsics in sparse.intrinsics], FOCAL, rtol=0.01)
 
 
 def test_few_views_tell_nothing_of_a_lens() -> None:
     sparse = built(Lens(WIDTH / 2, -0.05), views=7)
     assert refine_lenses(sparse) is not None
-    assert sparse.focals[0].lens.plain
+    assert sparse.intrinsics[0].lens.plain
 
 
-def test_what_the_sights_do_not_tell_is_left_as_it_is() -> None:
+def test_what_the_observations_do_not_tell_is_left_as_it_is() -> None:
     """All that is seen lies near the middle, where the lens hardly bends."""
     scene = arc(views=10, degrees=10.0)
     scene.points[:] *= 0.1
     sparse = sparse_of(scene, 0.3)
-    sparse.focals[0].lens = PLAIN
+    sparse.intrinsics[0].lens = PLAIN
     sparse.extend()
     assert refine_lenses(sparse) is not None
-    assert sparse.focals[0].lens.plain
+    assert sparse.intrinsics[0].lens.plain
 
 
 def test_a_map_without_any_error_needs_no_lens() -> None:
     sparse = sparse_of(arc(views=9))
     sparse.extend()
     refine_lenses(sparse)
-    assert sparse.focals[0].lens.plain and sparse.focals[0].value == pytest.approx(300.0, rel=1e-4)
+    assert sparse.intrinsics[0].lens.plain and sparse.intrinsics[0].focal == pytest.approx(300.0, rel=1e-4)
 
 
 def test_nothing_to_refine() -> None:
@@ -115,15 +115,15 @@ def test_nothing_to_refine() -> None:
 
 
 def test_wide_lenses_may_bend_more() -> None:
-    focal = sparse_of(arc()).focals[0]
-    radial, *center = lens_prior(focal)
-    focal.value /= 2.0
-    assert lens_prior(focal) == pytest.approx((4.0 * radial, *center))
+    intrinsics = sparse_of(arc()).intrinsics[0]
+    radial, *center = lens_prior(intrinsics)
+    intrinsics.focal /= 2.0
+    assert lens_prior(intrinsics) == pytest.approx((4.0 * radial, *center))
 
 
 def test_refining_with_free_lenses_moves_only_those() -> None:
     sparse = built(Lens(WIDTH / 2, -0.04, (5.0, 0.0)))
     refine(sparse, free_focal=True)
-    assert sparse.focals[0].lens.plain
+    assert sparse.intrinsics[0].lens.plain
     refine(sparse, free_focal=True, free_lens=np.array([[True, False, False]]))
-    assert sparse.focals[0].lens.radial < -0.03 and sparse.focals[0].lens.center == (0.0, 0.0)
+    assert sparse.intrinsics[0].lens.radial < -0.03 and sparse.intrinsics[0].lens.center == (0.0, 0.0)

@@ -17,8 +17,8 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import angle_deg, invert, transform
 from dust3r_ros.geometry.similarity import Similarity
-from dust3r_ros.sparse.landmarks import Focal
-from dust3r_ros.sparse.map_merging import LandmarkSights, Merged, fit_maps, merge_maps
+from dust3r_ros.sparse.landmarks import Intrinsics
+from dust3r_ros.sparse.map_merging import LandmarkObservations, Merged, fit_maps, merge_maps
 from dust3r_ros.sparse.refinement import refine
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks
@@ -30,46 +30,47 @@ def test_true_positions_lie_where_they_are_seen() -> None:
     sparse = sparse_of(scene, posed=4)
     sparse.views[0].seen = sparse.views[0].seen.select(slice(0, 10))
     ids = np.array([20, 3, 3, 7])
-    sights = LandmarkSights.of(sparse, ids)
-    assert np.bincount(sights.row).tolist() == [3, 4, 4, 4]
-    assert np.bincount(sights.view).tolist() == [3, 4, 4, 4], "views without a pose are no help"
-    np.testing.assert_allclose(sights.errors(scene.points[ids]), 0, atol=1e-9)
+    observations = LandmarkObservations.of(sparse, ids)
+    assert np.bincount(observations.row).tolist() == [3, 4, 4, 4]
+    assert np.bincount(observations.view).tolist() == [3, 4, 4, 4], "views without a pose are no help"
+    np.testing.assert_allclose(observations.errors(scene.points[ids]), 0, atol=1e-9)
     expected = [
-        transform(invert(scene.w_T_c[v]), scene.points[ids[r]])[2] for r, v in zip(sights.row, sights.view, strict=True)
+        transform(invert(scene.w_T_c[v]), scene.points[ids[r]])[2]
+        for r, v in zip(observations.row, observations.view, strict=True)
     ]
-    np.testing.assert_allclose(sights.depths(scene.points[ids]), expected)
+    np.testing.assert_allclose(observations.depths(scene.points[ids]), expected)
 
 
 def test_lenses_are_taken_out() -> None:
     scene, lens = arc(views=3, points=20), Lens(200.0, -0.07, (3.0, -4.0))
     sparse = sparse_of(scene)
-    sparse.focals[0].lens = lens
+    sparse.intrinsics[0].lens = lens
     for index, view in enumerate(sparse.views):
         view.seen = Tracks(view.seen.ids, lens.seen(scene.seen(index)))
-    np.testing.assert_allclose(LandmarkSights.of(sparse, np.arange(20)).errors(scene.points), 0.0, atol=1e-8)
+    np.testing.assert_allclose(LandmarkObservations.of(sparse, np.arange(20)).errors(scene.points), 0.0, atol=1e-8)
 
 
 def test_some_of_them() -> None:
     sparse = sparse_of(arc(views=3, points=6))
-    sights = LandmarkSights.of(sparse, np.arange(6)).select(np.array([0, 1, 0, 0, 1, 0], bool))
-    assert sorted(set(sights.row.tolist())) == [1, 4] and len(sights.row) == len(sights.focal) == 6
+    observations = LandmarkObservations.of(sparse, np.arange(6)).select(np.array([0, 1, 0, 0, 1, 0], bool))
+    assert sorted(set(observations.row.tolist())) == [1, 4] and len(observations.row) == len(observations.focal) == 6
 
 
 def test_positions_that_cannot_be_seen() -> None:
     """Behind the camera is far off, not at its mirror image; no position is no number."""
     scene = arc(views=2, points=4)
-    sights = LandmarkSights.of(sparse_of(scene), np.arange(4))
+    observations = LandmarkObservations.of(sparse_of(scene), np.arange(4))
     center = scene.w_T_c[0][:3, 3]
     mirrored = 2 * center - scene.points
-    errors = np.linalg.norm(sights.errors(mirrored)[sights.view == 0], axis=1)
+    errors = np.linalg.norm(observations.errors(mirrored)[observations.view == 0], axis=1)
     assert (errors > 1e4).sum() >= 3
-    assert np.isnan(sights.errors(np.full((4, 3), np.nan))).all()
+    assert np.isnan(observations.errors(np.full((4, 3), np.nan))).all()
 
 
 def test_nobody_sees_them() -> None:
-    sights = LandmarkSights.of(SparseMap(1.0), np.zeros(0, int))
-    assert sights.errors(np.zeros((0, 3))).shape == (0, 2) and sights.depths(np.zeros((0, 3))).shape == (0,)
-    away = LandmarkSights.of(sparse_of(arc(views=2, points=4), posed=0), np.arange(4))
+    observations = LandmarkObservations.of(SparseMap(1.0), np.zeros(0, int))
+    assert observations.errors(np.zeros((0, 3))).shape == (0, 2) and observations.depths(np.zeros((0, 3))).shape == (0,)
+    away = LandmarkObservations.of(sparse_of(arc(views=2, points=4), posed=0), np.arange(4))
     assert len(away.row) == 0
 
 
@@ -249,30 +250,30 @@ def test_what_has_no_pose_or_was_pruned_comes_along() -> None:
     assert len(moved.seen.ids) == len(two.scene.points) - 9
 
 
-def two_cameras(focals: tuple[Focal, Focal]) -> SparseMap:
+def two_cameras(focals: tuple[Intrinsics, Intrinsics]) -> SparseMap:
     sparse = SparseMap(1.0)
-    sparse.focals += [replace(focal) for focal in focals]
+    sparse.intrinsics += [replace(focal) for focal in focals]
     return sparse
 
 
 def test_cameras_by_a_table() -> None:
-    vague, sure = Focal(300.0, 320.0, 0.1, lens_std=0.02), Focal(310.0, 320.0, 0.01)
-    given = Focal(305.0, 305.0, 0.0, fixed=True, lens=Lens(200.0, -0.05))
+    vague, sure = Intrinsics(300.0, 320.0, 0.1, lens_std=0.02), Intrinsics(310.0, 320.0, 0.01)
+    given = Intrinsics(305.0, 305.0, 0.0, fixed=True, lens=Lens(200.0, -0.05))
     source = two_cameras((vague, given))
     for camera in (0, 1, 1):
         source.add(camera, Tracks(source.new_ids(1), np.zeros((1, 2))), np.eye(4))
     target = two_cameras((vague, sure))
     merge_maps(target, source, Similarity.identity(), np.zeros((0, 2), int), cameras=[1, 0])
     assert [view.camera for view in target.views] == [1, 0, 0]
-    assert [focal.value for focal in target.focals] == [305.0, 310.0], "the surer one stays"
-    assert [focal.fixed for focal in target.focals] == [True, False]
-    assert target.focals[0].lens == given.lens and target.focals[1].lens.plain, "a lens belongs to its focal"
-    assert target.focals[0].lens_std == 0.0
+    assert [intrinsics.focal for intrinsics in target.intrinsics] == [305.0, 310.0], "the surer one stays"
+    assert [intrinsics.fixed for intrinsics in target.intrinsics] == [True, False]
+    assert target.intrinsics[0].lens == given.lens and target.intrinsics[1].lens.plain, "a lens belongs to its focal"
+    assert target.intrinsics[0].lens_std == 0.0
 
 
 @pytest.mark.parametrize("cameras", [[0], [0, 2], [0, -1], [0, 1, 1]])
 def test_cameras_that_are_not_there(cameras: list[int]) -> None:
-    focal = Focal(300.0, 300.0, 0.1)
+    focal = Intrinsics(300.0, 300.0, 0.1)
     target, source = two_cameras((focal, focal)), two_cameras((focal, focal))
     source.add(0, Tracks(source.new_ids(1), np.zeros((1, 2))), np.eye(4))
     with pytest.raises(GeometryError, match=r"2 cameras .* 2, counted from 0"):

@@ -1,4 +1,4 @@
-"""Sights gathered over views, their rays and their errors. Points from rays."""
+"""Observations gathered over views, their rays and their errors. Points from rays."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 from synthetic import PLAIN, arc, sparse_of
 
 from dust3r_ros.geometry.lens import Lens
-from dust3r_ros.sparse.landmarks import Focal, SparseView
-from dust3r_ros.sparse.observations import different, ranks, sight_errors, sight_lines, sights_of, triangulate
+from dust3r_ros.sparse.landmarks import Intrinsics, SparseView
+from dust3r_ros.sparse.observations import (
+    different,
+    observations_of,
+    ranks,
+    reprojection_errors,
+    triangulate,
+    viewing_rays,
+)
 from dust3r_ros.tracking import Tracks
 
 Ids = st.lists(st.integers(0, 12), max_size=8, unique=True)
@@ -18,7 +25,7 @@ Ids = st.lists(st.integers(0, 12), max_size=8, unique=True)
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(Ids, Ids), min_size=1, max_size=4), Ids, st.booleans())
-def test_every_sight_of_what_is_seen_twice(
+def test_every_observation_of_what_is_seen_twice(
     seen: list[tuple[list[int], list[int]]], wanted: list[int], pruned: bool
 ) -> None:
     def tracks(view: int, ids: list[int]) -> Tracks:
@@ -27,7 +34,7 @@ def test_every_sight_of_what_is_seen_twice(
     views = [SparseView(0, None, tracks(v, a), tracks(v, b)) for v, (a, b) in enumerate(seen)]
     ids = np.array(sorted(wanted), np.int64)
     chosen = range(0, len(views), 2) if len(views) > 2 else range(len(views))
-    view, point, offset = sights_of(views, chosen, ids, pruned)
+    view, point, offset = observations_of(views, chosen, ids, pruned)
     expected = [(v, i) for v in chosen for i in [*seen[v][0], *(seen[v][1] if pruned else [])] if i in wanted]
     expected = [(v, i) for v, i in expected if sum(j == i for _, j in expected) >= 2]
     assert list(zip(view.tolist(), ids[point].tolist(), strict=True)) == expected
@@ -49,35 +56,37 @@ def test_ranks() -> None:
 def test_lines_and_errors_of_true_points() -> None:
     scene = arc(views=4)
     sparse = sparse_of(scene)
-    view, point, offset = sights_of(sparse.views, [1, 3], np.arange(len(scene.points)))
-    directions, centers = sight_lines(sparse.views, sparse.focals, view, offset)
+    view, point, offset = observations_of(sparse.views, [1, 3], np.arange(len(scene.points)))
+    directions, centers = viewing_rays(sparse.views, sparse.intrinsics, view, offset)
     np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1.0)
     toward = scene.points[point] - centers
     np.testing.assert_allclose(np.cross(directions, toward), 0.0, atol=1e-9)
     assert (np.sum(directions * toward, axis=1) > 0).all()
     points = scene.points[point]
-    np.testing.assert_allclose(sight_errors(sparse.views, sparse.focals, view, points, offset), 0.0, atol=1e-9)
-    off = sight_errors(sparse.views, sparse.focals, view, points, offset + np.array([3.0, 4.0]))
+    np.testing.assert_allclose(
+        reprojection_errors(sparse.views, sparse.intrinsics, view, points, offset), 0.0, atol=1e-9
+    )
+    off = reprojection_errors(sparse.views, sparse.intrinsics, view, points, offset + np.array([3.0, 4.0]))
     np.testing.assert_allclose(off, 5.0)
 
 
 def test_lines_and_errors_through_lenses() -> None:
-    """Each camera's sights are straightened by its own lens."""
+    """Each camera's observations are straightened by its own lens."""
     scene, lenses = arc(views=4), [PLAIN, Lens(200.0, -0.07, (3.0, -4.0))]
     sparse = sparse_of(scene)
-    sparse.focals = [Focal(300.0, 300.0, lens=lens) for lens in lenses]
+    sparse.intrinsics = [Intrinsics(300.0, 300.0, lens=lens) for lens in lenses]
     for index, entry in enumerate(sparse.views):
         entry.camera = index % 2
         entry.seen = Tracks(entry.seen.ids, lenses[index % 2].seen(entry.seen.pixels))
-    view, point, offset = sights_of(sparse.views, range(4), np.arange(len(scene.points)))
+    view, point, offset = observations_of(sparse.views, range(4), np.arange(len(scene.points)))
     given = offset.copy()
-    directions, centers = sight_lines(sparse.views, sparse.focals, view, offset)
+    directions, centers = viewing_rays(sparse.views, sparse.intrinsics, view, offset)
     np.testing.assert_allclose(np.cross(directions, scene.points[point] - centers), 0.0, atol=1e-9)
-    errors = sight_errors(sparse.views, sparse.focals, view, scene.points[point], offset)
+    errors = reprojection_errors(sparse.views, sparse.intrinsics, view, scene.points[point], offset)
     np.testing.assert_allclose(errors, 0.0, atol=1e-8)
     np.testing.assert_array_equal(offset, given)
-    sparse.focals[1].lens = PLAIN
-    bent = sight_errors(sparse.views, sparse.focals, view, scene.points[point], offset)
+    sparse.intrinsics[1].lens = PLAIN
+    bent = reprojection_errors(sparse.views, sparse.intrinsics, view, scene.points[point], offset)
     assert (bent[view % 2 == 0] < 1e-8).all() and (bent[view % 2 == 1] > 1.0).all()
 
 
@@ -85,7 +94,9 @@ def test_what_has_no_image_is_infinitely_far_off() -> None:
     sparse = sparse_of(arc(views=2))
     behind = sparse.views[0].w_T_c[:3, 3] - sparse.views[0].w_T_c[:3, 2]
     points = np.stack([behind, np.full(3, np.nan)])
-    assert np.isinf(sight_errors(sparse.views, sparse.focals, np.zeros(2, int), points, np.zeros((2, 2)))).all()
+    assert np.isinf(
+        reprojection_errors(sparse.views, sparse.intrinsics, np.zeros(2, int), points, np.zeros((2, 2)))
+    ).all()
 
 
 NOISE = 1 / 300

@@ -1,4 +1,4 @@
-"""Positions of landmarks from poses and sights alone: those that the adjustment had."""
+"""Positions of landmarks from poses and observations alone: those that the adjustment had."""
 
 from __future__ import annotations
 

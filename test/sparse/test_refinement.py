@@ -28,18 +28,18 @@ def test_refining_brings_disturbed_poses_back() -> None:
 def test_refining_the_focal_and_its_spread() -> None:
     scene = arc(views=8)
     sparse = sparse_of(scene, 0.3)
-    sparse.focals[0].value = 330.0
+    sparse.intrinsics[0].focal = 330.0
     sparse.extend()
     refine(sparse, free_focal=True, rounds=3, iterations=60, max_error_px=30.0)
-    assert sparse.focals[0].value == pytest.approx(300.0, rel=0.02)
-    assert 0 < sparse.focals[0].std < 0.02
-    sparse.focals[0].fixed, sparse.focals[0].value = True, 310.0
+    assert sparse.intrinsics[0].focal == pytest.approx(300.0, rel=0.02)
+    assert 0 < sparse.intrinsics[0].std < 0.02
+    sparse.intrinsics[0].fixed, sparse.intrinsics[0].focal = True, 310.0
     refine(sparse, free_focal=True)
-    assert sparse.focals[0].value == 310.0
+    assert sparse.intrinsics[0].focal == 310.0
 
 
 def test_matches_that_are_slightly_wrong_bend_a_sharp_map_less() -> None:
-    """A tenth of the sights is off by a little more than a pixel, each view's to one side; most by a tenth of one."""
+    """A tenth of what is observed is off by a little more than a pixel, each view's to one side; most by a tenth."""
 
     def off_by(sharp: bool) -> float:
         scene, rng = arc(views=8), np.random.default_rng(3)
@@ -83,7 +83,7 @@ def test_nothing_to_refine() -> None:
     assert refine(unposed) is None and unposed.misfit() == float("inf")
 
 
-def test_pruned_sights_come_back_when_starting_over() -> None:
+def test_pruned_observations_come_back_when_starting_over() -> None:
     scene = arc()
     sparse = sparse_of(scene, 0.3)
     sparse.views[2].seen.pixels[:10] += 60.0
@@ -99,7 +99,7 @@ def test_pruned_sights_come_back_when_starting_over() -> None:
     assert not sparse.positioned.any()
 
 
-def test_landmarks_that_keep_one_sight_lose_their_place() -> None:
+def test_landmarks_that_keep_one_observation_lose_their_place() -> None:
     scene = arc(views=2)
     sparse = sparse_of(scene)
     sparse.extend()
@@ -110,7 +110,7 @@ def test_landmarks_that_keep_one_sight_lose_their_place() -> None:
 
 
 def test_a_map_that_explains_less_is_not_the_better_one() -> None:
-    """Throwing sights out does not lower the misfit."""
+    """Throwing observations out does not lower the misfit."""
     whole, pruned = sparse_of(arc(), 0.3), sparse_of(arc(), 0.3)
     for sparse in (whole, pruned):
         sparse.views[1].seen.pixels[:20] += 50.0

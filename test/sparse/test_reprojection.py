@@ -10,7 +10,7 @@ from bundles import problem_of
 from synthetic import arc
 
 from dust3r_ros.geometry.lens import Lens
-from dust3r_ros.sparse.bundle_problem import Sights, State
+from dust3r_ros.sparse.bundle_problem import Observations, State
 from dust3r_ros.sparse.reprojection import Huber, fit, intrinsic_slope, point_terms, settle, whitening
 
 
@@ -23,28 +23,28 @@ def test_the_weights_of_the_loss_give_its_slope() -> None:
 
 def test_slopes_are_those_of_the_errors() -> None:
     problem = problem_of(arc(views=4, points=9), 0.5)
-    sights, loss = Sights(problem), Huber(1e9)
-    state = State.of(problem, sights)
-    terms = point_terms(sights, fit(sights, state, loss), loss)
+    observations, loss = Observations(problem), Huber(1e9)
+    state = State.of(problem, observations)
+    terms = point_terms(observations, fit(observations, state, loss), loss)
     for axis in range(3):
         shift = np.zeros((3, 1))
         shift[axis] = 1e-6
-        ends = [fit(sights, replace(state, points=state.points + s * shift), loss).error for s in (1, -1)]
+        ends = [fit(observations, replace(state, points=state.points + s * shift), loss).error for s in (1, -1)]
         np.testing.assert_allclose(terms.slope[:, axis], (ends[0] - ends[1]) / 2e-6, atol=1e-5)
-    np.testing.assert_allclose(terms.error, fit(sights, state, loss).error, rtol=1e-12)
+    np.testing.assert_allclose(terms.error, fit(observations, state, loss).error, rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", range(4))
 def test_slopes_by_the_intrinsics(kind: int) -> None:
     problem = replace(problem_of(arc(views=4, points=9), 0.5), lenses=[Lens(150.0, -0.1, (6.0, -9.0))])
-    sights, loss = Sights(problem), Huber(1e9)
-    state = State.of(problem, sights)
+    observations, loss = Observations(problem), Huber(1e9)
+    state = State.of(problem, observations)
     ends = []
     for step in (1e-6, -1e-6):
         intrinsics = state.intrinsics.copy()
         intrinsics[0, kind] += step
-        ends.append(fit(sights, replace(state, intrinsics=intrinsics), loss).error)
-    slope = intrinsic_slope(kind, sights, state, fit(sights, state, loss))
+        ends.append(fit(observations, replace(state, intrinsics=intrinsics), loss).error)
+    slope = intrinsic_slope(kind, observations, state, fit(observations, state, loss))
     np.testing.assert_allclose(slope, (ends[0] - ends[1]) / 2e-6, atol=1e-5)
 
 
@@ -69,13 +69,13 @@ def test_points_settle_where_their_rays_meet() -> None:
     scene = arc()
     problem = problem_of(scene)
     off = problem.points + 0.05 * np.random.default_rng(1).standard_normal(problem.points.shape)
-    sights, loss = Sights(problem), Huber(1e9)
-    state = replace(State.of(problem, sights), points=off.T.copy())
-    at = fit(sights, state, loss)
+    observations, loss = Observations(problem), Huber(1e9)
+    state = replace(State.of(problem, observations), points=off.T.copy())
+    at = fit(observations, state, loss)
     for _ in range(6):
-        before = sights.by_point(at.cost)
-        state, at = settle(sights, state, at, loss)
-        assert (sights.by_point(at.cost) <= before + 1e-12).all(), "no point gets worse"
+        before = observations.by_point(at.cost)
+        state, at = settle(observations, state, at, loss)
+        assert (observations.by_point(at.cost) <= before + 1e-12).all(), "no point gets worse"
     np.testing.assert_allclose(state.points.T, scene.points, atol=1e-8)
 
 
@@ -84,9 +84,9 @@ def test_a_point_behind_a_camera_has_no_slope_there() -> None:
     problem = problem_of(scene)
     points = problem.points.copy()
     points[0] = scene.w_T_c[2, :3, 3] - scene.w_T_c[2, :3, 2]
-    sights, loss = Sights(problem), Huber(1.5)
-    at = fit(sights, replace(State.of(problem, sights), points=points.T.copy()), loss)
-    behind = (sights.poses[sights.pose] == 2) & (sights.point == 0)
+    observations, loss = Observations(problem), Huber(1.5)
+    at = fit(observations, replace(State.of(problem, observations), points=points.T.copy()), loss)
+    behind = (observations.poses[observations.pose] == 2) & (observations.point == 0)
     assert not at.valid[behind].any() and (at.cost[behind] > 100).all()
-    terms = point_terms(sights, at, loss)
+    terms = point_terms(observations, at, loss)
     assert (terms.slope[..., behind] == 0).all() and np.isfinite(terms.slope).all()

@@ -10,7 +10,7 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.sparse.refinement import refine
-from dust3r_ros.sparse.sparse_map import Focal, SparseMap
+from dust3r_ros.sparse.sparse_map import Intrinsics, SparseMap
 from dust3r_ros.tracking import Tracks, no_tracks
 
 
@@ -48,7 +48,7 @@ def test_extend_only_what_chosen_views_see() -> None:
     assert sparse.extend([1, 2]) == len(scene.points) - 10 + 1
 
 
-def test_a_wrong_match_among_several_sights_is_pruned() -> None:
+def test_a_wrong_match_among_several_observations_is_pruned() -> None:
     scene = arc()
     sparse = sparse_of(scene, 0.3)
     sparse.views[3].seen.pixels[5] += [35.0, -20.0]
@@ -56,10 +56,10 @@ def test_a_wrong_match_among_several_sights_is_pruned() -> None:
     np.testing.assert_allclose(sparse.points[5], scene.points[5], atol=0.05)
     assert 5 not in sparse.views[3].seen.ids and 5 in sparse.views[3].pruned.ids
     for view in (0, 1, 2, 4, 5):
-        assert 5 in sparse.views[view].seen.ids, "the right sights stay"
+        assert 5 in sparse.views[view].seen.ids, "the right observations stay"
 
 
-def test_of_two_sights_that_disagree_none_makes_a_landmark() -> None:
+def test_of_two_observations_that_disagree_none_makes_a_landmark() -> None:
     scene = arc(views=2)
     sparse = sparse_of(scene)
     sparse.views[1].seen.pixels[7] += [0.0, 40.0]  # across the epipolar line: the views lie side by side
@@ -130,7 +130,7 @@ def test_merging_with_itself_changes_nothing() -> None:
     assert sparse.positioned.all()
 
 
-def test_a_view_that_sees_both_names_keeps_one_sight() -> None:
+def test_a_view_that_sees_both_names_keeps_one_observation() -> None:
     scene = arc(views=3)
     sparse = sparse_of(scene)
     twin = sparse.new_ids(1)
@@ -146,7 +146,7 @@ def test_views_before_a_landmark_was_made_are_left_alone_and_right() -> None:
     """Merging touches only views since the younger name, which is all that can see it."""
     scene = arc(views=5)
     sparse = SparseMap(1.0)
-    sparse.focals.append(Focal(300.0, 300.0))
+    sparse.intrinsics.append(Intrinsics(300.0, 300.0))
     names = []
     for view in range(5):
         sparse.add(0, no_tracks(), scene.w_T_c[view])
@@ -168,9 +168,9 @@ def test_snapshot_and_restore() -> None:
     poses = [view.w_T_c.copy() for view in sparse.views]
     kept = sparse.snapshot()
     sparse.start_over()
-    sparse.focals[0].value = 77.0
+    sparse.intrinsics[0].focal = 77.0
     sparse.restore(kept)
-    assert sparse.misfit() == misfit and sparse.focals[0].value == 300.0
+    assert sparse.misfit() == misfit and sparse.intrinsics[0].focal == 300.0
     np.testing.assert_array_equal(sparse.points, points)
     refine(sparse, free_focal=True)  # works on the restored map and leaves the snapshot as it is
     sparse.points[:] = 0.0
@@ -184,7 +184,7 @@ def bent(lens: Lens) -> SparseMap:
     """A map with all poses whose camera's lens is known."""
     scene = arc()
     sparse = sparse_of(scene)
-    sparse.focals[0].lens = lens
+    sparse.intrinsics[0].lens = lens
     for view in range(6):
         sparse.views[view].seen = Tracks(np.arange(len(scene.points)), lens.seen(scene.seen(view)))
     return sparse
@@ -201,12 +201,12 @@ def test_a_map_through_a_lens() -> None:
         np.testing.assert_allclose(found, scene.seen(view), atol=1e-8)
     kept = sparse.snapshot()
     sparse.start_over()
-    assert sparse.focals[0].lens == Lens(200.0)
+    assert sparse.intrinsics[0].lens == Lens(200.0)
     sparse.restore(kept)
-    assert sparse.focals[0].lens == lens
-    sparse.focals[0].fixed = True
+    assert sparse.intrinsics[0].lens == lens
+    sparse.intrinsics[0].fixed = True
     sparse.start_over()
-    assert sparse.focals[0].lens == lens, "a given lens stays"
+    assert sparse.intrinsics[0].lens == lens, "a given lens stays"
 
 
 def test_misfit_grows_with_error() -> None:
@@ -248,7 +248,7 @@ def test_what_two_views_share() -> None:
     np.testing.assert_array_equal(b, scene.seen(1)[20:30])
 
 
-def test_a_sight_is_taken_once() -> None:
+def test_a_observation_is_taken_once() -> None:
     sparse = sparse_of(arc(views=2))
     before = sparse.views[0].seen.pixels.copy()
     sparse.observe(0, Tracks(np.arange(len(before)), before + 9.0))

@@ -6,7 +6,7 @@ from synthetic import PLAIN, arc
 
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.similarity import weighted_similarity
-from dust3r_ros.sparse.landmarks import Focal
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.refinement import refine
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.sparse.transplant import adjusted_copy, transplant
@@ -18,7 +18,7 @@ SCENE = arc(views=8)
 def grown(views, focal=1.1):
     """A map of the first views whose focal is wrong, by poses that are right."""
     sparse = SparseMap(1.0)
-    sparse.focals = [Focal(focal * SCENE.focal[0], SCENE.focal[0], lens=PLAIN)]
+    sparse.intrinsics = [Intrinsics(focal * SCENE.focal[0], SCENE.focal[0], lens=PLAIN)]
     for view in range(views):
         add(sparse, view)
     sparse.extend()
@@ -36,10 +36,10 @@ def add(sparse, view):
 
 def test_the_copy_is_adjusted_and_the_map_stays():
     sparse = grown(5)
-    before = sparse.focals[0].value, sparse.points.copy(), [view.w_T_c.copy() for view in sparse.views]
+    before = sparse.intrinsics[0].focal, sparse.points.copy(), [view.w_T_c.copy() for view in sparse.views]
     adjusted = adjusted_copy(sparse, lambda: refine(sparse, free_focal=True, rounds=3, iterations=30))
-    assert adjusted.focals[0].value == pytest.approx(SCENE.focal[0], rel=1e-3)
-    assert sparse.focals[0].value == before[0]
+    assert adjusted.intrinsics[0].focal == pytest.approx(SCENE.focal[0], rel=1e-3)
+    assert sparse.intrinsics[0].focal == before[0]
     np.testing.assert_array_equal(sparse.points, before[1])
     np.testing.assert_array_equal([view.w_T_c for view in sparse.views], before[2])
 
@@ -52,7 +52,7 @@ def test_what_came_since_goes_along_with_its_neighbours():
         sparse.extend([view])
     sparse.merge(np.array([0]), np.array([8]))  # two that turned out to be one
     assert transplant(sparse, adjusted) == [5, 6, 7]
-    assert sparse.focals[0].value == pytest.approx(SCENE.focal[0], rel=1e-3)
+    assert sparse.intrinsics[0].focal == pytest.approx(SCENE.focal[0], rel=1e-3)
     refine(sparse, [5, 6, 7], rounds=1)
     centers = np.array([view.w_T_c[:3, 3] for view in sparse.views])
     fitted = weighted_similarity(centers, SCENE.w_T_c[:, :3, 3]).apply(centers)
@@ -77,9 +77,9 @@ def test_an_unchanged_copy_changes_nothing():
 
 def test_what_is_known_since_of_a_camera_that_was_not_adjusted_stays():
     sparse = grown(5)
-    sparse.focals.append(Focal(100.0, 100.0, lens=PLAIN))
+    sparse.intrinsics.append(Intrinsics(100.0, 100.0, lens=PLAIN))
     adjusted = adjusted_copy(sparse, lambda: refine(sparse, free_focal=True, rounds=3, iterations=30))
-    sparse.focals[1].value, sparse.focals[1].std = 123.0, 0.02
+    sparse.intrinsics[1].focal, sparse.intrinsics[1].std = 123.0, 0.02
     transplant(sparse, adjusted)
-    assert (sparse.focals[1].value, sparse.focals[1].std) == (123.0, 0.02)
-    assert sparse.focals[0].value == pytest.approx(SCENE.focal[0], rel=1e-3)
+    assert (sparse.intrinsics[1].focal, sparse.intrinsics[1].std) == (123.0, 0.02)
+    assert sparse.intrinsics[0].focal == pytest.approx(SCENE.focal[0], rel=1e-3)

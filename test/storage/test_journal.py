@@ -164,7 +164,7 @@ class TestRoundTrip:
             for name in ("seen", "pruned"):
                 mine, saved = getattr(one, name), getattr(other, name)
                 assert np.array_equal(mine.ids, saved.ids) and np.array_equal(mine.pixels, saved.pixels)
-        assert [vars(f) for f in a.focals] == [vars(f) for f in b.focals] and grown.mapper.edges == again.edges
+        assert [vars(f) for f in a.intrinsics] == [vars(f) for f in b.intrinsics] and grown.mapper.edges == again.edges
         every = np.arange(len(a.points))
         assert np.array_equal(a.resolved_ids(every), b.resolved_ids(every))
         assert (a.positioned == b.positioned).mean() > 0.99
@@ -297,8 +297,8 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("table", "column"),
         [
-            ("images", "features"), ("images", "descriptors"), ("images", "look"), ("sights", "ids"),
-            ("sight_states", "seen"), ("maps", "likeness"), ("aliases", "ids"),
+            ("images", "features"), ("images", "descriptors"), ("images", "global_descriptor"), ("observations", "ids"),
+            ("observation_states", "seen"), ("maps", "likeness"), ("aliases", "ids"),
             ("frames", "keyframe_T_frame"), ("pairs", "second_T_first"), ("keyframes", "w_T_c"),
         ],
     )  # fmt: skip

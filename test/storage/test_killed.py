@@ -36,8 +36,8 @@ def killed(images: Path, path: Path, begin: int, after: int, wait: float) -> tup
     os.kill(process.pid, signal.SIGKILL)
     lines += process.stdout.read().splitlines()
     assert process.wait() == -signal.SIGKILL
-    told = [line.split() for line in lines if line.strip() and "end" not in line]
-    return int(told[-1][0]), [int(name) for _, name in told if name != "none"]
+    measured = [line.split() for line in lines if line.strip() and "end" not in line]
+    return int(measured[-1][0]), [int(name) for _, name in measured if name != "none"]
 
 
 @pytest.fixture(scope="module")

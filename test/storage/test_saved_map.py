@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
 from dust3r_ros.errors import MapFileError, OutputError
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.storage.blobs import pack_map, unpack_map
+from dust3r_ros.storage.journal import MapJournal
 from dust3r_ros.storage.saved_map import SCHEMA_VERSION, Edge, load_map, load_state, save_map
 from dust3r_ros.types import Camera, Keyframe
 
@@ -78,68 +78,16 @@ def test_pairs_of_keyframes_that_left_are_not_saved(mapper: FinishedMapper, tmp_
     assert len(load_map(tmp_path / "map.db").edges) == 3
 
 
-OLD_SCHEMA = """
-CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE cameras (name TEXT PRIMARY KEY, width INTEGER NOT NULL, height INTEGER NOT NULL, focal REAL NOT NULL,
-    focal_std REAL NOT NULL, support INTEGER NOT NULL, fixed INTEGER NOT NULL{lens});
-CREATE TABLE keyframes (number INTEGER PRIMARY KEY, version INTEGER NOT NULL, stamp_ns INTEGER NOT NULL,
-    camera TEXT NOT NULL, w_T_c BLOB NOT NULL, focal REAL NOT NULL, height INTEGER NOT NULL, width INTEGER NOT NULL,
-    image BLOB NOT NULL, depth BLOB NOT NULL, depth_scale REAL NOT NULL, confidence BLOB NOT NULL);
-CREATE TABLE edges (first INTEGER NOT NULL, second INTEGER NOT NULL, weight REAL NOT NULL, PRIMARY KEY (first, second));
-PRAGMA application_id = 1144214093;
-PRAGMA user_version = {version};
-"""
-LENS = "".join(f", {name} REAL NOT NULL DEFAULT 0" for name in ("offset_x", "offset_y", "k1", "k2", "k3"))
-
-
-def old_map(path: Path, mapper: FinishedMapper, version: int) -> None:
-    """A file as earlier versions of this program wrote it."""
-    base = sqlite3.connect(path)
-    base.executescript(OLD_SCHEMA.format(version=version, lens=LENS if version > 1 else ""))
-    base.execute("INSERT INTO settings VALUES ('seed', '7')")
-    for c in mapper.cameras.values():
-        row = [c.name, c.width, c.height, c.focal, c.focal_std, c.support, int(c.fixed)]
-        row += [*c.principal_offset, *c.distortion] if version > 1 else []
-        base.execute(f"INSERT INTO cameras VALUES ({', '.join('?' * len(row))})", row)
-    for k in mapper.keyframes:
-        png = cv2.imencode(".png", k.image[..., ::-1])[1].tobytes()
-        scale = float(np.median(k.depth[k.depth > 0]))
-        depth, confidence = (zlib.compress(a.astype("<f2").tobytes()) for a in (k.depth / scale, k.confidence))
-        head = (k.index, k.version, k.stamp_ns, k.camera, k.w_T_c.astype("<f8").tobytes(), k.focal, *k.depth.shape)
-        base.execute(f"INSERT INTO keyframes VALUES ({', '.join('?' * 12)})", (*head, png, depth, scale, confidence))
-    base.executemany("INSERT INTO edges VALUES (?, ?, ?)", mapper.edges)
-    base.commit()
-    base.close()
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_maps_of_older_schemas_can_be_shown_and_not_continued(
-    mapper: FinishedMapper, tmp_path: Path, version: int
+@pytest.mark.parametrize(("step", "which"), [(1, "newer"), (-1, "older")])
+def test_another_schema_is_refused_with_both_versions(
+    mapper: FinishedMapper, tmp_path: Path, step: int, which: str
 ) -> None:
-    old_map(tmp_path / "map.db", mapper, version)
-    contents = load_map(tmp_path / "map.db", landmarks=True)
-    plain = {
-        name: replace(camera, principal_offset=(0.0, 0.0), distortion=(0.0, 0.0, 0.0))
-        for name, camera in mapper.cameras.items()
-    }
-    assert contents.cameras == (plain if version == 1 else mapper.cameras)
-    assert contents.settings == {"seed": 7} and contents.landmarks is None
-    assert contents.edges == ((0, 3, 1.5), (3, 6, 0.1), (9, 0, 2.0))
-    for saved, original in zip(contents.keyframes, mapper.keyframes, strict=True):
-        assert saved.w_T_c.tobytes() == original.w_T_c.tobytes() and saved.focal == original.focal
-        assert np.array_equal(saved.image, original.image)
-        assert np.allclose(saved.depth, original.depth, rtol=6e-4, atol=0)
-    with pytest.raises(MapFileError, match=f"schema {version} .*shown .*not continued"):
-        load_state(tmp_path / "map.db")
-
-
-def test_a_newer_schema_is_refused_with_both_versions(mapper: FinishedMapper, tmp_path: Path) -> None:
     save_map(tmp_path / "map.db", mapper)
     base = sqlite3.connect(tmp_path / "map.db")
-    base.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    base.execute(f"PRAGMA user_version = {SCHEMA_VERSION + step}")
     base.close()
-    for load in (load_map, load_state):
-        with pytest.raises(MapFileError, match=rf"schema {SCHEMA_VERSION + 1}.*newer.*up to {SCHEMA_VERSION}"):
+    for load in (load_map, load_state, partial(MapJournal, fresh=False)):
+        with pytest.raises(MapFileError, match=rf"schema {SCHEMA_VERSION + step} .*{which}.*schema {SCHEMA_VERSION};"):
             load(tmp_path / "map.db")
 
 

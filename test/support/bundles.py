@@ -10,17 +10,17 @@ from synthetic import Scene, arc
 
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import pose
-from dust3r_ros.sparse.bundle_problem import Problem
+from dust3r_ros.sparse.bundle_problem import BundleProblem
 
 
-def problem_of(scene: Scene, noise: float = 0.0, seed: int = 0, camera: list[int] | None = None) -> Problem:
+def problem_of(scene: Scene, noise: float = 0.0, seed: int = 0, camera: list[int] | None = None) -> BundleProblem:
     """Everything seen by everyone, from the true state; the first two poses are held."""
     rng = np.random.default_rng(seed)
     views, points = len(scene.w_T_c), len(scene.points)
     ids = np.zeros(views, int) if camera is None else np.array(camera)
     focals = np.array([scene.focal[np.flatnonzero(ids == k)[0]] for k in range(ids.max() + 1)])
     offsets = np.concatenate([scene.seen(v) for v in range(views)])
-    return Problem(
+    return BundleProblem(
         w_T_c=scene.w_T_c,
         camera=ids,
         focals=focals,
@@ -35,7 +35,7 @@ def problem_of(scene: Scene, noise: float = 0.0, seed: int = 0, camera: list[int
     )
 
 
-def disturbed(problem: Problem, seed: int = 0, size: float = 0.03, focal_factor: float = 1.0) -> Problem:
+def disturbed(problem: BundleProblem, seed: int = 0, size: float = 0.03, focal_factor: float = 1.0) -> BundleProblem:
     """The free poses, the points and the free focals off the truth."""
     rng = np.random.default_rng([seed, 5])
     poses = problem.w_T_c.copy()
@@ -50,7 +50,7 @@ def disturbed(problem: Problem, seed: int = 0, size: float = 0.03, focal_factor:
     )
 
 
-def some_problem(bent: bool = False) -> Problem:
+def some_problem(bent: bool = False) -> BundleProblem:
     """Two cameras, one pose held, points that not everyone sees; ``bent``: one has a lens that is free."""
     problem = disturbed(problem_of(arc(views=5, points=20, seed=2), 0.7, camera=[0, 1, 0, 1, 0]), size=0.01)
     kept = np.random.default_rng(4).random(len(problem.view)) < 0.8

@@ -89,7 +89,7 @@ def _publish(pace: float, still_s: float) -> None:
 
     before: list[tuple[int, Array]] = []
 
-    def tell(stamp: int, o_T_b: Array) -> None:
+    def report(stamp: int, o_T_b: Array) -> None:
         transform: TransformStamped = transform_message(o_T_b, stamp, ODOM, BASE)
         tf.publish(TFMessage(transforms=[transform]))
         start, o_T_start = before[-1] if before else (stamp - 300_000_000, o_T_b)
@@ -113,7 +113,7 @@ def _publish(pace: float, still_s: float) -> None:
     for shift, name, image in rig().frames():
         stamp = START_NS + shift
         o_T_b = truth[stamp, name] @ invert(mount_of(name))
-        tell(stamp, o_T_b)
+        report(stamp, o_T_b)
         message = image_message(image, stamp, FRAMES[name])
         infos[name].publish(CameraInfo(header=message.header, width=message.width, height=message.height))
         images[name].publish(message)
@@ -121,7 +121,7 @@ def _publish(pace: float, still_s: float) -> None:
     end = time.monotonic() + still_s
     while time.monotonic() < end:
         stamp += 50_000_000
-        tell(stamp, o_T_b)
+        report(stamp, o_T_b)
         time.sleep(0.05)
 
 

@@ -50,7 +50,7 @@ class Robot:
             "the map has begun",
         )
 
-    def tell(self, index):
+    def report(self, index):
         if self.odometry:
             moved = transform_message(self.truth(index), self.stamp(index), "odom", FRAME)
             self.bench.send(TFMessage(transforms=[moved]), "/tf")
@@ -66,7 +66,7 @@ class Robot:
     def send(self, first, last, dark=False, image=None):
         """Images of these stamps; ``image``: another one in their place. They take longer than what else is told."""
         for index in range(first, last):
-            self.tell(index)
+            self.report(index)
             time.sleep(PACE_S)
             shown = self.sequence.images[index if image is None else image]
             self.bench.send(image_message(np.zeros_like(shown) if dark else shown, self.stamp(index)))

@@ -8,16 +8,16 @@ from dust3r_ros.errors import InputError
 class Sums:
     """Adds; tells what it did while nobody asked."""
 
-    def __init__(self, tell, start):
+    def __init__(self, report, start):
         if start < 0:
             raise InputError(f"start is {start}; it must not be negative")
-        self.tell, self.total, self.left = tell, start, 3
+        self.report, self.total, self.left = report, start, 3
 
     def work(self, idle):
         if not idle or not self.left:
             return False
         self.left -= 1
-        self.tell("worked", self.left)
+        self.report("worked", self.left)
         return True
 
     def add(self, array):

@@ -10,7 +10,7 @@ from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.scenes.sequence import look_at
-from dust3r_ros.sparse.sparse_map import Focal, SparseMap
+from dust3r_ros.sparse.sparse_map import Intrinsics, SparseMap
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array
 
@@ -65,7 +65,7 @@ def sparse_of(scene: Scene, noise: float = 0.0, seed: int = 0, posed: int | None
     rng = np.random.default_rng(seed)
     sparse = SparseMap(1.0)
     focal = float(scene.focal[0])
-    sparse.focals.append(Focal(focal, focal))
+    sparse.intrinsics.append(Intrinsics(focal, focal))
     ids = sparse.new_ids(len(scene.points))
     for view in range(len(scene.w_T_c)):
         known = posed is None or view < posed
@@ -77,11 +77,11 @@ def sparse_of(scene: Scene, noise: float = 0.0, seed: int = 0, posed: int | None
 def unposed(scene: Scene, noise: float = 0.3, seed: int = 0, wrong: float = 0.0, lens: Lens = PLAIN) -> SparseMap:
     """What the views see through ``lens`` within their images; nobody has a pose, and nobody knows the lens.
 
-    A part ``wrong`` of the sights is anywhere.
+    A part ``wrong`` of the observations is anywhere.
     """
     rng = np.random.default_rng(seed)
     sparse = SparseMap(1.0)
-    sparse.focals.append(Focal(float(WIDTH), float(WIDTH), lens=PLAIN))
+    sparse.intrinsics.append(Intrinsics(float(WIDTH), float(WIDTH), lens=PLAIN))
     ids = sparse.new_ids(len(scene.points))
     for view in range(len(scene.w_T_c)):
         offsets = lens.seen(scene.seen(view)) + noise * rng.standard_normal((len(ids), 2))

@@ -92,7 +92,7 @@ def habitat(s: RenderedSequence, root: Path, split: str = "train") -> None:
     write(scene / "frames.json", text)
 
 
-def sights(s: RenderedSequence) -> list[np.ndarray]:
+def observations(s: RenderedSequence) -> list[np.ndarray]:
     """Which of some points on the surfaces each frame registered, a third of what it sees: (N,) numbers."""
     points = np.concatenate([
         data_trees.cloud_of(s, index, 6) @ T[:3, :3].T + T[:3, 3] for index, T in enumerate(s.w_T_c)
@@ -112,7 +112,7 @@ def colmap_text(s: RenderedSequence, folder: Path, names: list[str], camera: str
     """cameras.txt and images.txt; ``camera`` is all of its line but the number."""
     write(folder / "cameras.txt", "# Camera list", f"1 {camera}")
     lines = ["# Image list with two lines of data per image:"]
-    for index, (name, T, seen) in enumerate(zip(names, s.w_T_c, sights(s), strict=True)):
+    for index, (name, T, seen) in enumerate(zip(names, s.w_T_c, observations(s), strict=True)):
         c_T_w = invert(T)
         x, y, z, w = quaternion(c_T_w[:3, :3])
         lines.append(f"{index + 1} {numbers([w, x, y, z, *c_T_w[:3, 3]])} 1 {name}")
@@ -125,7 +125,7 @@ def colmap_binary(s: RenderedSequence, folder: Path, names: list[str], parameter
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "cameras.bin").write_bytes(struct.pack("<QIiQQ4d", 1, 1, 1, 2 * s.width, 2 * s.height, *parameters))
     parts = [struct.pack("<Q", len(names))]
-    for index, (name, T, seen) in enumerate(zip(names, s.w_T_c, sights(s), strict=True)):
+    for index, (name, T, seen) in enumerate(zip(names, s.w_T_c, observations(s), strict=True)):
         c_T_w = invert(T)
         x, y, z, w = quaternion(c_T_w[:3, :3])
         parts.append(struct.pack("<I7dI", index + 1, w, x, y, z, *c_T_w[:3, 3], 1) + name.encode() + b"\0")

@@ -39,12 +39,12 @@ def test_a_pose_that_hangs_on_a_guess_is_kept_but_not_told(sequence):
     assert found.state is TrackingState.INITIALISING and found.w_T_c is None
     assert found.tracked.followed is not None, "for the path, later"
     update = MapUpdate(int(sequence.stamps_ns[1]), "camera", TrackingState.TRACKING, np.eye(4), np.eye(6))
-    assert camera.told(update).state is TrackingState.INITIALISING and camera.told(update).w_T_c is None
+    assert camera.shown(update).state is TrackingState.INITIALISING and camera.shown(update).w_T_c is None
     lost = replace(update, state=TrackingState.LOST)
-    assert camera.told(lost) is lost
+    assert camera.shown(lost) is lost
 
 
-def test_it_is_told_once_the_focal_is_known_and_from_then_on(sequence):
+def test_it_is_reported_once_the_focal_is_known_and_from_then_on(sequence):
     camera = begun(sequence, guessing_since=int(sequence.stamps_ns[0]))
     track(camera, sequence, 1)
     camera.take(snapshot(sequence, 1))
@@ -58,6 +58,6 @@ def test_it_is_told_once_the_focal_is_known_and_from_then_on(sequence):
 def test_it_waits_no_longer_than_a_robot_can(sequence):
     camera = begun(sequence, guessing_since=int(sequence.stamps_ns[0]))
     states = [track(camera, sequence, index).state for index in range(1, 90)]
-    told = states.index(TrackingState.TRACKING)
-    assert set(states[:told]) == {TrackingState.INITIALISING} and set(states[told:]) == {TrackingState.TRACKING}
-    assert 2.0 < (sequence.stamps_ns[told + 1] - sequence.stamps_ns[0]) * 1e-9 < 2.8
+    shown = states.index(TrackingState.TRACKING)
+    assert set(states[:shown]) == {TrackingState.INITIALISING} and set(states[shown:]) == {TrackingState.TRACKING}
+    assert 2.0 < (sequence.stamps_ns[shown + 1] - sequence.stamps_ns[0]) * 1e-9 < 2.8

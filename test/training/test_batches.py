@@ -135,12 +135,12 @@ class Deadly(NoisyRoom):
         raise AssertionError
 
 
-def test_a_killed_worker_is_told() -> None:
+def test_a_killed_worker_is_reported() -> None:
     with pytest.raises(InputError, match=r"ended from outside.*--workers"):
         next(load(batches(Deadly()), 0, 1))
 
 
-def test_a_worker_that_is_just_ending_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_is_just_ending_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its batches wait, but cannot be fetched from it any more; it is not gone yet as far as the system tells."""
     made = load(batches(NoisyRoom()), 0, 1)
     next(made)

@@ -80,7 +80,7 @@ def test_a_batch_that_is_not_finite_changes_nothing(batch: PairBatch, spoiled: s
     assert one.step(batch, 1e-3).good
 
 
-def test_asks_and_skipped_samples_are_told(batch: PairBatch) -> None:
+def test_asks_and_skipped_samples_are_reported(batch: PairBatch) -> None:
     step = learner().step(replace(batch, skipped=("a", "b")), 1e-3, (True, False))
     assert step.asked == (True, False) and step.skipped == 2
 

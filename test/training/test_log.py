@@ -33,7 +33,7 @@ def test_lines_after_the_state_are_made_again(tmp_path: Path) -> None:
     assert [json.loads(line) for line in path.read_text().splitlines()] == rows
 
 
-def test_a_full_disk_is_told_once(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_once(tmp_path: Path) -> None:
     told: list[str] = []
     path = tmp_path / "metrics.jsonl"
     path.symlink_to("/dev/full")

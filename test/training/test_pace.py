@@ -30,7 +30,7 @@ def simulate(
         clock += took
         rates.append(recipe.rate(progress.stage, (progress.within + 1) / progress.plan[progress.stage]))
         progress.count(4, True)
-        pace.told(progress, recipe, clock, took)
+        pace.update(progress, recipe, clock, took)
         if progress.stage_done:
             progress.next_stage()
             ends.append(clock)
@@ -57,8 +57,8 @@ def test_a_plan_is_made_again_after_a_resume() -> None:
     recipe = from_mapping({**RECIPE, "stages": STAGES}, {}, "small")
     pace = Pace(1000.0, 0.0)
     progress = Progress([50, 100], step=100, stage=1, within=50)
-    assert not any(pace.told(progress, recipe, 500.0, 10.0) for _ in range(2))
-    assert pace.told(progress, recipe, 500.0, 10.0)
+    assert not any(pace.update(progress, recipe, 500.0, 10.0) for _ in range(2))
+    assert pace.update(progress, recipe, 500.0, 10.0)
     assert progress.plan == [50, 100]  # 500 seconds are left, 10 each
 
 

@@ -55,7 +55,7 @@ def test_a_batch_is_its_cameras_one_by_one() -> None:
         assert torch.equal(image[0], images[number]) and torch.equal(depth[0], depths[number])
 
 
-def test_stages_are_told_in_order() -> None:
+def test_stages_are_reported_in_order() -> None:
     world = make_world((11, 0), 0, "room")
     stages: list[str] = []
     eyes = [eye for eye, _ in choose_eyes(world, np.random.default_rng(3), 1, 32)]

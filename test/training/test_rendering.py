@@ -44,8 +44,8 @@ def run(folder: Path, until: float = np.inf, told: list[str] | None = None, **op
     recipe, step = folder / "small.yaml", [-2]
     recipe.write_text(yaml.safe_dump(WORLDS), encoding="utf-8")
     given = {"out": folder / "run", "config": str(recipe), "device": "cpu", **options}
-    tell = lambda progress, made, figures: step.__setitem__(0, progress.step)  # noqa: E731
-    return train(Options(**given), lambda: step[0] + 1 >= until, tell, [].append if told is None else told.append)
+    report = lambda progress, made, figures: step.__setitem__(0, progress.step)  # noqa: E731
+    return train(Options(**given), lambda: step[0] + 1 >= until, report, [].append if told is None else told.append)
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:

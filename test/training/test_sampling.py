@@ -54,7 +54,7 @@ def test_the_same_whatever_was_asked_before() -> None:
     assert [Sampling(SOURCES, 30, 2).place(k) for k in range(30)] != [one.place(k) for k in range(30)]
 
 
-def test_nothing_to_train_on_is_told() -> None:
+def test_nothing_to_train_on_is_reported() -> None:
     with pytest.raises(InputError, match="nothing to train on"):
         Sampling([], 30, 1)
     with pytest.raises(InputError, match="'two' holds no pair"):

@@ -154,12 +154,12 @@ def test_one_order_alone_has_its_places() -> None:
     model = small_learner(network=deep).task.model
     batch = collate([ViewPair(wall(), wall(x=32 * DEPTH / FOCAL), "walls")])
     forth, back = matches(batch)
-    with torch.no_grad(), watched(model) as looks:
+    with torch.no_grad(), watched(model) as attention:
         model(batch.image_1, batch.image_2)
-    assert len(looks.first) == len(looks.second) == 2
-    looks.first = [(_Fixed(forth), call[1]) for call in looks.first]
-    looks.second = [(_Fixed(back), call[1]) for call in looks.second]
-    assert looks.right(forth, back) == 1 and looks.right(back, forth) < 0.5
+    assert len(attention.first) == len(attention.second) == 2
+    attention.first = [(_Fixed(forth), call[1]) for call in attention.first]
+    attention.second = [(_Fixed(back), call[1]) for call in attention.second]
+    assert attention.right(forth, back) == 1 and attention.right(back, forth) < 0.5
 
 
 class _Fixed:
@@ -176,9 +176,9 @@ def test_heads_learn_where_to_look(batch: PairBatch) -> None:
     one = small_learner(matching=1.0, precision="float32")
 
     def excess() -> float:
-        with torch.no_grad(), watched(one.task.model) as looks:
+        with torch.no_grad(), watched(one.task.model) as attention:
             one.task.model.decode_both(one.task.model.encode(batch.image_1), one.task.model.encode(batch.image_2))
-            return float(looks.loss(*matches(batch)))
+            return float(attention.loss(*matches(batch)))
 
     before, right = excess(), one.task.measure(batch)["matched"].mean()
     for _ in range(80):
@@ -210,6 +210,6 @@ def test_views_of_two_sizes(batch: PairBatch) -> None:
     forth, back = matches(wide)
     assert forth.share.shape == (4, 9, 6) and back.share.shape == (4, 6, 9)
     model = small_learner().task.model
-    with torch.no_grad(), watched(model) as looks:
+    with torch.no_grad(), watched(model) as attention:
         model.decode_both(model.encode(wide.image_1), model.encode(wide.image_2))
-        assert np.isfinite(float(looks.loss(forth, back))) and looks.right(forth, back).shape == (4,)
+        assert np.isfinite(float(attention.loss(forth, back))) and attention.right(forth, back).shape == (4,)

@@ -40,13 +40,13 @@ class Run:
         self.recipe.write_text(yaml.safe_dump(recipe), encoding="utf-8")
 
     def __call__(self, until: float = np.inf, source: NoisyRoom | None = None, **options: Any) -> Outcome:
-        def tell(progress: Any, step: Any, figures: Any) -> None:
+        def report(progress: Any, step: Any, figures: Any) -> None:
             self.step = progress.step
 
         self.step = -2  # nobody asks before the first evaluation
         room = NoisyRoom() if source is None else source
         given = {"out": self.folder, "config": str(self.recipe), "device": "cpu", "sources": [room], **options}
-        return train(Options(**given), lambda: self.step + 1 >= until, tell, self.warnings.append)
+        return train(Options(**given), lambda: self.step + 1 >= until, report, self.warnings.append)
 
     def losses(self) -> list[tuple[int, float, float]]:
         rows = read_metrics(self.folder / "metrics.jsonl")

@@ -152,7 +152,7 @@ def test_a_point_seen_by_both_views_stays_one_point() -> None:
         assert np.median(np.abs(reach.max(axis=-1) - 1)) < 0.01
 
 
-def test_what_cannot_be_cropped_is_told_by_name() -> None:
+def test_what_cannot_be_cropped_is_reported_by_name() -> None:
     view = ramp()
     outside = replace(view, K=np.array([[70.0, 0, 300.0], [0, 70.0, 37.0], [0, 0, 1]]))
     with pytest.raises(InputError, match=r"set 5: the principal point .* leaves no window"):

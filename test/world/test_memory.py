@@ -27,16 +27,16 @@ def poses() -> Array:
 
 def test_a_map_that_grows_or_shrinks_is_found_out(poses: Array) -> None:
     memory = UnitMemory()
-    assert memory.tell() is None
+    assert memory.evidence() is None
     memory.hear(keyframes(poses, range(200)))
-    assert memory.tell() is None, "its unit was never known"
+    assert memory.evidence() is None, "its unit was never known"
     memory.keep(0.01)
-    found = memory.tell()
+    found = memory.evidence()
     assert found is not None and found.scale == pytest.approx(1.0) and 0.01 < found.relative_std < 0.03
     other = poses.copy()
     other[:, :3, 3] = 0.25 * other[:, :3, 3] + 7.0
     memory.hear(keyframes(other, range(300)))
-    found = memory.tell()
+    found = memory.evidence()
     assert found is not None and found.scale == pytest.approx(4.0)
 
 
@@ -45,13 +45,13 @@ def test_of_another_map_it_knows_nothing(poses: Array) -> None:
     memory.hear(keyframes(poses, range(100)))
     memory.keep(0.01)
     memory.hear(keyframes(poses, range(150, 200)), removed=range(100))
-    assert memory.tell() is None
+    assert memory.evidence() is None
     memory.hear(keyframes(poses, range(100)), removed=range(150, 200))
-    assert memory.tell() is not None, "awake again"
+    assert memory.evidence() is not None, "awake again"
 
 
 def test_a_camera_at_rest_tells_no_unit() -> None:
     memory = UnitMemory()
     memory.hear(keyframes(np.tile(np.eye(4), (5, 1, 1)), range(5)))
     memory.keep(0.01)
-    assert memory.tell() is None and math.isfinite(memory.relative_std)
+    assert memory.evidence() is None and math.isfinite(memory.relative_std)

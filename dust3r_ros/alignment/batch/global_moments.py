@@ -20,17 +20,17 @@ import numpy as np
 from dust3r_ros.alignment.batch.global_start import GlobalStart, global_start
 from dust3r_ros.alignment.batch.pixel_block import (
     BlockMaker,
+    Observation,
     PixelBlock,
-    Sight,
+    observations_of,
     plan_blocks,
     plan_missed,
-    sights_of,
     view_of,
     workspace,
 )
-from dust3r_ros.alignment.batch.problem import Problem
-from dust3r_ros.alignment.batch.ray_median import ray_middle
-from dust3r_ros.alignment.batch.sweeps import Momentum, Scene, Statistics, gather, step
+from dust3r_ros.alignment.batch.problem import AlignmentProblem
+from dust3r_ros.alignment.batch.ray_median import ray_median
+from dust3r_ros.alignment.batch.sweeps import Momentum, Statistics, Unknowns, gather, step
 from dust3r_ros.alignment.processes import each
 from dust3r_ros.alignment.result import Alignment, EdgeReport
 from dust3r_ros.geometry.rigid import invert
@@ -40,11 +40,13 @@ _PLANE = 140000  # numbers in a plane: fewer cost more in calls, more leave the 
 _ITERATIONS = 3
 
 
-def full_depths(pairs: Sequence[PairPrediction], sights: Sequence[Sequence[Sight]], scene: Scene) -> list[Array32]:
-    """N maps (H, W) of the z that minimises, pixel by pixel, sum_k w_k |z ray - y_k| over the sights of its image.
+def full_depths(
+    pairs: Sequence[PairPrediction], observations: Sequence[Sequence[Observation]], unknowns: Unknowns
+) -> list[Array32]:
+    """N maps (H, W) of the z that minimises, pixel by pixel, sum_k w_k |z ray - y_k| over all that observe its image.
 
-    y_k: what sight k says, in the camera's frame; w_k: log confidence. With unit rays, y splits into its
-    part a along the ray and q, the square of that across: |.|^2 = (d - a)^2 + q, two numbers a sight and
+    y_k: what observation k says, in the camera's frame; w_k: log confidence. With unit rays, y splits into its
+    part a along the ray and q, the square of that across: |.|^2 = (d - a)^2 + q, two numbers an observation and
     pixel for all iterations of re-weighted least squares, from the weighted mean of a. 0 where no pair
     that counts says anything, or where the best point lies behind the camera. Given depth is kept, or
     counts with its deviation.
@@ -52,21 +54,21 @@ def full_depths(pairs: Sequence[PairPrediction], sights: Sequence[Sequence[Sight
     found: list[Array32] = []
     tasks: list[tuple[Any, ...]] = []
     known: dict[tuple[tuple[int, ...], float], Array32] = {}
-    for image, its in enumerate(sights):
-        counting = [sight for sight in its if scene.on[sight[0]]]
+    for image, its in enumerate(observations):
+        counting = [observation for observation in its if unknowns.on[observation[0]]]
         depth = np.zeros(view_of(pairs, its[0])[1].shape, np.float32)
         found.append(depth)
         if not counting:
             continue
-        views = [view_of(pairs, sight) for sight in counting]
-        c_S_pair = invert(scene.w_T_c[image]) @ scene.w_S_pair[[edge for edge, _ in counting]]
-        camera: tuple[tuple[int, ...], float] = depth.shape, float(scene.focals[image])
+        views = [view_of(pairs, observation) for observation in counting]
+        c_S_pair = invert(unknowns.w_T_c[image]) @ unknowns.w_S_pair[[edge for edge, _ in counting]]
+        camera: tuple[tuple[int, ...], float] = depth.shape, float(unknowns.focals[image])
         if camera not in known:
             known[camera] = _rays(*camera)
         some = max(1, _PLANE // (len(counting) * len(depth[0])))
-        given = scene.priors.depth_of(image)
+        given = unknowns.priors.depth_of(image)
         for low in range(0, len(depth), some):
-            tasks.append((views, c_S_pair, known[camera], scene.floor, slice(low, low + some), depth, given))
+            tasks.append((views, c_S_pair, known[camera], unknowns.floor, slice(low, low + some), depth, given))
     each(lambda task: _fill(*task), tasks)
     return found
 
@@ -97,7 +99,7 @@ def _fill(
     if given is not None:
         z, square = (part[rows].ravel() for part in given)
         known = z / rays[2], square / np.square(rays[2])
-    d = ray_middle(points, rays, weights, floor, spare.reshape(2, count, pixels), _ITERATIONS, known)
+    d = ray_median(points, rays, weights, floor, spare.reshape(2, count, pixels), _ITERATIONS, known)
     d *= rays[2]
     d[d < 0] = 0.0
     target[:] = d.reshape(target.shape)
@@ -117,14 +119,14 @@ SAMPLE_PIXELS, FINE_PIXELS = 300, 2000  # of an image
 SWEEPS, CORRECTED_SWEEPS = 30, 4
 # Sweeps end when the value falls by less than this part of itself.
 SETTLED = 1e-4
-_MIN_SAMPLE = 50  # confident pixels of a sight: what falls between the rows and columns is sampled, too
+_MIN_SAMPLE = 50  # confident pixels of a observation: what falls between the rows and columns is sampled, too
 
 
-def align_moments(problem: Problem) -> Alignment:
+def align_moments(problem: AlignmentProblem) -> Alignment:
     """Poses, focals and depths that minimise the published objective.
 
     What the problem gives stays, or is weighed by its deviation (``priors``); images of one camera share
-    the focal. Without cameras, images of one size whose focals agree within 4 % (``scene.SAME_CAMERA``)
+    the focal. Without cameras, images of one size whose focals agree within 4 % (``unknowns.SAME_CAMERA``)
     count as one camera's, else each has its own. Two or more poses at different places, or depths, fix
     the scale. One pair alone is read off and not optimised. Pairs that contradict the others by far
     (``similarity_graph``) are switched off and reported.
@@ -133,64 +135,64 @@ def align_moments(problem: Problem) -> Alignment:
     first in no pair and finds no place in those where it is second.
     """
     begin = time.perf_counter()
-    sights = sights_of(problem.pairs, len(problem.shapes))
+    observations = observations_of(problem.pairs, len(problem.shapes))
     stride = _stride(problem, SAMPLE_PIXELS)
-    sample = [make() for make in plan_blocks(problem.pairs, sights, problem.shapes, stride)]
-    missed = plan_missed(problem.pairs, sights, problem.shapes, sample, _MIN_SAMPLE)
+    sample = [make() for make in plan_blocks(problem.pairs, observations, problem.shapes, stride)]
+    missed = plan_missed(problem.pairs, observations, problem.shapes, sample, _MIN_SAMPLE)
     sample += [make() for make in missed]
     start = global_start(problem, sample)
-    scene = Scene.of(problem, start)
+    unknowns = Unknowns.of(problem, start)
     depths: dict[int, Array32] = {}
-    fine = plan_blocks(problem.pairs, sights, problem.shapes, min(stride, _stride(problem, FINE_PIXELS))) + missed
+    fine = plan_blocks(problem.pairs, observations, problem.shapes, min(stride, _stride(problem, FINE_PIXELS))) + missed
     if _needs_no_sweeps(problem):
-        found = gather(scene, fine, depths)
+        found = gather(unknowns, fine, depths)
     else:
-        _sweep(scene, sample, depths)
-        found = _correct(scene, sample, fine, depths)
+        _sweep(unknowns, sample, depths)
+        found = _correct(unknowns, sample, fine, depths)
     reports = _reports(problem, found, start)
-    maps = full_depths(problem.pairs, sights, scene)
-    return Alignment(scene.w_T_c, scene.focals, maps, time.perf_counter() - begin, reports, problem.pairs)
+    maps = full_depths(problem.pairs, observations, unknowns)
+    return Alignment(unknowns.w_T_c, unknowns.focals, maps, time.perf_counter() - begin, reports, problem.pairs)
 
 
-def _needs_no_sweeps(problem: Problem) -> bool:
+def _needs_no_sweeps(problem: AlignmentProblem) -> bool:
     """Whether a pair stands for itself: focal, pose and depth can be read off it (DUSt3R, section 3.3)."""
     known = (problem.poses, problem.depths, problem.focal_std)
     return len(problem.pairs) == 1 and all(given is None for given in known)
 
 
-def _stride(problem: Problem, pixels: int) -> int:
+def _stride(problem: AlignmentProblem, pixels: int) -> int:
     """Every how manieth row and column to take for so many pixels of an image."""
     size = float(np.mean([height * width for height, width in problem.shapes]))
     return max(1, round((size / pixels) ** 0.5))
 
 
-def _sweep(scene: Scene, sample: Sequence[PixelBlock], depths: dict[int, Array32]) -> None:
+def _sweep(unknowns: Unknowns, sample: Sequence[PixelBlock], depths: dict[int, Array32]) -> None:
     """Sweeps over the sample until they settle."""
     momentum, value = Momentum(), np.inf
     for _ in range(SWEEPS):
-        previous, value = value, step(scene, gather(scene, [block.itself for block in sample], depths))
+        previous, value = value, step(unknowns, gather(unknowns, [block.itself for block in sample], depths))
         if previous - value < SETTLED * value:
             break
-        scene.settle(depths)
-        momentum.carry(scene, depths)
+        unknowns.settle(depths)
+        momentum.carry(unknowns, depths)
 
 
 def _correct(
-    scene: Scene, sample: Sequence[PixelBlock], fine: Sequence[BlockMaker], depths: dict[int, Array32]
+    unknowns: Unknowns, sample: Sequence[PixelBlock], fine: Sequence[BlockMaker], depths: dict[int, Array32]
 ) -> Statistics:
     """To where the many ``fine`` pixels settle, by sweeps over the sample; what the fine ones say on the way."""
     makers, momentum = [block.itself for block in sample], Momentum()
-    part, whole = gather(scene, makers, {}), gather(scene, fine, {})
+    part, whole = gather(unknowns, makers, {}), gather(unknowns, fine, {})
     factor = float(whole.weights.sum() / part.weights.sum())
     difference = whole.plus(part, -factor)
-    step(scene, whole)
+    step(unknowns, whole)
     for _ in range(CORRECTED_SWEEPS):
-        step(scene, difference.plus(gather(scene, makers, depths), factor))
-        momentum.carry(scene, depths)
+        step(unknowns, difference.plus(gather(unknowns, makers, depths), factor))
+        momentum.carry(unknowns, depths)
     return whole
 
 
-def _reports(problem: Problem, found: Statistics, start: GlobalStart) -> tuple[EdgeReport, ...]:
+def _reports(problem: AlignmentProblem, found: Statistics, start: GlobalStart) -> tuple[EdgeReport, ...]:
     off = start.switched_off
     residual = np.where(off, start.residual, found.costs / np.where(off, 1.0, found.weights))
     return tuple(

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components, mini
 
 from dust3r_ros.alignment.batch.pixel_block import PixelBlock, points_at
 from dust3r_ros.alignment.batch.priors import held_poses, soft_poses
-from dust3r_ros.alignment.batch.problem import Problem
+from dust3r_ros.alignment.batch.problem import AlignmentProblem
 from dust3r_ros.alignment.batch.ray_median import inverse_root
 from dust3r_ros.alignment.moments import check_informative, inverse, packed, scale_of, unpacked
 from dust3r_ros.alignment.similarity_graph import SimilarityGraph
@@ -43,7 +43,7 @@ def tree(ends: NDArray[np.int64], score: Array, second_S_first: Array) -> tuple[
     return S, root
 
 
-def in_known_world(problem: Problem, S: Array, root: int) -> tuple[Array, NDArray[np.bool_]]:
+def in_known_world(problem: AlignmentProblem, S: Array, root: int) -> tuple[Array, NDArray[np.bool_]]:
     """The start in the world of the known poses and depths, and which increments (N, 7) are free."""
     free = np.ones((len(S), 7), dtype=bool)
     known, sized = _given(problem, len(S))
@@ -72,7 +72,7 @@ def in_known_world(problem: Problem, S: Array, root: int) -> tuple[Array, NDArra
     return S, free
 
 
-def _given(problem: Problem, images: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _given(problem: AlignmentProblem, images: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(N,) which images have a known pose, and which known depth."""
     none = np.zeros(images, bool)
     known = none if problem.poses is None else np.isfinite(problem.poses[:, 0, 0])
@@ -124,7 +124,7 @@ class GlobalStart:
     switched_off: NDArray[np.bool_]
 
 
-def global_start(problem: Problem, blocks: Sequence[PixelBlock]) -> GlobalStart:
+def global_start(problem: AlignmentProblem, blocks: Sequence[PixelBlock]) -> GlobalStart:
     """From the sampled pixels of every image; it may be cut into several blocks.
 
     Raises ``GeometryError`` for pairs without information and images without a place.
@@ -165,7 +165,7 @@ def _whole(blocks: Sequence[PixelBlock]) -> Sequence[PixelBlock]:
     return [PixelBlock.of_image(int(image), blocks) for image in np.unique(images)]
 
 
-def _focals(problem: Problem, blocks: Sequence[PixelBlock]) -> Array:
+def _focals(problem: AlignmentProblem, blocks: Sequence[PixelBlock]) -> Array:
     """(N,) given ones, else Weiszfeld's over all own views of an image, or of all images of its camera."""
     count = len(problem.shapes)
     usual = np.array([reference_focal(*shape) for shape in problem.shapes])
@@ -197,7 +197,7 @@ def _focals(problem: Problem, blocks: Sequence[PixelBlock]) -> Array:
 
 
 def _own_slopes(block: PixelBlock) -> tuple[NDArray[np.int64], Array32, Array32, Array32]:
-    """Of V sights that are their image's own view: image (V,), pixels and slopes (V, 2, P), weights (V, P)."""
+    """Of V observations that are their image's own view: image (V,), pixels and slopes (V, 2, P), weights (V, P)."""
     at = np.nonzero(block.views == 0)
     rows, weights = block.rows[at], block.weights[at]
     front = rows[:, 2] > 0
@@ -219,7 +219,7 @@ def _own_depths(block: PixelBlock) -> Array32:
     return np.where(total.any(axis=1, keepdims=True), np.exp(mean), np.float32(0))
 
 
-def _borrow_depths(problem: Problem, block: PixelBlock, focals: Array, depths: Array32) -> None:
+def _borrow_depths(problem: AlignmentProblem, block: PixelBlock, focals: Array, depths: Array32) -> None:
     """Depths of images that are never first: from their pose in the frame of a pair's first image."""
     for b in np.flatnonzero(~depths.any(axis=1)):
         image, k = int(block.images[b]), int(np.argmax(block.weights[b].sum(axis=1)))
@@ -237,7 +237,7 @@ def _borrow_depths(problem: Problem, block: PixelBlock, focals: Array, depths: A
         depths[b] = np.where(front, z, np.median(z[front]))
 
 
-def _take_depths(problem: Problem, block: PixelBlock, depths: Array32) -> None:
+def _take_depths(problem: AlignmentProblem, block: PixelBlock, depths: Array32) -> None:
     """Given depths in place of the canonical ones, which are brought to their unit where there are none."""
     if problem.depths is None:
         return

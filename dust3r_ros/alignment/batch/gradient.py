@@ -93,7 +93,7 @@ def align_gradient(
     a rate that falls from 0.01 to 1e-6 along half a cosine. Two images need no optimisation: their
     start is the result.
 
-    ``pairs``, ``cameras``, ``focals`` and ``poses`` as ``alignment.problem.Problem`` holds them. Given
+    ``pairs``, ``cameras``, ``focals`` and ``poses`` as ``alignment.problem.AlignmentProblem`` holds them. Given
     focals and poses stay; images of one camera share the focal, without ``cameras`` each has its
     own. Where two or more poses at different places are given, these fix the scale and σ is free.
     ``losses`` receives the value before every step and the last one.
@@ -103,13 +103,13 @@ def align_gradient(
     torch.optim.Adam([torch.zeros(1)])  # the first one of a process imports for seconds
     begin = time.perf_counter()
     start = tree_start(pairs, focals, poses)
-    scene = _Scene(pairs, start, cameras, focals, poses)
-    _descend(scene, iterations if len(start.depths) > 2 else 0, losses)
+    unknowns = _Scene(pairs, start, cameras, focals, poses)
+    _descend(unknowns, iterations if len(start.depths) > 2 else 0, losses)
     with torch.no_grad():
-        edges, loss = scene.report(pairs)
+        edges, loss = unknowns.report(pairs)
         if losses is not None:
             losses.append(float(loss))
-        w_T_c, found, depths = scene.estimates()
+        w_T_c, found, depths = unknowns.estimates()
     return Alignment(w_T_c, found, depths, time.perf_counter() - begin, edges, list(pairs))
 
 
@@ -163,8 +163,8 @@ class _Scene:
 
     def _gauged(self, pairs: Sequence[PairPrediction], start: Start, pivot: Array) -> tuple[Start, list[Similarity]]:
         """The start, scaled about ``pivot`` (3,) to the gauge of the pair scales, and the similarities of the pairs."""
-        scene = zip(start.w_T_c, start.depths, start.focals, strict=True)
-        world = [transform(T, unproject(depth, float(focal))) for T, depth, focal in scene]
+        unknowns = zip(start.w_T_c, start.depths, start.focals, strict=True)
+        world = [transform(T, unproject(depth, float(focal))) for T, depth, focal in unknowns]
         fits = [fit_view(pair.points_first, world[pair.first], pair.confidence_first) for pair in pairs]
         if not self._scale_is_free:
             return start, fits
@@ -238,14 +238,14 @@ class _Scene:
         return log_scale.exp()[:, None, None] * rigid
 
 
-def _descend(scene: _Scene, steps: int, losses: list[float] | None) -> None:
+def _descend(unknowns: _Scene, steps: int, losses: list[float] | None) -> None:
     """Steps of Adam at a rate that falls along half a cosine; ``losses`` receives the value before each."""
-    optimiser = torch.optim.Adam(scene.parameters(), lr=_RATE, betas=_BETAS)
+    optimiser = torch.optim.Adam(unknowns.parameters(), lr=_RATE, betas=_BETAS)
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = _LAST_RATE + (_RATE - _LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2
         optimiser.zero_grad()
-        loss = scene.loss()
+        loss = unknowns.loss()
         loss.backward()
         optimiser.step()
         if losses is not None:

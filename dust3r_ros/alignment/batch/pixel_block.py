@@ -1,8 +1,8 @@
 """All that the pairs say of some images at sampled pixels, as planes on which NumPy works in long rows.
 
-A *sight* is one view of one pair: sight k of image b predicts a point X, in the frame of its pair, for
-every pixel of b. Images of one size stand in one block; one with fewer sights than the others of its
-block is filled up with sights of weight 0. An image whose planes would leave the cache is cut by rows.
+A *observation* is one view of one pair: observation k of image b predicts a point X, in the frame of its pair, for
+every pixel of b. Images of one size stand in one block; one with fewer observations than the others of its
+block is filled up with observations of weight 0. An image whose planes would leave the cache is cut by rows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dust3r_ros.alignment.batch.ray_median import OVERSTEP, inverse_root, known_share, ray_middle
+from dust3r_ros.alignment.batch.ray_median import OVERSTEP, inverse_root, known_share, ray_median
 from dust3r_ros.types import Array, Array32, PairPrediction
 
 FIRST_ITERATIONS = 3  # for the depth of pixels that have none
@@ -26,8 +26,8 @@ _PRODUCT = 200000
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """``cost`` (B, K): sum of w |r| of every sight; ``total`` (B, P), ``mean`` (B, 3, P): weight and weighted mean
-    of what the sights say of a pixel, camera frame; ``depth`` (B, P): past the best along the ray for it by
+    """``cost`` (B, K): sum of w |r| of each observation; ``total`` (B, P), ``mean`` (B, 3, P): weight and weighted mean
+    of what the observations say of a pixel, camera frame; ``depth`` (B, P): past the best along the ray for it by
     half a step; ``along`` (B, P): weight with which depth that is known counts along the ray, None without any.
     """
 
@@ -62,8 +62,8 @@ class Workspace:
         """Weights of the unsquared norm, w / sqrt(|r|^2 + ``floor``^2), means under them and the depth they lead to.
 
         ``c_S_pair`` (B, K, 4, 4): frames of the pairs into those of the cameras. ``depth`` (B, P) along
-        ``slopes`` (B, 2, P), where the pixels are now: at their ``ray_middle`` where None. ``known``: depth (B, P)
-        and its squared deviation; it counts like a sight of mean weight whose residuals deviate as much.
+        ``slopes`` (B, 2, P), where the pixels are now: at their ``ray_median`` where None. ``known``: depth (B, P)
+        and its squared deviation; it counts like an observation of mean weight whose residuals deviate as much.
         """
         seen, square, pull, weighted = self._parts(block)
         G = c_S_pair[:, :, :3].astype(np.float32)
@@ -93,14 +93,14 @@ class Workspace:
         return Seen(cost, total, mean, depth, share * total)
 
     def _middle(self, block: PixelBlock, G: Array32, slopes: Array32, root: Array32, floor: float) -> Array32:
-        """(B, P) depth at the ``ray_middle`` of what the sights say, along rays of length ``root`` (B, P)."""
+        """(B, P) depth at the ``ray_median`` of what the observations say, along rays of length ``root`` (B, P)."""
         seen, _, pull, weighted = self._parts(block)
         np.matmul(G, block.rows[:, :, :4], out=seen)
         rays, spare = points_at(slopes, np.float32(1) / root), weighted.ravel()[: 2 * pull.size].reshape(2, *pull.shape)
-        return ray_middle(seen, rays, block.weights, floor, spare, FIRST_ITERATIONS) / root
+        return ray_median(seen, rays, block.weights, floor, spare, FIRST_ITERATIONS) / root
 
     def sums(self, block: PixelBlock, points: Array32) -> Array:
-        """Sums over pixels that place a sight's pair on ``points`` (B, 3, P), under the weights of the last ``weigh``.
+        """Sums over pixels that place an observation's pair on ``points`` (B, 3, P), by weights of the last ``weigh``.
 
         (B, K, 5, 4): of weight * [X, 1, |X|^2] [point, 1]^T.
         """
@@ -148,7 +148,7 @@ def points_at(slopes: Array32, depth: Array32) -> Array32:
     return points
 
 
-Sight = tuple[int, int]
+Observation = tuple[int, int]
 """Position in the pairs, view 0 or 1."""
 Place = tuple[slice, slice] | tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -156,27 +156,27 @@ Place = tuple[slice, slice] | tuple[NDArray[np.int64], NDArray[np.int64]]
 PLANE = 100000
 
 
-def sights_of(pairs: Sequence[PairPrediction], images: int) -> list[list[Sight]]:
-    """The sights of each image."""
-    found: list[list[Sight]] = [[] for _ in range(images)]
+def observations_of(pairs: Sequence[PairPrediction], images: int) -> list[list[Observation]]:
+    """The observations of each image."""
+    found: list[list[Observation]] = [[] for _ in range(images)]
     for edge, pair in enumerate(pairs):
         found[pair.first].append((edge, 0))
         found[pair.second].append((edge, 1))
     return found
 
 
-def view_of(pairs: Sequence[PairPrediction], sight: Sight) -> tuple[Array32, Array32]:
-    """Points (H, W, 3) and confidence (H, W) of a sight."""
-    pair = pairs[sight[0]]
-    if sight[1] == 0:
+def view_of(pairs: Sequence[PairPrediction], observation: Observation) -> tuple[Array32, Array32]:
+    """Points (H, W, 3) and confidence (H, W) of a observation."""
+    pair = pairs[observation[0]]
+    if observation[1] == 0:
         return pair.points_first, pair.confidence_first
     return pair.points_second, pair.confidence_second
 
 
 class PixelBlock:
-    """P pixels of B images in up to K sights each.
+    """P pixels of B images in up to K observations each.
 
-    ``images`` (B,); ``edges``, ``views`` (B, K) name the sights, view -1 where there is none; ``pixels``
+    ``images`` (B,); ``edges``, ``views`` (B, K) name the observations, view -1 where there is none; ``pixels``
     (2, P) are offsets from the image's middle; ``rows`` (B, K, 5, P): the points X as [X, 1, |X|^2]; ``weights``
     (B, K, P) = log confidence. ``at``, rows and columns: two slices, whose grid is taken, or two arrays (P,).
     """
@@ -185,14 +185,14 @@ class PixelBlock:
         self,
         pairs: Sequence[PairPrediction],
         images: Sequence[int],
-        sights: Sequence[Sequence[Sight]],
+        observations: Sequence[Sequence[Observation]],
         shape: tuple[int, int],
         at: Place,
     ) -> None:
         v, u = np.arange(shape[0])[at[0]], np.arange(shape[1])[at[1]]
         if isinstance(at[0], slice):
             v, u = (grid.ravel() for grid in np.meshgrid(v, u, indexing="ij"))
-        count = max(len(sights[image]) for image in images)
+        count = max(len(observations[image]) for image in images)
         self.images = np.array(images)
         self.edges = np.zeros((len(images), count), dtype=np.int64)
         self.views = np.full((len(images), count), -1)
@@ -200,22 +200,22 @@ class PixelBlock:
         found = np.ones((len(images), count, 5, len(u)), np.float32)
         weights = np.empty((len(images), count, len(u)), np.float32)
         for b, image in enumerate(images):
-            for k, sight in enumerate(sights[image]):
-                self.edges[b, k], self.views[b, k] = sight
-                X, C = view_of(pairs, sight)
+            for k, observation in enumerate(observations[image]):
+                self.edges[b, k], self.views[b, k] = observation
+                X, C = view_of(pairs, observation)
                 found[b, k, :3] = X[at].reshape(-1, 3).T
                 weights[b, k] = C[at].ravel()
-            found[b, len(sights[image]) :, :3], weights[b, len(sights[image]) :] = 0.0, 1.0
+            found[b, len(observations[image]) :, :3], weights[b, len(observations[image]) :] = 0.0, 1.0
         self.rows: Array32 = found
         np.einsum("bkcp,bkcp->bkp", self.rows[:, :, :3], self.rows[:, :, :3], out=self.rows[:, :, 4])
         self.weights: Array32 = np.log(weights)
 
     @classmethod
     def of_image(cls, image: int, blocks: Sequence[PixelBlock]) -> PixelBlock:
-        """All that ``blocks``, of the same sights, hold of one image."""
+        """All that ``blocks``, of the same observations, hold of one image."""
         places = [(block, int(b)) for block in blocks for b in np.flatnonzero(block.images == image)]
         first, its = places[0]
-        there = first.views[its] >= 0  # sights come first, what fills them up last
+        there = first.views[its] >= 0  # observations come first, what fills them up last
         whole = cls.__new__(cls)
         whole.images = np.array([image])
         whole.edges, whole.views = first.edges[its, there][None], first.views[its, there][None]
@@ -240,7 +240,7 @@ class PixelBlock:
         return self
 
     def switch(self, on: NDArray[np.bool_]) -> None:
-        """Sights of edges that are not ``on`` (E,) weigh nothing from here."""
+        """Observations of edges that are not ``on`` (E,) weigh nothing from here."""
         self.weights[~on[self.edges]] = 0.0
 
     def slopes(self, focals: NDArray[np.float64]) -> Array32:
@@ -254,47 +254,47 @@ class BlockMaker:
 
     pairs: Sequence[PairPrediction]
     images: Sequence[int]
-    sights: Sequence[Sequence[Sight]]
+    observations: Sequence[Sequence[Observation]]
     shape: tuple[int, int]
     at: Place
 
     def __call__(self) -> PixelBlock:
         """The block."""
-        return PixelBlock(self.pairs, self.images, self.sights, self.shape, self.at)
+        return PixelBlock(self.pairs, self.images, self.observations, self.shape, self.at)
 
 
 def plan_blocks(
     pairs: Sequence[PairPrediction],
-    sights: Sequence[Sequence[Sight]],
+    observations: Sequence[Sequence[Observation]],
     shapes: Sequence[tuple[int, int]],
     stride: int,
     plane: int = PLANE,
 ) -> list[BlockMaker]:
     """Blocks with every ``stride``-th row and column of all images."""
-    order = sorted(range(len(shapes)), key=lambda image: (shapes[image], len(sights[image])))
+    order = sorted(range(len(shapes)), key=lambda image: (shapes[image], len(observations[image])))
     makers, start = [], 0
     for end in range(1, len(order) + 1):
         height, width = shapes[order[start]]
         rows, columns = np.arange(height)[_sampled(height, stride)], len(range(width)[_sampled(width, stride)])
         alike = end < len(order) and shapes[order[end]] == (height, width)
-        if alike and (end + 1 - start) * len(sights[order[end]]) * len(rows) * columns <= plane:
+        if alike and (end + 1 - start) * len(observations[order[end]]) * len(rows) * columns <= plane:
             continue
-        some = max(1, plane // ((end - start) * len(sights[order[end - 1]]) * columns))
+        some = max(1, plane // ((end - start) * len(observations[order[end - 1]]) * columns))
         for part in np.array_split(rows, -(-len(rows) // some)):
             at = slice(int(part[0]), int(part[-1]) + 1, stride), _sampled(width, stride)
-            makers.append(BlockMaker(pairs, order[start:end], sights, (height, width), at))
+            makers.append(BlockMaker(pairs, order[start:end], observations, (height, width), at))
         start = end
     return makers
 
 
 def plan_missed(
     pairs: Sequence[PairPrediction],
-    sights: Sequence[Sequence[Sight]],
+    observations: Sequence[Sequence[Observation]],
     shapes: Sequence[tuple[int, int]],
     blocks: Sequence[PixelBlock],
     least: int,
 ) -> list[BlockMaker]:
-    """A block of each image that has sights with fewer than ``least`` confident pixels in ``blocks``, though they have
+    """A block of each image with observations of fewer than ``least`` confident pixels in ``blocks``, though they have
     more: of each of these, as many of its confident pixels, evenly picked, as bring it there.
     """
     seen = np.zeros((len(pairs), 2), dtype=int)
@@ -302,15 +302,15 @@ def plan_missed(
         there = block.views >= 0
         np.add.at(seen, (block.edges[there], block.views[there]), np.count_nonzero(block.weights > 0, axis=2)[there])
     makers = []
-    for image, (its, shape) in enumerate(zip(sights, shapes, strict=True)):
+    for image, (its, shape) in enumerate(zip(observations, shapes, strict=True)):
         more = [np.zeros(0, np.int64)]
-        for sight in its:
-            if seen[sight] < least:
-                confident = np.flatnonzero(view_of(pairs, sight)[1] > 1)
-                more.append(confident[:: max(1, len(confident) // (least - seen[sight]))])
+        for observation in its:
+            if seen[observation] < least:
+                confident = np.flatnonzero(view_of(pairs, observation)[1] > 1)
+                more.append(confident[:: max(1, len(confident) // (least - seen[observation]))])
         picked = np.unique(np.concatenate(more))
         if len(picked):
-            makers.append(BlockMaker(pairs, [image], sights, shape, (picked // shape[1], picked % shape[1])))
+            makers.append(BlockMaker(pairs, [image], observations, shape, (picked // shape[1], picked % shape[1])))
     return makers
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from dust3r_ros.alignment.batch.pixel_block import PixelBlock
-from dust3r_ros.alignment.batch.problem import Problem
+from dust3r_ros.alignment.batch.problem import AlignmentProblem
 from dust3r_ros.alignment.similarity_graph import PosePrior
 from dust3r_ros.types import Array, Array32
 
@@ -35,7 +35,7 @@ class Priors:
     deviations: list[Array32] | None
 
     @classmethod
-    def of(cls, problem: Problem, camera: NDArray[np.int64]) -> Priors:
+    def of(cls, problem: AlignmentProblem, camera: NDArray[np.int64]) -> Priors:
         """Of the problem; images of one ``camera`` (N,) share one focal, and one knowledge of it."""
         focals, information = np.ones(len(problem.shapes)), np.zeros(len(problem.shapes))
         if problem.focals is not None and problem.focal_std is not None:
@@ -79,7 +79,7 @@ class Priors:
         return z, np.square(np.where(z > 0, deviation, _NO_DEVIATION)).astype(np.float32)
 
 
-def soft_poses(problem: Problem) -> PosePrior | None:
+def soft_poses(problem: AlignmentProblem) -> PosePrior | None:
     """Poses that are given with a covariance."""
     if problem.poses is None or problem.pose_covariance is None:
         return None
@@ -87,7 +87,7 @@ def soft_poses(problem: Problem) -> PosePrior | None:
     return PosePrior(soft, problem.poses[soft], problem.pose_covariance[soft], INDEPENDENT)
 
 
-def held_poses(problem: Problem) -> NDArray[np.bool_]:
+def held_poses(problem: AlignmentProblem) -> NDArray[np.bool_]:
     """(N,) which poses are given without a covariance."""
     if problem.poses is None:
         return np.zeros(len(problem.shapes), bool)
@@ -95,7 +95,7 @@ def held_poses(problem: Problem) -> NDArray[np.bool_]:
     return known if problem.pose_covariance is None else known & (problem.pose_covariance[:, 0, 0] == 0)
 
 
-def held_focals(problem: Problem) -> NDArray[np.bool_]:
+def held_focals(problem: AlignmentProblem) -> NDArray[np.bool_]:
     """(N,) which focals are given without a deviation."""
     if problem.focals is None:
         return np.zeros(len(problem.shapes), bool)

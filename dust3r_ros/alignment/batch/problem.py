@@ -175,7 +175,7 @@ MIN_CONFIDENT = 3  # confident pixels of each view that a pair needs
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class AlignmentProblem:
     """``pairs`` with finite points throughout, over ``shapes``: (H, W) of images 0 to N - 1.
 
     ``cameras`` (N,) int, ``focals`` (N,) pixels and ``poses`` (N, 4, 4), NaN where unknown, ``depths`` N maps
@@ -209,7 +209,7 @@ def check_problem(
     focal_std: ArrayLike | None = None,
     pose_covariance: ArrayLike | None = None,
     depth_std: ArrayLike | Sequence[ArrayLike | None] | None = None,
-) -> Problem:
+) -> AlignmentProblem:
     """The problem, or the reason why it is none.
 
     Points that are not finite become 0 where their confidence is 1. Raises ``InputError`` and
@@ -221,7 +221,7 @@ def check_problem(
     each(_check_informative, pairs)
     ids = given_cameras(cameras, shapes)
     f, T, z = given_focals(focals, ids, len(shapes)), given_poses(poses, len(shapes)), given_depths(depths, shapes)
-    return Problem(
+    return AlignmentProblem(
         pairs,
         shapes,
         ids,

@@ -1,4 +1,4 @@
-"""The robust middle, along a ray, of points that several sights say: one number a pixel."""
+"""The robust middle, along a ray, of points that several observations say: one number a pixel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LEAST_SLOPE, _MOST_SLOPE = np.float32(0.3), np.float32(1)
 _TINY = np.float32(1e-30)
 
 
-def ray_middle(
+def ray_median(
     points: Array32,
     rays: Array32,
     weights: Array32,
@@ -34,8 +34,8 @@ def ray_middle(
     nothing has weight, 0.
 
     ``iterations`` of re-weighted least squares, whose steps are lengthened by what the one before changed
-    (secant), over two numbers a sight and pixel (``_split``). ``known``: d (..., P) from elsewhere and its
-    squared deviation; it counts like a sight of mean weight whose residuals deviate as much.
+    (secant), over two numbers an observation and pixel (``_split``). ``known``: d (..., P) from elsewhere and its
+    squared deviation; it counts like an observation of mean weight whose residuals deviate as much.
     """
     along, across = spare
     pull = points.reshape(3, *along.shape)[0]
@@ -68,7 +68,7 @@ def ray_middle(
 def _split(points: Array32, rays: Array32, along: Array32, across: Array32) -> None:
     """Into a, the part of y ``along`` the ray, and q, the square of that ``across``: |d ray - y|^2 = (d - a)^2 + q.
 
-    Shapes as ``ray_middle`` has them; ``points`` y is overwritten.
+    Shapes as ``ray_median`` has them; ``points`` y is overwritten.
     """
     np.multiply(points[..., 0, :], rays[..., None, 0, :], out=along)
     for axis in (1, 2):
@@ -82,9 +82,9 @@ def _split(points: Array32, rays: Array32, along: Array32, across: Array32) -> N
 
 
 def known_share(total: Array32, weights: Array32, square: Array32, floor: float) -> Array32:
-    """(..., P) how far from the sights' best d to the known one, of squared deviation ``square``, the best of both is.
+    """(..., P) how far the best of both is from the observed d to the known one, of squared deviation ``square``.
 
-    ``total`` (..., P): sum of the sights' ``weights`` (..., K, P) over residuals. A sight of weight w whose residuals
+    ``total`` (..., P): sum of the observations' ``weights`` (..., K, P) over residuals. One of weight w whose residuals
     are b on average counts w / b = w b / b^2; what is known, with deviation s, counts w b / s^2.
     """
     sure = weights.mean(axis=(-2, -1), keepdims=True)[..., 0] * np.float32(floor / FLOOR)

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from dust3r_ros.alignment.batch.global_start import GlobalStart
 from dust3r_ros.alignment.batch.pixel_block import PixelBlock, points_at, workspace
 from dust3r_ros.alignment.batch.priors import INDEPENDENT, Priors, gauge, held_focals, held_poses
-from dust3r_ros.alignment.batch.problem import Problem
+from dust3r_ros.alignment.batch.problem import AlignmentProblem
 from dust3r_ros.alignment.batch.ray_median import FLOOR
 from dust3r_ros.alignment.moments import scale_of
 from dust3r_ros.alignment.processes import each
@@ -34,17 +34,17 @@ class Momentum:
     def __init__(self) -> None:
         self._last: tuple[Array, Array, Array, dict[int, Array32]] | None = None
 
-    def carry(self, scene: Scene, depths: dict[int, Array32]) -> None:
+    def carry(self, unknowns: Unknowns, depths: dict[int, Array32]) -> None:
         """After a step."""
-        now = scene.w_T_c, scene.w_S_pair, scene.focals, dict(depths)
+        now = unknowns.w_T_c, unknowns.w_S_pair, unknowns.focals, dict(depths)
         if self._last is not None:
             w_T_c, w_S_pair, focals, before = self._last
             moved = _upright(now[0] + MOMENTUM * (now[0] - w_T_c), np.ones(len(w_T_c)))
-            scene.w_T_c = np.where(scene.held_pose[:, None, None], now[0], moved)
+            unknowns.w_T_c = np.where(unknowns.held_pose[:, None, None], now[0], moved)
             size = scale_of(now[1]) * (scale_of(now[1]) / scale_of(w_S_pair)) ** MOMENTUM
-            scene.w_S_pair = _upright(now[1] + MOMENTUM * (now[1] - w_S_pair), size)
-            ahead = np.clip(now[2] * (now[2] / focals) ** MOMENTUM, *scene.focal_limits)
-            scene.focals = np.where(scene.held_focal, now[2], ahead)
+            unknowns.w_S_pair = _upright(now[1] + MOMENTUM * (now[1] - w_S_pair), size)
+            ahead = np.clip(now[2] * (now[2] / focals) ** MOMENTUM, *unknowns.focal_limits)
+            unknowns.focals = np.where(unknowns.held_focal, now[2], ahead)
             for index, depth in before.items():
                 depths[index] = depths[index] + np.float32(MOMENTUM) * (depths[index] - depth)
         self._last = now
@@ -181,7 +181,7 @@ _TINY = 1e-7
 
 
 @dataclass(eq=False)
-class Scene:
+class Unknowns:
     """The unknowns: ``w_T_c`` (N, 4, 4), ``focals`` (N,), ``w_S_pair`` (E, 4, 4); and what of them is held.
 
     ``ends`` (E, 2): first and second image of the pairs.
@@ -203,13 +203,13 @@ class Scene:
     floor: float = 0.0
 
     @classmethod
-    def of(cls, problem: Problem, start: GlobalStart) -> Scene:
+    def of(cls, problem: AlignmentProblem, start: GlobalStart) -> Unknowns:
         """From the start, with what the problem gives held."""
         cameras, held = problem.cameras, held_focals(problem)
         camera = _alike(problem, start.focals) if cameras is None else np.unique(cameras, return_inverse=True)[1]
         logs = np.where(held, 0.0, np.log(start.focals))
         mean = np.bincount(camera, logs)[camera] / np.maximum(np.bincount(camera, ~held)[camera], 1)
-        scene = cls(
+        unknowns = cls(
             np.array([(pair.first, pair.second) for pair in problem.pairs]),
             start.w_T_c,
             np.where(held, start.focals, np.exp(mean)),
@@ -221,15 +221,15 @@ class Scene:
             np.outer(FOCAL_LIMITS, [reference_focal(*shape) for shape in problem.shapes]),
             Priors.of(problem, camera),
         )
-        scene.set_floor(float(np.median(start.residual)))
-        return scene
+        unknowns.set_floor(float(np.median(start.residual)))
+        return unknowns
 
     def set_floor(self, residual: float) -> None:
         """For a mean residual, world unit."""
         self.floor = max(FLOOR * residual, _TINY * float(scale_of(self.w_S_pair).mean()))
 
     def unit(self, cost: float) -> float:
-        """What one of the independent measurements costs that all sights are, of a ``cost`` altogether."""
+        """What one of the independent measurements costs that all observations are, of a ``cost`` altogether."""
         return cost / (2 * INDEPENDENT * max(1, int(np.count_nonzero(self.on))))
 
     def settle(self, depths: dict[int, Array32]) -> None:
@@ -246,7 +246,7 @@ class Scene:
             depths[index] = depths[index] * np.float32(scale)
 
 
-def _alike(problem: Problem, focals: Array) -> NDArray[np.int64]:
+def _alike(problem: AlignmentProblem, focals: Array) -> NDArray[np.int64]:
     """(N,) a camera for each image: one for all of a size whose focals differ by less than their errors do."""
     camera = np.arange(len(focals))
     for shape in set(problem.shapes):
@@ -282,11 +282,11 @@ class Statistics:
         )
 
 
-def gather(scene: Scene, makers: Sequence[Callable[[], PixelBlock]], depths: dict[int, Array32]) -> Statistics:
+def gather(unknowns: Unknowns, makers: Sequence[Callable[[], PixelBlock]], depths: dict[int, Array32]) -> Statistics:
     """One pass over blocks; ``depths`` (by position of the block) take a step, or the first where there are none."""
-    tasks = [(scene, make, depths.get(index)) for index, make in enumerate(makers)]
+    tasks = [(unknowns, make, depths.get(index)) for index, make in enumerate(makers)]
     parts = each(_pass, tasks)
-    pairs, images = len(scene.w_S_pair), len(scene.w_T_c)
+    pairs, images = len(unknowns.w_S_pair), len(unknowns.w_T_c)
     costs, weights, sums = np.zeros(2 * pairs), np.zeros(2 * pairs), np.zeros((2 * pairs, 5, 4))
     equations = np.zeros((images, 7, 8))
     for index, part in enumerate(parts):
@@ -305,7 +305,7 @@ def gather(scene: Scene, makers: Sequence[Callable[[], PixelBlock]], depths: dic
 
 
 class _Part(NamedTuple):
-    """What a block gives; ``rows``: the sights, as 2 * pair + view."""
+    """What a block gives; ``rows``: the observations, as 2 * pair + view."""
 
     images: NDArray[np.int64]
     rows: NDArray[np.int64]
@@ -316,15 +316,15 @@ class _Part(NamedTuple):
     weights: Array
 
 
-def _pass(task: tuple[Scene, Callable[[], PixelBlock], Array32 | None]) -> _Part:
-    scene, make, depth = task
+def _pass(task: tuple[Unknowns, Callable[[], PixelBlock], Array32 | None]) -> _Part:
+    unknowns, make, depth = task
     block = make()
-    block.switch(scene.on)
-    slopes = block.slopes(scene.focals)
-    c_S_pair = invert(scene.w_T_c[block.images])[:, None] @ scene.w_S_pair[block.edges]
+    block.switch(unknowns.on)
+    slopes = block.slopes(unknowns.focals)
+    c_S_pair = invert(unknowns.w_T_c[block.images])[:, None] @ unknowns.w_S_pair[block.edges]
     space = workspace()
-    known = scene.priors.depths_of(block)
-    seen = space.weigh(block, c_S_pair, slopes, depth, scene.floor, known)
+    known = unknowns.priors.depths_of(block)
+    seen = space.weigh(block, c_S_pair, slopes, depth, unknowns.floor, known)
     sums = space.sums(block, points_at(slopes, seen.depth))
     equations = image_equations(seen.total, seen.mean, slopes, seen.depth, seen.along)
     there = block.views >= 0
@@ -333,18 +333,20 @@ def _pass(task: tuple[Scene, Callable[[], PixelBlock], Array32 | None]) -> _Part
     return _Part(block.images, rows, seen.depth, seen.cost[there], equations, sums[there], weights)
 
 
-def step(scene: Scene, found: Statistics) -> float:
+def step(unknowns: Unknowns, found: Statistics) -> float:
     """All images, then all pairs, by closed forms; returns the value before: costs at mean log scale 0."""
-    value = float(found.costs.sum() * np.exp(-np.log(scale_of(scene.w_S_pair)).mean()))
-    w_T_old, f_old = scene.w_T_c, scene.focals
-    equations = found.equations + scene.priors.equations(w_T_old, f_old, scene.unit(float(found.costs.sum())))
-    scene.w_T_c, focals = move_images(w_T_old, f_old, equations, scene.camera, scene.held_pose, scene.held_focal)
-    scene.focals = np.where(scene.held_focal, f_old, np.clip(focals, *scene.focal_limits))
+    value = float(found.costs.sum() * np.exp(-np.log(scale_of(unknowns.w_S_pair)).mean()))
+    w_T_old, f_old = unknowns.w_T_c, unknowns.focals
+    equations = found.equations + unknowns.priors.equations(w_T_old, f_old, unknowns.unit(float(found.costs.sum())))
+    unknowns.w_T_c, focals = move_images(
+        w_T_old, f_old, equations, unknowns.camera, unknowns.held_pose, unknowns.held_focal
+    )
+    unknowns.focals = np.where(unknowns.held_focal, f_old, np.clip(focals, *unknowns.focal_limits))
     # The derivative of the mean log scale: without it the value would fall with the size of the pairs.
-    pull = found.costs.sum() / max(1, np.count_nonzero(scene.on))
-    w_S_c = scene.w_T_c.copy()  # the old focals' points
-    w_S_c[:, :, :2] *= (f_old / scene.focals)[:, None, None]
-    sums = (found.sums @ np.swapaxes(w_S_c[scene.ends], 2, 3)).sum(axis=1)
-    scene.w_S_pair = place_pairs(scene.w_S_pair, sums, found.squares, pull)
-    scene.set_floor(float(found.costs.sum() / found.weights.sum()))
+    pull = found.costs.sum() / max(1, np.count_nonzero(unknowns.on))
+    w_S_c = unknowns.w_T_c.copy()  # the old focals' points
+    w_S_c[:, :, :2] *= (f_old / unknowns.focals)[:, None, None]
+    sums = (found.sums @ np.swapaxes(w_S_c[unknowns.ends], 2, 3)).sum(axis=1)
+    unknowns.w_S_pair = place_pairs(unknowns.w_S_pair, sums, found.squares, pull)
+    unknowns.set_floor(float(found.costs.sum() / found.weights.sum()))
     return value

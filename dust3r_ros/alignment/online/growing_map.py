@@ -108,7 +108,7 @@ _FOCAL_STEP = 1e-3  # relative change of a focal that is worth re-expressing mom
 
 
 @dataclass(frozen=True)
-class View:
+class KeyframeShape:
     """A keyframe's camera name and the size of its pointmaps."""
 
     camera: str
@@ -129,7 +129,7 @@ class GrowingMap:
 
     def __init__(self, start: Array) -> None:
         self._start = start
-        self.views: list[View] = []
+        self.views: list[KeyframeShape] = []
         self.pools: dict[str, FocalPool] = {}
         self.focals: dict[str, float] = {}  # as rays and moments have them
         self.depth = CanonicalDepth()
@@ -152,7 +152,7 @@ class GrowingMap:
         return self.depth.nbytes + self.edges.nbytes + pixels + self._S.nbytes
 
     def append(
-        self, view: View, pairs: Sequence[PairPrediction], loops: Sequence[PairPrediction] = ()
+        self, view: KeyframeShape, pairs: Sequence[PairPrediction], loops: Sequence[PairPrediction] = ()
     ) -> list[EdgeReport]:
         """Place the next keyframe by its ``pairs``; ``loops`` are checked only. Returns pairs that were left out.
 
@@ -178,7 +178,7 @@ class GrowingMap:
             self._use_focal(self.views.pop().camera, focal)
             raise
 
-    def _check(self, view: View, pairs: Sequence[PairPrediction], loops: Sequence[PairPrediction]) -> None:
+    def _check(self, view: KeyframeShape, pairs: Sequence[PairPrediction], loops: Sequence[PairPrediction]) -> None:
         """Raises ``InputError`` or ``GeometryError`` for pairs that cannot be those of the next keyframe."""
         new = len(self)
         check_pairs(new, [*pairs, *loops], lambda index: (self.views[index] if index < new else view).shape)
@@ -285,7 +285,7 @@ class GrowingMap:
         for number in [n for n, pair in self.active.items() if max(pair.first, pair.second) < before]:
             del self.active[number]
 
-    def resume(self, view: View, w_S: Array, sample: Array32) -> None:
+    def resume(self, view: KeyframeShape, w_S: Array, sample: Array32) -> None:
         """The next keyframe of another session, as its pixels (``CanonicalDepth.sample``) and its place were left."""
         self.views.append(view)
         self.depth.restore(view.height, view.width, sample)
@@ -330,7 +330,7 @@ class GrowingMap:
                 depth = depth_by_pnp(index, pair, self.focals[view.camera])
                 self.depth.put(index, depth, pair.confidence_second)
 
-    def _sync_focal(self, view: View, step: float) -> None:
+    def _sync_focal(self, view: KeyframeShape, step: float) -> None:
         """Take over the pooled focal of a camera when it changed by more than ``step`` (relative)."""
         focal, _ = self.pools[view.camera].value(*view.shape)
         if abs(focal / self.focals.get(view.camera, math.inf) - 1.0) > step:

@@ -15,8 +15,8 @@ import numpy as np
 
 from dust3r_ros.alignment.moments import inverse, scale_of
 from dust3r_ros.alignment.online.edge_store import sample_pair
-from dust3r_ros.alignment.online.growing_map import MAX_RESIDUAL, GrowingMap, LoopClaim, LoopGate, View
-from dust3r_ros.alignment.online.keyframe_bundle import AlignmentUpdate, KeyframeUpdate, ToldPoses
+from dust3r_ros.alignment.online.growing_map import MAX_RESIDUAL, GrowingMap, KeyframeShape, LoopClaim, LoopGate
+from dust3r_ros.alignment.online.keyframe_bundle import AlignmentUpdate, KeyframeUpdate, ReportedPoses
 from dust3r_ros.alignment.online.keyframe_start import FocalPool, proposals, rigid
 from dust3r_ros.alignment.result import EdgeReport
 from dust3r_ros.errors import GeometryError
@@ -37,7 +37,7 @@ class IncrementalAligner:
         self.map = GrowingMap(np.array(w_T_first, dtype=np.float64))
         self._gate = LoopGate()
         self._claimed: dict[int, float] = {}  # residuals of loop edges that are not believed yet
-        self._told = ToldPoses()
+        self._reported = ReportedPoses()
         self._settled = 0  # keyframes before this one have left the window
         self._solved_at, self._looped_at = 1, 0
 
@@ -65,7 +65,7 @@ class IncrementalAligner:
     @property
     def nbytes(self) -> int:
         """Bytes held in arrays."""
-        return self.map.nbytes + self._told.nbytes
+        return self.map.nbytes + self._reported.nbytes
 
     def focal(self, camera: str) -> tuple[float, float]:
         """(focal, standard deviation) of a camera, pixels of its pointmaps."""
@@ -101,7 +101,7 @@ class IncrementalAligner:
         Raises ``GeometryError``, and adds nothing, for a pair of other keyframes or sizes and for a
         keyframe that no pair can place.
         """
-        wrong = self.map.append(View(camera, height, width), pairs, loops)
+        wrong = self.map.append(KeyframeShape(camera, height, width), pairs, loops)
         wrong += self._claim(loops)
         agreed, witnessed = self._gate.judge(self.map.similarities)
         solve = self._believe([*agreed, *witnessed]) or bool(witnessed)
@@ -111,7 +111,7 @@ class IncrementalAligner:
         wrong += self._expire(len(self) - 1)
         since, depth = 0 if solve else self._settled, self._settle(len(self) - self._window)
         closed = tuple((int(self.map.edges.first[n]), int(self.map.edges.second[n])) for n in [*agreed, *witnessed])
-        return AlignmentUpdate(self._tell(since, depth), closed, tuple(wrong), solve)
+        return AlignmentUpdate(self._report(since, depth), closed, tuple(wrong), solve)
 
     def finish(self) -> AlignmentUpdate:
         """Solve the whole graph and settle every keyframe; more may follow. Loops without a witness go."""
@@ -120,7 +120,7 @@ class IncrementalAligner:
         if len(self) > 1:
             self.map.polish()
         depth = self._settle(len(self))
-        return AlignmentUpdate(self._tell(0, depth), (), tuple(wrong), True)
+        return AlignmentUpdate(self._report(0, depth), (), tuple(wrong), True)
 
     def move(self, w_S: Mapping[int, Array]) -> None:
         """Put keyframes where something better than moments has found them: similarities (4, 4) by index.
@@ -139,7 +139,7 @@ class IncrementalAligner:
         pools = {camera: {"given": pool.given, "votes": pool.votes} for camera, pool in self.map.pools.items()}
         return {"pools": pools, "focals": self.map.focals, "solved_at": self._solved_at, "looped_at": self._looped_at}
 
-    def resume(self, keyframes: Sequence[tuple[View, Array, Array32]], facts: Mapping[str, Any]) -> None:
+    def resume(self, keyframes: Sequence[tuple[KeyframeShape, Array, Array32]], facts: Mapping[str, Any]) -> None:
         """Go on with a map of another session in place of an empty one; its edges are put into ``map`` besides.
 
         ``keyframes``: view, ``w_S`` (4, 4) and ``CanonicalDepth.sample`` of each. All of them have settled.
@@ -150,7 +150,7 @@ class IncrementalAligner:
         self.map.focals = dict(facts["focals"])
         self._solved_at, self._looped_at = facts["solved_at"], facts["looped_at"]
         self._settled = len(self)
-        self._tell(0, {})
+        self._report(0, {})
 
     def _claim(self, loops: Sequence[PairPrediction]) -> list[EdgeReport]:
         """Hand loop pairs to the gate as edges that do not count yet; those that make no sense are returned.
@@ -219,7 +219,7 @@ class IncrementalAligner:
         self.map.freeze(self._settled)
         return depth
 
-    def _tell(self, since: int, depth: dict[int, tuple[Array32, Array32]]) -> tuple[KeyframeUpdate, ...]:
+    def _report(self, since: int, depth: dict[int, tuple[Array32, Array32]]) -> tuple[KeyframeUpdate, ...]:
         views = self.map.views
         focals = {index: self.map.focals[views[index].camera] for index in range(since, len(views))}
-        return self._told.tell(self.map.similarities, since, focals, depth)
+        return self._reported.report(self.map.similarities, since, focals, depth)

@@ -13,7 +13,7 @@ from dust3r_ros.alignment.online.growing_map import Tolerance
 from dust3r_ros.alignment.online.keyframe_start import rigid
 from dust3r_ros.alignment.result import EdgeReport
 from dust3r_ros.features.features import Features, matched
-from dust3r_ros.sparse.landmarks import Focal
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.refinement import refine
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks, no_tracks
@@ -55,37 +55,39 @@ class AlignmentUpdate:
     solved: bool = False
 
 
-class ToldPoses:
-    """The keyframes as they were last told, each with the number of its version."""
+class ReportedPoses:
+    """The keyframes as they were last reported, each with the number of its version."""
 
     def __init__(self) -> None:
-        self._told = np.zeros((64, 4, 4))
+        self._reported = np.zeros((64, 4, 4))
         self._versions = np.zeros(64, dtype=np.int64)
         self._known = 0
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return self._told.nbytes + self._versions.nbytes
+        return self._reported.nbytes + self._versions.nbytes
 
-    def tell(
+    def report(
         self,
         w_S: Array,
         since: int,
         focals: Mapping[int, float],
         depth: Mapping[int, tuple[Array32, Array32]],
     ) -> tuple[KeyframeUpdate, ...]:
-        """New versions of keyframes from ``since`` on that moved, are new or have ``depth`` to be told.
+        """New versions of keyframes from ``since`` on that moved, are new or have ``depth`` to be reported.
 
         ``w_S`` (K, 4, 4) is the map; ``focals`` (pixels) by keyframe.
         """
-        while len(w_S) > len(self._told):
-            self._told = np.concatenate([self._told, np.zeros_like(self._told)])
+        while len(w_S) > len(self._reported):
+            self._reported = np.concatenate([self._reported, np.zeros_like(self._reported)])
             self._versions = np.concatenate([self._versions, np.zeros_like(self._versions)])
-        told, since = self._told[since : self._known], min(since, self._known)
-        moved = np.concatenate([~_still(told, w_S[since : self._known]), np.ones(len(w_S) - self._known, dtype=bool)])
+        reported, since = self._reported[since : self._known], min(since, self._known)
+        moved = np.concatenate(
+            [~_still(reported, w_S[since : self._known]), np.ones(len(w_S) - self._known, dtype=bool)]
+        )
         indices = np.union1d(np.flatnonzero(moved) + since, np.array(list(depth), dtype=np.int64))
-        self._told[indices] = w_S[indices]
+        self._reported[indices] = w_S[indices]
         self._versions[indices] += 1
         self._known = len(w_S)
         return tuple(
@@ -116,7 +118,7 @@ class Posed:
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class RefinedKeyframe:
     """A refined keyframe: ``w_T_c`` (4, 4), and ``depths`` (N,) z of landmarks it sees at ``offsets`` (N, 2)."""
 
     w_T_c: Array
@@ -125,15 +127,15 @@ class Sight:
 
 
 def bundle(
-    keyframes: Sequence[Posed], edges: Sequence[tuple[int, int]], focals: Sequence[Focal], min_parallax_deg: float
-) -> tuple[dict[int, Sight], list[Focal]]:
+    keyframes: Sequence[Posed], edges: Sequence[tuple[int, int]], focals: Sequence[Intrinsics], min_parallax_deg: float
+) -> tuple[dict[int, RefinedKeyframe], list[Intrinsics]]:
     """Refined keyframes by index, and focals. Those with too few landmarks are left out; none: nothing was changed.
 
     ``edges`` (first, second) say which keyframes are searched for common features. The scale of the
     map is free; the first keyframe stays where it is.
     """
     sparse = SparseMap(min_parallax_deg, focal_prior_sigma=_FOCAL_SIGMA)
-    sparse.focals = [replace(focal, prior=focal.value) for focal in focals]
+    sparse.intrinsics = [replace(intrinsics, prior=intrinsics.focal) for intrinsics in focals]
     ids = []
     for keyframe in keyframes:
         index = sparse.add(keyframe.camera, no_tracks(), keyframe.w_T_c)
@@ -151,12 +153,14 @@ def bundle(
         refine(sparse, free_focal=True, rounds=1, iterations=20, max_error_px=limit)
     if not sparse.misfit() < before:
         return {}, list(focals)
-    refined = [replace(focal, prior=given.prior) for focal, given in zip(sparse.focals, focals, strict=True)]
-    return {index: _sight(sparse, index) for index in sparse.posed()}, refined
+    refined = [
+        replace(intrinsics, prior=given.prior) for intrinsics, given in zip(sparse.intrinsics, focals, strict=True)
+    ]
+    return {index: _refined_keyframe(sparse, index) for index in sparse.posed()}, refined
 
 
-def _sight(sparse: SparseMap, index: int) -> Sight:
+def _refined_keyframe(sparse: SparseMap, index: int) -> RefinedKeyframe:
     view = sparse.views[index]
     assert view.w_T_c is not None, "only posed keyframes are refined"
     known = sparse.known(view.seen)
-    return Sight(view.w_T_c, known.pixels, sparse.depths(index, known.ids))
+    return RefinedKeyframe(view.w_T_c, known.pixels, sparse.depths(index, known.ids))

@@ -96,21 +96,23 @@ class Retrieval:
 
     def __init__(self, images: Iterable[Image]) -> None:
         self._appearance = Appearance()
-        self._looks = [self._look(image) for image in images]
+        self._global_descriptors = [self._global_descriptor(image) for image in images]
 
     def best(self, image: Image, count: int) -> list[int]:
         """At most ``count`` images of the database, the most alike first; of equals the first."""
-        return self._chosen(self._look(image), count)
+        return self._chosen(self._global_descriptor(image), count)
 
     def neighbours(self, index: int, count: int) -> list[int]:
         """The same for an image of the database itself, which is left out."""
-        return self._chosen(self._looks[index], count, index)
+        return self._chosen(self._global_descriptors[index], count, index)
 
-    def _chosen(self, look: Array32, count: int, apart_from: int | None = None) -> list[int]:
-        order = np.argsort([-float(other @ look) for other in self._looks], kind="stable").tolist()
+    def _chosen(self, global_descriptor: Array32, count: int, apart_from: int | None = None) -> list[int]:
+        order = np.argsort(
+            [-float(other @ global_descriptor) for other in self._global_descriptors], kind="stable"
+        ).tolist()
         return [index for index in order if index != apart_from][:count]
 
-    def _look(self, image: Image) -> Array32:
+    def _global_descriptor(self, image: Image) -> Array32:
         return self._appearance.describe(extract(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)))
 
 

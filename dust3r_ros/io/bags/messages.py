@@ -22,7 +22,7 @@ from dust3r_ros.io.encodings import (
     decode_mask_file,
 )
 from dust3r_ros.sensors.camera_info import calibration_from
-from dust3r_ros.sensors.synchronizer import Companions
+from dust3r_ros.sensors.synchronizer import Synchronizer
 from dust3r_ros.types import Array, Array32, Calibration, Image
 
 _log = logging.getLogger(__name__)
@@ -64,35 +64,35 @@ def calibration_of(message: Message) -> Calibration | None:
     return calibration
 
 
-class Teller:
+class MessageReader:
     """Tells companions what recorded messages say, by their topics; remarks on what is wrong, once for each kind."""
 
     def __init__(
-        self, topics: BagTopics, companions: Companions, depth_cameras: Mapping[str, Calibration] | None = None
+        self, topics: BagTopics, synchronizer: Synchronizer, depth_cameras: Mapping[str, Calibration] | None = None
     ) -> None:
         """``depth_cameras`` are calibrations by depth topic."""
-        self._companions = companions
+        self._synchronizer = synchronizer
         self._depth_cameras = depth_cameras or {}
         self._masks, self._depths = _by_topic(topics.masks), _by_topic(topics.depths)
         self._odometry, self._imu = topics.odometry, topics.imu
         self._said: set[str] = set()
 
-    def tell(self, message: Message) -> None:
+    def take(self, message: Message) -> None:
         """Take in any message; one topic may be for several cameras."""
         topic = message.topic
         for camera in self._masks.get(topic, ()):
-            self._companions.add_mask(camera, message.stamp_ns, partial(load_mask, message))
+            self._synchronizer.add_mask(camera, message.stamp_ns, partial(load_mask, message))
         for camera in self._depths.get(topic, ()):
             load, calibration = partial(load_depth, message), self._depth_cameras.get(topic)
-            self._companions.add_depth(camera, message.stamp_ns, load, message.frame_id, calibration)
+            self._synchronizer.add_depth(camera, message.stamp_ns, load, message.frame_id, calibration)
         if topic in (TF, TF_STATIC):
-            self._tell_transforms(message)
+            self._take_transforms(message)
         elif topic == self._odometry:
-            self._tell_odometry(message)
+            self._take_odometry(message)
         elif topic == self._imu:
             a, w = message.content.linear_acceleration, message.content.angular_velocity
             acceleration, rate = np.array([a.x, a.y, a.z]), np.array([w.x, w.y, w.z])
-            self._companions.add_imu(message.frame_id, message.stamp_ns, acceleration, rate)
+            self._synchronizer.add_imu(message.frame_id, message.stamp_ns, acceleration, rate)
 
     def remark(self, topic: str, remark: str) -> None:
         """Warn, unless it was said before with other numbers."""
@@ -101,19 +101,19 @@ class Teller:
             self._said.add(kind)
             _log.warning("%s: %s", topic, remark)
 
-    def _tell_transforms(self, message: Message) -> None:
+    def _take_transforms(self, message: Message) -> None:
         for item in message.content.transforms:
             stamp_ns = item.header.stamp.sec * 10**9 + item.header.stamp.nanosec
             pose = self._pose(message.topic, item.transform.translation, item.transform.rotation)
             if pose is not None:
                 parent, child, static = item.header.frame_id, item.child_frame_id, message.topic == TF_STATIC
-                self.remark(message.topic, self._companions.transforms.add(parent, child, stamp_ns, pose, static))
+                self.remark(message.topic, self._synchronizer.transforms.add(parent, child, stamp_ns, pose, static))
 
-    def _tell_odometry(self, message: Message) -> None:
+    def _take_odometry(self, message: Message) -> None:
         m = message.content
         pose = self._pose(message.topic, m.pose.pose.position, m.pose.pose.orientation)
         if pose is not None:
-            remark = self._companions.add_odometry(message.frame_id, m.child_frame_id, message.stamp_ns, pose)
+            remark = self._synchronizer.add_odometry(message.frame_id, m.child_frame_id, message.stamp_ns, pose)
             self.remark(message.topic, remark)
 
     def _pose(self, topic: str, t: Any, q: Any) -> Array | None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.io.bags.messages import Teller, calibration_of, load_depth, load_image, load_mask
+from dust3r_ros.io.bags.messages import MessageReader, calibration_of, load_depth, load_image, load_mask
 from dust3r_ros.io.bags.reader import Bag, Message, Unreadable
 from dust3r_ros.io.bags.topics import CAMERA_INFO, TF_STATIC, BagTopics, info_topic
 from dust3r_ros.io.frames import FrameSource, Shot
-from dust3r_ros.sensors.synchronizer import Companions, CompanionSettings
+from dust3r_ros.sensors.synchronizer import Synchronizer, SynchronizerSettings
 from dust3r_ros.sensors.transform_buffer import TransformBuffer
 from dust3r_ros.types import Array, Calibration, Frame
 
@@ -91,13 +91,13 @@ class BagSource(FrameSource):
 
     def _frames(self) -> Iterator[Frame | InputError]:
         settings = self.topics.settings
-        companions = Companions(settings, TransformBuffer() if settings.none else self._static())
+        synchronizer = Synchronizer(settings, TransformBuffer() if settings.none else self._static())
         calibrations = self._calibrations() if self.topics.depths else {}
-        teller = Teller(self.topics, companions, calibrations)
+        message_reader = MessageReader(self.topics, synchronizer, calibrations)
         held: list[_Held] = []
         number = count()
         newest = dict.fromkeys(self._cameras.values(), -1)
-        for message in self._readable(teller):
+        for message in self._readable(message_reader):
             if isinstance(message, InputError):
                 yield message
                 continue
@@ -107,13 +107,13 @@ class BagSource(FrameSource):
                 heapq.heappush(held, _Held(message.stamp_ns, place, next(number), message, camera))
                 newest[camera] = max(newest[camera], message.stamp_ns)
             else:
-                teller.tell(message)
-            while held and self._may_go(held, newest, companions, message.bag_ns):
-                yield self._complete(heapq.heappop(held), companions)
+                message_reader.take(message)
+            while held and self._may_go(held, newest, synchronizer, message.bag_ns):
+                yield self._complete(heapq.heappop(held), synchronizer)
         while held:
-            yield self._complete(heapq.heappop(held), companions)
+            yield self._complete(heapq.heappop(held), synchronizer)
 
-    def _readable(self, teller: Teller) -> Iterator[Message | InputError]:
+    def _readable(self, message_reader: MessageReader) -> Iterator[Message | InputError]:
         """What is read of the bag; a companion that cannot be read is a remark, an image an error."""
         for message in self._bag.messages(self.topics.read(self._bag)):
             if not isinstance(message, Unreadable):
@@ -121,22 +121,22 @@ class BagSource(FrameSource):
             elif message.rest or message.topic in self._cameras:
                 yield InputError(f"topic '{message.topic}': {message.reason}")
             else:
-                teller.remark(message.topic, message.reason)
+                message_reader.remark(message.topic, message.reason)
 
-    def _may_go(self, held: list[_Held], newest: Mapping[str, int], companions: Companions, now_ns: int) -> bool:
+    def _may_go(self, held: list[_Held], newest: Mapping[str, int], synchronizer: Synchronizer, now_ns: int) -> bool:
         """Whether the first image held need not wait for anything any longer."""
         first = held[0]
         if now_ns - first.message.bag_ns >= WAIT_NS or len(held) > MOST_HELD:
             return True
         in_turn = all(stamp_ns >= first.stamp_ns for stamp_ns in newest.values())
-        return in_turn and companions.ready(first.camera, first.message.frame_id, first.stamp_ns)
+        return in_turn and synchronizer.ready(first.camera, first.message.frame_id, first.stamp_ns)
 
-    def _complete(self, held: _Held, companions: Companions) -> Frame | InputError:
+    def _complete(self, held: _Held, synchronizer: Synchronizer) -> Frame | InputError:
         try:
             image = load_image(held.message)
         except InputError as error:
             return error
-        completed = companions.complete(Frame(held.stamp_ns, held.camera, image), held.message.frame_id)
+        completed = synchronizer.complete(Frame(held.stamp_ns, held.camera, image), held.message.frame_id)
         if completed.missing:
             self.incomplete += 1
             self.lacking = self.lacking or completed.missing[0]
@@ -144,12 +144,12 @@ class BagSource(FrameSource):
 
     def _static(self) -> TransformBuffer:
         """All that /tf_static says in the whole bag: what was recorded late holds from the start."""
-        companions = Companions(CompanionSettings(), TransformBuffer())
-        teller = Teller(BagTopics(), companions)
+        synchronizer = Synchronizer(SynchronizerSettings(), TransformBuffer())
+        message_reader = MessageReader(BagTopics(), synchronizer)
         for message in self._bag.messages([TF_STATIC]):
             if isinstance(message, Message):
-                teller.tell(message)
-        return companions.transforms
+                message_reader.take(message)
+        return synchronizer.transforms
 
     def _calibrations(self) -> dict[str, Calibration]:
         """By image or depth topic."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from dust3r_ros.errors import Dust3rRosError
 from dust3r_ros.io.files import make_folder, write_text
-from dust3r_ros.node.tools.demo_scene import TOPIC, Scene, prepare, progress_bar
+from dust3r_ros.node.tools.demo_scene import TOPIC, DemoScene, prepare, progress_bar
 from dust3r_ros.node.tools.verdict import (
     ESTIMATE,
     FILES,
@@ -159,7 +159,7 @@ def _check_ended(process: subprocess.Popen[bytes], log: Path, name: str) -> None
         raise DemoError(f"the {name} ended with code {process.returncode}; its log is {log}")
 
 
-def demo(scene: Scene, out: Path, seconds: float, every: bool = False) -> Score:
+def demo(scene: DemoScene, out: Path, seconds: float, every: bool = False) -> Score:
     """The whole demo; raises ``DemoError`` with a sentence for whatever is missing or not good enough.
 
     The node keeps up with the camera, unless ``every`` image is to be mapped, however late: then only the map is
@@ -204,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--every", action="store_true", help="map every image, however late its pose (on a machine that is busy)"
     )
     options = parser.parse_args(argv)
-    scene = Scene(options.kind, options.frames, options.width, options.height, options.rate, options.seed)
+    scene = DemoScene(options.kind, options.frames, options.width, options.height, options.rate, options.seed)
     begin = time.monotonic()
     try:
         demo(scene, options.out, options.timeout, options.every)

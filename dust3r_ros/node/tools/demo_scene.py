@@ -20,7 +20,7 @@ TOPIC = "/camera/image_raw"
 
 
 @dataclass(frozen=True)
-class Scene:
+class DemoScene:
     """What is rendered: ``frames`` images of ``width`` x ``height`` at ``rate`` Hz along the path ``kind``."""
 
     kind: str
@@ -31,7 +31,7 @@ class Scene:
     seed: int
 
 
-def prepare(scene: Scene, out: Path) -> Path:
+def prepare(scene: DemoScene, out: Path) -> Path:
     """The bag of the scene in ``out``, rendered unless it lies there from an earlier run; truth.txt is beside it."""
     bag, record = out / "sequence", out / "scene.json"
     wanted = {**vars(scene), "version": __version__}
@@ -46,7 +46,7 @@ def prepare(scene: Scene, out: Path) -> Path:
     return bag
 
 
-def _render(scene: Scene, bag: Path, truth: Path, record: Path, wanted: dict[str, Any]) -> None:
+def _render(scene: DemoScene, bag: Path, truth: Path, record: Path, wanted: dict[str, Any]) -> None:
     from dust3r_ros.scenes.export import write_bag
     from dust3r_ros.scenes.sequence import render_sequence
 

@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("dust3r_finish")
     try:
-        return _tell(lambda: _finish(Finisher(node, arguments.node), Path(arguments.out).absolute()))
+        return _report(lambda: _finish(Finisher(node, arguments.node), Path(arguments.out).absolute()))
     finally:
         node.destroy_node()
         rclpy.shutdown()
@@ -96,7 +96,7 @@ def _finish(finisher: Finisher, out: Path) -> None:
     print(finisher.call("save_calibration", path=str(out / "calibration")), flush=True)
 
 
-def _tell(work: Callable[[], None]) -> int:
+def _report(work: Callable[[], None]) -> int:
     try:
         work()
     except (TimeoutError, RuntimeError) as error:

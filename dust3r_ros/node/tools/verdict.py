@@ -14,7 +14,7 @@ import numpy as np
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.similarity import weighted_similarity
 from dust3r_ros.io.trajectory import read_tum
-from dust3r_ros.node.tools.demo_scene import Scene
+from dust3r_ros.node.tools.demo_scene import DemoScene
 from dust3r_ros.types import Array
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def timing(sent: Sequence[Sent], got: Sequence[Got], begin_ns: int) -> LiveTimin
 def silence(poses: Sequence[int], states: Sequence[tuple[int, str]], begin_ns: int, end_ns: int) -> float:
     """Longest time (s) between two moments in which the node said it was tracking and gave no pose.
 
-    ``poses``: when each came, ``states``: when each was told (ns of the monotonic clock).
+    ``poses``: when each came, ``states``: when each was reported (ns of the monotonic clock).
     """
     tracking, quiet_since, longest = True, begin_ns, 0
     for at, state in sorted([*((at, "") for at in poses), *states, (end_ns, "end")]):
@@ -251,7 +251,7 @@ def judge(out: Path) -> Score:
     )
 
 
-def missing(recorder: Recorder, out: Path, scene: Scene, every: bool) -> list[str]:
+def missing(recorder: Recorder, out: Path, scene: DemoScene, every: bool) -> list[str]:
     """What was expected on the topics and in the folder and is not there, in sentences; ``every``: each image, too."""
     last = recorder.last
     expected = {"map": "~/map", "camera_info": ESTIMATE, "pose": "~/pose", "tf": "/tf", "path": "~/path"}

@@ -48,7 +48,7 @@ class Eye:
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class ShapesInView:
     """N shapes as one camera sees them: a ray (x, y, 1) is ``forms`` (x, y, 1) from ``origin`` in local coordinates.
 
     ``forms`` (3, 3, N), ``origin`` (3, N), ``size`` (3, N), ``taper`` (N,), ``repeats`` (2, N) float32; ``kind``,
@@ -66,9 +66,9 @@ class Sight:
     chart: NDArray[np.int64]
 
 
-def sight(shapes: Shapes, w_T_c: Array) -> Sight:
+def in_view(shapes: Shapes, w_T_c: Array) -> ShapesInView:
     """The shapes as the camera at ``w_T_c`` (4, 4) sees them."""
-    return Sight(
+    return ShapesInView(
         np.array(np.einsum("nij,jk->ikn", shapes.local, w_T_c[:3, :3]), np.float32, order="C"),
         np.array(np.einsum("nij,nj->in", shapes.local, w_T_c[:3, 3] - shapes.center), np.float32, order="C"),
         np.array(shapes.size.T, np.float32, order="C"),
@@ -227,7 +227,7 @@ def cast(shapes: Shapes, eye: Eye, masks: NDArray[np.uint8]) -> Seen:
     seen = Seen(
         np.full((eye.height, eye.width), np.inf, np.float32), np.full((eye.height, eye.width), NOTHING, np.int16)
     )
-    table = sight(shapes, eye.w_T_c)
+    table = in_view(shapes, eye.w_T_c)
     x, y = eye.x(np.arange(eye.width)), eye.y(np.arange(eye.height))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for number, (top, bottom, left, right) in enumerate(windows(shapes, eye).tolist()):
@@ -240,7 +240,7 @@ def cast(shapes: Shapes, eye: Eye, masks: NDArray[np.uint8]) -> Seen:
     return seen
 
 
-def _window(table: Sight, number: int, x: Array32, y: Array32, masks: NDArray[np.uint8]) -> Array32:
+def _window(table: ShapesInView, number: int, x: Array32, y: Array32, masks: NDArray[np.uint8]) -> Array32:
     forms, kind = table.forms[..., number], int(table.kind[number])
     ox, oy, oz = table.origin[:, number]
     dx, dy, dz = ((form[0] * x + form[2]) + (form[1] * y)[:, None] for form in forms)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dust3r_ros.scenes.endless import outdoors
-from dust3r_ros.scenes.endless.casting import NOTHING, Eye, Seen, Sight, cast, cast_list, places, sight
+from dust3r_ros.scenes.endless.casting import NOTHING, Eye, Seen, ShapesInView, cast, cast_list, in_view, places
 from dust3r_ros.scenes.endless.indoors import corridor, hang_on_walls, room, shell, things, works
 from dust3r_ros.scenes.endless.lighting import Lamp, daylight, lamps_under, light_charts
 from dust3r_ros.scenes.endless.materials import stencils
@@ -54,7 +54,7 @@ class Scenery:
         A ray at an outline is tried against the shapes that the pixel and its neighbours see. Each ray sees its
         texture averaged over its footprint.
         """
-        table = sight(self.shapes, eye.w_T_c)
+        table = in_view(self.shapes, eye.w_T_c)
         x, y = np.broadcast_arrays(eye.x(np.arange(eye.width)), eye.y(np.arange(eye.height))[:, None])
         coarse = self._places(eye, table, seen.shape.ravel().astype(np.int64), seen.depth.ravel(), x.ravel(), y.ravel())
         rows, columns, candidates = outlines(seen.shape, coarse[0].reshape(x.shape))
@@ -69,7 +69,7 @@ class Scenery:
         return (np.minimum(image, 255) + 0.5).astype(np.uint8)
 
     def _nearest(
-        self, table: Sight, candidates: NDArray[np.int64], x: Array32, y: Array32
+        self, table: ShapesInView, candidates: NDArray[np.int64], x: Array32, y: Array32
     ) -> tuple[NDArray[np.int64], Array32]:
         """Shape and depth (n, 4) of the rays (n, 4) of outline pixels with ``candidates`` (n, 5)."""
         pixel, place = np.nonzero(candidates != NOTHING)
@@ -81,7 +81,9 @@ class Scenery:
         depth = np.take_along_axis(depth, best[:, None], 1)[:, 0]
         return np.where(np.isfinite(depth), np.take_along_axis(candidates, best, 1), NOTHING), depth
 
-    def _places(self, eye: Eye, table: Sight, index: Any, depth: Array32, x: Array32, y: Array32) -> tuple[Any, ...]:
+    def _places(
+        self, eye: Eye, table: ShapesInView, index: Any, depth: Array32, x: Array32, y: Array32
+    ) -> tuple[Any, ...]:
         """Chart, s, t and footprint (P,) of what rays see at ``depth`` on the shapes ``index``."""
         hit = index != NOTHING
         chart = np.full(len(index), self.charts.tint.shape[1] - 1)

@@ -46,10 +46,10 @@ class Habitat(Layout):
 
 def _intrinsics(path: Path, scene: dict[str, Any]) -> tuple[Array, tuple[int, int]]:
     """K and (width, height) of a sensor with square pixels: hfov spans the image from edge to edge."""
-    told = [scene.get(key) for key in ("width", "height", "hfov")]
-    numbers = [float(value) for value in told if isinstance(value, (int, float)) and value > 0]
+    answer = [scene.get(key) for key in ("width", "height", "hfov")]
+    numbers = [float(value) for value in answer if isinstance(value, (int, float)) and value > 0]
     if len(numbers) != 3 or numbers[2] >= 180:
-        raise InputError(f"'{path}' has width, height and hfov {told}; they must be pixels, pixels and degrees")
+        raise InputError(f"'{path}' has width, height and hfov {answer}; they must be pixels, pixels and degrees")
     width, height, hfov = numbers
     focal = width / (2 * math.tan(math.radians(hfov) / 2))
     K = reading.intrinsics(focal, focal, (width - 1) / 2, (height - 1) / 2, path)

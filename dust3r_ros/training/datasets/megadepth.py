@@ -23,7 +23,7 @@ _SAME_SHAPE_PX = 2.0
 
 
 class MegaDepth(Layout):
-    """A part is a scene's largest model, which is one group. Overlap is told by the 3D points that images share.
+    """A part is a scene's largest model, which is one group. Overlap is given by the 3D points that images share.
 
     Features are found again far less often than surfaces are seen, so the range of overlaps lies lower.
     """

@@ -215,7 +215,7 @@ class PairFolder:
         return PairFolder(self.name, self._layout, self._root, "val", self._cache, self._overlap, self._most)
 
     def prepare(self, progress: Callable[[int, int], Any] | None = None) -> int:
-        """List everything and measure all overlaps now; ``progress`` is told (groups done, groups). Number of pairs.
+        """List everything and measure all overlaps now; ``progress`` gets (groups done, groups). Number of pairs.
 
         Raises ``InputError`` for a part that cannot be listed; a group that cannot be read is left for later.
         """

@@ -1,4 +1,4 @@
-"""The order of a day: stages one after the other, each told, each on the disk when it ends; then training until the
+"""The order of a day: stages one after the other, each reported, each on the disk when it ends; then training until the
 minutes are used, and what it gave packed to be carried home after every leg.
 """
 
@@ -62,8 +62,8 @@ class _Leg:
         self.device = pick_device(plan.device)
         self._record = make_folder(plan.out) / "day.json"
         self._run = plan.out / "run"
-        self.told = self._read()
-        self._before = float(self.told["seconds"])
+        self.record = self._read()
+        self._before = float(self.record["seconds"])
 
     # What is on the disk
 
@@ -78,20 +78,20 @@ class _Leg:
                 "hardware": hardware(self.device, 1, torch.get_num_threads()), "cores": os.cpu_count(),
             }  # fmt: skip
         try:
-            told = json.loads(self._record.read_text(encoding="utf-8"))
-            wrong = next((name for name in ("config", "device") if told[name] != begun[name]), None)
+            record = json.loads(self._record.read_text(encoding="utf-8"))
+            wrong = next((name for name in ("config", "device") if record[name] != begun[name]), None)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"'{self._record}' is not what a day writes ({error}); give another folder") from error
         if wrong and (wrong == "device" or self.plan.config):
             raise ConfigError(
-                f"the day in '{self.plan.out}' began with {wrong} {told[wrong]}; to go on with {begun[wrong]} would be "
+                f"the day in '{self.plan.out}' began with {wrong} {record[wrong]}; with {begun[wrong]} it would be "
                 "another one (give another folder)"
             )
-        return dict(told)
+        return dict(record)
 
     def _write(self) -> None:
-        self.told["seconds"] = self._before + self._used
-        write_text(self._record, json.dumps(self.told, indent=1) + "\n")
+        self.record["seconds"] = self._before + self._used
+        write_text(self._record, json.dumps(self.record, indent=1) + "\n")
 
     @property
     def _used(self) -> float:
@@ -105,7 +105,7 @@ class _Leg:
     @property
     def _more(self) -> bool:
         """Whether another leg has time to train."""
-        return 60 * self.plan.minutes - self.told["seconds"] > _LEAST + float(self.told.get("closing", 0.0))
+        return 60 * self.plan.minutes - self.record["seconds"] > _LEAST + float(self.record.get("closing", 0.0))
 
     def _over(self) -> bool:
         return self._asked() or self._left <= 0
@@ -113,11 +113,11 @@ class _Leg:
     # The stages
 
     def run(self) -> None:
-        self.told["legs"] += 1
-        number = self.told["legs"]
-        say(f"leg {number} on {self.told['hardware']['device']}: {self.told['seconds'] / 60:.1f} of "
+        self.record["legs"] += 1
+        number = self.record["legs"]
+        say(f"leg {number} on {self.record['hardware']['device']}: {self.record['seconds'] / 60:.1f} of "
             f"{self.plan.minutes:g} minutes are used")  # fmt: skip
-        if self.told["done"]:
+        if self.record["done"]:
             say("the day is over already; give another folder for another one")
             return
         recipe = self._recipe()
@@ -129,13 +129,13 @@ class _Leg:
         if not self._over():
             self._train(recipe, Choice.of(choice, recipe, self.device, workers))
         self._write()
-        say(f"{self.told['seconds'] / 60:.1f} of {self.plan.minutes:g} minutes are used; "
-            + ("the day is over" if self.told["done"] else "the same command goes on" if self._more else
+        say(f"{self.record['seconds'] / 60:.1f} of {self.plan.minutes:g} minutes are used; "
+            + ("the day is over" if self.record["done"] else "the same command goes on" if self._more else
                "too few to train; the same command with more --minutes goes on"))  # fmt: skip
 
     def _stage(self, name: str, work: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | None:
-        """What ``work`` gives, now or in an earlier leg; None if it failed, which is told, or there is no time."""
-        known = self.told["stages"].get(name)
+        """What ``work`` gives, now or in an earlier leg; None if it failed, which is reported, or there is no time."""
+        known = self.record["stages"].get(name)
         if known is not None:
             return known.get("result")
         if self._over():
@@ -148,22 +148,22 @@ class _Leg:
         entry["seconds"] = round(perf_counter() - start, 2)
         if self._asked() and "failed" in entry:
             return None  # what is interrupted is tried again
-        self.told["stages"][name] = entry
+        self.record["stages"][name] = entry
         self._write()
         say(f"{name}: {entry.get('failed') or _short(entry['result'])} ({entry['seconds']:.1f} s)")
         return entry.get("result")
 
     def _recipe(self) -> Recipe:
-        recipe = read_recipe(self.told["config"], {"caster": "torch"})
-        if "init" not in self.told:
-            self.told["init"] = self.plan.init or _fitting(recipe)
-            say(f"recipe {recipe.name}, from {self.told['init'] or 'random weights'}")
+        recipe = read_recipe(self.record["config"], {"caster": "torch"})
+        if "init" not in self.record:
+            self.record["init"] = self.plan.init or _fitting(recipe)
+            say(f"recipe {recipe.name}, from {self.record['init'] or 'random weights'}")
         return recipe
 
     def _train(self, recipe: Recipe, choice: Choice) -> None:
         """Train until the leg, or the day, is over; then pack what there is."""
-        closing = float(self.told.get("closing", 60 * _CLOSING * min(self.plan.leg, self.plan.minutes)))
-        trained = float(self.told.get("trained", 0.0))
+        closing = float(self.record.get("closing", 60 * _CLOSING * min(self.plan.leg, self.plan.minutes)))
+        trained = float(self.record.get("trained", 0.0))
         room = 60 * self.plan.minutes - self._before - self._used - closing
         resume = any((self._run / "state").glob("step-*.pt"))
         if room < _LEAST:
@@ -180,21 +180,21 @@ class _Leg:
             return stopped[0] > 0.0
 
         try:
-            outcome = train(options, ending, line.tell, say)
+            outcome = train(options, ending, line.report, say)
         except KeyboardInterrupt:
             if not self._asked():
                 raise
             say("ended before the first step; the next leg begins anew")
             return
         except Dust3rRosError as error:
-            self.told["stages"]["train"] = {"failed": str(error)}
+            self.record["stages"]["train"] = {"failed": str(error)}
             self._write()
             raise
-        self.told["trained"] = outcome.progress.seconds
+        self.record["trained"] = outcome.progress.seconds
         self._describe(outcome)
         self._finish(True, outcome.finished)
         if stopped[0]:
-            self.told["closing"] = 1.3 * (perf_counter() - stopped[0]) + 2
+            self.record["closing"] = 1.3 * (perf_counter() - stopped[0]) + 2
 
     def _config(self, recipe: Recipe) -> Path:
         """The file of the recipe with what was chosen."""
@@ -203,21 +203,21 @@ class _Leg:
     def _prepare(self, recipe: Recipe, choice: Choice, room: float) -> None:
         """Remove what is left of a run and write the recipe for ``room`` seconds of training."""
         shutil.rmtree(self._run, ignore_errors=True)
-        applied = choice.applied(recipe, bool(self.told["init"]), room)
+        applied = choice.applied(recipe, bool(self.record["init"]), room)
         write_text(self._config(recipe), json.dumps(applied, indent=1) + "\n")
 
     def _options(self, recipe: Recipe, choice: Choice, minutes: float, resume: bool) -> Options:
         """Of training to ``minutes`` of all legs together."""
         return Options(
             out=self._run, config=str(self._config(recipe)), minutes=minutes, resume=resume,
-            init=None if resume else self.told["init"] or None, device=str(self.device), workers=choice.workers,
+            init=None if resume else self.record["init"] or None, device=str(self.device), workers=choice.workers,
             command=f"gpu-day --minutes {self.plan.minutes:g} --config {recipe.name}",
         )  # fmt: skip
 
     def _describe(self, outcome: Outcome) -> None:
         progress = outcome.progress
         peak = round(torch.cuda.max_memory_allocated() / 1e6) if self.device.type == "cuda" else None
-        self.told["stages"]["train"] = {
+        self.record["stages"]["train"] = {
             "seconds": round(progress.seconds, 1),
             "result": {
                 "steps": progress.step, "pairs": progress.position, "stage": progress.stage + 1,
@@ -230,7 +230,7 @@ class _Leg:
 
     def _finish(self, trained: bool, over: bool = True) -> None:
         """Weights in pieces, card and figures in ``back``."""
-        self.told["done"] = trained and over
+        self.record["done"] = trained and over
         self._write()
         if not trained or not (self._run / "model").is_dir():
             return
@@ -240,7 +240,7 @@ class _Leg:
             if (self._run / name).exists():
                 shutil.copyfile(self._run / name, back / name)
         curve = [row for row in read_metrics(self._run / "metrics.jsonl") if row["kind"] == "held_out"]
-        write_text(back / "day.json", json.dumps({**self.told, "held_out": curve}, indent=1) + "\n")
+        write_text(back / "day.json", json.dumps({**self.record, "held_out": curve}, indent=1) + "\n")
         say(f"{pieces} pieces of weights in {back}; 'dust3r-weights join {back}' puts them together")
 
 
@@ -250,7 +250,7 @@ class _Line:
     def __init__(self) -> None:
         self._said, self._position = perf_counter(), -1
 
-    def tell(self, progress: Any, step: Any, figures: Mapping[str, float]) -> None:
+    def report(self, progress: Any, step: Any, figures: Mapping[str, float]) -> None:
         """After every step and evaluation."""
         now = perf_counter()
         if self._position < 0:

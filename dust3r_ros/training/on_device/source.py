@@ -185,7 +185,7 @@ def _ahead(made: Generator[PairBatch, None, None], device: torch.device) -> Gene
                     batch, done = next(made), torch.cuda.Event()
                     done.record(stream)
                     put((batch, done))
-        except Exception as error:  # told where batches are taken
+        except Exception as error:  # raised where batches are taken
             put(error)
 
     thread = threading.Thread(target=work, name="batches", daemon=True)

@@ -17,9 +17,9 @@ from dust3r_ros.alignment import Alignment, align
 from dust3r_ros.alignment.batch import global_moments
 from dust3r_ros.alignment.batch.global_moments import full_depths
 from dust3r_ros.alignment.batch.global_start import global_start
-from dust3r_ros.alignment.batch.pixel_block import plan_blocks, sights_of, view_of
-from dust3r_ros.alignment.batch.problem import Problem, image_shapes
-from dust3r_ros.alignment.batch.sweeps import Scene
+from dust3r_ros.alignment.batch.pixel_block import observations_of, plan_blocks, view_of
+from dust3r_ros.alignment.batch.problem import AlignmentProblem, image_shapes
+from dust3r_ros.alignment.batch.sweeps import Unknowns
 from dust3r_ros.alignment.objective import published_objective
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.pinhole import unproject
@@ -27,16 +27,16 @@ from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.types import Array, PairPrediction
 
 PAIRS = pair_problem(4, 48, seed=4).pairs
-SHAPES, SIGHTS = image_shapes(PAIRS), sights_of(PAIRS, 4)
+SHAPES, OBSERVATIONS = image_shapes(PAIRS), observations_of(PAIRS, 4)
 
 
-def scene() -> Scene:
-    problem = Problem(PAIRS, SHAPES)
-    return Scene.of(problem, global_start(problem, [make() for make in plan_blocks(PAIRS, SIGHTS, SHAPES, 4)]))
+def scene() -> Unknowns:
+    problem = AlignmentProblem(PAIRS, SHAPES)
+    return Unknowns.of(problem, global_start(problem, [make() for make in plan_blocks(PAIRS, OBSERVATIONS, SHAPES, 4)]))
 
 
-def depths_of(found: Scene) -> list[np.ndarray]:
-    return full_depths(PAIRS, SIGHTS, found)
+def depths_of(found: Unknowns) -> list[np.ndarray]:
+    return full_depths(PAIRS, OBSERVATIONS, found)
 
 
 def test_depth_is_where_the_weighted_distances_are_least(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +49,7 @@ def test_depth_is_where_the_weighted_distances_are_least(monkeypatch: pytest.Mon
     for v, u in zip(rng.integers(0, 36, 25), rng.integers(0, 48, 25), strict=True):
         ray = unproject(np.ones((36, 48)), float(found.focals[image]))[v, u]
         seen = []
-        for edge, view in SIGHTS[image]:
+        for edge, view in OBSERVATIONS[image]:
             X, C = view_of(PAIRS, (edge, view))
             c_S_pair = invert(found.w_T_c[image]) @ found.w_S_pair[edge]
             seen.append((transform(c_S_pair, X[v, u].astype(np.float64)), np.log(C[v, u])))
@@ -62,7 +62,7 @@ def test_depth_is_where_the_weighted_distances_are_least(monkeypatch: pytest.Mon
         assert value(float(depths[image][v, u])) < best.fun * (1 + 1e-3)
 
 
-def test_sights_that_are_switched_off_do_not_count() -> None:
+def test_observations_that_are_switched_off_do_not_count() -> None:
     found = scene()
     spoiled = np.array([0, 4])
     found.on[spoiled] = False
@@ -74,7 +74,7 @@ def test_sights_that_are_switched_off_do_not_count() -> None:
 
 def test_an_image_whose_pairs_are_all_off_has_no_depth() -> None:
     found = scene()
-    found.on[[edge for edge, _ in SIGHTS[1]]] = False
+    found.on[[edge for edge, _ in OBSERVATIONS[1]]] = False
     depths = depths_of(found)
     assert (depths[1] == 0).all() and all((depths[i] > 0).all() for i in (0, 2, 3))
 

@@ -11,7 +11,7 @@ from pairs import PairProblem, pair_problem
 
 from dust3r_ros.alignment import align
 from dust3r_ros.alignment.batch.global_start import GlobalStart, global_start, joined, tree
-from dust3r_ros.alignment.batch.pixel_block import plan_blocks, sights_of
+from dust3r_ros.alignment.batch.pixel_block import observations_of, plan_blocks
 from dust3r_ros.alignment.batch.problem import check_problem
 from dust3r_ros.alignment.moments import inverse, scale_of
 from dust3r_ros.geometry.rigid import angle_deg, invert
@@ -28,8 +28,8 @@ def noisy() -> PairProblem:
 
 def started(pairs: list[PairPrediction], **known: object) -> GlobalStart:
     problem = check_problem(pairs, **known)  # type: ignore[arg-type]
-    sights = sights_of(problem.pairs, len(problem.shapes))
-    return global_start(problem, [make() for make in plan_blocks(problem.pairs, sights, problem.shapes, 4)])
+    observations = observations_of(problem.pairs, len(problem.shapes))
+    return global_start(problem, [make() for make in plan_blocks(problem.pairs, observations, problem.shapes, 4)])
 
 
 def test_the_start_of_exact_pairs_is_the_truth() -> None:
@@ -59,9 +59,9 @@ def test_a_start_is_the_same_however_images_are_cut() -> None:
     upper = list(range(0, 24, 2))  # nothing is known of the lower half; 4, which is never first, borrows its depth
     pairs = [only_at(pair, upper, slice(None)) for pair in exact.pairs if pair.first != 4]
     problem = check_problem(pairs)
-    sights = sights_of(problem.pairs, N)
+    observations = observations_of(problem.pairs, N)
     for plane in (1, 600):
-        blocks = [make() for make in plan_blocks(problem.pairs, sights, problem.shapes, 4, plane)]
+        blocks = [make() for make in plan_blocks(problem.pairs, observations, problem.shapes, 4, plane)]
         assert len(blocks) > N
         start = global_start(problem, blocks)
         S = weighted_similarity(start.w_T_c[:, :3, 3], exact.w_T_c[:, :3, 3])

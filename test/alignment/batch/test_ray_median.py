@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from dust3r_ros.alignment.batch.ray_median import FLOOR, inverse_root, ray_middle
+from dust3r_ros.alignment.batch.ray_median import FLOOR, inverse_root, ray_median
 
 K, P = 7, 40
 
@@ -23,7 +23,7 @@ def problem(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def middle(points: np.ndarray, rays: np.ndarray, weights: np.ndarray, iterations: int, **known: object) -> np.ndarray:
     spare = np.empty((2, *weights.shape), np.float32)
-    return ray_middle(points.copy(), rays, weights, 1e-3, spare, iterations, **known)  # type: ignore[arg-type]
+    return ray_median(points.copy(), rays, weights, 1e-3, spare, iterations, **known)  # type: ignore[arg-type]
 
 
 def value(d: float, pixel: int, data: tuple[np.ndarray, np.ndarray, np.ndarray]) -> float:
@@ -64,7 +64,7 @@ def test_nothing_known_is_0_and_no_weight_no_influence() -> None:
     np.testing.assert_array_equal(middle(points, rays, weights, 3), middle(spoiled, rays, weights, 3))
 
 
-def test_known_depth_counts_like_a_sight_whose_residuals_deviate_as_much() -> None:
+def test_known_depth_counts_like_a_observation_whose_residuals_deviate_as_much() -> None:
     points, rays, weights = problem(5)
     free = middle(points, rays, weights, 40)
     elsewhere = np.full(P, 5.0, np.float32)

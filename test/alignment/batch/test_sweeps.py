@@ -11,13 +11,13 @@ from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
 from dust3r_ros.alignment.batch.global_start import global_start
-from dust3r_ros.alignment.batch.pixel_block import PixelBlock, plan_blocks, sights_of
+from dust3r_ros.alignment.batch.pixel_block import PixelBlock, observations_of, plan_blocks
 from dust3r_ros.alignment.batch.priors import gauge, pose_residuals
-from dust3r_ros.alignment.batch.problem import Problem, check_problem
+from dust3r_ros.alignment.batch.problem import AlignmentProblem, check_problem
 from dust3r_ros.alignment.batch.sweeps import (
     MOMENTUM,
     Momentum,
-    Scene,
+    Unknowns,
     gather,
     image_equations,
     move_images,
@@ -157,14 +157,14 @@ def noisy() -> PairProblem:
     return pair_problem(N, 48, seed=4)
 
 
-def begun(problem: Problem, stride: int = 3) -> tuple[Scene, list[PixelBlock]]:
+def begun(problem: AlignmentProblem, stride: int = 3) -> tuple[Unknowns, list[PixelBlock]]:
     """A scene at its start, and the blocks of its pixels."""
-    sights = sights_of(problem.pairs, N)
-    blocks = [make() for make in plan_blocks(problem.pairs, sights, problem.shapes, stride)]
-    return Scene.of(problem, global_start(problem, blocks)), blocks
+    observations = observations_of(problem.pairs, N)
+    blocks = [make() for make in plan_blocks(problem.pairs, observations, problem.shapes, stride)]
+    return Unknowns.of(problem, global_start(problem, blocks)), blocks
 
 
-def swept(scene: Scene, blocks: list[PixelBlock], count: int, momentum: Momentum | None = None) -> list[float]:
+def swept(scene: Unknowns, blocks: list[PixelBlock], count: int, momentum: Momentum | None = None) -> list[float]:
     """Values before every sweep."""
     depths: dict[int, np.ndarray] = {}
     values = []
@@ -231,8 +231,8 @@ def test_pairs_that_are_off_have_no_part(noisy: PairProblem) -> None:
     for pair in (spoiled, lie):
         scene, blocks = begun(check_problem(noisy.pairs))
         pairs = [*noisy.pairs[:3], pair, *noisy.pairs[4:]]
-        sights = sights_of(pairs, N)
-        blocks = [make() for make in plan_blocks(pairs, sights, [(36, 48)] * N, 3)]
+        observations = observations_of(pairs, N)
+        blocks = [make() for make in plan_blocks(pairs, observations, [(36, 48)] * N, 3)]
         scene.on[3] = False
         swept(scene, blocks, 5)
         scenes.append(scene)

@@ -8,19 +8,26 @@ import numpy as np
 import pytest
 from pairs import pair_problem
 
-from dust3r_ros.alignment.batch.pixel_block import PixelBlock, Workspace, plan_blocks, points_at, sights_of, workspace
+from dust3r_ros.alignment.batch.pixel_block import (
+    PixelBlock,
+    Workspace,
+    observations_of,
+    plan_blocks,
+    points_at,
+    workspace,
+)
 from dust3r_ros.alignment.batch.problem import image_shapes
 from dust3r_ros.alignment.moments import retract
 from dust3r_ros.types import Array
 
 PROBLEM = pair_problem(4, 48, seed=2)
-PAIRS = [pair for pair in PROBLEM.pairs if (pair.first, pair.second) != (3, 0)]  # one image has fewer sights
+PAIRS = [pair for pair in PROBLEM.pairs if (pair.first, pair.second) != (3, 0)]  # one image has fewer observations
 FLOOR = 0.05
 
 
 @pytest.fixture
 def block() -> PixelBlock:
-    (make,) = plan_blocks(PAIRS, sights_of(PAIRS, 4), image_shapes(PAIRS), 6)
+    (make,) = plan_blocks(PAIRS, observations_of(PAIRS, 4), image_shapes(PAIRS), 6)
     return make()
 
 
@@ -53,7 +60,7 @@ def test_weights_means_and_depth_are_those_written_out(block: PixelBlock) -> Non
     assert seen.along is None
 
 
-def test_sums_place_every_sight_by_itself(block: PixelBlock) -> None:
+def test_sums_place_every_observation_by_itself(block: PixelBlock) -> None:
     G, slopes, depth = placed(block)
     space = Workspace()
     space.weigh(block, G, slopes, depth, FLOOR)

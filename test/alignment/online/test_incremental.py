@@ -82,9 +82,9 @@ def test_poses_focal_and_depth_are_right_without_any_loop() -> None:
     focal, deviation = aligner.focal("camera")
     assert focal == pytest.approx(room.focal, rel=1e-3) and deviation < 0.1
     unit = map_scale(room, aligner.poses)
-    told = [change for change in changes([*updates, aligner.finish()]) if change.depth is not None]
-    assert sorted(change.index for change in told) == list(range(20))  # each once
-    for change in told:
+    reported = [change for change in changes([*updates, aligner.finish()]) if change.depth is not None]
+    assert sorted(change.index for change in reported) == list(range(20))  # each once
+    for change in reported:
         assert change.depth is not None and change.confidence is not None
         ratio = change.depth * aligner.scales[change.index] / (room.depth(change.index) * unit)
         assert np.median(np.abs(ratio - 1)) < 0.03

@@ -10,9 +10,9 @@ from scipy.spatial.transform import Rotation
 from synthetic import Scene, arc
 
 from dust3r_ros.alignment.moments import retract
-from dust3r_ros.alignment.online.keyframe_bundle import Posed, ToldPoses, bundle
+from dust3r_ros.alignment.online.keyframe_bundle import Posed, ReportedPoses, bundle
 from dust3r_ros.features.features import Features
-from dust3r_ros.sparse.landmarks import Focal
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.types import Array
 
 FOCALS = {index: 100.0 + index for index in range(200)}
@@ -22,37 +22,37 @@ def map_of(count: int) -> np.ndarray:
     return retract(np.tile(np.eye(4), (count, 1, 1)), 0.3 * np.random.default_rng(0).standard_normal((count, 7)))
 
 
-def test_only_what_moved_is_told_and_versions_count() -> None:
-    told, w_S = ToldPoses(), map_of(4)
-    assert [(u.index, u.version) for u in told.tell(w_S, 0, FOCALS, {})] == [(0, 1), (1, 1), (2, 1), (3, 1)]
-    assert told.tell(w_S, 0, FOCALS, {}) == ()
+def test_only_what_moved_is_reported_and_versions_count() -> None:
+    reported, w_S = ReportedPoses(), map_of(4)
+    assert [(u.index, u.version) for u in reported.report(w_S, 0, FOCALS, {})] == [(0, 1), (1, 1), (2, 1), (3, 1)]
+    assert reported.report(w_S, 0, FOCALS, {}) == ()
     w_S = w_S.copy()
     w_S[2] = retract(w_S[2:3], np.array([[0, 0, 0, 0.01, 0, 0, 0]]))[0]
-    (update,) = told.tell(w_S, 0, FOCALS, {})
+    (update,) = reported.report(w_S, 0, FOCALS, {})
     assert (update.index, update.version, update.focal) == (2, 2, 102.0)
     np.testing.assert_allclose(update.scale * update.w_T_c[:3, :3], w_S[2, :3, :3])
     np.testing.assert_allclose(update.w_T_c[:3, 3], w_S[2, :3, 3])
 
 
 def test_small_steps_add_up() -> None:
-    told, w_S = ToldPoses(), map_of(2)
-    told.tell(w_S, 0, FOCALS, {})
+    reported, w_S = ReportedPoses(), map_of(2)
+    reported.report(w_S, 0, FOCALS, {})
     steps = []
     for _ in range(12):
         w_S = np.stack([w_S[0], retract(w_S[1:], np.array([[0, 0, 0, 0, 4e-4, 0, 0]]))[0]])
-        steps.append(len(told.tell(w_S, 0, FOCALS, {})))
+        steps.append(len(reported.report(w_S, 0, FOCALS, {})))
     assert sum(steps) == 4  # every third
 
 
-def test_depth_is_told_whether_moved_or_not_and_older_ones_are_not_looked_at() -> None:
-    told, w_S = ToldPoses(), map_of(130)
-    told.tell(w_S, 0, FOCALS, {})
+def test_depth_is_reported_whether_moved_or_not_and_older_ones_are_not_looked_at() -> None:
+    reported, w_S = ReportedPoses(), map_of(130)
+    reported.report(w_S, 0, FOCALS, {})
     depth = (np.ones((2, 3), np.float32), np.full((2, 3), 2, np.float32))
-    (update,) = told.tell(w_S, 120, FOCALS, {122: depth})
+    (update,) = reported.report(w_S, 120, FOCALS, {122: depth})
     assert update.index == 122 and update.version == 2 and update.depth is depth[0] and update.confidence is depth[1]
     moved = retract(w_S, np.full((130, 7), 0.1))
-    assert [u.index for u in told.tell(moved, 125, FOCALS, {})] == [125, 126, 127, 128, 129]
-    assert [u.index for u in told.tell(moved, 0, FOCALS, {})] == list(range(125))
+    assert [u.index for u in reported.report(moved, 125, FOCALS, {})] == [125, 126, 127, 128, 129]
+    assert [u.index for u in reported.report(moved, 0, FOCALS, {})] == list(range(125))
 
 
 EDGES = [*pairwise(range(6)), *((i, i + 2) for i in range(4))]
@@ -86,24 +86,24 @@ def distance(a: Array, b: Array) -> float:
 def test_poses_and_focal_become_better() -> None:
     scene = arc(points=250)
     keyframes = posed(scene)
-    sights, focals = bundle(keyframes, EDGES, [Focal(306.0, 500.0, std=0.02)], 1.0)
-    assert sorted(sights) == list(range(6))
-    scale = distance(sights[5].w_T_c, sights[0].w_T_c) / distance(scene.w_T_c[5], scene.w_T_c[0])
+    refined, focals = bundle(keyframes, EDGES, [Intrinsics(306.0, 500.0, std=0.02)], 1.0)
+    assert sorted(refined) == list(range(6))
+    scale = distance(refined[5].w_T_c, refined[0].w_T_c) / distance(scene.w_T_c[5], scene.w_T_c[0])
     for view in range(1, 6):
-        found = distance(sights[view].w_T_c, sights[0].w_T_c) / scale
+        found = distance(refined[view].w_T_c, refined[0].w_T_c) / scale
         assert found == pytest.approx(distance(scene.w_T_c[view], scene.w_T_c[0]), rel=0.003)
-    assert focals[0].value == pytest.approx(300.0, rel=0.01) and focals[0].prior == 500.0
+    assert focals[0].focal == pytest.approx(300.0, rel=0.01) and focals[0].prior == 500.0
     assert 0 < focals[0].std < 0.03
     depth = (np.linalg.inv(scene.w_T_c[3]) @ np.append(scene.points.mean(axis=0), 1.0))[2]
-    assert np.mean(sights[3].depths) / scale == pytest.approx(depth, rel=0.02)
+    assert np.mean(refined[3].depths) / scale == pytest.approx(depth, rel=0.02)
 
 
 def test_a_keyframe_without_landmarks_is_left_out() -> None:
-    sights, _ = bundle(posed(arc(points=250), blind=4), EDGES, [Focal(300.0, 300.0, fixed=True)], 1.0)
-    assert sorted(sights) == [0, 1, 2, 3, 5]
+    refined, _ = bundle(posed(arc(points=250), blind=4), EDGES, [Intrinsics(300.0, 300.0, fixed=True)], 1.0)
+    assert sorted(refined) == [0, 1, 2, 3, 5]
 
 
 def test_without_common_features_nothing_changes() -> None:
-    focal = Focal(310.0, 310.0, std=0.1)
-    sights, focals = bundle(posed(arc(points=250)), [], [focal], 1.0)
-    assert sights == {} and focals[0].value == 310.0
+    focal = Intrinsics(310.0, 310.0, std=0.1)
+    refined, focals = bundle(posed(arc(points=250)), [], [focal], 1.0)
+    assert refined == {} and focals[0].focal == 310.0

@@ -113,7 +113,7 @@ def test_one_wild_scene_is_not_beyond_noise() -> None:
     assert change.verdict == SAME and change.extreme[0] == "scene 4"
 
 
-def test_few_scenes_are_told_but_not_judged() -> None:
+def test_few_scenes_are_reported_but_not_judged() -> None:
     a = run(np.random.default_rng(2), 5)
     found = compare(a, changed(a, "ate", lambda index, value: 3 * value))
     assert [change.verdict for change in found.changes if change.metric.name == "ate"] == [FEW]

@@ -54,7 +54,7 @@ def test_peers_are_ratios_on_the_same_scene() -> None:
     assert peer_table([OURS]).notes == ["no peer was run"]
 
 
-def test_an_ate_without_scale_is_not_shown_in_metres_and_failures_are_told() -> None:
+def test_an_ate_without_scale_is_not_shown_in_metres_and_failures_are_reported() -> None:
     table = scene_table(
         [row(ate=3.0, unit="", ate_percent=0.5), row(scene="b") | {"frames": None, "note": "failed: x"}]
     )

@@ -53,7 +53,7 @@ def test_the_demo_maps_a_room_and_says_how_well(tmp_path):
     assert [kind for _, _, kind, _ in played].count(Image) == 30
     assert [kind for _, _, kind, _ in played].count(CameraInfo) == 30
     written = (out / "sequence" / "metadata.yaml").stat().st_mtime_ns
-    scene = demo.Scene("orbit", 30, 200, 150, 10.0, 1)
+    scene = demo.DemoScene("orbit", 30, 200, 150, 10.0, 1)
     assert demo.prepare(scene, out) == out / "sequence"
     assert (out / "sequence" / "metadata.yaml").stat().st_mtime_ns == written
 

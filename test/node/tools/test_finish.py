@@ -81,7 +81,7 @@ def test_it_saves_when_no_image_waits_any_more(mapping: Mapping, tmp_path: Path)
 
 
 @pytest.mark.parametrize("mapping", ["save_map"], indirect=True)
-def test_a_refusal_is_told(mapping: Mapping, tmp_path: Path) -> None:
+def test_a_refusal_is_reported(mapping: Mapping, tmp_path: Path) -> None:
     done = finish(tmp_path)
     assert done.returncode == 1
     assert "save_map answered" in done.stderr and [name for name, _, _ in mapping.asked] == ["save_map"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dust3r_ros.scenes.endless.casting import NOTHING, Eye, cast, depth_of, places, sight, windows
+from dust3r_ros.scenes.endless.casting import NOTHING, Eye, cast, depth_of, in_view, places, windows
 from dust3r_ros.scenes.endless.materials import GRID, stencils
 from dust3r_ros.scenes.endless.shapes import (
     BOX,
@@ -130,7 +130,7 @@ def test_charts_tell_where_their_points_are(kind: int, taper: float) -> None:
             assert (sign * outside(Shape(kind, shape.center, shape.axes, taper), beyond) > 0).all()
         local = ((points - shape.center) @ shapes.local[0].T).astype(np.float32)
         eye = Eye(np.diag([50.0, 50, 1]), np.eye(4), 8, 8)
-        table = sight(shapes, eye.w_T_c)
+        table = in_view(shapes, eye.w_T_c)
         # A ray from the origin of the world through the point, at its own depth.
         index = np.zeros(len(points), np.int64)
         x, y, z = points.T.astype(np.float32)

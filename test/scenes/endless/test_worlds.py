@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.scenes.endless.casting import Eye, Seen, cast_list, places, sight
+from dust3r_ros.scenes.endless.casting import Eye, Seen, cast_list, in_view, places
 from dust3r_ros.scenes.endless.materials import stencils
 from dust3r_ros.scenes.endless.shapes import BOX, FRUSTUM, HALL, PANEL, Shape, gather
 from dust3r_ros.scenes.endless.worlds import World, make_world, outlines
@@ -91,7 +91,7 @@ def test_words_on_boxes_can_be_read_from_before_them() -> None:
     shapes = gather([Shape(BOX, np.zeros(3), np.diag([0.5, 0.7, 0.6]))])
     for number, toward in enumerate(([1.0, 0, 0], [-1.0, 0, 0], [0, 1.0, 0], [0, -1.0, 0])):
         pose = look_at(3 * np.array(toward), np.zeros(3))
-        table = sight(shapes, pose)
+        table = in_view(shapes, pose)
         x, y = np.array([-0.05, 0.05, 0.0, 0.0], np.float32), np.array([0.0, 0.0, -0.05, 0.05], np.float32)
         index = np.zeros(4, np.int64)
         with np.errstate(divide="ignore", invalid="ignore"):

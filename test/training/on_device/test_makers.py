@@ -29,7 +29,7 @@ def test_what_comes_does_not_depend_on_who_makes_it() -> None:
             assert np.array_equal(alone.material(*name), helped.material(*name))
 
 
-def test_a_process_that_is_ended_is_told() -> None:
+def test_a_process_that_is_ended_is_reported() -> None:
     with closing(Makers((0, 0), 0, workers=1)) as makers:
         makers.blueprint()
         assert makers._pool is not None
