@@ -63,6 +63,108 @@ _LEAST_SHARED = 12  # landmarks that connect two keyframes
 _APART = (1, 2, 4, 6)  # keyframes in order between two of which one hands depth to the other
 
 
+class PinholeViews:
+    """Keyframes as a pinhole in place of their cameras would have seen them, each as it was last renewed."""
+
+    def __init__(self, state: Reconstruction) -> None:
+        self._state = state
+        self._lenses: dict[int, Lens] = {}
+
+    def lens(self, index: int) -> Lens:
+        """The lens without which a keyframe's depth and image are shown."""
+        return self._lenses.get(index, self._lens(index))
+
+    def focal(self, index: int) -> float:
+        """Focal of a keyframe's depth and image, pixels."""
+        return self._state.records[index].stream.focal_to_working(self._state.intrinsics_of(index).focal)
+
+    def image(self, index: int) -> Image:
+        """The image (H, W, 3) that the depth of a keyframe belongs to."""
+        record = self._state.records[index]
+        return record.stream.rectified(record.image, self.lens(index))[0]
+
+    def shown(self, index: int) -> np.ndarray | None:
+        """Where that image shows anything (H, W); None: everywhere."""
+        return self._state.records[index].stream.shown(self.lens(index))
+
+    def current(self, index: int) -> bool:
+        """Whether it is without the lens as that is known now."""
+        return self._lenses.get(index) == self._lens(index)
+
+    def renew(self, index: int) -> Image:
+        """The image (H, W, 3) without the lens as that is known now."""
+        self._lenses[index] = self._lens(index)
+        return self.image(index)
+
+    def restore(self, index: int, lens: Lens) -> None:
+        """As another session saw it."""
+        self._lenses[index] = lens
+
+    def take_over(self, other: PinholeViews, first: int) -> None:
+        """Those of another map, whose keyframes are these from ``first`` on."""
+        self._lenses |= {first + index: lens for index, lens in other._lenses.items()}
+
+    def _lens(self, index: int) -> Lens:
+        return self._state.intrinsics_of(index).lens
+
+
+class UsedPairs:
+    """The pairs that depth came from, each as its keyframes lay then."""
+
+    def __init__(self, state: Reconstruction) -> None:
+        self._state = state
+        self.geometry: dict[tuple[int, int], PairGeometry] = {}
+        self.order: list[tuple[int, int]] = []  # in which they came, went or lay anew
+
+    def add(self, pair: tuple[int, int]) -> PairGeometry:
+        """Depth comes from a pair as it lies now."""
+        self.geometry[pair] = found = self.now(pair)
+        self.order.append(pair)
+        return found
+
+    def part(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Depth comes from these pairs no longer."""
+        for pair in pairs:
+            del self.geometry[pair]
+            self.order.append(pair)
+
+    def take_over(self, other: UsedPairs, first: int) -> None:
+        """Those of another map, whose keyframes are these from ``first`` on."""
+        taken = {(first + a, first + b): geometry for (a, b), geometry in other.geometry.items()}
+        self.geometry |= taken
+        self.order += taken
+
+    def posed(self, pair: tuple[int, int]) -> bool:
+        """Whether both keyframes have a pose."""
+        return all(self._state.sparse.views[index].w_T_c is not None for index in pair)
+
+    def outdated(self) -> set[int]:
+        """Keyframes of which a pair lies otherwise than when depth came from it; pairs that lost a pose go."""
+        self.part([pair for pair in self.geometry if not self.posed(pair)])
+        return {index for pair, before in self.geometry.items() if self.moved(pair, before) for index in pair}
+
+    def moved(self, pair: tuple[int, int], before: PairGeometry) -> bool:
+        """Whether a pair's relative pose or focals differ from those its depth came from; its length may."""
+        now = self.now(pair)
+        (R, t), (R_now, t_now) = ((g.second_T_first[:3, :3], g.second_T_first[:3, 3]) for g in (before, now))
+        direction = [-a.T @ b / max(float(np.linalg.norm(b)), 1e-12) for a, b in ((R, t), (R_now, t_now))]
+        shift = float(np.linalg.norm(direction[0] - direction[1]))
+        turn = np.radians(angle_deg(R @ R_now.T))
+        zoom = max(abs(np.log(b / a)) for a, b in zip(before.focals, now.focals, strict=True))
+        bent = max(a.distance(b) for a, b in zip(before.lenses, now.lenses, strict=True))
+        return shift > _MOVED or turn > _TURNED or zoom > _ZOOMED or bent > _BENT_PX
+
+    def now(self, pair: tuple[int, int]) -> PairGeometry:
+        """How a pair lies."""
+        views = [self._state.sparse.views[index] for index in pair]
+        w_T_first, w_T_second = (view.w_T_c for view in views)
+        assert w_T_first is not None and w_T_second is not None, "only posed keyframes are paired for depth"
+        focals = [self._state.sparse.intrinsics[view.camera] for view in views]
+        return PairGeometry(
+            invert(w_T_second) @ w_T_first, tuple(f.focal for f in focals), tuple(f.lens for f in focals)
+        )
+
+
 class Densifier:
     """Keeps the backend supplied with views and the depth of every keyframe up to date.
 
@@ -76,9 +178,8 @@ class Densifier:
         self.backend = backend
         self.depths = DepthMaps()
         self._state, self._stage = state, stage
-        self._used: dict[tuple[int, int], PairGeometry] = {}
-        self.paired: list[tuple[int, int]] = []  # pairs in the order in which they came, went or lay anew
-        self._lenses: dict[int, Lens] = {}  # with which the images that the backend has were rectified
+        self.views = PinholeViews(state)  # as the backend has them
+        self.pairs = UsedPairs(state)
         self._preview = DepthPreview()
         self.previewed: dict[int, tuple[tuple[int, int], PairGeometry]] = {}  # a pair of each, as it lay then
 
@@ -91,22 +192,9 @@ class Densifier:
     ) -> list[PairPrediction]:
         """Pointmaps of pairs of keyframes, old ones too."""
         for index in sorted({index for pair in pairs for index in pair}):
-            if not self.backend.has(index) or self._lenses.get(index) != self._lens(index):
-                self.backend.add(View(index, self._state.records[index].stream.name, self._rectified(index)))
+            if not self.backend.has(index) or not self.views.current(index):
+                self.backend.add(View(index, self._state.records[index].stream.name, self.views.renew(index)))
         return self.backend.predict(pairs, focals, poses, landmarks)
-
-    def image(self, index: int) -> Image:
-        """The image (H, W, 3) that the depth of a keyframe belongs to: as a pinhole would have seen it."""
-        record = self._state.records[index]
-        return record.stream.rectified(record.image, self._lenses.get(index, self._lens(index)))[0]
-
-    def _lens(self, index: int) -> Lens:
-        return self._state.intrinsics_of(index).lens
-
-    def _rectified(self, index: int) -> Image:
-        """A keyframe's image without its lens as that is known now."""
-        self._lenses[index] = self._lens(index)
-        return self.image(index)
 
     def densify(self, index: int, others: Sequence[int]) -> set[int]:
         """Depth of a posed keyframe and those it is paired with; returns the keyframes whose depth changed.
@@ -122,7 +210,7 @@ class Densifier:
         if not self._state.config.dense:
             return
         chosen = self._sources(index, others, self._state.config.depth_pairs)
-        self._part([pair for pair in self._used if pair[1] == index and pair[0] not in chosen])
+        self.pairs.part([pair for pair in self.pairs.geometry if pair[1] == index and pair[0] not in chosen])
         for first in range(0, len(chosen), pairs):
             if self._state.sparse.views[index].w_T_c is None:
                 return
@@ -143,17 +231,16 @@ class Densifier:
         if found is None:
             return set()
         depth, confidence = found
-        shown = self._state.records[index].stream.shown(self.lens(index))
-        self.depths[index].preview(depth, _where(shown, confidence))
+        self.depths[index].preview(depth, _where(self.views.shown(index), confidence))
         self.leave_out(index)
         pair = (sources[0], index)
-        self.previewed[index] = pair, self._geometry(pair)
+        self.previewed[index] = pair, self.pairs.now(pair)
         return {index}
 
     def _look(self, index: int) -> Posed:
         stream, w_T_c = self._state.records[index].stream, self._state.sparse.views[index].w_T_c
         assert w_T_c is not None, "only posed keyframes are looked at"
-        return Posed(stream.name, self.image(index), self.focal(index), w_T_c, self._landmarks(index))
+        return Posed(stream.name, self.views.image(index), self.views.focal(index), w_T_c, self._landmarks(index))
 
     def _landmarks(self, index: int) -> Array:
         """(N, 3) places of what a keyframe sees."""
@@ -168,39 +255,24 @@ class Densifier:
     def take_over(self, other: Densifier, first: int, scale: float) -> None:
         """The depth of another map, whose keyframes are these from ``first`` on and whose unit is ``scale`` units."""
         self.depths.take_over(other.depths, first, scale)
-        taken = {(first + a, first + b): geometry for (a, b), geometry in other._used.items()}
-        self._used |= taken
-        self.paired += taken
-        self._lenses |= {first + index: lens for index, lens in other._lenses.items()}
+        self.views.take_over(other.views, first)
+        self.pairs.take_over(other.pairs, first)
         for index, ((a, b), geometry) in other.previewed.items():
             self.previewed[first + index] = (first + a, first + b), geometry
-
-    @property
-    def pairs(self) -> Mapping[tuple[int, int], PairGeometry]:
-        """The pairs that depth came from, as they lay then."""
-        return self._used
-
-    def lens(self, index: int) -> Lens:
-        """The lens without which a keyframe's depth and image are shown."""
-        return self._lenses.get(index, self._lens(index))
-
-    def focal(self, index: int) -> float:
-        """Focal of a keyframe's depth and image, pixels."""
-        return self._state.records[index].stream.focal_to_working(self._state.intrinsics_of(index).focal)
 
     def leave_out(self, index: int) -> None:
         """No depth where the mask of a keyframe's camera lies, nor where something moves."""
         record = self._state.records[index]
         if record.left_out is not None:
-            self.depths[index].leave_out(record.stream.straightened(record.left_out, self.lens(index)))
+            self.depths[index].leave_out(record.stream.straightened(record.left_out, self.views.lens(index)))
 
     def restore(self, keyframes: Sequence[KeyframeState], pairs: Mapping[tuple[int, int], PairGeometry]) -> None:
         """The depth of keyframes as another session left it, and the pairs it came from."""
         for index, keyframe in enumerate(keyframes):
             if keyframe.depth is not None and keyframe.confidence is not None:
                 self.depths[index].restore(keyframe.depth, keyframe.confidence)
-                self._lenses[index] = keyframe.lens
-        self._used = dict(pairs)
+                self.views.restore(index, keyframe.lens)
+        self.pairs.geometry = dict(pairs)
 
     def following(self, steps: Sequence[Callable[[], object]], views: Sequence[int]) -> set[int]:
         """Run an adjustment of posed ``views``, step by step: depth follows the landmarks; returns who moved."""
@@ -227,25 +299,20 @@ class Densifier:
 
     def stale(self) -> set[int]:
         """Let go of depth where the geometry of a pair has changed since it was computed; returns whose it was."""
-        stale = self._outdated()
+        stale = self.pairs.outdated()
         for index, (pair, before) in self.previewed.items():
-            if not self.depths[index].estimated and (len(self._posed(pair)) < len(pair) or self._moved(pair, before)):
+            if not self.depths[index].estimated and (not self.pairs.posed(pair) or self.pairs.moved(pair, before)):
                 stale.add(index)
         for index in stale:
             self.depths.clear(index)
         return stale
-
-    def _outdated(self) -> set[int]:
-        """Keyframes of which a pair lies otherwise than when depth came from it."""
-        self._part([pair for pair in self._used if len(self._posed(pair)) < len(pair)])
-        return {index for pair, before in self._used.items() if self._moved(pair, before) for index in pair}
 
     def renew(self, last: bool = True) -> set[int]:
         """Depth once more where the geometry of a pair has changed since it was computed.
 
         The ``last`` time keyframes that are still in the window hear what all others know, too.
         """
-        stale = self._outdated()
+        stale = self.pairs.outdated()
         misled = self._misled(stale)
         # Frozen depth cannot be told from what was heard.
         stale |= {index for index in misled if self.depths[index].frozen}
@@ -271,7 +338,7 @@ class Densifier:
     def _pair_again(self, stale: set[int]) -> None:
         """Depth of ``stale`` keyframes from all pairs that they are in."""
         others: dict[int, list[int]] = {}
-        for first, second in self._used:
+        for first, second in self.pairs.geometry:
             if first in stale or second in stale:
                 others.setdefault(second, []).append(first)
         # The newest first: what they need is likely still at hand
@@ -299,13 +366,7 @@ class Densifier:
             return None
         depth, confidence = found
         shown = confidence if out is None else np.where(out, np.float32(1), confidence)
-        return DepthShot(self.image(index), depth, shown, w_T_c, self.focal(index))
-
-    def _part(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """Depth comes from these pairs no longer."""
-        for pair in pairs:
-            del self._used[pair]
-            self.paired.append(pair)
+        return DepthShot(self.views.image(index), depth, shown, w_T_c, self.views.focal(index))
 
     def _posed(self, views: Iterable[int]) -> list[int]:
         return [view for view in views if self._state.sparse.views[view].w_T_c is not None]
@@ -333,43 +394,19 @@ class Densifier:
             for view in (index, *others):
                 self.leave_out(view)
                 if only is None or view in only:
-                    self.depths[view].show(self.image(view))
+                    self.depths[view].show(self.views.image(view))
             for pair, prediction in zip(pairs, predictions, strict=True):
-                self._used[pair] = self._geometry(pair)
-                self.paired.append(pair)
-                self.depths.absorb(self._masked(prediction), self._used[pair].second_T_first, 1.0, only)
+                geometry = self.pairs.add(pair)
+                self.depths.absorb(self._masked(prediction), geometry.second_T_first, 1.0, only)
         return {index, *others}
 
     def _masked(self, prediction: PairPrediction) -> PairPrediction:
         """A prediction that knows nothing where rectified images show nothing."""
-        first, second = (
-            self._state.records[index].stream.shown(self._lenses[index])
-            for index in (prediction.first, prediction.second)
-        )
+        first, second = self.views.shown(prediction.first), self.views.shown(prediction.second)
         return replace(
             prediction,
             confidence_first=_where(first, prediction.confidence_first),
             confidence_second=_where(second, prediction.confidence_second),
-        )
-
-    def _moved(self, pair: tuple[int, int], before: PairGeometry) -> bool:
-        """Whether a pair's relative pose or focals differ from those its depth came from; its length may."""
-        now = self._geometry(pair)
-        (R, t), (R_now, t_now) = ((g.second_T_first[:3, :3], g.second_T_first[:3, 3]) for g in (before, now))
-        direction = [-a.T @ b / max(float(np.linalg.norm(b)), 1e-12) for a, b in ((R, t), (R_now, t_now))]
-        shift = float(np.linalg.norm(direction[0] - direction[1]))
-        turn = np.radians(angle_deg(R @ R_now.T))
-        zoom = max(abs(np.log(b / a)) for a, b in zip(before.focals, now.focals, strict=True))
-        bent = max(a.distance(b) for a, b in zip(before.lenses, now.lenses, strict=True))
-        return shift > _MOVED or turn > _TURNED or zoom > _ZOOMED or bent > _BENT_PX
-
-    def _geometry(self, pair: tuple[int, int]) -> PairGeometry:
-        views = [self._state.sparse.views[index] for index in pair]
-        w_T_first, w_T_second = (view.w_T_c for view in views)
-        assert w_T_first is not None and w_T_second is not None, "only posed keyframes are paired for depth"
-        focals = [self._state.sparse.intrinsics[view.camera] for view in views]
-        return PairGeometry(
-            invert(w_T_second) @ w_T_first, tuple(f.focal for f in focals), tuple(f.lens for f in focals)
         )
 
     def _focals(self) -> dict[str, float]:

@@ -89,7 +89,7 @@ class MapBuilder(KeyframeBook):
         shape = record.image.shape[:2]
         depth, confidence = self._dense.depths[index].shown or (np.zeros(shape, np.float32), np.ones(shape, np.float32))
         focal = record.stream.focal_to_working(self.state.sparse.intrinsics[view.camera].focal)
-        stream, image = record.stream.name, self._dense.image(index)
+        stream, image = record.stream.name, self._dense.views.image(index)
         return Keyframe(index, record.version, record.stamp_ns, stream, view.w_T_c, focal, image, depth, confidence)
 
     def landmarks(self) -> Cloud:

@@ -119,7 +119,7 @@ class Movers:
         if found.mean() > _MOST:
             found[:] = False
         before = record.moving if record.moving is not None else np.zeros_like(found)
-        found = record.stream.bent(found, self._dense.lens(index)) if found.any() else found
+        found = record.stream.bent(found, self._dense.views.lens(index)) if found.any() else found
         found = found | before if index in self._decided else found
         if np.array_equal(found, before):
             return False
@@ -151,9 +151,9 @@ class Movers:
             assert pose is not None and found is not None
             depth, confidence = found
             if record.masked is not None:
-                out = record.stream.straightened(record.masked, self._dense.lens(index))
+                out = record.stream.straightened(record.masked, self._dense.views.lens(index))
                 confidence = np.where(out, np.float32(1), confidence)
-            image, focal = self._dense.image(index), self._dense.focal(index)
+            image, focal = self._dense.views.image(index), self._dense.views.focal(index)
             kept = pose, shown, SparseShot.of(image, depth, confidence, pose, focal, self._state.config.min_confidence)
             self._shots[index] = kept
         return kept[2]
@@ -171,7 +171,7 @@ class Movers:
         c_T_w = invert(np.stack(poses))
         local = np.einsum("nij,pj->npi", c_T_w[:, :3, :3], points) + c_T_w[:, None, :3, 3]
         half = np.array([self._state.records[k].image.shape[1::-1] for k in keyframes]) / 2.0
-        half /= np.array([self._dense.focal(k) for k in keyframes])[:, None]
+        half /= np.array([self._dense.views.focal(k) for k in keyframes])[:, None]
         # Compared before dividing by z, which may be 0
         share: Array = (np.abs(local[..., :2]) < local[..., 2:] * half[:, None]).all(axis=2).mean(axis=1)
         return share
@@ -185,7 +185,7 @@ class Movers:
         pixels = np.stack([columns, rows], axis=-1)[z > 0].astype(np.float64)
         pose = self._state.sparse.views[index].w_T_c
         assert pose is not None
-        seen = rays(pixels, self._dense.focal(index), center_of(*depth.shape)) * z[z > 0][:, None]
+        seen = rays(pixels, self._dense.views.focal(index), center_of(*depth.shape)) * z[z > 0][:, None]
         return transform(pose, seen)
 
 

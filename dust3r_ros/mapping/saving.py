@@ -54,7 +54,7 @@ class LandmarkSaving:
     def keyframe(self, index: int) -> KeyframeState:
         """A keyframe as it stands."""
         view = self._state.sparse.views[index]
-        found = kept(self._state, index, view.w_T_c, self._dense.lens(index), self._dense.depths[index].shown)
+        found = kept(self._state, index, view.w_T_c, self._dense.views.lens(index), self._dense.depths[index].shown)
         return replace(found, seen=view.seen, pruned=view.pruned, first_id=view.first_id)
 
     def facts(self) -> dict[str, Any]:
@@ -69,12 +69,12 @@ class LandmarkSaving:
     @property
     def pairs(self) -> Mapping[tuple[int, int], PairGeometry]:
         """That depth came from."""
-        return self._dense.pairs
+        return self._dense.pairs.geometry
 
     @property
     def paired(self) -> Sequence[tuple[int, int]]:
         """Pairs in the order in which they came, went or lay anew."""
-        return self._dense.paired
+        return self._dense.pairs.order
 
     @property
     def moments(self) -> Moments | None:

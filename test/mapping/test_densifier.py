@@ -185,7 +185,7 @@ def test_depth_comes_from_the_pairs_that_promise_most(sequence: RenderedSequence
     assert densifier.depths[2].shown is None
     views[1].w_T_c, views[0].w_T_c = w_T_c[1], w_T_c[3].copy()
     assert densifier.densify(3, [2]) == {1, 3}
-    assert set(densifier._used) == {(1, 3)}, "what it is paired with no longer is not renewed either"
+    assert set(densifier.pairs.geometry) == {(1, 3)}, "what it is paired with no longer is not renewed either"
 
 
 def test_views_that_left_come_back(dense: tuple[Densifier, Oracle]) -> None:
@@ -208,7 +208,7 @@ def test_depth_is_renewed_only_where_the_geometry_changed(dense: tuple[Densifier
     densifier, truth = dense
     for index, others in ((1, [0]), (2, [1, 0]), (3, [2, 1])):
         densifier.densify(index, others)
-    paired = {index for pair in densifier._used if 3 in pair for index in pair}
+    paired = {index for pair in densifier.pairs.geometry if 3 in pair for index in pair}
     assert 3 in paired and len(paired) == 3
     assert densifier.renew() == {2}, "the last but one hears the last; nothing is computed anew"
     densifier._state.sparse.move(np.eye(4), 3.0)
@@ -229,10 +229,13 @@ def test_pairs_of_a_keyframe_that_lost_its_pose_are_not_renewed(dense: tuple[Den
     densifier, truth = dense
     densifier.densify(1, [0])
     densifier.densify(2, [1])
-    paired = set(densifier.pairs)
+    paired = set(densifier.pairs.geometry)
     densifier._state.sparse.views[0].w_T_c = None
     densifier.renew()
-    assert set(densifier.pairs) == {pair for pair in paired if 0 not in pair} < paired and (1, 2) in densifier.pairs
+    assert (
+        set(densifier.pairs.geometry) == {pair for pair in paired if 0 not in pair} < paired
+        and (1, 2) in densifier.pairs.geometry
+    )
     check(densifier, truth, 2)
 
 
