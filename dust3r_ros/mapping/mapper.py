@@ -304,7 +304,7 @@ class Mapper(MapView):
         removed = self._active.posed_names()
         self._report_live()
         self._atlas.wake(entry)
-        self._forget_sights()
+        self._forget_views()
         return removed
 
     def _wants_keyframe(self, frame: _Frame) -> bool:
@@ -336,9 +336,9 @@ class Mapper(MapView):
             self._atlas.begin()
             focals = [replace(f, focal=f.prior, std=f.std if f.fixed else inf, measured=None) for f in focals]
         self.submap.intrinsics = focals
-        self._forget_sights()
+        self._forget_views()
 
-    def _forget_sights(self) -> None:
+    def _forget_views(self) -> None:
         """Another map: what backend and streams kept is not of it."""
         self._backend.clear()
         self._search.clear()

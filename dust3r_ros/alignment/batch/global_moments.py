@@ -119,7 +119,7 @@ SAMPLE_PIXELS, FINE_PIXELS = 300, 2000  # of an image
 SWEEPS, CORRECTED_SWEEPS = 30, 4
 # Sweeps end when the value falls by less than this part of itself.
 SETTLED = 1e-4
-_MIN_SAMPLE = 50  # confident pixels of a observation: what falls between the rows and columns is sampled, too
+_MIN_SAMPLE = 50  # confident pixels of an observation: what falls between the rows and columns is sampled, too
 
 
 def align_moments(problem: AlignmentProblem) -> Alignment:

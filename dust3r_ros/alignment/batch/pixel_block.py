@@ -166,7 +166,7 @@ def observations_of(pairs: Sequence[PairPrediction], images: int) -> list[list[O
 
 
 def view_of(pairs: Sequence[PairPrediction], observation: Observation) -> tuple[Array32, Array32]:
-    """Points (H, W, 3) and confidence (H, W) of a observation."""
+    """Points (H, W, 3) and confidence (H, W) of an observation."""
     pair = pairs[observation[0]]
     if observation[1] == 0:
         return pair.points_first, pair.confidence_first
