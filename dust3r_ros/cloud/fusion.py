@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from dust3r_ros.cloud.cloud import Cloud, concatenate, keyframe_cloud, thin
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.geometry.depths import Pinhole, depth_edges, reprojected
-from dust3r_ros.geometry.pinhole import center_of, rays
+from dust3r_ros.geometry.depths import depth_edges, reprojected
+from dust3r_ros.geometry.pinhole import Pinhole, center_of, rays
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.types import Array, Array32, Keyframe
 
@@ -157,14 +157,14 @@ def _agreement(
 ) -> _Agreement:
     wanted = np.float32(min_confidence - 1)
     depth, own = _candidates(keyframe, wanted, edges)
-    here = Pinhole(keyframe.focal, center_of(*depth.shape))
+    here = Pinhole.of(keyframe.focal, depth.shape)
     gain, shift = own.copy(), np.zeros_like(own)
     confirmed, through, hidden = (np.zeros(depth.shape, np.int16) for _ in range(3))
     for other in others:
         if other.index == keyframe.index:
             continue
         its_depth, its_gain = _candidates(other, wanted, edges)
-        there = Pinhole(other.focal, center_of(*its_depth.shape))
+        there = Pinhole.of(other.focal, its_depth.shape)
         u, v, z = reprojected(depth, here, there, invert(other.w_T_c) @ keyframe.w_T_c)
         seen = cv2.remap(its_depth, u, v, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0.0)
         weight = cv2.remap(its_gain, u, v, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0.0)

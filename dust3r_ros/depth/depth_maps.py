@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +12,8 @@ import numpy as np
 
 from dust3r_ros.alignment.online.canonical_depth import fuse_depths
 from dust3r_ros.depth.completion import complete_planes, cut_at_outlines, fill_depth
-from dust3r_ros.geometry.depths import Pinhole, nearest_pixels, reprojected
-from dust3r_ros.geometry.pinhole import center_of
-from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.geometry.depths import landed
+from dust3r_ros.geometry.pinhole import Pinhole
 from dust3r_ros.types import Array, Array32, Image, PairPrediction
 
 Depth = tuple[Array32, Array32]  # (H, W) z of the keyframe's own camera, 0 = none, and confidence >= 1
@@ -181,10 +181,10 @@ class DepthMaps:
     """Depth of keyframes by index, empty ones included."""
 
     def __init__(self) -> None:
-        self._keyframes: dict[int, KeyframeDepth] = {}
+        self._keyframes: defaultdict[int, KeyframeDepth] = defaultdict(KeyframeDepth)
 
     def __getitem__(self, index: int) -> KeyframeDepth:
-        return self._keyframes.setdefault(index, KeyframeDepth())
+        return self._keyframes[index]
 
     def absorb(
         self, prediction: PairPrediction, second_T_first: Array, scale: float, only: Collection[int] | None = None
@@ -256,7 +256,7 @@ class DepthShot:
     @property
     def pinhole(self) -> Pinhole:
         """The camera of its pixels."""
-        return Pinhole(self.focal, center_of(*self.depth.shape))
+        return Pinhole.of(self.focal, self.depth.shape)
 
     @cached_property
     def smooth(self) -> Image:
@@ -279,7 +279,8 @@ def seen_from(shot: DepthShot, other: DepthShot) -> tuple[Array32, Array32]:
     for the other, as it is nearer to it, is less confident.
     """
     height, width = other.depth.shape
-    at, place, z, near = _landed(shot, other)
+    at, place, near = landed(shot, other, np.flatnonzero((shot.depth > 0) & (shot.confidence > 1)))
+    z = shot.depth.reshape(-1)[at]
     nearest = np.full(height * width, np.inf, np.float32)
     np.minimum.at(nearest, place, near)
     first = nearest[place] == near
@@ -294,14 +295,6 @@ def seen_from(shot: DepthShot, other: DepthShot) -> tuple[Array32, Array32]:
     hidden = cv2.dilate(closeness, _AROUND) * depth > _BEHIND
     depth[hidden] = 0
     return depth, np.where(depth > 0, sure.reshape(height, width), np.float32(1))
-
-
-def _landed(shot: DepthShot, other: DepthShot) -> tuple[np.ndarray, np.ndarray, Array32, Array32]:
-    """Pixels (K,) of a shot seen by another, those they land on there, both flat, and their depth in each."""
-    at = np.flatnonzero((shot.depth > 0) & (shot.confidence > 1))
-    u, v, z = reprojected(shot.depth, shot.pinhole, other.pinhole, invert(other.w_T_c) @ shot.w_T_c, at)
-    inside, place = nearest_pixels(u, v, other.depth.shape)
-    return at[inside], place, shot.depth.reshape(-1)[at[inside]], z[inside]
 
 
 def _same_color(shot: DepthShot, other: DepthShot, at: np.ndarray, place: np.ndarray) -> np.ndarray:

@@ -9,9 +9,8 @@ import numpy as np
 
 from dust3r_ros.depth.depth_maps import COLOR_RANGE, outside_range
 from dust3r_ros.features.masks import Mask, grown
-from dust3r_ros.geometry.depths import REFERENCE_PRECISION, Pinhole, nearest_pixels, reprojected
-from dust3r_ros.geometry.pinhole import center_of
-from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.geometry.depths import REFERENCE_PRECISION, landed
+from dust3r_ros.geometry.pinhole import Pinhole, center_of
 from dust3r_ros.types import Array, Array32, Image
 
 STEP = 3  # of the pixels that are judged
@@ -66,14 +65,6 @@ class SparseShot:
             np.asarray(cv2.erode(small, around), np.uint8),
             np.asarray(cv2.dilate(small, around), np.uint8),
         )
-
-
-def seen_from(other: SparseShot, shot: SparseShot) -> tuple[np.ndarray, np.ndarray, Array32]:
-    """Pixels (K,) of a keyframe whose points lie in the image of ``other``, the pixels there, both flat, and z."""
-    at = np.flatnonzero(shot.depth)
-    u, v, z = reprojected(shot.depth, shot.pinhole, other.pinhole, invert(other.w_T_c) @ shot.w_T_c, at)
-    inside, place = nearest_pixels(u, v, other.depth.shape)
-    return at[inside], place, z[inside]
 
 
 _APART, _SIGMAS = 0.10, 3.0  # of depth, at least: less apart is the same surface
@@ -132,8 +123,9 @@ class Evidence:
     def confirm(self, at: np.ndarray, witness: int) -> None:
         """A keyframe of time ``witness`` sees the same at pixels (K,)."""
         self.agree[at] += 1
-        self._first[at] = np.minimum(self._first[at], self._later(witness))
-        self._last[at] = np.maximum(self._last[at], self._later(witness))
+        later = self._later(witness)
+        self._first[at] = np.minimum(self._first[at], later)
+        self._last[at] = np.maximum(self._last[at], later)
 
     def accuse(self, at: np.ndarray, witness: int) -> None:
         """A keyframe of time ``witness`` sees through pixels (K,)."""
@@ -204,7 +196,7 @@ def compare(shot: SparseShot, other: SparseShot, evidence: Evidence, witness: Ev
     depths, at and all around the place where the pixel's point should be seen, in colours that the pixel does not
     have.
     """
-    at, place, z = seen_from(other, shot)
+    at, place, z = landed(shot, other, np.flatnonzero(shot.depth))
     depth, near = other.depth.ravel()[place], other.near.ravel()[place]
     known = depth > 0
     at, place, z, depth, near = (part[known] for part in (at, place, z, depth, near))

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dust3r_ros.errors import GeometryError
+from dust3r_ros.geometry.pinhole import Pinhole
+from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.types import Array, Array32, PairPrediction
 
 
@@ -23,13 +25,6 @@ def depth_edges(depth: NDArray[np.floating], tolerance: float = 0.1) -> NDArray[
     nearest = cv2.erode(np.where(known, depth, np.inf).astype(np.float32), kernel, borderType=cv2.BORDER_REPLICATE)
     furthest = cv2.dilate(np.where(known, depth, 0.0).astype(np.float32), kernel, borderType=cv2.BORDER_REPLICATE)
     return known & (furthest > (1.0 + tolerance) * nearest)
-
-
-class Pinhole(NamedTuple):
-    """Focal and principal point ``center`` (cx, cy) of an image, pixels."""
-
-    focal: float
-    center: tuple[float, float]
 
 
 _NOWHERE, _FARTHEST = np.float32(-9), np.float32(30_000)  # outside any image; OpenCV's remap counts in 16 bits
@@ -58,11 +53,29 @@ def reprojected(
     return u, v, pz
 
 
-def nearest_pixels(u: Array32, v: Array32, shape: tuple[int, int]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Which places (K,) lie in an image of ``shape`` (H, W), and the pixels, flat, that those are nearest to."""
-    height, width = shape
+class DepthView(Protocol):
+    """A depth map (H, W), 0 = none, with its camera."""
+
+    @property
+    def depth(self) -> Array32: ...
+
+    @property
+    def w_T_c(self) -> Array: ...  # noqa: N802
+
+    @property
+    def pinhole(self) -> Pinhole: ...
+
+
+def landed(view: DepthView, other: DepthView, at: NDArray[np.int64]) -> tuple[np.ndarray, np.ndarray, Array32]:
+    """Those of pixels ``at`` (K,) that lie in the image of another view, the pixels nearest there, and their z there.
+
+    Pixels are flat, z is float32.
+    """
+    other_T_c = invert(other.w_T_c) @ view.w_T_c
+    u, v, z = reprojected(view.depth, view.pinhole, other.pinhole, other_T_c, at)
+    height, width = other.depth.shape
     inside = (u > -0.5) & (v > -0.5) & (u < width - 0.5) & (v < height - 0.5)
-    return inside, np.rint(v[inside]).astype(np.int64) * width + np.rint(u[inside]).astype(np.int64)
+    return at[inside], np.rint(v[inside]).astype(np.int64) * width + np.rint(u[inside]).astype(np.int64), z[inside]
 
 
 REFERENCE_PRECISION = 0.03

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,18 @@ from dust3r_ros.types import Array, Array32
 def center_of(height: int, width: int) -> tuple[float, float]:
     """Principal point (cx, cy) of an image: its middle, pixels."""
     return (width - 1) / 2.0, (height - 1) / 2.0
+
+
+class Pinhole(NamedTuple):
+    """Focal and principal point ``center`` (cx, cy) of an image, pixels."""
+
+    focal: float
+    center: tuple[float, float]
+
+    @classmethod
+    def of(cls, focal: float, shape: tuple[int, ...]) -> Pinhole:
+        """Of an image of ``shape`` (H, W), with the principal point in its middle."""
+        return cls(focal, center_of(*shape))
 
 
 @lru_cache(maxsize=16)

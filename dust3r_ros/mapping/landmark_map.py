@@ -184,7 +184,6 @@ class MapBuilder(KeyframeBook):
     def go_live(self, beside: bool) -> None:
         self.chores = self.chores or Chores(beside)
         self.state.live = True
-        self._calibrator.pressed = True
 
     @property
     def due(self) -> str:

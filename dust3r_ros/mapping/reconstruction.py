@@ -12,9 +12,8 @@ from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.map_merging import Merged, merge_maps
 from dust3r_ros.sparse.sparse_map import SparseMap
 
-TRUSTED = (
-    0.015  # relative standard deviation of a focal, by the scatter of the observations alone: it may be off by more
-)
+# Relative standard deviation of a focal, by the scatter of the observations alone: it may be off by more.
+TRUSTED = 0.015
 MOST_UNSURE = 60  # keyframes: whoever is not sure of a focal by then goes on with what explains them best
 
 

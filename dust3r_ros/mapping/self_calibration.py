@@ -50,7 +50,6 @@ class Calibrator:
 
     def __init__(self, state: Reconstruction) -> None:
         self._state = state
-        self.pressed = False  # cameras are live: the first poses are wanted soon
         self.calibrated_with = 0  # keyframes, live
 
     @property
@@ -66,7 +65,7 @@ class Calibrator:
         first, before = not np.isfinite(intrinsics.std), intrinsics.focal
         self.adjust()
         others = [held for held in _held(intrinsics) if differ(held, before) and differ(held, intrinsics.focal)]
-        if others and first and self.pressed and self.doubtful(stream):
+        if others and first and self._state.live and self.doubtful(stream):
             better = self._bootstrap(stream, others, sharp=(False,))[0]
         self.consider_lens(stream)
         return better
@@ -92,7 +91,7 @@ class Calibrator:
         before, value, misfit = sparse.snapshot(), intrinsics.focal, score(sparse, views, camera, options)
         yield
         far = abs(np.log(intrinsics.focal / value)) > np.log(_REASONABLE)
-        if self.pressed and far and score(sparse, views, camera, options) > options.better * misfit:
+        if self._state.live and far and score(sparse, views, camera, options) > options.better * misfit:
             sparse.restore(before)
 
     @contextmanager
@@ -117,7 +116,7 @@ class Calibrator:
         """
         if not self.doubtful(self._state.records[0].stream):
             return False
-        return True if not self.pressed or len(self._state.records) >= _SEARCH_FROM else None
+        return True if not self._state.live or len(self._state.records) >= _SEARCH_FROM else None
 
     def adjust_last(self) -> None:
         """The same when no more frames come, and time does not press."""
@@ -130,7 +129,7 @@ class Calibrator:
     def wanted(self) -> bool | None:
         """Whether the whole map is to be adjusted with as many keyframes as it has; None: once the camera rests."""
         count = len(self._state.records)
-        if not self.pressed or count < _CALIBRATE_AT[0]:
+        if not self._state.live or count < _CALIBRATE_AT[0]:
             return count in _CALIBRATE_AT
         if self._state.sure:
             return count in _CALIBRATE_AT or (count < _LIVE_FROM and not self.calibrated_with)
@@ -165,7 +164,7 @@ class Calibrator:
         if not self.may_begin(stream):
             return False
         known = intrinsics.given or intrinsics.std < _SURE_OF_FOCAL  # as an older map tells
-        if self.pressed and not known:
+        if self._state.live and not known:
             return self._begin_soon(stream)
         begun = self._bootstrap(stream, [intrinsics.focal] if known else _starts(stream), self._first)[0]
         self._state.settled = begun and known
@@ -175,7 +174,7 @@ class Calibrator:
     @property
     def _first(self) -> int | None:
         """How many keyframes a map begins with at most, None: all. Live, many may have come by then; they follow."""
-        return _MOST_FIRST if self.pressed else None
+        return _MOST_FIRST if self._state.live else None
 
     def _begin_soon(self, stream: CameraStream) -> bool:
         """The first poses with the focal that cameras usually have, or with that of a wide view, held.
@@ -267,7 +266,7 @@ class Calibrator:
         explains unless it is clearly better: the prior counts as much as a few keyframes.
         """
         least, seed = max(_START_INLIERS, self._state.config.track_min_inliers), self._state.config.seed
-        if not self.pressed:
+        if not self._state.live:
             return Options(PairFromLandmarks(sharp), least, seed)
         unusual = max(Options.unusual, _PRIOR_KEYFRAMES / count)
         return Options(PairFromLandmarks(sharp, _LIVE_TRIES), least, seed, unusual, 1 / _NO_RIVAL, _MOST_FIRST)

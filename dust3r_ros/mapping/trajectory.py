@@ -93,9 +93,8 @@ class FrameLog:
         self._keyframes, self._session = keyframes, session
         self.rewritten = 0  # how often frames that were here already changed
         self._frames: list[FrameState] = []
-        self._seen: deque[tuple[int, CameraStream, TrackedImage]] = deque(
-            maxlen=_KEPT
-        )  # which frame, what was followed
+        # Which frame, what was followed
+        self._seen: deque[tuple[int, CameraStream, TrackedImage]] = deque(maxlen=_KEPT)
         self._seen_in_keyframes: deque[tuple[int, CameraStream, TrackedImage]] = deque(maxlen=_KEPT)
 
     def add_keyframe(self, index: int, stream: CameraStream, seen: TrackedImage) -> None:

@@ -27,7 +27,7 @@ _JITTER = 1.4
 class StampLosses:
     """Counts losses of one camera; ``lost`` lags ``WINDOW`` images behind, so that what comes after a gap is known.
 
-    The period is that of the steps around a gap, that of the shortest, so it is found even where most images
+    The period is the shortest of the steps around a gap, so it is found even where most images
     are lost. A gap counts only where the camera had the same period before and after it: a camera that goes from 30 to
     15 Hz, or that pauses, loses nothing. A camera that leaves images out by itself looks the same as a transport that
     does. ``seen`` are the images that were judged.

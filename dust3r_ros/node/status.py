@@ -224,7 +224,7 @@ class Losses:
     def forget(self) -> None:
         """Another map: counts begin anew."""
         self.dropped = self.rejected = self.failed = 0
-        self._forgotten = self._before()
+        self._forgotten, self.message = self._before(), ""
 
     def report_dropped(self) -> None:
         """Log how many there are."""

@@ -28,7 +28,7 @@ _AHEAD_NS = 5_000_000_000
 
 
 class Replayable(Protocol):
-    """What events of a manifest are for (``session.Replayable``)."""
+    """What events of a manifest are for (``session.Session``)."""
 
     def know(self, camera: str, calibration: Calibration) -> object: ...
 

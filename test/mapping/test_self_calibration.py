@@ -17,7 +17,7 @@ def pressed(focal: float, views: int = 6, degrees: float = 45.0) -> tuple[Calibr
     state.sparse = unposed(arc(views=views, points=200, focal=focal, degrees=degrees))
     state.records = [SimpleNamespace(stream=stream)] * views
     calibrator = Calibrator(state)
-    calibrator.pressed = True
+    state.live = True
     return calibrator, state, stream
 
 

@@ -103,13 +103,13 @@ def align_gradient(
     torch.optim.Adam([torch.zeros(1)])  # the first one of a process imports for seconds
     begin = time.perf_counter()
     start = tree_start(pairs, focals, poses)
-    unknowns = _Scene(pairs, start, cameras, focals, poses)
-    _descend(unknowns, iterations if len(start.depths) > 2 else 0, losses)
+    scene = _Scene(pairs, start, cameras, focals, poses)
+    _descend(scene, iterations if len(start.depths) > 2 else 0, losses)
     with torch.no_grad():
-        edges, loss = unknowns.report(pairs)
+        edges, loss = scene.report(pairs)
         if losses is not None:
             losses.append(float(loss))
-        w_T_c, found, depths = unknowns.estimates()
+        w_T_c, found, depths = scene.estimates()
     return Alignment(w_T_c, found, depths, time.perf_counter() - begin, edges, list(pairs))
 
 
@@ -163,8 +163,8 @@ class _Scene:
 
     def _gauged(self, pairs: Sequence[PairPrediction], start: Start, pivot: Array) -> tuple[Start, list[Similarity]]:
         """The start, scaled about ``pivot`` (3,) to the gauge of the pair scales, and the similarities of the pairs."""
-        unknowns = zip(start.w_T_c, start.depths, start.focals, strict=True)
-        world = [transform(T, unproject(depth, float(focal))) for T, depth, focal in unknowns]
+        scene = zip(start.w_T_c, start.depths, start.focals, strict=True)
+        world = [transform(T, unproject(depth, float(focal))) for T, depth, focal in scene]
         fits = [fit_view(pair.points_first, world[pair.first], pair.confidence_first) for pair in pairs]
         if not self._scale_is_free:
             return start, fits
@@ -238,14 +238,14 @@ class _Scene:
         return log_scale.exp()[:, None, None] * rigid
 
 
-def _descend(unknowns: _Scene, steps: int, losses: list[float] | None) -> None:
+def _descend(scene: _Scene, steps: int, losses: list[float] | None) -> None:
     """Steps of Adam at a rate that falls along half a cosine; ``losses`` receives the value before each."""
-    optimiser = torch.optim.Adam(unknowns.parameters(), lr=_RATE, betas=_BETAS)
+    optimiser = torch.optim.Adam(scene.parameters(), lr=_RATE, betas=_BETAS)
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = _LAST_RATE + (_RATE - _LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2
         optimiser.zero_grad()
-        loss = unknowns.loss()
+        loss = scene.loss()
         loss.backward()
         optimiser.step()
         if losses is not None:

@@ -1,6 +1,6 @@
 """All that the pairs say of some images at sampled pixels, as planes on which NumPy works in long rows.
 
-A *observation* is one view of one pair: observation k of image b predicts a point X, in the frame of its pair, for
+An *observation* is one view of one pair: observation k of image b predicts a point X, in the frame of its pair, for
 every pixel of b. Images of one size stand in one block; one with fewer observations than the others of its
 block is filled up with observations of weight 0. An image whose planes would leave the cache is cut by rows.
 """

@@ -65,7 +65,7 @@ def calibration_of(message: Message) -> Calibration | None:
 
 
 class MessageReader:
-    """Tells companions what recorded messages say, by their topics; remarks on what is wrong, once for each kind."""
+    """Hands a synchronizer what recorded messages say, by topic; remarks on what is wrong, once for each kind."""
 
     def __init__(
         self, topics: BagTopics, synchronizer: Synchronizer, depth_cameras: Mapping[str, Calibration] | None = None

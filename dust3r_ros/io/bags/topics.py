@@ -74,7 +74,7 @@ class BagTopics:
         images = tuple(_find(bag, topic, (IMAGE, COMPRESSED)) for topic in self.images) or (_only_image(bag),)
         cameras = self.cameras or tuple(camera_of_topic(topic) for topic in images)
         _check_distinct(images, cameras)
-        masks, depths = (self._synchronizer(topics, cameras, bag) for topics in (self.masks, self.depths))
+        masks, depths = (self._companion_topics(topics, cameras, bag) for topics in (self.masks, self.depths))
         _check_known((*masks, *depths), cameras)
         if self.odom_frame and TF not in bag.kinds:
             raise InputError(f"bag '{bag.path}' has no topic '{TF}', which odometry in '{self.odom_frame}' comes by")
@@ -88,7 +88,7 @@ class BagTopics:
             depths={name: _find(bag, topic, (IMAGE, COMPRESSED)) for name, topic in depths.items()},
         )
 
-    def _synchronizer(self, topics: Mapping[str, str], cameras: Sequence[str], bag: Bag) -> dict[str, str]:
+    def _companion_topics(self, topics: Mapping[str, str], cameras: Sequence[str], bag: Bag) -> dict[str, str]:
         """Topics of masks or depth by the names of their cameras; with ``lenient`` only those that the bag has."""
         found = _of_only(topics, cameras)
         return {name: topic for name, topic in found.items() if not self.lenient or topic in bag.kinds}
