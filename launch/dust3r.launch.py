@@ -1,17 +1,21 @@
 """Maps with one camera or several: ros2 launch dust3r_ros dust3r.launch.py image_topic:=/camera/image_raw."""
 
 from itertools import chain
+from pathlib import Path
 
 import yaml
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, RegisterEventHandler, Shutdown
 from launch.event_handlers import OnProcessExit
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch.logging import launch_config
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from dust3r_ros.config import MapperConfig, NodeConfig, Row, rows
-from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity, SomeSubstitutionsType
+from dust3r_ros.config import MapperConfig, NodeConfig, Row, expanded, load_yaml, rows
+from dust3r_ros.config import ParameterValue as ParameterConstant
+from dust3r_ros.node.launching import full_name, parameter_file, shown
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 # Parameters of the node that are arguments of this file, too. Empty: what the config file or the default says.
 PARAMETERS = (
@@ -54,25 +58,33 @@ ARGUMENTS = {
     "bag": ("", "Bag to play with --clock; sets use_sim_time, and everything ends with the bag."),
     "bag_rate": ("1.0", "How many times as fast as recorded the bag is played."),
     "bag_loop": ("false", "Play the bag again and again; on_time_jump says what the node does then."),
-    "use_sim_time": ("", "Take the time from /clock: true or false; empty is true exactly when a bag is played."),
-    "autostart": ("true", "Configure and activate the node at start; false leaves it to a lifecycle manager."),
-    "log_level": ("info", "Log level of the node."),
+    "use_sim_time": (
+        "",
+        "Take the time from /clock: true or false; empty: true with a bag, else as configured.",
+    ),
+    "autostart": ("", "Configure and activate the node at start; false leaves it to a lifecycle manager; empty: true."),
+    "log_level": ("info", "Log level of the node; as logger:=level, that of any logger in its process."),
 }
 
-# What rviz/dust3r.rviz shows of the node.
-SHOWN = ("map", "map_tiles", "keyframe_cloud", "grid", "path", "graph", "pose", "depth", "status_text")
+# Names that users of KISS-ICP know for the same.
+SYNONYMS = {
+    "publish_odom_tf": "publish_tf",
+    "invert_odom_tf": "invert_tf",
+    "visualize": "rviz",
+    "bagfile": "bag",
+    "topic": "image_topic",
+}
 
 ROWS = {row.name: row for row in chain(rows(MapperConfig), rows(NodeConfig))}
 
 
-def _value(row: Row, text: str) -> ParameterValue:
+def _value(row: Row, text: str) -> ParameterConstant:
     """An argument as the parameter that it is; raises ``ConfigError`` for one out of range."""
     if row.type is str:  # as text: a checkpoint named 2024 is no number
-        return ParameterValue(str(row.check(text)), value_type=str)
+        return row.check(text)
     if row.type is tuple:
-        row.check(items := [item.strip() for item in text.split(",")])
-        return ParameterValue(items, value_type=list[str])
-    return ParameterValue(row.check(yaml.safe_load(text)), value_type=row.type)
+        return row.check([item.strip() for item in text.split(",")])
+    return row.check(yaml.safe_load(text))
 
 
 def _flag(values: dict[str, str], name: str) -> bool:
@@ -83,18 +95,27 @@ def _flag(values: dict[str, str], name: str) -> bool:
     return words[values[name].lower()]
 
 
-def _config(values: dict[str, str]) -> SomeSubstitutionsType:
-    """The parameter file; a bare name is one of the package's."""
-    name = values["config"] or "dust3r"
-    if "/" in name or "." in name:
-        return name
-    return PathJoinSubstitution([FindPackageShare("dust3r_ros"), "config", f"{name}.yaml"])
+def _flags(values: dict[str, str]) -> dict[str, bool]:
+    """What of ROS is given; else a parameter file, or a launch file that includes this one, may set it."""
+    given = {name: _flag(values, name) for name in ("use_sim_time", "autostart") if values[name]}
+    return {**({"use_sim_time": True} if values["bag"] else {}), **given}
 
 
-def _nodes(values: dict[str, str], spaces: list[str], simulated: bool) -> Node:
+def _node(values: dict[str, str], spaces: list[str], config: Path, given: dict[str, ParameterConstant]) -> Node:
     """The node; with several namespaces, one process with a node in each."""
-    given = {name: _value(ROWS[name], values[name]) for name in PARAMETERS if values[name]}
     several = len(spaces) > 1
+    typed = {
+        name: ParameterValue(
+            list(value) if isinstance(value, tuple) else value,
+            value_type=list[str] if isinstance(value, tuple) else type(value),
+        )
+        for name, value in given.items()
+    }
+    # Of these nodes only: middleware and rclpy say much more at debug.
+    level = values["log_level"]
+    loggers = (
+        [f"{full_name(space)[1:].replace('/', '.')}:={level}" for space in spaces] if ":=" not in level else [level]
+    )
     return Node(
         package="dust3r_ros",
         executable="dust3r_node",
@@ -104,42 +125,41 @@ def _nodes(values: dict[str, str], spaces: list[str], simulated: bool) -> Node:
         arguments=["--namespaces", *spaces] if several else [],
         output="screen",
         emulate_tty=True,
-        parameters=[_config(values), {**given, "use_sim_time": simulated, "autostart": _flag(values, "autostart")}],
-        ros_arguments=["--log-level", values["log_level"]],
+        parameters=[str(config), {**typed, **_flags(values)}],
+        ros_arguments=[word for logger in loggers for word in ("--log-level", logger)],
         # The last refinement and the results take longer than the 5 s that are usual.
         sigterm_timeout="120",
         sigkill_timeout="10",
     )
 
 
-def _shown(values: dict[str, str], space: str) -> list[tuple[str, str]]:
-    """Remappings from the topics of the RViz file to those of this run."""
-    space = f"/{space}" if space else ""
-    rules = [(f"/dust3r/{name}", f"{space}/dust3r/{name}") for name in SHOWN] if space else []
-    image = (values["image_topics"].split(",")[0].strip() or values["image_topic"]).removesuffix("/compressed")
-    image = image or ROWS["image_topic"].default
-    image = image if image.startswith("/") else f"{space}/{image}"
-    if image != "/camera/image_raw":
-        rules.append(("/camera/image_raw", image))
-    # The map is drawn over the image with the estimated camera.
-    return [*rules, ("/camera/camera_info", f"{image.rpartition('/')[0]}/estimated/camera_info")]
-
-
-def _viewers(values: dict[str, str], space: str, simulated: bool) -> list[LaunchDescriptionEntity]:
+def _viewers(
+    values: dict[str, str], space: str, config: Path, given: dict[str, ParameterConstant]
+) -> list[LaunchDescriptionEntity]:
     entities: list[LaunchDescriptionEntity] = []
+    named = full_name(space)
+    simulated = {"use_sim_time": bool(load_yaml(config, named).get("use_sim_time"))} | _flags(values)
+    parameters = [{"use_sim_time": True}] if simulated["use_sim_time"] else []
     if _flag(values, "rviz"):
-        layout = PathJoinSubstitution([FindPackageShare("dust3r_ros"), "rviz", "dust3r.rviz"])
+        names = shown(config, named, given)
+        share = Path(FindPackageShare("dust3r_ros").find("dust3r_ros"))
+        layout = names.layout(yaml.safe_load((share / "rviz" / "dust3r.rviz").read_text(encoding="utf-8")))
+        written = Path(launch_config.get_log_file_path("dust3r.rviz"))
+        written.write_text(yaml.safe_dump(layout, sort_keys=False), encoding="utf-8")
         entities.append(
             Node(
                 package="rviz2",
                 executable="rviz2",
-                arguments=["-d", layout],
-                parameters=[{"use_sim_time": simulated}],
-                remappings=_shown(values, space),
+                arguments=["-d", str(written)],
+                parameters=parameters,
+                # The map is drawn over the image with the estimated camera; a display of depth looks beside its topic.
+                remappings=[
+                    (names.camera_info, names.estimated),
+                    (f"{named}/camera_info", f"{named}/depth/camera_info"),
+                ],
             )
         )
     if _flag(values, "foxglove"):
-        parameters = [{"use_sim_time": simulated}]
         entities.append(Node(package="foxglove_bridge", executable="foxglove_bridge", parameters=parameters))
     return entities
 
@@ -155,9 +175,15 @@ def _player(values: dict[str, str]) -> list[LaunchDescriptionEntity]:
 
 def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     values = {name: LaunchConfiguration(name).perform(context) for name in (*PARAMETERS, *ARGUMENTS)}
-    simulated = _flag(values, "use_sim_time") if values["use_sim_time"] else bool(values["bag"])
+    for synonym, name in SYNONYMS.items():
+        values[name] = LaunchConfiguration(synonym).perform(context) or values[name]
+    values["bag"] = expanded(values["bag"], "argument bag")
     spaces = [space.strip().strip("/") for space in values["namespace"].split(",")]
-    entities = [_nodes(values, spaces, simulated), *_viewers(values, spaces[0], simulated)]
+    config = parameter_file(values["config"], Path(FindPackageShare("dust3r_ros").perform(context)) / "config")
+    for space in spaces:  # refused here where it says nothing of the node, which would run on defaults
+        load_yaml(config, full_name(space))
+    given = {name: _value(ROWS[name], values[name]) for name in PARAMETERS if values[name]}
+    entities = [_node(values, spaces, config, given), *_viewers(values, spaces[0], config, given)]
     return entities + (_player(values) if values["bag"] else [])
 
 
@@ -169,5 +195,9 @@ def generate_launch_description() -> LaunchDescription:
     declared += [
         DeclareLaunchArgument(name, default_value=default, description=text)
         for name, (default, text) in ARGUMENTS.items()
+    ]
+    declared += [
+        DeclareLaunchArgument(name, default_value="", description=f"As {meant}, by the name that KISS-ICP has for it.")
+        for name, meant in SYNONYMS.items()
     ]
     return LaunchDescription([*declared, OpaqueFunction(function=_start)])

@@ -1,6 +1,7 @@
 """Maps a bag, every image of it, and shows the result: ros2 launch dust3r_ros offline.launch.py bag:=/path/to/bag."""
 
 import sys
+from pathlib import Path
 
 from launch.actions import (
     DeclareLaunchArgument,
@@ -14,8 +15,10 @@ from launch.actions import (
 from launch.event_handlers import OnProcessExit
 from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
-from launch_ros.substitutions import FindPackagePrefix, FindPackageShare
+from launch_ros.substitutions import ExecutableInPackage, FindPackageShare
 
+from dust3r_ros.config import expanded
+from dust3r_ros.node.launching import parameter_file
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 ARGUMENTS = {
@@ -45,10 +48,15 @@ def _viewers(values: dict[str, str]) -> dict[str, str]:
     return {name: values[name] for name in ("rviz", "foxglove") if values[name].lower() in ("true", "1")}
 
 
+def _refuse_failure(what: str, code: int) -> None:
+    """Raises where a process failed: ros2 launch ends with a non-zero exit code only by an exception."""
+    if code:
+        raise RuntimeError(f"{what} ended with exit code {code}; what it said stands above")
+
+
 def _result(values: dict[str, str], code: int) -> list[LaunchDescriptionEntity]:
     """What follows the mapping: viewers of the saved map when asked for, else the end."""
-    if code:
-        return [Shutdown(reason=f"mapping ended with exit code {code}")]
+    _refuse_failure("dust3r-map", code)
     shown = _viewers(values)
     if not shown:
         return [Shutdown(reason=f"the results are in {values['out']}")]
@@ -58,13 +66,11 @@ def _result(values: dict[str, str], code: int) -> list[LaunchDescriptionEntity]:
 
 def _by_command(values: dict[str, str]) -> list[LaunchDescriptionEntity]:
     """dust3r-map, then the viewers."""
-    program = PathJoinSubstitution([FindPackagePrefix("dust3r_ros"), "bin", "dust3r-map"])
+    program = ExecutableInPackage("dust3r-map", "dust3r_ros")
     command = [program, values["bag"], "--out", values["out"]]
-    config = values["config"]
-    if config and "/" not in config and "." not in config:  # a bare name is one of the package's
-        config = PathJoinSubstitution([FindPackageShare("dust3r_ros"), "config", f"{config}.yaml"])
-    for option, value in (("--topic", values["image_topic"]), ("--config", config)):
-        command += [option, value] if value else []
+    for option in ("topic", "config"):
+        name = "image_topic" if option == "topic" else option
+        command += [f"--{option}", values[name]] if values[name] else []
     mapping = ExecuteProcess(cmd=command, output="screen", emulate_tty=True, sigterm_timeout="120")
 
     def ended(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
@@ -92,8 +98,9 @@ def _by_node(values: dict[str, str]) -> list[LaunchDescriptionEntity]:
     )
 
     def saved(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
-        if event.returncode or not _viewers(values):
-            return [Shutdown(reason="nothing was saved" if event.returncode else "the map is saved")]
+        _refuse_failure("saving the map", event.returncode)
+        if not _viewers(values):
+            return [Shutdown(reason="the map is saved")]
         return [
             LogInfo(msg=f"the map is in {values['out']}; Ctrl-C writes the other results there and ends the viewer")
         ]
@@ -108,6 +115,11 @@ def _by_node(values: dict[str, str]) -> list[LaunchDescriptionEntity]:
 
 def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    for name in ("bag", "out"):
+        values[name] = expanded(values[name], f"argument {name}")
+    if values["config"]:
+        configs = Path(FindPackageShare("dust3r_ros").perform(context)) / "config"
+        values["config"] = str(parameter_file(values["config"], configs))
     ways = {"dust3r-map": _by_command, "node": _by_node}
     if not values["bag"]:
         raise ValueError("argument bag is empty; it must be the bag to map")

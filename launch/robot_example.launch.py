@@ -5,12 +5,12 @@ ros2 launch dust3r_ros robot_example.launch.py image_topic:=/camera/image_raw x:
 
 import math
 
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
-from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch import LaunchDescription, SomeSubstitutionsType
 
 # More arguments are those of dust3r.launch.py: rviz, image_topic, imu_topic, …
 ARGUMENTS = {
@@ -25,37 +25,14 @@ ARGUMENTS = {
     "camera_link": ("camera_link", "Frame of the camera's body: x ahead, z up."),
     "camera_frame": ("camera_optical_frame", "Frame of the camera's images: z ahead, y down."),
     "config": ("simulated_robot", "YAML file with parameters, or the name of one in config/ of the package."),
-    "use_sim_time": ("false", "Take the time from /clock, as of a simulator."),
 }
 
 
-def _static(parent: str, child: str, simulated: bool, **numbers: str) -> Node:
-    """A transform that never changes, on /tf_static."""
-    pose = [word for name, value in numbers.items() for word in (f"--{name}", value)]
-    return Node(
-        package="tf2_ros",
-        executable="static_transform_publisher",
-        name=f"{parent}_to_{child}".replace("/", "_"),
-        arguments=[*pose, "--frame-id", parent, "--child-frame-id", child],
-        parameters=[{"use_sim_time": simulated}],
-    )
-
-
-def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    simulated = values["use_sim_time"].lower() in ("true", "1")
-    share = FindPackageShare("dust3r_ros")
-    place = {name: values[name] for name in ("x", "y", "z", "roll", "pitch", "yaw")}
-    quarter = str(-math.pi / 2)
-    passed = {name: values[name] for name in ("base_frame", "odom_frame", "camera_frame", "config", "use_sim_time")}
-    return [
-        _static(values["base_frame"], values["camera_link"], simulated, **place),
-        _static(values["camera_link"], values["camera_frame"], simulated, roll=quarter, yaw=quarter),
-        IncludeLaunchDescription(
-            PathJoinSubstitution([share, "launch", "dust3r.launch.py"]),
-            launch_arguments=list(passed.items()),
-        ),
-    ]
+def _static(parent: str, child: str, place: dict[str, SomeSubstitutionsType]) -> Node:
+    """A transform between the frames of two arguments that never changes, on /tf_static."""
+    frames = {"frame-id": LaunchConfiguration(parent), "child-frame-id": LaunchConfiguration(child)}
+    words = [word for name, value in {**place, **frames}.items() for word in (f"--{name}", value)]
+    return Node(package="tf2_ros", executable="static_transform_publisher", arguments=words)
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -64,4 +41,19 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(name, default_value=default, description=text)
         for name, (default, text) in ARGUMENTS.items()
     ]
-    return LaunchDescription([*declared, OpaqueFunction(function=_start)])
+    place = {name: LaunchConfiguration(name) for name in ("x", "y", "z", "roll", "pitch", "yaw")}
+    quarter = str(-math.pi / 2)
+    passed = ("base_frame", "odom_frame", "camera_frame", "config")
+    # Not in a function, so that --show-args finds the arguments of the included file.
+    included = IncludeLaunchDescription(
+        PathJoinSubstitution([FindPackageShare("dust3r_ros"), "launch", "dust3r.launch.py"]),
+        launch_arguments=[(name, LaunchConfiguration(name)) for name in passed],
+    )
+    return LaunchDescription(
+        [
+            *declared,
+            _static("base_frame", "camera_link", place),
+            _static("camera_link", "camera_frame", {"roll": quarter, "yaw": quarter}),
+            included,
+        ]
+    )

@@ -125,6 +125,53 @@ def test_files(tmp_path: Path, text: str, expected: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
+    "node, seed",
+    [("/dust3r", 1), ("/robot1/dust3r", 2), ("/robot2/dust3r", 3), ("/robot2/arm/dust3r", 4), ("/robot1/other", 0)],
+)
+def test_of_several_nodes_each_gets_its_own(tmp_path: Path, node: str, seed: int) -> None:
+    sections = {
+        "/**": "{seed: 0, map_frame: world}",
+        "dust3r": "{seed: 1}",
+        "/robot1/dust3r": "{seed: 2}",
+        "/*/arm/dust3r": "{seed: 4}",
+    }
+    lines = [f"{name}:\n  ros__parameters: {values}\n" for name, values in sections.items()]
+    path = tmp_path / "robot.yaml"
+    path.write_text("".join(lines) + "robot2:\n  dust3r:\n    ros__parameters: {seed: 3}\n", encoding="utf-8")
+    assert load_yaml(path, node) == {"seed": seed, "map_frame": "world"}
+
+
+def test_parameters_of_other_nodes_only(tmp_path: Path) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text("/camera:\n  ros__parameters: {seed: 3}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"robot.yaml.*of /camera only.*/dust3r"):
+        load_yaml(path)
+
+
+def test_aliases_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text("a: &a\n  b: *a\n", encoding="utf-8")
+    assert list(load_yaml(path)) == ["a"]
+
+
+def test_paths_are_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MAPS", "/data/maps")
+    node = from_mapping(NodeConfig, {"map_db": "~/x.db", "output_dir": "${MAPS}/new", "image_topic": "~/image"})
+    assert (node.map_db, node.output_dir, node.image_topic) == (f"{tmp_path}/x.db", "/data/maps/new", "~/image")
+    (tmp_path / "mapper.yaml").write_text("seed: 4\n", encoding="utf-8")
+    assert load_yaml("$HOME/mapper.yaml") == {"seed": 4}
+
+
+@pytest.mark.parametrize(
+    "path, what", [("$NO_SUCH_FOLDER/x.db", r"\$NO_SUCH_FOLDER"), ("~nobody_here/x.db", "~nobody")]
+)
+def test_what_cannot_be_expanded_is_refused(path: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=f"map_db.*{what}"):
+        from_mapping(NodeConfig, {"map_db": path})
+
+
+@pytest.mark.parametrize(
     "content, what",
     [
         (b"seed: [1, 2", "not YAML"),

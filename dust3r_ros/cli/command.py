@@ -139,7 +139,7 @@ class Stop:
 
 @contextmanager
 def stop_on_signal() -> Iterator[Stop]:
-    """The first SIGINT or SIGTERM in the block only sets the ``Stop``; a second one interrupts."""
+    """The first SIGINT, SIGTERM or SIGHUP in the block only sets the ``Stop``; a second one interrupts."""
     stop = Stop()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -147,7 +147,7 @@ def stop_on_signal() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.signal = number
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield stop
     finally:

@@ -21,6 +21,7 @@ class MapperConfig:
         "",
         "Weights of the backends dust3r and both: the name of shipped ones, a .pth file, or a folder with config.json"
         " and model.safetensors.",
+        path=True,
     )
     device: str = row(
         "auto", "Where the network runs; auto takes CUDA when there is one.", choices=("auto", "cpu", "cuda")

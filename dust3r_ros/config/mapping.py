@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 from dust3r_ros.config.mapper import MapperConfig
 from dust3r_ros.config.node import NodeConfig
-from dust3r_ros.config.rows import ParameterValue, Row
+from dust3r_ros.config.rows import ParameterValue, Row, expanded
 from dust3r_ros.errors import ConfigError
 
 _Config = TypeVar("_Config", MapperConfig, NodeConfig)
@@ -40,39 +41,67 @@ def as_mapping(config: MapperConfig | NodeConfig) -> dict[str, ParameterValue]:
     return dataclasses.asdict(config)
 
 
-def load_yaml(path: str | Path) -> dict[str, object]:
-    """Parameters from a YAML file: plain ``name: value`` or the ROS form with ``ros__parameters``.
+def load_yaml(path: str | Path, node: str = "/dust3r") -> dict[str, object]:
+    """Parameters from a YAML file: plain ``name: value``, or the ROS form, of which those of ``node`` are taken.
 
-    Raises ``ConfigError`` when the file cannot be read or holds no mapping.
+    ``path`` is expanded as by a shell; ``node`` is a full name, such as /robot1/dust3r.
+    Raises ``ConfigError`` when the file cannot be read, holds no mapping, or has parameters of other nodes only.
     """
     import yaml
 
+    path = expanded(str(path), "configuration file")
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration file '{path}' cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"configuration file '{path}' is not YAML: {' '.join(str(error).split())}") from error
-    data = _without_node(data)
     if data is None:
         return {}
-    if not isinstance(data, Mapping) or not all(isinstance(name, str) for name in data):
-        raise ConfigError(f"configuration file '{path}' holds {type(data).__name__}; it must map names to values")
-    return dict(data)
+    sections = list(_sections(data))
+    found: dict[str, object] = {}
+    for values in [values for name, values in sections if _is_for(name, node)] if sections else [data]:
+        if values is not None and (
+            not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values)
+        ):
+            raise ConfigError(f"configuration file '{path}' holds {type(values).__name__}; it must map names to values")
+        found.update(values or {})
+    if sections and not any(_is_for(name, node) for name, _ in sections):
+        names = ", ".join(name for name, _ in sections)
+        raise ConfigError(f"configuration file '{path}' has parameters of {names} only; it must have some of {node}")
+    return found
 
 
-def _without_node(data: Any) -> Any:
-    """The parameters of the ROS form for one node; anything else as it is."""
-    if isinstance(data, Mapping) and len(data) == 1:
-        inner = next(iter(data.values()))
-        if isinstance(inner, Mapping) and "ros__parameters" in inner:
-            return inner["ros__parameters"]
-    return data
+# Namespaces that lie in each other, and the node; a file whose aliases lie in themselves has no end.
+_DEEPEST = 5
+
+
+def _sections(data: object, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Names of nodes, which may have wildcards, and their parameters, of a file in the ROS form."""
+    for key, value in data.items() if isinstance(data, Mapping) else ():
+        if key == "ros__parameters":
+            yield name or "/**", value
+        elif name.count("/") < _DEEPEST:
+            yield from _sections(value, f"{name}/{str(key).strip('/')}")
+
+
+def _is_for(name: str, node: str) -> bool:
+    """As ROS matches them: * is one token, ** any number of them."""
+    pattern = re.escape(name).replace(r"/\*\*", r"(/[^/]+)*").replace(r"/\*", r"/[^/]+")
+    return re.fullmatch(pattern, node) is not None
+
+
+# A parameter file of a node may hold these, too, which ROS takes or which say how the node starts.
+_OF_ROS = ("use_sim_time", "autostart", "start_type_description_service", "qos_overrides")
 
 
 def split(values: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
-    """Parameters of one file parted into the mapper's and the node's; unknown ones stay with the mapper's."""
+    """Parameters of one file parted into the mapper's and the node's; unknown ones stay with the mapper's.
+
+    What ROS itself takes is left out.
+    """
     node = {row.name for row in rows(NodeConfig)}
+    values = {name: value for name, value in values.items() if not name.startswith(_OF_ROS)}
     return (
         {name: value for name, value in values.items() if name not in node},
         {name: value for name, value in values.items() if name in node},

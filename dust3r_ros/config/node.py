@@ -119,17 +119,24 @@ class NodeConfig:
     grid_camera_height: float = row(
         0.0, "How high above the ground the cameras are, for ~/grid; 0: found from the map.", low=0.0, high=100.0
     )
-    map_db: str = row("", "Saved map that is written as the map grows, so that it survives the process; empty: none.")
+    map_db: str = row(
+        "", "Saved map that is written as the map grows, so that it survives the process; empty: none.", path=True
+    )
     map_start: str = row(
         "continue", "Whether a map_db that is there is continued or replaced.", choices=("continue", "new")
     )
-    load_map: str = row("", "Saved map to begin with, which is left as it is; empty: none.")
+    load_map: str = row("", "Saved map to begin with, which is left as it is; empty: none.", path=True)
     manifest: str = row(
-        "", "File that lists every image that was used, for dust3r-map --manifest to make the same map; empty: none."
+        "",
+        "File that lists every image that was used, for dust3r-map --manifest to make the same map; empty: none.",
+        path=True,
     )
     profile: str = row(
         "",
         "File that gets what ran when, in both processes, when the node is cleaned up: a Chrome trace of the newest"
         " 200000 events; empty: none.",
+        path=True,
     )
-    output_dir: str = row("", "Folder that gets the files of a run when the node is cleaned up; empty writes none.")
+    output_dir: str = row(
+        "", "Folder that gets the files of a run when the node is cleaned up; empty writes none.", path=True
+    )

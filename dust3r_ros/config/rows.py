@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +15,7 @@ ParameterValue = bool | int | float | str | tuple[str, ...]
 
 @dataclass(frozen=True)
 class Row:
-    """One parameter as a user meets it. ``live`` ones may be changed while the node runs."""
+    """One parameter as a user meets it. ``live`` ones may be changed while the node runs, ``path`` ones name files."""
 
     name: str
     type: type
@@ -23,10 +25,13 @@ class Row:
     high: float | None = None
     choices: tuple[str, ...] = ()
     live: bool = False
+    path: bool = False
 
     def check(self, value: object) -> ParameterValue:
-        """``value`` as this row's type; raises ``ConfigError`` naming the row, value and range."""
+        """``value`` as this row's type, paths expanded; raises ``ConfigError`` naming the row, value and range."""
         value = self._typed(value)
+        if self.path:
+            value = expanded(str(value), f"parameter '{self.name}'")
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"parameter '{self.name}' is {value!r}; it must be finite")
         if self.choices and value not in self.choices:
@@ -49,3 +54,16 @@ class Row:
 def row(default: Any, description: str, **limits: Any) -> Any:
     """A field of a configuration class; ``limits`` as in ``Row``."""
     return field(default=default, metadata={"description": description, **limits})
+
+
+def expanded(path: str, name: str = "path") -> str:
+    """A path with ~ and environment variables put in, as a shell does it.
+
+    Raises ``ConfigError``, which calls it ``name``, for a variable that is not set and a user who is not there.
+    """
+    full = os.path.expanduser(os.path.expandvars(path))
+    if unset := re.search(r"\$(\w+|\{[^}]*\})", full):
+        raise ConfigError(f"{name} is '{path}', but the environment variable {unset[0]} is not set")
+    if full.startswith("~"):
+        raise ConfigError(f"{name} is '{path}', but there is no home folder {full.split('/')[0]}; ./~ is a file's name")
+    return full

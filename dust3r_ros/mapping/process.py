@@ -200,7 +200,11 @@ def main(argv: list[str]) -> int:
     """The process: parent's id, socket, shared files out and in."""
     parent, connection, out_file, in_file = map(int, argv)
     _die_with(parent)
-    for number in (signal.SIGINT, signal.SIGTERM):  # the node, which gets them too, ends this process in order
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # the node, which gets them too, ends this process in order
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
     import cv2

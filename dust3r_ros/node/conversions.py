@@ -18,6 +18,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from dust3r_ros.cloud.cloud import Cloud
+from dust3r_ros.geometry.pinhole import center_of
 from dust3r_ros.geometry.rigid import from_quaternion, quaternion
 from dust3r_ros.io.encodings import (
     decode_compressed,
@@ -76,6 +77,23 @@ def depth_message(keyframe: Keyframe, frame: str) -> ImageMessage:
     )
     message.data = array("B", depth.tobytes())
     return message
+
+
+def keyframe_image_message(keyframe: Keyframe, frame: str) -> ImageMessage:
+    """The image of a keyframe as rgb8, at the working resolution."""
+    height, width = keyframe.image.shape[:2]
+    message = ImageMessage(
+        header=header(keyframe.stamp_ns, frame), height=height, width=width, encoding="rgb8", step=3 * width
+    )
+    message.data = array("B", np.ascontiguousarray(keyframe.image).tobytes())
+    return message
+
+
+def keyframe_info_message(keyframe: Keyframe, frame: str) -> CameraInfo:
+    """The pinhole of a keyframe's image and depth."""
+    (height, width), focal = keyframe.depth.shape, keyframe.focal
+    pinhole = Calibration(width, height, focal, focal, *center_of(height, width), "plumb_bob", ())
+    return camera_info_message(pinhole, keyframe.stamp_ns, frame)
 
 
 def pack(cloud: Cloud) -> NDArray[np.void]:

@@ -39,6 +39,12 @@ def diagnostics_message(now: Snapshot, before: Snapshot, now_ns: int, name: str)
     return DiagnosticArray(header=header(now_ns, ""), status=statuses)
 
 
+def refusal_message(reason: str, now_ns: int, name: str) -> DiagnosticArray:
+    """Of node ``name``, which could not be configured for a ``reason``."""
+    refused = _status(f"{name}: mapping", name, (_ERROR, f"not configured: {reason}"), {})
+    return DiagnosticArray(header=header(now_ns, ""), status=[refused])
+
+
 def _status(name: str, hardware: str, verdict: _Verdict, values: Mapping[str, object]) -> DiagnosticStatus:
     level, text = verdict
     return DiagnosticStatus(
@@ -143,9 +149,8 @@ def _silent(now: Snapshot) -> list[TopicHealth]:
 
 
 def _silence(item: TopicHealth) -> str:
-    if item.silent_s is None:
-        return f"no {item.kind} on {item.topic} yet"
-    return f"no {item.kind} on {item.topic} for {item.silent_s:.0f} s"
+    since = "yet" if item.silent_s is None else f"for {item.silent_s:.0f} s"
+    return f"no {item.kind} on {item.topic} {since}{': ' if item.why else ''}{item.why}"
 
 
 def _input_values(item: TopicHealth) -> list[tuple[str, str]]:

@@ -22,7 +22,8 @@ from dust3r_ros.node.assembler import Ask, Assembler, Held
 from dust3r_ros.node.conversions import Arrival, depth_of, mask_of, pose_matrix, stamp_to_ns
 from dust3r_ros.node.interface import IMU, ODOMETRY, SENSOR, Quality
 from dust3r_ros.node.jobs import calibration_from
-from dust3r_ros.node.qos import FollowingSubscription, image_profile, profile_of
+from dust3r_ros.node.qos import FollowingSubscription, full_topic, image_profile, profile_of
+from dust3r_ros.node.silence import why_silent
 from dust3r_ros.node.tf_listener import TfListener
 from dust3r_ros.node.topics import CameraTopics, TopicHealth, TopicMonitor, is_compressed
 from dust3r_ros.sensors.synchronizer import Synchronizer, SynchronizerSettings
@@ -147,6 +148,8 @@ def _there(found: Array | Unavailable | None) -> bool | None:
 TICK_S = 0.01
 # How often publishers and losses are looked at (s).
 WATCH_S = 1.0
+# Images that do not come for so long are explained (s).
+EXPLAIN_SILENT_S = 5.0
 # So many images lost on the way are explained.
 EXPLAIN_LOST = 10
 # The same complaint is logged at most this often (s).
@@ -184,6 +187,7 @@ class Inputs:
         self._monitors: dict[str, TopicMonitor] = {}
         self._lock = RLock()
         self._images: dict[str, TopicMonitor] = {}  # by camera
+        self._since = 0.0  # when they were subscribed
         self._explained: set[str] = set()
         self._subscriptions: list[FollowingSubscription] = []
         self._timers: list[Any] = []
@@ -199,6 +203,7 @@ class Inputs:
             raise
 
     def _subscribe_all(self) -> None:
+        self._since = time.monotonic()
         for camera in self._cameras.values():
             self._subscribe_camera(camera)
         for kind, topic, what, take, quality in (
@@ -206,7 +211,7 @@ class Inputs:
             (Imu, self._config.imu_topic, "imu", self._synchronizer.take_imu, IMU),
         ):
             if topic:
-                self._listen(kind, self._node.resolve_topic_name(topic), what, "", take, quality)
+                self._listen(kind, full_topic(self._node, topic), what, "", take, quality)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timers.append(self._node.create_timer(WATCH_S, self._watch, clock=steady))
         if self._assembler.may_wait:
@@ -306,9 +311,10 @@ class Inputs:
         return monitor
 
     def _watch(self) -> None:
-        """Follow publishers that came or went; explain once per camera why images do not arrive."""
+        """Follow publishers that came or went; explain why images do not arrive, or not all."""
         for subscription in self._subscriptions:
             subscription.follow()
+        self._explain_silence(time.monotonic())
         for camera, monitor in self._images.items():
             if camera in self._explained or monitor.lost < EXPLAIN_LOST:
                 continue
@@ -318,6 +324,19 @@ class Inputs:
                 " driver that publishes reliably, larger buffers or compressed images help; see"
                 " 'Images that get lost' in docs/ros.md"
             )
+
+    def _explain_silence(self, now: float) -> None:
+        """Say why no image comes, each time that it is for another reason."""
+        for subscription in self._subscriptions:
+            for monitor in self._images.values():
+                silent_s = monitor.health(now).silent_s
+                silent_s = now - self._since if silent_s is None else min(silent_s, now - self._since)
+                if monitor.topic != subscription.topic or silent_s < EXPLAIN_SILENT_S:
+                    continue
+                why = why_silent(self._node, monitor.topic, subscription.type_name, subscription.reliability)
+                if why != monitor.why:
+                    monitor.why = why
+                    self._node.get_logger().warning(f"no image on {monitor.topic} for {silent_s:.0f} s: {why}")
 
     # Messages
 

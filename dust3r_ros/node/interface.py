@@ -131,6 +131,20 @@ OUTPUTS: dict[str, Topic] = {
         "its depth as 32FC1 in map units, NaN where none is known, at the working resolution"
         " (scaled and cropped to multiples of 16 pixels)",
     ),
+    "depth_info": Topic(
+        "~/depth/camera_info",
+        "sensor_msgs/CameraInfo",
+        RELIABLE,
+        "with `~/depth`",
+        "the pinhole of `~/depth` and `~/keyframe_image`: with them, the node is an RGB-D camera",
+    ),
+    "keyframe_image": Topic(
+        "~/keyframe_image",
+        "sensor_msgs/Image",
+        RELIABLE,
+        "with `~/depth`",
+        "the image of that keyframe as rgb8, without distortion, pixel by pixel over its depth",
+    ),
     "estimated": Topic(
         "<camera>/estimated/camera_info",
         "sensor_msgs/CameraInfo",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any
 
 from sensor_msgs.msg import CameraInfo
 
-from dust3r_ros.config import MapperConfig, NodeConfig
+from dust3r_ros.config import MapperConfig, NodeConfig, expanded
 from dust3r_ros.errors import InputError, OutputError
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.io.camera_yaml import write_cameras
@@ -47,14 +48,23 @@ def write_calibration(path: str, session: Session, camera: str = "") -> tuple[st
     length, and several for one file; ``OutputError`` when it cannot be written.
     """
     cameras = session.cameras
-    if not path:
-        raise InputError("path is empty; it must name a folder, or a .yaml file for one camera")
+    path = full_path(path, "a folder, or a .yaml file for one camera")
     chosen = _estimated(cameras, camera)
     files = _camera_files(path, [item.name for item in chosen])
     for file, item in zip(files, chosen, strict=True):
         make_folder(file.parent)
         write_cameras(file, [item], {item.name: session.calibrations.raw(item)})
     return tuple(str(file) for file in files)
+
+
+def full_path(path: str, meant: str) -> str:
+    """A path that was asked for, absolute, so that an answer says where it is.
+
+    Raises ``InputError``, which says what is ``meant``, for none, and ``ConfigError`` for one that cannot be expanded.
+    """
+    if not path:
+        raise InputError(f"path is empty; it must name {meant}")
+    return os.path.abspath(expanded(path))
 
 
 def _estimated(cameras: Mapping[str, Camera], camera: str) -> list[Camera]:
@@ -101,8 +111,7 @@ def reset(session: Session) -> MapChange:
 
 def load_map(session: Session, path: str, mode: str) -> MapChange:
     """A saved map in place of this one, in a ``mode`` if not empty. Raises ``InputError`` and ``MapFileError``."""
-    if not path:
-        raise InputError("path is empty; it must name a saved map, such as /tmp/map.db")
+    path = full_path(path, "a saved map, such as /tmp/map.db")
     count = session.load(path)
     if mode:
         session.set_mapping(mode == "mapping")
@@ -128,8 +137,7 @@ def save_map(session: Session, path: str) -> str:
     """
     from dust3r_ros.storage.saved_map import save_map as save_whole_map
 
-    if not path:
-        raise InputError("path is empty; it must name the file to write, such as /tmp/map.db")
+    path = full_path(path, "the file to write, such as /tmp/map.db")
     if Path(path).is_dir():
         raise OutputError(f"'{path}' is a folder; path must name the file to write, such as {Path(path) / 'map.db'}")
     keyframes = session.mapper.counts.keyframes
@@ -143,9 +151,13 @@ def save_map(session: Session, path: str) -> str:
     return f"{keyframes} keyframes in '{path}'"
 
 
-def localize(session: Session, camera: str, image: Image) -> PnpResult:
-    """Errors as ``Session.localize``."""
-    return session.localize(camera, image)
+def localize(session: Session, camera: str, image: Image) -> tuple[PnpResult, str]:
+    """What was found, and how in a phrase. Errors as ``Session.localize``."""
+    found, known = session.localize(camera, image), sorted(session.cameras)
+    if camera in known:
+        return found, "found"
+    named = f"camera '{camera}' is" if camera else "camera is empty, which is"
+    return found, f"found; {named} none of the map ({', '.join(known)}), so its focal length was estimated"
 
 
 def save_calibration(session: Session, path: str, camera: str) -> tuple[str, ...]:
@@ -163,33 +175,37 @@ def export_map(session: Session, path: str, kind: str, mapper: MapperConfig, nod
     """
     from dust3r_ros.products.exports import Exporter, ExportOptions
 
-    if not path:
-        raise InputError("path is empty; it must name what to write, such as /tmp/map.ply")
+    path = full_path(path, "what to write, such as /tmp/map.ply")
     grid = replace(grid_options(node), min_confidence=mapper.min_confidence)
     options = ExportOptions(min_confidence=mapper.min_confidence, fusion=mapper.fusion, grid=grid)
     return Exporter(session.mapper.keyframes, options).write(path, kind)
 
 
 def write_products(session: Session, directory: str, config: MapperConfig, source: str) -> str:
-    """Refine the map a last time and write the contract's files; returns what was done in a sentence.
+    """Write the contract's files, refine the map a last time and write them again; returns what was done in a sentence.
 
-    Nothing is written, and an earlier run's files stay, when no frame was mapped. Raises
-    ``OutputError`` for a folder that cannot be written.
+    A large map may be refined for longer than who ends the node waits; then the first files stay. Nothing is written,
+    and an earlier run's files stay, when no frame was mapped. Raises ``OutputError`` for a folder that cannot be
+    written.
     """
     from dust3r_ros.products.results import write_results  # pictures and reports; the node starts faster without
 
-    frames = session.mapper.counts.frames
-    if not frames:
+    if not session.mapper.counts.frames:
         return f"no image was mapped, '{directory}' stays as it is"
+
+    def write() -> None:
+        write_results(
+            directory,
+            session.mapper,
+            config=config,
+            stopwatch=session.stopwatch,
+            source=source,
+            settings=session.settings(),
+            raw={name: session.calibrations.raw(camera) for name, camera in session.mapper.cameras.items()},
+        )
+
+    write()
     session.finish()
-    write_results(
-        directory,
-        session.mapper,
-        config=config,
-        stopwatch=session.stopwatch,
-        source=source,
-        settings=session.settings(),
-        raw={name: session.calibrations.raw(camera) for name, camera in session.mapper.cameras.items()},
-    )
+    write()
     counts = session.mapper.counts
     return f"{counts.frames} frames, {counts.keyframes} keyframes; results are in '{directory}'"

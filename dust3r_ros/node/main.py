@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -12,7 +13,6 @@ from typing import Any
 
 import cv2
 import rclpy
-from lifecycle_msgs.msg import State
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
@@ -20,6 +20,7 @@ from rclpy.utilities import remove_ros_args
 
 from dust3r_ros.node.image_losses import prepare
 from dust3r_ros.node.node import MappingNode
+from dust3r_ros.node.parameters import WRITTEN
 
 # How long a thread keeps the interpreter while another one waits: tracking must not wait for what is received.
 _SWITCH_S = 0.001
@@ -28,11 +29,14 @@ LINGER_S = 0.5
 
 
 class _Stop:
-    """Set by SIGINT and SIGTERM. ros2 launch sends SIGINT a second time, so again changes nothing."""
+    """Set by SIGINT, SIGTERM and SIGHUP (a terminal was closed).
+
+    ros2 launch sends SIGINT a second time, so again changes nothing.
+    """
 
     def __init__(self) -> None:
         self.asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: Any) -> None:
@@ -54,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Our own handlers: with rclpy's, the context is gone before the results are written.
         rclpy.init(args=words, signal_handler_options=SignalHandlerOptions.NO)
         nodes = [MappingNode(namespace=namespace) for namespace in namespaces]
+        part(nodes)
     except Exception as error:  # unknown ROS arguments, a parameter file that cannot be read
         print(f"dust3r_node cannot start ({type(error).__name__}): {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -66,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _autostart(node)
         _spin(executor, nodes, stop)
         for node in nodes:
-            if node.state_id != State.PRIMARY_STATE_FINALIZED:
+            if not node.ended:
                 node.trigger_shutdown()
     finally:
         executor.shutdown()
@@ -84,6 +89,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def part(nodes: Sequence[MappingNode]) -> None:
+    """Nodes of one process that would write the same file or folder each get their own."""
+    for name in WRITTEN:
+        paths = [os.path.abspath(str(node.parameters[name])) if node.parameters[name] else "" for node in nodes]
+        for node, path in zip(nodes, paths, strict=True):
+            if path and paths.count(path) > 1:
+                node.apart |= {name}
+
+
 def _autostart(node: MappingNode) -> None:
     if node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
         node.trigger_activate()
@@ -99,7 +113,7 @@ def _spin(executor: SingleThreadedExecutor, nodes: Sequence[MappingNode], stop: 
             executor.spin_once(timeout_sec=0.2)
         except Exception:
             nodes[0].get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
-        if ended is None and all(node.state_id == State.PRIMARY_STATE_FINALIZED for node in nodes):
+        if ended is None and all(node.ended for node in nodes):
             ended = time.monotonic()
 
 

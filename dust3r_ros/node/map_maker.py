@@ -31,7 +31,7 @@ from dust3r_ros.tracking.exchange import FollowedPose, KeyframeRequest, MapSnaps
 from dust3r_ros.types import Array, Calibration, Camera, MapUpdate
 
 MESSAGE, LOG, NEWS, TRACE = "message", "log", "news", "trace"  # kinds of what is sent
-KEYFRAME_TOPICS = ("keyframe_cloud", "depth")
+KEYFRAME_TOPICS = ("keyframe_cloud", "depth", "depth_info", "keyframe_image")
 
 # What is worked out from many frames, such as percentiles, is so at most this often.
 _SUMMARY_S = 0.5
@@ -355,20 +355,27 @@ class MapMaker:
         return News(self._status, self._session.resets, self._session.metric, cameras=cameras, raw=raw, **more)
 
     def _show_keyframe(self, update: MapUpdate, frame_id: str) -> None:
-        cloud, depth = self._topics["keyframe_cloud"], self._topics["depth"]
-        if not (is_heard(cloud) or is_heard(depth)):
+        heard = {key for key in KEYFRAME_TOPICS if is_heard(self._topics[key])}
+        if not heard:
             return
-        with_depth = [keyframe for keyframe in update.changed if (keyframe.depth > 0).any()]
+        own = [keyframe for keyframe in update.changed if keyframe.camera == update.camera]  # frame_id is its
+        with_depth = [keyframe for keyframe in own if (keyframe.depth > 0).any()]
         if not with_depth:
             return
         newest = max(with_depth, key=lambda keyframe: keyframe.index)
-        if is_heard(cloud):
+        if "keyframe_cloud" in heard:
             points = keyframe_cloud(
                 newest,
                 min_confidence=float(self._live["min_confidence"]),
                 stride=int(self._live["map_stride"]),
             )
             packed = [conversions.pack(points)]
-            cloud.publish(conversions.cloud_message(packed, newest.stamp_ns, self._setting.node.map_frame))
-        if is_heard(depth):
-            depth.publish(conversions.depth_message(newest, frame_id))
+            message = conversions.cloud_message(packed, newest.stamp_ns, self._setting.node.map_frame)
+            self._topics["keyframe_cloud"].publish(message)
+        for key, make in (
+            ("depth_info", conversions.keyframe_info_message),
+            ("keyframe_image", conversions.keyframe_image_message),
+            ("depth", conversions.depth_message),
+        ):
+            if key in heard:
+                self._topics[key].publish(make(newest, frame_id))

@@ -22,7 +22,7 @@ from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.node import conversions
 from dust3r_ros.node.conversions import graph_markers, header, ns_to_stamp
 from dust3r_ros.node.map_changes import Changed, Changes, MapPoints, Packed, Tiles
-from dust3r_ros.occupancy import Grid, GridOptions, OccupancyGridMap
+from dust3r_ros.occupancy import UNKNOWN, Grid, GridOptions, OccupancyGridMap
 from dust3r_ros.types import Array, Keyframe, MapUpdate, StampedPose
 
 
@@ -60,7 +60,9 @@ class GridMap:
 
     def __init__(self, config: NodeConfig) -> None:
         """Raises ``ConfigError`` for heights that cannot be."""
-        self._grid = OccupancyGridMap(grid_options(config))
+        self._options = grid_options(config)
+        self._grid = OccupancyGridMap(self._options)
+        self._shown = False
 
     @property
     def pending(self) -> bool:
@@ -68,12 +70,20 @@ class GridMap:
         return self._grid.pending > 0
 
     def message(self, changed: Changed, stamp_ns: int, frame: str) -> OccupancyGrid | None:
-        """The grid with what changed; None as long as it has no cell."""
+        """The grid with what changed; None as long as there was never a cell.
+
+        A map that began anew is one unknown cell: nav2 refuses a grid without cells and would plan on the old one.
+        """
         removed = set(changed.removed)
-        if changed.whole:  # what is shown stays until the new one is worked in
+        if changed.whole and not changed.keyframes:
+            self._grid = OccupancyGridMap(self._options)
+        elif changed.whole:  # what is shown stays until the new one is worked in
             removed |= self._grid.indices - {keyframe.index for keyframe in changed.keyframes}
         self._grid.update(changed.keyframes, removed, limit=_AT_ONCE)
         grid = self._grid.grid()
+        shown, self._shown = self._shown, bool(grid.data.size)
+        if shown and not self._shown:
+            grid = Grid(grid.resolution, grid.origin, np.full((1, 1), UNKNOWN, np.int8))
         return grid_message(grid, stamp_ns, frame) if grid.data.size else None
 
 

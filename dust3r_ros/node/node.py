@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-import traceback
-from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from dust3r_ros.errors import Dust3rRosError
@@ -18,9 +17,11 @@ from dust3r_ros.node import jobs
 from dust3r_ros.node.conversions import Arrival
 from dust3r_ros.node.diagnostics import diagnostics_message
 from dust3r_ros.node.inputs import Inputs
-from dust3r_ros.node.parameters import Parameters
+from dust3r_ros.node.lifecycle import ReportingNode, reported
+from dust3r_ros.node.parameters import Parameters, own_files
 from dust3r_ros.node.pipeline import Pipeline
 from dust3r_ros.node.publishers import Publishers
+from dust3r_ros.node.qos import full_topic
 from dust3r_ros.node.services import Services
 from dust3r_ros.node.status import status_text
 from dust3r_ros.node.tf_listener import TfListener, TransformSender
@@ -28,55 +29,16 @@ from dust3r_ros.node.tf_output import TfOutput
 from dust3r_ros.node.topics import all_camera_topics, recorded
 from dust3r_ros.types import Calibration
 
-_Node = TypeVar("_Node", bound=LifecycleNode)
-Transition = Callable[[_Node, LifecycleState], TransitionCallbackReturn]
-
-
-def reported(transition: Transition[_Node]) -> Transition[_Node]:
-    """A transition that says in the log why it fails; rclpy itself keeps quiet about exceptions.
-
-    Our own errors make it a failure (the state stays), any other an error (``on_error`` follows).
-    """
-
-    @wraps(transition)
-    def reports(self: _Node, state: LifecycleState) -> TransitionCallbackReturn:
-        try:
-            return transition(self, state)
-        except Dust3rRosError as error:
-            self.get_logger().error(str(error))
-            return TransitionCallbackReturn.FAILURE
-        except Exception:
-            self.get_logger().fatal(traceback.format_exc())
-            return TransitionCallbackReturn.ERROR
-
-    return reports
-
-
-def refuse_impossible(node: LifecycleNode) -> None:
-    """Let ~/change_state answer a transition that is not possible from the present state with "no".
-
-    rclpy lets the exception through instead, which ends the executor and leaves the caller waiting.
-    """
-    service = node._service_change_state
-    inner = service.callback
-
-    def guarded(request: Any, response: Any) -> Any:
-        try:
-            return inner(request, response)
-        except Exception as error:
-            node.get_logger().warning(f"transition refused: {str(error).splitlines()[0]}")
-            response.success = False
-            return response
-
-    service.callback = guarded
-
-
 STATUS_PERIOD_S = 1.0
 MAP_CHECK_S = 0.05
 
 
-class MappingNode(LifecycleNode):
-    """Maps the images of one or several cameras; see config/dust3r.yaml for the parameters."""
+class MappingNode(ReportingNode):
+    """Maps the images of one or several cameras; see config/dust3r.yaml for the parameters.
+
+    ``apart``: parameters of what is written that other nodes of the process have the same of; this one writes it into
+    a folder of the name of its namespace. ``ended``: its lifecycle is over.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__("dust3r", automatically_declare_parameters_from_overrides=True, **options)
@@ -92,24 +54,20 @@ class MappingNode(LifecycleNode):
         self._inputs: Inputs | None = None
         self._answers: Services | None = None
         self._timers_held: list[Any] = []
-        self._paused = False
+        self._paused = self.ended = False
+        self.apart: frozenset[str] = frozenset()
         self.add_post_set_parameters_callback(self._on_parameters)
-        refuse_impossible(self)
-
-    @property
-    def state_id(self) -> int:
-        """The lifecycle state, as lifecycle_msgs/State numbers it."""
-        return int(self._state_machine.current_state[0])
 
     # Transitions
 
     @reported
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        mapper, self._config = self.parameters.mapper(), self.parameters.node()
+        mapper = self.parameters.mapper()
+        self._config = own_files(self.parameters.node(), self.apart, self.get_namespace())
         self._mapper_config = mapper
         if self._config.output_dir:
             make_folder(self._config.output_dir)  # better refused now than after the run
-        cameras = all_camera_topics(self._config, self.resolve_topic_name)
+        cameras = all_camera_topics(self._config, partial(full_topic, self))
         self._first_camera = cameras[0].name
         self._images = ", ".join(camera.image for camera in cameras)
         live = self.parameters.__getitem__
@@ -128,6 +86,7 @@ class MappingNode(LifecycleNode):
         self._reported = self._pipeline.snapshot()
         self._answers = Services(self, self._pipeline, self._config.map_frame, self._on_pause, self._inputs.restart)
         self._hold_timers()
+        self.retract()
         self.get_logger().info(f"configured: backend {mapper.backend}, images from {self._images}")
         return super().on_configure(state)
 
@@ -135,6 +94,7 @@ class MappingNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         if self._inputs is not None:
             self._inputs.subscribe()  # first: where that fails, nothing is active
+        self.retract()
         return super().on_activate(state)
 
     @reported
@@ -148,6 +108,7 @@ class MappingNode(LifecycleNode):
 
     @reported
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.ended = True
         return self._end()
 
     @reported

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -12,9 +14,13 @@ from rclpy.parameter import Parameter
 
 from dust3r_ros.config import MapperConfig, NodeConfig, Row, from_mapping, rows
 from dust3r_ros.errors import ConfigError
+from dust3r_ros.io.files import make_folder
 
 # Says how the node starts, not how it maps; so it is no row that the command line shares.
 AUTOSTART = Row("autostart", bool, True, "Configure and activate at start; false leaves it to a lifecycle manager.")
+
+# Files and folders that a node writes.
+WRITTEN = ("output_dir", "map_db", "manifest", "profile")
 
 _OF_ROS = ("use_sim_time", "start_type_description_service", "qos_overrides.")
 
@@ -85,6 +91,19 @@ class Parameters:
             except ConfigError as error:
                 return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
+
+
+def own_files(config: NodeConfig, apart: Iterable[str], namespace: str) -> NodeConfig:
+    """A configuration with what is named in ``apart``, of ``WRITTEN``, in a folder named like the namespace.
+
+    The folder lies in ``output_dir``, and beside a file of another node; it is made. Raises ``OutputError``.
+    """
+    space, own = namespace.strip("/"), {}
+    for name in apart:
+        path = Path(getattr(config, name))
+        own[name] = str(path / space if name == "output_dir" else path.parent / space / path.name)
+        make_folder(Path(own[name]) if name == "output_dir" else Path(own[name]).parent)
+    return replace(config, **own)  # type: ignore[arg-type]
 
 
 def descriptor(row: Row) -> ParameterDescriptor:

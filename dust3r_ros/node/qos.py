@@ -34,7 +34,7 @@ class FollowingSubscription:
     def __init__(
         self, node: Node, kind: type, topic: str, callback: Callable[[Any], None], profile: QoSProfile
     ) -> None:
-        self._node, self._kind, self._topic, self._callback = node, kind, topic, callback
+        self._node, self._kind, self.topic, self._callback = node, kind, topic, callback
         self._settings = {name: getattr(profile, name) for name in ("depth", "durability", "reliability")}
         self._make()
 
@@ -46,6 +46,12 @@ class FollowingSubscription:
         self._make()
         return True
 
+    @property
+    def type_name(self) -> str:
+        """Of its messages, such as sensor_msgs/msg/Image."""
+        package, _, _ = self._kind.__module__.partition(".")
+        return f"{package}/msg/{self._kind.__name__}"
+
     def close(self) -> None:
         """Listen no more."""
         self._node.destroy_subscription(self._subscription)
@@ -56,7 +62,7 @@ class FollowingSubscription:
         self._subscription: Any = subscribe(
             self._node,
             self._kind,
-            self._topic,
+            self.topic,
             self._callback,
             profile,
             SubscriptionEventCallbacks(incompatible_qos=self._incompatible),
@@ -71,15 +77,24 @@ class FollowingSubscription:
             self._make()
         else:
             self._node.get_logger().warning(
-                f"a publisher on {self._topic} is not heard: it offers another quality of service than"
+                f"a publisher on {self.topic} is not heard: it offers another quality of service than"
                 f" '{self.reliability.name.lower()}'; 'best_available' takes what it offers"
             )
 
     def _offered(self) -> ReliabilityPolicy:
         """What a subscription made now becomes, by the rule of ``rmw_dds_common``."""
-        publishers = self._node.get_publishers_info_by_topic(self._topic)
+        publishers = self._node.get_publishers_info_by_topic(self.topic)
         reliable = all(info.qos_profile.reliability is ReliabilityPolicy.RELIABLE for info in publishers)
         return ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+
+
+def full_topic(node: Node, topic: str) -> str:
+    """The full name of a topic; raises ``ConfigError`` for one that ROS does not take."""
+    try:
+        return str(node.resolve_topic_name(topic))
+    except RuntimeError as error:
+        reason = str(error).removeprefix("failed to resolve name: ").partition(", at ")[0]
+        raise ConfigError(f"'{topic}' is no name of a topic: {reason}") from error
 
 
 _CHANGEABLE = (QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)

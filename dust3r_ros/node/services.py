@@ -71,7 +71,7 @@ class Services:
         return response
 
     async def _save_map(self, request: Any, response: Any) -> Any:
-        return await self._answer(response, self._pipeline.run(jobs.save_map, request.path))
+        return self._logged(await self._answer(response, self._pipeline.run(jobs.save_map, request.path)))
 
     async def _load_map(self, request: Any, response: Any) -> Any:
         if request.mode not in ("", "mapping", "localization"):
@@ -80,10 +80,12 @@ class Services:
 
         self._pipeline.clear()
         self._on_restart()
-        return await self._answer(response, self._pipeline.change(jobs.load_map, request.path, request.mode))
+        work = self._pipeline.change(jobs.load_map, request.path, request.mode)
+        return self._logged(await self._answer(response, work))
 
     async def _localize(self, request: Any, response: Any) -> Any:
-        def put(found: PnpResult) -> None:
+        def put(answer: tuple[PnpResult, str]) -> None:
+            found, response.message = answer
             response.pose = conversions.pose_with_covariance(
                 found.w_T_c, found.covariance, conversions.stamp_to_ns(request.image.header.stamp), self._frame
             )
@@ -94,7 +96,7 @@ class Services:
         except Dust3rRosError as error:
             response.success, response.message = False, str(error)
             return response
-        return await self._answer(response, self._pipeline.run(jobs.localize, request.camera, image), "found", put)
+        return await self._answer(response, self._pipeline.run(jobs.localize, request.camera, image), put=put)
 
     async def _set_scale(self, request: Any, response: Any) -> Any:
         def put(factor: float) -> None:
@@ -106,14 +108,25 @@ class Services:
 
     async def _save_calibration(self, request: Any, response: Any) -> Any:
         def put(files: tuple[str, ...]) -> None:
-            response.files, response.message = list(files), f"{len(files)} calibrations written"
+            response.files, response.message = list(files), f"calibrations written: {', '.join(files)}"
 
         work = self._pipeline.run(jobs.save_calibration, request.path, request.camera)
-        return await self._answer(response, work, put=put)
+        return self._logged(await self._answer(response, work, put=put))
 
     async def _export_map(self, request: Any, response: Any) -> Any:
         configs = self._pipeline.mapper_config, self._pipeline.node_config
-        return await self._answer(response, self._pipeline.run(jobs.export_map, request.path, request.format, *configs))
+        work = self._pipeline.run(jobs.export_map, request.path, request.format, *configs)
+        return self._logged(await self._answer(response, work))
+
+    def _logged(self, response: Any) -> Any:
+        """An answer about files, which stand in the log, too."""
+        log = self._node.get_logger()
+        # One line of code a severity: rclpy refuses a line that logs with another one than before.
+        if response.success:
+            log.info(response.message)
+        else:
+            log.error(response.message)
+        return response
 
     async def _answer(
         self, response: Any, work: Future[Any], text: str = "", put: Callable[[Any], None] | None = None

@@ -299,9 +299,14 @@ def status_message(snapshot: Snapshot, frame: str) -> MappingStatus:
         setattr(message, name, int(getattr(snapshot, name)))
     for name in ("masked", "moving", "far", "metres_per_unit", "metres_per_unit_std", "lag", "depth_lag"):
         setattr(message, name, float(getattr(snapshot, name)))
-    for name in ("mode", "backend", "device", "scale_state", "map_file", "manifest_file", "message"):
+    for name in ("mode", "backend", "device", "scale_state", "map_file", "manifest_file"):
         setattr(message, name, str(getattr(snapshot, name)))
+    message.message = "; ".join(_silences(snapshot)) or snapshot.message
     return message
+
+
+def _silences(snapshot: Snapshot) -> list[str]:
+    return [f"no {item.kind} on {item.topic}: {item.why}" for item in snapshot.inputs if item.why]
 
 
 _LATENCIES = ("p50_ms", "p95_ms", "max_ms")

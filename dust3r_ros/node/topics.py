@@ -21,6 +21,7 @@ class TopicHealth:
 
     ``kind``: image, camera_info, mask, depth, odometry, imu. ``bad`` messages were refused, the last for ``reason``.
     ``returns`` counts how often it came back after a silence. ``lost`` counts images that were stamped and never came.
+    ``why`` says why nothing comes, "" where something does or that is not known.
     """
 
     topic: str
@@ -33,6 +34,7 @@ class TopicHealth:
     reason: str = ""
     returns: int = 0
     lost: int = 0
+    why: str = ""
 
     @property
     def silent(self) -> bool:
@@ -47,7 +49,7 @@ class TopicMonitor:
         self.topic, self.kind, self.camera = topic, kind, camera
         self._count = self._bad = self._returns = 0
         self._times: deque[float] = deque(maxlen=20)
-        self._reason = ""
+        self._reason = self.why = ""
         self._losses = StampLosses()
 
     def stamped(self, stamp_ns: int) -> None:
@@ -75,6 +77,7 @@ class TopicMonitor:
         silence = now - self._times[-1] if self._times else 0.0
         self._count += 1
         self._times.append(now)
+        self.why = ""
         if silence <= SILENT_S:
             return None
         self._times.clear()
@@ -103,6 +106,7 @@ class TopicMonitor:
             self._reason,
             self._returns,
             self.lost,
+            self.why,
         )
 
 
@@ -166,11 +170,12 @@ def camera_topics(config: NodeConfig, image_topic: str) -> CameraTopics:
     """
     name = camera_of_topic(image_topic)
     space = _beside(image_topic, "").rstrip("/") or f"/{name}"
-    compressed = is_compressed(image_topic)
+    compressed = is_compressed(image_topic) if config.image_transport == "auto" else config.image_transport != "raw"
+    named = is_compressed(image_topic) or not compressed
     return CameraTopics(
         name=name,
-        image=image_topic,
-        compressed=compressed if config.image_transport == "auto" else config.image_transport == "compressed",
+        image=image_topic if named else f"{image_topic}/compressed",  # as image_transport names it
+        compressed=compressed,
         camera_info=config.camera_info_topic or _beside(image_topic, "camera_info"),
         estimated=f"{space}/estimated/camera_info",
         space=space,

@@ -25,7 +25,7 @@ COMMAND = [sys.executable, "-m", "dust3r_ros.node.main"]
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Any]:
     parameters = ("image_topic:=front/image_raw", "image_reliability:=reliable", "image_depth:=50", "backlog:=every")
-    parameters += ("keyframe_motion_young:=0.03",)  # a smaller map
+    parameters += ("keyframe_motion_young:=0.03", f"output_dir:={tmp_path / 'out'}")  # a smaller map
     command = [*COMMAND, "--namespaces", "a", "b", "--ros-args", *(p for pair in parameters for p in ("-p", pair))]
     with (tmp_path / "node.log").open("w") as log:
         started = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=tmp_path, env=ENVIRONMENT)
@@ -52,6 +52,9 @@ def test_two_nodes_map_apart_and_end_together(process: Any, sequence: RenderedSe
         assert first.node.count_subscribers("/b/front/image_raw") == 1
         process.send_signal(signal.SIGINT)
         assert process.wait(150) == 0, (tmp_path / "node.log").read_text()
+    # Neither overwrites what the other one leaves; who mapped nothing leaves nothing.
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b"]
+    assert (tmp_path / "out" / "a" / "map.db").is_file() and not any((tmp_path / "out" / "b").iterdir())
 
 
 def test_an_argument_that_is_none_is_refused() -> None:

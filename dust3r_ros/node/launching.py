@@ -1,0 +1,79 @@
+"""What launch files work out before they start anything: parameter files, topics, what RViz shows. Imports no ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dust3r_ros.config import NodeConfig, expanded, from_mapping, load_yaml, split
+from dust3r_ros.errors import ConfigError
+from dust3r_ros.node.topics import all_camera_topics, camera_topics
+
+# What rviz/dust3r.rviz shows of a node that runs with the defaults.
+_NODE, _IMAGE, _FRAME = "/dust3r", NodeConfig().image_topic, NodeConfig().map_frame
+_INFO = camera_topics(NodeConfig(), _IMAGE).camera_info
+
+
+def parameter_file(name: str, configs: Path) -> Path:
+    """The file of a ``config`` argument: a path, or the bare name of one in ``configs``; "" takes dust3r.yaml.
+
+    Raises ``ConfigError`` where there is none: launch itself goes on with defaults.
+    """
+    name = name or "dust3r"
+    bare = "/" not in name and not Path(name).suffix and not name.startswith(("~", "$"))
+    path = configs / f"{name}.yaml" if bare else Path(expanded(name, "argument config"))
+    if path.is_file():
+        return path
+    known = ", ".join(sorted(path.stem for path in configs.glob("*.yaml")))
+    raise ConfigError(f"argument config is '{name}', but there is no file '{path}'; of the package's own are {known}")
+
+
+def full_name(namespace: str) -> str:
+    """Of the node that is started in a namespace."""
+    return f"/{namespace.strip('/')}{_NODE}" if namespace.strip("/") else _NODE
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a node publishes and hears under which names, as far as RViz shows it.
+
+    ``camera_info``: where RViz looks for that of the image; ``estimated``: where the node publishes it.
+    """
+
+    node: str
+    image: str
+    camera_info: str
+    estimated: str
+    map_frame: str
+
+    def layout(self, layout: Any) -> Any:
+        """A layout of RViz for the defaults, as YAML reads it, with these names."""
+        if isinstance(layout, Mapping):
+            return {key: self.map_frame if key == "Fixed Frame" else self.layout(part) for key, part in layout.items()}
+        if isinstance(layout, list):
+            return [self.layout(part) for part in layout]
+        if layout == _IMAGE:
+            return self.image
+        if isinstance(layout, str) and layout.startswith(f"{_NODE}/"):
+            return self.node + layout.removeprefix(_NODE)
+        return layout
+
+
+def shown(path: Path, node: str, given: Mapping[str, object]) -> Shown:
+    """What the node of that full name does by its parameter file and what is ``given`` beside it.
+
+    Raises ``ConfigError`` as ``load_yaml`` does, and for parameters of the node that cannot be.
+    """
+    config = from_mapping(NodeConfig, split({**load_yaml(path, node), **given})[1])
+    space = node.removesuffix(_NODE)
+
+    def resolve(topic: str) -> str:
+        if topic.startswith("~"):
+            return f"{node}/{topic[1:].lstrip('/')}"
+        return topic if topic.startswith("/") else f"{space}/{topic}"
+
+    first = all_camera_topics(config, resolve)[0]
+    beside = camera_topics(NodeConfig(), first.image).camera_info
+    return Shown(node, first.image, beside, first.estimated, config.map_frame)

@@ -1,0 +1,80 @@
+"""What launch files work out: which parameter file, which names RViz shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dust3r_ros.errors import ConfigError
+from dust3r_ros.node.launching import Shown, full_name, parameter_file, shown
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "config"
+
+
+def test_a_bare_name_is_one_of_the_package() -> None:
+    assert parameter_file("", CONFIGS) == CONFIGS / "dust3r.yaml"
+    assert parameter_file("usb_camera", CONFIGS) == CONFIGS / "usb_camera.yaml"
+
+
+def test_a_path_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "robot.yaml").write_text("", encoding="utf-8")
+    assert parameter_file("~/robot.yaml", CONFIGS) == tmp_path / "robot.yaml"
+    monkeypatch.chdir(tmp_path)
+    assert parameter_file("robot.yaml", CONFIGS).is_file()
+
+
+@pytest.mark.parametrize("name", ["nosuch", "~/nosuch.yaml", "/nosuch/robot.yaml"])
+def test_a_file_that_is_not_there_is_named_with_those_that_are(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"config is '.*nosuch.*realsense_color.*usb_camera"):
+        parameter_file(name, CONFIGS)
+
+
+def test_names_of_nodes() -> None:
+    assert [full_name(space) for space in ("", "robot1", "/a/b/")] == ["/dust3r", "/robot1/dust3r", "/a/b/dust3r"]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "robot.yaml"
+    text = "/**:\n  ros__parameters:\n    image_topic: front/image\n    map_frame: world\n    use_sim_time: true\n"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_what_is_shown_is_what_the_file_and_the_arguments_say(config: Path) -> None:
+    assert shown(config, "/dust3r", {}) == Shown(
+        "/dust3r", "/front/image", "/front/camera_info", "/front/estimated/camera_info", "world"
+    )
+    given = {"image_topic": "/rear/image_raw/compressed", "map_frame": "map"}
+    assert shown(config, "/robot1/dust3r", given) == Shown(
+        "/robot1/dust3r", "/rear/image_raw/compressed", "/rear/camera_info", "/rear/estimated/camera_info", "map"
+    )
+    names = shown(config, "/robot1/dust3r", {"image_topics": ["left/image", "~/right"], "image_transport": "raw"})
+    assert names.image == "/robot1/left/image"
+
+
+def test_the_layout_of_rviz_follows(config: Path) -> None:
+    layout = yaml.safe_load((ROOT / "rviz" / "dust3r.rviz").read_text(encoding="utf-8"))
+    made = shown(config, "/robot1/dust3r", {}).layout(layout)
+    assert made["Visualization Manager"]["Global Options"]["Fixed Frame"] == "world"
+    before, after = list(_topics(layout)), list(_topics(made))
+    assert len(before) == len(after) > 8
+    moved = {"/camera/image_raw": "/robot1/front/image"}
+    assert after == [moved.get(topic) or topic.replace("/dust3r/", "/robot1/dust3r/") for topic in before]
+    assert shown(CONFIGS / "dust3r.yaml", "/dust3r", {}).layout(layout) == layout
+
+
+def _topics(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        if "Topic" in tree:
+            yield tree["Topic"]["Value"]
+        for part in tree.values():
+            yield from _topics(part)
+    elif isinstance(tree, list):
+        for part in tree:
+            yield from _topics(part)
