@@ -18,7 +18,7 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.substitutions import ExecutableInPackage, FindPackageShare
 
 from dust3r_ros.config import expanded
-from dust3r_ros.node.launching import parameter_file
+from dust3r_ros.node.launching import parameter_file, recorded_reliability
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 ARGUMENTS = {
@@ -33,7 +33,7 @@ ARGUMENTS = {
 }
 
 # With these the node maps every image that reaches it, whatever it takes.
-LOSSLESS = {"image_reliability": "best_available", "image_depth": "1000", "backlog": "every"}
+LOSSLESS = {"image_depth": "1000", "backlog": "every"}
 
 
 def _node(**arguments: str) -> IncludeLaunchDescription:
@@ -86,16 +86,26 @@ def _by_node(values: dict[str, str]) -> list[LaunchDescriptionEntity]:
         config=values["config"],
         output_dir=values["out"],
         use_sim_time="true",
+        # As recorded: one that has to be found out first costs the first images.
+        image_reliability=recorded_reliability(Path(values["bag"])),
         **LOSSLESS,
         **_viewers(values),
     )
-    command = ["ros2", "bag", "play", values["bag"], "--clock", "--delay", "3", "--rate", values["bag_rate"]]
+    wait = [sys.executable, "-m", "dust3r_ros.node.tools.finish", "--node", "/dust3r"]
+    ready = ExecuteProcess(cmd=wait, output="screen")
+    # The node hears of its publishers before they send.
+    command = ["ros2", "bag", "play", values["bag"], "--clock", "--delay", "2", "--rate", values["bag_rate"]]
     player = ExecuteProcess(cmd=command, output="screen")
     # Waits until no image waits, calls ~/save_map and ~/save_calibration.
-    saving = ExecuteProcess(
-        cmd=[sys.executable, "-m", "dust3r_ros.node.tools.finish", "--node", "/dust3r", "--out", values["out"]],
-        output="screen",
-    )
+    saving = ExecuteProcess(cmd=[*wait, "--out", values["out"]], output="screen")
+
+    def play(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
+        _refuse_failure("waiting for the node", event.returncode)
+        return [player]
+
+    def save(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
+        _refuse_failure("playing the bag", event.returncode)
+        return [saving]
 
     def saved(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
         _refuse_failure("saving the map", event.returncode)
@@ -107,8 +117,9 @@ def _by_node(values: dict[str, str]) -> list[LaunchDescriptionEntity]:
 
     return [
         node,
-        player,
-        RegisterEventHandler(OnProcessExit(target_action=player, on_exit=[saving])),
+        ready,
+        RegisterEventHandler(OnProcessExit(target_action=ready, on_exit=play)),
+        RegisterEventHandler(OnProcessExit(target_action=player, on_exit=save)),
         RegisterEventHandler(OnProcessExit(target_action=saving, on_exit=saved)),
     ]
 

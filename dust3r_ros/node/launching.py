@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from dust3r_ros.config import NodeConfig, expanded, from_mapping, load_yaml, split
 from dust3r_ros.errors import ConfigError
 from dust3r_ros.node.topics import all_camera_topics, camera_topics
@@ -28,6 +30,25 @@ def parameter_file(name: str, configs: Path) -> Path:
         return path
     known = ", ".join(sorted(path.stem for path in configs.glob("*.yaml")))
     raise ConfigError(f"argument config is '{name}', but there is no file '{path}'; of the package's own are {known}")
+
+
+def recorded_reliability(bag: Path) -> str:
+    """The ``image_reliability`` with which images of a rosbag2 are all heard, by what its metadata say was offered."""
+    try:
+        data = yaml.safe_load((bag / "metadata.yaml").read_text(encoding="utf-8"))
+        topics = data["rosbag2_bagfile_information"]["topics_with_message_count"]
+        metadata = [topic["topic_metadata"] for topic in topics]
+        offered = [topic.get("offered_qos_profiles") or [] for topic in metadata if "Image" in topic["type"]]
+        # Text of YAML in itself, and numbers for words, in recordings of ROS 2 distributions before Jazzy.
+        profiles = [
+            profile for text in offered for profile in (yaml.safe_load(text) if isinstance(text, str) else text)
+        ]
+        words = {profile["reliability"] for profile in profiles}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return "best_available"  # no bag; whoever plays it says so
+    if words & {"best_effort", 2}:
+        return "best_effort"
+    return "reliable" if words else "best_available"
 
 
 def full_name(namespace: str) -> str:

@@ -15,8 +15,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-import yaml
 from domains import free_domain
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
 
 from dust3r_ros.scenes.export import write_bag
 from dust3r_ros.scenes.sequence import render_sequence
@@ -108,15 +110,28 @@ def offline(launch: Launch, bag: Path, **arguments: str) -> tuple[int, str]:
 def bag(tmp_path: Path) -> Path:
     """Fifteen images, recorded best effort."""
     sequence = render_sequence("orbit", frames=15, width=200, height=150, rate_hz=10.0, seed=1)
-    write_bag(sequence, tmp_path / "bag")
-    path = tmp_path / "bag" / "metadata.yaml"
-    text = path.read_text(encoding="utf-8")
-    profile = [{"history": 1, "depth": 5, "reliability": 2, "durability": 2}]
-    data = yaml.safe_load(text)
-    for topic in data["rosbag2_bagfile_information"]["topics_with_message_count"]:
-        topic["topic_metadata"]["offered_qos_profiles"] = yaml.safe_dump(profile)
-    path.write_text(yaml.safe_dump(data), encoding="utf-8")
-    return tmp_path / "bag"
+    write_bag(sequence, tmp_path / "reliable")
+    never = QosTime(9223372036, 854775807)
+    profile = Qos(
+        QosHistory.KEEP_LAST,
+        5,
+        QosReliability.BEST_EFFORT,
+        QosDurability.VOLATILE,
+        never,
+        never,
+        QosLiveliness.AUTOMATIC,
+        never,
+        False,
+    )
+    store, made = get_typestore(Stores.ROS2_JAZZY), tmp_path / "bag"
+    with Reader(tmp_path / "reliable") as reader, Writer(made, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        topics = {
+            item.id: writer.add_connection(item.topic, item.msgtype, typestore=store, offered_qos_profiles=[profile])
+            for item in reader.connections
+        }
+        for item, stamp_ns, data in reader.messages():
+            writer.write(topics[item.id], stamp_ns, data)
+    return made
 
 
 def test_a_bag_is_mapped_offline(ros2_launch: Launch, bag: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a CameraInfo tells; calibration files that camera_info_manager reads."""
 
+import logging
 import math
 from types import SimpleNamespace
 
@@ -7,11 +8,16 @@ import pytest
 import yaml
 from sensor_msgs.msg import CameraInfo
 
-from dust3r_ros.errors import InputError
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.errors import ConfigError, InputError
 from dust3r_ros.io.camera_yaml import read_cameras
 from dust3r_ros.node.conversions import camera_info_message
-from dust3r_ros.node.jobs import calibration_from, write_calibration
-from dust3r_ros.types import Calibration, Camera
+from dust3r_ros.node.jobs import calibration_from, write_calibration, write_products
+from dust3r_ros.node.tools.verdict import FILES
+from dust3r_ros.scenes.sequence import render_sequence
+from dust3r_ros.session.session import Session
+from dust3r_ros.storage.saved_map import load_map
+from dust3r_ros.types import Calibration, Camera, Frame
 
 
 def info(fx, fy, width=640, height=480, d=(), model=""):
@@ -100,3 +106,32 @@ def test_what_cannot_be_written_is_said_and_nothing_is(tmp_path, path, cameras, 
     with pytest.raises(InputError, match=text):
         write_calibration(str(tmp_path / path) if path else "", session(*cameras), camera)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_of_services_are_expanded_and_absolute(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert write_calibration("~/right.yaml", session(RIGHT)) == (str(tmp_path / "right.yaml"),)
+    assert write_calibration("$HOME/new", session(RIGHT)) == (str(tmp_path / "new" / "right.yaml"),)
+    assert write_calibration("other", session(RIGHT)) == (str(tmp_path / "other" / "right.yaml"),)
+    with pytest.raises(ConfigError, match=r"\$NO_SUCH_FOLDER is not set"):
+        write_calibration("$NO_SUCH_FOLDER/new", session(RIGHT))
+    assert not (tmp_path / "~").exists()
+
+
+def test_results_are_written_before_the_last_refinement_too(tmp_path):
+    """Who ends the node may not wait for it."""
+    config = MapperConfig(dense=False, keyframe_motion_young=0.03)
+    mapping = Session(config, logging.getLogger("test"))
+    sequence = render_sequence("orbit", frames=12, width=200, height=150, rate_hz=10.0, seed=1)
+    for stamp_ns, image in zip(sequence.stamps_ns, sequence.images, strict=True):
+        mapping.process(Frame(int(stamp_ns), "camera", image))
+
+    def killed():
+        raise KeyboardInterrupt
+
+    mapping.finish = killed
+    with pytest.raises(KeyboardInterrupt):
+        write_products(mapping, str(tmp_path / "out"), config, "test")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(FILES)
+    assert load_map(tmp_path / "out" / "map.db").keyframes

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from dust3r_ros.errors import ConfigError
-from dust3r_ros.node.launching import Shown, full_name, parameter_file, shown
+from dust3r_ros.node.launching import Shown, full_name, parameter_file, recorded_reliability, shown
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "config"
@@ -78,3 +78,32 @@ def _topics(tree: Any) -> Any:
     elif isinstance(tree, list):
         for part in tree:
             yield from _topics(part)
+
+
+@pytest.mark.parametrize(
+    "profiles, expected",
+    [
+        ([{"reliability": "best_effort"}], "best_effort"),
+        ([{"reliability": "reliable"}], "reliable"),
+        ([{"reliability": "reliable"}, {"reliability": "best_effort"}], "best_effort"),
+        ("- history: 3\n  reliability: 2\n", "best_effort"),
+        ("- history: 3\n  reliability: 1\n", "reliable"),
+        ("", "best_available"),
+        ([], "best_available"),
+        (3, "best_available"),
+    ],
+)
+def test_a_bag_is_heard_as_it_was_recorded(tmp_path: Path, profiles: Any, expected: str) -> None:
+    def topic(kind: str, profiles: Any) -> dict[str, Any]:
+        return {"topic_metadata": {"name": "/x", "type": kind, "offered_qos_profiles": profiles}}
+
+    topics = [topic("sensor_msgs/msg/Image", profiles), topic("tf2_msgs/msg/TFMessage", [{"reliability": "reliable"}])]
+    data = {"rosbag2_bagfile_information": {"topics_with_message_count": topics}}
+    (tmp_path / "metadata.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    assert recorded_reliability(tmp_path) == expected
+
+
+def test_what_is_no_bag_is_left_to_who_plays_it(tmp_path: Path) -> None:
+    assert recorded_reliability(tmp_path / "none") == "best_available"
+    (tmp_path / "metadata.yaml").write_bytes(b"\xff\xfe[")
+    assert recorded_reliability(tmp_path) == "best_available"

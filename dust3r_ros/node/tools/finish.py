@@ -1,6 +1,6 @@
-"""Waits until a mapping node is through with its images, then has it save.
+"""Waits until a mapping node is ready; or until it is through with its images, and then has it save.
 
-python -m dust3r_ros.node.tools.finish --out DIR
+python -m dust3r_ros.node.tools.finish [--out DIR]
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dust3r_ros.node import interface
 
 # A node that says nothing for so long is gone; one that has no image waiting for so long is through.
 GONE_S = 30.0
+READY_S = 120.0
 QUIET_S = 2.0
 
 
@@ -34,6 +35,14 @@ class Finisher:
         row = interface.OUTPUTS["status"]
         kind, qos = interface.interface_type(row), interface.qos_profile(row.quality)
         node.create_subscription(kind, self._name(row.name), self._on_status, qos)
+
+    def ready(self) -> None:
+        """Return once the node listens to its images; raises ``TimeoutError`` where it does not."""
+        end = time.monotonic() + READY_S
+        while self._status is None:
+            rclpy.spin_once(self._node, timeout_sec=0.2)
+            if time.monotonic() > end:
+                raise TimeoutError(f"nothing came on {self._target}/status for {READY_S:.0f} s: does the node run?")
 
     def wait(self) -> MappingStatus:
         """The status once no image waits any more; raises ``TimeoutError`` for a node that says nothing."""
@@ -73,16 +82,21 @@ class Finisher:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 saved, 1 not, for a reason on stderr."""
     parser = argparse.ArgumentParser(
-        prog="python -m dust3r_ros.node.tools.finish", description="Wait for a mapping node, then save."
+        prog="python -m dust3r_ros.node.tools.finish", description="Wait for a mapping node, then have it save."
     )
     parser.add_argument("--node", default="/dust3r", metavar="NAME", help="full name of the mapping node")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for map.db and calibration, on its machine")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder for map.db and calibration, on its machine; without it, wait for the node"
+    )
     arguments = parser.parse_args(argv)
     # Signals end it at once, by KeyboardInterrupt or by default.
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("dust3r_finish")
     try:
-        return _report(lambda: _finish(Finisher(node, arguments.node), Path(arguments.out).absolute()))
+        finisher = Finisher(node, arguments.node)
+        if not arguments.out:
+            return _report(finisher.ready)
+        return _report(lambda: _finish(finisher, Path(arguments.out).absolute()))
     finally:
         node.destroy_node()
         rclpy.shutdown()
