@@ -12,7 +12,7 @@ data="../shared/data"; test -d "$$data" || echo "$@: no folder $$data: only rend
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint eval backends bench bench-alignment bench-live digests bench-training gpu-day env clean python
+.PHONY: help demo test test-long lint docs eval backends bench bench-alignment bench-live digests bench-training gpu-day env clean python
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -29,6 +29,9 @@ test-long: python  ## all tests
 lint: python  ## ruff and mypy
 	@$(ENVIRONMENT) test -- ruff check .
 	@$(ENVIRONMENT) test -- mypy
+
+docs: python  ## the docs as a site with search, into build/site/index.html
+	@$(ENVIRONMENT) docs -- python -m mkdocs build --strict $(ARGS)
 
 eval: python  ## every scene and rendered world beside peers, into results/eval/ and docs/results.md, 20 minutes (ARGS=...)
 	@$(call evaluate,suite) \

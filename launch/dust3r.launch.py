@@ -51,19 +51,22 @@ PARAMETERS = (
 )
 
 ARGUMENTS = {
-    "config": ("", "YAML file with parameters, or the name of one in config/ of the package; empty takes dust3r."),
-    "namespace": ("", "Namespace of the node, or several with commas: that many nodes in one process."),
-    "rviz": ("false", "Start RViz with the map, path, graph and camera."),
-    "foxglove": ("false", "Start foxglove_bridge, to which Foxglove connects (ws://localhost:8765)."),
-    "bag": ("", "Bag to play with --clock; sets use_sim_time, and everything ends with the bag."),
-    "bag_rate": ("1.0", "How many times as fast as recorded the bag is played."),
-    "bag_loop": ("false", "Play the bag again and again; on_time_jump says what the node does then."),
+    "config": ("", "Parameter file, or the name of one in the package's config/; empty: dust3r."),
+    "namespace": ("", "Namespace of the node, or several separated by commas: one node each, in one process."),
+    "rviz": ("false", "Start RViz."),
+    "foxglove": ("false", "Start foxglove_bridge (ws://localhost:8765)."),
+    "bag": ("", "Bag to play with --clock; sets use_sim_time and shuts down at the end of the bag."),
+    "bag_rate": ("1.0", "Playback rate of the bag."),
+    "bag_loop": ("false", "Loop the bag; see on_time_jump."),
     "use_sim_time": (
         "",
-        "Take the time from /clock: true or false; empty: true with a bag, else as configured.",
+        "Use the time of /clock: true or false; empty: true with a bag, otherwise as configured.",
     ),
-    "autostart": ("", "Configure and activate the node at start; false leaves it to a lifecycle manager; empty: true."),
-    "log_level": ("info", "Log level of the node; as logger:=level, that of any logger in its process."),
+    "autostart": (
+        "",
+        "Configure and activate the node at startup; false leaves that to a lifecycle manager; empty: as configured.",
+    ),
+    "log_level": ("info", "Log level of the node; logger:=level sets that of any logger in its process."),
 }
 
 # Names that users of KISS-ICP know for the same.
@@ -197,7 +200,7 @@ def generate_launch_description() -> LaunchDescription:
         for name, (default, text) in ARGUMENTS.items()
     ]
     declared += [
-        DeclareLaunchArgument(name, default_value="", description=f"As {meant}, by the name that KISS-ICP has for it.")
+        DeclareLaunchArgument(name, default_value="", description=f"Same as {meant}, under its name in KISS-ICP.")
         for name, meant in SYNONYMS.items()
     ]
     return LaunchDescription([*declared, OpaqueFunction(function=_start)])

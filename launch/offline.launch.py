@@ -22,14 +22,14 @@ from dust3r_ros.node.launching import parameter_file, recorded_reliability
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 ARGUMENTS = {
-    "bag": ("", "Bag to map: rosbag2 (sqlite3 or MCAP); through dust3r-map also ROS 1 bags, videos and folders."),
-    "image_topic": ("", "Image topic of the bag; empty: the only one (dust3r-map), the configured one (node)."),
-    "out": ("result", "Folder for the results, made when missing."),
-    "through": ("dust3r-map", "What maps: dust3r-map (every image, as fast as the machine) or node (played over DDS)."),
-    "bag_rate": ("0.3", "How many times as fast as recorded the node gets the bag."),
-    "config": ("", "YAML file with parameters, or the name of one in config/ of the package; empty takes dust3r."),
-    "rviz": ("true", "Show the result in RViz when it is there."),
-    "foxglove": ("false", "Show the result in Foxglove when it is there (ws://localhost:8765)."),
+    "bag": ("", "Bag to map: rosbag2 (sqlite3 or MCAP); dust3r-map also reads ROS 1 bags, videos and folders."),
+    "image_topic": ("", "Image topic of the bag; empty: the only one (dust3r-map) or the configured one (node)."),
+    "out": ("result", "Output folder, created if missing."),
+    "through": ("dust3r-map", "dust3r-map (every image, as fast as possible) or node (played over DDS)."),
+    "bag_rate": ("0.3", "Playback rate for the node."),
+    "config": ("", "Parameter file, or the name of one in the package's config/; empty: dust3r."),
+    "rviz": ("true", "Show the result in RViz when done."),
+    "foxglove": ("false", "Show the result in Foxglove when done (ws://localhost:8765)."),
 }
 
 # With these the node maps every image that reaches it, whatever it takes.

@@ -14,17 +14,17 @@ from launch import LaunchDescription, SomeSubstitutionsType
 
 # More arguments are those of dust3r.launch.py: rviz, image_topic, imu_topic, …
 ARGUMENTS = {
-    "x": ("0.2", "Camera ahead of the base's origin, metres."),
-    "y": ("0.0", "Camera to the left of it, metres."),
-    "z": ("0.3", "Camera above it, metres."),
-    "roll": ("0.0", "Camera turned about its viewing direction, radians."),
-    "pitch": ("0.0", "Camera turned down, radians."),
-    "yaw": ("0.0", "Camera turned to the left, radians."),
+    "x": ("0.2", "Camera position ahead of the base's origin, in metres."),
+    "y": ("0.0", "Camera position to the left, in metres."),
+    "z": ("0.3", "Camera height above it, in metres."),
+    "roll": ("0.0", "Roll about the viewing direction, in radians."),
+    "pitch": ("0.0", "Pitch, positive down, in radians."),
+    "yaw": ("0.0", "Yaw, positive to the left, in radians."),
     "base_frame": ("base_link", "Frame of the robot; its driver publishes odom_frame -> base_frame."),
     "odom_frame": ("odom", "Frame of the odometry."),
     "camera_link": ("camera_link", "Frame of the camera's body: x ahead, z up."),
     "camera_frame": ("camera_optical_frame", "Frame of the camera's images: z ahead, y down."),
-    "config": ("simulated_robot", "YAML file with parameters, or the name of one in config/ of the package."),
+    "config": ("simulated_robot", "Parameter file, or the name of one in the package's config/."),
 }
 
 

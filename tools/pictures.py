@@ -24,8 +24,10 @@ _DARK, _TEXT = (22, 26, 34), (236, 239, 244)
 
 def make_pictures() -> None:
     """All pictures of the docs, from rendered rooms only; takes some minutes."""
+    from moving import moving_picture
     from way import way_picture
 
+    write_bytes(make_folder(PICTURES) / "mapping.webp", moving_picture())
     _save("way.png", way_picture())
     demo = _mapped("mapping the demo's sequence", frames=90)
     with tempfile.TemporaryDirectory() as folder:

@@ -37,17 +37,20 @@ def add_mapper(parser: argparse.ArgumentParser) -> None:
     """The options that choose the mapper's configuration."""
     group = parser.add_argument_group("mapper")
     group.add_argument(
-        "--backend", choices=("two_view", "dust3r", "both"), help="what predicts pointmaps (default: two_view)"
+        "--backend", choices=("two_view", "dust3r", "both"), help="pointmap predictor (default: two_view)"
     )
     group.add_argument(
-        "--checkpoint", metavar="PATH", help="weights of the network: shipped ones' name, .pth file or folder"
+        "--checkpoint", metavar="PATH", help="network weights: name of shipped weights, .pth file or folder"
     )
-    group.add_argument("--config", metavar="YAML", help="parameters from a file, as the node takes them")
+    group.add_argument("--config", metavar="YAML", help="parameter file, as for the node")
     group.add_argument(
-        "--focal", type=float, metavar="F", help="known focal length, native pixels (default: estimated)"
+        "--focal",
+        type=float,
+        metavar="F",
+        help="known focal length in pixels at native resolution (default: estimate it)",
     )
     group.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="one parameter; wins over file and options"
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="set one parameter; overrides file and options"
     )
 
 

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command.Parser(prog=_NAME, description="Measure the mapper on data with truth.")
+    parser = command.Parser(prog=_NAME, description="Evaluate the mapper on data with ground truth.")
     tables = parser.add_subparsers(title="tables", dest="table", required=True, metavar="TABLE")
     for add in _PARTS:
         add(tables)

@@ -22,12 +22,12 @@ def add_where(tables: Any) -> None:
     """The subcommand's parser, added to the subparsers ``tables``."""
     where = tables.add_parser(
         "where",
-        help="what to fetch of a data set, and how it must lie",
-        description="Say what to fetch of a data set, from whom, under which licence, and how it must lie. Nothing is"
+        help="show where to get a data set and the expected directory layout",
+        description="Show where to get a data set, under which licence, and the expected directory layout. Nothing is"
         " downloaded.",
     )
-    where.add_argument("name", nargs="?", metavar="NAME", help="of the data set; without one: all of them, a line each")
-    where.add_argument("--check", metavar="PATH", help="read what lies there, images left out, and count it")
+    where.add_argument("name", nargs="?", metavar="NAME", help="data set (default: list all)")
+    where.add_argument("--check", metavar="PATH", help="check a local copy: read everything except images and count it")
     where.set_defaults(body=_where)
     command.add_common(where)
 
@@ -76,23 +76,33 @@ def add_run(tables: Any) -> None:
     """The subcommand's parser, added to the subparsers ``tables``."""
     parser = tables.add_parser(
         "run",
-        help="protocols of the literature on a data set",
+        help="run published evaluation protocols on a data set",
         description="Measure protocols on a data set that lies at PATH ('dust3r-eval where NAME' says how, and by which"
         " protocols it is judged).",
     )
-    parser.add_argument("name", metavar="NAME", help="of the data set")
-    parser.add_argument("path", metavar="PATH", help="where it lies")
+    parser.add_argument("name", metavar="NAME", help="name of the data set")
+    parser.add_argument("path", metavar="PATH", help="path to the data set")
     parser.add_argument(
         "--protocol", nargs="+", default=["map"], metavar="P",
-        help="those that 'dust3r-eval where NAME' lists, or 'all' of them (default: map)",
+        help="protocols listed by 'dust3r-eval where NAME', or 'all' (default: map)",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="write the HTML page beside published figures, too")
-    parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="recordings whose name contains one")
-    parser.add_argument("--scenes", type=command.positive, metavar="N", help="only so many recordings")
-    parser.add_argument("--size", type=command.positive, default=512, metavar="PX", help="long edge for pairs (512)")
-    parser.add_argument("--every", type=command.positive, default=1, metavar="N", help="monocular: every n-th image")
-    parser.add_argument("--max-frames", type=command.positive, metavar="N", help="map: only the first frames")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="also write an HTML page beside published figures")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="PART", help="only recordings whose name contains one of these"
+    )
+    parser.add_argument("--scenes", type=command.positive, metavar="N", help="maximum number of recordings")
+    parser.add_argument(
+        "--size",
+        type=command.positive,
+        default=512,
+        metavar="PX",
+        help="long edge of the images for pair protocols (default: 512)",
+    )
+    parser.add_argument(
+        "--every", type=command.positive, default=1, metavar="N", help="monocular protocols: use every n-th image"
+    )
+    parser.add_argument("--max-frames", type=command.positive, metavar="N", help="map protocol: only the first frames")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_when(parser)
     parser.set_defaults(body=_run)
@@ -200,24 +210,26 @@ def add_compare(tables: Any) -> None:
     """The subcommands' parsers, added to the subparsers ``tables``."""
     compare = tables.add_parser(
         "compare",
-        help="what got better or worse between two runs, beyond noise",
+        help="compare two runs and report significant changes",
         description="Compare two runs of the same scenes, metric by metric, paired over scenes.",
     )
     compare.add_argument("before", metavar="A.json", help="JSON file of the first run")
     compare.add_argument("after", metavar="B.json", help="JSON file of the second run")
-    compare.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a page, too")
-    compare.add_argument("--seed", type=int, default=0, metavar="N", help="of the random numbers (0)")
+    compare.add_argument("--html", type=Path, metavar="FILE", help="also write the comparison as an HTML page")
+    compare.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the bootstrap (default: 0)")
     compare.add_argument(
-        "--resamples", type=command.positive, default=10_000, metavar="N", help="draws of the bootstrap (10000)"
+        "--resamples",
+        type=command.positive,
+        default=10_000,
+        metavar="N",
+        help="resamples of the bootstrap (default: 10000)",
     )
-    compare.add_argument(
-        "--fail-on-worse", action="store_true", help="exit code 1 where a metric got worse or a figure is gone"
-    )
+    compare.add_argument("--fail-on-worse", action="store_true", help="exit with 1 if a metric got worse or is missing")
     compare.set_defaults(body=_compare)
     command.add_common(compare)
     report = tables.add_parser(
         "report",
-        help="runs as one page beside the published figures",
+        help="write an HTML page of runs beside published figures",
         description="Write runs as one HTML page, beside the published figures. Later runs win over earlier ones.",
     )
     report.add_argument("runs", nargs="+", metavar="RUN.json", help="JSON files of runs")

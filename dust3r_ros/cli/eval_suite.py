@@ -23,11 +23,11 @@ def add_when(parser: argparse.ArgumentParser) -> None:
         "--date",
         default=os.environ.get("DUST3R_EVAL_DATE", ""),
         metavar="TEXT",
-        help="when (or $DUST3R_EVAL_DATE)",
+        help="date to print (default: $DUST3R_EVAL_DATE)",
     )
     parser.add_argument(
         "--commit", default=os.environ.get("DUST3R_EVAL_COMMIT", ""), metavar="TEXT",
-        help="of what (or $DUST3R_EVAL_COMMIT)",
+        help="commit to print (default: $DUST3R_EVAL_COMMIT)",
     )  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def add_backends(tables: Any) -> None:
     """The subcommand's parser, added to the subparsers ``tables``."""
     parser = tables.add_parser(
         "backends",
-        help="every backend on every scene, and which should be the default",
+        help="compare all backends on all scenes",
         description="Map recorded scenes and rendered worlds with two_view, with the network of --checkpoint, and with "
         "both, and compare them.",
     )
@@ -74,7 +74,9 @@ def add_backends(tables: Any) -> None:
         "--out", type=Path, default=Path("results/backends"), metavar="DIR", help="default: %(default)s"
     )
     parser.add_argument("--page", type=Path, metavar="FILE", help="Markdown page whose table is replaced")
-    parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds for one process (600)")
+    parser.add_argument(
+        "--timeout", type=float, default=600.0, metavar="S", help="time limit per process in seconds (default: 600)"
+    )
     add_when(parser)
     parser.set_defaults(body=_backends)
     command.add_mapper(parser)
@@ -175,24 +177,32 @@ def add_suite(tables: Any) -> None:
     """The subcommands' parsers, added to the subparsers ``tables``."""
     parser = tables.add_parser(
         "suite",
-        help="recorded scenes and rendered worlds, beside peers, into a report",
+        help="compare recorded and rendered scenes with other programs, and write a report",
         description="Map every scene and rendered world, measure, run peers on the same frames, write the report.",
     )
     add_scenes(parser)
     parser.add_argument("--out", type=Path, default=Path("results/eval"), metavar="DIR", help="default: results/eval")
     parser.add_argument("--page", type=Path, metavar="FILE", help="Markdown page whose table is replaced")
-    parser.add_argument("--no-poses", action="store_true", help="not the default backend without dense depth as well")
-    parser.add_argument("--no-protocols", action="store_true", help="not the literature's protocols on these scenes")
-    parser.add_argument("--no-opencv", action="store_true", help="without the floor, OpenCV's chain")
+    parser.add_argument("--no-poses", action="store_true", help="skip the second run without dense depth")
+    parser.add_argument("--no-protocols", action="store_true", help="skip the published protocols")
+    parser.add_argument("--no-opencv", action="store_true", help="skip the OpenCV baseline")
     parser.add_argument(
         "--pycolmap",
         type=Path,
         metavar="DIR",
-        help="environment that has pycolmap; pip installs it there if missing",
+        help="environment for pycolmap, which is installed there if missing",
     )
-    parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds for one process (300)")
-    parser.add_argument("--budget", type=float, default=1170.0, metavar="S", help="seconds for all of them (1170)")
-    parser.add_argument("--against", type=Path, metavar="JSON", help="an earlier run to compare with")
+    parser.add_argument(
+        "--timeout", type=float, default=300.0, metavar="S", help="time limit per process in seconds (default: 300)"
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=1170.0,
+        metavar="S",
+        help="time limit for the whole suite in seconds (default: 1170)",
+    )
+    parser.add_argument("--against", type=Path, metavar="JSON", help="compare with an earlier run")
     add_when(parser)
     parser.set_defaults(body=_suite)
     command.add_mapper(parser)
@@ -203,8 +213,10 @@ def add_suite(tables: Any) -> None:
 def add_scenes(parser: argparse.ArgumentParser) -> None:
     """The options of what is measured."""
     parser.add_argument("--data", type=Path, metavar="DIR", help="recorded scenes (default: rendered worlds only)")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="scenes whose name contains one of these")
-    parser.add_argument("--no-worlds", action="store_true", help="no rendered worlds")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="only scenes whose name contains one of these"
+    )
+    parser.add_argument("--no-worlds", action="store_true", help="skip rendered worlds")
     parser.add_argument("--max-frames", type=command.positive, metavar="N", help="only the first frames of each scene")
 
 

@@ -30,18 +30,24 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Lengths are in map units: metres once the scale is metric.",
     )
     parser.add_argument("map", metavar="MAP", help="saved map, map.db of dust3r-map or of the node")
-    what = parser.add_argument_group("what to write, any of")
+    what = parser.add_argument_group("outputs (at least one)")
     what.add_argument("--ply", metavar="FILE", help="point cloud")
-    what.add_argument("--tum", metavar="FILE", help="poses of the keyframes, as TUM and evo have them")
-    what.add_argument("--colmap", metavar="DIR", help="COLMAP model with images, for Gaussian splats and others")
+    what.add_argument("--tum", metavar="FILE", help="keyframe poses in TUM format, for evo")
+    what.add_argument("--colmap", metavar="DIR", help="COLMAP model with images, for example for Gaussian splatting")
     what.add_argument("--nerfstudio", metavar="DIR", help="transforms.json with images, depth and points")
     what.add_argument("--grid", metavar="FILE", help="occupancy grid of nav2's map_server: FILE.yaml and FILE.pgm")
     points = parser.add_argument_group("points and depth")
-    points.add_argument("--min-confidence", type=float, metavar="C", help="least confidence (default: the map's own)")
-    points.add_argument("--voxel", type=float, metavar="L", help="one point per cube of this edge (--ply)")
-    points.add_argument("--fusion", action="store_true", help="only points that other keyframes confirm (--ply)")
+    points.add_argument("--min-confidence", type=float, metavar="C", help="minimum confidence (default: as in the map)")
     points.add_argument(
-        "--points", type=command.positive, default=100_000, metavar="N", help="at most (--colmap, --nerfstudio; 100000)"
+        "--voxel", type=float, metavar="L", help="downsample to one point per voxel of this size (--ply)"
+    )
+    points.add_argument("--fusion", action="store_true", help="keep only points confirmed by other keyframes (--ply)")
+    points.add_argument(
+        "--points",
+        type=command.positive,
+        default=100_000,
+        metavar="N",
+        help="maximum number of points (--colmap, --nerfstudio; default: 100000)",
     )
     _add_grid(parser)
     parser.add_argument("--quiet", action="store_true", help="print nothing")
@@ -52,11 +58,11 @@ def _parser() -> argparse.ArgumentParser:
 def _add_grid(parser: argparse.ArgumentParser) -> None:
     grid = parser.add_argument_group("occupancy grid")
     for name, text in (
-        ("resolution", "edge of a cell (default: 0.025 of the median depth)"),
-        ("min-height", "obstacles begin so far above the ground (default: 0.1 of the camera's height)"),
-        ("max-height", "and end here (default: 1.1 of the camera's height)"),
-        ("camera-height", "the ground is so far below the cameras (default: found as a plane)"),
-        ("max-range", "depth is used up to this distance (default: 200 cells)"),
+        ("resolution", "cell size (default: 0.025 of the median depth)"),
+        ("min-height", "minimum obstacle height above ground (default: 0.1 of the camera's height)"),
+        ("max-height", "maximum obstacle height above ground (default: 1.1 of the camera's height)"),
+        ("camera-height", "camera height above ground (default: estimated from the ground plane)"),
+        ("max-range", "maximum depth used (default: 200 cells)"),
     ):
         grid.add_argument(f"--{name}", type=float, metavar="L", help=text)
 

@@ -77,22 +77,26 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--topic", action="append", default=[],
-        help="image topic of a bag (needed when it has several); several of them make one map of several cameras",
+        help="image topic of the bag, required if there are several; repeat it to build one map from several cameras",
     )  # fmt: skip
     parser.add_argument(
         "--camera", action="append", default=[], metavar="NAME",
-        help="name of the camera, one for each --topic (default: the topic's namespace, else camera)",
+        help="camera name, one per --topic (default: the topic's namespace, or 'camera')",
     )  # fmt: skip
-    parser.add_argument("--every", type=command.positive, default=1, metavar="N", help="every n-th frame of a camera")
+    parser.add_argument(
+        "--every", type=command.positive, default=1, metavar="N", help="use every n-th frame of each camera"
+    )
     parser.add_argument("--max-frames", type=command.positive, metavar="N", help="stop after this many frames")
     parser.add_argument(
-        "--manifest", metavar="FILE", help="map exactly the frames that a run (of the node, too) wrote down, as it did"
+        "--manifest",
+        metavar="FILE",
+        help="reproduce a recorded run: map exactly the frames listed by --record or by the node",
     )
-    group = parser.add_argument_group("what a bag tells beside images")
-    group.add_argument("--odometry", metavar="FRAME", help="odometry by /tf, in this frame (odom)")
-    group.add_argument("--odom-topic", metavar="TOPIC", help="odometry by messages (nav_msgs/Odometry) instead")
-    group.add_argument("--imu-topic", metavar="TOPIC", help="IMU (sensor_msgs/Imu), which tells what is up")
-    for what, of in (("mask", "what is not 0 is left out of the map"), ("depth", "it tells the scale")):
+    group = parser.add_argument_group("other data in the bag")
+    group.add_argument("--odometry", metavar="FRAME", help="use odometry from /tf, in this frame (usually odom)")
+    group.add_argument("--odom-topic", metavar="TOPIC", help="use odometry messages (nav_msgs/Odometry) instead")
+    group.add_argument("--imu-topic", metavar="TOPIC", help="IMU (sensor_msgs/Imu), used for gravity")
+    for what, of in (("mask", "non-zero pixels are ignored"), ("depth", "it gives the metric scale")):
         group.add_argument(
             f"--{what}-topic", action="append", default=[], metavar="[CAMERA=]TOPIC", help=f"{what} of a camera; {of}"
         )

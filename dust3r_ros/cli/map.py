@@ -38,15 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(
         prog=_NAME,
-        description="Map with uncalibrated cameras: images in; trajectory, point cloud and intrinsics out.",
-        epilog="Exit codes: 0 mapped, 1 the run failed, 2 usage or input, 130 interrupted (the map so far is written).",
+        description="Build a map with uncalibrated cameras: images in; trajectory, point cloud and intrinsics out.",
+        epilog="Exit codes: 0 mapped, 1 the run failed, 2 usage or input, 130 interrupted (the map so far is saved).",
     )
     inputs.add_inputs(parser)
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder for the results, made when missing")
-    parser.add_argument("--record", metavar="FILE", help="write down which frames the map is made from, for --manifest")
-    parser.add_argument("--load", metavar="MAP.db", help="continue a saved map")
+    parser.add_argument("--out", metavar="DIR", required=True, help="output folder, created if missing")
+    parser.add_argument("--record", metavar="FILE", help="record which frames were used, for --manifest")
+    parser.add_argument("--load", metavar="MAP.db", help="extend a saved map")
     parser.add_argument(
-        "--localize-only", action="store_true", help="with --load: the map stays as it is, cameras are found in it"
+        "--localize-only", action="store_true", help="with --load: only localize cameras, leave the map unchanged"
     )
     parser.add_argument(
         "--view",
@@ -55,8 +55,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.rrd",
         help="watch the map grow in Rerun (extra: view), or record it",
     )
-    parser.add_argument("--profile", metavar="FILE", help="write what ran when as a Chrome trace (ui.perfetto.dev)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+    parser.add_argument(
+        "--profile", metavar="FILE", help="write a Chrome trace of the run (open it in ui.perfetto.dev)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print neither progress bar nor summary")
     command.add_mapper(parser)
     command.add_common(parser)
     return parser

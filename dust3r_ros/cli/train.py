@@ -34,34 +34,34 @@ def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(
         prog=_NAME,
         description="Train the network: by default on worlds that are rendered meanwhile.",
-        epilog="'dust3r-train where' lists the training sets that can be read, 'where NAME' tells how one must lie. "
+        epilog="'dust3r-train where' lists the supported training sets, 'where NAME' shows the layout of one. "
         "Several processes: torchrun --nproc-per-node N --no-python dust3r-train …",
     )
     parser.add_argument(
         "--config", metavar="NAME", help="tiny (default), micro, mini, small, base, large, or a YAML file like theirs"
     )
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the run, made when missing")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out, exactly as it would have")
+    parser.add_argument("--out", metavar="DIR", required=True, help="run folder, created if missing")
+    parser.add_argument("--resume", action="store_true", help="resume the run in --out exactly where it stopped")
     long = parser.add_mutually_exclusive_group()
     long.add_argument(
-        "--minutes", type=float, metavar="M", help="how long, all sittings together (default: the recipe's steps)"
+        "--minutes", type=float, metavar="M", help="total training time over all sessions (default: the recipe's steps)"
     )
-    long.add_argument("--steps", type=command.positive, metavar="N", help="how many steps altogether")
+    long.add_argument("--steps", type=command.positive, metavar="N", help="total number of steps")
     parser.add_argument(
         "--data", action="append", default=[], metavar="NAME=PATH",
         help="training set on disk, or 'worlds' (default); several give equally many pairs each",
     )  # fmt: skip
     parser.add_argument(
-        "--task", choices=("pairs", "completion"), help="what is learned: pointmaps (default), or pretraining"
+        "--task", choices=("pairs", "completion"), help="task: pointmap pairs (default) or pretraining by completion"
     )
-    parser.add_argument("--init", metavar="CHECKPOINT", help="start from these weights: .pth file or folder")
+    parser.add_argument("--init", metavar="CHECKPOINT", help="initial weights: .pth file or folder")
     parser.add_argument(
         "--encoder", metavar="FILE", help="start the encoder from a vision transformer: a file, or timm:NAME"
     )
     _add_machine(parser)
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",
-        help="change the recipe; pairs, rate, steps and head are those of every stage",
+        help="override the recipe; pairs, rate, steps and head apply to every stage",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, metavar="N", help="the same as --set seed=N")
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
@@ -72,16 +72,20 @@ def _parser() -> argparse.ArgumentParser:
 def _add_machine(parser: argparse.ArgumentParser) -> None:
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
-    machine.add_argument("--workers", type=int, metavar="N", help="processes that make batches (default: the recipe's)")
-    machine.add_argument("--cache", type=Path, metavar="DIR", help="where what sets hold is kept (default: ~/.cache)")
+    machine.add_argument("--workers", type=int, metavar="N", help="data loader processes (default: the recipe's)")
     machine.add_argument(
-        "--threads", type=command.positive, metavar="N", help="of the processor (default: what workers leave of it)"
+        "--cache", type=Path, metavar="DIR", help="cache folder for data set indices (default: ~/.cache)"
+    )
+    machine.add_argument(
+        "--threads", type=command.positive, metavar="N", help="CPU threads (default: those not used by workers)"
     )
 
 
 def _where_parser() -> argparse.ArgumentParser:
-    parser = command.Parser(prog=f"{_NAME} where", description="What can be trained on, and how it must lie on disk.")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="a training set (default: list them)")
+    parser = command.Parser(
+        prog=f"{_NAME} where", description="List training sets, or show the expected directory layout of one."
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="training set (default: list all)")
     return parser
 
 

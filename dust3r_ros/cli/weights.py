@@ -27,15 +27,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(
         prog=_NAME,
         description="Weights in other forms. Each form is a folder that every --checkpoint takes.",
-        epilog="'dust3r-weights join DIR' puts weights together that were cut into pieces to travel.",
+        epilog="'dust3r-weights join DIR' joins weights that were split into pieces for transfer.",
     )
     parser.add_argument(
         "checkpoint", nargs="?", metavar="CHECKPOINT",
-        help="shipped weights by name, a .pth file or a folder; without it, the names are listed",
+        help="name of shipped weights, .pth file or folder; without it, list the names",
     )  # fmt: skip
-    parser.add_argument("--half", metavar="DIR", help="config.json and model.safetensors in float16")
-    parser.add_argument("--onnx", metavar="DIR", help="encoder.onnx and decoder.onnx for the CPU (extra: onnx)")
-    parser.add_argument("--int8", action="store_true", help="with --onnx: 8 bits, faster, off by 1 to 2 percent")
+    parser.add_argument("--half", metavar="DIR", help="write config.json and model.safetensors in float16")
+    parser.add_argument("--onnx", metavar="DIR", help="write encoder.onnx and decoder.onnx for the CPU (extra: onnx)")
+    parser.add_argument(
+        "--int8", action="store_true", help="with --onnx: quantize to 8 bits; faster, points differ by 1 to 2 percent"
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing")
     command.add_common(parser)
     return parser

@@ -11,132 +11,141 @@ from dust3r_ros.config.rows import row
 class NodeConfig:
     """Parameters of the ROS node beyond the mapper's."""
 
-    image_topic: str = row("/camera/image_raw", "Image topic to map; its camera's name is the topic's namespace.")
+    image_topic: str = row("/camera/image_raw", "Image topic to map; the camera is named after the topic's namespace.")
     image_topics: tuple[str, ...] = row(
-        ("",), "Image topics of several cameras that make one map; without any, image_topic is the only one."
+        ("",), "Image topics of several cameras that build one map together; empty: image_topic only."
     )
     camera_names: tuple[str, ...] = row(
-        ("",), "Names of the cameras, in the order of image_topics; without any, the namespaces of their topics."
+        ("",), "Camera names, in the order of image_topics; empty: the namespaces of the topics."
     )
     mask_topics: tuple[str, ...] = row(
-        ("",), "Masks (mono8) per camera, in the order of image_topics: what is not 0 is left out. Empty: none."
+        ("",), "Mask topics (mono8) in the order of image_topics; non-zero pixels are ignored. Empty: none."
     )
     depth_topics: tuple[str, ...] = row(
-        ("",), "Depth (16UC1 mm, 32FC1 m) per camera, in the order of image_topics; it tells the scale. Empty: none."
+        ("",),
+        "Depth topics (16UC1 in mm, 32FC1 in m) in the order of image_topics; they give the metric scale. Empty: none.",
     )
-    odom_topic: str = row("", "Odometry (nav_msgs/Odometry) where it is not on /tf; empty: none.")
-    imu_topic: str = row("", "IMU (sensor_msgs/Imu), fixed to the cameras by TF, that tells what is up; empty: none.")
+    odom_topic: str = row("", "Odometry topic (nav_msgs/Odometry), for odometry that is not on /tf; empty: none.")
+    imu_topic: str = row(
+        "",
+        "IMU topic (sensor_msgs/Imu) for gravity and rotation; TF must connect the IMU rigidly to the cameras. "
+        "Empty: none.",
+    )
     companion_wait: float = row(
-        0.1, "Seconds that an image waits for its odometry, mask and depth, where there are any.", low=0.0, high=10.0
+        0.1, "Maximum time, in seconds, that an image waits for its odometry, mask and depth.", low=0.0, high=10.0
     )
     bridge_time: float = row(
         2.0,
-        "Seconds for which odometry, else the gyroscope, carries the pose on while the camera is lost; 0: not at all.",
+        "Time, in seconds, for which odometry or the gyroscope extends the pose while the camera is lost; 0: off.",
         low=0.0,
         high=60.0,
     )
     focal_wait: float = row(
         2.6,
-        "Seconds of motion for which the first poses wait for a focal that is more than a guess; 0: not at all.",
+        "Maximum time of motion, in seconds, that first poses are held back until the focal length is more than a "
+        "guess; 0: off.",
         low=0.0,
         high=60.0,
     )
     image_transport: str = row(
         "auto",
-        "Message type of the image topics; auto takes compressed for topics that end in /compressed.",
+        "Type of the image topics; auto selects compressed for topics that end in /compressed, and compressed "
+        "appends that where it is missing.",
         choices=("auto", "raw", "compressed"),
     )
-    camera_info_topic: str = row("", "CameraInfo of the only camera; empty derives it from the image topic.")
+    camera_info_topic: str = row("", "CameraInfo topic, if there is one camera; empty: derived from the image topic.")
     image_reliability: str = row(
         "best_available",
-        "QoS reliability of image subscriptions; best_available takes what the publisher offers, also of one that comes"
-        " later.",
+        "QoS reliability of image subscriptions; best_available adapts to the publishers, including those that "
+        "appear later.",
         choices=("best_available", "reliable", "best_effort"),
     )
     image_depth: int = row(5, "QoS history depth of image subscriptions.", low=1, high=1000)
     backlog: str = row(
         "latest",
-        "When images come faster than they are mapped: latest drops the oldest of queue_size, every keeps all up to"
-        " backlog_mb.",
+        "What happens when images arrive faster than they are mapped: latest keeps queue_size and drops the "
+        "oldest; every keeps all, up to backlog_mb.",
         choices=("latest", "every"),
     )
     queue_size: int = row(
         2,
-        "Images of a camera without a pose that wait for the map; when full, the oldest is dropped and counted.",
+        "Images without a pose that may wait for the map, per camera; when the queue is full, the oldest is "
+        "dropped and counted.",
         low=1,
         high=10000,
     )
     backlog_mb: int = row(
         2000,
-        "Megabytes of messages that may wait with backlog every; beyond, the oldest are dropped.",
+        "Memory, in megabytes, for waiting messages with backlog every; beyond that the oldest are dropped.",
         low=1,
         high=10**6,
     )
     map_frame: str = row("map", "Frame of the map (z up).")
-    camera_frame: str = row("", "Optical frame of the only camera; empty takes the frame of the images.")
-    odom_frame: str = row("", "Frame of the odometry: map -> odom_frame is published; empty: no odometry.")
+    camera_frame: str = row("", "Optical frame of the camera, if there is only one; empty: the frame of the images.")
+    odom_frame: str = row("", "Odometry frame; the node then publishes map -> odom_frame. Empty: no odometry.")
     base_frame: str = row(
         "",
-        "Without odometry, publish map -> base_frame, of which TF knows where the cameras are; empty: map -> camera.",
+        "Without odometry, publish map -> base_frame; TF must contain the cameras' place on it. Empty: map -> camera.",
     )
     publish_tf: bool = row(True, "Publish the map's transform on /tf.", live=True)
-    invert_tf: bool = row(False, "Publish it the other way round: the map hangs below odometry or camera.", live=True)
+    invert_tf: bool = row(
+        False, "Publish the inverse transform, so that the map is a child of the odometry or camera frame.", live=True
+    )
     tf_rate: float = row(
-        20.0, "Transforms per second of map -> odom_frame or base_frame, also between images.", low=0.5, high=200.0
+        20.0, "Rate, in Hz, of the transform map -> odom_frame or base_frame, also between images.", low=0.5, high=200.0
     )
     transform_tolerance: float = row(
         0.1,
-        "Seconds by which map -> odom_frame is dated ahead, so that it is there for newest odometry.",
+        "Time, in seconds, by which map -> odom_frame is post-dated, so that it covers the newest odometry.",
         low=0.0,
         high=10.0,
     )
-    map_period: float = row(0.5, "Seconds between publications of the map cloud.", low=0.05, high=3600.0, live=True)
+    map_period: float = row(
+        0.5, "Minimum time, in seconds, between publications of the map cloud.", low=0.05, high=3600.0, live=True
+    )
     map_stride: int = row(
-        2, "Every n-th row and column of a keyframe goes into the map cloud.", low=1, high=32, live=True
+        2, "Use every n-th row and column of a keyframe for the map cloud.", low=1, high=32, live=True
     )
     map_max_points: int = row(
         1_000_000,
-        "Points of ~/map at most: where there are more, every second goes, or more; ~/map_tiles has all.",
+        "Maximum number of points on ~/map, which is thinned beyond that; ~/map_tiles is always complete.",
         low=1000,
         high=100_000_000,
         live=True,
     )
     on_time_jump: str = row(
         "reset",
-        "What a stamp that jumps back does: reset starts a new map, submap lets the old one wait until it is seen"
-        " again, ignore drops the frame.",
+        "What happens when time jumps back: reset starts a new map; submap starts one and joins the old map when "
+        "it is seen again; ignore drops the image.",
         choices=("reset", "submap", "ignore"),
     )
     grid_resolution: float = row(
-        0.05, "Metres per cell of ~/grid; map units while the scale is unknown.", low=0.005, high=10.0
+        0.05, "Cell size of ~/grid in metres; in map units while the scale is unknown.", low=0.005, high=10.0
     )
     grid_min_height: float = row(
-        0.0, "What is lower above the ground than this is no obstacle in ~/grid; 0: from the map.", low=0.0, high=100.0
+        0.0, "Minimum height above ground of obstacles in ~/grid; 0: derived from the map.", low=0.0, high=100.0
     )
     grid_max_height: float = row(
-        0.0, "What is higher above the ground than this is no obstacle in ~/grid; 0: from the map.", low=0.0, high=100.0
+        0.0, "Maximum height above ground of obstacles in ~/grid; 0: derived from the map.", low=0.0, high=100.0
     )
     grid_camera_height: float = row(
-        0.0, "How high above the ground the cameras are, for ~/grid; 0: found from the map.", low=0.0, high=100.0
+        0.0, "Height of the cameras above ground, for ~/grid; 0: derived from the map.", low=0.0, high=100.0
     )
     map_db: str = row(
-        "", "Saved map that is written as the map grows, so that it survives the process; empty: none.", path=True
+        "",
+        "Map file that is kept up to date while the map grows, so that the map survives the process; empty: none.",
+        path=True,
     )
-    map_start: str = row(
-        "continue", "Whether a map_db that is there is continued or replaced.", choices=("continue", "new")
-    )
-    load_map: str = row("", "Saved map to begin with, which is left as it is; empty: none.", path=True)
+    map_start: str = row("continue", "Continue or replace an existing map_db.", choices=("continue", "new"))
+    load_map: str = row("", "Saved map to start from; the file is not modified. Empty: none.", path=True)
     manifest: str = row(
         "",
-        "File that lists every image that was used, for dust3r-map --manifest to make the same map; empty: none.",
+        "File that records every image used, so that dust3r-map --manifest can reproduce the map; empty: none.",
         path=True,
     )
     profile: str = row(
         "",
-        "File that gets what ran when, in both processes, when the node is cleaned up: a Chrome trace of the newest"
-        " 200000 events; empty: none.",
+        "File for a Chrome trace of both processes, written on cleanup (newest 200000 events); empty: none.",
         path=True,
     )
-    output_dir: str = row(
-        "", "Folder that gets the files of a run when the node is cleaned up; empty writes none.", path=True
-    )
+    output_dir: str = row("", "Folder for the results, written on cleanup; empty: none.", path=True)

@@ -70,87 +70,87 @@ OUTPUTS: dict[str, Topic] = {
         "sensor_msgs/PointCloud2",
         LATCHED,
         "at most every `map_period` seconds, when it changed",
-        "the whole map up to `map_max_points` points; x, y, z, rgb, confidence (float32; rgb packed as usual)",
+        "the whole map, thinned to `map_max_points`; fields x, y, z, rgb, confidence (float32; rgb packed as usual)",
     ),
     "map_tiles": Topic(
         "~/map_tiles",
         "sensor_msgs/PointCloud2",
         TILES,
         "when keyframes changed",
-        "the map piece by piece, without a limit: the points of one changed keyframe per message, with its stamp; as on"
-        " `~/map`, and `keyframe` (uint32), the same in all points; it replaces what came of that keyframe before. A"
-        " keyframe that is gone is one point at NaN",
+        "the complete map, piece by piece: each message has the points of one changed keyframe, with its stamp, and"
+        " replaces earlier points of that keyframe; fields as on `~/map`, plus `keyframe` (uint32). A removed keyframe"
+        " is sent as one NaN point",
     ),
     "keyframe_cloud": Topic(
         "~/keyframe_cloud",
         "sensor_msgs/PointCloud2",
         RELIABLE,
         "at each new keyframe",
-        "the points of the newest keyframe that has depth, in the map frame",
+        "points of the newest keyframe with depth, in the map frame",
     ),
     "grid": Topic(
         "~/grid",
         "nav_msgs/OccupancyGrid",
         LATCHED,
         "with the map",
-        "what is free, occupied and unknown from above, in cells of `grid_resolution`; the map of nav2's static layer",
+        "occupancy grid with cells of `grid_resolution`, for nav2's static layer",
     ),
     "path": Topic(
         "~/path",
         "nav_msgs/Path",
         LATCHED,
         "with the map",
-        "every tracked image of the first camera, thinned to about 2000 poses, as the map sees them now",
+        "trajectory of the first camera as currently estimated, thinned to about 2000 poses",
     ),
     "graph": Topic(
         "~/graph",
         "visualization_msgs/MarkerArray",
         LATCHED,
         "with the map",
-        "keyframes as spheres, pairs as lines, the heavier the greener",
+        "keyframes as spheres, pairs as lines; the greener, the more a pair weighs",
     ),
     "pose": Topic(
         "~/pose",
         "geometry_msgs/PoseWithCovarianceStamped",
         RELIABLE,
         "at each tracked or bridged image of the first camera",
-        "its optical frame in the map frame, with the covariance of finding it there",
+        "pose of its optical frame in the map frame, with covariance",
     ),
     "camera_pose": Topic(
         "<camera>/estimated/pose",
         "geometry_msgs/PoseWithCovarianceStamped",
         RELIABLE,
-        "at each tracked or bridged image, where there are several cameras",
-        "as `~/pose`, of that camera alone",
+        "at each tracked or bridged image, if there are several cameras",
+        "as `~/pose`, for each camera",
     ),
     "depth": Topic(
         "~/depth",
         "sensor_msgs/Image",
         RELIABLE,
         "at each new keyframe",
-        "its depth as 32FC1 in map units, NaN where none is known, at the working resolution"
-        " (scaled and cropped to multiples of 16 pixels)",
+        "its depth as 32FC1 in map units, NaN where unknown, at the working resolution (scaled and cropped to multiples"
+        " of 16 pixels)",
     ),
     "depth_info": Topic(
         "~/depth/camera_info",
         "sensor_msgs/CameraInfo",
         RELIABLE,
         "with `~/depth`",
-        "the pinhole of `~/depth` and `~/keyframe_image`: with them, the node is an RGB-D camera",
+        "pinhole intrinsics of `~/depth` and `~/keyframe_image`; together they form an RGB-D camera",
     ),
     "keyframe_image": Topic(
         "~/keyframe_image",
         "sensor_msgs/Image",
         RELIABLE,
         "with `~/depth`",
-        "the image of that keyframe as rgb8, without distortion, pixel by pixel over its depth",
+        "undistorted image of that keyframe as rgb8, registered to its depth",
     ),
     "estimated": Topic(
         "<camera>/estimated/camera_info",
         "sensor_msgs/CameraInfo",
         RELIABLE,
         "at each image",
-        "the camera as the map sees it, at native resolution",
+        "estimated intrinsics at native resolution",
     ),
     "status": Topic(
         "~/status",
@@ -164,29 +164,29 @@ OUTPUTS: dict[str, Topic] = {
         "visualization_msgs/Marker",
         RELIABLE,
         "every second",
-        "state and lag as a text above the first camera, for RViz",
+        "state and lag as text above the first camera, for RViz",
     ),
     "diagnostics": Topic(
         "/diagnostics",
         "diagnostic_msgs/DiagnosticArray",
         RELIABLE,
         "every second",
-        "whether all is well and, if not, why",
+        "health of mapping, backend, scale, inputs, TF and each camera",
     ),
     "tf": Topic(
         "/tf",
         "tf2_msgs/TFMessage",
         TF,
         "at each tracked image, with odometry `tf_rate` times per second, if `publish_tf`",
-        "`map_frame` -> `odom_frame` with odometry, once the map is in metres; else `map_frame` -> `base_frame` or"
-        " camera; the other way round with `invert_tf`; nothing where another node gives that frame a parent",
+        "`map_frame` -> `odom_frame` with odometry, once the map is metric; else `map_frame` -> `base_frame` or"
+        " camera; inverted with `invert_tf`; nothing if another node already publishes a parent of that frame",
     ),
     "tf_static": Topic(
         "/tf_static",
         "tf2_msgs/TFMessage",
         TF_STATIC,
-        "when cameras are found to be fixed to each other, if `publish_tf`",
-        "first camera -> other cameras, where TF does not say it yet",
+        "when cameras turn out to be rigidly connected, if `publish_tf`",
+        "first camera -> other cameras, unless TF already has it",
     ),
 }
 
@@ -196,83 +196,79 @@ INPUTS: dict[str, Topic] = {
         "sensor_msgs/Image",
         IMAGES,
         "always",
-        "the images to map, or `sensor_msgs/CompressedImage`; several cameras by `image_topics`",
+        "images to map, or `sensor_msgs/CompressedImage`; for several cameras see `image_topics`",
     ),
     "camera_info": Topic(
         "<camera>/camera_info",
         "sensor_msgs/CameraInfo",
         SENSOR,
         "always",
-        "the camera's calibration; `camera_info_topic` names another topic",
+        "the camera's calibration; `camera_info_topic` overrides the name",
     ),
     "mask": Topic(
         "mask_topics",
         "sensor_msgs/Image",
         IMAGES,
         "when given",
-        "mono8, one per camera: what is not 0 stays out of poses, focal length and cloud",
+        "mono8, one per camera; non-zero pixels are excluded from poses, focal length and cloud",
     ),
     "depth": Topic(
         "depth_topics",
         "sensor_msgs/Image",
         IMAGES,
         "when given",
-        "16UC1 (mm) or 32FC1 (m), one per camera; tells the scale of the map",
+        "16UC1 (mm) or 32FC1 (m), one per camera; gives the map its metric scale",
     ),
     "depth_info": Topic(
         "<depth>/camera_info",
         "sensor_msgs/CameraInfo",
         SENSOR,
         "with `depth_topics`",
-        "the camera of a depth image that is not registered to the image; `<depth>` is the namespace of its topic",
+        "intrinsics of depth images that are not registered to the image; `<depth>` is the namespace of their topic",
     ),
     "odom": Topic(
         "odom_topic",
         "nav_msgs/Odometry",
         ODOMETRY,
         "when given",
-        "odometry, where it is not on /tf; tells the scale and, with `odom_frame`, the map's place",
+        "odometry that is not on /tf; gives the scale and, with `odom_frame`, the place of the map",
     ),
-    "imu": Topic("imu_topic", "sensor_msgs/Imu", IMU, "when given", "acceleration and turn rate; what is up, bridges"),
+    "imu": Topic(
+        "imu_topic", "sensor_msgs/Imu", IMU, "when given", "acceleration and angular velocity; for gravity and bridging"
+    ),
     "tf": Topic(
         "/tf",
         "tf2_msgs/TFMessage",
         TF,
         "always",
-        "`odom_frame` -> `base_frame`, and which frames have a parent already",
+        "`odom_frame` -> `base_frame`, and parents published by others",
     ),
-    "tf_static": Topic(
-        "/tf_static", "tf2_msgs/TFMessage", TF_STATIC, "always", "where cameras, IMU and base are fixed"
-    ),
+    "tf_static": Topic("/tf_static", "tf2_msgs/TFMessage", TF_STATIC, "always", "mounting of cameras, IMU and base"),
 }
 
 SERVICES: dict[str, Service] = {
     "reset": Service(
         "~/reset",
         "std_srvs/Trigger",
-        "forgets the map and the images that wait; the next image starts a new map; calibrations stay",
+        "discards the map and waiting images; the next image starts a new map; calibrations are kept",
     ),
-    "pause": Service("~/pause", "std_srvs/Trigger", "ignores images from now on"),
-    "resume": Service("~/resume", "std_srvs/Trigger", "goes on"),
-    "save_map": Service("~/save_map", "dust3r_ros/SaveMap", "writes the map to a file on the node's machine"),
+    "pause": Service("~/pause", "std_srvs/Trigger", "ignores images until resumed"),
+    "resume": Service("~/resume", "std_srvs/Trigger", "resumes mapping"),
+    "save_map": Service("~/save_map", "dust3r_ros/SaveMap", "saves the map to a file on the node's machine"),
     "load_map": Service(
         "~/load_map",
         "dust3r_ros/LoadMap",
-        "replaces the map by one from a file, to continue it or only to be found in it",
+        "replaces the map by a saved one, to extend it or to localize in it",
     ),
-    "localize": Service(
-        "~/localize", "dust3r_ros/Localize", "finds the camera of one image in the map; changes nothing"
-    ),
-    "set_scale": Service(
-        "~/set_scale", "dust3r_ros/SetScale", "makes metres of the map's unit, by a factor or a distance that is known"
-    ),
+    "localize": Service("~/localize", "dust3r_ros/Localize", "localizes one image in the map, which stays unchanged"),
+    "set_scale": Service("~/set_scale", "dust3r_ros/SetScale", "makes the map metric, by a factor or a known distance"),
     "save_calibration": Service(
         "~/save_calibration",
         "dust3r_ros/SaveCalibration",
-        "writes the estimate of each camera as a calibration file for `camera_info_manager`",
+        "saves the estimated intrinsics of each camera as a file for `camera_info_manager`",
     ),
     "export_map": Service(
-        "~/export_map", "dust3r_ros/ExportMap", "writes the map for other programs: PLY, TUM, COLMAP, nerfstudio, grid"
+        "~/export_map", "dust3r_ros/ExportMap", "exports the map: PLY, TUM, COLMAP, nerfstudio, occupancy grid"
     ),
 }
 

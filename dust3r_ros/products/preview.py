@@ -207,7 +207,7 @@ def _from_above(
         return _empty(width, height, "From above")
     view = splat.above(points, _positions(trajectory), width, height)
     panel, _ = render(points.facing(view.w_T_c[:3, 2]), view, PANEL)
-    _draw_cameras(panel, view, keyframes, trajectory)
+    draw_cameras(panel, view, keyframes, trajectory)
     return _caption(_scale_bar(panel, view.focal), "From above: path dark (start) to bright (end), keyframes blue")
 
 
@@ -218,7 +218,7 @@ def _from_outside(
         return _empty(width, height, "From outside")
     view = splat.outside(points, keyframes, _positions(trajectory), width, height)
     panel, _ = render(points.facing(view.w_T_c[:3, 2]), view, PANEL)
-    _draw_cameras(panel, view, keyframes, trajectory)
+    draw_cameras(panel, view, keyframes, trajectory)
     return _caption(panel, "From outside")
 
 
@@ -241,7 +241,7 @@ def _positions(trajectory: Sequence[StampedPose]) -> Array:
     return np.array([pose.w_T_c[:3, 3] for pose in trajectory]).reshape(-1, 3)
 
 
-def _draw_cameras(
+def draw_cameras(
     panel: Image, view: Viewpoint, keyframes: Sequence[Keyframe], trajectory: Sequence[StampedPose]
 ) -> None:
     """Pyramids of the keyframes (14 pixels long) and the path, on top of everything."""
