@@ -84,15 +84,14 @@ def test_clouds_are_those_of_sensor_msgs_py() -> None:
 @pytest.mark.parametrize("encoding", SUPPORTED)
 def test_images_are_those_of_cv_bridge(encoding: str) -> None:
     optional("cv_bridge.boost.cv_bridge_boost")
-    from cv_bridge import CvBridge, CvBridgeError
-
+    cv_bridge = optional("cv_bridge")
     channels, bits = _shape(encoding)
     data = np.random.default_rng(4).integers(0, 256, (12, 16 * channels * bits // 8), dtype=np.uint8)
     step = 16 * channels * bits // 8
     message = Image(height=12, width=16, encoding=encoding, step=step, data=data.tobytes())
     try:
-        theirs = CvBridge().imgmsg_to_cv2(message, "rgb8")
-    except CvBridgeError as error:
+        theirs = cv_bridge.CvBridge().imgmsg_to_cv2(message, "rgb8")
+    except cv_bridge.CvBridgeError as error:
         pytest.skip(f"cv_bridge does not take {encoding}: {error}")
     # 16 bits: cv_bridge rounds where the lower half is dropped here.
     np.testing.assert_allclose(image_of(message).astype(int), theirs.astype(int), atol=1 if bits == 16 else 0)
