@@ -119,10 +119,10 @@ class FocalVotes:
 
     def _siblings(self, stream: CameraStream) -> list[Intrinsics]:
         """Focals that are known, of cameras with images of the same size."""
-        size, focals = (stream.width, stream.height), self._state.sparse.intrinsics
+        size, intrinsics = (stream.width, stream.height), self._state.sparse.intrinsics
         others = {record.stream for record in self._state.records} - {stream}
         same = sorted(other.index for other in others if (other.width, other.height) == size)
-        return [focals[index] for index in same if focals[index].std < _SURE]
+        return [intrinsics[index] for index in same if intrinsics[index].std < _SURE]
 
     def _vote(self, stream: CameraStream, known: Tracks) -> _Vote | None:
         points, lens = self._state.sparse.points[known.ids], self._state.sparse.intrinsics[stream.index].lens

@@ -62,52 +62,54 @@ def ranks(index: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pinhole_offsets(
-    views: Sequence[SparseView], focals: Sequence[Intrinsics], view: np.ndarray, offset: Array
+    views: Sequence[SparseView], intrinsics: Sequence[Intrinsics], view: np.ndarray, offset: Array
 ) -> Array:
     """(M, 2) where cameras without lenses that bend would see observations: ``view`` (M,), ``offset`` (M, 2)."""
-    bent = [index for index, intrinsics in enumerate(focals) if not intrinsics.lens.plain]
+    bent = [index for index, of_camera in enumerate(intrinsics) if not of_camera.lens.plain]
     if not bent:
         return offset
     camera, ideal = np.array([entry.camera for entry in views])[view], offset.copy()
     for index in bent:
         mine = camera == index
-        ideal[mine] = focals[index].lens.ideal(offset[mine])
+        ideal[mine] = intrinsics[index].lens.ideal(offset[mine])
     return ideal
 
 
-def _cameras(views: Sequence[SparseView], focals: Sequence[Intrinsics], view: np.ndarray) -> tuple[Array, Array, Array]:
+def _cameras(
+    views: Sequence[SparseView], intrinsics: Sequence[Intrinsics], view: np.ndarray
+) -> tuple[Array, Array, Array]:
     """Rotation to w (3, 3, M), center (3, M) and focal (M,) of the view of each observation."""
     used, which = ranks(view, len(views))
     if not len(used):
         return np.zeros((3, 3, 0)), np.zeros((3, 0)), np.zeros(0)
     w_T_c = np.stack([views[v].w_T_c for v in used])
-    focal = np.array([focals[views[v].camera].focal for v in used])
+    focal = np.array([intrinsics[views[v].camera].focal for v in used])
     rows = np.take(w_T_c[:, :3].transpose(1, 2, 0), which, axis=2)
     return rows[:, :3], rows[:, 3], focal[which]
 
 
 def viewing_rays(
-    views: Sequence[SparseView], focals: Sequence[Intrinsics], view: np.ndarray, offset: Array
+    views: Sequence[SparseView], intrinsics: Sequence[Intrinsics], view: np.ndarray, offset: Array
 ) -> tuple[Array, Array]:
     """Unit directions (M, 3) and centers (M, 3), in w, of observations: posed ``view`` (M,), ``offset`` (M, 2), px."""
-    rotation, center, focal = _cameras(views, focals, view)
-    x, y = pinhole_offsets(views, focals, view, offset).T / focal
+    rotation, center, focal = _cameras(views, intrinsics, view)
+    x, y = pinhole_offsets(views, intrinsics, view, offset).T / focal
     directions = rotation[:, 0] * x + rotation[:, 1] * y + rotation[:, 2]
     directions /= np.sqrt(1.0 + x * x + y * y)
     return np.ascontiguousarray(directions.T), np.ascontiguousarray(center.T)
 
 
 def reprojection_errors(
-    views: Sequence[SparseView], focals: Sequence[Intrinsics], view: np.ndarray, points: Array, offset: Array
+    views: Sequence[SparseView], intrinsics: Sequence[Intrinsics], view: np.ndarray, points: Array, offset: Array
 ) -> Array:
     """Pixels (M,) between observations and positions (M, 3) in w; inf behind the camera or without a position.
 
     Pixels of the pinhole: of an image that the lens did not bend.
     """
-    rotation, center, focal = _cameras(views, focals, view)
+    rotation, center, focal = _cameras(views, intrinsics, view)
     X = np.einsum("jim,jm->im", rotation, points.T - center)
     z = np.where(X[2] > 0, X[2], np.nan)
-    ideal = pinhole_offsets(views, focals, view, offset)
+    ideal = pinhole_offsets(views, intrinsics, view, offset)
     with np.errstate(invalid="ignore"):
         errors = np.linalg.norm(focal * X[:2] / z - ideal.T, axis=0)
     return np.where(np.isfinite(errors), errors, np.inf)

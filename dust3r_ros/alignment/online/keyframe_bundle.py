@@ -127,15 +127,18 @@ class RefinedKeyframe:
 
 
 def bundle(
-    keyframes: Sequence[Posed], edges: Sequence[tuple[int, int]], focals: Sequence[Intrinsics], min_parallax_deg: float
+    keyframes: Sequence[Posed],
+    edges: Sequence[tuple[int, int]],
+    intrinsics: Sequence[Intrinsics],
+    min_parallax_deg: float,
 ) -> tuple[dict[int, RefinedKeyframe], list[Intrinsics]]:
-    """Refined keyframes by index, and focals. Those with too few landmarks are left out; none: nothing was changed.
+    """Refined keyframes by index, and intrinsics. Those with too few landmarks are left out; none: nothing was changed.
 
     ``edges`` (first, second) say which keyframes are searched for common features. The scale of the
     map is free; the first keyframe stays where it is.
     """
     sparse = SparseMap(min_parallax_deg, focal_prior_sigma=_FOCAL_SIGMA)
-    sparse.intrinsics = [replace(intrinsics, prior=intrinsics.focal) for intrinsics in focals]
+    sparse.intrinsics = [replace(given, prior=given.focal) for given in intrinsics]
     ids = []
     for keyframe in keyframes:
         index = sparse.add(keyframe.camera, no_tracks(), keyframe.w_T_c)
@@ -152,10 +155,8 @@ def bundle(
                 view.w_T_c = None
         refine(sparse, free_focal=True, rounds=1, iterations=20, max_error_px=limit)
     if not sparse.misfit() < before:
-        return {}, list(focals)
-    refined = [
-        replace(intrinsics, prior=given.prior) for intrinsics, given in zip(sparse.intrinsics, focals, strict=True)
-    ]
+        return {}, list(intrinsics)
+    refined = [replace(own, prior=given.prior) for own, given in zip(sparse.intrinsics, intrinsics, strict=True)]
     return {index: _refined_keyframe(sparse, index) for index in sparse.posed()}, refined
 
 
