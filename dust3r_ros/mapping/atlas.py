@@ -52,7 +52,7 @@ class AtlasEntry:
     def go_live(self, beside: bool) -> None:
         """From now on what may wait does."""
         self.live = beside
-        self.submap.go_live(beside)
+        self.submap.chores.go_live(beside)
 
     def take_changed(self) -> tuple[Keyframe, ...]:
         """Keyframes that changed since the last call, by their names."""
@@ -75,8 +75,8 @@ class AtlasEntry:
             self.frames.add_keyframe(keyframe, stream, seen)
         else:
             self.frames.add(len(submap) - 1, stream, seen, found)
-        if self.live is None and submap.settling and submap.generation != self._generation:
-            self._generation = submap.generation
+        if self.live is None and submap.settling and submap.state.generation != self._generation:
+            self._generation = submap.state.generation
             self.frames.find_again()
 
     def keep(self, pose: FollowedPose, stream: CameraStream) -> bool:
@@ -96,7 +96,7 @@ class AtlasEntry:
         """A map of another session in place of an empty one; every keyframe counts as changed."""
         self.names, self._restored = list(state.names), True
         self.submap.restore(state, streams)
-        self._generation = self.submap.generation
+        self._generation = self.submap.state.generation
         self.frames.restore(state.frames)
 
     @property

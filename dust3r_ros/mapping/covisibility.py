@@ -122,7 +122,7 @@ def masked_share(submap: Submap, config: MapperConfig) -> MaskedShare:
     newest = submap.posed()[-config.window :]
     shares = []
     for index in newest:
-        record, known = submap.record(index), submap.keyframe(index).confidence > config.min_confidence
+        record, known = submap.state.records[index], submap.keyframe(index).confidence > config.min_confidence
         none = np.zeros(known.shape, bool)
         masked = none if record.masked is None else record.masked
         moving = none if record.moving is None else record.moving & ~masked

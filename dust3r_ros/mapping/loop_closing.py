@@ -10,7 +10,6 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.mapping.association import Linker
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.sparse.map_merging import MapFit, fit_maps
-from dust3r_ros.sparse.refinement import close_loop
 
 _MATCHES = 25  # of features of two keyframes that look alike
 _GAP_PX = 2.0  # less is drift that the window takes up
@@ -34,18 +33,12 @@ class LoopClosing:
         """Whether keyframe ``index`` lies elsewhere than those it was ``linked`` with say: the map has drifted."""
         return bool(linked) and self._state.sparse.disagreement(index) > _GAP_PX
 
-    def adjust(self) -> None:
-        """The whole map to links that do not fit yet."""
-        close_loop(self._state.sparse)
-
     def shared(self, other: Reconstruction, index: int) -> np.ndarray:
         """(K, 2) ids of landmarks, own and other's, that features of the other's keyframe ``index`` seem to share."""
-        record, found = other.records[index], [np.zeros((0, 2), np.int64)]
-        for candidate in self._state.graph.loop_candidates(
-            other.graph.global_descriptor(index), len(self._state.records)
-        ):
-            found.append(self._links.shared(candidate, record, _MATCHES))
-        return np.concatenate(found)
+        record, global_descriptor = other.records[index], other.graph.global_descriptor(index)
+        candidates = self._state.graph.loop_candidates(global_descriptor, len(self._state.records))
+        found = [self._links.shared(candidate, record, _MATCHES) for candidate in candidates]
+        return np.concatenate([np.zeros((0, 2), np.int64), *found])
 
     def fit(self, other: Reconstruction, matches: np.ndarray, witness: np.ndarray) -> MapFit | None:
         """How another map lies in this one, None where too few of its keyframes agree.

@@ -167,12 +167,12 @@ class MapView:
     @property
     def backlog(self) -> int:
         """How much waits: depth of keyframes, adjustments of the whole map."""
-        return self.submap.backlog
+        return self.submap.chores.backlog
 
     @property
     def depth_backlog(self) -> tuple[int, int]:
-        """As ``Submap`` says it."""
-        return self.submap.depth_backlog
+        """As ``Chores`` says it."""
+        return self.submap.chores.depth_backlog
 
     @property
     def submap(self) -> Submap:

@@ -206,8 +206,9 @@ class Mapper(MapView):
     @property
     def guessing_since(self) -> int | None:
         """When the camera was first seen to move (stamp), as long as its focal is hardly more than a guess."""
-        guessing = self.mapping and self.submap.guessing and len(self.submap) > 1
-        return self.submap.record(1).stamp_ns if guessing else None
+        state = self.submap.state
+        guessing = self.mapping and state.guessing and len(state.records) > 1
+        return state.records[1].stamp_ns if guessing else None
 
     def go_live(self, beside: bool) -> None:
         """Put off what the next image does not need, for ``work``; ``beside``: whole maps are adjusted in a child."""
@@ -218,13 +219,13 @@ class Mapper(MapView):
     @property
     def due(self) -> str:
         """What ``work`` would do next; "" for nothing."""
-        return self.submap.due
+        return self.submap.chores.due
 
     def work(self, kind: str) -> MapUpdate:
         """Do one of the things that were put off: what ``due`` says."""
-        before, known = self.submap.generation, self.submap.initialised
-        self.submap.work(kind)
-        if known and self.submap.generation != before:
+        before, known = self.submap.state.generation, self.submap.initialised
+        self.submap.chores.work(kind)
+        if known and self.submap.state.generation != before:
             self.revision += 1
         return self.news()
 
@@ -328,14 +329,14 @@ class Mapper(MapView):
 
     def _begin(self, keep: bool) -> None:
         """Another map with the next keyframe; ``keep``: the one so far sleeps, and what it knows of focals counts."""
-        focals = self.submap.intrinsics
+        intrinsics = self.submap.intrinsics
         if keep:
             self._atlas.sleep()
-            focals = [replace(f, prior=f.prior if f.given else f.focal) for f in focals]
+            intrinsics = [replace(i, prior=i.prior if i.given else i.focal) for i in intrinsics]
         else:
             self._atlas.begin()
-            focals = [replace(f, focal=f.prior, std=f.std if f.fixed else inf, measured=None) for f in focals]
-        self.submap.intrinsics = focals
+            intrinsics = [replace(i, focal=i.prior, std=i.std if i.fixed else inf, measured=None) for i in intrinsics]
+        self.submap.intrinsics = intrinsics
         self._forget_views()
 
     def _forget_views(self) -> None:

@@ -24,11 +24,11 @@ from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.covisibility import Neighbourhood
-from dust3r_ros.mapping.keyframes import KeyframeBook
 from dust3r_ros.mapping.localization import locate_corners
 from dust3r_ros.mapping.pointmap_keyframes import PointmapKeyframes
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.saving import PointmapSaving
+from dust3r_ros.mapping.submap import Submap
 from dust3r_ros.timing import StageTimer
 from dust3r_ros.tracking import Tracks, join, no_tracks
 from dust3r_ros.types import Array, Image, Keyframe, PairPrediction, View
@@ -61,7 +61,7 @@ class PointmapFinder:
 
     def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
         """Pose of a frame from corners of keyframes with known depth, None when too few agree; ``near``: a guess."""
-        if len(self._keyframes) < 2:
+        if not self._state.initialised:
             return None
         points, focal = self._keyframes.points(tracks.ids), self._state.sparse.intrinsics[stream.index]
         return locate_corners(points, tracks.pixels, focal, stream.long_edge, self._state.config, near)
@@ -70,17 +70,22 @@ class PointmapFinder:
         self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None
     ) -> tuple[PnpResult, Tracks] | None:
         """Pose of a frame that lost its corners: by features of keyframes that look alike, else by their pointmaps."""
-        tracks = self.recall(stream, gray)
+        candidates = self._candidates(stream, gray)
+        tracks = self._seen_of(candidates, stream, gray)
         result = self.locate(stream, tracks, near)
         if result is not None:
             return result, tracks
-        result = self._attach(stream, image, self._candidates(stream, gray))
+        result = self._attach(stream, image, candidates)
         return None if result is None else (result, no_tracks())
 
     def recall(self, stream: CameraStream, gray: Image) -> Tracks:
+        return self._seen_of(self._candidates(stream, gray), stream, gray)
+
+    def _seen_of(self, candidates: Sequence[int], stream: CameraStream, gray: Image) -> Tracks:
+        """What of keyframes ``candidates`` an image shows by its features."""
         features, records = stream.features(gray), self._state.records
         found = [no_tracks()]
-        for index in self._candidates(stream, gray):
+        for index in candidates:
             pairs = matched(records[index].features, features)
             found.append(Tracks(records[index].feature_ids[pairs[:, 0]], features.pixels[pairs[:, 1]]))
         return reduce(join, found).unique()
@@ -123,7 +128,7 @@ class PointmapFinder:
         return bool(np.mean(pair.confidence_second > self._state.config.min_confidence) > _MIN_SEEN)
 
 
-class PointmapBuilder(KeyframeBook):
+class PointmapBuilder(Submap):
     """Adds keyframes by the pointmaps of their pairs; see ``Submap``.
 
     Nothing is put off: a network's device is not for two processes. What moves is not looked for, and two keyframes
@@ -147,10 +152,6 @@ class PointmapBuilder(KeyframeBook):
         self.finder = PointmapFinder(
             self.state, self._keyframes, self._aligner, backend, stage, self._appearance, self._near
         )
-
-    @property
-    def initialised(self) -> bool:
-        return len(self._keyframes) > 1
 
     @property
     def settling(self) -> bool:
@@ -207,7 +208,7 @@ class PointmapBuilder(KeyframeBook):
         self._take(update, {index, *near})
         self._backend.forget(index - self._config.window)
         if index == 1:
-            self.generation += 1
+            self.state.generation += 1
         return index
 
     def finish(self) -> None:
@@ -226,7 +227,7 @@ class PointmapBuilder(KeyframeBook):
             Posed(record.stream.index, w_T_c, record.features)
             for record, w_T_c in zip(self.state.records, self._aligner.poses, strict=True)
         ]
-        refined, focals = bundle(posed, edges, self.intrinsics, self._config.min_parallax_deg)
+        refined, intrinsics = bundle(posed, edges, self.intrinsics, self._config.min_parallax_deg)
         moved = {}
         for index, keyframe in refined.items():
             factor = self._growth(index, keyframe)
@@ -234,9 +235,9 @@ class PointmapBuilder(KeyframeBook):
                 moved[index] = keyframe.w_T_c @ np.diag([*[factor * self._aligner.scale(index)] * 3, 1.0])
         if not moved:
             return
-        self.intrinsics = focals
+        self.intrinsics = intrinsics
         self._aligner.move(moved)
-        self._changed |= set(range(len(self._keyframes)))
+        self.state.changed |= set(range(len(self._keyframes)))
 
     def _growth(self, index: int, keyframe: RefinedKeyframe) -> float:
         """By how much the surroundings of a keyframe have grown: its landmarks against its depth."""
@@ -258,6 +259,7 @@ class PointmapBuilder(KeyframeBook):
         tracks = self._keyframes.new_ids(np.concatenate([features.pixels, corners]))
         record = KeyframeRecord(stamp_ns, stream, image, features, tracks.ids[:known], masked=stream.masked)
         self.state.records.append(record)
+        self.state.initialised = len(self) > 1
         spread = np.linspace(0, len(tracks.ids) - 1, min(len(tracks.ids), count)).astype(int)
         stream.anchor(stamp_ns, tracks.select(spread))
 
@@ -292,7 +294,7 @@ class PointmapBuilder(KeyframeBook):
         for change in update.changed:
             self._keyframes.settle(change)
         if self.initialised:
-            self._changed |= touched | {change.index for change in update.changed}
+            self.state.changed |= touched | {change.index for change in update.changed}
         for stream in self._keyframes.streams():
             entry = self.intrinsics[stream.index]
             if not entry.fixed and self.initialised:

@@ -11,6 +11,7 @@ from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.map_merging import Merged, merge_maps
 from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.tracking.front_end import YOUNG
 
 # Relative standard deviation of a focal, by the scatter of the observations alone: it may be off by more.
 TRUSTED = 0.015
@@ -23,7 +24,9 @@ class Reconstruction:
     ``records``: what each keyframe is made of. ``sparse``: their poses, the landmarks they see, and the focals of the
     cameras; where pointmaps carry the map, it has the focals only. ``graph``: which keyframes pairs connect.
     ``initialised``: there are poses. ``settled``: the focal of the camera that began the map is found, no others are
-    tried any more. ``live``: poses are wanted soon.
+    tried any more. ``live``: poses are wanted soon. ``generation`` counts how often the map was built anew or
+    calibrated again. ``changed``: keyframes whose pose, depth or image is not what it was when they were last taken;
+    whoever changes one enters it there.
     """
 
     def __init__(self, config: MapperConfig) -> None:
@@ -32,6 +35,8 @@ class Reconstruction:
         self.sparse = SparseMap(config.min_parallax_deg)
         self.graph = PairGraph(config)
         self.initialised = self.settled = self.live = False
+        self.generation = 0
+        self.changed: set[int] = set()
 
     def absorb(self, other: Reconstruction, own_S_other: Similarity, matches: np.ndarray) -> Merged:
         """Take another one in; landmarks ``matches`` (M, 2), own and other's, become one. Its keyframes come last."""
@@ -62,6 +67,11 @@ class Reconstruction:
     def guessing(self) -> bool:
         """Whether that focal is hardly more than a guess: shape and unit of the map will change with it."""
         return bool(self.records) and not self.sure and not self._first_focal.std < TRUSTED
+
+    @property
+    def settling(self) -> bool:
+        """Whether that focal may still change by more than a little."""
+        return len(self.records) <= YOUNG or (self.initialised and not self.sure)
 
     def knows(self, stream: CameraStream) -> bool:
         """Whether a camera's focal is more than a guess."""

@@ -96,7 +96,7 @@ class LandmarkSaving:
     def restore(self, state: SubmapState, streams: Mapping[str, CameraStream]) -> None:
         """A saved map in place of an empty one."""
         sparse = self._state.sparse
-        sparse.intrinsics = list(state.focals)
+        sparse.intrinsics = list(state.intrinsics)
         sparse.restore_landmarks(state.aliases)
         for keyframe in state.keyframes:
             stream = streams[keyframe.camera]
@@ -192,7 +192,7 @@ class PointmapSaving:
 
     def keyframe(self, index: int) -> KeyframeState:
         """A keyframe as it stands."""
-        w_T_c = self._aligner.pose(index) if len(self._keyframes) > 1 else None
+        w_T_c = self._aligner.pose(index) if self._state.initialised else None
         lens = Lens(self._state.records[index].stream.long_edge / 2)
         first_id, corners = self._keyframes.corners(index)
         return replace(

@@ -1,4 +1,4 @@
-"""Focal lengths of a map of landmarks: the first poses, other focals tried, what a lens leaves open."""
+"""Focal lengths of a map of landmarks: when they are looked for, the first poses, other focals tried, the lens."""
 
 from __future__ import annotations
 
@@ -12,10 +12,81 @@ from dust3r_ros.mapping.reconstruction import MOST_UNSURE, Reconstruction
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, PairFromLandmarks, bootstrap, differ, score
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.refinement import USUAL_BEND, focal_shift, refine, refine_lenses, thin
+from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array
 
 _FIRST_KEYFRAMES = 3  # with an unknown focal; two views alone do not tell it
+_CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
+# Live, keyframes; fewer tell less of a focal than the usual one that the first poses were made with. While it may be
+# wrong, the next time is when there are so many times more.
+_LIVE_FROM, _LIVE_GROWTH = 8, 1.5
+# The first time is after so long a motion: images that are close together tell little, however many; with as many as
+# ``_ANYWAY`` keyframes the motion was fast. With fewer than ``_SEARCH_FROM`` it is soon calibrated again instead.
+_LIVE_MOVING_NS, _ANYWAY = 1_100_000_000, 18
+_SEARCH_FROM = 16
+_ACCUSTOMED_AT = (3, 5, 8, 12)
+
+
+class CalibrationSchedule:
+    """When a map is calibrated: with so many keyframes, after so much motion, as long as its focal may be wrong."""
+
+    def __init__(self, state: Reconstruction) -> None:
+        self._state = state
+        self._calibrated_with = 0  # keyframes, live
+
+    def calibrated(self) -> None:
+        """Live, a calibration with the keyframes so far was begun."""
+        self._calibrated_with = len(self._state.records)
+
+    def may_begin(self, stream: CameraStream) -> bool:
+        """Whether there are as many keyframes as it takes to pose the first."""
+        fewest = 2 if self._state.sparse.intrinsics[stream.index].fixed else _FIRST_KEYFRAMES
+        return len(self._state.records) >= fewest
+
+    @property
+    def calibration_due(self) -> bool | None:
+        """Whether the whole map is to be adjusted with as many keyframes as it has; None: once the camera rests."""
+        count = len(self._state.records)
+        if not self._state.live or count < _CALIBRATE_AT[0]:
+            return count in _CALIBRATE_AT
+        if self._state.sure:
+            return count in _CALIBRATE_AT or (count < _LIVE_FROM and not self._calibrated_with)
+        moving_ns = self._state.records[-1].stamp_ns - self._state.records[1].stamp_ns
+        if not self._calibrated_with and moving_ns < _LIVE_MOVING_NS and count < _ANYWAY:
+            return None
+        return True if count >= max(_LIVE_FROM, _LIVE_GROWTH * self._calibrated_with) else None
+
+    @property
+    def search_due(self) -> bool | None:
+        """Whether other focals are to be tried after a calibration; None: once the camera rests.
+
+        It takes seconds, in which the map is not calibrated again.
+        """
+        if not self.doubtful(self._state.records[0].stream):
+            return False
+        return True if not self._state.live or len(self._state.records) >= _SEARCH_FROM else None
+
+    def doubtful(self, stream: CameraStream) -> bool:
+        """Whether another focal than that of the map may be right."""
+        several = any(record.stream is not stream for record in self._state.records)
+        known = self._state.sparse.intrinsics[stream.index].given or self._state.settled
+        return not (known or several or len(self._state.records) > MOST_UNSURE)
+
+    @property
+    def joining(self) -> np.ndarray:
+        """(F,) the cameras that joined a map and are in few keyframes yet: their focals move in every adjustment."""
+        few = self._state.views_by_camera() < YOUNG
+        few[self._state.records[0].stream.index] = False
+        return few
+
+    def joining_due(self, stream: CameraStream) -> list[int]:
+        """The keyframes of a camera that joined, when they are as many as to ``accustom`` it again."""
+        if not self.joining[stream.index] or self._state.views_of(stream) not in _ACCUSTOMED_AT:
+            return []
+        return [v for v in self._state.sparse.posed() if self._state.sparse.views[v].camera == stream.index]
+
+
 # A start is free to choose its pair, its focal and all poses: chance fits more to it than to one pose in a map.
 _START_INLIERS = 15
 _SURE_OF_FOCAL = 0.02  # relative standard deviation
@@ -34,30 +105,13 @@ _ASKED_OBSERVATIONS = 10_000  # of all views together, when the images are asked
 _ASKED_STEPS = 20
 _ENOUGH_VIEWS = 8
 _LIVE_STEPS = 10  # of an adjustment of the whole map while frames wait; the last one takes its time
-_CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
-# Live, keyframes; fewer tell less of a focal than the usual one that the first poses were made with. While it may be
-# wrong, the next time is when there are so many times more.
-_LIVE_FROM, _LIVE_GROWTH = 8, 1.5
-# The first time is after so long a motion: images that are close together tell little, however many; with as many as
-# ``_ANYWAY`` keyframes the motion was fast. With fewer than ``_SEARCH_FROM`` it is soon calibrated again instead.
-_LIVE_MOVING_NS, _ANYWAY = 1_100_000_000, 18
-_SEARCH_FROM = 16
-_ACCUSTOMED_AT = (3, 5, 8, 12)
 
 
 class Calibrator:
     """Builds a map anew from what its keyframes see, as long as its focal may be wrong."""
 
-    def __init__(self, state: Reconstruction) -> None:
-        self._state = state
-        self.calibrated_with = 0  # keyframes, live
-
-    @property
-    def joining(self) -> np.ndarray:
-        """(F,) the cameras that joined a map and are in few keyframes yet: their focals move in every adjustment."""
-        few = self._state.views_by_camera() < YOUNG
-        few[self._state.records[0].stream.index] = False
-        return few
+    def __init__(self, state: Reconstruction, schedule: CalibrationSchedule) -> None:
+        self._state, self._schedule = state, schedule
 
     def calibrate(self, stream: CameraStream) -> bool:
         """Adjust the whole map; whether it was built anew, since another focal than that of its start explains more."""
@@ -65,7 +119,7 @@ class Calibrator:
         first, before = not np.isfinite(intrinsics.std), intrinsics.focal
         self.adjust()
         others = [held for held in _held(intrinsics) if differ(held, before) and differ(held, intrinsics.focal)]
-        if others and first and self._state.live and self.doubtful(stream):
+        if others and first and self._state.live and self._schedule.doubtful(stream):
             better = self._bootstrap(stream, others, sharp=(False,))[0]
         self.consider_lens(stream)
         return better
@@ -83,40 +137,13 @@ class Calibrator:
     def within_reason(self) -> Iterator[None]:
         """Live, what takes the first camera's focal far away in here has to explain far more, else it is undone."""
         sparse, camera = self._state.sparse, self._state.records[0].stream.index
-        views, intrinsics, options = (
-            sparse.posed(),
-            sparse.intrinsics[camera],
-            self._options(False, len(sparse.posed())),
-        )
+        views, intrinsics = sparse.posed(), sparse.intrinsics[camera]
+        options = self._options(False, len(views))
         before, value, misfit = sparse.snapshot(), intrinsics.focal, score(sparse, views, camera, options)
         yield
         far = abs(np.log(intrinsics.focal / value)) > np.log(_REASONABLE)
         if self._state.live and far and score(sparse, views, camera, options) > options.better * misfit:
             sparse.restore(before)
-
-    @contextmanager
-    def same_scale(self) -> Iterator[None]:
-        """What is adjusted in here keeps the length of the camera's way: poses that are out go on in the same unit.
-
-        It is depth that a wrong focal falsifies most.
-        """
-        sparse = self._state.sparse
-        before = {view: sparse.views[view].w_T_c for view in sparse.posed()}
-        yield
-        both = [view for view in sparse.posed() if view in before]
-        length = _spread([before[view] for view in both]), _spread([sparse.views[view].w_T_c for view in both])
-        if min(length) > 0:
-            sparse.move(np.eye(4), length[0] / length[1])
-
-    @property
-    def search_wanted(self) -> bool | None:
-        """Whether other focals are to be tried after a calibration; None: once the camera rests.
-
-        It takes seconds, in which the map is not calibrated again.
-        """
-        if not self.doubtful(self._state.records[0].stream):
-            return False
-        return True if not self._state.live or len(self._state.records) >= _SEARCH_FROM else None
 
     def adjust_last(self) -> None:
         """The same when no more frames come, and time does not press."""
@@ -125,43 +152,15 @@ class Calibrator:
         else:
             refine(self._state.sparse, free_focal=True, rounds=3, iterations=30, sharp=True)
 
-    @property
-    def wanted(self) -> bool | None:
-        """Whether the whole map is to be adjusted with as many keyframes as it has; None: once the camera rests."""
-        count = len(self._state.records)
-        if not self._state.live or count < _CALIBRATE_AT[0]:
-            return count in _CALIBRATE_AT
-        if self._state.sure:
-            return count in _CALIBRATE_AT or (count < _LIVE_FROM and not self.calibrated_with)
-        if not self.calibrated_with and self._moving_ns() < _LIVE_MOVING_NS and count < _ANYWAY:
-            return None
-        return True if count >= max(_LIVE_FROM, _LIVE_GROWTH * self.calibrated_with) else None
-
-    def _moving_ns(self) -> int:
-        """For how long the camera was seen to move."""
-        return self._state.records[-1].stamp_ns - self._state.records[1].stamp_ns
-
-    def due(self, stream: CameraStream) -> list[int]:
-        """The keyframes of a camera that joined, when they are as many as to ``accustom`` it again."""
-        if not self.joining[stream.index] or self._state.views_of(stream) not in _ACCUSTOMED_AT:
-            return []
-        return [v for v in self._state.sparse.posed() if self._state.sparse.views[v].camera == stream.index]
-
     def accustom(self, stream: CameraStream, own: Sequence[int]) -> None:
         """Adjust keyframes and focal of a camera that joined to the rest of the map, which stays."""
-        refine(self._state.sparse, own, free_focal=self.joining, rounds=2, sharp=True)
+        refine(self._state.sparse, own, free_focal=self._schedule.joining, rounds=2, sharp=True)
         self.consider_lens(stream)
-
-    def may_begin(self, stream: CameraStream) -> bool:
-        """Whether there are as many keyframes as it takes to pose the first."""
-        return len(self._state.records) >= (
-            2 if self._state.sparse.intrinsics[stream.index].fixed else _FIRST_KEYFRAMES
-        )
 
     def begin(self, stream: CameraStream) -> bool:
         """Pose the first keyframes together; whether that was possible."""
         intrinsics = self._state.sparse.intrinsics[stream.index]
-        if not self.may_begin(stream):
+        if not self._schedule.may_begin(stream):
             return False
         known = intrinsics.given or intrinsics.std < _SURE_OF_FOCAL  # as an older map tells
         if self._state.live and not known:
@@ -204,7 +203,7 @@ class Calibrator:
     def improve(self, stream: CameraStream) -> bool:
         """Try other focals while one of them may be right; whether the map was built anew because one explains more."""
         better = False
-        if self.doubtful(stream):
+        if self._schedule.doubtful(stream):
             intrinsics = self._state.sparse.intrinsics[stream.index]
             before = intrinsics.focal
             better, rival = self._bootstrap(stream, [f for f in _starts(stream) if differ(f, before)])
@@ -212,12 +211,6 @@ class Calibrator:
             self._state.settled = bool(agreed and intrinsics.std < _SURE_OF_FOCAL and rival > _NO_RIVAL)
         self.consider_lens(stream)
         return better
-
-    def doubtful(self, stream: CameraStream) -> bool:
-        """Whether another focal than that of the map may be right."""
-        several = any(record.stream is not stream for record in self._state.records)
-        known = self._state.sparse.intrinsics[stream.index].given or self._state.settled
-        return not (known or several or len(self._state.records) > MOST_UNSURE)
 
     def consider_lens(self, stream: CameraStream) -> None:
         """How sure the focal is, for a lens of which nobody knows how much it bends; what images say of a given one."""
@@ -270,6 +263,20 @@ class Calibrator:
             return Options(PairFromLandmarks(sharp), least, seed)
         unusual = max(Options.unusual, _PRIOR_KEYFRAMES / count)
         return Options(PairFromLandmarks(sharp, _LIVE_TRIES), least, seed, unusual, 1 / _NO_RIVAL, _MOST_FIRST)
+
+
+@contextmanager
+def same_scale(sparse: SparseMap) -> Iterator[None]:
+    """What is adjusted in here keeps the length of the camera's way: poses that are out go on in the same unit.
+
+    It is depth that a wrong focal falsifies most.
+    """
+    before = {view: sparse.views[view].w_T_c for view in sparse.posed()}
+    yield
+    both = [view for view in sparse.posed() if view in before]
+    length = _spread([before[view] for view in both]), _spread([sparse.views[view].w_T_c for view in both])
+    if min(length) > 0:
+        sparse.move(np.eye(4), length[0] / length[1])
 
 
 def _spread(w_T_c: Sequence[Array | None]) -> float:

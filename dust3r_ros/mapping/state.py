@@ -151,7 +151,7 @@ class SubmapState:
     kind: str
     names: tuple[int, ...]
     keyframes: tuple[KeyframeState, ...]
-    focals: tuple[Intrinsics, ...]
+    intrinsics: tuple[Intrinsics, ...]
     edges: tuple[tuple[int, int, float], ...]
     likeness: tuple[float, ...]
     frames: tuple[FrameState, ...]

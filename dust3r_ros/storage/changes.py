@@ -124,7 +124,10 @@ class Changes:
         self._entries = [live.atlas.active, *live.atlas.asleep]
         self._signature = (
             live.revision,
-            *((id(s), len(s.submap), s.changes, s.submap.generation, s.submap.initialised) for s in self._entries),
+            *(
+                (id(s), len(s.submap), s.changes, s.submap.state.generation, s.submap.initialised)
+                for s in self._entries
+            ),
         )
         self._keyframes = self._signature != written.signature  # else no more than frames came
 
@@ -284,7 +287,7 @@ class Changes:
 
     def _write_map(self, place: int, entry: AtlasEntry, known: WrittenMap) -> None:
         submap = entry.submap
-        facts = {"generation": submap.generation, "initialised": submap.initialised, **submap.saving.facts()}
+        facts = {"generation": submap.state.generation, "initialised": submap.initialised, **submap.saving.facts()}
         focals = {
             stream.name: (
                 submap.intrinsics[stream.index],

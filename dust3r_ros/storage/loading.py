@@ -88,7 +88,7 @@ def _submap(base: sqlite3.Connection, row: Mapping[str, Any], middles: Mapping[s
         kind=row["kind"],
         names=tuple(keyframes),
         keyframes=tuple(keyframes.values()),
-        focals=tuple(rows.intrinsics_of(focals[name]) for name in middles),
+        intrinsics=tuple(rows.intrinsics_of(focals[name]) for name in middles),
         edges=_edges(base, place),
         likeness=tuple(blobs.unpack_array(row["likeness"], "<f8", -1).tolist()),
         frames=tuple(_frames(base, map_id, place)),

@@ -93,7 +93,7 @@ def landmarks_of(state: MapState) -> MapLandmarks | None:
     geometries = geometries_of(state.cameras, state.working_size, state.tracking_size)
     places = {camera.name: index for index, camera in enumerate(state.cameras)}
     sparse = SparseMap(MapperConfig().min_parallax_deg)
-    sparse.intrinsics = list(active.focals)
+    sparse.intrinsics = list(active.intrinsics)
     sparse.restore_landmarks(active.aliases)
     for keyframe in active.keyframes:
         sparse.add(places[keyframe.camera], keyframe.seen or no_tracks(), keyframe.w_T_c)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sequences import SMALL, walk
 
-from dust3r_ros.mapping.chores import BEGIN, DEPTH, PREVIEW, TAKE, Chores, WholeMap
+from dust3r_ros.mapping.chores import BEGIN, DEPTH, PREVIEW, TAKE
 from dust3r_ros.mapping.mapper import Mapper
 
 CONFIG = replace(SMALL, keyframe_motion_young=0.01)
@@ -98,65 +98,6 @@ def test_nothing_waits_at_the_end_and_the_map_is_as_good(sequence):
     assert shares[0] > 0.9 * shares[1]
 
 
-def test_an_adjustment_that_does_not_fit_any_more_is_begun_again():
-    chores = Chores(beside=False, whole_map={"calibration"})
-    chores.begin(lambda kind: WholeMap(kind, None, False, False), True, False)  # type: ignore[arg-type]
-    assert chores.running and chores.ready and not chores.whole_map
-    chores.cancel()
-    assert not chores.running and chores.whole_map == {"calibration"} and chores.count == 1
-    assert chores.take() is None
-
-
-def test_a_loop_does_not_take_the_place_of_a_calibration():
-    chores, begun = Chores(beside=False, whole_map={"loop", "calibration"}), []
-    for _ in range(2):
-        chores.begin(lambda kind: begun.append(kind) or WholeMap(kind, None, False, False), True, False)  # type: ignore[arg-type]
-        chores.take()
-    assert begun == ["calibration", "loop"] and not chores.whole_map
-
-
-def test_the_newest_keyframe_is_next_whenever_it_was_wanted():
-    chores = Chores(beside=False)
-    chores.want_depth([(3, [1])])
-    chores.want_depth([(1, [0]), (2, [0]), (3, [2])])
-    assert chores.depth == chores.previews == [(1, [0]), (2, [0]), (3, [1])]
-
-
-def test_what_nobody_has_seen_goes_before_what_is_looked_at_once_more():
-    chores = Chores(beside=False)
-    chores.want_depth([(k, []) for k in range(4)])
-    seen: set[int] = {1, 3}
-    order = []
-    while chores.previews:
-        order.append(chores.next_preview(seen)[0])
-    assert order == [2, 0, 3, 1]
-
-
-def test_depth_that_fails_is_not_tried_again():
-    chores = Chores(beside=False)
-    chores.want_depth([(1, [0]), (2, [1])])
-
-    def fails(index, others):
-        yield
-        raise RuntimeError(f"keyframe {index}")
-
-    chores.some_depth(fails)
-    assert chores.without_depth == [(1, [0]), (2, [1])]
-    with pytest.raises(RuntimeError, match="keyframe 2"):
-        chores.some_depth(fails)
-    assert chores.without_depth == [(1, [0])]
-
-
-def test_what_may_wait_for_rest_does():
-    chores = Chores(beside=False, whole_map={"loop"}, at_rest={"calibration"})
-    assert chores.count == 2
-    begun = []
-    while chores.whole_map or chores.at_rest:
-        begun.append(chores.begin(lambda kind: WholeMap(kind, None, False, False), True, False))  # type: ignore[arg-type]
-        chores.take()
-    assert begun == ["loop", "calibration"] and chores.count == 0
-
-
 def test_a_map_of_few_keyframes_is_calibrated_when_the_camera_rests(sequence):
     """While it moves, it goes on with the focal it began with; depth is of the focal that it ends with."""
     mapper = live(sequence, 8)
@@ -209,19 +150,3 @@ def test_a_correction_of_the_whole_map_raises_its_revision(sequence):
         mapper.work(mapper.due)
     mapper.work(DEPTH)
     assert mapper.revision == before
-
-
-@pytest.mark.parametrize(
-    ("kind", "sure", "guessing", "urgent"),
-    [
-        ("start", True, False, True),  # with a focal that is given there are no poses before it, either
-        ("calibration", False, True, True),
-        ("calibration", False, False, False),
-        ("calibration", True, False, False),
-    ],
-)
-def test_what_poses_wait_for_is_not_put_behind_other_work(monkeypatch, kind, sure, guessing, urgent):
-    nice = []
-    monkeypatch.setattr("dust3r_ros.mapping.chores.Aside", lambda work, by: nice.append(by))
-    Chores(beside=True, whole_map={kind}).begin(lambda kind: None, sure, guessing)  # type: ignore[arg-type, return-value]
-    assert (nice == [0]) == urgent

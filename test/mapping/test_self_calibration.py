@@ -8,7 +8,7 @@ from synthetic import WIDTH, arc, unposed
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.mapping.self_calibration import Calibrator
+from dust3r_ros.mapping.self_calibration import CalibrationSchedule, Calibrator, same_scale
 
 
 def pressed(focal: float, views: int = 6, degrees: float = 45.0) -> tuple[Calibrator, Reconstruction, SimpleNamespace]:
@@ -16,7 +16,7 @@ def pressed(focal: float, views: int = 6, degrees: float = 45.0) -> tuple[Calibr
     state, stream = Reconstruction(MapperConfig()), SimpleNamespace(index=0, long_edge=WIDTH)
     state.sparse = unposed(arc(views=views, points=200, focal=focal, degrees=degrees))
     state.records = [SimpleNamespace(stream=stream)] * views
-    calibrator = Calibrator(state)
+    calibrator = Calibrator(state, CalibrationSchedule(state))
     state.live = True
     return calibrator, state, stream
 
@@ -81,7 +81,7 @@ def test_the_way_of_the_camera_keeps_its_length():
     calibrator, state, stream = pressed(focal=0.8 * WIDTH)
     assert calibrator.begin(stream)
     before = np.array([view.w_T_c for view in state.sparse.views])
-    with calibrator.same_scale():
+    with same_scale(state.sparse):
         state.sparse.move(np.eye(4), 2.0)
         state.sparse.views[5].w_T_c = None
     np.testing.assert_allclose([view.w_T_c for view in state.sparse.views[:5]], before[:5], atol=1e-9)
@@ -100,9 +100,10 @@ def test_the_first_calibration_tries_the_other_focal_that_maps_begin_with():
 
 
 def test_other_focals_are_searched_for_in_maps_of_many_views_and_at_rest():
-    calibrator, state, _ = pressed(focal=WIDTH, views=9)
-    assert calibrator.search_wanted is None
+    _, state, _ = pressed(focal=WIDTH, views=9)
+    schedule = CalibrationSchedule(state)
+    assert schedule.search_due is None
     state.records *= 2
-    assert calibrator.search_wanted is True
+    assert schedule.search_due is True
     state.settled = True
-    assert calibrator.search_wanted is False
+    assert schedule.search_due is False

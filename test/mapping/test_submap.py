@@ -25,7 +25,7 @@ def test_a_map_without_images_says_so(made) -> None:
     submap: Submap = made()
     assert len(submap) == 0 and submap.posed() == [] and not submap.initialised
     assert len(submap.landmarks().points) == 0 and submap.regions == 0 and submap.graph.edges == []
-    assert submap.take_changed() == () and submap.due == "" and submap.backlog == 0
+    assert submap.take_changed() == () and submap.chores.due == "" and submap.chores.backlog == 0
 
 
 def test_pointmaps_leave_alone_what_only_landmarks_can_do() -> None:
@@ -36,7 +36,7 @@ def test_pointmaps_leave_alone_what_only_landmarks_can_do() -> None:
         mapper.process(int(sequence.stamps_ns[index]), "camera", sequence.images[index])
     submap, other = mapper.submap, pointmaps()
     assert submap.initialised and len(submap) > 2
-    assert submap.due == "" and submap.backlog == 0, "nothing is put off"
+    assert submap.chores.due == "" and submap.chores.backlog == 0, "nothing is put off"
     stream = mapper.stream("camera")
     stranger = CameraStream("other", 1, sequence.width, sequence.height, SMALL)
     assert submap.finder.welcomes(stranger) and submap.accepts(stranger)
