@@ -10,9 +10,8 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from dust3r_ros.alignment.online.canonical_depth import fuse_depths
 from dust3r_ros.depth.completion import complete_planes, cut_at_outlines, fill_depth
-from dust3r_ros.geometry.depths import landed
+from dust3r_ros.geometry.depths import fuse_depths, landed
 from dust3r_ros.geometry.pinhole import Pinhole
 from dust3r_ros.types import Array, Array32, Image, PairPrediction
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import cv2
 
-from dust3r_ros.alignment.online.canonical_depth import fuse_depths
 from dust3r_ros.backends.stereo import StereoDepth
 from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.depth.completion import cut_at_outlines, fill_depth
+from dust3r_ros.geometry.depths import fuse_depths
 from dust3r_ros.types import Array, Array32, Image, View
 
 _REDUCED = 2  # the work is a quarter, and what pairs tell is half as precise

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dust3r_ros.alignment.moments import inverse, scale_of
-from dust3r_ros.alignment.online.canonical_depth import robust_scale
 from dust3r_ros.alignment.online.edge_store import PointPairs
 from dust3r_ros.errors import GeometryError
+from dust3r_ros.geometry.depths import robust_scale
 from dust3r_ros.geometry.focal import FOCAL_LIMITS, estimate_focal, pooled_focal, reference_focal
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.geometry.pose import PnpResult, solve_pnp

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dust3r_ros.alignment.online.canonical_depth import fuse_depths, robust_scale
+from dust3r_ros.geometry.depths import fuse_depths, robust_scale
 
 SHAPE = (12, 16)
 properties = settings(max_examples=40, deadline=None, derandomize=True)
