@@ -129,10 +129,9 @@ def test_tracks_by_name() -> None:
     unique = tracks.unique()
     np.testing.assert_array_equal(unique.ids, [3, 5, 9])
     np.testing.assert_array_equal(unique.pixels, [[2, 3], [0, 1], [6, 7]])
-    renamed = unique.renamed({9: 3, 100: 1})
-    np.testing.assert_array_equal(renamed.ids, [3, 5])
-    np.testing.assert_array_equal(renamed.pixels, [[2, 3], [0, 1]])
-    assert unique.renamed({}) is unique and unique.renamed({77: 1}) is unique
-    assert len(no_tracks().renamed({1: 2}).ids) == 0
+    called = unique.called(np.array([0, 0, 0, 3, 0, 5, 0, 0, 0, 3]))
+    np.testing.assert_array_equal(called.ids, [3, 5])
+    np.testing.assert_array_equal(called.pixels, [[2, 3], [0, 1]])
+    assert len(no_tracks().called(np.arange(3)).ids) == 0
     both = join(unique, no_tracks())
     np.testing.assert_array_equal(both.ids, unique.ids)
