@@ -48,7 +48,7 @@ class JunctionLinks:
         # What a keyframe is said to see twice by its features and its junctions stays with the features.
         linked[np.isin(linked, self._sparse.views[index].seen.ids)] = -1
         new = linked < 0
-        linked[new] = self._sparse.new_ids(int(new.sum()))
+        linked[new] = self._sparse.landmarks.new(int(new.sum()))
         self._images[index] = _JunctionImage(now.junctions, now.small, now.scale, linked)
         self._sparse.observe(index, Tracks(linked, offsets))
         oldest = min(neighbours, default=index)
@@ -75,7 +75,7 @@ class JunctionLinks:
             if view not in self._images:
                 continue
             pairs = self._matches(self._images[view], now)
-            ids = self._sparse.resolved_ids(self._images[view].ids[pairs[:, 0]])
+            ids = self._sparse.landmarks.resolved(self._images[view].ids[pairs[:, 0]])
             fresh = (linked[pairs[:, 1]] < 0) & ~np.isin(ids, linked)
             linked[pairs[fresh, 1]] = ids[fresh]
         return linked
@@ -148,7 +148,7 @@ class Linker:
         keeps its landmark from keyframe to keyframe, as long as it is followed.
         """
         record = self._state.records[index]
-        features = Tracks(self._state.sparse.resolved_ids(record.feature_ids), record.features.pixels)
+        features = Tracks(self._state.sparse.landmarks.resolved(record.feature_ids), record.features.pixels)
         seen = self._state.sparse.views[index].seen
         observations = join(seen.select(~np.isin(seen.ids, features.ids)), features)
         known = np.isfinite(self._state.sparse.points[observations.ids, 0])
@@ -156,7 +156,7 @@ class Linker:
             np.lexsort((_ranks(observations.pixels, record.stream.half_size), ~known))[: self._corners]
         )
         corners = record.stream.corners(self._corners - len(followed.ids), observations.pixels)
-        more = Tracks(self._state.sparse.new_ids(len(corners)), corners)
+        more = Tracks(self._state.sparse.landmarks.new(len(corners)), corners)
         self._state.sparse.observe(index, more)
         record.stream.anchor(record.stamp_ns, join(followed, more).unique())
 
@@ -177,7 +177,7 @@ class Linker:
         Those are the ones whose landmark has a position or, before any has, those that earlier views see too.
         """
         record = self._state.records[index]
-        ids = self._state.sparse.resolved_ids(record.feature_ids)
+        ids = self._state.sparse.landmarks.resolved(record.feature_ids)
         positioned = self._state.sparse.positioned
         telling = positioned[ids] if positioned.any() else ids < self._state.sparse.views[index].first_id
         return coverage(record.features.pixels[telling], gray.shape)

@@ -1,18 +1,15 @@
-"""Which older keyframes may see what a frame sees, and how much of what cameras see is left out of the map."""
+"""Which older keyframes may see what a frame sees."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.mapping.submap import Submap
 from dust3r_ros.types import Array
 
 _SEEN_BY_BOTH = 12  # landmarks that a keyframe of another camera must show too
@@ -100,32 +97,3 @@ class Neighbourhood:
         w_T_c = self._state.sparse.views[index].w_T_c
         assert w_T_c is not None, f"keyframe {index} has no pose"
         return w_T_c
-
-
-@dataclass(frozen=True)
-class MaskedShare:
-    """Parts of the pixels of the newest keyframes (``window`` of them), each pixel counted once.
-
-    ``masked``: under the cameras' masks; ``moving``: on what moves by itself or was taken away; ``far``: of the rest,
-    without depth above ``min_confidence``: sky, what is far for the way the camera made, what has no texture.
-    ``regions``: in how many pieces something moves, in all keyframes.
-    """
-
-    masked: float = 0.0
-    moving: float = 0.0
-    far: float = 0.0
-    regions: int = 0
-
-
-def masked_share(submap: Submap, config: MapperConfig) -> MaskedShare:
-    """Counted over the newest keyframes of a map; nothing while there are none."""
-    newest = submap.posed()[-config.window :]
-    shares = []
-    for index in newest:
-        record, known = submap.state.records[index], submap.keyframe(index).confidence > config.min_confidence
-        none = np.zeros(known.shape, bool)
-        masked = none if record.masked is None else record.masked
-        moving = none if record.moving is None else record.moving & ~masked
-        shares.append((masked.mean(), moving.mean(), (~(known | masked | moving)).mean()))
-    parts = np.mean(shares, axis=0).tolist() if shares else [0.0] * 3
-    return MaskedShare(parts[0], parts[1], parts[2], submap.regions)

@@ -88,7 +88,7 @@ class MapBuilder(Submap):
         return self.state.sparse.median_depth(index)
 
     def positions(self, ids: np.ndarray) -> Array:
-        return self.state.sparse.points[self.state.sparse.resolved_ids(ids)]
+        return self.state.sparse.points[self.state.sparse.landmarks.resolved(ids)]
 
     @property
     def regions(self) -> int:
@@ -127,7 +127,7 @@ class MapBuilder(Submap):
         self._adjuster.close_loop()
         self.state.generation += 1
         self.mark_all()
-        return merged.first_view, self.state.sparse.resolved_ids(merged.ids)
+        return merged.first_view, self.state.sparse.landmarks.resolved(merged.ids)
 
     def add(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array | None
@@ -135,7 +135,7 @@ class MapBuilder(Submap):
         """A new keyframe seen at ``w_T_c``, or one of the first whose poses nobody knows yet."""
         index = self.state.sparse.add(stream.index, no_tracks(), w_T_c)
         features = stream.features(gray)
-        ids = self.state.sparse.new_ids(len(features.pixels))
+        ids = self.state.sparse.landmarks.new(len(features.pixels))
         self.state.records.append(KeyframeRecord(stamp_ns, stream, image, features, ids, masked=stream.masked))
         self.state.sparse.observe(index, Tracks(ids, features.pixels))
         global_descriptor = self._appearance.describe(features)

@@ -9,8 +9,7 @@ from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.features.place_recognition import Appearance
 from dust3r_ros.geometry.pose import PnpResult, by_chance, solve_pnp
 from dust3r_ros.mapping.association import Linker
-from dust3r_ros.mapping.camera_stream import CameraStream, check_image
-from dust3r_ros.mapping.cameras import Cameras
+from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, check_image
 from dust3r_ros.mapping.covisibility import Neighbourhood
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.rig_placement import MIN_INLIERS, VAGUE, FocalVotes, pose_and_focal

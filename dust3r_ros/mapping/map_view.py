@@ -13,9 +13,7 @@ from dust3r_ros.errors import InputError
 from dust3r_ros.features.place_recognition import Appearance
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.mapping.atlas import Atlas, AtlasEntry
-from dust3r_ros.mapping.camera_stream import CameraStream
-from dust3r_ros.mapping.cameras import Cameras
-from dust3r_ros.mapping.covisibility import MaskedShare, masked_share
+from dust3r_ros.mapping.camera_stream import Cameras, CameraStream
 from dust3r_ros.mapping.localization import localize
 from dust3r_ros.mapping.state import MapState
 from dust3r_ros.mapping.submap import Submap
@@ -65,6 +63,35 @@ def resume(live: LiveMap, state: MapState) -> None:
         streams[camera.name] = live.streams.open(camera.name, camera.width, camera.height)[0]
     live.appearance.restore(state.appearance)
     live.atlas.restore(state, streams)
+
+
+@dataclass(frozen=True)
+class MaskedShare:
+    """Parts of the pixels of the newest keyframes (``window`` of them), each pixel counted once.
+
+    ``masked``: under the cameras' masks; ``moving``: on what moves by itself or was taken away; ``far``: of the rest,
+    without depth above ``min_confidence``: sky, what is far for the way the camera made, what has no texture.
+    ``regions``: in how many pieces something moves, in all keyframes.
+    """
+
+    masked: float = 0.0
+    moving: float = 0.0
+    far: float = 0.0
+    regions: int = 0
+
+
+def masked_share(submap: Submap, config: MapperConfig) -> MaskedShare:
+    """Counted over the newest keyframes of a map; nothing while there are none."""
+    newest = submap.posed()[-config.window :]
+    shares = []
+    for index in newest:
+        record, known = submap.state.records[index], submap.keyframe(index).confidence > config.min_confidence
+        none = np.zeros(known.shape, bool)
+        masked = none if record.masked is None else record.masked
+        moving = none if record.moving is None else record.moving & ~masked
+        shares.append((masked.mean(), moving.mean(), (~(known | masked | moving)).mean()))
+    parts = np.mean(shares, axis=0).tolist() if shares else [0.0] * 3
+    return MaskedShare(parts[0], parts[1], parts[2], submap.regions)
 
 
 class MapView:

@@ -15,8 +15,7 @@ from dust3r_ros.features.place_recognition import Appearance
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.atlas import Atlas, AtlasEntry
-from dust3r_ros.mapping.camera_stream import CameraStream, check_image
-from dust3r_ros.mapping.cameras import Cameras
+from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, check_image
 from dust3r_ros.mapping.landmark_map import MapBuilder
 from dust3r_ros.mapping.map_view import MapView, resume
 from dust3r_ros.mapping.pointmap_map import PointmapBuilder

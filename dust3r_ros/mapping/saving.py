@@ -83,11 +83,11 @@ class LandmarkSaving:
 
     def aliases(self, merges: int) -> tuple[int, np.ndarray, np.ndarray]:
         """Mergers so far, blocks of ids that changed since ``merges`` of them, and what every landmark became (L,)."""
-        return self._state.sparse.aliases(merges)
+        return self._state.sparse.landmarks.aliases(merges)
 
     def resolved(self, ids: np.ndarray) -> np.ndarray:
         """What landmarks (K,) are called now."""
-        return self._state.sparse.resolved_ids(ids)
+        return self._state.sparse.landmarks.resolved(ids)
 
     def connected(self, since: int) -> Sequence[tuple[int, int, float]]:
         """Edges that came or were weighed anew after the first ``since``."""
@@ -97,7 +97,7 @@ class LandmarkSaving:
         """A saved map in place of an empty one."""
         sparse = self._state.sparse
         sparse.intrinsics = list(state.intrinsics)
-        sparse.restore_landmarks(state.aliases)
+        sparse.landmarks.restore(state.aliases)
         for keyframe in state.keyframes:
             stream = streams[keyframe.camera]
             at = sparse.add(stream.index, keyframe.seen or no_tracks(), keyframe.w_T_c)

@@ -139,7 +139,7 @@ class _Problem:
         self, target: SparseMap, source: SparseMap, matches: NDArray[np.int64], threshold_px: float, min_matches: int
     ) -> None:
         matches = np.asarray(matches, dtype=np.int64).reshape(-1, 2)
-        named = np.stack([target.resolved_ids(matches[:, 0]), source.resolved_ids(matches[:, 1])], axis=1)
+        named = np.stack([target.landmarks.resolved(matches[:, 0]), source.landmarks.resolved(matches[:, 1])], axis=1)
         # Matched in several pairs of keyframes, two landmarks are still one match.
         (target_ids, source_ids), self.pair_of = _unique_rows(named)
         self.y, self.x = target.points[target_ids], source.points[source_ids]
@@ -317,8 +317,8 @@ def merge_maps(
         _keep_surer(target.intrinsics[camera], focal)
     first_view = len(target.views)
     count = len(source.points)
-    fresh = target.new_ids(count)
-    ids = fresh[source.resolved_ids(np.arange(count))]
+    fresh = target.landmarks.new(count)
+    ids = fresh[source.landmarks.resolved(np.arange(count))]
     target.points[fresh] = target_S_source.apply(source.points)
     for view in source.views:
         first_id = int(fresh[0]) + view.first_id if count else len(target.points)
@@ -326,7 +326,7 @@ def merge_maps(
         seen, pruned = (Tracks(ids[tracks.ids], tracks.pixels) for tracks in (view.seen, view.pruned))
         target.views.append(SparseView(table[view.camera], w_T_c, seen, pruned, first_id))
     target.merge(matches[:, 0], ids[matches[:, 1]])
-    return Merged(first_view, target.resolved_ids(ids))
+    return Merged(first_view, target.landmarks.resolved(ids))
 
 
 def _keep_surer(kept: Intrinsics, other: Intrinsics) -> None:

@@ -9,8 +9,10 @@ import numpy as np
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pose import PnpResult, solve_pnp
 from dust3r_ros.geometry.rigid import invert, transform
-from dust3r_ros.sparse.landmarks import Intrinsics, Landmarks, SparseView
-from dust3r_ros.sparse.observations import (
+from dust3r_ros.sparse.landmarks import (
+    Intrinsics,
+    Landmarks,
+    SparseView,
     different,
     observations_of,
     reprojection_errors,
@@ -53,24 +55,6 @@ class SparseMap:
     def positioned(self) -> np.ndarray:
         """(L,) which landmarks have a position."""
         return np.isfinite(self.points[:, 0])
-
-    def new_ids(self, count: int) -> np.ndarray:
-        """Ids of ``count`` new landmarks, without positions."""
-        return self.landmarks.new(count)
-
-    def resolved_ids(self, ids: np.ndarray) -> np.ndarray:
-        """The ids that landmarks (K,) have now."""
-        return self.landmarks.resolved(ids)
-
-    def aliases(self, merges: int) -> tuple[int, np.ndarray, np.ndarray]:
-        """Mergers so far, blocks of ids that changed since ``merges`` of them, and what every landmark became (L,)."""
-        made = self.landmarks.merges
-        blocks = np.unique(np.concatenate([np.zeros(0, np.int64), *made[merges:]]))
-        return len(made), blocks, self.landmarks.aliases
-
-    def restore_landmarks(self, aliases: np.ndarray) -> None:
-        """Landmarks (L,) of another session, by what each became; without positions."""
-        self.landmarks.restore(aliases)
 
     def resolved(self, tracks: Tracks) -> Tracks:
         """Tracks by the ids their landmarks have now, each once."""

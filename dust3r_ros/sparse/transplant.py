@@ -57,7 +57,7 @@ def transplant(sparse: SparseMap, adjusted: Adjusted) -> list[int]:
     for camera in {sparse.views[view].camera for view, w_T_c in enumerate(adjusted.poses) if w_T_c is not None}:
         vars(sparse.intrinsics[camera]).update(vars(adjusted.intrinsics[camera]))  # of others, more may be known since
     ids = np.arange(landmarks)
-    own = sparse.resolved_ids(ids) == ids
+    own = sparse.landmarks.resolved(ids) == ids
     placed = sparse.positioned
     since = placed.copy()
     since[:landmarks] &= ~adjusted.known
@@ -79,7 +79,7 @@ def transplant(sparse: SparseMap, adjusted: Adjusted) -> list[int]:
 def _prune(sparse: SparseMap, view: SparseView, pruned: np.ndarray) -> None:
     """Part what a view sees as the adjustment did; what it sees more since then stays."""
     every = join(view.seen, view.pruned).unique()
-    out = np.isin(every.ids, sparse.resolved_ids(pruned))
+    out = np.isin(every.ids, sparse.landmarks.resolved(pruned))
     view.seen, view.pruned = every.select(~out), every.select(out)
 
 

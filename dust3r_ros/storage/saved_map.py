@@ -94,7 +94,7 @@ def landmarks_of(state: MapState) -> MapLandmarks | None:
     places = {camera.name: index for index, camera in enumerate(state.cameras)}
     sparse = SparseMap(MapperConfig().min_parallax_deg)
     sparse.intrinsics = list(active.intrinsics)
-    sparse.restore_landmarks(active.aliases)
+    sparse.landmarks.restore(active.aliases)
     for keyframe in active.keyframes:
         sparse.add(places[keyframe.camera], keyframe.seen or no_tracks(), keyframe.w_T_c)
     sparse.landmarks.bar(np.array(active.facts.get("barred", []), np.int64))

@@ -92,7 +92,7 @@ def test_junctions_of_another_map_are_known_by_their_new_names(sparse: SparseMap
     other.add(0, no_tracks(), None)
     theirs.add(0, stream, picture(viewpoint(20.0)), [])
     names = 7 + np.arange(len(other.points))
-    sparse.new_ids(7 + len(names))
+    sparse.landmarks.new(7 + len(names))
     mine.absorb(theirs, 4, names)
     found = mine.find(stream, picture(viewpoint(23.0), seed=1))
     expected = theirs.find(stream, picture(viewpoint(23.0), seed=1))
@@ -115,7 +115,7 @@ class Bench:
         index = self.sparse.add(0, no_tracks(), None)
         tracks = self.stream.follow(gray)
         features = features or self.linker.features(self.stream, gray)
-        ids = self.sparse.new_ids(len(features.pixels))
+        ids = self.sparse.landmarks.new(len(features.pixels))
         self.records.append(KeyframeRecord(index, self.stream, np.zeros((1, 1, 3), np.uint8), features, ids))
         self.sparse.observe(index, Tracks(ids, features.pixels))
         links = self.linker.connect(index, gray, tracks, list(range(index - 1, max(-1, index - 4), -1)))
@@ -156,7 +156,7 @@ def test_several_are_linked_as_one_after_the_other() -> None:
     for bench in benches:
         for k in range(3):
             moved = Features(features.pixels * 0.99**k, features.descriptors)
-            ids = bench.sparse.new_ids(len(moved.pixels))
+            ids = bench.sparse.landmarks.new(len(moved.pixels))
             bench.records.append(KeyframeRecord(k, bench.stream, np.zeros((1, 1, 3), np.uint8), moved, ids))
             bench.sparse.observe(bench.sparse.add(0, no_tracks(), None), Tracks(ids, moved.pixels))
     one, other = (bench.linker for bench in benches)

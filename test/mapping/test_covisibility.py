@@ -66,7 +66,7 @@ def looking() -> Neighbourhood:
     sparse = SparseMap(1.0)
     sparse.intrinsics += [Intrinsics(300.0, 300.0) for _ in range(3)]
     rng = np.random.default_rng(0)
-    ahead = sparse.new_ids(40)
+    ahead = sparse.landmarks.new(40)
     sparse.points[ahead] = rng.uniform([-1, -0.5, 3], [1, 0.5, 5], (40, 3))
     streams = (LEFT, REAR, RIGHT, LEFT, REAR)
     for stream in streams:

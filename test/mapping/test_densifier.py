@@ -54,7 +54,7 @@ def made(sequence: RenderedSequence, backend, config: MapperConfig = CONFIG) -> 
         image = stream.resize.apply(sequence.images[frame])
         nothing = Features(np.zeros((0, 2)), np.zeros((0, 128), np.float32))
         state.records.append(KeyframeRecord(int(sequence.stamps_ns[frame]), stream, image, nothing, np.zeros(0, int)))
-    sparse.new_ids(len(points))
+    sparse.landmarks.new(len(points))
     sparse.points[:] = UNIT * points
     return Densifier(state, backend, no_timer), truth
 

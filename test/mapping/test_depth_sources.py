@@ -17,7 +17,7 @@ def made(shifts: tuple[float, ...], seen: tuple[float, ...]) -> SparseMap:
         ids = np.arange(round(100 * part))
         sparse.add(0, Tracks(ids, np.zeros((len(ids), 2))), pose(np.eye(3), [shift, 0, 0]))
     rng = np.random.default_rng(0)
-    sparse.new_ids(100)
+    sparse.landmarks.new(100)
     sparse.points[:] = np.stack([rng.uniform(-2, 2, 100), rng.uniform(-2, 2, 100), np.full(100, 5.0)], axis=1)
     return sparse
 

@@ -210,7 +210,7 @@ def test_landmarks_that_two_keyframes_see_have_place_color_and_count() -> None:
         sparse.add(0, Tracks(np.array(ids), offsets[ids]), w_T_c)
         image = rng.integers(0, 256, (stream.resize.height, stream.resize.width, 3), dtype=np.uint8)
         records.append(KeyframeRecord(0, stream, image, Features(offsets[:0], np.zeros((0, 128))), np.zeros(0, int)))
-    sparse.new_ids(5)
+    sparse.landmarks.new(5)
     sparse.points[:] = rng.normal(size=(5, 3))
     sparse.points[4] = np.nan
     cloud = landmark_cloud(sparse, records)

@@ -27,7 +27,7 @@ class World:
         self.state = Reconstruction(MapperConfig())
         self.sparse = self.state.sparse
         self.sparse.intrinsics.append(Intrinsics(320.0, 320.0))
-        ids = self.sparse.new_ids(200)
+        ids = self.sparse.landmarks.new(200)
         points = rng.uniform([-1.5, -1, 3], [1.5, 1, 6], (200, 3))
         points[:, 2] = 4.0 if flat else points[:, 2]
         self.sparse.points[ids] = points

@@ -69,7 +69,7 @@ def test_what_moves_by_itself_before_a_far_scene_does_not_choose_the_direction()
     near = rng.uniform([-0.4, -0.6, 1.4], [0.3, 0.6, 1.6], (200, 3))
     sparse = SparseMap(1.0)
     sparse.intrinsics.append(Intrinsics(330.0, 330.0, std=0.0, fixed=True, lens=Lens(200.0)))
-    ids = sparse.new_ids(500)
+    ids = sparse.landmarks.new(500)
     for step in range(3):
         camera = np.array([0.12 * step, 0.02 * step**2, 0.0])
         points = np.concatenate([still, near + step * np.array([0.15, 0.12, 0.0])]) - camera

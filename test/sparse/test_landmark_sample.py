@@ -43,7 +43,7 @@ def test_every_part_of_the_image_stays_covered() -> None:
     rng = np.random.default_rng(0)
     sparse = SparseMap(1.0)
     crowd, rest = rng.uniform(0, 40, (900, 2)), rng.uniform([0, 0], [WIDTH, HEIGHT], (100, 2))
-    pixels, ids = np.concatenate([crowd, rest]), sparse.new_ids(1000)
+    pixels, ids = np.concatenate([crowd, rest]), sparse.landmarks.new(1000)
     for _ in range(2):
         sparse.add(0, Tracks(ids, pixels), None)
     thin(sparse, range(2), 100)
@@ -65,7 +65,7 @@ def test_few_landmarks_all_stay() -> None:
 def test_nothing_shared_leaves_nothing(views: int) -> None:
     sparse = SparseMap(1.0)
     for _ in range(views):
-        ids = sparse.new_ids(10)
+        ids = sparse.landmarks.new(10)
         sparse.add(0, Tracks(ids, np.random.default_rng(0).uniform(0, 100, (10, 2))), None)
     thin(sparse, range(views), 100)
     assert all(len(view.seen.ids) == 0 for view in sparse.views)

@@ -1,12 +1,27 @@
-"""sparse/landmarks.py: ids, mergers and positions of landmarks."""
+"""Ids, mergers and positions of landmarks; observations gathered over views, their rays and errors, points of rays."""
 
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic import PLAIN, arc, sparse_of
 
-from dust3r_ros.sparse.landmarks import BLOCK, Landmarks
+from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.sparse.landmarks import (
+    BLOCK,
+    Intrinsics,
+    Landmarks,
+    SparseView,
+    different,
+    observations_of,
+    ranks,
+    reprojection_errors,
+    triangulate,
+    viewing_rays,
+)
+from dust3r_ros.tracking import Tracks
 
 
 def test_numbers_go_on_and_positions_survive_growth() -> None:
@@ -60,8 +75,167 @@ def test_landmarks_of_another_session() -> None:
     landmarks.new(3 * BLOCK)
     landmarks.merge(np.array([5, 9]), np.array([2, 5]))
     landmarks.merge(np.array([BLOCK + 1]), np.array([2 * BLOCK + 7]))
-    assert [blocks.tolist() for blocks in landmarks.merges] == [[0], [2]], "where an id went"
-    again.restore(landmarks.aliases.copy())
+    assert [landmarks.aliases(merges)[1].tolist() for merges in range(3)] == [[0, 2], [2], []], "where an id went"
+    merges, _, aliases = landmarks.aliases()
+    assert merges == 2
+    again.restore(aliases.copy())
     every = np.arange(3 * BLOCK)
     np.testing.assert_array_equal(again.resolved(every), landmarks.resolved(every))
     assert np.isnan(again.positions).all() and again.new(1).tolist() == [3 * BLOCK]
+
+
+Ids = st.lists(st.integers(0, 12), max_size=8, unique=True)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(Ids, Ids), min_size=1, max_size=4), Ids, st.booleans())
+def test_every_observation_of_what_is_seen_twice(
+    seen: list[tuple[list[int], list[int]]], wanted: list[int], pruned: bool
+) -> None:
+    def tracks(view: int, ids: list[int]) -> Tracks:
+        return Tracks(np.array(ids, np.int64), np.array([[view, i] for i in ids], float).reshape(-1, 2))
+
+    views = [SparseView(0, None, tracks(v, a), tracks(v, b)) for v, (a, b) in enumerate(seen)]
+    ids = np.array(sorted(wanted), np.int64)
+    chosen = range(0, len(views), 2) if len(views) > 2 else range(len(views))
+    view, point, offset = observations_of(views, chosen, ids, pruned)
+    expected = [(v, i) for v in chosen for i in [*seen[v][0], *(seen[v][1] if pruned else [])] if i in wanted]
+    expected = [(v, i) for v, i in expected if sum(j == i for _, j in expected) >= 2]
+    assert list(zip(view.tolist(), ids[point].tolist(), strict=True)) == expected
+    np.testing.assert_array_equal(offset, np.array(expected, float).reshape(-1, 2))
+
+
+@given(st.lists(st.lists(st.one_of(st.integers(0, 60), st.integers(0, 10**9)), max_size=20), max_size=4))
+def test_different_ids(ids: list[list[int]]) -> None:
+    found = different([np.array(some, np.int64) for some in ids])
+    assert found.tolist() == sorted({i for some in ids for i in some})
+
+
+def test_ranks() -> None:
+    used, which = ranks(np.array([7, 2, 2, 9]), 12)
+    assert used.tolist() == [2, 7, 9] and which.tolist() == [1, 0, 0, 2]
+    assert [len(a) for a in ranks(np.zeros(0, int), 5)] == [0, 0]
+
+
+def test_lines_and_errors_of_true_points() -> None:
+    scene = arc(views=4)
+    sparse = sparse_of(scene)
+    view, point, offset = observations_of(sparse.views, [1, 3], np.arange(len(scene.points)))
+    directions, centers = viewing_rays(sparse.views, sparse.intrinsics, view, offset)
+    np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1.0)
+    toward = scene.points[point] - centers
+    np.testing.assert_allclose(np.cross(directions, toward), 0.0, atol=1e-9)
+    assert (np.sum(directions * toward, axis=1) > 0).all()
+    points = scene.points[point]
+    np.testing.assert_allclose(
+        reprojection_errors(sparse.views, sparse.intrinsics, view, points, offset), 0.0, atol=1e-9
+    )
+    off = reprojection_errors(sparse.views, sparse.intrinsics, view, points, offset + np.array([3.0, 4.0]))
+    np.testing.assert_allclose(off, 5.0)
+
+
+def test_lines_and_errors_through_lenses() -> None:
+    """Each camera's observations are straightened by its own lens."""
+    scene, lenses = arc(views=4), [PLAIN, Lens(200.0, -0.07, (3.0, -4.0))]
+    sparse = sparse_of(scene)
+    sparse.intrinsics = [Intrinsics(300.0, 300.0, lens=lens) for lens in lenses]
+    for index, entry in enumerate(sparse.views):
+        entry.camera = index % 2
+        entry.seen = Tracks(entry.seen.ids, lenses[index % 2].seen(entry.seen.pixels))
+    view, point, offset = observations_of(sparse.views, range(4), np.arange(len(scene.points)))
+    given = offset.copy()
+    directions, centers = viewing_rays(sparse.views, sparse.intrinsics, view, offset)
+    np.testing.assert_allclose(np.cross(directions, scene.points[point] - centers), 0.0, atol=1e-9)
+    errors = reprojection_errors(sparse.views, sparse.intrinsics, view, scene.points[point], offset)
+    np.testing.assert_allclose(errors, 0.0, atol=1e-8)
+    np.testing.assert_array_equal(offset, given)
+    sparse.intrinsics[1].lens = PLAIN
+    bent = reprojection_errors(sparse.views, sparse.intrinsics, view, scene.points[point], offset)
+    assert (bent[view % 2 == 0] < 1e-8).all() and (bent[view % 2 == 1] > 1.0).all()
+
+
+def test_what_has_no_image_is_infinitely_far_off() -> None:
+    sparse = sparse_of(arc(views=2))
+    behind = sparse.views[0].w_T_c[:3, 3] - sparse.views[0].w_T_c[:3, 2]
+    points = np.stack([behind, np.full(3, np.nan)])
+    assert np.isinf(
+        reprojection_errors(sparse.views, sparse.intrinsics, np.zeros(2, int), points, np.zeros((2, 2)))
+    ).all()
+
+
+NOISE = 1 / 300
+
+
+def rays_to(points: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rays from every centre to every point: centres (M, 3), unit directions (M, 3), point index (M,)."""
+    at = np.repeat(centers, len(points), axis=0)
+    group = np.tile(np.arange(len(points)), len(centers))
+    toward = points[group] - at
+    return at, toward / np.linalg.norm(toward, axis=1, keepdims=True), group
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(0, 10**6), st.integers(2, 6), st.integers(1, 30), st.floats(0.01, 1000.0))
+def test_rays_that_meet(seed: int, views: int, count: int, unit: float) -> None:
+    rng = np.random.default_rng(seed)
+    points = unit * rng.uniform([-1, -1, 4], [1, 1, 6], (count, 3))
+    centers = unit * rng.uniform(-1, 1, (views, 3))
+    found, angles = triangulate(*rays_to(points, centers), count, NOISE)
+    wide = angles > 0.5
+    np.testing.assert_allclose(found[wide], points[wide], atol=1e-5 * unit)
+
+
+def test_the_angle_is_that_between_the_rays() -> None:
+    point, centers = np.array([[0.0, 0.0, 1.0]]), np.array([[0.0, 0, 0], [1.0, 0, 0], [0.1, 0, 0]])
+    _, angles = triangulate(*rays_to(point, centers), 1, NOISE)
+    assert angles[0] == pytest.approx(45.0)
+
+
+def test_the_middle_of_rays_that_miss() -> None:
+    centers = np.array([[0.0, 0, 0], [1.0, 0.02, 0]])
+    directions = np.array([[0.5, 0, 1.0], [-0.5, 0, 1.0]]) / np.sqrt(1.25)
+    found, _ = triangulate(centers, directions, np.zeros(2, int), 1, NOISE)
+    np.testing.assert_allclose(found[0], [0.5, 0.01, 1.0], atol=1e-9)
+
+
+def test_one_wrong_ray_among_several_hardly_pulls() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform([-1, -1, 4], [1, 1, 6], (50, 3))
+    centers = np.array([[x, 0.1 * x, 0.0] for x in np.linspace(-1, 1, 6)])
+    at, directions, group = rays_to(points, centers)
+    directions[3 * 50 : 4 * 50] += rng.normal(0, 0.1, (50, 3))  # the fourth view has matched everything wrongly
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    found, _ = triangulate(at, directions, group, 50, NOISE)
+    without = np.ones(300, bool)
+    without[3 * 50 : 4 * 50] = False
+    clean, _ = triangulate(at[without], directions[without], group[without], 50, NOISE)
+    np.testing.assert_allclose(clean, points, atol=1e-6)
+    assert np.median(np.linalg.norm(found - points, axis=1)) < 0.02
+
+
+def test_noise_is_averaged_over_views() -> None:
+    rng = np.random.default_rng(1)
+    points = rng.uniform([-1, -1, 4], [1, 1, 6], (200, 3))
+    errors = []
+    for views in (2, 12):
+        centers = np.array([[x, 0.3 * np.sin(5 * x), 0.0] for x in np.linspace(-1, 1, views)])
+        at, directions, group = rays_to(points, centers)
+        directions += rng.normal(0, 1e-3, directions.shape)
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        found, _ = triangulate(at, directions, group, len(points), NOISE)
+        errors.append(np.median(np.linalg.norm(found - points, axis=1)))
+    assert errors[1] < errors[0]
+
+
+def test_rays_that_say_nothing() -> None:
+    """One ray, parallel rays and no ray: no point, and no parallax."""
+    centers = np.array([[0.0, 0, 0], [0.0, 0, 0], [1.0, 0, 0], [0.0, 0, 0], [0.5, 0, 0]])
+    directions = np.array([[0.0, 0, 1], [0.0, 0, 1], [0.0, 0, 1], [0.0, 0.6, 0.8], [0.0, 0.6, 0.8]])
+    found, angles = triangulate(centers, directions, np.array([0, 1, 1, 3, 3]), 5, NOISE)
+    assert np.isnan(found).all()
+    np.testing.assert_allclose(angles, 0.0, atol=1e-4)
+
+
+def test_nothing_at_all() -> None:
+    found, angles = triangulate(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0, int), 0, NOISE)
+    assert found.shape == (0, 3) and angles.shape == (0,)

@@ -221,7 +221,7 @@ def test_the_merged_map_grows_on() -> None:
     located = sparse.locate(0, sparse.resolved(Tracks(result.ids, two.scene.seen(11))), 20)
     np.testing.assert_allclose(located.w_T_c[:3, 3], two.scene.w_T_c[11][:3, 3], atol=0.05)
     assert last in sparse.around([last], sparse.views[last].seen.ids)
-    own = sparse.new_ids(3)
+    own = sparse.landmarks.new(3)
     index = sparse.add(0, Tracks(own, np.zeros((3, 2))), located.w_T_c)
     assert index == last + 1 and sparse.views[index].first_id == len(sparse.points)
     assert (np.diff([view.first_id for view in sparse.views]) >= 0).all()
@@ -232,7 +232,7 @@ def test_the_merged_map_grows_on() -> None:
 def test_ids_given_up_in_the_source_lead_to_the_target() -> None:
     """Keyframes keep the ids their features had when they were new."""
     two = halves(noise=0.0, points=40)
-    old = two.source.new_ids(2)
+    old = two.source.landmarks.new(2)
     two.source.merge(np.array([3, 4]), old)
     result = merged(two)
     assert result.ids[old].tolist() == [3, 4]
@@ -261,7 +261,7 @@ def test_cameras_by_a_table() -> None:
     given = Intrinsics(305.0, 305.0, 0.0, fixed=True, lens=Lens(200.0, -0.05))
     source = two_cameras((vague, given))
     for camera in (0, 1, 1):
-        source.add(camera, Tracks(source.new_ids(1), np.zeros((1, 2))), np.eye(4))
+        source.add(camera, Tracks(source.landmarks.new(1), np.zeros((1, 2))), np.eye(4))
     target = two_cameras((vague, sure))
     merge_maps(target, source, Similarity.identity(), np.zeros((0, 2), int), cameras=[1, 0])
     assert [view.camera for view in target.views] == [1, 0, 0]
@@ -275,7 +275,7 @@ def test_cameras_by_a_table() -> None:
 def test_cameras_that_are_not_there(cameras: list[int]) -> None:
     focal = Intrinsics(300.0, 300.0, 0.1)
     target, source = two_cameras((focal, focal)), two_cameras((focal, focal))
-    source.add(0, Tracks(source.new_ids(1), np.zeros((1, 2))), np.eye(4))
+    source.add(0, Tracks(source.landmarks.new(1), np.zeros((1, 2))), np.eye(4))
     with pytest.raises(GeometryError, match=r"2 cameras .* 2, counted from 0"):
         merge_maps(target, source, Similarity.identity(), np.zeros((0, 2), int), cameras=cameras)
     assert target.views == [] and len(target.points) == 0

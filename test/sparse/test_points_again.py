@@ -24,7 +24,7 @@ def test_positions_are_those_of_the_adjustment() -> None:
 
 def test_what_cannot_be_told_has_no_position() -> None:
     sparse = sparse_of(arc(views=4, points=40), posed=3)
-    unseen = sparse.new_ids(1)
+    unseen = sparse.landmarks.new(1)
     sparse.landmarks.bar(np.array([7]))
     for view in (1, 2):  # landmark 3 is seen by one posed view and one without a pose
         sparse.views[view].seen = sparse.views[view].seen.select(np.arange(40) != 3)

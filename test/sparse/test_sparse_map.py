@@ -39,7 +39,7 @@ def test_no_place_without_parallax() -> None:
 def test_extend_only_what_chosen_views_see() -> None:
     scene = arc(views=3)
     sparse = sparse_of(scene)
-    own = sparse.new_ids(1)
+    own = sparse.landmarks.new(1)
     third = Tracks(own, scene.seen(2)[:1])
     sparse.observe(2, third)
     sparse.observe(1, Tracks(own, scene.seen(1)[:1]))
@@ -78,7 +78,7 @@ def test_locating_a_view() -> None:
         sparse.locate(0, no_tracks(), 15)
     with pytest.raises(GeometryError):
         sparse.locate(0, sparse.views[5].seen.select(slice(0, 14)), 15)
-    loose = Tracks(sparse.new_ids(40), scene.seen(5)[:40])
+    loose = Tracks(sparse.landmarks.new(40), scene.seen(5)[:40])
     with pytest.raises(GeometryError):
         sparse.locate(0, loose, 15)
 
@@ -86,11 +86,11 @@ def test_locating_a_view() -> None:
 def test_merging_two_names_of_one_thing() -> None:
     scene = arc(views=4)
     sparse = sparse_of(scene)
-    twins = sparse.new_ids(len(scene.points))
+    twins = sparse.landmarks.new(len(scene.points))
     sparse.views[3].seen = Tracks(twins, sparse.views[3].seen.pixels)
     old = np.arange(len(scene.points))
     sparse.merge(old, twins)
-    np.testing.assert_array_equal(sparse.resolved_ids(twins), old)
+    np.testing.assert_array_equal(sparse.landmarks.resolved(twins), old)
     np.testing.assert_array_equal(np.sort(sparse.views[3].seen.ids), old)
     assert sparse.extend() == len(scene.points)
     np.testing.assert_allclose(sparse.points[old], scene.points, atol=1e-6)
@@ -101,19 +101,19 @@ def test_chains_of_names() -> None:
     """a = b, c = d, b = d, in every order of saying so: all end as the oldest."""
     for order in ([(0, 1), (2, 3), (1, 3)], [(1, 3), (2, 3), (0, 1)], [(3, 2), (3, 1), (1, 0)]):
         sparse = SparseMap(1.0)
-        ids = sparse.new_ids(5)
+        ids = sparse.landmarks.new(5)
         for a, b in order:
             sparse.merge(ids[[a]], ids[[b]])
-        np.testing.assert_array_equal(sparse.resolved_ids(ids), [0, 0, 0, 0, 4])
+        np.testing.assert_array_equal(sparse.landmarks.resolved(ids), [0, 0, 0, 0, 4])
         at_once = SparseMap(1.0)
-        at_once.new_ids(5)
+        at_once.landmarks.new(5)
         at_once.merge(np.array([a for a, _ in order]), np.array([b for _, b in order]))
-        np.testing.assert_array_equal(at_once.resolved_ids(ids), [0, 0, 0, 0, 4])
+        np.testing.assert_array_equal(at_once.landmarks.resolved(ids), [0, 0, 0, 0, 4])
 
 
 def test_merging_keeps_the_place_that_one_of_both_has() -> None:
     sparse = SparseMap(1.0)
-    ids = sparse.new_ids(2)
+    ids = sparse.landmarks.new(2)
     sparse.points[1] = [1.0, 2.0, 3.0]
     sparse.merge(ids[:1], ids[1:])
     np.testing.assert_array_equal(sparse.points[0], [1.0, 2.0, 3.0])
@@ -122,18 +122,18 @@ def test_merging_keeps_the_place_that_one_of_both_has() -> None:
 
 def test_merging_with_itself_changes_nothing() -> None:
     sparse = SparseMap(1.0)
-    ids = sparse.new_ids(3)
+    ids = sparse.landmarks.new(3)
     sparse.points[:] = 1.0
     sparse.merge(ids, ids)
     sparse.merge(ids[:0], ids[:0])
-    np.testing.assert_array_equal(sparse.resolved_ids(ids), ids)
+    np.testing.assert_array_equal(sparse.landmarks.resolved(ids), ids)
     assert sparse.positioned.all()
 
 
 def test_a_view_that_sees_both_names_keeps_one_observation() -> None:
     scene = arc(views=3)
     sparse = sparse_of(scene)
-    twin = sparse.new_ids(1)
+    twin = sparse.landmarks.new(1)
     sparse.observe(2, Tracks(twin, scene.seen(2)[:1] + 0.1))
     sparse.merge(np.array([0]), twin)
     for view in sparse.views:
@@ -150,7 +150,7 @@ def test_views_before_a_landmark_was_made_are_left_alone_and_right() -> None:
     names = []
     for view in range(5):
         sparse.add(0, no_tracks(), scene.w_T_c[view])
-        names.append(sparse.new_ids(len(scene.points)))
+        names.append(sparse.landmarks.new(len(scene.points)))
         sparse.observe(view, Tracks(names[-1], scene.seen(view)))
         if view:
             sparse.merge(names[-2], names[-1])

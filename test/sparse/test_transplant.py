@@ -28,7 +28,7 @@ def grown(views, focal=1.1):
 def add(sparse, view):
     index = sparse.add(0, Tracks(np.zeros(0, np.int64), np.zeros((0, 2))), SCENE.w_T_c[view].copy())
     if not view:
-        sparse.new_ids(len(SCENE.points))
+        sparse.landmarks.new(len(SCENE.points))
     half = np.arange(len(SCENE.points))
     half = half[half % 8 <= view + 3]  # later views see more
     sparse.observe(index, Tracks(half, SCENE.seen(view)[half]))
@@ -57,7 +57,7 @@ def test_what_came_since_goes_along_with_its_neighbours():
     centers = np.array([view.w_T_c[:3, 3] for view in sparse.views])
     fitted = weighted_similarity(centers, SCENE.w_T_c[:, :3, 3]).apply(centers)
     assert np.abs(fitted - SCENE.w_T_c[:, :3, 3]).max() < 0.02
-    assert np.isnan(sparse.points[8]).all() or sparse.resolved_ids(np.array([8]))[0] == 0
+    assert np.isnan(sparse.points[8]).all() or sparse.landmarks.resolved(np.array([8]))[0] == 0
 
 
 def test_an_unchanged_copy_changes_nothing():

@@ -166,7 +166,7 @@ class TestRoundTrip:
                 assert np.array_equal(mine.ids, saved.ids) and np.array_equal(mine.pixels, saved.pixels)
         assert [vars(f) for f in a.intrinsics] == [vars(f) for f in b.intrinsics] and grown.mapper.edges == again.edges
         every = np.arange(len(a.points))
-        assert np.array_equal(a.resolved_ids(every), b.resolved_ids(every))
+        assert np.array_equal(a.landmarks.resolved(every), b.landmarks.resolved(every))
         assert (a.positioned == b.positioned).mean() > 0.99
         both = a.positioned & b.positioned
         assert np.median(np.linalg.norm(a.points[both] - b.points[both], axis=1)) < 1e-4

@@ -66,7 +66,7 @@ def sparse_of(scene: Scene, noise: float = 0.0, seed: int = 0, posed: int | None
     sparse = SparseMap(1.0)
     focal = float(scene.focal[0])
     sparse.intrinsics.append(Intrinsics(focal, focal))
-    ids = sparse.new_ids(len(scene.points))
+    ids = sparse.landmarks.new(len(scene.points))
     for view in range(len(scene.w_T_c)):
         known = posed is None or view < posed
         offsets = scene.seen(view) + noise * rng.standard_normal((len(ids), 2))
@@ -82,7 +82,7 @@ def unposed(scene: Scene, noise: float = 0.3, seed: int = 0, wrong: float = 0.0,
     rng = np.random.default_rng(seed)
     sparse = SparseMap(1.0)
     sparse.intrinsics.append(Intrinsics(float(WIDTH), float(WIDTH), lens=PLAIN))
-    ids = sparse.new_ids(len(scene.points))
+    ids = sparse.landmarks.new(len(scene.points))
     for view in range(len(scene.w_T_c)):
         offsets = lens.seen(scene.seen(view)) + noise * rng.standard_normal((len(ids), 2))
         swapped = rng.random(len(ids)) < wrong

@@ -142,7 +142,7 @@ def bundle(
     ids = []
     for keyframe in keyframes:
         index = sparse.add(keyframe.camera, no_tracks(), keyframe.w_T_c)
-        ids.append(sparse.new_ids(len(keyframe.features.pixels)))
+        ids.append(sparse.landmarks.new(len(keyframe.features.pixels)))
         sparse.observe(index, Tracks(ids[-1], keyframe.features.pixels))
     for first, second in edges:
         pairs = matched(keyframes[first].features, keyframes[second].features)
