@@ -14,18 +14,13 @@ from typing import Any
 import numpy as np
 
 from dust3r_ros.alignment.moments import inverse, scale_of
-from dust3r_ros.alignment.online.edge_store import sample_pair
-from dust3r_ros.alignment.online.growing_map import MAX_RESIDUAL, GrowingMap, KeyframeShape, LoopClaim, LoopGate
+from dust3r_ros.alignment.online.growing_map import GrowingMap, KeyframeShape
 from dust3r_ros.alignment.online.keyframe_bundle import AlignmentUpdate, KeyframeUpdate, ReportedPoses
-from dust3r_ros.alignment.online.keyframe_start import FocalPool, proposals, rigid
-from dust3r_ros.alignment.result import EdgeReport
+from dust3r_ros.alignment.online.keyframe_start import FocalPool, rigid
+from dust3r_ros.alignment.online.loop_verification import LoopVerification
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL
 from dust3r_ros.types import Array, Array32, PairPrediction
-
-_LOOP_PAUSE = 20  # the first loop after so many keyframes without one has the whole graph solved
-_GROWTH = 1.2  # further loops only when the graph has grown by this factor since
-_MAX_STRAIN = 0.1  # mean residual, in median depths, of an edge that the solution of the whole graph keeps
 
 
 class IncrementalAligner:
@@ -35,11 +30,9 @@ class IncrementalAligner:
         """``window`` keyframes are refined together; the first keyframe stands at ``w_T_first`` (4, 4)."""
         self._window = window
         self.map = GrowingMap(np.array(w_T_first, dtype=np.float64))
-        self._gate = LoopGate()
-        self._claimed: dict[int, float] = {}  # residuals of loop edges that are not believed yet
+        self._loops = LoopVerification(self.map)
         self._reported = ReportedPoses()
         self._settled = 0  # keyframes before this one have left the window
-        self._solved_at, self._looped_at = 1, 0
 
     def __len__(self) -> int:
         return len(self.map)
@@ -56,11 +49,6 @@ class IncrementalAligner:
     def scale(self, index: int) -> float:
         """Map units per canonical unit of a keyframe."""
         return float(scale_of(self.map.similarities[index]))
-
-    @property
-    def scales(self) -> Array:
-        """(K,) map units per canonical unit."""
-        return scale_of(self.map.similarities)
 
     @property
     def nbytes(self) -> int:
@@ -102,21 +90,17 @@ class IncrementalAligner:
         keyframe that no pair can place.
         """
         wrong = self.map.append(KeyframeShape(camera, height, width), pairs, loops)
-        wrong += self._claim(loops)
-        agreed, witnessed = self._gate.judge(self.map.similarities)
-        solve = self._believe([*agreed, *witnessed]) or bool(witnessed)
-        if solve:
-            wrong += self._solve(witnessed)
+        wrong += self._loops.claim(loops)
+        closed = self._loops.close()
         self.map.refine(self._window)
-        wrong += self._expire(len(self) - 1)
-        since, depth = 0 if solve else self._settled, self._settle(len(self) - self._window)
-        closed = tuple((int(self.map.edges.first[n]), int(self.map.edges.second[n])) for n in [*agreed, *witnessed])
-        return AlignmentUpdate(self._report(since, depth), closed, tuple(wrong), solve)
+        wrong += [*closed.switched_off, *self._loops.expire(len(self) - 1)]
+        since, depth = 0 if closed.solved else self._settled, self._settle(len(self) - self._window)
+        return AlignmentUpdate(self._report(since, depth), closed.ends, tuple(wrong), closed.solved)
 
     def finish(self) -> AlignmentUpdate:
         """Solve the whole graph and settle every keyframe; more may follow. Loops without a witness go."""
-        wrong = self._solve([]) if len(self) > 1 else []
-        wrong += self._expire(math.inf)
+        wrong = self._loops.solve() if len(self) > 1 else []
+        wrong += self._loops.expire(math.inf)
         if len(self) > 1:
             self.map.polish()
         depth = self._settle(len(self))
@@ -137,7 +121,7 @@ class IncrementalAligner:
     def facts(self) -> dict[str, Any]:
         """What ``resume`` needs beside keyframes and edges, as JSON has it."""
         pools = {camera: {"given": pool.given, "votes": pool.votes} for camera, pool in self.map.pools.items()}
-        return {"pools": pools, "focals": self.map.focals, "solved_at": self._solved_at, "looped_at": self._looped_at}
+        return {"pools": pools, "focals": self.map.focals} | self._loops.facts()
 
     def resume(self, keyframes: Sequence[tuple[KeyframeShape, Array, Array32]], facts: Mapping[str, Any]) -> None:
         """Go on with a map of another session in place of an empty one; its edges are put into ``map`` besides.
@@ -148,65 +132,9 @@ class IncrementalAligner:
             self.map.resume(view, w_S, sample)
         self.map.pools = {name: FocalPool.of(pool["given"], pool["votes"]) for name, pool in facts["pools"].items()}
         self.map.focals = dict(facts["focals"])
-        self._solved_at, self._looped_at = facts["solved_at"], facts["looped_at"]
+        self._loops.restore(facts)
         self._settled = len(self)
         self._report(0, {})
-
-    def _claim(self, loops: Sequence[PairPrediction]) -> list[EdgeReport]:
-        """Hand loop pairs to the gate as edges that do not count yet; those that make no sense are returned.
-
-        Their pixels are weighed once, for the similarity that fits each best by itself.
-        """
-        if not loops:
-            return []
-        new, points = len(self) - 1, self.map.points([sample_pair(pair) for pair in loops])
-        first, second = (np.array([getattr(pair, end) for pair in loops]) for end in ("first", "second"))
-        fitted, residual, M = points.fitted()
-        placed = proposals(new, first, second, fitted, self.map.similarities)
-        wrong = []
-        for at, pair in enumerate(loops):
-            if not residual[at] <= MAX_RESIDUAL:
-                wrong.append(EdgeReport(pair.first, pair.second, float(residual[at]), 0.0, True))
-                continue
-            number = self.map.edges.append(pair.first, pair.second, True)
-            self.map.edges.put_moments(np.array([number]), M[at : at + 1])
-            old = min(pair.first, pair.second)
-            self._gate.claim(LoopClaim(number, new, old, inverse(self.map.similarities[old]) @ placed[at]))
-            self._claimed[number] = float(residual[at])
-        return wrong
-
-    def _believe(self, numbers: Sequence[int]) -> bool:
-        """Let loop edges count; whether the whole graph should be solved for them."""
-        if not numbers:
-            return False
-        for number in numbers:
-            del self._claimed[number]
-        self.map.edges.switch(np.array(numbers), True)
-        since, self._looped_at = len(self) - self._looped_at, len(self)
-        return since > _LOOP_PAUSE or len(self) >= _GROWTH * self._solved_at
-
-    def _expire(self, newest: float) -> list[EdgeReport]:
-        """Loop edges that waited too long for a witness."""
-        return [self._switched_off(number, self._claimed.pop(number)) for number in self._gate.expire(newest)]
-
-    def _solve(self, witnessed: Sequence[int]) -> list[EdgeReport]:
-        """The whole graph from moments. Loop edges that stay under strain are switched off and reported.
-
-        Where most of the ``witnessed`` ones do, they were wrong together, and the map goes back.
-        """
-        before = self.map.similarities.copy()
-        doubtful, residuals = self.map.solve_all()
-        bad = self.map.edges.loop[doubtful] & (residuals > _MAX_STRAIN)
-        off = dict(zip(doubtful[bad].tolist(), residuals[bad].tolist(), strict=True))
-        if len(witnessed) and np.isin(witnessed, list(off)).mean() > 0.5:
-            off = {number: math.inf for number in witnessed} | off
-            self.map.restore(before)
-        self.map.edges.switch(np.array(list(off), dtype=np.int64), False)
-        self._solved_at = len(self)
-        return [self._switched_off(number, residual) for number, residual in off.items()]
-
-    def _switched_off(self, number: int, residual: float) -> EdgeReport:
-        return EdgeReport(int(self.map.edges.first[number]), int(self.map.edges.second[number]), residual, 0.0, True)
 
     def _settle(self, before: int) -> dict[int, tuple[Array32, Array32]]:
         """Keyframes before this one leave the window: their final depth."""

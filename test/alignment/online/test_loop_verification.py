@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dust3r_ros.alignment.moments import inverse, retract
-from dust3r_ros.alignment.online.growing_map import AS_MAPPED, LoopClaim, LoopGate
+from dust3r_ros.alignment.online.loop_verification import AS_MAPPED, LoopClaim, LoopGate
 from dust3r_ros.types import Array
 
 
