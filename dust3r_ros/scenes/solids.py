@@ -95,12 +95,12 @@ class Box(_Bounded):
         c, s = np.cos(self.yaw), np.sin(self.yaw)
         to_box = np.array([[c, s, 0], [-s, c, 0], [0, 0, 1.0]])
         middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2 - _SKIN
-        start = (points - middle) @ to_box.T
-        way = (lamp - middle) @ to_box.T - start
+        start = np.ascontiguousarray(((points - middle) @ to_box.T).T)
+        way = ((lamp - middle) @ to_box.T)[:, None] - start
         way = np.where(np.abs(way) < 1e-9, 1e-9, way)
-        first, second = (-half - start) / way, (half - start) / way
-        enter = np.minimum(first, second).max(axis=1)
-        leave = np.maximum(first, second).min(axis=1)
+        first, second = (-half[:, None] - start) / way, (half[:, None] - start) / way
+        enter = np.minimum(first, second).max(axis=0)
+        leave = np.maximum(first, second).min(axis=0)
         return (np.maximum(enter, 0) < np.minimum(leave, 1)) & (leave > 0)
 
 
@@ -123,10 +123,10 @@ class Pillar(_Bounded):
     def blocks(self, points: Array, lamp: Array) -> NDArray[np.bool_]:
         """Whether the part of the way within the round and the part below the top overlap."""
         start, way = points - self.base, lamp - points
-        across, rise = way[:, :2], np.where(np.abs(way[:, 2]) < 1e-9, 1e-9, way[:, 2])
-        a = np.maximum((across**2).sum(1), 1e-12)
-        half_b = (start[:, :2] * across).sum(1)
-        c = (start[:, :2] ** 2).sum(1) - (self.radius - _SKIN) ** 2
+        rise = np.where(np.abs(way[:, 2]) < 1e-9, 1e-9, way[:, 2])
+        a = np.maximum(_dot(way[:, :2], way[:, :2]), 1e-12)
+        half_b = _dot(start[:, :2], way[:, :2])
+        c = _dot(start[:, :2], start[:, :2]) - (self.radius - _SKIN) ** 2
         reach = np.sqrt(np.maximum(half_b**2 - a * c, 0))
         bottom, top = -start[:, 2] / rise, (self.height - _SKIN - start[:, 2]) / rise
         enter = np.maximum((-half_b - reach) / a, np.minimum(bottom, top))
@@ -149,8 +149,9 @@ class Globe(_Bounded):
     def blocks(self, points: Array, lamp: Array) -> NDArray[np.bool_]:
         """Nearest approach to the centre."""
         start, way = points - self.center, lamp - points
-        nearest = np.clip(-(start * way).sum(1) / (way**2).sum(1), 0, 1)
-        return ((start + nearest[:, None] * way) ** 2).sum(1) < (self.radius - _SKIN) ** 2
+        nearest = np.clip(-_dot(start, way) / _dot(way, way), 0, 1)
+        passed = start + nearest[:, None] * way
+        return _dot(passed, passed) < (self.radius - _SKIN) ** 2
 
 
 _OFFSETS = np.array([[-0.3, -0.2, 0], [0.3, -0.2, 0], [-0.3, 0.2, 0], [0.3, 0.2, 0]])
@@ -172,9 +173,15 @@ class Lamp:
         down, across = (np.arange(rows) + 0.5) * high / rows, (np.arange(columns) + 0.5) * wide / columns
         v, u = np.meshgrid(down, across, indexing="ij")
         points, normals = surface.points(u.ravel(), v.ravel())
+        corners = np.array([(column.min(), column.max()) for column in points.T])
+        bounds = np.array([solid.bounds for solid in solids]).reshape(-1, 2, 3)
         light = np.zeros(len(points))
-        for offset in _OFFSETS:
-            light += self._from(self.position + offset, points, normals, solids) / len(_OFFSETS)
+        for lamp in self.position + _OFFSETS:
+            # A solid beside the box around the points and the lamp stands in nobody's light.
+            lowest, highest = np.minimum(corners[:, 0], lamp), np.maximum(corners[:, 1], lamp)
+            between = ((bounds[:, 1] >= lowest) & (bounds[:, 0] <= highest)).all(axis=1)
+            near = [solids[index] for index in np.flatnonzero(between)]
+            light += self._from(lamp, points, normals, near) / len(_OFFSETS)
         grid = (self.ambient + self.strength * light).reshape(rows, columns).astype(np.float32)
         import cv2  # here, since rendered worlds to train on do without it
 
@@ -182,19 +189,17 @@ class Lamp:
 
     def _from(self, lamp: Array, points: Array, normals: Array, solids: Sequence[Solid]) -> Array:
         way = lamp - points
-        distance = np.maximum(np.linalg.norm(way, axis=1), 1e-6)
-        light = np.maximum((way * normals).sum(1) / distance, 0) / (1 + (distance / self.reach) ** 2)
+        distance = np.maximum(np.sqrt(_dot(way, way)), 1e-6)
+        light = np.maximum(_dot(way, normals) / distance, 0) / (1 + (distance / self.reach) ** 2)
         lit = np.flatnonzero(light > 0)
-        for solid in solids:
-            if len(lit) == 0 or _apart(solid, points[lit], lamp):
-                continue
+        for solid in solids if len(lit) else ():
             blocked = solid.blocks(points[lit], lamp)
             light[lit[blocked]] = 0
             lit = lit[~blocked]
         return light
 
 
-def _apart(solid: Solid, points: Array, lamp: Array) -> bool:
-    """Whether the box around the solid lies beside the box around the points and the lamp."""
-    low, high = np.minimum(points.min(axis=0), lamp), np.maximum(points.max(axis=0), lamp)
-    return bool((solid.bounds[1] < low).any() or (solid.bounds[0] > high).any())
+def _dot(a: Array, b: Array) -> Array:
+    """(N,) products of rows (N, 2 or 3); NumPy's own sum is slow along so short an axis."""
+    products = a * b
+    return np.asarray(sum(products.T[1:], products[:, 0]))

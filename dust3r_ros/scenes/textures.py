@@ -98,6 +98,12 @@ def _mottle(rng: np.random.Generator, base: Array32, scale: float, strength: flo
     return base * np.exp(strength * (0.6 * stains + 0.5 * speckles))[..., None]
 
 
+def _metres(height: int, width: int, scale: float) -> tuple[Array32, Array32]:
+    """v (H, 1) and u (1, W) of texels, metres."""
+    v, u = np.ogrid[:height, :width]
+    return v.astype(np.float32) / scale, u.astype(np.float32) / scale
+
+
 def plaster(rng: np.random.Generator, height: int, width: int, scale: float) -> Array32:
     """Painted wall with stains and blotches of a second paint."""
     base = np.broadcast_to(_color(rng, 0.5, 0.85), (height, width, 3))
@@ -107,27 +113,29 @@ def plaster(rng: np.random.Generator, height: int, width: int, scale: float) -> 
 
 def brick(rng: np.random.Generator, height: int, width: int, scale: float) -> Array32:
     """Running bond of 22 x 8 cm bricks, each of its own shade, in light mortar."""
-    v, u = np.mgrid[:height, :width].astype(np.float32) / scale
+    v, u = _metres(height, width, scale)
     row = np.floor(v / 0.08).astype(int)
-    shifted = u + 0.11 * (row % 2)
+    shifted = u + 0.11 * (np.arange(row.max() + 1)[:, None] % 2)  # a line for each row of bricks
     column = np.floor(shifted / 0.22).astype(int)
     shades = rng.normal(1.0, 0.22, (row.max() + 1, column.max() + 1, 1))
     tint = np.array([0.58, 0.33, 0.25], np.float32) * rng.uniform(0.8, 1.2, 3)
-    mortar = ((v % 0.08) < 0.01) | ((shifted % 0.22) < 0.01)
-    picture = np.where(mortar[..., None], 0.72, tint * shades[row, column])
-    return _mottle(rng, picture.astype(np.float32), scale, 0.12)
+    mortar = ((v % 0.08) < 0.01) | ((shifted % 0.22) < 0.01)[row[:, 0]]
+    picture = (tint * shades).astype(np.float32)[row, column[row[:, 0]]]
+    picture[mortar] = 0.72
+    return _mottle(rng, picture, scale, 0.12)
 
 
 def planks(rng: np.random.Generator, height: int, width: int, scale: float) -> Array32:
     """Wooden boards along x, 14 cm wide, staggered joints, grain along the board."""
-    v, u = np.mgrid[:height, :width].astype(np.float32) / scale
+    v, u = _metres(height, width, scale)
     row = np.floor(v / 0.14).astype(int)
-    shifted = u + rng.uniform(0, 0.9, row.max() + 1)[row]
+    shifted = u + rng.uniform(0, 0.9, (row.max() + 1, 1))  # a line for each row of boards
     column = np.floor(shifted / 0.9).astype(int)
     shades = rng.normal(1.0, 0.2, (row.max() + 1, column.max() + 1, 1))
     wood = np.array([0.56, 0.40, 0.26], np.float32) * rng.uniform(0.8, 1.2)
-    gap = ((v % 0.14) < 0.006) | ((shifted % 0.9) < 0.006)
-    picture = np.where(gap[..., None], 0.12, wood * shades[row, column]).astype(np.float32)
+    gap = ((v % 0.14) < 0.006) | ((shifted % 0.9) < 0.006)[row[:, 0]]
+    picture = (wood * shades).astype(np.float32)[row, column[row[:, 0]]]
+    picture[gap] = 0.12
     grain = noise(rng, height, width, 0.02 * scale, 2, stretch=12.0)
     knots = noise(rng, height, width, 0.05 * scale, 2) > 2.1
     picture *= np.where(knots, 0.5, np.exp(0.13 * grain))[..., None]
@@ -136,7 +144,7 @@ def planks(rng: np.random.Generator, height: int, width: int, scale: float) -> A
 
 def tiles(rng: np.random.Generator, height: int, width: int, scale: float) -> Array32:
     """Checker of 25 cm stone tiles in two colours, each tile of its own shade and some of a third colour."""
-    v, u = np.mgrid[:height, :width].astype(np.float32) / scale
+    v, u = _metres(height, width, scale)
     row, column = np.floor(v / 0.25).astype(int), np.floor(u / 0.25).astype(int)
     shape = (row.max() + 1, column.max() + 1)
     kind = np.add.outer(np.arange(shape[0]), np.arange(shape[1])) % 2
@@ -152,18 +160,18 @@ def ceiling(rng: np.random.Generator, height: int, width: int, scale: float) -> 
     picture = np.full((height, width, 3), 0.82, np.float32)
     holes = noise(rng, height, width, 0.04 * scale, 2) > 1.6
     picture[holes] = 0.4
-    v, u = np.mgrid[:height, :width].astype(np.float32) / scale
+    v, u = _metres(height, width, scale)
     picture[((v % 0.6) < 0.02) | ((u % 0.6) < 0.02)] = 0.5
     return _mottle(rng, picture, scale, 0.1)
 
 
 def fabric(rng: np.random.Generator, height: int, width: int, scale: float) -> Array32:
     """Woven cloth: stripes both ways over blotches."""
-    v, u = np.mgrid[:height, :width].astype(np.float32) / scale
+    v, u = _metres(height, width, scale)
     picture = np.broadcast_to(_color(rng), (height, width, 3)).copy()
     for axis in (u, v):
         period, offset = rng.uniform(0.06, 0.16), rng.uniform(0, 0.1)
-        stripe = ((axis + offset) % period) < rng.uniform(0.2, 0.5) * period
+        stripe = np.broadcast_to(((axis + offset) % period) < rng.uniform(0.2, 0.5) * period, (height, width))
         picture[stripe] = 0.5 * picture[stripe] + 0.5 * _color(rng)
     return _mottle(rng, picture, scale, 0.18)
 

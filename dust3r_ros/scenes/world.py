@@ -117,6 +117,9 @@ def build(
         wide, high = surface.extent
         height, width = max(round(high * density), 2), max(round(wide * density), 2)
         light = lamp.shade(surface, solids, height, width, light_density)
-        picture = np.clip(pattern(rng, height, width, density) * light[..., None], 0, 1)
-        textures.append(texture((255 * picture + 0.5).astype(np.uint8), wide, high))
+        picture = pattern(rng, height, width, density) * light[..., None]
+        np.clip(picture, 0, 1, out=picture)
+        picture *= 255
+        picture += 0.5
+        textures.append(texture(picture.astype(np.uint8), wide, high))
     return World(tuple(surface for surface, *_ in painted), tuple(textures))
