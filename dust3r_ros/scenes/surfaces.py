@@ -8,6 +8,7 @@ parameter is the depth z, and every dot product with a fixed vector is a linear 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -43,18 +44,18 @@ class RayGrid:
     def window(self, corners: Array) -> tuple[slice, slice] | None:
         """Rows and columns that can see the convex hull of ``corners`` (N, 3); None when none can."""
         local = (corners - self.origin) @ self.rotation
-        if (local[:, 2] <= NEAR).all():
+        if local[:, 2].max() <= NEAR:
             return None
-        if (local[:, 2] <= NEAR).any():
+        if local[:, 2].min() <= NEAR:
             return slice(0, len(self.y)), slice(0, len(self.x))
         xy = local[:, :2] / local[:, 2:]
-        columns = _covered(self.x, xy[:, 0])
-        rows = _covered(self.y, xy[:, 1])
+        low, high = xy.min(axis=0), xy.max(axis=0)
+        columns, rows = _covered(self.x, low[0], high[0]), _covered(self.y, low[1], high[1])
         return (rows, columns) if rows.start < rows.stop and columns.start < columns.stop else None
 
 
-def _covered(grid: Array32, values: Array) -> slice:
-    return slice(int(np.searchsorted(grid, values.min())), int(np.searchsorted(grid, values.max(), side="right")))
+def _covered(grid: Array32, low: float, high: float) -> slice:
+    return slice(int(grid.searchsorted(low)), int(grid.searchsorted(high, side="right")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +108,7 @@ class Panel:
     height: float
     round: bool = False
 
-    @property
+    @cached_property
     def normal(self) -> Array:
         """Unit normal on the visible side."""
         return -np.cross(self.right, self.down)
@@ -117,7 +118,7 @@ class Panel:
         """Width and height, metres."""
         return self.width, self.height
 
-    @property
+    @cached_property
     def corners(self) -> Array:
         """The four corners (4, 3)."""
         across, along = self.right * self.width, self.down * self.height
@@ -126,9 +127,13 @@ class Panel:
     def cast(self, rays: RayGrid) -> Hit:
         """Plane intersection; rays from behind miss."""
         offset = rays.origin - self.corner
+        above = np.float32(offset @ self.normal)
+        if above <= 0:
+            nothing = np.full((len(rays.y), len(rays.x)), np.inf, np.float32)
+            return Hit(nothing, nothing, nothing, nothing)
         toward = -rays.dot(self.normal)
         with np.errstate(divide="ignore", invalid="ignore"):
-            depth = np.float32(offset @ self.normal) / toward
+            depth = above / toward
             u = np.float32(offset @ self.right) + depth * rays.dot(self.right)
             v = np.float32(offset @ self.down) + depth * rays.dot(self.down)
             inside = (u >= 0) & (u <= self.width) & (v >= 0) & (v <= self.height)
@@ -155,7 +160,7 @@ class Tube:
         """Circumference and height, metres."""
         return 2 * np.pi * self.radius, self.height
 
-    @property
+    @cached_property
     def corners(self) -> Array:
         """The eight corners of the box around it."""
         reach = np.array([self.radius, self.radius, 0])
@@ -193,7 +198,7 @@ class Ball:
     center: Array
     radius: float
 
-    @property
+    @cached_property
     def _side(self) -> float:
         return self.radius * np.pi / 2
 
@@ -202,7 +207,7 @@ class Ball:
         """Six squares of a quarter of the circumference."""
         return 6 * self._side, self._side
 
-    @property
+    @cached_property
     def corners(self) -> Array:
         """The eight corners of the box around it."""
         return _box_corners(self.center - self.radius, self.center + self.radius)
