@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 # Helpers that several test modules import: oracle, scoring.
 sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
 
+import kept
 import threads
 
 threads.limit()
@@ -27,6 +29,22 @@ def shared() -> Path:
     if not (SHARED / "fixtures").is_dir():
         pytest.skip("no reference data beside the checkout (../shared)")
     return SHARED
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A folder for what is made once for all processes of the run."""
+    if hasattr(config, "workerinput"):
+        kept.folder = Path(config.workerinput["kept"])
+        return
+    folder = tempfile.TemporaryDirectory(prefix="dust3r_ros_tests_")
+    kept.folder = Path(folder.name)
+    config.add_cleanup(folder.cleanup)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Another process hears of it."""
+    node.workerinput["kept"] = str(kept.folder)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from kept import kept
 from scipy.spatial.transform import Rotation
 
 from dust3r_ros.alignment.result import Alignment
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid, project, rays
 from dust3r_ros.geometry.rigid import angle_deg, invert, transform
 from dust3r_ros.geometry.similarity import Similarity, weighted_similarity
-from dust3r_ros.scenes.sequence import render_sequence
+from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
 from dust3r_ros.types import Array, Array32, PairPrediction
 
 SIZES = {(6, 160), (10, 160), (16, 160), (24, 160), (10, 512)}  # images and width of the usual problems
@@ -61,9 +62,7 @@ def pair_problem(
     against the first. Confidence falls with all of that. ``noise`` scales the errors. The same
     arguments give the same problem.
     """
-    walk = render_sequence(
-        "orbit", images, width, height or 3 * width // 4, laps=min(0.9, 0.03 * images), seed=seed, supersample=1
-    )
+    walk = _walk(images, width, height or 3 * width // 4, seed)
     order = np.random.default_rng([seed, images]).permutation(images)
     w_T_c, depths = walk.w_T_c[order], walk.depths[order]
     local = [_unprojected(depth, walk.focal) for depth in depths]
@@ -78,6 +77,11 @@ def pair_problem(
         X1, X2 = (np.float32(units[-1]) * X.astype(np.float32) for X in (X1, X2))
         pairs.append(PairPrediction(first, second, X1, C1, X2, C2))
     return PairProblem(pairs, w_T_c, walk.focal, depths, np.array(units))
+
+
+@kept
+def _walk(images: int, width: int, height: int, seed: int) -> RenderedSequence:
+    return render_sequence("orbit", images, width, height, laps=min(0.9, 0.03 * images), seed=seed, supersample=1)
 
 
 def errors(result: Alignment, problem: PairProblem) -> Errors:

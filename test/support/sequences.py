@@ -6,17 +6,39 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+from kept import kept
 
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
+from dust3r_ros.scenes import sequence as scenes
+from dust3r_ros.scenes.rooms import corridor, room
+from dust3r_ros.scenes.sequence import RenderedSequence
 
 SMALL = MapperConfig(working_size=160, tracking_size=240, keyframe_motion_young=0.04)
 
 
-@lru_cache(maxsize=8)
+PART = 12  # frames that are rendered together
+
+
+@lru_cache(maxsize=16)
 def walk(kind: str, frames: int = 24, rate_hz: float = 8.0) -> RenderedSequence:
-    """A walk of ``kind`` at 240 x 176."""
-    return render_sequence(kind, frames, 240, 176, rate_hz=rate_hz)
+    """A walk of ``kind`` at 240 x 176, to be read only. A longer one begins with the frames of a shorter one."""
+    parts = [_part(kind, number, rate_hz) for number in range(-(-frames // PART))]
+    images, depths, poses = (
+        np.concatenate([getattr(part, name) for part in parts])[:frames] for name in ("images", "depths", "w_T_c")
+    )
+    walked = scenes.walk(kind, frames, rate_hz=rate_hz)
+    np.testing.assert_allclose(poses, walked, atol=1e-9, err_msg=f"{frames} frames go beyond the end of '{kind}'")
+    for array in (images, depths):
+        array.setflags(write=False)
+    stamps_ns = scenes.stamps(frames, rate_hz)
+    return replace(parts[0], stamps_ns=stamps_ns, images=images, depths=depths, w_T_c=walked)
+
+
+@kept
+def _part(kind: str, number: int, rate_hz: float) -> RenderedSequence:
+    poses = scenes.walk(kind, PART * (number + 1), rate_hz=rate_hz)[PART * number :]
+    world = corridor() if kind == "corridor" else room()
+    return scenes.render_path(kind, world, poses, width=240, height=176, rate_hz=rate_hz)
 
 
 def cut(sequence: RenderedSequence, frames: int) -> RenderedSequence:

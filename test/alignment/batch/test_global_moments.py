@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from dust3r_ros.alignment import Alignment, align
 from dust3r_ros.alignment.batch import global_moments
 from dust3r_ros.alignment.batch.global_moments import full_depths
 from dust3r_ros.alignment.batch.global_start import global_start
-from dust3r_ros.alignment.batch.pixel_block import observations_of, plan_blocks, view_of
-from dust3r_ros.alignment.batch.problem import AlignmentProblem, image_shapes
+from dust3r_ros.alignment.batch.pixel_block import Observation, observations_of, plan_blocks, view_of
+from dust3r_ros.alignment.batch.problem import AlignmentProblem
 from dust3r_ros.alignment.batch.sweeps import Unknowns
 from dust3r_ros.alignment.objective import published_objective
 from dust3r_ros.errors import GeometryError
@@ -26,21 +27,27 @@ from dust3r_ros.geometry.pinhole import unproject
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.types import Array, PairPrediction
 
-PAIRS = pair_problem(4, 48, seed=4).pairs
-SHAPES, OBSERVATIONS = image_shapes(PAIRS), observations_of(PAIRS, 4)
+SHAPES = [(36, 48)] * 4
+
+
+@lru_cache(maxsize=1)
+def given() -> tuple[list[PairPrediction], list[list[Observation]]]:
+    """Pairs of four images, and where each image is observed."""
+    pairs = pair_problem(4, 48, seed=4).pairs
+    return pairs, observations_of(pairs, 4)
 
 
 def scene() -> Unknowns:
-    problem = AlignmentProblem(PAIRS, SHAPES)
-    return Unknowns.of(problem, global_start(problem, [make() for make in plan_blocks(PAIRS, OBSERVATIONS, SHAPES, 4)]))
+    problem = AlignmentProblem(given()[0], SHAPES)
+    return Unknowns.of(problem, global_start(problem, [make() for make in plan_blocks(*given(), SHAPES, 4)]))
 
 
 def depths_of(found: Unknowns) -> list[np.ndarray]:
-    return full_depths(PAIRS, OBSERVATIONS, found)
+    return full_depths(*given(), found)
 
 
 def test_depth_is_where_the_weighted_distances_are_least(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = scene()
+    (pairs, observations), found = given(), scene()
     found.floor = 1e-6
     monkeypatch.setattr(global_moments, "_ITERATIONS", 40)
     depths = depths_of(found)
@@ -49,8 +56,8 @@ def test_depth_is_where_the_weighted_distances_are_least(monkeypatch: pytest.Mon
     for v, u in zip(rng.integers(0, 36, 25), rng.integers(0, 48, 25), strict=True):
         ray = unproject(np.ones((36, 48)), float(found.focals[image]))[v, u]
         seen = []
-        for edge, view in OBSERVATIONS[image]:
-            X, C = view_of(PAIRS, (edge, view))
+        for edge, view in observations[image]:
+            X, C = view_of(pairs, (edge, view))
             c_S_pair = invert(found.w_T_c[image]) @ found.w_S_pair[edge]
             seen.append((transform(c_S_pair, X[v, u].astype(np.float64)), np.log(C[v, u])))
 
@@ -74,7 +81,7 @@ def test_observations_that_are_switched_off_do_not_count() -> None:
 
 def test_an_image_whose_pairs_are_all_off_has_no_depth() -> None:
     found = scene()
-    found.on[[edge for edge, _ in OBSERVATIONS[1]]] = False
+    found.on[[edge for edge, _ in given()[1][1]]] = False
     depths = depths_of(found)
     assert (depths[1] == 0).all() and all((depths[i] > 0).all() for i in (0, 2, 3))
 

@@ -3,38 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import pytest
 from pairs import pair_problem
 
 from dust3r_ros.alignment.batch.global_start import global_start
-from dust3r_ros.alignment.batch.pixel_block import PixelBlock, observations_of, plan_blocks, plan_missed
-from dust3r_ros.alignment.batch.problem import AlignmentProblem, image_shapes
+from dust3r_ros.alignment.batch.pixel_block import (
+    Observation,
+    PixelBlock,
+    observations_of,
+    plan_blocks,
+    plan_missed,
+)
+from dust3r_ros.alignment.batch.problem import AlignmentProblem
 from dust3r_ros.alignment.batch.sweeps import Unknowns, gather
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.types import PairPrediction
 
-PAIRS = [pair for pair in pair_problem(4, 48, seed=2).pairs if (pair.first, pair.second) != (3, 0)]
-SHAPES = image_shapes(PAIRS)
-OBSERVATIONS = observations_of(PAIRS, 4)
+SHAPES = [(36, 48)] * 4
+
+
+@lru_cache(maxsize=1)
+def given() -> list[PairPrediction]:
+    """All pairs of four images but one."""
+    return [pair for pair in pair_problem(4, 48, seed=2).pairs if (pair.first, pair.second) != (3, 0)]
+
+
+def observations() -> list[list[Observation]]:
+    return observations_of(given(), 4)
 
 
 @pytest.mark.parametrize("stride", [1, 3, 8, 100])
 @pytest.mark.parametrize("plane", [1, 500, 10**6])
 def test_blocks_hold_every_sampled_pixel_once(stride: int, plane: int) -> None:
-    seen = {(e, v): np.zeros((36, 48), int) for e in range(len(PAIRS)) for v in range(2)}
-    for make in plan_blocks(PAIRS, OBSERVATIONS, SHAPES, stride, plane):
+    seen = {(e, v): np.zeros((36, 48), int) for e in range(len(given())) for v in range(2)}
+    for make in plan_blocks(given(), observations(), SHAPES, stride, plane):
         block = make()
         u, v = block.at((36, 48))
         np.testing.assert_allclose(block.pixels, [u - 23.5, v - 17.5])
         for b, image in enumerate(block.images):
-            assert (block.views[b] >= 0).sum() == len(OBSERVATIONS[image])
+            assert (block.views[b] >= 0).sum() == len(observations()[image])
             for k, (edge, view) in enumerate(zip(block.edges[b], block.views[b], strict=True)):
                 if view < 0:
                     assert (block.weights[b, k] == 0).all()
                     continue
-                pair: PairPrediction = PAIRS[edge]
+                pair: PairPrediction = given()[edge]
                 X, C = (
                     (pair.points_first, pair.confidence_first)
                     if view == 0
@@ -57,30 +72,30 @@ def test_blocks_hold_every_sampled_pixel_once(stride: int, plane: int) -> None:
 
 
 def test_what_falls_between_the_samples_is_picked_where_too_little_does_not() -> None:
-    pair = PAIRS[0]
+    pair = given()[0]
     confidence = np.ones_like(pair.confidence_first)
     confidence[3:6, 3:23] = 2.0  # 60 pixels, of which the grid of every 36th row and column has none
-    pairs = [replace(pair, confidence_first=confidence), *PAIRS[1:]]
-    few = [make() for make in plan_blocks(pairs, OBSERVATIONS, SHAPES, 8)]
-    (make,) = plan_missed(pairs, OBSERVATIONS, SHAPES, few, 20)
+    pairs = [replace(pair, confidence_first=confidence), *given()[1:]]
+    few = [make() for make in plan_blocks(pairs, observations(), SHAPES, 8)]
+    (make,) = plan_missed(pairs, observations(), SHAPES, few, 20)
     block = make()
     assert block.images.tolist() == [pair.first]
     u, v = block.at((36, 48))
     assert (confidence[v, u] > 1).all() and 10 <= len(u) <= 30 and np.ptp(u) > 10
     whole = PixelBlock.of_image(pair.first, [*few, block])
     assert np.count_nonzero(whole.weights[0, whole.edges[0].tolist().index(0)]) >= 15
-    assert plan_missed(pairs, OBSERVATIONS, SHAPES, [*few, block], 10) == []
+    assert plan_missed(pairs, observations(), SHAPES, [*few, block], 10) == []
 
 
 def test_a_pass_is_the_sum_over_the_pixels_however_they_are_cut() -> None:
-    problem = AlignmentProblem(PAIRS, SHAPES)
-    sample = [make() for make in plan_blocks(PAIRS, OBSERVATIONS, SHAPES, 4)]
+    problem = AlignmentProblem(given(), SHAPES)
+    sample = [make() for make in plan_blocks(given(), observations(), SHAPES, 4)]
     scene = Unknowns.of(problem, global_start(problem, sample))
     scene.floor = 0.05
     found = []
     for plane in (1, 2000, 10**6):
         depths: dict[int, np.ndarray] = {}
-        makers = plan_blocks(PAIRS, OBSERVATIONS, SHAPES, 4, plane)
+        makers = plan_blocks(given(), observations(), SHAPES, 4, plane)
         for _ in range(3):
             gather(scene, makers, depths)
         before = dict(depths)
@@ -94,7 +109,7 @@ def test_a_pass_is_the_sum_over_the_pixels_however_they_are_cut() -> None:
     edge = 5
     block = makers[0]()
     b, k = (int(i[0]) for i in np.nonzero((block.edges == edge) & (block.views == 1)))
-    image, d = PAIRS[edge].second, depths[0][b].astype(np.float64)
+    image, d = given()[edge].second, depths[0][b].astype(np.float64)
     ray = np.vstack([block.pixels / scene.focals[image], np.ones(block.pixels.shape[1])])
     c_S_pair = invert(scene.w_T_c[image]) @ scene.w_S_pair[edge]
     X = block.points[:, b, k].astype(np.float64)
@@ -103,5 +118,5 @@ def test_a_pass_is_the_sum_over_the_pixels_however_they_are_cut() -> None:
     # the points move by their step before pairs are placed on them: the rest of the sums does not
     np.testing.assert_allclose(statistics.sums[edge, 1, :, 3], x.sum(axis=1), rtol=1e-4)
     assert statistics.weights.sum() == pytest.approx(
-        sum(np.log(C[2::4, 2::4]).sum() for p in PAIRS for C in (p.confidence_first, p.confidence_second)), rel=1e-5
+        sum(np.log(C[2::4, 2::4]).sum() for p in given() for C in (p.confidence_first, p.confidence_second)), rel=1e-5
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import pytest
-from pairs import pair_problem
+from pairs import PairProblem, pair_problem
 
 from dust3r_ros.alignment.batch.pixel_block import (
     PixelBlock,
@@ -20,25 +22,32 @@ from dust3r_ros.alignment.batch.problem import image_shapes
 from dust3r_ros.alignment.moments import retract
 from dust3r_ros.types import Array
 
-PROBLEM = pair_problem(4, 48, seed=2)
-PAIRS = [pair for pair in PROBLEM.pairs if (pair.first, pair.second) != (3, 0)]  # one image has fewer observations
 FLOOR = 0.05
+
+
+@lru_cache(maxsize=1)
+def problem() -> PairProblem:
+    """Of all pairs of four images but one: one image has fewer observations."""
+    whole = pair_problem(4, 48, seed=2)
+    at = [edge for edge, pair in enumerate(whole.pairs) if (pair.first, pair.second) != (3, 0)]
+    return replace(whole, pairs=[whole.pairs[edge] for edge in at], units=whole.units[at])
 
 
 @pytest.fixture
 def block() -> PixelBlock:
-    (make,) = plan_blocks(PAIRS, observations_of(PAIRS, 4), image_shapes(PAIRS), 6)
+    pairs = problem().pairs
+    (make,) = plan_blocks(pairs, observations_of(pairs, 4), image_shapes(pairs), 6)
     return make()
 
 
 def placed(block: PixelBlock) -> tuple[Array, Array, Array]:
     """Some similarities (B, K, 4, 4), slopes (B, 2, P) and depths (B, P)."""
     rng = np.random.default_rng(3)
-    units = PROBLEM.units[[next(e for e, p in enumerate(PROBLEM.pairs) if p is pair) for pair in PAIRS]]
+    units = problem().units
     G = np.tile(np.eye(4), (*block.edges.shape, 1, 1))
     G[..., :3, :3] /= units[block.edges][..., None, None]
     G = retract(G, 0.05 * rng.standard_normal((*block.edges.shape, 7)))
-    slopes = block.slopes(np.full(4, PROBLEM.focal))
+    slopes = block.slopes(np.full(4, problem().focal))
     return G, slopes, rng.uniform(2, 6, block.weights.shape[::2]).astype(np.float32)
 
 
