@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+_Panel = tuple[Any, dict[str, Any]]  # image and how it is shown
+_PITCH = 1.05  # from panel to panel, in panels
 _COLUMNS = ("image 1", "image 2", "true depth 1", "predicted depth 1", "predicted z of image 2", "confidence 1")
 
 
@@ -37,18 +39,15 @@ def write_picture(path: Path, rows: Sequence[dict[str, Any]], network: Dust3r, p
     except ImportError as error:
         raise BackendError("matplotlib is not installed; install the extra 'train' for the picture") from error
     pairs = pairs[:: max(len(pairs) // 4, 1)][:4]
-    figure = Figure(figsize=(12, 3.5 + 2.1 * len(pairs)), layout="constrained")
+    panels = [_panels(network, pair) for pair in pairs]
+    below = sum(2.1 * pair.first.depth.shape[0] / pair.first.depth.shape[1] for pair in pairs)  # inches
+    figure = Figure(figsize=(12, 3.5 + below), layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(1 + len(pairs), 6, height_ratios=(1.6, *(1.0,) * len(pairs)))
-    _curve(figure.add_subplot(grid[0, :3]), rows, "loss", "confidence loss")
-    _curve(figure.add_subplot(grid[0, 3:]), rows, "regression", "regression loss")
-    for row, pair in enumerate(pairs, start=1):
-        for column, (image, options) in enumerate(_panels(network, pair)):
-            axes = figure.add_subplot(grid[row, column])
-            axes.imshow(image, **options)
-            axes.set_axis_off()
-            if row == 1:
-                axes.set_title(_COLUMNS[column], fontsize=9)
+    grid = figure.add_gridspec(2, 2, height_ratios=(3.5, max(below, 0.1)))
+    _curve(figure.add_subplot(grid[0, 0]), rows, "loss", "confidence loss")
+    _curve(figure.add_subplot(grid[0, 1]), rows, "regression", "regression loss")
+    if panels:
+        _table(figure.add_subplot(grid[1, :]), panels)
     with atomic_path(path) as temporary:
         canvas.print_png(str(temporary))
 
@@ -70,12 +69,26 @@ def _curve(axes: Axes, rows: Sequence[dict[str, Any]], name: str, label: str) ->
         axes.legend(fontsize=8)
 
 
+def _table(axes: Axes, panels: Sequence[Sequence[_Panel]]) -> None:
+    """A row of panels for every pair, all on the same axes: those of one panel each take longer than what they show."""
+    high, wide = panels[0][0][0].shape[:2]
+    for row, of_pair in enumerate(panels):
+        for column, (image, options) in enumerate(of_pair):
+            left, top = _PITCH * column * wide, _PITCH * row * high
+            axes.imshow(image, extent=(left, left + wide, top + high, top), **options)
+    for column, name in enumerate(_COLUMNS):
+        axes.text((_PITCH * column + 0.5) * wide, -0.03 * high, name, fontsize=9, ha="center", va="bottom")
+    axes.set_xlim(0, _PITCH * len(_COLUMNS) * wide)
+    axes.set_ylim(_PITCH * len(panels) * high, 0)
+    axes.set_axis_off()
+
+
 def _over_steps(rows: Sequence[dict[str, Any]], kind: str, name: str) -> list[tuple[Any, Any]]:
     """(step, value) of the rows of a kind that have one."""
     return [(row["step"], row[name]) for row in rows if row.get("kind") == kind and row.get(name) is not None]
 
 
-def _panels(network: Dust3r, pair: ViewPair) -> list[tuple[Any, dict[str, Any]]]:
+def _panels(network: Dust3r, pair: ViewPair) -> list[_Panel]:
     """Image and options of each of ``_COLUMNS``."""
     batch = collate([pair])
     with torch.inference_mode():
