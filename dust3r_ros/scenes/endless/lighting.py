@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -109,8 +110,7 @@ def _sample(shapes: Sequence[Shape], per_metre: float) -> _Samples:
     for number, shape in enumerate(shapes):
         for face, (wide, high) in enumerate(chart_extents(shape)):
             across, down = (int(np.clip(side * per_metre, _LEAST, _MOST)) for side in (wide, high))
-            t, s = np.meshgrid(np.linspace(0, 1, down), np.linspace(0, 1, across), indexing="ij")
-            found = chart_points(shape, face, s.ravel(), t.ravel())
+            found = chart_points(shape, face, *_grid(across, down))
             points.append(found[0])
             normals.append(found[1])
             sizes.append((down, across))
@@ -132,20 +132,52 @@ def _sample(shapes: Sequence[Shape], per_metre: float) -> _Samples:
     )
 
 
+@lru_cache(maxsize=512)
+def _grid(across: int, down: int) -> tuple[Array, Array]:
+    """(s, t) of a chart's samples, row by row."""
+    t, s = np.meshgrid(np.linspace(0, 1, down), np.linspace(0, 1, across), indexing="ij")
+    return s.ravel(), t.ravel()
+
+
 def _from(lamp: Lamp, shapes: Shapes, samples: _Samples) -> Array32:
     way = lamp.position.astype(np.float32) - samples.points
     distance = np.sqrt(np.maximum(np.einsum("pk,pk->p", way, way), np.float32(1e-6)))
     cosine = np.einsum("pk,pk->p", way, samples.normals) / distance
     light = np.maximum(np.where(samples.double, np.abs(cosine), cosine), 0) / (1 + (distance / lamp.reach) ** 2)
+    facing = np.flatnonzero(light > 0)
+    # In metres along the ray, so that ``NEAR`` is what it says.
+    rays = np.ascontiguousarray(-way[facing].T) / distance[facing]
+    chart, far, bright = samples.chart[facing], distance[facing] - _CLEAR, np.ones(len(facing), bool)
     shaded = _in_cone(lamp.position, shapes, samples)  # (shapes, charts)
-    bright = light > 0
+    cones = _Cones(shapes.center - lamp.position, shapes.radius)
     for blocker in np.flatnonzero(shaded.any(axis=1)):
-        of_chart = shaded[blocker]
-        chosen = np.flatnonzero(of_chart[samples.chart] & bright)
+        chosen = np.flatnonzero(cones.hold(int(blocker), rays) & bright)
+        chosen = chosen[shaded[blocker][chart[chosen]]]
         if len(chosen):
-            blocked = _blocks(shapes, int(blocker), lamp.position, -way[chosen], distance[chosen])
-            bright[chosen[blocked]] = False
-    return np.where(bright, np.float32(lamp.strength) * light, np.float32(0))
+            bright[chosen] = _depth(shapes, int(blocker), lamp.position, rays[:, chosen]) >= far[chosen]
+    lit = np.zeros_like(light)
+    lit[facing[bright]] = np.float32(lamp.strength) * light[facing[bright]]
+    return lit
+
+
+class _Cones:
+    """Rays from one point that may meet balls of some radius around ``middles`` (N, 3) as seen from there."""
+
+    def __init__(self, middles: Array, radius: Array) -> None:
+        far = np.maximum(np.linalg.norm(middles, axis=1), 1e-9)
+        self._toward = middles / far[:, None]
+        # Two ways across: what small angles are measured by, where a cosine of float32 is 1.
+        self._across = np.linalg.svd(self._toward[:, None])[2][:, 1:].astype(np.float32)
+        self._wide = np.where(far > radius, 1.001 * radius / far + 1e-5, np.inf)  # a little more for what is rounded
+
+    def hold(self, number: int, rays: Array32) -> NDArray[np.bool_]:
+        """(P,) which of the ``rays`` (3, P), of length 1, are in a cone, or very nearly."""
+        if np.isinf(self._wide[number]):
+            return np.ones(rays.shape[1], bool)
+        aside = self._across[number] @ rays
+        aside *= aside
+        found = aside[0] + aside[1] < self._wide[number] ** 2
+        return np.asarray(found & (self._toward[number].astype(np.float32) @ rays > 0))
 
 
 def _in_cone(position: Array, shapes: Shapes, samples: _Samples) -> NDArray[np.bool_]:
@@ -164,15 +196,13 @@ def _in_cone(position: Array, shapes: Shapes, samples: _Samples) -> NDArray[np.b
     return meet & before & usable[:, None] & ~own
 
 
-def _blocks(shapes: Shapes, number: int, lamp: Array, rays: Array32, distance: Array32) -> NDArray[np.bool_]:
-    """Whether a shape stands between the lamp and the ends of ``rays`` (P, 3), which are ``distance`` long."""
+def _depth(shapes: Shapes, number: int, lamp: Array, rays: Array32) -> Array32:
+    """Metres from the lamp to where ``rays`` (3, P), of length 1, meet a shape; infinite where they do not."""
     local = shapes.local[number]
     o: Any = tuple((local @ (lamp - shapes.center[number])).astype(np.float32))
-    # In metres along the ray, so that ``NEAR`` is what it says.
-    d: Any = tuple(local.astype(np.float32) @ (rays.T / distance))
+    d: Any = tuple(local.astype(np.float32) @ rays)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        depth = depth_of(np, int(shapes.kind[number]), o, d, float(shapes.taper[number]))
-    return np.asarray(depth < distance - _CLEAR)
+        return np.asarray(depth_of(np, int(shapes.kind[number]), o, d, float(shapes.taper[number])))
 
 
 def _pack(light: Array32, sizes: list[tuple[int, int]]) -> LitCharts:

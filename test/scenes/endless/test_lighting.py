@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dust3r_ros.scenes.endless import lighting
 from dust3r_ros.scenes.endless.lighting import Lamp, LitCharts, light_charts
 from dust3r_ros.scenes.endless.shapes import BOX, ELLIPSOID, PANEL, Shape, gather
+from dust3r_ros.scenes.endless.worlds import draw_up
 
 FLOOR = Shape(PANEL, np.zeros(3), np.array([[3.0, 0, 0], [0, -3.0, 0], [0, 0, 1.0]]), solid=False)
 
@@ -57,3 +59,10 @@ def test_charts_lie_apart_on_the_sheet() -> None:
     for x, y, across, down in found.places.T.astype(int):
         taken[y : y + down + 1, x : x + across + 1] += 1
     assert taken.max() == 1
+
+
+def test_rays_that_are_left_out_meet_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every shape is tried on the rays near to it alone; tried on all, the light is the same to the last bit."""
+    quick = draw_up((11, 0), 1, "jumble").light
+    monkeypatch.setattr(lighting._Cones, "hold", lambda self, number, rays: np.ones(rays.shape[1], bool))
+    assert np.array_equal(draw_up((11, 0), 1, "jumble").light, quick)
