@@ -33,7 +33,8 @@ from dust3r_ros.training.trainer import Setting, Trainer
 from dust3r_ros.training.views import BatchSource, PairSource
 
 _RESERVE = 0.04  # of the time of a run, for what comes after training
-_LEAST_RESERVE = 4.0  # seconds
+_LEAST_RESERVE = 4.0  # seconds, where that is no more than
+_MOST_RESERVE = 0.2  # of the time
 
 
 @dataclass(frozen=True)
@@ -278,7 +279,7 @@ class _Run:
 
 def _pace(seconds: float) -> Pace:
     """The pace of a run that is given a time."""
-    return Pace(seconds, max(_RESERVE * seconds, _LEAST_RESERVE))
+    return Pace(seconds, max(_RESERVE * seconds, min(_LEAST_RESERVE, _MOST_RESERVE * seconds)))
 
 
 def _nothing(words: str) -> None:

@@ -28,6 +28,7 @@ from dust3r_ros.training.session import Options, Outcome, train
 _CLOSING = 0.1  # of a leg, for evaluation, state and weights after training; measured after the first one
 _SAY = 15.0  # seconds between lines while it trains
 _LEAST = 20.0  # seconds that are worth beginning to train
+_USUAL = 25.0  # minutes; a shorter day measures and begins to train in a share of the time
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,17 @@ class _Leg:
     @property
     def _more(self) -> bool:
         """Whether another leg has time to train."""
-        return 60 * self.plan.minutes - self.record["seconds"] > _LEAST + float(self.record.get("closing", 0.0))
+        return 60 * self.plan.minutes - self.record["seconds"] > self._least + float(self.record.get("closing", 0.0))
+
+    @property
+    def _share(self) -> float:
+        """Of a usual day, 1 for longer ones."""
+        return min(self.plan.minutes / _USUAL, 1.0)
+
+    @property
+    def _least(self) -> float:
+        """Seconds that are worth beginning to train in a day as long as this one."""
+        return min(_LEAST, 0.2 * 60 * self.plan.minutes)
 
     def _over(self) -> bool:
         return self._asked() or self._left <= 0
@@ -124,8 +135,10 @@ class _Leg:
         for name, check in CHECKS.items():
             self._stage(f"check {name}", lambda check=check: check(self.device))  # type: ignore[misc]
         workers = self.plan.workers
-        choice = self._stage("measure", lambda: choose(recipe, self.device, workers, self._over).as_mapping())
-        self._stage("inference", lambda: inference(recipe, self.device, self._over))
+        choice = self._stage(
+            "measure", lambda: choose(recipe, self.device, workers, self._over, self._share).as_mapping()
+        )
+        self._stage("inference", lambda: inference(recipe, self.device, self._over, self._share))
         if not self._over():
             self._train(recipe, Choice.of(choice, recipe, self.device, workers))
         self._write()
@@ -166,7 +179,7 @@ class _Leg:
         trained = float(self.record.get("trained", 0.0))
         room = 60 * self.plan.minutes - self._before - self._used - closing
         resume = any((self._run / "state").glob("step-*.pt"))
-        if room < _LEAST:
+        if room < self._least:
             self._finish(resume)
             return
         if not resume:
@@ -182,7 +195,7 @@ class _Leg:
         try:
             outcome = train(options, ending, line.report, say)
         except KeyboardInterrupt:
-            if not self._asked():
+            if stopped[0] == 0.0:
                 raise
             say("ended before the first step; the next leg begins anew")
             return

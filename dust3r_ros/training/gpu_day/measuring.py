@@ -123,6 +123,7 @@ _PAIRS = (8, 16, 32, 64, 128, 256, 512, 1024)  # of a step
 _ENOUGH = 0.92  # of the best rate: the smallest step that comes so near is taken, for more steps learn more
 _STEP_SECONDS, _SIZE_SECONDS = 1.0, 10.0  # that one size of step, and one size of image, are measured for
 _MAKE_SECONDS = 8.0  # that drawing up worlds is measured for
+_VIEW_SECONDS, _PAIR_SECONDS = 2.0, 1.0  # that rendering views, and a pair in use, are measured for
 _FILL_SECONDS = 20.0  # that filling the gallery may take
 _MEMORY = 0.15  # of the device's, for the gallery
 _WORLDS, _PER_WORLD = (8, 256), (32, 512)  # least and most
@@ -182,18 +183,21 @@ class Choice:
         return [by for name, by in self.rates.items() if name.startswith("steps ")]
 
 
-def choose(recipe: Recipe, device: torch.device, workers: int | None, over: Callable[[], bool]) -> Choice:
-    """Measure and choose; about a minute. Once ``over()``, the rest is left out and what is known is used."""
+def choose(
+    recipe: Recipe, device: torch.device, workers: int | None, over: Callable[[], bool], share: float = 1.0
+) -> Choice:
+    """Measure and choose; about a minute, or a ``share`` of it. Once ``over()``, the rest is left out and what is known
+    is used."""
     count = _workers(device) if workers is None else workers
     rates: dict[str, Any] = {"cores": os.cpu_count()}
-    rates["worlds_per_second"] = drawn_up = _drawn_up(count)
+    rates["worlds_per_second"] = drawn_up = _drawn_up(count, share * _MAKE_SECONDS)
     pairs, compiled = [], False
     for stage in recipe.stages:
         height, width = stage.sizes[0]
         name = f"{width}x{height}"
-        rates[f"views {name}"] = _rendered((height, width), device)
+        rates[f"views {name}"] = rendered = _rendered((height, width), device, share * _VIEW_SECONDS)
         learner = Learner(recipe, new_model(recipe.architecture(stage), recipe.seed), device, Processes())
-        plain = _steps(learner, stage, device, over)
+        plain = _steps(learner, stage, device, over, share)
         rates[f"steps {name}"] = plain
         best = max(plain.values(), default=0.0)
         chosen = next((int(size) for size, rate in plain.items() if rate >= _ENOUGH * best), stage.pairs)
@@ -205,14 +209,16 @@ def choose(recipe: Recipe, device: torch.device, workers: int | None, over: Call
     needed = max((max(rates[f"steps {w}x{h}"].values(), default=0.0)) for (h, w) in (s.sizes[0] for s in recipe.stages))
     per_world = _within(_PER_WORLD, needed / max(_SPARE * drawn_up, 1e-9))
     height, width = recipe.stages[-1].sizes[0]
-    each = min(max(per_world // 4, 12), 64) * height * width * 7  # bytes of a world's views
-    worlds = _within(_WORLDS, min(_memory(device) * _MEMORY / each, _FILL_SECONDS * drawn_up))
+    views = min(max(per_world // 4, 12), 64)  # of a world
+    room = _memory(device) * _MEMORY / (7 * views * height * width)  # 7 bytes a pixel
+    each = 1 / max(drawn_up, 1e-3) + views / max(rendered, 1e-3)  # seconds of a world
+    worlds = _within(_WORLDS, min(room, share * _FILL_SECONDS / each))
     return Choice(tuple(pairs), count, per_world, worlds, compiled, rates)
 
 
-def inference(recipe: Recipe, device: torch.device, over: Callable[[], bool]) -> dict[str, Any]:
+def inference(recipe: Recipe, device: torch.device, over: Callable[[], bool], share: float = 1.0) -> dict[str, Any]:
     """Milliseconds of a pair, both orders, in float32 and bfloat16, by size of image; on a GPU of the published size,
-    too, with random weights."""
+    too, with random weights. ``share``: as ``choose``."""
     sizes = [(224, 224), (384, 512)]
     networks = {recipe.name: recipe.architecture(recipe.stages[-1])}
     if device.type == "cuda":
@@ -228,7 +234,7 @@ def inference(recipe: Recipe, device: torch.device, over: Callable[[], bool]) ->
                 if over() or (half and device.type == "cpu"):
                     continue
                 key = f"{name} {width}x{height} {'bfloat16' if half else 'float32'}"
-                found[key] = round(1e3 * _pair_seconds(network, (height, width), device, half), 2)
+                found[key] = round(1e3 * _pair_seconds(network, (height, width), device, half, share), 2)
     return found
 
 
@@ -249,14 +255,14 @@ def _memory(device: torch.device) -> float:
     return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-def _drawn_up(workers: int) -> float:
+def _drawn_up(workers: int, seconds: float) -> float:
     """Worlds per second by so many processes, when they and their materials are warm."""
     makers = Makers((0, 0), 10**6, workers=workers, ahead=4 * max(workers, 1))
     try:
         for _ in range(2):
             makers.blueprint()
         start, made = perf_counter(), 0
-        while perf_counter() - start < _MAKE_SECONDS and made < 40 * max(workers, 1):
+        while made < 2 or (perf_counter() - start < seconds and made < 40 * max(workers, 1)):
             makers.blueprint()
             made += 1
         return round(made / (perf_counter() - start), 3)
@@ -264,7 +270,7 @@ def _drawn_up(workers: int) -> float:
         makers.close()
 
 
-def _rendered(size: tuple[int, int], device: torch.device) -> float:
+def _rendered(size: tuple[int, int], device: torch.device, seconds: float) -> float:
     """Views per second of the caster and the choice of cameras."""
     makers = Makers((0, 0), 0)
     studio, views = Studio(makers, device), Views(size, 64 if device.type == "cuda" else 12, 32)
@@ -272,26 +278,28 @@ def _rendered(size: tuple[int, int], device: torch.device) -> float:
     number, drawn = makers.blueprint()
     studio.render(number, drawn, views)
     start, seen = perf_counter(), 0
-    while perf_counter() - start < 2:
+    while seen == 0 or perf_counter() - start < seconds:
         seen += len(studio.render(number, drawn, views).images)
         _wait(device)
     return round(seen / (perf_counter() - start), 1)
 
 
-def _steps(learner: Learner, stage: Stage, device: torch.device, over: Callable[[], bool]) -> dict[str, float]:
+def _steps(
+    learner: Learner, stage: Stage, device: torch.device, over: Callable[[], bool], share: float
+) -> dict[str, float]:
     """Pairs per second of steps by their number of pairs, as far as memory goes."""
     begun, rates = perf_counter(), dict[str, float]()
     most = _PROCESSOR_PAIRS if device.type == "cpu" else 2 * stage.pairs
     gallery = Gallery(Studio(Makers((0, 0), 0), device), Views(stage.sizes[0], 12, 64), 1, 8)
     eight = gallery.batch()
     for pairs in _PAIRS:
-        if pairs > most or over() or perf_counter() - begun > _SIZE_SECONDS:
+        if pairs > most or over() or (rates and perf_counter() - begun > share * _SIZE_SECONDS):
             break
         batch = _repeated(eight, pairs)
         try:
             learner.step(batch, 0.0)
             start, steps = perf_counter(), 0
-            while steps < 2 or perf_counter() - start < _STEP_SECONDS:
+            while steps < 2 or perf_counter() - start < share * _STEP_SECONDS:
                 learner.step(batch, 0.0)
                 steps += 1
             _wait(device)
@@ -308,7 +316,7 @@ def _repeated(batch: PairBatch, pairs: int) -> PairBatch:
     return PairBatch(**tensors, skipped=())
 
 
-def _pair_seconds(network: Dust3r, size: tuple[int, int], device: torch.device, half: bool) -> float:
+def _pair_seconds(network: Dust3r, size: tuple[int, int], device: torch.device, half: bool, share: float) -> float:
     image = torch.zeros(1, 3, *size, device=device)
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
         for _ in range(2):
@@ -316,7 +324,7 @@ def _pair_seconds(network: Dust3r, size: tuple[int, int], device: torch.device, 
             network.decode_both(tokens, tokens)
         _wait(device)
         start, done = perf_counter(), 0
-        while done < 3 or perf_counter() - start < 1.0:
+        while done < 3 or perf_counter() - start < share * _PAIR_SECONDS:
             tokens = network.encode(image)
             network.decode_both(tokens, network.encode(image))
             done += 1

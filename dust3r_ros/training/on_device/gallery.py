@@ -58,7 +58,8 @@ class Bank:
     def __init__(self, makers: Makers, device: torch.device) -> None:
         self._makers = makers
         rows, columns = _BANK
-        self.sheet = torch.zeros(rows * SLOT[0], columns * SLOT[1], 3, dtype=torch.uint8, device=device)
+        # 300 MB, of which a slot is read only when a material has been put there.
+        self.sheet = torch.empty(rows * SLOT[0], columns * SLOT[1], 3, dtype=torch.uint8, device=device)
         self._places: dict[tuple[str, int], int] = {}
         self._free = list(range(rows * columns))
 
