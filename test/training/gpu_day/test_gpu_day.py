@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ from small_worlds import RECIPE
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("safetensors", reason="safetensors is not installed")
 
+from dust3r_ros.cli import gpu_day  # noqa: E402
 from dust3r_ros.network.checkpoint import load_checkpoint  # noqa: E402
+from dust3r_ros.training import session  # noqa: E402
 from dust3r_ros.training.gpu_day import day  # noqa: E402
-from dust3r_ros.training.gpu_day.day import Plan  # noqa: E402
+from dust3r_ros.training.log import Progress  # noqa: E402
 from dust3r_ros.training.pieces import join  # noqa: E402
+from dust3r_ros.training.session import Options, Outcome  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[3]
 # What a machine with CUDA has: torch with what it needs itself, and the other three.
@@ -28,18 +31,19 @@ _THERE = (
     "torch", "torchgen", "functorch", "numpy", "numpy.libs", "scipy", "scipy.libs", "safetensors", "filelock", "fsspec",
     "jinja2", "markupsafe", "mpmath", "networkx", "sympy", "typing_extensions.py",
 )  # fmt: skip
-# One stage, two layers: a day that fits into a minute on two busy cores.
+# One stage, two layers: a day that fits into half a minute on two cores.
 _SMALL = {
     **RECIPE, "name": "small", "stages": [{"sizes": [[32, 32]], "pairs": 8, "steps": 100, "rate": 2e-3}],
-    "held_out": 8, "worlds_at_once": 4, "per_world": 32, "matching": 0.5, "optimiser": "muon", "ema": 0.9,
+    "held_out": 4, "worlds_at_once": 2, "per_world": 32, "matching": 0.5, "optimiser": "muon", "ema": 0.9,
 }  # fmt: skip
 
 
-def command(tmp_path: Path, *arguments: str) -> list[str]:
+def options(tmp_path: Path, *more: str) -> list[str]:
+    """Of a day in ``tmp_path``."""
     (tmp_path / "small.json").write_text(json.dumps(_SMALL))
     return [
-        sys.executable, "-m", "dust3r_ros.cli.gpu_day", "--device", "cpu", "--out", str(tmp_path / "day"),
-        "--config", str(tmp_path / "small.json"), "--workers", "0", *arguments,
+        "--device", "cpu", "--out", str(tmp_path / "day"), "--config", str(tmp_path / "small.json"),
+        "--workers", "0", *more,
     ]  # fmt: skip
 
 
@@ -59,7 +63,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without checks and measuring, which have tests of their own."""
     monkeypatch.setattr(day, "CHECKS", {})
     monkeypatch.setattr(day, "inference", lambda *_: {})
-    monkeypatch.setattr(day, "choose", lambda recipe, device, workers, over: day.Choice.of(None, recipe, device, 0))
+    monkeypatch.setattr(day, "choose", lambda recipe, device, workers, *_: day.Choice.of(None, recipe, device, 0))
 
 
 def told(folder: Path) -> dict[str, Any]:
@@ -72,8 +76,8 @@ def test_a_minute_in_a_bare_environment(tmp_path: Path) -> None:
     for name in ("cv2", "PIL", "yaml", "tqdm", "matplotlib"):
         without = [*start, "-c", f"import {name}"]
         assert subprocess.run(without, env=environment, capture_output=True, check=False).returncode != 0
-    for minutes in ("1.2", "3", "6"):  # more on a machine that is busy with others
-        line = [*start, *command(tmp_path, "--minutes", minutes)[1:]]
+    for minutes in ("0.4", "0.8", "1.6", "6"):  # more on a machine that is busy with others
+        line = [*start, "-m", "dust3r_ros.cli.gpu_day", *options(tmp_path, "--minutes", minutes)]
         ran = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         if (found := told(tmp_path / "day"))["done"]:
@@ -97,32 +101,21 @@ def test_what_has_to_travel_is_small() -> None:
     assert sum(path.stat().st_size for path in files if path.is_file()) < 64e6
 
 
-def test_legs_go_on_where_the_last_was_ended(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    code = (
-        "import sys; from dust3r_ros.cli import gpu_day as m; from dust3r_ros.training.gpu_day import day;"
-        "day.CHECKS = {};"
-        "day.inference = lambda *_: {};"
-        "day.choose = lambda recipe, device, workers, over: day.Choice.of(None, recipe, device, 0);"
-        "sys.exit(m.main(sys.argv[1:]))"
-    )
-    line = [sys.executable, "-c", code, *command(tmp_path, "--minutes", "60", "--leg", "50")[3:]]
-    steps = []
-    for _ in range(2):
-        process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True)
-        state, before = tmp_path / "day" / "run" / "state", max(steps, default=0)
-        end = time.monotonic() + 120
-        while time.monotonic() < end and process.poll() is None:
-            rows = tmp_path / "day" / "run" / "metrics.jsonl"
-            if state.exists() and rows.exists() and rows.read_text().count('"train"') > before + 3:
-                break
-            time.sleep(0.2)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 128 + signal.SIGTERM
-        steps.append(told(tmp_path / "day")["stages"]["train"]["result"]["steps"])
-        join(tmp_path / "day" / "back", tmp_path / f"joined{len(steps)}")
-    assert 0 < steps[0] < steps[1]
+def test_legs_go_on_where_the_last_was_ended(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for steps in (3, 5):
+
+        def end(line: object, progress: Progress, step: object, figures: object, steps: int = steps) -> None:
+            if step is not None and progress.step == steps - 1:  # noticed in the next one
+                signal.raise_signal(signal.SIGTERM)
+
+        monkeypatch.setattr(day._Line, "report", end)
+        assert gpu_day.main(options(tmp_path, "--minutes", "60", "--leg", "50")) == 128 + signal.SIGTERM
+        assert told(tmp_path / "day")["stages"]["train"]["result"]["steps"] == steps
+        join(tmp_path / "day" / "back", tmp_path / f"joined{steps}")
     assert told(tmp_path / "day")["legs"] == 2 and not told(tmp_path / "day")["done"]
+    assert "the same command goes on" in capsys.readouterr().out
 
 
 def test_a_stage_that_fails_costs_only_itself(
@@ -131,26 +124,43 @@ def test_a_stage_that_fails_costs_only_itself(
     def broken(device: Any) -> Any:
         raise RuntimeError("CUDA error: an illegal memory access")
 
+    def few(given: Options, *rest: Any) -> Outcome:
+        return session.train(replace(given, minutes=None, steps=2), *rest)
+
     monkeypatch.setattr(day, "CHECKS", {"caster": broken})
-    (tmp_path / "small.json").write_text(json.dumps(_SMALL))
-    plan = Plan(0.5, tmp_path / "day", device="cpu", config=str(tmp_path / "small.json"), workers=0)
-    day.run(plan, bool)
-    assert "check caster: RuntimeError: CUDA error: an illegal memory access" in capsys.readouterr().out
+    monkeypatch.setattr(day, "train", few)
+    for words in ("check caster: RuntimeError: CUDA error: an illegal memory access", "the day is over already"):
+        assert gpu_day.main(options(tmp_path, "--minutes", "20")) == 0
+        assert words in capsys.readouterr().out
+        found = told(tmp_path / "day")
+        assert "failed" in found["stages"]["check caster"] and found["done"]
+        assert found["stages"]["train"]["result"]["steps"] == 2
+
+
+def test_a_leg_without_time_for_a_step_is_gone_on_with(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of it is needed for what comes after training."""
+    monkeypatch.setattr(day, "_CLOSING", 1.0)
+    assert gpu_day.main(options(tmp_path, "--minutes", "20", "--leg", "2")) == 0
     found = told(tmp_path / "day")
-    assert "failed" in found["stages"]["check caster"] and found["done"]
-    day.run(plan, bool)
-    assert "the day is over already" in capsys.readouterr().out
+    assert found["legs"] == 1 and not found["done"] and "train" not in found["stages"]
+    out = capsys.readouterr().out
+    assert "ended before the first step" in out and "the same command goes on" in out
 
 
-def test_what_cannot_be_gone_on_with_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "day").mkdir()
-    (tmp_path / "day" / "day.json").write_text("[1")
-    for arguments, words in (
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
         (("--minutes", "5"), "is not what a day writes"),
         (("--minutes", "0"), "--minutes is 0"),
         (("--minutes", "5", "--leg", "-1"), "--leg is -1"),
-    ):
-        ran = subprocess.run(
-            command(tmp_path, *arguments), cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
-        )
-        assert ran.returncode == 2 and words in ran.stderr, ran.stderr
+    ],
+)
+def test_what_cannot_be_gone_on_with_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], words: str
+) -> None:
+    (tmp_path / "day").mkdir()
+    (tmp_path / "day" / "day.json").write_text("[1")
+    assert gpu_day.main(options(tmp_path, *more)) == 2
+    assert words in capsys.readouterr().err
