@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dust3r_ros.errors import BackendError
 from dust3r_ros.evaluation.errors import resample
 from dust3r_ros.evaluation.run import SceneRun, keyframe_depth
 from dust3r_ros.io.files import atomic_path, make_folder
@@ -19,10 +20,15 @@ _TRUTH, _ESTIMATE = "0.55", "tab:blue"
 
 
 def write_plots(directory: Path, run: SceneRun) -> Path:
-    """``<scene>.png`` in ``directory``: trajectory, its error, the focal over time, depth of three keyframes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """``<scene>.png`` in ``directory``: trajectory, its error, the focal over time, depth of three keyframes.
 
+    Raises ``BackendError`` without matplotlib.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise BackendError(f"plots need matplotlib ({error}): pip install 'dust3r_ros[eval]'") from error
     figure = Figure(figsize=(15, 10), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     grid = figure.add_gridspec(3, 6, height_ratios=(2.2, 1, 1))

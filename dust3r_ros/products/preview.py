@@ -20,6 +20,7 @@ from dust3r_ros.types import Array, Image, Keyframe, StampedPose
 
 Color = tuple[int, int, int]
 
+_FACE = cv2.FONT_HERSHEY_SIMPLEX
 _SHIFT = 4  # OpenCV draws with 2**-4 pixel precision
 
 
@@ -48,10 +49,15 @@ def disc(image: Image, pixel: Array, radius: float, color: Color) -> None:
 
 
 def text(image: Image, at: tuple[float, float], words: str, size: int, color: Color, anchor: str = "lt") -> Image:
-    """The picture with ``words`` written at pixel ``at``; ``anchor`` as Pillow's (l/m/r, then t/m/b)."""
-    from PIL import Image as Pillow
-    from PIL import ImageDraw
+    """The picture with ``words`` written at pixel ``at``; ``anchor`` as Pillow's (l/m/r, then t/m/b).
 
+    Where Pillow is missing, in the line letters of OpenCV.
+    """
+    try:
+        from PIL import Image as Pillow
+        from PIL import ImageDraw
+    except ImportError:
+        return _line_text(image, at, words, size, color, anchor)
     picture = Pillow.fromarray(image)
     font = _font(size)
     try:
@@ -71,13 +77,40 @@ def shade(image: Image, box: tuple[int, int, int, int], ground: Color) -> None:
 
 def label(image: Image, words: str, size: int, color: Color, ground: Color) -> Image:
     """The picture with ``words`` on a strip of ``ground`` in its upper left corner."""
-    from PIL import Image as Pillow
-    from PIL import ImageDraw
-
-    right, bottom = ImageDraw.Draw(Pillow.new("RGB", (1, 1))).textbbox((0, 0), words, font=_font(size))[2:]
+    right, bottom = _extent(words, size)
     image = image.copy()
-    shade(image, (0, 0, int(right) + 20, int(bottom) + 14), ground)
+    shade(image, (0, 0, right + 20, bottom + 14), ground)
     return text(image, (10, 7), words, size, color)
+
+
+def _extent(words: str, size: int) -> tuple[int, int]:
+    """Width and height in pixels that ``text`` takes from its upper left corner."""
+    try:
+        from PIL import Image as Pillow
+        from PIL import ImageDraw
+    except ImportError:
+        (width, height), below = cv2.getTextSize(_plain(words), _FACE, _scale(size), 1)
+        return width, height + below
+    right, bottom = ImageDraw.Draw(Pillow.new("RGB", (1, 1))).textbbox((0, 0), words, font=_font(size))[2:]
+    return int(right), int(bottom)
+
+
+def _line_text(image: Image, at: tuple[float, float], words: str, size: int, color: Color, anchor: str) -> Image:
+    width, height = _extent(words, size)
+    left = at[0] - {"l": 0.0, "m": 0.5, "r": 1.0}[anchor[0]] * width
+    bottom = at[1] + {"t": 0.8, "m": 0.3, "b": -0.2}[anchor[1]] * height  # a fifth is below the line
+    picture = np.ascontiguousarray(image).copy()
+    where = (round(left), round(bottom))
+    return cv2.putText(picture, _plain(words), where, _FACE, _scale(size), color, 1, cv2.LINE_AA)
+
+
+def _scale(size: int) -> float:
+    """Of OpenCV's letters, whose capitals are as high as those of a font of ``size``."""
+    return cv2.getFontScaleFromHeight(_FACE, round(0.65 * size), 1)
+
+
+def _plain(words: str) -> str:
+    return words.replace("·", "-").encode("ascii", "replace").decode()
 
 
 @lru_cache(maxsize=8)

@@ -9,13 +9,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rosbags.rosbag1 import Writer as Writer1
-from rosbags.rosbag2 import StoragePlugin
-from rosbags.rosbag2 import Writer as Writer2
-from rosbags.typesys import Stores, get_typestore
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.pinhole import center_of
+from dust3r_ros.io.bags.reader import require_rosbags
 from dust3r_ros.io.files import atomic_folder, atomic_path, make_folder
 from dust3r_ros.io.frames import camera_of_topic
 from dust3r_ros.io.trajectory import stamp_to_text, write_tum
@@ -71,7 +68,8 @@ def write_bag(
     ``storage``: mcap, sqlite3 (rosbag2 folders, Jazzy) or ros1 (a .bag file). ``compressed``: True or "jpeg",
     or "png", writes CompressedImage on topic/compressed. ``encoding`` of raw images: bgr8, rgb8 or mono8.
     ``camera_info`` adds the camera's CameraInfo with K of zeros: uncalibrated. Headers carry the exact stamps
-    and the frame <camera>_optical_frame. Raises ``InputError`` for an unknown option, ``OutputError``.
+    and the frame <camera>_optical_frame. Raises ``InputError`` for an unknown option or
+    without the package rosbags, ``OutputError``.
     """
     codec = "jpeg" if compressed is True else compressed or ""
     for what, value, known in (
@@ -81,6 +79,10 @@ def write_bag(
     ):
         if value not in known:
             raise InputError(f"bag {what} '{value}' is unknown; known are {', '.join(filter(None, known))}")
+    require_rosbags(Path(path))
+    from rosbags.rosbag1 import Writer as Writer1
+    from rosbags.typesys import Stores, get_typestore
+
     sequences = sequence if isinstance(sequence, Mapping) else {topic: sequence}
     store = get_typestore(Stores.ROS1_NOETIC if storage == "ros1" else Stores.ROS2_JAZZY)
     messages = _messages(_Types(store), sequences, codec, encoding, camera_info)
@@ -96,6 +98,9 @@ def write_bag(
 
 def _write_rosbag2(path: Path, storage: str, messages: Iterator[tuple[int, str, Any]], store: Any) -> None:
     """The folder of a rosbag2 whole or not at all, though its writer makes a folder itself."""
+    from rosbags.rosbag2 import StoragePlugin
+    from rosbags.rosbag2 import Writer as Writer2
+
     plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
     with atomic_folder(path) as folder:
         inner = folder / path.name

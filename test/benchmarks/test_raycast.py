@@ -7,10 +7,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 
 from dust3r_ros.scenes.endless.worlds import make_world
-from dust3r_ros.training.raycast import Raycaster, cameras
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+from dust3r_ros.training.raycast import Raycaster, cameras  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -88,8 +88,7 @@ def test_a_folder_becomes_every_file_of_the_contract(mapped, sequence: RenderedS
 
 
 def test_other_programs_read_the_files(mapped, sequence: RenderedSequence) -> None:
-    from plyfile import PlyData
-
+    plyfile = pytest.importorskip("plyfile", reason="the independent PLY reader is not installed")
     out, _ = mapped
     summary = json.loads((out / "summary.json").read_text())
     trajectory = np.loadtxt(out / "trajectory.txt", ndmin=2)
@@ -97,7 +96,7 @@ def test_other_programs_read_the_files(mapped, sequence: RenderedSequence) -> No
     assert len(trajectory) == summary["tracked"] and len(keyframes) == summary["keyframes"]
     assert np.allclose(np.linalg.norm(trajectory[:, 4:], axis=1), 1.0)
     assert np.isin(np.round(trajectory[:, 0], 4), np.round(sequence.stamps_ns * 1e-9, 4)).all()
-    vertices = PlyData.read(str(out / "map.ply"))["vertex"]
+    vertices = plyfile.PlyData.read(str(out / "map.ply"))["vertex"]
     assert len(vertices) == summary["points"] > 1000
     assert [item.name for item in vertices.properties] == ["x", "y", "z", "red", "green", "blue", "confidence"]
     assert np.isfinite(vertices["x"]).all() and vertices["confidence"].min() > 1.0
@@ -143,6 +142,7 @@ def test_a_video_is_mapped(sequence: RenderedSequence, tmp_path: Path) -> None:
 
 
 def test_a_bag_is_mapped_and_needs_its_topic_when_it_has_two(sequence: RenderedSequence, tmp_path: Path) -> None:
+    pytest.importorskip("rosbags", reason="rosbags is not installed")
     bag = tmp_path / "bag"
     write_bag({"/left/image_raw": sequence, "/right/image_raw": sequence}, bag)
     done = run(bag, "--out", tmp_path / "out", "--max-frames", 3)

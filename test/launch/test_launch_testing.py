@@ -109,6 +109,7 @@ def offline(launch: Launch, bag: Path, **arguments: str) -> tuple[int, str]:
 @pytest.fixture
 def bag(tmp_path: Path) -> Path:
     """Fifteen images, recorded best effort."""
+    pytest.importorskip("rosbags", reason="rosbags is not installed")
     sequence = render_sequence("orbit", frames=15, width=200, height=150, rate_hz=10.0, seed=1)
     write_bag(sequence, tmp_path / "reliable")
     never = QosTime(9223372036, 854775807)

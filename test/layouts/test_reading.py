@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import cv2
-import h5py
 import numpy as np
 import pytest
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.layouts import reading
+
+h5py = pytest.importorskip("h5py", reason="h5py (extra train) is not installed")
 
 DEPTH = np.random.default_rng(0).uniform(0.5, 9, (5, 7)).astype(np.float32)
 SAID = DEPTH.copy()

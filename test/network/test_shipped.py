@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 from dust3r_ros.errors import CheckpointError, OutputError
-from dust3r_ros.network import checkpoint as module
-from dust3r_ros.network.checkpoint import find_checkpoint, shipped
 from dust3r_ros.scenes.rooms import room
 from dust3r_ros.scenes.sequence import look_at, render_path
 from dust3r_ros.types import View
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("safetensors", reason="safetensors is not installed")
 
 from dust3r_ros.backends.dust3r import Dust3rBackend  # noqa: E402
 from dust3r_ros.network import Dust3r, Dust3rConfig, load_checkpoint, save_checkpoint  # noqa: E402
+from dust3r_ros.network import checkpoint as module  # noqa: E402
+from dust3r_ros.network.checkpoint import find_checkpoint, shipped  # noqa: E402
 
 CONFIG = Dust3rConfig(
     head_type="linear", img_size=(64, 64), enc_embed_dim=32, enc_depth=1, enc_num_heads=2, dec_embed_dim=24,

@@ -3,14 +3,18 @@
 import json
 
 import numpy as np
+import pytest
 from dust3r_ros.srv import SetScale
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
 from sequences import walk
 
 from dust3r_ros.cli.map import main
 from dust3r_ros.node.tools.player import FRAME, image_message
 from dust3r_ros.storage.saved_map import load_map
+
+pytest.importorskip("rosbags", reason="rosbags is not installed")
+
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
 
 TOPIC = "/camera/image_raw"
 

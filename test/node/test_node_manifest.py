@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from geometry_msgs.msg import TransformStamped
 from tf2_msgs.msg import TFMessage
 
@@ -29,6 +30,7 @@ def test_the_frames_of_a_live_run_give_the_same_map_offline(
     start_node: Callable[..., Any], sequence: RenderedSequence, tmp_path: Path
 ) -> None:
     """Images come at once: which are mapped, which are only followed or dropped is chance."""
+    pytest.importorskip("rosbags", reason="rosbags is not installed")
     manifest, live = tmp_path / "run.jsonl", tmp_path / "live"
     bench = start_node(
         manifest=manifest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import cv2
@@ -83,6 +84,19 @@ def test_the_title_and_the_numbers_are_written(page: np.ndarray) -> None:
     assert (page[:74] != bare[:74]).any()
     assert np.array_equal(page[74:], bare[74:])
     assert page[:40].max() > 200
+
+
+def test_without_pillow_the_same_is_written_in_the_same_places(
+    page: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    plain = picture([wall(i, 0.3 * i) for i in range(4)], walk())
+    for rows in (slice(10, 44), slice(44, 70)):  # title, numbers
+        left, right = (np.flatnonzero((image[rows] > 100).any(axis=(0, 2))) for image in (page, plain))
+        assert left[0] == pytest.approx(right[0], abs=3) and 0.5 < right[-1] / left[-1] < 2
+    above = panels(plain)["above"]
+    assert (above[:24] > 150).any() and (above[-40:-20] > 150).any(), "caption and scale bar"
+    assert np.array_equal(plain[100:580], page[100:580]), "the map is the same"
 
 
 @pytest.mark.parametrize("size", [(194, 640), (64, 48), (1, 1), (48, 64)])

@@ -8,13 +8,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from rosbags.highlevel import AnyReader
 
 from dust3r_ros.errors import InputError, OutputError
 from dust3r_ros.io.image_sources import open_source
 from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.scenes.export import write_bag, write_folder
 from dust3r_ros.scenes.sequence import RenderedSequence
+
+pytest.importorskip("rosbags", reason="rosbags is not installed")
+
+from rosbags.highlevel import AnyReader
 
 
 def test_folder_holds_images_depth_poses_and_camera(orbit: RenderedSequence, tmp_path: Path) -> None:

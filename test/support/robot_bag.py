@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.rosbag1 import Writer as Writer1
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
+import pytest
 from scipy.spatial.transform import Rotation
 
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, invert, pose
+
+pytest.importorskip("rosbags", reason="rosbags is not installed")
+
+from rosbags.rosbag1 import Writer as Writer1
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
 
 START = 1_700_000_000 * 10**9
 MS = 10**6

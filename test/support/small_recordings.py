@@ -19,6 +19,7 @@ def sequence() -> RenderedSequence:
 @pytest.fixture(scope="session")
 def bags(sequence: RenderedSequence, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One bag of the sequence per kind of storage."""
+    pytest.importorskip("rosbags", reason="rosbags is not installed")
     folder = tmp_path_factory.mktemp("bags")
     paths = {"mcap": folder / "mcap", "sqlite3": folder / "sqlite3", "ros1": folder / "ros1.bag"}
     for storage, path in paths.items():

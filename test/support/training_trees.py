@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import cv2
 import data_trees
-import h5py
 import numpy as np
+import pytest
 import wire
 from scipy.spatial.transform import Rotation
 from spots import numbers, quaternion, write, write_image, write_png16
@@ -20,8 +20,12 @@ from spots import numbers, quaternion, write, write_image, write_png16
 from dust3r_ros.geometry.lens import ray_slopes
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, invert, pose
 from dust3r_ros.scenes.sequence import RenderedSequence
-from dust3r_ros.training.datasets import PairFolder
 from dust3r_ros.types import Array, Array32, Calibration, Image
+
+h5py = pytest.importorskip("h5py", reason="h5py (extra train) is not installed")
+pytest.importorskip("torch", reason="torch is not installed")
+
+from dust3r_ros.training.datasets import PairFolder  # noqa: E402
 
 
 def co3d(s: RenderedSequence, root: Path) -> None:

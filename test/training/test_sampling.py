@@ -8,6 +8,9 @@ import pytest
 from small_worlds import NoisyRoom
 
 from dust3r_ros.errors import InputError
+
+pytest.importorskip("torch", reason="torch is not installed")
+
 from dust3r_ros.training.batches import Sampling
 
 SOURCES = [NoisyRoom("endless"), NoisyRoom("large", 50), NoisyRoom("small", 4)]

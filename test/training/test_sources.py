@@ -10,6 +10,9 @@ import pytest
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.scenes.endless.viewpoints import DepthView, overlap
+
+pytest.importorskip("torch", reason="torch is not installed")
+
 from dust3r_ros.training.sources import RenderedPairs, choose_pair
 from dust3r_ros.training.views import TrainingView, ViewPair, length
 

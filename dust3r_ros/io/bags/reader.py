@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from rosbags.highlevel import AnyReader
-from rosbags.typesys import Stores, get_typestore
+from typing import TYPE_CHECKING, Any
 
 from dust3r_ros.errors import InputError
+
+if TYPE_CHECKING:
+    from rosbags.highlevel import AnyReader
 
 _MAGIC = b"\x89MCAP0\r\n"
 _DATA_END, _FOOTER = 0x0F, 0x02
@@ -24,6 +24,14 @@ _LAST_OPCODE = 0x0F
 _RECORD = struct.Struct("<BQ")
 # An end without an index: readers then look through the records.
 _END = _RECORD.pack(_DATA_END, 4) + bytes(4) + _RECORD.pack(_FOOTER, 20) + bytes(20) + _MAGIC
+
+
+def require_rosbags(path: Path) -> None:
+    """Raises ``InputError`` where the package that reads and writes bags is missing: it comes by pip only."""
+    try:
+        import rosbags.highlevel  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"bag '{path}' needs the package rosbags ({error}): pip install rosbags") from error
 
 
 def cut_off(path: Path) -> CutMcap | None:
@@ -201,6 +209,10 @@ class Bag:
 
     def _open(self) -> closing[AnyReader]:
         """An opened reader, to be used in ``with``."""
+        require_rosbags(self.path)
+        from rosbags.highlevel import AnyReader
+        from rosbags.typesys import Stores, get_typestore
+
         try:
             reader = AnyReader([self._cut or self.path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
             reader.open()

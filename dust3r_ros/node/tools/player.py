@@ -20,6 +20,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 from sensor_msgs.msg import Image as ImageMessage
 
 from dust3r_ros.errors import Dust3rRosError, InputError
+from dust3r_ros.io.bags.reader import require_rosbags
 from dust3r_ros.io.files import write_text
 from dust3r_ros.node.conversions import header
 from dust3r_ros.types import Image
@@ -45,8 +46,9 @@ def image_message(image: Image, stamp_ns: int, frame: str = FRAME) -> ImageMessa
 def messages(bag: Path) -> Iterator[tuple[int, str, type, bytes]]:
     """(recorded at (ns), topic, type, serialised message) of the camera topics of a rosbag2.
 
-    Raises ``InputError`` for what is no readable rosbag2 or has no camera topic.
+    Raises ``InputError`` for what is no readable rosbag2 or has no camera topic, and without the package rosbags.
     """
+    require_rosbags(bag)
     from rosbags.rosbag2 import Reader, ReaderError
 
     try:

@@ -14,6 +14,8 @@ from dust3r_ros.errors import InputError
 from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.node.tools import demo, player
 
+pytest.importorskip("rosbags", reason="rosbags is not installed")
+
 ROOT = Path(__file__).resolve().parents[2]
 SCENE = ["--frames", "30", "--width", "200", "--height", "150", "--rate", "10", "--seed", "1"]
 
