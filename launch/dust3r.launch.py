@@ -14,7 +14,7 @@ from launch_ros.substitutions import FindPackageShare
 
 from dust3r_ros.config import MapperConfig, NodeConfig, Row, expanded, load_yaml, rows
 from dust3r_ros.config import ParameterValue as ParameterConstant
-from dust3r_ros.node.launching import full_name, parameter_file, shown
+from dust3r_ros.node.launching import full_name, parameter_file, require_viewer, shown
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 # Parameters of the node that are arguments of this file, too. Empty: what the config file or the default says.
@@ -144,6 +144,7 @@ def _viewers(
     simulated = {"use_sim_time": bool(load_yaml(config, named).get("use_sim_time"))} | _flags(values)
     parameters = [{"use_sim_time": True}] if simulated["use_sim_time"] else []
     if _flag(values, "rviz"):
+        require_viewer("rviz2", "rviz")
         names = shown(config, named, given)
         share = Path(FindPackageShare("dust3r_ros").find("dust3r_ros"))
         layout = names.layout(yaml.safe_load((share / "rviz" / "dust3r.rviz").read_text(encoding="utf-8")))
@@ -163,6 +164,7 @@ def _viewers(
             )
         )
     if _flag(values, "foxglove"):
+        require_viewer("foxglove_bridge", "foxglove")
         entities.append(Node(package="foxglove_bridge", executable="foxglove_bridge", parameters=parameters))
     return entities
 

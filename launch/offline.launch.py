@@ -18,7 +18,7 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.substitutions import ExecutableInPackage, FindPackageShare
 
 from dust3r_ros.config import expanded
-from dust3r_ros.node.launching import parameter_file, recorded_reliability
+from dust3r_ros.node.launching import is_installed, parameter_file, recorded_reliability, require_viewer
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 ARGUMENTS = {
@@ -28,7 +28,7 @@ ARGUMENTS = {
     "through": ("dust3r-map", "dust3r-map (every image, as fast as possible) or node (played over DDS)."),
     "bag_rate": ("0.3", "Playback rate for the node."),
     "config": ("", "Parameter file, or the name of one in the package's config/; empty: dust3r."),
-    "rviz": ("true", "Show the result in RViz when done."),
+    "rviz": ("", "Show the result in RViz when done: true or false; empty: if rviz2 is installed."),
     "foxglove": ("false", "Show the result in Foxglove when done (ws://localhost:8765)."),
 }
 
@@ -44,7 +44,12 @@ def _node(**arguments: str) -> IncludeLaunchDescription:
 
 
 def _viewers(values: dict[str, str]) -> dict[str, str]:
-    """The arguments of viewers that are asked for."""
+    """The arguments of viewers that are asked for. Raises ``ConfigError`` for one that is not installed."""
+    if not values["rviz"]:
+        values = {**values, "rviz": str(is_installed("rviz2"))}
+    for name, package in (("rviz", "rviz2"), ("foxglove", "foxglove_bridge")):
+        if values[name].lower() in ("true", "1"):
+            require_viewer(package, name)
     return {name: values[name] for name in ("rviz", "foxglove") if values[name].lower() in ("true", "1")}
 
 
@@ -131,6 +136,7 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if values["config"]:
         configs = Path(FindPackageShare("dust3r_ros").perform(context)) / "config"
         values["config"] = str(parameter_file(values["config"], configs))
+    _viewers(values)  # one that is missing is named now, not when the map is done
     ways = {"dust3r-map": _by_command, "node": _by_node}
     if not values["bag"]:
         raise ValueError("argument bag is empty; it must be the bag to map")

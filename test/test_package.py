@@ -21,12 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 ROSDEP = {
     "PIL": "python3-pil",
     "cv2": "python3-opencv",
-    "matplotlib": "python3-matplotlib",
     "numpy": "python3-numpy",
     "hypothesis": "python3-hypothesis",
-    "plyfile": "python3-plyfile-pip",
     "pytest": "python3-pytest",
-    "rosbags": "python3-rosbags-pip",
     "scipy": "python3-scipy",
     "tqdm": "python3-tqdm",
     "yaml": "python3-yaml",
@@ -40,6 +37,10 @@ NEEDED = {
     "rosbag2_storage_mcap": "bags of ros2 bag record -s mcap",
     "rosidl_default_runtime": "generated messages",
 }
+# Parts of ROS that are taken where they are there, in place of ours for machines without ROS.
+PREFERRED = {"cv_bridge", "sensor_msgs_py", "tf2_ros_py", "tf_transformations"}
+# Viewers that launch files start when asked for: package.xml must not put them on a robot without a screen.
+VIEWERS = {"foxglove_bridge", "rviz2"}
 # Names on the index of those that differ from the name imported.
 DISTRIBUTION = {
     "PIL": "pillow",
@@ -48,8 +49,11 @@ DISTRIBUTION = {
     "xdist": "pytest-xdist",
     "yaml": "pyyaml",
 }
-# Of the extras: not needed by the node, and not packaged for ROS (torch, safetensors, evo).
-OPTIONAL = {"evo", "h5py", "matplotlib", "onnx", "onnxruntime", "onnxscript", "rerun", "safetensors", "timm", "torch"}
+# Not needed by the node (test_bare.py), and by pip only, or of the extras.
+OPTIONAL = {
+    "evo", "h5py", "matplotlib", "onnx", "onnxruntime", "onnxscript", "plyfile", "rerun", "rosbags", "safetensors",
+    "timm", "torch", "trimesh",
+}  # fmt: skip
 
 
 def _imports(folder: str) -> set[str]:
@@ -84,6 +88,9 @@ def test_package_xml_is_of_format_3_and_complete(manifest: ElementTree.Element) 
         assert all(text.strip() for text in _tags(manifest, name)) and _tags(manifest, name)
     assert _tags(manifest, "license") == ["Apache-2.0"]
     assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+    urls = {element.get("type"): element.text for element in manifest.iter("url")}
+    assert set(urls) == {"website", "repository", "bugtracker"} and len(set(_tags(manifest, "author"))) == 1
+    assert all(address.startswith("https://github.com/dust3r-ros/dust3r_ros") for address in urls.values())
     assert "rosidl_interface_packages" in _tags(manifest, "member_of_group")
     assert manifest.findtext("export/build_type") == "ament_cmake"
 
@@ -91,6 +98,12 @@ def test_package_xml_is_of_format_3_and_complete(manifest: ElementTree.Element) 
 def test_no_dependency_is_named_twice(manifest: ElementTree.Element) -> None:
     names = _tags(manifest, "depend", "exec_depend")
     assert len(names) == len(set(names))
+
+
+def test_every_dependency_has_a_debian_package(manifest: ElementTree.Element) -> None:
+    """A key that means pip keeps a package from being built as a binary."""
+    names = _tags(manifest, "depend", "exec_depend", "test_depend")
+    assert [name for name in names if name.endswith("-pip")] == []
 
 
 def test_catkin_pkg_accepts_package_xml() -> None:
@@ -118,7 +131,7 @@ def _started() -> set[str]:
 
 def test_launch_files_start_only_packages_of_package_xml(manifest: ElementTree.Element) -> None:
     declared = {*_tags(manifest, "depend", "exec_depend"), *_tags(manifest, "name")}
-    assert "dust3r_ros" in _started() and _started() <= declared
+    assert "dust3r_ros" in _started() and _started() - declared == VIEWERS
 
 
 def test_messages_and_services_are_of_packages_of_package_xml(manifest: ElementTree.Element) -> None:
@@ -136,7 +149,7 @@ def test_every_package_in_package_xml_is_used(kinds: tuple[str, ...], manifest: 
         }
     used = {ROSDEP.get(name, name) for name in names}
     declared = set(_tags(manifest, *kinds))
-    assert declared - used - set(NEEDED) == set()
+    assert declared - used - set(NEEDED) - PREFERRED == set()
     assert set(NEEDED) & used == set()
 
 

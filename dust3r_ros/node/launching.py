@@ -1,7 +1,11 @@
-"""What launch files work out before they start anything: parameter files, topics, what RViz shows. Imports no ROS."""
+"""What launch files work out before they start anything: parameter files, topics, viewers, what RViz shows.
+
+Imports no ROS.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +53,19 @@ def recorded_reliability(bag: Path) -> str:
     if words & {"best_effort", 2}:
         return "best_effort"
     return "reliable" if words else "best_available"
+
+
+def is_installed(package: str) -> bool:
+    """Whether ROS finds a package: the ament index of a prefix that is sourced names it."""
+    prefixes = filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep))
+    return any(Path(prefix, "share/ament_index/resource_index/packages", package).is_file() for prefix in prefixes)
+
+
+def require_viewer(package: str, argument: str) -> None:
+    """Raises ``ConfigError`` where ``argument`` asks for a viewer that is not installed: none is a dependency."""
+    if not is_installed(package):
+        debian = f"ros-{os.environ.get('ROS_DISTRO', 'jazzy')}-{package.replace('_', '-')}"
+        raise ConfigError(f"argument {argument} is true, but {package} is not installed: sudo apt install {debian}")
 
 
 def full_name(namespace: str) -> str:

@@ -9,7 +9,15 @@ import pytest
 import yaml
 
 from dust3r_ros.errors import ConfigError
-from dust3r_ros.node.launching import Shown, full_name, parameter_file, recorded_reliability, shown
+from dust3r_ros.node.launching import (
+    Shown,
+    full_name,
+    is_installed,
+    parameter_file,
+    recorded_reliability,
+    require_viewer,
+    shown,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "config"
@@ -32,6 +40,21 @@ def test_a_path_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_file_that_is_not_there_is_named_with_those_that_are(name: str) -> None:
     with pytest.raises(ConfigError, match=r"config is '.*nosuch.*realsense_color.*usb_camera"):
         parameter_file(name, CONFIGS)
+
+
+def test_a_viewer_that_is_missing_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A robot without a screen has neither RViz nor Foxglove's bridge."""
+    index = tmp_path / "second" / "share" / "ament_index" / "resource_index" / "packages"
+    index.mkdir(parents=True)
+    (index / "rviz2").write_text("", encoding="utf-8")
+    monkeypatch.setenv("AMENT_PREFIX_PATH", f"{tmp_path / 'first'}:{tmp_path / 'second'}")
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    assert is_installed("rviz2") and not is_installed("foxglove_bridge")
+    require_viewer("rviz2", "rviz")
+    with pytest.raises(ConfigError, match=r"argument foxglove .*sudo apt install ros-jazzy-foxglove-bridge"):
+        require_viewer("foxglove_bridge", "foxglove")
+    monkeypatch.setenv("AMENT_PREFIX_PATH", "")
+    assert not is_installed("rviz2")
 
 
 def test_names_of_nodes() -> None:
