@@ -105,8 +105,7 @@ def run(bag: Path, frames: int, out: Path, seconds: float, every: bool = False) 
         player = _start(stack, out / "player.log", "dust3r_ros.node.tools.player", str(bag.resolve()), "--log", played)
         _follow(recorder, node, player, frames, out, seconds)
         player.wait(30)  # it writes down when it published what
-        # Depth comes after the poses, and the map with the depth.
-        recorder.wait(lambda: "map" in recorder.last and recorder.last["map"].width > 0, 30, "a dense map is published")
+        _await_map(recorder)
         print("ending the node: last refinement, results", flush=True)
         request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_ACTIVE_SHUTDOWN))
         if not recorder.call(ChangeState, "change_state", request, seconds=seconds).success:
@@ -139,6 +138,21 @@ def _follow(
             if time.monotonic() > end:
                 raise DemoError(f"only {done} of {frames} frames were mapped within {seconds:g} s; logs are in {out}")
             time.sleep(0.1)
+
+
+def _await_map(recorder: Recorder) -> None:
+    """Depth comes after the poses, and the map with the depth. Raises ``DemoError`` where there is nothing to wait for."""
+
+    def is_there() -> bool:
+        return "map" in recorder.last and recorder.last["map"].width > 0
+
+    def never_comes() -> bool:
+        status = recorder.last["status"]
+        return not (status.keyframes or status.waiting or status.backlog)
+
+    recorder.wait(lambda: is_there() or never_comes(), 30, "a dense map is published")
+    if not is_there():
+        raise DemoError(f"{recorder.last['status'].frames} images are not enough for a map: none of them is a keyframe")
 
 
 def _show_progress(bar: tqdm[Any], status: Any) -> int:

@@ -17,10 +17,12 @@ from dust3r_ros.node.tools import demo, player
 pytest.importorskip("rosbags", reason="rosbags is not installed")
 
 ROOT = Path(__file__).resolve().parents[2]
-SCENE = ["--frames", "30", "--width", "200", "--height", "150", "--rate", "10", "--seed", "1"]
+SCENE = demo.DemoScene("orbit", 24, 160, 120, 20.0, 1)
 
 
-def run(out, *arguments):
+def run(out, scene, *arguments):
+    size = ["--width", str(scene.width), "--height", str(scene.height)]
+    arguments = ["--frames", str(scene.frames), *size, "--rate", str(scene.rate), "--seed", str(scene.seed), *arguments]
     environment = {**unlimited(), "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(
         [sys.executable, "-m", "dust3r_ros.node.tools.demo", "--out", str(out), *arguments],
@@ -31,7 +33,7 @@ def run(out, *arguments):
 def test_the_demo_maps_a_room_and_says_how_well(tmp_path):
     out = tmp_path / "demo_output"
     # Beside other tests a machine may be too busy for a camera's rate; the live verdict is printed all the same.
-    result = run(out, *SCENE, "--every")
+    result = run(out, SCENE, "--every")
     assert result.returncode == 0, result.stdout + result.stderr + (out / "node.log").read_text()
     for name in ("map cloud", "camera info", "pose", "transforms", "status"):
         (line,) = [line for line in result.stdout.splitlines() if line.strip().startswith(name)]
@@ -46,28 +48,30 @@ def test_the_demo_maps_a_room_and_says_how_well(tmp_path):
     live = json.loads((out / "verdict.json").read_text())["live"]
     assert 0.5 <= live["share"] <= 1 and 0 < live["p50_ms"] <= live["p95_ms"] <= live["max_ms"]
     assert live["causal"] > 0 and live["error_m"] < 0.2
-    assert json.loads((out / "summary.json").read_text())["frames"] == 30
+    assert json.loads((out / "summary.json").read_text())["frames"] == SCENE.frames
     truth = read_tum(out / "truth.txt")
     assert {pose.stamp_ns for pose in read_tum(out / "trajectory.txt")} <= {pose.stamp_ns for pose in truth}
 
     # The bag is kept, is that of an uncalibrated camera, and serves the next run.
     played = list(player.messages(out / "sequence"))
-    assert [kind for _, _, kind, _ in played].count(Image) == 30
-    assert [kind for _, _, kind, _ in played].count(CameraInfo) == 30
+    assert [kind for _, _, kind, _ in played].count(Image) == SCENE.frames
+    assert [kind for _, _, kind, _ in played].count(CameraInfo) == SCENE.frames
     written = (out / "sequence" / "metadata.yaml").stat().st_mtime_ns
-    scene = demo.DemoScene("orbit", 30, 200, 150, 10.0, 1)
-    assert demo.prepare(scene, out) == out / "sequence"
+    assert demo.prepare(SCENE, out) == out / "sequence"
     assert (out / "sequence" / "metadata.yaml").stat().st_mtime_ns == written
 
 
-def test_a_demo_that_receives_nothing_fails_with_a_sentence(tmp_path):
-    """Three frames make no map: the demo must say so, not pass."""
+def test_a_demo_that_receives_no_map_fails_with_a_sentence(tmp_path):
+    """Three frames make none: the demo must say so, not pass, and as soon as that is clear."""
     out = tmp_path / "demo_output"
-    result = run(out, "--frames", "3", "--width", "64", "--height", "48", "--rate", "10")
+    scene = demo.DemoScene("orbit", 3, 64, 48, 10.0, 0)
+    out.mkdir()
+    demo.prepare(scene, out)  # its world may be there already in this process
+    result = run(out, scene)
     assert result.returncode == 1
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("demo: ")]
     assert "Traceback" not in result.stderr
-    assert "map" in line
+    assert "3 images are not enough for a map" in line
 
 
 def test_a_bag_that_is_none_is_refused(tmp_path):
