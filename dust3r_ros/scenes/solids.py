@@ -180,7 +180,7 @@ class Lamp:
             # A solid beside the box around the points and the lamp stands in nobody's light.
             lowest, highest = np.minimum(corners[:, 0], lamp), np.maximum(corners[:, 1], lamp)
             between = ((bounds[:, 1] >= lowest) & (bounds[:, 0] <= highest)).all(axis=1)
-            near = [solids[index] for index in np.flatnonzero(between)]
+            near = [solid for solid, is_between in zip(solids, between, strict=True) if is_between]
             light += self._from(lamp, points, normals, near) / len(_OFFSETS)
         grid = (self.ambient + self.strength * light).reshape(rows, columns).astype(np.float32)
         import cv2  # here, since rendered worlds to train on do without it

@@ -36,7 +36,7 @@ PARAMETERS = {
     "companion_wait": 2.0,
     "map_period": 0.5,
     "grid_resolution": 0.1,
-    "keyframe_motion_young": 0.01,
+    "keyframe_motion_young": 0.02,
 }
 
 
@@ -59,12 +59,14 @@ class Listener:
 @pytest.fixture
 def robot(own_domain, tmp_path_factory):
     """A process; it drives when somebody listens."""
-    log = (tmp_path_factory.mktemp("robot") / "log.txt").open("w")
+    folder = tmp_path_factory.mktemp("robot")
+    log, drive = (folder / "log.txt").open("w"), folder / "drive.pickle"
+    fake_robot.write_drive(drive)
     support = Path(fake_robot.__file__)
     root = support.parents[2]
     environment = {"PYTHONPATH": f"{root}:{support.parent}"}
     process = subprocess.Popen(
-        [sys.executable, str(support), "--pace", "8"],
+        [sys.executable, str(support), str(drive), "--pace", "8"],
         env={**os.environ, **environment},
         stdout=log,
         stderr=subprocess.STDOUT,

@@ -1,20 +1,23 @@
 """A robot that drives past a table: two cameras nobody calibrated, odometry on TF, an IMU and a simulated clock.
 
-A process of its own: ``python fake_robot.py [--pace HZ]``. It waits for its subscribers, drives once, and then
-stands still (clock, odometry and IMU go on) until it is stopped. The functions here say what is true of it.
+A process of its own: ``python fake_robot.py FILE [--pace HZ]``, the file from ``write_drive``. It waits for its
+subscribers, drives once, and then stands still (clock, odometry and IMU go on) until it is stopped. The functions here
+say what is true of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import pickle
 import time
+from pathlib import Path
 
 import numpy as np
 from rigs import RenderedRig, stereo_rig
 from scipy.spatial.transform import Rotation
 
 from dust3r_ros.geometry.rigid import invert
-from dust3r_ros.types import Array
+from dust3r_ros.types import Array, Image
 
 CAMERAS = ("left", "right")
 IMAGE_TOPICS = tuple(f"/{name}/image_raw" for name in CAMERAS)
@@ -22,7 +25,7 @@ FRAMES = {name: f"{name}_optical" for name in CAMERAS}
 ODOM, BASE, IMU = "odom", "base_link", "imu_link"
 START_NS = 1_000_000_000_000
 GRAVITY = 9.80665
-IMU_STEP_NS = 5_000_000
+IMU_STEP_NS = 20_000_000
 
 # base_link: x forward, y left, z up. The left camera sits in front and above; optical: x right, y down, z forward.
 BASE_T_LEFT = np.array([[0.0, 0, 1, 0.15], [-1, 0, 0, 0.05], [0, -1, 0, 0.40], [0, 0, 0, 1]])
@@ -59,7 +62,17 @@ def true_poses() -> dict[tuple[int, str], Array]:
     }
 
 
-def _publish(pace: float, still_s: float) -> None:
+def write_drive(path: Path) -> None:
+    """What the process sends, rendered here: (stamp, camera, image, ``odom_T_base``) and ``base_T_frame`` by frame."""
+    truth, seen = true_poses(), []
+    for shift, name, image in rig().frames():
+        stamp = START_NS + shift
+        seen.append((stamp, name, image, truth[stamp, name] @ invert(mount_of(name))))
+    mounts = {FRAMES[name]: mount_of(name) for name in CAMERAS} | {IMU: BASE_T_IMU}
+    path.write_bytes(pickle.dumps((seen, mounts)))
+
+
+def _publish(seen: list[tuple[int, str, Image, Array]], mounts: dict[str, Array], pace: float, still_s: float) -> None:
     import rclpy
     from geometry_msgs.msg import TransformStamped
     from rclpy.node import Node
@@ -81,8 +94,7 @@ def _publish(pace: float, still_s: float) -> None:
     tf_static = node.create_publisher(TFMessage, "/tf_static", latched)
     imu, clock = node.create_publisher(Imu, "/imu", reliable), node.create_publisher(Clock, "/clock", reliable)
 
-    fixed = {FRAMES[name]: mount_of(name) for name in CAMERAS} | {IMU: BASE_T_IMU}
-    transforms = [transform_message(T, START_NS, BASE, child) for child, T in fixed.items()]
+    transforms = [transform_message(T, START_NS, BASE, child) for child, T in mounts.items()]
     tf_static.publish(TFMessage(transforms=transforms))
     while any(publisher.get_subscription_count() == 0 for publisher in images.values()):
         time.sleep(0.05)
@@ -109,10 +121,7 @@ def _publish(pace: float, still_s: float) -> None:
         rate.x, rate.y, rate.z = map(float, turn / ((end[0] - start[0]) * 1e-9))
         imu.publish(message)
 
-    truth, o_T_b = true_poses(), np.eye(4)
-    for shift, name, image in rig().frames():
-        stamp = START_NS + shift
-        o_T_b = truth[stamp, name] @ invert(mount_of(name))
+    for stamp, name, image, o_T_b in seen:
         report(stamp, o_T_b)
         message = image_message(image, stamp, FRAMES[name])
         infos[name].publish(CameraInfo(header=message.header, width=message.width, height=message.height))
@@ -128,10 +137,11 @@ def _publish(pace: float, still_s: float) -> None:
 def main() -> None:
     """Drive."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("drive", type=Path, help="file that write_drive wrote")
     parser.add_argument("--pace", type=float, default=20.0, help="images per second of the machine's time")
     parser.add_argument("--still", type=float, default=300.0, help="seconds it stands before it ends by itself")
     arguments = parser.parse_args()
-    _publish(arguments.pace, arguments.still)
+    _publish(*pickle.loads(arguments.drive.read_bytes()), arguments.pace, arguments.still)
 
 
 if __name__ == "__main__":
