@@ -141,7 +141,7 @@ def _follow(
 
 
 def _await_map(recorder: Recorder) -> None:
-    """Depth comes after the poses, and the map with the depth. Raises ``DemoError`` where there is nothing to wait for."""
+    """Depth comes after the poses, and the map with the depth. Raises ``DemoError`` where there will be none."""
 
     def is_there() -> bool:
         return "map" in recorder.last and recorder.last["map"].width > 0
