@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,21 @@ import yaml
 pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("safetensors", reason="safetensors is not installed")
 
+import train_small
 from pages import commands, text_of
 from small_worlds import RECIPE
+from train_small import Training
 
 from dust3r_ros.cli import gpu_day
 from dust3r_ros.cli.train import _parser, main
 from dust3r_ros.network import load_checkpoint
+from dust3r_ros.training import session
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ROOT / "test" / "support" / "train_small.py"
+SMALL = Path(train_small.__file__)
+
+
+Begin = Callable[..., Training]
 
 
 @pytest.fixture
@@ -39,29 +45,45 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-def begin(*arguments: object, **environment: object) -> subprocess.Popen[str]:
-    places = os.pathsep.join((str(ROOT), str(SMALL.parent)))
-    return subprocess.Popen(
-        [sys.executable, str(SMALL), *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": places, **{name: str(value) for name, value in environment.items()}},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+@pytest.fixture
+def begin() -> Iterator[Begin]:
+    """Begins a training in a process of its own, which is gone after the test."""
+    begun: list[Training] = []
+
+    def one(*options: object, **environment: object) -> Training:
+        begun.append(Training(*options, **environment))
+        return begun[-1]
+
+    yield one
+    for training in begun:
+        training.kill()
 
 
-def end(process: subprocess.Popen[str], timeout: float = 120) -> tuple[int, str, str]:
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        raise
-    return process.returncode, out, err
+class Here:
+    """dust3r-train within this process: exit code, output, errors."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *options: object) -> tuple[int, str, str]:
+        self._capsys.readouterr()
+        try:
+            code = main([str(option) for option in options])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, *self._capsys.readouterr()
 
 
-def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Here:
+    monkeypatch.setattr(session, "open_sources", train_small.sources)
+    return Here(capsys)
+
+
+def wait_for(what: Callable[[], bool], training: Training) -> None:
     limit = time.monotonic() + 120
     while not what():
-        assert process.poll() is None, process.communicate()
+        assert training.running(), training.end()
         assert time.monotonic() < limit
         time.sleep(0.005)
 
@@ -76,27 +98,27 @@ def steps(folder: Path) -> int:
     return path.read_text().count('"train"') if path.exists() else 0
 
 
-def test_killed_and_resumed_the_curve_is_the_same_to_the_last_bit(recipe: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_the_curve_is_the_same_to_the_last_bit(recipe: Path, tmp_path: Path, begin: Begin) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     options = ("--config", recipe, "--steps", 30, "--workers", 1, "--quiet")
     first = begin(*options, "--out", whole)
     killed = begin(*options, "--out", broken)
     wait_for(lambda: steps(broken) >= 10, killed)
     killed.kill()
-    killed.communicate()
     assert steps(broken) < 30
-    code, _, words = end(begin(*options, "--out", broken, "--resume"))
+    code, _, words = begin(*options, "--out", broken, "--resume").end()
     assert code == 0, words
-    assert end(first)[0] == 0
+    assert first.end()[0] == 0
     assert len(curve(whole)) == 30 and curve(broken) == curve(whole)
     one, other = (load_checkpoint(folder / "model").state_dict() for folder in (whole, broken))
     assert all((one[name] == other[name]).all() for name in one)
     assert json.loads((broken / "metrics.jsonl").read_text().splitlines()[-1])["kind"] == "held_out"
 
 
-def test_what_a_run_leaves(recipe: Path, tmp_path: Path) -> None:
+def test_what_a_run_leaves(recipe: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
-    code, told, words = end(begin("--config", recipe, "--out", out, "--workers", 0, "--seed", 7, BROKEN="0,1"))
+    monkeypatch.setenv("BROKEN", "0,1")
+    code, told, words = here("--config", recipe, "--out", out, "--workers", 0, "--seed", 7)
     assert code == 0, words
     assert "12 steps, 36 pairs" in told and "2 samples could not be used" in told and "room/" in words
     assert sorted(path.name for path in out.iterdir() if path.name != "tensorboard") == [
@@ -105,30 +127,30 @@ def test_what_a_run_leaves(recipe: Path, tmp_path: Path) -> None:
     assert [path.name for path in sorted((out / "state").iterdir())] == ["step-000000008.pt", "step-000000012.pt"]
     card = (out / "MODEL_CARD.md").read_text()
     assert "| seed | 7 |" in card and "| samples left out | 2 |" in card and "--seed 7" in card and "endless" in card
-    code, _, words = end(begin("--config", recipe, "--out", out))
+    code, _, words = here("--config", recipe, "--out", out)
     assert code == 2 and "holds a run already" in words
-    code, _, words = end(begin("--out", out, "--resume", "--steps", 99))
+    code, _, words = here("--out", out, "--resume", "--steps", 99)
     assert code == 2 and "started with steps null" in words
-    code, _, words = end(begin("--out", out, "--resume"))
+    code, _, words = here("--out", out, "--resume")
     assert code == 0 and steps(out) == 12
 
 
-def test_asked_to_end_it_ends_and_goes_on_later(recipe: Path, tmp_path: Path) -> None:
+def test_asked_to_end_it_ends_and_goes_on_later(recipe: Path, tmp_path: Path, begin: Begin) -> None:
     out = tmp_path / "run"
-    process = begin("--config", recipe, "--out", out, "--steps", 400, "--workers", 1)
-    wait_for(lambda: steps(out) >= 3, process)
-    process.send_signal(signal.SIGTERM)
-    code, _, words = end(process)
+    training = begin("--config", recipe, "--out", out, "--steps", 400, "--workers", 1)
+    wait_for(lambda: steps(out) >= 3, training)
+    training.send(signal.SIGTERM)
+    code, _, words = training.end()
     assert code == 128 + signal.SIGTERM and "go on with --resume" in words
     stopped = steps(out)
     assert 3 <= stopped < 400 and load_checkpoint(out / "model")
-    process = begin("--out", out, "--resume")
-    wait_for(lambda: steps(out) > stopped, process)
-    process.send_signal(signal.SIGINT)
-    assert end(process)[0] == 128 + signal.SIGINT
+    training = begin("--out", out, "--resume")
+    wait_for(lambda: steps(out) > stopped, training)
+    training.send(signal.SIGINT)
+    assert training.end()[0] == 128 + signal.SIGINT
 
 
-def together(world: int, *arguments: object) -> list[subprocess.Popen[str]]:
+def together(begin: Begin, world: int, *arguments: object) -> list[Training]:
     """Processes as torchrun starts them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -137,34 +159,35 @@ def together(world: int, *arguments: object) -> list[subprocess.Popen[str]]:
     return [begin(*arguments, RANK=rank, LOCAL_RANK=rank, **place) for rank in range(world)]
 
 
-def test_two_processes_learn_what_one_does(recipe: Path, tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_does(recipe: Path, tmp_path: Path, begin: Begin, here: Here) -> None:
     """Each makes half of every batch. The losses are means over valid pixels, of which these views have all."""
     options = ("--config", recipe, "--steps", 6, "--workers", 0, "--quiet", "--set", "precision=float32")
-    alone = begin(*options, "--out", tmp_path / "one")
-    for code, _, words in [end(process) for process in together(2, *options, "--out", tmp_path / "two")]:
+    trainings = together(begin, 2, *options, "--out", tmp_path / "two")
+    assert here(*options, "--out", tmp_path / "one")[0] == 0
+    for code, _, words in [training.end() for training in trainings]:
         assert code == 0, words
-    assert end(alone)[0] == 0
     one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
     assert len(one) == len(two) == 6
     for (step, loss, norm, rate), other in zip(one, two, strict=True):
         assert other == (step, pytest.approx(loss, rel=1e-3), pytest.approx(norm, rel=1e-2), rate)
-    code, _, words = end(begin("--out", tmp_path / "two", "--resume"))
+    code, _, words = here("--out", tmp_path / "two", "--resume")
     assert code == 2 and "started with world 2" in words
 
 
-def test_a_killed_process_ends_the_others_with_a_sentence(recipe: Path, tmp_path: Path) -> None:
+def test_a_killed_process_ends_the_others_with_a_sentence(recipe: Path, tmp_path: Path, begin: Begin) -> None:
     out = tmp_path / "run"
-    first, second = together(2, "--config", recipe, "--out", out, "--steps", 4000, "--workers", 0, "--quiet")
+    first, second = together(begin, 2, "--config", recipe, "--out", out, "--steps", 4000, "--workers", 0, "--quiet")
     wait_for(lambda: steps(out) >= 3, first)
     second.kill()
-    second.communicate()
-    code, _, words = end(first, timeout=60)
+    code, _, words = first.end(timeout=60)
     assert code == 1 and "another process of this training is gone" in words and "--resume" in words
     assert "Traceback" not in words
 
 
 @pytest.mark.parametrize("ended", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_worker_ends_the_run_with_a_sentence(recipe: Path, tmp_path: Path, ended: signal.Signals) -> None:
+def test_a_killed_worker_ends_the_run_with_a_sentence(
+    recipe: Path, tmp_path: Path, begin: Begin, ended: signal.Signals
+) -> None:
     """Whatever the process that trains is doing then: it is told where the next batch is waited for."""
     out = tmp_path / "run"
     run = begin("--config", recipe, "--out", out, "--steps", 4000, "--workers", 2, "--quiet")
@@ -172,7 +195,7 @@ def test_a_killed_worker_ends_the_run_with_a_sentence(recipe: Path, tmp_path: Pa
     workers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
     assert workers
     os.kill(int(workers[0]), ended)
-    code, _, words = end(run, timeout=60)
+    code, _, words = run.end(timeout=60)
     assert code == 2, words
     assert "a process that makes batches was ended from outside" in words
     assert "Traceback" not in words and len(words.strip().splitlines()) == 1
@@ -196,15 +219,15 @@ def test_a_full_disk_never_leaves_half_a_state(recipe: Path, tmp_path: Path) -> 
     assert steps(out) == 12 and list((out / "state").iterdir()) == [] and not (out / "model").exists()
 
 
-def test_minutes(recipe: Path, tmp_path: Path) -> None:
+def test_minutes(recipe: Path, tmp_path: Path, here: Here) -> None:
     """The run ends by itself, and the same command with --resume has nothing left to do."""
     out = tmp_path / "run"
-    options = ("--config", recipe, "--out", out, "--minutes", 0.2, "--workers", 0, "--quiet")
-    code, _, words = end(begin(*options))
+    options = ("--config", recipe, "--out", out, "--minutes", 0.03, "--workers", 0, "--quiet")
+    code, _, words = here(*options)
     assert code == 0, words
     made = steps(out)
     assert made > 0 and load_checkpoint(out / "model")
-    assert end(begin(*options, "--resume"))[0] == 0 and steps(out) <= made + 1
+    assert here(*options, "--resume")[0] == 0 and steps(out) <= made + 1
 
 
 def test_where_tells_what_can_be_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,10 +266,9 @@ def test_calls_in_the_docs_are_understood() -> None:
         (("--init", "a", "--encoder", "b"), "leave out --encoder"),
     ],
 )
-def test_wrong_options_are_reported_in_one_line(options: tuple[str, ...], words: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "dust3r_ros.cli.train", "--out", str(tmp_path / "run"), *options],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2 and words in done.stderr, done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+def test_wrong_options_are_reported_in_one_line(
+    options: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, told = Here(capsys)("--out", tmp_path / "run", *options)
+    assert code == 2 and words in told, told
+    assert len(told.strip().splitlines()) == 1
