@@ -47,6 +47,8 @@ PARAMETERS = (
     "backlog",
     "manifest",
     "profile",
+    "viewer",
+    "viewer_address",
     "output_dir",
 )
 

@@ -45,14 +45,13 @@ VIEWERS = {"foxglove_bridge", "rviz2"}
 DISTRIBUTION = {
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
-    "rerun": "rerun-sdk",
     "xdist": "pytest-xdist",
     "yaml": "pyyaml",
 }
 # Not needed by the node (test_bare.py), and by pip only, or of the extras.
 OPTIONAL = {
-    "evo", "h5py", "matplotlib", "onnx", "onnxruntime", "onnxscript", "plyfile", "rerun", "rosbags", "safetensors",
-    "timm", "torch", "trimesh",
+    "evo", "h5py", "matplotlib", "onnx", "onnxruntime", "onnxscript", "plyfile", "rosbags", "safetensors",
+    "timm", "torch", "trimesh", "viser",
 }  # fmt: skip
 
 

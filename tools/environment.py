@@ -27,7 +27,7 @@ STATE = VENV / "state.json"
 BUILD = REPOSITORY / "build" / "environment"
 LOG = BUILD / "log.txt"
 WHEELS = REPOSITORY / "tools" / "ros_wheels"
-EXTRAS = {"demo": [], "test": ["network", "eval", "test", "dev"], "docs": ["docs"]}
+EXTRAS = {"demo": [], "test": ["network", "eval", "viewer", "test", "dev"], "docs": ["docs"]}
 # The builds of torch to try: the first is free of CUDA, the second what the index has.
 TORCH = ("torch==2.13.0+cpu", "torch==2.13.0")
 

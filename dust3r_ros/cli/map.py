@@ -14,14 +14,14 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from dust3r_ros.cli import command, inputs
-from dust3r_ros.config import MapperConfig, as_mapping
+from dust3r_ros.config import MapperConfig, NodeConfig, as_mapping
 from dust3r_ros.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from dust3r_ros.io.chrome_trace import ChromeTrace
     from dust3r_ros.io.frames import FrameSource
     from dust3r_ros.io.manifest import Manifest
-    from dust3r_ros.products.rerun_view import RerunView
+    from dust3r_ros.products.viewer import Viewer
     from dust3r_ros.session.replay import Replay
     from dust3r_ros.session.session import Session
     from dust3r_ros.types import Frame, MapUpdate
@@ -48,12 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--localize-only", action="store_true", help="with --load: only localize cameras, leave the map unchanged"
     )
+    parser.add_argument("--view", action="store_true", help="watch the map grow in a browser (extra: viewer)")
     parser.add_argument(
-        "--view",
-        nargs="?",
-        const="",
-        metavar="FILE.rrd",
-        help="watch the map grow in Rerun (extra: view), or record it",
+        "--viewer-address", metavar="HOST:PORT", help="--view from there; without it only this machine sees the map"
     )
     parser.add_argument(
         "--profile", metavar="FILE", help="write a Chrome trace of the run (open it in ui.perfetto.dev)"
@@ -84,7 +81,7 @@ def _run(arguments: argparse.Namespace) -> int:
         session = _session(arguments, config, source, plan, trace)
         replay = Replay(_spanned(session.process, trace), read_ahead(items), lambda event: apply(session, event))
         stack.callback(session.close)
-        view = _view(arguments, config, stack)
+        view = _view(arguments, config, session, stack)
         make_folder(directory)  # only now, so that a failed start leaves no empty folder
         stop = stack.enter_context(command.stop_on_signal())
         _feed(replay, session, view, _expected(items, source, arguments), arguments, stop)
@@ -95,7 +92,7 @@ def _run(arguments: argparse.Namespace) -> int:
         inputs.say(arguments.quiet, "refining the map …")
         update = session.finish()
         if view is not None:
-            view.show(update, None, session.mapper.counts)
+            view.show(update, session.mapper, metric=session.metric)
         summary = _write(arguments, config, session, perf_counter() - start)
     for words in inputs.shortfalls(replay, items, source, session):
         inputs.warn(_NAME, words)
@@ -204,12 +201,17 @@ def _spanned(process: Callable[[Frame], MapUpdate], trace: ChromeTrace | None) -
     return image
 
 
-def _view(arguments: argparse.Namespace, config: MapperConfig, stack: ExitStack) -> RerunView | None:
-    if arguments.view is None:
+def _view(arguments: argparse.Namespace, config: MapperConfig, session: Session, stack: ExitStack) -> Viewer | None:
+    """What --view asks for, with the map that there is already."""
+    if not arguments.view and arguments.viewer_address is None:
         return None
-    from dust3r_ros.products.rerun_view import RerunView
+    from dust3r_ros.products.viewer import Viewer
 
-    return stack.enter_context(RerunView(arguments.view or None, min_confidence=config.min_confidence))
+    view = Viewer(arguments.viewer_address or NodeConfig.viewer_address, min_confidence=config.min_confidence)
+    stack.enter_context(view)
+    view.begin(session.mapper.keyframes)
+    inputs.say(arguments.quiet, f"watch the map at {view.url}")
+    return view
 
 
 def _expected(items: Any, source: FrameSource, arguments: argparse.Namespace) -> int:
@@ -220,7 +222,7 @@ def _expected(items: Any, source: FrameSource, arguments: argparse.Namespace) ->
 def _feed(
     replay: Replay,
     session: Session,
-    view: RerunView | None,
+    view: Viewer | None,
     expected: int,
     arguments: argparse.Namespace,
     stop: command.Stop,
@@ -245,7 +247,7 @@ def _feed(
         for done, update in enumerate(chain([first], updates), start=1):
             counts = session.mapper.counts
             if view is not None:
-                view.show(update, replay.image, counts)
+                view.show(update, session.mapper, replay.image, metric=session.metric)
             bar.set_postfix_str(f"{counts.keyframes} keyframes, {update.state.value}", refresh=False)
             bar.update(done + replay.refused - bar.n)
             if stop or replay.mapped + replay.refused == arguments.max_frames:

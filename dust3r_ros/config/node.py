@@ -148,4 +148,12 @@ class NodeConfig:
         "File for a Chrome trace of both processes, written on cleanup (newest 200000 events); empty: none.",
         path=True,
     )
+    viewer: str = row(
+        "none", "Watch the map as it grows; web: in a browser (pip extra viewer).", choices=("none", "web")
+    )
+    viewer_address: str = row(
+        "127.0.0.1:8080",
+        "HOST:PORT of the web viewer; if the port is taken, the next free one is used. 0.0.0.0 exposes the map to the"
+        " whole network.",
+    )
     output_dir: str = row("", "Folder for the results, written on cleanup; empty: none.", path=True)

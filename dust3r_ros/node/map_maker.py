@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rclpy.serialization import serialize_message
@@ -28,7 +28,10 @@ from dust3r_ros.session.files import begin
 from dust3r_ros.session.session import Session
 from dust3r_ros.timing import no_timer
 from dust3r_ros.tracking.exchange import FollowedPose, KeyframeRequest, MapSnapshot
-from dust3r_ros.types import Array, Calibration, Camera, MapUpdate
+from dust3r_ros.types import Array, Calibration, Camera, Image, MapUpdate
+
+if TYPE_CHECKING:
+    from dust3r_ros.products.viewer import Viewer
 
 MESSAGE, LOG, NEWS, TRACE = "message", "log", "news", "trace"  # kinds of what is sent
 KEYFRAME_TOPICS = ("keyframe_cloud", "depth", "depth_info", "keyframe_image")
@@ -114,6 +117,18 @@ class _RemoteTopic:
         self._send(MESSAGE, (self._key, np.frombuffer(serialize_message(message), np.uint8)))
 
 
+def _viewer(setting: Setting, session: Session, log: _Log) -> Viewer | None:
+    """What the parameter asks for, with the map that there is already. Raises as ``Viewer`` does."""
+    if setting.node.viewer == "none":
+        return None
+    from dust3r_ros.products.viewer import Viewer  # the process starts faster without
+
+    viewer = Viewer(setting.node.viewer_address, min_confidence=setting.mapper.min_confidence)
+    viewer.begin(session.mapper.keyframes)
+    log.info(f"watch the map at {viewer.url}")
+    return viewer
+
+
 def _name(job: Callable[..., object]) -> str:
     return getattr(job, "__name__", "job").replace("_", " ")
 
@@ -155,6 +170,7 @@ class MapMaker:
             setting.first_camera,
             self._log.error,
         )
+        self._viewer = _viewer(setting, self._session, self._log)
         self._resets = self._session.resets
         self._summarised = 0.0
         self._unpublished = False  # whether the map was to be published and could not be
@@ -199,7 +215,7 @@ class MapMaker:
     def _show_done(self, due: str, update: MapUpdate, idle: bool) -> None:
         """What was due is done: whoever follows the map hears of it now, whoever looks at it when it is worth it."""
         self._stale = True
-        self._map.note(update)
+        self._note(update)
         if due == TAKE:
             self._send(NEWS, self._news(snapshots=self._back_end.snapshots()))
         if idle and (due == PREVIEW or not self._session.mapper.backlog):
@@ -258,7 +274,7 @@ class MapMaker:
         update = taken.update
         self._stamp_ns = update.stamp_ns
         self._notice_reset()
-        self._map.note(update)
+        self._note(update, request.frame.image)
         if update.changed and update.keyframe is not None:
             self._show_keyframe(update, frame_id)
         return self._news(
@@ -303,7 +319,7 @@ class MapMaker:
             return None, error, self._news()
         self._notice_reset()
         if change.update is not None:
-            self._map.note(change.update)
+            self._note(change.update)
         return change.answer, None, self._news(snapshots=self._back_end.snapshots())
 
     def show(self, audience: Audience) -> None:
@@ -314,6 +330,8 @@ class MapMaker:
     def close(self) -> None:
         """Let go of the files. Raises ``OutputError`` when the map cannot be written."""
         self._map.close()
+        if self._viewer is not None:
+            self._viewer.close()
         try:
             self._session.close()
         finally:
@@ -324,10 +342,18 @@ class MapMaker:
         for key, topic in self._topics.items():
             topic.listeners = audience.listeners.get(key, 0)
 
+    def _note(self, update: MapUpdate, image: Image | None = None) -> None:
+        """Something changed, by an ``image`` or without one."""
+        self._map.note(update)
+        if self._viewer is not None:
+            self._viewer.show(update, self._session.mapper, image, metric=self._session.metric)
+
     def _notice_reset(self) -> None:
         if self._session.resets != self._resets:
             self._resets = self._session.resets
             self._map.forget()
+            if self._viewer is not None:
+                self._viewer.begin(self._session.mapper.keyframes)
             self._summarised = 0.0
 
     def _news(self, fresh: bool = False, **more: Any) -> News:

@@ -1,4 +1,4 @@
-"""One HTML page about a run, complete in itself: no script, no link, the picture inside."""
+"""One HTML page about a run, complete in itself: no link, picture and cloud inside."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+
 from dust3r_ros.io.files import write_text
 
+_PICTURE_BYTES = 300_000
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --muted: #778; --bar: #3b82c4; --tail: #3b82c455; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 p.lead { color: var(--muted); margin: .2rem 0 1.2rem; }
 p.warning { border-left: 4px solid #d9822b; padding: .3rem .8rem; }
-img { width: 100%; height: auto; border-radius: 6px; display: block; }
+img { width: 100%; height: auto; border-radius: 6px; display: block; } summary { color: var(--muted); margin: .5rem 0; }
 table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .25rem .8rem .25rem 0;
 border-bottom: 1px solid var(--line); vertical-align: top; } th { font-weight: 600; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
@@ -29,13 +33,19 @@ code { font-size: .9em; }
 """
 
 
-def write_report(path: Path, summary: Mapping[str, Any], picture: bytes | None, *, warning: str = "") -> None:
+def write_report(
+    path: Path, summary: Mapping[str, Any], picture: bytes | None, *, cloud: str = "", warning: str = ""
+) -> None:
     """Write ``report`` to ``path`` at once. Raises ``OutputError`` when it cannot be written."""
-    write_text(path, report(summary, picture, warning=warning))
+    write_text(path, report(summary, picture, cloud=cloud, warning=warning))
 
 
-def report(summary: Mapping[str, Any], picture: bytes | None, *, warning: str = "") -> str:
-    """The page for a ``summary`` (as in summary.json) and the preview as PNG bytes; ``warning`` stands on top."""
+def report(summary: Mapping[str, Any], picture: bytes | None, *, cloud: str = "", warning: str = "") -> str:
+    """The page for a ``summary`` (as in summary.json) and the preview as PNG bytes, 3 MB at most.
+
+    ``cloud``: what ``turntable`` makes of the map, shown in place of the picture where the browser can.
+    ``warning`` stands on top.
+    """
     source = escape(str(summary.get("source") or "live images"))
     parts = [
         "<!doctype html>",
@@ -46,6 +56,7 @@ def report(summary: Mapping[str, Any], picture: bytes | None, *, warning: str = 
         f"backend {escape(str(summary['configuration'].get('backend', '')))}</p>",
         f'<p class="warning">{escape(warning)}</p>' if warning else "",
         _figures(summary),
+        cloud,
         _picture(picture),
         "<h2>Cameras</h2>" + _cameras(summary["cameras"]),
         "<h2>Time per stage</h2>" + _stages(summary["stages"]),
@@ -86,8 +97,20 @@ def _figures(summary: Mapping[str, Any]) -> str:
 def _picture(picture: bytes | None) -> str:
     if picture is None:
         return ""
-    data = base64.b64encode(picture).decode("ascii")
-    return f'<img alt="The map from above, from outside and from its first camera" src="data:image/png;base64,{data}">'
+    kind, data = _compact(picture)
+    text = base64.b64encode(data).decode("ascii")
+    alt = "The map from above, from outside and from its first camera"
+    image = f'<img alt="{alt}" src="data:image/{kind};base64,{text}">'
+    return f'<details id="picture" open><summary>The picture</summary>{image}</details>'
+
+
+def _compact(picture: bytes) -> tuple[str, bytes]:
+    """A PNG as it is, or as JPEG if it would fill the page."""
+    if len(picture) <= _PICTURE_BYTES:
+        return "png", picture
+    image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return "jpeg", data.tobytes()
 
 
 def _cameras(cameras: Mapping[str, Mapping[str, Any]]) -> str:

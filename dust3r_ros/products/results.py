@@ -21,6 +21,7 @@ from dust3r_ros.io.trajectory import write_tum
 from dust3r_ros.products.ply import write_ply
 from dust3r_ros.products.preview import write_preview
 from dust3r_ros.products.report import write_report
+from dust3r_ros.products.turntable import turntable
 from dust3r_ros.storage.saved_map import save_map
 from dust3r_ros.timing import Stopwatch
 from dust3r_ros.types import Calibration, Camera, Keyframe, StampedPose
@@ -75,7 +76,13 @@ def write_results(
         min_confidence=config.min_confidence,
     )
     warning = "" if len(cloud) else NOTHING_MAPPED[0].upper() + NOTHING_MAPPED[1:] + "."
-    write_report(directory / "report.html", summary, picture.read_bytes(), warning=warning)
+    shown = turntable(
+        keyframes,
+        trajectory,
+        min_confidence=config.min_confidence,
+        landmarks=None if config.dense else cloud,
+    )
+    write_report(directory / "report.html", summary, picture.read_bytes(), cloud=shown, warning=warning)
     # Last, so that who waits for this file finds the others.
     write_text(directory / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return summary

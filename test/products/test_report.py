@@ -4,45 +4,19 @@ from __future__ import annotations
 
 import base64
 from html.parser import HTMLParser
-from typing import Any
 
+import cv2
+import numpy as np
+import pytest
+from run_summary import summary
+from true_map import room_walk, true_keyframes
+
+from dust3r_ros.cloud.cloud import Cloud
+from dust3r_ros.products import turntable as turntable_module
 from dust3r_ros.products.report import report
+from dust3r_ros.products.turntable import turntable
 
 PNG = b"\x89PNG\r\n\x1a\n not really"
-
-
-def summary(**changes: Any) -> dict[str, Any]:
-    values = {
-        "source": "kitchen.mcap",
-        "frames": 1234,
-        "tracked": 1200,
-        "lost": 7,
-        "keyframes": 33,
-        "pairs": 99,
-        "points": 456789,
-        "focal": {"camera": 523.25},
-        "cameras": {
-            "camera": {
-                "width": 640, "height": 480, "focal": 523.25, "focal_std": 1.5, "support": 42, "fixed": False,
-                "principal_point": [321.25, 240.0], "distortion": [0.0512, -0.003, 0.0],
-            },
-            "rear": {
-                "width": 64, "height": 48, "focal": 50.0, "focal_std": None, "support": 0, "fixed": True,
-                "principal_point": [31.5, 23.5], "distortion": [0.0, 0.0, 0.0],
-            },
-        },
-        "seconds": 12.34,
-        "frames_per_second": 100.0,
-        "stages": {
-            "track": {"count": 1234, "p50_ms": 2.0, "p95_ms": 5.0, "max_ms": 9.0},
-            "align": {"count": 33, "p50_ms": 10.0, "p95_ms": 20.0, "max_ms": 31.5},
-        },
-        "peak_memory_mb": 345.6,
-        "version": "0.1.0",
-        "seed": 0,
-        "configuration": {"backend": "two_view", "working_size": 320},
-    }  # fmt: skip
-    return {**values, **changes}
 
 
 class Page(HTMLParser):
@@ -67,15 +41,18 @@ class Page(HTMLParser):
         self.text.append(data.strip())
 
 
-def test_every_tag_is_closed_and_nothing_is_loaded_from_elsewhere() -> None:
-    page = Page(report(summary(), PNG))
+@pytest.mark.parametrize("cloud", [False, True])
+def test_every_tag_is_closed_and_nothing_is_loaded_from_elsewhere(cloud: bool) -> None:
+    keyframes = true_keyframes(room_walk())[:2]
+    page = Page(report(summary(), PNG, cloud=turntable(keyframes, [], min_confidence=1.5) if cloud else ""))
     assert page.open == []
-    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "object", "a"})
+    assert {tag for tag, _ in page.tags}.isdisjoint({"link", "iframe", "object", "a"})
+    assert [tag for tag, _ in page.tags].count("script") == (2 if cloud else 0)
     sources = [attributes["src"] or "" for _, attributes in page.tags if "src" in attributes]
     assert len(sources) == 1
     assert base64.b64decode(sources[0].removeprefix("data:image/png;base64,")) == PNG
-    style = "".join(page.text)
-    assert "url(" not in style and "@import" not in style
+    text = "".join(page.text)
+    assert not [word for word in ("url(", "@import", "://", "fetch(", "XMLHttpRequest", "import(") if word in text]
 
 
 def test_the_numbers_stand_on_the_page() -> None:
@@ -120,3 +97,16 @@ def test_an_empty_run_warns_and_shows_what_it_has() -> None:
     assert ("p", {"class": "warning"}) in page.tags
     assert "Nothing could be mapped." in page.text
     assert "Map of live images" in page.text
+
+
+def test_the_largest_page_is_below_3_mb() -> None:
+    # Points everywhere and a picture of noise: nothing is larger.
+    rng = np.random.default_rng(0)
+    n = 400_000
+    cloud = Cloud(rng.random((n, 3)).astype(np.float32), rng.integers(0, 256, (n, 3), np.uint8), np.ones(n, np.float32))
+    shown = turntable(true_keyframes(room_walk()) * 20, [], min_confidence=1.5, landmarks=cloud)
+    picture = cv2.imencode(".png", rng.integers(0, 256, (944, 1200, 3), np.uint8))[1].tobytes()
+    page = report(summary(), picture, cloud=shown)
+    assert len(shown) > 0.6 * 16 * turntable_module.MAX_POINTS
+    assert "data:image/jpeg;base64," in page
+    assert len(page.encode()) < 3_000_000
