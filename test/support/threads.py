@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 
-_NAMES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_LIMITED = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",  # where a test asks for more: threads that spin take other tests' time
+}
 
 
 def limit() -> None:
@@ -12,10 +16,10 @@ def limit() -> None:
 
     The matrices of tests are small: threads for them cost about twice the time of one, and a core another test needs.
     """
-    for name in _NAMES:
-        os.environ.setdefault(name, "1")
+    for name, value in _LIMITED.items():
+        os.environ.setdefault(name, value)
 
 
 def unlimited() -> dict[str, str]:
     """Environment variables of a process that takes as many as it does at a user's."""
-    return {name: value for name, value in os.environ.items() if name not in _NAMES}
+    return {name: value for name, value in os.environ.items() if name not in _LIMITED}

@@ -52,7 +52,7 @@ def test_steps_lower_the_loss(batch: PairBatch) -> None:
     assert steps[-1].regression < 0.8 * steps[0].regression and steps[-1].loss < steps[0].loss
 
 
-def test_everything_used_learns_and_the_rest_is_left_alone(batch: PairBatch) -> None:
+def test_everything_used_learns_and_the_rest_is_left_alone(batch: PairBatch, narrow_dpt: None) -> None:
     deep = {**RECIPE["network"], "dec_depth": 4}
     one = learner(network=deep, head="dpt")
     before = weights(one)
@@ -255,7 +255,7 @@ def test_random_weights_depend_on_the_seed_only() -> None:
     assert any(not torch.equal(one[name], third[name]) for name in one)
 
 
-def test_a_new_head_on_the_same_network() -> None:
+def test_a_new_head_on_the_same_network(narrow_dpt: None) -> None:
     deep = recipe(network={**RECIPE["network"], "dec_depth": 4})
     linear = new_model(deep.architecture(deep.stages[0]), 0)
     dpt = deep.architecture(replace(deep.stages[1], head="dpt"))

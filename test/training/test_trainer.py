@@ -18,7 +18,9 @@ pytest.importorskip("safetensors", reason="safetensors is not installed")
 from dust3r_ros.errors import CheckpointError, ConfigError, InputError, OutputError, TrainingError  # noqa: E402
 from dust3r_ros.network import load_checkpoint  # noqa: E402
 from dust3r_ros.training import run_folder as states  # noqa: E402
+from dust3r_ros.training import session  # noqa: E402
 from dust3r_ros.training.batches import PairBatch  # noqa: E402
+from dust3r_ros.training.card import write_picture  # noqa: E402
 from dust3r_ros.training.learner import Learner, Step  # noqa: E402
 from dust3r_ros.training.log import read_metrics  # noqa: E402
 from dust3r_ros.training.session import Options, Outcome, train  # noqa: E402
@@ -53,6 +55,12 @@ class Run:
         return [(row["step"], row["loss"], row["rate"]) for row in rows if row["kind"] == "train"]
 
 
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without their picture, which takes longer than their steps."""
+    monkeypatch.setattr(session, "write_picture", lambda *_: None)
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run(tmp_path)
@@ -76,10 +84,10 @@ def test_interrupted_in_every_stage_and_resumed_it_is_the_same_run(tmp_path: Pat
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
 
-def test_a_dpt_head_after_a_linear_one(tmp_path: Path) -> None:
+def test_a_dpt_head_after_a_linear_one(tmp_path: Path, narrow_dpt: None) -> None:
     network = {**RECIPE["network"], "dec_depth": 4}
     stages = [{**STAGES[0], "steps": 2}, {**STAGES[1], "restart": True, "steps": 1, "head": "dpt"}]
-    run = Run(tmp_path, {**RECIPE, "network": network, "stages": stages})
+    run = Run(tmp_path, {**RECIPE, "network": network, "stages": stages, "held_out": 1})
     run(until=1)
     assert load_checkpoint(run.folder / "model").config.head_type == "linear"
     assert run(resume=True).finished and len(run.losses()) == 3
@@ -193,7 +201,7 @@ def test_training_takes_the_threads_that_batches_leave(run: Run) -> None:
         torch.set_num_threads(cores)
         run(until=4, workers=0, resume=True)
         assert torch.get_num_threads() == first
-        run(workers=0, resume=True, threads=cores)
+        run(until=5, workers=0, resume=True, threads=cores)
         assert torch.get_num_threads() == cores
     finally:
         torch.set_num_threads(before)
@@ -221,6 +229,7 @@ def test_a_state_of_another_network_is_refused(run: Run) -> None:
 
 
 def test_without_matplotlib_there_is_no_picture_but_all_else(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "write_picture", write_picture)
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.backends.backend_agg", None)
     assert run(steps=1).finished
     assert "extra 'train'" in run.warnings[-1] and not (run.folder / "picture.png").exists()
