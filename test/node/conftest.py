@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.pop("ROS_LOCALHOST_ONLY", None)
 
 from sensor_msgs.msg import CameraInfo
+from std_srvs.srv import Trigger
 
 from dust3r_ros.node.tools.player import image_message
 from dust3r_ros.node.tools.recorder import Recorder
@@ -61,9 +62,15 @@ class NodeProcess:
         with self._path.open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=environment)
 
+        self._from = 0
+
     @property
     def log(self) -> str:
-        return self._path.read_text()
+        """What was written since the start, or since ``turn_page``."""
+        return self._path.read_text()[self._from :]
+
+    def turn_page(self) -> None:
+        self._from += len(self.log)
 
     def wait_for_log(self, text: str, seconds: float = PATIENCE_S) -> None:
         end = time.monotonic() + seconds
@@ -105,6 +112,14 @@ class Bench:
                 lambda: publisher.get_subscription_count() > 0, PATIENCE_S, f"the node subscribes to {topic}"
             )
         self._publishers[key].publish(message)
+
+    def begin_again(self) -> None:
+        """An empty map, as at the start; what came and was logged before counts no more."""
+        for name in ("resume", "reset"):
+            assert self.recorder.call(Trigger, name, Trigger.Request()).success
+        self.status(lambda s: (s.state, s.frames, s.waiting) == ("initialising", 0, 0), "the map begins again")
+        self.recorder.clear()
+        self.node.turn_page()
 
     def parted(self) -> None:
         """Wait until nobody subscribes to what was sent; what is sent then waits for a subscriber again."""
@@ -158,8 +173,8 @@ def own_domain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
 
 
-@pytest.fixture
-def start_node(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+@contextmanager
+def starter(folder: Path) -> Iterator[Callable[..., Bench]]:
     """Starts nodes with the parameters given, stops them at the end.
 
     ``remap``: ROS remappings; ``name``, ``topic``, ``estimated``: full names that follow from them.
@@ -175,11 +190,31 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
             **parameters: Any,
         ) -> Bench:
             parameters = {**DEFAULTS, **parameters}
-            node = NodeProcess(tmp_path, remap, parameters, program)
+            node = NodeProcess(folder, remap, parameters, program)
             stack.callback(node.stop)
             return Bench(node, stack.enter_context(Recorder(estimated, name)), topic or parameters["image_topic"])
 
         yield start
+
+
+@pytest.fixture
+def start_node(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    """As ``starter`` has it."""
+    with starter(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Bench]]:
+    """As ``starter`` has it, for all tests of a module: each node in a domain that the others do not hear."""
+    with starter(tmp_path_factory.mktemp("shared")) as start:
+
+        def apart(**arguments: Any) -> Bench:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("ROS_DOMAIN_ID", str(free_domain()))
+                return start(**arguments)
+
+        yield apart
 
 
 @pytest.fixture

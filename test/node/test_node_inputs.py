@@ -27,6 +27,73 @@ def as_message(image, stamp_ns, encoding, pad=0):
     return message
 
 
+def test_compressed_images_are_mapped(start_node, sequence):
+    bench = start_node(image_topic="/camera/image_raw/compressed")
+    for index, image in enumerate(sequence.images[:6]):
+        raw = image_message(image, int(sequence.stamps_ns[index]))
+        data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+        bench.send(CompressedImage(header=raw.header, format="rgb8; jpeg compressed bgr8", data=array("B", data)))
+    status = bench.handled(6)
+    assert (status.cameras[0].name, status.cameras[0].width) == ("camera", sequence.width)
+    broken = CompressedImage(header=raw.header, format="jpeg", data=array("B", data[: len(data) // 2]))
+    bench.send(broken)
+    assert "truncated" in bench.handled(6, rejected=1).message
+
+
+def test_a_stamp_that_jumps_back_can_be_ignored(start_node, sequence):
+    bench = start_node(on_time_jump="ignore")
+    bench.play(sequence, last=10)
+    bench.handled(10)
+    bench.play(sequence, last=5)
+    status = bench.handled(10, rejected=5)
+    assert stamp_to_ns(status.header.stamp) == int(sequence.stamps_ns[9])
+    bench.play(sequence, first=10, last=12)
+    bench.handled(12, rejected=5)
+
+
+def test_a_full_queue_drops_images_and_counts_them(start_node, sequence):
+    """Thirty images at once and room for one: some are dropped, none is unaccounted for, the newest is mapped."""
+    bench = start_node(queue_size=1, keyframe_motion_young=0.01)
+    bench.play(sequence)
+    status = bench.status(
+        lambda status: status.frames + status.dropped + status.rejected == len(sequence) and status.waiting == 0,
+        "all images are accounted for",
+        150,
+    )
+    assert status.dropped > 0
+    assert status.frames >= 1
+    assert stamp_to_ns(status.header.stamp) == int(sequence.stamps_ns[-1])
+    assert "dropped" in bench.node.log
+
+
+def test_a_calibration_that_comes_late_is_reported_and_counts_after_a_reset(start_node, sequence):
+    bench = start_node()
+    bench.play(sequence, last=12)
+    before = bench.handled(12)
+    assert before.keyframes > 1
+    bench.calibrate(sequence.width, sequence.height, 321.0)
+    bench.node.wait_for_log("from the next reset on")
+    assert bench.recorder.call(Trigger, "reset", Trigger.Request()).success
+    bench.play(sequence, last=3)
+    status = bench.status(lambda status: status.frames == 3, "the new map begins")
+    assert [(camera.fixed, camera.focal) for camera in status.cameras] == [(True, 321.0)]
+
+
+# From here on tests share a node. It begins when the first of them does: a node that waits costs time, too.
+
+
+@pytest.fixture(scope="module")
+def shared_bench(start_shared):
+    return start_shared()
+
+
+@pytest.fixture
+def bench(shared_bench):
+    """A node that may have mapped for other tests, and begins again."""
+    shared_bench.begin_again()
+    return shared_bench
+
+
 def test_every_encoding_and_stride_of_one_camera_maps_alike(bench, sequence):
     """The same camera changing its encoding with every frame is tracked as if nothing had happened."""
     kinds = [("rgb8", 0), ("bgr8", 0), ("mono8", 0), ("mono8", 13), ("bgr8", 7), ("bgra8", 1)]
@@ -37,19 +104,6 @@ def test_every_encoding_and_stride_of_one_camera_maps_alike(bench, sequence):
     assert status.state == "tracking"
     assert status.lost == 0
     assert status.cameras[0].focal == pytest.approx(sequence.focal, rel=0.15)  # of seven keyframes of 200 pixels
-
-
-@pytest.mark.parametrize("bench", [{"image_topic": "/camera/image_raw/compressed"}], indirect=True)
-def test_compressed_images_are_mapped(bench, sequence):
-    for index, image in enumerate(sequence.images[:6]):
-        raw = image_message(image, int(sequence.stamps_ns[index]))
-        data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
-        bench.send(CompressedImage(header=raw.header, format="rgb8; jpeg compressed bgr8", data=array("B", data)))
-    status = bench.handled(6)
-    assert (status.cameras[0].name, status.cameras[0].width) == ("camera", sequence.width)
-    broken = CompressedImage(header=raw.header, format="jpeg", data=array("B", data[: len(data) // 2]))
-    bench.send(broken)
-    assert "truncated" in bench.handled(6, rejected=1).message
 
 
 def test_images_that_cannot_be_used_are_counted_and_told(bench, sequence):
@@ -96,32 +150,6 @@ def test_a_stamp_that_jumps_back_starts_a_new_map(bench, sequence):
     assert "jump back" in bench.node.log
 
 
-@pytest.mark.parametrize("bench", [{"on_time_jump": "ignore"}], indirect=True)
-def test_a_stamp_that_jumps_back_can_be_ignored(bench, sequence):
-    bench.play(sequence, last=10)
-    bench.handled(10)
-    bench.play(sequence, last=5)
-    status = bench.handled(10, rejected=5)
-    assert stamp_to_ns(status.header.stamp) == int(sequence.stamps_ns[9])
-    bench.play(sequence, first=10, last=12)
-    bench.handled(12, rejected=5)
-
-
-@pytest.mark.parametrize("bench", [{"queue_size": 1, "keyframe_motion_young": 0.01}], indirect=True)
-def test_a_full_queue_drops_images_and_counts_them(bench, sequence):
-    """Thirty images at once and room for one: some are dropped, none is unaccounted for, the newest is mapped."""
-    bench.play(sequence)
-    status = bench.status(
-        lambda status: status.frames + status.dropped + status.rejected == len(sequence) and status.waiting == 0,
-        "all images are accounted for",
-        150,
-    )
-    assert status.dropped > 0
-    assert status.frames >= 1
-    assert stamp_to_ns(status.header.stamp) == int(sequence.stamps_ns[-1])
-    assert "dropped" in bench.node.log
-
-
 def test_pause_resume_and_reset(bench, sequence):
     def trigger(name):
         answer = bench.recorder.call(Trigger, name, Trigger.Request())
@@ -142,18 +170,6 @@ def test_pause_resume_and_reset(bench, sequence):
     assert (status.keyframes, status.tracked, status.state) == (0, 0, "initialising")
     bench.play(sequence, last=5)  # older stamps than before: fine after a reset
     bench.handled(5)
-
-
-def test_a_calibration_that_comes_late_is_reported_and_counts_after_a_reset(bench, sequence):
-    bench.play(sequence, last=12)
-    before = bench.handled(12)
-    assert before.keyframes > 1
-    bench.calibrate(sequence.width, sequence.height, 321.0)
-    bench.node.wait_for_log("from the next reset on")
-    assert bench.recorder.call(Trigger, "reset", Trigger.Request()).success
-    bench.play(sequence, last=3)
-    status = bench.status(lambda status: status.frames == 3, "the new map begins")
-    assert [(camera.fixed, camera.focal) for camera in status.cameras] == [(True, 321.0)]
 
 
 def test_images_lost_on_the_way_are_in_status_and_diagnostics(bench):
