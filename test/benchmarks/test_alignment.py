@@ -64,6 +64,7 @@ def test_what_a_run_writes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """With a baseline 400 times slower and slightly worse: all is met. With one 100 times slower, the speed is not."""
+    pytest.importorskip("matplotlib", reason="matplotlib (extra eval) is not installed")
     for times, code in ((400.0, 0), (100.0, 1)):
         baseline = slower(measured, times, objective=1.001, ate=1.1, memory=20.0)
         monkeypatch.setattr(

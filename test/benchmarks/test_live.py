@@ -47,12 +47,14 @@ def kill() -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="module")
 def player() -> Iterator[ModuleType]:
+    pytest.importorskip("rosbags", reason="rosbags is not installed")
     pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
     yield from _module("live_player")
 
 
 @pytest.fixture(scope="module")
 def replayed() -> Iterator[ModuleType]:
+    pytest.importorskip("rosbags", reason="rosbags is not installed")
     pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
     yield from _module("live_replay")
 
@@ -115,6 +117,7 @@ def test_when_the_camera_begins_to_move(figures: ModuleType) -> None:
 
 
 def test_errors_are_of_the_images_that_both_have(figures: ModuleType) -> None:
+    pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
     truth = {k: StampedPose(k, "c", place(k)) for k in range(40)}
     rng = np.random.default_rng(0)
 
@@ -233,6 +236,7 @@ def test_cases_are_chosen_by_name(cases: ModuleType) -> None:
 
 
 def test_a_recording_is_made_once_and_of_absent_data_none(cases: ModuleType, tmp_path: Path) -> None:
+    pytest.importorskip("rosbags", reason="rosbags is not installed")
     assert cases.prepare("kitchen", tmp_path, tmp_path / "nothing") is None
     made = cases.prepare("pair", tmp_path, tmp_path, shortened=2)
     assert made.topics == ("/left/image_raw", "/right/image_raw") and made.images == 4
@@ -245,6 +249,7 @@ def test_a_recording_is_made_once_and_of_absent_data_none(cases: ModuleType, tmp
 
 
 def test_a_wrong_case_is_one_line() -> None:
+    pytest.importorskip("rosbags", reason="rosbags is not installed")
     pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
     command = [sys.executable, str(FOLDER / "live.py"), "--cases", "nothing"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

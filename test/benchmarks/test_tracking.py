@@ -38,6 +38,7 @@ def test_both_are_timed_between_the_keyframes_and_the_table_is_written(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib (extra eval) is not installed")
     monkeypatch.setattr(tracking, "load", lambda data, count: ("walk", frames[:count]))
     out = tmp_path / "results/tracking.json"
     monkeypatch.setattr(sys, "argv", ["tracking.py", "--frames", "60", "--out", str(out)])

@@ -155,6 +155,7 @@ def test_weights_are_read_before_anything_is_measured(
     tum: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A checkpoint is meant to be measured, with or without --backend."""
+    pytest.importorskip("torch", reason="the network needs torch")
     out = tmp_path / "run.json"
     assert called("run", "tum", tum, "--checkpoint", tmp_path / "gone", "--out", out) == 2
     (line,) = capsys.readouterr().err.splitlines()

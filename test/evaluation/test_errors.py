@@ -112,6 +112,11 @@ def test_resampling_goes_through_the_lens() -> None:
 SECOND = 1_000_000_000
 
 
+@pytest.fixture(scope="module")
+def evo() -> None:
+    pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
+
+
 def stamped(poses, first_ns: int = 0) -> list[StampedPose]:
     return [StampedPose(first_ns + index * SECOND // 10, "camera", w_T_c) for index, w_T_c in enumerate(poses)]
 
@@ -127,6 +132,7 @@ def moved(poses, scale: float, a_T_b: np.ndarray) -> list[np.ndarray]:
     return [a_T_b @ pose(w_T_c[:3, :3], scale * w_T_c[:3, 3]) for w_T_c in poses]
 
 
+@pytest.mark.usefixtures("evo")
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), scale=st.floats(0.01, 100.0))
 def test_a_similarity_of_the_truth_has_no_error_and_its_scale_is_found(seed: int, scale: float) -> None:
@@ -141,6 +147,7 @@ def test_a_similarity_of_the_truth_has_no_error_and_its_scale_is_found(seed: int
     assert np.allclose(errors.to_truth(positions), [w_T_c[:3, 3] for w_T_c in truth], atol=1e-5)
 
 
+@pytest.mark.usefixtures("evo")
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), noise=st.floats(0.01, 1.0))
 def test_an_error_is_no_larger_than_what_was_added_and_sim3_no_larger_than_se3(seed: int, noise: float) -> None:
@@ -157,6 +164,7 @@ def test_an_error_is_no_larger_than_what_was_added_and_sim3_no_larger_than_se3(s
     assert rigid.scale == 1.0
 
 
+@pytest.mark.usefixtures("evo")
 def test_a_bent_square_by_hand() -> None:
     """Corners of a square, bent up and down by d: no rotation helps, and the best scale is 1 / (1 + d²).
 
@@ -176,6 +184,7 @@ def test_a_bent_square_by_hand() -> None:
     assert similar.ate == pytest.approx(math.sqrt(0.2))
 
 
+@pytest.mark.usefixtures("evo")
 def test_a_turn_of_ten_degrees_per_step_is_the_rotation_error() -> None:
     truth = [pose(np.eye(3), w_T_c[:3, 3]) for w_T_c in wander(3, 10)]
     turned = [
@@ -185,6 +194,7 @@ def test_a_turn_of_ten_degrees_per_step_is_the_rotation_error() -> None:
     assert trajectory_errors(stamped(truth), stamped(turned)).rpe_deg == pytest.approx(10.0, abs=1e-6)
 
 
+@pytest.mark.usefixtures("evo")
 def test_poses_match_by_stamp_within_the_tolerance() -> None:
     truth = wander(5)
     late = stamped(truth, first_ns=5_000_000)
@@ -193,6 +203,7 @@ def test_poses_match_by_stamp_within_the_tolerance() -> None:
         trajectory_errors(stamped(truth), late, tolerance_s=0.001)
 
 
+@pytest.mark.usefixtures("evo")
 def test_the_order_of_the_lists_does_not_matter() -> None:
     truth = wander(6)
     errors = trajectory_errors(stamped(truth)[::-1], stamped(truth))
@@ -200,6 +211,7 @@ def test_the_order_of_the_lists_does_not_matter() -> None:
     assert errors.matches == len(truth)
 
 
+@pytest.mark.usefixtures("evo")
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_poses_that_are_no_numbers_are_counted_and_refused(bad: float) -> None:
     poses = wander(0)
@@ -210,12 +222,14 @@ def test_poses_that_are_no_numbers_are_counted_and_refused(bad: float) -> None:
         trajectory_errors(stamped(poses), stamped(wander(0)))
 
 
+@pytest.mark.usefixtures("evo")
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_too_few_poses_are_refused_with_their_number(count: int) -> None:
     with pytest.raises(GeometryError, match=f"{count} poses"):
         trajectory_errors(stamped(wander(0)), stamped(wander(0)[:count]))
 
 
+@pytest.mark.usefixtures("evo")
 def test_a_camera_that_stands_still_is_refused() -> None:
     still = stamped([np.eye(4)] * 5)
     with pytest.raises(GeometryError, match=r"true camera stands still|cannot be aligned"):
