@@ -49,8 +49,7 @@ class Dust3rBackend:
             raise ConfigError(f"'precision' is {precision!r}; it must be one of {', '.join(_PRECISIONS)}")
         torch = _import_torch()
         from dust3r_ros.network.checkpoint import pick_device
-        from dust3r_ros.network.load import load_network
-        from dust3r_ros.network.onnx import OnnxDust3r
+        from dust3r_ros.network.onnx import OnnxDust3r, load_network
 
         self._model: Dust3r | OnnxDust3r
         if isinstance(model, (str, Path)):

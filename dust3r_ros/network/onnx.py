@@ -1,4 +1,4 @@
-"""The network as two ONNX graphs, encoder and decoder: written, with weights in int8 where wanted, and run."""
+"""The network as two ONNX graphs, encoder and decoder: written, in int8 where wanted, and run; or by its weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dust3r_ros.errors import BackendError, CheckpointError, InputError, OutputError
 from dust3r_ros.network.blocks import grid_waves
-from dust3r_ros.network.checkpoint import CONFIG
+from dust3r_ros.network.checkpoint import CONFIG, find_checkpoint, load_checkpoint, pick_device
 from dust3r_ros.network.config import GRID_POSITIONS, PATCH, Dust3rConfig
 from dust3r_ros.network.model import Dust3r, PairOutput, Tokens
 
@@ -211,3 +211,17 @@ def _session(onnxruntime: Any, path: Path, options: Any) -> Any:
     except Exception as error:  # its errors share no base
         text = " ".join(str(error).split())
         raise CheckpointError(f"checkpoint '{path}' is no graph of ONNX Runtime: {text[:200]}") from error
+
+
+def load_network(checkpoint: str | Path, device: str = "auto") -> tuple[Dust3r | OnnxDust3r, torch.device]:
+    """A network in evaluation mode and where it runs; ``checkpoint`` as for ``load_checkpoint``, or an ONNX folder.
+
+    ONNX graphs run on the CPU: for "auto" too. Raises what ``load_checkpoint`` and ``OnnxDust3r`` raise.
+    """
+    path = find_checkpoint(checkpoint)
+    if not is_onnx(path):
+        target = pick_device(device)
+        return load_checkpoint(path, str(target)), target
+    if device not in ("auto", "cpu"):
+        raise BackendError(f"device '{device}' does not run the ONNX graphs of '{path}'; use cpu, or the weights")
+    return OnnxDust3r(path), torch.device("cpu")

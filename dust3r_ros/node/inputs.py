@@ -22,8 +22,7 @@ from dust3r_ros.node.assembler import Ask, Assembler, Held
 from dust3r_ros.node.conversions import Arrival, depth_of, mask_of, pose_matrix, stamp_to_ns
 from dust3r_ros.node.interface import IMU, ODOMETRY, SENSOR, Quality
 from dust3r_ros.node.jobs import calibration_from
-from dust3r_ros.node.qos import FollowingSubscription, full_topic, image_profile, profile_of
-from dust3r_ros.node.silence import why_silent
+from dust3r_ros.node.qos import FollowingSubscription, full_topic, image_profile, profile_of, why_silent
 from dust3r_ros.node.tf_listener import TfListener
 from dust3r_ros.node.topics import CameraTopics, TopicHealth, TopicMonitor, is_compressed
 from dust3r_ros.sensors.synchronizer import Synchronizer, SynchronizerSettings

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.scenes.endless.casting import NEAR, NOTHING, Eye, ShapesInView, cast_list, places
-from dust3r_ros.scenes.endless.painting import Charts, texels
+from dust3r_ros.scenes.endless.painting import LEVEL_TABLE, Charts, texels
 from dust3r_ros.scenes.endless.shapes import HALL, Shapes
-from dust3r_ros.scenes.endless.sheet import LEVEL_TABLE
 from dust3r_ros.scenes.endless.worlds import FACING, OFFSETS, Scenery, sky_place
 
 TILE = 16  # pixels along a side

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dust3r_ros.scenes import raster
 from dust3r_ros.scenes.endless.casting import STENCIL
-from dust3r_ros.scenes.endless.sheet import SIDE
+from dust3r_ros.scenes.endless.painting import SIDE
 from dust3r_ros.scenes.textures import books, poster
 from dust3r_ros.types import Array32
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dust3r_ros.scenes.endless.lighting import Lamp
-from dust3r_ros.scenes.endless.painting import Charts
+from dust3r_ros.scenes.endless.painting import SIDE, Charts
 from dust3r_ros.scenes.endless.shapes import (
     BOX,
     CHARTS,
@@ -21,7 +21,6 @@ from dust3r_ros.scenes.endless.shapes import (
     Shape,
     chart_extents,
 )
-from dust3r_ros.scenes.endless.sheet import SIDE
 from dust3r_ros.scenes.endless.stock import USES, number_of
 from dust3r_ros.types import Array, Array32
 

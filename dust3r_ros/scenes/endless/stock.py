@@ -15,7 +15,7 @@ import numpy as np
 
 from dust3r_ros.scenes.endless import materials as m
 from dust3r_ros.scenes.endless import materials as p
-from dust3r_ros.scenes.endless.sheet import pyramid
+from dust3r_ros.scenes.endless.painting import pyramid
 from dust3r_ros.types import Array32, Image
 
 _Maker = Callable[[np.random.Generator], Array32]

@@ -15,9 +15,8 @@ from dust3r_ros.scenes.endless.indoors import corridor, hang_on_walls, room, she
 from dust3r_ros.scenes.endless.lighting import Lamp, daylight, lamps_under, light_charts
 from dust3r_ros.scenes.endless.materials import stencils
 from dust3r_ros.scenes.endless.outdoors import land, monument, park, street
-from dust3r_ros.scenes.endless.painting import Charts, paint
+from dust3r_ros.scenes.endless.painting import Charts, lay_out, paint
 from dust3r_ros.scenes.endless.shapes import Shapes, gather
-from dust3r_ros.scenes.endless.sheet import lay_out
 from dust3r_ros.scenes.endless.site import Site, Stage, tumble
 from dust3r_ros.scenes.endless.stock import material
 from dust3r_ros.scenes.world import RenderedView

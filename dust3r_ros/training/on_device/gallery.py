@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dust3r_ros.errors import TrainingError
 from dust3r_ros.scenes.endless.materials import stencils
-from dust3r_ros.scenes.endless.sheet import SLOT
+from dust3r_ros.scenes.endless.painting import SLOT
 from dust3r_ros.scenes.endless.worlds import Blueprint, Scenery
 from dust3r_ros.training.batches import PairBatch
 from dust3r_ros.training.on_device.makers import Makers

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dust3r_ros.scenes.endless.materials import fractal
-from dust3r_ros.scenes.endless.sheet import LEVEL_TABLE, LEVELS, SIDE, SLOT, lay_out, pyramid
+from dust3r_ros.scenes.endless.painting import LEVEL_TABLE, LEVELS, SIDE, SLOT, lay_out, pyramid
 from dust3r_ros.scenes.endless.stock import USES, material, number_of
 
 MAKERS = sorted({maker for use in USES.values() for maker in use.makers}, key=lambda maker: maker.__name__)
