@@ -16,13 +16,22 @@ from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.densifier import Densifier
 from dust3r_ros.mapping.pointmap_keyframes import PointmapKeyframes
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.mapping.state import LANDMARKS, POINTMAPS, KeyframeState, Moments, PairGeometry, SubmapState, Trace
+from dust3r_ros.mapping.state import (
+    LANDMARKS,
+    POINTMAPS,
+    KeyframeState,
+    LiveSubmap,
+    Moments,
+    PairGeometry,
+    SubmapState,
+    Trace,
+)
 from dust3r_ros.sparse.refinement import find_points
 from dust3r_ros.tracking import no_tracks
 from dust3r_ros.types import Array, Array32
 
 
-class LandmarkSaving:
+class LandmarkSaving(LiveSubmap):
     """The parts of a ``MapBuilder``, read by a journal and rebuilt from a file.
 
     Positions of landmarks are not saved: they follow from poses and observations. Of depth the fused maps
@@ -30,12 +39,12 @@ class LandmarkSaving:
     differently than in a session that was not interrupted.
     """
 
+    kind = LANDMARKS
+
     def __init__(self, state: Reconstruction, dense: Densifier) -> None:
-        self.kind = LANDMARKS
         self._state, self._dense = state, dense
 
     def traces(self) -> list[Trace]:
-        """One per keyframe."""
         depths = self._dense.depths
         return [
             Trace(
@@ -52,49 +61,28 @@ class LandmarkSaving:
         ]
 
     def keyframe(self, index: int) -> KeyframeState:
-        """A keyframe as it stands."""
         view = self._state.sparse.views[index]
         found = kept(self._state, index, view.w_T_c, self._dense.views.lens(index), self._dense.depths[index].shown)
         return replace(found, seen=view.seen, pruned=view.pruned, first_id=view.first_id)
 
     def facts(self) -> dict[str, Any]:
-        """Numbers and flags of the whole map."""
         return {"settled": self._state.settled, "barred": self._state.sparse.landmarks.barred.tolist()}
 
     @property
-    def likeness(self) -> Sequence[float]:
-        """Of neighbours."""
-        return self._state.graph.likeness
-
-    @property
     def pairs(self) -> Mapping[tuple[int, int], PairGeometry]:
-        """That depth came from."""
         return self._dense.pairs.geometry
 
     @property
     def paired(self) -> Sequence[tuple[int, int]]:
-        """Pairs in the order in which they came, went or lay anew."""
         return self._dense.pairs.order
 
-    @property
-    def moments(self) -> Moments | None:
-        """None: landmarks tie keyframes together."""
-        return None
-
     def aliases(self, merges: int) -> tuple[int, np.ndarray, np.ndarray]:
-        """Mergers so far, blocks of ids that changed since ``merges`` of them, and what every landmark became (L,)."""
         return self._state.sparse.landmarks.aliases(merges)
 
     def resolved(self, ids: np.ndarray) -> np.ndarray:
-        """What landmarks (K,) are called now."""
         return self._state.sparse.landmarks.resolved(ids)
 
-    def connected(self, since: int) -> Sequence[tuple[int, int, float]]:
-        """Edges that came or were weighed anew after the first ``since``."""
-        return [(*pair, self._state.graph.weight(pair)) for pair in self._state.graph.connected[since:]]
-
     def restore(self, state: SubmapState, streams: Mapping[str, CameraStream]) -> None:
-        """A saved map in place of an empty one."""
         sparse = self._state.sparse
         sparse.intrinsics = list(state.intrinsics)
         sparse.landmarks.restore(state.aliases)
@@ -161,7 +149,7 @@ def connect(graph: PairGraph, state: SubmapState) -> None:
         graph.connect(first, second, weight, (state.keyframes[first].camera, state.keyframes[second].camera))
 
 
-class PointmapSaving:
+class PointmapSaving(LiveSubmap):
     """The parts of a ``PointmapBuilder``, read by a journal and rebuilt from a file.
 
     Edges keep their moments, keyframes their fused depth. What is let go: the pixels by which edges of
@@ -169,12 +157,12 @@ class PointmapSaving:
     for a second one to agree.
     """
 
+    kind = POINTMAPS
+
     def __init__(self, state: Reconstruction, aligner: IncrementalAligner, keyframes: PointmapKeyframes) -> None:
-        self.kind = POINTMAPS
         self._state, self._aligner, self._keyframes = state, aligner, keyframes
 
     def traces(self) -> list[Trace]:
-        """One per keyframe."""
         w_S = self._aligner.map.similarities
         return [
             Trace(
@@ -191,7 +179,6 @@ class PointmapSaving:
         ]
 
     def keyframe(self, index: int) -> KeyframeState:
-        """A keyframe as it stands."""
         w_T_c = self._aligner.pose(index) if self._state.initialised else None
         lens = Lens(self._state.records[index].stream.long_edge / 2)
         first_id, corners = self._keyframes.corners(index)
@@ -204,44 +191,14 @@ class PointmapSaving:
         )
 
     def facts(self) -> dict[str, Any]:
-        """Numbers and flags of the whole map."""
         return self._aligner.facts()
 
     @property
-    def likeness(self) -> Sequence[float]:
-        """Of neighbours."""
-        return self._state.graph.likeness
-
-    @property
-    def pairs(self) -> Mapping[tuple[int, int], PairGeometry]:
-        """None: depth does not depend on poses."""
-        return {}
-
-    @property
-    def paired(self) -> Sequence[tuple[int, int]]:
-        """Pairs in the order in which they came, went or lay anew."""
-        return []
-
-    @property
     def moments(self) -> Moments | None:
-        """Of all edges."""
         edges = self._aligner.map.edges
         return Moments(np.stack([edges.first, edges.second], axis=1), edges.numbers, edges.loop, edges.on)
 
-    def aliases(self, merges: int) -> tuple[int, np.ndarray, np.ndarray]:
-        """Nothing merges."""
-        return 0, np.zeros(0, np.int64), np.zeros(0, np.int64)
-
-    def resolved(self, ids: np.ndarray) -> np.ndarray:
-        """Corners keep their ids."""
-        return ids
-
-    def connected(self, since: int) -> Sequence[tuple[int, int, float]]:
-        """Edges that came or were weighed anew after the first ``since``."""
-        return [(*pair, self._state.graph.weight(pair)) for pair in self._state.graph.connected[since:]]
-
     def restore(self, state: SubmapState, streams: Mapping[str, CameraStream]) -> None:
-        """A saved map in place of an empty one."""
         found = []
         for keyframe in state.keyframes:
             record = recorded(keyframe, streams[keyframe.camera])

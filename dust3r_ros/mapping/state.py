@@ -6,9 +6,10 @@ those only. A file gives back the same states, by which ``Mapper.resume`` builds
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -105,41 +106,50 @@ class FrameState:
     session: int = 0
 
 
-class LiveSubmap(Protocol):
-    """One map that a mapper has in memory, as a journal reads it; nothing is copied."""
+class LiveSubmap(ABC):
+    """One map that a mapper has in memory, as a journal reads it; nothing is copied.
+
+    What one kind of map does not have is empty.
+    """
 
     kind: str
 
+    @abstractmethod
     def traces(self) -> list[Trace]:
         """One per keyframe."""
 
+    @abstractmethod
     def keyframe(self, index: int) -> KeyframeState:
         """A keyframe as it stands."""
 
+    @abstractmethod
     def facts(self) -> dict[str, Any]:
         """Numbers and flags of the whole map, as JSON has them."""
 
     @property
-    def likeness(self) -> Sequence[float]: ...
+    def pairs(self) -> Mapping[tuple[int, int], PairGeometry]:
+        """That depth came from."""
+        return {}
 
     @property
-    def pairs(self) -> Mapping[tuple[int, int], PairGeometry]: ...
+    def paired(self) -> Sequence[tuple[int, int]]:
+        """Pairs in the order in which they came, went or lay anew."""
+        return []
 
     @property
-    def paired(self) -> Sequence[tuple[int, int]]: ...
-
-    @property
-    def moments(self) -> Moments | None: ...
+    def moments(self) -> Moments | None:
+        """Of all edges, where they tie keyframes together."""
+        return None
 
     def aliases(self, merges: int) -> tuple[int, np.ndarray, np.ndarray]:
         """Mergers so far, blocks of ids that changed since ``merges`` of them, and what every landmark became (L,)."""
+        return 0, np.zeros(0, np.int64), np.zeros(0, np.int64)
 
     def resolved(self, ids: np.ndarray) -> np.ndarray:
         """What landmarks (K,) are called now."""
+        return ids
 
-    def connected(self, since: int) -> Sequence[tuple[int, int, float]]:
-        """Edges (first, second, weight) that are new or weigh anew since ``since`` of them were asked for."""
-
+    @abstractmethod
     def restore(self, state: SubmapState, streams: Mapping[str, CameraStream]) -> None:
         """A saved map in place of an empty one."""
 

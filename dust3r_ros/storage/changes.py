@@ -243,8 +243,11 @@ class Changes:
         return scale, trace.growth
 
     def _write_edges(self, entry: AtlasEntry, known: WrittenMap) -> None:
-        fresh = entry.submap.saving.connected(known.connected)
-        found = [(entry.name(first), entry.name(second), float(weight)) for first, second, weight in fresh]
+        graph = entry.submap.graph
+        fresh = graph.connected[known.connected :]
+        found = [
+            (entry.name(first), entry.name(second), float(graph.weight((first, second)))) for first, second in fresh
+        ]
         self._base.executemany("INSERT OR REPLACE INTO edges VALUES (?, ?, ?)", found)
         known.connected += len(fresh)
 
@@ -295,7 +298,7 @@ class Changes:
             )
             for stream in self._live.streams
         }
-        likeness = blobs.pack_array(np.array(submap.saving.likeness), "<f8")
+        likeness = blobs.pack_array(np.array(submap.graph.likeness), "<f8")
         row = (place, submap.saving.kind, known.landmarks, json.dumps(facts), rows.focals_text(focals), likeness)
         if row != known.row:
             self._base.execute("INSERT OR REPLACE INTO maps VALUES (?, ?, ?, ?, ?, ?, ?)", (known.map_id, *row))
