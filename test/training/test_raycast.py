@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+
 import numpy as np
 import pytest
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.scenes.endless.casting import Eye
 from dust3r_ros.scenes.endless.viewpoints import choose_eyes
-from dust3r_ros.scenes.endless.worlds import LAYOUTS, make_world
-
-torch = pytest.importorskip("torch", reason="torch is not installed")
-
-from dust3r_ros.training.raycast import Raycaster, cameras  # noqa: E402
+from dust3r_ros.scenes.endless.worlds import LAYOUTS, World, make_world
+from dust3r_ros.training.raycast import Raycaster, cameras
 
 DEVICES = [
     "cpu",
@@ -20,10 +20,19 @@ DEVICES = [
 ]
 
 
+WorldOf = Callable[[str], World]
+
+
+@pytest.fixture(scope="module")
+def world_of() -> WorldOf:
+    """A world of a layout, made once."""
+    return lru_cache(maxsize=None)(lambda layout: make_world((11, 0), 3, layout))
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("layout", [maker.__name__ for maker in LAYOUTS])
-def test_images_and_depths_are_those_of_numpy(layout: str, device: str) -> None:
-    world = make_world((11, 0), 3, layout)
+def test_images_and_depths_are_those_of_numpy(world_of: WorldOf, layout: str, device: str) -> None:
+    world = world_of(layout)
     # A size that is no multiple of the tiles.
     eyes = [eye for eye, _ in choose_eyes(world, np.random.default_rng(1), 3, 70)]
     images, depths = Raycaster(world.scenery, device).render(cameras(eyes, device))
@@ -40,15 +49,15 @@ def test_images_and_depths_are_those_of_numpy(layout: str, device: str) -> None:
         assert off.mean() < 0.7 and (off <= 8).mean() > 0.995
 
 
-def test_many_small_parts_give_what_one_gives() -> None:
-    world = make_world((11, 0), 1, "works")
+def test_many_small_parts_give_what_one_gives(world_of: WorldOf) -> None:
+    world = world_of("works")
     eyes = [eye for eye, _ in choose_eyes(world, np.random.default_rng(1), 2, 40)]
     whole, parts = (Raycaster(world.scenery, chunk=chunk).render(cameras(eyes)) for chunk in (1 << 15, 7))
     assert torch.equal(whole[0], parts[0]) and torch.equal(whole[1], parts[1])
 
 
-def test_a_batch_is_its_cameras_one_by_one() -> None:
-    world = make_world((11, 0), 2, "jumble")
+def test_a_batch_is_its_cameras_one_by_one(world_of: WorldOf) -> None:
+    world = world_of("jumble")
     eyes = [eye for eye, _ in choose_eyes(world, np.random.default_rng(3), 3, 40)]
     caster = Raycaster(world.scenery)
     images, depths = caster.render(cameras(eyes))
@@ -57,8 +66,8 @@ def test_a_batch_is_its_cameras_one_by_one() -> None:
         assert torch.equal(image[0], images[number]) and torch.equal(depth[0], depths[number])
 
 
-def test_stages_are_reported_in_order() -> None:
-    world = make_world((11, 0), 0, "room")
+def test_stages_are_reported_in_order(world_of: WorldOf) -> None:
+    world = world_of("room")
     stages: list[str] = []
     eyes = [eye for eye, _ in choose_eyes(world, np.random.default_rng(3), 1, 32)]
     Raycaster(world.scenery).render(cameras(eyes), stages.append)

@@ -53,7 +53,7 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(row["step"], row["loss"]) for row in rows if row["kind"] == "train"]
 
 
-def test_a_run_goes_on_exactly_and_only_where_it_was(tmp_path: Path) -> None:
+def test_a_run_goes_on_exactly_and_only_where_it_was(tmp_path: Path, quick_worlds: None, undrawn: None) -> None:
     whole, parts, told = tmp_path / "whole", tmp_path / "parts", list[str]()
     assert run(whole, told=told).finished
     assert any("by torch on the processor" in words for words in told)

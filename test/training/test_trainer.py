@@ -25,6 +25,7 @@ from dust3r_ros.training.learner import Learner, Step  # noqa: E402
 from dust3r_ros.training.log import read_metrics  # noqa: E402
 from dust3r_ros.training.session import Options, Outcome, train  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 STAGES = [
     {"sizes": [[32, 32]], "pairs": 2, "steps": 4, "rate": 1e-3},
     {"sizes": [[32, 48]], "pairs": 2, "steps": 4, "rate": 1e-3, "restart": False},
@@ -53,12 +54,6 @@ class Run:
     def losses(self) -> list[tuple[int, float, float]]:
         rows = read_metrics(self.folder / "metrics.jsonl")
         return [(row["step"], row["loss"], row["rate"]) for row in rows if row["kind"] == "train"]
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs without their picture, which takes longer than their steps."""
-    monkeypatch.setattr(session, "write_picture", lambda *_: None)
 
 
 @pytest.fixture

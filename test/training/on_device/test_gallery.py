@@ -12,10 +12,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from dust3r_ros.errors import InputError, TrainingError  # noqa: E402
+from dust3r_ros.scenes.endless import worlds  # noqa: E402
 from dust3r_ros.scenes.endless.casting import Eye  # noqa: E402
 from dust3r_ros.scenes.endless.viewpoints import DepthView  # noqa: E402
 from dust3r_ros.scenes.endless.viewpoints import overlaps as numpys  # noqa: E402
-from dust3r_ros.scenes.endless.worlds import draw_up, make_world  # noqa: E402
 from dust3r_ros.training.batches import collate  # noqa: E402
 from dust3r_ros.training.on_device.gallery import Gallery, Studio, Views, as_batch, choose_pairs, overlaps  # noqa: E402
 from dust3r_ros.training.on_device.makers import Makers  # noqa: E402
@@ -31,6 +31,7 @@ DEVICES = [
     pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")),
 ]
 VIEWS = Views((48, 48), 8, 16)
+pytestmark = pytest.mark.usefixtures("quick_worlds")
 
 
 def studio(device: str = "cpu", seed: int = 0) -> Studio:
@@ -38,13 +39,13 @@ def studio(device: str = "cpu", seed: int = 0) -> Studio:
 
 
 @pytest.fixture(scope="module")
-def rendered() -> Any:
+def rendered(quick_worlds: None) -> Any:
     return studio().next(VIEWS)
 
 
 def exact(rendered: Any) -> list[TrainingView]:
     """The same cameras in the same world by NumPy."""
-    world = make_world((0, 0), 0)
+    world = worlds.make_world((0, 0), 0)
     views = []
     for K, w_T_c in zip(rendered.K.numpy(), rendered.w_T_c.numpy(), strict=True):
         view = world.scenery.render(Eye(K, w_T_c, 48, 48))
@@ -63,7 +64,7 @@ def test_views_are_numpys_but_for_rounding(rendered: Any) -> None:
 
 
 def test_cameras_are_free_and_see_something(rendered: Any) -> None:
-    drawn = draw_up((0, 0), 0)
+    drawn = worlds.draw_up((0, 0), 0)
     assert len(rendered.images) == VIEWS.count
     assert not drawn.shapes.holds(rendered.w_T_c[:, :3, 3].numpy(), 0.05 * drawn.stage.reach[0]).any()
     assert (rendered.depths > 0).float().mean(dim=(1, 2)).min() > 0.1
@@ -182,8 +183,8 @@ def test_single_pairs_are_for_evaluation() -> None:
 
 def test_several_sizes_are_drawn_and_gone_on_with() -> None:
     def stream(number: int) -> Any:
-        worlds = DeviceWorlds(per_world=8, worlds=2)
-        return worlds.batches(0, number, 4, [(32, 32), (32, 48)], Cropping(), 0)
+        source = DeviceWorlds(per_world=8, worlds=2)
+        return source.batches(0, number, 4, [(32, 32), (32, 48)], Cropping(), 0)
 
     with closing(stream(0)) as run:
         batches = [next(run) for _ in range(6)]
