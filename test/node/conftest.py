@@ -99,6 +99,7 @@ class Bench:
 
     def __init__(self, node: NodeProcess, recorder: Recorder, topic: str) -> None:
         self.node, self.recorder, self.topic = node, recorder, topic
+        self._domain = os.environ["ROS_DOMAIN_ID"]
         self._publishers: dict[tuple[type, str], Any] = {}
 
     def send(self, message: Any, topic: str | None = None) -> None:
@@ -120,6 +121,15 @@ class Bench:
         self.status(lambda s: (s.state, s.frames, s.waiting) == ("initialising", 0, 0), "the map begins again")
         self.recorder.clear()
         self.node.turn_page()
+
+    @contextmanager
+    def who_comes_late(self) -> Iterator[Recorder]:
+        """Another recorder of a node of the default name."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ROS_DOMAIN_ID", self._domain)
+            late = Recorder("/camera/estimated/camera_info")
+        with late:
+            yield late
 
     def parted(self) -> None:
         """Wait until nobody subscribes to what was sent; what is sent then waits for a subscriber again."""

@@ -125,16 +125,6 @@ def test_parameters_are_described_and_checked_when_set(bench):
     assert (values[0].integer_value, values[1].string_value) == (4, "two_view")
 
 
-def test_a_live_parameter_changes_the_map_at_once(bench, sequence):
-    recorder = bench.recorder
-    bench.play(sequence, last=12)
-    bench.handled(12)
-    recorder.wait(lambda: "map" in recorder.last and recorder.last["map"].width > 0, 150, "the map is published")
-    width = recorder.last["map"].width
-    assert set_parameter(recorder, "map_stride", 4).successful
-    recorder.wait(lambda: recorder.last["map"].width < 0.5 * width, 150, "a sparser map is published")
-
-
 def test_namespace_and_name_come_from_ros(start_node, sequence):
     """Topics, services and the name of the camera follow."""
     bench = start_node(

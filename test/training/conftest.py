@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dust3r_ros.scenes.endless import viewpoints, worlds
-from dust3r_ros.scenes.endless.sheet import SIDE, pyramid
+from dust3r_ros.scenes.endless.painting import SIDE, pyramid
 from dust3r_ros.types import Image
 
 

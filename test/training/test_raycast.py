@@ -12,7 +12,10 @@ from dust3r_ros.errors import InputError
 from dust3r_ros.scenes.endless.casting import Eye
 from dust3r_ros.scenes.endless.viewpoints import choose_eyes
 from dust3r_ros.scenes.endless.worlds import LAYOUTS, World, make_world
-from dust3r_ros.training.raycast import Raycaster, cameras
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+from dust3r_ros.training.raycast import Raycaster, cameras  # noqa: E402
 
 DEVICES = [
     "cpu",
