@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from numpy.typing import ArrayLike
 
 from dust3r_ros.alignment.batch.problem import AlignmentProblem, check_problem
-from dust3r_ros.alignment.result import Alignment, EdgeReport
+from dust3r_ros.alignment.objective import Alignment, EdgeReport
 from dust3r_ros.errors import BackendError, ConfigError
 from dust3r_ros.types import PairPrediction
 

@@ -1,9 +1,10 @@
-"""The objective of the published global alignment, by which every method here is measured."""
+"""What a global alignment returns, and the objective of the published one, by which every method is measured."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -183,3 +184,41 @@ def _check(pairs: Sequence[PairPrediction], w_T_c: Array, focals: Array, depths:
                     f"pair ({pair.first}, {pair.second}) has an image {image} of {shape}, for which the scene of "
                     f"{len(depths)} images has no depth map of that size"
                 )
+
+
+@dataclass(frozen=True)
+class EdgeReport:
+    """What became of one pair, in the order of the pairs given.
+
+    ``residual``: confidence-weighted mean of ‖χ - σ P X‖ over the pixels of both views, in units of
+    the scene. ``weight``: the robust factor in [0, 1] with which the pair counted at the end.
+    ``switched_off``: it counted as an outlier (a wrong loop, say) and has no influence on the result.
+    """
+
+    first: int
+    second: int
+    residual: float
+    weight: float = 1.0
+    switched_off: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """N images in one world of arbitrary scale.
+
+    ``w_T_c`` (N, 4, 4); ``focals`` (N,) pixels; ``depths`` N maps (H, W) float32 of z in the camera,
+    0 where nothing is known; ``seconds``: wall time of the solution, without ``objective``, which
+    is worked out when it is asked for. ``edges``: one report per pair.
+    """
+
+    w_T_c: Array
+    focals: Array
+    depths: list[Array32]
+    seconds: float
+    edges: tuple[EdgeReport, ...] = ()
+    pairs: Sequence[PairPrediction] = field(default=(), repr=False)
+
+    @cached_property
+    def objective(self) -> float:
+        """The published objective of this result on its pairs (see ``published_objective``)."""
+        return published_objective(self.pairs, self.w_T_c, self.focals, self.depths)

@@ -150,8 +150,7 @@ def _session(
     trace: ChromeTrace | None,
 ) -> Session:
     """A session that knows what the recording says of its cameras; a manifest says that by itself."""
-    from dust3r_ros.session.files import begin
-    from dust3r_ros.session.session import Session
+    from dust3r_ros.session.session import Session, begin
 
     log = logging.getLogger(_NAME)
     jump, heard = "reset" if plan is None else plan.on_time_jump, trace.stage if trace else None

@@ -24,8 +24,7 @@ from dust3r_ros.node.jobs import MapChange
 from dust3r_ros.node.map_publisher import MAP_TOPICS, MapPublisher, is_heard
 from dust3r_ros.node.status import Snapshot, memory_mb, session_snapshot
 from dust3r_ros.session.back_end import BackEnd
-from dust3r_ros.session.files import begin
-from dust3r_ros.session.session import Session
+from dust3r_ros.session.session import Session, begin
 from dust3r_ros.timing import no_timer
 from dust3r_ros.tracking.exchange import FollowedPose, KeyframeRequest, MapSnapshot
 from dust3r_ros.types import Array, Calibration, Camera, Image, MapUpdate

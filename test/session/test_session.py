@@ -11,8 +11,7 @@ from sequences import SMALL, walk
 from dust3r_ros.backends import make_backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError, MapFileError
-from dust3r_ros.session.files import begin
-from dust3r_ros.session.session import REORDERED_NS, Session
+from dust3r_ros.session.session import REORDERED_NS, Session, begin
 from dust3r_ros.storage.journal import BEFORE
 from dust3r_ros.storage.saved_map import load_map
 from dust3r_ros.types import Calibration, Frame, TrackingState

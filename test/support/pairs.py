@@ -11,7 +11,7 @@ import numpy as np
 from kept import kept
 from scipy.spatial.transform import Rotation
 
-from dust3r_ros.alignment.result import Alignment
+from dust3r_ros.alignment.objective import Alignment
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid, project, rays
 from dust3r_ros.geometry.rigid import angle_deg, invert, transform
 from dust3r_ros.geometry.similarity import Similarity, weighted_similarity

@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from dust3r_ros.alignment import align
-from dust3r_ros.alignment.result import Alignment
+from dust3r_ros.alignment.objective import Alignment
 from dust3r_ros.errors import InputError
 from dust3r_ros.types import PairPrediction
 

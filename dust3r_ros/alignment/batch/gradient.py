@@ -15,8 +15,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from dust3r_ros.alignment.batch.spanning_tree import Start, fit_view, tree_start
-from dust3r_ros.alignment.objective import PAIR_SCALE
-from dust3r_ros.alignment.result import Alignment, EdgeReport
+from dust3r_ros.alignment.objective import PAIR_SCALE, Alignment, EdgeReport
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid, unproject
 from dust3r_ros.geometry.rigid import pose, transform
 from dust3r_ros.geometry.similarity import Similarity

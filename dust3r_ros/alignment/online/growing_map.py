@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dust3r_ros.alignment.moments import DOF, scale_of
+from dust3r_ros.alignment.objective import EdgeReport
 from dust3r_ros.alignment.online.canonical_depth import CanonicalDepth
 from dust3r_ros.alignment.online.edge_store import EdgeStore, Ids, PointPairs, SampledPair, sample_pair, sampled_rays
 from dust3r_ros.alignment.online.keyframe_start import (
@@ -20,7 +21,6 @@ from dust3r_ros.alignment.online.keyframe_start import (
     proposals,
     second_depth,
 )
-from dust3r_ros.alignment.result import EdgeReport
 from dust3r_ros.alignment.similarity_graph import GraphSolution, SimilarityGraph
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.types import Array, Array32, PairPrediction

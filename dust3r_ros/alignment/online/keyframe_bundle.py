@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dust3r_ros.alignment.moments import inverse, scale_of
+from dust3r_ros.alignment.objective import EdgeReport
 from dust3r_ros.alignment.online.keyframe_start import rigid
 from dust3r_ros.alignment.online.loop_verification import Tolerance
-from dust3r_ros.alignment.result import EdgeReport
 from dust3r_ros.features.features import Features, matched
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.refinement import refine

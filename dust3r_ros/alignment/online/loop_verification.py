@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dust3r_ros.alignment.moments import inverse, scale_of
+from dust3r_ros.alignment.objective import EdgeReport
 from dust3r_ros.alignment.online.edge_store import sample_pair
 from dust3r_ros.alignment.online.growing_map import MAX_RESIDUAL, GrowingMap
 from dust3r_ros.alignment.online.keyframe_start import proposals
-from dust3r_ros.alignment.result import EdgeReport
 from dust3r_ros.types import Array, PairPrediction
 
 
