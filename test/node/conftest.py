@@ -117,7 +117,7 @@ class Bench:
     def begin_again(self) -> None:
         """An empty map, as at the start; what came and was logged before counts no more."""
         for name in ("resume", "reset"):
-            assert self.recorder.call(Trigger, name, Trigger.Request()).success
+            assert self.recorder.call(Trigger, name, Trigger.Request(), PATIENCE_S).success
         self.status(lambda s: (s.state, s.frames, s.waiting) == ("initialising", 0, 0), "the map begins again")
         self.recorder.clear()
         self.node.turn_page()

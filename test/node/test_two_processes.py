@@ -5,7 +5,9 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 
+import pytest
 from sequences import walk
 from two_processes import back_end, mapped, send
 from visualization_msgs.msg import Marker
@@ -15,9 +17,42 @@ from dust3r_ros.node.tools.verdict import silence
 from dust3r_ros.storage.saved_map import load_map
 
 
-def test_poses_go_on_while_the_back_end_stands_still(start_node):
-    sequence = walk("orbit", frames=90, rate_hz=30.0)
-    bench = start_node(dense=False, focal=sequence.focal, keyframe_motion_young=0.02)
+@pytest.fixture(scope="module")
+def sequence():
+    return walk("orbit", frames=90, rate_hz=30.0)
+
+
+@pytest.fixture(scope="module")
+def start(start_shared, sequence):
+    return partial(start_shared, dense=False, focal=sequence.focal, keyframe_motion_young=0.02)
+
+
+@pytest.fixture(scope="module")
+def without_file(start):
+    return start()
+
+
+@pytest.fixture
+def bench(without_file):
+    """A node whose map is in memory alone; another test may have used it, too."""
+    without_file.begin_again()
+    return without_file
+
+
+@pytest.fixture(scope="module")
+def with_file(start, tmp_path_factory):
+    path = tmp_path_factory.mktemp("map") / "map.db"
+    return start(map_db=str(path)), path
+
+
+@pytest.fixture
+def kept(with_file):
+    """A node whose map grows in a file, and that file; another test may have used it, too."""
+    with_file[0].begin_again()
+    return with_file
+
+
+def test_poses_go_on_while_the_back_end_stands_still(bench, sequence):
     shown = []
     bench.recorder.node.create_subscription(Marker, "/dust3r/status_text", shown.append, 10)
     mapped(bench, sequence, 30)
@@ -46,9 +81,18 @@ def test_poses_go_on_while_the_back_end_stands_still(start_node):
     assert shown[-1].header.frame_id == FRAME and "s behind" in shown[-1].text
 
 
-def test_a_back_end_that_is_killed_is_started_again_and_goes_on_from_its_file(start_node, tmp_path):
-    sequence, path = walk("orbit", frames=90, rate_hz=30.0), tmp_path / "map.db"
-    bench = start_node(dense=False, focal=sequence.focal, keyframe_motion_young=0.02, map_db=str(path))
+def test_without_a_file_the_map_begins_anew_and_that_is_reported(bench, sequence):
+    mapped(bench, sequence, 30)
+    os.kill(back_end(bench), signal.SIGKILL)
+    bench.node.wait_for_log("the map begins anew, since map_db is not set", 20)
+    bench.node.wait_for_log("the mapping process is there again", 60)
+    bench.status(lambda s: s.keyframes == 0 and s.state == "initialising", "nothing is left of the map")
+    send(bench, sequence, 30, 60)
+    bench.status(lambda s: s.waiting == 0 and s.keyframes > 2 and s.state == "tracking", "there is a map again")
+
+
+def test_a_back_end_that_is_killed_is_started_again_and_goes_on_from_its_file(kept, sequence):
+    bench, path = kept
     before = mapped(bench, sequence, 30)
     for turn in range(2):
         pid = back_end(bench)
@@ -70,10 +114,9 @@ def test_a_back_end_that_is_killed_is_started_again_and_goes_on_from_its_file(st
     assert len(load_map(path).keyframes) >= before.keyframes
 
 
-def test_while_the_back_end_is_killed_poses_go_on_or_the_camera_is_said_to_be_lost(start_node, tmp_path):
+def test_while_the_back_end_is_killed_poses_go_on_or_the_camera_is_said_to_be_lost(kept, sequence):
     """Images come all the while, to and fro; what was reported is in the file."""
-    sequence, path, over = walk("orbit", frames=90, rate_hz=30.0), tmp_path / "map.db", threading.Event()
-    bench = start_node(dense=False, focal=sequence.focal, keyframe_motion_young=0.02, map_db=str(path))
+    (bench, path), over = kept, threading.Event()
     mapped(bench, sequence, 30)
     way = [*range(30, 60), *range(60, 29, -1)]
 
@@ -103,9 +146,8 @@ def test_while_the_back_end_is_killed_poses_go_on_or_the_camera_is_said_to_be_lo
     assert silence(poses, states, kills[0], kills[-1] + 10**9) < 2.0
 
 
-def test_a_back_end_that_is_killed_while_it_starts_is_started_again_by_one(start_node, tmp_path):
-    sequence, path = walk("orbit", frames=90, rate_hz=30.0), tmp_path / "map.db"
-    bench = start_node(dense=False, focal=sequence.focal, keyframe_motion_young=0.02, map_db=str(path))
+def test_a_back_end_that_is_killed_while_it_starts_is_started_again_by_one(kept, sequence):
+    bench, _ = kept
     before = mapped(bench, sequence, 30)
     pid = back_end(bench)
     for pause in (0.0, 0.3, 0.9):
@@ -121,15 +163,3 @@ def test_a_back_end_that_is_killed_while_it_starts_is_started_again_by_one(start
     assert bench.node.log.count("the mapping process is there again") == 1, bench.node.log
     assert "is being written by another process" not in bench.node.log
     assert back_end(bench) == pid
-
-
-def test_without_a_file_the_map_begins_anew_and_that_is_reported(start_node):
-    sequence = walk("orbit", frames=90, rate_hz=30.0)
-    bench = start_node(dense=False, focal=sequence.focal, keyframe_motion_young=0.02)
-    mapped(bench, sequence, 30)
-    os.kill(back_end(bench), signal.SIGKILL)
-    bench.node.wait_for_log("the map begins anew, since map_db is not set", 20)
-    bench.node.wait_for_log("the mapping process is there again", 60)
-    bench.status(lambda s: s.keyframes == 0 and s.state == "initialising", "nothing is left of the map")
-    send(bench, sequence, 30, 60)
-    bench.status(lambda s: s.waiting == 0 and s.keyframes > 2 and s.state == "tracking", "there is a map again")
