@@ -29,7 +29,7 @@ _FLAGS = (
     "--force-device-scale-factor=1",
     "--remote-debugging-port=0",
 )
-_PATIENCE_S = 60.0
+_PATIENCE_S = 180.0
 
 
 def program() -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ sys.path.insert(0, str(ROOT))
 from dust3r_ros.io.files import make_folder, write_bytes  # noqa: E402
 
 if TYPE_CHECKING:
+    from browser import Page
+
     from dust3r_ros.mapping.mapper import Mapper
     from dust3r_ros.types import Image
 
@@ -33,7 +36,53 @@ def make_pictures() -> None:
     with tempfile.TemporaryDirectory() as folder:
         _save("demo.png", _preview(demo, Path(folder)))
     _save("keyframe.png", _keyframe_picture(demo))
+    make_browser_pictures(demo)
     _save("pair_graph.png", _graph_picture(_mapped("mapping a whole round", frames=200, laps=1.1)))
+
+
+def make_browser_pictures(mapper: Mapper) -> None:
+    """What a browser shows of a map; the pictures stay as they are where no browser is installed."""
+    import browser
+
+    if browser.program() is None:
+        print(f"viewer.png, report.png: not made, none of {', '.join(browser.PROGRAMS)} is installed")
+        return
+    with browser.Page(width=1000, height=600) as page:
+        _save("viewer.png", _viewer_picture(mapper, page))
+        with tempfile.TemporaryDirectory() as folder:
+            _preview(mapper, Path(folder))
+            page.resize(1000, 900)
+            page.open((Path(folder) / "report.html").as_uri())
+            _save("report.png", _settled(page))
+
+
+def _viewer_picture(mapper: Mapper, page: Page) -> Image:
+    """The viewer at the end of a run."""
+    from dataclasses import replace
+
+    from dust3r_ros.products.viewer import Viewer
+
+    last = mapper.keyframes[-1]
+    with Viewer("127.0.0.1:0") as viewer:
+        viewer.begin(mapper.keyframes)
+        viewer.show(replace(mapper.news(), camera=last.camera, w_T_c=last.w_T_c), mapper, last.image)
+        page.open(viewer.url)
+        page.wait_for("document.body.innerText.includes('keyframes,')", "what the viewer says")
+        # It warns of slow drawing; a picture has time.
+        page.wait_for("document.querySelectorAll('[class*=Notification-closeButton]').forEach(b => b.click()) || true")
+        return _settled(page)
+
+
+def _settled(page: Page) -> Image:
+    """The page once it does not change any more."""
+    import cv2
+    import numpy as np
+
+    before, now = b"", page.picture()
+    while now != before:
+        time.sleep(3.0)
+        before, now = now, page.picture()
+    return np.ascontiguousarray(cv2.imdecode(np.frombuffer(now, np.uint8), cv2.IMREAD_COLOR)[..., ::-1])
 
 
 def _mapped(title: str, *, frames: int, laps: float | None = None) -> Mapper:

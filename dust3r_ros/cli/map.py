@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--view", action="store_true", help="watch the map grow in a browser (extra: viewer)")
     parser.add_argument(
-        "--viewer-address", metavar="HOST:PORT", help="--view from there; without it only this machine sees the map"
+        "--viewer-address", metavar="HOST:PORT", help="--view, served there; by default only this machine can watch"
     )
     parser.add_argument(
         "--profile", metavar="FILE", help="write a Chrome trace of the run (open it in ui.perfetto.dev)"

@@ -30,21 +30,22 @@ _REST = 3.0  # the thread rests so many times as long as it worked, so that the 
 
 
 class Viewer:
-    """Serves the map from a thread of its own at ``url``; used in ``with``, or until ``close``.
+    """Serves the map at ``url``; used in ``with``, or until ``close``.
 
-    Whoever hands over what is new never waits: the thread takes the newest when it gets to it. What it cannot show
-    is logged, and the map goes on without it.
+    A thread of its own does the work: ``begin`` and ``show`` only leave the news, and it takes the newest state when it
+    is free. What it cannot show is logged, and mapping goes on.
     """
 
     def __init__(self, address: str, *, min_confidence: float = 1.5) -> None:
-        """``address``: HOST:PORT; where the port is taken, the next free one. ``min_confidence`` as for the cloud.
+        """``address``: HOST:PORT; if that port is taken, the next free one. ``min_confidence`` as for the cloud.
 
-        Raises ``BackendError`` where viser is missing, ``ConfigError`` for what is no address, and ``OutputError``
-        where nothing can be served there.
+        Raises ``BackendError`` without viser, ``ConfigError`` for an address of another form, and ``OutputError`` for
+        one that cannot be served.
         """
         host, port = _host_and_port(address)
         self._scene = Scene(_server(host, port), min_confidence)
-        self.url = f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{self._scene.port}"
+        named = {"127.0.0.1": "localhost", "0.0.0.0": "localhost"}.get(host, f"[{host}]" if ":" in host else host)
+        self.url = f"http://{named}:{self._scene.port}"
         self._news, self._lock = News(), threading.Lock()
         self._wake, self._ending = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="viewer", daemon=True)
@@ -65,9 +66,9 @@ class Viewer:
         self._wake.set()
 
     def show(self, update: MapUpdate, mapper: Mapper, image: Image | None = None, *, metric: bool = False) -> None:
-        """What an image or a piece of work changed; ``image`` RGB (H, W, 3) uint8 is the update's camera's.
+        """What an image or a piece of work changed; call it in the thread of the ``mapper``.
 
-        ``metric``: the unit of the map is a metre. To be called in the thread of the ``mapper``.
+        ``image``: RGB (H, W, 3) uint8, that of the update. ``metric``: lengths are metres.
         """
         moved = bool(update.changed or update.removed)
         edges = mapper.edges if moved else None
@@ -87,7 +88,7 @@ class Viewer:
         self._wake.set()
 
     def close(self) -> None:
-        """Show the last state, then end thread and server; further calls do nothing."""
+        """Show the last state, then end the thread and the server; further calls do nothing."""
         if self._ending.is_set():
             return
         self._ending.set()
@@ -127,13 +128,15 @@ def _server(host: str, port: int) -> Any:
         raise BackendError(
             "the viewer needs viser, which is not installed: pip install 'dust3r_ros[viewer]' (or: viser)"
         ) from error
-    if not hasattr(viser.ViserServer, "initial_camera"):
+    if [int(part) for part in viser.__version__.split(".")[:2]] < [1, 1]:
         raise BackendError(
             f"the viewer needs a newer viser than {viser.__version__}: pip install --upgrade 'dust3r_ros[viewer]'"
         )
     port = _free_port(host, port)  # viser itself would wait for ever for an address that is not this machine's
     with contextlib.redirect_stdout(io.StringIO()):  # it prints a box; who starts it says where it is
-        return viser.ViserServer(host, port, label="dust3r_ros", verbose=False)
+        server = viser.ViserServer(host, port, label="dust3r_ros", verbose=False)
+    server.request_share_url = lambda: None  # any page may ask for that, and it would lead out of this network
+    return server
 
 
 def _free_port(host: str, port: int) -> int:

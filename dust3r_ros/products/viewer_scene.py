@@ -28,7 +28,8 @@ from dust3r_ros.types import Array, Camera, Image, Keyframe
 MAX_POINTS = 2_000_000  # in the scene; a browser still turns them
 _KEYFRAME_POINTS = 15_000
 _KEYFRAME_EDGE, _CAMERA_EDGE = 96, 320  # pixels of the images of pyramids
-_PYRAMID = 0.08  # size of a keyframe's pyramid, in median depths
+_PYRAMID = 0.05  # size of a keyframe's pyramid, in median depths
+_FLUSH_S = 1.0
 _GRAPH = "/graph/pairs"
 _ORANGE, _BLUE, _GREY = (230, 120, 20), (40, 120, 200), (120, 120, 130)
 
@@ -95,8 +96,7 @@ class Scene:
     def close(self) -> None:
         """Send what is on its way, then end."""
         self._server.flush()
-        if self._server.get_clients():
-            time.sleep(0.3)  # the server knows no way to wait for that
+        time.sleep(_FLUSH_S)  # the server cannot be asked whether all is sent
         with contextlib.redirect_stdout(io.StringIO()):  # it says that it stopped
             self._server.stop()
 

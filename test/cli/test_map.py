@@ -293,6 +293,38 @@ def test_an_interrupt_finishes_the_map_with_what_is_there(folder: Path, tmp_path
     assert 0 < json.loads((out / "summary.json").read_text())["frames"] < 3000
 
 
+def test_a_browser_watches_the_map_that_is_the_same_as_without(mapped, folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("viser", reason="viser (extra viewer) is not installed")
+    from viser_client import Client
+
+    process = subprocess.Popen(
+        command(folder, "--out", tmp_path / "out", *FAST, "--viewer-address", "127.0.0.1:0"),
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=unlimited(),
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        assert said.startswith("watch the map at http://localhost:")
+        with Client(said.split()[-1]) as client:
+            client.wait_for(
+                lambda c: {"/points/0", "/path/camera"} <= c.nodes.keys() and "14 frames" in c.text, "a map"
+            )
+            client.wait_for(lambda c: c.closed, "the end of the run")
+        said, errors = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert "viser" not in said + errors and "Traceback" not in errors
+    for name in ("trajectory.txt", "keyframes.txt", "map.ply"):
+        assert (tmp_path / "out" / name).read_bytes() == (mapped[0] / name).read_bytes(), name
+
+
+def test_an_address_to_watch_from_that_is_none_ends_at_once(folder: Path, tmp_path: Path) -> None:
+    done = run(folder, "--out", tmp_path / "out", "--view", "--viewer-address", "everywhere")
+    assert done.returncode == 2
+    assert "viewer address is 'everywhere'" in done.stderr and not (tmp_path / "out").exists()
+
+
 def test_help_and_version_answer_without_heavy_imports() -> None:
     script = (
         "import sys\nfrom dust3r_ros.cli import map\n"

@@ -14,7 +14,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 ROWS = {row.name: row for row in (*rows(MapperConfig), *rows(NodeConfig))}
 OUTSIDE = {
-    "github.com", "arxiv.org", "creativecommons.org", "docs.ros.org", "ros.org", "www.apache.org", "ui.perfetto.dev",
+    "localhost", "github.com", "arxiv.org", "creativecommons.org", "docs.ros.org", "ros.org", "www.apache.org",
+    "ui.perfetto.dev",
     # Who gives out data sets.
     "cs.nyu.edu", "cvg.cit.tum.de", "google.github.io", "kaldir.vc.in.tum.de", "lmb.informatik.uni-freiburg.de",
     "projects.asl.ethz.ch", "roboimagedata.compute.dtu.dk", "waymo.com", "www.cs.cornell.edu", "www.cvlibs.net",
