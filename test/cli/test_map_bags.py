@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from robot_bag import MS, START, Robot
+from sequences import cut
+from sequences import walk as walk_of
 
 from dust3r_ros.cli.map import main
 from dust3r_ros.config import MapperConfig
@@ -21,7 +23,7 @@ from dust3r_ros.io.image_sources import open_source
 from dust3r_ros.io.manifest import Event, FrameEntry, ManifestWriter, read_manifest
 from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.products.results import write_results
-from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
+from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.session.session import Session
 
 FAST = ["--set", "working_size=160", "--set", "tracking_size=240", "--set", "keyframe_motion_young=0.03"]
@@ -55,7 +57,7 @@ class Walk(Robot):
 
 @pytest.fixture(scope="module")
 def sequence() -> RenderedSequence:
-    return render_sequence("orbit", 14, 240, 180, rate_hz=8.0)
+    return cut(walk_of("orbit"), 14)
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +154,9 @@ def test_what_the_bag_lacks_of_a_manifest_is_said(bag: Path, mapped: Path, tmp_p
 def test_a_map_is_gone_on_with_or_only_found_in(bag: Path, mapped: Path, tmp_path: Path) -> None:
     database = (mapped / "map.db").read_bytes()
     done = run(
-        bag, "--out", tmp_path / "found", "--topic", TOPIC, "--load", mapped / "map.db", "--localize-only", *FAST
-    )
+        bag, "--out", tmp_path / "found", "--topic", TOPIC, "--load", mapped / "map.db", "--localize-only",
+        "--max-frames", 5, *FAST,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     before, after = (json.loads((path / "summary.json").read_text()) for path in (mapped, tmp_path / "found"))
     assert after["keyframes"] == before["keyframes"]
@@ -162,8 +165,9 @@ def test_a_map_is_gone_on_with_or_only_found_in(bag: Path, mapped: Path, tmp_pat
         np.testing.assert_allclose(one.w_T_c, other.w_T_c, atol=1e-9)
     record = tmp_path / "run.jsonl"
     done = run(
-        bag, "--out", tmp_path / "more", "--topic", TOPIC, "--load", mapped / "map.db", "--record", record, *FAST
-    )
+        bag, "--out", tmp_path / "more", "--topic", TOPIC, "--load", mapped / "map.db", "--record", record,
+        "--max-frames", 5, *FAST,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "more/summary.json").read_text())["keyframes"] >= before["keyframes"]
     assert (mapped / "map.db").read_bytes() == database
@@ -186,7 +190,7 @@ def test_the_calibration_in_the_bag_is_used_if_it_can_be(
                 yield at, topic, message
                 if topic == TOPIC:
                     info = self.info(at, "camera_optical", focal, ())
-                    info.width, info.height, info.k[2], info.k[5] = 240, 180, 119.5, 89.5
+                    info.width, info.height, info.k[2], info.k[5] = 240, 176, 119.5, 87.5
                     yield at, "/camera/camera_info", info
 
     path = Calibrated(sequence).record(tmp_path / "bag")

@@ -8,30 +8,27 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from sequences import SMALL, cut, walk
 
 pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
 
 from dust3r_ros.cli import eval as command
-from dust3r_ros.config import MapperConfig
 from dust3r_ros.evaluation.plots import write_plots
 from dust3r_ros.evaluation.run import SceneRun, keyframe_depth, markdown, run_scene
 from dust3r_ros.evaluation.scene import read_scene
 from dust3r_ros.scenes.export import write_folder
-from dust3r_ros.scenes.sequence import render_sequence
-
-CONFIG = MapperConfig(working_size=160, tracking_size=240)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("scenes") / "orbit"
-    write_folder(render_sequence("orbit", 14, 240, 180, rate_hz=8.0), path)
+    write_folder(cut(walk("orbit"), 14), path)
     return path
 
 
 @pytest.fixture(scope="module")
 def run(folder: Path) -> SceneRun:
-    return run_scene(read_scene(folder), CONFIG)
+    return run_scene(read_scene(folder), SMALL)
 
 
 def test_the_figures_are_those_of_the_map(run: SceneRun) -> None:
@@ -42,7 +39,7 @@ def test_the_figures_are_those_of_the_map(run: SceneRun) -> None:
     focal = mapper.cameras["camera"].focal
     assert result.focal_error == pytest.approx(100 * (focal / run.scene.focal - 1))
     assert abs(result.focal_error) < 15
-    filled = [np.mean(keyframe_depth(k, CONFIG.min_confidence) > 0) for k in mapper.keyframes]
+    filled = [np.mean(keyframe_depth(k, SMALL.min_confidence) > 0) for k in mapper.keyframes]
     assert result.density == pytest.approx(100 * np.mean(filled))
     assert result.frames_per_second == pytest.approx(14 / result.seconds)
     assert [stamp for stamp, _ in run.focals] == [pose.stamp_ns for pose in run.scene.truth]
@@ -71,7 +68,7 @@ def test_the_plots_are_written(run: SceneRun, tmp_path: Path) -> None:
 
 
 def test_a_scene_that_cannot_be_mapped_is_a_row_with_a_note(folder: Path) -> None:
-    run = run_scene(read_scene(folder), CONFIG, max_frames=1)
+    run = run_scene(read_scene(folder), SMALL, max_frames=1)
     assert run.result.frames == 1
     assert run.result.ate is None and run.result.depth_rel is None
     assert "needed" in run.result.note
@@ -80,11 +77,12 @@ def test_a_scene_that_cannot_be_mapped_is_a_row_with_a_note(folder: Path) -> Non
 
 
 def test_the_command_prints_the_table_and_writes_it(folder: Path, tmp_path: Path, capsys) -> None:
-    arguments = ["sequences", str(folder), "--out", str(tmp_path / "out"), "--max-frames", "12", "--quiet"]
-    assert command.main([*arguments, "--set", "working_size=160", "--set", "tracking_size=240"]) == 0
+    arguments = ["sequences", str(folder), "--out", str(tmp_path / "out"), "--max-frames", "9", "--quiet"]
+    small = ("working_size=160", "tracking_size=240", "keyframe_motion_young=0.04")
+    assert command.main([*arguments, *(word for value in small for word in ("--set", value))]) == 0
     shown = capsys.readouterr().out
     (result,) = json.loads((tmp_path / "out/sequences.json").read_text())
-    assert result["scene"] == "orbit" and result["frames"] == 12
+    assert result["scene"] == "orbit" and result["frames"] == 9
     assert shown in (tmp_path / "out/sequences.md").read_text()
     row = next(line for line in shown.splitlines() if line.startswith("| orbit"))
     assert f" {result['focal_error']:+.1f} " in row

@@ -189,7 +189,7 @@ def test_junctions_help_where_all_features_are_on_one_poster(part: float, more: 
 
 
 def test_plain_boxes_are_mapped() -> None:
-    mapper = Mapper(MapperConfig(working_size=160))
+    mapper = Mapper(MapperConfig(dense=False))
     views = [viewpoint(20.0 + 4 * k, 2.6 + 0.3 * np.sin(k / 3), 1.4 + 0.3 * np.sin(k / 4)) for k in range(12)]
     states = []
     for k, w_T_c in enumerate(views):

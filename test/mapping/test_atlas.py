@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from branches import branch
 from oracle import Oracle
 from scoring import alignment, path_length
 from sequences import SMALL, walk
@@ -67,23 +68,14 @@ def check(mapper: Mapper, sequence: RenderedSequence, frame_of: dict[int, int], 
 
 
 @pytest.fixture(scope="module")
-def journey(orbit: RenderedSequence, config) -> tuple[Mapper, list[list[MapUpdate]], dict[int, int]]:
-    """Once round; darkness; on from where nothing looks as before, and back to where the first map began."""
+def lost(orbit: RenderedSequence, config) -> tuple[Mapper, list[MapUpdate], list[MapUpdate]]:
+    """Once round; then darkness. Others go on from there."""
     mapper = Mapper(config)
-    parts, stamps = [], {}
-    legs = [(range(30), 0), (None, 10), (range(47, 12, -1), 20)]
-    for frames, second in legs:
-        start = (1000 + second) * SECOND
-        if frames is None:
-            parts.append(darkness(mapper, orbit, start))
-            continue
-        stamps |= {start + i * SECOND // 8: frame for i, frame in enumerate(frames)}
-        parts.append(feed(mapper, orbit, frames, start))
-    return mapper, parts, stamps
+    return mapper, feed(mapper, orbit, range(30), 0), darkness(mapper, orbit, 10 * SECOND)
 
 
-def test_a_large_map_sleeps_when_its_camera_stays_lost(journey) -> None:
-    _, (first, dark, _), _ = journey
+def test_a_large_map_sleeps_when_its_camera_stays_lost(lost) -> None:
+    _, first, dark = lost
     known = {keyframe.index for update in first for keyframe in update.changed}
     assert len(known) > 18
     assert [update.state for update in dark[:2]] == [TrackingState.LOST] * 2
@@ -91,8 +83,13 @@ def test_a_large_map_sleeps_when_its_camera_stays_lost(journey) -> None:
     assert sorted(gone) == sorted(known), "what cannot be shown in one frame with the next map is taken away"
 
 
-def test_two_maps_become_one_where_they_meet(journey, orbit) -> None:
-    mapper, (first, dark, second), stamps = journey
+def test_two_maps_become_one_where_they_meet(lost, orbit) -> None:
+    """On from where nothing looks as before, and back to where the first map began."""
+    mapper, first, dark = branch(lost)
+    back = range(47, 12, -2)
+    second = feed(mapper, orbit, back, 20 * SECOND)
+    stamps = {i * SECOND // 8: i for i in range(30)}
+    stamps |= {20 * SECOND + i * SECOND // 8: frame for i, frame in enumerate(back)}
     shown = Shown()
     shown.hear(first)
     before = dict(shown.keyframes)
@@ -108,23 +105,21 @@ def test_two_maps_become_one_where_they_meet(journey, orbit) -> None:
     assert len(mapper.trajectory()) > 0.9 * len(stamps)
 
 
-def test_the_map_that_is_seen_again_wakes(orbit: RenderedSequence, config) -> None:
-    mapper = Mapper(config)
+def test_the_map_that_is_seen_again_wakes(lost, orbit: RenderedSequence) -> None:
+    mapper, begun, dark = branch(lost)
     shown = Shown()
-    shown.hear(feed(mapper, orbit, range(30), 0))
+    shown.hear(begun)
     first = dict(shown.keyframes)
-    shown.hear(darkness(mapper, orbit, 10 * SECOND))
+    shown.hear(dark)
     back = feed(mapper, orbit, range(29, 20, -1), 20 * SECOND)
     shown.hear(back)
     assert back[0].state is TrackingState.TRACKING and mapper.counts.maps == 1
     assert set(first) <= set(shown.keyframes)
 
 
-def test_the_largest_of_separate_maps_stays(orbit: RenderedSequence, config) -> None:
-    mapper = Mapper(config)
-    feed(mapper, orbit, range(30), 0)
-    kept = len(mapper.keyframes)
-    darkness(mapper, orbit, 10 * SECOND)
+def test_the_largest_of_separate_maps_stays(lost, orbit: RenderedSequence) -> None:
+    mapper, begun, _ = branch(lost)
+    kept = len({keyframe.index for update in begun for keyframe in update.changed})
     elsewhere = walk("corridor", 24)
     feed(mapper, elsewhere, range(8), 20 * SECOND)
     assert mapper.counts.maps == 2 and 0 < len(mapper.keyframes) < kept

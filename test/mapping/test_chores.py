@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from branches import branch
 from sequences import SMALL, walk
 
 from dust3r_ros.mapping.chores import BEGIN, DEPTH, PREVIEW, TAKE
@@ -22,15 +23,23 @@ def sequence():
     return walk("orbit")
 
 
-def live(sequence, until):
-    """A live mapper that is fed without a pause once it has its first poses."""
-    mapper = Mapper(CONFIG)
-    mapper.go_live(False)
-    for index in range(until):
-        feed(mapper, sequence, index, index + 1)
-        while not mapper.keyframes and mapper.due:
-            mapper.work(mapper.due)
-    return mapper
+@pytest.fixture(scope="module")
+def live(sequence):
+    """Live mappers that were fed so many images, without a pause once there were first poses."""
+    fresh = Mapper(CONFIG)
+    fresh.go_live(False)
+    fed = [fresh]
+
+    def until(count):
+        while len(fed) <= count:
+            mapper = branch(fed[-1])
+            feed(mapper, sequence, len(fed) - 1, len(fed))
+            while not mapper.keyframes and mapper.due:
+                mapper.work(mapper.due)
+            fed.append(mapper)
+        return branch(fed[count])
+
+    return until
 
 
 def test_the_first_poses_are_found_beside(sequence):
@@ -48,8 +57,8 @@ def test_the_first_poses_are_found_beside(sequence):
     assert mapper.counts.lost == 0
 
 
-def test_depth_waits_and_the_newest_keyframe_gets_it_first(sequence):
-    mapper = live(sequence, 8)
+def test_depth_waits_and_the_newest_keyframe_gets_it_first(live):
+    mapper = live(8)
     assert mapper.counts.keyframes > 3 and mapper.backlog >= mapper.counts.keyframes
     assert all((keyframe.depth == 0).all() for keyframe in mapper.keyframes)
     while mapper.due in (BEGIN, TAKE):
@@ -70,8 +79,8 @@ def test_depth_waits_and_the_newest_keyframe_gets_it_first(sequence):
     assert (mapper.keyframes[-1].depth > 0).mean() > max(0.3, previewed)
 
 
-def test_adjustments_of_the_whole_map_are_brought_in_while_it_grows(sequence):
-    mapper, index = live(sequence, 4), 4
+def test_adjustments_of_the_whole_map_are_brought_in_while_it_grows(sequence, live):
+    mapper, index = live(4), 4
     while mapper.due != BEGIN:
         feed(mapper, sequence, index, index + 1)
         index += 1
@@ -85,9 +94,9 @@ def test_adjustments_of_the_whole_map_are_brought_in_while_it_grows(sequence):
     assert np.abs(errors).max() < 1e-9
 
 
-def test_nothing_waits_at_the_end_and_the_map_is_as_good(sequence):
-    offline, mapper = Mapper(CONFIG), live(sequence, len(sequence))
-    feed(offline, sequence, 0, len(sequence))
+def test_nothing_waits_at_the_end_and_the_map_is_as_good(sequence, live):
+    offline, mapper = Mapper(CONFIG), live(12)
+    feed(offline, sequence, 0, 12)
     for each in (offline, mapper):
         each.finish()
     assert mapper.backlog == 0 and mapper.due == ""
@@ -98,9 +107,9 @@ def test_nothing_waits_at_the_end_and_the_map_is_as_good(sequence):
     assert shares[0] > 0.9 * shares[1]
 
 
-def test_a_map_of_few_keyframes_is_calibrated_when_the_camera_rests(sequence):
+def test_a_map_of_few_keyframes_is_calibrated_when_the_camera_rests(sequence, live):
     """While it moves, it goes on with the focal it began with; depth is of the focal that it ends with."""
-    mapper = live(sequence, 8)
+    mapper = live(8)
     assert mapper.cameras["camera"].focal == sequence.width and 5 <= len(mapper.keyframes) < 12
     assert not np.isfinite(mapper.cameras["camera"].focal_std)
     kinds = []
@@ -111,9 +120,9 @@ def test_a_map_of_few_keyframes_is_calibrated_when_the_camera_rests(sequence):
     assert mapper.backlog == 0 and mapper.cameras["camera"].focal == pytest.approx(sequence.focal, rel=0.15)
 
 
-def test_keyframes_without_depth_are_reported(sequence):
+def test_keyframes_without_depth_are_reported(live):
     """How many wait, and how far the newest with a preview is behind; depth that is under way counts as waiting."""
-    mapper = live(sequence, 16)
+    mapper = live(12)
     while mapper.due in (BEGIN, TAKE):
         mapper.work(mapper.due)
     count, behind_ns = mapper.depth_backlog
@@ -131,9 +140,9 @@ def test_keyframes_without_depth_are_reported(sequence):
     assert all((keyframe.depth > 0).any() for keyframe in mapper.keyframes)
 
 
-def test_a_correction_of_the_whole_map_raises_its_revision(sequence):
+def test_a_correction_of_the_whole_map_raises_its_revision(sequence, live):
     """The first poses are none, nor is depth."""
-    mapper, index, taken = live(sequence, 4), 4, []
+    mapper, index, taken = live(4), 4, []
     assert mapper.revision == 0
     while index < len(sequence) or mapper.due in (BEGIN, TAKE):
         if mapper.due in (BEGIN, TAKE):

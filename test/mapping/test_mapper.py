@@ -25,6 +25,7 @@ from dust3r_ros.timing import Stopwatch
 from dust3r_ros.types import MapCounts, MapUpdate, TrackingState
 
 ORBIT_FRAMES = 24
+SPARSE = replace(SMALL, dense=False)  # where depth is not the subject
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,15 +198,15 @@ class TestWalk:
 
 def test_another_walk_of_which_the_first_frames_mislead() -> None:
     """Sideways along a wall: the first focal is far off, and frames located with it must not stay where they were."""
-    run = run_of(walk("sweep"))
+    run = run_of(walk("sweep"), SPARSE)
     assert trajectory_error(run.mapper, run.sequence) < 0.02
     assert run.mapper.cameras["camera"].focal == pytest.approx(run.sequence.focal, rel=0.05)
     assert len(run.mapper.trajectory()) == len(run.sequence)
 
 
 def test_a_camera_without_a_lens_that_bends_gets_none() -> None:
-    """A long walk leaves so many observations that a little bend seems certain, which takes the focal 2 % away."""
-    sequence, mapper = walk("orbit", 84), Mapper(MapperConfig(dense=False))
+    """A walk leaves so many observations that a little bend seems certain, which takes the focal 2 % away."""
+    sequence, mapper = walk("orbit", 36), Mapper(MapperConfig(dense=False))
     for image, stamp_ns in zip(sequence.images[1:], sequence.stamps_ns[1:], strict=True):
         mapper.process(int(stamp_ns), "camera", image)
     mapper.finish()
@@ -225,7 +226,7 @@ def test_a_camera_held_upright_with_odd_sizes(known: RenderedSequence) -> None:
 
 def test_grey_video(known: RenderedSequence) -> None:
     gray = np.repeat(known.images.mean(axis=3, keepdims=True).astype(np.uint8), 3, axis=3)
-    run = run_of(replace(known, images=gray), known_config(known))
+    run = run_of(replace(known, images=gray), replace(SPARSE, focal=known.focal))
     assert trajectory_error(run.mapper, known) < 0.02
 
 
@@ -364,7 +365,7 @@ class TestNothingToKnow:
     def test_noise(self) -> None:
         rng = np.random.default_rng(1)
         mapper = Mapper(SMALL)
-        images = rng.integers(0, 256, (6, 176, 240, 3), dtype=np.uint8)
+        images = rng.integers(0, 256, (4, 176, 240, 3), dtype=np.uint8)
         check_nothing(mapper, [mapper.process(i, "camera", image) for i, image in enumerate(images)])
 
     @pytest.mark.parametrize("focal", [0.0, 0.83 * 240])
@@ -412,7 +413,7 @@ def test_a_start_in_the_dark(known: RenderedSequence) -> None:
     """What comes first is useless; the map begins after it."""
     images = known.images.copy()
     images[:3] = 0
-    run = run_of(replace(known, images=images), known_config(known))
+    run = run_of(replace(known, images=images), replace(SPARSE, focal=known.focal))
     tracked = {pose.stamp_ns for pose in run.mapper.trajectory()}
     assert len(tracked) >= len(known) - 5
     assert not tracked & set(known.stamps_ns[:3].tolist()), "nobody knows where the black frames were"
@@ -492,7 +493,7 @@ class TestPointmaps:
         pytest.importorskip("torch", reason="torch is not installed")
         config = replace(SMALL, backend="dust3r", checkpoint=str(shared / "fixtures" / "tiny_linear"), device="cpu")
         mapper = Mapper(config)
-        updates = play(mapper, known, range(10))
+        updates = play(mapper, known, range(6))
         mapper.finish()
         for pose in mapper.trajectory():
             assert np.isfinite(pose.w_T_c).all()
@@ -517,7 +518,7 @@ def test_poses_of_frames_between_keyframes_follow_the_map(orbit: Run) -> None:
 
 def test_a_small_map_lost_for_long_gives_way_to_a_new_one(known: RenderedSequence) -> None:
     """Whoever carried the camera into another room gets a map of that room."""
-    mapper = Mapper(replace(known_config(known), lost_patience_s=2.0))
+    mapper = Mapper(replace(SPARSE, focal=known.focal, lost_patience_s=2.0))
     for stamp, image in zip(known.stamps_ns[:10], known.images, strict=False):
         first = mapper.process(int(stamp), "camera", image)
     old = {keyframe.index for keyframe in mapper.keyframes}
@@ -527,7 +528,7 @@ def test_a_small_map_lost_for_long_gives_way_to_a_new_one(known: RenderedSequenc
         update = mapper.process(int(known.stamps_ns[9]) + second * 10**9, "camera", dark)
         gone += update.removed
     assert set(gone) == old and update.state is TrackingState.INITIALISING
-    elsewhere = walk("corridor")
+    elsewhere = cut(walk("corridor"), 16)
     for stamp, image in zip(elsewhere.stamps_ns, elsewhere.images, strict=True):
         update = mapper.process(int(stamp) + 100 * 10**9, "camera", image)
     assert update.state is TrackingState.TRACKING
@@ -535,7 +536,7 @@ def test_a_small_map_lost_for_long_gives_way_to_a_new_one(known: RenderedSequenc
 
 
 def test_a_map_is_kept_while_one_of_its_cameras_sees_it(known: RenderedSequence) -> None:
-    mapper = Mapper(replace(known_config(known), lost_patience_s=1.0))
+    mapper = Mapper(replace(SPARSE, focal=known.focal, lost_patience_s=1.0))
     dark = np.zeros_like(known.images[0])
     for i, (stamp, image) in enumerate(zip(known.stamps_ns.tolist(), known.images, strict=True)):
         mapper.process(stamp, "left", image)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from branches import branch
 from scipy.spatial.transform import Rotation
 from sequences import walk
 
@@ -18,9 +19,17 @@ def sequence():
     return walk("orbit", frames=FRAMES)
 
 
-def grown(sequence, frames=FRAMES, **config):
-    mapper = Mapper(MapperConfig(**{"dense": False, "focal": sequence.focal, **config}))
-    feed(mapper, sequence, range(frames))
+@pytest.fixture(scope="module")
+def half_grown(sequence):
+    mapper = Mapper(MapperConfig(dense=False, focal=sequence.focal, lost_patience_s=0.5))
+    feed(mapper, sequence, range(12))
+    return mapper
+
+
+@pytest.fixture(scope="module")
+def grown(sequence, half_grown):
+    mapper = branch(half_grown)
+    feed(mapper, sequence, range(12, FRAMES))
     return mapper
 
 
@@ -32,25 +41,25 @@ def centers(poses):
     return np.array([pose.w_T_c[:3, 3] for pose in poses])
 
 
-def test_a_map_that_is_moved_goes_on_growing_where_it_is(sequence):
+def test_a_map_that_is_moved_goes_on_growing_where_it_is(sequence, half_grown, grown):
     """The same frames before and after: what comes of them is the same map in the new coordinates."""
     new_S_old = Similarity(
         2.5, Rotation.from_euler("xyz", [10, -20, 30], degrees=True).as_matrix(), np.array([1, 2, -3.0])
     )
-    still, moved = grown(sequence, 12), grown(sequence, 12)
+    moved = branch(half_grown)
     update = moved.move(new_S_old)
     assert moved.revision == 1
     assert {k.index for k in update.changed} == {k.index for k in moved.keyframes}
-    for mapper in (still, moved):
-        feed(mapper, sequence, range(12, FRAMES))
-    expected = new_S_old.apply(centers(still.trajectory()))
+    feed(moved, sequence, range(12, FRAMES))
+    expected = new_S_old.apply(centers(grown.trajectory()))
     path = np.linalg.norm(np.diff(expected, axis=0), axis=1).sum()
-    assert len(moved.trajectory()) == len(still.trajectory())
+    assert len(moved.trajectory()) == len(grown.trajectory())
     assert np.abs(centers(moved.trajectory()) - expected).max() < 0.002 * path
 
 
 def test_depth_moves_with_the_map(sequence):
-    mapper = grown(sequence, 10, dense=True, working_size=128)
+    mapper = Mapper(MapperConfig(focal=sequence.focal, working_size=128))
+    feed(mapper, sequence, range(10))
     before = {k.index: k for k in mapper.keyframes}
     changed = mapper.move(Similarity(3.0, np.eye(3), np.zeros(3))).changed
     for keyframe in changed:
@@ -59,8 +68,8 @@ def test_depth_moves_with_the_map(sequence):
         assert keyframe.version > old.version
 
 
-def test_localisation_finds_frames_and_changes_no_keyframe(sequence):
-    mapper = grown(sequence)
+def test_localisation_finds_frames_and_changes_no_keyframe(sequence, grown):
+    mapper = branch(grown)
     truth = {p.stamp_ns: p.w_T_c for p in mapper.trajectory()}
     before = [(k.index, k.w_T_c.tobytes()) for k in mapper.keyframes]
     mapper.mapping = False
@@ -75,8 +84,8 @@ def test_localisation_finds_frames_and_changes_no_keyframe(sequence):
     assert np.median(errors) < 0.005 * path
 
 
-def test_a_camera_that_is_lost_while_localising_waits_and_begins_no_map(sequence):
-    mapper = grown(sequence, lost_patience_s=0.5)
+def test_a_camera_that_is_lost_while_localising_waits_and_begins_no_map(sequence, grown):
+    mapper = branch(grown)
     mapper.mapping = False
     before = len(mapper.keyframes)
     dark = np.zeros_like(sequence.images[0])
@@ -88,8 +97,8 @@ def test_a_camera_that_is_lost_while_localising_waits_and_begins_no_map(sequence
     assert update.state is TrackingState.TRACKING
 
 
-def test_a_map_begun_anew_wakes_the_old_one_where_it_is_seen_again(sequence):
-    mapper = grown(sequence)
+def test_a_map_begun_anew_wakes_the_old_one_where_it_is_seen_again(sequence, grown):
+    mapper = branch(grown)
     count = len(mapper.keyframes)
     removed = mapper.begin_anew().removed
     assert len(removed) == count
@@ -99,7 +108,7 @@ def test_a_map_begun_anew_wakes_the_old_one_where_it_is_seen_again(sequence):
     assert mapper.counts.keyframes >= count
 
 
-def test_what_is_reported_without_a_frame_is_told_once(sequence):
-    mapper = grown(sequence, 12)
+def test_what_is_reported_without_a_frame_is_told_once(half_grown):
+    mapper = branch(half_grown)
     mapper.move(Similarity(2.0, np.eye(3), np.zeros(3)))
     assert mapper.news().changed == ()

@@ -1,10 +1,12 @@
 """The mapper across resets, calibrations and stamps that jump."""
 
 import logging
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from branches import branch
 from scipy.spatial.transform import Rotation
 from sequences import SMALL, walk
 
@@ -41,13 +43,20 @@ def feed(session, sequence, first, last):
     return update
 
 
-def test_a_jump_back_resets_and_the_map_is_that_of_a_fresh_start(sequence, log, caplog):
-    jumped, fresh = Session(FAST, log), Session(FAST, log)
-    feed(jumped, sequence, 0, 12)
-    again, expected = feed(jumped, sequence, 0, 12), feed(fresh, sequence, 0, 12)
+@pytest.fixture(scope="module")
+def fresh(sequence):
+    """Twelve frames that others go on from."""
+    session = Session(FAST, logging.getLogger("session"))
+    assert feed(session, sequence, 0, 12).state is TrackingState.TRACKING
+    return session
+
+
+def test_a_jump_back_resets_and_the_map_is_that_of_a_fresh_start(fresh, sequence, log, caplog):
+    jumped = branch(fresh)
+    again = feed(jumped, sequence, 0, 12)
     assert jumped.resets == 1 and fresh.resets == 0
     assert "jump back by 1.375 s" in caplog.text
-    assert again.state == expected.state == TrackingState.TRACKING
+    assert again.state == TrackingState.TRACKING
     np.testing.assert_array_equal(
         [pose.w_T_c for pose in jumped.mapper.trajectory()], [pose.w_T_c for pose in fresh.mapper.trajectory()]
     )
@@ -113,10 +122,8 @@ def test_a_calibration_just_after_the_first_image_starts_again_with_it(sequence,
     assert session.resets == 1
 
 
-def test_a_calibration_that_comes_late_waits_for_a_reset(sequence, log, caplog):
-    session = Session(FAST, log)
-    update = feed(session, sequence, 0, 12)
-    assert update.state is TrackingState.TRACKING
+def test_a_calibration_that_comes_late_waits_for_a_reset(fresh, sequence, log, caplog):
+    session = branch(fresh)
     session.know("camera", known(sequence.width, sequence.height, 123.0))
     assert session.resets == 0 and "from the next reset on" in caplog.text
     assert not session.mapper.cameras["camera"].fixed
@@ -161,27 +168,37 @@ def turned(degrees, x, y):
     return T
 
 
-def test_odometry_makes_a_map_metric_upright_and_places_it(log):
-    sequence, o_T_w = walk("orbit", frames=30), turned(40, 1.0, -2.0)
-    session = Session(FAST, log)
-    revisions = []
+O_T_W = turned(40, 1.0, -2.0)
+
+
+@pytest.fixture(scope="module")
+def driven(tmp_path_factory):
+    """A finished run with odometry, and the file of its map."""
+    sequence, path = walk("orbit", frames=30), tmp_path_factory.mktemp("driven") / "map.db"
+    session = Session(FAST, logging.getLogger("session"))
+    begin(session, FAST, map_db=str(path))
     for index in range(len(sequence)):
-        update = session.process(with_odometry(sequence, index, o_T_w))
-        revisions.append(session.mapper.revision)
+        update = session.process(with_odometry(sequence, index, O_T_W))
         if session.mapper.revision > 1 and update.w_T_c is not None and session.metric:
-            assert update.w_T_c == pytest.approx(o_T_w @ sequence.w_T_c[index], abs=0.1)
+            assert update.w_T_c == pytest.approx(O_T_W @ sequence.w_T_c[index], abs=0.1)
     session.finish()
+    session.close()
+    return session, path, sequence
+
+
+def test_odometry_makes_a_map_metric_upright_and_places_it(driven):
+    session, _, sequence = driven
     assert session.metric and session.metres_per_unit > 0
     assert 1 <= session.mapper.revision <= 6  # versioned updates are rare, even while the focal settles
     poses = {p.stamp_ns: p.w_T_c for p in session.mapper.trajectory()}
-    truth = {int(t): o_T_w @ T for t, T in zip(sequence.stamps_ns, sequence.w_T_c, strict=True)}
+    truth = {int(t): O_T_W @ T for t, T in zip(sequence.stamps_ns, sequence.w_T_c, strict=True)}
     errors = [np.linalg.norm(poses[t][:3, 3] - truth[t][:3, 3]) for t in poses]
     path = np.linalg.norm(np.diff(sequence.w_T_c[:, :3, 3], axis=0), axis=1).sum()
     assert np.sqrt(np.mean(np.square(errors))) < 0.01 * path
 
 
 def test_an_accelerometer_makes_a_tilted_map_upright(log):
-    sequence = walk("orbit", frames=24)
+    sequence = walk("orbit", frames=16)
     session = Session(FAST, log)
     for index in range(len(sequence)):
         up = sequence.w_T_c[index, :3, :3].T @ [0.0, 0.0, 1.0]
@@ -193,12 +210,10 @@ def test_an_accelerometer_makes_a_tilted_map_upright(log):
         assert up[2] > np.cos(np.radians(1.0))
 
 
-def test_a_given_scale_rescales_the_map_at_once(log):
-    sequence = walk("orbit", frames=18)
-    session = Session(FAST, log)
+def test_a_given_scale_rescales_the_map_at_once(fresh, log):
     with pytest.raises(InputError, match="no map yet"):
-        session.set_scale(2.0)
-    feed(session, sequence, 0, 18)
+        Session(FAST, log).set_scale(2.0)
+    session = branch(fresh)
     keyframes = session.mapper.keyframes
     first, last = keyframes[0].index, keyframes[-1].index
     before = session.mapper.distance(first, last)
@@ -226,17 +241,11 @@ def test_with_submaps_a_jump_back_lets_the_old_map_wait(sequence, log):
 # Saved maps
 
 
-def test_a_run_goes_on_with_the_map_of_the_one_before(log, tmp_path):
-    sequence, o_T_w, path = walk("orbit", frames=30), turned(-70, 3.0, 1.0), tmp_path / "map.db"
-    config = FAST
-    first = Session(config, log)
-    begin(first, config, map_db=str(path))
-    for index in range(len(sequence)):
-        first.process(with_odometry(sequence, index, o_T_w))
-    first.close()
-    assert first.metric
-    second = Session(config, log)
-    assert "keyframes" in begin(second, config, map_db=str(path))
+def test_a_run_goes_on_with_the_map_of_the_one_before(driven, log, tmp_path):
+    first, saved, sequence = driven
+    path = shutil.copy(saved, tmp_path / "map.db")
+    second = Session(FAST, log)
+    assert "keyframes" in begin(second, FAST, map_db=str(path))
     before, after = first.mapper.keyframes, second.mapper.keyframes
     assert [k.index for k in after] == [k.index for k in before]
     assert all(np.array_equal(a.w_T_c, b.w_T_c) for a, b in zip(before, after, strict=True))
@@ -244,7 +253,7 @@ def test_a_run_goes_on_with_the_map_of_the_one_before(log, tmp_path):
     later = Frame(10**15, "camera", sequence.images[20])
     update = second.process(later)
     assert update.state is TrackingState.TRACKING
-    assert update.w_T_c == pytest.approx(o_T_w @ sequence.w_T_c[20], abs=0.1)
+    assert update.w_T_c == pytest.approx(O_T_W @ sequence.w_T_c[20], abs=0.1)
     second.close()
 
 
@@ -280,9 +289,8 @@ def test_a_new_map_keeps_the_file_of_the_one_before(sequence, log, tmp_path):
     assert len(load_map(f"{path}{BEFORE}").keyframes) == count
 
 
-def test_a_map_that_cannot_be_loaded_leaves_everything_as_it_was(sequence, log, tmp_path):
-    session = Session(FAST, log)
-    feed(session, sequence, 0, 12)
+def test_a_map_that_cannot_be_loaded_leaves_everything_as_it_was(fresh, sequence, tmp_path):
+    session = branch(fresh)
     before = [k.w_T_c.tobytes() for k in session.mapper.keyframes]
     broken = tmp_path / "map.db"
     broken.write_bytes(b"no map")
@@ -296,13 +304,13 @@ def test_a_map_that_cannot_be_loaded_leaves_everything_as_it_was(sequence, log, 
 
 def test_calibrated_cameras_are_rectified_alike_when_their_map_is_gone_on_with(log, tmp_path):
     """Whatever the new run's own parameters and topics say."""
-    sequence, path = walk("orbit", frames=20), tmp_path / "map.db"
+    sequence, path = walk("orbit", frames=12), tmp_path / "map.db"
     config = FAST
     off_centre = Calibration(240, 176, sequence.focal, sequence.focal, 125.0, 84.0)
     first = Session(config, log)
     begin(first, config, map_db=str(path))
     first.know("camera", off_centre)
-    feed(first, sequence, 0, 20)
+    feed(first, sequence, 0, 12)
     first.close()
     second = Session(replace(FAST, calibration="ignore"), log)
     begin(second, config, load_map=str(path))

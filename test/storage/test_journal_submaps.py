@@ -17,7 +17,7 @@ from dust3r_ros.storage.journal import MapJournal
 from dust3r_ros.storage.saved_map import load_map, load_state, save_map
 
 SECOND = 10**9
-CONFIG = replace(SMALL, lost_patience_s=1.0, keyframe_motion=0.01, keyframe_motion_young=0.01)
+CONFIG = replace(SMALL, working_size=96, lost_patience_s=1.0, keyframe_motion=0.01, keyframe_motion_young=0.01)
 
 
 @pytest.fixture(scope="module")

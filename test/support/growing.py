@@ -17,7 +17,8 @@ from dust3r_ros.storage.journal import MapJournal
 from dust3r_ros.storage.loading import load_state
 from dust3r_ros.types import MapUpdate
 
-DENSE = replace(SMALL, keyframe_motion=0.02, keyframe_motion_young=0.02)  # nearly every frame a keyframe
+# Nearly every frame a keyframe, whose depth takes little time.
+DENSE = replace(SMALL, working_size=96, keyframe_motion=0.02, keyframe_motion_young=0.02)
 LATER_NS = 3600 * 10**9
 
 

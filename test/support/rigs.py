@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+from kept import kept
 
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.geometry.similarity import weighted_similarity
@@ -78,7 +79,8 @@ def render_rig(body: Array, rate_hz: float, eyes: tuple[Eye, ...], together: boo
 
 
 @lru_cache(maxsize=4)
-def stereo_rig(frames: int = 48) -> RenderedRig:
+@kept
+def stereo_rig(frames: int = 60) -> RenderedRig:
     """Two cameras 10 cm apart that see nearly the same, of different lens and size, in turn."""
     left = Eye("left", np.eye(4), 240, 176, 200.0)
     right = Eye("right", mounted(x=0.1, yaw_deg=3.0), 208, 160, 150.0)
@@ -86,6 +88,7 @@ def stereo_rig(frames: int = 48) -> RenderedRig:
 
 
 @lru_cache(maxsize=4)
+@kept
 def side_rig(frames: int = 56) -> RenderedRig:
     """A camera ahead and one to its side; they see half of the same."""
     front = Eye("front", np.eye(4), 240, 176, 180.0)
@@ -94,6 +97,7 @@ def side_rig(frames: int = 56) -> RenderedRig:
 
 
 @lru_cache(maxsize=4)
+@kept
 def rear_rig(frames: int = 96, laps: float = 1.0) -> RenderedRig:
     """A camera ahead and one behind, on a body that drives around a room: they never see the same at once."""
     front = Eye("front", np.eye(4), 240, 176, 150.0)

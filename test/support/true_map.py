@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+from kept import kept
 
 from dust3r_ros.geometry.pinhole import unproject
 from dust3r_ros.geometry.rigid import pose, transform
@@ -16,6 +17,7 @@ from dust3r_ros.types import Array, Keyframe
 
 
 @lru_cache(maxsize=4)
+@kept
 def room_walk(kind: str = "orbit", frames: int = 16) -> RenderedSequence:
     """A walk at 160 x 120 with wide steps."""
     return render_sequence(kind, frames, 160, 120, rate_hz=1.5)

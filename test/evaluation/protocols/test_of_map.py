@@ -11,27 +11,26 @@ pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
 
 from oracle import Oracle
 from recorded import RecordedSequence, recorded
+from sequences import SMALL, cut
+from sequences import walk as walk_of
 
-from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError
 from dust3r_ros.evaluation.protocols.cost import run_speed
 from dust3r_ros.evaluation.protocols.mapping import Mapped, map_recording
 from dust3r_ros.evaluation.protocols.of_map import run_mapping, trajectory_row
 from dust3r_ros.evaluation.protocols.reconstruction import map_cloud_row
 from dust3r_ros.evaluation.report.metrics import FACTS, METRICS
-from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
-
-CONFIG = MapperConfig(working_size=160, tracking_size=240)
+from dust3r_ros.scenes.sequence import RenderedSequence
 
 
 @pytest.fixture(scope="module")
 def walk() -> RenderedSequence:
-    return render_sequence("orbit", 10, 240, 180, rate_hz=8.0, supersample=1)
+    return cut(walk_of("orbit"), 10)
 
 
 @pytest.fixture(scope="module")
 def rows(walk: RenderedSequence) -> dict[str, dict]:
-    return {row["protocol"]: row for row in run_mapping([recorded(walk)], CONFIG)}
+    return {row["protocol"]: row for row in run_mapping([recorded(walk)], SMALL)}
 
 
 def test_every_protocol_gives_its_row(rows: dict[str, dict]) -> None:
@@ -58,7 +57,7 @@ def test_every_protocol_gives_its_row(rows: dict[str, dict]) -> None:
 
 @pytest.fixture(scope="module")
 def oracle_map(walk: RenderedSequence) -> Mapped:
-    return map_recording(recorded(walk), CONFIG, backend=Oracle(walk, 160, noise=0.002), known_focal=True)
+    return map_recording(recorded(walk), SMALL, backend=Oracle(walk, 160, noise=0.002), known_focal=True)
 
 
 def test_true_pointmaps_make_the_true_map(oracle_map: Mapped, walk: RenderedSequence) -> None:
@@ -72,7 +71,7 @@ def test_true_pointmaps_make_the_true_map(oracle_map: Mapped, walk: RenderedSequ
 
 
 def test_depth_makes_the_map_metric_and_its_scale_is_judged(walk: RenderedSequence) -> None:
-    mapped = map_recording(recorded(walk), CONFIG, backend=Oracle(walk, 160, noise=0.002), with_depth=True)
+    mapped = map_recording(recorded(walk), SMALL, backend=Oracle(walk, 160, noise=0.002), with_depth=True)
     row = trajectory_row(mapped)
     assert abs(row["scale_error"]) < 3
     assert row["ate"] <= row["ate_se3"] + 1e-9 and row["ate_se3"] < 0.1
@@ -86,26 +85,26 @@ def broken(walk: RenderedSequence) -> RecordedSequence:
 
 
 def test_a_view_that_cannot_be_used_is_counted(walk: RenderedSequence) -> None:
-    (row,) = run_mapping([broken(walk)], CONFIG, protocols=["trajectory"], backend=Oracle(walk, 160))
+    (row,) = run_mapping([broken(walk)], SMALL, protocols=["trajectory"], backend=Oracle(walk, 160))
     assert row["frames"] == 9 and row["note"].startswith("1 views refused (")
 
 
 def test_what_cannot_be_judged_says_why(walk: RenderedSequence) -> None:
     oracle = Oracle(walk, 160)
     blind = recorded(walk, poses=False, depth=False)
-    rows = {row["protocol"]: row for row in run_mapping([blind], CONFIG, backend=oracle)}
+    rows = {row["protocol"]: row for row in run_mapping([blind], SMALL, backend=oracle)}
     assert "0 true poses" in rows["trajectory"]["note"] and "focal_error" in rows["focal"]
     assert rows["map_depth"]["note"] and rows["map_cloud"]["note"]
     one = replace(blind, views=blind.views[:1])
     assert (
-        "nothing of 'orbit' was mapped" in next(run_mapping([one], CONFIG, protocols=["focal"], backend=oracle))["note"]
+        "nothing of 'orbit' was mapped" in next(run_mapping([one], SMALL, protocols=["focal"], backend=oracle))["note"]
     )
     none = replace(blind, views=())
     assert [
-        row["protocol"] for row in run_mapping([none], CONFIG, backend=oracle) if "could be used" in row["note"]
+        row["protocol"] for row in run_mapping([none], SMALL, backend=oracle) if "could be used" in row["note"]
     ] == list(rows)
     with pytest.raises(ConfigError, match="'magic'"):
-        list(run_mapping([blind], CONFIG, protocols=["magic"]))
+        list(run_mapping([blind], SMALL, protocols=["magic"]))
 
 
 def test_the_backend_has_a_speed(walk: RenderedSequence) -> None:
