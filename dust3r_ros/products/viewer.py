@@ -134,7 +134,7 @@ def _server(host: str, port: int) -> Any:
         )
     port = _free_port(host, port)  # viser itself would wait for ever for an address that is not this machine's
     with contextlib.redirect_stdout(io.StringIO()):  # it prints a box; who starts it says where it is
-        server = viser.ViserServer(host, port, label="dust3r_ros", verbose=False)
+        server: Any = viser.ViserServer(host, port, label="dust3r_ros", verbose=False)
     server.request_share_url = lambda: None  # any page may ask for that, and it would lead out of this network
     return server
 
