@@ -10,7 +10,7 @@ from pathlib import Path
 from dust3r_ros.config import MapperConfig, NodeConfig, rows
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 ROWS = {row.name: row for row in (*rows(MapperConfig), *rows(NodeConfig))}
 OUTSIDE = {
