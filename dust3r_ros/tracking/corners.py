@@ -10,10 +10,9 @@ import numpy as np
 
 from dust3r_ros.features.features import epipolar_inliers
 from dust3r_ros.features.masks import MARGIN_PX, ImageMask
+from dust3r_ros.tracking.following import lucas_kanade
 from dust3r_ros.types import Array, Array32, Image
 
-_WINDOW = (21, 21)
-EXACT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 0.01)
 _FORTH_AND_BACK_PX = 0.7
 _FLOW_LONG_EDGE = 320
 _SPACING_PX = 9
@@ -146,26 +145,3 @@ def shrink(gray: Image) -> Image:
         return gray
     size = (max(16, round(gray.shape[1] * scale)), max(16, round(gray.shape[0] * scale)))
     return cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
-
-
-def lucas_kanade(
-    a: Image,
-    b: Image,
-    points: np.ndarray,
-    guess: np.ndarray,
-    levels: int = 2,
-    criteria: tuple[int, int, float] = EXACT,
-    window: tuple[int, int] = _WINDOW,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Where points (N, 2) float32 of image ``a`` are in ``b``, from a guess (N, 2); and which (N,) were found."""
-    moved, status, _ = cv2.calcOpticalFlowPyrLK(
-        a,
-        b,
-        points.reshape(-1, 1, 2),
-        guess.astype(np.float32).reshape(-1, 1, 2).copy(),
-        winSize=window,
-        maxLevel=levels,
-        criteria=criteria,
-        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
-    )
-    return moved.reshape(-1, 2), status.ravel().astype(bool)

@@ -12,7 +12,6 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.pose import PnpResult, by_chance, refine_pose, solve_pnp
 from dust3r_ros.geometry.rigid import invert
-from dust3r_ros.tracking.corners import EXACT, lucas_kanade
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
 from dust3r_ros.types import Array, Image
 
@@ -29,7 +28,9 @@ HOP = 3  # images that corners are carried over at once, where many lie between 
 _FEWEST_FOR_VIEW = 20  # corners that tell how the view changed
 _VIEW_PX = 2.0  # those of a plane, about
 _REALIGNED_PX = 1.5  # how far from where it was followed to a corner is looked for there
+_WINDOW = (21, 21)
 _QUICK_WINDOW = (16, 21)  # rows of whole vectors: half the time of 21 x 21, and poses as good
+_EXACT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 0.01)
 _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 12, 0.03)
 
 
@@ -191,7 +192,30 @@ def realigned(keyframe: Image, image: Image, anchors: Array, pixels: Array) -> A
         return pixels
     seen = cv2.warpPerspective(image, keyframe_H_image, image.shape[::-1])
     before = cv2.perspectiveTransform(pixels[:, None], keyframe_H_image)[:, 0]
-    after, found = lucas_kanade(keyframe, seen, anchors.astype(np.float32), before, 0, EXACT, _QUICK_WINDOW)
+    after, found = lucas_kanade(keyframe, seen, anchors.astype(np.float32), before, 0, _EXACT, _QUICK_WINDOW)
     found &= np.linalg.norm(after - before, axis=1) < _REALIGNED_PX
     back = cv2.perspectiveTransform(after[:, None].astype(np.float64), np.linalg.inv(keyframe_H_image))[:, 0]
     return np.where(found[:, None], back, pixels)
+
+
+def lucas_kanade(
+    a: Image,
+    b: Image,
+    points: np.ndarray,
+    guess: np.ndarray,
+    levels: int = 2,
+    criteria: tuple[int, int, float] = _EXACT,
+    window: tuple[int, int] = _WINDOW,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where points (N, 2) float32 of image ``a`` are in ``b``, from a guess (N, 2); and which (N,) were found."""
+    moved, status, _ = cv2.calcOpticalFlowPyrLK(
+        a,
+        b,
+        points.reshape(-1, 1, 2),
+        guess.astype(np.float32).reshape(-1, 1, 2).copy(),
+        winSize=window,
+        maxLevel=levels,
+        criteria=criteria,
+        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+    )
+    return moved.reshape(-1, 2), status.ravel().astype(bool)

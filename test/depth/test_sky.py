@@ -40,7 +40,7 @@ def yard(clouds: float, distance: float) -> World:
 @lru_cache(maxsize=1)
 def passing(clouds: float, distance: float) -> RenderedSequence:
     """A camera that goes sideways past the boxes of a yard."""
-    xs = np.linspace(-1.2, 1.2, 12)
+    xs = np.linspace(-1.2, 1.2, 14)
     poses = [look_at(np.array([x, 0.2 * np.sin(2 * x), 1.5]), np.array([0.6 * x, 6.0, 1.9])) for x in xs]
     return walk_among([None] * len(xs), np.stack(poses), world=yard(clouds, distance)).sequence
 

@@ -35,6 +35,6 @@ def test_a_tracked_image_passes_through_few_modules(start_node, tmp_path: Path) 
     assert len(images) >= 5
     longest = max((image["front_end"] for image in images), key=len)
     assert {"node/pipeline.py", "tracking/front_end.py", "geometry/pose.py"} <= longest
-    assert len(longest) <= MOST, sorted(longest)
+    assert len(longest) <= MOST, ", ".join(sorted(longest))
     messages = set().union(*(image["messages"] for image in images))
     assert {"node/publishers.py", "node/conversions.py"} <= messages

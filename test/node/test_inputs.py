@@ -99,7 +99,7 @@ class Robot:
             lambda: sum(item.count for item in self.inputs.health() if item.kind == kind) >= count, f"{count} {kind}"
         )
 
-    def until(self, check: Any, what: str, seconds: float = 10.0) -> None:
+    def until(self, check: Any, what: str, seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
         while not check():
             assert time.monotonic() < end, f"not within {seconds} s: {what}"

@@ -6,10 +6,9 @@ from dataclasses import replace
 from sequences import SMALL, walk
 
 from dust3r_ros.io.manifest import Event, read_manifest
-from dust3r_ros.session import files
 from dust3r_ros.session.back_end import BackEnd
 from dust3r_ros.session.replay import apply
-from dust3r_ros.session.session import Session
+from dust3r_ros.session.session import Session, begin
 from dust3r_ros.tracking.exchange import KeyframeRequest
 from dust3r_ros.tracking.front_end import FrontEnd
 from dust3r_ros.types import Frame
@@ -20,7 +19,7 @@ def test_what_a_front_end_did_is_done_again_bit_by_bit(tmp_path):
     sequence, log = walk("orbit"), logging.getLogger("live")
     config, path = replace(SMALL, dense=False, keyframe_motion_young=0.02), tmp_path / "run.jsonl"
     session = Session(config, log)
-    files.begin(session, config, manifest=str(path))
+    begin(session, config, manifest=str(path))
     session.go_live()
     back_end, front = BackEnd(session), FrontEnd("camera", config)
     snapshot_ns, saw = 0, []
