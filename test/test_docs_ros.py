@@ -35,6 +35,13 @@ def test_calls_of_launch_files_have_arguments_that_exist() -> None:
                 assert value in ROWS[argument].choices, f"{name}: {argument}"
 
 
+# Parameters and launch arguments of camera drivers, which their pages name.
+OF_DRIVERS = {
+    "enable_gyro", "enable_accel", "format", "pixel_format", "publish_map_tf", "rs_compat",
+    "unite_imu_method",
+}  # fmt: skip
+
+
 def test_launch_arguments_in_sentences_exist() -> None:
     known = {argument for file in LAUNCH_FILES for argument in declared(file)}
     used = {
@@ -45,7 +52,9 @@ def test_launch_arguments_in_sentences_exist() -> None:
         for argument in re.findall(r"(?<![\w:/])([a-z_]+):=", code)
     }
     assert {argument for _, argument in used} >= {"rviz", "namespace"}
-    assert {(name, argument) for name, argument in used if argument not in known} == set()
+    wrong = {(name, argument) for name, argument in used if argument not in known}
+    assert {(name, argument) for name, argument in wrong if not name.startswith("docs/cameras/")} == set()
+    assert {argument for _, argument in wrong} == OF_DRIVERS
 
 
 @pytest.mark.parametrize("file", LAUNCH_FILES)

@@ -228,6 +228,7 @@ def test_no_file_names_a_path_of_this_machine() -> None:
     folders = (
         "benchmarks",
         "config",
+        "docker",
         "docs",
         "dust3r_ros",
         "foxglove",
