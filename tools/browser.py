@@ -9,11 +9,14 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +55,13 @@ class Page:
             raise RuntimeError(f"no browser is installed: none of {', '.join(PROGRAMS)} is found")
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         words = [found, *_FLAGS, f"--user-data-dir={self._profile.name}", f"--window-size={width},{height}", *flags]
+        # A group of its own: the program may be a script that starts another one.
         self._process = subprocess.Popen(
-            [*words, "about:blank"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*words, "about:blank"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         self._numbers = itertools.count(1)
         self.messages: list[str] = []
@@ -79,13 +87,10 @@ class Page:
         self.close()
 
     def close(self) -> None:
-        """End the browser."""
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        """End the browser and all that it started; of its profile nothing is kept."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
         self._profile.cleanup()
 
     def open(self, address: str) -> None:
