@@ -138,16 +138,13 @@ def _node(values: dict[str, str], spaces: list[str], config: Path, given: dict[s
     )
 
 
-def _viewers(
-    values: dict[str, str], space: str, config: Path, given: dict[str, ParameterConstant]
-) -> list[LaunchDescriptionEntity]:
+def _viewers(values: dict[str, str], named: str, settings: dict[str, object]) -> list[LaunchDescriptionEntity]:
+    """What shows the node of a full name with these parameters."""
     entities: list[LaunchDescriptionEntity] = []
-    named = full_name(space)
-    simulated = {"use_sim_time": bool(load_yaml(config, named).get("use_sim_time"))} | _flags(values)
-    parameters = [{"use_sim_time": True}] if simulated["use_sim_time"] else []
+    parameters = [{"use_sim_time": True}] if {**settings, **_flags(values)}.get("use_sim_time") else []
     if _flag(values, "rviz"):
         require_viewer("rviz2", "rviz")
-        names = shown(config, named, given)
+        names = shown(settings, named)
         share = Path(FindPackageShare("dust3r_ros").find("dust3r_ros"))
         layout = names.layout(yaml.safe_load((share / "rviz" / "dust3r.rviz").read_text(encoding="utf-8")))
         written = Path(launch_config.get_log_file_path("dust3r.rviz"))
@@ -187,10 +184,11 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     values["bag"] = expanded(values["bag"], "argument bag")
     spaces = [space.strip().strip("/") for space in values["namespace"].split(",")]
     config = parameter_file(values["config"], Path(FindPackageShare("dust3r_ros").perform(context)) / "config")
-    for space in spaces:  # refused here where it says nothing of the node, which would run on defaults
-        load_yaml(config, full_name(space))
+    names = [full_name(space) for space in spaces]
+    # All are read: refused here is a file that says nothing of a node, which would run on defaults.
+    configured = [load_yaml(config, name) for name in names]
     given = {name: _value(ROWS[name], values[name]) for name in PARAMETERS if values[name]}
-    entities = [_node(values, spaces, config, given), *_viewers(values, spaces[0], config, given)]
+    entities = [_node(values, spaces, config, given), *_viewers(values, names[0], {**configured[0], **given})]
     return entities + (_player(values) if values["bag"] else [])
 
 

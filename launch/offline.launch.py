@@ -47,10 +47,11 @@ def _viewers(values: dict[str, str]) -> dict[str, str]:
     """The arguments of viewers that are asked for. Raises ``ConfigError`` for one that is not installed."""
     if not values["rviz"]:
         values = {**values, "rviz": str(is_installed("rviz2"))}
-    for name, package in (("rviz", "rviz2"), ("foxglove", "foxglove_bridge")):
-        if values[name].lower() in ("true", "1"):
-            require_viewer(package, name)
-    return {name: values[name] for name in ("rviz", "foxglove") if values[name].lower() in ("true", "1")}
+    packages = {"rviz": "rviz2", "foxglove": "foxglove_bridge"}
+    asked = {name: values[name] for name in packages if values[name].lower() in ("true", "1")}
+    for name in asked:
+        require_viewer(packages[name], name)
+    return asked
 
 
 def _refuse_failure(what: str, code: int) -> None:
@@ -73,9 +74,8 @@ def _by_command(values: dict[str, str]) -> list[LaunchDescriptionEntity]:
     """dust3r-map, then the viewers."""
     program = ExecutableInPackage("dust3r-map", "dust3r_ros")
     command = [program, values["bag"], "--out", values["out"]]
-    for option in ("topic", "config"):
-        name = "image_topic" if option == "topic" else option
-        command += [f"--{option}", values[name]] if values[name] else []
+    for option, value in (("--topic", values["image_topic"]), ("--config", values["config"])):
+        command += [option, value] if value else []
     mapping = ExecuteProcess(cmd=command, output="screen", emulate_tty=True, sigterm_timeout="120")
 
     def ended(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:

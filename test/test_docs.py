@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -19,15 +18,12 @@ from PIL import Image
 from dust3r_ros.cli.export import _parser as _export_parser
 from dust3r_ros.cli.map import _parser
 from dust3r_ros.config import Row
+from scripts import script
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_tool", ROOT / "tools" / "docs.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(ROOT / "tools" / "docs.py", "docs_tool")
 
 
 def test_what_is_made_from_the_code_is_up_to_date() -> None:

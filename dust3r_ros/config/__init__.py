@@ -5,11 +5,12 @@ parameters, the command line reads the same YAML file, the README's table is mad
 """
 
 from dust3r_ros.config.mapper import MapperConfig
-from dust3r_ros.config.mapping import as_mapping, from_mapping, load_yaml, rows, split
+from dust3r_ros.config.mapping import OF_ROS, as_mapping, from_mapping, load_yaml, rows, split
 from dust3r_ros.config.node import NodeConfig
 from dust3r_ros.config.rows import ParameterValue, Row, expanded
 
 __all__ = [
+    "OF_ROS",
     "MapperConfig",
     "NodeConfig",
     "ParameterValue",

@@ -59,16 +59,17 @@ def load_yaml(path: str | Path, node: str = "/dust3r") -> dict[str, object]:
     if data is None:
         return {}
     sections = list(_sections(data))
+    own = [values for name, values in sections if _is_for(name, node)] if sections else [data]
+    if not own:
+        names = ", ".join(name for name, _ in sections)
+        raise ConfigError(f"configuration file '{path}' has parameters of {names} only; it must have some of {node}")
     found: dict[str, object] = {}
-    for values in [values for name, values in sections if _is_for(name, node)] if sections else [data]:
+    for values in own:
         if values is not None and (
             not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values)
         ):
             raise ConfigError(f"configuration file '{path}' holds {type(values).__name__}; it must map names to values")
         found.update(values or {})
-    if sections and not any(_is_for(name, node) for name, _ in sections):
-        names = ", ".join(name for name, _ in sections)
-        raise ConfigError(f"configuration file '{path}' has parameters of {names} only; it must have some of {node}")
     return found
 
 
@@ -91,17 +92,17 @@ def _is_for(name: str, node: str) -> bool:
     return re.fullmatch(pattern, node) is not None
 
 
-# A parameter file of a node may hold these, too, which ROS takes or which say how the node starts.
-_OF_ROS = ("use_sim_time", "autostart", "start_type_description_service", "qos_overrides")
+# Parameters that a node of ROS has by itself; the last one has parts, after dots.
+OF_ROS = ("use_sim_time", "start_type_description_service", "qos_overrides")
 
 
 def split(values: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
     """Parameters of one file parted into the mapper's and the node's; unknown ones stay with the mapper's.
 
-    What ROS itself takes is left out.
+    What ROS itself takes is left out, and autostart, which only a node has.
     """
     node = {row.name for row in rows(NodeConfig)}
-    values = {name: value for name, value in values.items() if not name.startswith(_OF_ROS)}
+    values = {name: value for name, value in values.items() if name.partition(".")[0] not in (*OF_ROS, "autostart")}
     return (
         {name: value for name, value in values.items() if name not in node},
         {name: value for name, value in values.items() if name in node},

@@ -326,16 +326,17 @@ class Inputs:
 
     def _explain_silence(self, now: float) -> None:
         """Say why no image comes, each time that it is for another reason."""
-        for subscription in self._subscriptions:
-            for monitor in self._images.values():
-                silent_s = monitor.health(now).silent_s
-                silent_s = now - self._since if silent_s is None else min(silent_s, now - self._since)
-                if monitor.topic != subscription.topic or silent_s < EXPLAIN_SILENT_S:
-                    continue
-                why = why_silent(self._node, monitor.topic, subscription.type_name, subscription.reliability)
-                if why != monitor.why:
-                    monitor.why = why
-                    self._node.get_logger().warning(f"no image on {monitor.topic} for {silent_s:.0f} s: {why}")
+        subscriptions = {subscription.topic: subscription for subscription in self._subscriptions}
+        for monitor in self._images.values():
+            silent_s = monitor.health(now).silent_s
+            silent_s = now - self._since if silent_s is None else min(silent_s, now - self._since)
+            if silent_s < EXPLAIN_SILENT_S:
+                continue
+            heard = subscriptions[monitor.topic]
+            why = why_silent(self._node, monitor.topic, heard.type_name, heard.reliability)
+            if why != monitor.why:
+                monitor.why = why
+                self._node.get_logger().warning(f"no image on {monitor.topic} for {silent_s:.0f} s: {why}")
 
     # Messages
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from dust3r_ros.config import NodeConfig, expanded, from_mapping, load_yaml, split
+from dust3r_ros.config import NodeConfig, expanded, from_mapping, split
 from dust3r_ros.errors import ConfigError
 from dust3r_ros.node.topics import all_camera_topics, camera_topics
 
@@ -99,12 +99,9 @@ class Shown:
         return layout
 
 
-def shown(path: Path, node: str, given: Mapping[str, object]) -> Shown:
-    """What the node of that full name does by its parameter file and what is ``given`` beside it.
-
-    Raises ``ConfigError`` as ``load_yaml`` does, and for parameters of the node that cannot be.
-    """
-    config = from_mapping(NodeConfig, split({**load_yaml(path, node), **given})[1])
+def shown(values: Mapping[str, object], node: str) -> Shown:
+    """What the node of that full name does with these parameters; raises ``ConfigError`` for some that cannot be."""
+    config = from_mapping(NodeConfig, split(values)[1])
     space = node.removesuffix(_NODE)
 
     def resolve(topic: str) -> str:

@@ -12,7 +12,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from dust3r_ros.config import MapperConfig, NodeConfig, Row, from_mapping, rows
+from dust3r_ros.config import OF_ROS, MapperConfig, NodeConfig, Row, from_mapping, rows
 from dust3r_ros.errors import ConfigError
 from dust3r_ros.io.files import make_folder
 
@@ -21,8 +21,6 @@ AUTOSTART = Row("autostart", bool, True, "Configure and activate at start; false
 
 # Files and folders that a node writes.
 WRITTEN = ("output_dir", "map_db", "manifest", "profile")
-
-_OF_ROS = ("use_sim_time", "start_type_description_service", "qos_overrides.")
 
 
 def all_rows() -> dict[str, Row]:
@@ -46,7 +44,7 @@ class Parameters:
         self.unknown = sorted(
             name
             for name in node.get_parameters_by_prefix("")
-            if name not in self._rows and not name.startswith(_OF_ROS)
+            if name not in self._rows and name.partition(".")[0] not in OF_ROS
         )
         for row in self._rows.values():
             self._declare(row)
@@ -101,8 +99,8 @@ def own_files(config: NodeConfig, apart: Iterable[str], namespace: str) -> NodeC
     space, own = namespace.strip("/"), {}
     for name in apart:
         path = Path(getattr(config, name))
-        own[name] = str(path / space if name == "output_dir" else path.parent / space / path.name)
-        make_folder(Path(own[name]) if name == "output_dir" else Path(own[name]).parent)
+        folder, file = (path, "") if name == "output_dir" else (path.parent, path.name)
+        own[name] = str(make_folder(folder / space) / file)
     return replace(config, **own)  # type: ignore[arg-type]
 
 

@@ -274,6 +274,13 @@ def _positions(trajectory: Sequence[StampedPose]) -> Array:
     return np.array([pose.w_T_c[:3, 3] for pose in trajectory]).reshape(-1, 3)
 
 
+def pyramid(keyframe: Keyframe, length: float) -> Array:
+    """(4, 3) corners of the base of a keyframe's pyramid, map frame; ``length`` of it in map units."""
+    height, width = keyframe.depth.shape
+    pixels = np.array([[0, 0], [width, 0], [width, height], [0, height]], dtype=np.float64)
+    return transform(keyframe.w_T_c, rays(pixels, keyframe.focal, (width / 2, height / 2)) * length)
+
+
 def draw_cameras(
     panel: Image, view: Viewpoint, keyframes: Sequence[Keyframe], trajectory: Sequence[StampedPose]
 ) -> None:
@@ -281,10 +288,7 @@ def draw_cameras(
     for keyframe in keyframes[:: 1 + len(keyframes) // _MAX_PYRAMIDS]:
         apex, depth = view.project(keyframe.w_T_c[None, :3, 3])
         length = 14.0 / view.focal * (1.0 if view.orthographic else max(float(depth[0]), 1e-6))
-        height, width = keyframe.depth.shape
-        pixels = np.array([[0, 0], [width, 0], [width, height], [0, height]], dtype=np.float64)
-        corners = rays(pixels, keyframe.focal, (width / 2, height / 2)) * length
-        rim, _ = view.project(transform(keyframe.w_T_c, corners))
+        rim, _ = view.project(pyramid(keyframe, length))
         # One stroke: apex, first corner, around, with a visit to the apex from each corner.
         stroke = np.concatenate([np.stack([apex[0], rim[i], rim[(i + 1) % 4]]) for i in range(4)])
         cased(panel, stroke, KEYFRAME, 1)

@@ -14,10 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dust3r_ros.cloud.cloud import Cloud
-from dust3r_ros.geometry.pinhole import rays
-from dust3r_ros.geometry.rigid import transform
 from dust3r_ros.products import splat
-from dust3r_ros.products.preview import KEYFRAME, time_colors
+from dust3r_ros.products.preview import KEYFRAME, pyramid, time_colors
 from dust3r_ros.products.splat import Surfels, surfels
 from dust3r_ros.types import Array, Keyframe, StampedPose
 
@@ -131,9 +129,7 @@ def _pyramids(keyframes: Sequence[Keyframe], length: float) -> Surfels:
     """Pairs of points, the ends of the edges of every keyframe's pyramid."""
     places = [np.zeros((0, 3))]
     for keyframe in keyframes[:: 1 + len(keyframes) // _PYRAMIDS]:
-        height, width = keyframe.depth.shape
-        pixels = np.array([[0, 0], [width, 0], [width, height], [0, height]], dtype=np.float64)
-        rim = transform(keyframe.w_T_c, rays(pixels, keyframe.focal, (width / 2, height / 2)) * length)
+        rim = pyramid(keyframe, length)
         for corner, following in zip(rim, np.roll(rim, -1, axis=0), strict=True):
             places.append(np.stack([keyframe.w_T_c[:3, 3], corner, corner, following]))
     lines = np.concatenate(places)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from dust3r_ros.errors import Dust3rRosError
+from scripts import script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/alignment.py"
 TINY = "3x32"
@@ -23,10 +23,7 @@ TINY = "3x32"
 @pytest.fixture(scope="module")
 def bench() -> Iterator[ModuleType]:
     path = list(sys.path)
-    spec = importlib.util.spec_from_file_location("alignment_benchmark", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = script(SCRIPT, "alignment_benchmark")
     yield module
     sys.path[:] = path
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from scripts import script
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -24,12 +24,7 @@ CONFIG = Dust3rConfig(
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
     path = Path(__file__).resolve().parents[2] / "benchmarks" / "network_cpu.py"
-    spec = importlib.util.spec_from_file_location("network_cpu_benchmark", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look names up
-    spec.loader.exec_module(module)
-    return module
+    return script(path, "network_cpu_benchmark")
 
 
 def test_operations_are_those_that_torch_counts(benchmark: ModuleType) -> None:

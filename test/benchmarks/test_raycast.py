@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from dust3r_ros.scenes.endless.worlds import make_world
+from scripts import script
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -18,11 +18,7 @@ from dust3r_ros.training.raycast import Raycaster, cameras  # noqa: E402
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
     path = Path(__file__).resolve().parents[2] / "benchmarks" / "raycast.py"
-    spec = importlib.util.spec_from_file_location("raycast_benchmark", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(path, "raycast_benchmark")
 
 
 def test_stages_of_a_render_add_up(benchmark: ModuleType) -> None:

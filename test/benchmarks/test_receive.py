@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from scripts import script
 
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 
@@ -20,13 +21,9 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/receive.py"
 @pytest.fixture(scope="module")
 def receiving() -> Iterator[ModuleType]:
     path = list(sys.path)
-    spec = importlib.util.spec_from_file_location("receive_benchmark", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    module = script(SCRIPT, "receive_benchmark")
     yield module
-    del sys.modules[spec.name]
+    del sys.modules[module.__name__]
     sys.path[:] = path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import stat
 import subprocess
@@ -18,6 +17,7 @@ from dust3r_ros.evaluation.suite.peers import stamps_by_name
 from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.scenes.export import write_folder
 from dust3r_ros.scenes.sequence import render_sequence
+from scripts import script
 
 pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
 
@@ -45,11 +45,7 @@ out.write_text(json.dumps({"images": count, "models": 1, "poses": poses, "camera
 
 @pytest.fixture(scope="module")
 def sfm() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sfm_benchmark", FOLDER / "sfm.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(FOLDER / "sfm.py", "sfm_benchmark")
 
 
 @pytest.fixture(scope="module")

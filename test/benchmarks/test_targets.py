@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from dust3r_ros import __version__
+from scripts import script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/targets.py"
 
 
 @pytest.fixture(scope="module")
 def targets() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_targets", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(SCRIPT, "benchmark_targets")
 
 
 def test_a_row_says_what_was_measured_and_what_was_not(targets: ModuleType) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -12,17 +11,14 @@ import numpy as np
 import pytest
 
 from dust3r_ros.scenes.sequence import render_sequence
+from scripts import script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/tracking.py"
 
 
 @pytest.fixture(scope="module")
 def tracking() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tracking_benchmark", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(SCRIPT, "tracking_benchmark")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -11,6 +10,8 @@ from types import ModuleType
 import pytest
 import yaml
 from small_worlds import RECIPE
+
+from scripts import script
 
 pytest.importorskip("torch", reason="torch is not installed")
 
@@ -22,10 +23,7 @@ STAGE = {"sizes": [[32, 48]], "pairs": 2, "steps": 6, "rate": 1e-3}
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("training_benchmark", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = script(SCRIPT, "training_benchmark")
     monkeypatch.setattr(module, "_COLD", 1)
     return module
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from dust3r_ros.config import load_yaml
 from dust3r_ros.errors import ConfigError
 from dust3r_ros.node.launching import (
     Shown,
@@ -70,26 +71,32 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_what_is_shown_is_what_the_file_and_the_arguments_say(config: Path) -> None:
-    assert shown(config, "/dust3r", {}) == Shown(
+    assert shown(load_yaml(config, "/dust3r"), "/dust3r") == Shown(
         "/dust3r", "/front/image", "/front/camera_info", "/front/estimated/camera_info", "world"
     )
     given = {"image_topic": "/rear/image_raw/compressed", "map_frame": "map"}
-    assert shown(config, "/robot1/dust3r", given) == Shown(
+    assert shown({**load_yaml(config, "/robot1/dust3r"), **given}, "/robot1/dust3r") == Shown(
         "/robot1/dust3r", "/rear/image_raw/compressed", "/rear/camera_info", "/rear/estimated/camera_info", "map"
     )
-    names = shown(config, "/robot1/dust3r", {"image_topics": ["left/image", "~/right"], "image_transport": "raw"})
+    names = shown(
+        {
+            **load_yaml(config, "/robot1/dust3r"),
+            **{"image_topics": ["left/image", "~/right"], "image_transport": "raw"},
+        },
+        "/robot1/dust3r",
+    )
     assert names.image == "/robot1/left/image"
 
 
 def test_the_layout_of_rviz_follows(config: Path) -> None:
     layout = yaml.safe_load((ROOT / "rviz" / "dust3r.rviz").read_text(encoding="utf-8"))
-    made = shown(config, "/robot1/dust3r", {}).layout(layout)
+    made = shown(load_yaml(config, "/robot1/dust3r"), "/robot1/dust3r").layout(layout)
     assert made["Visualization Manager"]["Global Options"]["Fixed Frame"] == "world"
     before, after = list(_topics(layout)), list(_topics(made))
     assert len(before) == len(after) > 8
     moved = {"/camera/image_raw": "/robot1/front/image"}
     assert after == [moved.get(topic) or topic.replace("/dust3r/", "/robot1/dust3r/") for topic in before]
-    assert shown(CONFIGS / "dust3r.yaml", "/dust3r", {}).layout(layout) == layout
+    assert shown(load_yaml(CONFIGS / "dust3r.yaml", "/dust3r"), "/dust3r").layout(layout) == layout
 
 
 def _topics(tree: Any) -> Any:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+
+from scripts import script
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,12 +21,7 @@ def config() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def hooks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("site_pages", ROOT / "tools" / "site_pages.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["site_pages"] = module
-    spec.loader.exec_module(module)
-    return module
+    return script(ROOT / "tools" / "site_pages.py", "site_pages")
 
 
 def _leaves(tree: Any) -> list[str]:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from scripts import script
+
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "training_pairs.py"
 
 
 def test_a_sheet_is_a_small_picture_of_pairs_above_their_depth() -> None:
     pytest.importorskip("torch", reason="torch is not installed")
-    spec = importlib.util.spec_from_file_location("training_pairs_tool", TOOL)
-    assert spec is not None and spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = script(TOOL, "training_pairs_tool")
     data = tool.make_sheet(columns=2, rows=1)
     assert len(data) <= tool.LARGE
     with Image.open(BytesIO(data)) as picture:
