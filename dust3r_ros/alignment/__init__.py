@@ -1,4 +1,4 @@
-"""From pointmaps of pairs to one world: global alignment, the growing sparse map, depth and clouds."""
+"""From the pointmaps of image pairs to one world: global and incremental alignment."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ def align(
     depths: Sequence[ArrayLike | None] | None = None,
     depth_std: ArrayLike | Sequence[ArrayLike | None] | None = None,
 ) -> Alignment:
-    """Poses, focals and depths of N images from predictions of their pairs.
+    """Poses, focals and depths of N images from the predictions of their pairs.
 
-    ``pairs`` name the images 0 to N - 1 and connect all of them. ``method``: "moments" (closed
+    ``pairs`` name the images 0 to N - 1 and must connect them all. ``method``: "moments" (closed
     forms over 28 numbers a pair) or "gradient" (the published scheme: Adam over every pixel; needs
     torch). ``cameras`` (N,) integers: images of the same number share one focal.
 
-    What is known is held: ``focals`` (N,) pixels, ``poses`` (N, 4, 4) ``w_T_c`` and ``depths``, N maps
+    Known values are held fixed: ``focals`` (N,) pixels, ``poses`` (N, 4, 4) ``w_T_c`` and ``depths``, N maps
     (H, W) of z in the camera in the unit of the poses, wherever they are finite (depths: positive); NaN or None
-    says unknown. With "moments" it is weighed instead where its deviation is given: ``focal_std``, one
+    means unknown. With "moments" a value given with a deviation is weighted instead: ``focal_std``, one
     number or (N,) pixels; ``pose_covariance`` (6, 6) or (N, 6, 6) of rotation vector (rad) and translation in the
-    camera's own frame; ``depth_std``, one number, N numbers or N maps, in the unit of depth. 0 holds. A view of a
-    pair counts as 16 independent measurements beside them (``priors.INDEPENDENT``). Poses at two places or
-    depths fix the scale.
+    camera's own frame; ``depth_std``, one number, N numbers or N maps, in the unit of depth. A deviation of 0 holds
+    the value. Against these, a view of a pair counts as 16 independent measurements (``priors.INDEPENDENT``). Poses
+    at two places, or depths, fix the scale.
 
     Points without confidence (C = 1) may be anything. Raises ``ConfigError`` for an unknown method and for
     deviations or depths with "gradient", ``BackendError`` for "gradient" without torch, ``InputError``
-    for arrays that are not what they should be (each says which, and its numbers), ``GeometryError`` for images
-    that the pairs do not connect (``parts.align_parts`` aligns each part) and pairs that say nothing.
+    for malformed arrays (the message names the array and its values), ``GeometryError`` for images that the pairs
+    do not connect (``components.align_parts`` aligns each part) and for pairs without information.
     """
     if method not in METHODS:
         raise ConfigError(f"alignment method {method!r} is unknown; it must be one of {', '.join(METHODS)}")
@@ -73,7 +73,7 @@ def _gradient(problem: AlignmentProblem) -> Callable[[AlignmentProblem], Alignme
     named = problem.soft + ["depths"] * (problem.depths is not None)
     if named:
         raise ConfigError(
-            f"alignment method 'gradient' knows no {' and no '.join(named)}; it holds focals and poses, "
+            f"alignment method 'gradient' does not accept {' or '.join(named)}; it holds focals and poses, "
             "method 'moments' takes all of it"
         )
     try:

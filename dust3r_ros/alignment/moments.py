@@ -1,9 +1,9 @@
-"""Moments of an edge: all that similarities need to know of the pixels two keyframes share.
+"""Moments of an edge: all that similarities need to know about the pixels two keyframes share.
 
 Edge e of keyframes i and j holds, for every shared pixel p, a point a_p in the canonical frame of i
 and a point b_p in that of j, with weight w_p. For similarities ``w_S_i``, ``w_S_j`` its cost
 sum_p w_p |S_i a_p - S_j b_p|^2 = tr(A M A^T), A = [S_i | -S_j] (3, 8), is a quadratic form of
-M = sum_p w_p c_p c_p^T, c = [a, 1, b, 1]: 28 distinct numbers, whatever the number of pixels.
+M = sum_p w_p c_p c_p^T, c = [a, 1, b, 1]: 28 distinct numbers for any number of pixels.
 
 Similarities are (..., 4, 4) matrices [s R, t; 0, 1]. Their increments are (..., 7), in the
 keyframe's own frame: rotation vector (rad), translation (canonical units), log scale:
@@ -22,8 +22,8 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.types import Array
 
 DOF = 7
-# Second over first deviation of points, below which they count as collinear: above what float32
-# coordinates leave of a line.
+# Ratio of the second to the first deviation of points below which they count as collinear; it exceeds
+# the spread that float32 rounding gives a line.
 MIN_THICKNESS = 1e-5
 
 # d(exp(xi) x)/d xi_k at xi = 0 is _GENERATORS[k] @ [x, 1]: (7, 3, 4).
@@ -44,7 +44,7 @@ _PACKED = np.maximum(_PACKED, _PACKED.T)[np.ix_(_EXPAND, _EXPAND)]
 def moments(a: NDArray[np.floating], b: NDArray[np.floating], weights: NDArray[np.floating]) -> Array:
     """M (..., 8, 8) of points ``a``, ``b`` (..., P, 3) and ``weights`` (..., P) >= 0.
 
-    Points of weight 0 are ignored, whatever they hold.
+    Points of weight 0 are ignored, whatever their values.
     """
     w = np.asarray(weights, dtype=np.float64)[..., None]
     c = np.empty((*a.shape[:-1], 7))
@@ -62,7 +62,7 @@ def packed(M: Array) -> Array:
 
 
 def unpacked(numbers: Array) -> Array:
-    """Moments (..., 8, 8) of their 28 distinct numbers."""
+    """Moments (..., 8, 8) from their 28 distinct numbers."""
     return np.asarray(numbers, dtype=np.float64)[..., _PACKED]
 
 
@@ -107,8 +107,8 @@ def inverse(S: Array) -> Array:
 def cost(M: Array, S_i: Array, S_j: Array, scale_free: bool = True) -> Array:
     """(E,) sum_p w_p |S_i a_p - S_j b_p|^2, over s_i s_j unless ``scale_free`` is false.
 
-    The division makes it indifferent to a common scale of both ends, so that nothing is won by
-    shrinking the map.
+    The division makes the cost independent of a common scale of both ends, so that shrinking the map
+    gains nothing.
     """
     A = np.concatenate([S_i[..., :3, :], -S_j[..., :3, :]], axis=-1)
     value = np.einsum("...ij,...ij->...", A @ M, A)
@@ -118,10 +118,10 @@ def cost(M: Array, S_i: Array, S_j: Array, scale_free: bool = True) -> Array:
 def normal_blocks(M: Array, S_i: Array, S_j: Array, scale_free: bool = True) -> tuple[Array, Array, Array]:
     """``cost`` (E,), its gradient (E, 14) and Gauss-Newton matrix (E, 14, 14) over both ends' increments.
 
-    Columns: the 7 of end i, then the 7 of end j. Scale free, the residuals are those over sqrt(s_i s_j), seen from
-    halfway between both ends' frames: the cost is the same, and turning or resizing both ends alike
-    changes none of them. Otherwise such a change, which costs nothing, would seem to cost the residuals
-    squared, and a long loop, all but free to bend, would give way in tiny steps.
+    Columns: the 7 of end i, then the 7 of end j. Scale free, the residuals are divided by sqrt(s_i s_j) and taken
+    halfway between both ends' frames: the cost is the same, and rotating or scaling both ends together
+    changes none of them. Otherwise such a change, which costs nothing, would appear to cost the squared
+    residuals, and a long loop, which bends almost freely, would converge in tiny steps.
     """
     A = np.concatenate([S_i[..., :3, :], -S_j[..., :3, :]], axis=-1)
     D = np.zeros((*M.shape[:-2], 2 * DOF, 3, 8))
@@ -143,7 +143,7 @@ def normal_blocks(M: Array, S_i: Array, S_j: Array, scale_free: bool = True) -> 
 
 
 def thickness(M: Array) -> Array:
-    """(..., 2) second over first principal deviation of the points a and of the points b: 0 for a line or one point."""
+    """(..., 2) second over first principal deviation of the points a and of the points b; 0 for a line or point."""
     found = []
     for at in (slice(0, 3), slice(4, 7)):
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -151,17 +151,17 @@ def thickness(M: Array) -> Array:
             spread = M[..., at, at] / total_weight(M)[..., None, None] - mean[..., :, None] * mean[..., None, :]
         spread[~np.isfinite(spread).all(axis=(-2, -1))] = 0.0
         _, second, first = np.moveaxis(np.maximum(np.linalg.eigvalsh(spread), 0.0), -1, 0)
-        # what rounding leaves of points in one place is no spread
+        # rounding of points in one place is no spread
         first = np.where(first > 1e-12 * np.sum(np.square(np.nan_to_num(mean)), axis=-1), first, 0.0)
         found.append(np.sqrt(np.divide(second, first, out=np.zeros_like(first), where=first > 0)))
     return np.stack(found, axis=-1)
 
 
 def closed_form(M: Array, scale: bool = True) -> tuple[Array, Array]:
-    """The similarities ``j_S_i`` minimising sum_p w_p |b_p - j_S_i a_p|^2, and the ``thickness`` of their points.
+    """The similarities ``j_S_i`` (..., 4, 4) minimising sum_p w_p |b_p - j_S_i a_p|^2, and ``thickness`` (..., 2).
 
-    (..., 4, 4) and (..., 2). An edge without weight, with points on one line (thickness below
-    ``MIN_THICKNESS``) or a scale that is not positive gets NaN. ``scale=False`` holds the scale at 1.
+    An edge without weight, with points on one line (thickness below
+    ``MIN_THICKNESS``) or with a scale that is not positive gets NaN. ``scale=False`` holds the scale at 1.
     Umeyama, PAMI 1991, eq. 40 to 42.
     """
     total = total_weight(M)
@@ -189,8 +189,8 @@ def closed_form(M: Array, scale: bool = True) -> tuple[Array, Array]:
 
 
 def check_informative(M: Array, names: Sequence[str]) -> Array:
-    """The similarities of ``closed_form``; raises ``GeometryError`` for the first edge without information, by name
-    and with its numbers.
+    """The similarities of ``closed_form``; raises ``GeometryError`` that names the first edge without information
+    and its values.
     """
     S, thin = closed_form(M)
     refused = np.isnan(S[:, 0, 0])

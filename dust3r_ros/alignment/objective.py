@@ -1,4 +1,4 @@
-"""What a global alignment returns, and the objective of the published one, by which every method is measured."""
+"""What a global alignment returns, and the published objective by which every method is measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dust3r_ros.geometry.rigid import transform
 from dust3r_ros.types import Array, Array32, PairPrediction
 
 PAIR_SCALE = 0.5  # geometric mean of all σ: the gauge of the published scheme
-_FIT_PIXELS = 5000  # of a view are enough for a similarity
+_FIT_PIXELS = 5000  # of a view suffice for a similarity
 _COARSE_ROUNDS, _FINE_ROUNDS = 60, 12
 _COARSE_CHANGE, _FINE_CHANGE = 1e-5, 1e-6
 _MIN_SAMPLE = 100  # with fewer confident pixels than this, all are taken
@@ -41,15 +41,15 @@ def published_objective(
 ) -> float:
     """Confidence-weighted distance between a scene and its pairs, in units of half the mean pair scale.
 
-    For each of the two views the mean over all pixels of all pairs of log(C) * ‖χ - σ P X‖, the two
-    means added. χ: the pixel's point in the world, from ``depths`` (N maps (H, W) of z), ``focals``
+    For each of the two views, take the mean of log(C) * ‖χ - σ P X‖ over all pixels of all pairs; add the two
+    means. χ: the pixel's point in the world, from ``depths`` (N maps (H, W) of z), ``focals``
     (N,) pixels and ``w_T_c`` (N, 4, 4). X, C: the pair's point and confidence. σ, P: similarity of the pair;
-    all of them are at the minimum of this sum under mean log σ = log 1/2, which also fixes
-    the scale of the scene, so the value does not depend on the scale that came in.
+    all similarities minimise this sum under mean log σ = log 1/2, which also fixes
+    the scale of the scene, so the value does not depend on the input scale.
 
     The similarities are fitted to every ``fit_stride``-th row and column (None: about 5000 pixels a
-    view, which is within 1e-4 of the minimum); the value is always that over all pixels. Raises
-    ``InputError`` for no pairs and arrays that do not fit together, ``GeometryError`` for a pair
+    view, which is within 1e-4 of the minimum); the value always covers all pixels. Raises
+    ``InputError`` for no pairs and for inconsistent arrays, ``GeometryError`` for a pair
     without confident pixels or with all its points in one place.
 
     Source: Wang et al., "DUSt3R", CVPR 2024, eq. 5, with the logarithm of the confidence.
@@ -66,9 +66,9 @@ def published_objective(
 
 
 class _Costs:
-    """The cost of every pair: its weighted distances, divided by the pixels of all first or all second views.
+    """The cost of every pair: its weighted distances, divided by the pixel count of all first or all second views.
 
-    In float32, with the world's origin in the middle of the scene so that this is precise enough.
+    In float32, with the world's origin at the centre of the scene so that this is precise enough.
     """
 
     def __init__(self, pairs: Sequence[PairPrediction], world: Sequence[Array]) -> None:
@@ -90,14 +90,14 @@ class _Costs:
             yield x.reshape(-1, 3), y.reshape(-1, 3), c, np.log(c) * np.float32(stride * stride / pixels)
 
     def points(self, index: int, stride: int) -> tuple[Array32, Array32, Array32]:
-        """Points (M, 3) of a pair, their place (M, 3) in the world, weights (M,); of the pixels that have weight."""
+        """Points (M, 3) of a pair, their place (M, 3) in the world, weights (M,), for the pixels that have weight."""
         parts = [(x[c > 1.0], y[c > 1.0], w[c > 1.0]) for x, y, c, w in self._views(index, stride)]
         x, y, w = (np.concatenate(part) for part in zip(*parts, strict=True))
         return x, y, w
 
     def cost(self, index: int, fit: _PairFit) -> float:
         """The cost of a pair over all its pixels."""
-        # Without weight, a point may be no number; picking the others takes longer than all the rest.
+        # A point without weight may be NaN; selecting the others would take longer than all the rest.
         total = sum(float(w @ _distances(fit, x, y)) for x, y, _, w in self._views(index, 1))
         if np.isfinite(total):
             return total
@@ -105,12 +105,12 @@ class _Costs:
         return float(w @ _distances(fit, x, y))
 
     def sample(self, index: int, stride: int) -> tuple[Array32, Array32, Array32]:
-        """``points`` at a stride, or of all pixels where those are too few."""
+        """``points`` at a stride, or of all pixels if those are too few."""
         found = self.points(index, stride)
         return found if len(found[2]) >= _MIN_SAMPLE or stride == 1 else self.points(index, 1)
 
     def start(self, stride: int) -> list[_PairFit]:
-        """Least squares of the squared distances."""
+        """Start from least squares of the squared distances."""
         fits = []
         for index, pair in enumerate(self._pairs):
             x, y, w = self.sample(index, stride)
@@ -123,9 +123,9 @@ class _Costs:
         return fits
 
     def improve(self, fits: list[_PairFit], stride: int, rounds: int, change: float) -> list[_PairFit]:
-        """Iteratively re-weighted least squares for the distances, all pairs coupled by the gauge of the scale.
+        """Iteratively reweighted least squares for the distances; the scale gauge couples all pairs.
 
-        The logarithm of the normalised sum has the derivative cost_e' / total - 1 / pairs by log σ_e, so each
+        The derivative of the logarithm of the normalised sum by log σ_e is cost_e' / total - 1 / pairs, so each
         pair minimises its cost minus the mean cost times log σ_e.
         """
         data = [self.sample(index, stride) for index in range(len(fits))]
@@ -175,24 +175,26 @@ def _check(pairs: Sequence[PairPrediction], w_T_c: Array, focals: Array, depths:
     if len(pairs) == 0:
         raise InputError("the objective of an alignment needs at least one pair, not 0")
     if not len(w_T_c) == len(focals) == len(depths):
-        raise InputError(f"{len(w_T_c)} poses, {len(focals)} focals and {len(depths)} depth maps are not of one scene")
+        raise InputError(
+            f"{len(w_T_c)} poses, {len(focals)} focals, {len(depths)} depth maps; their numbers must be equal"
+        )
     for pair in pairs:
         views = ((pair.first, pair.confidence_first.shape), (pair.second, pair.confidence_second.shape))
         for image, shape in views:
             if not 0 <= image < len(depths) or np.shape(depths[image]) != shape:
                 raise InputError(
-                    f"pair ({pair.first}, {pair.second}) has an image {image} of {shape}, for which the scene of "
-                    f"{len(depths)} images has no depth map of that size"
+                    f"pair ({pair.first}, {pair.second}) has an image {image} of {shape}, but the scene of "
+                    f"{len(depths)} images has no depth map of that size for it"
                 )
 
 
 @dataclass(frozen=True)
 class EdgeReport:
-    """What became of one pair, in the order of the pairs given.
+    """The outcome for one pair; reports are in the order of the given pairs.
 
     ``residual``: confidence-weighted mean of ‖χ - σ P X‖ over the pixels of both views, in units of
-    the scene. ``weight``: the robust factor in [0, 1] with which the pair counted at the end.
-    ``switched_off``: it counted as an outlier (a wrong loop, say) and has no influence on the result.
+    the scene. ``weight``: the pair's final robust factor in [0, 1].
+    ``switched_off``: treated as an outlier (such as a wrong loop), without influence on the result.
     """
 
     first: int
@@ -207,8 +209,8 @@ class Alignment:
     """N images in one world of arbitrary scale.
 
     ``w_T_c`` (N, 4, 4); ``focals`` (N,) pixels; ``depths`` N maps (H, W) float32 of z in the camera,
-    0 where nothing is known; ``seconds``: wall time of the solution, without ``objective``, which
-    is worked out when it is asked for. ``edges``: one report per pair.
+    0 where unknown; ``seconds``: wall time of the solution, without ``objective``, which
+    is computed on demand. ``edges``: one report per pair.
     """
 
     w_T_c: Array

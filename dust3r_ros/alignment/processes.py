@@ -1,4 +1,4 @@
-"""Threads and processes for heavy work: how many BLAS takes, a pool for pixels, a copy of this process beside it."""
+"""Threads and processes for heavy work: the BLAS thread count, a pool for pixels, a forked copy of this process."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 _VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-# What OpenBLAS calls its functions, by who built it.
+# The names of OpenBLAS's functions, which depend on the build.
 _NAMES = ("openblas_{}", "openblas_{}64_", "scipy_openblas_{}", "scipy_openblas_{}64_")
 
 
 def blas_threads() -> int:
-    """The number, 0 where it is not known: another library than OpenBLAS, another system than Linux."""
+    """The number of BLAS threads; 0 if unknown: not OpenBLAS, or not Linux."""
     return max([function() for function in _functions("get_num_threads")], default=0)
 
 
 def use_blas_threads(count: int) -> bool:
-    """From now on take ``count`` threads in this process; returns whether that is so."""
-    for name in _VARIABLES:  # of a library that is loaded later
+    """Use ``count`` BLAS threads in this process from now on; returns whether that worked."""
+    for name in _VARIABLES:  # for a library loaded later
         os.environ[name] = str(count)
     for function in _functions("set_num_threads"):
         function(ctypes.c_int(count))
@@ -37,7 +37,7 @@ def use_blas_threads(count: int) -> bool:
 
 
 def _functions(name: str) -> Iterator[ctypes._NamedFuncPointer]:
-    """The function of every OpenBLAS that is loaded."""
+    """The function in every loaded OpenBLAS."""
     maps = ""
     with suppress(OSError):
         maps = Path("/proc/self/maps").read_text()
@@ -56,14 +56,14 @@ _Result = TypeVar("_Result")
 
 @lru_cache(maxsize=1)
 def thread_pool() -> ThreadPoolExecutor:
-    """The pool of this process; its threads keep their workspaces from one alignment to the next."""
+    """The pool of this process; its threads keep their workspaces between alignments."""
     return ThreadPoolExecutor(THREADS, "alignment")
 
 
 def each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
-    """``function`` of all items, in order, on the pool's threads; many small items make few tasks.
+    """``function`` of all items, in order, on the pool's threads; many small items are grouped into few tasks.
 
-    What it raises first, in the order of the items, is raised here.
+    The first exception, in the order of the items, is raised here.
     """
     if len(items) < 2:
         return [function(item) for item in items]
@@ -78,14 +78,14 @@ Result = TypeVar("Result")
 
 MOST_NICE = 20
 _POLL_S = 0.005
-_LONGEST_S = 600.0  # a child that takes longer hangs: a lock that another thread held when it was forked
+_LONGEST_S = 600.0  # a child that takes longer hangs on a lock that another thread held at the fork
 
 
 class Aside(Generic[Result]):
-    """What ``work()`` returns, computed in a forked child. OpenCV must use one thread, and no device may be in use."""
+    """The result of ``work()``, computed in a forked child. OpenCV must use one thread, and no device may be in use."""
 
     def __init__(self, work: Callable[[], Result], nice: int = 0) -> None:
-        """``nice``: how far everything else on the machine goes first, ``MOST_NICE``: always."""
+        """``nice``: how much to yield to everything else on the machine; ``MOST_NICE`` yields always."""
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._until = time.monotonic() + _LONGEST_S
         self._pid: int | None = None
@@ -95,7 +95,7 @@ class Aside(Generic[Result]):
 
     @property
     def done(self) -> bool:
-        """Whether the result is there, or will never be."""
+        """Whether the result has arrived or never will."""
         if self._pid is not None and os.waitpid(self._pid, os.WNOHANG)[0]:
             self._pid = None
         if time.monotonic() > self._until:
@@ -103,7 +103,7 @@ class Aside(Generic[Result]):
         return self._pid is None
 
     def result(self) -> Result | None:
-        """Wait for the result; None where the child ended without one."""
+        """Wait for the result; None if the child ended without one."""
         while not self.done:
             time.sleep(_POLL_S)
         self._file.seek(0)
@@ -126,14 +126,14 @@ class Aside(Generic[Result]):
 
 
 def _run(work: Callable[[], object], descriptor: int, nice: int) -> None:
-    """In the child: compute, write, end; nothing of the parent's is closed or flushed on the way."""
+    """In the child: compute, write, exit, without closing or flushing anything of the parent's."""
     try:
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent (Linux)
         os.nice(nice)
         if nice >= MOST_NICE and hasattr(os, "SCHED_IDLE"):  # Linux
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-        thread_pool.cache_clear()  # its threads are not in the copy
+        thread_pool.cache_clear()  # its threads do not survive the fork
         data = memoryview(pickle.dumps(work()))
         while data:
             data = data[os.write(descriptor, data) :]

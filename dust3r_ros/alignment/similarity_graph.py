@@ -3,7 +3,7 @@
 Minimises sum_e rho(sum_p w_p |S_i a_p - S_j b_p|^2 / (W_e s_i s_j)), W_e the edge's total weight, over
 ``w_S_c`` of N keyframes; no pixels are needed. An edge whose residual stands out is switched off by
 Geman and McClure's kernel ("Statistical methods for tomographic image reconstruction", 1987), whose
-width falls from that of the worst edge to that of the usual one (graduated non-convexity).
+width shrinks from the residual of the worst edge to that of a typical one (graduated non-convexity).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from dust3r_ros.types import Array
 
 Ids = NDArray[np.int64]
 
-# Above this many unknowns the sparse factorisation: LAPACK's would start threads that, on a busy
+# Above this many unknowns, use the sparse factorisation: LAPACK's would start threads that, on a busy
 # machine, wait for each other longer than the work takes.
 _DENSE_UNKNOWNS = 64
-# An edge is an outlier candidate where its residual is this many times the usual one, and is off
-# where the kernel leaves it less than this weight.
+# An edge is an outlier candidate if its residual is this many times the typical one, and is switched
+# off if the kernel leaves it less than this weight.
 OUTLIER_RATIO = 3.0
 OFF_WEIGHT = 0.25
 _WIDTH_STEP = 4.0
-# Part of the mean squared size of the points that rounding of float32 pixels leaves of a squared
-# residual: no edge is an outlier for that.
+# What float32 rounding of the pixels leaves of a squared residual, relative to the mean squared size
+# of the points: no edge is an outlier for that.
 _ROUNDING = 1e-9
 _DAMPING = 1e-6
 _CONVERGED = 1e-5
@@ -40,11 +40,11 @@ _CONVERGED = 1e-5
 
 @dataclass(frozen=True, eq=False)
 class PosePrior:
-    """What is known of keyframe poses from elsewhere.
+    """What other sources say about keyframe poses.
 
     ``w_T_c`` (K, 4, 4) of ``keyframes`` (K,); ``covariance`` (K, 6, 6) of rotation vector (rad) and
     translation (world unit), both in the camera's own frame. ``independent``: how many independent
-    measurements an edge counts as beside them (its pixels are far from independent).
+    measurements an edge counts as against them (its pixels are far from independent).
     """
 
     keyframes: Ids
@@ -94,9 +94,9 @@ class SimilarityGraph:
         self._pattern = _Pattern(self.first, self.second, self.free)
 
     def solve(self, S: Array, *, robust: bool = True, iterations: int = 20) -> GraphSolution:
-        """From the start ``S`` (N, 4, 4); raises ``GeometryError`` where the system is singular.
+        """Solve from the start ``S`` (N, 4, 4); raises ``GeometryError`` if the system is singular.
 
-        ``robust`` switches outlier edges off; a graph whose worst edge is no outlier is solved as it is.
+        ``robust`` switches outlier edges off; a graph whose worst edge is no outlier is solved without the kernel.
         """
         weight = np.ones(len(self.first))
         S, squared, steps = self._descend(S, weight, iterations)
@@ -117,7 +117,7 @@ class SimilarityGraph:
         return np.sqrt(np.maximum(self._blocks(S)[0], 0.0))
 
     def _usual(self, squared: Array) -> float:
-        """Squared residual of the usual edge; rounding of the moments bounds it from below."""
+        """Squared residual of a typical edge, bounded below by the rounding of the moments."""
         return max(float(np.median(squared)), 1e-12 * self._size)
 
     def _blocks(self, S: Array) -> tuple[Array, Array, Array]:
@@ -188,7 +188,7 @@ class SimilarityGraph:
 
 
 class _Pattern:
-    """Where the blocks of the normal equations stand, worked out once per graph."""
+    """The layout of the blocks in the normal equations, computed once per graph."""
 
     def __init__(self, first: Ids, second: Ids, free: NDArray[np.bool_]) -> None:
         self._count = len(free)
@@ -245,5 +245,5 @@ class _Pattern:
 
 def _singular(unknowns: int) -> GeometryError:
     return GeometryError(
-        f"the similarity graph of {unknowns} unknowns is singular; each part needs a keyframe that is held or known"
+        f"the similarity graph of {unknowns} unknowns is singular; each part needs a held keyframe or a prior"
     )

@@ -1,4 +1,4 @@
-"""Canonical depth of keyframes, from all that their pairs say while they are young, a few pixels afterwards."""
+"""Canonical depth of keyframes: whole maps fused from all their pairs while they are young, a few pixels later."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MIN_SHARED = 16  # sampled pixels that two depth maps must share before one is 
 
 @dataclass(frozen=True, eq=False)
 class _Estimate:
-    """Depth (H, W) times ``factor`` is canonical; ``sampled`` (2, P): both at the sampled pixels, brought to it."""
+    """Depth (H, W) times ``factor`` is canonical; ``sampled`` (2, P): canonical depth, confidence at sampled pixels."""
 
     depth: Array32
     confidence: Array32
@@ -25,15 +25,15 @@ class _Estimate:
 
 
 class CanonicalDepth:
-    """One depth map per keyframe in a unit of its own: the median of the first estimate is 1.
+    """One depth map per keyframe, each in its own unit: the median of the first estimate is 1.
 
-    Each estimate is brought to that unit by the robust ratio of depths, so that only its shape is
-    fused. The sampled pixels (``pixel_sample``) of all keyframes stay; whole maps go with ``release``.
+    Each estimate is scaled to that unit by the robust ratio of depths, so that only its shape is
+    fused. The sampled pixels (``pixel_sample``) of all keyframes stay; ``release`` drops the whole map.
     """
 
     def __init__(self) -> None:
         self._estimates: dict[int, list[_Estimate]] = {}
-        self._fused: dict[int, tuple[Array32, Array32]] = {}  # whole maps that were asked for
+        self._fused: dict[int, tuple[Array32, Array32]] = {}  # whole maps already fused
         self._shapes: list[tuple[int, int]] = []
         self._sampled = np.zeros((2, 64, PIXELS), dtype=np.float32)
         self._stale: set[int] = set()
@@ -53,7 +53,7 @@ class CanonicalDepth:
         return maps + fused + self._sampled.nbytes
 
     def append(self, height: int, width: int) -> int:
-        """A keyframe of which nothing is known yet; returns its index."""
+        """Add a keyframe without depth; returns its index."""
         index = len(self._shapes)
         if index == self._sampled.shape[1]:
             self._sampled = np.concatenate([self._sampled, np.zeros_like(self._sampled)], axis=1)
@@ -69,7 +69,7 @@ class CanonicalDepth:
         del self._estimates[index]
 
     def clear(self, index: int) -> None:
-        """Forget all that is known of a keyframe's depth."""
+        """Forget everything known about a keyframe's depth."""
         self._fused.pop(index, None)
         self._estimates[index] = []
         self._stale.discard(index)
@@ -81,11 +81,11 @@ class CanonicalDepth:
         return bool((self._sampled[0, index] > 0).any())
 
     def open(self, index: int) -> bool:
-        """Whether estimates are still taken and the whole map is there."""
+        """Whether estimates are still accepted and the whole map is kept."""
         return index in self._estimates
 
     def put(self, index: int, depth: Array32, confidence: Array32) -> None:
-        """One more estimate (H, W) of z in any unit; confidence >= 1. Without effect once released.
+        """Add an estimate (H, W) of z in any unit; confidence >= 1. Has no effect once released.
 
         Raises ``GeometryError`` when it has no depth in common with what is known.
         """
@@ -119,7 +119,7 @@ class CanonicalDepth:
         return self._sampled[:, index].copy()
 
     def restore(self, height: int, width: int, sample: Array32) -> None:
-        """A keyframe of another session, released, of which the ``sample`` (2, P) is left."""
+        """Add a released keyframe of an earlier session, of which only the ``sample`` (2, P) is left."""
         index = self.append(height, width)
         self._sampled[:, index] = sample
         del self._estimates[index]
@@ -158,9 +158,9 @@ class CanonicalDepth:
 
 
 def _cleaned(depth: Array32, confidence: Array32) -> tuple[Array32, Array32]:
-    """Depth >= 0 and confidence >= 1, both finite; 0 and 1 at least where either says nothing.
+    """Depth >= 0 and confidence >= 1, both finite; 0 and 1 wherever either is invalid.
 
-    ``fuse_depths`` lets neither count alone.
+    ``fuse_depths`` ignores a pixel that lacks either.
     """
     depth, confidence = np.fmax(depth, np.float32(0.0)), np.fmax(confidence, np.float32(1.0))  # drops NaN as well
     if not (np.isfinite(depth.max()) and np.isfinite(confidence.max())):

@@ -1,4 +1,4 @@
-"""Edges of a growing map: weighed at a few pixels while these are at hand, then 28 numbers each."""
+"""Edges of a growing map: reweighted at a few pixels while these are kept, then 28 numbers each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STEPS = np.array([1.0 / _PLASTIC, 1.0 / _PLASTIC**2])
 
 @dataclass(frozen=True, eq=False)
 class PixelSample:
-    """``PIXELS`` pixels spread evenly over an image: ``flat`` (P,) indices, ``offsets`` (P, 2) from its middle."""
+    """``PIXELS`` pixels spread evenly over an image: ``flat`` (P,) indices, ``offsets`` (P, 2) from its centre."""
 
     flat: NDArray[np.int64]
     offsets: Array
@@ -36,7 +36,7 @@ class PixelSample:
 
 @lru_cache(maxsize=32)
 def pixel_sample(height: int, width: int) -> PixelSample:
-    """The sample of an image of this size: the same number for every size, so that edges stack."""
+    """The sample for images of this size: always the same number of pixels, so that edges stack."""
     at = (0.5 + np.arange(PIXELS)[:, None] * _STEPS) % 1.0
     columns, rows = np.floor(at * [width, height]).astype(np.int64).T
     return PixelSample(rows * width + columns, np.column_stack([columns, rows]) - np.asarray(center_of(height, width)))
@@ -44,13 +44,13 @@ def pixel_sample(height: int, width: int) -> PixelSample:
 
 @lru_cache(maxsize=32)
 def sampled_rays(height: int, width: int, focal: float) -> Array32:
-    """``rays`` of the sample of an image of this size."""
+    """``rays`` of the sample for images of this size."""
     return pixel_sample(height, width).rays(focal)
 
 
 @dataclass(frozen=True, eq=False)
 class SampledPair:
-    """What the sampled pixels of one prediction say, in the pair's own unit; weights (P,) are log confidence.
+    """One prediction at the sampled pixels, in the pair's own unit; weights (P,) are log confidence.
 
     ``points`` (P, 3): the second view's pixels in the first view's frame; ``depth`` (P,): z of the
     first view's pixels.
@@ -65,7 +65,7 @@ class SampledPair:
 
 
 def sample_pair(prediction: PairPrediction) -> SampledPair:
-    """A prediction at its sampled pixels; what is not finite or lies behind the first camera weighs nothing."""
+    """Sample a prediction; points that are not finite or lie behind the first camera get no weight."""
     here = pixel_sample(*prediction.confidence_first.shape).flat
     there = pixel_sample(*prediction.confidence_second.shape).flat
     depth = np.asarray(prediction.points_first, dtype=np.float32).reshape(-1, 3)[here, 2]
@@ -81,7 +81,7 @@ def _weighed(values: Array32, confidence: Array32, usable: Any) -> tuple[Array32
     return np.where(usable.reshape(-1, *[1] * (values.ndim - 1)), values, np.float32(0.0)), weight
 
 
-# Residuals below this part of the scene's depth weigh alike: 1 / max(|r|, floor).
+# Residuals below this fraction of the scene's depth get equal weight: 1 / max(|r|, floor).
 FLOOR = 0.01
 _LOG_SIGMA = 0.05
 _IRLS = 3
@@ -118,7 +118,7 @@ class PointPairs:
         return np.sqrt(np.einsum("epk,epk->ep", apart, apart)) / unit[:, None]
 
     def moments(self, residuals: Array) -> Array:
-        """(E, 8, 8) with the weights of the unsquared norm, log C / max(|r|, floor)."""
+        """(E, 8, 8) moments with the weights of the unsquared norm, log C / max(|r|, floor)."""
         return moments(self.a, self.b, self.weight / np.maximum(residuals, FLOOR))
 
     def mean(self, residuals: Array) -> Array:
@@ -128,10 +128,10 @@ class PointPairs:
         return np.divide(value, total, out=np.full(len(total), np.inf), where=total > 0)
 
     def fitted(self) -> tuple[Array, Array, Array]:
-        """The similarities second_S_first (E, 4, 4) that fit each edge best by itself, mean residuals (E,), moments.
+        """The similarities second_S_first (E, 4, 4) that fit each edge best on its own, mean residuals (E,), moments.
 
-        From the closed form with iteratively re-weighted moments (E, 8, 8), the last of which are
-        returned; NaN and infinity where an edge determines none.
+        From the closed form with iteratively reweighted moments (E, 8, 8), of which the last are
+        returned; NaN and infinity where an edge determines no similarity.
         """
         residuals = np.ones(self.weight.shape)
         for _ in range(_FIT_ROUNDS):
@@ -174,7 +174,7 @@ Ids = NDArray[np.int64]
 
 
 class EdgeStore:
-    """The pair graph as columns that grow: ends, moments, whether an edge closes a loop and whether it counts.
+    """The pair graph as growing columns: ends, moments, whether an edge closes a loop and whether it counts.
 
     An edge of keyframes ``first`` and ``second`` holds the moments of points a in the canonical
     frame of ``first`` and b in that of ``second`` (see ``moments``).
@@ -207,16 +207,16 @@ class EdgeStore:
 
     @property
     def on(self) -> NDArray[np.bool_]:
-        """(E,) whether the edge counts; an edge begins switched off."""
+        """(E,) whether the edge counts; an edge starts switched off."""
         return self._on[: self._count]
 
     @property
     def numbers(self) -> Array:
-        """(E, 28) the moments, packed."""
+        """(E, 28) packed moments."""
         return self._numbers[: self._count]
 
     def restore(self, ends: Ids, numbers: Array, loop: NDArray[np.bool_], on: NDArray[np.bool_]) -> None:
-        """Edges (E, 2) in place of none, with their moments (E, 28)."""
+        """Fill an empty store with edges (E, 2) and their moments (E, 28)."""
         for (first, second), closes in zip(ends.tolist(), loop.tolist(), strict=True):
             self.append(first, second, closes)
         self._numbers[: self._count], self._on[: self._count] = numbers, on
@@ -231,7 +231,7 @@ class EdgeStore:
         return sum(column.nbytes for column in (self._ends, self._numbers, self._loop, self._on))
 
     def append(self, first: int, second: int, loop: bool) -> int:
-        """A new edge without moments yet, switched off; returns its number."""
+        """Add an edge, switched off and without moments; returns its number."""
         if self._count == len(self._on):
             for name in ("_ends", "_numbers", "_loop", "_on"):
                 column = getattr(self, name)
@@ -260,10 +260,10 @@ class EdgeStore:
         return np.flatnonzero(self.on & (member[self.first] | member[self.second]))
 
     def stretch_rays(self, keyframes: NDArray[np.bool_], factor: float) -> None:
-        """Re-express moments after x and y of the canonical points of ``keyframes`` (K,) grew by ``factor``.
+        """Re-express moments after x and y of the canonical points of ``keyframes`` (K,) were scaled by ``factor``.
 
-        That is what a new focal does to them (factor = old over new): depth stays. The points a come
-        from the prediction, not from canonical depth, so only the second end changes.
+        A new focal does this (factor = old over new): depth stays. The points a come from the
+        prediction, not from canonical depth, so only the second end changes.
         """
         edges = np.flatnonzero(keyframes[self.second])
         stretch = np.broadcast_to(np.diag([factor, factor, 1.0, 1.0]), (len(edges), 4, 4))

@@ -1,4 +1,4 @@
-"""Keyframes as they come, each placed by its pairs, and the graph of edges between them solved, in part or whole."""
+"""Keyframes as they arrive: each is placed by its pairs, then the graph of edges is solved, in part or in whole."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from dust3r_ros.alignment.similarity_graph import GraphSolution, SimilarityGraph
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.types import Array, Array32, PairPrediction
 
-_WINDOW_STEPS = 2  # of Gauss-Newton; the window is weighed and solved anew with every keyframe
+_WINDOW_STEPS = 2  # of Gauss-Newton; the window is reweighted and solved again with every keyframe
 _GRAPH_STEPS = 20
 _POLISH_ROUNDS, _POLISHED = 12, 3e-4  # canonical units
-MAX_RESIDUAL = 0.15  # mean residual, in median depths, above which a pair makes no sense
-_FOCAL_STEP = 1e-3  # relative change of a focal that is worth re-expressing moments
+MAX_RESIDUAL = 0.15  # mean residual, in median depths, above which a pair is rejected
+_FOCAL_STEP = 1e-3  # relative change of a focal above which moments are re-expressed
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class GrowingMap:
         self._start = start
         self.views: list[KeyframeShape] = []
         self.pools: dict[str, FocalPool] = {}
-        self.focals: dict[str, float] = {}  # as rays and moments have them
+        self.focals: dict[str, float] = {}  # as used in the rays and moments
         self.depth = CanonicalDepth()
         self.edges = EdgeStore()
-        self.active: dict[int, SampledPair] = {}  # edges that are weighed anew, with their pixels
+        self.active: dict[int, SampledPair] = {}  # edges that are still reweighted, with their pixels
         self._S = np.tile(np.eye(4), (64, 1, 1))
 
     def __len__(self) -> int:
@@ -67,7 +67,7 @@ class GrowingMap:
 
     @property
     def similarities(self) -> Array:
-        """(K, 4, 4) ``w_S`` of all keyframes; not to be written to."""
+        """(K, 4, 4) ``w_S`` of all keyframes; read-only."""
         return self._S[: len(self)]
 
     @property
@@ -79,9 +79,9 @@ class GrowingMap:
     def append(
         self, view: KeyframeShape, pairs: Sequence[PairPrediction], loops: Sequence[PairPrediction] = ()
     ) -> list[EdgeReport]:
-        """Place the next keyframe by its ``pairs``; ``loops`` are checked only. Returns pairs that were left out.
+        """Place the next keyframe by its ``pairs``; ``loops`` are only checked. Returns the pairs that were left out.
 
-        Raises ``GeometryError``, and adds nothing, for pairs that do not fit or know too little.
+        Raises ``GeometryError``, and adds nothing, for pairs that do not fit or carry too little information.
         """
         new = len(self)
         self._check(view, pairs, loops)
@@ -103,27 +103,27 @@ class GrowingMap:
             raise
 
     def _check(self, view: KeyframeShape, pairs: Sequence[PairPrediction], loops: Sequence[PairPrediction]) -> None:
-        """Raises ``InputError`` or ``GeometryError`` for pairs that cannot be those of the next keyframe."""
+        """Raises ``InputError`` or ``GeometryError`` for pairs that cannot belong to the next keyframe."""
         new = len(self)
         check_pairs(new, [*pairs, *loops], lambda index: (self.views[index] if index < new else view).shape)
         if new and not pairs:
             raise GeometryError(f"keyframe {new} comes without pairs; it needs at least one with an older keyframe")
 
     def _vote(self, new: int, pairs: Sequence[PairPrediction]) -> bool:
-        """What the newest keyframe's pairs tell of its camera's focal counts from now on; whether they tell any."""
+        """Let the newest keyframe's pairs vote on its camera's focal; returns whether they gave a vote."""
         camera = self.views[new].camera
         own = [pair for pair in pairs if pair.first == new]
         voters = own or [pair for pair in pairs if self.views[pair.first].camera == camera]
         return self.pools.setdefault(camera, FocalPool()).vote(voters)
 
     def _enter(self, view: KeyframeShape) -> None:
-        """The next keyframe; its similarity is still to be said."""
+        """Add the next keyframe; its similarity is set later."""
         self.views.append(view)
         if len(self) > len(self._S):
             self._S = np.concatenate([self._S, np.tile(np.eye(4), (len(self._S), 1, 1))])
 
     def points(self, pairs: Sequence[SampledPair]) -> PointPairs:
-        """The sampled points of pairs in the canonical frames as they stand."""
+        """The sampled points of pairs in the current canonical frames."""
         first, second = (np.array([getattr(pair, end) for pair in pairs]) for end in ("first", "second"))
         depth, weight = self.depth.sampled(first)
         target, target_weight = self.depth.sampled(second)
@@ -135,10 +135,10 @@ class GrowingMap:
     def _connect(
         self, pairs: Sequence[PairPrediction], points: PointPairs, samples: Sequence[SampledPair], begun: set[int]
     ) -> list[EdgeReport]:
-        """Let pairs count as edges from now on, and take the depth they know of their views (``begun`` have their own).
+        """Let pairs count as edges from now on, and take the depth they give their views (``begun`` have their own).
 
-        Those that know nothing or are far from all others are left out and returned. Raises
-        ``GeometryError`` where that is all of them.
+        Pairs without information or far from all others are left out and returned. Raises
+        ``GeometryError`` if none remains.
         """
         S_first, S_second = (self._S[[getattr(pair, end) for pair in pairs]] for end in ("first", "second"))
         residual = points.mean(points.residuals(S_first, S_second))
@@ -166,11 +166,11 @@ class GrowingMap:
         for index, depth, confidence in estimates:
             try:
                 self.depth.put(index, depth, confidence)
-            except GeometryError:  # nothing in common: no use, no harm
+            except GeometryError:  # nothing in common: neither useful nor harmful
                 continue
 
     def refine(self, window: int) -> None:
-        """Weigh the active edges and solve the last ``window`` keyframes, older ones fixed."""
+        """Reweight the active edges and solve the last ``window`` keyframes with older ones fixed."""
         numbers = np.array(sorted(self.active), dtype=np.int64)
         if not len(numbers):
             return
@@ -192,7 +192,7 @@ class GrowingMap:
         return numbers[solution.switched_off], solution.residual[solution.switched_off]
 
     def polish(self) -> None:
-        """Solve on until nothing moves: long loops give way at next to no cost, before which ``solve_all`` stops."""
+        """Solve until nothing moves: long loops still move at almost no change in cost, where ``solve_all`` stops."""
         numbers = np.flatnonzero(self.edges.on)
         for _ in range(_POLISH_ROUNDS):
             before = self.similarities.copy()
@@ -202,18 +202,18 @@ class GrowingMap:
                 break
 
     def freeze(self, before: int) -> None:
-        """Edges between keyframes before this one keep their moments only."""
+        """Edges between keyframes before this one keep only their moments."""
         for number in [n for n, pair in self.active.items() if max(pair.first, pair.second) < before]:
             del self.active[number]
 
     def resume(self, view: KeyframeShape, w_S: Array, sample: Array32) -> None:
-        """The next keyframe of another session, as its pixels (``CanonicalDepth.sample``) and its place were left."""
+        """Add the next keyframe of an earlier session, with its stored pixels (``CanonicalDepth.sample``) and place."""
         self._enter(view)
         self.depth.restore(view.height, view.width, sample)
         self._S[len(self) - 1] = w_S
 
     def restore(self, w_S: Array) -> None:
-        """Back to similarities (K, 4, 4) of before."""
+        """Return to earlier similarities (K, 4, 4)."""
         self._S[: len(w_S)] = w_S
 
     def _solve(self, numbers: Ids, free: Ids, robust: bool, iterations: int) -> GraphSolution:
@@ -238,7 +238,7 @@ class GrowingMap:
         return self._connect(pairs, points, samples, begun)
 
     def _first_depth(self, index: int, pairs: Sequence[PairPrediction]) -> None:
-        """What pairs know of a keyframe without depth: as their first view, or by PnP as their second."""
+        """Initial depth of a keyframe without any, from its pairs: as their first view, or by PnP as their second."""
         for pair in pairs:
             if pair.first == index:
                 self.depth.put(index, pair.points_first[..., 2], pair.confidence_first)
@@ -251,13 +251,13 @@ class GrowingMap:
                 self.depth.put(index, depth, pair.confidence_second)
 
     def _sync_focal(self, view: KeyframeShape, step: float) -> None:
-        """Take over the pooled focal of a camera when it changed by more than ``step`` (relative)."""
+        """Adopt the pooled focal of a camera if it changed by more than ``step`` (relative)."""
         focal, _ = self.pools[view.camera].value(*view.shape)
         if abs(focal / self.focals.get(view.camera, math.inf) - 1.0) > step:
             self._use_focal(view.camera, focal)
 
     def _use_focal(self, camera: str, focal: float | None) -> None:
-        """Make a focal that of rays and moments; None forgets the camera's."""
+        """Use a focal in rays and moments; None forgets the camera's focal."""
         if focal is None:
             del self.focals[camera]
             return

@@ -1,8 +1,8 @@
-"""Global alignment as keyframes arrive: a new one touches a window, loops the graph of stored moments.
+"""Global alignment as keyframes arrive: a new one changes only a window, a loop the whole graph of stored moments.
 
-The cost of a keyframe does not depend on how many there are: its edges are weighed on sampled
-pixels, the poses of the last few keyframes solved with all older ones fixed. An edge that leaves
-the window keeps its 28 numbers. Where loops move the map, all poses are solved from those alone.
+The cost of a keyframe does not depend on how many there are: its edges are weighted on sampled
+pixels, and the poses of the last few keyframes are solved with all older ones fixed. An edge that leaves
+the window keeps its 28 numbers. When a loop moves the map, all poses are solved from those alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class IncrementalAligner:
     """Poses, scales, focals and depth of keyframes from the predictions of their pairs, one keyframe at a time."""
 
     def __init__(self, window: int = 8, w_T_first: Array = BODY_T_OPTICAL) -> None:
-        """``window`` keyframes are refined together; the first keyframe stands at ``w_T_first`` (4, 4)."""
+        """``window`` keyframes are refined together; the first keyframe has the pose ``w_T_first`` (4, 4)."""
         self._window = window
         self.map = GrowingMap(np.array(w_T_first, dtype=np.float64))
         self._loops = LoopVerification(self.map)
@@ -59,19 +59,19 @@ class IncrementalAligner:
         """(focal, standard deviation) of a camera, pixels of its pointmaps."""
         view = next((view for view in self.map.views if view.camera == camera), None)
         if view is None:
-            raise GeometryError(f"camera '{camera}' has no keyframe; known are {sorted(self.map.pools)}")
+            raise GeometryError(f"camera '{camera}' has no keyframe; cameras with keyframes: {sorted(self.map.pools)}")
         return self.map.pools[camera].value(view.height, view.width)
 
     def set_focal(self, camera: str, focal: float) -> None:
-        """A known focal, pixels of the camera's pointmaps; before its first keyframe."""
+        """Set a known focal, pixels of the camera's pointmaps, before its first keyframe."""
         if any(view.camera == camera for view in self.map.views):
-            raise GeometryError(f"camera '{camera}' has keyframes already; its focal must be known before the first")
+            raise GeometryError(f"camera '{camera}' already has keyframes; its focal must be set before the first")
         if not (np.isfinite(focal) and focal > 0):
             raise GeometryError(f"camera '{camera}' has focal {focal}; it must be positive and finite")
         self.map.pools[camera] = FocalPool(float(focal))
 
     def depth(self, index: int) -> tuple[Array32, Array32] | None:
-        """Canonical (depth, confidence), each (H, W), of a keyframe as it stands; None once settled or unknown."""
+        """Current canonical (depth, confidence), each (H, W), of a keyframe; None once settled or unknown."""
         return self.map.depth.whole(index)
 
     def add(
@@ -82,12 +82,12 @@ class IncrementalAligner:
         pairs: Sequence[PairPrediction],
         loops: Sequence[PairPrediction] = (),
     ) -> AlignmentUpdate:
-        """The next keyframe, of ``height`` x ``width`` pixels, with its ``pairs`` with those just before.
+        """Add the next keyframe, of ``height`` x ``width`` pixels, with the ``pairs`` that join it to recent keyframes.
 
-        One end of every pair is the new keyframe (its index is ``len(self)``), best in both orders.
-        ``loops`` are pairs with older keyframes that may be wrong: they count once they are verified.
+        One end of every pair is the new keyframe (its index is ``len(self)``); both orders of a pair work best.
+        ``loops`` are pairs with older keyframes that may be wrong: they count once verified.
         Raises ``GeometryError``, and adds nothing, for a pair of other keyframes or sizes and for a
-        keyframe that no pair can place.
+        keyframe that no pair places.
         """
         wrong = self.map.append(KeyframeShape(camera, height, width), pairs, loops)
         wrong += self._loops.claim(loops)
@@ -98,7 +98,7 @@ class IncrementalAligner:
         return AlignmentUpdate(self._report(since, depth), closed.ends, tuple(wrong), closed.solved)
 
     def finish(self) -> AlignmentUpdate:
-        """Solve the whole graph and settle every keyframe; more may follow. Loops without a witness go."""
+        """Solve the whole graph and settle every keyframe; more may follow. Loops without a witness are dropped."""
         wrong = self._loops.solve() if len(self) > 1 else []
         wrong += self._loops.expire(math.inf)
         if len(self) > 1:
@@ -107,9 +107,9 @@ class IncrementalAligner:
         return AlignmentUpdate(self._report(0, depth), (), tuple(wrong), True)
 
     def move(self, w_S: Mapping[int, Array]) -> None:
-        """Put keyframes where something better than moments has found them: similarities (4, 4) by index.
+        """Move keyframes to similarities (4, 4), by index, found by something better than moments.
 
-        Those that are not named follow the nearest one that is.
+        Keyframes not named follow the nearest one that is.
         """
         before, after = self.map.similarities, self.map.similarities.copy()
         named = np.array(sorted(w_S))
@@ -119,14 +119,14 @@ class IncrementalAligner:
         self.map.restore(after)
 
     def facts(self) -> dict[str, Any]:
-        """What ``resume`` needs beside keyframes and edges, as JSON has it."""
+        """What ``resume`` needs besides keyframes and edges, as JSON values."""
         pools = {camera: {"given": pool.given, "votes": pool.votes} for camera, pool in self.map.pools.items()}
         return {"pools": pools, "focals": self.map.focals} | self._loops.facts()
 
     def resume(self, keyframes: Sequence[tuple[KeyframeShape, Array, Array32]], facts: Mapping[str, Any]) -> None:
-        """Go on with a map of another session in place of an empty one; its edges are put into ``map`` besides.
+        """Continue the map of an earlier session in place of an empty one; the caller puts its edges into ``map``.
 
-        ``keyframes``: view, ``w_S`` (4, 4) and ``CanonicalDepth.sample`` of each. All of them have settled.
+        ``keyframes``: view, ``w_S`` (4, 4) and ``CanonicalDepth.sample`` of each. All are settled.
         """
         for view, w_S, sample in keyframes:
             self.map.resume(view, w_S, sample)
@@ -137,7 +137,7 @@ class IncrementalAligner:
         self._report(0, {})
 
     def _settle(self, before: int) -> dict[int, tuple[Array32, Array32]]:
-        """Keyframes before this one leave the window: their final depth."""
+        """Let keyframes before this one leave the window; returns their final depth."""
         depth = {}
         for index in range(self._settled, max(before, self._settled)):
             fused = self.map.depth.release(index)

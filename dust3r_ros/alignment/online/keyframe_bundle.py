@@ -1,4 +1,4 @@
-"""What is made of a new keyframe's pairs and features once it has a place: depth, focals, poses of its neighbours."""
+"""What a placed keyframe's pairs and features then refine: depth, focals, poses of its neighbours."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.types import Array, Array32
 
-# What has moved less than this has not moved.
+# Smaller motions count as none.
 _STILL = Tolerance(rotation=1e-3, translation=1e-3, log_scale=1e-3)
 
 
@@ -45,8 +45,8 @@ class KeyframeUpdate:
 class AlignmentUpdate:
     """What one keyframe changed.
 
-    ``changed``: keyframes that are new, moved or settled. ``closed``: (first, second) of the loop pairs
-    that were accepted, ``switched_off``: pairs found to be wrong. ``solved``: the whole graph was solved.
+    ``changed``: keyframes that are new, moved or settled. ``closed``: (first, second) of the accepted loop
+    pairs; ``switched_off``: pairs found to be wrong. ``solved``: the whole graph was solved.
     """
 
     changed: tuple[KeyframeUpdate, ...]
@@ -56,7 +56,7 @@ class AlignmentUpdate:
 
 
 class ReportedPoses:
-    """The keyframes as they were last reported, each with the number of its version."""
+    """The keyframes as last reported, each with its version number."""
 
     def __init__(self) -> None:
         self._reported = np.zeros((64, 4, 4))
@@ -75,7 +75,7 @@ class ReportedPoses:
         focals: Mapping[int, float],
         depth: Mapping[int, tuple[Array32, Array32]],
     ) -> tuple[KeyframeUpdate, ...]:
-        """New versions of keyframes from ``since`` on that moved, are new or have ``depth`` to be reported.
+        """New versions of keyframes from ``since`` on that moved, are new or have ``depth`` to report.
 
         ``w_S`` (K, 4, 4) is the map; ``focals`` (pixels) by keyframe.
         """
@@ -99,12 +99,12 @@ class ReportedPoses:
 
 
 def _still(old: Array, new: Array) -> NDArray[np.bool_]:
-    """(K,) whether similarities (K, 4, 4) are all but the same."""
+    """(K,) whether similarities (K, 4, 4) are practically equal."""
     return _STILL.holds(inverse(old) @ new)
 
 
-_MIN_LANDMARKS = 40  # a keyframe that sees fewer stays where its pointmaps have it
-_FOCAL_SIGMA = 0.01  # relative, of focals that pointmaps tell, however sure they are of it
+_MIN_LANDMARKS = 40  # a keyframe that sees fewer stays where its pointmaps put it
+_FOCAL_SIGMA = 0.01  # relative, at least this for focals from pointmaps, however confident they are
 _PRUNING_PX = (20.0, 8.0, 4.0)  # poses from pointmaps are off by some pixels
 
 
@@ -132,7 +132,8 @@ def bundle(
     intrinsics: Sequence[Intrinsics],
     min_parallax_deg: float,
 ) -> tuple[dict[int, RefinedKeyframe], list[Intrinsics]]:
-    """Refined keyframes by index, and intrinsics. Those with too few landmarks are left out; none: nothing was changed.
+    """Refined keyframes by index, and intrinsics. Keyframes with too few landmarks are left out; if none is left,
+    nothing was changed.
 
     ``edges`` (first, second) say which keyframes are searched for common features. The scale of the
     map is free; the first keyframe stays where it is.

@@ -1,4 +1,4 @@
-"""One focal per camera, pooled over its keyframes: surer with every one."""
+"""How a keyframe starts: one focal per camera, pooled over its keyframes, and the pose of a new view from its pairs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PIXELS = 768  # of a view, that tell its focal: errors of pointmaps reach over 
 
 @dataclass
 class FocalPool:
-    """The focal of one camera, pixels of its pointmaps; ``given`` ones are never changed."""
+    """The focal of one camera, pixels of its pointmaps; a ``given`` one is never changed."""
 
     given: float | None = None
     _focals: list[float] = field(default_factory=list)
@@ -39,11 +39,11 @@ class FocalPool:
 
     @classmethod
     def of(cls, given: float | None, votes: Sequence[tuple[float, float]]) -> FocalPool:
-        """A pool of votes that were counted before."""
+        """A pool with votes from an earlier session."""
         return cls(given, [focal for focal, _ in votes], [weight for _, weight in votes])
 
     def vote(self, predictions: Sequence[PairPrediction]) -> bool:
-        """Let the first views of the predictions that came with one keyframe vote, as one; whether they did."""
+        """Let the first views of one keyframe's predictions cast one joint vote; returns whether they did."""
         logs, weights = [], []
         for prediction in predictions if self.given is None else ():
             weight = float(
@@ -66,7 +66,7 @@ class FocalPool:
         self._weights.pop()
 
     def value(self, height: int, width: int) -> tuple[float, float]:
-        """(focal, standard deviation); a guess for this size and infinity before the first vote."""
+        """(focal, standard deviation); before the first vote, a guess for this image size and infinity."""
         if self.given is not None:
             return self.given, 0.0
         if not self._focals:
@@ -92,7 +92,7 @@ _MIN_CONFIDENT = 0.02  # of the pixels
 
 @dataclass(frozen=True, eq=False)
 class PlacedView:
-    """A view whose place is known: ``w_T_c`` (4, 4), ``depth`` (H, W) with ``confidence`` (0 and 1: unknown)."""
+    """A view with known pose: ``w_T_c`` (4, 4), ``depth`` (H, W) with ``confidence`` (0 and 1: unknown)."""
 
     w_T_c: Array
     depth: Array32
@@ -100,7 +100,7 @@ class PlacedView:
 
 
 def pair_scale(prediction: PairPrediction, placed: PlacedView) -> float:
-    """Map units per unit of the pair, from the depth both know of the first view; NaN if they share none."""
+    """Map units per unit of the pair, from the first view's depth in both; NaN if they share none."""
     weight = np.log(prediction.confidence_first) * np.log(np.maximum(placed.confidence, 1.0))
     return robust_scale(placed.depth.ravel(), prediction.points_first[..., 2].ravel(), weight.ravel())
 
@@ -108,10 +108,10 @@ def pair_scale(prediction: PairPrediction, placed: PlacedView) -> float:
 def attach(
     new: int, predictions: Sequence[PairPrediction], placed: Mapping[int, PlacedView], focal: float, seed: int = 0
 ) -> PnpResult:
-    """Pose of view ``new`` from every prediction (first placed, second ``new``), all in one PnP.
+    """Pose of view ``new`` from all predictions (first placed, second ``new``) in one PnP.
 
-    The pair's points of the new view are scaled by ``pair_scale`` into the map; ``focal`` is that of
-    the new view, pixels. Raises ``GeometryError`` when the pairs know too little.
+    The pair's points of the new view are scaled into the map by ``pair_scale``; ``focal`` is the new
+    view's, pixels. Raises ``GeometryError`` if the pairs give too few points.
     """
     points, pixels = [], []
     for prediction in predictions:
@@ -136,12 +136,12 @@ def attach(
     )
 
 
-# A pair that is off by this much of the scene's depth is off; more says nothing more.
+# Residuals are clipped at this fraction of the scene's depth: beyond it, a pair is simply wrong.
 _MAX_RESIDUAL = 0.2
 
 
 def proposals(new: int, first: Array, second: Array, fitted: Array, w_S: Array) -> Array:
-    """(E, 4, 4) where each edge of keyframe ``new`` by itself would have it; NaN for those that do not know.
+    """(E, 4, 4) where each edge of keyframe ``new`` on its own would put it; NaN for edges that determine nothing.
 
     ``first``, ``second`` (E,) are its ends, ``fitted`` (E, 4, 4) its ``second_S_first``.
     """
@@ -155,9 +155,9 @@ def proposals(new: int, first: Array, second: Array, fitted: Array, w_S: Array) 
 
 
 def best_proposal(new: int, first: Array, second: Array, points: PointPairs, placed: Array, w_S: Array) -> Array:
-    """The proposal (4, 4) with which all edges of ``new`` agree best, each counting at most so much.
+    """The proposal (4, 4) with which all edges of ``new`` agree best, the residual of each clipped.
 
-    Raises ``GeometryError`` where no edge knows anything.
+    Raises ``GeometryError`` if no edge has information.
     """
     totals = np.full(len(placed), np.inf)
     for at in np.flatnonzero(np.isfinite(placed).all(axis=(1, 2))):
@@ -182,17 +182,17 @@ def pair_to_second(points: PointPairs, edge: int, S_first: Array, S_second: Arra
 
 
 def second_depth(prediction: PairPrediction, second_S_pair: Array) -> Array32:
-    """(H, W) z of the second view's points in its own frame; ``second_S_pair`` as of ``pair_to_second``."""
+    """(H, W) z of the second view's points in its own frame; ``second_S_pair`` as from ``pair_to_second``."""
     row = second_S_pair[2].astype(np.float32)
-    with np.errstate(invalid="ignore"):  # what is not finite stays so
+    with np.errstate(invalid="ignore"):  # non-finite values stay non-finite
         depth: Array32 = prediction.points_second @ row[:3] + row[3]
     return depth
 
 
 def depth_by_pnp(new: int, prediction: PairPrediction, focal: float) -> Array32:
-    """(H, W) z of a keyframe that is only the second view of its pairs: its pose in the first is found by PnP.
+    """(H, W) z of a keyframe that is only the second view of its pairs: PnP finds its pose in the first view.
 
-    Raises ``GeometryError`` when the pair knows too little.
+    Raises ``GeometryError`` if the pair gives too few points.
     """
     own = PlacedView(np.eye(4), prediction.points_first[..., 2], prediction.confidence_first)
     first_T_new = attach(new, [prediction], {prediction.first: own}, focal).w_T_c
@@ -207,9 +207,9 @@ def rigid(S: Array) -> Array:
 
 
 def check_pairs(new: int, predictions: Sequence[PairPrediction], shape: Callable[[int], tuple[int, int]]) -> None:
-    """Raises ``GeometryError`` for a prediction that is not of ``new`` and an older keyframe, or of a wrong size.
+    """Raises ``GeometryError`` for a prediction that does not join ``new`` to an older keyframe or has a wrong size.
 
-    ``shape`` tells (height, width) of the pointmaps of a keyframe, ``new`` included.
+    ``shape`` gives (height, width) of a keyframe's pointmaps, ``new`` included.
     """
     for pair in predictions:
         old, young = sorted((pair.first, pair.second))

@@ -1,4 +1,4 @@
-"""Which loop edges to believe: by their own residual, the map as it stands, and each other."""
+"""Which loop edges to accept: judged by their own residual, by the current map, and by each other."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from dust3r_ros.types import Array, PairPrediction
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far two similarities may be apart: radians, canonical units (median depth 1), log scale."""
+    """How far apart two similarities may be: radians, canonical units (median depth 1), log scale."""
 
     rotation: float
     translation: float
     log_scale: float
 
     def holds(self, difference: Array) -> NDArray[np.bool_]:
-        """(...,) whether similarities (..., 4, 4) are this near to the identity; NaN is not."""
+        """(...,) whether similarities (..., 4, 4) are this close to the identity; NaN is not."""
         with np.errstate(invalid="ignore", divide="ignore"):
             scale = scale_of(difference)
             cosine = (np.trace(difference[..., :3, :3], axis1=-2, axis2=-1) / scale - 1.0) / 2.0
@@ -36,15 +36,15 @@ class Tolerance:
             return near & (np.abs(np.log(scale)) <= self.log_scale)
 
 
-# A loop edge this near to the map needs no witness. Two that need one must agree this well.
+# A loop edge this close to the map needs no witness. Two that need one must agree this well.
 AS_MAPPED = Tolerance(np.radians(3.0), 0.08, 0.08)
 WITNESSED = Tolerance(np.radians(4.0), 0.12, 0.1)
-_MEMORY = 12  # keyframes a loop edge waits for a witness
+_MEMORY = 12  # how many keyframes a loop edge waits for a witness
 
 
 @dataclass(frozen=True, eq=False)
 class LoopClaim:
-    """A loop edge ``edge`` says that the keyframe ``young`` stands at ``old_S_young`` (4, 4) from the older ``old``."""
+    """The claim of loop edge ``edge`` that keyframe ``young`` lies at ``old_S_young`` (4, 4) from the older ``old``."""
 
     edge: int
     young: int
@@ -53,28 +53,28 @@ class LoopClaim:
 
 
 class LoopGate:
-    """Accepts loop edges that agree with the map, or with one of another young keyframe; others wait, then go.
+    """Accepts loop edges that agree with the map or with an edge of another young keyframe; others wait, then expire.
 
-    One wrong place is easily mistaken for another; two keyframes that are wrong by the same
-    similarity are not. What is accepted on a false witness still meets the robust kernel.
+    One keyframe is easily matched to the wrong place; two keyframes are rarely wrong by the same
+    similarity. An edge accepted on a false witness still faces the robust kernel.
     """
 
     def __init__(self) -> None:
         self._waiting: list[LoopClaim] = []
 
     def claim(self, claim: LoopClaim) -> None:
-        """A loop edge to be judged."""
+        """Add a loop edge to be judged."""
         self._waiting.append(claim)
 
     def judge(self, w_S: Array) -> tuple[list[int], list[int]]:
-        """(edges that agree with the map ``w_S`` (K, 4, 4) as it stands, edges that agree with each other)."""
+        """(edges that agree with the current map ``w_S`` (K, 4, 4), edges that agree with each other)."""
         if not self._waiting:
             return [], []
         young = np.array([claim.young for claim in self._waiting])
         claimed = w_S[[claim.old for claim in self._waiting]] @ np.stack([c.old_S_young for c in self._waiting])
         mapped = w_S[young]
         agreed = AS_MAPPED.holds(inverse(mapped) @ claimed)
-        # Correction d, of another young keyframe, applied to this one: is it where this claim has it?
+        # Apply the correction d of another young keyframe to this one: does it land where this claim puts it?
         corrections = claimed @ inverse(mapped)
         alike = WITNESSED.holds(inverse(claimed)[:, None] @ corrections[None, :] @ mapped[:, None])
         alike &= (young[:, None] != young) & ~agreed[:, None] & ~agreed
@@ -85,21 +85,21 @@ class LoopGate:
         return edges[agreed].tolist(), edges[witnessed].tolist()
 
     def expire(self, newest: float) -> list[int]:
-        """Edges that waited too long for a witness; they are forgotten."""
+        """Forget and return the edges that waited too long for a witness."""
         late = [c.edge for c in self._waiting if c.young <= newest - _MEMORY]
         self._waiting = [c for c in self._waiting if c.young > newest - _MEMORY]
         return late
 
 
-_LOOP_PAUSE = 20  # the first loop after so many keyframes without one has the whole graph solved
-_GROWTH = 1.2  # further loops only when the graph has grown by this factor since
-_MAX_STRAIN = 0.1  # mean residual, in median depths, of an edge that the solution of the whole graph keeps
+_LOOP_PAUSE = 20  # the first loop after this many keyframes without one triggers a solution of the whole graph
+_GROWTH = 1.2  # further loops trigger one only when the graph has grown by this factor since
+_MAX_STRAIN = 0.1  # largest mean residual, in median depths, of an edge kept when the whole graph is solved
 
 
 class Closing(NamedTuple):
-    """What became of waiting loop edges: the ``ends`` of those believed, whether the graph was ``solved`` for them.
+    """The outcome for waiting loop edges: the ``ends`` of accepted ones, and whether the graph was ``solved`` for them.
 
-    ``switched_off``: edges that the solution left under strain.
+    ``switched_off``: edges left with a large residual by the solution.
     """
 
     ends: tuple[tuple[int, int], ...]
@@ -108,25 +108,25 @@ class Closing(NamedTuple):
 
 
 class LoopVerification:
-    """Loop pairs of a growing map: claimed when they come, then believed or given up."""
+    """Loop pairs of a growing map: claimed on arrival, then accepted or dropped."""
 
     def __init__(self, growing: GrowingMap) -> None:
         self._map, self._gate = growing, LoopGate()
-        self._claimed: dict[int, float] = {}  # residuals of loop edges that are not believed yet
+        self._claimed: dict[int, float] = {}  # residuals of loop edges not accepted yet
         self._solved_at, self._looped_at = 1, 0
 
     def facts(self) -> dict[str, Any]:
-        """What ``restore`` needs, as JSON has it."""
+        """What ``restore`` needs, as JSON values."""
         return {"solved_at": self._solved_at, "looped_at": self._looped_at}
 
     def restore(self, facts: Mapping[str, Any]) -> None:
-        """As another session left it; no loop waits."""
+        """Restore the state of an earlier session; no loop is waiting."""
         self._solved_at, self._looped_at = facts["solved_at"], facts["looped_at"]
 
     def claim(self, loops: Sequence[PairPrediction]) -> list[EdgeReport]:
-        """Hand loop pairs to the gate as edges that do not count yet; those that make no sense are returned.
+        """Hand loop pairs to the gate as edges that do not count yet; returns the rejected ones.
 
-        Their pixels are weighed once, for the similarity that fits each best by itself.
+        Their pixels are weighted once, for the similarity that fits each pair best on its own.
         """
         if not loops:
             return []
@@ -147,7 +147,7 @@ class LoopVerification:
         return wrong
 
     def close(self) -> Closing:
-        """Believe what the map or a witness confirms by now; solve the whole graph where that is worth it."""
+        """Accept what the map or a witness now confirms; solve the whole graph if that is worthwhile."""
         agreed, witnessed = self._gate.judge(self._map.similarities)
         solve = self._believe([*agreed, *witnessed]) or bool(witnessed)
         wrong = self.solve(witnessed) if solve else []
@@ -160,9 +160,9 @@ class LoopVerification:
         return [self._switched_off(number, self._claimed.pop(number)) for number in self._gate.expire(newest)]
 
     def solve(self, witnessed: Sequence[int] = ()) -> list[EdgeReport]:
-        """The whole graph from moments. Loop edges that stay under strain are switched off and reported.
+        """Solve the whole graph from moments. Loop edges that keep a large residual are switched off and reported.
 
-        Where most of the ``witnessed`` ones do, they were wrong together, and the map goes back.
+        If most of the ``witnessed`` ones do, they were wrong together, and the map is rolled back.
         """
         before = self._map.similarities.copy()
         doubtful, residuals = self._map.solve_all()
@@ -176,7 +176,7 @@ class LoopVerification:
         return [self._switched_off(number, residual) for number, residual in off.items()]
 
     def _believe(self, numbers: Sequence[int]) -> bool:
-        """Let loop edges count; whether the whole graph should be solved for them."""
+        """Let loop edges count; returns whether the whole graph should be solved for them."""
         if not numbers:
             return False
         for number in numbers:

@@ -242,7 +242,7 @@ def test_a_given_focal_stays_and_every_camera_has_its_own() -> None:
     assert aligner.focal("tele") == (60.6, 0.0)
     assert aligner.focal("wide")[0] == pytest.approx(42.0, rel=0.01)
     assert rooms["wide"].ate(aligner.poses) < 0.05
-    with pytest.raises(GeometryError, match="'tele' has keyframes already"):
+    with pytest.raises(GeometryError, match="'tele' already has keyframes"):
         aligner.set_focal("tele", 50.0)
     with pytest.raises(GeometryError, match=r"focal -1\.0"):
         aligner.set_focal("new", -1.0)
