@@ -1,4 +1,4 @@
-"""What all commands share: one-line errors, exit codes, configuration from options, signals."""
+"""Shared by all commands: one-line errors, exit codes, configuration from options, signals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in one line and exits with 2."""
+    """Reports bad arguments in one line and exits with 2."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
@@ -55,7 +55,7 @@ def add_mapper(parser: argparse.ArgumentParser) -> None:
 
 
 def mapper_config(arguments: argparse.Namespace, base: Mapping[str, object] | None = None) -> MapperConfig:
-    """The configuration that the options of ``add_mapper`` ask for: ``base``, then file, then options, then --set.
+    """The configuration from the options of ``add_mapper``: ``base``, then file, then options, then --set; later wins.
 
     Raises ``ConfigError`` for an unknown name, a wrong type or a value out of range.
     """
@@ -69,7 +69,7 @@ def mapper_config(arguments: argparse.Namespace, base: Mapping[str, object] | No
 
 
 def settings(texts: Iterable[str]) -> dict[str, object]:
-    """Values by name of NAME=VALUE each; raises ``ConfigError`` for another form."""
+    """Values by name, from texts NAME=VALUE; raises ``ConfigError`` for any other form."""
     values: dict[str, object] = {}
     for setting in texts:
         name, equals, text = setting.partition("=")
@@ -80,7 +80,7 @@ def settings(texts: Iterable[str]) -> dict[str, object]:
 
 
 def _parsed(text: str) -> object:
-    """A value as YAML reads it, so that the command line and the file agree."""
+    """A value parsed as YAML, so that the command line and the file agree."""
     import yaml
 
     try:
@@ -98,17 +98,17 @@ def positive(text: str) -> int:
 
 
 def guarded(name: str, body: Callable[[], int], debug: bool) -> int:
-    """Exit code of ``body``; an error of ours, or one that we did not foresee, becomes one line on stderr."""
-    if not debug:  # OpenCV and FFmpeg write to stderr by themselves; they read this when first imported
+    """Exit code of ``body``; any error, foreseen or not, becomes one line on stderr."""
+    if not debug:  # OpenCV and FFmpeg write to stderr on their own; they read this when first imported
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    # What is skipped is counted and reported once, in the end; single warnings would tear the progress bar.
+    # What is skipped is counted and reported once, at the end; single warnings would break up the progress bar.
     logging.basicConfig(
         level=logging.WARNING if debug else logging.CRITICAL, format=f"{name}: %(levelname)s: %(message)s"
     )
     try:
         return body()
-    except BrokenPipeError:  # whoever read our output has gone
+    except BrokenPipeError:  # the reader of our output has gone
         sys.stdout = None
         return 1
     except (Exception, KeyboardInterrupt) as error:
@@ -120,18 +120,18 @@ def guarded(name: str, body: Callable[[], int], debug: bool) -> int:
 
 
 def _explained(error: BaseException) -> tuple[int, str]:
-    """Exit code and sentence."""
+    """Exit code and message."""
     if isinstance(error, Dust3rRosError):
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted; nothing more is written"
     if isinstance(error, MemoryError):
-        return 1, "out of memory; a smaller working_size, --every or --max-frames needs less"
+        return 1, "out of memory; lower working_size or --max-frames, or raise --every"
     return 1, f"unexpected {type(error).__name__}: {error} (--debug shows where; please report it)"
 
 
 class Stop:
-    """Whether the user asked for the end, and by which signal."""
+    """Whether the user asked to stop, and by which signal."""
 
     def __init__(self) -> None:
         self.signal: int | None = None

@@ -1,4 +1,4 @@
-"""dust3r-eval: how good the mapper is on data with truth."""
+"""dust3r-eval: measure the mapper on data with ground truth."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PARTS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 measured, 1 a scene failed (or something got worse, if asked), 2 usage or input, 130 interrupted."""
+    """Exit code: 0 measured, 1 a scene failed (or, if asked, a metric got worse), 2 usage or input, 130 interrupted."""
     arguments = _parser().parse_args(argv)
     return command.guarded(_NAME, lambda: arguments.body(arguments), arguments.debug)
 

@@ -1,4 +1,4 @@
-"""dust3r-eval where, run, compare and report: the literature's data sets and protocols, changes between runs."""
+"""dust3r-eval where, run, compare and report: published data sets and protocols, changes between runs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _where(arguments: argparse.Namespace) -> int:
 
 
 def _measured_points(recording: Any) -> str:
-    """What a protocol compares with that is no view: how many points, for the line of the recording."""
+    """The number of ground-truth points beside the views, for the recording's line; "" without any."""
     from dust3r_ros.errors import InputError
     from dust3r_ros.evaluation.protocols.reconstruction import reference_of
 
@@ -77,8 +77,8 @@ def add_run(tables: Any) -> None:
     parser = tables.add_parser(
         "run",
         help="run published evaluation protocols on a data set",
-        description="Measure protocols on a data set that lies at PATH ('dust3r-eval where NAME' says how, and by which"
-        " protocols it is judged).",
+        description="Run evaluation protocols on the data set at PATH. 'dust3r-eval where NAME' prints the expected"
+        " directory layout and the protocols for it.",
     )
     parser.add_argument("name", metavar="NAME", help="name of the data set")
     parser.add_argument("path", metavar="PATH", help="path to the data set")
@@ -118,11 +118,11 @@ def _run(arguments: argparse.Namespace) -> int:
     from dust3r_ros.io.files import write_text
 
     if arguments.checkpoint and arguments.backend is None:
-        arguments.backend = "dust3r"  # weights that nothing reads would be measured as two_view
+        arguments.backend = "dust3r"  # otherwise two_view would be measured, without the weights
     config = command.mapper_config(arguments)
     dataset = named(arguments.name)
     protocols = _protocols(arguments.protocol, dataset.name)
-    dataset.open(arguments.path)  # a path that is none is said before weights are loaded
+    dataset.open(arguments.path)  # a bad path is reported before weights are loaded
     log, backend = RunLog(arguments.out, arguments, config), make_backend(config)
     for protocol in protocols:
         with _Progress(protocol.name, arguments.quiet) as progress:
@@ -139,7 +139,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _protocols(names: Iterable[str], dataset: str) -> list[Protocol]:
-    """Those of the names, each once; "all" are those that the truth of the data set allows."""
+    """The protocols with these names, each once; "all" means all that the data set's ground truth allows."""
     from dust3r_ros.evaluation.protocols.registry import JUDGED, protocol_named
 
     found: dict[str, Protocol] = {}
@@ -150,7 +150,7 @@ def _protocols(names: Iterable[str], dataset: str) -> list[Protocol]:
 
 
 def _recordings(arguments: argparse.Namespace, found: Iterable[Recording]) -> Iterator[Recording]:
-    """Those asked for, read one after the other. Raises ``InputError`` where none is left."""
+    """The chosen recordings, read one after the other. Raises ``InputError`` if there is none."""
     from dust3r_ros.errors import InputError
 
     names: list[str] = []
@@ -173,7 +173,7 @@ def _called(found: Iterable[Recording], parts: list[str], names: list[str]) -> I
 
 
 class _Progress:
-    """A bar that counts the images that a protocol reads; lines that are said stand above it."""
+    """A bar that counts the images that a protocol reads; messages appear above it."""
 
     def __init__(self, title: str, quiet: bool) -> None:
         from tqdm import tqdm
@@ -191,7 +191,7 @@ class _Progress:
         self._bar.write(line, file=sys.stderr)
 
     def watched(self, recordings: Iterable[Recording]) -> Iterator[Recording]:
-        """The recordings, whose images count as they are read."""
+        """The recordings, with each image counted when it is read."""
         for recording in recordings:
             self._bar.set_postfix_str(recording.name)
             views = tuple(replace(view, read_image=self._counting(view.read_image)) for view in recording.views)
@@ -230,7 +230,7 @@ def add_compare(tables: Any) -> None:
     report = tables.add_parser(
         "report",
         help="write an HTML page of runs beside published figures",
-        description="Write runs as one HTML page, beside the published figures. Later runs win over earlier ones.",
+        description="Write runs as one HTML page, beside the published figures. Later runs replace earlier ones.",
     )
     report.add_argument("runs", nargs="+", metavar="RUN.json", help="JSON files of runs")
     report.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page to write")

@@ -1,4 +1,4 @@
-"""dust3r-eval suite, backends and sequences: all scenes at hand through the mapper and its peers."""
+"""dust3r-eval suite, backends and sequences: map all available scenes with the mapper and its peers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_when(parser: argparse.ArgumentParser) -> None:
-    """--date and --commit, which nothing here finds out by itself."""
+    """--date and --commit, which are not determined automatically."""
     parser.add_argument(
         "--date",
         default=os.environ.get("DUST3R_EVAL_DATE", ""),
@@ -32,10 +32,10 @@ def add_when(parser: argparse.ArgumentParser) -> None:
 
 
 class RunLog:
-    """Writes ``run``, all rows so far, after each of them, so that one that is stopped leaves what it has."""
+    """Writes ``run``, all rows so far, after each row, so that an interrupted run keeps its results."""
 
     def __init__(self, path: Path, arguments: argparse.Namespace, config: MapperConfig) -> None:
-        """``arguments`` are those of ``add_when``. Time counts from here."""
+        """``arguments``: with those of ``add_when``. Time counts from here."""
         from dust3r_ros.evaluation.report.run_file import Machine, RunFile
 
         self._path, self._arguments, self._config = path, arguments, config
@@ -43,7 +43,7 @@ class RunLog:
         self.run = RunFile({})
 
     def add(self, row: dict[str, Any]) -> None:
-        """One more row, in place of one with the same names. Raises ``OutputError``."""
+        """Add a row; it replaces one with the same names. Raises ``OutputError``."""
         from dust3r_ros.config import as_mapping
         from dust3r_ros.evaluation.report.run_file import RunFile, about, key_of, write_run
 
@@ -92,7 +92,7 @@ def _backends(arguments: argparse.Namespace) -> int:
     from dust3r_ros.io.files import write_text
 
     if not arguments.checkpoint:
-        raise ConfigError("no weights to measure two_view against: give --checkpoint, a name or a path")
+        raise ConfigError("--checkpoint is not set; it must name the weights to compare with two_view")
     config = command.mapper_config(arguments)
     start = perf_counter()
     plan = Plan(
@@ -211,7 +211,7 @@ def add_suite(tables: Any) -> None:
 
 
 def add_scenes(parser: argparse.ArgumentParser) -> None:
-    """The options of what is measured."""
+    """The options that choose the scenes."""
     parser.add_argument("--data", type=Path, metavar="DIR", help="recorded scenes (default: rendered worlds only)")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="NAME", help="only scenes whose name contains one of these"
@@ -221,22 +221,22 @@ def add_scenes(parser: argparse.ArgumentParser) -> None:
 
 
 def scenes_of(arguments: argparse.Namespace) -> list[Path]:
-    """The scenes that the options of ``add_scenes`` choose, worlds made in --out. Raises ``InputError`` for none."""
+    """The scenes chosen by ``add_scenes``; worlds are rendered to --out. Raises ``InputError`` if there is none."""
     from dust3r_ros.errors import InputError
     from dust3r_ros.evaluation.suite.suite import scenes_at
 
     if arguments.data is None:
-        say("no recorded scenes are measured: --data names no folder")
+        say("no recorded scenes are measured: --data is not set")
     scenes = scenes_at(arguments.data, None if arguments.no_worlds else arguments.out / "worlds", arguments.only, say)
     if not scenes:
         raise InputError(
-            "there is no scene to measure: give --data DIR with scenes, or leave out --only and --no-worlds"
+            "there is no scene to measure; give --data DIR with scenes, or leave out --only and --no-worlds"
         )
     return scenes
 
 
 def _add_job(tables: Any) -> None:
-    """What the suite starts for each scene; not for people, so it has no line in the help."""
+    """The command that the suite starts for each scene; not for users, so the help does not list it."""
     parser = tables.add_parser("job")
     parser.add_argument("scene", type=Path)
     parser.add_argument("system")
@@ -250,7 +250,7 @@ def _add_job(tables: Any) -> None:
 
 
 def _job(arguments: argparse.Namespace) -> int:
-    """Writes the rows after each of them: one that is stopped leaves those before."""
+    """Writes the rows after each protocol, so that an interrupted job keeps those before."""
     from dust3r_ros.evaluation.suite.job import measure
     from dust3r_ros.evaluation.suite.protocol_job import measure_protocol
     from dust3r_ros.io.files import write_text
@@ -317,7 +317,7 @@ def _plan(arguments: argparse.Namespace) -> Any:
 
 
 def forwarded(arguments: argparse.Namespace) -> Sequence[str]:
-    """The mapper's options as they were given; the backend is the system's."""
+    """The mapper's options as given, without the backend, which the system chooses."""
     options = []
     for name in ("checkpoint", "config", "focal"):
         if getattr(arguments, name) is not None:
@@ -328,7 +328,7 @@ def forwarded(arguments: argparse.Namespace) -> Sequence[str]:
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """What was run, as far as it says which scenes and how much of them."""
+    """The command that was run, with the options for scenes and mapper."""
     options = ["--only", *arguments.only] if arguments.only else []
     options += ["--max-frames", str(arguments.max_frames)] if arguments.max_frames else []
     options += [*forwarded(arguments)]

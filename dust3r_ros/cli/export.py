@@ -1,4 +1,4 @@
-"""dust3r-export: a saved map for other programs."""
+"""dust3r-export: write a saved map for other programs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Write a saved map (map.db) for other programs.",
         epilog="Lengths are in map units: metres once the scale is metric.",
     )
-    parser.add_argument("map", metavar="MAP", help="saved map, map.db of dust3r-map or of the node")
+    parser.add_argument("map", metavar="MAP", help="saved map: map.db from dust3r-map or the node")
     what = parser.add_argument_group("outputs (at least one)")
     what.add_argument("--ply", metavar="FILE", help="point cloud")
     what.add_argument("--tum", metavar="FILE", help="keyframe poses in TUM format, for evo")
@@ -70,8 +70,8 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     wanted = [(kind, getattr(arguments, kind)) for kind in _FORMATS if getattr(arguments, kind) is not None]
     if not wanted:
-        raise ConfigError(f"nothing to write; say at least one of {', '.join('--' + kind for kind in _FORMATS)}")
-    # Heavy imports only now, so that a slip in the arguments is answered at once.
+        raise ConfigError(f"nothing to write; give at least one of {', '.join('--' + kind for kind in _FORMATS)}")
+    # Heavy imports only now, so that bad arguments are reported at once.
     from dust3r_ros.occupancy import GridOptions
     from dust3r_ros.products.exports import Exporter, ExportOptions
 
@@ -98,12 +98,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _contents(arguments: argparse.Namespace) -> MapContents:
-    """The map, with landmarks where something written needs them. Raises ``InputError`` for an empty one."""
+    """The map, with landmarks if an output needs them. Raises ``InputError`` for an empty map."""
     from dust3r_ros.storage.saved_map import load_map
 
     contents = load_map(arguments.map, landmarks=bool(arguments.colmap or arguments.nerfstudio))
     if arguments.ply and contents.landmarks is None and not any(k.depth.any() for k in contents.keyframes):
-        contents = load_map(arguments.map, landmarks=True)  # what there is of a map without depth
+        contents = load_map(arguments.map, landmarks=True)  # without depth, the cloud is made of landmarks
     if not contents.keyframes:
         raise InputError(f"map '{arguments.map}' has no keyframe, so there is nothing to export")
     return contents

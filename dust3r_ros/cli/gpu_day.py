@@ -1,7 +1,7 @@
-"""python -m dust3r_ros.cli.gpu_day: checks, measures, trains and packs, in legs that go on where the last ended.
+"""python -m dust3r_ros.cli.gpu_day: check, measure, train and pack, in legs that each resume where the last ended.
 
-The same command goes on until the minutes are used. Exit code: 0 done or the leg is over, 1 failed, 2 usage or input,
-143 ended by SIGTERM (its state is on the disk).
+Repeat the same command until the minutes are used up. Exit code: 0 done or the leg is over, 1 failed, 2 usage or
+input, 143 ended by SIGTERM (the state is on disk).
 """
 
 from __future__ import annotations
@@ -18,21 +18,25 @@ _NAME = "gpu-day"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """See above."""
+    """Exit code, as above."""
     arguments = parser().parse_args(argv)
     return command.guarded(_NAME, lambda: _run(arguments), arguments.debug)
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the command line."""
+    """The command-line parser."""
     made = command.Parser(prog=_NAME, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--minutes", type=float, required=True, metavar="M", help="of all legs together")
-    made.add_argument("--out", type=Path, required=True, metavar="DIR", help="what is to go on from, and DIR/back")
-    made.add_argument("--leg", type=float, default=9.0, metavar="L", help="minutes after which a call ends (9)")
+    made.add_argument("--minutes", type=float, required=True, metavar="M", help="total minutes of all legs")
+    made.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="state to resume from; results in DIR/back"
+    )
+    made.add_argument(
+        "--leg", type=float, default=9.0, metavar="L", help="minutes after which a call ends (default: 9)"
+    )
     made.add_argument("--device", default="auto", help="auto (default), cuda or cpu")
-    made.add_argument("--config", metavar="NAME", help="a recipe (default: mini)")
-    made.add_argument("--init", metavar="CHECKPOINT", help="weights to start from (default: shipped ones that fit)")
-    made.add_argument("--workers", type=int, metavar="N", help="processes that draw up worlds (default: measured)")
+    made.add_argument("--config", metavar="NAME", help="recipe (default: mini)")
+    made.add_argument("--init", metavar="CHECKPOINT", help="initial weights (default: shipped weights that fit)")
+    made.add_argument("--workers", type=int, metavar="N", help="processes that render worlds (default: measured)")
     command.add_common(made)
     return made
 

@@ -1,4 +1,4 @@
-"""What is mapped: a recording, what of it, in which order; and what a run says in the end."""
+"""The input of a run: which recording, which frames, in which order; and the closing report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def unusable(name: str, replay: Replay, items: Any, skipped: int) -> str:
-    """Why nothing of the input ``name`` was mapped."""
+    """Why no frame of the input ``name`` was mapped."""
     reason = replay.reason or getattr(items, "reason", "")
     if reason:
         return f"no frame of '{name}' can be used: {reason}"
@@ -30,33 +30,33 @@ def unusable(name: str, replay: Replay, items: Any, skipped: int) -> str:
 
 
 def shortfalls(replay: Replay, items: Any, source: FrameSource, session: Session) -> list[str]:
-    """What of the input is not in the map, and what could not be written, a sentence each."""
+    """What part of the input is not in the map, and what could not be written, a sentence each."""
     missing = getattr(items, "missing", 0)
     counted = (
         (source.skipped, "could not be read (--debug names them)"),
         (replay.refused, f"could not be used ({replay.reason})"),
-        (source.incomplete, f"lacked something that the bag should tell ({source.lacking})"),
-        (missing, f"of the manifest could not be found, so the map is another ({getattr(items, 'reason', '')})"),
+        (source.incomplete, f"lacked data that the bag should provide ({source.lacking})"),
+        (missing, f"of the manifest could not be found, so the map differs ({getattr(items, 'reason', '')})"),
     )
     left_out = [f"{count} frame{'s' * (count > 1)} {why}" for count, why in counted if count]
     if replay.undone:
-        left_out.append(f"{replay.undone} of the manifest's events cannot be, so the map is another ({replay.reason})")
+        left_out.append(f"{replay.undone} events of the manifest failed, so the map differs ({replay.reason})")
     return [*left_out, *session.keeper.problems]
 
 
 def say(quiet: bool, words: str) -> None:
-    """A line on stdout."""
+    """Print a line on stdout unless ``quiet``."""
     if not quiet:
         print(words, flush=True)
 
 
 def warn(command: str, words: str) -> None:
-    """A line on stderr."""
+    """Print a warning on stderr."""
     print(f"{command}: warning: {words}", file=sys.stderr)
 
 
 def report(quiet: bool, directory: Path, summary: dict[str, Any]) -> None:
-    """A short account of a map that was made."""
+    """Print a short summary of the finished map."""
     rate = summary["frames_per_second"]
     say(
         quiet,
@@ -71,7 +71,7 @@ def report(quiet: bool, directory: Path, summary: dict[str, Any]) -> None:
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
-    """INPUT and the options that choose what of it is mapped."""
+    """INPUT and the options that choose what part of it is mapped."""
     parser.add_argument(
         "input", metavar="INPUT", help="folder of images, video file, ROS 1 bag or rosbag2 (sqlite3, MCAP)"
     )
@@ -103,18 +103,18 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
 
 
 def read_plan(arguments: argparse.Namespace) -> Manifest | None:
-    """The manifest to be mapped again, if one was given. Raises ``InputError`` or ``ConfigError``."""
+    """The manifest to reproduce, if one was given. Raises ``InputError`` or ``ConfigError``."""
     if arguments.manifest is None:
         return None
     if arguments.every != 1:
-        raise ConfigError("--every cannot be used with --manifest, which says what is mapped")
+        raise ConfigError("--every cannot be used with --manifest, which lists the frames to map")
     from dust3r_ros.io.manifest import read_manifest
 
     return read_manifest(arguments.manifest)
 
 
 def open_inputs(arguments: argparse.Namespace, plan: Manifest | None) -> FrameSource:
-    """The recording; topics that are not said are those of the manifest. Raises ``InputError`` or ``ConfigError``."""
+    """The recording; topics default to those of the manifest. Raises ``InputError`` or ``ConfigError``."""
     from dust3r_ros.io.bags.topics import BagTopics
     from dust3r_ros.io.image_sources import is_bag, open_source
 
@@ -126,13 +126,13 @@ def open_inputs(arguments: argparse.Namespace, plan: Manifest | None) -> FrameSo
             topics.cameras or (() if topics.images else recorded.cameras),
             masks=topics.masks or recorded.masks,
             depths=topics.depths or recorded.depths,
-            lenient=not (topics.masks or topics.depths),  # what the frames need and the bag lacks is found out then
+            lenient=not (topics.masks or topics.depths),  # data missing from the bag is found when a frame needs it
         )
     return open_source(arguments.input, topics=topics)
 
 
 def frames(source: FrameSource, plan: Manifest | None, arguments: argparse.Namespace) -> Iterable[Frame | Event]:
-    """What is mapped, in order; its ``len``, of the manifest or the source, is not that of the result."""
+    """What is mapped, in order."""
     if plan is None:
         return _thinned(source, arguments.every, arguments.max_frames)
     from dust3r_ros.session.replay import ManifestReplay
@@ -144,7 +144,7 @@ def _topics(arguments: argparse.Namespace) -> BagTopics:
     from dust3r_ros.io.bags.topics import BagTopics
 
     if arguments.odometry and arguments.odom_topic:
-        raise ConfigError("--odometry and --odom-topic are two ways to the same; give one of them")
+        raise ConfigError("--odometry and --odom-topic are both given; only one is allowed")
     return BagTopics(
         tuple(arguments.topic),
         tuple(arguments.camera),
@@ -157,14 +157,14 @@ def _topics(arguments: argparse.Namespace) -> BagTopics:
 
 
 def _by_camera(given: list[str], option: str) -> dict[str, str]:
-    """Topics by camera; the only one of an only camera needs no name."""
+    """Topics by camera; a single topic needs no camera name."""
     found: dict[str, str] = {}
     for text in given:
         camera, equals, topic = text.rpartition("=")
         if not topic or (equals and not camera) or (not equals and len(given) > 1):
             raise ConfigError(f"{option} {text!r} is not CAMERA=TOPIC")
         if camera in found:
-            raise ConfigError(f"{option} is there twice for camera '{camera}'")
+            raise ConfigError(f"{option} is given twice for camera '{camera}'")
         found[camera] = topic
     return found
 

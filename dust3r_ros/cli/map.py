@@ -1,4 +1,4 @@
-"""dust3r-map: a folder of images, a video or a bag to a map."""
+"""dust3r-map: build a map from a folder of images, a video or a bag."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NAME = "dust3r-map"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 mapped, 1 the run failed, 2 usage or input, 130 interrupted (what there is, is written)."""
+    """Exit code: 0 mapped, 1 the run failed, 2 usage or input, 130 interrupted (the map so far is saved)."""
     arguments = _parser().parse_args(argv)
     return command.guarded(_NAME, lambda: _run(arguments), arguments.debug)
 
@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--view", action="store_true", help="watch the map grow in a browser (extra: viewer)")
     parser.add_argument(
-        "--viewer-address", metavar="HOST:PORT", help="--view, served there; by default only this machine can watch"
+        "--viewer-address",
+        metavar="HOST:PORT",
+        help="--view at this address (default: reachable from this machine only)",
     )
     parser.add_argument(
         "--profile", metavar="FILE", help="write a Chrome trace of the run (open it in ui.perfetto.dev)"
@@ -64,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     directory = Path(arguments.out)
     _check(arguments, directory)
-    # Heavy imports only now, so that a slip in the arguments is answered at once.
+    # Heavy imports only now, so that bad arguments are reported at once.
     from dust3r_ros.io.files import make_folder
     from dust3r_ros.io.frames import read_ahead
     from dust3r_ros.session.replay import Replay, apply
@@ -104,17 +106,17 @@ def _compute_as(plan: Manifest) -> None:
     from dust3r_ros.alignment.processes import use_blas_threads
 
     if plan.threads and not use_blas_threads(plan.threads):
-        inputs.warn(_NAME, f"sums cannot be made with {plan.threads} threads here, as they were; digits may differ")
+        inputs.warn(_NAME, f"cannot use {plan.threads} BLAS threads as in the recorded run; the last digits may differ")
 
 
 def _check(arguments: argparse.Namespace, directory: Path) -> None:
-    """What is wrong whatever the input is. Raises ``InputError`` or ``ConfigError``."""
+    """Check the options before the input is opened. Raises ``InputError`` or ``ConfigError``."""
     _config(arguments, None)
     if directory.exists() and not directory.is_dir():
         raise InputError(f"--out '{directory}' is a file; it must be a folder or not exist yet")
     record, manifest = arguments.record, arguments.manifest
     if record and manifest and Path(record).resolve() == Path(manifest).resolve():
-        raise ConfigError(f"--record '{record}' is the manifest that is to be read; give another name")
+        raise ConfigError(f"--record '{record}' is the same file as --manifest; give another name")
 
 
 def _outcome(arguments: argparse.Namespace, directory: Path, stop: command.Stop, points: int) -> int:
@@ -131,14 +133,14 @@ def _outcome(arguments: argparse.Namespace, directory: Path, stop: command.Stop,
 
 
 def _config(arguments: argparse.Namespace, plan: Manifest | None) -> MapperConfig:
-    """What the options say, over what the manifest does."""
+    """The configuration: options override the manifest."""
     config = command.mapper_config(arguments, {} if plan is None else as_mapping(plan.config))
     if arguments.checkpoint and config.backend == "two_view":
-        raise ConfigError("--checkpoint names weights, but backend 'two_view' reads none; say --backend both or dust3r")
+        raise ConfigError("--checkpoint is given, but backend 'two_view' uses no weights; use --backend both or dust3r")
     if not arguments.localize_only:
         return config
     if arguments.load is None:
-        raise ConfigError("--localize-only needs a map to find cameras in; give it with --load")
+        raise ConfigError("--localize-only needs a saved map; give it with --load")
     return replace(config, mode="localization")
 
 
@@ -149,7 +151,7 @@ def _session(
     plan: Manifest | None,
     trace: ChromeTrace | None,
 ) -> Session:
-    """A session that knows what the recording says of its cameras; a manifest says that by itself."""
+    """A session with the recording's calibrations and extrinsics; a manifest contains its own."""
     from dust3r_ros.session.session import Session, begin
 
     log = logging.getLogger(_NAME)
@@ -174,7 +176,7 @@ def _session(
 
 @contextmanager
 def _traced(path: str | None) -> Iterator[ChromeTrace | None]:
-    """What --profile asks for; the file is written however the run ends."""
+    """The trace for --profile; the file is written however the run ends."""
     if path is None:
         yield None
         return
@@ -201,7 +203,7 @@ def _spanned(process: Callable[[Frame], MapUpdate], trace: ChromeTrace | None) -
 
 
 def _view(arguments: argparse.Namespace, config: MapperConfig, session: Session, stack: ExitStack) -> Viewer | None:
-    """What --view asks for, with the map that there is already."""
+    """The viewer for --view, showing the loaded map, if any."""
     if not arguments.view and arguments.viewer_address is None:
         return None
     from dust3r_ros.products.viewer import Viewer
@@ -226,12 +228,12 @@ def _feed(
     arguments: argparse.Namespace,
     stop: command.Stop,
 ) -> None:
-    """All frames, until there are as many as were asked for, the end or a signal."""
+    """Map frames until the end, --max-frames or a signal."""
     from tqdm import tqdm
 
     updates = iter(replay)
     first = next(updates, None)
-    if first is None:  # no bar for nothing
+    if first is None:  # no bar without frames
         return
     terminal = sys.stderr.isatty()
     with tqdm(
@@ -239,7 +241,7 @@ def _feed(
         unit="frame",
         desc="mapping",
         disable=arguments.quiet,
-        mininterval=0.2 if terminal else 10.0,  # in a log file a line now and then is enough
+        mininterval=0.2 if terminal else 10.0,  # in a log file, an occasional line is enough
         dynamic_ncols=terminal,
         leave=terminal,
     ) as bar:

@@ -1,4 +1,4 @@
-"""dust3r-train: a network of one's own, from rendered worlds or training sets."""
+"""dust3r-train: train the network on rendered worlds or on training sets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAME = "dust3r-train"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 trained, 1 the run failed, 2 usage or input, 130 or 143 interrupted (the state is written)."""
+    """Exit code: 0 trained, 1 the run failed, 2 usage or input, 130 or 143 interrupted (the state is saved)."""
     given = sys.argv[1:] if argv is None else list(argv)
     if given[:1] == ["where"]:
         asked = _where_parser().parse_args(given[1:])
@@ -33,12 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(
         prog=_NAME,
-        description="Train the network: by default on worlds that are rendered meanwhile.",
+        description="Train the network, by default on worlds rendered on the fly.",
         epilog="'dust3r-train where' lists the supported training sets, 'where NAME' shows the layout of one. "
         "Several processes: torchrun --nproc-per-node N --no-python dust3r-train …",
     )
     parser.add_argument(
-        "--config", metavar="NAME", help="tiny (default), micro, mini, small, base, large, or a YAML file like theirs"
+        "--config",
+        metavar="NAME",
+        help="tiny (default), micro, mini, small, base, large, or a YAML file in the same format",
     )
     parser.add_argument("--out", metavar="DIR", required=True, help="run folder, created if missing")
     parser.add_argument("--resume", action="store_true", help="resume the run in --out exactly where it stopped")
@@ -49,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     long.add_argument("--steps", type=command.positive, metavar="N", help="total number of steps")
     parser.add_argument(
         "--data", action="append", default=[], metavar="NAME=PATH",
-        help="training set on disk, or 'worlds' (default); several give equally many pairs each",
+        help="training set on disk, or 'worlds' (default); several contribute equally many pairs",
     )  # fmt: skip
     parser.add_argument(
         "--task", choices=("pairs", "completion"), help="task: pointmap pairs (default) or pretraining by completion"
@@ -102,10 +104,10 @@ def _options(arguments: argparse.Namespace, line: str) -> Options:
         changes["seed"] = arguments.seed
     if arguments.workers is not None and arguments.workers < 0:
         raise ConfigError(f"--workers is {arguments.workers}; it must be at least 0")
-    # Read when torch is loaded: threads that spin while they wait for each other stand in the way of the processes that
-    # make batches, and of whatever else runs; on a busy machine a step then takes ten times as long.
+    # Read when torch is loaded: threads that spin while they wait for each other take time from the processes that
+    # make batches, and from everything else; on a busy machine a step then takes ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Heavy imports only now, so that a slip in the arguments is answered at once.
+    # Heavy imports only now, so that bad arguments are reported at once.
     try:
         from dust3r_ros.training.session import Options
     except ImportError as error:
@@ -129,7 +131,7 @@ def _run(arguments: argparse.Namespace, line: str) -> int:
     with command.stop_on_signal() as stop, _Bar(arguments.quiet) as bar:
         outcome = train(options, lambda: bool(stop), bar.report, warn)
     if stop.signal is not None and not outcome.finished:
-        print(f"{_NAME}: interrupted at step {outcome.progress.step}; go on with --resume", file=sys.stderr)
+        print(f"{_NAME}: interrupted at step {outcome.progress.step}; continue with --resume", file=sys.stderr)
         return 128 + stop.signal
     if not arguments.quiet and bar.reported:
         print(_summary(outcome, options.out), flush=True)
@@ -142,13 +144,13 @@ def _summary(outcome: Outcome, folder: Path) -> str:
     before, now = outcome.first_figures.get(name, float("nan")), outcome.figures.get(name, float("nan"))
     words = [
         f"{progress.step} steps, {progress.position} pairs, {progress.seconds / 60:.1f} minutes",
-        f"held-out {name} {before:.4f} -> {now:.4f}" + (f" ({now / before:.2f} of it)" if before > 0 else ""),
+        f"held-out {name} {before:.4f} -> {now:.4f}" + (f" (x {now / before:.2f})" if before > 0 else ""),
     ]
     if progress.skipped:
         words.append(f"{progress.skipped} samples could not be used")
     if progress.bad:
-        words.append(f"{progress.bad} batches without a finite gradient changed nothing")
-    return "; ".join(words) + f"\nweights in {folder / 'model'}, what was done in {folder / 'MODEL_CARD.md'}"
+        words.append(f"{progress.bad} batches had no finite gradient and were skipped")
+    return "; ".join(words) + f"\nweights in {folder / 'model'}, model card in {folder / 'MODEL_CARD.md'}"
 
 
 class _Bar:

@@ -1,4 +1,4 @@
-"""dust3r-weights: a checkpoint in the form that a robot loads: half the bytes, or graphs for ONNX Runtime."""
+"""dust3r-weights: convert a checkpoint for deployment: half precision, or graphs for ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(
         prog=_NAME,
-        description="Weights in other forms. Each form is a folder that every --checkpoint takes.",
+        description="Convert weights. Each output is a folder that can be given as --checkpoint.",
         epilog="'dust3r-weights join DIR' joins weights that were split into pieces for transfer.",
     )
     parser.add_argument(
@@ -44,11 +44,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _join_parser() -> argparse.ArgumentParser:
-    parser = command.Parser(
-        prog=f"{_NAME} join", description="One checkpoint folder from the pieces that a day on a GPU leaves."
-    )
-    parser.add_argument("pieces", type=Path, metavar="DIR", help="where pieces.json and weights.00, … lie")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="the checkpoint folder (default: DIR/model)")
+    parser = command.Parser(prog=f"{_NAME} join", description="Join split weights into one checkpoint folder.")
+    parser.add_argument("pieces", type=Path, metavar="DIR", help="folder with pieces.json and weights.00, …")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="checkpoint folder to write (default: DIR/model)")
     parser.add_argument("--quiet", action="store_true", help="print nothing")
     command.add_common(parser)
     return parser
@@ -94,11 +92,11 @@ def _list() -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Raises ``ConfigError`` or ``OutputError`` for what cannot be written, before the weights are read."""
+    """Check the outputs before the weights are read. Raises ``ConfigError`` or ``OutputError``."""
     if not (arguments.half or arguments.onnx):
-        raise ConfigError("nothing to write; say at least one of --half, --onnx")
+        raise ConfigError("nothing to write; give at least one of --half, --onnx")
     if arguments.int8 and not arguments.onnx:
-        raise ConfigError("--int8 is a form of the ONNX graphs; say where they go with --onnx DIR")
+        raise ConfigError("--int8 quantizes the ONNX graphs; it needs --onnx DIR")
     for folder in (arguments.half, arguments.onnx):
         if folder and Path(folder).exists() and not Path(folder).is_dir():
             raise OutputError(f"'{folder}' is a file; it must be a folder or not exist yet")

@@ -101,7 +101,7 @@ def test_every_backend_is_measured_on_every_scene(tmp_path: Path, capsys: pytest
     write_folder(render_sequence("sweep", 6, 240, 180, 240.0, rate_hz=6.0, supersample=1), tmp_path / "data/walk")
     where = ["backends", "--data", tmp_path / "data", "--no-worlds", "--out", tmp_path / "out"]
     assert called(*where) == 2
-    assert "give --checkpoint" in capsys.readouterr().err
+    assert "--checkpoint is not set" in capsys.readouterr().err
     page = tmp_path / "backends.md"
     options = ["--checkpoint", tmp_path / "net", "--page", page, "--set", "working_size=160"]
     assert called(*where, "--only", "nothing", *options) == 2 and "no scene" in capsys.readouterr().err

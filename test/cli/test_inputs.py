@@ -91,7 +91,7 @@ def test_a_manifest_brings_its_topics_and_says_what_is_mapped(bag: Path, tmp_pat
     [
         (["--manifest", "gone.jsonl"], "gone.jsonl"),
         (["--manifest", "x", "--every", "2"], "--every cannot be used with --manifest"),
-        (["--odometry", "odom", "--odom-topic", "/odom"], "two ways to the same"),
+        (["--odometry", "odom", "--odom-topic", "/odom"], "only one is allowed"),
         ([*STEREO, "--mask-topic", "left=/a", "--mask-topic", "left=/b"], "twice for camera 'left'"),
         ([*STEREO, "--mask-topic", "/a", "--mask-topic", "left=/b"], "'/a' is not CAMERA=TOPIC"),
         ([*STEREO, "--depth-topic", "left="], "'left=' is not CAMERA=TOPIC"),

@@ -86,7 +86,7 @@ def mapped(bag: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--record", out.parent / "run.jsonl", *FAST,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "7 frames lacked something" in done.stderr and "no mask" in done.stderr
+    assert "7 frames lacked data that the bag should provide" in done.stderr and "no mask" in done.stderr
     return out
 
 
@@ -145,7 +145,7 @@ def test_what_the_bag_lacks_of_a_manifest_is_said(bag: Path, mapped: Path, tmp_p
     (tmp_path / "other.jsonl").write_text("\n".join([lines[0], json.dumps(first), *lines[2:]]))
     done = run(bag, "--out", tmp_path / "out", "--manifest", tmp_path / "other.jsonl", "--max-frames", 8)
     assert done.returncode == 0
-    assert "1 frame of the manifest could not be found, so the map is another" in done.stderr
+    assert "1 frame of the manifest could not be found, so the map differs" in done.stderr
     assert json.loads((tmp_path / "out/summary.json").read_text())["frames"] == 8
     done = run(bag, "--out", tmp_path / "none", "--manifest", tmp_path / "other.jsonl", "--topic", "/camera/mask")
     assert done.returncode == 2 and "can be used" in done.stderr and "of camera 'camera'" in done.stderr

@@ -141,7 +141,7 @@ def test_asked_to_end_it_ends_and_goes_on_later(recipe: Path, tmp_path: Path, be
     wait_for(lambda: steps(out) >= 3, training)
     training.send(signal.SIGTERM)
     code, _, words = training.end()
-    assert code == 128 + signal.SIGTERM and "go on with --resume" in words
+    assert code == 128 + signal.SIGTERM and "continue with --resume" in words
     stopped = steps(out)
     assert 3 <= stopped < 400 and load_checkpoint(out / "model")
     training = begin("--out", out, "--resume")

@@ -38,8 +38,8 @@ def test_half_the_bytes(checkpoint: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        ([], 2, "nothing to write; say at least one of --half, --onnx"),
-        (["--half", "out", "--int8"], 2, "say where they go with --onnx DIR"),
+        ([], 2, "nothing to write; give at least one of --half, --onnx"),
+        (["--half", "out", "--int8"], 2, "it needs --onnx DIR"),
         (["--half", "{file}"], 1, "is a file; it must be a folder"),
     ],
 )
@@ -60,4 +60,4 @@ def test_an_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_weights_that_the_mapper_would_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert map_main([str(tmp_path), "--out", str(tmp_path / "out"), "--checkpoint", "tiny"]) == 2
-    assert "backend 'two_view' reads none; say --backend both or dust3r" in capsys.readouterr().err
+    assert "backend 'two_view' uses no weights; use --backend both or dust3r" in capsys.readouterr().err
