@@ -86,7 +86,7 @@ class BackEndLink:
         back_end = self._back_end
         if back_end is None:
             refused: Future[Any] = Future()
-            refused.set_exception(BackendError("the mapping process ended; it is being started again"))
+            refused.set_exception(BackendError("the mapping process ended; it is being restarted"))
             return refused
         poses = []
         while self._unreported:
@@ -133,7 +133,7 @@ class BackEndLink:
             self._log(*value)
 
     def _log(self, level: str, text: str) -> None:
-        if level == "error":  # rclpy wants one severity a line
+        if level == "error":  # rclpy allows one severity per line of code
             self._logger.error(text)
         elif level == "warning":
             self._logger.warning(text)
@@ -147,12 +147,12 @@ class BackEndLink:
         news: News = back_end.call("hello").result()
         with self._lock:
             if self._ended_last == number:
-                raise BackendError("the mapping process ended as soon as it was there")
+                raise BackendError("the mapping process ended right after its start")
             if not self._stopping:
                 self._back_end, self._number, self.trouble = back_end, number, ""
                 return news
         back_end.stop()
-        raise BackendError("the node ends")
+        raise BackendError("the node is shutting down")
 
     def _ended(self, number: int, reason: str) -> None:
         with self._lock:
@@ -161,8 +161,8 @@ class BackEndLink:
                 return
             self._back_end, self._number = None, 0
         kept = self._setting.node.map_db
-        then = f"the map goes on from '{kept}'" if kept else "the map begins anew, since map_db is not set"
-        self.trouble = f"the mapping process ended ({reason}); it is started again, and {then}"
+        then = f"the map continues from '{kept}'" if kept else "the map starts anew, because map_db is not set"
+        self.trouble = f"the mapping process ended ({reason}); it is being restarted, and {then}"
         self._logger.error(self.trouble)
         self._hearing.ended()
         threading.Thread(target=self._restart, name="restart", daemon=True).start()
@@ -176,7 +176,7 @@ class BackEndLink:
             except Exception as error:
                 if self._stopping:
                     return
-                self._logger.error(f"the mapping process cannot be started again: {error}")
+                self._logger.error(f"the mapping process cannot be restarted: {error}")
                 time.sleep(wait)
                 wait = min(2.0 * wait, _LONGEST_WAIT_S)
                 continue
@@ -187,7 +187,7 @@ class BackEndLink:
                 self.place(self._rig)
             if self._mapping is not None:
                 self.set_mapping(self._mapping)
-            self._logger.info("the mapping process is there again")
+            self._logger.info("the mapping process is running again")
             self._hearing.again(news, not self._setting.node.map_db, unheard)
             return
 

@@ -12,9 +12,9 @@ from dust3r_ros.node.status import Snapshot, memory_mb
 from dust3r_ros.node.topics import TopicHealth
 from dust3r_ros.types import Camera, TrackingState
 
-# Seconds by which the map may be behind the camera without a word.
+# Seconds by which the map may be behind the camera without a warning.
 LAGS_S = 2.0
-# Images and a given calibration that are further apart, in standard deviations, cannot both be right.
+# Warn if the images and a given calibration disagree by more standard deviations than this.
 DISAGREE = 3.0
 
 _OK, _WARN, _ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -22,7 +22,7 @@ _Verdict = tuple[bytes, str]
 
 
 def diagnostics_message(now: Snapshot, before: Snapshot, now_ns: int, name: str) -> DiagnosticArray:
-    """The snapshot of node ``name`` as diagnostics; what was dropped or refused since ``before`` warns."""
+    """The snapshot of node ``name`` as diagnostics; images dropped or refused since ``before`` give a warning."""
     statuses = [
         _status(f"{name}: mapping", name, _mapping(now, before), _mapping_values(now)),
         _status(f"{name}: backend", name, (_OK, f"{now.backend} on {now.device}" if now.device else now.backend), {}),
@@ -40,7 +40,7 @@ def diagnostics_message(now: Snapshot, before: Snapshot, now_ns: int, name: str)
 
 
 def refusal_message(reason: str, now_ns: int, name: str) -> DiagnosticArray:
-    """Of node ``name``, which could not be configured for a ``reason``."""
+    """Diagnostics of node ``name`` that could not be configured, with the ``reason``."""
     refused = _status(f"{name}: mapping", name, (_ERROR, f"not configured: {reason}"), {})
     return DiagnosticArray(header=header(now_ns, ""), status=[refused])
 
@@ -68,9 +68,9 @@ def _mapping(now: Snapshot, before: Snapshot) -> _Verdict:
     if now.state is TrackingState.LOST:
         return _WARN, "the camera is lost"
     if now.state is TrackingState.BRIDGED:
-        return _WARN, "the camera is not found in the map; odometry or IMU carry its pose on"
+        return _WARN, "the camera is not found in the map; its pose is extended by odometry or IMU"
     if now.dropped > before.dropped:
-        return _WARN, f"{now.dropped - before.dropped} images dropped: they come faster than they are mapped"
+        return _WARN, f"{now.dropped - before.dropped} images dropped: they arrive faster than they can be mapped"
     if now.lag > LAGS_S:
         return _WARN, f"the map is {now.lag:.1f} s behind the camera: it gets fewer keyframes than it should"
     return _OK, now.shown_state
@@ -114,10 +114,10 @@ def _scale(now: Snapshot) -> _Verdict:
     if now.contradictions:
         return _WARN, "; ".join(now.contradictions)
     if now.scale_state == "metric":
-        return _OK, "lengths are metres, by " + (", ".join(now.scale_sources) or "what was given")
+        return _OK, "lengths are in metres, by " + (", ".join(now.scale_sources) or "a given scale")
     if now.scale_state == "converging":
         return _OK, "the scale is being measured by " + ", ".join(now.scale_sources)
-    return _OK, "unknown: lengths are in a unit of the map's own"
+    return _OK, "unknown: lengths are in an arbitrary unit"
 
 
 def _scale_values(now: Snapshot) -> dict[str, object]:
@@ -127,7 +127,7 @@ def _scale_values(now: Snapshot) -> dict[str, object]:
 
 
 def _inputs(now: Snapshot, before: Snapshot) -> _Verdict:
-    """Images that do not come are worst, then what should come beside them, then what cannot be used."""
+    """Missing images are worst, then missing companions, then unusable messages."""
     if now.paused:
         return _OK, "paused"
     silent = _silent(now)
@@ -135,15 +135,15 @@ def _inputs(now: Snapshot, before: Snapshot) -> _Verdict:
         return _WARN, "; ".join(_silence(item) for item in silent)
     lost = now.lost_in_transport - before.lost_in_transport
     if lost > 0:
-        return _WARN, f"{lost} images were lost on the way, by their stamps: see 'Images that get lost' in docs/ros.md"
+        return _WARN, f"{lost} images were lost in transport, by stamps: see 'Images that get lost' in docs/ros.md"
     reasons = [item.reason for item in now.inputs if item.reason]
     if reasons:
         return _WARN, "; ".join(reasons)
-    return _OK, "all inputs come"
+    return _OK, "all inputs arrive"
 
 
 def _silent(now: Snapshot) -> list[TopicHealth]:
-    """Images that do not come; where all of them do, what should come beside them."""
+    """The silent image topics; if there is none, the silent companions."""
     silent = [item for item in now.inputs if item.silent and item.kind not in ("camera_info", "depth_info")]
     return [item for item in silent if item.kind == "image"] or silent
 
@@ -160,7 +160,7 @@ def _input_values(item: TopicHealth) -> list[tuple[str, str]]:
     if item.returns:
         values.append((f"{item.topic} came back", str(item.returns)))
     if item.kind == "image":
-        values.append((f"{item.topic} lost on the way", str(item.lost)))
+        values.append((f"{item.topic} lost in transport", str(item.lost)))
     if item.bad:
         values.append((f"{item.topic} refused", f"{item.bad}: {item.reason}"))
     return values
@@ -169,7 +169,7 @@ def _input_values(item: TopicHealth) -> list[tuple[str, str]]:
 def _calibration(camera: Camera) -> _Verdict:
     if camera.disagreement > DISAGREE:
         return _WARN, (
-            f"the images say a focal length of {camera.measured:.1f} +- {camera.measured_std:.1f} px, the published "
+            f"the images give a focal length of {camera.measured:.1f} +- {camera.measured_std:.1f} px, the published "
             f"calibration {camera.given:.1f} px: {camera.disagreement:.1f} standard deviations apart"
         )
     if camera.fixed:

@@ -111,7 +111,7 @@ class SynchronizerInputs:
         """Odometry beside TF."""
         topic, wanted, frame = self._config.odom_topic, self._config.odom_frame, message.header.frame_id
         if wanted and frame.lstrip("/") != wanted.lstrip("/"):
-            return f"{topic} is in the frame '{frame}', odom_frame is '{wanted}'; they must be one: it is not used"
+            return f"{topic} is not used: its frame is '{frame}', but odom_frame is '{wanted}'"
         try:
             o_T_b = pose_matrix(message.pose.pose)
         except GeometryError as error:
@@ -319,7 +319,7 @@ class Inputs:
                 continue
             self._explained.add(camera)
             self._node.get_logger().warning(
-                f"{100 * monitor.lost_share:.0f} % of the images on {monitor.topic} do not arrive, by their stamps: a"
+                f"{100 * monitor.lost_share:.0f} % of the images on {monitor.topic} do not arrive, judging by stamps: a"
                 " driver that publishes reliably, larger buffers or compressed images help; see"
                 " 'Images that get lost' in docs/ros.md"
             )

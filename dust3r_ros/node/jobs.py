@@ -73,7 +73,7 @@ def _estimated(cameras: Mapping[str, Camera], camera: str) -> list[Camera]:
         raise InputError(f"camera '{camera}' is not known; known are {', '.join(sorted(cameras)) or 'none'}")
     chosen = [item for name, item in cameras.items() if item.focal > 0 and camera in ("", name)]
     if not chosen:
-        raise InputError("no camera has an estimate yet; an image of it must come first")
+        raise InputError("no camera has an estimate yet; it must send images first")
     return chosen
 
 
@@ -84,9 +84,9 @@ def _camera_files(path: str, names: Sequence[str]) -> list[Path]:
     elif len(names) == 1:
         files = [Path(path)]
     else:
-        raise InputError(f"path '{path}' is a file, but there are {len(names)} cameras; name a camera or a folder")
+        raise InputError(f"path '{path}' is a file, but there are {len(names)} cameras; give a folder or one camera")
     if len(set(files)) < len(files):
-        raise InputError(f"names of cameras become the same file in '{path}'; save them one by one")
+        raise InputError(f"several cameras would have the same file name in '{path}'; save them one by one")
     return files
 
 
@@ -115,7 +115,7 @@ def load_map(session: Session, path: str, mode: str) -> MapChange:
     count = session.load(path)
     if mode:
         session.set_mapping(mode == "mapping")
-    return MapChange(f"{count} keyframes of '{path}' are the map now")
+    return MapChange(f"map '{path}' loaded, {count} keyframes")
 
 
 def set_scale(session: Session, factor: float, distance: float, first: int, second: int) -> MapChange:
@@ -125,7 +125,7 @@ def set_scale(session: Session, factor: float, distance: float, first: int, seco
     """
     if not factor:
         if not distance > 0:
-            raise InputError(f"distance is {distance} m; it must be positive where no factor is given")
+            raise InputError(f"distance is {distance} m; it must be positive if no factor is given")
         factor = distance / session.mapper.distance(first, second)
     return MapChange(float(factor), session.set_scale(factor))
 
@@ -145,7 +145,7 @@ def save_map(session: Session, path: str) -> str:
         raise InputError("there is no keyframe yet, so there is no map to save")
     if session.keeper.writes(path):
         session.save()
-        return f"{keyframes} keyframes in '{path}', in which the map grows"
+        return f"{keyframes} keyframes in '{path}', which is the map_db"
     make_folder(Path(path).parent)
     save_whole_map(path, session.mapper, session.settings())
     return f"{keyframes} keyframes in '{path}'"
@@ -157,7 +157,7 @@ def localize(session: Session, camera: str, image: Image) -> tuple[PnpResult, st
     if camera in known:
         return found, "found"
     named = f"camera '{camera}' is" if camera else "camera is empty, which is"
-    return found, f"found; {named} none of the map ({', '.join(known)}), so its focal length was estimated"
+    return found, f"found; {named} not in the map ({', '.join(known)}), so its focal length was estimated"
 
 
 def save_calibration(session: Session, path: str, camera: str) -> tuple[str, ...]:
@@ -191,7 +191,7 @@ def write_products(session: Session, directory: str, config: MapperConfig, sourc
     from dust3r_ros.products.results import write_results  # pictures and reports; the node starts faster without
 
     if not session.mapper.counts.frames:
-        return f"no image was mapped, '{directory}' stays as it is"
+        return f"no image was mapped; '{directory}' is unchanged"
 
     def write() -> None:
         write_results(

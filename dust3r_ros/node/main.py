@@ -102,7 +102,7 @@ def _autostart(node: MappingNode) -> None:
     if node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
         node.trigger_activate()
     else:
-        node.get_logger().error("not configured, for the reason above; the node waits unconfigured")
+        node.get_logger().error("not configured, for the reason above; the node stays unconfigured")
 
 
 def _spin(executor: SingleThreadedExecutor, nodes: Sequence[MappingNode], stop: _Stop) -> None:

@@ -208,7 +208,7 @@ class MapMaker:
         try:
             return self._back_end.work()
         except Exception as error:
-            self._log.error(f"some of the map's work failed: {_said(error)}")
+            self._log.error(f"part of the mapping work failed: {_said(error)}")
             return None
 
     def _show_done(self, due: str, update: MapUpdate, idle: bool) -> None:

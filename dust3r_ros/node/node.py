@@ -44,7 +44,7 @@ class MappingNode(ReportingNode):
         super().__init__("dust3r", automatically_declare_parameters_from_overrides=True, **options)
         self.parameters = Parameters(self)
         for name in self.parameters.unknown:
-            self.get_logger().warning(f"parameter '{name}' is not one of this node's and is ignored")
+            self.get_logger().warning(f"parameter '{name}' is unknown and ignored")
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)  # timers run while a bag is paused, too
         self._sender = TransformSender(self)
         self._listener = TfListener(self, self._sender)
@@ -124,7 +124,7 @@ class MappingNode(ReportingNode):
             return TransitionCallbackReturn.SUCCESS
         waiting = self._pipeline.clear()
         if waiting:
-            self.get_logger().warning(f"{waiting} images that still waited are not mapped")
+            self.get_logger().warning(f"{waiting} waiting images are not mapped")
         try:
             if self._config.output_dir:
                 self.get_logger().info("finishing the map")

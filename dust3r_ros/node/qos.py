@@ -78,8 +78,8 @@ class FollowingSubscription:
             self._make()
         else:
             self._node.get_logger().warning(
-                f"a publisher on {self.topic} is not heard: it offers another quality of service than"
-                f" '{self.reliability.name.lower()}'; 'best_available' takes what it offers"
+                f"a publisher on {self.topic} cannot be heard: it does not offer the quality of service"
+                f" '{self.reliability.name.lower()}'; 'best_available' accepts what it offers"
             )
 
     def _offered(self) -> ReliabilityPolicy:
@@ -95,7 +95,7 @@ def full_topic(node: Node, topic: str) -> str:
         return str(node.resolve_topic_name(topic))
     except RuntimeError as error:
         reason = str(error).removeprefix("failed to resolve name: ").partition(", at ")[0]
-        raise ConfigError(f"'{topic}' is no name of a topic: {reason}") from error
+        raise ConfigError(f"'{topic}' is not a topic name: {reason}") from error
 
 
 _CHANGEABLE = (QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
@@ -174,12 +174,12 @@ def _with_overrides(topic: str, make: Callable[[QoSOverridingOptions], Any]) -> 
         return make(QoSOverridingOptions(_CHANGEABLE))
     except (InvalidQosOverridesError, ParameterException, AssertionError) as error:
         # The last is of a value of another type.
-        reason = str(error) or "a value of a wrong type"
-        raise ConfigError(f"qos_overrides of topic '{topic}' cannot be: {reason}") from error
+        reason = str(error) or "a value has the wrong type"
+        raise ConfigError(f"qos_overrides of topic '{topic}' are not valid: {reason}") from error
     except RuntimeError as error:
         if "QoS override" not in str(error):
             raise
-        raise ConfigError(f"qos_overrides of topic '{topic}' cannot be: {error}") from error
+        raise ConfigError(f"qos_overrides of topic '{topic}' are not valid: {error}") from error
 
 
 _NAMED = 5  # topics at most
@@ -199,12 +199,12 @@ def why_silent(node: Node, topic: str, wanted: str, reliability: ReliabilityPoli
     if not fitting:
         other = offers[0].topic_type
         cure = f"; set image_transport to {_IMAGES[other]}" if other in _IMAGES and wanted in _IMAGES else ""
-        return f"{_publishers(offers)} it as {other}, but {wanted} is subscribed{cure}"
+        return f"{_publishers(offers)} it as {other}, but the subscription is {wanted}{cure}"
     deaf = reliability is ReliabilityPolicy.RELIABLE and all(
         offer.qos_profile.reliability is ReliabilityPolicy.BEST_EFFORT for offer in fitting
     )
     if deaf:
-        return f"{_publishers(fitting)} it best effort, but reliable is subscribed; best_available takes what there is"
+        return f"{_publishers(fitting)} it best effort, but the subscription is reliable; best_available accepts both"
     return f"{_publishers(fitting)} it ({_quality(fitting[0].qos_profile)}) and sends nothing"
 
 

@@ -62,7 +62,7 @@ class Services:
         return self._paused(True, response, "paused: images are ignored until ~/resume")
 
     def _resume(self, request: Any, response: Any) -> Any:
-        return self._paused(False, response, "mapping goes on")
+        return self._paused(False, response, "mapping resumed")
 
     def _paused(self, paused: bool, response: Any, text: str) -> Any:
         self._node.get_logger().info(text)
@@ -104,7 +104,7 @@ class Services:
 
         asked = float(request.factor), float(request.distance), int(request.first), int(request.second)
         work = self._pipeline.change(jobs.set_scale, *asked)
-        return await self._answer(response, work, "the map is in metres", put)
+        return await self._answer(response, work, "the map is now in metres", put)
 
     async def _save_calibration(self, request: Any, response: Any) -> Any:
         def put(files: tuple[str, ...]) -> None:

@@ -229,7 +229,7 @@ class Losses:
     def report_dropped(self) -> None:
         """Log how many there are."""
         self._logger.warning(
-            f"the queue is full, {self.all_dropped} images dropped so far: they come faster than they are mapped",
+            f"the queue is full, {self.all_dropped} images dropped so far: they arrive faster than they can be mapped",
             throttle_duration_sec=COMPLAIN_S,
         )
 
@@ -244,7 +244,7 @@ class Losses:
         self.failed += 1
         self.message = text.strip().splitlines()[-1] if text else ""
         self._logger.error(
-            f"the mapper failed at a frame ({self.failed} so far): {text}", throttle_duration_sec=COMPLAIN_S
+            f"the mapper failed on an image ({self.failed} so far): {text}", throttle_duration_sec=COMPLAIN_S
         )
 
 

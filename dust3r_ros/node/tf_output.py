@@ -176,11 +176,11 @@ class TfOutput:
         if other is not None:
             problem = (
                 f"another node publishes '{other}' -> '{child}' on TF, so '{parent}' -> '{child}' is not published:"
-                f" a frame has one parent ({self._advice(child)})"
+                f" a frame can have only one parent ({self._advice(child)})"
             )
         elif child in self._ancestors(parent):
             problem = (
-                f"'{child}' is above '{parent}' on TF already, so '{parent}' -> '{child}' is not published:"
+                f"'{child}' is already above '{parent}' on TF, so '{parent}' -> '{child}' is not published:"
                 " it would close a loop"
             )
         self._note(topic, problem)
@@ -188,7 +188,7 @@ class TfOutput:
 
     def _advice(self, child: str) -> str:
         if child == self._config.odom_frame or child == self._config.map_frame:
-            return "end that node's transform, or set publish_tf to false"
+            return "stop that transform, or set publish_tf to false"
         return "set odom_frame, base_frame, invert_tf or publish_tf"
 
     def _ancestors(self, frame: str) -> list[str]:

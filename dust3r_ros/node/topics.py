@@ -147,7 +147,7 @@ def all_camera_topics(config: NodeConfig, resolve: Callable[[str], str]) -> tupl
     topics = zip(full, names, masks, depths, strict=True)
     cameras = tuple(_with_companions(camera_topics(config, image), *its) for image, *its in topics)
     _refuse_doubles("camera_names", [camera.name for camera in cameras])
-    _refuse_doubles("image_topics: the estimates of cameras", [camera.estimated for camera in cameras])
+    _refuse_doubles("image_topics: the estimated camera_info topics", [camera.estimated for camera in cameras])
     return cameras
 
 
@@ -200,8 +200,8 @@ def _per_camera(config: NodeConfig, row: str, cameras: int) -> list[str]:
     values = list(getattr(config, row))
     if any(values) and len(values) != cameras:
         raise ConfigError(
-            f"parameter '{row}' has {len(values)} entries, but there are {cameras} image topics; it must have one for"
-            " each, which may be empty"
+            f"parameter '{row}' has {len(values)} entries, but there are {cameras} image topics; it must have one"
+            " for each (may be empty)"
         )
     return values if any(values) else [""] * cameras
 
@@ -215,10 +215,10 @@ def _refuse_shared(config: NodeConfig, cameras: int) -> None:
     """Raises ``ConfigError`` where several cameras have what only one can."""
     for name in ("camera_info_topic", "camera_frame"):
         if cameras > 1 and getattr(config, name):
-            raise ConfigError(f"parameter '{name}' is of one camera, but there are {cameras}; leave it empty")
+            raise ConfigError(f"parameter '{name}' is for a single camera, but there are {cameras}; leave it empty")
 
 
 def _refuse_doubles(what: str, names: list[str]) -> None:
     doubled = [name for name, times in Counter(names).items() if times > 1]
     if doubled:
-        raise ConfigError(f"parameter {what} has '{doubled[0]}' more than once; every one must differ")
+        raise ConfigError(f"parameter {what} has '{doubled[0]}' more than once; all must differ")

@@ -86,7 +86,7 @@ class Watch:
         try:
             if logger is not None:
                 trace.write(self._profile)
-                logger.info(f"what ran when is in '{self._profile}'")
+                logger.info(f"trace written to '{self._profile}'")
         except OutputError as error:
             assert logger is not None
             logger.error(str(error))

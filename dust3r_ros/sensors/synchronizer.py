@@ -280,7 +280,7 @@ class Synchronizer:
         with self._lock:
             moving = self._moving
         if moving is None:
-            return Unavailable("no odometry has come yet", later=True)
+            return Unavailable("no odometry has arrived yet", later=True)
         o_T_b = self._own.lookup(*moving, stamp_ns, tolerance_ns)
         b_T_c = self.transforms.lookup(moving[1], frame_id, stamp_ns, tolerance_ns)
         for found in (o_T_b, b_T_c):
@@ -303,7 +303,7 @@ class Synchronizer:
         """Up in the image's optical frame, by the first IMU that can tell."""
         with self._lock:
             ups = {name: known.at(stamp_ns) for name, known in self._up.items()}
-        reason: Array | Unavailable = Unavailable("no IMU tells yet what is up", later=True)
+        reason: Array | Unavailable = Unavailable("no IMU gives the direction of gravity yet", later=True)
         for name, up in ups.items():
             if up is not None:
                 reason = self.transforms.lookup(frame_id, name, stamp_ns, self.settings.tolerance_ns)

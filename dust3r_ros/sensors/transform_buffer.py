@@ -55,7 +55,7 @@ class _Edge:
         if self.static:
             return self.poses[0]
         if not self.stamps:
-            return Unavailable(f"nothing is known of '{name}' since time jumped back", later=True)
+            return Unavailable(f"no transform of '{name}' has arrived since time jumped back", later=True)
         place = bisect_left(self.stamps, stamp_ns)
         if place == len(self.stamps):
             return self._nearest(place - 1, stamp_ns, tolerance_ns, name)
@@ -179,7 +179,7 @@ class TransformBuffer:
         if back <= JUMP_NS:
             return ""
         self._clear()
-        return f"transform '{parent}' -> '{child}' jumps back by {back * 1e-9:.3f} s; older ones go"
+        return f"transform '{parent}' -> '{child}' jumps back by {back * 1e-9:.3f} s; older ones are dropped"
 
     def _edge_for(self, parent: str, child: str, static: bool) -> tuple[_Edge, str]:
         """The edge that takes a transform, and a remark or "": a new edge where the parent or the kind is another."""
@@ -232,9 +232,9 @@ class TransformBuffer:
 def _refusal(parent: str, child: str, p_T_c: Array) -> str:
     """Why a transform cannot be, or ""."""
     if not parent or not child:
-        return f"transform '{parent}' -> '{child}' lacks the name of a frame; it is refused"
+        return f"transform '{parent}' -> '{child}' lacks a frame name; it is refused"
     if parent == child:
-        return f"transform '{parent}' -> '{child}' is of a frame in itself; it is refused"
+        return f"transform '{parent}' -> '{child}' connects a frame to itself; it is refused"
     matrix = np.asarray(p_T_c, np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
         return f"transform '{parent}' -> '{child}' is not (4, 4) or not finite; it is refused"

@@ -87,7 +87,7 @@ def _load(session: Replayable, event: Event) -> None:
     path, wanted = str(event.values["path"]), event.values.get("keyframes")
     found = session.load(path)
     if wanted is not None and found != wanted:
-        raise InputError(f"map '{path}' has {found} keyframes; it had {wanted} when the run began with it")
+        raise InputError(f"map '{path}' has {found} keyframes; it had {wanted} when the run was recorded")
 
 
 # What was done, by the kind of event.
@@ -231,7 +231,7 @@ class _Window:
                 if kind == "image":
                     del self._kept[stream][stamp_ns]
                 return pixels
-        what = "is not what was mapped" if near else "is not in the recording"
+        what = "is not the one that was mapped" if near else "is not in the recording"
         raise InputError(f"{kind} of camera '{entry.camera}' at {at} ns {what}")
 
     def _read(self, stream: tuple[str, str], until_ns: int, at_ns: int) -> None:

@@ -52,7 +52,7 @@ class StampOrder:
         if back < 0:
             return 0
         if back == 0:
-            raise InputError(f"image stamp {stamp_ns} ns is that of the image before; stamps must increase")
+            raise InputError(f"image stamp {stamp_ns} ns repeats the last one; stamps must increase")
         if back <= REORDERED_NS:
             seconds = back * 1e-9
             raise InputError(f"image stamp {stamp_ns} ns is {seconds:.3f} s before the last one; stamps must increase")
@@ -152,11 +152,11 @@ class Session:
         if camera not in self.mapper.cameras or not self.calibrations.matters(camera):
             return
         if self.mapper.counts.keyframes <= 1:
-            self._log.info(f"the map of camera '{camera}' starts again with the calibration")
+            self._log.info(f"the map of camera '{camera}' restarts with the calibration")
             self.reset(by="calibration")
         else:
             self._log.warning(
-                f"the calibration of camera '{camera}' came after its map had begun; it counts from the next reset on"
+                f"the calibration of camera '{camera}' came after its map had begun; it is used from the next reset on"
             )
 
     def place(self, camera: str, r_T_c: Array) -> None:
@@ -171,9 +171,9 @@ class Session:
     def set_scale(self, factor: float) -> MapUpdate:
         """A unit of the map as it stands is ``factor`` metres. Raises ``InputError``."""
         if not (np.isfinite(factor) and factor > 0):
-            raise InputError(f"factor is {factor}; it must be positive: metres per unit of the map")
+            raise InputError(f"factor is {factor}; it must be positive (metres per map unit)")
         if not self.mapper.counts.keyframes:
-            raise InputError("there is no map yet; a scale can be set once it has keyframes")
+            raise InputError("there is no map yet; the scale can be set once there are keyframes")
         self.keeper.note("scale", factor=factor)
         self.world.command(factor)
         update = self._align(self.mapper.news(), asked=True)
@@ -205,8 +205,8 @@ class Session:
         self.keeper.frame(frame)
         if update.removed:
             self._log.warning(
-                f"camera '{frame.camera}' is in another map now: {len(update.removed)} keyframes of the one before are"
-                " taken away until it is seen again"
+                f"camera '{frame.camera}' is in another map now: {len(update.removed)} keyframes of the last one are"
+                " removed until it is seen again"
             )
         update = replace(update, removed=(*gone, *update.removed))
         with self.stopwatch("world"):
@@ -333,7 +333,7 @@ class Session:
             raise InputError(
                 f"image stamp {frame.stamp_ns} ns is {back * 1e-9:.3f} s before the last one; stamps must increase"
             )
-        anew = "another map begins" if self._on_time_jump == "submap" else "a new map starts"
+        anew = "a submap begins" if self._on_time_jump == "submap" else "a new map starts"
         self._log.warning(f"image stamps jump back by {back * 1e-9:.3f} s: {anew}")
         return self._jump()
 
@@ -379,7 +379,7 @@ class Session:
             return update
         update = self._move(update, estimate)
         if estimate.state is not before:
-            self._log.info(f"scale {estimate.state.value}: a unit of the map was {estimate.scale:.4g} m")
+            self._log.info(f"scale {estimate.state.value}: a map unit was {estimate.scale:.4g} m")
         return update
 
     def _move(self, update: MapUpdate, estimate: WorldEstimate) -> MapUpdate:
@@ -434,12 +434,12 @@ def begin(
         session.resume(load_state(source))
         loaded = str(Path(source).absolute())
         session.keeper.note("load", path=loaded, keyframes=session.mapper.counts.keyframes)
-        done.append(f"{session.mapper.counts.keyframes} keyframes of '{source}' are there")
+        done.append(f"{session.mapper.counts.keyframes} keyframes of '{source}' loaded")
     if map_db:
         make_folder(Path(map_db).absolute().parent)
         session.keeper.keep_map(lambda fresh: open_journal(map_db, config, fresh), not goes_on)
         session.save()
-        done.append(f"the map grows in '{map_db}'")
+        done.append(f"the map is kept up to date in '{map_db}'")
     return ", ".join(done)
 
 

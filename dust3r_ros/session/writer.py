@@ -124,7 +124,7 @@ class Keeper:
             journal.close()
 
     def _failed(self, error: OutputError) -> None:
-        sentence = f"the map goes on, but is not saved: {error}"
+        sentence = f"mapping continues, but the map is not saved: {error}"
         if not self._problem:
             self._log.warning(sentence)
         self._problem = sentence

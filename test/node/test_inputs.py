@@ -264,7 +264,7 @@ def test_odometry_by_topic_and_what_is_wrong_with_it(robot):
     (arrival,) = r.come(1)
     np.testing.assert_allclose(frame_of(arrival)[0].o_T_c, pose(np.eye(3), [3.0, 0, 0]))
     (health,) = (item for item in r.inputs.health() if item.kind == "odometry")
-    assert health.bad == 1 and "in the frame 'world', odom_frame is 'odom'" in health.reason
+    assert health.bad == 1 and "its frame is 'world', but odom_frame is 'odom'" in health.reason
 
 
 def test_a_base_without_odometry_gives_the_anchor_only(robot):

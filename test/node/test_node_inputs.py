@@ -188,7 +188,7 @@ def test_images_lost_on_the_way_are_in_status_and_diagnostics(bench):
         items = [item for item in recorder.last["diagnostics"].status if item.name.endswith("inputs")]
         return {value.key: value.value for item in items for value in item.values}
 
-    key = "/camera/image_raw lost on the way"
+    key = "/camera/image_raw lost in transport"
     recorder.wait(lambda: int(shown().get(key, 0)) >= 25, 10, "diagnostics tell it, too")
     assert bench.node.log.count("Images that get lost") == 1
     assert bench.recorder.call(Trigger, "reset", Trigger.Request()).success

@@ -89,7 +89,7 @@ def test_bad_parameters_refuse_to_configure_with_the_reason(start_node):
     assert "'working_size' is 7; it must lie in [64, 1024]" in log
     assert "'backend' is 'guess'; it must be one of two_view, dust3r" in log
     assert "'map_period' is 'soon'; it must be of type float" in log
-    assert "'no_such_thing' is not one of this node's" in log
+    assert "'no_such_thing' is unknown" in log
     assert state(bench.recorder) == State.PRIMARY_STATE_UNCONFIGURED
     assert not change(bench.recorder, Transition.TRANSITION_CONFIGURE)
     assert bench.node.stop() == 0

@@ -18,7 +18,7 @@ def test_the_trace_has_both_processes_and_what_a_killed_one_did(start_node, tmp_
     bench.status(lambda s: s.backlog == 0, "the map is at rest")
     killed = back_end(bench)
     os.kill(killed, signal.SIGKILL)
-    bench.node.wait_for_log("the mapping process is there again", 60)
+    bench.node.wait_for_log("the mapping process is running again", 60)
     bench.status(lambda s: s.keyframes == 0, "the map begins anew")
     again = back_end(bench)
     send(bench, sequence, 30, 60)
@@ -47,4 +47,4 @@ def test_the_trace_has_both_processes_and_what_a_killed_one_did(start_node, tmp_
 def test_a_trace_that_cannot_be_written_is_refused_at_the_start(start_node, tmp_path):
     bench = start_node(profile=str(tmp_path))
     bench.node.wait_for_log(f"'{tmp_path}' cannot be written")
-    bench.node.wait_for_log("the node waits unconfigured")
+    bench.node.wait_for_log("the node stays unconfigured")

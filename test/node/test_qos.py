@@ -78,7 +78,7 @@ def test_another_type_names_what_would_be_right(world: World) -> None:
 
 def test_a_quality_of_service_that_does_not_fit(world: World) -> None:
     world.offer(Image, "/front/image", BEST_EFFORT)
-    assert "best effort, but reliable is subscribed" in world.why("/front/image", "best effort")
+    assert "best effort, but the subscription is reliable" in world.why("/front/image", "best effort")
     assert world.why("/front/image", "sends nothing", BEST_EFFORT) == (
         "/head/driver publishes it (best effort, volatile) and sends nothing"
     )
@@ -109,7 +109,7 @@ def test_a_transport_is_added_to_the_name_of_the_topic(bench: Any) -> None:
 
 def test_a_name_that_is_none_is_a_sentence_and_on_diagnostics(start_node: Any) -> None:
     bench = start_node(image_topic="bad//topic")
-    told = "'bad//topic' is no name of a topic: topic name must not contain repeated '/'"
+    told = "'bad//topic' is not a topic name: topic name must not contain repeated '/'"
     bench.node.wait_for_log(told)
     recorder = bench.recorder
 

@@ -116,8 +116,8 @@ def test_several_cameras_with_companions_and_names():
         ({"image_topics": ("/a/image", "/b/image"), "camera_names": ("x", "x")}, "camera_names has 'x' more than once"),
         ({"image_topics": ("/a/image", "/a/gray")}, "more than once"),
         ({"image_topics": ("/a/image", "/b/image"), "mask_topics": ("/m",)}, "has 1 entries, but there are 2"),
-        ({"image_topics": ("/a/image", "/b/image"), "camera_frame": "lens"}, "'camera_frame' is of one camera"),
-        ({"image_topics": ("/a/image", "/b/image"), "camera_info_topic": "/i"}, "'camera_info_topic' is of one"),
+        ({"image_topics": ("/a/image", "/b/image"), "camera_frame": "lens"}, "'camera_frame' is for a single camera"),
+        ({"image_topics": ("/a/image", "/b/image"), "camera_info_topic": "/i"}, "'camera_info_topic' is for a single"),
     ],
 )
 def test_lists_that_do_not_fit_are_refused(parameters, text):

@@ -84,8 +84,8 @@ def test_poses_go_on_while_the_back_end_stands_still(bench, sequence):
 def test_without_a_file_the_map_begins_anew_and_that_is_reported(bench, sequence):
     mapped(bench, sequence, 30)
     os.kill(back_end(bench), signal.SIGKILL)
-    bench.node.wait_for_log("the map begins anew, since map_db is not set", 20)
-    bench.node.wait_for_log("the mapping process is there again", 60)
+    bench.node.wait_for_log("the map starts anew, because map_db is not set", 20)
+    bench.node.wait_for_log("the mapping process is running again", 60)
     bench.status(lambda s: s.keyframes == 0 and s.state == "initialising", "nothing is left of the map")
     send(bench, sequence, 30, 60)
     bench.status(lambda s: s.waiting == 0 and s.keyframes > 2 and s.state == "tracking", "there is a map again")
@@ -99,7 +99,7 @@ def test_a_back_end_that_is_killed_is_started_again_and_goes_on_from_its_file(ke
         os.kill(pid, signal.SIGKILL)
         bench.status(lambda s: any("signal 9" in problem for problem in s.problems), "the node says so", 60)
         end = time.monotonic() + 60
-        while bench.node.log.count("the mapping process is there again") <= turn:
+        while bench.node.log.count("the mapping process is running again") <= turn:
             assert time.monotonic() < end, bench.node.log
             time.sleep(0.05)
         assert back_end(bench) != pid
@@ -157,9 +157,9 @@ def test_a_back_end_that_is_killed_while_it_starts_is_started_again_by_one(kept,
             assert time.monotonic() < end, bench.node.log
             time.sleep(0.01)
         time.sleep(pause)
-    bench.node.wait_for_log("the mapping process is there again", 60)
+    bench.node.wait_for_log("the mapping process is running again", 60)
     bench.status(lambda s: not s.problems and s.keyframes >= before.keyframes, "the map is there")
     time.sleep(3.0)  # who else would start one does so within a second, and is told of the file in use
-    assert bench.node.log.count("the mapping process is there again") == 1, bench.node.log
+    assert bench.node.log.count("the mapping process is running again") == 1, bench.node.log
     assert "is being written by another process" not in bench.node.log
     assert back_end(bench) == pid

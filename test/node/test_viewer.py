@@ -40,4 +40,4 @@ def test_the_map_of_the_node_is_watched_and_ends_with_it(start_node):
 def test_an_address_that_cannot_be_is_said_and_the_node_waits(start_node):
     bench = start_node(viewer="web", viewer_address="nowhere")
     bench.node.wait_for_log("viewer address is 'nowhere'; it must be HOST:PORT")
-    bench.node.wait_for_log("the node waits unconfigured")
+    bench.node.wait_for_log("the node stays unconfigured")

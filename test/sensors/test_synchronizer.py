@@ -115,7 +115,7 @@ def test_odometry_messages_do_not_disturb_tf() -> None:
     tf.add("footprint", "base", 0, np.eye(4), static=True)
     tf.add("base", "optical", 0, C_T_D, static=True)
     assert not synchronizer.ready("c", "optical", 0)
-    assert "no odometry has come yet" in synchronizer.complete(frame(0), "optical").missing[0]
+    assert "no odometry has arrived yet" in synchronizer.complete(frame(0), "optical").missing[0]
     moved = pose(np.eye(3), [3.0, 0.0, 0.0])
     assert synchronizer.add_odometry("/odom", "/base", 0, moved) == ""
     assert synchronizer.ready("c", "optical", 0)

@@ -148,9 +148,9 @@ def test_a_second_parent_wins_and_is_remarked_on() -> None:
     [
         ("c", "a", np.eye(4), "loop"),
         ("b", "a", np.eye(4), "loop"),
-        ("a", "a", np.eye(4), "in itself"),
-        ("", "a", np.eye(4), "lacks the name"),
-        ("a", "/", np.eye(4), "lacks the name"),
+        ("a", "a", np.eye(4), "to itself"),
+        ("", "a", np.eye(4), "lacks a frame name"),
+        ("a", "/", np.eye(4), "lacks a frame name"),
         ("a", "x", np.full((4, 4), np.nan), "not finite"),
         ("a", "x", np.eye(3), "(4, 4)"),
         ("a", "x", np.zeros((4, 4)), "not a rigid motion"),

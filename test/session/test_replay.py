@@ -107,7 +107,7 @@ def test_what_the_recording_lacks_or_has_otherwise_is_counted(bag: Path, tmp_pat
     manifest = read_manifest(written(tmp_path / "run.jsonl", [*frames[:3], other, frames[4], gone, *frames[6:]]))
     replay = ManifestReplay(open_source(bag, topics=TOPICS), manifest)
     assert_same([item for item in replay if isinstance(item, Frame)], [*frames[:3], frames[4], *frames[6:]])
-    assert replay.missing == 2 and "is not what was mapped" in replay.reason
+    assert replay.missing == 2 and "is not the one that was mapped" in replay.reason
     no_masks = BagTopics(TOPICS.images, depths=TOPICS.depths)
     replay = ManifestReplay(open_source(bag, topics=no_masks), read_manifest(written(tmp_path / "2.jsonl", [*frames])))
     assert list(replay) == [] and replay.missing == 12 and "mask of camera 'left'" in replay.reason
