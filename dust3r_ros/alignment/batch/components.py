@@ -1,4 +1,4 @@
-"""Images that the pairs leave in several parts: one alignment, one world, for each."""
+"""Images that the pairs leave in several parts: one alignment and one world for each."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from dust3r_ros.errors import InputError
 from dust3r_ros.types import PairPrediction
 
 _PER_IMAGE = ("cameras", "focals", "focal_std", "poses", "pose_covariance", "depths", "depth_std")
-_SHAPE_OF_ONE = {"focal_std": (), "pose_covariance": (6, 6), "depth_std": ()}  # that holds for all images
+_SHAPE_OF_ONE = {"focal_std": (), "pose_covariance": (6, 6), "depth_std": ()}  # of a value that holds for all images
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """``images`` (K,), ascending: their numbers in the pairs given; image k of ``alignment`` is ``images[k]``.
-    ``pairs``: positions of its pairs among those given, in the order of ``alignment.edges``.
+    """``images`` (K,), ascending: their numbers in the given pairs; image k of ``alignment`` is ``images[k]``.
+    ``pairs``: positions of its pairs among the given ones, in the order of ``alignment.edges``.
     """
 
     images: tuple[int, ...]
@@ -31,13 +31,13 @@ class Part:
 
 
 def align_parts(pairs: Sequence[PairPrediction], **known: Any) -> list[Part]:
-    """Every connected part of the pair graph in a world and a scale of its own, the largest first.
+    """Align every connected part of the pair graph in its own world and scale; the largest comes first.
 
-    ``known``: arguments of ``alignment.align``, by image number. Images in no pair are in no part. Raises what
+    ``known``: arguments of ``alignment.align``, by image number. An image in no pair is in no part. Raises what
     ``align`` raises for a part, and ``InputError`` for no pairs.
     """
     if not pairs:
-        raise InputError("an alignment needs at least one pair of two images, not 0 pairs")
+        raise InputError("an alignment needs at least one pair, not 0")
     found = []
     for own in _connected(pairs):
         number = {image: k for k, image in enumerate(own)}
@@ -58,7 +58,7 @@ def _connected(pairs: Sequence[PairPrediction]) -> list[list[int]]:
 
 
 def _of_images(known: dict[str, Any], images: list[int]) -> dict[str, Any]:
-    """The arguments for some of the images."""
+    """The arguments restricted to some of the images."""
     chosen = {}
     for name, value in known.items():
         if name in _PER_IMAGE and value is not None and not _is_one(name, value):
@@ -70,5 +70,5 @@ def _of_images(known: dict[str, Any], images: list[int]) -> dict[str, Any]:
 
 
 def _is_one(name: str, value: Any) -> bool:
-    """Whether a value holds for all images at once."""
+    """Whether one value holds for all images."""
     return name in _SHAPE_OF_ONE and not isinstance(value, list | tuple) and np.shape(value) == _SHAPE_OF_ONE[name]

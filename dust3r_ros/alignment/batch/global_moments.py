@@ -1,11 +1,11 @@
 """Global alignment from moments: the published objective without a gradient over pixels.
 
-Pose graph from moments (``global_start``), then sweeps of closed steps over a few sampled pixels
-(``sweeps``): depth along the ray, image, pair, each with weights of the unsquared norm, carried on by
-momentum. The optimum of a few pixels is not that of many; what many say beyond the few is gathered in one
-pass, and a few more sweeps over the few with that difference added end at the optimum of the many (the full
-approximation scheme of Brandt, "Multi-level adaptive solutions", 1977, on two levels). All pixels are
-passed once, for their depth: the robust middle, along its ray, of what all pairs say.
+First a pose graph from moments (``global_start``), then sweeps of closed-form steps over a few sampled pixels
+(``sweeps``): depth along the ray, image, pair, each with weights of the unsquared norm, accelerated by
+momentum. The optimum over a few pixels is not that over many: one pass gathers what many pixels add, and a few
+more sweeps over the few, with that difference added, end at the optimum of the many (the full approximation
+scheme of Brandt, "Multi-level adaptive solutions", 1977, on two levels). One pass over all pixels sets their
+depth: the robust middle, along the ray, of what all pairs say.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from dust3r_ros.alignment.processes import each
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.types import Array, Array32, PairPrediction
 
-_PLANE = 140000  # numbers in a plane: fewer cost more in calls, more leave the cache
+_PLANE = 140000  # numbers in a plane: fewer cost more in calls, more do not fit the cache
 _ITERATIONS = 3
 
 
 def full_depths(
     pairs: Sequence[PairPrediction], observations: Sequence[Sequence[Observation]], unknowns: Unknowns
 ) -> list[Array32]:
-    """N maps (H, W) of the z that minimises, pixel by pixel, sum_k w_k |z ray - y_k| over all that observe its image.
+    """N maps (H, W) of the z that minimises, per pixel, sum_k w_k |z ray - y_k| over all observations of its image.
 
-    y_k: what observation k says, in the camera's frame; w_k: log confidence. With unit rays, y splits into its
-    part a along the ray and q, the square of that across: |.|^2 = (d - a)^2 + q, two numbers an observation and
-    pixel for all iterations of re-weighted least squares, from the weighted mean of a. 0 where no pair
-    that counts says anything, or where the best point lies behind the camera. Given depth is kept, or
-    counts with its deviation.
+    y_k: the point of observation k in the camera frame; w_k: log confidence. With unit rays, y splits into its
+    part a along the ray and q, the square of the part across: |.|^2 = (d - a)^2 + q, two numbers per observation and
+    pixel for all iterations of reweighted least squares, started from the weighted mean of a. 0 where no active
+    pair has information, or where the best point lies behind the camera. Given depth is kept, or counts with
+    its deviation.
     """
     found: list[Array32] = []
     tasks: list[tuple[Any, ...]] = []
@@ -82,7 +82,7 @@ def _fill(
     depth: Array32,
     given: tuple[Array32, Array32] | None,
 ) -> None:
-    """Some rows of one image's depth."""
+    """Fill some rows of one image's depth."""
     target, rays = depth[rows], cameras_rays[:, rows].reshape(3, -1)
     pixels, count = target.size, len(views)
     planes = workspace().planes(6, count * pixels)
@@ -117,22 +117,22 @@ def _rays(shape: tuple[int, ...], focal: float) -> Array32:
 
 SAMPLE_PIXELS, FINE_PIXELS = 300, 2000  # of an image
 SWEEPS, CORRECTED_SWEEPS = 30, 4
-# Sweeps end when the value falls by less than this part of itself.
+# Sweeps end when the value falls by less than this fraction of itself.
 SETTLED = 1e-4
-_MIN_SAMPLE = 50  # confident pixels of an observation: what falls between the rows and columns is sampled, too
+_MIN_SAMPLE = 50  # confident pixels of an observation; too few on the grid are topped up from between rows and columns
 
 
 def align_moments(problem: AlignmentProblem) -> Alignment:
     """Poses, focals and depths that minimise the published objective.
 
-    What the problem gives stays, or is weighed by its deviation (``priors``); images of one camera share
+    Given values stay, or are weighted by their deviation (``priors``); images of one camera share
     the focal. Without cameras, images of one size whose focals agree within 4 % (``unknowns.SAME_CAMERA``)
     count as one camera's, else each has its own. Two or more poses at different places, or depths, fix
-    the scale. One pair alone is read off and not optimised. Pairs that contradict the others by far
+    the scale. A single pair is read off, not optimised. Pairs that strongly contradict the others
     (``similarity_graph``) are switched off and reported.
 
     Raises ``GeometryError`` for a pair whose points determine no similarity and for an image that is
-    first in no pair and finds no place in those where it is second.
+    first in no pair and cannot be placed by those where it is second.
     """
     begin = time.perf_counter()
     observations = observations_of(problem.pairs, len(problem.shapes))
@@ -155,19 +155,19 @@ def align_moments(problem: AlignmentProblem) -> Alignment:
 
 
 def _needs_no_sweeps(problem: AlignmentProblem) -> bool:
-    """Whether a pair stands for itself: focal, pose and depth can be read off it (DUSt3R, section 3.3)."""
+    """Whether there is a single pair, from which focal, pose and depth can be read off (DUSt3R, section 3.3)."""
     known = (problem.poses, problem.depths, problem.focal_std)
     return len(problem.pairs) == 1 and all(given is None for given in known)
 
 
 def _stride(problem: AlignmentProblem, pixels: int) -> int:
-    """Every how manieth row and column to take for so many pixels of an image."""
+    """The stride of rows and columns that takes about ``pixels`` of an image."""
     size = float(np.mean([height * width for height, width in problem.shapes]))
     return max(1, round((size / pixels) ** 0.5))
 
 
 def _sweep(unknowns: Unknowns, sample: Sequence[PixelBlock], depths: dict[int, Array32]) -> None:
-    """Sweeps over the sample until they settle."""
+    """Sweep over the sample until it settles."""
     momentum, value = Momentum(), np.inf
     for _ in range(SWEEPS):
         previous, value = value, step(unknowns, gather(unknowns, [block.itself for block in sample], depths))
@@ -180,7 +180,7 @@ def _sweep(unknowns: Unknowns, sample: Sequence[PixelBlock], depths: dict[int, A
 def _correct(
     unknowns: Unknowns, sample: Sequence[PixelBlock], fine: Sequence[BlockMaker], depths: dict[int, Array32]
 ) -> Statistics:
-    """To where the many ``fine`` pixels settle, by sweeps over the sample; what the fine ones say on the way."""
+    """Move to where the many ``fine`` pixels settle, by sweeps over the sample; returns the fine pixels' statistics."""
     makers, momentum = [block.itself for block in sample], Momentum()
     part, whole = gather(unknowns, makers, {}), gather(unknowns, fine, {})
     factor = float(whole.weights.sum() / part.weights.sum())

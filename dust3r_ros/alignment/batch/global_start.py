@@ -1,4 +1,4 @@
-"""Where the alignment from moments starts: focals, canonical depths, and a pose graph that starts along a tree."""
+"""The start of the alignment from moments: focals, canonical depths, and a pose graph initialised along a tree."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dust3r_ros.types import Array, Array32
 
 
 def tree(ends: NDArray[np.int64], score: Array, second_S_first: Array) -> tuple[Array, int]:
-    """(N, 4, 4) along the maximum spanning tree from its root, the best edge's first image; that is the world."""
+    """(N, 4, 4) along the maximum spanning tree from its root, the best edge's first image; that is the world frame."""
     count = int(ends.max()) + 1
     order = np.argsort(score)
     best = {(min(i, j), max(i, j)): e for e, (i, j) in zip(order.tolist(), ends[order].tolist(), strict=True)}
@@ -53,7 +53,7 @@ def in_known_world(problem: AlignmentProblem, S: Array, root: int) -> tuple[Arra
     else:
         free[root] = False
     if sized.any():
-        # An image with depth in the world's unit is as large as the world. The middle of the known poses stays.
+        # An image with depth in the world's unit has scale 1. The centre of the known poses stays.
         pivot = S[known, :3, 3].mean(axis=0) if known.any() else S[root, :3, 3]
         factor = np.exp(-np.log(scale_of(S[sized])).mean())
         S[:, :3, 3] = pivot + factor * (S[:, :3, 3] - pivot)
@@ -62,7 +62,7 @@ def in_known_world(problem: AlignmentProblem, S: Array, root: int) -> tuple[Arra
         free[root, 6] = True
         free[sized, 6] = False
     elif known.any() and np.ptp(problem.poses[known, :3, 3], axis=0).max() < 1e-9:  # type: ignore[index]
-        free[np.flatnonzero(known)[0], 6] = False  # one place says nothing of the scale
+        free[np.flatnonzero(known)[0], 6] = False  # a single place does not determine the scale
     held = held_poses(problem)
     if held.any():
         assert problem.poses is not None
@@ -81,7 +81,7 @@ def _given(problem: AlignmentProblem, images: int) -> tuple[NDArray[np.bool_], N
 
 
 def joined(ends: NDArray[np.int64], residual: Array, off: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which edges are switched off, less those without which the images fall apart: the best of them stay."""
+    """Which edges are switched off, except the best of those needed to keep all images connected."""
     off, count = off.copy(), int(ends.max()) + 1
     for edge in np.flatnonzero(off)[np.argsort(residual[off])]:
         i, j = ends[~off].T
@@ -105,16 +105,16 @@ def _to_known(S: Array, poses: Array, known: NDArray[np.bool_]) -> Similarity:
 
 
 _WEISZFELD = 6
-_SCALINGS = 4  # rounds of scaling the own views of an image to their mean
-_FLOOR = 0.01  # of the canonical depth: residuals below it weigh alike
+_SCALINGS = 4  # rounds of scaling an image's own views to their mean
+_FLOOR = 0.01  # of the canonical depth: residuals below it get equal weight
 _LOG_FLOOR = 0.01  # the same for logarithms of depth
 _TINY = np.float32(1e-30)
 
 
 @dataclass(eq=False)
 class GlobalStart:
-    """``w_T_c`` (N, 4, 4), ``focals`` (N,), ``w_S_pair`` (E, 4, 4): frames of the pairs in the world; and of
-    the pose graph, ``residual`` (E,), root mean square in the world's unit, and ``switched_off`` (E,).
+    """``w_T_c`` (N, 4, 4), ``focals`` (N,), ``w_S_pair`` (E, 4, 4): frames of the pairs in the world; from the
+    pose graph, ``residual`` (E,), root mean square in the world's unit, and ``switched_off`` (E,).
     """
 
     w_T_c: Array
@@ -125,7 +125,7 @@ class GlobalStart:
 
 
 def global_start(problem: AlignmentProblem, blocks: Sequence[PixelBlock]) -> GlobalStart:
-    """From the sampled pixels of every image; it may be cut into several blocks.
+    """The start from the sampled pixels of every image, which may be split into several blocks.
 
     Raises ``GeometryError`` for pairs without information and images without a place.
     """
@@ -158,7 +158,7 @@ def global_start(problem: AlignmentProblem, blocks: Sequence[PixelBlock]) -> Glo
 
 
 def _whole(blocks: Sequence[PixelBlock]) -> Sequence[PixelBlock]:
-    """Each image in one block: its unit, those of its pairs and its moments are of all its pixels, not of a part."""
+    """Each image in one block, so that its unit, its pairs' units and its moments come from all its pixels."""
     images = np.concatenate([block.images for block in blocks])
     if len(np.unique(images)) == len(images):
         return blocks
@@ -166,7 +166,7 @@ def _whole(blocks: Sequence[PixelBlock]) -> Sequence[PixelBlock]:
 
 
 def _focals(problem: AlignmentProblem, blocks: Sequence[PixelBlock]) -> Array:
-    """(N,) given ones, else Weiszfeld's over all own views of an image, or of all images of its camera."""
+    """(N,) given focals, else Weiszfeld's over all own views of the image, or of all images of its camera."""
     count = len(problem.shapes)
     usual = np.array([reference_focal(*shape) for shape in problem.shapes])
     camera = np.arange(count) if problem.cameras is None else np.unique(problem.cameras, return_inverse=True)[1]
@@ -197,7 +197,7 @@ def _focals(problem: AlignmentProblem, blocks: Sequence[PixelBlock]) -> Array:
 
 
 def _own_slopes(block: PixelBlock) -> tuple[NDArray[np.int64], Array32, Array32, Array32]:
-    """Of V observations that are their image's own view: image (V,), pixels and slopes (V, 2, P), weights (V, P)."""
+    """For the V observations of an image's own view: image (V,), pixels and slopes (V, 2, P), weights (V, P)."""
     at = np.nonzero(block.views == 0)
     rows, weights = block.rows[at], block.weights[at]
     front = rows[:, 2] > 0
@@ -220,7 +220,7 @@ def _own_depths(block: PixelBlock) -> Array32:
 
 
 def _borrow_depths(problem: AlignmentProblem, block: PixelBlock, focals: Array, depths: Array32) -> None:
-    """Depths of images that are never first: from their pose in the frame of a pair's first image."""
+    """Fill in depths of images that are never first, from their pose in the frame of a pair's first image."""
     for b in np.flatnonzero(~depths.any(axis=1)):
         image, k = int(block.images[b]), int(np.argmax(block.weights[b].sum(axis=1)))
         sure = block.weights[b, k] > 0
@@ -238,7 +238,7 @@ def _borrow_depths(problem: AlignmentProblem, block: PixelBlock, focals: Array, 
 
 
 def _take_depths(problem: AlignmentProblem, block: PixelBlock, depths: Array32) -> None:
-    """Given depths in place of the canonical ones, which are brought to their unit where there are none."""
+    """Put given depths in place of canonical ones; pixels without given depth are scaled to its unit."""
     if problem.depths is None:
         return
     for b, image in enumerate(block.images):

@@ -21,11 +21,11 @@ from dust3r_ros.geometry.rigid import pose, transform
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.types import Array, Array32, PairPrediction
 
-_SHORTEST = 1e-12  # keeps the gradient of a length of 0 finite: it is 0
+_SHORTEST = 1e-12  # keeps the gradient at length 0 finite: it is 0
 
 
 class Rows(torch.autograd.Function):
-    """Rows (M, ...) of a tensor (K, ...): torch's fast way forward (indexing) and its fast way back (index_add)."""
+    """Rows (M, ...) of a tensor (K, ...): torch's fast forward pass (indexing) and fast backward pass (index_add)."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, index: Tensor) -> Tensor:
@@ -56,12 +56,12 @@ class Length(torch.autograd.Function):
 
 
 def signed_exp(values: Tensor) -> Tensor:
-    """Inverse of sign(v) * log(1 + |v|), by element."""
+    """Inverse of sign(v) * log(1 + |v|), elementwise."""
     return torch.sign(values) * torch.expm1(torch.abs(values))
 
 
 def matrices(quaternions: Tensor) -> Tensor:
-    """(..., 3, 3) rotations of quaternions (..., 4), x, y, z, w, of any length."""
+    """(..., 3, 3) rotations from quaternions (..., 4), x, y, z, w, of any length."""
     x, y, z, w = torch.unbind(quaternions / quaternions.norm(dim=-1, keepdim=True), dim=-1)
     rows = [
         torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], dim=-1),
@@ -84,22 +84,22 @@ def align_gradient(
     iterations: int = 300,
     losses: list[float] | None = None,
 ) -> Alignment:
-    """Minimises the published objective as the published program does.
+    """Minimise the published objective as the published program does.
 
-    Per image a log depth for each pixel, a quaternion, a translation through a signed logarithm and a
-    log focal; per pair a similarity, σ [R | t], with the geometric mean of all σ held at 0.5. From a
+    The unknowns per image are a log depth for each pixel, a quaternion, a translation through a signed logarithm and
+    a log focal; per pair a similarity, σ [R | t], with the geometric mean of all σ held at 0.5. From a
     spanning tree (``spanning_tree.tree_start``), ``iterations`` steps of Adam with betas (0.9, 0.9) and
     a rate that falls from 0.01 to 1e-6 along half a cosine. Two images need no optimisation: their
     start is the result.
 
     ``pairs``, ``cameras``, ``focals`` and ``poses`` as ``alignment.problem.AlignmentProblem`` holds them. Given
     focals and poses stay; images of one camera share the focal, without ``cameras`` each has its
-    own. Where two or more poses at different places are given, these fix the scale and σ is free.
+    own. Two or more given poses at different places fix the scale, and σ is free.
     ``losses`` receives the value before every step and the last one.
 
     Source: Wang et al., "DUSt3R", CVPR 2024, section 3.4, and the numbers of its published program.
     """
-    torch.optim.Adam([torch.zeros(1)])  # the first one of a process imports for seconds
+    torch.optim.Adam([torch.zeros(1)])  # the first in a process imports for seconds
     begin = time.perf_counter()
     start = tree_start(pairs, focals, poses)
     scene = _Scene(pairs, start, cameras, focals, poses)
@@ -118,7 +118,7 @@ class _Views:
 
     ``images`` (K,); ``size`` (H, W); ``offsets`` (2, P) pixels from the principal point; ``log_depth`` (K, P); by view
     of a pair ``image`` (M,) its place in ``images``, ``pair`` (M,), ``points`` (M, 4, P) homogeneous and
-    ``weight`` (M, P): log confidence over the pixels of all first or all second views.
+    ``weight`` (M, P): log confidence divided by the pixel count of all first or all second views.
     """
 
     images: list[int]
@@ -175,20 +175,20 @@ class _Scene:
         return scaled, [bigger.compose(fit) for fit in fits]
 
     def parameters(self) -> list[Tensor]:
-        """What Adam moves."""
+        """The tensors that Adam optimises."""
         shared = [self._rotation, self._position, self._log_focal]
         of_pairs = [self._pair_rotation, self._pair_position, self._pair_log_scale]
         return shared + of_pairs + [group.log_depth for group in self._groups]
 
     def loss(self) -> Tensor:
-        """The published objective, with σ as it is."""
+        """The published objective at the current σ."""
         total = torch.zeros(())
         for group, distances in self._distances():
             total = total + torch.vdot(group.weight.ravel(), distances.ravel())
         return total
 
     def report(self, pairs: Sequence[PairPrediction]) -> tuple[tuple[EdgeReport, ...], Tensor]:
-        """What became of every pair, and the loss."""
+        """The report on every pair, and the loss."""
         cost, weight, loss = torch.zeros(len(pairs)), torch.zeros(len(pairs)), torch.zeros(())
         for group, distances in self._distances():
             costs = (group.weight * distances).sum(dim=1)
@@ -199,7 +199,7 @@ class _Scene:
         return tuple(EdgeReport(p.first, p.second, m) for p, m in zip(pairs, mean, strict=True)), loss
 
     def estimates(self) -> tuple[Array, Array, list[Array32]]:
-        """``w_T_c`` (N, 4, 4), focals (N,) and depths as they stand."""
+        """``w_T_c`` (N, 4, 4), focals (N,) and depths as optimised so far."""
         w_T_c, found = self._poses().double().numpy(), self._focals().double().numpy()
         depths: dict[int, Array32] = {}
         for group in self._groups:
@@ -238,7 +238,7 @@ class _Scene:
 
 
 def _descend(scene: _Scene, steps: int, losses: list[float] | None) -> None:
-    """Steps of Adam at a rate that falls along half a cosine; ``losses`` receives the value before each."""
+    """Run Adam at a rate that falls along half a cosine; ``losses`` receives the value before each step."""
     optimiser = torch.optim.Adam(scene.parameters(), lr=_RATE, betas=_BETAS)
     for step in range(steps):
         for group in optimiser.param_groups:
@@ -262,7 +262,7 @@ def _grouped(pairs: Sequence[PairPrediction], depths: Sequence[Array]) -> list[_
 def _of_size(
     size: tuple[int, int], views: list[tuple[int, int, Array32, Array32, int]], depths: Sequence[Array]
 ) -> _Views:
-    """Those of (pair, image, points, confidence, pixels of all views like it) whose images have a size."""
+    """The ``views`` (pair, image, points, confidence, pixels of all such views) whose images have this size."""
     images = [image for image, depth in enumerate(depths) if depth.shape == size]
     place = {image: index for index, image in enumerate(images)}
     views = [view for view in views if view[1] in place]

@@ -1,8 +1,8 @@
-"""All that the pairs say of some images at sampled pixels, as planes on which NumPy works in long rows.
+"""All that the pairs say about some images at sampled pixels, as planes that NumPy processes in long rows.
 
 An *observation* is one view of one pair: observation k of image b predicts a point X, in the frame of its pair, for
-every pixel of b. Images of one size stand in one block; one with fewer observations than the others of its
-block is filled up with observations of weight 0. An image whose planes would leave the cache is cut by rows.
+every pixel of b. Images of one size share a block; an image with fewer observations than the others in its
+block is padded with observations of weight 0. An image whose planes would not fit the cache is split by rows.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from dust3r_ros.alignment.batch.ray_median import OVERSTEP, inverse_root, known_share, ray_median
 from dust3r_ros.types import Array, Array32, PairPrediction
 
-FIRST_ITERATIONS = 3  # for the depth of pixels that have none
+FIRST_ITERATIONS = 3  # depth for pixels without one
 _TINY = np.float32(1e-30)
 _PLANES = 10
-# Matrix products larger than this wake all threads of the BLAS library, each thread of ours all of them.
+# A larger matrix product would wake all BLAS threads, once from each of our own threads.
 _PRODUCT = 200000
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
     """``cost`` (B, K): sum of w |r| of each observation; ``total`` (B, P), ``mean`` (B, 3, P): weight and weighted mean
-    of what the observations say of a pixel, camera frame; ``depth`` (B, P): past the best along the ray for it by
-    half a step; ``along`` (B, P): weight with which depth that is known counts along the ray, None without any.
+    of the points observed for a pixel, camera frame; ``depth`` (B, P): half a step beyond the best along its ray;
+    ``along`` (B, P): weight of known depth along the ray, None without any.
     """
 
     cost: Array
@@ -39,13 +39,13 @@ class Seen:
 
 
 class Workspace:
-    """Planes that passes share, one pass at a time."""
+    """Scratch planes shared by passes, one pass at a time."""
 
     def __init__(self) -> None:
         self._flat = np.empty(0, np.float32)
 
     def planes(self, count: int, size: int) -> Array32:
-        """(count * size,) with anything in it; the next call takes it back."""
+        """(count * size,) uninitialised; valid until the next call."""
         if len(self._flat) < count * size:
             self._flat = np.empty(count * size, np.float32)
         return self._flat[: count * size]
@@ -59,10 +59,10 @@ class Workspace:
         floor: float,
         known: tuple[Array32, Array32] | None = None,
     ) -> Seen:
-        """Weights of the unsquared norm, w / sqrt(|r|^2 + ``floor``^2), means under them and the depth they lead to.
+        """Weights of the unsquared norm, w / sqrt(|r|^2 + ``floor``^2), the means under them and the resulting depth.
 
-        ``c_S_pair`` (B, K, 4, 4): frames of the pairs into those of the cameras. ``depth`` (B, P) along
-        ``slopes`` (B, 2, P), where the pixels are now: at their ``ray_median`` where None. ``known``: depth (B, P)
+        ``c_S_pair`` (B, K, 4, 4) maps the frames of the pairs into those of the cameras. ``depth`` (B, P) along
+        ``slopes`` (B, 2, P): the current depth of the pixels; None takes their ``ray_median``. ``known``: depth (B, P)
         and its squared deviation; it counts like an observation of mean weight whose residuals deviate as much.
         """
         seen, square, pull, weighted = self._parts(block)
@@ -93,14 +93,14 @@ class Workspace:
         return Seen(cost, total, mean, depth, share * total)
 
     def _middle(self, block: PixelBlock, G: Array32, slopes: Array32, root: Array32, floor: float) -> Array32:
-        """(B, P) depth at the ``ray_median`` of what the observations say, along rays of length ``root`` (B, P)."""
+        """(B, P) depth at the ``ray_median`` of the observed points, along rays of length ``root`` (B, P)."""
         seen, _, pull, weighted = self._parts(block)
         np.matmul(G, block.rows[:, :, :4], out=seen)
         rays, spare = points_at(slopes, np.float32(1) / root), weighted.ravel()[: 2 * pull.size].reshape(2, *pull.shape)
         return ray_median(seen, rays, block.weights, floor, spare, FIRST_ITERATIONS) / root
 
     def sums(self, block: PixelBlock, points: Array32) -> Array:
-        """Sums over pixels that place an observation's pair on ``points`` (B, 3, P), by weights of the last ``weigh``.
+        """Sums over pixels that place an observation's pair on ``points`` (B, 3, P), by the last weights of ``weigh``.
 
         (B, K, 5, 4): of weight * [X, 1, |X|^2] [point, 1]^T.
         """
@@ -152,7 +152,7 @@ Observation = tuple[int, int]
 """Position in the pairs, view 0 or 1."""
 Place = tuple[slice, slice] | tuple[NDArray[np.int64], NDArray[np.int64]]
 
-# Numbers in a plane of a block: fewer cost more in calls, more leave the cache.
+# Numbers in a plane of a block: fewer cost more in calls, more do not fit the cache.
 PLANE = 100000
 
 
@@ -176,9 +176,9 @@ def view_of(pairs: Sequence[PairPrediction], observation: Observation) -> tuple[
 class PixelBlock:
     """P pixels of B images in up to K observations each.
 
-    ``images`` (B,); ``edges``, ``views`` (B, K) name the observations, view -1 where there is none; ``pixels``
-    (2, P) are offsets from the image's middle; ``rows`` (B, K, 5, P): the points X as [X, 1, |X|^2]; ``weights``
-    (B, K, P) = log confidence. ``at``, rows and columns: two slices, whose grid is taken, or two arrays (P,).
+    ``images`` (B,); ``edges``, ``views`` (B, K) name the observations, view -1 for padding; ``pixels``
+    (2, P) are offsets from the image centre; ``rows`` (B, K, 5, P): the points X as [X, 1, |X|^2]; ``weights``
+    (B, K, P) = log confidence. ``at``: rows and columns, as two slices that span a grid or two arrays (P,).
     """
 
     def __init__(
@@ -212,10 +212,10 @@ class PixelBlock:
 
     @classmethod
     def of_image(cls, image: int, blocks: Sequence[PixelBlock]) -> PixelBlock:
-        """All that ``blocks``, of the same observations, hold of one image."""
+        """The part of ``blocks``, of the same observations, that belongs to one image."""
         places = [(block, int(b)) for block in blocks for b in np.flatnonzero(block.images == image)]
         first, its = places[0]
-        there = first.views[its] >= 0  # observations come first, what fills them up last
+        there = first.views[its] >= 0  # real observations first, padding last
         whole = cls.__new__(cls)
         whole.images = np.array([image])
         whole.edges, whole.views = first.edges[its, there][None], first.views[its, there][None]
@@ -227,7 +227,7 @@ class PixelBlock:
 
     @property
     def points(self) -> Array32:
-        """(3, B, K, P) a view of the points."""
+        """(3, B, K, P) view of the points."""
         return np.moveaxis(self.rows[:, :, :3], 2, 0)
 
     def at(self, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -236,21 +236,21 @@ class PixelBlock:
         return u, v
 
     def itself(self) -> PixelBlock:
-        """This block, as a ``BlockMaker`` would give it."""
+        """Return this block, as a ``BlockMaker`` would."""
         return self
 
     def switch(self, on: NDArray[np.bool_]) -> None:
-        """Observations of edges that are not ``on`` (E,) weigh nothing from here."""
+        """Give observations of edges that are not ``on`` (E,) no weight from here on."""
         self.weights[~on[self.edges]] = 0.0
 
     def slopes(self, focals: NDArray[np.float64]) -> Array32:
-        """(B, 2, P) x / z of the pixels, for focals (N,) of all images."""
+        """(B, 2, P) x / z and y / z of the pixels, for focals (N,) of all images."""
         return (self.pixels / focals[self.images, None, None]).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class BlockMaker:
-    """Makes a block when it is its turn: a pass over all pixels holds one block a thread."""
+    """Makes a block when its turn comes, so that a pass over all pixels holds only one block per thread."""
 
     pairs: Sequence[PairPrediction]
     images: Sequence[int]
@@ -294,8 +294,8 @@ def plan_missed(
     blocks: Sequence[PixelBlock],
     least: int,
 ) -> list[BlockMaker]:
-    """A block of each image with observations of fewer than ``least`` confident pixels in ``blocks``, though they have
-    more: of each of these, as many of its confident pixels, evenly picked, as bring it there.
+    """A block for each image with observations that have fewer than ``least`` confident pixels in ``blocks`` but more
+    in all: evenly picked confident pixels, enough to bring each such observation to ``least``.
     """
     seen = np.zeros((len(pairs), 2), dtype=int)
     for block in blocks:

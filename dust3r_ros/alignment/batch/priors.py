@@ -1,8 +1,8 @@
-"""What is known beforehand, with its deviation, as terms of an alignment's steps.
+"""Prior knowledge with its deviation, as terms in an alignment's steps.
 
-The published objective is no likelihood: a view of a pair counts as ``INDEPENDENT`` measurements of
-the mean residual, however many pixels it has, for their errors are alike. Against that, priors are weighed
-by their covariance.
+The published objective is not a likelihood: a view of a pair counts as ``INDEPENDENT`` measurements of the mean
+residual, however many pixels it has, because their errors are correlated. Priors are weighted against that by
+their covariance.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from dust3r_ros.alignment.similarity_graph import PosePrior
 from dust3r_ros.types import Array, Array32
 
 INDEPENDENT = 16.0
-_NO_DEVIATION = np.float32(1e15)  # of depth that is not known; its square is a float32
+_NO_DEVIATION = np.float32(1e15)  # for unknown depth; its square fits a float32
 
 
 @dataclass(frozen=True, eq=False)
 class Priors:
-    """``poses``: those that are soft. ``focals`` (N,) pixels, ``focal_information`` (N,) of their logs, 0 where
-    there is none. ``depths`` and ``deviations``: N maps (H, W), 0 for unknown and for held.
+    """``poses``: the soft ones. ``focals`` (N,) pixels, ``focal_information`` (N,) of their logs, 0 where there is
+    no prior. ``depths`` and ``deviations``: N maps (H, W), 0 for unknown and for held.
     """
 
     poses: PosePrior | None
@@ -36,7 +36,7 @@ class Priors:
 
     @classmethod
     def of(cls, problem: AlignmentProblem, camera: NDArray[np.int64]) -> Priors:
-        """Of the problem; images of one ``camera`` (N,) share one focal, and one knowledge of it."""
+        """The priors of a problem; images of one ``camera`` (N,) share one focal and one prior on it."""
         focals, information = np.ones(len(problem.shapes)), np.zeros(len(problem.shapes))
         if problem.focals is not None and problem.focal_std is not None:
             soft = problem.focal_std > 0
@@ -46,7 +46,7 @@ class Priors:
         return cls(soft_poses(problem), focals, information, problem.depths, problem.depth_std)
 
     def equations(self, w_T_c: Array, focals: Array, unit: float) -> Array:
-        """(N, 7, 8) as of ``placement.image_equations``; ``unit``: cost of one independent measurement."""
+        """(N, 7, 8) as in ``sweeps.image_equations``; ``unit``: cost of one independent measurement."""
         added = np.zeros((len(focals), 7, 8))
         added[:, 6, 6] = unit * self.focal_information
         added[:, 6, 7] = unit * self.focal_information * np.log(self.focals / focals)
@@ -59,7 +59,7 @@ class Priors:
         return added
 
     def depths_of(self, block: PixelBlock) -> tuple[Array32, Array32] | None:
-        """(B, P) depth and squared deviation of a block's pixels, huge where unknown; None without any."""
+        """(B, P) depth and squared deviation of a block's pixels, huge where unknown; None without depth priors."""
         if self.depths is None:
             return None
         depth, square = [], []
@@ -71,7 +71,7 @@ class Priors:
         return np.stack(depth), np.stack(square)
 
     def depth_of(self, image: int) -> tuple[Array32, Array32] | None:
-        """(H, W) depth and squared deviation of an image, huge where unknown; None without any depths."""
+        """(H, W) depth and squared deviation of an image, huge where unknown; None without depth priors."""
         if self.depths is None:
             return None
         z = self.depths[image]
@@ -80,7 +80,7 @@ class Priors:
 
 
 def soft_poses(problem: AlignmentProblem) -> PosePrior | None:
-    """Poses that are given with a covariance."""
+    """The poses given with a covariance."""
     if problem.poses is None or problem.pose_covariance is None:
         return None
     soft = np.flatnonzero(problem.pose_covariance[:, 0, 0] > 0)
@@ -104,8 +104,8 @@ def held_focals(problem: AlignmentProblem) -> NDArray[np.bool_]:
 
 
 def pose_residuals(w_T_c: Array, given: Array) -> tuple[Array, Array]:
-    """(K, 6) rotation vector and translation of poses (K, 4, 4) in the frame of the given ones, and Jacobians
-    (K, 6, 6) over increments in the poses' own frames.
+    """(K, 6) rotation vector and translation of poses (K, 4, 4) in the frames of the given ones, and Jacobians
+    (K, 6, 6) with respect to increments in the poses' own frames.
     """
     R, back = w_T_c[:, :3, :3], np.swapaxes(given[:, :3, :3], 1, 2)
     turn = Rotation.from_matrix(back @ R).as_rotvec()
@@ -118,8 +118,8 @@ def pose_residuals(w_T_c: Array, given: Array) -> tuple[Array, Array]:
 def gauge(prior: PosePrior, w_T_c: Array, scale: bool) -> tuple[float, Array, Array]:
     """The change of world, x' = s R x + t, under which poses (N, 4, 4) fit their prior best: (s, R, t).
 
-    One step of least squares from near; what the prior leaves open stays (least norm). ``scale``: whether it
-    may change.
+    One least-squares step from nearby; what the prior leaves open does not move (least norm). ``scale``: whether the
+    scale may change.
     """
     own = w_T_c[prior.keyframes]
     r, _ = pose_residuals(own, prior.w_T_c)

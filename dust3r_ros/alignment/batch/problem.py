@@ -1,4 +1,4 @@
-"""The input of a global alignment, checked once at its door: pairs, and what is given of the scene beside them."""
+"""The input of a global alignment, checked once on entry: pairs, and what else is known of the scene."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.types import Array, Array32, PairPrediction
 
 _MAX_SHEAR = 1e-3  # how far a given rotation may be from orthogonal
-_NAMED = 8  # images listed in a message at most
+_NAMED = 8  # largest number of images listed in a message
 
 
 def given_cameras(cameras: ArrayLike | None, shapes: list[tuple[int, int]]) -> NDArray[np.int64] | None:
@@ -31,13 +31,13 @@ def given_cameras(cameras: ArrayLike | None, shapes: list[tuple[int, int]]) -> N
         sizes = {shapes[image] for image in np.flatnonzero(ids == camera)}
         if len(sizes) > 1:
             raise InputError(
-                f"images of camera {camera} have sizes {sorted(sizes)} (H, W); a shared focal needs one size"
+                f"images of camera {camera} have sizes {sorted(sizes)} (H, W); a shared focal needs images of one size"
             )
     return ids.astype(np.int64)
 
 
 def given_focals(focals: ArrayLike | None, cameras: NDArray[np.int64] | None, images: int) -> Array | None:
-    """The focals, where one is given for all images of its camera."""
+    """(N,) focals; one given for any image of a camera holds for all of them."""
     if focals is None:
         return None
     f = np.asarray(focals, dtype=np.float64)
@@ -86,11 +86,11 @@ def given_depths(depths: Sequence[ArrayLike | None] | None, shapes: list[tuple[i
     for image, (depth, shape) in enumerate(zip(depths, shapes, strict=True)):
         z = np.zeros(shape, np.float32) if depth is None else np.asarray(depth, np.float32)
         if z.shape != shape:
-            raise InputError(f"the depth of image {image} has shape {z.shape}; its pairs say {shape}")
+            raise InputError(f"the depth of image {image} has shape {z.shape}; it must be {shape}, as in its pairs")
         z = np.where(np.isnan(z), np.float32(0), z)
         if not (z.min() >= 0 and z.max() < np.inf):
             raise InputError(
-                f"the depth of image {image} goes from {z.min():g} to {z.max():g}; it must be positive, "
+                f"the depth of image {image} ranges from {z.min():g} to {z.max():g}; it must be positive, "
                 "or 0 or NaN for unknown"
             )
         found.append(z)
@@ -102,7 +102,7 @@ def given_focal_std(std: ArrayLike | None, focals: Array | None) -> Array | None
     if std is None:
         return None
     if focals is None:
-        raise InputError("'focal_std' says how well focals are known, but no 'focals' are given")
+        raise InputError("'focal_std' is given without 'focals'; it must come with them")
     s = np.asarray(std, np.float64)
     if s.shape not in ((), focals.shape):
         raise InputError(
@@ -121,7 +121,7 @@ def given_covariance(covariance: ArrayLike | None, poses: Array | None) -> Array
     if covariance is None:
         return None
     if poses is None:
-        raise InputError("'pose_covariance' says how well poses are known, but no 'poses' are given")
+        raise InputError("'pose_covariance' is given without 'poses'; it must come with them")
     V, images = np.asarray(covariance, np.float64), len(poses)
     if V.shape not in ((6, 6), (images, 6, 6)):
         raise InputError(f"'pose_covariance' has shape {V.shape}; it must be (6, 6) or ({images}, 6, 6)")
@@ -145,7 +145,7 @@ def given_depth_std(
     if std is None:
         return None
     if depths is None:
-        raise InputError("'depth_std' says how well depths are known, but no 'depths' are given")
+        raise InputError("'depth_std' is given without 'depths'; it must come with them")
     each = list(std) if isinstance(std, Sequence) else [std] * len(depths)
     if len(each) != len(depths):
         raise InputError(f"'depth_std' has {len(each)} entries; it must be one number or {len(depths)} maps or numbers")
@@ -155,7 +155,7 @@ def given_depth_std(
 
 
 def _depth_deviation(image: int, std: ArrayLike | None, shape: tuple[int, ...]) -> Array32:
-    """A map of ``shape``, of one number or a map."""
+    """A map of ``shape``, from one number or a map."""
     s = np.asarray(0.0 if std is None else std, np.float32)
     if s.shape not in ((), shape) or not (s.min() >= 0 and s.max() < np.inf):
         raise InputError(
@@ -166,12 +166,12 @@ def _depth_deviation(image: int, std: ArrayLike | None, shape: tuple[int, ...]) 
 
 
 def listed(images: Sequence[int]) -> str:
-    """The first of them, for a message."""
+    """The first few, for a message."""
     shown = ", ".join(str(image) for image in images[:_NAMED])
     return shown + (f", ... ({len(images)})" if len(images) > _NAMED else "")
 
 
-MIN_CONFIDENT = 3  # confident pixels of each view that a pair needs
+MIN_CONFIDENT = 3  # confident pixels that each view of a pair needs
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +180,7 @@ class AlignmentProblem:
 
     ``cameras`` (N,) int, ``focals`` (N,) pixels and ``poses`` (N, 4, 4), NaN where unknown, ``depths`` N maps
     (H, W), 0 where unknown; None for not given. ``focal_std`` (N,), ``pose_covariance`` (N, 6, 6) and ``depth_std``
-    N maps: how well each is known, 0 for what is held; None where all of them are.
+    N maps: standard deviations and covariances, 0 for a held value; None if all are held.
     """
 
     pairs: list[PairPrediction]
@@ -195,7 +195,7 @@ class AlignmentProblem:
 
     @property
     def soft(self) -> list[str]:
-        """Names of what is given with a deviation."""
+        """Names of the arguments given with a deviation."""
         return [name for name in ("focal_std", "pose_covariance", "depth_std") if getattr(self, name) is not None]
 
 
@@ -210,7 +210,7 @@ def check_problem(
     pose_covariance: ArrayLike | None = None,
     depth_std: ArrayLike | Sequence[ArrayLike | None] | None = None,
 ) -> AlignmentProblem:
-    """The problem, or the reason why it is none.
+    """The checked problem, or an error that says what is wrong.
 
     Points that are not finite become 0 where their confidence is 1. Raises ``InputError`` and
     ``GeometryError`` as ``alignment.align`` says.
@@ -235,13 +235,13 @@ def check_problem(
 
 
 def image_shapes(pairs: Sequence[PairPrediction]) -> list[tuple[int, int]]:
-    """(H, W) of images 0 to N - 1; raises ``InputError`` for indices that leave gaps and sizes that contradict."""
+    """(H, W) of images 0 to N - 1; raises ``InputError`` for gaps in the indices and contradictory sizes."""
     if not pairs:
-        raise InputError("an alignment needs at least one pair of two images, not 0 pairs")
+        raise InputError("an alignment needs at least one pair, not 0")
     shapes: dict[int, tuple[int, int]] = {}
     for pair in pairs:
         if pair.first == pair.second:
-            raise InputError(f"pair ({pair.first}, {pair.second}) is one image with itself; an alignment needs two")
+            raise InputError(f"pair ({pair.first}, {pair.second}) joins an image with itself; a pair needs two images")
         views = ((pair.first, pair.confidence_first), (pair.second, pair.confidence_second))
         for image, confidence in views:
             height, width = confidence.shape
@@ -261,7 +261,7 @@ def image_shapes(pairs: Sequence[PairPrediction]) -> list[tuple[int, int]]:
 
 
 def _clean(pair: PairPrediction) -> PairPrediction:
-    """The pair in float32 with finite points; raises ``InputError`` for arrays that are no pointmaps."""
+    """The pair in float32 with finite points; raises ``InputError`` for arrays that are not pointmaps."""
     name = f"pair ({pair.first}, {pair.second})"
     first = _clean_view(f"{name}, first view,", pair.points_first, pair.confidence_first)
     second = _clean_view(f"{name}, second view,", pair.points_second, pair.confidence_second)
@@ -284,9 +284,9 @@ def _clean_view(name: str, points: ArrayLike, confidence: ArrayLike) -> tuple[Ar
         bad = ~(np.isfinite(C) & (C >= 1.0))
         raise InputError(
             f"{name} has {bad.sum()} of {C.size} confidences below 1 or not finite, such as {C[bad][0]:g}; "
-            "1 says that nothing is known"
+            "1 means unknown"
         )
-    # One pass without a mask as large as the points; only where it ends in no number, look closer.
+    # One pass without a mask as large as the points; look closer only if it ends in NaN.
     if not np.isfinite(np.dot(X.ravel(), X.ravel())):
         broken = np.logical_not(np.all(np.isfinite(X), axis=2, keepdims=True))
         confident = np.count_nonzero(broken[..., 0] & (C > 1.0))
@@ -309,7 +309,7 @@ def _check_connected(pairs: Sequence[PairPrediction], images: int) -> None:
             f"{len(pairs)} pairs leave {images} images in {parts} parts without a pair between them: "
             + " | ".join(members)
             + (" | ..." if parts > 3 else "")
-            + "; align each part for itself"
+            + "; align each part separately"
         )
 
 
@@ -319,6 +319,6 @@ def _check_informative(pair: PairPrediction) -> None:
         confident = int(np.count_nonzero(confidence > 1.0))
         if confident < MIN_CONFIDENT:
             raise GeometryError(
-                f"pair ({pair.first}, {pair.second}) says nothing: {confident} of {confidence.size} pixels of its "
-                f"{name} view have confidence above 1; leave it out"
+                f"pair ({pair.first}, {pair.second}) has no information: {confident} of {confidence.size} "
+                f"pixels of its {name} view have confidence above 1; leave it out"
             )

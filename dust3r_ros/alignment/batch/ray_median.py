@@ -1,4 +1,4 @@
-"""The robust middle, along a ray, of points that several observations say: one number a pixel."""
+"""The robust middle, along a ray, of the points that several observations predict: one number per pixel."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import numpy as np
 
 from dust3r_ros.types import Array32
 
-# Re-weighted least squares majorises the distance; along the ray a step of nearly twice the length
+# Reweighted least squares majorises the distance; along the ray a step of nearly twice the length
 # still descends, and halves the number of sweeps.
 OVERSTEP = np.float32(1.5)
-# Least residual in a weight, relative to the mean residual: costs the objective nothing that shows, and
+# Least residual in a weight, relative to the mean residual: it costs the objective no visible amount and
 # keeps a few lucky pixels from outweighing the others.
 FLOOR = 0.03
-# Curvature of the distances over that of their majorant: between these, a secant is believed.
+# Curvature of the distances over that of their majorant: a secant between these limits is trusted.
 _LEAST_SLOPE, _MOST_SLOPE = np.float32(0.3), np.float32(1)
 _TINY = np.float32(1e-30)
 
@@ -27,14 +27,14 @@ def ray_median(
     iterations: int,
     known: tuple[Array32, Array32] | None = None,
 ) -> Array32:
-    """(..., P) the d near the minimum of sum_k w_k |d ray - y_k|, from the weighted mean along the ray.
+    """(..., P) d near the minimum of sum_k w_k |d ray - y_k|, started from the weighted mean along the ray.
 
     ``points`` y (..., K, 3, P), which is overwritten, ``rays`` (..., 3, P) of length 1, ``weights`` (..., K, P);
-    ``floor``: distances far below it weigh alike; ``spare`` (2, ..., K, P): room to work in. Where
-    nothing has weight, 0.
+    ``floor``: distances far below it get equal weight; ``spare`` (2, ..., K, P): scratch space. 0 where
+    nothing has weight.
 
-    ``iterations`` of re-weighted least squares, whose steps are lengthened by what the one before changed
-    (secant), over two numbers an observation and pixel (``_split``). ``known``: d (..., P) from elsewhere and its
+    Runs ``iterations`` of reweighted least squares, each step lengthened by a secant through the step before,
+    over two numbers per observation and pixel (``_split``). ``known``: d (..., P) from elsewhere and its
     squared deviation; it counts like an observation of mean weight whose residuals deviate as much.
     """
     along, across = spare
@@ -66,9 +66,9 @@ def ray_median(
 
 
 def _split(points: Array32, rays: Array32, along: Array32, across: Array32) -> None:
-    """Into a, the part of y ``along`` the ray, and q, the square of that ``across``: |d ray - y|^2 = (d - a)^2 + q.
+    """Split y into a, the part ``along`` the ray, and q, the square of that ``across``: |d ray - y|^2 = (d - a)^2 + q.
 
-    Shapes as ``ray_median`` has them; ``points`` y is overwritten.
+    Shapes as in ``ray_median``; ``points`` y is overwritten.
     """
     np.multiply(points[..., 0, :], rays[..., None, 0, :], out=along)
     for axis in (1, 2):
@@ -82,7 +82,7 @@ def _split(points: Array32, rays: Array32, along: Array32, across: Array32) -> N
 
 
 def known_share(total: Array32, weights: Array32, square: Array32, floor: float) -> Array32:
-    """(..., P) how far the best of both is from the observed d to the known one, of squared deviation ``square``.
+    """(..., P) fraction of the way from the observed d to the known one, of squared deviation ``square``, that is best.
 
     ``total`` (..., P): sum of the observations' ``weights`` (..., K, P) over residuals. One of weight w whose residuals
     are b on average counts w / b = w b / b^2; what is known, with deviation s, counts w b / s^2.
@@ -92,14 +92,14 @@ def known_share(total: Array32, weights: Array32, square: Array32, floor: float)
 
 
 def inverse_root(values: Array32, out: Array32) -> None:
-    """1 / sqrt(values), contiguous and of any shape; OpenCV takes a quarter of NumPy's time."""
+    """1 / sqrt(values), for contiguous values of any shape; OpenCV takes a quarter of NumPy's time."""
     cv2.pow(values.reshape(1, -1), -0.5, dst=out.reshape(1, -1))
 
 
 def _secant(before: Array32, step: Array32, taken: Array32 | np.float32) -> Array32:
-    """Length of the next step in units of re-weighted least squares', from what the last one changed.
+    """Length of the next step relative to that of reweighted least squares, from the change over the last step.
 
-    ``before``, ``step``: proposed by re-weighting before and after a step of ``before`` * ``taken``.
+    ``before``, ``step``: proposed by reweighting before and after a step of ``before`` * ``taken``.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = (1 - step / before) / taken

@@ -1,4 +1,4 @@
-"""Where the published alignment starts: images placed one after the other along a tree of confident pairs."""
+"""The start of the published alignment: images placed one after another along a tree of confident pairs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from dust3r_ros.geometry.similarity import Similarity, weighted_similarity
 from dust3r_ros.types import Array, Array32, PairPrediction
 
 _PNP_CONFIDENCE, _PNP_PIXELS = 3.0, 5.0
-_START_PIXELS = 20000  # of a view are enough for its focal and its similarity
-_PNP_POINTS = 5000  # of a view are enough for its pose
+_START_PIXELS = 20000  # of a view suffice for its focal and its similarity
+_PNP_POINTS = 5000  # of a view suffice for its pose
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Start:
 
 
 def sample_stride(shape: tuple[int, ...]) -> int:
-    """Every how manieth row and column of an image (H, W) a start needs."""
+    """The stride of rows and columns of an image (H, W) that a start needs."""
     return max(1, round(float(np.sqrt(shape[0] * shape[1] / _START_PIXELS))))
 
 
@@ -42,10 +42,10 @@ def pair_scores(pairs: Sequence[PairPrediction]) -> Array:
 
 
 def maximum_spanning_tree(pairs: Sequence[PairPrediction]) -> list[int]:
-    """Positions in ``pairs`` of the N - 1 that connect all images with the highest sum of scores.
+    """Positions in ``pairs`` of the N - 1 pairs that connect all images with the highest sum of scores.
 
-    The best one comes first, then always the best of those that touch what came before. Raises
-    ``GeometryError`` where the pairs do not connect all images.
+    The best one comes first, then always the best that touches those before it. Raises
+    ``GeometryError`` if the pairs do not connect all images.
     """
     scores = pair_scores(pairs)
     images = 1 + max(max(pair.first, pair.second) for pair in pairs)
@@ -54,11 +54,11 @@ def maximum_spanning_tree(pairs: Sequence[PairPrediction]) -> list[int]:
         best[min(pairs[index].first, pairs[index].second), max(pairs[index].first, pairs[index].second)] = int(index)
     row, column = np.array(list(best)).T
     chosen = np.array(list(best.values()))
-    # Costs must be positive, for 0 means that there is no edge.
+    # Costs must be positive: 0 means no edge.
     cost = 1.0 + (scores.max() - scores[chosen]) / max(float(np.ptp(scores)), 1e-12)
     tree = minimum_spanning_tree(coo_array((cost, (row, column)), shape=(images, images)).tocsr()).tocoo()
     if tree.nnz != images - 1:
-        raise GeometryError(f"{len(pairs)} pairs connect only {tree.nnz + 1} of {images} images at best")
+        raise GeometryError(f"{len(pairs)} pairs connect at most {tree.nnz + 1} of {images} images")
     left = sorted((best[int(i), int(j)] for i, j in zip(tree.row, tree.col, strict=True)), key=lambda e: -scores[e])
     order = [left.pop(0)]
     placed = {pairs[order[0]].first, pairs[order[0]].second}
@@ -71,9 +71,9 @@ def maximum_spanning_tree(pairs: Sequence[PairPrediction]) -> list[int]:
 
 
 def start_focals(pairs: Sequence[PairPrediction], focals: Array | None = None) -> Array:
-    """(N,) pixels: those given (not NaN), else Weiszfeld's of the best pair that has the image first.
+    """(N,) pixels: given focals (not NaN), else Weiszfeld's from the best pair that has the image first.
 
-    An image that is never first, or whose pointmap has no focal, gets the median over the others in
+    An image that is never first, or whose pointmap gives no focal, gets the median over the others in
     multiples of ``reference_focal``.
     """
     scores = pair_scores(pairs)
@@ -101,11 +101,11 @@ def _own_focal(points: Array32, confidence: Array32) -> float:
 def tree_start(pairs: Sequence[PairPrediction], focals: Array | None = None, poses: Array | None = None) -> Start:
     """The published start (Wang et al., "DUSt3R", CVPR 2024, section 3.4), in the unit of the best pair.
 
-    Its first image is the world. Along the tree, a pair is put where the points of its known view
-    lie, by a similarity weighted with log confidence. A new first view's pose is the pair's own, a
-    new second view's comes by PnP with RANSAC, or through another pair that has it first. ``focals`` (N,)
-    and ``poses`` (N, 4, 4) are taken over where they are finite; the world then is theirs. Raises
-    ``GeometryError`` where an image cannot be placed.
+    Its first image is the world frame. Along the tree, a similarity weighted with log confidence puts a pair
+    onto the points of its known view. A new first view's pose is the pair's own; a new second view's comes from
+    PnP with RANSAC, or through another pair that has it first. Finite ``focals`` (N,) and ``poses`` (N, 4, 4)
+    are used as given, and the world is then that of the poses. Raises ``GeometryError`` if an image cannot be
+    placed.
     """
     found = start_focals(pairs, focals)
     points, seen, w_T_c = _along_tree(pairs)
@@ -126,7 +126,7 @@ def tree_start(pairs: Sequence[PairPrediction], focals: Array | None = None, pos
 def _along_tree(
     pairs: Sequence[PairPrediction],
 ) -> tuple[dict[int, Array], dict[int, Array32], dict[int, Array]]:
-    """By image: the world points of its pixels and their confidence, and the pose of one that came as a first view."""
+    """By image: the world points of its pixels, their confidence, and its pose if it was placed as a first view."""
     points: dict[int, Array] = {}
     seen: dict[int, Array32] = {}
     w_T_c: dict[int, Array] = {}
@@ -146,7 +146,7 @@ def _along_tree(
 
 
 def _into_world(pair: PairPrediction, points: dict[int, Array]) -> Similarity:
-    """The similarity of a pair that takes its known view where that lies; the first pair is where it is."""
+    """The similarity that takes a pair's known view to its place in the world; identity for the first pair."""
     if not points:
         return Similarity.identity()
     if pair.first in points:
@@ -155,7 +155,7 @@ def _into_world(pair: PairPrediction, points: dict[int, Array]) -> Similarity:
 
 
 def fit_view(source: Array32, target: Array, confidence: Array32) -> Similarity:
-    """The similarity of points (H, W, 3) to their places, weighted with log confidence (H, W)."""
+    """The similarity from points (H, W, 3) to their places, weighted with log confidence (H, W)."""
     stride = sample_stride(confidence.shape)
     sample = (slice(None, None, stride), slice(None, None, stride))
     keep = confidence[sample] > 1.0
@@ -177,14 +177,14 @@ def _placed(image: int, points: Array, confidence: Array32, focal: float, pairs:
     except GeometryError as error:
         own = [pair for pair in pairs if pair.first == image]
         if not own:
-            raise GeometryError(f"image {image} finds no place in the world of the others: {error}") from error
+            raise GeometryError(f"image {image} cannot be placed among the others: {error}") from error
         best = own[int(np.argmax(pair_scores(own)))]
         w_S_c = fit_view(best.points_first, points, np.minimum(best.confidence_first, confidence))
         return pose(w_S_c.rotation, w_S_c.translation)
 
 
 def _to_known(w_T_c: Array, known: Array) -> Similarity:
-    """The similarity that takes the world of poses (N, 4, 4) to that of the known ones (NaN for the others)."""
+    """The similarity from the world of poses (N, 4, 4) to that of the known ones (NaN for unknown)."""
     which = np.isfinite(known[:, 0, 0])
     a, b = w_T_c[which], known[which]
     U, _, Vt = np.linalg.svd(np.einsum("nij,nkj->ik", b[:, :3, :3], a[:, :3, :3]))
@@ -196,6 +196,6 @@ def _to_known(w_T_c: Array, known: Array) -> Similarity:
 
 
 def _depth(z: Array) -> Array:
-    """Depth with what lies behind the camera moved to a hundredth of the median in front of it."""
+    """Depth; values behind the camera become a hundredth of the median in front of it."""
     front = z[z > 0]
     return np.maximum(z, 0.01 * float(np.median(front)) if front.size else 1.0)

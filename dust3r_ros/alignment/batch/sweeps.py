@@ -1,4 +1,4 @@
-"""Alternating closed steps towards the published objective: depth of sampled pixels, images, pairs."""
+"""Alternating closed-form steps towards the published objective: depth of sampled pixels, images, pairs."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from dust3r_ros.geometry.focal import FOCAL_LIMITS, reference_focal
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.types import Array, Array32
 
-# More makes the steps along the rays, which go too far on purpose, unstable.
+# More would make the steps along the rays, which overshoot on purpose, unstable.
 MOMENTUM = 0.45
 
 
 class Momentum:
-    """Carries a scene and its sampled depths on by a part of their last change (Polyak's heavy ball, 1964).
+    """Moves a scene and its sampled depths further by a fraction of their last change (Polyak's heavy ball, 1964).
 
-    Alternating steps go the same way many times in a row; this halves their number.
+    Alternating steps go in the same direction many times in a row; this halves their number.
     """
 
     def __init__(self) -> None:
         self._last: tuple[Array, Array, Array, dict[int, Array32]] | None = None
 
     def carry(self, unknowns: Unknowns, depths: dict[int, Array32]) -> None:
-        """After a step."""
+        """Apply after a step."""
         now = unknowns.w_T_c, unknowns.w_S_pair, unknowns.focals, dict(depths)
         if self._last is not None:
             w_T_c, w_S_pair, focals, before = self._last
@@ -51,7 +51,7 @@ class Momentum:
 
 
 def _upright(S: Array, scale: Array) -> Array:
-    """Similarities (M, 4, 4) again after a small linear change, with ``scale`` (M,)."""
+    """The nearest similarities (M, 4, 4) with ``scale`` (M,), after a small linear change."""
     S = S.copy()
     linear = S[:, :3, :3] / np.cbrt(np.linalg.det(S[:, :3, :3]))[:, None, None]
     for _ in range(2):  # Newton's iteration for the polar decomposition
@@ -69,7 +69,7 @@ def place_pairs(w_S_pair: Array, sums: Array, squares: Array, pull: float) -> Ar
 
     ``sums`` (E, 4, 4) of w [X, 1] [point, 1]^T, ``squares`` (E,) of w |X|^2. Rotation by one Newton
     step from ``w_S_pair``, scale and translation in closed form for it (Umeyama, PAMI 1991; the pull
-    is what holds the mean log scale). A pair without weight stays where it is.
+    holds the mean log scale). A pair without weight does not move.
     """
     total = sums[:, 3, 3]
     used = total > 0
@@ -104,11 +104,11 @@ def place_pairs(w_S_pair: Array, sums: Array, squares: Array, pull: float) -> Ar
 def image_equations(
     total: Array32, mean: Array32, slopes: Array32, depth: Array32, known: Array32 | None = None
 ) -> Array:
-    """Normal equations (B, 7, 8), matrix and right side, of images under their pixels' mean points.
+    """Normal equations (B, 7, 8), matrix and right side, of images given their pixels' mean points.
 
     ``total`` (B, P) weights, ``mean`` (B, 3, P) camera frame, ``slopes`` (B, 2, P) = pixel / focal, ``depth``
     (B, P). Unknowns: rotation vector and translation of the camera in its own frame, log focal.
-    Depth along the rays is eliminated; what it cannot mend is the part across: l = (x, y) - slopes z, in the metric
+    Depth along the rays is eliminated, which leaves the part across: l = (x, y) - slopes z, in the metric
     I - s s^T / (1 + |s|^2). Where depth is known, the part along the ray counts with weight ``known`` (B, P).
     """
     sx, sy = slopes[:, 0], slopes[:, 1]
@@ -131,7 +131,7 @@ def image_equations(
 
 
 def _along_equations(weight: Array32, mean: Array32, slopes: Array32, depth: Array32) -> Array:
-    """(B, 7, 8) of the distances along the rays; turning about the camera does not change them."""
+    """(B, 7, 8) for the distances along the rays, which a rotation about the camera does not change."""
     square = np.square(slopes).sum(axis=1)
     length = np.sqrt(1 + square)
     J = np.zeros((len(depth), 8, depth.shape[1]), np.float32)
@@ -173,8 +173,8 @@ def move_images(
     return moved, focals * np.exp(step)
 
 
-# Without cameras given, images of one size whose focals lie within this factor share one: pointmaps
-# do not tell focals apart that are closer.
+# Without given cameras, images of one size whose focals lie within this factor share one: pointmaps
+# cannot tell closer focals apart.
 SAME_CAMERA = 0.04
 # Least residual in a weight, relative to the mean scale of the pairs.
 _TINY = 1e-7
@@ -182,11 +182,11 @@ _TINY = 1e-7
 
 @dataclass(eq=False)
 class Unknowns:
-    """The unknowns: ``w_T_c`` (N, 4, 4), ``focals`` (N,), ``w_S_pair`` (E, 4, 4); and what of them is held.
+    """The unknowns: ``w_T_c`` (N, 4, 4), ``focals`` (N,), ``w_S_pair`` (E, 4, 4); and which of them are held.
 
     ``ends`` (E, 2): first and second image of the pairs.
     ``camera`` (N,): images of the same number share the focal. ``on`` (E,): pairs that count.
-    ``focal_limits`` (2, N): least and largest, pixels. ``priors``: what is known with a deviation.
+    ``focal_limits`` (2, N): least and largest, pixels. ``priors``: values given with a deviation.
     ``floor``: least residual in a weight, world unit.
     """
 
@@ -204,7 +204,7 @@ class Unknowns:
 
     @classmethod
     def of(cls, problem: AlignmentProblem, start: GlobalStart) -> Unknowns:
-        """From the start, with what the problem gives held."""
+        """The unknowns at the start, with the problem's given values held."""
         cameras, held = problem.cameras, held_focals(problem)
         camera = _alike(problem, start.focals) if cameras is None else np.unique(cameras, return_inverse=True)[1]
         logs = np.where(held, 0.0, np.log(start.focals))
@@ -225,15 +225,15 @@ class Unknowns:
         return unknowns
 
     def set_floor(self, residual: float) -> None:
-        """For a mean residual, world unit."""
+        """Set ``floor`` from a mean residual, world unit."""
         self.floor = max(FLOOR * residual, _TINY * float(scale_of(self.w_S_pair).mean()))
 
     def unit(self, cost: float) -> float:
-        """What one of the independent measurements costs that all observations are, of a ``cost`` altogether."""
+        """The share of ``cost`` per independent measurement, counted over all observations."""
         return cost / (2 * INDEPENDENT * max(1, int(np.count_nonzero(self.on))))
 
     def settle(self, depths: dict[int, Array32]) -> None:
-        """The whole world to where soft poses want it, sampled depths (by block) with it: sweeps would take long."""
+        """Move the whole world and its sampled depths (by block) to fit soft poses; sweeps alone would take long."""
         if self.priors.poses is None or self.held_pose.any():
             return
         scale, R, t = gauge(self.priors.poses, self.w_T_c, self.priors.depths is None)
@@ -247,7 +247,7 @@ class Unknowns:
 
 
 def _alike(problem: AlignmentProblem, focals: Array) -> NDArray[np.int64]:
-    """(N,) a camera for each image: one for all of a size whose focals differ by less than their errors do."""
+    """(N,) camera of each image: one for all images of a size whose focals differ by less than their errors."""
     camera = np.arange(len(focals))
     for shape in set(problem.shapes):
         its = np.array([image for image, other in enumerate(problem.shapes) if other == shape])
@@ -258,10 +258,10 @@ def _alike(problem: AlignmentProblem, focals: Array) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """All that one step for images and pairs takes from the pixels.
+    """All that a step for images and pairs needs from the pixels.
 
     ``costs`` (E,): sums of w |r|; ``equations`` (N, 7, 8) of ``image_equations``; ``sums`` (E, 2, 4, 4) and
-    ``squares`` (E,): what places the pairs, by view, with points in the frames of the
+    ``squares`` (E,), by view: the sums that place the pairs, with points in the frames of the
     cameras; ``weights`` (E,): sums of w.
     """
 
@@ -283,7 +283,7 @@ class Statistics:
 
 
 def gather(unknowns: Unknowns, makers: Sequence[Callable[[], PixelBlock]], depths: dict[int, Array32]) -> Statistics:
-    """One pass over blocks; ``depths`` (by position of the block) take a step, or the first where there are none."""
+    """One pass over blocks; ``depths`` (by position of the block) take a step, or are initialised if absent."""
     tasks = [(unknowns, make, depths.get(index)) for index, make in enumerate(makers)]
     parts = each(_pass, tasks)
     pairs, images = len(unknowns.w_S_pair), len(unknowns.w_T_c)
@@ -305,7 +305,7 @@ def gather(unknowns: Unknowns, makers: Sequence[Callable[[], PixelBlock]], depth
 
 
 class _Part(NamedTuple):
-    """What a block gives; ``rows``: the observations, as 2 * pair + view."""
+    """The statistics of one block; ``rows``: the observations, as 2 * pair + view."""
 
     images: NDArray[np.int64]
     rows: NDArray[np.int64]
@@ -334,7 +334,7 @@ def _pass(task: tuple[Unknowns, Callable[[], PixelBlock], Array32 | None]) -> _P
 
 
 def step(unknowns: Unknowns, found: Statistics) -> float:
-    """All images, then all pairs, by closed forms; returns the value before: costs at mean log scale 0."""
+    """Solve all images, then all pairs, in closed form; returns the value before: costs at mean log scale 0."""
     value = float(found.costs.sum() * np.exp(-np.log(scale_of(unknowns.w_S_pair)).mean()))
     w_T_old, f_old = unknowns.w_T_c, unknowns.focals
     equations = found.equations + unknowns.priors.equations(w_T_old, f_old, unknowns.unit(float(found.costs.sum())))
@@ -342,9 +342,9 @@ def step(unknowns: Unknowns, found: Statistics) -> float:
         w_T_old, f_old, equations, unknowns.camera, unknowns.held_pose, unknowns.held_focal
     )
     unknowns.focals = np.where(unknowns.held_focal, f_old, np.clip(focals, *unknowns.focal_limits))
-    # The derivative of the mean log scale: without it the value would fall with the size of the pairs.
+    # The derivative of the mean log scale: without it, shrinking the pairs would lower the value.
     pull = found.costs.sum() / max(1, np.count_nonzero(unknowns.on))
-    w_S_c = unknowns.w_T_c.copy()  # the old focals' points
+    w_S_c = unknowns.w_T_c.copy()  # points of the old focals
     w_S_c[:, :, :2] *= (f_old / unknowns.focals)[:, None, None]
     sums = (found.sums @ np.swapaxes(w_S_c[unknowns.ends], 2, 3)).sum(axis=1)
     unknowns.w_S_pair = place_pairs(unknowns.w_S_pair, sums, found.squares, pull)

@@ -132,19 +132,19 @@ def test_depth_is_weighed_by_its_deviation(noisy: PairProblem) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"focal_std": 1.0}, "'focal_std' .* no 'focals'"),
+        ({"focal_std": 1.0}, "'focal_std' .* without 'focals'"),
         ({"focals": np.full(N, 50.0), "focal_std": -1.0}, "'focal_std' has -1"),
         ({"focals": np.full(N, 50.0), "focal_std": np.ones(3)}, r"shape \(3,\); it must be one number or \(5,\)"),
-        ({"pose_covariance": np.eye(6)}, "no 'poses'"),
+        ({"pose_covariance": np.eye(6)}, "without 'poses'"),
         ({"poses": np.tile(np.eye(4), (N, 1, 1)), "pose_covariance": np.eye(5)}, r"\(5, 5\); it must be \(6, 6\) or"),
         (
             {"poses": np.tile(np.eye(4), (N, 1, 1)), "pose_covariance": -np.eye(6)},
             "image 0 has the least eigenvalue -1",
         ),
-        ({"depth_std": 0.1}, "no 'depths'"),
+        ({"depth_std": 0.1}, "without 'depths'"),
         ({"depths": [None] * 3}, "3 maps; it must have 5"),
         ({"depths": [np.ones((2, 2)), *[None] * 4]}, r"depth of image 0 has shape \(2, 2\); its pairs say \(48, 64\)"),
-        ({"depths": [-np.ones((48, 64)), *[None] * 4]}, "depth of image 0 goes from -1 to -1"),
+        ({"depths": [-np.ones((48, 64)), *[None] * 4]}, "depth of image 0 ranges from -1 to -1"),
         ({"depths": [np.ones((48, 64)), *[None] * 4], "depth_std": [0.1]}, "1 entries"),
         ({"depths": [np.ones((48, 64)), *[None] * 4], "depth_std": np.nan}, "'depth_std' of image 0"),
     ],
