@@ -414,7 +414,7 @@ def test_images_lost_on_the_way_are_counted_and_explained_once(robot, monkeypatc
 @pytest.mark.parametrize("value", ["reliability:=nonsense", "depth:=hello"])
 def test_an_override_that_cannot_be_is_named(robot, value):
     r = robot((f"qos_overrides./camera/image_raw.subscription.{value}",))
-    with pytest.raises(ConfigError, match="qos_overrides of topic '/camera/image_raw' cannot be"):
+    with pytest.raises(ConfigError, match="qos_overrides of topic '/camera/image_raw' are not valid"):
         r.inputs.subscribe()
 
 
