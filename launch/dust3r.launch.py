@@ -1,11 +1,13 @@
 """Maps with one camera or several: ros2 launch dust3r_ros dust3r.launch.py image_topic:=/camera/image_raw."""
 
+import sys
 from itertools import chain
 from pathlib import Path
 
 import yaml
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, RegisterEventHandler, Shutdown
 from launch.event_handlers import OnProcessExit
+from launch.events.process import ProcessExited
 from launch.logging import launch_config
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -14,7 +16,7 @@ from launch_ros.substitutions import FindPackageShare
 
 from dust3r_ros.config import MapperConfig, NodeConfig, Row, expanded, load_yaml, rows
 from dust3r_ros.config import ParameterValue as ParameterConstant
-from dust3r_ros.node.launching import full_name, parameter_file, require_viewer, shown
+from dust3r_ros.node.launching import full_name, parameter_file, require_success, require_viewer, shown
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 # Parameters of the node that are arguments of this file, too. Empty: what the config file or the default says.
@@ -168,13 +170,27 @@ def _viewers(values: dict[str, str], named: str, settings: dict[str, object]) ->
     return entities
 
 
-def _player(values: dict[str, str]) -> list[LaunchDescriptionEntity]:
-    """The bag, at whose end everything ends."""
-    # The node gets a moment to come up before the first image.
-    command = ["ros2", "bag", "play", values["bag"], "--clock", "--delay", "3", "--rate", values["bag_rate"]]
+def _player(values: dict[str, str], nodes: list[str]) -> list[LaunchDescriptionEntity]:
+    """The bag, played once all nodes are ready; everything ends with it."""
+    wait = [sys.executable, "-m", "dust3r_ros.node.tools.finish", "--node", *nodes]
+    ready = ExecuteProcess(cmd=wait, output="screen")
+    # The nodes discover its publishers before they send.
+    command = ["ros2", "bag", "play", values["bag"], "--clock", "--delay", "2", "--rate", values["bag_rate"]]
     player = ExecuteProcess(cmd=command + ["--loop"] * _flag(values, "bag_loop"), output="screen")
-    ended = OnProcessExit(target_action=player, on_exit=[Shutdown(reason="the bag has ended")])
-    return [player, RegisterEventHandler(ended)]
+
+    def play(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
+        require_success("waiting for the node", event.returncode)
+        return [player]
+
+    def end(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
+        require_success("playing the bag", event.returncode)
+        return [Shutdown(reason="the bag has ended")]
+
+    return [
+        ready,
+        RegisterEventHandler(OnProcessExit(target_action=ready, on_exit=play)),
+        RegisterEventHandler(OnProcessExit(target_action=player, on_exit=end)),
+    ]
 
 
 def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
@@ -189,7 +205,7 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     configured = [load_yaml(config, name) for name in names]
     given = {name: _value(ROWS[name], values[name]) for name in PARAMETERS if values[name]}
     entities = [_node(values, spaces, config, given), *_viewers(values, names[0], {**configured[0], **given})]
-    return entities + (_player(values) if values["bag"] else [])
+    return entities + (_player(values, names) if values["bag"] else [])
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -18,7 +18,13 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.substitutions import ExecutableInPackage, FindPackageShare
 
 from dust3r_ros.config import expanded
-from dust3r_ros.node.launching import is_installed, parameter_file, recorded_reliability, require_viewer
+from dust3r_ros.node.launching import (
+    is_installed,
+    parameter_file,
+    recorded_reliability,
+    require_success,
+    require_viewer,
+)
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 ARGUMENTS = {
@@ -54,15 +60,9 @@ def _viewers(values: dict[str, str]) -> dict[str, str]:
     return asked
 
 
-def _refuse_failure(what: str, code: int) -> None:
-    """Raises where a process failed: ros2 launch ends with a non-zero exit code only by an exception."""
-    if code:
-        raise RuntimeError(f"{what} ended with exit code {code}; what it said stands above")
-
-
 def _result(values: dict[str, str], code: int) -> list[LaunchDescriptionEntity]:
     """What follows the mapping: viewers of the saved map when asked for, else the end."""
-    _refuse_failure("dust3r-map", code)
+    require_success("dust3r-map", code)
     shown = _viewers(values)
     if not shown:
         return [Shutdown(reason=f"the results are in {values['out']}")]
@@ -105,15 +105,15 @@ def _by_node(values: dict[str, str]) -> list[LaunchDescriptionEntity]:
     saving = ExecuteProcess(cmd=[*wait, "--out", values["out"]], output="screen")
 
     def play(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
-        _refuse_failure("waiting for the node", event.returncode)
+        require_success("waiting for the node", event.returncode)
         return [player]
 
     def save(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
-        _refuse_failure("playing the bag", event.returncode)
+        require_success("playing the bag", event.returncode)
         return [saving]
 
     def saved(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
-        _refuse_failure("saving the map", event.returncode)
+        require_success("saving the map", event.returncode)
         if not _viewers(values):
             return [Shutdown(reason="the map is saved")]
         return [

@@ -68,6 +68,12 @@ def require_viewer(package: str, argument: str) -> None:
         raise ConfigError(f"argument {argument} is true, but {package} is not installed: sudo apt install {debian}")
 
 
+def require_success(what: str, code: int) -> None:
+    """Raises ``RuntimeError`` where a process failed: only an exception makes the exit code of ros2 launch non-zero."""
+    if code:
+        raise RuntimeError(f"{what} ended with exit code {code}; see its output above")
+
+
 def full_name(namespace: str) -> str:
     """Of the node that is started in a namespace."""
     return f"/{namespace.strip('/')}{_NODE}" if namespace.strip("/") else _NODE

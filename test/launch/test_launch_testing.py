@@ -20,6 +20,7 @@ from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, Qo
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.scenes.export import write_bag
 from dust3r_ros.scenes.sequence import render_sequence
 from dust3r_ros.storage.saved_map import load_map
@@ -155,6 +156,34 @@ def test_a_bag_of_best_effort_is_mapped_by_the_node(ros2_launch: Launch, bag: Pa
     )
     assert code == 0 and "15 images mapped, 0 dropped, 0 refused" in text, text
     assert len(load_map(tmp_path / "result" / "map.db").keyframes) >= 3
+
+
+def test_a_bag_is_played_once_the_nodes_are_ready(ros2_launch: Launch, bag: Path, tmp_path: Path) -> None:
+    """However long the nodes take to start; everything ends with it."""
+    if shutil.which("ros2") is None:
+        pytest.skip("ros2 bag comes with a full ROS 2 only")
+    arguments = {
+        "bag": str(bag),
+        "namespace": "one,two",
+        "image_topic": "/camera/image_raw",
+        "image_reliability": "best_effort",
+        "backlog": "every",
+        "output_dir": str(tmp_path / "result"),
+    }
+    words = (f"{name}:={value}" for name, value in arguments.items())
+    code, text = ros2_launch("dust3r_ros", "dust3r.launch.py", *words)
+    assert code == 0, text
+    with Reader(bag) as reader:
+        first = reader.start_time
+    for name in ("one", "two"):
+        assert read_tum(tmp_path / "result" / name / "trajectory.txt")[0].stamp_ns - first < 0.5e9, text
+
+
+def test_a_bag_that_is_not_there_is_the_exit_code_of_launch(ros2_launch: Launch, tmp_path: Path) -> None:
+    if shutil.which("ros2") is None:
+        pytest.skip("ros2 bag comes with a full ROS 2 only")
+    code, text = ros2_launch("dust3r_ros", "dust3r.launch.py", f"bag:={tmp_path / 'none'}")
+    assert code != 0 and "playing the bag ended with exit code" in text, text
 
 
 @pytest.mark.parametrize("through", ["dust3r-map", "node"])

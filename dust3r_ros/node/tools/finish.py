@@ -1,6 +1,6 @@
 """Waits until a mapping node is ready; or until it is through with its images, and then has it save.
 
-python -m dust3r_ros.node.tools.finish [--out DIR]
+python -m dust3r_ros.node.tools.finish [--node NAME ...] [--out DIR]
 """
 
 from __future__ import annotations
@@ -84,22 +84,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m dust3r_ros.node.tools.finish", description="Wait for a mapping node, then have it save."
     )
-    parser.add_argument("--node", default="/dust3r", metavar="NAME", help="full name of the mapping node")
     parser.add_argument(
-        "--out", metavar="DIR", help="folder for map.db and calibration, on its machine; without it, wait for the node"
+        "--node", nargs="+", default=["/dust3r"], metavar="NAME", help="full names of mapping nodes to wait for"
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for map.db and calibration, on the node's machine; without it, only wait",
     )
     arguments = parser.parse_args(argv)
+    if arguments.out and len(arguments.node) > 1:
+        parser.error(f"--out is the folder of one node, but --node names {len(arguments.node)}")
     # Signals end it at once, by KeyboardInterrupt or by default.
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("dust3r_finish")
     try:
-        finisher = Finisher(node, arguments.node)
-        if not arguments.out:
-            return _report(finisher.ready)
-        return _report(lambda: _finish(finisher, Path(arguments.out).absolute()))
+        finishers = [Finisher(node, name) for name in arguments.node]
+        if arguments.out:
+            return _report(lambda: _finish(finishers[0], Path(arguments.out).absolute()))
+        return _report(lambda: _ready(finishers))
     finally:
         node.destroy_node()
         rclpy.shutdown()
+
+
+def _ready(finishers: Sequence[Finisher]) -> None:
+    for finisher in finishers:
+        finisher.ready()
 
 
 def _finish(finisher: Finisher, out: Path) -> None:

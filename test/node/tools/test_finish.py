@@ -65,7 +65,11 @@ def mapping(request: pytest.FixtureRequest) -> Iterator[Mapping]:
 
 
 def finish(out: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dust3r_ros.node.tools.finish", "--node", "/fake/worker", "--out", str(out)]
+    return run("--node", "/fake/worker", "--out", str(out))
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dust3r_ros.node.tools.finish", *words]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
@@ -85,3 +89,13 @@ def test_a_refusal_is_reported(mapping: Mapping, tmp_path: Path) -> None:
     done = finish(tmp_path)
     assert done.returncode == 1
     assert "save_map answered" in done.stderr and [name for name, _, _ in mapping.asked] == ["save_map"]
+
+
+def test_it_waits_for_all_nodes(mapping: Mapping) -> None:
+    done = run("--node", "/fake/worker", "/fake/worker")
+    assert done.returncode == 0 and not mapping.asked, done.stderr
+
+
+def test_a_folder_is_for_one_node(tmp_path: Path) -> None:
+    done = run("--node", "/one", "/two", "--out", str(tmp_path))
+    assert done.returncode == 2 and "--node names 2" in done.stderr
