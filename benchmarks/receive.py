@@ -141,7 +141,7 @@ def measure(row: Row, seconds: float, rate: float) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
-    lines = ["| publisher | receiver | arrived | latency p50, p95 | processor |", "| --- | --- | ---: | ---: | ---: |"]
+    lines = ["| publisher | receiver | arrived | latency p50, p95 | CPU |", "| --- | --- | ---: | ---: | ---: |"]
     for row in rows:
         sender, receiver = Row(*(row[name] for name in ("publisher", "profiled", "prepared", "serialised"))).words
         lines.append(
