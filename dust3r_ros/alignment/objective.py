@@ -176,7 +176,7 @@ def _check(pairs: Sequence[PairPrediction], w_T_c: Array, focals: Array, depths:
         raise InputError("the objective of an alignment needs at least one pair, not 0")
     if not len(w_T_c) == len(focals) == len(depths):
         raise InputError(
-            f"{len(w_T_c)} poses, {len(focals)} focals, {len(depths)} depth maps; their numbers must be equal"
+            f"{len(w_T_c)} poses, {len(focals)} focals and {len(depths)} depth maps; their numbers must be equal"
         )
     for pair in pairs:
         views = ((pair.first, pair.confidence_first.shape), (pair.second, pair.confidence_second.shape))

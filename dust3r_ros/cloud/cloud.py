@@ -13,7 +13,7 @@ from dust3r_ros.geometry.pinhole import center_of, pixel_grid, rays
 from dust3r_ros.geometry.rigid import transform
 from dust3r_ros.types import Array, Array32, Image, Keyframe
 
-_TINY = 1e-6  # a point of confidence 1 still has a place
+_TINY = 1e-6  # keeps the position of a point of confidence 1 defined
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +41,9 @@ def concatenate(clouds: Iterable[Cloud]) -> Cloud:
 
 
 def keyframe_cloud(keyframe: Keyframe, min_confidence: float = 1.0, stride: int = 1, every: int = 1) -> Cloud:
-    """Pixels of one keyframe with depth and more than ``min_confidence``, of every ``stride``-th row and column.
+    """Pixels of one keyframe with depth and more than ``min_confidence``, from every ``stride``-th row and column.
 
-    Of these, row by row, every ``every``-th.
+    Of these, in row order, every ``every``-th is kept.
     """
     step = (slice(None, None, stride), slice(None, None, stride))
     depth, confidence = keyframe.depth[step], keyframe.confidence[step]
@@ -59,16 +59,16 @@ def keyframe_cloud(keyframe: Keyframe, min_confidence: float = 1.0, stride: int 
 
 
 def map_cloud(keyframes: Iterable[Keyframe], min_confidence: float = 1.0, stride: int = 1) -> Cloud:
-    """The clouds of all keyframes together."""
+    """The clouds of all keyframes, concatenated."""
     return concatenate(keyframe_cloud(keyframe, min_confidence, stride) for keyframe in keyframes)
 
 
 def thin(cloud: Cloud, voxel: float) -> Cloud:
-    """One point per cube of edge ``voxel`` (> 0): mean place and colour, weighted by C - 1.
+    """One point per cube of edge ``voxel`` (> 0): mean position and colour, weighted by C - 1.
 
     Its confidence is 1 + the sum of C - 1. Cubes lie on a grid through the origin, and points come in
     the order of their cubes (x, then y, then z), so that parts may be thinned before the whole.
-    Points that are not finite fall out. Raises ``GeometryError`` for a voxel that is not positive.
+    Points that are not finite are dropped. Raises ``GeometryError`` for a voxel that is not positive.
     """
     if not (np.isfinite(voxel) and voxel > 0):
         raise GeometryError(f"voxel is {voxel}; it must be a positive length in map units")
@@ -85,7 +85,7 @@ def thin(cloud: Cloud, voxel: float) -> Cloud:
     def mean(values: Array32) -> Array32:
         return (np.add.reduceat(values[order] * gain, first) / total).astype(np.float32)
 
-    # Sums over offsets within a cube lose no digits, wherever the cube lies
+    # Sums of offsets within a cube lose no precision, wherever the cube lies
     corners = [(cell * voxel).astype(np.float32) for cell in cells]
     places = [mean(cloud.points[:, axis] - corner) + corner[order[first]] for axis, corner in enumerate(corners)]
     colors = [np.rint(mean(cloud.colors[:, channel].astype(np.float32))) for channel in range(3)]
@@ -93,7 +93,7 @@ def thin(cloud: Cloud, voxel: float) -> Cloud:
 
 
 def _groups(cells: list[Array]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Order that sorts cells, three times (N,) whole numbers, by x, y, z, and where in it each new cell begins."""
+    """The order that sorts ``cells``, three integer arrays (N,), by x, y, z, and where each new cell begins in it."""
     extent = [int(cell.max() - cell.min()) + 1 for cell in cells]
     if extent[0] * extent[1] * extent[2] < 2**62:
         x, y, z = ((cell - cell.min()).astype(np.int64) for cell in cells)

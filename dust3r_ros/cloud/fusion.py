@@ -1,4 +1,4 @@
-"""The map's cloud: what keyframes say together, without what others see through or nobody confirms."""
+"""The map's cloud: fused from all keyframes, without points that others see through or none confirms."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.types import Array, Array32, Keyframe
 
 _MIN_OVERLAP = 0.3
-_TELLING_DEG = 2.0  # angle between two views of a point from which on the second tells something new
+_TELLING_DEG = 2.0  # angle between two views of a point above which the second adds information
 _GRID = 8  # sample points along the short edge
 
 
 def overlapping(keyframe: Keyframe, keyframes: Sequence[Keyframe], count: int) -> list[Keyframe]:
-    """The ``count`` keyframes that tell most about the surfaces ``keyframe`` sees, best first.
+    """The ``count`` keyframes that say most about the surfaces ``keyframe`` sees, best first.
 
-    The order is by the share of a grid of its points that falls into the other's image, times 1 - exp(-(angle /
-    2 degrees)^2) of the median angle at which both see them; less than 30 % is no overlap. What
-    hides between is not asked for. Equal ones come in the order given; none for a keyframe without depth.
+    The score is the share of a grid of its points that falls into the other's image, times 1 - exp(-(angle /
+    2 degrees)^2) for the median angle at which both see them; a share below 30 % is no overlap. Occlusion is
+    ignored. Ties keep the given order; a keyframe without depth has no neighbours.
     """
     points = _samples(keyframe)
     others = [other for other in keyframes if other.index != keyframe.index]
@@ -65,17 +65,17 @@ def _median_angle_deg(a: Array, b: Array) -> Array:
 
 
 NEIGHBOURS = 12
-_TOLERANCE = 0.05  # of depth: less apart is the same surface
-_CONFIRMATIONS = 2  # one may be the other half of the very pair that was wrong
+_TOLERANCE = 0.05  # of depth: closer points are the same surface
+_CONFIRMATIONS = 2  # one alone may be the other half of the very pair that was wrong
 _THROUGH = 2
 _EDGE = 0.15  # of depth, over a pixel
-_CANDIDATE = 0.3  # of the confidence wanted in the end: others may make up for the rest
-_BLOCK = 4_000_000  # points that wait for their cubes
+_CANDIDATE = 0.3  # of the final confidence wanted: other keyframes may add the rest
+_BLOCK = 4_000_000  # points held before they are merged into cubes
 
 
 @dataclass(frozen=True, eq=False)
 class _Agreement:
-    """Depth (H, W) that stays (0 = none), what all views gain there (C - 1, added up), how many confirm it."""
+    """Depth (H, W) that is kept (0 = none), the summed gain (C - 1) of all views there, how many confirm it."""
 
     depth: Array32
     gain: Array32
@@ -91,14 +91,13 @@ def fuse_map(
     *,
     neighbours: int = NEIGHBOURS,
 ) -> Cloud:
-    """The cloud of all keyframes, each first brought to agree with its neighbours (see ``agreed``).
+    """The cloud of all keyframes, each first reconciled with its neighbours (see ``agreed``).
 
-    One point per cube of edge ``voxel``, map units: mean of place and colour weighted by C - 1. None
-    takes the median size of a pixel at its depth, 0 leaves all points as they are. ``neighbours`` are
-    looked at per keyframe, so the time per keyframe hardly grows with the map (finding them takes
-    15 ms among 1000). Confidence is what different keyframes say added up, each counted once,
-    and always above ``min_confidence``. Deterministic. Raises ``GeometryError`` for a voxel that is
-    negative or not finite.
+    One point per cube of edge ``voxel``, map units: mean of position and colour weighted by C - 1. None
+    takes the median size of a pixel at its depth, 0 keeps all points. Each keyframe is compared with
+    ``neighbours`` others, so the time per keyframe hardly grows with the map (finding them takes
+    15 ms among 1000). Confidence is summed over keyframes, each counted once, and always above
+    ``min_confidence``. Deterministic. Raises ``GeometryError`` for a voxel that is negative or not finite.
     """
     size = pixel_size(keyframes) if voxel is None else voxel
     if not (np.isfinite(size) and size >= 0):
@@ -107,7 +106,7 @@ def fuse_map(
     for keyframe in keyframes:
         others = overlapping(keyframe, keyframes, neighbours)
         found = _agreement(keyframe, others, min_confidence, see_through, edges)
-        # In cubes every confirmation comes as a point of its own; together they are to count once.
+        # In cubes every confirmation is a point of its own; together they must count once.
         gain = found.gain / (1 + found.confirmed) if size else found.gain
         waiting.append(keyframe_cloud(replace(keyframe, depth=found.depth, confidence=(1 + gain).astype(np.float32))))
         if size and sum(map(len, waiting)) > _BLOCK:
@@ -115,7 +114,7 @@ def fuse_map(
     cloud = concatenate(waiting)
     if size:
         cloud = thin(cloud, size)
-    least = np.nextafter(np.float32(min_confidence), np.float32(np.inf))  # all passed it before they were shared out
+    least = np.nextafter(np.float32(min_confidence), np.float32(np.inf))  # all passed this before division
     return replace(cloud, confidence=np.maximum(cloud.confidence, least))
 
 
@@ -127,16 +126,16 @@ def agreed(
     see_through: bool = True,
     edges: bool = True,
 ) -> Keyframe:
-    """The keyframe with the depth that stands up to ``others`` (see ``overlap.overlapping``), 0 elsewhere.
+    """The keyframe with the depth that ``others`` (see ``overlapping``) support, 0 elsewhere.
 
-    Every point is projected into the others' depth. Less than 5 % apart they confirm each other: the
-    depth becomes the mean of the logs, weighted by C - 1, and confidences add up. A point goes when
+    Every point is projected into the others' depth. Depths less than 5 % apart confirm each other: the
+    depth becomes the mean of the logs, weighted by C - 1, and confidences add up. A point is removed if
 
-    - together they are not above ``min_confidence``;
+    - the summed confidence is not above ``min_confidence``;
     - fewer than two others confirm it although two or more have depth above ``min_confidence`` where it
       would be seen;
-    - ``see_through``: two or more others look through it to something behind, and fewer confirm it;
-    - ``edges``: depth jumps by 15 % within a pixel there (a mixture of what is before and behind).
+    - ``see_through``: two or more others see through it to something behind, and fewer confirm it;
+    - ``edges``: depth jumps by 15 % within a pixel there (a mixture of foreground and background).
     """
     found = _agreement(keyframe, others, min_confidence, see_through, edges)
     return replace(keyframe, depth=found.depth, confidence=(1 + found.gain).astype(np.float32))
@@ -188,7 +187,7 @@ def _agreement(
 
 
 def _candidates(keyframe: Keyframe, wanted: np.float32, edges: bool) -> tuple[Array32, Array32]:
-    """Depth and gain (H, W) where they are worth a look, 0 elsewhere."""
+    """Depth and gain (H, W) of pixels worth checking, 0 elsewhere."""
     gain = keyframe.confidence.astype(np.float32) - 1
     keep = np.isfinite(keyframe.depth) & (keyframe.depth > 0) & np.isfinite(gain) & (gain > _CANDIDATE * wanted)
     if edges:

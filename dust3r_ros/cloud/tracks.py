@@ -1,4 +1,4 @@
-"""Points of the dense map with the keyframes that see them: what trainers and bundle adjusters of others start from."""
+"""Points of the dense map with the keyframes that see them: the input of external trainers and bundle adjusters."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.types import Array, Image, Keyframe
 
 MAX_POINTS = 100_000
-_TOLERANCE = 0.03  # of depth: less apart is the same surface
-_NEAR = 1.0  # pixels between where a point should be seen and where it is
+_TOLERANCE = 0.03  # of depth: closer points are the same surface
+_NEAR = 1.0  # pixels between predicted and measured position
 _FAR = 2.0  # pixels, the same for landmarks
-_WINDOW = 11  # pixels, what is compared
-_VIEWS = 3.0  # keyframes that see a point, about
+_WINDOW = 11  # pixels, the size of the compared patch
+_VIEWS = 3.0  # about how many keyframes see a point
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,18 +44,18 @@ class DenseTracks:
 
     @property
     def cloud(self) -> Cloud:
-        """The points, their confidence the number of keyframes that see them."""
+        """The points, with the number of keyframes that see them as confidence."""
         seen = np.bincount(self.point, minlength=len(self)).astype(np.float32)
         return Cloud(self.points.astype(np.float32), self.colors, seen)
 
 
 def dense_tracks(keyframes: Sequence[Keyframe], count: int = MAX_POINTS, min_confidence: float = 1.5) -> DenseTracks:
-    """At most ``count`` points spread over what the keyframes see, each seen by two keyframes or more.
+    """At most ``count`` points spread over what the keyframes see, each seen by at least two.
 
-    Pixels of a grid, where the depth stands up to that of overlapping keyframes (``fusion.agreed``), are
-    projected into those; a place that was taken already is not taken again. Where there is texture, the observation in
-    another keyframe is measured (Lucas and Kanade, 1981), and it is none when it lies more than a pixel off;
-    elsewhere it is the projection. Deterministic.
+    Grid pixels whose depth overlapping keyframes support (``fusion.agreed``) are projected into those; a place
+    already taken is not taken again. Where there is texture, the observation in another keyframe is measured
+    (Lucas and Kanade, 1981), and dropped if it is more than a pixel off; elsewhere it is the projection.
+    Deterministic.
     """
     step = _step(keyframes, count, min_confidence)
     positions = {keyframe.index: view for view, keyframe in enumerate(keyframes)}
@@ -85,7 +85,7 @@ def dense_tracks(keyframes: Sequence[Keyframe], count: int = MAX_POINTS, min_con
 
 
 def joined(*parts: DenseTracks) -> DenseTracks:
-    """All points of all parts, in order; their views are positions in one list of keyframes."""
+    """All points of all parts, in order; the views of all parts index one list of keyframes."""
     if not parts:
         none = np.zeros(0, np.int64)
         return DenseTracks(np.zeros((0, 3)), np.zeros((0, 3), np.uint8), np.zeros(0), none, none, np.zeros((0, 2)))
@@ -105,8 +105,8 @@ def landmark_tracks(
 ) -> DenseTracks:
     """Landmarks (L, 3), ``colors`` (L, 3), as tracks of ``keyframes``.
 
-    Observation m: keyframe of index ``keyframe[m]`` sees landmark ``landmark[m]`` at ``pixels[m]`` (M, 2). Those more
-    than two pixels from where the landmark should be are left out, then landmarks with fewer than two.
+    Observation m: keyframe of index ``keyframe[m]`` sees landmark ``landmark[m]`` at ``pixels[m]`` (M, 2). Observations
+    more than two pixels from the projected landmark are left out, then landmarks with fewer than two of them.
     """
     view, found = np.full(len(keyframe), -1), np.full(len(keyframe), np.inf)
     for number, seeing in enumerate(keyframes):
@@ -121,13 +121,13 @@ def landmark_tracks(
 
 
 def _step(keyframes: Sequence[Keyframe], count: int, min_confidence: float) -> int:
-    """Pixels between candidates, such that about ``count`` points come out."""
+    """Pixels between candidates that yield about ``count`` points."""
     usable = sum(int(np.count_nonzero((k.depth > 0) & (k.confidence > min_confidence))) for k in keyframes)
     return max(1, int(np.sqrt(usable / (_VIEWS * max(count, 1)))))
 
 
 def _free_pixels(depth: NDArray[np.float32], taken: NDArray[np.bool_], step: int) -> NDArray[np.int64]:
-    """(N, 2) pixels (u, v) with depth in the middle of cells that are not taken."""
+    """(N, 2) pixels (u, v) with depth at the centre of cells that are not taken."""
     v, u = np.nonzero(~taken)
     v, u = np.minimum(v * step + step // 2, depth.shape[0] - 1), np.minimum(u * step + step // 2, depth.shape[1] - 1)
     known = depth[v, u] > 0
@@ -135,7 +135,7 @@ def _free_pixels(depth: NDArray[np.float32], taken: NDArray[np.bool_], step: int
 
 
 def _seen(other: Keyframe, points: Array, min_confidence: float) -> tuple[NDArray[np.int64], Array]:
-    """Which points (N, 3) a keyframe sees where its own depth is theirs, and at which pixels (M, 2)."""
+    """Which points (N, 3) a keyframe sees at its own depth, and at which pixels (M, 2)."""
     height, width = other.depth.shape
     local = transform(invert(other.w_T_c), points)
     where = project(local, other.focal, center_of(height, width))
@@ -152,7 +152,7 @@ def _seen(other: Keyframe, points: Array, min_confidence: float) -> tuple[NDArra
 def _measured(grey: Image, other: Image, pixels: NDArray[np.int64], where: Array) -> tuple[NDArray[np.bool_], Array]:
     """Which pixels (N, 2) of an image are found in another near ``where`` (N, 2), and the places (N, 2).
 
-    Without texture a place cannot be measured: it stays where it should be.
+    Without texture a place cannot be measured and stays as predicted.
     """
     if not len(pixels):
         return np.zeros(0, bool), where
@@ -186,7 +186,7 @@ def _seen_twice(
 
 
 def _limited(tracks: DenseTracks, count: int) -> DenseTracks:
-    """At most ``count`` of the points, evenly among them."""
+    """At most ``count`` of the points, evenly chosen."""
     if len(tracks) <= count:
         return tracks
     keep = np.zeros(len(tracks), bool)

@@ -1,4 +1,4 @@
-"""An occupancy grid that follows the keyframes of a map: obstacles seen and looked through, by votes."""
+"""An occupancy grid that follows the keyframes of a map, which vote for obstacles and free cells."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from dust3r_ros.types import Array, Keyframe
 MAX_CELLS = 4000  # along an edge
 
 _HIT, _PASS = 0.85, 0.41  # log odds of 0.7 and 0.4 (Hornung et al., "OctoMap", Autonomous Robots 2013)
-_LEAST_HITS = 2  # keyframes; what only one has seen may be a mistake of its depth
-_CHUNK = 128  # cells by which the counts grow
+_LEAST_HITS = 2  # keyframes; an obstacle that only one has seen may be a depth error
+_CHUNK = 128  # cells by which the lattice grows
 
 
 class Votes:
-    """Counts over a lattice that grows where plans lie, up to ``MAX_CELLS`` along an edge."""
+    """Counts on a lattice that grows to cover the plans, up to ``MAX_CELLS`` along an edge."""
 
     def __init__(self) -> None:
-        self._row = self._column = 0  # of the first cell
+        self._row = self._column = 0  # row and column of the first cell
         self._counts = np.zeros((2, 0, 0), np.int32)  # obstacles, passes
-        self.truncated = False  # whether a plan was cut because the lattice may not grow further
+        self.truncated = False  # whether a plan was cropped because the lattice may not grow further
         self._extent: tuple[int, int, int, int] | None = None  # [row, row), [column, column) of all plans so far
 
     def add(self, plan: Plan) -> Plan:
-        """Count a plan; returns the part of it that was, to be taken out as it is."""
+        """Count a plan; returns the part that was counted, for ``remove``."""
         if not plan.cells.size:
             return plan
         part = self._grown_for(plan)
@@ -53,12 +53,12 @@ class Votes:
         return part
 
     def remove(self, part: Plan) -> None:
-        """Take out what ``add`` returned."""
+        """Remove what ``add`` returned."""
         if part.cells.size:
             self._count(part, -1)
 
     def grid(self, resolution: float) -> Grid:
-        """The grid as it stands, cut to what is known; of 0 x 0 cells when nothing is."""
+        """The current grid, cropped to its known cells; 0 x 0 cells if there are none."""
         hits, passes = self._counts
         odds = _HIT * hits - _PASS * passes
         data = np.full(hits.shape, UNKNOWN, np.int8)
@@ -79,7 +79,7 @@ class Votes:
         self._counts[1][window] += np.int32(sign) * (part.cells < 0)
 
     def _grown_for(self, plan: Plan) -> Plan:
-        """The part of a plan that finds room, after the lattice has grown for it."""
+        """The part of a plan that fits, after the lattice has grown for it."""
         height, width = self._counts.shape[1:]
         rows = _span(self._row, height, plan.row, plan.cells.shape[0])
         columns = _span(self._column, width, plan.column, plan.cells.shape[1])
@@ -105,13 +105,13 @@ class Votes:
 
     @property
     def wanted(self) -> tuple[int, int]:
-        """Rows and columns that all plans so far together would have taken."""
+        """Rows and columns that all plans so far would need."""
         r0, r1, c0, c1 = self._extent or (0, 0, 0, 0)
         return r1 - r0, c1 - c0
 
 
 def _span(begin: int, length: int, wanted: int, size: int) -> tuple[int, int]:
-    """[begin, begin + length) grown in chunks to hold ``size`` cells from ``wanted`` on, as far as it may."""
+    """[begin, begin + length) grown in chunks to hold ``size`` cells from ``wanted`` on, within ``MAX_CELLS``."""
     if not length:
         begin = wanted
     end, spare = begin + length, MAX_CELLS - length
@@ -127,7 +127,7 @@ _LEAST_POINTS = 20
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
-    """What a keyframe added: the pose it had, and its votes, compressed."""
+    """What a keyframe added: its pose at the time and its votes, compressed."""
 
     w_T_c: Array
     row: int
@@ -142,63 +142,63 @@ class _Entry:
 
 
 class OccupancyGridMap:
-    """An occupancy grid that is kept up to date from what changes in a map.
+    """An occupancy grid kept up to date with the changes of a map.
 
-    Every keyframe votes once per cell: obstacle, or looked through. What it added is kept (some 2 kB, and
-    40 kB of depth), so that one that moved by more than a quarter of a cell is taken out and added
-    again, and no other is touched. A cell is occupied when two keyframes or more saw an obstacle there
-    and the log odds of all votes are above 0, free when they are below.
+    Every keyframe votes once per cell: obstacle, or seen through. What it added is kept (about 2 kB, and
+    40 kB of depth), so that a keyframe that moved by more than a quarter of a cell is removed and added
+    again, and no other is touched. A cell is occupied if at least two keyframes saw an obstacle there
+    and the log odds of all votes are above 0, free if they are below.
     """
 
     def __init__(self, options: GridOptions | None = None) -> None:
         self._options = options or GridOptions()
         self._scans: dict[int, Scan] = {}
         self._entries: dict[int, _Entry] = {}
-        self._waiting: dict[int, None] = {}  # keyframes to be added (again), in order
+        self._waiting: dict[int, None] = {}  # keyframes to add (again), in order
         self._votes = Votes()
         self._slab: Slab | None = None
         self._resolution = self._options.resolution or 0.0
-        self._before: Grid | None = None  # what is shown while everything is added anew
-        self._asked = 0  # keyframes when the ground was last looked for
+        self._before: Grid | None = None  # shown while all keyframes are added again
+        self._asked = 0  # number of keyframes when the ground was last searched for
         self._moved = 0  # since then
 
     @property
     def indices(self) -> AbstractSet[int]:
-        """The keyframes that are known."""
+        """Indices of the known keyframes."""
         return self._scans.keys() | self._waiting.keys()
 
     @property
     def pending(self) -> int:
-        """Keyframes that the grid does not follow yet (see ``update``)."""
+        """Number of keyframes not yet in the grid (see ``update``)."""
         return len(self._waiting)
 
     @property
     def truncated(self) -> bool:
-        """Whether something lies outside of the largest grid (4000 x 4000 cells) and is left out."""
+        """Whether something lies outside the largest grid (4000 x 4000 cells) and is left out."""
         return self._votes.truncated
 
     @property
     def wanted(self) -> tuple[int, int]:
-        """Rows and columns that everything seen so far would take."""
+        """Rows and columns that everything seen so far would need."""
         return self._votes.wanted
 
     @property
     def ground(self) -> Ground | None:
-        """The ground as it is taken to be, None before the first depth."""
+        """The current ground estimate, None before the first depth."""
         return self._slab.ground if self._slab else None
 
     @property
     def heights(self) -> tuple[float, float] | None:
-        """From where to where above the ground obstacles lie, map units; None before the first depth."""
+        """Lowest and highest obstacle height above the ground, map units; None before the first depth."""
         return (self._slab.low, self._slab.high) if self._slab else None
 
     def update(self, changed: Sequence[Keyframe], removed: Iterable[int] = (), limit: int | None = None) -> None:
-        """Follow a change of the map: keyframes that are new or changed, indices of those that left.
+        """Follow a change of the map: new or changed keyframes, and the indices of removed ones.
 
-        ``limit`` bounds the keyframes added in this call, so that a loop that moves the whole map holds
-        nobody up; what is left waits for the next calls (``update((), limit=n)`` will do). The ground is
-        looked for again when the map has grown by a half or half of it has moved; where that finds
-        another one, all keyframes wait to be added anew, and until none waits the grid stays as it was.
+        ``limit`` bounds the keyframes added in this call, so that a loop that moves the whole map does not
+        block the caller; the rest waits for the next calls (``update((), limit=n)`` will do). The ground is
+        searched for again when the map has grown by half or half of it has moved; if that finds another
+        ground, all keyframes are queued again, and the grid stays as it was until the queue is empty.
         """
         for index in removed:
             self._scans.pop(index, None)
@@ -217,7 +217,7 @@ class OccupancyGridMap:
             self._before = None
 
     def grid(self) -> Grid:
-        """The grid as it stands, cut to what is known; of 0 x 0 cells when nothing is."""
+        """The current grid, cropped to its known cells; 0 x 0 cells if there are none."""
         return self._before or self._votes.grid(self._resolution or 1.0)
 
     def _note(self, keyframe: Keyframe) -> None:
@@ -230,7 +230,7 @@ class OccupancyGridMap:
         self._waiting[keyframe.index] = None
 
     def _stays(self, index: int, before: Scan, now: Scan) -> bool:
-        """Whether a keyframe is where it was when it was added, with the same depth."""
+        """Whether a keyframe has not moved since it was added and has the same depth."""
         entry = self._entries.get(index)
         if entry is None or before.focal != now.focal or before.unit != now.unit:
             return False
@@ -241,7 +241,7 @@ class OccupancyGridMap:
         return moved + turned * now.unit < 0.25 * self._resolution
 
     def _look_for_ground(self) -> None:
-        """Resolution and slab when it is time, and everything anew where they are others."""
+        """Find resolution and slab again when due, and start again if they changed."""
         if not self._due:
             return
         scans = [scan for scan in self._scans.values() if scan.depth.any()]
@@ -258,12 +258,12 @@ class OccupancyGridMap:
 
     @property
     def _due(self) -> bool:
-        """Whether the ground was never looked for, or much of the map is new or has moved since."""
+        """Whether the ground was never searched for, or much of the map is new or has moved since."""
         grown = len(self._scans) >= 1.5 * self._asked + 1
         return self._asked == 0 or grown or self._moved > 0.5 * self._asked
 
     def _start_anew(self, slab: Slab, resolution: float) -> None:
-        """Let all keyframes wait to be added by another slab; the grid is shown as it was until they are."""
+        """Queue all keyframes to be added with another slab; the old grid is shown until they are."""
         self._before = self.grid() if self._entries else self._before
         self._slab, self._resolution = slab, resolution
         self._entries.clear()

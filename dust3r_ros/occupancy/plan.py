@@ -1,4 +1,4 @@
-"""What one keyframe says of the ground plan: cells that hold something, cells it looks through."""
+"""What one keyframe contributes to the ground plan: occupied cells and cells it sees through."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ UNKNOWN, FREE, OCCUPIED = -1, 0, 100
 
 @dataclass(frozen=True)
 class GridOptions:
-    """What the grid looks for; lengths in map units (metres once the scale is metric), None: from the map.
+    """Options of the grid; lengths in map units (metres once the scale is metric), None: taken from the map.
 
     ``resolution``: edge of a cell (None: 0.025 of the median depth). Obstacles lie between ``min_height``
-    (None: 0.1 of the cameras' height) and ``max_height`` (None: the cameras' height and a tenth) above the
-    ground; the ground is ``camera_height`` below the cameras (None: found as the lowest large plane). Depth
+    (None: 0.1 of the cameras' height) and ``max_height`` (None: 1.1 of the cameras' height) above the
+    ground; the ground is ``camera_height`` below the cameras (None: the lowest large plane found). Depth
     is used up to ``max_range`` (None: 200 cells) and above ``min_confidence``. Raises ``ConfigError``.
     """
 
@@ -65,9 +65,9 @@ _EDGE = 0.15  # of depth, over a pixel
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """A keyframe as a plan needs it: depth (h, w) of every ``stride``-th row and column over ``unit``, 0 = none.
+    """A keyframe in the form a plan needs: depth (h, w) of every ``stride``-th row and column over ``unit``, 0 = none.
 
-    ``focal`` and ``center`` are those of the full image of the keyframe.
+    ``focal`` and ``center`` refer to the keyframe's full image.
     """
 
     w_T_c: Array
@@ -78,7 +78,7 @@ class Scan:
     depth: NDArray[np.float16]
 
     def points(self, count: int | None = None) -> Array:
-        """(N, 3) in the map frame; with ``count`` some of them, at most twice as many, spread over the image."""
+        """(N, 3) in the map frame; with ``count``, a subset of at most twice as many, spread over the image."""
         v, u = np.nonzero(self.depth)
         if count is not None and len(v) > count:
             v, u = v[:: len(v) // count], u[:: len(u) // count]
@@ -88,7 +88,7 @@ class Scan:
 
 
 def scan_of(keyframe: Keyframe, min_confidence: float) -> Scan:
-    """Depth with more than ``min_confidence`` and no jump beside it, of at most some 20 000 pixels."""
+    """Depth above ``min_confidence`` without a jump beside it, of at most about 20 000 pixels."""
     depth = keyframe.depth
     keep = np.isfinite(depth) & (depth > 0) & (keyframe.confidence > min_confidence)
     keep &= ~depth_edges(depth, _EDGE)
@@ -99,8 +99,8 @@ def scan_of(keyframe: Keyframe, min_confidence: float) -> Scan:
     return Scan(keyframe.w_T_c, keyframe.focal, center_of(*depth.shape), stride, unit, small)
 
 
-_SAMPLE = 150  # points per keyframe that tell the ground
-_KEYFRAMES = 400  # that are asked, spread over the map
+_SAMPLE = 150  # points per keyframe used to find the ground
+_KEYFRAMES = 400  # used for it, spread over the map
 _CELL = 0.025  # of the median depth: 5 cm in a room
 
 
@@ -114,12 +114,12 @@ class Slab:
 
 
 def resolution_of(options: GridOptions, scans: Sequence[Scan]) -> float:
-    """Edge of a cell, map units: as it was given, or from the median depth."""
+    """Edge of a cell, map units: as given, or from the median depth."""
     return options.resolution or _CELL * float(np.median([scan.unit for scan in scans]))
 
 
 def slab_of(options: GridOptions, scans: Sequence[Scan], resolution: float) -> Slab:
-    """Ground and heights of scans with depth (at least one, 20 points together); what was not given, from the map."""
+    """Ground and heights from scans with depth (at least one, 20 points in all); values not given come from the map."""
     centers = np.stack([scan.w_T_c[:3, 3] for scan in scans])
     if options.camera_height is not None:
         ground = level_ground(centers, options.camera_height)
@@ -134,7 +134,7 @@ def slab_of(options: GridOptions, scans: Sequence[Scan], resolution: float) -> S
 
 
 def differ(a: Slab, b: Slab, scans: Sequence[Scan]) -> bool:
-    """Whether heights where the scans were taken differ by more than a quarter of the lower bound."""
+    """Whether ground or obstacle heights at the scans' positions differ by more than a quarter of ``a.low``."""
     eyes = np.stack([scan.w_T_c[:3, 3] for scan in scans])
     reach = max(float(np.median([scan.unit for scan in scans])), float(np.ptp(eyes[:, :2], axis=0).max()) / 2)
     tilt = float(np.linalg.norm(a.ground.normal - b.ground.normal)) * reach
@@ -150,9 +150,9 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Cells (H, W) int8 of a lattice through the origin: 1 obstacle, -1 free, 0 nothing known.
+    """Cells (H, W) int8 of a lattice through the origin: 1 obstacle, -1 free, 0 unknown.
 
-    ``row``, ``column`` are those of cell [0, 0]: it begins at x = column, y = row times the resolution.
+    ``row``, ``column`` locate cell [0, 0]: it begins at x = column, y = row times the resolution.
     """
 
     row: int
@@ -163,13 +163,13 @@ class Plan:
 def plan_of(scan: Scan, slab: Slab, resolution: float, max_range: float) -> Plan:
     """The ground plan of one scan, up to ``max_range`` (map units) from its camera.
 
-    A cell is an obstacle where three pixels or more lie in the slab above it. It is free where three
-    lie on the ground, and along each direction from where a ray first is in the slab to where it
-    leaves it, ends, or meets an obstacle. Points are dropped on the ground along its normal.
+    A cell is an obstacle if three or more pixels lie in the slab above it. It is free if three
+    lie on the ground, and along each direction from where a ray enters the slab to where it
+    leaves it, ends, or meets an obstacle. Points are projected onto the ground along its normal.
     """
     points, eye = scan.points(), scan.w_T_c[:3, 3]
     height, eye_height = slab.ground.height(points), float(slab.ground.height(eye))
-    # From here on in cells of the plan, whose middle is under the camera
+    # From here on in cells of the plan, whose centre is under the camera
     foot = slab.ground.drop(eye) / resolution
     corner = np.floor(foot) - np.ceil(max_range / resolution)
     size = 2 * int(np.ceil(max_range / resolution)) + 1
@@ -188,13 +188,13 @@ def plan_of(scan: Scan, slab: Slab, resolution: float, max_range: float) -> Plan
 
 
 def _counted(cells: NDArray[np.int64], size: int) -> Mask:
-    """(size, size): where enough of the cells (N, 2), x before y, lie."""
+    """(size, size): which cells occur often enough in ``cells`` (N, 2), x before y."""
     counts = np.bincount(cells[:, 1] * size + cells[:, 0], minlength=size * size)
     return (counts >= _LEAST).reshape(size, size)
 
 
 def _clear(height: Array, eye: float, distance: Array, top: float) -> tuple[Array, Array]:
-    """Distances (N,) between which the rays from a height ``eye`` to points (N,) are below ``top``."""
+    """First and last distances (N,) at which the rays from a height ``eye`` to points (N,) are below ``top``."""
     with np.errstate(divide="ignore", invalid="ignore"):
         crossing = (top - eye) / (height - eye) * distance
     below = height <= top
@@ -220,7 +220,7 @@ def _seen(
     begin = np.full(bins, np.inf)
     np.minimum.at(begin, ray[useful], first[useful])
     end = _third(ray[useful], last[useful], bins)
-    # A ray ends in front of what stops it or its neighbours: a wall seen along it goes on between two pixels
+    # A ray ends in front of what stops it or its neighbours: a wall seen at a grazing angle continues between pixels
     stop = np.full(bins, np.inf)
     np.minimum.at(stop, ray[solid], distance[solid] - 0.7)
     end = np.minimum.reduce([end, stop, np.roll(stop, 1), np.roll(stop, -1)])
@@ -231,7 +231,7 @@ def _seen(
 
 
 def _third(ray: NDArray[np.int64], last: Array, bins: int) -> Array:
-    """(bins,): the third greatest of ``last`` (N,) per direction, 0 with fewer: one wrong pixel opens no wall."""
+    """(bins,): the third largest of ``last`` (N,) per direction, 0 with fewer: one wrong pixel opens no wall."""
     end = np.zeros(bins)
     order = np.lexsort((-last, ray))
     ray, last = ray[order], last[order]
@@ -241,7 +241,7 @@ def _third(ray: NDArray[np.int64], last: Array, bins: int) -> Array:
 
 
 def _cropped(plan: Plan) -> Plan:
-    """The part of a plan that says anything."""
+    """The plan cropped to its known cells."""
     rows, columns = np.flatnonzero(plan.cells.any(axis=1)), np.flatnonzero(plan.cells.any(axis=0))
     if not len(rows):
         return Plan(plan.row, plan.column, np.zeros((0, 0), np.int8))

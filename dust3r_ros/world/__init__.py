@@ -1,4 +1,4 @@
-"""What gives a map its unit of length, its up and its place: odometry, gravity, depth, a rig, commands."""
+"""Sources of a map's unit of length, up direction and place: odometry, gravity, depth, a rig, commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A map's unit of length from measured depth: what a sensor says of pixels whose depth the map knows."""
+"""A map's unit of length from measured depth, at pixels whose depth the map knows."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from dust3r_ros.types import Array, Array32, Camera, Frame, Keyframe
 from dust3r_ros.world.evidence import ScaleEvidence, block_std, weighted_median
 
 SAMPLES = 256  # of a keyframe
-_FEWEST_SAMPLES = 12  # that the map knows the depth of
+_FEWEST_SAMPLES = 12  # whose depth the map knows
 _FEWEST_KEYFRAMES = 3
-_KEYFRAME_STD = 0.02  # what all depth of one keyframe may be off by together
-_INDEPENDENT = 25.0  # measurements in one keyframe at most: neighbouring pixels err together
-_OWN_STD = 0.01  # what a depth sensor's own unit, or dense depth as a whole, is off by
-_FOCAL_SHARE = 0.5  # of a relative error of the focal length is one of depth against poses, as real sequences show
-_OUTLIER = 3.0  # standard deviations of a keyframe among others
+_KEYFRAME_STD = 0.02  # relative error that all depth of one keyframe may share
+_INDEPENDENT = 25.0  # most measurements in one keyframe: neighbouring pixels share errors
+_OWN_STD = 0.01  # relative error of a depth sensor's own unit, or of dense depth as a whole
+_FOCAL_SHARE = 0.5  # of a relative error of the focal length becomes one of depth against poses, as real sequences show
+_OUTLIER = 3.0  # standard deviations beyond which a keyframe is left out
 
 
 @dataclass(frozen=True, eq=False)
 class DepthSamples:
-    """Measured depth of one frame: ``depth`` (N,) metres along z, and where.
+    """Measured depth of one frame: ``depth`` (N,) metres along z, at places ``at``.
 
-    ``at`` (N, 2): where in the image, its width and height being 1; or, where ``rays``, x / z and y / z.
+    ``at`` (N, 2): position in the image, with width and height 1; or x / z and y / z if ``rays``.
     """
 
     at: Array32
@@ -37,7 +37,7 @@ class DepthSamples:
 
 @dataclass(frozen=True)
 class DepthRatio:
-    """Metres per map unit by one keyframe, in logs; ``std`` of it, and ``common``: what all its camera's share."""
+    """Log of metres per map unit from one keyframe, its ``std``, and ``common``: the error shared within its camera."""
 
     log: float
     std: float
@@ -45,13 +45,13 @@ class DepthRatio:
 
 
 def depth_samples(frame: Frame) -> DepthSamples | None:
-    """At most 256 measurements of a frame, spread over all it has; None where there is none."""
+    """At most 256 measurements, spread over all of the frame's; None if it has none."""
     parts = []
     if frame.depth is not None and frame.depth.ndim == 2:
         parts.append(_of_image(frame.depth))
     if frame.points is not None and frame.points.ndim == 2 and frame.points.shape[1] == 3:
         parts.append(_of_points(frame.points))
-    # Measurements of one kind are enough: the one that has more of them
+    # Measurements of one kind suffice: the more numerous
     best = max(parts, key=lambda part: len(part.depth), default=None)
     return best if best is not None and len(best.depth) >= _FEWEST_SAMPLES else None
 
@@ -75,16 +75,16 @@ def _of_points(points: Array32) -> DepthSamples:
 
 
 def _spread(indices: np.ndarray) -> np.ndarray:
-    """At most 256 of ``indices`` (M,), the same ones each time, without a pattern that walls could share."""
+    """At most 256 of ``indices`` (M,), always the same ones, without a pattern that could align with walls."""
     if len(indices) <= SAMPLES:
         return indices
     return np.sort(np.random.default_rng(len(indices)).choice(indices, SAMPLES, replace=False))
 
 
 def depth_ratio(samples: DepthSamples, keyframe: Keyframe, camera: Camera) -> DepthRatio | None:
-    """What a keyframe's samples say against its depth as it stands; None where they share too little.
+    """The ratio of a keyframe's samples to its current depth; None if they share too few pixels.
 
-    The median of log ratios, each weighing as much as the map is confident of its depth.
+    The median of log ratios, each weighted by the map's confidence in its depth.
     """
     height, width = keyframe.depth.shape
     pixels = np.round(_rays(samples, camera) * keyframe.focal + center_of(height, width))
@@ -100,14 +100,14 @@ def depth_ratio(samples: DepthSamples, keyframe: Keyframe, camera: Camera) -> De
     middle = weighted_median(logs, weight)
     spread = 1.48 * weighted_median(np.abs(logs - middle), weight)
     independent = min(_INDEPENDENT, float(weight.sum()) ** 2 / float(weight @ weight))
-    # A focal that was not measured at all is never as wrong as an infinite deviation would have it
+    # An unmeasured focal is never as wrong as its infinite deviation says
     focal_std = min(camera.focal_std / camera.focal, 0.1) if not camera.fixed else 0.0
     std = math.hypot(1.25 * spread / math.sqrt(independent), _KEYFRAME_STD)
     return DepthRatio(middle, std, _FOCAL_SHARE * focal_std)
 
 
 def _rays(samples: DepthSamples, camera: Camera) -> Array:
-    """(N, 2) x / z and y / z of samples, through the lens where they are places in its image."""
+    """(N, 2) x / z and y / z of samples; positions in the image go through the lens model."""
     if samples.rays:
         return samples.at.astype(np.float64)
     raw = samples.at.astype(np.float64) * [camera.width, camera.height] - 0.5
@@ -119,10 +119,10 @@ def _rays(samples: DepthSamples, camera: Camera) -> Array:
 
 
 def depth_scale(ratios: Mapping[int, DepthRatio]) -> ScaleEvidence | None:
-    """Metres per map unit by all keyframes; None for fewer than 3.
+    """Metres per map unit from all keyframes; None for fewer than 3.
 
-    A weighted mean of logs after keyframes beyond 3 standard deviations from the median are left out. Its
-    deviation follows from how keyframes scatter, in blocks, since neighbours share the errors of their depth.
+    A weighted mean of logs, without keyframes beyond 3 standard deviations from the median. Its deviation
+    comes from the scatter of keyframes in blocks, since neighbours share errors of depth.
     """
     if len(ratios) < _FEWEST_KEYFRAMES:
         return None
@@ -131,14 +131,12 @@ def depth_scale(ratios: Mapping[int, DepthRatio]) -> ScaleEvidence | None:
     middle = weighted_median(logs, weight)
     usual = max(1.48 * weighted_median(np.abs(logs - middle), weight), _KEYFRAME_STD)
     near = np.abs(logs - middle) <= _OUTLIER * np.hypot(usual, std)
-    weight = near / (usual**2 + std**2)  # no keyframe counts much more than others: what they scatter by is in it
+    weight = near / (usual**2 + std**2)  # no keyframe counts much more than others: their scatter is included
     mean = float(weight @ logs / weight.sum())
     count = int(np.count_nonzero(near))
     scatter = block_std(weight * (logs - mean), weight)
     error = max(scatter if math.isfinite(scatter) else usual, math.sqrt(1.0 / float(weight.sum())))
     doubt = ""
     if count < 0.7 * len(logs):
-        doubt = (
-            f"measured depth disagrees with the map by another factor in {len(logs) - count} of {len(logs)} keyframes"
-        )
+        doubt = f"measured depth disagrees with the map's scale in {len(logs) - count} of {len(logs)} keyframes"
     return ScaleEvidence("depth", math.exp(mean), math.hypot(error, _OWN_STD, float(np.median(common))), count, doubt)

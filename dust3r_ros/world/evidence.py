@@ -1,4 +1,4 @@
-"""What a measurement says of a map's unit of length and how much of it to believe; what a rig's distances say."""
+"""Evidence on a map's unit of length, weighted by how far to trust it; the evidence of a rig's baselines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from dust3r_ros.types import Array
 
-_OWN_STD = 0.003  # what extrinsics are off by at best
+_OWN_STD = 0.003  # least relative error of extrinsics
 _OUTLIER = 4.0
 
 
@@ -26,12 +26,12 @@ class Baseline:
 
     @property
     def usable(self) -> bool:
-        """Whether it says anything."""
+        """Whether it carries any information."""
         return 0 < self.metres < math.inf and 0 < self.units < math.inf and 0 <= self.relative_std < math.inf
 
 
 def rig_scale(baselines: Sequence[Baseline]) -> ScaleEvidence | None:
-    """Metres per map unit by distances of cameras of a rig, in the order of time; None without a usable one."""
+    """Metres per map unit from the distances between a rig's cameras, in time order; None without a usable one."""
     usable = [b for b in baselines if b.usable]
     if not usable:
         return None
@@ -48,13 +48,13 @@ def rig_scale(baselines: Sequence[Baseline]) -> ScaleEvidence | None:
 
 
 CONTRADICTION = 3.0  # standard deviations
-_BLOCKS = (8, 4)  # of time: what is next to each other errs together, for longer or shorter
+_BLOCKS = (8, 4)  # of time: neighbours share errors, over longer or shorter spans
 _FEWEST_BLOCKS = 3
 _LEAST_STD = 1e-9
 
 
 class ScaleState(str, Enum):
-    """What is known of a map's scale."""
+    """What is known about a map's scale."""
 
     UNKNOWN = "unknown"
     CONVERGING = "converging"
@@ -63,9 +63,9 @@ class ScaleState(str, Enum):
 
 @dataclass(frozen=True)
 class ScaleEvidence:
-    """One source's word: ``scale`` metres per map unit, off by ``relative_std`` of itself; from ``samples`` of them.
+    """The scale from one source: ``scale`` metres per map unit with ``relative_std``, from ``samples`` measurements.
 
-    ``doubt`` says what is odd about it, empty: nothing. ``weight`` is its share in what all sources say together.
+    ``doubt`` says what is odd about it, if anything. ``weight`` is its share in the combined scale.
     """
 
     source: str
@@ -77,13 +77,13 @@ class ScaleEvidence:
 
     @property
     def usable(self) -> bool:
-        """Whether it says anything."""
+        """Whether it carries any information."""
         return math.isfinite(self.relative_std) and math.isfinite(self.scale) and self.scale > 0
 
 
 @dataclass(frozen=True)
 class CombinedScale:
-    """All sources together; ``reasons`` why some do not go together."""
+    """The scale from all sources; ``reasons`` list contradictions between them."""
 
     scale: float
     relative_std: float
@@ -92,9 +92,9 @@ class CombinedScale:
 
 
 def combine(evidence: Sequence[ScaleEvidence]) -> CombinedScale:
-    """The mean of logs, by inverse variance; without evidence that is worth anything, 1 with an infinite deviation.
+    """The mean of logs, by inverse variance; without usable evidence, 1 with an infinite deviation.
 
-    Where sources contradict each other beyond 3 standard deviations, the result is less sure by the
+    If sources contradict each other beyond 3 standard deviations, the deviation grows by the
     Birge ratio (Birge, "The calculation of errors by the method of least squares", Phys. Rev. 1932).
     """
     usable = [e for e in evidence if e.usable]
@@ -113,7 +113,7 @@ def combine(evidence: Sequence[ScaleEvidence]) -> CombinedScale:
 
 
 def _contradictions(usable: Sequence[ScaleEvidence]) -> list[str]:
-    """Every two that are further apart than their deviations explain."""
+    """Every two sources that differ by more than their deviations explain."""
     found = []
     for first, second in combinations(usable, 2):
         gap = abs(math.log(first.scale / second.scale))
@@ -130,9 +130,10 @@ def _contradiction(first: ScaleEvidence, second: ScaleEvidence) -> str:
 def block_std(scores: Array, information: Array) -> float:
     """The standard deviation of a weighted mean, from how its parts scatter; infinite for too few parts.
 
-    ``scores`` (N,): each sample's pull, weight times residual, in the order of time; ``information`` (N,) >= 0:
-    its weight. Samples are summed over blocks of equal information, so that errors which neighbours share
-    count in full; small samples as by Student's t. (Delete-a-block jackknife, linearised: Kuensch, Ann. Stat. 1989.)
+    ``scores`` (N,): each sample's pull, weight times residual, in time order; ``information`` (N,) >= 0:
+    its weight. Samples are summed over blocks of equal information, so that errors that neighbours share
+    count in full; few blocks are corrected as in Student's t. (Delete-a-block jackknife, linearised: Kuensch,
+    Ann. Stat. 1989.)
     """
     total, most = float(information.sum()), np.count_nonzero(information) // 2
     if min(most, _BLOCKS[0]) < _FEWEST_BLOCKS or not total > 0:
@@ -142,9 +143,9 @@ def block_std(scores: Array, information: Array) -> float:
 
 
 def _scatter(scores: Array, through: Array, count: int) -> float:
-    """The deviation of the sum of scores, from their sums over ``count`` blocks; ``through`` (N,): from 0 to 1."""
+    """The deviation of the sum of scores, from sums over ``count`` blocks; ``through`` (N,): progress, 0 to 1."""
     pulls = np.bincount(np.minimum((count * through).astype(int), count - 1), weights=scores, minlength=count)
-    # Where errors last longer than a block, neighbouring blocks pull the same way
+    # If errors last longer than a block, neighbouring blocks pull the same way
     together = max(0.0, float(pulls[1:] @ pulls[:-1])) if count > 2 * _FEWEST_BLOCKS else 0.0
     variance = count / (count - 1) * (float(pulls @ pulls) + 2.0 * together)
     return math.sqrt(variance) * (1.0 + 2.0 / (count - 1) ** 2)

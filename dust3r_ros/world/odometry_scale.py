@@ -1,8 +1,8 @@
-"""A map's unit of length from odometry: steps of the camera in the map against its steps in metres.
+"""A map's unit of length from odometry: the camera's steps in the map against its steps in metres.
 
 Both sides err: poses of the map scatter about the truth, odometry drifts from step to step. So the
-steps are fitted by least squares with errors in both variables; noise of either kind is told apart
-by how residuals grow with the length of a stretch, as an Allan variance does.
+steps are fitted by least squares with errors in both variables; the two kinds of noise are separated
+by how residuals grow with the length of a stretch, as in an Allan variance.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from scipy.optimize import nnls
 from dust3r_ros.types import Array
 from dust3r_ros.world.evidence import ScaleEvidence, block_std, weighted_median
 
-_UNTURNED = 0.1  # of the evidence: a turn that motion does not show is none
+_UNTURNED = 0.1  # of the evidence: a rotation that motion does not show is left at zero
 
 
 @dataclass(frozen=True, eq=False)
 class Steps:
     """How cameras moved from one pose to the next: ``mapped`` (N, 3) map units, ``driven`` (N, 3) metres.
 
-    Both in the map's axes, by what map and odometry each say of the camera's orientation. ``chained`` (N,): whether
+    Both in the map's axes, each by its own source's orientation of the camera. ``chained`` (N,): whether
     the step begins where the one before it ended. ``turned_deg``: by how much the odometry's steps had to be
-    turned in the camera to lie along the map's.
+    rotated in the camera frame to lie along the map's.
     """
 
     mapped: Array
@@ -38,12 +38,12 @@ class Steps:
         return len(self.mapped)
 
     def only(self, keep: np.ndarray) -> Steps:
-        """Those under a mask (N,); chains break where one is left out."""
+        """The steps selected by a mask (N,); chains break where one is left out."""
         before = np.concatenate([[False], keep[:-1]])
         return replace(self, mapped=self.mapped[keep], driven=self.driven[keep], chained=(self.chained & before)[keep])
 
     def thinned(self, most: int) -> Steps:
-        """At most about ``most`` steps, neighbours of one chain put together."""
+        """At most about ``most`` steps, by merging neighbours in a chain."""
         size = math.ceil(len(self) / most)
         if size <= 1:
             return self
@@ -58,12 +58,12 @@ class Steps:
 def steps(w_T_c: Array, o_T_c: Array) -> Steps:
     """Steps between neighbouring poses of one camera: ``w_T_c``, ``o_T_c`` (N, 4, 4) by time.
 
-    A rotation between odometry's idea of the camera and the camera (an extrinsic calibration that is off) is
-    taken out, as far as the motion shows it: it would make distances along curves shorter.
+    A constant rotation between odometry's camera frame and the true one (a wrong extrinsic calibration) is
+    removed, as far as the motion shows it: it would shorten distances along curves.
     """
     R, R_o = w_T_c[:, :3, :3], o_T_c[:, :3, :3]
     mapped, driven = (np.diff(T[:, :3, 3], axis=0) for T in (w_T_c, o_T_c))
-    # Each step as the camera sees it, from both of its ends
+    # Each step in the camera frame, averaged over both of its ends
     local, local_o = (
         0.5 * (np.einsum("nij,ni->nj", A[:-1], step) + np.einsum("nij,ni->nj", A[1:], step))
         for A, step in ((R, mapped), (R_o, driven))
@@ -77,11 +77,11 @@ def steps(w_T_c: Array, o_T_c: Array) -> Steps:
 
 
 def _turn(source: Array, target: Array) -> Array:
-    """(3, 3) rotation of steps (N, 3) onto steps (N, 3); what they leave open is not turned."""
+    """(3, 3) rotation of steps (N, 3) onto steps (N, 3); no rotation about axes they leave open."""
     norms = [np.linalg.norm(x, axis=1) for x in (source, target)]
     if not (norms[0] * norms[1] > 0).any():
         return np.eye(3)
-    # Directions, each counting with the smaller of its two lengths in their medians: jumps and slip say little
+    # Directions, each weighted by the smaller of its two lengths over their medians: jumps and slip count little
     a, b = (norm / max(float(np.median(norm)), 1e-12) for norm in norms)
     weight = np.minimum(np.minimum(a, b), 2.0) / np.maximum(norms[0] * norms[1], 1e-300)
     covariance = np.einsum("n,ni,nj->ij", weight, target, source)
@@ -91,27 +91,27 @@ def _turn(source: Array, target: Array) -> Array:
 
 
 def sums(values: Array, size: int) -> Array:
-    """Sums (M, ...) over ``size`` neighbours each, what is left over at the end in the last."""
+    """Sums (M, ...) over ``size`` neighbours each; the last takes the remainder."""
     return np.add.reduceat(values, np.arange(0, max(len(values) - size + 1, 1), size), axis=0)
 
 
-_MOST_STEPS = 400  # more are put together
+_MOST_STEPS = 400  # more are merged
 _FEWEST_STEPS = 8
 _ROUNDS = 8
 _SETTLED = 0.1  # standard deviations
 _ITERATIONS = 6
 _START_BLOCKS = 24
-_CLEAR, _CLEAR_STEPS = 0.2, 36  # noise as a part of the motion; as many steps stay
+_CLEAR, _CLEAR_STEPS = 0.2, 36  # noise as a fraction of the motion; at least so many steps stay
 _OUTLIER = 6.0  # standard deviations of a stretch
 _DISAGREEING = 0.25  # of the motion in it
 _BLOCKS_TO_JUDGE = 8
 _BLOCKS_TO_MEASURE = 6
 _LENGTHS_TO_TELL = 3
 _CHI3_MEDIAN = 1.538  # median norm of three standard normal numbers
-_OWN_STD = 0.005  # what an odometry's own unit is off by at best
+_OWN_STD = 0.005  # least relative error of an odometry's own unit
 _LEAST_AGREEMENT = 0.5  # of the directions of motion, as a mean cosine
 _TURNED_DEG = 8.0
-_DIFFERENT_WAYS = "odometry moves in other directions than the camera does in the map; it says nothing of the scale"
+_DIFFERENT_WAYS = "odometry moves in other directions than the camera in the map; it gives no scale"
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +123,9 @@ class _Noise:
 
 
 def odometry_scale(given: Steps) -> ScaleEvidence | None:
-    """Metres per map unit; None where too few steps or too little motion say nothing.
+    """Metres per map unit; None for too few steps or too little motion.
 
-    Stretches that disagree with the rest (slip, a reset of the odometry, a frame that was misplaced) are left out.
+    Stretches that disagree with the rest (slip, an odometry reset, a misplaced frame) are left out.
     """
     all_steps = given.thinned(_MOST_STEPS)
     start = _start(all_steps) if len(all_steps) >= _FEWEST_STEPS else None
@@ -145,24 +145,24 @@ def odometry_scale(given: Steps) -> ScaleEvidence | None:
             return None
         if np.array_equal(before, keep) and abs(math.log(scale / first)) < _SETTLED * std:
             break
-    # Another estimator, worse but never led astray by its own idea of the noise
+    # Another estimator: less precise, but independent of a noise estimate
     std = math.hypot(max(std, abs(math.log(scale / start)) / 3.0), _OWN_STD)
     return ScaleEvidence("odometry", scale, std, int(keep.sum()), _doubt(given.turned_deg, float(keep.mean())))
 
 
 def _doubt(turned_deg: float, share: float) -> str:
     if share < 0.5:
-        return f"odometry and the map disagree over {100 * (1 - share):.0f} % of the way; that was left out"
+        return f"odometry and the map disagree over {100 * (1 - share):.0f} % of the way; that part is left out"
     if turned_deg > _TURNED_DEG:
         return (
-            f"odometry's motion is turned by {turned_deg:.0f} deg against the camera's; "
+            f"odometry's motion is rotated by {turned_deg:.0f} deg against the camera's; "
             "the transform from the robot's base to the camera may be wrong"
         )
     return ""
 
 
 def _start(chosen: Steps) -> float | None:
-    """A robust ratio of lengths over stretches that are as long as their number allows; NaN: they go different ways."""
+    """A robust ratio of lengths over stretches as long as their number allows; NaN: the directions disagree."""
     size = max(1, len(chosen) // _START_BLOCKS)
     mapped, driven = (sums(part, size) for part in (chosen.mapped, chosen.driven))
     lengths = np.linalg.norm(mapped, axis=1), np.linalg.norm(driven, axis=1)
@@ -171,17 +171,17 @@ def _start(chosen: Steps) -> float | None:
         return None
     mapped, driven = mapped[moving], driven[moving]
     a, b = (length[moving] for length in lengths)
-    # Where one of both stands still, it slipped, or the other one erred
+    # If only one of them moves, there was slip or an error
     weight = np.minimum(a / np.median(a), b / np.median(b))
     along = np.einsum("ni,ni->n", mapped, driven) / b
     if float(weight @ (along / a)) < _LEAST_AGREEMENT * float(weight.sum()):
         return math.nan
-    # Noise of the map, which is most of it over short ways, makes its steps longer, but not their parts along
+    # Map noise, which dominates over short distances, lengthens its steps, but not their parts along the other's
     return 1.0 / max(weighted_median(along / b, weight), 1e-12)
 
 
 def _clear(given: Steps, scale: float) -> int:
-    """How many steps to put together, so that motion is clear of noise: what little that loses, it gains in bias."""
+    """How many steps to merge so that motion exceeds noise: a small loss of precision for much less bias."""
     for size in _sizes(len(given), _CLEAR_STEPS):
         driven = np.linalg.norm(sums(given.driven, size), axis=1)
         residual = np.linalg.norm(sums(given.driven - scale * given.mapped, size), axis=1)
@@ -191,15 +191,15 @@ def _clear(given: Steps, scale: float) -> int:
 
 
 def _sizes(count: int, blocks: int) -> list[int]:
-    """Lengths of stretches, doubling, as long as there are ``blocks`` of them."""
+    """Lengths of stretches, doubling while there are still ``blocks`` of them."""
     return [2**k for k in range(20) if count // 2**k >= blocks] or [1]
 
 
 def _agreeing(given: Steps, scale: float) -> np.ndarray:
     """(N,) which steps lie in no stretch that map and odometry disagree about.
 
-    That is one whose residual is far beyond that of others of its length, and no small part of its motion: a
-    unit of the map that wavers a little is no reason to leave anything out.
+    Such a stretch has a residual far beyond that of others of its length and a large part of its own motion: a
+    map unit that drifts a little is no reason to leave anything out.
     """
     good = np.ones(len(given), dtype=bool)
     for size in _sizes(len(given), _BLOCKS_TO_JUDGE):
@@ -219,14 +219,14 @@ def _agreeing(given: Steps, scale: float) -> np.ndarray:
 
 
 def _noise(chosen: Steps, scale: float, tell: bool = True) -> _Noise:
-    """Both variances, from the median residual of stretches of doubling length: one grows with it, one does not.
+    """Both variances, from the median residual of stretches of doubling length: only odometry's grows with length.
 
-    ``tell=False`` blames odometry for all of it.
+    ``tell=False`` attributes all noise to odometry.
     """
     residual = chosen.driven - scale * chosen.mapped
     length = np.linalg.norm(chosen.driven, axis=1)
     usual = float(np.mean(length)) or 1.0
-    growth = 0.5 * (length + usual) / usual  # odometry errs by the way, and a little where it stands
+    growth = 0.5 * (length + usual) / usual  # odometry errs with distance, and a little at rest
     terms, found, weights = [], [], []
     for size in _sizes(len(chosen), _BLOCKS_TO_MEASURE):
         norms = np.linalg.norm(sums(residual, size), axis=1)
@@ -236,7 +236,7 @@ def _noise(chosen: Steps, scale: float, tell: bool = True) -> _Noise:
         weights.append(math.sqrt(len(norms)))
     variance, parts = np.array(found), np.array(terms) * [1.0, float(tell)]
     fitted = variance
-    for _ in range(3):  # each variance is as unsure as it is large
+    for _ in range(3):  # each variance is as uncertain as it is large
         weight = np.array(weights) / fitted
         both, _ = nnls(weight[:, None] * parts, weight * variance)
         fitted = np.maximum(parts @ both, 1e-3 * variance)
@@ -249,7 +249,7 @@ def _estimate(chosen: Steps, scale: float) -> tuple[float, float]:
     found, std = _fit(chosen, scale, _noise(chosen, scale))
     if len(_sizes(len(chosen), _BLOCKS_TO_MEASURE)) >= _LENGTHS_TO_TELL or not found > 0:
         return found, std
-    # Too few to tell whose noise it is; the truth lies between the two answers
+    # Too few steps to separate the noises; the truth lies between the two answers
     other, other_std = _fit(chosen, scale, _noise(chosen, scale, tell=False))
     return math.sqrt(found * other), math.hypot(max(std, other_std), 0.5 * math.log(found / other))
 
@@ -258,7 +258,7 @@ def _fit(chosen: Steps, scale: float, noise: _Noise) -> tuple[float, float]:
     """Scale and its relative standard deviation, with errors of known size in both variables.
 
     e = driven - s mapped has the covariance C = diag(odometry) + (map), tridiagonal, since neighbouring steps
-    share a position of the map. With the true steps x estimated along, x' C^-1 e = 0 (Britt and Luecke,
+    share a position of the map. With the true steps x estimated too, x' C^-1 e = 0 (Britt and Luecke,
     Technometrics 1973, for one parameter and linear).
     """
     off = np.where(chosen.chained, -noise.mapped, 0.0)
@@ -270,7 +270,7 @@ def _fit(chosen: Steps, scale: float, noise: _Noise) -> tuple[float, float]:
         spread = 2.0 * noise.mapped * pull
         spread[1:] += off[1:, None] * pull[:-1]
         spread[:-1] += off[1:, None] * pull[1:]
-        true = chosen.mapped + spread / scale  # map noise in metres is s times that of the map
+        true = chosen.mapped + spread / scale  # map noise in metres is s times that in map units
         top, bottom = float(np.sum(true * driven)), float(np.sum(true * mapped))
         if not (bottom > 0 and top > 0):
             return math.nan, math.inf

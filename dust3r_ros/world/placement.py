@@ -1,4 +1,4 @@
-"""How a map must be turned and shifted: z against gravity, and to where the odometry's frame is."""
+"""How a map must be rotated and shifted: z against gravity, origin and heading to the odometry's frame."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dust3r_ros.world.evidence import block_std
 from dust3r_ros.world.robot_log import Matched
 
 _ITERATIONS = 12
-_FLOOR = 1e-3  # radians: nearer ones count no more
+_FLOOR = 1e-3  # radians: closer ones get no more weight
 Z = np.array([0.0, 0.0, 1.0])
 
 
 def mean_rotation(rotations: Array) -> tuple[Array, float]:
     """The (3, 3) rotation nearest to ``rotations`` (N, 3, 3) by the sum of angles, and its deviation, radians.
 
-    Iteratively re-weighted chordal means (Hartley et al., "Rotation averaging", IJCV 2013, section 5.3 and 5.4).
+    Iteratively reweighted chordal means (Hartley et al., "Rotation averaging", IJCV 2013, sections 5.3 and 5.4).
     """
     weight = np.ones(len(rotations))
     for _ in range(_ITERATIONS):
@@ -44,15 +44,15 @@ def mean_direction(directions: Array) -> tuple[Array, float]:
 
 
 def _deviation(off: Array, weight: Array) -> float:
-    """Of a mean from which samples (N, 3), in the order of time, are ``off``; the largest of the three axes'."""
+    """Deviation of a mean from which samples (N, 3), in time order, are ``off``; the largest of the three axes'."""
     found = max(block_std(weight * axis, weight) for axis in off.T)
     if math.isfinite(found):
         return found
-    return float(np.sqrt(np.mean(np.sum(off**2, axis=1)))) + math.radians(1.0)  # too few to tell how they scatter
+    return float(np.sqrt(np.mean(np.sum(off**2, axis=1)))) + math.radians(1.0)  # too few to estimate their scatter
 
 
 def least_rotation(source: Array, target: Array) -> Array:
-    """(3, 3) the smallest rotation that takes unit vector ``source`` (3,) to ``target`` (3,)."""
+    """(3, 3), the smallest rotation that takes unit vector ``source`` (3,) to ``target`` (3,)."""
     axis, cosine = np.cross(source, target), float(source @ target)
     sine = float(np.linalg.norm(axis))
     if sine < 1e-12:
@@ -69,23 +69,23 @@ def about_z(angle: float) -> Array:
 
 
 def heading(rotation: Array) -> float:
-    """By how many radians a rotation (3, 3) turns about z, as the nearest rotation about z does."""
+    """The angle in radians of the rotation about z nearest to a rotation (3, 3)."""
     return math.atan2(rotation[1, 0] - rotation[0, 1], rotation[0, 0] + rotation[1, 1])
 
 
-_EARLY = 50  # frames with odometry, by which the map finds the odometry's frame before that drifts
-_SPREAD = 300  # frames that tell what is up
+_EARLY = 50  # frames with odometry that place the map in the odometry's frame, before odometry drifts
+_SPREAD = 300  # frames that determine up
 _FEWEST = 5
-_SURE_DEG, _USABLE_DEG = 1.0, 5.0  # standard deviations at which gravity may overrule odometry, or speak at all
+_SURE_DEG, _USABLE_DEG = 1.0, 5.0  # largest deviations at which gravity may overrule odometry, or count at all
 _DISAGREE_DEG = 2.0
 
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """``new_S_old`` for a given scale, and what of it matters.
+    """``new_S_old`` for a given scale, and the size of each change.
 
     ``tilt_deg``, ``heading_deg``: by how much z and the heading turn; ``shift``: metres that the first camera with
-    odometry moves beside that. ``tilt_std_deg``, ``heading_std_deg`` are infinite where nothing tells. ``doubt`` as
+    odometry moves besides. ``tilt_std_deg``, ``heading_std_deg`` are infinite without evidence. ``doubt`` as
     in ``ScaleEvidence``.
     """
 
@@ -99,18 +99,17 @@ class Placement:
 
 
 def place(frames: Matched, scale: float, anchored: bool) -> Placement:
-    """Where the map belongs, its unit being ``scale`` of the new one.
+    """Where the map belongs, if its unit is ``scale`` new units.
 
-    What is up comes from odometry (REP 105: z up), unless gravity is sure to 1 degree and says something that
-    is more than 2 degrees off: an odometry of wheels takes every floor for level. Where the map stands and
-    heads comes from the first frames with odometry; an ``anchored`` map keeps origin and heading, as does one
-    without odometry.
+    Up comes from odometry (REP 105: z up), unless gravity is known to 1 degree and differs by more than 2 degrees:
+    wheel odometry takes every floor for level. Origin and heading come from the first frames with odometry; an
+    ``anchored`` map keeps both, as does one without odometry.
     """
     driven = np.flatnonzero(np.isfinite(frames.o_T_c[:, 0, 0]))
     up, std, doubt = _up(frames, driven)
     if anchored or len(driven) < _FEWEST:
         R = np.eye(3) if up is None else least_rotation(up, Z)
-        # The smallest rotation of z may turn what lies level; headings stay
+        # The smallest rotation of z may change headings; this keeps them
         R = about_z(-heading(R)) @ R if up is not None else R
         return Placement(Similarity(scale, R, np.zeros(3)), _tilt(up), std, doubt=doubt)
     early = driven[:_EARLY]
@@ -130,7 +129,7 @@ def _tilt(up: Array | None) -> float:
 
 
 def _up(frames: Matched, driven: np.ndarray) -> tuple[Array | None, float, str]:
-    """Up in the map (3,), None where nothing tells; its deviation, degrees; why that may be wrong."""
+    """Up in the map (3,), None without evidence; its deviation, degrees; why it may be wrong."""
     by_odometry, by_gravity = None, None
     chosen = _thin(driven)
     if len(chosen) >= _FEWEST:
@@ -152,12 +151,12 @@ def _up(frames: Matched, driven: np.ndarray) -> tuple[Array | None, float, str]:
         return odometry, odometry_std, ""
     wins = std < _SURE_DEG
     doubt = (
-        f"up is {apart:.1f} deg off between gravity (+-{std:.1f} deg) and odometry (+-{odometry_std:.1f} deg); "
+        f"up differs by {apart:.1f} deg between gravity (+-{std:.1f} deg) and odometry (+-{odometry_std:.1f} deg); "
         f"the map follows {'gravity' if wins else 'odometry'}"
     )
     return (gravity, std, doubt) if wins else (odometry, odometry_std, doubt)
 
 
 def _thin(indices: np.ndarray) -> np.ndarray:
-    """At most 300 of ``indices``, spread."""
+    """At most 300 of ``indices``, evenly spread."""
     return indices[:: max(1, math.ceil(len(indices) / _SPREAD))]

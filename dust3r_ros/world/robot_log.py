@@ -1,4 +1,4 @@
-"""What a robot said of where its cameras were and what is up, at the stamps of their images."""
+"""A robot's odometry and gravity for its cameras, at the stamps of their images."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 
 from dust3r_ros.types import Array, Frame, StampedPose
 
-_FIRST, _MOST = 64, 2048  # frames: the first ones stay, of the rest every n-th, so that this many do
+_FIRST, _MOST = 64, 2048  # most frames kept: the first ones, and every n-th of the rest
 _ORTHOGONAL = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class Matched:
-    """Frames that have a pose in the map, by time: ``w_T_c`` (N, 4, 4), ``camera`` (N,) numbers, and what was said.
+    """Frames with a pose in the map, by time: ``w_T_c`` (N, 4, 4), ``camera`` (N,) numbers, odometry and gravity.
 
-    ``o_T_c`` (N, 4, 4) and ``up`` (N, 3) are NaN where nothing was.
+    ``o_T_c`` (N, 4, 4) and ``up`` (N, 3) are NaN where absent.
     """
 
     w_T_c: Array
@@ -27,7 +27,7 @@ class Matched:
 
 
 class RobotLog:
-    """Odometry and gravity by frame, thinned evenly as they become many; some hundred bytes each."""
+    """Odometry and gravity by frame, thinned evenly as they accumulate; a few hundred bytes each."""
 
     def __init__(self) -> None:
         self._said: dict[tuple[int, str], tuple[int, Array | None, Array | None]] = {}
@@ -39,11 +39,11 @@ class RobotLog:
 
     @property
     def frames(self) -> Container[tuple[int, str]]:
-        """(stamp, camera) of the frames of which something was said."""
+        """(stamp, camera) of the frames with odometry or gravity."""
         return self._said.keys()
 
     def add(self, frame: Frame) -> None:
-        """What comes with a frame; what is no pose and no direction is counted in ``refused``."""
+        """Take a frame's odometry and gravity; invalid ones are counted in ``refused``."""
         o_T_c, up = _pose(frame.o_T_c), _direction(frame.up)
         self.refused += (o_T_c is None and frame.o_T_c is not None) + (up is None and frame.up is not None)
         if o_T_c is None and up is None:
@@ -60,7 +60,7 @@ class RobotLog:
         return number < _FIRST or number % self._stride == 0
 
     def match(self, trajectory: Iterable[StampedPose]) -> Matched:
-        """The frames of a trajectory of which something was said."""
+        """The frames of a trajectory with odometry or gravity."""
         found = [(pose, said) for pose in trajectory if (said := self._said.get((pose.stamp_ns, pose.camera)))]
         names = {name: number for number, name in enumerate(sorted({pose.camera for pose, _ in found}))}
         return Matched(
@@ -72,7 +72,7 @@ class RobotLog:
 
 
 def _stacked(said: Sequence[Array | None], shape: tuple[int, ...]) -> Array:
-    """(N, *shape), NaN where nothing was said."""
+    """(N, *shape), NaN where absent."""
     nothing = np.full(shape, np.nan)
     return np.array([nothing if one is None else one for one in said]).reshape(-1, *shape)
 

@@ -1,4 +1,4 @@
-"""Collects what frames say of the world, and says how the map must be moved to agree with it."""
+"""Collects evidence about the world from frames and estimates how the map must move to agree with it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from dust3r_ros.world.odometry_scale import odometry_scale, steps
 from dust3r_ros.world.placement import Placement, place
 from dust3r_ros.world.robot_log import Matched, RobotLog
 
-_ANCHORS = 64  # keyframes at most, spread over the map
+_ANCHORS = 64  # most keyframes, spread over the map
 _FEWEST = 2
-_BENT_STD = 0.02  # what refinements change of distances beside a common factor, relative
+_BENT_STD = 0.02  # relative change of distances by refinements, apart from a common factor
 
 
 class UnitMemory:
-    """Keyframes of the map as they stand, and where some of them stood when the unit was the metre.
+    """The map's current keyframes, and where some of them were when its unit was the metre.
 
-    It speaks for a map that is loaded, or whose odometry is gone, and not for another map that the camera is in:
-    of that it knows no keyframe.
+    It gives the scale of a map that was loaded or has lost its odometry, but not of another map that the camera
+    is in, of which it knows no keyframe.
     """
 
     def __init__(self) -> None:
@@ -37,24 +37,24 @@ class UnitMemory:
 
     @property
     def relative_std(self) -> float:
-        """How well the unit was known when it was; infinite for never."""
+        """Standard deviation of the unit when it was last known; infinite if it never was."""
         return self._std
 
     def hear(self, changed: Iterable[Keyframe], removed: Iterable[int] = ()) -> None:
-        """Keyframes that moved or are new, and those that left."""
+        """Update the keyframes: new or moved ones, and removed ones."""
         for index in removed:
             self._present.pop(index, None)
         for keyframe in changed:
             self._present[keyframe.index] = keyframe.w_T_c[:3, 3]
 
     def keep(self, relative_std: float) -> None:
-        """The map's unit is the metre as it stands, known to ``relative_std``."""
+        """Remember that the map's unit is now the metre, known to ``relative_std``."""
         spread = sorted(self._present)[:: max(1, math.ceil(len(self._present) / _ANCHORS))]
         self._anchors = {index: self._present[index] for index in spread}
         self._std = relative_std
 
     def evidence(self) -> ScaleEvidence | None:
-        """Metres per unit of the map as it stands; None where the unit was never known, or not of this map."""
+        """Metres per current map unit; None if the unit was never known, or not for this map."""
         common = self._anchors.keys() & self._present.keys()
         if not math.isfinite(self._std) or len(common) < _FEWEST:
             return None
@@ -65,16 +65,16 @@ class UnitMemory:
 
 
 def _spread(positions: Mapping[int, Array], indices: list[int]) -> float:
-    """The median distance between keyframes, each with the one that is half a list away."""
+    """The median distance between keyframes, each to the one half a list away."""
     at = np.array([positions[index] for index in indices])
     return float(np.median(np.linalg.norm(at - np.roll(at, len(at) // 2, axis=0), axis=1)))
 
 
 _METRIC_STD = 0.04  # relative
-_STILL_METRIC = 2.0  # times as much: a map that is metric stays so until it is less sure than this
+_STILL_METRIC = 2.0  # times as much: a metric map stays metric until it is less certain than this
 _CONVERGING_STD = 0.5
-_MOST_KEYFRAMES = 2000  # whose measured depth is kept: some kilobytes each
-# What is worth moving a map for.
+_MOST_KEYFRAMES = 2000  # whose measured depth is kept: a few kilobytes each
+# Errors worth moving a map for.
 _OFF, _OFF_STD = 0.01, 2.0  # relative error of its unit, and in standard deviations
 _OFF_AT_LAST = 0.001
 _TILTED_DEG, _TURNED_DEG, _SURE = 1.0, 3.0, 3.0
@@ -83,13 +83,13 @@ _SHIFTED, _SHIFTED_PART = 0.1, 0.05  # metres, and of the extent driven
 
 @dataclass(frozen=True, eq=False)
 class WorldEstimate:
-    """Where a map should be.
+    """How a map should be scaled, rotated and moved.
 
-    ``new_S_old`` takes it there from where it is: metres where the scale is known, else its own unit; z up, as far
-    as gravity or odometry tell; at the odometry's frame, if there is one. ``scale``: metres per unit of the map as
-    it is, 1 while unknown, off by ``relative_std`` of itself. ``tilt_deg``: by how much the map's z is off, known to
-    ``tilt_std_deg``. ``contradictions``: what does not go together, in words. ``needed``: whether a new version of
-    the whole map is worth it.
+    ``new_S_old`` moves it there: metres where the scale is known, else its own unit; z up, as far as gravity or
+    odometry show it; in the odometry's frame, if there is one. ``scale``: metres per current map unit, 1 while
+    unknown, with the relative standard deviation ``relative_std``. ``tilt_deg``: the tilt of the map's z, known to
+    ``tilt_std_deg``. ``contradictions``: which sources disagree, in words. ``needed``: whether the change is worth
+    a new version of the whole map.
     """
 
     new_S_old: Similarity
@@ -104,12 +104,12 @@ class WorldEstimate:
 
     @classmethod
     def unknown(cls) -> WorldEstimate:
-        """Before anything is known."""
+        """The estimate before any evidence."""
         return cls(Similarity.identity(), 1.0, math.inf, ScaleState.UNKNOWN, (), 0.0, math.inf, (), False)
 
 
 class WorldAligner:
-    """Odometry, gravity, measured depth, a rig and commands, against the map as it stands.
+    """Compares odometry, gravity, measured depth, a rig and commands with the current map.
 
     Deterministic, without a clock; memory and time are bounded, however long the run.
     """
@@ -117,23 +117,23 @@ class WorldAligner:
     def __init__(self) -> None:
         self._log = RobotLog()
         self._samples: dict[int, DepthSamples] = {}
-        self._stride = 1  # of keyframes whose samples are kept
-        self._ratios: dict[int, DepthRatio] = {}  # by the keyframes as they stand
+        self._stride = 1  # for keyframes whose samples are kept
+        self._ratios: dict[int, DepthRatio] = {}  # from the current keyframes
         self._memory = UnitMemory()
         self._command: float | None = None
-        self._anchored = False  # whether it has a place and a heading that odometry does not change
+        self._anchored = False  # whether its origin and heading are fixed, whatever odometry says
 
     @property
     def frames(self) -> Container[tuple[int, str]]:
-        """(stamp, camera) of the frames whose pose an estimate asks for; a trajectory may hold others too."""
+        """(stamp, camera) of the frames whose pose an estimate needs; a trajectory may hold others too."""
         return self._log.frames
 
     def observe(self, frame: Frame) -> None:
-        """Odometry and gravity of a frame."""
+        """Take odometry and gravity of a frame."""
         self._log.add(frame)
 
     def observe_keyframe(self, index: int, frame: Frame) -> None:
-        """Measured depth or points of a frame that became keyframe ``index``; of every n-th, where they are many."""
+        """Take measured depth or points of a frame that became keyframe ``index``; of every n-th if there are many."""
         samples = None if index % self._stride else depth_samples(frame)
         if samples is None:
             return
@@ -144,7 +144,7 @@ class WorldAligner:
             self._ratios = {at: ratio for at, ratio in self._ratios.items() if at in self._samples}
 
     def hear(self, update: MapUpdate) -> None:
-        """What changed of the map: every update, after ``observe_keyframe``."""
+        """Follow a change of the map: call with every update, after ``observe_keyframe``."""
         self._memory.hear(update.changed, update.removed)
         for index in update.removed:
             self._ratios.pop(index, None)
@@ -157,13 +157,13 @@ class WorldAligner:
                 self._ratios.pop(keyframe.index, None)
 
     def command(self, factor: float) -> None:
-        """Somebody knows: ``factor`` metres are one unit of the map as it is. Raises ``ConfigError``."""
+        """Set the scale by command: ``factor`` metres are one current map unit. Raises ``ConfigError``."""
         if not (math.isfinite(factor) and factor > 0):
-            raise ConfigError(f"the scale is {factor}; it must be positive and finite: metres per unit of the map")
+            raise ConfigError(f"the scale is {factor} metres per map unit; it must be positive and finite")
         self._command = float(factor)
 
     def moved(self, estimate: WorldEstimate, update: MapUpdate) -> WorldEstimate:
-        """The whole map was moved as ``estimate`` says, ``update`` is its new version; returns what it is then."""
+        """Note that ``estimate`` moved the map to the version ``update``; returns the estimate from then on."""
         factor = estimate.new_S_old.scale
         if self._command is not None:
             self._command /= factor
@@ -175,16 +175,16 @@ class WorldAligner:
         return replace(estimate, new_S_old=identity, scale=scale, tilt_deg=0.0, needed=False)
 
     def forget_frames(self) -> None:
-        """Stamps start again: frames from here on are others, even where stamps are the same."""
+        """Stamps start again: frames from here on are new ones, even if their stamps repeat."""
         self._log = RobotLog()
 
     def state(self) -> dict[str, Any]:
-        """What a saved map needs of this, as JSON has it."""
+        """The state to save with a map, as JSON values."""
         known = self._memory.evidence()
         return {"metric": known is not None, "relative_std": None if known is None else known.relative_std}
 
     def resume(self, state: Mapping[str, Any], keyframes: Iterable[Keyframe]) -> None:
-        """Go on with a saved map, all its ``keyframes``: its origin and heading stay, and a unit that is metric."""
+        """Continue a saved map with all its ``keyframes``: its origin, heading and a metric unit stay."""
         self._memory.hear(keyframes)
         self._anchored = True
         if state.get("metric") is True:
@@ -199,20 +199,20 @@ class WorldAligner:
         *,
         last: bool = False,
     ) -> WorldEstimate:
-        """How the map, whose ``trajectory`` this is, must be moved.
+        """How the map with this ``trajectory`` must be moved.
 
-        ``baselines`` of a rig: (metres, map units, relative standard deviation). ``last``: when the map is done,
+        ``baselines`` of a rig: (metres, map units, relative standard deviation). ``last``: the map is complete, so
         smaller errors are worth a new version of it.
         """
         frames = self._log.match(trajectory)
-        memory = self._memory.evidence()  # of a map that was moved to metres, and of no other
+        memory = self._memory.evidence()  # only for a map that was moved to metres
         found = self._scale(frames, baselines, memory)
         state = _state(found, memory is not None)
         placed = place(frames, found.scale if state is ScaleState.METRIC else 1.0, self._anchored)
         contradictions = [*found.reasons, *([placed.doubt] if placed.doubt else [])]
         if self._log.refused:
             contradictions.append(
-                f"{self._log.refused} frames came with an odometry or a gravity that is no pose or no direction"
+                f"{self._log.refused} frames had invalid odometry or gravity; they must be a pose and a direction"
             )
         return WorldEstimate(
             placed.new_S_old,
@@ -233,13 +233,13 @@ class WorldAligner:
         if self._command is not None:
             evidence.append(ScaleEvidence("command", self._command, 0.0, 1))
         found = combine([e for e in evidence if e is not None])
-        # What was known came from the same sources: it counts where they have become worse
+        # The old scale came from the same sources: it counts only if they have become worse
         if memory is not None and memory.relative_std < found.relative_std:
             found = combine([*found.sources, memory])
         return found
 
     def _by_odometry(self, frames: Matched) -> ScaleEvidence | None:
-        """By the camera with most frames: the others of a robot share the errors of its odometry."""
+        """From the camera with most frames: the others of a robot share the errors of its odometry."""
         driven = np.isfinite(frames.o_T_c[:, 0, 0])
         if np.count_nonzero(driven) < 2:
             return None
@@ -247,7 +247,7 @@ class WorldAligner:
         return odometry_scale(steps(frames.w_T_c[chosen], frames.o_T_c[chosen]))
 
     def _unit_is_off(self, found: CombinedScale, state: ScaleState, before: bool, last: bool) -> bool:
-        """Whether the map should have another unit; ``before``: it was moved to metres before."""
+        """Whether the map's unit should change; ``before``: it was moved to metres before."""
         if state is not ScaleState.METRIC:
             return False
         off = abs(math.log(found.scale))

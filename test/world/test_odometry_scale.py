@@ -203,7 +203,7 @@ def test_a_wrong_mounting_is_found_and_said() -> None:
     wrong[:, :3, :3] = wrong[:, :3, :3] @ Rotation.from_rotvec([0.0, np.radians(25.0), 0.0]).as_matrix()
     found = odometry_scale(steps(mapped(truth, rng, SCALE), wrong))
     assert abs(error(found)) < 0.02
-    assert "turned by 2" in found.doubt and "base to the camera" in found.doubt
+    assert "rotated by 2" in found.doubt and "base to the camera" in found.doubt
 
 
 def test_the_same_data_give_the_same_bits() -> None:

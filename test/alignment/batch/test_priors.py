@@ -143,7 +143,7 @@ def test_depth_is_weighed_by_its_deviation(noisy: PairProblem) -> None:
         ),
         ({"depth_std": 0.1}, "without 'depths'"),
         ({"depths": [None] * 3}, "3 maps; it must have 5"),
-        ({"depths": [np.ones((2, 2)), *[None] * 4]}, r"depth of image 0 has shape \(2, 2\); its pairs say \(48, 64\)"),
+        ({"depths": [np.ones((2, 2)), *[None] * 4]}, r"depth of image 0 has shape \(2, 2\); it must be \(48, 64\)"),
         ({"depths": [-np.ones((48, 64)), *[None] * 4]}, "depth of image 0 ranges from -1 to -1"),
         ({"depths": [np.ones((48, 64)), *[None] * 4], "depth_std": [0.1]}, "1 entries"),
         ({"depths": [np.ones((48, 64)), *[None] * 4], "depth_std": np.nan}, "'depth_std' of image 0"),
