@@ -1,4 +1,4 @@
-"""Images wait here for what belongs to them, and leave in the order of their stamps. No ROS, no clock of its own."""
+"""Holds images until their companions arrive and releases them in the order of their stamps. No ROS, no own clock."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-# Images of several cameras may overtake each other by this much (s), by the clock of their arrival.
+# Images of several cameras may overtake each other by this much (s, by arrival time).
 REORDER_S = 0.05
-# A camera without an image for this long (s) is not waited for.
+# A camera that sent no image for this long (s) is not waited for.
 SILENT_S = 1.0
-# A stamp that lies further back (ns) is of a clock that was set back or of a bag that starts again.
+# A stamp further back (ns) means that a clock was set back or a bag restarted.
 JUMP_NS = 100_000_000
-# The next of a row comes after this part of the shortest step of late, at the earliest.
+# The next companion comes no earlier than this fraction of the shortest recent step.
 _EARLIEST = 0.8
-# Stamps of companions that are remembered.
+# Number of companion stamps remembered.
 _KEPT = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """An image that waits; ``arrived`` (s) is when it came, ``complete`` the kinds that need no more waiting."""
+    """A waiting image: ``arrived`` (s) is its arrival time, ``complete`` the kinds no longer waited for."""
 
     camera: str
     stamp_ns: int
@@ -32,7 +32,7 @@ class Held:
     complete: set[str] = field(default_factory=set)
 
 
-# Whether what is looked up for an image is there: True, False: it may come, None: it will not.
+# Whether a companion that is looked up is available: True: yes, False: not yet, None: never.
 Ask = Callable[[Held], bool | None]
 
 
@@ -53,9 +53,9 @@ class _Row:
         self._stamps.append(stamp_ns)
 
     def awaited(self, stamp_ns: int, tolerance_ns: int) -> bool:
-        """Whether one for that stamp may be on its way; False while none was ever heard.
+        """Whether a companion with this stamp may still arrive; False while none was ever received.
 
-        One is not when the next is due later: depth often comes more rarely than images.
+        Also False if the next one is due later: depth often has a lower rate than images.
         """
         if not self._stamps or any(abs(known - stamp_ns) <= tolerance_ns for known in self._stamps):
             return False
@@ -65,12 +65,12 @@ class _Row:
 
 
 class Assembler:
-    """Holds images until their companions are there or ``wait_s`` has passed, then lets them go without.
+    """Holds images until their companions arrive or ``wait_s`` has passed; then releases them without.
 
-    ``kinds`` are the message companions (mask, depth) of each camera, known by stamps within ``tolerance_ns``;
-    ``asked`` are those that are looked up (odometry). Both are waited for once they were there at all. At most ``size``
-    images wait. Times ``now`` are seconds of a steady clock.
-    For one thread. ``incomplete`` counts by kind what did not come in time.
+    ``kinds`` are the message companions (mask, depth) of each camera, matched by stamp within ``tolerance_ns``;
+    ``asked`` are those that are looked up (odometry). Both are waited for only once the first has arrived. At most
+    ``size`` images wait. Times ``now`` are seconds of a steady clock.
+    For one thread. ``incomplete`` counts, by kind, the companions that did not arrive in time.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Assembler:
         *,
         in_order: bool = True,
     ) -> None:
-        """``in_order``: images of several cameras leave in the order of their stamps, for which they may wait."""
+        """``in_order``: release images of several cameras in the order of their stamps, waiting if necessary."""
         self._in_order = in_order
         self._asked, self._wait_s, self._tolerance_ns, self._size = asked, wait_s, tolerance_ns, size
         self._rows = {camera: {kind: _Row() for kind in kinds[camera]} for camera in kinds}
@@ -94,21 +94,21 @@ class Assembler:
 
     @property
     def may_wait(self) -> bool:
-        """Whether any image may have to wait at all."""
+        """Whether any image can ever have to wait."""
         return bool(self._asked) or (self._in_order and len(self._rows) > 1) or any(self._rows.values())
 
     @property
     def waiting(self) -> int:
-        """Images that are held."""
+        """Number of images held."""
         return len(self._heap)
 
     def clear(self) -> None:
-        """Forget what is held."""
+        """Discard the images held."""
         self._heap: list[tuple[int, int, Held]] = []
         self._newest: dict[str, tuple[int, float]] = {}  # by camera: stamp, arrival
 
     def image(self, camera: str, stamp_ns: int, image: Any, now: float) -> list[Held]:
-        """Take an image in; returns what may go."""
+        """Take an image in; returns the images released."""
         ready: list[Held] = []
         newest = self._newest.get(camera)
         if newest is not None and stamp_ns < newest[0] - JUMP_NS:
@@ -119,12 +119,12 @@ class Assembler:
         return ready + self.tick(now)
 
     def companion(self, kind: str, camera: str, stamp_ns: int, now: float) -> list[Held]:
-        """A companion came; returns what may go."""
+        """A companion arrived; returns the images released."""
         self._rows[camera][kind].add(stamp_ns)
         return self.tick(now)
 
     def tick(self, now: float) -> list[Held]:
-        """What may go by now."""
+        """Release the images that need not wait any longer."""
         ready = []
         while self._heap:
             held = self._heap[0][2]
@@ -138,7 +138,7 @@ class Assembler:
         return ready
 
     def flush(self) -> list[Held]:
-        """Everything that is held."""
+        """Release all images."""
         ready = []
         while self._heap:
             held = heapq.heappop(self._heap)[2]
@@ -147,7 +147,7 @@ class Assembler:
         return ready
 
     def _in_turn(self, held: Held, now: float) -> bool:
-        """Whether no camera that is alive may still send an image with an older stamp."""
+        """Whether no live camera can still send an image with an older stamp."""
         if not self._in_order or now - held.arrived >= REORDER_S:
             return True
         return all(stamp_ns >= held.stamp_ns for stamp_ns, arrived in self._newest.values() if now - arrived < SILENT_S)

@@ -1,4 +1,4 @@
-"""The node's end of the back end's process: what is asked of it, what it tells, and that it is there."""
+"""The node's link to the back end's process: calls, messages from it, and restarts."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from dust3r_ros.node.map_maker import LOG, MESSAGE, NEWS, TRACE, MapMaker, News,
 from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.types import Array, Calibration
 
-_WAIT_S = 1.0  # before a back end that cannot be started is started again; longer each time
+_WAIT_S = 1.0  # before another attempt to start the back end; doubles each time
 _LONGEST_WAIT_S = 30.0
 
 
 @dataclass(frozen=True)
 class Hearing:
-    """Who hears of the back end, each in a thread of its own.
+    """Callbacks for what the back end sends, each called in a thread of its own.
 
-    ``message`` gets a topic's key and a message as it goes over the wire, ``news`` what came unasked, ``again`` how
-    things are in a back end that was started again, whether its map is another, and how many poses were not reported
-    before; ``traced`` what ran there; ``ended``: it has ended, ``trouble`` says how.
+    ``message`` gets a topic's key and a serialised message; ``news`` unsolicited news; ``again``, after a restart, the
+    news, whether the map is a new one, and how many poses were not reported before; ``traced`` trace events. ``ended``
+    is called when the process has ended, with the reason in ``trouble``.
     """
 
     message: Callable[[str, bytes], None]
@@ -41,10 +41,10 @@ class Hearing:
 
 
 class BackEndLink:
-    """Starts the back end, and starts it again when it ends unasked.
+    """Starts the back end, and restarts it when it ends unexpectedly.
 
-    It goes on from ``map_db`` then, with what was said of the robot; without one the map begins anew. Raises what
-    ``MapMaker`` raises. ``hello``: how things were at the start.
+    It then continues from ``map_db``, with the known calibrations and rig; without ``map_db`` the map starts anew.
+    Raises what ``MapMaker`` raises. ``hello``: the news at the start.
     """
 
     def __init__(self, setting: Setting, logger: RcutilsLogger, hearing: Hearing) -> None:
@@ -54,35 +54,35 @@ class BackEndLink:
         self._rig: Mapping[str, Array] = {}
         self._mapping: bool | None = None
         self._restarts, self._stopping = 0, False
-        self.trouble = ""  # why there is none at the moment
+        self.trouble = ""  # why there is no back end at the moment
         self._lock = threading.Lock()
-        self._made, self._ended_last = 0, 0  # numbers of the newest process that was started and that ended
-        self._number = 0  # of the one that is there
+        self._made, self._ended_last = 0, 0  # numbers of the last process started and the last one ended
+        self._number = 0  # of the running process
         self._back_end: RemoteObject | None = None
         self.hello: News = self._start(setting)
 
     @property
     def there(self) -> bool:
-        """Whether it can be asked."""
+        """Whether the back end is running."""
         return self._back_end is not None
 
     @property
     def unreported(self) -> int:
-        """Poses of images that it has not heard of yet."""
+        """Number of poses not reported to it yet."""
         return len(self._unreported)
 
     def report(self, pose: FollowedPose) -> None:
-        """The pose of an image that it does not get; reported with the next call."""
+        """Keep the pose of an image that is not handed over, to be reported with the next call."""
         self._unreported.append(pose)
 
     def forget(self) -> int:
-        """The map was replaced: poses in the one before count no more; returns how many were not reported."""
+        """The map was replaced: discard poses in the old one; returns how many were not reported."""
         count = len(self._unreported)
         self._unreported.clear()
         return count
 
     def call(self, method: str, *arguments: Any) -> Future[Any]:
-        """Have a method of ``MapMaker`` called; its result, or what it raises, comes by the future."""
+        """Call a method of ``MapMaker``; the future gets its result or exception."""
         back_end = self._back_end
         if back_end is None:
             refused: Future[Any] = Future()
@@ -96,22 +96,22 @@ class BackEndLink:
         return back_end.call(method, *arguments)
 
     def know(self, camera: str, calibration: Calibration) -> Future[Any]:
-        """A published calibration."""
+        """Pass on a published calibration."""
         self._known[camera] = calibration
         return self.call("know", camera, calibration)
 
     def place(self, rig: Mapping[str, Array]) -> Future[Any]:
-        """Where cameras sit on their rig."""
+        """Pass on the cameras' places on their rig."""
         self._rig = rig
         return self.call("place", rig)
 
     def set_mapping(self, mapping: bool) -> None:
-        """Let the map grow, or only find cameras in it."""
+        """Switch between mapping and localization only."""
         self._mapping = mapping
         self.call("set_mapping", mapping)
 
     def stop(self) -> None:
-        """End the process after what it has to do. Raises ``OutputError`` when its files cannot be written."""
+        """End the process once its work is done. Raises ``OutputError`` when its files cannot be written."""
         with self._lock:
             self._stopping, back_end = True, self._back_end
         if back_end is None:
@@ -141,7 +141,7 @@ class BackEndLink:
             self._logger.info(text)
 
     def _start(self, setting: Setting) -> News:
-        """Make a back end and ask how things are in it; from then on it is there. Raises what that raises."""
+        """Start a back end and wait for its first news. Raises what that raises."""
         self._made = number = self._made + 1
         back_end = RemoteObject(MapMaker, (setting,), self._heard, lambda reason: self._ended(number, reason))
         news: News = back_end.call("hello").result()
@@ -157,7 +157,7 @@ class BackEndLink:
     def _ended(self, number: int, reason: str) -> None:
         with self._lock:
             self._ended_last = number
-            if self._stopping or number != self._number:  # who starts one sees that it ended
+            if self._stopping or number != self._number:  # ``_start`` handles that itself
                 return
             self._back_end, self._number = None, 0
         kept = self._setting.node.map_db
@@ -192,7 +192,7 @@ class BackEndLink:
             return
 
     def _setting_again(self) -> Setting:
-        """The map that grew is continued; a manifest gets a number, for the one so far stays as it is."""
+        """The setting for a restart: continue map_db; write a new, numbered manifest and keep the old one."""
         node, manifest = self._setting.node, self._setting.manifest
         if manifest:
             path = Path(manifest)

@@ -1,4 +1,4 @@
-"""Messages to our types and back. Stamps stay integers, images and clouds are copied at most once."""
+"""Converts messages to our types and back. Stamps stay integers, images and clouds are copied at most once."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ PATH_POSES = 2000
 
 
 def stamp_to_ns(stamp: Time) -> int:
-    """Nanoseconds, exact."""
+    """The stamp in nanoseconds, exact."""
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
 def ns_to_stamp(stamp_ns: int) -> Time:
-    """The message of a stamp in nanoseconds, exact."""
+    """The message for a stamp in nanoseconds, exact."""
     sec, nanosec = divmod(stamp_ns, 1_000_000_000)
     return Time(sec=sec, nanosec=nanosec)
 
 
 def header(stamp_ns: int, frame: str) -> Header:
-    """Stamp and frame."""
+    """A header with stamp and frame."""
     return Header(stamp=ns_to_stamp(stamp_ns), frame_id=frame)
 
 
@@ -97,7 +97,7 @@ def keyframe_info_message(keyframe: Keyframe, frame: str) -> CameraInfo:
 
 
 def pack(cloud: Cloud) -> NDArray[np.void]:
-    """The points of a cloud as they lie in a message, (N,) of ``POINT``."""
+    """The points of a cloud in the layout of a message, (N,) of ``POINT``."""
     packed = np.empty(len(cloud), POINT)
     packed["x"], packed["y"], packed["z"] = cloud.points.T
     red, green, blue = cloud.colors.astype(np.uint32).T
@@ -127,9 +127,9 @@ def cloud_message(parts: Sequence[NDArray[np.void]], stamp_ns: int, frame: str) 
 
 
 def camera_info_message(raw: Calibration, stamp_ns: int, frame: str) -> CameraInfo:
-    """The raw camera at native resolution: K, distortion (plumb_bob zeros for a plain lens), R = 1, P = [K | 0].
+    """The raw camera at native resolution: K, distortion (plumb_bob zeros without one), R = 1, P = [K | 0].
 
-    P says that image_proc rectifies to a pinhole of the same focal lengths and principal point.
+    With this P, image_proc rectifies to a pinhole with the same focal lengths and principal point.
     """
     K = np.array([[raw.fx, 0.0, raw.cx], [0.0, raw.fy, raw.cy], [0.0, 0.0, 1.0]])
     return CameraInfo(
@@ -145,7 +145,7 @@ def camera_info_message(raw: Calibration, stamp_ns: int, frame: str) -> CameraIn
 
 
 def pose_message(w_T_c: Array) -> Pose:
-    """A pose (4, 4)."""
+    """The message of a pose (4, 4)."""
     message = Pose()
     message.position.x, message.position.y, message.position.z = w_T_c[:3, 3].tolist()
     q = message.orientation
@@ -164,8 +164,8 @@ def pose_with_covariance(
 ) -> PoseWithCovarianceStamped:
     """A pose with its covariance.
 
-    ``covariance`` (6, 6) is in axes of the camera, as ``MapUpdate`` has it; the message wants the
-    axes of ``frame``. Zeros where it is not known.
+    ``covariance`` (6, 6) is in the camera's axes, as in ``MapUpdate``; the message uses the axes of ``frame``. Zeros if
+    unknown.
     """
     message = PoseWithCovarianceStamped(header=header(stamp_ns, frame))
     message.pose.pose = pose_message(w_T_c)
@@ -187,7 +187,7 @@ def transform_message(w_T_c: Array, stamp_ns: int, parent: str, child: str) -> T
 
 
 def path_message(trajectory: Sequence[StampedPose], stamp_ns: int, frame: str) -> Path:
-    """The way so far; long ones are thinned evenly, the newest pose always stays."""
+    """The path so far; a long one is thinned evenly, but the newest pose is always kept."""
     step = max(1, -(-len(trajectory) // PATH_POSES))
     kept = list(trajectory[::-step])[::-1]
     return Path(
@@ -199,7 +199,7 @@ def path_message(trajectory: Sequence[StampedPose], stamp_ns: int, frame: str) -
 def graph_markers(
     places: Mapping[int, Array], edges: Iterable[tuple[int, int, float]], stamp_ns: int, frame: str, size: float
 ) -> MarkerArray:
-    """Keyframes at ``places`` (3,) as spheres and pairs as lines, the heavier the greener.
+    """Keyframes at ``places`` (3,) as spheres and pairs as lines; the greener, the higher the weight.
 
     ``size`` (map units) is a sphere's diameter.
     """
@@ -225,7 +225,7 @@ def _marker(number: int, kind: int, stamp_ns: int, frame: str, size: float) -> M
 
 
 def text_marker(text: str, frame: str) -> Marker:
-    """``text`` above a camera, in its optical ``frame``, wherever TF has that now; lengths are those of a new map."""
+    """``text`` above a camera, in its optical ``frame`` at the latest transform; sized for a new map."""
     marker = _marker(0, Marker.TEXT_VIEW_FACING, 0, frame, 0.06)
     marker.ns, marker.text = "status", text
     marker.pose.position.y = -0.2
@@ -235,11 +235,11 @@ def text_marker(text: str, frame: str) -> Marker:
 
 @dataclass(frozen=True, eq=False)
 class Arrival:
-    """One image of the camera named, as it came, and what belongs to it.
+    """One image of the named camera, as received, and its companions.
 
-    ``frame_id``: the camera's optical frame. ``anchor_T_c`` (4, 4): where it was in the frame that gets the map as its
-    parent (odom_frame or base_frame), None where that is not known. ``turning``: its axes by the gyroscope.
-    ``at``: when it came, by ``perf_counter`` (s).
+    ``frame_id``: the camera's optical frame. ``anchor_T_c`` (4, 4): the camera's pose in the frame whose parent is the
+    map (odom_frame or base_frame), None if unknown. ``turning``: its axes by the gyroscope. ``at``: arrival time by
+    ``perf_counter`` (s).
     """
 
     camera: str
@@ -253,13 +253,13 @@ class Arrival:
 
     @property
     def bytes(self) -> int:
-        """What it keeps in memory, about: masks and depth are smaller than images."""
+        """Approximate memory use: mask and depth count as an image each."""
         parts = 1 + (self.match.mask is not None) + (self.match.depth is not None)
         return parts * len(self.image.data)
 
 
 def frame_of(arrival: Arrival) -> tuple[Frame, tuple[str, ...]]:
-    """The frame, and what it should have had besides, each in a sentence.
+    """The frame, and what is missing or unusable, a sentence each.
 
     Raises ``InputError`` for an image that is empty, damaged or of an unknown encoding.
     """
@@ -268,7 +268,7 @@ def frame_of(arrival: Arrival) -> tuple[Frame, tuple[str, ...]]:
 
 
 def mask_of(message: ImageMessage | CompressedImage) -> Image:
-    """(H, W) uint8, not 0 is left out; raises ``InputError``."""
+    """(H, W) uint8, non-zero pixels are ignored; raises ``InputError``."""
     if isinstance(message, CompressedImage):
         return decode_mask_file(memoryview(message.data))
     return decode_mask(*_layout(message), memoryview(message.data))

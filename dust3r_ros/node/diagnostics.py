@@ -1,4 +1,4 @@
-"""The node's entries on /diagnostics: one each for mapping, backend, scale, inputs, TF and every camera."""
+"""The node's entries on /diagnostics: mapping, backend, scale, inputs, TF, and one per camera."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Images that never came: counted from stamps; what a process asks of its middleware so that few are lost.
+"""Counts lost images by their stamps, and sets up memory and middleware so that few are lost.
 
-Measured at 640 x 480, 30 Hz, two cores: a reliable image of a publisher with default settings comes after 14 ms without
-this, after 7 ms by shared memory, after 2 ms by sockets that hold it; a best-effort one in 19, 29 and 100 of 100 cases.
+Measured at 640 x 480, 30 Hz, two cores, with a publisher with default settings: a reliable image arrives after 14 ms
+without this, 7 ms by shared memory, 2 ms by sockets that hold it; of 100 best-effort images, 19, 29 and 100 arrive.
 """
 
 from __future__ import annotations
@@ -13,24 +13,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-# A step is judged by this many steps before it and after it.
+# A step is judged by this many steps before and after it.
 WINDOW = 20
-# With fewer steps there is no saying what the period is.
+# With fewer steps the period is unknown.
 _FEWEST = 5
-# A camera that stamps nothing for so long (ns) pauses; at low rates, for so many periods.
+# A longer gap in stamps (ns; at low rates, in periods) is a pause, not a loss.
 PAUSE_NS = 1_000_000_000
 _PAUSE_PERIODS = 5.0
-# Steps of one period are this far around it at most.
+# A step of one period differs from it by at most this factor.
 _JITTER = 1.4
 
 
 class StampLosses:
-    """Counts losses of one camera; ``lost`` lags ``WINDOW`` images behind, so that what comes after a gap is known.
+    """Counts lost images of one camera; ``lost`` lags ``WINDOW`` images behind, as a gap is judged from both sides.
 
-    The period is the shortest of the steps around a gap, so it is found even where most images
-    are lost. A gap counts only where the camera had the same period before and after it: a camera that goes from 30 to
-    15 Hz, or that pauses, loses nothing. A camera that leaves images out by itself looks the same as a transport that
-    does. ``seen`` are the images that were judged.
+    The period is taken from the shortest steps around a gap, so it is found even if most images are lost. The longer of
+    the periods before and after a gap counts: a camera that goes from 30 to 15 Hz, or pauses, loses nothing. Images
+    skipped by the camera look the same as images lost in transport. ``seen`` counts the judged images.
     """
 
     def __init__(self) -> None:
@@ -38,13 +37,13 @@ class StampLosses:
         self.restart()
 
     def restart(self) -> None:
-        """The next stamp follows none: the camera, or who listens to it, began anew. The count stays."""
+        """Ignore the gap before the next stamp: the camera or its subscription restarted. The count stays."""
         self._newest: int | None = None
         self._before: deque[int] = deque(maxlen=WINDOW)
         self._after: deque[int] = deque()
 
     def stamped(self, stamp_ns: int) -> None:
-        """An image came."""
+        """An image arrived."""
         newest, self._newest = self._newest, stamp_ns
         if newest is None or stamp_ns == newest:
             return
@@ -66,39 +65,39 @@ class StampLosses:
 
 
 def period(steps: Sequence[int] | deque[int]) -> float:
-    """The period (ns) behind steps between stamps of which some are several periods long.
+    """The period (ns) of a camera, from steps between stamps, some of which span several periods.
 
-    The median of those near the second shortest: one freak does not tell it, nor do losses of most images.
+    It is the median of the steps near the second shortest: robust to one outlier and to losing most images.
     """
     ordered = sorted(steps)
     shortest = ordered[min(1, len(ordered) - 1)]
     return float(median(step for step in ordered if shortest / _JITTER <= step <= _JITTER * shortest))
 
 
-# Settings of Fast DDS, the default middleware, for messages as large as images.
+# Settings of Fast DDS, the default middleware, for image-sized messages.
 PROFILES = Path(__file__).with_name("fastdds.xml")
-# The same, but images are received by sockets.
+# The same, but images are received through sockets.
 SOCKETS = Path(__file__).with_name("fastdds_sockets.xml")
-# What Linux must let a socket hold for that: two images of 640 x 480, or one of 1280 x 720; it counts double.
+# The socket buffer needed for that: two images of 640 x 480, or one of 1280 x 720; Linux counts double.
 _SOCKET_BYTES = 1 << 21
 _LARGEST = Path("/proc/sys/net/core/rmem_max")
-# By one of these a user has settings of their own, which are left alone.
+# If the user has set one of these, their settings are left alone.
 _OF_USER = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS")
-# Parameters of mallopt (malloc.h of glibc) and the bytes they get; MMAP_THRESHOLD takes no more than 32 MiB.
+# Parameters of mallopt (glibc's malloc.h) and their values in bytes; MMAP_THRESHOLD is at most 32 MiB.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _KEPT = {_MMAP_THRESHOLD: 1 << 25, _TRIM_THRESHOLD: 1 << 28, _TOP_PAD: 1 << 24}
 
 
 def prepare() -> None:
-    """Both; call it first in a process."""
+    """Set up memory and middleware; call this first in a process."""
     keep_memory()
     use_profiles()
 
 
 def keep_memory() -> bool:
-    """Have malloc keep the memory of images for the next ones; returns whether it can (glibc).
+    """Have malloc reuse the memory of images; returns whether it can (glibc).
 
-    By default it maps every block of that size anew, and the kernel clears it page by page at each image.
+    By default it maps each block of that size anew, and the kernel clears it page by page for every image.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -108,9 +107,9 @@ def keep_memory() -> bool:
 
 
 def use_profiles() -> bool:
-    """Let Fast DDS read ``PROFILES`` or ``SOCKETS`` when ROS starts; returns whether it will.
+    """Have Fast DDS read ``PROFILES`` or ``SOCKETS`` when ROS starts; returns whether it will.
 
-    The user's own settings go first.
+    The user's own settings take precedence.
     """
     if any(name in os.environ for name in _OF_USER) or Path("DEFAULT_FASTRTPS_PROFILES.xml").exists():
         return False
@@ -119,7 +118,7 @@ def use_profiles() -> bool:
 
 
 def sockets_hold_images() -> bool:
-    """Whether Linux lets a socket have room for whole images."""
+    """Whether Linux allows socket buffers that hold whole images."""
     try:
         return int(_LARGEST.read_text()) >= _SOCKET_BYTES
     except (OSError, ValueError):  # not Linux

@@ -1,4 +1,4 @@
-"""Everything the node listens to: cameras with what comes beside images, odometry, IMU. Out come arrivals, in order."""
+"""The node's inputs: images with their companions, odometry, IMU. Turns them into arrivals, in order."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from dust3r_ros.types import Array, Calibration
 
 
 class SynchronizerInputs:
-    """Takes messages in and completes images with them. ``take_…`` return a complaint, mostly "".
+    """Takes messages in and completes images with them. ``take_…`` return a complaint or "".
 
-    ``tf`` is what others say on TF, ``frame_of`` gives the optical frame of a camera's message.
+    ``tf`` holds the transforms of other nodes, ``frame_of`` gives the optical frame of a camera's message.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SynchronizerInputs:
         )
 
     def asked(self) -> dict[str, Ask]:
-        """What is looked up for each image, for the assembler."""
+        """The companions looked up for each image, for the assembler."""
         if self._config.odom_frame or self._config.odom_topic:
             return {
                 "odometry": lambda held: _there(
@@ -70,7 +70,7 @@ class SynchronizerInputs:
         return {}
 
     def arrival(self, held: Held) -> Arrival:
-        """An image with what is there for it."""
+        """An image with its available companions."""
         frame_id = self._frame_of(held.camera, held.image)
         match = self._synchronizer.match(held.camera, held.stamp_ns, frame_id)
         anchor: Array | Unavailable | None = None
@@ -78,7 +78,7 @@ class SynchronizerInputs:
             anchor = match.o_T_c
         elif self._config.base_frame:
             anchor = self._base(held)
-        # Masks and depth that did not come are counted in diagnostics; a log of every image would be too much.
+        # Missing masks and depth are counted in diagnostics; a log line per image would be too much.
         came = {kind: None for kind in ("mask", "depth") if isinstance(getattr(match, kind), Unavailable)}
         anchor = None if isinstance(anchor, Unavailable) else anchor
         turning = partial(self._synchronizer.turned, frame_id) if self._synchronizer.settings.turning else None
@@ -101,14 +101,14 @@ class SynchronizerInputs:
         return ""
 
     def take_depth_info(self, camera: str, topic: str, message: CameraInfo) -> str:
-        """The camera that took the depth, where that is another one."""
+        """The calibration of a depth camera that is not the image's."""
         calibration, remark = calibration_from(message, topic)
         if calibration is not None:
             self._depth_cameras[camera] = calibration
         return remark
 
     def take_odometry(self, message: Odometry) -> str:
-        """Odometry beside TF."""
+        """Odometry that is not on TF."""
         topic, wanted, frame = self._config.odom_topic, self._config.odom_frame, message.header.frame_id
         if wanted and frame.lstrip("/") != wanted.lstrip("/"):
             return f"{topic} is not used: its frame is '{frame}', but odom_frame is '{wanted}'"
@@ -137,29 +137,29 @@ class SynchronizerInputs:
 
 
 def _there(found: Array | Unavailable | None) -> bool | None:
-    """As the assembler asks it."""
+    """The assembler's ``Ask``: True: available, False: may come, None: will not."""
     if isinstance(found, Unavailable):
         return False if found.later else None
     return True
 
 
-# How often images that wait are looked at (s).
+# How often waiting images are checked (s).
 TICK_S = 0.01
-# How often publishers and losses are looked at (s).
+# How often publishers and losses are checked (s).
 WATCH_S = 1.0
-# Images that do not come for so long are explained (s).
+# Without images for this long (s), the log says why.
 EXPLAIN_SILENT_S = 5.0
-# So many images lost on the way are explained.
+# After this many images lost in transport, the log says so.
 EXPLAIN_LOST = 10
-# The same complaint is logged at most this often (s).
+# Minimum time between repeats of a complaint in the log (s).
 COMPLAIN_S = 10.0
 
 
 class Inputs:
-    """Subscriptions of all cameras and of what belongs to their images.
+    """Subscriptions for all cameras and their images' companions.
 
-    ``on_arrival`` gets every image once its companions are there or late, ``on_calibration`` every CameraInfo that
-    says something new; both in the executor's thread. ``tf`` is what others say on TF; it must listen already.
+    ``on_arrival`` gets every image once its companions are there or overdue, ``on_calibration`` every CameraInfo with
+    a new calibration; both in the executor's thread. ``tf`` must be subscribed already.
     """
 
     def __init__(
@@ -179,22 +179,22 @@ class Inputs:
             {c.name: [kind for kind in ("mask", "depth") if getattr(c, kind)] for c in cameras},
             self._synchronizer.asked(),
             config.companion_wait,
-            in_order=config.backlog == "every",  # live, each camera's poses go out at once
+            in_order=config.backlog == "every",  # live, poses of each camera are published at once
         )
-        self._frames: dict[str, str] = {}  # of cameras, as their images say them
+        self._frames: dict[str, str] = {}  # of the cameras, from their images
         self._known: dict[str, Calibration] = {}
         self._monitors: dict[str, TopicMonitor] = {}
         self._lock = RLock()
         self._images: dict[str, TopicMonitor] = {}  # by camera
-        self._since = 0.0  # when they were subscribed
+        self._since = 0.0  # time of subscription
         self._explained: set[str] = set()
         self._subscriptions: list[FollowingSubscription] = []
         self._timers: list[Any] = []
 
-    # Life
+    # Lifecycle
 
     def subscribe(self) -> None:
-        """Listen. Raises ``ConfigError``, and listens to nothing, for QoS overrides that cannot be."""
+        """Subscribe to everything. Raises ``ConfigError`` for invalid QoS overrides; then nothing is subscribed."""
         try:
             self._subscribe_all()
         except BaseException:
@@ -217,7 +217,7 @@ class Inputs:
             self._timers.append(self._node.create_timer(TICK_S, self._tick, clock=steady))
 
     def unsubscribe(self) -> None:
-        """Stop listening; images that are held are forgotten."""
+        """Unsubscribe and discard the images held."""
         for timer in self._timers:
             self._node.destroy_timer(timer)
         self._timers.clear()
@@ -227,7 +227,7 @@ class Inputs:
         self._begin(forget=False)
 
     def restart(self) -> None:
-        """Forget the images that are held and how many were lost; calibrations that are known stay."""
+        """Discard the images held and the count of lost ones; calibrations are kept."""
         self._begin(forget=True)
 
     def _begin(self, forget: bool) -> None:
@@ -236,22 +236,22 @@ class Inputs:
             for monitor in self._images.values():
                 monitor.restart(forget=forget)
 
-    # What is asked
+    # Queries
 
     def health(self) -> tuple[TopicHealth, ...]:
-        """How every input stands."""
+        """The health of every input."""
         now = time.monotonic()
         return tuple(monitor.health(now) for monitor in self._monitors.values())
 
     @property
     def incomplete(self) -> int:
-        """Companions that did not come in time, so far."""
+        """Number of companions so far that did not arrive in time."""
         return sum(self._assembler.incomplete.values())
 
     def rig(self) -> Mapping[str, Array]:
-        """``first_T_camera`` (4, 4), metres, by name: of the first camera and those that static TF ties to it.
+        """``first_T_camera`` (4, 4), metres, by name: the first camera and those with a static transform to it.
 
-        Empty where there are none, or as long as it is not known.
+        Empty if there are none, or while unknown.
         """
         names = [name for name in self._cameras if name in self._frames]
         if len(names) < 2 or names[0] != next(iter(self._cameras)):
@@ -292,7 +292,7 @@ class Inputs:
         take: Callable[[Any], str],
         quality: Quality | None = None,
     ) -> TopicMonitor:
-        """Subscribe with a quality of service, None: that of images; ``take`` returns complaints."""
+        """Subscribe with a quality of service (None: that of images); ``take`` returns complaints."""
         monitor = self._monitors.setdefault(f"{topic} {what} {camera}", TopicMonitor(topic, what, camera))
 
         def heard(message: Any) -> None:
@@ -310,7 +310,7 @@ class Inputs:
         return monitor
 
     def _watch(self) -> None:
-        """Follow publishers that came or went; explain why images do not arrive, or not all."""
+        """Adapt to publishers that came or went; log why images are missing or lost."""
         for subscription in self._subscriptions:
             subscription.follow()
         self._explain_silence(time.monotonic())
@@ -325,7 +325,7 @@ class Inputs:
             )
 
     def _explain_silence(self, now: float) -> None:
-        """Say why no image comes, each time that it is for another reason."""
+        """Log why no image arrives, whenever the reason changes."""
         subscriptions = {subscription.topic: subscription for subscription in self._subscriptions}
         for monitor in self._images.values():
             silent_s = monitor.health(now).silent_s

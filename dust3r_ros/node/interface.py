@@ -1,10 +1,10 @@
-"""Every topic and service of the node once: name, type, quality of service, what it carries.
+"""The single list of the node's topics and services: name, type, quality of service, content.
 
-The node makes its publishers, subscriptions and services from these rows and docs/ros.md prints them. This module
-imports no ROS, so that the docs can be made and checked without one.
+The node makes its publishers, subscriptions and services from these rows, and docs/ros.md prints them. This module
+does not import ROS, so that the docs can be made and checked without it.
 
-``~/`` stands for the node's name. ``<camera>`` stands for the namespace of a camera's image topic. A name that is that
-of a parameter (``image_topic``) stands for the parameter's value.
+``~/`` stands for the node's name, ``<camera>`` for the namespace of a camera's image topic, and the name of a parameter
+(``image_topic``) for its value.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Quality:
 
     @property
     def words(self) -> str:
-        """As docs say it."""
+        """The text for the docs."""
         return f"{self.reliability}, {self.durability}, depth {self.depth}".replace("_", " ")
 
 
@@ -63,7 +63,7 @@ class Service:
     does: str
 
 
-# Keys are what the node's code calls them by.
+# Keys are the names used in the node's code.
 OUTPUTS: dict[str, Topic] = {
     "map": Topic(
         "~/map",

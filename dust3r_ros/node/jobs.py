@@ -1,4 +1,4 @@
-"""What services ask of a session. Each runs in the back end, between two images; arguments and results are plain."""
+"""The work behind the services. Each job runs in the back end, between two images; arguments and results are plain."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from dust3r_ros.types import Calibration, Camera, Image, MapUpdate
 
 
 def calibration_from(message: CameraInfo, topic: str) -> tuple[Calibration | None, str]:
-    """What a CameraInfo says of the images beside it, None for nothing, and why it is not used or "".
+    """The calibration in a CameraInfo, or None, and the reason it is not used, or "".
 
-    K[0] == 0 is an uncalibrated camera. Region of interest and binning are taken into account.
+    K[0] == 0 means an uncalibrated camera. Region of interest and binning are taken into account.
     """
     roi = message.roi
     calibration, remark = camera_info.calibration_from(
@@ -43,9 +43,9 @@ def calibration_from(message: CameraInfo, topic: str) -> tuple[Calibration | Non
 def write_calibration(path: str, session: Session, camera: str = "") -> tuple[str, ...]:
     """Write the raw cameras of a session (all, or the one named) for camera_info_manager; returns the files.
 
-    ``path`` that ends in .yaml or .yml is the file of one camera; any other is a folder, made where there is none,
-    that gets <name>.yaml for each. Raises ``InputError`` for no path, an unknown camera, no camera with a focal
-    length, and several for one file; ``OutputError`` when it cannot be written.
+    A ``path`` ending in .yaml or .yml is the file of one camera; any other is a folder, created if missing, for one
+    <name>.yaml per camera. Raises ``InputError`` for an empty path, an unknown camera, no camera with a focal length,
+    and several cameras for one file; ``OutputError`` when it cannot be written.
     """
     cameras = session.cameras
     path = full_path(path, "a folder, or a .yaml file for one camera")
@@ -58,9 +58,9 @@ def write_calibration(path: str, session: Session, camera: str = "") -> tuple[st
 
 
 def full_path(path: str, meant: str) -> str:
-    """A path that was asked for, absolute, so that an answer says where it is.
+    """The requested path as an absolute one, so that the answer tells where the file is.
 
-    Raises ``InputError``, which says what is ``meant``, for none, and ``ConfigError`` for one that cannot be expanded.
+    Raises ``InputError`` for an empty path, saying what is ``meant``, and ``ConfigError`` if it cannot be expanded.
     """
     if not path:
         raise InputError(f"path is empty; it must name {meant}")
@@ -68,7 +68,7 @@ def full_path(path: str, meant: str) -> str:
 
 
 def _estimated(cameras: Mapping[str, Camera], camera: str) -> list[Camera]:
-    """Cameras with a focal length, all or the one named; raises ``InputError`` where there is none."""
+    """Cameras with a focal length, all or the one named; raises ``InputError`` if there is none."""
     if camera and camera not in cameras:
         raise InputError(f"camera '{camera}' is not known; known are {', '.join(sorted(cameras)) or 'none'}")
     chosen = [item for name, item in cameras.items() if item.focal > 0 and camera in ("", name)]
@@ -78,7 +78,7 @@ def _estimated(cameras: Mapping[str, Camera], camera: str) -> list[Camera]:
 
 
 def _camera_files(path: str, names: Sequence[str]) -> list[Path]:
-    """The file of each camera: ``path`` itself, or one in that folder; raises ``InputError`` where two share one."""
+    """The file of each camera: ``path`` itself or one in that folder; raises ``InputError`` if two would share one."""
     if Path(path).suffix.lower() not in (".yaml", ".yml"):
         files = [Path(path) / f"{file_name(name)}.yaml" for name in names]
     elif len(names) == 1:
@@ -91,26 +91,26 @@ def _camera_files(path: str, names: Sequence[str]) -> list[Path]:
 
 
 def file_name(camera: str) -> str:
-    """The name of a camera, such as front/left, as the name of a file."""
+    """A camera name, such as front/left, as a file name."""
     return re.sub(r"[^\w.-]+", "_", camera).strip("._") or "camera"
 
 
 @dataclass(frozen=True, eq=False)
 class MapChange:
-    """What a job that changed the map answers, and what it changed."""
+    """The answer of a job that changed the map, and the change."""
 
     answer: Any
     update: MapUpdate | None = None
 
 
 def reset(session: Session) -> MapChange:
-    """The next image starts another map."""
+    """Discard the map; the next image starts a new one."""
     session.reset()
     return MapChange(None)
 
 
 def load_map(session: Session, path: str, mode: str) -> MapChange:
-    """A saved map in place of this one, in a ``mode`` if not empty. Raises ``InputError`` and ``MapFileError``."""
+    """Load a saved map in place of this one; set ``mode`` unless empty. Raises ``InputError`` and ``MapFileError``."""
     path = full_path(path, "a saved map, such as /tmp/map.db")
     count = session.load(path)
     if mode:
@@ -119,7 +119,7 @@ def load_map(session: Session, path: str, mode: str) -> MapChange:
 
 
 def set_scale(session: Session, factor: float, distance: float, first: int, second: int) -> MapChange:
-    """Metres: by a ``factor`` or, where it is 0, by the ``distance`` of two keyframes; answers the factor.
+    """Make the map metric by ``factor`` or, if 0, by the ``distance`` between two keyframes; answers the factor.
 
     Raises ``InputError``.
     """
@@ -131,9 +131,9 @@ def set_scale(session: Session, factor: float, distance: float, first: int, seco
 
 
 def save_map(session: Session, path: str) -> str:
-    """Save the map as it stands; returns what was written in a sentence.
+    """Save the map; returns a sentence on what was written.
 
-    Raises ``InputError`` for no path or an empty map, ``OutputError`` when it cannot be written.
+    Raises ``InputError`` for an empty path or map, ``OutputError`` when it cannot be written.
     """
     from dust3r_ros.storage.saved_map import save_map as save_whole_map
 
@@ -152,7 +152,7 @@ def save_map(session: Session, path: str) -> str:
 
 
 def localize(session: Session, camera: str, image: Image) -> tuple[PnpResult, str]:
-    """What was found, and how in a phrase. Errors as ``Session.localize``."""
+    """The result, and a phrase on how it was found. Errors as ``Session.localize``."""
     found, known = session.localize(camera, image), sorted(session.cameras)
     if camera in known:
         return found, "found"
@@ -161,17 +161,17 @@ def localize(session: Session, camera: str, image: Image) -> tuple[PnpResult, st
 
 
 def save_calibration(session: Session, path: str, camera: str) -> tuple[str, ...]:
-    """The files written. Errors as ``write_calibration``, and ``InputError`` before the first image."""
+    """Returns the files written. Errors as ``write_calibration``, and ``InputError`` before the first image."""
     if not session.cameras:
         raise InputError("no camera has sent an image yet, so there is no calibration to save")
     return write_calibration(path, session, camera)
 
 
 def export_map(session: Session, path: str, kind: str, mapper: MapperConfig, node: NodeConfig) -> str:
-    """Write the map for another program; returns what was written in a sentence.
+    """Write the map for another program; returns a sentence on what was written.
 
-    Raises ``InputError`` for no path, ``ConfigError`` for an unknown format, ``OutputError``, and ``GeometryError`` for
-    a map without what the format needs.
+    Raises ``InputError`` for an empty path, ``ConfigError`` for an unknown format, ``OutputError``, and
+    ``GeometryError`` for a map that lacks what the format needs.
     """
     from dust3r_ros.products.exports import Exporter, ExportOptions
 
@@ -182,11 +182,11 @@ def export_map(session: Session, path: str, kind: str, mapper: MapperConfig, nod
 
 
 def write_products(session: Session, directory: str, config: MapperConfig, source: str) -> str:
-    """Write the contract's files, refine the map a last time and write them again; returns what was done in a sentence.
+    """Write the results, refine the map one last time and write them again; returns a sentence on what was done.
 
-    A large map may be refined for longer than who ends the node waits; then the first files stay. Nothing is written,
-    and an earlier run's files stay, when no frame was mapped. Raises ``OutputError`` for a folder that cannot be
-    written.
+    Refining a large map may take longer than whoever stops the node will wait; then the first files remain. If no
+    frame was mapped, nothing is written and files of an earlier run remain. Raises ``OutputError`` for a folder that
+    cannot be written.
     """
     from dust3r_ros.products.results import write_results  # pictures and reports; the node starts faster without
 

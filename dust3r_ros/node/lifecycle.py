@@ -1,4 +1,4 @@
-"""A lifecycle node that says why a transition failed, in its log and on /diagnostics, and refuses impossible ones."""
+"""A lifecycle node that reports failed transitions in its log and on /diagnostics, and refuses impossible ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PERIOD_S = 1.0
 
 
 class ReportingNode(LifecycleNode):
-    """Its transitions are to be ``reported``; rclpy itself keeps quiet about exceptions."""
+    """Base of a node with ``reported`` transitions; rclpy itself hides their exceptions."""
 
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, **options)
@@ -26,7 +26,7 @@ class ReportingNode(LifecycleNode):
         self._refuse_impossible()
 
     def refuse(self, reason: str) -> None:
-        """Say on /diagnostics, from now on, why the last transition failed: there are no publishers for it yet."""
+        """Publish on /diagnostics, until ``retract``, why the last transition failed."""
         self.retract()
         row = OUTPUTS["diagnostics"]
         publisher = self.create_publisher(interface_type(row), row.name, qos_profile(row.quality))
@@ -38,7 +38,7 @@ class ReportingNode(LifecycleNode):
         self._refusal = publisher, self.create_timer(_PERIOD_S, report, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def retract(self) -> None:
-        """Say no more of it."""
+        """Stop publishing the refusal."""
         if self._refusal is not None:
             publisher, timer = self._refusal
             self.destroy_timer(timer)
@@ -46,9 +46,9 @@ class ReportingNode(LifecycleNode):
             self._refusal = None
 
     def _refuse_impossible(self) -> None:
-        """Let ~/change_state answer a transition that is not possible from the present state with "no".
+        """Make ~/change_state answer an impossible transition with ``success`` false.
 
-        rclpy lets the exception through instead, which ends the executor and leaves the caller waiting.
+        rclpy lets the exception escape instead, which ends the executor and leaves the caller waiting.
         """
         service = next(service for service in self.services if service.srv_name.endswith("/change_state"))
         inner = service.callback
@@ -69,9 +69,9 @@ Transition = Callable[[_Node, LifecycleState], TransitionCallbackReturn]
 
 
 def reported(transition: Transition[_Node]) -> Transition[_Node]:
-    """A transition that says why it fails; one that is to take that back calls ``retract``.
+    """Decorates a transition to report why it failed; a later one that succeeds calls ``retract``.
 
-    Our own errors make it a failure (the state stays), any other an error (``on_error`` follows).
+    Our own errors make it a failure (the state stays), any other makes it an error (``on_error`` follows).
     """
 
     @wraps(transition)

@@ -22,16 +22,16 @@ from dust3r_ros.node.image_losses import prepare
 from dust3r_ros.node.node import MappingNode
 from dust3r_ros.node.parameters import WRITTEN
 
-# How long a thread keeps the interpreter while another one waits: tracking must not wait for what is received.
+# How long a thread keeps the interpreter while another waits: tracking must not wait for receiving.
 _SWITCH_S = 0.001
-# After the lifecycle has ended, answers that are on their way get this long.
+# Time for pending answers after the lifecycle has ended.
 LINGER_S = 0.5
 
 
 class _Stop:
     """Set by SIGINT, SIGTERM and SIGHUP (a terminal was closed).
 
-    ros2 launch sends SIGINT a second time, so again changes nothing.
+    ros2 launch sends SIGINT twice, so repeats have no effect.
     """
 
     def __init__(self) -> None:
@@ -50,16 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     stop = _Stop()
     prepare()
-    cv2.setNumThreads(1)  # tracking's share; the rest of the machine is the back end's
+    cv2.setNumThreads(1)  # leave the other cores to the back end
     sys.setswitchinterval(_SWITCH_S)
     words = list(sys.argv if argv is None else argv)
     try:
         namespaces = _parser().parse_args(remove_ros_args(words)[1:]).namespaces
-        # Our own handlers: with rclpy's, the context is gone before the results are written.
+        # Our own handlers: rclpy's would end the context before the results are written.
         rclpy.init(args=words, signal_handler_options=SignalHandlerOptions.NO)
         nodes = [MappingNode(namespace=namespace) for namespace in namespaces]
         part(nodes)
-    except Exception as error:  # unknown ROS arguments, a parameter file that cannot be read
+    except Exception as error:  # e.g. unknown ROS arguments, an unreadable parameter file
         print(f"dust3r_node cannot start ({type(error).__name__}): {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     executor = SingleThreadedExecutor()
@@ -84,13 +84,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dust3r_node", description="Map with uncalibrated cameras.")
     parser.add_argument(
-        "--namespaces", nargs="+", metavar="NAME", default=[None], help="a node in each of these namespaces"
+        "--namespaces", nargs="+", metavar="NAME", default=[None], help="run one node in each of these namespaces"
     )
     return parser
 
 
 def part(nodes: Sequence[MappingNode]) -> None:
-    """Nodes of one process that would write the same file or folder each get their own."""
+    """Give nodes of this process that would write the same file or folder one each."""
     for name in WRITTEN:
         paths = [os.path.abspath(str(node.parameters[name])) if node.parameters[name] else "" for node in nodes]
         for node, path in zip(nodes, paths, strict=True):
@@ -106,7 +106,7 @@ def _autostart(node: MappingNode) -> None:
 
 
 def _spin(executor: SingleThreadedExecutor, nodes: Sequence[MappingNode], stop: _Stop) -> None:
-    """Until a signal or, a moment after it, all lifecycles' end. An error in a callback is logged, not fatal."""
+    """Spin until a signal, or ``LINGER_S`` after all lifecycles ended. An error in a callback is logged, not fatal."""
     ended: float | None = None
     while not stop.asked and (ended is None or time.monotonic() - ended < LINGER_S):
         try:

@@ -1,8 +1,8 @@
-"""What of the map changed since somebody last looked, as points: all of them thinned, or a tile per keyframe.
+"""Changes of the map since a reader last took them, as points: the whole map, thinned, or a tile per keyframe.
 
 Each point has the fields x, y, z, rgb, confidence as on ~/map, and ``keyframe`` (uint32), the same in all points of a
-message. A message takes the place of all points of that keyframe that came before. A keyframe that left the map is
-a message of one point whose place is NaN; so is one that has no points any more.
+message. A message replaces all earlier points of its keyframe. A keyframe that was removed, or has no points any more,
+is a message of one NaN point.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dust3r_ros.types import Keyframe, MapUpdate
 
 @dataclass(frozen=True, eq=False)
 class Changed:
-    """Keyframes that are new or other than before, and the indices of those that are gone.
+    """New or changed keyframes, and the indices of removed ones.
 
-    With ``whole``, ``keyframes`` are all there are, and nothing that was known before holds.
+    With ``whole``, ``keyframes`` is the complete map and replaces everything known before.
     """
 
     keyframes: tuple[Keyframe, ...] = ()
@@ -35,10 +35,10 @@ class Changed:
 
 
 class Changes:
-    """Gathers the changes of updates for one reader, so that a change costs what changed and not the whole map.
+    """Gathers the changes of updates for one reader, so that a small change does not cost the whole map.
 
-    A reader that is not there costs nothing: after ``skip``, or when more than ``most`` keyframes wait, the next
-    ``take`` has the whole map.
+    An absent reader costs nothing: after ``skip``, or when more than ``most`` keyframes wait, the next ``take`` returns
+    the whole map.
     """
 
     def __init__(self, most: int = 1000) -> None:
@@ -66,13 +66,13 @@ class Changes:
             self.skip()
 
     def skip(self) -> None:
-        """Keep nothing: the next ``take`` has the whole map."""
+        """Discard the changes: the next ``take`` returns the whole map."""
         self._changed.clear()
         self._removed.clear()
         self._whole = True
 
     def take(self, everything: Callable[[], Sequence[Keyframe]]) -> Changed:
-        """What changed since the last time; ``everything`` is asked for all keyframes if that is the whole map."""
+        """The changes since the last call; ``everything`` is called for all keyframes if the whole map is due."""
         if self._whole:
             self._whole = False
             return Changed(tuple(everything()), (), True)
@@ -88,8 +88,8 @@ Packed = NDArray[np.void]
 class MapPoints:
     """Packed points by keyframe, at most ``limit`` of them.
 
-    When there are more, every second point of all keyframes goes (in the order of their pixels, row by row), then
-    every second of the rest, and so on; keyframes that come later are thinned in the same way.
+    If there are more, every second point of all keyframes is dropped (in pixel order, row by row), then every second of
+    the rest, and so on; later keyframes are thinned in the same way.
     """
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class MapPoints:
         return [self._parts[index] for index in sorted(self._parts)]
 
     def update(self, changed: Changed, points: Callable[[Keyframe, int], Packed], limit: int) -> None:
-        """Work changes in; ``points(keyframe, every)`` gives every so many-th of one keyframe."""
+        """Apply changes; ``points(keyframe, every)`` gives every ``every``-th point of a keyframe."""
         if changed.whole:
             self._parts.clear()
             self.every = 1
@@ -122,19 +122,19 @@ class MapPoints:
                 count = len(self)
 
     def too_thin(self, limit: int) -> bool:
-        """Whether there is so much room that the whole map should be read again."""
+        """Whether the map has shrunk so far below ``limit`` that it should be read again, less thinned."""
         return self.every > 1 and 3 * len(self) < limit
 
 
 TILE_POINT = np.dtype([*[(name, POINT[name]) for name in POINT.names or ()], ("keyframe", "<u4")])
 TILE_FIELDS = [*FIELDS, PointField(name="keyframe", offset=POINT.itemsize, datatype=PointField.UINT32, count=1)]
 
-# Points that go out in one go; the rest waits for the next, so that nobody stalls.
+# Points sent at once; the rest waits for the next call, so that nobody stalls.
 POINTS_AT_ONCE = 500_000
 
 
 class Tiles:
-    """Which keyframes have to be sent, the newest first; for one thread."""
+    """The keyframes to be sent, newest first; for one thread."""
 
     def __init__(self) -> None:
         self._waiting: dict[int, Keyframe] = {}
@@ -143,11 +143,11 @@ class Tiles:
 
     @property
     def waiting(self) -> int:
-        """Keyframes that are still to be sent."""
+        """Number of keyframes still to be sent."""
         return len(self._waiting) + len(self._gone)
 
     def update(self, changed: Changed) -> None:
-        """Work changes in."""
+        """Apply changes."""
         if changed.whole:
             self._waiting.clear()
             present = {keyframe.index for keyframe in changed.keyframes}
@@ -160,7 +160,7 @@ class Tiles:
             self._gone.discard(keyframe.index)
 
     def messages(self, points: Callable[[Keyframe, int], Packed], stamp_ns: int, frame: str) -> list[PointCloud2]:
-        """The next messages, of about ``POINTS_AT_ONCE`` points together; ``stamp_ns`` is of those that are gone."""
+        """The next messages, about ``POINTS_AT_ONCE`` points in all; ``stamp_ns`` is used for removed keyframes."""
         messages = [tile_message(index, None, stamp_ns, frame) for index in sorted(self._gone)]
         self._sent -= self._gone
         self._gone.clear()
@@ -174,14 +174,14 @@ class Tiles:
             if len(packed):
                 messages.append(tile_message(index, packed, keyframe.stamp_ns, frame))
                 self._sent.add(index)
-            elif index in self._sent:  # without points a message could not say of which keyframe it is
+            elif index in self._sent:  # a message without points could not name its keyframe
                 messages.append(tile_message(index, None, keyframe.stamp_ns, frame))
                 self._sent.discard(index)
         return messages
 
 
 def tile_message(keyframe: int, packed: Packed | None, stamp_ns: int, frame: str) -> PointCloud2:
-    """The points of one keyframe, None for one that left the map."""
+    """The points of one keyframe, None for a removed one."""
     tile = np.zeros(1 if packed is None else len(packed), TILE_POINT)
     if packed is None:
         tile["x"] = tile["y"] = tile["z"] = np.nan

@@ -1,4 +1,4 @@
-"""What lives in the process of the back end: the session, what is shown of its map, what it reports of its state."""
+"""The object in the back end's process: the session, the publishing of its map and the reports of its state."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from dust3r_ros.types import Array, Calibration, Camera, Image, MapUpdate
 if TYPE_CHECKING:
     from dust3r_ros.products.viewer import Viewer
 
-MESSAGE, LOG, NEWS, TRACE = "message", "log", "news", "trace"  # kinds of what is sent
+MESSAGE, LOG, NEWS, TRACE = "message", "log", "news", "trace"  # kinds of messages to the node
 KEYFRAME_TOPICS = ("keyframe_cloud", "depth", "depth_info", "keyframe_image")
 
-# What is worked out from many frames, such as percentiles, is so at most this often.
+# Minimum time between summaries over many frames, such as percentiles.
 _SUMMARY_S = 0.5
-_SHIPPED_S = 0.2  # what is traced goes to the node's process so often
-_REST = {PREVIEW: 0.0, DEPTH: 4.0}  # after such work, images are waited for so many times as long
-_QUIET_S = 0.3  # no image for so long: nothing is to be waited for
-_PLENTY = 100  # landmarks that are followed: with fewer, the camera may soon be lost
-_OVERDUE_S = 0.5  # depth that had to wait longer goes before an image
+_SHIPPED_S = 0.2  # period of sending trace events to the node's process
+_REST = {PREVIEW: 0.0, DEPTH: 4.0}  # after such work, wait for images this many times as long
+_QUIET_S = 0.3  # after this long without an image, stop waiting for one
+_PLENTY = 100  # followed landmarks; with fewer, the camera may soon be lost
+_OVERDUE_S = 0.5  # depth overdue by this much goes before an image
 
 
 @dataclass(frozen=True)
 class Audience:
-    """Who listens in the node's process: ``listeners`` by topic, 0 where it is not active; ``live`` parameters."""
+    """Subscriber counts (``listeners``) by topic, 0 if not active, and ``live`` parameters of the node."""
 
     listeners: Mapping[str, int] = field(default_factory=dict)
     live: Mapping[str, Any] = field(default_factory=dict)
@@ -54,9 +54,9 @@ class Audience:
 
 @dataclass(frozen=True, eq=False)
 class News:
-    """What the node hears of an image or a change: ``status`` always, ``update`` (without keyframes) of an image.
+    """The report on an image or a change: ``status`` always, ``update`` (without keyframes) for an image.
 
-    ``cameras`` are the estimates, ``raw`` what raw images are taken by, by camera. ``refused`` and ``failed`` are
+    ``cameras`` are the estimates, ``raw`` the calibrations of raw images, by camera. ``refused`` and ``failed`` are
     sentences, or empty.
     """
 
@@ -73,7 +73,7 @@ class News:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a map maker is made with; ``topics`` of each camera by kind, for the manifest."""
+    """The arguments of a map maker; ``topics`` of each camera by kind, for the manifest."""
 
     mapper: MapperConfig
     node: NodeConfig
@@ -83,7 +83,7 @@ class Setting:
 
 
 class _Log:
-    """A session's log, written by the node."""
+    """A session's log, sent to the node."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -99,7 +99,7 @@ class _Log:
 
 
 class _RemoteTopic:
-    """A publisher of the node: messages go there as they go over the wire."""
+    """Stands for a publisher of the node; messages are sent there serialised."""
 
     def __init__(self, key: str, send: Send) -> None:
         self._key, self._send = key, send
@@ -117,10 +117,10 @@ class _RemoteTopic:
 
 
 def _viewer(setting: Setting, session: Session, log: _Log) -> Viewer | None:
-    """What the parameter asks for, with the map that there is already. Raises as ``Viewer`` does."""
+    """The viewer, if the parameter asks for one, showing the loaded map. Raises as ``Viewer`` does."""
     if setting.node.viewer == "none":
         return None
-    from dust3r_ros.products.viewer import Viewer  # the process starts faster without
+    from dust3r_ros.products.viewer import Viewer  # imported only if needed: faster start
 
     viewer = Viewer(setting.node.viewer_address, min_confidence=setting.mapper.min_confidence)
     viewer.begin(session.mapper.keyframes)
@@ -141,7 +141,7 @@ class MapMaker:
 
     def __init__(self, send: Send, setting: Setting) -> None:
         """Raises ``Dust3rRosError`` when the mapper cannot be made or its files cannot be opened."""
-        keep_memory()  # images come here, too
+        keep_memory()  # this process receives images, too
         self._setting, self._send, self._log = setting, send, _Log(send)
         node = setting.node
         self._trace = ChromeTrace("back end") if node.profile else None
@@ -172,21 +172,21 @@ class MapMaker:
         self._viewer = _viewer(setting, self._session, self._log)
         self._resets = self._session.resets
         self._summarised = 0.0
-        self._unpublished = False  # whether the map was to be published and could not be
-        self._stale = False  # whether something is worked out that was not reported
-        self._asked = self._rest_until = 0.0  # when an image came; until when no depth is computed
+        self._unpublished = False  # whether publishing the map is overdue
+        self._stale = False  # whether the node lacks the newest status
+        self._asked = self._rest_until = 0.0  # time of the last image; no depth is computed before this time
         self._stamp_ns = 0
-        self._safe = False  # whether much of the map was followed into the last image
-        if node.backlog != "every":  # else images wait, and the map is that of dust3r-map
+        self._safe = False  # whether many landmarks were followed into the last image
+        if node.backlog != "every":  # with backlog "every", images wait and the map equals that of dust3r-map
             self._session.go_live(beside=hasattr(os, "fork"))
         self._status = session_snapshot(self._session, setting.mapper, node)
 
     def hello(self) -> News:
-        """How things are before the first image."""
+        """The state before the first image."""
         return self._news()
 
     def work(self, idle: bool) -> bool:
-        """Something of what images do not wait for: all of it at once but depth, for which there must be time."""
+        """Do a piece of postponed work: at once, except depth, which waits until there is time."""
         if self._unpublished:
             self._publish()
         due, begin = self._session.due, time.monotonic()
@@ -204,7 +204,7 @@ class MapMaker:
         return True
 
     def _done(self) -> MapUpdate | None:
-        """What came of something that was due; what fails is reported, and the map goes on without it."""
+        """The update of a piece of work; a failure is logged, and the map continues without it."""
         try:
             return self._back_end.work()
         except Exception as error:
@@ -212,7 +212,7 @@ class MapMaker:
             return None
 
     def _show_done(self, due: str, update: MapUpdate, idle: bool) -> None:
-        """What was due is done: whoever follows the map hears of it now, whoever looks at it when it is worth it."""
+        """Report finished work: to tracking at once, to viewers of the map when it is worthwhile."""
         self._stale = True
         self._note(update)
         if due == TAKE:
@@ -225,7 +225,7 @@ class MapMaker:
             self._unpublished = not self._map.publish(self._session.mapper, self._stamp_ns)
 
     def _ship(self, now: float, all_done: bool) -> None:
-        """Give the node's process what was traced: it is there even where this one is killed."""
+        """Send trace events to the node's process, so that they survive if this one is killed."""
         if self._trace is None or not (all_done or now - self._shipped > _SHIPPED_S):
             return
         self._shipped, bundle = now, self._trace.take()
@@ -233,9 +233,9 @@ class MapMaker:
             self._send(TRACE, bundle)
 
     def _has_time(self, due: str, idle: bool, now: float) -> bool:
-        """Whether depth may be computed: no image came for a while, or it was computed long enough ago.
+        """Whether depth may be computed: no image came for a while, or the last depth is long enough ago.
 
-        A preview takes little of it: images go first only where the camera may soon be lost.
+        A preview is cheap: images go first only if the camera may soon be lost.
         """
         if due == PREVIEW and (idle or self._safe):
             return True
@@ -244,7 +244,7 @@ class MapMaker:
         return now > self._rest_until + (0.0 if idle else _OVERDUE_S)
 
     def _wait_or_report(self, idle: bool) -> bool:
-        """Nothing is due: say how things are, if that is not known; wait for what is done beside."""
+        """Nothing is due: report the state if the node lacks it; returns whether work continues in the background."""
         if not idle:
             return False
         if self._stale:
@@ -254,7 +254,7 @@ class MapMaker:
     # Images
 
     def take(self, request: KeyframeRequest, frame_id: str, audience: Audience) -> News:
-        """An image; ``frame_id``: its camera's optical frame."""
+        """Process an image; ``frame_id``: its camera's optical frame."""
         self._hear(audience)
         try:
             with self._span("image"):
@@ -268,7 +268,7 @@ class MapMaker:
             taken = self._back_end.take(request)
         except (InputError, ConfigError) as error:
             return self._news(refused=str(error))
-        except Exception as error:  # whatever the mapper does, the node goes on
+        except Exception as error:  # the node survives any error of the mapper
             return self._news(failed=_said(error))
         update = taken.update
         self._stamp_ns = update.stamp_ns
@@ -282,35 +282,35 @@ class MapMaker:
         )
 
     def keep(self, poses: Sequence[FollowedPose]) -> None:
-        """Poses of images that are not handed over."""
+        """Keep the poses of images that are not handed over."""
         self._back_end.keep(poses)
         self._stale = True
 
-    # What is known of the robot
+    # Knowledge about the robot
 
     def know(self, camera: str, calibration: Calibration) -> News:
-        """A published calibration. Raises ``Dust3rRosError`` for one that cannot be."""
+        """Take a published calibration in. Raises ``Dust3rRosError`` for an invalid one."""
         self._session.know(camera, calibration)
         return self._news()
 
     def place(self, rig: Mapping[str, Array]) -> None:
-        """Where cameras sit on their rig, (4, 4) each, metres. Raises ``Dust3rRosError``."""
+        """Set the cameras' places on their rig, (4, 4) each, metres. Raises ``Dust3rRosError``."""
         for camera, r_T_c in rig.items():
             self._session.place(camera, r_T_c)
 
     def set_mapping(self, mapping: bool) -> None:
-        """Let the map grow, or only find cameras in it."""
+        """Switch between mapping and localization only."""
         self._session.set_mapping(mapping)
 
-    # What is asked
+    # Services
 
     def run(self, job: Callable[..., Any], *arguments: Any) -> Any:
-        """What ``job(session, *arguments)`` returns or raises."""
+        """Run ``job(session, *arguments)``; returns or raises what it does."""
         with self._span(_name(job)):
             return job(self._session, *arguments)
 
     def change(self, job: Callable[..., MapChange], *arguments: Any) -> tuple[Any, Exception | None, News]:
-        """Run a job that may change the map: its answer, what it raised, and how things are then."""
+        """Run a job that may change the map: returns its answer, its exception and the news afterwards."""
         try:
             with self._span(_name(job)):
                 change = job(self._session, *arguments)
@@ -322,12 +322,12 @@ class MapMaker:
         return change.answer, None, self._news(snapshots=self._back_end.snapshots())
 
     def show(self, audience: Audience) -> None:
-        """Publish the map where it changed and somebody listens."""
+        """Publish what changed of the map, where there are subscribers."""
         self._hear(audience)
         self._publish()
 
     def close(self) -> None:
-        """Let go of the files. Raises ``OutputError`` when the map cannot be written."""
+        """Close the files. Raises ``OutputError`` when the map cannot be written."""
         self._map.close()
         if self._viewer is not None:
             self._viewer.close()
@@ -342,7 +342,7 @@ class MapMaker:
             topic.listeners = audience.listeners.get(key, 0)
 
     def _note(self, update: MapUpdate, image: Image | None = None) -> None:
-        """Something changed, by an ``image`` or without one."""
+        """Pass an update on to publisher and viewer."""
         self._map.note(update)
         if self._viewer is not None:
             self._viewer.show(update, self._session.mapper, image, metric=self._session.metric)
@@ -383,7 +383,7 @@ class MapMaker:
         heard = {key for key in KEYFRAME_TOPICS if is_heard(self._topics[key])}
         if not heard:
             return
-        own = [keyframe for keyframe in update.changed if keyframe.camera == update.camera]  # frame_id is its
+        own = [keyframe for keyframe in update.changed if keyframe.camera == update.camera]  # frame_id is that camera's
         with_depth = [keyframe for keyframe in own if (keyframe.depth > 0).any()]
         if not with_depth:
             return

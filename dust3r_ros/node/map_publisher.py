@@ -1,4 +1,4 @@
-"""The map as a whole on ~/map, ~/map_tiles, ~/path, ~/graph and ~/grid, in a thread of its own."""
+"""Publishes the map on ~/map, ~/map_tiles, ~/path, ~/graph and ~/grid, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dust3r_ros.types import Array, Keyframe, MapUpdate, StampedPose
 
 
 class GraphMarkers:
-    """Keeps where keyframes are; for one thread."""
+    """The graph markers, from kept keyframe positions; for one thread."""
 
     def __init__(self) -> None:
         self._centers: dict[int, Array] = {}
@@ -35,7 +35,7 @@ class GraphMarkers:
     def message(
         self, changed: Changed, edges: Sequence[tuple[int, int, float]], stamp_ns: int, frame: str
     ) -> MarkerArray:
-        """The graph with what changed; ``edges`` are all pairs: (first, second, weight)."""
+        """The graph after the changes; ``edges`` are all pairs: (first, second, weight)."""
         if changed.whole:
             self._centers.clear()
         for index in changed.removed:
@@ -45,39 +45,39 @@ class GraphMarkers:
         return graph_markers(self._centers, edges, stamp_ns, frame, self._size())
 
     def _size(self) -> float:
-        """A fortieth of the extent of the cameras' way: visible, and not in the way."""
+        """A fortieth of the path's extent: visible without hiding the map."""
         if len(self._centers) < 2:
             return 0.05
         return max(float(np.ptp(np.stack(list(self._centers.values())), axis=0).max()) / 40, 1e-3)
 
 
-# Keyframes that are worked in at once, 0.2 s of work.
+# Keyframes added to the grid at once, 0.2 s of work.
 _AT_ONCE = 30
 
 
 class GridMap:
-    """The ground plan of the keyframes so far; for one thread."""
+    """The occupancy grid of the keyframes so far; for one thread."""
 
     def __init__(self, config: NodeConfig) -> None:
-        """Raises ``ConfigError`` for heights that cannot be."""
+        """Raises ``ConfigError`` for invalid heights."""
         self._options = grid_options(config)
         self._grid = OccupancyGridMap(self._options)
         self._shown = False
 
     @property
     def pending(self) -> bool:
-        """Whether keyframes wait to be worked in."""
+        """Whether keyframes wait to be added."""
         return self._grid.pending > 0
 
     def message(self, changed: Changed, stamp_ns: int, frame: str) -> OccupancyGrid | None:
-        """The grid with what changed; None as long as there was never a cell.
+        """The grid after the changes; None until there is a first cell.
 
-        A map that began anew is one unknown cell: nav2 refuses a grid without cells and would plan on the old one.
+        A new, empty map gives one unknown cell: nav2 refuses a grid without cells and would plan on the old one.
         """
         removed = set(changed.removed)
         if changed.whole and not changed.keyframes:
             self._grid = OccupancyGridMap(self._options)
-        elif changed.whole:  # what is shown stays until the new one is worked in
+        elif changed.whole:  # the old cells stay until the new ones are ready
             removed |= self._grid.indices - {keyframe.index for keyframe in changed.keyframes}
         self._grid.update(changed.keyframes, removed, limit=_AT_ONCE)
         grid = self._grid.grid()
@@ -88,7 +88,7 @@ class GridMap:
 
 
 def grid_options(config: NodeConfig) -> GridOptions:
-    """What the parameters ask for; raises ``ConfigError`` for heights that cannot be."""
+    """The grid options from the parameters; raises ``ConfigError`` for invalid heights."""
     return GridOptions(
         resolution=config.grid_resolution,
         min_height=config.grid_min_height or None,
@@ -98,7 +98,7 @@ def grid_options(config: NodeConfig) -> GridOptions:
 
 
 def grid_message(grid: Grid, stamp_ns: int, frame: str) -> OccupancyGrid:
-    """A grid as nav2's static layer takes it."""
+    """The message of a grid, for nav2's static layer."""
     height, width = grid.data.shape
     message = OccupancyGrid(header=header(stamp_ns, frame))
     info = message.info
@@ -113,18 +113,18 @@ def grid_message(grid: Grid, stamp_ns: int, frame: str) -> OccupancyGrid:
 
 
 _NEIGHBOURS = 6  # keyframes that a keyframe's points are checked against
-_REST = 3.0  # the thread rests so many times as long as it worked, so that the mapper has the machine
+_REST = 3.0  # the thread rests this many times as long as it worked, to leave the CPU to the mapper
 _WITH_KEYFRAMES = ("map", "map_tiles", "graph", "grid")
 MAP_TOPICS = (*_WITH_KEYFRAMES, "path")
 
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """What is to be published, as it was between two frames; a topic without an entry is left out."""
+    """What to publish: the state between two frames; a topic without an entry is left out."""
 
     stamp_ns: int
     changed: dict[str, Changed]
-    context: tuple[Keyframe, ...] = ()  # all keyframes, where points are checked against others
+    context: tuple[Keyframe, ...] = ()  # all keyframes, if points are checked against others
     landmarks: Cloud | None = None
     trajectory: Sequence[StampedPose] | None = None
     edges: Sequence[tuple[int, int, float]] = ()
@@ -133,7 +133,7 @@ class _View:
 
 @dataclass
 class _Kept:
-    """What the thread keeps of the map from one publication to the next."""
+    """What the thread keeps from one publication to the next."""
 
     points: MapPoints = field(default_factory=MapPoints)
     tiles: Tiles = field(default_factory=Tiles)
@@ -141,9 +141,9 @@ class _Kept:
 
 
 class MapPublisher:
-    """``note`` every update and ``publish`` now and then, both from the mapper's thread, which never waits.
+    """Call ``note`` for every update and ``publish`` periodically, both from the mapper's thread, which never waits.
 
-    Points are computed of keyframes that changed, and only for topics with a subscriber. ``live`` reads parameters
+    Points are computed only for changed keyframes and only for topics with a subscriber. ``live`` reads parameters
     (``map_stride``, ``min_confidence``, ``map_max_points``).
     """
 
@@ -155,9 +155,9 @@ class MapPublisher:
         first: str,
         complain: Callable[[str], None],
     ) -> None:
-        """``topics``: publishers by ``MAP_TOPICS``. ``first``: the camera whose way ~/path shows.
+        """``topics``: publishers by ``MAP_TOPICS``. ``first``: the camera whose path ~/path shows.
 
-        Raises ``ConfigError`` for grid heights that cannot be.
+        Raises ``ConfigError`` for invalid grid heights.
         """
         self._topics, self._frame, self._live, self._first = topics, config.map_frame, live, first
         self._complain = complain
@@ -172,19 +172,19 @@ class MapPublisher:
         self._rest_until = 0.0
 
     def note(self, update: MapUpdate) -> None:
-        """Something changed."""
+        """Take in the changes of an update."""
         self._path_stale = True
         for changes in self._changes.values():
             changes.note(update)
 
     def forget(self) -> None:
-        """The map was replaced: nothing kept of the old one holds, all is published anew."""
+        """The map was replaced: publish all of it anew."""
         self._path_stale = True
         for changes in self._changes.values():
             changes.skip()
 
     def publish(self, mapper: Mapper, stamp_ns: int) -> bool:
-        """Send what changed and somebody listens to; false, and nothing is sent, while the thread works or rests."""
+        """Send what changed, where there are subscribers; False, sending nothing, while the thread works or rests."""
         if (self._job is not None and not self._job.done()) or time.monotonic() < self._rest_until:
             return False
         self._report_failure()
@@ -194,7 +194,7 @@ class MapPublisher:
         return True
 
     def close(self) -> None:
-        """End the thread after what it has in hand: what was sent last is the map as it stays."""
+        """End the thread once its publication is sent."""
         self._thread.shutdown()
         self._report_failure()
 
@@ -223,7 +223,7 @@ class MapPublisher:
         )
 
     def _take_changed(self, heard: Mapping[str, bool], everything: _Once) -> dict[str, Changed]:
-        """What changed, by topic, where somebody listens; where nobody does, the next listener gets the whole map."""
+        """Changes by topic with subscribers; for the others, the next subscriber gets the whole map."""
         wanted = [key for key in _WITH_KEYFRAMES if heard[key] and self._pending(key)]
         changed = {key: self._changes[key].take(everything) for key in wanted}
         for key in _WITH_KEYFRAMES:
@@ -232,14 +232,14 @@ class MapPublisher:
         return changed
 
     def _take_path(self, mapper: Mapper) -> list[StampedPose] | None:
-        """The way of the first camera, None where it is as it was."""
+        """The path of the first camera, None if unchanged."""
         if not self._path_stale:
             return None
         self._path_stale = False
         return [item for item in mapper.trajectory() if item.camera == self._first]
 
     def _reconsider(self, selection: tuple[int, float, int], heard: dict[str, bool]) -> None:
-        """Start over with all points where others are selected, somebody new listens to tiles, or there is room."""
+        """Start over with all points if their selection changed, tiles have a new subscriber, or there is room."""
         if selection != self._selection:
             self._selection = selection
             self._changes["map"].skip()
@@ -265,7 +265,7 @@ class MapPublisher:
             self._complain(f"the map cannot be published: {text}")
             self.forget()
 
-    # In the thread
+    # In the publishing thread
 
     def _work(self, view: _View) -> None:
         begin = time.thread_time()
@@ -296,7 +296,7 @@ class MapPublisher:
         return points.parts
 
     def _points(self, view: _View) -> Callable[[Keyframe, int], Packed]:
-        """The selected points of one keyframe in the map, of these every so many-th."""
+        """A function for every ``every``-th selected point of a keyframe."""
         stride, min_confidence, _ = view.selection
 
         def points(keyframe: Keyframe, every: int) -> Packed:
@@ -308,7 +308,7 @@ class MapPublisher:
 
 
 class _Once:
-    """All keyframes, asked for at most once."""
+    """All keyframes, fetched at most once."""
 
     def __init__(self, ask: Callable[[], Sequence[Keyframe]]) -> None:
         self._ask = ask

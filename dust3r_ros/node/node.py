@@ -1,4 +1,4 @@
-"""The lifecycle node: it subscribes, hands over to the pipeline and answers services, nothing else."""
+"""The lifecycle node: it subscribes, feeds the pipeline and answers services, nothing else."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ MAP_CHECK_S = 0.05
 class MappingNode(ReportingNode):
     """Maps the images of one or several cameras; see config/dust3r.yaml for the parameters.
 
-    ``apart``: parameters of what is written that other nodes of the process have the same of; this one writes it into
-    a folder of the name of its namespace. ``ended``: its lifecycle is over.
+    ``apart``: parameters of output paths shared with other nodes of the process; this node writes to a subfolder named
+    after its namespace. ``ended``: its lifecycle is over.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -45,7 +45,7 @@ class MappingNode(ReportingNode):
         self.parameters = Parameters(self)
         for name in self.parameters.unknown:
             self.get_logger().warning(f"parameter '{name}' is unknown and ignored")
-        self._steady = Clock(clock_type=ClockType.STEADY_TIME)  # timers run while a bag is paused, too
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)  # so that timers run even while a bag is paused
         self._sender = TransformSender(self)
         self._listener = TfListener(self, self._sender)
         self._pipeline: Pipeline | None = None
@@ -66,7 +66,7 @@ class MappingNode(ReportingNode):
         self._config = own_files(self.parameters.node(), self.apart, self.get_namespace())
         self._mapper_config = mapper
         if self._config.output_dir:
-            make_folder(self._config.output_dir)  # better refused now than after the run
+            make_folder(self._config.output_dir)  # fail now rather than after the run
         cameras = all_camera_topics(self._config, partial(full_topic, self))
         self._first_camera = cameras[0].name
         self._images = ", ".join(camera.image for camera in cameras)
@@ -93,7 +93,7 @@ class MappingNode(ReportingNode):
     @reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         if self._inputs is not None:
-            self._inputs.subscribe()  # first: where that fails, nothing is active
+            self._inputs.subscribe()  # first, so that nothing is active if it fails
         self.retract()
         return super().on_activate(state)
 
@@ -118,7 +118,7 @@ class MappingNode(ReportingNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _end(self) -> TransitionCallbackReturn:
-        """Write the results, then let everything go; results that cannot be written are reported and lost."""
+        """Write the results, then release everything; results that cannot be written are reported and lost."""
         self._unsubscribe()
         if self._pipeline is None:
             return TransitionCallbackReturn.SUCCESS
@@ -140,7 +140,7 @@ class MappingNode(ReportingNode):
         if self._inputs is not None:
             self._inputs.unsubscribe()
         if self._tf is not None:
-            self._tf.forget()  # an inactive node renews no transform
+            self._tf.forget()  # an inactive node sends no transforms
 
     def _release(self) -> None:
         for timer in self._timers_held:
@@ -155,7 +155,7 @@ class MappingNode(ReportingNode):
         self._listener.close()
         self._answers = self._pipeline = self._output = self._inputs = self._tf = None
 
-    # What comes in
+    # Inputs
 
     def _on_arrival(self, arrival: Arrival) -> None:
         if self._pipeline is not None and not self._paused:
@@ -185,7 +185,7 @@ class MappingNode(ReportingNode):
             self._timers_held.append(self.create_timer(period, tick, clock=self._steady))
 
     def _report(self) -> None:
-        """Status and diagnostics."""
+        """Publish status and diagnostics."""
         if self._pipeline is None or self._output is None or self._inputs is None or self._tf is None:
             return
         self._pipeline.place(self._inputs.rig())

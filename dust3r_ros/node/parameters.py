@@ -16,7 +16,7 @@ from dust3r_ros.config import OF_ROS, MapperConfig, NodeConfig, Row, from_mappin
 from dust3r_ros.errors import ConfigError
 from dust3r_ros.io.files import make_folder
 
-# Says how the node starts, not how it maps; so it is no row that the command line shares.
+# It decides how the node starts, not how it maps, so the command line does not have it.
 AUTOSTART = Row("autostart", bool, True, "Configure and activate at start; false leaves it to a lifecycle manager.")
 
 # Files and folders that a node writes.
@@ -29,12 +29,11 @@ def all_rows() -> dict[str, Row]:
 
 
 class Parameters:
-    """Declares the rows on a node and checks what is set.
+    """Declares the rows on a node and checks values that are set.
 
-    The node must be made with ``automatically_declare_parameters_from_overrides=True``, so that
-    overrides of a wrong type, range or name are met here with a reason instead of ending the
-    process. A row with a bad override is declared with its default and keeps ``problems`` filled,
-    with which ``mapper`` and ``node`` refuse.
+    The node must be made with ``automatically_declare_parameters_from_overrides=True``, so that an override with a
+    wrong type, range or name is reported here instead of ending the process. A row with a bad override is declared
+    with its default and listed in ``problems``; ``mapper`` and ``node`` then raise.
     """
 
     def __init__(self, node: Node) -> None:
@@ -51,17 +50,17 @@ class Parameters:
         node.add_on_set_parameters_callback(self._check)
 
     def mapper(self) -> MapperConfig:
-        """The mapper's configuration; raises ``ConfigError`` with every reason against it."""
+        """The mapper's configuration; raises ``ConfigError`` with all problems."""
         self._refuse()
         return from_mapping(MapperConfig, {row.name: self[row.name] for row in rows(MapperConfig)})
 
     def node(self) -> NodeConfig:
-        """The node's configuration; raises ``ConfigError`` with every reason against it."""
+        """The node's configuration; raises ``ConfigError`` with all problems."""
         self._refuse()
         return from_mapping(NodeConfig, {row.name: self[row.name] for row in rows(NodeConfig)})
 
     def __getitem__(self, name: str) -> Any:
-        """The value of a parameter as it is now."""
+        """The current value of a parameter."""
         return self._node.get_parameter(name).value
 
     def _refuse(self) -> None:
@@ -92,9 +91,9 @@ class Parameters:
 
 
 def own_files(config: NodeConfig, apart: Iterable[str], namespace: str) -> NodeConfig:
-    """A configuration with what is named in ``apart``, of ``WRITTEN``, in a folder named like the namespace.
+    """A configuration in which the ``WRITTEN`` parameters in ``apart`` point to a folder named after the namespace.
 
-    The folder lies in ``output_dir``, and beside a file of another node; it is made. Raises ``OutputError``.
+    The folder is created in ``output_dir`` or next to the configured file. Raises ``OutputError``.
     """
     space, own = namespace.strip("/"), {}
     for name in apart:
@@ -105,7 +104,7 @@ def own_files(config: NodeConfig, apart: Iterable[str], namespace: str) -> NodeC
 
 
 def descriptor(row: Row) -> ParameterDescriptor:
-    """A row as ROS describes parameters: range, choices, read-only unless live."""
+    """The ROS descriptor of a row: range, choices, read-only unless live."""
     described = ParameterDescriptor(name=row.name, description=row.description, read_only=not row.live)
     if row.choices:
         described.additional_constraints = "one of: " + ", ".join(row.choices)
