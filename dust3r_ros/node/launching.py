@@ -1,4 +1,4 @@
-"""What launch files work out before they start anything: parameter files, topics, viewers, what RViz shows.
+"""Helpers of the launch files: parameter files, topics, viewers, the layout of RViz.
 
 Imports no ROS.
 """
@@ -17,15 +17,15 @@ from dust3r_ros.config import NodeConfig, expanded, from_mapping, split
 from dust3r_ros.errors import ConfigError
 from dust3r_ros.node.topics import all_camera_topics, camera_topics
 
-# What rviz/dust3r.rviz shows of a node that runs with the defaults.
+# The names in rviz/dust3r.rviz: those of a node with default parameters.
 _NODE, _IMAGE, _FRAME = "/dust3r", NodeConfig().image_topic, NodeConfig().map_frame
 _INFO = camera_topics(NodeConfig(), _IMAGE).camera_info
 
 
 def parameter_file(name: str, configs: Path) -> Path:
-    """The file of a ``config`` argument: a path, or the bare name of one in ``configs``; "" takes dust3r.yaml.
+    """The file of a ``config`` argument: a path, or the bare name of a file in ``configs``; "" means dust3r.yaml.
 
-    Raises ``ConfigError`` where there is none: launch itself goes on with defaults.
+    Raises ``ConfigError`` if it does not exist: launch itself would continue with defaults.
     """
     name = name or "dust3r"
     bare = "/" not in name and not Path(name).suffix and not name.startswith(("~", "$"))
@@ -33,36 +33,36 @@ def parameter_file(name: str, configs: Path) -> Path:
     if path.is_file():
         return path
     known = ", ".join(sorted(path.stem for path in configs.glob("*.yaml")))
-    raise ConfigError(f"argument config is '{name}', but there is no file '{path}'; of the package's own are {known}")
+    raise ConfigError(f"argument config is '{name}', but there is no file '{path}'; the package provides {known}")
 
 
 def recorded_reliability(bag: Path) -> str:
-    """The ``image_reliability`` with which images of a rosbag2 are all heard, by what its metadata say was offered."""
+    """The ``image_reliability`` that receives all images of a rosbag2, from the QoS profiles in its metadata."""
     try:
         data = yaml.safe_load((bag / "metadata.yaml").read_text(encoding="utf-8"))
         topics = data["rosbag2_bagfile_information"]["topics_with_message_count"]
         metadata = [topic["topic_metadata"] for topic in topics]
         offered = [topic.get("offered_qos_profiles") or [] for topic in metadata if "Image" in topic["type"]]
-        # Text of YAML in itself, and numbers for words, in recordings of ROS 2 distributions before Jazzy.
+        # Recordings before Jazzy hold YAML as text, and numbers instead of words.
         profiles = [
             profile for text in offered for profile in (yaml.safe_load(text) if isinstance(text, str) else text)
         ]
         words = {profile["reliability"] for profile in profiles}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError):
-        return "best_available"  # no bag; whoever plays it says so
+        return "best_available"  # no bag; the player reports that
     if words & {"best_effort", 2}:
         return "best_effort"
     return "reliable" if words else "best_available"
 
 
 def is_installed(package: str) -> bool:
-    """Whether ROS finds a package: the ament index of a prefix that is sourced names it."""
+    """Whether a package is in the ament index of a sourced prefix."""
     prefixes = filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep))
     return any(Path(prefix, "share/ament_index/resource_index/packages", package).is_file() for prefix in prefixes)
 
 
 def require_viewer(package: str, argument: str) -> None:
-    """Raises ``ConfigError`` where ``argument`` asks for a viewer that is not installed: none is a dependency."""
+    """Raises ``ConfigError`` if the viewer that ``argument`` asks for is missing: viewers are no dependencies."""
     if not is_installed(package):
         debian = f"ros-{os.environ.get('ROS_DISTRO', 'jazzy')}-{package.replace('_', '-')}"
         raise ConfigError(f"argument {argument} is true, but {package} is not installed: sudo apt install {debian}")
@@ -75,15 +75,15 @@ def require_success(what: str, code: int) -> None:
 
 
 def full_name(namespace: str) -> str:
-    """Of the node that is started in a namespace."""
+    """The full name of the node in a namespace."""
     return f"/{namespace.strip('/')}{_NODE}" if namespace.strip("/") else _NODE
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a node publishes and hears under which names, as far as RViz shows it.
+    """The names of a node's topics and frames that RViz shows.
 
-    ``camera_info``: where RViz looks for that of the image; ``estimated``: where the node publishes it.
+    ``camera_info``: the topic on which RViz expects it; ``estimated``: the topic on which the node publishes it.
     """
 
     node: str
@@ -93,7 +93,7 @@ class Shown:
     map_frame: str
 
     def layout(self, layout: Any) -> Any:
-        """A layout of RViz for the defaults, as YAML reads it, with these names."""
+        """An RViz layout for the defaults, parsed from YAML, with these names put in."""
         if isinstance(layout, Mapping):
             return {key: self.map_frame if key == "Fixed Frame" else self.layout(part) for key, part in layout.items()}
         if isinstance(layout, list):
@@ -106,7 +106,7 @@ class Shown:
 
 
 def shown(values: Mapping[str, object], node: str) -> Shown:
-    """What the node of that full name does with these parameters; raises ``ConfigError`` for some that cannot be."""
+    """The names used by the node with this full name and parameters; raises ``ConfigError`` for invalid ones."""
     config = from_mapping(NodeConfig, split(values)[1])
     space = node.removesuffix(_NODE)
 

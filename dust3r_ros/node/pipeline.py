@@ -1,4 +1,4 @@
-"""From arrivals to poses in the worker's thread, at once; from images to the map in the back end's process."""
+"""From arrivals to poses, at once, in the worker's thread; from images to the map in the back end's process."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from dust3r_ros.tracking.live_camera import LiveCamera, Whereabouts
 from dust3r_ros.tracking.outbox import Outbox
 from dust3r_ros.types import Array, Calibration, Frame, MapUpdate, TrackingState
 
-# Images that wait for the front end: those of several cameras come at once.
+# Images that may wait for the front end: those of several cameras arrive together.
 _ARRIVALS = 8
-# A back end with nothing to do gets an image when the one before is this old: its view of the camera stays fresh.
+# An idle back end gets an image when its last one is this old, so that its view of the camera stays fresh.
 _REFRESH_NS = 200_000_000
 
 
@@ -41,11 +41,11 @@ class _Handed:
 
 
 class Pipeline:
-    """Decode, track, publish; hand over what the map should have. Methods return at once.
+    """Decodes, tracks and publishes images, and hands over those that the map needs. Methods do not block.
 
     Raises ``Dust3rRosError`` when the mapper cannot be made (missing weights, no such device) or its files
-    cannot be opened. ``first_camera``: whose way ~/path shows; ``topics``: of each camera by kind (image, mask,
-    depth), for the manifest.
+    cannot be opened. ``first_camera``: the one whose path ~/path shows; ``topics``: of each camera by kind (image,
+    mask, depth), for the manifest.
     """
 
     def __init__(
@@ -67,19 +67,19 @@ class Pipeline:
             lambda handed: handed.arrival.camera,
             thin=not self._every,
         )
-        self._handed: _Handed | None = None  # what the back end has in hand
+        self._handed: _Handed | None = None  # the image that the back end is processing
         self._handed_at: dict[str, int] = {}  # newest stamps by camera
         self._live: dict[str, LiveCamera] = {}
-        self._lost: dict[str, _Handed | None] = {}  # the newest images, where they have no pose, by camera
+        self._lost: dict[str, _Handed | None] = {}  # the newest image without a pose, by camera
         self._order = StampOrder()
         self._states = CameraStates()
         self._watch = Watch(node.profile)
         self._output = PoseOutput(publishers, self._watch)
         self._losses = Losses(logger, lambda: self._worker.dropped)
-        self._unsaved = 0  # images that a back end took in that has ended, and that the map in its file lacks
+        self._unsaved = 0  # images processed by a back end that has ended, missing in its map file
         self._map_asked = False
         self._of_node: dict[str, Any] = {}
-        # Before the worker: what is reported meanwhile waits for it.
+        # Created before the link, whose reports it handles.
         self._worker: Worker[Arrival] = Worker(
             self._frame,
             size if self._every else max(size, _ARRIVALS),
@@ -115,25 +115,25 @@ class Pipeline:
             self._losses.report_dropped()
 
     def know(self, camera: str, calibration: Calibration) -> None:
-        """Take a published calibration in."""
+        """Take in a published calibration."""
         self._when_done(self._link.know(camera, calibration), self._answered)
 
     def place(self, rig: Mapping[str, Array]) -> None:
-        """Where cameras sit on their rig, (4, 4) each, metres."""
+        """Set the cameras' places on their rig, (4, 4) each, metres."""
         if rig:
             self._when_done(self._link.place(rig), self._answered)
 
     def set_mapping(self, mapping: bool) -> None:
-        """Let the map grow, or only find cameras in it."""
+        """Switch between mapping and localization only."""
         self._link.set_mapping(mapping)
 
     def reset(self) -> Future[Any]:
-        """Forget the map and the images that wait."""
+        """Discard the map and the waiting images."""
         self.clear()
         return self.change(jobs.reset)
 
     def change(self, job: Callable[..., jobs.MapChange], *arguments: Any) -> Future[Any]:
-        """Run ``job(session, *arguments)``, which may change the map, between two images; its answer by the future."""
+        """Run ``job(session, *arguments)``, which may change the map, between two images; a future for its answer."""
         done: Future[Any] = Future()
 
         def finish(answer: Future[Any]) -> None:
@@ -156,7 +156,7 @@ class Pipeline:
         return self._link.call("run", job, *arguments)
 
     def ask_map(self) -> None:
-        """Publish the map when the back end gets to it; asking again before that does nothing."""
+        """Have the back end publish the map; a repeated request before it does has no effect."""
         if self._map_asked:
             return
         self._map_asked = True
@@ -167,12 +167,12 @@ class Pipeline:
         self._link.call("show", self._publishers.audience).add_done_callback(asked)
 
     def clear(self) -> int:
-        """Forget the images that wait; returns how many."""
+        """Discard the waiting images; returns how many."""
         count = self._worker.clear()
         return count + self._worker.submit(self._outbox.clear).result()
 
     def stop(self) -> None:
-        """End the worker after the image in hand and the back end after what it has to do, then close the files."""
+        """End the back end after its pending work and the worker after its current image, then close the files."""
         try:
             self._link.stop()
         except Dust3rRosError as error:
@@ -181,7 +181,7 @@ class Pipeline:
         self._watch.close(self._logger)
 
     def snapshot(self, **more: Any) -> Snapshot:
-        """The state now, with ``more`` fields that the node knows, else those it reported last; for any thread."""
+        """The current state, with ``more`` fields from the node, by default those it gave last; for any thread."""
         self._of_node = {**self._of_node, **more}
         status, apart = self._status, self._link.unreported + self._unsaved
         counts = replace(status.counts, frames=status.counts.frames + apart, tracked=status.counts.tracked + apart)
@@ -201,7 +201,7 @@ class Pipeline:
         )
 
     def publish_status(self, snapshot: Snapshot) -> None:
-        """~/status."""
+        """Publish ~/status."""
         self._publishers.status(status_message(snapshot, self.node_config.map_frame))
 
     # The front end, in the worker's thread
@@ -216,7 +216,7 @@ class Pipeline:
         except InputError as error:
             self._losses.refuse(str(error))
             return
-        if self._every:  # poses are the map's own, however late
+        if self._every:  # poses come from the map, however late
             self._hand_over(_Handed(arrival, KeyframeRequest(frame)), Tracked())
             return
         name, node = arrival.camera, self.node_config
@@ -227,11 +227,11 @@ class Pipeline:
         self._report(arrival, camera, frame, found)
 
     def _report(self, arrival: Arrival, camera: LiveCamera, frame: Frame, found: Whereabouts) -> None:
-        """Publish what is known of an image, then hand the image over."""
+        """Publish the pose and state of an image, then hand the image over."""
         tracked = found.tracked
         if found.state is not None:
             said = found.state, found.w_T_c, found.covariance
-            if found.w_T_c is not None:  # first of all: somebody waits for it
+            if found.w_T_c is not None:  # first of all, for low latency
                 update = MapUpdate(arrival.stamp_ns, arrival.camera, *said, cameras=self._output.cameras)
                 self._output.show(update, arrival)
             self._judge(arrival.camera, arrival.stamp_ns, found.state)
@@ -242,7 +242,7 @@ class Pipeline:
         self._hand_over(handed, tracked)
 
     def _try_again(self, name: str, camera: LiveCamera) -> None:
-        """A newest image that was not found and waits for the back end may be in the snapshot that just came."""
+        """Localise the newest image, lost and still waiting for the back end, in the snapshot that just came."""
         lost = self._lost.pop(name, None)
         if lost is None or not self._outbox.withdraw(lost):
             return
@@ -254,7 +254,7 @@ class Pipeline:
             self._report(lost.arrival, camera, lost.request.frame, found)
 
     def _check_order(self, arrival: Arrival) -> None:
-        """Raises ``InputError`` for a stamp that was seen or overtaken; time that was set back begins anew."""
+        """Raises ``InputError`` for a repeated or overtaken stamp; starts over if time was set back."""
         back = self._order.back(arrival.camera, arrival.stamp_ns)
         if back:
             if self.node_config.on_time_jump == "ignore":
@@ -271,7 +271,7 @@ class Pipeline:
         self._watch.came(arrival)
 
     def _hand_over(self, handed: _Handed, tracked: Tracked) -> None:
-        """Queue an image for the back end where the map should have it, keep its pose where not."""
+        """Queue an image for the back end if the map needs it, else keep its pose."""
         stamp_ns, camera = handed.arrival.stamp_ns, handed.arrival.camera
         stale = stamp_ns - self._handed_at.get(camera, -_REFRESH_NS) >= _REFRESH_NS
         fresh_view = stale and self._handed is None and not len(self._outbox)
@@ -291,7 +291,7 @@ class Pipeline:
         self._send_next()
 
     def _look_back(self) -> bool:
-        """Find one of the images that were dropped before there was a map; whether there may be more."""
+        """Localise one of the images dropped before there was a map; returns whether there may be more."""
         looked = [camera.look_back() for camera in self._live.values()]
         for found in [found for found, _ in looked if found is not None]:
             self._losses.dropped -= 1
@@ -343,7 +343,7 @@ class Pipeline:
             self._show(news.update, arrival)
 
     def _pass_on(self, snapshot: MapSnapshot, update: MapUpdate | None) -> None:
-        """A snapshot of the map goes to its camera; one that was initialising tracks from then on."""
+        """Give a snapshot of the map to its camera; an initialising camera tracks from then on."""
         camera = self._live.get(snapshot.camera)
         if camera is not None:
             camera.take(snapshot, None if update is None else update.covariance)
@@ -353,7 +353,7 @@ class Pipeline:
             self._judge(snapshot.camera, snapshot.stamp_ns, TrackingState.TRACKING)
 
     def _show(self, found: MapUpdate, arrival: Arrival) -> None:
-        """What the map says of an image."""
+        """Publish the back end's result for an image."""
         live = self._live.get(arrival.camera)
         update = live.shown(found) if live else found
         self._output.show(update, arrival)
@@ -362,7 +362,7 @@ class Pipeline:
             self._judge(arrival.camera, arrival.stamp_ns, update.state)
 
     def _begin_again(self, news: News) -> None:
-        """The map was replaced."""
+        """Start over: the map was replaced."""
         self._resets = news.resets
         self._unsaved = 0
         self._losses.forget()
@@ -375,7 +375,7 @@ class Pipeline:
         self._status = news.status
 
     def _judge(self, camera: str, stamp_ns: int, state: TrackingState) -> None:
-        """A camera's state is known at an image."""
+        """Take in a camera's state at an image; publish a change."""
         changed = self._states.judge(camera, stamp_ns, state)
         self._status = replace(self._status, stamp_ns=stamp_ns, state=self._states.together, states=self._states.all)
         if changed:
@@ -383,7 +383,7 @@ class Pipeline:
             self.publish_status(self.snapshot())
 
     def _answered(self, answer: Future[Any]) -> None:
-        """Something that was said of the robot; nonsense is logged and left out."""
+        """Take in the answer to a calibration or rig; an invalid one is logged and ignored."""
         error = answer.exception()
         if isinstance(error, Dust3rRosError):
             self._logger.warning(str(error), throttle_duration_sec=COMPLAIN_S)
@@ -393,7 +393,7 @@ class Pipeline:
             self._take_news(answer.result())
 
     def _there_again(self, news: News, anew: bool, unheard: int) -> None:
-        """The back end ended and was started again; ``anew``: with another map. ``unheard``: poses not reported."""
+        """The back end was restarted, with a new map if ``anew``; ``unheard``: number of poses not reported."""
         taken = self._status.counts.frames + unheard + self._unsaved
         if anew:
             self._begin_again(news)
@@ -408,7 +408,7 @@ class Pipeline:
         self._worker.submit(job)
 
     def _when_done(self, answer: Future[Any], then: Callable[[Future[Any]], None]) -> None:
-        """Go on in the worker's thread when the back end has answered."""
+        """Call ``then`` in the worker's thread when the back end has answered."""
         answer.add_done_callback(lambda done: self._later(lambda: then(done)))
 
     def _weight_of(self, arrival: Arrival) -> float:

@@ -1,4 +1,4 @@
-"""The topics the node publishes. Only what somebody listens to is computed."""
+"""The topics that the node publishes. Nothing is computed without a subscriber."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _LIVE = ("map_stride", "min_confidence", "map_max_points")
 
 
 class Publishers:
-    """Publishes poses, the status, and what the back end prepared of the map; ``frame`` and ``forget`` from one thread.
+    """Publishes poses, status and the map messages of the back end; call ``frame`` and ``forget`` from one thread.
 
-    ``live`` reads a parameter that may change while the node runs. Raises ``ConfigError`` for QoS overrides and grid
-    heights that cannot be.
+    ``live`` reads a parameter that may change while the node runs. Raises ``ConfigError`` for invalid QoS overrides and
+    grid heights.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Publishers:
         tf: TfOutput,
         live: Callable[[str], Any],
     ) -> None:
-        grid_options(config)  # better refused now than in the back end
+        grid_options(config)  # fail here rather than in the back end
         self._node, self._frame, self._tf, self._live = node, config.map_frame, tf, live
         self._first = cameras[0].name
         several = cameras if len(cameras) > 1 else ()
@@ -58,7 +58,7 @@ class Publishers:
 
     @property
     def audience(self) -> Audience:
-        """Who listens to what the back end prepares, and how it is to be prepared."""
+        """Subscribers of the back end's topics, and the parameters for preparing these."""
         listeners = {
             key: self._topics[key].get_subscription_count() if self._topics[key].is_activated else 0
             for key in (*MAP_TOPICS, *KEYFRAME_TOPICS)
@@ -73,10 +73,10 @@ class Publishers:
         metric: bool = False,
         raw: Calibration | None = None,
     ) -> None:
-        """What one image gives: pose, transform and camera.
+        """Publish the pose, transform and camera of an image.
 
-        ``frame_id``: the camera's optical frame; ``anchor_T_c`` and ``metric`` as ``TfOutput.frame`` has them; ``raw``:
-        what its raw images are taken by, None for the estimate itself.
+        ``frame_id``: the camera's optical frame; ``anchor_T_c`` and ``metric`` as in ``TfOutput.frame``; ``raw``: the
+        calibration of its raw images, None for the estimate itself.
         """
         stamp = update.stamp_ns
         if update.w_T_c is not None:
@@ -93,43 +93,43 @@ class Publishers:
             self.info(update.camera, raw or camera.calibration, stamp, frame_id)
 
     def info(self, camera: str, raw: Calibration, stamp_ns: int, frame_id: str) -> None:
-        """What raw images of a camera are taken by, for the one of a stamp."""
+        """Publish the calibration of a camera's raw images."""
         publisher = self._topics.get(f"info {camera}")
         if publisher is not None and is_heard(publisher):
             publisher.publish(conversions.camera_info_message(raw, stamp_ns, frame_id))
 
     def message(self, key: str, data: bytes) -> None:
-        """A message of the back end, as it goes over the wire."""
+        """Publish a serialised message of the back end."""
         publisher = self._topics.get(key)
         if publisher is not None and publisher.is_activated:
             publisher.publish(data)
 
     def forget(self) -> None:
-        """The map was replaced: nothing kept of the old one holds."""
+        """The map was replaced: forget the old one."""
         self._tf.forget()
 
     def status(self, message: MappingStatus) -> None:
-        """~/status."""
+        """Publish ~/status."""
         if is_heard(self._topics["status"]):
             self._topics["status"].publish(message)
 
     def status_text(self, text: str, frame_id: str) -> None:
-        """~/status_text, above the camera of that optical frame."""
+        """Publish ~/status_text, above the camera with this optical frame."""
         if frame_id and is_heard(self._topics["status_text"]):
             self._topics["status_text"].publish(conversions.text_marker(text, frame_id))
 
     def diagnostics(self, message: DiagnosticArray) -> None:
-        """/diagnostics."""
+        """Publish /diagnostics."""
         if is_heard(self._topics["diagnostics"]):
             self._topics["diagnostics"].publish(message)
 
     def close(self) -> None:
-        """Take all publishers off the node."""
+        """Destroy all publishers."""
         withdraw(self._node, self._topics.values())
 
 
 class PoseOutput:
-    """Publishes images in the order of their stamps, with the ``cameras`` as the map knows them. For one thread."""
+    """Publishes poses in the order of their stamps, with the map's current ``cameras``. For one thread."""
 
     def __init__(self, publishers: Publishers, watch: Watch) -> None:
         self._publishers, self._watch = publishers, watch
@@ -139,15 +139,15 @@ class PoseOutput:
         self.metric = False
 
     def know(self, news: News) -> None:
-        """The unit of the map and its cameras, from now on."""
+        """Take in the map's unit and cameras."""
         self.metric, self.cameras, self._raw = news.metric, news.cameras, news.raw
 
     def forget(self) -> None:
-        """Time was set back: images of earlier stamps are new."""
+        """Time was set back: accept earlier stamps again."""
         self._shown.clear()
 
     def show(self, update: MapUpdate, arrival: Arrival) -> None:
-        """Publish what is known of an image, unless a newer one was published."""
+        """Publish the pose and camera of an image, unless a newer one was published."""
         name, stamp_ns = update.camera, update.stamp_ns
         if name in self._shown and stamp_ns <= self._shown[name][0]:
             return
@@ -158,7 +158,7 @@ class PoseOutput:
             self._watch.posed(arrival)
 
     def show_cameras(self) -> None:
-        """Publish the cameras once more, which the map knows better now, for the newest images."""
+        """Publish the improved camera estimates again, for the newest images."""
         for name, (stamp_ns, frame_id) in self._shown.items():
             if name in self.cameras:
                 raw = self._raw.get(name, self.cameras[name].calibration)

@@ -1,10 +1,10 @@
-"""Quality of service: the profile of every kind of topic, how users change it, what is offered, why nothing is heard.
+"""Quality of service: profiles by kind of topic, overrides by users, and why nothing is received.
 
-The middleware settles ``best_available`` once, when a subscription is made: with nobody there it becomes reliable, and
-a best-effort publisher that comes later would never be heard. Here it is settled again whenever publishers change.
+The middleware resolves ``best_available`` once, when a subscription is made: without publishers it becomes reliable,
+and a later best-effort publisher would never be heard. Here it is resolved again whenever publishers change.
 
-Besides the parameters of image topics, ROS's own ``qos_overrides./topic.subscription.depth`` and the like
-(reliability, durability) hold for every topic.
+Besides the parameters for image topics, ROS's own ``qos_overrides./topic.subscription.depth`` and the like
+(reliability, durability) apply to every topic.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from dust3r_ros.node.interface import TF, TF_STATIC, Quality, Topic, interface_t
 
 
 class FollowingSubscription:
-    """A subscription whose reliability, where it is ``best_available``, follows the publishers of its topic.
+    """A subscription whose reliability, if ``best_available``, follows the publishers of its topic.
 
-    Any other reliability, also one by an override, stays. Raises ``ConfigError`` for an override that cannot be.
-    ``reliability`` is how it is made at the moment. For the executor's thread.
+    Any other reliability is kept, including one from an override. Raises ``ConfigError`` for an invalid override.
+    ``reliability`` is the current one. For the executor's thread.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class FollowingSubscription:
         self._make()
 
     def follow(self) -> bool:
-        """Settle the reliability again where publishers have changed; returns whether it had to be."""
+        """Resolve the reliability again if publishers have changed; returns whether it changed."""
         if not self._follows or self.reliability is self._offered():
             return False
         self.close()
@@ -49,16 +49,16 @@ class FollowingSubscription:
 
     @property
     def type_name(self) -> str:
-        """Of its messages, such as sensor_msgs/msg/Image."""
+        """The message type, such as sensor_msgs/msg/Image."""
         package, _, _ = self._kind.__module__.partition(".")
         return f"{package}/msg/{self._kind.__name__}"
 
     def close(self) -> None:
-        """Listen no more."""
+        """Unsubscribe."""
         self._node.destroy_subscription(self._subscription)
 
     def _make(self) -> None:
-        profile = QoSProfile(**self._settings)  # each its own: overrides write into it
+        profile = QoSProfile(**self._settings)  # a new one each time: overrides write into it
         offered = self._offered()
         self._subscription: Any = subscribe(
             self._node,
@@ -72,7 +72,7 @@ class FollowingSubscription:
         self.reliability = offered if self._follows else profile.reliability
 
     def _incompatible(self, event: Any) -> None:
-        """A publisher came that this subscription cannot hear."""
+        """Handle a publisher that this subscription cannot hear."""
         if self._follows and event.last_policy_kind == QoSPolicyKind.RELIABILITY:
             self.close()
             self._make()
@@ -83,14 +83,14 @@ class FollowingSubscription:
             )
 
     def _offered(self) -> ReliabilityPolicy:
-        """What a subscription made now becomes, by the rule of ``rmw_dds_common``."""
+        """What ``best_available`` would become now, by the rule of ``rmw_dds_common``."""
         publishers = self._node.get_publishers_info_by_topic(self.topic)
         reliable = all(info.qos_profile.reliability is ReliabilityPolicy.RELIABLE for info in publishers)
         return ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
 
 
 def full_topic(node: Node, topic: str) -> str:
-    """The full name of a topic; raises ``ConfigError`` for one that ROS does not take."""
+    """The full name of a topic; raises ``ConfigError`` if ROS does not accept it."""
     try:
         return str(node.resolve_topic_name(topic))
     except RuntimeError as error:
@@ -102,7 +102,7 @@ _CHANGEABLE = (QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DUR
 
 
 def image_profile(config: NodeConfig) -> QoSProfile:
-    """Of images, masks and depth."""
+    """The profile for images, masks and depth."""
     return QoSProfile(
         depth=config.image_depth,
         reliability=ReliabilityPolicy[config.image_reliability.upper()],
@@ -111,13 +111,13 @@ def image_profile(config: NodeConfig) -> QoSProfile:
 
 
 def profile_of(quality: Quality) -> QoSProfile:
-    """Of a row of the interface."""
+    """The profile for a row of the interface."""
     profile: QoSProfile = qos_profile(quality)
     return profile
 
 
 def tf_profile(static: bool) -> QoSProfile:
-    """Of /tf, or of /tf_static."""
+    """The profile for /tf or /tf_static."""
     profile: QoSProfile = qos_profile(TF_STATIC if static else TF)
     return profile
 
@@ -130,7 +130,7 @@ def subscribe(
     profile: QoSProfile,
     events: SubscriptionEventCallbacks | None = None,
 ) -> Any:
-    """A subscription whose profile the user may override; raises ``ConfigError`` for an override that cannot be.
+    """A subscription whose profile the user may override; raises ``ConfigError`` for an invalid override.
 
     Overrides are written into ``profile``.
     """
@@ -143,7 +143,7 @@ def subscribe(
 
 
 def advertise(node: LifecycleNode, row: Topic, topic: str = "") -> Any:
-    """A lifecycle publisher of a row, on ``topic`` instead of the row's name if given; else as ``subscribe``."""
+    """A lifecycle publisher for a row, on ``topic`` or the row's name; overrides and errors as ``subscribe``."""
     topic = topic or row.name
     kind, profile = interface_type(row), qos_profile(row.quality)
     return _with_overrides(
@@ -152,7 +152,7 @@ def advertise(node: LifecycleNode, row: Topic, topic: str = "") -> Any:
 
 
 def advertise_all(node: LifecycleNode, rows: Mapping[str, tuple[Topic, str]]) -> dict[str, Any]:
-    """Publishers by key, of (row, topic or ""); none is left where one cannot be made, as ``advertise`` has it."""
+    """Publishers by key for (row, topic or ""), each by ``advertise``; if one fails, all are removed."""
     made: dict[str, Any] = {}
     try:
         for key, (row, topic) in rows.items():
@@ -164,7 +164,7 @@ def advertise_all(node: LifecycleNode, rows: Mapping[str, tuple[Topic, str]]) ->
 
 
 def withdraw(node: LifecycleNode, publishers: Iterable[Any]) -> None:
-    """Take publishers off the node."""
+    """Destroy publishers."""
     for publisher in publishers:
         node.destroy_lifecycle_publisher(publisher)
 
@@ -173,7 +173,7 @@ def _with_overrides(topic: str, make: Callable[[QoSOverridingOptions], Any]) -> 
     try:
         return make(QoSOverridingOptions(_CHANGEABLE))
     except (InvalidQosOverridesError, ParameterException, AssertionError) as error:
-        # The last is of a value of another type.
+        # An AssertionError means a value of the wrong type.
         reason = str(error) or "a value has the wrong type"
         raise ConfigError(f"qos_overrides of topic '{topic}' are not valid: {reason}") from error
     except RuntimeError as error:
@@ -183,14 +183,14 @@ def _with_overrides(topic: str, make: Callable[[QoSOverridingOptions], Any]) -> 
 
 
 _NAMED = 5  # topics at most
-_ALIKE = 0.5  # of difflib's ratio
+_ALIKE = 0.5  # difflib's ratio
 _IMAGES = {"sensor_msgs/msg/Image": "raw", "sensor_msgs/msg/CompressedImage": "compressed"}
 
 
 def why_silent(node: Node, topic: str, wanted: str, reliability: ReliabilityPolicy) -> str:
-    """A sentence's end: why a subscription to ``topic`` (full name) hears nothing.
+    """Why a subscription to ``topic`` (full name) receives nothing, as the second half of a sentence.
 
-    ``wanted``: the type that is subscribed, such as sensor_msgs/msg/Image; ``reliability``: with which it was made.
+    ``wanted``: the subscribed type, such as sensor_msgs/msg/Image; ``reliability``: that of the subscription.
     """
     offers = node.get_publishers_info_by_topic(topic)
     if not offers:
@@ -219,7 +219,7 @@ def _quality(profile: Any) -> str:
 
 
 def _elsewhere(node: Node, topic: str, wanted: str) -> str:
-    """Topics that have publishers and carry what is wanted, those with names alike first."""
+    """Published topics of the wanted type, those with similar names first."""
     kinds = set(_IMAGES) if wanted in _IMAGES else {wanted}
     there = {
         name: types[0]

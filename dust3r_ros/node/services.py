@@ -1,4 +1,4 @@
-"""The services of the mapping node: what is asked becomes a job of the pipeline, its end the answer."""
+"""The services of the mapping node: each request becomes a job of the pipeline."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from dust3r_ros.node.pipeline import Pipeline
 
 
 class Services:
-    """Made when the node is configured, taken away by ``close``.
+    """Created when the node is configured, removed by ``close``.
 
-    ``on_pause(paused)`` and ``on_restart()`` (the map began again) tell the node.
+    ``on_pause(paused)`` and ``on_restart()`` (the map is reset or replaced) notify the node.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Services:
         ]
 
     def close(self) -> None:
-        """Take all services off the node."""
+        """Destroy all services."""
         for service in self._services:
             self._node.destroy_service(service)
 
@@ -119,9 +119,9 @@ class Services:
         return self._logged(await self._answer(response, work))
 
     def _logged(self, response: Any) -> Any:
-        """An answer about files, which stand in the log, too."""
+        """Log an answer about files and return it."""
         log = self._node.get_logger()
-        # One line of code a severity: rclpy refuses a line that logs with another one than before.
+        # rclpy allows one severity per line of code.
         if response.success:
             log.info(response.message)
         else:
@@ -131,9 +131,9 @@ class Services:
     async def _answer(
         self, response: Any, work: Future[Any], text: str = "", put: Callable[[Any], None] | None = None
     ) -> Any:
-        """The response once the back end is through with ``work``; the executor goes on meanwhile.
+        """The response, once the back end has finished ``work``; the executor continues meanwhile.
 
-        ``put`` writes the result into the response; without it, the result is the message where ``text`` is empty.
+        ``put`` writes the result into the response; without ``put`` and ``text``, the result is the message.
         """
         done = RosFuture()
 

@@ -1,4 +1,4 @@
-"""What the node says of itself: one snapshot, shown as MappingStatus and as diagnostics."""
+"""The node's state: one snapshot, published as MappingStatus and as diagnostics."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from dust3r_ros.node.topics import TopicHealth
 from dust3r_ros.session.session import Session
 from dust3r_ros.types import Array, Calibration, Camera, MapCounts, TrackingState
 
-# The same complaint about images is logged at most this often.
+# Minimum time (s) between repeats of a complaint in the log.
 COMPLAIN_S = 5.0
 
 
 def session_snapshot(
     session: Session, mapper: MapperConfig, node: NodeConfig, before: Snapshot | None = None
 ) -> Snapshot:
-    """The session now; ``before`` gives what only a frame tells (stamp, state, message)."""
+    """The session now; ``before`` supplies what only a frame gives (stamp, state, message)."""
     world, masked_share = session.estimate, session.mapper.masked_share
     cameras = session.cameras
     counts = session.mapper.counts
@@ -65,7 +65,7 @@ def _source(camera: Camera) -> str:
 
 
 def _rig(session: Session, cameras: list[str]) -> dict[str, RigCamera]:
-    """How the other cameras stand to the first one, as TF or the images say it."""
+    """Extrinsics of the other cameras to the first one, from TF or estimated from images."""
     if not cameras:
         return {}
     first, found = cameras[0], {}
@@ -80,15 +80,15 @@ def _rig(session: Session, cameras: list[str]) -> dict[str, RigCamera]:
     return found
 
 
-# A lens that moves no pixel further than this part of the image's width is not worth a thought: 0.5 px of 640.
+# Distortion below this fraction of the image's width does not matter: 0.5 px of 640.
 LENS_MATTERS = 0.5 / 640
 
 
 @dataclass(frozen=True, eq=False)
 class RigCamera:
-    """How a camera stands to the one named ``reference``: ``reference_T_camera`` (4, 4), optical frames.
+    """A camera's pose relative to the one named ``reference``: ``reference_T_camera`` (4, 4), optical frames.
 
-    ``std`` is the standard deviation of its place, in the map's unit; ``known`` says that TF gave it.
+    ``std`` is the standard deviation of its position, in map units; ``known``: it comes from TF.
     """
 
     reference: str
@@ -99,16 +99,16 @@ class RigCamera:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state of the node at one moment; counts since it was configured or reset.
+    """The state of the node at one moment; counts are since configuration or reset.
 
-    ``failed`` counts frames at which the mapper raised something unforeseen, ``incomplete`` companions of images that
-    did not come in time. ``cameras`` are the estimates, ``published`` what the raw images are taken by, ``sources``
-    where focal lengths come from (estimated, fixed, prior), all by camera. ``masked``, ``moving`` and ``far`` are parts
-    of the pixels. ``metres_per_unit`` is that of the map before it became metric, 0 while unknown. ``problems`` (with
-    files), ``contradictions`` (of what tells the scale) and ``tf_problems`` are sentences. ``back_end_mb``: resident
-    memory of the mapping process; ``backlog``: what the map puts off, ``depth_backlog``: keyframes without depth among
-    it. ``lag`` (s) is that of the map behind the camera, ``depth_lag`` (s) that of depth behind the map. ``stages``: of
-    the back end, ``front_stages``: of the front end.
+    ``failed`` counts frames on which the mapper raised an unexpected error, ``incomplete`` companions of images that
+    did not arrive in time. ``cameras`` are the estimates, ``published`` the calibrations of raw images, ``sources``
+    where focal lengths come from (estimated, fixed, prior), all by camera. ``masked``, ``moving`` and ``far`` are
+    fractions of the pixels. ``metres_per_unit`` is that of the map before it became metric, 0 while unknown.
+    ``problems`` (with files), ``contradictions`` (between sources of scale) and ``tf_problems`` are sentences.
+    ``back_end_mb``: resident memory of the mapping process; ``backlog``: postponed work, of which ``depth_backlog`` is
+    keyframes without depth. ``lag`` (s): of the map behind the camera; ``depth_lag`` (s): of depth behind the map.
+    ``stages``: latencies of the back end, ``front_stages``: of the front end.
     """
 
     stamp_ns: int = 0
@@ -155,62 +155,62 @@ class Snapshot:
 
     @property
     def lost_in_transport(self) -> int:
-        """Images that cameras stamped and that never came."""
+        """Number of images that were stamped but never arrived."""
         return sum(item.lost for item in self.inputs if item.kind == "image")
 
     @property
     def shown_state(self) -> str:
-        """The state as MappingStatus names it."""
+        """The state in the words of MappingStatus."""
         return MappingStatus.PAUSED if self.paused else self.state.value
 
 
 class CameraStates:
-    """What state each camera is in, by the newest image of which that is known. For one thread."""
+    """The state of each camera, at its newest image with a known state. For one thread."""
 
     def __init__(self) -> None:
         self._states: dict[str, TrackingState] = {}
         self._stamps: dict[str, int] = {}
 
     def judge(self, camera: str, stamp_ns: int, state: TrackingState) -> bool:
-        """A camera's state at an image; whether it is another one than before."""
+        """Set a camera's state at an image; returns whether it changed."""
         changed = self._states.get(camera) is not state
         self._stamps[camera], self._states[camera] = stamp_ns, state
         return changed
 
     def of(self, camera: str) -> TrackingState | None:
-        """None while unknown."""
+        """A camera's state, None while unknown."""
         return self._states.get(camera)
 
     def newer(self, camera: str, stamp_ns: int) -> bool:
-        """Whether an image is not older than the one by which a camera's state is known."""
+        """Whether an image is at least as new as the one that gave the camera's state."""
         return stamp_ns >= self._stamps.get(camera, stamp_ns)
 
     @property
     def all(self) -> dict[str, TrackingState]:
-        """By camera."""
+        """States by camera."""
         return dict(self._states)
 
     @property
     def together(self) -> TrackingState:
-        """Tracking if one of them is, else bridged, else lost."""
+        """Tracking if any camera is, else bridged, else lost, else initialising."""
         found, order = self._states.values(), (TrackingState.TRACKING, TrackingState.BRIDGED, TrackingState.LOST)
         return next((state for state in order if state in found), TrackingState.INITIALISING)
 
     def restart(self) -> None:
-        """Stamps begin anew."""
+        """Time was set back: forget the stamps."""
         self._stamps.clear()
 
     def forget(self) -> None:
-        """Another map."""
+        """The map was replaced: forget the states."""
         self._states.clear()
         self.restart()
 
 
 class Losses:
-    """Images that were not mapped, counted and logged; ``message``: what was wrong with the last."""
+    """Counts and logs images that were not mapped; ``message``: the reason for the last."""
 
     def __init__(self, logger: RcutilsLogger, dropped_before: Callable[[], int]) -> None:
-        """``dropped_before`` counts images that were dropped before they came here."""
+        """``dropped_before`` gives the number of images dropped before they came here."""
         self._logger, self._before = logger, dropped_before
         self._forgotten = 0
         self.dropped = self.rejected = self.failed = 0
@@ -218,29 +218,29 @@ class Losses:
 
     @property
     def all_dropped(self) -> int:
-        """Images for which there was no room."""
+        """Number of images dropped because a queue was full."""
         return self.dropped + self._before() - self._forgotten
 
     def forget(self) -> None:
-        """Another map: counts begin anew."""
+        """The map was replaced: reset the counts."""
         self.dropped = self.rejected = self.failed = 0
         self._forgotten, self.message = self._before(), ""
 
     def report_dropped(self) -> None:
-        """Log how many there are."""
+        """Log how many images were dropped."""
         self._logger.warning(
             f"the queue is full, {self.all_dropped} images dropped so far: they arrive faster than they can be mapped",
             throttle_duration_sec=COMPLAIN_S,
         )
 
     def refuse(self, reason: str) -> None:
-        """An image that cannot be used."""
+        """Count and log an image that cannot be used."""
         self.rejected += 1
         self.message = reason
         self._logger.warning(f"image refused ({self.rejected} so far): {reason}", throttle_duration_sec=COMPLAIN_S)
 
     def fail(self, text: str) -> None:
-        """An image at which something unforeseen happened."""
+        """Count and log an unexpected error on an image."""
         self.failed += 1
         self.message = text.strip().splitlines()[-1] if text else ""
         self._logger.error(
@@ -258,9 +258,9 @@ def memory_mb() -> float:
 
 
 def lens_shift(camera: Camera) -> float:
-    """How far the lens moves the pixel it moves most, against a centred pinhole, pixels at native resolution.
+    """The largest shift of a pixel by the lens, relative to a centred pinhole, in pixels at native resolution.
 
-    The pixels are those of a coarse grid out to the corners.
+    Evaluated on a coarse grid out to the corners.
     """
     if not any(camera.distortion) and not any(camera.principal_offset):
         return 0.0
@@ -276,7 +276,7 @@ def lens_shift(camera: Camera) -> float:
 
 
 def status_message(snapshot: Snapshot, frame: str) -> MappingStatus:
-    """The snapshot as the message of ~/status."""
+    """The message of ~/status for a snapshot."""
     counts = snapshot.counts
     message = MappingStatus(
         header=header(snapshot.stamp_ns, frame),
@@ -317,13 +317,13 @@ def _ends(snapshot: Snapshot) -> tuple[tuple[str, Mapping[str, Mapping[str, floa
 
 
 def status_text(snapshot: Snapshot) -> str:
-    """The state in two short lines."""
+    """The state in two short lines of text."""
     lines = f"{snapshot.shown_state}, {snapshot.counts.keyframes} keyframes\nmap {snapshot.lag:.1f} s behind"
     return lines + (f", depth {snapshot.depth_lag:.1f} s" if snapshot.depth_backlog else "")
 
 
 def camera_estimate(snapshot: Snapshot, camera: Camera) -> CameraEstimate:
-    """What the snapshot holds of a camera."""
+    """The message for a camera of the snapshot."""
     raw = snapshot.published.get(camera.name, camera.calibration)
     shift, place = lens_shift(camera), snapshot.rig.get(camera.name)
     message = CameraEstimate(

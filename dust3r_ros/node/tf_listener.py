@@ -1,4 +1,4 @@
-"""/tf and /tf_static: what the other nodes say there, and how transforms are sent."""
+"""/tf and /tf_static: receives other nodes' transforms and sends our own."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from dust3r_ros.node.qos import subscribe, tf_profile
 from dust3r_ros.sensors.transform_buffer import TransformBuffer
 from dust3r_ros.types import Array
 
-# Transforms of ours that are known again when /tf brings them back; at 200 Hz, 20 s of them.
+# Number of our own transforms remembered, to recognise them on /tf; at 200 Hz, 20 s.
 _REMEMBERED = 4096
 
 _Key = tuple[str, str, int]
 
 
 class TransformSender:
-    """Publishes transforms for ``node``, from the first one on; lives as long as the node. For any thread."""
+    """Publishes transforms for ``node``; creates publishers on first use and keeps them. For any thread."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -47,7 +47,7 @@ class TransformSender:
             self._send(transform)
 
     def send_static(self, transforms: Sequence[TransformStamped]) -> None:
-        """Publish transforms on /tf_static, with all that were sent there before and have other children."""
+        """Publish transforms on /tf_static, together with earlier ones of other children."""
         with self._lock:
             for transform in transforms:
                 self._remember(transform)
@@ -57,7 +57,7 @@ class TransformSender:
             self._send_static(list(self._static.values()))
 
     def is_own(self, transform: TransformStamped) -> bool:
-        """Whether a transform that came from /tf or /tf_static was sent from here."""
+        """Whether a received transform was sent by this sender."""
         with self._lock:
             return _key(transform) in self._own
 
@@ -94,15 +94,15 @@ def _static_sender(node: Node) -> Callable[[list[TransformStamped]], None]:
         from tf2_msgs.msg import TFMessage
 
         profile = tf_profile(static=True)
-        profile.depth = 1  # as tf2_ros does it: the last message holds all of a node's
+        profile.depth = 1  # as in tf2_ros: the last message holds all transforms of a node
         publisher = node.create_publisher(TFMessage, "/tf_static", profile)
         return lambda transforms: publisher.publish(TFMessage(transforms=transforms))
     return StaticTransformBroadcaster(node).sendTransform
 
 
-# Who has not sent a transform for this long (s) has no claim to its child any more; static ones stay.
+# A parent not sent again for this long (s) no longer counts; static ones stay.
 CLAIM_S = 10.0
-# The same complaint is logged at most this often.
+# Minimum time (s) between repeats of a complaint in the log.
 COMPLAIN_S = 10.0
 
 
@@ -114,7 +114,7 @@ class _Claim:
 
 
 class TfListener:
-    """Fills ``buffer`` with what others send; transforms of ``sender``, our own, are left out."""
+    """Fills ``buffer`` with other nodes' transforms; our own, from ``sender``, are left out."""
 
     def __init__(self, node: Node, sender: TransformSender) -> None:
         self._node, self._sender = node, sender
@@ -123,13 +123,13 @@ class TfListener:
         self._subscriptions: list[Any] = []
 
     def subscribe(self) -> None:
-        """Listen. Raises ``ConfigError`` for QoS overrides that cannot be."""
+        """Subscribe. Raises ``ConfigError`` for invalid QoS overrides."""
         for topic, static in (("/tf", False), ("/tf_static", True)):
             callback = self._on_static if static else self._on_moving
             self._subscriptions.append(subscribe(self._node, TFMessage, topic, callback, tf_profile(static)))
 
     def close(self) -> None:
-        """Stop listening and forget all."""
+        """Unsubscribe and forget everything."""
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()
@@ -137,7 +137,7 @@ class TfListener:
         self.buffer = TransformBuffer()
 
     def parent(self, child: str) -> str | None:
-        """The frame that another node gives ``child`` as its parent, None when there is none."""
+        """The parent of ``child`` published by another node, None if there is none."""
         claim = self._claims.get(child.lstrip("/"))
         if claim is None or not (claim.static or time.monotonic() - claim.heard < CLAIM_S):
             return None
@@ -167,6 +167,6 @@ class TfListener:
 
 
 def rigid_of(message: TransformStamped) -> Array:
-    """``parent_T_child`` (4, 4) of a message; raises ``GeometryError`` for a rotation that is none."""
+    """``parent_T_child`` (4, 4) of a message; raises ``GeometryError`` for an invalid rotation."""
     t, q = message.transform.translation, message.transform.rotation
     return from_quaternion((t.x, t.y, t.z), (q.x, q.y, q.z, q.w))

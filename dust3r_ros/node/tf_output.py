@@ -1,4 +1,4 @@
-"""The transform between the map and the robot: which one, when, and never a second parent."""
+"""The transform between map and robot: which one to publish, when, and never a second parent."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from dust3r_ros.node.conversions import transform_message
 from dust3r_ros.node.tf_listener import TfListener, TransformSender
 from dust3r_ros.types import Array, MapUpdate, TrackingState
 
-# Images whose stamps are further (ns) from the system's clock are of another time, as those of a bag without --clock.
+# Images with stamps further (ns) than this from the clock come from another time, such as a bag without --clock.
 _FOREIGN_NS = 60_000_000_000
-# Of a rig's rotation matrices and places (m): less is the same.
+# Smaller changes of a rig's rotation matrices and positions (m) are ignored.
 _MOVED = 1e-3
-# Of map -> odom_frame by odometry itself: less is rounding.
+# Smaller changes of map -> odom_frame while bridged are rounding.
 _SAME = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class _Anchor:
-    """Where the robot's root is in the map, ``w_T_a``; ``lag_ns`` takes the node's clock to that of the images."""
+    """The pose of the robot's root frame in the map, ``w_T_a``; ``lag_ns``: image clock minus node clock."""
 
     w_T_a: Array
     stamp_ns: int
@@ -37,11 +37,11 @@ class _Anchor:
 class TfOutput:
     """Publishes map -> odom_frame (or base_frame) at a steady rate, or map -> camera with each image.
 
-    A camera that is fixed below other frames, as drivers do it, keeps its parent: the uppermost of them gets the map as
-    its parent. With ``invert_tf`` it is the other way round. A child that has a parent from another node is left alone,
-    and so is one that the map hangs below: that is logged once and in ``problems``. ``live`` reads parameters.
+    A camera fixed below other frames, as drivers publish it, keeps its parent: the map becomes the parent of the
+    topmost frame. With ``invert_tf`` it is the other way round. A child that already has a parent from another node, or
+    that is above the map, is left alone; this is logged once and listed in ``problems``. ``live`` reads parameters.
 
-    ``map -> odom_frame`` joins metres and map units, so it waits for a map in metres.
+    ``map -> odom_frame`` waits until the map is in metres, because odometry is.
     """
 
     def __init__(
@@ -63,17 +63,17 @@ class TfOutput:
 
     @property
     def steady(self) -> bool:
-        """Whether there is a transform to renew between images."""
+        """Whether a transform is renewed between images."""
         return bool(self._root)
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Why transforms are not published, each in a sentence."""
+        """Why transforms are not published, a sentence each."""
         with self._lock:
             return tuple(self._problems.values())
 
     def frame(self, update: MapUpdate, camera_frame: str, anchor_T_c: Array | None, metric: bool) -> None:
-        """What one image says. ``anchor_T_c``: the camera in odom_frame or base_frame at its stamp, None: not known."""
+        """Take in an image. ``anchor_T_c``: the camera in odom_frame or base_frame at its stamp, None if unknown."""
         if update.w_T_c is None:
             return
         if not self._root:
@@ -86,32 +86,32 @@ class TfOutput:
         w_T_a = update.w_T_c @ invert(anchor_T_c)
         with self._lock:
             before = self._anchor
-            # Odometry goes on below it (REP 105); it moves where the map was corrected.
+            # While bridged, only odometry moves the robot (REP 105); the anchor moves if the map was corrected.
             if update.state is TrackingState.BRIDGED and before and np.allclose(w_T_a, before.w_T_a, atol=_SAME):
                 w_T_a = before.w_T_a
             self._anchor = _Anchor(w_T_a, update.stamp_ns, lag_ns)
         self.tick()
 
     def tick(self) -> None:
-        """Renew map -> odom_frame or base_frame, dated ahead so that it is there for the newest odometry."""
+        """Renew map -> odom_frame or base_frame, post-dated so that it covers the newest odometry."""
         with self._lock:
             anchor = self._anchor
         if anchor is None:
             return
         clock_ns = self._node.get_clock().now().nanoseconds
-        # A simulated clock that has not begun is 0.
+        # A simulated clock that has not started is 0.
         now_ns = clock_ns + anchor.lag_ns if clock_ns else anchor.stamp_ns
         stamp_ns = now_ns + round(self._config.transform_tolerance * 1e9)
         with self._lock:
-            if stamp_ns == self._last_ns:  # it stands; TF warns of repeated stamps
+            if stamp_ns == self._last_ns:  # the clock stands still; TF warns about repeated stamps
                 return
             self._last_ns = stamp_ns
         self._publish(anchor.w_T_a, self._root, stamp_ns)
 
     def rig(self, frames: Mapping[str, tuple[str, Array]]) -> None:
-        """Estimated places of cameras, metres: optical frame -> (that of the first camera, first_T_camera).
+        """Publish estimated extrinsics, metres: optical frame -> (optical frame of the first camera, first_T_camera).
 
-        Only what TF lacks is published on /tf_static, and again when it moved.
+        Only what TF lacks is published, on /tf_static, and again when it changed.
         """
         if not self._live("publish_tf"):
             return
@@ -119,10 +119,10 @@ class TfOutput:
         messages = []
         for frame, (first, first_T_camera) in frames.items():
             if not frame or not first:
-                continue  # no image of that camera came yet
+                continue  # no image of that camera yet
             top, top_T_camera = self._top(frame)
             if top == self._top(first)[0]:
-                continue  # TF joins them already
+                continue  # TF connects them already
             first_T_top = first_T_camera @ invert(top_T_camera)
             before = self._rig.get(top)
             if before is not None and np.allclose(before, first_T_top, atol=_MOVED):
@@ -134,30 +134,30 @@ class TfOutput:
             self._sender.send_static(messages)
 
     def forget(self) -> None:
-        """The map was replaced: nothing is renewed until an image is found in the new one."""
+        """The map was replaced: renew nothing until an image is localised in the new one."""
         with self._lock:
             self._anchor = None
             self._problems.clear()
 
     def _publish_camera(self, w_T_c: Array, frame: str, stamp_ns: int) -> None:
-        """The transform between the map and a camera, or the uppermost frame that the camera is fixed below."""
+        """Publish the transform between the map and a camera, or the topmost frame above the camera."""
         top, top_T_c = (frame, np.eye(4)) if self._live("invert_tf") else self._top(frame)
         self._publish(w_T_c @ invert(top_T_c), top, stamp_ns)
 
     def _lag_ns(self, stamp_ns: int) -> int:
-        """What takes the node's clock to that of an image: 0, but for images of another time."""
+        """Image clock minus node clock for images from another time, else 0."""
         lag_ns = stamp_ns - self._node.get_clock().now().nanoseconds
         foreign = abs(lag_ns) > _FOREIGN_NS and not self._node.get_parameter("use_sim_time").value
         return lag_ns if foreign else 0
 
     def _top(self, frame: str) -> tuple[str, Array]:
-        """The uppermost frame that ``frame`` is fixed below by others' static transforms, and ``top_T_frame``."""
+        """The topmost frame with static transforms from other nodes down to ``frame``, and ``top_T_frame``."""
         above = [name for name in self._ancestors(frame) if name != self._config.map_frame]
         fixed = self._listener.buffer.fixed(above[-1], frame) if above else None
         return (frame, np.eye(4)) if fixed is None else (above[-1], fixed)
 
     def _publish(self, w_T_f: Array, frame: str, stamp_ns: int) -> None:
-        """The transform between the map and ``frame``, if it may be."""
+        """Publish the transform between the map and ``frame``, if allowed."""
         if not self._live("publish_tf"):
             return
         parent, child, parent_T_child = self._config.map_frame, frame, w_T_f
@@ -170,7 +170,7 @@ class TfOutput:
         self._sender.send(transform)
 
     def _free(self, parent: str, child: str, topic: str) -> bool:
-        """Whether ``child`` may get ``parent``: no other node gives it one, and it is not above the parent."""
+        """Whether ``child`` may get ``parent``: no other node gives it one, and it is not above ``parent``."""
         other = self._listener.parent(child)
         problem = ""
         if other is not None:
@@ -208,7 +208,7 @@ class TfOutput:
         return ""
 
     def _note(self, topic: str, problem: str) -> None:
-        """Keep a problem, or its end; each is logged once."""
+        """Set or clear a problem; each is logged once."""
         with self._lock:
             if problem:
                 self._problems[topic] = problem

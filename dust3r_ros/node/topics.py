@@ -1,4 +1,4 @@
-"""Topics that belong to cameras, by the names of their image topics; and how each of them fares."""
+"""The topics of each camera, derived from its image topic, and the health of each topic."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dust3r_ros.errors import ConfigError
 from dust3r_ros.io.frames import camera_of_topic
 from dust3r_ros.node.image_losses import StampLosses
 
-# Without messages for this long, a topic is taken for silent: a camera is unplugged, a driver has ended.
+# A topic without messages for this long (s) is silent: camera unplugged, driver ended.
 SILENT_S = 3.0
 
 
 @dataclass(frozen=True)
 class TopicHealth:
-    """One input at one moment. ``silent_s`` is how long nothing came, None: nothing came yet.
+    """The health of an input at one moment. ``silent_s``: time since the last message, None before the first.
 
     ``kind``: image, camera_info, mask, depth, odometry, imu. ``bad`` messages were refused, the last for ``reason``.
-    ``returns`` counts how often it came back after a silence. ``lost`` counts images that were stamped and never came.
-    ``why`` says why nothing comes, "" where something does or that is not known.
+    ``returns`` counts how often it came back after a silence, ``lost`` images that were stamped but never arrived.
+    ``why``: why nothing arrives, "" if something does or if unknown.
     """
 
     topic: str
@@ -38,12 +38,12 @@ class TopicHealth:
 
     @property
     def silent(self) -> bool:
-        """Whether nothing came, for as long as ``SILENT_S`` at least."""
+        """Whether nothing came yet, or nothing for ``SILENT_S``."""
         return self.silent_s is None or self.silent_s > SILENT_S
 
 
 class TopicMonitor:
-    """Counts what comes on a topic; times are seconds of a steady clock."""
+    """Counts the messages of a topic; times are seconds of a steady clock."""
 
     def __init__(self, topic: str, kind: str, camera: str = "") -> None:
         self.topic, self.kind, self.camera = topic, kind, camera
@@ -53,27 +53,27 @@ class TopicMonitor:
         self._losses = StampLosses()
 
     def stamped(self, stamp_ns: int) -> None:
-        """The stamp of the message that came, of a topic whose losses count."""
+        """Take in the stamp of a message, on a topic whose losses are counted."""
         self._losses.stamped(stamp_ns)
 
     def restart(self, *, forget: bool = False) -> None:
-        """What comes next follows nothing; ``forget``: what was lost so far counts no more, either."""
+        """Ignore the gap before the next message; ``forget``: also reset the count of lost ones."""
         if forget:
             self._losses = StampLosses()
         self._losses.restart()
 
     @property
     def lost(self) -> int:
-        """Images that were stamped and never came."""
+        """Number of images that were stamped but never arrived."""
         return self._losses.lost
 
     @property
     def lost_share(self) -> float:
-        """Part of the images that never came."""
+        """Fraction of the images that never arrived."""
         return self._losses.lost / max(1, self._losses.lost + self._losses.seen)
 
     def heard(self, now: float) -> float | None:
-        """A message came; returns the silence (s) that it ended, None where there was none."""
+        """A message came; returns the silence (s) that it ended, None if there was none."""
         silence = now - self._times[-1] if self._times else 0.0
         self._count += 1
         self._times.append(now)
@@ -86,12 +86,12 @@ class TopicMonitor:
         return silence
 
     def refuse(self, reason: str) -> None:
-        """The last message cannot be used."""
+        """Count the last message as unusable."""
         self._bad += 1
         self._reason = reason
 
     def health(self, now: float) -> TopicHealth:
-        """How it stands."""
+        """The health now."""
         times = list(self._times)
         silent_s = now - times[-1] if times else None
         lively = len(times) > 1 and times[-1] > times[0] and now - times[-1] <= SILENT_S
@@ -115,10 +115,10 @@ _COMPRESSED = ("compressed", "compressedDepth")
 
 @dataclass(frozen=True)
 class CameraTopics:
-    """One camera as the node meets it: its ``name`` and full topic names; "" where there is none.
+    """A camera's ``name`` and full topic names; "" where there is none.
 
-    ``compressed`` says of the image topic what ``is_compressed`` says of the others. ``space`` is the
-    namespace of what the node publishes of this camera.
+    ``compressed``: whether the image topic is compressed. ``space``: the namespace of what the node publishes for this
+    camera.
     """
 
     name: str
@@ -133,9 +133,9 @@ class CameraTopics:
 
 
 def all_camera_topics(config: NodeConfig, resolve: Callable[[str], str]) -> tuple[CameraTopics, ...]:
-    """Topics of every camera of a configuration; ``resolve`` makes full names of topics.
+    """Topics of every camera in a configuration; ``resolve`` makes topic names full.
 
-    Raises ``ConfigError`` for topics or names that are doubled, and for lists that do not fit together.
+    Raises ``ConfigError`` for duplicate topics or names, and for lists of different lengths.
     """
     images = [topic for topic in config.image_topics if topic] or [config.image_topic]
     full = [resolve(topic) for topic in images]
@@ -152,13 +152,13 @@ def all_camera_topics(config: NodeConfig, resolve: Callable[[str], str]) -> tupl
 
 
 def _with_companions(camera: CameraTopics, name: str, mask: str, depth: str) -> CameraTopics:
-    """A camera with its mask and its depth, "" where there is none; ``name``: "" for that of its image topic."""
+    """A camera with its mask and depth topics, "" for none; ``name``: "" for the default."""
     info = _beside(depth, "camera_info") if depth else ""
     return replace(camera, name=name or camera.name, mask=mask, depth=depth, depth_info=info)
 
 
 def recorded(cameras: Iterable[CameraTopics]) -> dict[str, dict[str, str]]:
-    """Topics by camera and kind, as a manifest says where its frames came from."""
+    """Topics by camera and kind, for a manifest."""
     return {c.name: {"image": c.image, "mask": c.mask, "depth": c.depth} for c in cameras}
 
 
@@ -174,7 +174,7 @@ def camera_topics(config: NodeConfig, image_topic: str) -> CameraTopics:
     named = is_compressed(image_topic) or not compressed
     return CameraTopics(
         name=name,
-        image=image_topic if named else f"{image_topic}/compressed",  # as image_transport names it
+        image=image_topic if named else f"{image_topic}/compressed",  # image_transport's naming
         compressed=compressed,
         camera_info=config.camera_info_topic or _beside(image_topic, "camera_info"),
         estimated=f"{space}/estimated/camera_info",
@@ -183,7 +183,7 @@ def camera_topics(config: NodeConfig, image_topic: str) -> CameraTopics:
 
 
 def is_compressed(topic: str) -> bool:
-    """Whether the name of a topic says that its images are compressed."""
+    """Whether a topic is compressed, judging by its name."""
     return topic.rstrip("/").split("/")[-1] in _COMPRESSED
 
 
@@ -196,7 +196,7 @@ def _beside(topic: str, name: str) -> str:
 
 
 def _per_camera(config: NodeConfig, row: str, cameras: int) -> list[str]:
-    """The entries of a list of parameters, one for each camera."""
+    """The entries of a list parameter, one per camera."""
     values = list(getattr(config, row))
     if any(values) and len(values) != cameras:
         raise ConfigError(
@@ -207,12 +207,12 @@ def _per_camera(config: NodeConfig, row: str, cameras: int) -> list[str]:
 
 
 def _resolved(topics: list[str], resolve: Callable[[str], str]) -> list[str]:
-    """Full names, "" where there is none."""
+    """Full names, "" for none."""
     return [resolve(topic) if topic else "" for topic in topics]
 
 
 def _refuse_shared(config: NodeConfig, cameras: int) -> None:
-    """Raises ``ConfigError`` where several cameras have what only one can."""
+    """Raises ``ConfigError`` if several cameras use a parameter for a single one."""
     for name in ("camera_info_topic", "camera_frame"):
         if cameras > 1 and getattr(config, name):
             raise ConfigError(f"parameter '{name}' is for a single camera, but there are {cameras}; leave it empty")

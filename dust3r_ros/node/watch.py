@@ -1,4 +1,4 @@
-"""How the node keeps up: latencies of the front end, the map's lag, and, where it is asked for, a trace."""
+"""Measures how the node keeps up: latencies of the front end, the map's lag and, if requested, a trace."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dust3r_ros.io.chrome_trace import Bundle, ChromeTrace, check_place
 from dust3r_ros.node.conversions import Arrival
 from dust3r_ros.timing import Stopwatch
 
-_NEWEST_FRAMES = 1000  # whose latencies count
+_NEWEST_FRAMES = 1000  # latencies are over this many frames
 
 
 class Watch:
-    """Measures stages: ``with watch("decode"): …``. ``profile``: the file that gets a trace at the end, or "".
+    """Measures stages: ``with watch("decode"): …``. ``profile``: the trace file to write at the end, or "".
 
     Raises ``OutputError`` for a file that cannot be written.
     """
@@ -28,15 +28,15 @@ class Watch:
         self._profile = profile
         self._trace = ChromeTrace("front end") if profile else None
         self._stopwatch = Stopwatch(keep=_NEWEST_FRAMES, heard=self._trace.stage if self._trace else None)
-        self._came: dict[str, int] = {}  # newest stamps of images, by camera
-        self._mapped: dict[str, int] = {}  # and of those that the map took in
+        self._came: dict[str, int] = {}  # stamp of the newest image, by camera
+        self._mapped: dict[str, int] = {}  # stamp of the newest mapped image, by camera
 
     def __call__(self, stage: str) -> AbstractContextManager[None]:
         """Measure a stage."""
         return self._stopwatch(stage)
 
     def came(self, arrival: Arrival) -> None:
-        """An image that the front end begins with."""
+        """The front end starts on an image."""
         if arrival.camera not in self._came:
             self._mapped[arrival.camera] = arrival.stamp_ns
         self._came[arrival.camera] = arrival.stamp_ns
@@ -44,42 +44,42 @@ class Watch:
             self._trace.count("lag (s)", self.lag)
 
     def posed(self, arrival: Arrival) -> None:
-        """The pose of an image went out."""
+        """The pose of an image was published."""
         self._stopwatch.note("pose", arrival.at, perf_counter())
 
     def mapped(self, arrival: Arrival) -> None:
-        """The map took an image in."""
+        """An image was mapped."""
         self._mapped[arrival.camera] = arrival.stamp_ns
 
     def waiting(self, images: int) -> None:
-        """So many wait now, of those that came and those for the map."""
+        """Record how many images wait, for the front end and the map together."""
         if self._trace is not None:
             self._trace.count("waiting images", images)
 
     @property
     def lag(self) -> float:
-        """Seconds from the newest image that the map took in to the newest that came, of the camera where it is most.
+        """Seconds from the newest mapped image to the newest image, maximum over cameras.
 
-        Before the first one is taken in, it counts from the first that came. For any thread.
+        Until one is mapped, it counts from the first image. For any thread.
         """
         newest = dict(self._came)
         return max([0.0, *(1e-9 * (stamp_ns - self._mapped[camera]) for camera, stamp_ns in newest.items())])
 
     def summary(self) -> Mapping[str, Mapping[str, float]]:
-        """Milliseconds by stage, as ``Stopwatch`` has them; "pose": from an image's coming to its pose going out."""
+        """Milliseconds by stage, as in ``Stopwatch``; "pose": from an image's arrival to publishing its pose."""
         return self._stopwatch.summary()
 
     def traced(self, bundle: Bundle) -> None:
-        """What ran in the back end."""
+        """Add trace events of the back end."""
         if self._trace is not None:
             self._trace.add(bundle)
 
     def forget(self) -> None:
-        """Another map, or stamps that begin again: what came before counts no more."""
+        """The map was replaced or time was set back: start measuring the lag anew."""
         self._came.clear()
 
     def close(self, logger: RcutilsLogger | None = None) -> None:
-        """The trace is written, and nothing measured any more; without a ``logger``, nothing is written."""
+        """Write the trace, if a ``logger`` is given, and stop tracing."""
         if self._trace is None:
             return
         trace, self._trace = self._trace, None

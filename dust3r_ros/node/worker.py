@@ -1,4 +1,4 @@
-"""A thread with a bounded queue in front, so that the executor never waits for the mapper."""
+"""A thread with a bounded queue, so that the executor never waits for the mapper."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _Job = tuple[Callable[[], Any], Future[Any]]
 class Worker(Generic[Item]):
     """Runs ``work(item)`` for every item offered, in order, in one thread of its own.
 
-    Items that wait weigh at most ``size`` together, each ``weigh(item)`` (1); a further one pushes the oldest
-    out (``dropped`` counts), but one always may wait. Jobs
-    given to ``submit`` go before waiting items and share the thread, so that what ``work`` touches
-    needs no lock. ``on_failure`` gets whatever ``work`` raises; the thread lives on.
+    Waiting items weigh at most ``size`` in total, each ``weigh(item)`` (default: 1); a further item pushes the oldest
+    out (counted in ``dropped``), but one item may always wait. Jobs given to ``submit`` go before waiting items and
+    share the thread, so that what ``work`` touches needs no lock. ``on_failure`` gets whatever ``work`` raises; the
+    thread lives on.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Worker(Generic[Item]):
         weigh: Callable[[Item], float] = lambda item: 1,
         idle: Callable[[], bool] = lambda: False,
     ) -> None:
-        """``idle`` does a piece of what has time while nothing waits, and says whether there may be more."""
+        """``idle`` does a piece of low-priority work while nothing waits, and returns whether there may be more."""
         self._work, self._idle = work, idle
         self._on_failure = on_failure
         self._items: deque[Item] = deque()
@@ -45,7 +45,7 @@ class Worker(Generic[Item]):
 
     @property
     def waiting(self) -> int:
-        """Items in the queue."""
+        """Number of items in the queue."""
         return len(self._items)
 
     def offer(self, item: Item) -> None:
@@ -63,7 +63,7 @@ class Worker(Generic[Item]):
             self._wake.notify()
 
     def submit(self, job: Callable[[], Any]) -> Future[Any]:
-        """Run ``job`` in the worker's thread before the items that wait; its result or error comes by the future."""
+        """Run ``job`` in the worker's thread before the waiting items; the future gets its result or error."""
         future: Future[Any] = Future()
         with self._wake:
             if self._stopping:
@@ -74,7 +74,7 @@ class Worker(Generic[Item]):
         return future
 
     def clear(self) -> int:
-        """Forget the items that wait; returns how many (they do not count as dropped)."""
+        """Discard the waiting items; returns how many (they do not count as dropped)."""
         with self._wake:
             count = len(self._items)
             self._items.clear()
@@ -82,7 +82,7 @@ class Worker(Generic[Item]):
         return count
 
     def stop(self, timeout: float | None = None) -> bool:
-        """End the thread after the item and the jobs in hand; False when it did not end within ``timeout`` seconds."""
+        """End the thread after the current item and all jobs; False if it did not end within ``timeout`` seconds."""
         with self._wake:
             self._stopping = True
             self._items.clear()
@@ -100,12 +100,12 @@ class Worker(Generic[Item]):
                 continue
             try:
                 more = self._work(items[0]) is None if items else self._idle()
-            except Exception as error:  # whatever the mapper does, the node goes on
+            except Exception as error:  # the node survives any error of the mapper
                 more = False
                 self._on_failure(error)
 
     def _next(self, wait: bool) -> tuple[_Job | None, list[Item]] | None:
-        """The job or the item that is next, neither where nothing is; None when the thread is to end."""
+        """The next job or item, or neither if nothing waits; None when the thread should end."""
         with self._wake:
             if wait:
                 self._wake.wait_for(lambda: self._jobs or self._items or self._stopping)
