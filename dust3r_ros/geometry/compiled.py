@@ -1,4 +1,4 @@
-"""The inner loops that are compiled (``*_kernel.c``), where they were built: else NumPy does what they do."""
+"""The compiled inner loops (``*_kernel.c``), if they were built; NumPy replaces them otherwise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NAME = "libdust3r_ros_kernels.so"
 
 
 def _library() -> ctypes.CDLL | None:
-    """Where the messages are, which is another folder of this package in a checkout."""
+    """Search every folder of this package: the built messages and a checkout lie in different ones."""
     built = [path for folder in dust3r_ros.__path__ if (path := Path(folder) / _NAME).is_file()]
     if not built:
         return None
@@ -27,5 +27,5 @@ LIBRARY = _library()
 
 
 def address(array: np.ndarray) -> ctypes.c_void_p:
-    """Where the numbers of an array are, which must be kept meanwhile."""
+    """The address of an array's data; the caller must keep the array alive."""
     return ctypes.c_void_p(array.ctypes.data)

@@ -1,4 +1,4 @@
-"""Depth maps: out of pointmaps, of one image alone and of each view of a scene; edges, reprojection, fusion."""
+"""Depth maps: from the pointmaps of one image or a scene; edges, reprojection, fusion."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from dust3r_ros.types import Array, Array32, PairPrediction
 
 
 def depth_edges(depth: NDArray[np.floating], tolerance: float = 0.1) -> NDArray[np.bool_]:
-    """(H, W) true where depth jumps: largest over least depth among a pixel and its 8 neighbours above 1 + tolerance.
+    """(H, W) true where depth jumps: the ratio of largest to least depth in a 3 x 3 window exceeds 1 + tolerance.
 
-    ``depth`` (H, W), 0 or not finite = none; such pixels are no edges and make none.
+    ``depth`` (H, W), 0 or not finite = none; such pixels neither are nor cause edges.
     """
     known = np.isfinite(depth) & (depth > 0)
     kernel = np.ones((3, 3), np.uint8)
@@ -27,8 +27,8 @@ def depth_edges(depth: NDArray[np.floating], tolerance: float = 0.1) -> NDArray[
     return known & (furthest > (1.0 + tolerance) * nearest)
 
 
-_NOWHERE, _FARTHEST = np.float32(-9), np.float32(30_000)  # outside any image; OpenCV's remap counts in 16 bits
-_LEAST_Z = np.float32(1e-6)  # of the depth a point was seen at: less is behind the other camera
+_NOWHERE, _FARTHEST = np.float32(-9), np.float32(30_000)  # outside any image, within the 16 bits of OpenCV's remap
+_LEAST_Z = np.float32(1e-6)  # of the depth at which a point was seen: less counts as behind the other camera
 
 
 def reprojected(
@@ -36,7 +36,8 @@ def reprojected(
 ) -> tuple[Array32, Array32, Array32]:
     """Where another camera sees the points of a depth map (H, W): pixels u, v and z there, (H, W) each, float32.
 
-    ``at`` (K,): of these pixels only, flat; then (K,) each. What is behind the other camera lies outside its image.
+    ``at`` (K,): flat indices of the pixels to map; then (K,) each. Points behind the other camera get pixels outside
+    its image.
     """
     height, width = depth.shape
     (cx, cy), (ox, oy) = camera.center, other.center
@@ -67,7 +68,7 @@ class DepthView(Protocol):
 
 
 def landed(view: DepthView, other: DepthView, at: NDArray[np.int64]) -> tuple[np.ndarray, np.ndarray, Array32]:
-    """Those of pixels ``at`` (K,) that lie in the image of another view, the pixels nearest there, and their z there.
+    """Which of the pixels ``at`` (K,) fall into another view's image, the nearest pixels there, and their z there.
 
     Pixels are flat, z is float32.
     """
@@ -95,7 +96,7 @@ class _Verdict(Protocol):
 
 
 class AlignedScene(Protocol):
-    """What multi-view depth needs of an ``alignment.Alignment``."""
+    """The part of an ``alignment.Alignment`` that multi-view depth needs."""
 
     @property
     def depths(self) -> Sequence[Array32]: ...
@@ -111,8 +112,8 @@ def monocular_depth(prediction: PairPrediction, min_confidence: float = 1.0) -> 
     """Depth of one image, from the pair of the image with itself: z of the first pointmap.
 
     The unit is the prediction's own: monocular depth has no scale. Pixels with z <= 0, not finite or
-    not above ``min_confidence`` are none. Raises ``GeometryError`` where the two images differ in size:
-    the prediction is not of one image twice. (DUSt3R, section 3.3, monocular depth.)
+    not above ``min_confidence`` have no depth. Raises ``GeometryError`` if the two images differ in size and so are
+    not the same. (DUSt3R, section 3.3, monocular depth.)
     """
     points, confidence = prediction.points_first, prediction.confidence_first
     if prediction.points_second.shape != points.shape:
@@ -127,11 +128,11 @@ def monocular_depth(prediction: PairPrediction, min_confidence: float = 1.0) -> 
 
 
 def multi_view_depth(scene: AlignedScene, view: int, min_confidence: float = 1.0) -> DepthMap:
-    """Depth of one view of an aligned scene, map units, and what all pairs that contain the view say of it.
+    """Depth of one view of an aligned scene, map units, with the confidence of all pairs that contain the view.
 
     The depth is the scene's at that view; confidence is 1 + the sum over the view's pairs of C - 1, without
-    pairs that the alignment switched off. Pixels without depth or not above ``min_confidence`` are
-    none. Raises ``GeometryError`` for a view that the scene does not have. (DUSt3R, section 4.5, multi-view depth.)
+    pairs that the alignment switched off. Pixels not above ``min_confidence`` have no depth. Raises
+    ``GeometryError`` for a view that is not in the scene. (DUSt3R, section 4.5, multi-view depth.)
     """
     if not 0 <= view < len(scene.depths):
         raise GeometryError(f"view {view} is not in a scene of {len(scene.depths)} views")
@@ -147,22 +148,22 @@ def multi_view_depth(scene: AlignedScene, view: int, min_confidence: float = 1.0
 
 
 _ROUNDS = 3
-_PER_SIGMA = np.float32(1.0 / 0.05)  # estimates whose logs differ by more than a few sigmas pull less
+_PER_SIGMA = np.float32(1.0 / 0.05)  # estimates whose logs differ by more than a few sigmas get less weight
 _TINY = np.float32(1e-12)
-_BLOCK = 49152  # numbers of a kind that are worked on at a time: they stay in the cache
+_BLOCK = 49152  # numbers of each kind processed at a time: they stay in the cache
 
 
 def fuse_depths(depths: Sequence[Array32], confidences: Sequence[Array32]) -> tuple[Array32, Array32]:
-    """Robust weighted mean of log depth: (depth (H, W), 0 where nothing is known; confidence (H, W) >= 1).
+    """Robust weighted mean of log depth: (depth (H, W), 0 where unknown; confidence (H, W) >= 1).
 
-    ``depths`` (H, W) in one unit, ``confidences`` (H, W) >= 1, weighing by their logarithm;
-    iteratively re-weighted (Cauchy), from the most confident. Confidence adds up over estimates
+    ``depths`` (H, W) in one unit, ``confidences`` (H, W) >= 1, whose logarithm is the weight;
+    iteratively reweighted (Cauchy), from the most confident. Confidence adds up over estimates
     that agree: 1 + sum of (C - 1) times the robust weight.
     """
     pixels, some = depths[0].size, max(_BLOCK // len(depths), 1024)
     fused, confidence = np.empty((2, *depths[0].shape), dtype=np.float32)
     rows = [(depth.reshape(-1), sure.reshape(-1)) for depth, sure in zip(depths, confidences, strict=True)]
-    # The system hands out memory page by page, which costs more than the arithmetic: once for all blocks.
+    # Allocated once for all blocks: page faults cost more than the arithmetic.
     work = np.empty((5, len(rows), min(some, pixels)), dtype=np.float32)
     for start in range(0, pixels, some):
         part = slice(start, min(start + some, pixels))
@@ -174,7 +175,7 @@ def fuse_depths(depths: Sequence[Array32], confidences: Sequence[Array32]) -> tu
 
 
 def _fused(logs: Array32, gain: Array32, weight: Array32, off: Array32, pull: Array32) -> tuple[Array32, Array32]:
-    """(P,) and (P,) of depth ``logs`` and confidence ``gain``, (K, P), which like the rest are overwritten."""
+    """Fused depth and confidence, (P,) each, of ``logs`` and ``gain`` (K, P); all arguments are overwritten."""
     np.fmax(gain, np.float32(1.0), out=gain)
     gain -= np.float32(1.0)
     gain *= np.greater(logs, 0.0, out=off)

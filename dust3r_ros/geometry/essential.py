@@ -1,4 +1,4 @@
-"""Two views and how they lie, from 2D matches: the essential matrix, turning alone, focal from a known motion."""
+"""Two-view geometry from 2D matches: the essential matrix, pure rotation, focal from a known motion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dust3r_ros.types import Array
 _ROUNDS = 2
 _BAND = 3.0  # thresholds
 _HUBER = 1.345  # standard deviations
-_STEPS, _LITTLE = 20, 1e-6  # of the loss: a step that lowers it by less is the last
+_STEPS, _LITTLE = 20, 1e-6  # of the loss: a step that lowers it by less ends the descent
 
 
 def essential_pose(
@@ -38,9 +38,9 @@ def essential_pose(
     Nister's five points in RANSAC ("An efficient solution to the five-point relative pose problem",
     PAMI 2004), then Sampson's distance with Huber's loss over the 5 degrees of freedom. Inliers
     are within ``threshold_px`` of their epipolar lines and in front of both cameras. The same
-    ``seed`` gives the same result. ``refine_matches`` bounds how many take part in the refinement;
-    0 leaves RANSAC's pose as it is. ``tries`` bounds RANSAC's samples, and with them its time. Raises
-    ``GeometryError`` for fewer than ``min_inliers`` (6 at least) matches or inliers, and where turning
+    ``seed`` gives the same result. ``refine_matches`` bounds how many matches the refinement uses;
+    0 keeps RANSAC's pose. ``tries`` bounds RANSAC's samples, and with them its time. Raises
+    ``GeometryError`` for fewer than ``min_inliers`` (6 at least) matches or inliers, and if rotation
     alone explains the matches, so that the direction of the translation is unknown: median parallax of
     the inliers under ``threshold_px``.
     """
@@ -51,7 +51,7 @@ def essential_pose(
     finite = np.flatnonzero(np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1))
     if len(finite) < needed:
         raise GeometryError(f"A relative pose needs at least {needed} finite matches, not {len(finite)} of {len(a)}.")
-    # RANSAC draws from OpenCV's own fixed generator: the order of the matches is what a seed can change
+    # RANSAC draws from OpenCV's own fixed generator: a seed can only change the order of the matches
     order = np.random.default_rng(seed).permutation(finite)
     rays_a, rays_b = rays(a[order], focal_a, center_a), rays(b[order], focal_b, center_b)
     focal = float(np.sqrt(focal_a * focal_b))
@@ -68,7 +68,7 @@ def _estimated(
     b_T_a, front = _ransac(rays_a, rays_b, threshold_px / focal, tries)
     _require(front, len(rays_a), needed, threshold_px)
     for _ in range(_ROUNDS if refine_matches else 0):
-        # a band wider than the threshold, or the choice of the matches would hold the first pose in place
+        # wider than the threshold, or the selection of matches would hold the first pose in place
         near = _fitting(b_T_a, rays_a, rays_b, _BAND * threshold_px / focal)
         _require(near, len(rays_a), needed, _BAND * threshold_px)
         chosen = np.flatnonzero(near)[:refine_matches]
@@ -118,7 +118,7 @@ def _sampson(b_T_a: Array, rays_a: Array, rays_b: Array) -> Array:
 
 
 def _fitting(b_T_a: Array, rays_a: Array, rays_b: Array, threshold: float) -> NDArray[np.bool_]:
-    """Which matches are near their epipolar lines and in front: z_b b = z_a R a + t, times R a and times b."""
+    """Which matches are near their epipolar lines and in front: from z_b b = z_a R a + t, times R a and times b."""
     turned, t = rays_a @ b_T_a[:3, :3].T, b_T_a[:3, 3]
     normal = np.cross(turned, rays_b)
     depth_a = np.sum(np.cross(rays_b, t) * normal, axis=1)
@@ -127,9 +127,9 @@ def _fitting(b_T_a: Array, rays_a: Array, rays_b: Array, threshold: float) -> ND
 
 
 def _refined(b_T_a: Array, rays_a: Array, rays_b: Array, focal: float) -> Array:
-    """Least Huber loss of Sampson's distance, pixels, over rotation (3) and direction of translation (2).
+    """Minimise Huber's loss of Sampson's distance, pixels, over rotation (3) and direction of translation (2).
 
-    Levenberg-Marquardt with re-weighting. What a residual is divided by changes too slowly to count in its slope.
+    Levenberg-Marquardt with reweighting. The denominator of a residual changes too slowly to matter in its derivative.
     """
     error, slope = _sloped(b_T_a, rays_a, rays_b, focal)
     width = _HUBER * max(1.4826 * float(np.median(np.abs(error))), 1e-6)
@@ -163,13 +163,13 @@ def _huber(error: Array, width: float) -> float:
 
 
 def _moved(b_T_a: Array, step: Array) -> Array:
-    """After a turn (3) on the left of the rotation and a step (2) of the direction across itself."""
+    """``b_T_a`` after a rotation (3) from the left and a step (2) of the translation direction across itself."""
     t = b_T_a[:3, 3] + step[3:] @ _across(b_T_a[:3, 3])
     return pose(cv2.Rodrigues(step[:3])[0] @ b_T_a[:3, :3], t / np.linalg.norm(t))
 
 
 def _across(t: Array) -> Array:
-    """(2, 3) directions that a unit vector can move in."""
+    """(2, 3) directions in which a unit vector can move."""
     return np.asarray(np.linalg.svd(t[None])[2][1:])
 
 
@@ -191,7 +191,7 @@ def _parallax(rays_a: Array, rays_b: Array) -> float:
     """Median shift of the matches that the best rotation alone leaves, focal 1."""
     a, b = (r / np.linalg.norm(r, axis=1, keepdims=True) for r in (rays_a, rays_b))
     shifts = np.ones(len(a))
-    for _ in range(5):  # least sum of shifts, not of their squares: outliers along the epipolar lines remain
+    for _ in range(5):  # least sum of shifts, not of their squares: outliers along the epipolar lines are still present
         U, _, Vt = np.linalg.svd((b / np.maximum(shifts, 1e-6)[:, None]).T @ a)
         rotation = (U * [1.0, 1.0, np.sign(np.linalg.det(U @ Vt))]) @ Vt
         shifts = np.linalg.norm(b - a @ rotation.T, axis=1)
@@ -200,15 +200,15 @@ def _parallax(rays_a: Array, rays_b: Array) -> float:
 
 _TURNING_ROUNDS = 4
 _SAMPLES = 300
-_FOCALS, _FINER = 9, 3  # tried at once, and how often more closely around the best
+_FOCALS, _FINER = 9, 3  # focals tried at once, and rounds of refinement around the best
 
 
 def turning_error(a: Array, b: Array, low: float, high: float) -> float:
     """How well a pure rotation, with any focal in [low, high], takes offsets ``a`` (N, 2) to ``b`` (N, 2), pixels.
 
-    Both are from the principal point of one camera. Returns the 80th percentile of the error for the
-    focal and rotation that fit best (Wahba's problem by SVD, re-weighted against wrong matches). A
-    small one says that the views hold no parallax, so nothing about depth or translation.
+    Both are relative to the principal point of one camera. Returns the 80th percentile of the error for the
+    best focal and rotation (Wahba's problem by SVD, reweighted against wrong matches). A small error means
+    no parallax between the views, so no information on depth or translation.
     """
     if len(a) < 3:
         return float("inf")
@@ -238,14 +238,14 @@ def _errors(a: Array, b: Array, focals: Array) -> Array:
     return np.asarray(np.percentile(error, 80, axis=1))
 
 
-_LOW, _HIGH, _TRIED = 0.4, 4.0, 60  # parts of the long edge
-_STEP = 1e-3  # of the log focal, for derivatives
+_LOW, _HIGH, _TRIED = 0.4, 4.0, 60  # multiples of the long edge
+_STEP = 1e-3  # step of the log focal, for derivatives
 _FEWEST = 20  # matches
 
 
 @dataclass(frozen=True)
 class MotionFocal:
-    """``focal`` in pixels, ``std`` of its logarithm, ``share`` of the matches that agree with motion and focal."""
+    """``focal`` in pixels, ``std`` of its logarithm, ``share`` of matches that agree with motion and focal."""
 
     focal: float
     std: float
@@ -257,16 +257,16 @@ def focal_from_motion(
 ) -> MotionFocal:
     """The focal at which matches ``a``, ``b`` (N, 2), pixels from the principal point, lie on their epipolar lines.
 
-    ``b_T_a`` (4, 4): the motion; its length does not count. Focals from 0.4 to 4 times ``long_edge``, evenly in log,
-    are tried, the best one is refined by Gauss-Newton on the matches within ``threshold_px``. The error is
+    ``b_T_a`` (4, 4): the motion, at any scale. Focals from 0.4 to 4 times ``long_edge``, evenly spaced in log,
+    are tried; the best one is refined by Gauss-Newton on the matches within ``threshold_px``. The error is
     Sampson's (Hartley and Zisserman, "Multiple View Geometry", eq. 11.9). ``motion_px``: by how much errors of
-    the motion may shift all of them together. Where the motion does not tell a focal (no turn, and the epipole in the
-    middle), ``std`` is large. Raises ``GeometryError`` for too few matches and for a motion without translation.
+    the motion may shift all of them together. If the motion does not determine the focal (no rotation, and a central
+    epipole), ``std`` is large. Raises ``GeometryError`` for too few matches and for a motion without translation.
     """
     if len(a) < _FEWEST:
         raise GeometryError(f"a focal needs {_FEWEST} matches, not {len(a)}")
     if not np.linalg.norm(b_T_a[:3, 3]) > 0:
-        raise GeometryError("a motion without translation has no epipolar lines")
+        raise GeometryError("the motion has no translation; without one there are no epipolar lines")
     tried = long_edge * np.geomspace(_LOW, _HIGH, _TRIED)
     costs = [float(np.minimum(np.abs(sampson(a, b, b_T_a, f)), threshold_px).mean()) for f in tried]
     log_focal = float(np.log(tried[int(np.argmin(costs))]))
@@ -296,6 +296,6 @@ def sampson(a: Array, b: Array, b_T_a: Array, focal: float) -> Array:
 
 
 def _linearised(a: Array, b: Array, b_T_a: Array, log_focal: float) -> tuple[Array, Array]:
-    """Errors (N,) and their derivatives by the log focal."""
+    """Errors (N,) and their derivatives with respect to the log focal."""
     below, above = (sampson(a, b, b_T_a, float(np.exp(log_focal + sign * _STEP))) for sign in (-1, 1))
     return (below + above) / 2, (above - below) / (2 * _STEP)

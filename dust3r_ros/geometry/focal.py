@@ -1,4 +1,4 @@
-"""The focal length from a pointmap: square pixels, known principal point (the middle by default)."""
+"""The focal length from a pointmap: square pixels, known principal point (the image centre by default)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.types import Array
 
-# Least and largest focal in multiples of that of a 60 degree view over the long edge:
+# Least and largest focal in multiples of the focal for a 60 degree view over the long edge:
 # 98 and 19 degrees.
 FOCAL_LIMITS = (0.5, 3.5)
 
 
 def reference_focal(height: int, width: int) -> float:
-    """Focal (pixels) with which the long edge spans 60 degrees."""
+    """Focal (pixels) at which the long edge spans 60 degrees."""
     return max(height, width) / (2 * math.tan(math.radians(30)))
 
 
@@ -31,19 +31,19 @@ def estimate_focal(
 ) -> float:
     """Focal f (pixels) minimising sum_p log(C_p) * |(u, v) - f * (x, y) / z|, clipped to ``limits``.
 
-    ``points`` (H, W, 3) in the camera's own frame, ``confidence`` C (H, W) >= 1 (all pixels alike
-    without it), (u, v) relative to ``center`` (cx, cy). ``limits`` are multiples of
+    ``points`` (H, W, 3) in the camera's own frame, ``confidence`` C (H, W) >= 1 (without it, all pixels
+    weigh the same), (u, v) relative to ``center`` (cx, cy). ``limits`` are multiples of
     ``reference_focal``, None for none. Pixels that are not finite or have z = 0 are left out.
     Weiszfeld's iteration: a least-squares start, then ``iterations`` steps of least squares
-    weighted by one over the residual (DUSt3R, section 3.3). Raises ``GeometryError`` where no pixel
-    tells the focal and where the best one is not positive (a mirrored pointmap).
+    weighted by one over the residual (DUSt3R, section 3.3). Raises ``GeometryError`` if no pixel
+    determines the focal or if the best one is not positive (a mirrored pointmap).
     """
     pixels, slopes, weights = _observations(points, confidence, center)
     along, square = np.sum(pixels * slopes, axis=1), np.sum(slopes * slopes, axis=1)
     step, total = weights, weights @ square
     if not total > 0:
         raise GeometryError(
-            f"No focal: of {points[..., 0].size} pixels none has confidence, depth and a ray off the axis."
+            f"No focal: none of {points[..., 0].size} pixels has confidence, depth and a ray off the axis."
         )
     focal = float(step @ along / total)
     for _ in range(iterations):
@@ -54,18 +54,18 @@ def estimate_focal(
 
 
 def pooled_focal(focals: ArrayLike, weights: ArrayLike) -> tuple[float, float]:
-    """(focal, standard deviation), pixels, of one camera from the focals (N,) of its images.
+    """(focal, standard deviation) of one camera, pixels, from the focals (N,) of its images.
 
     The focal is exp of the mean of logs weighted by ``weights`` (N,); the deviation is that of this
     mean, from the scatter of the logs, infinite for a single image. Focals that are not positive
-    and finite or weigh nothing are left out; raises ``GeometryError`` where none is left.
+    and finite or have no weight are left out; raises ``GeometryError`` if none is left.
     """
     f, w = np.asarray(focals, dtype=np.float64).ravel(), np.asarray(weights, dtype=np.float64).ravel()
     if f.shape != w.shape:
         raise GeometryError(f"{f.size} focals need as many weights, not {w.size}.")
     kept = np.isfinite(f) & (f > 0) & np.isfinite(w) & (w > 0)
     if not kept.any():
-        raise GeometryError(f"None of {f.size} focals is positive, finite and of positive weight.")
+        raise GeometryError(f"None of {f.size} focals is positive and finite with positive weight.")
     logs, w = np.log(f[kept]), w[kept] / w[kept].sum()
     mean = float(w @ logs)
     focal = math.exp(mean)

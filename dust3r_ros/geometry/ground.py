@@ -1,4 +1,4 @@
-"""The ground under the cameras: the lowest plane that carries much of what they see."""
+"""The ground under the cameras: the lowest plane with many of the points they see."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.types import Array
 
 _TRIALS = 400
-_MAX_TILT_DEG = 35.0  # of the first camera, that says where up is when nothing else does
+_MAX_TILT_DEG = 35.0  # also for the first camera, which defines the vertical when nothing else does
 _TOLERANCE = 0.02  # of the median distance camera to point
 _BELOW = 0.03  # of the points may lie below the ground: mirrors, bad depth
 _LEAST = 0.04  # of the points must lie on it
@@ -31,7 +31,7 @@ class Ground:
         return points @ self.normal + self.offset
 
     def drop(self, points: Array) -> Array:
-        """x and y (..., 2) of where points (..., 3) come down on the plane, along its normal."""
+        """x and y (..., 2) of points (..., 3) projected onto the plane along its normal."""
         return (points - self.height(points)[..., None] * self.normal)[..., :2]
 
 
@@ -40,24 +40,23 @@ def level_ground(centers: Array, camera_height: float) -> Ground:
     if not (np.isfinite(camera_height) and camera_height > 0):
         raise GeometryError(f"camera height is {camera_height}; it must be a positive length in map units")
     if len(centers) == 0:
-        raise GeometryError("the ground cannot be found without a camera; at least one is needed")
+        raise GeometryError("the ground cannot be found from 0 cameras; at least one is needed")
     return Ground(_UP, camera_height - float(np.median(centers[:, 2])))
 
 
 def find_ground(points: Array, centers: Array, seed: int = 0) -> Ground:
     """The ground of ``points`` (N, 3), each seen from its camera ``centers`` (N, 3), both in a z-up frame.
 
-    Planes through three points near each other (RANSAC; Fischler and Bolles, 1981) up to 35 degrees from level are
-    tried. Of those with hardly a point (3 %) below and the cameras above, the one that carries
-    most points is the ground: a table has the floor below it. It is then fitted to its points. Where no
-    such plane carries 4 % of the points, the ground is parallel to the widest one, else level, and has 3 %
-    of the points below it. Deterministic.
-    Raises ``GeometryError`` for fewer than 20 finite points.
+    Candidates are planes up to 35 degrees from level through three nearby points (RANSAC; Fischler and Bolles, 1981).
+    Of those with almost no points (3 %) below and the cameras above, the one with most points on it is the ground: a
+    table has the floor below it. It is then fitted to its points. If no such plane has 4 % of the points, the ground
+    is parallel to the widest plane, else level, and has 3 % of the points below it. Deterministic. Raises
+    ``GeometryError`` for fewer than 20 finite points.
     """
     finite = np.isfinite(points).all(axis=1) & np.isfinite(centers).all(axis=1)
     points, centers = np.asarray(points[finite], np.float64), np.asarray(centers[finite], np.float64)
     if len(points) < 20:
-        raise GeometryError(f"the ground cannot be found from {len(points)} points; 20 are the least")
+        raise GeometryError(f"the ground cannot be found from {len(points)} points; at least 20 are needed")
     tolerance = _TOLERANCE * float(np.median(np.linalg.norm(points - centers, axis=1)))
     lowest: Ground | None = None
     widest: Ground | None = None
@@ -78,11 +77,11 @@ def find_ground(points: Array, centers: Array, seed: int = 0) -> Ground:
 
 
 def _planes(points: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Normals (K, 3), up, and offsets (K,) of nearly level planes through points and two of their surroundings."""
+    """Normals (K, 3), up, and offsets (K,) of nearly level planes, each through a point and two of its neighbours."""
     chosen = points[rng.permutation(len(points))[:4000]]
     tree = cKDTree(chosen)
     first = rng.integers(len(chosen), size=_TRIALS)
-    # Half of the triples are close, as a small floor needs; half are wide, which tells the tilt better
+    # Half of the triples are close, as a small floor needs; half are wide, which fixes the tilt better
     near = tree.query(chosen[first], k=min(_NEIGHBOURS, len(chosen)))[1]
     pick = rng.integers(1, near.shape[1], size=(_TRIALS, 2))
     others = np.take_along_axis(near, pick, axis=1)
@@ -100,7 +99,7 @@ def _planes(points: Array, rng: np.random.Generator) -> tuple[Array, Array]:
 
 
 def _fitted(ground: Ground, points: Array, tolerance: float) -> Ground:
-    """The plane of least squares through what the plane carries, found again as the tolerance falls to their spread."""
+    """The least-squares plane through the points on ``ground``, refitted as the tolerance shrinks to their spread."""
     least = 0.2 * tolerance
     for _ in range(8):
         height = ground.height(points)

@@ -1,4 +1,4 @@
-"""What a lens does beside scaling: the distortion models of calibrations, and the one radial term that a map finds."""
+"""Lens distortion: the models of calibrations, and the one radial term that a map estimates."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _COUNTS = {
     "plumb_bob": (0, 4, 5, 8, 12, 14),
     "rational_polynomial": (0, 8, 12, 14),
     "equidistant": (0, 4),
-    "fisheye": (0, 4),  # what some drivers call equidistant
+    "fisheye": (0, 4),  # some drivers' name for equidistant
 }
 _FISHEYES = ("equidistant", "fisheye")
-_MOST_LOST = 0.2  # of the raw pixels may fall outside of the ideal image
-_LEAST_FOCAL = 0.5  # as a part of the raw one: wider still, the middle would lose too much
-_SAMPLES = 64  # per axis, of raw pixels, to choose the focal by
+_MOST_LOST = 0.2  # of the raw pixels may fall outside the ideal image
+_LEAST_FOCAL = 0.5  # of the raw focal: any smaller, the centre would lose too much resolution
+_SAMPLES = 64  # raw pixels per axis used to choose the focal
 _RADII = 2000
 
 
 @dataclass(frozen=True, eq=False)
 class LensModel:
-    """The distortion of a calibration; ``radii`` of a pinhole, in focal lengths, are seen at ``seen``.
+    """The distortion of a calibration: a pinhole's ``radii``, in focal lengths, appear at ``seen``.
 
-    Both rise: polynomials that turn back, beyond where they were measured, are cut there.
+    Both increase: a polynomial that turns back, beyond where it was measured, is cut off there.
     """
 
     calibration: Calibration
@@ -42,11 +42,11 @@ class LensModel:
 
     @classmethod
     def of(cls, calibration: Calibration) -> LensModel:
-        """Raises ``ConfigError`` for a model that is not known, or a wrong number of coefficients."""
+        """Raises ``ConfigError`` for an unknown model or a wrong number of coefficients."""
         model, d = calibration.model, calibration.coefficients
         fisheye = model in _FISHEYES
         if not fisheye and not any(d):
-            model, d = "plumb_bob", ()  # drivers of ideal cameras name what they like
+            model, d = "plumb_bob", ()  # drivers of ideal cameras may give any name
         if model not in _COUNTS:
             raise ConfigError(f"distortion model '{model}' is not known; known are {', '.join(_COUNTS)}")
         if len(d) not in _COUNTS[model]:
@@ -61,25 +61,25 @@ class LensModel:
 
     @property
     def plain(self) -> bool:
-        """Whether it is a pinhole's."""
+        """Whether there is no distortion."""
         return not self.fisheye and not any(self.calibration.coefficients)
 
     def wide_enough(self, focal: float) -> float:
-        """``focal``, or a smaller one at which not too much of the raw image is lost."""
+        """``focal``, or a smaller one that keeps enough of the raw image."""
         c = self.calibration
         grid = (np.arange(_SAMPLES) + 0.5) / _SAMPLES
         v, u = np.meshgrid(grid * c.height - 0.5, grid * c.width - 0.5, indexing="ij")
         x, y = (u - c.cx) / c.fx, (v - c.cy) / c.fy
         at = np.hypot(x, y)
-        known = at <= self.seen[-1]  # what the polynomials say nothing of is lost at any focal
+        known = at <= self.seen[-1]  # pixels that the polynomials do not cover are lost at any focal
         x, y, at = x[known], y[known], at[known]
         stretch = np.interp(at, self.seen, self.radii) / np.maximum(at, 1e-12)
-        # The focal at which a raw pixel, however it is scaled, comes to lie on the edge of the ideal image.
+        # The focal at which a raw pixel falls on the edge of the ideal image, at any scale.
         edge = 0.5 / np.maximum(np.maximum(np.abs(x) * stretch / c.width, np.abs(y) * stretch / c.height), 1e-12)
         return float(np.clip(np.quantile(edge, _MOST_LOST), _LEAST_FOCAL * focal, focal)) if len(edge) else focal
 
     def maps(self, focal: float) -> tuple[tuple[Array32, Array32], NDArray[np.bool_]]:
-        """Where the pixels of the ideal image lie in the raw one, for ``cv2.remap``; which of them are seen."""
+        """The positions of the ideal image's pixels in the raw one, for ``cv2.remap``, and which of them are seen."""
         c = self.calibration
         size, middle = (c.width, c.height), ((c.width - 1) / 2.0, (c.height - 1) / 2.0)
         raw = np.array([[c.fx, 0.0, c.cx], [0.0, c.fy, c.cy], [0.0, 0.0, 1.0]])
@@ -90,12 +90,12 @@ class LensModel:
         known = np.hypot(x[None, :], y[:, None]) <= focal * self.radii[-1]
         valid = known & (u >= -0.5) & (u <= c.width - 0.5) & (v >= -0.5) & (v <= c.height - 0.5)
         u, v = np.clip(u, -1e4, 1e5), np.clip(v, -1e4, 1e5)
-        u[~known] = v[~known] = -1e4  # what a polynomial says beyond its turning point is a mirror image
+        u[~known] = v[~known] = -1e4  # beyond its turning point a polynomial gives a mirror image
         return (u, v), valid
 
 
 def ray_slopes(calibration: Calibration, pixels: NDArray[Any]) -> Array:
-    """(x / z, y / z), (N, 2), of what raw pixels (N, 2) show. Raises ``ConfigError`` for an unknown model."""
+    """(x / z, y / z), (N, 2), of the rays of raw pixels (N, 2). Raises ``ConfigError`` for an unknown model."""
     lens, c = LensModel.of(calibration), calibration
     slopes = (np.asarray(pixels, np.float64) - (c.cx, c.cy)) / (c.fx, c.fy)
     if lens.plain or not len(slopes):
@@ -127,17 +127,17 @@ def _fisheye_radius(angles: Array, d: tuple[float, ...]) -> Array:
     return angles * (1.0 + s * (k1 + s * (k2 + s * (k3 + s * k4))))
 
 
-_STEPS = 20  # of the inversion; each gains more than a digit for lenses that are not fisheyes
-_FITTED_RADII = 200  # radii that the forward model is fitted to
+_STEPS = 20  # of the inversion; each gains more than a digit unless the lens is a fisheye
+_FITTED_RADII = 200  # radii at which the forward model is fitted
 
 
 @dataclass(frozen=True)
 class Lens:
-    """Maps offsets in an image, pixels from its middle, to those that a pinhole would give (from its centre).
+    """Maps offsets in an image, pixels from its centre, to those of a pinhole (from the distortion centre).
 
     ideal = (u - c) (1 + radial |u - c|^2 / radius^2), Brown's model read backwards ("Decentering
     Distortion of Lenses", 1966; as in Fitzgibbon, CVPR 2001, to first order). ``center`` c (pixels),
-    ``radius`` (pixels): where the radial term counts in full, half of the long edge.
+    ``radius`` (pixels): where the radial term applies in full, half of the long edge.
     """
 
     radius: float
@@ -146,11 +146,11 @@ class Lens:
 
     @property
     def plain(self) -> bool:
-        """Whether it changes nothing."""
+        """Whether it is the identity."""
         return self.radial == 0.0 and self.center == (0.0, 0.0)
 
     def ideal(self, offsets: Array) -> Array:
-        """(N, 2) where a pinhole would see what is seen at ``offsets`` (N, 2)."""
+        """(N, 2) pinhole positions of what the lens shows at ``offsets`` (N, 2)."""
         if self.plain:
             return offsets
         shifted = offsets - np.asarray(self.center)
@@ -158,9 +158,9 @@ class Lens:
         return shifted * (1.0 + self.radial * square)
 
     def seen(self, ideal: Array) -> Array:
-        """(N, 2) where the lens shows what a pinhole would at ``ideal`` (N, 2): the inverse of ``ideal``.
+        """(N, 2) positions at which the lens shows what a pinhole shows at ``ideal`` (N, 2): the inverse of ``ideal``.
 
-        Beyond the radius at which the model turns back, the point of turning is given.
+        Beyond the radius at which the model turns back, the turning point is returned.
         """
         if self.plain:
             return ideal
@@ -175,29 +175,29 @@ class Lens:
         return ideal * scale + np.asarray(self.center)
 
     def distance(self, other: Lens) -> float:
-        """The largest shift (pixels) between what two lenses make of the image's corners and border."""
+        """The largest shift (pixels) between the two lenses at the image's corners and border."""
         edge = self.radius * np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [0.7, 0.7], [-0.7, -0.7]])
         return float(np.linalg.norm(self.ideal(edge) - other.ideal(edge), axis=1).max())
 
     def scaled(self, factor: float) -> Lens:
-        """The same lens where the image is ``factor`` times as large."""
+        """The same lens for an image ``factor`` times as large."""
         return Lens(factor * self.radius, self.radial, (factor * self.center[0], factor * self.center[1]))
 
 
-@lru_cache(maxsize=64)  # asked with every image
+@lru_cache(maxsize=64)  # called for every image
 def plumb_bob(lens: Lens, focal: float, width: int, height: int) -> tuple[float, float, float]:
     """k1, k2, k3 of the forward model of OpenCV and ROS, fitted to ``lens`` over an image of that size.
 
     A pinhole's x (from the principal point, in units of ``focal``) is seen at x (1 + k1 r^2 + k2 r^4 +
-    k3 r^6). ``lens``, ``focal``, ``width`` and ``height`` (pixels) are of one resolution. With |radial| up
-    to 0.07, pixels of 640 x 480 are met to 0.05 px out to the corners; with 0.1, to 0.2 px.
+    k3 r^6). ``lens``, ``focal``, ``width`` and ``height`` (pixels) have one resolution. With |radial| up
+    to 0.07, the fit is within 0.05 px at 640 x 480 out to the corners; with 0.1, within 0.2 px.
     """
     if lens.radial == 0.0:
         return 0.0, 0.0, 0.0
     reach = math.hypot(width / 2 + abs(lens.center[0]), height / 2 + abs(lens.center[1])) / lens.radius
-    if lens.radial < 0:  # short of the radius at which the model turns back: beyond it there is no inverse
+    if lens.radial < 0:  # short of the radius at which the model turns back, where the inverse ends
         reach = min(reach, 0.95 / math.sqrt(-3.0 * lens.radial))
-    # Denser outwards, as Chebyshev's nodes are: the largest error is what counts, and it is at the corners.
+    # Denser outwards, like Chebyshev nodes: the largest error matters, and it is at the corners.
     seen = reach * np.sin(np.linspace(0.0, np.pi / 2, _FITTED_RADII + 1)[1:])
     ideal = seen * (1.0 + lens.radial * seen**2)
     terms = ideal[:, None] ** (3, 5, 7)

@@ -1,4 +1,4 @@
-"""The pinhole camera: square pixels, pixel centres at integers, principal point in the middle."""
+"""The pinhole camera: square pixels, pixel centres at integers, principal point at the image centre."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dust3r_ros.types import Array, Array32
 
 
 def center_of(height: int, width: int) -> tuple[float, float]:
-    """Principal point (cx, cy) of an image: its middle, pixels."""
+    """Principal point (cx, cy) of an image: its centre, pixels."""
     return (width - 1) / 2.0, (height - 1) / 2.0
 
 
@@ -23,7 +23,7 @@ class Pinhole(NamedTuple):
 
     @classmethod
     def of(cls, focal: float, shape: tuple[int, ...]) -> Pinhole:
-        """Of an image of ``shape`` (H, W), with the principal point in its middle."""
+        """For an image of ``shape`` (H, W), with the principal point at its centre."""
         return cls(focal, center_of(*shape))
 
 

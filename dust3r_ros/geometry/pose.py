@@ -1,6 +1,6 @@
-"""Camera pose from matches: PnP with RANSAC and robust refinement, focal known or not; and the relative pose.
+"""Camera pose from 2D-3D matches: PnP with RANSAC and robust refinement, focal known or not.
 
-Whether as many matches as agree could do so by chance is judged here, too.
+Also judges whether the inliers could agree by chance.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _POSE_SAMPLE = 3  # matches that determine a pose; one more if the focal is to b
 
 
 def log_false_alarms(matches: int, inliers: int, sample: int, chance: float) -> float:
-    """Base 10 logarithm of how many models with ``inliers`` of ``matches`` unrelated matches are to be expected.
+    """Base 10 logarithm of the expected number of models with ``inliers`` among ``matches`` unrelated matches.
 
-    Of all models that ``sample`` matches determine; another match agrees with one by ``chance`` (0 to 1).
-    It is the number of false alarms of Moisan and Stival, "A probabilistic criterion to detect rigid
+    It counts all models that ``sample`` matches determine; another match agrees with one with probability ``chance``.
+    This is the number of false alarms of Moisan and Stival, "A probabilistic criterion to detect rigid
     point matches between two images", IJCV 2004. Infinite for ``inliers`` up to ``sample``.
     """
     if inliers <= sample or matches <= sample:
@@ -40,8 +40,8 @@ def log_false_alarms(matches: int, inliers: int, sample: int, chance: float) -> 
 def pose_log_false_alarms(found: PnpResult, points_world: Array, pixels: Array, threshold_px: float) -> float:
     """``log_false_alarms`` of a pose from 2D-3D matches (N, 3), (N, 2); pixels from the principal point.
 
-    What chance does is measured by the matches themselves: how often one's pixel is within ``threshold_px``
-    of where another one's point is seen. Where all lie close together, that is often.
+    The chance is measured on the matches themselves: how often the pixel of one is within ``threshold_px`` of
+    the projected point of another. That is often if all lie close together.
     """
     in_camera = transform(invert(found.w_T_c), points_world)
     expected = project(in_camera[in_camera[:, 2] > 0], found.focal, (0.0, 0.0))
@@ -52,7 +52,7 @@ def pose_log_false_alarms(found: PnpResult, points_world: Array, pixels: Array, 
 
 
 def by_chance(found: PnpResult, points_world: Array, pixels: Array, threshold_px: float) -> bool:
-    """Whether unrelated matches give such a pose in every image, or more of them."""
+    """Whether unrelated matches would give at least one such pose per image."""
     return pose_log_false_alarms(found, points_world, pixels, threshold_px) >= 0.0
 
 
@@ -62,11 +62,11 @@ def _log_choose(n: int, k: int) -> float:
 
 __all__ = ["PnpResult", "essential_pose", "refine_pose", "solve_pnp", "solve_pnp_unknown_focal"]
 
-_RANSAC_POINTS = 4000  # a draw this large finds the pose; every point votes afterwards
+_RANSAC_POINTS = 4000  # a subset this large suffices to find the pose; every point votes afterwards
 _RANSAC_ITERATIONS = 300
-_FAR = 100.0  # median distances from the middle
-_NEAR, _MOST = 4.0, 0.6  # thresholds within which a guess must have so many of the matches
-_MIN_THICKNESS = 1e-6  # of a set of points relative to its length; below, it is a line
+_FAR = 100.0  # median distances from the centre
+_NEAR, _MOST = 4.0, 0.6  # thresholds within which a guess must have this share of the matches
+_MIN_THICKNESS = 1e-6  # thickness of a set of points relative to its length; below, it is a line
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,12 +103,12 @@ def solve_pnp(
     seed: int = 0,
     near: Array | None = None,
 ) -> PnpResult:
-    """Pose of a camera of known ``focal`` and principal point ``center`` (pixels) from 2D-3D matches.
+    """Pose of a camera with known ``focal`` and principal point ``center`` (pixels) from 2D-3D matches.
 
     ``points_world`` (N, 3), ``pixels`` (N, 2). RANSAC over P3P, then Levenberg-Marquardt on the
     inliers with Huber's loss. The same ``seed`` gives the same result. Matches that are not
-    finite are no inliers. ``near`` (4, 4) ``w_T_c``: a guess; where refining it fits most matches, nothing is
-    drawn. Raises ``GeometryError`` for fewer than ``min_inliers`` (4 at least)
+    finite are no inliers. ``near`` (4, 4) ``w_T_c``: a guess; if most matches fit it after refinement, RANSAC is
+    skipped. Raises ``GeometryError`` for fewer than ``min_inliers`` (4 at least)
     matches or inliers, and for points that leave the pose free (on one line, all in one place).
     """
     matches = _Matches.of(points_world, pixels, center, threshold_px, max(min_inliers, 4), seed)
@@ -123,8 +123,8 @@ def refine_pose(
 ) -> PnpResult | None:
     """Pose close to a good guess ``near`` (4, 4) ``w_T_c``, in a third of the time of ``solve_pnp``.
 
-    ``points_world`` (N, 3) and ``pixels`` (N, 2) from the principal point, all finite. None where most matches do not
-    fit a pose that few steps lead to.
+    ``points_world`` (N, 3) and ``pixels`` (N, 2) from the principal point, all finite. None if a few steps do not reach
+    a pose that fits most matches.
     """
     enough = max(min_inliers, _MOST * len(points_world))
     try:
@@ -156,10 +156,10 @@ def solve_pnp_unknown_focal(
 ) -> PnpResult:
     """Pose and focal from 2D-3D matches: the focal with most inliers, refined together with the pose.
 
-    Tried are ``candidates`` focals spaced evenly in log from half to three times the long edge of
-    the image (``width`` x ``height``), ``center`` its middle by default; of equals the smallest.
-    ``refine_focal=False`` keeps the best candidate as it is. ``guess``: where this focal, refined, fits most matches,
-    no others are tried. The rest as ``solve_pnp``.
+    Tries ``candidates`` focals spaced evenly in log from half to three times the long edge of
+    the image (``width`` x ``height``), ``center`` by default its centre; the smallest wins a tie.
+    ``refine_focal=False`` keeps the best candidate. ``guess``: if most matches fit this focal after refinement,
+    no others are tried. The rest as in ``solve_pnp``.
     """
     middle = center or center_of(height, width)
     matches = _Matches.of(points_world, pixels, middle, threshold_px, max(min_inliers, 4), seed)
@@ -171,7 +171,7 @@ def solve_pnp_unknown_focal(
 
 
 def _best_candidate(matches: _Matches, focals: Array) -> tuple[Array, float]:
-    """``c_T_w`` and the focal of those tried that fits most matches, the first of equals."""
+    """``c_T_w`` and the tried focal that fits most matches; the first wins a tie."""
     best, most = None, 0
     for focal in focals:
         try:
@@ -233,7 +233,7 @@ class _Matches:
         return np.nan_to_num(np.linalg.norm(found - self.pixels, axis=1), nan=np.inf)
 
     def inliers(self, c_T_w: Array, focal: float) -> NDArray[np.bool_]:
-        """Which matches fit; raises ``GeometryError`` where these are too few."""
+        """Which matches fit; raises ``GeometryError`` for too few."""
         inliers = self.errors(c_T_w, focal) < self.threshold_px
         if inliers.sum() < self.min_inliers:
             raise GeometryError(
@@ -256,7 +256,7 @@ class _Matches:
             found = chosen is not None and len(chosen) >= 4
             if found:
                 index = np.ravel(chosen)
-                near = index[np.linalg.norm(points[index], axis=1) < _FAR]  # SQPnP weighs with distance
+                near = index[np.linalg.norm(points[index], axis=1) < _FAR]  # SQPnP weights points by distance
                 index = near if len(near) >= 4 else index
                 found, rvec, tvec = cv2.solvePnP(points[index], rays[index], eye, None, flags=cv2.SOLVEPNP_SQPNP)
         except cv2.error:
@@ -271,7 +271,7 @@ class _Matches:
         return c_T_w
 
     def with_focal(self, guess: float) -> PnpResult | None:
-        """Pose and focal refined from a guess of the focal alone, None where most matches do not fit it."""
+        """Pose and focal refined from a guess of the focal alone; None if most matches do not fit."""
         try:
             found = self.refined(self.ransac(guess), guess, free_focal=True)
         except GeometryError:
@@ -279,7 +279,7 @@ class _Matches:
         return found if found.inliers.sum() >= _MOST * len(self.points) else None
 
     def guessed(self, near: Array, focal: float) -> PnpResult | None:
-        """The result of refining a guess, None where most matches do not fit it."""
+        """The result of refining a guess; None if most matches do not fit."""
         c_T_w = invert(near)
         c_T_w[:3, 3] += c_T_w[:3, :3] @ self.center_world
         close = self.errors(c_T_w, focal) < _NEAR * self.threshold_px
@@ -294,7 +294,7 @@ class _Matches:
         return found if found.inliers.sum() >= enough else None
 
     def refined(self, c_T_w: Array, focal: float, free_focal: bool) -> PnpResult:
-        """The result of refining on the inliers, twice, for the first time changes who they are."""
+        """The result of refining on the inliers, twice, because the first refinement changes them."""
         chosen = None
         for _ in range(2):
             inliers = self.inliers(c_T_w, focal)

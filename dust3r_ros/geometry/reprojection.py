@@ -1,4 +1,4 @@
-"""Reprojection errors of one camera: linearised, minimised, and what they say of the pose's certainty."""
+"""Reprojection errors of one camera: linearised, minimised, and the pose covariance they imply."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from dust3r_ros.types import Array
 
 _HUBER = 1.345  # standard deviations; 95 % efficient for normal errors
 _CONVERGED = 0.01  # standard deviations of the pose
-_SETTLED = 0.1  # the same where the pose of the next image is asked soon
+_SETTLED = 0.1  # the same in live tracking, where the next image follows soon
 _MOST_STEPS = 30
 _STILL_PX = 1e-4
 _MIN_EIGENVALUE = 1e-12  # of the normalised information matrix; below, a direction of the pose is free
 
 
 class _Given(ctypes.Structure):
-    """Matches and a start as the library takes them; ``moved`` (4, 4): the pose that it finds.
+    """Matches and a start in the library's layout; ``moved`` (4, 4): the pose that it finds.
 
-    ``kept``: the arrays that it points to.
+    ``kept``: the arrays it points to.
     """
 
     kept: object
@@ -90,30 +90,30 @@ def _noise(residuals: Array) -> float:
 def minimise(
     points: Array, pixels: Array, c_T_w: Array, focal: float, center: tuple[float, float], free_focal: bool
 ) -> tuple[Array, float]:
-    """Pose ``c_T_w`` and focal that minimise Huber's loss of the reprojection errors, from a start near by.
+    """Pose ``c_T_w`` and focal that minimise Huber's loss of the reprojection errors, from a nearby start.
 
     ``points`` (N, 3) in the world, ``pixels`` (N, 2); the focal moves only if ``free_focal``.
-    Levenberg-Marquardt with re-weighting; the loss turns linear at 1.345 standard deviations, taken
-    from the median. It ends where a step is a hundredth of what the pose is uncertain by. Raises ``GeometryError``
-    where the points leave the pose free.
+    Levenberg-Marquardt with reweighting; the loss turns linear at 1.345 standard deviations, estimated
+    from the median. It ends when a step is a hundredth of the pose's uncertainty. Raises ``GeometryError``
+    if the points leave the pose free.
     """
     if LIBRARY is None:
         return _minimised(points, pixels, c_T_w, focal, center, free_focal)
     given, length = _Given.of(points, pixels, c_T_w, center, 6 + free_focal), ctypes.c_double(focal)
     limits = ctypes.c_double(_CONVERGED), ctypes.c_long(_MOST_STEPS)
     if not LIBRARY.minimise_pose(ctypes.byref(given), ctypes.byref(length), *limits):
-        raise GeometryError(f"{len(points)} matches leave the pose free; points on one line or in one place do that")
+        raise GeometryError(f"{len(points)} matches leave the pose free; they must not be on one line or in one place")
     return given.moved, length.value
 
 
 def settle(
     points: Array, pixels: Array, c_T_w: Array, focal: float, gates_px: tuple[float, float], fewest: float
 ) -> Array:
-    """``c_T_w`` that minimises Huber's loss of the reprojection errors below the second gate, from a start close by.
+    """``c_T_w`` that minimises Huber's loss of the reprojection errors below the second gate, from a close start.
 
-    Matches as ``minimise`` has them, pixels from the principal point. Gauss-Newton, in which the matches below the gate
-    are chosen anew at each step, at the first one by the first gate. It ends where a step is small beside what the pose
-    is uncertain by. Raises ``GeometryError`` where it does not within some steps, or less than ``fewest`` are below.
+    Matches as for ``minimise``, pixels from the principal point. Gauss-Newton that selects the matches below the gate
+    at each step, with the first gate at the first step. It ends when a step is small against the pose's uncertainty.
+    Raises ``GeometryError`` if that takes too many steps, or if fewer than ``fewest`` matches are below the gate.
     """
     if LIBRARY is None:
         settled = _settled(points, pixels, c_T_w, focal, gates_px, fewest)
@@ -124,8 +124,8 @@ def settle(
         settled = given.moved if found else None
     if settled is None:
         raise GeometryError(
-            f"a guess of a pose does not lead to one that fits {fewest:g} of {len(points)} matches within "
-            f"{_MOST_STEPS} steps; a better guess is needed"
+            f"a guess of a pose does not lead to a pose that fits {fewest:g} of {len(points)} matches "
+            f"within {_MOST_STEPS} steps; a better guess is needed"
         )
     return settled
 
@@ -184,7 +184,7 @@ def _settled(
 def covariance(
     points: Array, pixels: Array, c_T_w: Array, focal: float, center: tuple[float, float], free_focal: bool
 ) -> Array:
-    """(6, 6), or (7, 7) with the focal (pixels) last: of a small motion of the camera in its own frame.
+    """(6, 6), or (7, 7) with the focal (pixels) last: covariance of a small motion of the camera in its own frame.
 
     A^-1 B A^-1 with A = sum of psi' J J^T and B = sum of psi^2 J J^T over the residuals (Huber,
     "Robust Statistics", 1981, section 7.6; White 1980): it holds for errors that differ from point
@@ -198,7 +198,7 @@ def covariance(
     _check_information(information, len(points))
     inverse = np.linalg.inv(information)
     count, unknowns = jacobian.shape
-    # exp(xi) c_T_w is w_T_c exp(-xi): the same covariance, and in the camera's frame already
+    # exp(xi) c_T_w is w_T_c exp(-xi): the same covariance, already in the camera's frame
     result = count / max(count - unknowns, 1) * inverse @ (influence.T @ influence) @ inverse
     if free_focal:
         result[6] *= focal

@@ -22,7 +22,7 @@ class Resize:
 
     ``scale_x``, ``scale_y`` are working pixels per native pixel. They are equal when the image
     grows and differ by the rounding of the crop to whole native pixels when it shrinks.
-    ``offset_x``, ``offset_y`` (working pixels) is what the crop takes from the left and the top.
+    ``offset_x``, ``offset_y`` (working pixels): what the crop removes at the left and the top.
     """
 
     native_width: int
@@ -38,15 +38,15 @@ class Resize:
     def fit(cls, width: int, height: int, long_edge: int, multiple: int = 16) -> Resize:
         """Scale so that the long edge becomes ``long_edge``, then crop to multiples of ``multiple``.
 
-        The crop is centred: the middle of the image stays the middle, to half a native pixel.
+        The crop is centred to within half a native pixel.
         Raises ``InputError`` if the image is empty or so narrow that nothing would be left.
         """
         working = _working_size(width, height, long_edge, multiple)
         scale = max(working[0] / width, working[1] / height)
-        if scale >= 1.0:  # resampled at exact positions: any real offset will do
+        if scale >= 1.0:  # resampled at exact positions: any real offset works
             scales = [scale, scale]
             offsets = [(side * scale - kept) / 2 for side, kept in zip((width, height), working, strict=True)]
-        else:  # cropped before area averaging, hence to whole native pixels
+        else:  # cropped before area averaging, hence at whole native pixels
             crops = [round(kept / scale) for kept in working]
             scales = [kept / crop for kept, crop in zip(working, crops, strict=True)]
             starts = [(side - crop) // 2 for side, crop in zip((width, height), crops, strict=True)]
@@ -56,7 +56,7 @@ class Resize:
     def apply(self, image: Image) -> Image:
         """The working image of a native one, (H, W) or (H, W, 3) uint8, contiguous; it may share memory.
 
-        Raises ``InputError`` for another size or type than this map was made for.
+        Raises ``InputError`` for a size or type other than this map's.
         """
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[:2] != self._native_shape:
             raise InputError(
@@ -121,7 +121,7 @@ class Resize:
 
 
 def _working_size(width: int, height: int, long_edge: int, multiple: int) -> list[int]:
-    """Width and height of the working image. Raises ``InputError`` where there is none."""
+    """Width and height of the working image. Raises ``InputError`` if there is none."""
     if min(width, height) < 1:
         raise InputError(f"An image of {width}x{height} pixels is empty; both sides must be at least 1.")
     if multiple < 1 or long_edge < multiple:

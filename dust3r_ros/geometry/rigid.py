@@ -11,8 +11,8 @@ from scipy.spatial.transform import Rotation
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.types import Array
 
-# Axes of a ROS body frame (x forward, y left, z up) holding an optical frame (x right, y down,
-# z forward): the pose of a camera that looks level along x (REP 103).
+# An optical frame (x right, y down, z forward) in a ROS body frame (x forward, y left, z up):
+# the pose of a level camera that looks along x (REP 103).
 BODY_T_OPTICAL: Array = np.array(
     [[0.0, 0.0, 1.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
 )
@@ -44,7 +44,7 @@ def transform(a_T_b: Array, points: Array) -> Array:
 def quaternion(rotation: Array) -> Array:
     """(x, y, z, w), w >= 0, of a (3, 3) rotation: by its largest component, after Shepperd, 1978.
 
-    Asked for with every image: SciPy's ``Rotation``, which says the same, takes thirty times as long.
+    Called for every image: SciPy's ``Rotation`` gives the same but takes thirty times as long.
     """
     m = rotation.tolist()
     trace = m[0][0] + m[1][1] + m[2][2]
@@ -74,7 +74,7 @@ def from_quaternion(translation: ArrayLike, xyzw: ArrayLike) -> Array:
     length = float(np.linalg.norm(q))
     if not (np.isfinite(t).all() and abs(length - 1.0) < 0.1):
         raise GeometryError(
-            f"A pose with translation {t.tolist()} and quaternion {q.tolist()} of length {length:.3g} is none; "
+            f"A pose with translation {t.tolist()} and quaternion {q.tolist()} of length {length:.3g} is invalid; "
             "all must be finite and the length 1."
         )
     return pose(Rotation.from_quat(q).as_matrix(), t)

@@ -1,4 +1,4 @@
-"""Similarity transforms, their closed-form and robust estimates from point pairs, and pairs of 3D points that match."""
+"""Similarity transforms, their closed-form and robust estimates from point pairs, and matching of 3D points."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ Indices = NDArray[np.intp]
 def nearest(points: NDArray[np.floating], queries: NDArray[np.floating]) -> Indices:
     """For each of ``queries`` (M, 3) the index (M,) of its nearest neighbour in ``points`` (N, 3), all finite.
 
-    Raises ``GeometryError`` where ``points`` is empty.
+    Raises ``GeometryError`` if ``points`` is empty.
     """
     if len(points) == 0:
-        raise GeometryError(f"The nearest neighbours of {len(queries)} points need at least 1 point to choose from.")
+        raise GeometryError(f"Nearest neighbours of {len(queries)} points among 0 points; at least 1 is needed.")
     return np.asarray(cKDTree(points).query(queries)[1], dtype=np.intp)
 
 
 def reciprocal_matches(
     first: NDArray[np.floating], second: NDArray[np.floating], max_distance: float = np.inf
 ) -> tuple[Indices, Indices]:
-    """Index pairs (K,), (K,) of ``first`` (N, 3) and ``second`` (M, 3) that are each other's nearest neighbour.
+    """Index pairs (K,), (K,) of points in ``first`` (N, 3) and ``second`` (M, 3) that are mutual nearest neighbours.
 
     DUSt3R, section 3.3 ("point matching"). Sorted by the index in ``second``. Points that are not
-    finite match nothing; pairs further apart than ``max_distance`` (the points' unit) are dropped;
-    no points, no matches.
+    finite match nothing; pairs further apart than ``max_distance`` (the points' unit) are dropped.
     """
     of_first = np.flatnonzero(np.isfinite(first).all(axis=1))
     of_second = np.flatnonzero(np.isfinite(second).all(axis=1))
@@ -39,7 +38,7 @@ def reciprocal_matches(
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
     a, b = first[of_first], second[of_second]
     forward = nearest(a, b)
-    # Only points of a that were chosen can be half of a reciprocal pair: ask back for those alone.
+    # Only points of a that were chosen can be in a reciprocal pair: query back for those alone.
     chosen, inverse = np.unique(forward, return_inverse=True)
     kept = nearest(b, a[chosen])[inverse] == np.arange(len(b))
     if np.isfinite(max_distance):
@@ -67,8 +66,8 @@ def match_pointmaps(
     return pixels[0][index_first], pixels[1][index_second]
 
 
-# Second over first singular value of the cross covariance, below which points count as collinear:
-# the square of a relative thickness of 1e-5, above what float32 coordinates leave of a line.
+# Ratio of the second to the first singular value of the cross covariance below which points count as
+# collinear: the square of a relative thickness of 1e-5, above the float32 rounding of a line.
 _MIN_RANK_RATIO = 1e-10
 
 
@@ -90,7 +89,7 @@ class Similarity:
         return self.scale * (points @ self.rotation.T) + self.translation
 
     def pose(self, b_T_c: Array) -> Array:
-        """``a_T_c`` (4, 4) of a pose in frame b: a rigid motion again, in the unit of a."""
+        """``a_T_c`` (4, 4) of a pose in frame b: again a rigid motion, in the unit of a."""
         a_T_c = np.eye(4)
         a_T_c[:3, :3] = self.rotation @ b_T_c[:3, :3]
         a_T_c[:3, 3] = self.apply(b_T_c[:3, 3])
@@ -118,7 +117,7 @@ def weighted_similarity(
 ) -> Similarity:
     """The similarity S minimising sum_k weights_k * |target_k - S source_k|^2, in closed form.
 
-    ``source``, ``target`` (N, 3), ``weights`` (N,) >= 0, all one by default; points of weight 0 are
+    ``source``, ``target`` (N, 3), ``weights`` (N,) >= 0, all 1 by default; points of weight 0 are
     ignored. ``with_scale=False`` holds the scale at 1. Raises ``GeometryError`` for fewer than 3
     weighted points, points on one line, and weights or points that are not finite.
 
@@ -138,8 +137,8 @@ def robust_similarity(
 ) -> Similarity:
     """The similarity S minimising sum_k weights_k * |target_k - S source_k|: the norm is not squared.
 
-    Iteratively re-weighted least squares: each step is ``weighted_similarity`` with weights
-    divided by the residual, from which a millionth of the target's spread is the least. Stops
+    Iteratively reweighted least squares: each step is ``weighted_similarity`` with weights
+    divided by the residual, taken as at least a millionth of the target's spread. Stops
     when the objective falls by less than 1e-9 of itself. Arguments and errors as there.
     """
     x, y, w = _checked(source, target, weights)

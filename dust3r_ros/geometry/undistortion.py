@@ -1,4 +1,4 @@
-"""Images of a calibrated camera as an ideal pinhole would take them: square pixels, centred, no lens."""
+"""Rectify images of a calibrated camera to an ideal pinhole: square pixels, centred, no lens."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from dust3r_ros.errors import ConfigError
 from dust3r_ros.geometry.lens import LensModel
 from dust3r_ros.types import Array32, Calibration, Image
 
-_LEAST_VALID = 0.5  # of the ideal pixels have to be seen by the camera
-_CENTERED_PX, _SQUARE = 0.01, 1e-5  # what differs by less is the same
+_LEAST_VALID = 0.5  # of the ideal pixels must be seen by the camera
+_CENTERED_PX, _SQUARE = 0.01, 1e-5  # smaller differences are ignored
 
 
 @dataclass(frozen=True, eq=False)
 class Undistortion:
-    """Raw images of ``width`` x ``height`` to those of a pinhole of the same size, its principal point in the middle.
+    """Maps raw images of ``width`` x ``height`` to a pinhole of the same size with a centred principal point.
 
-    ``focal`` (pixels) is sqrt(fx fy). Of a wide lens that would cut off much: where more than a fifth of the raw
-    pixels fell outside, the focal is made smaller until a fifth does, down to half. ``valid`` (H, W) bool:
-    ideal pixels that the camera sees. ``maps`` is None where raw images are ideal already.
+    ``focal`` (pixels) is sqrt(fx fy). With a wide lens that would crop too much: if more than a fifth of the raw
+    pixels fell outside, the focal is reduced until a fifth does, at most to half. ``valid`` (H, W) bool:
+    ideal pixels that the camera sees. ``maps`` is None if raw images are already ideal.
     """
 
     calibration: Calibration
@@ -35,9 +35,9 @@ class Undistortion:
 
     @classmethod
     def of(cls, calibration: Calibration, width: int, height: int) -> Undistortion:
-        """For images of ``width`` x ``height``, which may be those of the calibration scaled, of the same shape.
+        """For images of ``width`` x ``height``: the calibration's size, scaled, with the same aspect ratio.
 
-        Raises ``ConfigError`` for a calibration that cannot be of such images or of a model that is not known.
+        Raises ``ConfigError`` for a calibration that cannot belong to such images or has an unknown model.
         """
         scaled = scaled_calibration(calibration, width, height)
         lens = LensModel.of(scaled)
@@ -48,14 +48,14 @@ class Undistortion:
         maps, valid = lens.maps(focal)
         if valid.mean() < _LEAST_VALID:
             raise ConfigError(
-                f"calibration ({_named(calibration)}) tells what {valid.mean():.0%} of a rectified image show; "
-                "it must be most: the distortion does not belong to the lens, or the principal point is wrong"
+                f"calibration ({_named(calibration)}) covers {valid.mean():.0%} of a rectified image; it must "
+                "cover most: the distortion does not belong to the lens, or the principal point is wrong"
             )
         return cls(calibration, width, height, focal, valid, maps)
 
     @property
     def identity(self) -> bool:
-        """Whether raw images are ideal already."""
+        """Whether raw images are already ideal."""
         return self.maps is None
 
     @property
@@ -65,7 +65,7 @@ class Undistortion:
         return Calibration(self.width, self.height, self.focal, self.focal, *middle)
 
     def image(self, raw: Image) -> Image:
-        """The ideal image of a raw one (H, W, 3); beyond what the camera sees its edge goes on.
+        """The ideal image of a raw one (H, W, 3); edge pixels are repeated beyond what the camera sees.
 
         Raises ``ConfigError`` for an image of another size.
         """
@@ -75,9 +75,9 @@ class Undistortion:
         return np.asarray(cv2.remap(raw, *self.maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
     def mask(self, raw: Image | None = None) -> Image | None:
-        """The mask (H, W) uint8 of an ideal image: not 0 where the raw mask is, or the camera does not see.
+        """The mask (H, W) uint8 of an ideal image: nonzero where the raw mask is or where the camera does not see.
 
-        None where nothing is masked: no raw mask, and the camera sees all.
+        None if nothing is masked: no raw mask, and the camera sees every pixel.
         """
         if raw is None:
             return None if self.valid.all() else np.where(self.valid, 0, 255).astype(np.uint8)
@@ -88,9 +88,9 @@ class Undistortion:
         return np.where(self.valid & (mask == 0), 0, 255).astype(np.uint8)
 
     def depth(self, raw: Array32) -> Array32:
-        """A depth image (h, w), registered to the raw image, of another size perhaps; 0 where nothing is known.
+        """Rectify a depth image (h, w) registered to the raw image, possibly of another size; 0 where unknown.
 
-        Depth is along the optical axis, which is the same, so that only pixels move.
+        Depth is measured along the optical axis, which stays, so only pixels move.
         """
         if self.maps is None:
             return raw
@@ -105,13 +105,13 @@ class Undistortion:
     def _check(self, raw: NDArray[np.uint8]) -> None:
         height, width = raw.shape[:2]
         if (width, height) != (self.width, self.height):
-            raise ConfigError(f"image is {width}x{height}; its rectification is for {self.width}x{self.height}")
+            raise ConfigError(f"image is {width}x{height}; it must be {self.width}x{self.height}")
 
 
 def scaled_calibration(calibration: Calibration, width: int, height: int) -> Calibration:
-    """The calibration of the same images scaled to ``width`` x ``height``, after a check of its numbers.
+    """The calibration, checked, for the same images scaled to ``width`` x ``height``.
 
-    Raises ``ConfigError`` for numbers that no camera has and for images of another shape.
+    Raises ``ConfigError`` for impossible numbers and for images of another aspect ratio.
     """
     _check_numbers(calibration, width, height)
     c = calibration
@@ -121,24 +121,25 @@ def scaled_calibration(calibration: Calibration, width: int, height: int) -> Cal
 
 
 def _check_numbers(c: Calibration, width: int, height: int) -> None:
-    """Raises ``ConfigError`` for a calibration that cannot be of images of ``width`` x ``height``."""
+    """Raises ``ConfigError`` for a calibration that cannot belong to images of ``width`` x ``height``."""
     name = _named(c)
     if not all(math.isfinite(v) for v in (c.fx, c.fy, c.cx, c.cy, *c.coefficients)):
         raise ConfigError(f"calibration ({name}) holds numbers that are not finite")
     if min(c.width, c.height, width, height) <= 0:
         raise ConfigError(
-            f"calibration ({name}) is for {c.width}x{c.height}, images are {width}x{height}; 0 is no size"
+            f"calibration ({name}) is for {c.width}x{c.height}, images are {width}x{height}; sizes must be positive"
         )
     if not _plausible_focals(c):
         raise ConfigError(
-            f"calibration ({name}): fx and fy must be alike and between 0.05 and 100 times the long edge, "
+            f"calibration ({name}): fx and fy must be similar and between 0.05 and 100 times the long edge, "
             f"{max(c.width, c.height)} px"
         )
     if not (abs(c.cx / c.width - 0.5) <= 1.0 and abs(c.cy / c.height - 0.5) <= 1.0):
-        raise ConfigError(f"calibration ({name}): the principal point is far outside of {c.width}x{c.height} pixels")
+        raise ConfigError(f"calibration ({name}): the principal point is far outside {c.width}x{c.height} pixels")
     if abs(height - c.height * width / c.width) > 1.0 and abs(width - c.width * height / c.height) > 1.0:
         raise ConfigError(
-            f"calibration ({name}) is for {c.width}x{c.height}, images are {width}x{height}; the shape must be the same"
+            f"calibration ({name}) is for {c.width}x{c.height}, images are {width}x{height}; "
+            "the aspect ratio must be the same"
         )
 
 

@@ -1,4 +1,4 @@
-"""The DUSt3R network and its checkpoints. Needs torch, which is imported when a name is first used."""
+"""The DUSt3R network and its checkpoints. Needs torch, which is imported on first use of a name."""
 
 from __future__ import annotations
 

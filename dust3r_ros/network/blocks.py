@@ -1,11 +1,11 @@
-"""Transformer blocks of encoder and decoders (CroCo v2, Weinzaepfel et al. 2023), and where a patch lies.
+"""Transformer blocks of encoder and decoders (CroCo v2, Weinzaepfel et al. 2023), and the position of a patch.
 
-RoPE tells tokens how far they are from each other and nothing else: in an image without texture all would stay
-alike, and a network that begins with random weights has to find out from the picture's content where its edges are
-before it can give pixels different rays. Published checkpoints know that from their pretraining and do without.
+RoPE encodes only relative positions: in an image without texture all tokens would stay alike, and a network
+with random initial weights would have to find the image's edges from its content before it could give pixels
+different rays. Published checkpoints learnt this in pretraining and do without.
 
 Attribute names are those of the published checkpoints. timm has an equal ``Mlp`` and ``PatchEmbed``; it
-is not used because importing it needs torchvision and a hub client for a dozen lines.
+is not used because it would pull in torchvision and a hub client for a dozen lines.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ BASE = 100.0
 
 @dataclass(frozen=True, eq=False)
 class Rope2D:
-    """Rotations of every patch of a grid, for heads D wide: ``cos`` and ``sin``, (N, D), to be multiplied with a head
-    and with the head whose pairs have changed places.
+    """Rotations for every patch of a grid, for heads of width D: ``cos`` and ``sin``, (N, D), factors of a head and of
+    the head with its pairs swapped.
 
-    The first half of a head turns with the patch's row (y), the second with its column (x); each half is D/4 first
-    and D/4 second members of pairs.
+    The first half of a head rotates with the patch's row (y), the second with its column (x); each half holds the
+    D/4 first, then the D/4 second members of the pairs.
     """
 
     cos: Tensor
@@ -46,13 +46,13 @@ class Rope2D:
         return cls(torch.stack((cos, cos), dim=2).flatten(1), torch.stack((-sin, sin), dim=2).flatten(1))
 
     def __getitem__(self, patches: Tensor) -> Rope2D:
-        """Those of some patches (B, n) of each image, for all heads alike."""
+        """The rotations of some patches (B, n) of each image, the same for all heads."""
         return Rope2D(self.cos[patches][:, None], self.sin[patches][:, None])  # (B, 1, n, D)
 
     def rotate(self, heads: Tensor) -> Tensor:
-        """``heads`` (B, heads, N, D) turned by their positions; same shape and type."""
+        """``heads`` (B, heads, N, D) rotated by their positions; same shape and type."""
         swapped = heads.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)
-        # In the type of the heads: what it rounds is no more than what they are rounded to anyway.
+        # In the type of the heads: this rounds no more than they are rounded already.
         return heads * self.cos.to(heads.dtype) + swapped * self.sin.to(heads.dtype)
 
 
@@ -62,8 +62,8 @@ _SLOWEST, _FASTEST = 0.25, 8.0  # periods per half of the long side
 def grid_waves(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
     """(N, width) float32 for N = rows x columns patches in reading order.
 
-    Sines and cosines of both coordinates of the patch's middle, measured from the image's in halves of its long
-    side: what counts for a ray is the angle to the axis, whatever the resolution.
+    Sines and cosines of both coordinates of the patch centre, measured from the image centre in halves of the long
+    side: a ray depends on the angle to the axis, whatever the resolution.
     """
     return _waves(rows, columns, width).to(device)
 
@@ -142,7 +142,7 @@ class CrossAttention(nn.Module):
         return self.proj(_attend(q, k, self._split(self.projv(y))))
 
     def logits(self, head: int, x: Tensor, y: Tensor, rope_x: Rope2D, rope_y: Rope2D) -> Tensor:
-        """What the softmax of one ``head`` gets in ``forward``: (B, N, C), (B, M, C) -> (B, N, M)."""
+        """The softmax's input for one ``head`` in ``forward``: (B, N, C), (B, M, C) -> (B, N, M)."""
         wide = self.projq.out_features // self.heads
         own = slice(head * wide, (head + 1) * wide)
         q = linear(x, self.projq.weight[own], self.projq.bias[own])
@@ -191,7 +191,7 @@ class DecoderBlock(nn.Module):
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """(B, heads, N, D), (B, heads, M, D) twice -> (B, N, heads · D)."""
     if q.requires_grad and q.device.type == "cpu":
-        # torch's fused kernel takes a third of a training step on a processor, nearly all of it for the gradient.
+        # torch's fused kernel takes a third of a training step on a CPU, nearly all of it for the gradient.
         seen = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
     else:
         seen = scaled_dot_product_attention(q, k, v)

@@ -1,4 +1,4 @@
-"""Checkpoints: those that come with the package, the published ``.pth`` layout and the hub's folder layout.
+"""Checkpoints: those shipped with the package, the published ``.pth`` layout and the hub's folder layout.
 
 Nothing in a file is executed.
 """
@@ -26,16 +26,16 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def shipped(home: Path = _HOME) -> dict[str, Path]:
-    """Folders of weights in ``home`` by name."""
+    """Folders of weights in ``home``, by name."""
     if not home.is_dir():
         return {}
     return {folder.name: folder for folder in sorted(home.iterdir()) if (folder / "config.json").is_file()}
 
 
 def find_checkpoint(checkpoint: str | Path, home: Path = _HOME) -> Path:
-    """Where a checkpoint lies: weights in ``home`` by their name, anything else as a path.
+    """The path of a checkpoint: weights in ``home`` by name, anything else as a path.
 
-    A name wins against a folder of that name in the working directory (``./tiny`` means the folder). Raises
+    A name takes precedence over a folder of that name in the working directory (``./tiny`` means the folder). Raises
     ``CheckpointError`` for a single word that is neither a name nor a path that exists.
     """
     path = Path(checkpoint)
@@ -46,7 +46,7 @@ def find_checkpoint(checkpoint: str | Path, home: Path = _HOME) -> Path:
         return known[checkpoint]
     if path.exists():
         return path
-    names = f"those that come with it are {', '.join(known)}" if known else "none come with this installation"
+    names = f"shipped are {', '.join(known)}" if known else "none are shipped with this installation"
     raise CheckpointError(
         f"checkpoint '{checkpoint}' does not exist: it is neither the name of weights ({names}) nor a path;"
         " give a .pth file or a folder with config.json and model.safetensors"
@@ -60,7 +60,7 @@ _ALIASED = re.compile(r"(?P<scratch>.+\.scratch)\.layer(?P<number>[1-4])_rn\.wei
 
 
 def aliases(names: Iterable[str]) -> dict[str, str]:
-    """{second name: name} of the tensors that a ``.pth`` holds under two names."""
+    """{second name: name} of tensors that a ``.pth`` holds under two names."""
     found = {}
     for name in names:
         if match := _ALIASED.fullmatch(name):
@@ -71,15 +71,15 @@ def aliases(names: Iterable[str]) -> dict[str, str]:
 def to_model(state: State) -> State:
     """A checkpoint's tensors under the model's names.
 
-    Second names are folded into the first; a missing second decoder starts as a copy of the first
-    (weights of the pretraining). Raises ``CheckpointError`` when both names of a tensor differ in content.
+    Second names are merged into the first; a missing second decoder starts as a copy of the first
+    (weights of the pretraining). Raises ``CheckpointError`` if the two names of a tensor differ in content.
     """
     renamed = {}
     for name, tensor in state.items():
         if match := _STORED_TWICE.fullmatch(name):
             first = f"{match['scratch']}.layer{int(match['index']) + 1}_rn.weight"
             if first in state and not _equal(state[first], tensor):
-                raise CheckpointError(f"'{name}' and '{first}' differ; they must be one tensor")
+                raise CheckpointError(f"'{name}' and '{first}' differ; they must be the same tensor")
             name = first
         renamed[name] = tensor
     if not any(name.startswith("dec_blocks2.") for name in renamed):
@@ -89,14 +89,14 @@ def to_model(state: State) -> State:
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    # Twice in one .pth they are one storage: nothing to compare then.
+    # In one .pth both names share a storage: nothing to compare then.
     return a.shape == b.shape and a.dtype == b.dtype and (a.data_ptr() == b.data_ptr() or torch.equal(a, b))
 
 
 def pick_device(name: str) -> torch.device:
-    """``name`` as a device: "cpu", "cuda", "cuda:N", or "auto" for CUDA when there is one.
+    """``name`` as a device: "cpu", "cuda", "cuda:N", or "auto" for CUDA if available.
 
-    Raises ``BackendError`` for a name that torch does not know or CUDA that is not there.
+    Raises ``BackendError`` for a name that torch does not know or a CUDA device that is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -108,8 +108,8 @@ def pick_device(name: str) -> torch.device:
         raise BackendError(f"device '{name}' is not supported; it must be auto, cpu or cuda")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BackendError(
-            f"device '{name}' is not there: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices; "
-            "use cpu or install torch with CUDA"
+            f"device '{name}' is not available: torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} CUDA devices; use cpu or install torch with CUDA"
         )
     return device
 
@@ -126,12 +126,12 @@ _PUBLISHED = Dust3rConfig()
 def load_checkpoint(path: str | Path, device: str = "cpu") -> Dust3r:
     """The network of a ``.pth`` file, or of a folder with ``config.json`` and ``model.safetensors``.
 
-    ``path``: also a name, such as ``tiny``, of weights that come with the package. float32 whatever it is stored
-    in, in evaluation mode, on ``device`` ("cpu", "cuda", "cuda:1" or "auto"). Every tensor of the architecture
-    must be there and nothing else. Weights of the published sizes log their licence.
+    ``path`` may also name weights shipped with the package, such as ``tiny``. The network is float32 whatever the
+    stored type, in evaluation mode, on ``device`` ("cpu", "cuda", "cuda:1" or "auto"). The file must hold every
+    tensor of the architecture and no other. For weights of the published sizes, the licence is logged.
 
     Raises ``CheckpointError`` for a file that is missing, truncated, of another kind or architecture,
-    holds numbers that are not finite, or asks to run code; ``BackendError`` for a device that is not there.
+    holds numbers that are not finite, or asks to run code; ``BackendError`` for a device that is not available.
     """
     path = find_checkpoint(path)
     target = pick_device(device)
@@ -147,10 +147,10 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> Dust3r:
 
 
 def save_checkpoint(model: Dust3r, folder: str | Path, half: bool = False) -> None:
-    """Writes ``config.json`` and ``model.safetensors`` into ``folder``, which is made when missing.
+    """Write ``config.json`` and ``model.safetensors`` into ``folder``, created if missing.
 
-    ``half``: in float16, half the bytes. Each file is written beside its place and renamed. Raises
-    ``OutputError`` when that fails, or for a weight that float16 does not hold.
+    ``half``: in float16, half the bytes. Each file is written to a temporary name and renamed. Raises
+    ``OutputError`` if that fails, or for a weight outside the range of float16.
     """
     from safetensors.torch import save_file
 
@@ -177,7 +177,7 @@ def _halved(name: str, tensor: Tensor) -> Tensor:
 def _read_pth(path: Path) -> tuple[Dust3rConfig, State]:
     """Architecture and tensors of the published layout."""
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
-        # Before 2.6 a file could run code in spite of weights_only (CVE-2025-32434).
+        # Before 2.6 a file could run code despite weights_only (CVE-2025-32434).
         raise CheckpointError(f"torch {torch.__version__} does not open .pth files safely; update it to 2.6 or newer")
     if path.suffix == ".safetensors":
         raise CheckpointError(f"it lacks the architecture; give the folder that holds it and {CONFIG}")
@@ -225,7 +225,7 @@ def _assemble(config: Dust3rConfig, state: State) -> Dust3r:
         if state[name].shape != tensor.shape:
             have, want = tuple(state[name].shape), tuple(tensor.shape)
             raise CheckpointError(f"'{name}' has shape {have}; the architecture says {want}")
-    # Own memory for each: the file is mapped, and a copied decoder must not stay tied to its source.
+    # Copy each: the file is memory-mapped, and a copied decoder must not share its source.
     own = {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in state.items()}
     model.load_state_dict(own, assign=True)
     return model.eval()
@@ -242,7 +242,7 @@ def _check_names(wanted: Mapping[str, Tensor], state: State) -> None:
 
 
 def _tensors(state: object) -> State:
-    """``state`` as plain float tensors by name; raises ``CheckpointError`` for anything else."""
+    """``state`` as dense float tensors by name; raises ``CheckpointError`` for anything else."""
     if not isinstance(state, dict):
         raise CheckpointError(f"its weights are {_summary(state)}; they must be tensors by name")
     for name, tensor in state.items():
@@ -253,7 +253,7 @@ def _tensors(state: object) -> State:
         if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
             raise CheckpointError(f"'{name}' is {tensor.dtype} ({tensor.layout}); it must be dense floating point")
         if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
-            # A few bytes that claim to be gigabytes.
+            # A few bytes with strides that claim gigabytes.
             raise CheckpointError(f"'{name}' of shape {tuple(tensor.shape)} is not stored in full")
     return dict(state)
 
@@ -263,7 +263,7 @@ def _why_not_loaded(error: Exception) -> str:
     if isinstance(error, OSError):
         return text
     if match := re.search(r"GLOBAL ([\w.]+)", text):
-        return f"it holds more than tensors and was not opened (it asks for {match[1]}); nothing of it was run"
+        return f"it holds more than tensors and was not opened (it asks for {match[1]}); no code was run"
     return f"it is truncated or not a torch file ({type(error).__name__}: {text[:120]})"
 
 

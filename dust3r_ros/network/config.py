@@ -1,4 +1,4 @@
-"""What a DUSt3R checkpoint says of its architecture: the constructor's arguments, read and never evaluated."""
+"""A DUSt3R checkpoint's architecture: the constructor's arguments, parsed and never evaluated."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PATCH = 16
 """Side of a patch, pixels."""
 
 GRID_POSITIONS = "RoPE100+grid"
-"""RoPE, and the place in the image added to the patches: for networks that are trained here (``positions.py``)."""
+"""RoPE, and position waves added to the patches: for networks trained here (``blocks.grid_waves``)."""
 
 Mode = tuple[str, float, float]
 
-# What this implementation computes. 'patch_embed_cls', 'freeze' and 'landscape_only' say how a network was
-# trained and batched; the function of the weights is the same for all their values.
+# Supported values. 'patch_embed_cls', 'freeze' and 'landscape_only' say how a network was trained and
+# batched; they do not change the function of the weights.
 _SUPPORTED: dict[str, tuple[object, ...]] = {
     "pos_embed": ("RoPE100", GRID_POSITIONS),
     "patch_embed_cls": ("PatchEmbedDust3R", "ManyAR_PatchEmbed"),
@@ -33,7 +33,7 @@ _SUPPORTED: dict[str, tuple[object, ...]] = {
     "landscape_only": (False, True),
 }
 
-# Bounds keep a hostile file from asking for a network that no machine holds.
+# Bounds keep a hostile file from asking for a network that fits no machine.
 _RANGES = {
     "enc_embed_dim": (4, 4096),
     "enc_depth": (1, 64),
@@ -43,7 +43,7 @@ _RANGES = {
     "dec_num_heads": (1, 64),
 }
 
-# Arguments that change numbers have no default in a file: guessing them would give wrong output silently.
+# Arguments that change the output have no default: a wrong guess would be silent.
 _REQUIRED = ("pos_embed", "head_type", "depth_mode", "conf_mode", *_RANGES)
 
 _CLASS = "AsymmetricCroCo3DStereo"
@@ -54,8 +54,8 @@ _LONGEST = 10_000
 class Dust3rConfig:
     """Architecture of a DUSt3R network; the fields are the checkpoints' arguments.
 
-    The defaults are those of ``DUSt3R_ViTLarge_BaseDecoder_512_dpt``. ``img_size`` is (H, W) in
-    pixels of training. Raises ``CheckpointError`` that names a field, its value and what is supported.
+    The defaults are those of ``DUSt3R_ViTLarge_BaseDecoder_512_dpt``. ``img_size`` is (H, W) of the training
+    images, pixels. Raises ``CheckpointError`` that names a field, its value and what is supported.
     """
 
     pos_embed: str = "RoPE100"
@@ -92,13 +92,13 @@ class Dust3rConfig:
 
     def _check_heads(self, side: str) -> None:
         width, heads = getattr(self, f"{side}_embed_dim"), getattr(self, f"{side}_num_heads")
-        # RoPE 2D needs two halves (y and x) of each head, each with two parts to rotate.
+        # RoPE 2D splits each head into two halves (y and x), each with two parts to rotate.
         if width % (4 * heads):
             raise _unsupported(f"{side}_embed_dim", width, f"a multiple of 4 x {side}_num_heads ({heads})")
 
     @classmethod
     def from_string(cls, text: str) -> Dust3rConfig:
-        """From the string of a ``.pth``, such as ``AsymmetricCroCo3DStereo(pos_embed='RoPE100', …)``.
+        """Parse the string of a ``.pth``, such as ``AsymmetricCroCo3DStereo(pos_embed='RoPE100', …)``.
 
         Only literals, ``inf`` and ``float('inf')`` are read; nothing is evaluated. Raises ``CheckpointError``.
         """
@@ -106,7 +106,7 @@ class Dust3rConfig:
 
     @classmethod
     def from_json(cls, text: str) -> Dust3rConfig:
-        """From a ``config.json``, in which the bare words Infinity and -Infinity stand for themselves.
+        """Parse a ``config.json``, which may hold the bare words Infinity and -Infinity.
 
         Raises ``CheckpointError``.
         """
@@ -120,14 +120,14 @@ class Dust3rConfig:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Dust3rConfig:
-        """From arguments by name; lists count as tuples. Raises ``CheckpointError``."""
+        """Build from arguments by name; lists count as tuples. Raises ``CheckpointError``."""
         known = {field.name for field in fields(cls)}
         for name in values:
             if name not in known:
                 raise CheckpointError(f"unknown argument '{name}'; known are {', '.join(sorted(known))}")
         for name in _REQUIRED:
             if name not in values:
-                raise CheckpointError(f"the argument '{name}' is missing; without it the network is not determined")
+                raise CheckpointError(f"the argument '{name}' is missing; the network cannot be built without it")
         plain: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
@@ -140,7 +140,7 @@ class Dust3rConfig:
         return dataclasses.asdict(self)
 
     def to_json(self) -> str:
-        """Text of a ``config.json`` (with the bare words Infinity and -Infinity)."""
+        """The text of a ``config.json`` (with the bare words Infinity and -Infinity)."""
         return json.dumps(self.as_mapping(), indent=2, sort_keys=True) + "\n"
 
     def to_string(self) -> str:
@@ -158,7 +158,7 @@ def _short(value: object) -> str:
 
 
 def _is_one_of(value: object, known: tuple[object, ...]) -> bool:
-    """Whether a value is among the known ones, of the same type: 0 and 1 are no truth values."""
+    """Whether a value is among the known ones, with the same type: 0 and 1 do not pass as booleans."""
     return any(type(value) is type(one) and value == one for one in known)
 
 

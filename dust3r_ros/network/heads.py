@@ -1,4 +1,4 @@
-"""Heads: tokens of a view to one 3D point and confidence per pixel.
+"""Heads: from a view's tokens to one 3D point and confidence per pixel.
 
 Attribute names are those of the published checkpoints.
 """
@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate, linear, pixel_shuffle, relu
 from dust3r_ros.network.config import PATCH, Dust3rConfig
 
 CHANNELS = 4
-"""What a head gives per pixel: x, y, z and c."""
+"""Outputs of a head per pixel: x, y, z and c."""
 
 _FEATURES = 256
 _LEVELS = (96, 192, 384, 768)
@@ -22,8 +22,8 @@ _LEVELS = (96, 192, 384, 768)
 
 @dataclass(frozen=True)
 class Raster:
-    """Which pixels a head gives: every ``stride``-th of both axes, from (``row``, ``column``) on. The stride divides
-    the patch size, row and column are below it.
+    """Which pixels a head computes: every ``stride``-th along both axes, from (``row``, ``column``) on. The stride
+    divides the patch size; row and column are below it.
     """
 
     row: int = 0
@@ -31,7 +31,7 @@ class Raster:
     stride: int = 1
 
     def of(self, images: Tensor) -> Tensor:
-        """Those pixels of (..., H, W)."""
+        """Select these pixels from (..., H, W)."""
         return images if self.stride == 1 else images[..., self.row :: self.stride, self.column :: self.stride]
 
 
@@ -46,7 +46,7 @@ def make_head(config: Dust3rConfig) -> nn.Module:
 def points_and_confidence(raw: Tensor) -> tuple[Tensor, Tensor]:
     """(B, 4, H, W) -> points (B, H, W, 3) and confidence (B, H, W) >= 1.
 
-    Points keep their direction and go out to distance exp(d) - 1; confidence is 1 + exp(c).
+    Points keep their direction; their distance d becomes exp(d) - 1. Confidence is 1 + exp(c).
     """
     xyz, c = raw[:, :3], raw[:, 3]
     distance = (xyz * xyz).sum(dim=1, keepdim=True).sqrt()
@@ -126,7 +126,7 @@ class _Scratch(nn.Module):
         """-> (B, 256, 8 h, 8 w)."""
         first, second, third, fourth = levels
         skip = self.layer3_rn(third)
-        # With an odd number of rows or columns the coarsest level comes back one larger.
+        # With an odd number of rows or columns the coarsest level is upsampled to one more.
         x = self.refinenet4(self.layer4_rn(fourth))[..., : skip.shape[-2], : skip.shape[-1]]
         x = self.refinenet3(x, skip)
         x = self.refinenet2(x, self.layer2_rn(second))

@@ -1,4 +1,4 @@
-"""Images on their way into the network: size, crop and normalisation of the published models."""
+"""Image preparation for the network: size, crop and normalisation of the published models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LONGEST = 32
 
 @dataclass(frozen=True, eq=False)
 class PreparedImage:
-    """A resized and cropped image, and how its pixels lie in the original.
+    """A resized and cropped image, with the map of its pixels to the original.
 
     ``image`` (H, W, 3) RGB uint8, sides multiples of 16. ``scale`` (x, y): resized over original
     pixels. ``offset`` (x, y): left and top of the crop in the resized image, pixels.
@@ -41,11 +41,11 @@ class PreparedImage:
 
 
 def prepare_image(image: Image, size: int = 512) -> PreparedImage:
-    """An RGB image (H, W, 3) uint8 as the models of ``size`` (512 or 224) were trained on.
+    """Prepare an RGB image (H, W, 3) uint8 as in the training of the models of ``size`` (512 or 224).
 
     512: long edge to 512, then a centred crop to multiples of 16, a square to 4:3. 224: short edge to
-    224, then a centred square. Lanczos when shrinking, bicubic when growing. Raises ``InputError`` for
-    an image of another form or one so narrow that nothing is left of it.
+    224, then a centred square. Lanczos when shrinking, bicubic when enlarging. Raises ``InputError`` for
+    an image of another shape or type, or one so narrow that nothing is left.
     """
     check_image(image)
     if size <= 0 or size % PATCH:
@@ -57,12 +57,12 @@ def prepare_image(image: Image, size: int = 512) -> PreparedImage:
     crop = _crop(*resized, square)
     if min(crop) == 0 or max(resized) > _LONGEST * min(resized):
         raise InputError(
-            f"image of {width}x{height} pixels is too narrow; its sides may differ {_LONGEST} times and must give "
-            f"at least {PATCH} pixels at {resized[0]}x{resized[1]}"
+            f"image of {width}x{height} pixels is too narrow; its sides may differ by a factor of {_LONGEST} "
+            f"and must give at least {PATCH} pixels at {resized[0]}x{resized[1]}"
         )
     offset = ((resized[0] - crop[0]) // 2, (resized[1] - crop[1]) // 2)
     box = (*offset, offset[0] + crop[0], offset[1] + crop[1])
-    from PIL import Image as Pillow  # here, since training on rendered worlds does without it
+    from PIL import Image as Pillow  # here, since training on rendered worlds does not need it
 
     filter_ = Pillow.Resampling.LANCZOS if scale < 1 else Pillow.Resampling.BICUBIC
     pixels = np.asarray(Pillow.fromarray(image).resize(resized, filter_).crop(box))
@@ -72,7 +72,7 @@ def prepare_image(image: Image, size: int = 512) -> PreparedImage:
 def normalise(images: Image) -> Tensor:
     """RGB uint8 (B, H, W, 3) or (H, W, 3) -> float32 (B, 3, H, W) in [-1, 1], B = 1 for a single one.
 
-    Raises ``InputError`` for another form.
+    Raises ``InputError`` for another shape.
     """
     batch = images[None] if images.ndim == 3 else images
     if batch.ndim != 4 or not len(batch):
@@ -91,7 +91,7 @@ def check_image(image: Image) -> None:
 
 
 def _crop(width: int, height: int, square: bool) -> tuple[int, int]:
-    """(width, height) of the crop from a resized image."""
+    """(width, height) of the crop of a resized image."""
     if square:
         side = min(width, height)
         return side, side

@@ -2,10 +2,10 @@
 
 image 1 ─ encoder ─┐                ┌─ decoder 1 ─ head 1 → points and confidence of image 1
                        ├─ cross-attend ─┤
-    image 2 ─ encoder ─┘                └─ decoder 2 ─ head 2 → those of image 2, in the frame of camera 1
+    image 2 ─ encoder ─┘                └─ decoder 2 ─ head 2 → the same for image 2, in the frame of camera 1
 
-``encode`` runs once per image, ``decode`` once per batch of ordered pairs. Both images of a pair have
-their own size and aspect ratio. Read upwards: rope, positions, blocks, heads, tokens, this.
+``encode`` runs once per image, ``decode`` once per batch of ordered pairs. The two images of a pair may
+differ in size and aspect ratio. Reading order: blocks, heads, then this file.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Tokens:
 
     @classmethod
     def cat(cls, batches: Sequence[Tokens]) -> Tokens:
-        """One batch of several; raises ``InputError`` for none or different grids."""
+        """Concatenate batches; raises ``InputError`` for none or for different grids."""
         grids = {batch.grid for batch in batches}
         if len(grids) != 1:
-            raise InputError(f"tokens of grids {sorted(grids)} make no batch; they must be of one grid")
+            raise InputError(f"tokens of grids {sorted(grids)} cannot be batched; they must share one grid")
         return cls(torch.cat([batch.features for batch in batches]), grids.pop())
 
     @property
@@ -75,10 +75,10 @@ class PairOutput:
 
 
 class Dust3r(nn.Module):
-    """Encoder, two decoders that read each other, two heads. Parameter names are the checkpoints'.
+    """Encoder, two decoders that attend to each other, two heads. Parameter names are the checkpoints'.
 
-    ``checkpointing`` (off) trades time for memory in training: a block keeps its input only and is computed
-    again for its gradient (Chen et al. 2016). The numbers are the same.
+    ``checkpointing`` (off) trades time for memory in training: a block keeps only its input and is computed
+    again for its gradient (Chen et al. 2016). The results are the same.
     """
 
     def __init__(self, config: Dust3rConfig) -> None:
@@ -91,7 +91,7 @@ class Dust3r(nn.Module):
         self.enc_blocks = nn.ModuleList(EncoderBlock(enc, enc_heads) for _ in range(config.enc_depth))
         self.enc_norm = nn.LayerNorm(enc, eps=EPS)
         self.decoder_embed = nn.Linear(enc, dec)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dec))  # of the pretraining; carried along, not used
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dec))  # from the pretraining; kept, not used
         self.dec_blocks = nn.ModuleList(DecoderBlock(dec, dec_heads) for _ in range(config.dec_depth))
         self.dec_blocks2 = nn.ModuleList(DecoderBlock(dec, dec_heads) for _ in range(config.dec_depth))
         self.dec_norm = nn.LayerNorm(dec, eps=EPS)
@@ -118,7 +118,7 @@ class Dust3r(nn.Module):
         return Tokens(self.enc_norm(x), grid)
 
     def patches(self, image: Tensor) -> Tensor:
-        """What the first block of the encoder gets: (B, N, C) of images (B, 3, H, W)."""
+        """The input of the encoder's first block: (B, N, C) for images (B, 3, H, W)."""
         x = self.patch_embed(image)
         if self.config.pos_embed == GRID_POSITIONS:
             grid = (image.shape[2] // PATCH, image.shape[3] // PATCH)
@@ -126,20 +126,20 @@ class Dust3r(nn.Module):
         return x
 
     def decode(self, tokens_1: Tokens, tokens_2: Tokens, raster: Raster = EVERY) -> PairOutput:
-        """Pointmaps of the pairs (image i of ``tokens_1``, image i of ``tokens_2``), or some pixels of them.
+        """Pointmaps of the pairs (image i of ``tokens_1``, image i of ``tokens_2``), or of some of their pixels.
 
-        Raises ``InputError`` when the batches differ in length.
+        Raises ``InputError`` if the batches differ in length.
         """
         if len(tokens_1) != len(tokens_2):
             raise InputError(
-                f"{len(tokens_1)} first and {len(tokens_2)} second views make no pairs; give as many of each"
+                f"{len(tokens_1)} first and {len(tokens_2)} second views cannot be paired; their numbers must be equal"
             )
         return self.decode_equal(tokens_1, tokens_2, raster)
 
     def decode_equal(self, tokens_1: Tokens, tokens_2: Tokens, raster: Raster = EVERY) -> PairOutput:
-        """``decode`` for batches that are known to be equally long, so that a graph of any length can be traced."""
+        """``decode`` for batches known to have equal length, so that a graph of any length can be traced."""
         layers_1, layers_2 = self._decoder(tokens_1, tokens_2)
-        # Distances grow with exp(d): the heads stay in float32 when the caller runs the rest in less.
+        # Distances grow with exp(d): the heads stay in float32 even if the caller runs the rest in lower precision.
         with torch.autocast(tokens_1.features.device.type, enabled=False):
             raw_1 = self.downstream_head1([layer.float() for layer in layers_1], tokens_1.grid, raster)
             raw_2 = self.downstream_head2([layer.float() for layer in layers_2], tokens_2.grid, raster)
@@ -157,7 +157,7 @@ class Dust3r(nn.Module):
         return self.decode(self.encode(image_1), self.encode(image_2))
 
     def run(self, block: nn.Module, *inputs: Any) -> Tensor:
-        """What ``block`` gives, its inside forgotten until the backward pass if ``checkpointing`` is on."""
+        """The output of ``block``; ``checkpointing`` drops its activations and recomputes them in the backward pass."""
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
@@ -171,7 +171,7 @@ class Dust3r(nn.Module):
         rope_y = Rope2D.of_grid(*tokens_2.grid, head_dim, y.device)
         x, y = self.decoder_embed(x), self.decoder_embed(y)
         for block_1, block_2 in zip(self.dec_blocks, self.dec_blocks2, strict=True):
-            # Both sides read the layer before: neither sees what the other computes in this one.
+            # Both sides read the previous layer: neither sees what the other computes in this one.
             x, y = self.run(block_1, x, y, rope_x, rope_y), self.run(block_2, y, x, rope_y, rope_x)
             layers_1.append(x)
             layers_2.append(y)

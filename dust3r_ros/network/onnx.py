@@ -1,4 +1,4 @@
-"""The network as two ONNX graphs, encoder and decoder: written, in int8 where wanted, and run; or by its weights."""
+"""The network as two ONNX graphs, encoder and decoder: export, optionally in int8, and inference."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from dust3r_ros.network.checkpoint import CONFIG, find_checkpoint, load_checkpoi
 from dust3r_ros.network.config import GRID_POSITIONS, PATCH, Dust3rConfig
 from dust3r_ros.network.model import Dust3r, PairOutput, Tokens
 
-_MOST = 64  # of any dimension that is free: images at once, rows and columns of patches
+_MOST = 64  # of the free dimensions: batch size, rows and columns of patches
 _INSTALL = "exporting to ONNX needs {}; install it with: pip install 'dust3r_ros[onnx]'"
 
 
 class _Encoder(nn.Module):
-    """(B, 3, H, W) and what is added to the patches (rows, columns, C), if anything -> (B, rows, columns, C)."""
+    """(B, 3, H, W) and optional terms added to the patches (rows, columns, C) -> (B, rows, columns, C)."""
 
     def __init__(self, model: Dust3r) -> None:
         super().__init__()
@@ -53,12 +53,12 @@ class _Decoder(nn.Module):
 
 
 def export_onnx(model: Dust3r, folder: str | Path, int8: bool = False) -> None:
-    """Writes ``config.json``, ``encoder.onnx`` and ``decoder.onnx`` into ``folder``, which is made when missing.
+    """Write ``config.json``, ``encoder.onnx`` and ``decoder.onnx`` into ``folder``, created if missing.
 
-    The graphs take images of any size in multiples of 16 up to 1024 and any number of them up to 64, as
-    ``OnnxDust3r`` hands them over. ``int8``: the matrices are stored in 8 bits and what they are multiplied
-    with is rounded on the way (dynamic quantisation). Only whole files get their names. Raises ``BackendError``
-    when onnx, onnxscript or, for ``int8``, onnxruntime is missing, ``OutputError`` for a folder that cannot be written.
+    The graphs take images of any size in multiples of 16 up to 1024, in batches of up to 64, as ``OnnxDust3r``
+    passes them. ``int8``: the matrices are stored in 8 bits and their inputs are quantised at run time (dynamic
+    quantisation). A file gets its name only once complete. Raises ``BackendError`` if onnx, onnxscript or, for
+    ``int8``, onnxruntime is missing, ``OutputError`` for a folder that cannot be written.
     """
     _check_installed(int8)
     folder, model = Path(folder), model.cpu().float().eval()
@@ -126,7 +126,7 @@ def _check_installed(int8: bool) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters' own talk says nothing that a user could do."""
+    """Silence the exporters: nothing in their output helps the user."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -150,10 +150,10 @@ def is_onnx(path: Path) -> bool:
 
 
 class OnnxDust3r:
-    """Encoder and decoder of a folder that ``export_onnx`` wrote, as ``Dust3rBackend`` calls them.
+    """Encoder and decoder from a folder written by ``export_onnx``, with the interface ``Dust3rBackend`` uses.
 
-    ``threads``: of one call, 0 for as many as torch has. Raises ``CheckpointError`` for a folder that cannot be
-    used, ``BackendError`` when onnxruntime is missing.
+    ``threads``: per call, 0 for as many as torch uses. Raises ``CheckpointError`` for a folder that cannot be
+    used, ``BackendError`` if onnxruntime is missing.
     """
 
     def __init__(self, folder: str | Path, threads: int = 0) -> None:
@@ -166,7 +166,7 @@ class OnnxDust3r:
             ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
-        # Threads that spin between calls take the cores from those that track corners
+        # Threads that spin between calls take the cores from the corner trackers
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         for name in (CONFIG, ENCODER, DECODER):
@@ -208,20 +208,20 @@ class OnnxDust3r:
 def _session(onnxruntime: Any, path: Path, options: Any) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors share no base
+    except Exception as error:  # its errors have no common base class
         text = " ".join(str(error).split())
-        raise CheckpointError(f"checkpoint '{path}' is no graph of ONNX Runtime: {text[:200]}") from error
+        raise CheckpointError(f"checkpoint '{path}' is not a graph for ONNX Runtime: {text[:200]}") from error
 
 
 def load_network(checkpoint: str | Path, device: str = "auto") -> tuple[Dust3r | OnnxDust3r, torch.device]:
-    """A network in evaluation mode and where it runs; ``checkpoint`` as for ``load_checkpoint``, or an ONNX folder.
+    """A network in evaluation mode and its device; ``checkpoint`` as for ``load_checkpoint``, or an ONNX folder.
 
-    ONNX graphs run on the CPU: for "auto" too. Raises what ``load_checkpoint`` and ``OnnxDust3r`` raise.
+    ONNX graphs run on the CPU, also for "auto". Raises what ``load_checkpoint`` and ``OnnxDust3r`` raise.
     """
     path = find_checkpoint(checkpoint)
     if not is_onnx(path):
         target = pick_device(device)
         return load_checkpoint(path, str(target)), target
     if device not in ("auto", "cpu"):
-        raise BackendError(f"device '{device}' does not run the ONNX graphs of '{path}'; use cpu, or the weights")
+        raise BackendError(f"device '{device}' cannot run the ONNX graphs of '{path}'; use cpu, or the weights")
     return OnnxDust3r(path), torch.device("cpu")

@@ -84,10 +84,10 @@ def test_pixels_that_are_not_finite_do_not_count() -> None:
 @pytest.mark.parametrize(
     ("points", "confidence", "named"),
     [
-        (np.zeros((4, 6, 3)), None, "of 24 pixels none"),
-        (np.full((4, 6, 3), np.nan), None, "of 24 pixels none"),
-        (room(60.0), np.ones((48, 64)), "of 3072 pixels none"),
-        (room(60.0), np.full((48, 64), np.nan), "of 3072 pixels none"),
+        (np.zeros((4, 6, 3)), None, "none of 24 pixels"),
+        (np.full((4, 6, 3), np.nan), None, "none of 24 pixels"),
+        (room(60.0), np.ones((48, 64)), "none of 3072 pixels"),
+        (room(60.0), np.full((48, 64), np.nan), "none of 3072 pixels"),
         (room(60.0) * [-1, -1, 1], None, "must be positive"),
         (np.zeros((0, 6, 3)), None, r"\(0, 6, 3\)"),
         (room(60.0), np.ones((4, 4)), r"\(4, 4\)"),
@@ -99,7 +99,7 @@ def test_no_focal_is_named(points, confidence, named: str) -> None:
 
 
 def test_one_pixel_on_the_axis_tells_nothing() -> None:
-    with pytest.raises(GeometryError, match="of 1 pixels none"):
+    with pytest.raises(GeometryError, match="none of 1 pixels"):
         estimate_focal(np.array([[[0.0, 0.0, 2.0]]]))
 
 

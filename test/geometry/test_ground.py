@@ -73,7 +73,7 @@ def test_a_given_height_needs_no_points() -> None:
 
 
 def test_too_little_is_refused() -> None:
-    with pytest.raises(GeometryError, match=r"from 19 points; 20"):
+    with pytest.raises(GeometryError, match=r"from 19 points; at least 20"):
         find_ground(np.zeros((19, 3)), np.ones((19, 3)))
     with pytest.raises(GeometryError, match=r"camera height is -0\.1"):
         level_ground(np.zeros((2, 3)), -0.1)

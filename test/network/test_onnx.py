@@ -94,7 +94,7 @@ def test_the_backend_runs_it(model: Dust3r, folders, tmp_path: Path) -> None:
     for expected, found, rough in zip(*predictions, strict=True):
         np.testing.assert_allclose(found.points_second, expected.points_second, atol=1e-4)
         np.testing.assert_allclose(rough.confidence_first, expected.confidence_first, rtol=0.1)
-    with pytest.raises(BackendError, match="'cuda' does not run the ONNX graphs"):
+    with pytest.raises(BackendError, match="'cuda' cannot run the ONNX graphs"):
         Dust3rBackend(folders[False], "cuda")
     with pytest.raises(ConfigError, match=r"'precision' is 'bfloat16'; the graphs of .* have their own"):
         Dust3rBackend(folders[False], "cpu", precision="bfloat16")
@@ -109,7 +109,7 @@ def test_folders_that_cannot_be_used(model: Dust3r, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"'decoder\.onnx' is missing"):
         Dust3rBackend(tmp_path, "cpu")
     (tmp_path / "decoder.onnx").write_bytes(b"no graph")
-    with pytest.raises(CheckpointError, match=r"encoder\.onnx' is no graph of ONNX Runtime"):
+    with pytest.raises(CheckpointError, match=r"encoder\.onnx' is not a graph for ONNX Runtime"):
         Dust3rBackend(tmp_path, "cpu")
 
 

@@ -96,11 +96,9 @@ def test_a_name_wins_against_a_folder_and_a_path_does_not(
 
 
 def test_an_unknown_name_is_reported_the_known_ones(home: Path) -> None:
-    with pytest.raises(
-        CheckpointError, match=r"'mimi' does not exist.*come with it are mini\).*\.pth file or a folder"
-    ):
+    with pytest.raises(CheckpointError, match=r"'mimi' does not exist.*shipped are mini\).*\.pth file or a folder"):
         load_checkpoint("mimi")
-    with pytest.raises(CheckpointError, match="none come with this installation"):
+    with pytest.raises(CheckpointError, match="none are shipped with this installation"):
         find_checkpoint("mini", home / "missing")
     with pytest.raises(CheckpointError, match=r"'no\.pth' does not exist; it must be"):
         load_checkpoint("no.pth")
