@@ -164,9 +164,9 @@ def _only_camera(path: Path, topic: str | None, camera: str | None, topics: BagT
     if topics is not None:
         topic, camera = next(iter(topics.named), None), next(iter(topics.cameras), None)
     if topic:
-        raise InputError(f"topic '{topic}' was given, but '{path}' is no bag; leave the topic out")
+        raise InputError(f"topic '{topic}' was given, but '{path}' is not a bag; leave the topic out")
     if topics is not None and len(topics.cameras) > 1:
-        raise InputError(f"{len(topics.cameras)} names of cameras were given; '{path}' is of one camera")
+        raise InputError(f"{len(topics.cameras)} camera names were given, but '{path}' is from one camera")
     return camera or "camera"
 
 

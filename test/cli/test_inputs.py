@@ -55,7 +55,7 @@ def test_every_option_reaches_its_companion(bag: Path) -> None:
 def test_the_only_camera_needs_no_name(bag: Path) -> None:
     (frame,) = mapped(bag, "--topic", "/left/image_raw", "--mask-topic", "/left/mask", "--max-frames", 1)
     assert frame.mask is not None
-    with pytest.raises(InputError, match=r"'/left/mask' is of which camera\? Say one of left, right"):
+    with pytest.raises(InputError, match=r"'/left/mask' is given without a camera; it must be one of left, right"):
         mapped(bag, *STEREO, "--mask-topic", "/left/mask")
 
 
@@ -96,7 +96,7 @@ def test_a_manifest_brings_its_topics_and_says_what_is_mapped(bag: Path, tmp_pat
         ([*STEREO, "--mask-topic", "/a", "--mask-topic", "left=/b"], "'/a' is not CAMERA=TOPIC"),
         ([*STEREO, "--depth-topic", "left="], "'left=' is not CAMERA=TOPIC"),
         ([*STEREO, "--depth-topic", "=/a"], "'=/a' is not CAMERA=TOPIC"),
-        ([*STEREO, "--camera", "one"], "1 names of cameras"),
+        ([*STEREO, "--camera", "one"], "1 camera names"),
         ([*STEREO, "--imu-topic", "/odom"], "nav_msgs/msg/Odometry"),
     ],
 )
@@ -108,7 +108,7 @@ def test_wrong_options_are_answered(bag: Path, words: list[str], reason: str) ->
 @pytest.mark.parametrize("words", [["--imu-topic", "/imu"], ["--odometry", "odom"], ["--mask-topic", "/mask"]])
 def test_only_bags_have_topics(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "1.png").write_bytes(b"")
-    with pytest.raises(InputError, match=f"'{words[1]}' was given, but .* is no bag"):
+    with pytest.raises(InputError, match=f"'{words[1]}' was given, but .* is not a bag"):
         mapped(tmp_path, *words)
-    with pytest.raises(InputError, match="2 names of cameras"):
+    with pytest.raises(InputError, match="2 camera names"):
         mapped(tmp_path, "--camera", "a", "--camera", "b")

@@ -1,4 +1,4 @@
-"""Recorded messages to what they mean."""
+"""Converts recorded messages."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def load_depth(message: Message) -> Array32:
 
 
 def calibration_of(message: Message) -> Calibration | None:
-    """What a CameraInfo says, None for an uncalibrated camera; ROS 1 writes its matrices in capitals."""
+    """The calibration in a CameraInfo, None for an uncalibrated camera; in ROS 1 its matrices are capitals."""
     m = message.content
     d, k = (m.d, m.k) if hasattr(m, "d") else (m.D, m.K)
     roi = (m.roi.x_offset, m.roi.y_offset, m.roi.width, m.roi.height)
@@ -65,7 +65,7 @@ def calibration_of(message: Message) -> Calibration | None:
 
 
 class MessageReader:
-    """Hands a synchronizer what recorded messages say, by topic; remarks on what is wrong, once for each kind."""
+    """Feeds a synchronizer with recorded messages, by topic; logs each kind of problem once."""
 
     def __init__(
         self, topics: BagTopics, synchronizer: Synchronizer, depth_cameras: Mapping[str, Calibration] | None = None
@@ -78,7 +78,7 @@ class MessageReader:
         self._said: set[str] = set()
 
     def take(self, message: Message) -> None:
-        """Take in any message; one topic may be for several cameras."""
+        """Take in a message; one topic may serve several cameras."""
         topic = message.topic
         for camera in self._masks.get(topic, ()):
             self._synchronizer.add_mask(camera, message.stamp_ns, partial(load_mask, message))
@@ -95,7 +95,7 @@ class MessageReader:
             self._synchronizer.add_imu(message.frame_id, message.stamp_ns, acceleration, rate)
 
     def remark(self, topic: str, remark: str) -> None:
-        """Warn, unless it was said before with other numbers."""
+        """Warn, unless the same remark was logged before, apart from digits."""
         kind = f"{topic}: {''.join(letter for letter in remark if not letter.isdigit())}"
         if remark and kind not in self._said and len(self._said) < _MOST_REMARKS:
             self._said.add(kind)

@@ -1,4 +1,4 @@
-"""Bags as rosbags opens them, those that were cut off in the middle of recording among them.
+"""Bags, read with rosbags, including MCAP files that were cut off during recording.
 
 Records and their order: the MCAP specification (mcap.dev/spec).
 """
@@ -22,12 +22,12 @@ _MAGIC = b"\x89MCAP0\r\n"
 _DATA_END, _FOOTER = 0x0F, 0x02
 _LAST_OPCODE = 0x0F
 _RECORD = struct.Struct("<BQ")
-# An end without an index: readers then look through the records.
+# An end without an index, so that readers scan the records.
 _END = _RECORD.pack(_DATA_END, 4) + bytes(4) + _RECORD.pack(_FOOTER, 20) + bytes(20) + _MAGIC
 
 
 def require_rosbags(path: Path) -> None:
-    """Raises ``InputError`` where the package that reads and writes bags is missing: it comes by pip only."""
+    """Raises ``InputError`` if rosbags is missing: only pip provides it."""
     try:
         import rosbags.highlevel  # noqa: F401
     except ImportError as error:
@@ -35,7 +35,7 @@ def require_rosbags(path: Path) -> None:
 
 
 def cut_off(path: Path) -> CutMcap | None:
-    """A view of an MCAP file without an end, as far as it is whole; None for one that has its end, or is none.
+    """A view of the intact part of a truncated MCAP file; None for a complete one or another file.
 
     ``path`` may be the folder of a recording with one such file.
     """
@@ -64,7 +64,7 @@ def cut_off(path: Path) -> CutMcap | None:
 
 
 def _whole(file: Any, size: int) -> int:
-    """Where the last whole record of the data ends."""
+    """The offset at which the last whole data record ends."""
     end = len(_MAGIC)
     while True:
         file.seek(end)
@@ -78,18 +78,18 @@ def _whole(file: Any, size: int) -> int:
         end = after
 
 
-class CutMcap(type(Path())):  # type: ignore[misc]  # of the platform's kind
-    """The path of such a file, which opens as if it had an end after its first ``end`` bytes."""
+class CutMcap(type(Path())):  # type: ignore[misc]  # the platform's class
+    """The path of a truncated file; it opens as if its first ``end`` bytes were followed by a proper end."""
 
     end: int
 
     def open(self, *args: Any, **kwargs: Any) -> Any:
-        """For reading of bytes, whatever is asked for."""
+        """Open for reading bytes, whatever the arguments."""
         return io.BufferedReader(_Ended(open(str(self), "rb"), self.end))
 
 
 class _Ended(io.RawIOBase):
-    """The first bytes of a file, then an end."""
+    """The first bytes of a file, followed by ``_END``."""
 
     def __init__(self, file: Any, end: int) -> None:
         self._file, self._cut, self._at = file, end, 0
@@ -127,7 +127,7 @@ _REPAIR = {".bag": "rosbag reindex", ".mcap": "mcap recover"}
 
 @dataclass(frozen=True, eq=False)
 class Message:
-    """One message: ``kind`` is its type as ROS 2 names it, ``bag_ns`` the time of recording."""
+    """One message: ``kind`` is its ROS 2 type name, ``bag_ns`` the time of recording."""
 
     topic: str
     kind: str
@@ -136,13 +136,13 @@ class Message:
 
     @property
     def stamp_ns(self) -> int:
-        """Of the header; the time of recording where that is zero."""
+        """The header's stamp, or the time of recording if that is zero."""
         stamp = self.content.header.stamp
         return stamp.sec * 10**9 + stamp.nanosec or self.bag_ns
 
     @property
     def frame_id(self) -> str:
-        """Of the header, without a leading slash."""
+        """The header's frame, without a leading slash."""
         return str(self.content.header.frame_id).lstrip("/")
 
 
@@ -158,8 +158,8 @@ class Unreadable:
 class Bag:
     """A recording: a ROS 1 bag, a folder of rosbag2 or one of its storage files.
 
-    ``kinds`` are the message types by topic, ``counts`` how many messages the recording says it has. An MCAP file
-    whose writer was killed is read as far as it goes; other recordings without an end are refused.
+    ``kinds`` are the message types by topic, ``counts`` the message counts by the recording's metadata. An MCAP file
+    whose writer was killed is read as far as it goes; other truncated recordings are refused.
     """
 
     def __init__(self, path: Path) -> None:
@@ -172,10 +172,10 @@ class Bag:
             for connection in reader.connections:
                 self.counts[connection.topic] += connection.msgcount
         if self._cut is not None and not any(self.counts.values()):
-            raise InputError(f"bag '{path}' was cut off before anything whole was in it; nothing mends it")
+            raise InputError(f"bag '{path}' was cut off before it held any complete data; it cannot be repaired")
 
     def messages(self, topics: Collection[str]) -> Iterator[Message | Unreadable]:
-        """The messages of ``topics`` in the order in which they were recorded."""
+        """The messages of ``topics`` in the order of recording."""
         with self._open() as reader:
             connections = [c for c in reader.connections if c.topic in topics]
             if not connections:
@@ -186,17 +186,15 @@ class Bag:
                     connection, bag_ns, raw = next(messages)
                 except StopIteration:
                     if self._cut is not None:
-                        yield Unreadable(
-                            ", ".join(sorted(topics)), "the bag was cut off while it was recorded", rest=True
-                        )
+                        yield Unreadable(", ".join(sorted(topics)), "the bag was cut off during recording", rest=True)
                     return
-                except Exception as error:  # a damaged chunk or page: what follows cannot be found
+                except Exception as error:  # a damaged chunk or page: the rest cannot be located
                     yield Unreadable(", ".join(sorted(topics)), f"the bag breaks off: {sentence(error)}", rest=True)
                     return
                 yield _message(reader, connection, bag_ns, raw)
 
     def first(self, topics: Collection[str], most: int = 1) -> Iterator[Message]:
-        """The first messages of each topic, at most ``most``, as far as they can be read."""
+        """The first readable messages of each topic, at most ``most``."""
         left = {topic: min(most, self.counts[topic]) for topic in topics if self.counts.get(topic)}
         if not left:
             return
@@ -216,11 +214,11 @@ class Bag:
         try:
             reader = AnyReader([self._cut or self.path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
             reader.open()
-        except Exception as error:  # rosbags lets those of sqlite3, struct, yaml and more through
+        except Exception as error:  # rosbags lets errors of sqlite3, struct, yaml and others through
             repair = _REPAIR.get(self.path.suffix, "ros2 bag reindex")
             raise InputError(
                 f"bag '{self.path}' cannot be opened: {sentence(error)}; "
-                f"it must be a whole recording ('{repair}' mends one that was cut off)"
+                f"it must be a complete recording ('{repair}' repairs a truncated one)"
             ) from error
         return closing(reader)
 
@@ -228,11 +226,11 @@ class Bag:
 def _message(reader: AnyReader, connection: Any, bag_ns: int, raw: bytes) -> Message | Unreadable:
     try:
         content = reader.deserialize(raw, connection.msgtype)
-    except Exception as error:  # whatever damaged bytes make the deserialiser trip over
+    except Exception as error:  # damaged bytes may raise anything in the deserialiser
         return Unreadable(connection.topic, f"the message at {bag_ns} ns cannot be read: {sentence(error)}")
     return Message(connection.topic, connection.msgtype, bag_ns, content)
 
 
 def sentence(error: Exception) -> str:
-    """What an error says, in one line."""
+    """An error's message in one line."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -1,4 +1,4 @@
-"""Frames of ROS 1 bags and rosbag2: several cameras and all that goes with their images, without ROS."""
+"""Frames of ROS 1 bags and rosbag2: several cameras and the companions of their images, without ROS."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from dust3r_ros.sensors.synchronizer import Synchronizer, SynchronizerSettings
 from dust3r_ros.sensors.transform_buffer import TransformBuffer
 from dust3r_ros.types import Array, Calibration, Frame
 
-WAIT_NS = 1_000_000_000  # of recording, that an image is held for what was recorded after it
+WAIT_NS = 1_000_000_000  # recording time for which an image is held, for companions recorded after it
 MOST_HELD = 64  # images, of all cameras
-_INFOS = 5  # messages of a CameraInfo topic that may say nothing before the camera counts as uncalibrated
+_INFOS = 5  # empty CameraInfo messages after which a camera counts as uncalibrated
 
 
 @dataclass(frozen=True, order=True)
 class _Held:
-    """An image that waits; they go by their stamps, of equals as the cameras were named."""
+    """A waiting image; ordered by stamp, then by the order of cameras."""
 
     stamp_ns: int
     place: int  # of the camera
@@ -36,10 +36,10 @@ class _Held:
 
 
 class BagSource(FrameSource):
-    """The images of a bag's cameras by their stamps, each with its odometry, up, mask and depth.
+    """The images of a bag's cameras in the order of their stamps, each with its odometry, up, mask and depth.
 
-    Stamps are the headers', or the time of recording where the header's stamp is zero. The bag is read once, from
-    begin to end; an image is held until what belongs to it was read, for a second of recording at most.
+    Stamps come from the headers; where these are zero, from the time of recording. The bag is read once, from beginning
+    to end; an image is held until its companions were read, for at most a second of recording.
     """
 
     def __init__(self, path: Path, topics: BagTopics) -> None:
@@ -59,12 +59,12 @@ class BagSource(FrameSource):
         return self.topics.by_camera
 
     def calibrations(self) -> Mapping[str, Calibration]:
-        """What the CameraInfo beside each image topic says; cameras that are not calibrated are left out."""
+        """Calibrations from the CameraInfo of each image topic; uncalibrated cameras are left out."""
         known = self._calibrations()
         return {camera: known[topic] for topic, camera in self._cameras.items() if topic in known}
 
     def extrinsics(self) -> Mapping[str, Array]:
-        """As static transforms tell, of two cameras or more; those not connected to the first are left out."""
+        """From static transforms, for two cameras or more; those not connected to the first are left out."""
         if len(self._cameras) < 2:
             return {}
         transforms = self._static()
@@ -77,7 +77,7 @@ class BagSource(FrameSource):
         return known if len(known) > 1 else {}
 
     def shots(self) -> Iterator[Shot | InputError]:
-        """Images, masks and depth as they were recorded."""
+        """Images, masks and depth in the order of recording."""
         of: dict[str, tuple[str, str, Callable[[Message], Any]]] = {}
         of |= {topic: ("image", camera, load_image) for topic, camera in self._cameras.items()}
         of |= {topic: ("mask", camera, load_mask) for camera, topic in self.topics.masks.items()}
@@ -114,7 +114,7 @@ class BagSource(FrameSource):
             yield self._complete(heapq.heappop(held), synchronizer)
 
     def _readable(self, message_reader: MessageReader) -> Iterator[Message | InputError]:
-        """What is read of the bag; a companion that cannot be read is a remark, an image an error."""
+        """The bag's messages; an unreadable companion gives a remark, an unreadable image an error."""
         for message in self._bag.messages(self.topics.read(self._bag)):
             if not isinstance(message, Unreadable):
                 yield message
@@ -124,7 +124,7 @@ class BagSource(FrameSource):
                 message_reader.remark(message.topic, message.reason)
 
     def _may_go(self, held: list[_Held], newest: Mapping[str, int], synchronizer: Synchronizer, now_ns: int) -> bool:
-        """Whether the first image held need not wait for anything any longer."""
+        """Whether the first held image need not wait any longer."""
         first = held[0]
         if now_ns - first.message.bag_ns >= WAIT_NS or len(held) > MOST_HELD:
             return True
@@ -143,7 +143,7 @@ class BagSource(FrameSource):
         return completed.frame
 
     def _static(self) -> TransformBuffer:
-        """All that /tf_static says in the whole bag: what was recorded late holds from the start."""
+        """All static transforms of the bag: those recorded late hold from the start, too."""
         synchronizer = Synchronizer(SynchronizerSettings(), TransformBuffer())
         message_reader = MessageReader(BagTopics(), synchronizer)
         for message in self._bag.messages([TF_STATIC]):
@@ -152,7 +152,7 @@ class BagSource(FrameSource):
         return synchronizer.transforms
 
     def _calibrations(self) -> dict[str, Calibration]:
-        """By image or depth topic."""
+        """Calibrations by image or depth topic."""
         infos = {info for info in self._infos.values() if self._bag.kinds.get(info) == CAMERA_INFO}
         known: dict[str, Calibration] = {}
         for message in self._bag.first(infos, _INFOS):

@@ -1,4 +1,4 @@
-"""Which topics of a bag are read, and what for."""
+"""The topics of a bag to be read, and their roles."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TF, TF_STATIC = "/tf", "/tf_static"
 
 @dataclass(frozen=True)
 class BagTopics:
-    """What a user says of a bag. ``images``: topics, none where the bag has only one; ``cameras``: their names.
+    """The user's choice of topics. ``images``: topics, may be empty if the bag has only one; ``cameras``: their names.
 
-    ``odom_frame``: odometry is on /tf, in this frame; or ``odometry``, ``imu``: topics. ``masks``, ``depths``:
-    topics by camera name, which may be empty where there is one camera; with ``lenient``, those that the bag
+    ``odom_frame``: odometry is on /tf, in this frame; or ``odometry``: its topic. ``imu``: topic. ``masks``,
+    ``depths``: topics by camera name, which may be empty for a single camera; with ``lenient``, those that the bag
     lacks are left out.
     """
 
@@ -38,7 +38,7 @@ class BagTopics:
 
     @classmethod
     def of(cls, topics: Mapping[str, Mapping[str, str]]) -> BagTopics:
-        """Topics by camera and kind ("image", "mask", "depth"), as a manifest has them."""
+        """From topics by camera and kind ("image", "mask", "depth"), as in a manifest."""
         kinds = {
             kind: {camera: of[kind] for camera, of in topics.items() if of.get(kind)}
             for kind in ("image", "mask", "depth")
@@ -54,7 +54,7 @@ class BagTopics:
 
     @property
     def settings(self) -> SynchronizerSettings:
-        """Which companions images get."""
+        """The companions that images get."""
         return SynchronizerSettings(
             self.odom_frame.lstrip("/"),
             bool(self.odometry),
@@ -65,19 +65,19 @@ class BagTopics:
 
     @property
     def named(self) -> tuple[str, ...]:
-        """Every topic and frame that was said."""
+        """Every topic and frame that was given."""
         said = (*self.images, self.odom_frame, self.odometry, self.imu, *self.masks.values(), *self.depths.values())
         return tuple(filter(None, said))
 
     def resolved(self, bag: Bag) -> BagTopics:
-        """With full names, one for each camera; raises ``InputError`` for what the bag does not have."""
+        """With full names, one for each camera; raises ``InputError`` for a topic that the bag lacks."""
         images = tuple(_find(bag, topic, (IMAGE, COMPRESSED)) for topic in self.images) or (_only_image(bag),)
         cameras = self.cameras or tuple(camera_of_topic(topic) for topic in images)
         _check_distinct(images, cameras)
         masks, depths = (self._companion_topics(topics, cameras, bag) for topics in (self.masks, self.depths))
         _check_known((*masks, *depths), cameras)
         if self.odom_frame and TF not in bag.kinds:
-            raise InputError(f"bag '{bag.path}' has no topic '{TF}', which odometry in '{self.odom_frame}' comes by")
+            raise InputError(f"bag '{bag.path}' has no topic '{TF}', which odometry in '{self.odom_frame}' needs")
         return replace(
             self,
             images=images,
@@ -89,12 +89,12 @@ class BagTopics:
         )
 
     def _companion_topics(self, topics: Mapping[str, str], cameras: Sequence[str], bag: Bag) -> dict[str, str]:
-        """Topics of masks or depth by the names of their cameras; with ``lenient`` only those that the bag has."""
+        """Topics of masks or depth by camera; with ``lenient`` only those that the bag has."""
         found = _of_only(topics, cameras)
         return {name: topic for name, topic in found.items() if not self.lenient or topic in bag.kinds}
 
     def read(self, bag: Bag) -> list[str]:
-        """Topics that images and their companions come by."""
+        """The topics of images and companions."""
         topics = [*self.images, self.odometry, self.imu, *self.masks.values(), *self.depths.values()]
         if not self.settings.none:
             topics += [TF, TF_STATIC]
@@ -104,15 +104,15 @@ class BagTopics:
 def _check_distinct(images: Sequence[str], cameras: Sequence[str]) -> None:
     """Raises ``InputError`` unless every image topic has a camera of its own."""
     if len(cameras) != len(images):
-        raise InputError(f"{len(cameras)} names of cameras were given for {len(images)} image topics")
+        raise InputError(f"{len(cameras)} camera names were given for {len(images)} image topics")
     for names, what in ((images, "image topic"), (cameras, "camera")):
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
-            raise InputError(f"{what} '{doubled[0]}' is there twice; give every camera a topic and name of its own")
+            raise InputError(f"{what} '{doubled[0]}' is given twice; every camera needs a topic and name of its own")
 
 
 def _check_known(named: Iterable[str], cameras: Sequence[str]) -> None:
-    """Raises ``InputError`` for the first name that is no camera's."""
+    """Raises ``InputError`` for the first unknown camera name."""
     for camera in named:
         if camera not in cameras:
             raise InputError(f"there is no camera '{camera}'; the cameras are {', '.join(cameras)}")
@@ -120,17 +120,17 @@ def _check_known(named: Iterable[str], cameras: Sequence[str]) -> None:
 
 def _of_only(topics: Mapping[str, str], cameras: Sequence[str]) -> dict[str, str]:
     if "" in topics and len(cameras) > 1:
-        raise InputError(f"topic '{topics['']}' is of which camera? Say one of {', '.join(cameras)}")
+        raise InputError(f"topic '{topics['']}' is given without a camera; it must be one of {', '.join(cameras)}")
     return {name or cameras[0]: topic for name, topic in topics.items()}
 
 
 def info_topic(topic: str) -> str:
-    """The CameraInfo topic beside an image topic: /camera/image_raw/compressed has /camera/camera_info."""
+    """The CameraInfo topic of an image topic: /camera/camera_info for /camera/image_raw/compressed."""
     return without_transport(topic).rpartition("/")[0] + "/camera_info"
 
 
 def image_topics(bag: Bag) -> list[str]:
-    """The image topics of a bag that are not depth by their transport."""
+    """The image topics of a bag, without compressed depth."""
     images = (topic for topic, kind in bag.kinds.items() if kind in (IMAGE, COMPRESSED))
     return sorted(topic for topic in images if not topic.endswith("/compressedDepth"))
 
@@ -146,7 +146,7 @@ def _find(bag: Bag, topic: str, kinds: Sequence[str]) -> str:
         known = _known(bag)
     else:
         such = sorted(name for name, kind in bag.kinds.items() if kind in kinds)
-        known = f"of type {kinds[0]} it has {', '.join(such) or 'none'}"
+        known = f"its topics of type {kinds[0]} are {', '.join(such) or 'none'}"
     if full not in bag.kinds:
         raise InputError(f"bag '{bag.path}' has no topic '{topic}'; {known}")
     if bag.kinds[full] not in kinds:
@@ -155,13 +155,13 @@ def _find(bag: Bag, topic: str, kinds: Sequence[str]) -> str:
 
 
 def _find_if_named(bag: Bag, topic: str, kind: str) -> str:
-    """The full name of a topic; "" where none is wanted."""
+    """The full name of a topic; "" for none."""
     return _find(bag, topic, (kind,)) if topic else ""
 
 
 def _only_image(bag: Bag) -> str:
     images = image_topics(bag)
     if len(images) != 1:
-        wrong = "needs a topic to be chosen" if images else "cannot be used"
+        wrong = "has several image topics; choose one" if images else "cannot be used"
         raise InputError(f"bag '{bag.path}' {wrong}; {_known(bag)}")
     return images[0]

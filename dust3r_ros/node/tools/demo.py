@@ -1,8 +1,8 @@
-"""The main job as a new user meets it: a camera plays, the node maps, somebody listens, the truth judges.
+"""Demo of the whole node: play a camera, map it live, record the topics and compare with ground truth.
 
-``python -m dust3r_ros.node.tools.demo --out demo_output`` renders a sequence, starts the real node and a
-player in processes of their own, records what the node publishes over DDS, ends the node by its
-lifecycle so that it writes its results, and compares them with the truth.
+``python -m dust3r_ros.node.tools.demo --out demo_output`` renders a sequence, starts the real node and a player in
+processes of their own, records what the node publishes over DDS, shuts the node down through its lifecycle so that
+it writes its results, and compares these with the ground truth.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ if TYPE_CHECKING:
     from dust3r_ros.node.tools.recorder import Recorder
 
 
-# After the player has ended and the status says so long that nothing waits, images that did not come are lost.
+# Once the player has ended and no image has been waiting for this long (s), missing images count as lost.
 QUIET_S = 5.0
 PLAYED, VERDICT = "published.jsonl", "verdict.json"
 
 
 class DemoError(Dust3rRosError):
-    """Something that the demo expects did not happen."""
+    """The demo did not run as expected."""
 
 
 def isolate() -> None:
-    """A random ROS domain on this machine only, so that no other robot or demo takes part."""
+    """Use a random ROS domain on this machine only, so that no other robot or demo interferes."""
     os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(102))
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ.pop("ROS_LOCALHOST_ONLY", None)
 
 
 def _start(stack: ExitStack, log: Path, module: str, *arguments: str) -> subprocess.Popen[bytes]:
-    """A module of this package in a process of its own, ended with the stack; what it says goes to ``log``."""
+    """Start a module of this package in a process of its own, which ends with the stack; output goes to ``log``."""
     root = str(Path(__file__).resolve().parents[3])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     output = stack.enter_context(log.open("wb"))
@@ -82,9 +82,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def run(bag: Path, frames: int, out: Path, seconds: float, every: bool = False) -> Recorder:
-    """Node, player and recorder until every frame is mapped and the results are written; returns what was received.
+    """Run node, player and recorder until every frame is mapped and the results are written; returns the recorder.
 
-    ``every``: as ``demo`` has it. Raises ``DemoError`` or ``RemoteError`` when that does not happen within ``seconds``.
+    ``every``: as in ``demo``. Raises ``DemoError`` or ``RemoteError`` when that does not happen within ``seconds``.
     """
     from lifecycle_msgs.msg import Transition
     from lifecycle_msgs.srv import ChangeState
@@ -104,12 +104,12 @@ def run(bag: Path, frames: int, out: Path, seconds: float, every: bool = False) 
         played = str((out / PLAYED).resolve())
         player = _start(stack, out / "player.log", "dust3r_ros.node.tools.player", str(bag.resolve()), "--log", played)
         _follow(recorder, node, player, frames, out, seconds)
-        player.wait(30)  # it writes down when it published what
+        player.wait(30)  # it writes its log of published images
         _await_map(recorder)
-        print("ending the node: last refinement, results", flush=True)
+        print("shutting down the node: final refinement, results", flush=True)
         request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_ACTIVE_SHUTDOWN))
         if not recorder.call(ChangeState, "change_state", request, seconds=seconds).success:
-            raise DemoError(f"the node did not shut down as asked; its log is {out / 'node.log'}")
+            raise DemoError(f"the node did not shut down on request; its log is {out / 'node.log'}")
         node.wait(30)
         return recorder
 
@@ -122,7 +122,7 @@ def _follow(
     out: Path,
     seconds: float,
 ) -> None:
-    """Show the progress until the status says that all frames were mapped, or no more of them come."""
+    """Show the progress until all frames are mapped, or no more of them arrive."""
     end, changed, before = time.monotonic() + seconds, time.monotonic(), 0
     with progress_bar(frames, "mapping") as bar:
         while True:
@@ -141,7 +141,7 @@ def _follow(
 
 
 def _await_map(recorder: Recorder) -> None:
-    """Depth comes after the poses, and the map with the depth. Raises ``DemoError`` where there will be none."""
+    """Wait for the first map, which follows poses and depth. Raises ``DemoError`` if there will be none."""
 
     def is_there() -> bool:
         return "map" in recorder.last and recorder.last["map"].width > 0
@@ -174,16 +174,15 @@ def _check_ended(process: subprocess.Popen[bytes], log: Path, name: str) -> None
 
 
 def demo(scene: DemoScene, out: Path, seconds: float, every: bool = False) -> Score:
-    """The whole demo; raises ``DemoError`` with a sentence for whatever is missing or not good enough.
+    """Run the whole demo; raises ``DemoError`` with a sentence for everything missing or not good enough.
 
-    The node keeps up with the camera, unless ``every`` image is to be mapped, however late: then only the map is
-    judged.
+    The node keeps up with the camera, unless ``every`` image is mapped, however late: then only the map is judged.
     """
     isolate()
     make_folder(out)
     bag = prepare(scene, out)
     for name in (*FILES, PLAYED):
-        (out / name).unlink(missing_ok=True)  # what lies there afterwards is of this run
+        (out / name).unlink(missing_ok=True)  # so that the files are from this run
     recorder = run(bag, scene.frames, out, seconds, every)
     wrong = missing(recorder, out, scene, every)
     if wrong:
@@ -192,19 +191,19 @@ def demo(scene: DemoScene, out: Path, seconds: float, every: bool = False) -> Sc
     live = judge_live(published(out / PLAYED), received(recorder, TOPIC), out)
     report(recorder, score)
     if live is None:
-        raise DemoError("fewer than three poses came that can be compared with the truth")
+        raise DemoError("fewer than three poses can be compared with the ground truth")
     report_live(live)
-    print(f"\npictures: {out / 'preview.png'}, {out / 'report.html'}; the other results lie beside them", flush=True)
+    print(f"\npictures: {out / 'preview.png'}, {out / 'report.html'}; other results are in the same folder", flush=True)
     write_text(out / VERDICT, json.dumps({"map": asdict(score), "live": live.as_mapping()}, indent=1) + "\n")
     if not score.good:
-        raise DemoError("the map is less accurate than it should be, see above")
+        raise DemoError("the map is not accurate enough, see above")
     if live.wrong and not every:
         raise DemoError("; ".join(live.wrong))
     return score
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="demo", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=Path("demo_output"), help="folder for the results")
     parser.add_argument("--kind", default="orbit", help="the camera's path (default: orbit)")
@@ -213,9 +212,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--height", type=int, default=240)
     parser.add_argument("--rate", type=float, default=15.0, help="images per second")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--timeout", type=float, default=300.0, help="seconds that mapping may take")
+    parser.add_argument("--timeout", type=float, default=300.0, help="time limit for mapping in seconds")
     parser.add_argument(
-        "--every", action="store_true", help="map every image, however late its pose (on a machine that is busy)"
+        "--every", action="store_true", help="map every image, however late its pose (for a busy machine)"
     )
     options = parser.parse_args(argv)
     scene = DemoScene(options.kind, options.frames, options.width, options.height, options.rate, options.seed)

@@ -1,4 +1,4 @@
-"""The demo's input: a rendered sequence as a bag of an uncalibrated camera, and its truth."""
+"""The demo's input: a rendered sequence as a bag of an uncalibrated camera, with ground truth."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOPIC = "/camera/image_raw"
 
 @dataclass(frozen=True)
 class DemoScene:
-    """What is rendered: ``frames`` images of ``width`` x ``height`` at ``rate`` Hz along the path ``kind``."""
+    """The sequence to render: ``frames`` images of ``width`` x ``height`` at ``rate`` Hz along the path ``kind``."""
 
     kind: str
     frames: int
@@ -32,7 +32,7 @@ class DemoScene:
 
 
 def prepare(scene: DemoScene, out: Path) -> Path:
-    """The bag of the scene in ``out``, rendered unless it lies there from an earlier run; truth.txt is beside it."""
+    """The bag of the scene in ``out``, rendered unless it exists from an earlier run, with truth.txt next to it."""
     bag, record = out / "sequence", out / "scene.json"
     wanted = {**vars(scene), "version": __version__}
     try:
@@ -60,10 +60,10 @@ def _render(scene: DemoScene, bag: Path, truth: Path, record: Path, wanted: dict
     write_bag(sequence, bag, TOPIC, encoding="rgb8")
     stamped = zip(sequence.stamps_ns, sequence.w_T_c, strict=True)
     write_tum(truth, [StampedPose(int(stamp_ns), "camera", pose) for stamp_ns, pose in stamped])
-    write_text(record, json.dumps({**wanted, "focal": sequence.focal}, indent=1))  # last: it says that all is there
+    write_text(record, json.dumps({**wanted, "focal": sequence.focal}, indent=1))  # last: marks completion
     print(f"sequence: {scene.frames} frames of {scene.width}x{scene.height} rendered ({bag})", flush=True)
 
 
 def progress_bar(total: int, what: str) -> tqdm[Any]:
-    """A progress bar; a line every few seconds where nobody watches a terminal."""
+    """A progress bar; without a terminal, a line every few seconds."""
     return tqdm(total=total, desc=what, unit="frame", leave=False, mininterval=0.2 if sys.stderr.isatty() else 5.0)

@@ -1,4 +1,4 @@
-"""Plays a bag's camera topics over DDS at the pace they were recorded at, where rosbag2 is not installed."""
+"""Plays a bag's camera topics over DDS at the recorded pace, without rosbag2."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TYPES: dict[str, type] = {
     "sensor_msgs/msg/CompressedImage": CompressedImage,
     "sensor_msgs/msg/CameraInfo": CameraInfo,
 }
-# Reliable, so that best-effort and reliable subscribers both get every image that fits.
+# Reliable, so that both best-effort and reliable subscribers can receive the images.
 CAMERA_QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 
 
@@ -46,7 +46,7 @@ def image_message(image: Image, stamp_ns: int, frame: str = FRAME) -> ImageMessa
 def messages(bag: Path) -> Iterator[tuple[int, str, type, bytes]]:
     """(recorded at (ns), topic, type, serialised message) of the camera topics of a rosbag2.
 
-    Raises ``InputError`` for what is no readable rosbag2 or has no camera topic, and without the package rosbags.
+    Raises ``InputError`` if it is not a readable rosbag2 or has no camera topic, and without the package rosbags.
     """
     require_rosbags(bag)
     from rosbags.rosbag2 import Reader, ReaderError
@@ -65,10 +65,9 @@ def messages(bag: Path) -> Iterator[tuple[int, str, type, bytes]]:
 def play(node: Node, bag: Path, rate: float, wait_s: float) -> list[dict[str, Any]]:
     """Publish the camera topics of a bag, ``rate`` times as fast as recorded.
 
-    Returns topic, stamp and when it was published (ns of the monotonic clock, which processes share) of every image.
+    Returns topic, stamp and time of publication (ns of the monotonic clock, shared by processes) of every image.
 
-    Starts once somebody subscribes to an image topic; ``InputError`` when nobody does within
-    ``wait_s`` seconds.
+    Starts once there is a subscriber to an image topic; ``InputError`` if there is none within ``wait_s`` seconds.
     """
     publishers: dict[str, Publisher] = {}
     for _, topic, kind, _ in messages(bag):
@@ -92,7 +91,7 @@ def play(node: Node, bag: Path, rate: float, wait_s: float) -> list[dict[str, An
 
 
 def serialised_stamp(raw: bytes | bytearray) -> int:
-    """The stamp (ns) of a serialised message with a header: four bytes of encoding, seconds, nanoseconds."""
+    """The stamp (ns) of a serialised message with a header: four bytes for the encoding, seconds, nanoseconds."""
     order: Literal["little", "big"] = "little" if raw[1] & 1 else "big"
     return int.from_bytes(raw[4:8], order, signed=True) * 10**9 + int.from_bytes(raw[8:12], order)
 
@@ -110,9 +109,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """``python -m dust3r_ros.node.tools.player BAG``."""
     parser = argparse.ArgumentParser(prog="player", description=__doc__)
     parser.add_argument("bag", type=Path, help="folder of a rosbag2")
-    parser.add_argument("--rate", type=float, default=1.0, help="how many times as fast as recorded")
+    parser.add_argument("--rate", type=float, default=1.0, help="playback rate relative to the recording")
     parser.add_argument("--wait", type=float, default=30.0, help="seconds to wait for a subscriber")
-    parser.add_argument("--log", type=Path, help="file that gets a JSON line per image: topic, stamp, published (ns)")
+    parser.add_argument("--log", type=Path, help="file to write, one JSON line per image: topic, stamp, published (ns)")
     options = parser.parse_args(argv)
     if not options.rate > 0:
         parser.error(f"--rate is {options.rate:g}; it must be positive")

@@ -1,4 +1,4 @@
-"""A subscriber to everything a mapping node publishes: what came, how often, and the last of each."""
+"""A subscriber to everything that a mapping node publishes: counts and newest messages."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ LATCHED, RELIABLE = qos_profile(LATCHED_TOPICS), qos_profile(RELIABLE_TOPICS)
 
 
 class RemoteError(Dust3rRosError):
-    """A node did not answer or did not do in time what it was to do."""
+    """A node did not respond, or not in time."""
 
 
 class Recorder:
-    """Listens to the mapping node ``name`` in a context and thread of its own; use it in ``with``.
+    """Subscribes to the mapping node ``name`` in a context and thread of its own; use it in ``with``.
 
     ``counts``: messages by topic key (map, keyframe_cloud, pose, path, graph, status, camera_info,
-    tf, diagnostics). ``last``: the newest of each. ``all``: every message of the small ones, and in
-    ``times`` when each came (ns of the monotonic clock).
+    tf, diagnostics). ``last``: the newest of each. ``all``: every message of the small topics, with arrival times in
+    ``times`` (ns of the monotonic clock).
     """
 
     def __init__(self, estimated_topic: str, name: str = "/dust3r") -> None:
@@ -80,7 +80,7 @@ class Recorder:
     ) -> None:
         self._executor.shutdown(timeout_sec=1.0)
         self._thread.join(timeout=5.0)
-        self.node.destroy_node()  # else its publishers are heard of as long as the process lives
+        self.node.destroy_node()  # otherwise its publishers stay discoverable until the process ends
         rclpy.shutdown(context=self._context)
 
     def _spin(self) -> None:
@@ -101,7 +101,7 @@ class Recorder:
         return take
 
     def clear(self) -> None:
-        """Forget what came so far."""
+        """Discard everything received so far."""
         with self._changed:
             self.counts.clear()
             self.last.clear()
@@ -109,9 +109,9 @@ class Recorder:
             self.times.clear()
 
     def wait(self, until: Callable[[], bool], seconds: float, what: str) -> None:
-        """Return as soon as ``until()`` holds; ``RemoteError`` saying ``what`` and what came after ``seconds``.
+        """Return as soon as ``until()`` holds; ``RemoteError`` with ``what`` and the counts after ``seconds``.
 
-        ``until`` is asked after every message and ten times a second.
+        ``until`` is called after every message and ten times a second.
         """
         end = time.monotonic() + seconds
         with self._changed:
@@ -121,7 +121,7 @@ class Recorder:
                 self._changed.wait(0.1)
 
     def call(self, kind: type, service: str, request: Any, seconds: float = 20.0) -> Any:
-        """The answer of a service of the node (``service`` without its name); ``RemoteError`` when none comes."""
+        """The response of a service of the node (``service`` without its name); ``RemoteError`` without one."""
         client = self.node.create_client(kind, f"{self._name}/{service}")
         try:
             if not client.wait_for_service(timeout_sec=seconds):
@@ -130,7 +130,7 @@ class Recorder:
             answered = threading.Event()
             future.add_done_callback(lambda _: answered.set())
             if not answered.wait(seconds):
-                raise RemoteError(f"service {self._name}/{service} did not answer within {seconds:g} s")
+                raise RemoteError(f"service {self._name}/{service} did not respond within {seconds:g} s")
             return future.result()
         finally:
             self.node.destroy_client(client)

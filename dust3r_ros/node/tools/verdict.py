@@ -1,4 +1,4 @@
-"""Whether the demo did what it should: poses that came live, what was written, how near it is to the truth."""
+"""The demo's verdict: live poses, files written, and accuracy against ground truth."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from dust3r_ros.node.tools.recorder import Recorder
 
 
-# A topic and a stamp (ns): of an image, and of the pose that it gets.
+# Topic and stamp (ns) of an image, and of its pose.
 Key = tuple[str, int]
 
 
 @dataclass(frozen=True)
 class Sent:
-    """An image that went out at ``at`` (ns of the monotonic clock); ``recorded`` is its stamp in the recording (ns)."""
+    """An image published at ``at`` (ns of the monotonic clock); ``recorded`` is its stamp in the recording (ns)."""
 
     key: Key
     recorded: int
@@ -36,7 +36,7 @@ class Sent:
 
 @dataclass(frozen=True, eq=False)
 class Got:
-    """A pose ``w_T_c`` (4, 4) that came at ``at`` (ns of the monotonic clock)."""
+    """A pose ``w_T_c`` (4, 4) received at ``at`` (ns of the monotonic clock)."""
 
     key: Key
     at: int
@@ -45,11 +45,11 @@ class Got:
 
 @dataclass(frozen=True)
 class LiveTiming:
-    """Poses as somebody who listens has them.
+    """Timing of the poses as seen by a subscriber.
 
-    ``share``: part of the images, from that of the first pose on, that got one. Latencies (ms) are from publishing the
-    image to receiving the pose. ``gap``: longest time (s) without a new pose, the end of the run included. ``first``:
-    how long (s) the first pose took.
+    ``share``: fraction of the images with a pose, from the first pose on. Latencies (ms) are from publishing the image
+    to receiving the pose. ``gap``: longest time (s) without a new pose, including the end of the run. ``first``: time
+    (s) to the first pose.
     """
 
     share: float
@@ -61,7 +61,7 @@ class LiveTiming:
 
 
 def first_poses(got: Sequence[Got]) -> dict[Key, Got]:
-    """The first pose of each image, in the order in which they came."""
+    """The first pose of each image, in the order of arrival."""
     poses: dict[Key, Got] = {}
     for item in sorted(got, key=lambda item: item.at):
         poses.setdefault(item.key, item)
@@ -69,7 +69,7 @@ def first_poses(got: Sequence[Got]) -> dict[Key, Got]:
 
 
 def timing(sent: Sequence[Sent], got: Sequence[Got], begin_ns: int) -> LiveTiming | None:
-    """Of images in the order sent; ``first`` counts from ``begin_ns``. None without a pose of any of them."""
+    """Timing of images in the order sent; ``first`` counts from ``begin_ns``. None without any pose."""
     at = {item.key: item.at for item in sent}
     poses = {key: item for key, item in first_poses(got).items() if key in at}
     if not poses:
@@ -78,7 +78,7 @@ def timing(sent: Sequence[Sent], got: Sequence[Got], begin_ns: int) -> LiveTimin
     since = min(stamp for _, stamp in poses)
     due = [key for key in at if key[1] >= since]
     times = [item.at for item in poses.values()]
-    times.append(max(times[-1], sent[-1].at))  # a run whose poses end before its images has a gap there
+    times.append(max(times[-1], sent[-1].at))  # poses that end before the images leave a gap
     return LiveTiming(
         share=sum(key in poses for key in due) / len(due),
         p50_ms=float(p50),
@@ -90,9 +90,9 @@ def timing(sent: Sequence[Sent], got: Sequence[Got], begin_ns: int) -> LiveTimin
 
 
 def silence(poses: Sequence[int], states: Sequence[tuple[int, str]], begin_ns: int, end_ns: int) -> float:
-    """Longest time (s) between two moments in which the node said it was tracking and gave no pose.
+    """Longest time (s) for which the node reported tracking but gave no pose.
 
-    ``poses``: when each came, ``states``: when each was reported (ns of the monotonic clock).
+    ``poses``: their arrival times, ``states``: when each was reported (ns of the monotonic clock).
     """
     tracking, quiet_since, longest = True, begin_ns, 0
     for at, state in sorted([*((at, "") for at in poses), *states, (end_ns, "end")]):
@@ -100,7 +100,7 @@ def silence(poses: Sequence[int], states: Sequence[tuple[int, str]], begin_ns: i
             break
         if tracking and at > begin_ns:
             longest = max(longest, at - max(quiet_since, begin_ns))
-        if state in ("", "end"):  # a pose goes on counting from here
+        if state in ("", "end"):  # a pose restarts the count
             quiet_since = at
         elif state != "tracking":
             tracking = False
@@ -109,10 +109,10 @@ def silence(poses: Sequence[int], states: Sequence[tuple[int, str]], begin_ns: i
     return longest * 1e-9
 
 
-# What a node that keeps up with the camera reaches; the docs' page of live mapping has the same for more cases.
+# Figures of a node that keeps up with the camera; docs/live.md has more cases.
 TARGET_SHARE_PERCENT, TARGET_P95_MS, TARGET_CAUSAL = 99.0, 33.0, 1.5
-# What the demo fails at, on a machine that has other things to do as well. The error is not judged: before the focal
-# length is known, poses as they come are several times as far off as afterwards.
+# Limits of the demo, loose enough for a busy machine. The error has none: before the focal length is known, live
+# poses are several times less accurate than afterwards.
 LEAST_SHARE_PERCENT, MOST_P95_MS, MOST_CAUSAL = 60.0, 250.0, math.inf
 
 
@@ -129,12 +129,12 @@ class LiveScore:
 
     @property
     def wrong(self) -> list[str]:
-        """What is not good enough, in sentences."""
+        """What is not good enough, a sentence each."""
         share, late = 100 * self.timing.share, self.timing.p95_ms
         judged = (
             (share < LEAST_SHARE_PERCENT, f"only {share:.0f} % of the images got a pose"),
-            (late > MOST_P95_MS, f"poses came {late:.0f} ms after their images (p95)"),
-            (self.causal > MOST_CAUSAL, f"poses as they came are off {self.causal:.1f} times the final trajectory"),
+            (late > MOST_P95_MS, f"poses arrived {late:.0f} ms after their images (p95)"),
+            (self.causal > MOST_CAUSAL, f"live poses have {self.causal:.1f} times the error of the final trajectory"),
         )
         return [words for bad, words in judged if bad]
 
@@ -144,13 +144,13 @@ class LiveScore:
 
 
 def published(log: Path) -> list[Sent]:
-    """The images that the player says it published, in order."""
+    """The images in the player's log, in order."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     return [Sent((item["topic"], item["stamp"]), item["stamp"], item["published"]) for item in lines]
 
 
 def received(recorder: Recorder, topic: str) -> list[Got]:
-    """The poses that came, of the images on ``topic``."""
+    """The received poses of the images on ``topic``."""
     from dust3r_ros.node.conversions import pose_matrix, stamp_to_ns
 
     heard = zip(recorder.all["pose"], recorder.times["pose"], strict=True)
@@ -158,7 +158,7 @@ def received(recorder: Recorder, topic: str) -> list[Got]:
 
 
 def judge_live(sent: Sequence[Sent], got: Sequence[Got], out: Path) -> LiveScore | None:
-    """Against truth.txt and the final trajectory.txt in ``out``; None for fewer than three poses to compare."""
+    """Compare with truth.txt and the final trajectory.txt in ``out``; None for fewer than three comparable poses."""
     times = timing(sent, got, sent[0].at) if sent else None
     truth, final = (
         {item.stamp_ns: item.w_T_c[:3, 3] for item in read_tum(out / f"{name}.txt")} for name in ("truth", "trajectory")
@@ -179,9 +179,9 @@ def _error(found: Array, right: Array) -> float:
 
 
 def report_live(score: LiveScore) -> None:
-    """On the terminal, each figure with its target."""
+    """Print each figure with its target."""
     times = score.timing
-    print("\nlive, as the poses came")
+    print("\nlive poses")
     for name, value in (
         ("share", f"{100 * times.share:.1f} % of the images since the first pose (target {TARGET_SHARE_PERCENT:g} %)"),
         ("latency", f"p50 {times.p50_ms:.0f} ms, p95 {times.p95_ms:.0f} ms (target {TARGET_P95_MS:g} ms)"),
@@ -208,7 +208,7 @@ FOCAL_PERCENT = 5.0
 
 @dataclass(frozen=True)
 class Score:
-    """The result against the truth: root mean square error (m) after a Sim3, length of the path (m), focals (px)."""
+    """The result against ground truth: root mean square error (m) after a Sim3, path length (m), focals (px)."""
 
     error: float
     length: float
@@ -218,7 +218,7 @@ class Score:
 
     @property
     def trajectory_percent(self) -> float:
-        """Error in percent of the path's length."""
+        """Error in percent of the path length."""
         return 100 * self.error / self.length
 
     @property
@@ -233,12 +233,12 @@ class Score:
 
 
 def judge(out: Path) -> Score:
-    """The files in ``out`` against the truth there; ``InputError`` when they cannot be compared."""
+    """Compare the results in ``out`` with the ground truth there; ``InputError`` if that is impossible."""
     summary = json.loads((out / "summary.json").read_text())
     truth = {item.stamp_ns: item.w_T_c[:3, 3] for item in read_tum(out / "truth.txt")}
     estimate = [item for item in read_tum(out / "trajectory.txt") if item.stamp_ns in truth]
     if len(estimate) < 3 or not summary["focal"]:
-        raise InputError(f"'{out}/trajectory.txt' has {len(estimate)} poses of the sequence; 3 are needed to compare")
+        raise InputError(f"'{out}/trajectory.txt' has {len(estimate)} poses of the sequence; at least 3 are needed")
     found = np.stack([item.w_T_c[:3, 3] for item in estimate])
     right = np.stack([truth[item.stamp_ns] for item in estimate])
     residuals = weighted_similarity(found, right).apply(found) - right
@@ -252,7 +252,7 @@ def judge(out: Path) -> Score:
 
 
 def missing(recorder: Recorder, out: Path, scene: DemoScene, every: bool) -> list[str]:
-    """What was expected on the topics and in the folder and is not there, in sentences; ``every``: each image, too."""
+    """What is missing on the topics and in the folder, a sentence each; ``every``: also check that each image came."""
     last = recorder.last
     expected = {"map": "~/map", "camera_info": ESTIMATE, "pose": "~/pose", "tf": "/tf", "path": "~/path"}
     wrong = [f"nothing was received on {topic}" for key, topic in expected.items() if key not in last]
@@ -267,11 +267,11 @@ def missing(recorder: Recorder, out: Path, scene: DemoScene, every: bool) -> lis
 
 
 def report(recorder: Recorder, score: Score) -> None:
-    """What came and how good it is, on the terminal."""
+    """Print what was received and how accurate it is."""
     counts, last = recorder.counts, recorder.last
     status, info, pose = last["status"], last["camera_info"], last["pose"]
     position, transform = pose.pose.pose.position, last["tf"].transforms[0]
-    print("\nreceived by a subscriber, over DDS")
+    print("\nreceived over DDS")
     rows = (
         ("map cloud", "map", f"{last['map'].width:,} points in frame '{last['map'].header.frame_id}'"),
         ("camera info", "camera_info", f"{info.width}x{info.height}, fx {info.k[0]:.1f} px"),
@@ -282,7 +282,7 @@ def report(recorder: Recorder, score: Score) -> None:
     )
     for name, key, content in rows:
         print(f"  {name:<12}{counts[key]:>5} x   last: {content}")
-    print("\nagainst the truth")
+    print("\nagainst the ground truth")
     print(f"  trajectory  {score.trajectory_percent:.2f} % of {score.length:.2f} m (at most {TRAJECTORY_PERCENT:g} %)")
     print(
         f"  focal       {score.focal:.1f} px for {score.true_focal:.1f} px: {score.focal_percent:+.2f} %"

@@ -131,14 +131,14 @@ def test_a_camera_that_falls_silent_does_not_hold_up_the_other(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("topics", "reason"),
     [
-        (BagTopics(), r"needs a topic to be chosen.*/left/image_raw"),
-        (BagTopics((IMAGES[0], "left/image_raw")), r"'/left/image_raw' is there twice"),
-        (BagTopics(IMAGES, ("one",)), r"1 names of cameras were given for 2"),
-        (BagTopics(IMAGES, ("one", "one")), r"camera 'one' is there twice"),
+        (BagTopics(), r"has several image topics; choose one.*/left/image_raw"),
+        (BagTopics((IMAGES[0], "left/image_raw")), r"'/left/image_raw' is given twice"),
+        (BagTopics(IMAGES, ("one",)), r"1 camera names were given for 2"),
+        (BagTopics(IMAGES, ("one", "one")), r"camera 'one' is given twice"),
         (BagTopics(IMAGES, masks={"top": "/left/mask"}), r"no camera 'top'; the cameras are left, right"),
         (BagTopics(IMAGES, masks={"left": "/mask"}), r"no topic '/mask'"),
-        (BagTopics(IMAGES, imu="/odom"), r"'/odom'.*is of type nav_msgs/msg/Odometry.*it has /imu"),
-        (BagTopics(IMAGES, odometry="/nowhere"), r"no topic '/nowhere'.*it has /odom"),
+        (BagTopics(IMAGES, imu="/odom"), r"'/odom'.*is of type nav_msgs/msg/Odometry.*are /imu"),
+        (BagTopics(IMAGES, odometry="/nowhere"), r"no topic '/nowhere'.*are /odom"),
     ],
 )
 def test_topics_that_cannot_be_are_refused(bag: Path, topics: BagTopics, reason: str) -> None:

@@ -131,7 +131,7 @@ def test_truncated_bags_are_an_error_or_give_what_is_there(
         source = open_source(copy)
         frames = list(source)
     except InputError as error:
-        assert str(tmp_path) in str(error) and "\n" not in str(error) and "mends" in str(error)
+        assert str(tmp_path) in str(error) and "\n" not in str(error) and "repair" in str(error)
     else:
         # What is missing of an MCAP file may be its end alone.
         assert 0 < len(frames) < 6 + (storage == "mcap") and source.skipped == 1
