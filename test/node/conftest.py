@@ -53,7 +53,7 @@ class NodeProcess:
     def __init__(
         self, folder: Path, remap: Sequence[str], parameters: Mapping[str, Any], program: Sequence[str] = MAIN
     ) -> None:
-        self._path = folder / "node.log"
+        self._path = folder / f"node_{len(list(folder.glob('node_*.log')))}.log"  # another node may write beside it
         arguments = [f"{name}:={_yaml(value)}" for name, value in parameters.items()]
         command = [sys.executable, *program, "--ros-args"]
         command += [part for argument in arguments for part in ("-p", argument)]
