@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from sequences import SMALL, walk
 
-from dust3r_ros.scenes.sequence import render_sequence
+from dust3r_ros.mapping.mapper import Mapper
 from scripts import script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/tracking.py"
@@ -23,7 +25,7 @@ def tracking() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def frames() -> list[tuple[int, np.ndarray]]:
-    sequence = render_sequence("orbit", 60, 240, 176, rate_hz=30.0, supersample=1)
+    sequence = walk("orbit", frames=60, rate_hz=30.0)
     return list(zip(sequence.stamps_ns.tolist(), sequence.images, strict=True))
 
 
@@ -36,6 +38,7 @@ def test_both_are_timed_between_the_keyframes_and_the_table_is_written(
 ) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib (extra eval) is not installed")
     monkeypatch.setattr(tracking, "load", lambda data, count: ("walk", frames[:count]))
+    monkeypatch.setattr(tracking, "Mapper", partial(Mapper, SMALL))
     out = tmp_path / "results/tracking.json"
     monkeypatch.setattr(sys, "argv", ["tracking.py", "--frames", "60", "--out", str(out)])
     assert tracking.main() == 0
