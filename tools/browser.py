@@ -1,7 +1,7 @@
 """A headless Chromium, driven over its DevTools protocol: for pictures of the docs and tests of pages.
 
-The program is Debian's or Ubuntu's (``chromium-headless-shell``, ``chromium``) or Google's; websockets is there with
-the extra ``viewer``. WebGL is drawn by the processor.
+The program is Debian's or Ubuntu's (``chromium-headless-shell``, ``chromium``) or Google's; websockets comes with
+the extra ``viewer``. WebGL is rendered on the CPU.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _PATIENCE_S = 180.0
 
 
 def program() -> str | None:
-    """The browser of this machine, None where there is none."""
+    """The browser of this machine, None if there is none."""
     return next(filter(None, map(shutil.which, PROGRAMS)), None)
 
 
 class Page:
     """One page of ``width`` x ``height`` pixels; used in ``with``.
 
-    ``messages`` is what it logged or failed with since it was opened, ``requests`` are the addresses that it asked for,
-    but for those of data in the page itself. Raises ``RuntimeError`` for what the browser refuses.
+    ``messages`` has its log and errors since it was opened, ``requests`` the addresses that it requested, without data
+    URLs. Raises ``RuntimeError`` when the browser refuses a command.
     """
 
     def __init__(self, *flags: str, width: int = 900, height: int = 700) -> None:
@@ -87,14 +87,14 @@ class Page:
         self.close()
 
     def close(self) -> None:
-        """End the browser and all that it started; of its profile nothing is kept."""
+        """End the browser and all processes it started; delete its profile."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._profile.cleanup()
 
     def open(self, address: str) -> None:
-        """Load a page; returns when it is there."""
+        """Load a page; returns once it has loaded."""
         self._loaded = False
         self.messages.clear()
         self.requests.clear()
@@ -104,16 +104,16 @@ class Page:
             self._receive(until)
 
     def resize(self, width: int, height: int) -> None:
-        """Another size, pixels."""
+        """Resize the page, in pixels."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self._call("Emulation.setDeviceMetricsOverride", **size)
 
     def prefer(self, scheme: str) -> None:
-        """What the user prefers: light or dark."""
+        """Set the preferred colour scheme: light or dark."""
         self._call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def evaluate(self, script: str) -> Any:
-        """The value of an expression in the page, awaited where it is a promise."""
+        """The value of an expression in the page; a promise is awaited."""
         answer = self._call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in answer:
             details = answer["exceptionDetails"]
@@ -139,7 +139,7 @@ class Page:
         return base64.b64decode(self._call("Page.captureScreenshot", format="png", **more)["data"])
 
     def drag(self, start: tuple[float, float], end: tuple[float, float], button: str = "left", steps: int = 8) -> None:
-        """Press at one place, move and let go at another."""
+        """Press at one place, move, and release at another."""
         held = {"left": 1, "right": 2, "middle": 4}[button]
         self._mouse("mousePressed", start, button, held)
         for step in range(1, steps + 1):
@@ -148,7 +148,7 @@ class Page:
         self._mouse("mouseReleased", end, button, 0)
 
     def wheel(self, at: tuple[float, float], pixels: float) -> None:
-        """Turn the wheel; positive is towards the user."""
+        """Turn the wheel; positive values towards the user."""
         self._call("Input.dispatchMouseEvent", type="mouseWheel", x=at[0], y=at[1], deltaX=0, deltaY=pixels)
 
     def press(self, key: str, modifiers: int = 0) -> None:
@@ -160,7 +160,7 @@ class Page:
             )
 
     def touch(self, *path: list[tuple[float, float]]) -> None:
-        """Fingers that touch, go through the places of ``path`` and let go."""
+        """Touch with fingers, move them along ``path`` and lift them."""
         for number, places in enumerate(path):
             points = [{"x": x, "y": y, "id": finger} for finger, (x, y) in enumerate(places)]
             self._call("Input.dispatchTouchEvent", type="touchMove" if number else "touchStart", touchPoints=points)
@@ -170,7 +170,7 @@ class Page:
         self._call("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], button=button, buttons=held, clickCount=1)
 
     def _address(self) -> str:
-        """Where the browser listens, as soon as it says so."""
+        """Where the browser listens, once it prints that."""
         path, until = Path(self._profile.name) / "DevToolsActivePort", time.monotonic() + _PATIENCE_S
         while not path.exists() or len(lines := path.read_text().split()) < 2:
             if self._process.poll() is not None or time.monotonic() > until:

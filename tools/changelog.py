@@ -1,6 +1,6 @@
 """Writes CHANGELOG.rst, which catkin_prepare_release and bloom read, from CHANGELOG.md: python tools/changelog.py.
 
-Part of a release, before its tag. Form: REP 132.
+Part of a release, before its tag. Format: REP 132.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ _VERSION = re.compile(r"## \[(\d+\.\d+\.\d+)\] - (\S+)")
 
 
 def restructured(markdown: str) -> str:
-    """A changelog in the form of Keep a Changelog as that of REP 132; a version without a date is Forthcoming.
+    """Convert a changelog from Keep a Changelog's format to REP 132's; a version without a date is Forthcoming.
 
-    Raises ``ValueError`` for a heading of a version that has another form.
+    Raises ``ValueError`` for a version heading of another form.
     """
     lines = ["^" * len(_TITLE), _TITLE, "^" * len(_TITLE)]
     inside = False
@@ -36,7 +36,7 @@ def restructured(markdown: str) -> str:
 
 
 def _inline(text: str) -> str:
-    """Code and links; a link into the repository leads nowhere from a package and becomes plain text."""
+    """Code and links; a link into the repository would be dead in a package, so it becomes plain text."""
     text = re.sub(r"`([^`]+)`", r"``\1``", text)
     return re.sub(r"\[([^\]]+)\]\(([^)]+)\)", lambda m: f"`{m[1]} <{m[2]}>`__" if "://" in m[2] else m[1], text)
 

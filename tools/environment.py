@@ -2,9 +2,9 @@
 
     python3 tools/environment.py LEVEL [-- COMMAND ...]
 
-LEVEL is demo (what the demo needs) or test (everything). Where ROS 2 is sourced, the environment
-stands on it; elsewhere on the ROS wheels. A second run compares fingerprints of what the
-environment was made from and starts the command at once. Runs on any Python 3, see preflight.py.
+LEVEL is demo (what the demo needs) or test (everything). The environment uses a sourced ROS 2, or
+else the ROS wheels. A second run compares fingerprints of the environment's inputs and, if they
+match, starts the command at once. Runs on any Python 3, see preflight.py.
 """
 
 import fcntl
@@ -28,12 +28,12 @@ BUILD = REPOSITORY / "build" / "environment"
 LOG = BUILD / "log.txt"
 WHEELS = REPOSITORY / "tools" / "ros_wheels"
 EXTRAS = {"demo": [], "test": ["network", "eval", "viewer", "test", "dev"], "docs": ["docs"]}
-# The builds of torch to try: the first is free of CUDA, the second what the index has.
+# The builds of torch to try: first one without CUDA, then whatever the index has.
 TORCH = ("torch==2.13.0+cpu", "torch==2.13.0")
 
 
 def say(text):
-    """One line for whoever waits."""
+    """Prints a line for the user who waits."""
     print("environment: " + text, flush=True)
 
 
@@ -52,7 +52,7 @@ def fingerprint(*parts):
 
 
 class Environment(object):
-    """The environment as it should be; ``state`` holds the fingerprints of what is there."""
+    """The wanted environment; ``state`` holds the fingerprints of the existing one."""
 
     def __init__(self, level):
         self.level = level
@@ -97,7 +97,7 @@ class Environment(object):
         return self._fits("packages") and set(EXTRAS[self.level]) <= set(self.state.get("extras", []))
 
     def make(self, lock):
-        """Brings .venv to the wanted state; whatever was interrupted starts from nothing."""
+        """Brings .venv to the wanted state; an interrupted stage starts from scratch."""
         preflight.check_machine(self.ros)
         preflight.check_python(self.base)
         preflight.check_compilers()
@@ -116,7 +116,7 @@ class Environment(object):
         say("ready after {:.0f} s".format(time.time() - start))
 
     def _stage(self, name, work):
-        """Runs one stage. An end by force leaves the mark, so that the next run starts from nothing."""
+        """Runs one stage. If it is killed, its mark stays, so that the next run starts from scratch."""
         before = dict(self.state)
         if name == "venv":
             shutil.rmtree(str(VENV), ignore_errors=True)
@@ -128,7 +128,7 @@ class Environment(object):
         try:
             work()
         except Problem:
-            # pip installs all or nothing: what was there before still serves, offline as well.
+            # pip installs all or nothing: the previous packages still work, also offline.
             if name == "packages":
                 self.state = before
             self._end_stage()
@@ -155,7 +155,7 @@ class Environment(object):
         if "network" in extras:
             requirements.append(self._choose_torch(pip, environ))
         constraints = self._constraints()
-        # The compat mode puts the checkout itself on the path; the import hook of the others would
+        # The compat mode puts the checkout itself on the path; the other modes' import hook would
         # come after the folder of the generated messages and never be asked.
         options = ["--config-settings", "editable_mode=compat"]
         self.runner.run("pip", [*pip, "install", *options, *requirements, *constraints], environ)
@@ -176,7 +176,7 @@ class Environment(object):
         return TORCH[1]
 
     def _constraints(self):
-        """Under ROS, NumPy stays what ROS's compiled messages were built with."""
+        """Under ROS, NumPy stays at the version that ROS's compiled messages were built with."""
         if not self.ros:
             return []
         code = "import numpy; print('numpy==' + numpy.__version__)"
@@ -224,7 +224,7 @@ class Environment(object):
         """Environment variables for commands in .venv."""
         environ = dict(os.environ, VIRTUAL_ENV=str(VENV))
         environ.pop("PYTHONHOME", None)
-        # Left by the wheels of another environment, it would keep ours from finding their libraries.
+        # Set by the wheels of another environment, it would keep ours from finding their libraries.
         environ.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
 
         def put_first(name, value):
@@ -242,7 +242,7 @@ class Environment(object):
 
 
 def main(arguments):
-    """Exit code 2 for a machine that lacks something, else that of the command."""
+    """Returns 2 if the machine lacks something, else the exit code of the command."""
     if not arguments or arguments[0] not in EXTRAS or (len(arguments) > 1 and arguments[1] != "--"):
         print(__doc__.strip(), file=sys.stderr)
         return 2

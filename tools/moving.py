@@ -1,4 +1,4 @@
-"""The moving picture of the README: a rendered room as it is mapped, the camera's image beside the map so far."""
+"""The animation of the README: a rendered room being mapped, the camera's image beside the map so far."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def make_pictures() -> None:
 
 
 def make_browser_pictures(mapper: Mapper) -> None:
-    """What a browser shows of a map; the pictures stay as they are where no browser is installed."""
+    """The browser's view of a map; without a browser the pictures are left as they are."""
     import browser
 
     if browser.program() is None:
@@ -68,13 +68,13 @@ def _viewer_picture(mapper: Mapper, page: Page) -> Image:
         viewer.show(replace(mapper.news(), camera=last.camera, w_T_c=last.w_T_c), mapper, last.image)
         page.open(viewer.url)
         page.wait_for("document.body.innerText.includes('keyframes,')", "what the viewer says")
-        # It warns of slow drawing; a picture has time.
+        # It warns of slow rendering, which does not matter here.
         page.wait_for("document.querySelectorAll('[class*=Notification-closeButton]').forEach(b => b.click()) || true")
         return _settled(page)
 
 
 def _settled(page: Page) -> Image:
-    """The page once it does not change any more."""
+    """The page once it has stopped changing."""
     import cv2
     import numpy as np
 
@@ -116,7 +116,7 @@ def _preview(mapper: Mapper, folder: Path) -> Image:
 
 
 def _keyframe_picture(mapper: Mapper) -> Image:
-    """Image, depth and confidence of the keyframe in the middle, side by side."""
+    """Image, depth and confidence of the middle keyframe, side by side."""
     import cv2
     import numpy as np
 
@@ -161,7 +161,7 @@ def _graph_picture(mapper: Mapper) -> Image:
 
 
 def _save(name: str, picture: Image) -> None:
-    """A PNG; one that is large gets 256 colours, a third of the size."""
+    """Write a PNG; a large one is reduced to 256 colours, a third of the size."""
     from PIL import Image as Pillow
 
     image, data = Pillow.fromarray(picture), BytesIO()

@@ -1,6 +1,6 @@
-"""What a machine must have before an environment can be made, each lack as one sentence.
+"""What a machine needs before an environment can be made; what is missing is named in one sentence.
 
-Runs on any Python 3, so that an old one is named instead of failing on the syntax.
+Runs on any Python 3, so that an old one gets a message and not a syntax error.
 """
 
 import json
@@ -30,7 +30,7 @@ class Problem(Exception):
 
 
 class Python(object):
-    """One interpreter and what it can do; ``command`` starts it, ``executable`` says which it is."""
+    """One interpreter and its capabilities; ``command`` starts it, ``executable`` is its path."""
 
     def __init__(self, command, facts):
         self.command = command
@@ -65,7 +65,7 @@ def sourced_ros(environ):
 
 
 def find_python(ros):
-    """The interpreter to build on: ROS's own where one is sourced, else the first that fits."""
+    """The interpreter to build on: ROS's own if it is sourced, else the first suitable one."""
     if ros:
         return _python_of_ros(ros)
     names = [sys.executable, "python3"] + ["python3.{}".format(minor) for minor in (13, 12, 11, 10)]
@@ -95,7 +95,7 @@ def _python_of_ros(ros):
 
 
 def check_machine(ros):
-    """Raises ``Problem`` where the wheels of ROS do not exist."""
+    """Raises ``Problem`` where there are no ROS wheels."""
     system, machine = platform.system(), platform.machine()
     if not ros and (system, machine) != ("Linux", "x86_64"):
         raise Problem(
@@ -105,7 +105,7 @@ def check_machine(ros):
 
 
 def check_disk(folder, level):
-    """Raises ``Problem`` when the disk of ``folder`` has less room than the environment takes."""
+    """Raises ``Problem`` when the disk of ``folder`` has too little space for the environment."""
     free = shutil.disk_usage(folder).free / 1e9
     if free < NEEDED_GB[level]:
         raise Problem(
@@ -116,7 +116,7 @@ def check_disk(folder, level):
 
 
 def check_python(python):
-    """Raises ``Problem`` when ``python`` can make no virtual environment or compile no extension."""
+    """Raises ``Problem`` when ``python`` cannot make a virtual environment or compile an extension."""
     name = "python{}.{}".format(*python.version[:2])
     if not python.has_venv:
         raise Problem(

@@ -11,7 +11,7 @@ from preflight import Problem
 class Runner(object):
     """Runs commands in ``folder`` with their output in the log; a terminal shows the newest line of it.
 
-    The commands inherit the lock, so that it is held until the last of them ends, come what may.
+    The commands inherit the lock, so that it is held until the last of them ends.
     """
 
     def __init__(self, folder, log, lock):
@@ -47,7 +47,7 @@ class Runner(object):
         return process.wait(), lines
 
     def run(self, title, command, environ):
-        """Runs ``command``; raises ``Problem`` with what its output says when it fails."""
+        """Runs ``command``; on failure raises ``Problem`` with the reason from its output."""
         code, lines = self.call(command, environ)
         if code != 0:
             raise Problem("{} failed: {}; its output is in {}".format(title, reason(lines), self._log))
@@ -57,7 +57,7 @@ OFFLINE = ("connection broken", "connection error", "new connection", "name reso
 
 
 def reason(lines):
-    """The cause of a failure among lines of output, as a sentence where it is one of the usual ones."""
+    """The cause of a failure from lines of output, in words if it is a common one."""
     text = "\n".join(lines)
     if "No space left on device" in text:
         return "the disk is full, make room and run again"

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-# Pages that lie beside docs/, by their names in the site.
+# Pages outside docs/, by their names on the site.
 PAGES = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 _LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Adds the pages from outside of docs/."""
+    """Adds the pages from outside docs/."""
     from mkdocs.structure.files import File
 
     for name, source in PAGES.items():
@@ -23,7 +23,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Links as they are in the site."""
+    """Rewrites links for the site."""
     source = page.file.src_uri
     folder = posixpath.dirname(PAGES.get(source) or f"docs/{source}")
     depth = posixpath.dirname(source)

@@ -1,6 +1,6 @@
-"""A sheet of pairs that training gets from rendered worlds: python tools/training_pairs.py [--out FILE] [--seed N].
+"""A sheet of training pairs from rendered worlds: python tools/training_pairs.py [--out FILE] [--seed N].
 
-Every column pair is one training pair: both pictures, below them their depth (near red, far blue, none black).
+Every two columns are one training pair: both pictures, and below them their depth (near red, far blue, none black).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _COLUMNS, _ROWS = 5, 5  # pairs
 
 
 def make_sheet(seed: int = 0, columns: int = _COLUMNS, rows: int = _ROWS) -> bytes:
-    """The sheet as JPEG, at most 200 KB; every pair is of another world."""
+    """The sheet as JPEG, at most 200 KB; every pair is from a different world."""
     import numpy as np
     from PIL import Image
 

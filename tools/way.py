@@ -1,4 +1,4 @@
-"""The picture of the way of an image: which modules it passes through in front end and back end, by a trace of both."""
+"""Draws the path of an image: the modules it passes through in front end and back end, from a trace of both."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ _COLORS = {"front end": "#3a7bd5", "back end": "#e07b39"}
 
 
 class Way:
-    """Modules in the order in which a call first came into each, in whatever thread."""
+    """Modules in the order of the first call into each, in any thread."""
 
     def __init__(self) -> None:
         self.modules: dict[str, None] = {}
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
-        """As ``threading.setprofile`` wants it."""
+        """The profile function for ``threading.setprofile``."""
         path = frame.f_code.co_filename
         if event == "call" and path.startswith(_PACKAGE) and frame.f_code.co_name != "<module>":
             self.modules.setdefault(path[len(_PACKAGE) :])
 
     def start(self) -> None:
-        """From now on; whoever wants the way of one image clears ``modules`` before it."""
+        """Start tracing; clear ``modules`` before an image to get that image's path."""
         threading.setprofile(self)
         sys.setprofile(self)
 
     def stop(self) -> None:
-        """In this thread, and in those that begin later."""
+        """Stop tracing in this thread and in those that start later."""
         sys.setprofile(None)
         threading.setprofile(None)  # type: ignore[arg-type]
 
 
 def way_picture() -> Image:
-    """(H, W, 3): the longest way of an image through each end, once the map is no longer young."""
+    """(H, W, 3): the longest path of an image through each end, once the map is no longer young."""
     return _drawn(_longest())
 
 
 def _longest() -> dict[str, list[str]]:
-    """Modules by end: of an image that is only tracked, and of one that becomes a keyframe."""
+    """Modules by end: for an image that is only tracked, and for one that becomes a keyframe."""
     sequence, way = render_sequence("orbit", 90, 320, 240), Way()
     session = Session(MapperConfig(), logging.getLogger("way"))
     back_end, camera = BackEnd(session), LiveCamera("camera", MapperConfig(), 2.0, 0.0)
@@ -89,7 +89,7 @@ def _longest() -> dict[str, list[str]]:
 
 
 def _drawn(ways: dict[str, list[str]]) -> Image:
-    """A row per folder and end, its modules as boxes with the place in the order of first calls."""
+    """A row per folder and end; its modules are boxes numbered in the order of first calls."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
