@@ -1,4 +1,4 @@
-"""Calibrations that came with the cameras: read from CameraInfo, how they are used, what is published instead."""
+"""Published calibrations of the cameras: reading CameraInfo, using it, and what to publish instead."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def calibration_from(
     binning: tuple[int, int] = (1, 1),
     roi: tuple[int, int, int, int] = (0, 0, 0, 0),
 ) -> tuple[Calibration | None, str]:
-    """The calibration of the images as they are sent, and a remark for the user or "".
+    """The calibration of the images as published, and a remark for the user or "".
 
-    None is an uncalibrated camera: K[0] = 0, or numbers that cannot be, of which the remark tells. ``roi``
-    (x, y, width, height; zeros are the whole) is in pixels of the whole image and comes before ``binning``
-    (0 and 1 are none), as sensor_msgs/CameraInfo defines both.
+    None means an uncalibrated camera: K[0] = 0, or invalid numbers, which the remark explains. ``roi``
+    (x, y, width, height; zeros mean the whole image) is in pixels of the whole image and applied before ``binning``
+    (0 and 1 mean none), as defined by sensor_msgs/CameraInfo.
     """
     k = [float(value) for value in k]
     if len(k) != 9:
@@ -47,17 +47,17 @@ def calibration_from(
 
 
 def _region(width: int, height: int, roi: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    """x, y, width and height of what is sent of the whole image, before binning."""
+    """x, y, width and height of the published part of the whole image, before binning."""
     x, y, roi_width, roi_height = roi
     return x, y, roi_width or width, roi_height or height
 
 
 class Calibrations:
-    """What drivers say of their cameras, by camera name.
+    """Calibrations published by drivers, by camera name.
 
     ``use``: ``fixed`` holds the focal, ``prior`` refines it within ``std`` (relative), ``ignore`` only compares.
-    With the first two, images are made those of a pinhole at the door: principal point in the middle, no
-    distortion, square pixels.
+    With the first two, images are rectified on arrival to a pinhole: principal point in the middle, no distortion,
+    square pixels.
     """
 
     def __init__(self, use: str, std: float) -> None:
@@ -66,10 +66,10 @@ class Calibrations:
         self._applied: dict[str, Undistortion] = {}
 
     def know(self, camera: str, calibration: Calibration) -> bool:
-        """Take a calibration in; whether that is news. Raises ``ConfigError`` for one that cannot be."""
+        """Take in a calibration; returns whether it is new. Raises ``ConfigError`` for an invalid one."""
         if self.known.get(camera) == calibration:
             return False
-        Undistortion.of(calibration, calibration.width, calibration.height)  # refuses nonsense
+        Undistortion.of(calibration, calibration.width, calibration.height)  # raises for an invalid one
         self.known[camera] = calibration
         return True
 
@@ -78,16 +78,16 @@ class Calibrations:
         return camera in self.known and self._use != "ignore"
 
     def admit(self, camera: str, width: int, height: int) -> tuple[float, float] | None:
-        """Focal, pixels at ``width`` x ``height``, and its relative std (0: held) of a camera that sends images now.
+        """Focal (pixels at ``width`` x ``height``) and its relative std (0: held) of a camera at its first image.
 
-        None where nothing is known or used. Raises ``InputError`` for images of another shape.
+        None if no calibration is known or used. Raises ``InputError`` for images of another shape.
         """
         if not self.matters(camera):
             return None
         known = self.known[camera]
         if known.width * height != known.height * width:
             raise InputError(
-                f"calibration of camera '{camera}' is for {known.width}x{known.height}, its images are"
+                f"calibration of camera '{camera}' is for {known.width}x{known.height}, but its images are"
                 f" {width}x{height}; the shapes must agree"
             )
         undistortion = Undistortion.of(known, width, height)
@@ -95,7 +95,7 @@ class Calibrations:
         return undistortion.focal, 0.0 if self._use == "fixed" else self._std
 
     def pinhole(self, camera: str, image: Image, mask: Image | None) -> tuple[Image, Image | None]:
-        """Image (H, W, 3) and mask (H, W) as a pinhole sees them; as they are where no calibration is used.
+        """Image (H, W, 3) and mask (H, W) rectified to a pinhole; unchanged if no calibration is used.
 
         Raises ``InputError`` for an image of another size than the camera's first one.
         """
@@ -105,18 +105,18 @@ class Calibrations:
         for kind, pixels in (("image", image), ("mask", mask)):
             if pixels is not None and pixels.shape[:2] != (undistortion.height, undistortion.width):
                 raise InputError(
-                    f"{kind} of camera '{camera}' is {pixels.shape[1]}x{pixels.shape[0]}; its first image was "
-                    f"{undistortion.width}x{undistortion.height}, and one camera keeps one size"
+                    f"{kind} of camera '{camera}' is {pixels.shape[1]}x{pixels.shape[0]}, but its first image was "
+                    f"{undistortion.width}x{undistortion.height}; the size must not change"
                 )
         return undistortion.image(image), undistortion.mask(mask)
 
     def rectified(self, camera: str) -> Calibration | None:
-        """The calibration by which raw images of a camera are made those of a pinhole; None: they are not."""
+        """The calibration used to rectify a camera's raw images; None if they are not rectified."""
         undistortion = self._applied.get(camera)
         return None if undistortion is None or undistortion.identity else undistortion.calibration
 
     def compared(self, camera: Camera) -> Camera:
-        """An estimate beside a calibration that is not used, or as it is."""
+        """An estimate with the unused calibration added for comparison, if there is one."""
         known = self.known.get(camera.name)
         if known is None or self._use != "ignore" or known.width * camera.height != known.height * camera.width:
             return camera
@@ -126,7 +126,7 @@ class Calibrations:
         )
 
     def raw(self, camera: Camera) -> Calibration:
-        """What the raw images of a camera are taken by: the estimate, or the calibration with its focal refined."""
+        """The calibration of a camera's raw images: the estimate, or the given one with its focal refined."""
         applied = self._applied.get(camera.name)
         if applied is None:
             return camera.calibration
@@ -135,17 +135,17 @@ class Calibrations:
         return replace(known, fx=known.fx * ratio, fy=known.fy * ratio)
 
     def depth(self, camera: str, depth: Array32) -> Array32:
-        """Depth (h, w) registered to the raw image, as registered to the pinhole's."""
+        """Depth (h, w) registered to the raw image, rectified to the pinhole's."""
         undistortion = self._applied.get(camera)
         return depth if undistortion is None else undistortion.depth(depth)
 
     def state(self) -> dict[str, Any]:
-        """What is known and what images were rectified by, as JSON has it."""
+        """The known calibrations and those used for rectification, as JSON values."""
         applied = {name: {**vars(u.calibration), "of": [u.width, u.height]} for name, u in self._applied.items()}
         return {"known": {name: vars(known) for name, known in self.known.items()}, "applied": applied}
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Rectify as the map that is continued was made. Raises ``ConfigError``."""
+        """Rectify in the same way as for the saved map. Raises ``ConfigError``."""
         for name, values in state.get("known", {}).items():
             self.known.setdefault(name, _calibration(values))
         for name, values in state.get("applied", {}).items():

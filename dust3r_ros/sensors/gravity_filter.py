@@ -1,4 +1,4 @@
-"""Which way is up and how far it turned, from what an inertial measurement unit says."""
+"""The up direction and the rotation of an IMU, from its measurements."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from scipy.spatial.transform import Rotation
 from dust3r_ros.types import Array
 
 GRAVITY = 9.80665
-_CORRECTION_S = 1.0  # time in which the accelerometer corrects what the gyroscope drifted
-_NEAR_GRAVITY = 0.15  # how far |a| / g may be from 1 for a to be mostly gravity
-_GAP_NS = 500_000_000  # after a longer gap the gyroscope says nothing
+_CORRECTION_S = 1.0  # time constant with which the accelerometer corrects the gyroscope's drift
+_NEAR_GRAVITY = 0.15  # tolerance of |a| / g around 1 within which a is mostly gravity
+_GAP_NS = 500_000_000  # the gyroscope is not integrated over longer gaps
 _KEEP = 2000  # estimates kept: 5 s at 400 Hz
-_AHEAD_NS = 100_000_000  # so long the last turn rate holds: images may be there before the IMU
-_SETTLE = 20  # accelerations that are averaged before there is a first estimate
+_AHEAD_NS = 100_000_000  # the last turn rate holds for this long: images may arrive before the IMU's messages
+_SETTLE = 20  # accelerations averaged for the first estimate
 
 
 class UpFilter:
-    """Up in the axes of an IMU: the gyroscope turns it, the accelerometer corrects it where it shows mostly gravity.
+    """Up in the axes of an IMU: rotated by the gyroscope, corrected by the accelerometer when it shows mostly gravity.
 
     A complementary filter on the direction alone (Mahony, Hamel, Pflimlin, "Nonlinear Complementary
     Filters on the Special Orthogonal Group", IEEE TAC 2008, in its simplest form).
@@ -33,10 +33,10 @@ class UpFilter:
         self._settling: list[Array] = []
 
     def add(self, stamp_ns: int, acceleration: Array, rate: Array) -> None:
-        """Take in the specific force (3,) m/s^2 (up at rest) and the turn rate (3,) rad/s, both in the IMU's axes.
+        """Take in the specific force (3,) m/s^2 (up at rest) and the angular velocity (3,) rad/s, in the IMU's axes.
 
-        What is not finite, and what is not younger than the last, is left out; a stamp that jumps back by
-        more than half a second starts again.
+        Values that are not finite or not newer than the last are ignored; a stamp that jumps back by more than half a
+        second restarts the filter.
         """
         if not (np.isfinite(acceleration).all() and np.isfinite(rate).all()):
             return
@@ -56,7 +56,7 @@ class UpFilter:
         self._keep(stamp_ns, up)
 
     def at(self, stamp_ns: int) -> Array | None:
-        """Unit vector (3,) against gravity in the IMU's axes; None while nothing close to that stamp is known."""
+        """Unit vector (3,) against gravity in the IMU's axes; None without an estimate close to the stamp."""
         place = bisect_right(self._stamps, stamp_ns) - 1
         near = [k for k in (place, place + 1) if 0 <= k < len(self._stamps)]
         if not near:
@@ -71,7 +71,7 @@ class UpFilter:
         self._settling.clear()
 
     def _settle(self, stamp_ns: int, acceleration: Array | None) -> None:
-        """The first estimate is a mean over some accelerations that show mostly gravity."""
+        """Form the first estimate, the mean of several accelerations that show mostly gravity."""
         if acceleration is None:
             self._settling.clear()
             return
@@ -91,25 +91,25 @@ class UpFilter:
 
 @dataclass(frozen=True, eq=False)
 class Turned:
-    """Axes ``g_R_x`` (3, 3) of something that turns, in a frame g that only the gyroscope's drift moves.
+    """Axes ``g_R_x`` (3, 3) of a rotating body in a frame g that is fixed but for the gyroscope's drift.
 
-    Those of two ``span`` have nothing to do with each other: the gyroscope was silent in between.
+    Axes of different ``span`` are unrelated: the gyroscope was silent in between.
     """
 
     g_R_x: Array
     span: int = 0
 
     def to(self, x_R_y: Array) -> Turned:
-        """The axes of y, which is fixed to x."""
+        """The axes of y, which is rigidly attached to x."""
         return Turned(self.g_R_x @ x_R_y, self.span)
 
 
-# Axes of something at a stamp (ns), by what is known by now; None: not known.
+# Axes of something at a stamp (ns), as far as known now; None if unknown.
 Turning = Callable[[int], Turned | None]
 
 
 class TurnMeter:
-    """How an IMU turned, by its gyroscope alone."""
+    """The rotation of an IMU by its gyroscope alone."""
 
     def __init__(self) -> None:
         self._stamps: list[int] = []
@@ -118,7 +118,7 @@ class TurnMeter:
         self._span = 0
 
     def add(self, stamp_ns: int, rate: Array) -> None:
-        """Take in the turn rate (3,) rad/s in the IMU's axes; left out and begun anew as ``UpFilter.add`` does."""
+        """Take in the angular velocity (3,) rad/s in the IMU's axes; ignored or restarted as in ``UpFilter.add``."""
         if not np.isfinite(rate).all():
             return
         axes = np.eye(3)
@@ -137,7 +137,7 @@ class TurnMeter:
             del self._stamps[:_KEEP], self._axes[:_KEEP], self._rates[:_KEEP]
 
     def at(self, stamp_ns: int) -> Turned | None:
-        """The IMU's axes at a stamp; None where it is not known."""
+        """The IMU's axes at a stamp; None if unknown."""
         if not self._stamps or not self._stamps[0] <= stamp_ns <= self._stamps[-1] + _AHEAD_NS:
             return None
         place = bisect_right(self._stamps, stamp_ns) - 1
@@ -152,5 +152,5 @@ class TurnMeter:
 
 
 def _turn(rate: Array, step_ns: int) -> Array:
-    """(3, 3) rotation of turning at ``rate`` (3,) rad/s."""
+    """Rotation (3, 3) by turning at ``rate`` (3,) rad/s."""
     return np.asarray(Rotation.from_rotvec(np.asarray(rate) * (step_ns * 1e-9)).as_matrix())

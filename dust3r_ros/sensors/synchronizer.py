@@ -1,4 +1,4 @@
-"""What comes beside images, and which of it belongs to which image."""
+"""Matches images with their companions: odometry, gravity, masks and depth."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from dust3r_ros.sensors.gravity_filter import Turned, TurnMeter, UpFilter
 from dust3r_ros.sensors.transform_buffer import JUMP_NS, TransformBuffer, Unavailable
 from dust3r_ros.types import Array, Array32, Calibration, Frame, Image
 
-MOST_POINTS = 2000  # of the depth of another camera that travel with a frame
+MOST_POINTS = 2000  # points per frame from a depth camera that is not the image's
 
 
 @dataclass(frozen=True, eq=False)
 class Completed:
-    """A frame with its companions; ``missing``: what it should have had, a sentence each."""
+    """A frame with its companions; ``missing``: expected companions that it lacks, a sentence each."""
 
     frame: Frame
     missing: tuple[str, ...] = ()
@@ -41,9 +41,9 @@ class DepthImage:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """What belongs to one image, each value, why there is none, or None where none is wanted.
+    """The companions of one image: each a value, the reason for its absence, or None if not expected.
 
-    Masks and depth are still as they came: ``onto`` decodes them.
+    Masks and depth are not decoded yet: ``onto`` does that.
     """
 
     o_T_c: Array | Unavailable | None = None
@@ -53,7 +53,7 @@ class Match:
     c_T_d: Array | Unavailable | None = None
 
     def onto(self, frame: Frame) -> Completed:
-        """``frame`` (stamp, camera, image) with all of it."""
+        """``frame`` (stamp, camera, image) with its companions."""
         found: dict[str, Any] = {"o_T_c": self.o_T_c, "up": self.up, "mask": self._mask(frame), **self._depth(frame)}
         missing = tuple(value.reason for value in found.values() if isinstance(value, Unavailable))
         known: dict[str, Any] = {
@@ -70,12 +70,12 @@ class Match:
             return Unavailable(f"mask of camera '{frame.camera}': {error}")
         if mask.shape != frame.image.shape[:2]:
             size, wanted = mask.shape[::-1], frame.image.shape[1::-1]
-            sizes = f"{size[0]}x{size[1]}, its image {wanted[0]}x{wanted[1]}"
+            sizes = f"{size[0]}x{size[1]}, but its image is {wanted[0]}x{wanted[1]}"
             return Unavailable(f"mask of camera '{frame.camera}' is {sizes}")
         return mask
 
     def _depth(self, frame: Frame) -> dict[str, Array32 | Unavailable | None]:
-        """``depth`` or ``points``."""
+        """The ``depth`` or the ``points`` of a frame."""
         if self.depth is None or isinstance(self.depth, Unavailable):
             return {"depth": self.depth}
         if isinstance(self.c_T_d, Unavailable):
@@ -92,9 +92,9 @@ class Match:
 
 
 def depth_points(depth: Array32, calibration: Calibration, c_T_d: Array, most: int = MOST_POINTS) -> Array32:
-    """Points (N, 3) float32, metres, in the frame c, of a depth image (h, w), at most ``most`` of a regular grid.
+    """Points (N, 3) float32, metres, in the frame c, from a regular grid over a depth image (h, w), at most ``most``.
 
-    ``calibration`` is of the depth camera d. Raises ``ConfigError`` for one that cannot be of such images.
+    ``calibration`` is that of the depth camera d. Raises ``ConfigError`` if it does not fit the image.
     """
     height, width = depth.shape
     step = max(1, math.ceil(math.sqrt(height * width / most)))
@@ -108,24 +108,26 @@ def depth_points(depth: Array32, calibration: Calibration, c_T_d: Array, most: i
 
 
 def _registered(depth: Array32, frame: Frame) -> Array32 | Unavailable:
-    """A depth image that covers what the image does."""
+    """A depth image, which must have the image's aspect ratio."""
     (h, w), (height, width) = depth.shape, frame.image.shape[:2]
     if abs(h * width / w - height) > 1 + width / w:
-        return Unavailable(f"depth of camera '{frame.camera}' is {w}x{h}, its image {width}x{height}: not of one shape")
+        return Unavailable(
+            f"depth of camera '{frame.camera}' is {w}x{h}, but its image {width}x{height}; shapes must agree"
+        )
     return depth
 
 
-_KEEP = 64  # masks or depth images of one camera that wait for their image
+_KEEP = 64  # masks or depth images of one camera waiting for their image
 
 _Loaded = TypeVar("_Loaded")
 
 
 @dataclass(frozen=True)
 class SynchronizerSettings:
-    """Which companions there are. ``odom_frame``: odometry by TF; ``odometry``: by messages of its own instead.
+    """The expected companions. ``odom_frame``: odometry from TF; ``odometry``: from messages instead.
 
-    ``masks``, ``depths``: names of the cameras that have such a topic. ``turning``: whether the turn rates of the IMU
-    are added up, for ``turned``. ``tolerance_ns``: how far from the image's stamp anything may be.
+    ``masks``, ``depths``: names of the cameras with such a topic. ``turning``: whether the IMU's angular velocity is
+    integrated, for ``turned``. ``tolerance_ns``: largest distance of a companion from the image's stamp.
     """
 
     odom_frame: str = ""
@@ -138,12 +140,12 @@ class SynchronizerSettings:
 
     @property
     def none(self) -> bool:
-        """Whether images travel alone."""
+        """Whether images have no companions."""
         return not (self.odom_frame or self.odometry or self.imu or self.masks or self.depths)
 
 
 class _Stamped(Generic[_Loaded]):
-    """The newest things with stamps, ascending."""
+    """The newest items, in ascending order of stamps."""
 
     def __init__(self) -> None:
         self._stamps: list[int] = []
@@ -158,11 +160,11 @@ class _Stamped(Generic[_Loaded]):
         del self._stamps[:-_KEEP], self._items[:-_KEEP]
 
     def reached(self, stamp_ns: int) -> bool:
-        """Whether nothing nearer to the stamp can come."""
+        """Whether no item nearer to the stamp can come."""
         return bool(self._stamps) and self._stamps[-1] >= stamp_ns
 
     def nearest(self, stamp_ns: int, tolerance_ns: int) -> _Loaded | None:
-        """The nearest within the tolerance, of equals the older; those that are before it go."""
+        """The nearest item within the tolerance, the older of two equally near; removes those before it."""
         if not self._stamps:
             return None
         best = min(range(len(self._stamps)), key=lambda place: abs(self._stamps[place] - stamp_ns))
@@ -173,16 +175,16 @@ class _Stamped(Generic[_Loaded]):
 
 
 class Synchronizer:
-    """Takes in what arrives beside images and completes frames. Any thread may call anything.
+    """Takes in companions and completes frames with them. Thread-safe.
 
-    Frames are to be completed in order of their stamps, per camera; masks and depth that were passed are forgotten.
+    Frames of a camera must be completed in the order of their stamps; earlier masks and depth are forgotten.
     """
 
     def __init__(self, settings: SynchronizerSettings, transforms: TransformBuffer) -> None:
         self.settings = settings
         self.transforms = transforms
         self._lock = Lock()
-        self._own = TransformBuffer()  # what odometry messages say: TF may give the same frame another parent
+        self._own = TransformBuffer()  # odometry messages only: on TF the same frame may have another parent
         self._moving: tuple[str, str] | None = None
         self._up: dict[str, UpFilter] = {}
         self._turns: dict[str, TurnMeter] = {}
@@ -191,15 +193,15 @@ class Synchronizer:
         self._depths: dict[str, _Stamped[DepthImage]] = {}
 
     def add_odometry(self, frame_id: str, child_frame_id: str, stamp_ns: int, o_T_child: Array) -> str:
-        """A message of odometry, ``o_T_child`` (4, 4); returns a remark as ``TransformBuffer.add`` does."""
+        """Take in an odometry message, ``o_T_child`` (4, 4); returns a remark as ``TransformBuffer.add`` does."""
         remark = self._own.add(frame_id, child_frame_id, stamp_ns, o_T_child)
         with self._lock:
             self._moving = (frame_id.lstrip("/"), child_frame_id.lstrip("/"))
         return remark
 
     def add_imu(self, frame_id: str, stamp_ns: int, acceleration: Array, rate: Array | None) -> None:
-        """Specific force (3,), m/s^2, and turn rate (3,), rad/s, None: not measured; in the axes of ``frame_id``."""
-        felt = np.zeros(3) if rate is None else rate  # the accelerometer alone follows slowly
+        """Take in specific force (3,), m/s^2, and turn rate (3,), rad/s, or None; in the axes of ``frame_id``."""
+        felt = np.zeros(3) if rate is None else rate  # without a gyroscope, the accelerometer corrects only slowly
         with self._lock:
             self._up.setdefault(frame_id, UpFilter()).add(stamp_ns, acceleration, felt)
             if self.settings.turning and rate is not None:
@@ -207,7 +209,7 @@ class Synchronizer:
             self._up_stamp[frame_id] = stamp_ns
 
     def add_mask(self, camera: str, stamp_ns: int, load: Callable[[], Image]) -> None:
-        """A mask of a camera's image; ``load`` gives (H, W) uint8 when it is wanted, or raises ``InputError``."""
+        """Take in a mask; ``load`` decodes it to (H, W) uint8 when needed, or raises ``InputError``."""
         with self._lock:
             self._masks.setdefault(camera, _Stamped()).add(stamp_ns, load)
 
@@ -219,10 +221,10 @@ class Synchronizer:
         frame_id: str,
         calibration: Calibration | None = None,
     ) -> None:
-        """A depth image for a camera; ``load`` gives (h, w) float32, metres, or raises ``InputError``.
+        """Take in a depth image; ``load`` decodes it to (h, w) float32, metres, or raises ``InputError``.
 
-        Of the optical frame of the camera's images it is registered to them; of another one it becomes
-        points, by TF and the depth camera's ``calibration``.
+        In the optical frame of the camera's images, it is registered to them; in another frame, it is converted to
+        points with TF and the depth camera's ``calibration``.
         """
         with self._lock:
             self._depths.setdefault(camera, _Stamped()).add(
@@ -230,7 +232,7 @@ class Synchronizer:
             )
 
     def clear(self) -> None:
-        """Forget all but static transforms: time jumped back."""
+        """Forget everything but static transforms: time jumped back."""
         self.transforms.clear()
         self._own.clear()
         with self._lock:
@@ -240,7 +242,7 @@ class Synchronizer:
                 meter.clear()
 
     def ready(self, camera: str, frame_id: str, stamp_ns: int) -> bool:
-        """Whether all companions of an image are there; else it may pay to wait."""
+        """Whether all companions of an image are there; if not, waiting may help."""
         wanted = self.settings
         with self._lock:
             stores = [self._masks.get(camera)] * (camera in wanted.masks)
@@ -253,11 +255,11 @@ class Synchronizer:
         return not (isinstance(pose, Unavailable) and pose.later)
 
     def complete(self, frame: Frame, frame_id: str) -> Completed:
-        """``frame`` (stamp, camera, image) with what is known at its stamp; ``frame_id``: the image's optical frame."""
+        """``frame`` (stamp, camera, image) with its companions; ``frame_id``: the image's optical frame."""
         return self.match(frame.camera, frame.stamp_ns, frame_id).onto(frame)
 
     def match(self, camera: str, stamp_ns: int, frame_id: str) -> Match:
-        """What is known at the stamp of an image, with nothing decoded yet."""
+        """The companions at the stamp of an image, not decoded yet."""
         wanted = self.settings
         depth = self._nearest(self._depths, "depth", camera, stamp_ns) if camera in wanted.depths else None
         c_T_d = None
@@ -272,7 +274,7 @@ class Synchronizer:
         )
 
     def odometry(self, frame_id: str, stamp_ns: int, tolerance_ns: int = 0) -> Array | Unavailable | None:
-        """``o_T_c`` (4, 4), metres, of the camera with that optical frame; None where there is no odometry."""
+        """``o_T_c`` (4, 4), metres, of the camera with this optical frame; None without odometry."""
         if not self.settings.odometry:
             if not self.settings.odom_frame:
                 return None
@@ -289,7 +291,7 @@ class Synchronizer:
         return o_T_b @ b_T_c  # type: ignore[operator]
 
     def turned(self, frame_id: str, stamp_ns: int) -> Turned | None:
-        """Axes of the camera with that optical frame, by the first gyroscope that can tell."""
+        """Axes of the camera with this optical frame, from the first gyroscope that covers the stamp."""
         with self._lock:
             turns = {name: known.at(stamp_ns) for name, known in self._turns.items()}
         for name, turned in turns.items():
@@ -300,7 +302,7 @@ class Synchronizer:
         return None
 
     def _upward(self, frame_id: str, stamp_ns: int) -> Array | Unavailable:
-        """Up in the image's optical frame, by the first IMU that can tell."""
+        """Up in the image's optical frame, from the first IMU that knows it."""
         with self._lock:
             ups = {name: known.at(stamp_ns) for name, known in self._up.items()}
         reason: Array | Unavailable = Unavailable("no IMU gives the direction of gravity yet", later=True)
@@ -312,7 +314,7 @@ class Synchronizer:
         return reason
 
     def _nearest(self, stores: Mapping[str, _Stamped[Any]], what: str, camera: str, stamp_ns: int) -> Any:
-        """What a camera's store has for a stamp."""
+        """The item for a stamp in a camera's store."""
         with self._lock:
             store = stores.get(camera)
             found = store and store.nearest(stamp_ns, self.settings.tolerance_ns)

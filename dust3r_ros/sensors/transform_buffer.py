@@ -1,4 +1,4 @@
-"""The tree of frames that a robot tells about on /tf: where one was in another at a moment."""
+"""The tree of frames on /tf: the pose of one frame in another at any time."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from dust3r_ros.geometry.rigid import interpolate, invert
 from dust3r_ros.types import Array
 
 HISTORY_NS = 10_000_000_000
-MAX_GAP_NS = 1_000_000_000  # between two samples; what a robot did in more is not guessed
-JUMP_NS = 1_000_000_000  # a transform that goes back by more is of a clock that was set back
-MAX_FRAMES = 4096  # more are no robot's
+MAX_GAP_NS = 1_000_000_000  # longest gap between two samples that is interpolated
+JUMP_NS = 1_000_000_000  # a stamp that goes back by more means that the clock was set back
+MAX_FRAMES = 4096  # more than any robot has
 MAX_SAMPLES = 20_000  # of one transform: 10 s at 2 kHz
-_RIGID = 1e-3  # how far a rotation may be from one
+_RIGID = 1e-3  # tolerated deviation from a rotation matrix
 
 
 @dataclass(frozen=True)
 class Unavailable:
-    """Why a transform cannot be given. ``later``: it may come with the next messages."""
+    """Why a transform is unavailable. ``later``: it may come with the next messages."""
 
     reason: str
     later: bool = False
@@ -30,7 +30,7 @@ class Unavailable:
 
 @dataclass
 class _Edge:
-    """``p_T_c`` of one child over time; ``stamps`` ascend; a static one has one sample that holds always."""
+    """``p_T_c`` of one child over time; ``stamps`` ascend; a static one has a single sample that always holds."""
 
     parent: str
     static: bool
@@ -81,25 +81,25 @@ class _Edge:
 
 
 class TransformBuffer:
-    """Transforms as they arrive, and what follows from them. Any thread may call anything.
+    """Stores transforms and looks up chains of them. Thread-safe.
 
-    Frames' names lose a leading slash (tf of ROS 1 had them). A transform between two samples is
-    interpolated: translation linearly, rotation on the shortest arc. Nothing is extrapolated, beyond the
-    nearest sample being good for ``tolerance_ns``.
+    A leading slash in frame names (from ROS 1) is dropped. A transform between two samples is interpolated:
+    translation linearly, rotation on the shortest arc. Nothing is extrapolated, except that the nearest sample
+    holds for ``tolerance_ns``.
     """
 
     def __init__(self, history_ns: int = HISTORY_NS) -> None:
-        """Samples older than the newest of their transform by more than ``history_ns`` are forgotten."""
+        """Samples more than ``history_ns`` older than the newest of their transform are forgotten."""
         self._history_ns = history_ns
         self._edges: dict[str, _Edge] = {}  # by child
         self._lock = Lock()
 
     def add(self, parent: str, child: str, stamp_ns: int, p_T_c: Array, static: bool = False) -> str:
-        """Take in where ``child`` is in ``parent``: ``p_T_c`` (4, 4), metres.
+        """Take in the pose of ``child`` in ``parent``: ``p_T_c`` (4, 4), metres.
 
-        Returns a remark for the user, mostly "": a transform that cannot be (not rigid, a frame in itself,
-        a loop) is refused; a child that had another parent has the new one from now on, unless the other was
-        static and this is not; a stamp that jumps back by more than a second clears all that is not static.
+        Returns a remark for the user or "". An invalid transform (not rigid, a frame in itself, a loop) is refused; a
+        new parent replaces the old one, unless only the old one is static; a stamp that jumps back by more than a
+        second clears everything that is not static.
         """
         parent, child = parent.lstrip("/"), child.lstrip("/")
         refused = _refusal(parent, child, p_T_c)
@@ -117,7 +117,7 @@ class TransformBuffer:
         return adopted or jumped
 
     def lookup(self, target: str, source: str, stamp_ns: int | None, tolerance_ns: int = 0) -> Array | Unavailable:
-        """``target_T_source`` (4, 4) at a stamp, or why there is none; None is the newest that all of the way have."""
+        """``target_T_source`` (4, 4) at a stamp, or why there is none; None: at the newest common stamp."""
         target, source = target.lstrip("/"), source.lstrip("/")
         with self._lock:
             way = self._way(target, source)
@@ -134,7 +134,7 @@ class TransformBuffer:
         return invert(a_T_target) @ a_T_source
 
     def fixed(self, target: str, source: str) -> Array | None:
-        """``target_T_source`` (4, 4) where it never changes: only static transforms lie between; else None."""
+        """``target_T_source`` (4, 4) if only static transforms lie between the two; else None."""
         target, source = target.lstrip("/"), source.lstrip("/")
         with self._lock:
             way = self._way(target, source)
@@ -144,13 +144,13 @@ class TransformBuffer:
         return None if isinstance(found, Unavailable) else found
 
     def parent(self, frame: str) -> str | None:
-        """The frame that ``frame`` is given in, None for a root or one never heard of."""
+        """The parent of ``frame``, None for a root or an unknown frame."""
         with self._lock:
             edge = self._edges.get(frame.lstrip("/"))
             return None if edge is None else edge.parent
 
     def clear(self) -> None:
-        """Forget what is not static, as when time jumps back."""
+        """Forget everything that is not static, as when time jumps back."""
         with self._lock:
             self._clear()
 
@@ -160,7 +160,7 @@ class TransformBuffer:
                 edge.stamps, edge.poses = [], []
 
     def _conflict(self, parent: str, child: str, static: bool) -> str:
-        """Why a transform does not go with those that are known, or ""."""
+        """Why a transform conflicts with the known ones, or ""."""
         if child in self._chain(parent):
             return f"transform '{parent}' -> '{child}' closes a loop; it is refused"
         edge = self._edges.get(child)
@@ -171,7 +171,7 @@ class TransformBuffer:
         return ""
 
     def _cleared_by_jump(self, parent: str, child: str, stamp_ns: int) -> str:
-        """Forgets what is not static where a stamp jumps back; returns the remark on that, or ""."""
+        """If a stamp jumps back, forget everything that is not static; returns a remark or ""."""
         edge = self._edges.get(child)
         if edge is None or edge.static or not edge.stamps:
             return ""
@@ -182,7 +182,7 @@ class TransformBuffer:
         return f"transform '{parent}' -> '{child}' jumps back by {back * 1e-9:.3f} s; older ones are dropped"
 
     def _edge_for(self, parent: str, child: str, static: bool) -> tuple[_Edge, str]:
-        """The edge that takes a transform, and a remark or "": a new edge where the parent or the kind is another."""
+        """The edge for a transform, and a remark or ""; a new edge if the parent or the kind changed."""
         edge = self._edges.get(child)
         if edge is not None and edge.parent == parent and edge.static == static:
             return edge, ""
@@ -193,12 +193,12 @@ class TransformBuffer:
         return fresh, remark
 
     def _newest(self, names: Iterable[str]) -> int:
-        """The newest stamp that all moving transforms of these children have; 0 where nothing moves."""
+        """The newest stamp covered by all moving transforms of these children; 0 if none moves."""
         moving = [e for name in names if not (e := self._edges[name]).static]
         return min((edge.stamps[-1] for edge in moving if edge.stamps), default=0)
 
     def _along(self, names: Sequence[str], stamp_ns: int, tolerance_ns: int) -> Array | Unavailable:
-        """Where the first of ``names`` is in the parent of the last, (4, 4); each is the child of the next."""
+        """The pose (4, 4) of the first of ``names`` in the parent of the last; each is the child of the next."""
         pose = np.eye(4)
         for name in reversed(names):
             found = self._edges[name].at(stamp_ns, tolerance_ns, name)
@@ -217,7 +217,7 @@ class TransformBuffer:
             frame = edge.parent
 
     def _way(self, target: str, source: str) -> tuple[list[str], list[str]] | Unavailable:
-        """The children between target and the common ancestor, and between source and it."""
+        """The children from target up to the common ancestor, and from source up to it."""
         known = {*self._edges, *(edge.parent for edge in self._edges.values())}
         for name in (target, source):
             if name not in known and target != source:
@@ -230,7 +230,7 @@ class TransformBuffer:
 
 
 def _refusal(parent: str, child: str, p_T_c: Array) -> str:
-    """Why a transform cannot be, or ""."""
+    """Why a transform is invalid, or ""."""
     if not parent or not child:
         return f"transform '{parent}' -> '{child}' lacks a frame name; it is refused"
     if parent == child:

@@ -1,4 +1,4 @@
-"""The back end: a session that gets images from front ends and gives them what tracking needs of its map."""
+"""The back end: a session that takes images from front ends and returns the map data needed for tracking."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import FollowedPose, KeyframeRequest, MapSnapshot
 from dust3r_ros.types import Array, Calibration, MapUpdate
 
-_KEYFRAMES = 8  # the newest: front ends have poses relative to one of them
+_KEYFRAMES = 8  # newest keyframes given to front ends, whose poses are relative to one of them
 
 
 def snapshot_of(
     mapper: Mapper, camera: str, stamp_ns: int, w_T_c: Array, epoch: int = 0, rectified: Calibration | None = None
 ) -> MapSnapshot | None:
-    """The landmarks that the last image of ``camera``, taken at ``w_T_c`` (4, 4), shows; None without keyframes.
+    """The landmarks seen in the last image of ``camera``, taken at ``w_T_c`` (4, 4); None without keyframes.
 
-    ``stamp_ns`` is that image's; ``epoch`` and ``rectified`` as ``MapSnapshot`` has them.
+    ``stamp_ns`` is that image's; ``epoch`` and ``rectified`` as in ``MapSnapshot``.
     """
     stream, keyframes = mapper.stream(camera), mapper.newest_keyframes(_KEYFRAMES)
     if not keyframes:
@@ -60,24 +60,24 @@ def snapshot_of(
 
 @dataclass(frozen=True, eq=False)
 class Taken:
-    """What became of one image: the map's ``update``, and the map around its camera if it has a pose."""
+    """The result for one image: the map's ``update``, and the map around its camera if it has a pose."""
 
     update: MapUpdate
     snapshot: MapSnapshot | None
 
 
 class BackEnd:
-    """Feeds a session for front ends. For one thread."""
+    """Runs a session for front ends. For one thread."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self._epoch = time.monotonic_ns()  # no other back end's, should this one stand in for one that ended
+        self._epoch = time.monotonic_ns()  # differs from that of a back end this one may replace
         self._known: tuple[object, int] = (session.mapper.submap, session.resets)
         self._last: dict[str, int] = {}  # stamps by camera
 
     @property
     def epoch(self) -> int:
-        """Counts the maps that the cameras were in; poses of two epochs have nothing to do with each other."""
+        """Changes with the map; poses of different epochs are unrelated."""
         known = self.session.mapper.submap, self.session.resets
         if known[0] is not self._known[0] or known[1] != self._known[1]:
             self._known, self._epoch = known, self._epoch + 1
@@ -85,7 +85,7 @@ class BackEnd:
         return self._epoch
 
     def take(self, request: KeyframeRequest) -> Taken:
-        """One image. Raises as ``Session.process`` does."""
+        """Process an image. Raises as ``Session.process`` does."""
         frame = request.frame
         pose = request.followed
         if pose is not None and pose.epoch == self.epoch and request.ids is not None and request.pixels is not None:
@@ -100,17 +100,17 @@ class BackEnd:
         return Taken(update, snapshot)
 
     def work(self) -> MapUpdate | None:
-        """Do one of the things that were put off; None where there is none."""
+        """Do one piece of postponed work; None if there is none."""
         kind = self.session.due
         return self.session.work(kind) if kind else None
 
     def keep(self, poses: Iterable[FollowedPose]) -> None:
-        """Poses of images that were followed only; those of maps that were before are left out."""
+        """Keep the poses of images that were only followed; poses in earlier maps are left out."""
         epoch = self.epoch
         self.session.follow([pose for pose in poses if pose.epoch == epoch])
 
     def snapshots(self) -> tuple[MapSnapshot, ...]:
-        """The map as it stands around every camera, after it changed without an image."""
+        """The current map around every camera, for when it changed without an image."""
         epoch, found = self.epoch, []
         for camera, stamp_ns in self._last.items():
             w_T_c = self.session.mapper.whereabouts(camera)

@@ -1,4 +1,4 @@
-"""Recorded frames into a mapper, one after the other; what cannot be used is counted, not fatal."""
+"""Feeds recorded frames to a mapper; unusable ones are counted, not fatal."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from dust3r_ros.mapping.mapper import Mapper
 
 
-# How far stamps of a recording may be out of order, and what is kept of it for that.
+# How far stamps of a recording may be out of order, and how much of it is kept for that.
 _DISORDER_NS = 500_000_000
-# How far a recording is read on for something that is not there.
+# How far to read on for something that is missing.
 _AHEAD_NS = 5_000_000_000
 
 
 class Replayable(Protocol):
-    """What events of a manifest are for (``session.Session``)."""
+    """What the events of a manifest apply to (``session.Session``)."""
 
     def know(self, camera: str, calibration: Calibration) -> object: ...
 
@@ -52,9 +52,9 @@ class Replayable(Protocol):
 
 
 def apply(session: Replayable, event: Event) -> None:
-    """Do again what a manifest says was done between two frames. Raises ``InputError`` for what cannot be.
+    """Repeat an event of a manifest. Raises ``InputError`` if that is impossible.
 
-    A jump of time is not done: the frames' stamps make it again.
+    A time jump is not repeated: the frames' stamps cause it again.
     """
     again = _AGAIN.get(event.kind)
     if again is None:
@@ -66,31 +66,31 @@ def apply(session: Replayable, event: Event) -> None:
 
 
 def _camera(event: Event) -> str:
-    """The name of the camera that an event is of."""
+    """The name of an event's camera."""
     return str(event.values.get("camera"))
 
 
 def _reset(session: Replayable, event: Event) -> None:
-    """Forget the map where somebody asked for that."""
-    if event.values.get("by", "user") == "user":  # what calibrations and stamps lead to, they lead to again
+    """Forget the map, if a user asked for that."""
+    if event.values.get("by", "user") == "user":  # resets by calibrations and stamps happen again by themselves
         session.reset()
 
 
 def _see(session: Replayable, event: Event) -> None:
-    """Landmarks that a front end followed into the next frame."""
+    """Pass on landmarks that a front end followed into the next frame."""
     tracks = Tracks(event.unpacked("ids"), event.unpacked("pixels"))
     session.see(_camera(event), tracks, int(event.values["snapshot_ns"]))
 
 
 def _load(session: Replayable, event: Event) -> None:
-    """A saved map in place of this one; raises ``InputError`` where it is not what it was."""
+    """Load a saved map in place of this one; raises ``InputError`` if it is not the same as in the recorded run."""
     path, wanted = str(event.values["path"]), event.values.get("keyframes")
     found = session.load(path)
     if wanted is not None and found != wanted:
         raise InputError(f"map '{path}' has {found} keyframes; it had {wanted} when the run was recorded")
 
 
-# What was done, by the kind of event.
+# The action for each kind of event.
 _AGAIN: Mapping[str, Callable[[Replayable, Event], object]] = {
     "calibration": lambda session, event: session.know(_camera(event), event.calibration()),
     "extrinsics": lambda session, event: session.place(_camera(event), event.array("r_T_c")),
@@ -120,16 +120,16 @@ def _followed(values: Mapping[str, Any]) -> FollowedPose:
 
 
 def images_to(mapper: Mapper) -> Callable[[Frame], MapUpdate]:
-    """Feeds a mapper alone, without a session: images and masks, no other companions."""
+    """Feeds a mapper without a session: images and masks, no other companions."""
     return lambda frame: mapper.process(frame.stamp_ns, frame.camera, frame.image, frame.mask)
 
 
 class Replay:
     """Iterating feeds the frames among ``items`` to ``process`` and yields each update.
 
-    A frame that is refused (wrong size, stamp that does not advance, unusable image) is counted in
-    ``refused`` and the run goes on; ``reason`` says why the first one was. Events go to ``apply``; those that
-    cannot be are counted in ``undone``. ``mapped`` counts the frames that were used, ``image`` is the newest of them.
+    A refused frame (wrong size, stamp that does not advance, unusable image) is counted in ``refused`` and the run
+    continues; ``reason`` is that of the first one. Events go to ``apply``; those that fail are counted in ``undone``.
+    ``mapped`` counts the frames that were used, ``image`` is the newest of them.
     """
 
     def __init__(
@@ -162,10 +162,10 @@ class Replay:
 
 
 class ManifestReplay:
-    """The frames and events of a manifest, in their order, from the recording they were of.
+    """The frames and events of a manifest, in order, taken from the original recording.
 
-    A frame whose image, mask or depth is not in the recording as it was mapped is left out and counted in
-    ``missing``; ``reason`` says why the first one was.
+    A frame whose image, mask or depth differs from what was mapped, or is not in the recording, is left out and counted
+    in ``missing``; ``reason`` is that of the first one.
     """
 
     def __init__(self, source: FrameSource, manifest: Manifest) -> None:
@@ -175,7 +175,7 @@ class ManifestReplay:
         self.reason = ""
 
     def __len__(self) -> int:
-        """Frames of the manifest."""
+        """Number of frames in the manifest."""
         return self._count
 
     def __iter__(self) -> Iterator[Frame | Event]:
@@ -196,7 +196,7 @@ class ManifestReplay:
 
 
 class _Window:
-    """What a recording has around the stamp that was asked for last, not decoded."""
+    """The undecoded part of a recording around the stamp requested last."""
 
     def __init__(self, source: FrameSource, wanted: set[tuple[str, int]]) -> None:
         self._source, self._wanted = source, wanted
@@ -210,8 +210,8 @@ class _Window:
         self._at: dict[str, int] = {}
 
     def frame(self, entry: FrameEntry) -> Frame:
-        """Raises ``InputError`` for one that is not there as it was."""
-        if entry.stamp_ns <= self._at.get(entry.camera, -1):  # a recording that was played again
+        """The frame of an entry. Raises ``InputError`` if it is missing or has changed."""
+        if entry.stamp_ns <= self._at.get(entry.camera, -1):  # the recording was played several times
             self._rewind()
         self._at[entry.camera] = entry.stamp_ns
         image = self._find("image", entry, entry.image, 0)
@@ -221,7 +221,7 @@ class _Window:
         return Frame(entry.stamp_ns, entry.camera, image, mask, entry.o_T_c, entry.up, depth, entry.points)
 
     def _find(self, kind: str, entry: FrameEntry, wanted: int, tolerance_ns: int) -> Any:
-        """What has the checksum ``wanted``, the nearest first."""
+        """The nearest item with the checksum ``wanted``."""
         at, stream = entry.stamp_ns, (kind, entry.camera)
         self._read(stream, at + tolerance_ns, at)
         near = [stamp_ns for stamp_ns in self._kept[stream] if abs(stamp_ns - at) <= tolerance_ns]
@@ -235,7 +235,7 @@ class _Window:
         raise InputError(f"{kind} of camera '{entry.camera}' at {at} ns {what}")
 
     def _read(self, stream: tuple[str, str], until_ns: int, at_ns: int) -> None:
-        """Read on until what was asked for must have come."""
+        """Read on until the requested item must have come."""
         while self._newest.get(stream, -1) < until_ns and self._read_to < at_ns + _AHEAD_NS:
             if stream[0] == "image" and at_ns in self._kept[stream]:
                 return

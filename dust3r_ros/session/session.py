@@ -1,4 +1,4 @@
-"""One run of the mapper, live or replayed: calibrations, time jumps, the world's scale and up, what is kept on disk."""
+"""One run of the mapper, live or replayed: calibrations, time jumps, scale and gravity, files on disk."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.types import Array, Calibration, Camera, Frame, Image, MapUpdate
 from dust3r_ros.world import ScaleState, WorldAligner, WorldEstimate
 
-# Frames of one camera that overtake each other on the network are this close; a clock that was
-# set back or a bag that starts again jumps further.
+# Frames of one camera that overtake each other on the network are at most this far apart; a clock
+# that was set back or a bag that restarts jumps further.
 REORDERED_NS = 100_000_000
 
 
 class StampOrder:
-    """Knows the newest stamp of every camera. Cameras need not agree with each other."""
+    """The newest stamp of every camera; cameras may have different clocks."""
 
     def __init__(self) -> None:
         self._last: dict[str, int] = {}
         self._before: dict[str, int] = {}
 
     def back(self, camera: str, stamp_ns: int) -> int:
-        """By how many ns an image lies so far before the one before it that time itself was set back; 0 if it does not.
+        """By how many ns time was set back before this image; 0 if it was not.
 
-        Raises ``InputError`` for one that was seen already or that others overtook.
+        Raises ``InputError`` for an image that was seen already or was overtaken by others.
         """
         back = self._last.get(camera, stamp_ns - 1) - stamp_ns
         if back < 0:
@@ -64,24 +64,24 @@ class StampOrder:
         self._last[camera] = stamp_ns
 
     def take_back(self, camera: str, stamp_ns: int) -> None:
-        """It was not: another may have its stamp, where none came since."""
+        """The image was not used after all: another one may have its stamp, unless newer ones came."""
         if self._last.get(camera) == stamp_ns:
             self._last[camera] = self._before[camera]
 
     def clear(self) -> None:
-        """Another time."""
+        """Forget all stamps: time was set back."""
         self._last.clear()
         self._before.clear()
 
 
-# Stage latencies are those of about this many newest frames.
+# Stage latencies are over about this many of the newest frames.
 NEWEST_FRAMES = 1000
 
 
 class Session:
-    """Feeds a mapper and replaces it at a reset; the backend, with its weights, stays. For one thread at a time.
+    """Feeds a mapper and replaces it at a reset; the backend, with its weights, is kept. For one thread at a time.
 
-    Live and offline feed the same frames through the same session, so they get the same map.
+    Live and offline runs use the same session, so the same frames give the same map.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class Session:
         backend: Backend | None = None,
         heard: Heard | None = None,
     ) -> None:
-        """``on_time_jump``: what a stamp that jumps back does, ``reset``, ``submap`` or ``ignore``.
+        """``on_time_jump``: what to do when stamps jump back: ``reset``, ``submap`` or ``ignore``.
 
-        ``heard``: who else hears how long stages took, as ``Stopwatch`` says it.
+        ``heard``: an additional receiver of stage times, as for ``Stopwatch``.
         """
         self._config, self._on_time_jump, self._log = config, on_time_jump, log
         self.calibrations = Calibrations(config.calibration, config.calibration_std)
@@ -103,12 +103,12 @@ class Session:
         self.keeper = Keeper(log)
         self.resets = 0
         self._mapping = config.mode == "mapping"
-        self._live: bool | None = None  # whether whole maps are adjusted in a child; None: nothing is put off
+        self._live: bool | None = None  # whether whole maps are adjusted in a child process; None: no work is postponed
         self._backend, self._heard = backend or make_backend(config), heard
         self._start()
 
     def _start(self, state: MapState | None = None) -> None:
-        """Another mapper; with a ``state``, one that continues that map. Nothing changes where that cannot be."""
+        """Start a new mapper; with a ``state``, one that continues that map. On an error nothing changes."""
         settings = state.settings if state is not None else {}
         calibrations = Calibrations(self._config.calibration, self._config.calibration_std)
         calibrations.known |= self.calibrations.known
@@ -136,14 +136,14 @@ class Session:
         if self.metric:
             mapper.rig.metres_per_unit = 1.0
 
-    # What is known of the robot
+    # Knowledge about the robot
 
     def know(self, camera: str, calibration: Calibration) -> None:
-        """Take a calibration in. Raises ``ConfigError`` for one that cannot be.
+        """Take in a calibration. Raises ``ConfigError`` for an invalid one.
 
-        It counts from the first frame of the camera on. One that comes later, while there is not
-        yet a second keyframe, starts the map again with it (drivers publish image and calibration
-        together, so which arrives first is chance); after that it counts from the next reset on.
+        It is used from the camera's first frame on. If it arrives later, but before a second keyframe, the map
+        restarts with it (drivers publish image and calibration together, so which arrives first is chance); after
+        that, it is used from the next reset on.
         """
         if not self.calibrations.know(camera, calibration):
             return
@@ -160,7 +160,7 @@ class Session:
             )
 
     def place(self, camera: str, r_T_c: Array) -> None:
-        """Where a camera sits on its rig: (4, 4), metres, the same rig frame for all."""
+        """Set a camera's place on its rig: (4, 4), metres, the same rig frame for all."""
         known = self._extrinsics.get(camera)
         if known is not None and np.allclose(known, r_T_c, atol=1e-6):
             return
@@ -169,7 +169,7 @@ class Session:
         self.mapper.set_extrinsics(camera, r_T_c)
 
     def set_scale(self, factor: float) -> MapUpdate:
-        """A unit of the map as it stands is ``factor`` metres. Raises ``InputError``."""
+        """Make the map metric: its current unit is ``factor`` metres. Raises ``InputError``."""
         if not (np.isfinite(factor) and factor > 0):
             raise InputError(f"factor is {factor}; it must be positive (metres per map unit)")
         if not self.mapper.counts.keyframes:
@@ -181,7 +181,7 @@ class Session:
         return update
 
     def set_mapping(self, mapping: bool) -> None:
-        """Let the map grow, or only find cameras in it."""
+        """Switch between mapping and localization only."""
         if mapping != self.mapper.mapping:
             self.keeper.note("mode", mapping=mapping)
             self._mapping = self.mapper.mapping = mapping
@@ -189,10 +189,10 @@ class Session:
     # Frames
 
     def process(self, frame: Frame) -> MapUpdate:
-        """One frame at native resolution.
+        """Process a frame at native resolution.
 
-        Raises ``InputError`` for a frame that is not used: unusable image, a size that changed, a
-        stamp that was seen or, unless a time jump starts something new, lies before the last one.
+        Raises ``InputError`` for a frame that is not used: an unusable image, a changed size, a stamp that was seen
+        already or, unless a time jump starts something new, is before the last one.
         """
         check_image(frame.image, frame.camera)
         gone = self._check_stamp(frame)
@@ -215,18 +215,18 @@ class Session:
         return update
 
     def go_live(self, beside: bool = False) -> None:
-        """Put off what the next image does not need, for ``work``; ``beside``: whole maps are adjusted in a child."""
+        """Postpone what the next image does not need, for ``work``; ``beside``: adjust whole maps in a child."""
         self._live = beside
         self.keeper.note("live")
         self.mapper.go_live(beside)
 
     @property
     def due(self) -> str:
-        """What ``work`` would do next; "" for nothing."""
+        """The next piece of work, "" for none."""
         return self.mapper.due
 
     def work(self, kind: str) -> MapUpdate:
-        """Do one of the things that were put off: what ``due`` says."""
+        """Do a piece of postponed work: the one named by ``due``."""
         self.keeper.note("work", what=kind)
         update = self.mapper.work(kind)
         self.world.hear(update)
@@ -234,23 +234,23 @@ class Session:
         return update
 
     def see(self, camera: str, seen: Tracks, snapshot_ns: int) -> None:
-        """Landmarks that a front end followed into the camera's next frame, as offsets in the tracked image.
+        """Take in landmarks that a front end followed into the camera's next frame, as offsets in the tracked image.
 
-        ``snapshot_ns``: stamp of the snapshot of the map that it followed them in.
+        ``snapshot_ns``: stamp of the map snapshot used for that.
         """
         values = {"ids": packed(seen.ids), "pixels": packed(seen.pixels)}
         self.keeper.note("seen", camera=camera, snapshot_ns=snapshot_ns, **values)
         self._seen[camera] = seen
 
     def follow(self, poses: Sequence[FollowedPose]) -> None:
-        """Keep where frames were that a front end followed and did not hand over."""
+        """Keep the poses of frames that a front end tracked but did not hand over."""
         if not poses:
             return
         self.keeper.note("followed", poses=[_noted(pose) for pose in poses])
         self.mapper.follow(poses)
 
     def finish(self) -> MapUpdate:
-        """Refine everything once more; the map can go on growing after it."""
+        """Refine everything once more; the map can still grow afterwards."""
         update = self.mapper.finish()
         self.world.hear(update)
         update = self._align(update, last=True)
@@ -258,16 +258,16 @@ class Session:
         return update
 
     def reset(self, *, by: str = "user") -> None:
-        """Forget the map; the next image starts a new one. Calibrations stay known. ``by``: what asks for it."""
+        """Forget the map; the next image starts a new one. Calibrations are kept. ``by``: what caused the reset."""
         self.keeper.note("reset", by=by)
         self.resets += 1
         self._start()
         self.keeper.renew()
 
     def load(self, path: str | Path) -> int:
-        """A saved map in place of this one, to be continued; returns how many keyframes it has.
+        """Replace this map by a saved one and continue it; returns its number of keyframes.
 
-        Raises ``MapFileError``, ``InputError`` or ``ConfigError`` where that cannot be; then all stays as it was.
+        Raises ``MapFileError``, ``InputError`` or ``ConfigError`` if that fails; then nothing changes.
         """
         self.resume(load_state(path))
         self.keeper.note("load", path=str(Path(path).absolute()), keyframes=self.mapper.counts.keyframes)
@@ -276,47 +276,47 @@ class Session:
         return self.mapper.counts.keyframes
 
     def resume(self, state: MapState) -> None:
-        """Go on with a map as it was saved, its cameras, scale and frames of reference. Errors as ``load``."""
+        """Continue a saved map, with its cameras, scale and reference frames. Errors as ``load``."""
         self._start(state)
         self.resets += 1
 
     def localize(self, camera: str, image: Image) -> PnpResult:
-        """Where an image (H, W, 3) was taken, by its looks alone; nothing of the map changes.
+        """Localise an image (H, W, 3) by its appearance alone; the map does not change.
 
-        ``camera``: one of the map, or any other name for one of unknown focal. ``inliers`` of the result are over
-        what was matched, ``focal`` in pixels of the image. Raises ``InputError`` and ``GeometryError``.
+        ``camera``: one of the map, or any other name for one with unknown focal length. The result's ``inliers`` is a
+        mask over the matches, ``focal`` is in pixels of the image. Raises ``InputError`` and ``GeometryError``.
         """
         if camera in self.mapper.cameras:
             image, _ = self.calibrations.pinhole(camera, image, None)
         return self.mapper.localize(camera, image)
 
     def close(self) -> None:
-        """Let go of the files. Raises ``OutputError`` when the map cannot be written."""
+        """Close the files. Raises ``OutputError`` when the map cannot be written."""
         self.keeper.close()
 
     @property
     def cameras(self) -> dict[str, Camera]:
-        """Estimates at native resolution, of the pinholes that calibrated cameras are made into."""
+        """Estimates at native resolution; for calibrated cameras, of the rectified pinholes."""
         return {name: self.calibrations.compared(camera) for name, camera in self.mapper.cameras.items()}
 
     @property
     def metric(self) -> bool:
-        """Whether lengths of the map are metres."""
+        """Whether the map is in metres."""
         return self.estimate.state is ScaleState.METRIC
 
     @property
     def device(self) -> str:
-        """Where the backend computes."""
+        """The backend's device."""
         return str(getattr(self._backend, "device", "cpu"))
 
     def known_extrinsics(self, a: str, b: str) -> Array | None:
-        """``a_T_b`` (4, 4), metres, as somebody said it."""
+        """``a_T_b`` (4, 4), metres, as given; None if unknown."""
         if a not in self._extrinsics or b not in self._extrinsics:
             return None
         return invert(self._extrinsics[a]) @ self._extrinsics[b]
 
     def settings(self) -> dict[str, Any]:
-        """What a saved map says of its making, as JSON has it."""
+        """The settings to store in a saved map, as JSON values."""
         return {
             **as_mapping(self._config),
             "calibrations": self.calibrations.state(),
@@ -325,7 +325,7 @@ class Session:
         }
 
     def _check_stamp(self, frame: Frame) -> tuple[int, ...]:
-        """Keyframes that are gone because the frame's stamp starts something new."""
+        """Handle a time jump; returns the keyframes removed because of it."""
         back = self._order.back(frame.camera, frame.stamp_ns)
         if not back:
             return ()
@@ -347,7 +347,7 @@ class Session:
         return self.mapper.begin_anew().removed
 
     def _admit(self, frame: Frame) -> None:
-        """Tell the mapper what is known of a camera that sends its first image."""
+        """Tell the mapper what is known about a camera at its first image."""
         height, width = frame.image.shape[:2]
         try:
             known = self.calibrations.admit(frame.camera, width, height)
@@ -357,10 +357,10 @@ class Session:
         if known is not None:
             self.mapper.set_camera(frame.camera, width, height, *known)
 
-    # The world
+    # Scale and gravity
 
     def _see_world(self, frame: Frame, update: MapUpdate) -> MapUpdate:
-        """Take in what a frame says of scale and gravity; the map is moved where it is worth it."""
+        """Take in a frame's information on scale and gravity; move the map if worthwhile."""
         self.world.observe(frame)
         if update.keyframe is not None:
             if frame.depth is not None:
@@ -383,7 +383,7 @@ class Session:
         return update
 
     def _move(self, update: MapUpdate, estimate: WorldEstimate) -> MapUpdate:
-        """Move the map as it was estimated; returns the update as the map has it then."""
+        """Move the map by the estimate; returns the update in the moved map."""
         moved = self.mapper.move(estimate.new_S_old)
         self.estimate = self.world.moved(estimate, moved)
         if self.metric:
@@ -393,7 +393,7 @@ class Session:
         return replace(update, w_T_c=w_T_c, changed=moved.changed, cameras=moved.cameras)
 
     def save(self) -> None:
-        """Have all of the map in the file in which it grows, if it does."""
+        """Bring the map_db file up to date, if there is one."""
         self.keeper.write(lambda: self.mapper.live, None, self.settings)
 
     def _write(self, update: MapUpdate) -> None:
@@ -402,7 +402,7 @@ class Session:
 
 
 def _noted(pose: FollowedPose) -> dict[str, Any]:
-    """A pose as a manifest has it."""
+    """A pose in the form of a manifest."""
     return {**vars(pose), "ids": packed(pose.ids), "pixels": packed(pose.pixels)}
 
 
@@ -416,11 +416,11 @@ def begin(
     manifest: str = "",
     topics: Mapping[str, Mapping[str, str]] | None = None,
 ) -> str:
-    """Open what a run was told to read and write; returns what was done, in a sentence or "".
+    """Open the files that a run reads and writes; returns a sentence on what was done, or "".
 
-    ``map_db`` grows with the map and is continued if it is there and ``map_start`` says so; ``load_map`` is
-    read only, and ``map_db`` then begins with what it holds. ``topics`` by camera and kind (image, mask, depth), for
-    the ``manifest``. Raises ``OutputError``, ``MapFileError``, ``InputError``.
+    ``map_db`` is kept up to date with the map; an existing one is continued if ``map_start`` says so. ``load_map`` is
+    only read; ``map_db`` then starts from its content. ``topics`` by camera and kind (image, mask, depth), for the
+    ``manifest``. Raises ``OutputError``, ``MapFileError``, ``InputError``.
     """
     done = []
     if manifest:
@@ -444,5 +444,5 @@ def begin(
 
 
 def open_journal(path: str, config: MapperConfig, fresh: bool) -> MapJournal:
-    """The file of a growing map; one that is there and is not continued is kept beside it."""
+    """Open the file of a growing map; an existing one that is not continued is kept under another name."""
     return MapJournal(path, as_mapping(config), fresh=fresh)

@@ -1,4 +1,4 @@
-"""What a session keeps on disk while it runs: the map as it grows, and a record of what it is made from."""
+"""The files that a session writes while it runs: the growing map, and a record of its input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dust3r_ros.types import Frame, MapUpdate
 
 
 class Log(Protocol):
-    """Where a session tells the user what it does: a ROS logger or one of the standard library."""
+    """A session's log: a ROS logger or one of the standard library."""
 
     def info(self, message: str) -> object: ...
 
@@ -20,9 +20,9 @@ class Log(Protocol):
 
 
 class Record(Protocol):
-    """Writes down what reaches the mapper, so that it can be fed again (``io.manifest``).
+    """Records what reaches the mapper, so that the run can be reproduced (``io.manifest``).
 
-    It never raises; ``problem`` says why it could not go on.
+    It never raises; ``problem`` says why it stopped.
     """
 
     problem: str
@@ -46,10 +46,9 @@ class Journal(Protocol):
 
 
 class Keeper:
-    """Journal and record of a session; a disk that is full does not stop the run.
+    """Journal and record of a session; a full disk does not stop the run.
 
-    ``problems`` are what cannot be written at the moment. What the journal misses it makes up for with the next
-    update that can be written.
+    ``problems``: what cannot be written at the moment. The journal catches up with the next update that can be written.
     """
 
     def __init__(self, log: Log) -> None:
@@ -61,39 +60,39 @@ class Keeper:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Sentences."""
+        """What cannot be written at the moment, a sentence each."""
         record = self._record.problem if self._record is not None else ""
         return tuple(text for text in (self._problem, record) if text)
 
     def writes(self, path: str | Path) -> bool:
-        """Whether a file is the one in which the map grows."""
+        """Whether a file is the one that the journal writes."""
         return self._journal is not None and self._journal.path.resolve() == Path(path).resolve()
 
     def keep_map(self, open_journal: Callable[[bool], Journal], fresh: bool) -> None:
-        """From now on write the map; ``open_journal(fresh)`` opens the file, anew or to continue it."""
+        """Write the map from now on; ``open_journal(fresh)`` opens the file, new or to be continued."""
         self._open_journal, self._journal = open_journal, open_journal(fresh)
 
     def keep_record(self, record: Record) -> None:
-        """From now on write down what the map is made from."""
+        """Record the map's input from now on."""
         self._record = record
 
     def note(self, kind: str, **values: Any) -> None:
-        """Something that happened besides frames."""
+        """Record an event."""
         if self._record is not None:
             self._record.event(kind, **values)
 
     def frame(self, frame: Frame) -> None:
-        """A frame that was used."""
+        """Record a frame that was used."""
         if self._record is not None:
             self._record.frame(frame)
 
     def write(
         self, live: Callable[[], LiveMap], update: MapUpdate | None, settings: Callable[[], Mapping[str, Any]]
     ) -> None:
-        """The map as it stands after an update; None: after anything."""
+        """Write the map after an update; None: after any change."""
         changed = update is None or update.keyframe is not None or bool(update.changed)
         if self._journal is None and self._open_journal is not None and changed:
-            self.renew()  # it could not be opened
+            self.renew()  # it could not be opened before
         if self._journal is None:
             return
         try:
@@ -103,7 +102,7 @@ class Keeper:
             self._failed(error)
 
     def renew(self) -> None:
-        """Another map: the file of the one so far is closed, and the next one begins."""
+        """Start a file for a new map and close the old one."""
         if self._open_journal is None:
             return
         try:
@@ -115,7 +114,7 @@ class Keeper:
             self._failed(error)
 
     def close(self) -> None:
-        """Let go of the files. Raises ``OutputError`` when the map cannot be written."""
+        """Close the files. Raises ``OutputError`` when the map cannot be written."""
         journal, record = self._journal, self._record
         self._journal = self._record = None
         if record is not None:

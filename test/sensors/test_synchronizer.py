@@ -66,7 +66,7 @@ def test_companions_that_cannot_be_used_are_said_and_left_out() -> None:
     for camera, mask, depth in (("a", broken, broken), ("b", pixels(1, (8, 6)), pixels(1.0, (8, 6), np.float32))):
         synchronizer.add_mask(camera, 0, mask)
         synchronizer.add_depth(camera, 0, depth, "")
-    for camera, words in (("a", "cut off"), ("b", "6x8, its image 8x6")):
+    for camera, words in (("a", "cut off"), ("b", "6x8, but its image is 8x6")):
         done = synchronizer.complete(frame(0, camera), "")
         assert done.frame.mask is None and done.frame.depth is None
         assert len(done.missing) == 2 and all(words in reason and f"'{camera}'" in reason for reason in done.missing)
