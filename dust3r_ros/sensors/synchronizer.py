@@ -111,9 +111,8 @@ def _registered(depth: Array32, frame: Frame) -> Array32 | Unavailable:
     """A depth image, which must have the image's aspect ratio."""
     (h, w), (height, width) = depth.shape, frame.image.shape[:2]
     if abs(h * width / w - height) > 1 + width / w:
-        return Unavailable(
-            f"depth of camera '{frame.camera}' is {w}x{h}, but its image {width}x{height}; shapes must agree"
-        )
+        sizes = f"{w}x{h}, but its image is {width}x{height}"
+        return Unavailable(f"depth of camera '{frame.camera}' is {sizes}; the shapes must agree")
     return depth
 
 
