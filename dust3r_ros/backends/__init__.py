@@ -1,4 +1,4 @@
-"""Things that turn image pairs into pointmaps."""
+"""Backends, which turn image pairs into pointmaps."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _log = logging.getLogger(__name__)
 
 
 def make_backend(config: MapperConfig) -> Backend:
-    """The backend a configuration names; raises an error when it cannot run.
+    """The backend that a configuration names; raises an error if it cannot run.
 
-    ``ConfigError`` for parameters that do not go together, ``BackendError`` or ``CheckpointError`` for the rest.
+    ``ConfigError`` for incompatible parameters, ``BackendError`` or ``CheckpointError`` for the rest.
     """
     if config.backend == "two_view":
         from dust3r_ros.backends.two_view import TwoViewBackend
@@ -22,7 +22,7 @@ def make_backend(config: MapperConfig) -> Backend:
         return TwoViewBackend(config.min_parallax_deg)
     if not config.dense:
         raise ConfigError(
-            f"parameter 'dense' is false, but backend '{config.backend}' maps by depth; only two_view does without"
+            f"parameter 'dense' is false, but backend '{config.backend}' needs depth; only two_view does not"
         )
     if not config.checkpoint:
         raise BackendError(
@@ -35,7 +35,7 @@ def make_backend(config: MapperConfig) -> Backend:
         if config.working_size > max(network.image_size):
             height, width = network.image_size
             _log.warning(
-                "'working_size' is %d, and the weights were trained on images of %dx%d pixels; networks are worse on "
+                "'working_size' is %d, but the weights were trained on images of %dx%d pixels; networks do worse on "
                 "larger ones: set it to %d",
                 config.working_size, width, height, max(network.image_size),
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The protocol of everything that turns image pairs into pointmaps."""
+"""The protocol of backends, which turn image pairs into pointmaps."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from dust3r_ros.types import Array, PairPrediction, View
 class Backend(Protocol):
     """Predicts pointmaps for pairs of views.
 
-    A view is announced by ``add`` once (the network encodes it there, once for all its pairs),
-    named by its index in ``predict`` as often as wanted and let go by ``forget``.
+    A view is added once (a network encodes it then, for all its pairs), named by its index in ``predict``
+    any number of times and dropped by ``forget``.
     """
 
     name: str
-    uses_poses: bool  # with both poses of a pair known, its unit of length is the map's
+    uses_poses: bool  # if both poses of a pair are known, its unit of length is the map's
 
     def add(self, view: View) -> None:
         """Take a view in. Raises ``InputError`` for an image that cannot be used."""
 
     def has(self, index: int) -> bool:
-        """Whether a view is kept."""
+        """Whether a view is held."""
 
     def forget(self, index: int) -> None:
-        """Drop what is kept of a view; unknown indices are ignored."""
+        """Drop a view; unknown indices are ignored."""
 
     def clear(self) -> None:
-        """Drop what is kept of every view: another map begins."""
+        """Drop every view: another map begins."""
 
     def predict(
         self,
@@ -39,7 +39,7 @@ class Backend(Protocol):
     ) -> list[PairPrediction]:
         """Pointmaps of ordered pairs (first, second), in the order asked.
 
-        ``focals``: pixels at the views' resolution by camera name, as far as known. ``poses``:
-        ``w_T_c`` (4, 4) of views whose pose is known already. ``landmarks``: points (N, 3) of the world that such
-        views see. A backend from geometry uses them all (``uses_poses``); a network needs none.
+        ``focals``: known ones by camera name, pixels at the views' resolution. ``poses``: ``w_T_c`` (4, 4) of
+        views whose pose is already known. ``landmarks``: points (N, 3) of the world that such views see.
+        A geometric backend uses them all (``uses_poses``); a network needs none.
         """

@@ -1,4 +1,4 @@
-"""Two-view geometry with a network's depth where geometry knows less: little parallax, no texture."""
+"""Two-view geometry, with a network's depth where geometry knows less: little parallax, no texture."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
 Pair = tuple[int, int]
 
 _PATCH = 16
-_STRETCH = 0.03  # by which an image may change its aspect ratio to keep more of its pixels
+_STRETCH = 0.03  # relative change of the aspect ratio allowed to keep more of an image's pixels
 _NOTHING = np.float16(-np.inf)
 _DEEPEST = 10.0  # of log depth, in the network's unit
 
 
 @dataclass(frozen=True, eq=False)
 class _Packed:
-    """log depth, -inf for nothing, and log confidence at the network's resolution."""
+    """Log depth, -inf = none, and log confidence at the network's resolution."""
 
     depth: NDArray[np.float16]
     confidence: NDArray[np.float16]
@@ -40,10 +40,10 @@ class _Packed:
 class NetworkDepths:
     """Depth of both views of pairs, by a backend that needs no poses.
 
-    Each order of a pair gives the depth of its first view in that view's camera. Images of more pixels than those
-    of training, ``image_size`` (H, W), are shrunk to about as many in their own aspect ratio; depth grows back.
-    A view is encoded when a pair asks for it first; what pairs gave is kept up to ``budget`` bytes, also when
-    their views are forgotten, since it depends on no pose.
+    Each order of a pair gives the depth of its first view in that view's camera. Images with more pixels than those
+    of training, ``image_size`` (H, W), are shrunk to about as many in their own aspect ratio; depth is enlarged again.
+    A view is encoded when a pair first needs it; results of pairs are kept up to ``budget`` bytes, even after
+    their views are forgotten, since they do not depend on poses.
     """
 
     def __init__(self, network: Backend, image_size: tuple[int, int] | None = None, budget: int = 128 << 20) -> None:
@@ -54,7 +54,7 @@ class NetworkDepths:
         self._size = 0
 
     def add(self, view: View) -> None:
-        """Take a view (H, W, 3) RGB uint8 in, whose sides are multiples of 16; another image replaces a former one."""
+        """Add a view (H, W, 3) RGB uint8 with sides that are multiples of 16; another image replaces an earlier one."""
         digest = zlib.crc32(view.image.tobytes())
         if self._digests.get(view.index) != digest:
             self._network.forget(view.index)
@@ -63,19 +63,19 @@ class NetworkDepths:
         self._views[view.index], self._digests[view.index] = view, digest
 
     def forget(self, index: int) -> None:
-        """Let a view go; what its pairs gave stays while there is room."""
+        """Drop a view; the results of its pairs stay while there is room."""
         self._views.pop(index, None)
         self._network.forget(index)
 
     def clear(self) -> None:
-        """Let everything go."""
+        """Drop everything."""
         self._network.clear()
         for kept in (self._views, self._digests, self._kept):
             kept.clear()
         self._size = 0
 
     def of_pairs(self, pairs: Sequence[Pair]) -> list[tuple[NetworkDepth, NetworkDepth]]:
-        """Depth of the first and of the second view of each pair, at the views' resolutions; one batch for all."""
+        """Depth of the first and second view of each pair, at the views' resolutions, in one batch."""
         orders = dict.fromkeys(order for a, b in pairs for order in ((a, b), (b, a)))
         found = {order: self._kept[order] for order in orders if order in self._kept}
         missing = [order for order in orders if order not in found]
@@ -84,7 +84,7 @@ class NetworkDepths:
         return [(self._grown(a, found[a, b]), self._grown(b, found[b, a])) for a, b in pairs]
 
     def _predicted(self, orders: Sequence[Pair]) -> dict[Pair, _Packed]:
-        """What the network says of orders of pairs, which is kept from now on."""
+        """The network's results for ordered pairs, which are kept from then on."""
         for index in sorted({index for order in orders for index in order}):
             if not self._network.has(index):
                 view = self._views[index]
@@ -119,9 +119,9 @@ class NetworkDepths:
 
 
 def network_size(shape: tuple[int, int], trained: tuple[int, int] | None) -> tuple[int, int]:
-    """(H, W) in multiples of 16 in which a network of images ``trained`` (H, W) sees one of ``shape``, never larger.
+    """(H, W) in multiples of 16 for an image of ``shape`` in a network ``trained`` on (H, W); never larger.
 
-    As many pixels as in training at most. The larger of the sizes that keep the aspect ratio to 3 %, or the
+    At most as many pixels as in training. The largest of the sizes that keep the aspect ratio to 3 %, or the
     one that keeps it best.
     """
     height, width = shape
@@ -147,14 +147,14 @@ def _pack(depth: Array32, confidence: Array32) -> _Packed:
 
 
 class BothBackend:
-    """Depth by flow and triangulation, and the network's as a prior, view by view (``prior.with_prior``).
+    """Depth by flow and triangulation, with the network's as a prior, view by view (``prior.with_prior``).
 
-    The network is believed as far as it has been right so far, so what a pair gives depends on the pairs before it;
-    the same calls in the same order give the same.
+    The network is trusted as far as it has been right so far, so the result of a pair depends on earlier pairs;
+    the same calls in the same order give the same results.
 
     ``network``: a backend that needs no poses. ``image_size``: (H, W) of its training, None for any. The pair's
-    unit of length, its relative pose and focals are geometry's; a pair of which geometry knows nothing stays one
-    of which nothing is known, for the network's depth has no unit then.
+    unit of length, its relative pose and focals come from geometry; a pair unknown to geometry stays unknown, since
+    the network's depth has no unit then.
     """
 
     name = "both"
@@ -168,12 +168,12 @@ class BothBackend:
         self._record = TrackRecord()
 
     def add(self, view: View) -> None:
-        """Take a view (H, W, 3) RGB uint8 in, whose sides are multiples of 16."""
+        """Add a view (H, W, 3) RGB uint8 with sides that are multiples of 16."""
         self._geometry.add(view)
         self._network.add(view)
 
     def has(self, index: int) -> bool:
-        """Whether a view is kept."""
+        """Whether a view is held."""
         return self._geometry.has(index)
 
     def forget(self, index: int) -> None:
@@ -182,7 +182,7 @@ class BothBackend:
         self._network.forget(index)
 
     def clear(self) -> None:
-        """Drop every view and all that is known of them; the weights stay."""
+        """Drop every view and everything derived from them; the weights stay."""
         self._geometry.clear()
         self._network.clear()
         self._record = TrackRecord()
@@ -194,9 +194,9 @@ class BothBackend:
         poses: Mapping[int, Array] | None = None,
         landmarks: Mapping[int, Array] | None = None,
     ) -> list[PairPrediction]:
-        """Pointmaps of ordered pairs, in the order asked. Raises what the network does."""
+        """Pointmaps of ordered pairs, in the order asked. Raises what the network raises."""
         found = self._geometry.depths(pairs, focals, poses, landmarks)
-        # Views that meet at no parallax, or do not match: no scale, and no need to ask
+        # Views without parallax or matches: no scale, so no need for the network
         asked = [pair for pair, depths in zip(pairs, found, strict=True) if depths is not None and depths.tells]
         priors = dict(zip(asked, self._network.of_pairs(asked), strict=True))
         predictions = []

@@ -28,13 +28,13 @@ _PRECISIONS = ("float32", "bfloat16", "float16")
 class Dust3rBackend:
     """Pointmaps by the DUSt3R network.
 
-    ``model``: a network, or a checkpoint as ``load_network`` takes it. ``device``: "auto", "cpu", "cuda" or "cuda:N".
-    ``batch_size``: pairs decoded at once, halved whenever memory does not suffice. ``precision``: of
+    ``model``: a network, or a checkpoint for ``load_network``. ``device``: "auto", "cpu", "cuda" or "cuda:N".
+    ``batch_size``: pairs decoded at once, halved whenever memory runs out. ``precision``: of
     encoder and decoder; "bfloat16" and "float16" are faster on CUDA, the heads stay in float32.
 
-    ``not_finite`` counts predicted pixels that were no numbers; they go out as points at the origin
-    with confidence 1, "nothing known". Raises ``BackendError`` when torch or the device is missing,
-    ``CheckpointError`` for a checkpoint that cannot be used, ``ConfigError`` for the other arguments.
+    ``not_finite`` counts predicted pixels that are not finite; they become points at the origin
+    with confidence 1, unknown. Raises ``BackendError`` if torch or the device is missing,
+    ``CheckpointError`` for a checkpoint that cannot be used, ``ConfigError`` for other arguments.
     """
 
     name = "dust3r"
@@ -59,7 +59,7 @@ class Dust3rBackend:
             self._model = model.to(self._device).eval()
         if isinstance(self._model, OnnxDust3r) and precision != "float32":
             raise ConfigError(
-                f"'precision' is {precision!r}; the graphs of '{model}' have their own: leave it at float32"
+                f"'precision' is {precision!r}; the graphs of '{model}' have a fixed precision: leave it at float32"
             )
         self._precision = getattr(torch, precision)
         self._batch_size = batch_size
@@ -73,13 +73,13 @@ class Dust3rBackend:
 
     @property
     def batch_size(self) -> int:
-        """Pairs decoded at once, as far as memory has allowed until now."""
+        """Pairs decoded at once, as memory has allowed so far."""
         return self._batch_size
 
     def add(self, view: View) -> None:
-        """Encodes the view's image, whose sides must be multiples of 16; an index added again is replaced.
+        """Encode the view's image, whose sides must be multiples of 16; an index added again is replaced.
 
-        Raises ``InputError`` for an image of another form, ``BackendError`` when memory does not suffice.
+        Raises ``InputError`` for an image of another shape or type, ``BackendError`` if memory runs out.
         """
         from dust3r_ros.network.config import PATCH
         from dust3r_ros.network.images import check_image, normalise
@@ -89,7 +89,7 @@ class Dust3rBackend:
         if height % PATCH or width % PATCH:
             raise InputError(
                 f"view {view.index} of camera '{view.camera}' has {width}x{height} pixels; "
-                f"the network needs multiples of {PATCH}"
+                f"both sides must be multiples of {PATCH}"
             )
         try:
             with self._inference():
@@ -105,11 +105,11 @@ class Dust3rBackend:
         return index in self._tokens
 
     def forget(self, index: int) -> None:
-        """Drops the tokens of a view; unknown indices are ignored."""
+        """Drop the tokens of a view; unknown indices are ignored."""
         self._tokens.pop(index, None)
 
     def clear(self) -> None:
-        """Drops the tokens of every view; the weights stay."""
+        """Drop the tokens of every view; the weights stay."""
         self._tokens.clear()
 
     def predict(
@@ -119,9 +119,9 @@ class Dust3rBackend:
         poses: Mapping[int, Array] | None = None,
         landmarks: Mapping[int, Array] | None = None,
     ) -> list[PairPrediction]:
-        """Pointmaps of ordered pairs (first, second), in the order asked; nothing else is needed.
+        """Pointmaps of ordered pairs (first, second), in the order asked; other arguments are ignored.
 
-        Raises ``InputError`` for a view that was not added, ``BackendError`` when not even one pair
+        Raises ``InputError`` for a view that was not added, ``BackendError`` if not even one pair
         fits into memory.
         """
         for index in {index for pair in pairs for index in pair}:
@@ -141,7 +141,7 @@ class Dust3rBackend:
         done = 0
         while done < len(pairs):
             batch = pairs[done : done + self._batch_size]
-            # The next attempt starts outside of 'except': a caught error holds on to the memory it ran out of.
+            # The next attempt starts outside 'except': a caught error keeps the exhausted memory alive.
             output = self._try_decode(batch)
             if output is None:
                 self._halve(len(batch))
@@ -150,7 +150,7 @@ class Dust3rBackend:
             done += len(batch)
 
     def _try_decode(self, batch: Sequence[Pair]) -> list[Array32] | None:
-        """Points and confidence of both views, or None when they do not fit into memory."""
+        """Points and confidence of both views, or None if they do not fit into memory."""
         from dust3r_ros.network import Tokens
 
         try:

@@ -1,4 +1,4 @@
-"""Dense correspondence of two grey images, checked back and forth: where it begins, and which flows are kept."""
+"""Dense correspondence of two grey images, checked back and forth: its starting point, and a cache of flows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from dust3r_ros.types import Array, Array32, Image
 _CONSISTENT_PX = 1.0
 _ENOUGH_CONSISTENT = 0.35
 _PATCH = (7, 7)
-_SCHARR_GAIN = 32.0  # of OpenCV's kernel, over a slope in grey levels per pixel
+_SCHARR_GAIN = 32.0  # response of OpenCV's kernel per slope in grey levels per pixel
 _MIN_SLOPE = 0.7
-_LEAST_ALIKE = 0.4  # correlation of a patch with what lies at its target; that of noise is near 0
+_LEAST_ALIKE = 0.4  # correlation of a patch with the one at its target; that of noise is near 0
 _MAX_DIFFERENCE = 25.0  # grey levels, averaged over a patch
 
 
@@ -29,7 +29,7 @@ class Flow:
     """Where each pixel of one image lies in another.
 
     ``target`` (H, W, 2) float32: coordinates (u, v) in the other image. ``error`` (H, W) float32:
-    how far the way there and back misses the start, pixels; inf where the target lies outside.
+    distance from the start after going there and back, pixels; inf where the target lies outside.
     """
 
     target: Array32
@@ -37,7 +37,7 @@ class Flow:
 
     @property
     def consistent(self) -> float:
-        """Part of the pixels that come back to within a pixel."""
+        """Share of pixels that return to within a pixel."""
         return float(np.mean(self.error < _CONSISTENT_PX))
 
 
@@ -47,11 +47,10 @@ def dense_flow(
     features: Callable[[], tuple[Features, Features]],
     guess: tuple[Array32, Array32] | None = None,
 ) -> tuple[Flow, Flow]:
-    """Flow a -> b and b -> a of grey images (H, W) uint8, whatever their sizes.
+    """Flow a -> b and b -> a of grey images (H, W) uint8 of any sizes.
 
-    ``guess``: targets (H, W, 2) a -> b and b -> a to start from. Where the step is too wide all the
-    same and the ``features`` of both match, the homography they agree on best warps one image onto
-    the other first.
+    ``guess``: targets (H, W, 2) a -> b and b -> a to start from. If the step is still too wide and the
+    ``features`` of both match, the homography that fits them best warps one image onto the other first.
     """
     height, width = max(a.shape[0], b.shape[0]), max(a.shape[1], b.shape[1])
     padded_a, padded_b = _pad(a, height, width), _pad(b, height, width)
@@ -87,7 +86,7 @@ def _both_ways(
     homography: np.ndarray,
     guess: tuple[Array32, Array32] | None = None,
 ) -> tuple[Flow, Flow]:
-    """Targets of both directions; ``homography`` maps a to b roughly and is put into the images first."""
+    """Targets of both directions; ``homography`` maps a to b roughly and is applied to the images first."""
     forth = _targets(a, b, homography, None if guess is None else guess[0])
     back = _targets(b, a, np.linalg.inv(homography), None if guess is None else guess[1])
     forth, back = forth[: shape_a[0], : shape_a[1]], back[: shape_b[0], : shape_b[1]]
@@ -99,9 +98,9 @@ def _both_ways(
 
 
 def _evident(a: Image, b: Image, target: Array32) -> np.ndarray:
-    """(H, W) where the images themselves bear the flow out: texture in ``a``, the same one and its grey at the target.
+    """(H, W) where the images confirm the flow: texture in ``a``, and the same texture and grey level at the target.
 
-    On a blank wall any flow comes back to its start; a sensor's noise is texture, but never the same twice.
+    On a blank wall any flow returns to its start; sensor noise is texture, but never the same twice.
     """
     seen = cv2.remap(b, target, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     difference = cv2.blur(a.astype(np.float32) - seen.astype(np.float32), _PATCH)
@@ -133,7 +132,7 @@ def _targets(a: Image, b: Image, homography: np.ndarray, guess: Array32 | None) 
 def _dis() -> cv2.DISOpticalFlow:
     """DIS (Kroeger et al., ECCV 2016) down to whole pixels, which keeps outlines sharper than more descent does.
 
-    OpenCV's presets stop at half the resolution; a wider stride and fewer steps pay for most of the difference.
+    OpenCV's presets stop at half the resolution; a wider stride and fewer steps make up for most of the extra time.
     """
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     flow.setFinestScale(0)
@@ -144,19 +143,19 @@ def _dis() -> cv2.DISOpticalFlow:
 
 
 def _motion(guess: Array32 | None, start: Array32) -> Array32 | None:
-    """Motion (H, W, 2) of guessed targets, nothing moving where they say nothing or are for another size."""
+    """Motion (H, W, 2) of guessed targets, 0 where they are unknown or for another size."""
     if guess is None or guess.shape != start.shape:
         return None
     return np.ascontiguousarray(np.where(np.isfinite(guess), guess - start, 0.0).astype(np.float32))
 
 
 def chained(first: Flow, second: Flow) -> Array32:
-    """Targets (H, W, 2) a -> c of flows a -> b and b -> c; those that leave b end at its border."""
+    """Targets (H, W, 2) a -> c of flows a -> b and b -> c; those that leave b are clamped to its border."""
     return cv2.remap(second.target, first.target, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _round_trip(forth: Array32, back: Array32) -> Array32:
-    """How far (H, W) pixels end from their start after ``forth`` and ``back``."""
+    """Distance (H, W) of pixels from their start after ``forth`` and ``back``."""
     there = cv2.remap(back, forth, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(np.nan, np.nan))
     miss = there - grid(*forth.shape[:2])
     error = np.hypot(miss[..., 0], miss[..., 1])
@@ -177,18 +176,18 @@ def _pad(image: Image, height: int, width: int) -> Image:
     return cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE) if bottom or right else image
 
 
-_LEAST = 12  # landmarks in the image: fewer leave most of it far from any
-_FARTHEST = 1.5  # image sides beyond the middle to which a target may lie outside
+_LEAST = 12  # landmarks in the image: with fewer, most of it is far from any
+_FARTHEST = 1.5  # image sides from the centre within which a target may lie outside
 
 
 def seeded_targets(
     points: Array, b_T_a: Array, focal_a: float, focal_b: float, shape_a: tuple[int, int], shape_b: tuple[int, int]
 ) -> Array32 | None:
-    """Targets (H, W, 2) in view b of the pixels of view a, each as deep as the landmark nearest to it in the image.
+    """Targets (H, W, 2) in view b of the pixels of view a, each at the depth of the nearest landmark in the image.
 
     ``points`` (N, 3) in camera a, ``b_T_a`` in their unit, focals in pixels, shapes (H, W). Flow goes from coarse to
-    fine images and loses near things, which are small and move far; landmarks on them bring it there. NaN where
-    the depth lies behind b; None where too few landmarks are in the image.
+    fine images and loses near objects, which are small and move far; landmarks on them guide it there. NaN where
+    the point lies behind b; None if too few landmarks are in the image.
     """
     height, width = shape_a
     cx, cy = center_of(height, width)
@@ -198,7 +197,7 @@ def seeded_targets(
     if inside.sum() < _LEAST:
         return None
     column, row = pixels[inside].astype(int).T
-    # Of landmarks in one pixel the nearest is what is seen
+    # Of several landmarks in one pixel the nearest is visible
     order = np.argsort(-front[inside, 2], kind="stable")
     closeness = np.zeros((height, width), np.float32)
     closeness[row[order], column[order]] = 1 / front[inside, 2][order]
@@ -223,7 +222,7 @@ def _moved(closeness: Array32, b_T_a: Array, focal_a: float, focal_b: float, sha
     return np.clip(offset, -reach, reach) + middle
 
 
-_PER_PIXEL = np.float32(32.0)  # steps a pixel is cut into: far finer than flow is right
+_PER_PIXEL = np.float32(32.0)  # steps per pixel: far finer than flow is accurate
 _REACH = 32000  # steps, a thousand pixels
 _PER_ERROR = np.float32(64.0)
 _OUTSIDE = 255
@@ -231,7 +230,7 @@ _OUTSIDE = 255
 
 @dataclass(frozen=True, eq=False)
 class _Packed:
-    """``motion`` (H, W, 2) in steps; ``error`` (H, W) in 1/64 pixel, 255 where it is more than all that matters."""
+    """``motion`` (H, W, 2) in steps; ``error`` (H, W) in 1/64 pixel, 255 for any error beyond use."""
 
     motion: NDArray[np.int16]
     error: NDArray[np.uint8]
@@ -242,9 +241,9 @@ class _Packed:
 
 
 class FlowStore:
-    """Flows by (first, second) view, in five bytes per pixel; beyond ``budget`` bytes the longest unused go.
+    """Flows by (first, second) view, in five bytes per pixel; beyond ``budget`` bytes the least recently used go.
 
-    What comes out is rounded to 1/32 pixel, its error to 1/64; errors of four pixels or more are infinite.
+    Results are rounded to 1/32 pixel, their errors to 1/64; errors of four pixels or more become infinite.
     """
 
     def __init__(self, budget: int = 128 << 20) -> None:
@@ -260,11 +259,11 @@ class FlowStore:
 
     @property
     def size(self) -> int:
-        """Bytes that the flows take."""
+        """Bytes used by the flows."""
         return self._size
 
     def get(self, pair: tuple[int, int]) -> Flow | None:
-        """The flow of a pair, None when it is not kept."""
+        """The flow of a pair; None if it is not kept."""
         packed = self._kept.get(pair)
         if packed is None:
             return None
@@ -274,7 +273,7 @@ class FlowStore:
         return Flow(grid(*packed.error.shape) + packed.motion.astype(np.float32) / _PER_PIXEL, error)
 
     def put(self, pair: tuple[int, int], flow: Flow) -> None:
-        """Keep a flow. It may be the only one, however large."""
+        """Keep a flow, however large; it may displace all others."""
         self._drop(pair)
         steps = np.rint((flow.target - grid(*flow.error.shape)) * _PER_PIXEL)
         error: Array32 = np.rint(np.minimum(flow.error * _PER_ERROR, np.float32(_OUTSIDE)))

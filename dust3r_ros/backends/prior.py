@@ -1,4 +1,4 @@
-"""A network's depth as a prior for that of two-view geometry: its scale, how far it can be trusted, both as one."""
+"""A network's depth as a prior for two-view geometry: its scale, its precision, and the combination of both."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from dust3r_ros.backends.stereo import StereoDepth
 from dust3r_ros.geometry.depths import REFERENCE_PRECISION
 from dust3r_ros.types import Array, Array32
 
-_SURE = 0.1  # relative precision of geometry with which a pixel speaks for the scale
+_SURE = 0.1  # relative precision of geometry at which a pixel counts for the scale
 _TILES = 4  # per side of a view: neighbours share the network's error, so evidence is counted in tiles
-_LEAST_OF_TILE = 0.05  # share of a tile's pixels that are sure
-_LEAST_TILES = 5  # fewer tell no spread: that of n has n - 3 in its denominator
-_QUANTILE, _SIGMAS = 0.8, 1.2816  # of the absolute residuals, and where a normal distribution has it
-_AROUND, _CELL = 1 / 6, 1 / 20  # of the long edge: where the bending of a view is alike, and the cells that test that
-_LEAST_AROUND = 0.1  # share of what is around a pixel that must be sure for the bending to count by half
-_FLOOR = 0.02  # no network is more precise than this
-_BEND = 0.5  # beyond the depths that geometry has seen, log depth may be off by this part of how far beyond
-_SHARED = 2.0  # the pairs of a view share the network's error, and what they say is added up
-# C - 1 below which a prior says nothing. What comes after takes the errors of pixels apart from each other as
-# independent, and averages them out over planes, pairs and keyframes; a network's are not, and would look precise.
+_LEAST_OF_TILE = 0.05  # share of a tile's pixels that must be certain
+_LEAST_TILES = 5  # fewer give no spread: that of n has n - 3 in its denominator
+_QUANTILE, _SIGMAS = 0.8, 1.2816  # quantile of the absolute residuals, and its value for a normal distribution
+_AROUND, _CELL = 1 / 6, 1 / 20  # of the long edge: extent of similar bending in a view, and of the cells that test it
+_LEAST_AROUND = 0.1  # share of a pixel's surroundings that must be certain for the bending to count by half
+_FLOOR = 0.02  # no network is more precise
+_BEND = 0.5  # relative error of log depth outside geometry's range of depths, per distance outside
+_SHARED = 2.0  # the pairs of a view share the network's error, and their confidences are added
+# C - 1 below which a prior is dropped. Later steps take the errors of distant pixels as independent and average
+# them over planes, pairs and keyframes; a network's errors are not independent, and would look precise.
 _LEAST_GAIN = 0.25
-# Of what a plane through geometry leaves unexplained. A network that leaves more knows of a view what scenes are like
-# on average, floor below and walls beyond. It would still look precise after bending, which takes after geometry on
-# every smooth surface, and would stand in the way of what geometry itself says of pixels without any.
+# Share of the variance unexplained by a plane through geometry. A network that leaves more only knows what scenes are
+# like on average, floor below and walls beyond. It would still look precise after bending, which follows geometry on
+# every smooth surface, and would displace what geometry itself implies for pixels without depth.
 _MOST_LEFT = 0.5
-_UNPROVEN = 5  # tiles of explaining nothing that every network begins with, so that luck with one view is not enough
-_REMEMBERED = 4000  # tiles, some hundred views: a network that is right about rooms may be wrong about the woods
+_UNPROVEN = 5  # unexplained tiles with which every network starts, so that luck with one view does not suffice
+_REMEMBERED = 4000  # tiles, about a hundred views: a network that is right about rooms may be wrong about woods
 _CONTRADICTION = 3.0  # standard deviations
 _MAX_GAIN = 99.0
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkDepth:
-    """Depth (H, W) of one view by a network, in a unit of its own, 0 for nothing, and its confidence (H, W) >= 1."""
+    """Depth (H, W) of one view by a network, in its own unit, 0 = none, and its confidence (H, W) >= 1."""
 
     depth: Array32
     confidence: Array32
@@ -45,7 +45,7 @@ class NetworkDepth:
 
 @dataclass(frozen=True, eq=False)
 class _Evidence:
-    """Pixels at which both know depth: ``ratio`` (N,) of logs, geometry to network, and what goes with it."""
+    """Pixels at which both know depth: log ratio ``ratio`` (N,), geometry to network, and related values."""
 
     ratio: Array
     weight: Array
@@ -55,9 +55,9 @@ class _Evidence:
 
 
 class TrackRecord:
-    """What a network has left unexplained of all views so far that geometry knew enough of.
+    """The variance that a network has left unexplained in all views so far that geometry knew well enough.
 
-    A poor network fits some view well by luck, and would be believed there if each view were judged by itself.
+    A poor network fits some views well by luck, and would be trusted there if each view were judged alone.
     Older views count less. The same views in the same order give the same record.
     """
 
@@ -65,7 +65,7 @@ class TrackRecord:
         self._tiles, self._network, self._plane = 0.0, 0.0, 0.0
 
     def add(self, tiles: int, network: float, plane: float) -> None:
-        """A view more: variance of log depth beside the network and beside a plane, known from so many tiles."""
+        """Add a view: variance of log depth about the network and about a plane, from ``tiles`` tiles."""
         kept = exp(-tiles / _REMEMBERED)
         self._tiles = kept * self._tiles + tiles
         self._network = kept * self._network + tiles * network
@@ -73,7 +73,7 @@ class TrackRecord:
 
     @property
     def left(self) -> float:
-        """Share of what a plane leaves unexplained that the network leaves, 1 before the first view."""
+        """The network's unexplained variance over that of a plane, 1 before the first view."""
         if self._tiles == 0:
             return 1.0
         unproven = _UNPROVEN * self._plane / self._tiles
@@ -81,16 +81,16 @@ class TrackRecord:
 
 
 def with_prior(stereo: StereoDepth, network: NetworkDepth, record: TrackRecord) -> StereoDepth:
-    """Depth of a view by geometry where that knows more, by the network where that does, by both where they agree.
+    """Depth of a view by geometry or by the network, whichever knows more, and by both where they agree.
 
-    The network's depth takes the unit of geometry by one scale, the weighted median of log ratios where both
-    are sure, and around sure pixels the mean of what it still lacks, for networks bend a view smoothly. How far
-    the ratios spread, over the view and beyond what geometry's own errors explain, is the prior's relative
-    precision sigma; near sure pixels it is what the mean, made without them, misses them by. Pixels of which the
-    network itself is less sure, that lie nearer or farther than what geometry has seen, or in another part of the
-    view, are worse. Its confidence is 1 + (reference / sigma)^2 as in stereo. So a network that is wrong about a view
-    says nothing there, one that has mostly been wrong says nothing at all, and where geometry is sure of too little to
-    tell, none does. ``record``: of this network, to which this view is added.
+    The network's depth is brought to the unit of geometry by one scale, the weighted median of log ratios where
+    both are certain; around certain pixels the mean of the remaining difference is added, since networks bend a
+    view smoothly. The spread of the ratios over the view, beyond geometry's own errors, is the prior's relative
+    precision sigma; near certain pixels it is how far the mean made without them misses them. It is worse for pixels
+    of which the network is less certain, outside geometry's range of depths, or in another part of the view. The
+    confidence is 1 + (reference / sigma)^2 as in stereo. So a network that is wrong about a view is ignored there, one
+    that has mostly been wrong is ignored everywhere, and without enough certain geometry every network is ignored.
+    ``record``: of this network, to which this view is added.
     """
     sure = _evidence(stereo, network)
     prior = None if sure is None else _prior(sure, stereo, network, record)
@@ -108,7 +108,7 @@ def _evidence(stereo: StereoDepth, network: NetworkDepth) -> _Evidence | None:
     sure &= known[tile]
     if known.sum() < _LEAST_TILES:
         return None
-    # Geometry beyond the reference precision is not what the ratio's error comes from
+    # Beyond the reference precision, geometry does not cause the ratio's error
     weight = np.minimum(gain[sure], 1) * np.log(network.confidence[sure])
     return _Evidence(
         np.log(stereo.depth[sure].astype(np.float64) / network.depth[sure]),
@@ -122,7 +122,7 @@ def _evidence(stereo: StereoDepth, network: NetworkDepth) -> _Evidence | None:
 def _prior(
     sure: _Evidence, stereo: StereoDepth, network: NetworkDepth, record: TrackRecord
 ) -> tuple[Array32, Array32] | None:
-    """Depth (H, W) in the unit of geometry and C - 1 (H, W); None where it would say nothing."""
+    """Depth (H, W) in the unit of geometry and C - 1 (H, W); None if the network is to be ignored."""
     scale = _quantile(sure.ratio, sure.weight, 0.5)
     noise = float(np.average(sure.variance, weights=sure.weight))
     variance = _variance(np.abs(sure.ratio - scale), sure.weight, noise)
@@ -132,7 +132,7 @@ def _prior(
     if max(variance / beside_plane, record.left) > _MOST_LEFT:
         return None
     bent, there, local = _bending(sure, scale, noise, variance)
-    # Of a further tile, from a mean and a spread that are known of so many (Student's predictive distribution)
+    # Of a further tile, given mean and spread of the known ones (Student's predictive distribution)
     variance *= (1 + 1 / tiles) * (tiles - 1) / (tiles - 3)
     known = network.depth > 0
     logs = np.log(np.where(known, network.depth, np.float32(1)))
@@ -140,9 +140,9 @@ def _prior(
     near, far = np.quantile(logs[seen], (0.05, 0.95))
     beyond = np.maximum(np.maximum(near - logs, logs - far), 0)
     typical = np.median(network.confidence[seen])
-    # The loss of training is least where confidence is in inverse proportion to the error
+    # The training loss is least if confidence is inversely proportional to the error
     doubt = np.maximum(typical / network.confidence, 1)
-    # The network's error wanders over the view: as much again for every tile of distance
+    # The network's error drifts over the view: as much again for every tile of distance
     far_off = _distance(np.unique(sure.tile))[_tiles(*logs.shape)]
     elsewhere = variance * (doubt * doubt + far_off * far_off)
     total = there * local * doubt * doubt + (1 - there) * elsewhere + (_BEND * beyond) ** 2
@@ -162,17 +162,17 @@ def _off_plane(stereo: StereoDepth, sure: _Evidence) -> Array:
 
 
 def _variance(off: Array, weight: Array, noise: float) -> float:
-    """Of the network's log depth, from how far ratios are off and the variance of geometry."""
+    """Variance of the network's log depth, from the errors ``off`` of ratios and the variance of geometry."""
     spread = _quantile(off, weight, _QUANTILE) / _SIGMAS
-    # A difference of two large numbers is not trusted: at most three quarters are put down to geometry
+    # A difference of two large numbers is not trusted: at most three quarters are attributed to geometry
     return max(spread**2 - noise, spread**2 / 4, _FLOOR**2)
 
 
 def _bending(sure: _Evidence, scale: float, noise: float, variance: float) -> tuple[Array32, Array32, float]:
-    """What the network's log depth lacks around each pixel (H, W), how much that counts there, and its variance.
+    """The error of the network's log depth around each pixel (H, W), how much it counts there, and its variance.
 
-    A network bends a view smoothly: the weighted mean of the residuals around a pixel tells of it. Its variance
-    is that of residuals that the mean was made without: cells like the fields of a chess board take turns.
+    A network bends a view smoothly: the weighted mean of the residuals around a pixel measures it. Its variance
+    is that of residuals left out of the mean: the cells of a chess board take turns.
     """
     shape = sure.at.shape
     most = 3 * np.sqrt(variance + noise)
@@ -198,7 +198,7 @@ def _bending(sure: _Evidence, scale: float, noise: float, variance: float) -> tu
 def _joined(stereo: StereoDepth, prior: Array32, suggested: Array32) -> tuple[Array32, Array32]:
     """Depth and confidence of both: their mean where they agree, else the more confident one.
 
-    A prior that wins against geometry is less sure by what they differ, in proportion to geometry's say.
+    A prior that wins against geometry loses confidence by their difference, in proportion to geometry's weight.
     """
     own = np.where(stereo.depth > 0, stereo.confidence - 1, 0).astype(np.float32)
     total = np.maximum(own + suggested, np.float32(1e-12))
@@ -221,7 +221,7 @@ def _tiles(height: int, width: int) -> np.ndarray:
 
 
 def _distance(tiles: np.ndarray) -> Array32:
-    """(tiles of a view) how many tiles each is away from the nearest of ``tiles``."""
+    """(tiles of a view) distance of each, in tiles, from the nearest of ``tiles``."""
     at = np.stack(np.divmod(np.arange(_TILES**2), _TILES), axis=1)
     return np.abs(at[:, None] - at[tiles]).max(axis=-1).min(axis=1).astype(np.float32)
 

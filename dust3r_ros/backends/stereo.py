@@ -12,8 +12,8 @@ from dust3r_ros.geometry.depths import REFERENCE_PRECISION
 from dust3r_ros.geometry.pinhole import center_of
 from dust3r_ros.types import Array, Array32
 
-_BEST_MATCH_PX = 0.15  # no flow is more precise than this
-_AROUND = (15, 15)  # pixels over which the error of flow is alike
+_BEST_MATCH_PX = 0.15  # no flow is more precise
+_AROUND = (15, 15)  # pixels over which the error of flow is similar
 _MAX_MISS_PX = 1.5
 _MAX_CONFIDENCE = 100.0
 _TINY = np.float32(1e-20)
@@ -21,9 +21,9 @@ _TINY = np.float32(1e-20)
 
 @dataclass(frozen=True, eq=False)
 class StereoDepth:
-    """``depth`` (H, W) float32: z in the first view, in units of the baseline given; ``confidence`` (H, W) >= 1.
+    """``depth`` (H, W) float32: z in the first view, in units of the given baseline; ``confidence`` (H, W) >= 1.
 
-    ``parallax_deg``: median angle at which the rays of consistent pixels meet, 0 when there are none.
+    ``parallax_deg``: median angle at which the rays of consistent pixels meet, 0 if there are none.
     """
 
     depth: Array32
@@ -37,10 +37,10 @@ def depth_from_flow(
     """Triangulate every pixel of view a that the flow takes to view b consistently.
 
     The ray of b is moved onto the epipolar line of its pixel; how far it moved is the epipolar
-    error. How far matches around a pixel miss their lines tells how far they err along them, which nothing else
-    shows: little where texture is rich, more where it is faint. Confidence is 1 + (reference / precision)^2, where
-    the relative precision of depth is the match's standard deviation (its own misses and, twice, the mean
-    square of those around it) over focal and parallax. Pixels that meet
+    error. How far the matches around a pixel miss their lines is the only sign of how far they err along them:
+    little where texture is rich, more where it is faint. Confidence is 1 + (reference / precision)^2, where
+    the relative precision of depth is the match's standard deviation (its own errors and, twice, the mean
+    square of those around it) over focal and parallax. Pixels whose rays meet
     at less than ``min_parallax_deg``, lie behind a camera or miss their epipolar line by more than
     1.5 pixels have confidence 1.
     """
@@ -58,7 +58,7 @@ def depth_from_flow(
         square = along_x * along_x + along_y * along_y
         depth = ((t[0] - x * t[2]) * along_x + (t[1] - y * t[2]) * along_y) / np.maximum(square, _TINY)
         depth_b = depth * far_z + t[2]
-        # |far x ray_b|: along is its first two components, turned by a right angle
+        # |far x ray_b|: along is its first two components, rotated by a right angle
         twist = far_x * y - far_y * x
         lengths = (far_x * far_x + far_y * far_y + far_z * far_z) * (x * x + y * y + 1.0)
         sine = np.sqrt((square + twist * twist) / lengths)
@@ -74,7 +74,7 @@ def depth_from_flow(
 
 
 def _at_infinity(shape: tuple[int, int], focal: float, R: Array32) -> tuple[Array32, Array32, Array32]:
-    """x, y and z, (H, W) each, of the points at infinity along the rays of view a, turned by ``R`` (3, 3) into b."""
+    """x, y and z, (H, W) each, of the points at infinity along the rays of view a, rotated by ``R`` (3, 3) into b."""
     height, width = shape
     cx, cy = center_of(height, width)
     x = ((np.arange(width, dtype=np.float32) - cx) / focal).astype(np.float32)[None, :]
@@ -84,7 +84,7 @@ def _at_infinity(shape: tuple[int, int], focal: float, R: Array32) -> tuple[Arra
 
 
 def _match_variance(error: Array32, epipolar: Array32, matched: np.ndarray) -> Array32:
-    """(H, W) pixels squared, of what matches err by along their lines: their own misses, and those around them."""
+    """(H, W) variance, pixels squared, of matches along their lines: from their own errors and those around them."""
     variance: Array32 = _BEST_MATCH_PX**2 + 2 * _mean_around(epipolar * epipolar, matched)
     variance += error * error + epipolar * epipolar
     return variance

@@ -25,7 +25,7 @@ _DEFAULT_FOCAL = 1.0  # of the long edge: 53 degrees of view
 
 @dataclass(frozen=True, eq=False)
 class PairDepths:
-    """What two-view geometry knows of a pair: depth of each view in its own camera, where the second lies in the first.
+    """Two-view geometry of a pair: depth of each view in its own camera, and the pose of the second in the first.
 
     ``focals``: pixels of both views. Depth is in the unit of ``first_T_second``.
     """
@@ -38,11 +38,11 @@ class PairDepths:
 
     @property
     def tells(self) -> bool:
-        """Whether there is depth of a pixel."""
+        """Whether any pixel has depth."""
         return any((view.confidence > 1).any() for view in self.depths)
 
     def prediction(self) -> PairPrediction:
-        """As pointmaps, in the form of the network's."""
+        """As pointmaps, in the same form as a network's."""
         a, b = self.depths
         points = (
             _pointmap(_filled(a), self.focals[0], np.eye(4)),
@@ -58,12 +58,12 @@ class _View:
 
     @cached_property
     def digest(self) -> int:
-        """Tells another image by the same index."""
+        """Detects another image with the same index."""
         return zlib.crc32(self.gray.tobytes())
 
     @cached_property
     def features(self) -> Features:
-        """For steps too wide for flow."""
+        """Features, for steps too wide for flow."""
         return extract(self.gray)
 
 
@@ -71,9 +71,9 @@ class TwoViewBackend:
     """Dense flow, essential matrix, triangulation of every consistent pixel.
 
     A pair whose rays hardly meet (little parallax, pure rotation) or whose images do not match has
-    confidence 1 everywhere: it says nothing of depth. With both poses known the pair's unit of
-    length is the map's; without, the median depth of the first view is 1. Flows are kept, packed, after
-    their views are forgotten: when poses change, or a view comes back, only depth is computed anew.
+    confidence 1 everywhere: depth unknown. With both poses known the pair's unit of
+    length is the map's; without, the median depth of the first view is 1. Packed flows are kept after
+    their views are forgotten: when poses change, or a view returns, only depth is computed again.
     """
 
     name = "two_view"
@@ -83,11 +83,11 @@ class TwoViewBackend:
         """Flows are kept up to ``flow_bytes``."""
         self._min_parallax_deg = min_parallax_deg
         self._views: dict[int, _View] = {}
-        self._digests: dict[int, int] = {}  # of the images that flows are of
+        self._digests: dict[int, int] = {}  # of the images of the flows
         self._flows = FlowStore(flow_bytes)
 
     def add(self, view: View) -> None:
-        """Take a view (H, W, 3) RGB uint8 in."""
+        """Add a view (H, W, 3) RGB uint8."""
         if view.image.ndim != 3 or view.image.shape[2] != 3 or view.image.dtype != np.uint8:
             raise InputError(f"view {view.index} has shape {view.image.shape}; it must be (H, W, 3) uint8")
         made = _View(view.camera, cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY))
@@ -96,7 +96,7 @@ class TwoViewBackend:
         self._views[view.index], self._digests[view.index] = made, made.digest
 
     def has(self, index: int) -> bool:
-        """Whether a view is kept."""
+        """Whether a view is held."""
         return index in self._views
 
     def clear(self) -> None:
@@ -130,7 +130,7 @@ class TwoViewBackend:
         poses: Mapping[int, Array] | None = None,
         landmarks: Mapping[int, Array] | None = None,
     ) -> list[PairDepths | None]:
-        """The same before it becomes pointmaps; None for a pair whose relative pose is not to be had."""
+        """``predict`` before the conversion to pointmaps; None for a pair without a relative pose."""
         relative: dict[tuple[int, int], Array | None] = {}
         found = []
         for first, second in pairs:
@@ -144,7 +144,7 @@ class TwoViewBackend:
         return found
 
     def nothing_known(self, first: int, second: int, focals: Mapping[str, float]) -> PairPrediction:
-        """The prediction that says nothing."""
+        """A prediction with confidence 1 everywhere."""
         ones = [np.ones(self._views[index].gray.shape, np.float32) for index in (first, second)]
         points = [
             _pointmap(one, self._focal(index, focals), np.eye(4))
@@ -176,7 +176,7 @@ class TwoViewBackend:
         poses: Mapping[int, Array],
         landmarks: Mapping[int, Array],
     ) -> tuple[Array32, Array32] | None:
-        """Targets both ways by the landmarks of both views; None where poses or landmarks are missing."""
+        """Targets both ways from the landmarks of both views; None if poses or landmarks are missing."""
         if not all(view in poses and view in landmarks for view in (first, second)):
             return None
         found = []
@@ -189,7 +189,7 @@ class TwoViewBackend:
         return None if forth is None or back is None else (forth, back)
 
     def _guess(self, first: int, second: int) -> tuple[Array32, Array32] | None:
-        """Targets both ways through a view whose flow to both is known: two small steps for a wide one."""
+        """Targets both ways through a view with known flow to both: two small steps for a wide one."""
         for middle in self._views:
             steps = [(first, middle), (middle, second), (second, middle), (middle, first)]
             if all(step in self._flows for step in steps):
@@ -205,7 +205,7 @@ class TwoViewBackend:
     def _relative_pose(
         self, first: int, second: int, focals: Mapping[str, float], poses: Mapping[int, Array]
     ) -> Array | None:
-        """``second_T_first``: from the poses when both are known, else up to scale from the flow; None if neither."""
+        """``second_T_first``: from the poses if both are known, else up to scale from the flow; None without."""
         if first in poses and second in poses:
             return invert(poses[second]) @ poses[first]
         flow = self._flow(first, second)
@@ -243,7 +243,7 @@ class TwoViewBackend:
 
 
 def _pointmap(depth: Array32, focal: float, T: Array) -> Array32:
-    """(H, W, 3) points of a depth map, moved by ``T``; in single precision, each coordinate at a time."""
+    """(H, W, 3) points of a depth map, moved by ``T``; in single precision, one coordinate at a time."""
     height, width = depth.shape
     cx, cy = center_of(height, width)
     x = ((np.arange(width) - cx) / focal).astype(np.float32)[None, :]
@@ -255,6 +255,6 @@ def _pointmap(depth: Array32, focal: float, T: Array) -> Array32:
 
 
 def _filled(stereo: StereoDepth) -> Array32:
-    """Depth with the median where nothing is known, so that every pixel has a point as the network's has."""
+    """Depth with the median where unknown, so that every pixel has a point, as from a network."""
     known = stereo.confidence > 1.0
     return np.where(known, stereo.depth, np.median(stereo.depth[known]) if known.any() else np.float32(1.0))

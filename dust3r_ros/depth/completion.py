@@ -1,4 +1,4 @@
-"""Depth where pairs know little: cut at outlines, completed by planes in plain regions and around what is sure."""
+"""Depth where pairs know little: cut at outlines, completed by planes in plain regions and near certain depth."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from dust3r_ros.features.masks import Mask
 from dust3r_ros.geometry.depths import REFERENCE_PRECISION
 from dust3r_ros.types import Array, Array32, Image
 
-_PLAIN_STEP = 8.0  # grey levels between neighbours, in each channel, that are texture; more in a noisy image
+_PLAIN_STEP = 8.0  # grey levels between neighbours, in each channel, that count as texture; more in a noisy image
 _SIGMAS = 3.0  # of noise
 _LEAST_AREA = 0.002  # of the image
-_LAPLACE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)  # noise comes out 6 times as large
-_PER_QUARTILE = 1 / 0.3186  # deviation of normal errors over the size that a quarter of them stays below
-_NOISIEST = 5.0  # grey levels: more than that is texture
+_LAPLACE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)  # scales noise by 6
+_PER_QUARTILE = 1 / 0.3186  # standard deviation of normal errors over the quartile of their size
+_NOISIEST = 5.0  # grey levels: anything above is texture
 
 
 @dataclass(frozen=True, eq=False)
 class PlainRegion:
-    """A region in its box of the image: ``inside`` (h, w) says which pixels of [``rows``, ``columns``] it has.
+    """A region in its box of the image: ``inside`` (h, w) marks its pixels in [``rows``, ``columns``].
 
-    The box goes a margin further than the region, as far as the image does.
+    The box extends a margin beyond the region, within the image.
     """
 
     rows: slice
@@ -31,24 +31,24 @@ class PlainRegion:
     inside: Mask
 
     def depth_inside(self) -> Array32:
-        """(h, w) pixels from the region's outline, 0 outside; where the image ends, the region does not."""
+        """(h, w) distance in pixels to the region's outline, 0 outside; the image border is not an outline."""
         return np.asarray(cv2.distanceTransform(self.inside.astype(np.uint8), cv2.DIST_L2, 3), np.float32)
 
     def outline(self) -> Mask:
-        """(h, w) its outermost pixels, those at the image's border too."""
+        """(h, w) its outermost pixels, including those at the image border."""
         inside = self.inside.astype(np.uint8)
         return (inside > 0) & (cv2.erode(inside, _square(3), borderType=cv2.BORDER_CONSTANT, borderValue=0) == 0)
 
     def grown(self, pixels: int) -> Mask:
-        """(h, w) the region and what is so many pixels around it, diagonally too."""
+        """(h, w) the region dilated by ``pixels``, also diagonally."""
         return cv2.dilate(self.inside.astype(np.uint8), _square(2 * pixels + 1)) > 0
 
 
 def plain_regions(image: Image, margin: int) -> list[PlainRegion]:
-    """Regions of 0.2 % of the ``image`` (H, W, 3) uint8 at least, in falling size, in boxes of ``margin`` more pixels.
+    """Plain regions of at least 0.2 % of the ``image`` (H, W, 3) uint8, largest first, in boxes with ``margin`` pixels.
 
-    In a region no colour changes by more than a few grey levels within three pixels, so shading runs on through it and
-    outlines end it.
+    In a region no colour changes by more than a few grey levels within three pixels, so shading does not end it, but
+    outlines do.
     """
     soft = cv2.GaussianBlur(image, (3, 3), 0)
     step = (cv2.dilate(soft, _square(3)) - cv2.erode(soft, _square(3))).max(axis=2)
@@ -66,7 +66,7 @@ def plain_regions(image: Image, margin: int) -> list[PlainRegion]:
 
 
 def _noise(image: Image) -> float:
-    """Standard deviation of a sensor's noise, grey levels (after Immerkaer, CVIU 1996), where the image is plainest."""
+    """Standard deviation of sensor noise, grey levels (after Immerkaer, CVIU 1996), in the plainest image areas."""
     response = cv2.filter2D(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.CV_32F, _LAPLACE)
     return min(float(np.quantile(np.abs(response), 0.25)) * _PER_QUARTILE / 6.0, _NOISIEST)
 
@@ -75,24 +75,24 @@ def _square(side: int) -> np.ndarray:
     return np.ones((side, side), np.uint8)
 
 
-_PLANES = 1 / 32  # of the long edge: how far the planes of filling may run over an outline
-_PATCHES = 6  # pixels: how far flow may
-_STEPS = 6  # samples on each side of a pixel, in each direction, over one and a half times the reach
-_ALIKE = 12  # grey levels, in each channel, within which two pixels look alike
-_LEAST_CORE = 7  # pixels: what holds no square of this side without depth is a gap and no region
-_DEEP = np.float32(0.6)  # of the way from the rim of what has depth to its middle: surely no overrun
+_PLANES = 1 / 32  # of the long edge: how far the planes of ``fill_depth`` may run over an outline
+_PATCHES = 6  # pixels: the same for flow
+_STEPS = 6  # samples on each side of a pixel, along each axis, over one and a half times the reach
+_ALIKE = 12  # grey levels, in each channel, within which two pixels look the same
+_LEAST_CORE = 7  # pixels: without depth, an area that holds no square of this side is a gap, not a region
+_DEEP = np.float32(0.6)  # of the way from the rim of an area with depth to its centre: no overrun goes further
 _LEAST_VOTES = 4
-_MARGIN = 3  # times as many look-alikes without depth as with it
+_MARGIN = 3  # times as many similar samples without depth as with depth
 
 
 def cut_at_outlines(depth: Array32, confidence: Array32, image: Image) -> tuple[Array32, Array32]:
-    """Depth (H, W), 0 = none, and confidence (H, W) >= 1 without the rims that belong to regions of no depth.
+    """Depth (H, W), 0 = none, and confidence (H, W) >= 1 without the rims that belong to regions without depth.
 
-    Outlines of things are edges of the ``image`` (H, W, 3) uint8, but the patches of flow and the planes of
-    filling run over them. A pixel near a region without depth is compared with samples of that region
-    and of the inner part of what has depth: if it looks like the former and hardly any of the latter
-    looks like it, it belongs to the region. Where nothing in the image tells the two apart, depth stays.
-    The pixels next to what is cut show some of both sides and go too.
+    Outlines of objects are edges in the ``image`` (H, W, 3) uint8, but the patches of flow and the planes of
+    ``fill_depth`` run over them. A pixel near a region without depth is compared with samples of that region
+    and of the inner part of the area with depth: if it looks like the former and unlike almost all of the latter,
+    it belongs to the region. Where the image does not separate the two, depth stays.
+    The pixels next to a cut mix both sides and are cut too.
     """
     known = confidence > 1
     square = np.ones((_LEAST_CORE, _LEAST_CORE), np.uint8)
@@ -105,7 +105,7 @@ def cut_at_outlines(depth: Array32, confidence: Array32, image: Image) -> tuple[
     inner = (known & (away > np.minimum(reach, _DEEP * middle))).astype(np.uint8)
     out, within = _votes(image, core, inner, 1.5 * reach)
     foreign = known & (away <= reach) & (out >= _LEAST_VOTES) & (out > _MARGIN * within.astype(np.int32))
-    # Speckles of a thing in the region's colour are no part of the region
+    # Speckles of an object in the region's colour are not part of the region
     cut = cv2.morphologyEx((foreign | (core > 0)).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     mixed = cv2.dilate(cut * known, np.ones((3, 3), np.uint8)) > 0
     keep = known & ~mixed
@@ -113,7 +113,7 @@ def cut_at_outlines(depth: Array32, confidence: Array32, image: Image) -> tuple[
 
 
 def _votes(image: Image, core: np.ndarray, inner: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """How many samples of ``core`` and of ``inner`` (H, W) around each pixel look like it, (H, W) uint8 each."""
+    """How many samples of ``core`` and of ``inner`` (H, W) around each pixel look similar, (H, W) uint8 each."""
     height, width = core.shape
     step = max(1, round(reach / _STEPS))
     pad = _STEPS * step
@@ -131,28 +131,28 @@ def _votes(image: Image, core: np.ndarray, inner: np.ndarray, reach: float) -> t
     return votes[0], votes[1]
 
 
-_REACH = 6  # pixels that depth runs over an outline: what is known deeper inside a region is its own
-_RIM = 4  # pixels around a region that tell of it
-_OUTLINE = 2  # pixels from a plain region to the middle of its outline
-_LEAST_DEEP = 0.05  # of a region, deeper inside: else it is a strip, that its surroundings close
-_LEAST_OWN = 0.15  # of what is deep inside, known: noise looks like that much of a surface now and then
-_MOST = 2 / 3  # of what a region knows of its own, or of its outline, must lie on the plane
-_HALF = 0.5  # of all that is known in and around it too: else the plane is what crosses the region or lies beside it
-_FLOOR = 0.02  # no plane is more precise than this: surfaces are not flat
-_BUMPS = 4.0  # to which what is not flat about a surface averages out over it
-_MOST_GAIN = 10.0  # of a single pixel in a fit: neighbours share their errors
+_REACH = 6  # pixels by which depth overruns an outline: depth deeper inside a region is its own
+_RIM = 4  # pixels around a region used as evidence
+_OUTLINE = 2  # pixels from a plain region to the centre of its outline
+_LEAST_DEEP = 0.05  # of a region must lie deeper inside: else it is a strip, which its surroundings close
+_LEAST_OWN = 0.15  # of the deep inside must be known: noise sometimes looks like that much of a surface
+_MOST = 2 / 3  # of a region's own depth, or of its outline, must lie on the plane
+_HALF = 0.5  # of all depth in and around it too: else the plane only crosses the region or lies beside it
+_FLOOR = 0.02  # no plane is more precise: surfaces are not flat
+_BUMPS = 4.0  # to which the unevenness of a surface averages out over it
+_MOST_GAIN = 10.0  # weight of a single pixel in a fit: neighbours share their errors
 _LEAST_GAIN = 0.02
-_PATCH = 49  # pixels of a flow's patch, which share their error
-_SIGMAS_SQUARED = 6.0  # beyond which something is not on the plane
+_PATCH = 49  # pixels of a flow patch, which share their error
+_SIGMAS_SQUARED = 6.0  # beyond which a point is not on the plane
 _TRIALS, _SAMPLE, _MOST_USED, _LEAST_USED = 100, 300, 3000, 30
-_LEAST_SPREAD = 20.0  # twice the area, pixels, of triangles that say how a plane is tilted
+_LEAST_SPREAD = 20.0  # twice the least area, pixels, of triangles that determine the tilt of a plane
 
 
 @dataclass(frozen=True, eq=False)
 class _Evidence:
-    """What is known in and around a region: ``at`` (N, 3) rows (1, x, y), ``inverse`` (N,) depth, ``own`` (N,).
+    """Known depth in and around a region: ``at`` (N, 3) rows (1, x, y), ``inverse`` (N,) depth, ``own`` (N,).
 
-    ``variance``: of the inverse depth, relative, with that of surfaces that are not flat; ``weight`` = its inverse.
+    ``variance``: of the inverse depth, relative, including the unevenness of surfaces; ``weight`` = its inverse.
     """
 
     at: Array
@@ -162,7 +162,7 @@ class _Evidence:
     own: np.ndarray
 
     def on(self, plane: Array) -> tuple[np.ndarray, Array]:
-        """(N,) what lies on a plane (3,), and how far off it all is, relative to it."""
+        """(N,) which points lie on a plane (3,), and how far off all are, relative to it."""
         said = self.at @ plane
         off = self.inverse / np.where(said > 0, said, np.nan) - 1
         return np.nan_to_num(off * off, nan=np.inf) < _SIGMAS_SQUARED * self.variance, off
@@ -171,14 +171,14 @@ class _Evidence:
 def complete_planes(depth: Array32, confidence: Array32, image: Image) -> tuple[Array32, Array32, Mask]:
     """Depth (H, W), 0 = none, and confidence (H, W) >= 1 with plain regions of ``image`` (H, W, 3) completed.
 
-    Inverse depth is affine in the pixel on a plane. One is sought for each region without texture by random triples
-    of what is known in it and along its outline, then fitted. It counts if two thirds of what the region knows of
-    its own, away from the outline, lie on it, and half of all that is known; or two thirds of the outline, if it knows
-    nothing. So a wall or a floor takes the plane that texture on it, or all its edges, agree on (after Gallup et al.,
-    "Piecewise Planar and Non-Planar Stereo", CVPR 2010), while sky, which only borders on things, takes none. Its
-    confidence is that of the fit: less where it has to reach far. The third result is (H, W) where nothing can be
-    known: regions without a plane, up to the outline, but for what is near to depth deep inside them. Patches that
-    run over the outline are all that tells of the rest.
+    On a plane, inverse depth is affine in the pixel. For each region without texture, a plane is found from random
+    triples of the known depth in it and along its outline, then fitted. It is accepted if two thirds of the region's
+    own depth, away from the outline, lie on it, and half of all known depth; or two thirds of the outline, if there is
+    no own depth. So a wall or a floor takes the plane on which its texture, or all its edges, agree (after Gallup et
+    al., "Piecewise Planar and Non-Planar Stereo", CVPR 2010), while sky, which only borders on objects, takes none. Its
+    confidence is that of the fit, lower where it extrapolates far. The third result (H, W) marks where nothing can be
+    known: regions without a plane, up to the outline, except near depth deep inside them. All other depth there comes
+    from patches that run over the outline.
     """
     filled, sure, blank = depth.copy(), confidence.copy(), np.zeros(depth.shape, bool)
     rng = np.random.default_rng(0)
@@ -198,7 +198,7 @@ def complete_planes(depth: Array32, confidence: Array32, image: Image) -> tuple[
 
 
 def _own(evidence: Mask, deep: Mask) -> Mask:
-    """(h, w) where what is known ``deep`` inside a region tells of it, which is nowhere if hardly anything is."""
+    """(h, w) known depth ``deep`` inside a region that counts as its own; none if there is hardly any."""
     if evidence.sum() < _LEAST_OWN * deep.sum():
         return np.zeros_like(evidence)
     return cv2.dilate(evidence.astype(np.uint8), np.ones((2 * _REACH + 1, 2 * _REACH + 1), np.uint8)) > 0
@@ -207,7 +207,7 @@ def _own(evidence: Mask, deep: Mask) -> Mask:
 def _completed(
     region: PlainRegion, deep: Mask, known: Mask, depth: Array32, confidence: Array32, rng: np.random.Generator
 ) -> tuple[Array32, Array32]:
-    """Inverse depth and confidence (h, w) by the plane of a region; confidence 1 where there is none."""
+    """Inverse depth and confidence (h, w) from the plane of a region; confidence 1 where there is none."""
     nothing = np.zeros(depth.shape, np.float32), np.ones(depth.shape, np.float32)
     rows, columns = np.nonzero(known & region.grown(_RIM))
     if len(rows) < _LEAST_USED:
@@ -228,7 +228,7 @@ def _completed(
 
 
 def _plane(evidence: _Evidence, rng: np.random.Generator) -> Array | None:
-    """(3,) offset and tilts of inverse depth that most of the evidence agrees on; None for none."""
+    """(3,) offset and tilts of inverse depth on which most of the evidence agrees; None if there is none."""
     some = rng.choice(len(evidence.at), min(_SAMPLE, len(evidence.at)), replace=False)
     triples = rng.integers(0, len(some), (_TRIALS, 3))
     at, inverse = evidence.at[some], evidence.inverse[some]
@@ -272,10 +272,10 @@ def _supported(
 def _said(
     evidence: _Evidence, plane: Array, on: np.ndarray, off: Array, each: float, shape: tuple[int, ...]
 ) -> tuple[Array32, Array32]:
-    """Inverse depth and confidence (h, w) by a plane through what lies ``on`` it; a piece of evidence is ``each``.
+    """Inverse depth and confidence (h, w) from a plane through the evidence ``on`` it, with weight ``each`` per piece.
 
-    Errors of patches average out, what is not flat less so; and both count more, the further a pixel is from what
-    carries the plane (its leverage).
+    Errors of patches average out, unevenness less so; both count more the further a pixel is from the evidence
+    (its leverage).
     """
     weight = evidence.weight[on] / evidence.weight[on].sum()
     noise = float(weight @ evidence.variance[on]) - _FLOOR**2
@@ -294,20 +294,20 @@ def _said(
     return inverse.astype(np.float32), gained.astype(np.float32)
 
 
-_RADII = (1 / 64, 1 / 32)  # of the long edge: half a side of the squares that planes are fitted in
+_RADII = (1 / 64, 1 / 32)  # of the long edge: half the side of the squares in which planes are fitted
 _STEP = 2  # planes are fitted on every other row and column
-_LEAST_KNOWN = 0.2  # share of a square's pixels below which nothing is said
-_LEAST_FITTED_GAIN = 0.1  # C - 1 below which a plane says nothing: it is off by 10 %
-_STEEPEST = 0.25  # change of inverse depth across a square beyond which it is a step and no plane
-_RIDGE = 0.02  # of the squared radius: what is known on a line does not tilt a plane
+_LEAST_KNOWN = 0.2  # share of a square's pixels below which no plane is fitted
+_LEAST_FITTED_GAIN = 0.1  # C - 1 below which a plane is dropped: it is off by 10 %
+_STEEPEST = 0.25  # change of inverse depth across a square beyond which it is a step, not a plane
+_RIDGE = 0.02  # of the squared radius: points on a line do not determine the tilt of a plane
 _TINY = np.float32(1e-12)
 
 
 @dataclass(frozen=True, eq=False)
 class _Planes:
-    """Per pixel of a reduced image a plane: inverse depth ``offset`` + x ``tilt_x`` + y ``tilt_y``, ``confidence``.
+    """A plane per pixel of a reduced image: inverse depth ``offset`` + x ``tilt_x`` + y ``tilt_y``, ``confidence``.
 
-    x and y are reduced pixels from the middle of the image; confidence is 1 where there is no plane.
+    x and y are reduced pixels from the image centre; confidence is 1 where there is no plane.
     """
 
     offset: Array32
@@ -316,7 +316,7 @@ class _Planes:
     confidence: Array32
 
     def at_full_size(self, height: int, width: int) -> tuple[Array32, Array32]:
-        """Inverse depth and confidence, each (H, W): every pixel takes the plane of its reduced one, unmixed."""
+        """Inverse depth and confidence, each (H, W): every pixel takes its reduced pixel's plane, without blending."""
         offset, tilt_x, tilt_y, confidence = (
             cv2.resize(part, (width, height), interpolation=cv2.INTER_NEAREST)
             for part in (self.offset, self.tilt_x, self.tilt_y, self.confidence)
@@ -326,14 +326,14 @@ class _Planes:
 
 
 def fill_depth(depth: Array32, confidence: Array32) -> tuple[Array32, Array32]:
-    """Depth (H, W), 0 = none, and confidence (H, W) >= 1 with gaps closed and unsure pixels smoothed.
+    """Depth (H, W), 0 = none, and confidence (H, W) >= 1 with gaps closed and uncertain pixels smoothed.
 
-    Inverse depth is affine in the pixel on a plane. In squares of two sizes around each pixel a plane
-    is fitted to inverse depth, weighted by C - 1. What its residuals are larger than the errors that C admits is no
-    plane's, and counts in full; the errors average out over the patches in the square, however well they agree;
-    both grow with sqrt(1 + leverage). Its relative precision is 2 % at best; confidence follows as it does in
-    stereo, less where under half of the square is known. So a square that holds two surfaces, or that has to reach
-    far, says little. A pixel takes the plane's word where it is more confident than its own.
+    On a plane, inverse depth is affine in the pixel. In squares of two sizes around each pixel a plane
+    is fitted to inverse depth, weighted by C - 1. Residuals beyond the errors that C implies are deviations from a
+    plane and count in full; the errors average out over the patches in the square, however well they agree;
+    both grow with sqrt(1 + leverage). Its relative precision is 2 % at best; confidence follows as in
+    stereo, lower where less than half of the square is known. So a square with two surfaces, or one that extrapolates
+    far, has little confidence. A pixel takes the plane's depth where that is more confident than its own.
     """
     filled, sure = depth, confidence
     height, width = depth.shape
@@ -386,7 +386,7 @@ def _planes(depth: Array32, confidence: Array32, side: int) -> _Planes:
 
 
 def _reduced(depth: Array32, confidence: Array32) -> tuple[Array32, Array32, Array32]:
-    """C - 1, and its products with inverse depth and with that squared, each averaged over reduced pixels."""
+    """C - 1, and its products with inverse depth and with inverse depth squared, each averaged over reduced pixels."""
     height, width = depth.shape[0] // _STEP, depth.shape[1] // _STEP
     known = depth > 0
     gain = np.where(known, np.minimum(confidence - 1, np.float32(_MOST_GAIN)), 0).astype(np.float32)
@@ -399,5 +399,5 @@ def _reduced(depth: Array32, confidence: Array32) -> tuple[Array32, Array32, Arr
 
 
 def _from_middle(count: int, reduced: int) -> Array32:
-    """Places of ``count`` pixels among ``reduced`` ones that cover the same length, from its middle."""
+    """Coordinates of ``count`` pixels from their centre, in units of the ``reduced`` pixels of the same span."""
     return ((np.arange(count) + 0.5) * reduced / count - reduced / 2).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Depth of keyframes under construction: what pairs add to it, and how keyframes share what they know."""
+"""Depth of keyframes under construction: the estimates of pairs, and the sharing of depth between keyframes."""
 
 from __future__ import annotations
 
@@ -16,48 +16,48 @@ from dust3r_ros.geometry.pinhole import Pinhole
 from dust3r_ros.types import Array, Array32, Image, PairPrediction
 
 Depth = tuple[Array32, Array32]  # (H, W) z of the keyframe's own camera, 0 = none, and confidence >= 1
-_FROZEN = -1  # in place of the other view of a pair: all that was known when single estimates were let go
+_FROZEN = -1  # key in place of the other view: everything known when single estimates were dropped
 
 
 class KeyframeDepth:
-    """Depth of one keyframe: an estimate for each other view of its pairs, what they fuse to, gaps closed.
+    """Depth of one keyframe: an estimate from each of its pairs, fused, with gaps closed.
 
-    What other keyframes know of the same surfaces is handed to it besides. Single estimates are let go by
-    ``freeze``; the fused map stays. A preview stands in until there is an estimate. What comes and what is read is
-    in map units. What is kept is in a unit of its own, so that what is read does not depend on when it was read before.
+    Depth of the same surfaces from other keyframes is added. ``freeze`` drops single estimates and keeps the fused
+    map. A preview stands in until there is an estimate. Input and output are in map units. Storage has its own unit,
+    so that what is read does not depend on when it was read before.
     """
 
     def __init__(self) -> None:
         self.unit = 1.0  # map units
-        self.givers: set[int] = set()  # keyframes that handed depth to it
+        self.givers: set[int] = set()  # keyframes that have handed depth to it
         self._estimates: dict[int, Depth] = {}
-        self._own: Depth | None = None  # what the estimates fuse to
+        self._own: Depth | None = None  # the fused estimates
         self._handed: Depth | None = None
         self._fused: Depth | None = None
         self._preview: Depth | None = None
         self._image: Image | None = None
         self._mask: tuple[np.ndarray, tuple[int, ...]] | None = None  # packed, and its shape
-        self._since: tuple[object, float] = None, 1.0  # what only a change of unit leaves as it is; the unit then
+        self._since: tuple[object, float] = None, 1.0  # the object returned by ``pixels``; the unit at its creation
 
     def show(self, image: Image) -> None:
-        """The image (H, W, 3) that the depth belongs to until it is frozen: depth ends at its outlines."""
+        """Set the image (H, W, 3) of the depth until it is frozen: depth ends at its outlines."""
         self._image = image
 
     def leave_out(self, mask: np.ndarray) -> None:
-        """There is no depth where ``mask`` (H, W) is true, whatever pairs say; in place of an earlier mask."""
+        """Leave out depth where ``mask`` (H, W) is true, whatever pairs say; replaces an earlier mask."""
         self._mask = np.packbits(mask), mask.shape
         self.touch()
 
     @property
     def left_out(self) -> np.ndarray | None:
-        """(H, W) where there is no depth whatever pairs say; None for nowhere."""
+        """(H, W) where depth is left out, whatever pairs say; None for nowhere."""
         if self._mask is None:
             return None
         packed, shape = self._mask
         return np.unpackbits(packed, count=shape[0] * shape[1]).astype(bool).reshape(shape)
 
     def put(self, other: int, depth: Array32, confidence: Array32) -> None:
-        """What the pair with a view says, in place of what it said before."""
+        """Take the estimate of the pair with view ``other``; replaces its earlier one."""
         self._estimates[other] = self._kept(
             np.where(confidence > 1.0, depth, 0.0).astype(np.float32),
             np.where(depth > 0, confidence, 1.0).astype(np.float32),
@@ -66,17 +66,17 @@ class KeyframeDepth:
         self.touch()
 
     def preview(self, depth: Array32, confidence: Array32) -> None:
-        """What is shown before the first pair, (H, W) each."""
+        """Set the depth shown before the first pair, (H, W) each."""
         self._preview = self._kept(depth, confidence)
         self.touch()
 
     @property
     def estimated(self) -> bool:
-        """Whether there is more than a preview."""
+        """Whether there is an estimate, not just a preview."""
         return bool(self._estimates)
 
     def hand(self, others: Mapping[int, Depth]) -> None:
-        """What ``others`` know of its pixels; every one is heard once."""
+        """Add what ``others`` know about its pixels; each is used once."""
         new = [self._kept(*found) for other, found in others.items() if other not in self.givers]
         if not new:
             return
@@ -86,47 +86,47 @@ class KeyframeDepth:
         self.touch()
 
     def unhear(self) -> None:
-        """Forget what others handed to it; not after it was frozen."""
+        """Forget depth handed over by others; has no effect once frozen."""
         self.givers.clear()
         self._handed = self._fused = None
         self.touch()
 
     @property
     def frozen(self) -> bool:
-        """Whether single estimates were let go."""
+        """Whether single estimates were dropped."""
         return _FROZEN in self._estimates
 
     def touch(self) -> None:
-        """More than the unit has changed."""
+        """Note that more than the unit has changed."""
         self._since = object(), self.unit
 
     @property
     def pixels(self) -> object:
-        """Stays the same object while only the unit changes; None until depth is first said."""
+        """An object that stays the same while only the unit changes; None before the first depth."""
         return self._since[0]
 
     @property
     def growth(self) -> float:
-        """What the depth was multiplied by since ``pixels`` changed."""
+        """The factor applied to the depth since ``pixels`` changed."""
         return self.unit / self._since[1]
 
     def restore(self, depth: Array32, confidence: Array32) -> None:
-        """The depth of another session, as one estimate."""
+        """Restore the depth of an earlier session, as one estimate."""
         self._freeze(self._kept(depth, confidence))
 
     @property
     def own(self) -> Depth | None:
-        """Depth by its pairs alone, with its gaps; None before the first."""
+        """Depth from its pairs alone, with gaps; None before the first pair."""
         return self._read(self._own_kept())
 
     @property
     def whole(self) -> Depth | None:
-        """Depth with what is left out; None while there is not even a preview."""
+        """Depth, including left-out pixels; None while there is not even a preview."""
         return self._read(self._whole_kept())
 
     @property
     def shown(self) -> Depth | None:
-        """Depth without what is left out; None while there is not even a preview."""
+        """Depth without left-out pixels; None while there is not even a preview."""
         found, out = self.whole, self.left_out
         if found is None or out is None:
             return found
@@ -134,14 +134,14 @@ class KeyframeDepth:
         return np.where(out, np.float32(0), depth), np.where(out, np.float32(1), confidence)
 
     def freeze(self) -> None:
-        """Keep only the fused map; it counts as one estimate if others come later."""
+        """Keep only the fused map, which counts as one estimate if others come later."""
         fused = self._whole_kept() if self.estimated else None
         if fused is not None:
             self._freeze(fused)
             self._own, self._handed, self._image = fused, None, None
 
     def taken(self, scale: float) -> KeyframeDepth:
-        """The same in another map, in which this one's unit is ``scale`` units; frozen."""
+        """The same depth for another map, in which this map's unit is ``scale`` units; frozen."""
         taken = KeyframeDepth()
         taken.unit, taken._since, taken._mask = scale * self.unit, self._since, self._mask
         fused = self._whole_kept()
@@ -177,7 +177,7 @@ class KeyframeDepth:
 
 
 class DepthMaps:
-    """Depth of keyframes by index, empty ones included."""
+    """Depth of keyframes by index, including empty ones."""
 
     def __init__(self) -> None:
         self._keyframes: defaultdict[int, KeyframeDepth] = defaultdict(KeyframeDepth)
@@ -188,7 +188,7 @@ class DepthMaps:
     def absorb(
         self, prediction: PairPrediction, second_T_first: Array, scale: float, only: Collection[int] | None = None
     ) -> None:
-        """Take the depth of both views of a pair whose unit is ``scale`` map units, or of those in ``only``."""
+        """Take the depth of both views of a pair, or of those in ``only``; the pair's unit is ``scale`` map units."""
         first, second = prediction.first, prediction.second
         wanted = (first, second) if only is None else only
         if first in wanted:
@@ -205,16 +205,16 @@ class DepthMaps:
         self._keyframes[index].touch()
 
     def rescale(self, index: int, factor: float) -> None:
-        """The keyframe's surroundings grew by ``factor``."""
+        """Multiply the depth of a keyframe by ``factor``."""
         self[index].unit *= factor
 
     def rescale_all(self, factor: float) -> None:
-        """The unit of length became smaller by ``factor``."""
+        """Multiply all depth by ``factor``: the unit of length shrank by it."""
         for keyframe in self._keyframes.values():
             keyframe.unit *= factor
 
     def take_over(self, other: DepthMaps, first: int, scale: float) -> None:
-        """The depth of another map, whose keyframes are these from ``first`` on and whose unit is ``scale`` units."""
+        """Take the depth of another map, whose keyframes become ``first`` and up and whose unit is ``scale`` units."""
         for index, keyframe in other._keyframes.items():
             self._keyframes[first + index] = keyframe.taken(scale)
 
@@ -224,7 +224,7 @@ def _fuse(estimates: Sequence[tuple[Array32, Array32]]) -> tuple[Array32, Array3
 
 
 def _finished(depth: Array32, confidence: Array32, image: Image | None) -> tuple[Array32, Array32]:
-    """Fused depth with its gaps closed, up to the outlines in the image where that is known."""
+    """Fused depth with gaps closed, up to the outlines in the image if that is known."""
     if image is None:
         return fill_depth(depth, confidence)
     depth, confidence, blank = complete_planes(depth, confidence, image)
@@ -232,19 +232,19 @@ def _finished(depth: Array32, confidence: Array32, image: Image | None) -> tuple
     return cut_at_outlines(np.where(blank, np.float32(0), depth), np.where(blank, np.float32(1), confidence), image)
 
 
-COLOR_RANGE = 18  # of 255, beyond the range of colours around a pixel: another surface is seen there
-_BEHIND = np.float32(1.1)  # times as far as what lands beside it: seen through the gaps between nearer points
-_SHARE = np.float32(0.5)  # of confidence - 1 that is passed on: part of it comes from the same images
+COLOR_RANGE = 18  # of 255, beyond the range of colours around a pixel: there is another surface
+_BEHIND = np.float32(1.1)  # times as far as its landed neighbours: seen through the gaps between nearer points
+_SHARE = np.float32(0.5)  # of confidence - 1 passed on, since part of it comes from the same images
 _TINY = np.float32(1e-9)
 _AROUND = np.ones((3, 3), np.uint8)
 _PATCH = (7, 7)
-_MOST_OFF = 0.5  # of what varies in two patches that show the same; of two that do not, it is about all
-_NOISE = 30.0  # squared levels, summed over channels, by which patches that show the same differ all the same
+_MOST_OFF = 0.5  # of the variation of two patches of one surface; for two surfaces it is nearly all
+_NOISE = 30.0  # squared levels, summed over channels, by which patches of one surface may still differ
 
 
 @dataclass(frozen=True, eq=False)
 class DepthShot:
-    """A keyframe as its depth is shared: ``image`` (H, W, 3) uint8, ``depth`` (H, W), 0 = none, ``confidence``."""
+    """A keyframe for sharing depth: ``image`` (H, W, 3) uint8, ``depth`` (H, W), 0 = none, ``confidence``."""
 
     image: Image
     depth: Array32
@@ -259,23 +259,23 @@ class DepthShot:
 
     @cached_property
     def smooth(self) -> Image:
-        """(H W, 3) the colours of its pixels without their noise."""
+        """(H W, 3) the denoised colours of its pixels."""
         return cv2.blur(self.image, (3, 3)).reshape(-1, 3)
 
     @cached_property
     def colours_around(self) -> tuple[Image, Image]:
-        """(H W, 3) each: the darkest and the lightest of every channel around its pixels."""
+        """(H W, 3) each: minimum and maximum of every channel around its pixels."""
         return cv2.erode(self.image, _AROUND).reshape(-1, 3), cv2.dilate(self.image, _AROUND).reshape(-1, 3)
 
 
 def seen_from(shot: DepthShot, other: DepthShot) -> tuple[Array32, Array32]:
-    """Depth (H, W), 0 = none, and confidence >= 1 that ``shot`` tells of the pixels of ``other``.
+    """Depth (H, W), 0 = none, and confidence >= 1 that ``shot`` gives for the pixels of ``other``.
 
-    Each pixel of the shot lands on the nearest one of the other, the nearest surface wins. It is believed where the
-    other keyframe shows the shot's colour there, and around it the shot's texture: what is hidden by something whose
-    depth is not known looks different, as does what moved. A colour alone is met by chance here and there, and a few
-    pixels of the wall behind a thing are enough to close the gap of the thing with wall. Depth that is less precise
-    for the other, as it is nearer to it, is less confident.
+    Each pixel of the shot lands on the nearest one of the other; the nearest surface wins. It is accepted if the
+    other keyframe shows the shot's colour there, and the shot's texture around it: a surface hidden by something of
+    unknown depth looks different, as does anything that moved. Colour alone would match by chance, and a few pixels of
+    the wall behind an object would suffice to fill the object's gap with wall. Depth closer to the other camera is
+    less precise there and gets less confidence.
     """
     height, width = other.depth.shape
     at, place, near = landed(shot, other, np.flatnonzero((shot.depth > 0) & (shot.confidence > 1)))
@@ -297,20 +297,20 @@ def seen_from(shot: DepthShot, other: DepthShot) -> tuple[Array32, Array32]:
 
 
 def _same_color(shot: DepthShot, other: DepthShot, at: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """(K,) whether pixels ``at`` of a shot have a colour that is seen around ``place`` of another, both flat."""
+    """(K,) whether the colours of pixels ``at`` of a shot occur around ``place`` of another, both flat."""
     dark, light = (edge[place] for edge in other.colours_around)
     return outside_range(shot.smooth[at], dark, light) <= COLOR_RANGE
 
 
 def outside_range(colors: Image, dark: Image, light: Image) -> np.ndarray:
-    """(K,) by how many levels of 255 colours (K, 3) miss ranges ``dark`` to ``light``, in the worst channel."""
+    """(K,) how many levels of 255 colours (K, 3) lie outside the ranges ``dark`` to ``light``, in the worst channel."""
     if not len(colors):
         return np.zeros(0, np.uint8)
     return cv2.max(cv2.subtract(dark, colors), cv2.subtract(colors, light)).reshape(-1, 3).max(axis=1)
 
 
 def _same_texture(shot: DepthShot, other: DepthShot, at: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """(K,) whether what lands around ``place`` of another from ``at`` of a shot, both flat, varies as it does there."""
+    """(K,) whether texture landing around ``place`` of another from ``at`` of a shot, both flat, matches it there."""
     shape = other.depth.shape
     there, a = np.zeros(shape, np.float32), np.zeros((*shape, 3), np.float32)
     there.reshape(-1)[place], a.reshape(-1, 3)[place] = 1, shot.smooth[at]

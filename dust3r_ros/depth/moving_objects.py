@@ -1,4 +1,4 @@
-"""What moves by itself: regions of a keyframe that others, where they look through them, see something else behind."""
+"""Moving objects: regions of a keyframe that other keyframes see through, with something different behind."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dust3r_ros.geometry.depths import REFERENCE_PRECISION, landed
 from dust3r_ros.geometry.pinhole import Pinhole, center_of
 from dust3r_ros.types import Array, Array32, Image
 
-STEP = 3  # of the pixels that are judged
+STEP = 3  # of the judged pixels
 
 
 @dataclass(frozen=True, eq=False)
 class SparseShot:
-    """A keyframe as others are compared with it, every third pixel of it.
+    """A keyframe for comparison with others, every third pixel of it.
 
-    ``depth`` (h, w), 0 = none, ``sigma`` its relative standard deviation, ``near`` the least depth around a pixel
-    and 0 beside a gap; ``color`` (h, w, 3) uint8, and the range of colours around a pixel, ``dark`` to ``light``.
+    ``depth`` (h, w), 0 = none, ``sigma`` its relative standard deviation, ``near`` the least depth around a pixel,
+    0 beside a gap; ``color`` (h, w, 3) uint8, and the range of colours around a pixel, ``dark`` to ``light``.
     ``focal``: of these pixels. ``shape``: of the keyframe.
     """
 
@@ -45,7 +45,7 @@ class SparseShot:
     def of(
         cls, image: Image, depth: Array32, confidence: Array32, w_T_c: Array, focal: float, min_confidence: float
     ) -> SparseShot:
-        """What of a keyframe with ``image`` (H, W, 3) RGB, ``depth`` (H, W) and ``confidence`` (H, W) is sure."""
+        """The certain part of a keyframe with ``image`` (H, W, 3) RGB, ``depth`` (H, W) and ``confidence`` (H, W)."""
         shape = depth.shape
         height, width = (side // STEP for side in shape)
         rows, columns = slice(STEP // 2, height * STEP, STEP), slice(STEP // 2, width * STEP, STEP)
@@ -67,23 +67,23 @@ class SparseShot:
         )
 
 
-_APART, _SIGMAS = 0.10, 3.0  # of depth, at least: less apart is the same surface
-_ALIKE = 0.9  # of what both see looks the same to both; three witnesses are wrong one time in a thousand
-_COMMON, _SAMPLE = 100, 2000  # pixels that both see: fewer tell nothing of how colours differ, more not better
+_APART, _SIGMAS = 0.10, 3.0  # of depth, at least: closer points are the same surface
+_ALIKE = 0.9  # of what both see looks the same in both; three witnesses are wrong one time in a thousand
+_COMMON, _SAMPLE = 100, 2000  # pixels seen by both: fewer do not show how colours differ, more do not help
 _MOSTLY = 0.5  # of a region
 _CONFIRMED, _WITNESSES = 2, 3
 _NEVER = 2**31 - 1
 _LEAST_AREA = 0.002  # of the image
-_SAME, _REACH = 0.1, 1.0  # of depth, of the seeds' width: how far the thing may reach that they are on
+_SAME, _REACH = 0.1, 1.0  # of depth, of the seeds' width: how far their object may extend
 _GROWTH = 1 / 64  # of the long edge
 
 
 def region(shot: SparseShot, evidence: Evidence) -> Mask:
-    """(H, W) which pixels of a keyframe show what moves or was taken away.
+    """(H, W) which pixels of a keyframe show something that moves or was taken away.
 
-    Three witnesses make a seed, seeds make regions of 0.2 % of the image at least, and a region counts if most of it
-    is before something else. What is connected to a region, as far away as it to 10 %, and no further off than it is
-    wide, goes with it: it is the rest of the thing. Regions are grown by what outlines are vague.
+    Three witnesses make a seed, seeds make regions of at least 0.2 % of the image, and a region counts if most of it
+    is in front of something else. Connected pixels at the region's depth to 10 %, and no further off than it is wide,
+    are added: they are the rest of the object. Regions are dilated by the blur of outlines.
     """
     gone, before = (flags.reshape(shot.depth.shape) for flags in (evidence.gone, evidence.before))
     solid = cv2.morphologyEx(gone.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
@@ -97,18 +97,18 @@ def region(shot: SparseShot, evidence: Evidence) -> Mask:
 
 
 class Evidence:
-    """What other keyframes say of each pixel (h w,), flat, of one, taken at ``time`` (ms).
+    """What other keyframes say about each pixel (h w,), flat, of a keyframe taken at ``time`` (ms).
 
-    ``agree``: how many see the same there; ``doubt``: something nearer that looks the same, so that one of the two
-    has the depth wrong; ``through``: something behind it; ``like`` and ``unlike``: how many know what is behind it on
-    its ray, of its colours and of others.
+    Numbers of keyframes: ``agree`` see the same there; ``doubt`` see something nearer that looks the same, so that one
+    of the two depths is wrong; ``through`` see something behind it; ``like`` and ``unlike`` know what is behind it on
+    its ray, in its colours and in others.
     """
 
     def __init__(self, time: int, shot: SparseShot) -> None:
         count = shot.depth.size
         self.time = time
         self.agree, self.doubt, self.through, self.like, self.unlike = (np.zeros(count, np.uint8) for _ in range(5))
-        # When, in ms after its own time: 24 days that way and this, beyond which all are alike.
+        # Times in ms relative to its own, clipped at 24 days either way.
         self._first, self._last = np.zeros((2, count), np.int32)  # that agree
         self._before, self._after = (
             np.full(count, -_NEVER, np.int32),
@@ -117,7 +117,7 @@ class Evidence:
 
     @property
     def trusted(self) -> Mask:
-        """(h w,) whose word counts: others see the same there, and no more of them the same thing nearer."""
+        """(h w,) trusted pixels: others see the same there, and no more of them see the same thing nearer."""
         return (self.agree >= _CONFIRMED) & (self.agree >= self.doubt)
 
     def confirm(self, at: np.ndarray, witness: int) -> None:
@@ -139,7 +139,7 @@ class Evidence:
         return min(max(witness - self.time, 1 - _NEVER), _NEVER - 1)
 
     def look_behind(self, at: np.ndarray, like: np.ndarray) -> None:
-        """A keyframe knows what is behind pixels (K,), some of them several times, and whether it looks ``like`` it."""
+        """A keyframe knows what is behind pixels (K,), some listed repeatedly, and whether it looks ``like`` them."""
         alike, other = np.zeros((2, self.agree.size), bool)
         alike[at[like]] = True
         other[at[~like]] = True
@@ -148,21 +148,21 @@ class Evidence:
 
     @property
     def gone(self) -> Mask:
-        """(h w,) what several see through, and nobody sees again from beyond them in time.
+        """(h w,) pixels that several see through and that none sees again beyond them in time.
 
-        What was there before and after stood still: it is the witnesses that were mistaken, by a depth that moving
-        things made too large.
+        Something there both before and after stood still: then the witnesses were wrong, with a depth that moving
+        objects made too large.
         """
         again = (self._first < self._before) | (self._last > self._after)
         return (self.through >= _WITNESSES) & ~again
 
     @property
     def before(self) -> Mask:
-        """(h w,) what is before something else: most who know what is behind know other colours there.
+        """(h w,) pixels in front of something else: most that know what is behind know other colours there.
 
-        If that has the colours of the pixel, the pixel shows just that: its depth is too small, and what
-        looks there from elsewhere sees another place, in any colours. Where nobody knows, depth must be trusted, and
-        as many confirm it as see through: neighbours hand depth to each other, so that they agree when it is wrong.
+        If it has the pixel's colours, the pixel shows just that: its depth is too small, and others that look
+        there see another place, in any colours. If none knows, the depth must be trusted, with at least as many that
+        confirm it as see through: neighbours hand depth to each other, so they agree even when it is wrong.
         """
         unknown = (self.like == 0) & (self.unlike == 0)
         return (self.unlike > self.like) | (unknown & self.trusted & (self.agree >= self.through))
@@ -170,10 +170,10 @@ class Evidence:
 
 @dataclass(frozen=True, eq=False)
 class Testimony:
-    """What a keyframe says of another one, pixels of that one and its own, flat.
+    """What a keyframe says about another: pixels of the other and its own, flat.
 
-    ``through``, ``with_``: (K,) that it sees through, and with which. ``hidden``, ``by``, ``like``: (M,) what of the
-    other is hidden by its own pixels if depths are right, and whether they look like it.
+    ``through``, ``with_``: (K,) pixels that it sees through, and with which. ``hidden``, ``by``, ``like``: (M,) pixels
+    of the other that its own pixels would hide if depths were right, and whether they look the same.
     """
 
     through: np.ndarray
@@ -183,17 +183,17 @@ class Testimony:
     like: np.ndarray
 
     def hear(self, one: Evidence, witness: Evidence) -> None:
-        """Count what trusted pixels say, once everybody was asked who confirms whom."""
+        """Count the testimony of trusted pixels, once all confirmations are known."""
         one.accuse(self.through[witness.trusted[self.with_]], witness.time)
         known = one.trusted[self.hidden]
         witness.look_behind(self.by[known], self.like[known])
 
 
 def compare(shot: SparseShot, other: SparseShot, evidence: Evidence, witness: Evidence) -> Testimony:
-    """What ``other`` says of ``shot``; who confirms or doubts whom is noted in their evidence.
+    """What ``other`` says about ``shot``; confirmations and doubts are noted in the evidence of both.
 
-    Seen through is a pixel where the other sees what lies further, by 10 % and by three standard deviations of both
-    depths, at and all around the place where the pixel's point should be seen, in colours that the pixel does not
+    A pixel is seen through if the other sees something further, by 10 % and by three standard deviations of both
+    depths, at and all around the place where the pixel's point should appear, in colours that the pixel does not
     have.
     """
     at, place, z = landed(shot, other, np.flatnonzero(shot.depth))
@@ -215,11 +215,11 @@ def compare(shot: SparseShot, other: SparseShot, evidence: Evidence, witness: Ev
 def _compared_colours(
     shot: SparseShot, other: SparseShot, at: np.ndarray, place: np.ndarray, same: Mask
 ) -> tuple[Mask, Mask]:
-    """(K,) which pixels ``at`` of a keyframe look unlike all around ``place`` in another, and which like that place.
+    """(K,) which pixels ``at`` of a keyframe look unlike everything around ``place`` in another, and which alike.
 
-    The same surface, ``same`` (K,), looks brighter, darker, of another tint: exposure and white balance change it by
-    a factor, shine and vignetting in no simple way. Only what differs more than nine in ten of those do differs. Where
-    hardly anything is seen by both, nobody knows, and nothing does.
+    The ``same`` surface (K,) may look brighter, darker or of another tint: exposure and white balance change it by
+    a factor, gloss and vignetting in no simple way. A pixel differs only if it differs by more than nine in ten of
+    those. If too little is seen by both, none counts as different.
     """
     if np.count_nonzero(same) < _COMMON:
         return np.zeros(len(at), bool), np.ones(len(at), bool)
@@ -235,14 +235,14 @@ def _compared_colours(
 
 
 def _pieces(seeds: np.ndarray) -> list[Mask]:
-    """Seeds (h, w) apart, one mask for each connected region that is no speck."""
+    """Split seeds (h, w) into one mask for each connected region that is not a speck."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(seeds, connectivity=8)
     large = [k for k in range(1, count) if stats[k, cv2.CC_STAT_AREA] >= _LEAST_AREA * seeds.size]
     return [labels == k for k in large]
 
 
 def _completed(depth: Array32, seeds: Mask) -> Mask:
-    """(h, w) the thing that seeds are on: what is as far away, connected, and no further off than they are wide."""
+    """(h, w) the object that seeds are on: connected pixels at their depth, no further off than the seeds are wide."""
     apart = cv2.distanceTransform((~seeds).astype(np.uint8), cv2.DIST_L2, 3)
     middle = np.median(depth[seeds])
     alike = (apart < _REACH * np.sqrt(seeds.sum())) & (np.abs(depth - middle) < _SAME * middle) | seeds

@@ -1,4 +1,4 @@
-"""A first look at a keyframe's depth, long before there is time for all that is known of it."""
+"""A preview of a keyframe's depth, long before there is time for the full computation."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from dust3r_ros.depth.completion import cut_at_outlines, fill_depth
 from dust3r_ros.geometry.depths import fuse_depths
 from dust3r_ros.types import Array, Array32, Image, View
 
-_REDUCED = 2  # the work is a quarter, and what pairs tell is half as precise
-_KEPT = 16  # reduced images at hand: newer keyframes are paired with those
+_REDUCED = 2  # a quarter of the work at half the precision
+_KEPT = 16  # reduced images kept: newer keyframes are paired with these
 _FLOW_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, eq=False)
 class Posed:
-    """A keyframe as it is looked at: ``image`` (H, W, 3) without its lens, ``focal`` in its pixels.
+    """A keyframe for the preview: ``image`` (H, W, 3) without lens distortion, ``focal`` in its pixels.
 
-    ``landmarks`` (N, 3): places of what it sees, in the map, as ``w_T_c`` is.
+    ``landmarks`` (N, 3) that it sees and ``w_T_c``: in the map.
     """
 
     camera: str
@@ -33,17 +33,17 @@ class Posed:
 
 
 class DepthPreview:
-    """Depth by two-view geometry in reduced images, whatever the backend: poses are known."""
+    """Depth by two-view geometry in reduced images with known poses, whatever the backend."""
 
     def __init__(self) -> None:
         self._flow = TwoViewBackend(flow_bytes=_FLOW_BYTES)
-        self._images: dict[int, tuple[Image, Image]] = {}  # as given, reduced
+        self._images: dict[int, tuple[Image, Image]] = {}  # as given, and reduced
 
     def look(self, index: int, views: Mapping[int, Posed], sources: Sequence[int]) -> tuple[Array32, Array32] | None:
         """Depth (H, W), 0 = none, in map units, and confidence (H, W) >= 1 of view ``index``; None for no ``sources``.
 
-        ``views``: this one and its sources. Gaps are closed by planes through what is around them; large plain
-        surfaces are not known yet.
+        ``views``: this one and its sources. Gaps are closed by planes through their surroundings; large plain
+        surfaces are still unknown.
         """
         if not sources:
             return None
@@ -60,7 +60,7 @@ class DepthPreview:
         )
 
     def _stereo_depths(self, index: int, views: Mapping[int, Posed], sources: Sequence[int]) -> list[StereoDepth]:
-        """What the flow from each source says of the depth of view ``index``, of those that say anything."""
+        """The depth of view ``index`` by the flow from each source that gives any."""
         found = self._flow.depths(
             [(other, index) for other in sources],
             {posed.camera: posed.focal / _REDUCED for posed in views.values()},
@@ -80,7 +80,7 @@ class DepthPreview:
             size = tuple(side // _REDUCED for side in posed.image.shape[1::-1])
             kept = posed.image, cv2.resize(posed.image, size, interpolation=cv2.INTER_AREA)
             self._flow.add(View(view, posed.camera, kept[1]))
-        self._images[view] = kept  # the last one used is the last to go
+        self._images[view] = kept  # the most recently used is dropped last
         for old in list(self._images)[:-_KEPT]:
             del self._images[old]
             self._flow.forget(old)

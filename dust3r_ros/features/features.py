@@ -1,4 +1,4 @@
-"""SIFT features of keyframes and their matches: what carries geometry where steps are too wide for flow."""
+"""SIFT features of keyframes and their matches, for steps too wide for flow."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ FEATURES = 2000  # of an image
 _RATIO = 0.8  # Lowe's ratio (Lowe, IJCV 2004)
 _EPIPOLAR_PX = 1.5
 _MIN_MATCHES = 12
-_SHORT = 64  # components that descriptors are compared by
-_ROWS = 256  # compared at once: what they give stays in the cache
+_SHORT = 64  # components used to compare descriptors
+_ROWS = 256  # compared at once: the result stays in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +33,12 @@ class Features:
         return self.descriptors.astype(np.float32) / 512.0
 
 
-@lru_cache(maxsize=32)  # of the keyframes that are compared just now
+@lru_cache(maxsize=32)  # for the keyframes being compared
 def short(features: Features) -> Array32:
-    """(N, 64) float32 of length 1: the slowest waves of the descriptors, half of what there is to compare.
+    """(N, 64) float32 of length 1: the lowest frequencies of the descriptors, half of their components.
 
-    Neighbouring cells and directions are alike, so the other half is noise more than not (Ke and Sukthankar,
-    "PCA-SIFT", CVPR 2004): as many matches come out right.
+    Neighbouring cells and directions are similar, so the other half is mostly noise (Ke and Sukthankar,
+    "PCA-SIFT", CVPR 2004): as many matches are right.
     """
     slow = features.unit @ SLOWEST[:, :_SHORT]
     return np.asarray(slow / np.maximum(np.linalg.norm(slow, axis=1, keepdims=True), 1e-9))
@@ -56,7 +56,7 @@ def extract(gray: Image, count: int = FEATURES, mask: ImageMask | None = None) -
 
 
 def match(a: Features, b: Features) -> np.ndarray:
-    """(K, 2) indices of features of ``a`` and ``b`` that are each other's nearest and pass the ratio test."""
+    """(K, 2) indices of features of ``a`` and ``b`` that are mutual nearest neighbours and pass the ratio test."""
     if len(a.pixels) < 2 or len(b.pixels) < 2:
         return np.zeros((0, 2), int)
     first, second = short(a), short(b)
@@ -71,7 +71,7 @@ def match(a: Features, b: Features) -> np.ndarray:
         distinct.append((2.0 - 2.0 * top) < _RATIO**2 * (2.0 - 2.0 * similarity.max(axis=1)))
         best.append(nearest)
     rows, nearest = np.flatnonzero(np.concatenate(distinct)), np.concatenate(best)
-    # Few pass as a rule: their way back costs less than the best of every column.
+    # Usually few pass: checking those backwards costs less than the best of every column.
     mutual = rows[(second[nearest[rows]] @ first.T).argmax(axis=1) == rows]
     return np.stack([mutual, nearest[mutual]], axis=1)
 

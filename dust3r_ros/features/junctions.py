@@ -1,8 +1,8 @@
-"""Places where straight edges meet: what is left to match where surfaces are plain and steps are wide.
+"""Places where straight edges meet: all that is left to match on plain surfaces over wide steps.
 
-A box, a door frame or a drawer has few corners, and a patch around one of them changes with what stands
-behind it. The edges that meet there do not: their lines cross in one place, to a part of a pixel even in
-a blurred image.
+A box, a door frame or a drawer has few corners, and a patch around one of them changes with its background.
+The edges that meet there do not: their lines cross in one place, to a fraction of a pixel even in a blurred
+image.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from dust3r_ros.types import Array, Image
 _MIN_LENGTH_PX = 18.0
 _MOST_SEGMENTS = 300
 _CONTRAST, _TILES = 3.0, (8, 8)
-# Pieces of one edge: nearly parallel (the shorter, the less sure), in line, not far from each other.
+# Pieces of one edge: nearly parallel (with more tolerance for short ones), in line, not far apart.
 _PARALLEL_DEG, _PARALLEL_DEG_PX = 2.5, 60.0
 _IN_LINE_PX = 1.8
 _GAP_PX = 25.0
-# Edges that meet: crossing at no small angle, close to where they end.
+# Edges that meet: they cross at a large enough angle, close to their ends.
 _CROSSING_DEG = 20.0
 _REACH_PX, _REACH, _MAX_REACH_PX = 8.0, 0.12, 25.0
 _ONE_PLACE_PX = 4.0
@@ -39,7 +39,7 @@ _ARM_WORTH_PX = 2.0
 class Junctions:
     """``pixels`` (N, 2) where edges meet, and their arms.
 
-    ``owner`` (K,): which junction an arm is of. ``heading`` (K,): its direction away from there,
+    ``owner`` (K,): the junction of an arm. ``heading`` (K,): its direction away from there,
     radians. ``side`` (K,): on which side of it, +1 or -1, the image is brighter.
     """
 
@@ -49,7 +49,7 @@ class Junctions:
     side: np.ndarray
 
     def select(self, keep: np.ndarray) -> Junctions:
-        """The junctions under a mask (N,)."""
+        """The junctions selected by a mask (N,)."""
         arms = keep[self.owner]
         return Junctions(
             self.pixels[keep], (np.cumsum(keep) - 1)[self.owner[arms]], self.heading[arms], self.side[arms]
@@ -57,15 +57,15 @@ class Junctions:
 
 
 def no_junctions() -> Junctions:
-    """Nothing meets."""
+    """An empty set."""
     return Junctions(np.zeros((0, 2)), np.zeros(0, int), np.zeros(0), np.zeros(0, int))
 
 
 def find_junctions(gray: Image) -> Junctions:
     """Where straight edges of an image (H, W) uint8 meet.
 
-    The edges are those of the line segment detector (Grompone von Gioi et al., PAMI 2010) after an
-    equalisation of local contrast: edges between plain surfaces are faint.
+    The edges come from the line segment detector (Grompone von Gioi et al., PAMI 2010) after an
+    equalisation of local contrast, because edges between plain surfaces are faint.
     """
     even = cv2.createCLAHE(_CONTRAST, _TILES).apply(gray)
     found = cv2.createLineSegmentDetector(cv2.LSD_REFINE_STD).detect(even)[0]
@@ -80,7 +80,7 @@ def match_junctions(a: Junctions, b: Junctions, a_in_b: Array, b_in_a: Array) ->
     """(K, 2) indices of junctions of ``a`` and ``b`` that are each other's best.
 
     ``a_in_b`` (N, 2) and ``b_in_a`` (M, 2): where flow expects those of one image in the other. A
-    match lies near one of the two expected places and has arms of like heading and contrast.
+    match lies near one of the two expected places and has arms of similar heading and contrast.
     """
     if len(a.pixels) == 0 or len(b.pixels) == 0:
         return np.zeros((0, 2), int)
@@ -102,7 +102,7 @@ def _longest_first(segments: Array) -> Array:
 
 
 def _joined(segments: Array) -> Array:
-    """Segments (N, 4), longest first, with the pieces of one edge made one; brighter sides must agree."""
+    """Segments (N, 4), longest first, with the pieces of one edge joined; their brighter sides must agree."""
     joined = []
     while len(segments):
         longest, segments = segments[0], segments[1:]
@@ -132,7 +132,7 @@ def _continuing(longest: Array, others: Array) -> np.ndarray:
 
 
 def _fitted(pieces: Array) -> Array:
-    """The segment (4,) through pieces (N, 4), weighted by length, heading as the first one."""
+    """The segment (4,) through pieces (N, 4), weighted by length, with the heading of the first one."""
     ends, weight = pieces.reshape(-1, 2), np.repeat(_lengths(pieces), 2)
     center = weight @ ends / weight.sum()
     along = np.linalg.svd((ends - center) * np.sqrt(weight)[:, None], full_matrices=False)[2][0]
@@ -191,7 +191,7 @@ def _crossings(start: Array, along: Array, length: Array) -> tuple[np.ndarray, n
 
 
 def _common_point(start: Array, along: Array, length: Array, near: Array) -> Array:
-    """The point (2,) closest to all lines, unless that is far from ``near``: then they are no one place's."""
+    """The point (2,) closest to all lines; ``near`` if it is far from there, as the lines then share no point."""
     normal = np.stack([-along[:, 1], along[:, 0]], axis=1)
     weighted = normal * np.minimum(length, 80.0)[:, None]
     point = np.linalg.solve(weighted.T @ normal, weighted.T @ np.sum(normal * start, axis=1))
@@ -203,7 +203,7 @@ def _inside(pixel: Array, shape: tuple[int, ...]) -> bool:
 
 
 def _common_arms(a: Junctions, b: Junctions) -> Array:
-    """(N, M) how many arms of a junction of ``a`` have one of like heading and contrast in one of ``b``."""
+    """(N, M) how many arms of a junction of ``a`` have one of similar heading and contrast in a junction of ``b``."""
     turn = np.abs((a.heading[:, None] - b.heading[None] + np.pi) % (2.0 * np.pi) - np.pi)
     alike = (turn < np.radians(_ARM_TURN_DEG)) & (a.side[:, None] == b.side[None])
     of_b = (np.arange(len(b.pixels))[None] == b.owner[:, None]).astype(np.float64)

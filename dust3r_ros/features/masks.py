@@ -1,4 +1,4 @@
-"""Pixels that are left out of the map because somebody says so: an image's mask, as tracking and depth need it."""
+"""An image's mask of pixels to leave out of the map, in the forms that tracking and depth need."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.types import Array, Array32, Image, PairPrediction
 
-MARGIN_PX = 10.0  # half the window of optical flow, which is also about what a small feature's descriptor reaches
-_SMEAR = 1 / 100  # of the long edge: outlines in dense flow are that vague
-_COVERED = 8  # of 255: less of a pixel under the mask is rounding
+MARGIN_PX = 10.0  # half the window of optical flow, also about the reach of a small feature's descriptor
+_SMEAR = 1 / 100  # of the long edge: how blurred outlines are in dense flow
+_COVERED = 8  # of 255: a smaller masked share of a pixel is rounding
 
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
 class ImageMask:
-    """What of one image is left out, for each use.
+    """What is left out of one image, for each use.
 
     ``distance`` (H, W) float32: pixels of the tracked image from the nearest one that is left out.
-    ``working`` (h, w): which pixels of the working image are, grown by what dense flow smears.
+    ``working`` (h, w): which pixels of the working image are left out, grown by the blur of dense flow.
     """
 
     distance: Array32
@@ -33,7 +33,7 @@ class ImageMask:
 
     @classmethod
     def of(cls, mask: Image, tracking_size: tuple[int, int], resize: Resize) -> ImageMask | None:
-        """Of a mask (H, W) at native size; ``tracking_size`` (width, height). None where nothing is left out."""
+        """From a mask (H, W) at native size; ``tracking_size`` (width, height). None if nothing is left out."""
         if not mask.any():
             return None
         full = np.where(mask != 0, np.uint8(255), np.uint8(0))
@@ -44,11 +44,11 @@ class ImageMask:
 
     @property
     def clear_share(self) -> float:
-        """The part of the tracked image that may be used."""
+        """The share of the tracked image that may be used."""
         return float((self.distance > MARGIN_PX).mean())
 
     def clear(self, pixels: Array, reach: float | Array = MARGIN_PX) -> Mask:
-        """(N,) which pixels (N, 2) of the tracked image are further than ``reach`` from all that is left out."""
+        """(N,) which pixels (N, 2) of the tracked image are further than ``reach`` from everything left out."""
         height, width = self.distance.shape
         column, row = np.clip(np.round(pixels).astype(int), 0, [width - 1, height - 1]).T
         return np.asarray(self.distance[row, column] > reach)
@@ -66,14 +66,14 @@ def check_mask(mask: object, image: Image, camera: str) -> Image:
 
 
 def grown(mask: Mask, part: float = _SMEAR) -> Mask:
-    """A mask (H, W) grown to all sides by ``part`` of its long edge, at least a pixel."""
+    """A mask (H, W) dilated by ``part`` of its long edge, at least a pixel."""
     radius = max(1, round(part * max(mask.shape)))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     return np.asarray(cv2.dilate(mask.astype(np.uint8), disc)).astype(bool)
 
 
 def without(pair: PairPrediction, masks: Mapping[int, Mask | None]) -> PairPrediction:
-    """A prediction that knows nothing under the masks (H, W) of its views, by their index."""
+    """The prediction with confidence 1 under the masks (H, W) of its views, by their index."""
     return replace(
         pair,
         confidence_first=_outside(masks.get(pair.first), pair.confidence_first),

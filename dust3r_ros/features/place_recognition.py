@@ -1,4 +1,4 @@
-"""Which older keyframes may show the same place, by how images look as a whole, and which keyframes are paired."""
+"""Which older keyframes may show the same place, by global appearance, and which keyframes are paired."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from dust3r_ros.features.features import Features
 from dust3r_ros.features.sift import SLOWEST
 from dust3r_ros.types import Array32
 
-_SPLITS = 5  # components whose sign tells the cell: 32 cells
+_SPLITS = 5  # components whose signs select one of 32 cells
 _COMPONENTS = 32
 DIMENSIONS = 2**_SPLITS * _COMPONENTS
-_MIN_FEATURES = 100  # to tell what descriptors are like on average
+_MIN_FEATURES = 100  # descriptors needed to learn their mean
 
 
 class Appearance:
-    """Describes images by their features: unit vectors whose dot product says how alike two images are.
+    """Describes images by their features: unit vectors whose dot product measures the similarity of two images.
 
     Vectors of locally aggregated descriptors (Jegou et al., "Aggregating local descriptors into a
     compact image representation", CVPR 2010) with a vocabulary that needs no training: descriptors
-    are brought to their lowest spatial and angular frequencies; the signs of the first few say in
-    which cell one lies, and what it differs from the cell's middle by is summed up there. Only where
-    the middle lies depends on what the camera sees: the first image with enough features tells.
+    are reduced to their lowest spatial and angular frequencies; the signs of the first few select the
+    cell of a descriptor, where its difference from the cell's centre is summed. Only the centres
+    depend on what the camera sees: they come from the first image with enough features.
     """
 
     def __init__(self) -> None:
         self._basis = SLOWEST[:, 1 : _COMPONENTS + 1]  # without the constant
         self._origin: Array32 | None = None  # (C,) mean of descriptors
-        self._spread = np.zeros(_SPLITS, np.float32)  # mean distance from it along the axes that split
+        self._spread = np.zeros(_SPLITS, np.float32)  # mean distance from it along the splitting axes
 
     def facts(self) -> dict[str, Any]:
-        """What was learnt from the first images, as JSON has it."""
+        """What was learnt from the first images, as JSON values."""
         return {"origin": None if self._origin is None else self._origin.tolist(), "spread": self._spread.tolist()}
 
     def restore(self, facts: Mapping[str, Any]) -> None:
-        """Describe images as another session did."""
+        """Describe images as an earlier session did."""
         origin = facts["origin"]
         self._origin = None if origin is None else np.array(origin, np.float32)
         self._spread = np.array(facts["spread"], np.float32)
 
     def describe(self, features: Features) -> Array32:
-        """(DIMENSIONS,) of length 1; zero, which is like nothing, for an image that shows nothing."""
+        """(DIMENSIONS,) of length 1; zero, similar to nothing, for an image without features."""
         found = features.unit @ self._basis
         if self._origin is None:
             if len(found) < _MIN_FEATURES:
@@ -65,22 +65,22 @@ class Appearance:
 class PairGraph:
     """Proposes older keyframes for a new one and remembers which pairs were used.
 
-    A look is a unit vector (D,) of any kind, the same for all keyframes: their dot product says how
-    alike two images are (``Appearance``, or what a network pools). How alike is alike enough follows
-    from how alike neighbours are, so it holds for every kind.
+    A global descriptor is a unit vector (D,) of any kind, the same for all keyframes: the dot product measures
+    the similarity of two images (``Appearance``, or features pooled by a network). The threshold follows
+    from the similarity of neighbours, so it works for every kind.
     """
 
     def __init__(self, config: MapperConfig) -> None:
         self._config = config
         self._global_descriptors: Array32 = np.zeros((0, 0), np.float32)  # grows by doubling
         self._count = 0
-        self._likeness: list[float] = []  # of keyframes with those before them
+        self._likeness: list[float] = []  # similarity of keyframes to those before them
         self._weights: dict[tuple[int, int], float] = {}
         self._counts: Counter[str] = Counter()
-        self.connected: list[tuple[int, int]] = []  # pairs in the order in which they came, or weighed anew
+        self.connected: list[tuple[int, int]] = []  # pairs in the order in which they were added or reweighted
 
     def add(self, global_descriptor: Array32, near: Sequence[int] | None = None) -> int:
-        """A new keyframe by its look; returns its index. ``near``: its neighbours, if not those just before."""
+        """Add a keyframe by its descriptor; returns its index. ``near``: its neighbours, if not those just before."""
         index = self._append(global_descriptor)
         near = self.neighbours(index) if near is None else near
         if len(near) and global_descriptor.any():
@@ -97,13 +97,13 @@ class PairGraph:
         return index
 
     def global_descriptor(self, index: int) -> Array32:
-        """The look of a keyframe."""
+        """The global descriptor of a keyframe."""
         return self._global_descriptors[index]
 
     def absorb(self, other: PairGraph) -> int:
-        """All keyframes and pairs of another graph, after this one's own; returns the index of its first.
+        """Append all keyframes and pairs of another graph; returns the index of its first keyframe.
 
-        The looks of both must be of one kind, by one ``Appearance``.
+        The descriptors of both must be of one kind, from one ``Appearance``.
         """
         first = self._count
         for vector in other._global_descriptors[: other._count]:
@@ -121,9 +121,9 @@ class PairGraph:
     def loop_candidates(
         self, global_descriptor: Array32, before: int, apart_from: Sequence[int] = (), strict: bool = True
     ) -> list[int]:
-        """Keyframes older than ``before`` that look alike, best first, one per neighbourhood.
+        """Similar keyframes older than ``before``, best first, one per neighbourhood.
 
-        Not ``strict``: however little they do.
+        Not ``strict``: however low their similarity.
         """
         while before - 1 in apart_from:
             before -= 1
@@ -134,11 +134,11 @@ class PairGraph:
         return self._best_apart(scores, self._alike_enough() if strict else 0.0)
 
     def _alike_enough(self) -> float:
-        """The score from which on keyframes may show the same place."""
+        """The least score at which keyframes may show the same place."""
         return self._config.lookalike_score * (float(np.median(self._likeness)) if self._likeness else 1.0)
 
     def _best_apart(self, scores: Array32, enough: float) -> list[int]:
-        """Keyframes by their scores (N,), best first, as many as are wanted, none near a better one."""
+        """Keyframes by scores (N,), best first, up to the number wanted, none near a better one."""
         chosen: list[int] = []
         for index in np.argsort(-scores, kind="stable"):
             if scores[index] < enough or scores[index] <= 0 or len(chosen) == self._config.pair_lookalikes:
@@ -148,7 +148,7 @@ class PairGraph:
         return chosen
 
     def connect(self, first: int, second: int, weight: float, cameras: tuple[str, str]) -> None:
-        """Remember that a pair was used, with how much it weighs and by which cameras it was seen."""
+        """Remember that a pair was used, with its weight and its cameras."""
         pair = min(first, second), max(first, second)
         if pair not in self._weights and cameras[0] == cameras[1]:
             self._counts[cameras[0]] += 1
@@ -156,27 +156,27 @@ class PairGraph:
         self.connected.append(pair)
 
     def count(self, camera: str) -> int:
-        """How many pairs are of one camera."""
+        """The number of pairs of one camera."""
         return self._counts[camera]
 
     @property
     def likeness(self) -> list[float]:
-        """How alike keyframes are to those before them, in no order that matters."""
+        """Similarities of keyframes to those before them, in no particular order."""
         return self._likeness
 
     def weight(self, pair: tuple[int, int]) -> float:
-        """How much a pair (first, second), first < second, weighs."""
+        """The weight of a pair (first, second), first < second."""
         return self._weights[pair]
 
     def restore(self, global_descriptors: Sequence[Array32], likeness: Sequence[float]) -> None:
-        """Keyframes in place of none: their looks, and how alike neighbours were."""
+        """Fill an empty graph: the keyframes' descriptors, and the similarities of neighbours."""
         for global_descriptor in global_descriptors:
             self._append(global_descriptor)
         self._likeness = list(likeness)
 
     @property
     def pairs(self) -> int:
-        """How many there are."""
+        """The number of pairs."""
         return len(self._weights)
 
     @property

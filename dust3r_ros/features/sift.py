@@ -1,7 +1,8 @@
-"""SIFT: blobs over place and scale, their orientations and descriptors (Lowe, "Distinctive image features", IJCV 2004).
+"""SIFT: blobs over position and scale, their orientations and descriptors (Lowe, "Distinctive image features from
+scale-invariant keypoints", IJCV 2004).
 
-A patch is looked up around each blob, as large as the blob asks for and turned by its orientation; so gradients are
-those of the turned patch, and pooling them over its cells is one matrix product.
+A patch is sampled around each blob, scaled to its size and rotated by its orientation; so gradients are those of
+the rotated patch, and pooling them over its cells is one matrix product.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ from dust3r_ros.types import Array, Array32, Image
 
 LAYERS = 3  # scales to an octave
 FIRST_BLUR = 0.8  # standard deviation, pixels, of every octave's first level
-_CAMERA_BLUR = 0.5  # of images as they come
+_CAMERA_BLUR = 0.5  # assumed blur of input images
 _SMALLEST = 24  # pixels
-_WIDE = 4.0  # standard deviations to where a kernel ends
+_WIDE = 4.0  # standard deviations at which a kernel is truncated
 
 
 @dataclass(frozen=True, eq=False)
 class ScaleSpace:
-    """Levels of ever wider blur, as float32, by octave: those of one (LAYERS + 3, H, W), each octave half as large.
+    """Levels of increasing blur, as float32, by octave: (LAYERS + 3, H, W) each, every octave half as large.
 
-    Level l is blurred by 0.8 * 2^(l / LAYERS) pixels of its octave. Octave o is every 2^o-th pixel of the image;
-    unlike SIFT's the first one is the image as it is, and no octave is sampled more finely than its blur asks for.
+    Level l is blurred by 0.8 * 2^(l / LAYERS) pixels of its octave. Octave o has every 2^o-th pixel of the image;
+    unlike in SIFT, the first octave is the image itself, and no octave is sampled more finely than its blur needs.
     """
 
     octaves: tuple[Array32, ...]
 
     @classmethod
     def of(cls, gray: Image) -> ScaleSpace:
-        """Of an image (H, W) uint8; one of less than 24 pixels has no octaves."""
+        """From an image (H, W) uint8; an image below 24 pixels has no octaves."""
         blurs = FIRST_BLUR * 2.0 ** (np.arange(LAYERS + 3) / LAYERS)
         steps = np.sqrt(blurs[1:] ** 2 - blurs[:-1] ** 2).tolist()
         octaves: list[Array32] = []
@@ -56,14 +57,14 @@ def _blurred(image: Array32, sigma: float, into: Array32 | None = None) -> Array
     return np.asarray(cv2.GaussianBlur(image, (size, size), sigma, into))
 
 
-# Half a percent of white, which keeps blobs on plain walls; matching sorts out the bad ones.
+# Half a percent of white, which keeps blobs on plain walls; matching removes the bad ones.
 _CONTRAST = 0.01 / LAYERS * 255
-_EDGE = 10.0  # ratio of curvatures; more is an edge, along which the place is open (Lowe, IJCV 2004, section 4.1)
-_BORDER = 2  # pixels of the octave: 5 x 5 values must be there
+_EDGE = 10.0  # ratio of curvatures; more is an edge, with an uncertain position along it (Lowe, section 4.1)
+_BORDER = 2  # pixels of the octave: 5 x 5 values must exist
 _POLISHING = 3
-_NEAR = 0.75  # of a pixel or a level: what is further off is another spot's
+_NEAR = 0.75  # of a pixel or a level: anything further belongs to another spot
 _SAME = 0.25  # pixels
-_SPARE = 1.3  # of those wanted: some turn out to be weaker
+_SPARE = 1.3  # times those wanted: some turn out to be weaker
 _SQUARE = np.ones((3, 3), np.uint8)
 _K = np.arange(-2, 3)
 # Exponents of the monomials u^a v^b, a + b <= 4, and their coefficients (15, 25) from 5 x 5 values around.
@@ -74,9 +75,9 @@ _COEFFICIENTS = np.kron(_LAGRANGE, _LAGRANGE)[5 * _V + _U]
 
 @dataclass(frozen=True, eq=False)
 class Blobs:
-    """Of each: ``octave`` and ``level`` (N,), ``at`` (N, 2) and ``sigma`` (N,) in pixels of the octave.
+    """For each blob: ``octave`` and ``level`` (N,), ``at`` (N, 2) and ``sigma`` (N,) in pixels of the octave.
 
-    ``strength`` (N,): how far it stands out from what is around, grey levels.
+    ``strength`` (N,): contrast to its surroundings, grey levels.
     """
 
     octave: np.ndarray
@@ -90,16 +91,16 @@ class Blobs:
 
     @property
     def pixels(self) -> Array:
-        """(N, 2) in the image."""
+        """(N, 2) positions in the image."""
         return self.at * (1 << self.octave)[:, None]
 
     @property
     def radius(self) -> Array:
-        """(N,) of what is described, about, pixels of the image."""
+        """(N,) approximate radius of the described patch, image pixels."""
         return 6.0 * self.sigma * (1 << self.octave)
 
     def select(self, keep: np.ndarray | slice) -> Blobs:
-        """The blobs under a mask, an index or a slice."""
+        """The blobs selected by a mask, an index or a slice."""
         return Blobs(self.octave[keep], self.level[keep], self.at[keep], self.sigma[keep], self.strength[keep])
 
 
@@ -108,7 +109,7 @@ def strongest_blobs(space: ScaleSpace, count: int) -> Blobs:
     stack = _Differences(space)
     found = stack.polished(*stack.promising(stack.extrema(), round(_SPARE * count)))
     found = found.select(np.argsort(-found.strength, kind="stable"))
-    # Two spots may lead to one place; the weaker of them goes.
+    # Two spots may lead to one place; the weaker is dropped.
     twice = cKDTree(found.pixels).query_pairs(_SAME, output_type="ndarray").max(axis=1)
     return found.select(np.delete(np.arange(len(found)), twice)[:count])
 
@@ -128,7 +129,7 @@ class _Differences:
             self._layers.append(layers)
 
     def extrema(self) -> np.ndarray:
-        """(N,) where in the flat array a value is above, or below, its 26 neighbours."""
+        """(N,) positions in the flat array of values above, or below, all 26 neighbours."""
         found = [np.zeros(0, int)]
         for layers, first in zip(self._layers, self._first, strict=False):
             for k in range(1, LAYERS + 1):
@@ -143,7 +144,7 @@ class _Differences:
         return np.concatenate(found)
 
     def promising(self, spots: np.ndarray, count: int) -> tuple[np.ndarray, Array]:
-        """The ``count`` of spots (N,) that stand out most, (K,), and about where their extrema are from there (3, K).
+        """The ``count`` strongest (K,) of spots (N,), and the approximate offsets (3, K) of their extrema.
 
         Offsets are in x, y and level.
         """
@@ -155,9 +156,9 @@ class _Differences:
         return spots[best], offset[:, best]
 
     def polished(self, spots: np.ndarray, offset: Array) -> Blobs:
-        """Blobs where quartics through 5 x 5 values have their extrema; those at edges are left out.
+        """Blobs at the extrema of quartics through 5 x 5 values; those on edges are left out.
 
-        The finest blobs are hardly wider than the grid: a parabola through 3 x 3 values would be off by a part of it.
+        The finest blobs are hardly wider than a grid cell: a parabola through 3 x 3 values would miss by part of it.
         """
         octave, level, (row, column) = self._place(spots)
         columns = self._shape[octave, 1]
@@ -198,12 +199,12 @@ class _Differences:
 
 
 def _derivatives(by_level: tuple[Array, Array, Array], offset: Array) -> tuple[Array, Array, Array]:
-    """As ``_taylor``, at ``offset`` (3, N) of quartics (15, N): value and derivatives by level."""
+    """Like ``_taylor``, at ``offset`` (3, N) of quartics (15, N): value and derivatives by level."""
     x, y, z = offset
     powers_x, powers_y = ([np.ones_like(t), t, t * t, t**3, t**4] for t in (x, y))
 
     def basis(dx: int, dy: int) -> Array:
-        """(15, N) the monomials, derived so many times."""
+        """(15, N) the monomials, differentiated ``dx`` and ``dy`` times."""
         rows = []
         for a, b in zip(_U.tolist(), _V.tolist(), strict=True):
             factor = (1, a, a * (a - 1))[dx] * (1, b, b * (b - 1))[dy]
@@ -224,14 +225,14 @@ def _derivatives(by_level: tuple[Array, Array, Array], offset: Array) -> tuple[A
 
 
 def _round(curvature: Array, ratio: float) -> np.ndarray:
-    """(N,) which extrema in the image curve less than ``ratio`` times as much across as along."""
+    """(N,) which extrema have a ratio of principal curvatures in the image below ``ratio``."""
     xx, yy, _, xy, _, _ = curvature
     determinant = xx * yy - xy * xy
     return np.asarray((determinant > 0) & ((xx + yy) ** 2 * ratio < (ratio + 1.0) ** 2 * determinant))
 
 
 def _newton(slope: Array, curvature: Array) -> Array:
-    """(3, N) the step to where the slope is 0, by cofactors; 0 where there is no such place."""
+    """(3, N) the step to where the slope is 0, by cofactors; 0 if there is no such place."""
     xx, yy, zz, xy, xz, yz = curvature
     a, b, c = yy * zz - yz * yz, xz * yz - xy * zz, xy * yz - xz * yy
     d, e, f = xx * zz - xz * xz, xy * xz - xx * yz, xx * yy - xy * xy
@@ -240,14 +241,14 @@ def _newton(slope: Array, curvature: Array) -> Array:
     return -np.stack([a * x + b * y + c * z, b * x + d * y + e * z, c * x + e * y + f * z])
 
 
-_STEP = 0.75  # standard deviations of the blob between samples: a fourth of a cell
+_STEP = 0.75  # standard deviations of the blob between samples: a quarter of a cell
 _DIRECTIONS = 36
-_AROUND = 11  # samples along and across that tell the orientation
-_WINDOW = 1.5  # standard deviation of their weights, in those of the blob
-_CELLS, _BINS, _ACROSS = 4, 8, 16  # of a descriptor; samples along and across
+_AROUND = 11  # samples per axis for the orientation
+_WINDOW = 1.5  # standard deviation of their weights, in units of the blob's
+_CELLS, _BINS, _ACROSS = 4, 8, 16  # of a descriptor; samples per axis
 _SMOOTHING = np.array([1.0, 4.0, 6.0, 4.0, 1.0]) / 16.0
-_MOST = 0.2  # of a descriptor's length: no more by one bin
-_AT_ONCE = 128  # blobs: their samples fit into the cache
+_MOST = 0.2  # of a descriptor's length: the most that one bin may have
+_AT_ONCE = 128  # blobs whose samples fit into the cache
 
 
 def describe(space: ScaleSpace, blobs: Blobs) -> Array32:
@@ -258,7 +259,7 @@ def describe(space: ScaleSpace, blobs: Blobs) -> Array32:
 
 
 def _described_at_once(library: ctypes.CDLL, space: ScaleSpace, blobs: Blobs) -> Array32:
-    """By the compiled loops, several times as fast."""
+    """``describe`` by the compiled loops, several times as fast."""
     octaves = (_Octave * len(space.octaves))()
     for octave, levels in zip(octaves, space.octaves, strict=True):
         octave.levels, (_, octave.rows, octave.columns) = levels.ctypes.data, levels.shape
@@ -286,7 +287,7 @@ def _described(space: ScaleSpace, blobs: Blobs) -> Array32:
 
 
 class _Sheet:
-    """The levels of a scale space with blobs, one below the other in one image: a single lookup reaches them all."""
+    """The levels of a scale space that have blobs, stacked in one image so that a single lookup reaches them all."""
 
     def __init__(self, space: ScaleSpace) -> None:
         octaves = [octave[1 : LAYERS + 1] for octave in space.octaves]
@@ -300,7 +301,7 @@ class _Sheet:
             self._image[top : top + len(rows), : rows.shape[1]] = rows
 
     def gradients(self, blobs: Blobs, angle: Array32, count: int) -> tuple[Array32, Array32]:
-        """Length and angle (radians, 0 to 2 pi), each (N, count^2), in patches turned by ``angle`` (N,)."""
+        """Length and angle (radians, 0 to 2 pi), each (N, count^2), in patches rotated by ``angle`` (N,)."""
         x, y = _grid(count + 2)
         cosine, sine = blobs.sigma * np.cos(angle), blobs.sigma * np.sin(angle)
         turned = np.stack([cosine, sine, -sine, cosine], axis=1).astype(np.float32)
@@ -327,7 +328,7 @@ def _grid(count: int) -> tuple[Array32, Array32]:
 
 
 def _orientations(sheet: _Sheet, blobs: Blobs) -> Array32:
-    """(N,) the direction of most gradients around each blob, radians."""
+    """(N,) the dominant gradient direction around each blob, radians."""
     length, direction = sheet.gradients(blobs, np.zeros(len(blobs), np.float32), _AROUND)
     x, y = _grid(_AROUND)
     length *= np.exp(-(x**2 + y**2) / (2.0 * _WINDOW**2))
@@ -342,7 +343,7 @@ def _orientations(sheet: _Sheet, blobs: Blobs) -> Array32:
 
 
 def _pooling() -> Array32:
-    """(256, 16) what each sample adds to each cell: less with distance from the cell, and from the blob."""
+    """(256, 16) weight of each sample in each cell, falling with the distance from the cell and from the blob."""
     line = (np.arange(_ACROSS) - (_ACROSS - 1) / 2) / (_ACROSS / _CELLS)  # in cells
     cells = np.arange(_CELLS) - (_CELLS - 1) / 2
     share = np.maximum(0.0, 1.0 - np.abs(line[:, None] - cells)) * np.exp(-0.5 * (line / (_CELLS / 2)) ** 2)[:, None]
@@ -357,7 +358,7 @@ def _pooled(length: Array32, direction: Array32) -> Array32:
     direction *= _BINS / (2.0 * np.pi)
     shared = np.empty((_BINS, *length.shape), np.float32)
     for k in range(_BINS):
-        share = shared[-k]  # SIFT's directions turn from x to where y is less
+        share = shared[-k]  # SIFT's directions turn from x towards smaller y
         np.subtract(direction, k, out=share)
         np.abs(share, out=share)
         if k == 0:

@@ -1,6 +1,6 @@
-"""The front end: corners that are followed, poses from a snapshot of the map, which images the map should have.
+"""The front end: follows corners, finds poses in a snapshot of the map, selects images for the map.
 
-It needs NumPy and OpenCV, holds no map, and waits for nobody.
+It needs only NumPy and OpenCV, holds no map, and never waits.
 """
 
 from dust3r_ros.tracking.corners import CornerTracker, Tracks, carried, join, no_tracks, shrink

@@ -1,18 +1,18 @@
-"""A camera's pose carried on through images that tracking loses, by odometry or by a gyroscope.
+"""Extends a camera's pose through images in which tracking is lost, by odometry or a gyroscope.
 
-With odometry, the last pose moves as odometry does. In a map of unknown unit, the recent way in the map and by odometry
-tell how long a metre is. Where they cannot, as after standing still, and with a gyroscope alone, only the rotation is
-measured; the position goes on at the speed that it had, for an accelerometer without calibration is no better.
+With odometry, the last pose moves as odometry does. In a map of unknown unit, the length of a metre comes from the
+recent path in the map and by odometry. If that fails, as after standing still, or with a gyroscope alone, only the
+rotation is measured; the position continues at constant velocity, since an uncalibrated accelerometer is no better.
 
-The covariance has, besides that of the last pose, independent errors of the motion since. Standard deviations:
+The covariance adds independent errors of the motion to that of the last pose. Their standard deviations:
 
 - rotation: by odometry 5 % of the angle turned and 0.005 rad/s, by a gyroscope 1 % and 0.01 rad/s (an uncalibrated
   MEMS gyroscope drifts by less);
-- position by odometry: 5 % of the way, 0.01 m/s, and what the unknown unit adds; wheel odometry is mostly better;
-- position by the speed before: the error of that speed, and an acceleration of 1 m/s^2. While the unit is unknown the
-  median depth around the last keyframe counts as 2 m, as in rooms;
+- position by odometry: 5 % of the path, 0.01 m/s, and the error of an unknown unit; wheel odometry is mostly better;
+- position by constant velocity: the error of that velocity, and an acceleration of 1 m/s^2. While the unit is unknown
+  the median depth around the last keyframe counts as 2 m, as in rooms;
 - position by an error of the rotation: that over the square root of three, times the distance (a drift that grows
-  evenly on the way).
+  evenly along the path).
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
 from dust3r_ros.tracking.following import followed, no_corners
 from dust3r_ros.types import Array
 
-_REMEMBERED = 512  # images whose motion is known: a back end may find one that old
-_SPEED_NS = 300_000_000  # the speed is that over so long
-_STEP_M = 0.02  # of odometry between two poses that tell the unit
-_STEPS, _FEWEST, _SPAN = 64, 6, 4  # such poses kept, pairs that must tell, how many steps a pair spans
-_WAY, _WAY_TIME = 0.05, 0.01  # parts of the way, m/s
-_ODOMETRY_TURN, _GYRO_TURN = (0.05, 0.005), (0.01, 0.01)  # parts of the angle, rad/s
+_REMEMBERED = 512  # images whose motion is kept: the back end may locate one that old
+_SPEED_NS = 300_000_000  # span over which the speed is measured
+_STEP_M = 0.02  # metres of odometry between two poses that determine the unit
+_STEPS, _FEWEST, _SPAN = 64, 6, 4  # such poses kept, pairs needed, steps spanned by a pair
+_WAY, _WAY_TIME = 0.05, 0.01  # share of the path, m/s
+_ODOMETRY_TURN, _GYRO_TURN = (0.05, 0.005), (0.01, 0.01)  # share of the angle, rad/s
 _ACCELERATION = 1.0  # m/s^2
-_NO_SPEED = 0.5  # m/s, of a camera of which one pose is known
+_NO_SPEED = 0.5  # m/s, of a camera with a single known pose
 _DEPTH_M = 2.0
 
 
 @dataclass(frozen=True, eq=False)
 class Carried:
-    """Where the camera should be: ``w_T_c`` (4, 4), ``covariance`` (6, 6) of a small motion in its own frame."""
+    """The extended pose: ``w_T_c`` (4, 4), ``covariance`` (6, 6) of a small motion in the camera's own frame."""
 
     w_T_c: Array
     covariance: Array
@@ -51,8 +51,8 @@ class Carried:
 
 @dataclass(eq=False)
 class _Motion:
-    """At one image: odometry (4, 4) and what tells the gyroscope's axes, None where not known; the way (m) since the
-    first.
+    """At one image: odometry (4, 4) and the source of the gyroscope's axes, None where unknown; the path (m) since the
+    first image.
     """
 
     stamp_ns: int
@@ -62,7 +62,7 @@ class _Motion:
     _axes: Turned | None = None
 
     def axes(self) -> Turned | None:
-        """By all that the gyroscope said so far: its last words before an image may come after it."""
+        """By all gyroscope data so far: data from before an image may arrive after it."""
         axes = None if self.turning is None else self.turning(self.stamp_ns)
         self._axes = axes or self._axes
         return self._axes
@@ -70,9 +70,9 @@ class _Motion:
 
 @dataclass(frozen=True, eq=False)
 class _Anchor:
-    """The newest pose that was found, and which keyframe it is ``known`` by.
+    """The newest pose found, and the keyframe it is ``known`` by.
 
-    ``speed`` (3,) in the map's unit per second, in the camera's frame, and its standard deviation, None: not known.
+    ``speed`` (3,) in map units per second, in the camera frame, and its standard deviation, None if unknown.
     """
 
     motion: _Motion
@@ -84,10 +84,10 @@ class _Anchor:
 
 
 class Bridge:
-    """One camera's. For one thread; images in order of their stamps."""
+    """The bridge of one camera. For one thread; images in stamp order."""
 
     def __init__(self, most_s: float) -> None:
-        """``most_s``: for so long after the last pose that was found it is carried on."""
+        """``most_s``: how long after the last pose found it is extended."""
         self._most_ns = round(1e9 * most_s)
         self.forget()
 
@@ -103,23 +103,23 @@ class Bridge:
         self._known: tuple[int, int] | None = None  # epoch and revision of the map
 
     def hear(self, stamp_ns: int, o_T_c: Array | None, turning: Turning | None) -> None:
-        """An image came; ``o_T_c`` (4, 4), metres, and ``turning``: how the robot says it moved, None: it does not."""
+        """Take an image's odometry ``o_T_c`` (4, 4), metres, and gyroscope ``turning``; None without."""
         last = self._motions[-1] if self._motions else None
         way = 0.0 if last is None else last.way
         if last is not None and last.o_T_c is not None and o_T_c is not None:
             way += float(np.linalg.norm(o_T_c[:3, 3] - last.o_T_c[:3, 3]))
         motion = _Motion(stamp_ns, o_T_c, turning, way)
-        motion.axes()  # later it may have forgotten
+        motion.axes()  # later it may have forgotten them
         self._motions.append(motion)
 
     def found(self, w_T_c: Array, covariance: Array, known: FollowedPose) -> None:
-        """The newest image has a pose in the map, ``known`` by its keyframe."""
+        """Take the newest image's pose in the map, ``known`` by its keyframe."""
         self._hold(known.stamp_ns, w_T_c, covariance, known)
 
     def take(self, snapshot: MapSnapshot, covariance: Array | None = None) -> None:
-        """The map as it stands now. It may have an image of which the front end has no pose, found with ``covariance``.
+        """Take the current map. It may hold an image without a front-end pose, located with ``covariance``.
 
-        Where the map was corrected, the pose to be carried on is.
+        If the map was corrected, so is the pose to extend.
         """
         now = snapshot.epoch, snapshot.revision
         if self._known not in (None, now):
@@ -130,7 +130,7 @@ class Bridge:
         self._hold(snapshot.stamp_ns, snapshot.w_T_c, before if covariance is None else covariance, known)
 
     def carry(self, stamp_ns: int, metric: bool) -> Carried | None:
-        """Where the image heard last was taken; None where nothing tells, or for too long. ``metric``: in metres."""
+        """The pose of the last image; None if nothing extends it, or for too long. ``metric``: the map is in metres."""
         anchor, motion = self._anchor, self._at(stamp_ns)
         if anchor is None or motion is None or not 0 < stamp_ns - anchor.motion.stamp_ns <= self._most_ns:
             return None
@@ -162,7 +162,7 @@ class Bridge:
         return found if found is not None and found.stamp_ns == stamp_ns else None
 
     def _hold(self, stamp_ns: int, w_T_c: Array, covariance: Array, known: FollowedPose) -> None:
-        """Go on from a pose from now on, if it is newer than the one so far."""
+        """Continue from a pose from now on, if it is newer than the current one."""
         motion = self._at(stamp_ns)
         if motion is None or (self._anchor is not None and stamp_ns <= self._anchor.motion.stamp_ns):
             return
@@ -176,7 +176,7 @@ class Bridge:
         self._anchor = _Anchor(motion, w_T_c, covariance, *self._speed(w_T_c, covariance), known)
 
     def _speed(self, w_T_c: Array, covariance: Array) -> tuple[Array, float | None]:
-        """In the camera's frame, and its standard deviation."""
+        """The speed in the camera frame, and its standard deviation."""
         (first, w_T_first), (last, _) = self._found[0], self._found[-1]
         seconds = (last - first) * 1e-9
         if not 0 < seconds <= 4e-9 * _SPEED_NS:
@@ -185,7 +185,7 @@ class Bridge:
         return w_T_c[:3, :3].T @ (w_T_c[:3, 3] - w_T_first[:3, 3]) / seconds, std
 
     def _units(self, metric: bool) -> tuple[float, float] | None:
-        """How many units of the map a metre has, and the relative standard deviation of that; None: unknown."""
+        """Map units per metre and their relative standard deviation; None if unknown."""
         if metric:
             return 1.0, 0.0
         steps = list(self._steps)
@@ -203,7 +203,7 @@ class Bridge:
         return middle, spread / np.sqrt(len(ratios) / _SPAN)  # pairs overlap
 
     def _correct(self, snapshot: MapSnapshot) -> None:
-        """The map moved, or has another unit: what was measured in the one before goes, the pose goes along with it."""
+        """After the map moved or changed its unit: drop measurements in the old map, move the pose along."""
         anchor = self._anchor
         self._begin()
         keyframe = None
@@ -236,7 +236,7 @@ def _by_odometry(first: _Motion, now: _Motion) -> Array | None:
 
 
 def _by_gyroscope(first: _Motion, now: _Motion) -> Array | None:
-    """The rotation (3, 3) of ``first_T_now``, where the gyroscope gave it without a break."""
+    """The rotation (3, 3) of ``first_T_now``, if gyroscope data has no gap."""
     before, after = first.axes(), now.axes()
     if before is None or after is None or before.span != after.span:
         return None
@@ -244,19 +244,19 @@ def _by_gyroscope(first: _Motion, now: _Motion) -> Array | None:
 
 
 def _at_speed(anchor: _Anchor, seconds: float, metric: bool) -> tuple[Array, tuple[float, float, float]]:
-    """The shift (3,) of a camera that goes on at its speed, in the map's unit, and standard deviations of that."""
+    """The shift (3,) of a camera at constant velocity, in map units, and its standard deviations."""
     metre = 1.0 if metric else _positive(anchor.known.unit) / _DEPTH_M
     speed_std = _NO_SPEED * metre if anchor.speed_std is None else anchor.speed_std
     return seconds * anchor.speed, (speed_std * seconds, 0.5 * _ACCELERATION * metre * seconds**2, 0.0)
 
 
 def _positive(length: float) -> float:
-    """A length or ratio, 1 where it is not known."""
+    """A length or ratio, 1 if unknown."""
     return length if np.isfinite(length) and length > 0 else 1.0
 
 
 def _moved_on(a_T_b: Array) -> Array:
-    """(6, 6) what a small motion of a is, in the frame b that is fixed to it (the adjoint of ``b_T_a``)."""
+    """(6, 6) from a small motion of a to that of frame b, fixed to it (the adjoint of ``b_T_a``)."""
     b_R_a, (x, y, z) = a_T_b[:3, :3].T, a_T_b[:3, 3]
     across = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
     adjoint = np.zeros((6, 6))

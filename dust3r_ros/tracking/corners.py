@@ -16,45 +16,45 @@ from dust3r_ros.types import Array, Array32, Image
 _FORTH_AND_BACK_PX = 0.7
 _FLOW_LONG_EDGE = 320
 _SPACING_PX = 9
-_ENOUGH_SEEN = 150  # corners that somebody else followed: others are not worth the search
+_ENOUGH_SEEN = 150  # corners already followed elsewhere: with this many, others are not worth the search
 
 
 @dataclass(frozen=True, eq=False)
 class Tracks:
-    """Corners as they stand in one image: ``ids`` (N,) and ``pixels`` (N, 2)."""
+    """Corners in one image: ``ids`` (N,) and ``pixels`` (N, 2)."""
 
     ids: np.ndarray
     pixels: Array
 
     def select(self, keep: np.ndarray) -> Tracks:
-        """The corners under a mask or index."""
+        """The corners selected by a mask or index."""
         return Tracks(self.ids[keep], self.pixels[keep])
 
     def unique(self) -> Tracks:
-        """Each id once, its first place kept; sorted by id."""
+        """Each id once, at its first position; sorted by id."""
         ids, first = np.unique(self.ids, return_index=True)
         return Tracks(ids, self.pixels[first])
 
     def called(self, ids: np.ndarray) -> Tracks:
-        """The corners by other ids, ``ids[k]`` for k; each id once."""
+        """The corners with new ids, ``ids[k]`` for k; each id once."""
         return Tracks(ids[self.ids], self.pixels).unique()
 
 
 def join(a: Tracks, b: Tracks) -> Tracks:
-    """The corners of both."""
+    """The corners of both sets."""
     return Tracks(np.concatenate([a.ids, b.ids]), np.concatenate([a.pixels, b.pixels]))
 
 
 def no_tracks() -> Tracks:
-    """Nothing tracked."""
+    """An empty set."""
     return Tracks(np.zeros(0, np.int64), np.zeros((0, 2)))
 
 
 class CornerTracker:
     """Follows corners of one camera by pyramidal Lucas-Kanade, back and forth.
 
-    Dense flow of a small image (DIS, Kroeger et al., ECCV 2016) gives each corner its start, which
-    carries over steps of a tenth of the image; the fundamental matrix drops what moves by itself.
+    Dense flow of a small image (DIS, Kroeger et al., ECCV 2016) gives each corner a start that holds
+    for steps of up to a tenth of the image; the fundamental matrix drops what moves independently.
     """
 
     def __init__(self) -> None:
@@ -64,9 +64,9 @@ class CornerTracker:
         self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
     def follow(self, gray: Image, seen: Tracks | None = None) -> Tracks:
-        """Corners of the image before found in ``gray`` (H, W) uint8, which becomes the image before.
+        """The previous image's corners found in ``gray`` (H, W) uint8, which then becomes the previous image.
 
-        ``seen``: those that somebody followed through the images in between; where they are few, the others are looked
+        ``seen``: corners already followed through the images in between; if they are few, the others are searched
         for.
         """
         small = shrink(gray)
@@ -78,12 +78,12 @@ class CornerTracker:
         return self.tracks
 
     def drop(self, keep: Callable[[Array], np.ndarray]) -> Tracks:
-        """Go on with the corners that ``keep`` says of their pixels (N, 2)."""
+        """Keep only the corners for whose pixels (N, 2) ``keep`` is true."""
         self.tracks = self.tracks.select(keep(self.tracks.pixels))
         return self.tracks
 
     def corners(self, count: int, apart_from: Array, image_mask: ImageMask | None = None) -> Array:
-        """At most ``count`` new corners (N, 2) of the last image, away from pixels (M, 2) and from its mask."""
+        """At most ``count`` new corners (N, 2) of the last image, away from given pixels (M, 2) and from its mask."""
         assert self._gray is not None, "an image comes first"
         if count <= 0:
             return np.zeros((0, 2))
@@ -107,7 +107,7 @@ class CornerTracker:
         return moved.select(inliers)
 
     def _join(self, gray: Image, small: Image, seen: Tracks) -> Tracks:
-        """``seen``, and what of the others agrees with them on one fundamental matrix."""
+        """``seen``, and those of the others that agree with them on one fundamental matrix."""
         missing = self.tracks.select(~np.isin(self.tracks.ids, seen.ids))
         if self._gray is None or not len(missing.ids) or len(seen.ids) > _ENOUGH_SEEN:
             return seen
@@ -118,7 +118,7 @@ class CornerTracker:
         return join(seen, Tracks(missing.ids[good], pixels).select(inliers[: len(pixels)]))
 
     def _found(self, gray: Image, small: Image, pixels: Array) -> tuple[np.ndarray, Array]:
-        """(N,) which pixels (N, 2) of the image before are found in ``gray`` and back, and where (M, 2) those are."""
+        """(N,) which pixels (N, 2) of the previous image are found in ``gray`` and back, and where (M, 2) those are."""
         start = pixels.astype(np.float32)
         scale = small.shape[1] / gray.shape[1]
         assert self._gray is not None and self._small is not None, "an image comes first"
@@ -132,14 +132,14 @@ class CornerTracker:
 
 
 def carried(pixels: Array, flow: Array32, scale: float) -> Array:
-    """Where the flow (h, w, 2) of an image ``scale`` times as large takes pixels (N, 2)."""
+    """Where the flow (h, w, 2) of an image scaled by ``scale`` takes pixels (N, 2)."""
     at = np.round((pixels + 0.5) * scale - 0.5).astype(int)
     at = np.clip(at, 0, [flow.shape[1] - 1, flow.shape[0] - 1])
     return pixels + flow[at[:, 1], at[:, 0]] / scale
 
 
 def shrink(gray: Image) -> Image:
-    """The image (h, w) of at most 320 pixels that dense flow is computed from."""
+    """The image (h, w), at most 320 pixels wide or high, used for dense flow."""
     scale = _FLOW_LONG_EDGE / max(gray.shape)
     if scale >= 1.0:
         return gray

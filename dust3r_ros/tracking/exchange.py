@@ -1,7 +1,7 @@
-"""What passes between front end and back end, and nothing else does.
+"""Everything that passes between front end and back end.
 
-Down comes a ``MapSnapshot``: what tracking needs of the map. Up go a ``KeyframeRequest``, an image that
-the map should have, and the ``FollowedPose`` of every image that it does not get.
+The back end sends a ``MapSnapshot``: what tracking needs of the map. The front end sends a ``KeyframeRequest``,
+an image that the map should have, and the ``FollowedPose`` of every image that it does not send.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from dust3r_ros.types import Array, Calibration, Frame
 
 @dataclass(frozen=True, eq=False)
 class MapSnapshot:
-    """The map around one camera, as it stood when the back end was through with one of its images.
+    """The map around one camera, as it was when the back end finished one of its images.
 
-    ``stamp_ns``: of that image; ``w_T_c`` (4, 4): where it was taken. The landmarks it shows: ``ids`` (N,),
-    ``pixels`` (N, 2), offsets from the middle of the tracked image, ``points`` (N, 3) in the map, NaN where that is not
-    known yet, and ``anchors`` (N, 2), where the last keyframe saw them, NaN where it did not; ``anchored_ns`` is its
-    stamp, and ``anchored`` counts what it saw, in view still or not. ``focal`` (pixels of the tracked image) and
-    ``lens`` are the camera's; ``rectified``: the calibration by which raw images are made those of a pinhole first,
-    None: they are not.
+    ``stamp_ns``, ``w_T_c`` (4, 4): of that image. The landmarks it shows: ``ids`` (N,), ``pixels`` (N, 2), offsets
+    from the centre of the tracked image, ``points`` (N, 3) in the map, NaN while unknown, and ``anchors`` (N, 2), where
+    the last keyframe saw them, NaN where it did not; ``anchored_ns`` is that keyframe's stamp, and ``anchored`` counts
+    all it saw, still in view or not. ``focal`` (pixels of the tracked image) and ``lens`` are the camera's;
+    ``rectified``: the calibration by which raw images are first rectified, None if they are not.
 
-    ``keyframe`` (its name) and ``w_T_k`` (4, 4): what poses are kept relative to; ``unit``: a length around it. Poses
-    that were relative to one ``before`` it go along with the map by these: ``w_T_k`` and ``unit`` by name.
-    Poses of another ``epoch`` are of another map; ``revision`` rises when the map is corrected at once. While the focal
-    is hardly more than a guess, the map will change much: ``guessing_since`` the camera was first seen to move (stamp).
+    ``keyframe`` (its name) and ``w_T_k`` (4, 4): the reference of poses; ``unit``: a typical length around it.
+    ``before``: ``w_T_k`` and ``unit`` of earlier keyframes by name, with which poses relative to those follow the map.
+    Poses of another ``epoch`` belong to another map; ``revision`` rises when the whole map is corrected. While the
+    focal is little more than a guess, the map will change a lot: ``guessing_since`` is the stamp at which the camera
+    was first seen to move.
     """
 
     camera: str
@@ -60,11 +60,11 @@ class MapSnapshot:
 
 @dataclass(frozen=True, eq=False)
 class FollowedPose:
-    """Where an image was taken that the map did not get: ``k_T_c`` (4, 4), relative to keyframe ``keyframe``.
+    """The pose of an image that was not sent to the map: ``k_T_c`` (4, 4), relative to keyframe ``keyframe``.
 
-    ``unit``: a length around the keyframe when the pose was found. ``epoch``: as ``MapSnapshot`` has it. ``ids`` (N,)
-    and ``pixels`` (N, 2), offsets: some of the landmarks seen, by which it is found again when the map has changed.
-    ``snapshot_ns``: stamp of the ``MapSnapshot`` that the pose was found in.
+    ``unit``: the length around the keyframe when the pose was found. ``epoch``: as in ``MapSnapshot``. ``ids`` (N,)
+    and ``pixels`` (N, 2), offsets: some of the landmarks seen, to locate it again when the map has changed.
+    ``snapshot_ns``: stamp of the ``MapSnapshot`` in which the pose was found.
     """
 
     stamp_ns: int
@@ -82,8 +82,8 @@ class FollowedPose:
 class KeyframeRequest:
     """An image for the back end, which decides whether it becomes a keyframe.
 
-    ``followed``: the pose that the front end gave it, None where it was lost or there is no map yet; then also the
-    landmarks it saw: ``ids`` (N,) and ``pixels`` (N, 2), offsets from the middle of the tracked image.
+    ``followed``: its pose by the front end, None if tracking was lost or there is no map yet. ``ids`` (N,) and
+    ``pixels`` (N, 2), offsets from the centre of the tracked image: the landmarks it saw.
     """
 
     frame: Frame

@@ -1,4 +1,4 @@
-"""Corners with a place in the map, and how they are followed from one image to another."""
+"""Corners with a position in the map, and how they are followed from one image to another."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
 from dust3r_ros.types import Array, Image
 
-_MAX_VAGUENESS = 0.05  # of a pose by few: standard deviation of the position over depth
+_MAX_VAGUENESS = 0.05  # of a pose from few corners: standard deviation of the position over depth
 MAX_ERROR_PX = 4.0
-MOST_AGREE = 0.5  # the share of inliers that no chance gives, if there are
+MOST_AGREE = 0.5  # a share of inliers that never occurs by chance, given enough corners
 _MANY = 40
-_REMEMBERED = 200  # corners, about, by which an image is found again at the end
+_REMEMBERED = 200  # about how many corners are kept to locate an image again at the end
 _LEVELS = 3
 _BACK_AND_FORTH_PX = 0.7
-_ALL = 30  # newest images that are kept, whatever the rate
-HANDED = 64  # images in the hands of the back end, at most: a snapshot may be of one of them
-HOP = 3  # images that corners are carried over at once, where many lie between a snapshot and now
-_FEWEST_FOR_VIEW = 20  # corners that tell how the view changed
-_VIEW_PX = 2.0  # those of a plane, about
-_REALIGNED_PX = 1.5  # how far from where it was followed to a corner is looked for there
+_ALL = 30  # newest images that are always kept, whatever the rate
+HANDED = 64  # most images held by the back end: a snapshot may be of one of them
+HOP = 3  # stride in images when corners are carried over many images between a snapshot and now
+_FEWEST_FOR_VIEW = 20  # corners needed to find how the view changed
+_VIEW_PX = 2.0  # tolerance for corners roughly on a plane
+_REALIGNED_PX = 1.5  # how far from its followed position a corner is searched for
 _WINDOW = (21, 21)
-_QUICK_WINDOW = (16, 21)  # rows of whole vectors: half the time of 21 x 21, and poses as good
+_QUICK_WINDOW = (16, 21)  # rows fill SIMD vectors: half the time of 21 x 21, and poses as good
 _EXACT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 0.01)
 _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 12, 0.03)
 
@@ -38,8 +38,8 @@ _CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 12, 0.03)
 class Corners:
     """Landmarks in one image: ``ids`` (N,), ``pixels`` (N, 2), ``points`` (N, 3) in the map.
 
-    ``anchors`` (N, 2): where the last keyframe saw them, pixels, NaN where it did not. ``placed`` (N,): whether the
-    map knows where they are; else the point is a guess.
+    ``anchors`` (N, 2): where the last keyframe saw them, pixels, NaN where it did not. ``placed`` (N,): whether their
+    position in the map is known; else the point is a guess.
     """
 
     ids: np.ndarray
@@ -52,15 +52,15 @@ class Corners:
         return len(self.ids)
 
     def select(self, keep: np.ndarray | slice) -> Corners:
-        """The corners under a mask or index."""
+        """The corners selected by a mask or index."""
         return Corners(self.ids[keep], self.pixels[keep], self.points[keep], self.anchors[keep], self.placed[keep])
 
     def moved(self, pixels: Array, found: np.ndarray) -> Corners:
-        """Those ``found`` (N,), at other pixels (N, 2)."""
+        """Those ``found`` (N,), at new pixels (N, 2)."""
         return replace(self, pixels=pixels).select(found)
 
     def join(self, more: Corners) -> Corners:
-        """The corners of both."""
+        """The corners of both sets."""
         return Corners(
             np.concatenate([self.ids, more.ids]),
             np.concatenate([self.pixels, more.pixels]),
@@ -71,15 +71,15 @@ class Corners:
 
 
 def no_corners() -> Corners:
-    """Nothing followed."""
+    """An empty set."""
     return Corners(np.zeros(0, np.int64), np.zeros((0, 2)), np.zeros((0, 3)), np.zeros((0, 2)), np.zeros(0, bool))
 
 
 class RecentImages:
-    """The newest tracked images of a camera by their stamps: a snapshot is of one of them.
+    """The newest tracked images of a camera by stamp: a snapshot is of one of them.
 
-    The newest 30, of those before every third, ``count`` of these, and those that were handed over. All of them until
-    ``thin`` is called.
+    Keeps the newest 30, every third of those before (``count`` of these), and those that were handed over. Keeps all
+    until ``thin`` is called.
     """
 
     def __init__(self, count: int) -> None:
@@ -99,14 +99,14 @@ class RecentImages:
                 self._old.append(oldest)
 
     def thin(self) -> None:
-        """From now on, a part of the older images is enough."""
+        """Thin older images from now on."""
         if not self._thin:
             self._thin = True
             kept = [item for at, item in enumerate(self._old) if at % HOP == 0 or item[0] in self._handed]
             self._old = deque(kept, maxlen=self._old.maxlen)
 
     def hand_over(self, stamp_ns: int) -> None:
-        """An image is kept, for a snapshot may be of it."""
+        """Keep an image, because a snapshot may be of it."""
         self._handed.append(stamp_ns)
 
     @property
@@ -115,7 +115,7 @@ class RecentImages:
         return self._images[-1][1] if self._images else None
 
     def at(self, stamp_ns: int) -> Image | None:
-        """The image of a stamp; None where it is not kept."""
+        """The image of a stamp; None if it is not kept."""
         return next((gray for stamp, gray in (*self._images, *self._old) if stamp == stamp_ns), None)
 
     def until(self, stamp_ns: int) -> list[tuple[int, Image]]:
@@ -129,7 +129,7 @@ class RecentImages:
 
 
 def followed(known: MapSnapshot, stamp_ns: int, w_T_c: Array, corners: Corners, middle: Array) -> FollowedPose:
-    """The pose of an image for the map's record; some of its ``corners``, whose places are known, find it again."""
+    """The pose of an image for the map's record, with some of its placed ``corners`` to locate it again."""
     some = corners.select(slice(None, None, max(1, len(corners) // _REMEMBERED)))
     k_T_c = invert(known.w_T_k) @ w_T_c
     seen = some.ids, some.pixels - middle, known.stamp_ns
@@ -137,9 +137,9 @@ def followed(known: MapSnapshot, stamp_ns: int, w_T_c: Array, corners: Corners, 
 
 
 def locate(known: MapSnapshot, corners: Corners, middle: Array, near: Array, config: MapperConfig) -> PnpResult | None:
-    """Pose of an image by corners whose places are known; None where as few agree as may by chance, or tell too little.
+    """Pose of an image from placed corners; None if too few agree to rule out chance or to determine it.
 
-    ``middle`` (2,) of the tracked image; ``near`` (4, 4): a guess.
+    ``middle`` (2,): the centre of the tracked image; ``near`` (4, 4): a guess.
     """
     points, offsets, fewest = corners.points, known.lens.ideal(corners.pixels - middle), config.track_min_inliers
     found = refine_pose(points, offsets, known.focal, near, threshold_px=MAX_ERROR_PX, min_inliers=fewest)
@@ -164,9 +164,9 @@ def locate(known: MapSnapshot, corners: Corners, middle: Array, near: Array, con
 
 
 def follow(a: Image, b: Image, pixels: Array, guess: Array, levels: int = _LEVELS) -> tuple[Array, np.ndarray]:
-    """Where corners (N, 2) of image ``a`` are in ``b``, from a guess (N, 2), and which (N,) are found again in ``a``.
+    """Where corners (N, 2) of image ``a`` are in ``b``, from a guess (N, 2), and which (N,) are tracked back to ``a``.
 
-    ``levels``: the image is halved so often; each doubles the error of the guess that may be.
+    ``levels``: how often the image is halved; each level doubles the permitted error of the guess.
     """
     if not len(pixels):
         return np.zeros((0, 2)), np.zeros(0, bool)
@@ -179,11 +179,11 @@ def follow(a: Image, b: Image, pixels: Array, guess: Array, levels: int = _LEVEL
 
 
 def realigned(keyframe: Image, image: Image, anchors: Array, pixels: Array) -> Array:
-    """``pixels`` (N, 2) of corners in an image, measured anew from where a keyframe shows them, ``anchors`` (N, 2).
+    """``pixels`` (N, 2) of corners in an image, measured again from a keyframe's ``anchors`` (N, 2).
 
-    Those that are followed from image to image drift, and those looked for over many images are off because what is
-    around them looks different. So the image is brought into the keyframe's view by the homography of all corners
-    before they are looked for. Where that does not find a corner close by, it stays where it is.
+    Corners followed from image to image drift, and corners searched for over many images are off because their
+    surroundings look different. So the image is warped into the keyframe's view by the homography of all corners
+    before the search. A corner not found close by stays where it is.
     """
     if len(pixels) < _FEWEST_FOR_VIEW:
         return pixels

@@ -1,4 +1,4 @@
-"""One camera's front end: an image in, its pose in the newest snapshot of the map out. It never waits."""
+"""One camera's front end: finds each image's pose in the newest snapshot of the map. It never waits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dust3r_ros.tracking.following import (
 )
 from dust3r_ros.types import Array, Image
 
-_LOOKS = 4  # images before the first pose in which the corners of the next good one are looked for
+_LOOKS = 4  # images before the first pose in which the corners of the next good one are searched for
 
 
 class LookBack:
@@ -42,7 +42,7 @@ class LookBack:
         middle: Array,
         config: MapperConfig,
     ) -> None:
-        """``corners`` are those of the first of ``images`` (stamp, tracked image), which is the snapshot's own."""
+        """``corners`` belong to the first of ``images`` (stamp, tracked image), the snapshot's own."""
         self._known, self._corners, self._middle, self._config = known, corners, middle, config
         self._images = deque(images)
         self._gray = self._images.popleft()[1]
@@ -51,11 +51,11 @@ class LookBack:
 
     @property
     def done(self) -> bool:
-        """Whether there is no image left, or nothing to find it by."""
+        """Whether no image is left, or no corner to locate it by."""
         return not self._images or self._failed >= _LOOKS
 
     def step(self) -> FollowedPose | None:
-        """The next image; None where it is not found."""
+        """The pose of the next image; None if it is not found."""
         stamp_ns, gray = self._images.popleft()
         corners = self._corners
         pixels, good = follow(self._gray, gray, corners.pixels, corners.pixels + self._moved)
@@ -71,42 +71,41 @@ class LookBack:
 
 
 YOUNG = 18  # keyframes
-_LIVE_YOUNG = 2.0  # live, those of a young map are so many times farther apart: it keeps up with a fast camera
+_LIVE_YOUNG = 2.0  # factor on the keyframe distance of a young map in live use, to keep up with a fast camera
 
 
 def is_keyframe(motion: float, overlap: float, young: bool, config: MapperConfig, live: bool = False) -> bool:
-    """True when the corners moved far since the last keyframe, or many of them are lost.
+    """True if the corners moved far since the last keyframe, or many of them are lost.
 
-    ``motion``: median, as a part of the long edge; ``overlap``: part of the corners still tracked.
-    A ``young`` map takes them closer together.
-    Time plays no part: a camera at rest adds nothing.
+    ``motion``: median, as a share of the long edge; ``overlap``: share of the corners still tracked.
+    A ``young`` map takes keyframes closer together.
+    Time plays no part: a camera at rest adds none.
     """
     closest = config.keyframe_motion_young * (_LIVE_YOUNG if live else 1.0)
     enough = min(closest, config.keyframe_motion) if young else config.keyframe_motion
     return motion > enough or overlap < config.keyframe_overlap
 
 
-_KEPT_IMAGES = 128  # every third image of 13 s of a fast camera: a snapshot of an older one is of no use
-_MOST = 400  # corners followed: more tell the pose no better and cost time
-_PICKED_UP = 150  # corners of a snapshot looked for in one image
-_PICKED_PX = 8.0  # how far from where the map says they are
-_GUESSED_PX = 80.0  # the same where the map does not know
-_HOPPING = 250  # corners that are carried so
-_TRIES = 6  # images in which corners of the last good one are looked for
-_LEVELS_AHEAD = 2  # halvings of the image where steady motion says where corners are
-_STEADY = 2.0  # times the step before: beyond, the motion before tells nothing of this one
+_KEPT_IMAGES = 128  # every third image of 13 s of a fast camera: a snapshot of an older one is useless
+_MOST = 400  # corners followed: more do not improve the pose and cost time
+_PICKED_UP = 150  # corners of a snapshot searched for in one image
+_PICKED_PX = 8.0  # pixels around the position given by the map
+_GUESSED_PX = 80.0  # the same if the map does not know it
+_HOPPING = 250  # corners carried this way
+_TRIES = 6  # images in which corners of the last good one are searched for
+_LEVELS_AHEAD = 2  # halvings of the image when steady motion predicts the corners
+_STEADY = 2.0  # times the previous step: beyond this, the previous motion predicts nothing
 _MASK_MARGIN_PX = 10
-_REALIGNED_NS = 50_000_000  # at least, from one time to the next: from image to image, drift is small
-_STRAYED_PX = 1.0  # corners that are off by more are looked for anew
+_REALIGNED_NS = 50_000_000  # at least, between realignments: from image to image, drift is small
+_STRAYED_PX = 1.0  # corners that are off by more are searched for again
 
 
 @dataclass(frozen=True, eq=False)
 class Tracked:
-    """What the front end says of one image: ``w_T_c`` (4, 4) and ``covariance`` (6, 6), None where it is lost.
+    """The front end's result for one image: ``w_T_c`` (4, 4) and ``covariance`` (6, 6), None if tracking is lost.
 
     ``wanted``: the map should have the image. ``followed``: the pose for the map's record. ``ids`` (N,) and ``pixels``
-    (N, 2), offsets from the middle: the landmarks seen. ``usable``: false for an
-    image or a mask of another size.
+    (N, 2), offsets from the centre: the landmarks seen. ``usable``: false for an image or a mask of another size.
     """
 
     w_T_c: Array | None = None
@@ -124,52 +123,52 @@ class FrontEnd:
     def __init__(self, camera: str, config: MapperConfig) -> None:
         self._camera, self._config = camera, config
         self._images = RecentImages(_KEPT_IMAGES)
-        self._newest: tuple[int, Image, Image | None] | None = None  # stamp, tracked image and what is masked of it
+        self._newest: tuple[int, Image, Image | None] | None = None  # stamp, tracked image and its mask
         self._size: tuple[int, ...] | None = None
         self._undistortion: Undistortion | None = None
         self._map: MapSnapshot | None = None
         self._new: MapSnapshot | None = None
-        self._corners = self._waiting = no_corners()  # those followed, those of the snapshot to look for
-        self._handed: dict[int, Corners] = {}  # what was followed into the images that snapshots may be of, by stamp
+        self._corners = self._waiting = no_corners()  # those followed, those of the snapshot to search for
+        self._handed: dict[int, Corners] = {}  # corners followed into the images that snapshots may be of, by stamp
         self._source: Image | None = None  # the snapshot's image
-        self._keyframe: Image | None = None  # the one that anchors are in
-        self._realigned_ns = 0  # the last image in which corners were looked for from there
-        self._seen_in: Image | None = None  # the image that the corners followed are in
+        self._keyframe: Image | None = None  # the one with the anchors
+        self._realigned_ns = 0  # the last image realigned to it
+        self._seen_in: Image | None = None  # the image of the followed corners
         self._path: list[tuple[int, Array]] = []  # the newest two poses, by stamp
         self._failed = 0  # images since then
         self._earlier: LookBack | None = None
-        self._guess: Array | None = None  # where others say that the next image is taken
+        self._guess: Array | None = None  # the robot's prediction of the next pose
 
     def forget(self) -> None:
-        """Another map: what was known of the one before does not hold."""
+        """Another map: forget what was known of the previous one."""
         self._map = self._new = self._earlier = None
         self._lose()
 
     def take(self, snapshot: MapSnapshot) -> None:
-        """The map as it stands; the next image is found in it."""
-        if self._size is None:  # nothing is known of the camera's images yet
+        """Take the current map, in which the next image is located."""
+        if self._size is None:  # the camera's image size is not known yet
             self._new = snapshot
-        else:  # at once: the next image need not wait for it
+        else:  # now, so that the next image need not wait for it
             self._take_over(snapshot)
 
     def hand_over(self, stamp_ns: int) -> None:
-        """The image of that stamp goes to the back end: a snapshot may be of it."""
+        """Note that the image of this stamp goes to the back end: a snapshot may be of it."""
         self._images.hand_over(stamp_ns)
         self._handed = dict([*self._handed.items(), (stamp_ns, self._corners)][-HANDED:])
 
     @property
     def knows_map(self) -> bool:
-        """Whether a snapshot came."""
+        """Whether a snapshot has arrived."""
         return self._map is not None or self._new is not None
 
     def expect(self, w_T_c: Array | None) -> None:
-        """Where the robot says that the next image is taken (4, 4); None: it does not."""
+        """Take the robot's prediction of the next pose (4, 4); None without one."""
         self._guess = w_T_c
 
     def track(self, stamp_ns: int, image: Image, mask: Image | None = None) -> Tracked:
-        """The next image (H, W, 3) RGB, as the camera took it; where ``mask`` (H, W) is not 0, nothing counts."""
+        """Track the next image (H, W, 3) RGB, as the camera took it; pixels under ``mask`` (H, W) are ignored."""
         if self._size not in (None, image.shape) or (mask is not None and mask.shape != image.shape[:2]):
-            return Tracked(usable=False)  # the back end says why
+            return Tracked(usable=False)  # the back end reports why
         self._size = image.shape
         if self._new is not None:
             self._take_over(self._new)
@@ -180,7 +179,7 @@ class FrontEnd:
         return Tracked() if self._map is None else self._located(*self._newest)
 
     def track_again(self) -> Tracked:
-        """The newest image once more: a snapshot came that may show where the camera is."""
+        """Track the newest image again: a snapshot arrived that may locate it."""
         if self._map is None or self._newest is None or self._images.newest is not self._newest[1]:
             return Tracked()
         return self._located(*self._newest)
@@ -207,7 +206,7 @@ class FrontEnd:
         return Tracked(found.w_T_c, found.covariance, self._wants_keyframe(), record, *seen)
 
     def pick_up(self) -> None:
-        """Look for landmarks of the snapshot that are not followed yet in the newest image, once its pose is out."""
+        """Search the newest image for snapshot landmarks not followed yet, once its pose is out."""
         gray = self._images.newest
         if gray is None or not self._path or self._failed:
             return
@@ -230,7 +229,7 @@ class FrontEnd:
         self._corners = self._corners.select(np.sort(anchored[:room])).join(found)
 
     def _realign(self, gray: Image) -> None:
-        """Corners of the newest image where the last keyframe says they are: the next image does not inherit drift."""
+        """Realign the newest image's corners to the last keyframe, so that the next image does not inherit drift."""
         corners, at = self._corners, np.flatnonzero(np.isfinite(self._corners.anchors[:, 0]))
         stamp_ns = self._path[-1][0]
         if self._keyframe is None or not len(at) or stamp_ns - self._realigned_ns < _REALIGNED_NS:
@@ -241,7 +240,7 @@ class FrontEnd:
         self._corners = replace(corners, pixels=pixels)
 
     def look_back(self) -> tuple[FollowedPose | None, bool]:
-        """One more of the images before the first snapshot: its pose, None without; and whether there may be more."""
+        """The pose of one more image from before the first snapshot, None if not found; whether there may be more."""
         earlier = self._earlier
         found = None if earlier is None or earlier.done else earlier.step()
         if earlier is None or earlier.done:
@@ -251,7 +250,7 @@ class FrontEnd:
     # The snapshot
 
     def _take_over(self, snapshot: MapSnapshot) -> None:
-        """Landmarks that are followed have new places; others wait to be found in the next images."""
+        """Update the positions of followed landmarks; queue the others to be found in the next images."""
         before, self._map = self._map, snapshot
         if snapshot.rectified != (before.rectified if before else None):
             self._undistortion, self._images = None, RecentImages(_KEPT_IMAGES)
@@ -270,7 +269,7 @@ class FrontEnd:
         strayed = np.zeros((len(own), 2))
         strayed[at] = self._strayed(snapshot.stamp_ns, own.ids[at], new.pixels[there])
         kept = np.linalg.norm(strayed, axis=1) < _STRAYED_PX
-        if corrected:  # places of all others are of the map as it was
+        if corrected:  # all other positions belong to the old map
             kept &= np.isin(np.arange(len(own)), at)
         self._corners = Corners(own.ids, own.pixels - strayed, points, anchors, placed).select(kept)
         self._waiting = new.select(~np.isin(new.ids, self._corners.ids))
@@ -281,11 +280,11 @@ class FrontEnd:
         self._images.thin()
 
     def _strayed(self, stamp_ns: int, ids: np.ndarray, pixels: Array) -> Array:
-        """How far (N, 2) corners were off in the image of that stamp, where the map sees them at ``pixels`` (N, 2).
+        """How far (N, 2) followed corners were from the map's ``pixels`` (N, 2) in the image of that stamp.
 
-        0 for those that were not followed into it.
+        0 for those not followed into it.
 
-        Features of a keyframe do not drift, as corners that are followed do.
+        Features of a keyframe do not drift, unlike followed corners.
         """
         strayed, handed = np.zeros_like(pixels), self._handed.get(stamp_ns)
         if handed is not None:
@@ -294,7 +293,7 @@ class FrontEnd:
         return strayed
 
     def _corrected(self, before: Array, after: Array) -> bool:
-        """Whether landmarks (N, 3) of the map moved by more than they do when single ones are refined."""
+        """Whether landmarks (N, 3) of the map moved by more than when single ones are refined."""
         if not len(before) or self._map is None:
             return True
         depth = float(np.median(transform(invert(self._map.w_T_c), after)[:, 2]))
@@ -302,7 +301,7 @@ class FrontEnd:
         return not moved * self._map.focal < 0.5 * MAX_ERROR_PX * max(depth, 0.0)
 
     def _catch_up(self, snapshot: MapSnapshot) -> Corners:
-        """Landmarks of the snapshot's image in the newest one, carried over what came in between."""
+        """Landmarks of the snapshot's image in the newest one, carried through the images in between."""
         corners, gray = self._waiting.select(slice(0, _HOPPING)), self._source
         self._waiting = self._waiting.select(slice(_HOPPING, None))
         if gray is None:
@@ -318,7 +317,7 @@ class FrontEnd:
     # The image
 
     def _prepared(self, image: Image) -> Image:
-        """The tracked image (h, w) of one as the camera took it."""
+        """The tracked image (h, w) from the camera's image."""
         gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         height, width = gray.shape
         if self._map is not None and self._map.rectified is not None:
@@ -331,7 +330,7 @@ class FrontEnd:
         return np.asarray(gray, np.uint8)
 
     def _masked(self, mask: Image | None, shape: tuple[int, ...]) -> Image | None:
-        """Which pixels of the tracked image (h, w) are masked or close to it; None: none."""
+        """Which pixels of the tracked image (h, w) are masked or close to the mask; None: none."""
         if mask is None or not mask.any():
             return None
         small = cv2.resize((mask != 0).astype(np.uint8), (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST)
@@ -347,7 +346,7 @@ class FrontEnd:
         return np.array(center_of(round(height * scale), round(width * scale)))
 
     def _follow(self, gray: Image) -> Corners:
-        """The corners in the newest image, from where steady motion takes them; failing that, from where they were."""
+        """The corners in the newest image, searched for where steady motion predicts them, else where they were."""
         corners, ahead = self._corners, self._ahead()
         assert self._seen_in is not None
         if ahead is not None:
@@ -359,7 +358,7 @@ class FrontEnd:
         return corners.moved(*follow(self._seen_in, gray, corners.pixels, corners.pixels))
 
     def _ahead(self) -> Array | None:
-        """Where the robot says the camera is, else where it is if it goes on as it did (4, 4); None: nobody knows."""
+        """The predicted pose (4, 4), by the robot, else by constant motion; None without a prediction."""
         if self._guess is not None and self._path:
             return self._guess
         if len(self._path) < 2 or self._failed:
@@ -368,17 +367,17 @@ class FrontEnd:
         return second @ invert(first) @ second
 
     def _expected(self, points: Array, w_T_c: Array) -> Array:
-        """Pixels (N, 2) of the tracked image where landmarks (N, 3) are seen from ``w_T_c``; NaN behind it."""
+        """Pixels (N, 2) of the tracked image at which ``w_T_c`` sees landmarks (N, 3); NaN behind the camera."""
         assert self._map is not None
         return self._map.lens.seen(self._offsets(points, w_T_c)) + self._middle()
 
     def _offsets(self, points: Array, w_T_c: Array) -> Array:
-        """From the middle, as a pinhole would see them, which is enough to tell how they move."""
+        """Offsets from the centre in a pinhole's image, which suffice to predict motion."""
         assert self._map is not None
         return project(transform(invert(w_T_c), points), self._map.focal, (0.0, 0.0))
 
     def _wants_keyframe(self) -> bool:
-        """Whether the corners moved far since the last keyframe, or many of them are lost."""
+        """Whether ``is_keyframe`` holds for the newest image."""
         assert self._map is not None and self._seen_in is not None
         moved = np.linalg.norm(self._corners.pixels - self._corners.anchors, axis=1)
         moved = moved[np.isfinite(moved)]
@@ -388,14 +387,14 @@ class FrontEnd:
         return is_keyframe(motion, overlap, self._map.young, self._config, live=True)
 
     def _lose(self) -> None:
-        """Nothing is followed any more."""
+        """Drop all followed corners."""
         self._corners = self._waiting = no_corners()
         self._source = self._seen_in = self._keyframe = None
         self._path, self._failed, self._realigned_ns = [], 0, 0
 
 
 def _guessed(snapshot: MapSnapshot) -> tuple[Array, np.ndarray]:
-    """Points (N, 3) of a snapshot, and which (N,) the map knows; the others lie as deep as those do on average."""
+    """Points (N, 3) of a snapshot, and which (N,) the map knows; the others get the average depth of these."""
     placed = np.isfinite(snapshot.points[:, 0])
     depths = transform(invert(snapshot.w_T_c), snapshot.points[placed])[:, 2]
     depth = float(np.median(depths)) if len(depths) else 1.0

@@ -1,4 +1,4 @@
-"""One camera of a robot: its front end, and the bridge over images that the front end loses."""
+"""One camera of a robot: its front end, and a bridge over images in which the front end loses track."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
 from dust3r_ros.tracking.front_end import FrontEnd, Tracked
 from dust3r_ros.types import Array, Frame, MapUpdate, TrackingState
 
-_MISSED = 256  # images before the map that may get their poses later: no more are kept
+_MISSED = 256  # most images kept from before the map, which may get their poses later
 
 
 @dataclass(frozen=True, eq=False)
 class Whereabouts:
-    """What is known of one image at once: ``w_T_c`` (4, 4) and ``covariance`` (6, 6), tracked or bridged.
+    """What is known about an image immediately: ``w_T_c`` (4, 4) and ``covariance`` (6, 6), tracked or bridged.
 
-    ``state`` None: the back end will tell; initialising: the pose is kept, but hangs on a guess. ``tracked``: what the
-    front end alone found.
+    ``state`` None: the back end decides; initialising: the pose is kept, but depends on a guess. ``tracked``: the
+    front end's own result.
     """
 
     tracked: Tracked
@@ -30,14 +30,14 @@ class Whereabouts:
 
 
 class LiveCamera:
-    """Tracks the images of one camera, and carries its pose on where that fails. For one thread."""
+    """Tracks the images of one camera, and extends its pose where tracking fails. For one thread."""
 
     def __init__(self, camera: str, config: MapperConfig, bridge_s: float, focal_wait_s: float) -> None:
-        """``bridge_s``: for so long at most a pose is carried on; ``focal_wait_s``: the first ones wait for a focal."""
+        """``bridge_s``: longest extension of a pose; ``focal_wait_s``: how long the first poses wait for a focal."""
         self._wait_ns = round(1e9 * focal_wait_s)
         self.front = FrontEnd(camera, config)
         self._bridge = Bridge(bridge_s)
-        self._heard = False  # whether odometry or a gyroscope ever said anything
+        self._heard = False  # whether any odometry or gyroscope data has come
         self._missed: deque[int] = deque(maxlen=_MISSED)  # stamps
         self._begin()
 
@@ -46,26 +46,26 @@ class LiveCamera:
         self._guessing_since: int | None = None
 
     def forget(self) -> None:
-        """Another map, or another time: what was known does not hold."""
+        """Another map, or another time: forget everything known."""
         self.front.forget()
         self._bridge.forget()
         self._missed.clear()
         self._begin()
 
     def take(self, snapshot: MapSnapshot, covariance: Array | None = None) -> None:
-        """The map as it stands; ``covariance`` (6, 6) of the snapshot's own pose, where it was found just now."""
+        """Take the current map; ``covariance`` (6, 6) is that of the snapshot's own pose, if it was just found."""
         self.front.take(snapshot)
         self._guessing_since = snapshot.guessing_since
         self.held = self.held and self._guessing_since is not None
         self._bridge.take(snapshot, covariance)
 
     def miss(self, stamp_ns: int) -> None:
-        """The back end does not get an image that has no pose."""
+        """Note that the back end will not get an image that has no pose."""
         if not self.front.knows_map:
             self._missed.append(stamp_ns)
 
     def look_back(self) -> tuple[FollowedPose | None, bool]:
-        """The pose of an image from before the first pose that was missed, perhaps; and whether there may be more."""
+        """The pose of a missed image from before the first pose, if found; and whether there may be more."""
         if not self._missed:
             return None, False
         found, more = self.front.look_back()
@@ -75,12 +75,12 @@ class LiveCamera:
         return found, more
 
     def shown(self, update: MapUpdate) -> MapUpdate:
-        """What may be published of an image that the back end took in."""
+        """What may be published about an image that the back end has processed."""
         hidden = self.held and update.state is TrackingState.TRACKING
         return replace(update, state=TrackingState.INITIALISING, w_T_c=None, covariance=None) if hidden else update
 
     def track(self, frame: Frame, turning: Turning | None, metric: bool) -> Whereabouts:
-        """The next image; ``turning``: the camera's axes by a gyroscope, ``metric``: whether the map is in metres."""
+        """Track the next image; ``turning``: the camera's axes by a gyroscope, ``metric``: the map is in metres."""
         carried = self._carried(frame, turning, metric)
         if self._guessing_since is not None and frame.stamp_ns - self._guessing_since > self._wait_ns:
             self.held = False
@@ -98,7 +98,7 @@ class LiveCamera:
         return Whereabouts(tracked, TrackingState.BRIDGED, carried.w_T_c, carried.covariance)
 
     def _carried(self, frame: Frame, turning: Turning | None, metric: bool) -> Carried | None:
-        """Where the image was taken as far as odometry or a gyroscope tells, None where neither ever did."""
+        """The image's pose by odometry or gyroscope, None without either."""
         self._heard = self._heard or frame.o_T_c is not None or turning is not None
         if not self._heard:
             return None
@@ -106,11 +106,11 @@ class LiveCamera:
         return self._bridge.carry(frame.stamp_ns, metric)
 
     def track_again(self) -> Whereabouts | None:
-        """The newest image in a snapshot that came after it, where that shows its pose."""
+        """Locate the newest image in a snapshot that came after it, if possible."""
         return self._found(self.front.track_again())
 
     def _found(self, tracked: Tracked) -> Whereabouts | None:
-        """What may be published of a pose, None without."""
+        """What may be published about a pose, None without one."""
         if tracked.w_T_c is not None and tracked.covariance is not None and tracked.followed is not None:
             if self._heard:
                 self._bridge.found(tracked.w_T_c, tracked.covariance, tracked.followed)

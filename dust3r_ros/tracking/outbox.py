@@ -1,4 +1,4 @@
-"""Images that wait for the back end: few, and under load fewer."""
+"""Images that wait for the back end: few, and fewer under load."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Item = TypeVar("Item")
 
 
 class Outbox(Generic[Item]):
-    """A queue that never grows. Images of one ``camera(item)`` without a pose weigh at most ``size`` together.
+    """A bounded queue. Images of one ``camera(item)`` without a pose weigh at most ``size`` together.
 
-    Each weighs ``weigh(item)``. Where there are more, the oldest goes; one always may wait. Of images with a pose, the
-    newest of a camera waits, so that the map says soon what it saw; ``thin`` false keeps all. For one thread.
+    Each weighs ``weigh(item)``. Beyond that the oldest is dropped; one may always wait. Of images with a pose, only the
+    newest of a camera waits, so that it reaches the map soon; ``thin`` false keeps all. For one thread.
     """
 
     def __init__(
@@ -25,14 +25,14 @@ class Outbox(Generic[Item]):
         thin: bool = True,
     ) -> None:
         self._items: deque[tuple[Item, bool]] = deque()
-        self._turns, self._turn = dict[object, int](), 0  # when it was each camera's
+        self._turns, self._turn = dict[object, int](), 0  # each camera's last turn
         self._size, self._weigh, self._camera, self._thin = size, weigh, camera, thin
 
     def __len__(self) -> int:
         return len(self._items)
 
     def offer(self, item: Item, posed: bool) -> list[tuple[Item, bool]]:
-        """Queue an image; returns those that must go for it, and whether each has a pose."""
+        """Queue an image; returns those dropped for it, and whether each has a pose."""
         camera = self._camera(item)
         replaced = [entry for entry in self._of(camera) if self._thinned(entry)] if posed else []
         for entry in replaced:
@@ -41,15 +41,15 @@ class Outbox(Generic[Item]):
         return replaced + self._lighten(camera)
 
     def _of(self, camera: object) -> list[tuple[Item, bool]]:
-        """The images of a camera that wait, oldest first, and whether each has a pose."""
+        """The waiting images of a camera, oldest first, and whether each has a pose."""
         return [entry for entry in self._items if self._camera(entry[0]) == camera]
 
     def _thinned(self, entry: tuple[Item, bool]) -> bool:
-        """Whether an image goes when a newer one of its camera has a pose; it weighs nothing."""
+        """Whether an image is dropped once a newer one of its camera has a pose; it has no weight."""
         return entry[1] and self._thin
 
     def _lighten(self, camera: object) -> list[tuple[Item, bool]]:
-        """Take the oldest images of a camera out, as long as they weigh too much together; returns them."""
+        """Remove and return the oldest images of a camera while its total weight is too large."""
         gone: list[tuple[Item, bool]] = []
         counted = [entry for entry in self._of(camera) if not self._thinned(entry)]
         load = sum(self._weigh(entry[0]) for entry in counted)
@@ -61,9 +61,9 @@ class Outbox(Generic[Item]):
         return gone
 
     def take(self) -> tuple[Item, bool] | None:
-        """The image that is next, and whether it has a pose; None where none waits.
+        """The next image, and whether it has a pose; None if none waits.
 
-        That is the oldest of the camera whose turn was longest ago: none keeps another from the map.
+        It is the oldest of the camera whose turn was longest ago, so that no camera blocks another.
         """
         if not self._items:
             return None
@@ -75,14 +75,14 @@ class Outbox(Generic[Item]):
         return entry
 
     def withdraw(self, item: Item) -> bool:
-        """Forget one, whether it waits at all."""
+        """Remove an image; returns whether it was waiting."""
         entry = next((entry for entry in self._items if entry[0] is item), None)
         if entry is not None:
             self._items.remove(entry)
         return entry is not None
 
     def clear(self) -> int:
-        """Forget what waits; returns how many."""
+        """Remove all waiting images; returns how many."""
         count = len(self._items)
         self._items.clear()
         return count

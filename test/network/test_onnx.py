@@ -96,7 +96,7 @@ def test_the_backend_runs_it(model: Dust3r, folders, tmp_path: Path) -> None:
         np.testing.assert_allclose(rough.confidence_first, expected.confidence_first, rtol=0.1)
     with pytest.raises(BackendError, match="'cuda' cannot run the ONNX graphs"):
         Dust3rBackend(folders[False], "cuda")
-    with pytest.raises(ConfigError, match=r"'precision' is 'bfloat16'; the graphs of .* have their own"):
+    with pytest.raises(ConfigError, match=r"'precision' is 'bfloat16'; the graphs of .* have a fixed precision"):
         Dust3rBackend(folders[False], "cpu", precision="bfloat16")
     with pytest.raises(InputError, match="multiples of 16"):
         backends[1]._model.encode(torch.zeros(1, 3, 20, 32))
