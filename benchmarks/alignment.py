@@ -1,12 +1,12 @@
-"""Global alignment: `moments` beside `gradient`, the published scheme, on the same pairs in the same run.
+"""Compares global alignment by `moments` with `gradient`, the published scheme, on the same pairs in the same run.
 
     python benchmarks/alignment.py [--sizes dev,6,10,16,24,10x512] [--out results/alignment.json]
 
-Sizes: complete graphs of so many images at 160x120, or of the width after "x"; "dev" is the problem of
-../shared/fixtures, which also has the result of the original program. Each method runs in a process of its
-own: `gradient` once, with torch on two threads and a malloc that does not give memory back (which
-makes it a third faster), `moments` fifteen times, of which the median counts. Memory is what a method
-takes beside its input. Processor time is given too: on a busy machine it says more than wall time.
+Sizes: complete graphs with that many images at 160x120, or of the width after "x"; "dev" is the problem in
+../shared/fixtures, which also has the result of the original program. Each method runs in its own process:
+`gradient` once, with torch on two threads and a malloc that does not return memory (which makes it a third
+faster); `moments` fifteen times, reporting the median. Memory is what a method needs besides its input.
+Processor time is also given: on a busy machine it is more reliable than wall time.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BASELINE_MALLOC = (
 
 
 def problem_of(size: str) -> PairProblem:
-    """The problem that a size names; the same in every process."""
+    """The problem of a given size; the same in every process."""
     if size == "dev":
         return fixture_problem(FIXTURES / "ga_dev.npz")
     images, _, width = size.partition("x")
@@ -57,7 +57,7 @@ def measure(method: str, size: str) -> dict[str, float]:
         torch.set_num_threads(2)
     problem = problem_of(size)
     before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     seconds, processor = [], []
     for _ in range(RUNS[method]):
         start, used = time.perf_counter(), time.process_time()
@@ -87,7 +87,7 @@ def _resident(name: str) -> float:
 
 
 def run(method: str, size: str) -> dict[str, float]:
-    """``measure`` in a process of its own."""
+    """``measure`` in its own process."""
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
     if method == "gradient":
         environment["GLIBC_TUNABLES"] = BASELINE_MALLOC
@@ -129,7 +129,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default=SIZES, help=f"comma-separated, default {SIZES}")
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "results/alignment.json", help="table as JSON; a plot beside it"
+        "--out", type=Path, default=ROOT / "results/alignment.json", help="JSON file; a plot is written beside it"
     )
     parser.add_argument("--measure", nargs=2, metavar=("METHOD", "SIZE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -146,7 +146,7 @@ def main() -> int:
             return 1
         print(table(rows[-1:]), flush=True)
     if not rows:
-        print("alignment: error: no problem to run: ../shared/fixtures is not there", file=sys.stderr)
+        print("alignment: error: no problem to run: ../shared/fixtures does not exist", file=sys.stderr)
         return 2
     print("\n" + table(rows))
     make_folder(options.out.parent)

@@ -1,4 +1,4 @@
-"""What `benchmarks/alignment.py` shows: ratios beside their targets as a table, a plot, and for the summary."""
+"""Output of `benchmarks/alignment.py`: ratios with their targets as a table, as a plot, and for the summary."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-_LARGE = "x"  # memory counts where images are large: a small problem's is that of any program
+_LARGE = "x"  # memory is judged only for large images: a small problem's is that of any program
 
 
 @dataclass(frozen=True)
 class Target:
-    """A column: the quantity as ``moments`` over ``gradient`` and what it should be."""
+    """A column: the ratio of ``moments`` to ``gradient``, and its target."""
 
     name: str
     limit: float
@@ -21,13 +21,13 @@ class Target:
     digits: int = 2
 
     def met(self, ratio: float) -> bool:
-        """Whether a ratio, with the digits of its target, is good enough."""
+        """Whether a ratio, rounded to the digits of its target, meets it."""
         shown = round(ratio, self.digits)
         return shown >= self.limit if self.at_least else shown <= self.limit
 
     @property
     def text(self) -> str:
-        """What should be."""
+        """The target in words."""
         return f"{'>=' if self.at_least else '<='} {self.limit:g}"
 
 
@@ -49,12 +49,12 @@ def met(row: dict[str, Any], name: str) -> bool:
 
 
 def shown(ratio: float, name: str) -> str:
-    """A ratio with its digits."""
+    """A ratio, formatted."""
     return f"{ratio:.{0 if name == 'speed' else 4}f}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Lines with the target beside every ratio; a shortfall is marked."""
+    """Lines of ratios with their targets; a miss is marked."""
     lines = [
         f"{'size':8s} {'moments':>10s} {'gradient':>10s}"
         + "".join(f" {f'{target.name} {target.text}':>18s}" for target in TARGETS.values())
@@ -74,11 +74,11 @@ def table(rows: list[dict[str, Any]]) -> str:
                 f"  against the stored result of the original program ({row['original']['seconds']:.0f} s): "
                 + ", ".join(f"{name} {value:.4g}" for name, value in against.items())
             )
-    return "\n".join([*lines, "! short of its target"])
+    return "\n".join([*lines, "! misses its target"])
 
 
 def targets(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry for every target of every row: name, measured, target, met and note, as the summary reads them."""
+    """One entry per target and row, for the summary: name, measured, target, met and note."""
     found = []
     for row in rows:
         seconds = f"{row['moments']['seconds']:.3f} s against {row['gradient']['seconds']:.1f} s"
@@ -118,7 +118,7 @@ def _title(size: str) -> str:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Seconds over problems, and the ratios, as an image."""
+    """Seconds per problem, and the ratios, as an image."""
     import matplotlib
 
     matplotlib.use("Agg")

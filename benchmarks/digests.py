@@ -1,8 +1,8 @@
-"""Maps the same inputs as ever and prints a digest of each product: work that must change no map shows it by these.
+"""Maps a fixed set of inputs and prints a digest of each product, to show that a change leaves the maps the same.
 
 python benchmarks/digests.py [--only NAME ...] [--out FILE] [--against FILE] [--modules]
 
-Digests are those of one machine: sums come out otherwise on another processor, or with more threads.
+Digests are comparable only on one machine: sums differ on another processor, or with more threads.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _EXPORTS = {"--tum": "poses.txt", "--colmap": "colmap", "--nerfstudio": "nerfstu
 
 @dataclass(frozen=True)
 class Case:
-    """A run of ``dust3r-map``: of a rendered recording or of a scene of the data, with ``options``.
+    """A run of ``dust3r-map`` with ``options``, on a rendered recording or a recorded scene.
 
-    ``after``: the case whose map it continues. ``exported``: the map is written for other programs, too.
+    ``after``: the case whose map it continues. ``exported``: the map is also exported for other programs.
     """
 
     name: str
@@ -62,7 +62,7 @@ CASES = (
 
 
 def main() -> int:
-    """Exit code: 0, 1 when a digest is another than in the file to compare with, or a run failed."""
+    """Exit code: 1 when a digest differs from that in the file to compare with, or a run failed, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="folder of recorded scenes")
     parser.add_argument("--recordings", type=Path, default=ROOT / "results/live/recordings", help="rendered walks")
@@ -106,7 +106,7 @@ def _map_all(arguments: argparse.Namespace, scratch: Path) -> dict[str, str]:
 
 
 def _words(case: Case, arguments: argparse.Namespace, scratch: Path) -> list[str] | None:
-    """What ``dust3r-map`` is asked; None where it cannot be asked that."""
+    """The arguments of ``dust3r-map``; None where the case cannot run."""
     if case.source in RECORDINGS:
         made = prepare(case.source, arguments.recordings, arguments.data, _IMAGES)
         path = made.bag if made else None
@@ -125,9 +125,9 @@ def _start(program: str, *words: str) -> None:
 
 
 def _count_modules(arguments: argparse.Namespace, scratch: Path) -> int:
-    """In this process."""
+    """Count the modules that an image passes through, in this process."""
     words = _words(CASES[0], arguments, scratch)
-    assert words is not None, "rendered walks are always there"
+    assert words is not None, "rendered walks are always available"
     counts: dict[str, list[int]] = {"tracked frame": [], "keyframe": []}
     longest: dict[str, set[str]] = {kind: set() for kind in counts}
     way, process = Way(), Session.process

@@ -2,10 +2,10 @@
 
     python benchmarks/incremental.py [--keyframes 1000] [--out results]
 
-Keyframes of a corridor walked in laps, 256 x 192 pointmaps with the errors of a network; making them
-is not counted. The same run again with wrong loop pairs among the right ones, and a batch solution of
-the same stored moments. The wall clock counts; processor time, which other programs on the machine
-hardly change, stands beside it. Writes incremental.json and incremental.png.
+Keyframes of a corridor walked in laps, with 256 x 192 pointmaps and simulated network errors, which are
+made outside the measured time. The run is repeated with wrong loop pairs among the right ones, and compared
+with a batch solution of the same moments. Wall-clock time is judged; processor time, which depends less
+on other programs, is also given. Writes incremental.json and incremental.png.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ WRONG_SHARE = 0.3  # of the loop pairs
 
 @dataclass
 class Run:
-    """What one run left: per keyframe wall and processor milliseconds, MiB of the aligner and of the process."""
+    """Results of one run, per keyframe: wall and processor milliseconds, MiB of the aligner and of the process."""
 
     aligner: IncrementalAligner = field(default_factory=IncrementalAligner)
     wall_ms: list[float] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Run:
 
 
 def run(world: LapWorld, wrong_share: float, title: str) -> Run:
-    """All keyframes of ``world`` one by one, with pairs to those before and to what retrieval finds."""
+    """All keyframes of ``world`` one by one, with pairs to the previous ones and to those found by retrieval."""
     result, rng = Run(), np.random.default_rng(1)
     for index in range(len(world.w_T_c)):
         pairs = world.predict([p for old in range(max(0, index - NEIGHBOURS), index) for p in both(old, index)])
@@ -101,7 +101,7 @@ def ate(w_T_c: Array, world: LapWorld) -> float:
 
 
 def batch(aligner: IncrementalAligner) -> tuple[Array, float]:
-    """(poses, seconds) of a solution from scratch of the same edges: a chain of closed forms, then all at once."""
+    """(poses, seconds) of solving the same edges from scratch: a chain of closed forms, then all at once."""
     start, edges = time.perf_counter(), aligner.map.edges
     numbers = np.flatnonzero(edges.on)
     first, second, M = edges.first[numbers], edges.second[numbers], edges.moments(numbers)
@@ -113,7 +113,7 @@ def batch(aligner: IncrementalAligner) -> tuple[Array, float]:
     free = np.ones((len(S), DOF), dtype=bool)
     free[0] = False
     graph = SimilarityGraph(first, second, M, free)
-    with np.errstate(all="ignore"):  # the first steps from a start this far off may overflow; they are not taken
+    with np.errstate(all="ignore"):  # the first steps from such a distant start may overflow; they are rejected
         for _ in range(40):
             before, S = S, graph.solve(S, iterations=50).S
             if np.abs(S[:, :3, 3] - before[:, :3, 3]).max() < 1e-4:
@@ -122,7 +122,7 @@ def batch(aligner: IncrementalAligner) -> tuple[Array, float]:
 
 
 def accuracy(world: LapWorld, clean: Run, dirty: Run) -> Accuracy:
-    """Both runs, and a batch solution of the first, against the truth."""
+    """Accuracy of both runs, and of a batch solution of the first, against the ground truth."""
     found = clean.aligner.poses
     poses, seconds = batch(clean.aligner)
     scale = weighted_similarity(found[:, :3, 3], world.w_T_c[:, :3, 3]).scale
@@ -132,7 +132,7 @@ def accuracy(world: LapWorld, clean: Run, dirty: Run) -> Accuracy:
 
 
 def resident_mib() -> float:
-    """Memory of this process; the peak where the system does not tell the present."""
+    """Memory of this process; the peak where the system does not give the current value."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -143,13 +143,13 @@ def resident_mib() -> float:
 def main() -> int:
     """Exit code 1 when a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keyframes", type=int, default=1000, help="length of the run, at least 120")
+    parser.add_argument("--keyframes", type=int, default=1000, help="number of keyframes, at least 120")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of incremental.json and .png")
     options = parser.parse_args()
     if options.keyframes < 120:
         parser.error(f"--keyframes is {options.keyframes}; a run with loops needs at least 120")
     machine, world = Machine(), LapWorld(options.keyframes)
-    world.render_all()  # before memory and time are looked at
+    world.render_all()  # before memory and time are measured
     clean, dirty = run(world, 0.0, "right loops"), run(world, WRONG_SHARE, "wrong loops")
     rows = figures(clean, dirty, accuracy(world, clean, dirty))
     size = f"{options.keyframes} keyframes of {WIDTH}x{HEIGHT}, {world.path:.0f} m"

@@ -1,4 +1,4 @@
-"""What incremental.py measured, beside its targets: rows, table and plot."""
+"""The results of incremental.py with their targets: rows, table and plot."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from incremental import Run
 
 _PART = 100  # keyframes over which a percentile is taken
-_STEP, _SPAN = 25, 50  # of the plot's curves: a point every so many keyframes, over so many
+_STEP, _SPAN = 25, 50  # of the plot's curves: keyframes between points, and window
 LIMIT_MS = 50.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """A figure, what it should be at most (None: no target) and what else there is to know."""
+    """A figure, its upper limit (None: no target) and a note."""
 
     what: str
     value: float
@@ -61,7 +61,7 @@ class Accuracy:
 
 
 def percentile(values: Sequence[float], end: int, q: float) -> float:
-    """Of the keyframes around ``end``, or the last before it at the end of the run."""
+    """A percentile over the keyframes around ``end``, or the last before it at the end of the run."""
     low = max(0, min(end - _PART // 2, len(values) - _PART))
     return float(np.percentile(values[low : low + _PART], q))
 
@@ -111,7 +111,7 @@ def _wrong_loops(clean: Run, dirty: Run, accuracy: Accuracy) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown with the target beside each figure."""
+    """Markdown with each figure's target."""
     verdicts = {True: "met", False: "MISSED", None: ""}
     lines = ["| what | measured | target | |", "| --- | --- | --- | --- |"]
     return "\n".join([*lines, *(f"| {row.what} | {row.shown} | {row.wanted} | {verdicts[row.met]} |" for row in rows)])

@@ -1,6 +1,6 @@
-"""Laps through a rendered corridor, and predictions of its keyframe pairs with the errors of a network.
+"""Laps through a rendered corridor, and predictions of its keyframe pairs with simulated network errors.
 
-Depth only: nothing is painted, so that a thousand keyframes cost seconds.
+Depth only, without colours, so that a thousand keyframes take seconds.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from dust3r_ros.scenes.surfaces import RayGrid
 from dust3r_ros.types import Array, Array32, PairPrediction
 
 HEIGHT, WIDTH, FOCAL = 192, 256, 0.83 * 256
-STEP_M, STEP_DEG = 0.25, 8.0  # a keyframe is made after so much way or turning
+STEP_M, STEP_DEG = 0.25, 8.0  # distance and rotation between keyframes
 _RADIUS = 0.3  # metres, of the turns at both ends
 _LOOP_M, _LOOP_DEG, _LOOP_GAP = 0.45, 15.0, 30
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Standard deviations of what a network gets wrong, per pair unless said otherwise.
+    """Standard deviations of a network's errors, per pair unless stated otherwise.
 
     ``smooth``: depth, relative, in patches of a sixth of the image; ``pixel``: depth, relative, per
-    pixel; ``rotation_deg`` and ``shift`` (of the median depth): where the second view stands;
+    pixel; ``rotation_deg`` and ``shift`` (of the median depth): pose of the second view;
     ``focal``: relative; ``unit``: log of the range of units.
     """
 
@@ -44,7 +44,7 @@ class Errors:
 
 
 def laps(keyframes: int, seed: int = 0) -> Array:
-    """(N, 4, 4) ``w_T_c``: there and back along the corridor with a turn at both ends, every lap a bit different."""
+    """(N, 4, 4) ``w_T_c``: back and forth along the corridor with a turn at both ends, every lap slightly different."""
     turns = 2 * 180.0 / STEP_DEG
     per_lap = float(np.clip(keyframes / 2.5, 1.4 * turns, 200.0))
     straight = (per_lap - turns) / 2 * STEP_M
@@ -107,7 +107,7 @@ class LapWorld:
         return depth
 
     def loop_candidate(self, index: int) -> int | None:
-        """The nearest older keyframe that sees much the same, as retrieval by appearance would find it."""
+        """The nearest older keyframe with a similar view, as retrieval by appearance would find it."""
         old = self.w_T_c[: max(index - _LOOP_GAP, 0)]
         away = np.linalg.norm(old[:, :3, 3] - self.w_T_c[index, :3, 3], axis=1)
         alike = old[:, :3, 2] @ self.w_T_c[index, :3, 2] > np.cos(np.radians(_LOOP_DEG))
@@ -115,7 +115,7 @@ class LapWorld:
         return int(np.argmin(away)) if len(old) and away.min() < _LOOP_M else None
 
     def predict(self, pairs: Sequence[tuple[int, int]]) -> list[PairPrediction]:
-        """What the network says of pairs that see the same."""
+        """Simulated network predictions for pairs with a common view."""
         return [self._pair(first, second, self._relative(first, second)) for first, second in pairs]
 
     def mistake(self, index: int, other: int) -> list[PairPrediction]:
@@ -153,7 +153,7 @@ class LapWorld:
 
 
 def _confidence(points: Array) -> Array32:
-    """Falls with distance, and low where the first camera does not see the point."""
+    """Decreases with distance, and is low where the first camera does not see the point."""
     pixels = project(points, FOCAL, center_of(HEIGHT, WIDTH))
     seen = np.all((pixels >= 0) & (pixels <= [WIDTH - 1, HEIGHT - 1]), axis=-1)
     return (1.0 + np.where(seen, 1.0, 0.15) * np.exp(2.0 - 0.2 * points[..., 2])).astype(np.float32)

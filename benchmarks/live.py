@@ -1,11 +1,11 @@
-"""Live mapping at the camera's rate: real processes over DDS on two cores, each figure beside its target.
+"""Live mapping at the camera's rate: real processes over DDS on two cores, each figure with its target.
 
     python benchmarks/live.py [--cases kitchen-30,walk-30] [--data DIR] [--frames N] [--out results/live.json]
                               [--page docs/live.md]
 
-The node runs with its default parameters, but for the names of topics and the files of its run. A player in a
-process of its own publishes raw images at the camera's rate, as a driver with default settings does. ``dust3r-map``
-maps the same images in the same run, to compare with. Recordings are made before, in results/live.
+The node has its default parameters except for topics and output files. A player in its own process publishes raw
+images at the camera's rate, as a driver with default settings does. For comparison, ``dust3r-map`` maps the same
+images in the same run. Recordings are prepared in results/live.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ _COUNTS = ("frames", "tracked", "keyframes", "lost", "dropped", "lost_in_transpo
 
 
 class Bench:
-    """Runs cases; each recording is mapped offline once. ``work`` keeps recordings and what the runs leave."""
+    """Runs cases; each recording is mapped offline once. ``work`` keeps recordings and the runs' output."""
 
     def __init__(self, work: Path, data: Path, frames: int, reliability: str) -> None:
         self._work, self._data, self._frames, self._reliability = work, data, frames, reliability
         self._offline: dict[str, float] = {}
 
     def run(self, case: Case) -> dict[str, Any]:
-        """What the JSON file says of a case; ``skipped`` or ``failed`` with the reason instead of figures."""
+        """The entry of a case in the JSON file; ``skipped`` or ``failed`` with the reason instead of figures."""
         facts = {"name": case.name, "title": case.title, "localize": case.localize}
         recorded = prepare(case.recording, self._work / "recordings", self._data, self._frames)
         if recorded is None:
@@ -130,7 +130,7 @@ def _final(out: Path, sent: list[Sent]) -> list[StampedPose]:
 
 
 def _status(run: LiveRun) -> dict[str, Any]:
-    """What the node said of itself last: counts, and milliseconds of each stage."""
+    """The node's last status: counts, and milliseconds of each stage."""
     last = run.heard.statuses[-1][1]
     stages = {
         stage.name: {"p50_ms": stage.p50_ms, "p95_ms": stage.p95_ms, "max_ms": stage.max_ms} for stage in last.stages
@@ -142,12 +142,12 @@ def main() -> int:
     """Exit code: 0 all targets met, 1 one was missed or a run failed, 2 wrong arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = ", ".join(case.name for case in CASES)
-    parser.add_argument("--cases", default="", help=f"names with commas (default: all): {names}")
+    parser.add_argument("--cases", default="", help=f"comma-separated names (default: all): {names}")
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data")
-    parser.add_argument("--frames", type=int, default=0, help="only so many images per camera (default: all)")
+    parser.add_argument("--frames", type=int, default=0, help="number of images per camera (default: all)")
     parser.add_argument("--reliability", choices=("reliable", "best_effort"), default="reliable", help="of the player")
     parser.add_argument("--out", type=Path, default=ROOT / "results/live.json")
-    parser.add_argument("--page", type=Path, default=None, help="page that gets the table of a run of all cases")
+    parser.add_argument("--page", type=Path, default=None, help="page for the table of a run of all cases")
     options = parser.parse_args()
     try:
         cases = selected(options.cases)

@@ -28,14 +28,14 @@ from dust3r_ros.types import Array, Image, StampedPose
 TOPIC = "/camera/image_raw"
 KITCHEN = "7scenes_redkitchen_30hz"
 _BASELINE_M = 0.15
-_VERSION = 1  # of the recordings; another one is made anew
+_VERSION = 1  # of the recordings; those of another version are made again
 
 
 @dataclass(frozen=True)
 class Case:
     """One run of the node: ``recording`` played ``slower`` times slower, in a finished map if ``localize``.
 
-    With ``kills``, the back end is killed so often. ``passes``: how often it is played, every second time backwards.
+    ``kills``: how often the back end is killed. ``passes``: how often it is played, every second time backwards.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Recorded:
 
 
 def prepare(name: str, folder: Path, data: Path, shortened: int = 0) -> Recorded | None:
-    """The recording, made unless ``folder`` has it; None where its data is absent.
+    """The recording, made unless ``folder`` has it; None if its data is absent.
 
     ``shortened`` takes that many images per camera, 0 all.
     """
@@ -160,7 +160,7 @@ def _rendered(
 def _render(
     name: str, taken: Array, world: World, poses: Array, width: int, height: int, shortened: int
 ) -> RenderedSequence:
-    """In a process per core: a minute for a minute's walk would be short."""
+    """Rendered with a process per core; a minute's walk takes more than a minute."""
     poses, taken = poses[: shortened or None], taken[: shortened or None]
     print(f"rendering {name}: {len(poses)} images of {width}x{height}", flush=True)
     look = partial(_image, world, width, height)
@@ -174,14 +174,14 @@ def _image(world: World, width: int, height: int, w_T_c: Array) -> Image:
 
 
 def _sequence(name: str, taken: Array, images: Image, poses: Array) -> RenderedSequence:
-    """Without depth, which nobody asks for here."""
+    """Without depth, which is not used here."""
     height, width = images.shape[1:3]
     empty = np.zeros((len(images), 0, 0), np.float32)
     return RenderedSequence(name, taken, images, empty, poses, width, height, FOCAL_PER_WIDTH * width)
 
 
 def selected(names: str) -> tuple[Case, ...]:
-    """Cases by names with commas, all for none; raises ``ValueError`` for a name that is none's."""
+    """Cases by comma-separated names, all if empty; raises ``ValueError`` for an unknown name."""
     wanted = [name for name in names.split(",") if name] or [case.name for case in CASES]
     known = {case.name: replace(case) for case in CASES}
     unknown = [name for name in wanted if name not in known]

@@ -1,4 +1,4 @@
-"""From what a live run published and received to its figures beside their targets. No ROS."""
+"""Figures of a live run with their targets, from what it published and received. No ROS."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dust3r_ros.evaluation.errors import trajectory_errors
 from dust3r_ros.node.tools.verdict import Got, Sent, first_poses, timing
 from dust3r_ros.types import Array, StampedPose
 
-# The camera has begun to move when it is so far (m) from where it was at first.
+# The camera has begun to move when it is this far (m) from its first position.
 MOVED_M = 0.01
-# Errors of fewer images say nothing: a similarity fits them.
+# Errors of fewer images mean nothing: a similarity fits them.
 FEWEST = 20
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A row of the table: its key, what it is, unit, and its target: at most ``limit``, or at least if ``more``."""
+    """A row of the table: key, title, unit, and target: at most ``limit``, or at least if ``more``."""
 
     key: str
     title: str
@@ -31,7 +31,7 @@ class Figure:
 
     @property
     def target(self) -> str:
-        """As the table says it."""
+        """The target as shown in the table."""
         return f"{'≥' if self.more else '≤'} {self.limit:g} {self.unit}".strip()
 
     def met(self, value: float | None) -> bool | None:
@@ -57,15 +57,15 @@ FIGURES = (
     Figure("continued", "back end killed: times that the map was continued, of ten", "", 10, more=True),
     Figure("gone", "back end killed: keyframes that were saved or reported and are gone", "", 0),
 )
-# In a finished map nothing is mapped, so nothing of the map is judged.
+# In a finished map nothing is mapped, so figures of the map are not judged.
 OF_LOCALIZATION = ("share", "latency_p50", "latency_p95", "latency_max", "gap", "cores")
-# A run that is disturbed is judged by what comes of that.
+# A disturbed run is judged by how it recovers.
 OF_KILLS = ("silence", "continued", "gone")
 OF_MAPPING = tuple(figure.key for figure in FIGURES if figure.key not in OF_KILLS)
 
 
 def timings(sent: Sequence[Sent], got: Sequence[Got], moving_since_ns: int) -> dict[str, float | None]:
-    """share, latency_…, gap and first. ``moving_since_ns``: when the first image of the moving camera went out."""
+    """share, latency_…, gap and first. ``moving_since_ns``: when the first image of the moving camera was sent."""
     found = timing(sent, got, moving_since_ns)
     if found is None:
         return dict.fromkeys(("share", "latency_p50", "latency_p95", "latency_max", "gap", "first"))
@@ -80,7 +80,7 @@ def timings(sent: Sequence[Sent], got: Sequence[Got], moving_since_ns: int) -> d
 
 
 def moving_since(sent: Sequence[Sent], truth: Mapping[int, StampedPose]) -> int:
-    """When the first image went out that was taken ``MOVED_M`` away from the first of its camera (ns)."""
+    """When the first image taken ``MOVED_M`` away from its camera's first one was sent (ns)."""
     begin: dict[str, Array] = {}
     for item in sent:
         place = truth[item.recorded].w_T_c[:3, 3]
@@ -90,7 +90,7 @@ def moving_since(sent: Sequence[Sent], truth: Mapping[int, StampedPose]) -> int:
 
 
 def clouds(sent: Sequence[Sent], tiles: Iterable[tuple[int, int]]) -> float | None:
-    """Seconds from an image to the first cloud of its keyframe, p95, of (stamp sent, when it came) (ns)."""
+    """Seconds from an image to the first cloud of its keyframe, p95, from (stamp sent, time of arrival) (ns)."""
     at = {item.key[1]: item.at for item in sent}
     came: dict[int, int] = {}
     for stamp, when in tiles:
@@ -102,7 +102,7 @@ def clouds(sent: Sequence[Sent], tiles: Iterable[tuple[int, int]]) -> float | No
 def against_offline(
     truth: Mapping[int, StampedPose], estimate: Sequence[StampedPose], offline: Sequence[StampedPose]
 ) -> tuple[float, float] | None:
-    """Root mean square errors (m) of both over the images that both have, each after one similarity of its own.
+    """Root mean square errors (m) of both over their common images, each after its own similarity.
 
     None where they share fewer than ``FEWEST`` images, or one of them stands still.
     """
@@ -124,13 +124,13 @@ def against_offline(
 
 
 def in_recorded_time(sent: Sequence[Sent], got: Sequence[Got]) -> list[StampedPose]:
-    """Poses as they were published first, with the stamps of the recording."""
+    """Poses as first published, with the stamps of the recording."""
     recorded = {item.key: item.recorded for item in sent}
     return [StampedPose(recorded[key], key[0], item.w_T_c) for key, item in first_poses(got).items() if key in recorded]
 
 
 def rows(values: Mapping[str, float | None], keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Figures of these keys with value and verdict, as they go into the JSON file."""
+    """Figures of these keys with value and verdict, for the JSON file."""
     wanted = [figure for figure in FIGURES if figure.key in keys]
     return [
         {**asdict(figure), "target": figure.target, "value": values.get(figure.key),

@@ -1,4 +1,4 @@
-"""A live run whose back end is killed again and again: who does it, and what is left of poses and map."""
+"""A live run whose back end is killed repeatedly: the killer, and what survives of poses and map."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from live_run import Heard
 
 from dust3r_ros.node.tools.verdict import silence
 
-_SOON_S = (0.2, 1.5)  # a kill comes so long after the map was seen to go on
-_AFTER_S = 10.0  # after the last kill, the map is to go on within that
-_WATCHED_NS = 5_000_000_000  # how long poses are watched after a kill: it is started again meanwhile
+_SOON_S = (0.2, 1.5)  # from the map being seen to continue to the next kill
+_AFTER_S = 10.0  # within which the map must continue after the last kill
+_WATCHED_NS = 5_000_000_000  # how long poses are watched after a kill, while the back end restarts
 _POLL_S = 0.02
 
 
@@ -28,7 +28,8 @@ _POLL_S = 0.02
 class Kill:
     """One kill at ``at`` (ns of the monotonic clock).
 
-    ``told``: keyframes that the node had reported before; ``saved``: stamps and cameras of those in the map file after.
+    ``told``: keyframes that the node had reported before; ``saved``: stamps and cameras of those in the map file
+    afterwards.
     """
 
     at: int
@@ -37,7 +38,7 @@ class Kill:
 
 
 class Killer:
-    """Ends a node's back end ``kills`` times at random moments, each after the map went on; as ``live`` takes it."""
+    """Kills a node's back end ``kills`` times at random moments, each after the map continued; a ``Meanwhile``."""
 
     def __init__(self, map_file: Path, kills: int, seed: int = 0) -> None:
         self._map_file, self._wanted = map_file, kills
@@ -46,7 +47,7 @@ class Killer:
         self.continued = 0
 
     def __call__(self, node: subprocess.Popen[bytes], heard: Heard, over: threading.Event) -> None:
-        """Until there were enough kills, or ``over`` is set and the last one was got over or not."""
+        """Runs until there were enough kills, or until ``over`` is set and the last kill's outcome is known."""
         end: float | None = None
         since = 0
         while end is None or time.monotonic() < end:
@@ -67,7 +68,7 @@ class Killer:
             self.kills.append(Kill(since, last.keyframes, saved(self._map_file)))
 
     def _goes_on(self, heard: Heard, since: int) -> bool:
-        """Whether the map is continued: after a kill the node said so, and the map took an image in that came later."""
+        """Whether the map continues: the node reported so after the kill, and the map has accepted a later image."""
         statuses = [(at, status) for at, status in tuple(heard.statuses) if at > since]
         if not statuses or (self.kills and not any(status.problems for _, status in statuses)):
             return False
@@ -75,7 +76,7 @@ class Killer:
         return last.state == "tracking" and not last.problems and last.lag < (at - since) * 1e-9
 
     def figures(self, heard: Heard, end_ns: int) -> dict[str, float | None]:
-        """silence (s), continued and gone, of a run whose last image went out at ``end_ns``."""
+        """silence (s), continued and gone, of a run whose last image was sent at ``end_ns``."""
         if not self.kills:
             return {"silence": None, "continued": 0, "gone": None}
         poses = [at for _, _, at, _ in heard.poses]
@@ -101,7 +102,7 @@ def saved(path: Path) -> frozenset[tuple[int, str]]:
 
 
 def back_end(node: int) -> int | None:
-    """The process of a node's back end; None while there is none."""
+    """The process id of a node's back end; None while there is none."""
     for path in _children(node):
         with suppress(OSError):
             if b"dust3r_ros.mapping.process" in Path(f"/proc/{path}/cmdline").read_bytes():

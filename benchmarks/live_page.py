@@ -1,4 +1,4 @@
-"""What docs/live.md shows of results/live.json: the table, and per case what limits."""
+"""The part of docs/live.md made from results/live.json: the table, and what limits each case."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BEGIN, END = "<!-- begin, made by benchmarks/live.py -->", "<!-- end, made by be
 
 
 def table(cases: Sequence[dict[str, Any]]) -> str:
-    """Markdown: a row for every figure, a column for every case that ran; a value that misses its target says so."""
+    """Markdown: a row per figure, a column per case that ran; missed targets are marked."""
     ran = [case for case in cases if "figures" in case]
     lines = []
     if ran:
@@ -43,7 +43,7 @@ def _cell(case: dict[str, Any], key: str) -> str:
 
 
 def limits(case: dict[str, Any]) -> str:
-    """A paragraph: where a case's images went, and the stages that take longest."""
+    """A paragraph: what happened to a case's images, and its slowest stages."""
     counts, images = case["counts"], case["images"]
     unknown = counts["frames"] - counts["tracked"]
     went = (
@@ -71,7 +71,7 @@ def _more(case: dict[str, Any]) -> str:
 
 
 def into_page(page: Path, report: dict[str, Any]) -> None:
-    """Replace what stands between the markers; raises ``OutputError`` for a page without them."""
+    """Replace the text between the markers; raises ``OutputError`` for a page without them."""
     replace_between(page, BEGIN, END, _made(report))
 
 

@@ -1,9 +1,9 @@
-"""Plays a bag's images over DDS as a camera would, in a process of its own, and writes down when each went out.
+"""Plays a bag's images over DDS as a camera would, in its own process, and logs when each was sent.
 
     python benchmarks/live_player.py BAG LOG [--slower 1] [--reliability reliable] [--passes 1]
 
-Messages go out as they lie in the bag but for their stamps, which are those of now. LOG gets a JSON line per image:
-topic, stamp in the bag, stamp sent, and when it was published by the monotonic clock, which all processes share (ns).
+Messages are sent as they are in the bag, but with current stamps. LOG gets a JSON line per image: topic, stamp in
+the bag, stamp sent, and time of publication by the monotonic clock, which all processes share (ns).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def load(bag: Path) -> list[tuple[str, int, bytearray]]:
 
 
 def restamp(raw: bytearray, stamp_ns: int) -> None:
-    """Give it another stamp (ns)."""
+    """Replace the stamp (ns) of a serialised message."""
     seconds, nanoseconds = divmod(stamp_ns, 10**9)
     raw[4:8], raw[8:12] = seconds.to_bytes(4, "little", signed=True), nanoseconds.to_bytes(4, "little")
 
@@ -62,7 +62,7 @@ def play(bag: Path, slower: float, reliability: str, passes: int) -> list[dict[s
         line = {"topic": topic, "recorded": recorded, "stamp": stamp_ns, "published": time.monotonic_ns()}
         publishers[topic].publish(bytes(raw))
         log.append(line)
-    time.sleep(1.0)  # what is still to be sent again
+    time.sleep(1.0)  # time to resend what is missing
     node.destroy_node()
     return log
 
@@ -70,7 +70,7 @@ def play(bag: Path, slower: float, reliability: str, passes: int) -> list[dict[s
 def schedule(
     images: Sequence[tuple[str, int, bytearray]], slower: float, passes: int
 ) -> Iterator[tuple[float, tuple[str, int, bytearray]]]:
-    """How long (ns) after the begin each image goes out."""
+    """Each image with its time (ns) from the start."""
     first, last = images[0][1], images[-1][1]
     period = (last - first) / max(1, len(images) - 1)
     for number in range(passes):
@@ -87,11 +87,11 @@ def _wait(publishers: object) -> None:
             if time.monotonic() > end:
                 raise TimeoutError(f"nobody subscribed to {publisher.topic_name} within {_WAIT_S:g} s")
             time.sleep(0.05)
-    time.sleep(1.0)  # the other side knows it a moment later
+    time.sleep(1.0)  # the subscriber discovers it a moment later
 
 
 def main() -> int:
-    """Exit code: 0 played, 1 nobody listened."""
+    """Exit code: 0 played, 1 no subscriber."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bag", type=Path)
     parser.add_argument("log", type=Path)

@@ -1,4 +1,4 @@
-"""A live run made again from its manifest, and where the two differ."""
+"""Replays a live run from its manifest, and compares the two."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _IMAGE = "sensor_msgs/msg/Image"
 
 
 def replay(bag: Path, published: Sequence[Published], live: Path, out: Path) -> list[str]:
-    """Map what the manifest run.jsonl in ``live`` lists of ``bag`` again, into ``out``; names of what differs.
+    """Map the images of ``bag`` listed in ``live``/run.jsonl again, into ``out``; returns names of what differs.
 
-    Raises ``LiveError`` where it cannot be mapped.
+    Raises ``LiveError`` if mapping fails.
     """
     manifest, heard = live / "run.jsonl", out / "bag"
     shutil.rmtree(out, ignore_errors=True)
@@ -31,12 +31,12 @@ def replay(bag: Path, published: Sequence[Published], live: Path, out: Path) -> 
         code = subprocess.run([sys.executable, *command], stdout=log, stderr=log, env=environment()).returncode
     shutil.rmtree(heard)
     if code:
-        raise LiveError(f"dust3r-map ended with code {code} at the manifest; its log is {out / 'replay.log'}")
+        raise LiveError(f"dust3r-map ended with code {code} on the manifest; its log is {out / 'replay.log'}")
     return differences(live, out)
 
 
 def _as_published(bag: Path, published: Sequence[Published], out: Path) -> None:
-    """The recording with the stamps under which its images went out."""
+    """Write the recording with the stamps that its images were sent with."""
     sent = {(item.topic, item.recorded): item.stamp for item in published}
     store = get_typestore(Stores.ROS2_JAZZY)
     with Writer(out, version=Writer.VERSION_LATEST, storage_plugin=StoragePlugin.MCAP) as writer:

@@ -1,6 +1,6 @@
 """One live run: the real node, the player, and a listener in this process, DDS in between; and the run offline.
 
-What is received is kept with the monotonic clock's time (ns), which all processes of the machine share.
+Received messages are kept with the time of the monotonic clock (ns), which all processes of the machine share.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from dust3r_ros.types import Array
 
 ROOT = Path(__file__).resolve().parents[1]
 START_S, QUIET_S, SETTLE_S, FINISH_S = 60.0, 3.0, 120.0, 600.0
-# A tile of fewer bytes is the single point at NaN of a keyframe that is gone.
+# A tile of fewer bytes is the single NaN point of a removed keyframe.
 _EMPTY_TILE = 1000
 
 
 class LiveError(Dust3rRosError):
-    """A run that did not come about."""
+    """A run that failed."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """An image that went out: its topic, stamp in the bag and stamp sent, and when (all ns)."""
+    """A published image: topic, stamp in the bag, stamp sent, and time of publication (all ns)."""
 
     topic: str
     recorded: int
@@ -48,7 +48,8 @@ class Published:
 
 @dataclass
 class Heard:
-    """What the listener received: poses (topic, stamp sent, when, (4, 4)), tiles (stamp, when), statuses (when, it)."""
+    """What the listener received: poses (topic, stamp sent, time, (4, 4)), tiles (stamp, time), statuses
+    (time, status)."""
 
     poses: list[tuple[str, int, int, Array]] = field(default_factory=list)
     tiles: list[tuple[int, int]] = field(default_factory=list)
@@ -57,7 +58,7 @@ class Heard:
 
 @dataclass(frozen=True)
 class LiveRun:
-    """What a run gave; ``cores`` that the node's processes used on average while images came."""
+    """Results of a run; ``cores``: average used by the node's processes while images arrived."""
 
     published: Sequence[Published]
     heard: Heard
@@ -65,7 +66,7 @@ class LiveRun:
 
 
 def isolate() -> list[int]:
-    """A ROS domain of our own on this machine, and two cores; returns these, for all processes started from now on."""
+    """Use a separate ROS domain and two cores for all processes started from now on; returns the cores."""
     os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(102))
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ.pop("ROS_LOCALHOST_ONLY", None)
@@ -75,7 +76,7 @@ def isolate() -> list[int]:
 
 
 def offline(recorded: Recorded, out: Path) -> float:
-    """``dust3r-map`` on the same images, into ``out``; returns its seconds. Raises ``LiveError`` where it fails."""
+    """``dust3r-map`` on the same images, into ``out``; returns its seconds. Raises ``LiveError`` if it fails."""
     topics = [part for topic in recorded.topics for part in ("--topic", topic)]
     command = ["-m", "dust3r_ros.cli.map", str(recorded.bag), *topics, "--out", str(out), "--quiet"]
     begin, log = time.monotonic(), make_folder(out) / "offline.log"
@@ -89,7 +90,7 @@ def offline(recorded: Recorded, out: Path) -> float:
     return time.monotonic() - begin
 
 
-# Something that is done while images come: it gets the node's process, what is heard, and when images are over.
+# Runs while images are played; gets the node's process, what is heard, and an event set after the last image.
 Meanwhile = Callable[[subprocess.Popen[bytes], Heard, threading.Event], None]
 
 
@@ -102,7 +103,7 @@ def live(
     passes: int = 1,
     meanwhile: Meanwhile | None = None,
 ) -> LiveRun:
-    """Play to the node until it is through, then end it; its results are in ``out``.
+    """Play to the node until it has finished, then end it; its results are in ``out``.
 
     ``parameters`` of the node beyond its topics and ``output_dir``. Raises ``LiveError`` for a process that fails.
     """
@@ -114,7 +115,7 @@ def live(
     with ExitStack() as stack:
         heard = stack.enter_context(_listening(recorded.topics))
         node = _start(stack, out / "node.log", "-m", "dust3r_ros.node.main", "--ros-args", *arguments)
-        _until(lambda: bool(heard.statuses), START_S, [node], f"the node says nothing; its log is {out / 'node.log'}")
+        _until(lambda: bool(heard.statuses), START_S, [node], f"no status from the node; its log is {out / 'node.log'}")
         script, log = str(ROOT / "benchmarks/live_player.py"), out / "published.jsonl"
         log.unlink(missing_ok=True)
         player = _start(
@@ -197,7 +198,7 @@ def _listening(topics: Sequence[str]) -> Iterator[Heard]:
 
 
 def _settle(heard: Heard, node: subprocess.Popen[bytes]) -> None:
-    """Until no image waits and nothing came for a while."""
+    """Wait until no image is waiting and nothing has arrived for a while."""
     end, before, since = time.monotonic() + SETTLE_S, -1, time.monotonic()
     while time.monotonic() < end and node.poll() is None:
         now = len(heard.poses) + len(heard.tiles)
@@ -209,7 +210,7 @@ def _settle(heard: Heard, node: subprocess.Popen[bytes]) -> None:
 
 
 def _usage_while(player: subprocess.Popen[bytes], node: subprocess.Popen[bytes]) -> list[tuple[int, float]]:
-    """(when (ns), processor seconds that the node's processes have used) until the player ends."""
+    """(time (ns), processor seconds used by the node's processes) until the player ends."""
     usage = [(time.monotonic_ns(), _processor_s(node.pid))]
     while player.poll() is None and node.poll() is None:
         time.sleep(0.25)
@@ -218,14 +219,14 @@ def _usage_while(player: subprocess.Popen[bytes], node: subprocess.Popen[bytes])
 
 
 def _cores(usage: Sequence[tuple[int, float]], begin_ns: int, end_ns: int) -> float:
-    """Cores used on average between two moments."""
+    """Average number of cores used between two times."""
     times, seconds = zip(*usage, strict=True)
     first, last = np.interp([begin_ns, end_ns], times, seconds)
     return float((last - first) / (end_ns - begin_ns) * 1e9)
 
 
 def _processor_s(pid: int) -> float:
-    """Processor seconds of a process and all below it, those that have ended included."""
+    """Processor seconds of a process and its descendants, including ended ones."""
     ticks, parents = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -240,7 +241,7 @@ def _processor_s(pid: int) -> float:
 
 
 def _start(stack: ExitStack, log: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """Python in a process of its own, ended with the stack; what it says goes to ``log``."""
+    """Python in its own process, ended with the stack; its output goes to ``log``."""
     output = stack.enter_context(log.open("wb"))
     process = subprocess.Popen(
         [sys.executable, *arguments],
@@ -268,6 +269,6 @@ def _until(check: Any, seconds: float, processes: Sequence[subprocess.Popen[byte
 
 
 def environment() -> dict[str, str]:
-    """Of processes started here: they import this checkout."""
+    """Environment of processes started here: they import this checkout."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, "PYTHONPATH": path}

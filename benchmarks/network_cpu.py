@@ -3,10 +3,10 @@
     python benchmarks/network_cpu.py [--config tiny] [--set enc_embed_dim=256 …] [--threads 2] [--onnx]
 
 A keyframe is one image to encode and ``--pairs`` pairs to decode in both orders, in one batch. Baseline: torch in
-float32. Weights are random. ``--onnx`` exports the network first (extra: onnx; a minute). All variants take turns;
-wall time is the best round's. Pairs per second of processor time hardly depend on what else runs, with one thread:
-several wait for each other and count that too (less so with OMP_WAIT_POLICY=PASSIVE). What bounds it: operations
-per pair, at a rate that is told beside that of one large product by torch in the same run.
+float32. Weights are random. ``--onnx`` exports the network first (extra: onnx; a minute). The variants take turns;
+wall time is that of the best round. With one thread, pairs per second of processor time hardly depend on other
+programs; several threads wait for each other, which also counts (less so with OMP_WAIT_POLICY=PASSIVE). The limit is
+operations per pair, whose rate is compared with that of one large product by torch in the same run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _BASELINE, _TARGET = "torch float32", 10.0
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of a keyframe: ``wall`` of the best round, ``cpu`` of the middle one, all threads together."""
+    """Seconds per keyframe: ``wall`` of the best round, ``cpu`` of the median one, over all threads."""
 
     wall: float
     cpu: float
@@ -57,7 +57,7 @@ def work_of(config: Dust3rConfig, size: int) -> tuple[float, float]:
 
 
 def keyframe(encode: Callable[[Tensor], Tokens], decode: Any, image: Tensor, pairs: int) -> Callable[[], None]:
-    """The work of one keyframe; the tokens of the others are there."""
+    """The work of one keyframe; the tokens of the others already exist."""
     with torch.inference_mode():
         old = encode(image)
 
@@ -99,7 +99,7 @@ def variants(model: Dust3r, threads: int, onnx: bool) -> dict[str, tuple[Any, An
 
 
 def measured(works: dict[str, Callable[[], None]], rounds: int) -> dict[str, Times]:
-    """Each in its turn, after a round that does not count."""
+    """Times of each, in turn, after a warm-up round."""
     wall: dict[str, list[float]] = {name: [] for name in works}
     cpu: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):

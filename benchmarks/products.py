@@ -1,4 +1,4 @@
-"""What a run leaves that holds nothing of the machine: compared byte for byte, or told by digests."""
+"""The products of a run that do not depend on the machine, compared byte for byte or by digests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
-# Nothing with seconds in it, nor with the name of who wrote it.
+# Nothing that has times or the writer's name in it.
 _FILES = ("trajectory.txt", "keyframes.txt", "cameras.yaml", "map.ply")
 _MAP = "map.db"
 
@@ -18,12 +18,12 @@ def differences(first: Path, second: Path) -> list[str]:
 
 
 def differing(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
-    """Names of products whose digests differ, or that only one has."""
+    """Names of products whose digests differ, or that only one side has."""
     return [name for name in {**first, **second} if first.get(name) != second.get(name)]
 
 
 def contents(path: Path) -> dict[str, list[tuple[object, ...]]]:
-    """The rows of every table of a map file, sorted, but for its settings and its own random name."""
+    """The rows of every table of a map file, sorted, without its settings and its random name."""
     base = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
     try:
         names = [name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
@@ -42,5 +42,5 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def digest(data: bytes) -> str:
-    """What tells one content from another."""
+    """A digest of the content."""
     return hashlib.sha256(data).hexdigest()[:16]

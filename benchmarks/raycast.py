@@ -1,12 +1,11 @@
-"""Pairs per second of rendered worlds at 224 x 224: the NumPy renderer, its pairs to train on, the PyTorch ray caster.
+"""Pairs per second of rendered worlds at 224 x 224: NumPy renderer, PyTorch ray caster, and training pairs of both.
 
     python benchmarks/raycast.py [--device cuda] [--batch 64] [--side 224] [--out results/raycast.json]
 
 Baseline "numpy": ``Scenery.render`` of the same cameras in one process. "pairs" is what training gets per process
-with either caster: worlds, choice of cameras, overlap and photographic effects included, all but the worlds by torch
-with "torch". Of the ray
-caster it says which stage takes how much, and what it moves at least (arrays of rays read and written once), as a
-share of what a copy on that device moves per second.
+with either caster, including worlds, choice of cameras, overlap and photographic effects; with "torch", torch does all
+but the worlds. For the ray caster it reports the share of each stage, and the least data it moves (arrays of rays
+read and written once) as a share of what a copy on that device moves per second.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _PASSES = 30  # arrays of one number per ray and shape that casting reads or wri
 
 
 def square_eyes(world: World, count: int, side: int) -> list[Eye]:
-    """``count`` cameras of ``side`` x ``side`` pixels where good views are."""
+    """``count`` cameras of ``side`` x ``side`` pixels with good views."""
     chosen = choose_eyes(world, np.random.default_rng(0), min(count, 32), side)
     eyes = []
     for number in range(count):
@@ -53,7 +52,7 @@ def square_eyes(world: World, count: int, side: int) -> list[Eye]:
 
 
 def seconds(work: Callable[[], object], wait: Callable[[], None], rounds: int) -> float:
-    """Median time of some rounds after a first one."""
+    """Median time of some rounds after a warm-up."""
     work()
     taken = []
     for _ in range(rounds):
@@ -122,7 +121,7 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, obje
 
 
 def device_pairs(side: int, count: int, device: torch.device, wait: Callable[[], None]) -> float:
-    """Pairs per second that are rendered and made on ``device``, worlds drawn up by this process included."""
+    """Pairs per second rendered and made on ``device``, including the design of worlds by this process."""
     worlds = DeviceWorlds(device=str(device), worlds=4)
     with closing(worlds.batches(0, 0, 32, [(side, side)], Cropping(1.3, colour=0.4), 0)) as batches:
         next(batches)
@@ -148,7 +147,7 @@ def _name(device: torch.device) -> str:
 
 
 def report(found: dict[str, object]) -> str:
-    """What was found, as text."""
+    """The results as text."""
     rows: list[dict] = found["rows"]  # type: ignore[assignment]
     lines = [f"{found['device']}; a copy moves {found['bytes_per_second'] / 1e9:.1f} GB/s"]  # type: ignore[operator]
     for row in rows:
@@ -166,7 +165,7 @@ def report(found: dict[str, object]) -> str:
         f"casting takes {100 * cast:.0f} % and moves {100 * moved:.0f} % of what a copy does: bound by {bound}"
     )
     pairs = ", ".join(f"{caster} {rate:.1f}" for caster, rate in found["pairs"].items())  # type: ignore[attr-defined]
-    lines.append(f"pairs to train on, all included, one process: {pairs} pairs/s")
+    lines.append(f"training pairs, everything included, one process: {pairs} pairs/s")
     return "\n".join(lines)
 
 
@@ -176,11 +175,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64 if torch.cuda.is_available() else 4, help="pairs at once")
     parser.add_argument("--side", type=int, default=224, help="pixels along a side")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--pairs", type=int, default=256, help="pairs to train on that are made with each caster")
+    parser.add_argument("--pairs", type=int, default=256, help="training pairs to make with each caster")
     parser.add_argument("--out", type=Path, default=Path("results/raycast.json"))
     options = parser.parse_args()
     if options.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.exit(InputError.exit_code, "no CUDA device is there; take --device cpu\n")
+        parser.exit(InputError.exit_code, "there is no CUDA device; use --device cpu\n")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     found = measure(options, torch.device(options.device))

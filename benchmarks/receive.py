@@ -1,9 +1,9 @@
-"""What it costs to receive images, and how many arrive: 640 x 480 rgb8 at 30 Hz from another process on this machine.
+"""The cost of receiving images, and how many arrive: 640 x 480 rgb8 at 30 Hz from another process on this machine.
 
     python benchmarks/receive.py [--seconds 8] [--rate 30] [--out results/receive.json]
 
-Each row is a publisher and a subscription in processes of their own. "prepared" receivers call what the node calls at
-its start (allocator, settings of Fast DDS); "profiled" publishers are started with the same settings file. Processor
+Each row is a publisher and a subscription in separate processes. "prepared" receivers make the same calls as the node
+at startup (allocator, Fast DDS settings); "profiled" publishers are started with the same settings file. Processor
 time is that of the whole receiving process, which does nothing else.
 """
 
@@ -64,7 +64,7 @@ ROWS = (
 
 
 def publish(reliability: str, seconds: float, rate: float) -> None:
-    """Stamps are those of the monotonic clock, which the receiver shares."""
+    """Publish with stamps of the monotonic clock, which the receiver shares."""
     import rclpy
     from rclpy.qos import QoSProfile, ReliabilityPolicy
     from sensor_msgs.msg import Image
@@ -88,7 +88,7 @@ def publish(reliability: str, seconds: float, rate: float) -> None:
 
 
 def receive(seconds: float, serialised: bool) -> dict[str, Any]:
-    """Latencies (ms) of what came within ``seconds`` of the first image, and the share of a core (%) that it took."""
+    """Latencies (ms) of images within ``seconds`` of the first, and the share of a core (%) used."""
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -119,7 +119,7 @@ def receive(seconds: float, serialised: bool) -> dict[str, Any]:
 
 
 def measure(row: Row, seconds: float, rate: float) -> dict[str, Any]:
-    """A row of the table; raises ``Dust3rRosError`` where a process fails."""
+    """A row of the table; raises ``Dust3rRosError`` if a process fails."""
     os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(102))
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     common = [sys.executable, __file__, "--seconds", str(seconds), "--rate", str(rate)]

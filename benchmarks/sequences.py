@@ -1,4 +1,4 @@
-"""The real sequences beside the checkout, each in its own process, into results/sequences.md.
+"""Maps the real sequences beside the checkout, each in its own process, into results/sequences.md.
 
 The table of the docs is made by `make eval`, which also runs rendered worlds and peers.
 
@@ -29,7 +29,7 @@ from dust3r_ros.io.files import write_text  # noqa: E402
 
 
 def main() -> int:
-    """Exit code: 0 when every scene ran to its end, 1 otherwise."""
+    """Exit code: 0 when every scene was completed, 1 otherwise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="folder of scenes")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only scenes whose name contains one of these")
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def _run(scene: Path, options: list[str], timeout: float) -> dict[str, Any]:
-    """One scene in its own process: its memory is its own, and a crash is a row with a note."""
+    """One scene in its own process, so that memory is measured separately and a crash becomes a row with a note."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "dust3r_ros.cli.eval", "sequences", str(scene), "--out", folder, "--quiet"]

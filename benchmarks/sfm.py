@@ -1,13 +1,13 @@
-"""Our mapper beside pycolmap's incremental mapping, on the same frames in the same run.
+"""Compares our mapper with pycolmap's incremental mapping, on the same frames in the same run.
 
     python benchmarks/sfm.py [--data DIR] [--only NAME ...] [--environment DIR] [--out results/sfm.json]
                              [-- options of dust3r-eval]
 
-Each scene, each program in its own process, one after the other. The focal is unknown to both.
-pycolmap maps poses, calibration and sparse points, so ours runs without dense depth (dense: false)
-and that run is compared; a second one tells what dense depth takes. pycolmap is installed into a
-virtual environment of its own (--environment); where that fails, our half is measured and the table
-says so. Written: the JSON file, and a Markdown table and a plot beside it.
+Each scene and program runs in its own process, one after the other. The focal length is unknown to both.
+pycolmap maps poses, calibration and sparse points, so our run without dense depth (dense: false) is
+compared; a second one measures the time of dense depth. pycolmap is installed into its own virtual
+environment (--environment); if that fails, only our half is measured and the table says so. Writes the
+JSON file, and a Markdown table and a plot beside it.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="folder of scenes")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="scenes whose name contains one of these")
     parser.add_argument("--out", type=Path, default=ROOT / "results/sfm.json")
-    parser.add_argument("--environment", type=Path, default=ROOT / "results/pycolmap", help="where pycolmap lives")
-    parser.add_argument("--package", default=PACKAGE, help="what pip installs there")
+    parser.add_argument("--environment", type=Path, default=ROOT / "results/pycolmap", help="pycolmap's environment")
+    parser.add_argument("--package", default=PACKAGE, help="what pip installs into it")
     parser.add_argument("--max-frames", type=int, metavar="N", help="only the first frames of each scene")
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds one program may take on one scene")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="after --: options of 'dust3r-eval sequences'")
@@ -80,7 +80,7 @@ def _options() -> argparse.Namespace:
 
 
 def ours(scene: Scene, options: argparse.Namespace, dense: bool) -> Figures:
-    """Our figures, with or without dense depth; note and nothing else when the run failed."""
+    """Our figures, with or without dense depth; only a note when the run failed."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "dust3r_ros.cli.eval", "sequences", str(scene.path.resolve()), "--quiet"]
         command += ["--out", folder, *(option for option in options.options if option != "--")]
@@ -97,7 +97,7 @@ def ours(scene: Scene, options: argparse.Namespace, dense: bool) -> Figures:
 
 
 def theirs(scene: Scene, python: Path, options: argparse.Namespace) -> Figures:
-    """pycolmap's figures; note and nothing else when it failed."""
+    """pycolmap's figures; only a note when it failed."""
     try:
         model = run_mapping(scene.path, python, timeout=options.timeout, max_frames=options.max_frames)
     except Dust3rRosError as error:
@@ -126,7 +126,7 @@ def _errors(scene: Scene, poses: list[StampedPose], camera: Figures) -> Figures:
 
 
 def _finishes(command: list[str], timeout: float) -> str:
-    """Runs it from the root; empty, or why it failed."""
+    """Runs it from the root; returns why it failed, empty on success."""
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:

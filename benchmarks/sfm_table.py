@@ -1,4 +1,4 @@
-"""What sfm.py measured, beside its targets."""
+"""The results of sfm.py with their targets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dust3r_ros.io.files import atomic_path
 Figures = dict[str, Any]
 
 TARGETS = {"ate": 1.0, "focal_error": 1.0, "seconds": 0.1}  # ours / theirs
-# Where the truth is no accuracy reference, or none is asked for: the whole trajectory is the target.
+# Scenes whose truth is not an accuracy reference, or not judged: the target is a complete trajectory.
 COMPLETE = ("kitti_01", "tum_fr3_cabinet")
 
 

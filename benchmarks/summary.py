@@ -1,9 +1,9 @@
-"""One table of all targets of alignment from what the benchmarks left, printed and written into docs/alignment.md.
+"""One table of all alignment targets from the benchmarks' results, printed and written into docs/alignment.md.
 
     python benchmarks/summary.py [--results results] [--page docs/alignment.md] [--pictures docs/pictures]
 
-Runs nothing. A benchmark whose JSON file is missing, or cannot be read, is a row "not run". The table
-stands between two markers in the page; the plots that the page shows are copied beside it, smaller.
+Runs no benchmark. One whose JSON file is missing or cannot be read becomes a row "not run". The table
+goes between two markers in the page; the page's plots are copied beside it at reduced size.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _VERDICTS = {True: "met", False: "**missed**", None: "–"}
 
 
 def read(folder: Path) -> dict[str, dict[str, Any] | None]:
-    """What each benchmark left; None where it was not run or left nothing that can be used."""
+    """The results of each benchmark; None where it was not run or its file cannot be used."""
     found: dict[str, dict[str, Any] | None] = {}
     for name in BENCHMARKS:
         try:
@@ -51,7 +51,7 @@ def _is_row(row: Any) -> bool:
 
 
 def table(found: dict[str, dict[str, Any] | None]) -> str:
-    """Markdown: a block of rows for every benchmark, and under all of them where they were run."""
+    """Markdown: a block of rows for every benchmark, and below them the machine."""
     lines = ["| | measured | target | | note |", "| --- | ---: | ---: | --- | --- |"]
     for name, title in BENCHMARKS.items():
         lines.append(f"| **{title}** | | | | |")
@@ -70,7 +70,7 @@ def _shown(measured: Any) -> str:
 
 
 def _where(found: dict[str, dict[str, Any] | None]) -> str:
-    """The machine, and how busy others kept it during each benchmark."""
+    """The machine, and its load from other programs during each benchmark."""
     about = {name: report["about"] for name, report in found.items() if report is not None and "about" in report}
     if not about:
         return "The machine is not known."
@@ -95,12 +95,12 @@ def verdict(found: dict[str, dict[str, Any] | None]) -> str:
 
 
 def into_page(page: Path, text: str) -> None:
-    """Replace what stands between the markers; raises ``OutputError`` for a page without them."""
+    """Replace the text between the markers; raises ``OutputError`` for a page without them."""
     replace_between(page, BEGIN, END, text)
 
 
 def copy_pictures(results: Path, folder: Path) -> None:
-    """The plots that the page shows, at most ``WIDEST`` pixels wide and of 128 colours."""
+    """Copy the page's plots, at most ``WIDEST`` pixels wide and with 128 colours."""
     from PIL import Image
 
     for name, picture in PICTURES.items():
@@ -116,7 +116,7 @@ def copy_pictures(results: Path, folder: Path) -> None:
 
 
 def main() -> int:
-    """Exit code: 0 when every target is met, 1 when one is not or was not measured, 2 when nothing can be written."""
+    """Exit code: 0 when every target is met, 1 when one is missed or not measured, 2 when nothing can be written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of the benchmarks' JSON files")
     parser.add_argument("--page", type=Path, default=ROOT / "docs/alignment.md", help="page that holds the table")

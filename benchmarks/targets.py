@@ -1,4 +1,4 @@
-"""What every benchmark of alignment leaves for the common table: targets, and where and beside what it ran."""
+"""What every alignment benchmark writes for the common table: targets, the machine and its load."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dust3r_ros.evaluation.report import run_file
 def target(
     name: str, measured: float | str | None, limit: str, met: bool | None, note: str = "", unit: str = ""
 ) -> dict[str, Any]:
-    """A row of the table: what, its value (None: not measured), what it should be, whether it is.
+    """A row of the table: name, value (None: not measured), target, and whether it is met.
 
-    ``met`` None: could not be judged; ``note`` says why, or what the figure leaves out.
+    ``met`` None: could not be judged; ``note`` says why, or what the figure does not cover.
     """
     shown = "not measured" if measured is None else f"{measured:.3g}" if isinstance(measured, float) else str(measured)
     return {"name": name, "measured": f"{shown} {unit}".strip(), "target": limit, "met": met, "note": note}
 
 
 class Machine(run_file.Machine):
-    """The machine, and how much of it others used since this was made."""
+    """The machine, and how much of it other programs used since this object was made."""
 
     def about(self) -> dict[str, Any]:
-        """What the evaluation says of it, and our version."""
+        """The evaluation's description of it, and our version."""
         return {"version": __version__, **super().about()}

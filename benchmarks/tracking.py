@@ -1,12 +1,12 @@
-"""Frames per second of tracking between keyframes at 640 x 480, beside plain OpenCV on the same frames.
+"""Frames per second of tracking between keyframes at 640 x 480, compared with plain OpenCV on the same frames.
 
     python benchmarks/tracking.py [--data DIR] [--frames 200] [--out results/tracking.json]
 
-Frames: the 30 Hz sequence in --data where there is one, else a rendered walk. Ours: the mapper's
-stage "track" (corners followed, pose with covariance) over frames that are tracked and become no
-keyframe. Baseline "opencv": 500 corners of the last keyframe followed from frame to frame by
-pyramidal Lucas-Kanade, back and forth, and solvePnPRansac against their points in the map; the same
-keyframes, focal and depth.
+Frames: the 30 Hz sequence in --data if there is one, else a rendered walk. Ours: the mapper's stage
+"track" (corner tracking, pose with covariance) over frames that do not become keyframes. Baseline
+"opencv": 500 corners of the last keyframe tracked from frame to frame by pyramidal Lucas-Kanade,
+forwards and backwards, and solvePnPRansac against their points in the map, with the same keyframes,
+focal length and depth.
 """
 
 from __future__ import annotations
@@ -98,13 +98,13 @@ def _corners(gray: Image, keyframe: Keyframe, focal: float) -> tuple[np.ndarray,
 
 
 def summary(seconds: list[float]) -> dict[str, float]:
-    """Frames per second over all, latency of most and of the slow ones."""
+    """Frames per second over all frames, and latency percentiles."""
     p50, p95 = (1e3 * float(np.percentile(seconds, share)) for share in (50, 95))
     return {"frames": len(seconds), "fps": len(seconds) / sum(seconds), "p50_ms": p50, "p95_ms": p95}
 
 
 def targets(rows: dict[str, dict[str, float]]) -> list[dict[str, object]]:
-    """Rows of the common table: the stage, and all that the mapper does with a frame that it tracks."""
+    """Rows of the common table: the stage, and the mapper's whole call for a tracked frame."""
     notes = {row: f"{found['fps'] / rows['opencv']['fps']:.2f} x plain OpenCV on the same frames; "
                   f"p95 {found['p95_ms']:.1f} ms" for row, found in rows.items()}  # fmt: skip
     return [
@@ -114,7 +114,7 @@ def targets(rows: dict[str, dict[str, float]]) -> list[dict[str, object]]:
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
-    """A line for each, with its ratio to the baseline."""
+    """A line per row, with its ratio to the baseline."""
     return "\n".join(
         f"{row:11s} {found['fps']:7.1f} frames/s  p50 {found['p50_ms']:6.2f} ms  p95 {found['p95_ms']:6.2f} ms"
         f"  {found['fps'] / rows['opencv']['fps']:5.2f} x opencv  ({found['frames']} frames)"
@@ -123,7 +123,7 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 
 def plot(path: Path, seconds: dict[str, list[float]]) -> None:
-    """How many of the frames took at most so long."""
+    """Cumulative distribution of the time per frame."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -146,7 +146,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data")
     parser.add_argument("--frames", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2, help="threads OpenCV may use")
-    parser.add_argument("--out", type=Path, default=ROOT / "results/tracking.json", help="a plot beside it")
+    parser.add_argument("--out", type=Path, default=ROOT / "results/tracking.json", help="JSON file; a plot beside it")
     options = parser.parse_args()
     cv2.setNumThreads(options.threads)
     machine, (name, frames) = Machine(), load(options.data, options.frames)

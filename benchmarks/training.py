@@ -1,10 +1,10 @@
-"""Training steps and pairs per second, and the share of the time that is spent waiting for data, stage by stage.
+"""Training steps and pairs per second, and the share of time spent waiting for data, per stage.
 
     python benchmarks/training.py [--config tiny] [--steps 20] [--device auto] [--caster torch] [--out FILE]
 
-Baseline "compute": the same steps on one batch that is there already. Waiting is what ``dust3r-train`` logs. The
-first steps of a stage, with cold caches, do not count. Target: less than 5 % waiting on a GPU. ``pairs`` of the
-network in use: both orders of a pair decoded, its images encoded once, 224 pixels.
+Baseline "compute": the same steps on one ready batch. Waiting is what ``dust3r-train`` logs. The first steps of a
+stage, with cold caches, do not count. Target: less than 5 % waiting on a GPU. For inference, a pair means both orders
+decoded and its images encoded once, at 224 pixels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as dust3r-train does, before torch is loaded
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in dust3r-train, before torch is loaded
 
 import torch
 
@@ -42,7 +42,7 @@ _COLD = 5
 
 
 def stage_figures(recipe: Recipe, stage: Stage, steps: int, device: torch.device, workers: int) -> dict[str, Any]:
-    """One row: a stage in its own process of batches, then the same steps without any."""
+    """One row: a stage with its batch processes, then the same steps without them."""
     learner = Learner(recipe, new_model(recipe.architecture(stage), recipe.seed), device, Processes())
     sources = open_sources([], recipe, 1, device=str(device))
     sampling = Sampling(sources, recipe.epoch, recipe.seed)
@@ -70,7 +70,7 @@ def stage_figures(recipe: Recipe, stage: Stage, steps: int, device: torch.device
 
 
 def network_figures(recipe: Recipe, device: torch.device, pairs: int = 8) -> dict[str, float]:
-    """Pairs per second of the network in use, at 224 pixels; both orders count as one pair."""
+    """Pairs per second of inference at 224 pixels; both orders count as one pair."""
     network = Dust3r(recipe.architecture(recipe.stages[0])).to(device).eval()
     image = torch.zeros(1, 3, 224, 224, device=device)
     seconds = {}
@@ -98,9 +98,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="tiny")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--pairs", type=int, help="pairs per step instead of the recipe's")
+    parser.add_argument("--pairs", type=int, help="pairs per step, overriding the recipe")
     parser.add_argument("--workers", type=int)
-    parser.add_argument("--caster", help="numpy or torch, instead of the recipe's")
+    parser.add_argument("--caster", help="numpy or torch, overriding the recipe")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", default=str(ROOT / "results" / "training.json"))
     arguments = parser.parse_args()

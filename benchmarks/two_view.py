@@ -1,9 +1,9 @@
-"""Pairs per second of the weightless backend, beside OpenCV's own chain on the same pairs in the same run.
+"""Pairs per second of the backend two_view, compared with a chain of OpenCV on the same pairs in the same run.
 
     python benchmarks/two_view.py [--pairs 60] [--out results/two_view.json]
 
-Baseline "opencv": DIS flow both ways, round trip check, fundamental matrix, essential matrix and
-pose, ``cv2.triangulatePoints`` of the consistent pixels: what one would write without this package.
+Baseline "opencv": DIS flow both ways, consistency check, fundamental matrix, essential matrix and pose,
+``cv2.triangulatePoints`` of the consistent pixels, as one would write it without this package.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _STEP, _NEIGHBOURS, _TARGET = 3, 3, 30.0
 
 
 def pairs_of(sequence: RenderedSequence, count: int) -> list[tuple[int, int]]:
-    """(older, newer) frames as a mapper pairs keyframes."""
+    """(older, newer) frames, paired as a mapper pairs keyframes."""
     frames = range(0, len(sequence.images), _STEP)
     pairs = [(new - _STEP * back, new) for new in frames for back in range(1, _NEIGHBOURS + 1)]
     return [(old, new) for old, new in pairs if old >= 0][:count]
 
 
 def ours(sequence: RenderedSequence, pairs: list[tuple[int, int]], posed: bool) -> None:
-    """The backend, with the poses a mapper knows or without."""
+    """The backend, with or without the poses that a mapper knows."""
     backend = TwoViewBackend()
     poses = dict(enumerate(sequence.w_T_c)) if posed else None
     for old, new in pairs:
@@ -68,7 +68,7 @@ def opencv(sequence: RenderedSequence, pairs: list[tuple[int, int]]) -> None:
 
 
 def rate(work: Callable[[], None], pairs: int, rounds: int = 3) -> float:
-    """Pairs per second, the median of some rounds after a first one."""
+    """Pairs per second, the median of some rounds after a warm-up."""
     work()
     seconds = []
     for _ in range(rounds):
