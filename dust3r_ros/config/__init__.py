@@ -1,7 +1,7 @@
-"""Every parameter once: name, type, default, range, description.
+"""The single definition of every parameter: name, type, default, range, description.
 
-The mapper reads ``MapperConfig``, the node declares ``MapperConfig`` and ``NodeConfig`` as ROS
-parameters, the command line reads the same YAML file, the README's table is made from the rows.
+The mapper reads ``MapperConfig``; the node declares ``MapperConfig`` and ``NodeConfig`` as ROS parameters; the
+command line reads the same YAML files; docs/parameters.md is made from the rows.
 """
 
 from dust3r_ros.config.mapper import MapperConfig

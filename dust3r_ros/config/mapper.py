@@ -60,10 +60,16 @@ class MapperConfig:
         high=0.5,
     )
     keyframe_motion_young: float = row(
-        0.01, "The same while the map has fewer than 18 keyframes; smaller steps calibrate sooner.", low=0.005, high=0.5
+        0.01,
+        "keyframe_motion while the map has fewer than 18 keyframes; smaller steps calibrate sooner.",
+        low=0.005,
+        high=0.5,
     )
     keyframe_overlap: float = row(
-        0.7, "A new keyframe is made when less than this fraction of its corners is still tracked.", low=0.1, high=0.99
+        0.7,
+        "A new keyframe is made when less than this fraction of the last one's corners is still tracked.",
+        low=0.1,
+        high=0.99,
     )
     track_corners: int = row(500, "Corners tracked per keyframe.", low=50, high=5000)
     track_min_inliers: int = row(
@@ -82,7 +88,7 @@ class MapperConfig:
     )
     lookalike_score: float = row(
         0.75,
-        "Minimum similarity of such an older keyframe, relative to that of neighbouring keyframes.",
+        "Minimum similarity of such a look-alike keyframe, relative to that of neighbouring keyframes.",
         low=0.0,
         high=1.0,
     )

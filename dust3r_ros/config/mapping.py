@@ -1,4 +1,4 @@
-"""Configurations from and to plain mappings and YAML files."""
+"""Converts configurations from and to plain mappings and YAML files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rows(config: type[MapperConfig] | type[NodeConfig]) -> Iterator[Row]:
 
 
 def from_mapping(config: type[_Config], values: Mapping[str, object]) -> _Config:
-    """A checked configuration; what ``values`` leaves out keeps its default.
+    """A validated configuration; parameters missing in ``values`` keep their defaults.
 
     Raises ``ConfigError`` for an unknown name, a wrong type or a value out of range.
     """
@@ -42,10 +42,10 @@ def as_mapping(config: MapperConfig | NodeConfig) -> dict[str, ParameterValue]:
 
 
 def load_yaml(path: str | Path, node: str = "/dust3r") -> dict[str, object]:
-    """Parameters from a YAML file: plain ``name: value``, or the ROS form, of which those of ``node`` are taken.
+    """Parameters from a YAML file: plain ``name: value``, or the ROS form, from which those for ``node`` are taken.
 
     ``path`` is expanded as by a shell; ``node`` is a full name, such as /robot1/dust3r.
-    Raises ``ConfigError`` when the file cannot be read, holds no mapping, or has parameters of other nodes only.
+    Raises ``ConfigError`` when the file cannot be read, is not a mapping, or has only parameters of other nodes.
     """
     import yaml
 
@@ -62,7 +62,7 @@ def load_yaml(path: str | Path, node: str = "/dust3r") -> dict[str, object]:
     own = [values for name, values in sections if _is_for(name, node)] if sections else [data]
     if not own:
         names = ", ".join(name for name, _ in sections)
-        raise ConfigError(f"configuration file '{path}' has parameters of {names} only; it must have some of {node}")
+        raise ConfigError(f"configuration file '{path}' has only parameters of {names}; it must have some of {node}")
     found: dict[str, object] = {}
     for values in own:
         if values is not None and (
@@ -73,12 +73,12 @@ def load_yaml(path: str | Path, node: str = "/dust3r") -> dict[str, object]:
     return found
 
 
-# Namespaces that lie in each other, and the node; a file whose aliases lie in themselves has no end.
+# Maximum nesting of namespaces and node name; a YAML file with recursive aliases has no end.
 _DEEPEST = 5
 
 
 def _sections(data: object, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Names of nodes, which may have wildcards, and their parameters, of a file in the ROS form."""
+    """Node names, which may have wildcards, and their parameters, in a file of the ROS form."""
     for key, value in data.items() if isinstance(data, Mapping) else ():
         if key == "ros__parameters":
             yield name or "/**", value
@@ -87,19 +87,19 @@ def _sections(data: object, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _is_for(name: str, node: str) -> bool:
-    """As ROS matches them: * is one token, ** any number of them."""
+    """Whether ``name`` matches ``node`` by the rules of ROS: * is one token, ** any number of them."""
     pattern = re.escape(name).replace(r"/\*\*", r"(/[^/]+)*").replace(r"/\*", r"/[^/]+")
     return re.fullmatch(pattern, node) is not None
 
 
-# Parameters that a node of ROS has by itself; the last one has parts, after dots.
+# Parameters that every ROS node has; the last one has parts, after dots.
 OF_ROS = ("use_sim_time", "start_type_description_service", "qos_overrides")
 
 
 def split(values: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
-    """Parameters of one file parted into the mapper's and the node's; unknown ones stay with the mapper's.
+    """Splits the parameters of a file into the mapper's and the node's; unknown ones go to the mapper's.
 
-    What ROS itself takes is left out, and autostart, which only a node has.
+    ROS's own parameters are left out, and autostart, which only a node has.
     """
     node = {row.name for row in rows(NodeConfig)}
     values = {name: value for name, value in values.items() if name.partition(".")[0] not in (*OF_ROS, "autostart")}

@@ -42,15 +42,15 @@ class NodeConfig:
     )
     focal_wait: float = row(
         2.6,
-        "Maximum time of motion, in seconds, that first poses are held back until the focal length is more than a "
-        "guess; 0: off.",
+        "Maximum time of motion, in seconds, for which the first poses are held back until the focal length is more "
+        "than a guess; 0: off.",
         low=0.0,
         high=60.0,
     )
     image_transport: str = row(
         "auto",
-        "Type of the image topics; auto selects compressed for topics that end in /compressed, and compressed "
-        "appends that where it is missing.",
+        "Type of the image topics; auto selects compressed for topics that end in /compressed; compressed appends "
+        "/compressed to topics without it.",
         choices=("auto", "raw", "compressed"),
     )
     camera_info_topic: str = row("", "CameraInfo topic, if there is one camera; empty: derived from the image topic.")
@@ -85,7 +85,7 @@ class NodeConfig:
     odom_frame: str = row("", "Odometry frame; the node then publishes map -> odom_frame. Empty: no odometry.")
     base_frame: str = row(
         "",
-        "Without odometry, publish map -> base_frame; TF must contain the cameras' place on it. Empty: map -> camera.",
+        "Without odometry, publish map -> base_frame; TF must contain the cameras' poses on it. Empty: map -> camera.",
     )
     publish_tf: bool = row(True, "Publish the map's transform on /tf.", live=True)
     invert_tf: bool = row(

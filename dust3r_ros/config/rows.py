@@ -1,4 +1,4 @@
-"""One parameter: its name, type, default, range and what it is for."""
+"""A parameter: its name, type, default, range and description."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ParameterValue = bool | int | float | str | tuple[str, ...]
 
 @dataclass(frozen=True)
 class Row:
-    """One parameter as a user meets it. ``live`` ones may be changed while the node runs, ``path`` ones name files."""
+    """A parameter as users see it. ``live``: may be changed while the node runs; ``path``: names a file."""
 
     name: str
     type: type
@@ -28,7 +28,7 @@ class Row:
     path: bool = False
 
     def check(self, value: object) -> ParameterValue:
-        """``value`` as this row's type, paths expanded; raises ``ConfigError`` naming the row, value and range."""
+        """``value`` in this row's type, paths expanded; raises ``ConfigError`` naming the row, value and range."""
         value = self._typed(value)
         if self.path:
             value = expanded(str(value), f"parameter '{self.name}'")
@@ -57,13 +57,13 @@ def row(default: Any, description: str, **limits: Any) -> Any:
 
 
 def expanded(path: str, name: str = "path") -> str:
-    """A path with ~ and environment variables put in, as a shell does it.
+    """A path with ~ and environment variables expanded, as by a shell.
 
-    Raises ``ConfigError``, which calls it ``name``, for a variable that is not set and a user who is not there.
+    Raises ``ConfigError``, calling it ``name``, for an unset variable or an unknown user.
     """
     full = os.path.expanduser(os.path.expandvars(path))
     if unset := re.search(r"\$(\w+|\{[^}]*\})", full):
         raise ConfigError(f"{name} is '{path}', but the environment variable {unset[0]} is not set")
     if full.startswith("~"):
-        raise ConfigError(f"{name} is '{path}', but there is no home folder {full.split('/')[0]}; ./~ is a file's name")
+        raise ConfigError(f"{name} is '{path}', but there is no home folder {full.split('/')[0]}; use ./~ for a file")
     return full
