@@ -19,7 +19,7 @@ from dust3r_ros.config import ParameterValue as ParameterConstant
 from dust3r_ros.node.launching import full_name, parameter_file, require_success, require_viewer, shown
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
-# Parameters of the node that are arguments of this file, too. Empty: what the config file or the default says.
+# Node parameters that are also arguments of this file. Empty: the config file or the default applies.
 PARAMETERS = (
     "image_topic",
     "image_topics",
@@ -73,7 +73,7 @@ ARGUMENTS = {
     "log_level": ("info", "Log level of the node; logger:=level sets that of any logger in its process."),
 }
 
-# Names that users of KISS-ICP know for the same.
+# The names of these arguments in KISS-ICP.
 SYNONYMS = {
     "publish_odom_tf": "publish_tf",
     "invert_odom_tf": "invert_tf",
@@ -86,8 +86,8 @@ ROWS = {row.name: row for row in chain(rows(MapperConfig), rows(NodeConfig))}
 
 
 def _value(row: Row, text: str) -> ParameterConstant:
-    """An argument as the parameter that it is; raises ``ConfigError`` for one out of range."""
-    if row.type is str:  # as text: a checkpoint named 2024 is no number
+    """An argument converted to its parameter's type; raises ``ConfigError`` if out of range."""
+    if row.type is str:  # as text: a checkpoint named 2024 is not a number
         return row.check(text)
     if row.type is tuple:
         return row.check([item.strip() for item in text.split(",")])
@@ -103,7 +103,7 @@ def _flag(values: dict[str, str], name: str) -> bool:
 
 
 def _flags(values: dict[str, str]) -> dict[str, bool]:
-    """What of ROS is given; else a parameter file, or a launch file that includes this one, may set it."""
+    """use_sim_time and autostart if given; otherwise a parameter file or an including launch file may set them."""
     given = {name: _flag(values, name) for name in ("use_sim_time", "autostart") if values[name]}
     return {**({"use_sim_time": True} if values["bag"] else {}), **given}
 
@@ -118,7 +118,7 @@ def _node(values: dict[str, str], spaces: list[str], config: Path, given: dict[s
         )
         for name, value in given.items()
     }
-    # Of these nodes only: middleware and rclpy say much more at debug.
+    # Only for these nodes: middleware and rclpy log far more at debug.
     level = values["log_level"]
     loggers = (
         [f"{full_name(space)[1:].replace('/', '.')}:={level}" for space in spaces] if ":=" not in level else [level]
@@ -126,7 +126,7 @@ def _node(values: dict[str, str], spaces: list[str], config: Path, given: dict[s
     return Node(
         package="dust3r_ros",
         executable="dust3r_node",
-        # A name or namespace given here would be that of all nodes of the process.
+        # A name or namespace given here would apply to all nodes of the process.
         name=None if several else "dust3r",
         namespace=None if several else spaces[0],
         arguments=["--namespaces", *spaces] if several else [],
@@ -134,14 +134,14 @@ def _node(values: dict[str, str], spaces: list[str], config: Path, given: dict[s
         emulate_tty=True,
         parameters=[str(config), {**typed, **_flags(values)}],
         ros_arguments=[word for logger in loggers for word in ("--log-level", logger)],
-        # The last refinement and the results take longer than the 5 s that are usual.
+        # The final refinement and writing the results take longer than the default of 5 s.
         sigterm_timeout="120",
         sigkill_timeout="10",
     )
 
 
 def _viewers(values: dict[str, str], named: str, settings: dict[str, object]) -> list[LaunchDescriptionEntity]:
-    """What shows the node of a full name with these parameters."""
+    """Viewers for the node with this full name and these parameters."""
     entities: list[LaunchDescriptionEntity] = []
     parameters = [{"use_sim_time": True}] if {**settings, **_flags(values)}.get("use_sim_time") else []
     if _flag(values, "rviz"):
@@ -157,7 +157,7 @@ def _viewers(values: dict[str, str], named: str, settings: dict[str, object]) ->
                 executable="rviz2",
                 arguments=["-d", str(written)],
                 parameters=parameters,
-                # The map is drawn over the image with the estimated camera; a display of depth looks beside its topic.
+                # RViz overlays the map on the image with the estimated camera, and finds the CameraInfo of depth by its topic.
                 remappings=[
                     (names.camera_info, names.estimated),
                     (f"{named}/camera_info", f"{named}/depth/camera_info"),
@@ -171,10 +171,10 @@ def _viewers(values: dict[str, str], named: str, settings: dict[str, object]) ->
 
 
 def _player(values: dict[str, str], nodes: list[str]) -> list[LaunchDescriptionEntity]:
-    """The bag, played once all nodes are ready; everything ends with it."""
+    """The bag, played once all nodes are ready; at its end everything shuts down."""
     wait = [sys.executable, "-m", "dust3r_ros.node.tools.finish", "--node", *nodes]
     ready = ExecuteProcess(cmd=wait, output="screen")
-    # The nodes discover its publishers before they send.
+    # The delay lets the nodes discover the player before it sends.
     command = ["ros2", "bag", "play", values["bag"], "--clock", "--delay", "2", "--rate", values["bag_rate"]]
     player = ExecuteProcess(cmd=command + ["--loop"] * _flag(values, "bag_loop"), output="screen")
 
@@ -201,7 +201,7 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     spaces = [space.strip().strip("/") for space in values["namespace"].split(",")]
     config = parameter_file(values["config"], Path(FindPackageShare("dust3r_ros").perform(context)) / "config")
     names = [full_name(space) for space in spaces]
-    # All are read: refused here is a file that says nothing of a node, which would run on defaults.
+    # All are loaded, to refuse a file without parameters for one of the nodes, which would run on defaults.
     configured = [load_yaml(config, name) for name in names]
     given = {name: _value(ROWS[name], values[name]) for name in PARAMETERS if values[name]}
     entities = [_node(values, spaces, config, given), *_viewers(values, names[0], {**configured[0], **given})]
@@ -209,7 +209,7 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The node, and RViz, Foxglove's bridge and a playing bag when asked for."""
+    """The node, and on request RViz, Foxglove's bridge and a bag being played."""
     declared = [
         DeclareLaunchArgument(name, default_value="", description=ROWS[name].description) for name in PARAMETERS
     ]

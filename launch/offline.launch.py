@@ -1,4 +1,4 @@
-"""Maps a bag, every image of it, and shows the result: ros2 launch dust3r_ros offline.launch.py bag:=/path/to/bag."""
+"""Maps every image of a bag and shows the result: ros2 launch dust3r_ros offline.launch.py bag:=/path/to/bag."""
 
 import sys
 from pathlib import Path
@@ -38,19 +38,19 @@ ARGUMENTS = {
     "foxglove": ("false", "Show the result in Foxglove when done (ws://localhost:8765)."),
 }
 
-# With these the node maps every image that reaches it, whatever it takes.
+# With these the node maps every image that reaches it, however long that takes.
 LOSSLESS = {"image_depth": "1000", "backlog": "every"}
 
 
 def _node(**arguments: str) -> IncludeLaunchDescription:
-    """The node by dust3r.launch.py; all of ARGUMENTS that it has too are given, so that none leaks in from here."""
+    """Includes dust3r.launch.py; sets all arguments that both files have, so that none leaks in from here."""
     launch_file = PathJoinSubstitution([FindPackageShare("dust3r_ros"), "launch", "dust3r.launch.py"])
     given = {"bag": "", "image_topic": "", "config": "", "rviz": "false", "foxglove": "false", **arguments}
     return IncludeLaunchDescription(launch_file, launch_arguments=list(given.items()))
 
 
 def _viewers(values: dict[str, str]) -> dict[str, str]:
-    """The arguments of viewers that are asked for. Raises ``ConfigError`` for one that is not installed."""
+    """The arguments of requested viewers. Raises ``ConfigError`` for one that is not installed."""
     if not values["rviz"]:
         values = {**values, "rviz": str(is_installed("rviz2"))}
     packages = {"rviz": "rviz2", "foxglove": "foxglove_bridge"}
@@ -61,7 +61,7 @@ def _viewers(values: dict[str, str]) -> dict[str, str]:
 
 
 def _result(values: dict[str, str], code: int) -> list[LaunchDescriptionEntity]:
-    """What follows the mapping: viewers of the saved map when asked for, else the end."""
+    """What follows mapping: viewers of the saved map if requested, otherwise shutdown."""
     require_success("dust3r-map", code)
     shown = _viewers(values)
     if not shown:
@@ -85,23 +85,23 @@ def _by_command(values: dict[str, str]) -> list[LaunchDescriptionEntity]:
 
 
 def _by_node(values: dict[str, str]) -> list[LaunchDescriptionEntity]:
-    """The node and the bag; at its end the services that save, and the end of the node with its other results."""
+    """The node and the bag; at its end the save services, then the node shuts down and writes its other results."""
     node = _node(
         image_topic=values["image_topic"],
         config=values["config"],
         output_dir=values["out"],
         use_sim_time="true",
-        # As recorded: one that has to be found out first costs the first images.
+        # As recorded: detecting it would lose the first images.
         image_reliability=recorded_reliability(Path(values["bag"])),
         **LOSSLESS,
         **_viewers(values),
     )
     wait = [sys.executable, "-m", "dust3r_ros.node.tools.finish", "--node", "/dust3r"]
     ready = ExecuteProcess(cmd=wait, output="screen")
-    # The node hears of its publishers before they send.
+    # The delay lets the node discover the player before it sends.
     command = ["ros2", "bag", "play", values["bag"], "--clock", "--delay", "2", "--rate", values["bag_rate"]]
     player = ExecuteProcess(cmd=command, output="screen")
-    # Waits until no image waits, calls ~/save_map and ~/save_calibration.
+    # Waits until the queue is empty, then calls ~/save_map and ~/save_calibration.
     saving = ExecuteProcess(cmd=[*wait, "--out", values["out"]], output="screen")
 
     def play(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
@@ -136,7 +136,7 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if values["config"]:
         configs = Path(FindPackageShare("dust3r_ros").perform(context)) / "config"
         values["config"] = str(parameter_file(values["config"], configs))
-    _viewers(values)  # one that is missing is named now, not when the map is done
+    _viewers(values)  # reports a missing viewer now, not after mapping
     ways = {"dust3r-map": _by_command, "node": _by_node}
     if not values["bag"]:
         raise ValueError("argument bag is empty; it must be the bag to map")
@@ -146,7 +146,7 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The bag through dust3r-map or the node; viewers of the result."""
+    """The bag, mapped by dust3r-map or the node; viewers of the result."""
     declared = [
         DeclareLaunchArgument(name, default_value=default, description=text)
         for name, (default, text) in ARGUMENTS.items()

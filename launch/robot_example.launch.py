@@ -1,4 +1,4 @@
-"""A robot without a URDF: the camera's place on the base as static transforms, and the mapping node with odometry.
+"""A robot without a URDF: the camera's pose on the base as static transforms, and the mapping node with odometry.
 
 ros2 launch dust3r_ros robot_example.launch.py image_topic:=/camera/image_raw x:=0.2 z:=0.3 pitch:=0.1
 """
@@ -12,11 +12,11 @@ from launch_ros.substitutions import FindPackageShare
 
 from launch import LaunchDescription, SomeSubstitutionsType
 
-# More arguments are those of dust3r.launch.py: rviz, image_topic, imu_topic, …
+# It also accepts the arguments of dust3r.launch.py: rviz, image_topic, imu_topic, …
 ARGUMENTS = {
     "x": ("0.2", "Camera position ahead of the base's origin, in metres."),
     "y": ("0.0", "Camera position to the left, in metres."),
-    "z": ("0.3", "Camera height above it, in metres."),
+    "z": ("0.3", "Camera height above the base's origin, in metres."),
     "roll": ("0.0", "Roll about the viewing direction, in radians."),
     "pitch": ("0.0", "Pitch, positive down, in radians."),
     "yaw": ("0.0", "Yaw, positive to the left, in radians."),
@@ -29,7 +29,7 @@ ARGUMENTS = {
 
 
 def _static(parent: str, child: str, place: dict[str, SomeSubstitutionsType]) -> Node:
-    """A transform between the frames of two arguments that never changes, on /tf_static."""
+    """A static transform between the frames named by two arguments."""
     frames = {"frame-id": LaunchConfiguration(parent), "child-frame-id": LaunchConfiguration(child)}
     words = [word for name, value in {**place, **frames}.items() for word in (f"--{name}", value)]
     return Node(package="tf2_ros", executable="static_transform_publisher", arguments=words)
@@ -44,7 +44,7 @@ def generate_launch_description() -> LaunchDescription:
     place = {name: LaunchConfiguration(name) for name in ("x", "y", "z", "roll", "pitch", "yaw")}
     quarter = str(-math.pi / 2)
     passed = ("base_frame", "odom_frame", "camera_frame", "config")
-    # Not in a function, so that --show-args finds the arguments of the included file.
+    # Not in a function, so that --show-args finds the included file's arguments.
     included = IncludeLaunchDescription(
         PathJoinSubstitution([FindPackageShare("dust3r_ros"), "launch", "dust3r.launch.py"]),
         launch_arguments=[(name, LaunchConfiguration(name)) for name in passed],
