@@ -52,10 +52,10 @@ FIGURES = (
     Figure("final", "error of the final map's trajectory against offline's", "×", 1.1),
     Figure("cloud_p95", "cloud of a keyframe on `~/map_tiles` after its image, p95", "s", 2),
     Figure("cores", "cores used by the node, all its processes", "", 1.7),
-    Figure("replay", "files and tables that differ where the run's manifest is replayed", "", 0),
-    Figure("silence", "back end killed: longest time without a pose or the word that the camera is lost", "s", 0.2),
-    Figure("continued", "back end killed: times that the map was continued, of ten", "", 10, more=True),
-    Figure("gone", "back end killed: keyframes that were saved or reported and are gone", "", 0),
+    Figure("replay", "files and tables that differ when the run is replayed from its manifest", "", 0),
+    Figure("silence", "back end killed: longest time without a pose or the state `lost`", "s", 0.2),
+    Figure("continued", "back end killed: times the map continued, of ten", "", 10, more=True),
+    Figure("gone", "back end killed: saved or reported keyframes that were lost", "", 0),
 )
 # In a finished map nothing is mapped, so figures of the map are not judged.
 OF_LOCALIZATION = ("share", "latency_p50", "latency_p95", "latency_max", "gap", "cores")

@@ -83,5 +83,5 @@ def _made(report: dict[str, Any]) -> str:
         f" {about['python']}; the player publishes {report['reliability'].replace('_', ' ')}."
     )
     if others is not None:
-        where += f" Cores that other programs kept busy meanwhile: {others:.1f}."
+        where += f" Cores used by other programs meanwhile: {others:.1f}."
     return "\n".join([table(report["cases"]), "", where, "", "What limits:", "", *map(limits, ran)])

@@ -81,7 +81,7 @@ def _where(found: dict[str, dict[str, Any] | None]) -> str:
     load = [
         f"{name} {facts['others_cores']:.1f}" for name, facts in about.items() if facts.get("others_cores") is not None
     ]
-    others = f" Cores that other programs kept busy meanwhile: {', '.join(load)}." if load else ""
+    others = f" Cores used by other programs meanwhile: {', '.join(load)}." if load else ""
     return f"{'; '.join(machines)}.{others}"
 
 

@@ -157,7 +157,7 @@ def _viewers(values: dict[str, str], named: str, settings: dict[str, object]) ->
                 executable="rviz2",
                 arguments=["-d", str(written)],
                 parameters=parameters,
-                # RViz overlays the map on the image with the estimated camera, and finds the CameraInfo of depth by its topic.
+                # The map is overlaid on the image with the estimated camera; depth displays look for its CameraInfo.
                 remappings=[
                     (names.camera_info, names.estimated),
                     (f"{named}/camera_info", f"{named}/depth/camera_info"),
