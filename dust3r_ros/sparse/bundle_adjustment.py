@@ -1,11 +1,11 @@
-"""Bundle adjustment: poses, one focal and lens per camera and points from their reprojection.
+"""Bundle adjustment of poses, points, and one focal and lens per camera by reprojection.
 
 Levenberg-Marquardt on the reprojection error with a Huber kernel; points are eliminated by the
 Schur complement (Triggs et al., "Bundle Adjustment - A Modern Synthesis", 1999). After each step
 the points settle under the new poses before it is judged (Jeong et al., "Pushing the Envelope of
 Modern Methods for Bundle Adjustment", PAMI 2012): focal and depth change together along a curved
-valley, and a step that moves points on straight lines would have to be short there. The inner loops
-are compiled where they were built (``bundle_kernel.c``).
+valley, where a step that moves points on straight lines would have to be short. The inner loops
+use compiled code if it was built (``bundle_kernel.c``).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _State(ctypes.Structure):
 
 
 class CompiledSteps:
-    """What ``bundle.PlainSteps`` does, several times as fast."""
+    """The same as ``PlainSteps``, several times as fast."""
 
     def __init__(self, problem: BundleProblem, observations: Observations, loss: Huber) -> None:
         assert LIBRARY is not None
@@ -123,7 +123,7 @@ class CompiledSteps:
 
 
 def _given(state: State) -> object:
-    """The state as the library takes it."""
+    """The state in the library's layout."""
     intrinsics = state.intrinsics.copy()
     intrinsics[:, FOCAL] = state.focals()
     kept = [np.ascontiguousarray(part) for part in (state.rotation, state.center, intrinsics, state.points)]
@@ -133,7 +133,7 @@ def _given(state: State) -> object:
 
 
 _START_DAMPING, _MIN_DAMPING, _MAX_DAMPING = 1e-4, 1e-9, 1e6
-_UNDAMPED = 1e-9  # relative: the unit of length may be open
+_UNDAMPED = 1e-9  # relative: the unit of length may be arbitrary
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +154,7 @@ class Solution:
 
 
 def adjust(problem: BundleProblem, *, huber_px: float = 2.0, iterations: int = 20, tolerance: float = 1e-4) -> Solution:
-    """Minimise the robust reprojection error from where ``problem`` stands.
+    """Minimise the robust reprojection error, starting from ``problem``.
 
     Stops when an accepted step lowers the cost by less than ``tolerance`` of it.
     """
@@ -190,7 +190,7 @@ def adjust(problem: BundleProblem, *, huber_px: float = 2.0, iterations: int = 2
 
 
 class PlainSteps:
-    """The parts of a step with NumPy; what a state needs again is kept for the state asked last."""
+    """The parts of a step in NumPy; intermediate results of the last state are cached."""
 
     def __init__(self, problem: BundleProblem, observations: Observations, loss: Huber) -> None:
         self._problem, self._observations, self._loss = problem, observations, loss

@@ -1,7 +1,7 @@
-"""What a bundle adjustment adjusts: poses, focals, lenses and points, and who sees what.
+"""The variables of a bundle adjustment: poses, focals, lenses and points, and their observations.
 
 Inside the adjustment the observation is the last axis of an array (components first) and those of
-one pose lie together, so that a step is a few dozen passes over contiguous numbers.
+one pose are contiguous, so that a step is a few dozen passes over contiguous numbers.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ FOCAL, RADIAL, CENTER_X, CENTER_Y = range(4)  # columns of a camera's intrinsics
 
 @dataclass(frozen=True, eq=False)
 class BundleProblem:
-    """What is adjusted.
+    """The input of a bundle adjustment.
 
     ``w_T_c`` (C, 4, 4) poses, ``camera`` (C,) which focal a pose uses, ``focals`` (F,) pixels,
     ``points`` (P, 3) in w. Observation m: point ``point[m]`` seen by pose ``view[m]`` at
-    ``offset[m]`` (M, 2), pixels from the image's middle, with standard deviation ``sigma``; a pose
+    ``offset[m]`` (M, 2), pixels from the image centre, with standard deviation ``sigma``; a pose
     sees a point once.
     ``free`` (C,) says which poses move; ``free_focal`` (F,) which focals do, each with a prior
     log-normal around ``focal_prior`` of width ``focal_prior_sigma`` (one or (F,); inf: none). ``lenses`` (F), all
-    plain where there are none; ``free_lens`` (F, 3) says which lenses' radial terms and centers
-    (x, y) move, each with a prior around 0 of width ``lens_prior_sigma`` (F, 3); centers count in
-    parts of the lens's radius.
+    plain if empty; ``free_lens`` (F, 3) says which lenses' radial terms and centers
+    (x, y) move, each with a prior around 0 of width ``lens_prior_sigma`` (F, 3); centers are in
+    units of the lens's radius.
     """
 
     w_T_c: Array
@@ -52,7 +52,7 @@ class BundleProblem:
 
 
 class Summing:
-    """Sums of values by a group (M,) that each belongs to, for ``count`` groups."""
+    """Sums of values by their ``group`` (M,), for ``count`` groups."""
 
     def __init__(self, group: np.ndarray, count: int) -> None:
         starts = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=count))])
@@ -72,7 +72,7 @@ class Observations:
     ``order`` (its index in the problem), ``pose``, ``point``, ``focal`` (M,) and ``offset`` (2, M).
     The first ``free`` observations are of free poses, those of pose c in ``starts[c]:starts[c + 1]``.
     ``unknowns`` (K, 2) are the free intrinsics: which camera, which of ``FOCAL``, ``RADIAL``,
-    ``CENTER_X`` and ``CENTER_Y``; ``radius`` (F,) where a lens's radial term counts in full.
+    ``CENTER_X`` and ``CENTER_Y``; ``radius`` (F,) where a lens's radial term applies in full.
     """
 
     def __init__(self, problem: BundleProblem) -> None:
@@ -110,7 +110,7 @@ class Observations:
 class State:
     """``rotation`` (C, 3, 3) from w into each camera and ``center`` (C, 3) in the order of the observations.
 
-    ``intrinsics`` (F, 4): log focal, radial term and center of the lens, in parts of its radius;
+    ``intrinsics`` (F, 4): log focal, radial term and center of the lens, in units of its radius;
     ``points`` (3, P) as in the problem.
     """
 
@@ -121,7 +121,7 @@ class State:
 
     @staticmethod
     def of(problem: BundleProblem, observations: Observations) -> State:
-        """Where a problem starts."""
+        """The initial state of a problem."""
         w_T_c = problem.w_T_c[observations.poses]
         rotation = np.ascontiguousarray(np.swapaxes(w_T_c[:, :3, :3], 1, 2))
         intrinsics = np.zeros((len(problem.focals), 4))
@@ -131,9 +131,9 @@ class State:
         return State(rotation, w_T_c[:, :3, 3].copy(), intrinsics, np.ascontiguousarray(problem.points.T))
 
     def moved(self, poses: Array, unknowns: Array, points: Array, observations: Observations) -> State:
-        """After a step of the free poses (C, 6), free intrinsics (K,) and points (3, P).
+        """The state after a step of the free poses (C, 6), free intrinsics (K,) and points (3, P).
 
-        A pose's step is the shift of its center and the turn about it, both in w.
+        A pose's step is the shift of its center and the rotation about it, both in w.
         """
         n = len(poses)
         rotation, center, intrinsics = self.rotation.copy(), self.center.copy(), self.intrinsics.copy()
@@ -149,21 +149,21 @@ class State:
         return np.asarray(np.exp(self.intrinsics[:, FOCAL]))
 
     def lenses(self, observations: Observations) -> tuple[Lens, ...]:
-        """Those of the cameras."""
+        """The lenses of the cameras."""
         return tuple(
             Lens(float(radius), float(radial), (float(radius * x), float(radius * y)))
             for radius, (_, radial, x, y) in zip(observations.radius, self.intrinsics, strict=True)
         )
 
     def offsets(self, observations: Observations) -> Array:
-        """(2, M) where pinholes would see what is seen (``Lens.ideal``)."""
+        """(2, M) the observations as seen by pinholes (``Lens.ideal``)."""
         if not self.intrinsics[:, RADIAL:].any():
             return observations.offset
         radius, (radial, out, square) = observations.radius[observations.focal], self.from_centers(observations)
         return radius * (1.0 + radial * square) * out
 
     def from_centers(self, observations: Observations) -> tuple[Array, Array, Array]:
-        """Radial term (M,), where observations lie from the lens's center (2, M), in radii, and that squared (M,)."""
+        """Radial term (M,), offsets of observations from the lens's center (2, M), in radii, their squares (M,)."""
         _, radial, *center = self.intrinsics.T[:, observations.focal]
         out = observations.offset / observations.radius[observations.focal] - np.stack(center)
         return radial, out, out[0] ** 2 + out[1] ** 2

@@ -1,4 +1,4 @@
-"""How a map begins: the first two views, the first poses and the first focal, from the first keyframes."""
+"""Map initialisation: the first two views, poses and focal from the first keyframes."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from dust3r_ros.types import Array
 _FIRST_PARALLAX_DEG = 2.0
 _TURNING_PX = 1.0
 _PROMISING = 2
-# Far things fit nearly any direction of translation to a pixel, so that something near that moves by itself would
-# choose it; to a part of a pixel they do not.
+# Far points fit almost any direction of translation to within a pixel, so a near object that moves would decide it;
+# to a fraction of a pixel they do not.
 _SHARP_PX = 0.3
 _REFINED = 500  # matches
-_MOST = 0.8  # of the share of matches that the best pair explains: less, and it may be what moves that does
+_MOST = 0.8  # of the share of matches that the best pair explains: with less, the pair may follow a moving object
 
 Pair = tuple[int, int]
 
 
 class PairFromLandmarks:
-    """The pair that sees most landmarks under parallax, posed by its essential matrix; the length is free.
+    """The pair that sees most landmarks under parallax, posed by its essential matrix; the baseline length is free.
 
-    Which pairs turn on the spot, and which see most under parallax, hardly depends on the focal: of
-    all focals that are tried on the same views, only the first looks at every pair.
+    Which pairs rotate in place, and which see most under parallax, hardly depends on the focal: of
+    all focals tried on the same views, only the first examines every pair.
     """
 
     def __init__(self, sharp: bool = False, tries: int = 1000) -> None:
-        """``sharp``: what is exact to a part of a pixel decides, for images that are good and hold things that move.
+        """``sharp``: use a threshold of a fraction of a pixel, for good images with moving objects.
 
-        ``tries``: of RANSAC, which takes most of the time.
+        ``tries``: RANSAC samples, which take most of the time.
         """
         self._sharp, self._tries = sharp, tries
         self._turning: dict[Pair, bool] = {}
         self._ranking: list[Pair] = []
 
     def __call__(self, sparse: SparseMap, views: Sequence[int], focal: float) -> tuple[int, int, Array]:
-        """(first, second, ``first_T_second``) of ``views``; raises ``GeometryError`` when no pair has parallax."""
+        """(first, second, ``first_T_second``) of ``views``; raises ``GeometryError`` if no pair has parallax."""
         everyone = [pair for pair in combinations(views, 2) if not self._turns(sparse, *pair)]
         promising = [pair for pair in self._ranking if pair in everyone][:_PROMISING]
         others = [pair for pair in everyone if pair not in promising]
@@ -60,7 +60,7 @@ class PairFromLandmarks:
         return first, second, first_T_second
 
     def _posed(self, sparse: SparseMap, pairs: Iterable[Pair], focal: float) -> list[tuple[int, Pair, Array]]:
-        """(landmarks under parallax, pair, ``first_T_second``) of those ``pairs`` that have any, most first."""
+        """(landmarks under parallax, pair, ``first_T_second``) of ``pairs`` with any, most first."""
         found: list[tuple[int, Pair, Array]] = []
         shares: list[float] = []
         for pair in pairs:
@@ -80,7 +80,7 @@ class PairFromLandmarks:
 
     def _pose(self, a: Array, b: Array, focal: float) -> tuple[Array, np.ndarray]:
         """``a_T_b`` and which matches (N,) of offsets (N, 2) fit; raises ``GeometryError``."""
-        # As a rule not refined: the adjustment that follows does it better.
+        # Usually not refined: the adjustment that follows does it better.
         return essential_pose(
             a, b, focal, focal, (0.0, 0.0), (0.0, 0.0),
             threshold_px=_SHARP_PX if self._sharp else 1.0, refine_matches=_REFINED if self._sharp else 0,
@@ -88,7 +88,7 @@ class PairFromLandmarks:
         )  # fmt: skip
 
     def _turns(self, sparse: SparseMap, first: int, second: int) -> bool:
-        """Whether turning on the spot explains a pair."""
+        """Whether pure rotation explains a pair."""
         if (first, second) not in self._turning:
             a, b = sparse.common(first, second)
             usual = sparse.intrinsics[sparse.views[first].camera].prior
@@ -103,17 +103,17 @@ def _angles_deg(a: Array, b: Array) -> Array:
     return np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
 
 
-# Of the long edge: 90, 67, 53, 40, 28, 18 degrees of view. The vote over fundamental matrices is
-# biased; trying each of these to the end and keeping what explains the tracks best is not.
+# Of the long edge: 90, 67, 53, 40, 28, 18 degrees of view. A vote over fundamental matrices would be
+# biased; trying each of these to the end and keeping the one that explains the tracks best is not.
 FOCAL_STARTS = (0.5, 0.75, 1.0, 1.4, 2.0, 3.2)
 _KEPT_PARALLAX = 0.3  # of the landmarks
 _USUAL_SIGMA = 0.5
-_PAIRS_AMONG = 4  # the pair that a map starts from is one of its first views
+_PAIRS_AMONG = 4  # the first pair is among this many first views
 _PRUNING_PX = (30.0, 10.0, 4.0)
-_SAMPLE = 150  # landmarks of each view that a focal is judged by, before any map is built from all
+_SAMPLE = 150  # landmarks of each view used to judge a focal, before any map is built from all
 _FIRST_STEPS, _FURTHER_STEPS, _WHOLE_STEPS = 5, 12, 15
 _WORTH_MORE, _FINALISTS = 3, 2
-_LEAST_POSED, _LEAST_SHARE = 3, 0.5  # of the views (of two, both): so few that remain without a pose are an accident
+_LEAST_POSED, _LEAST_SHARE = 3, 0.5  # of the views must get a pose (of two, both): fewer failures are accidental
 _HOPELESS, _LEVEL = 3.0, 1.2  # times the least misfit
 _SAME_FOCAL, _OTHER_FOCAL = 1.03, 1.15  # factors: closer, farther
 
@@ -122,7 +122,7 @@ FirstPair = Callable[[SparseMap, Sequence[int], float], tuple[int, int, Array]]
 
 @dataclass(frozen=True)
 class Start:
-    """Outcome of one focal tried: how badly it explains the tracks, and the focal it ended at."""
+    """Outcome of one tried focal: how badly it explains the tracks, and the focal it ended at."""
 
     score: float
     focal: float
@@ -130,9 +130,9 @@ class Start:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``starts`` that explain what is seen better than the map as it was, best first.
+    """``starts`` that explain the observations better than the previous map, best first.
 
-    ``rival``: how much worse the best start at another focal explains it, as a factor; infinite where there is none.
+    ``rival``: by what factor the best start at another focal explains them worse; infinite if there is none.
     """
 
     starts: list[Start]
@@ -141,10 +141,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Options:
-    """``first_pair(sparse, views, focal)`` says which two views a map starts from, and how they lie.
+    """``first_pair(sparse, views, focal)`` selects the first two views of a map and their relative pose.
 
-    ``unusual``: what a focal that cameras rarely have costs, as ``score`` has it. ``better``: the share of the
-    misfit that a new map may have at most. ``tried_on``: so many views choose between focals, None: all.
+    ``unusual``: penalty in ``score`` for a focal that cameras rarely have. ``better``: the largest share of the
+    old misfit that a new map may have. ``tried_on``: how many views choose between focals, None: all.
     """
 
     first_pair: FirstPair = field(default_factory=lambda: PairFromLandmarks())
@@ -158,11 +158,11 @@ class Options:
 def bootstrap(
     sparse: SparseMap, views: Sequence[int], camera: int, focals: Sequence[float], options: Options
 ) -> Outcome:
-    """Pose ``views`` of one camera in a new map; tries every focal of ``focals`` (tracked pixels), keeps the best.
+    """Pose ``views`` of one camera in a new map; tries all ``focals`` (tracked pixels) and keeps the best.
 
     Without ``starts`` in the outcome nothing better can be built from these views, and the sparse map
-    is as it was. Views that see too little of the others have no pose afterwards. The first view that
-    has one stands at the origin and looks along x; the median depth of its landmarks is 1.
+    is unchanged. Views that share too little with the others have no pose afterwards. The first view with
+    a pose is at the origin and looks along x; the median depth of its landmarks is 1.
     """
     before = sparse.snapshot()
     limit = options.better * _now(sparse, views, camera, options).score
@@ -190,12 +190,12 @@ def bootstrap(
 
 
 def differ(a: float, b: float) -> bool:
-    """Whether two focals are so far apart that starts from one do not lead to the other."""
+    """Whether two focals are so far apart that a start from one does not converge to the other."""
     return abs(math.log(a / b)) > math.log(_OTHER_FOCAL)
 
 
 def _few(views: Sequence[int], most: int | None) -> Sequence[int]:
-    """At most so many of ``views``: the first pair's, and others spread evenly."""
+    """At most ``most`` of ``views``: those for the first pair, and others spread evenly."""
     if most is None or len(views) <= most:
         return views
     others = np.linspace(_PAIRS_AMONG, len(views) - 1, most - _PAIRS_AMONG).round().astype(int)
@@ -203,9 +203,9 @@ def _few(views: Sequence[int], most: int | None) -> Sequence[int]:
 
 
 def score(sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> float:
-    """The misfit, a little more for focals that cameras rarely have: with few views, several explain them alike.
+    """The misfit, slightly raised for focals that cameras rarely have: with few views, several fit equally well.
 
-    What views without a pose share with others is not explained at all.
+    Landmarks that views without a pose share with others count as unexplained.
     """
     intrinsics, posed, misfit = sparse.intrinsics[camera], _posed(sparse, views), sparse.misfit()
     if len(posed) < len(views):
@@ -216,7 +216,7 @@ def score(sparse: SparseMap, views: Sequence[int], camera: int, options: Options
 
 
 def _now(sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> Start:
-    """The map as it is; without any pose it explains nothing."""
+    """The current map; without any pose it explains nothing."""
     known = score(sparse, views, camera, options) if _posed(sparse, views) else float("inf")
     return Start(known, sparse.intrinsics[camera].focal)
 
@@ -227,7 +227,7 @@ def _posed(sparse: SparseMap, views: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class _Trial:
-    """How a focal came out: ``score``, ``focal`` and poses of the views; ``state``: of the whole sparse map."""
+    """The outcome of a focal: ``score``, ``focal`` and poses of the views; ``state``: of the whole sparse map."""
 
     score: float
     focal: float
@@ -240,7 +240,7 @@ class _Trial:
         return cls(score(sparse, views, camera, options), sparse.intrinsics[camera].focal, poses, sparse.snapshot())
 
     def place(self, sparse: SparseMap, views: Sequence[int], camera: int) -> None:
-        """Start over from the poses and the focal: whatever nearly fits them becomes a landmark."""
+        """Start over from the poses and the focal: whatever fits them roughly becomes a landmark."""
         sparse.start_over()
         sparse.intrinsics[camera].focal = self.focal
         for view, w_T_c in zip(views, self.w_T_c, strict=True):
@@ -250,18 +250,18 @@ class _Trial:
 
 @dataclass(frozen=True, eq=False)
 class _Tried:
-    """On a sample of the landmarks: the map ``before``, all that were tried to the ``end`` there, best first."""
+    """On a sample of the landmarks: the map ``before``, and all trials run to the ``end``, best first."""
 
     before: Start
     ended: list[_Trial]
 
     def finalists(self, better: float) -> list[_Trial]:
-        """Those worth building a map from all landmarks: better than the map before, nearly level with the best."""
+        """Trials worth a map from all landmarks: better than the map before, and nearly as good as the best."""
         level = min(better * self.before.score, _LEVEL * min((t.score for t in self.ended), default=0.0))
         return [trial for trial in self.ended if trial.score < level][:_FINALISTS]
 
     def rival(self, kept: Start) -> float:
-        """Score of the best one at another focal than what is ``kept``, over that one's."""
+        """Score of the best trial at another focal than that of ``kept``, over the score of ``kept``."""
         others = [trial.score for trial in self.ended if differ(trial.focal, kept.focal)]
         return min(others) / max(kept.score, 1e-12) if others else float("inf")
 
@@ -292,7 +292,7 @@ def _try_all(sparse: SparseMap, views: Sequence[int], camera: int, focals: Seque
 
 
 def _worth_more(begun: list[_Trial], limit: float) -> list[_Trial]:
-    """The best few, each focal once, without those too far off to come below ``limit`` or the best."""
+    """The best few, each focal once, without those too far off to get below ``limit`` or the best."""
     kept: list[_Trial] = []
     for trial in sorted(begun, key=lambda trial: trial.score):
         hopeless = trial.score > _HOPELESS * min(limit, (kept or [trial])[0].score)
@@ -303,12 +303,12 @@ def _worth_more(begun: list[_Trial], limit: float) -> list[_Trial]:
 
 
 def _place(sparse: SparseMap, views: Sequence[int], camera: int, focal: float, options: Options) -> None:
-    """Pose the first pair, the other views by what they see of its landmarks."""
+    """Pose the first pair, then the other views by its landmarks."""
     sparse.intrinsics[camera].focal = focal
     first, second, second_pose = _first_pair(sparse, views, focal, options)
     sparse.views[first].w_T_c, sparse.views[second].w_T_c = np.eye(4), second_pose
     if sparse.extend() < options.min_inliers:
-        raise GeometryError("the first pair gives too few landmarks")
+        raise GeometryError("the first pair has too few landmarks under parallax")
     _locate_others(sparse, views, camera, options)
     posed = len(_posed(sparse, views))
     if posed < min(len(views), max(_LEAST_POSED, _LEAST_SHARE * len(views))):
@@ -325,7 +325,7 @@ def _first_pair(sparse: SparseMap, views: Sequence[int], focal: float, options: 
 
 
 def _locate_others(sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> None:
-    """Pose views that have none, the one that sees most first; those that see too little stay without."""
+    """Pose views without a pose, in order of the landmarks they see; those that see too few stay without."""
     left = [view for view in views if sparse.views[view].w_T_c is None]
     vain: list[int] = []
     while left:
@@ -342,14 +342,14 @@ def _locate_others(sparse: SparseMap, views: Sequence[int], camera: int, options
 
 
 def _settle(sparse: SparseMap, limits: Sequence[float], iterations: int) -> None:
-    """Adjust with a free focal and ever fewer outliers."""
+    """Adjust with a free focal, tightening the outlier limit."""
     for limit in limits:
         refine(sparse, free_focal=True, rounds=1, iterations=iterations, max_error_px=limit)
         sparse.extend()
 
 
 def _require_parallax(sparse: SparseMap, options: Options) -> None:
-    # Turning on the spot is explained by hardly any motion: then next to nothing keeps its parallax.
+    # Rotation in place is explained by almost no motion: then almost nothing keeps its parallax.
     before, kept = int(sparse.positioned.sum()), sparse.discard_flat()
     if kept < max(options.min_inliers, _KEPT_PARALLAX * before):
         raise GeometryError(f"only {kept} of {before} landmarks of the first views are seen under parallax")

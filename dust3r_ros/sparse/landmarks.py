@@ -1,6 +1,6 @@
-"""What a sparse map is made of: landmarks with their ids, mergers and positions; views, intrinsics, observations.
+"""The parts of a sparse map: landmarks with ids, mergers and positions; views, intrinsics, observations.
 
-What is done for the observations of some views costs what those have to say, however many there are in the map.
+The cost of work on the observations of some views does not depend on the size of the map.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from dust3r_ros.sparse.bundle_problem import Summing
 from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.types import Array
 
-BLOCK = 4096  # ids that are written at once
+BLOCK = 4096  # ids per block
 
 
 class Landmarks:
-    """Numbers landmarks from 0, keeps their positions and remembers mergers: of two ids the older stays."""
+    """Numbers landmarks from 0, holds their positions and records mergers, in which the older id stays."""
 
     def __init__(self) -> None:
         self._count = 0
         self._table = np.zeros(1024, np.int64)  # both grow by doubling
         self._positions = np.full((1024, 3), np.nan)
         self._barred = np.zeros(0, np.int64)
-        self._merges: list[np.ndarray] = []  # blocks of ids from which each merger so far took some away
+        self._merges: list[np.ndarray] = []  # blocks of ids from which each merger so far removed some
 
     def __len__(self) -> int:
         return self._count
 
     @property
     def positions(self) -> Array:
-        """(L, 3) in the map frame, NaN where there is none; a view that may be written to."""
+        """(L, 3) in the map frame, NaN where there is none; a writable view."""
         return self._positions[: self._count]
 
     @property
@@ -44,7 +44,7 @@ class Landmarks:
         return self._table[: self._count]
 
     def new(self, count: int) -> np.ndarray:
-        """The next ``count`` ids, without positions."""
+        """Create ``count`` landmarks without positions; returns their ids."""
         ids = np.arange(self._count, self._count + count)
         self._count += count
         if self._count > len(self._table):
@@ -55,19 +55,19 @@ class Landmarks:
         return ids
 
     def resolved(self, ids: np.ndarray) -> np.ndarray:
-        """The ids that landmarks (K,) have now."""
+        """The current ids of landmarks (K,)."""
         further = self._alias[ids]
         while not np.array_equal(further, ids):
             ids, further = further, self._alias[further]
         return ids
 
     def bar(self, ids: np.ndarray) -> None:
-        """Landmarks (K,) lose their position for good, and so does what turns out to be the same."""
+        """Landmarks (K,) lose their position for good, and so do landmarks merged with them."""
         self._barred = np.concatenate([self._barred, ids])
         self._positions[self.resolved(ids)] = np.nan
 
     def is_barred(self, ids: np.ndarray) -> np.ndarray:
-        """(K,) which landmarks may have no position."""
+        """(K,) which landmarks are barred from having a position."""
         if not len(self._barred):
             return np.zeros(len(ids), bool)
         self._barred = np.unique(self.resolved(self._barred))
@@ -75,30 +75,31 @@ class Landmarks:
 
     @property
     def barred(self) -> np.ndarray:
-        """Ids (K,) of those that may have no position, perhaps by older names."""
+        """Ids (K,) of barred landmarks, possibly from before mergers."""
         return self._barred
 
     def pardon(self) -> None:
-        """Nothing is barred any more."""
+        """Bar none any more."""
         self._barred = self._barred[:0]
 
     def aliases(self, merges: int = 0) -> tuple[int, np.ndarray, np.ndarray]:
-        """Mergers so far, blocks of ids that changed since ``merges`` of them, what every landmark became (L,).
+        """The number of mergers, blocks of ids that changed since the first ``merges`` of them, and the new id of every
+        landmark (L,).
 
-        Each one step on; by these ``restore`` brings them back.
+        Each id leads one step on; ``restore`` takes them.
         """
         blocks = np.unique(np.concatenate([np.zeros(0, np.int64), *self._merges[merges:]]))
         return len(self._merges), blocks, self._alias
 
     def restore(self, aliases: np.ndarray) -> None:
-        """Landmarks in place of none, as ``aliases`` (L,) of another session says; without positions."""
+        """Fill an empty store from ``aliases`` (L,) of an earlier session; without positions."""
         ids = self.new(len(aliases))
         self._alias[ids] = aliases
 
     def merge(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """Landmarks ``a`` (K,) and ``b`` (K,) are the same, each; returns the ids that are gone by it, sorted.
+        """Merge landmarks ``a`` (K,) with ``b`` (K,), pairwise; returns the removed ids, sorted.
 
-        One that stays without a position takes that of one that goes.
+        A remaining landmark without a position takes that of a removed one.
         """
         a, b = self.resolved(a), self.resolved(b)
         differ = a != b
@@ -113,7 +114,7 @@ class Landmarks:
         self._alias[gone] = kept
         self._merges.append(np.unique(gone // BLOCK))
         placed = np.isfinite(self._positions[gone, 0])
-        gives, takes = gone[placed][::-1], kept[placed][::-1]  # of several, the oldest gives its position
+        gives, takes = gone[placed][::-1], kept[placed][::-1]  # of several, the oldest with a position gives it
         lacking = np.isnan(self._positions[takes, 0])
         self._positions[takes[lacking]] = self._positions[gives[lacking]]
         self._positions[gone] = np.nan
@@ -122,23 +123,23 @@ class Landmarks:
 
 @dataclass(eq=False)
 class SparseView:
-    """One keyframe: its pose, which focal it uses, and what it sees (offsets from the image's middle)."""
+    """One keyframe: its pose, which focal it uses, and what it sees (offsets from the image centre)."""
 
     camera: int
     w_T_c: Array | None
     seen: Tracks
     pruned: Tracks = field(default_factory=no_tracks)  # observations that did not fit; a better focal may fit them
-    first_id: int = 0  # landmarks made before this view have smaller ids
+    first_id: int = 0  # landmarks created before this view have smaller ids
 
 
 @dataclass(eq=False)
 class Intrinsics:
     """The ``focal`` of a camera, pixels of the tracked images, its prior and standard deviation (relative); its lens.
 
-    ``std`` is what the scatter of the observations leaves open, ``lens_std`` what a distortion that nobody models does.
-    ``lens`` is what the camera does beside scaling, plain as long as nothing is known of it.
-    ``prior_std`` is how sure the prior is (of the log focal), infinite for one that is a mere guess; ``measured``
-    is what the images alone say of a focal that was given (value, relative std), None as long as they say nothing.
+    ``std`` comes from the scatter of the observations, ``lens_std`` from distortion that is not modelled.
+    ``lens`` is plain until distortion is known. ``prior_std`` is that of the prior (of the log focal), infinite for
+    a mere guess; ``measured`` is a given focal as measured from the images alone (value, relative std), None until
+    they determine it.
     """
 
     focal: float
@@ -152,7 +153,7 @@ class Intrinsics:
 
     @property
     def given(self) -> bool:
-        """Whether somebody measured it: it is held, or it has a prior that counts."""
+        """Whether the focal was given: it is held, or has a finite prior."""
         return self.fixed or math.isfinite(self.prior_std)
 
     @property
@@ -161,7 +162,7 @@ class Intrinsics:
         return math.hypot(self.std, self.lens_std)
 
 
-_SPARSE = 100  # times as many numbers as ids: then they are sorted
+_SPARSE = 100  # times as many numbers as ids: beyond this they are sorted
 
 
 def observations_of(
@@ -169,13 +170,13 @@ def observations_of(
 ) -> tuple[np.ndarray, np.ndarray, Array]:
     """Every observation of landmarks ``ids`` (K,), sorted, from ``chosen`` views: (view, index into ids, offset).
 
-    Only of landmarks seen twice; ``pruned``: with the observations that were set aside.
+    Only of landmarks seen at least twice; ``pruned``: including pruned observations.
     """
     tracks = _tracks(views, chosen, pruned)
     if not tracks or not len(ids):
         return np.zeros(0, int), np.zeros(0, int), np.zeros((0, 2))
     seen = np.concatenate([t.ids for _, t in tracks]) - ids[0]
-    row = np.full(int(ids[-1] - ids[0]) + 2, -1)  # the last is for landmarks out of this range
+    row = np.full(int(ids[-1] - ids[0]) + 2, -1)  # the last is for landmarks outside this range
     row[ids - ids[0]] = np.arange(len(ids))
     point = row[np.where((seen >= 0) & (seen < len(row)), seen, -1)]
     point[np.bincount(point + 1, minlength=len(ids) + 1)[point + 1] < 2] = -1
@@ -185,12 +186,12 @@ def observations_of(
 
 
 def _tracks(views: Sequence[SparseView], chosen: Collection[int], pruned: bool) -> list[tuple[int, Tracks]]:
-    """(view, what it sees) of ``chosen`` views, without those that see nothing."""
+    """(view, its tracks) of ``chosen`` views, without those that see nothing."""
     return [(v, t) for v in chosen for t in (views[v].seen, views[v].pruned)[: 2 if pruned else 1] if len(t.ids)]
 
 
 def different(ids: Sequence[np.ndarray]) -> np.ndarray:
-    """The different ones of landmark ids (K,), sorted; quicker than sorting them where they are near each other."""
+    """The unique landmark ids of (K,), sorted; faster than sorting if they are close together."""
     every = np.concatenate(ids) if len(ids) else np.zeros(0, np.int64)
     if not len(every):
         return every
@@ -203,7 +204,7 @@ def different(ids: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def ranks(index: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The different values of ``index`` (M,), all below ``size``, in order, and which of them each is."""
+    """The unique values of ``index`` (M,), all below ``size``, in order, and the rank of each entry."""
     used = np.bincount(index, minlength=size) > 0
     return np.flatnonzero(used), (np.cumsum(used) - 1)[index]
 
@@ -211,7 +212,7 @@ def ranks(index: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 def pinhole_offsets(
     views: Sequence[SparseView], intrinsics: Sequence[Intrinsics], view: np.ndarray, offset: Array
 ) -> Array:
-    """(M, 2) where cameras without lenses that bend would see observations: ``view`` (M,), ``offset`` (M, 2)."""
+    """(M, 2) observations, ``view`` (M,) and ``offset`` (M, 2), as seen by cameras without distortion."""
     bent = [index for index, of_camera in enumerate(intrinsics) if not of_camera.lens.plain]
     if not bent:
         return offset
@@ -249,9 +250,9 @@ def viewing_rays(
 def reprojection_errors(
     views: Sequence[SparseView], intrinsics: Sequence[Intrinsics], view: np.ndarray, points: Array, offset: Array
 ) -> Array:
-    """Pixels (M,) between observations and positions (M, 3) in w; inf behind the camera or without a position.
+    """Distance (M,), pixels, of observations from positions (M, 3) in w; inf behind the camera or without a position.
 
-    Pixels of the pinhole: of an image that the lens did not bend.
+    In pixels of the pinhole, without lens distortion.
     """
     rotation, center, focal = _cameras(views, intrinsics, view)
     X = np.einsum("jim,jm->im", rotation, points.T - center)
@@ -283,15 +284,15 @@ def triangulate(centers: Array, directions: Array, group: np.ndarray, count: int
 
     ``centers`` (M, 3) and unit ``directions`` (M, 3), both in w, belong to point ``group`` (M,) of
     ``count``; ``noise`` is the rays' angular error (radians). Returns points (count, 3), NaN where
-    the rays say nothing, and angles (count,) in degrees: the angle between a point's first ray and
-    the one that differs most from it. Least squares of the distances to the rays, re-weighted so
-    that a ray that misses by much more than the noise (a wrong match) hardly pulls.
+    the rays determine none, and angles (count,) in degrees: the angle between a point's first ray and
+    the one that differs most from it. Least squares of the distances to the rays, reweighted so
+    that a ray that misses by much more than the noise (a wrong match) hardly counts.
     """
     angles = widest_angle(directions, group, count)
     rays = Summing(group, count)
     d, c = np.ascontiguousarray(directions.T), np.ascontiguousarray(centers.T)
-    across = np.eye(3)[:, :, None] - d[:, None] * d  # takes what is along a ray away
-    # Sums over a point's rays of what fixes it and of where that puts it: (12, M).
+    across = np.eye(3)[:, :, None] - d[:, None] * d  # removes the component along a ray
+    # Sums over a point's rays of the matrix and right side of its equations: (12, M).
     terms = np.concatenate([across.reshape(9, -1), c - d * np.einsum("im,im->m", d, c)])
     terms *= (angles > 1e-3)[group]
     weight = np.ones(len(group))
@@ -302,7 +303,7 @@ def triangulate(centers: Array, directions: Array, group: np.ndarray, count: int
         offset = np.take(points, group, axis=1) - c
         far = np.maximum(np.einsum("im,im->m", offset, offset), 1e-12)
         miss = np.einsum("ijm,jm->im", across, offset)
-        # A ray's distance to the point weighs by its length: what is measured is an angle.
+        # A ray's distance to the point is divided by its length, because the measurement is an angle.
         weight = 1.0 / (far + np.einsum("im,im->m", miss, miss) / noise**2)
         weight = np.where(np.isfinite(weight), weight, 0.0)
         weight /= np.maximum(rays.sums(weight), 1e-300)[group]
@@ -310,7 +311,7 @@ def triangulate(centers: Array, directions: Array, group: np.ndarray, count: int
 
 
 def _solve_symmetric(A: Array, b: Array, x: Array) -> None:
-    """x (3, P) with A x = b of symmetric A (3, 3, P), by cofactors; left as it is where A is singular."""
+    """Solve A x = b for x (3, P) with symmetric A (3, 3, P), by cofactors; x is unchanged where A is singular."""
     inverse = np.empty_like(A)
     for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)):
         (k, m), (n, o) = (((i + 1) % 3, (i + 2) % 3), ((j + 1) % 3, (j + 2) % 3))

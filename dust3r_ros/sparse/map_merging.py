@@ -1,4 +1,4 @@
-"""One map taken into another: the similarity between them from landmarks that both have, views, observations."""
+"""Merging one map into another: the similarity between them from shared landmarks, then views and observations."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from dust3r_ros.types import Array
 
 @dataclass(frozen=True, eq=False)
 class LandmarkObservations:
-    """Where posed views see landmarks: ``row`` of a list (S,), which view, its pose and focal.
+    """Observations of landmarks by posed views: ``row`` of the landmark (S,), the view, its pose and focal.
 
-    ``offset`` (S, 2) pixels, where a pinhole would see them.
+    ``offset`` (S, 2) pixels, as seen by a pinhole.
     """
 
     row: NDArray[np.int64]
@@ -70,20 +70,20 @@ class LandmarkObservations:
 
 
 _DRAWS = 3000
-_SIDES_AGREE = 1.5  # factor between the ratios of a triangle's sides in both maps; depth is less exact than direction
+_SIDES_AGREE = 1.5  # factor between the side ratios of a triangle in both maps; depth is less accurate than direction
 _CONFIDENCE = 0.9999
 _HUBER_PX = 1.5
 _ROUNDS = 3
-_MIN_VIEWS = 3  # in each map; what two views alone place, they may have placed at a wrong depth
+_MIN_VIEWS = 3  # in each map; points placed by only two views may have a wrong depth
 _MIN_SHARE = 0.1  # of the matches; among many, a few agree by chance
-# Landmarks have errors of their own, common to many; with those, the maps lie several times as badly as these say.
+# Landmarks also share errors, so the fit of the maps is several times worse than these say.
 _MAX_SCALE_STD = 0.02  # relative
 _MAX_ROTATION_STD_DEG = 0.3
 
 
 @dataclass(frozen=True, eq=False)
 class MapFit:
-    """Where a source map lies in a target map.
+    """The place of a source map in a target map.
 
     ``agree`` (M,) bool: the matches that fit, each in every view that sees either landmark.
     ``rms_px``: of their reprojection errors. ``scale_std`` (relative) and ``rotation_std_deg`` (the
@@ -106,18 +106,17 @@ def fit_maps(
     min_matches: int = 20,
     seed: int = 0,
 ) -> MapFit:
-    """The similarity that takes ``source`` to ``target``, from matches (M, 2) of their landmarks' ids.
+    """The similarity from ``source`` to ``target``, from matches (M, 2) of their landmark ids.
 
     RANSAC over three landmarks with a position in both maps (Umeyama), scored by reprojection into
-    the views of both, polished on what agrees (as in LO-RANSAC, Chum et al., DAGM 2003), and refined
-    by reprojection with Huber's loss. A landmark with a position in one map only is judged by the
-    other map's views, but does not count. The threshold is wider than that of observations within one map:
-    each map has its own drift and focal, which only refinement of the whole takes out.
+    the views of both, polished on the inliers (as in LO-RANSAC, Chum et al., DAGM 2003), and refined
+    by reprojection with Huber's loss. A landmark with a position in only one map is judged by the
+    other map's views, but does not count. The threshold is wider than for observations within one map:
+    each map has its own drift and focal error, which only refinement of the whole removes.
 
-    Raises ``GeometryError`` where fewer than ``min_matches`` landmarks with both positions agree, or
-    less than a tenth of them, where those that do are not seen, half of ``min_matches`` at least, from
-    three views of each map, and where they leave scale or rotation open: on one line, far away, all
-    close together.
+    Raises ``GeometryError`` if fewer than ``min_matches`` landmarks with both positions agree, or
+    less than a tenth of them; if fewer than three views of either map see half of ``min_matches``
+    of these; and if they leave scale or rotation open: on one line, far away, all close together.
     """
     problem = _Problem(target, source, matches, threshold_px, max(min_matches, 3))
     similarity = problem.refined(problem.ransac(seed))
@@ -127,20 +126,20 @@ def fit_maps(
 
 
 def _unique_rows(pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Different rows of (M, 2) as columns (2, U), and which of them each row is."""
+    """Unique rows of (M, 2) as columns (2, U), and the index of each row among them."""
     unique, which = np.unique(pairs, axis=0, return_inverse=True)
     return unique.T, which.ravel()
 
 
 class _Problem:
-    """Matched landmarks ``x`` (source) and ``y`` (target), NaN without position, and how the views see them."""
+    """Matched landmarks ``x`` (source) and ``y`` (target), NaN without position, and their observations."""
 
     def __init__(
         self, target: SparseMap, source: SparseMap, matches: NDArray[np.int64], threshold_px: float, min_matches: int
     ) -> None:
         matches = np.asarray(matches, dtype=np.int64).reshape(-1, 2)
         named = np.stack([target.landmarks.resolved(matches[:, 0]), source.landmarks.resolved(matches[:, 1])], axis=1)
-        # Matched in several pairs of keyframes, two landmarks are still one match.
+        # Two landmarks matched in several pairs of keyframes are still one match.
         (target_ids, source_ids), self.pair_of = _unique_rows(named)
         self.y, self.x = target.points[target_ids], source.points[source_ids]
         self.in_target, self.in_source = (
@@ -157,21 +156,21 @@ class _Problem:
         self.min_matches = max(min_matches, int(np.ceil(_MIN_SHARE * self.whole.sum())))
 
     def agree(self, similarity: Similarity) -> NDArray[np.bool_]:
-        """(M,) which matches fit in both maps; one that can be judged in one map only must fit there."""
+        """(M,) which matches fit in both maps; a match that can be judged in only one must fit there."""
         squares = np.full(len(self.x), np.nan)
         for observations, points in self._sides(similarity):
             errors = np.sum(observations.errors(points) ** 2, axis=1)
             count = np.bincount(observations.row, minlength=len(squares))
             with np.errstate(invalid="ignore"):
                 mean = np.bincount(observations.row, weights=errors, minlength=len(squares)) / count
-            squares = np.fmax(squares, mean)  # NaN: no position to project, or nobody sees it
+            squares = np.fmax(squares, mean)  # NaN: no position to project, or no view sees it
         return squares < self.threshold_px**2
 
     def ransac(self, seed: int) -> Similarity:
         """The similarity that most landmarks with both positions agree with."""
         rng = np.random.default_rng(seed)
         rows = np.flatnonzero(self.whole)
-        draws = rows[rng.integers(len(rows), size=(_DRAWS, 3))]  # one drawn twice makes a line, which is skipped
+        draws = rows[rng.integers(len(rows), size=(_DRAWS, 3))]  # a repeated landmark makes a line, which is skipped
         ratios = [
             np.log(np.linalg.norm(points[draws] - points[np.roll(draws, 1, axis=1)], axis=2) + 1e-300)
             for points in (self.x, self.y)
@@ -195,11 +194,11 @@ class _Problem:
         return best
 
     def refined(self, similarity: Similarity) -> Similarity:
-        """Reprojection errors of what agrees now, minimised."""
+        """Minimise the reprojection errors of the current inliers."""
         return self._minimised(similarity)[0]
 
     def judged(self, similarity: Similarity) -> MapFit:
-        """The result, or ``GeometryError`` where too little supports it."""
+        """The result; raises ``GeometryError`` if too little supports it."""
         _, jacobian, residuals = self._minimised(similarity, steps=1)
         agree = self.agree(similarity)
         self._check_views(agree & self.whole)
@@ -213,7 +212,7 @@ class _Problem:
             raise GeometryError(
                 f"The {count} matches that agree leave the scale between the maps open by {scale_std:.1%} and the "
                 f"rotation by {rotation_std_deg:.1f} deg; at most {_MAX_SCALE_STD:.0%} and "
-                f"{_MAX_ROTATION_STD_DEG:g} deg will do. They may lie on one line, far away or all close together."
+                f"{_MAX_ROTATION_STD_DEG:g} deg are allowed. They may lie on one line, far away or all close together."
             )
         return MapFit(
             similarity, agree[self.pair_of], float(np.sqrt(2 * np.mean(residuals**2))), scale_std, rotation_std_deg
@@ -225,18 +224,18 @@ class _Problem:
             views = int((np.bincount(observations.select(agree).view) >= enough).sum())
             if views < _MIN_VIEWS:
                 raise GeometryError(
-                    f"{enough} of the {agree.sum()} matches that agree are seen from {views} views of the {name} map; "
-                    f"at least {_MIN_VIEWS} must see so many."
+                    f"{views} views of the {name} map see {enough} or more of the {agree.sum()} matches that agree; "
+                    f"at least {_MIN_VIEWS} must."
                 )
 
     def _sides(
         self, similarity: Similarity
     ) -> tuple[tuple[LandmarkObservations, Array], tuple[LandmarkObservations, Array]]:
-        """Observations of each map and the points of the other one brought there."""
+        """Observations of each map and the points of the other, transformed into it."""
         return (self.in_target, similarity.apply(self.x)), (self.in_source, similarity.inverse().apply(self.y))
 
     def _polished(self, similarity: Similarity) -> tuple[Similarity, int]:
-        """A trial, fitted again to what agrees with it while that grows; and how many do."""
+        """A trial, refitted to its inliers while their number grows; and that number."""
         agree = self.agree(similarity) & self.whole
         while agree.sum() > 3:
             try:
@@ -250,7 +249,7 @@ class _Problem:
         return similarity, int(agree.sum())
 
     def _minimised(self, start: Similarity, steps: int = 20) -> tuple[Similarity, Array, Array]:
-        """The best similarity near ``start``, the Jacobian (2S, 7) by turn, shift and log scale, residuals (2S,)."""
+        """The best similarity near ``start``, Jacobian (2S, 7) by rotation, shift and log scale, residuals (2S,)."""
         agree = self.agree(start) & self.whole
         if agree.sum() < self.min_matches:
             raise self._too_few(int(agree.sum()))
@@ -284,7 +283,7 @@ __all__ = ["MapFit", "Merged", "fit_maps", "merge_maps"]
 
 @dataclass(frozen=True, eq=False)
 class Merged:
-    """What source's things are called in the target: view v is ``first_view`` + v, landmark k is ``ids[k]``."""
+    """Numbers of the source's items in the target: view v is ``first_view`` + v, landmark k is ``ids[k]``."""
 
     first_view: int
     ids: NDArray[np.int64]
@@ -297,14 +296,14 @@ def merge_maps(
     matches: NDArray[np.int64],
     cameras: Sequence[int] | None = None,
 ) -> Merged:
-    """Take all of ``source`` into ``target``, where it lies by ``target_S_source``; ``source`` stays as it is.
+    """Copy all of ``source`` into ``target``, placed by ``target_S_source``; ``source`` is unchanged.
 
-    ``matches`` (K, 2): ids of landmarks, target's and source's, that are the same; only those that
-    agree (``MapFit.agree``) belong here. They become one landmark, at target's position where it has
+    ``matches`` (K, 2): ids of identical landmarks, target's and source's; only those that
+    agree (``MapFit.agree``) belong here. They become one landmark, at target's position if it has
     one. ``cameras``: target's index of each of source's cameras, the same by default; of two focals
-    the surer one stays. Refine the whole afterwards, with free focals.
+    the more certain one stays. Refine the whole afterwards, with free focals.
 
-    Raises ``GeometryError``, and changes nothing, for a camera that the target has not.
+    Raises ``GeometryError``, and changes nothing, for a camera that the target does not have.
     """
     table = list(range(len(source.intrinsics))) if cameras is None else list(cameras)
     if len(table) != len(source.intrinsics) or not all(0 <= camera < len(target.intrinsics) for camera in table):
@@ -330,7 +329,7 @@ def merge_maps(
 
 
 def _keep_surer(kept: Intrinsics, other: Intrinsics) -> None:
-    """Take over another estimate of the same focal where it is surer; what was given stays."""
+    """Adopt another estimate of the same focal if it is more certain; a given focal stays."""
     if kept.fixed or not (other.fixed or other.std < kept.std):
         return
     kept.focal, kept.prior, kept.std, kept.fixed = other.focal, other.prior, other.std, other.fixed

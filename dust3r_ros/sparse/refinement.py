@@ -1,9 +1,9 @@
-"""A sparse map refined by reprojection: which views move, what is pruned, what the lenses do.
+"""Refinement of a sparse map by reprojection: free views, pruning, lens distortion.
 
-Radial distortion and focal length look alike to a map: both stretch the image, and poses and landmarks take up most of
-the difference. So a radial term and a center out of the middle are kept only where the observations speak for them;
-where they are not, distortion is considered without being estimated: a parameter of known spread that the focal
-depends on (Schmidt, "Application of state-space methods to navigation problems", 1966).
+A map hardly distinguishes radial distortion from focal length: both stretch the image, and poses and landmarks absorb
+most of the difference. So a radial term and an off-centre distortion centre are kept only if the observations support
+them; otherwise distortion is considered without being estimated: a parameter of known spread on which the focal
+depends (Schmidt, "Application of state-space methods to navigation problems", 1966).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _CELLS = (8, 6)  # of an image
 
 
 def thin(sparse: SparseMap, views: Sequence[int], count: int) -> None:
-    """Leave ``views`` the observations of landmarks that were chosen for one of them: ``count`` for each.
+    """Keep in ``views`` only the observations of landmarks chosen for one of them: ``count`` for each.
 
-    Chosen are those that most of ``views`` see, from every part of the image in turn; a landmark
-    stays with all its observations, those that were pruned too. One seen by a single view is never chosen.
-    The rest is gone until the map is restored from a snapshot.
+    Landmarks that most of ``views`` see are chosen, from every part of the image in turn; a landmark
+    keeps all its observations, including pruned ones. One seen by a single view is never chosen.
+    The rest is lost until the map is restored from a snapshot.
     """
     seen = [join(sparse.views[view].seen, sparse.views[view].pruned).unique() for view in views]
     observations = np.bincount(np.concatenate([tracks.ids for tracks in seen]), minlength=len(sparse.points))
@@ -45,7 +45,7 @@ def thin(sparse: SparseMap, views: Sequence[int], count: int) -> None:
 
 
 def _spread(tracks: Tracks, observations: np.ndarray) -> np.ndarray:
-    """Order in which to choose: the most seen of every cell of the image, then the second of every cell, ..."""
+    """The order of choice: the most seen of every cell of the image, then the second of every cell, ..."""
     if len(tracks.ids) == 0:
         return np.zeros(0, int)
     low, size = tracks.pixels.min(axis=0), np.maximum(np.ptp(tracks.pixels, axis=0), 1e-9)
@@ -58,14 +58,14 @@ def _spread(tracks: Tracks, observations: np.ndarray) -> np.ndarray:
 
 _LOSS = Huber(1.5)
 _POINT_STEPS = 6
-_CHUNK = 200_000  # landmarks at a time: some hundred megabytes
+_CHUNK = 200_000  # landmarks at a time: a few hundred megabytes
 
 
 def find_points(sparse: SparseMap) -> None:
-    """Give every landmark that posed views see under enough parallax its position; poses and observations stay.
+    """Position every landmark that posed views see under enough parallax; poses and observations stay.
 
-    Triangulated, then moved to where the robust reprojection error is least: where a bundle
-    adjustment leaves it. What is not seen twice within the error limit keeps none.
+    It is triangulated, then moved to the least robust reprojection error, as by a bundle
+    adjustment. A landmark not seen twice within the error limit gets no position.
     """
     for begin in range(0, len(sparse.points), _CHUNK):
         ids = np.arange(begin, min(begin + _CHUNK, len(sparse.points)))
@@ -102,7 +102,7 @@ def _find(sparse: SparseMap, ids: np.ndarray) -> None:
 
 
 def _views_and_focals(sparse: SparseMap, views: np.ndarray) -> dict[str, Any]:
-    """What a ``BundleProblem`` holds of some views, and of all focals as they are."""
+    """The fields of a ``BundleProblem`` for some views and all current focals."""
     return {
         "w_T_c": np.stack([sparse.views[v].w_T_c for v in views]),
         "camera": np.array([sparse.views[v].camera for v in views]),
@@ -112,19 +112,19 @@ def _views_and_focals(sparse: SparseMap, views: np.ndarray) -> dict[str, Any]:
     }
 
 
-# Standard deviation of the radial distortion of webcams, phones and depth cameras: how much
-# farther out than without it something is seen at half the long edge from the middle.
+# Standard deviation of the radial distortion of webcams, phones and depth cameras: the relative
+# outward shift at half the long edge from the centre.
 USUAL_BEND = 0.015
-_BEND = 0.01  # tried each way; the shift is nearly linear in it
-_OBSERVATIONS, _LEAST = 3000, 30  # taken from all views together; from each at least
+_BEND = 0.01  # tried in both directions; the shift is nearly linear in it
+_OBSERVATIONS, _LEAST = 3000, 30  # from all views together; at least from each
 _LENS_STEPS = 3
 
 
 def focal_shift(sparse: SparseMap, camera: int, radius: float) -> float:
-    """Change of the log focal of ``camera`` per unit of bend, poses and landmarks adjusted again; 0 where it is fixed.
+    """Change of the log focal of ``camera`` per unit of bend, with poses and landmarks readjusted; 0 if it is fixed.
 
     A bend b takes an offset r to r (1 + b |r|^2 / ``radius``^2); ``radius`` in pixels, half the long
-    edge. The sparse map is left as it was. Computed on a sample of the landmarks.
+    edge. The sparse map is unchanged. Computed on a sample of the landmarks.
     """
     views, intrinsics = sparse.posed(), sparse.intrinsics[camera]
     if intrinsics.fixed or len(views) < 2:
@@ -148,31 +148,31 @@ def _bent(offsets: Array, bend: float) -> Array:
 
 
 _ENOUGH_VIEWS = 8
-_SIGNIFICANT = 2.0  # standard deviations; a radial term closer to 0 is more likely none
-_ROUNDING_PX = 1e-3  # no lens is worth errors as small as that
-# What may be freed, and by how much of the median error that must pay: the radial term, since focals are off by
-# percents where it is left out, and by one or two where there is none and it gains up to 0.25 % by chance; the center,
-# which bends long maps where nothing calls for it.
+_SIGNIFICANT = 2.0  # standard deviations; a radial term closer to 0 is dropped
+_ROUNDING_PX = 1e-3  # smaller errors are not worth a lens
+# What may be freed, and by what share it must lower the median error: the radial term, since without it focals are off
+# by several percent, and with a needless one, which gains up to 0.25 % by chance, by one or two percent; the center,
+# which bends long maps if it is not needed.
 _PARTS = ((np.array([True, False, False]), 0.004), (np.array([False, True, True]), 0.01))
 
 
 @dataclass(frozen=True, eq=False)
 class _Trial:
-    """What a freer lens leads to: which are ``free`` (F, 3), and the map."""
+    """The result of freeing more of a lens: what is ``free`` (F, 3), and the map."""
 
     free: np.ndarray
     snapshot: tuple[object, ...]
 
 
 def refine_lenses(sparse: SparseMap, *, rounds: int = 3, iterations: int = 30) -> Solution | None:
-    """``refine`` of the whole map, sharp and with free focals, and of the lenses that it can tell.
+    """``refine`` the whole map, sharp and with free focals, and those lenses that it determines.
 
-    Lenses of cameras that pose eight views, and that nobody calibrated, are tried: forward selection among their
-    radial terms and centers, the best one first. A radial term is kept if it is not 0 by two standard
-    deviations and makes the median error of the camera's observations smaller by 0.4 %, a center where it makes
-    that smaller by a hundredth (what only bends the map leaves most of them as they are). What is not kept
-    is as before; what was found before is free again. A focal's ``std`` is that with what is kept free.
-    Returns the last solution, None when there was nothing to adjust.
+    Lenses of uncalibrated cameras with at least eight posed views are tried: forward selection among their
+    radial terms and centers, the best one first. A radial term is kept if it differs from 0 by two standard
+    deviations and lowers the median error of the camera's observations by 0.4 %, a center if it lowers that
+    by a hundredth (a term that only bends the map leaves most errors unchanged). Terms not kept are reset to
+    their previous values; terms found earlier are free again. A focal's ``std`` is for the kept terms being free.
+    Returns the last solution, None if there was nothing to adjust.
     """
     views = np.bincount([sparse.views[v].camera for v in sparse.posed()], minlength=len(sparse.intrinsics))
     tried = [k for k, intrinsics in enumerate(sparse.intrinsics) if views[k] >= _ENOUGH_VIEWS and not intrinsics.given]
@@ -186,13 +186,13 @@ def refine_lenses(sparse: SparseMap, *, rounds: int = 3, iterations: int = 30) -
     while (best := _best_trial(sparse, free, tried, iterations)) is not None:
         sparse.restore(best.snapshot)
         free = best.free
-        # To the end, lest what is tried next gains by the steps that are left
+        # To convergence, or the next trial would gain from the remaining steps
         solution = refine(sparse, free_focal=True, free_lens=free, rounds=1, iterations=iterations, sharp=True)
     return solution
 
 
 def _best_trial(sparse: SparseMap, free: np.ndarray, tried: list[int], iterations: int) -> _Trial | None:
-    """The part of a lens of ``tried`` cameras that is most worth freeing, if any is; leaves the map as it was."""
+    """The lens parameter of ``tried`` cameras most worth freeing, if any is; the map is unchanged."""
     before, ids = sparse.snapshot(), np.flatnonzero(sparse.positioned)
     best, most = None, 0.0
     for camera, (part, price) in product(tried, _PARTS):
@@ -214,7 +214,7 @@ def _best_trial(sparse: SparseMap, free: np.ndarray, tried: list[int], iteration
 
 
 def _median_error(sparse: SparseMap, ids: np.ndarray, observations: tuple[np.ndarray, np.ndarray, Array]) -> float:
-    """Pixels, of those ``observations`` of landmarks ``ids`` that more than two views see."""
+    """Pixels, over the ``observations`` of landmarks ``ids`` that more than two views see."""
     view, point, offset = observations
     many = np.bincount(point)[point] > 2
     errors = reprojection_errors(
@@ -223,15 +223,15 @@ def _median_error(sparse: SparseMap, ids: np.ndarray, observations: tuple[np.nda
     return float(np.median(errors)) if len(errors) else float("inf")
 
 
-_HUBER_PX = (0.1, 1.5)  # where the loss may turn linear
+_HUBER_PX = (0.1, 1.5)  # range in which the loss may turn linear
 _HUBER = 1.345  # the same in standard deviations (Huber, "Robust Statistics", 1981)
 _RAYLEIGH_MEDIAN = 1.1774  # of the length of a 2D error, in standard deviations of its coordinates
 _ENOUGH_OBSERVATIONS = 30
 _LOOP_PRUNING_PX = (40.0, 12.0, 4.0)
 _FEWEST_OBSERVATIONS = 10
-_FLAT = 0.5  # of the parallax that it takes to get a position
-# Standard deviations of what lenses of webcams, phones and depth cameras do: the radial term as in Brown's model, which
-# counts in tangents of the angle off the axis (wide lenses bend more), and the center in parts of half the long edge.
+_FLAT = 0.5  # of the parallax needed to get a position
+# Standard deviations for lenses of webcams, phones and depth cameras: the radial term as in Brown's model, in tangents
+# of the angle off the axis (wide lenses bend more), and the center in units of half the long edge.
 _RADIAL_PRIOR, _CENTER_PRIOR = 0.1, 0.025
 
 
@@ -246,15 +246,15 @@ def refine(
     max_error_px: float = MAX_ERROR_PX,
     sharp: bool = False,
 ) -> Solution | None:
-    """Bundle adjustment of the ``free`` views (all but the first posed one by default) and what they see.
+    """Bundle adjustment of the ``free`` views (by default all but the first posed one) and the landmarks they see.
 
     After each round, observations off by more than ``max_error_px`` are dropped; landmarks that keep
     fewer than two, or hardly any parallax, lose their position. Returns the last solution, None
-    when there was nothing to adjust. ``free_focal``, of all cameras or (F,): which focals move too, and
-    ``free_lens`` (F, 3): which radial terms and centers (x, y); of a focal that is fixed neither ever does.
-    The loss turns linear at 1.5 pixels. ``sharp``, for a map that is nearly right: where errors stand
-    out from the others, since good images are measured to a tenth of a pixel and matches that are
-    wrong by one would bend the map.
+    if there was nothing to adjust. ``free_focal``, for all cameras or (F,): which focals move too;
+    ``free_lens`` (F, 3): which radial terms and centers (x, y), never with a fixed focal.
+    The loss turns linear at 1.5 pixels; with ``sharp``, for a map that is nearly right, where errors
+    stand out from the others, since good images are measured to a tenth of a pixel and matches that
+    are wrong by one would bend the map.
     """
     solution = None
     for _ in range(rounds):
@@ -270,7 +270,7 @@ def refine(
 
 
 def close_loop(sparse: SparseMap) -> None:
-    """Adjust everything to links that do not fit yet, with ever fewer outliers."""
+    """Adjust everything to links that do not fit yet, tightening the outlier limit."""
     for limit in _LOOP_PRUNING_PX:
         refine(sparse, free_focal=True, rounds=1, max_error_px=limit)
 
@@ -281,9 +281,9 @@ def lens_prior(intrinsics: Intrinsics) -> tuple[float, float, float]:
 
 
 def _standing_out(sparse: SparseMap, problem: BundleProblem, views: list[int]) -> float:
-    """Pixels at which an error stands out, from the median error of landmarks that are seen more than twice.
+    """Pixels at which an error stands out, from the median error of landmarks seen more than twice.
 
-    A landmark takes up some of the error of its n observations: 2 n - 3 of 2 n coordinates are left.
+    A landmark absorbs some of the error of its n observations: 2 n - 3 of 2 n coordinates are left.
     """
     count = np.bincount(problem.point)[problem.point]
     many = count > 2
@@ -324,7 +324,7 @@ def _problem(
 def _observations_of(
     sparse: SparseMap, free: Collection[int] | None
 ) -> tuple[set[int], np.ndarray, tuple[np.ndarray, np.ndarray, Array]]:
-    """The posed views that move, ids of the landmarks that these see, and every observation of those."""
+    """The posed views that move, the ids of the landmarks they see, and every observation of those."""
     posed = sparse.posed()
     moving = set(posed[1:] if free is None else free) & set(posed)
     ids = different([sparse.views[v].seen.ids for v in moving])
@@ -357,6 +357,6 @@ def _prune(
     kept = np.bincount(problem.point[~bad], minlength=len(ids))
     rays = solution.points[problem.point] - solution.w_T_c[problem.view, :3, 3]
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-    # Rays that turn out parallel put a point anywhere, far away for instance, where it harms what uses it.
+    # Nearly parallel rays put a point anywhere, such as far away, where it harms whatever uses it.
     flat = widest_angle(rays, problem.point, len(ids)) < _FLAT * sparse.min_parallax_deg
     sparse.points[ids[(kept < 2) | flat]] = np.nan

@@ -1,4 +1,4 @@
-"""Reprojection errors, what they say about points, and points moved to where they fit best."""
+"""Reprojection errors, their information on points, and points moved to their best fit."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dust3r_ros.types import Array
 
 _MIN_DEPTH = 1e-6
 _BEHIND_PX = 100.0
-_LOADING = 1e-9  # of a point's information: a point that nothing fixes in some direction stays there
+_LOADING = 1e-9  # of a point's information: keeps a point in place along directions that nothing determines
 
 
 @dataclass(frozen=True)
 class Huber:
-    """Huber's loss: squares up to ``width`` pixels, linear beyond; ``sigma`` is what a pixel error counts in."""
+    """Huber's loss: squares up to ``width`` pixels, linear beyond; ``sigma`` is the unit of pixel errors."""
 
     width: float
     sigma: float = 1.0
@@ -27,7 +27,7 @@ class Huber:
         return within * (r - 0.5 * within) / self.sigma**2
 
     def root_weight(self, r: Array) -> Array:
-        """(M,) what errors are multiplied with so that their squares act as the loss does."""
+        """(M,) factors of the errors whose squares then act like the loss."""
         return np.sqrt(np.minimum(1.0, self.width / np.maximum(r, 1e-12))) / self.sigma
 
 
@@ -35,8 +35,8 @@ class Huber:
 class Fit:
     """How a state explains the observations.
 
-    ``rotation`` (3, 3, M) and ``focal`` (M,) of the pose that sees, ``offset`` (2, M) where a pinhole
-    would see it; ``ray`` (3, M) from its center to the point, in w; ``xy`` (2, M) and ``z`` (M,) of
+    ``rotation`` (3, 3, M) and ``focal`` (M,) of the observing pose, ``offset`` (2, M) as seen by a
+    pinhole; ``ray`` (3, M) from its center to the point, in w; ``xy`` (2, M) and ``z`` (M,) of
     the point in the camera, ``xy`` divided by ``z``; ``error`` (2, M) and its length ``r`` (M,) in
     pixels; ``valid`` (M,) whether the point lies before the camera; ``cost`` (M,). A point behind its
     camera costs as an error of 100 pixels.
@@ -73,7 +73,7 @@ def fit(observations: Observations, state: State, loss: Huber, like: Fit | None 
 
 
 def intrinsic_slope(kind: int, observations: Observations, state: State, at: Fit) -> Array:
-    """(2, M) derivative of the errors by each one's log focal, radial term or center (in radii)."""
+    """(2, M) derivative of the errors with respect to each one's log focal, radial term or center (in radii)."""
     if kind == FOCAL:
         return at.focal * at.xy
     radius, (radial, out, square) = observations.radius[observations.focal], state.from_centers(observations)
@@ -91,7 +91,7 @@ class PointTerms:
     """Errors weighted by the loss, linear in the points.
 
     ``root`` (M,) weights, ``error`` (2, M), its derivative ``slope`` (2, 3, M), ``said`` (3, 3, M)
-    what each observation says about its point, ``information`` (3, 3, P) what all say together, and
+    the information of each observation on its point, ``information`` (3, 3, P) their sum, and
     ``pull`` (3, P) minus the gradient.
     """
 
@@ -104,7 +104,7 @@ class PointTerms:
 
 
 def point_terms(observations: Observations, at: Fit, loss: Huber) -> PointTerms:
-    """The normal equations' part of the points; points behind a camera do not count there."""
+    """The points' part of the normal equations, without observations behind the camera."""
     root = np.where(at.valid, loss.root_weight(at.r), 0.0)
     # d(pixel)/d(point) = f/z [1 0 -x; 0 1 -y] R
     slope = at.rotation[:2] - at.xy[:, None] * at.rotation[2]
@@ -118,7 +118,7 @@ def point_terms(observations: Observations, at: Fit, loss: Huber) -> PointTerms:
 def whitening(information: Array, damping: float) -> Array:
     """G (3, 3, P), lower triangular: G^T G is the inverse of each ``information`` (3, 3, P), its diagonal damped.
 
-    The inverse of the Cholesky factor, written out: it is needed for thousands of small matrices.
+    The inverse of the Cholesky factor, written out because there are thousands of small matrices.
     """
     V = information
     loading = 1e-12 + _LOADING * (V[0, 0] + V[1, 1] + V[2, 2])
@@ -136,7 +136,7 @@ def whitening(information: Array, damping: float) -> Array:
 
 
 def settle(observations: Observations, state: State, at: Fit, loss: Huber) -> tuple[State, Fit]:
-    """One Gauss-Newton step of every point by itself, poses and focals held; a point that gets worse stays."""
+    """One Gauss-Newton step of every point on its own, poses and focals held; a point that would get worse stays."""
     terms = point_terms(observations, at, loss)
     G = whitening(terms.information, 0.0)
     step = np.einsum("kip,kp->ip", G, np.einsum("ijp,jp->ip", G, terms.pull))

@@ -1,7 +1,7 @@
 """The linear algebra of a bundle adjustment: normal equations, Schur complement, back-substitution.
 
-A point's block of the normal equations is the inverse of G^T G; with Y = G W^T, where W is what an
-observation says about pose and point together, the Schur complement is a sum of products Y^T Y'
+A point's block of the normal equations is the inverse of G^T G; with Y = G W^T, where W is an
+observation's block of pose and point, the Schur complement is a sum of products Y^T Y'
 over observations of one point. They are summed by pair of poses, one matrix product each.
 """
 
@@ -18,7 +18,7 @@ from dust3r_ros.sparse.bundle_problem import FOCAL, BundleProblem, Observations,
 from dust3r_ros.sparse.reprojection import Fit, Huber, PointTerms, intrinsic_slope, point_terms, whitening
 from dust3r_ros.types import Array
 
-DENSE_POSES = 150  # more are solved for as a sparse system
+DENSE_POSES = 150  # more are solved as a sparse system
 _PAIRS_AT_ONCE = 1 << 16
 _SIX = np.arange(6)
 
@@ -43,7 +43,7 @@ class Normal:
 
 
 def prior_error(problem: BundleProblem, observations: Observations, state: State) -> Array:
-    """(K,) free intrinsics off their priors, in standard deviations."""
+    """(K,) deviation of the free intrinsics from their priors, in standard deviations."""
     camera, kind = observations.unknowns.T
     middle = np.where(kind == FOCAL, np.log(problem.focal_prior[camera]), 0.0)
     return np.asarray((state.intrinsics[camera, kind] - middle) / _prior_sigmas(problem, observations))
@@ -64,8 +64,8 @@ def normal_equations(problem: BundleProblem, observations: Observations, state: 
     kinds = sorted(set(observations.unknowns[:, 1].tolist()))
     slopes = {kind: intrinsic_slope(kind, observations, state, at) * terms.root for kind in kinds}
     ray = at.ray[:, :n]
-    J = np.empty((2, 7 + len(kinds), n))  # derivative by the pose, by intrinsics; the error
-    # A shift of the center moves the ray back; a turn v about it moves it by v x ray.
+    J = np.empty((2, 7 + len(kinds), n))  # derivative with respect to the pose, to the intrinsics; the error
+    # A shift of the center moves the ray back; a rotation v about it moves it by v x ray.
     J[:, :3] = -terms.slope[..., :n]
     J[:, 3:6] = _cross(ray, terms.slope[..., :n])
     for k, kind in enumerate(kinds):
@@ -95,7 +95,7 @@ def _intrinsics_part(
 
 
 def priors(problem: BundleProblem, observations: Observations, state: State) -> tuple[Array, Array]:
-    """What the priors say of the free intrinsics (K,), and minus their gradient (K,)."""
+    """The priors' information on the free intrinsics (K,), and minus their gradient (K,)."""
     sigma = _prior_sigmas(problem, observations)
     return 1.0 / sigma**2, -prior_error(problem, observations, state) / sigma
 
@@ -109,7 +109,7 @@ def _cross(a: Array, b: Array) -> Array:
 
 
 class PosePairs:
-    """Which observations by two different free poses are of one point: found once, summed at each solve."""
+    """Pairs of observations of one point by two different free poses: found once, summed at each solve."""
 
     def __init__(self, observations: Observations) -> None:
         self._starts, C = 3 * observations.starts, observations.free_poses
@@ -117,7 +117,7 @@ class PosePairs:
         order = np.lexsort((pose, point))
         a, b = _pairs_within_groups(point[order])
         a, b = order[a], order[b]
-        apart = pose[a] != pose[b]  # a pose that saw a point twice would make steps shorter, no more
+        apart = pose[a] != pose[b]  # a pose that saw a point twice would only make steps shorter
         a, b = a[apart], b[apart]
         block = pose[a] * C + pose[b]
         order = np.argsort(block, kind="stable")
@@ -165,13 +165,13 @@ class Step:
 
 
 def solve(normal: Normal, observations: Observations, pairs: PosePairs, damping: float) -> Step | None:
-    """The Levenberg-Marquardt step; None where the reduced system is not positive definite."""
+    """The Levenberg-Marquardt step; None if the reduced system is not positive definite."""
     n, terms = observations.free, normal.points
     point, pose = observations.point[:n], observations.pose[:n]
     G = whitening(terms.information, damping)
     Q = np.einsum("ikm,kjm->ijm", np.take(G, point, axis=2), terms.said[..., :n])
     Y = np.concatenate([-Q, _cross(normal.ray, Q)], axis=1)
-    # Right side and intrinsics, all the same to what follows: (1 + K, 3, P) of points, (1 + K, C, 6) of poses.
+    # Right side and intrinsics, treated alike from here: (1 + K, 3, P) of points, (1 + K, C, 6) of poses.
     y = np.einsum("ijp,fjp->fip", G, np.concatenate([terms.pull[None], normal.Wf]))
     borders = np.concatenate([normal.bc[None], normal.Uf])
     borders -= observations.by_pose(np.einsum("ijm,fim->fjm", Y, np.take(y, point, axis=2))).transpose(0, 2, 1)
@@ -196,10 +196,10 @@ def solve(normal: Normal, observations: Observations, pairs: PosePairs, damping:
 def eliminated(
     X: Array, borders: Array, inner: Array, ff: Array, bf: Array, damping: float
 ) -> tuple[Array, Array, Array] | None:
-    """Poses (C, 6), unknowns (K,) and the information on these (K, K), all else free; None where they are not finite.
+    """Poses (C, 6), unknowns (K,) and the information on these (K, K), all else free; None if they are not finite.
 
-    ``X`` (6 C, 1 + K) solves the poses' part for ``borders`` (1 + K, 6 C); ``inner`` (1 + K, 1 + K) is what eliminating
-    the points takes from the unknowns' ``ff`` (K, K) and ``bf`` (K,). Raises ``LinAlgError``.
+    ``X`` (6 C, 1 + K) solves the poses' part for ``borders`` (1 + K, 6 C); ``inner`` (1 + K, 1 + K) is what the
+    elimination of points subtracts from the unknowns' ``ff`` (K, K) and ``bf`` (K,). Raises ``LinAlgError``.
     """
     damped = ff + damping * np.diag(np.diag(ff))
     information = damped - inner[1:, 1:] - borders[1:] @ X[:, 1:]

@@ -29,10 +29,10 @@ _SEEN_BY_NEXT = 10  # views
 
 
 class SparseMap:
-    """Landmarks seen in several views; the poses and focals that explain them.
+    """Landmarks seen in several views, with the poses and focals that explain them.
 
-    Pixels are offsets from the middle of the images that are tracked, as the lens bent them. A
-    landmark has a position once two posed views see it under enough parallax.
+    Pixels are offsets from the centre of the tracked images, with lens distortion. A landmark has a
+    position once two posed views see it under enough parallax.
     """
 
     def __init__(self, min_parallax_deg: float, focal_prior_sigma: float = 0.7) -> None:
@@ -57,19 +57,19 @@ class SparseMap:
         return np.isfinite(self.points[:, 0])
 
     def resolved(self, tracks: Tracks) -> Tracks:
-        """Tracks by the ids their landmarks have now, each once."""
+        """Tracks by the current ids of their landmarks, each once."""
         return Tracks(self.landmarks.resolved(tracks.ids), tracks.pixels).unique()
 
     def add(self, camera: int, seen: Tracks, w_T_c: Array | None) -> int:
-        """A new view; returns its index. The landmarks it is the first to see are made after this call."""
+        """Add a view; returns its index. Landmarks that it is the first to see are created after this call."""
         self.views.append(SparseView(camera, w_T_c, seen, first_id=len(self.points)))
         return len(self.views) - 1
 
     def around(self, views: Iterable[int], ids: np.ndarray) -> list[int]:
-        """The posed ones of ``views`` and of those likely to see landmarks ``ids`` too, in order.
+        """The posed views among ``views`` and those likely to see landmarks ``ids``, in order.
 
-        A landmark is seen by the view it was made for and most often by the next few; so the cost of
-        what is done with a window does not grow with the map.
+        A landmark is seen by the view it was created for and usually by the next few, so the cost of a
+        window does not grow with the map.
         """
         first_ids = np.array([view.first_id for view in self.views])
         made = np.bincount(np.searchsorted(first_ids, ids, side="right"), minlength=1)
@@ -80,20 +80,20 @@ class SparseMap:
         return sorted(v for v in near if v < len(self.views) and self.views[v].w_T_c is not None)
 
     def observe(self, view: int, more: Tracks) -> None:
-        """Further landmarks that a view sees; those it sees already are left as they are."""
+        """Add landmarks that a view sees; those it already sees are unchanged."""
         seen = self.views[view].seen
         self.views[view].seen = join(seen, more.select(~np.isin(more.ids, seen.ids)))
 
     def known(self, tracks: Tracks) -> Tracks:
-        """Those of ``tracks`` whose landmark has a position."""
+        """The ``tracks`` whose landmark has a position."""
         return tracks.select(np.isfinite(self.points[tracks.ids, 0]))
 
     def locate(
         self, camera: int, tracks: Tracks, min_inliers: int, seed: int = 0, near: Array | None = None
     ) -> PnpResult:
-        """Pose of a view of ``camera`` that sees ``tracks``; raises ``GeometryError`` when too few agree.
+        """Pose of a view of ``camera`` that sees ``tracks``; raises ``GeometryError`` if too few agree.
 
-        ``inliers`` of the result are over those of ``tracks`` that ``known`` keeps; ``near``: a guess (4, 4).
+        ``inliers`` of the result refer to ``known(tracks)``; ``near``: a guess (4, 4).
         """
         known, intrinsics = self.known(tracks), self.intrinsics[camera]
         return solve_pnp(
@@ -108,31 +108,31 @@ class SparseMap:
         )
 
     def common(self, a: int, b: int) -> tuple[Array, Array]:
-        """Where two views see the landmarks they share, pruned or not, as pinholes: offsets (N, 2) and (N, 2)."""
+        """Pinhole offsets (N, 2), (N, 2) of the landmarks that two views share, including pruned observations."""
         first, second = (join(self.views[v].seen, self.views[v].pruned).unique() for v in (a, b))
         _, i, j = np.intersect1d(first.ids, second.ids, assume_unique=True, return_indices=True)
         lenses = [self.intrinsics[self.views[v].camera].lens for v in (a, b)]
         return lenses[0].ideal(first.pixels[i]), lenses[1].ideal(second.pixels[j])
 
     def disagreement(self, view: int) -> float:
-        """Median error in pixels of the landmarks with a position that a posed view sees; 0 where it sees none."""
+        """Median reprojection error, pixels, of the landmarks with a position that a posed view sees; 0 without any."""
         known = self.known(self.views[view].seen)
         if len(known.ids) == 0:
             return 0.0
         return float(np.median(self._errors(np.full(len(known.ids), view), self.points[known.ids], known.pixels)))
 
     def misfit(self) -> float:
-        """How badly the map explains what posed views see: mean squared error, each capped at the outlier limit.
+        """How badly the map explains what posed views see: mean squared error, capped at the outlier limit.
 
-        Landmarks seen at least twice count, pruned observations included, with the cap where they have no
-        position; so a state that explains fewer of them is no better for it.
+        Landmarks seen at least twice count, including pruned observations, at the cap if they have no
+        position; so explaining fewer landmarks does not improve it.
         """
         view, point, offset = self.observations(self.posed(), np.arange(len(self.points)), pruned=True)
         if len(view) == 0:
             return float("inf")
         points = self.points.copy()
         loose = np.isnan(points[point, 0])
-        if loose.any():  # too little parallax to be a landmark is no misfit
+        if loose.any():  # too little parallax for a position is not a misfit
             points[point[loose]] = self.triangulated(view[loose], point[loose], offset[loose], len(points))[0][
                 point[loose]
             ]
@@ -140,9 +140,9 @@ class SparseMap:
         return float(np.mean(np.minimum(errors, MAX_ERROR_PX) ** 2))
 
     def discard_flat(self) -> int:
-        """Take the position from landmarks whose observations have come to meet under too little parallax.
+        """Remove the position of landmarks whose observations now meet under too little parallax.
 
-        Returns how many landmarks keep one.
+        Returns how many landmarks keep theirs.
         """
         ids = np.flatnonzero(self.positioned)
         view, point, offset = self.observations(self.posed(), ids)
@@ -153,7 +153,7 @@ class SparseMap:
         return int((~flat).sum())
 
     def start_over(self) -> None:
-        """Forget poses, positions, lenses that were estimated and what was pruned; what is seen stays."""
+        """Forget poses, positions, estimated lenses and pruning; observations stay."""
         for intrinsics in self.intrinsics:
             if not intrinsics.fixed:
                 intrinsics.lens = Lens(intrinsics.lens.radius)
@@ -163,7 +163,7 @@ class SparseMap:
         self.points[:] = np.nan
 
     def median_depth(self, view: int) -> float:
-        """Median depth of the landmarks a posed view sees; NaN where it sees none with a position."""
+        """Median depth of the landmarks a posed view sees; NaN if none has a position."""
         known = self.known(self.views[view].seen)
         return float(np.median(self.depths(view, known.ids))) if len(known.ids) else float("nan")
 
@@ -174,7 +174,7 @@ class SparseMap:
         return transform(invert(w_T_c), self.points[ids])[:, 2]
 
     def move(self, new_T_old: Array, scale: float) -> None:
-        """Re-express the whole map: points become ``new_T_old`` applied to ``scale`` times the old ones."""
+        """Re-express the whole map: new points are ``new_T_old`` applied to ``scale`` times the old ones."""
         for view in self.views:
             if view.w_T_c is not None:
                 scaled = view.w_T_c.copy()
@@ -183,9 +183,9 @@ class SparseMap:
         self.points = transform(new_T_old, scale * self.points)
 
     def merge(self, a: np.ndarray, b: np.ndarray) -> None:
-        """Landmarks ``a`` (K,) and ``b`` (K,) are the same, each.
+        """Merge landmarks ``a`` (K,) with ``b`` (K,), pairwise.
 
-        The older of two stays, so only views since the younger one was made are touched.
+        The older of two stays, so only views since the creation of the younger one are touched.
         """
         gone = self.landmarks.merge(a, b)
         if not len(gone):
@@ -196,7 +196,7 @@ class SparseMap:
                 break
 
     def _renamed(self, tracks: Tracks, gone: np.ndarray) -> Tracks:
-        """Tracks by the ids that landmarks have now, if any is gone; of two observations of one the first stays."""
+        """Tracks by the current ids of landmarks, if any is gone; of two observations of one the first stays."""
         among = (tracks.ids >= gone[0]) & (tracks.ids <= gone[-1])
         if not among.any():
             return tracks
@@ -204,9 +204,9 @@ class SparseMap:
         return tracks if np.array_equal(ids, tracks.ids) else Tracks(ids, tracks.pixels).unique()
 
     def extend(self, views: Iterable[int] | None = None, max_error_px: float = MAX_ERROR_PX) -> int:
-        """Give positions to landmarks without one that posed views see under enough parallax; returns how many.
+        """Triangulate landmarks without a position that posed views see under enough parallax; returns how many.
 
-        Observations off by more than ``max_error_px`` do not count.
+        Observations off by more than ``max_error_px`` are ignored.
         """
         chosen = self.posed() if views is None else [v for v in views if self.views[v].w_T_c is not None]
         ids = different([self.views[v].seen.ids for v in chosen])
@@ -219,13 +219,13 @@ class SparseMap:
         errors = self._errors(view, points[point], offset)
         fits = errors < max_error_px
         good = (angles > self.min_parallax_deg) & (np.bincount(point[fits], minlength=len(ids)) >= 2)
-        # With two observations only, both must fit; with more, a wrong match among them is pruned.
+        # With only two observations, both must fit; with more, a wrong match among them is pruned.
         self.points[ids[good]] = points[good]
         self.drop(view, ids[point], good[point] & ~fits)
         return int(good.sum())
 
     def snapshot(self) -> tuple[object, ...]:
-        """The state that ``restore`` brings back."""
+        """The state for ``restore``."""
         return (
             [None if v.w_T_c is None else v.w_T_c.copy() for v in self.views],
             [(v.seen, v.pruned) for v in self.views],
@@ -234,7 +234,7 @@ class SparseMap:
         )
 
     def restore(self, snapshot: tuple[object, ...]) -> None:
-        """Back to a snapshot; views and landmarks made since must not exist."""
+        """Return to a snapshot; views and landmarks created since must not exist."""
         poses, seen, focals, points = snapshot
         for view, w_T_c, (kept, pruned) in zip(self.views, poses, seen, strict=True):  # type: ignore[call-overload]
             view.w_T_c, view.seen, view.pruned = w_T_c, kept, pruned
@@ -248,7 +248,7 @@ class SparseMap:
     def observations(
         self, views: Collection[int], ids: np.ndarray, pruned: bool = False
     ) -> tuple[np.ndarray, np.ndarray, Array]:
-        """(view, index in sorted ``ids``, offset) of all observations of ``ids`` in ``views``; only ids seen twice."""
+        """(view, index in sorted ``ids``, offset) of all observations in ``views`` of those ``ids`` seen twice."""
         return observations_of(self.views, views, ids, pruned)
 
     def triangulated(self, view: np.ndarray, point: np.ndarray, offset: Array, count: int) -> tuple[Array, Array]:
@@ -268,7 +268,7 @@ class SparseMap:
         return points, np.where(far, 0.0, angles)
 
     def drop(self, view: np.ndarray, ids: np.ndarray, bad: np.ndarray) -> None:
-        """Prune the observations (view, landmark id) under a mask."""
+        """Prune the observations (view, landmark id) selected by a mask."""
         order = np.argsort(view[bad], kind="stable")
         sorted_view, sorted_ids = view[bad][order], ids[bad][order]
         for index, of_view in zip(*_groups(sorted_view, sorted_ids), strict=True):
@@ -282,6 +282,6 @@ class SparseMap:
 
 
 def _groups(keys: np.ndarray, values: np.ndarray) -> tuple[list[int], list[np.ndarray]]:
-    """The different ``keys``, sorted, and the values of each."""
+    """The unique ``keys``, sorted, and the values of each."""
     different, starts = np.unique(keys, return_index=True)
     return different.tolist(), np.split(values, starts[1:]) if len(different) else []

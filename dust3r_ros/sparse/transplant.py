@@ -1,4 +1,4 @@
-"""An adjustment of a sparse map that was made on a copy, brought into the map, which has grown since."""
+"""Transfer of an adjustment made on a copy of a sparse map to the map itself, which has grown since."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dust3r_ros.types import Array
 
 @dataclass(frozen=True, eq=False)
 class Adjusted:
-    """A sparse map as an adjustment left it: poses (4, 4) of its views, None where unknown, and what each pruned.
+    """A sparse map after an adjustment: poses (4, 4) of its views, None where unknown, and what each pruned.
 
     ``points`` (L, 3); ``known`` (L,): which landmarks had a position before.
     """
@@ -29,7 +29,7 @@ class Adjusted:
 
 
 def adjusted_copy(sparse: SparseMap, adjust: Callable[[], object]) -> Adjusted:
-    """What ``adjust`` makes of the map, which stays as it is."""
+    """The result of ``adjust`` on a copy of the map."""
     before, known = sparse.snapshot(), sparse.positioned.copy()
     kept = [replace(focal) for focal in sparse.intrinsics]
     adjust()
@@ -47,15 +47,15 @@ def adjusted_copy(sparse: SparseMap, adjust: Callable[[], object]) -> Adjusted:
 
 
 def transplant(sparse: SparseMap, adjusted: Adjusted) -> list[int]:
-    """Write an adjustment into the map it was made on a copy of; returns the posed views that came since.
+    """Write the adjustment of a copy into the map; returns the posed views added since the copy.
 
-    These, and landmarks that got their place since, go along with the newest view that was adjusted.
+    These, and landmarks positioned since, move along with the newest adjusted view.
     """
     count, landmarks = len(adjusted.poses), len(adjusted.points)
     later = [view for view in range(count, len(sparse.views)) if sparse.views[view].w_T_c is not None]
     follows = _motion(sparse, adjusted)
     for camera in {sparse.views[view].camera for view, w_T_c in enumerate(adjusted.poses) if w_T_c is not None}:
-        vars(sparse.intrinsics[camera]).update(vars(adjusted.intrinsics[camera]))  # of others, more may be known since
+        vars(sparse.intrinsics[camera]).update(vars(adjusted.intrinsics[camera]))  # others may be known better by now
     ids = np.arange(landmarks)
     own = sparse.landmarks.resolved(ids) == ids
     placed = sparse.positioned
@@ -77,14 +77,14 @@ def transplant(sparse: SparseMap, adjusted: Adjusted) -> list[int]:
 
 
 def _prune(sparse: SparseMap, view: SparseView, pruned: np.ndarray) -> None:
-    """Part what a view sees as the adjustment did; what it sees more since then stays."""
+    """Prune a view's observations as the adjustment did; observations added since stay."""
     every = join(view.seen, view.pruned).unique()
     out = np.isin(every.ids, sparse.landmarks.resolved(pruned))
     view.seen, view.pruned = every.select(~out), every.select(out)
 
 
 def _motion(sparse: SparseMap, adjusted: Adjusted) -> Similarity:
-    """What takes the surroundings of the newest view that was adjusted to where they are by it."""
+    """The similarity that moves the surroundings of the newest adjusted view as the adjustment did."""
     posed = [
         index
         for index, w_T_c in enumerate(adjusted.poses)

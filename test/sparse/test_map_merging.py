@@ -165,7 +165,7 @@ def test_what_two_views_placed_is_not_enough() -> None:
     poses = [view.w_T_c for view in two.source.views]
     for view in two.source.views[2:]:
         view.w_T_c = None
-    with pytest.raises(GeometryError, match=r"seen from 2 views of the source map; at least 3"):
+    with pytest.raises(GeometryError, match=r"2 views of the source map see .*; at least 3"):
         fit_maps(two.target, two.source, two.matches)
     two.source.views[4].w_T_c = poses[4]
     assert fit_maps(two.target, two.source, two.matches).agree.all()
