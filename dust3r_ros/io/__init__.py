@@ -1,1 +1,1 @@
-"""Files: images, videos, bags in; clouds, trajectories, cameras and saved maps out. No ROS needed."""
+"""Reads images, videos and bags; writes trajectories, cameras and manifests. No ROS needed."""

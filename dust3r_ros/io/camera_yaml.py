@@ -15,11 +15,11 @@ from dust3r_ros.types import Calibration, Camera
 
 
 def write_cameras(path: str | Path, cameras: Iterable[Camera], raw: Mapping[str, Calibration] | None = None) -> None:
-    """Write cameras at their native resolution; a file of one camera is a usual calibration file.
+    """Write cameras at their native resolution; with one camera, this is an ordinary calibration file.
 
-    Camera matrix and distortion are of the raw image, by camera name in ``raw`` where that is not what the
-    camera itself says; the rectified one has the same focal and centre.
-    ``focal_std``, ``support`` and ``fixed`` are keys of ours, which camera_info_manager passes over.
+    Camera matrix and distortion are those of the raw image, from ``raw`` by camera name where they differ from the
+    camera's own; the projection matrix has the same focal and centre.
+    ``focal_std``, ``support`` and ``fixed`` are our own keys, which camera_info_manager ignores.
     Raises ``OutputError`` when the file cannot be written.
     """
     documents = [_document(camera, (raw or {}).get(camera.name, camera.calibration)) for camera in cameras]
@@ -29,9 +29,9 @@ def write_cameras(path: str | Path, cameras: Iterable[Camera], raw: Mapping[str,
 def read_cameras(path: str | Path) -> dict[str, Camera]:
     """Cameras of a calibration file by name; the focal is the mean of fx and fy.
 
-    Of the distortion of other programs the radial terms k1, k2, k3 are taken, tangential ones are not;
-    a file without distortion has none. Raises ``InputError`` for a file that cannot be read, for a
-    camera without size or focal length, and for a distortion model other than plumb_bob.
+    Of the distortion, only the radial terms k1, k2, k3 are read, not the tangential ones; a file may have none. Raises
+    ``InputError`` for a file that cannot be read, for a camera without size or focal length, and for a distortion
+    model other than plumb_bob.
     """
     try:
         documents = list(yaml.safe_load_all(Path(path).read_text(encoding="utf-8")))
@@ -84,7 +84,7 @@ def _camera(document: Any, path: str | Path) -> Camera:
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise InputError(
-            f"camera file '{path}' lacks or has a wrong value ({error}); "
+            f"camera file '{path}' has a missing or wrong value ({error}); "
             "it must hold image_width, image_height, camera_matrix and, if any, plumb_bob distortion"
         ) from error
     if not (math.isfinite(camera.focal) and camera.focal > 0 and camera.width > 0 and camera.height > 0):
@@ -101,7 +101,7 @@ def _camera(document: Any, path: str | Path) -> Camera:
 
 
 def _distortion(document: Any) -> tuple[float, float, float]:
-    """k1, k2, k3 of ``distortion_coefficients`` (k1, k2, p1, p2, k3); what is left out at the end is 0."""
+    """k1, k2, k3 of ``distortion_coefficients`` (k1, k2, p1, p2, k3); missing ones at the end are 0."""
     values = [float(value) for value in document.get("distortion_coefficients", {}).get("data", [])]
     model = document.get("distortion_model") or "plumb_bob"
     if any(values) and model != "plumb_bob":

@@ -1,6 +1,6 @@
-"""What ran when, in all processes of a run: a Chrome trace, for chrome://tracing and https://ui.perfetto.dev.
+"""A timeline of all processes of a run: a Chrome trace, for chrome://tracing and https://ui.perfetto.dev.
 
-The format is that of the Trace Event Format: complete events ("X"), counters ("C") and names ("M").
+Written in the Trace Event Format: complete events ("X"), counters ("C") and names ("M").
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from dust3r_ros import __version__
 from dust3r_ros.errors import OutputError
 from dust3r_ros.io.files import atomic_path, make_folder
 
-KEPT = 200_000  # events: the newest quarter of an hour of a live run, about 40 MB of memory and 25 MB of file
-_LINE = 4096  # bytes: a pipe takes so many at once or not at all
+KEPT = 200_000  # events: about the last 15 minutes of a live run, 40 MB of memory and a file of 25 MB
+_LINE = 4096  # bytes: a pipe takes up to this many at once or none at all
 
-# Phase, name, process, thread, begin (s), and how long it took (s) or, of a counter, its value.
+# Phase, name, process, thread, begin (s), and the duration (s) or, for a counter, its value.
 Event = tuple[str, str, int, int, float, float]
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Events of one process on their way to another: ``names`` by (process, thread), thread 0 for the process's own.
+    """Events of one process to be sent to another: ``names`` by (process, thread), thread 0 for the process itself.
 
-    ``gone``: events that were let go before.
+    ``gone``: number of older events that were dropped.
     """
 
     names: Mapping[tuple[int, int], str]
@@ -40,9 +40,9 @@ class Bundle:
 
 
 class ChromeTrace:
-    """Collects the newest ``kept`` events of this process, which it calls ``process``, and of those it forks.
+    """Collects the newest ``kept`` events of this process, named ``process``, and of those it forks.
 
-    Times are those of the monotonic clock, which all processes of a machine share. For any thread.
+    Times are on the monotonic clock, which all processes of a machine share. For any thread.
     """
 
     def __init__(self, process: str, kept: int = KEPT) -> None:
@@ -56,12 +56,12 @@ class ChromeTrace:
         os.set_blocking(self._to_parent, False)
 
     def stage(self, name: str, begin: float, end: float) -> None:
-        """Something that this thread did, by ``perf_counter`` (s); what a ``Stopwatch`` tells."""
+        """Add a stage of this thread, by ``perf_counter`` (s), as reported by a ``Stopwatch``."""
         self._add(("X", name, os.getpid(), threading.get_native_id(), begin, end - begin))
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """A stage that nobody else measures: ``with trace("publish"): …``."""
+        """Measure a stage without a stopwatch: ``with trace("publish"): …``."""
         begin = perf_counter()
         try:
             yield
@@ -69,11 +69,11 @@ class ChromeTrace:
             self.stage(name, begin, perf_counter())
 
     def count(self, name: str, value: float) -> None:
-        """How much there is of something now."""
+        """Add the current value of a counter."""
         self._add(("C", name, os.getpid(), threading.get_native_id(), perf_counter(), float(value)))
 
     def take(self) -> Bundle:
-        """The events so far, which are this one's no more."""
+        """Remove and return the events so far."""
         self._hear_children()
         with self._lock:
             bundle = Bundle(dict(self._names), tuple(self._events), self._gone)
@@ -82,7 +82,7 @@ class ChromeTrace:
         return bundle
 
     def add(self, bundle: Bundle) -> None:
-        """Events of another process."""
+        """Add events of another process."""
         with self._lock:
             self._names.update(bundle.names)
             self._gone += bundle.gone
@@ -90,7 +90,7 @@ class ChromeTrace:
                 self._keep(event)
 
     def write(self, path: str | Path) -> None:
-        """The file, which appears whole. Raises ``OutputError``."""
+        """Write the file atomically. Raises ``OutputError``."""
         bundle = self.take()
         with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             about = {"made by": f"dust3r_ros {__version__}", "clock": "monotonic", "kept": _bound(bundle)}
@@ -99,16 +99,16 @@ class ChromeTrace:
             file.write("\n]}\n")
 
     def close(self) -> None:
-        """Nothing is collected any more."""
+        """Stop collecting."""
         for descriptor in (self._of_children, self._to_parent):
             os.close(descriptor)
 
     def _add(self, event: Event) -> None:
         thread = threading.current_thread().name
-        if event[2] != self._pid:  # in a fork: memory is a copy
+        if event[2] != self._pid:  # in a fork, memory is a copy
             line = json.dumps([thread, event]).encode() + b"\n"
             if len(line) <= _LINE:
-                with suppress(OSError):  # full: that event is not worth waiting for
+                with suppress(OSError):  # full: not worth waiting for
                     os.write(self._to_parent, line)
             return
         with self._lock:
@@ -127,22 +127,22 @@ class ChromeTrace:
         with self._lock:
             for line in data.splitlines():
                 thread, event = json.loads(line)
-                self._names[event[2], 0] = f"{self._process}: work beside"
+                self._names[event[2], 0] = f"{self._process}: background work"
                 self._names[event[2], event[3]] = thread
                 self._keep(tuple(event))
 
 
 def check_place(path: str | Path) -> None:
-    """Whether a trace can be written there at the end, better known at the start. Raises ``OutputError``."""
+    """Check at the start that a trace can be written at the end. Raises ``OutputError``."""
     folder = make_folder(Path(path).absolute().parent)
     if Path(path).is_dir() or not os.access(folder, os.W_OK):
-        raise OutputError(f"'{path}' cannot be written: give the name of a file in a folder that you may write to")
+        raise OutputError(f"'{path}' cannot be written; give the name of a file in a folder that you may write to")
 
 
 def _bound(bundle: Bundle) -> str:
     if not bundle.gone:
         return f"all {len(bundle.events)} events"
-    return f"the newest {len(bundle.events)} events; {bundle.gone} older ones were let go"
+    return f"the newest {len(bundle.events)} events; {bundle.gone} older ones were dropped"
 
 
 def _lines(bundle: Bundle) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Encoded images, masks and depth to plain arrays, as messages and files hold them."""
+"""Decodes images, masks and depth of messages and files to plain arrays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dust3r_ros.types import Array32, Image
 class _Layout:
     channels: int
     depth: int = 8  # bits per channel
-    color: int | None = None  # OpenCV conversion to RGB; None: it is RGB
+    color: int | None = None  # OpenCV conversion to RGB; None: it is RGB already
     even_width: bool = False
 
 
@@ -32,7 +32,7 @@ _LAYOUTS: dict[str, _Layout] = {
     "bgra8": _Layout(4, 8, cv2.COLOR_BGRA2RGB),
     "rgb16": _Layout(3, 16),
     "bgr16": _Layout(3, 16, cv2.COLOR_BGR2RGB),
-    # OpenCV names a mosaic by its second row and column: RGGB is its "BG".
+    # OpenCV names a Bayer pattern by its second row and column: RGGB is "BG".
     "bayer_rggb8": _Layout(1, 8, cv2.COLOR_BayerBG2RGB),
     "bayer_bggr8": _Layout(1, 8, cv2.COLOR_BayerRG2RGB),
     "bayer_gbrg8": _Layout(1, 8, cv2.COLOR_BayerGR2RGB),
@@ -47,11 +47,10 @@ SUPPORTED: tuple[str, ...] = tuple(_LAYOUTS)
 
 
 def decode_image(encoding: str, height: int, width: int, step: int, is_bigendian: bool | int, data: Any) -> Image:
-    """The pixels of a sensor_msgs/Image as RGB (H, W, 3) uint8, in memory of its own.
+    """The pixels of a sensor_msgs/Image as RGB (H, W, 3) uint8, copied.
 
-    ``data`` is anything with a buffer of bytes; ``step`` bytes lie between rows; 16 bits per
-    channel lose their lower half. Raises ``InputError`` for an encoding that is not ``SUPPORTED``,
-    no pixels, or fewer data than size and step ask for.
+    ``data`` is any buffer of bytes; ``step`` is the length of a row in bytes; 16 bits per channel are cut to the upper
+    8. Raises ``InputError`` for an encoding that is not ``SUPPORTED``, an empty image, or too few data.
     """
     layout = _LAYOUTS.get(encoding)
     if layout is None:
@@ -70,12 +69,12 @@ def decode_image(encoding: str, height: int, width: int, step: int, is_bigendian
 
 
 def _rows(encoding: str, layout: _Layout, height: int, width: int, step: int, data: Image) -> Image:
-    """(H, bytes of a row) without the padding."""
+    """(H, bytes per row) without padding."""
     what = f"image of {width}x{height} pixels, encoding '{encoding}'"
     if height <= 0 or width <= 0:
         raise InputError(f"{what}, is empty; width and height must be positive")
     if layout.even_width and width % 2:
-        raise InputError(f"{what}, has an odd width; two pixels share their colour, so it must be even")
+        raise InputError(f"{what}, has an odd width; it must be even, because pairs of pixels share their colour")
     used = width * layout.channels * (layout.depth // 8)
     if step < used:
         raise InputError(f"{what}, has a step of {step} bytes; a row needs at least {used}")
@@ -88,19 +87,19 @@ def decode_compressed(kind: str, data: Any) -> Image:
     """The pixels of a sensor_msgs/CompressedImage as RGB (H, W, 3) uint8.
 
     ``kind``, the message's format, is "jpeg", "png" or the longer form of image_transport ("rgb8; jpeg compressed
-    bgr8"). Raises ``InputError`` for depth transports and for data that are not a whole image.
+    bgr8"). Raises ``InputError`` for depth transports and for data that are not a complete image.
     """
     if "compressedDepth" in kind:
         raise InputError(f"compressed image of format '{kind}' holds depth; give the topic of a colour or grey image")
     image = decode_file(data, f"compressed image of format '{kind}'")
-    # image_transport may put RGB where the codec has BGR, and then says so.
+    # image_transport may store RGB in place of BGR, and then the format says so.
     return np.ascontiguousarray(image[..., ::-1]) if "compressed rgb" in kind else image
 
 
 def decode_file(data: Any, what: str) -> Image:
-    """RGB (H, W, 3) uint8 of the bytes of an image file (any format OpenCV reads); alpha is dropped.
+    """RGB (H, W, 3) uint8 from the bytes of an image file (any format OpenCV reads); alpha is dropped.
 
-    ``what`` names it in the ``InputError`` for bytes that are not an image or end too early.
+    ``what`` names it in the ``InputError`` for bytes that are not an image or are truncated.
     """
     raw = bytes(data)
     if not raw:
@@ -115,16 +114,16 @@ def _to_rgb(pixels: np.ndarray, what: str) -> Image:
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
     if pixels.dtype != np.uint8:
-        raise InputError(f"{what} holds {pixels.dtype} pixels; 8 or 16 bit unsigned are read")
+        raise InputError(f"{what} holds {pixels.dtype} pixels; they must be unsigned, of 8 or 16 bits")
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     colors = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
     if channels not in colors:
-        raise InputError(f"{what} has {channels} channels; 1, 3 or 4 are read")
+        raise InputError(f"{what} has {channels} channels; it must have 1, 3 or 4")
     return np.asarray(cv2.cvtColor(pixels, colors[channels]), np.uint8)
 
 
 def _jpeg_is_whole(raw: bytes) -> bool:
-    """Whether the scan data end with the end-of-image marker (ITU T.81, B.1); codecs fill in grey silently."""
+    """Whether the scan data end with the end-of-image marker (ITU T.81, B.1); codecs silently fill with grey."""
     at = 2
     while at + 4 <= len(raw):
         if raw[at] != 0xFF:
@@ -132,7 +131,7 @@ def _jpeg_is_whole(raw: bytes) -> bool:
         if raw[at + 1] == 0xFF:  # fill byte
             at += 1
             continue
-        if raw[at + 1] == 0xDA:  # start of scan: within it 0xFF is followed by 0 or a restart marker
+        if raw[at + 1] == 0xDA:  # start of scan: in its data, 0xFF is followed by 0 or a restart marker
             return raw.find(b"\xff\xd9", at) >= 0
         at += 2 + int.from_bytes(raw[at + 2 : at + 4], "big")
     return False
@@ -153,9 +152,9 @@ _MILLIMETRE = np.float32(1e-3)
 
 
 def decode_mask(encoding: str, height: int, width: int, step: int, is_bigendian: bool | int, data: Any) -> Image:
-    """The mask of a sensor_msgs/Image, (H, W) uint8 in memory of its own; what is not 0 is left out of the map.
+    """The mask of a sensor_msgs/Image, (H, W) uint8, copied; non-zero pixels are ignored in mapping.
 
-    Raises ``InputError`` for an encoding other than mono8 and 8UC1, no pixels or too few data.
+    Raises ``InputError`` for an encoding other than mono8 and 8UC1, an empty image or too few data.
     """
     return _plane("mask", _MASKS, encoding, height, width, step, is_bigendian, data).copy()
 
@@ -163,8 +162,8 @@ def decode_mask(encoding: str, height: int, width: int, step: int, is_bigendian:
 def decode_depth(encoding: str, height: int, width: int, step: int, is_bigendian: bool | int, data: Any) -> Array32:
     """The depth of a sensor_msgs/Image, (H, W) float32, metres, 0 where there is none (REP 118).
 
-    16UC1 and mono16 are millimetres, 32FC1 is metres. Raises ``InputError`` for another encoding, no
-    pixels or too few data.
+    16UC1 and mono16 are in millimetres, 32FC1 is in metres. Raises ``InputError`` for another encoding, an empty image
+    or too few data.
     """
     return _metres(_plane("depth", _DEPTHS, encoding, height, width, step, is_bigendian, data))
 
@@ -180,13 +179,13 @@ def decode_mask_file(data: Any) -> Image:
 def decode_depth_file(kind: str, data: Any) -> Array32:
     """The depth of a sensor_msgs/CompressedImage of format ``kind``, (H, W) float32, metres, 0 where there is none.
 
-    Read are 16 bit PNG, bare or behind the header of compressed_depth_image_transport ("16UC1; compressedDepth").
-    Raises ``InputError`` for quantised floats ("32FC1; compressedDepth") and what cannot be decoded.
+    Reads 16-bit PNG, bare or after the header of compressed_depth_image_transport ("16UC1; compressedDepth"). Raises
+    ``InputError`` for quantised floats ("32FC1; compressedDepth") and for data that cannot be decoded.
     """
     raw = bytes(data)
     if "compressedDepth" in kind:
         if kind.startswith("32FC1"):
-            raise InputError(f"compressed depth of format '{kind}' is not read; publish 16UC1 or raw depth")
+            raise InputError(f"compressed depth of format '{kind}' is not supported; publish 16UC1 or raw depth")
         raw = raw[_CONFIG_BYTES:]
     pixels = _decoded(raw, "compressed depth", "PNG")
     if pixels.dtype != np.uint16 or pixels.ndim != 2:
@@ -204,7 +203,7 @@ def _plane(
     is_bigendian: bool | int,
     data: Any,
 ) -> np.ndarray:
-    """(H, W) view of the one channel."""
+    """(H, W) view of the single channel."""
     if encoding not in types:
         raise InputError(f"{what} encoding '{encoding}' is not supported; supported are {', '.join(types)}")
     kind = np.dtype(types[encoding]).newbyteorder(">" if is_bigendian else "<")
@@ -230,11 +229,11 @@ def _metres(pixels: np.ndarray) -> Array32:
 
 
 def _decoded(raw: bytes, what: str, kinds: str) -> np.ndarray:
-    """The pixels of an image file as they are; ``kinds`` are those that the ``InputError`` names."""
+    """The unconverted pixels of an image file; ``kinds``: the formats named in the ``InputError``."""
     try:
         pixels = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED) if raw else None
     except cv2.error as error:
         raise InputError(f"{what} cannot be decoded: {error.err}") from error
     if pixels is None:
-        raise InputError(f"{what} cannot be decoded: its {len(raw)} bytes are no {kinds} or other known image")
+        raise InputError(f"{what} cannot be decoded: its {len(raw)} bytes are not a {kinds} or other known image")
     return pixels

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and those that one process at a time writes."""
+"""Files written atomically, and files locked for one process at a time."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from dust3r_ros.errors import OutputError
 _REASONS = {
     errno.ENOSPC: "no space is left on the device; free some or choose another folder",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
-    errno.EACCES: "permission is denied; choose a folder you may write to",
-    errno.EPERM: "the operation is not permitted; choose a folder you may write to",
+    errno.EACCES: "permission denied; choose a folder that you may write to",
+    errno.EPERM: "the operation is not permitted; choose a folder that you may write to",
     errno.EROFS: "the file system is read-only; choose another folder",
-    errno.EISDIR: "a folder of that name is in the way; choose another name",
-    errno.ENOTDIR: "a file is in the way of its folder; choose another folder",
-    errno.ENOENT: "its folder does not exist; make it first",
+    errno.EISDIR: "a folder with this name is in the way; choose another name",
+    errno.ENOTDIR: "a file with its folder's name is in the way; choose another folder",
+    errno.ENOENT: "its folder does not exist; create it first",
     errno.EFBIG: "it is too large for the file system; choose another folder",
 }
 
 
 def output_error(path: str | Path, error: OSError) -> OutputError:
-    """The sentence for a failed write of ``path``."""
+    """The error for a failed write of ``path``."""
     reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
     return OutputError(f"'{path}' cannot be written: {reason}")
 
 
 def make_folder(path: str | Path) -> Path:
-    """``path`` as a folder, made with its parents when missing; raises ``OutputError`` when that fails."""
+    """``path`` as a folder, created with its parents if missing; raises ``OutputError`` when that fails."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise OutputError(f"'{path}' cannot be made: a file of that name is in the way; choose another") from error
+        raise OutputError(f"'{path}' cannot be created: a file with this name is in the way; choose another") from error
     except OSError as error:
         raise output_error(path, error) from error
     return Path(path)
@@ -47,9 +47,9 @@ def make_folder(path: str | Path) -> Path:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write to; it becomes ``path`` when the block ends without an error.
 
-    The data are on the disk before the name changes, so a crash leaves the old file or the new one.
-    The temporary name keeps the suffix, by which some writers choose their format.
-    Raises ``OutputError`` when anything of it fails in the file system.
+    The data are on disk before the name changes, so a crash leaves either the old file or the new one. The temporary
+    name keeps the suffix, which some writers use to choose the format. Raises ``OutputError`` for any error of the
+    file system.
     """
     path = Path(path)
     try:
@@ -73,7 +73,7 @@ def _settle(temporary: Path, path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-    os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files; results are as public as others
+    os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files private; results get the usual permissions
     os.replace(temporary, path)
 
 
@@ -119,23 +119,23 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def replace_between(page: Path, begin: str, end: str, text: str) -> None:
-    """What stands between two lines of a page becomes ``text``.
+    """Replace the text between two lines of a page.
 
-    Raises ``OutputError`` for a page without them: what somebody wrote there is not overwritten.
+    Raises ``OutputError`` for a page without these lines, so that nothing else is overwritten.
     """
     old = page.read_text(encoding="utf-8") if page.is_file() else ""
     head, opened, rest = old.partition(begin)
     _, closed, tail = rest.partition(end)
     if not (opened and closed):
-        raise OutputError(f"'{page}' has no place for the table: it must hold the lines '{begin}' and '{end}'")
+        raise OutputError(f"'{page}' has no place for the table; it must contain the lines '{begin}' and '{end}'")
     write_text(page, f"{head}{begin}\n\n{text.strip()}\n\n{end}{tail}")
 
 
 class FileLock:
-    """Holds ``path``-lock from construction to ``release``; the kernel lets it go when the process dies.
+    """Locks ``path``-lock from construction to ``release``; the kernel releases it when the process dies.
 
-    Not the file itself: SQLite's own locks on that end when any handle on it is closed. Raises ``OutputError``
-    where somebody else holds it, also another part of this process.
+    Not the file itself, because SQLite's own locks on that end when any handle to it is closed. Raises ``OutputError``
+    if it is locked already, even by this process.
     """
 
     def __init__(self, path: Path) -> None:
@@ -151,11 +151,11 @@ class FileLock:
                 os.close(self._handle)
                 raise OutputError(
                     f"'{path}' is being written by another process or another part of this one; "
-                    "end that first or give another file"
+                    "end that first or choose another file"
                 ) from error
             if self._is_named():
                 return
-            os.close(self._handle)  # released and removed by its holder in between
+            os.close(self._handle)  # released and removed by its holder in the meantime
 
     def _is_named(self) -> bool:
         try:
@@ -164,6 +164,6 @@ class FileLock:
             return False
 
     def release(self) -> None:
-        """Let others write."""
+        """Release the lock."""
         self._name.unlink(missing_ok=True)
         os.close(self._handle)

@@ -1,4 +1,4 @@
-"""Recorded frames, one after the other, whatever they are recorded in; read ahead in a thread of its own."""
+"""Recorded frames from any kind of recording, in order; read ahead in a separate thread."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Shot:
 
 
 class FrameSource(ABC):
-    """Frames in the order of their stamps, which rise strictly per camera; may be iterated again.
+    """Frames in the order of their stamps, which increase strictly per camera; may be iterated repeatedly.
 
-    What cannot be read, or does not come after the frame before it, is left out with a warning and
-    counted in ``skipped`` (of the current iteration); ``InputError`` at the end when nothing was left.
-    ``len`` is how many frames the recording says it has. ``incomplete`` counts frames (of the current
-    iteration) that lack a companion they should have; ``lacking`` says what the first of them does.
+    A frame that cannot be read, or does not come after the one before, is left out with a warning and counted in
+    ``skipped`` (for the current iteration); ``InputError`` at the end if no frame was left. ``len`` is the number of
+    frames by the recording's metadata. ``incomplete`` counts frames (of the current iteration) that lack an expected
+    companion; ``lacking`` says what the first of them lacks.
     """
 
     def __init__(self, name: str) -> None:
@@ -51,7 +51,7 @@ class FrameSource(ABC):
         """Every frame, or why it cannot be read."""
 
     def shots(self) -> Iterator[Shot | InputError]:
-        """Everything that is recorded of the cameras, in the order of recording, decoded only when it is loaded."""
+        """All recorded camera data in the order of recording, decoded only when loaded."""
         for frame in self._frames():
             if isinstance(frame, InputError):
                 yield frame
@@ -60,15 +60,15 @@ class FrameSource(ABC):
 
     @property
     def recorded(self) -> Mapping[str, Mapping[str, str]]:
-        """Topics by camera and kind ("image", "mask", "depth") of a bag, as a manifest says them."""
+        """Topics of a bag by camera and kind ("image", "mask", "depth"), as in a manifest."""
         return {}
 
     def calibrations(self) -> Mapping[str, Calibration]:
-        """What the recording says of its cameras, by name."""
+        """Recorded calibrations by camera name."""
         return {}
 
     def extrinsics(self) -> Mapping[str, Array]:
-        """Where the cameras sit on their rig, (4, 4), metres, in the frame of the first of them; by name."""
+        """Camera poses on the rig, (4, 4), metres, in the frame of the first camera; by name."""
         return {}
 
     def __iter__(self) -> Iterator[Frame]:
@@ -88,7 +88,7 @@ class FrameSource(ABC):
         if self.skipped:
             _log.warning("%s: %d of %d frames skipped", self.name, self.skipped, self.skipped + given)
         if not given:
-            raise InputError(f"'{self.name}' holds no readable frame ({self.skipped} skipped); one is the least")
+            raise InputError(f"'{self.name}' holds no readable frame ({self.skipped} skipped); it needs at least one")
 
     def _skip(self, reason: str) -> None:
         self.skipped += 1
@@ -105,7 +105,7 @@ def camera_of_topic(topic: str) -> str:
 
 
 def without_transport(topic: str) -> str:
-    """The topic of an image whatever it is sent as: /camera/image_raw/compressed is of /camera/image_raw."""
+    """An image topic without its transport: /camera/image_raw for /camera/image_raw/compressed."""
     parts = [part for part in topic.split("/") if part]
     if len(parts) > 1 and parts[-1] in _TRANSPORTS:
         parts.pop()
@@ -118,10 +118,9 @@ _POLL_S = 0.1
 
 
 def read_ahead(items: Iterable[_T], most: int = 4) -> Iterator[_T]:
-    """The same items in the same order, at most ``most`` of them made before they are asked for.
+    """The same items in the same order, with up to ``most`` of them produced ahead.
 
-    An error in the making is raised where the item would have come. The thread ends with the iteration,
-    also with one that is given up.
+    An error in producing an item is raised in its place. The thread ends with the iteration, even if that is abandoned.
     """
     ready: _Ready = queue.Queue(max(1, most))
     given_up = threading.Event()
@@ -142,7 +141,7 @@ def read_ahead(items: Iterable[_T], most: int = 4) -> Iterator[_T]:
 
 
 def _make(items: Iterable[Any], ready: _Ready, given_up: threading.Event) -> None:
-    """Offers every item, then that they end, or the error by which they do."""
+    """Offer every item, then the end or the error."""
     try:
         for item in items:
             if not _offer("item", item, ready, given_up):
@@ -153,7 +152,7 @@ def _make(items: Iterable[Any], ready: _Ready, given_up: threading.Event) -> Non
 
 
 def _offer(kind: str, value: object, ready: _Ready, given_up: threading.Event) -> bool:
-    """Waits for room; whether it came before all was given up."""
+    """Wait for room; returns whether there was any before the iteration was abandoned."""
     while not given_up.is_set():
         try:
             ready.put((kind, value), timeout=_POLL_S)

@@ -1,4 +1,4 @@
-"""A recording opened, whatever it is: a folder of images, a video file or a bag."""
+"""Opens any recording: a folder of images, a video file or a bag."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ NOMINAL_HZ = 30
 
 
 class ImageFolder(FrameSource):
-    """Images of a folder by natural order of their names, or as its rgb.txt (or its parent's) lists them.
+    """Images of a folder in natural order of their names, or as listed in its rgb.txt (or its parent's).
 
-    A folder without images of its own that holds a folder ``rgb`` stands for that one. Without
-    rgb.txt the stamps are nominal: 30 Hz from 0.
+    For a folder without images but with a subfolder ``rgb``, the subfolder is read. Without rgb.txt the stamps are
+    nominal: 30 Hz from 0.
     """
 
     def __init__(self, path: Path, camera: str = "camera") -> None:
@@ -64,7 +64,7 @@ def _plain(path: Path) -> list[tuple[int, Path]]:
 
 
 def _listed(path: Path) -> list[tuple[int, Path]]:
-    """What an rgb.txt in the folder or, of the images in this folder, the one in its parent lists, by stamp."""
+    """Images by stamp, from rgb.txt in the folder, or those of this folder from rgb.txt in its parent."""
     if (path / "rgb.txt").is_file():
         return sorted(_entries(path / "rgb.txt"))
     if (path.resolve().parent / "rgb.txt").is_file():
@@ -91,7 +91,7 @@ _DEFAULT_HZ = 30.0
 
 
 class VideoFile(FrameSource):
-    """Frames of a video with the stamps of the file, or its frame rate where it has none."""
+    """Frames of a video, with stamps from the file or, without any, from its frame rate."""
 
     def __init__(self, path: Path, camera: str = "camera") -> None:
         super().__init__(str(path))
@@ -109,9 +109,7 @@ class VideoFile(FrameSource):
     def _open(self) -> cv2.VideoCapture:
         capture = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
         if not capture.isOpened():
-            raise InputError(
-                f"'{self._path}' is no video that can be read; give a folder of images, a video file or a bag"
-            )
+            raise InputError(f"'{self._path}' is not a readable video; give a folder of images, a video file or a bag")
         return capture
 
     def _frames(self) -> Iterator[Frame | InputError]:
@@ -129,7 +127,7 @@ class VideoFile(FrameSource):
                 yield Frame(last, self._camera, np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8))
         finally:
             capture.release()
-        # Containers may be a frame or two off; more is a file that breaks off.
+        # The container's count may be a frame or two off; more means a truncated file.
         for missing in range(read, self._count if self._count - read > 2 + 0.01 * self._count else read):
             yield InputError(f"frame {missing} of {self._count} cannot be decoded")
 
@@ -142,9 +140,8 @@ def open_source(
 ) -> FrameSource:
     """The frames of a folder of images, a video file, a ROS 1 bag or a rosbag2 (sqlite3, MCAP; folder or file).
 
-    ``topic`` chooses among the image topics of a bag. ``camera`` names the camera; None takes the
-    topic's namespace for bags, "camera" otherwise. ``topics`` says more of a bag, in their place.
-    Raises ``InputError`` when there is nothing to read.
+    ``topic`` chooses among the image topics of a bag. ``camera`` names the camera (default: the topic's namespace for
+    bags, else "camera"). ``topics`` replaces both, for bags. Raises ``InputError`` when there is nothing to read.
     """
     path = Path(path)
     if not path.exists():
@@ -160,7 +157,7 @@ def open_source(
 
 
 def _only_camera(path: Path, topic: str | None, camera: str | None, topics: BagTopics | None) -> str:
-    """The camera's name where ``path`` is no bag. Raises ``InputError`` for what only a bag has."""
+    """The camera's name if ``path`` is not a bag. Raises ``InputError`` for options that need a bag."""
     if topics is not None:
         topic, camera = next(iter(topics.named), None), next(iter(topics.cameras), None)
     if topic:
@@ -176,7 +173,7 @@ def is_bag(path: str | Path) -> bool:
 
 
 def _bag(path: Path) -> Path | None:
-    """What of ``path`` rosbags can open; None when it is no bag."""
+    """The part of ``path`` that rosbags can open; None if it is not a bag."""
     if not path.is_dir():
         return path if path.suffix.lower() in _BAG_SUFFIXES else None
     if (path / "metadata.yaml").is_file():

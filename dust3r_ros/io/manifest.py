@@ -1,8 +1,8 @@
-"""The manifest of a run: which frames a map was made from, and what was known at each, so that it can be made again.
+"""The manifest of a run: the frames a map was made from, and the data known at each, to reproduce the map.
 
-JSON lines. The first says version and configuration, each other is a frame or an event, in the order in
-which they reached the mapper. Numbers are exact: JSON has the shortest decimals that give the same float back,
-points are bytes. Images, masks and depth stay in the recording; the manifest has their checksums.
+JSON lines. The first line has version and configuration, every other one is a frame or an event, in the order in
+which they reached the mapper. Numbers are exact: decimals are the shortest that give the same float, points are
+bytes. Images, masks and depth stay in the recording; the manifest has their checksums.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ class FrameEntry:
 
 @dataclass(frozen=True, eq=False)
 class Event:
-    """What happened between frames: ``kind`` and its values, lists in place of arrays."""
+    """An event between frames: ``kind`` and its values, lists in place of arrays."""
 
     kind: str
     values: Mapping[str, Any]
 
     def array(self, name: str) -> Array:
-        """A value that was an array, exactly as it was (float64)."""
+        """An array-valued entry, exact (float64)."""
         return np.array(self.values[name], np.float64)
 
     def unpacked(self, name: str) -> np.ndarray:
-        """A value that was ``packed``."""
+        """An entry that was ``packed``."""
         return unpacked(self.values[name])
 
     def calibration(self, name: str = "calibration") -> Calibration:
-        """A value that was a calibration. Raises ``InputError`` where it is none."""
+        """A calibration-valued entry. Raises ``InputError`` if it is not one."""
         try:
             values = {field.name: self.values[name][field.name] for field in fields(Calibration)}
         except (KeyError, TypeError) as error:
@@ -67,13 +67,13 @@ class Event:
 
 
 def packed(array: np.ndarray) -> dict[str, Any]:
-    """An array as the values of an event have it; ``unpacked`` gives it back, bit by bit."""
+    """An array as values of an event; ``unpacked`` restores it bit by bit."""
     data = zlib.compress(np.ascontiguousarray(array).tobytes())
     return {"type": array.dtype.str, "shape": list(array.shape), "data": base64.b64encode(data).decode("ascii")}
 
 
 def unpacked(value: Mapping[str, Any]) -> np.ndarray:
-    """An array that was ``packed``."""
+    """Restore an array that was ``packed``."""
     data = zlib.decompress(base64.b64decode(value["data"]))
     return np.frombuffer(data, value["type"]).reshape(value["shape"]).copy()
 
@@ -87,13 +87,13 @@ def checksum(array: Any) -> int:
 
 
 class ManifestWriter:
-    """Writes a manifest line by line, so that a killed process leaves all but the line in hand.
+    """Writes a manifest line by line, so that a killed process loses only the current line.
 
     A write that fails (no space) ends the manifest, not the run: ``problem`` says why from then on.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """A file of that name is replaced. Raises ``OutputError`` when it cannot be written."""
+        """An existing file is replaced. Raises ``OutputError`` when it cannot be written."""
         self.path = Path(path)
         self.problem = ""
         try:
@@ -102,12 +102,12 @@ class ManifestWriter:
             raise output_error(path, error) from error
 
     def header(self, config: MapperConfig, topics: Mapping[str, Mapping[str, str]] | None = None, **more: Any) -> None:
-        """The first line. ``topics``: by camera, those of its "image", "mask" and "depth", as far as it has them."""
+        """Write the first line. ``topics``: by camera and kind ("image", "mask", "depth"), as far as known."""
         made = {"manifest": FORMAT, "version": __version__, "config": as_mapping(config)}
         self._write({**made, "topics": {name: dict(of) for name, of in (topics or {}).items()}, **more})
 
     def frame(self, frame: Frame, used: bool = True, reason: str = "") -> None:
-        """A frame as the session got it; ``used`` false, with a reason, where the mapper refused it."""
+        """Write a frame as the session got it; ``used`` is false, with a reason, if the mapper refused it."""
         line: dict[str, Any] = {"stamp": frame.stamp_ns, "camera": frame.camera, "image": checksum(frame.image)}
         for name in ("mask", "depth"):
             if getattr(frame, name) is not None:
@@ -123,11 +123,11 @@ class ManifestWriter:
         self._write(line)
 
     def event(self, kind: str, **values: Any) -> None:
-        """Whatever else decides what the map becomes."""
+        """Write an event: anything else that affects the map."""
         self._write({"event": kind, **values})
 
     def close(self) -> None:
-        """Nothing is written after this; may be called again."""
+        """Stop writing; may be called again."""
         if self._file is not None:
             try:
                 self._file.close()
@@ -151,7 +151,7 @@ class ManifestWriter:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no word for."""
+    """Values that JSON cannot represent."""
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, np.generic):
@@ -163,7 +163,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """A manifest that was written; its lines are read when they are asked for."""
+    """A manifest file; its lines are read on demand."""
 
     path: Path
     header: Mapping[str, Any]
@@ -175,24 +175,24 @@ class Manifest:
 
     @property
     def topics(self) -> Mapping[str, Mapping[str, str]]:
-        """Topics of the recording by camera and kind ("image", "mask", "depth"), as far as they were said."""
+        """Topics of the recording by camera and kind ("image", "mask", "depth"), as far as known."""
         return self.header.get("topics", {})
 
     @property
     def threads(self) -> int:
-        """Threads of the BLAS that computed the map, by which its last digits differ; 0 where that is not known."""
+        """Number of BLAS threads used for the map, which affects the last digits; 0 if unknown."""
         return int(self.header.get("threads", 0))
 
     @property
     def on_time_jump(self) -> str:
-        """What a stamp that jumped back did in the run: "submap" or "reset"."""
+        """What the run did when stamps jumped back: "submap" or "reset"."""
         jumps = any(isinstance(entry, Event) and entry.kind == "jump" for entry in self.entries())
         return "submap" if jumps else "reset"
 
     def entries(self) -> Iterator[FrameEntry | Event]:
-        """Frames that were used, and events, in order; a last line that was cut off does not count.
+        """Frames that were used, and events, in order; a truncated last line is ignored.
 
-        Raises ``InputError`` for a line in the middle that is none.
+        Raises ``InputError`` for any other invalid line.
         """
         lines = _lines(self.path)
         next(lines, None)
@@ -205,7 +205,7 @@ class Manifest:
                     yield _entry(values)
             except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
                 if last:
-                    _log.warning("%s: the last line was cut off; it is left out", self.path)
+                    _log.warning("%s: the last line is truncated; it is ignored", self.path)
                     return
                 raise InputError(
                     f"line {number} of manifest '{self.path}' cannot be read: {' '.join(str(error).split())}"
@@ -213,26 +213,26 @@ class Manifest:
 
 
 def read_manifest(path: str | Path) -> Manifest:
-    """A manifest's header now, its entries later. Raises ``InputError`` for what is none, or of a newer version."""
+    """Read a manifest's header; its entries are read later. Raises ``InputError`` if it is invalid or too new."""
     first = next(_lines(Path(path)), None)
     try:
         header = json.loads(first[1]) if first else None
     except ValueError:
         header = None
     if not isinstance(header, dict) or not isinstance(header.get("manifest"), int) or "config" not in header:
-        raise InputError(f"'{path}' is no manifest; its first line must say the version and the configuration")
+        raise InputError(f"'{path}' is not a manifest; its first line must have the version and the configuration")
     if header["manifest"] > FORMAT:
-        raise InputError(f"manifest '{path}' is of version {header['manifest']}; this package reads up to {FORMAT}")
+        raise InputError(f"manifest '{path}' has version {header['manifest']}; this package reads up to {FORMAT}")
     manifest = Manifest(Path(path), header)
     try:
-        manifest.config  # noqa: B018  # refuses what it does not know
+        manifest.config  # noqa: B018  # raises for unknown parameters
     except (ConfigError, AttributeError, TypeError) as error:
         raise InputError(f"manifest '{path}' was written by version {header.get('version')}: {error}") from error
     return manifest
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str, bool]]:
-    """Number, text and whether it is the last one, of each line."""
+    """Number and text of each line, and whether it is the last."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             before: tuple[int, str] | None = None

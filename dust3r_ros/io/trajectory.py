@@ -1,4 +1,4 @@
-"""Trajectories in the TUM format, and stamps: nanoseconds, written as decimal seconds without a float in between."""
+"""Trajectories in the TUM format, and exact stamps: nanoseconds as decimal seconds, without a float in between."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST = 2**63 - 1
 
 
 def stamp_from_text(text: str) -> int | None:
-    """Nanoseconds of decimal seconds ("1341841278.842700"), digits beyond the ninth dropped; None if it is none."""
+    """Nanoseconds from decimal seconds ("1341841278.842700"), digits beyond the ninth dropped; None if invalid."""
     try:
         seconds = Decimal(text)
     except InvalidOperation:
@@ -38,7 +38,7 @@ HEADER = "# timestamp tx ty tz qx qy qz qw   camera to world, camera axes x righ
 
 
 def write_tum(path: str | Path, poses: Iterable[StampedPose]) -> None:
-    """Write poses, in the order given; stamps keep every nanosecond, numbers nine significant digits.
+    """Write poses in the given order; stamps are exact, numbers have nine significant digits.
 
     Raises ``OutputError`` when the file cannot be written.
     """
@@ -52,7 +52,7 @@ def write_tum(path: str | Path, poses: Iterable[StampedPose]) -> None:
 def read_tum(path: str | Path, camera: str = "camera") -> list[StampedPose]:
     """Poses of a TUM file (blank and ``#`` lines ignored, comma or space between numbers).
 
-    Raises ``InputError`` naming the line when one is not a stamp and a pose.
+    Raises ``InputError`` naming a line that is not a stamp and a pose.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()

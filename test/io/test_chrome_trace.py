@@ -66,7 +66,7 @@ def test_a_fork_is_a_process_of_its_own(trace, tmp_path):
     assert [event["pid"] for event in events if event["name"] == "in the copy"] == [child]
     assert [event["pid"] for event in events if event["name"] == "before"] == [os.getpid()]
     names = {event["pid"]: event["args"]["name"] for event in events if event["name"] == "process_name"}
-    assert names == {os.getpid(): "front end", child: "front end: work beside"}
+    assert names == {os.getpid(): "front end", child: "front end: background work"}
 
 
 def test_what_was_taken_from_one_is_added_to_another(trace, tmp_path):
@@ -86,7 +86,7 @@ def test_only_the_newest_events_are_kept_and_the_file_says_so(trace, tmp_path):
     for value in range(120):
         trace.count("lag", value)
     about, events = written(trace, tmp_path / "run.json")
-    assert about["kept"] == "the newest 50 events; 70 older ones were let go"
+    assert about["kept"] == "the newest 50 events; 70 older ones were dropped"
     assert [event["args"]["value"] for event in events if event["ph"] == "C"] == list(range(70, 120))
 
 

@@ -86,10 +86,10 @@ def test_wrong_inputs_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"empty.*no images"):
         open_source(tmp_path / "empty")
     (tmp_path / "notes.txt").write_text("no video")
-    with pytest.raises(InputError, match=r"notes\.txt.*no video"):
+    with pytest.raises(InputError, match=r"notes\.txt.*not a readable video"):
         open_source(tmp_path / "notes.txt")
     (tmp_path / "a.png").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"topic '/t'.*no bag"):
+    with pytest.raises(InputError, match=r"topic '/t'.*not a bag"):
         open_source(tmp_path, "/t")
     (tmp_path / "one.bag").touch()
     (tmp_path / "two.mcap").touch()

@@ -114,10 +114,10 @@ def test_a_broken_line_in_the_middle_is_refused(tmp_path: Path, line: str) -> No
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "no manifest"),
-        ("hello\n", "no manifest"),
-        ("[]\n", "no manifest"),
-        ('{"manifest": "x", "config": {}}\n', "no manifest"),
+        ("", "not a manifest"),
+        ("hello\n", "not a manifest"),
+        ("[]\n", "not a manifest"),
+        ('{"manifest": "x", "config": {}}\n', "not a manifest"),
         (
             json.dumps({"manifest": FORMAT + 1, "config": {}}),
             rf"version {FORMAT + 1}; this package reads up to {FORMAT}",
