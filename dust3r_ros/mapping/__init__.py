@@ -1,1 +1,1 @@
-"""The back end: all that changes the map, in a process of its own when cameras are live."""
+"""The back end: everything that changes the map, in its own process when cameras are live."""

@@ -1,4 +1,4 @@
-"""Messages between two processes: small things by a socket, arrays by shared memory."""
+"""Messages between two processes: small data by socket, arrays by shared memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-RING_BYTES = 64 * 2**20  # of each direction; pages that are never used cost nothing
+RING_BYTES = 64 * 2**20  # for each direction; unused pages cost nothing
 _HEADER = 16  # bytes written so far by the sender, bytes read so far by the receiver
-_LEAST = 2048  # bytes: smaller arrays go with the message
+_LEAST = 2048  # bytes: smaller arrays are sent with the message
 
 
 def shared_file() -> int:
-    """A file descriptor of memory that two processes may map; gone when both have closed it."""
+    """A file descriptor of memory that two processes can map; freed when both have closed it."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("dust3r_ros")
     else:
@@ -29,16 +29,16 @@ def shared_file() -> int:
 
 
 class _Ring:
-    """Bytes from one sender to one receiver, in the order of the messages that name them."""
+    """A ring buffer of bytes from one sender to one receiver, in the order of the messages that refer to them."""
 
     def __init__(self, descriptor: int) -> None:
         self._memory = mmap.mmap(descriptor, RING_BYTES + _HEADER)
 
     def put(self, data: memoryview) -> int | None:
-        """Where the bytes begin, counted from the first ever; None where there is no room now."""
+        """Write bytes; returns their start, counted from the first ever, or None if there is no room now."""
         written, read = struct.unpack_from("<QQ", self._memory, 0)
         begin = written + (-written) % 64
-        if begin % RING_BYTES + len(data) > RING_BYTES:  # in one piece
+        if begin % RING_BYTES + len(data) > RING_BYTES:  # contiguous
             begin += RING_BYTES - begin % RING_BYTES
         if begin + len(data) - read > RING_BYTES:
             return None
@@ -48,7 +48,7 @@ class _Ring:
         return begin
 
     def get(self, begin: int, size: int) -> bytearray:
-        """A copy of the bytes; from then on they and those before may be written over."""
+        """A copy of the bytes; after that they and all earlier ones may be overwritten."""
         at = _HEADER + begin % RING_BYTES
         data = bytearray(memoryview(self._memory)[at : at + size])
         struct.pack_into("<Q", self._memory, 8, begin + size)
@@ -60,7 +60,7 @@ class _Ring:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Bytes in shared memory, or with the message where there was no room."""
+    """Bytes in shared memory, or with the message if there was no room."""
 
     begin: int
     size: int
@@ -68,7 +68,7 @@ class _Piece:
 
 
 class Channel:
-    """One end of a connection; ``send`` from any thread, ``receive`` from one. Arrays that come are the receiver's."""
+    """One end of a connection; ``send`` from any thread, ``receive`` from one. Received arrays belong to the receiver."""
 
     def __init__(self, connection: Connection, out_file: int, in_file: int) -> None:
         self._connection = connection
@@ -98,9 +98,9 @@ class Channel:
         return pickle.loads(text, buffers=buffers)
 
     def waits(self, seconds: float) -> bool:
-        """Whether a message is there or comes within ``seconds``."""
+        """Whether a message is available or arrives within ``seconds``."""
         return self._connection.poll(seconds)
 
     def close(self) -> None:
-        """Nothing is sent or received any more."""
+        """Close the connection."""
         self._connection.close()

@@ -1,4 +1,4 @@
-"""What a live map of landmarks puts off, in the order in which it is done: adjustments of it all, depth."""
+"""Work that a live landmark map defers, in its order: adjustments of the whole map, then depth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TAKE, BEGIN, PREVIEW, DEPTH = "take", "begin", "preview", "depth"  # kinds of wo
 
 
 class LandmarkChores(Chores):
-    """Nothing waits in a map that is not live."""
+    """The deferred work of a landmark map; none unless it is live."""
 
     def __init__(self, state: Reconstruction, adjuster: MapAdjuster, depth: DepthSchedule) -> None:
         self._state, self._adjuster, self._depth = state, adjuster, depth
@@ -23,7 +23,7 @@ class LandmarkChores(Chores):
 
     @property
     def due(self) -> str:
-        """To ``take`` what was done beside goes first."""
+        """Taking up a finished background adjustment goes first."""
         if self._adjustments.ready:
             return TAKE
         if self._adjustments.wanted and not self._adjustments.running:
@@ -31,7 +31,7 @@ class LandmarkChores(Chores):
         if self._queue.previews:
             return PREVIEW
         if self._adjustments.running and self._state.settling:
-            return ""  # what is under way would make it worthless
+            return ""  # the adjustment in progress would make it worthless
         if self._queue.depth or self._queue.part_way:
             return DEPTH
         return BEGIN if self._adjustments.at_rest and not self._adjustments.running else ""
@@ -47,10 +47,10 @@ class LandmarkChores(Chores):
             self._depth.some_depth()
 
     def settle(self) -> None:
-        """Do all that waits."""
+        """Do all waiting work."""
         self._adjustments.wait()
         while self.due:
-            self._queue.previews.clear()  # depth itself follows at once
+            self._queue.previews.clear()  # depth itself follows immediately
             if self.due:
                 self.work(self.due)
             self._adjustments.wait()

@@ -1,4 +1,4 @@
-"""When keyframes of a map of landmarks get depth: offline at once, live when there is time for it, and when anew."""
+"""When keyframes of a landmark map get depth, and when they get it again: offline at once, live when there is time."""
 
 from __future__ import annotations
 
@@ -11,67 +11,67 @@ from dust3r_ros.mapping.moving_removal import Movers
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.timing import StageTimer
 
-Waiting = tuple[int, list[int]]  # a keyframe, and those to pair it with
-_PREVIEW_PAIRS = 2  # of a first look at depth, unless others wait for theirs
-_RENEWED = 30  # keyframes up to which depth follows calibrations at once: of more it would take seconds
+Waiting = tuple[int, list[int]]  # a keyframe and its partners
+_PREVIEW_PAIRS = 2  # of a depth preview, unless others wait for theirs
+_RENEWED = 30  # keyframes up to which depth follows calibrations at once: more would take seconds
 
 
 class DepthQueue:
-    """``depth``: keyframes that wait for it; ``previews``: those that wait for a first look. Both in order."""
+    """``depth``: keyframes that wait for depth; ``previews``: those that wait for a preview. Both in order."""
 
     def __init__(self) -> None:
         self.depth: list[Waiting] = []
         self.previews: list[Waiting] = []
-        self._begun: Waiting | None = None  # the keyframe whose depth is under way
+        self._begun: Waiting | None = None  # the keyframe whose depth is in progress
         self._parts: Iterator[None] | None = None
 
     @property
     def count(self) -> int:
-        """How much waits or is under way."""
+        """How many keyframes wait or are in progress."""
         return len(self.depth) + len(self.previews) + self.part_way
 
     @property
     def part_way(self) -> bool:
-        """Whether depth of a keyframe was begun and is not done."""
+        """Whether depth of a keyframe has begun and is not finished."""
         return self._parts is not None
 
     @property
     def without_depth(self) -> list[Waiting]:
-        """Keyframes whose depth waits or is under way."""
+        """Keyframes whose depth waits or is in progress."""
         return self.depth + ([self._begun] if self._begun else [])
 
     def want(self, keyframes: Sequence[Waiting]) -> None:
-        """Depth of these, and a first look at it before; the newest keyframe is always next."""
+        """Queue depth of these, with a preview first; the newest keyframe is always next."""
         for waiting in (self.depth, self.previews):
             known = {index for index, _ in waiting}
             waiting += [keyframe for keyframe in keyframes if keyframe[0] not in known]
             waiting.sort(key=lambda keyframe: keyframe[0])
 
     def next_preview(self, seen: Container[int]) -> Waiting:
-        """The newest keyframe that waits for a first look; those ``seen`` before, for another, come last."""
+        """The newest keyframe that waits for a preview; those ``seen`` before come last."""
         fresh = [at for at, (index, _) in enumerate(self.previews) if index not in seen]
         return self.previews.pop(fresh[-1] if fresh else -1)
 
     def some_depth(self, densify: Callable[[int, list[int]], Iterator[None]]) -> None:
-        """A part of the depth that is under way; where none is, of the newest keyframe that waits."""
+        """Do a part of the depth in progress or, if there is none, of the newest waiting keyframe."""
         begun, parts = self._begun, self._parts
         if begun is None or parts is None:
             begun = self.depth.pop()
             parts = densify(*begun)
-        self._begun = self._parts = None  # what fails is not tried again
+        self._begun = self._parts = None  # a failure is not retried
         for _ in parts:
             self._begun, self._parts = begun, parts
             return
 
     def drop(self) -> list[Waiting]:
-        """No depth waits any more; returns what did, what was begun included."""
+        """Drop all waiting depth; returns it, including what had begun."""
         waited = self.without_depth
         self.depth, self.previews, self._begun, self._parts = [], [], None, None
         return waited
 
 
 class DepthSchedule:
-    """Says which keyframes get depth now, which wait for it, and after what they get it anew; so with what moves."""
+    """Decides which keyframes get depth now, which wait, and when they get it again; likewise for moving objects."""
 
     def __init__(self, state: Reconstruction, near: Neighbourhood, backend: Backend, stage: StageTimer) -> None:
         self._state, self._near, self._stage = state, near, stage
@@ -80,7 +80,7 @@ class DepthSchedule:
         self.waiting = DepthQueue()
 
     def add(self, index: int, others: Sequence[int]) -> None:
-        """Depth of the newest keyframe, from pairs with ``others`` among them."""
+        """Schedule depth of the newest keyframe, from pairs that include ``others``."""
         if self._state.live:
             self._put_off(index, others)
         else:
@@ -88,7 +88,7 @@ class DepthSchedule:
                 pass
 
     def add_late(self, index: int) -> None:
-        """Depth of a keyframe that got a pose, or another one, when there were newer ones already."""
+        """Schedule depth of a keyframe that got a pose, or a new one, after newer keyframes."""
         others = self._near.neighbours(index)
         if self._state.live:
             self._put_off(index, others)
@@ -96,7 +96,7 @@ class DepthSchedule:
             self._state.changed |= self.dense.densify(index, others)
 
     def rebuild(self) -> None:
-        """Every pose is new: so is depth."""
+        """Compute all depth again: every pose is new."""
         self.movers.forget()
         for index in range(len(self._state.records)):
             self.dense.depths.clear(index)
@@ -106,7 +106,7 @@ class DepthSchedule:
         self._state.changed.update(self._state.sparse.posed())
 
     def revise(self) -> None:
-        """Depth of a small map once more where it does not fit the poses any more; a large one gets it in the end."""
+        """Update depth that no longer fits the poses, in a small map; a large one gets it at the end."""
         if len(self._state.records) > _RENEWED:
             return
         if self._state.live:
@@ -117,25 +117,25 @@ class DepthSchedule:
             self._state.changed |= self.dense.renew(last=False)
 
     def finish(self) -> None:
-        """The same for the last time, whatever the map's size, and what moves by all that is known."""
+        """The same for the last time, whatever the map's size, and moving objects from all evidence."""
         self._state.changed |= self.dense.renew()
         with self._stage("moving"):
             self._state.changed |= self.movers.look_again()
 
     def take_over(self, other: DepthSchedule, first: int, scale: float) -> None:
-        """The depth of another map, whose keyframes are these from ``first`` on and whose unit is ``scale`` units."""
+        """Take the depth of another map, whose keyframes become ``first`` and up and whose unit is ``scale`` units."""
         self.dense.take_over(other.dense, first, scale)
         waited = other.waiting.drop()
         self.waiting.want([(first + index, [first + near for near in others]) for index, others in waited])
 
     def preview(self) -> None:
-        """A first look at the depth of the next keyframe that waits for one."""
+        """Make the depth preview of the next keyframe that waits for one."""
         index, others = self.waiting.next_preview(self.dense.previewed)
         pairs = 1 if self.waiting.previews else _PREVIEW_PAIRS
         self._state.changed |= self.dense.preview(index, others, pairs)
 
     def some_depth(self) -> None:
-        """A part of the depth that is next; others hear of it when it is whole."""
+        """Do a part of the next depth; it is shared with others once complete."""
         self.waiting.some_depth(self._in_parts)
 
     def _put_off(self, index: int, others: Sequence[int]) -> None:
@@ -144,7 +144,7 @@ class DepthSchedule:
             self.waiting.want([(index, list(others))])
 
     def _in_parts(self, index: int, others: Sequence[int], pairs: int = 1) -> Iterator[None]:
-        """Depth of a keyframe, so many pairs at once, and what moves in it; the map may change in between."""
+        """Depth of a keyframe, ``pairs`` at a time, and its moving objects; the map may change in between."""
         changed: set[int] = set()
         if self._state.sparse.views[index].w_T_c is None:
             return

@@ -1,4 +1,4 @@
-"""The map under construction where landmarks carry it: frames come in, keyframes with their landmarks are inserted."""
+"""A map under construction based on landmarks: frames come in, keyframes with their landmarks are inserted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MAX_FIRST_KEYFRAMES = 8
 
 
 class MapBuilder(Submap):
-    """Adds keyframes, links them to what is known and has the map adjusted to them; see ``Submap``."""
+    """Adds keyframes, links them to known landmarks and has the map adjusted to them; see ``Submap``."""
 
     placement: RigPlacement
     chores: LandmarkChores
@@ -42,7 +42,7 @@ class MapBuilder(Submap):
     def __init__(
         self, config: MapperConfig, backend: Backend, stage: StageTimer, appearance: Appearance | None = None
     ) -> None:
-        """``appearance`` is common to maps that are to be joined."""
+        """``appearance`` is shared by maps that may be joined."""
         super().__init__(Reconstruction(config))
         self._stage = stage
         self._appearance = appearance or Appearance()
@@ -68,13 +68,13 @@ class MapBuilder(Submap):
 
     @property
     def stuck(self) -> bool:
-        """True when nothing can be built from the first keyframes: they are many, or the last sees nothing shared."""
+        """True if nothing can be built from the first keyframes: they are many, or the last shares no landmark."""
         if self.initialised or self._adjuster.waiting.starting:
             return False
         return self._broken or len(self) >= _MAX_FIRST_KEYFRAMES
 
     def accepts(self, stream: CameraStream) -> bool:
-        """Whether a camera's frames may become keyframes now: those of one camera, once that is sure those of all."""
+        """Whether a camera's frames may become keyframes now: one camera's at first, all once its focal is certain."""
         founder = all(record.stream is stream for record in self.state.records[:1])
         return founder or (self.initialised and self.state.sure)
 
@@ -109,7 +109,7 @@ class MapBuilder(Submap):
     def move(self, new_S_old: Similarity) -> None:
         self.state.sparse.move(pose(new_S_old.rotation, new_S_old.translation), new_S_old.scale)
         self._depth.dense.depths.rescale_all(new_S_old.scale)
-        self._adjuster.waiting.cancel()  # it would come in coordinates that were
+        self._adjuster.waiting.cancel()  # it would arrive in old coordinates
         self.mark_all()
 
     def shared_landmarks(self, other: MapBuilder, index: int) -> np.ndarray:
@@ -132,7 +132,7 @@ class MapBuilder(Submap):
     def add(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array | None
     ) -> int:
-        """A new keyframe seen at ``w_T_c``, or one of the first whose poses nobody knows yet."""
+        """Add a keyframe seen at ``w_T_c``, or one of the first, whose poses are still unknown."""
         index = self.state.sparse.add(stream.index, no_tracks(), w_T_c)
         features = stream.features(gray)
         ids = self.state.sparse.landmarks.new(len(features.pixels))
@@ -154,7 +154,7 @@ class MapBuilder(Submap):
         return index
 
     def _extend(self, index: int, stream: CameraStream, near: list[int], loop_candidates: list[int]) -> None:
-        """Fit a keyframe into the map, and the map to what it says."""
+        """Fit a keyframe into the map, and the map to the keyframe."""
         with self._stage("match"):
             closed = self._loops.link(index, loop_candidates)
         self._adjuster.locate(index)
@@ -172,13 +172,13 @@ class MapBuilder(Submap):
         self._depth.add(index, [*near, *closed])
 
     def finish(self) -> None:
-        """The last adjustment over everything, and depth once more with the poses it gives."""
+        """Adjust everything for the last time, then update depth with the resulting poses."""
         self.chores.settle()
         if not self.initialised:
             return
         self._adjuster.place_left_out()
         self._adjuster.calibrate_last()
-        self.chores.settle()  # built anew, it needs depth
+        self.chores.settle()  # rebuilt, it needs depth
         self._adjuster.adjust_last()
         self._depth.finish()
 
@@ -187,7 +187,7 @@ def landmark_cloud(sparse: SparseMap, records: Sequence[KeyframeRecord]) -> Clou
     """Landmarks with a position that two or more keyframes see, in the map frame, by their ids.
 
     The colour is that of the nearest pixel in the first keyframe that sees the landmark,
-    confidence the number of keyframes that do. ``records``: the keyframes of ``sparse``, in order.
+    the confidence is the number of keyframes that see it. ``records``: the keyframes of ``sparse``, in order.
     """
     observations = np.zeros(len(sparse.points), np.int64)
     colors = np.zeros((len(sparse.points), 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Keeps what moves out of a map: looks for it with every keyframe, takes its depth and its landmarks away."""
+"""Keeps moving objects out of a map: finds them with every keyframe, removes their depth and landmarks."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from dust3r_ros.mapping.densifier import Densifier
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.types import Array
 
-_SETTLED = 2  # keyframes after which pairs with later ones tell depth too
-_AROUND, _ELSEWHERE = 6, 6  # older keyframes that one is compared with: those just before, others
+_SETTLED = 2  # keyframes after which pairs with later ones also give depth
+_AROUND, _ELSEWHERE = 6, 6  # older keyframes that one is compared with: those just before, and others
 _AT_THE_END = 32
-_KEPT = 150  # keyframes whose evidence is at hand: some 350 kilobytes each
+_KEPT = 150  # keyframes whose evidence is kept: about 350 kilobytes each
 _MIN_OVERLAP = 0.3
 _GRID = 8  # points along the short edge
-_MOST = 0.7  # of the image: then nothing moves, but the map is wrong
+_MOST = 0.7  # of the image: above this nothing moves, but the map is wrong
 
 
 class Movers:
-    """Compares keyframes, each with older ones once it has settled; at the end all once more.
+    """Compares keyframes, each with older ones once it has settled, and all once more at the end.
 
-    What moves in a keyframe can turn out to stand still while it is young, and while the focal is not sure: wrong
-    depth looks like motion. After that, once it has left the window, its landmarks there are gone.
+    A region that seems to move can turn out to be static while the keyframe is young and while the focal is
+    uncertain: wrong depth looks like motion. After that, once it has left the window, its landmarks there are removed.
     """
 
     def __init__(self, state: Reconstruction, dense: Densifier) -> None:
         self._state, self._dense = state, dense
         self._evidence: dict[int, Evidence] = {}
-        self._decided: set[int] = set()  # keyframes whose evidence was let go
-        self._barred = 0  # keyframes whose landmarks are gone where they move
-        self._regions: dict[int, int] = {}  # how many, by keyframe
-        self._shots: dict[int, tuple[Array, object, SparseShot]] = {}  # with the pose and the depth that it shows
+        self._decided: set[int] = set()  # keyframes whose evidence was dropped
+        self._barred = 0  # keyframes whose moving landmarks were removed
+        self._regions: dict[int, int] = {}  # number of moving regions by keyframe
+        self._shots: dict[int, tuple[Array, object, SparseShot]] = {}  # with the pose and depth at the time
 
     @property
     def count(self) -> int:
-        """Regions that move, of all keyframes."""
+        """Number of moving regions in all keyframes."""
         return sum(self._regions.values())
 
     def forget(self) -> None:
-        """The map was built anew: what was learnt from the old one does not count."""
+        """Drop everything learnt, since the map was rebuilt."""
         self._evidence.clear()
         self._shots.clear()
         self._regions.clear()
@@ -55,9 +55,9 @@ class Movers:
             record.moving = None
 
     def look(self, newest: int, sure: bool = True) -> set[int]:
-        """Compare the keyframe that settled when ``newest`` came with older ones; who shows more that moves now.
+        """Compare the keyframe that settled when ``newest`` came with older ones; returns those with more motion now.
 
-        Unless the focal is ``sure``, no landmark goes.
+        No landmark is removed unless the focal is ``sure``.
         """
         index = newest - _SETTLED
         if not self._state.config.moving_objects or not self._has_depth(index):
@@ -70,7 +70,7 @@ class Movers:
         return self._compare(index, [*older[-_AROUND:], *_spread(older[:-_AROUND], _ELSEWHERE)])
 
     def look_again(self) -> set[int]:
-        """Compare all once more, with the poses and the depth of the end; who shows more that moves now."""
+        """Compare all once more, with the final poses and depth; returns those with more motion now."""
         if not self._state.config.moving_objects:
             return set()
         self._evidence.clear()
@@ -105,7 +105,7 @@ class Movers:
         return self._state.records[index].stamp_ns // 1_000_000
 
     def _let_go(self, kept: int) -> None:
-        """Forget the evidence of all keyframes but the ``kept`` whose is newest; what it led to stays."""
+        """Forget all evidence but that of the ``kept`` newest keyframes; its consequences stay."""
         for index in list(self._evidence)[: max(0, len(self._evidence) - kept)]:
             del self._evidence[index]
             self._decided.add(index)
@@ -113,7 +113,7 @@ class Movers:
             del self._shots[index]
 
     def _leave_out(self, index: int) -> bool:
-        """Leave out of a keyframe what moves in it; whether that is something else than before."""
+        """Leave moving objects out of a keyframe; returns whether their region changed."""
         record = self._state.records[index]
         found = region(self._shot(index), self._of(index))
         if found.mean() > _MOST:
@@ -129,7 +129,7 @@ class Movers:
         return True
 
     def _bar(self, index: int) -> None:
-        """Landmarks on what moves in a keyframe lose their position for good, and their observations."""
+        """Remove position and observations of landmarks on moving objects in a keyframe for good."""
         record, view = self._state.records[index], self._state.sparse.views[index]
         if record.moving is None or not record.moving.any():
             return
@@ -159,14 +159,14 @@ class Movers:
         return kept[2]
 
     def _overlapping(self, index: int) -> list[int]:
-        """Older keyframes that look where a keyframe's points are, in order."""
+        """Older keyframes that look at a keyframe's points, in order."""
         older, points = [k for k in self._state.sparse.posed() if k < index], self._some_points(index)
         if not older or not len(points):
             return []
         return [k for k, part in zip(older, self._shares(older, points), strict=True) if part > _MIN_OVERLAP]
 
     def _shares(self, keyframes: Sequence[int], points: Array) -> Array:
-        """(K,) parts of points (P, 3) in w at which each of the posed keyframes looks."""
+        """(K,) shares of points (P, 3) in w at which each of the posed keyframes looks."""
         poses = [w_T_c for k in keyframes if (w_T_c := self._state.sparse.views[k].w_T_c) is not None]
         c_T_w = invert(np.stack(poses))
         local = np.einsum("nij,pj->npi", c_T_w[:, :3, :3], points) + c_T_w[:, None, :3, 3]
@@ -177,7 +177,7 @@ class Movers:
         return share
 
     def _some_points(self, index: int) -> Array:
-        """(P, 3) places, in w, of what a keyframe has confident depth of, on a coarse grid."""
+        """(P, 3) points, in w, of a keyframe's confident depth on a coarse grid."""
         depth, confidence = self._dense.depths[index].shown or (np.zeros((1, 1)), np.ones((1, 1)))
         step = max(1, min(depth.shape) // _GRID)
         rows, columns = np.mgrid[step // 2 : depth.shape[0] : step, step // 2 : depth.shape[1] : step]
@@ -190,6 +190,6 @@ class Movers:
 
 
 def _spread(views: Sequence[int], count: int) -> list[int]:
-    """At most ``count`` of the views, evenly over them."""
+    """At most ``count`` of the views, evenly chosen."""
     at = np.unique(np.round(np.linspace(0, len(views) - 1, min(count, len(views)))).astype(int))
     return [views[k] for k in at]

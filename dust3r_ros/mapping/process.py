@@ -1,4 +1,4 @@
-"""An object in a process of its own: its methods are called from here, what it tells comes back.
+"""An object in its own process: methods are called from here, results and messages come back.
 
 ``python -m dust3r_ros.mapping.process`` is that process.
 """
@@ -26,8 +26,8 @@ from typing import Any, Protocol
 from dust3r_ros.errors import BackendError
 from dust3r_ros.mapping.channel import Channel, shared_file
 
-_PAUSE_S = 0.01  # the next image is asked for within that, if it waits
-NICENESS = 10  # the front end goes first
+_PAUSE_S = 0.01  # a waiting image is requested within this time
+NICENESS = 10  # the front end has priority
 _BLAS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,22 +35,22 @@ Send = Callable[[str, Any], None]
 
 
 class Host(Protocol):
-    """What lives in the process."""
+    """The object that lives in the process."""
 
     def work(self, idle: bool) -> bool:
-        """Do a piece of what may wait; whether there may be more of it. Not ``idle``: something was asked just now."""
+        """Do a piece of deferred work; returns whether there may be more. Not ``idle``: a call came just now."""
 
 
 def threads_of_back_end() -> int:
-    """Threads of OpenCV and BLAS: one core is the front end's."""
+    """Threads for OpenCV and BLAS: one core is left to the front end."""
     return max(1, (os.cpu_count() or 1) - 1)
 
 
 class RemoteObject:
-    """What ``make(report, *arguments)`` returns, in a process of its own at a lower priority.
+    """The object returned by ``make(report, *arguments)``, in its own process at a lower priority.
 
-    ``make`` is a function of a module. ``on_message(kind, value)`` gets what the object tells, ``on_end(reason)`` that
-    the process ended unasked; both in a thread of their own. Raises what ``make`` raises.
+    ``make`` is a module-level function. ``on_message(kind, value)`` gets the object's messages, ``on_end(reason)`` is
+    called if the process ends unexpectedly; both in their own thread. Raises what ``make`` raises.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class RemoteObject:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Id of the process."""
         return self._process.pid
 
     def call(self, method: str, *arguments: Any) -> Future[Any]:
-        """Have a method called after those before it; its result, or what it raises, comes by the future."""
+        """Queue a call of a method; the future gets its result or exception."""
         future: Future[Any] = Future()
         with self._lock:
             number = next(self._numbers)
@@ -99,7 +99,7 @@ class RemoteObject:
         return future
 
     def stop(self) -> None:
-        """End the process after what was asked; returns when it is gone."""
+        """End the process after the queued calls; returns when it is gone."""
         self._stopping = True
         with contextlib.suppress(OSError, ValueError):
             self._channel.send((-1, "", ()))
@@ -117,7 +117,7 @@ class RemoteObject:
             if number is None:
                 try:
                     self._on_message(kind, value)
-                except Exception:  # what is sent next, and answers, still come
+                except Exception:  # messages and answers still on their way are received
                     traceback.print_exc()
                 continue
             with self._lock:
@@ -149,11 +149,11 @@ def _start(connection: int, files: tuple[int, int]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(words, pass_fds=(connection, *files), env=environment, stdin=subprocess.DEVNULL)
 
 
-# In the process
+# Inside the process
 
 
 def _die_with(parent: int) -> None:
-    """End with the process that started this one, even where that is killed: nobody else would end it."""
+    """End with the process that started this one, even if that is killed: nothing else would end this one."""
 
     def watch() -> None:
         with contextlib.suppress(OSError, AttributeError):
@@ -197,19 +197,19 @@ def _serve(channel: Channel) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """The process: parent's id, socket, shared files out and in."""
+    """Run the process; arguments: parent's id, socket, shared files out and in."""
     parent, connection, out_file, in_file = map(int, argv)
     _die_with(parent)
     for number in (
         signal.SIGINT,
         signal.SIGTERM,
         signal.SIGHUP,
-    ):  # the node, which gets them too, ends this process in order
+    ):  # the node receives them too and ends this process in order
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
     import cv2
 
-    cv2.setNumThreads(1)  # pairs and keyframes are shared out among threads; and this process forks
+    cv2.setNumThreads(1)  # pairs and keyframes are distributed to threads, and this process forks
     os.register_at_fork(after_in_child=lambda: os.close(connection))
     channel = Channel(Connection(connection), out_file, in_file)
     with contextlib.suppress(EOFError, OSError):

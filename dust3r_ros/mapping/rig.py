@@ -1,6 +1,6 @@
-"""Cameras on one body: where each sits, as somebody measured it and as the map tells; where one must be by another.
+"""Cameras on one body: their extrinsics, as given and as measured in the map; a camera's pose from another's.
 
-Stamps are not synchronised: a camera's pose between two of its frames is interpolated, where the
+Stamps are not synchronised: a camera's pose between two of its frames is interpolated, if the
 gap is short. ``a_T_b`` is camera b in the frame of camera a, ``r_T_c`` camera c on the robot.
 """
 
@@ -18,12 +18,12 @@ from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.rigid import angle_deg, interpolate, invert, pose
 from dust3r_ros.types import Array, StampedPose
 
-_GAP_NS = 400_000_000  # between two frames of a camera that moves smoothly from one to the other
-_AHEAD_NS = 150_000_000  # how long it goes on as it did
-_KEPT = 8  # newest poses of a camera
-_SAMPLES = 400  # newest ones of a pair of cameras
-_ENOUGH = 8  # that tell where a camera sits
-_SURE_DEG = 3.0  # scatter of those
+_GAP_NS = 400_000_000  # longest gap between two frames in which motion counts as smooth
+_AHEAD_NS = 150_000_000  # how long motion is extrapolated
+_KEPT = 8  # newest poses kept of a camera
+_SAMPLES = 400  # newest measurements kept of a pair of cameras
+_ENOUGH = 8  # measurements needed for extrinsics
+_SURE_DEG = 3.0  # largest scatter of those
 _MEDIAN_LENGTH = 1.54  # of a 3D error, in standard deviations of its coordinates
 _USUAL = 4.0  # standard deviations
 _NOT_RIGID = 1e-3
@@ -31,10 +31,10 @@ _NOT_RIGID = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Extrinsics:
-    """Camera b in the frame of camera a as the map tells: ``a_T_b`` (4, 4), its translation in the map's unit.
+    """Camera b in the frame of camera a, measured in the map: ``a_T_b`` (4, 4), translation in map units.
 
-    ``angle_std`` (degrees) and ``length_std`` (the map's unit) are of one of the ``count`` measurements:
-    neighbouring frames err together, so many of them are hardly better than one.
+    ``angle_std`` (degrees) and ``length_std`` (map units) are those of one of the ``count`` measurements:
+    neighbouring frames share errors, so many of them are hardly better than one.
     """
 
     a_T_b: Array
@@ -45,10 +45,10 @@ class Extrinsics:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """How far given extrinsics are from what the map tells, by which ``other`` camera.
+    """How far given extrinsics are from those measured in the map, relative to the ``other`` camera.
 
-    ``angle_deg`` and ``angle_sigma``: the turn between them, also in standard deviations. ``distance`` (metres)
-    and ``distance_sigma``: of the positions; NaN as long as the map's unit is not known.
+    ``angle_deg`` and ``angle_sigma``: the rotation between them, also in standard deviations. ``distance`` (metres)
+    and ``distance_sigma``: between the positions; NaN while the map's unit is unknown.
     """
 
     other: str
@@ -65,9 +65,9 @@ class _At:
 
 
 class Rig:
-    """What is known of where cameras sit on one body. Feed it every pose that images gave.
+    """The extrinsics of cameras on one body. Feed it every pose found from images.
 
-    ``metres_per_unit`` of the map is for others to set; None: unknown.
+    ``metres_per_unit`` of the map is set from outside; None: unknown.
     """
 
     def __init__(self) -> None:
@@ -79,9 +79,9 @@ class Rig:
         self._estimated: dict[tuple[str, str], Extrinsics | None] = {}
 
     def set(self, camera: str, r_T_c: Array, known: bool = True) -> None:
-        """Given extrinsics: ``r_T_c`` (4, 4), metres, r any one frame of the robot, the same for all cameras.
+        """Set given extrinsics: ``r_T_c`` (4, 4), metres, r any frame of the robot, the same for all cameras.
 
-        With ``known`` false they say where to look for the camera, and nothing is measured by them. Raises
+        With ``known`` false they only say where to look for the camera, and do not give the scale. Raises
         ``InputError``.
         """
         T = np.asarray(r_T_c, np.float64)
@@ -91,10 +91,10 @@ class Rig:
         (self._known.add if known else self._known.discard)(camera)
 
     def located(self, camera: str, stamp_ns: int, w_T_c: Array) -> None:
-        """A pose (4, 4) that images of ``camera`` gave, in order of time per camera."""
+        """Take a pose (4, 4) found from images of ``camera``, in time order per camera."""
         path = self._paths.setdefault(camera, deque(maxlen=_KEPT))
         if path and stamp_ns <= path[-1].stamp_ns:
-            path.clear()  # time began anew
+            path.clear()  # time started again
         path.append(_At(stamp_ns, w_T_c))
         previous = path[-2].stamp_ns if len(path) > 1 else stamp_ns
         for other in sorted(self._paths.keys() - {camera}):
@@ -105,13 +105,13 @@ class Rig:
                         self._measured(other, at.w_T_c, camera, own)
 
     def relearn(self, trajectory: Iterable[StampedPose]) -> None:
-        """The map has changed: what it said before counts no more, but these poses do; by time."""
+        """After the map changed: drop earlier measurements and take these poses, by time."""
         self._forget()
         for frame in trajectory:
             self.located(frame.camera, frame.stamp_ns, frame.w_T_c)
 
     def renew(self) -> None:
-        """Another map, with another unit of length: what the one before said counts no more."""
+        """Another map, with another unit of length: drop earlier measurements."""
         self._forget()
         self.metres_per_unit = None
 
@@ -121,7 +121,7 @@ class Rig:
         self._estimated.clear()
 
     def rescale(self, factor: float) -> None:
-        """The unit of length became smaller by ``factor``; coordinates may have changed too."""
+        """The unit of length shrank by ``factor``; coordinates may have changed too."""
         self._paths.clear()
         self._estimated.clear()
         if self.metres_per_unit is not None:
@@ -132,11 +132,11 @@ class Rig:
 
     @property
     def given(self) -> dict[str, Array]:
-        """``r_T_c`` by camera, metres, as they were given."""
+        """The given ``r_T_c`` by camera, metres."""
         return dict(self._given)
 
     def between(self, a: str, b: str) -> Extrinsics | None:
-        """Camera ``b`` in the frame of camera ``a`` as the map tells; None before enough frames do."""
+        """Camera ``b`` in the frame of camera ``a``, measured in the map; None before there are enough frames."""
         if b < a:
             back = self.between(b, a)
             return back and Extrinsics(invert(back.a_T_b), back.angle_std, back.length_std, back.count)
@@ -146,19 +146,19 @@ class Rig:
         return self._estimated[a, b]
 
     def guess(self, camera: str, stamp_ns: int) -> Array | None:
-        """``w_T_c`` (4, 4) of a camera by where others are at that time; None where nobody knows.
+        """``w_T_c`` (4, 4) of a camera from the poses of others at that time; None if unknown.
 
-        What the map tells of extrinsics counts more than what was given; given translations need
+        Extrinsics measured in the map take precedence over given ones; given translations need
         ``metres_per_unit``.
         """
         return self._guess(camera, stamp_ns, False)
 
     def looks(self, camera: str, stamp_ns: int) -> Array | None:
-        """As ``guess``; where only the rotation is known, the camera is taken to be where the other one is."""
+        """Like ``guess``; if only the rotation is known, the camera is assumed to be where the other one is."""
         return self._guess(camera, stamp_ns, True)
 
     def disagreement(self, camera: str) -> Disagreement | None:
-        """How far a camera's given extrinsics are from what the map tells; None where one of them is missing."""
+        """How far a camera's given extrinsics are from those measured in the map; None if either is missing."""
         estimated = [(self.between(other, camera), other) for other in sorted(self._given) if other != camera]
         found = [(extrinsics, other) for extrinsics, other in estimated if extrinsics is not None]
         if camera not in self._given or not found:
@@ -173,7 +173,7 @@ class Rig:
         return Disagreement(other, angle, angle / extrinsics.angle_std, distance, sigma)
 
     def baselines(self) -> list[tuple[float, float, float]]:
-        """(metres, map units, relative standard deviation) of the distance of each pair of cameras that both tell."""
+        """(metres, map units, relative standard deviation) of the distance of each pair of cameras known in both."""
         found = []
         for a, b in combinations(sorted(self._known), 2):
             metres = float(np.linalg.norm(self._given[a][:3, 3] - self._given[b][:3, 3]))
@@ -202,7 +202,7 @@ class Rig:
         return None
 
     def _best(self, other: str, camera: str, roughly: bool) -> Array | None:
-        """``other_T_camera`` in the map's unit, from the map or else as given."""
+        """``other_T_camera`` in map units, measured in the map or else as given."""
         estimated = self.between(other, camera)
         if estimated is not None and estimated.angle_std < _SURE_DEG:
             return estimated.a_T_b
@@ -221,7 +221,7 @@ def _rigid(T: Array) -> bool:
 
 
 def _between(path: deque[_At], stamp_ns: int) -> Array | None:
-    """The pose at a time between two frames, or a little after the last one; None where the gap is long."""
+    """The pose at a time between two frames, or shortly after the last one; None if the gap is long."""
     if path[-1].stamp_ns == stamp_ns:
         return path[-1].w_T_c
     before = [at for at in path if at.stamp_ns <= stamp_ns]
@@ -239,7 +239,7 @@ def _between(path: deque[_At], stamp_ns: int) -> Array | None:
 
 
 def _robust_mean(samples: Array) -> Extrinsics:
-    """Geometric median of relative poses (N, 4, 4), rotations and translations each, of those that do not stand out.
+    """Geometric median of relative poses (N, 4, 4), separately for rotation and translation, without outliers.
 
     Hartley, Aftab and Trumpf, "L1 rotation averaging using the Weiszfeld algorithm", CVPR 2011.
     """
