@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from domains import free_domain
+from forked_node import ForkedNode
 
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 
@@ -31,6 +32,7 @@ from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = ("-m", "dust3r_ros.node.main")
+PYTHONPATH = os.environ.get("PYTHONPATH")  # with another one, a node imports other things: it is not forked
 PATIENCE_S = 150.0  # nobody waits that long; a machine with much else to do may
 
 # Nothing a test sends gets lost on the way or in the queue. The first keyframes stand further apart than by default:
@@ -48,7 +50,10 @@ DEFAULTS: dict[str, Any] = {
 
 
 class NodeProcess:
-    """``dust3r_node`` as a user starts it, or another ``program`` that runs it; ``log`` is what it wrote."""
+    """``dust3r_node``, or another ``program`` that runs it; ``log`` is what it wrote.
+
+    Forked from a process that has imported it; test_bare.py, test_composition.py and others start it as a user does.
+    """
 
     def __init__(
         self, folder: Path, remap: Sequence[str], parameters: Mapping[str, Any], program: Sequence[str] = MAIN
@@ -59,9 +64,15 @@ class NodeProcess:
         command += [part for argument in arguments for part in ("-p", argument)]
         command += [part for rule in remap for part in ("-r", rule)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-        with self._path.open("w") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=environment)
-
+        self.process: subprocess.Popen[bytes] | ForkedNode
+        if program == MAIN and os.environ.get("PYTHONPATH") == PYTHONPATH:
+            self._path.touch()
+            self.process = ForkedNode(command[len([sys.executable, *MAIN]) :], self._path, folder, environment)
+        else:
+            with self._path.open("w") as log:
+                self.process = subprocess.Popen(
+                    command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=environment
+                )
         self._from = 0
 
     @property

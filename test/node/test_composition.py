@@ -25,7 +25,7 @@ COMMAND = [sys.executable, "-m", "dust3r_ros.node.main"]
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Any]:
     parameters = ("image_topic:=front/image_raw", "image_reliability:=reliable", "image_depth:=50", "backlog:=every")
-    parameters += ("keyframe_motion_young:=0.03", f"output_dir:={tmp_path / 'out'}")  # a smaller map
+    parameters += ("keyframe_motion_young:=0.03", "dense:=false", f"output_dir:={tmp_path / 'out'}")  # a smaller map
     command = [*COMMAND, "--namespaces", "a", "b", "--ros-args", *(p for pair in parameters for p in ("-p", pair))]
     with (tmp_path / "node.log").open("w") as log:
         started = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=tmp_path, env=ENVIRONMENT)

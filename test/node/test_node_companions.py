@@ -24,7 +24,9 @@ def mask_message(sequence, stamp_ns):
     return message
 
 
-@pytest.mark.parametrize("bench", [{"mask_topics": "[/camera/mask]", "companion_wait": 5.0}], indirect=True)
+@pytest.mark.parametrize(
+    "bench", [{"mask_topics": "[/camera/mask]", "companion_wait": 5.0, "dense": False}], indirect=True
+)
 def test_masks_and_a_camera_that_has_a_parent(bench, sequence):
     recorder, stamps = bench.recorder, [int(stamp) for stamp in sequence.stamps_ns[:20]]
 

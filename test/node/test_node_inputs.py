@@ -28,7 +28,7 @@ def as_message(image, stamp_ns, encoding, pad=0):
 
 
 def test_compressed_images_are_mapped(start_node, sequence):
-    bench = start_node(image_topic="/camera/image_raw/compressed")
+    bench = start_node(image_topic="/camera/image_raw/compressed", dense=False, focal=sequence.focal)
     for index, image in enumerate(sequence.images[:6]):
         raw = image_message(image, int(sequence.stamps_ns[index]))
         data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
@@ -41,7 +41,7 @@ def test_compressed_images_are_mapped(start_node, sequence):
 
 
 def test_a_stamp_that_jumps_back_can_be_ignored(start_node, sequence):
-    bench = start_node(on_time_jump="ignore")
+    bench = start_node(on_time_jump="ignore", dense=False, focal=sequence.focal)
     bench.play(sequence, last=10)
     bench.handled(10)
     bench.play(sequence, last=5)
@@ -67,7 +67,7 @@ def test_a_full_queue_drops_images_and_counts_them(start_node, sequence):
 
 
 def test_a_calibration_that_comes_late_is_reported_and_counts_after_a_reset(start_node, sequence):
-    bench = start_node()
+    bench = start_node(dense=False)
     bench.play(sequence, last=12)
     before = bench.handled(12)
     assert before.keyframes > 1
@@ -84,7 +84,7 @@ def test_a_calibration_that_comes_late_is_reported_and_counts_after_a_reset(star
 
 @pytest.fixture(scope="module")
 def shared_bench(start_shared):
-    return start_shared()
+    return start_shared(dense=False)
 
 
 @pytest.fixture

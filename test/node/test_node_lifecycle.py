@@ -40,7 +40,7 @@ def set_parameter(recorder, name, value):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_node_with_its_results_written(start_node, tmp_path, sequence, number):
     out = tmp_path / "out"
-    bench = start_node(output_dir=str(out))
+    bench = start_node(output_dir=str(out), dense=False, focal=sequence.focal)
     bench.play(sequence, last=12)
     bench.handled(12)
     assert bench.node.stop(number) == 0, bench.node.log
@@ -52,7 +52,7 @@ def test_a_signal_ends_the_node_with_its_results_written(start_node, tmp_path, s
 def test_the_whole_lifecycle_by_service(start_node, tmp_path, sequence):
     """As a lifecycle manager drives it; a transition that is not possible is refused, not fatal."""
     out = tmp_path / "out"
-    bench = start_node(output_dir=str(out), autostart=False)
+    bench = start_node(output_dir=str(out), autostart=False, dense=False, focal=sequence.focal)
     recorder = bench.recorder
     assert state(recorder) == State.PRIMARY_STATE_UNCONFIGURED
     assert not change(recorder, Transition.TRANSITION_ACTIVATE)
@@ -133,6 +133,8 @@ def test_namespace_and_name_come_from_ros(start_node, sequence):
         topic="/robot/front/image_raw",
         name="/robot/mapper",
         estimated="/robot/front/estimated/camera_info",
+        dense=False,
+        focal=sequence.focal,
     )
     bench.play(sequence, last=10)
     status = bench.handled(10)

@@ -40,6 +40,7 @@ def test_the_frames_of_a_live_run_give_the_same_map_offline(
         tracking_size=240,
         odom_frame="odom",
         keyframe_motion_young=0.01,
+        focal=sequence.focal,
     )
     publisher = bench.recorder.node.create_publisher(TFMessage, "/tf", 50)
     bench.recorder.wait(lambda: publisher.get_subscription_count() >= 2, 150, "the node and the recorder hear /tf")

@@ -138,7 +138,9 @@ def publisher_qos(recorder, topic):
 
 
 @pytest.mark.parametrize(
-    "bench", [{"camera_frame": "lens", "map_frame": "world", "publish_tf": False, "use_sim_time": True}], indirect=True
+    "bench",
+    [{"camera_frame": "lens", "map_frame": "world", "publish_tf": False, "use_sim_time": True, "dense": False}],
+    indirect=True,
 )
 def test_a_published_calibration_is_taken_and_frames_can_be_named(bench, sequence):
     recorder = bench.recorder

@@ -11,7 +11,7 @@ from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.node.conversions import stamp_to_ns
 from dust3r_ros.node.tools.player import image_message
 
-RATE_HZ, FRAMES = 30.0, 150
+RATE_HZ, FRAMES = 30.0, 90
 
 
 @pytest.mark.timeout(400)
