@@ -68,7 +68,7 @@ class _Piece:
 
 
 class Channel:
-    """One end of a connection; ``send`` from any thread, ``receive`` from one. Received arrays belong to the receiver."""
+    """One end of a connection; ``send`` from any thread, ``receive`` from one. The receiver owns received arrays."""
 
     def __init__(self, connection: Connection, out_file: int, in_file: int) -> None:
         self._connection = connection

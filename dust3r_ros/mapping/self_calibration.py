@@ -135,7 +135,7 @@ class Calibrator:
 
     @contextmanager
     def within_reason(self) -> Iterator[None]:
-        """Live, a change inside that takes the first camera's focal far away must explain far more, else it is undone."""
+        """Live, undo a change inside that takes the first camera's focal far away, unless it explains far more."""
         sparse, camera = self._state.sparse, self._state.records[0].stream.index
         views, intrinsics = sparse.posed(), sparse.intrinsics[camera]
         options = self._options(False, len(views))
@@ -172,15 +172,15 @@ class Calibrator:
 
     @property
     def _first(self) -> int | None:
-        """The largest number of keyframes to begin a map with, None: all. Live, many may have come by then; they follow."""
+        """The most keyframes to begin a map with, None: all. Live, many may have come by then; the others follow."""
         return _MOST_FIRST if self._state.live else None
 
     def _begin_soon(self, stream: CameraStream) -> bool:
         """Make the first poses with the usual focal, or that of a wide view, held.
 
-        The first few views hardly determine a focal: the one that explains them best may be off by a factor of two. A
-        held focal gives poses that are nearly right for most cameras. If none explains the views, all are tried; a focal
-        that is very unusual needs more views.
+        The first few views hardly determine a focal: the one that explains them best may be off by a factor of two.
+        A held focal gives poses that are nearly right for most cameras. If none explains the views, all are tried;
+        a very unusual focal needs more views.
         """
         sparse, intrinsics = self._state.sparse, self._state.sparse.intrinsics[stream.index]
         before, intrinsics.fixed = sparse.snapshot(), True
@@ -201,7 +201,7 @@ class Calibrator:
         return False
 
     def improve(self, stream: CameraStream) -> bool:
-        """Try other focals while one of them may be right; returns whether the map was rebuilt because one explains more."""
+        """Try other focals while one of them may be right; returns whether the map was rebuilt with a better one."""
         better = False
         if self._schedule.doubtful(stream):
             intrinsics = self._state.sparse.intrinsics[stream.index]
@@ -255,7 +255,7 @@ class Calibrator:
         return any(outcome.starts for outcome in outcomes), min(outcome.rival for outcome in outcomes)
 
     def _options(self, sharp: bool, count: int) -> Options:
-        """Options for a map from ``count`` keyframes. Live, time is short, and a rebuilt map is not worth its cost unless
+        """Options for a map from ``count`` keyframes. Live, time is short, and a rebuilt map is only worth its cost if
         it is clearly better: the prior counts as much as a few keyframes.
         """
         least, seed = max(_START_INLIERS, self._state.config.track_min_inliers), self._state.config.seed
