@@ -1,8 +1,8 @@
 """A map as a COLMAP model: a folder of images and ``sparse/0`` with cameras, images and points, binary.
 
-The layout of the files is documented at https://colmap.github.io/format.html#binary-file-format. COLMAP counts
-pixels from the corner of the image, so that the middle of the first one is (0.5, 0.5). Images are those of
-the keyframes, rectified and at working size, so every camera is a PINHOLE with the principal point in the middle.
+The file format is documented at https://colmap.github.io/format.html#binary-file-format. COLMAP counts pixels from
+the corner of the image, so that the centre of the first one is (0.5, 0.5). Images are those of the keyframes,
+rectified and at working size, so every camera is a PINHOLE with the principal point in the middle.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from dust3r_ros.geometry.rigid import invert, quaternion
 from dust3r_ros.io.files import atomic_folder
 from dust3r_ros.types import Image, Keyframe
 
-_PINHOLE = 1  # COLMAP's number of the model with fx, fy, cx, cy
+_PINHOLE = 1  # COLMAP's id of the model with fx, fy, cx, cy
 _OBSERVATION = np.dtype([("x", "<f8"), ("y", "<f8"), ("point", "<u8")])
-_HALF = 0.5  # a pixel's middle, counted from its corner
+_HALF = 0.5  # a pixel's centre, counted from its corner
 
 
 def write_colmap(path: str | Path, keyframes: Sequence[Keyframe], tracks: DenseTracks) -> None:
-    """Write the folder ``path``; ``tracks`` are of these keyframes. It appears whole or not at all.
+    """Write the folder ``path`` atomically; ``tracks`` belong to these keyframes.
 
-    Keyframe n is image n + 1; a camera whose focal length differs among its keyframes becomes several.
+    Keyframe n is image n + 1; a camera whose focal length differs between its keyframes becomes several.
     Raises ``GeometryError`` without a keyframe, ``OutputError`` when the folder exists or cannot be written.
     """
     if not keyframes:
@@ -89,7 +89,7 @@ def _images(
 
 
 def _points(keyframes: Sequence[Keyframe], tracks: DenseTracks) -> bytes:
-    """Points with their tracks: pairs of an image and the place of the observation in that image's list."""
+    """Points with their tracks: pairs of an image and the index of the observation in that image's list."""
     place = np.zeros(len(tracks.point), np.int64)
     for view in range(len(keyframes)):
         mine = np.flatnonzero(tracks.view == view)

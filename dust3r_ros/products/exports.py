@@ -1,4 +1,4 @@
-"""A map in the formats of other programs: who writes which; occupancy grids as nav2's map_server reads them."""
+"""Exports a map in the formats of other programs, with occupancy grids for nav2's map_server."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from dust3r_ros.products.ply import write_ply
 from dust3r_ros.storage.saved_map import MapLandmarks
 from dust3r_ros.types import Keyframe, StampedPose
 
-# Grey values of the image, and thresholds of 1 - grey / 255 between them.
+# Grey values of the image, and thresholds on 1 - grey / 255 between them.
 _BLACK, _GREY, _WHITE = 0, 205, 254
 _OCCUPIED_THRESH, _FREE_THRESH = 0.65, 0.196
 
 
 def write_grid(path: str | Path, grid: Grid) -> None:
-    """Write ``path`` (*.yaml) and the image of the same name (*.pgm), which appears first.
+    """Write ``path`` (*.yaml) and the image of the same name (*.pgm), the image first.
 
     The image's first row is the highest y; black is occupied, white free, grey (205) unknown (mode trinary).
-    Raises ``ConfigError`` for another suffix, ``GeometryError`` for a grid of no cells, ``OutputError``
-    when a file cannot be written.
+    Raises ``ConfigError`` for another suffix, ``GeometryError`` for a grid without cells, ``OutputError`` when a file
+    cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in (".yaml", ".yml"):
-        raise ConfigError(f"occupancy grid '{path}' must be a file *.yaml, as map_server takes them")
+        raise ConfigError(f"occupancy grid '{path}' must be a *.yaml file, as map_server expects")
     if not grid.data.size:
-        raise GeometryError("the occupancy grid has no cell: no keyframe has depth that is sure enough")
+        raise GeometryError("the occupancy grid has no cell: no keyframe has depth with enough confidence")
     image = path.with_suffix(".pgm")
     grey = np.full(grid.data.shape, _GREY, np.uint8)
     grey[grid.data == FREE] = _WHITE
@@ -58,7 +58,7 @@ def write_grid(path: str | Path, grid: Grid) -> None:
 
 
 def _number(value: float) -> str:
-    """A number that YAML reads as a float and not as an integer or a word ("1e-05" has no dot)."""
+    """A number that YAML reads as a float, not as an integer or a string ("1e-05" has no dot)."""
     text = f"{value:.12f}".rstrip("0")
     return text + "0" if text.endswith(".") else text
 
@@ -69,8 +69,8 @@ def _quoted(name: str) -> str:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """``min_confidence`` of points and depth; ``fusion``, ``voxel`` (map units, None: as they are) of the point cloud;
-    ``points``, at most, of COLMAP's and nerfstudio's models; ``grid`` of the occupancy grid. Raises ``ConfigError``.
+    """``min_confidence`` of points and depth; ``fusion`` and ``voxel`` (map units, None: all points) of the point
+    cloud; ``points``: maximum for COLMAP and nerfstudio; ``grid``: options of the grid. Raises ``ConfigError``.
     """
 
     min_confidence: float = 1.5
@@ -83,13 +83,13 @@ class ExportOptions:
         if self.voxel is not None and not 0 < self.voxel < float("inf"):
             raise ConfigError(f"voxel of the point cloud is {self.voxel}; it must be a positive length in map units")
         if self.points < 1:
-            raise ConfigError(f"points of an exported model are {self.points}; they must be at least 1")
+            raise ConfigError(f"points of an exported model is {self.points}; it must be at least 1")
 
 
 class Exporter:
-    """Writes the keyframes of a map in any of ``FORMATS``; what formats share is computed once.
+    """Writes the keyframes of a map in any of ``FORMATS``; shared results are computed once.
 
-    ``landmarks`` come first in COLMAP's and nerfstudio's points, and are the point cloud of a map without depth.
+    ``landmarks`` come first in the points of COLMAP and nerfstudio; for a map without depth they are the point cloud.
     """
 
     def __init__(
@@ -104,12 +104,12 @@ class Exporter:
         self._found: DenseTracks | None = None
 
     def write(self, path: str | Path, kind: str) -> str:
-        """Write one format; returns what was written, as a sentence.
+        """Write one format; returns a sentence on what was written.
 
-        ply, tum and grid are files of the suffixes .ply, .txt (or .tum) and .yaml; a path without one is a folder,
-        made when missing, for map.ply, trajectory.txt or map.yaml. colmap and nerfstudio are folders that
-        must not exist yet. Raises ``ConfigError`` for another format, ``GeometryError`` for a map without
-        what the format needs, ``OutputError`` when it cannot be written.
+        ply, tum and grid are files with the suffixes .ply, .txt (or .tum) and .yaml; a path without one is a folder,
+        created if missing, for map.ply, trajectory.txt or map.yaml. colmap and nerfstudio are folders that must not
+        exist yet. Raises ``ConfigError`` for another format, ``GeometryError`` for a map that lacks what the format
+        needs, ``OutputError`` when it cannot be written.
         """
         writer = _WRITERS.get(kind)
         if writer is None:
@@ -193,7 +193,7 @@ FORMATS = tuple(_WRITERS)
 
 
 def _file(path: Path, name: str, suffixes: tuple[str, ...]) -> Path:
-    """``path`` when it is a file of these suffixes, else ``name`` in the folder ``path``."""
+    """``path`` if it is a file with one of these suffixes, else ``name`` in the folder ``path``."""
     if path.suffix.lower() in suffixes and not path.is_dir():
         return path
     if path.suffix and not path.is_dir():

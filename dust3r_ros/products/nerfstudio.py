@@ -1,4 +1,4 @@
-"""A map for nerfstudio: transforms.json with images, depth and a point cloud to start from.
+"""A map for nerfstudio: transforms.json with images, depth and an initial point cloud.
 
 The format is documented at https://docs.nerf.studio/quickstart/data_conventions.html: camera axes as in OpenGL
 (x right, y up, z backwards), world with z up, pixels counted from the corner of the image.
@@ -20,21 +20,21 @@ from dust3r_ros.products.colmap import image_name, png
 from dust3r_ros.products.ply import write_ply
 from dust3r_ros.types import Array, Keyframe
 
-DEPTH_UNIT = 1e-3  # map units per step of the depth images, what nerfstudio takes unless told otherwise
+DEPTH_UNIT = 1e-3  # map units per step of the depth images, nerfstudio's default
 _FURTHEST = np.iinfo(np.uint16).max
-_COARSEST = 0.005  # of the median depth: a step wider than this is too wide
+_COARSEST = 0.005  # fraction of the median depth: a wider step is too coarse
 _CV_TO_GL = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 def write_nerfstudio(
     path: str | Path, keyframes: Sequence[Keyframe], cloud: Cloud, min_confidence: float = 1.5
 ) -> float:
-    """Write the folder ``path`` with every keyframe as a frame; it appears whole or not at all.
+    """Write the folder ``path`` atomically, with every keyframe as a frame.
 
-    Depth (z) is 0 where confidence is not above ``min_confidence``. Returns the unit of the depth images, map
-    units, which is in the file as ``depth_unit_scale_factor``: 0.001, unless depths ask for another power of ten
-    (nerfstudio must be told then). Raises ``GeometryError`` without a keyframe, ``OutputError`` when the folder exists
-    or cannot be written.
+    Depth (z) is 0 where confidence is not above ``min_confidence``. Returns the unit of the depth images in map units,
+    which is in the file as ``depth_unit_scale_factor``: 0.001, unless the depths need another power of ten (then
+    nerfstudio needs it as an option). Raises ``GeometryError`` without a keyframe, ``OutputError`` when the folder
+    exists or cannot be written.
     """
     if not keyframes:
         raise GeometryError("the map has no keyframe, so there is nothing to train on")
@@ -63,7 +63,7 @@ def write_nerfstudio(
 
 
 def _write_frame(folder: Path, keyframe: Keyframe, unit: float, min_confidence: float) -> dict[str, Any]:
-    """Write image and depth of a keyframe; returns where they are, and its pose."""
+    """Write image and depth of a keyframe; returns their paths and its pose."""
     name = image_name(keyframe)
     (folder / "images" / name).write_bytes(png(keyframe.image))
     (folder / "depth" / name).write_bytes(png(_depth(keyframe, unit, min_confidence)))
@@ -86,7 +86,7 @@ def _opengl(w_T_c: Array) -> Array:
 
 
 def _depth_unit(keyframes: Sequence[Keyframe], min_confidence: float) -> float:
-    """A power of ten that brings depth into 16 bits."""
+    """A power of ten with which depth fits into 16 bits."""
     known = [k.depth[_sure(k, min_confidence)][::7] for k in keyframes]
     depths = np.concatenate(known)
     if not len(depths):

@@ -39,9 +39,9 @@ def write_ply(path: str | Path, cloud: Cloud) -> None:
 
 
 def read_ply(path: str | Path) -> Cloud:
-    """The vertices of a binary little endian PLY file; without colour grey, without confidence 1.
+    """The vertices of a binary little endian PLY file; colour defaults to grey, confidence to 1.
 
-    Raises ``InputError`` for another kind of PLY, a file that is none, or one that ends too early.
+    Raises ``InputError`` for another kind of PLY, another kind of file, or a truncated one.
     """
     try:
         with open(path, "rb") as file:
@@ -51,7 +51,7 @@ def read_ply(path: str | Path) -> Cloud:
         raise InputError(f"cloud '{path}' cannot be read: {error.strerror or error}") from error
     if len(raw) < count * vertex.itemsize:
         needed = count * vertex.itemsize
-        raise InputError(f"cloud '{path}' is truncated: {count} points need {needed} bytes, {len(raw)} are there")
+        raise InputError(f"cloud '{path}' is truncated: {count} points need {needed} bytes, it has {len(raw)}")
     vertices = np.frombuffer(raw, vertex)
     names = set(vertex.names or ())
     if not {"x", "y", "z"} <= names:
@@ -64,29 +64,29 @@ def read_ply(path: str | Path) -> Cloud:
 
 
 def _header(file: BinaryIO, path: str | Path) -> tuple[int, np.dtype]:
-    """Number and layout of the vertices; leaves the file at the first one."""
+    """Number and layout of the vertices; the file is left at the first one."""
     fields: list[tuple[str, str]] = []
     count, element = -1, ""
     if file.readline(16).strip() != b"ply":
-        raise InputError(f"'{path}' is no PLY file; its first line must be 'ply'")
+        raise InputError(f"'{path}' is not a PLY file; its first line must be 'ply'")
     for _ in range(_LONGEST_HEADER):
         match file.readline(1000).decode("ascii", "replace").split():
             case ["end_header", *_] if count >= 0:
                 return count, np.dtype(fields)
             case ["format", *form] if form[:1] != ["binary_little_endian"]:
-                raise InputError(f"cloud '{path}' is of format {' '.join(form)}; binary_little_endian is read")
+                raise InputError(f"cloud '{path}' has the format {' '.join(form)}; it must be binary_little_endian")
             case ["element", name, number] if number.isdecimal():
                 element = name
                 if count < 0 and element != "vertex":
-                    raise InputError(f"cloud '{path}' begins with element '{element}'; 'vertex' must be the first")
+                    raise InputError(f"cloud '{path}' begins with element '{element}'; it must begin with 'vertex'")
                 count = int(number) if element == "vertex" else count
             case ["property", *words] if element == "vertex":
                 fields.append(_field(words, path))
-    raise InputError(f"cloud '{path}' has a damaged header; it must name its vertices and end with 'end_header'")
+    raise InputError(f"cloud '{path}' has a damaged header; it must declare its vertices and end with 'end_header'")
 
 
 def _field(words: list[str], path: str | Path) -> tuple[str, str]:
-    """Name and NumPy type of a property, by its type and name in PLY. Raises ``InputError`` for a list."""
+    """Name and NumPy type of a property, from its PLY declaration. Raises ``InputError`` for a list."""
     if len(words) != 2 or words[0] not in _TYPES:
-        raise InputError(f"cloud '{path}' has the property '{' '.join(words)}'; scalars are read")
+        raise InputError(f"cloud '{path}' has the property '{' '.join(words)}'; it must be a scalar")
     return words[1], "<" + _TYPES[words[0]]

@@ -1,4 +1,4 @@
-"""The picture of a finished map: from above, from outside, and what its first camera sees of it."""
+"""The picture of a finished map: from above, from outside, and from its first camera."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SHIFT = 4  # OpenCV draws with 2**-4 pixel precision
 
 
 def polyline(image: Image, pixels: Array, color: Color, thickness: int = 2, closed: bool = False) -> None:
-    """Draw straight lines through ``pixels`` (N, 2) in place; a NaN or far-off pixel interrupts the line."""
+    """Draw a polyline through ``pixels`` (N, 2) in place; a NaN or far-off pixel interrupts it."""
     usable = np.all(np.isfinite(pixels) & (np.abs(np.nan_to_num(pixels)) < 1e4), axis=1)
     for run in np.split(np.arange(len(pixels)), np.flatnonzero(~usable)):
         run = run[usable[run]]
@@ -35,7 +35,7 @@ def polyline(image: Image, pixels: Array, color: Color, thickness: int = 2, clos
 
 
 def cased(image: Image, pixels: Array, color: Color, thickness: int = 2, closed: bool = False) -> None:
-    """``polyline`` with a dark rim, which is seen on any ground."""
+    """``polyline`` with a dark rim, visible on any background."""
     polyline(image, pixels, (12, 14, 18), thickness + 2, closed)
     polyline(image, pixels, color, thickness, closed)
 
@@ -51,7 +51,7 @@ def disc(image: Image, pixel: Array, radius: float, color: Color) -> None:
 def text(image: Image, at: tuple[float, float], words: str, size: int, color: Color, anchor: str = "lt") -> Image:
     """The picture with ``words`` written at pixel ``at``; ``anchor`` as Pillow's (l/m/r, then t/m/b).
 
-    Where Pillow is missing, in the line letters of OpenCV.
+    Without Pillow, in OpenCV's line font.
     """
     try:
         from PIL import Image as Pillow
@@ -69,14 +69,14 @@ def text(image: Image, at: tuple[float, float], words: str, size: int, color: Co
 
 
 def shade(image: Image, box: tuple[int, int, int, int], ground: Color) -> None:
-    """Cover a box (left, top, right, bottom) with three parts of ``ground`` in place, so that text on it is read."""
+    """Blend a box (left, top, right, bottom) with three parts of ``ground`` in place, so that text on it is legible."""
     left, top, right, bottom = box
     strip = image[max(top, 0) : bottom, max(left, 0) : right]
     strip[:] = (0.25 * strip + 0.75 * np.array(ground)).astype(np.uint8)
 
 
 def label(image: Image, words: str, size: int, color: Color, ground: Color) -> Image:
-    """The picture with ``words`` on a strip of ``ground`` in its upper left corner."""
+    """The picture with ``words`` on a strip of ``ground`` in its top left corner."""
     right, bottom = _extent(words, size)
     image = image.copy()
     shade(image, (0, 0, right + 20, bottom + 14), ground)
@@ -84,7 +84,7 @@ def label(image: Image, words: str, size: int, color: Color, ground: Color) -> I
 
 
 def _extent(words: str, size: int) -> tuple[int, int]:
-    """Width and height in pixels that ``text`` takes from its upper left corner."""
+    """Width and height of ``text`` in pixels."""
     try:
         from PIL import Image as Pillow
         from PIL import ImageDraw
@@ -98,14 +98,14 @@ def _extent(words: str, size: int) -> tuple[int, int]:
 def _line_text(image: Image, at: tuple[float, float], words: str, size: int, color: Color, anchor: str) -> Image:
     width, height = _extent(words, size)
     left = at[0] - {"l": 0.0, "m": 0.5, "r": 1.0}[anchor[0]] * width
-    bottom = at[1] + {"t": 0.8, "m": 0.3, "b": -0.2}[anchor[1]] * height  # a fifth is below the line
+    bottom = at[1] + {"t": 0.8, "m": 0.3, "b": -0.2}[anchor[1]] * height  # a fifth is below the baseline
     picture = np.ascontiguousarray(image).copy()
     where = (round(left), round(bottom))
     return cv2.putText(picture, _plain(words), where, _FACE, _scale(size), color, 1, cv2.LINE_AA)
 
 
 def _scale(size: int) -> float:
-    """Of OpenCV's letters, whose capitals are as high as those of a font of ``size``."""
+    """OpenCV's font scale for capitals as high as those of a font of ``size``."""
     return cv2.getFontScaleFromHeight(_FACE, round(0.65 * size), 1)
 
 
@@ -119,7 +119,7 @@ def _font(size: int) -> Any:
 
     try:
         return ImageFont.load_default(size=size)
-    except TypeError:  # Pillow before 10.1 has the bitmap font only
+    except TypeError:  # Pillow before 10.1 has only the bitmap font
         return ImageFont.load_default()
 
 
@@ -131,7 +131,7 @@ def time_colors(count: int) -> list[Color]:
 
 
 def colored_depth(depth: Array, background: Color) -> Image:
-    """Depth (H, W) as colours, near warm and far cold, by its 2nd to 98th percentile; ``background`` where it is 0."""
+    """Depth (H, W) in colour, near warm and far cold, from the 2nd to the 98th percentile; ``background`` where 0."""
     known = depth > 0
     image = np.empty((*depth.shape, 3), np.uint8)
     image[:] = background
@@ -145,7 +145,7 @@ def colored_depth(depth: Array, background: Color) -> Image:
 
 
 def fitted(image: Image, width: int, height: int, background: Color) -> Image:
-    """The picture scaled into ``width`` x ``height`` with its proportions kept, the rest ``background``."""
+    """The picture scaled to fit ``width`` x ``height`` at its aspect ratio, padded with ``background``."""
     scale = min(width / image.shape[1], height / image.shape[0])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     scaled = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
@@ -164,7 +164,7 @@ KEYFRAME = (90, 200, 250)
 
 _WIDTH, _HEADER, _GAP, _UPPER, _LOWER = 1200, 74, 10, 560, 300
 _MAX_POINTS = 1_500_000
-_MAX_PYRAMIDS = 80  # of a long walk only every n-th is drawn
+_MAX_PYRAMIDS = 80  # of a long path, only every n-th is drawn
 
 
 def write_preview(
@@ -192,7 +192,7 @@ def render_preview(
     subtitle: str,
     min_confidence: float,
 ) -> Image:
-    """(H, 1200, 3) uint8 RGB picture of the map that ``keyframes`` make, under ``title`` and ``subtitle``.
+    """(H, 1200, 3) uint8 RGB picture of the map of ``keyframes``, under ``title`` and ``subtitle``.
 
     An empty map gives a picture that says so.
     """
@@ -217,7 +217,7 @@ def _paste(page: Image, panel: Image, left: int, top: int) -> None:
 
 
 def _stride(keyframes: Sequence[Keyframe]) -> int:
-    """Row and column step that keeps the pixels of all keyframes within what one picture can show."""
+    """Row and column step that limits the points to what one picture can show."""
     pixels = sum(keyframe.depth.size for keyframe in keyframes)
     return max(1, int(np.ceil(np.sqrt(pixels / _MAX_POINTS))))
 
@@ -256,7 +256,7 @@ def _from_outside(
 
 
 def _first_camera(points: Surfels, keyframes: Sequence[Keyframe], width: int, height: int) -> list[Image]:
-    """Three panels: the first keyframe's image, the map as its camera sees it, the depth of that."""
+    """Three panels: the first keyframe's image, the map seen by its camera, and that view's depth."""
     captions = ("First image", "The map seen by the first camera", "Its depth: near red, far blue")
     if not keyframes:
         return [_empty(width, height, caption) for caption in captions]
@@ -275,7 +275,7 @@ def _positions(trajectory: Sequence[StampedPose]) -> Array:
 
 
 def pyramid(keyframe: Keyframe, length: float) -> Array:
-    """(4, 3) corners of the base of a keyframe's pyramid, map frame; ``length`` of it in map units."""
+    """(4, 3) corners of the base of a keyframe's pyramid, map frame; ``length`` is its height in map units."""
     height, width = keyframe.depth.shape
     pixels = np.array([[0, 0], [width, 0], [width, height], [0, height]], dtype=np.float64)
     return transform(keyframe.w_T_c, rays(pixels, keyframe.focal, (width / 2, height / 2)) * length)
@@ -284,12 +284,12 @@ def pyramid(keyframe: Keyframe, length: float) -> Array:
 def draw_cameras(
     panel: Image, view: Viewpoint, keyframes: Sequence[Keyframe], trajectory: Sequence[StampedPose]
 ) -> None:
-    """Pyramids of the keyframes (14 pixels long) and the path, on top of everything."""
+    """Draw the keyframes' pyramids (14 pixels long) and the path on top of everything."""
     for keyframe in keyframes[:: 1 + len(keyframes) // _MAX_PYRAMIDS]:
         apex, depth = view.project(keyframe.w_T_c[None, :3, 3])
         length = 14.0 / view.focal * (1.0 if view.orthographic else max(float(depth[0]), 1e-6))
         rim, _ = view.project(pyramid(keyframe, length))
-        # One stroke: apex, first corner, around, with a visit to the apex from each corner.
+        # In one stroke: apex, first corner, around, with a visit to the apex from each corner.
         stroke = np.concatenate([np.stack([apex[0], rim[i], rim[(i + 1) % 4]]) for i in range(4)])
         cased(panel, stroke, KEYFRAME, 1)
     if not len(trajectory):
@@ -303,7 +303,7 @@ def draw_cameras(
 
 
 def _scale_bar(panel: Image, pixels_per_unit: float) -> Image:
-    """The panel with a bar of a round number of map units at its lower left."""
+    """The panel with a scale bar of a round number of map units at its bottom left."""
     wanted = 0.2 * panel.shape[1] / pixels_per_unit
     power = 10.0 ** np.floor(np.log10(wanted))
     length = power * max(step for step in (1, 2, 5) if step * power <= wanted)

@@ -1,4 +1,4 @@
-"""One HTML page about a run, complete in itself: no link, picture and cloud inside."""
+"""A self-contained HTML page about a run, with picture and cloud inside and no links."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ code { font-size: .9em; }
 def write_report(
     path: Path, summary: Mapping[str, Any], picture: bytes | None, *, cloud: str = "", warning: str = ""
 ) -> None:
-    """Write ``report`` to ``path`` at once. Raises ``OutputError`` when it cannot be written."""
+    """Write ``report`` to ``path`` atomically. Raises ``OutputError`` when it cannot be written."""
     write_text(path, report(summary, picture, cloud=cloud, warning=warning))
 
 
 def report(summary: Mapping[str, Any], picture: bytes | None, *, cloud: str = "", warning: str = "") -> str:
-    """The page for a ``summary`` (as in summary.json) and the preview as PNG bytes, 3 MB at most.
+    """The page for a ``summary`` (as in summary.json) and the preview as PNG bytes; at most 3 MB.
 
-    ``cloud``: what ``turntable`` makes of the map, shown in place of the picture where the browser can.
-    ``warning`` stands on top.
+    ``cloud``: HTML from ``turntable``, shown in place of the picture if the browser supports it. ``warning`` is shown
+    at the top.
     """
     source = escape(str(summary.get("source") or "live images"))
     parts = [
@@ -61,7 +61,7 @@ def report(summary: Mapping[str, Any], picture: bytes | None, *, cloud: str = ""
         "<h2>Cameras</h2>" + _cameras(summary["cameras"]),
         "<h2>Time per stage</h2>" + _stages(summary["stages"]),
         "<h2>Configuration</h2>" + _table(("parameter", "value"), sorted(summary["configuration"].items())),
-        "<h2>Files beside this page</h2>" + _table(("file", "what it is"), FILES.items()),
+        "<h2>Files next to this page</h2>" + _table(("file", "content"), FILES.items()),
         "</body></html>",
     ]
     return "\n".join(part for part in parts if part) + "\n"
@@ -69,12 +69,12 @@ def report(summary: Mapping[str, Any], picture: bytes | None, *, cloud: str = ""
 
 FILES = {
     "trajectory.txt": "pose of every tracked frame, TUM format (t tx ty tz qx qy qz qw), camera to world, z up",
-    "keyframes.txt": "the same, keyframes only",
+    "keyframes.txt": "the same for keyframes only",
     "map.ply": "the point cloud: xyz, rgb, confidence",
     "cameras.yaml": "estimated intrinsics, ROS camera calibration format, native resolution",
-    "map.db": "the saved map, to load or localise in later",
-    "summary.json": "the numbers of this page",
-    "preview.png": "the picture of this page",
+    "map.db": "the saved map, to load or to localise in later",
+    "summary.json": "the figures on this page",
+    "preview.png": "the picture on this page",
 }
 
 
@@ -105,7 +105,7 @@ def _picture(picture: bytes | None) -> str:
 
 
 def _compact(picture: bytes) -> tuple[str, bytes]:
-    """A PNG as it is, or as JPEG if it would fill the page."""
+    """A PNG as it is, or as JPEG if it is too large for the page."""
     if len(picture) <= _PICTURE_BYTES:
         return "png", picture
     image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)

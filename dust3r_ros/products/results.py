@@ -1,4 +1,4 @@
-"""Everything a run leaves in its folder, the same from the command line and from the node."""
+"""Writes all results of a run, for the command line and the node alike."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MAX_POINTS = 8_000_000  # of map.ply, about 150 MB
 
 NOTHING_MAPPED = (
     "nothing could be mapped: no two frames gave depth; "
-    "the camera must move sideways past things that stay still and have texture"
+    "the camera must move sideways past textured things that do not move"
 )
 
 
@@ -51,11 +51,11 @@ def write_results(
 ) -> dict[str, Any]:
     """Write trajectory, keyframes, cloud, cameras, saved map, summary, picture and report of ``mapper``.
 
-    ``directory`` is made when missing; each file appears whole or not at all. ``source`` names the
-    input, ``wall_seconds`` is how long the run took, ``raw`` what cameras were calibrated with, by name,
-    ``settings`` what the saved map says of its making (the configuration). Without depth (``config.dense``) the
-    cloud is that of the landmarks. A map without a point still gives valid files, and the report says so. Returns
-    what summary.json holds. Raises ``OutputError`` when a file cannot be written.
+    ``directory`` is created if missing; each file is written atomically. ``source`` names the input, ``wall_seconds``
+    is the duration of the run, ``raw`` the calibrations of raw images by camera, ``settings`` those to store in the
+    saved map (the configuration). Without depth (``config.dense``) the cloud consists of the landmarks. A map without a
+    point still gives valid files, and the report says so. Returns the content of summary.json. Raises ``OutputError``
+    when a file cannot be written.
     """
     directory = make_folder(directory)
     keyframes, trajectory, cameras = mapper.keyframes, mapper.trajectory(), mapper.cameras
@@ -83,13 +83,13 @@ def write_results(
         landmarks=None if config.dense else cloud,
     )
     write_report(directory / "report.html", summary, picture.read_bytes(), cloud=shown, warning=warning)
-    # Last, so that who waits for this file finds the others.
+    # Last, so that anyone waiting for this file finds the others, too.
     write_text(directory / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return summary
 
 
 def headline(summary: dict[str, Any]) -> str:
-    """The run in one line."""
+    """A one-line summary of the run."""
     parts = [
         f"{summary['frames']} frames, {summary['tracked']} tracked",
         f"{summary['keyframes']} keyframes",
@@ -103,12 +103,12 @@ def headline(summary: dict[str, Any]) -> str:
 
 def _title(cameras: Iterable[Camera]) -> str:
     known = all(camera.fixed for camera in cameras)
-    return "Map from a camera of known focal length" if known else "Map from an uncalibrated camera"
+    return "Map from a camera with known focal length" if known else "Map from an uncalibrated camera"
 
 
 def peak_memory_mb() -> float:
-    """The most memory this process has held at once, MB (10^6 bytes)."""
-    # getrusage counts what the program held that started this one, before it did
+    """Peak memory of this process, MB (10^6 bytes)."""
+    # getrusage includes the peak of the parent program before exec
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6
@@ -117,7 +117,7 @@ def peak_memory_mb() -> float:
 
 
 def _cloud(keyframes: Sequence[Keyframe], config: MapperConfig) -> Cloud:
-    """The map's cloud, thinned by cubes or rows and columns when it would exceed ``MAX_POINTS``."""
+    """The map's cloud, thinned by voxels or by rows and columns if it would exceed ``MAX_POINTS``."""
     if config.fusion:
         cloud, voxel = fuse_map(keyframes, min_confidence=config.min_confidence), pixel_size(keyframes)
         while len(cloud) > MAX_POINTS:

@@ -1,4 +1,4 @@
-"""Pictures of a cloud: every point a square of its own size, the front ones win; from where a map is best looked at."""
+"""Renders a cloud, every point as a square of its own size, nearest first; and chooses good viewpoints."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dust3r_ros.cloud.cloud import Cloud, concatenate, keyframe_cloud
 from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.types import Array, Array32, Image, Keyframe
 
-_CUT = 2.0  # percent of the points that may lie outside the picture on each side
-_FILL = 0.92  # part of the picture that the rest fills
+_CUT = 2.0  # percent of the points that may be outside the picture on each side
+_FILL = 0.92  # fraction of the picture filled by the rest
 _ELEVATION = np.radians(38.0)
 _SAMPLE = 20_000
 
 
 def above(points: Surfels, path: Array, width: int, height: int) -> Viewpoint:
-    """Orthographic, straight down; the longer extent of the map lies along the longer side of the picture."""
+    """Orthographic, straight down; the longer extent of the map is along the longer side of the picture."""
     ground = np.concatenate([_core(points)[:, :2], path[:, :2]])
     low, high = _extent(ground, path[:, :2])
     turned = (high - low)[0] < (high - low)[1] if width >= height else (high - low)[0] > (high - low)[1]
@@ -35,7 +35,7 @@ def above(points: Surfels, path: Array, width: int, height: int) -> Viewpoint:
 
 
 def outside(points: Surfels, keyframes: Sequence[Keyframe], path: Array, width: int, height: int) -> Viewpoint:
-    """Perspective, from behind the cameras and above, turned a little so that depth shows."""
+    """Perspective, from behind and above the cameras, rotated a little to show depth."""
     core = np.concatenate([_core(points), path])
     low, high = _extent(core, path)
     center = (low + high) / 2
@@ -45,7 +45,7 @@ def outside(points: Surfels, keyframes: Sequence[Keyframe], path: Array, width: 
     right /= np.linalg.norm(right)
     rotation = np.stack([right, np.cross(direction, right), direction], axis=1)
     distance = 1.6 * max(float(np.linalg.norm(high - low)), 1e-6)
-    for _ in range(3):  # recentre, because perspective moves the middle
+    for _ in range(3):  # recentre, because perspective shifts the middle
         view = Viewpoint(pose(rotation, center - distance * direction), 1.0, 1, 1)
         pixels, _ = view.project(core)
         path_pixels, _ = view.project(path)
@@ -58,7 +58,7 @@ def outside(points: Surfels, keyframes: Sequence[Keyframe], path: Array, width: 
 
 
 def _core(points: Surfels) -> Array:
-    """A sample (M, 3) of the points without the far outliers."""
+    """A sample (M, 3) of the points without far outliers."""
     step = max(1, len(points) // _SAMPLE)
     sample = points.cloud.points[::step].astype(np.float64)
     distance = np.linalg.norm(sample - np.median(sample, axis=0), axis=1)
@@ -73,7 +73,7 @@ def _extent(points: Array, always: Array) -> tuple[Array, Array]:
 
 
 def _heading(keyframes: Sequence[Keyframe]) -> Array:
-    """Horizontal unit direction (2,): where the cameras look on average (the first one, if in all directions)."""
+    """Horizontal unit direction (2,): the cameras' mean viewing direction (that of the first, if they cancel out)."""
     looks = np.array([keyframe.w_T_c[:2, 2] for keyframe in keyframes])
     mean = looks.mean(axis=0)
     if np.linalg.norm(mean) < 0.2:
@@ -83,15 +83,15 @@ def _heading(keyframes: Sequence[Keyframe]) -> Array:
     return np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ mean
 
 
-_LARGEST_SQUARE = 9  # pixels; a point right before the camera must not cover the picture
+_LARGEST_SQUARE = 9  # pixels; a point close to the camera must not cover the picture
 
 
 @dataclass(frozen=True, eq=False)
 class Surfels:
-    """A cloud whose points know how they were seen.
+    """A cloud with the size and viewing ray of each point.
 
-    ``size`` (N,) is the side, in map units, of the pixel a point came from; ``ray`` (N, 3) the unit
-    direction from its camera to it, in the map frame.
+    ``size`` (N,) is the side, in map units, of the pixel from which a point came; ``ray`` (N, 3) the unit direction
+    from its camera to the point, in the map frame.
     """
 
     cloud: Cloud
@@ -102,15 +102,15 @@ class Surfels:
         return len(self.cloud)
 
     def select(self, keep: NDArray[Any] | slice) -> Surfels:
-        """The points that ``keep`` (mask, indices or slice) names."""
+        """The points selected by ``keep`` (mask, indices or slice)."""
         cloud = self.cloud
         kept = Cloud(cloud.points[keep], cloud.colors[keep], cloud.confidence[keep])
         return Surfels(kept, self.size[keep], self.ray[keep])
 
     def facing(self, direction: Array) -> Surfels:
-        """The points whose front is seen when looking along ``direction`` (3,), unit: not the backs of walls.
+        """The points whose front is visible along ``direction`` (3,), unit: not the backs of walls.
 
-        Which side of a surface is its front is known from the ray that saw it.
+        The front of a surface is the side from which its ray came.
         """
         return self.select(self.ray @ direction > -0.15)
 
@@ -119,7 +119,7 @@ class Surfels:
 class Viewpoint:
     """A virtual camera: pose ``w_T_c``, picture ``width`` x ``height`` (pixels), principal point in the middle.
 
-    ``focal`` is in pixels; with ``orthographic`` it is pixels per map unit and depth does not shrink things.
+    ``focal`` is in pixels; if ``orthographic``, in pixels per map unit, without perspective.
     """
 
     w_T_c: Array
@@ -139,7 +139,7 @@ class Viewpoint:
 
 
 def surfels(keyframes: Iterable[Keyframe], min_confidence: float, stride: int = 1) -> Surfels:
-    """The points of all keyframes, as ``map_cloud`` gives them, with their sizes."""
+    """The points of all keyframes, as in ``map_cloud``, with their sizes."""
     clouds, sizes, rays = [], [np.zeros(0)], [np.zeros((0, 3))]
     for keyframe in keyframes:
         cloud = keyframe_cloud(keyframe, min_confidence, stride)
@@ -151,7 +151,7 @@ def surfels(keyframes: Iterable[Keyframe], min_confidence: float, stride: int = 
 
 
 def render(points: Surfels, view: Viewpoint, background: tuple[int, int, int]) -> tuple[Image, Array]:
-    """Picture (H, W, 3) uint8 RGB and depth (H, W) of it, infinite where nothing was drawn."""
+    """Picture (H, W, 3) uint8 RGB and its depth (H, W), infinite where nothing was drawn."""
     pixels, depth = view.project(points.cloud.points)
     image = np.empty((view.height, view.width, 3), np.uint8)
     image[:] = background
@@ -167,8 +167,8 @@ def render(points: Surfels, view: Viewpoint, background: tuple[int, int, int]) -
     cells, owners = _squares(pixels[which], sides, view)
     owners = which[owners]
     np.minimum.at(buffer, cells, depth[owners])
-    # Several keyframes see one surface, each a little elsewhere: the mean of what lies within 2 %
-    # of the front is calm where "the nearest wins" would flicker between them.
+    # Several keyframes see one surface at slightly different depths: the mean of everything within 2 %
+    # of the front is smooth where the nearest alone would flicker between them.
     near = buffer[cells] if not view.orthographic else np.ptp(depth[which])
     front = depth[owners] <= buffer[cells] + 0.02 * near
     cells, owners = cells[front], owners[front]
@@ -181,7 +181,7 @@ def render(points: Surfels, view: Viewpoint, background: tuple[int, int, int]) -
 
 
 def _without_pinholes(image: Image, depth: Array) -> tuple[Image, Array]:
-    """Empty pixels most of whose neighbours are drawn get their mean: gaps between squares, not of the map."""
+    """Fill empty pixels with mostly drawn neighbours by their mean: these are gaps between squares, not in the map."""
     drawn = np.isfinite(depth).astype(np.float32)
     share = cv2.blur(drawn, (3, 3))
     gaps = (drawn == 0) & (share > 0.55)
@@ -193,7 +193,7 @@ def _without_pinholes(image: Image, depth: Array) -> tuple[Image, Array]:
 
 
 def _squares(pixels: Array, sides: NDArray[Any], view: Viewpoint) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Flat picture indices that squares around ``pixels`` cover, and which point each belongs to."""
+    """Flat picture indices covered by squares around ``pixels``, and the point of each."""
     cells, owners = [], []
     for side in np.unique(sides):
         group = np.flatnonzero(sides == side)

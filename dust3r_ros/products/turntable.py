@@ -1,4 +1,4 @@
-"""The cloud that can be turned in the report: thinned, packed into text, and shown by the script in turntable.html."""
+"""The rotatable cloud of the report: thinned, packed into text, and shown by the script in turntable.html."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from dust3r_ros.products.preview import KEYFRAME, pyramid, time_colors
 from dust3r_ros.products.splat import Surfels, surfels
 from dust3r_ros.types import Array, Keyframe, StampedPose
 
-MAX_POINTS = 125_000  # 16 letters each
-_READ = 1_500_000  # points that are looked at for them
-_WAY = 6_000  # points that a path is drawn with
+MAX_POINTS = 125_000  # 16 characters each
+_READ = 1_500_000  # candidates for them
+_WAY = 6_000  # points per path
 _PYRAMIDS = 120
-_ASPECT = 16 / 9  # of the picture that the first view is made for
-# One point, as the script reads it: see there.
+_ASPECT = 16 / 9  # size of the picture for which the first view is chosen
+# One point, in the format of the script.
 _RECORD = np.dtype([("place", "<u2", 3), ("color", "u1", 3), ("level", "u1"), ("seen", "u1", 2)])
 _LEVELS = 16  # sizes per octave
 
@@ -36,10 +36,10 @@ def turntable(
     min_confidence: float,
     landmarks: Cloud | None = None,
 ) -> str:
-    """HTML that shows the points of ``keyframes`` above ``min_confidence``, or ``landmarks``; "" where there are none.
+    """HTML that shows the points of ``keyframes`` above ``min_confidence``, or ``landmarks``; "" if there are none.
 
-    At most ``MAX_POINTS``, evenly spread, the most confident of each place; the way of every camera and pyramids of
-    keyframes beside them. About 2 MB; it needs nothing else. Without WebGL the browser shows nothing of it.
+    At most ``MAX_POINTS``, evenly spread, the most confident in each voxel, with the path of every camera and the
+    keyframes' pyramids. About 2 MB, self-contained. Without WebGL the browser shows nothing.
     """
     points = _points(keyframes, min_confidence, landmarks)
     points = points.select(np.flatnonzero(np.isfinite(points.cloud.points).all(axis=1)))
@@ -72,13 +72,13 @@ def _points(keyframes: Sequence[Keyframe], min_confidence: float, landmarks: Clo
 
 
 def _near(points: Surfels) -> Surfels:
-    """Without what lies far outside: places are counted in parts of the whole extent."""
+    """Without far outliers, because positions are quantised over the whole extent."""
     distance = np.linalg.norm(points.cloud.points - np.median(points.cloud.points, axis=0), axis=1)
     return points.select(distance <= 4.0 * np.percentile(distance, 95.0))
 
 
 def _spread(points: Surfels) -> Surfels:
-    """One point per cube, the most confident, with cubes that are just large enough; it is as large as its cube."""
+    """The most confident point per cube, with cubes just large enough; the point gets the size of its cube."""
     points = points.select(np.argsort(-points.cloud.confidence, kind="stable"))
     places = points.cloud.points.astype(np.float64)
     low, extent = places.min(axis=0), float(np.ptp(places, axis=0).max())
@@ -96,7 +96,7 @@ def _spread(points: Surfels) -> Surfels:
 
 
 def _view(points: Surfels, keyframes: Sequence[Keyframe], path: Array) -> dict[str, Any]:
-    """Where the first look comes from: as the picture from outside has it, around the middle of the map."""
+    """The first view: like the picture from outside, around the middle of the map."""
     height = 900
     view = splat.outside(points, keyframes, path, round(_ASPECT * height), height)
     eye, ahead = view.w_T_c[:3, 3], view.w_T_c[:3, 2]
@@ -126,7 +126,7 @@ def _way(trajectory: Sequence[StampedPose]) -> Surfels:
 
 
 def _pyramids(keyframes: Sequence[Keyframe], length: float) -> Surfels:
-    """Pairs of points, the ends of the edges of every keyframe's pyramid."""
+    """Pairs of points: the ends of the edges of the keyframes' pyramids."""
     places = [np.zeros((0, 3))]
     for keyframe in keyframes[:: 1 + len(keyframes) // _PYRAMIDS]:
         rim = pyramid(keyframe, length)
@@ -137,13 +137,13 @@ def _pyramids(keyframes: Sequence[Keyframe], length: float) -> Surfels:
 
 
 def _plain(places: Array, colors: NDArray[np.uint8]) -> Surfels:
-    """Points that are seen from everywhere."""
+    """Points that are visible from every side."""
     cloud = Cloud(places.astype(np.float32), colors, np.ones(len(places), np.float32))
     return Surfels(cloud, np.zeros(len(places)), np.zeros((len(places), 3)))
 
 
 def _packed(parts: Sequence[Surfels], size: float) -> dict[str, Any]:
-    """``records`` of all parts (base64), and what numbers in them mean; ``size`` is a common one."""
+    """``records`` of all parts (base64), and the scales of their numbers; ``size`` is a typical one."""
     places = np.concatenate([part.cloud.points for part in parts]).astype(np.float64)
     low = places.min(axis=0)
     step = max(float(np.ptp(places, axis=0).max()), 1e-9) / (2**16 - 1)

@@ -1,4 +1,4 @@
-"""The map as it grows, in a browser: a server that shows the newest state of it; no ROS."""
+"""A server that shows the growing map in a browser; no ROS."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_PORTS = 20  # that are tried from the wanted one on
-_PERIOD_S = 0.1  # between two states at least
-_REST = 3.0  # the thread rests so many times as long as it worked, so that the mapper has the machine
+_PORTS = 20  # ports to try, from the requested one on
+_PERIOD_S = 0.1  # minimum between two updates
+_REST = 3.0  # the thread rests this many times as long as it worked, to leave the CPU to the mapper
 
 
 class Viewer:
-    """Serves the map at ``url``; used in ``with``, or until ``close``.
+    """Serves the map at ``url``; use it in ``with``, or call ``close``.
 
-    A thread of its own does the work: ``begin`` and ``show`` only leave the news, and it takes the newest state when it
-    is free. What it cannot show is logged, and mapping goes on.
+    A separate thread does the work: ``begin`` and ``show`` only hand over the changes, and the thread shows the newest
+    state when it is free. Errors are logged, and mapping continues.
     """
 
     def __init__(self, address: str, *, min_confidence: float = 1.5) -> None:
         """``address``: HOST:PORT; if that port is taken, the next free one. ``min_confidence`` as for the cloud.
 
-        Raises ``BackendError`` without viser, ``ConfigError`` for an address of another form, and ``OutputError`` for
-        one that cannot be served.
+        Raises ``BackendError`` without viser, ``ConfigError`` for an address of another form, and ``OutputError`` if
+        nothing can be served there.
         """
         host, port = _host_and_port(address)
         self._scene = Scene(_server(host, port), min_confidence)
@@ -60,13 +60,13 @@ class Viewer:
         self.close()
 
     def begin(self, keyframes: Iterable[Keyframe]) -> None:
-        """Another map in place of the one so far: ``keyframes`` are all of it."""
+        """Show a new map instead: ``keyframes`` are all of it."""
         with self._lock:
             self._news = News(anew=True, changed={keyframe.index: keyframe for keyframe in keyframes})
         self._wake.set()
 
     def show(self, update: MapUpdate, mapper: Mapper, image: Image | None = None, *, metric: bool = False) -> None:
-        """What an image or a piece of work changed; call it in the thread of the ``mapper``.
+        """Take in what an image or a piece of work changed; call it in the thread of the ``mapper``.
 
         ``image``: RGB (H, W, 3) uint8, that of the update. ``metric``: lengths are metres.
         """
@@ -107,7 +107,7 @@ class Viewer:
             begin = time.thread_time()
             try:
                 self._scene.show(news)
-            except Exception:  # whatever the server does, the map goes on
+            except Exception:  # mapping survives any error of the server
                 _log.warning("the viewer cannot show the newest state of the map", exc_info=True)
             self._ending.wait(max(_PERIOD_S, _REST * (time.thread_time() - begin)))
 
@@ -121,7 +121,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 def _server(host: str, port: int) -> Any:
-    """A server of viser at the first free port from ``port`` on; raises as ``Viewer`` does."""
+    """A viser server at the first free port from ``port`` on; raises as ``Viewer`` does."""
     try:
         import viser
     except ImportError as error:
@@ -132,15 +132,15 @@ def _server(host: str, port: int) -> Any:
         raise BackendError(
             f"the viewer needs a newer viser than {viser.__version__}: pip install --upgrade 'dust3r_ros[viewer]'"
         )
-    port = _free_port(host, port)  # viser itself would wait for ever for an address that is not this machine's
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints a box; who starts it says where it is
+    port = _free_port(host, port)  # viser itself would wait forever for an address that is not this machine's
+    with contextlib.redirect_stdout(io.StringIO()):  # viser prints a box; the caller reports the address
         server: Any = viser.ViserServer(host, port, label="dust3r_ros", verbose=False)
-    server.request_share_url = lambda: None  # any page may ask for that, and it would lead out of this network
+    server.request_share_url = lambda: None  # any page could request that, and it would expose the map to the internet
     return server
 
 
 def _free_port(host: str, port: int) -> int:
-    """The first port from ``port`` on that can be had; 0 stands for any. Raises ``OutputError`` for none."""
+    """The first free port from ``port`` on; 0 means any. Raises ``OutputError`` if there is none."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     refused: OSError | None = None
     for wanted in range(port, min(port + _PORTS, 65536)):
@@ -159,7 +159,7 @@ def _status(update: MapUpdate, counts: MapCounts, metric: bool) -> str:
         "",
         f"- {counts.frames} frames, {counts.tracked} tracked, {counts.lost} lost",
         f"- {counts.keyframes} keyframes, {counts.pairs} pairs",
-        f"- lengths in {'metres' if metric else 'units of the map'}",
+        f"- lengths in {'metres' if metric else 'map units'}",
     ]
     for name, camera in sorted(update.cameras.items()):
         spread = f" ± {camera.focal_std:.1f}" if np.isfinite(camera.focal_std) and not camera.fixed else ""

@@ -1,10 +1,10 @@
-"""What the viewer shows, as a scene of viser (https://viser.studio) that is changed where the map changed.
+"""The viewer's scene in viser (https://viser.studio), updated where the map changed.
 
 In the map frame (z up, map units):
 
-- ``/points/NUMBER``: points of a keyframe, in its own frame, so that one that only moves sends its pose alone;
-- ``/keyframes/NUMBER``: pyramid of a keyframe with its image; ``/graph``: which keyframes were compared;
-- ``/path/NAME``: the line through the keyframes of a camera; ``/cameras/NAME``: where it is, with what it sees;
+- ``/points/NUMBER``: points of a keyframe, in its own frame, so that a keyframe that only moves sends just its pose;
+- ``/keyframes/NUMBER``: pyramid of a keyframe with its image; ``/graph``: the pair graph;
+- ``/path/NAME``: the line through the keyframes of a camera; ``/cameras/NAME``: its pose now, with its image;
 - ``/landmarks``: where the map has no depth (``dense: false``).
 """
 
@@ -25,9 +25,9 @@ from dust3r_ros.cloud.cloud import Cloud, keyframe_cloud
 from dust3r_ros.geometry.rigid import quaternion
 from dust3r_ros.types import Array, Camera, Image, Keyframe
 
-MAX_POINTS = 2_000_000  # in the scene; a browser still turns them
+MAX_POINTS = 2_000_000  # points in the scene; a browser can still rotate this many
 _KEYFRAME_POINTS = 15_000
-_KEYFRAME_EDGE, _CAMERA_EDGE = 96, 320  # pixels of the images of pyramids
+_KEYFRAME_EDGE, _CAMERA_EDGE = 96, 320  # pixels; size of the images on pyramids
 _PYRAMID = 0.05  # size of a keyframe's pyramid, in median depths
 _FLUSH_S = 1.0
 _GRAPH = "/graph/pairs"
@@ -36,7 +36,7 @@ _ORANGE, _BLUE, _GREY = (230, 120, 20), (40, 120, 200), (120, 120, 130)
 
 @dataclass
 class News:
-    """What is to be shown since the last time; of each thing the newest."""
+    """The changes since the last update, each item in its newest state."""
 
     anew: bool = False
     changed: dict[int, Keyframe] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class News:
 
 @dataclass
 class _Shown:
-    """A keyframe in the scene: handles of the server, checksum of what its points were made from."""
+    """A keyframe in the scene: server handles, and a checksum of the source of its points."""
 
     camera: str
     w_T_c: Array
@@ -60,17 +60,17 @@ class _Shown:
 
     @property
     def center(self) -> Array:
-        """Of the camera, (3,)."""
+        """The camera centre, (3,)."""
         return self.w_T_c[:3, 3]
 
     @property
     def seen(self) -> Array:
-        """What it looks at, (3,)."""
+        """The point it looks at, (3,)."""
         return self.center + self.depth * self.w_T_c[:3, 2]
 
 
 class Scene:
-    """The scene of a server; for one thread."""
+    """A server's scene; for one thread."""
 
     def __init__(self, server: Any, min_confidence: float) -> None:
         self._server, self._min_confidence = server, min_confidence
@@ -86,22 +86,22 @@ class Scene:
         self._with_graph.on_update(lambda _: self._turn("/graph", self._with_graph.value))
         self._folders: dict[str, Any] = {}
         self._reset()
-        self._look(np.array([1.0, 0.0, 0.0]), 2.0)  # where a map begins
+        self._look(np.array([1.0, 0.0, 0.0]), 2.0)  # where a map starts
 
     @property
     def port(self) -> int:
-        """Where it is served."""
+        """The port served."""
         return int(self._server.get_port())
 
     def close(self) -> None:
-        """Send what is on its way, then end."""
+        """Send what is pending, then stop the server."""
         self._server.flush()
-        time.sleep(_FLUSH_S)  # the server cannot be asked whether all is sent
-        with contextlib.redirect_stdout(io.StringIO()):  # it says that it stopped
+        time.sleep(_FLUSH_S)  # the server cannot tell whether everything is sent
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints that it stopped
             self._server.stop()
 
     def show(self, news: News) -> None:
-        """Make the scene what the news say, for those who look at once."""
+        """Apply changes to the scene, at once for all clients."""
         with self._server.atomic():
             if news.anew:
                 self._reset()
@@ -184,7 +184,7 @@ class Scene:
         )
 
     def _thin(self) -> None:
-        """Every second point of all keyframes goes where there are too many."""
+        """Drop every second point of all keyframes if there are too many."""
         clouds = [shown.points for shown in self._keyframes.values() if shown.points is not None]
         while sum(len(cloud.points) for cloud in clouds) > MAX_POINTS:
             self._every *= 2
@@ -193,7 +193,7 @@ class Scene:
                 cloud.points, cloud.colors, cloud.point_size = points, colors, cloud.point_size * np.sqrt(2)
 
     def _resize(self) -> None:
-        """Pyramids and the place to look from, by how deep and wide the map is."""
+        """Adapt pyramids and initial viewpoint to the depth and extent of the map."""
         depths = [shown.depth for shown in self._keyframes.values() if shown.depth]
         if not depths:
             return
@@ -207,12 +207,12 @@ class Scene:
         self._look(middle, 0.6 * depth + float(np.percentile(np.linalg.norm(seen - middle, axis=1), 90)))
 
     def _look(self, middle: Array, radius: float) -> None:
-        """Where a browser that comes now looks from: above and aside. Those that are there are left alone."""
+        """Set the viewpoint for new clients: from above and aside. Connected ones keep theirs."""
         self._server.initial_camera.position = middle + radius * np.array([-0.8, -0.8, 1.0])
         self._server.initial_camera.look_at = middle
 
     def _show_lines(self) -> None:
-        """Path and pair graph."""
+        """Update path and pair graph."""
         path: defaultdict[str, list[Array]] = defaultdict(list)
         for index in sorted(self._keyframes):
             path[self._keyframes[index].camera].append(self._keyframes[index].center)
@@ -237,7 +237,7 @@ class Scene:
         )
 
     def _show_camera(self, name: str, w_T_c: Array | None, camera: Camera | None, image: Image | None) -> None:
-        """A pyramid where the camera is; none while nobody knows."""
+        """Show a pyramid at the camera's pose; none while it is unknown."""
         handle = self._cameras.get(name)
         if w_T_c is None or camera is None or image is None:
             if handle is not None:
@@ -265,18 +265,18 @@ class Scene:
 
 
 def _place(w_T_c: Array) -> dict[str, Array]:
-    """A pose as the server takes it."""
+    """A pose in the server's form."""
     x, y, z, w = quaternion(w_T_c[:3, :3])
     return {"position": w_T_c[:3, 3], "wxyz": np.array([w, x, y, z])}
 
 
 def _small(image: Image, edge: int) -> Image:
-    """The image with at most ``edge`` pixels on its longer side."""
+    """The image scaled to at most ``edge`` pixels on its longer side."""
     scale = min(1.0, edge / max(image.shape[:2]))
     size = max(1, round(scale * image.shape[1])), max(1, round(scale * image.shape[0]))
     return np.ascontiguousarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
 
 
 def _name(camera: str) -> str:
-    """A camera's name as one part of a path ("front/left" has two)."""
+    """A camera's name as a single path component ("front/left" has two)."""
     return camera.strip("/").replace("/", "_") or "camera"

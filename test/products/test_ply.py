@@ -67,13 +67,13 @@ def test_foreign_clouds_of_other_types_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "data, words",
     [
-        (b"", "no PLY"),
-        (b"obj\n", "no PLY"),
+        (b"", "not a PLY"),
+        (b"obj\n", "not a PLY"),
         (b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n1\n", "ascii"),
         (b"ply\nformat binary_little_endian 1.0\nelement vertex 9\nproperty float x\n", "damaged header"),
         (b"ply\nformat binary_little_endian 1.0\nend_header\n", "damaged header"),
         (b"ply\nformat binary_little_endian 1.0\nelement vertex 1\nproperty float x\nend_header\nabcd", "x, y and z"),
-        (b"ply\nformat binary_little_endian 1.0\nelement vertex 1\nproperty list uchar int x\nend_header\n", "scalars"),
+        (b"ply\nformat binary_little_endian 1.0\nelement vertex 1\nproperty list uchar int x\nend_header\n", "scalar"),
         (b"ply\nelement face 1\n", "vertex"),
     ],
 )
@@ -87,7 +87,7 @@ def test_truncated_and_missing_files_are_named(tmp_path: Path) -> None:
     write_ply(tmp_path / "map.ply", some_cloud(100))
     data = (tmp_path / "map.ply").read_bytes()
     (tmp_path / "map.ply").write_bytes(data[:-500])
-    with pytest.raises(InputError, match=r"map\.ply' is truncated: 100 points need 1900 bytes, 1400"):
+    with pytest.raises(InputError, match=r"map\.ply' is truncated: 100 points need 1900 bytes, it has 1400"):
         read_ply(tmp_path / "map.ply")
     with pytest.raises(InputError, match=r"gone\.ply"):
         read_ply(tmp_path / "gone.ply")
