@@ -1,4 +1,4 @@
-"""Adjustments of a map of landmarks: its first poses, windows, loops and calibrations; in which order, and when."""
+"""Adjustments of a landmark map: first poses, windows, loops and calibrations, with their order and timing."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from dust3r_ros.sparse.refinement import close_loop, refine
 from dust3r_ros.sparse.transplant import Adjusted, adjusted_copy, transplant
 from dust3r_ros.timing import StageTimer
 
-# Of the whole map, in the order in which they are done; the search is for a focal that explains the map better.
+# Of the whole map, in order of execution; the search is for a focal that explains the map better.
 START, CALIBRATION, SEARCH, LOOP = ADJUSTMENTS = "start", "calibration", "search", "loop"
-_UNSURE_NICE = 5  # with two busy cores it gets a part of one, yet poses go first
+_UNSURE_NICE = 5  # with two busy cores it gets part of one, but poses have priority
 
 
 @dataclass(frozen=True, eq=False)
 class WholeMap:
-    """A whole map adjusted, or its first poses: whether it was built anew, and whether its focal is ``settled``."""
+    """An adjusted whole map, or its first poses: whether it was rebuilt, and whether its focal is ``settled``."""
 
     kind: str
     adjusted: Adjusted
@@ -35,9 +35,9 @@ class WholeMap:
 
 @dataclass(eq=False)
 class AdjustmentQueue:
-    """Adjustments of the whole map that are ``wanted``, and those that are ``at_rest``: once nothing else waits.
+    """Adjustments of the whole map that are ``wanted``, and those wanted ``at_rest``, once nothing else waits.
 
-    ``beside``: they are made in a child, else at once; either way they are brought in when they are taken.
+    ``beside``: they run in a child process, else immediately; either way ``take`` returns the result to bring in.
     """
 
     beside: bool = False
@@ -48,33 +48,33 @@ class AdjustmentQueue:
 
     @property
     def count(self) -> int:
-        """How many wait or are under way."""
+        """How many wait or are in progress."""
         return len(self.wanted | self.at_rest) + self.running
 
     @property
     def starting(self) -> bool:
-        """Whether the map may get its first poses by what waits or is under way."""
+        """Whether a waiting or running adjustment may give the map its first poses."""
         return self.running or START in self.wanted
 
     @property
     def running(self) -> bool:
-        """Whether one was begun and not taken."""
+        """Whether one has begun and was not taken."""
         return self._aside is not None or self._found is not None
 
     @property
     def ready(self) -> bool:
-        """Whether it is to be taken."""
+        """Whether it is ready to be taken."""
         return self._found is not None or (self._aside is not None and self._aside.done)
 
     def want(self, kind: str, wanted: bool | None) -> None:
-        """One is wanted or not; None: it is at rest."""
+        """Set whether an adjustment is wanted; None: at rest."""
         if wanted is None:
             self.at_rest.add(kind)
         elif wanted:
             self.wanted.add(kind)
 
     def begin(self, adjust: Callable[[str], WholeMap], sure: bool, guessing: bool) -> str:
-        """Begin the one that is wanted, the first of several; returns its kind. ``adjust`` makes one of a kind.
+        """Begin the first wanted one; returns its kind. ``adjust`` makes one of a kind.
 
         ``guessing``: poses are not published before it is done, since there are none yet; ``sure``: they are as
         good without it.
@@ -91,18 +91,18 @@ class AdjustmentQueue:
         return kind
 
     def take(self) -> WholeMap | None:
-        """The one that was begun, once it is done; None where it failed."""
+        """The result of the one that has begun, once done; None if it failed."""
         found = self._found if self._aside is None else self._aside.result()
         self._aside = self._found = None
         return found
 
     def wait(self) -> None:
-        """Until the one that was begun is done."""
+        """Wait until the one that has begun is done."""
         if self._aside is not None:
             self._found, self._aside = self._aside.result(), None
 
     def cancel(self) -> None:
-        """The map changed so that what was begun does not fit it: it is begun again later."""
+        """Cancel the one that has begun, since the map changed; it begins again later."""
         if self.running:
             self.wanted.add(CALIBRATION)
         if self._aside is not None:
@@ -111,7 +111,7 @@ class AdjustmentQueue:
 
 
 class MapAdjuster:
-    """Adjusts a map: offline at once; live, what concerns all of it waits until it is begun, and then to be taken up.
+    """Adjusts a map: offline immediately; live, whole-map adjustments wait to be begun and then to be taken up.
 
     Depth follows every adjustment.
     """
@@ -131,7 +131,7 @@ class MapAdjuster:
         self.waiting = AdjustmentQueue()
 
     def start(self, stream: CameraStream) -> None:
-        """First poses, if there are enough keyframes; live, once more should those under way fail."""
+        """Make first poses, if there are enough keyframes; live, again if those in progress fail."""
         if not self._state.live:
             with self._stage("align"):
                 self._state.initialised = self._calibrator.begin(stream)
@@ -141,33 +141,33 @@ class MapAdjuster:
             self.waiting.wanted = {START}
 
     def locate(self, index: int) -> None:
-        """A posed keyframe where what it sees says, if enough of that agrees."""
+        """Move a posed keyframe to where its landmarks put it, if enough of them agree."""
         view = self._state.sparse.views[index]
         better = self._finder.locate(self._state.records[index].stream, view.seen, view.w_T_c)
         if better is not None:
             view.w_T_c = better.w_T_c
 
     def adjust_window(self, window: Sequence[int]) -> None:
-        """Keyframes ``window`` to the rest of the map."""
+        """Adjust keyframes ``window`` to the rest of the map."""
         free = self._schedule.joining
         self._follow(lambda: self._refine(window, free), window)
         self._state.sparse.extend(window)
 
     def join(self, stream: CameraStream) -> None:
-        """Keyframes of a camera that joined to the rest of the map, when it has as many as tell more of its focal."""
+        """Adjust keyframes of a camera that joined to the rest of the map, once there are enough for a better focal."""
         own = self._schedule.joining_due(stream)
         if own:
             self._follow(lambda: self._calibrator.accustom(stream, own), own)
 
     def close_loop(self) -> None:
-        """The whole map to landmarks that became one."""
+        """Adjust the whole map to merged landmarks."""
         if self._state.live:
             self.waiting.wanted.add(LOOP)
         else:
             self._follow(lambda: close_loop(self._state.sparse))
 
     def calibrate(self, stream: CameraStream) -> None:
-        """The whole map with free focals and lenses, if it has as many keyframes as tell more of them."""
+        """Adjust the whole map with free focals and lenses, if there are enough keyframes to improve them."""
         wanted = self._schedule.calibration_due
         if self._state.live:
             self.waiting.want(CALIBRATION, wanted)
@@ -175,19 +175,19 @@ class MapAdjuster:
             self._calibrate(stream)
 
     def calibrate_last(self) -> None:
-        """The same, however many there are, where the focal is not sure when no more frames come."""
+        """The same for any number of keyframes, if the focal is uncertain when no more frames come."""
         if not self._state.sure:
             self._calibrate(self._state.records[0].stream)
 
     def adjust_last(self) -> None:
-        """The whole map for the last time."""
+        """Adjust the whole map for the last time."""
         with self._stage("refine"):
             self._follow(self._calibrator.adjust_last)
             for stream in {record.stream.index: record.stream for record in self._state.records}.values():
                 self._calibrator.consider_lens(stream)
 
     def place_left_out(self) -> None:
-        """Pose keyframes that the first poses left out, if they see enough of what was placed since."""
+        """Pose keyframes that the first poses left out, if they see enough landmarks positioned since."""
         for index in [k for k, view in enumerate(self._state.sparse.views) if view.w_T_c is None]:
             found = self._finder.locate(self._state.records[index].stream, self._state.sparse.views[index].seen)
             if found is not None:
@@ -198,12 +198,12 @@ class MapAdjuster:
                 self._state.generation += 1
 
     def begin(self) -> None:
-        """Begin the adjustment of the whole map that is next."""
+        """Begin the next adjustment of the whole map."""
         if self.waiting.begin(self._adjusted_copy, self._state.sure, self._state.guessing) == CALIBRATION:
             self._schedule.calibrated()
 
     def take_up(self) -> None:
-        """Bring in what was adjusted beside; keyframes that came since find their place in it."""
+        """Bring in the adjustment from the child; keyframes added since are placed in it."""
         found = self.waiting.take()
         if found is None or (found.kind == START and not found.better):
             return
@@ -220,17 +220,17 @@ class MapAdjuster:
         self._state.generation += 1
         if found.better:
             self._built_anew()
-        elif not self.waiting.wanted:  # else it will change again soon
+        elif not self.waiting.wanted:  # otherwise it will soon change again
             self._depth.revise()
 
     def _calibrate(self, stream: CameraStream) -> None:
-        """Calibrate now; while the focal may be wrong, the map is also built anew from others."""
+        """Calibrate now; while the focal may be wrong, also try to rebuild the map from others."""
         with self._stage("calibrate"):
             self._follow(self._calibrator.adjust)
             self._state.generation += 1
             if self._calibrator.improve(stream):
                 self._built_anew()
-            elif self._state.sure:  # unsure, it will change again soon
+            elif self._state.sure:  # while uncertain, it will soon change again
                 self._depth.revise()
 
     def _built_anew(self) -> None:
@@ -238,7 +238,7 @@ class MapAdjuster:
         self._depth.rebuild()
 
     def _adjusted_copy(self, kind: str) -> WholeMap:
-        """The whole map adjusted, or with its first poses; it stays as it is."""
+        """A copy of the whole map, adjusted or with its first poses; the map is unchanged."""
         stream, better, settled = self._state.records[0].stream, False, self._state.settled
 
         def adjust() -> None:
@@ -258,7 +258,7 @@ class MapAdjuster:
         return found
 
     def _bring_in(self, found: WholeMap) -> None:
-        """The map as it was adjusted; keyframes that came since are located in it."""
+        """Replace the map by the adjusted one, and locate keyframes added since in it."""
         later = transplant(self._state.sparse, found.adjusted)
         for index in later:
             self.locate(index)
@@ -267,10 +267,10 @@ class MapAdjuster:
             self._state.sparse.extend(later)
 
     def _refine(self, keyframes: Sequence[int], free_focal: bool | np.ndarray = False) -> None:
-        """Some are adjusted in a few steps: matches that are off by a pixel would bend new ground that is one wall."""
+        """Adjust some keyframes, ``sharp``: matches off by a pixel would bend new ground with a single wall."""
         refine(self._state.sparse, keyframes, free_focal=free_focal, rounds=1, iterations=6, sharp=True)
 
     def _follow(self, adjust: Callable[[], object], views: Sequence[int] | None = None) -> None:
-        """Run an adjustment of ``views`` (all); depth follows the landmarks, moved keyframes are marked."""
+        """Run an adjustment of ``views`` (None: all); depth follows the landmarks, moved keyframes are marked."""
         chosen = self._state.sparse.posed() if views is None else sorted({*views, *self._placement.views()})
         self._state.changed |= self._depth.dense.following((adjust, self._placement.anchor), chosen)

@@ -1,4 +1,4 @@
-"""Depth for keyframes: the best pairs to the backend, pointmaps into the depth maps."""
+"""Depth for keyframes: sends the best pairs to the backend and its pointmaps to the depth maps."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.timing import StageTimer
 from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
 
-_BEST_DEG = 4.0  # angle between two observations of a landmark at which flow still finds it and depth is precise
+_BEST_DEG = 4.0  # ideal angle between two observations of a landmark: flow still finds it and depth is precise
 
 
 def depth_sources(sparse: SparseMap, view: int, candidates: Sequence[int], count: int) -> list[int]:
-    """The ``count`` of the posed ``candidates`` whose pairs with a posed ``view`` promise most, best first.
+    """The ``count`` most promising of the posed ``candidates`` to pair with a posed ``view``, best first.
 
     Each landmark that both see counts exp(-ln(angle / 4 degrees)^2 / 2), with the angle at which their
     rays meet: much overlap, and neither too little parallax nor too much change (after Yao et al.,
-    "MVSNet", ECCV 2018, section 4.1, whose Gaussian is over the angle itself). Equal ones come in
-    the order given.
+    "MVSNet", ECCV 2018, section 4.1, whose Gaussian is over the angle itself). Ties keep the given
+    order.
     """
     known = sparse.known(sparse.views[view].seen).ids
     scores = [_promise(sparse, view, other, known) for other in candidates]
@@ -55,23 +55,23 @@ def _angles(a: Array, b: Array) -> Array:
     return np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), np.einsum("ni,ni->n", a, b))
 
 
-# What the depth of a pair may be off by before it is computed anew: radians of the direction of
-# translation and of rotation, and relative focal. Length alone only scales it.
+# How far the geometry of a pair may change before its depth is computed again: direction of translation and
+# rotation (radians), and relative focal. Length alone only scales it.
 _MOVED, _TURNED, _ZOOMED = 0.05, 0.002, 0.03
 _BENT_PX = 0.5  # in the tracked image
-_LEAST_SHARED = 12  # landmarks that connect two keyframes
-_APART = (1, 2, 4, 6)  # keyframes in order between two of which one hands depth to the other
+_LEAST_SHARED = 12  # shared landmarks that connect two keyframes
+_APART = (1, 2, 4, 6)  # largest distance in order between keyframes that share depth
 
 
 class PinholeViews:
-    """Keyframes as a pinhole in place of their cameras would have seen them, each as it was last renewed."""
+    """Keyframes as seen by pinholes in place of their cameras, each as last renewed."""
 
     def __init__(self, state: Reconstruction) -> None:
         self._state = state
         self._lenses: dict[int, Lens] = {}
 
     def lens(self, index: int) -> Lens:
-        """The lens without which a keyframe's depth and image are shown."""
+        """The lens removed from a keyframe's depth and image."""
         return self._lenses.get(index, self._lens(index))
 
     def focal(self, index: int) -> float:
@@ -79,29 +79,29 @@ class PinholeViews:
         return self._state.records[index].stream.focal_to_working(self._state.intrinsics_of(index).focal)
 
     def image(self, index: int) -> Image:
-        """The image (H, W, 3) that the depth of a keyframe belongs to."""
+        """The image (H, W, 3) to which the depth of a keyframe belongs."""
         record = self._state.records[index]
         return record.stream.rectified(record.image, self.lens(index))[0]
 
     def shown(self, index: int) -> np.ndarray | None:
-        """Where that image shows anything (H, W); None: everywhere."""
+        """Where that image is valid (H, W); None: everywhere."""
         return self._state.records[index].stream.shown(self.lens(index))
 
     def current(self, index: int) -> bool:
-        """Whether it is without the lens as that is known now."""
+        """Whether it was rectified with the current lens."""
         return self._lenses.get(index) == self._lens(index)
 
     def renew(self, index: int) -> Image:
-        """The image (H, W, 3) without the lens as that is known now."""
+        """Rectify the image (H, W, 3) with the current lens and return it."""
         self._lenses[index] = self._lens(index)
         return self.image(index)
 
     def restore(self, index: int, lens: Lens) -> None:
-        """As another session saw it."""
+        """Restore the lens of an earlier session."""
         self._lenses[index] = lens
 
     def take_over(self, other: PinholeViews, first: int) -> None:
-        """Those of another map, whose keyframes are these from ``first`` on."""
+        """Take the views of another map, whose keyframes become ``first`` and up."""
         self._lenses |= {first + index: lens for index, lens in other._lenses.items()}
 
     def _lens(self, index: int) -> Lens:
@@ -109,27 +109,27 @@ class PinholeViews:
 
 
 class UsedPairs:
-    """The pairs that depth came from, each as its keyframes lay then."""
+    """The pairs from which depth was computed, with their geometry at the time."""
 
     def __init__(self, state: Reconstruction) -> None:
         self._state = state
         self.geometry: dict[tuple[int, int], PairGeometry] = {}
-        self.order: list[tuple[int, int]] = []  # in which they came, went or lay anew
+        self.order: list[tuple[int, int]] = []  # in which they were added, removed or updated
 
     def add(self, pair: tuple[int, int]) -> PairGeometry:
-        """Depth comes from a pair as it lies now."""
+        """Note that depth comes from a pair with its current geometry."""
         self.geometry[pair] = found = self.now(pair)
         self.order.append(pair)
         return found
 
     def part(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """Depth comes from these pairs no longer."""
+        """Note that depth no longer comes from these pairs."""
         for pair in pairs:
             del self.geometry[pair]
             self.order.append(pair)
 
     def take_over(self, other: UsedPairs, first: int) -> None:
-        """Those of another map, whose keyframes are these from ``first`` on."""
+        """Take the pairs of another map, whose keyframes become ``first`` and up."""
         taken = {(first + a, first + b): geometry for (a, b), geometry in other.geometry.items()}
         self.geometry |= taken
         self.order += taken
@@ -139,12 +139,12 @@ class UsedPairs:
         return all(self._state.sparse.views[index].w_T_c is not None for index in pair)
 
     def outdated(self) -> set[int]:
-        """Keyframes of which a pair lies otherwise than when depth came from it; pairs that lost a pose go."""
+        """Keyframes with a pair whose geometry has changed since; drops pairs that lost a pose."""
         self.part([pair for pair in self.geometry if not self.posed(pair)])
         return {index for pair, before in self.geometry.items() if self.moved(pair, before) for index in pair}
 
     def moved(self, pair: tuple[int, int], before: PairGeometry) -> bool:
-        """Whether a pair's relative pose or focals differ from those its depth came from; its length may."""
+        """Whether a pair's relative pose or focals differ from those used for its depth; its length may differ."""
         now = self.now(pair)
         (R, t), (R_now, t_now) = ((g.second_T_first[:3, :3], g.second_T_first[:3, 3]) for g in (before, now))
         direction = [-a.T @ b / max(float(np.linalg.norm(b)), 1e-12) for a, b in ((R, t), (R_now, t_now))]
@@ -155,7 +155,7 @@ class UsedPairs:
         return shift > _MOVED or turn > _TURNED or zoom > _ZOOMED or bent > _BENT_PX
 
     def now(self, pair: tuple[int, int]) -> PairGeometry:
-        """How a pair lies."""
+        """The current geometry of a pair."""
         views = [self._state.sparse.views[index] for index in pair]
         w_T_first, w_T_second = (view.w_T_c for view in views)
         assert w_T_first is not None and w_T_second is not None, "only posed keyframes are paired for depth"
@@ -169,19 +169,19 @@ class Densifier:
     """Keeps the backend supplied with views and the depth of every keyframe up to date.
 
     Poses and unit are those of the sparse map, so the backend must be one that ``uses_poses``. Views
-    and single estimates of keyframes more than ``config.window`` old are let go; an older keyframe
-    that is paired again is handed to the backend anew. Where ``config.dense`` is false no depth is
-    made. Either way the pair graph connects keyframes that share landmarks.
+    and single estimates of keyframes more than ``config.window`` old are dropped; an older keyframe
+    that is paired again is added to the backend again. If ``config.dense`` is false no depth is
+    computed. Either way the pair graph connects keyframes that share landmarks.
     """
 
     def __init__(self, state: Reconstruction, backend: Backend, stage: StageTimer) -> None:
         self.backend = backend
         self.depths = DepthMaps()
         self._state, self._stage = state, stage
-        self.views = PinholeViews(state)  # as the backend has them
+        self.views = PinholeViews(state)  # as given to the backend
         self.pairs = UsedPairs(state)
         self._preview = DepthPreview()
-        self.previewed: dict[int, tuple[tuple[int, int], PairGeometry]] = {}  # a pair of each, as it lay then
+        self.previewed: dict[int, tuple[tuple[int, int], PairGeometry]] = {}  # a pair of each, with its geometry then
 
     def predict(
         self,
@@ -190,7 +190,7 @@ class Densifier:
         poses: Mapping[int, Array] | None = None,
         landmarks: Mapping[int, Array] | None = None,
     ) -> list[PairPrediction]:
-        """Pointmaps of pairs of keyframes, old ones too."""
+        """Pointmaps of pairs of keyframes, including old ones."""
         for index in sorted({index for pair in pairs for index in pair}):
             if not self.backend.has(index) or not self.views.current(index):
                 self.backend.add(View(index, self._state.records[index].stream.name, self.views.renew(index)))
@@ -199,13 +199,13 @@ class Densifier:
     def densify(self, index: int, others: Sequence[int]) -> set[int]:
         """Depth of a posed keyframe and those it is paired with; returns the keyframes whose depth changed.
 
-        Connects ``index`` with ``others`` where they share landmarks. Depth comes from the pairs with
-        those ``config.depth_pairs`` of ``others`` and of the window that promise most.
+        Connects ``index`` with ``others`` that share landmarks. Depth comes from the pairs with
+        the ``config.depth_pairs`` most promising of ``others`` and of the window.
         """
         return set().union(*self.densify_in_parts(index, others, self._state.config.depth_pairs))
 
     def densify_in_parts(self, index: int, others: Sequence[int], pairs: int) -> Iterator[set[int]]:
-        """``densify``, so many pairs at once; the map may change in between."""
+        """``densify``, ``pairs`` pairs at a time; the map may change in between."""
         self.connect(index, others)
         if not self._state.config.dense:
             return
@@ -218,9 +218,9 @@ class Densifier:
         yield self._share(index, [index - apart for apart in _APART])
 
     def preview(self, index: int, others: Sequence[int], pairs: int) -> set[int]:
-        """A first look at the depth of a keyframe that has none, from the best ``pairs`` with ``others``.
+        """Preview the depth of a keyframe that has none, from the best ``pairs`` with ``others``.
 
-        Returns it, if that shows any.
+        Returns the keyframe, if that gives any depth.
         """
         if self.depths[index].estimated or self._state.sparse.views[index].w_T_c is None:
             return set()
@@ -243,17 +243,17 @@ class Densifier:
         return Posed(stream.name, self.views.image(index), self.views.focal(index), w_T_c, self._landmarks(index))
 
     def _landmarks(self, index: int) -> Array:
-        """(N, 3) places of what a keyframe sees."""
+        """(N, 3) positions of the landmarks a keyframe sees."""
         sparse = self._state.sparse
         return sparse.points[sparse.known(sparse.views[index].seen).ids]
 
     def _sources(self, index: int, others: Sequence[int], count: int) -> list[int]:
-        """Those of ``others`` and of the keyframes before that tell most of a keyframe's depth, best first."""
+        """Those of ``others`` and of the keyframes before that say most about a keyframe's depth, best first."""
         near = range(index - 1, max(-1, index - 1 - self._state.config.window), -1)
         return depth_sources(self._state.sparse, index, self._posed(dict.fromkeys([*others, *near])), count)
 
     def take_over(self, other: Densifier, first: int, scale: float) -> None:
-        """The depth of another map, whose keyframes are these from ``first`` on and whose unit is ``scale`` units."""
+        """Take the depth of another map, whose keyframes become ``first`` and up and whose unit is ``scale`` units."""
         self.depths.take_over(other.depths, first, scale)
         self.views.take_over(other.views, first)
         self.pairs.take_over(other.pairs, first)
@@ -261,13 +261,13 @@ class Densifier:
             self.previewed[first + index] = (first + a, first + b), geometry
 
     def leave_out(self, index: int) -> None:
-        """No depth where the mask of a keyframe's camera lies, nor where something moves."""
+        """Leave out depth under the mask of a keyframe's camera and on moving objects."""
         record = self._state.records[index]
         if record.left_out is not None:
             self.depths[index].leave_out(record.stream.straightened(record.left_out, self.views.lens(index)))
 
     def restore(self, keyframes: Sequence[KeyframeState], pairs: Mapping[tuple[int, int], PairGeometry]) -> None:
-        """The depth of keyframes as another session left it, and the pairs it came from."""
+        """Restore the depth of keyframes from an earlier session, and its pairs."""
         for index, keyframe in enumerate(keyframes):
             if keyframe.depth is not None and keyframe.confidence is not None:
                 self.depths[index].restore(keyframe.depth, keyframe.confidence)
@@ -275,7 +275,7 @@ class Densifier:
         self.pairs.geometry = dict(pairs)
 
     def following(self, steps: Sequence[Callable[[], object]], views: Sequence[int]) -> set[int]:
-        """Run an adjustment of posed ``views``, step by step: depth follows the landmarks; returns who moved."""
+        """Run an adjustment of posed ``views``, step by step: depth follows the landmarks; returns the moved views."""
         sparse = self._state.sparse
         before = {index: (sparse.views[index].w_T_c, sparse.median_depth(index)) for index in views}
         for step in steps:
@@ -288,7 +288,7 @@ class Densifier:
         return moved
 
     def leave(self, index: int) -> set[int]:
-        """Let go what is kept of the keyframe that left the window when ``index`` came; it, if its depth changed."""
+        """Release the keyframe that left the window when ``index`` came; returns it if its depth changed."""
         leaving = index - self._state.config.window
         if leaving < 0:
             return set()
@@ -298,7 +298,7 @@ class Densifier:
         return changed
 
     def stale(self) -> set[int]:
-        """Let go of depth where the geometry of a pair has changed since it was computed; returns whose it was."""
+        """Drop depth from pairs whose geometry has changed since; returns the keyframes affected."""
         stale = self.pairs.outdated()
         for index, (pair, before) in self.previewed.items():
             if not self.depths[index].estimated and (not self.pairs.posed(pair) or self.pairs.moved(pair, before)):
@@ -308,13 +308,13 @@ class Densifier:
         return stale
 
     def renew(self, last: bool = True) -> set[int]:
-        """Depth once more where the geometry of a pair has changed since it was computed.
+        """Compute depth again for pairs whose geometry has changed since.
 
-        The ``last`` time keyframes that are still in the window hear what all others know, too.
+        The ``last`` time, keyframes still in the window also get the depth of all others.
         """
         stale = self.pairs.outdated()
         misled = self._misled(stale)
-        # Frozen depth cannot be told from what was heard.
+        # Frozen depth cannot be separated from depth of others.
         stale |= {index for index in misled if self.depths[index].frozen}
         for index in stale:
             self.depths.clear(index)
@@ -332,22 +332,22 @@ class Densifier:
         return stale
 
     def _misled(self, stale: set[int]) -> set[int]:
-        """Others that heard of ``stale`` keyframes what is not true any more."""
+        """Other keyframes that got depth from ``stale`` ones."""
         return {index for index in range(len(self._state.records)) if self.depths[index].givers & stale} - stale
 
     def _pair_again(self, stale: set[int]) -> None:
-        """Depth of ``stale`` keyframes from all pairs that they are in."""
+        """Compute depth of ``stale`` keyframes from all their pairs."""
         others: dict[int, list[int]] = {}
         for first, second in self.pairs.geometry:
             if first in stale or second in stale:
                 others.setdefault(second, []).append(first)
-        # The newest first: what they need is likely still at hand
+        # Newest first: what they need is likely still cached
         for index in sorted(others, reverse=True):
             self._pair_up(index, others[index], stale)
             self.backend.forget(index + self._state.config.window)
 
     def _share(self, index: int, others: Iterable[int]) -> set[int]:
-        """Hand a keyframe what those of ``others`` that have not done so know of what it sees; it, if there is any."""
+        """Hand a keyframe the depth of ``others`` that have not shared theirs yet; returns it if there is any."""
         if not self._state.config.dense:
             return set()
         heard = self.depths[index].givers
@@ -359,7 +359,7 @@ class Densifier:
         return {index} if seen else set()
 
     def _shot(self, index: int) -> DepthShot | None:
-        """A keyframe with what its pairs alone tell, without what is left out."""
+        """A keyframe with depth from its pairs alone, without left-out pixels."""
         keyframe, w_T_c = self.depths[index], self._state.sparse.views[index].w_T_c
         found, out = keyframe.own, keyframe.left_out
         if found is None or w_T_c is None:
@@ -372,7 +372,7 @@ class Densifier:
         return [view for view in views if self._state.sparse.views[view].w_T_c is not None]
 
     def connect(self, index: int, others: Sequence[int]) -> None:
-        """Pairs for the graph; the weight is log(1 + landmarks with a position that both see)."""
+        """Add pairs to the graph; the weight is log(1 + landmarks with a position that both see)."""
         known = self._state.sparse.known(self._state.sparse.views[index].seen).ids
         for other in self._posed(others):
             shared = int(np.isin(known, self._state.sparse.views[other].seen.ids).sum())
@@ -381,7 +381,7 @@ class Densifier:
                 self._state.graph.connect(other, index, float(np.log1p(shared)), cameras)
 
     def _pair_up(self, index: int, others: Sequence[int], only: set[int] | None = None) -> set[int]:
-        """Depth from the pairs of ``index`` with ``others``, for both ends or those in ``only``; the ends."""
+        """Take depth from the pairs of ``index`` with ``others``, for both ends or those in ``only``; returns these."""
         if not others:
             return set()
         pairs = [(other, index) for other in others]
@@ -401,7 +401,7 @@ class Densifier:
         return {index, *others}
 
     def _masked(self, prediction: PairPrediction) -> PairPrediction:
-        """A prediction that knows nothing where rectified images show nothing."""
+        """The prediction with confidence 1 where rectified images are invalid."""
         first, second = self.views.shown(prediction.first), self.views.shown(prediction.second)
         return replace(
             prediction,

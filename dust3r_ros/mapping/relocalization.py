@@ -1,4 +1,4 @@
-"""Frames that lost their corners, looked for where they may be: in the map they were in, in maps that sleep."""
+"""Search for frames that lost their corners: in their own map, then in sleeping maps."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from dust3r_ros.mapping.submap import Submap
 from dust3r_ros.tracking import Tracks, join
 from dust3r_ros.types import Array, Image
 
-_SILENT_NS = 30_000_000_000  # a camera that sends nothing is no longer where it was
-_UNTOLD = 8  # newest keyframes that wait for another camera's next frame
-_EAGER, _RELUCTANT = 6, 3  # frames of a camera that was never found: all so many, then one of so many
+_SILENT_NS = 30_000_000_000  # the last pose of a silent camera no longer holds
+_UNTOLD = 8  # newest keyframes waiting for another camera's next frame
+_EAGER, _RELUCTANT = 6, 3  # frames of a camera that was never found: all of the first, then one in so many
 
 
 class Search:
-    """Looks for frames in the maps of an atlas, and knows which camera was found when."""
+    """Searches for frames in the maps of an atlas, and records when each camera was found."""
 
     def __init__(self, atlas: Atlas, backend: Backend, config: MapperConfig, rig: Rig) -> None:
         self._atlas, self._backend, self._config = atlas, backend, config
         self._rig = rig
-        self._lost_since: dict[str, int] = {}  # stamps by camera
+        self._lost_since: dict[str, int] = {}  # last stamps by camera
         self._found_at: dict[str, int] = {}  # newest stamps by camera
         self._by_rig: set[tuple[str, int]] = set()
-        self._untold: list[tuple[int, str, int, bool]] = []  # keyframe, camera, stamp, whether placed by the rig
-        self._vain: Counter[str] = Counter()  # frames in turn of cameras that were never found
+        self._untold: list[tuple[int, str, int, bool]] = []  # keyframe, camera, stamp, whether the rig placed it
+        self._vain: Counter[str] = Counter()  # frame counts of cameras that were never found
 
     def here(
         self, stamp_ns: int, stream: CameraStream, gray: Image, image: Image, tracks: Tracks
     ) -> tuple[Tracks, PnpResult | None]:
-        """A frame in the active map by its features; what it sees of the map joins its ``tracks``."""
+        """Search for a frame in the active map by its features; landmarks it sees join its ``tracks``."""
         submap = self._atlas.active.submap
         if not submap.finder.welcomes(stream):
             return tracks, None
         near = self._rig.looks(stream.name, stamp_ns)
-        # A camera of which nobody knows where it looks must not slow down those that know where they are.
+        # A camera with an unknown pose must not slow down those with a known one.
         if near is None and stream.name not in self._found_at:
             self._vain[stream.name] += 1
             if self._vain[stream.name] > _EAGER and self._vain[stream.name] % _RELUCTANT:
@@ -54,7 +54,7 @@ class Search:
         return join(found[1], tracks.select(~np.isin(tracks.ids, found[1].ids))), found[0]
 
     def _placed(self, stamp_ns: int, stream: CameraStream, gray: Image) -> PnpResult | None:
-        """A frame that sees nothing known, where other cameras of the rig say."""
+        """Place a frame that sees nothing known by other cameras of the rig."""
         guess = partial(self._rig.guess, stream.name)
         if guess(stamp_ns) is None:
             return None
@@ -66,15 +66,15 @@ class Search:
     def elsewhere(
         self, stamp_ns: int, stream: CameraStream, gray: Image, image: Image
     ) -> tuple[AtlasEntry, PnpResult, Tracks] | None:
-        """A frame in the maps that sleep; None where none of them knows it, and while others are in the active map."""
+        """Search for a frame in sleeping maps; None if none knows it, and while other cameras are in the active map."""
         if any(stamp_ns - at < self._patience_ns for name, at in self._found_at.items() if name != stream.name):
             return None
-        # Views are known to the backend by their number in their map. Landmarks are found without it.
+        # The backend knows views by their number in their map. Landmarks are found without it.
         forget = _nothing if self._backend.uses_poses else self._backend.clear
         return self._atlas.find(stream, gray, stream.resize.apply(image), forget)
 
     def gives_up(self, stamp_ns: int, camera: str, found: PnpResult | None) -> bool:
-        """True when this camera and every one that was ever found in the active map have been lost for long."""
+        """True if this camera and every one ever found in the active map have been lost for long."""
         if found is not None or not self._atlas.active.submap.initialised:
             self._lost_since.pop(camera, None)
             return False
@@ -87,7 +87,7 @@ class Search:
         return stamp_ns - self._found_at[camera] >= max(_SILENT_NS, self._patience_ns)
 
     def found(self, stamp_ns: int, stream: CameraStream, w_T_c: Array, keyframe: int | None) -> None:
-        """A frame has a pose, and may be a keyframe."""
+        """Record the pose of a frame, which may be a keyframe."""
         camera, placed = stream.name, (stream.name, stamp_ns) in self._by_rig
         self._by_rig.clear()
         self._found_at[camera] = stamp_ns
@@ -95,12 +95,12 @@ class Search:
         if keyframe is not None:
             self._untold.append((keyframe, camera, stamp_ns, placed))
             del self._untold[:-_UNTOLD]
-        if not placed and not submap.placement.afloat(stream.index):  # else the rig would hear what it said
+        if not placed and not submap.placement.afloat(stream.index):  # else the rig would get back its own guess
             self._rig.located(camera, stamp_ns, w_T_c)
         self._report(submap, camera)
 
     def _report(self, submap: Submap, camera: str) -> None:
-        """Say where the rig says that keyframes are, once a frame of another camera is younger: ``camera`` sent one."""
+        """Report keyframes' poses by the rig once another camera has a newer frame: ``camera`` just sent one."""
         waiting = self._untold
         self._untold = [entry for entry in waiting if entry[1] == camera]
         for keyframe, other, stamp_ns, placed in waiting:
@@ -109,14 +109,14 @@ class Search:
                 submap.placement.report(keyframe, w_T_c, placed)
 
     def relearn(self, streams: Iterable[CameraStream]) -> None:
-        """The map has changed: the rig hears of it anew."""
+        """Feed the rig again after the map changed."""
         active = self._atlas.active
         afloat = {stream.name for stream in streams if active.submap.placement.afloat(stream.index)}
         poses = active.frames.trajectory() if active.submap.initialised else []
         self._rig.relearn(pose for pose in poses if pose.camera not in afloat)
 
     def met(self, camera: str) -> bool:
-        """Whether a camera was ever found in the active map."""
+        """Whether the camera was ever found in the active map."""
         return camera in self._found_at
 
     @property
@@ -124,7 +124,7 @@ class Search:
         return 1e9 * self._config.lost_patience_s
 
     def clear(self) -> None:
-        """Another map: no camera is lost yet, or was found."""
+        """Another map: no camera is lost or found yet."""
         self._lost_since.clear()
         self._found_at.clear()
         self._untold.clear()
@@ -133,4 +133,4 @@ class Search:
 
 
 def _nothing() -> None:
-    """Nothing is to be forgotten."""
+    """Forget nothing."""

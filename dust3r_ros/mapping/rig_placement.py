@@ -1,11 +1,11 @@
-"""Cameras on their way into a map that others made.
+"""How cameras join a map that others made.
 
-By what single frames see of it: each tells pose and focal together, some of them badly (all landmarks in a plane that
-the camera faces, few matches, wrong ones). A camera is known once several different frames agree, or one and another
-camera with images of the same size: robots often have several of a kind.
+Either by single frames that see it: each gives pose and focal together, sometimes badly (all landmarks in a plane
+that the camera faces, few or wrong matches). A camera's focal is accepted once several different frames agree, or
+one frame and another camera with images of the same size, since robots often have several of one model.
 
-Or by the rig, for cameras that see nothing the map knows, but whose place on the body is known: they may map their own
-side where matches of two frames fit the motion that the rig tells, several times. So wrong extrinsics place nothing.
+Or by the rig, for cameras with known extrinsics that see nothing the map knows: they may map their own side once
+matches of two frames fit the motion of the rig several times. So wrong extrinsics place nothing.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.types import Array, Image
 
 _VOTES = 3  # frames that must agree
-_KEPT = 10  # newest ones that count
-_MOST = 0.6  # of them
-VAGUE = 0.1  # relative standard deviation of a focal that says nothing
+_KEPT = 10  # newest frames that count
+_MOST = 0.6  # of the newest frames
+VAGUE = 0.1  # relative standard deviation above which a focal is ignored
 _SURE = 0.03
-_MAP_ERROR = 0.02  # what errors of the map itself may do to the focal of a frame
-MIN_INLIERS = 25  # pose and focal together are free to fit more by chance than a pose alone
-_MOVED = 0.01  # of the long edge: a camera at rest says the same again
+_MAP_ERROR = 0.02  # error of a frame's focal due to errors of the map itself
+MIN_INLIERS = 25  # pose and focal together fit more by chance than a pose alone
+_MOVED = 0.01  # of the long edge: a camera at rest only repeats itself
 _FOCALS = (0.4, 4.0)  # of the long edge: 103 to 14 degrees of view
 
 
@@ -50,9 +50,9 @@ def pose_and_focal(
     min_inliers: int = MIN_INLIERS,
     guess: float | None = None,
 ) -> PnpResult:
-    """Pose and focal of a frame that sees ``points`` (N, 3) at ``pixels`` (N, 2) from its middle.
+    """Pose and focal of a frame that sees ``points`` (N, 3) at ``pixels`` (N, 2) from its centre.
 
-    Raises ``GeometryError`` where too few agree, or as few as may by chance.
+    Raises ``GeometryError`` if too few agree, or no more than by chance.
     """
     found = solve_pnp_unknown_focal(
         points,
@@ -72,7 +72,7 @@ def pose_and_focal(
 
 @dataclass(frozen=True, eq=False)
 class _Vote:
-    """What one frame says: the log of the focal with its standard deviation, and what it saw."""
+    """The estimate of one frame: the log of the focal with its standard deviation, and what it saw."""
 
     log_focal: float
     std: float
@@ -80,14 +80,14 @@ class _Vote:
 
 
 class FocalVotes:
-    """Collects what frames of cameras with unknown focal say; writes the focal into the map when it is sure."""
+    """Collects focal estimates of cameras with unknown focal; writes the focal into the map once it is certain."""
 
     def __init__(self, state: Reconstruction) -> None:
         self._state = state
         self._votes: dict[int, list[_Vote]] = {}
 
     def meet(self, stream: CameraStream, tracks: Tracks) -> bool:
-        """A frame that seems to see landmarks ``tracks``; whether the focal of its camera is known from now on."""
+        """Take a frame that seems to see landmarks ``tracks``; returns whether its camera's focal is now known."""
         votes = self._votes.setdefault(stream.index, [])
         vote = self._vote(stream, self._state.sparse.known(tracks))
         if vote is None or any(not _moved(vote.seen, other.seen, stream.long_edge) for other in votes[-1:]):
@@ -96,7 +96,7 @@ class FocalVotes:
         return self.agree(stream)
 
     def vote(self, stream: CameraStream, focal: float, std: float) -> None:
-        """What two frames say of a focal without the map, with its relative standard deviation."""
+        """Take a focal estimated from two frames without the map, with its relative standard deviation."""
         if std < VAGUE:
             self._cast(stream, _Vote(float(np.log(focal)), float(np.hypot(std, _MAP_ERROR)), no_tracks()))
 
@@ -106,7 +106,7 @@ class FocalVotes:
         del votes[:-_KEPT]
 
     def agree(self, stream: CameraStream) -> bool:
-        """Whether enough frames agree on the focal of a camera; then it is written."""
+        """Whether enough frames agree on the focal of a camera; if so, write it."""
         votes, siblings = self._votes.get(stream.index, []), self._siblings(stream)
         usual = bool(votes) and all(any(_alike(vote, sibling) for sibling in siblings) for vote in votes)
         agreed = _agreed(votes, 1 if usual else _VOTES)
@@ -118,7 +118,7 @@ class FocalVotes:
         return True
 
     def _siblings(self, stream: CameraStream) -> list[Intrinsics]:
-        """Focals that are known, of cameras with images of the same size."""
+        """Known focals of cameras with images of the same size."""
         size, intrinsics = (stream.width, stream.height), self._state.sparse.intrinsics
         others = {record.stream for record in self._state.records} - {stream}
         same = sorted(other.index for other in others if (other.width, other.height) == size)
@@ -166,13 +166,13 @@ def _agreed(votes: list[_Vote], enough: int) -> tuple[float, float] | None:
     return (float(np.exp(weights @ logs[agree] / weights.sum())), std) if std < _SURE else None
 
 
-_ERROR_PX = 3.0  # of matches under a motion that is known from another camera, somewhat late
-_SHARE = 0.75  # of the matches that must fit
+_ERROR_PX = 3.0  # of matches under a motion known from another camera, with some delay
+_SHARE = 0.75  # share of the matches that must fit
 _DIRECTION_DEG = 12.0
 _MATCHES = 40
-_MOTION = 0.08  # of the long edge, between the two frames
-_PROOFS, _MOST_PROOFS = 3, 5  # frames that agree more often than not
-_TIED = 25  # landmarks that keyframes share with the rest of the map
+_MOTION = 0.08  # of the long edge, motion between the two frames
+_PROOFS, _MOST_PROOFS = 3, 5  # excess of frames that agree over those that do not
+_TIED = 25  # landmarks that keyframes must share with the rest of the map
 _POSITION_STD, _ANGLE_STD = 0.02, 0.01  # of the depth; radians
 
 
@@ -186,18 +186,18 @@ class _UnplacedFrame:
 
 @dataclass(eq=False)
 class _Watch:
-    """A frame that later ones are compared with, the newest one, and how often the images agreed."""
+    """A reference frame for later ones, the newest frame, and how often the images agreed."""
 
     first: _UnplacedFrame
     last: _UnplacedFrame
     pose: Array | None = None  # of the first
     proofs: int = 0
-    trusted: bool = False  # from enough proofs on until none is left
+    trusted: bool = False  # from enough proofs until none is left
 
 
 @dataclass(eq=False)
 class RigPlacement(Placement):
-    """Decides whether a frame is where the rig says, from what its camera saw on the way."""
+    """Decides whether a frame is where the rig puts it, from what its camera saw on the way."""
 
     state: Reconstruction
     focal_votes: FocalVotes
@@ -205,7 +205,7 @@ class RigPlacement(Placement):
     _reported: dict[int, tuple[int, Array]] = field(default_factory=dict)
 
     def place(self, stream: CameraStream, stamp_ns: int, gray: Image, guess: Guess) -> PnpResult | None:
-        """A frame where ``guess(stamp_ns)`` of the rig says it is, (4, 4), if enough speaks for it."""
+        """Place a frame at the rig's ``guess(stamp_ns)`` (4, 4), if there is enough evidence for it."""
         w_T_c = guess(stamp_ns)
         if w_T_c is None:
             return None
@@ -213,7 +213,7 @@ class RigPlacement(Placement):
         now = _UnplacedFrame(stamp_ns, features)
         watch = self._watches.setdefault(stream.index, _Watch(now, now))
         known = self.state.knows(stream)
-        if watch.last is not watch.first:  # where that was is known better by now: other cameras were seen since
+        if watch.last is not watch.first:  # its pose is known better by now: other cameras were located since
             self._compare(stream, watch, guess, known)
         watch.last = now
         shown = len(features.pixels) >= _MATCHES
@@ -224,7 +224,7 @@ class RigPlacement(Placement):
         )
 
     def _compare(self, stream: CameraStream, watch: _Watch, guess: Guess, known: bool) -> None:
-        """Whether what the first and the last frame of a watch see agrees with how the rig says they moved."""
+        """Check whether the first and last frame of a watch agree with the rig's motion."""
         poses = watch.pose if watch.pose is not None else guess(watch.first.stamp_ns), guess(watch.last.stamp_ns)
         watch.pose = poses[0]
         pairs = matched(watch.first.features, watch.last.features)
@@ -239,7 +239,7 @@ class RigPlacement(Placement):
         watch.first, watch.pose = watch.last, poses[1]
 
     def report(self, index: int, w_T_c: Array, placed: bool) -> None:
-        """Keyframe ``index`` is at ``w_T_c`` (4, 4) as the rig says; kept for cameras that have some ``placed`` so."""
+        """Record the rig's pose ``w_T_c`` (4, 4) of keyframe ``index``, for cameras with keyframes so ``placed``."""
         views = self.state.sparse.views
         camera = views[index].camera
         others = [view for view in self.state.sparse.posed() if views[view].camera != camera]
@@ -247,7 +247,7 @@ class RigPlacement(Placement):
             self._reported[index] = others[-1], invert(self._pose(others[-1])) @ w_T_c
 
     def afloat(self, camera: int) -> bool:
-        """Whether keyframes of a camera hang on what the rig says: the rest of the map sees not what they see."""
+        """Whether keyframes of a camera depend on the rig alone, sharing no landmarks with the rest of the map."""
         views, known = self.state.sparse.views, self.state.sparse.positioned
         if not any(views[view].camera == camera for view in self._reported):
             return False
@@ -262,7 +262,7 @@ class RigPlacement(Placement):
         return [view for view in self.state.sparse.posed() if self.state.sparse.views[view].camera in cameras]
 
     def anchor(self) -> None:
-        """Bring keyframes that are afloat, with all they see, to where the rig says, for nothing else says where."""
+        """Move keyframes that are afloat, with all they see, to the rig's poses, since nothing else fixes them."""
         views = self.state.sparse.views
         for camera in sorted({views[view].camera for view in self._reported}):
             reported = {
@@ -289,7 +289,7 @@ class RigPlacement(Placement):
         return w_T_c
 
     def _fits(self, stream: CameraStream, a: Array, b: Array, b_T_a: Array, known: bool) -> bool:
-        """Whether matches (N, 2) fit a motion; of an unknown focal it is kept what they say."""
+        """Whether matches (N, 2) fit a motion; for an unknown focal, their estimate is kept."""
         intrinsics = self.state.sparse.intrinsics[stream.index]
         a, b = intrinsics.lens.ideal(a), intrinsics.lens.ideal(b)
         if known:
@@ -310,22 +310,22 @@ class RigPlacement(Placement):
 
 
 def _agree(a: Array, b: Array, b_T_a: Array, focal: float) -> bool:
-    """Whether most matches (N, 2) lie on the epipolar lines of a motion, and by themselves tell its direction alike.
+    """Whether most matches (N, 2) lie on the epipolar lines of a motion and on their own give a similar direction.
 
-    Between frames that are close to each other the lines alone would agree with extrinsics that are far off.
+    Between close frames the lines alone would agree with extrinsics that are far off.
     """
     fit = np.abs(sampson(a, b, b_T_a, focal)) < _ERROR_PX
     if not fit.mean() > _SHARE:
         return False
     x, y = (rays(offsets[fit], focal, (0.0, 0.0)) for offsets in (a, b))
-    planes = np.cross(x @ b_T_a[:3, :3].T, y)  # the translation lies in all planes that these are normal to
+    planes = np.cross(x @ b_T_a[:3, :3].T, y)  # the translation is perpendicular to all of these
     direction = np.linalg.svd(planes.T @ planes)[2][-1]
     t = b_T_a[:3, 3]
     return bool(abs(direction @ t) > np.cos(np.radians(_DIRECTION_DEG)) * np.linalg.norm(t))
 
 
 def _similarity(now: Array, reported: Array) -> Similarity:
-    """What takes poses (N, 4, 4) to others: rotations tell the rotation, for positions may lie on one line."""
+    """The similarity between poses (N, 4, 4): rotation comes from rotations, since positions may lie on one line."""
     R = Rotation.from_matrix(reported[:, :3, :3] @ np.swapaxes(now[:, :3, :3], 1, 2)).mean().as_matrix()
     middles = now[:, :3, 3].mean(axis=0), reported[:, :3, 3].mean(axis=0)
     lengths = [

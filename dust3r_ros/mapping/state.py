@@ -1,7 +1,7 @@
-"""What of a mapper is saved: everything it takes to continue a map in another session.
+"""The saved state of a mapper: everything needed to continue a map in another session.
 
 A journal asks a live map for ``Trace``s, one per keyframe, to see what changed, and for the ``KeyframeState`` of
-those only. A file gives back the same states, by which ``Mapper.resume`` builds the map again.
+changed keyframes only. A file returns the same states, from which ``Mapper.resume`` rebuilds the map.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array, Array32, Camera, Image, MapCounts
 
-LANDMARKS, POINTMAPS = "landmarks", "pointmaps"  # what carries a map
+LANDMARKS, POINTMAPS = "landmarks", "pointmaps"  # the basis of a map
 
 
 class Trace(NamedTuple):
-    """What tells whether a keyframe changed: numbers and bytes by value, objects by identity.
+    """Shows whether a keyframe changed: numbers and bytes by value, objects by identity.
 
-    ``record`` is the keyframe itself, whatever its number; ``pixels`` changes when depth does, ``growth``
-    when only its unit does.
+    ``record`` is the keyframe itself, whatever its number; ``pixels`` changes with depth, ``growth``
+    with its unit alone.
     """
 
     record: object
@@ -41,7 +41,7 @@ class Trace(NamedTuple):
 
 
 class PairGeometry(NamedTuple):
-    """How two keyframes lay when the depth of their pair was computed."""
+    """The relative pose and focals of two keyframes when the depth of their pair was computed."""
 
     second_T_first: Array
     focals: tuple[float, ...]
@@ -50,12 +50,12 @@ class PairGeometry(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class KeyframeState:
-    """One keyframe. Depth is z in map units or, where pointmaps carry the map, canonical; None while unknown.
+    """One keyframe. Depth is z in map units or, in a map based on pointmaps, canonical; None while unknown.
 
     ``image``, ``masked``, ``moving`` (H, W): working image as the camera took it, and what is left out of it.
-    ``lens``: of the image that depth belongs to, pixels of the tracked image; ``center`` (2,): its middle, from
-    which offsets count. ``w_T_c`` (4, 4) is None while unknown; ``w_S`` (4, 4), for pointmaps, leads from the
-    canonical frame. ``corners`` (N, 2): offsets of what pointmaps are located by, features first. ``sampled``
+    ``lens``: removed from the image of the depth, pixels of the tracked image; ``center`` (2,): the image centre, the
+    origin of offsets. ``w_T_c`` (4, 4) is None while unknown; ``w_S`` (4, 4), for pointmaps, maps from the
+    canonical frame. ``corners`` (N, 2): offsets by which frames are located in pointmaps, features first. ``sampled``
     (2, P): canonical depth and log confidence.
     """
 
@@ -83,7 +83,7 @@ class KeyframeState:
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Edges of a map that pointmaps carry: ``ends`` (E, 2), 28 ``numbers`` each, what closes a loop, what counts."""
+    """Edges of a map based on pointmaps: ``ends`` (E, 2), 28 ``numbers`` each, whether they close a loop or count."""
 
     ends: np.ndarray
     numbers: Array
@@ -93,9 +93,9 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class FrameState:
-    """A frame relative to the keyframe ``keyframe`` (its place in the map); ``keyframe_T_frame`` None: not found (yet).
+    """A frame relative to keyframe ``keyframe`` (its index in the map); ``keyframe_T_frame`` None: not found (yet).
 
-    ``unit``: of the keyframe when this was written, NaN where it does not count.
+    ``unit``: of the keyframe at the time of writing, NaN if it does not apply.
     """
 
     stamp_ns: int
@@ -107,56 +107,56 @@ class FrameState:
 
 
 class LiveSubmap(ABC):
-    """One map that a mapper has in memory, as a journal reads it; nothing is copied.
+    """One map in a mapper's memory, as a journal reads it; nothing is copied.
 
-    What one kind of map does not have is empty.
+    Parts that one kind of map lacks are empty.
     """
 
     kind: str
 
     @abstractmethod
     def traces(self) -> list[Trace]:
-        """One per keyframe."""
+        """The trace of every keyframe."""
 
     @abstractmethod
     def keyframe(self, index: int) -> KeyframeState:
-        """A keyframe as it stands."""
+        """The current state of a keyframe."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Numbers and flags of the whole map, as JSON has them."""
+        """Numbers and flags of the whole map, as JSON values."""
 
     @property
     def pairs(self) -> Mapping[tuple[int, int], PairGeometry]:
-        """That depth came from."""
+        """The pairs from which depth was computed."""
         return {}
 
     @property
     def paired(self) -> Sequence[tuple[int, int]]:
-        """Pairs in the order in which they came, went or lay anew."""
+        """Pairs in the order in which they were added, removed or updated."""
         return []
 
     @property
     def moments(self) -> Moments | None:
-        """Of all edges, where they tie keyframes together."""
+        """Moments of all edges, in maps that have them."""
         return None
 
     def aliases(self, merges: int) -> tuple[int, np.ndarray, np.ndarray]:
-        """Mergers so far, blocks of ids that changed since ``merges`` of them, and what every landmark became (L,)."""
+        """Number of mergers, blocks of ids changed since ``merges`` of them, and every landmark's new id (L,)."""
         return 0, np.zeros(0, np.int64), np.zeros(0, np.int64)
 
     def resolved(self, ids: np.ndarray) -> np.ndarray:
-        """What landmarks (K,) are called now."""
+        """The current ids of landmarks (K,)."""
         return ids
 
     @abstractmethod
     def restore(self, state: SubmapState, streams: Mapping[str, CameraStream]) -> None:
-        """A saved map in place of an empty one."""
+        """Restore a saved map into an empty one."""
 
 
 @dataclass(frozen=True, eq=False)
 class SubmapState:
-    """One map as a file has it; ``names``: of its keyframes. Edges, frames and pairs know keyframes by place."""
+    """One map in a file; ``names``: of its keyframes. Edges, frames and pairs refer to keyframes by index."""
 
     kind: str
     names: tuple[int, ...]
@@ -175,8 +175,8 @@ class SubmapState:
 class MapState:
     """A whole saved map. ``submaps``: the active one first, then those that sleep, the oldest first.
 
-    ``cameras`` in the order in which they came; ``appearance`` is what ``Appearance`` has learnt. ``lineage`` and
-    ``changes`` say which file this was and at which state, so that only that one is continued.
+    ``cameras`` in order of arrival; ``appearance`` is what ``Appearance`` has learnt. ``lineage`` and
+    ``changes`` identify the file and its state, so that only that one is continued.
     """
 
     settings: Mapping[str, Any]
