@@ -1,1 +1,1 @@
-"""How published data lies on disk: file formats and annotations that several readers share."""
+"""File formats and annotations of published data sets, shared by several readers."""

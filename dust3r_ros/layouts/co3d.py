@@ -33,10 +33,10 @@ SET_LIST = "set_lists/set_lists_fewview_dev.json"
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    """One frame of a sequence. Files are named from the folder of categories; ``depth`` and ``mask`` may be "".
+    """One frame of a sequence. Paths are relative to the folder of categories; ``depth`` and ``mask`` may be "".
 
-    ``K`` (3, 3) in pixels, centres at integers; ``w_T_c`` (4, 4) in the sequence's own unit, which depth has after
-    multiplication with ``scale``. ``size``: (width, height) of the image.
+    ``K`` (3, 3) in pixels, centres at integers; ``w_T_c`` (4, 4) in the sequence's own unit; depth times ``scale`` has
+    the same unit. ``size``: (width, height) of the image.
     """
 
     sequence: str
@@ -51,7 +51,7 @@ class Annotation:
 
 
 def frames(category: Path) -> Iterator[Annotation]:
-    """The frames of a category, in the file's order. Raises ``InputError`` naming the file."""
+    """The frames of a category, in file order. Raises ``InputError`` naming the file."""
     path = category / FRAMES
     try:
         text = gzip.decompress(path.read_bytes()).decode("utf-8")
@@ -67,7 +67,7 @@ def _annotation(path: Path, frame: Any) -> Annotation:
         height, width = (int(value) for value in _of(path, frame, "image", "size"))
         stamp_ns = round(float(_of(path, frame, "frame_timestamp")) * 1e9)
     except (TypeError, ValueError) as error:
-        raise InputError(f"'{path}': size or frame_timestamp of '{name}' is no number: {error}") from error
+        raise InputError(f"'{path}': size or frame_timestamp of '{name}' is not a number: {error}") from error
     size = width, height
     K, w_T_c = _camera(path, _of(path, frame, "viewpoint"), width, height)
     depth = frame.get("depth")
@@ -91,8 +91,8 @@ def _of(path: Path, entry: Any, *names: str) -> Any:
 def _camera(path: Path, viewpoint: Any, width: int, height: int) -> tuple[Array, Array]:
     """K and ``w_T_c`` of a viewpoint: x_cam = x_world R + T (rows), NDC with +x left and +y up.
 
-    In ``ndc_isotropic`` the shorter side of the image spans [-1, 1], in ``ndc_norm_image_bounds`` each side does;
-    both up to the pixels' outer edges, half a pixel beyond the centres of the outermost ones.
+    In ``ndc_isotropic`` the shorter side of the image spans [-1, 1], in ``ndc_norm_image_bounds`` each side does; both
+    extend to the outer edges of pixels, half a pixel beyond their centres.
     """
     try:
         R, t = np.array(viewpoint["R"], np.float64).reshape(3, 3), np.array(viewpoint["T"], np.float64).reshape(3)
@@ -100,21 +100,21 @@ def _camera(path: Path, viewpoint: Any, width: int, height: int) -> tuple[Array,
         center = np.array(viewpoint["principal_point"], np.float64).reshape(2)
         convention = viewpoint.get("intrinsics_format", "ndc_norm_image_bounds")
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"'{path}' holds a viewpoint that is none: {error!r}") from error
+        raise InputError(f"'{path}' holds an invalid viewpoint: {error!r}") from error
     half = np.array([width, height]) / 2.0
     if convention == "ndc_isotropic":
         scale = np.full(2, half.min())
     elif convention == "ndc_norm_image_bounds":
         scale = half
     else:
-        raise InputError(f"'{path}' has intrinsics_format {convention!r}; ndc_isotropic is known")
+        raise InputError(f"'{path}' has intrinsics_format {convention!r}; ndc_isotropic is supported")
     (fx, fy), (cx, cy) = focal * scale, half - center * scale - 0.5
     c_T_w = reading.rigid(path, np.column_stack([_OPTICAL @ R.T, _OPTICAL @ t]))
     return reading.intrinsics(fx, fy, cx, cy, path), invert(pose(c_T_w[:3, :3], c_T_w[:3, 3]))
 
 
 def read_depth(file: Path, scale: float, mask: Path | None) -> Array32:
-    """(H, W) z in the unit of the poses, 0 = none: half floats whose bits lie in a 16 bit PNG, where the mask is not 0.
+    """(H, W) z in the unit of the poses, 0 = none: half floats stored in a 16 bit PNG; only inside the mask.
 
     Raises ``InputError`` naming the file.
     """
@@ -124,7 +124,7 @@ def read_depth(file: Path, scale: float, mask: Path | None) -> Array32:
         return depth
     seen = reading.image_reader(mask)()[..., 0] > 0
     if seen.shape != depth.shape:
-        raise InputError(f"mask '{mask}' is {seen.shape}, its depth image {depth.shape}; they must be as large")
+        raise InputError(f"mask '{mask}' is {seen.shape}, but its depth image is {depth.shape}; the sizes must agree")
     return np.where(seen, depth, np.float32(0))
 
 

@@ -1,7 +1,7 @@
-"""COLMAP models as they are read, of text or of binary files; and cameras as MVSNet has them.
+"""Reads COLMAP models, text or binary, and camera files of MVSNet.
 
-The layout is documented at https://colmap.github.io/format.html. COLMAP counts pixels from the corner of the image;
-here, as everywhere in this package, pixel centres lie at integers, so half a pixel is taken off.
+The format is documented at https://colmap.github.io/format.html. COLMAP counts pixels from the corner of the image;
+here, as everywhere in this package, pixel centres are at integers, so half a pixel is subtracted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dust3r_ros.types import Array, Calibration
 
 
 def camera(path: Path) -> tuple[Array, Array]:
-    """K (3, 3) and ``w_T_c`` (4, 4), in the file's unit, of a file with ``extrinsic`` (world to camera, 4 x 4) and
+    """K (3, 3) and ``w_T_c`` (4, 4), in the file's unit, from a file with ``extrinsic`` (world to camera, 4 x 4) and
     ``intrinsic`` (3 x 3). Raises ``InputError``.
     """
     fields = reading.text(path).split()
@@ -35,7 +35,7 @@ def camera(path: Path) -> tuple[Array, Array]:
 _NO_POINT = np.iinfo(np.uint64).max
 _MOST_NAME = 4096  # bytes of a file name
 
-# COLMAP's models by number and name: how many parameters, and what they are to OpenCV.
+# COLMAP's camera models by id and name: number of parameters, and their equivalent in OpenCV.
 _Split = Callable[[list[float]], "tuple[list[float], str, tuple[float, ...]]"]
 _MODELS: dict[int, tuple[str, int, _Split]] = {
     0: ("SIMPLE_PINHOLE", 3, lambda p: ([p[0], p[0], p[1], p[2]], "plumb_bob", ())),
@@ -50,7 +50,7 @@ _MODELS: dict[int, tuple[str, int, _Split]] = {
 
 @dataclass(frozen=True, eq=False)
 class ModelImage:
-    """A registered image: its file's name, camera, pose, and the numbers (N,) of the 3D points it sees."""
+    """A registered image: file name, camera, pose, and the ids (N,) of the 3D points it sees."""
 
     name: str
     camera: int
@@ -59,7 +59,7 @@ class ModelImage:
 
 
 def files(folder: Path) -> tuple[Path, Path]:
-    """The files of cameras and images of a model: text if it is there, else binary. Raises ``InputError``."""
+    """The files of cameras and images of a model: text if it exists, else binary. Raises ``InputError``."""
     for suffix in (".txt", ".bin"):
         found = folder / f"cameras{suffix}", folder / f"images{suffix}"
         if found[0].is_file():
@@ -69,7 +69,7 @@ def files(folder: Path) -> tuple[Path, Path]:
 
 
 def cameras(path: Path) -> dict[int, Calibration]:
-    """{number: calibration} of cameras.txt or cameras.bin. Raises ``InputError`` naming it."""
+    """{id: calibration} from cameras.txt or cameras.bin. Raises ``InputError`` naming the file."""
     found = _cameras_text(path) if path.suffix == ".txt" else _cameras_binary(path)
     return dict(found)
 
@@ -108,13 +108,13 @@ def _calibration(path: Path, model: int, named: str, width: int, height: int, nu
 
 
 def images(path: Path) -> list[ModelImage]:
-    """The images of images.txt or images.bin, by name. Raises ``InputError`` naming it."""
+    """The images of images.txt or images.bin, sorted by name. Raises ``InputError`` naming the file."""
     found = _images_text(path) if path.suffix == ".txt" else _images_binary(path)
     return sorted(found, key=lambda image: image.name)
 
 
 def _images_text(path: Path) -> Iterator[ModelImage]:
-    """Two lines an image; the second, of its features, may be empty."""
+    """Two lines per image; the second, with its features, may be empty."""
     lines = [line for line in reading.text(path).splitlines() if not line.startswith("#")]
     for head, features in zip(lines[::2], [*lines[1::2], ""], strict=False):
         fields = head.split(maxsplit=9)
@@ -128,7 +128,7 @@ def _images_text(path: Path) -> Iterator[ModelImage]:
 
 
 def _points_text(path: Path, image: str, features: str) -> NDArray[np.uint64]:
-    """The numbers (N,) of the 3D points in a line of features 'x y point'; -1 is none."""
+    """The ids (N,) of the 3D points in a line of features 'x y point'; -1 means none."""
     points = features.split()[2::3]
     if len(features.split()) % 3 or not all(point.lstrip("-").isdecimal() for point in points):
         raise InputError(f"'{path}' holds features of image '{image}' that are not triples 'x y point'")
@@ -146,12 +146,12 @@ def _images_binary(path: Path) -> Iterator[ModelImage]:
 
 
 def _pose(path: Path, numbers: Array) -> Array:
-    """``w_T_c`` of a quaternion (w first) and a translation that map the world into the camera."""
+    """``w_T_c`` from a quaternion (w first) and a translation from world to camera."""
     return np.asarray(invert(reading.quaternion_pose(path, numbers[4:], numbers[[1, 2, 3, 0]])))
 
 
 class _Bytes:
-    """A binary file that is read from its beginning on; what goes beyond its end is refused by name."""
+    """A binary file, read sequentially; reading past its end raises an error naming it."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._data, self._at = path, reading.content(path), 0
@@ -165,13 +165,13 @@ class _Bytes:
     def name(self) -> str:
         end = self._data.find(b"\0", self._at, self._at + _MOST_NAME)
         if end < 0:
-            raise InputError(f"'{self._path}' is no COLMAP model's file, or breaks off, at byte {self._at}")
+            raise InputError(f"'{self._path}' is not a file of a COLMAP model, or is truncated, at byte {self._at}")
         name = self._next(end - self._at).decode("utf-8", "replace")
         self._at += 1
         return name
 
     def _next(self, size: int) -> bytes:
         if self._at + size > len(self._data):
-            raise InputError(f"'{self._path}' breaks off at byte {len(self._data)}; it is no whole COLMAP model's file")
+            raise InputError(f"'{self._path}' is truncated at byte {len(self._data)}; it is not a complete COLMAP file")
         self._at += size
         return self._data[self._at - size : self._at]

@@ -1,4 +1,4 @@
-"""Files of data sets: text by lines, matrices, images, depth in its many formats; every error names the file."""
+"""Reads files of data sets: lines of text, matrices, images, many formats of depth; every error names the file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dust3r_ros.types import Array, Array32, Image
 
 @dataclass(frozen=True)
 class Description:
-    """A data set. ``layout`` are lines of a tree, ``notes`` what to know of its conventions."""
+    """A data set. ``layout``: lines of a directory tree; ``notes``: its conventions."""
 
     name: str
     title: str
@@ -32,11 +32,11 @@ class Description:
     notes: str
 
     def where(self) -> str:
-        """What to fetch, from whom, under which licence, and how it must lie."""
+        """What to fetch, from whom, under which licence, and the expected directory layout."""
         layout = "\n".join(f"  {line}" for line in self.layout.strip("\n").splitlines())
         return (
             f"{self.title} ({self.name})\n\nFrom     {self.source}\nFetch    {self.fetch}\nLicence  {self.licence}\n\n"
-            f"It must lie so:\n\n{layout}\n\n{self.notes}\n"
+            f"Expected directory layout:\n\n{layout}\n\n{self.notes}\n"
         )
 
 
@@ -46,10 +46,10 @@ _MOST_DIMENSIONS = 4
 
 
 def read(path: Path, per_unit: float = 1000.0) -> Array32:
-    """(H, W) float32 of a depth file of any of ``SUFFIXES``; 0 where it is not finite or not above 0.
+    """(H, W) float32 from a depth file with any of ``SUFFIXES``; 0 where it is not finite or not positive.
 
-    ``per_unit``: what a 16 bit PNG holds for one unit; floats are taken as they are. Raises ``InputError`` naming the
-    file that is missing, truncated or of another form.
+    ``per_unit``: the value of one unit in a 16 bit PNG; floats are not scaled. Raises ``InputError`` naming a file that
+    is missing, truncated or of another form.
     """
     suffix = path.suffix.lower()
     if suffix == ".png":
@@ -57,7 +57,7 @@ def read(path: Path, per_unit: float = 1000.0) -> Array32:
     elif suffix in _READERS:
         depth = _READERS[suffix](path)
     else:
-        raise InputError(f"depth file '{path}' is of a kind that is not read; {', '.join(SUFFIXES)} are")
+        raise InputError(f"depth file '{path}' has an unknown suffix; it must be one of {', '.join(SUFFIXES)}")
     if depth.ndim == 3 and depth.shape[2] == 1:
         depth = depth[..., 0]
     if depth.ndim != 2 or depth.size == 0:
@@ -68,7 +68,7 @@ def read(path: Path, per_unit: float = 1000.0) -> Array32:
 
 
 def pfm(path: Path) -> Array32:
-    """(H, W) or (H, W, 3) of a portable float map, as it is. Rows lie from the bottom up; a scale below 0 says little
+    """(H, W) or (H, W, 3) of a portable float map, unscaled. Rows are stored bottom up; a negative scale means little
     endian (Debevec's PFM). Raises ``InputError``.
     """
     data = content(path)
@@ -92,8 +92,8 @@ def _number(text: bytes) -> float:
 
 
 def float3(path: Path) -> Array32:
-    """An array of Freiburg's float3 files: "float", the number of dimensions, each of them from the innermost out, one
-    a line, then little endian floats. Raises ``InputError``.
+    """The array of one of Freiburg's float3 files: "float", the number of dimensions, then the dimensions, innermost
+    first, one per line, then little endian floats. Raises ``InputError``.
     """
     data = content(path)
     head = _float3_head(data)
@@ -107,7 +107,7 @@ def float3(path: Path) -> Array32:
 
 
 def _float3_head(data: bytes) -> tuple[tuple[int, ...], int] | None:
-    """The shape of a float3 file's array and the byte at which it begins; None where the file is of another kind."""
+    """The shape of a float3 file's array and the byte at which it begins; None for another kind of file."""
     lines = data[:256].split(b"\n")
     if len(lines) < 2 or lines[0] != b"float" or not lines[1].isdigit():
         return None
@@ -119,7 +119,7 @@ def _float3_head(data: bytes) -> tuple[tuple[int, ...], int] | None:
 
 
 def hdf5(path: Path, name: str = "depth") -> Array32:
-    """The array ``name`` of an HDF5 file. Raises ``InputError``, also where h5py is missing."""
+    """The array ``name`` of an HDF5 file. Raises ``InputError``, also if h5py is missing."""
     with opened_hdf5(path) as file:
         try:
             return np.asarray(file[name][()], np.float32)
@@ -128,11 +128,11 @@ def hdf5(path: Path, name: str = "depth") -> Array32:
 
 
 def opened_hdf5(path: Path) -> Any:
-    """The open HDF5 file. Raises ``InputError`` where it or what reads it is missing."""
+    """The open HDF5 file. Raises ``InputError`` if it or h5py is missing."""
     try:
         import h5py
     except ImportError as error:
-        raise InputError(f"reading '{path}' takes h5py: pip install h5py") from error
+        raise InputError(f"reading '{path}' needs h5py: pip install h5py") from error
     try:
         return h5py.File(path, "r")
     except OSError as error:
@@ -148,7 +148,7 @@ def _npy(path: Path) -> Array32:
 
 
 def _exr(path: Path) -> Array32:
-    """The first channel. OpenCV asks for leave by a variable before it opens the format."""
+    """The first channel. OpenCV opens the format only if an environment variable allows it."""
     import cv2
 
     existing(path, "depth file")
@@ -162,14 +162,14 @@ def _exr(path: Path) -> Array32:
             f"'{path}' cannot be read as OpenEXR: it is broken, or this OpenCV is built without the format; "
             "write the depth as .npy, .pfm or 16 bit .png instead"
         )
-    return np.asarray(values if values.ndim == 2 else values[..., 2], np.float32)  # OpenCV has the channels as BGR
+    return np.asarray(values if values.ndim == 2 else values[..., 2], np.float32)  # OpenCV returns BGR
 
 
 _READERS = {".npy": _npy, ".pfm": pfm, ".exr": _exr, ".h5": hdf5, ".float3": float3}
 
 
 def existing(path: Path, what: str = "file") -> Path:
-    """``path``, if there is such a file or folder. Raises ``InputError`` otherwise."""
+    """``path`` if it exists. Raises ``InputError`` otherwise."""
     if not path.exists():
         raise InputError(f"{what} '{path}' is missing")
     return path
@@ -188,7 +188,7 @@ def text(path: Path) -> str:
 def rows(path: Path, count: int | None = None, form: str = "", separator: str | None = None) -> list[list[str]]:
     """The fields of every line that is neither empty nor a # comment.
 
-    ``count`` fields are wanted of each, as ``form`` says in words. Raises ``InputError`` naming file and line.
+    Each must have ``count`` fields, described by ``form``. Raises ``InputError`` naming file and line.
     """
     found = []
     for number, line in enumerate(text(path).splitlines(), start=1):
@@ -202,7 +202,7 @@ def rows(path: Path, count: int | None = None, form: str = "", separator: str | 
 
 
 def floats(path: Path, fields: Iterable[str], finite: bool = True) -> Array:
-    """Fields as numbers. Raises ``InputError`` naming the file for one that is none, or is not finite."""
+    """Fields as numbers. Raises ``InputError`` naming the file for one that is not a number or not finite."""
     fields = list(fields)
     try:
         values = np.array([float(field) for field in fields], dtype=np.float64)
@@ -214,9 +214,9 @@ def floats(path: Path, fields: Iterable[str], finite: bool = True) -> Array:
 
 
 def whole(path: Path, field: str) -> int:
-    """A field as a whole number of at least 0. Raises ``InputError`` naming the file."""
+    """A field as a non-negative integer. Raises ``InputError`` naming the file."""
     if not field.isdecimal():
-        raise InputError(f"'{path}' holds {field[:80]!r} where a whole number must be")
+        raise InputError(f"'{path}' holds {field[:80]!r}; it must be a whole number")
     return int(field)
 
 
@@ -224,12 +224,12 @@ def stamp(path: Path, field: str) -> int:
     """Decimal seconds as nanoseconds. Raises ``InputError`` naming the file."""
     stamp_ns = stamp_from_text(field)
     if stamp_ns is None:
-        raise InputError(f"'{path}' holds {field[:80]!r} where seconds must be")
+        raise InputError(f"'{path}' holds {field[:80]!r}; it must be seconds")
     return stamp_ns
 
 
 def matrix(path: Path, height: int, width: int, finite: bool = True) -> Array:
-    """(height, width) of a text file that holds exactly these numbers. Raises ``InputError``."""
+    """The matrix (height, width) in a text file with exactly that many numbers. Raises ``InputError``."""
     values = floats(path, text(path).split(), finite)
     if values.size != height * width:
         raise InputError(f"'{path}' holds {values.size} numbers; it must hold {height} rows of {width}")
@@ -237,23 +237,23 @@ def matrix(path: Path, height: int, width: int, finite: bool = True) -> Array:
 
 
 def pose_file(path: Path) -> Array | None:
-    """(4, 4) of a text file; None where it holds no finite numbers, as for a lost frame. Raises ``InputError``."""
+    """The pose (4, 4) in a text file; None if it is not finite, as for a lost frame. Raises ``InputError``."""
     T = matrix(path, 4, 4, finite=False)
     return rigid(path, T) if np.isfinite(T).all() else None
 
 
 def rigid(path: Path, T: Array) -> Array:
-    """(3, 4) or (4, 4) as a rigid motion (4, 4). Raises ``InputError`` naming the file where it is none."""
+    """(3, 4) or (4, 4) as a rigid motion (4, 4). Raises ``InputError`` naming the file if it is not one."""
     R = np.asarray(T, np.float64)[:3, :3]
     if not np.isfinite(T).all() or np.abs(R @ R.T - np.eye(3)).max() > 1e-2 or np.linalg.det(R) < 0:
-        raise InputError(f"'{path}' holds a pose that is no rotation and translation: {np.asarray(T).tolist()}")
-    # Printed digits are few: the rotation next to what is written.
+        raise InputError(f"'{path}' holds a pose that is not a rigid motion: {np.asarray(T).tolist()}")
+    # Printed digits are few: take the nearest rotation.
     U, _, Vt = np.linalg.svd(R)
     return pose(U @ Vt, np.asarray(T, np.float64)[:3, 3])
 
 
 def quaternion_pose(path: Path, translation: Array, xyzw: Array) -> Array:
-    """(4, 4) of a translation and a quaternion (x, y, z, w). Raises ``InputError`` naming the file."""
+    """The pose (4, 4) from a translation and a quaternion (x, y, z, w). Raises ``InputError`` naming the file."""
     try:
         return from_quaternion(translation, xyzw)
     except GeometryError as error:
@@ -268,7 +268,7 @@ def intrinsics(fx: float, fy: float, cx: float, cy: float, path: Path | None = N
 
 
 def read_json(path: Path, kind: type = dict, data: str | None = None) -> Any:
-    """A JSON file (or the text of ``data``) whose top is a ``kind``. Raises ``InputError``."""
+    """The content of a JSON file (or of ``data``), which must be a ``kind``. Raises ``InputError``."""
     try:
         found = json.loads(text(path) if data is None else data)
     except ValueError as error:
@@ -279,7 +279,7 @@ def read_json(path: Path, kind: type = dict, data: str | None = None) -> Any:
 
 
 def image_reader(path: Path) -> Callable[[], Image]:
-    """Reads the image later: RGB (H, W, 3) uint8. Raises ``InputError`` now if there is no such file."""
+    """A function that reads the image, RGB (H, W, 3) uint8. Raises ``InputError`` at once if the file is missing."""
     existing(path, "image")
     return lambda: decode_file(content(path), f"image '{path}'")
 
@@ -297,9 +297,9 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def depth_reader(path: Path, per_metre: float, none: tuple[int, ...] = ()) -> Callable[[], Array32]:
-    """Reads 16 bit depth later: (H, W) float32 metres, 0 = none. Raises ``InputError`` now if there is no such file.
+    """A function that reads 16 bit depth: (H, W) float32 metres, 0 = none. Raises ``InputError`` at once without it.
 
-    ``per_metre``: what the file holds for one metre; ``none``: values that mean none, beside 0.
+    ``per_metre``: the value of one metre in the file; ``none``: further values that mean none.
     """
     existing(path, "depth image")
 
@@ -320,14 +320,14 @@ def sixteen_bits(path: Path) -> np.ndarray:
     raw = np.frombuffer(content(path), np.uint8)
     values = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED) if raw.size else None
     if values is None or values.ndim != 2 or values.dtype != np.uint16 or b"IEND" not in raw[-12:].tobytes():
-        raise InputError(f"depth image '{path}' cannot be read as a whole 16 bit grey PNG")
+        raise InputError(f"depth image '{path}' cannot be read as a complete 16 bit grey PNG")
     return np.asarray(values)
 
 
 def registered(depth: Array32, K_depth: Array, K_image: Array, width: int, height: int) -> Array32:
-    """Depth as a camera at the same place and turn sees it that has ``K_image`` and ``width`` x ``height`` pixels.
+    """Depth resampled for a camera in the same pose with ``K_image`` and ``width`` x ``height`` pixels.
 
-    Nearest neighbour, so that no depth is made up between a thing and what is behind it.
+    Nearest neighbour, so that no depth is invented between an object and its background.
     """
     M = K_depth @ np.linalg.inv(K_image)
     u = np.rint(M[0, 0] * np.arange(width) + M[0, 2]).astype(np.int64)
@@ -339,7 +339,7 @@ def registered(depth: Array32, K_depth: Array, K_image: Array, width: int, heigh
 
 
 def splatted(points: Array, K: Array, width: int, height: int) -> Array32:
-    """Depth (height, width) of points (N, 3) in the optical frame: the nearest point of each pixel, 0 = none."""
+    """Depth (height, width) of points (N, 3) in the optical frame: the nearest point per pixel, 0 = none."""
     points = points[points[:, 2] > 1e-3]
     uv = np.rint((points[:, :2] / points[:, 2:]) * K[[0, 1], [0, 1]] + K[:2, 2])
     inside = (uv >= 0).all(axis=1) & (uv[:, 0] < width) & (uv[:, 1] < height)
@@ -350,7 +350,7 @@ def splatted(points: Array, K: Array, width: int, height: int) -> Array32:
 
 
 def folders(path: Path, holding: str) -> list[Path]:
-    """``path`` itself if it holds an entry that matches ``holding``, else the folders in it that do, by name."""
+    """``path`` itself if it has an entry that matches ``holding``, else its subfolders that do, sorted by name."""
     if next(path.glob(holding), None) is not None:
         return [path]
     return [child for child in sorted(path.iterdir()) if child.is_dir() and next(child.glob(holding), None) is not None]

@@ -1,11 +1,11 @@
-"""TFRecord files and Protocol Buffers in them, by field numbers: TensorFlow would be 500 MB for this.
+"""TFRecord files and the Protocol Buffers in them, by field number, without the 500 MB of TensorFlow.
 
-The encoding is documented at https://protobuf.dev/programming-guides/encoding. Nothing is copied before it is asked
-for, so that a message of megabytes costs what is read of it. Broken bytes raise ``ValueError``.
+The encoding is documented at https://protobuf.dev/programming-guides/encoding. Nothing is copied before it is
+needed, so that only the parts read of a large message cost time. Broken bytes raise ``ValueError``.
 
-A record is its length (8 bytes, little endian), a check of the length (4), the data, a check of the data (4); checks
-are masked CRC-32C (https://www.tensorflow.org/tutorials/load_data/tfrecord). The check of the length is verified, so
-that a file of another kind or a damaged one is refused; that of the data, of megabytes, is left alone.
+A record is its length (8 bytes, little endian), a checksum of the length (4), the data, a checksum of the data (4);
+checksums are masked CRC-32C (https://www.tensorflow.org/tutorials/load_data/tfrecord). The checksum of the length is
+verified, so that a damaged file or one of another kind is refused; that of the data, of megabytes, is not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MOST_VARINT = 10  # bytes
 
 
 class Message:
-    """The fields of a message: numbers as ``int``, the rest as bytes, by field number, repeated ones in order."""
+    """The fields of a message by field number: numbers as ``int``, others as bytes, repeated ones in order."""
 
     def __init__(self, data: memoryview) -> None:
         self._fields: dict[int, list[int | memoryview]] = {}
@@ -34,18 +34,18 @@ class Message:
             self._fields.setdefault(number, []).append(value)
 
     def number(self, field: int, default: int = 0) -> int:
-        """A whole number, enumerated value or truth value; the last one counts."""
+        """An integer, enumeration or boolean; the last value counts."""
         value = self._fields.get(field, [default])[-1]
         if not isinstance(value, int):
-            raise ValueError(f"field {field} is no whole number")
+            raise ValueError(f"field {field} is not a whole number")
         return value
 
     def data(self, field: int) -> memoryview:
-        """Bytes, or a text's bytes; empty where the field is missing."""
+        """The bytes of a bytes or string field; empty if it is missing."""
         return self._parts(field)[-1] if field in self._fields else memoryview(b"")
 
     def message(self, field: int) -> Message:
-        """A message within this one; one without fields where it is missing."""
+        """A submessage; one without fields if it is missing."""
         return Message(self.data(field))
 
     def messages(self, field: int) -> list[Message]:
@@ -61,7 +61,7 @@ class Message:
         return np.frombuffer(b"".join(self._parts(field)), "<f4").copy()
 
     def integers(self, field: int) -> NDArray[np.int64]:
-        """A repeated field of whole numbers that are not below 0, packed or not."""
+        """A repeated field of non-negative integers, packed or not."""
         values = self._fields.get(field, [])
         return np.concatenate([
             np.zeros(0, np.int64),
@@ -109,7 +109,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def varints(data: memoryview) -> NDArray[np.int64]:
-    """Packed whole numbers below 2^63, all at once."""
+    """Decode packed integers below 2^63, all at once."""
     raw = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(raw < 0x80)
     if not len(ends):
@@ -124,7 +124,7 @@ def varints(data: memoryview) -> NDArray[np.int64]:
 
 
 _HEAD, _TAIL = 12, 4
-_POLYNOMIAL = 0x82F63B78  # Castagnoli's, reversed
+_POLYNOMIAL = 0x82F63B78  # Castagnoli polynomial, reversed
 
 
 def _table() -> tuple[int, ...]:
@@ -140,7 +140,7 @@ _TABLE = _table()
 
 
 def masked_crc(data: bytes) -> int:
-    """CRC-32C (RFC 3720, B.4) of some bytes, rotated and shifted as TFRecord stores it."""
+    """CRC-32C (RFC 3720, B.4) of bytes, masked as in TFRecord."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = crc >> 8 ^ _TABLE[(crc ^ byte) & 0xFF]
@@ -149,17 +149,17 @@ def masked_crc(data: bytes) -> int:
 
 
 def opened(path: Path) -> memoryview:
-    """The file's bytes, mapped: what is not looked at is not read. Raises ``InputError`` naming the file."""
+    """The file's bytes, memory-mapped: only accessed parts are read. Raises ``InputError`` naming the file."""
     try:
         with path.open("rb") as file:
-            # It is unmapped with the last view of it, which may be part of a message.
+            # It is unmapped with its last view, which may be in a message.
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
         raise InputError(f"'{path}' cannot be read as TFRecord: {error}") from error
 
 
 def records(path: Path, data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(offset, data) of every record. Raises ``InputError`` naming the file where it is none, or breaks off."""
+    """(offset, data) of every record. Raises ``InputError`` naming the file if it is invalid or truncated."""
     at = 0
     while at < len(data):
         found = record(path, data, at)
@@ -170,11 +170,13 @@ def records(path: Path, data: memoryview) -> Iterator[tuple[int, memoryview]]:
 def record(path: Path, data: memoryview, at: int) -> memoryview:
     """The data of the record that begins at byte ``at``. Raises ``InputError`` as ``records``."""
     if not 0 <= at <= len(data) - _HEAD:
-        raise InputError(f"'{path}' breaks off at byte {len(data)}, in the head of a record")
+        raise InputError(f"'{path}' is truncated at byte {len(data)}, in the header of a record")
     head = bytes(data[at : at + _HEAD])
     length, check = struct.unpack("<QI", head)
     if masked_crc(head[:8]) != check:
-        raise InputError(f"'{path}' is no TFRecord, or damaged, at byte {at}: the check of a record's length is wrong")
+        raise InputError(
+            f"'{path}' is not a TFRecord file or is damaged at byte {at}: a record's length has a wrong checksum"
+        )
     if at + _HEAD + length + _TAIL > len(data):
-        raise InputError(f"'{path}' breaks off at byte {len(data)}; the record at {at} has {length} bytes")
+        raise InputError(f"'{path}' is truncated at byte {len(data)}; the record at {at} has {length} bytes")
     return data[at + _HEAD : at + _HEAD + length]

@@ -1,6 +1,6 @@
-"""How a saved map stores arrays: poses bit by bit, images lossless, depth and confidence in 16 bits.
+"""How a saved map stores arrays: poses exactly, images losslessly, depth and confidence in 16 bits.
 
-Every blob carries a checksum (zlib's, or a CRC-32 at its end), so that damage is found and not mapped with.
+Every blob has a checksum (zlib's, or a CRC-32 at its end), so that damage is detected.
 """
 
 from __future__ import annotations
@@ -18,43 +18,43 @@ _SMALLEST = 6e-8  # the smallest float16 above 0
 
 
 def seal(data: bytes) -> bytes:
-    """Bytes with their checksum behind them."""
+    """Bytes with their checksum appended."""
     return data + zlib.crc32(data).to_bytes(4, "little")
 
 
 def unseal(blob: bytes) -> bytes:
-    """Raises ``ValueError`` where the checksum does not fit."""
+    """Bytes without their checksum. Raises ``ValueError`` if it is wrong."""
     if len(blob) < 4 or zlib.crc32(blob[:-4]).to_bytes(4, "little") != blob[-4:]:
         raise ValueError("its checksum is wrong")
     return blob[:-4]
 
 
 def squeeze(data: bytes) -> bytes:
-    """Huffman coded: a third of the time that finding repetitions takes, of which numbers have few."""
+    """Compress by Huffman coding: a third of the time of a search for repetitions, which are rare in numbers."""
     coder = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_HUFFMAN_ONLY)
     return coder.compress(data) + coder.flush()
 
 
 def pack_array(values: np.ndarray, dtype: DTypeLike) -> bytes:
-    """Any array, little endian, byte by byte of its numbers: first ones alike, last ones noise."""
+    """Any array, little endian, grouped by byte position: the upper bytes are alike, the lower ones noise."""
     flat = np.ascontiguousarray(values, dtype).reshape(-1)
     return squeeze(flat.view(np.uint8).reshape(-1, flat.itemsize).T.tobytes())
 
 
 def unpack_array(blob: bytes, dtype: DTypeLike, *shape: int) -> np.ndarray:
-    """The way back. Raises ``ValueError`` when the bytes are damaged or too many."""
+    """The inverse. Raises ``ValueError`` when the bytes are damaged or their number is wrong."""
     raw, kind = _inflated(blob), np.dtype(dtype)
     planes = np.frombuffer(raw, np.uint8).reshape(kind.itemsize, -1)
     return np.ascontiguousarray(planes.T).reshape(-1).view(kind).reshape(shape)
 
 
 def unpack_bytes(blob: bytes) -> np.ndarray:
-    """(N,) uint8 of ``squeeze``. Raises ``ValueError`` when the bytes are damaged."""
+    """Inverse of ``squeeze``, (N,) uint8. Raises ``ValueError`` when the bytes are damaged."""
     return np.frombuffer(_inflated(blob), np.uint8)
 
 
 def pack_steps(values: np.ndarray) -> bytes:
-    """Whole numbers (N,), most of which follow each other."""
+    """Integers (N,), mostly consecutive."""
     return zlib.compress(np.diff(np.asarray(values, "<i8"), prepend=0).astype("<i4").tobytes(), 1)
 
 
@@ -64,14 +64,14 @@ def unpack_steps(blob: bytes) -> np.ndarray:
 
 
 def pack_offsets(offsets: Array, center: Array) -> bytes:
-    """(N, 2) pixels from ``center`` (2,): single precision of pixels where that is exact, as it nearly always is."""
+    """(N, 2) pixels from ``center`` (2,): in single precision where that is exact, which is nearly always."""
     pixels = (offsets + center).astype("<f4")
     exact = np.array_equal(pixels.astype(np.float64) - center, offsets)
     return b"4" + pack_array(pixels, "<f4") if exact else b"8" + pack_array(offsets, "<f8")
 
 
 def unpack_offsets(blob: bytes, center: Array) -> Array:
-    """(N, 2) as they were. Raises ``ValueError`` when the bytes are damaged."""
+    """(N, 2), exact. Raises ``ValueError`` when the bytes are damaged."""
     if blob[:1] == b"4":
         return unpack_array(blob[1:], "<f4", -1, 2).astype(np.float64) - center
     return unpack_array(blob[1:], "<f8", -1, 2).astype(np.float64)
@@ -83,7 +83,7 @@ def pack_pose(w_T_c: Array) -> bytes:
 
 
 def unpack_matrix(blob: bytes) -> Array:
-    """(4, 4), bit-equal. Raises ``ValueError`` when it is damaged."""
+    """(4, 4), exact. Raises ``ValueError`` when it is damaged."""
     matrix = np.frombuffer(unseal(blob), "<f8").reshape(4, 4).astype(np.float64)
     if not np.isfinite(matrix).all() or not np.array_equal(matrix[3], [0, 0, 0, 1]):
         raise ValueError("its pose is not finite")
@@ -91,14 +91,14 @@ def unpack_matrix(blob: bytes) -> Array:
 
 
 def unpack_pose(blob: bytes) -> Array:
-    """(4, 4), bit-equal. Raises ``ValueError`` when it is no rigid motion."""
+    """(4, 4), exact. Raises ``ValueError`` when it is not a rigid motion."""
     try:
         pose = unpack_matrix(blob)
     except ValueError as error:
-        raise ValueError(f"its pose is no rigid motion ({error})") from error
+        raise ValueError(f"its pose is not a rigid motion ({error})") from error
     rotation = pose[:3, :3]
     if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4):
-        raise ValueError("its pose is no rigid motion")
+        raise ValueError("its pose is not a rigid motion")
     return pose
 
 
@@ -134,7 +134,7 @@ def unpack_mask(blob: bytes | None, height: int, width: int) -> np.ndarray | Non
 
 
 def depth_scale(depth: Array32) -> float:
-    """What a depth map is divided by before it becomes float16: the median of what is known."""
+    """The divisor of a depth map before conversion to float16: the median of known depth."""
     known = depth[(depth > 0) & np.isfinite(depth)]
     return float(np.median(known)) if len(known) else 1.0
 
@@ -142,11 +142,11 @@ def depth_scale(depth: Array32) -> float:
 def pack_map(values: Array32, scale: float = 1.0) -> bytes:
     """(H, W) values >= 0 as compressed float16 of values / scale; relative error below 5e-4 near the scale.
 
-    What is not finite becomes 0; what is above 0 stays so.
+    Values that are not finite become 0; positive values stay positive.
     """
     clean = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0) / scale
     halves = np.where(clean > 0, np.clip(clean, _SMALLEST, _LARGEST), 0).astype("<f2").view("<u2").ravel()
-    steps = np.diff(halves, prepend=np.uint16(0)).astype("<u2")  # of neighbours: small, and high bytes alike
+    steps = np.diff(halves, prepend=np.uint16(0)).astype("<u2")  # of neighbours: small, with similar high bytes
     return zlib.compress(steps.view(np.uint8).reshape(-1, 2).T.tobytes(), 1)
 
 

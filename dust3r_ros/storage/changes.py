@@ -1,4 +1,4 @@
-"""What of a map differs from its file, and the rows that make it equal again."""
+"""Compares a map with its file and writes the rows that differ."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from dust3r_ros.storage.rows import OF_KEYFRAMES, OF_MAPS, write_observations
 
 @dataclass(frozen=True, eq=False)
 class WrittenKeyframe:
-    """What a file has of one keyframe. ``trace`` None: by another session, which knew it by ``stamp_ns``, ``camera``.
+    """What a file has of one keyframe. ``trace`` None: written by another session, known by ``stamp_ns``, ``camera``.
 
-    Depth in the file is to be multiplied by ``scale`` where its trace's growth was ``growth``.
+    Depth in the file was written at the trace's growth ``growth``, to be multiplied by ``scale``.
     """
 
     map_id: int
@@ -35,7 +35,7 @@ class WrittenKeyframe:
     trace: Trace | None = None
 
     def same(self, trace: Trace, map_id: int, place: int) -> bool:
-        """Whether nothing of the keyframe has changed since."""
+        """Whether the keyframe is unchanged since."""
         old = self.trace
         return (
             old is not None
@@ -49,7 +49,7 @@ class WrittenKeyframe:
         )
 
     def same_observations(self, trace: Trace, map_id: int, place: int) -> bool:
-        """Whether nothing of what the keyframe sees has changed since."""
+        """Whether the keyframe's observations are unchanged since."""
         old = self.trace
         return (
             old is not None
@@ -59,7 +59,7 @@ class WrittenKeyframe:
         )
 
     def of(self, trace: Trace, k: KeyframeState) -> bool:
-        """Whether it is this keyframe, and not one that had its number before."""
+        """Whether it is this keyframe, and not an earlier one with the same number."""
         if self.trace is not None:
             return self.trace.record is trace.record
         return (self.stamp_ns, self.camera) == (k.stamp_ns, k.camera)
@@ -67,10 +67,10 @@ class WrittenKeyframe:
 
 @dataclass(eq=False)
 class WrittenMap:
-    """What a file has of one map beside its keyframes."""
+    """What a file has of one map besides its keyframes."""
 
     map_id: int
-    frames: list[FrameState] = field(default_factory=list)  # only the first ``count`` are certain
+    frames: list[FrameState] = field(default_factory=list)  # only the first ``count`` are committed
     count: int = 0
     rewritten: int = -1
     merges: int = -1
@@ -83,7 +83,7 @@ class WrittenMap:
 
 @dataclass(eq=False)
 class Written:
-    """What a file has; a copy takes the changes of a transaction until that is certain."""
+    """The content of a file; a copy holds the changes of a transaction until it is committed."""
 
     keyframes: dict[int, WrittenKeyframe] = field(default_factory=dict)
     maps: dict[AtlasEntry, WrittenMap] = field(default_factory=dict)
@@ -94,14 +94,14 @@ class Written:
     next_map: int = 1
 
     def adopt(self, base: sqlite3.Connection) -> None:
-        """What another session wrote."""
+        """Take over what another session wrote."""
         self.state = {name: json.loads(value) for name, value in base.execute("SELECT name, value FROM state")}
         found = base.execute("SELECT number, map, place, stamp_ns, camera, depth_scale FROM keyframes")
         self.keyframes = {number: WrittenKeyframe(*row) for number, *row in found}
         self.next_map = 1 + max((row[0] for row in base.execute("SELECT id FROM maps")), default=0)
 
     def copy(self) -> Written:
-        """For what is about to be written."""
+        """A copy for the next transaction."""
         maps = {entry: replace(known) for entry, known in self.maps.items()}
         return replace(
             self,
@@ -129,7 +129,7 @@ class Changes:
                 for s in self._entries
             ),
         )
-        self._keyframes = self._signature != written.signature  # else no more than frames came
+        self._keyframes = self._signature != written.signature  # otherwise only frames were added
 
     @property
     def any(self) -> bool:
@@ -137,7 +137,7 @@ class Changes:
         return self._keyframes or bool(self._settings) or any(map(self._new_frames, self._entries))
 
     def write(self) -> Written:
-        """Make the file equal, in a transaction that is open; returns what it then has. Raises ``sqlite3.Error``."""
+        """Write the changes, within an open transaction; returns the file's new content. Raises ``sqlite3.Error``."""
         self._now = self._before.copy()
         self._base.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", list(self._settings.items()))
         self._now.settings |= self._settings
@@ -171,7 +171,7 @@ class Changes:
     def _drop_what_is_gone(self) -> None:
         for entry in self._entries:
             if len(entry.submap):
-                entry.name(len(entry.submap) - 1)  # all have one now
+                entry.name(len(entry.submap) - 1)  # all keyframes have a number now
         names = {name for entry in self._entries for name in entry.names}
         for number in self._now.keyframes.keys() - names:
             self._drop_keyframe(number)
@@ -215,7 +215,7 @@ class Changes:
         k: KeyframeState,
         before: WrittenKeyframe | None,
     ) -> WrittenKeyframe:
-        """The parts of one keyframe that differ from what the file has."""
+        """Write the parts of one keyframe that differ from the file."""
         if before is None:
             rows.put(self._base, "images", rows.image_row(number, k))
         scale, growth = self._write_depth(number, trace, k, before)
@@ -232,7 +232,7 @@ class Changes:
     def _write_depth(
         self, number: int, trace: Trace, k: KeyframeState, before: WrittenKeyframe | None
     ) -> tuple[float, float]:
-        """Depth where it differs from the file's; returns ``scale`` and ``growth`` of what the file then has."""
+        """Write depth if it differs from the file's; returns ``scale`` and ``growth`` of the depth then in the file."""
         if before is not None and trace.pixels is (None if before.trace is None else before.trace.pixels):
             return before.scale, before.growth
         self._base.execute("DELETE FROM depths WHERE number = ?", (number,))
@@ -252,7 +252,7 @@ class Changes:
         known.connected += len(fresh)
 
     def _write_aliases(self, entry: AtlasEntry, known: WrittenMap) -> None:
-        """What landmarks have become, in blocks."""
+        """Write the merged ids of landmarks, in chunks."""
         merges, blocks, aliases = entry.submap.saving.aliases(max(0, known.merges))
         for block in range(-(-len(aliases) // BLOCK)) if known.merges < 0 else blocks.tolist():
             chunk = aliases[block * BLOCK : (block + 1) * BLOCK]
@@ -320,7 +320,7 @@ class Changes:
         ]
         self._base.executemany("INSERT OR REPLACE INTO frames VALUES (?, ?, ?, ?, ?, ?, ?, ?)", found)
         if first:
-            del known.frames[first:]  # of a transaction that failed
+            del known.frames[first:]  # left over from a failed transaction
             known.frames.extend(frames[first:])
         else:
             known.frames = list(frames)

@@ -1,4 +1,4 @@
-"""A map written as it grows: each change is one transaction of one SQLite file, which one process writes."""
+"""Writes a map as it grows: each change is one transaction of an SQLite file with a single writer."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ from dust3r_ros.storage import rows
 from dust3r_ros.storage.changes import Changes, Written
 from dust3r_ros.types import Camera, Keyframe
 
-BEFORE = ".before"  # is added to the name of a file in whose place another map begins
+BEFORE = ".before"  # suffix for an existing file that is replaced by a new map
 
 
 class MapJournal:
-    """Keeps a file equal to a map: what a process that is killed had reported, is there.
+    """Keeps a file equal to a map: the file of a killed process has everything it had reported.
 
-    Written ahead (WAL) with ``synchronous = NORMAL``: a process that is killed loses the update in
-    flight at most; a machine that loses power may lose the last few, and never the file. Others may
-    read the file meanwhile. A keyframe costs what it brings and what it moved, however many there are;
-    a frame that changes nothing costs its own row.
+    Uses a write-ahead log (WAL) with ``synchronous = NORMAL``: a killed process loses at most the update in flight; a
+    power failure may lose the last few updates, but never the file. Others may read the file meanwhile. A keyframe
+    costs its own data and what it moved, whatever the size of the map; a frame that changes nothing costs one row.
     """
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any] | None = None, *, fresh: bool = True) -> None:
-        """Begin a file, or, not ``fresh``, continue the one that the mapper was resumed from.
+        """Start a file or, if not ``fresh``, continue the one from which the mapper was resumed.
 
-        A file that is there and not continued is kept, as ``path`` with ``BEFORE`` behind it. Raises
-        ``OutputError``, also where another process writes the file, ``MapFileError`` for one that cannot be continued.
+        An existing file that is not continued is renamed, with ``BEFORE`` appended. Raises ``OutputError``, also if
+        another process writes the file, and ``MapFileError`` for a file that cannot be continued.
         """
         self._path = Path(path)
         self._written = Written()
@@ -70,21 +69,21 @@ class MapJournal:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The path of the file."""
         return self._path
 
     def update(self, live: LiveMap, settings: Mapping[str, Any] | None = None) -> None:
-        """Write what changed since the last call, as one transaction; which mapper is asked may change.
+        """Write what changed since the last call, as one transaction; the mapper may be another one than before.
 
-        ``settings`` (JSON values) that differ are written with it, so that they are of this state of the map.
+        Changed ``settings`` (JSON values) are written with it, so that they match this state of the map.
 
-        Raises ``OutputError`` and leaves the file as it was where that cannot be; the next call tries again.
+        Raises ``OutputError`` if that fails, and leaves the file unchanged; the next call tries again.
         """
         if self._base is None:
             raise OutputError(f"map '{self._path}' is closed already")
         if self._adopted is not None and self._adopted != live.atlas.origin:
             raise OutputError(
-                f"map '{self._path}' is not the one that was loaded, or was changed since; load it to continue it"
+                f"map '{self._path}' is not the one that was loaded, or has changed since; load it to continue it"
             )
         changes = Changes(self._base, self._written, live, settings)
         if not changes.any:
@@ -103,7 +102,7 @@ class MapJournal:
     def write_products(
         self, keyframes: Iterable[Keyframe], cameras: Iterable[Camera], edges: Iterable[tuple[int, int, float]]
     ) -> None:
-        """Write what a map shows, where that is all there is. Raises ``OutputError``."""
+        """Write just the products of a map: keyframes, cameras and edges. Raises ``OutputError``."""
         if self._base is None:
             raise OutputError(f"map '{self._path}' is closed already")
         with rows.writing(self._path):
@@ -127,14 +126,14 @@ class MapJournal:
         self._written.settings |= found
 
     def close(self) -> None:
-        """Fold the write-ahead log into the file, which then is one. Raises ``OutputError``; closed it is anyway."""
+        """Merge the write-ahead log into the file. Raises ``OutputError``; the journal is closed in any case."""
         if self._base is None:
             return
         try:
             with rows.writing(self._path):
                 self._base.execute("PRAGMA journal_mode = DELETE")
         except OutputError as error:
-            # A reader has the file open: it is whole, with the log beside it.
+            # A reader has the file open: it is complete together with its log.
             if "locked" not in str(error):
                 raise
         finally:
@@ -148,7 +147,7 @@ class MapJournal:
 
 
 def _begin(path: Path) -> dict[str, Any]:
-    """A file with all tables and nothing in them, or none; returns its state."""
+    """Create all tables in a file; returns its state."""
     state = {"lineage": uuid.uuid4().hex, "changes": 0}
     with atomic_path(path) as temporary:
         base = rows.connect(temporary, "rw")
@@ -162,12 +161,12 @@ def _begin(path: Path) -> dict[str, Any]:
 
 
 def _set_aside(path: Path) -> None:
-    """Keep a file that is there under another name, with what its log holds."""
+    """Rename an existing file, with the content of its log."""
     if not path.exists():
         return
     if path.is_dir():
-        raise OutputError(f"'{path}' is a folder; give a file")
-    with contextlib.suppress(sqlite3.Error):  # what is no map has no log
+        raise OutputError(f"'{path}' is a folder; it must be a file")
+    with contextlib.suppress(sqlite3.Error):  # a file that is not a map has no log
         base = rows.connect(path, "rw")
         base.execute("PRAGMA journal_mode = DELETE")
         base.close()

@@ -1,4 +1,4 @@
-"""A saved map read back: all that a mapper needs to continue it."""
+"""Reads a saved map: everything that a mapper needs to continue it."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ LEFT JOIN observation_states t USING (number) LEFT JOIN samples p USING (number)
 
 
 def load_state(path: str | Path) -> MapState:
-    """Read a map to continue it, at one moment of its growth.
+    """Read a consistent state of a map, to continue it.
 
-    Raises ``MapFileError`` when it is missing, of another schema, damaged or no map, and for one of products alone,
-    which can only be shown.
+    Raises ``MapFileError`` when it is missing, damaged, of another schema or not a map, and for a file with only
+    products, which cannot be continued.
     """
     with reading(path) as base:
         base.row_factory = sqlite3.Row
         state = {name: json.loads(value) for name, value in base.execute("SELECT name, value FROM state")}
         if "sizes" not in state and base.execute("SELECT 1 FROM keyframes").fetchone():
-            raise MapFileError(f"map '{path}' holds the products of a map only: it can be shown, not continued")
+            raise MapFileError(f"map '{path}' holds only the products of a map; it can be shown, but not continued")
         return _state(base, state)
 
 
 def _state(base: sqlite3.Connection, state: Mapping[str, Any]) -> MapState:
     cameras = read_cameras(base)
-    working, tracking = state.get("sizes", (0, 0))  # none: the process ended before the first image
+    working, tracking = state.get("sizes", (0, 0))  # none if the process ended before the first image
     streams = {camera.name: middle_of(camera, tracking) for camera in cameras}
     submaps = [_submap(base, dict(row), streams) for row in base.execute("SELECT * FROM maps ORDER BY place")]
     counts = state.get("counts", {})
@@ -64,17 +64,17 @@ def _state(base: sqlite3.Connection, state: Mapping[str, Any]) -> MapState:
 
 
 def read_settings(base: sqlite3.Connection) -> dict[str, Any]:
-    """By name."""
+    """Settings by name."""
     return {name: json.loads(value) for name, value in base.execute("SELECT name, value FROM settings")}
 
 
 def read_cameras(base: sqlite3.Connection) -> tuple[Camera, ...]:
-    """In the order in which they came."""
+    """Cameras in the order in which they appeared."""
     return tuple(rows.camera(dict(row)) for row in base.execute("SELECT * FROM cameras ORDER BY place"))
 
 
 def middle_of(camera: Camera, tracking_size: int) -> Array:
-    """(2,) the pixel of a camera's tracked image from which offsets count."""
+    """(2,) the pixel of a camera's tracked image to which offsets are relative."""
     scale = min(1.0, tracking_size / max(camera.width, camera.height))
     return np.array([(round(camera.width * scale) - 1) / 2, (round(camera.height * scale) - 1) / 2])
 
@@ -102,7 +102,7 @@ def _submap(base: sqlite3.Connection, row: Mapping[str, Any], middles: Mapping[s
 def _keyframes(
     base: sqlite3.Connection, map_id: int, middles: Mapping[str, Array], aliases: np.ndarray
 ) -> dict[int, KeyframeState]:
-    """The keyframes of a map by number, in the order of their places."""
+    """The keyframes of a map by number, ordered by place."""
     found: dict[int, KeyframeState] = {}
     for row in base.execute(_KEYFRAMES, (map_id,)):
         number = int(row["number"])
@@ -116,7 +116,7 @@ def _keyframes(
 
 
 def _edges(base: sqlite3.Connection, place: Mapping[int, int]) -> tuple[tuple[int, int, float], ...]:
-    """Places and weight of the edges within one map."""
+    """The edges within one map: two places and the weight."""
     found = base.execute("SELECT first, second, weight FROM edges")
     return tuple((place[a], place[b], weight) for a, b, weight in found if a in place and b in place)
 
@@ -135,12 +135,12 @@ def _aliases(base: sqlite3.Connection, map_id: int, landmarks: int) -> np.ndarra
         away = blobs.unpack_steps(blob)
         aliases[chunk * BLOCK : chunk * BLOCK + len(away)] -= away
     if len(aliases) and not (aliases.min() >= 0 and (aliases <= np.arange(landmarks)).all()):
-        raise ValueError("a landmark became one that is younger or none")
+        raise ValueError("a landmark was merged into a younger or missing one")
     return aliases
 
 
 def _resolved(aliases: np.ndarray, tracks: Tracks) -> Tracks:
-    """Tracks by the ids that their landmarks have now."""
+    """Tracks with the current ids of their landmarks."""
     ids = aliases[tracks.ids]
     while not np.array_equal(further := aliases[ids], ids):
         ids = further

@@ -1,11 +1,11 @@
-"""The schema of a saved map, and its rows to and from what the mapper keeps.
+"""The schema of a saved map, and conversions between its rows and the mapper's state.
 
-What is large and stays (``images``) lies apart from what is small and moves (``keyframes``): a row is always
-written as a whole.
+Large constant data (``images``) are in a table of their own, apart from small changing data (``keyframes``), because a
+row is always written as a whole.
 
-The observations of a keyframe are those of its features, then all others; each with the id that its landmark had
-when it was written. Which id it has now follows from the mergers (``aliases``). So an observation that is set
-aside, and a landmark that turns out to be another one, cost a few bytes.
+The observations of a keyframe are those of its features, then all others, each with the id that its landmark had when
+it was written. The current id follows from the mergers (``aliases``). So a pruned observation or a merged landmark
+costs only a few bytes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dust3r_ros.storage import blobs
 from dust3r_ros.tracking import Tracks, join
 from dust3r_ros.types import Array, Camera, Keyframe
 
-SCHEMA_VERSION = 4  # the only one that is read
+SCHEMA_VERSION = 4  # the only version supported
 APPLICATION_ID = int.from_bytes(b"D3RM", "big")
 
 SCHEMA = """
@@ -76,21 +76,21 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def number(base: sqlite3.Connection, pragma: str) -> int:
-    """The value of a pragma."""
+    """The integer value of a pragma."""
     return int(base.execute(f"PRAGMA {pragma}").fetchone()[0])
 
 
 def create(base: sqlite3.Connection) -> None:
-    """Make all tables in an empty file."""
+    """Create all tables in an empty file."""
     base.executescript(
         f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; PRAGMA application_id = {APPLICATION_ID}; COMMIT;"
     )
 
 
 def check(base: sqlite3.Connection, path: Path) -> None:
-    """Raises ``MapFileError`` for what is no map of this schema."""
+    """Raises ``MapFileError`` for a file that is not a map of this schema."""
     if number(base, "application_id") != APPLICATION_ID:
-        raise MapFileError(f"'{path}' is a database, but no map of this program; give a map.db")
+        raise MapFileError(f"'{path}' is a database, but not a map of this program; give a map.db")
     version = number(base, "user_version")
     if version != SCHEMA_VERSION:
         other = "an older" if version < SCHEMA_VERSION else "a newer"
@@ -102,7 +102,7 @@ def check(base: sqlite3.Connection, path: Path) -> None:
 
 @contextmanager
 def reading(path: str | Path) -> Iterator[sqlite3.Connection]:
-    """A map open for reading, at one moment of its growth. Raises ``MapFileError``."""
+    """A map opened for reading, in a consistent state. Raises ``MapFileError``."""
     path = Path(path)
     if not path.is_file():
         raise MapFileError(f"map '{path}' does not exist; give a map.db")
@@ -115,7 +115,7 @@ def reading(path: str | Path) -> Iterator[sqlite3.Connection]:
         check(base, path)
         yield base
     except sqlite3.Error as error:
-        raise MapFileError(f"'{path}' is damaged or no map: {error}; give a whole map.db") from error
+        raise MapFileError(f"'{path}' is damaged or not a map: {error}; give a complete map.db") from error
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise MapFileError(f"map '{path}' is damaged: {error}") from error
     finally:
@@ -124,7 +124,7 @@ def reading(path: str | Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns what SQLite says while a map is written into ``OutputError``."""
+    """Turns errors of SQLite while a map is written into ``OutputError``."""
     try:
         yield
     except sqlite3.Error as error:
@@ -165,7 +165,7 @@ def camera(row: Mapping[str, Any]) -> Camera:
 
 
 def lens_text(lens: Lens) -> str:
-    """Exact."""
+    """A lens as text, exact."""
     return json.dumps([lens.radius, lens.radial, *lens.center])
 
 
@@ -176,7 +176,7 @@ def lens_of(values: Sequence[float]) -> Lens:
 
 
 def focals_text(focals: Mapping[str, tuple[Intrinsics, float]]) -> str:
-    """Focals by camera, each with that of the working images."""
+    """Focals by camera, each with the focal of its working images, as text."""
     return json.dumps({name: _focal_fields(focal) | {"working": float(w)} for name, (focal, w) in focals.items()})
 
 
@@ -194,7 +194,7 @@ def intrinsics_of(values: Mapping[str, Any]) -> Intrinsics:
 
 
 def image_row(number: int, k: KeyframeState) -> dict[str, Any]:
-    """What stays as it is: a row of ``images``."""
+    """The constant data of a keyframe: a row of ``images``."""
     height, width = k.image.shape[:2]
     return {
         "number": number,
@@ -210,7 +210,7 @@ def image_row(number: int, k: KeyframeState) -> dict[str, Any]:
 
 
 def keyframe_row(number: int, map_id: int, place: int, k: KeyframeState, scale: float) -> dict[str, Any]:
-    """What moves: a row of ``keyframes``; ``scale``: what stored depth is multiplied by."""
+    """The changing data of a keyframe: a row of ``keyframes``; ``scale``: the factor of stored depth."""
     return {
         "number": number,
         "map": map_id,
@@ -227,7 +227,7 @@ def keyframe_row(number: int, map_id: int, place: int, k: KeyframeState, scale: 
 
 
 def product_rows(k: Keyframe) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Rows of ``keyframes``, ``images`` and ``depths`` for a keyframe of which no more is known."""
+    """Rows of ``keyframes``, ``images`` and ``depths`` for a keyframe known only as a product."""
     height, width = k.depth.shape
     scale = blobs.depth_scale(k.depth)
     row = {
@@ -269,7 +269,7 @@ def pair_of(second_T_first: bytes, cameras: str) -> PairGeometry:
 
 
 def frame_row(map_id: int, place: int, frame: FrameState, keyframe: int) -> tuple[Any, ...]:
-    """A row of ``frames``; ``keyframe``: the number of the one it hangs on."""
+    """A row of ``frames``; ``keyframe``: the number of the frame's reference keyframe."""
     pose: Array | None = frame.keyframe_T_frame
     blob = None if pose is None else blobs.pack_pose(pose)
     unit = None if np.isnan(frame.unit) else float(frame.unit)
@@ -280,7 +280,7 @@ Resolve = Callable[[np.ndarray], np.ndarray]
 
 
 def write_observations(base: sqlite3.Connection, number: int, k: KeyframeState, resolved: Resolve, anew: bool) -> None:
-    """Write what a keyframe sees; ``anew``: the landmarks have other ids than when that was written last."""
+    """Write a keyframe's observations; ``anew``: landmark ids have changed since they were last written."""
     if k.seen is None or k.pruned is None:
         return
     known = None if anew else _read(base, number, k)
@@ -297,19 +297,19 @@ def write_observations(base: sqlite3.Connection, number: int, k: KeyframeState, 
 def read_observations(
     feature_ids: bytes, ids: bytes, offsets: bytes, states: tuple[bytes, bytes], features: Array, center: Array
 ) -> tuple[np.ndarray, Tracks, Tracks]:
-    """Ids of features, what is seen and what was set aside; ids as they were written. Raises ``ValueError``."""
+    """Ids of features, observations kept and pruned; ids as they were written. Raises ``ValueError``."""
     own = blobs.unpack_steps(feature_ids)
     if len(own) != len(features):
         raise ValueError(f"{len(features)} features have {len(own)} landmarks")
     observations = join(Tracks(own, features), Tracks(blobs.unpack_steps(ids), blobs.unpack_offsets(offsets, center)))
     places = [blobs.unpack_steps(state) for state in states]
     if any(len(place) and not 0 <= place.min() <= place.max() < len(observations.ids) for place in places):
-        raise ValueError("it sees what it has not")
+        raise ValueError("it refers to observations that it does not have")
     return own, observations.select(places[0]), observations.select(places[1])
 
 
 def _observations(k: KeyframeState, resolved: Resolve) -> Tracks:
-    """Features, and all else that is or was seen."""
+    """The features, and all other observations, kept or pruned."""
     assert k.seen is not None and k.pruned is not None
     features = Tracks(k.feature_ids, k.features.pixels)
     every = join(k.seen, k.pruned)
@@ -336,7 +336,7 @@ def _read(base: sqlite3.Connection, number: int, k: KeyframeState) -> Tracks | N
 
 
 def _places(observations: Tracks, k: KeyframeState, resolved: Resolve) -> tuple[np.ndarray, np.ndarray] | None:
-    """Where ``seen`` and ``pruned`` are among the observations; None where one of them is not, or by another id."""
+    """The indices of ``seen`` and ``pruned`` in the observations; None if one is missing or has another id."""
     assert k.seen is not None and k.pruned is not None
     keys = _keys(observations)
     order = np.argsort(keys, kind="stable")
@@ -361,7 +361,7 @@ def _places(observations: Tracks, k: KeyframeState, resolved: Resolve) -> tuple[
 
 
 def _named(tracks: Tracks, resolved: Resolve) -> np.ndarray:
-    """(N,) landmark and pixel as one thing each."""
+    """(N,) landmark and pixel as one item each."""
     rows = np.column_stack([resolved(tracks.ids).astype(np.float64), tracks.pixels])
     return np.ascontiguousarray(rows).view("V24").ravel()
 

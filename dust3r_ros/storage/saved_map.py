@@ -1,4 +1,4 @@
-"""Saved maps as viewers and exports read them, and a whole map written at once."""
+"""Reads saved maps for viewers and exports, and writes a whole map at once."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from dust3r_ros.types import Array, Camera, Image, Keyframe
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """What images were made into, and focals of working images, by camera; none for mere products."""
+    """Geometry of working images, and their focals, by camera; none for a file of products only."""
 
     geometries: Mapping[str, ImageGeometry]
     focals: Mapping[str, float]
 
     @classmethod
     def of(cls, base: sqlite3.Connection, cameras: Mapping[str, Camera], active: sqlite3.Row | None) -> Views:
-        """Of the ``active`` map (a row of ``maps``)."""
+        """For the ``active`` map (a row of ``maps``)."""
         sizes = base.execute("SELECT value FROM state WHERE name = 'sizes'").fetchone()
         if active is None or sizes is None:
             return cls({}, {})
@@ -44,7 +44,7 @@ class Views:
         return cls(geometries_of(cameras.values(), *json.loads(sizes[0])), focals)
 
     def keyframe(self, row: sqlite3.Row) -> Keyframe:
-        """Of a row of keyframes with image and depth. Raises ``ValueError``."""
+        """The keyframe of a row with image and depth. Raises ``ValueError``."""
         number, height, width = row["number"], row["height"], row["width"]
         try:
             image = blobs.unpack_image(row["image"], height, width)
@@ -65,7 +65,7 @@ class Views:
 
 
 def geometries_of(cameras: Iterable[Camera], working_size: int, tracking_size: int) -> dict[str, ImageGeometry]:
-    """What the images of a map's cameras were made into, by camera."""
+    """The geometry of images of a map's cameras, by camera."""
     config = MapperConfig(working_size=working_size, tracking_size=tracking_size)
     return {camera.name: ImageGeometry(camera.width, camera.height, config) for camera in cameras}
 
@@ -75,7 +75,7 @@ class MapLandmarks:
     """Positions (L, 3) in the map frame, ``colors`` (L, 3) RGB, and their observations.
 
     Observation m: keyframe ``keyframe[m]`` (its index) sees landmark ``landmark[m]`` (a row of ``positions``) at
-    ``pixels[m]`` (M, 2) of its image. Every landmark is seen twice at least.
+    ``pixels[m]`` (M, 2) of its image. Every landmark is seen at least twice.
     """
 
     positions: Array
@@ -86,7 +86,7 @@ class MapLandmarks:
 
 
 def landmarks_of(state: MapState) -> MapLandmarks | None:
-    """Of the active map; None where pointmaps carry it. Positions are found anew from observations and poses."""
+    """Landmarks of the active map, triangulated from observations and poses; None for a map of pointmaps."""
     active = state.submaps[0] if state.submaps else None
     if active is None or active.kind != LANDMARKS:
         return None
@@ -103,7 +103,7 @@ def landmarks_of(state: MapState) -> MapLandmarks | None:
     known = np.flatnonzero(sparse.positioned)
     rows, landmark = np.unique(landmark, return_inverse=True)
     pixels, colors = np.zeros((len(view), 2)), np.zeros((len(rows), 3), np.uint8)
-    for index in np.unique(view)[::-1].tolist():  # the first to see a landmark says its colour
+    for index in np.unique(view)[::-1].tolist():  # the first observation of a landmark gives its colour
         mine, keyframe = view == index, active.keyframes[index]
         geometry = geometries[keyframe.camera]
         pixels[mine] = geometry.to_working(keyframe.lens.ideal(offset[mine]))
@@ -121,9 +121,9 @@ Edge = tuple[int, int, float]
 
 @dataclass(frozen=True, eq=False)
 class MapContents:
-    """What a saved map shows: the map that was active. Keyframes by index, edges (first, second, weight).
+    """The content of a saved map: the one that was active. Keyframes by index, edges (first, second, weight).
 
-    ``landmarks`` is None unless they were asked for, and where the map has none.
+    ``landmarks`` is None unless requested, and if the map has none.
     """
 
     settings: Mapping[str, Any]
@@ -134,7 +134,7 @@ class MapContents:
 
 
 class MapSource(Protocol):
-    """What ``save_map`` needs: a mapper, or the products of one."""
+    """The input of ``save_map``: a mapper, or the products of one."""
 
     @property
     def keyframes(self) -> tuple[Keyframe, ...]: ...
@@ -146,17 +146,17 @@ class MapSource(Protocol):
 
 @runtime_checkable
 class Live(Protocol):
-    """A mapper, of which more is saved than its products."""
+    """A mapper, of which more than the products is saved."""
 
     @property
     def live(self) -> LiveMap: ...
 
 
 def save_map(path: str | Path, source: MapSource, settings: Mapping[str, Any] | None = None) -> None:
-    """Write a whole map; the file appears when it is complete.
+    """Write a whole map atomically.
 
-    Of a mapper everything is written, so that it can be continued; of mere products what can be shown.
-    Raises ``OutputError``, also where a journal writes the file.
+    A mapper is written completely, so that it can be continued; products are written for display only.
+    Raises ``OutputError``, also if a journal writes the file.
     """
     path = Path(path)
     lock = FileLock(path)
@@ -173,7 +173,7 @@ def save_map(path: str | Path, source: MapSource, settings: Mapping[str, Any] | 
 
 
 def load_map(path: str | Path, landmarks: bool = False) -> MapContents:
-    """Read what a map shows; ``landmarks``: those too, which takes a second for some hundred keyframes.
+    """Read the content of a map; ``landmarks``: include them, which takes a second for some hundred keyframes.
 
     Raises ``MapFileError`` when it is missing, of another schema, damaged or not a map.
     """
@@ -207,7 +207,7 @@ def _contents(base: sqlite3.Connection) -> MapContents:
 
 
 def _edges_of(base: sqlite3.Connection, known: AbstractSet[int]) -> tuple[tuple[int, int, float], ...]:
-    """Edges between the keyframes ``known``, and those that lack a keyframe, which the reader is to refuse."""
+    """Edges between the keyframes ``known``, and those that lack a keyframe, for the reader to refuse."""
     every = {row[0] for row in base.execute("SELECT number FROM keyframes")}
     return tuple(
         (first, second, weight)

@@ -89,7 +89,7 @@ def test_what_is_no_such_file_is_refused_by_name(suffix: str, tmp_path: Path) ->
 
 
 def test_a_kind_that_is_not_known_and_an_array_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"depth\.dpt' is of a kind that is not read; \.png"):
+    with pytest.raises(InputError, match=r"depth\.dpt' has an unknown suffix; it must be one of \.png"):
         reading.read(tmp_path / "depth.dpt")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["disparity"] = DEPTH
@@ -142,7 +142,7 @@ def test_text_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_mirror_is_no_pose(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no rotation"):
+    with pytest.raises(InputError, match="not a rigid motion"):
         reading.rigid(tmp_path / "p.txt", np.diag([1.0, 1, -1, 1]))
 
 

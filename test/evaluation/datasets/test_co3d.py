@@ -117,7 +117,7 @@ def _set(*names: str, to: Any) -> Callable[[dict[str, Any]], None]:
     [
         (_set("viewpoint", "intrinsics_format", to="ndc_new"), r"frame_annotations\.jgz.*ndc_new"),
         (_set("viewpoint", "R", to=[1, 2]), r"frame_annotations\.jgz.*viewpoint"),
-        (_set("viewpoint", "R", to=[[2, 0, 0], [0, 1, 0], [0, 0, 1]]), r"frame_annotations\.jgz.*no rotation"),
+        (_set("viewpoint", "R", to=[[2, 0, 0], [0, 1, 0], [0, 0, 1]]), r"frame_annotations\.jgz.*not a rigid motion"),
         (_set("viewpoint", "focal_length", to=[0, 1]), r"frame_annotations\.jgz.*positive"),
         (_set("viewpoint", to=None), r"frame_annotations\.jgz.*viewpoint"),
         (_set("image", "size", to=[1]), r"frame_annotations\.jgz.*size"),

@@ -52,7 +52,7 @@ def test_clips_directly_in_the_folder(root: Path) -> None:
         ("53486767", "later", "later"),
         ("0.9 1.6", "-0.9 1.6", "positive"),
         (" 0.9 1.6", " wide 1.6", "not numbers"),
-        ("0 0 -0.", "0 0 -9.", "no rotation"),
+        ("0 0 -0.", "0 0 -9.", "not a rigid motion"),
     ],
 )
 def test_broken_lists_are_named(root: Path, old: str, new: str, said: str) -> None:

@@ -75,7 +75,11 @@ def test_a_lost_frame_has_no_pose(root: Path) -> None:
         ("TestSplit.txt", "sequence3\nsequence4\n", "seq-04"),
         ("TestSplit.txt", "", "seq-03.*neither"),
         ("seq-01/frame-000001.pose.txt", "1 0 0 0\n0 1 0 0\n0 0 1\n", r"frame-000001\.pose\.txt.*11 numbers"),
-        ("seq-01/frame-000001.pose.txt", "1 0 0 0\n0 2 0 0\n0 0 1 0\n0 0 0 1", r"frame-000001\.pose\.txt.*no rotation"),
+        (
+            "seq-01/frame-000001.pose.txt",
+            "1 0 0 0\n0 2 0 0\n0 0 1 0\n0 0 0 1",
+            r"frame-000001\.pose\.txt.*not a rigid motion",
+        ),
     ],
 )
 def test_broken_files_are_named(root: Path, file: str, text: str, said: str) -> None:
