@@ -1,7 +1,7 @@
-"""The map the camera is in, and the maps it was lost in.
+"""The active map, and the maps in which the camera was lost.
 
-A camera that stays lost begins another map; where it sees again what an older map knows, the two
-become one (as in ORB-SLAM3's Atlas, Campos et al., T-RO 2021).
+A camera that stays lost begins another map; when it sees again what an older map knows, the two
+are joined (as in ORB-SLAM3's Atlas, Campos et al., T-RO 2021).
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ from dust3r_ros.types import Image, Keyframe
 
 
 class AtlasEntry:
-    """One map of an atlas: the map itself, its frames, and the names of its keyframes, which no other map's have."""
+    """One map of an atlas: the map itself, its frames, and the names of its keyframes, unique in the atlas."""
 
     def __init__(self, submap: Submap, fresh_names: Iterator[int], session: int = 0) -> None:
         self.submap = submap
         self.frames = FrameLog(submap, session)
-        self.live: bool | None = None  # whether work on the whole map is done beside; None: offline
+        self.live: bool | None = None  # whether work on the whole map is done in a child; None: offline
         self.changes = 0  # how often keyframes changed
         self._restored = False
         self._generation = 0
         self.names: list[int] = []
         self._fresh_names = fresh_names
-        self.meetings: dict[AtlasEntry, Meetings] = {}  # with maps that sleep
+        self.meetings: dict[AtlasEntry, Meetings] = {}  # with sleeping maps
 
     def name(self, index: int) -> int:
-        """The name of keyframe ``index``, given at the first asking."""
+        """The name of keyframe ``index``, assigned on first use."""
         while len(self.names) <= index:
             self.names.append(next(self._fresh_names))
         return self.names[index]
 
     def keyframe(self, index: int) -> Keyframe:
-        """Keyframe ``index`` by its name."""
+        """Keyframe ``index`` under its name."""
         return replace(self.submap.keyframe(index), index=self.name(index))
 
     def go_live(self, beside: bool) -> None:
-        """From now on what may wait does."""
+        """From now on defer what can wait."""
         self.live = beside
         self.submap.chores.go_live(beside)
 
     def take_changed(self) -> tuple[Keyframe, ...]:
-        """Keyframes that changed since the last call, by their names."""
+        """Keyframes that changed since the last call, under their names."""
         changed = self.submap.take_changed()
         self.changes += bool(changed)
         return tuple(replace(keyframe, index=self.name(keyframe.index)) for keyframe in changed)
@@ -68,7 +68,7 @@ class AtlasEntry:
     def remember(
         self, stamp_ns: int, stream: CameraStream, tracks: Tracks, found: PnpResult | None, keyframe: int | None
     ) -> None:
-        """Keep a frame's pose relative to a keyframe, and what it takes to find it again while the map settles."""
+        """Record a frame's pose relative to a keyframe, and what is needed to locate it again while the map settles."""
         submap, seen = self.submap, TrackedImage(stamp_ns, tracks, stream.anchored_ns)
         if keyframe is not None:
             self.name(keyframe)
@@ -80,7 +80,7 @@ class AtlasEntry:
             self.frames.find_again()
 
     def keep(self, pose: FollowedPose, stream: CameraStream) -> bool:
-        """Where a frame was that others found, relative to a keyframe; False where there is none of that name."""
+        """Record a pose found elsewhere, relative to a keyframe; False if no keyframe has that name."""
         if pose.keyframe not in self.names:
             return False
         seen = TrackedImage(pose.stamp_ns, Tracks(pose.ids, pose.pixels), pose.snapshot_ns)
@@ -88,12 +88,12 @@ class AtlasEntry:
         return True
 
     def move(self, new_S_old: Similarity) -> None:
-        """The whole map, keyframes and frames, in other coordinates and another unit."""
+        """Move the whole map, keyframes and frames, to other coordinates and another unit."""
         self.submap.move(new_S_old)
         self.frames.rescale(new_S_old.scale)
 
     def restore(self, state: SubmapState, streams: Mapping[str, CameraStream]) -> None:
-        """A map of another session in place of an empty one; every keyframe counts as changed."""
+        """Restore a map of an earlier session into an empty one; every keyframe counts as changed."""
         self.names, self._restored = list(state.names), True
         self.submap.restore(state, streams)
         self._generation = self.submap.state.generation
@@ -101,7 +101,7 @@ class AtlasEntry:
 
     @property
     def lasts(self) -> bool:
-        """Whether it is kept when its cameras are lost: one that has grown, or that somebody loaded."""
+        """Whether it is kept when its cameras are lost: if it has grown, or was loaded."""
         return len(self.submap) > YOUNG or self._restored
 
     def posed_names(self) -> tuple[int, ...]:
@@ -109,10 +109,10 @@ class AtlasEntry:
         return tuple(self.name(index) for index in self.submap.posed())
 
     def absorb(self, other: AtlasEntry, matches: np.ndarray, witness: np.ndarray) -> np.ndarray | None:
-        """Take another map in where landmarks ``matches`` (M, 2), own and other's, are the same.
+        """Take another map in, given identical landmarks ``matches`` (M, 2), own and other's.
 
-        ``witness`` (M,): the keyframe of the other that showed each.
-        Returns what the other's landmarks are called now; None, and nothing changed, where they do not fit.
+        ``witness`` (M,): the keyframe of the other map that showed each.
+        Returns the new ids of the other's landmarks; None, and nothing changed, if they do not fit.
         """
         joined = self.submap.absorb(other.submap, matches, witness)
         if joined is None:
@@ -125,18 +125,18 @@ class AtlasEntry:
 
 
 class Atlas:
-    """Switches between maps; keyframes of a map that falls asleep count as removed until it wakes."""
+    """Switches between maps; keyframes of a sleeping map count as removed until it wakes."""
 
     def __init__(self, make: Callable[[], Submap]) -> None:
         self._make = make
         self.asleep: list[AtlasEntry] = []
-        self.session = 0  # how often the maps were continued
-        self.origin = ("", 0)  # the file they are of, and its state
+        self.session = 0  # how many times the maps were continued
+        self.origin = ("", 0)  # their file, and its state
         self._live: bool | None = None
         self.begin()
 
     def restore(self, state: MapState, streams: Mapping[str, CameraStream]) -> None:
-        """The maps of another session in place of an empty one, which had all of ``streams``."""
+        """Restore the maps of an earlier session, which had all of ``streams``, into an empty atlas."""
         self.session, self.origin = state.session + 1, (state.lineage, state.changes)
         self._names = count(max((name for submap in state.submaps for name in submap.names), default=-1) + 1)
         maps = [AtlasEntry(self._make(), self._names, self.session) for _ in state.submaps]
@@ -146,7 +146,7 @@ class Atlas:
             self.active, self.asleep = maps[0], maps[1:]
 
     def begin(self) -> None:
-        """Another map; the active one is dropped."""
+        """Begin another map; the active one is dropped."""
         if not self.asleep:
             self._names = count()
         self.active = AtlasEntry(self._make(), self._names, self.session)
@@ -154,20 +154,20 @@ class Atlas:
             self.active.go_live(self._live)
 
     def go_live(self, beside: bool) -> None:
-        """From now on what may wait does, in this map and those to come."""
+        """From now on defer what can wait, in this map and later ones."""
         self._live = beside
         for entry in (self.active, *self.asleep):
             entry.go_live(beside)
 
     def sleep(self) -> None:
-        """Another map; the active one is kept."""
+        """Begin another map; the active one sleeps."""
         self.asleep.append(self.active)
         self.begin()
 
     def find(
         self, stream: CameraStream, gray: Image, image: Image, forget: Callable[[], None]
     ) -> tuple[AtlasEntry, PnpResult, Tracks] | None:
-        """A frame in one of the maps that sleep; ``forget`` drops what the backend has of another map's keyframes."""
+        """Find a frame in one of the sleeping maps; ``forget`` drops another map's keyframes from the backend."""
         found = None
         for entry in reversed(self.asleep):
             forget()
@@ -178,7 +178,7 @@ class Atlas:
         return None if found is None else (entry, *found)
 
     def wake(self, entry: AtlasEntry) -> None:
-        """A sleeping map is the active one again; the one that was sleeps where it has poses."""
+        """Make a sleeping map active again; the previous one sleeps if it has poses."""
         self.asleep.remove(entry)
         if self.active.submap.initialised:
             self.asleep.append(self.active)
@@ -186,10 +186,10 @@ class Atlas:
         entry.submap.mark_all()
 
     def join(self, index: int) -> np.ndarray | None:
-        """Whether keyframe ``index`` of the active map ties it to one that sleeps: then they become one.
+        """Join the active map with a sleeping one if keyframe ``index`` ties them together.
 
-        The older one stays where it was and is the active one. Returns what the landmarks of the
-        active map are called now, None where nothing was joined.
+        The older one stays where it was and is then active. Returns the new ids of the active map's
+        landmarks, None if nothing was joined.
         """
         active = self.active
         if not active.submap.initialised:

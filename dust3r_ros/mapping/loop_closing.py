@@ -1,4 +1,4 @@
-"""Where a camera comes back to what was mapped before, in the map it is in or in another one: the gap is closed."""
+"""Loop closure, within a map or between two, when a camera returns to a mapped place."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from dust3r_ros.mapping.association import Linker
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.sparse.map_merging import MapFit, fit_maps
 
-_MATCHES = 25  # of features of two keyframes that look alike
-_GAP_PX = 2.0  # less is drift that the window takes up
+_MATCHES = 25  # of features of two keyframes that look similar
+_GAP_PX = 2.0  # smaller drift is absorbed by the window
 _RECENT = 12  # keyframes whose matches with another map count
-_WITNESSES = 3  # of them that must see it
-_MIN_AGREEING = 12  # matches of each of these
+_WITNESSES = 3  # of these that must see it
+_MIN_AGREEING = 12  # matches for each of these
 
 
 class LoopClosing:
-    """Proves by features that keyframes which look alike show the same, and brings them together."""
+    """Verifies by features that similar keyframes show the same place, and links them."""
 
     def __init__(self, state: Reconstruction, links: Linker) -> None:
         self._state, self._links = state, links
 
     def link(self, index: int, loop_candidates: Sequence[int]) -> list[int]:
-        """Landmarks that keyframe ``index`` and ``loop_candidates`` both see become one; returns who proved it."""
+        """Merge landmarks that keyframe ``index`` and ``loop_candidates`` share; returns the verified candidates."""
         matches = self._links.link(loop_candidates, index, _MATCHES)
         return [other for other, count in zip(loop_candidates, matches, strict=True) if count >= _MATCHES]
 
     def gapes(self, index: int, linked: Sequence[int]) -> bool:
-        """Whether keyframe ``index`` lies elsewhere than those it was ``linked`` with say: the map has drifted."""
+        """Whether keyframe ``index`` disagrees with the keyframes ``linked`` with it: the map has drifted."""
         return bool(linked) and self._state.sparse.disagreement(index) > _GAP_PX
 
     def shared(self, other: Reconstruction, index: int) -> np.ndarray:
-        """(K, 2) ids of landmarks, own and other's, that features of the other's keyframe ``index`` seem to share."""
+        """(K, 2) ids of landmarks, own and other's, shared by features of the other's keyframe ``index``."""
         record, global_descriptor = other.records[index], other.graph.global_descriptor(index)
         candidates = self._state.graph.loop_candidates(global_descriptor, len(self._state.records))
         found = [self._links.shared(candidate, record, _MATCHES) for candidate in candidates]
         return np.concatenate([np.zeros((0, 2), np.int64), *found])
 
     def fit(self, other: Reconstruction, matches: np.ndarray, witness: np.ndarray) -> MapFit | None:
-        """How another map lies in this one, None where too few of its keyframes agree.
+        """The place of another map in this one; None if too few of its keyframes agree.
 
-        ``matches`` (M, 2): landmarks, own and other's, that seem to be the same; ``witness`` (M,): the other's
+        ``matches`` (M, 2): landmarks, own and other's, that seem identical; ``witness`` (M,): the other's
         keyframe that showed each.
         """
         try:
@@ -55,13 +55,13 @@ class LoopClosing:
 
 
 class Meetings:
-    """What the newest keyframes of a map seem to see of another one, which sleeps."""
+    """Landmarks of a sleeping map that the newest keyframes of another seem to see."""
 
     def __init__(self) -> None:
-        self._seen: list[tuple[int, np.ndarray]] = []  # keyframe, matches
+        self._seen: list[tuple[int, np.ndarray]] = []  # keyframe and its matches
 
     def add(self, index: int, matches: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """Matches (K, 2) of keyframe ``index``; all that count (M, 2) and which showed each (M,), once enough."""
+        """Add matches (K, 2) of keyframe ``index``; once enough, returns all (M, 2) and the keyframe of each (M,)."""
         if not len(matches):
             return None
         self._seen = [(at, found) for at, found in self._seen if at > index - _RECENT] + [(index, matches)]

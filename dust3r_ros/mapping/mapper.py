@@ -1,4 +1,4 @@
-"""The loop: image in, MapUpdate out. No ROS, no clock; the same frames give the same bytes."""
+"""The main loop: image in, ``MapUpdate`` out. No ROS, no clock; the same frames give the same bytes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from dust3r_ros.types import Array, Image, MapUpdate, TrackingState
 
 @dataclass(eq=False)
 class _Frame:
-    """One image on its way through the mapper: ``gray`` is the tracked image, the rest is what the steps say of it."""
+    """One image on its way through the mapper: ``gray`` is the tracked image, the rest are results of the steps."""
 
     stamp_ns: int
     stream: CameraStream
@@ -41,54 +41,54 @@ class _Frame:
     found: PnpResult | None = None
     keyframe: int | None = None
     state: TrackingState = TrackingState.INITIALISING
-    removed: tuple[int, ...] = ()  # names of keyframes of a map that is left
+    removed: tuple[int, ...] = ()  # names of the keyframes of a map left behind
 
 
 class Mapper(MapView):
-    """Maps with uncalibrated cameras: feed it images in order, read the map at any time.
+    """Builds maps from uncalibrated cameras: feed it images in order, read the map at any time.
 
-    The map frame has z up; the first camera stands at its origin and looks along x. The unit of
+    The map frame has z up; the first camera is at its origin and looks along x. The unit of
     length is arbitrary: the median depth of the first keyframe is about 1.
     """
 
     def __init__(
         self, config: MapperConfig = MapperConfig(), *, stage: StageTimer = no_timer, backend: Backend | None = None
     ) -> None:
-        """``backend`` replaces the one that ``config`` names."""
+        """``backend`` replaces the one named by ``config``."""
         self._stage = stage
         self._backend = backend or make_backend(config)
-        # Landmarks carry the map of a backend that needs poses, pointmaps that of a network.
+        # The map is based on landmarks if the backend needs poses, else on pointmaps.
         kind = MapBuilder if self._backend.uses_poses else PointmapBuilder
         appearance = Appearance()
         atlas = Atlas(lambda: kind(config, self._backend, stage, appearance))
         super().__init__(config, atlas, Cameras(config), appearance)
-        self.mapping = config.mode == "mapping"  # else the map stays as it is, and cameras are found in it
+        self.mapping = config.mode == "mapping"  # if false, the map is fixed, and cameras are only located in it
         self.rig = Rig()
         self._search = Search(self._atlas, self._backend, config, self.rig)
         self._last_stamp: dict[str, int] = {}
         self._live = False
 
     def set_camera(self, name: str, width: int, height: int, focal: float, std: float = 0.0) -> None:
-        """Known focal (pixels at ``width`` x ``height``) of a camera that has not sent an image yet.
+        """Set a known focal (pixels at ``width`` x ``height``) of a camera that has not sent an image yet.
 
-        ``std`` is its relative standard deviation: 0 holds it, with more it is refined. The lens of such a
-        camera is taken for a pinhole. Raises ``ConfigError``.
+        ``std`` is its relative standard deviation: 0 holds the focal, otherwise it is refined. Such a camera
+        is assumed to have no lens distortion. Raises ``ConfigError``.
         """
         self._cameras.give(name, width, height, focal, std)
 
     def set_extrinsics(self, camera: str, r_T_c: Array, known: bool = True) -> None:
-        """Where a camera sits on the robot: ``r_T_c`` (4, 4), metres, as ``Rig.set``. Raises ``InputError``."""
+        """Set a camera's extrinsics on the robot: ``r_T_c`` (4, 4), metres; see ``Rig.set``. Raises ``InputError``."""
         self.rig.set(camera, r_T_c, known)
 
     def process(
         self, stamp_ns: int, camera: str, image: Image, mask: Image | None = None, seen: Tracks | None = None
     ) -> MapUpdate:
-        """One image (H, W, 3) RGB uint8 of ``camera``, in order of time per camera.
+        """Process an image (H, W, 3) RGB uint8 of ``camera``, in time order per camera.
 
-        Where ``mask`` (H, W) uint8 is not 0, nothing counts: not for poses, focal and map. ``seen``: landmarks that
-        somebody followed through the images in between, as offsets in the tracked image. Raises
+        Pixels with nonzero ``mask`` (H, W) uint8 are ignored for poses, focal and map. ``seen``: landmarks already
+        followed through the images in between, as offsets in the tracked image. Raises
         ``InputError``, and changes nothing, for an image that is unusable, of another size
-        than the camera's first one, or not younger than its last, and for a mask of another size or type.
+        than the camera's first one, or not newer than its last, and for a mask of another size or type.
         """
         frame = self._prepare(stamp_ns, camera, image, mask)
         self._track(frame, seen)
@@ -98,7 +98,7 @@ class Mapper(MapView):
         return self._update(frame)
 
     def _prepare(self, stamp_ns: int, camera: str, image: Image, mask: Image | None) -> _Frame:
-        """The tracked image of one that is usable and in order."""
+        """Check an image and compute its tracked image."""
         check_image(image, camera)
         mask = None if mask is None else check_mask(mask, image, camera)
         stream = self._stream(camera, image)
@@ -108,14 +108,14 @@ class Mapper(MapView):
         return _Frame(stamp_ns, stream, image, gray)
 
     def _track(self, frame: _Frame, seen: Tracks | None) -> None:
-        """Corners of the image before, and the pose that they tell."""
+        """Follow the previous image's corners and find the pose from them."""
         with self._stage("track"):
             frame.tracks = frame.stream.follow(frame.gray, seen)
             if self.submap.initialised:
                 frame.found = self.submap.finder.locate(frame.stream, frame.tracks)
 
     def _relocalise(self, frame: _Frame) -> None:
-        """A frame that lost its corners: found in this map or one that sleeps, or where another map begins."""
+        """Relocalise a frame that lost its corners, in this map or a sleeping one, or begin another map."""
         if frame.found is None and self.submap.initialised:
             with self._stage("relocalise"):
                 frame.tracks, frame.found = self._search.here(
@@ -134,7 +134,7 @@ class Mapper(MapView):
             frame.tracks = frame.stream.follow(frame.gray)
 
     def _insert_keyframe(self, frame: _Frame) -> None:
-        """Make the frame a keyframe where it should be one, and remember where it is."""
+        """Make the frame a keyframe if it should be one, and record its pose."""
         stream, found = frame.stream, frame.found
         if self.submap.initialised and found is None:
             self._lose(frame)
@@ -150,13 +150,13 @@ class Mapper(MapView):
             frame.state = TrackingState.TRACKING
 
     def _lose(self, frame: _Frame) -> None:
-        """A frame whose place is not found counts as lost, unless its camera has yet to be met in a map that grows."""
+        """Count a frame without a pose as lost, unless its camera has never been found in a growing map."""
         if not self.mapping or self._search.met(frame.stream.name):
             frame.state = TrackingState.LOST
             self._counts = replace(self._counts, lost=self._counts.lost + 1)
 
     def _add_keyframe(self, frame: _Frame) -> int | None:
-        """Add the frame to the map, or to another where nothing can be built from its first keyframes; its index."""
+        """Add the frame to the map, or to a new one if the first keyframes lead to nothing; returns its index."""
         stream, found = frame.stream, frame.found
         if self.submap.stuck:
             self._begin(keep=False)
@@ -165,9 +165,9 @@ class Mapper(MapView):
         return self.submap.add(frame.stamp_ns, stream, working, frame.gray, frame.tracks, w_T_c)
 
     def _close_loops(self, frame: _Frame) -> None:
-        """Make one of two maps where a keyframe of the active one shows what a sleeping one knows.
+        """Join two maps if a keyframe of the active one shows what a sleeping one knows.
 
-        Where it shows an older place of its own map, that was seen to when it was added: before it was adjusted.
+        Loops within its own map were closed when it was added, before it was adjusted.
         """
         if frame.keyframe is None or not self._atlas.asleep:
             return
@@ -183,7 +183,7 @@ class Mapper(MapView):
             frame.keyframe = len(self.submap) - 1
 
     def _update(self, frame: _Frame) -> MapUpdate:
-        """What became of the frame, and what changed with it."""
+        """The outcome for the frame, and what changed with it."""
         found, keyframe = frame.found, frame.keyframe
         w_T_c = None if found is None else found.w_T_c
         if keyframe is not None:
@@ -204,24 +204,24 @@ class Mapper(MapView):
 
     @property
     def guessing_since(self) -> int | None:
-        """When the camera was first seen to move (stamp), as long as its focal is hardly more than a guess."""
+        """The stamp at which the camera was first seen to move, while its focal is little more than a guess."""
         state = self.submap.state
         guessing = self.mapping and state.guessing and len(state.records) > 1
         return state.records[1].stamp_ns if guessing else None
 
     def go_live(self, beside: bool) -> None:
-        """Put off what the next image does not need, for ``work``; ``beside``: whole maps are adjusted in a child."""
+        """Defer what the next image does not need to ``work``; ``beside``: whole maps are adjusted in a child."""
         self._atlas.go_live(beside)
         self._cameras.go_live()
         self._live = True
 
     @property
     def due(self) -> str:
-        """What ``work`` would do next; "" for nothing."""
+        """What ``work`` would do next; "" if nothing."""
         return self.submap.chores.due
 
     def work(self, kind: str) -> MapUpdate:
-        """Do one of the things that were put off: what ``due`` says."""
+        """Do the deferred work that ``due`` names."""
         before, known = self.submap.state.generation, self.submap.initialised
         self.submap.chores.work(kind)
         if known and self.submap.state.generation != before:
@@ -229,23 +229,23 @@ class Mapper(MapView):
         return self.news()
 
     def follow(self, poses: Iterable[FollowedPose]) -> int:
-        """Keep where frames were that are not fed: they move with the map, which they do not change.
+        """Record poses of frames that are not fed: they move with the map, but do not change it.
 
-        Returns how many could be kept: those relative to a keyframe of the map that the cameras are in.
+        Returns how many were recorded: those relative to a keyframe of the active map.
         """
         kept = [self._active.keep(pose, self._cameras[pose.camera]) for pose in poses if pose.camera in self._cameras]
         self._counts = replace(self._counts, frames=self._counts.frames + len(kept))
         return sum(kept)
 
     def finish(self) -> MapUpdate:
-        """Refine everything once more, after the last frame; the map can go on growing after it.
+        """Refine everything once more, after the last frame; the map can still grow afterwards.
 
-        Where several maps could not be joined, the largest one stays.
+        If several maps could not be joined, the largest one stays.
         """
         removed: tuple[int, ...] = ()
         if self._atlas.largest() is not self._active:
             removed = self._wake(self._atlas.largest())
-        if self.mapping:  # else the map stays as it is
+        if self.mapping:  # if false, the map is fixed
             self.submap.finish()
         with self._stage("refine"):
             self._active.frames.find_again()
@@ -253,7 +253,7 @@ class Mapper(MapView):
         return replace(self.news(), removed=removed)
 
     def news(self) -> MapUpdate:
-        """What changed without a frame."""
+        """Changes that came without a frame."""
         stamp = max(self._last_stamp.values(), default=0)
         camera = max(self._last_stamp, key=lambda name: self._last_stamp[name], default="")
         known = self.submap.initialised
@@ -262,9 +262,9 @@ class Mapper(MapView):
         return MapUpdate(stamp, camera, state, changed=changed, cameras=self.cameras)
 
     def move(self, new_S_old: Similarity) -> MapUpdate:
-        """The map in other coordinates and another unit, at once: all poses, landmarks and depth.
+        """Move the map to other coordinates and another unit, immediately: all poses, landmarks and depth.
 
-        Maps that sleep stay as they are; one that is joined later follows.
+        Sleeping maps are unchanged; one that is joined later follows.
         """
         self._active.move(new_S_old)
         self.rig.rescale(new_S_old.scale)
@@ -272,16 +272,16 @@ class Mapper(MapView):
         return self.news()
 
     def begin_anew(self) -> MapUpdate:
-        """Another map with the next image, whatever its stamp; the one so far, if it has poses, waits to be seen."""
+        """Begin another map with the next image, whatever its stamp; the current one, if it has poses, sleeps."""
         removed = self._active.posed_names()
         self._begin(keep=self.submap.initialised)
         self._last_stamp.clear()
         return replace(self.news(), state=TrackingState.INITIALISING, removed=removed)
 
     def resume(self, state: MapState) -> None:
-        """Go on with a saved map, before the first image; cameras are nowhere until a frame is found in it.
+        """Continue a saved map, before the first image; no camera has a pose until a frame is located in it.
 
-        Raises ``InputError``, and changes nothing, where the map does not go with this mapper.
+        Raises ``InputError``, and changes nothing, if the map is incompatible with this mapper.
         """
         resume(self.live, state)
         self._counts, self.revision = state.counts, state.revision
@@ -312,7 +312,7 @@ class Mapper(MapView):
         return len(self.submap) == 0 or is_keyframe(motion, overlap, self.submap.young, self.config, self._live)
 
     def _follow_only(self, frame: _Frame) -> None:
-        """A frame that adds nothing to the map: corners that leave the image are made up for by landmarks seen anew."""
+        """Track without adding to the map: landmarks found again replace corners that leave the image."""
         if frame.found is None:
             return
         stream, tracks = frame.stream, frame.tracks
@@ -323,11 +323,11 @@ class Mapper(MapView):
         frame.state = TrackingState.TRACKING
 
     def _report_live(self) -> None:
-        """The cameras are in another map now: who watches it live hears of that by its revision."""
+        """Announce a switch of maps to live viewers by a new revision."""
         self.revision += self._active.live is not None
 
     def _begin(self, keep: bool) -> None:
-        """Another map with the next keyframe; ``keep``: the one so far sleeps, and what it knows of focals counts."""
+        """Begin another map with the next keyframe; ``keep``: the current one sleeps, and its focals are used."""
         intrinsics = self.submap.intrinsics
         if keep:
             self._atlas.sleep()
@@ -339,7 +339,7 @@ class Mapper(MapView):
         self._forget_views()
 
     def _forget_views(self) -> None:
-        """Another map: what backend and streams kept is not of it."""
+        """Drop what backend and streams hold of the previous map."""
         self._backend.clear()
         self._search.clear()
         for stream in self._cameras:

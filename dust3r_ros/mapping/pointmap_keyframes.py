@@ -1,4 +1,4 @@
-"""The keyframes of a map that pointmaps carry: their depth, and the corners by which frames are located."""
+"""The keyframes of a map based on pointmaps: their depth, and the corners by which frames are located."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _HALF_MAX = 6e4
 
 @dataclass(frozen=True, eq=False)
 class _Corners:
-    """What a keyframe gives to be followed: ids from ``first_id`` on, offsets (N, 2) in the tracked image."""
+    """A keyframe's corners to follow: ids from ``first_id`` on, offsets (N, 2) in the tracked image."""
 
     first_id: int
     offsets: Array
 
 
 class PointmapKeyframes:
-    """Records of keyframes beside an aligner that knows their poses, scales and young depth.
+    """Records of keyframes that complement an aligner, which holds their poses, scales and young depth.
 
     Depth that has left the aligner's window is kept in half precision.
     """
@@ -43,7 +43,7 @@ class PointmapKeyframes:
         return len(self._state.records)
 
     def new_ids(self, offsets: Array) -> Tracks:
-        """Ids for the corners (N, 2) of the keyframe that is recorded next."""
+        """Ids for the corners (N, 2) of the next keyframe to be recorded."""
         ids = np.arange(self._next_id, self._next_id + len(offsets))
         self._corners.append(_Corners(self._next_id, offsets))
         self._next_id += len(offsets)
@@ -54,17 +54,17 @@ class PointmapKeyframes:
         return self._corners[index].first_id, self._corners[index].offsets
 
     def canonical(self, index: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Canonical depth and confidence (H, W) of a keyframe, the same object until they change; None: unknown."""
+        """Canonical depth and confidence (H, W) of a keyframe, the same object until they change; None if unknown."""
         return self._aligner.depth(index) or self._settled.get(index)
 
     def pixels(self, index: int) -> object:
-        """Another object whenever a keyframe's canonical depth changes; None for that of another session."""
+        """An object that is replaced whenever a keyframe's canonical depth changes; None for an earlier session's."""
         return None if index in self._restored else self.canonical(index)
 
     def restore(
         self, record: KeyframeRecord, offsets: Array, depth: Array32 | None, confidence: Array32 | None
     ) -> None:
-        """The next keyframe of another session: its corners (N, 2), and its canonical depth, which is final."""
+        """Add the next keyframe of an earlier session: its corners (N, 2), and its canonical depth, which is final."""
         index = len(self._state.records)
         record.feature_ids = self.new_ids(offsets).ids[: len(record.features.pixels)]
         self._state.records.append(record)
@@ -73,13 +73,13 @@ class PointmapKeyframes:
         self._restored.add(index)
 
     def settle(self, change: KeyframeUpdate) -> None:
-        """Keep depth that is final, where an update brings it."""
+        """Keep the final depth that an update brings, if any."""
         if change.depth is not None and change.confidence is not None:
             confidence = np.minimum(change.confidence, _HALF_MAX).astype(np.float16)
             self._settled[change.index] = change.depth.astype(np.float16), confidence
 
     def keyframe(self, index: int) -> Keyframe:
-        """A keyframe as it stands now."""
+        """The current state of a keyframe."""
         record = self._state.records[index]
         depth, confidence = self.depth(index)
         intrinsics = self._state.sparse.intrinsics[record.stream.index]
@@ -96,7 +96,7 @@ class PointmapKeyframes:
         )
 
     def depth(self, index: int) -> tuple[Array32, Array32]:
-        """Depth in map units, 0 where unknown, and confidence, each (H, W), of a keyframe."""
+        """Depth of a keyframe in map units, 0 where unknown, and its confidence, each (H, W)."""
         found = self._aligner.depth(index) or self._settled.get(index)
         if found is None:
             shape = self._state.records[index].image.shape[:2]
@@ -105,7 +105,7 @@ class PointmapKeyframes:
         return depth * np.float32(self._aligner.scale(index)), confidence
 
     def sampled(self, index: int, offsets: Array) -> Array:
-        """(K,) depth of a keyframe at offsets (K, 2) in its tracked image, NaN where it is not known well."""
+        """(K,) depth of a keyframe at offsets (K, 2) in its tracked image, NaN where it is unknown or uncertain."""
         depth, confidence = self.depth(index)
         height, width = depth.shape
         at = np.round(self._state.records[index].stream.to_working(offsets)).astype(int)
@@ -115,7 +115,7 @@ class PointmapKeyframes:
         return np.where(known, depth[rows, columns].astype(np.float64), np.nan)
 
     def points(self, ids: np.ndarray) -> Array:
-        """(N, 3) corners in the map by their ids, NaN where the depth is not known."""
+        """(N, 3) positions of corners in the map, by ids; NaN where depth is unknown."""
         points = np.full((len(ids), 3), np.nan)
         if not len(ids):
             return points

@@ -1,4 +1,4 @@
-"""What the two kinds of map say of themselves for a file, and take back."""
+"""Saving and restoring the two kinds of map."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from dust3r_ros.types import Array, Array32
 class LandmarkSaving(LiveSubmap):
     """The parts of a ``MapBuilder``, read by a journal and rebuilt from a file.
 
-    Positions of landmarks are not saved: they follow from poses and observations. Of depth the fused maps
-    are, not the single estimates of the newest keyframes; so these fuse with later pairs a little
-    differently than in a session that was not interrupted.
+    Positions of landmarks are not saved: they follow from poses and observations. Of depth only the fused maps
+    are saved, not the single estimates of the newest keyframes; so these fuse with later pairs slightly
+    differently than in an uninterrupted session.
     """
 
     kind = LANDMARKS
@@ -101,14 +101,14 @@ class LandmarkSaving(LiveSubmap):
 
 
 def middle(stream: CameraStream) -> Array:
-    """(2,) the pixel of the tracked image from which offsets count."""
+    """(2,) the pixel of the tracked image that is the origin of offsets."""
     return -stream.centred(np.zeros((1, 2)))[0]
 
 
 def kept(
     state: Reconstruction, index: int, w_T_c: Array | None, lens: Lens, found: tuple[Array32, Array32] | None
 ) -> KeyframeState:
-    """What both kinds of map keep of a keyframe; ``found``: its depth and confidence."""
+    """The state of a keyframe common to both kinds of map; ``found``: its depth and confidence."""
     record = state.records[index]
     depth, confidence = found or (None, None)
     return KeyframeState(
@@ -144,7 +144,7 @@ def recorded(keyframe: KeyframeState, stream: CameraStream) -> KeyframeRecord:
 
 
 def connect(graph: PairGraph, state: SubmapState) -> None:
-    """The saved edges."""
+    """Restore the saved edges."""
     for first, second, weight in state.edges:
         graph.connect(first, second, weight, (state.keyframes[first].camera, state.keyframes[second].camera))
 
@@ -152,8 +152,8 @@ def connect(graph: PairGraph, state: SubmapState) -> None:
 class PointmapSaving(LiveSubmap):
     """The parts of a ``PointmapBuilder``, read by a journal and rebuilt from a file.
 
-    Edges keep their moments, keyframes their fused depth. What is let go: the pixels by which edges of
-    the newest keyframes are weighed anew, single estimates of their depth, and loops that still wait
+    Edges keep their moments, keyframes their fused depth. Not saved are the pixels by which edges of
+    the newest keyframes are reweighted, single estimates of their depth, and loops that still wait
     for a second one to agree.
     """
 

@@ -1,4 +1,4 @@
-"""What every map under construction can do, whatever carries it: landmarks or pointmaps."""
+"""The common interface of maps under construction, based on landmarks or on pointmaps."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array, Image, Keyframe
 
-Guess = Callable[[int], Array | None]  # where the rig says a camera was at a stamp: ``w_T_c`` (4, 4)
+Guess = Callable[[int], Array | None]  # the rig's pose of a camera at a stamp: ``w_T_c`` (4, 4)
 _Kind = TypeVar("_Kind", bound="Submap")
 
 
 class Finder(Protocol):
-    """Where frames are in a map."""
+    """Locates frames in a map."""
 
     def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
-        """Pose of a frame from its tracked corners, None when as few agree as may by chance; ``near``: a guess."""
+        """Pose of a frame from its tracked corners, None if no more agree than by chance; ``near``: a guess."""
 
     def relocalise(
         self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None
@@ -37,59 +37,59 @@ class Finder(Protocol):
         """Pose of a frame that lost its tracks, and what it sees of the map; ``near`` (4, 4): a guess."""
 
     def recall(self, stream: CameraStream, gray: Image) -> Tracks:
-        """What an image seems to see of the map by its features."""
+        """Landmarks that an image seems to see by its features."""
 
     def welcomes(self, stream: CameraStream) -> bool:
-        """Whether it is worth looking for a camera."""
+        """Whether a camera is worth searching for."""
 
 
 class Placement:
-    """Where a rig of cameras says that frames are which see nothing known; a map that cannot use it ignores it."""
+    """Places frames that see nothing known by their rig; a map that cannot use it ignores it."""
 
     def place(self, stream: CameraStream, stamp_ns: int, gray: Image, guess: Guess) -> PnpResult | None:
-        """A frame where ``guess(stamp_ns)`` of the rig says it is, (4, 4), if enough speaks for it."""
+        """Place a frame at the rig's ``guess(stamp_ns)`` (4, 4), if there is enough evidence for it."""
         return None
 
     def afloat(self, camera: int) -> bool:
-        """Whether keyframes of a camera hang on what the rig says: the rest of the map sees not what they see."""
+        """Whether keyframes of a camera depend on the rig alone, sharing no landmarks with the rest of the map."""
         return False
 
     def report(self, index: int, w_T_c: Array, placed: bool) -> None:
-        """Keyframe ``index`` is at ``w_T_c`` (4, 4) as the rig says; ``placed``: its frame was by ``place``."""
+        """Record the rig's pose ``w_T_c`` (4, 4) of keyframe ``index``; ``placed``: by ``place``."""
         return
 
 
 class Chores:
-    """What a live map puts off until there is time for it; a map that puts nothing off has none."""
+    """Work that a live map defers until there is time; a map that defers nothing has none."""
 
     def go_live(self, beside: bool) -> None:
-        """From now on what the next image does not need waits for ``work``; ``beside``: whole-map work in a child."""
+        """From now on defer what the next image does not need to ``work``; ``beside``: whole-map work in a child."""
         return
 
     @property
     def due(self) -> str:
-        """Which of the things that wait comes next, "" where none does."""
+        """The next deferred work, "" if there is none."""
         return ""
 
     def work(self, kind: str) -> None:
-        """Do one of the things that wait, as ``due`` names them."""
+        """Do deferred work, as named by ``due``."""
         return
 
     @property
     def backlog(self) -> int:
-        """How much waits: depth of keyframes, adjustments of the whole map."""
+        """How much work waits: depth of keyframes, adjustments of the whole map."""
         return 0
 
     @property
     def depth_backlog(self) -> tuple[int, int]:
-        """Keyframes that wait for all their depth; the newest's time (ns) after the newest of which some is known."""
+        """Keyframes that wait for all their depth; by how many ns the newest is ahead of the newest with some depth."""
         return 0, 0
 
 
 class Submap(ABC):
-    """One map: keyframes that it adds, frames that it finds. All maps of an atlas are of the same kind.
+    """One map, which adds keyframes and locates frames. All maps of an atlas are of the same kind.
 
-    What only one kind of map can do has a default that does nothing.
+    Methods that only one kind of map supports have a default that does nothing.
     """
 
     finder: Finder
@@ -99,10 +99,10 @@ class Submap(ABC):
         self.state = state
         self.placement, self.chores = Placement(), Chores()
 
-    # What it has
+    # Contents
 
     def __len__(self) -> int:
-        """How many keyframes, with a pose or not."""
+        """The number of keyframes, with a pose or not."""
         return len(self.state.records)
 
     @property
@@ -112,7 +112,7 @@ class Submap(ABC):
 
     @property
     def intrinsics(self) -> list[Intrinsics]:
-        """Of the cameras, in their order, pixels of the tracked images."""
+        """The cameras' intrinsics, in order, pixels of the tracked images."""
         return self.state.sparse.intrinsics
 
     @intrinsics.setter
@@ -121,13 +121,13 @@ class Submap(ABC):
 
     @property
     def graph(self) -> PairGraph:
-        """Which keyframes pairs connect."""
+        """Which keyframes are connected by pairs."""
         return self.state.graph
 
     @property
     @abstractmethod
     def settling(self) -> bool:
-        """Whether poses may still change by so much that frames are to be found again."""
+        """Whether poses may still change so much that frames must be located again."""
 
     @property
     @abstractmethod
@@ -136,12 +136,12 @@ class Submap(ABC):
 
     @property
     def young(self) -> bool:
-        """Whether keyframes close together make calibration sure sooner."""
+        """Whether closer keyframes would make calibration certain sooner."""
         return False
 
     @abstractmethod
     def keyframe(self, index: int) -> Keyframe:
-        """A keyframe as it stands now."""
+        """The current state of a keyframe."""
 
     @abstractmethod
     def pose(self, index: int) -> Array | None:
@@ -153,14 +153,14 @@ class Submap(ABC):
 
     @abstractmethod
     def unit(self, index: int) -> float:
-        """A length in the surroundings of a keyframe that grows when they do; NaN while unknown."""
+        """A length that scales with the surroundings of a keyframe; NaN while unknown."""
 
     @abstractmethod
     def positions(self, ids: np.ndarray) -> Array:
-        """(K, 3) where what frames follow is in the map, by its ids; NaN where that is unknown."""
+        """(K, 3) positions in the map of what frames follow, by ids; NaN where unknown."""
 
     def drift(self, index: int, tracks: Tracks) -> Array:
-        """(N, 2) by how much corners ``tracks`` are off in keyframe ``index``, pixels; NaN where that is unknown."""
+        """(N, 2) drift of corners ``tracks`` in keyframe ``index``, pixels; NaN where unknown."""
         w_T_c, intrinsics = self.pose(index), self.intrinsics[self.state.records[index].stream.index]
         assert w_T_c is not None, f"keyframe {index} has no pose"
         seen = project(transform(invert(w_T_c), self.positions(tracks.ids)), intrinsics.focal, (0.0, 0.0))
@@ -172,13 +172,13 @@ class Submap(ABC):
 
     @property
     def regions(self) -> int:
-        """Pieces of keyframes in which something moves."""
+        """Number of moving regions in keyframes."""
         return 0
 
-    # How it grows
+    # Growth
 
     def add_camera(self, stream: CameraStream, intrinsics: Intrinsics) -> None:
-        """A camera before its first frame."""
+        """Add a camera before its first frame."""
         self.intrinsics.append(intrinsics)
 
     def accepts(self, stream: CameraStream) -> bool:
@@ -189,15 +189,15 @@ class Submap(ABC):
     def add(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array | None
     ) -> int | None:
-        """A new keyframe seen at ``w_T_c``, if that is known; its index, None where it could not be added."""
+        """Add a keyframe seen at ``w_T_c``, if that is known; returns its index, None if it could not be added."""
 
     @abstractmethod
     def move(self, new_S_old: Similarity) -> None:
-        """The whole map in other coordinates and another unit."""
+        """Move the whole map to other coordinates and another unit."""
 
     @abstractmethod
     def finish(self) -> None:
-        """The last adjustment over everything."""
+        """Adjust everything for the last time."""
 
     def take_changed(self) -> tuple[Keyframe, ...]:
         """Keyframes with a pose that changed since the last call, with new versions."""
@@ -207,27 +207,27 @@ class Submap(ABC):
         return tuple(self.keyframe(index) for index in indices)
 
     def mark_all(self) -> None:
-        """Every keyframe counts as changed."""
+        """Mark every keyframe as changed."""
         self.state.changed |= set(self.posed())
 
     def restore(self, state: SubmapState, streams: Mapping[str, CameraStream]) -> None:
-        """A map of another session in place of an empty one; every keyframe counts as changed."""
+        """Restore a map of an earlier session into an empty one; every keyframe counts as changed."""
         self.saving.restore(state, streams)
         self.intrinsics = list(state.intrinsics)
         self.state.generation = int(state.facts["generation"])
         self.state.initialised = bool(state.facts["initialised"])
         self.mark_all()
 
-    # Two of a kind that become one
+    # Merging two maps of a kind
 
     def shared_landmarks(self: _Kind, other: _Kind, index: int) -> np.ndarray:
-        """(K, 2) ids of landmarks, own and other's, that features of the other's keyframe ``index`` seem to share."""
+        """(K, 2) ids of landmarks, own and other's, shared by features of the other's keyframe ``index``."""
         return np.zeros((0, 2), np.int64)
 
     def absorb(self: _Kind, other: _Kind, matches: np.ndarray, witness: np.ndarray) -> tuple[int, np.ndarray] | None:
-        """Take another map in where landmarks ``matches`` (M, 2), own and other's, are the same.
+        """Take another map in, given identical landmarks ``matches`` (M, 2), own and other's.
 
-        ``witness`` (M,): the keyframe of the other that showed each. Returns the index of its first keyframe, and what
-        its landmarks are called now; None, and nothing changed, where they do not fit.
+        ``witness`` (M,): the keyframe of the other map that showed each. Returns the index of its first keyframe and
+        the new ids of its landmarks; None, and nothing changed, if they do not fit.
         """
         return None

@@ -1,4 +1,4 @@
-"""The frames of a map: each relative to a keyframe, found again without drift when the map has changed."""
+"""The frames of a map, each relative to a keyframe, and located again without drift when the map has changed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dust3r_ros.mapping.submap import Finder
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array, StampedPose
 
-_MOST_PX = 3.0  # more is another spot
+_MOST_PX = 3.0  # a larger shift is another spot
 
 
 @dataclass(frozen=True, eq=False)
 class TrackedImage:
-    """The corners (N) that were followed into the image of a stamp.
+    """The corners (N) followed into the image of a stamp.
 
     ``anchored_ns``: stamp of the keyframe that they were last refreshed from.
     """
@@ -35,7 +35,7 @@ class TrackedImage:
 
 @dataclass(frozen=True, eq=False)
 class Drift:
-    """By how much (N, 2) the corners with these ``ids`` (N,) were off in a keyframe, pixels; NaN: nobody knows."""
+    """Drift (N, 2) of the corners ``ids`` (N,) in a keyframe, pixels; NaN if unknown."""
 
     stamp_ns: int
     ids: np.ndarray
@@ -45,8 +45,8 @@ class Drift:
 def without_drift(tracked: TrackedImage, drifts: Sequence[Drift]) -> Tracks:
     """The corners of an image without their drift, by keyframes of its camera in order of time.
 
-    In an image that came before the corners of the last keyframe were refreshed they are off as in that keyframe; else
-    by a part of what they will be off by in the next one.
+    In an image from before the corners of the last keyframe were refreshed, drift is that of the keyframe; otherwise
+    it is a fraction of the drift in the next one.
     """
     at = bisect_left(drifts, tracked.stamp_ns, key=lambda drift: drift.stamp_ns)
     if at == 0:
@@ -65,56 +65,56 @@ def without_drift(tracked: TrackedImage, drifts: Sequence[Drift]) -> Tracks:
     return Tracks(ids, pixels)
 
 
-_KEPT = 1000  # newest frames that can be found again: some ten kilobytes each
+_KEPT = 1000  # newest frames that can be located again: about ten kilobytes each
 
 
 class Keyframes(Protocol):
-    """What a frame's pose hangs on."""
+    """The keyframes on which frames' poses depend."""
 
     def pose(self, index: int) -> Array | None:
         """``w_T_c`` (4, 4) of a keyframe, None while unknown."""
 
     def unit(self, index: int) -> float:
-        """A length in the surroundings of a keyframe that grows when they do; NaN while unknown."""
+        """A length that scales with the surroundings of a keyframe; NaN while unknown."""
 
     def drift(self, index: int, tracks: Tracks) -> Array:
-        """(N, 2) by how much corners are off in a keyframe, pixels; NaN where nobody knows."""
+        """(N, 2) drift of corners in a keyframe, pixels; NaN where unknown."""
 
     @property
     def finder(self) -> Finder:
-        """Finds frames by their corners."""
+        """Locates frames by their corners."""
 
 
 class FrameLog:
-    """The frames of one map, in the order in which they came."""
+    """The frames of one map, in order of arrival."""
 
     def __init__(self, keyframes: Keyframes, session: int = 0) -> None:
-        """``session`` counts how often the map was continued: every session has a clock of its own."""
+        """``session`` counts how many times the map was continued: every session has its own clock."""
         self._keyframes, self._session = keyframes, session
-        self.rewritten = 0  # how often frames that were here already changed
+        self.rewritten = 0  # how many times existing frames changed
         self._frames: list[FrameState] = []
-        # Which frame, what was followed
+        # Frame index, corners followed
         self._seen: deque[tuple[int, CameraStream, TrackedImage]] = deque(maxlen=_KEPT)
         self._seen_in_keyframes: deque[tuple[int, CameraStream, TrackedImage]] = deque(maxlen=_KEPT)
 
     def add_keyframe(self, index: int, stream: CameraStream, seen: TrackedImage) -> None:
-        """A frame that became keyframe ``index``; ``seen``: what was followed into it."""
+        """Add a frame that became keyframe ``index``; ``seen``: the corners followed into it."""
         self._seen_in_keyframes.append((index, stream, seen))
         self._frames.append(FrameState(seen.stamp_ns, stream.name, index, np.eye(4), float("nan"), self._session))
 
     def add(self, reference: int, stream: CameraStream, seen: TrackedImage, found: PnpResult | None) -> None:
-        """Another frame, kept relative to keyframe ``reference``; by what was ``seen`` it is found again."""
+        """Add another frame relative to keyframe ``reference``; ``seen`` locates it again later."""
         self._seen.append((len(self._frames), stream, seen))
         frame = FrameState(seen.stamp_ns, stream.name, reference, None, float("nan"), self._session)
         self._frames.append(self._relative(frame, found))
 
     def keep(self, reference: int, stream: CameraStream, seen: TrackedImage, r_T_f: Array, unit: float) -> None:
-        """A frame at ``r_T_f`` (4, 4) from keyframe ``reference``, whose surroundings measured ``unit`` then."""
+        """Add a frame at ``r_T_f`` (4, 4) from keyframe ``reference``, whose unit was ``unit`` at the time."""
         self._seen.append((len(self._frames), stream, seen))
         self._frames.append(FrameState(seen.stamp_ns, stream.name, reference, r_T_f, unit, self._session))
 
     def find_again(self) -> None:
-        """The map was built anew, or refined: so are the poses of the newest frames."""
+        """Locate the newest frames again after the map was rebuilt or refined."""
         self.rewritten += 1
         placed = set(self._placed())
         drifts: dict[str, list[Drift]] = {}
@@ -130,26 +130,26 @@ class FrameLog:
 
     @property
     def cameras(self) -> set[str]:
-        """The cameras whose frames these are, in this session."""
+        """The cameras of the frames of this session."""
         return {frame.camera for frame in self._frames if frame.session == self._session}
 
     @property
     def frames(self) -> Sequence[FrameState]:
-        """All frames in order; those that are there stay the same objects until ``rewritten`` counts on."""
+        """All frames in order; existing ones stay the same objects until ``rewritten`` increases."""
         return self._frames
 
     def restore(self, frames: Iterable[FrameState]) -> None:
-        """Frames of earlier sessions, before any of this one; they are not found again."""
+        """Add frames of earlier sessions, before any of this one; they are not located again."""
         self._frames = list(frames)
 
     def count(self) -> int:
-        """How many frames have a pose."""
+        """The number of frames with a pose."""
         return len(self._placed())
 
     def trajectory(self, only: Container[tuple[int, str]] | None = None) -> list[StampedPose]:
-        """Every frame with a pose, by session and time, in the map as it stands now.
+        """Every frame with a pose in the current map, by session and time.
 
-        ``only``: (stamp, camera) of frames of the present session that are wanted.
+        ``only``: (stamp, camera) of the wanted frames of this session.
         """
         known = [
             frame
@@ -160,26 +160,26 @@ class FrameLog:
         return [StampedPose(frame.stamp_ns, frame.camera, self._pose_of(frame)) for frame in known]
 
     def absorb(self, other: FrameLog, first: int) -> None:
-        """The frames of another map whose keyframes are these from ``first`` on."""
+        """Take the frames of another map, whose keyframes become ``first`` and up."""
         self.rewritten += 1
-        self._seen.clear()  # these are landmarks of maps that were
+        self._seen.clear()  # these refer to landmarks of previous maps
         self._seen_in_keyframes.clear()
         self._frames += [replace(frame, keyframe=first + frame.keyframe) for frame in other._frames]
 
     def rescale(self, factor: float) -> None:
-        """The unit of length became smaller by ``factor``, for frames and keyframes alike."""
+        """The unit of length shrank by ``factor``, for frames and keyframes alike."""
         self.rewritten += 1
         self._frames = [_rescaled(frame, factor) for frame in self._frames]
 
     def _relative(self, frame: FrameState, found: PnpResult | None) -> FrameState:
-        """A frame with its pose as found, unless there is none; then as it was."""
+        """A frame with the pose found, or unchanged if there is none."""
         w_T_r = self._keyframes.pose(frame.keyframe)
         if found is None or w_T_r is None:
             return frame
         return replace(frame, keyframe_T_frame=invert(w_T_r) @ found.w_T_c, unit=self._keyframes.unit(frame.keyframe))
 
     def _placed(self) -> list[int]:
-        """Which frames have a pose: their keyframe may be without one for a while, or for good."""
+        """Indices of frames with a pose: their keyframe may lack one for a while, or for good."""
         keyframes = {frame.keyframe for frame in self._frames}
         posed = {index for index in keyframes if self._keyframes.pose(index) is not None}
         return [
@@ -199,7 +199,7 @@ class FrameLog:
 
 
 def _rescaled(frame: FrameState, factor: float) -> FrameState:
-    """A frame that says the same in a unit that is smaller by ``factor``."""
+    """The same frame in a unit that is smaller by ``factor``."""
     if frame.keyframe_T_frame is None:
         return frame
     scaled = frame.keyframe_T_frame.copy()
