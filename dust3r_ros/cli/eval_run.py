@@ -160,7 +160,7 @@ def _recordings(arguments: argparse.Namespace, found: Iterable[Recording]) -> It
         yield recording
     if not count:
         raise InputError(
-            f"no recording in '{arguments.path}' is called like {' or '.join(arguments.only)}; "
+            f"no recording in '{arguments.path}' has {' or '.join(arguments.only)} in its name; "
             f"there are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
         )
 

@@ -135,7 +135,9 @@ def _inputs(now: Snapshot, before: Snapshot) -> _Verdict:
         return _WARN, "; ".join(_silence(item) for item in silent)
     lost = now.lost_in_transport - before.lost_in_transport
     if lost > 0:
-        return _WARN, f"{lost} images were lost in transport, by stamps: see 'Images that get lost' in docs/ros.md"
+        return _WARN, (
+            f"{lost} images were lost in transport, judging by their stamps; see 'Images that get lost' in docs/ros.md"
+        )
     reasons = [item.reason for item in now.inputs if item.reason]
     if reasons:
         return _WARN, "; ".join(reasons)

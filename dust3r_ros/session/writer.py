@@ -35,7 +35,7 @@ class Record(Protocol):
 
 
 class Journal(Protocol):
-    """Writes the map as it grows (``io.map_journal``)."""
+    """Writes the map as it grows (``storage.journal``)."""
 
     @property
     def path(self) -> Path: ...

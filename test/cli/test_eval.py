@@ -162,7 +162,7 @@ def test_weights_are_read_before_anything_is_measured(
     assert "gone" in line and not out.exists()
     assert called("run", "tum", tum, "--only", "chair", "desk", "--protocol", "speed", "--out", out) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "called like chair or desk; there are rgbd_dataset_freiburg1_x, rgbd_dataset_freiburg2_x" in line
+    assert "has chair or desk in its name; there are rgbd_dataset_freiburg1_x, rgbd_dataset_freiburg2_x" in line
 
 
 def test_the_bar_counts_the_images_that_are_read(
