@@ -1,4 +1,4 @@
-"""What ties images together: features that match, corners that are followed, junctions where both are few."""
+"""Data association between images: feature matches, followed corners, and junctions where both are few."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _JunctionImage:
 
 
 class JunctionLinks:
-    """Junctions of keyframes that have few features; those no longer asked for are forgotten."""
+    """Junctions of keyframes with few features; those no longer requested are forgotten."""
 
     def __init__(self, sparse: SparseMap) -> None:
         self._sparse = sparse
@@ -38,14 +38,14 @@ class JunctionLinks:
         self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
     def add(self, index: int, stream: CameraStream, gray: Image, neighbours: Sequence[int]) -> int:
-        """Make junctions that view ``index`` shows, image (H, W) uint8, landmarks; returns how many were already.
+        """Make landmarks of the junctions in view ``index``, image (H, W) uint8; returns how many already were.
 
-        They may have become so in ``neighbours``, of which the first knows best; older views are forgotten.
+        These may come from ``neighbours``, the first of which takes precedence; older views are forgotten.
         """
         now = _junction_image(stream, gray)
         offsets = stream.centred(now.junctions.pixels)
         linked = self._linked(now, neighbours)
-        # What a keyframe is said to see twice by its features and its junctions stays with the features.
+        # A landmark seen by both features and junctions of a keyframe stays with the features.
         linked[np.isin(linked, self._sparse.views[index].seen.ids)] = -1
         new = linked < 0
         linked[new] = self._sparse.landmarks.new(int(new.sum()))
@@ -56,7 +56,7 @@ class JunctionLinks:
         return int((~new).sum())
 
     def find(self, stream: CameraStream, gray: Image) -> Tracks:
-        """What an image (H, W) uint8 of ``stream`` sees of the junctions remembered; the last view knows best."""
+        """The stored junctions that an image (H, W) uint8 of ``stream`` sees; the last view takes precedence."""
         if not self._images:
             return no_tracks()
         now = _junction_image(stream, gray)
@@ -64,12 +64,12 @@ class JunctionLinks:
         return Tracks(ids, stream.centred(now.junctions.pixels)).select(ids >= 0)
 
     def absorb(self, other: JunctionLinks, first_view: int, ids: np.ndarray) -> None:
-        """Junctions of another map, whose first view is ``first_view`` now and whose landmark k is ``ids[k]``."""
+        """Take the junctions of another map: its first view becomes ``first_view``, its landmark k ``ids[k]``."""
         for view, observation in other._images.items():
             self._images[first_view + view] = replace(observation, ids=ids[observation.ids])
 
     def _linked(self, now: _JunctionImage, views: Iterable[int]) -> np.ndarray:
-        """(N,) landmarks that the junctions of an image are of, -1 where nobody knows; each landmark once."""
+        """(N,) landmarks of the junctions of an image, -1 if unknown; each landmark once."""
         linked = np.full(len(now.junctions.pixels), -1, np.int64)
         for view in views:
             if view not in self._images:
@@ -81,7 +81,7 @@ class JunctionLinks:
         return linked
 
     def _matches(self, a: _JunctionImage, b: _JunctionImage) -> np.ndarray:
-        """(K, 2) indices of junctions of two images that are the same."""
+        """(K, 2) indices of matching junctions of two images."""
         if a.small.shape != b.small.shape:
             return np.zeros((0, 2), int)
         a_in_b = carried(a.junctions.pixels, self._flow.calc(a.small, b.small, None), a.scale)
@@ -96,33 +96,33 @@ def _junction_image(stream: CameraStream, gray: Image) -> _JunctionImage:
     return _JunctionImage(found, small, small.shape[1] / gray.shape[1], np.zeros(0, np.int64))
 
 
-_FEW_MATCHES = 12  # fewer are no evidence that two images show the same
+_FEW_MATCHES = 12  # fewer are not evidence that two images show the same place
 _ENOUGH_LINKS = 150
-_CELLS = (8, 6)  # of an image, along and across
-_ENOUGH_COVERAGE = 0.25  # of the image: links on one poster tell little about where the camera is
+_CELLS = (8, 6)  # of an image, columns and rows
+_ENOUGH_COVERAGE = 0.25  # of the image: links on a single poster say little about the camera's pose
 
 
 class Linker:
-    """Makes landmarks of what keyframes see, one of what several see; finds them in other images."""
+    """Creates landmarks from what keyframes see, one for each point seen by several; finds them in other images."""
 
     def __init__(self, state: Reconstruction) -> None:
         self._state, self._corners = state, state.config.track_corners
         self._junctions = JunctionLinks(state.sparse)
 
     def matches(self, index: int, features: Features, minimum: int = _FEW_MATCHES) -> Tracks:
-        """What an image with ``features`` sees of keyframe ``index``: nothing below ``minimum`` matches."""
+        """The landmarks of keyframe ``index`` that match ``features`` of an image; none below ``minimum`` matches."""
         record = self._state.records[index]
         pairs = _verified(record.features, features, minimum)
         return Tracks(record.feature_ids[pairs[:, 0]], features.pixels[pairs[:, 1]])
 
     def shared(self, index: int, other: KeyframeRecord, minimum: int) -> np.ndarray:
-        """(K, 2) landmarks of keyframe ``index`` and of one of another map whose features match."""
+        """(K, 2) landmarks with matching features, of keyframe ``index`` and of a keyframe of another map."""
         record = self._state.records[index]
         pairs = _verified(record.features, other.features, minimum)
         return np.stack([record.feature_ids[pairs[:, 0]], other.feature_ids[pairs[:, 1]]], axis=1)
 
     def link(self, olds: Sequence[int], new: int, minimum: int = _FEW_MATCHES) -> list[int]:
-        """Make features that match in keyframe ``new`` and each of ``olds`` one landmark; returns how many match."""
+        """Merge landmarks of features that match in keyframe ``new`` and each of ``olds``; returns how many match."""
         record = self._state.records[new]
         found = each(lambda old: _verified(self._state.records[old].features, record.features, minimum), olds)
         for old, pairs in zip(olds, found, strict=True):
@@ -130,9 +130,9 @@ class Linker:
         return [len(pairs) for pairs in found]
 
     def connect(self, index: int, gray: Image, tracks: Tracks, neighbours: Sequence[int]) -> int:
-        """Say what keyframe ``index``, image (H, W) uint8, sees of what its ``neighbours`` see; how much that is.
+        """Link keyframe ``index``, image (H, W) uint8, to landmarks of its ``neighbours``; returns how many it sees.
 
-        Features found again do not drift as corners that were followed do; those, and junctions, are for
+        Matched features do not drift, unlike followed corners; corners and junctions are used
         where features are few or all in one part of the image.
         """
         links = sum(self.link(neighbours, index))
@@ -142,10 +142,10 @@ class Linker:
         return links
 
     def follow_from(self, index: int) -> None:
-        """Track what keyframe ``index`` sees from here, known landmarks first; where that is little, new corners too.
+        """Track what keyframe ``index`` sees from here, known landmarks first; if these are few, new corners too.
 
-        Those followed are spread over the image: few from each part of it tell more than many from one. A corner
-        keeps its landmark from keyframe to keyframe, as long as it is followed.
+        They are spread over the image: a few from each part say more than many from one. A corner keeps its
+        landmark from keyframe to keyframe while it is followed.
         """
         record = self._state.records[index]
         features = Tracks(self._state.sparse.landmarks.resolved(record.feature_ids), record.features.pixels)
@@ -161,20 +161,20 @@ class Linker:
         record.stream.anchor(record.stamp_ns, join(followed, more).unique())
 
     def find_again(self, stream: CameraStream, gray: Image, features: Features, views: Iterable[int]) -> Tracks:
-        """Landmarks of ``views`` in an image by its features; where those are few, also by junctions seen last."""
+        """Landmarks of ``views`` in an image by its features; if those are few, also by the junctions seen last."""
         found = each(lambda view: self.matches(view, features), list(views))
         if sum(len(matches.ids) for matches in found) < _ENOUGH_LINKS:
             found.insert(0, self._junctions.find(stream, gray))
         return self._state.sparse.resolved(reduce(join, found, no_tracks()))
 
     def absorb(self, other: Linker, first_view: int, ids: np.ndarray) -> None:
-        """What another map's keyframes saw last, its first one now ``first_view``, landmark k now ``ids[k]``."""
+        """Take what another map's keyframes saw last; its first becomes ``first_view``, its landmark k ``ids[k]``."""
         self._junctions.absorb(other._junctions, first_view, ids)
 
     def _coverage(self, index: int, gray: Image) -> float:
-        """The part of the image with features that tell the pose of view ``index``.
+        """The share of the image with features that determine the pose of view ``index``.
 
-        Those are the ones whose landmark has a position or, before any has, those that earlier views see too.
+        These are features whose landmark has a position or, before any has, that earlier views also see.
         """
         record = self._state.records[index]
         ids = self._state.sparse.landmarks.resolved(record.feature_ids)
@@ -184,19 +184,19 @@ class Linker:
 
 
 def coverage(offsets: np.ndarray, shape: tuple[int, ...]) -> float:
-    """The part of the cells of an image (H, W), 8 along and 6 across, that offsets (N, 2) from its middle lie in."""
+    """The share of the 8 x 6 cells of an image (H, W) that hold any of the offsets (N, 2) from its centre."""
     at = _cells(offsets, np.array([shape[1], shape[0]]) / 2.0)
     inside = np.all((at >= 0) & (at < _CELLS), axis=1)
     return len(np.unique(at[inside], axis=0)) / float(np.prod(_CELLS))
 
 
 def _cells(offsets: np.ndarray, half_size: np.ndarray) -> np.ndarray:
-    """(N, 2) in which cell along and across an image offsets (N, 2) from its middle lie."""
+    """(N, 2) column and row of the cell of each of the offsets (N, 2) from the image centre."""
     return np.asarray(np.floor((offsets / half_size + 1.0) * 0.5 * _CELLS).astype(int))
 
 
 def _ranks(offsets: np.ndarray, half_size: np.ndarray) -> np.ndarray:
-    """(N,) how many before each one lie in the same cell of the image."""
+    """(N,) how many earlier ones lie in the same cell of the image."""
     cell = _cells(offsets, half_size) @ [_CELLS[1], 1]
     order = np.argsort(cell, kind="stable")
     ranks = np.empty(len(cell), int)

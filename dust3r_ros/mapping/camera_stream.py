@@ -1,4 +1,4 @@
-"""Cameras' images on their way in, and what is known of the cameras: sizes, tracked corners, focals."""
+"""Incoming images of cameras, and what is known about the cameras: sizes, tracked corners, focals."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from dust3r_ros.types import Array, Array32, Camera, Image
 
 @dataclass(eq=False)
 class KeyframeRecord:
-    """What a keyframe is made of besides pose and depth.
+    """The parts of a keyframe besides pose and depth.
 
     ``image``: working image (H, W, 3) RGB. ``features``: offsets from the principal point, in pixels
-    of the tracked image; ``feature_ids``: the landmarks made for them. ``masked`` and ``moving``: which pixels
-    (H, W) are left out, as the camera's mask said and since they turned out to move; None: none.
+    of the tracked image; ``feature_ids``: the landmarks created for them. ``masked`` and ``moving``: which pixels
+    (H, W) are left out by the camera's mask and because they move; None: none.
     """
 
     stamp_ns: int
@@ -48,9 +48,9 @@ class KeyframeRecord:
 
 
 class ImageGeometry:
-    """What becomes of the native images of one camera: the tracked image, the working image, both without a lens.
+    """The geometry of one camera's native, tracked and working images, and their rectification.
 
-    Offsets count from the principal point, in pixels of the tracked image; focals meant for them are
+    Offsets are relative to the principal point, in pixels of the tracked image; focals for them are
     ``tracking_scale`` times the native ones.
     """
 
@@ -64,7 +64,7 @@ class ImageGeometry:
 
     @property
     def half_size(self) -> Array:
-        """(2,) of the tracked image, pixels: how far its borders are from the middle."""
+        """(2,) distance of the tracked image's borders from its centre, pixels."""
         return np.array(self._tracking_size) / 2.0
 
     @property
@@ -77,10 +77,10 @@ class ImageGeometry:
         return pixels - self._center
 
     def rectified(self, image: Image, lens: Lens) -> tuple[Image, np.ndarray | None]:
-        """The working image (H, W, 3) of a pinhole in place of the lens, and where it shows anything (H, W).
+        """The working image (H, W, 3) of a pinhole in place of the lens, and where it is valid (H, W).
 
-        ``lens``: in pixels of the tracked image. Pixels that the camera does not see repeat the border; None: there
-        are none.
+        ``lens``: in pixels of the tracked image. Pixels that the camera does not see repeat the border; None: all
+        are valid.
         """
         if lens.plain:
             return image, None
@@ -88,18 +88,18 @@ class ImageGeometry:
         return cv2.remap(image, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), inside
 
     def shown(self, lens: Lens) -> np.ndarray | None:
-        """Where rectified images show anything (H, W), as ``rectified`` says it."""
+        """Where rectified images are valid (H, W), as from ``rectified``."""
         return None if lens.plain else self._lookup(lens, self.resize.height, self.resize.width)[1]
 
     def straightened(self, mask: Mask, lens: Lens) -> Mask:
-        """A mask (H, W) of the working image as ``rectified`` shows it."""
+        """A mask (H, W) of the working image, rectified."""
         if lens.plain:
             return mask
         at, _ = self._lookup(lens, *mask.shape)
         return np.asarray(cv2.remap(mask.astype(np.uint8), at, None, cv2.INTER_NEAREST)).astype(bool)
 
     def bent(self, mask: Mask, lens: Lens) -> Mask:
-        """A mask (H, W) of the rectified image as the working image shows it: the way back of ``straightened``."""
+        """A mask (H, W) of the rectified image in the working image: the inverse of ``straightened``."""
         if lens.plain:
             return mask
         height, width = mask.shape
@@ -109,7 +109,7 @@ class ImageGeometry:
         return np.asarray(cv2.remap(mask.astype(np.uint8), at, None, cv2.INTER_NEAREST)).astype(bool)
 
     def _lookup(self, lens: Lens, height: int, width: int) -> tuple[Array32, np.ndarray]:
-        """Where pixels of the rectified working image come from (H, W, 2), and whether that is in the image (H, W)."""
+        """The source of each pixel of the rectified working image (H, W, 2), and whether it is in the image (H, W)."""
         if self._rectification is not None and self._rectification[0] == lens:
             return self._rectification[1:]
         native = self.resize.to_native(pixel_grid(height, width).reshape(-1, 2))
@@ -125,14 +125,14 @@ class ImageGeometry:
         return self.resize.to_working(native)
 
     def focal_to_working(self, focal: float) -> float:
-        """Focal of the working image of one of the tracked image, pixels."""
+        """Focal in the working image from one in the tracked image, pixels."""
         return self.resize.focal_to_working(focal / self.tracking_scale)
 
 
 class CameraStream(ImageGeometry):
-    """Turns native images into the tracked image (grey) and the working image (RGB) of one camera.
+    """Converts native images of one camera to the tracked image (grey) and the working image (RGB).
 
-    Tracked corners leave here as offsets.
+    It returns tracked corners as offsets.
     """
 
     def __init__(self, name: str, index: int, width: int, height: int, config: MapperConfig) -> None:
@@ -147,38 +147,38 @@ class CameraStream(ImageGeometry):
     def restart(self) -> None:
         """Forget all corners."""
         self._tracker = CornerTracker()
-        self._anchor = no_tracks()  # corners as the last keyframe saw them
+        self._anchor = no_tracks()  # corners in the last keyframe
         self.anchored_ns = 0  # its stamp
 
     def follow(self, gray: Image, seen: Tracks | None = None) -> Tracks:
-        """Corners of the image before as offsets in ``gray``; those that came to lie under its mask are dropped.
+        """The previous image's corners as offsets in ``gray``; those now under its mask are dropped.
 
-        ``seen``: corners that somebody else followed into it, as offsets.
+        ``seen``: corners already followed into it elsewhere, as offsets.
         """
         tracks = self._tracker.follow(gray, None if seen is None else Tracks(seen.ids, seen.pixels + self._center))
         return self._offsets(tracks if self._mask is None else self._tracker.drop(self._mask.clear))
 
     def corners(self, count: int, apart_from: Array) -> Array:
-        """At most ``count`` new corners of the last image, away from offsets (M, 2); offsets (N, 2)."""
+        """At most ``count`` new corners of the last image, away from offsets (M, 2), as offsets (N, 2)."""
         return self.centred(self._tracker.corners(count, apart_from + self._center, self._mask))
 
     def anchor(self, stamp_ns: int, tracks: Tracks) -> None:
-        """The last image became a keyframe: follow these corners of it; motion and overlap count from here."""
+        """The last image became a keyframe: follow these corners of it, and measure motion and overlap from here."""
         self._tracker.tracks = Tracks(tracks.ids, tracks.pixels + self._center)
         self.anchored_ns, self._anchor = stamp_ns, tracks
 
     @property
     def tracks(self) -> Tracks:
-        """The corners that are followed, as offsets in the last image."""
+        """The followed corners, as offsets in the last image."""
         return self._offsets(self._tracker.tracks)
 
     @property
     def anchored(self) -> Tracks:
-        """The corners as the last keyframe saw them, as offsets."""
+        """The corners in the last keyframe, as offsets."""
         return self._anchor
 
     def rename(self, ids: np.ndarray) -> None:
-        """Corner k is called ``ids[k]`` from now on."""
+        """Rename corner k to ``ids[k]``."""
         self._tracker.tracks = self._tracker.tracks.called(ids)
         self._anchor = self._anchor.called(ids)
 
@@ -187,7 +187,7 @@ class CameraStream(ImageGeometry):
 
     @property
     def masked(self) -> Mask | None:
-        """Which pixels (H, W) of the last working image its mask leaves out; None: none."""
+        """Which pixels (H, W) of the last working image are masked; None: none."""
         return None if self._mask is None else self._mask.working
 
     def clear(self, offsets: Array) -> Mask:
@@ -195,9 +195,9 @@ class CameraStream(ImageGeometry):
         return np.ones(len(offsets), bool) if self._mask is None else self._mask.clear(offsets + self._center)
 
     def gray(self, image: Image, mask: Image | None = None) -> Image:
-        """The tracked image (H, W) uint8, which with its ``mask`` (as ``check_mask`` has it) is the last one now.
+        """The tracked image (H, W) uint8, which with its ``mask`` (from ``check_mask``) becomes the last one.
 
-        Raises ``InputError`` for another size than the first image had.
+        Raises ``InputError`` for a size other than the first image's.
         """
         if image.shape != (self.height, self.width, 3):
             raise InputError(
@@ -211,21 +211,21 @@ class CameraStream(ImageGeometry):
         return gray
 
     def features(self, gray: Image) -> Features:
-        """Features of a tracked image, as offsets; those of the last image asked for are at hand."""
+        """Features of a tracked image, as offsets; those of the last image requested are cached."""
         if self._described is None or self._described[0] is not gray:
             found = extract(gray, self.wanted_features, self._mask)
             self._described = gray, Features(self.centred(found.pixels), found.descriptors)
         return self._described[1]
 
     def motion(self, tracks: Tracks) -> float:
-        """Median motion of the corners since the last keyframe, as a part of the long edge."""
+        """Median motion of the corners since the last keyframe, as a share of the long edge."""
         _, now, then = np.intersect1d(tracks.ids, self._anchor.ids, assume_unique=True, return_indices=True)
         if len(now) == 0:
             return float("inf")
         return float(np.median(np.linalg.norm(tracks.pixels[now] - self._anchor.pixels[then], axis=1))) / self.long_edge
 
     def overlap(self, tracks: Tracks) -> float:
-        """Part of the last keyframe's corners that are still tracked."""
+        """Share of the last keyframe's corners that are still tracked."""
         return float(np.isin(self._anchor.ids, tracks.ids).mean()) if len(self._anchor.ids) else 0.0
 
 
@@ -239,12 +239,12 @@ def check_image(image: object, camera: str) -> Image:
     return image
 
 
-_LIVE_FEATURES = 1200  # of each keyframe: half the time
+_LIVE_FEATURES = 1200  # per keyframe: half the time
 
 
 @dataclass(frozen=True)
 class _Given:
-    """A focal somebody measured, pixels at ``width`` x ``height``; ``std`` relative, 0 holds it."""
+    """A given focal, pixels at ``width`` x ``height``; ``std`` relative, 0 holds it."""
 
     width: int
     height: int
@@ -253,7 +253,7 @@ class _Given:
 
 
 class Cameras:
-    """Streams by camera name, in the order in which the cameras came."""
+    """Streams by camera name, in order of arrival."""
 
     def __init__(self, config: MapperConfig) -> None:
         self._config = config
@@ -271,18 +271,18 @@ class Cameras:
         return iter(self._streams.values())
 
     def go_live(self) -> None:
-        """Images come at the camera's rate: fewer features of each keyframe, for half the time a keyframe takes."""
+        """For images at the camera's rate: fewer features per keyframe, which halve its time."""
         self._features = _LIVE_FEATURES
         for stream in self:
             stream.wanted_features = self._features
 
     @property
     def count(self) -> int:
-        """How many have sent images."""
+        """The number of cameras that have sent images."""
         return len(self._streams)
 
     def give(self, name: str, width: int, height: int, focal: float, std: float) -> None:
-        """A measured focal of a camera that has not sent an image yet. Raises ``ConfigError``."""
+        """Set a measured focal of a camera that has not sent an image yet. Raises ``ConfigError``."""
         if name in self._streams:
             raise ConfigError(f"camera '{name}' has sent images already; its focal must be known before the first")
         if not (width > 0 and height > 0 and np.isfinite(focal) and focal > 0):
@@ -292,7 +292,7 @@ class Cameras:
         self._given[name] = _Given(width, height, float(focal), float(std))
 
     def open(self, name: str, width: int, height: int) -> tuple[CameraStream, Intrinsics]:
-        """The stream of a camera that is new, and what is known of its focal. Raises ``InputError``."""
+        """The stream of a new camera, and what is known about its focal. Raises ``InputError``."""
         stream = CameraStream(name, len(self._streams), width, height, self._config)
         stream.wanted_features = self._features
         focal, std = self._config.focal, 0.0
@@ -313,7 +313,7 @@ class Cameras:
         return stream, Intrinsics(value, value, std=std, fixed=std == 0, lens=lens, prior_std=std or inf)
 
     def describe(self, stream: CameraStream, intrinsics: Intrinsics, support: int) -> Camera:
-        """A camera at native resolution as a map knows it by ``focal``, which ``support`` pairs support."""
+        """A camera at native resolution with the map's ``intrinsics``, supported by ``support`` pairs."""
         scale = 1 / stream.tracking_scale
         native, lens = intrinsics.focal * scale, intrinsics.lens.scaled(scale)
         measured, measured_std = intrinsics.measured or (0.0, inf)

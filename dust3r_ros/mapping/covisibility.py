@@ -1,4 +1,4 @@
-"""Which older keyframes may see what a frame sees."""
+"""Covisibility: which older keyframes may see what a frame sees."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.types import Array
 
-_SEEN_BY_BOTH = 12  # landmarks that a keyframe of another camera must show too
-_FACING_DEG = 45.0  # between the axes of cameras that may see the same
+_SEEN_BY_BOTH = 12  # landmarks that a keyframe of another camera must also show
+_FACING_DEG = 45.0  # largest angle between the axes of cameras that may see the same
 _FACING = 2  # keyframes
 
 
 class Neighbourhood:
-    """Knows the keyframes of a map by camera. Where landmarks carry it, also which of them see the same."""
+    """Knows the keyframes of a map by camera and, in a map of landmarks, which of them see the same."""
 
     def __init__(self, state: Reconstruction) -> None:
         self._state, self._count = state, state.config.pair_neighbours
@@ -26,10 +26,10 @@ class Neighbourhood:
     def neighbours(
         self, index: int, stream: CameraStream | None = None, sees: Callable[[int], bool] | None = None
     ) -> list[int]:
-        """Keyframes of the same camera just before, nearest first; then the newest of others, if they see the same.
+        """The keyframes of the same camera just before, nearest first; then the newest of others that see the same.
 
-        Of a camera that has none yet, those of all others. ``stream``: of a keyframe that is not there yet;
-        ``sees``: whether it sees what another one does, if not the landmarks tell.
+        For a camera without keyframes, those of all others. ``stream``: of a keyframe that does not exist yet;
+        ``sees``: whether it sees what another one does, if not to be decided by landmarks.
         """
         camera = self._state.records[index].stream if stream is None else stream
         own = self._before(index, camera)
@@ -54,7 +54,7 @@ class Neighbourhood:
         return sorted({*range(max(0, index + 1 - count), index + 1), *own})
 
     def facing(self, w_T_c: Array | None, *apart_from: Sequence[int]) -> list[int]:
-        """Posed keyframes that look where a camera at ``w_T_c`` (4, 4) does, from near by; none if that is unknown."""
+        """Posed keyframes that look where a camera at ``w_T_c`` (4, 4) does, from nearby; none if that is unknown."""
         if w_T_c is None:
             return []
         posed = self._state.sparse.posed()
@@ -83,7 +83,7 @@ class Neighbourhood:
         return sorted((at for other, at in newest.items() if other != camera.index), reverse=True)
 
     def _see_the_same(self, index: int, other: int) -> bool:
-        """Whether enough of what keyframe ``other`` sees lies in front of keyframe ``index``; true if nobody knows."""
+        """Whether enough of what keyframe ``other`` sees lies in front of keyframe ``index``; true if unknown."""
         if self._state.sparse.views[index].w_T_c is None:
             return True
         known = self._state.sparse.known(self._state.sparse.views[other].seen).ids

@@ -1,4 +1,4 @@
-"""Where frames and single images are in a map: by corners that were followed, or by features that are seen again."""
+"""Localisation of frames and single images in a map, by followed corners or by features seen again."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from dust3r_ros.types import Array, Image
 
 
 def localize(submap: Submap, cameras: Cameras, config: MapperConfig, camera: str, image: Image) -> PnpResult:
-    """Pose ``w_T_c``, and focal in pixels of the image, of an image (H, W, 3).
+    """Pose ``w_T_c`` of an image (H, W, 3), and its focal, pixels of the image.
 
-    ``camera``: one that the map knows; any other name is one of unknown focal. Raises ``InputError`` for an image
-    that cannot be used and where there is no map, ``GeometryError`` where the map does not show what the image does.
+    ``camera``: one that the map knows; any other name means an unknown focal. Raises ``InputError`` for an image
+    that cannot be used and without a map, ``GeometryError`` if the map does not show what the image does.
     """
     check_image(image, camera)
     if not submap.initialised:
@@ -62,10 +62,9 @@ def locate_corners(
     config: MapperConfig,
     near: Array | None = None,
 ) -> PnpResult | None:
-    """Pose of a frame that sees ``points`` (N, 3) at ``pixels`` (N, 2) from its middle, NaN where nobody knows.
+    """Pose of a frame that sees ``points`` (N, 3), NaN if unknown, at ``pixels`` (N, 2) from its centre.
 
-    None when as few agree as may by chance. A ``focal`` of which nothing is known is found with the pose;
-    ``near`` (4, 4): a guess.
+    None if no more agree than by chance. An unknown focal is found with the pose; ``near`` (4, 4): a guess.
     """
     known = np.isfinite(points[:, 0])
     points, pixels = points[known], pixels[known]
@@ -91,11 +90,11 @@ def locate_corners(
     return None if vague or by_chance(found, points, pixels, _MAX_ERROR_PX) else found
 
 
-_MAX_VAGUENESS = 0.01  # of a place that is recognised: standard deviation of the position over depth
+_MAX_VAGUENESS = 0.01  # of a recognised place: standard deviation of the position over depth
 
 
 class FrameFinder:
-    """Finds frames in a map that others build."""
+    """Locates frames in a map built elsewhere."""
 
     def __init__(
         self,
@@ -109,15 +108,15 @@ class FrameFinder:
         self._focal_votes, self._appearance = focal_votes, appearance
 
     def welcomes(self, stream: CameraStream) -> bool:
-        """Whether it is worth looking for a camera: one of unknown focal can join a map that is sure of its own.
+        """Whether a camera is worth searching for: one with unknown focal can join a map that is certain of its own.
 
-        A live map that is only nearly sure takes it, too.
+        A live map that is only nearly certain accepts it too.
         """
         state = self._state
         return state.sure or state.knows(stream) or (state.live and state.initialised and not state.guessing)
 
     def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
-        """Pose of a frame from its tracked corners, None when as few agree as may by chance; ``near``: a guess."""
+        """Pose of a frame from its tracked corners, None if no more agree than by chance; ``near``: a guess."""
         if not self._state.knows(stream):
             return None
         sparse, config = self._state.sparse, self._state.config
@@ -131,23 +130,23 @@ class FrameFinder:
     def relocalise(
         self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None
     ) -> tuple[PnpResult, Tracks] | None:
-        """Pose of a frame that lost its tracks, by what it sees of the last keyframes, alike ones, and those ``near``.
+        """Pose of a frame that lost its tracks, by landmarks of the last, of similar and of ``near`` keyframes.
 
-        ``near`` (4, 4): a guess. A camera of unknown focal is found once several of its frames agree on one.
+        ``near`` (4, 4): a guess. A camera with unknown focal is located once several of its frames agree on one.
         """
         new = not self._state.knows(stream)
         tracks = self.recall(stream, gray, near, strict=not new)
         if new and not self._focal_votes.meet(stream, tracks):
             return None
         result = self.locate(stream, tracks, near)
-        # A place that is seen again by a few far points only would bend the map.
+        # A place recognised by only a few far points would bend the map.
         sparse = self._state.sparse
         if result is None or result.relative_std(sparse.points[sparse.known(tracks).ids]) > _MAX_VAGUENESS:
             return None
         return result, tracks
 
     def recall(self, stream: CameraStream, gray: Image, near: Array | None = None, *, strict: bool = False) -> Tracks:
-        """What an image seems to see of the map by its features; ``strict``: only of keyframes that look much alike."""
+        """Landmarks that an image seems to see by its features; ``strict``: only of very similar keyframes."""
         features = stream.features(gray)
         newest = self._near.newest(stream)
         global_descriptor = self._appearance.describe(features)

@@ -1,4 +1,4 @@
-"""A mapper as others see it: what it knows, and its parts as a journal reads them and takes them back."""
+"""The read side of a mapper: its map, and its parts for a journal to read and restore."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dust3r_ros.types import Array, Camera, Image, Keyframe, MapCounts, StampedP
 
 @dataclass(frozen=True, eq=False)
 class LiveMap:
-    """The parts of a mapper that are saved: references, not copies."""
+    """The saved parts of a mapper: references, not copies."""
 
     atlas: Atlas
     streams: Cameras
@@ -35,9 +35,9 @@ class LiveMap:
 
 
 def resume(live: LiveMap, state: MapState) -> None:
-    """Go on with a saved map in place of an empty one; cameras are nowhere until a frame is found.
+    """Continue a saved map in place of an empty one; no camera has a pose until a frame is located.
 
-    Raises ``InputError``, and changes nothing, where images were processed already, or where the map was
+    Raises ``InputError``, and changes nothing, if images were already processed, or if the map was
     made with another kind of backend or other image sizes.
     """
     if list(live.streams):
@@ -67,11 +67,11 @@ def resume(live: LiveMap, state: MapState) -> None:
 
 @dataclass(frozen=True)
 class MaskedShare:
-    """Parts of the pixels of the newest keyframes (``window`` of them), each pixel counted once.
+    """Shares of the pixels of the newest keyframes (``window`` of them), each pixel counted once.
 
-    ``masked``: under the cameras' masks; ``moving``: on what moves by itself or was taken away; ``far``: of the rest,
-    without depth above ``min_confidence``: sky, what is far for the way the camera made, what has no texture.
-    ``regions``: in how many pieces something moves, in all keyframes.
+    ``masked``: under the cameras' masks; ``moving``: on objects that move or were taken away; ``far``: the rest
+    without depth above ``min_confidence``: sky, points far away for the camera's path, surfaces without texture.
+    ``regions``: number of moving regions in all keyframes.
     """
 
     masked: float = 0.0
@@ -81,7 +81,7 @@ class MaskedShare:
 
 
 def masked_share(submap: Submap, config: MapperConfig) -> MaskedShare:
-    """Counted over the newest keyframes of a map; nothing while there are none."""
+    """The shares over the newest keyframes of a map; all 0 while there are none."""
     newest = submap.posed()[-config.window :]
     shares = []
     for index in newest:
@@ -95,29 +95,29 @@ def masked_share(submap: Submap, config: MapperConfig) -> MaskedShare:
 
 
 class MapView:
-    """The map that the cameras of an atlas are in, for whoever shows, saves or asks it."""
+    """The active map of an atlas, for display, saving and queries."""
 
     def __init__(self, config: MapperConfig, atlas: Atlas, cameras: Cameras, appearance: Appearance) -> None:
         self.config = config
         self._atlas, self._cameras, self._appearance = atlas, cameras, appearance
         self._counts = MapCounts()
-        self.revision = 0  # of the map: it rises when all of it is corrected at once
+        self.revision = 0  # rises when the whole map is corrected at once
 
     def localize(self, camera: str, image: Image) -> PnpResult:
-        """Where an image (H, W, 3) of ``camera`` was taken; nothing of the map changes. See ``localising``."""
+        """Pose of an image (H, W, 3) of ``camera``; the map is unchanged. See ``localization.localize``."""
         return localize(self.submap, self._cameras, self.config, camera, image)
 
     def trajectory(self, only: Container[tuple[int, str]] | None = None) -> list[StampedPose]:
-        """Every tracked frame, by time, in the map as it stands now; ``only``: (stamp, camera) that are wanted."""
+        """Every tracked frame in the current map, by time; ``only``: the wanted (stamp, camera)."""
         return self._active.frames.trajectory(only) if self.submap.initialised else []
 
     @property
     def keyframes(self) -> tuple[Keyframe, ...]:
-        """All keyframes of the map the camera is in, with a pose."""
+        """All keyframes of the active map with a pose."""
         return tuple(self._active.keyframe(i) for i in self.submap.posed())
 
     def distance(self, first: int, second: int) -> float:
-        """Between the centres of two keyframes, in units of the map. Raises ``InputError`` for unknown ones."""
+        """Distance between the centres of two keyframes, map units. Raises ``InputError`` for unknown ones."""
         centers = {k.index: k.w_T_c[:3, 3] for k in self.keyframes}
         missing = sorted({first, second} - centers.keys())
         if missing:
@@ -127,7 +127,7 @@ class MapView:
         return float(np.linalg.norm(centers[first] - centers[second]))
 
     def landmarks(self) -> Cloud:
-        """The landmarks with a position, coloured; none where pointmaps carry the map."""
+        """The landmarks with a position, coloured; none in a map based on pointmaps."""
         return self.submap.landmarks()
 
     @property
@@ -143,7 +143,7 @@ class MapView:
 
     @property
     def counts(self) -> MapCounts:
-        """How much went through."""
+        """Counts of frames and keyframes."""
         return replace(
             self._counts,
             keyframes=len(self.submap.posed()),
@@ -154,7 +154,7 @@ class MapView:
 
     @property
     def masked_share(self) -> MaskedShare:
-        """How much of what cameras see is not in the map."""
+        """How much of the cameras' view is not in the map."""
         return masked_share(self.submap, self.config)
 
     @property
@@ -167,17 +167,17 @@ class MapView:
         return self._cameras[camera]
 
     def focal(self, camera: str) -> Intrinsics:
-        """What the map says of a camera, pixels of the tracked image."""
+        """The map's intrinsics of a camera, pixels of the tracked image."""
         return self.submap.intrinsics[self._cameras[camera].index]
 
     def whereabouts(self, camera: str) -> Array | None:
-        """``w_T_c`` (4, 4) of a camera's last image in the map as it stands; None where its corners do not tell."""
+        """``w_T_c`` (4, 4) of a camera's last image in the current map; None if its corners do not determine it."""
         stream = self._cameras[camera]
         found = self.submap.finder.locate(stream, stream.tracks) if self.submap.initialised else None
         return None if found is None else found.w_T_c
 
     def positions(self, ids: np.ndarray) -> Array:
-        """(K, 3) where corners are in the map, NaN where that is unknown."""
+        """(K, 3) positions of corners in the map, NaN where unknown."""
         return self.submap.positions(ids)
 
     def newest_keyframes(self, count: int) -> list[tuple[int, Array, float]]:
@@ -188,27 +188,27 @@ class MapView:
 
     @property
     def young(self) -> bool:
-        """True while keyframes close together make calibration sure sooner."""
+        """True while closer keyframes would make calibration certain sooner."""
         return self.submap.young
 
     @property
     def backlog(self) -> int:
-        """How much waits: depth of keyframes, adjustments of the whole map."""
+        """How much work waits: depth of keyframes, adjustments of the whole map."""
         return self.submap.chores.backlog
 
     @property
     def depth_backlog(self) -> tuple[int, int]:
-        """As ``Chores`` says it."""
+        """See ``Chores.depth_backlog``."""
         return self.submap.chores.depth_backlog
 
     @property
     def submap(self) -> Submap:
-        """The map that the cameras are in: another one when they begin or wake one."""
+        """The active map, which changes when another begins or wakes."""
         return self._active.submap
 
     @property
     def live(self) -> LiveMap:
-        """What a saved map keeps, for a journal to read."""
+        """The saved parts, for a journal to read."""
         known = self._cameras, self._appearance, self.config, self.cameras, self._counts, self.revision
         return LiveMap(self._atlas, *known)
 

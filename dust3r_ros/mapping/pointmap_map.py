@@ -1,7 +1,7 @@
-"""The map under construction where a network's pointmaps carry it: poses, focals and depth from pairs alone.
+"""A map under construction based on a network's pointmaps: poses, focals and depth from pairs alone.
 
 The counterpart of ``landmark_map`` for backends that need no poses: keyframes are aligned as they
-come (``alignment/online/incremental.py``), frames between them located against their depth.
+arrive (``alignment/online/incremental.py``), frames between them are located against their depth.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from dust3r_ros.timing import StageTimer
 from dust3r_ros.tracking import Tracks, join, no_tracks
 from dust3r_ros.types import Array, Image, Keyframe, PairPrediction, View
 
-_FACING = 0.5  # cosine of the angle between axes of views that may see the same
-_MIN_SEEN = 0.1  # of an image, with confidence, before its pair with a keyframe tells where it is
-_MAX_ATTEMPTS = 8  # second keyframes that do not go with the first one
+_FACING = 0.5  # cosine of the largest angle between axes of views that may see the same
+_MIN_SEEN = 0.1  # of an image must have confidence for its pair with a keyframe to locate it
+_MAX_ATTEMPTS = 8  # second keyframes that do not match the first one
 
 
 class PointmapFinder:
-    """Finds frames in a map of pointmaps, and has the backend pair views with its keyframes."""
+    """Locates frames in a map of pointmaps, and has the backend pair views with its keyframes."""
 
     def __init__(
         self,
@@ -56,11 +56,11 @@ class PointmapFinder:
         self._appearance, self._near = appearance, near
 
     def welcomes(self, stream: CameraStream) -> bool:
-        """Any camera: pointmaps need no focal."""
+        """True for any camera: pointmaps need no focal."""
         return True
 
     def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
-        """Pose of a frame from corners of keyframes with known depth, None when too few agree; ``near``: a guess."""
+        """Pose of a frame from corners of keyframes with known depth, None if too few agree; ``near``: a guess."""
         if not self._state.initialised:
             return None
         points, focal = self._keyframes.points(tracks.ids), self._state.sparse.intrinsics[stream.index]
@@ -69,7 +69,7 @@ class PointmapFinder:
     def relocalise(
         self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None
     ) -> tuple[PnpResult, Tracks] | None:
-        """Pose of a frame that lost its corners: by features of keyframes that look alike, else by their pointmaps."""
+        """Pose of a frame that lost its corners: by features of similar keyframes, else by their pointmaps."""
         candidates = self._candidates(stream, gray)
         tracks = self._seen_of(candidates, stream, gray)
         result = self.locate(stream, tracks, near)
@@ -82,7 +82,7 @@ class PointmapFinder:
         return self._seen_of(self._candidates(stream, gray), stream, gray)
 
     def _seen_of(self, candidates: Sequence[int], stream: CameraStream, gray: Image) -> Tracks:
-        """What of keyframes ``candidates`` an image shows by its features."""
+        """Corners of keyframes ``candidates`` that an image shows, by features."""
         features, records = stream.features(gray), self._state.records
         found = [no_tracks()]
         for index in candidates:
@@ -96,7 +96,7 @@ class PointmapFinder:
         return [*newest, *self._state.graph.loop_candidates(global_descriptor, len(self._keyframes), newest)]
 
     def predict(self, index: int, others: Sequence[int], masked: Mask | None) -> list[PairPrediction]:
-        """Pairs of a new view, ``masked`` or not, with keyframes, both orders; views let go are handed over anew."""
+        """Pairs of a new view, ``masked`` or not, with keyframes, in both orders; dropped views are added again."""
         for other in others:
             if not self._backend.has(other):
                 record = self._state.records[other]
@@ -124,15 +124,15 @@ class PointmapFinder:
         except GeometryError:
             return None
 
-    def _sees(self, pair: PairPrediction) -> bool:  # whether its second view shows what the first one does
+    def _sees(self, pair: PairPrediction) -> bool:  # whether its views show the same
         return bool(np.mean(pair.confidence_second > self._state.config.min_confidence) > _MIN_SEEN)
 
 
 class PointmapBuilder(Submap):
     """Adds keyframes by the pointmaps of their pairs; see ``Submap``.
 
-    Nothing is put off: a network's device is not for two processes. What moves is not looked for, and two keyframes
-    tell a focal, so that more of them close together tell no more.
+    No work is deferred: a network's device is not for two processes. Moving objects are not detected. Two keyframes
+    determine a focal, so closer keyframes would not help.
     """
 
     finder: PointmapFinder
@@ -147,7 +147,7 @@ class PointmapBuilder(Submap):
         self._keyframes = PointmapKeyframes(self.state, self._aligner)
         self.saving = PointmapSaving(self.state, self._aligner, self._keyframes)
         self._near = Neighbourhood(self.state)
-        self._doubtful: dict[tuple[int, int], float] = {}  # weights of loop pairs that are not believed yet
+        self._doubtful: dict[tuple[int, int], float] = {}  # weights of loop pairs not accepted yet
         self._attempts = 0
         self.finder = PointmapFinder(
             self.state, self._keyframes, self._aligner, backend, stage, self._appearance, self._near
@@ -155,12 +155,12 @@ class PointmapBuilder(Submap):
 
     @property
     def settling(self) -> bool:
-        """True while frames wait for the second keyframe to be found again."""
+        """True while frames wait for the second keyframe in order to be located again."""
         return not self.initialised
 
     @property
     def stuck(self) -> bool:
-        """True when many keyframes did not go with the first one."""
+        """True if many keyframes did not match the first one."""
         return not self.initialised and self._attempts >= _MAX_ATTEMPTS
 
     def pose(self, index: int) -> Array | None:
@@ -185,7 +185,7 @@ class PointmapBuilder(Submap):
     def add(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array | None
     ) -> int | None:
-        """A new keyframe; None, and nothing added, when its pairs do not place it. ``w_T_c`` is not needed."""
+        """Add a keyframe; None, and nothing added, if its pairs do not place it. ``w_T_c`` is not needed."""
         index = len(self._keyframes)
         self._backend.add(View(index, stream.name, image))
         near = self._near.neighbours(index, stream, lambda other: self._faces(w_T_c, other))
@@ -212,7 +212,7 @@ class PointmapBuilder(Submap):
         return index
 
     def finish(self) -> None:
-        """The last solution over everything, by moments and then by the reprojection of landmarks."""
+        """Solve everything for the last time, by moments and then by reprojection of landmarks."""
         if not self.initialised:
             return
         with self._stage("align"):
@@ -221,7 +221,7 @@ class PointmapBuilder(Submap):
             self._refine()
 
     def _refine(self) -> None:
-        """Bundle adjustment where there are landmarks; keyframes without follow the nearest one with."""
+        """Bundle adjustment of keyframes with landmarks; the others follow the nearest of these."""
         edges = [(first, second) for first, second, _ in self.graph.edges]
         posed = [
             Posed(record.stream.index, w_T_c, record.features)
@@ -240,7 +240,7 @@ class PointmapBuilder(Submap):
         self.state.changed |= set(range(len(self._keyframes)))
 
     def _growth(self, index: int, keyframe: RefinedKeyframe) -> float:
-        """By how much the surroundings of a keyframe have grown: its landmarks against its depth."""
+        """The growth of a keyframe's surroundings: its landmarks against its depth."""
         depth = self._keyframes.sampled(index, keyframe.offsets)
         seen = np.isfinite(depth)
         if np.count_nonzero(seen) < self._config.track_min_inliers:
@@ -253,7 +253,7 @@ class PointmapBuilder(Submap):
             self._aligner.set_focal(stream.name, stream.focal_to_working(intrinsics.focal))
 
     def _record(self, stamp_ns: int, stream: CameraStream, image: Image, features: Features) -> None:
-        """Remember a keyframe and follow its corners from here: its features, and plain corners between them."""
+        """Record a keyframe and follow its corners from here: its features, and plain corners between them."""
         count, known = self._config.track_corners, len(features.pixels)
         corners = stream.corners(max(0, count - known), features.pixels)
         tracks = self._keyframes.new_ids(np.concatenate([features.pixels, corners]))
@@ -264,14 +264,14 @@ class PointmapBuilder(Submap):
         stream.anchor(stamp_ns, tracks.select(spread))
 
     def _faces(self, w_T_c: Array | None, other: int) -> bool:
-        """Whether a view at ``w_T_c`` looks roughly where a keyframe does; where its pose is unknown it may."""
+        """Whether a view at ``w_T_c`` looks roughly where a keyframe does; true if its pose is unknown."""
         w_T_o = self.pose(other)
         return w_T_c is None or w_T_o is None or bool(w_T_c[:3, 2] @ w_T_o[:3, 2] > _FACING)
 
     def _connect(
         self, pairs: Sequence[PairPrediction], loops: Sequence[PairPrediction], update: AlignmentUpdate
     ) -> None:
-        """Remember which pairs count: those with neighbours that were kept, loops once they are closed."""
+        """Record which pairs count: kept ones with neighbours, and loops once closed."""
         off = {(edge.first, edge.second) for edge in update.switched_off}
         for pair in [*pairs, *loops]:
             ends = (pair.first, pair.second)
@@ -290,7 +290,7 @@ class PointmapBuilder(Submap):
         self.graph.connect(*ends, weight, (first, second))
 
     def _take(self, update: AlignmentUpdate, touched: set[int]) -> None:
-        """Mark what changed, keep depth that is final, take over focals."""
+        """Mark changes, keep final depth, adopt focals."""
         for change in update.changed:
             self._keyframes.settle(change)
         if self.initialised:

@@ -1,4 +1,4 @@
-"""What a map under construction consists of: the one object that the stages of mapping read and change."""
+"""The content of a map under construction: the one object that the stages of mapping read and change."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from dust3r_ros.sparse.map_merging import Merged, merge_maps
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking.front_end import YOUNG
 
-# Relative standard deviation of a focal, by the scatter of the observations alone: it may be off by more.
+# Relative standard deviation of a focal by the scatter of the observations alone: its error may be larger.
 TRUSTED = 0.015
-MOST_UNSURE = 60  # keyframes: whoever is not sure of a focal by then goes on with what explains them best
+MOST_UNSURE = 60  # keyframes: a focal still uncertain by then is settled at the one that explains them best
 
 
 class Reconstruction:
     """Keyframes, landmarks, cameras and the graph of their pairs.
 
-    ``records``: what each keyframe is made of. ``sparse``: their poses, the landmarks they see, and the focals of the
-    cameras; where pointmaps carry the map, it has the focals only. ``graph``: which keyframes pairs connect.
-    ``initialised``: there are poses. ``settled``: the focal of the camera that began the map is found, no others are
-    tried any more. ``live``: poses are wanted soon. ``generation`` counts how often the map was built anew or
+    ``records``: the parts of each keyframe. ``sparse``: their poses, the landmarks they see, and the focals of the
+    cameras; in a map based on pointmaps, the focals only. ``graph``: which keyframes are connected by pairs.
+    ``initialised``: there are poses. ``settled``: the focal of the camera that began the map is found, and no others
+    are tried. ``live``: poses are needed soon. ``generation`` counts how many times the map was rebuilt or
     calibrated again. ``changed``: keyframes whose pose, depth or image is not what it was when they were last taken;
     whoever changes one enters it there.
     """
@@ -39,7 +39,7 @@ class Reconstruction:
         self.changed: set[int] = set()
 
     def absorb(self, other: Reconstruction, own_S_other: Similarity, matches: np.ndarray) -> Merged:
-        """Take another one in; landmarks ``matches`` (M, 2), own and other's, become one. Its keyframes come last."""
+        """Take another one in and merge landmarks ``matches`` (M, 2), own and other's. Its keyframes come last."""
         merged = merge_maps(self.sparse, other.sparse, own_S_other, matches)
         for record in other.records:
             record.feature_ids = merged.ids[record.feature_ids]
@@ -48,29 +48,29 @@ class Reconstruction:
         return merged
 
     def intrinsics_of(self, index: int) -> Intrinsics:
-        """Of the camera that took a keyframe, pixels of the tracked image."""
+        """The intrinsics of a keyframe's camera, pixels of the tracked image."""
         return self.sparse.intrinsics[self.sparse.views[index].camera]
 
     @property
     def _first_focal(self) -> Intrinsics:
-        """Of the camera that began the map, which has a keyframe."""
+        """The intrinsics of the camera that began the map; there must be a keyframe."""
         return self.sparse.intrinsics[self.records[0].stream.index]
 
     @property
     def sure(self) -> bool:
-        """Whether the focal of the camera that began the map is so sure that others may join."""
+        """Whether the focal of the camera that began the map is certain enough for others to join."""
         if not self.records:
             return False
         return self._first_focal.given or self.settled or len(self.records) > MOST_UNSURE
 
     @property
     def guessing(self) -> bool:
-        """Whether that focal is hardly more than a guess: shape and unit of the map will change with it."""
+        """Whether that focal is little more than a guess: shape and unit of the map will change with it."""
         return bool(self.records) and not self.sure and not self._first_focal.std < TRUSTED
 
     @property
     def settling(self) -> bool:
-        """Whether that focal may still change by more than a little."""
+        """Whether that focal may still change noticeably."""
         return len(self.records) <= YOUNG or (self.initialised and not self.sure)
 
     def knows(self, stream: CameraStream) -> bool:
@@ -78,9 +78,9 @@ class Reconstruction:
         return bool(np.isfinite(self.sparse.intrinsics[stream.index].std)) or self.views_of(stream) > 0
 
     def views_of(self, stream: CameraStream) -> int:
-        """How many keyframes are of a camera."""
+        """The number of keyframes of a camera."""
         return int(self.views_by_camera()[stream.index])
 
     def views_by_camera(self) -> np.ndarray:
-        """(F,) how many keyframes are of each camera."""
+        """(F,) the number of keyframes of each camera."""
         return np.bincount([view.camera for view in self.sparse.views], minlength=len(self.sparse.intrinsics))
