@@ -160,7 +160,7 @@ def test_a_published_calibration_is_taken_and_frames_can_be_named(bench, sequenc
 @pytest.fixture(scope="module")
 def run(start_shared, sequence) -> Run:
     """One run, all topics. It begins when the first test needs it: a node that waits costs time, too."""
-    bench = start_shared(keyframe_motion_young=0.0075)
+    bench = start_shared(keyframe_motion_young=0.0075, working_size=160)
     recorder, depths, grids = bench.recorder, [], []
     recorder.node.create_subscription(Image, "/dust3r/depth", depths.append, 10)
     recorder.node.create_subscription(OccupancyGrid, "/dust3r/grid", grids.append, qos_profile(OUTPUTS["grid"].quality))

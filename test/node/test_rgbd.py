@@ -10,7 +10,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from dust3r_ros.node.interface import OUTPUTS, qos_profile
 
 
-@pytest.mark.parametrize("bench", [{"map_stride": 1, "min_confidence": 1.0}], indirect=True)
+@pytest.mark.parametrize("bench", [{"map_stride": 1, "min_confidence": 1.0, "working_size": 160}], indirect=True)
 def test_the_node_is_an_rgbd_camera(bench, sequence):
     """As depth_image_proc and RTAB-Map take them."""
     recorder, heard = bench.recorder, {"depth": [], "depth_info": [], "keyframe_image": []}
