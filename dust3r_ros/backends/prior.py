@@ -51,7 +51,7 @@ class _Evidence:
     weight: Array
     variance: Array  # of geometry
     tile: np.ndarray
-    at: np.ndarray  # (H, W), where they are
+    at: np.ndarray  # (H, W), their positions
 
 
 class TrackRecord:

@@ -1,5 +1,5 @@
-// Orientations and descriptors of blobs (descriptors.py, which says what is computed and does the same without a
-// compiler, several times slower).
+// Orientations and descriptors of blobs (see sift.py, which documents the method and does the same in NumPy,
+// several times slower).
 
 #include <math.h>
 #include <string.h>
@@ -24,7 +24,7 @@ typedef struct {
     long rows, columns;
 } Octave;
 
-// Values of a patch of `side` x `side` samples, turned: `cosine` and `sine` of its angle times sigma.
+// Values of a patch of `side` x `side` samples, rotated: `cosine` and `sine` of its angle times sigma.
 static inline FORCED void look_up(const Octave *octave, int level, const double *at, float cosine, float sine, int side,
                                   float *restrict patch)
 {
@@ -72,7 +72,7 @@ static inline FORCED void gradients(const float *restrict patch, int count, floa
         const float x = across[k], y = down[k], ax = fabsf(x), ay = fabsf(y);
         const float most = ax > ay ? ax : ay, least = ax > ay ? ay : ax;
         const float t = least / (most > 1e-20f ? most : 1e-20f), s = t * t;
-        // A minimax polynomial of the arc tangent, good to 2e-6.
+        // A minimax polynomial of the arc tangent, accurate to 2e-6.
         float angle = -0.011719123f;
         angle = angle * s + 0.052647316f;
         angle = angle * s - 0.116426447f;
@@ -111,7 +111,7 @@ static inline FORCED float orientation(const Octave *octave, int level, const do
     return ((float)best + offset) * (2.0f * PI / DIRECTIONS);
 }
 
-// Adds each gradient to the cells and directions that it is between; cells row by row.
+// Distributes each gradient to the neighbouring cells and directions; cells row by row.
 static inline FORCED void pool(const float *length, const float *direction, const float (*share)[CELLS], float *result)
 {
     memset(result, 0, sizeof(float) * CELLS * CELLS * BINS);
@@ -121,7 +121,7 @@ static inline FORCED void pool(const float *length, const float *direction, cons
             const float d = direction[j * ACROSS + i] * (BINS / (2.0f * PI));
             const int whole = (int)d;
             const float part = d - (float)whole, l = length[j * ACROSS + i];
-            // SIFT's directions turn from x to where y is less.
+            // SIFT's directions turn from x towards smaller y.
             const int one = (2 * BINS - whole) % BINS, other = (2 * BINS - whole - 1) % BINS;
             for (int c = 0; c < CELLS; c++) {
                 row[c][one] += share[i][c] * l * (1.0f - part);

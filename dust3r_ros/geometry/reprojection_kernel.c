@@ -1,7 +1,7 @@
-// Poses from reprojection errors (reprojection.py, which says what is minimised and does the same without a compiler).
+// Poses from reprojection errors (see reprojection.py, which documents the method and does the same in NumPy).
 //
 // `points` (N, 3) in the world, `pixels` (N, 2), `pose` (4, 4) from the world into the camera. Residuals are (2, N):
-// those in x first. Unknowns: translation and rotation of exp(xi) pose, and log focal where there are seven.
+// those in x first. Unknowns: translation and rotation of exp(xi) pose, and log focal if there are seven.
 
 #include <math.h>
 #include <stdlib.h>
@@ -17,7 +17,7 @@
 typedef struct {
     long count, unknowns;
     const double *points, *pixels;
-    double *pose; // the start, moved to what is found
+    double *pose; // the start, replaced by the result
     double center[2];
 } Matches;
 
@@ -31,7 +31,7 @@ static inline FORCED double seen(const double *pose, const double *point, double
     return X[2];
 }
 
-// Returns how many points are in front of the camera; those that are not are `behind` (N), where that is given.
+// Returns how many points are in front of the camera; marks the others in `behind` (N), if given.
 static inline FORCED long reproject(const Matches *m, const double *pose, double focal, double *residuals,
                                     unsigned char *behind)
 {
@@ -48,7 +48,7 @@ static inline FORCED long reproject(const Matches *m, const double *pose, double
     return ahead;
 }
 
-// Adds w J J^T and w J r, with weights w (2, N), to `normal`, whose upper half is left, and `gradient`.
+// Adds w J J^T and w J r, with weights w (2, N), to the lower half of `normal` and to `gradient`.
 static inline FORCED void add_up(const Matches *m, const double *pose, double focal, const double *residuals,
                                  const double *weights, double normal[MOST][MOST], double gradient[MOST])
 {
@@ -72,7 +72,7 @@ static inline FORCED void add_up(const Matches *m, const double *pose, double fo
     }
 }
 
-// The value that would be at `k` if `values` were sorted; smaller ones are before it then.
+// The value that would be at `k` if `values` were sorted; afterwards smaller ones are before it.
 static double selected(double *values, long count, long k)
 {
     long low = 0, high = count - 1;
@@ -100,7 +100,7 @@ static double selected(double *values, long count, long k)
     return values[k];
 }
 
-// Standard deviation of most residuals, pixels, without those of points that are `out` (N); NULL: none.
+// Standard deviation of most residuals, pixels, without those of points marked in `out` (N); NULL: none.
 static double noise(const Matches *m, const double *residuals, const unsigned char *out, double *scratch)
 {
     long count = 0;
@@ -166,7 +166,7 @@ static int solved(const double normal[MOST][MOST], const double *gradient, doubl
     return 1;
 }
 
-// step^T normal step: the square of how far a step goes beside what the pose is uncertain by.
+// step^T normal step: the squared length of a step relative to the pose's uncertainty.
 static double squared(const double normal[MOST][MOST], const double *step, long unknowns)
 {
     double total = 0.0;
@@ -194,7 +194,7 @@ static void move(const double *pose, const double *step, double *moved)
     memcpy(moved + 12, pose + 12, 4 * sizeof(double));
 }
 
-// What a minimisation works in: three arrays like the residuals and one (N); `residuals` NULL where memory is short.
+// Workspace of a minimisation: three arrays like the residuals and one (N); `residuals` is NULL if memory is short.
 typedef struct {
     double *residuals, *after, *weights;
     unsigned char *out;
@@ -207,7 +207,7 @@ static Room room_for(long count)
     return room;
 }
 
-// Levenberg-Marquardt over the pose and `focal`; 0 where the points leave the pose free.
+// Levenberg-Marquardt over the pose and `focal`; 0 if the points leave the pose free.
 CLONES int minimise_pose(const Matches *m, double *focal, double converged, long most_steps)
 {
     double *pose = m->pose;
@@ -248,8 +248,8 @@ CLONES int minimise_pose(const Matches *m, double *focal, double converged, long
     return found;
 }
 
-// Gauss-Newton over the pose, on matches below `gates`, that of the first step and that of the others.
-// 0 where it does not end within so many steps, or less than `fewest` matches are below.
+// Gauss-Newton over the pose, on matches below `gates`: one for the first step, one for the others.
+// 0 if it does not converge within the permitted steps, or if fewer than `fewest` matches are below the gate.
 CLONES int settle_pose(const Matches *m, double focal, const double *gates, double fewest, double converged,
                        long most_steps)
 {

@@ -116,7 +116,7 @@ class CompiledSteps:
         return Step(poses, unknowns, points, information)
 
     def settled(self, state: State) -> tuple[State, float]:
-        """Every point where it fits best by itself, and the cost then."""
+        """Every point moved to its own best fit, and the resulting cost."""
         moved = np.empty_like(state.points)
         cost = self._library.settle(ctypes.byref(self._given), _given(state), address(moved))
         return State(state.rotation, state.center, state.intrinsics, moved), float(cost)
@@ -216,7 +216,7 @@ class PlainSteps:
         return solve(self._normal[1], self._observations, self._pairs, damping)
 
     def settled(self, state: State) -> tuple[State, float]:
-        """Every point where it fits best by itself, and the cost then."""
+        """Every point moved to its own best fit, and the resulting cost."""
         state, at = settle(self._observations, state, fit(self._observations, state, self._loss), self._loss)
         self._settled = state, at
         return state, float(at.cost.sum())

@@ -1,7 +1,7 @@
-// The inner loops of a bundle adjustment (bundle.py): normal equations with the points eliminated, points from a step,
-// points settled. What is summed and why is in schur.py and reprojection.py, which do the same without a compiler.
+// The inner loops of bundle_adjustment.py: normal equations with the points eliminated, the step of the points, and
+// points settled. schur.py and reprojection.py explain the sums and do the same in NumPy.
 //
-// Observations are sorted by point, those of one point by pose; `starts` (P + 1) says where each point's begin. The
+// Observations are sorted by point, those of one point by pose; `starts` (P + 1): where each point's begin. The
 // first `free` of the poses move. Points are (3, P), other arrays have their components last.
 
 #include <math.h>
@@ -18,7 +18,7 @@ typedef struct {
     long points, free, unknowns;
     const long *starts;   // (P + 1)
     const int *pose;      // (M)
-    const double *offset; // (M, 2) pixels from the middle
+    const double *offset; // (M, 2) pixels from the centre
     const int *camera;    // (C) of each pose
     const double *radius; // (F) of the lens
     const int *unknown;   // (F, 4) which unknown each intrinsic is, -1: held
@@ -68,7 +68,7 @@ static inline double root_weight(const Observations *s, const Seen *o) {
     return sqrt(part < 1.0 ? part : 1.0) / s->sigma;
 }
 
-// Derivative (2, 3) of the weighted error by the point.
+// Derivative (2, 3) of the weighted error with respect to the point.
 static inline void slope_of(const Seen *o, double root, double slope[2][3]) {
     const double scale = root * o->focal / o->z;
     for (int i = 0; i < 3; i++) {
@@ -96,7 +96,7 @@ static inline void load(const State *state, long points, long p, double point[3]
     for (int i = 0; i < 3; i++) point[i] = state->points[i * points + p];
 }
 
-// Errors (M) of a state, BEHIND_PX for what is behind its camera, which is not `valid` (M); returns the cost.
+// Errors (M) of a state, BEHIND_PX for points behind the camera, which are not `valid` (M); returns the cost.
 CLONES double errors(const Observations *s, const State *state, double *r, unsigned char *valid) {
     double cost = 0.0, point[3];
     Seen o;
@@ -111,7 +111,7 @@ CLONES double errors(const Observations *s, const State *state, double *r, unsig
     return cost;
 }
 
-// Derivative (2) of the error by an intrinsic.
+// Derivative (2) of the error with respect to an intrinsic.
 static inline void intrinsic_slope(const Seen *o, int kind, double slope[2]) {
     if (kind == 0) {
         slope[0] = o->focal * o->x, slope[1] = o->focal * o->y;
@@ -125,10 +125,10 @@ static inline void intrinsic_slope(const Seen *o, int kind, double slope[2]) {
     }
 }
 
-// What remains when the points are eliminated. All but `Y` (M, 3, 6), `G` (P, 3, 3) and `y` (P, 1 + K, 3), which points
-// are found from, are zero at first: `S` (6 C, 6 C) of the free poses, its lower half; `borders` (1 + K, 6 C), its
-// right side and what it shares with the unknowns; of these `ff` (K, K) and the right side `bf` (K) before the points
-// are eliminated, and `inner` (1 + K, 1 + K) that goes with these.
+// The system with the points eliminated. All arrays start at zero except `Y` (M, 3, 6), `G` (P, 3, 3) and
+// `y` (P, 1 + K, 3), from which the points are recovered: `S` (6 C, 6 C) of the free poses, lower half; `borders`
+// (1 + K, 6 C), its right side and its blocks with the unknowns; `ff` (K, K) and the right side `bf` (K) of the
+// unknowns before elimination, and `inner` (1 + K, 1 + K), what the elimination subtracts from these.
 CLONES void reduce(
     const Observations *s, const State *state, double damping, double *S, double *borders, double *ff, double *bf,
     double *inner, double *Y, double *G, double *y
@@ -165,7 +165,7 @@ CLONES void reduce(
                 for (int b = 0; b < shared; b++)
                     ff[which[a] * K + which[b]] += shares[a][0] * shares[b][0] + shares[a][1] * shares[b][1];
             if (o.pose >= s->free) continue;
-            // A shift of the center moves the ray back; a turn v about it moves it by v x ray.
+            // A shift of the center moves the ray back; a rotation v about it moves it by v x ray.
             for (int a = 0; a < 2; a++) {
                 for (int i = 0; i < 3; i++) J[a][i] = -slope[a][i];
                 J[a][3] = o.ray[1] * slope[a][2] - o.ray[2] * slope[a][1];
@@ -239,7 +239,8 @@ CLONES void back(
     }
 }
 
-// One Gauss-Newton step of every point by itself, to `moved` (3, P); one that gets worse stays. Returns the cost then.
+// One Gauss-Newton step of every point on its own, to `moved` (3, P); a point that would get worse stays. Returns the
+// new cost.
 CLONES double settle(const Observations *s, const State *state, double *moved) {
     double total = 0.0;
     Seen o;

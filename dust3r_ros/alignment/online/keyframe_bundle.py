@@ -25,7 +25,7 @@ _STILL = Tolerance(rotation=1e-3, translation=1e-3, log_scale=1e-3)
 
 @dataclass(frozen=True, eq=False)
 class KeyframeUpdate:
-    """A keyframe as it stands now; a later ``version`` replaces an earlier one.
+    """The current state of a keyframe; a later ``version`` replaces an earlier one.
 
     ``scale``: map units per canonical unit; the keyframe's depth in the map is ``scale`` times its
     canonical depth. ``depth`` (H, W) is canonical z, 0 where unknown, with ``confidence`` >= 1: it comes

@@ -18,7 +18,7 @@ from dust3r_ros.geometry.pose import PnpResult, solve_pnp
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.types import Array, Array32, PairPrediction
 
-_PIXELS = 768  # of a view, that tell its focal: errors of pointmaps reach over more than what lies between
+_PIXELS = 768  # of a view used for its focal: errors of pointmaps extend over more than the gaps between
 
 
 @dataclass
