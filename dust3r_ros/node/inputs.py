@@ -85,12 +85,12 @@ class SynchronizerInputs:
         return Arrival(held.camera, held.stamp_ns, frame_id, held.image, replace(match, **came), anchor, turning)
 
     def take_mask(self, camera: str, message: Any) -> str:
-        """The mask of an image of ``camera``."""
+        """Take in a mask for an image of ``camera``."""
         self._synchronizer.add_mask(camera, stamp_to_ns(message.header.stamp), lambda: mask_of(message))
         return ""
 
     def take_depth(self, camera: str, message: Any) -> str:
-        """Depth for the images of ``camera``."""
+        """Take in depth for an image of ``camera``."""
         self._synchronizer.add_depth(
             camera,
             stamp_to_ns(message.header.stamp),
@@ -101,14 +101,14 @@ class SynchronizerInputs:
         return ""
 
     def take_depth_info(self, camera: str, topic: str, message: CameraInfo) -> str:
-        """The calibration of a depth camera that is not the image's."""
+        """Take in the calibration of a separate depth camera."""
         calibration, remark = calibration_from(message, topic)
         if calibration is not None:
             self._depth_cameras[camera] = calibration
         return remark
 
     def take_odometry(self, message: Odometry) -> str:
-        """Odometry that is not on TF."""
+        """Take in odometry that is not on TF."""
         topic, wanted, frame = self._config.odom_topic, self._config.odom_frame, message.header.frame_id
         if wanted and frame.lstrip("/") != wanted.lstrip("/"):
             return f"{topic} is not used: its frame is '{frame}', but odom_frame is '{wanted}'"
@@ -121,7 +121,7 @@ class SynchronizerInputs:
         return f"{topic}: {remark}" if remark else ""
 
     def take_imu(self, message: Imu) -> str:
-        """Acceleration and turn rate; the first covariance of what is not measured is -1 (sensor_msgs/Imu)."""
+        """Take in acceleration and angular velocity; a first covariance of -1 means not measured (sensor_msgs/Imu)."""
         a, w = message.linear_acceleration, message.angular_velocity
         acceleration, turning = np.array([a.x, a.y, a.z]), np.array([w.x, w.y, w.z])
         if message.linear_acceleration_covariance[0] == -1.0 or not np.isfinite(acceleration).all():

@@ -45,7 +45,7 @@ QUALITIES = (LATCHED, RELIABLE, TILES, IMAGES, SENSOR, ODOMETRY, IMU, TF, TF_STA
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic as a user meets it; ``type`` is ``package/Name``, ``when`` and ``what`` are phrases for a table."""
+    """A topic as users see it; ``type`` is ``package/Name``, ``when`` and ``what`` are phrases for a table."""
 
     name: str
     type: str
@@ -56,7 +56,7 @@ class Topic:
 
 @dataclass(frozen=True)
 class Service:
-    """A service as a user meets it; ``type`` is ``package/Name``."""
+    """A service as users see it; ``type`` is ``package/Name``."""
 
     name: str
     type: str
@@ -107,7 +107,7 @@ OUTPUTS: dict[str, Topic] = {
         "visualization_msgs/MarkerArray",
         LATCHED,
         "with the map",
-        "keyframes as spheres, pairs as lines; the greener, the more a pair weighs",
+        "keyframes as spheres, pairs as lines; the greener, the higher a pair's weight",
     ),
     "pose": Topic(
         "~/pose",
@@ -121,7 +121,7 @@ OUTPUTS: dict[str, Topic] = {
         "geometry_msgs/PoseWithCovarianceStamped",
         RELIABLE,
         "at each tracked or bridged image, if there are several cameras",
-        "as `~/pose`, for each camera",
+        "like `~/pose`, for each camera",
     ),
     "depth": Topic(
         "~/depth",
@@ -177,7 +177,7 @@ OUTPUTS: dict[str, Topic] = {
         "/tf",
         "tf2_msgs/TFMessage",
         TF,
-        "at each tracked image, with odometry `tf_rate` times per second, if `publish_tf`",
+        "at each tracked image or, with odometry, `tf_rate` times per second; if `publish_tf`",
         "`map_frame` -> `odom_frame` with odometry, once the map is metric; else `map_frame` -> `base_frame` or"
         " camera; inverted with `invert_tf`; nothing if another node already publishes a parent of that frame",
     ),
@@ -231,7 +231,7 @@ INPUTS: dict[str, Topic] = {
         "nav_msgs/Odometry",
         ODOMETRY,
         "when given",
-        "odometry that is not on /tf; gives the scale and, with `odom_frame`, the place of the map",
+        "odometry that is not on /tf; gives the scale and, with `odom_frame`, the map's transform",
     ),
     "imu": Topic(
         "imu_topic", "sensor_msgs/Imu", IMU, "when given", "acceleration and angular velocity; for gravity and bridging"

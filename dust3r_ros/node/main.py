@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def part(nodes: Sequence[MappingNode]) -> None:
-    """Give nodes of this process that would write the same file or folder one each."""
+    """Mark files and folders that several nodes of this process would share, so that each node gets its own."""
     for name in WRITTEN:
         paths = [os.path.abspath(str(node.parameters[name])) if node.parameters[name] else "" for node in nodes]
         for node, path in zip(nodes, paths, strict=True):
