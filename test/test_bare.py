@@ -28,11 +28,11 @@ def _map(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_images_are_mapped(tmp_path: Path) -> None:
-    sequence, images = walk("orbit", frames=12), tmp_path / "images"
+    sequence, images = walk("orbit", frames=8), tmp_path / "images"
     images.mkdir()
     for index, image in enumerate(sequence.images):
         Image.fromarray(image).save(images / f"{index:03d}.png")
-    done = _map(tmp_path, str(images), "--out", str(tmp_path / "out"), "--set", "working_size=160")
+    done = _map(tmp_path, str(images), "--out", str(tmp_path / "out"), "--set", "working_size=160", "--focal", "199.2")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "preview.png").stat().st_size > 10_000
     assert (tmp_path / "out" / "summary.json").is_file()

@@ -27,7 +27,8 @@ from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.session.session import Session
 
 FAST = ["--set", "working_size=160", "--set", "tracking_size=240", "--set", "keyframe_motion_young=0.03"]
-CONFIG = MapperConfig(working_size=160, tracking_size=240, keyframe_motion_young=0.03)
+KNOWN = [*FAST, "--focal", "199.2"]
+CONFIG = MapperConfig(working_size=160, tracking_size=240, keyframe_motion_young=0.03, focal=199.2)
 SAME = ("trajectory.txt", "keyframes.txt", "map.ply", "cameras.yaml")
 BASE_T_CAMERA = pose(np.eye(3), [0.1, 0.0, 0.4])
 TOPIC = "/camera/image_raw"
@@ -83,7 +84,7 @@ def mapped(bag: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("mapped") / "out"
     done = run(
         bag, "--out", out, "--topic", TOPIC, "--odometry", "odom", "--mask-topic", "/camera/mask",
-        "--record", out.parent / "run.jsonl", *FAST,
+        "--record", out.parent / "run.jsonl", *KNOWN,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "7 frames lacked data that the bag should provide" in done.stderr and "no mask" in done.stderr
@@ -155,7 +156,7 @@ def test_a_map_is_gone_on_with_or_only_found_in(bag: Path, mapped: Path, tmp_pat
     database = (mapped / "map.db").read_bytes()
     done = run(
         bag, "--out", tmp_path / "found", "--topic", TOPIC, "--load", mapped / "map.db", "--localize-only",
-        "--max-frames", 5, *FAST,
+        "--max-frames", 5, *KNOWN,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     before, after = (json.loads((path / "summary.json").read_text()) for path in (mapped, tmp_path / "found"))
@@ -166,7 +167,7 @@ def test_a_map_is_gone_on_with_or_only_found_in(bag: Path, mapped: Path, tmp_pat
     record = tmp_path / "run.jsonl"
     done = run(
         bag, "--out", tmp_path / "more", "--topic", TOPIC, "--load", mapped / "map.db", "--record", record,
-        "--max-frames", 5, *FAST,
+        "--max-frames", 5, *KNOWN,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "more/summary.json").read_text())["keyframes"] >= before["keyframes"]
