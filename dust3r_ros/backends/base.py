@@ -19,7 +19,7 @@ class Backend(Protocol):
     uses_poses: bool  # if both poses of a pair are known, its unit of length is the map's
 
     def add(self, view: View) -> None:
-        """Take a view in. Raises ``InputError`` for an image that cannot be used."""
+        """Add a view. Raises ``InputError`` for an image that cannot be used."""
 
     def has(self, index: int) -> bool:
         """Whether a view is held."""

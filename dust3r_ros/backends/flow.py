@@ -130,7 +130,7 @@ def _targets(a: Image, b: Image, homography: np.ndarray, guess: Array32 | None) 
 
 
 def _dis() -> cv2.DISOpticalFlow:
-    """DIS (Kroeger et al., ECCV 2016) down to whole pixels, which keeps outlines sharper than more descent does.
+    """DIS (Kroeger et al., ECCV 2016) down to whole pixels, which keeps outlines sharper than more iterations do.
 
     OpenCV's presets stop at half the resolution; a wider stride and fewer steps make up for most of the extra time.
     """

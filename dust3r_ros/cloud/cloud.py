@@ -1,4 +1,4 @@
-"""Keyframes to a point cloud in the map frame."""
+"""Converts keyframes to a point cloud in the map frame."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def find_junctions(gray: Image) -> Junctions:
 
 
 def match_junctions(a: Junctions, b: Junctions, a_in_b: Array, b_in_a: Array) -> np.ndarray:
-    """(K, 2) indices of junctions of ``a`` and ``b`` that are each other's best.
+    """(K, 2) indices of junctions of ``a`` and ``b`` that are each other's best match.
 
     ``a_in_b`` (N, 2) and ``b_in_a`` (M, 2): where flow expects those of one image in the other. A
     match lies near one of the two expected places and has arms of similar heading and contrast.

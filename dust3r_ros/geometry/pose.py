@@ -21,7 +21,7 @@ from dust3r_ros.geometry.reprojection import covariance, minimise, settle
 from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.types import Array
 
-_POSE_SAMPLE = 3  # matches that determine a pose; one more if the focal is to be found, too
+_POSE_SAMPLE = 3  # matches that determine a pose; one more for an unknown focal
 
 
 def log_false_alarms(matches: int, inliers: int, sample: int, chance: float) -> float:
@@ -87,7 +87,7 @@ class PnpResult:
     focal_std: float = 0.0
 
     def relative_std(self, points: NDArray[np.floating]) -> float:
-        """Standard deviation of the position as a part of the median depth of the inliers among ``points`` (N, 3)."""
+        """Standard deviation of the position relative to the median depth of the inliers among ``points`` (N, 3)."""
         depth = float(np.median(transform(invert(self.w_T_c), np.asarray(points, np.float64)[self.inliers])[:, 2]))
         return float(np.sqrt(np.trace(self.covariance[:3, :3]))) / depth
 

@@ -4,7 +4,7 @@ RoPE encodes only relative positions: in an image without texture all tokens wou
 with random initial weights would have to find the image's edges from its content before it could give pixels
 different rays. Published checkpoints learnt this in pretraining and do without.
 
-Attribute names are those of the published checkpoints. timm has an equal ``Mlp`` and ``PatchEmbed``; it
+Attribute names are those of the published checkpoints. timm has an equivalent ``Mlp`` and ``PatchEmbed``; it
 is not used because it would pull in torchvision and a hub client for a dozen lines.
 """
 

@@ -206,7 +206,7 @@ def _clear(height: Array, eye: float, distance: Array, top: float) -> tuple[Arra
 def _seen(
     offset: Array, distance: Array, first: Array, last: Array, solid: Mask, scan: Scan, middle: Array, size: int
 ) -> Mask:
-    """(size, size): cells that rays pass; per direction from the least ``first`` to the third ``last`` or a solid.
+    """(size, size): cells that rays pass: per direction from the least ``first`` to the ``_third`` ``last`` or a solid.
 
     Everything in cells: ``offset`` (N, 2) of the points from the camera at ``middle`` (2,).
     """

@@ -126,7 +126,7 @@ def align_moments(problem: AlignmentProblem) -> Alignment:
     """Poses, focals and depths that minimise the published objective.
 
     Given values stay, or are weighted by their deviation (``priors``); images of one camera share
-    the focal. Without cameras, images of one size whose focals agree within 4 % (``unknowns.SAME_CAMERA``)
+    the focal. Without cameras, images of one size whose focals agree within 4 % (``sweeps.SAME_CAMERA``)
     count as one camera's, else each has its own. Two or more poses at different places, or depths, fix
     the scale. A single pair is read off, not optimised. Pairs that strongly contradict the others
     (``similarity_graph``) are switched off and reported.

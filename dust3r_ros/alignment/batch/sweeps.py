@@ -65,7 +65,7 @@ _MAX_LOG_FOCAL = 0.3
 
 
 def place_pairs(w_S_pair: Array, sums: Array, squares: Array, pull: float) -> Array:
-    """The similarities (E, 4, 4) minimising sum_p w_p |point_p - S X_p|^2 / 2 - ``pull`` * log scale, from near.
+    """The similarities (E, 4, 4) minimising sum_p w_p |point_p - S X_p|^2 / 2 - ``pull`` * log scale, from nearby.
 
     ``sums`` (E, 4, 4) of w [X, 1] [point, 1]^T, ``squares`` (E,) of w |X|^2. Rotation by one Newton
     step from ``w_S_pair``, scale and translation in closed form for it (Umeyama, PAMI 1991; the pull

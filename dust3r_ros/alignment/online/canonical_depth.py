@@ -87,7 +87,7 @@ class CanonicalDepth:
     def put(self, index: int, depth: Array32, confidence: Array32) -> None:
         """Add an estimate (H, W) of z in any unit; confidence >= 1. Has no effect once released.
 
-        Raises ``GeometryError`` when it has no depth in common with what is known.
+        Raises ``GeometryError`` if it has no depth in common with earlier estimates.
         """
         if index not in self._estimates:
             return
@@ -125,7 +125,7 @@ class CanonicalDepth:
         del self._estimates[index]
 
     def sampled(self, indices: np.ndarray) -> tuple[Array32, Array32]:
-        """(depth, log confidence), each (n, P), at the sampled pixels; 0 where nothing is known."""
+        """(depth, log confidence), each (n, P), at the sampled pixels; 0 where unknown."""
         for index in self._stale.intersection(indices.tolist()):
             self._refresh(index)
         return self._sampled[0, indices], self._sampled[1, indices]

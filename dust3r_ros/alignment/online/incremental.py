@@ -86,7 +86,7 @@ class IncrementalAligner:
 
         One end of every pair is the new keyframe (its index is ``len(self)``); both orders of a pair work best.
         ``loops`` are pairs with older keyframes that may be wrong: they count once verified.
-        Raises ``GeometryError``, and adds nothing, for a pair of other keyframes or sizes and for a
+        Raises ``GeometryError``, and adds nothing, for a pair with the wrong keyframes or sizes and for a
         keyframe that no pair places.
         """
         wrong = self.map.append(KeyframeShape(camera, height, width), pairs, loops)
