@@ -107,7 +107,9 @@ def _camera(path: Path, viewpoint: Any, width: int, height: int) -> tuple[Array,
     elif convention == "ndc_norm_image_bounds":
         scale = half
     else:
-        raise InputError(f"'{path}' has intrinsics_format {convention!r}; ndc_isotropic is supported")
+        raise InputError(
+            f"'{path}' has intrinsics_format {convention!r}; ndc_isotropic and ndc_norm_image_bounds are supported"
+        )
     (fx, fy), (cx, cy) = focal * scale, half - center * scale - 0.5
     c_T_w = reading.rigid(path, np.column_stack([_OPTICAL @ R.T, _OPTICAL @ t]))
     return reading.intrinsics(fx, fy, cx, cy, path), invert(pose(c_T_w[:3, :3], c_T_w[:3, 3]))

@@ -79,7 +79,7 @@ def pfm(path: Path) -> Array32:
     shape = (int(head.group(3)), int(head.group(2)), *([3] if head.group(1) == b"PF" else []))
     need = 4 * int(np.prod(shape))
     if len(data) - head.end() != need:
-        raise InputError(f"'{path}' holds {len(data) - head.end()} bytes of pixels; {shape} floats are {need}")
+        raise InputError(f"'{path}' holds {len(data) - head.end()} bytes of pixels; {shape} floats need {need}")
     values = np.frombuffer(data, "<f4" if scale < 0 else ">f4", offset=head.end()).reshape(shape)
     return np.ascontiguousarray(values[::-1], np.float32)
 
@@ -102,7 +102,7 @@ def float3(path: Path) -> Array32:
     shape, start = head
     need = 4 * int(np.prod(shape))
     if len(data) - start != need:
-        raise InputError(f"'{path}' holds {len(data) - start} bytes of numbers; {shape} floats are {need}")
+        raise InputError(f"'{path}' holds {len(data) - start} bytes of numbers; {shape} floats need {need}")
     return np.frombuffer(data, "<f4", offset=start).reshape(shape).astype(np.float32)
 
 
