@@ -18,6 +18,9 @@ from dust3r_ros.scenes.export import write_folder
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
 
 
+SMALL = ["--set", "working_size=160", "--set", "tracking_size=200", "--set", "keyframe_motion_young=0.04"]
+
+
 def run(path: Path, factor: float = 1.0, scenes: int = 8) -> Path:
     names = {"dataset": "recorded", "protocol": "sequence", "system": "two_view", "unit": "m"}
     rows = [names | {"scene": f"s{k}", "ate": factor * (k + 1) / 100, "frames": 9, "note": ""} for k in range(scenes)]
@@ -69,7 +72,7 @@ def test_the_suite_maps_renders_compares_and_writes(
     monkeypatch.setattr(suite, "WORLDS", {"rendered_orbit": small})
     page = tmp_path / "results.md"
     page.write_text(f"mine\n{begin_of()}\nold\n{END}\nmine too\n")
-    options = ["--set", "working_size=160", "--set", "tracking_size=200", "--out", tmp_path / "out", "--page", page]
+    options = [*SMALL, "--out", tmp_path / "out", "--page", page]
     when = ["--date", "2001-02-03", "--commit", "c0ffee"]
     assert (
         called("suite", "--data", tmp_path / "gone", "--no-poses", "--no-protocols", "--max-frames", 8, *options, *when)
@@ -103,7 +106,7 @@ def test_every_backend_is_measured_on_every_scene(tmp_path: Path, capsys: pytest
     assert called(*where) == 2
     assert "--checkpoint is not set" in capsys.readouterr().err
     page = tmp_path / "backends.md"
-    options = ["--checkpoint", tmp_path / "net", "--page", page, "--set", "working_size=160"]
+    options = ["--checkpoint", tmp_path / "net", "--page", page, "--set", "working_size=160", "--focal", 240]
     assert called(*where, "--only", "nothing", *options) == 2 and "no scene" in capsys.readouterr().err
     assert called(*where, "--set", "tracking_size=240", *options) == 0
     found = {row["system"]: row for row in read_run(tmp_path / "out/run.json").rows}
@@ -129,7 +132,8 @@ def tum(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_protocol_on_a_data_set_is_one_command(tum: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
     out = tmp_path / "new/run.json"
-    options = ["--set", "working_size=160", "--set", "tracking_size=160", "--out", out, "--commit", "c0ffee"]
+    options = ["--set", "working_size=160", "--set", "tracking_size=160", "--set", "keyframe_motion_young=0.04"]
+    options += ["--out", out, "--commit", "c0ffee"]
     assert called("run", "tum", tum, "--only", "freiburg1", "--protocol", "map", "localisation", *options) == 2
     assert "train" in capsys.readouterr().err  # TUM RGB-D has no such parts, and what was measured before stays
     found = read_run(out)

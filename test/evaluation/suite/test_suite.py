@@ -16,7 +16,7 @@ from dust3r_ros.evaluation.suite import peers, suite
 from dust3r_ros.evaluation.suite.job import fingerprint, measure
 from dust3r_ros.evaluation.suite.suite import Plan, Task, measured, pictures_of, scenes_at, systems_of, tasks_of
 
-SMALL = ("--set", "working_size=160", "--set", "tracking_size=240")
+SMALL = ("--set", "working_size=160", "--set", "tracking_size=240", "--set", "keyframe_motion_young=0.04")
 
 # Stands for pycolmap: all images but the last, where the truth has them.
 STUB = """
@@ -68,7 +68,7 @@ def test_ours_and_the_floor_are_measured_in_processes_of_their_own(walk_folder: 
 
 
 def test_without_dense_depth_there_is_none_to_judge(walk_folder: Path) -> None:
-    config = MapperConfig(working_size=160, tracking_size=240)
+    config = MapperConfig(working_size=160, tracking_size=240, keyframe_motion_young=0.04)
     row = measure(walk_folder, "two_view, poses only", config, max_frames=8)
     assert row["frames"] == 8 == row["limit"] and row["density"] is None and row["depth_rel"] is None
     assert row["tracked"] > 50
