@@ -9,6 +9,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -55,16 +56,17 @@ OPTIONAL = {
 }  # fmt: skip
 
 
-def _imports(folder: str) -> set[str]:
+@lru_cache
+def _imports(folder: str) -> frozenset[str]:
     """Top-level names imported below ``folder`` that belong neither to Python nor to this package."""
-    names = set()
+    names: set[str] = set()
     for path in (ROOT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names.add(node.module.split(".")[0])
-    return names - set(sys.stdlib_module_names) - {"dust3r_ros"}
+    return frozenset(names - set(sys.stdlib_module_names) - {"dust3r_ros"})
 
 
 @pytest.fixture(scope="module")
