@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(prog=_NAME, description="Evaluate the mapper on data with ground truth.")
-    tables = parser.add_subparsers(title="tables", dest="table", required=True, metavar="TABLE")
+    tables = parser.add_subparsers(title="commands", dest="table", required=True, metavar="COMMAND")
     for add in _PARTS:
         add(tables)
     parser.add_argument("--version", action="version", version=f"dust3r_ros {command.__version__}")

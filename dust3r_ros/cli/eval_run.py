@@ -87,7 +87,7 @@ def add_run(tables: Any) -> None:
         help="protocols listed by 'dust3r-eval where NAME', or 'all' (default: map)",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="also write an HTML page beside published figures")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="also write an HTML page, next to published figures")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="PART", help="only recordings whose name contains one of these"
     )
@@ -229,8 +229,8 @@ def add_compare(tables: Any) -> None:
     command.add_common(compare)
     report = tables.add_parser(
         "report",
-        help="write an HTML page of runs beside published figures",
-        description="Write runs as one HTML page, beside the published figures. Later runs replace earlier ones.",
+        help="write an HTML page of runs, next to published figures",
+        description="Write runs as one HTML page, next to published figures. Later runs replace earlier ones.",
     )
     report.add_argument("runs", nargs="+", metavar="RUN.json", help="JSON files of runs")
     report.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page to write")

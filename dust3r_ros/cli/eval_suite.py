@@ -71,9 +71,9 @@ def add_backends(tables: Any) -> None:
     )
     add_scenes(parser)
     parser.add_argument(
-        "--out", type=Path, default=Path("results/backends"), metavar="DIR", help="default: %(default)s"
+        "--out", type=Path, default=Path("results/backends"), metavar="DIR", help="output folder (default: %(default)s)"
     )
-    parser.add_argument("--page", type=Path, metavar="FILE", help="Markdown page whose table is replaced")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="Markdown page in which to replace the table")
     parser.add_argument(
         "--timeout", type=float, default=600.0, metavar="S", help="time limit per process in seconds (default: 600)"
     )
@@ -124,7 +124,7 @@ def add_sequences(tables: Any) -> None:
     )
     parser.add_argument("scenes", nargs="+", metavar="DIR", help="scene folder, or folder of scene folders")
     parser.add_argument("--out", metavar="DIR", help="write sequences.json and sequences.md there")
-    parser.add_argument("--plots", metavar="DIR", help="write <scene>.png with plots, and the map's files, there")
+    parser.add_argument("--plots", metavar="DIR", help="write plots (<scene>.png) and the map's files there")
     parser.add_argument("--max-frames", type=command.positive, metavar="N", help="only the first frames of each scene")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(body=_sequences)
@@ -178,11 +178,13 @@ def add_suite(tables: Any) -> None:
     parser = tables.add_parser(
         "suite",
         help="compare recorded and rendered scenes with other programs, and write a report",
-        description="Map every scene and rendered world, measure, run peers on the same frames, write the report.",
+        description="Map every scene and rendered world, run other programs on the same frames, write a report.",
     )
     add_scenes(parser)
-    parser.add_argument("--out", type=Path, default=Path("results/eval"), metavar="DIR", help="default: results/eval")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="Markdown page whose table is replaced")
+    parser.add_argument(
+        "--out", type=Path, default=Path("results/eval"), metavar="DIR", help="output folder (default: %(default)s)"
+    )
+    parser.add_argument("--page", type=Path, metavar="FILE", help="Markdown page in which to replace the table")
     parser.add_argument("--no-poses", action="store_true", help="skip the second run without dense depth")
     parser.add_argument("--no-protocols", action="store_true", help="skip the published protocols")
     parser.add_argument("--no-opencv", action="store_true", help="skip the OpenCV baseline")

@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     inputs.add_inputs(parser)
     parser.add_argument("--out", metavar="DIR", required=True, help="output folder, created if missing")
     parser.add_argument("--record", metavar="FILE", help="record which frames were used, for --manifest")
-    parser.add_argument("--load", metavar="MAP.db", help="extend a saved map")
+    parser.add_argument("--load", metavar="MAP.db", help="extend a saved map (the file is not modified)")
     parser.add_argument(
         "--localize-only", action="store_true", help="with --load: only localize cameras, leave the map unchanged"
     )

@@ -94,7 +94,7 @@ def test_the_command_prints_the_table_and_writes_it(folder: Path, tmp_path: Path
     [
         (["sequences", "gone"], "gone"),
         (["sequences"], "DIR"),
-        ([], "TABLE"),
+        ([], "COMMAND"),
         (["sequences", ".", "--set", "a=1"], "'a'"),
     ],
 )

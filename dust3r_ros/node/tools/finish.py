@@ -82,7 +82,7 @@ class Finisher:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 failed, with the reason on stderr."""
     parser = argparse.ArgumentParser(
-        prog="python -m dust3r_ros.node.tools.finish", description="Wait for a mapping node, then have it save."
+        prog="python -m dust3r_ros.node.tools.finish", description="Wait for a mapping node, then save its map."
     )
     parser.add_argument(
         "--node", nargs="+", default=["/dust3r"], metavar="NAME", help="full names of mapping nodes to wait for"
