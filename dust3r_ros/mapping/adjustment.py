@@ -67,7 +67,7 @@ class AdjustmentQueue:
         return self._found is not None or (self._aside is not None and self._aside.done)
 
     def want(self, kind: str, wanted: bool | None) -> None:
-        """Set whether an adjustment is wanted; None: at rest."""
+        """Queue an adjustment if it is wanted; None: once at rest."""
         if wanted is None:
             self.at_rest.add(kind)
         elif wanted:

@@ -130,7 +130,7 @@ class Linker:
         return [len(pairs) for pairs in found]
 
     def connect(self, index: int, gray: Image, tracks: Tracks, neighbours: Sequence[int]) -> int:
-        """Link keyframe ``index``, image (H, W) uint8, to landmarks of its ``neighbours``; returns how many it sees.
+        """Link keyframe ``index``, image (H, W) uint8, to landmarks of its ``neighbours``; returns how many.
 
         Matched features do not drift, unlike followed corners; corners and junctions are used
         where features are few or all in one part of the image.

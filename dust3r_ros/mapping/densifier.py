@@ -381,7 +381,7 @@ class Densifier:
                 self._state.graph.connect(other, index, float(np.log1p(shared)), cameras)
 
     def _pair_up(self, index: int, others: Sequence[int], only: set[int] | None = None) -> set[int]:
-        """Take depth from the pairs of ``index`` with ``others``, for both ends or those in ``only``; returns these."""
+        """Take depth from the pairs of ``index`` with ``others``, for all or those in ``only``; returns all of them."""
         if not others:
             return set()
         pairs = [(other, index) for other in others]
