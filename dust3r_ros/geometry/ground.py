@@ -11,7 +11,7 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.types import Array
 
 _TRIALS = 400
-_MAX_TILT_DEG = 35.0  # also for the first camera, which defines the vertical when nothing else does
+_MAX_TILT_DEG = 35.0  # from level: the first camera, which defines up when nothing else does, may be tilted
 _TOLERANCE = 0.02  # of the median distance camera to point
 _BELOW = 0.03  # of the points may lie below the ground: mirrors, bad depth
 _LEAST = 0.04  # of the points must lie on it
