@@ -53,7 +53,7 @@ def grainy(sequence: RenderedSequence, grain: float) -> RenderedSequence:
 
 def kept(sequence: RenderedSequence, beyond: float) -> tuple[float, float, Mapper]:
     """Parts of the keyframes' pixels with depth in the map: of those ``beyond`` and of the others; the mapper."""
-    mapper = Mapper(CONFIG)
+    mapper = Mapper(replace(CONFIG, focal=sequence.focal))
     for k, image in enumerate(sequence.images):
         mapper.process(int(sequence.stamps_ns[k]), "camera", image)
     mapper.finish()
