@@ -29,6 +29,9 @@ class _JunctionImage:
     ids: np.ndarray
 
 
+_JUNCTION_IMAGES = 16
+
+
 class JunctionLinks:
     """Junctions of keyframes with few features; those no longer requested are forgotten."""
 
@@ -52,7 +55,8 @@ class JunctionLinks:
         self._images[index] = _JunctionImage(now.junctions, now.small, now.scale, linked)
         self._sparse.observe(index, Tracks(linked, offsets))
         oldest = min(neighbours, default=index)
-        self._images = {view: observation for view, observation in self._images.items() if view >= oldest}
+        kept = [(view, observation) for view, observation in self._images.items() if view >= oldest]
+        self._images = dict(kept[-_JUNCTION_IMAGES:])
         return int((~new).sum())
 
     def find(self, stream: CameraStream, gray: Image) -> Tracks:
@@ -159,6 +163,11 @@ class Linker:
         more = Tracks(self._state.sparse.landmarks.new(len(corners)), corners)
         self._state.sparse.observe(index, more)
         record.stream.anchor(record.stamp_ns, join(followed, more).unique())
+
+    def follow_on(self, stamp_ns: int, stream: CameraStream, tracks: Tracks) -> None:
+        """Track landmarks (N) of the last image from here, spread over the image; they are those of older keyframes."""
+        spread = np.argsort(_ranks(tracks.pixels, stream.half_size), kind="stable")[: self._corners]
+        stream.anchor(stamp_ns, tracks.select(spread).unique())
 
     def find_again(self, stream: CameraStream, gray: Image, features: Features, views: Iterable[int]) -> Tracks:
         """Landmarks of ``views`` in an image by its features; if those are few, also by the junctions seen last."""

@@ -74,7 +74,7 @@ class AtlasEntry:
             self.name(keyframe)
             self.frames.add_keyframe(keyframe, stream, seen)
         else:
-            self.frames.add(len(submap) - 1, stream, seen, found)
+            self.frames.add(submap.state.trail[-1], stream, seen, found)
         if self.live is None and submap.settling and submap.state.generation != self._generation:
             self._generation = submap.state.generation
             self.frames.find_again()

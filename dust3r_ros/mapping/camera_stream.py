@@ -27,7 +27,8 @@ class KeyframeRecord:
 
     ``image``: working image (H, W, 3) RGB. ``features``: offsets from the principal point, in pixels
     of the tracked image; ``feature_ids``: the landmarks created for them. ``masked`` and ``moving``: which pixels
-    (H, W) are left out by the camera's mask and because they move; None: none.
+    (H, W) are left out by the camera's mask and because they move; None: none. ``before``: the
+    keyframe at which its camera was before, None for its first; ``visit``: the count of visits when it was made.
     """
 
     stamp_ns: int
@@ -38,6 +39,8 @@ class KeyframeRecord:
     version: int = 0
     masked: Mask | None = None
     moving: Mask | None = None
+    before: int | None = None
+    visit: int = 0
 
     @property
     def left_out(self) -> Mask | None:
@@ -123,6 +126,10 @@ class ImageGeometry:
         """Working pixels (N, 2) of offsets in the tracked image."""
         native = (offsets + self._center + 0.5) / self.tracking_scale - 0.5
         return self.resize.to_working(native)
+
+    def from_working(self, pixels: Array) -> Array:
+        """Offsets in the tracked image of working pixels (N, 2)."""
+        return (self.resize.to_native(pixels) + 0.5) * self.tracking_scale - 0.5 - self._center
 
     def focal_to_working(self, focal: float) -> float:
         """Focal in the working image from one in the tracked image, pixels."""

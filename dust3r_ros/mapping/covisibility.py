@@ -10,11 +10,13 @@ from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.tracking.front_end import is_keyframe
 from dust3r_ros.types import Array
 
 _SEEN_BY_BOTH = 12  # landmarks that a keyframe of another camera must also show
 _FACING_DEG = 45.0  # largest angle between the axes of cameras that may see the same
 _FACING = 2  # keyframes
+SAME_VIEWS = 4  # keyframes that are looked at
 
 
 class Neighbourhood:
@@ -49,37 +51,60 @@ class Neighbourhood:
         return self._before(end, camera)[:1] + self._others(end, camera)
 
     def window(self, index: int, count: int) -> list[int]:
-        """The last ``count`` keyframes up to ``index``, and half as many of its own camera; in order."""
+        """The ``count`` keyframes up to ``index`` where cameras were last, half as many of its own camera; sorted."""
         own = self._before(index, self._state.records[index].stream, count // 2)
-        return sorted({*range(max(0, index + 1 - count), index + 1), *own})
+        return sorted({*[at for at in self._state.trail if at <= index][-count:], *own})
 
     def facing(self, w_T_c: Array | None, *apart_from: Sequence[int]) -> list[int]:
         """Posed keyframes that look where a camera at ``w_T_c`` (4, 4) does, from nearby; none if that is unknown."""
-        if w_T_c is None:
+        chosen = [] if w_T_c is None else self._facing(w_T_c, self._state.sparse.posed())[:_FACING]
+        return [index for index in chosen if not any(index in others for others in apart_from)]
+
+    def _facing(self, w_T_c: Array, posed: Sequence[int]) -> list[int]:
+        """Those of ``posed`` keyframes that look where a camera at ``w_T_c`` (4, 4) does, nearest first."""
+        if not posed:
             return []
-        posed = self._state.sparse.posed()
         poses = np.stack([self._pose(index) for index in posed])
         turned = np.degrees(np.arccos(np.clip(poses[:, :3, 2] @ w_T_c[:3, 2], -1.0, 1.0)))
         apart = np.linalg.norm(poses[:, :3, 3] - w_T_c[:3, 3], axis=1)
         depth = self._state.sparse.median_depth(posed[-1])
         score = turned / _FACING_DEG + apart / (depth if depth > 0 else 1.0)
         order = np.argsort(score, kind="stable")
-        chosen = [posed[at] for at in order.tolist() if turned[at] < _FACING_DEG][:_FACING]
-        return [index for index in chosen if not any(index in others for others in apart_from)]
+        return [posed[at] for at in order.tolist() if turned[at] < _FACING_DEG]
+
+    def same_view(self, camera: CameraStream, w_T_c: Array) -> list[int]:
+        """Keyframes of a camera beside which a frame of it at ``w_T_c`` (4, 4) would be no keyframe, nearest first.
+
+        The newest do not count: poses still change there, and keyframes close together make them sure.
+        """
+        records, old = self._state.records, self._state.visits - self._state.config.window
+        own = [at for at in self._state.sparse.posed() if records[at].stream is camera and records[at].visit <= old]
+        return [index for index in self._facing(w_T_c, own)[:SAME_VIEWS] if self._is_beside(index, camera, w_T_c)]
+
+    def _is_beside(self, index: int, camera: CameraStream, w_T_c: Array) -> bool:
+        sparse, config = self._state.sparse, self._state.config
+        points = sparse.points[sparse.known(sparse.views[index].seen).ids]
+        focal = sparse.intrinsics[camera.index].focal
+        there, here = (project(transform(invert(at), points), focal, (0.0, 0.0)) for at in (self._pose(index), w_T_c))
+        shown = np.all(np.abs(here) < camera.half_size, axis=1)
+        if not shown.any():
+            return False
+        motion = float(np.median(np.linalg.norm(here[shown] - there[shown], axis=1))) / camera.long_edge
+        return not is_keyframe(motion, float(shown.mean()), False, config)
 
     def _before(self, index: int, camera: CameraStream, count: int | None = None) -> list[int]:
-        """The last keyframes of a camera before ``index``, nearest first."""
-        found: list[int] = []
-        for before in range(min(index, len(self._state.records)) - 1, -1, -1):
-            if len(found) == (self._count if count is None else count):
-                break
-            if self._state.records[before].stream is camera:
-                found.append(before)
+        """The keyframes of a camera that led to ``index``, nearest first."""
+        records, found = self._state.records, list[int]()
+        own = index < len(records) and records[index].stream is camera
+        at = records[index].before if own else self._state.last(camera, index)
+        while at is not None and len(found) < (self._count if count is None else count):
+            found.append(at)
+            at = records[at].before
         return found
 
     def _others(self, index: int, camera: CameraStream) -> list[int]:
-        """The newest keyframe before ``index`` of every other camera, newest first."""
-        newest = {self._state.records[at].stream.index: at for at in range(min(index, len(self._state.records)))}
+        """Where every other camera was last, of the keyframes before ``index``; newest first."""
+        newest = {self._state.records[at].stream.index: at for at in self._state.trail if at < index}
         return sorted((at for other, at in newest.items() if other != camera.index), reverse=True)
 
     def _see_the_same(self, index: int, other: int) -> bool:

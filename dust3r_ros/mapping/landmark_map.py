@@ -10,6 +10,7 @@ from dust3r_ros.backends.base import Backend
 from dust3r_ros.cloud.cloud import Cloud
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.features.place_recognition import Appearance
+from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.adjustment import MapAdjuster
@@ -26,7 +27,7 @@ from dust3r_ros.mapping.saving import LandmarkSaving
 from dust3r_ros.mapping.submap import Submap
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.timing import StageTimer
-from dust3r_ros.tracking import Tracks, no_tracks
+from dust3r_ros.tracking import Tracks, join, no_tracks
 from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array, Image, Keyframe
 
@@ -36,6 +37,7 @@ _MAX_FIRST_KEYFRAMES = 8
 class MapBuilder(Submap):
     """Adds keyframes, links them to known landmarks and has the map adjusted to them; see ``Submap``."""
 
+    finder: FrameFinder
     placement: RigPlacement
     chores: LandmarkChores
 
@@ -136,7 +138,7 @@ class MapBuilder(Submap):
         index = self.state.sparse.add(stream.index, no_tracks(), w_T_c)
         features = stream.features(gray)
         ids = self.state.sparse.landmarks.new(len(features.pixels))
-        self.state.records.append(KeyframeRecord(stamp_ns, stream, image, features, ids, masked=stream.masked))
+        self.state.append(KeyframeRecord(stamp_ns, stream, image, features, ids, masked=stream.masked))
         self.state.sparse.observe(index, Tracks(ids, features.pixels))
         global_descriptor = self._appearance.describe(features)
         near = self._near.neighbours(index)
@@ -170,6 +172,17 @@ class MapBuilder(Submap):
         self._adjuster.place_left_out()
         self.state.changed.add(index)
         self._depth.add(index, [*near, *closed])
+
+    def revisit(
+        self, stamp_ns: int, stream: CameraStream, image: Image, tracks: Tracks, w_T_c: Array
+    ) -> PnpResult | None:
+        again = None if self.young or not self.state.sure else self.finder.seen_before(stream, image, tracks, w_T_c)
+        if again is None:
+            return None
+        index, found, seen = again
+        self.state.visit(index)
+        self._links.follow_on(stamp_ns, stream, join(seen, tracks.select(~np.isin(tracks.ids, seen.ids))))
+        return found
 
     def finish(self) -> None:
         """Adjust everything for the last time, then update depth with the resulting poses."""

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.features.place_recognition import Appearance
+from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.pose import PnpResult, by_chance, solve_pnp
+from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.mapping.association import Linker
 from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, check_image
 from dust3r_ros.mapping.covisibility import Neighbourhood
+from dust3r_ros.mapping.loop_closing import GAP_PX
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.rig_placement import MIN_INLIERS, VAGUE, FocalVotes, pose_and_focal
 from dust3r_ros.mapping.submap import Submap
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX
 from dust3r_ros.tracking import Tracks
+from dust3r_ros.tracking.following import follow
 from dust3r_ros.types import Array, Image
 
 
@@ -93,6 +98,11 @@ def locate_corners(
 _MAX_VAGUENESS = 0.01  # of a recognised place: standard deviation of the position over depth
 
 
+_LINKED = 25  # landmarks that two keyframes share: there is no loop to close between them
+_TRIED = 3  # keyframes of one view: a loop that they could not close is not closed by another one
+_KNOWN = 0.6  # of the landmarks of a keyframe: a frame that shows as much of it shows the same
+
+
 class FrameFinder:
     """Locates frames in a map built elsewhere."""
 
@@ -144,6 +154,55 @@ class FrameFinder:
         if result is None or result.relative_std(sparse.points[sparse.known(tracks).ids]) > _MAX_VAGUENESS:
             return None
         return result, tracks
+
+    def seen_before(
+        self, stream: CameraStream, image: Image, tracks: Tracks, w_T_c: Array
+    ) -> tuple[int, PnpResult, Tracks] | None:
+        """A frame at about ``w_T_c`` (4, 4), working ``image`` (H, W, 3), that shows what a keyframe shows.
+
+        Returns that keyframe, the frame's pose, and what it sees of it. None where it shows more, where what is there
+        has changed, and where a keyframe would close a loop: the one where the camera was last does not see the same,
+        or its landmarks, which ``tracks`` are of, lie elsewhere than this one's say; unless several tried in vain.
+        """
+        views = self._near.same_view(stream, w_T_c)
+        for index in views:
+            if len(views) < _TRIED and not self._are_linked(index, self._state.trail[-1]):
+                continue
+            found = self._beside(index, stream, image, w_T_c)
+            if found is not None and (len(views) >= _TRIED or self._misfit(stream, tracks, found[0].w_T_c) < GAP_PX):
+                return (index, *found)
+        return None
+
+    def _are_linked(self, a: int, b: int) -> bool:
+        """Whether two keyframes share landmarks enough for them to lie right beside each other."""
+        shared = np.isin(self._state.sparse.views[a].seen.ids, self._state.sparse.views[b].seen.ids)
+        return int(np.count_nonzero(shared)) >= _LINKED
+
+    def _beside(self, index: int, stream: CameraStream, image: Image, w_T_c: Array) -> tuple[PnpResult, Tracks] | None:
+        """Pose of an image taken at about ``w_T_c`` by the landmarks of a keyframe, where nearly all are found."""
+        sparse = self._state.sparse
+        known = sparse.known(sparse.views[index].seen)
+        expected = self._expected(stream, known, w_T_c)
+        shown = np.all(np.abs(expected) < stream.half_size, axis=1) & stream.clear(expected)
+        known, expected = known.select(shown), expected[shown]
+        before, now = (cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY) for rgb in (self._state.records[index].image, image))
+        pixels, good = follow(before, now, stream.to_working(known.pixels), stream.to_working(expected))
+        seen = Tracks(known.ids, stream.from_working(pixels)).select(good)
+        found = self.locate(stream, seen, w_T_c)
+        if found is None or np.count_nonzero(found.inliers) < _KNOWN * len(known.ids):
+            return None
+        return found, seen.select(found.inliers)
+
+    def _misfit(self, stream: CameraStream, tracks: Tracks, w_T_c: Array) -> float:
+        """Median distance in pixels of corners from where the map says that they are seen from ``w_T_c`` (4, 4)."""
+        known = self._state.sparse.known(self._state.sparse.resolved(tracks))
+        return float(np.median(np.linalg.norm(known.pixels - self._expected(stream, known, w_T_c), axis=1)))
+
+    def _expected(self, stream: CameraStream, known: Tracks, w_T_c: Array) -> Array:
+        """(N, 2) where landmarks with a position are seen from ``w_T_c`` (4, 4); NaN behind the camera."""
+        intrinsics = self._state.sparse.intrinsics[stream.index]
+        points = transform(invert(w_T_c), self._state.sparse.points[known.ids])
+        return intrinsics.lens.seen(project(points, intrinsics.focal, (0.0, 0.0)))
 
     def recall(self, stream: CameraStream, gray: Image, near: Array | None = None, *, strict: bool = False) -> Tracks:
         """Landmarks that an image seems to see by its features; ``strict``: only of very similar keyframes."""

@@ -12,7 +12,7 @@ from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.sparse.map_merging import MapFit, fit_maps
 
 _MATCHES = 25  # of features of two keyframes that look similar
-_GAP_PX = 2.0  # smaller drift is absorbed by the window
+GAP_PX = 2.0  # smaller drift is absorbed by the window
 _RECENT = 12  # keyframes whose matches with another map count
 _WITNESSES = 3  # of these that must see it
 _MIN_AGREEING = 12  # matches for each of these
@@ -31,7 +31,7 @@ class LoopClosing:
 
     def gapes(self, index: int, linked: Sequence[int]) -> bool:
         """Whether keyframe ``index`` disagrees with the keyframes ``linked`` with it: the map has drifted."""
-        return bool(linked) and self._state.sparse.disagreement(index) > _GAP_PX
+        return bool(linked) and self._state.sparse.disagreement(index) > GAP_PX
 
     def shared(self, other: Reconstruction, index: int) -> np.ndarray:
         """(K, 2) ids of landmarks, own and other's, shared by features of the other's keyframe ``index``."""

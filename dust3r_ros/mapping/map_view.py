@@ -181,9 +181,10 @@ class MapView:
         return self.submap.positions(ids)
 
     def newest_keyframes(self, count: int) -> list[tuple[int, Array, float]]:
-        """Name, ``w_T_k`` (4, 4) and unit of the newest keyframes with a pose, in order; none while there is no map."""
-        posed = self.submap.posed()[-count:] if self.submap.initialised else []
-        poses = [(index, self.submap.pose(index)) for index in posed]
+        """Name, ``w_T_k`` (4, 4) and unit of posed keyframes where cameras were last, in order; none without a map."""
+        posed = set(self.submap.posed()) if self.submap.initialised else set()
+        visited = [index for index in self.submap.state.trail if index in posed][-count:]
+        poses = [(index, self.submap.pose(index)) for index in visited]
         return [(self._active.name(k), w_T_k, self.submap.unit(k)) for k, w_T_k in poses if w_T_k is not None]
 
     @property

@@ -143,7 +143,7 @@ class Mapper(MapView):
         if not self.mapping or (self.submap.initialised and not accepted):
             self._follow_only(frame)
             return
-        if self._wants_keyframe(frame) and accepted:
+        if self._wants_keyframe(frame) and accepted and not self._is_known(frame):
             frame.keyframe = self._add_keyframe(frame)
         self._active.remember(frame.stamp_ns, stream, frame.tracks, found, frame.keyframe)
         if self.submap.initialised:
@@ -310,6 +310,19 @@ class Mapper(MapView):
     def _wants_keyframe(self, frame: _Frame) -> bool:
         motion, overlap = frame.stream.motion(frame.tracks), frame.stream.overlap(frame.tracks)
         return len(self.submap) == 0 or is_keyframe(motion, overlap, self.submap.young, self.config, self._live)
+
+    def _is_known(self, frame: _Frame) -> bool:
+        """Whether a keyframe shows what the frame does; then the camera follows what that one sees."""
+        if frame.found is None:
+            return False
+        with self._stage("match"):
+            stream, w_T_c = frame.stream, frame.found.w_T_c
+            working = stream.resize.apply(frame.image)
+            found = self.submap.revisit(frame.stamp_ns, stream, working, frame.tracks, w_T_c)
+        if found is None:
+            return False
+        frame.found, frame.tracks = found, stream.tracks
+        return True
 
     def _follow_only(self, frame: _Frame) -> None:
         """Track without adding to the map: landmarks found again replace corners that leave the image."""

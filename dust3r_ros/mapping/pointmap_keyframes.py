@@ -67,7 +67,7 @@ class PointmapKeyframes:
         """Add the next keyframe of an earlier session: its corners (N, 2), and its canonical depth, which is final."""
         index = len(self._state.records)
         record.feature_ids = self.new_ids(offsets).ids[: len(record.features.pixels)]
-        self._state.records.append(record)
+        self._state.append(record)
         if depth is not None and confidence is not None:
             self._settled[index] = depth.astype(np.float16), confidence.astype(np.float16)
         self._restored.add(index)

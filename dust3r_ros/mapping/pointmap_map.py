@@ -258,7 +258,7 @@ class PointmapBuilder(Submap):
         corners = stream.corners(max(0, count - known), features.pixels)
         tracks = self._keyframes.new_ids(np.concatenate([features.pixels, corners]))
         record = KeyframeRecord(stamp_ns, stream, image, features, tracks.ids[:known], masked=stream.masked)
-        self.state.records.append(record)
+        self.state.append(record)
         self.state.initialised = len(self) > 1
         spread = np.linspace(0, len(tracks.ids) - 1, min(len(tracks.ids), count)).astype(int)
         stream.anchor(stamp_ns, tracks.select(spread))

@@ -26,7 +26,8 @@ class Reconstruction:
     ``initialised``: there are poses. ``settled``: the focal of the camera that began the map is found, and no others
     are tried. ``live``: poses are needed soon. ``generation`` counts how many times the map was rebuilt or
     calibrated again. ``changed``: keyframes whose pose, depth or image is not what it was when they were last taken;
-    whoever changes one enters it there.
+    whoever changes one enters it there. ``trail``: all keyframes, by when a camera was last there;
+    ``visits`` counts how often one was at a keyframe.
     """
 
     def __init__(self, config: MapperConfig) -> None:
@@ -37,13 +38,37 @@ class Reconstruction:
         self.initialised = self.settled = self.live = False
         self.generation = 0
         self.changed: set[int] = set()
+        self.trail: list[int] = []
+        self.visits = 0
+
+    def append(self, record: KeyframeRecord) -> None:
+        """A new keyframe; its camera was at the one that it last visited."""
+        self.visits += 1
+        record.before, record.visit = self.last(record.stream), self.visits
+        self.trail.append(len(self.records))
+        self.records.append(record)
+
+    def visit(self, index: int) -> None:
+        """A camera is at a keyframe again."""
+        self.visits += 1
+        self.trail.remove(index)
+        self.trail.append(index)
+
+    def last(self, camera: CameraStream, before: int | None = None) -> int | None:
+        """The keyframe at which a camera was last, of those older than ``before``; None where there is none."""
+        end = len(self.records) if before is None else before
+        return next((at for at in reversed(self.trail) if at < end and self.records[at].stream is camera), None)
 
     def absorb(self, other: Reconstruction, own_S_other: Similarity, matches: np.ndarray) -> Merged:
         """Take another one in and merge landmarks ``matches`` (M, 2), own and other's. Its keyframes come last."""
         merged = merge_maps(self.sparse, other.sparse, own_S_other, matches)
         for record in other.records:
             record.feature_ids = merged.ids[record.feature_ids]
+            record.before = None if record.before is None else record.before + merged.first_view
+            record.visit += self.visits
         self.records += other.records
+        self.visits += other.visits
+        self.trail += [merged.first_view + index for index in other.trail]
         self.graph.absorb(other.graph)
         return merged
 

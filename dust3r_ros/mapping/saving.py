@@ -91,7 +91,7 @@ class LandmarkSaving(LiveSubmap):
             at = sparse.add(stream.index, keyframe.seen or no_tracks(), keyframe.w_T_c)
             sparse.views[at].pruned = keyframe.pruned or no_tracks()
             sparse.views[at].first_id = keyframe.first_id
-            self._state.records.append(recorded(keyframe, stream))
+            self._state.append(recorded(keyframe, stream))
         self._state.graph.restore([keyframe.global_descriptor for keyframe in state.keyframes], state.likeness)
         connect(self._state.graph, state)
         self._dense.restore(state.keyframes, state.pairs)

@@ -191,6 +191,15 @@ class Submap(ABC):
     ) -> int | None:
         """Add a keyframe seen at ``w_T_c``, if that is known; returns its index, None if it could not be added."""
 
+    def revisit(
+        self, stamp_ns: int, stream: CameraStream, image: Image, tracks: Tracks, w_T_c: Array
+    ) -> PnpResult | None:
+        """Pose of a frame at ``w_T_c`` (4, 4) that shows what a keyframe shows, from as near; None where it is new.
+
+        Its camera then follows what that keyframe sees, and those of its ``tracks`` that go beyond it.
+        """
+        return None
+
     @abstractmethod
     def move(self, new_S_old: Similarity) -> None:
         """Move the whole map to other coordinates and another unit."""

@@ -25,7 +25,7 @@ _MOST_PX = 3.0  # a larger shift is another spot
 class TrackedImage:
     """The corners (N) followed into the image of a stamp.
 
-    ``anchored_ns``: stamp of the keyframe that they were last refreshed from.
+    ``anchored_ns``: stamp of the image that they were last refreshed from.
     """
 
     stamp_ns: int
@@ -55,7 +55,7 @@ def without_drift(tracked: TrackedImage, drifts: Sequence[Drift]) -> Tracks:
     if tracked.anchored_ns >= last.stamp_ns:
         if at == len(drifts):
             return tracked.tracks
-        share = (tracked.stamp_ns - last.stamp_ns) / (drifts[at].stamp_ns - last.stamp_ns)
+        share = (tracked.stamp_ns - tracked.anchored_ns) / (drifts[at].stamp_ns - tracked.anchored_ns)
         last = drifts[at]
     ids, pixels = tracked.tracks.ids, tracked.tracks.pixels.copy()
     _, own, there = np.intersect1d(ids, last.ids, return_indices=True)

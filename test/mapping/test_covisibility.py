@@ -28,8 +28,8 @@ def nothing() -> Features:
 def near(*streams: CameraStream, sparse: SparseMap | None = None) -> Neighbourhood:
     """Keyframes of ``streams``; those of ``sparse``, or of which nobody knows where they are."""
     image, state = np.zeros((240, 320, 3), np.uint8), Reconstruction(CONFIG)
-    state.records += [KeyframeRecord(k, stream, image, nothing(), np.zeros(0, int)) for k, stream in enumerate(streams)]
-    for stream in streams:
+    for k, stream in enumerate(streams):
+        state.append(KeyframeRecord(k, stream, image, nothing(), np.zeros(0, int)))
         state.sparse.add(stream.index, no_tracks(), None)
     state.sparse = sparse or state.sparse
     return Neighbourhood(state)
@@ -86,3 +86,34 @@ def test_facing() -> None:
     assert set(ways.facing(pose(BACK, [0.2, 0.0, 0.1]))) == {1, 4}
     assert ways.facing(pose(BACK, [0.2, 0.0, 0.1]), [4]) == [1]
     assert ways.facing(None) == []
+
+
+def test_a_camera_that_came_back_goes_on_from_there() -> None:
+    there = near(*[LEFT] * 8, RIGHT)
+    state = there._state
+    for index in (3, 2):
+        state.visit(index)
+    assert there.newest(LEFT) == [2, 8] and there.window(8, 3) == [2, 3, 8]
+    state.append(KeyframeRecord(9, LEFT, np.zeros((240, 320, 3), np.uint8), nothing(), np.zeros(0, int)))
+    state.sparse.add(LEFT.index, no_tracks(), None)
+    assert there.neighbours(9)[:3] == [2, 1, 0], "not those made last"
+    assert there.neighbours(7)[:3] == [6, 5, 4], "and older ones keep theirs"
+    assert there.window(9, 4) == [1, 2, 3, 8, 9]
+
+
+def test_same_views_are_those_that_see_the_same_from_as_near() -> None:
+    points = np.random.default_rng(0).uniform([-2, -1.5, 4], [2, 1.5, 6], (200, 3))
+    sparse = SparseMap(1.0)
+    sparse.intrinsics.append(Intrinsics(265.0, 265.0, std=0.0, fixed=True))
+    ids = sparse.landmarks.new(200)
+    sparse.points = points
+    poses = [pose(np.eye(3), np.array([x, 0.0, 0.0])) for x in (0.0, 0.1, 0.2, 3.0)] + [pose(BACK, np.zeros(3))]
+    for w_T_c in poses:
+        sparse.add(0, Tracks(ids, np.zeros((200, 2))), w_T_c)
+    there = near(*[LEFT] * 5, sparse=sparse)
+    frame = pose(np.eye(3), np.array([0.08, 0.0, 0.0]))
+    assert there.same_view(LEFT, frame) == [], "all of them are new"
+    there._state.visits += CONFIG.window
+    assert there.same_view(LEFT, frame) == [1, 0, 2]
+    assert there.same_view(RIGHT, frame) == [], "of its own camera only"
+    assert there.same_view(LEFT, pose(np.eye(3), np.array([1.5, 0.0, 0.0]))) == [], "too far from all"

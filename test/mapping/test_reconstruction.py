@@ -21,7 +21,7 @@ def state(*cameras: CameraStream, **focal: float | bool) -> Reconstruction:
     made.sparse.intrinsics += [Intrinsics(320.0, 320.0, **focal), Intrinsics(300.0, 300.0)]
     for stream in cameras:
         record = KeyframeRecord(len(made.records), stream, np.zeros((1, 1, 3), np.uint8), nothing, np.zeros(0, int))
-        made.records.append(record)
+        made.append(record)
         made.sparse.add(stream.index, no_tracks(), None)
     return made
 
@@ -42,3 +42,11 @@ def test_a_camera_is_known_by_its_focal_or_its_keyframes() -> None:
     assert made.knows(SECOND)
     assert made.views_by_camera().tolist() == [2, 0] and made.views_of(FIRST) == 2
     assert made.intrinsics_of(1) is made.sparse.intrinsics[0]
+
+
+def test_the_trail_says_where_cameras_were_last() -> None:
+    made = state(FIRST, SECOND, FIRST, FIRST)
+    assert made.trail == [0, 1, 2, 3] and [record.before for record in made.records] == [None, None, 0, 2]
+    made.visit(0)
+    assert made.trail == [1, 2, 3, 0] and made.visits == 5
+    assert made.last(FIRST) == 0 and made.last(SECOND) == 1 and made.last(FIRST, 0) is None

@@ -32,6 +32,7 @@ def test_corners_are_off_as_in_the_last_keyframe_till_they_are_refreshed() -> No
     assert corrected(150, 50) == corrected(250, 99) + 1.0 == -1.0
     assert corrected(150, 100) == -1.0, "half of what it will be off by in the next keyframe"
     assert corrected(125, 100) == -0.5
+    assert corrected(175, 150) == -1.0, "refreshed in between: half of the way since"
 
 
 def test_what_no_keyframe_tells_stays() -> None:

@@ -1,0 +1,91 @@
+"""Frames that a keyframe shows already: the camera goes on from that one, and the map does not grow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from branches import branch
+from sequences import SMALL, walk
+
+from dust3r_ros.geometry.similarity import weighted_similarity
+from dust3r_ros.mapping.mapper import Mapper
+from dust3r_ros.scenes.sequence import RenderedSequence
+from dust3r_ros.tracking import Tracks
+from dust3r_ros.types import Image, MapUpdate
+
+FRAMES = 36
+STEP_NS = 10**9 // 8
+
+
+@pytest.fixture(scope="module")
+def there() -> tuple[RenderedSequence, Mapper]:
+    """A map of one way through a room."""
+    sequence = walk("orbit", FRAMES)
+    mapper = Mapper(replace(SMALL, dense=False, focal=sequence.focal))
+    for index in range(FRAMES):
+        mapper.process(stamp(index), "camera", sequence.images[index])
+    return sequence, mapper
+
+
+def stamp(frame: int) -> int:
+    return (1 + frame) * STEP_NS
+
+
+def go(mapper: Mapper, images: list[Image], first: int) -> list[MapUpdate]:
+    return [mapper.process(stamp(first + at), "camera", image) for at, image in enumerate(images)]
+
+
+def test_a_camera_that_goes_back_and_forth_adds_hardly_any_keyframes(there: tuple[RenderedSequence, Mapper]) -> None:
+    sequence, grown = there
+    mapper, images = branch(grown), list(sequence.images)
+    first = len(mapper.keyframes)
+    counts = []
+    for number in range(1, 6):
+        updates = go(mapper, images[::-1] if number % 2 else images, FRAMES * number)
+        assert all(update.w_T_c is not None for update in updates)
+        counts.append(len(mapper.keyframes))
+    assert counts[0] <= first + SMALL.window, "only where it turned round"
+    assert counts[-1] <= counts[1], "and none any more"
+    last = {stamp(FRAMES * 5 + at): index for at, index in enumerate(range(FRAMES)[::-1])}
+    poses = [pose for pose in mapper.trajectory() if pose.stamp_ns in last]
+    true = np.stack([sequence.w_T_c[last[pose.stamp_ns]] for pose in poses])
+    assert len(poses) == FRAMES and spread(np.stack([pose.w_T_c for pose in poses]), true) < 0.01
+
+
+def spread(found: np.ndarray, true: np.ndarray) -> float:
+    """Root mean square distance in metres after the best similarity."""
+    fit = weighted_similarity(found[:, :3, 3], true[:, :3, 3])
+    return float(np.sqrt(np.mean(np.sum((fit.apply(found[:, :3, 3]) - true[:, :3, 3]) ** 2, axis=1))))
+
+
+def test_a_changed_scene_gets_keyframes(there: tuple[RenderedSequence, Mapper]) -> None:
+    """Half of every image shows something else than before."""
+    sequence, grown = there
+    mapper = branch(grown)
+    before = len(mapper.keyframes)
+    images = [changed(image) for image in sequence.images[::-1]]
+    assert sum(update.keyframe is not None for update in go(mapper, images, FRAMES)) >= 8
+    assert len(mapper.keyframes) > before
+
+
+def changed(image: Image) -> Image:
+    """Another room beside a part of this one."""
+    half = image.shape[1] // 2
+    return np.ascontiguousarray(np.concatenate([image[:, :half], image[::-1, half:]], axis=1))
+
+
+def test_a_map_that_drifted_needs_a_keyframe(there: tuple[RenderedSequence, Mapper]) -> None:
+    """Where the landmarks that were followed lie elsewhere than those that a keyframe shows."""
+    sequence, grown = there
+    mapper = branch(grown)
+    stream, submap, image = mapper.stream("camera"), mapper.submap, sequence.images[FRAMES - 1]
+    found = submap.finder.locate(stream, stream.tracks)
+    submap.state.visits += SMALL.window
+    working, tracks = stream.resize.apply(image), stream.tracks
+    again = submap.finder.seen_before(stream, working, tracks, found.w_T_c)
+    assert again is not None and again[0] >= len(submap) - 3
+    np.testing.assert_allclose(again[1].w_T_c, found.w_T_c, atol=0.01)
+    off = Tracks(tracks.ids, tracks.pixels + np.array([4.0, 0.0]))
+    assert submap.finder.seen_before(stream, working, off, found.w_T_c) is None
