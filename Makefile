@@ -12,7 +12,7 @@ data="../shared/data"; test -d "$$data" || echo "$@: no folder $$data: only rend
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint docs eval backends bench bench-alignment bench-live digests bench-training gpu-day env clean python
+.PHONY: help demo test test-long lint docs eval backends bench bench-alignment bench-live bench-stay digests bench-training gpu-day env clean python
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -53,6 +53,9 @@ bench-alignment: python  ## alignment against the published scheme, a long run, 
 
 bench-live: python  ## the live node at the camera's rate, over DDS on two cores, into docs/live.md (ARGS="--cases walk-30")
 	@data="../shared/data"; $(ENVIRONMENT) test -- python benchmarks/live.py --data "$$data" --page docs/live.md $(ARGS)
+
+bench-stay: python  ## a camera that stays in one place: does the map stop growing? Into docs/reliability.md (ARGS="--passes 8")
+	@$(ENVIRONMENT) test -- python benchmarks/stay.py --page docs/reliability.md $(ARGS)
 
 digests: python  ## the same inputs as ever mapped, a digest of each product, into results/digests.txt (ARGS="--against FILE")
 	@$(ENVIRONMENT) test -- python benchmarks/digests.py $(ARGS)
