@@ -16,7 +16,7 @@ from launch_ros.substitutions import FindPackageShare
 
 from dust3r_ros.config import MapperConfig, NodeConfig, Row, expanded, load_yaml, rows
 from dust3r_ros.config import ParameterValue as ParameterConstant
-from dust3r_ros.node.launching import full_name, parameter_file, require_success, require_viewer, shown
+from dust3r_ros.node.launching import flag, full_name, parameter_file, require_success, require_viewer, shown
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 # Node parameters that are also arguments of this file. Empty: the config file or the default applies.
@@ -94,17 +94,9 @@ def _value(row: Row, text: str) -> ParameterConstant:
     return row.check(yaml.safe_load(text))
 
 
-def _flag(values: dict[str, str], name: str) -> bool:
-    """An argument that is true or false."""
-    words = {"true": True, "1": True, "false": False, "0": False}
-    if values[name].lower() not in words:
-        raise ValueError(f"argument {name} is '{values[name]}'; it must be true or false")
-    return words[values[name].lower()]
-
-
 def _flags(values: dict[str, str]) -> dict[str, bool]:
     """use_sim_time and autostart if given; otherwise a parameter file or an including launch file may set them."""
-    given = {name: _flag(values, name) for name in ("use_sim_time", "autostart") if values[name]}
+    given = {name: flag(name, values[name]) for name in ("use_sim_time", "autostart") if values[name]}
     return {**({"use_sim_time": True} if values["bag"] else {}), **given}
 
 
@@ -144,7 +136,7 @@ def _viewers(values: dict[str, str], named: str, settings: dict[str, object]) ->
     """Viewers for the node with this full name and these parameters."""
     entities: list[LaunchDescriptionEntity] = []
     parameters = [{"use_sim_time": True}] if {**settings, **_flags(values)}.get("use_sim_time") else []
-    if _flag(values, "rviz"):
+    if flag("rviz", values["rviz"]):
         require_viewer("rviz2", "rviz")
         names = shown(settings, named)
         share = Path(FindPackageShare("dust3r_ros").find("dust3r_ros"))
@@ -164,7 +156,7 @@ def _viewers(values: dict[str, str], named: str, settings: dict[str, object]) ->
                 ],
             )
         )
-    if _flag(values, "foxglove"):
+    if flag("foxglove", values["foxglove"]):
         require_viewer("foxglove_bridge", "foxglove")
         entities.append(Node(package="foxglove_bridge", executable="foxglove_bridge", parameters=parameters))
     return entities
@@ -176,7 +168,7 @@ def _player(values: dict[str, str], nodes: list[str]) -> list[LaunchDescriptionE
     ready = ExecuteProcess(cmd=wait, output="screen")
     # The delay lets the nodes discover the player before it sends.
     command = ["ros2", "bag", "play", values["bag"], "--clock", "--delay", "2", "--rate", values["bag_rate"]]
-    player = ExecuteProcess(cmd=command + ["--loop"] * _flag(values, "bag_loop"), output="screen")
+    player = ExecuteProcess(cmd=command + ["--loop"] * flag("bag_loop", values["bag_loop"]), output="screen")
 
     def play(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
         require_success("waiting for the node", event.returncode)

@@ -19,6 +19,7 @@ from launch_ros.substitutions import ExecutableInPackage, FindPackageShare
 
 from dust3r_ros.config import expanded
 from dust3r_ros.node.launching import (
+    flag,
     is_installed,
     parameter_file,
     recorded_reliability,
@@ -54,7 +55,7 @@ def _viewers(values: dict[str, str]) -> dict[str, str]:
     if not values["rviz"]:
         values = {**values, "rviz": str(is_installed("rviz2"))}
     packages = {"rviz": "rviz2", "foxglove": "foxglove_bridge"}
-    asked = {name: values[name] for name in packages if values[name].lower() in ("true", "1")}
+    asked = {name: values[name] for name in packages if flag(name, values[name])}
     for name in asked:
         require_viewer(packages[name], name)
     return asked

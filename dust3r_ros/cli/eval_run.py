@@ -158,6 +158,8 @@ def _recordings(arguments: argparse.Namespace, found: Iterable[Recording]) -> It
     for recording in islice(_called(found, arguments.only, names), arguments.scenes):
         count += 1
         yield recording
+    if not names:
+        raise InputError(f"'{arguments.path}' has no recording")
     if not count:
         raise InputError(
             f"no recording in '{arguments.path}' has {' or '.join(arguments.only)} in its name; "

@@ -99,7 +99,7 @@ def _mapping_values(now: Snapshot) -> dict[str, object]:
         "depth backlog": now.depth_backlog,
         "resets": now.resets,
         "revision": now.revision,
-        "memory (MB)": f"{memory_mb() + now.back_end_mb:.0f}",
+        "memory (MiB)": f"{memory_mb() + now.back_end_mb:.0f}",
         "masked (%)": f"{100 * now.masked:.1f}",
         "moving (%)": f"{100 * now.moving:.1f}",
         "far (%)": f"{100 * now.far:.1f}",

@@ -74,6 +74,14 @@ def require_success(what: str, code: int) -> None:
         raise RuntimeError(f"{what} ended with exit code {code}; see its output above")
 
 
+def flag(name: str, text: str) -> bool:
+    """An argument that is true or false. Raises ``ConfigError`` for anything else."""
+    words = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in words:
+        raise ConfigError(f"argument {name} is '{text}'; it must be true or false")
+    return words[text.lower()]
+
+
 def full_name(namespace: str) -> str:
     """The full name of the node in a namespace."""
     return f"/{namespace.strip('/')}{_NODE}" if namespace.strip("/") else _NODE

@@ -102,8 +102,10 @@ def headline(summary: dict[str, Any]) -> str:
 
 
 def _title(cameras: Iterable[Camera]) -> str:
-    known = all(camera.fixed for camera in cameras)
-    return "Map from a camera with known focal length" if known else "Map from an uncalibrated camera"
+    fixed = [camera.fixed for camera in cameras]
+    if fixed and all(fixed):
+        return f"Map from {'a camera' if len(fixed) == 1 else f'{len(fixed)} cameras'} with known focal length"
+    return f"Map from {f'{len(fixed)} uncalibrated cameras' if len(fixed) > 1 else 'an uncalibrated camera'}"
 
 
 def peak_memory_mb() -> float:

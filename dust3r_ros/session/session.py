@@ -113,12 +113,12 @@ class Session:
         calibrations = Calibrations(self._config.calibration, self._config.calibration_std)
         calibrations.known |= self.calibrations.known
         calibrations.resume(settings.get("calibrations", {}))
-        self._backend.clear()
         stopwatch = Stopwatch(keep=NEWEST_FRAMES, heard=self._heard)
         mapper = Mapper(self._config, stage=stopwatch, backend=self._backend)
         mapper.mapping = self._mapping
         if state is not None:
             mapper.resume(state)
+        self._backend.clear()
         if self._live is not None:
             mapper.go_live(self._live)
         self.mapper, self.stopwatch, self.calibrations = mapper, stopwatch, calibrations

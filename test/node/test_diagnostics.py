@@ -52,7 +52,7 @@ def test_all_is_well():
     shown = values(statuses["mapping"])
     assert (shown["frames"], shown["dropped"], shown["maps"], shown["track p95 (ms)"]) == ("9", "2", "2", "2.0")
     assert (shown["front end: follow p95 (ms)"], shown["lag (s)"]) == ("5.0", "0.25")
-    assert float(shown["memory (MB)"]) > 1010
+    assert float(shown["memory (MiB)"]) > 1010
     assert values(statuses["inputs"])["/front/image_raw (Hz)"] == "10.0"
     assert values(statuses["calibration front"])["focal (px)"] == "500.0"
     assert "an arbitrary unit" in statuses["scale"].message
