@@ -27,7 +27,7 @@ from dust3r_ros.storage.saved_map import load_map
 from dust3r_ros.timing import Stopwatch
 from dust3r_ros.types import Camera
 
-CONFIG = MapperConfig(working_size=160, tracking_size=240, keyframe_motion_young=0.03, seed=7)
+CONFIG = MapperConfig(working_size=160, tracking_size=240, keyframe_motion_young=0.03, focal=199.2, seed=7)
 
 
 @pytest.fixture(scope="module")
