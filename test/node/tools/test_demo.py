@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from sensor_msgs.msg import CameraInfo, Image
-from threads import unlimited
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.io.trajectory import read_tum
@@ -23,7 +22,7 @@ SCENE = demo.DemoScene("orbit", 18, 160, 120, 20.0, 1)
 def run(out, scene, *arguments):
     size = ["--width", str(scene.width), "--height", str(scene.height)]
     arguments = ["--frames", str(scene.frames), *size, "--rate", str(scene.rate), "--seed", str(scene.seed), *arguments]
-    environment = {**unlimited(), "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(
         [sys.executable, "-m", "dust3r_ros.node.tools.demo", "--out", str(out), *arguments],
         capture_output=True, text=True, timeout=240, env=environment, cwd=out.parent,
