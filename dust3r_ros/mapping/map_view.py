@@ -111,6 +111,10 @@ class MapView:
         """Every tracked frame in the current map, by time; ``only``: the wanted (stamp, camera)."""
         return self._active.frames.trajectory(only) if self.submap.initialised else []
 
+    def path(self, camera: str, most: int) -> list[StampedPose]:
+        """At most ``most`` poses of a camera, evenly chosen, in order of arrival; the newest is among them."""
+        return self._active.frames.path(camera, most) if self.submap.initialised else []
+
     @property
     def keyframes(self) -> tuple[Keyframe, ...]:
         """All keyframes of the active map with a pose."""

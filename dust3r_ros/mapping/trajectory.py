@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -93,6 +93,7 @@ class FrameLog:
         self._keyframes, self._session = keyframes, session
         self.rewritten = 0  # how many times existing frames changed
         self._frames: list[FrameState] = []
+        self._located: Counter[int] = Counter()  # frames with a relative pose, by keyframe
         # Frame index, corners followed
         self._seen: deque[tuple[int, CameraStream, TrackedImage]] = deque(maxlen=_KEPT)
         self._seen_in_keyframes: deque[tuple[int, CameraStream, TrackedImage]] = deque(maxlen=_KEPT)
@@ -100,18 +101,18 @@ class FrameLog:
     def add_keyframe(self, index: int, stream: CameraStream, seen: TrackedImage) -> None:
         """Add a frame that became keyframe ``index``; ``seen``: the corners followed into it."""
         self._seen_in_keyframes.append((index, stream, seen))
-        self._frames.append(FrameState(seen.stamp_ns, stream.name, index, np.eye(4), float("nan"), self._session))
+        self._append(FrameState(seen.stamp_ns, stream.name, index, np.eye(4), float("nan"), self._session))
 
     def add(self, reference: int, stream: CameraStream, seen: TrackedImage, found: PnpResult | None) -> None:
         """Add another frame relative to keyframe ``reference``; ``seen`` locates it again later."""
         self._seen.append((len(self._frames), stream, seen))
         frame = FrameState(seen.stamp_ns, stream.name, reference, None, float("nan"), self._session)
-        self._frames.append(self._relative(frame, found))
+        self._append(self._relative(frame, found))
 
     def keep(self, reference: int, stream: CameraStream, seen: TrackedImage, r_T_f: Array, unit: float) -> None:
         """Add a frame at ``r_T_f`` (4, 4) from keyframe ``reference``, whose unit was ``unit`` at the time."""
         self._seen.append((len(self._frames), stream, seen))
-        self._frames.append(FrameState(seen.stamp_ns, stream.name, reference, r_T_f, unit, self._session))
+        self._append(FrameState(seen.stamp_ns, stream.name, reference, r_T_f, unit, self._session))
 
     def find_again(self) -> None:
         """Locate the newest frames again after the map was rebuilt or refined."""
@@ -126,7 +127,9 @@ class FrameLog:
             frame = self._frames[at]
             tracks = without_drift(seen, drifts.get(stream.name, ()))
             guess = self._pose_of(frame) if at in placed else None
-            self._frames[at] = self._relative(frame, self._keyframes.finder.locate(stream, tracks, guess))
+            again = self._relative(frame, self._keyframes.finder.locate(stream, tracks, guess))
+            self._located[frame.keyframe] += frame.keyframe_T_frame is None and again.keyframe_T_frame is not None
+            self._frames[at] = again
 
     @property
     def cameras(self) -> set[str]:
@@ -140,11 +143,12 @@ class FrameLog:
 
     def restore(self, frames: Iterable[FrameState]) -> None:
         """Add frames of earlier sessions, before any of this one; they are not located again."""
-        self._frames = list(frames)
+        for frame in frames:
+            self._append(frame)
 
     def count(self) -> int:
         """The number of frames with a pose."""
-        return len(self._placed())
+        return sum(count for keyframe, count in self._located.items() if self._keyframes.pose(keyframe) is not None)
 
     def trajectory(self, only: Container[tuple[int, str]] | None = None) -> list[StampedPose]:
         """Every frame with a pose in the current map, by session and time.
@@ -159,12 +163,19 @@ class FrameLog:
         known.sort(key=lambda frame: (frame.session, frame.stamp_ns, frame.camera))
         return [StampedPose(frame.stamp_ns, frame.camera, self._pose_of(frame)) for frame in known]
 
+    def path(self, camera: str, most: int) -> list[StampedPose]:
+        """The poses of a camera in order of arrival, at most ``most``: every n-th one up to the newest."""
+        own = [frame for frame in (self._frames[at] for at in self._placed()) if frame.camera == camera]
+        kept = own[:: -max(1, -(-len(own) // most))][::-1]
+        return [StampedPose(frame.stamp_ns, frame.camera, self._pose_of(frame)) for frame in kept]
+
     def absorb(self, other: FrameLog, first: int) -> None:
         """Take the frames of another map, whose keyframes become ``first`` and up."""
         self.rewritten += 1
         self._seen.clear()  # these refer to landmarks of previous maps
         self._seen_in_keyframes.clear()
-        self._frames += [replace(frame, keyframe=first + frame.keyframe) for frame in other._frames]
+        for frame in other._frames:
+            self._append(replace(frame, keyframe=first + frame.keyframe))
 
     def rescale(self, factor: float) -> None:
         """The unit of length shrank by ``factor``, for frames and keyframes alike."""
@@ -178,10 +189,13 @@ class FrameLog:
             return frame
         return replace(frame, keyframe_T_frame=invert(w_T_r) @ found.w_T_c, unit=self._keyframes.unit(frame.keyframe))
 
+    def _append(self, frame: FrameState) -> None:
+        self._frames.append(frame)
+        self._located[frame.keyframe] += frame.keyframe_T_frame is not None
+
     def _placed(self) -> list[int]:
         """Indices of frames with a pose: their keyframe may lack one for a while, or for good."""
-        keyframes = {frame.keyframe for frame in self._frames}
-        posed = {index for index in keyframes if self._keyframes.pose(index) is not None}
+        posed = {index for index in self._located if self._keyframes.pose(index) is not None}
         return [
             at
             for at, frame in enumerate(self._frames)

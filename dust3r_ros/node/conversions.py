@@ -40,7 +40,6 @@ FIELDS = [
 ]
 
 # A path is thinned to about this many poses, so that a long run costs no more than a short one.
-PATH_POSES = 2000
 
 
 def stamp_to_ns(stamp: Time) -> int:
@@ -187,13 +186,9 @@ def transform_message(w_T_c: Array, stamp_ns: int, parent: str, child: str) -> T
 
 
 def path_message(trajectory: Sequence[StampedPose], stamp_ns: int, frame: str) -> Path:
-    """The path so far; a long one is thinned evenly, but the newest pose is always kept."""
-    step = max(1, -(-len(trajectory) // PATH_POSES))
-    kept = list(trajectory[::-step])[::-1]
-    return Path(
-        header=header(stamp_ns, frame),
-        poses=[PoseStamped(header=header(item.stamp_ns, frame), pose=pose_message(item.w_T_c)) for item in kept],
-    )
+    """The path so far."""
+    poses = [PoseStamped(header=header(item.stamp_ns, frame), pose=pose_message(item.w_T_c)) for item in trajectory]
+    return Path(header=header(stamp_ns, frame), poses=poses)
 
 
 def graph_markers(

@@ -115,6 +115,7 @@ def grid_message(grid: Grid, stamp_ns: int, frame: str) -> OccupancyGrid:
 _NEIGHBOURS = 6  # keyframes that a keyframe's points are checked against
 _REST = 3.0  # the thread rests this many times as long as it worked, to leave the CPU to the mapper
 _WITH_KEYFRAMES = ("map", "map_tiles", "graph", "grid")
+_PATH_POSES = 2000  # more say nothing more in a picture, and take longer to send
 MAP_TOPICS = (*_WITH_KEYFRAMES, "path")
 
 
@@ -236,7 +237,7 @@ class MapPublisher:
         if not self._path_stale:
             return None
         self._path_stale = False
-        return [item for item in mapper.trajectory() if item.camera == self._first]
+        return mapper.path(self._first, _PATH_POSES)
 
     def _reconsider(self, selection: tuple[int, float, int], heard: dict[str, bool]) -> None:
         """Start over with all points if their selection changed, tiles have a new subscriber, or there is room."""

@@ -203,3 +203,17 @@ def test_a_keyframe_without_a_pose_has_no_place_yet() -> None:
     assert places(log) == [1.0] and log.count() == 1
     keyframes.poses[0] = at(0.5)
     assert places(log) == [0.5, 1.0] and log.count() == 2
+
+
+def test_a_long_path_is_thinned_and_keeps_its_newest_pose() -> None:
+    log = FrameLog(Keyframes(0.0))
+    for frame in range(10_001):
+        log.keep(0, LEFT, seen(frame), at(0.1 * frame), 1.0)
+        if frame % 10 == 0:
+            log.keep(0, RIGHT, seen(frame), at(0.0), 1.0)
+    path = log.path("left", 2000)
+    stamps = [pose.stamp_ns for pose in path]
+    assert len(stamps) <= 2000 and stamps[-1] == 10_000 and len(set(np.diff(stamps))) == 1
+    assert {pose.camera for pose in path} == {"left"} and path[-1].w_T_c[0, 3] == 1000.0
+    assert log.count() == len(log.trajectory()) == 10_001 + 1001
+    assert log.path("nobody", 2000) == [] == FrameLog(Keyframes()).path("camera", 2000)
