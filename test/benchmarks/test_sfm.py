@@ -108,7 +108,8 @@ def test_without_pycolmap_our_half_is_measured_and_the_table_says_why(data: Path
     taken.write_text("a file, not an environment")
     out = tmp_path / "results/sfm.json"
     command = [sys.executable, str(FOLDER / "sfm.py"), "--data", str(data), "--environment", str(taken)]
-    done = subprocess.run([*command, "--out", str(out), "--", "--focal", "132.8"], capture_output=True, text=True, timeout=240, check=False)
+    command += ["--out", str(out), "--", "--focal", "132.8"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert "no comparison" in done.stderr and str(taken) in done.stderr
     result = json.loads(out.read_text())

@@ -17,7 +17,6 @@ from dust3r_ros.evaluation.suite import suite, worlds
 from dust3r_ros.scenes.export import write_folder
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
 
-
 SMALL = ["--set", "working_size=160", "--set", "tracking_size=200", "--set", "keyframe_motion_young=0.04"]
 
 

@@ -16,7 +16,7 @@ from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.types import MapUpdate, PairPrediction, TrackingState, View
 
-CONFIG = replace(SMALL, lost_patience_s=1.0, keyframe_motion=0.02, keyframe_motion_young=0.02)
+CONFIG = replace(SMALL, dense=False, lost_patience_s=1.0, keyframe_motion=0.02, keyframe_motion_young=0.02)
 SECOND = 10**9
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from box_room import BoxRoom, circle, with_neighbours
+from branches import branch
 from scipy.spatial.transform import Rotation
 
 from dust3r_ros.alignment.moments import DOF, scale_of
@@ -74,6 +75,16 @@ def lapped() -> tuple[BoxRoom, IncrementalAligner]:
     return room, aligner
 
 
+@pytest.fixture(scope="module")
+def begun() -> tuple[BoxRoom, Callable[[int], IncrementalAligner]]:
+    """The first keyframes of a lap: aligners of so many that a test may go on with."""
+    room, aligners = BoxRoom(circle(12, PER_LAP)), [IncrementalAligner()]
+    for index in range(12):
+        aligners.append(branch(aligners[-1]))
+        add(aligners[-1], room, index)
+    return room, lambda keyframes: branch(aligners[keyframes])
+
+
 def test_poses_focal_and_depth_are_right_without_any_loop() -> None:
     room = BoxRoom(circle(20, PER_LAP))
     aligner, updates = play(room)
@@ -138,9 +149,9 @@ def test_the_map_can_be_followed_by_its_updates_alone() -> None:
         assert seen[index].scale == pytest.approx(aligner.scale(index), rel=2e-3)
 
 
-def test_the_same_input_gives_the_same_map() -> None:
-    room = BoxRoom(circle(40, PER_LAP), noise=0.02)
-    one, other = play(room, lap_before)[0], play(room, lap_before)[0]
+def test_the_same_input_gives_the_same_map(lapped: tuple[BoxRoom, IncrementalAligner]) -> None:
+    (_, one), other = lapped, play(lapped[0], lap_before)[0]
+    other.finish()
     assert one.poses.tobytes() == other.poses.tobytes() and one.focal("camera") == other.focal("camera")
 
 
@@ -257,9 +268,10 @@ def two_cameras(room: BoxRoom, other: BoxRoom, i: int, j: int) -> PairPrediction
     return replace(own, points_second=of_other.points_second, confidence_second=of_other.confidence_second)
 
 
-def test_a_bad_pair_among_good_ones_is_left_out_and_reported() -> None:
-    room = BoxRoom(circle(12, PER_LAP))
-    aligner, _ = play(room, keyframes=11)
+def test_a_bad_pair_among_good_ones_is_left_out_and_reported(
+    begun: tuple[BoxRoom, Callable[[int], IncrementalAligner]],
+) -> None:
+    room, aligner = begun[0], begun[1](11)
     pairs = room.predict(with_neighbours(11))
     bad = room.mistake(11, 8)
     update = aligner.add("camera", *room.shape, [*pairs[2:], *bad])
@@ -316,10 +328,12 @@ def nonsense(pair: PairPrediction) -> PairPrediction:
 )
 @pytest.mark.parametrize("at", [1, 7])
 def test_a_keyframe_without_information_is_refused_and_nothing_remains(
-    spoilt: Callable[[PairPrediction], PairPrediction], message: str, at: int
+    spoilt: Callable[[PairPrediction], PairPrediction],
+    message: str,
+    at: int,
+    begun: tuple[BoxRoom, Callable[[int], IncrementalAligner]],
 ) -> None:
-    room = BoxRoom(circle(12, PER_LAP))
-    aligner, _ = play(room, keyframes=at)
+    room, aligner = begun[0], begun[1](at)
     before, focal = aligner.poses, aligner.focal("camera")
     with pytest.raises(GeometryError, match=message):
         aligner.add("camera", *room.shape, [spoilt(pair) for pair in room.predict(with_neighbours(at))])
@@ -327,12 +341,11 @@ def test_a_keyframe_without_information_is_refused_and_nothing_remains(
     np.testing.assert_array_equal(aligner.poses, before)
     for index in range(at, 12):
         add(aligner, room, index)
-    np.testing.assert_allclose(aligner.poses, play(room, keyframes=12)[0].poses, atol=1e-9)  # as if it had never been
+    np.testing.assert_allclose(aligner.poses, begun[1](12).poses, atol=1e-9)  # as if it had never been
 
 
-def test_what_does_not_fit_is_refused_by_name() -> None:
-    room = BoxRoom(circle(12, PER_LAP))
-    aligner, _ = play(room, keyframes=4)
+def test_what_does_not_fit_is_refused_by_name(begun: tuple[BoxRoom, Callable[[int], IncrementalAligner]]) -> None:
+    room, aligner = begun[0], begun[1](4)
     shape = room.shape
     with pytest.raises(GeometryError, match="keyframe 4 comes without pairs"):
         aligner.add("camera", *shape, [])
