@@ -33,7 +33,7 @@ def environment_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "0")  # measure sets them
 
 
-@pytest.mark.parametrize("serialised", [False, True])
+@pytest.mark.parametrize("serialised", [pytest.param(False, marks=pytest.mark.long), True])
 def test_with_room_in_shared_memory_best_effort_images_arrive(receiving: ModuleType, serialised: bool) -> None:
     row = receiving.measure(receiving.Row("best_effort", profiled=True, serialised=serialised), 1.0, 20.0)
     assert row["arrived"] > 60, "of the default settings, a third arrives"
@@ -42,6 +42,7 @@ def test_with_room_in_shared_memory_best_effort_images_arrive(receiving: ModuleT
     assert line.startswith("| best effort, fastdds.xml | as this node") and ("serialised" in line) == serialised
 
 
+@pytest.mark.long
 def test_with_room_in_sockets_those_of_default_settings_arrive(receiving: ModuleType) -> None:
     if not image_losses.sockets_hold_images():
         pytest.skip("Linux lets no socket hold an image here: net.core.rmem_max is small")

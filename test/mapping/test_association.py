@@ -188,8 +188,9 @@ def test_junctions_help_where_all_features_are_on_one_poster(part: float, more: 
     assert (links > alone) == more
 
 
-def test_plain_boxes_are_mapped() -> None:
-    mapper = Mapper(MapperConfig(dense=False))
+@pytest.mark.parametrize("focal", [FOCAL, pytest.param(0.0, marks=pytest.mark.long)], ids=["known", "unknown"])
+def test_plain_boxes_are_mapped(focal: float) -> None:
+    mapper = Mapper(MapperConfig(dense=False, focal=focal))
     views = [viewpoint(20.0 + 4 * k, 2.6 + 0.3 * np.sin(k / 3), 1.4 + 0.3 * np.sin(k / 4)) for k in range(12)]
     states = []
     for k, w_T_c in enumerate(views):

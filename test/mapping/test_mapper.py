@@ -90,6 +90,7 @@ class TestWalk:
         camera = orbit.mapper.cameras["camera"]
         assert camera.focal == pytest.approx(orbit.sequence.focal, rel=0.05)
         assert (camera.width, camera.height, camera.fixed) == (240, 176, False)
+        assert not any(camera.distortion), "it has no lens that bends"
         assert 0 < camera.focal_std < 0.1 * camera.focal and camera.support > 5
         assert abs(camera.focal - orbit.sequence.focal) < 5 * camera.focal_std
 
@@ -204,6 +205,7 @@ def test_another_walk_of_which_the_first_frames_mislead() -> None:
     assert len(run.mapper.trajectory()) == len(run.sequence)
 
 
+@pytest.mark.long
 def test_a_camera_without_a_lens_that_bends_gets_none() -> None:
     """A walk leaves so many observations that a little bend seems certain, which takes the focal 2 % away."""
     sequence, mapper = walk("orbit", 36), Mapper(MapperConfig(dense=False))

@@ -18,7 +18,7 @@ LATER_NS = 10**12  # between sessions
 @pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.long)])
 def test_a_killed_node_goes_on_where_it_was(own_domain, start_node, tmp_path, kills):
     """SIGKILL between any two instructions; what was told to be a keyframe before is in the file after."""
-    sequence, path = walk("orbit", frames=4 * (kills + 1), rate_hz=7.5), tmp_path / "map.db"
+    sequence, path = walk("orbit", frames=4 * (kills + 1)), tmp_path / "map.db"
     generator = np.random.default_rng(0)
     at, before, done, sent = 0, 0, 0, {}
     for session in range(kills + 1):

@@ -44,7 +44,7 @@ def record(path, sequence):
 
 def test_a_replay_of_the_manifest_gives_the_map_of_the_live_run(start_node, tmp_path):
     """Drops are what the machine was too slow for that day; the scale was set by a service in mid-run."""
-    sequence, manifest, live = walk("orbit", frames=36, rate_hz=7.5), tmp_path / "run.jsonl", tmp_path / "live"
+    sequence, manifest, live = walk("orbit", frames=36), tmp_path / "run.jsonl", tmp_path / "live"
     record(tmp_path / "bag", sequence)
     bench = start_node(
         manifest=str(manifest),
