@@ -53,7 +53,8 @@ def without_drift(tracked: TrackedImage, drifts: Sequence[Drift]) -> Tracks:
         return tracked.tracks
     last, share = drifts[at - 1], 1.0
     if tracked.anchored_ns >= last.stamp_ns:
-        if at == len(drifts):
+        # Live, corners may come from a younger image and be followed back from there.
+        if at == len(drifts) or tracked.anchored_ns >= tracked.stamp_ns:
             return tracked.tracks
         share = (tracked.stamp_ns - tracked.anchored_ns) / (drifts[at].stamp_ns - tracked.anchored_ns)
         last = drifts[at]

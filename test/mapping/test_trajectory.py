@@ -33,6 +33,7 @@ def test_corners_are_off_as_in_the_last_keyframe_till_they_are_refreshed() -> No
     assert corrected(150, 100) == -1.0, "half of what it will be off by in the next keyframe"
     assert corrected(125, 100) == -0.5
     assert corrected(175, 150) == -1.0, "refreshed in between: half of the way since"
+    assert corrected(150, 150) == corrected(150, 200) == corrected(200, 250) == 0.0, "refreshed there, or later"
 
 
 def test_what_no_keyframe_tells_stays() -> None:
