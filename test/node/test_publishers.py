@@ -84,7 +84,7 @@ def mapper(keyframes: list[Keyframe], **config: object) -> SimpleNamespace:
         keyframes=tuple(keyframes),
         config=MapperConfig(**config),
         landmarks=lambda: landmarks,
-        trajectory=lambda: poses,
+        path=lambda camera, most: [pose for pose in poses if pose.camera == camera][-most:],
         edges=[(0, 1, 2.0)],
     )
 

@@ -157,7 +157,7 @@ def test_what_is_no_knowledge_is_refused(noisy: PairProblem, given: dict, messag
 def test_the_published_scheme_knows_no_deviations(noisy: PairProblem) -> None:
     with pytest.raises(ConfigError, match="'gradient' does not accept focal_std"):
         align(noisy.pairs, method="gradient", focals=np.full(N, 50.0), focal_std=1.0)
-    with pytest.raises(ConfigError, match="no depths"):
+    with pytest.raises(ConfigError, match="does not accept depths"):
         align(noisy.pairs, method="gradient", depths=[np.ones((48, 64)), *[None] * 4])
 
 
