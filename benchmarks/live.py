@@ -24,6 +24,7 @@ from live_figures import (  # noqa: E402
     OF_KILLS,
     OF_LOCALIZATION,
     OF_MAPPING,
+    OF_STAYING,
     against_offline,
     clouds,
     in_recorded_time,
@@ -60,7 +61,8 @@ class Bench:
         if recorded is None:
             return {**facts, "skipped": f"its data is not in {self._data.name}/"}
         try:
-            return {**facts, **(self._killed(case, recorded) if case.kills else self._measure(case, recorded))}
+            measure = self._killed if case.kills else self._stayed if case.passes > 1 else self._measure
+            return {**facts, **measure(case, recorded)}
         except Dust3rRosError as error:
             return {**facts, "failed": str(error)}
 
@@ -111,6 +113,30 @@ class Bench:
             "kills": len(killer.kills),
             **_status(run),
         }
+
+    def _stayed(self, case: Case, recorded: Recorded) -> dict[str, Any]:
+        run = live(recorded, self._work / case.name, case.slower, {}, self._reliability, case.passes)
+        sent, got = _sent(run), _got(run)
+        each = len(sent) // case.passes
+        after = [_status_at(run, sent[(number + 1) * each - 1].at) for number in range(case.passes)]
+        values = timings(sent, got, moving_since(sent, recorded.truth)) | {
+            "cores": run.cores,
+            "grown": after[-1].keyframes / max(1, after[1].keyframes),
+            "memory": after[-1].memory_mb / max(1.0, after[3].memory_mb),
+        }
+        return {
+            "figures": rows(values, OF_STAYING),
+            "images": len(sent),
+            "poses": len({item.key for item in got}),
+            "seconds": (sent[-1].at - sent[0].at) * 1e-9,
+            "passes": [{"keyframes": status.keyframes, "memory_mb": status.memory_mb} for status in after],
+            **_status(run),
+        }
+
+
+def _status_at(run: LiveRun, at: int) -> Any:
+    """The last status until then."""
+    return [status for when, status in run.heard.statuses if when <= at][-1]
 
 
 def _sent(run: LiveRun) -> list[Sent]:

@@ -55,6 +55,7 @@ CASES = (
     Case("pair-15", "rendered walk, two cameras, 640×480, 15 Hz each", "pair"),
     Case("wide-15", "rendered walk, 1280×720, 15 Hz", "wide"),
     Case("localize-30", "`mode: localization` in the finished map of the kitchen, 30 Hz", "kitchen", localize=True),
+    Case("stay-30", "rendered walk to and fro ten times, 640×480, 30 Hz", "walk", passes=10),
     Case("killed-30", "rendered walk to and fro, 30 Hz, back end killed ten times", "walk", kills=10, passes=10),
 )
 

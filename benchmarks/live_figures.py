@@ -53,6 +53,8 @@ FIGURES = (
     Figure("cloud_p95", "cloud of a keyframe on `~/map_tiles` after its image, p95", "s", 2),
     Figure("cores", "cores used by the node, all its processes", "", 1.7),
     Figure("replay", "files and tables that differ when the run is replayed from its manifest", "", 0),
+    Figure("grown", "keyframes at the end, of those after two passes", "×", 1.3),
+    Figure("memory", "memory of both processes at the end, against that after four passes", "×", 1.05),
     Figure("silence", "back end killed: longest time without a pose or the state `lost`", "s", 0.2),
     Figure("continued", "back end killed: times the map continued, of ten", "", 10, more=True),
     Figure("gone", "back end killed: saved or reported keyframes that were lost", "", 0),
@@ -61,7 +63,9 @@ FIGURES = (
 OF_LOCALIZATION = ("share", "latency_p50", "latency_p95", "latency_max", "gap", "cores")
 # A disturbed run is judged by how it recovers.
 OF_KILLS = ("silence", "continued", "gone")
-OF_MAPPING = tuple(figure.key for figure in FIGURES if figure.key not in OF_KILLS)
+# Of a camera that goes to and fro: the map stops growing.
+OF_STAYING = ("share", "latency_p50", "latency_p95", "latency_max", "gap", "cores", "grown", "memory")
+OF_MAPPING = tuple(figure.key for figure in FIGURES if figure.key not in (*OF_KILLS, "grown", "memory"))
 
 
 def timings(sent: Sequence[Sent], got: Sequence[Got], moving_since_ns: int) -> dict[str, float | None]:

@@ -66,6 +66,10 @@ def limits(case: dict[str, Any]) -> str:
 def _more(case: dict[str, Any]) -> str:
     if "kills" in case:
         return f"; the back end was killed {case['kills']} times"
+    if "passes" in case:
+        keyframes, memory = ([status[name] for status in case["passes"]] for name in ("keyframes", "memory_mb"))
+        rise = f"{memory[3]:.0f} to {memory[-1]:.0f} MiB"
+        return f" after {len(keyframes)} passes, {keyframes[1]} after two; from the fourth to the last {rise}"
     differs = ", ".join(case.get("replay_differs", ()))
     return f"; offline took {case['offline_seconds']:.0f} s" + (f"; a replay differs in {differs}" if differs else "")
 
