@@ -174,28 +174,22 @@ def table(reports: list[dict[str, Any]]) -> str:
         cells = [f"**{row['measured']}**" if row["met"] is False else row["measured"] for row in report["targets"]]
         counts = " → ".join(str(report["passes"][at]["keyframes"]) for at in (0, 1, -1))
         lines.append(f"| {report['scene']}: {counts} keyframes | " + " | ".join(cells) + " |")
-    machine = reports[0]["machine"]
-    lines += [
-        "",
-        f"{len(reports[0]['passes'])} passes; {machine['cores']} cores of {machine['processor']}, {_today()}.",
-    ]
-    return "\n".join(lines)
+    machine, how = reports[0]["machine"], "".join(f", `{setting}`" for setting in reports[0]["settings"])
+    where = f"{machine['cores']} cores of {machine['processor']}, {datetime.date.today().isoformat()}"
+    return "\n".join([*lines, "", f"{len(reports[0]['passes'])} passes{how}; {where}."])
 
 
-def _today() -> str:
-    return datetime.date.today().isoformat()
-
-
-def measure(scene: str, passes: int, config: MapperConfig, out: Path) -> None:
+def measure(scene: str, passes: int, given: list[str], out: Path) -> None:
     """One scene, into files of its name. Raises ``Dust3rRosError`` for one that cannot be read."""
     machine = Machine()
     name = scene if scene == "rendered" else Path(scene).resolve().name
     walks = rendered(passes) if scene == "rendered" else recorded(Path(scene), passes)
-    rows = stay(Mapper(config), walks)
+    rows = stay(Mapper(from_mapping(MapperConfig, settings(given))), walks)
     found = targets(rows)
     for row in found:
         print(f"{row['name']}: {row['measured']} (target {row['target']})")
-    report = {"scene": name, "passes": [asdict(row) for row in rows], "targets": found, "machine": machine.about()}
+    report = {"scene": name, "settings": given, "passes": [asdict(row) for row in rows], "targets": found}
+    report["machine"] = machine.about()
     write_text(out / f"{name}.json", json.dumps(report, indent=1))
     plot(rows, out / f"{name}.png", f"{name}, back and forth")
 
@@ -211,9 +205,10 @@ def main() -> int:
     parser.add_argument("--page", type=Path, help="page whose table is replaced")
     arguments = parser.parse_args()
     try:
-        config, out = from_mapping(MapperConfig, settings(arguments.set)), make_folder(arguments.out)
+        from_mapping(MapperConfig, settings(arguments.set))
+        out = make_folder(arguments.out)
         if arguments.scene:
-            measure(arguments.scene, arguments.passes, config, out)
+            measure(arguments.scene, arguments.passes, arguments.set, out)
             return 0
         scenes = ["rendered", *sorted(str(path.parent) for path in arguments.data.glob("*/groundtruth.txt"))]
         options = ["--passes", str(arguments.passes), "--out", str(out)]

@@ -42,12 +42,13 @@ def test_growth_is_missed_where_there_is_any(bench: ModuleType) -> None:
     assert [row["met"] for row in found] == [False] * 5
     report = {
         "scene": "x",
+        "settings": ["dense=false"],
         "passes": [vars(row) for row in rows],
         "targets": found,
         "machine": {"cores": 2, "processor": "p"},
     }
     table = bench.table([report])
-    assert "| x: 10 → 20 → 90 keyframes | **4.5** |" in table and "9 passes; 2 cores of p" in table
+    assert "| x: 10 → 20 → 90 keyframes | **4.5** |" in table and "9 passes, `dense=false`; 2 cores of p" in table
 
 
 def test_a_recorded_scene_needs_its_truth(
