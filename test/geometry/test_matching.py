@@ -45,7 +45,7 @@ def test_far_and_broken_points_match_nothing() -> None:
 def test_no_points_no_matches(first: np.ndarray) -> None:
     for found in (reciprocal_matches(first, np.ones((5, 3))), reciprocal_matches(np.ones((5, 3)), first)):
         assert [len(part) for part in found] == [0, 0]
-    with pytest.raises(GeometryError, match="at least 1 point"):
+    with pytest.raises(GeometryError, match="at least 1 is needed"):
         nearest(np.zeros((0, 3)), np.ones((5, 3)))
 
 
