@@ -85,8 +85,8 @@ OUTPUTS: dict[str, Topic] = {
         "~/keyframe_cloud",
         "sensor_msgs/PointCloud2",
         RELIABLE,
-        "at each new keyframe",
-        "points of the newest keyframe with depth, in the map frame",
+        "once per keyframe, as soon as it has depth",
+        "its points, in the map frame",
     ),
     "grid": Topic(
         "~/grid",
@@ -127,9 +127,9 @@ OUTPUTS: dict[str, Topic] = {
         "~/depth",
         "sensor_msgs/Image",
         RELIABLE,
-        "at each new keyframe",
-        "its depth as 32FC1 in map units, NaN where unknown, at the working resolution (scaled and cropped to multiples"
-        " of 16 pixels)",
+        "with `~/keyframe_cloud`",
+        "depth of that keyframe as 32FC1 in map units, NaN where unknown, at the working resolution (scaled and cropped"
+        " to multiples of 16 pixels)",
     ),
     "depth_info": Topic(
         "~/depth/camera_info",

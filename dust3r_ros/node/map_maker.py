@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rclpy.serialization import serialize_message
 
-from dust3r_ros.cloud.cloud import keyframe_cloud
 from dust3r_ros.config import MapperConfig, NodeConfig
 from dust3r_ros.errors import ConfigError, Dust3rRosError, InputError
 from dust3r_ros.io.chrome_trace import ChromeTrace
 from dust3r_ros.mapping.chores import DEPTH, PREVIEW, TAKE
 from dust3r_ros.mapping.process import Send
-from dust3r_ros.node import conversions
 from dust3r_ros.node.image_losses import keep_memory
 from dust3r_ros.node.jobs import MapChange
-from dust3r_ros.node.map_publisher import MAP_TOPICS, MapPublisher, is_heard
+from dust3r_ros.node.map_publisher import KEYFRAME_TOPICS, MAP_TOPICS, KeyframePublisher, MapPublisher
 from dust3r_ros.node.status import Snapshot, memory_mb, session_snapshot
 from dust3r_ros.session.back_end import BackEnd
 from dust3r_ros.session.session import Session, begin
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     from dust3r_ros.products.viewer import Viewer
 
 MESSAGE, LOG, NEWS, TRACE = "message", "log", "news", "trace"  # kinds of messages to the node
-KEYFRAME_TOPICS = ("keyframe_cloud", "depth", "depth_info", "keyframe_image")
 
 # Minimum time between summaries over many frames, such as percentiles.
 _SUMMARY_S = 0.5
@@ -169,6 +166,9 @@ class MapMaker:
             setting.first_camera,
             self._log.error,
         )
+        self._keyframes = KeyframePublisher(
+            {key: self._topics[key] for key in KEYFRAME_TOPICS}, node.map_frame, lambda name: self._live[name]
+        )
         self._viewer = _viewer(setting, self._session, self._log)
         self._resets = self._session.resets
         self._summarised = 0.0
@@ -215,6 +215,7 @@ class MapMaker:
         """Report finished work: to tracking at once, to viewers of the map when it is worthwhile."""
         self._stale = True
         self._note(update)
+        self._keyframes.show(update)
         if due == TAKE:
             self._send(NEWS, self._news(snapshots=self._back_end.snapshots()))
         if idle and (due == PREVIEW or not self._session.mapper.backlog):
@@ -274,8 +275,8 @@ class MapMaker:
         self._stamp_ns = update.stamp_ns
         self._notice_reset()
         self._note(update, request.frame.image)
-        if update.changed and update.keyframe is not None:
-            self._show_keyframe(update, frame_id)
+        self._keyframes.frames[update.camera] = frame_id
+        self._keyframes.show(update)
         return self._news(
             update=replace(update, changed=(), removed=()),
             snapshots=() if taken.snapshot is None else (taken.snapshot,),
@@ -351,6 +352,7 @@ class MapMaker:
         if self._session.resets != self._resets:
             self._resets = self._session.resets
             self._map.forget()
+            self._keyframes.forget()
             if self._viewer is not None:
                 self._viewer.begin(self._session.mapper.keyframes)
             self._summarised = 0.0
@@ -378,29 +380,3 @@ class MapMaker:
         )
         raw = {name: self._session.calibrations.raw(camera) for name, camera in cameras.items()}
         return News(self._status, self._session.resets, self._session.metric, cameras=cameras, raw=raw, **more)
-
-    def _show_keyframe(self, update: MapUpdate, frame_id: str) -> None:
-        heard = {key for key in KEYFRAME_TOPICS if is_heard(self._topics[key])}
-        if not heard:
-            return
-        own = [keyframe for keyframe in update.changed if keyframe.camera == update.camera]  # frame_id is that camera's
-        with_depth = [keyframe for keyframe in own if (keyframe.depth > 0).any()]
-        if not with_depth:
-            return
-        newest = max(with_depth, key=lambda keyframe: keyframe.index)
-        if "keyframe_cloud" in heard:
-            points = keyframe_cloud(
-                newest,
-                min_confidence=float(self._live["min_confidence"]),
-                stride=int(self._live["map_stride"]),
-            )
-            packed = [conversions.pack(points)]
-            message = conversions.cloud_message(packed, newest.stamp_ns, self._setting.node.map_frame)
-            self._topics["keyframe_cloud"].publish(message)
-        for key, make in (
-            ("depth_info", conversions.keyframe_info_message),
-            ("keyframe_image", conversions.keyframe_image_message),
-            ("depth", conversions.depth_message),
-        ):
-            if key in heard:
-                self._topics[key].publish(make(newest, frame_id))

@@ -1,4 +1,4 @@
-"""Publishes the map on ~/map, ~/map_tiles, ~/path, ~/graph and ~/grid, in a thread of its own."""
+"""Publishes the map on ~/map, ~/map_tiles, ~/path, ~/graph and ~/grid, in a thread of its own, and keyframes."""
 
 from __future__ import annotations
 
@@ -116,6 +116,7 @@ _NEIGHBOURS = 6  # keyframes that a keyframe's points are checked against
 _REST = 3.0  # the thread rests this many times as long as it worked, to leave the CPU to the mapper
 _WITH_KEYFRAMES = ("map", "map_tiles", "graph", "grid")
 _PATH_POSES = 2000  # more say nothing more in a picture, and take longer to send
+KEYFRAME_TOPICS = ("keyframe_cloud", "depth", "depth_info", "keyframe_image")
 MAP_TOPICS = (*_WITH_KEYFRAMES, "path")
 
 
@@ -306,6 +307,44 @@ class MapPublisher:
             return conversions.pack(keyframe_cloud(keyframe, min_confidence, stride, every))
 
         return points
+
+
+class KeyframePublisher:
+    """Publishes each keyframe once, as soon as it has depth: the newest first, and one after each update."""
+
+    def __init__(self, topics: Mapping[str, Any], frame: str, live: Callable[[str], Any]) -> None:
+        """``topics``: publishers by ``KEYFRAME_TOPICS``. ``frame``: the map's. ``live``: as of ``MapPublisher``."""
+        self.frames: dict[str, str] = {}  # optical frame of each camera
+        self._topics, self._frame, self._live = topics, frame, live
+        self._with_depth: set[tuple[str, int]] = set()  # camera and stamp
+
+    def forget(self) -> None:
+        self._with_depth.clear()
+
+    def show(self, update: MapUpdate) -> None:
+        """Publish the newest keyframe that has got its first depth, where somebody listens."""
+        fresh = [
+            keyframe for keyframe in update.changed if (keyframe.camera, keyframe.stamp_ns) not in self._with_depth
+        ]
+        fresh = [keyframe for keyframe in fresh if keyframe.camera in self.frames and (keyframe.depth > 0).any()]
+        self._with_depth.update((keyframe.camera, keyframe.stamp_ns) for keyframe in fresh)
+        heard = {key for key, topic in self._topics.items() if is_heard(topic)}
+        if not fresh or not heard:
+            return
+        newest = max(fresh, key=lambda keyframe: keyframe.index)
+        if "keyframe_cloud" in heard:
+            points = keyframe_cloud(
+                newest, min_confidence=float(self._live("min_confidence")), stride=int(self._live("map_stride"))
+            )
+            message = conversions.cloud_message([conversions.pack(points)], newest.stamp_ns, self._frame)
+            self._topics["keyframe_cloud"].publish(message)
+        for key, make in (
+            ("depth_info", conversions.keyframe_info_message),
+            ("keyframe_image", conversions.keyframe_image_message),
+            ("depth", conversions.depth_message),
+        ):
+            if key in heard:
+                self._topics[key].publish(make(newest, self.frames[newest.camera]))
 
 
 class _Once:

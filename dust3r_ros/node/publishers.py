@@ -13,8 +13,8 @@ from dust3r_ros.msg import MappingStatus
 from dust3r_ros.node import conversions
 from dust3r_ros.node.conversions import Arrival
 from dust3r_ros.node.interface import OUTPUTS
-from dust3r_ros.node.map_maker import KEYFRAME_TOPICS, Audience, News
-from dust3r_ros.node.map_publisher import MAP_TOPICS, grid_options, is_heard
+from dust3r_ros.node.map_maker import Audience, News
+from dust3r_ros.node.map_publisher import KEYFRAME_TOPICS, MAP_TOPICS, grid_options, is_heard
 from dust3r_ros.node.qos import advertise_all, withdraw
 from dust3r_ros.node.tf_output import TfOutput
 from dust3r_ros.node.topics import CameraTopics

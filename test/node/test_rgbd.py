@@ -19,10 +19,14 @@ def test_the_node_is_an_rgbd_camera(bench, sequence):
         name = row.name.replace("~", "/dust3r")
         recorder.node.create_subscription(kind, name, took.append, qos_profile(row.quality))
     bench.play(sequence, last=16)
-    bench.handled(16)
-    recorder.wait(lambda: all(heard.values()) and "keyframe_cloud" in recorder.last, 60, "a keyframe is published")
-    counts = {key: len(took) for key, took in heard.items()}
-    assert len(set(counts.values())) == 1, counts
+    keyframes = bench.handled(16).keyframes
+    recorder.wait(
+        lambda: {*map(len, heard.values()), recorder.counts["keyframe_cloud"]} == {keyframes},
+        60,
+        f"each of {keyframes} keyframes is published",
+    )
+    stamps = [[(m.header.stamp.sec, m.header.stamp.nanosec) for m in took] for took in heard.values()]
+    assert stamps[0] == stamps[1] == stamps[2] and len(set(stamps[0])) == keyframes, "each is published once"
     depth, info, image = (took[-1] for took in heard.values())
     assert depth.header == info.header == image.header
     sizes = {(message.width, message.height) for message in (depth, info, image)}
