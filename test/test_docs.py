@@ -33,7 +33,7 @@ def test_what_is_made_from_the_code_is_up_to_date() -> None:
     assert done.returncode == 0, f"{done.stdout}{done.stderr}run 'python tools/docs.py'"
 
 
-@pytest.mark.parametrize("name", ["docs/parameters.md", "config/dust3r.yaml", "docs/ros.md"])
+@pytest.mark.parametrize("name", ["docs/parameters.md", "config/dust3r.yaml", "config/sros2_policy.xml", "docs/ros.md"])
 def test_check_finds_an_old_page_and_changes_nothing(
     name: str, tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,7 +43,7 @@ def test_check_finds_an_old_page_and_changes_nothing(
     monkeypatch.setattr(tool, "ROOT", tmp_path)
     monkeypatch.setattr(tool, "launch_files", lambda: list(LAUNCH_FILES.values()))
     page = tmp_path / name
-    old = page.read_text(encoding="utf-8").replace("image_transport", "image_transfer")
+    old = page.read_text(encoding="utf-8").replace("image_transport", "image_transfer").replace("save_map", "keep_map")
     page.write_text(old, encoding="utf-8")
     monkeypatch.setattr(sys, "argv", ["docs.py", "--check"])
     assert tool.main() == 1 and page.read_text(encoding="utf-8") == old

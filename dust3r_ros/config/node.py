@@ -157,3 +157,9 @@ class NodeConfig:
         " whole network.",
     )
     output_dir: str = row("", "Folder for the results, written on cleanup; empty: none.", path=True)
+    files_root: str = row(
+        "",
+        "Folder outside which services neither read nor write files; their relative paths then start there. "
+        "Empty: anywhere.",
+        path=True,
+    )

@@ -272,6 +272,27 @@ SERVICES: dict[str, Service] = {
     ),
 }
 
+# What rclpy gives every lifecycle node; an access policy must allow it, too.
+NODE_PUBLISHES = ("/parameter_events", "/rosout", "~/transition_event")
+NODE_SUBSCRIBES = ("/clock",)
+NODE_SERVICES = tuple(
+    f"~/{name}"
+    for name in (
+        "change_state",
+        "describe_parameters",
+        "get_available_states",
+        "get_available_transitions",
+        "get_parameter_types",
+        "get_parameters",
+        "get_state",
+        "get_transition_graph",
+        "get_type_description",
+        "list_parameters",
+        "set_parameters",
+        "set_parameters_atomically",
+    )
+)
+
 
 def interface_type(row: Topic | Service) -> Any:
     """The class of a row's message or service; raises ``ImportError`` where its ROS package is missing."""

@@ -40,7 +40,7 @@ def calibration_from(message: CameraInfo, topic: str) -> tuple[Calibration | Non
     return calibration, f"{topic} is not used: {remark}" if remark and calibration is None else remark
 
 
-def write_calibration(path: str, session: Session, camera: str = "") -> tuple[str, ...]:
+def write_calibration(path: str, session: Session, camera: str = "", root: str = "") -> tuple[str, ...]:
     """Write the raw cameras of a session (all, or the one named) for camera_info_manager; returns the files.
 
     A ``path`` ending in .yaml or .yml is the file of one camera; any other is a folder, created if missing, for one
@@ -48,7 +48,7 @@ def write_calibration(path: str, session: Session, camera: str = "") -> tuple[st
     and several cameras for one file; ``OutputError`` when it cannot be written.
     """
     cameras = session.cameras
-    path = full_path(path, "a folder, or a .yaml file for one camera")
+    path = full_path(path, "a folder, or a .yaml file for one camera", root)
     chosen = _estimated(cameras, camera)
     files = _camera_files(path, [item.name for item in chosen])
     for file, item in zip(files, chosen, strict=True):
@@ -57,14 +57,22 @@ def write_calibration(path: str, session: Session, camera: str = "") -> tuple[st
     return tuple(str(file) for file in files)
 
 
-def full_path(path: str, meant: str) -> str:
+def full_path(path: str, meant: str, root: str = "") -> str:
     """The requested path as an absolute one, so that the answer tells where the file is.
 
-    Raises ``InputError`` for an empty path, saying what is ``meant``, and ``ConfigError`` if it cannot be expanded.
+    With a ``root`` (``files_root``), relative paths start there, and symbolic links are followed: the result lies in
+    that folder. Raises ``InputError`` for an empty path, saying what is ``meant``, and for one outside ``root``;
+    ``ConfigError`` if it cannot be expanded.
     """
     if not path:
         raise InputError(f"path is empty; it must name {meant}")
-    return os.path.abspath(expanded(path))
+    if not root:
+        return os.path.abspath(expanded(path))
+    folder = os.path.realpath(root)
+    found = os.path.realpath(os.path.join(folder, expanded(path)))
+    if os.path.commonpath([folder, found]) != folder:
+        raise InputError(f"path '{path}' lies outside '{root}'; files_root confines services to that folder")
+    return found
 
 
 def _estimated(cameras: Mapping[str, Camera], camera: str) -> list[Camera]:
@@ -109,9 +117,9 @@ def reset(session: Session) -> MapChange:
     return MapChange(None)
 
 
-def load_map(session: Session, path: str, mode: str) -> MapChange:
+def load_map(session: Session, path: str, mode: str, root: str = "") -> MapChange:
     """Load a saved map in place of this one; set ``mode`` unless empty. Raises ``InputError`` and ``MapFileError``."""
-    path = full_path(path, "a saved map, such as /tmp/map.db")
+    path = full_path(path, "a saved map, such as /tmp/map.db", root)
     count = session.load(path)
     if mode:
         session.set_mapping(mode == "mapping")
@@ -130,14 +138,14 @@ def set_scale(session: Session, factor: float, distance: float, first: int, seco
     return MapChange(float(factor), session.set_scale(factor))
 
 
-def save_map(session: Session, path: str) -> str:
+def save_map(session: Session, path: str, root: str = "") -> str:
     """Save the map; returns a sentence on what was written.
 
     Raises ``InputError`` for an empty path or map, ``OutputError`` when it cannot be written.
     """
     from dust3r_ros.storage.saved_map import save_map as save_whole_map
 
-    path = full_path(path, "the file to write, such as /tmp/map.db")
+    path = full_path(path, "the file to write, such as /tmp/map.db", root)
     if Path(path).is_dir():
         raise OutputError(f"'{path}' is a folder; path must name the file to write, such as {Path(path) / 'map.db'}")
     keyframes = session.mapper.counts.keyframes
@@ -160,11 +168,11 @@ def localize(session: Session, camera: str, image: Image) -> tuple[PnpResult, st
     return found, f"found; {named} not in the map ({', '.join(known)}), so its focal length was estimated"
 
 
-def save_calibration(session: Session, path: str, camera: str) -> tuple[str, ...]:
+def save_calibration(session: Session, path: str, camera: str, root: str = "") -> tuple[str, ...]:
     """Returns the files written. Errors as ``write_calibration``, and ``InputError`` before the first image."""
     if not session.cameras:
         raise InputError("no camera has sent an image yet, so there is no calibration to save")
-    return write_calibration(path, session, camera)
+    return write_calibration(path, session, camera, root)
 
 
 def export_map(session: Session, path: str, kind: str, mapper: MapperConfig, node: NodeConfig) -> str:
@@ -175,7 +183,7 @@ def export_map(session: Session, path: str, kind: str, mapper: MapperConfig, nod
     """
     from dust3r_ros.products.exports import Exporter, ExportOptions
 
-    path = full_path(path, "what to write, such as /tmp/map.ply")
+    path = full_path(path, "what to write, such as /tmp/map.ply", node.files_root)
     grid = replace(grid_options(node), min_confidence=mapper.min_confidence)
     options = ExportOptions(min_confidence=mapper.min_confidence, fusion=mapper.fusion, grid=grid)
     return Exporter(session.mapper.keyframes, options).write(path, kind)

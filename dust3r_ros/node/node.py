@@ -65,8 +65,9 @@ class MappingNode(ReportingNode):
         mapper = self.parameters.mapper()
         self._config = own_files(self.parameters.node(), self.apart, self.get_namespace())
         self._mapper_config = mapper
-        if self._config.output_dir:
-            make_folder(self._config.output_dir)  # fail now rather than after the run
+        for folder in (self._config.output_dir, self._config.files_root):
+            if folder:
+                make_folder(folder)  # fail now rather than after the run
         cameras = all_camera_topics(self._config, partial(full_topic, self))
         self._first_camera = cameras[0].name
         self._images = ", ".join(camera.image for camera in cameras)

@@ -33,6 +33,7 @@ class Services:
     ) -> None:
         self._node, self._pipeline, self._frame = node, pipeline, map_frame
         self._on_pause, self._on_restart = on_pause, on_restart
+        self._root = pipeline.node_config.files_root
         callbacks = {
             "reset": self._reset,
             "pause": self._pause,
@@ -71,7 +72,7 @@ class Services:
         return response
 
     async def _save_map(self, request: Any, response: Any) -> Any:
-        return self._logged(await self._answer(response, self._pipeline.run(jobs.save_map, request.path)))
+        return self._logged(await self._answer(response, self._pipeline.run(jobs.save_map, request.path, self._root)))
 
     async def _load_map(self, request: Any, response: Any) -> Any:
         if request.mode not in ("", "mapping", "localization"):
@@ -80,7 +81,7 @@ class Services:
 
         self._pipeline.clear()
         self._on_restart()
-        work = self._pipeline.change(jobs.load_map, request.path, request.mode)
+        work = self._pipeline.change(jobs.load_map, request.path, request.mode, self._root)
         return self._logged(await self._answer(response, work))
 
     async def _localize(self, request: Any, response: Any) -> Any:
@@ -110,7 +111,7 @@ class Services:
         def put(files: tuple[str, ...]) -> None:
             response.files, response.message = list(files), f"calibrations written: {', '.join(files)}"
 
-        work = self._pipeline.run(jobs.save_calibration, request.path, request.camera)
+        work = self._pipeline.run(jobs.save_calibration, request.path, request.camera, self._root)
         return self._logged(await self._answer(response, work, put=put))
 
     async def _export_map(self, request: Any, response: Any) -> Any:

@@ -1,0 +1,60 @@
+"""The SROS2 policy in config/ has the form that ``ros2 security`` reads, and allows what a real node has and no more."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dust3r_ros.node.interface import INPUTS, NODE_PUBLISHES, NODE_SERVICES, NODE_SUBSCRIBES, OUTPUTS, SERVICES
+
+POLICY = Path(__file__).resolve().parents[2] / "config/sros2_policy.xml"
+LATER = {"/tf", "/tf_static", "/camera/estimated/pose"}  # with the first transform, with several cameras
+
+
+@pytest.fixture(scope="module")
+def profile() -> ElementTree.Element:
+    root = ElementTree.parse(POLICY).getroot()
+    assert (root.tag, root.get("version")) == ("policy", "0.2.0")
+    (enclave,) = root.findall("enclaves/enclave")
+    (found,) = enclave.findall("profiles/profile")
+    assert (enclave.get("path"), found.attrib) == ("/dust3r", {"ns": "/", "node": "dust3r"})
+    assert len(list(root)) == len(list(enclave)) == 1
+    return found
+
+
+def allowed(profile: ElementTree.Element, verb: str, full: bool = True) -> set[str]:
+    """Names in the rule of a verb; ``full``: with the node's name in place of the tilde."""
+    (rule,) = [rule for rule in profile if verb in rule.attrib]
+    assert rule.tag == ("services" if verb == "reply" else "topics") and rule.attrib == {verb: "ALLOW"}
+    assert {item.tag for item in rule} == {rule.tag[:-1]}
+    names = [item.text or "" for item in rule]
+    assert len(set(names)) == len(names) and all(name.startswith(("/", "~/")) for name in names)
+    return {name.replace("~", "/dust3r") if full else name for name in names}
+
+
+def test_everything_of_the_interface_is_in_it(profile: ElementTree.Element) -> None:
+    assert len(profile) == 3
+    assert allowed(profile, "reply", full=False) == {row.name for row in SERVICES.values()} | set(NODE_SERVICES)
+    for verb, rows, more in (("publish", OUTPUTS, NODE_PUBLISHES), ("subscribe", INPUTS, NODE_SUBSCRIBES)):
+        names = {row.name.replace("<camera>", "/camera") for row in rows.values()} | set(more)
+        plain = {name for name in names if name.startswith(("/", "~/"))}
+        others = {"/camera/image_raw"} if verb == "subscribe" else set()  # named by a parameter
+        assert allowed(profile, verb, full=False) == plain | others
+
+
+def test_a_node_has_what_it_allows_and_no_more(profile: ElementTree.Element, start_node: Callable[..., Any]) -> None:
+    bench = start_node(use_sim_time=True)
+    bench.status(lambda status: True, "the node is active")
+    node = bench.recorder.node
+
+    def names(kind: str) -> set[str]:
+        return {name for name, _ in getattr(node, f"get_{kind}_names_and_types_by_node")("dust3r", "/")}
+
+    assert names("publisher") == allowed(profile, "publish") - LATER
+    assert names("subscriber") == allowed(profile, "subscribe")
+    assert names("service") == allowed(profile, "reply")
+    assert names("client") == set()
