@@ -26,9 +26,10 @@ test: python  ## all tests but the long ones (ARGS="-k name" passes options to p
 test-long: python  ## all tests
 	@$(ENVIRONMENT) test -- $(PYTEST) -m "long or not long" $(ARGS)
 
-lint: python  ## ruff and mypy
+lint: python  ## ruff and mypy; packages with known vulnerabilities, where pip-audit gets an answer
 	@$(ENVIRONMENT) test -- ruff check .
 	@$(ENVIRONMENT) test -- mypy
+	@$(ENVIRONMENT) test -- python tools/audit.py
 
 docs: python  ## the docs as a site with search, into build/site/index.html
 	@$(ENVIRONMENT) docs -- python -m mkdocs build --strict $(ARGS)

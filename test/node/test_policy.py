@@ -1,4 +1,4 @@
-"""The SROS2 policy in config/ has the form that ``ros2 security`` reads, and allows what a real node has and no more."""
+"""The SROS2 policy in config/: of the form that ``ros2 security`` reads; it allows what a real node has, no more."""
 
 from __future__ import annotations
 
