@@ -288,14 +288,26 @@ class Densifier:
         return moved
 
     def leave(self, index: int) -> set[int]:
-        """Release the keyframe that left the window when ``index`` came; returns it if its depth changed."""
-        leaving = index - self._state.config.window
-        if leaving < 0:
-            return set()
-        changed = self._share(leaving, [leaving + apart for apart in _APART])
-        self.depths[leaving].freeze()
-        self.backend.forget(leaving)
+        """Release the keyframe that left the window when ``index`` came, and ``index`` itself if its depth came late.
+
+        Returns the former if its depth changed.
+        """
+        leaving, changed = index - self._state.config.window, set[int]()
+        if leaving >= 0:
+            changed = self._share(leaving, [leaving + apart for apart in _APART])
+            self._release(leaving)
+        if index < len(self._state.records) - self._state.config.window:
+            self._release(index)
         return changed
+
+    def release_old(self) -> None:
+        """Release all keyframes outside the window, those included that were paired again."""
+        for index in range(len(self._state.records) - self._state.config.window):
+            self._release(index)
+
+    def _release(self, index: int) -> None:
+        self.depths[index].freeze()
+        self.backend.forget(index)
 
     def stale(self) -> set[int]:
         """Drop depth from pairs whose geometry has changed since; returns the keyframes affected."""
@@ -326,9 +338,7 @@ class Densifier:
         young = range(max(0, leaving), len(self._state.records)) if last else ()
         for index in sorted(stale.union(young)):
             stale |= self._share(index, [index + way * apart for apart in _APART for way in (-1, 1)])
-        for index in range(leaving):
-            self.depths[index].freeze()
-            self.backend.forget(index)
+        self.release_old()
         return stale
 
     def _misled(self, stale: set[int]) -> set[int]:

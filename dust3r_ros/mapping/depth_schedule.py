@@ -137,6 +137,8 @@ class DepthSchedule:
     def some_depth(self) -> None:
         """Do a part of the next depth; it is shared with others once complete."""
         self.waiting.some_depth(self._in_parts)
+        if not self.waiting.without_depth:
+            self.dense.release_old()
 
     def _put_off(self, index: int, others: Sequence[int]) -> None:
         self.dense.connect(index, others)

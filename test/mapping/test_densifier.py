@@ -190,10 +190,13 @@ def test_depth_comes_from_the_pairs_that_promise_most(sequence: RenderedSequence
 
 def test_views_that_left_come_back(dense: tuple[Densifier, Oracle]) -> None:
     densifier, truth = dense
+    records = densifier._state.records
+    last = [records.pop(), records.pop()][::-1]
     densifier.densify(1, [0])
     before = densifier.depths[0].shown[1].sum()
     densifier.leave(1)
     assert densifier.backend.has(0), "within the window"
+    records += last
     densifier.leave(2)
     assert not densifier.backend.has(0) and densifier.backend.has(1)
     for near in (1, 2):
@@ -202,6 +205,20 @@ def test_views_that_left_come_back(dense: tuple[Densifier, Oracle]) -> None:
     assert densifier.backend.has(0)
     check(densifier, truth, 0)
     assert densifier.depths[0].shown[1].sum() >= 0.9 * before, "what was known is not lost"
+
+
+def test_depth_that_comes_late_leaves_at_once(dense: tuple[Densifier, Oracle]) -> None:
+    """As it does live, newest first: nothing would release it later."""
+    densifier, truth = dense
+    for index, others in ((3, [2, 1]), (2, [1, 0]), (1, [0])):
+        densifier.densify(index, others)
+        densifier.leave(index)
+    assert densifier.depths[1].frozen and not densifier.backend.has(1)
+    densifier.release_old()
+    assert [densifier.depths[index].frozen for index in range(4)] == [True, True, False, False]
+    assert [densifier.backend.has(index) for index in range(4)] == [False, False, True, True]
+    for index in range(4):
+        check(densifier, truth, index)
 
 
 def test_depth_is_renewed_only_where_the_geometry_changed(dense: tuple[Densifier, Oracle]) -> None:
