@@ -69,7 +69,7 @@ def _measured_points(recording: Any) -> str:
         return f", {len(reference_of(recording).points)} measured points"
     except InputError as error:
         name = recording.dataset
-        raise InputError(f"{error} ('dust3r-eval where {name}' says how it must lie)") from error
+        raise InputError(f"{error} ('dust3r-eval where {name}' prints the expected directory layout)") from error
 
 
 def add_run(tables: Any) -> None:

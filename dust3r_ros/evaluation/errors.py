@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DepthErrors:
-    """``rel`` and ``delta`` in percent over ``pixels`` that have both depths."""
+    """``rel`` and ``delta`` in percent over the ``pixels`` that have both depths."""
 
     rel: float
     delta: float
@@ -56,7 +56,7 @@ def depth_errors(
 
 
 def mean_errors(errors: Iterable[DepthErrors]) -> DepthErrors | None:
-    """Mean over images, each counting the same, as the literature averages; None of none."""
+    """Mean over images with equal weights, as in the literature; None without images."""
     parts: Sequence[DepthErrors] = list(errors)
     if not parts:
         return None
@@ -68,10 +68,10 @@ def mean_errors(errors: Iterable[DepthErrors]) -> DepthErrors | None:
 
 
 def resample(depth: Array32, keyframe: Keyframe, camera: Camera) -> Array32:
-    """A depth map that belongs to the images of ``camera``, for the pixels (H, W) of a keyframe's rectified one.
+    """A depth map of the images of ``camera``, resampled to the pixels (H, W) of a keyframe's rectified image.
 
-    The nearest value of each pixel's ray, because a mean over a depth edge is a depth that nothing has; 0 where
-    the camera does not see the ray. The depth map may be of another size than the images: both cover the same.
+    Nearest value at each pixel's ray: a mean across a depth edge is the depth of nothing. 0 where the camera does
+    not see the ray. The depth map may differ in size from the images; both cover the same field of view.
     """
     height, width = keyframe.depth.shape
     x = rays(pixel_grid(height, width), keyframe.focal, center_of(height, width))[..., :2]
@@ -85,7 +85,7 @@ def resample(depth: Array32, keyframe: Keyframe, camera: Camera) -> Array32:
     return np.where(inside, depth[rows, columns], np.float32(0.0))
 
 
-# An alignment of fewer poses fits almost anything.
+# Fewer poses can be aligned with almost anything.
 MIN_MATCHES = 3
 
 
@@ -125,8 +125,8 @@ def trajectory_errors(
 ) -> TrajectoryErrors:
     """Errors of ``estimate`` against ``truth`` after the least-squares alignment (Umeyama 1991).
 
-    Poses match when their stamps differ by at most ``tolerance_s``. ``scale`` estimates it too
-    (Sim3); False aligns by a rigid motion (SE3). Raises ``GeometryError`` for fewer than three
+    Poses match when their stamps differ by at most ``tolerance_s``. ``scale``: align by a Sim3,
+    else by a rigid motion (SE3). Raises ``GeometryError`` for fewer than three
     matches, a truth that stands still or an estimate that determines no alignment, and
     ``BackendError`` where evo is not installed.
     """
@@ -156,19 +156,19 @@ def trajectory_errors(
 
 
 def _check_poses(truth: Sequence[StampedPose], estimate: Sequence[StampedPose]) -> None:
-    """Raises ``GeometryError`` for too few poses, or some that are not finite."""
+    """Raises ``GeometryError`` for too few poses, or poses that are not finite."""
     if min(len(truth), len(estimate)) < MIN_MATCHES:
         raise GeometryError(f"{len(estimate)} poses against {len(truth)} true ones; at least {MIN_MATCHES} are needed")
     for name, poses in (("true", truth), ("estimated", estimate)):
         broken = sum(not np.isfinite(pose.w_T_c).all() for pose in poses)
         if broken:
-            raise GeometryError(f"{broken} of {len(poses)} {name} poses are not finite; leave out what is not known")
+            raise GeometryError(f"{broken} of {len(poses)} {name} poses are not finite; leave out unknown poses")
 
 
 def _aligned(
     truth: Sequence[StampedPose], estimate: Sequence[StampedPose], scale: bool, tolerance_s: float
 ) -> tuple[tuple[PoseTrajectory3D, PoseTrajectory3D], tuple[Array, Array, float]]:
-    """Truth and estimate at the stamps of both, the estimate aligned, and the rotation, translation, scale of that."""
+    """Truth and aligned estimate at their common stamps, and the rotation, translation and scale of the alignment."""
     from evo import EvoException
     from evo.core import sync
 
@@ -193,7 +193,7 @@ def _check(reference: PoseTrajectory3D, moved: PoseTrajectory3D) -> None:
 
 
 def _measured(metric: APE | RPE, pair: tuple[PoseTrajectory3D, PoseTrajectory3D]) -> Array:
-    """The errors (N,) of all poses, or steps, of truth and estimate, by a metric of evo."""
+    """Errors (N,) of all poses, or steps, by a metric of evo."""
     metric.process_data(pair)
     return np.asarray(metric.error, dtype=np.float64)
 

@@ -73,7 +73,7 @@ def _matched(run: SceneRun) -> tuple[list[int], Array]:
 
 
 def _trajectory(axes: Axes, run: SceneRun) -> None:
-    """Both paths in the plane in which the true one is widest."""
+    """Both paths, in the plane in which the true path is widest."""
     truth = _positions(run.scene.truth)
     middle = truth.mean(axis=0)
     plane = np.linalg.svd(truth - middle, full_matrices=False)[2][:2].T

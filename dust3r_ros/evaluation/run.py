@@ -1,4 +1,4 @@
-"""One scene through the mapper, and what came of it against the truth, as a table and as JSON."""
+"""One scene through the mapper and its figures against the truth, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ LEGEND = (
 def markdown(results: Sequence[Result]) -> str:
     """The table, one row per result, notes below.
 
-    A result is ``SceneResult.to_json()``, or scene, metric and note of one that failed.
+    A result is ``SceneResult.to_json()``, or scene, metric and note of a scene that failed.
     """
     names = [name for name, _ in COLUMNS]
     lines = ["| " + " | ".join(names) + " |", "| --- |" + " ---: |" * (len(names) - 1)]
@@ -127,7 +127,7 @@ class SceneResult:
 
 @dataclass(frozen=True, eq=False)
 class SceneRun:
-    """A result and what plots need: the mapper as it ended and the focal (native pixels) after each frame."""
+    """A result and the data for plots: the final mapper and the focal (native pixels) after each frame."""
 
     scene: Scene
     result: SceneResult

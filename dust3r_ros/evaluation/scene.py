@@ -23,7 +23,7 @@ _STAMP_TOLERANCE_NS = 10_000_000
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """``focal`` (pixels, mean of fx and fy) holds at ``width`` x ``height``; ``metric``: the poses are in metres."""
+    """``focal`` (pixels, mean of fx and fy) is for ``width`` x ``height``; ``metric``: the poses are in metres."""
 
     name: str
     path: Path
@@ -48,7 +48,7 @@ class Scene:
         return (image / self.depth_scale).astype(np.float32)
 
     def depth_file(self, stamp_ns: int) -> Path | None:
-        """What holds the depth at a stamp; None where there is none within 10 ms."""
+        """The depth file at a stamp; None without one within 10 ms."""
         nearest = min(self.depth_files, key=lambda stamp: abs(stamp - stamp_ns), default=None)
         if nearest is None or abs(nearest - stamp_ns) > _STAMP_TOLERANCE_NS:
             return None
@@ -90,7 +90,7 @@ def image_files(path: str | Path) -> dict[int, Path]:
 def find_scenes(paths: Iterable[str | Path]) -> list[Path]:
     """The scene folders among ``paths`` and directly in them, sorted within each.
 
-    Raises ``InputError`` for a path that is none and holds none.
+    Raises ``InputError`` for a path that neither is nor holds a scene.
     """
     found: list[Path] = []
     for path in map(Path, paths):

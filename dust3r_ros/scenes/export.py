@@ -20,7 +20,7 @@ from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.types import Image, StampedPose
 
 STORAGES = ("mcap", "sqlite3", "ros1")
-_LATENCY_NS = 2_000_000  # a message is recorded this long after its image was taken
+_LATENCY_NS = 2_000_000  # delay from taking an image to recording its message
 
 
 def write_folder(sequence: RenderedSequence, path: str | Path) -> None:
@@ -97,7 +97,7 @@ def write_bag(
 
 
 def _write_rosbag2(path: Path, storage: str, messages: Iterator[tuple[int, str, Any]], store: Any) -> None:
-    """The folder of a rosbag2 whole or not at all, though its writer makes a folder itself."""
+    """Write the folder of a rosbag2 whole or not at all; its writer insists on creating the folder itself."""
     from rosbags.rosbag2 import StoragePlugin
     from rosbags.rosbag2 import Writer as Writer2
 
@@ -120,7 +120,7 @@ def _write(writer: Any, messages: Iterator[tuple[int, str, Any]], store: Any, se
 
 
 class _Types:
-    """Makes messages of a type store; ROS 1 headers have a sequence number, its CameraInfo capital names."""
+    """Makes messages of a type store; ROS 1 headers have a sequence number, ROS 1 CameraInfo has capital names."""
 
     def __init__(self, store: Any) -> None:
         self._types = store.types

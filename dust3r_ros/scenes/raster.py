@@ -1,7 +1,7 @@
 """Drawing and resampling for textures: OpenCV's where it is installed, else NumPy's and SciPy's.
 
-A machine that trains may have torch and little else. What is drawn there has the same sizes and colours; resampled
-values differ by rounding, outlines by half a pixel, and letters are of a script of their own.
+A training machine may have torch and little else. Drawings there have the same sizes and colours; resampled values
+differ by rounding, outlines by half a pixel, and the letters are those of an invented script.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ try:
 except ImportError:
     cv2 = None
 
-_LIST = 256  # cv2.remap takes images, not lists: samples are laid out in rows of this many
-_CUBIC = -0.75  # the kernel's free parameter, as OpenCV has it
+_LIST = 256  # cv2.remap takes images, not lists: samples are arranged in rows of this length
+_CUBIC = -0.75  # the kernel's free parameter, as in OpenCV
 _HEIGHT, _ADVANCE = 21, 18  # pixels of a letter at scale 1
-_CELLS = (7, 5)  # of a letter of the other script
+_CELLS = (7, 5)  # of a letter of the invented script
 
 FONTS = (0, 2, 3, 4)  # OpenCV's Hershey fonts: simplex, duplex, complex, triplex
 
 
 def enlarge(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(height, width) float32 of ``image`` (h, w) by cubic convolution; the edge goes on outside."""
+    """(height, width) float32 of ``image`` (h, w) by cubic convolution; edges are replicated."""
     if cv2 is not None:
         return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC))
     down, across = _cubic(image.shape[0], height), _cubic(image.shape[1], width)
@@ -53,7 +53,7 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def sample(image: Any, x: np.ndarray, y: np.ndarray) -> Any:
-    """Bilinear samples (P,) or (P, C) of ``image`` (h, w[, C]) at pixels (x, y) (P,); the edge goes on outside."""
+    """Bilinear samples (P,) or (P, C) of ``image`` (h, w[, C]) at pixels (x, y) (P,); edges are replicated."""
     if cv2 is None:
         return _bilinear(image, x, y)
     rows = -(-len(x) // _LIST)
@@ -110,7 +110,7 @@ def frame(picture: np.ndarray, low: tuple[int, int], high: tuple[int, int], tone
 
 
 def disc(picture: np.ndarray, center: tuple[int, int], radius: int, tone: Any) -> None:
-    """Fill a circle, its edge smooth where OpenCV draws it."""
+    """Fill a circle; its edge is smooth where OpenCV draws it."""
     if cv2 is not None:
         cv2.circle(picture, center, radius, tone, -1, cv2.LINE_AA)
     else:
@@ -118,7 +118,7 @@ def disc(picture: np.ndarray, center: tuple[int, int], radius: int, tone: Any) -
 
 
 def text(ink: np.ndarray, words: str, at: tuple[int, int], font: int, scale: float, thick: int) -> None:
-    """Write ``words`` into ``ink`` (h, w) uint8, 255 where there is some; ``at`` (x, y) the left end of their base."""
+    """Write ``words`` into ``ink`` (h, w) uint8, 255 where there is ink; ``at`` (x, y): left end of the baseline."""
     if cv2 is not None:
         cv2.putText(ink, words, at, font, scale, 255, thick, cv2.LINE_AA)
         return
@@ -148,7 +148,7 @@ def _bilinear(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=512)
 def _glyph(letter: str, font: int, height: int, width: int) -> np.ndarray:
-    """A letter of a script of its own: strokes in a grid of cells, the same for a letter in every size."""
+    """A letter of the invented script: strokes in a grid of cells, the same at every size."""
     rng = np.random.default_rng([zlib.crc32(letter.encode()), font])
     cells = np.zeros(_CELLS, np.float32)
     for _ in range(3):
@@ -176,7 +176,7 @@ def _cubic(count: int, wanted: int) -> np.ndarray:
 
 
 def _around(picture: np.ndarray, center: Sequence[int], reach: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The square of ``picture`` around a place, with its rows (h, 1) and columns (1, w) from there."""
+    """The square of ``picture`` around a place, with rows (h, 1) and columns (1, w) relative to it."""
     top, left = max(center[1] - reach, 0), max(center[0] - reach, 0)
     area = picture[top : max(center[1] + reach + 1, 0), left : max(center[0] + reach + 1, 0)]
     y = np.arange(area.shape[0])[:, None] + top - center[1]

@@ -62,7 +62,7 @@ def _up(height: float) -> Array:
 
 
 def _things(rng: np.random.Generator, low: Array, high: Array, count: int) -> list[Solid]:
-    """Small boxes, cans and balls side by side on a rectangle that lies at z = low[2]."""
+    """Small boxes, cans and balls side by side on the rectangle low to high at z = low[2]."""
     solids: list[Solid] = []
     cells = np.linspace(low[0], high[0], count + 1)
     for left, right in pairwise(cells):

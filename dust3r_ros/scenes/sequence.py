@@ -1,4 +1,4 @@
-"""Image sequences with exact truth: what a hand-held camera sees on its way through a rendered world."""
+"""Image sequences with exact truth: views of a hand-held camera moving through a rendered world."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PathFunction = Callable[[Array], tuple[Array, Array]]
 
 @dataclass(frozen=True)
 class Path:
-    """``at`` maps s in [0, 1] (N,) to positions and points looked at (N, 3); ``speed`` in m/s is the usual one.
+    """``at`` maps s in [0, 1] (N,) to positions and points looked at (N, 3); ``speed`` is the default in m/s.
 
-    A ``closed`` path may be walked more than once; an open one is walked slower when there is more
-    time than length. ``sway`` metres is how unsteady the hand is.
+    A ``closed`` path may be walked more than once; an open one is walked more slowly when there is time left.
+    ``sway``: unsteadiness of the hand, metres.
     """
 
     at: PathFunction
@@ -85,8 +85,8 @@ def walk(
 
     ``kind``: orbit (around the room's table, looking in), sweep (sideways, forward and turning), forward,
     corridor (in the corridor's world), rotation (on the spot). ``speed`` in m/s (None: the path's own);
-    ``laps`` instead of it fixes how much of the path is walked (1: a closed path ends where it began).
-    ``seed`` moves the unsteadiness of the hand. Raises ``InputError`` for an unknown kind or impossible numbers.
+    ``laps`` sets instead how much of the path is walked (1: a closed path ends where it began).
+    ``seed`` varies the unsteadiness of the hand. Raises ``InputError`` for an unknown kind or impossible numbers.
     """
     path = _checked(kind, frames, rate_hz)
     dense = np.linspace(0, 1, 4001)
@@ -108,7 +108,7 @@ def _checked(kind: str, frames: int, rate_hz: float) -> Path:
     if kind not in PATHS:
         raise InputError(f"unknown camera path '{kind}'; known are {', '.join(PATHS)}")
     if frames < 1 or not rate_hz > 0:
-        raise InputError(f"a camera path of {frames} frames at {rate_hz} Hz is none; both must be positive")
+        raise InputError(f"a camera path of {frames} frames at {rate_hz} Hz is impossible; both must be positive")
     return PATHS[kind]
 
 
@@ -131,7 +131,7 @@ def look_at(position: Array, target: Array, roll: float = 0.0) -> Array:
 
 
 FIRST_STAMP_NS = 1_700_000_000_000_000_000
-FOCAL_PER_WIDTH = 0.83  # the default camera: 62 degrees wide, on purpose none of the usual guesses
+FOCAL_PER_WIDTH = 0.83  # the default camera: 62 degrees wide, deliberately none of the usual guesses
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +154,7 @@ class RenderedSequence:
 
 
 def stamps(frames: int, rate_hz: float) -> NDArray[np.int64]:
-    """(N,) nanoseconds of a camera that began at ``FIRST_STAMP_NS``."""
+    """(N,) nanoseconds of a camera that starts at ``FIRST_STAMP_NS``."""
     return FIRST_STAMP_NS + np.round(np.arange(frames) * (1e9 / rate_hz)).astype(np.int64)
 
 
@@ -208,7 +208,7 @@ def render_sequence(
     laps: float | None = None,
     supersample: int = 2,
 ) -> RenderedSequence:
-    """A walk of ``kind`` (see ``trajectory.walk``) through ``room(seed)``, or ``corridor(seed)`` for that kind."""
+    """A walk of ``kind`` (see ``walk``) through ``room(seed)``, or ``corridor(seed)`` for that kind."""
     poses = walk(kind, frames, rate_hz=rate_hz, speed=speed, laps=laps, seed=seed)
     world = corridor(seed) if kind == "corridor" else room(seed)
     return render_path(

@@ -1,4 +1,4 @@
-"""Furniture: solids made of surfaces, and the light that they stand in the way of."""
+"""Furniture: solids made of surfaces, and the shadows they cast."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dust3r_ros.scenes.surfaces import Ball, Panel, Surface, Tube
 from dust3r_ros.scenes.textures import Pattern
 from dust3r_ros.types import Array, Array32
 
-_SKIN = 1e-3  # metres; a point this near a surface is on it, not behind it
+_SKIN = 1e-3  # metres; a point this close to a surface is on it, not behind it
 
 
 class Solid(Protocol):
@@ -73,7 +73,7 @@ def box_panels(low: Array, high: Array, yaw: float = 0.0, inside: bool = False) 
 
 @dataclass(frozen=True, eq=False)
 class Box(_Bounded):
-    """Box from ``low`` to ``high`` (3,), turned by ``yaw`` about its middle; the top may be painted otherwise."""
+    """Box from ``low`` to ``high`` (3,), turned by ``yaw`` about its middle; the top may have its own paint."""
 
     low: Array
     high: Array
@@ -121,7 +121,7 @@ class Pillar(_Bounded):
         return [(Tube(self.base, self.radius, self.height), self.side), (lid, self.top)]
 
     def blocks(self, points: Array, lamp: Array) -> NDArray[np.bool_]:
-        """Whether the part of the way within the round and the part below the top overlap."""
+        """Whether the parts of the ray inside the circle and below the top overlap."""
         start, way = points - self.base, lamp - points
         rise = np.where(np.abs(way[:, 2]) < 1e-9, 1e-9, way[:, 2])
         a = np.maximum(_dot(way[:, :2], way[:, :2]), 1e-12)
@@ -159,7 +159,7 @@ _OFFSETS = np.array([[-0.3, -0.2, 0], [0.3, -0.2, 0], [-0.3, 0.2, 0], [0.3, 0.2,
 
 @dataclass(frozen=True, eq=False)
 class Lamp:
-    """A rectangular lamp around ``position`` (3,); ``ambient`` light is there everywhere."""
+    """A rectangular lamp around ``position`` (3,); ``ambient`` light is everywhere."""
 
     position: Array
     ambient: float = 0.5
@@ -177,13 +177,13 @@ class Lamp:
         bounds = np.array([solid.bounds for solid in solids]).reshape(-1, 2, 3)
         light = np.zeros(len(points))
         for lamp in self.position + _OFFSETS:
-            # A solid beside the box around the points and the lamp stands in nobody's light.
+            # A solid outside the box around the points and the lamp casts no shadow on them.
             lowest, highest = np.minimum(corners[:, 0], lamp), np.maximum(corners[:, 1], lamp)
             between = ((bounds[:, 1] >= lowest) & (bounds[:, 0] <= highest)).all(axis=1)
             near = [solid for solid, is_between in zip(solids, between, strict=True) if is_between]
             light += self._from(lamp, points, normals, near) / len(_OFFSETS)
         grid = (self.ambient + self.strength * light).reshape(rows, columns).astype(np.float32)
-        import cv2  # here, since rendered worlds to train on do without it
+        import cv2  # imported here, since worlds for training do without it
 
         return np.asarray(cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 

@@ -83,7 +83,7 @@ class Surface(Protocol):
         """(N, 3) points whose convex hull holds the surface."""
 
     def cast(self, rays: RayGrid) -> Hit:
-        """The nearest outer side seen along every ray."""
+        """The nearest outer side along every ray."""
 
     def points(self, u: Array, v: Array) -> tuple[Array, Array]:
         """Points and outward unit normals (N, 3) at texture coordinates (N,)."""

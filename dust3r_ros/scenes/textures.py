@@ -1,8 +1,8 @@
-"""Image textures in metres, filtered by their footprint, and procedural pictures of what rooms are made of.
+"""Image textures in metres, filtered by their footprint, and procedural pictures of materials in rooms.
 
-Every pattern takes a random generator and its size in texels (height, width) at ``scale`` texels
-per metre and gives RGB float32 in [0, 1], albedo without light. All carry noise at several
-octaves, so that there are corners to track from near and from far.
+Every pattern takes a random generator and its size in texels (height, width) at ``scale`` texels per metre and gives
+RGB float32 in [0, 1], albedo without light. All carry noise at several octaves, so that there are corners to track at
+any distance.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Texture:
 
 def texture(image: Image, width: float, height: float) -> Texture:
     """A texture of ``width`` x ``height`` metres from a picture (H, W, 3) uint8."""
-    import cv2  # here, since rendered worlds to train on do without it
+    import cv2  # imported here, since worlds for training do without it
 
     levels = [image]
     while min(levels[-1].shape[:2]) > 1:
@@ -91,7 +91,7 @@ def _color(rng: np.random.Generator, low: float = 0.15, high: float = 0.9, grey:
 
 
 def _mottle(rng: np.random.Generator, base: Array32, scale: float, strength: float) -> Array32:
-    """Multiplies stains of 20 cm down to speckles of about 1 cm into a picture."""
+    """Multiplies a picture by stains from 20 cm down to speckles of about 1 cm."""
     height, width = base.shape[:2]
     stains = noise(rng, height, width, 0.2 * scale, 3)
     speckles = noise(rng, height, width, 0.03 * scale, 2)
@@ -241,7 +241,7 @@ def _text(rng: np.random.Generator, picture: Array32) -> None:
 
 
 def decorated(ground: Pattern, sheets_per_area: float = 0.35) -> Pattern:
-    """``ground`` with posters hung on it, so many per square metre."""
+    """``ground`` with posters hung on it, ``sheets_per_area`` per square metre."""
 
     def pattern(rng: np.random.Generator, height: int, width: int, scale: float) -> Array32:
         picture = ground(rng, height, width, scale).copy()

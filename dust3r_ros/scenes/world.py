@@ -35,10 +35,10 @@ class World:
     textures: tuple[Texture, ...]
 
     def render(self, w_T_c: Array, width: int, height: int, focal: float, supersample: int = 2) -> RenderedView:
-        """What a pinhole camera at ``w_T_c`` (4, 4, optical frame) sees; ``focal`` and sizes in pixels.
+        """The view of a pinhole camera at ``w_T_c`` (4, 4, optical frame); ``focal`` and sizes in pixels.
 
-        Every pixel is the mean of ``supersample``^2 rays, each of which sees the texture averaged
-        over its own footprint; the depth is that of the ray through the pixel's centre.
+        Every pixel is the mean of ``supersample``^2 rays, each averaging the texture over its own footprint; depth is
+        taken along the ray through the pixel's centre.
         """
         if min(width, height, supersample) < 1 or not focal > 0:
             raise InputError(
@@ -106,8 +106,8 @@ def build(
 ) -> World:
     """Paint and light everything; ``per_metre`` texels on the shell, 1.5 times as many on furniture.
 
-    Each surface has its own random numbers (from ``seed`` and its place), so that one more piece of
-    furniture changes no other's paint.
+    Each surface has its own random numbers (from ``seed`` and its place), so that adding furniture changes no other
+    paint.
     """
     painted = [(surface, pattern, per_metre, 12.0) for surface, pattern in shell]
     painted += [(surface, pattern, 1.5 * per_metre, 40.0) for solid in solids for surface, pattern in solid.surfaces()]

@@ -78,7 +78,7 @@ def test_the_suite_maps_renders_compares_and_writes(
         == 0
     )
     said = capsys.readouterr()
-    assert "no recorded scenes are measured" in said.err and "gone" in said.err
+    assert "no recorded scene is measured" in said.err and "gone" in said.err
     found = read_run(tmp_path / "out/run.json")
     assert [row["system"] for row in found.rows] == ["two_view", "opencv"] and found.rows[0]["frames"] == 8
     head = found.about
@@ -185,12 +185,12 @@ def test_the_bar_counts_the_images_that_are_read(
     [
         (["run", "tum", ".", "--out", "x.json"], "holds nothing of tum"),
         (["run", "tum", "gone", "--out", "x.json"], "'gone' is not a folder"),
-        (["run", "tum", ".", "--protocol", "other", "--out", "x.json"], "protocol 'other' is not known"),
+        (["run", "tum", ".", "--protocol", "other", "--out", "x.json"], "protocol 'other' is unknown"),
         (["suite", "--no-worlds"], "there is no scene to measure"),
         (["suite", "--only", "nothing"], "there is no scene to measure"),
         (["suite", "--against", "gone.json"], "gone.json"),
         (["report", "--out", "x.html"], "RUN.json"),
-        (["where", "nothing"], "'nothing' is not known"),
+        (["where", "nothing"], "'nothing' is unknown"),
     ],
 )
 def test_errors_end_in_one_line(

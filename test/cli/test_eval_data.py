@@ -83,7 +83,7 @@ def test_every_protocol_of_a_data_set_runs_by_command(
     assert {row["dataset"] for row in run.rows} == {name} and {row["system"] for row in run.rows} == {"two_view"}
     for row in run.rows:
         if row["protocol"] == "monocular_depth":
-            assert "tells nothing of one image alone" in row["note"]
+            assert "has no depth for a single image" in row["note"]
         elif row["protocol"] in ("localisation", "trajectory", "multiview_pose_pnp", "speed"):
             assert not row.get("note"), row
     assert f"| {name} |" in capsys.readouterr().out and "not run here" in page.read_text()
@@ -149,6 +149,6 @@ def test_a_broken_tree_is_refused_by_the_name_of_the_file(
                 assert code == 0
                 continue
             assert code == 2, f"{file} {'gone' if gone else 'broken'}"
-            assert str(tmp_path) in line and f"'dust3r-eval where {name}' says how it must lie" in line
+            assert str(tmp_path) in line and f"'dust3r-eval where {name}' prints the expected directory layout" in line
             assert gone or file.name in line
             assert " at 0x" not in line and "Errno" not in line

@@ -31,8 +31,8 @@ DATASETS: dict[str, Dataset] = {module.DATASET.name: module.DATASET for module i
 
 
 def named(name: str) -> Dataset:
-    """The data set of that name, whatever its case. Raises ``InputError`` that lists them."""
+    """The data set of that name, in any case. Raises ``InputError`` that lists them."""
     found = DATASETS.get(name.lower())
     if found is None:
-        raise InputError(f"data set '{name}' is not known; {', '.join(DATASETS)} are")
+        raise InputError(f"data set '{name}' is unknown; known are {', '.join(DATASETS)}")
     return found

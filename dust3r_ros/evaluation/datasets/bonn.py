@@ -36,9 +36,9 @@ _MARKER = np.array(
 
 
 def camera_pose(T: Array) -> Array:
-    """``w_T_c`` of a pose of groundtruth.txt: lengths stay those of the motion capture.
+    """``w_T_c`` of a pose of groundtruth.txt, in the motion capture's unit of length.
 
-    The page's matrix also says that lengths in the depth images are 1.059 times too short for that.
+    By the page's matrix, lengths in the depth images are 1.059 times too short in comparison.
     """
     marker_T_c = _MARKER.copy()
     U, _, Vt = np.linalg.svd(_MARKER[:3, :3])
@@ -66,7 +66,7 @@ PATH/rgbd_bonn_balloon/
 """,
     notes=(
         "Depth: 5000 per metre. The poses of the file are those of a marker; the page's two matrices make them the\n"
-        "camera's. Lengths of poses and depth differ by the page's own factor of 1.059; neither is changed."
+        "camera's. Lengths of poses and depth differ by a factor of 1.059 (stated on the page); neither is changed."
     ),
     read=read,
 )

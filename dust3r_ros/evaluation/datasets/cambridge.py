@@ -48,7 +48,7 @@ def _views(scene: Path, listing: Path, focals: dict[str, float]) -> tuple[View, 
 
 
 def _camera_pose(path: Path, numbers: Array) -> Array:
-    """``w_T_c`` of a camera's centre and the quaternion (w first) that turns the world into the camera."""
+    """``w_T_c`` from a camera's centre and its quaternion (w first, world to camera)."""
     center, wxyz = numbers[:3], numbers[3:]
     c_T_w = reading.quaternion_pose(path, np.zeros(3), wxyz[[1, 2, 3, 0]])
     return pose(Rotation.from_matrix(c_T_w[:3, :3]).inv().as_matrix(), center)
@@ -73,7 +73,7 @@ def _focals(path: Path) -> dict[str, float]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"'{path}' cannot be read: {error}") from error
     if len(lines) != int(count) or any(len(line.split()) < 11 for line in lines):
-        raise InputError(f"'{path}' says {count} cameras; it holds fewer, or lines that are truncated")
+        raise InputError(f"'{path}' announces {count} cameras; it holds fewer, or truncated lines")
     return {_stem(fields[0]): reading.floats(path, fields[1:2])[0] for fields in map(str.split, lines)}
 
 

@@ -44,8 +44,8 @@ DATASET = Dataset(
     licence=co3d.LICENCE,
     layout=co3d.LAYOUT,
     notes=(
-        "Poses and depth are in a unit of each sequence's own. Files are named from PATH, the folder of categories.\n"
-        "Split: that of set_lists_fewview_dev.json; a sequence with test frames is test."
+        "Poses and depth are in an arbitrary unit per sequence. File names are relative to PATH, the folder of\n"
+        "categories. Split: that of set_lists_fewview_dev.json; a sequence with test frames is test."
     ),
     read=read,
 )

@@ -55,7 +55,7 @@ def _views(scene: Path) -> Iterator[View]:
             yield _view(scene, by_name[_CAMERA], by_name.get(_LIDAR), K)
     except (KeyError, TypeError) as error:
         raise InputError(
-            f"'{scene}' is not a DGP scene with {_CAMERA}: {error!r} is missing or of a wrong kind"
+            f"'{scene}' is not a DGP scene with {_CAMERA}: {error!r} is missing or of the wrong type"
         ) from error
 
 
@@ -73,7 +73,7 @@ def _view(scene: Path, camera: dict[str, Any], lidar: dict[str, Any] | None, K: 
 
 
 def _pose(path: Path, entry: dict[str, Any]) -> Array:
-    """A DGP pose, sensor to world. Protobuf's JSON leaves numbers out that are 0."""
+    """A DGP pose, sensor to world. Protobuf's JSON leaves out numbers that are 0."""
     t = reading.floats(path, [str(entry.get("translation", {}).get(name, 0.0)) for name in "xyz"])
     q = reading.floats(path, [str(entry.get("rotation", {}).get(name, 0.0)) for name in ("qx", "qy", "qz", "qw")])
     return reading.quaternion_pose(path, t, q)
@@ -126,7 +126,7 @@ PATH/000000/
   point_cloud/LIDAR/STAMP.npz ...
 """,
     notes=(
-        "The front camera (CAMERA_01), as the literature's depth tables. Depth is the nearest lidar point of each\n"
+        "The front camera (CAMERA_01), as in the literature's depth tables. Depth is the nearest lidar point of each\n"
         "pixel of the sample's scan: sparse. Split: that of ddad.json (train, val, test)."
     ),
     read=read,

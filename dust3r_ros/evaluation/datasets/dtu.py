@@ -16,7 +16,7 @@ from dust3r_ros.types import Array, Array32
 
 _METRES = 1e-3  # the files are in millimetres
 _CALIBRATION = "Calibration/cal18"
-_MEASURED = 10  # of 255 in a depth_visual, as MVSNet's own evaluation takes it
+_MEASURED = 10  # of 255 in a depth_visual, as in MVSNet's own evaluation
 
 
 def read(path: Path) -> Iterator[Recording]:
@@ -34,7 +34,7 @@ def _scans(folders: Iterable[Path]) -> list[tuple[int, Path]]:
 
 
 def _truth(path: Path, number: int) -> dict[str, Path]:
-    """What the DTU protocol reads (in millimetres), as far as it is there."""
+    """The files that the DTU protocol reads (in millimetres), as far as they exist."""
     files = {
         "points": path / f"Points/stl/stl{number:03d}_total.ply",
         "observed": path / f"ObsMask/ObsMask{number}_10.mat",
@@ -78,7 +78,7 @@ def _projection(path: Path) -> tuple[Array, Array]:
 
 
 def _pfm(path: Path) -> Callable[[], Array32]:
-    """Depth of an MVSNet map, where its depth_visual (if it is there) says that it was measured."""
+    """Depth of an MVSNet map, masked by its depth_visual where there is one."""
     mask = path.with_name(path.name.replace("depth_map", "depth_visual")).with_suffix(".png")
     measured = reading.image_reader(mask) if mask.is_file() else None
 
@@ -88,7 +88,7 @@ def _pfm(path: Path) -> Callable[[], Array32]:
         if measured is not None:
             seen = measured()[..., 0]
             if seen.shape != depth.shape:
-                raise InputError(f"mask '{mask}' is {seen.shape}, its depth map {depth.shape}; they must be as large")
+                raise InputError(f"mask '{mask}' is {seen.shape}; it must be {depth.shape} as its depth map")
             good &= seen > _MEASURED
         return np.asarray(np.where(good, depth * np.float32(_METRES), 0), np.float32)
 

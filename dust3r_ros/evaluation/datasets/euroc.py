@@ -16,7 +16,7 @@ from dust3r_ros.layouts import reading
 from dust3r_ros.types import Array, Calibration
 
 _TOLERANCE_NS = 10_000_000  # poses come at 200 Hz
-# How ROS names the distortion models of a sensor.yaml, and how many coefficients each has.
+# ROS names of a sensor.yaml's distortion models, and their numbers of coefficients.
 _MODELS = {"radial-tangential": "plumb_bob", "equidistant": "equidistant"}
 
 

@@ -12,8 +12,8 @@ from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View, n
 from dust3r_ros.layouts import reading
 from dust3r_ros.types import Array
 
-# The page has fy = -480: its cameras have y up and its world is left-handed. Both are turned over in y here, which
-# leaves the images as they are, makes the world right-handed and the camera an optical frame, with fy = 480.
+# The page has fy = -480: its cameras have y up and its world is left-handed. Both are flipped in y here: the
+# images stay the same, the world becomes right-handed and the camera an optical frame with fy = 480.
 K = reading.intrinsics(481.20, 480.00, 319.50, 239.50)
 _MIRROR = np.diag([1.0, -1.0, 1.0, 1.0])
 _PER_METRE = 5000.0
@@ -31,7 +31,7 @@ def _views(folder: Path) -> tuple[View, ...]:
     path = folder / "associations.txt"
     for depth_number, depth, number, image in reading.rows(path, 4, "number depth-file number image-file"):
         if depth_number != number:
-            raise InputError(f"'{path}' puts depth {depth_number!r} and image {number!r} together; they must be one")
+            raise InputError(f"'{path}' pairs depth {depth_number!r} with image {number!r}; the numbers must be equal")
         index = reading.whole(path, number)
         views.append(
             View(
@@ -50,7 +50,7 @@ def _views(folder: Path) -> tuple[View, ...]:
 def _poses(folder: Path) -> dict[int, Array]:
     files = sorted(folder.glob("*.gt.freiburg"))
     if len(files) != 1:
-        raise InputError(f"'{folder}' holds {len(files)} files *.gt.freiburg; it must hold the one of its trajectory")
+        raise InputError(f"'{folder}' holds {len(files)} files *.gt.freiburg; it must hold one, that of its trajectory")
     poses = {}
     for fields in reading.rows(files[0], 8, "number tx ty tz qx qy qz qw"):
         numbers = reading.floats(files[0], fields[1:])
@@ -73,7 +73,7 @@ PATH/living_room_traj0_frei_png/
   depth/0.png ...
 """,
     notes=(
-        "Stamps are nominal (30 Hz). The left-handed world of the files is turned over in y, so that fy is +480.\n"
+        "Stamps are nominal (30 Hz). The left-handed world of the files is flipped in y, so that fy is +480.\n"
         "An image without a line in the *.gt.freiburg has no pose. Depth: 5000 per metre."
     ),
     read=read,

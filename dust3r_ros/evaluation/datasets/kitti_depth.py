@@ -25,7 +25,7 @@ def _views(folder: Path) -> Iterator[View]:
     images = sorted((folder / "image").glob("*.png"))
     depths = sorted((folder / "groundtruth_depth").glob("*.png"))
     if len(images) != len(depths):
-        raise InputError(f"'{folder}' holds {len(images)} images and {len(depths)} depth images; both must be as many")
+        raise InputError(f"'{folder}' holds {len(images)} images and {len(depths)} depth images; they must match")
     for index, file in enumerate(images):
         # 2011_09_26_drive_0002_sync_image_0000000005_image_02.png
         drive, separator, rest = file.name.partition("_sync_image_")

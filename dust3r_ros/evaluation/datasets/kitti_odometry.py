@@ -43,7 +43,7 @@ def _views(root: Path, folder: Path) -> tuple[View, ...]:
 
 
 def _poses(path: Path, count: int) -> list[Array | None]:
-    """``w_T_0`` of the left grey camera, one line of a (3, 4) each; None for the sequences whose truth is kept back."""
+    """``w_T_0`` of the left grey camera, one line of a (3, 4) each; None for the sequences whose truth is withheld."""
     if not path.is_file():
         return [None] * count
     lines = reading.rows(path, 12, "the 12 numbers of a pose")
@@ -61,7 +61,7 @@ def _calibration(path: Path, camera: int) -> tuple[Array, Array, Array | None]:
     if P is None:
         raise InputError(f"'{path}' holds {', '.join(found) or 'nothing'}; it must hold P{camera}")
     K = reading.intrinsics(P[0, 0], P[1, 1], P[0, 2], P[1, 2], path)
-    # P = K [I | t]: all cameras of the rectified rig are turned alike.
+    # P = K [I | t]: all cameras of the rectified rig have the same orientation.
     cam_T_0 = pose(np.eye(3), np.linalg.solve(K, P[:, 3]))
     return K, cam_T_0, cam_T_0 @ reading.rigid(path, found["Tr"]) if "Tr" in found else None
 
@@ -95,8 +95,8 @@ PATH/sequences/00/
 PATH/poses/00.txt ...      (00 to 10)
 """,
     notes=(
-        "Poses are the left grey camera's; those of image_2 are moved by its place in the rig (P2). The world is that\n"
-        "camera at the first image. Depth is the nearest lidar point of each pixel: sparse, not of one moment."
+        "Poses are the left grey camera's; those of image_2 are moved by its place in the rig (P2). The world frame\n"
+        "is that camera at the first image. Depth is the nearest lidar point of each pixel: sparse, not of one moment."
     ),
     read=read,
 )

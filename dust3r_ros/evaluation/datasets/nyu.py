@@ -51,7 +51,7 @@ def _labelled(path: Path) -> Iterator[Recording]:
     counts = _counts(file)
     for split, indices in _splits(path / _SPLITS).items():
         if any(not 0 <= index < counts for index in indices):
-            raise InputError(f"'{path / _SPLITS}' counts past the {counts} images of '{file}'")
+            raise InputError(f"'{path / _SPLITS}' refers to images beyond the {counts} images of '{file}'")
         views = tuple(
             View(nominal(index), "camera", K, None, partial(_image, file, index), partial(_depth, file, index),
                  name=f"{_LABELLED}:{index + 1}")
@@ -97,7 +97,7 @@ def _stored(path: Path, name: str, index: int) -> np.ndarray:
         with reading.opened_hdf5(path) as file:
             return np.asarray(file[name][index])
     except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"'{path}' breaks off at {name} {index + 1}: {error}") from error
+        raise InputError(f"'{path}' cannot be read at {name} {index + 1}: {error}") from error
 
 
 DATASET = Dataset(
@@ -115,8 +115,8 @@ PATH/official_splits/test/bathroom/rgb_00045.jpg
 PATH/official_splits/train/...
 """,
     notes=(
-        "No poses. Split: 795 train, 654 test. Depth is the projected raw one (rawDepths), with holes. The literature\n"
-        "cuts to Eigen's crop; the reader does not."
+        "No poses. Split: 795 train, 654 test. Depth is raw and projected (rawDepths), with holes. The literature\n"
+        "evaluates within Eigen's crop; the reader does not crop."
     ),
     read=read,
 )

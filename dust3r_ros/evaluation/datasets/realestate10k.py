@@ -47,7 +47,7 @@ def _views(listing: Path, frames: Path) -> tuple[View, ...]:
 
 
 def _intrinsics(normalised: Array, file: Path) -> Array:
-    """K in pixels of numbers in widths and heights of the image, from its outer edges."""
+    """K in pixels, from intrinsics normalised by width and height, with the origin at the image's outer corner."""
     size = np.array(reading.image_size(file), np.float64)
     (fx, fy), (cx, cy) = normalised[:2] * size, normalised[2:] * size - 0.5
     return reading.intrinsics(fx, fy, cx, cy, file)
@@ -63,13 +63,13 @@ def _frame(frames: Path, stamp: str) -> Path:
 DATASET = Dataset(
     name="realestate10k",
     title="RealEstate10K",
-    source="Google, https://google.github.io/realestate10k (camera paths); the videos from YouTube, by yourself",
+    source="Google, https://google.github.io/realestate10k (camera paths); the videos from YouTube, fetched by you",
     fetch="RealEstate10K.tar.gz, and of each clip the frames at its stamps",
-    licence="CC BY 4.0 (camera paths); the videos belong to who put them there",
+    licence="CC BY 4.0 (camera paths); the videos belong to their uploaders",
     layout="""
 PATH/test/000c3ab189999a83.txt
 PATH/test/000c3ab189999a83/53453400.jpg ...   (named by the stamp, microseconds; .jpg or .png)
 """,
-    notes="Clips without a folder of frames are passed over. Poses are in a unit of each clip's own. No depth.",
+    notes="Clips without a folder of frames are skipped. Poses are in an arbitrary unit per clip. No depth.",
     read=read,
 )

@@ -16,14 +16,14 @@ from dust3r_ros.types import Array, Array32, Calibration, Image
 
 
 class Track:
-    """Poses (4, 4) sorted by stamp; between two the pose lies on the way from one to the other."""
+    """Poses (4, 4) sorted by stamp, interpolated in between."""
 
     def __init__(self, poses: Iterable[tuple[int, Array]]) -> None:
         found = sorted(poses, key=lambda item: item[0])
         self._stamps, self._poses = [stamp for stamp, _ in found], [T for _, T in found]
 
     def at(self, stamp_ns: int, tolerance_ns: int) -> Array | None:
-        """The pose at a stamp; None unless one is there or one before and one after are within the tolerance."""
+        """The pose at a stamp; None unless there is a pose at it, or one before and one after within the tolerance."""
         after = bisect_left(self._stamps, stamp_ns)
         if after < len(self._stamps) and self._stamps[after] == stamp_ns:
             return self._poses[after]
@@ -36,7 +36,7 @@ class Track:
 
 
 def nearest(stamps: list[int], stamp_ns: int, tolerance_ns: int) -> int | None:
-    """Index of the nearest of sorted stamps, None where it is further off than the tolerance (nanoseconds)."""
+    """Index of the nearest of sorted stamps; None where it is further away than the tolerance (nanoseconds)."""
     if not stamps:
         return None
     after = bisect_left(stamps, stamp_ns)
@@ -51,7 +51,7 @@ def nominal(index: int, hz: int = 30) -> int:
 
 
 def scaled(T: Array, factor: float) -> Array:
-    """(4, 4) with its translation in another unit."""
+    """A pose (4, 4) with its translation multiplied by ``factor``."""
     result = np.array(T, np.float64)
     result[:3, 3] *= factor
     return result
@@ -59,10 +59,10 @@ def scaled(T: Array, factor: float) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One image with what is known of it. Nothing is decoded before it is asked for.
+    """One image with its pose and camera, where known. Nothing is decoded before it is asked for.
 
     ``K`` (3, 3): pinhole intrinsics in pixels of the image as stored, pixel centres at integers; None where the
-    data set tells none. ``w_T_c`` (4, 4): optical frame to world, None where it has no pose. ``calibration``: the
+    data set gives none. ``w_T_c`` (4, 4): optical frame to world, None where it has no pose. ``calibration``: the
     same as ``K`` with the lens, where images are distorted and the data set tells how. ``name``: the image's file
     below the data set's folder.
     """
@@ -114,13 +114,11 @@ class Dataset(Description):
     def open(self, path: str | Path) -> Iterator[Recording]:
         """The recordings below ``path``, in the order of their names.
 
-        Raises ``InputError`` naming the file that is missing or broken; for a folder without a recording, too.
+        Raises ``InputError`` naming the file that is missing or broken, and for a folder without recordings.
         """
         folder = Path(path)
         if not folder.is_dir():
-            raise InputError(
-                f"'{folder}' is not a folder; {self.name} must lie there ('dust3r-eval where {self.name}')"
-            )
+            raise InputError(f"'{folder}' is not a folder; it must hold {self.name} ('dust3r-eval where {self.name}')")
         return self._found(folder)
 
     def _found(self, folder: Path) -> Iterator[Recording]:
@@ -133,10 +131,13 @@ class Dataset(Description):
                 if not recording.views:
                     raise InputError(f"recording '{recording.name}' of {self.name} in '{folder}' holds no image")
             except InputError as error:
-                raise InputError(f"{error} ('dust3r-eval where {self.name}' says how it must lie)") from error
+                raise InputError(
+                    f"{error} ('dust3r-eval where {self.name}' prints the expected directory layout)"
+                ) from error
             none = False
             yield recording
         if none:
             raise InputError(
-                f"'{folder}' holds nothing of {self.name}; 'dust3r-eval where {self.name}' says how it must lie"
+                f"'{folder}' holds nothing of {self.name}; "
+                f"'dust3r-eval where {self.name}' prints the expected directory layout"
             )

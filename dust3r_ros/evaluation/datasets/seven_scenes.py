@@ -11,8 +11,8 @@ from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View, n
 from dust3r_ros.layouts import reading
 from dust3r_ros.types import Array32
 
-# The official page has one focal, 585, for a principal point of (320, 240): the depth camera's, whose poses these
-# are. Of the colour camera it tells nothing; 525 is the nominal focal of the sensor, which the literature takes.
+# The official page gives one focal, 585, with a principal point of (320, 240): the depth camera's, whose poses these
+# are. It says nothing about the colour camera; 525 is the sensor's nominal focal, as used in the literature.
 K_DEPTH = reading.intrinsics(585.0, 585.0, 320.0, 240.0)
 K_COLOR = reading.intrinsics(525.0, 525.0, 320.0, 240.0)
 _SIZE = (640, 480)
@@ -63,7 +63,7 @@ def _views(folder: Path, name: str) -> tuple[View, ...]:
 
 
 def _depth(folder: Path, frame: str) -> Callable[[], Array32]:
-    """Depth in the colour image: as somebody registered it (``.depth.proj.png``), else by the two focals."""
+    """Depth in the colour image: the registered file (``.depth.proj.png``) if there is one, else by the two focals."""
     done = folder / f"{frame}.depth.proj.png"
     if done.is_file():
         return reading.depth_reader(done, _PER_METRE, (_NONE,))
@@ -85,8 +85,8 @@ PATH/chess/
          frame-000000.pose.txt
 """,
     notes=(
-        "No official file tells the colour camera's intrinsics: K is nominal (525; 585 is the depth camera's), and a\n"
-        "focal fitted to the images is nearer to 523. Poses are the depth camera's. Depth is brought into the colour\n"
+        "No official file gives the colour camera's intrinsics: K is nominal (525; 585 is the depth camera's), and a\n"
+        "focal fitted to the images is closer to 523. Poses are the depth camera's. Depth is brought into the colour\n"
         "image by the two focals, without the 25 mm between the cameras. Stamps are nominal (30 Hz)."
     ),
     read=read,

@@ -37,7 +37,7 @@ def listed(
 ) -> tuple[View, ...]:
     """Views of a folder with rgb.txt, depth.txt and groundtruth.txt.
 
-    ``camera_pose`` makes ``w_T_c`` of what is written. Depth is the nearest in time within 20 ms, the pose
+    ``camera_pose`` turns a written pose into ``w_T_c``. Depth is the nearest in time within 20 ms, the pose
     interpolated between neighbours that are each within 20 ms.
     """
     truth = Track(poses(folder / "groundtruth.txt", camera_pose))
@@ -82,7 +82,7 @@ def matrix_of(calibration: Calibration) -> Array:
 def _camera(folder: Path) -> Calibration | None:
     found = re.search(r"(?:freiburg|fr)([123])", folder.resolve().name)
     if found is None:
-        return None  # a renamed folder: which camera took it is not known
+        return None  # a renamed folder: the camera is unknown
     pinhole, lens = _FREIBURG[found.group(1)]
     return Calibration(*SIZE, *pinhole, "plumb_bob", lens)
 
@@ -99,6 +99,6 @@ PATH/rgbd_dataset_freiburg1_desk/
   depth.txt  depth/*.png
   groundtruth.txt
 """,
-    notes=("K and lens go by freiburg1, 2 or 3 in the folder's name; without it K is unknown. Depth: 5000 per metre."),
+    notes="K and lens follow from freiburg1, 2 or 3 in the folder name, or are unknown. Depth: 5000 per metre.",
     read=read,
 )

@@ -1,4 +1,4 @@
-"""The protocols by which the literature judges: metrics on arrays, and runners that yield one row per scene.
+"""The literature's evaluation protocols: metrics on arrays, and runners that yield one row per scene.
 
 Metrics: ``camera_places`` (localisation), ``pose_pairs`` (relative pose), ``focals``, ``clouds``
 (reconstruction), ``cost`` (speed, memory); with ``evaluation.trajectory`` and ``evaluation.depth``. Runners

@@ -28,10 +28,9 @@ def refine_alignment(
 ) -> Similarity:
     """``reference_S_found`` that brings a cloud (M, 3), already close, onto the reference (N, 3).
 
-    Point-to-point ICP (Besl and McKay, PAMI 1992): nearest neighbours no further than ``max_distance`` (the
-    clouds' unit) pull, until their mean distance settles. At most ``points`` of the cloud take part, drawn by
-    ``seed``. ``with_scale`` lets the scale go as well. Raises ``InputError``, and ``GeometryError`` where fewer
-    than 3 are near.
+    Point-to-point ICP (Besl and McKay, PAMI 1992): nearest neighbours within ``max_distance`` (the clouds' unit) are
+    used, until their mean distance settles. At most ``points`` of the cloud take part, drawn by ``seed``.
+    ``with_scale`` also estimates the scale. Raises ``InputError``, and ``GeometryError`` where fewer than 3 are near.
     """
     a, b = rows.points("points", found, 3), rows.points("reference points", reference, 3)
     if not max_distance > 0:
@@ -46,7 +45,7 @@ def refine_alignment(
             raise GeometryError(
                 f"{near.sum()} of {len(a)} points are within {max_distance:g} of the reference; ICP needs at least 3"
             )
-        # What is out of reach counts as just out of reach, or shedding points would look like progress.
+        # Points out of reach count as just out of reach, or losing points would look like progress.
         mean = float(np.minimum(apart, max_distance).mean())
         if before - mean <= _SETTLED * before and np.isfinite(before):
             break
@@ -58,14 +57,14 @@ def refine_alignment(
 DTU_LIMIT = 20.0  # mm; distances from here on are left out
 DTU_SPACING = 0.2  # mm between points of a thinned cloud
 _FIRST_BATCH = 20_000
-_NEAR = 0.03  # of the reference's extent: a tree finds neighbours so near at once
-_FAR = 400  # points without one that are measured; each takes a walk through much of the tree
+_NEAR = 0.03  # of the reference's extent: a tree finds neighbours this near quickly
+_FAR = 400  # points without one that are measured; each search visits much of the tree
 
 
 @dataclass(frozen=True)
 class CloudErrors:
     """Lengths in the unit of the points. ``accuracy``: mean distance from the cloud to the reference, ``completeness``
-    from the reference to the cloud, ``*_median`` their medians, over ``found`` and ``reference`` points that counted.
+    from the reference to the cloud, ``*_median`` their medians, over the ``found`` and ``reference`` points that count.
     """
 
     accuracy: float
@@ -77,7 +76,7 @@ class CloudErrors:
 
     @property
     def overall(self) -> float:
-        """Mean of accuracy and completeness, as DTU's tables have it (half of the chamfer distance)."""
+        """Mean of accuracy and completeness, as in DTU's tables (half the chamfer distance)."""
         return (self.accuracy + self.completeness) / 2.0
 
 
@@ -86,7 +85,7 @@ class ObservedVolume:
     """Where DTU's reference can judge: ``seen`` (X, Y, Z) bool, voxel (i, j, k) centred at ``low`` + ``voxel``
     (i, j, k).
 
-    ``low`` (3,) and ``voxel`` in the unit of the points. What lies outside of the volume is not judged.
+    ``low`` (3,) and ``voxel`` in the unit of the points. Points outside the volume are not judged.
     """
 
     seen: NDArray[np.bool_]
@@ -104,9 +103,9 @@ class ObservedVolume:
 def distances(queries: ArrayLike, reference: ArrayLike, *, limit: float = np.inf) -> Array:
     """(M,) from each of ``queries`` (M, 3) to its nearest point of ``reference`` (N, 3), in their unit.
 
-    From ``limit`` on they are infinite. Without a limit, points that are far from the whole reference are many only
-    where a cloud is misplaced or of a wrong scale; then some of them, drawn at random, are measured, and each of the
-    others gets the distance of one of these, so that means and quantiles are those of all up to sampling.
+    From ``limit`` on they are infinite. Without a limit, many points are far from the whole reference only where a
+    cloud is misplaced or wrongly scaled; then a random sample of them is measured, and each of the others gets the
+    distance of one of the sample, so that means and quantiles are right up to sampling.
     """
     a, b = rows.points("points", queries), rows.points("reference points", reference)
     if not limit > 0:
@@ -144,11 +143,11 @@ def dtu_errors(
 ) -> CloudErrors:
     """Accuracy, completeness and overall in mm by the protocol of DTU; clouds (M, 3), (N, 3) in mm in DTU's frame.
 
-    The cloud is thinned to ``spacing`` (0: taken as it is). Accuracy counts its points inside ``observed``;
-    completeness counts reference points above the ground ``plane`` (4,), those with n x + d > 0. Distances of
-    ``limit`` and more are outliers and left out. None leaves a restriction away. Aanaes et al., "Large-scale
-    data for multiple-view stereopsis", IJCV 2016, section 4; Jensen et al., CVPR 2014. Raises ``InputError``
-    for what is not as it should be, ``GeometryError`` where nothing is left to judge.
+    The cloud is thinned to ``spacing`` (0: not thinned). Accuracy counts its points inside ``observed``; completeness
+    counts reference points above the ground ``plane`` (4,), those with n x + d > 0. Distances of ``limit`` and more are
+    outliers and left out. None omits a restriction. Aanaes et al., "Large-scale data for multiple-view stereopsis",
+    IJCV 2016, section 4; Jensen et al., CVPR 2014. Raises ``InputError`` for invalid arguments, ``GeometryError`` where
+    nothing is left to judge.
     """
     cloud, true = rows.points("points", found), rows.points("reference points", reference)
     if spacing > 0:
@@ -157,14 +156,14 @@ def dtu_errors(
     above = np.ones(len(true), bool) if plane is None else _above(true, plane)
     for name, kept in (("points in the observed volume", judged), ("reference points above the plane", above)):
         if not kept.any():
-            raise GeometryError(f"0 of {len(kept)} {name}: nothing can be judged; are both in the same frame and unit?")
+            raise GeometryError(f"0 of {len(kept)} {name}; both clouds must be in the same frame and unit")
     return _summary(distances(cloud[judged], true, limit=limit), distances(true[above], cloud, limit=limit), limit)
 
 
 def thinned(points: ArrayLike, spacing: float, seed: int = 0) -> Array:
-    """Some of the points (N, 3), in random order: no two closer than ``spacing``, and none could be added.
+    """A maximal subset of the points (N, 3), in random order, no two closer than ``spacing``.
 
-    Point after point is taken unless one taken before is closer than the spacing. Raises ``InputError``.
+    Points are taken one after another unless one already taken is closer than the spacing. Raises ``InputError``.
     """
     x = rows.points("points", points)
     if not (np.isfinite(spacing) and spacing > 0):
@@ -182,7 +181,7 @@ def thinned(points: ArrayLike, spacing: float, seed: int = 0) -> Array:
 
 
 def _first_of_neighbours(points: Array, spacing: float) -> NDArray[np.bool_]:
-    """(N,) which points are taken when they are gone through in order."""
+    """(N,) which points are taken, going through them in order."""
     taken = np.ones(len(points), bool)
     if len(points) < 2:
         return taken

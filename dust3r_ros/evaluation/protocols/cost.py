@@ -1,4 +1,4 @@
-"""Speed and memory: how many per second, and the most memory that was held meanwhile."""
+"""Speed and memory: rate per second, and peak memory."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ _RESET_PEAK = "5"  # proc(5): resets the peak resident set size
 def rate(count: int, seconds: float) -> float:
     """Per second. Raises ``InputError`` for a time that is not positive or a negative count."""
     if count < 0 or not (np.isfinite(seconds) and seconds > 0):
-        raise InputError(f"{count} in {seconds} s is no rate; the time must be positive, the count 0 or more")
+        raise InputError(f"{count} in {seconds} s is not a rate; the time must be positive, the count 0 or more")
     return count / seconds
 
 
 class Cost:
     """Seconds of the stretches that were timed, and peak memory since this was made.
 
-    ``peak_memory_mb`` (10^6 bytes of resident memory of this process) is that since ``Cost()`` where the system
-    lets it be reset (Linux), else that of the whole process; ``peak_device_mb`` is what torch allocated on CUDA
-    devices, None where the process has no CUDA in use. Decoding of images and comparing with truth is left
-    outside of ``timed``.
+    ``peak_memory_mb`` (10^6 bytes of resident memory of this process) counts from ``Cost()`` where the system can reset
+    it (Linux), else from the start of the process; ``peak_device_mb`` is what torch allocated on CUDA devices, None
+    where the process does not use CUDA. Decoding images and comparing with truth stay outside ``timed``.
     """
 
     def __init__(self) -> None:
@@ -44,7 +43,7 @@ class Cost:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Adds the seconds of a stretch. Work on CUDA is waited for."""
+        """Adds the seconds of its block. Waits for work on CUDA."""
         _wait()
         start = perf_counter()
         try:
@@ -95,9 +94,9 @@ PROTOCOL = "speed"
 
 
 def run_speed(recordings: Iterable[Recording], backend: Backend, *, pairs: int = 20, size: int = 512) -> Iterator[Row]:
-    """One row per recording: ordered pairs per second of neighbouring views, encoding of every view once with it.
+    """One row per recording: ordered pairs of neighbouring views per second, each view encoded once.
 
-    A first pair, which warms up, is not counted; decoding of images is not either.
+    The first pair (warm-up) and the decoding of images are not counted.
     """
     for recording in recordings:
 

@@ -1,4 +1,4 @@
-"""Depth of a backend's pairs: of one image alone, and of a few views together."""
+"""Depth from a backend's pairs: of a single image, and of a few views together."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ def run_monocular_depth(
 ) -> Iterator[Row]:
     """One row per recording: Rel and delta 1.25 of every ``every``-th image that has true depth, median-aligned.
 
-    Depth is that of the pair of the image with itself (DUSt3R, section 4.4), taken at the pixels of the truth.
-    True depth beyond ``max_depth`` metres is left out. A backend from two-view geometry knows nothing of one
-    image: its row says so.
+    Depth is that of the image paired with itself (DUSt3R, section 4.4), sampled at the pixels of the truth. True depth
+    beyond ``max_depth`` metres is left out. Two-view geometry says nothing about a single image: its row says so.
     """
     predictor = Predictor(backend, size)
     for recording in recordings:
 
         def measure(recording: Recording = recording) -> Row:
             if backend.uses_poses:  # depth from two views
-                raise InputError(f"backend '{backend.name}' tells nothing of one image alone; a network does")
+                raise InputError(f"backend '{backend.name}' has no depth for a single image; a network has")
             cost, pairs = Cost(), []
             for view in recording.views[::every]:
                 truth = view.depth()
@@ -64,8 +63,8 @@ def run_multi_view_depth(
     """One row per recording: Rel, delta 1.25 and tau 1.03 of key views, each aligned with its source views.
 
     Key views are every ``every``-th, sources the nearest ``sources`` views at multiples of ``step`` before and after.
-    Without poses, each depth map is brought to the truth by its median; with ``known_poses``, true poses are held and
-    depth is taken as it is: the settings with and without alignment of Schroeppel et al., "A benchmark and a
+    Without poses, each depth map is scaled to the truth by its median; with ``known_poses``, true poses are fixed and
+    depth is not scaled: the settings with and without alignment of Schroeppel et al., "A benchmark and a
     baseline for robust multi-view depth estimation", 3DV 2022.
     """
     predictor = Predictor(backend, size, known_focals)
@@ -96,7 +95,7 @@ def _around(key: int, count: int, sources: int, step: int) -> list[int]:
 
 
 def _key_depth(predictor: Predictor, known_poses: bool) -> Array32:
-    """(H, W) of view 0; zeros where its pairs tell nothing."""
+    """(H, W) of view 0; zeros where its pairs give none."""
     try:
         for part in parts_of(predictor, known_poses):
             if 0 in part.images:
@@ -107,7 +106,7 @@ def _key_depth(predictor: Predictor, known_poses: bool) -> Array32:
 
 
 def parts_of(predictor: Predictor, known_poses: bool) -> list[Part]:
-    """Worlds of the predictor's views from all their ordered pairs, in true poses where these are asked for.
+    """Worlds of the predictor's views from all their ordered pairs, at true poses with ``known_poses``.
 
     Raises ``GeometryError`` where they cannot be aligned, ``InputError`` for a true pose that is missing.
     """

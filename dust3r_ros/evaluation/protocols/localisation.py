@@ -1,4 +1,4 @@
-"""Visual localisation: where single images were taken, against a database of images or a map, and recall."""
+"""Visual localisation: poses of single images against a database of images or a map, and their recall."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dust3r_ros.geometry.rigid import transform
 from dust3r_ros.geometry.similarity import Similarity, match_pointmaps
 from dust3r_ros.types import Array, Array32, Image, PairPrediction
 
-# (metres, degrees): what 7-Scenes counts, then the three of the long-term localisation benchmark.
+# (metres, degrees): the threshold of 7-Scenes, then the three of the long-term localisation benchmark.
 THRESHOLDS = ((0.05, 5.0), (0.25, 2.0), (0.5, 5.0), (5.0, 10.0))
 
 
@@ -65,9 +65,9 @@ def place_errors(true: ArrayLike, found: Sequence[ArrayLike | None]) -> tuple[Ar
 def localisation(
     metres: ArrayLike, degrees: ArrayLike, thresholds: Sequence[tuple[float, float]] = THRESHOLDS
 ) -> Localisation:
-    """Medians over all images, those that were not found (infinite) among them, and recall at thresholds.
+    """Medians over all images, including those not found (infinite), and recall at thresholds.
 
-    Median cm and degrees as of Kendall et al., "PoseNet", ICCV 2015; recall within (m, deg), both, as of
+    Median cm and degrees as in Kendall et al., "PoseNet", ICCV 2015; recall within both (m, deg) as in
     Shotton et al., CVPR 2013 (5 cm, 5 deg) and Sattler et al., CVPR 2018. Raises ``InputError``.
     """
     far, turned = rows.errors("position errors", metres), rows.errors("rotation errors", degrees)
@@ -85,25 +85,25 @@ def localisation(
 
 
 def _median(values: Array) -> float:
-    """The median; the mean of the two in the middle is infinite where one is."""
+    """The median: of an even count the mean of the middle two, infinite if either is."""
     ordered = np.sort(values)
     middle = ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1]
     return float(middle.mean())
 
 
 class Retrieval:
-    """Images (H, W, 3) RGB by their appearance (``appearance.Appearance``; nothing is trained)."""
+    """Retrieves images (H, W, 3) RGB by appearance (``appearance.Appearance``; nothing is trained)."""
 
     def __init__(self, images: Iterable[Image]) -> None:
         self._appearance = Appearance()
         self._global_descriptors = [self._global_descriptor(image) for image in images]
 
     def best(self, image: Image, count: int) -> list[int]:
-        """At most ``count`` images of the database, the most alike first; of equals the first."""
+        """At most ``count`` images of the database, the most similar first; ties in order."""
         return self._chosen(self._global_descriptor(image), count)
 
     def neighbours(self, index: int, count: int) -> list[int]:
-        """The same for an image of the database itself, which is left out."""
+        """The same for an image of the database, itself left out."""
         return self._chosen(self._global_descriptors[index], count, index)
 
     def _chosen(self, global_descriptor: Array32, count: int, apart_from: int | None = None) -> list[int]:
@@ -118,16 +118,16 @@ class Retrieval:
 
 WAYS = ("matches", "pointmaps")
 _PER_IMAGE = 2000  # correspondences of one image of the database
-_NEIGHBOURS = 3  # tried for the scale of an image without depth
+_NEIGHBOURS = 3  # neighbours tried for the scale of an image without depth
 
 
 class Database:
-    """Views with poses, intrinsics and perhaps depth. ``by``: how pixels of a query get their points.
+    """Views with poses, intrinsics and perhaps depth. ``by``: how pixels of a query get their 3D points.
 
     "matches": reciprocal nearest neighbours of the two pointmaps, and the depth of the database's pixel
     (DUSt3R, section 4.1); "pointmaps": the query's own points in the frame of the database's camera, scaled by
-    its depth. Where an image has no depth, that of a pair with another image is taken, scaled by their known
-    baseline.
+    its depth. Where an image has no depth, depth comes from a pair with another image, scaled by
+    their known baseline.
     """
 
     def __init__(self, recording: Recording, predictor: Predictor, by: str = "matches") -> None:
@@ -141,10 +141,10 @@ class Database:
         self._depths: dict[int, Array32 | None] = {}
 
     def correspondences(self, index: int, query: int, seed: int = 0) -> tuple[Array, Array]:
-        """World points (N, 3) and pixels (N, 2) of view ``query`` of the predictor, through image ``index``;
-        maybe none.
+        """World points (N, 3) and pixels (N, 2) of view ``query`` of the predictor, through image ``index``; possibly
+        none.
 
-        The predictor is left with the image as one view more.
+        Adds the image to the predictor's views.
         """
         none = np.zeros((0, 3)), np.zeros((0, 2))
         depth = self.depth(index)
@@ -162,7 +162,7 @@ class Database:
         return transform(view.pose, local[chosen]), pixels[chosen]
 
     def depth(self, index: int) -> Array32 | None:
-        """(H, W) at working pixels, in the unit of the poses, 0 = none; None where nothing tells it."""
+        """(H, W) at working pixels, in the unit of the poses, 0 = none; None where it cannot be found."""
         if index not in self._depths:
             measured = working(self.views[index], self._size).depth()
             self._depths[index] = measured if measured is not None else self._predicted(index)
@@ -171,7 +171,7 @@ class Database:
     def _predicted(self, index: int) -> Array32 | None:
         own = Predictor(self._predictor.backend, self._size, known_focals=True)
         kept = self._predictor.views
-        own.views = list(kept)  # numbers go on, so that the query is not replaced
+        own.views = list(kept)  # new numbers, so that the query is not replaced
         first = own.add(self.views[index])
         for neighbour in self.retrieval.neighbours(index, _NEIGHBOURS):
             second = own.add(self.views[neighbour])
@@ -241,9 +241,9 @@ def run_localisation(
 ) -> Iterator[Row]:
     """One row per scene: median cm and degrees, recall at thresholds, of every query with a true pose.
 
-    For each query the ``retrieved`` database images that look most alike give world points to its pixels
-    (``database.Database``, ``by``), and PnP-RANSAC over all of them its pose. ``known_focals``: with the query's
-    intrinsics; without, its focal is found along with the pose.
+    For each query the ``retrieved`` most similar database images give world points for its pixels (``Database``,
+    ``by``), and PnP-RANSAC over all of them its pose. ``known_focals``: use the query's intrinsics; else its focal is
+    estimated along with the pose.
     """
     protocol = PROTOCOL if by == "matches" else f"{PROTOCOL}_{by}"
     for database, queries in scenes:
@@ -263,10 +263,10 @@ def run_localisation(
 def run_localisation_in_map(
     scenes: Iterable[Scene], config: MapperConfig, *, backend: Backend | None = None, known_focal: bool = False
 ) -> Iterator[Row]:
-    """The same against a map: the mapper maps the database and finds the queries in it (``Mapper.localize``).
+    """The same against a map: the mapper maps the database and localises the queries in it (``Mapper.localize``).
 
-    The map gets its scale and place by the Sim3 that takes the database's trajectory to its true poses. A database
-    should be a video here: what the mapper does not connect, it does not know.
+    The Sim3 from the database's trajectory to its true poses gives the map scale and place. The database should be a
+    video: the mapper drops what it cannot connect.
     """
     system = config.backend if backend is None else backend.name
     for database, queries in scenes:

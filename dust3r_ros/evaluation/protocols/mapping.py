@@ -1,4 +1,4 @@
-"""A recording through the mapper, once, for every protocol that asks what came of it."""
+"""A recording mapped once, for all protocols that judge the map."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Mapped:
-    """A recording and the session that has seen it; ``system``: the backend's name; ``frames`` taken,
+    """A recording and the session that mapped it; ``system``: the backend's name; ``frames`` taken,
     ``refused`` with the first ``reason``."""
 
     recording: Recording
@@ -37,7 +37,7 @@ class Mapped:
 
     @property
     def camera(self) -> str:
-        """The camera with most tracked frames: one trajectory is compared. Raises ``InputError`` for no map."""
+        """The camera with the most tracked frames: its trajectory is compared. Raises ``InputError`` without a map."""
         names = [pose.camera for pose in self.session.mapper.trajectory()]
         if not names:
             raise InputError(f"nothing of '{self.recording.name}' was mapped")
@@ -45,7 +45,7 @@ class Mapped:
 
     @property
     def trajectory(self) -> list[StampedPose]:
-        """Of that camera, in the map as it ended."""
+        """Poses of that camera in the final map."""
         return [pose for pose in self.session.mapper.trajectory() if pose.camera == self.camera]
 
     def errors(self, *, scale: bool = True) -> TrajectoryErrors:
@@ -53,7 +53,7 @@ class Mapped:
         return trajectory_errors(true_poses(self.recording, self.camera), self.trajectory, scale=scale)
 
     def keyframes(self) -> Iterator[tuple[Keyframe, RecordedView]]:
-        """Those of the map, each with its view."""
+        """The map's keyframes, each with its view."""
         views = {(view.stamp_ns, view.camera): view for view in self.recording.views}
         for keyframe in self.session.mapper.keyframes:
             if (keyframe.stamp_ns, keyframe.camera) in views:
@@ -71,8 +71,8 @@ def map_recording(
 ) -> Mapped:
     """Feeds the views in their order to a new session and finishes the map. Decoding is not timed.
 
-    ``backend`` replaces the one of ``config``. ``known_focal``: the mean of fx and fy is given and held.
-    ``with_depth``: true depth goes along as that of an RGB-D camera, so that the map gets metres. Raises
+    ``backend`` replaces the one of ``config``. ``known_focal``: the mean of fx and fy is given and fixed.
+    ``with_depth``: true depth is passed as an RGB-D camera's, which makes the map metric. Raises
     ``InputError`` when no view can be used; a view that is refused is counted.
     """
     if backend is not None:
@@ -100,7 +100,7 @@ def map_recording(
 
 
 def _give_focal(session: Session, view: RecordedView, frame: Frame) -> None:
-    """Give the mean of the view's fx and fy as the focal of its camera, once, where they are known."""
+    """Give the mean of the view's fx and fy as the focal of its camera, once, where known."""
     if view.K is None or view.camera in session.mapper.cameras:
         return
     height, width = frame.image.shape[:2]

@@ -1,4 +1,4 @@
-"""What the mapper made of recordings: trajectory, focal, depth, cloud, speed; one mapping for all of them."""
+"""Figures of the mapper on recordings: trajectory, focal, depth, cloud, speed; one mapping for all of them."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def run_mapping(
 ) -> Iterator[Row]:
     """Rows of ``protocols`` for each recording, which is mapped once (``mapping.map_recording``).
 
-    What is given to the mapper is said in the rows' protocol: ``_focal`` for ``known_focal``, ``_rgbd`` for
-    ``with_depth``. What cannot be measured (no truth, no map) is a row with a note. Raises ``ConfigError`` for
+    The rows' protocol ends in what the mapper was given: ``_focal`` for ``known_focal``, ``_rgbd`` for ``with_depth``.
+    A figure that cannot be measured (no truth, no map) becomes a row with a note. Raises ``ConfigError`` for
     an unknown protocol.
     """
     unknown = sorted(set(protocols) - MAP_PROTOCOLS.keys())
@@ -92,7 +92,7 @@ def focal_row(mapped: Mapped) -> Row:
 
 
 def depth_row(mapped: Mapped) -> Row:
-    """Rel and delta 1.25 of the keyframes' depth: by the scale of the trajectory's Sim3, and each by its own median."""
+    """Rel and delta 1.25 of the keyframes' depth: scaled by the trajectory's Sim3, and each by its own median."""
     scale = mapped.errors().scale
     cameras, pairs = mapped.session.mapper.cameras, []
     for keyframe, view in mapped.keyframes():
@@ -109,7 +109,7 @@ def depth_row(mapped: Mapped) -> Row:
 
 
 def speed_row(mapped: Mapped) -> Row:
-    """Frames per second through the mapper with the last refinement, and the most memory meanwhile."""
+    """Frames per second through the mapper, final refinement included, and peak memory."""
     return row(
         mapped.recording, "map_speed", mapped.system, frames=mapped.frames, seconds=mapped.cost.seconds,
         frames_per_second=rate(mapped.frames, mapped.cost.seconds), peak_memory_mb=mapped.peak_memory_mb,

@@ -1,4 +1,4 @@
-"""A backend of pairs as runners use it: views in, pointmaps of their pairs out; a few views aligned in one world."""
+"""A pair backend as runners use it: views in, pointmaps of their pairs out; a few views aligned in one world."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from dust3r_ros.geometry.focal import estimate_focal, pooled_focal
 from dust3r_ros.geometry.pose import PnpResult, solve_pnp
 from dust3r_ros.types import Array, PairPrediction, View
 
-MIN_CONFIDENCE = 3.0  # of pixels that poses are computed from (DUSt3R's program)
-_ENOUGH = 200  # confident pixels; with fewer, all that say anything take part
+MIN_CONFIDENCE = 3.0  # of pixels that poses are computed from (as in DUSt3R's program)
+_ENOUGH = 200  # confident pixels; with fewer, all pixels with any confidence take part
 _MOST = 8000  # pixels in one PnP
-_BEST = 4  # pairs that tell a focal
+_BEST = 4  # pairs for a focal
 
 
 class Predictor:
     """``size``: long edge of the images in pixels. ``known_focals``: intrinsics of the recording are used.
 
-    Every view is a camera of its own to the backend: nothing is shared that the data does not say.
+    To the backend every view is a camera of its own: intrinsics are not assumed to be shared.
     """
 
     def __init__(self, backend: Backend, size: int = 512, known_focals: bool = False) -> None:
@@ -32,7 +32,7 @@ class Predictor:
         self.views: list[WorkingView] = []
 
     def take(self, views: Sequence[RecordedView]) -> list[WorkingView]:
-        """Views 0 to N - 1 in place of those before. Raises ``InputError`` for an image that cannot be used."""
+        """Replace all views by ``views``, numbered from 0. Raises ``InputError`` for an image that cannot be used."""
         self.backend.clear()
         self.views = []
         for view in views:
@@ -40,7 +40,7 @@ class Predictor:
         return self.views
 
     def add(self, view: RecordedView) -> int:
-        """One view more; returns its number."""
+        """Add a view; returns its number."""
         made, index = working(view, self.size, self.known_focals), len(self.views)
         self.backend.add(View(index, str(index), made.image))
         self.views.append(made)
@@ -54,12 +54,12 @@ class Predictor:
         return self.backend.predict(pairs, focals, poses)
 
     def all_pairs(self, poses: Mapping[int, Array] | None = None) -> list[PairPrediction]:
-        """Of all views, both orders."""
+        """Pointmaps of all pairs of views, in both orders."""
         return self.predict(list(permutations(range(len(self.views)), 2)), poses)
 
 
 def confident(confidence: np.ndarray, min_confidence: float = MIN_CONFIDENCE) -> np.ndarray:
-    """(H, W) pixels above ``min_confidence``; above 1, nothing known, where these are few."""
+    """(H, W) pixels above ``min_confidence``; above 1 (no evidence) where these are few."""
     chosen = confidence > min_confidence
     return chosen if chosen.sum() >= _ENOUGH else confidence > 1.0
 
@@ -99,22 +99,23 @@ def pose_by_pnp(pair: PairPrediction, focal: float, center: tuple[float, float],
 
 
 def drawn(count: int, seed: int, most: int = _MOST) -> np.ndarray:
-    """All indices below ``count``, or ``most`` of them by chance."""
+    """All indices below ``count``, or ``most`` of them at random."""
     return np.arange(count) if count <= most else np.random.default_rng(seed).choice(count, most, replace=False)
 
 
-# Share of confident pixels in each view: what fewer say of two-view geometry is wrong more often than right, and an
-# alignment has no better witness. A network is confident everywhere, so that all of its pairs count.
+# Share of confident pixels in each view: with fewer, two-view geometry is wrong more often than right, and an
+# alignment cannot tell. A network is confident everywhere, so all its pairs count.
 _LEAST = 0.02
 
 
 def aligned_parts(
     pairs: Sequence[PairPrediction], views: Sequence[WorkingView], poses: Array | None = None
 ) -> list[Part]:
-    """Worlds of the views that pairs connect, the largest first (``alignment.parts``); none where no pair says
-    anything.
+    """Worlds of the views connected by pairs, the largest first (``alignment.parts``); none where no pair is
+    informative.
 
-    Known focals are held; ``poses`` (N, 4, 4), if given, too. Raises ``GeometryError`` where a part cannot be aligned.
+    Known focals are fixed, and so are ``poses`` (N, 4, 4) if given. Raises ``GeometryError`` where a part cannot be
+    aligned.
     """
     chosen = informative(pairs)
     if not chosen:
@@ -124,8 +125,8 @@ def aligned_parts(
 
 
 def informative(pairs: Sequence[PairPrediction]) -> list[PairPrediction]:
-    """Pairs with enough confident pixels in both views, in both orders: every view of an alignment needs a pair
-    of its own."""
+    """Pairs with enough confident pixels in both views, in both orders: an alignment needs a pair in each view's own
+    frame."""
     good = {
         (pair.first, pair.second)
         for pair in pairs

@@ -1,4 +1,4 @@
-"""Reconstruction: the cloud of a map, or of a few aligned views, against true points, those of DTU among them."""
+"""Reconstruction: the cloud of a map, or of a few aligned views, against true points, including DTU's."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def read_reference(
 
 
 def reference_of(recording: Recording) -> Reference:
-    """Of a recording whose ``truth`` names the files: points, and observed and plane where they are there.
+    """From the files named in a recording's ``truth``: points, and observed volume and plane where there are any.
 
-    What ``reconstruction.run_reconstruction`` takes as ``reference``. Raises ``InputError`` where there are no points.
+    For ``run_reconstruction``'s ``reference``. Raises ``InputError`` without points.
     """
     files = getattr(recording, "truth", {})
     if "points" not in files:
@@ -81,14 +81,14 @@ def _matlab(path: str | Path, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 PROTOCOL = "reconstruction"
-_POINTS = 200_000  # of each cloud that is compared in centimetres
+_POINTS = 200_000  # of each cloud compared in centimetres
 _TRUE_VIEWS = 40
-ICP_CM = 10.0  # neighbours further apart do not pull
+ICP_CM = 10.0  # neighbours further apart are ignored
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A measured surface in the frame of the true poses: ``points`` (N, 3) in mm, and where it can judge (DTU)."""
+    """A measured surface in the frame of the true poses: ``points`` (N, 3) in mm, and the volume it can judge (DTU)."""
 
     points: Array
     observed: ObservedVolume | None = None
@@ -110,9 +110,9 @@ def run_reconstruction(
     """One row per recording: the cloud of ``views`` evenly spaced views, aligned from all their ordered pairs.
 
     The Sim3 between camera centres takes the cloud to the truth (at least 3 places), refined by rigid ICP with
-    ``icp``. With ``known_poses`` true poses are held instead. Without ``reference`` the truth is the true depth
-    of the same views, figures in cm (as on 7-Scenes); with it they are DTU's in mm, ``mm_per_unit`` being those
-    of one unit of the true poses.
+    ``icp``. With ``known_poses`` true poses are fixed instead. Without ``reference`` the truth is the true depth of
+    the same views and figures are in cm (as on 7-Scenes); with it they are DTU's in mm, ``mm_per_unit`` per unit of the
+    true poses.
     """
     for recording in recordings:
         protocol = PROTOCOL + known_poses * "_poses" + icp * "_icp"
@@ -134,7 +134,7 @@ def run_reconstruction(
 
 
 def map_cloud_row(mapped: Mapped, icp: bool = False) -> Row:
-    """Accuracy and completeness in cm of the map's cloud against the true depth of its keyframes' views and others.
+    """Accuracy and completeness in cm of the map's cloud against the true depth of its keyframes and other views.
 
     The trajectory's Sim3 takes the cloud to the truth, refined by rigid ICP with ``icp``.
     """
@@ -162,7 +162,7 @@ def true_cloud(views: Sequence[RecordedView], most: int = _POINTS, seed: int = 0
     parts = [_points_of(useful[index], most // len(even) + 1, seed) for index in even]
     points = np.concatenate([np.zeros((0, 3)), *parts])
     if len(points) == 0:
-        raise InputError(f"none of {len(views)} views has pose, intrinsics and depth: there are no true points")
+        raise InputError(f"none of {len(views)} views has pose, intrinsics and depth; true points need all three")
     return points
 
 
@@ -174,7 +174,7 @@ def _points_of(view: RecordedView, most: int, seed: int) -> Array:
     chosen = drawn(len(rows), seed, most)
     rows, columns = rows[chosen], columns[chosen]
     height, width = view.image().shape[:2]
-    scale = np.array([width / depth.shape[1], height / depth.shape[0]])  # a depth map may have a size of its own
+    scale = np.array([width / depth.shape[1], height / depth.shape[0]])  # a depth map may differ in size from the image
     pixels = (np.stack([columns, rows], axis=-1) + 0.5) * scale - 0.5
     slopes = (pixels - view.K[:2, 2]) / [view.K[0, 0], view.K[1, 1]]
     z = depth[rows, columns].astype(np.float64)[:, None]
@@ -182,11 +182,11 @@ def _points_of(view: RecordedView, most: int, seed: int) -> Array:
 
 
 def _cloud(predictor: Predictor, chosen: Recording, known_poses: bool) -> tuple[Array, int]:
-    """(N, 3) in the frame and unit of the true poses, of the largest world; and how many views are in it."""
+    """(N, 3) of the largest world, in the frame and unit of the true poses; and its number of views."""
     views = predictor.take(chosen.views)
     worlds = parts_of(predictor, known_poses)
     if not worlds:
-        raise GeometryError("no pair of the views says anything")
+        raise GeometryError("no pair of the views is informative")
     images, scene = worlds[0].images, worlds[0].alignment
     parts = []
     for index, (w_T_c, focal) in enumerate(zip(scene.w_T_c, scene.focals, strict=True)):
@@ -210,7 +210,7 @@ def _compared(
     reference: Callable[[Recording], Reference] | None = None,
     mm_per_unit: float = 1000.0,
 ) -> dict[str, Any]:
-    """Columns of a cloud in the frame of the true poses."""
+    """Columns for a cloud in the frame of the true poses."""
     if reference is not None:
         known = reference(recording)
         cloud = mm_per_unit * cloud
@@ -218,7 +218,7 @@ def _compared(
         mm = dtu_errors(cloud, known.points, observed=known.observed, plane=known.plane)
         return {"accuracy_mm": mm.accuracy, "completeness_mm": mm.completeness, "overall_mm": mm.overall}
     if not recording.metric:
-        raise InputError(f"the true poses of '{recording.name}' are not in metres: no error in cm can be said")
+        raise InputError(f"the true poses of '{recording.name}' are not in metres; errors in cm need metres")
     true = 100.0 * true_cloud(views)
     cloud = 100.0 * cloud[drawn(len(cloud), 0, _POINTS)]
     cm = cloud_errors(_refined(cloud, true, ICP_CM if icp else None).apply(cloud), true)

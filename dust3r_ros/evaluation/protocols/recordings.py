@@ -1,4 +1,4 @@
-"""What runners ask of a recorded sequence, and its images as a backend takes them."""
+"""A recorded sequence as runners need it, and its images as a backend takes them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GAP_NS = 1_000_000_000
 
 
 class RecordedView(Protocol):
-    """One image with what is known of it; ``K`` (3, 3) native pixels, ``w_T_c`` (4, 4), None where not known."""
+    """One image; ``K`` (3, 3) in native pixels and ``w_T_c`` (4, 4) are None where unknown."""
 
     @property
     def stamp_ns(self) -> int: ...
@@ -101,7 +101,7 @@ class _Shifted:
 
 
 def in_a_row(parts: Sequence[Sequence[RecordedView]]) -> list[RecordedView]:
-    """The views of all parts, each part a second after the one before: stamps of different recordings overlap."""
+    """The views of all parts, each part starting a second after the previous one: stamps of recordings overlap."""
     views: list[RecordedView] = []
     for part in parts:
         if not part:
@@ -125,7 +125,7 @@ class SplitRecording(Recording, Protocol):
 def localisation_scenes(recordings: Iterable[SplitRecording]) -> list[tuple[Selection, Selection]]:
     """(database, queries) of each scene: all its "train" recordings, and all its "test" recordings.
 
-    Raises ``InputError`` for a scene that lacks one of both.
+    Raises ``InputError`` for a scene that lacks either.
     """
     scenes: dict[tuple[str, str], dict[str, list[SplitRecording]]] = {}
     for recording in recordings:
@@ -144,9 +144,9 @@ def localisation_scenes(recordings: Iterable[SplitRecording]) -> list[tuple[Sele
 
 
 def split(recording: Recording, every: int) -> tuple[Selection, Selection]:
-    """(database, queries): every ``every``-th view, from the middle of the first stretch on, is a query.
+    """(database, queries): every ``every``-th view, starting in the middle of the first ``every``, is a query.
 
-    Raises ``InputError`` where one of both would be empty.
+    Raises ``InputError`` where either would be empty.
     """
     count = len(recording.views)
     queries = list(range(every // 2, count, every)) if every >= 2 else []
@@ -193,9 +193,9 @@ class WorkingView:
         return _sampled(native, at, self.resize)
 
     def at_truth(self, depth: Array32, shape: tuple[int, ...]) -> Array32:
-        """A depth map of the working pixels for those of the true depth of ``shape``; 0 where the crop has none.
+        """A depth map at working pixels, resampled to the pixels of the true depth of ``shape``; 0 outside the crop.
 
-        True depth is sparse where a lidar measured it, so that the estimate goes to the truth and not the other way.
+        Lidar truth is sparse, so the estimate is resampled to the truth and not the other way round.
         """
         scale = [self.resize.native_width / shape[1], self.resize.native_height / shape[0]]
         native = (pixel_grid(*shape[:2]) + 0.5) * scale - 0.5

@@ -1,4 +1,4 @@
-"""Protocols by name, for whoever is told what to run, and which of them the truth of a data set allows."""
+"""Protocols by name, and which of them the truth of a data set allows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to judge. ``about``: what it does, for a list; ``name`` is that of its rows (map: of several).
+    """One way to judge. ``about``: what it does, for a list; ``name`` is also that of its rows (``map`` gives several).
 
     ``run`` yields rows, one or more per recording (localisation: per scene).
     """
@@ -79,7 +79,7 @@ def _several_views(asked: Asked, known_poses: bool) -> Iterator[Row]:
 
 
 def _reconstructed(asked: Asked, known_poses: bool) -> Iterator[Row]:
-    """Measured points (DTU) are the truth where a recording names some, else the true depth of its views."""
+    """The truth is the measured points (DTU) where a recording names them, else the true depth of its views."""
     for recording in asked.recordings:
         measured = "points" in getattr(recording, "truth", {})
         yield from reconstruction.run_reconstruction(
@@ -96,7 +96,7 @@ _ALL = (
     Protocol("map", "all rows of a map: trajectory, focal, map_depth, map_cloud, map_speed", _mapped),
     Protocol(
         "map_rgbd",
-        "the same of a map in metres, with the depth of every frame; ATE after SE3, too",
+        "the same of a map in metres, with every frame's depth; also ATE after SE3",
         partial(_mapped, with_depth=True),
     ),
     Protocol("trajectory", "ATE and RPE of the mapper's trajectory", partial(_mapped, names=("trajectory",))),
@@ -104,7 +104,7 @@ _ALL = (
     Protocol("map_depth", "Rel and delta 1.25 of the map's keyframes", partial(_mapped, names=("map_depth",))),
     Protocol("map_cloud", "accuracy and completeness of the map in cm", partial(_mapped, names=("map_cloud",))),
     Protocol("map_speed", "frames per second and memory of the mapper", partial(_mapped, names=("map_speed",))),
-    Protocol("localisation", "queries against images that look alike, by matches", partial(_localised, by="matches")),
+    Protocol("localisation", "queries against similar images, by matches", partial(_localised, by="matches")),
     Protocol("localisation_pointmaps", "the same by the query's own pointmaps", partial(_localised, by="pointmaps")),
     Protocol("localisation_in_map", "queries against a map of the database", _localised_in_map),
     *(
@@ -124,7 +124,7 @@ _ALL = (
     ),
     Protocol(
         "reconstruction",
-        "accuracy and completeness of a few views in cm; of DTU in mm, as its own",
+        "accuracy and completeness of a few views in cm; on DTU in mm, by DTU's protocol",
         partial(_reconstructed, known_poses=False),
     ),
     Protocol("reconstruction_poses", "the same with true poses and focals", partial(_reconstructed, known_poses=True)),
@@ -158,8 +158,8 @@ JUDGED: Mapping[str, tuple[str, ...]] = {
 
 
 def protocol_named(name: str) -> Protocol:
-    """The protocol of that name. Raises ``ConfigError`` that lists them."""
+    """The protocol of that name. Raises ``ConfigError`` listing the known ones."""
     found = PROTOCOLS.get(name)
     if found is None:
-        raise ConfigError(f"protocol '{name}' is not known; {', '.join(PROTOCOLS)} are")
+        raise ConfigError(f"protocol '{name}' is unknown; known are {', '.join(PROTOCOLS)}")
     return found

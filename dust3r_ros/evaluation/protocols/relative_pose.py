@@ -20,7 +20,7 @@ from dust3r_ros.evaluation.protocols.rows import Row, guarded, row
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.types import Array, PairPrediction
 
-FAILED_DEG = 180.0  # what a pair without an estimate counts as
+FAILED_DEG = 180.0  # error of a pair without an estimate
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class PairAccuracy:
 def rotation_angles(true: ArrayLike, found: ArrayLike) -> Array:
     """(N,) degrees between rotations (N, 3, 3) each: the angle of R^T R'. 0 to 180; exactly 0 for equal ones.
 
-    By |R - R'| = 2 sqrt(2) sin(angle / 2), Frobenius' norm, which keeps small angles. Raises ``InputError``.
+    From |R - R'| = 2 sqrt(2) sin(angle / 2) in the Frobenius norm, which is accurate for small angles. Raises
+    ``InputError``.
     """
     a, b = np.asarray(true, np.float64), np.asarray(found, np.float64)
     if a.ndim != 3 or a.shape[1:] != (3, 3) or a.shape != b.shape or len(a) == 0:
@@ -52,9 +53,9 @@ def rotation_angles(true: ArrayLike, found: ArrayLike) -> Array:
 def direction_angles(true: ArrayLike, found: ArrayLike, *, either_sign: bool = False) -> Array:
     """(N,) degrees between translations (N, 3) each, whatever their lengths; exactly 0 for parallel equal ones.
 
-    ``either_sign``: a direction and its opposite count as the same, 0 to 90. A found translation of length 0 says
-    no direction and is ``FAILED_DEG`` off. Raises ``InputError`` for a true one of length 0: its
-    direction is not defined, leave the pair out.
+    ``either_sign``: a direction and its opposite count as the same, 0 to 90. A found translation of length 0 has no
+    direction and is ``FAILED_DEG`` off. Raises ``InputError`` for a true one of length 0, whose direction is undefined:
+    leave such pairs out.
     """
     a, b = rows.points("true translations", true), rows.points("found translations", found)
     rows.same_count("translations", a, b)
@@ -74,7 +75,7 @@ def pair_accuracy(
 
     RRA, RTA: share of pairs whose rotation, or direction of translation, is off by less than the
     threshold. mAA: mean over 1, 2, ..., ``limit`` degrees of the share of pairs that have both errors below.
-    Infinite or 180 for a pair that failed. Wang et al., "PoseDiffusion", ICCV 2023, section 4 (there: area under
+    A failed pair counts as infinite or 180. Wang et al., "PoseDiffusion", ICCV 2023, section 4 (there: area under
     the curve; a pair counts by the larger of its two errors). Raises ``InputError``.
     """
     turn, shift = rows.errors("rotation errors", rotation_deg), rows.errors("translation errors", translation_deg)
@@ -111,11 +112,10 @@ def run_relative_pose(
 ) -> Iterator[Row]:
     """One row per recording: RRA@15, RTA@15 and mAA@30 over all pairs of ``views`` views drawn at random.
 
-    ``method``: "pnp" (each pair for itself) or "alignment" (all ordered pairs in one world). Pairs that get no
-    pose count as wrong; those whose true cameras are at one place are left out, for they have no direction. As
-    on CO3Dv2 and RealEstate10K: 10 views (PoseDiffusion, ICCV 2023). There an axis counts whichever way it
-    points: so do RTA and mAA; ``rta_15_signed`` counts the opposite direction as wrong. Raises ``ConfigError``
-    for an unknown method.
+    ``method``: "pnp" (each pair for itself) or "alignment" (all ordered pairs in one world). Pairs that get no pose
+    count as wrong; those whose true cameras coincide have no direction and are left out. As on CO3Dv2 and
+    RealEstate10K: 10 views (PoseDiffusion, ICCV 2023). There the sign of the direction is ignored, and so it is in RTA
+    and mAA; ``rta_15_signed`` counts the opposite direction as wrong. Raises ``ConfigError`` for an unknown method.
     """
     if method not in METHODS:
         raise ConfigError(f"method {method!r} is unknown; it must be one of {', '.join(METHODS)}")
@@ -144,7 +144,7 @@ def _scene(
         errors += pairs
         missing += missed
     if not errors:
-        raise GeometryError(f"all views of '{recording.name}' that were drawn are at one place")
+        raise GeometryError(f"all views of '{recording.name}' that were drawn coincide")
     turn, axis, direction = np.array(errors).T
     accuracy = pair_accuracy(turn, axis)
     return row(
@@ -161,7 +161,7 @@ def _poses(predictor: Predictor, recording: Recording, method: str) -> Relative:
 
 
 def by_pnp(pairs: Sequence[PairPrediction], views: Sequence[WorkingView]) -> Relative:
-    """``i_T_j`` of the pairs i < j that PnP finds, in either order: of both the one with more inliers."""
+    """``i_T_j`` of the pairs i < j that PnP solves in either order: the order with more inliers."""
     focals = own_focals(pairs, views)
     best: dict[tuple[int, int], tuple[float, Array]] = {}
     for pair in pairs:
@@ -179,7 +179,7 @@ def by_pnp(pairs: Sequence[PairPrediction], views: Sequence[WorkingView]) -> Rel
 
 
 def by_alignment(pairs: Sequence[PairPrediction], views: Sequence[WorkingView]) -> Relative:
-    """``i_T_j`` of the pairs i < j that one world has after the global alignment."""
+    """``i_T_j`` of the pairs i < j that share a world after the global alignment."""
     try:
         parts = aligned_parts(pairs, views)
     except GeometryError:
@@ -192,7 +192,9 @@ def by_alignment(pairs: Sequence[PairPrediction], views: Sequence[WorkingView]) 
 
 
 def _errors(views: Sequence[WorkingView], found: Relative) -> tuple[list[tuple[float, float, float]], int]:
-    """Per pair: degrees of rotation, of the axis and of the direction of translation; and how many have no pose."""
+    """Per pair: errors in degrees of the rotation and of the translation's unsigned and signed direction; pairs without
+    a pose.
+    """
     true = {(i, j): invert(views[i].pose) @ views[j].pose for i, j in combinations(range(len(views)), 2)}
     baseline = {pair: float(np.linalg.norm(pose[:3, 3])) for pair, pose in true.items()}
     least = _STANDS_STILL * max(baseline.values())

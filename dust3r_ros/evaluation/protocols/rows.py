@@ -1,4 +1,4 @@
-"""Rows of results as plain values, focals and depth among them; and what every metric asks of its arrays."""
+"""Rows of results as plain values, errors of focals and depth; and the checks that every metric makes on its arrays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_SHEAR = 1e-3  # how far a rotation may be from orthogonal: poses read from 
 
 
 def poses(name: str, w_T_c: ArrayLike, at_least: int = 1) -> Array:
-    """(N, 4, 4) rigid motions in float64. Raises ``InputError`` naming the first one that is none."""
+    """(N, 4, 4) rigid motions in float64. Raises ``InputError`` naming the first that is not."""
     T = np.asarray(w_T_c, dtype=np.float64)
     if T.ndim != 3 or T.shape[1:] != (4, 4):
         raise InputError(f"{name} have shape {T.shape}; they must be (N, 4, 4)")
@@ -30,7 +30,7 @@ def poses(name: str, w_T_c: ArrayLike, at_least: int = 1) -> Array:
         R = one[:3, :3]
         if np.abs(R @ R.T - np.eye(3)).max() > _MAX_SHEAR or np.linalg.det(R) < 0:
             raise InputError(
-                f"{name}: number {index} is no rigid motion; its rotation has determinant {np.linalg.det(R):.4g}"
+                f"{name}: number {index} is not a rigid motion; its rotation has determinant {np.linalg.det(R):.4g}"
             )
     return T
 
@@ -49,7 +49,7 @@ def points(name: str, xyz: ArrayLike, at_least: int = 1) -> Array:
 
 
 def same_count(name: str, first: Array, second: Array) -> None:
-    """Raises ``InputError`` where two lists that belong together are not of one length."""
+    """Raises ``InputError`` where two corresponding lists differ in length."""
     if len(first) != len(second):
         raise InputError(f"{name}: {len(first)} true ones and {len(second)} found; each needs its counterpart")
 
@@ -67,7 +67,7 @@ def errors(name: str, values: ArrayLike) -> Array:
 def relative_focal_errors(true: ArrayLike, found: ArrayLike) -> Array:
     """(N,) percent, signed: 100 (f / f* - 1) of focals (N,) in the same pixels; + is too long.
 
-    Raises ``InputError`` for focals that are not positive and finite, or of different number.
+    Raises ``InputError`` for focals that are not positive and finite, or that differ in number.
     """
     f_true, f = _focals(true, found)
     return 100.0 * (f / f_true - 1.0)
@@ -102,7 +102,7 @@ INLIER_FACTOR = 1.03  # tau of the robust multi-view depth benchmark
 
 
 def depth_columns(pairs: Sequence[DepthPair], *, median_aligned: bool) -> dict[str, Any]:
-    """Rel, delta 1.25 and tau 1.03 (percent), mean over images; ``images`` that have both, ``density``.
+    """Rel, delta 1.25 and tau 1.03 (percent), mean over images; ``images``: number with both depths; ``density``.
 
     Density: share of pixels with true depth that have an estimate, of all images that have true depth. Raises
     ``GeometryError`` where no image has a pixel with both.
@@ -124,7 +124,7 @@ Row = dict[str, Any]
 
 def row(recording: Recording, protocol: str, system: str, **values: Any) -> Row:
     """A row: data set, scene, protocol and system (the backend), the split if the data set has some, then ``values``;
-    what is not finite becomes None."""
+    values that are not finite become None."""
     start: Row = {"dataset": recording.dataset, "scene": recording.name, "protocol": protocol, "system": system}
     if split := getattr(recording, "split", ""):
         start["split"] = split
@@ -132,7 +132,7 @@ def row(recording: Recording, protocol: str, system: str, **values: Any) -> Row:
 
 
 def guarded(recording: Recording, protocol: str, system: str, measure: Callable[[], Row]) -> Row:
-    """What ``measure`` gives; where the scene cannot be measured, a row whose ``note`` says why."""
+    """The result of ``measure``; where the scene cannot be measured, a row whose ``note`` says why."""
     try:
         return measure()
     except (GeometryError, InputError) as error:

@@ -1,1 +1,1 @@
-"""What an evaluation leaves: a JSON file per run, tables beside published figures, pages; what changed between runs."""
+"""Output of an evaluation: a JSON file per run, tables beside published figures, pages; changes between runs."""

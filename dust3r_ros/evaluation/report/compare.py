@@ -1,9 +1,9 @@
-"""What got better or worse between two runs beyond noise, paired over scenes; and which backend should be default.
+"""What got better or worse between two runs beyond noise, paired by scene; and which backend should be the default.
 
-Of each metric the mean change per scene, with intervals that hold for all metrics of the comparison at once:
-studentised wild bootstrap (Wu 1986; signs as in Liu 1988), one draw of signs for all metrics, critical value from
-the largest |t| among them (Westfall and Young 1993). Noise of two runs is symmetric, which is what this asks for;
-simulations with so few scenes keep its error, unlike those of resampled scenes.
+For each metric the mean change per scene, with intervals that hold for all metrics at once: studentised wild
+bootstrap (Wu 1986; signs as in Liu 1988), one draw of signs for all metrics, critical value from the largest |t|
+among them (Westfall and Young 1993). The method assumes symmetric noise, which the difference of
+two runs has. In simulations with as few scenes it keeps its error level; resampling scenes does not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dust3r_ros.types import Array
 
 RESAMPLES = 10_000
 LEVEL = 0.97  # of all intervals together
-MIN_SCENES = 6  # of fewer, even changes that agree in sign are no evidence: 2 / 2^5 > 5 %
+MIN_SCENES = 6  # with fewer, even changes of one sign are no evidence: 2 / 2^5 > 5 %
 
 BETTER, WORSE, SAME, FEW = "better", "worse", "no change beyond noise", "too few scenes"
 UNLIKE = "not comparable"  # times of other machines, or beside other programs
@@ -31,8 +31,8 @@ UNLIKE = "not comparable"  # times of other machines, or beside other programs
 
 @dataclass(frozen=True)
 class Change:
-    """Mean change of a metric over ``scenes`` (positive: grew) and its interval; ``extreme``: the scene it changed
-    most on, with its change. ``verdict`` is one of BETTER, WORSE, SAME, FEW, UNLIKE.
+    """Mean change of a metric over ``scenes`` (positive: grew) and its interval; ``extreme``: the scene with the
+    largest change, and that change. ``verdict`` is one of BETTER, WORSE, SAME, FEW, UNLIKE.
     """
 
     protocol: str
@@ -70,7 +70,7 @@ class Comparison:
 
     @property
     def is_worse(self) -> bool:
-        """Whether a metric got worse, or a figure is gone."""
+        """Whether a metric got worse or a figure is gone."""
         return bool(self.worse or self.gone)
 
 
@@ -122,7 +122,7 @@ def _check(old: dict[Key, Row], new: dict[Key, Row]) -> None:
 def _paired(
     old: Mapping[Key, Row], new: Mapping[Key, Row], scenes: Mapping[tuple[str, str], int]
 ) -> dict[tuple[str, str, str], _Pairs]:
-    """The changes of every metric that both hold, by protocol, system and name; ``scenes``: places in their order."""
+    """The changes of every metric that both hold, by protocol, system and name; ``scenes``: index of each scene."""
     pairs: dict[tuple[str, str, str], _Pairs] = {}
     for key, row in old.items():
         dataset, scene, protocol, system = key
@@ -151,7 +151,7 @@ def _only_in(rows: Mapping[Key, Row], others: Mapping[Key, Row]) -> tuple[str, .
 
 
 def _critical(pairs: Sequence[_Pairs], scenes: int, seed: int, resamples: int) -> float:
-    """The |t| that noise alone stays below in ``LEVEL`` of all draws, for all metrics at once."""
+    """The |t| below which noise alone stays in ``LEVEL`` of all draws, for all metrics at once."""
     signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), (resamples, scenes))
     largest = np.zeros(resamples)
     for found in pairs:
@@ -174,7 +174,7 @@ def _judged(protocol: str, system: str, found: _Pairs, critical: float) -> Chang
     worst = int(np.argmax(np.abs(values)))
     verdict = SAME
     if len(values) < MIN_SCENES:
-        # One number per run says nothing of noise, but that nothing changed at all is known.
+        # A single number per run says nothing about noise; that nothing changed at all is known all the same.
         verdict = FEW if np.any(values) else SAME
         low, high = float(values.min()), float(values.max())
     elif abs(mean) >= found.metric.least and not low <= 0.0 <= high:
@@ -185,7 +185,7 @@ def _judged(protocol: str, system: str, found: _Pairs, critical: float) -> Chang
 
 
 def _remarks(before: RunFile, after: RunFile) -> tuple[str, ...]:
-    """Why the times of two runs may tell of their machines."""
+    """Why a difference in time may come from the machines."""
     first, second = (run.about.get("hardware") or {} for run in (before, after))
     said = []
     for name in ("processor", "cores", "machine"):
@@ -195,7 +195,7 @@ def _remarks(before: RunFile, after: RunFile) -> tuple[str, ...]:
     busy: Callable[[float | None], bool] = lambda load: load is not None and load > 0.3  # noqa: E731
     if any(map(busy, loads)):
         shown = " and ".join("unknown" if load is None else f"{load:.1f}" for load in loads)
-        said.append(f"other programs kept {shown} cores busy during the runs, so times are of no use")
+        said.append(f"other programs kept {shown} cores busy during the runs, so times cannot be compared")
     return tuple(said)
 
 
@@ -205,13 +205,13 @@ JUDGED = ("tracked", "ate_percent", "focal_error", "depth_rel", "depth_delta", "
 _SHOWN = (*JUDGED, "covered", "pairs_per_second", "seconds", "peak_memory_mb")
 _LEGEND = (
     "two_view: geometry alone. dust3r: the network alone, on images no larger than those it was trained on. both: "
-    "geometry, and the network's depth where geometry knows less. Columns as in the results; pairs/s: pairs of the map "
+    "geometry, and the network's depth where geometry is unsure. Columns as in the results; pairs/s: pairs of the map "
     "per second in which pairs are predicted, which includes those predicted again."
 )
 
 
 def backend_tables(rows: Sequence[Row]) -> list[Table]:
-    """Every scene with every backend, and what each changes against the default, with the choice."""
+    """Every scene with every backend, each backend's changes against the default, and the choice."""
     mine = [row for row in rows if row["protocol"] == PROTOCOL and row["system"] in BACKENDS]
     table = scene_table(_by_scene(mine), _SHOWN, "Scenes", _LEGEND)
     found = {name: against_default(mine, name) for name in BACKENDS[1:] if any(row["system"] == name for row in mine)}
@@ -232,14 +232,14 @@ def _by_scene(rows: Sequence[Row]) -> list[Row]:
 
 
 def _missing(name: str, found: Comparison) -> str:
-    """What a backend has no figure for, where the default has one; nothing for none."""
+    """Figures that the default has and this backend lacks; empty if there are none."""
     counts = Counter(METRICS[text.rpartition(": ")[2]].title for text in found.gone)
     parts = ", ".join(f"{title} on {count} scenes" for title, count in counts.items())
     return f"{name} gives none where {OURS} does: {parts}" if parts else ""
 
 
 def against_default(rows: Sequence[Row], name: str) -> Comparison:
-    """What backend ``name`` changes of ``JUDGED`` against the default backend, on the scenes that have both."""
+    """Changes in ``JUDGED`` from the default backend to ``name``, on the scenes that have both."""
     default, other = (
         RunFile({}, [_backend_judged(row) | {"system": name} for row in rows if row["system"] == system])
         for system in (OURS, name)
@@ -252,7 +252,7 @@ def _backend_judged(row: Row) -> Row:
 
 
 def best(found: dict[str, Comparison]) -> str:
-    """The backend that should be the default: one that gains and loses nothing, of several the one that gains most."""
+    """The backend that should be the default: it gains and loses nothing; among several, the one that gains most."""
     gained = {name: len(one.better) for name, one in found.items() if one.better and not one.is_worse}
     return max(gained, key=lambda name: gained[name]) if gained else OURS
 

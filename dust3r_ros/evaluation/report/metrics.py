@@ -1,4 +1,4 @@
-"""The figures that rows may hold: names, which way is better, how runs are compared; tables of them."""
+"""The figures of rows: names, which direction is better, how runs are compared; tables of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 class Table:
     """``head`` and ``rows`` of texts under a ``title``; the first ``texts`` columns are words, the others figures.
 
-    ``lead`` says before it what it is, ``notes`` stand below it.
+    ``lead`` introduces the table, ``notes`` follow it.
     """
 
     title: str
@@ -24,7 +24,7 @@ class Table:
     texts: int = 1
 
     def markdown(self, level: int = 2) -> str:
-        """With a heading of ``level``; nothing of it breaks a table."""
+        """With a heading of ``level``; no text breaks the table."""
         lines = [f"{'#' * level} {self.title}", ""]
         if self.lead:
             lines += [self.lead, ""]
@@ -61,11 +61,11 @@ RATIO, DIFFERENCE = "ratio", "difference"
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure. ``lower`` is better, or not; runs are compared by the ``how`` of their values per scene.
+    """One figure. ``lower``: lower is better; ``how`` the values of two runs on a scene are compared.
 
-    Errors and times differ between scenes by orders of magnitude, so their ratio counts; percentages have a
-    scale of their own, so their difference does. ``least``: a smaller change (log of the ratio, or percentage
-    points) matters to nobody, whatever its interval. ``sided``: the sign tells the side, the size how bad it is.
+    Errors and times differ between scenes by orders of magnitude, so their ratio is compared; percentages share a
+    scale, so their difference is. ``least``: a smaller change (log of the ratio, or percentage points) matters to
+    nobody, whatever its interval. ``sided``: the sign is the direction, the magnitude how bad it is.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Metric:
     sided: bool = False
 
     def shown(self, value: Any) -> str:
-        """The value with its digits; a dash for none."""
+        """The value, rounded; a dash for None."""
         if not is_number(value):
             return "–"
         return f"{value:{'+' if self.sided else ''}.{self.digits}f}"
@@ -94,7 +94,7 @@ class Metric:
         return math.log(after / before) if min(before, after) > 0 else None
 
     def change_shown(self, change: float) -> str:
-        """A change as a reader wants it: percent of a ratio, points of a difference."""
+        """A change for reading: a ratio in percent, a difference in points."""
         if self.how == RATIO:
             return f"{100 * math.expm1(min(change, 700.0)):+.1f} %"
         return f"{change:+.{max(self.digits, 1)}f}" + (" points" if self.unit == "%" else f" {self.unit}".rstrip())
@@ -126,7 +126,7 @@ METRICS: Mapping[str, Metric] = _of(
     Metric("seconds", "seconds", "s", least=0.1, digits=1),
     Metric("frames_per_second", "frames/s", "", lower=False, least=0.1, digits=1),
     Metric("peak_memory_mb", "memory", "MB", least=0.05, digits=0),
-    # Of the protocols on data sets
+    # Protocols on data sets
     Metric("rel", "Rel", "%"),
     Metric("delta", "δ1.25", "%", lower=False, how=DIFFERENCE, least=0.3),
     Metric("tau", "τ", "%", lower=False, how=DIFFERENCE, least=0.3),
@@ -154,9 +154,9 @@ METRICS: Mapping[str, Metric] = _of(
     Metric("pairs_per_second", "pairs/s", "", lower=False, least=0.1, digits=1),
     Metric("peak_device_mb", "device memory", "MB", least=0.05, digits=0),
 )
-# What others on the machine change.
+# Other programs on the machine change these.
 TIMES = frozenset({"seconds", "frames_per_second", "pairs_per_second"})
-# Said of a row, measured of nothing: two runs may differ in them without being better or worse.
+# Facts about a row, not results: runs that differ in them are neither better nor worse.
 FACTS = frozenset(
     {"dataset", "scene", "protocol", "system", "note", "unit", "data", "frames", "keyframes", "pairs", "focal",
      "metric", "extent", "limit", "matches", "pixels", "version", "backend", "views", "queries", "retrieved", "images",
@@ -166,5 +166,5 @@ FACTS = frozenset(
 
 
 def is_number(value: Any) -> bool:
-    """A figure that can be compared: a finite number, and no truth value."""
+    """Whether this is a figure that can be compared: a finite number, not a bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""The report of runs: one HTML page complete in itself, and a Markdown table for the docs."""
+"""The report of runs: one self-contained HTML page, and a Markdown table for the docs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def tables_of(run: RunFile) -> list[Table]:
 
 
 def protocol_tables(rows: Sequence[Row]) -> list[Table]:
-    """A table per protocol but that of the suite, whose tables are others."""
+    """One table per protocol, except the suite's, which has tables of its own."""
     names = dict.fromkeys(row["protocol"] for row in rows if row["protocol"] != PROTOCOL)
     return [_protocol_table(name, [row for row in rows if row["protocol"] == name]) for name in names]
 
@@ -73,20 +73,20 @@ def _protocol_table(name: str, rows: Sequence[Row]) -> Table:
 
 
 def _lead(name: str) -> str:
-    """What a protocol is about, as a sentence; nothing of one that is not known."""
+    """A protocol's description as a sentence; empty for an unknown one."""
     about = PROTOCOLS[name].about if name in PROTOCOLS else ""
     return f"{about[:1].upper()}{about[1:]}." if about else ""
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
-    """Which rows are of subsets, then the notes of the rows."""
+    """The rows that are subsets, then the notes of the rows."""
     notes = [f"{row['scene']}: a subset of {row['of']}, {row[SUBSET]}" for row in rows if row.get(SUBSET)]
     notes += [f"{row['dataset']} / {row['scene']}, {row['system']}: {row['note']}" for row in rows if row.get("note")]
     return notes
 
 
 def html(run: RunFile, pictures: Mapping[str, Path] | None = None, comparison: Comparison | None = None) -> str:
-    """The page: no script, no link, pictures (title: file) inside. One that cannot be read is named instead."""
+    """The page: no scripts or links; pictures (title: file) are embedded, unreadable ones named instead."""
     tables = [changes_table(comparison)] if comparison else []
     tables += tables_of(run)
     parts = [
@@ -130,13 +130,13 @@ def _picture(title: str, path: Path) -> str:
 
 
 def markdown(run: RunFile, command: str) -> str:
-    """What the docs say of a run of the scenes: where it ran, targets, peers, scenes, published figures."""
+    """The docs' section on a run: where it ran, targets, peers, scenes, published figures."""
     backend = run.about.get("configuration", {}).get("backend", OURS)
     return measured_by(command, run, f"backend `{backend}`", tables_of(run))
 
 
 def measured_by(command: str, run: RunFile, what: str, tables: Sequence[Table]) -> str:
-    """``tables``, after where they come from; ``what`` of ours was measured."""
+    """``tables`` below a line on how they were measured; ``what``: our system under test."""
     hardware = run.about.get("hardware") or {}
     lines = [
         f"Measured by `{command}`: {run_line(run.about)}; Python {hardware.get('python', '?')}, {what}. "
@@ -147,14 +147,14 @@ def measured_by(command: str, run: RunFile, what: str, tables: Sequence[Table]) 
 
 
 def begin_of(maker: str = "make eval") -> str:
-    """The line of a page after which stands what ``maker`` writes, up to the line ``END``."""
+    """The marker line: what ``maker`` writes lies between it and the line ``END``."""
     return _BEGIN.format(maker)
 
 
 def into_page(page: Path, text: str, maker: str = "make eval", title: str = "Results") -> None:
-    """Replace what stands between the markers of ``page``, which name its ``maker``; one that is not there is made.
+    """Replace the text between the markers of ``page``, which name its ``maker``; a missing page is created.
 
-    Raises ``OutputError`` for a page without them: what somebody wrote there is not overwritten.
+    Raises ``OutputError`` for a page without markers, so that nothing hand-written is overwritten.
     """
     start = begin_of(maker)
     if not page.is_file():

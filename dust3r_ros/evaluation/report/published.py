@@ -1,4 +1,4 @@
-"""Tables of an evaluation: every scene, ours beside peers and beside published figures."""
+"""Tables of an evaluation: every scene, our figures beside the peers' and published ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COLUMNS = (
     "accuracy_90", "completeness", "completeness_90", "seconds", "frames_per_second", "peak_memory_mb",
 )  # fmt: skip
 LEGEND = (
-    "Poses: share of frames with one. ATE: root mean square position error after Sim3, in metres where the truth is "
+    "Poses: share of frames posed. ATE: root mean square position error after Sim3, in metres where the truth is "
     "metric. Depth Rel and δ1.25: keyframe depth against true depth, scaled once by the trajectory's Sim3. Pixels with "
     "points: share of keyframe pixels that have depth, of all and of those with true depth. Cloud accuracy and "
     "completeness: distances between the map's cloud and that of the keyframes' true depth (median and 90 % "
@@ -113,7 +113,7 @@ def _pair(ours: Row, theirs: Row, name: str) -> str:
 
 
 def target_table(rows: Sequence[Row]) -> Table:
-    """What is asked of the default backend on every scene, and where it falls short."""
+    """The targets of the default backend on every scene, and where it misses them."""
     found = _by_names(rows)
     body = [_against_targets(scene, found) for scene, system in found if system == OURS]
     head = ["scene", "poses: all", "ATE: at most pycolmap's", "time: a tenth of pycolmap's", "focal: within 3 %",
@@ -128,7 +128,7 @@ def target_table(rows: Sequence[Row]) -> Table:
 
 
 def _against_targets(scene: str, found: Mapping[tuple[str, str], Row]) -> list[str]:
-    """The line of a scene: its name, and what it has for each target."""
+    """The row of a scene: its name and its figure for each target."""
     ours, poses = found[scene, OURS], found.get((scene, POSES), {})
     colmap = found.get((scene, "pycolmap"), {})
     if not (is_number(colmap.get("tracked")) and colmap["tracked"] >= 90):
@@ -146,7 +146,7 @@ def _against_targets(scene: str, found: Mapping[tuple[str, str], Row]) -> list[s
 
 
 def _of_rooms(errors: Sequence[float]) -> list[str]:
-    """The note on the mean ATE (metres) of scenes of room scale; none without such scenes."""
+    """The note on the mean ATE (metres) of room-scale scenes; empty without such scenes."""
     if not errors:
         return []
     mean = sum(errors) / len(errors)
@@ -155,7 +155,7 @@ def _of_rooms(errors: Sequence[float]) -> list[str]:
 
 
 def _room_scale(row: Row) -> bool:
-    """A recorded scene in metres whose path is no longer than a walk through a room."""
+    """Whether this is a recorded scene in metres with a path no longer than a walk through a room."""
     ate, percent = row.get("ate"), row.get("ate_percent")
     if row.get("unit") != "m" or row["dataset"] != RECORDED or not (is_number(ate) and is_number(percent) and percent):
         return False
@@ -171,12 +171,12 @@ def _verdict(value: Any, good: Callable[[float], bool], form: str) -> str:
 _FILE = Path(__file__).with_name("published.yaml")
 NOT_RUN = "not run here"
 MEAN = "mean"
-SUBSET = "subset"  # of a row: what of a published scene it was measured on
+SUBSET = "subset"  # key of a row: the part of a published scene that it was measured on
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One published value (None: its authors give none) of ``who`` on a scene ("mean": over a data set)."""
+    """One published value (None: not given) of ``who`` on a scene ("mean": over a data set)."""
 
     title: str
     protocol: str
@@ -222,9 +222,9 @@ def _table(table: Mapping[str, Any], sources: Mapping[str, str]) -> list[Figure]
 
 
 def beside_published(rows: Sequence[Row]) -> list[Table]:
-    """One table per task: the published figures, and what every system of ``rows`` has there; the official weights say
-    "not run here" until a row of the system "dust3r" fills them. A mean over a data set is that of the rows of its
-    scenes, unless a row is named so.
+    """One table per task: the published figures beside those of every system in ``rows``. The official weights read
+    "not run here" until there is a row of the system "dust3r". A mean over a data set is taken from the rows of its
+    scenes, unless a row has that name.
     """
     tasks: dict[str, list[Figure]] = {}
     for figure in published():
@@ -249,25 +249,25 @@ def _beside(task: str, figures: Sequence[Figure], rows: Sequence[Row]) -> Table:
 
 
 def _comparable(figures: Sequence[Figure], rows: Sequence[Row]) -> list[Row]:
-    """Rows of what ``figures`` are of, under the published names; those of subsets last."""
+    """Rows of the scenes in ``figures``, under the published names; rows of subsets last."""
     asked, scenes = {(figure.protocol, figure.dataset) for figure in figures}, {figure.scene for figure in figures}
     named = sorted(map(_as_published, rows), key=lambda row: bool(row.get(SUBSET)))
     return [
         row for row in named
         if any(row["protocol"] == protocol and _is_of(row, dataset) for protocol, dataset in asked)
-        and (not row.get(SUBSET) or row["scene"] in scenes)  # a subset of a scene is none of a mean over all
+        and (not row.get(SUBSET) or row["scene"] in scenes)  # a subset does not enter a mean over scenes
     ]  # fmt: skip
 
 
 def _sources(figures: Sequence[Figure], rows: Sequence[Row]) -> list[str]:
-    """Where the figures are from, and what subsets the rows are of; each once."""
+    """The sources of the figures and the subsets of the rows, each once."""
     notes = [f"Source: {figure.source}" for figure in figures]
     notes += [f"Subset: {row['scene']} here is {row[SUBSET]}" for row in rows if row.get(SUBSET)]
     return list(dict.fromkeys(notes))
 
 
 def _as_published(row: Row) -> Row:
-    """A row of a part of a published scene, which it names (``7scenes/redkitchen``), under that scene's names."""
+    """A row measured on a part of a published scene (``of``: 7scenes/redkitchen), renamed to that scene."""
     if not row.get("of"):
         return row
     dataset, _, scene = str(row["of"]).partition("/")
@@ -275,12 +275,12 @@ def _as_published(row: Row) -> Row:
 
 
 def _is_of(row: Row, dataset: str) -> bool:
-    """Whether a row is of the data set, by its name or its title."""
+    """Whether a row belongs to the data set, by name or title."""
     return row["dataset"] in (dataset, DATASETS[dataset].title if dataset in DATASETS else dataset)
 
 
 def _here(rows: Sequence[Row], system: str, held: Sequence[Figure]) -> str:
-    """What a system has for the figures of a line; of figures that are not all there, dashes."""
+    """A system's values for the figures of a line; dashes unless all are there."""
     own = [row for row in rows if row["protocol"] == held[0].protocol and _is_of(row, held[0].dataset)]
     for among, mark in (([row for row in own if not row.get(SUBSET)], ""), (own, " (subset)")):
         values = [_measured(among, system, figure.scene, figure.metric) for figure in held]
@@ -290,7 +290,7 @@ def _here(rows: Sequence[Row], system: str, held: Sequence[Figure]) -> str:
 
 
 def _shown(held: Sequence[Figure], values: Sequence[float | None]) -> str:
-    """One value for each figure of a line, in one cell."""
+    """The values of a line's figures in one cell."""
     return " / ".join(METRICS[figure.metric].shown(value) for figure, value in zip(held, values, strict=True))
 
 
@@ -299,13 +299,13 @@ def _named(system: str) -> str:
 
 
 def _headed(system: str, rows: Sequence[Row]) -> str:
-    """What was measured here need not be the official weights: it is what the checkpoint held."""
+    """The column's heading. A checkpoint measured here need not be the official weights."""
     given = system == WEIGHTS and any(row["system"] == WEIGHTS for row in rows)
     return f"{'dust3r, the weights given' if given else _named(system)}, here"
 
 
 def _measured(rows: Sequence[Row], system: str, scene: str, metric: str) -> float | None:
-    """The system's value on a scene, or the mean over its parts or over the scenes that a mean is of."""
+    """The system's value on a scene, or the mean over its parts, or over the scenes of a data set's mean."""
     own = [row for row in rows if row["system"] == system and is_number(row.get(metric))]
     exact = [row for row in own if _scene(row) == scene.lower()]
     if exact:
@@ -315,7 +315,7 @@ def _measured(rows: Sequence[Row], system: str, scene: str, metric: str) -> floa
 
 
 def _mean(rows: Sequence[Row], metric: str) -> float | None:
-    """Mean size of a metric, each row counting as many images as it has; None of no rows."""
+    """Mean magnitude of a metric, rows weighted by their number of images; None without rows."""
     if not rows:
         return None
     counts = [float(row.get("images") or 1) for row in rows]
@@ -323,12 +323,12 @@ def _mean(rows: Sequence[Row], metric: str) -> float | None:
 
 
 def _parts(rows: Sequence[Row], scene: str) -> list[Row]:
-    """Rows of parts of a scene: ``chess/seq-03`` is one of ``chess``."""
+    """Rows of parts of a scene: ``chess/seq-03`` is a part of ``chess``."""
     return [row for row in rows if _scene(row).split("/")[0] == scene.lower()]
 
 
 def _scenes_of_mean(rows: Sequence[Row], mean: str) -> list[Row]:
-    """Rows of the scenes that a mean is over, by the words before "mean": none to train on, and no subsets."""
+    """Rows of the scenes of a mean, by the words before "mean"; training scenes and subsets are left out."""
     start = mean.removesuffix(MEAN).strip().lower()
     whole = (row for row in rows if not row.get(SUBSET) and row.get("split") != "train")
     return [row for row in whole if start in _scene(row)]

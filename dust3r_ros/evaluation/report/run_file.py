@@ -21,14 +21,14 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 class Machine:
-    """The machine; its load is counted from when this was made."""
+    """The machine; its load is counted from the creation of this object."""
 
     def __init__(self) -> None:
         self._start, self._busy, self._own = time.perf_counter(), _busy(), _own()
 
     def about(self) -> dict[str, Any]:
         """Architecture, processor, cores, memory (GB), Python and ``others_cores``: cores that other processes kept
-        busy meanwhile. None, or an empty text, where the system does not tell.
+        busy meanwhile. None, or an empty string, where the system does not say.
         """
         busy, others = _busy(), None
         if busy is not None and self._busy is not None:
@@ -60,7 +60,7 @@ def _memory_gb() -> float | None:
 
 
 def _busy() -> float | None:
-    """Seconds that all cores together have worked, whoever for; time the host took away counts."""
+    """Busy seconds of all cores together, for any process; time stolen by the host counts."""
     try:
         words = _STAT.read_text(encoding="utf-8").splitlines()[0].split()
         user, nice, system, _, _, irq, softirq, steal = map(int, words[1:9])
@@ -86,7 +86,7 @@ class RunFile:
     """``about``: format, version, commit, date, configuration, hardware, seconds; ``rows``: plain dicts.
 
     A row names its dataset, scene, protocol and system (what was measured: a backend or a peer) and holds one
-    value per metric, None where there was nothing to measure; ``note`` says why. No two rows have the same names.
+    value per metric, None where there was nothing to measure; ``note`` says why. No two rows have the same four names.
     """
 
     about: Mapping[str, Any]
@@ -111,7 +111,7 @@ def about(
     hardware: Mapping[str, Any] | None = None,
     seconds: float | None = None,
 ) -> dict[str, Any]:
-    """The head of a run file. Commit and date are whatever the caller says: nothing here asks a clock."""
+    """The head of a run file. Commit and date come from the caller: no clock is read here."""
     return {
         "format": FORMAT,
         "version": __version__,
@@ -124,7 +124,7 @@ def about(
 
 
 def write_run(path: str | Path, run: RunFile) -> Path:
-    """Write ``run``, its folder made when missing. Raises ``OutputError`` when it cannot be written."""
+    """Write ``run``; a missing folder is created. Raises ``OutputError`` when it cannot be written."""
     path = Path(path)
     make_folder(path.parent)
     write_text(path, json.dumps({"about": run.about, "rows": list(run.rows)}, indent=1, allow_nan=False) + "\n")
@@ -138,7 +138,7 @@ def read_run(path: str | Path) -> RunFile:
         raise InputError(f"'{path}' is not a run of an evaluation: it must hold 'about' and 'rows'")
     if data["about"].get("format") != FORMAT:
         found = data["about"].get("format")
-        raise InputError(f"'{path}' is of format {found!r}; this version reads format {FORMAT}: measure again")
+        raise InputError(f"'{path}' has format {found!r}; this version reads format {FORMAT}: measure again")
     _check_rows(path, data["rows"])
     return RunFile(data["about"], data["rows"])
 
@@ -153,7 +153,7 @@ def _json(path: str | Path) -> Any:
 
 
 def _check_rows(path: str | Path, rows: Sequence[Any]) -> None:
-    """Raises ``InputError`` for a row without its names, or with those of another row."""
+    """Raises ``InputError`` for a row without its names, or with the names of another row."""
     seen: set[Key] = set()
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in _NAMES):
@@ -164,7 +164,7 @@ def _check_rows(path: str | Path, rows: Sequence[Any]) -> None:
 
 
 def merged(runs: Sequence[RunFile]) -> RunFile:
-    """All rows of all runs under the head of the first; of rows with the same names the last stays."""
+    """All rows of all runs under the head of the first; among rows with the same names the last is kept."""
     if not runs:
         raise InputError("no run to show; give at least one JSON file")
     rows = {key: row for run in runs for key, row in run.by_key().items()}

@@ -1,1 +1,1 @@
-"""All scenes at hand through our mapper and its peers, each in its own process, into one table."""
+"""All available scenes through our mapper and its peers, each in its own process, into one table."""

@@ -22,7 +22,7 @@ from dust3r_ros.io.image_sources import open_source
 from dust3r_ros.products.results import peak_memory_mb
 from dust3r_ros.types import StampedPose
 
-# What of a scene's result goes into its row as it is.
+# Fields of a scene's result that go into its row unchanged.
 _FIGURES = (
     "frames", "tracked", "keyframes", "pairs", "seconds", "frames_per_second", "density", "ate", "ate_percent", "rpe",
     "rpe_deg", "focal", "focal_error", "depth_rel", "depth_delta", "depth_rel_median", "depth_delta_median", "note",
@@ -30,7 +30,7 @@ _FIGURES = (
 
 
 def names_of(path: Path, system: str) -> Row:
-    """The names of a scene's row: all that one has that failed before it began."""
+    """The names of a scene's row: all there is of a row that failed before it began."""
     dataset = RENDERED if path.name.startswith(RENDERED) else RECORDED
     return {"dataset": dataset, "scene": path.name, "protocol": PROTOCOL, "system": system}
 
@@ -49,7 +49,7 @@ def measure(
     if system == "opencv":
         return row | _floor(scene, max_frames)
     run = run_scene(scene, _configured(config, system), max_frames=max_frames)
-    memory = peak_memory_mb()  # of mapping, not of what follows
+    memory = peak_memory_mb()  # of mapping only
     found = run.result.to_json()
     row |= {name: _plain(found[name]) for name in _FIGURES} | {"peak_memory_mb": round(memory, 1)}
     if system == POSES:
@@ -81,7 +81,7 @@ def _as_trained(config: MapperConfig) -> MapperConfig:
 
 
 def _plain(value: Any) -> Any:
-    """A figure without digits that mean nothing; JSON knows no infinity."""
+    """A figure without meaningless digits; JSON has no infinity."""
     if isinstance(value, float):
         return float(f"{value:.6g}") if is_number(value) else None
     return value
@@ -141,7 +141,7 @@ def pose_figures(scene: Scene, poses: Sequence[StampedPose], frames: int, focal:
 
 
 def fingerprint(path: Path) -> str:
-    """What tells this data from other: a digest of names, poses and intrinsics (not of pixels)."""
+    """Identifies the data: a digest of names, poses and intrinsics (not of pixels)."""
     digest = hashlib.sha256()
     for name in ("rgb.txt", "groundtruth.txt", "intrinsics.json"):
         if (path / name).is_file():

@@ -1,7 +1,7 @@
 """The floor that a mapper must beat: OpenCV's two-view functions, chained. No map, no adjustment, no loop.
 
-SIFT matches to the last keyframe; where they moved enough, an essential matrix with a guessed focal, its pose, and
-triangulated points, whose depth relative to the points known before carries the scale on. Between keyframes PnP.
+SIFT matches to the last keyframe; where they have moved enough, the pose of an essential matrix with a guessed focal,
+and triangulated points, whose depth relative to the known points carries the scale. Between keyframes PnP.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dust3r_ros.geometry.rigid import invert, pose
 from dust3r_ros.types import Array, Frame, StampedPose
 
 _FEATURES = 2000
-_MOVED = 0.04  # of the long edge, median of the matches: a keyframe
+_MOVED = 0.04  # of the long edge: median displacement that makes a keyframe
 _RATIO = 0.8  # of the distances of the two nearest descriptors (Lowe 2004)
 _ERROR = 1.5  # pixels
 _ENOUGH = 15  # matches of a pose
@@ -33,7 +33,7 @@ class _View:
 
 
 class Chain:
-    """Takes frames one by one; ``poses`` of those it found, camera to world, in a unit of its own."""
+    """Takes frames one by one; ``poses`` of those located, camera to world, in a unit of its own."""
 
     def __init__(self) -> None:
         self.poses: list[StampedPose] = []
@@ -46,7 +46,7 @@ class Chain:
         self._K = np.eye(3)
 
     def add(self, frame: Frame) -> None:
-        """One frame more."""
+        """Add a frame."""
         height, self.width = frame.image.shape[:2]
         self.frames += 1
         self.focal = float(max(height, self.width))  # the guess: the long edge
@@ -61,7 +61,7 @@ class Chain:
             self._last = self._last or view
 
     def _joins(self, last: _View, view: _View) -> bool:
-        """Gives ``view`` its pose, and makes it the last keyframe where it is far enough; False: not placed."""
+        """Gives ``view`` a pose and makes it the last keyframe if it is far enough away; False: no pose."""
         old, new = self._matches(last, view)
         if len(old) < _ENOUGH:
             return False
@@ -71,7 +71,7 @@ class Chain:
         return self._by_essential(last, view, old, new)
 
     def _matches(self, last: _View, view: _View) -> tuple[Array, Array]:
-        """Indices of corners that are each other's, by descriptor."""
+        """Indices of mutually nearest corners, by descriptor."""
         pairs = self._matcher.knnMatch(last.descriptors, view.descriptors, k=2)
         good = [pair[0] for pair in pairs if len(pair) == 2 and pair[0].distance < _RATIO * pair[1].distance]
         found = np.array([(match.queryIdx, match.trainIdx) for match in good], dtype=int).reshape(-1, 2)
@@ -112,7 +112,7 @@ class Chain:
 
 
 def _scale(known: Array, found: Array) -> float:
-    """What takes depths ``found`` (N,) to those ``known`` before (N,) (NaN: none); 1 where too few are common."""
+    """The factor from depths ``found`` (N,) to those ``known`` (N,; NaN: none); 1 where too few are common."""
     common = np.isfinite(known)
     return float(np.median(known[common] / found[common])) if common.sum() >= 8 else 1.0
 

@@ -1,4 +1,4 @@
-"""pycolmap's incremental mapping as a peer: an environment and a process of its own, with an end in time, a row."""
+"""pycolmap's incremental mapping as a peer: its own environment, a process with a time limit, a row."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from dust3r_ros.types import StampedPose
 
 
 def finish(command: Sequence[str], timeout: float, environment: Mapping[str, str] | None = None) -> str:
-    """Runs ``command`` to its end; empty, or why it failed. At the end of ``timeout`` (s) it and its children are
-    ended, and so they are when we are.
+    """Runs ``command`` to its end; returns an empty string, or why it failed. It and its children are ended after
+    ``timeout`` (s), and when this process ends.
     """
     process = subprocess.Popen(
         command,
@@ -59,7 +59,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 PACKAGE = "pycolmap>=3.11"
-EXHAUSTIVE = 100  # frames; more are matched in sequence
+EXHAUSTIVE = 100  # frames; more are matched sequentially
 SCRIPT = Path(__file__).with_name("pycolmap_mapping.py")
 
 
@@ -98,7 +98,7 @@ def measure_pycolmap(path: Path, python: Path, *, timeout: float, max_frames: in
 
 
 def run_mapping(path: Path, python: Path, *, timeout: float, max_frames: int | None = None) -> dict[str, Any]:
-    """What ``pycolmap_mapping.py`` writes of the images of the scene in ``path``; raises ``BackendError``."""
+    """The output of ``pycolmap_mapping.py`` for the images of the scene in ``path``; raises ``BackendError``."""
     stamps = stamps_by_name(path)
     frames = min(len(stamps), max_frames or len(stamps))
     with tempfile.TemporaryDirectory() as folder:

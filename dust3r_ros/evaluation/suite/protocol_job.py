@@ -29,9 +29,9 @@ _MANY = 200  # frames; longer scenes are for maps
 
 
 def protocols_of(path: Path) -> list[str]:
-    """What the truth of a scene allows and the literature asks of its kind: poses of ten views of every scene; depth
-    and clouds of rooms with depth; places where the scene's data set is judged so. None of a scene that cannot be
-    read, or of one that is long.
+    """The protocols that a scene's truth allows and the literature applies to its kind: poses of ten views for every
+    scene; depth and clouds for rooms with depth; localisation where the scene's data set is judged by it. Empty for a
+    scene that cannot be read or is long.
     """
     try:
         scene = read_scene(path)
@@ -52,8 +52,8 @@ def source_of(name: str) -> tuple[str, str] | None:
 
 
 def measure_protocol(path: Path, protocol: str, config: MapperConfig, max_frames: int | None = None) -> list[Row]:
-    """Rows of a protocol; where the literature's table has a row of the scene, ``of`` names it and ``subset`` says what
-    of it was taken. Images are as wide as the mapper works. Raises ``InputError``, ``ConfigError``.
+    """Rows of a protocol; where the literature's table has the scene, ``of`` names it and ``subset`` says which part
+    was taken. Images have the mapper's working width. Raises ``InputError``, ``ConfigError``.
     """
     scene = read_scene(path)
     recording = recording_of(path, scene, max_frames)
@@ -72,7 +72,7 @@ def measure_protocol(path: Path, protocol: str, config: MapperConfig, max_frames
 
 
 def recording_of(path: Path, scene: Scene, max_frames: int | None = None) -> Recording:
-    """A scene as protocols take it: every image with its pose (the nearest within 10 ms), K and depth."""
+    """A scene as protocols take it: every image with its pose (nearest within 10 ms), K and depth."""
     stamps = np.array([pose.stamp_ns for pose in scene.truth])
     K = _intrinsics(path / "intrinsics.json")
     views = []
@@ -89,7 +89,7 @@ def recording_of(path: Path, scene: Scene, max_frames: int | None = None) -> Rec
 def _depth_reader(scene: Scene, stamp_ns: int) -> Callable[[], Array32] | None:
     def read() -> Array32:
         depth = scene.depth(stamp_ns)
-        assert depth is not None, "it was there when the scene was read"
+        assert depth is not None, "the depth file existed when the scene was read"
         return depth
 
     return read if scene.depth_file(stamp_ns) is not None else None

@@ -5,7 +5,7 @@ python pycolmap_mapping.py IMAGES OUT.json [--sequential] [--max-frames N]
 SIFT, exhaustive matching (sequential on demand), one SIMPLE_PINHOLE camera of unknown focal for
 all images. OUT.json: seconds per stage, images given, registered images of the largest model with
 their pose (camera to world, row by row), the camera's focal and width, peak memory (MB), pycolmap's version.
-Needs nothing but pycolmap, which is no dependency of this package and therefore imported by name.
+Needs only pycolmap, which is not a dependency of this package and is therefore imported by name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 
 def _peak_memory_mb() -> float:
-    # As products/results.py, which cannot be imported here
+    # As in products/results.py, which cannot be imported here
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6
@@ -87,7 +87,7 @@ def reconstruct(images: Path, names: list[str], folder: Path, sequential: bool) 
 
 
 def _largest(models: dict[int, Any]) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Poses and camera of the model with most images, as OUT.json has them; of no model, nothing."""
+    """Poses and camera of the model with most images, as in OUT.json; empty without a model."""
     poses: dict[str, list[float]] = {}
     if not models:
         return poses, {}

@@ -25,9 +25,9 @@ _PACKAGE = Path(__file__).resolve().parents[3]
 
 @dataclass(frozen=True)
 class Plan:
-    """``scenes`` (folders) and ``systems``, each scene through one system before the next. ``timeout`` (s) ends a
-    process, ``budget`` (s) all of them. ``protocols``: the literature's run, too, on every scene whose truth allows.
-    ``options`` go on to the mapper, ``pycolmap`` is the interpreter that has it.
+    """``scenes`` (folders) and ``systems``, each scene through one system before the next. ``timeout`` (s) limits a
+    process, ``budget`` (s) all of them. ``protocols``: also run the literature's on every scene whose truth allows it.
+    ``options`` are passed to the mapper; ``pycolmap``: the interpreter that has it.
     """
 
     scenes: Sequence[Path]
@@ -42,7 +42,7 @@ class Plan:
 
 
 def systems_of(*, checkpoint: bool, poses: bool, opencv: bool, pycolmap: bool) -> list[str]:
-    """What runs, the default backend first, so that it is measured whatever the time."""
+    """The systems to run, the default backend first, so that it is measured even if time runs out."""
     found = [OURS, *([WEIGHTS] if checkpoint else []), *([POSES] if poses else []), *(["opencv"] if opencv else [])]
     return [*found, *(["pycolmap"] if pycolmap else [])]
 
@@ -50,7 +50,7 @@ def systems_of(*, checkpoint: bool, poses: bool, opencv: bool, pycolmap: bool) -
 def scenes_at(data: Path | None, worlds: Path | None, only: Sequence[str], say: Callable[[str], object]) -> list[Path]:
     """Folders of the recorded scenes in ``data`` and of the rendered worlds, which are made in ``worlds``; None: none.
 
-    Of these, those whose name contains one of ``only``. What is not there, or cannot be made, is said and left out.
+    Only those whose name contains one of ``only``. What is missing or cannot be made is reported and left out.
     """
 
     def wanted(name: str) -> bool:
@@ -64,7 +64,7 @@ def _recorded(data: Path, say: Callable[[str], object]) -> list[Path]:
     try:
         return find_scenes([data])
     except Dust3rRosError as error:
-        say(f"no recorded scenes are measured: {error}")
+        say(f"no recorded scene is measured: {error}")
     return []
 
 
@@ -81,21 +81,21 @@ def _rendered(names: Iterable[str], folder: Path, say: Callable[[str], object]) 
 
 @dataclass(frozen=True)
 class Task:
-    """A scene through a system; ``protocols``: by these of the literature instead of as a map."""
+    """A scene through a system; ``protocols``: measured by these of the literature instead of as a map."""
 
     path: Path
     system: str
     protocols: tuple[str, ...] = ()
 
     def lost(self, why: str, rows: Sequence[Row] = ()) -> list[Row]:
-        """``rows``, and the names and the reason of each that is not among them."""
+        """``rows``, plus a row with the reason for each one that is missing."""
         missing = [name for name in self.protocols or (PROTOCOL,) if name not in {row["protocol"] for row in rows}]
         return [*rows, *(names_of(self.path, self.system) | {"protocol": name, "note": why} for name in missing)]
 
 
 def tasks_of(plan: Plan) -> list[Task]:
-    """In the order in which they run: what is ours before peers, and each peer's quick scenes before its long ones, so
-    that time runs out where least is lost.
+    """The tasks in running order: ours before peers, and each peer's quick scenes before its long ones, so that least
+    is lost when time runs out.
     """
     found: list[Task] = []
     by_length = sorted(plan.scenes, key=_frames)
@@ -115,7 +115,7 @@ def _frames(path: Path) -> int:
 
 
 def measured(plan: Plan, say: Callable[[str], object] = print, start: float | None = None) -> Iterator[Row]:
-    """The rows of every task, as soon as they are there; one that fails is a row with a note.
+    """The rows of every task as soon as they exist; a task that fails gives a row with a note.
 
     The budget counts from ``start`` (``perf_counter``), now by default.
     """
@@ -124,7 +124,7 @@ def measured(plan: Plan, say: Callable[[str], object] = print, start: float | No
         left = plan.budget - (perf_counter() - start)
         begun = perf_counter()
         if left <= 0:
-            rows = task.lost(f"not run: the {plan.budget:.0f} s for all were used up")
+            rows = task.lost(f"not run: the budget of {plan.budget:.0f} s was used up")
         else:
             rows = _rows(plan, task, min(plan.timeout, left))
         what = f"{task.path.name}, {task.system}" + f", {len(task.protocols)} protocols" * bool(task.protocols)
@@ -157,13 +157,13 @@ def _rows(plan: Plan, task: Task, timeout: float) -> list[Row]:
 
 
 def _environment() -> dict[str, str]:
-    """Python finds this package there, wherever it was started."""
+    """The environment in which Python finds this package from any working directory."""
     paths = [str(_PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def pictures_of(folder: Path, rows: Sequence[Row]) -> dict[str, Path]:
-    """{title: file} of what the runs drew, in the order of their rows."""
+    """{title: file} of the runs' pictures, in the order of their rows."""
     found: dict[str, Path] = {}
     for row in rows:
         for suffix, what in (("", "trajectory, focal, depth"), ("_map", "map")):

@@ -25,17 +25,17 @@ from dust3r_ros.scenes.textures import brick, decorated, fabric, plaster, poster
 from dust3r_ros.scenes.world import World, build
 from dust3r_ros.types import Array, Array32, Image, Keyframe
 
-_CUBES = 300  # per extent of the scene: finer is not judged, and dense places do not count more than others
-_ASKED = 20_000  # points whose nearest is looked for: enough for quantiles, and far ones take long
+_CUBES = 300  # per extent of the scene: the resolution of the comparison, and dense places count no more than others
+_ASKED = 20_000  # points whose nearest neighbour is sought: enough for quantiles; distant ones are slow
 _TOLERANCE_NS = 10_000_000
 
 
 def cloud_figures(run: SceneRun) -> Mapping[str, float | None]:
     """``accuracy``, ``completeness`` (medians) and ``*_90`` (90 % quantiles) in percent of ``extent``, the diagonal of
-    the true cloud's box (unit of the truth). Empty where a scene has no depth or a map no points.
+    the true cloud's box (unit of the truth). Empty where the scene has no depth or the map no points.
 
-    Both clouds are thinned to one point per cube. The map's is moved by the trajectory's Sim3 alone: a cloud is as
-    good as its poses. True depth is that of the keyframes' pixels, at the true poses.
+    Both clouds are thinned to one point per cube. The map's is moved by the trajectory's Sim3 alone: a cloud is only as
+    good as its poses. The true cloud is the depth of the keyframes' pixels at the true poses.
     """
     if run.errors is None or not run.mapper.keyframes:
         return {}
@@ -69,7 +69,7 @@ def _some(points: Array) -> Array:
 def covered(run: SceneRun) -> float | None:
     """Percent of the keyframes' pixels with true depth that have depth in the map; None where there is no truth.
 
-    Unlike the share of all pixels, this does not ask for points in the sky.
+    Unlike the share of all pixels, this does not require points in the sky.
     """
     shares = []
     for keyframe in run.mapper.keyframes:
@@ -81,7 +81,7 @@ def covered(run: SceneRun) -> float | None:
 
 
 def true_cloud(run: SceneRun) -> Cloud | None:
-    """What the keyframes truly saw, in the truth's world; None where there is no true depth."""
+    """The surface that the keyframes really saw, in the truth's world; None where there is no true depth."""
     clouds = []
     poses = {pose.stamp_ns: pose.w_T_c for pose in run.scene.truth}
     stamps = np.array(sorted(poses))
@@ -101,7 +101,7 @@ def true_cloud(run: SceneRun) -> Cloud | None:
 
 
 def _seen(run: SceneRun, keyframe: Keyframe, native: Array32, w_T_c: Array) -> Cloud:
-    """True depth along the true rays of the keyframe's pixels: of the true focal, not of the estimated one."""
+    """True depth along the true rays of the keyframe's pixels: from the true focal, not the estimated one."""
     camera = run.mapper.cameras[keyframe.camera]
     depth = resample(native, keyframe, camera)
     focal = keyframe.focal * run.scene.focal / run.scene.width * camera.width / camera.focal
@@ -129,7 +129,7 @@ def orbit(frames: int = 60, width: int = 400) -> RenderedSequence:
 
 
 def hallway(frames: int = 60, width: int = 400) -> RenderedSequence:
-    """Forward through a corridor: the new comes small and in the middle."""
+    """Forward through a corridor: new things appear small and in the middle."""
     poses = walk("corridor", frames, rate_hz=RATE_HZ, speed=1.0, seed=22)
     return render_path("corridor", corridor(22), poses, width=width, height=3 * width // 4, rate_hz=RATE_HZ)
 
@@ -167,7 +167,7 @@ WORLDS: dict[str, Callable[..., RenderedSequence]] = {
 
 
 def write_world(name: str, folder: Path, frames: int | None = None) -> Path:
-    """The world as a scene in ``folder``/NAME; one that is there already, whole, is used again.
+    """The world as a scene in ``folder``/NAME; a complete one already there is reused.
 
     ``frames`` renders fewer, in a folder of their own. Raises ``OutputError`` where it cannot be written.
     """
@@ -181,7 +181,7 @@ def write_world(name: str, folder: Path, frames: int | None = None) -> Path:
 
 
 class _Overcast(Lamp):
-    """A bright sky: light from a far place, and no shadows."""
+    """A bright sky: distant light, and no shadows."""
 
     def shade(self, surface: Surface, solids: Sequence[Solid], height: int, width: int, per_metre: float) -> Array32:
         """(H, W) light on a texture."""
@@ -211,7 +211,7 @@ def _street(seed: int) -> World:
 
 
 def _with_sky(images: Image, depths: Array32) -> Image:
-    """A sky that pales towards the horizon where nothing was hit."""
+    """Fills pixels that hit nothing with a sky that pales towards the horizon."""
     level = np.linspace(0.0, 1.0, images.shape[1])[:, None]
     sky = (_SKY_HIGH + level * (_SKY_LOW - _SKY_HIGH)).astype(np.uint8)[None, :, None, :]
     return np.where((depths > 0)[..., None], images, sky)
@@ -227,7 +227,7 @@ def _person(seed: int) -> World:
 
 
 def _shifted(world: World, offset: Array) -> World:
-    """The same surfaces and paint somewhere else; a surface has its place under one of three names."""
+    """The world moved by ``offset``; a surface stores its place under one of three names."""
     moved = []
     for surface in world.surfaces:
         name = next(name for name in ("corner", "base", "center") if hasattr(surface, name))

@@ -1,6 +1,6 @@
-"""Rays of a whole image against shapes (NumPy): where they meet, which shape each pixel sees, and how far.
+"""Rays of a whole image against shapes: where they meet, which shape each pixel sees, and at what depth.
 
-One code for NumPy arrays and PyTorch tensors: ``xp`` is the module whose arrays come in. A ray is
+The same code serves NumPy arrays and PyTorch tensors: ``xp`` is the module of the arrays given. A ray is
 ``o + depth d`` in local coordinates (see ``shapes``), ``o`` and ``d`` three arrays each that broadcast.
 """
 
@@ -52,8 +52,9 @@ class ShapesInView:
     """N shapes as one camera sees them: a ray (x, y, 1) is ``forms`` (x, y, 1) from ``origin`` in local coordinates.
 
     ``forms`` (3, 3, N), ``origin`` (3, N), ``size`` (3, N), ``taper`` (N,), ``repeats`` (2, N) float32; ``kind``,
-    ``mask``, ``chart`` (N,) int64: shapes last, since rays look up one number after the other.
-    NumPy arrays, or PyTorch tensors of the shapes of many cameras.
+    ``mask``, ``chart`` (N,) int64: shapes last, since rays look up one
+    field after another.
+    NumPy arrays, or PyTorch tensors for many cameras.
     """
 
     forms: Array32
@@ -88,7 +89,7 @@ def windows(shapes: Shapes, eye: Eye) -> NDArray[np.int64]:
     u, v = local[..., 0] / z * eye.K[0, 0] + eye.K[0, 2], local[..., 1] / z * eye.K[1, 1] + eye.K[1, 2]
     found = np.empty((len(shapes), 4), np.int64)
     for place, values, limit in ((0, v, eye.height), (2, u, eye.width)):
-        # One pixel more on every side, for what is rounded.
+        # A margin of one pixel on every side, for rounding.
         found[:, place] = np.clip(np.floor(values.min(axis=1)) - 1, 0, limit)
         found[:, place + 1] = np.clip(np.ceil(values.max(axis=1)) + 2, 0, limit)
     found[~ahead.all(axis=1) | (shapes.kind == HALL)] = [0, eye.height, 0, eye.width]
@@ -116,7 +117,7 @@ def depth_of(xp: Any, kind: int, o: _Triple, d: _Triple, taper: Any = 0.0) -> An
             enter, leave = xp.fmax(enter, low), xp.fmin(leave, high)
         depth, hit = (leave if kind == HALL else enter), enter < leave
     else:
-        # From the point of the ray nearest to the middle, since the squares of large distances lose digits.
+        # Measured from the ray's point nearest to the middle, since squares of large distances lose digits.
         along = -(o[0] * d[0] + o[1] * d[1] + o[2] * d[2]) / (d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
         q = (o[0] + along * d[0], o[1] + along * d[1], o[2] + along * d[2])
         enter, leave = _ball(xp, q, d) if kind == ELLIPSOID else _frustum(xp, q, d, taper)
@@ -125,8 +126,9 @@ def depth_of(xp: Any, kind: int, o: _Triple, d: _Triple, taper: Any = 0.0) -> An
 
 
 def _slab(xp: Any, o: Any, d: Any) -> tuple[Any, Any]:
-    """Depths between which a ray is within -1 and 1 of an axis; NaN, which ``fmax`` and ``fmin`` pass over, for a ray
-    along its middle."""
+    """Depths between which a ray is within -1 and 1 of an axis; NaN, which ``fmax`` and ``fmin`` ignore, for a ray
+    along its middle.
+    """
     inverse = 1 / d
     middle, half = -o * inverse, xp.abs(inverse)
     return middle - half, middle + half
@@ -175,8 +177,8 @@ def whole(values: Any) -> Any:
 def chart_place(xp: Any, kind: int, p: _Triple, d: _Triple, size: _Triple, taper: Any) -> tuple[Any, Any, Any, Any]:
     """Chart (of the shape's own), s, t and ``facing`` at local points ``p`` that rays along ``d`` meet.
 
-    ``facing`` is |n . ray|, the ray's z being 1; near enough on tapered and flattened shapes (it chooses
-    how much of a texture is averaged, no more). ``size`` are the half axes in metres.
+    ``facing`` is |n . ray|, the ray's z being 1; approximate on tapered and flattened shapes (it only
+    sets how much of a texture is averaged). ``size`` are the half axes in metres.
     """
     if kind == PANEL:
         return whole(0 * p[0]), (p[0] + 1) / 2, (p[1] + 1) / 2, xp.abs(d[2]) * size[2]
@@ -192,7 +194,7 @@ def chart_place(xp: Any, kind: int, p: _Triple, d: _Triple, size: _Triple, taper
         up = xp.where(first, p[2], xp.where(second, p[0], p[1])) / xp.abs(major)
         mean = (size[0] + size[1] + size[2]) / 3
         return face, (across + 1) / 2, (up + 1) / 2, mean * xp.abs(p[0] * d[0] + p[1] * d[1] + p[2] * d[2])
-    # To the right for who stands before the side, so that words can be read.
+    # To the right of a viewer facing the side, so that words read correctly.
     across = xp.where(first, p[1], xp.where(second, -p[0], p[0])) * xp.where(major < 0, 0.0 * a - 1, 0.0 * a + 1)
     up = xp.where(first | second, p[2], p[1])
     facing = xp.abs(xp.where(first, d[0] * size[0], xp.where(second, d[1] * size[1], d[2] * size[2])))
@@ -223,7 +225,7 @@ class Seen:
 
 
 def cast(shapes: Shapes, eye: Eye, masks: NDArray[np.uint8]) -> Seen:
-    """What the centres of the pixels see; ``masks`` (M, 128, 128) uint8, 0 = hole."""
+    """Depth and shape at the centres of the pixels; ``masks`` (M, 128, 128) uint8, 0 = hole."""
     seen = Seen(
         np.full((eye.height, eye.width), np.inf, np.float32), np.full((eye.height, eye.width), NOTHING, np.int16)
     )
@@ -259,7 +261,7 @@ def _cut(depth: Any, px: Any, py: Any, repeats: Any, mask: Any) -> Any:
 def local_rays(table: Any, index: Any, x: Any, y: Any) -> tuple[Any, Any]:
     """Origins and directions of rays (x, y, 1) in the coordinates of the shapes ``index``; all broadcast."""
     forms, origin = table.forms, table.origin
-    # Added up in the order of ``_window``, so that both round alike.
+    # Summed in the same order as in ``_window``, so that both round alike.
     d = tuple((forms[k, 0][index] * x + forms[k, 2][index]) + forms[k, 1][index] * y for k in range(3))
     return tuple(origin[k][index] for k in range(3)), d
 

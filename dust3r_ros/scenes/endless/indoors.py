@@ -1,4 +1,4 @@
-"""Worlds under a roof: rooms, corridors, works, and what stands about there."""
+"""Worlds under a roof: rooms, corridors, works, and their contents."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def crates(site: Site) -> None:
 
 
 def screen(site: Site) -> None:
-    """A folding screen, grille or ladder leaning: something one sees through."""
+    """A folding screen, grille or leaning ladder: something to see through."""
     rng = site.rng
     wide, high, paint = rng.uniform(0.3, 0.7), rng.uniform(0.8, 2.0), site.paint("furniture")
     mask = int(rng.choice([SLATS, GRID, LATTICE, HOLES]))
@@ -239,7 +239,7 @@ def hang_on_walls(site: Site, half: Array, height: float, count: int) -> None:
 
 
 def furnish(site: Site, half: Array, count: int, middle: bool = True) -> None:
-    """Pieces along the walls and on the free floor, none through another."""
+    """Furniture along the walls and on the free floor, without overlaps."""
     rng = site.rng
     taken: list[tuple[Array, float]] = []
     makers = list(PIECES)
@@ -303,7 +303,7 @@ def room(site: Site) -> Stage:
 
 
 def corridor(site: Site) -> Stage:
-    """A long passage with doors, pillars, pipes and what was left standing."""
+    """A long passage with doors, pillars, pipes and things left standing."""
     rng = site.rng
     half, height = np.array([rng.uniform(5, 12), rng.uniform(0.8, 1.7)]), rng.uniform(2.2, 3.2)
     low, high = shell(site, half, height)

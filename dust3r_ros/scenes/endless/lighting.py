@@ -32,7 +32,7 @@ def lamps_under(rng: np.random.Generator, low: Array, high: Array) -> tuple[list
 
 
 def daylight(rng: np.random.Generator) -> tuple[list[Lamp], float]:
-    """The sun, or none behind clouds, and the sky."""
+    """The sun, unless clouded over, and the sky."""
     far = 300.0
     lamps = []
     for _ in range(3):
@@ -47,12 +47,12 @@ def daylight(rng: np.random.Generator) -> tuple[list[Lamp], float]:
 
 _LEAST, _MOST = 3, 112  # samples along a side of a chart
 _SHEET_WIDTH = 1024
-_CLEAR = 0.01  # metres; what is this near the lit point is part of it
+_CLEAR = 0.01  # metres; anything this close to the lit point is part of it
 
 
 @dataclass(frozen=True, eq=False)
 class Lamp:
-    """A point light, or one far away: ``strength`` at its nearest, falling to a half at ``reach`` metres."""
+    """A point light, possibly far away: ``strength`` at its nearest, falling to half at ``reach`` metres."""
 
     position: Array
     strength: float
@@ -69,8 +69,8 @@ class LitCharts:
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
-    """All points to light: (P, 3) points and normals, the chart of each, whether it is lit from both sides (a
-    panel's), and per chart its shape, middle, radius."""
+    """All points to light: (P, 3) points and normals, the chart of each, whether it is lit from both sides (panels),
+    and each chart's shape, middle and radius."""
 
     points: Array32
     normals: Array32
@@ -93,14 +93,14 @@ def light_charts(
 ) -> LitCharts:
     """Light on every chart of the shapes and, last, one bright chart for the sky.
 
-    ``per_metre`` samples where a chart is small enough; ``stains`` is the strength of the large, soft spots that
-    keep repeated textures from being the same all over.
+    ``per_metre`` samples where a chart is small enough; ``stains`` is the strength of large, soft spots that make
+    repetitions of a texture differ.
     """
     samples = _sample(shapes, per_metre)
     light = np.full(len(samples.points), ambient, np.float32)
     for lamp in lamps:
         light += _from(lamp, table, samples)
-    # As a camera's exposure has it: places where light falls are bright.
+    # As with a camera's exposure: lit places are bright.
     light *= np.exp(stains * rng.standard_normal(len(light))) / np.quantile(light, 0.75)
     return _pack(light.astype(np.float32), samples.sizes)
 
@@ -145,7 +145,7 @@ def _from(lamp: Lamp, shapes: Shapes, samples: _Samples) -> Array32:
     cosine = np.einsum("pk,pk->p", way, samples.normals) / distance
     light = np.maximum(np.where(samples.double, np.abs(cosine), cosine), 0) / (1 + (distance / lamp.reach) ** 2)
     facing = np.flatnonzero(light > 0)
-    # In metres along the ray, so that ``NEAR`` is what it says.
+    # In metres along the ray, as ``NEAR`` is.
     rays = np.ascontiguousarray(-way[facing].T) / distance[facing]
     chart, far, bright = samples.chart[facing], distance[facing] - _CLEAR, np.ones(len(facing), bool)
     shaded = _in_cone(lamp.position, shapes, samples)  # (shapes, charts)
@@ -166,9 +166,9 @@ class _Cones:
     def __init__(self, middles: Array, radius: Array) -> None:
         far = np.maximum(np.linalg.norm(middles, axis=1), 1e-9)
         self._toward = middles / far[:, None]
-        # Two ways across: what small angles are measured by, where a cosine of float32 is 1.
+        # Two perpendicular directions measure small angles, whose float32 cosine is 1.
         self._across = np.linalg.svd(self._toward[:, None])[2][:, 1:].astype(np.float32)
-        self._wide = np.where(far > radius, 1.001 * radius / far + 1e-5, np.inf)  # a little more for what is rounded
+        self._wide = np.where(far > radius, 1.001 * radius / far + 1e-5, np.inf)  # margin for rounding
 
     def hold(self, number: int, rays: Array32) -> NDArray[np.bool_]:
         """(P,) which of the ``rays`` (3, P), of length 1, are in a cone, or very nearly."""
@@ -206,7 +206,7 @@ def _depth(shapes: Shapes, number: int, lamp: Array, rays: Array32) -> Array32:
 
 
 def _pack(light: Array32, sizes: list[tuple[int, int]]) -> LitCharts:
-    """Charts of light side by side in shelves, the tallest first; the last one is of the sky."""
+    """Packs charts of light side by side on shelves, the tallest first; the last is the sky's."""
     starts = np.cumsum([0, *(high * wide for high, wide in sizes)])
     order = sorted(range(len(sizes)), key=lambda chart: -sizes[chart][0])
     places = np.zeros((len(sizes) + 1, 4), np.float32)

@@ -1,6 +1,6 @@
-"""What surfaces are made of: pictures of 512 x 512 texels that repeat, RGB float32 in [0, 1], without light.
+"""Materials of surfaces: repeating pictures of 512 x 512 texels, RGB float32 in [0, 1], without light.
 
-Each takes a random generator alone, which decides colours, proportions and wear.
+Each takes only a random generator, which decides colours, proportions and wear.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Rng = np.random.Generator
 
 
 def octave(rng: Rng, rows: int, columns: int) -> Array32:
-    """(512, 512) smooth noise of standard deviation about 0.7, with so many cells down and across."""
+    """(512, 512) smooth noise of standard deviation about 0.7, with that many cells down and across."""
     rough = np.pad(rng.standard_normal((rows, columns), dtype=np.float32), 2, mode="wrap")
     size = round(SIDE * (columns + 4) / columns), round(SIDE * (rows + 4) / rows)
     smooth = raster.enlarge(rough, *size)
@@ -31,7 +31,7 @@ def octave(rng: Rng, rows: int, columns: int) -> Array32:
 def fractal(rng: Rng, cells: int, octaves: int = 5, fade: float = 0.6, stretch: float = 1.0) -> Array32:
     """(512, 512) noise of mean 0 and standard deviation 1: ``cells`` at first, twice as many in every octave.
 
-    ``fade`` is the strength of an octave against the one before; ``stretch`` makes it that much longer along x.
+    ``fade`` is the strength of an octave relative to the one before; ``stretch`` makes it that much longer along x.
     """
     total = np.zeros((SIDE, SIDE), np.float32)
     for number in range(octaves):
@@ -51,7 +51,7 @@ def speckles(rng: Rng, blur: float = 0.0) -> Array32:
 
 
 def color(rng: Rng, low: float = 0.1, high: float = 0.9, grey: float | None = None) -> Array32:
-    """An RGB colour of random brightness and saturation; ``grey`` 1 is none of the latter."""
+    """An RGB colour of random brightness and saturation; ``grey`` 1 is unsaturated."""
     value = rng.uniform(low, high)
     # Most things are nearly grey or brown; few are gaudy.
     saturation = (1 - grey) if grey is not None else (rng.beta(1, 5) if rng.random() < 0.8 else rng.beta(3, 2))
@@ -71,12 +71,12 @@ def blend(low: Array32, high: Array32, share: Array32) -> Array32:
 
 
 def times(picture: Array32, noise: Array32, strength: float) -> Array32:
-    """A picture brighter and darker by noise (512, 512)."""
+    """A picture brightened and darkened by noise (512, 512)."""
     return picture * np.exp(strength * noise)[..., None]
 
 
 def cells(rows: int, columns: int, shift: float = 0.0) -> tuple[Array32, Array32, Array32, Array32]:
-    """Where texels lie in courses of cells: row and column numbers, and place within (0 to 1) down and across.
+    """Texels in courses of cells: row and column numbers, and position within the cell (0 to 1) down and across.
 
     Every second course is shifted by ``shift`` cells; an even number of rows repeats without a seam.
     """
@@ -144,7 +144,7 @@ def concrete(rng: Rng) -> Array32:
 
 
 def courses(rng: Rng) -> Array32:
-    """Bricks, blocks, tiles, slates, paving: cells of their own shades in joints."""
+    """Bricks, blocks, tiles, slates, paving: cells of individual shades with joints."""
     rows = 2 * int(rng.integers(2, 17))
     columns = max(int(rows * rng.choice([0.33, 0.5, 1.0, 1.0])), 1)
     row, column, down, across = cells(rows, columns, float(rng.choice([0, 0.5, 0.5, 0.25])))
@@ -160,7 +160,7 @@ def courses(rng: Rng) -> Array32:
     picture = np.where(gap[..., None], color(rng, 0.1, 0.85, 0.9), picture).astype(np.float32)
     picture = times(picture, fractal(rng, 8, 5, 0.8), rng.uniform(0.02, 0.2))
     if rng.random() < 0.3:
-        picture *= (1 - 0.4 * down)[..., None]  # each row under the one above, as on a roof
+        picture *= (1 - 0.4 * down)[..., None]  # each row overlapped by the one above, as on a roof
     return picture
 
 
@@ -303,7 +303,7 @@ def _word(rng: Rng, longest: int = 9) -> str:
 def page(rng: Rng) -> Array32:
     """Lines of words on paper, a headline, perhaps a picture."""
     picture = flat(color(rng, 0.6, 0.98, 0.8))
-    ink = np.zeros((SIDE, SIDE), np.uint8)  # text is drawn on bytes only
+    ink = np.zeros((SIDE, SIDE), np.uint8)  # text can only be drawn on bytes
     font, y = _FONTS[rng.integers(len(_FONTS))], 20
     if rng.random() < 0.5:
         top, bottom = sorted(rng.integers(40, SIDE - 40, 2))
@@ -381,7 +381,7 @@ def door(rng: Rng) -> Array32:
 
 
 def front(rng: Rng) -> Array32:
-    """The front of a house: storeys of windows, all alike but for curtains and light."""
+    """The front of a house: storeys of windows, all alike except for curtains and light."""
     rows, columns = int(rng.integers(2, 5)), int(rng.integers(2, 6))
     row, column, down, across = cells(rows, columns)
     wall = times(flat(color(rng, 0.3, 0.9)), fractal(rng, 4, 7, 0.75), rng.uniform(0.02, 0.15))
@@ -412,7 +412,7 @@ def window(rng: Rng) -> Array32:
 
 
 def sky(rng: Rng) -> Array32:
-    """Once around and from the zenith (above) to straight below: clear, clouded or grey, a glow at the horizon."""
+    """The full circle, from the zenith (top) to the nadir: clear, clouded or grey, with a glow at the horizon."""
     height = (np.arange(SIDE, dtype=np.float32)[:, None] / SIDE * 2).clip(0, 1)[..., None]
     blue = np.array([0.25, 0.45, 0.8], np.float32) * rng.uniform(0.5, 1.3)
     zenith = blue if rng.random() < 0.6 else color(rng, 0.4, 0.95, 0.9)

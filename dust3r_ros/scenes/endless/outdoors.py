@@ -1,4 +1,4 @@
-"""Worlds under the sky: streets, parks, large buildings, and what stands about there."""
+"""Worlds under the sky: streets, parks, large buildings, and their contents."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def land(site: Site, size: float) -> None:
 
 
 def street(site: Site) -> Stage:
-    """Houses on both sides of a road with what stands on streets; beyond, the sky."""
+    """Houses on both sides of a road with street furniture; beyond, the sky."""
     rng = site.rng
     road, walk = rng.uniform(2.0, 4.5), rng.uniform(1.0, 3.0)
     land(site, 150)
@@ -212,7 +212,7 @@ def park(site: Site) -> Stage:
 
 
 def monument(site: Site) -> Stage:
-    """A building to walk around, other buildings far behind it, trees and posts before it."""
+    """A building to walk around, other buildings far behind it, trees and posts in front."""
     rng = site.rng
     land(site, 200)
     half, high = rng.uniform(3, 9, 2), rng.uniform(4, 10)
@@ -256,7 +256,7 @@ def _relief(site: Site, half: np.ndarray, walls: np.ndarray, base: float, high: 
         door = site.paint("door")
         with site.at((0, 0, base), side * np.pi / 2):
             for x in np.arange(-along + thick, along - thick + 1e-6, step):
-                if kind == 0 or (kind == 3 and side % 2 == 0):  # columns before the wall
+                if kind == 0 or (kind == 3 and side % 2 == 0):  # columns in front of the wall
                     y = -away + thick
                     site.pole((x, y, 0), (x, y, high), thick, trim, 0.2)
                     site.box(

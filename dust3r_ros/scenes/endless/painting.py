@@ -1,4 +1,4 @@
-"""Colours of what rays meet: paint from a sheet of textures, times light from a sheet of light.
+"""Colours where rays meet surfaces: paint from a sheet of textures, times light from a sheet of light.
 
 Textures lie with their mip pyramids side by side on one sheet, so that one remap serves all surfaces of a view. Each is
 ``SIDE`` texels square and repeats in both directions; every level carries a border of one texel from its other side.
@@ -52,7 +52,7 @@ def lay_out(slots: Sequence[Image]) -> tuple[Image, Array32]:
     rows = -(-len(slots) // _ROW)
     sheet = np.empty((rows * SLOT[0], min(_ROW, len(slots)) * SLOT[1], 3), np.uint8)
     corners = np.zeros((len(slots), 2), np.float32)
-    sheet[-SLOT[0] :] = 0  # what no slot fills
+    sheet[-SLOT[0] :] = 0  # unused space
     for number, slot in enumerate(slots):
         top, left = number // _ROW * SLOT[0], number % _ROW * SLOT[1]
         sheet[top : top + SLOT[0], left : left + SLOT[1]] = slot
@@ -62,7 +62,7 @@ def lay_out(slots: Sequence[Image]) -> tuple[Image, Array32]:
 
 @dataclass(frozen=True, eq=False)
 class Charts:
-    """C charts, numbers (float32) from which follows where on the sheets a point (s, t) lies; charts come last.
+    """C charts: float32 numbers that map a point (s, t) to the sheets; charts come last.
 
     ``paint`` (6, C): repetitions of the texture u = a s + b t + c, v = d s + e t + f. ``slot`` (3, C): corner
     (x, y) of the texture on its sheet, texels per metre. ``tint`` (3, C) times the texture's RGB.
@@ -76,8 +76,9 @@ class Charts:
 
 
 class Texels(NamedTuple):
-    """Where to look (P,): in two neighbouring levels of the texture, ``blend`` being the share of the coarser, and on
-    the light's sheet. ``corner``: of the texture on its sheet, whole numbers, which ``fine`` and ``coarse`` count from.
+    """Sampling positions (P,) in two neighbouring levels of the texture, ``blend`` being the share of the coarser, and
+    on the light's sheet. ``corner``: the texture's corner on its sheet, whole numbers, from which ``fine`` and
+    ``coarse`` count.
     """
 
     corner: tuple[Any, Any]
@@ -88,7 +89,7 @@ class Texels(NamedTuple):
 
 
 def texels(xp: Any, charts: Any, levels: Any, chart: Any, s: Any, t: Any, footprint: Any) -> Texels:
-    """Where points (s, t) (P,) of charts (P,) lie; ``footprint`` (P,) metres is averaged over.
+    """Sampling positions of points (s, t) (P,) of charts (P,), averaging over ``footprint`` (P,) metres.
 
     NumPy or PyTorch by ``xp``; ``levels`` is ``LEVEL_TABLE`` as such an array.
     """
@@ -97,7 +98,7 @@ def texels(xp: Any, charts: Any, levels: Any, chart: Any, s: Any, t: Any, footpr
     u, v = u - xp.floor(u), v - xp.floor(v)
     left, top, per_metre = (row[chart] for row in charts.slot)
     level = xp.log2((footprint * per_metre).clip(min=1.0)).clip(max=LEVELS - 1.0)
-    lower = whole(level)  # cut off, which is rounding down here
+    lower = whole(level)  # truncation, which rounds down here
     places = []
     for number in (lower, (lower + 1).clip(max=LEVELS - 1)):
         x, y, side = (row[number] for row in levels)

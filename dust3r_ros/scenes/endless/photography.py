@@ -10,13 +10,13 @@ import numpy as np
 from dust3r_ros.errors import InputError
 from dust3r_ros.types import Array32, Image
 
-_GREY = np.array([[0.299, 0.587, 0.114]] * 3)  # what eyes make of red, green, blue (ITU-R BT.601)
+_GREY = np.array([[0.299, 0.587, 0.114]] * 3)  # luma weights of red, green, blue (ITU-R BT.601)
 _MIDDLE = 115.0  # grey level that an automatic exposure aims at
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """What a camera and its driver chose for one pair of pictures; each picture differs a little.
+    """Settings of a camera and its driver for one pair of pictures; each picture differs a little.
 
     ``gain`` on all of the light, ``balance`` (3) on the channels, ``gamma`` of the response, ``vignette``: loss in the
     corners, ``noise``: standard deviation in grey levels, ``quality`` of the JPEG (100: none). ``automatic`` 0 to 1:
@@ -49,7 +49,7 @@ def draw_exposure(rng: np.random.Generator) -> Exposure:
 
 
 def photograph(image: Image, exposure: Exposure, rng: np.random.Generator) -> Image:
-    """The picture (H, W, 3) uint8 RGB that a camera takes of ``image``; blur is drawn anew for each."""
+    """A camera's picture (H, W, 3) uint8 RGB of ``image``; blur is drawn anew for each."""
     light = _blurred(image.astype(np.float32), rng)
     gain = exposure.gain * float(np.exp(rng.normal(0, 0.06)))
     gain *= (_MIDDLE / max(float(light.mean()), 0.2 * _MIDDLE)) ** exposure.automatic
@@ -80,7 +80,7 @@ def _blurred(image: Array32, rng: np.random.Generator) -> Array32:
 def motion_kernel(length: float, angle: float) -> Array32:
     """A line of ``length`` pixels through the middle of an odd square; its sum is 1, its middle stays in place."""
     if not length > 0:
-        raise InputError(f"a motion of {length} pixels blurs nothing; it must be above 0")
+        raise InputError(f"a motion blur of {length} pixels; it must be above 0")
     reach = int(np.ceil(length / 2))
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
     for along in np.linspace(-length / 2, length / 2, 4 * reach + 1):

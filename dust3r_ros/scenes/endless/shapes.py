@@ -2,8 +2,8 @@
 
 World frame: metres, z up. Every shape lives in a cube: local coordinates ``p`` in [-1, 1]^3 are world
 points ``center + axes p``. An affine map keeps the parameter of a ray, so the depth found locally is
-the depth in the camera. A shape's outside is made of *charts*, flat maps with coordinates (s, t) in
-[0, 1]^2 on which paint and light lie.
+the depth in the camera. A shape's surface consists of *charts*, flat maps with coordinates (s, t) in
+[0, 1]^2 that carry paint and light.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Shape:
     """One shape: its kind, ``center`` (3,), ``axes`` (3, 3) with the half axes (metres) in its columns.
 
     ``taper`` in [0, 1]: how much of its radius a frustum loses on the way up. ``mask`` >= 0 is the stencil
-    that cuts holes into a panel, repeated ``repeats`` times along its axes. What is not ``solid`` (sheets
-    that lie on other things, backdrops) throws no shadow and stands in no camera's way.
+    that cuts holes into a panel, repeated ``repeats`` times along its axes. Shapes that are not ``solid`` (sheets lying
+    on things, backdrops) cast no shadow and block no camera.
     """
 
     kind: int

@@ -1,4 +1,4 @@
-"""A world being built: shapes put down one by one, with what they are painted, and where cameras may be."""
+"""A world under construction: shapes placed one by one with their paint, and where cameras may be."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from dust3r_ros.types import Array, Array32
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """``room`` (2, 3): low and high corner of where cameras may be; lamps and ambient light.
+    """``room`` (2, 3): low and high corner of the space for cameras; lamps and ambient light.
 
-    ``density``: samples of light per metre. ``reach``: least and most metres to what a camera looks at.
+    ``density``: samples of light per metre. ``reach``: least and most metres from a camera to its target.
     ``focus``: points (N, 3) worth looking at; none: the middles of the shapes.
-    ``sky`` times the brightness of what is behind everything; 0 for things before black.
+    ``sky`` scales the brightness of the background; 0 is black.
     """
 
     room: Array
@@ -50,7 +50,7 @@ _FITTED = ("print", "door", "window")  # uses that cover a chart once, whatever 
 class Paint:
     """Material ``number`` of ``use``; one repetition covers ``metres`` (0: the whole chart), times ``tint`` (3,).
 
-    ``turned`` puts what runs along the chart's width along its height.
+    ``turned`` exchanges the chart's width and height.
     """
 
     use: str
@@ -75,7 +75,7 @@ def tumble(rng: np.random.Generator) -> Array:
 
 @dataclass
 class Site:
-    """World number ``world`` of ``seed`` in the making; what is added lies in the frame of the last ``at``."""
+    """World number ``world`` of ``seed`` under construction; additions are in the frame of the innermost ``at``."""
 
     rng: np.random.Generator
     seed: tuple[int, ...]
@@ -87,14 +87,14 @@ class Site:
 
     @contextmanager
     def at(self, position: ArrayLike, yaw: float = 0.0) -> Iterator[None]:
-        """What is added inside stands at ``position`` (3,), turned by ``yaw`` radians."""
+        """Additions inside are placed at ``position`` (3,), turned by ``yaw`` radians."""
         before = self._R, self._t
         self._R, self._t = before[0] @ turn(yaw), before[0] @ np.asarray(position, np.float64) + before[1]
         yield
         self._R, self._t = before
 
     def paint(self, use: str, turned: bool | None = None, scale: float = 1.0) -> Paint:
-        """A material for a use, drawn from what this world may take, tinted by some other light or age."""
+        """A material for a use, drawn from those available to this world, with a random tint."""
         rng = self.rng
         low, high = USES[use].metres
         metres = 0.0 if use in _FITTED else scale * float(np.exp(rng.uniform(np.log(low), np.log(high))))
@@ -103,7 +103,7 @@ class Site:
         return Paint(use, number_of(use, self.world, rng), metres, tint, sideways and use not in _FITTED)
 
     def add(self, shape: Shape, *paints: Paint) -> None:
-        """A shape in the frame of the last ``at``; one paint for all its charts, or one each."""
+        """Add a shape in the frame of the innermost ``at``; one paint for all its charts, or one each."""
         count = int(CHARTS[shape.kind])
         moved = Shape(
             shape.kind,
@@ -126,7 +126,7 @@ class Site:
         yaw: float = 0.0,
         solid: bool = True,
     ) -> None:
-        """A box between two corners (3,), turned about its middle; the top may be painted otherwise."""
+        """A box between two corners (3,), turned about its middle; the top may have its own paint."""
         low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
         paints = [side] * 4 + [top or side, side]
         self.add(
@@ -174,8 +174,9 @@ class Site:
         self.add(Shape(PANEL, np.asarray(center, np.float64), axes, 0.0, mask, repeats, solid), paint)
 
     def charts(self, light: Array32, sky: Paint) -> tuple[Charts, list[tuple[str, int]], NDArray[np.int64]]:
-        """All charts, the sky's last, with slots that begin at (0, 0); the materials they need, by use and number, and
-        which of these each chart (C,) has. ``light`` (4, C): where their light lies."""
+        """All charts, the sky's last, with slots at (0, 0); the materials they need, by use and number, and the index
+        of each chart's (C,). ``light`` (4, C): their places on the light's sheet.
+        """
         extents = [extent for shape in self.shapes for extent in chart_extents(shape)] + [(1.0, 1.0)]
         paints = [*self.paints, sky]
         names = sorted({(paint.use, paint.number) for paint in paints})
@@ -190,7 +191,7 @@ class Site:
 
 
 def _of_bars(shapes: Sequence[Shape]) -> list[bool]:
-    """Whether each chart of the shapes is one of a round bar."""
+    """Whether each chart of the shapes belongs to a round bar."""
     counts = CHARTS[[shape.kind for shape in shapes]]
     return [bool(one) for one in np.repeat([shape.kind == FRUSTUM for shape in shapes], counts)]
 

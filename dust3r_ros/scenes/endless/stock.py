@@ -1,7 +1,7 @@
 """The stock of materials: endless, but handed out so that neighbouring worlds share most of theirs.
 
-Making a material takes as long as rendering a view. So every kind of use (walls, cloth...) has numbered materials
-of which world n may take those in a window that moves on slowly with n, and what was made is kept.
+Making a material takes as long as rendering a view. So every use (walls, cloth...) has numbered materials, world n
+may take those in a window that moves slowly with n, and finished materials are kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _Maker = Callable[[np.random.Generator], Array32]
 
 @dataclass(frozen=True)
 class Use:
-    """What a material is for: who may make it, and how many metres one repetition covers (least, most)."""
+    """A use of materials: who may make them, and the metres that one repetition covers (least, most)."""
 
     makers: tuple[_Maker, ...]
     metres: tuple[float, float]
@@ -63,14 +63,14 @@ def number_of(use: str, world: int, rng: np.random.Generator) -> int:
 
 def window(use: str, world: int) -> range:
     """The materials of ``use`` that world number ``world`` may take."""
-    start = zlib.crc32(use.encode()) % 1000 / 1000  # so that not all windows move at the same world
+    start = zlib.crc32(use.encode()) % 1000 / 1000  # so that the windows do not all move at the same world
     first = int(start + _PACE * world)
     return range(first, first + _DEPTH)
 
 
 @lru_cache(maxsize=_KEPT)
 def material(seed: tuple[int, ...], use: str, number: int) -> Image:
-    """The slot of a sheet (see ``sheet``) with material ``number`` of a use; read-only."""
+    """The slot of a sheet (see ``painting``) with material ``number`` of a use; read-only."""
     rng = np.random.default_rng([*seed, zlib.crc32(use.encode()), number])
     makers = USES[use].makers
     slot = pyramid(makers[int(rng.integers(len(makers)))](rng))

@@ -1,4 +1,4 @@
-"""Cameras in a world and their pictures: groups around one place each, and how much of it they share."""
+"""Cameras in a world and their pictures: groups around one place each, and how much they share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dust3r_ros.scenes.sequence import look_at
 from dust3r_ros.scenes.world import RenderedView
 from dust3r_ros.types import Array, Array32
 
-_HIDDEN = 0.02  # a point this share of its depth behind what is seen there is hidden by it
+_HIDDEN = 0.02  # a point behind the visible surface by this share of its depth is hidden
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +36,9 @@ class DepthView:
         return transform(self.w_T_c, rays[known] * z[known][:, None])
 
     def sees(self, points: Array) -> np.ndarray:
-        """(...,) whether world points (..., 3) are in the image and not behind what is seen there.
+        """(...,) whether world points (..., 3) are in the image and not behind the visible surface.
 
-        The depth beside the place counts too, since a slanted surface changes its depth within a pixel.
+        Neighbouring depths count too, since the depth of a slanted surface changes within a pixel.
         """
         local = transform(invert(self.w_T_c), points)
         z = np.where(local[..., 2] > 0, local[..., 2], np.nan)
@@ -83,7 +83,7 @@ _TRIES = 12
 
 
 def choose_eyes(world: World, rng: np.random.Generator, count: int, short_side: int) -> list[tuple[Eye, Seen]]:
-    """``count`` cameras with what they see; ``short_side`` pixels is the smaller side of every image."""
+    """``count`` cameras, each with its depth and shapes; ``short_side``: the shorter side of every image, pixels."""
     eyes: list[tuple[Eye, Seen]] = []
     wide, high = SHAPES[int(rng.integers(len(SHAPES)))]
     unit = short_side / min(wide, high)
@@ -94,7 +94,7 @@ def choose_eyes(world: World, rng: np.random.Generator, count: int, short_side: 
 
 
 def _group(world: World, rng: np.random.Generator, count: int, size: tuple[int, int]) -> list[tuple[Eye, Seen]]:
-    """Cameras around one; a group that finds no good place shrinks to what it has."""
+    """Cameras around a first one; a group that finds too few good places stays smaller."""
     first, aim, best = _first(world, rng, size)
     found, own = [first], rng.random() < 0.3  # whether every camera has its own lens
     for _ in range(2 * count):
@@ -114,7 +114,7 @@ def _group(world: World, rng: np.random.Generator, count: int, size: tuple[int, 
 def _first(
     world: World, rng: np.random.Generator, size: tuple[int, int]
 ) -> tuple[tuple[Eye, Seen], tuple[Array, Array], float]:
-    """The best of a few cameras at random, with its place and what it looks at, and its worth."""
+    """The best of a few random cameras, with its place, its target and its worth."""
     best: tuple[tuple[Eye, Seen], tuple[Array, Array], float] | None = None
     for _ in range(_TRIES):
         aim = _place(world, rng)
@@ -130,7 +130,7 @@ def _first(
 
 
 def _place(world: World, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Somewhere free, and what to look at from there."""
+    """A free place, and a target to look at from it."""
     stage, shapes = world.stage, world.scenery.shapes
     spots = rng.uniform(stage.room[0], stage.room[1], (24, 3))
     free = spots[~shapes.holds(spots, 2 * CLEAR * stage.reach[0])]
@@ -147,7 +147,7 @@ def _place(world: World, rng: np.random.Generator) -> tuple[Array, Array]:
 
 
 def _moved(rng: np.random.Generator, position: Array, target: Array) -> tuple[Array, Array]:
-    """A small step, a step around what is looked at, one towards it or away, a turn on the spot."""
+    """A small step, a step around the target, one towards it or away, or a turn on the spot."""
     way = target - position
     far, kind = float(np.linalg.norm(way)), rng.random()
     if kind < 0.3:
@@ -174,7 +174,7 @@ def _direction(rng: np.random.Generator) -> Array:
 def _aimed(rng: np.random.Generator, position: Array, target: Array) -> Array:
     """The pose, held a little askew; now and then on its side."""
     way = target - position
-    if np.hypot(way[0], way[1]) < 1e-3 * abs(way[2]) + 1e-9:  # straight up or down leaves the sides open
+    if np.hypot(way[0], way[1]) < 1e-3 * abs(way[2]) + 1e-9:  # looking straight up or down leaves the sides undefined
         target = target + np.array([1e-2 * abs(way[2]) + 1e-6, 0, 0])
     roll = rng.normal(0, np.radians(4)) if rng.random() < 0.85 else rng.uniform(-np.pi / 2, np.pi / 2)
     return look_at(position, target, roll)
@@ -202,13 +202,13 @@ def _worth(world: World, seen: Seen) -> float:
     return (1 - min(2 * near, 1)) * min(share / 0.4, 1) * min(many / 5, 1)
 
 
-_CAMERAS = 2  # what random numbers are for
-_FEW = 0.3  # share of views that are painted unasked, since then the textures, the largest part, can go
-_SAMPLES = 20  # pixels along the shorter side of which the overlap is taken
+_CAMERAS = 2  # purposes of random numbers
+_FEW = 0.3  # share of painted views after which all are painted, so that the textures, the largest part, can go
+_SAMPLES = 20  # samples along the shorter side for the overlap
 
 
 def paint(scenery: Scenery, taken: Sequence[tuple[Eye, Seen]]) -> list[RenderedView]:
-    """Views of cameras of which it is known what their pixels see."""
+    """Views of cameras whose pixels are cast already."""
     return [
         RenderedView(scenery.image(eye, seen), np.where(np.isfinite(seen.depth), seen.depth, np.float32(0)))
         for eye, seen in taken
@@ -241,7 +241,7 @@ class Album:
         return eye.K.copy(), eye.w_T_c.copy()
 
     def view(self, index: int) -> RenderedView:
-        """Image and depth; shared with later calls, not to be written to."""
+        """Image and depth; shared with later calls, so do not write to them."""
         if (view := self._views[index]) is None:
             left = [number for number, done in enumerate(self._views) if done is None]
             all_left = len(left) - 1 <= _FEW * len(self)

@@ -1,4 +1,4 @@
-"""World number n of an endless row, decided by a seed and n alone; its exact images and depth."""
+"""World number n of an endless series, fixed by a seed and n alone; its exact images and depth."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dust3r_ros.scenes.endless.stock import material
 from dust3r_ros.scenes.world import RenderedView
 from dust3r_ros.types import Array32, Image
 
-# Four rays of a pixel at the outline of something, on a turned grid.
+# Four rays of a pixel at an outline, on a rotated grid.
 OFFSETS = np.array([[-0.125, -0.375], [0.375, -0.125], [-0.375, 0.125], [0.125, 0.375]])
 FACING = 1e-3  # least |n . ray| for the footprint of a ray
 
@@ -39,7 +39,7 @@ class Scenery:
     masks: NDArray[np.uint8]
 
     def cast(self, eye: Eye) -> Seen:
-        """What the centres of a camera's pixels see."""
+        """Shape and depth at the centres of a camera's pixels."""
         return cast(self.shapes, eye, self.masks)
 
     def render(self, eye: Eye) -> RenderedView:
@@ -50,8 +50,8 @@ class Scenery:
     def image(self, eye: Eye, seen: Seen) -> Image:
         """(H, W, 3) uint8 of what ``cast`` found: one ray per pixel, four where charts meet.
 
-        A ray at an outline is tried against the shapes that the pixel and its neighbours see. Each ray sees its
-        texture averaged over its footprint.
+        A ray at an outline is cast against the shapes seen by the pixel and its neighbours. Each ray averages its
+        texture over its footprint.
         """
         table = in_view(self.shapes, eye.w_T_c)
         x, y = np.broadcast_arrays(eye.x(np.arange(eye.width)), eye.y(np.arange(eye.height))[:, None])
@@ -109,9 +109,10 @@ def sky_place(xp: Any, rotation: Any, x: Any, y: Any) -> tuple[Any, Any]:
 def outlines(
     shape: NDArray[np.int16], chart: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Rows, columns (n,) of pixels that see another chart than a neighbour, and the shapes they and these see (n, 5).
+    """Rows, columns (n,) of pixels whose chart differs from a neighbour's, and the shapes seen by them and their
+    neighbours (n, 5).
 
-    A shape that comes twice among the five is named once, elsewhere is -1.
+    A shape that repeats among the five is named once; the other places are -1.
     """
     down, right = chart[1:] != chart[:-1], chart[:, 1:] != chart[:, :-1]
     edge = np.zeros(chart.shape, bool)
@@ -126,7 +127,7 @@ def outlines(
 
 
 def still_life(site: Site) -> Stage:
-    """Things close together on a table, on the ground, or before nothing; cameras all around them."""
+    """Things close together on a table, on the ground, or against nothing; cameras all around them."""
     rng = site.rng
     size = float(np.exp(rng.uniform(np.log(0.12), np.log(0.7))))
     spread = size * rng.uniform(1.0, 2.5)
@@ -150,7 +151,7 @@ def _surroundings(site: Site, spread: float, far: float) -> tuple[Sequence[Lamp]
         low, high = shell(site, np.full(2, far / 2), far)
         hang_on_walls(site, np.full(2, far / 2), far, 6)
         return *lamps_under(rng, low, high), (rng.uniform(0.3, 0.8) if rng.random() < 0.7 else 0.0), 1.0
-    if kind < 0.8:  # a studio: a backdrop of one colour, as turntable pictures have it
+    if kind < 0.8:  # a studio: a backdrop of one colour, as in turntable pictures
         low, high = np.array([-far, -far, 0.0]), np.array([far, far, 2 * far])
         return *lamps_under(rng, low, high), rng.uniform(0.2, 0.8), float(rng.choice([0.0, 0.05, 0.5, 1.0]))
     land(site, 100)
@@ -162,7 +163,7 @@ def _surroundings(site: Site, spread: float, far: float) -> tuple[Sequence[Lamp]
 
 
 def jumble(site: Site) -> Stage:
-    """Blocks, balls, bars and sheets of all sizes at any angle in a large hall: nothing is where one expects it."""
+    """Blocks, balls, bars and sheets of all sizes at any angle in a large hall."""
     rng = site.rng
     half = rng.uniform(3, 6)
     low, high = shell(site, np.full(2, half), 2 * half * rng.uniform(0.5, 1))
@@ -196,18 +197,18 @@ LAYOUTS: dict[Callable[[Site], Stage], float] = {
     still_life: 0.15,
     jumble: 0.12,
     works: 0.06,
-}  # with the share of worlds each makes
+}  # with the share of worlds of each
 
 
-_WORLD = 1  # what random numbers are for
+_WORLD = 1  # purposes of random numbers
 
 
 @dataclass(frozen=True, eq=False)
 class Blueprint:
-    """A world without its textures: what is small enough to travel between processes.
+    """A world without its textures, small enough to send between processes.
 
-    ``charts``: their slots begin at (0, 0). ``materials``: use and number of each that it needs (see ``stock``);
-    ``of_chart`` (C,): which of these every chart has.
+    ``charts``: their slots are at (0, 0). ``materials``: use and number of each one needed (see ``stock``);
+    ``of_chart`` (C,): index of each chart's material.
     """
 
     layout: str
@@ -219,7 +220,7 @@ class Blueprint:
     stage: Stage
 
     def charts_at(self, corners: Array32) -> Charts:
-        """The charts where material k has its slot at ``corners[k]`` (x, y) of a sheet."""
+        """The charts with the slot of material k at ``corners[k]`` (x, y) of a sheet."""
         slot = self.charts.slot.copy()
         slot[:2] += corners[self.of_chart].T
         return replace(self.charts, slot=slot)

@@ -64,7 +64,7 @@ def test_an_image_without_a_line_has_no_pose(root: Path) -> None:
     ("file", "text", "said"),
     [
         ("associations.txt", "1 depth/1.png 1\n", r"associations\.txt' line 1"),
-        ("associations.txt", "1 depth/1.png 2 rgb/2.png\n", r"associations\.txt' puts"),
+        ("associations.txt", "1 depth/1.png 2 rgb/2.png\n", r"associations\.txt' pairs"),
         ("associations.txt", "3 depth/3.png 3 rgb/3.png\n", r"3\.png"),
         ("livingRoom0.gt.freiburg", "1 0 0 0 0 0 0\n", "freiburg' line 1"),
         ("livingRoom1.gt.freiburg", "1 0 0 0 0 0 0 1\n", "2 files"),

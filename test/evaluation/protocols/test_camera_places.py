@@ -81,7 +81,7 @@ def test_what_is_no_pose_is_refused_in_words() -> None:
         place_errors(true, list(true[:2]))
     with pytest.raises(InputError, match="found poses: number 1 is not finite"):
         place_errors(true, [true[0], true[1] * np.nan, true[2]])
-    with pytest.raises(InputError, match="no rigid motion"):
+    with pytest.raises(InputError, match="not a rigid motion"):
         place_errors(true, [true[0], np.diag([2.0, 2, 2, 1]), None])
     with pytest.raises(InputError, match="at least 1"):
         place_errors(np.zeros((0, 4, 4)), [])

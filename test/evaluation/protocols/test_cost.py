@@ -22,7 +22,7 @@ def test_a_rate_by_hand() -> None:
 
 @pytest.mark.parametrize(("count", "seconds"), [(1, 0.0), (1, -1.0), (1, math.nan), (1, math.inf), (-1, 1.0)])
 def test_what_is_no_rate_is_refused(count: int, seconds: float) -> None:
-    with pytest.raises(InputError, match="no rate"):
+    with pytest.raises(InputError, match="not a rate"):
         rate(count, seconds)
 
 

@@ -94,6 +94,6 @@ def test_what_cannot_be_judged_says_why(sequence: RenderedSequence) -> None:
     (blind,) = run_monocular_depth([recorded(sequence, depth=False)], oracle, size=SIZE)
     assert "no true depth" in blind["note"]
     (one,) = run_monocular_depth([recorded(sequence)], TwoViewBackend(), every=4, size=SIZE)
-    assert "tells nothing of one image alone" in one["note"]
+    assert "has no depth for a single image" in one["note"]
     (lost,) = run_multi_view_depth([recorded(sequence, poses=False)], oracle, size=SIZE, known_poses=True)
     assert "no true pose" in lost["note"]

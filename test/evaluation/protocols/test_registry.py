@@ -96,7 +96,7 @@ def test_every_data_set_is_judged_by_what_there_is() -> None:
 
 
 def test_a_protocol_that_is_none_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"'magic' is not known; map, .*monocular_depth"):
+    with pytest.raises(ConfigError, match=r"'magic' is unknown; known are map, .*monocular_depth"):
         protocol_named("magic")
     assert protocol_named("speed").name == "speed"
     assert {relative_pose.PROTOCOL.format(method) for method in relative_pose.METHODS} <= PROTOCOLS.keys()

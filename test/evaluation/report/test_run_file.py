@@ -65,7 +65,7 @@ def test_what_is_not_finite_is_not_written(tmp_path: Path) -> None:
     [
         ("{", "is not JSON"),
         ("[]", "must hold 'about' and 'rows'"),
-        (json.dumps({"about": {"format": 9}, "rows": []}), "of format 9"),
+        (json.dumps({"about": {"format": 9}, "rows": []}), "has format 9"),
         (json.dumps({"about": about(), "rows": [{"scene": "a"}]}), "row 0 of"),
         (json.dumps({"about": about(), "rows": [ROW, ROW]}), "row 1 of .* repeats recorded / a"),
     ],

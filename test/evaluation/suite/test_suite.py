@@ -80,7 +80,7 @@ def test_without_dense_depth_there_is_none_to_judge(walk_folder: Path) -> None:
 
 def test_time_that_is_used_up_is_said(walk_folder: Path) -> None:
     late = list(measured(Plan([walk_folder], ["two_view"], budget=0.0), str))
-    assert late[0]["note"] == "not run: the 0 s for all were used up" and "frames" not in late[0]
+    assert late[0]["note"] == "not run: the budget of 0 s was used up" and "frames" not in late[0]
     slow = list(measured(Plan([walk_folder], ["two_view"], timeout=0.05), str))
     assert slow[0]["note"] == "failed: stopped after 0 s"
 
@@ -152,7 +152,7 @@ def test_a_job_of_protocols_leaves_its_rows(walk_folder: Path, monkeypatch: pyte
     said: list[str] = []
     rows = list(measured(plan, said.append))
     assert [row["protocol"] for row in rows] == ["sequence", "multiview_pose_pnp", "magic"]
-    assert rows[1]["pairs"] == 10 and "'magic' is not known" in rows[2]["note"] and len(said) == 2
+    assert rows[1]["pairs"] == 10 and "'magic' is unknown" in rows[2]["note"] and len(said) == 2
 
 
 def test_data_of_other_poses_is_other_data(walk_folder: Path, tmp_path: Path) -> None:
