@@ -40,6 +40,9 @@ class Journal(Protocol):
     @property
     def path(self) -> Path: ...
 
+    @property
+    def moved(self) -> bool: ...
+
     def update(self, live: LiveMap, settings: Mapping[str, Any] | None) -> None: ...
 
     def close(self) -> None: ...
@@ -93,6 +96,10 @@ class Keeper:
         changed = update is None or update.keyframe is not None or bool(update.changed)
         if self._journal is None and self._open_journal is not None and changed:
             self.renew()  # it could not be opened before
+        if self._journal is not None and self._journal.moved:
+            self._log.warning(f"'{self._journal.path}' was moved or deleted; the whole map goes to a new file there")
+            self.renew()
+            changed = True
         if self._journal is None:
             return
         try:

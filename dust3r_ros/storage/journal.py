@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import sqlite3
 import uuid
 from collections.abc import Iterable, Mapping
@@ -42,6 +44,7 @@ class MapJournal:
         try:
             if fresh:
                 _set_aside(self._path)
+                clear(self._path)
             with rows.writing(self._path):
                 self._open(fresh)
             self.write_settings(settings or {})
@@ -53,6 +56,7 @@ class MapJournal:
         if fresh:
             self._written.state = _begin(self._path)
         self._base = base = rows.connect(self._path, "rw")
+        self._file = os.stat(self._path)
         base.execute("PRAGMA journal_mode = WAL")
         base.execute("PRAGMA synchronous = NORMAL")
         if fresh:
@@ -71,6 +75,16 @@ class MapJournal:
     def path(self) -> Path:
         """The path of the file."""
         return self._path
+
+    @property
+    def moved(self) -> bool:
+        """Whether the file was moved or deleted: its path names none, or another one."""
+        try:
+            return not os.path.samestat(self._file, os.stat(self._path))
+        except FileNotFoundError:
+            return True
+        except OSError:  # writing will say why
+            return False
 
     def update(self, live: LiveMap, settings: Mapping[str, Any] | None = None) -> None:
         """Write what changed since the last call, as one transaction; the mapper may be another one than before.
@@ -133,8 +147,8 @@ class MapJournal:
             with rows.writing(self._path):
                 self._base.execute("PRAGMA journal_mode = DELETE")
         except OutputError as error:
-            # A reader has the file open: it is complete together with its log.
-            if "locked" not in str(error):
+            # A reader has the file open: it is complete together with its log. A moved file stays in WAL mode.
+            if "locked" not in str(error) and not self.moved:
                 raise
         finally:
             self._abandon()
@@ -160,19 +174,51 @@ def _begin(path: Path) -> dict[str, Any]:
     return state
 
 
-def _set_aside(path: Path) -> None:
-    """Rename an existing file, with the content of its log."""
-    if not path.exists():
-        return
-    if path.is_dir():
-        raise OutputError(f"'{path}' is a folder; it must be a file")
-    with contextlib.suppress(sqlite3.Error):  # a file that is not a map has no log
-        base = rows.connect(path, "rw")
-        base.execute("PRAGMA journal_mode = DELETE")
-        base.close()
+def clear(path: Path) -> None:
+    """Prepare ``path`` to become another file, for who holds its lock: what a killed writer left is dealt with.
+
+    SQLite would take its log for that of the new file. The log is merged into its file; if that is gone, it is renamed,
+    with ``BEFORE`` appended. Unfinished files are removed. Raises ``OutputError``.
+    """
+    if path.is_file():
+        _merge_log(path)
+    log = path.with_name(path.name + "-wal")
+    stem, suffix = re.escape(path.stem), re.escape(path.suffix)
+    unfinished = re.compile(rf"\.{{1,2}}{stem}(-\w{{8}}){{1,2}}{suffix}(-wal|-shm|-lock)?")
     try:
-        path.replace(path.with_name(path.name + BEFORE))
+        if log.is_file() and not path.is_file():
+            log.replace(log.with_name(log.name + BEFORE))
         for suffix in ("-wal", "-shm", "-journal"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
+        for found in list(path.parent.iterdir()):
+            if unfinished.fullmatch(found.name):
+                found.unlink(missing_ok=True)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def _merge_log(path: Path) -> None:
+    try:
+        base = rows.connect(path, "rw")
+    except sqlite3.Error:
+        return
+    try:
+        base.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.Error:
+        with contextlib.suppress(sqlite3.Error):  # a file that is not a map has no log
+            base.execute("PRAGMA wal_checkpoint(PASSIVE)")  # somebody reads it
+    finally:
+        base.close()
+
+
+def _set_aside(path: Path) -> None:
+    """Rename an existing file, with the content of its log."""
+    if path.is_dir():
+        raise OutputError(f"'{path}' is a folder; it must be a file")
+    if not path.exists():
+        return
+    _merge_log(path)
+    try:
+        path.replace(path.with_name(path.name + BEFORE))
     except OSError as error:
         raise output_error(path, error) from error

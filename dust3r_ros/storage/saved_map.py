@@ -20,7 +20,7 @@ from dust3r_ros.mapping.state import LANDMARKS, MapState
 from dust3r_ros.sparse.refinement import find_points
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.storage import blobs, rows
-from dust3r_ros.storage.journal import MapJournal
+from dust3r_ros.storage.journal import MapJournal, clear
 from dust3r_ros.storage.loading import load_state, read_cameras, read_settings
 from dust3r_ros.storage.rows import SCHEMA_VERSION
 from dust3r_ros.tracking import no_tracks
@@ -153,7 +153,7 @@ class Live(Protocol):
 
 
 def save_map(path: str | Path, source: MapSource, settings: Mapping[str, Any] | None = None) -> None:
-    """Write a whole map atomically.
+    """Write a whole map atomically; what a killed writer left beside the file goes.
 
     A mapper is written completely, so that it can be continued; products are written for display only.
     Raises ``OutputError``, also if a journal writes the file.
@@ -161,6 +161,7 @@ def save_map(path: str | Path, source: MapSource, settings: Mapping[str, Any] | 
     path = Path(path)
     lock = FileLock(path)
     try:
+        clear(path)
         with atomic_path(path) as temporary:
             temporary.unlink()
             with MapJournal(temporary, settings) as journal:

@@ -1,0 +1,129 @@
+"""The file of a growing map where the disk does not do as it should: mapping goes on, and the file catches up."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sequences import SMALL, walk
+
+from dust3r_ros.session.session import Session, begin
+from dust3r_ros.storage.journal import BEFORE
+from dust3r_ros.storage.saved_map import load_map, save_map
+from dust3r_ros.types import Frame, TrackingState
+
+FRAMES = (12, 18, 24)  # before the fault, until it ends, after it
+CONFIG = replace(SMALL, dense=False, focal=walk("orbit").focal)
+LOG = logging.getLogger("writer")
+
+
+def feed(session: Session, first: int, last: int) -> None:
+    sequence = walk("orbit")
+    for index in range(first, last):
+        update = session.process(Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index]))
+    assert update.state is TrackingState.TRACKING
+
+
+def shown(path: Path) -> list[int]:
+    return [keyframe.index for keyframe in load_map(path).keyframes]
+
+
+def mapped(session: Session) -> list[int]:
+    return [keyframe.index for keyframe in session.mapper.keyframes]
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    """One whose map of some keyframes grows in a file."""
+    (tmp_path / "maps").mkdir()
+    made = Session(CONFIG, LOG)
+    begin(made, CONFIG, map_db=str(tmp_path / "maps/map.db"))
+    feed(made, 0, FRAMES[0])
+    assert shown(tmp_path / "maps/map.db") == mapped(made)
+    return made
+
+
+@contextmanager
+def full(session: Session) -> Iterator[None]:
+    """No file of this process may become larger than the log of the map is; the kernel refuses what goes beyond."""
+    log = Path(f"{session.keeper._journal.path}-wal")  # type: ignore[union-attr]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def read_only(session: Session) -> Iterator[None]:
+    base = session.keeper._journal._base  # type: ignore[union-attr]
+    base.execute("PRAGMA query_only = ON")
+    yield
+    base.execute("PRAGMA query_only = OFF")
+
+
+@contextmanager
+def folder_gone(session: Session) -> Iterator[None]:
+    folder = session.keeper._journal.path.parent  # type: ignore[union-attr]
+    folder.rename(folder.with_name("elsewhere"))
+    yield
+    folder.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [(full, "disk"), (read_only, "readonly"), (folder_gone, "its folder does not exist; create it first")],
+)
+def test_mapping_goes_on_and_the_file_catches_up(
+    fault: Callable[..., object], words: str, session: Session, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, before = tmp_path / "maps/map.db", mapped(session)
+    with fault(session):  # type: ignore[attr-defined]
+        feed(session, FRAMES[0], FRAMES[1])
+        (problem,) = session.keeper.problems
+        assert problem.startswith("mapping continues, but the map is not saved: ") and words in problem
+        assert caplog.text.count("the map is not saved") == 1, "said once"
+        assert len(mapped(session)) > len(before)
+        kept = path if path.exists() else tmp_path / "elsewhere/map.db"
+        assert shown(kept) == before, "what was there is still whole"
+    feed(session, FRAMES[1], FRAMES[2])
+    assert session.keeper.problems == () and shown(path) == mapped(session)
+    session.close()
+    assert shown(path) == mapped(session)
+
+
+def move(path: Path) -> None:
+    path.rename(path.with_name("mine.db"))
+
+
+def put_another(path: Path) -> None:
+    other = Session(CONFIG, LOG)
+    feed(other, 0, FRAMES[0])
+    save_map(path.with_name("other.db"), other.mapper)
+    os.replace(path.with_name("other.db"), path)
+
+
+@pytest.mark.parametrize("how", [move, put_another, Path.unlink])
+def test_a_file_that_is_moved_away_is_written_anew(
+    how: Callable[[Path], None], session: Session, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, before = tmp_path / "maps/map.db", mapped(session)
+    how(path)
+    feed(session, *FRAMES[:2])
+    assert f"'{path}' was moved or deleted; the whole map goes to a new file there" in caplog.text
+    assert session.keeper.problems == () and shown(path) == mapped(session)
+    for name in ("mine.db", f"map.db{BEFORE}"):
+        assert not path.with_name(name).exists() or shown(path.with_name(name)) == before
+    session.close()
+    assert shown(path) == mapped(session)
+    again = Session(CONFIG, LOG)
+    begin(again, CONFIG, map_db=str(path))
+    feed(again, FRAMES[1], FRAMES[2])
+    again.close()

@@ -1,0 +1,78 @@
+"""What a killed writer leaves beside a map is not taken for a part of another one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from growing import DENSE, grow
+from sequences import walk
+
+from dust3r_ros.mapping.mapper import Mapper
+from dust3r_ros.storage.journal import BEFORE, MapJournal, clear
+from dust3r_ros.storage.rows import reading
+from dust3r_ros.storage.saved_map import load_map, save_map
+
+
+@pytest.fixture(scope="module")
+def mapper() -> Mapper:
+    """A larger map than the killed one."""
+    sequence = walk("orbit", 16)
+    made = Mapper(replace(DENSE, dense=False, focal=sequence.focal))
+    grow(made, None, sequence, range(16))
+    return made
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Path:
+    """A map as a killed process leaves it: three keyframes, the last of them in the log alone."""
+    sequence = walk("orbit", 16)
+    made = Mapper(replace(DENSE, dense=False, focal=sequence.focal))
+    (tmp_path / "run").mkdir()
+    with MapJournal(tmp_path / "run/map.db") as journal:
+        grow(made, journal, sequence, range(6))
+        for name in ("map.db", "map.db-wal"):
+            shutil.copy(tmp_path / "run" / name, tmp_path / name)
+        assert len(load_map(tmp_path / "run/map.db").keyframes) == 3
+    (tmp_path / "map.db-lock").touch()
+    return tmp_path / "map.db"
+
+
+def count(path: Path) -> int:
+    return len(load_map(path).keyframes)
+
+
+def test_a_map_saved_in_its_place_is_the_one_saved(killed: Path, mapper: Mapper) -> None:
+    save_map(killed, mapper)
+    assert count(killed) == len(mapper.keyframes) > 3
+    assert sorted(path.name for path in killed.parent.iterdir()) == ["map.db", "run"]
+
+
+def test_a_map_saved_where_it_was_moved_from(killed: Path, mapper: Mapper) -> None:
+    killed.rename(killed.with_name("mine.db"))
+    with MapJournal(killed) as journal:
+        journal.update(mapper.live)
+        assert count(killed) == len(mapper.keyframes)
+    killed.with_name("map.db-wal" + BEFORE).rename(killed.with_name("mine.db-wal"))
+    assert count(killed.with_name("mine.db")) == 3, "who moved it without its log finds that, too"
+
+
+def test_what_somebody_reads_is_kept(killed: Path, mapper: Mapper) -> None:
+    with reading(killed) as base:
+        assert len(base.execute("SELECT number FROM keyframes").fetchall()) == 3
+        with MapJournal(killed) as journal:
+            journal.update(mapper.live)
+        assert len(base.execute("SELECT number FROM images").fetchall()) == 3
+    assert (count(killed), count(killed.with_name("map.db" + BEFORE))) == (len(mapper.keyframes), 3)
+
+
+def test_unfinished_files_of_this_map_go_and_no_others(tmp_path: Path) -> None:
+    mine = [".map-abcd_123.db", ".map-abcd_123.db-wal", ".map-abcd_123.db-lock", "..map-abcd_123-12345678.db"]
+    others = [".map-2-abcd_123.db", ".map-abcd_123.ply", ".map.db", "map-abcd_123.db", ".map-abc.db"]
+    for name in (*mine, *others):
+        (tmp_path / name).touch()
+    clear(tmp_path / "map.db")
+    assert sorted(os.listdir(tmp_path)) == sorted(others)
