@@ -105,6 +105,13 @@ class MapperConfig:
         high=20,
     )
     window: int = row(8, "Number of keyframes refined together when one is added.", low=2, high=100)
+    memory_mb: float = row(
+        512.0,
+        "Memory for images, features and depth of keyframes, in MiB; what does not fit goes to a temporary file in "
+        "$TMPDIR or /var/tmp.",
+        low=0.0,
+        high=1e6,
+    )
     fusion: bool = row(
         False, "Remove points that other keyframes see through or contradict, and thin the exported cloud."
     )

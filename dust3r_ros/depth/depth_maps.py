@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from dust3r_ros.geometry.pinhole import Pinhole
 from dust3r_ros.types import Array, Array32, Image, PairPrediction
 
 Depth = tuple[Array32, Array32]  # (H, W) z of the keyframe's own camera, 0 = none, and confidence >= 1
+Keep = Callable[[np.ndarray], np.ndarray]
 _FROZEN = -1  # key in place of the other view: everything known when single estimates were dropped
 
 
@@ -27,7 +28,9 @@ class KeyframeDepth:
     so that what is read does not depend on when it was read before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep: Keep) -> None:
+        """``keep`` is given each array of frozen depth and returns the one to hold in its place."""
+        self._keep = keep
         self.unit = 1.0  # map units
         self.givers: set[int] = set()  # keyframes that have handed depth to it
         self._estimates: dict[int, Depth] = {}
@@ -135,14 +138,16 @@ class KeyframeDepth:
 
     def freeze(self) -> None:
         """Keep only the fused map, which counts as one estimate if others come later."""
+        if list(self._estimates) == [_FROZEN] and self._estimates[_FROZEN] is self._fused:
+            return
         fused = self._whole_kept() if self.estimated else None
         if fused is not None:
             self._freeze(fused)
-            self._own, self._handed, self._image = fused, None, None
+            self._own, self._handed, self._image = self._fused, None, None
 
     def taken(self, scale: float) -> KeyframeDepth:
         """The same depth for another map, in which this map's unit is ``scale`` units; frozen."""
-        taken = KeyframeDepth()
+        taken = KeyframeDepth(self._keep)
         taken.unit, taken._since, taken._mask = scale * self.unit, self._since, self._mask
         fused = self._whole_kept()
         if self.estimated and fused is not None:
@@ -152,7 +157,9 @@ class KeyframeDepth:
         return taken
 
     def _freeze(self, fused: Depth) -> None:
-        self._fused, self._estimates = fused, {_FROZEN: fused}
+        depth, confidence = fused
+        self._fused = self._keep(depth), self._keep(confidence)
+        self._estimates = {_FROZEN: self._fused}
 
     def _own_kept(self) -> Depth | None:
         if self._own is None and self._estimates:
@@ -179,8 +186,10 @@ class KeyframeDepth:
 class DepthMaps:
     """Depth of keyframes by index, including empty ones."""
 
-    def __init__(self) -> None:
-        self._keyframes: defaultdict[int, KeyframeDepth] = defaultdict(KeyframeDepth)
+    def __init__(self, keep: Keep = np.asarray) -> None:
+        """``keep`` as of ``KeyframeDepth``."""
+        self._keep = keep
+        self._keyframes: defaultdict[int, KeyframeDepth] = defaultdict(lambda: KeyframeDepth(keep))
 
     def __getitem__(self, index: int) -> KeyframeDepth:
         return self._keyframes[index]
@@ -201,7 +210,7 @@ class DepthMaps:
 
     def clear(self, index: int) -> None:
         """Forget the depth of a keyframe."""
-        self._keyframes[index] = KeyframeDepth()
+        self._keyframes[index] = KeyframeDepth(self._keep)
         self._keyframes[index].touch()
 
     def rescale(self, index: int, factor: float) -> None:

@@ -176,7 +176,7 @@ class Densifier:
 
     def __init__(self, state: Reconstruction, backend: Backend, stage: StageTimer) -> None:
         self.backend = backend
-        self.depths = DepthMaps()
+        self.depths = DepthMaps(state.pages.keep)
         self._state, self._stage = state, stage
         self.views = PinholeViews(state)  # as given to the backend
         self.pairs = UsedPairs(state)

@@ -21,6 +21,7 @@ from dust3r_ros.mapping.covisibility import Neighbourhood
 from dust3r_ros.mapping.depth_schedule import DepthSchedule
 from dust3r_ros.mapping.localization import FrameFinder
 from dust3r_ros.mapping.loop_closing import LoopClosing
+from dust3r_ros.mapping.pages import Pages
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.rig_placement import FocalVotes, RigPlacement
 from dust3r_ros.mapping.saving import LandmarkSaving
@@ -42,10 +43,15 @@ class MapBuilder(Submap):
     chores: LandmarkChores
 
     def __init__(
-        self, config: MapperConfig, backend: Backend, stage: StageTimer, appearance: Appearance | None = None
+        self,
+        config: MapperConfig,
+        backend: Backend,
+        stage: StageTimer,
+        appearance: Appearance | None = None,
+        pages: Pages | None = None,
     ) -> None:
-        """``appearance`` is shared by maps that may be joined."""
-        super().__init__(Reconstruction(config))
+        """``appearance`` and ``pages`` are shared by maps that may be joined."""
+        super().__init__(Reconstruction(config, pages))
         self._stage = stage
         self._appearance = appearance or Appearance()
         self._links = Linker(self.state)

@@ -18,6 +18,7 @@ from dust3r_ros.mapping.atlas import Atlas, AtlasEntry
 from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, check_image
 from dust3r_ros.mapping.landmark_map import MapBuilder
 from dust3r_ros.mapping.map_view import MapView, resume
+from dust3r_ros.mapping.pages import Pages
 from dust3r_ros.mapping.pointmap_map import PointmapBuilder
 from dust3r_ros.mapping.relocalization import Search
 from dust3r_ros.mapping.rig import Rig
@@ -59,8 +60,8 @@ class Mapper(MapView):
         self._backend = backend or make_backend(config)
         # The map is based on landmarks if the backend needs poses, else on pointmaps.
         kind = MapBuilder if self._backend.uses_poses else PointmapBuilder
-        appearance = Appearance()
-        atlas = Atlas(lambda: kind(config, self._backend, stage, appearance))
+        appearance, self.pages = Appearance(), Pages(config.memory_mb)
+        atlas = Atlas(lambda: kind(config, self._backend, stage, appearance, self.pages))
         super().__init__(config, atlas, Cameras(config), appearance)
         self.mapping = config.mode == "mapping"  # if false, the map is fixed, and cameras are only located in it
         self.rig = Rig()

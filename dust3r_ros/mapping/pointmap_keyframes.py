@@ -69,14 +69,17 @@ class PointmapKeyframes:
         record.feature_ids = self.new_ids(offsets).ids[: len(record.features.pixels)]
         self._state.append(record)
         if depth is not None and confidence is not None:
-            self._settled[index] = depth.astype(np.float16), confidence.astype(np.float16)
+            self._settle(index, depth, confidence)
         self._restored.add(index)
 
     def settle(self, change: KeyframeUpdate) -> None:
         """Keep the final depth that an update brings, if any."""
         if change.depth is not None and change.confidence is not None:
-            confidence = np.minimum(change.confidence, _HALF_MAX).astype(np.float16)
-            self._settled[change.index] = change.depth.astype(np.float16), confidence
+            self._settle(change.index, change.depth, np.minimum(change.confidence, _HALF_MAX))
+
+    def _settle(self, index: int, depth: Array32, confidence: Array32) -> None:
+        keep = self._state.pages.keep
+        self._settled[index] = keep(depth.astype(np.float16)), keep(confidence.astype(np.float16))
 
     def keyframe(self, index: int) -> Keyframe:
         """The current state of a keyframe."""

@@ -25,6 +25,7 @@ from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.covisibility import Neighbourhood
 from dust3r_ros.mapping.localization import locate_corners
+from dust3r_ros.mapping.pages import Pages
 from dust3r_ros.mapping.pointmap_keyframes import PointmapKeyframes
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.saving import PointmapSaving
@@ -138,9 +139,14 @@ class PointmapBuilder(Submap):
     finder: PointmapFinder
 
     def __init__(
-        self, config: MapperConfig, backend: Backend, stage: StageTimer, appearance: Appearance | None = None
+        self,
+        config: MapperConfig,
+        backend: Backend,
+        stage: StageTimer,
+        appearance: Appearance | None = None,
+        pages: Pages | None = None,
     ) -> None:
-        super().__init__(Reconstruction(config))
+        super().__init__(Reconstruction(config, pages))
         self._appearance = appearance or Appearance()
         self._config, self._backend, self._stage = config, backend, stage
         self._aligner = IncrementalAligner(config.window)

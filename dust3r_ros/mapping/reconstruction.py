@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.features.place_recognition import PairGraph
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
+from dust3r_ros.mapping.pages import Pages
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.map_merging import Merged, merge_maps
 from dust3r_ros.sparse.sparse_map import SparseMap
@@ -30,8 +33,10 @@ class Reconstruction:
     ``visits`` counts how often one was at a keyframe.
     """
 
-    def __init__(self, config: MapperConfig) -> None:
+    def __init__(self, config: MapperConfig, pages: Pages | None = None) -> None:
+        """``pages`` keep the large arrays of keyframes, of all maps together."""
         self.config = config
+        self.pages = pages or Pages(config.memory_mb)
         self.records: list[KeyframeRecord] = []
         self.sparse = SparseMap(config.min_parallax_deg)
         self.graph = PairGraph(config)
@@ -47,6 +52,9 @@ class Reconstruction:
         record.before, record.visit = self.last(record.stream), self.visits
         self.trail.append(len(self.records))
         self.records.append(record)
+        record.image, descriptors = self.pages.keep(record.image), self.pages.keep(record.features.descriptors)
+        if descriptors is not record.features.descriptors:
+            record.features = replace(record.features, descriptors=descriptors)
 
     def visit(self, index: int) -> None:
         """A camera is at a keyframe again."""

@@ -100,6 +100,8 @@ def _mapping_values(now: Snapshot) -> dict[str, object]:
         "resets": now.resets,
         "revision": now.revision,
         "memory (MiB)": f"{memory_mb() + now.back_end_mb:.0f}",
+        "keyframes in memory (MiB)": f"{now.kept_mb[0]:.0f}",
+        "keyframes on disk (MiB)": f"{now.kept_mb[1]:.0f}",
         "masked (%)": f"{100 * now.masked:.1f}",
         "moving (%)": f"{100 * now.moving:.1f}",
         "far (%)": f"{100 * now.far:.1f}",

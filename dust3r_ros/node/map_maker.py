@@ -366,7 +366,14 @@ class MapMaker:
         if not self._stale:
             self._summarised = now
             self._status = session_snapshot(self._session, self._setting.mapper, self._setting.node)
-            self._status = replace(self._status, back_end_mb=memory_mb())
+            pages = self._session.mapper.pages
+            pages.trim()
+            self._status = replace(
+                self._status,
+                back_end_mb=memory_mb(),
+                kept_mb=(pages.in_memory_mb, pages.on_disk_mb),
+                problems=(*self._status.problems, *filter(None, [pages.problem])),
+            )
         counts, (waiting, behind_ns) = self._session.mapper.counts, self._session.mapper.depth_backlog
         if self._trace is not None:
             self._trace.count("depth backlog", waiting)

@@ -106,7 +106,8 @@ class Snapshot:
     where focal lengths come from (estimated, fixed, prior), all by camera. ``masked``, ``moving`` and ``far`` are
     fractions of the pixels. ``metres_per_unit`` is that of the map before it became metric, 0 while unknown.
     ``problems`` (with files), ``contradictions`` (between sources of scale) and ``tf_problems`` are sentences.
-    ``back_end_mb``: resident memory of the mapping process; ``backlog``: postponed work, of which ``depth_backlog`` is
+    ``back_end_mb``: resident memory of the mapping process, ``kept_mb`` of that for arrays of keyframes, and what of
+    them is on disk; ``backlog``: postponed work, of which ``depth_backlog`` is
     keyframes without depth. ``lag`` (s): of the map behind the camera; ``depth_lag`` (s): of depth behind the map.
     ``stages``: latencies of the back end, ``front_stages``: of the front end.
     """
@@ -148,6 +149,7 @@ class Snapshot:
     rig: Mapping[str, RigCamera] = field(default_factory=dict)
     message: str = ""
     back_end_mb: float = 0.0
+    kept_mb: tuple[float, float] = 0.0, 0.0
     backlog: int = 0
     depth_backlog: int = 0
     lag: float = 0.0

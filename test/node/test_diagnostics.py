@@ -29,6 +29,7 @@ FINE = Snapshot(
     stages={"track": {"count": 9, "p50_ms": 1.0, "p95_ms": 2.0, "max_ms": 3.0}},
     front_stages={"follow": {"count": 30, "p50_ms": 4.0, "p95_ms": 5.0, "max_ms": 6.0}},
     back_end_mb=1000.0,
+    kept_mb=(512.0, 88.0),
     lag=0.25,
 )
 
@@ -53,6 +54,7 @@ def test_all_is_well():
     assert (shown["frames"], shown["dropped"], shown["maps"], shown["track p95 (ms)"]) == ("9", "2", "2", "2.0")
     assert (shown["front end: follow p95 (ms)"], shown["lag (s)"]) == ("5.0", "0.25")
     assert float(shown["memory (MiB)"]) > 1010
+    assert (shown["keyframes in memory (MiB)"], shown["keyframes on disk (MiB)"]) == ("512", "88")
     assert values(statuses["inputs"])["/front/image_raw (Hz)"] == "10.0"
     assert values(statuses["calibration front"])["focal (px)"] == "500.0"
     assert "an arbitrary unit" in statuses["scale"].message
