@@ -1,8 +1,8 @@
-"""Pairs to batches of tensors, by worker processes, in an order that depends on nothing but seed and position.
+"""Pairs to batches of tensors, by worker processes, in an order that depends only on seed and position.
 
 Every epoch takes equally many pairs of every source (DUSt3R, section 3.2), so that a small set is not drowned by
-a large one. A finite source is gone through in a new random order each time before a pair comes again; an endless
-one from its first pair on, in order, since pairs near to each other may share what is costly to make.
+a large one. A finite source is traversed in a new random order each time before a pair repeats; an endless one from its
+first pair on, in order, since neighbouring pairs may share costly work.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dust3r_ros.training.losses import PairTruth
 from dust3r_ros.training.views import Cropping, PairSource, TrainingView, ViewPair, crop_pair, length
 from dust3r_ros.training.worker import settle
 
-_ORDER, _ROUND, _SAMPLE, _RETRY, _BATCH = range(1, 6)  # what random numbers are for, so that none are used twice
+_ORDER, _ROUND, _SAMPLE, _RETRY, _BATCH = range(1, 6)  # purposes of random numbers, so that none are used twice
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not self.sources:
-            raise InputError("there is nothing to train on; give at least one source of pairs")
+            raise InputError("no source of pairs to train on; give at least one")
         self._usable = [self._indices(number) for number in range(len(self.sources))]
         self.each = max(round(self.epoch / len(self.sources)), 1)  # pairs of a source per epoch
         self.epoch = self.each * len(self.sources)
@@ -69,11 +69,11 @@ class Sampling:
         return usable
 
     def of(self, sources: Sequence[PairSource]) -> Sampling:
-        """The same order of the same pairs, given by ``sources`` (at another size)."""
+        """The same order of the same pairs from ``sources`` (at another size)."""
         return replace(self, sources=sources)
 
     def place(self, position: int) -> Place:
-        """What is at ``position``."""
+        """The place at ``position``."""
         epoch, within = divmod(position, self.epoch)
         sources, turns = self._order(epoch)
         source = int(sources[within])
@@ -85,7 +85,7 @@ class Sampling:
         return Place(position, source, int(usable[self._round(source, round_)[step]]))
 
     def rng(self, position: int, attempt: int = 0) -> np.random.Generator:
-        """Random numbers of the pair at ``position``, the same whoever makes it and whatever was made before."""
+        """Random numbers of the pair at ``position``, the same in any process and after any history."""
         return np.random.default_rng([self.seed, _SAMPLE, position, attempt])
 
     def rng_of_batch(self, position: int) -> np.random.Generator:
@@ -93,15 +93,15 @@ class Sampling:
         return np.random.default_rng([self.seed, _BATCH, position])
 
     def instead(self, place: Place, attempt: int) -> Place:
-        """Another pair of the same source, for one that cannot be used."""
+        """A replacement from the same source for an unusable pair."""
         rng = np.random.default_rng([self.seed, _RETRY, place.position, attempt])
         usable = self._usable[place.source]
-        # Of an endless source one far away, which no run comes to.
+        # In an endless source one far away, which no run reaches.
         index = 2**40 + int(rng.integers(2**40)) if usable is None else int(rng.choice(usable))
         return Place(place.position, place.source, index)
 
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of every place in an epoch: the source, and how many of that source are before it."""
+        """For every place in an epoch: the source, and how many of that source come before it."""
         if epoch not in self._orders:
             if len(self._orders) > 1:
                 self._orders.clear()
@@ -123,9 +123,9 @@ class Sampling:
         return self._rounds[source, round_]
 
 
-_AHEAD = 4  # batches that a worker makes before they are asked for
+_AHEAD = 4  # batches that a worker makes in advance
 _Made = TypeVar("_Made")
-_ATTEMPTS = 20  # corrupt samples in a row, after which the set as a whole is not usable
+_ATTEMPTS = 20  # corrupt samples in a row, after which the whole set counts as unusable
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +134,7 @@ class PairBatch:
     *own* camera, ``valid_*`` (B, H, W); ``K_*`` (B, 3, 3); ``first_T_second`` (B, 4, 4). All float32 and bool, on one
     device.
 
-    ``skipped``: why samples that should have been here are not.
+    ``skipped``: reasons for missing samples.
     """
 
     image_1: Tensor
@@ -153,13 +153,13 @@ class PairBatch:
 
     @property
     def truth(self) -> PairTruth:
-        """What the network should say of (first, second)."""
+        """The true output for (first, second)."""
         there = _moved(self.first_T_second, self.points_2)
         return PairTruth(self.points_1, self.valid_1, there, self.valid_2)
 
     @property
     def truth_swapped(self) -> PairTruth:
-        """What it should say of (second, first)."""
+        """The true output for (second, first)."""
         there = _moved(self.inverse, self.points_1)
         return PairTruth(self.points_2, self.valid_2, there, self.valid_1)
 
@@ -173,7 +173,7 @@ class PairBatch:
         return back
 
     def thinned(self, raster: Raster) -> PairBatch:
-        """With points of fewer pixels; images and cameras stay whole."""
+        """With points at fewer pixels; images and cameras are unchanged."""
         return replace(
             self,
             points_1=raster.of(self.points_1.movedim(-1, 1)).movedim(1, -1),
@@ -183,7 +183,7 @@ class PairBatch:
         )
 
     def to(self, device: torch.device) -> PairBatch:
-        """The batch on another device; the copy may go on while the caller does other things."""
+        """The batch on another device; the copy may be asynchronous."""
         tensors = {name: value.to(device, non_blocking=True) for name, value in self._tensors().items()}
         return PairBatch(**tensors, skipped=self.skipped)
 
@@ -196,7 +196,7 @@ class PairBatch:
 
 
 def collate(pairs: Sequence[ViewPair], skipped: Sequence[str] = ()) -> PairBatch:
-    """A batch of pairs whose images are all of one size.
+    """A batch of pairs whose images all have one size.
 
     Each pair's points are given in units of its own mean distance, which keeps far worlds within float32.
     """
@@ -219,7 +219,7 @@ def collate(pairs: Sequence[ViewPair], skipped: Sequence[str] = ()) -> PairBatch
 
 
 class PairBatches(Dataset["PairBatch | InputError | TrainingError"]):
-    """Batch number ``n`` of a stage, made anew whenever asked for: the ``pairs`` pairs of this process.
+    """The batches of a stage by number, made when asked for: ``pairs`` pairs of this process each.
 
     ``start`` is the position of the stage's first pair. Each batch has ``pairs`` x ``world`` pairs, of which process
     ``rank`` makes its own; ``sizes`` are those to draw (H, W) from, the same for all processes.
@@ -239,7 +239,7 @@ class PairBatches(Dataset["PairBatch | InputError | TrainingError"]):
         self.rank, self.world = rank, world
 
     def __getitem__(self, number: int) -> PairBatch | InputError | TrainingError:
-        """The batch, or why there is none: an error that is raised in a worker would lose its words."""
+        """The batch, or the error instead of it: raised in a worker, an error would lose its message."""
         first = self.start + number * self.pairs * self.world
         size = self.sizes[int(self.sampling.rng_of_batch(first).integers(len(self.sizes)))]
         skipped: list[str] = []
@@ -250,9 +250,9 @@ class PairBatches(Dataset["PairBatch | InputError | TrainingError"]):
             return error
 
     def pair(self, position: int, size: tuple[int, int], skipped: list[str]) -> ViewPair:
-        """The pair at ``position``, cropped; of samples that cannot be used the reason goes to ``skipped``.
+        """The pair at ``position``, cropped; reasons for unusable samples are added to ``skipped``.
 
-        Raises ``InputError`` when the set gives nothing usable many times in a row.
+        Raises ``InputError`` after many unusable samples in a row.
         """
         place = self.sampling.place(position)
         source = self.sampling.sources[place.source]
@@ -282,7 +282,7 @@ def load(batches: PairBatches, first: int, workers: int, pin: bool = False) -> G
         prefetch_factor=_AHEAD if workers else None,
         worker_init_fn=_alone if workers else None,
         pin_memory=pin,
-        generator=torch.Generator(),  # else torch's own random numbers would depend on when loading began
+        generator=torch.Generator(),  # else torch's random numbers would depend on when loading began
     )
     try:
         for batch in _ended_in_waiting(loader):
@@ -290,21 +290,21 @@ def load(batches: PairBatches, first: int, workers: int, pin: bool = False) -> G
                 raise batch
             yield batch
     except (RuntimeError, ConnectionError, EOFError) as error:
-        # A worker that is just ending: its batch cannot be fetched from it any more, and torch thinks it alive still.
+        # The worker is just ending: its batch is lost, and torch still believes it alive.
         ending = workers > 0 and isinstance(error, (ConnectionError, EOFError))
         if not ending and "DataLoader worker (pid" not in str(error):
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f"a process that makes batches was ended from outside ({reason}); "
-            "with too little memory, fewer workers (--workers) need less"
+            "if memory is short, use fewer workers (--workers)"
         ) from None
 
 
 def _ended_in_waiting(loader: DataLoader[_Made]) -> Iterator[_Made]:
-    """Iterate; a worker's end is noticed only in waiting for its batch.
+    """Iterate; a worker's end is noticed only when waiting for its batch.
 
-    torch would raise it by a signal as well, in whatever this process is doing then.
+    torch would also raise it from a signal handler, anywhere in this process.
     """
     before = signal.getsignal(signal.SIGCHLD)
     batches = iter(loader)
@@ -314,7 +314,7 @@ def _ended_in_waiting(loader: DataLoader[_Made]) -> Iterator[_Made]:
 
 
 def _alone(worker: int) -> None:
-    """One thread of torch each; SIGTERM, by which torch ends its workers, ends them."""
+    """Setup of a worker: one torch thread; SIGTERM, by which torch ends its workers, ends it."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
@@ -332,6 +332,6 @@ def _points(views: Sequence[TrainingView], units: np.ndarray) -> Tensor:
 
 
 def _moved(a_T_b: Tensor, points: Tensor) -> Tensor:
-    # Asked for within the forward pass: the truth must not be rounded to what the network computes in.
+    # Called within the forward pass: the truth must not be rounded to the network's precision.
     with torch.autocast(points.device.type, enabled=False):
         return torch.einsum("bij,bhwj->bhwi", a_T_b[:, :3, :3], points) + a_T_b[:, None, None, :3, 3]

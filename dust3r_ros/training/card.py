@@ -1,4 +1,4 @@
-"""What is known of a run, for people: the model card, and one picture of losses and held-out pairs."""
+"""Documents of a run: the model card, and a picture of losses and held-out pairs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-_Panel = tuple[Any, dict[str, Any]]  # image and how it is shown
-_PITCH = 1.05  # from panel to panel, in panels
+_Panel = tuple[Any, dict[str, Any]]  # image and its display options
+_PITCH = 1.05  # distance of panels, in panels
 _COLUMNS = ("image 1", "image 2", "true depth 1", "predicted depth 1", "predicted z of image 2", "confidence 1")
 
 
@@ -70,7 +70,7 @@ def _curve(axes: Axes, rows: Sequence[dict[str, Any]], name: str, label: str) ->
 
 
 def _table(axes: Axes, panels: Sequence[Sequence[_Panel]]) -> None:
-    """A row of panels for every pair, all on the same axes: those of one panel each take longer than what they show."""
+    """A row of panels for every pair, all on the same axes, since creating axes takes longer than drawing."""
     high, wide = panels[0][0][0].shape[:2]
     for row, of_pair in enumerate(panels):
         for column, (image, options) in enumerate(of_pair):
@@ -84,7 +84,7 @@ def _table(axes: Axes, panels: Sequence[Sequence[_Panel]]) -> None:
 
 
 def _over_steps(rows: Sequence[dict[str, Any]], kind: str, name: str) -> list[tuple[Any, Any]]:
-    """(step, value) of the rows of a kind that have one."""
+    """(step, value) of the rows of ``kind`` with a value of ``name``."""
     return [(row["step"], row[name]) for row in rows if row.get("kind") == kind and row.get(name) is not None]
 
 
@@ -124,7 +124,7 @@ def code_version() -> str:
 
 
 def hardware(device: torch.device, world: int, threads: int) -> dict[str, Any]:
-    """What a run works on."""
+    """Hardware and software of a run."""
     from dust3r_ros.evaluation.report.run_file import Machine
 
     about = Machine().about()
@@ -142,7 +142,7 @@ def card(
     figures: Mapping[str, float],
     parameters: int,
 ) -> str:
-    """Markdown. ``about`` as ``run.json`` has it."""
+    """The model card as Markdown. ``about`` as in ``run.json``."""
     sets = [f"| {source.name} | {'endless' if length(source) is None else length(source)} |" for source in sources]
     return "\n".join(
         [
@@ -176,7 +176,7 @@ def card(
 
 
 def _facts(recipe: Recipe, about: Mapping[str, Any], progress: Progress, parameters: int) -> list[tuple[str, object]]:
-    """What was trained, on what and for how long, by name."""
+    """Facts by name: what was trained, on what data and for how long."""
     waiting = progress.waiting / max(progress.seconds, 1e-9)
     return [
         ("network", f"DUSt3R, {recipe.name}, {parameters / 1e6:.1f} million parameters, {recipe.stages[-1].head} head"),
@@ -195,7 +195,7 @@ def _facts(recipe: Recipe, about: Mapping[str, Any], progress: Progress, paramet
 
 
 def _held_out(size: tuple[int, int], first_figures: Mapping[str, float], figures: Mapping[str, float]) -> list[str]:
-    """The lines on held-out pairs of ``size`` (H, W): figures before and now, and what they mean."""
+    """The section on held-out pairs of ``size`` (H, W): figures before and now, with explanations."""
     measured = [
         f"| {name} | {first_figures.get(name, float('nan')):.4f} | {value:.4f} |" for name, value in figures.items()
     ]

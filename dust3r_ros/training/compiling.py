@@ -1,7 +1,7 @@
-"""Blocks compiled by torch, where that saves time; and steps for a run that is given a time.
+"""Blocks compiled by torch, where that saves time; and the number of steps of a timed run.
 
-A plan is made after a few steps of a stage, when the caches are warm, and made anew as the stage goes on. The state is
-written at once with a new plan, so that a run that is killed and resumed follows the plan its steps were made by.
+A plan is made after a few steps of a stage, when the caches are warm, and renewed as the stage proceeds. The state is
+written at once with a new plan, so that a run that is killed and resumed follows the plan of its earlier steps.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dust3r_ros.training.recipe import Recipe
 
 _WARM = 2  # first steps of a stage, which are slower than the others
 _FIRST_LOOK = 8  # steps after which the first plan is made
-_LOOKS = (0.3, 0.6, 0.8, 0.9)  # shares of a stage's plan after which it is made anew
+_LOOKS = (0.3, 0.6, 0.8, 0.9)  # shares of a stage's plan after which it is renewed
 
 
 @dataclass
 class Pace:
-    """The clock of a run. ``seconds``: what it may take altogether; ``reserve`` of these for what comes after."""
+    """The clock of a run. ``seconds``: its total budget, of which ``reserve`` is kept for the work after training."""
 
     seconds: float
     reserve: float = 0.0
@@ -37,13 +37,14 @@ class Pace:
     _looked: int = 0
 
     def over(self, elapsed: float) -> bool:
-        """Whether training has to end now; ``elapsed`` seconds have gone, of this and of earlier sittings."""
+        """Whether training has to end now, after ``elapsed`` seconds of this and earlier sittings."""
         return elapsed >= self.seconds - self.reserve
 
     def update(self, progress: Progress, recipe: Recipe, elapsed: float, step_seconds: float) -> bool:
-        """Learn how long a step took, and renew the plan of the stage in ``progress`` if it is time to; whether it was.
+        """Record the time of a step and renew the plan of the stage in ``progress`` if it is due; returns whether it
+        was.
 
-        The time left is shared among this stage and the later ones as the recipe's shares say.
+        The time left is divided among this and the later stages by the recipe's shares.
         """
         stage = progress.stage
         if stage != self._stage:
@@ -65,14 +66,13 @@ class Pace:
 
 
 LIMIT = 60.0
-"""Seconds that compiling may take."""
+"""Seconds allowed for compiling."""
 
 
 def try_compiled(model: Dust3r, step: Callable[[], Any], limit: float = LIMIT) -> str:
-    """Compile ``model`` and make ``step()`` once; an empty string, or why ``model`` stays as it was.
+    """Compile ``model`` and make ``step()`` once; returns an empty string, or why ``model`` stays as it was.
 
-    Only in the main thread can a step that takes longer than ``limit`` seconds be ended. What is drawn from torch's
-    generators meanwhile is drawn again later.
+    Only in the main thread can a step be ended after ``limit`` seconds. The state of torch's generators is restored.
     """
     with torch.random.fork_rng():
         try:
@@ -82,7 +82,7 @@ def try_compiled(model: Dust3r, step: Callable[[], Any], limit: float = LIMIT) -
             return ""
         except _TimeIsUp:
             reason = f"it takes longer than {limit:g} s"
-        except Exception as error:  # of the compiler, which may raise anything
+        except Exception as error:  # the compiler may raise anything
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     for module in model.modules():
         module._compiled_call_impl = None
@@ -91,7 +91,7 @@ def try_compiled(model: Dust3r, step: Callable[[], Any], limit: float = LIMIT) -
 
 
 def _compile(model: Dust3r) -> None:
-    """Encoder blocks as a whole; of decoder blocks the parts, since training looks at what cross-attention is given."""
+    """Encoder blocks as a whole, decoder blocks in parts, since training reads the inputs of cross-attention."""
     for block in model.enc_blocks:
         block.compile(dynamic=False)
     for decoder in (model.dec_blocks, model.dec_blocks2):
@@ -101,7 +101,7 @@ def _compile(model: Dust3r) -> None:
 
 
 class _TimeIsUp(BaseException):
-    """Not an ``Exception``, which the compiler might take for its own."""
+    """Not an ``Exception``, which the compiler might catch."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""How good a network is on pairs that it is not trained on: always the same ones, at one size."""
+"""Evaluation of a network on held-out pairs, always the same ones at one size."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from dust3r_ros.training.tasks import Task
 from dust3r_ros.training.views import Cropping, PairSource, ViewPair, crop_pair
 
 _BATCH = 8
-_SEED = 0x5EED  # of what is random in a held-out pair; not the run's, so that runs of all seeds compare
+_SEED = 0x5EED  # seed of held-out pairs; not the run's, so that runs of all seeds can be compared
 
 
 class HeldOut:
-    """A fixed set of pairs, cropped to one size. Of several processes each evaluates its share."""
+    """A fixed set of pairs, cropped to one size. Each process evaluates its share."""
 
     def __init__(self, pairs: Sequence[ViewPair], processes: Processes) -> None:
         self.pairs, self._processes = list(pairs), processes
 
     def evaluate(self, task: Task, device: torch.device) -> dict[str, float]:
-        """Mean over pairs of everything that the task measures. A pair without a figure (NaN) does not count in it."""
+        """Mean over pairs of every figure of the task, ignoring pairs without it (NaN)."""
         own = self.pairs[self._processes.rank :: self._processes.world]
         sums: dict[str, list[float]] = {}
         names: list[str] = []
         with torch.inference_mode():
             for start in range(0, max(len(own), 1), _BATCH):
-                # A process with no share of its own still has to know the names.
+                # A process without a share still needs the names.
                 batch = collate(own[start : start + _BATCH] or self.pairs[:1]).to(device)
                 figures = task.measure(batch)
                 names = list(figures)
@@ -57,8 +57,8 @@ def gather(
 ) -> HeldOut:
     """The pairs at the indices ``chosen`` of each source, at ``size`` (H, W), without augmentation.
 
-    Samples that cannot be used are left out. Raises ``InputError`` when none is left, and ``KeyboardInterrupt`` when
-    ``stop()`` says so, since it may take long.
+    Unusable samples are left out. Raises ``InputError`` when none is left, and ``KeyboardInterrupt`` when ``stop()``
+    is true, since this may take long.
     """
     pairs: list[ViewPair] = []
     reason = "no source has pairs to spare"
@@ -72,5 +72,5 @@ def gather(
             except InputError as error:
                 reason = str(error)
     if not pairs:
-        raise InputError(f"nothing to evaluate on: {reason}")
+        raise InputError(f"no pairs to evaluate on: {reason}")
     return HeldOut(pairs, processes)

@@ -1,4 +1,4 @@
-"""The network while it learns: one step of optimisation, its average, and all that makes up its state."""
+"""The network in training: one optimisation step, the averaged weights, and the complete state."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from dust3r_ros.training.tasks import CompletionTask, PairTask, make_task
 
 @dataclass(frozen=True)
 class Step:
-    """What a step gave, over all processes: mean ``loss`` and ``regression``, the gradient's ``norm``, whether the
-    weights have moved (``good``; else something in it was not finite), how many samples were ``skipped``, and how
-    many processes had asked for each of the things they may ask for (``asked``).
+    """Result of a step over all processes: mean ``loss`` and ``regression``, the gradient's ``norm``, whether the
+    weights were updated (``good``; else something was not finite), the number of samples ``skipped``, and how many
+    processes made each request (``asked``).
     """
 
     loss: float
@@ -54,14 +54,14 @@ class Learner:
             with others_named():
                 self._run = DistributedDataParallel(self.task)
         self._untried = recipe.compiled
-        self.uncompiled = ""  # why the network is not, where the recipe wants it to be
+        self.uncompiled = ""  # why the network is not compiled although the recipe asks for it
 
     def step(self, batch: PairBatch, rate: float, asks: Sequence[bool] = ()) -> Step:
         """One step at a learning ``rate``. A batch whose loss or gradient is not finite changes nothing.
 
-        ``asks``: what this process asks of all of them, shared with all on the way (as many in each process).
+        ``asks``: requests of this process, shared with all processes in the same exchange (equally many in each).
 
-        Raises ``TrainingError`` when another process is gone.
+        Raises ``TrainingError`` when another process is lost.
         """
         self.task.train()
         self.optimiser.set_rate(rate)
@@ -75,7 +75,7 @@ class Learner:
         norm = clip((value for value in self.task.parameters() if value.grad is not None), self.recipe.clip)
         loss, plain, length = torch.stack((total.detach(), regression.detach(), norm.detach())).double().tolist()
         bad = not all(map(_finite, (loss, plain, length)))
-        # All decide alike: the gradients are the same in all processes by now, the losses are not.
+        # All decide alike: by now the gradients are the same in all processes, unlike the losses.
         sums = self.processes.total(
             [0.0 if bad else loss, 0.0 if bad else plain, float(bad), float(skipped), *map(float, asks)], self.device
         )
@@ -88,7 +88,7 @@ class Learner:
         return Step(*mean, length, good, int(sums[3]), tuple(value > 0 for value in sums[4:]))
 
     def _backward(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        """Losses of a batch, whose gradients are left with the parameters."""
+        """Losses of a batch; gradients are left in the parameters."""
         with others_named():
             with self.autocast():
                 total, regression = self._run(batch)
@@ -96,23 +96,23 @@ class Learner:
         return total, regression
 
     def autocast(self) -> torch.autocast:
-        """bfloat16 where the recipe says so; the heads and losses stay in float32."""
+        """bfloat16 if the recipe asks for it; heads and losses stay in float32."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._half)
 
     def judge(self) -> PairTask | CompletionTask:
         """A copy of the task with the averaged weights, for evaluation."""
-        self.optimiser.zero_grad()  # gradients would be copied, too
+        self.optimiser.zero_grad()  # gradients would be copied too
         task = copy.deepcopy(self.task)
         self.average.copy_to(task)
         return task.eval()
 
     def result(self) -> Dust3r:
-        """A network with the averaged weights, on the CPU, to be kept."""
+        """A network with the averaged weights, on the CPU, for storing."""
         task = self.judge().cpu()
         return task.finish(task.model)
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to go on; tensors are not copied."""
+        """Everything needed to continue; tensors are not copied."""
         return {
             "task": self.task.state_dict(),
             "average": self.average.state(),
@@ -121,14 +121,14 @@ class Learner:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from ``state`` of a learner of the same stage."""
+        """Continue from the ``state`` of a learner of the same stage."""
         self.task.load_state_dict(state["task"])
         self.average.load(state["average"], state["updates"])
         self.optimiser.load_state_dict(state["optimiser"])
 
 
 def precision(recipe: Recipe, device: torch.device) -> str:
-    """float32 or bfloat16: what the recipe says, or what is faster on GPUs and on processors that multiply it."""
+    """float32 or bfloat16: the recipe's, or with auto the faster one on this device."""
     if recipe.precision != "auto":
         return recipe.precision
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""How far a run is and what it tells of itself: lines of JSON, TensorBoard, warnings that do not flood."""
+"""Progress of a run and its log: lines of JSON, TensorBoard, rate-limited warnings."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dust3r_ros.training.recipe import Recipe
 
 @dataclass
 class Progress:
-    """``step`` counts all steps, ``within`` those of ``stage``; ``position`` the pairs that came before the next
-    batch; ``stage_start`` is the position of the stage's first pair. ``plan``: steps of every stage.
+    """``step`` counts all steps, ``within`` those of ``stage``; ``position``: pairs before the next batch;
+    ``stage_start``: position of the stage's first pair. ``plan``: steps of every stage.
 
-    ``bad`` batches without a finite gradient, ``bad_in_row`` of them just now; ``skipped`` samples that could not be
-    used; ``seconds`` of training and ``waiting`` of these for data.
+    ``bad``: batches without a finite gradient, the last ``bad_in_row`` in a row; ``skipped``: unusable samples;
+    ``seconds`` of training, ``waiting`` of them for data.
     """
 
     plan: list[int] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Progress:
 
     @property
     def finished(self) -> bool:
-        """Whether every stage is behind."""
+        """Whether every stage is done."""
         return self.stage >= len(self.plan)
 
     @property
@@ -58,23 +58,23 @@ class Progress:
         self.stage, self.within, self.stage_start = self.stage + 1, 0, self.position
 
     def count(self, pairs: int, good: bool) -> None:
-        """One step more, of ``pairs`` pairs of all processes."""
+        """Count a step of ``pairs`` pairs over all processes."""
         self.step, self.within, self.position = self.step + 1, self.within + 1, self.position + pairs
         self.bad, self.bad_in_row = self.bad + (not good), 0 if good else self.bad_in_row + 1
 
     def as_mapping(self) -> dict[str, Any]:
-        """As it is stored."""
+        """As stored."""
         return asdict(self)
 
 
 UNKNOWN = 200
-"""Steps of a stage in a run that is given a time, while its speed is not known."""
+"""Steps of a stage in a timed run before its speed is known."""
 
 
 def planned(recipe: Recipe, steps: int | None = None, timed: bool = False) -> list[int]:
-    """Steps of every stage: the recipe's, or ``steps`` altogether, shared out as the recipe's are.
+    """Steps of every stage: the recipe's, or ``steps`` in total in the recipe's proportions.
 
-    Of a ``timed`` run they are not known yet.
+    For a ``timed`` run they are not known yet.
     """
     if timed:
         return [UNKNOWN] * len(recipe.stages)
@@ -91,8 +91,8 @@ _log = logging.getLogger(__name__)
 class MetricLog:
     """``metrics.jsonl``: one object per line, with ``kind`` (train, held_out) and ``step``.
 
-    Lines later than ``step`` are removed first: they are of steps that a resumed run makes again. A full disk
-    costs lines, not the run; it is reported once.
+    Lines after ``step`` are removed first: a resumed run repeats those steps. A full disk loses lines, not the run,
+    and is reported once.
     """
 
     def __init__(self, path: Path, step: int, tensorboard: Path | None, warn: Callable[[str], None]) -> None:
@@ -117,7 +117,7 @@ class MetricLog:
                 self._fail(error)
 
     def close(self) -> None:
-        """Write out what TensorBoard still holds."""
+        """Flush TensorBoard."""
         if self._board is not None:
             try:
                 self._board.close()
@@ -127,7 +127,7 @@ class MetricLog:
     def _fail(self, error: OSError) -> None:
         if not self._failed:
             self._failed = True
-            self._warn(f"metrics cannot be written any more ({error.strerror or error}); training goes on")
+            self._warn(f"metrics can no longer be written ({error.strerror or error}); training continues")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -146,7 +146,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class Rare:
-    """Tells at most one of many like messages per ``seconds``, with how many were left out."""
+    """Reports at most one of many similar messages per ``seconds``, with the number left out."""
 
     def __init__(self, report: Callable[[str], None], seconds: float = 30.0) -> None:
         self._report, self._seconds, self._last, self._kept = report, seconds, -math.inf, 0
@@ -184,7 +184,7 @@ def _board(folder: Path, step: int, warn: Callable[[str], None]) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        return None  # an extra; the lines hold the same
+        return None  # optional; the lines hold the same
     try:
         return SummaryWriter(str(folder), purge_step=step + 1)
     except (OSError, OutputError) as error:

@@ -1,7 +1,7 @@
-"""The losses of DUSt3R (Wang et al., CVPR 2024, eq. 2 to 4), and what is measured of a prediction pair by pair.
+"""The losses of DUSt3R (Wang et al., CVPR 2024, eq. 2 to 4), and figures of predictions pair by pair.
 
 Shapes: points (B, H, W, 3) in the frame of camera 1 of each pair, valid masks and confidence (B, H, W). The two
-views may differ in size. What is not valid may hold anything, NaN included, and gets no gradient.
+views may differ in size. Invalid pixels may hold anything, NaN included, and get no gradient.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dust3r_ros.network.model import PairOutput
 ALPHA = 0.2
 """Weight of the reward for confidence, from the paper."""
 
-_SMALLEST = 1e-8  # of a mean distance: predictions all at the origin must not divide by 0
+_SMALLEST = 1e-8  # least mean distance: predictions all at the origin must not divide by 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class PairTruth:
 
 @dataclass(frozen=True, eq=False)
 class PairLoss:
-    """Scalars of a batch: what is minimised, and the plain regression loss (without gradient) to compare by."""
+    """Scalars of a batch: the loss to minimise, and the plain regression loss (without gradient) for comparison."""
 
     total: Tensor
     regression: Tensor
@@ -55,7 +55,7 @@ def norm_factor(points_1: Tensor, valid_1: Tensor, points_2: Tensor, valid_2: Te
 def regression(output: PairOutput, truth: PairTruth) -> tuple[Tensor, Tensor]:
     """Per pixel |X / z - X̄ / z̄| of both views (eq. 2), (B, H, W) each; 0 where the truth is not known.
 
-    Prediction and truth are divided each by its own z, so the loss does not depend on either's unit.
+    Prediction and truth are each divided by their own z, so the loss does not depend on their units.
     """
     masks = truth.valid_1, truth.valid_2
     z = norm_factor(output.points_1, masks[0], output.points_2, masks[1])
@@ -73,7 +73,7 @@ def regression(output: PairOutput, truth: PairTruth) -> tuple[Tensor, Tensor]:
 def confidence_loss(output: PairOutput, truth: PairTruth, alpha: float = ALPHA) -> PairLoss:
     """Mean of C l - alpha log C (eq. 4) with l of ``regression``, over valid pixels; both views count equally.
 
-    C >= 1 keeps hard pixels in the loss; the second term rewards being sure, so C settles at alpha / l
+    C >= 1 keeps hard pixels in the loss; the second term rewards certainty, so C settles at alpha / l
     where l < alpha and at 1 elsewhere.
     """
     losses = regression(output, truth)
@@ -88,7 +88,7 @@ def confidence_loss(output: PairOutput, truth: PairTruth, alpha: float = ALPHA) 
 
 
 def _masked(points: Tensor, valid: Tensor) -> Tensor:
-    """Points with what is not valid at the origin: masked before any arithmetic, so that NaN cannot leak."""
+    """Points with invalid ones moved to the origin: masked before any arithmetic, so that NaN cannot leak."""
     return torch.where(valid[..., None], points, torch.zeros_like(points))
 
 
@@ -122,8 +122,7 @@ def _of_one(output: PairOutput, truth: PairTruth, alpha: float) -> dict[str, Ten
 def depth_errors(z: Tensor, z_true: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of |z - z̄| / z̄ and share of pixels within a factor of 1.25, of depth (H, W) scaled by its median.
 
-    NaN and NaN where nothing is valid. A prediction that lies behind the camera for the most part is as wrong as one
-    without any depth: 1 and 0.
+    NaN and NaN where nothing is valid. A prediction mostly behind the camera is as wrong as one without depth: 1 and 0.
     """
     z, z_true = z[valid], z_true[valid]
     if not len(z):

@@ -1,7 +1,7 @@
-"""What moves the weights: AdamW, Muon for the blocks' matrices, the learning rate over a run, the weights' average.
+"""Optimisation: AdamW, Muon for the blocks' matrices, the learning rate over a run, the average of the weights.
 
-torch has one of its own, which goes from matrix to matrix and multiplies in bfloat16 whatever the machine: thousands of
-small operations a step on a GPU, and minutes on a processor that only emulates bfloat16.
+torch's own Muon handles matrices one by one and multiplies in bfloat16 on any machine: thousands of small operations a
+step on a GPU, and minutes on a processor that emulates bfloat16.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 class Average:
     """A float32 copy of every parameter that follows the model.
 
-    The decay is ``decay`` in the long run and (1 + n) / (10 + n) at first, so that a short run does not
-    carry its random start along.
+    The decay is ``decay`` in the long run and (1 + n) / (10 + n) at first, so that a short run forgets its
+    random start.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -38,7 +38,7 @@ class Average:
         return self._shadow
 
     def load(self, state: dict[str, Tensor], updates: int) -> None:
-        """Go on from ``state``, of a model of the same shape."""
+        """Continue from ``state`` of a model of the same shape."""
         for name, value in self._shadow.items():
             value.copy_(state[name])
         self.updates = updates
@@ -51,10 +51,10 @@ class Average:
 
 
 def rate(done: float, peak: float, warmup: float, final: float = 0.01) -> float:
-    """Learning rate when the share ``done`` of a schedule, in (0, 1], is behind after this step.
+    """Learning rate of the step that completes the share ``done``, in (0, 1], of a schedule.
 
-    It grows over the first ``warmup`` (a share, too) to ``peak`` and falls to ``final * peak`` at the end. It
-    depends on nothing else, so a run that is resumed gets the same rates.
+    It rises over the first ``warmup`` (a share too) to ``peak`` and falls to ``final * peak`` at the end. It depends on
+    nothing else, so a resumed run gets the same rates.
     """
     if done < warmup:
         return peak * done / warmup
@@ -64,14 +64,14 @@ def rate(done: float, peak: float, warmup: float, final: float = 0.01) -> float:
 
 _STEPS = 5
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that drives singular values towards 1 (Jordan 2024)
-_RMS = 0.2  # of a step, as large as AdamW's (Liu et al. 2025, "Muon is scalable for LLM training")
+_RMS = 0.2  # scale of a step, to match AdamW's (Liu et al. 2025, "Muon is scalable for LLM training")
 _SMALLEST = 1e-7
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, made orthogonal; decay as AdamW has it. Every parameter is a matrix.
+    """Nesterov momentum, made orthogonal; decay as in AdamW. Every parameter is a matrix.
 
-    ``half``: matrices are multiplied in bfloat16, which is enough for what is made of them.
+    ``half``: multiply in bfloat16, which is accurate enough here.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step; matrices without a gradient stay."""
+        """One step; matrices without a gradient are unchanged."""
         for group in self.param_groups:
             alike: dict[torch.Size, list[Tensor]] = {}
             for value in group["params"]:
@@ -94,7 +94,7 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_add_(values, list(update), alpha=-group["lr"] * _RMS * max(shape) ** 0.5)
 
     def _momentum(self, values: Sequence[Tensor], momentum: float) -> Tensor:
-        """(N, rows, columns): where matrices of one shape are moving, as seen from where they will be."""
+        """(N, rows, columns): Nesterov momentum of matrices of one shape."""
         gradients: list[Any] = [value.grad for value in values]
         for value in values:
             if "momentum_buffer" not in self.state[value]:
@@ -116,8 +116,8 @@ def orthogonal(matrices: Tensor) -> Tensor:
     return x.transpose(1, 2) if tall else x
 
 
-# Of the parameters that shift or scale: norms, biases and the token of the pretraining are left alone by decay,
-# which would pull a norm's scale to 0 and has no meaning for a bias.
+# Norms, biases and the token of the pretraining are not decayed: decay would pull a norm's scale to 0 and has no
+# meaning for a bias.
 _UNDECAYED = ("mask_token",)
 _BLOCKS = ("enc_blocks.", "dec_blocks.", "dec_blocks2.")
 _MOMENTUM = 0.95
@@ -133,7 +133,7 @@ class Optimiser:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Of all parts."""
+        """Parameter groups of all parts."""
         return [group for part in self.parts for group in part.param_groups]
 
     def set_rate(self, rate: float) -> None:
@@ -156,7 +156,7 @@ class Optimiser:
         return [part.state_dict() for part in self.parts]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Go on from ``state_dict``. Raises ``ValueError`` for that of other optimisers."""
+        """Continue from ``state_dict``. Raises ``ValueError`` for the state of other optimisers."""
         for part, state in zip(self.parts, states, strict=True):
             part.load_state_dict(state)
 
@@ -164,9 +164,9 @@ class Optimiser:
 def make_optimiser(
     name: str, model: nn.Module, decay: float, betas: tuple[float, float], half: bool = False
 ) -> Optimiser:
-    """The optimiser ``name``, one of ``recipe.OPTIMISERS``, of every parameter of ``model`` that learns.
+    """The optimiser ``name``, one of ``recipe.OPTIMISERS``, of every trainable parameter of ``model``.
 
-    Decay is on matrices and filters only. ``half``: bfloat16 is fast on the device.
+    Only matrices and filters are decayed. ``half``: bfloat16 is fast on the device.
     """
     matrices, decayed, plain = _kinds(name, model)
     groups = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
@@ -178,7 +178,7 @@ def make_optimiser(
 
 
 def _kinds(name: str, model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-    """What learns of ``model``: the matrices that Muon moves, what else is decayed, and what is not."""
+    """Trainable parameters of ``model``: matrices for Muon, others with decay, others without."""
     matrices: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
@@ -195,5 +195,7 @@ def _kinds(name: str, model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
 
 
 def clip(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
-    """Scale gradients so that their common norm is at most ``largest``; the norm before, which may be not finite."""
+    """Scale gradients so that their common norm is at most ``largest``; returns the norm before, which may not be
+    finite.
+    """
     return torch.nn.utils.clip_grad_norm_(list(parameters), largest)

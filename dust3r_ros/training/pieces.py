@@ -1,4 +1,4 @@
-"""Weights cut into files that are small enough to travel, and put together again."""
+"""Weights split into files small enough to transfer, and joined again."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dust3r_ros.errors import CheckpointError
 from dust3r_ros.io.files import atomic_folder, make_folder, write_bytes, write_text
 
 PIECE = 15_500_000
-"""Bytes of a file at most."""
+"""Most bytes of a file."""
 
 _MANIFEST, _WEIGHTS, _CONFIG = "pieces.json", "model.safetensors", "config.json"
 
 
 def split(checkpoint: Path, folder: Path, size: int = PIECE) -> int:
     """Write the checkpoint folder in float16 as ``folder``/weights.NN of at most ``size`` bytes each, and pieces.json
-    with their digests and its config; how many there are. Raises ``CheckpointError`` and ``OutputError``.
+    with their digests and its config; returns their number. Raises ``CheckpointError`` and ``OutputError``.
     """
     from dust3r_ros.network.checkpoint import load_checkpoint, save_checkpoint
 
@@ -42,9 +42,10 @@ def split(checkpoint: Path, folder: Path, size: int = PIECE) -> int:
 
 
 def join(folder: Path, target: Path) -> Path:
-    """The checkpoint folder ``target`` from what ``split`` wrote into ``folder``; card and figures come along.
+    """The checkpoint folder ``target`` from the output of ``split`` in ``folder``, with card and figures.
 
-    Raises ``CheckpointError`` for pieces that are missing, cut or of another set, ``OutputError`` for the target.
+    Raises ``CheckpointError`` for pieces that are missing, truncated or from another set, ``OutputError`` for the
+    target.
     """
     about = _manifest(folder)
     parts = []
@@ -52,14 +53,12 @@ def join(folder: Path, target: Path) -> Path:
         try:
             parts.append((folder / name).read_bytes())
         except OSError as error:
-            raise CheckpointError(
-                f"'{folder / name}' cannot be read ({error.strerror}); bring all pieces back"
-            ) from error
+            raise CheckpointError(f"'{folder / name}' cannot be read ({error.strerror}); copy all pieces") from error
     weights = b"".join(parts)
     if len(weights) != about["bytes"] or hashlib.sha256(weights).hexdigest() != about["sha256"]:
         raise CheckpointError(
-            f"the pieces in '{folder}' have {len(weights)} bytes that are not the {about['bytes']} that were written; "
-            "one is cut or of another run"
+            f"the pieces in '{folder}' have {len(weights)} bytes, not the {about['bytes']} that were written; "
+            "a piece is truncated or from another run"
         )
     with atomic_folder(target) as made:
         (made / _WEIGHTS).write_bytes(weights)
@@ -80,5 +79,5 @@ def _manifest(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"'{folder}' holds no pieces of weights ({_MANIFEST}: {error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"'{folder / _MANIFEST}' does not say what the pieces are: {error}") from error
+        raise CheckpointError(f"'{folder / _MANIFEST}' is not a manifest of pieces: {error}") from error
     return dict(about)

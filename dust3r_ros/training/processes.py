@@ -1,4 +1,4 @@
-"""The processes that train together, as torchrun starts them (one per GPU, or several on a CPU)."""
+"""The processes of a training run, as started by torchrun (one per GPU, or several on a CPU)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from dust3r_ros.errors import ConfigError, TrainingError
 
-_PATIENCE = timedelta(minutes=5)  # a process that says nothing for so long is taken for dead
+_PATIENCE = timedelta(minutes=5)  # a process silent for this long counts as dead
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this process writes the files."""
         return self.rank == 0
 
     def device(self, device: torch.device) -> torch.device:
-        """The device of this process: of several GPUs its own."""
+        """The device of this process: its own of several GPUs."""
         return torch.device("cuda", self.local) if device.type == "cuda" and self.world > 1 else device
 
     def total(self, values: Sequence[float], device: torch.device) -> list[float]:
@@ -44,7 +44,7 @@ class Processes:
         return tensor.tolist()
 
     def broadcast(self, value: Any) -> Any:
-        """What the first process has as ``value``."""
+        """The first process's ``value``."""
         if self.world == 1:
             return value
         box = [value]
@@ -64,9 +64,9 @@ class Processes:
 
 @contextmanager
 def joined(cuda: bool) -> Iterator[Processes]:
-    """This process's place, from the environment that torchrun sets; alone without it.
+    """This process among the others, from the environment that torchrun sets; alone without it.
 
-    Raises ``ConfigError`` for an environment that is not whole and ``TrainingError`` when the others do not come.
+    Raises ``ConfigError`` for an incomplete environment and ``TrainingError`` when the others do not join.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield Processes()
@@ -83,22 +83,22 @@ def joined(cuda: bool) -> Iterator[Processes]:
         line = " ".join(str(error).split())[:200]
         raise TrainingError(f"process {rank} of {world} did not find the others: {line}") from error
     yield Processes(rank, world, local)
-    dist.destroy_process_group()  # not after an error: it would wait for those that are gone
+    dist.destroy_process_group()  # not after an error: it would wait for lost processes
 
 
 @contextmanager
 def others_named() -> Iterator[None]:
-    """An error of the communication within becomes a ``TrainingError`` that says what has happened."""
+    """Turns a communication error in its block into a ``TrainingError`` that says what happened."""
     try:
         yield
-    except RuntimeError as error:  # torch's DistBackendError and what gloo throws are RuntimeErrors
+    except RuntimeError as error:  # torch's DistBackendError and gloo's errors are RuntimeErrors
         line = " ".join(str(error).split())
         if dist.is_initialized() and any(
             word in line.lower()
             for word in ("connection", "gloo", "nccl", "timed out", "peer", "socket", "broken pipe")
         ):
             raise TrainingError(
-                f"another process of this training is gone, so this one (rank {dist.get_rank()}) ends, too; "
-                f"go on with --resume ({line[:160]})"
+                f"another process of this training is gone, so this one (rank {dist.get_rank()}) ends too; "
+                f"continue with --resume ({line[:160]})"
             ) from error
         raise

@@ -1,8 +1,8 @@
-"""The rendered worlds by PyTorch: many cameras of one world at once, on a GPU or a CPU.
+"""Rendering of worlds by PyTorch: many cameras of one world at once, on a GPU or a CPU.
 
-The same shapes, sheets and formulas as ``scenes.endless`` (its kernels run on tensors), so images and depths are
-those of ``Scenery.render`` but for rounding. Images are cut into tiles, and every shape is cast only at the tiles
-that its window covers; the nearest per pixel is found by one reduction over keys of depth and shape.
+The same shapes, sheets and formulas as ``scenes.endless`` (its kernels run on tensors), so images and depths equal
+those of ``Scenery.render`` up to rounding. Images are cut into tiles, and every shape is cast only at the tiles that
+its window covers; the nearest per pixel is found by one reduction over keys of depth and shape.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def cameras(eyes: Sequence[Eye], device: torch.device | str = "cpu") -> Cameras:
 class Raycaster:
     """A world's shapes, textures and light as tensors on ``device``.
 
-    ``chunk``: tiles of shapes that are cast at once; memory is about 25 KB times that. ``sheet``: textures that are on
-    the device already, which the scenery's charts lie on.
+    ``chunk``: tiles of shapes that are cast at once; memory is about 25 KB times that. ``sheet``: textures already on
+    the device, to which the scenery's charts refer.
     """
 
     def __init__(
@@ -107,11 +107,11 @@ class Raycaster:
 
     @torch.no_grad()
     def cast(self, seen_by: Cameras) -> tuple[Tensor, Tensor]:
-        """Depth (B, H, W) of the pixels' centres, infinite where nothing is, and shape (B, H, W), -1 there."""
+        """Depth (B, H, W) of the pixels' centres, infinite where there is nothing, and shape (B, H, W), -1 there."""
         return self._cast(seen_by, self._in_view(seen_by))
 
     def _in_view(self, seen_by: Cameras) -> ShapesInView:
-        """The shapes as all cameras see them: shape n of camera b is number b N + n."""
+        """The shapes in the view of all cameras: shape n of camera b is number b N + n."""
         count = len(seen_by)
         forms = torch.einsum("nij,bjk->ikbn", self.shapes.local, seen_by.w_T_c[:, :3, :3])
         away = seen_by.w_T_c[:, None, :3, 3] - self.shapes.center
@@ -161,7 +161,7 @@ class Raycaster:
         return depth, torch.where(depth.isfinite(), keys & ((1 << _SHIFT) - 1), NOTHING)
 
     def _tiles(self, seen_by: Cameras) -> tuple[Tensor, ...]:
-        """Camera, row and column of tiles with every shape whose window covers some of it (P,)."""
+        """Camera, row and column of tiles with each shape whose window overlaps them (P,)."""
         top, bottom, left, right = self._windows(seen_by).unbind(-1)
         covered = []
         for start, stop, side in ((top, bottom, seen_by.height), (left, right, seen_by.width)):
@@ -185,7 +185,7 @@ class Raycaster:
     def _places(
         self, seen_by: Cameras, table: ShapesInView, camera: Tensor, shape: Tensor, depth: Tensor, x: Tensor, y: Tensor
     ) -> tuple[Tensor, ...]:
-        """Chart, s, t and footprint (P,) of what rays see, see ``Scenery``."""
+        """Chart, s, t and footprint (P,) where rays meet shapes, see ``Scenery``."""
         hit = shape != NOTHING
         chart = torch.full_like(shape, self.charts.tint.shape[1] - 1)
         s, t, footprint = (torch.zeros_like(x) for _ in range(3))
@@ -215,7 +215,7 @@ class _Solids:
 
 
 def _plain(shapes: Shapes) -> tuple[np.ndarray, ...]:
-    """What of the shapes is the same for all cameras, shapes last."""
+    """The camera-independent fields of the shapes, shapes last."""
     size, taper, repeats = shapes.size.T, shapes.taper, shapes.repeats.T
     floats = (np.ascontiguousarray(values, np.float32) for values in (size, taper, repeats))
     return (*floats, shapes.kind, shapes.mask, shapes.chart)
@@ -247,7 +247,7 @@ def _outlines(shape: Tensor, chart: Tensor) -> tuple[Tensor, Tensor]:
 def _bilinear(image: Tensor, x: Tensor, y: Tensor, first: Tensor | int = 0, top_row: Tensor | int = 0) -> Tensor:
     """(P, C) samples of an image (H, W, C) at pixels (x, y) (P,) from column ``first`` and row ``top_row`` on.
 
-    The sums are exact, so that what is seen of a part does not depend on where it lies.
+    The sums are exact, so that samples do not depend on where a part lies.
     """
     height, width, channels = image.shape
     left, top = x.floor(), y.floor()

@@ -33,10 +33,10 @@ _RANGES = {"warmup": (0, 0.9), "ema": (0, 0.999999), "alpha": (0, 100), "matchin
 class Stage:
     """A part of the run in which all batches are alike.
 
-    ``sizes``: (H, W) of images, one drawn per batch. ``pairs`` per step, of all processes together.
-    ``steps`` of the full run; ``share`` of the time of a run that is given a time (both relative to the
-    other stages; 0 takes ``steps``). ``rate``: peak learning rate. ``head``: linear or dpt. ``restart``: the
-    schedule begins anew with this stage, else it goes on from the stage before.
+    ``sizes``: (H, W) of images, one drawn per batch. ``pairs`` per step, of all processes together. ``steps`` of the
+    full run; ``share`` of a timed run (relative to the other stages; 0 takes ``steps``). ``rate``: peak learning rate.
+    ``head``: linear or dpt. ``restart``: the schedule starts again with this stage, else it continues from the stage
+    before.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -66,20 +66,19 @@ class Stage:
 class Recipe:
     """Everything that decides what a run learns, apart from the data.
 
-    ``network``: arguments of ``Dust3rConfig`` (sizes). ``epoch``: pairs after which every source has had its equal
-    turn. ``warmup``: share of each schedule. ``optimiser``: adamw, or muon for the matrices of blocks and adamw for the
-    rest. ``decay``, ``betas``: of AdamW. ``clip``: largest norm of a gradient. ``ema``: decay of the averaged weights.
-    ``alpha``: of the confidence loss. ``matching``: weight of the loss that tells cross-attention where to look.
-    ``stride``: the regression learns from every so many-th pixel of both axes. ``bad_steps``: so many batches in a
-    row without a finite gradient end the run, which goes on without a few. ``held_out``: pairs that are
-    evaluated on, every ``evaluate_every`` steps. After ``save_every`` steps or ``save_seconds``, whichever is first,
-    the state is written; the last ``keep`` are kept. ``precision``: auto takes bfloat16 where the device multiplies
-    it faster (heads and losses are in float32 always). ``checkpointing``: gradients by computing twice, in less memory.
-    ``per_world``: pairs that are taken from a rendered world before another one is built; ``worlds_at_once``: worlds
-    that every process which makes batches takes them from in turn (one changed at a time).
-    ``caster``: what renders worlds to train on: numpy, in the processes that make batches, or torch, on the device
-    that trains, where batches are made, too. ``compiled``: blocks of the network are compiled, where that works and
-    takes no longer than a minute.
+    ``network``: arguments of ``Dust3rConfig`` (sizes). ``epoch``: pairs after which every source has contributed
+    equally. ``warmup``: share of each schedule. ``optimiser``: adamw, or muon for the matrices of blocks and adamw for
+    the rest. ``decay``, ``betas``: of AdamW. ``clip``: largest norm of a gradient. ``ema``: decay of the averaged
+    weights. ``alpha``: of the confidence loss. ``matching``: weight of the loss that supervises cross-attention.
+    ``stride``: the regression uses every ``stride``-th pixel along both axes. ``bad_steps``: this many batches in a row
+    without a finite gradient end the run; fewer are skipped. ``held_out``: pairs for evaluation, every
+    ``evaluate_every`` steps. The state is written after ``save_every`` steps or ``save_seconds``, whichever comes
+    first; the last ``keep`` are kept. ``precision``: auto takes bfloat16 where the device multiplies it faster (heads
+    and losses are always float32). ``checkpointing``: recompute activations for the gradient, to save memory.
+    ``per_world``: pairs taken from a rendered world before it is replaced; ``worlds_at_once``: worlds from which every
+    process that makes batches takes pairs in turn (replaced one at a time). ``caster``: renders worlds for training
+    with numpy, in the processes that make batches, or with torch on the training device, where batches are then made
+    too. ``compiled``: compile the network's blocks where that works and takes at most a minute.
     """
 
     name: str
@@ -135,7 +134,7 @@ class Recipe:
             self.architecture(stage)
 
     def architecture(self, stage: Stage) -> Dust3rConfig:
-        """The network as ``stage`` trains it. Raises ``ConfigError``."""
+        """The network's configuration in ``stage``. Raises ``ConfigError``."""
         largest = max(stage.sizes, key=lambda size: (size[0] * size[1], size[1]))
         values = {**_FIXED, **self.network, "head_type": stage.head, "img_size": tuple(largest)}
         try:
@@ -145,7 +144,7 @@ class Recipe:
 
     @property
     def cropping(self) -> Cropping:
-        """Augmentation of what is trained on."""
+        """Augmentation of training pairs."""
         return Cropping(self.zoom, self.centred, self.colour)
 
     @cached_property
@@ -155,7 +154,7 @@ class Recipe:
         return tuple(one / sum(given) for one in given)
 
     def rate(self, stage: int, done: float) -> float:
-        """Learning rate when the share ``done`` of stage number ``stage`` is behind."""
+        """Learning rate after the share ``done`` of stage number ``stage``."""
         first = max(number for number in range(stage + 1) if number == 0 or self.stages[number].restart)
         later = range(stage + 1, len(self.stages))
         after = next((number for number in later if self.stages[number].restart), len(self.stages))
@@ -163,7 +162,7 @@ class Recipe:
         return rate(behind / sum(self.shares[first:after]), self.stages[stage].rate, self.warmup)
 
     def as_mapping(self) -> dict[str, Any]:
-        """As a YAML file has it."""
+        """As in a YAML file."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["network"] = dict(self.network)
         values["betas"] = list(self.betas)
@@ -174,15 +173,15 @@ class Recipe:
 
 
 def recipe_names() -> tuple[str, ...]:
-    """Recipes that come with the package."""
+    """Recipes in the package."""
     folder = resources.files("dust3r_ros.training") / "recipes"
     return tuple(sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml")))
 
 
 def read_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
-    """A recipe of the package by name, or of a YAML file; ``changes`` win over what it says.
+    """A recipe of the package by name, or of a YAML file; ``changes`` override it.
 
-    A change of ``pairs``, ``rate``, ``steps`` or ``head`` is one of every stage. Raises ``ConfigError``.
+    A change of ``pairs``, ``rate``, ``steps`` or ``head`` applies to every stage. Raises ``ConfigError``.
     """
     if name in recipe_names():
         text = (resources.files("dust3r_ros.training") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
@@ -194,7 +193,7 @@ def read_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
 
 
 def _parsed(text: str, name: str) -> Any:
-    """What YAML says. JSON below lines of comments, which is YAML too, is read without PyYAML."""
+    """The content of YAML text. JSON below comment lines, which is YAML too, is read without PyYAML."""
     try:
         return json.loads("".join(line for line in text.splitlines(True) if not line.startswith("#")))
     except ValueError:
@@ -224,7 +223,7 @@ def from_mapping(values: Any, changes: Mapping[str, Any], name: str) -> Recipe:
 
 
 def _changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A file's contents with ``changes``, of which those of a stage's values go to every stage."""
+    """A file's contents with ``changes``; those of stage values apply to every stage."""
     of_stage = {field.name for field in fields(Stage)} - {"sizes", "share", "restart"}
     values = {**values, **{key: value for key, value in changes.items() if key not in of_stage}}
     every = {key: value for key, value in changes.items() if key in of_stage}
@@ -249,7 +248,7 @@ def _made(kind: type[Any], values: Any) -> Any:
 
 
 def _number(kind: type[Any], name: str, value: object) -> object:
-    """``value``, a number where YAML 1.1 sees text: it wants a point in 1e-4."""
+    """``value``, as a number also where YAML 1.1 reads text, as for 1e-4 without a point."""
     wants = next(field.type for field in fields(kind) if field.name == name)
     if wants == "float" and isinstance(value, (str, int)) and not isinstance(value, bool):
         try:

@@ -1,4 +1,4 @@
-"""The folder of a run: what is where, who may write, and the state that the next step depends on."""
+"""The folder of a run: its layout, its lock, and the state that the next step depends on."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _FORMAT = 2
 
 
 def write_state(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """``folder``/step-N.pt, after which all but the last ``keep`` are removed. Raises ``OutputError``, with what was
-    there before still there.
+    """Write ``folder``/step-N.pt, then remove all but the last ``keep``. Raises ``OutputError`` and keeps what was
+    there.
     """
     path = make_folder(folder) / f"step-{step:09d}.pt"
     with atomic_path(path) as temporary:
@@ -47,7 +47,7 @@ def states(folder: Path) -> list[Path]:
 
 
 def read_state(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The newest state that can be read, and what is wrong with newer ones. Raises ``InputError`` for none."""
+    """The newest readable state, and what is wrong with newer ones. Raises ``InputError`` without one."""
     wrong: list[str] = []
     for path in reversed(states(folder)):
         try:
@@ -59,11 +59,11 @@ def read_state(folder: Path) -> tuple[dict[str, Any], list[str]]:
             return content, wrong
         wrong.append(f"'{path}' is not a state of a training run of this version")
     why = f": {'; '.join(wrong)}" if wrong else ""
-    raise InputError(f"there is no state to go on from in '{folder}'{why}; start without --resume")
+    raise InputError(f"no state to resume from in '{folder}'{why}; start without --resume")
 
 
 def random_states() -> dict[str, Any]:
-    """All generators that code may draw from without saying so: Python's, NumPy's, torch's."""
+    """The states of all global generators: Python's, NumPy's, torch's."""
     name, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
     version, internal, second = random.getstate()
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
@@ -76,7 +76,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Put back what ``random_states`` gave."""
+    """Restore the result of ``random_states``."""
     version, internal, second = states["python"]
     random.setstate((version, tuple(internal), second))
     name, keys, place, has_gauss, gauss = states["numpy"]
@@ -87,14 +87,14 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 
 def seed_everything(seed: int, rank: int) -> None:
-    """Begin all generators anew, differently in every process."""
+    """Seed all generators, differently in every process."""
     mixed = int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
     random.seed(mixed)
     np.random.seed(mixed)
     torch.manual_seed(mixed)
 
 
-_WAIT = 5.0  # seconds; workers of a run that was killed let go of its lock a moment later than it
+_WAIT = 5.0  # seconds; workers of a killed run release its lock a moment after it
 
 
 class RunFolder:
@@ -113,7 +113,7 @@ class RunFolder:
         self.card = path / "MODEL_CARD.md"
 
     def lock(self) -> FileLock:
-        """Keeps other runs out. Raises ``OutputError`` while one writes here."""
+        """Keeps other runs out. Raises ``OutputError`` while another run writes here."""
         make_folder(self.path)
         end = monotonic() + _WAIT
         while True:
@@ -125,9 +125,9 @@ class RunFolder:
                 sleep(0.2)
 
     def begin(self, about: Mapping[str, Any]) -> None:
-        """Write down how the run is started. Raises ``InputError`` when a run with a state is here already."""
+        """Record how the run was started. Raises ``InputError`` when the folder already holds a run with a state."""
         if self.about.exists() and any(self.state.glob("step-*.pt")):
-            raise InputError(f"'{self.path}' holds a run already; go on with --resume or give another folder")
+            raise InputError(f"'{self.path}' holds a run already; continue it with --resume or give another folder")
         write_text(self.about, json.dumps(dict(about), indent=1) + "\n")
 
     def read(self) -> dict[str, Any]:
@@ -143,18 +143,18 @@ class RunFolder:
         return content
 
     def same(self, started: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        """Raises ``ConfigError`` naming the first thing that a resumed run would do otherwise."""
+        """Raises ``ConfigError`` naming the first difference of a resumed run."""
         for name, value in now.items():
             if value is not None and started.get(name) != value:
                 raise ConfigError(
-                    f"the run in '{self.path}' was started with {name} {_short(started.get(name))}; to go on with "
-                    f"{_short(value)} would not be the same run (leave it out, or give another folder)"
+                    f"the run in '{self.path}' was started with {name} {_short(started.get(name))}; {_short(value)} "
+                    f"would be another run (leave it out, or give another folder)"
                 )
 
     def write_model(self, model: Any) -> None:
-        """The network as a checkpoint folder, in place of the one before; raises ``OutputError``.
+        """Write the network as a checkpoint folder, replacing the previous one; raises ``OutputError``.
 
-        Configuration and weights belong together, so the folder is exchanged as a whole.
+        Configuration and weights belong together, so the folder is replaced as a whole.
         """
         from dust3r_ros.network.checkpoint import save_checkpoint
 

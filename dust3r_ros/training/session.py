@@ -1,4 +1,4 @@
-"""A run from its options to its folder: what ``dust3r-train`` does, for other programs to do as well."""
+"""A run from its options to its folder: the work of ``dust3r-train``, for use by other programs too."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from dust3r_ros.training.tasks import TASKS
 from dust3r_ros.training.trainer import Setting, Trainer
 from dust3r_ros.training.views import BatchSource, PairSource
 
-_RESERVE = 0.04  # of the time of a run, for what comes after training
-_LEAST_RESERVE = 4.0  # seconds, where that is no more than
+_RESERVE = 0.04  # of a run's time, for the work after training
+_LEAST_RESERVE = 4.0  # seconds at least, but at most
 _MOST_RESERVE = 0.2  # of the time
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a user asks for. ``steps`` or ``minutes`` (of all sittings together) instead of the recipe's steps; None: as
-    the recipe, or as the run that is resumed, has it. ``init``: a checkpoint to start from; ``encoder``: weights of a
-    vision transformer for the encoder. ``changes``: of the recipe. ``cache``: folder for what is worked out about
-    ``data``; ``sources`` stand in for that (tests, programs).
+    """The user's options. ``steps`` or ``minutes`` (of all sittings together) replace the recipe's steps; None: as in
+    the recipe or the resumed run. ``init``: a checkpoint to start from; ``encoder``: weights of a vision transformer
+    for the encoder. ``changes``: of the recipe. ``cache``: folder for listings and overlaps of ``data``; ``sources``
+    replace ``data`` (tests, programs).
     """
 
     out: Path
@@ -64,21 +64,21 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.minutes is not None and self.steps is not None:
-            raise ConfigError("--minutes and --steps are two ways to say how long; give one of them")
+            raise ConfigError("--minutes and --steps both set the length; give one of them")
         for name, value in (("minutes", self.minutes), ("steps", self.steps)):
             if value is not None and value <= 0:
                 raise ConfigError(f"--{name} is {value}; it must be above 0")
         if self.task is not None and self.task not in TASKS:
             raise ConfigError(f"--task is '{self.task}'; it must be one of {', '.join(TASKS)}")
         if self.init and self.encoder:
-            raise ConfigError("--init brings an encoder already; leave out --encoder")
+            raise ConfigError("--init includes an encoder; leave out --encoder")
         if self.resume and (self.init or self.encoder):
-            raise ConfigError("--resume goes on with the weights of the run; leave out --init and --encoder")
+            raise ConfigError("--resume continues with the run's weights; leave out --init and --encoder")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: whether the plan is done, how far it is, figures on held-out pairs before and now."""
+    """How a run ended: whether the plan is done, its progress, figures on held-out pairs before and now."""
 
     finished: bool
     progress: Progress
@@ -90,7 +90,7 @@ Send = Callable[[Progress, Any, dict[str, float]], None]
 
 
 def train(options: Options, stop: Callable[[], bool], report: Send, warn: Callable[[str], None]) -> Outcome:
-    """Train as ``options`` say until done or ``stop()``.
+    """Train by ``options`` until done or ``stop()``.
 
     ``report`` is called after each step (progress, ``Step``, figures) and each evaluation (None for the step) in the
     first process only. Raises what ``Trainer.run`` raises, ``ConfigError`` and ``InputError`` for the options,
@@ -133,7 +133,7 @@ class _Run:
         self.split = self._split()
 
     def _about(self) -> dict[str, Any]:
-        """How the run was started, or is now."""
+        """How this run was started."""
         options, world = self.options, self.processes.world
         given = {
             "config": options.config, "data": list(options.data) or None, "steps": options.steps, "task": options.task,
@@ -168,12 +168,12 @@ class _Run:
         }
 
     def _workers(self, recipe: Recipe) -> int:
-        """Processes that make batches."""
+        """Number of processes that make batches."""
         return recipe.workers if self.options.workers is None else self.options.workers
 
     def _share_processor(self, recipe: Recipe, before: int | None = None) -> None:
-        """Threads of training: those asked for; else as many as ``before``, for what is summed depends on it; else what
-        is left by those who make batches. A step waits for all its threads, so one that shares its core slows it down.
+        """Set the threads of training: the requested number; else ``before``, since sums depend on it; else those left
+        by the processes that make batches. A step waits for all its threads, so one that shares its core slows it down.
         """
         threads = self.options.threads or before
         if threads is None and self.device.type == "cpu":
@@ -183,7 +183,7 @@ class _Run:
             torch.set_num_threads(threads)
 
     def _rendered_on(self, recipe: Recipe) -> str | None:
-        """Where worlds are rendered, if not by NumPy: another kind of device rounds otherwise."""
+        """The device that renders worlds, if not NumPy: kinds of devices round differently."""
         return self.device.type if recipe.caster == "torch" else None
 
     def _split(self) -> Split:
@@ -235,25 +235,25 @@ class _Run:
         return Outcome(finished, trainer.progress, trainer.first_figures, trainer.figures)
 
     def _content(self) -> dict[str, Any]:
-        """The state to go on from; what is wrong with newer ones is reported."""
+        """The state to resume from; damaged newer ones are reported."""
         content, wrong = states.read_state(self.folder.state)
         for words in wrong:
-            self.warn(f"{words}; the one before is used")
+            self.warn(f"{words}; the previous one is used")
         return content
 
     def _prepare(self) -> None:
-        """Begin the folder of a new run and its random numbers."""
+        """Start the folder of a new run and seed its random numbers."""
         if self.processes.first:
             self.folder.begin(self.about)
         states.seed_everything(self.recipe.seed, self.processes.rank)
 
     def _log(self, content: Mapping[str, Any] | None) -> MetricLog:
-        """The metrics, those of before up to the step of ``content``."""
+        """The metrics log, which keeps earlier lines up to the step of ``content``."""
         step = content["progress"]["step"] if content else -1
         return MetricLog(self.folder.metrics, step, self.folder.tensorboard, self.warn)
 
     def _start(self) -> Dust3r | None:
-        """Weights that the user wants to start from."""
+        """The user's initial weights."""
         options, first = self.options, self.recipe.architecture(self.recipe.stages[0])
         if options.init:
             return with_head(load_checkpoint(options.init), first, self.recipe.seed)
@@ -264,7 +264,7 @@ class _Run:
         return None
 
     def _describe(self, trainer: Trainer, pairs: Sequence[Any]) -> None:
-        """Card and picture; what is missing of them is reported, the weights are there already."""
+        """Write card and picture; failures are only reported, since the weights are already written."""
         network = trainer.learner.result()
         count = sum(value.numel() for value in network.parameters())
         figures = trainer.first_figures, trainer.figures
@@ -274,13 +274,13 @@ class _Run:
         except BackendError as error:
             self.warn(str(error))
         except Dust3rRosError as error:
-            self.warn(f"the picture is not there: {error}")
+            self.warn(f"no picture: {error}")
 
 
 def _pace(seconds: float) -> Pace:
-    """The pace of a run that is given a time."""
+    """The pace of a timed run."""
     return Pace(seconds, max(_RESERVE * seconds, min(_LEAST_RESERVE, _MOST_RESERVE * seconds)))
 
 
 def _nothing(words: str) -> None:
-    """Of the processes only the first one speaks."""
+    """Ignore the message: only the first process speaks."""

@@ -1,7 +1,7 @@
-"""The sets a run learns from, by the names a user gives: rendered worlds and published sets; what is held out.
+"""The training data of a run, by the names a user gives: rendered worlds and published sets; the held-out part.
 
-Building a world costs as much as rendering some twenty views, so pairs that come after one another share worlds.
-Ask for indices in order, or nearly: an index far away builds another world.
+Building a world costs as much as rendering some twenty views, so consecutive pairs share worlds. Ask for indices
+roughly in order: a distant index builds another world.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from dust3r_ros.training.views import BatchSource, PairSource, TrainingView, Vie
 
 SPLITS = ("train", "held_out")
 SAME_IMAGE = 0.03  # share of pairs of one image with itself (monocular depth)
-_SAMENESS = 0.6  # of pairs, both pictures are taken with one exposure
+_SAMENESS = 0.6  # share of pairs with one exposure for both pictures
 
 
 class RenderedPairs:
-    """Pairs of rendered views. No world or material of one split is in the other, whatever the index.
+    """Pairs of rendered views. The splits share no world or material.
 
-    ``seed`` decides all. ``short_side``: pixels of the smaller side of the images, whose shape changes from world to
-    world. ``overlap``: least and most of what the views of a pair share, the smaller share of both; pairs are drawn
-    so that every overlap between them comes equally often. ``per_world`` pairs are taken from a world's ``views``.
+    ``seed`` decides everything. ``short_side``: pixels of the images' shorter side; their shape varies between worlds.
+    ``overlap``: least and most overlap of a pair, the smaller share of its two views; pairs are drawn so that all
+    overlaps in between are equally frequent. ``per_world`` pairs are taken from a world's ``views``.
 
     Index to world: batches of ``batch`` indices go around ``lanes``, and ``mixed`` worlds take turns within a lane.
     With as many lanes as processes (or a multiple) and batch n made by process n modulo their number, no two
@@ -59,7 +59,7 @@ class RenderedPairs:
                 "others 1"
             )
         if not 0 <= overlap[0] < overlap[1] <= 1:
-            raise InputError(f"an overlap of {overlap[0]} to {overlap[1]} is no range within 0 to 1")
+            raise InputError(f"an overlap of {overlap[0]} to {overlap[1]} is not a range within 0 to 1")
         self.split, self.seed = split, (seed, SPLITS.index(split))
         self.short_side, self.overlap, self.photographic = short_side, overlap, photographic
         self.batch, self.lanes, self.mixed, self.views = batch, lanes, mixed, views
@@ -68,27 +68,27 @@ class RenderedPairs:
 
     @property
     def name(self) -> str:
-        """Of the set, in messages and metrics."""
+        """Name of the set in messages and metrics."""
         return "rendered worlds" if self.split == "train" else "rendered worlds, held out"
 
     def __len__(self) -> int | None:
         return None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the worlds, which a worker process builds itself."""
+        """State without the worlds, which a worker process builds itself."""
         return {**self.__dict__, "_albums": {}}
 
     def world_of(self, index: int) -> int:
-        """Number of the world that pair ``index`` is of."""
+        """Number of the world of pair ``index``."""
         batch, within = divmod(index, self.batch)
         turn, lane = divmod(batch, self.lanes)
         place = lane * self.mixed + within % self.mixed
-        # Lanes change their worlds at different times, so that the work is spread.
+        # Lanes change their worlds at different times, to spread the work.
         shift = place * self._visits // (self.lanes * self.mixed)
         return (turn + shift) // self._visits * self.lanes * self.mixed + place
 
     def album(self, index: int) -> Album:
-        """The views that pair ``index`` is taken from."""
+        """The views from which pair ``index`` is taken."""
         number = self.world_of(index)
         place = number % (self.lanes * self.mixed)
         known = self._albums.get(place)
@@ -99,13 +99,13 @@ class RenderedPairs:
         return known[1]
 
     def sized(self, short_side: int) -> RenderedPairs:
-        """The same worlds with images of another size; nothing that was rendered is shared with this source."""
+        """The same worlds with images of another size; no renderings are shared with this source."""
         other = copy.copy(self)
         other.short_side, other._albums = short_side, {}
         return other
 
     def held_out(self) -> RenderedPairs:
-        """Pairs to evaluate on, of worlds and materials that no training pair shows: few from each."""
+        """Pairs for evaluation, of worlds and materials that occur in no training pair; few from each."""
         return RenderedPairs(
             "held_out",
             self.seed[0],
@@ -121,8 +121,8 @@ class RenderedPairs:
     def pair(self, index: int, rng: np.random.Generator) -> ViewPair:
         """Pair ``index``; the same for the same index and state of ``rng``."""
         if index < 0:
-            raise InputError(f"pair {index} of rendered worlds is none; indices begin at 0")
-        from dust3r_ros.scenes.endless.photography import draw_exposure, photograph  # a GPU's machine has no OpenCV
+            raise InputError(f"pair {index} of rendered worlds does not exist; indices begin at 0")
+        from dust3r_ros.scenes.endless.photography import draw_exposure, photograph  # a GPU machine may lack OpenCV
 
         album = self.album(index)
         first, second = choose_pair(album.shared, self.overlap, rng)
@@ -139,9 +139,9 @@ class RenderedPairs:
 
 
 def choose_pair(shared: np.ndarray, limits: tuple[float, float], rng: np.random.Generator) -> tuple[int, int]:
-    """Two views, the smaller of whose shares ``shared`` (N, N) lies nearest to a number drawn from ``limits``.
+    """Two views whose smaller share in ``shared`` (N, N) is closest to a number drawn from ``limits``.
 
-    Now and then one view twice.
+    Occasionally one view twice.
     """
     count = len(shared)
     if rng.random() < SAME_IMAGE:
@@ -162,14 +162,14 @@ def choose_pair(shared: np.ndarray, limits: tuple[float, float], rng: np.random.
 
 
 WORLDS = "worlds"
-_MARGIN = 1.1  # of rendered images over what is cropped from them
-_FEWEST_VIEWS, _MOST_VIEWS = 12, 32  # of a world; more pairs than twice as many repeat what they show
-_FAR = 2**50  # pairs of an endless source that no run comes to
+_MARGIN = 1.1  # size of rendered images relative to their crops
+_FEWEST_VIEWS, _MOST_VIEWS = 12, 32  # of a world; more than twice as many pairs would repeat content
+_FAR = 2**50  # pairs of an endless source that no run reaches
 
 
 @dataclass(frozen=True)
 class Split:
-    """Sources to train on, with the indices that are left out of it, and sources with indices to evaluate on."""
+    """Training sources with the indices left out, and sources with indices for evaluation."""
 
     train: tuple[PairSource, ...]
     excluded: tuple[frozenset[int], ...]
@@ -180,12 +180,11 @@ class Split:
 def open_sources(
     data: Sequence[str], recipe: Recipe, world: int, cache: Path | None = None, device: str = "cpu", rank: int = 0
 ) -> list[PairSource]:
-    """Sources of ``NAME=PATH`` each, or ``worlds`` for rendered ones (the only one where nothing is said).
+    """Sources from ``NAME=PATH`` each, or ``worlds`` for rendered ones (the default).
 
-    ``world``: number of processes that train, each of which should keep to worlds of its own; ``rank`` is this one.
-    ``cache``: folder for what is worked out about sets on disk; None: the user's cache folder. ``device``: of this
-    process, where the recipe's caster is torch. Raises ``ConfigError`` for a text of another form and ``InputError``
-    for a set that is not known, or a path that holds none.
+    ``world``: number of training processes, each with worlds of its own; ``rank``: this one. ``cache``: folder for
+    listings and overlaps of sets on disk; None: the user's cache folder. ``device``: this process's, for the torch
+    caster. Raises ``ConfigError`` for another form and ``InputError`` for an unknown set or a path without one.
     """
     opened: list[PairSource] = []
     data = list(data or [WORLDS])
@@ -206,10 +205,10 @@ def open_sources(
 
 
 def split(sources: Sequence[PairSource], count: int) -> Split:
-    """``count`` pairs altogether are held out, equally many of each source.
+    """Hold out ``count`` pairs in total, equally many from each source.
 
-    A source that knows itself which of its scenes are for evaluation (``held_out()``, another source) is asked; of
-    another finite one evenly spaced pairs, at most a tenth; of an endless one pairs that no run comes to.
+    A source with evaluation scenes of its own (``held_out()``, another source) gives those; other finite sources give
+    evenly spaced pairs, at most a tenth; endless ones give pairs that no run reaches.
     """
     each = [count // len(sources) + (number < count % len(sources)) for number in range(len(sources))]
     excluded, held_out, chosen = [], [], []
@@ -225,7 +224,7 @@ def split(sources: Sequence[PairSource], count: int) -> Split:
 
 
 def _chosen(total: int | None, wanted: int, *, whole: bool) -> tuple[int, ...]:
-    """Indices to evaluate on, of ``total`` pairs (None: endless); ``whole``: the source is for nothing else."""
+    """Indices for evaluation among ``total`` pairs (None: endless); ``whole``: the source is only for evaluation."""
     if total is None:
         start = 0 if whole else _FAR
         return tuple(range(start, start + wanted))
@@ -234,7 +233,9 @@ def _chosen(total: int | None, wanted: int, *, whole: bool) -> tuple[int, ...]:
 
 
 def sized(sources: Sequence[PairSource], sizes: Sequence[tuple[int, int]]) -> list[PairSource]:
-    """The same sources for images of ``sizes`` (H, W): one that makes its images makes them no larger than needed."""
+    """The same sources for images of ``sizes`` (H, W): a source that renders its images makes them no larger than
+    needed.
+    """
     short_side = round(_MARGIN * max(min(size) for size in sizes))
     found: list[PairSource] = []
     for source in sources:
@@ -248,16 +249,16 @@ def sized(sources: Sequence[PairSource], sizes: Sequence[tuple[int, int]]) -> li
 
 @runtime_checkable
 class Sizable(Protocol):
-    """A source whose images can be had at any size."""
+    """A source that gives images at any size."""
 
     def sized(self, short_side: int) -> Any:
-        """The same pairs with images whose smaller side is ``short_side`` pixels."""
+        """The same pairs with images whose shorter side is ``short_side`` pixels."""
 
 
 def _worlds(recipe: Recipe, world: int, device: str, rank: int) -> PairSource:
-    """Rendered worlds, of which every process (of training, and of making batches) has lanes of its own.
+    """Rendered worlds with lanes of their own for every process (training and making batches).
 
-    That holds for as many workers as the recipe says; with others the pairs are the same, but more worlds are built.
+    This holds for the recipe's number of workers; with other numbers the pairs are the same, but more worlds are built.
     """
     if recipe.caster == "torch":
         from dust3r_ros.training.on_device.source import DeviceWorlds

@@ -1,7 +1,7 @@
-"""Networks to begin with: random weights, weights of an earlier stage, a plain vision transformer's.
+"""Initial networks: random weights, weights of an earlier stage, a plain vision transformer's.
 
-Positions come from RoPE here, so a transformer's own position embedding and class token are left behind; what
-they did is learned again quickly, what the blocks know of images stays.
+Positions come from RoPE here, so a transformer's position embedding and class token are dropped; their role is
+relearned quickly, and the blocks keep what they know about images.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ _SCALED = {"ls1.gamma": "attn.proj", "ls2.gamma": "mlp.fc2"}  # layer scale and 
 
 
 def start_encoder(model: Dust3r, weights: str) -> int:
-    """Put the weights of a vision transformer into the encoder of ``model``; the number of tensors taken.
+    """Put the weights of a vision transformer into the encoder of ``model``; returns the number of tensors taken.
 
     ``weights``: a file (.safetensors, .pth or .bin with tensors by timm's names), or ``timm:NAME``, which timm
-    downloads. The width must be the encoder's and patches 16 pixels; of a deeper one the first blocks are taken.
+    downloads. The width must be the encoder's and patches 16 pixels; of a deeper
+    transformer the first blocks are taken.
     Raises ``CheckpointError``, or ``BackendError`` without timm.
     """
     state = _from_timm(weights.removeprefix(_TIMM)) if weights.startswith(_TIMM) else _from_file(Path(weights))
@@ -45,7 +46,7 @@ def start_encoder(model: Dust3r, weights: str) -> int:
         for name, value in wanted.items():
             if mapped[name].shape != value.shape:
                 have, want = tuple(mapped[name].shape), tuple(value.shape)
-                raise CheckpointError(f"'{name}' has shape {have}; the encoder says {want} (patches of {PATCH} pixels)")
+                raise CheckpointError(f"'{name}' has shape {have}; the encoder has {want} (patches of {PATCH} pixels)")
             if not torch.isfinite(mapped[name]).all():
                 raise CheckpointError(f"'{name}' holds numbers that are not finite")
     except CheckpointError as error:
@@ -57,8 +58,8 @@ def start_encoder(model: Dust3r, weights: str) -> int:
 def to_encoder(state: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
     """Tensors of a timm vision transformer under the names of ``Dust3r``'s encoder, the first ``depth`` blocks.
 
-    A layer scale is multiplied into the layer before it. Raises ``CheckpointError`` for a tensor that has no place,
-    which would be an architecture that computes something else.
+    A layer scale is multiplied into the layer before it. Raises ``CheckpointError`` for a tensor without a
+    counterpart: that architecture computes something else.
     """
     mapped: dict[str, Tensor] = {}
     scales: dict[str, Tensor] = {}
@@ -88,12 +89,12 @@ def to_encoder(state: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
 
 
 def _foreign(name: str) -> str:
-    return f"'{name}' is of no plain vision transformer (timm's VisionTransformer)"
+    return f"'{name}' does not belong to a plain vision transformer (timm's VisionTransformer)"
 
 
 def _from_file(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise CheckpointError(f"encoder weights '{path}' are not a file; give one, or timm:NAME")
+        raise CheckpointError(f"encoder weights '{path}' are not a file; give a file or timm:NAME")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -107,7 +108,7 @@ def _from_file(path: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"encoder weights '{path}' are no tensors by name")
+        raise CheckpointError(f"encoder weights '{path}' do not map names to tensors")
     return content
 
 
@@ -132,8 +133,8 @@ _HEADS = ("downstream_head1.", "downstream_head2.")
 def new_model(config: Dust3rConfig, seed: int) -> Dust3r:
     """A network with random weights, which depend on ``seed`` only.
 
-    Linear layers start as Glorot & Bengio (2010) have it with biases at 0, the patch embedding as the linear
-    layer it is, a linear head much smaller; the filters of a DPT head as torch makes them.
+    Linear layers and the patch embedding (a linear layer too) start as in Glorot & Bengio (2010) with biases at 0, a
+    linear head much smaller; the filters of a DPT head keep torch's default.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
@@ -143,7 +144,7 @@ def new_model(config: Dust3rConfig, seed: int) -> Dust3r:
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         for head in (model.downstream_head1, model.downstream_head2):
-            if isinstance(head, LinearHead):  # what all images have in common is learned first, by its biases
+            if isinstance(head, LinearHead):  # its biases learn first what all images have in common
                 head.proj.weight.mul_(_HEAD_SCALE)
         projection = model.patch_embed.proj
         nn.init.xavier_uniform_(projection.weight.view(projection.weight.shape[0], -1))
@@ -154,7 +155,7 @@ def new_model(config: Dust3rConfig, seed: int) -> Dust3r:
 
 
 def with_head(model: Dust3r, config: Dust3rConfig, seed: int) -> Dust3r:
-    """``model`` as ``config`` has it: its own weights, new heads where the kind of head differs.
+    """``model`` in the form of ``config``: its own weights, new heads where the kind of head differs.
 
     Raises ``CheckpointError`` when encoder or decoders differ in size.
     """
@@ -162,7 +163,7 @@ def with_head(model: Dust3r, config: Dust3rConfig, seed: int) -> Dust3r:
     for name in sizes:
         have, want = getattr(model.config, name), getattr(config, name)
         if have != want:
-            raise CheckpointError(f"the weights to start from have {name} {have}; the recipe says {want}")
+            raise CheckpointError(f"the initial weights have {name} {have}; the recipe has {want}")
     new = new_model(config, seed)
     state = model.state_dict()
     if model.config.head_type != config.head_type:
@@ -173,9 +174,9 @@ def with_head(model: Dust3r, config: Dust3rConfig, seed: int) -> Dust3r:
 
 
 def freeze_unused(model: Dust3r) -> None:
-    """What the pairs' forward pass never reads gets no gradient, no decay and is not waited for."""
+    """Freeze what the pairs' forward pass never reads: no gradient, no decay, no waiting for it."""
     model.mask_token.requires_grad_(False)
     for head in (model.downstream_head1, model.downstream_head2):
         for name, value in head.named_parameters():
-            if ".refinenet4.resConfUnit1." in name:  # the coarsest level has no skip to work on
+            if ".refinenet4.resConfUnit1." in name:  # the coarsest level has no skip connection
                 value.requires_grad_(False)

@@ -1,13 +1,13 @@
-"""What a batch is asked for: pointmaps of a pair, the completion of a masked view, where heads should look.
+"""Training tasks: pointmaps of a pair, completion of a masked view, supervision of cross-attention.
 
-Most patches of view 1 are hidden; the network paints them from the rest and from view 2, which it can only do by
-finding where both see the same. Encoder, ``decoder_embed``, ``mask_token``, ``dec_blocks`` and ``dec_norm`` are
-those of ``Dust3r`` under the same names, so what is learned here starts the training on pairs.
+Completion: most patches of view 1 are hidden; the network predicts them from the rest and from view 2, which takes
+correspondences between the views. Encoder, ``decoder_embed``, ``mask_token``, ``dec_blocks`` and ``dec_norm`` are
+those of ``Dust3r`` under the same names, so this is a pretraining for pairs.
 
-What a patch shows lies, where the other view sees it, in known patches of that view, since depth and cameras are known.
-A head of cross-attention that reads those patches carries the correspondence to the decoder. From the regression
-alone a network finds that out after millions of pairs; shown where, it does after thousands. The network itself and
-what it computes stay as they are: the loss reads queries and keys that it has anyway.
+Matching: depth and cameras are known, so the patches of the other view that show the same as a patch are known. A
+cross-attention head that reads those patches carries the correspondence to the decoder. From the regression alone a
+network learns this after millions of pairs, with supervision after thousands. The network and its output are
+unchanged: the loss reads queries and keys that exist anyway.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class CompletionTask(nn.Module):
             module.requires_grad_(False)
 
     def forward(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        """Mean loss of the batch, twice; which view and which patches are hidden is drawn from torch's generator."""
+        """Mean loss of the batch, twice; the hidden view and patches are drawn from torch's generator."""
         image, other = batch.image_1, batch.image_2
         if bool(torch.rand(()) < 0.5):
             image, other = other, image
@@ -67,7 +67,7 @@ class CompletionTask(nn.Module):
         return torch.where(hidden, error, torch.zeros_like(error)).sum(dim=1) / hidden.sum(dim=1).clamp(min=1)
 
     def paint(self, image: Tensor, other: Tensor, shown: Tensor) -> Tensor:
-        """(B, N, 3 · 16²) normalised patches of ``image``, of which only those at ``shown`` (B, n) are looked at."""
+        """(B, N, 3 · 16²) normalised patches of ``image``, predicted from those at ``shown`` (B, n)."""
         model = self.model
         grid = (image.shape[2] // PATCH, image.shape[3] // PATCH)
         head_dim = model.config.dec_embed_dim // model.config.dec_num_heads
@@ -84,7 +84,7 @@ class CompletionTask(nn.Module):
         return self.prediction_head(model.dec_norm(x))
 
     def _encode_shown(self, image: Tensor, grid: tuple[int, int], shown: Tensor) -> Tensor:
-        """(B, n, C): the encoder's output when it is given these patches only, each at its own place."""
+        """(B, n, C): the encoder's output for these patches only, each at its own position."""
         model = self.model
         rope = Rope2D.of_grid(*grid, model.config.enc_embed_dim // model.config.enc_num_heads, image.device)
         rope = rope[shown]
@@ -95,7 +95,7 @@ class CompletionTask(nn.Module):
         return model.enc_norm(x)
 
     def finish(self, network: Dust3r) -> Dust3r:
-        """``network`` with its second decoder a copy of the first; its heads are as they were."""
+        """``network`` with its second decoder a copy of the first; its heads are unchanged."""
         network.dec_blocks2.load_state_dict(network.dec_blocks.state_dict())
         return network
 
@@ -110,15 +110,15 @@ def patch_targets(image: Tensor) -> Tensor:
 HEAD = 0
 """The head of a cross-attention that is supervised; the others are free."""
 
-_STRIDE = 4  # pixels: sixteen of each patch are followed into the other view
+_STRIDE = 4  # pixels: sixteen of each patch are projected into the other view
 _LEAST = 0.25  # share of a patch's pixels that the other view must see
-_SAME = 0.05  # of the depth: what lies further behind what the other view sees is hidden from it
+_SAME = 0.05  # of the depth: a point this far behind the other view's surface is hidden from it
 
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """For patches of one view: ``share`` (B, N, M) of what they show in each patch of the other view, rows summing to
-    1 where ``known`` (B, N), and 0 elsewhere. ``columns``: of the other view's patches.
+    """Matches of one view's patches: ``share`` (B, N, M) of each patch that lies in each patch of the other view, rows
+    summing to 1 where ``known`` (B, N), else 0. ``columns``: columns of the other view's patch grid.
     """
 
     share: Tensor
@@ -126,15 +126,15 @@ class Matches:
     columns: int
 
     def near(self, chosen: Tensor) -> Tensor:
-        """(B, N): whether ``chosen`` (B, N), patches of the other view, are the best ones or touch them."""
+        """(B, N): whether ``chosen`` (B, N), patches of the other view, are the best ones or adjacent to them."""
         best = self.share.argmax(dim=-1)
         rows = (chosen // self.columns - best // self.columns).abs()
         return (rows <= 1) & ((chosen % self.columns - best % self.columns).abs() <= 1)
 
 
 def matches(batch: PairBatch) -> tuple[Matches, Matches]:
-    """Of the patches of view 1 in view 2, and the other way about."""
-    # Asked for within the forward pass: pixels must not be rounded to what the network computes in.
+    """Matches of the patches of view 1 in view 2, and vice versa."""
+    # Called within the forward pass: pixels must not be rounded to the network's precision.
     with torch.autocast(batch.points_1.device.type, enabled=False):
         forth = _matches(batch.points_1, batch.valid_1, batch.inverse, batch.points_2, batch.valid_2, batch.K_2)
         back = _matches(batch.points_2, batch.valid_2, batch.first_T_second, batch.points_1, batch.valid_1, batch.K_1)
@@ -142,8 +142,8 @@ def matches(batch: PairBatch) -> tuple[Matches, Matches]:
 
 
 def matching_loss(logits: Tensor, wanted: Matches) -> Tensor:
-    """Cross-entropy between attention with ``logits`` (B, N, M) and the true shares, in nats over its least possible
-    value; the mean over known patches of the batch, a scalar.
+    """Cross-entropy between attention with ``logits`` (B, N, M) and the true shares, in nats above its minimum; mean
+    over the known patches of the batch, a scalar.
     """
     entropy = -torch.special.xlogy(wanted.share, wanted.share).sum(dim=-1)
     cross = -(wanted.share * log_softmax(logits.float(), dim=-1)).sum(dim=-1)
@@ -170,8 +170,8 @@ class AttentionInputs:
         return torch.stack(losses).mean()
 
     def right(self, forth: Matches, back: Matches) -> Tensor:
-        """(B,) share of the known patches whose best place is the true one or beside it, mean of all calls; NaN where
-        nothing is known.
+        """(B,) share of known patches whose most attended patch is the true one or adjacent, mean of all calls; NaN
+        where nothing is known.
         """
         shares = []
         for logits, wanted in self._logits(forth, back):
@@ -193,12 +193,12 @@ class AttentionInputs:
 
 @contextmanager
 def watched(model: Dust3r, active: bool = True) -> Iterator[AttentionInputs]:
-    """What the supervised cross-attentions of ``model`` are given within; nothing unless ``active``."""
+    """Records the inputs of ``model``'s supervised cross-attentions in its block; nothing unless ``active``."""
     attention = AttentionInputs(_supervised(model))
     handles = []
     for blocks, calls in ((model.dec_blocks, attention.first), (model.dec_blocks2, attention.second)):
         for block in list(blocks)[: _supervised(model)] if active else ():
-            # Only what goes in is kept: with checkpointing, whatever is computed in here would be computed twice.
+            # Only inputs are kept: with checkpointing, anything computed here would be computed twice.
             cross: Any = block.cross_attn
             handles.append(cross.register_forward_pre_hook(_keeper(calls)))
     try:
@@ -209,7 +209,7 @@ def watched(model: Dust3r, active: bool = True) -> Iterator[AttentionInputs]:
 
 
 def _supervised(model: Dust3r) -> int:
-    """Blocks of each decoder whose cross-attention is supervised: the first half, so that the others can use it."""
+    """Number of supervised blocks in each decoder: the first half, so that the others can use the result."""
     return max(len(model.dec_blocks) // 2, 1)
 
 
@@ -220,7 +220,7 @@ def _keeper(calls: list[_Call]) -> Any:
 def _matches(
     points: Tensor, valid: Tensor, other_T_own: Tensor, points_other: Tensor, valid_other: Tensor, K_other: Tensor
 ) -> Matches:
-    """``points`` (B, H, W, 3) of one view followed into the other one."""
+    """``points`` (B, H, W, 3) of one view projected into the other."""
     count, height, width = valid.shape
     rows, columns = height // PATCH, width // PATCH
     height_other, width_other = valid_other.shape[1:]
@@ -241,7 +241,7 @@ def _matches(
     seen_there = inside & known & ((depth - seen).abs() < _SAME * seen)
     patch = torch.arange(rows, device=depth.device)[:, None] * columns + torch.arange(columns, device=depth.device)
     per_side = PATCH // _STRIDE
-    own = patch.repeat_interleave(per_side, 0).repeat_interleave(per_side, 1).flatten()  # of each followed pixel
+    own = patch.repeat_interleave(per_side, 0).repeat_interleave(per_side, 1).flatten()  # of each projected pixel
     cell = own * total + (v // PATCH * columns_other + u // PATCH).flatten(1)
     share = torch.zeros(count, rows * columns * total, device=depth.device)
     share.scatter_add_(1, cell, seen_there.flatten(1).float())
@@ -256,7 +256,7 @@ TASKS = ("pairs", "completion")
 
 
 class Task(Protocol):
-    """A module around a ``Dust3r``. Its forward pass gives what is minimised, and what runs are compared by."""
+    """A module around a ``Dust3r``. Its forward pass gives the loss to minimise and a figure to compare runs."""
 
     model: Dust3r
 
@@ -264,17 +264,18 @@ class Task(Protocol):
         """Losses of the batch; scalars, the second without gradient."""
 
     def measure(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Figures (B,) of each pair of a batch that is not trained on."""
+        """Figures (B,) of each pair of an evaluation batch."""
 
     def finish(self, network: Dust3r) -> Dust3r:
-        """``network`` with what the task does not train filled in."""
+        """``network`` with the parts that the task does not train filled in."""
 
 
 class PairTask(nn.Module):
     """Pointmaps of both orders of each pair, every image encoded once.
 
-    ``matching``: weight of ``matching_loss``. ``stride``: the regression is of every ``stride``-th pixel of both axes,
-    others in every batch (drawn from torch's generator); neighbours teach the same, and cost a processor as much again.
+    ``matching``: weight of ``matching_loss``. ``stride``: the regression uses every ``stride``-th pixel along both
+    axes, from an offset drawn per batch (torch's generator); neighbouring pixels teach the same and cost a processor
+    time.
     """
 
     def __init__(self, model: Dust3r, alpha: float, matching: float = 0.0, stride: int = 1) -> None:
@@ -300,15 +301,15 @@ class PairTask(nn.Module):
         return total, (one.regression + other.regression) / 2
 
     def measure(self, batch: PairBatch) -> dict[str, Tensor]:
-        """As ``measures.measured`` of the pairs in their first order; with a loss of matching, ``matched``, too: the
-        share of patches for which the supervised heads look at the right patch of the other view, or at one beside it.
+        """As ``losses.measured`` for the pairs in their first order; with a matching loss also ``matched``: the share
+        of patches for which the supervised heads attend to the right patch of the other view or an adjacent one.
         """
         with watched(self.model, self.matching > 0) as attention:
             figures = measured(self.model(batch.image_1, batch.image_2), batch.truth, self.alpha)
         return {**figures, "matched": attention.right(*matches(batch))} if self.matching > 0 else figures
 
     def finish(self, network: Dust3r) -> Dust3r:
-        """All of it is trained."""
+        """Unchanged: all of it is trained."""
         return network
 
 

@@ -1,4 +1,4 @@
-"""The loop: stages of batches, evaluation, states on disk, until the plan is done or somebody asks for the end."""
+"""The training loop: stages of batches, evaluation, states on disk, until the plan is done or a stop is requested."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _ALL_LINES = 2000  # steps whose every loss is logged; later every tenth
 
 @dataclass
 class Setting:
-    """What a run works with. ``start``: weights to begin with (None: random). ``pace``: None where steps are given.
+    """Inputs of a run. ``start``: initial weights (None: random). ``pace``: None where steps are given.
 
-    ``report``: called after each step with the progress and what came out; ``warn``: for one line to the user.
-    ``began``: when this sitting did (``perf_counter``).
+    ``report``: called after each step with the progress and the results; ``warn``: shows one line to the user.
+    ``began``: start of this sitting (``perf_counter``).
     """
 
     recipe: Recipe
@@ -61,9 +61,9 @@ def stream(
     start: int = 0,
     number: int = 0,
 ) -> Generator[PairBatch, None, None]:
-    """Batches of ``stage`` from ``number`` on, before which stage ``start`` pairs were made; close it after use.
+    """Batches of ``stage`` from ``number`` on; the stage begins after ``start`` pairs. Close it after use.
 
-    They come from wherever the recipe's sources make them: processes of their own, or the device.
+    They are made where the recipe's sources make them: in worker processes or on the device.
     """
     pairs, source = stage.pairs // processes.world, sampling.sources[0]
     if isinstance(source, BatchSource):
@@ -81,7 +81,7 @@ def stream(
 
 
 class Trainer:
-    """One run. ``progress`` says how far it is; ``figures`` is the last evaluation, ``first_figures`` the first."""
+    """One run. ``progress``: how far it is; ``figures`` is the last evaluation, ``first_figures`` the first."""
 
     def __init__(self, setting: Setting, progress: Progress) -> None:
         self.setting, self.progress = setting, progress
@@ -104,7 +104,7 @@ class Trainer:
         return Learner(recipe, fitting, self.setting.device, self.setting.processes, self.setting.task)
 
     def resume(self, content: dict[str, Any]) -> None:
-        """Go on from what ``state`` gave. Raises ``CheckpointError`` when it is of another network."""
+        """Continue from the result of ``state``. Raises ``CheckpointError`` when it is of another network."""
         self.progress = Progress(**content["progress"])
         self._before = self.progress.seconds
         self._evaluated = self.progress.step if self.progress.finished else -1
@@ -114,11 +114,11 @@ class Trainer:
             self.learner.load(content["learner"])
         except (RuntimeError, KeyError, ValueError) as error:
             line = " ".join(str(error).split())[:150]
-            raise CheckpointError(f"the state is of another network than the recipe's: {line}") from error
+            raise CheckpointError(f"the state belongs to a network other than the recipe's: {line}") from error
         states.set_random_states(content["random"][self.setting.processes.rank])
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on. Every process takes part."""
+        """Everything that the next step depends on. Collective: every process takes part."""
         return {
             "progress": self.progress.as_mapping(),
             "learner": self.learner.state(),
@@ -135,9 +135,9 @@ class Trainer:
     # Running
 
     def run(self, stop: Callable[[], bool]) -> bool:
-        """Train until the plan is done; whether it was. ``stop`` is asked after each step.
+        """Train until the plan is done; returns whether it was. ``stop`` is called after each step.
 
-        Raises ``TrainingError`` for a loss that stays not finite or a process that is gone, ``InputError`` for data
+        Raises ``TrainingError`` for a loss that remains not finite or a lost process, ``InputError`` for data
         that cannot be used, ``OutputError`` when the last state cannot be written.
         """
         self._stop = stop
@@ -155,7 +155,7 @@ class Trainer:
         return finished or self._time_over()
 
     def _run_stage(self) -> bool:
-        """Steps of this stage; whether all were made."""
+        """Make the steps of this stage; returns whether all were made."""
         setting, progress = self.setting, self.progress
         stream = self._stream()
         try:
@@ -200,8 +200,8 @@ class Trainer:
         setting.report(progress, step)
         if progress.bad_in_row >= setting.recipe.bad_steps:
             raise TrainingError(
-                f"the last {progress.bad_in_row} batches (to step {progress.step}) gave no finite gradient: nothing is "
-                f"learned any more. The state before is in '{setting.folder.state}'. A lower rate (--set rate=…) or "
+                f"the last {progress.bad_in_row} batches (to step {progress.step}) gave no finite gradient; training "
+                f"stopped. The last good state is in '{setting.folder.state}'. A lower rate (--set rate=…) or "
                 "float32 (--set precision=float32) may help"
             )
 
@@ -216,7 +216,7 @@ class Trainer:
         }  # fmt: skip
 
     def _keep_up(self, save_due: bool, seconds: float) -> None:
-        """What has to be done between steps: a new plan, an evaluation, a state."""
+        """Work between steps: a new plan, an evaluation, a state."""
         setting, progress = self.setting, self.progress
         replanned = False
         if setting.pace is not None:
@@ -241,10 +241,10 @@ class Trainer:
             self.learner.task.model.config = recipe.architecture(after)
         self.save()
 
-    # What is kept
+    # Results
 
     def evaluate(self) -> None:
-        """Figures of the averaged weights on what is held out; logged and kept with the weights."""
+        """Figures of the averaged weights on held-out pairs; logged and stored with the weights."""
         setting = self.setting
         if self._evaluated == self.progress.step:
             return
@@ -255,7 +255,7 @@ class Trainer:
         setting.report(self.progress, None)
 
     def save(self, last: bool = False) -> None:
-        """Write the state. A disk that is full costs this state, not the run, unless it is the ``last``."""
+        """Write the state. A full disk loses this state, not the run, unless it is the ``last``."""
         setting = self.setting
         self.progress.seconds = self._elapsed()
         content = self.state()
@@ -269,7 +269,7 @@ class Trainer:
         except OutputError as error:
             if last:
                 raise
-            setting.warn(f"{error}; training goes on from memory")
+            setting.warn(f"{error}; training continues from memory")
 
     def _elapsed(self) -> float:
         return self._before + perf_counter() - self._sitting

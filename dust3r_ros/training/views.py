@@ -1,11 +1,11 @@
-"""What training sets give: views with exact cameras, pairs of them, cropped to the size to train on, other colours.
+"""Output of training sets: views with exact cameras and pairs of them, cropped to training size, with colour jitter.
 
 World frame ``w``: any, one per pair. Camera frame: optical (x right, y down, z forward). Lengths: any
 unit, one per pair. Pixel centres lie at integer coordinates. NumPy only, so that readers start fast.
 
-What comes out has square pixels. A random focal length is a random size of the crop (field of view); the
-principal point is put in the middle, or left where a random window has it. Depth is taken from the nearest
-pixel (means of depth across an edge are points that are nowhere), colour is averaged over its footprint.
+Crops have square pixels. A random focal length comes from a random crop size (field of view); the principal point is
+centred, or wherever a random window puts it. Depth is taken from the nearest pixel (a mean across an edge is a point
+that does not exist), colour is averaged over its footprint.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TrainingView:
         x = (np.arange(width) - self.K[0, 2]) / self.K[0, 0]  # (W,)
         y = (np.arange(height) - self.K[1, 2]) / self.K[1, 1]  # (H,)
         z = self.depth.astype(np.float64)
-        # Undo a skew, which is 0 in every camera but those of some structure-from-motion models.
+        # Undo a skew, which is 0 in all cameras except those of some structure-from-motion models.
         x = x[None, :] - (self.K[0, 1] / self.K[0, 0]) * y[:, None]
         return np.stack([x * z, y[:, None] * z, z], axis=-1)
 
@@ -48,7 +48,7 @@ class TrainingView:
         return self.points_c() @ self.w_T_c[:3, :3].T + self.w_T_c[:3, 3]
 
     def check(self, name: str) -> None:
-        """Raises ``InputError`` naming ``name`` for shapes, types or numbers that no camera gives."""
+        """Raises ``InputError`` with ``name`` for impossible shapes, types or numbers."""
         height, width = self.image.shape[:2]
         if self.image.shape != (height, width, 3) or self.image.dtype != np.uint8 or self.image.size == 0:
             raise InputError(f"{name}: image of shape {self.image.shape} and type {self.image.dtype} is not RGB uint8")
@@ -69,7 +69,7 @@ class TrainingView:
 
 @dataclass(frozen=True, eq=False)
 class ViewPair:
-    """Two views that see some of the same; ``source`` names where they are from, for messages."""
+    """Two overlapping views; ``source`` names their origin in messages."""
 
     first: TrainingView
     second: TrainingView
@@ -86,14 +86,14 @@ class ViewPair:
 
 
 class PairSource(Protocol):
-    """Where pairs come from: a training set on disk, or rendered worlds."""
+    """A source of pairs: a training set on disk, or rendered worlds."""
 
     @property
     def name(self) -> str:
-        """Of the set, in messages and metrics."""
+        """Name of the set in messages and metrics."""
 
     def __len__(self) -> int | None:
-        """Number of pairs; None for a source that never ends (ask with ``length``: ``len`` knows no None)."""
+        """Number of pairs; None for an endless source (use ``length``: ``len`` cannot return None)."""
 
     def pair(self, index: int, rng: np.random.Generator) -> ViewPair:
         """Pair ``index``; the same for the same index and state of ``rng``.
@@ -104,20 +104,21 @@ class PairSource(Protocol):
 
 @runtime_checkable
 class BatchSource(Protocol):
-    """A source that makes whole batches itself, on the device that trains. It is the only one of a run."""
+    """A source that makes whole batches on the training device. It is the only one of a run."""
 
     def batches(
         self, start: int, number: int, pairs: int, sizes: Sequence[tuple[int, int]], cropping: Any, workers: int
     ) -> Generator[Any, None, None]:
-        """Batches (``batches.PairBatch``) from ``number`` on: ``pairs`` of this process each, of a stage before which
-        ``start`` pairs of all processes were made. ``workers`` processes help."""
+        """Batches (``batches.PairBatch``) from ``number`` on, with ``pairs`` of this process each, of a stage that
+        begins after ``start`` pairs of all processes. ``workers`` processes help.
+        """
 
     def at(self, size: tuple[int, int]) -> PairSource:
-        """The same worlds, whose single pairs have images of ``size`` (H, W)."""
+        """The same worlds, with single pairs of ``size`` (H, W)."""
 
 
 def length(source: PairSource) -> int | None:
-    """Number of pairs of a source, None for one that never ends."""
+    """Number of pairs of a source, None for an endless one."""
     count = source.__len__()
     return None if count is None else int(count)
 
@@ -146,18 +147,17 @@ def jitter(image: Image, rng: np.random.Generator, strength: float) -> Image:
     return np.clip(np.asarray(picture) * gains + 0.5, 0, 255).astype(np.uint8)
 
 
-_LEAST_PIXELS = 4  # sides of a window that still is a picture
-_LEAST_VALID = 0.02  # share of a pair's pixels whose depth must be known
+_LEAST_PIXELS = 4  # smallest sides of a usable window
+_LEAST_VALID = 0.02  # least share of a pair's pixels with known depth
 
 
 @dataclass(frozen=True)
 class Cropping:
     """How views become training images.
 
-    ``zoom``: the field of view shrinks by a random factor up to this (1: none). ``centred``: the principal
-    point ends in the middle, which is what focal estimation assumes of the network's points; else the
-    window lies anywhere. ``colour``: strength of the colour jitter, 0 for none. ``upscale``: a crop may hold
-    this many times fewer pixels per side than the image it fills.
+    ``zoom``: the field of view shrinks by a random factor up to this (1: none). ``centred``: the principal point
+    becomes the centre, as focal estimation from the network's points assumes; else the window lies anywhere.
+    ``colour``: strength of the colour jitter, 0 for none. ``upscale``: a crop may be enlarged by up to this factor.
     """
 
     zoom: float = 1.0
@@ -179,7 +179,7 @@ class Window:
 def crop_pair(pair: ViewPair, size: tuple[int, int], rng: np.random.Generator, cropping: Cropping) -> ViewPair:
     """Both views at ``size`` (H, W), each with its own random crop and colours.
 
-    Raises ``InputError`` naming the pair for views that no crop fits or with hardly any known depth left.
+    Raises ``InputError`` naming the pair if no crop fits or hardly any known depth is left.
     """
     pair.check()
     views = []
@@ -212,7 +212,7 @@ def _centred(view: TrainingView) -> bool:
 
 
 def choose_window(view: TrainingView, size: tuple[int, int], rng: np.random.Generator, cropping: Cropping) -> Window:
-    """The part of the view that is to fill an image of ``size`` (H, W) with square pixels."""
+    """The part of the view that becomes an image of ``size`` (H, W) with square pixels."""
     height, width = view.depth.shape
     fx, fy = float(view.K[0, 0]), float(view.K[1, 1])
     # In focal lengths, where the output's pixels are square: sides of the largest window of the wanted shape.
@@ -262,9 +262,9 @@ def _picture(image: np.ndarray, window: Window, size: tuple[int, int]) -> np.nda
     if (window.width, window.height) == (size[1], size[0]) and left.is_integer() and top.is_integer():
         cut = image[int(top) : int(top) + size[0], int(left) : int(left) + size[1]]
         return np.ascontiguousarray(cut)
-    if window.width > 4 * size[1]:  # twice area averaging first: Lanczos over hundreds of pixels is slow
+    if window.width > 4 * size[1]:  # average areas to twice the size first: Lanczos over hundreds of pixels is slow
         return _reduced(image, box, size)
-    from PIL import Image as Pillow  # here, since what is rendered on the device does without it
+    from PIL import Image as Pillow  # imported here, since rendering on the device does without it
 
     small = window.width < size[1]
     filter_ = Pillow.Resampling.BICUBIC if small else Pillow.Resampling.LANCZOS

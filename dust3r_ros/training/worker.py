@@ -1,4 +1,4 @@
-"""What every process that helps training does first. No torch."""
+"""Setup of every helper process of training. No torch."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def settle(parent: int | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError, AttributeError):  # Linux: a parent that is killed cannot end its children itself
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if parent is not None and os.getppid() != parent:  # it was gone before we could ask for that
+    if parent is not None and os.getppid() != parent:  # the parent ended before the request
         os._exit(1)

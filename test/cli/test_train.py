@@ -215,7 +215,7 @@ def test_a_full_disk_never_leaves_half_a_state(recipe: Path, tmp_path: Path) -> 
         check=False,
     )  # fmt: skip
     assert done.returncode == 1 and "cannot be written" in done.stderr.splitlines()[-1], done.stderr
-    assert "training goes on from memory" in done.stderr and "Traceback" not in done.stderr
+    assert "training continues from memory" in done.stderr and "Traceback" not in done.stderr
     assert steps(out) == 12 and list((out / "state").iterdir()) == [] and not (out / "model").exists()
 
 

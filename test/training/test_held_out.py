@@ -58,7 +58,7 @@ def test_sources_by_name() -> None:
     for wrong in ("nothing", "=path", "co3d="):
         with pytest.raises(ConfigError, match="NAME=PATH"):
             open_sources([wrong], RECIPE_, 1)
-    with pytest.raises(InputError, match="'unknown' is not known"):
+    with pytest.raises(InputError, match="'unknown' is unknown"):
         open_sources(["unknown=here"], RECIPE_, 1)
 
 
@@ -77,7 +77,7 @@ def test_gather_leaves_out_what_is_broken() -> None:
     assert held_out.pairs[0].first.image.shape == (32, 48, 3)
     again = gather([room], [(0, 1, 2)], (32, 48), Processes())
     assert (again.pairs[1].second.image == held_out.pairs[1].second.image).all()
-    with pytest.raises(InputError, match=r"nothing to evaluate on.*room/1.jpg"):
+    with pytest.raises(InputError, match=r"no pairs to evaluate on.*room/1.jpg"):
         gather([room], [(1,)], (32, 48), Processes())
 
 

@@ -266,5 +266,5 @@ def test_a_new_head_on_the_same_network(narrow_dpt: None) -> None:
     assert len(shared) > 50 and all(torch.equal(old[name], new[name]) for name in shared)
     same = with_head(linear, deep.architecture(deep.stages[1]), 1).state_dict()
     assert all(torch.equal(old[name], same[name]) for name in old)
-    with pytest.raises(CheckpointError, match="dec_depth 4; the recipe says 2"):
+    with pytest.raises(CheckpointError, match="dec_depth 4; the recipe has 2"):
         with_head(linear, recipe().architecture(deep.stages[0]), 1)

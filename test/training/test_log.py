@@ -41,7 +41,7 @@ def test_a_full_disk_is_reported_once(tmp_path: Path) -> None:
     metrics._path, metrics._warn, metrics._failed, metrics._board = path, told.append, False, None
     for step in range(3):
         metrics.add("train", step, {"loss": 1.0})
-    assert len(told) == 1 and "No space left" in told[0] and "training goes on" in told[0]
+    assert len(told) == 1 and "No space left" in told[0] and "training continues" in told[0]
 
 
 class Board:

@@ -46,15 +46,15 @@ def test_what_is_joined_is_what_was_cut_in_half_precision(pieces: Path, capsys: 
 def test_damaged_pieces_are_refused(pieces: Path, tmp_path: Path) -> None:
     first = (pieces / "weights.00").read_bytes()
     (pieces / "weights.00").write_bytes(first[:-1])
-    with pytest.raises(CheckpointError, match="one is cut or of another run"):
+    with pytest.raises(CheckpointError, match="truncated or from another run"):
         join(pieces, tmp_path / "out")
     (pieces / "weights.00").unlink()
-    with pytest.raises(CheckpointError, match=r"weights\.00.*bring all pieces back"):
+    with pytest.raises(CheckpointError, match=r"weights\.00.*copy all pieces"):
         join(pieces, tmp_path / "out")
     about = json.loads((pieces / "pieces.json").read_text())
     for wrong in ({**about, "pieces": ["../model/config.json"]}, {**about, "pieces": []}, {"bytes": 1}, []):
         (pieces / "pieces.json").write_text(json.dumps(wrong))
-        with pytest.raises(CheckpointError, match="does not say what the pieces are"):
+        with pytest.raises(CheckpointError, match="is not a manifest of pieces"):
             join(pieces, tmp_path / "out")
     with pytest.raises(CheckpointError, match="holds no pieces"):
         join(tmp_path, tmp_path / "out")

@@ -63,7 +63,7 @@ def test_a_run_goes_on_exactly_and_only_where_it_was(tmp_path: Path, quick_world
     with pytest.raises(ConfigError, match="started with recipe"):
         run(parts, resume=True, changes={"caster": "numpy"})
     (parts / "run" / "run.json").write_text(json.dumps({**about, "rendered_on": "cuda"}))
-    with pytest.raises(ConfigError, match='started with rendered_on "cuda"; to go on with "cpu"'):
+    with pytest.raises(ConfigError, match='started with rendered_on "cuda"; "cpu" would be another run'):
         run(parts, resume=True)
     (parts / "run" / "run.json").write_text(json.dumps(about))
     assert run(parts, resume=True, changes={"caster": "torch"}).finished

@@ -56,7 +56,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path) -> None:
     content, wrong = read_state(tmp_path)
     assert content["step"] == 1 and "step-000000003.pt' cannot be read" in wrong[0] and "this version" in wrong[1]
     (tmp_path / "step-000000001.pt").unlink()
-    with pytest.raises(InputError, match=r"no state to go on from.*step-000000003.*without --resume"):
+    with pytest.raises(InputError, match=r"no state to resume from.*step-000000003.*without --resume"):
         read_state(tmp_path)
 
 

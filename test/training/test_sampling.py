@@ -58,7 +58,7 @@ def test_the_same_whatever_was_asked_before() -> None:
 
 
 def test_nothing_to_train_on_is_reported() -> None:
-    with pytest.raises(InputError, match="nothing to train on"):
+    with pytest.raises(InputError, match="no source of pairs"):
         Sampling([], 30, 1)
     with pytest.raises(InputError, match="'two' holds no pair"):
         Sampling([NoisyRoom("two", 2)], 30, 1, [frozenset({0, 1})])

@@ -144,7 +144,7 @@ def test_a_disk_that_is_full_for_a_while_costs_a_state(run: Run, monkeypatch: py
 
     monkeypatch.setattr(states, "write_state", full)
     assert run().finished and {4, 8} < set(calls)
-    assert [words for words in run.warnings if "no space" in words and "goes on from memory" in words]
+    assert [words for words in run.warnings if "no space" in words and "continues from memory" in words]
     assert states.states(run.folder / "state")[-1].name == "step-000000012.pt"
 
 
@@ -166,7 +166,7 @@ def test_start_from_weights(run: Run, tmp_path: Path) -> None:
     assert outcome.first_figures["regression"] == pytest.approx(first[-1]["regression"], rel=1e-5)
     assert f"| start | {run.folder / 'model'} |" in (second.folder / "MODEL_CARD.md").read_text()
     (tmp_path / "third").mkdir()
-    with pytest.raises(CheckpointError, match="dec_depth 2; the recipe says 4"):
+    with pytest.raises(CheckpointError, match="dec_depth 2; the recipe has 4"):
         Run(tmp_path / "third", {**RECIPE, "network": {**RECIPE["network"], "dec_depth": 4}})(
             init=str(run.folder / "model")
         )
@@ -219,7 +219,7 @@ def test_a_state_of_another_network_is_refused(run: Run) -> None:
     content = torch.load(path)
     content["learner"]["task"].pop("model.enc_norm.weight")
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match="state is of another network"):
+    with pytest.raises(CheckpointError, match="state belongs to a network other"):
         run(resume=True)
 
 

@@ -65,8 +65,9 @@ PATH/rgbd_bonn_balloon/
   groundtruth.txt
 """,
     notes=(
-        "Depth: 5000 per metre. The poses of the file are those of a marker; the page's two matrices make them the\n"
-        "camera's. Lengths of poses and depth differ by a factor of 1.059 (stated on the page); neither is changed."
+        "Depth: 5000 per metre. The file has the poses of a marker, which the two matrices on the set's page convert\n"
+        "to the camera's. The scales of poses and depth differ by a factor of 1.059, as given on that page; neither\n"
+        "is changed."
     ),
     read=read,
 )

@@ -95,8 +95,9 @@ PATH/ShopFacade/
   reconstruction.nvm   (for the focals)
 """,
     notes=(
-        "Focal from reconstruction.nvm, by image, the principal point in the middle; K is unknown without it.\n"
-        "VisualSFM's radial distortion is left out. Metres as the data set gives them. Stamps only count the images."
+        "The focal length of each image is from reconstruction.nvm, with a central principal point; without that file\n"
+        "K is unknown. VisualSFM's radial distortion is ignored. Metres are as given by the data set. Stamps only\n"
+        "number the images."
     ),
     read=read,
 )

@@ -45,7 +45,7 @@ DATASET = Dataset(
     layout=co3d.LAYOUT,
     notes=(
         "Poses and depth are in an arbitrary unit per sequence. File names are relative to PATH, the folder of\n"
-        "categories. Split: that of set_lists_fewview_dev.json; a sequence with test frames is test."
+        "categories. The split is that of set_lists_fewview_dev.json; a sequence with test frames is test."
     ),
     read=read,
 )

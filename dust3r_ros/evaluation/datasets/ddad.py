@@ -126,8 +126,8 @@ PATH/000000/
   point_cloud/LIDAR/STAMP.npz ...
 """,
     notes=(
-        "The front camera (CAMERA_01), as in the literature's depth tables. Depth is the nearest lidar point of each\n"
-        "pixel of the sample's scan: sparse. Split: that of ddad.json (train, val, test)."
+        "The front camera (CAMERA_01), as in the literature's depth tables. Depth is the nearest lidar point of the\n"
+        "sample's scan at each pixel: sparse. The split is that of ddad.json (train, val, test)."
     ),
     read=read,
 )

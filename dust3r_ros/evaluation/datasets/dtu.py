@@ -112,7 +112,7 @@ PATH/Points/stl/stl001_total.ply
 PATH/ObsMask/ObsMask1_10.mat  Plane1.mat
 """,
     notes=(
-        "The files are in millimetres; poses and depth are given in metres. Recording.truth names the points, the\n"
+        "The files are in millimetres; poses and depth are converted to metres. Recording.truth names the points, the\n"
         "observed volume and the table's plane, which stay in millimetres."
     ),
     read=read,

@@ -92,8 +92,8 @@ PATH/MH_01_easy/mav0/
   state_groundtruth_estimate0/data.csv
 """,
     notes=(
-        "The left camera only. Images are distorted: View.calibration holds the lens. Poses are the body's times\n"
-        "T_BS, interpolated at the image's stamp. No depth."
+        "The left camera only. Images are distorted: View.calibration has the lens. Poses are the body's times T_BS,\n"
+        "interpolated to the image's stamp. No depth."
     ),
     read=read,
 )

@@ -73,8 +73,8 @@ PATH/living_room_traj0_frei_png/
   depth/0.png ...
 """,
     notes=(
-        "Stamps are nominal (30 Hz). The left-handed world of the files is flipped in y, so that fy is +480.\n"
-        "An image without a line in the *.gt.freiburg has no pose. Depth: 5000 per metre."
+        "Stamps are nominal (30 Hz). The files' left-handed world is mirrored in y, so that fy is +480. An image\n"
+        "without a line in the *.gt.freiburg has no pose. Depth: 5000 per metre."
     ),
     read=read,
 )

@@ -59,6 +59,6 @@ PATH/depth_selection/val_selection_cropped/   (or PATH itself)
   groundtruth_depth/2011_09_26_drive_0002_sync_groundtruth_depth_0000000005_image_02.png ...
   intrinsics/2011_09_26_drive_0002_sync_image_0000000005_image_02.txt ...
 """,
-    notes="No poses. Depth: 256 per metre, sparse. Stamps only count the images.",
+    notes="No poses. Depth: 256 per metre, sparse. Stamps only number the images.",
     read=read,
 )

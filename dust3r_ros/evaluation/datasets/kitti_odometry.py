@@ -95,8 +95,9 @@ PATH/sequences/00/
 PATH/poses/00.txt ...      (00 to 10)
 """,
     notes=(
-        "Poses are the left grey camera's; those of image_2 are moved by its place in the rig (P2). The world frame\n"
-        "is that camera at the first image. Depth is the nearest lidar point of each pixel: sparse, not of one moment."
+        "Poses are the left grey camera's; those of image_2 are shifted by its position in the rig (P2). The world\n"
+        "frame is that camera at the first image. Depth is the nearest lidar point of each pixel: sparse, and not\n"
+        "from a single instant."
     ),
     read=read,
 )

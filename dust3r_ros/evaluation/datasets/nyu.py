@@ -115,8 +115,8 @@ PATH/official_splits/test/bathroom/rgb_00045.jpg
 PATH/official_splits/train/...
 """,
     notes=(
-        "No poses. Split: 795 train, 654 test. Depth is raw and projected (rawDepths), with holes. The literature\n"
-        "evaluates within Eigen's crop; the reader does not crop."
+        "No poses. Split: 795 train, 654 test. Depth is the projected raw depth (rawDepths), with holes. The\n"
+        "literature uses Eigen's crop; the reader does not."
     ),
     read=read,
 )

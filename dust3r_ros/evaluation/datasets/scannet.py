@@ -71,8 +71,8 @@ PATH/scans/scene0000_00/  (or PATH/scene0000_00/, PATH/scans_test/...)
   intrinsic/intrinsic_color.txt  intrinsic/intrinsic_depth.txt
 """,
     notes=(
-        "Depth is brought into the colour image by the two intrinsics (the exporter's extrinsics are identities).\n"
-        "Frames whose pose is -inf have none. Stamps are nominal (30 Hz)."
+        "Depth is mapped to the colour image by the two intrinsics (the exporter's extrinsics are identities). Frames\n"
+        "whose pose is -inf have no pose. Stamps are nominal (30 Hz)."
     ),
     read=read,
 )

@@ -86,8 +86,8 @@ PATH/chess/
 """,
     notes=(
         "No official file gives the colour camera's intrinsics: K is nominal (525; 585 is the depth camera's), and a\n"
-        "focal fitted to the images is closer to 523. Poses are the depth camera's. Depth is brought into the colour\n"
-        "image by the two focals, without the 25 mm between the cameras. Stamps are nominal (30 Hz)."
+        "focal length fitted to the images is closer to 523. Poses are the depth camera's. Depth is mapped to the\n"
+        "colour image by the two focal lengths, ignoring the 25 mm between the cameras. Stamps are nominal (30 Hz)."
     ),
     read=read,
 )

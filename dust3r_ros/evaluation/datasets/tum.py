@@ -99,6 +99,9 @@ PATH/rgbd_dataset_freiburg1_desk/
   depth.txt  depth/*.png
   groundtruth.txt
 """,
-    notes="K and lens follow from freiburg1, 2 or 3 in the folder name, or are unknown. Depth: 5000 per metre.",
+    notes=(
+        "K and lens follow from freiburg1, 2 or 3 in the folder's name; without it K is unknown. Depth: 5000 per\n"
+        "metre."
+    ),
     read=read,
 )

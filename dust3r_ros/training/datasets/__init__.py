@@ -25,30 +25,30 @@ TRAINING_SETS: dict[str, TrainingSet] = {module.TRAINING_SET.name: module.TRAINI
 
 
 def named(name: str) -> TrainingSet:
-    """The training set of that name, whatever its case. Raises ``InputError`` that lists them."""
+    """The training set of that name, in any case. Raises ``InputError`` that lists them."""
     found = TRAINING_SETS.get(name.lower())
     if found is None:
-        raise InputError(f"training set '{name}' is not known; {', '.join(TRAINING_SETS)} are")
+        raise InputError(f"training set '{name}' is unknown; known are {', '.join(TRAINING_SETS)}")
     return found
 
 
 def default_cache() -> Path:
-    """Where listings and overlaps are kept unless the user names a folder: below the user's cache."""
+    """Default folder of listings and overlaps, below the user's cache."""
     above = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(above) / "dust3r_ros" / "training"
 
 
 def open_set(name: str, path: str | Path, cache: str | Path | None = None, split: str = "train") -> PairFolder:
-    """The pairs of a training set that lies at ``path``. Raises ``InputError`` as ``TrainingSet.open``."""
+    """The pairs of a training set at ``path``. Raises ``InputError`` as ``TrainingSet.open``."""
     return named(name).open(path, default_cache() if cache is None else cache, split=split)
 
 
 def where(name: str) -> str:
-    """What to fetch of a training set, from whom, under which licence, how it must lie. Raises ``InputError``."""
+    """What to fetch for a training set, from whom, its licence and directory layout. Raises ``InputError``."""
     return named(name).where()
 
 
 def summary() -> str:
-    """The training sets, a line each: name, title, licence."""
+    """The training sets, one per line: name, title, licence."""
     width = max(map(len, TRAINING_SETS))
     return "".join(f"{one.name:{width}}  {one.title}, {one.licence}\n" for one in TRAINING_SETS.values())

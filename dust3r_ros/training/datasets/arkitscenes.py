@@ -18,8 +18,8 @@ from dust3r_ros.types import Array, Array32
 
 _NEEDED = ("lowres_wide", "lowres_depth", "lowres_wide_intrinsics", "lowres_wide.traj")
 _FOLDERS = {"train": "Training", "val": "Validation"}
-_SAME_S = 0.005  # a pose this near is the image's
-_NAME_S = 0.0015  # stamps in names are cut to milliseconds, one up or down
+_SAME_S = 0.005  # a pose within this counts as the image's
+_NAME_S = 0.0015  # stamps in names are rounded to milliseconds, up or down
 
 
 class ArkitScenes(Layout):
@@ -62,7 +62,7 @@ class ArkitScenes(Layout):
 
 @dataclass(frozen=True, eq=False)
 class _Stamped:
-    """Files of a folder that are named <recording>_<seconds>.<suffix>, by time."""
+    """Files of a folder named <recording>_<seconds>.<suffix>, by time."""
 
     stamps: Array
     files: list[str]
@@ -74,7 +74,7 @@ class _Stamped:
         return cls(np.array([stamp for stamp, _ in found]), [name for _, name in found])
 
     def at(self, stamp: float) -> str | None:
-        """The file of that time, None where there is none."""
+        """The file at that time, or None."""
         near = _nearest(self.stamps, stamp, _NAME_S)
         return None if near is None else self.files[near]
 
@@ -92,7 +92,7 @@ def _trajectory(path: Path) -> tuple[Array, list[Array]]:
 
 
 def _nearest(stamps: Array, stamp: float, most: float) -> int | None:
-    """Index of the nearest of sorted stamps, None where it is further off than ``most`` seconds."""
+    """Index of the nearest of sorted stamps, None where it is further away than ``most`` seconds."""
     after = int(np.searchsorted(stamps, stamp))
     around = [at for at in (after - 1, after) if 0 <= at < len(stamps) and abs(stamps[at] - stamp) <= most]
     return min(around, key=lambda at: abs(stamps[at] - stamp), default=None)
@@ -123,8 +123,9 @@ PATH/raw/Training/40753679/   (or PATH/Training/40753679/)
 PATH/raw/Validation/...
 """,
     notes=(
-        "Pairs within a recording, by depth, in metres. Images are 256 x 192, with poses where the trajectory has one\n"
-        "within 5 ms. Depth of confidence 0 is left out. Many images lie on their side, as the tablet was held."
+        "Pairs are within a recording, chosen by depth, in metres. Images are 256 x 192, with poses where the\n"
+        "trajectory has one within 5 ms. Depth with confidence 0 is left out. Many images are sideways, as the tablet\n"
+        "was held."
     ),
     reader=ArkitScenes(),
 )

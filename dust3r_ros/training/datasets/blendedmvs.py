@@ -10,7 +10,7 @@ from dust3r_ros.training.datasets.layout import FrameRow, Layout, Part, inner
 from dust3r_ros.training.datasets.pairs import TrainingSet
 
 _NEEDED = ("blended_images", "cams", "rendered_depth_maps")
-# As project_lists/validation_list.txt of its repository has them; a file of that name in the tree counts instead.
+# From project_lists/validation_list.txt of its repository; a file of that name in the tree replaces them.
 _VALIDATION = (
     "5b7a3890fc8fcf6781e2593a", "5c189f2326173c3a09ed7ef3", "5b950c71608de421b1e7318f", "5a6400933d809f1d8200af15",
     "59d2657f82ca7774b1ec081d", "5ba19a8a360c7c30c1c169df", "59817e4a1bd4b175e7038d19",
@@ -49,8 +49,8 @@ PATH/57f8d9bbe73f6760f10e916a/
   rendered_depth_maps/00000000.pfm ...
 """,
     notes=(
-        "Pairs within a project, by depth, in a unit of each project's own. The seven projects of the official\n"
-        "validation_list.txt are to validate with. Masked images and pair.txt are not used."
+        "Pairs are within a project, chosen by depth, in an arbitrary unit per project. The seven projects of the\n"
+        "official validation_list.txt are the validation split. Masked images and pair.txt are not used."
     ),
     reader=BlendedMvs(),
 )

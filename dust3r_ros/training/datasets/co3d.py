@@ -23,7 +23,7 @@ class Co3d(Layout):
     def frames(self, root: Path, part: Part, most: int) -> Iterable[FrameRow]:
         split, name = part.name.split("/", 1)
         splits = co3d.splits(part.folder)
-        # Files are named from the folder of categories, which is root or, of a single category, the one above.
+        # File names are relative to the folder of categories: root, or its parent for a single category.
         above = "" if (root / name).exists() else "../"
         found = [frame for frame in co3d.frames(part.folder) if frame.depth and _wanted(splits, frame.sequence, split)]
         for frame in sorted(found, key=lambda frame: (frame.sequence, frame.stamp_ns)):
@@ -43,7 +43,7 @@ def _part(split: str, category: Path) -> Part:
 
 
 def _wanted(splits: dict[str, str], sequence: str, split: str) -> bool:
-    """Without a list all is to train with."""
+    """Without a list every sequence is for training."""
     return splits.get(sequence, "train") == split
 
 
@@ -55,8 +55,8 @@ TRAINING_SET = TrainingSet(
     licence=co3d.LICENCE,
     layout=co3d.LAYOUT,
     notes=(
-        "Pairs within a sequence, by depth. Sequences with test frames (set_lists_fewview_dev.json) are left out.\n"
-        "Poses and depth are in a unit of each sequence's own."
+        "Pairs are within a sequence, chosen by depth. Sequences with test frames (set_lists_fewview_dev.json) are\n"
+        "left out. Poses and depth are in an arbitrary unit per sequence."
     ),
     reader=Co3d(),
 )

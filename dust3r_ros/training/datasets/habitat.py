@@ -1,4 +1,4 @@
-"""Renders of habitat-sim (Savva et al., ICCV 2019), in a layout of this project's: there is no official one."""
+"""Renders of habitat-sim (Savva et al., ICCV 2019), in this project's own layout: there is no official one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dust3r_ros.training.datasets.pairs import TrainingSet
 from dust3r_ros.types import Array
 
 _FRAMES = "frames.json"
-# Its sensors are OpenGL's: x right, y up, looking along -z.
+# Its sensors follow OpenGL: x right, y up, looking along -z.
 _SENSOR_T_OPTICAL = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
@@ -89,11 +89,11 @@ PATH/train/00006-HkseAnWCgqk/   (or PATH/00006-HkseAnWCgqk/; PATH/val/... to val
   depth/000000.png ...   (16 bit, millimetres; or .npy, .pfm, .exr in metres)
 """,
     notes=(
-        'frames.json: {"width": 640, "height": 480, "hfov": 90, "frames": [{"color": "color/000000.jpg",\n'
-        '"depth": "depth/000000.png", "position": [x, y, z], "rotation": [w, x, y, z]}, ...]}. Position and rotation\n'
-        "are those of the colour sensor (agent.get_state().sensor_states), depth is habitat-sim's own, along the\n"
-        "optical axis. Colour and depth sensors must be in one place, with one hfov and resolution. Pairs within a\n"
-        "scene, by depth."
+        'frames.json: {"width": 640, "height": 480, "hfov": 90, "frames": [{"color": "color/000000.jpg", "depth":\n'
+        '"depth/000000.png", "position": [x, y, z], "rotation": [w, x, y, z]}, ...]}. Position and rotation are those\n'
+        "of the colour sensor (agent.get_state().sensor_states), depth is habitat-sim's own, along the optical axis.\n"
+        "Colour and depth sensors must have the same position, hfov and resolution. Pairs are within a scene, chosen\n"
+        "by depth."
     ),
     reader=Habitat(),
 )

@@ -1,8 +1,8 @@
-"""What a training set's reader does, and the frames it finds as rows of one array that workers share.
+"""The interface of a training set's reader, and the frames it finds as rows of one array shared by workers.
 
-A part is what a set lists at once: a category, a scan, a recording. Its rows lie group after group; pairs are made
-within a group, whose frames share one world. The file is written under a temporary name and renamed. Its own name
-tells what was listed, so that a changed tree is listed anew.
+A part is the unit of listing: a category, a scan, a recording. Its rows are sorted by group; pairs are made within a
+group, whose frames share one world. The file is written under a temporary name and renamed. Its name contains a
+digest of what was listed, so that a changed tree is listed again.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ SPLITS = ("train", "val")
 class Layout(ABC):
     """A set's layout on disk. Everything raises ``InputError`` that names the file.
 
-    ``most_frames`` are used of a group, evenly spread: what bounds the cost of its overlaps. ``overlap`` (least, most):
-    pairs share that much, see ``overlap.py``. ``per_unit``: what 16 bit depth holds for one unit of the poses.
+    ``most_frames`` are used of a group, evenly spread, which bounds the cost of overlaps. ``overlap`` (least, most) of
+    pairs, see ``pairs.py``. ``per_unit``: value of 16 bit depth for one unit of the poses.
     """
 
-    version = 1  # of what the reader makes of the files; another one lists and measures anew
+    version = 1  # version of the reader's output; a new one lists and measures again
     most_frames = 64
     # Cross-view completion takes pairs that share half or more (Weinzaepfel et al., NeurIPS 2022); two-view
-    # reconstruction has to live with less. What shares nearly all is the same picture twice.
+    # reconstruction has to cope with less. Views that share nearly everything are the same picture twice.
     overlap = (0.15, 0.95)
     per_unit = 1000.0
 
     @abstractmethod
     def parts(self, root: Path, split: str) -> list[Part]:
-        """The parts below ``root`` that belong to ``split`` ("train" or "val"), by name; [] where there is none."""
+        """The parts below ``root`` that belong to ``split`` ("train" or "val"), by name; [] if there are none."""
 
     @abstractmethod
     def frames(self, root: Path, part: Part, most: int) -> Iterable[FrameRow]:
-        """The frames of a part, those of a group in order of time where they have one.
+        """The frames of a part, those of a group in order of time if they have times.
 
-        Of a group ``most``, evenly spread, are kept: what it would take to read the others may be left undone.
+        Of a group, ``most`` frames, evenly spread, are kept; reading the others may be skipped.
         """
 
     def image(self, root: Path, frame: FrameRow) -> Image:
@@ -55,7 +55,7 @@ class Layout(ABC):
         return reading.image_reader(root / frame.image)()
 
     def depth(self, root: Path, frame: FrameRow) -> Array32:
-        """(H, W) float32, z in the unit of the poses, 0 = none, in the pixels that ``frame.K`` holds for."""
+        """(H, W) float32, z in the unit of the poses, 0 = none, in the pixels of ``frame.K``."""
         return reading.read(reading.existing(root / frame.depth, "depth file"), self.per_unit)
 
     def view(self, root: Path, frame: FrameRow) -> tuple[Image, Array32]:
@@ -63,13 +63,13 @@ class Layout(ABC):
         return self.image(root, frame), self.depth(root, frame)
 
     def shared(self, root: Path, part: Part, frames: Sequence[FrameRow]) -> Array32 | None:
-        """(N, N) overlaps of the frames by what the set itself knows of them; None: by their depth."""
+        """(N, N) overlaps of the frames from the set's own data; None: from their depth."""
         return None
 
 
 def inner(path: Path, names: Sequence[str], root: Path) -> list[Part]:
-    """The folders in ``path`` that hold the first of ``names``, as parts named from ``root``; all the names must be
-    there when a part is listed.
+    """The folders in ``path`` that hold the first of ``names``, as parts named relative to ``root``; listing a part
+    needs all the names.
     """
     if not path.is_dir():
         return []
@@ -78,17 +78,17 @@ def inner(path: Path, names: Sequence[str], root: Path) -> list[Part]:
 
 
 _T = TypeVar("_T")
-_VERSION = 1  # of the rows; another one lists everything anew
+_VERSION = 1  # version of the rows; a new one lists everything again
 _TEXTS = ("group", "image", "depth", "mask")
 
 
 @dataclass(frozen=True, eq=False)
 class FrameRow:
-    """One posed image with depth. Files are named from the set's folder; "" where there is none.
+    """One posed image with depth. File names are relative to the set's folder; "" for none.
 
-    ``K`` (3, 3) and ``w_T_c`` (4, 4) hold for the image as the set's reader gives it, pixel centres at integers;
-    ``size`` (width, height) is that image's, (0, 0) where no file tells it. ``extra``: numbers that only this reader
-    knows, as many for all rows of a part.
+    ``K`` (3, 3) and ``w_T_c`` (4, 4) are for the image as given by the set's reader, pixel centres at integers;
+    ``size`` (width, height) is that image's, (0, 0) if no file gives it. ``extra``: numbers for this reader only,
+    equally many in all rows of a part.
     """
 
     group: str
@@ -103,20 +103,20 @@ class FrameRow:
 
 @dataclass(frozen=True)
 class Part:
-    """What is listed at once: its ``name`` within the set, its folder, the files and folders that it is listed from."""
+    """The unit of listing: its ``name`` within the set, its folder, the files and folders it is listed from."""
 
     name: str
     folder: Path
     marks: tuple[Path, ...]
 
     def digest(self, *about: object) -> str:
-        """Of what the listing depends on: ``about``, and names, sizes and times of the marks."""
+        """Digest of the listing's inputs: ``about``, and names, sizes and times of the marks."""
         seen = []
         for mark in self.marks:
             try:
                 stat = mark.stat()
             except OSError as error:
-                raise InputError(f"'{mark}' must be there to list '{self.name}': {error.strerror or error}") from error
+                raise InputError(f"'{mark}' is needed to list '{self.name}': {error.strerror or error}") from error
             seen.append([str(mark.resolve()), stat.st_size if mark.is_file() else 0, stat.st_mtime_ns])
         text = json.dumps([_VERSION, self.name, list(map(str, about)), seen])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -144,16 +144,16 @@ class Listing:
 
 
 def listed(path: Path, make: Callable[[], Iterable[FrameRow]], most: int) -> Listing:
-    """The listing of the file at ``path``, made and written if it is not there or broken.
+    """The listing in the file at ``path``, made and written if it is missing or broken.
 
-    ``most`` frames are kept of a group, evenly spread. Raises ``InputError`` as ``make`` does, ``OutputError`` where
+    Of a group, ``most`` frames are kept, evenly spread. Raises ``InputError`` as ``make`` does, ``OutputError`` where
     the file cannot be written.
     """
     found = _read(path)
     if found is None:
         make_folder(path.parent)
         rows, starts = _packed(list(make()), most)
-        # The starts are written last: where they are, the rows are whole.
+        # The starts are written last: if they exist, the rows are complete.
         save(path, rows)
         save(_starts(path), starts)
         found = _read(path)
@@ -169,8 +169,8 @@ def save(path: Path, array: np.ndarray) -> None:
 
 
 def load(path: Path) -> np.ndarray | None:
-    """A mapped array; None where there is no such file, or it is broken."""
-    for mode in ("r", None):  # what is empty cannot be mapped
+    """A memory-mapped array; None if the file is missing or broken."""
+    for mode in ("r", None):  # an empty file cannot be mapped
         try:
             return np.load(path, mmap_mode=mode, allow_pickle=False)
         except (OSError, ValueError, EOFError):
@@ -190,7 +190,7 @@ def _read(path: Path) -> Listing | None:
 
 
 def _packed(frames: Sequence[FrameRow], most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of the frames that are kept, group after group by name, and where the groups begin."""
+    """The rows of the kept frames, sorted by group, and where the groups begin."""
     groups: dict[str, list[FrameRow]] = {}
     for frame in frames:
         groups.setdefault(frame.group, []).append(frame)
@@ -200,7 +200,7 @@ def _packed(frames: Sequence[FrameRow], most: int) -> tuple[np.ndarray, np.ndarr
 
 
 def _array_of(frames: Sequence[FrameRow]) -> np.ndarray:
-    """One row per frame, its texts as wide as the longest."""
+    """One row per frame, text fields as wide as the longest text."""
     widths = {name: max((len(getattr(f, name).encode()) for f in frames), default=0) or 1 for name in _TEXTS}
     extra = len(frames[0].extra) if frames else 0
     kinds = [(name, f"S{widths[name]}") for name in _TEXTS]
@@ -217,7 +217,7 @@ def _array_of(frames: Sequence[FrameRow]) -> np.ndarray:
 
 
 def spread(items: Sequence[_T], most: int) -> list[_T]:
-    """At most ``most`` of them, evenly spread, first and last among them."""
+    """At most ``most`` of the items, evenly spread, including first and last."""
     if len(items) <= most:
         return list(items)
     return [items[at] for at in np.unique(np.rint(np.linspace(0, len(items) - 1, most)).astype(np.int64))]

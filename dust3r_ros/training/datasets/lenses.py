@@ -23,7 +23,7 @@ def packed(calibration: Calibration) -> tuple[float, ...]:
 
 
 def unpacked(extra: tuple[float, ...]) -> Calibration:
-    """What ``packed`` was given, zeros behind the last coefficient aside."""
+    """Inverse of ``packed``, up to zeros after the last coefficient."""
     model = _MODELS[int(extra[6])]
     count = {"plumb_bob": 5, "equidistant": 4, "rational_polynomial": 8}[model]
     fx, fy, cx, cy = extra[2:6]
@@ -32,12 +32,12 @@ def unpacked(extra: tuple[float, ...]) -> Calibration:
 
 @lru_cache(maxsize=8)
 def ideal(calibration: Calibration) -> Undistortion:
-    """The way from images of this camera to those of a pinhole of the same size."""
+    """The mapping from images of this camera to those of a pinhole of the same size."""
     return Undistortion.of(calibration, calibration.width, calibration.height)
 
 
 def pinhole(calibration: Calibration, path: Path) -> Array:
-    """K (3, 3) of the ideal images. Raises ``InputError``, naming ``path``, for a lens that cannot be."""
+    """K (3, 3) of the ideal images. Raises ``InputError``, naming ``path``, for an impossible lens."""
     try:
         c = ideal(calibration).ideal if not _plain(calibration) else calibration
     except ConfigError as error:
@@ -54,16 +54,16 @@ def straight_image(calibration: Calibration, raw: Image, path: Path) -> Image:
 
 
 def straight_depth(calibration: Calibration, raw: Array32, path: Path) -> Array32:
-    """The depth (H, W) of the ideal image, of raw depth (h, w) of the same camera, smaller perhaps.
+    """The depth (H, W) of the ideal image from raw depth (h, w) of the same camera, possibly smaller.
 
-    Raises ``InputError``, naming ``path``, for depth of another shape.
+    Raises ``InputError``, naming ``path``, for another aspect ratio.
     """
     height, width = raw.shape
     size = calibration.width, calibration.height
     if abs(height * size[0] - width * size[1]) > max(size):
         raise InputError(f"depth '{path}' is {width}x{height}; its camera is {size[0]}x{size[1]}, of another shape")
     if (width, height) != size:
-        # Nearest: no depth is made up between a thing and what is behind it.
+        # Nearest: no depth is invented between an object and its background.
         raw = np.asarray(cv2.resize(raw, size, interpolation=cv2.INTER_NEAREST_EXACT), np.float32)
     if _plain(calibration):
         return raw
@@ -72,5 +72,5 @@ def straight_depth(calibration: Calibration, raw: Array32, path: Path) -> Array3
 
 
 def _plain(calibration: Calibration) -> bool:
-    """Whether it is a pinhole already; its principal point may lie anywhere."""
+    """Whether the camera is already a pinhole; its principal point may lie anywhere."""
     return calibration.model != "equidistant" and not any(calibration.coefficients)

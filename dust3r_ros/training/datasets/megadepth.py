@@ -25,7 +25,7 @@ _SAME_SHAPE_PX = 2.0
 class MegaDepth(Layout):
     """A part is a scene's largest model, which is one group. Overlap is given by the 3D points that images share.
 
-    Features are found again far less often than surfaces are seen, so the range of overlaps lies lower.
+    Features are matched far less often than surfaces are seen, so the range of overlaps is lower.
     """
 
     most_frames = 512
@@ -68,7 +68,7 @@ class MegaDepth(Layout):
 
     @staticmethod
     def _measured(path: Path) -> bool:
-        """Whether a depth map holds depth: many hold the order of things instead, in numbers below 0."""
+        """Whether a depth map holds depth: many hold ordinal depth instead, in numbers below 0."""
         try:
             return bool((reading.read(path) > 0).mean() >= _LEAST_DEPTH)
         except InputError as error:
@@ -89,7 +89,7 @@ def _scenes(root: Path) -> Path:
 
 
 def _scaled(path: Path, image: Path, camera: Calibration, size: tuple[int, int]) -> Array:
-    """K in the pixels of an image that was made smaller after its lens was taken out."""
+    """K in the pixels of an image that was downscaled after undistortion."""
     if any(camera.coefficients) or camera.model == "equidistant":
         raise InputError(
             f"'{path}' holds a camera with a lens; it must be the model that COLMAP's image_undistorter writes"
@@ -121,9 +121,9 @@ PATH/MegaDepth_v1/phoenix/S6/zl548/MegaDepth_v1/0000/dense0/imgs/5008984_74a994c
 PATH/Undistorted_SfM/0000/sparse/cameras.bin  images.bin   (or .txt)
 """,
     notes=(
-        "Read with h5py (pip install h5py). Pairs within a scene, by the 3D points that both images share, in a unit\n"
-        "of each scene's own. Depth maps that hold the order of things only (below 0) are left out. Scenes that\n"
-        "benchmarks test on are yours to leave out of the folder. There is nothing to validate with."
+        "Needs h5py (pip install h5py). Pairs are within a scene, chosen by shared 3D points, in an arbitrary unit\n"
+        "per scene. Depth maps with ordinal depth only (below 0) are left out. Leave scenes that benchmarks test on\n"
+        "out of the folder. There is no validation split."
     ),
     reader=MegaDepth(),
 )

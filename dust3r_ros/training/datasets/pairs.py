@@ -1,9 +1,8 @@
-"""Pairs of a training set on disk: a frame by its index, its partner by how much both share.
+"""Pairs of a training set on disk: a frame by its index, its partner by their overlap.
 
-Depth says it exactly: a point of the one is seen by the other where it falls into its image and is no further away
-than what that image shows there. Views are looked at coarsely, some hundred points each, so that all pairs of a scene
-cost less than reading its depth. Where a set has a structure-from-motion model, the 3D points that both images
-registered say it without any depth.
+Overlap follows from depth: a point of one view is seen by the other if it projects into its image and is not behind the
+surface there. Views are sampled coarsely, some hundred points each, so that all pairs of a scene cost less than reading
+its depth. Where a set has a structure-from-motion model, the 3D points registered in both images give it without depth.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ from dust3r_ros.training.views import TrainingView, ViewPair
 from dust3r_ros.types import Array, Array32
 
 _CELLS = 32  # of a view's longer side
-_LEAST_CELLS = 0.05  # of a view's cells must hold depth; fewer say nothing of the view
-_SLACK = 0.05  # relative depth: errors of depth and pose, and a surface that falls away within a cell
+_LEAST_CELLS = 0.05  # share of a view's cells that must hold depth
+_SLACK = 0.05  # relative depth: tolerates errors of depth and pose, and a surface that recedes within a cell
 
 
 @dataclass(frozen=True, eq=False)
 class Glance:
-    """A view looked at coarsely: a point of each cell that has depth, (N, 3) in the world, and what depths (rows,
-    columns) the cell holds; ``near`` is infinite where it holds none. ``cell`` (pixels) is a cell's side.
+    """A view sampled coarsely: a point of each cell with depth, (N, 3) in the world, and the range of depths (rows,
+    columns) in each cell; ``near`` is infinite in empty cells. ``cell`` (pixels) is a cell's side.
     """
 
     points: Array
@@ -51,7 +50,7 @@ class Glance:
 
 
 def glance(depth: Array32, K: Array, w_T_c: Array) -> Glance:
-    """Of a view with ``depth`` (H, W), 0 = none, K (3, 3) in its pixels, ``w_T_c`` (4, 4)."""
+    """Sample a view with ``depth`` (H, W), 0 = none, K (3, 3) in its pixels, ``w_T_c`` (4, 4)."""
     height, width = depth.shape
     cell = max(-(-max(height, width) // _CELLS), 1)
     rows, columns = -(-height // cell), -(-width // cell)
@@ -60,7 +59,7 @@ def glance(depth: Array32, K: Array, w_T_c: Array) -> Glance:
     cells = padded.reshape(rows, cell, columns, cell).transpose(0, 2, 1, 3).reshape(rows, columns, cell * cell)
     known = cells > 0
     near = np.where(known, cells, np.float32(np.inf)).min(axis=2)
-    # The point next to the middle stands for the cell.
+    # The point closest to the middle represents the cell.
     inner = np.arange(cell) - (cell - 1) / 2
     off = (inner[:, None] ** 2 + inner[None, :] ** 2).ravel()
     chosen = np.where(known, off.astype(np.float32), np.float32(np.inf)).argmin(axis=2)
@@ -75,7 +74,7 @@ def glance(depth: Array32, K: Array, w_T_c: Array) -> Glance:
 
 
 def overlaps(glances: Sequence[Glance]) -> Array32:
-    """(N, N) of N views, symmetric, 0 to 1."""
+    """(N, N) overlaps of N views, symmetric, 0 to 1."""
     counts = np.array([len(view.points) for view in glances], np.int64)
     points = np.concatenate([view.points for view in glances]) if len(glances) else np.zeros((0, 3))
     owner = np.repeat(np.arange(len(glances)), counts)
@@ -88,7 +87,7 @@ def overlaps(glances: Sequence[Glance]) -> Array32:
 
 
 def _seen(view: Glance, points: Array) -> NDArray[np.bool_]:
-    """(N,) which of the points the view shows."""
+    """(N,) which of the points the view sees."""
     camera = transform(invert(view.w_T_c), points)
     front = camera[:, 2] > 0
     projected = camera @ view.K.T
@@ -103,7 +102,7 @@ def _seen(view: Glance, points: Array) -> NDArray[np.bool_]:
 
 
 def shared_points(seen: Sequence[NDArray[np.uint64]]) -> Array32:
-    """(N, N) of N images, by the numbers of the 3D points that each registered; 1 on the diagonal."""
+    """(N, N) overlaps of N images, from the ids of their registered 3D points; 1 on the diagonal."""
     counts = np.array([len(np.unique(points)) for points in seen])
     if not counts.sum():
         return np.zeros((len(seen), len(seen)), np.float32)
@@ -116,7 +115,7 @@ def shared_points(seen: Sequence[NDArray[np.uint64]]) -> Array32:
 
 @dataclass(frozen=True)
 class TrainingSet(Description):
-    """A published set to train on; ``reader`` knows its files."""
+    """A published training set; ``reader`` reads its files."""
 
     reader: Layout
 
@@ -124,10 +123,10 @@ class TrainingSet(Description):
         self, path: str | Path, cache: str | Path, *, split: str = "train", overlap: tuple[float, float] | None = None,
         most_frames: int | None = None,
     ) -> PairFolder:  # fmt: skip
-        """The pairs of a split below ``path``; what is found out about them is kept below ``cache``.
+        """The pairs of a split below ``path``; listings and overlaps are stored below ``cache``.
 
         ``overlap``: least and most that two views share; ``most_frames`` are used of a recording; None: the reader's
-        own. Raises ``InputError`` for a folder that holds nothing of the set, or a range that is none.
+        defaults. Raises ``InputError`` for a folder without data of the set, or an invalid range.
         """
         root = Path(path)
         if split not in SPLITS:
@@ -137,24 +136,24 @@ class TrainingSet(Description):
             raise InputError(f"overlap of {self.name} is {low} to {high}; it must rise, between 0 and 1")
         most = self.reader.most_frames if most_frames is None else most_frames
         if not 2 <= most <= 65535:
-            raise InputError(f"{most} frames of a recording of {self.name} are asked for; it must be 2 to 65535")
+            raise InputError(f"{most} frames of a recording of {self.name}; it must be 2 to 65535")
         if not root.is_dir():
-            raise InputError(f"'{root}' is not a folder; {self.name} must lie there ('dust3r-train where {self.name}')")
+            raise InputError(f"'{root}' is not a folder; it must hold {self.name} ('dust3r-train where {self.name}')")
         return PairFolder(self.name, self.reader, root, split, Path(cache), (low, high), most)
 
 
 _log = logging.getLogger(__name__)
 _PAIR = np.dtype([("first", "<u2"), ("second", "<u2"), ("overlap", "<f2")])
-_LEAST_KEPT = 0.02  # pairs that share less are not written down
+_LEAST_KEPT = 0.02  # pairs that share less are not stored
 _REMEMBERED = 256  # groups
 
 
 class PairFolder:
-    """A pair source: every listed frame is the first view of one pair; its partner is drawn anew each time.
+    """A pair source: every listed frame is the first view of one pair; its partner is drawn each time.
 
-    Nothing but names is read before the first pair; then what each part holds is listed once, and which frames of a
-    group overlap once the first pair of the group is asked for, both kept in the folder ``cache``. That folder may
-    serve several sets, processes and machines. ``overlap``: least and most that two frames of a pair share.
+    Only names are read before the first pair. Then each part is listed once, and a group's overlaps are measured when
+    its first pair is asked for; both are stored in the folder ``cache``, which may serve several sets, processes and
+    machines. ``overlap``: least and most that two frames of a pair share.
     """
 
     def __init__(
@@ -167,7 +166,7 @@ class PairFolder:
         if not self._parts:
             raise InputError(
                 f"'{root}' holds nothing of {name} to {'train' if split == 'train' else 'validate'} with; "
-                f"'dust3r-train where {name}' says how it must lie"
+                f"'dust3r-train where {name}' prints the expected directory layout"
             )
         self._overlap, self._most = overlap, most_frames
         self._listings: list[Listing] = []
@@ -177,7 +176,7 @@ class PairFolder:
         self._unwritten = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what is mapped or remembered, so that a worker process gets names only."""
+        """State without mapped or cached data, so that a worker process gets names only."""
         return {**self.__dict__, "_listings": [], "_pairs": OrderedDict()}
 
     def __len__(self) -> int:
@@ -185,13 +184,13 @@ class PairFolder:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def pair(self, index: int, rng: np.random.Generator) -> ViewPair:
-        """Frame ``index`` of the set and one that shares with it what ``rng`` draws, even in the range of overlaps.
+        """Frame ``index`` of the set and a partner with an overlap drawn uniformly from the range.
 
-        A frame without a partner is replaced by one of its group that has one. Raises ``InputError`` naming the file
-        that cannot be read, or the group no two frames of which overlap; ``IndexError`` beyond the end.
+        A frame without a partner is replaced by one of its group that has one. Raises ``InputError`` naming an
+        unreadable file, or a group without overlapping frames; ``IndexError`` beyond the end.
         """
         if not 0 <= index < len(self):
-            raise IndexError(f"pair {index} of {self.name} is asked for; it has {len(self)}")
+            raise IndexError(f"pair {index} of {self.name} does not exist; it has {len(self)}")
         at = int(np.searchsorted(self._ends, index, side="right"))
         found = self._listings[at]
         row = index - int(self._ends[at] - len(found.rows))
@@ -209,13 +208,14 @@ class PairFolder:
         return self._pair(*(layout.frame_of(found.rows[start + place]) for place in (first, second)))
 
     def held_out(self) -> PairFolder | None:
-        """The pairs that the set's makers keep to validate with; None where they keep none, or none are there."""
+        """The set's official validation pairs; None if it has none, or they are not on disk."""
         if self._split == "val" or not self._layout.parts(self._root, "val"):
             return None
         return PairFolder(self.name, self._layout, self._root, "val", self._cache, self._overlap, self._most)
 
     def prepare(self, progress: Callable[[int, int], Any] | None = None) -> int:
-        """List everything and measure all overlaps now; ``progress`` gets (groups done, groups). Number of pairs.
+        """List everything and measure all overlaps now; ``progress`` gets (groups done, groups). Returns the number of
+        pairs.
 
         Raises ``InputError`` for a part that cannot be listed; a group that cannot be read is left for later.
         """
@@ -246,7 +246,7 @@ class PairFolder:
             raise InputError(f"'{self._root}' holds no frame of {self.name} with image, pose and depth")
 
     def _pairs_of(self, at: int, group: int) -> np.ndarray:
-        """The pairs of a group that share what is asked for."""
+        """The pairs of a group within the range of overlaps."""
         if (at, group) in self._pairs:
             self._pairs.move_to_end((at, group))
             return self._pairs[at, group]
@@ -263,7 +263,7 @@ class PairFolder:
         return kept
 
     def _measured(self, at: int, group: int) -> np.ndarray:
-        """All pairs of a group; of one that could not be read the reason is given again, without reading it again."""
+        """All pairs of a group; for an unreadable group the stored error is raised again."""
         if (at, group) in self._refused:
             raise self._refused[at, group]
         try:
@@ -273,7 +273,7 @@ class PairFolder:
             raise
 
     def _keep(self, path: Path, pairs: np.ndarray) -> None:
-        """Write the pairs of a group down; where that fails, training goes on and the next run measures again."""
+        """Store the pairs of a group; if that fails, training continues and the next run measures again."""
         try:
             make_folder(path.parent)
             layout.save(path, pairs)
@@ -294,7 +294,7 @@ class PairFolder:
                 failed.append(error)
                 depth = np.zeros((1, 1), np.float32)
             glances.append(glance(depth, frame.K, frame.w_T_c))
-        # One file that is broken costs its pairs; most of them: the tree is.
+        # One broken file loses its pairs; if most are broken, the tree is.
         if len(failed) * 2 > len(frames):
             raise failed[0]
         for failure in failed:
@@ -312,7 +312,7 @@ class PairFolder:
         height, width = image.shape[:2]
         if frame.size not in ((0, 0), (width, height)):
             size = f"{frame.size[0]}x{frame.size[1]}"
-            raise InputError(f"image '{self._root / frame.image}' is {width}x{height}; its camera is of {size}")
+            raise InputError(f"image '{self._root / frame.image}' is {width}x{height}; its camera is {size}")
         if not depth.any():
             raise InputError(f"{self.name} image '{self._root / frame.image}' has no depth at any pixel")
         return TrainingView(image, depth, frame.K, frame.w_T_c)
@@ -326,7 +326,7 @@ def _packed(shared: Array32) -> np.ndarray:
 
 
 def _drawn(pairs: np.ndarray, place: int, overlap: tuple[float, float], rng: np.random.Generator) -> tuple[int, int]:
-    """A pair with the frame at ``place``, or with one of those that have a partner."""
+    """A pair with the frame at ``place``, or else with one that has a partner."""
     target = rng.uniform(*overlap)
     if not ((pairs["first"] == place) | (pairs["second"] == place)).any():
         place = int(rng.choice(np.unique([pairs["first"], pairs["second"]])))

@@ -31,10 +31,10 @@ class ScannetPp(Layout):
         inside = part.folder.relative_to(root).as_posix()
         there, deep = ({file.name for file in folder.iterdir()} for folder in (pictures, depths))
         for image in colmap_model.images(images_file):
-            name = Path(image.name).name  # some models name a folder of their own before the file
+            name = Path(image.name).name  # some models put a folder of their own before the file name
             depth = f"{Path(name).stem}.png"
             if name not in there or depth not in deep:
-                continue  # the toolkit extracts a part of the video, and renders some of the scenes
+                continue  # the toolkit extracts only part of the video, and renders only some scenes
             if image.camera not in cameras:
                 raise InputError(
                     f"'{images_file}' has image '{name}' of camera {image.camera}, not in '{cameras_file}'"
@@ -55,7 +55,7 @@ class ScannetPp(Layout):
 
 
 def _scenes(root: Path, split: str) -> list[Path]:
-    """Folders of the scenes of a split; without the official lists all scenes are to train with."""
+    """Folders of the scenes of a split; without the official lists all scenes are for training."""
     data = root / "data" if (root / "data").is_dir() else root
     listed = _listed(root, split)
     found = sorted(child for child in data.iterdir() if child.is_dir())
@@ -74,7 +74,7 @@ def _part(scene: Path, device: str) -> Part | None:
 
 
 def _listed(root: Path, split: str) -> set[str] | None:
-    """The scenes of the official split; None where the file is not there."""
+    """The scenes of the official split; None without its file."""
     path = root / f"splits/nvs_sem_{split}.txt"
     return {fields[0] for fields in reading.rows(path)} if path.is_file() else None
 
@@ -98,9 +98,10 @@ PATH/data/036bce3393/iphone/rgb/frame_000000.jpg ...
                             render_depth/frame_000000.png ...   (or depth/, the lidar's)
 """,
     notes=(
-        "Pairs within a device's images of a scene, by depth, in metres. Lenses (the DSLR's is a fisheye) are taken\n"
-        "out, so images are those of a centred pinhole. Either device may be missing. Without splits all is to train\n"
-        "with. Depth is 16 bit, millimetres, along the optical axis; the lidar's is smaller and is enlarged."
+        "Pairs are within a device's images of a scene, chosen by depth, in metres. Distortion is removed (the DSLR\n"
+        "has a fisheye), so images are those of a centred pinhole. Either device may be missing. Without split files\n"
+        "everything is used for training. Depth is 16 bit, millimetres, along the optical axis; the lidar's is\n"
+        "smaller and is enlarged."
     ),
     reader=ScannetPp(),
 )

@@ -22,12 +22,12 @@ _SUBSETS = ("A", "B", "C")
 class StaticThings3d(Layout):
     """A part is one of the subsets A, B, C; a group is one camera's images of a sequence.
 
-    Files lie as the archives unpack, kind above split above sequence, or as the official converter links them.
+    Files are laid out as in the archives (kind/split/sequence), or as linked by the official converter.
     """
 
     def parts(self, root: Path, split: str) -> list[Part]:
         if split != "train":
-            return []  # there is nothing but TRAIN
+            return []  # only TRAIN exists
         unpacked = [(subset, root / "poses/TRAIN" / subset) for subset in _SUBSETS]
         converted = [(subset, root / "TRAIN" / subset) for subset in _SUBSETS]
         found = [(subset, folder) for subset, folder in (*unpacked, *converted) if folder.is_dir()]
@@ -48,10 +48,10 @@ def _sequence(root: Path, subset: str, sequence: str, camera: str) -> Iterable[F
 
     passes = [kind for kind in _PASSES if (root / at(kind)).is_dir()]
     for pose in sorted((root / at("poses")).glob("*.float3")):
-        # The unpacked intrinsics are of both cameras.
+        # The unpacked intrinsics are for both cameras.
         lens = f"intrinsics/{place}/{pose.name}" if unpacked else f"{at('intrinsics')}/{pose.name}"
         if not passes:
-            raise InputError(f"'{root / at(_PASSES[0])}' is missing; images of '{pose}' must lie there")
+            raise InputError(f"'{root / at(_PASSES[0])}' is missing; it must hold the images of '{pose}'")
         number = reading.whole(pose, pose.stem)
         image, depth = f"{at(passes[number % len(passes)])}/{pose.stem}.png", f"{at('depths')}/{pose.name}"
         reading.existing(root / image, "image")
@@ -87,8 +87,8 @@ PATH/TRAIN/A/0000/frames_cleanpass/left/0006.png ...
 PATH/TRAIN/A/0000/depths/left/0006.float3 ...   poses/left/...   intrinsics/left/...
 """,
     notes=(
-        "Pairs within one camera's images of a sequence, by depth. Poses map the reference into the camera. Of both\n"
-        "passes, frames take turns. There is nothing to validate with."
+        "Pairs are within one camera's images of a sequence, chosen by depth. Poses map the reference into the\n"
+        "camera. If both passes are there, frames alternate between them. There is no validation split."
     ),
     reader=StaticThings3d(),
 )

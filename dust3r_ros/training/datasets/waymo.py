@@ -2,7 +2,7 @@
 
 Conventions: dataset.proto of the Waymo Open Dataset. A range image's rows are beams, the highest first; its columns
 turn from +180 to -180 degrees about the vehicle's z axis. Inclinations are listed from the lowest up. The top lidar
-turns while the car drives, so its points have each a vehicle pose (roll, pitch, yaw, x, y, z) of their own.
+turns while the car drives, so each of its points has its own vehicle pose (roll, pitch, yaw, x, y, z).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MOST_BYTES = 1 << 28  # of a range image that is unpacked
 
 
 def matrix(message: Message, field: int = 1) -> Array:
-    """(4, 4) of a Transform. Raises ``ValueError`` where it is none."""
+    """(4, 4) of a Transform. Raises ``ValueError`` for anything else."""
     values = message.doubles(field)
     if values.size != 16 or not np.isfinite(values).all():
         raise ValueError(f"a transform of {values.size} numbers; it must have 16")
@@ -43,8 +43,8 @@ def matrix(message: Message, field: int = 1) -> Array:
 def seen_points(frame: Message, camera: int) -> tuple[Array, Array]:
     """Points (N, 3) in the world that the lidars measured and camera number ``camera`` sees, at pixels (N, 2).
 
-    Pixels are of the image as stored, lens and rolling shutter included, as the set itself projects them. First
-    returns only. Raises ``ValueError`` for a frame that is not as dataset.proto has it.
+    Pixels are those of the stored image, lens and rolling shutter included, from the set's own projections. First
+    returns only. Raises ``ValueError`` for a frame that does not follow dataset.proto.
     """
     calibrations = {one.number(1): one for one in frame.message(1).messages(3)}
     w_T_v = matrix(frame.message(3))
@@ -58,7 +58,7 @@ def seen_points(frame: Message, camera: int) -> tuple[Array, Array]:
             raise ValueError(f"lidar {name} without a calibration")
         ranges, projections = _ranges(image)
         pose = _floats(image, 4) if name == _TOP and len(image.data(4)) else None
-        for first in (0, 3):  # a point is projected into two cameras at most
+        for first in (0, 3):  # a point is projected into at most two cameras
             row, column = np.nonzero((ranges > 0) & (projections[..., first] == camera))
             inside = _vehicle_points(calibrations[name], ranges, row, column)
             points.append(transform(w_T_v, inside) if pose is None else _moved(inside, pose[row, column]))
@@ -85,7 +85,7 @@ def _vehicle_points(calibration: Message, ranges: Array, row: NDArray[Any], colu
     if inclinations.size != height:
         raise ValueError(f"{inclinations.size} inclinations for a range image of {height} rows")
     v_T_l = matrix(calibration.message(5))
-    # Columns are counted in the vehicle's directions, points are made in the lidar's own.
+    # Columns count directions of the vehicle, points are computed in the lidar's frame.
     own = np.arctan2(v_T_l[1, 0], v_T_l[0, 0])
     azimuth = (2 * (width - column - 0.5) / width - 1) * np.pi - own
     inclination = inclinations[::-1][row]
@@ -95,7 +95,7 @@ def _vehicle_points(calibration: Message, ranges: Array, row: NDArray[Any], colu
 
 
 def _moved(points: Array, poses: Array) -> Array:
-    """Points (N, 3) of vehicles in the world, by (N, 6) roll, pitch, yaw, x, y, z: R = Rz Ry Rx."""
+    """Points (N, 3) from vehicle to world, by poses (N, 6) roll, pitch, yaw, x, y, z: R = Rz Ry Rx."""
     (sr, sp, sy), (cr, cp, cy) = np.sin(poses[:, :3]).T, np.cos(poses[:, :3]).T
     x, y, z = points.T
     y, z = cr * y - sr * z, sr * y + cr * z
@@ -128,12 +128,12 @@ def _unpacked(image: Message, field: int) -> bytes:
         raise ValueError(f"a range image that cannot be unpacked: {error}") from error
 
 
-_LONG_SIDE = 768  # pixels of the images given: in larger ones the lidar's points lie too thin to be cut to size
-_NEAREST_M = 0.5  # what is closer is the car itself
+_LONG_SIDE = 768  # pixels of the images given: in larger ones the lidar's points are too sparse for crops
+_NEAREST_M = 0.5  # closer points are the car itself
 
 
 class Waymo(Layout):
-    """A part is a segment (one .tfrecord), which is one group of all its cameras. Rows remember the record's place."""
+    """A part is a segment (one .tfrecord), which is one group of all its cameras. Rows store the record's offset."""
 
     most_frames = 160
 
@@ -179,12 +179,12 @@ def _record(root: Path, frame: FrameRow) -> Iterator[Message]:
 
 @contextmanager
 def _blamed(path: Path, offset: int) -> Iterator[None]:
-    """What is wrong with a message, said of the file."""
+    """Turns an error in a message into one that names the file."""
     try:
         yield
     except (ValueError, IndexError, StopIteration) as error:
         raise InputError(
-            f"'{path}' holds at byte {offset} no frame of Waymo's perception data: {error or 'a part is missing'}"
+            f"'{path}' has no valid frame of Waymo's perception data at byte {offset}: {error or 'a part is missing'}"
         ) from error
 
 
@@ -205,7 +205,7 @@ def _rows(group: str, path: Path, offset: int, message: Message) -> Iterator[Fra
 
 
 def _calibration(message: Message) -> Calibration:
-    """In pixels with centres at integers: the set counts them from the edge."""
+    """Calibration with pixel centres at integers: the set counts from the edge."""
     numbers = message.doubles(2)
     width, height = message.number(4), message.number(5)
     if numbers.size != 9 or not np.isfinite(numbers).all() or min(numbers[0], numbers[1], width, height) <= 0:
@@ -239,9 +239,9 @@ def _smaller(K: Array, calibration: Calibration) -> Array:
 
 
 def _depth(message: Message, image: Message, frame: FrameRow) -> Array32:
-    """Depth (H, W) of the image given, where a lidar's point is seen; the nearest of a pixel counts.
+    """Depth (H, W) of the image given, where a lidar point is seen; a pixel takes its nearest.
 
-    The pixel is where the set has seen the point in the raw image; its ray is that pixel's, the lens taken out.
+    Pixels are the set's projections into the raw image, undistorted.
     """
     calibration = lenses.unpacked(frame.extra)
     points, pixels = seen_points(message, image.number(1))
@@ -263,9 +263,10 @@ PATH/validation/segment-...tfrecord ...
 (or PATH/segment-...tfrecord ..., all to train with)
 """,
     notes=(
-        "Read without TensorFlow; v2 (Parquet) is not read. Pairs within a segment, of any two of its cameras, by\n"
-        "depth, in metres. Depth is the lidars' first returns where the set sees them in the image, so it is sparse,\n"
-        "and images are given at 768 x 512. Lenses are taken out; the rolling shutter and what moves are as they are."
+        "Read without TensorFlow; v2 (Parquet) is not supported. Pairs are within a segment, between any two of its\n"
+        "cameras, chosen by depth, in metres. Depth is the lidars' first returns where the set projects them into the\n"
+        "image, so it is sparse; images are reduced to 768 x 512. Distortion is removed; rolling shutter and moving\n"
+        "objects are not."
     ),
     reader=Waymo(),
 )

@@ -1,1 +1,1 @@
-"""One command that turns half an hour of a GPU into weights, on a machine that has torch and little else."""
+"""One command that turns half an hour of a GPU into weights, on a machine with torch and little else."""

@@ -1,5 +1,5 @@
-"""The order of a day: stages one after the other, each reported, each on the disk when it ends; then training until the
-minutes are used, and what it gave packed to be carried home after every leg.
+"""The course of a day: stages one after another, each reported and stored when it ends; then training until the minutes
+are used, with the results packed for transfer after every leg.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from dust3r_ros.training.pieces import split
 from dust3r_ros.training.recipe import Recipe, read_recipe
 from dust3r_ros.training.session import Options, Outcome, train
 
-_CLOSING = 0.1  # of a leg, for evaluation, state and weights after training; measured after the first one
+_CLOSING = 0.1  # of a leg, for evaluation, state and weights after training; measured after the first leg
 _SAY = 15.0  # seconds between lines while it trains
-_LEAST = 20.0  # seconds that are worth beginning to train
-_USUAL = 25.0  # minutes; a shorter day measures and begins to train in a share of the time
+_LEAST = 20.0  # seconds below which training does not start
+_USUAL = 25.0  # minutes; a shorter day measures in a share of the time
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked for: ``minutes`` of all legs together, each of at most ``leg`` minutes. None: chosen."""
+    """The request: ``minutes`` of all legs together, each of at most ``leg`` minutes. None: chosen."""
 
     minutes: float
     out: Path
@@ -52,7 +52,7 @@ class Plan:
 
 
 def run(plan: Plan, stop: Callable[[], bool]) -> None:
-    """One leg. Raises ``Dust3rRosError`` for what no stage can do without: folder, recipe, weights to start from."""
+    """Run one leg. Raises ``Dust3rRosError`` for what all stages need: folder, recipe, initial weights."""
     _Leg(plan, stop).run()
 
 
@@ -66,7 +66,7 @@ class _Leg:
         self.record = self._read()
         self._before = float(self.record["seconds"])
 
-    # What is on the disk
+    # Files
 
     def _read(self) -> dict[str, Any]:
         begun = {
@@ -82,7 +82,7 @@ class _Leg:
             record = json.loads(self._record.read_text(encoding="utf-8"))
             wrong = next((name for name in ("config", "device") if record[name] != begun[name]), None)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"'{self._record}' is not what a day writes ({error}); give another folder") from error
+            raise InputError(f"'{self._record}' is not the record of a day ({error}); give another folder") from error
         if wrong and (wrong == "device" or self.plan.config):
             raise ConfigError(
                 f"the day in '{self.plan.out}' began with {wrong} {record[wrong]}; with {begun[wrong]} it would be "
@@ -100,7 +100,7 @@ class _Leg:
 
     @property
     def _left(self) -> float:
-        """Seconds of this leg that are left."""
+        """Seconds left of this leg."""
         return min(60 * self.plan.leg, 60 * self.plan.minutes - self._before) - self._used
 
     @property
@@ -110,12 +110,12 @@ class _Leg:
 
     @property
     def _share(self) -> float:
-        """Of a usual day, 1 for longer ones."""
+        """Share of a usual day, 1 for longer ones."""
         return min(self.plan.minutes / _USUAL, 1.0)
 
     @property
     def _least(self) -> float:
-        """Seconds that are worth beginning to train in a day as long as this one."""
+        """Seconds below which training does not start in a day of this length."""
         return min(_LEAST, 0.2 * 60 * self.plan.minutes)
 
     def _over(self) -> bool:
@@ -147,7 +147,7 @@ class _Leg:
                "too few to train; the same command with more --minutes goes on"))  # fmt: skip
 
     def _stage(self, name: str, work: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | None:
-        """What ``work`` gives, now or in an earlier leg; None if it failed, which is reported, or there is no time."""
+        """The result of ``work``, from now or an earlier leg; None if it failed, which is reported, or time is up."""
         known = self.record["stages"].get(name)
         if known is not None:
             return known.get("result")
@@ -156,11 +156,11 @@ class _Leg:
         start = perf_counter()
         try:
             entry: dict[str, Any] = {"result": dict(work())}
-        except Exception as error:  # one stage that fails must not cost the others
+        except Exception as error:  # a failing stage must not stop the others
             entry = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"}
         entry["seconds"] = round(perf_counter() - start, 2)
         if self._asked() and "failed" in entry:
-            return None  # what is interrupted is tried again
+            return None  # an interrupted stage is tried again
         self.record["stages"][name] = entry
         self._write()
         say(f"{name}: {entry.get('failed') or _short(entry['result'])} ({entry['seconds']:.1f} s)")
@@ -174,7 +174,7 @@ class _Leg:
         return recipe
 
     def _train(self, recipe: Recipe, choice: Choice) -> None:
-        """Train until the leg, or the day, is over; then pack what there is."""
+        """Train until the leg or the day is over; then pack the results."""
         closing = float(self.record.get("closing", 60 * _CLOSING * min(self.plan.leg, self.plan.minutes)))
         trained = float(self.record.get("trained", 0.0))
         room = 60 * self.plan.minutes - self._before - self._used - closing
@@ -197,7 +197,7 @@ class _Leg:
         except KeyboardInterrupt:
             if stopped[0] == 0.0:
                 raise
-            say("ended before the first step; the next leg begins anew")
+            say("ended before the first step; the next leg starts again")
             return
         except Dust3rRosError as error:
             self.record["stages"]["train"] = {"failed": str(error)}
@@ -210,17 +210,17 @@ class _Leg:
             self.record["closing"] = 1.3 * (perf_counter() - stopped[0]) + 2
 
     def _config(self, recipe: Recipe) -> Path:
-        """The file of the recipe with what was chosen."""
+        """The file of the recipe with the choices applied."""
         return self.plan.out / f"{recipe.name}.json"
 
     def _prepare(self, recipe: Recipe, choice: Choice, room: float) -> None:
-        """Remove what is left of a run and write the recipe for ``room`` seconds of training."""
+        """Remove remains of a run and write the recipe for ``room`` seconds of training."""
         shutil.rmtree(self._run, ignore_errors=True)
         applied = choice.applied(recipe, bool(self.record["init"]), room)
         write_text(self._config(recipe), json.dumps(applied, indent=1) + "\n")
 
     def _options(self, recipe: Recipe, choice: Choice, minutes: float, resume: bool) -> Options:
-        """Of training to ``minutes`` of all legs together."""
+        """Options for training up to ``minutes`` of all legs together."""
         return Options(
             out=self._run, config=str(self._config(recipe)), minutes=minutes, resume=resume,
             init=None if resume else self.record["init"] or None, device=str(self.device), workers=choice.workers,
@@ -258,7 +258,7 @@ class _Leg:
 
 
 class _Line:
-    """What is said while it trains."""
+    """Progress lines during training."""
 
     def __init__(self) -> None:
         self._said, self._position = perf_counter(), -1
@@ -279,12 +279,12 @@ class _Line:
 
 
 def say(words: str) -> None:
-    """One line for who watches."""
+    """Print one line."""
     print(words, flush=True)
 
 
 def _fitting(recipe: Recipe) -> str:
-    """Shipped weights of the recipe's network, by name; none: an empty string."""
+    """Name of the shipped weights of the recipe's network; empty without any."""
     wanted = recipe.architecture(recipe.stages[0])
     sizes = [name for name in vars(wanted) if name.startswith(("enc_", "dec_", "pos_"))]
     for name, folder in shipped().items():

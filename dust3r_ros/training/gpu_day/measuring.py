@@ -1,4 +1,4 @@
-"""Whether a device computes what NumPy does, and how fast it makes pairs and learns from them."""
+"""Checks that a device computes the same as NumPy, and measures how fast it makes pairs and learns from them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _NETWORK = {
 
 
 def caster(device: torch.device) -> dict[str, Any]:
-    """Images and depths of a world beside NumPy's."""
+    """Compare images and depths of a world with NumPy's."""
     world = make_world((0, 0), 0)
     rays = Raycaster(world.scenery, device)
     seen_by = choose_cameras(rays, world.scenery.shapes, world.stage, 4, (_SIDE, _SIDE), Draws((0, 0), device))
@@ -57,7 +57,7 @@ def caster(device: torch.device) -> dict[str, Any]:
 
 
 def batches(device: torch.device) -> dict[str, Any]:
-    """The same batch twice, and beside the processor's: cameras, depth; its pictures carry other noise."""
+    """Make a batch twice, and compare with the processor's: cameras and depth (the pictures' noise differs)."""
     one, two, plain = (_batch(which) for which in (device, device, torch.device("cpu")))
     twice = all(torch.equal(value, two._tensors()[name]) for name, value in one._tensors().items())
     close = torch.isclose(one.points_1.cpu(), plain.points_1, rtol=1e-3, atol=1e-3).float().mean().item()
@@ -67,7 +67,7 @@ def batches(device: torch.device) -> dict[str, Any]:
 
 
 def network(device: torch.device) -> dict[str, Any]:
-    """A small network's points and confidence, in float32 and as it is trained, beside the processor's."""
+    """Compare a small network's points and confidence, in float32 and in training precision, with the processor's."""
     from dust3r_ros.training.start import new_model
 
     recipe = read_recipe("mini", {"network": _NETWORK, "head": "linear"})
@@ -85,7 +85,7 @@ def network(device: torch.device) -> dict[str, Any]:
 
 
 def losses(device: torch.device) -> dict[str, Any]:
-    """Loss and gradient's norm of one step beside the processor's."""
+    """Compare the loss and gradient norm of one step with the processor's."""
     from dust3r_ros.training.learner import Learner
     from dust3r_ros.training.start import new_model
 
@@ -120,22 +120,22 @@ def _require(good: bool, words: str, found: dict[str, Any]) -> None:
 
 
 _PAIRS = (8, 16, 32, 64, 128, 256, 512, 1024)  # of a step
-_ENOUGH = 0.92  # of the best rate: the smallest step that comes so near is taken, for more steps learn more
-_STEP_SECONDS, _SIZE_SECONDS = 1.0, 10.0  # that one size of step, and one size of image, are measured for
-_MAKE_SECONDS = 8.0  # that drawing up worlds is measured for
-_VIEW_SECONDS, _PAIR_SECONDS = 2.0, 1.0  # that rendering views, and a pair in use, are measured for
-_FILL_SECONDS = 20.0  # that filling the gallery may take
-_MEMORY = 0.15  # of the device's, for the gallery
+_ENOUGH = 0.92  # of the best rate: the smallest step that reaches it is taken, since more steps learn more
+_STEP_SECONDS, _SIZE_SECONDS = 1.0, 10.0  # seconds per step size, and per image size
+_MAKE_SECONDS = 8.0  # seconds to measure drawing up worlds
+_VIEW_SECONDS, _PAIR_SECONDS = 2.0, 1.0  # seconds to measure rendering views, and a pair in use
+_FILL_SECONDS = 20.0  # seconds allowed for filling the gallery
+_MEMORY = 0.15  # of the device's memory, for the gallery
 _WORLDS, _PER_WORLD = (8, 256), (32, 512)  # least and most
-_SPARE = 0.8  # of the worlds that can be drawn up are counted on
-_CONTINUED, _MANY_PAIRS = 0.4, 1e5  # of the rate of learning, where weights have so many pairs to come
-_HELD_OUT_SECONDS = 8.0  # that one evaluation may take; it computes a third of what a step does
-_PROCESSOR_PAIRS = 32  # of a step on a processor, at most: it is rehearsed on, no more
+_SPARE = 0.8  # share of the possible worlds that is counted on
+_CONTINUED, _MANY_PAIRS = 0.4, 1e5  # learning rate factor for continued weights, at this many pairs to come
+_HELD_OUT_SECONDS = 8.0  # seconds allowed for an evaluation, which costs a third of a step
+_PROCESSOR_PAIRS = 32  # most pairs of a step on a processor, which is only for rehearsal
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a run works with. ``pairs`` of a step for every stage; ``rates``: what was measured."""
+    """The choices of a run. ``pairs`` of a step for every stage; ``rates``: the measurements."""
 
     pairs: tuple[int, ...]
     workers: int
@@ -145,12 +145,12 @@ class Choice:
     rates: Mapping[str, Any]
 
     def as_mapping(self) -> dict[str, Any]:
-        """As it is stored."""
+        """As stored."""
         return {**asdict(self), "pairs": list(self.pairs)}
 
     @classmethod
     def of(cls, stored: Mapping[str, Any] | None, recipe: Recipe, device: torch.device, workers: int | None) -> Choice:
-        """What was stored; the recipe's own where measuring failed."""
+        """The stored choice; the recipe's own where measuring failed."""
         if stored is not None:
             return cls(**{**stored, "pairs": tuple(stored["pairs"])})
         pairs = tuple(stage.pairs for stage in recipe.stages)
@@ -158,17 +158,17 @@ class Choice:
         return cls(pairs, count, recipe.per_world, recipe.worlds_at_once, recipe.compiled, {})
 
     def applied(self, recipe: Recipe, continued: bool, seconds: float) -> dict[str, Any]:
-        """The recipe as it is run here for so many ``seconds``, as a mapping.
+        """The recipe for ``seconds`` on this machine, as a mapping.
 
-        Where weights are ``continued``, rates of learning are lower, and the more so the fewer pairs there will be: few
-        steps do not find the way back from where a high rate leads.
+        For ``continued`` weights, learning rates are lower, the more so the fewer pairs there will be: a few steps
+        cannot recover from a high rate.
         """
         values, factor = recipe.as_mapping(), 1.0
         rate = min((max(by.values()) for by in self._steps() if by), default=0.0)
         if continued:
             factor = _CONTINUED * min((seconds * rate / _MANY_PAIRS) ** 0.5, 1.0)
         for stage, pairs in zip(values["stages"], self.pairs, strict=True):
-            # As many times fewer pairs, as many times less noise has to be averaged: the root (Krizhevsky 2014).
+            # The rate scales with the square root of the pairs per step (Krizhevsky 2014).
             stage["rate"] *= factor * min((pairs / stage["pairs"]) ** 0.5, 1.0)
             stage["pairs"] = pairs
         if rate:
@@ -179,15 +179,14 @@ class Choice:
         }  # fmt: skip
 
     def _steps(self) -> list[Mapping[str, float]]:
-        """Pairs per second by pairs of a step, of each size of image."""
+        """Pairs per second by pairs per step, for each image size."""
         return [by for name, by in self.rates.items() if name.startswith("steps ")]
 
 
 def choose(
     recipe: Recipe, device: torch.device, workers: int | None, over: Callable[[], bool], share: float = 1.0
 ) -> Choice:
-    """Measure and choose; about a minute, or a ``share`` of it. Once ``over()``, the rest is left out and what is known
-    is used."""
+    """Measure and choose; takes about a minute, or a ``share`` of it. Once ``over()``, the rest is skipped."""
     count = _workers(device) if workers is None else workers
     rates: dict[str, Any] = {"cores": os.cpu_count()}
     rates["worlds_per_second"] = drawn_up = _drawn_up(count, share * _MAKE_SECONDS)
@@ -217,8 +216,9 @@ def choose(
 
 
 def inference(recipe: Recipe, device: torch.device, over: Callable[[], bool], share: float = 1.0) -> dict[str, Any]:
-    """Milliseconds of a pair, both orders, in float32 and bfloat16, by size of image; on a GPU of the published size,
-    too, with random weights. ``share``: as ``choose``."""
+    """Milliseconds per pair, both orders, in float32 and bfloat16, by image size; on a GPU also for the published
+    network size, with random weights. ``share``: as ``choose``.
+    """
     sizes = [(224, 224), (384, 512)]
     networks = {recipe.name: recipe.architecture(recipe.stages[-1])}
     if device.type == "cuda":
@@ -239,7 +239,7 @@ def inference(recipe: Recipe, device: torch.device, over: Callable[[], bool], sh
 
 
 def _workers(device: torch.device) -> int:
-    """Processes beside the one that trains, which a processor shares with them."""
+    """Number of worker processes; a processor shares its cores between them and training."""
     cores = len(os.sched_getaffinity(0))
     return max(cores - 2, 1) if device.type == "cuda" else 1
 
@@ -256,7 +256,7 @@ def _memory(device: torch.device) -> float:
 
 
 def _drawn_up(workers: int, seconds: float) -> float:
-    """Worlds per second by so many processes, when they and their materials are warm."""
+    """Worlds per second of ``workers`` processes, once they and their materials are warm."""
     makers = Makers((0, 0), 10**6, workers=workers, ahead=4 * max(workers, 1))
     try:
         for _ in range(2):
@@ -271,7 +271,7 @@ def _drawn_up(workers: int, seconds: float) -> float:
 
 
 def _rendered(size: tuple[int, int], device: torch.device, seconds: float) -> float:
-    """Views per second of the caster and the choice of cameras."""
+    """Views per second, including the choice of cameras."""
     makers = Makers((0, 0), 0)
     studio, views = Studio(makers, device), Views(size, 64 if device.type == "cuda" else 12, 32)
     studio.next(views)
@@ -287,7 +287,7 @@ def _rendered(size: tuple[int, int], device: torch.device, seconds: float) -> fl
 def _steps(
     learner: Learner, stage: Stage, device: torch.device, over: Callable[[], bool], share: float
 ) -> dict[str, float]:
-    """Pairs per second of steps by their number of pairs, as far as memory goes."""
+    """Pairs per second by pairs per step, as far as memory permits."""
     begun, rates = perf_counter(), dict[str, float]()
     most = _PROCESSOR_PAIRS if device.type == "cpu" else 2 * stage.pairs
     gallery = Gallery(Studio(Makers((0, 0), 0), device), Views(stage.sizes[0], 12, 64), 1, 8)

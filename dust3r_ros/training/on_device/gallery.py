@@ -1,4 +1,4 @@
-"""Views of many rendered worlds on the device, and batches of pairs of them: nothing is done per pair on the host."""
+"""Views of many rendered worlds on the device, and batches of their pairs, without per-pair work on the host."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from dust3r_ros.training.on_device.photographs import draw_exposures, jitter, ph
 from dust3r_ros.training.on_device.viewpoints import Draws, choose_cameras
 from dust3r_ros.training.raycast import Cameras, Raycaster
 
-_CAMERAS, _PAIRS, _LOOKS, _GRAIN = 2, 3, 4, 5  # what random numbers are for
-_PIXELS = 1 << 21  # rendered at once: a bound on memory whatever the size of images
-_SAMPLES = 20  # points along the shorter side of a view whose share of overlap is taken
-_HIDDEN = 0.02  # a point this share of its depth behind what is seen there is hidden by it
+_CAMERAS, _PAIRS, _LOOKS, _GRAIN = 2, 3, 4, 5  # purposes of random numbers
+_PIXELS = 1 << 21  # rendered at once: bounds memory at any image size
+_SAMPLES = 20  # points along the shorter side of a view for its overlap
+_HIDDEN = 0.02  # a point behind the visible surface by this share of its depth is hidden
 _SAME_IMAGE = 0.03  # share of pairs of one image with itself (monocular depth)
 _BANK = (8, 32)  # rows and columns of materials that are kept on the device
 
 
 @dataclass(frozen=True)
 class Views:
-    """How worlds are looked at: ``count`` views each of ``size`` (H, W), ``pairs`` of them whose smaller share of
-    overlap lies within ``overlap``. ``zoom``: fields of view shrink by up to this; ``colour``: strength of the jitter.
+    """Views per world: ``count`` of ``size`` (H, W), and ``pairs`` of them whose smaller share of overlap is within
+    ``overlap``. ``zoom``: fields of view shrink by up to this; ``colour``: strength of the jitter.
     """
 
     size: tuple[int, int]
@@ -42,7 +42,7 @@ class Views:
 
 @dataclass(frozen=True, eq=False)
 class Rendered:
-    """One world as it was seen: ``images`` (V, H, W, 3) uint8, ``depths`` (V, H, W), ``K`` (V, 3, 3) and ``w_T_c``
+    """The views of one world: ``images`` (V, H, W, 3) uint8, ``depths`` (V, H, W), ``K`` (V, 3, 3) and ``w_T_c``
     (V, 4, 4) float64, ``pairs`` (Q, 2)."""
 
     images: Tensor
@@ -53,20 +53,20 @@ class Rendered:
 
 
 class Bank:
-    """Materials on the device, side by side on one sheet, for whichever worlds need them. The longest unused goes."""
+    """Materials on the device, side by side on one sheet, shared by worlds. The least recently used is evicted."""
 
     def __init__(self, makers: Makers, device: torch.device) -> None:
         self._makers = makers
         rows, columns = _BANK
-        # 300 MB, of which a slot is read only when a material has been put there.
+        # 300 MB; a slot is read only once it holds a material.
         self.sheet = torch.empty(rows * SLOT[0], columns * SLOT[1], 3, dtype=torch.uint8, device=device)
         self._places: dict[tuple[str, int], int] = {}
         self._free = list(range(rows * columns))
 
     def corners(self, names: list[tuple[str, int]]) -> np.ndarray:
-        """(N, 2) float32 corners (x, y) of materials, brought to the sheet where they are not."""
+        """(N, 2) float32 corners (x, y) of materials, which are uploaded if missing."""
         found = np.zeros((len(names), 2), np.float32)
-        for name in names:  # those that are there are the youngest from now on, so that none of them goes
+        for name in names:  # mark those present as used, so that none of them is evicted
             if name in self._places:
                 self._places[name] = self._places.pop(name)
         for number, name in enumerate(names):
@@ -95,10 +95,10 @@ class Studio:
             return self.render(number, drawn, views)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
-                f"the memory of '{self.device}' is too small for rendering worlds beside what else is there; fewer "
-                "worlds (--set worlds_at_once=…) or pairs need less, a run with --set caster=numpy none"
+                f"the memory of '{self.device}' has no room left for rendering worlds; use fewer worlds "
+                "(--set worlds_at_once=…) or pairs, or render on the host (--set caster=numpy)"
             ) from error
-        except RuntimeError as error:  # of CUDA: a device that is lost, busy or too old
+        except RuntimeError as error:  # CUDA: a device that is lost, busy or too old
             line = str(error).strip().partition("\n")[0][:200]
             raise TrainingError(f"worlds cannot be rendered on '{self.device}': {line}") from error
 
@@ -128,8 +128,8 @@ class Studio:
 class Gallery:
     """``worlds`` rendered worlds at a time, from which every batch takes its pairs in turn.
 
-    World after world gives ``views.pairs`` pairs, then another one takes its place. Batch number n of ``pairs`` pairs
-    is the same whenever it is asked for first; later ones have to be asked for in order.
+    Each world gives ``views.pairs`` pairs before the next one replaces it. Batches are deterministic: the first may
+    have any number, later ones must be asked for in order.
     """
 
     def __init__(self, studio: Studio, views: Views, worlds: int, pairs: int, number: int = 0) -> None:
@@ -181,12 +181,12 @@ class Gallery:
 
 
 def first_world(number: int, pairs: int, per_world: int) -> int:
-    """How many worlds have gone before batch ``number``."""
+    """How many worlds are finished before batch ``number``."""
     return number * pairs // per_world
 
 
 def as_batch(pictures: Tensor, depths: Tensor, K: Tensor, w_T_c: Tensor) -> PairBatch:
-    """The batch of pictures (2B, 3, H, W), 0 to 255, all first ones before all second ones, with depths (2B, H, W)."""
+    """The batch of pictures (2B, 3, H, W), 0 to 255, first images before second ones, with depths (2B, H, W)."""
     count = len(pictures) // 2
     valid = depths > 0
     known = valid.reshape(2, count, -1).sum(dim=(0, 2))
@@ -210,7 +210,7 @@ def as_batch(pictures: Tensor, depths: Tensor, K: Tensor, w_T_c: Tensor) -> Pair
 
 
 def overlaps(depths: Tensor, K: Tensor, w_T_c: Tensor) -> Tensor:
-    """(V, V): [i, j] is the share of view i's pixels with depth that view j sees, as ``scenes.endless.overlap``."""
+    """(V, V): [i, j] is the share of view i's pixels with depth that view j sees, as ``viewpoints.overlaps``."""
     count, height, width = depths.shape
     step = max(min(height, width) // _SAMPLES, 1)
     v = torch.arange(step // 2, height, step, device=depths.device)
@@ -236,9 +236,9 @@ def overlaps(depths: Tensor, K: Tensor, w_T_c: Tensor) -> Tensor:
 
 
 def choose_pairs(shared: Tensor, views: Views, draws: Draws) -> Tensor:
-    """(Q, 2) views, the smaller of whose shares ``shared`` (V, V) lies near to numbers drawn from the limits.
+    """(Q, 2) views whose smaller share in ``shared`` (V, V) is close to a number drawn from the limits.
 
-    Now and then one view twice, as always where no two share enough.
+    Occasionally one view twice, and always where no two share enough.
     """
     low, high = views.overlap
     both = torch.minimum(shared, shared.T)
@@ -248,7 +248,7 @@ def choose_pairs(shared: Tensor, views: Views, draws: Draws) -> Tensor:
     away = torch.where(usable.flatten(), (both.flatten() - wanted).abs(), torch.inf)
     near = away.topk(
         min(4, away.shape[1]), largest=False
-    )  # one of these, so that a rare overlap is not always one pair
+    )  # one of several, so that a rare overlap is not always the same pair
     pick = (draws.uniform(views.pairs, 1) * near.values.isfinite().sum(dim=1, keepdim=True).clip(min=1)).long()
     chosen = near.indices.gather(1, pick)[:, 0]
     pairs = torch.stack((chosen // count, chosen % count), dim=1)

@@ -1,4 +1,4 @@
-"""Processes that draw up worlds and paint materials ahead of when they are needed. They know no torch."""
+"""Processes that draw up worlds and paint materials in advance. They do not import torch."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from dust3r_ros.types import Image
 class Makers:
     """Blueprints of the worlds ``first``, ``first + step``, ... and the materials they may need, in order.
 
-    ``workers`` processes make them, ``ahead`` worlds before they are asked for; with 0 they are made when asked for.
-    What comes is the same for any number of workers. Close it after use.
+    ``workers`` processes make them, ``ahead`` worlds in advance; with 0 workers they are made on demand.
+    The results are the same for any number of workers. Close it after use.
     """
 
     def __init__(self, seed: tuple[int, ...], first: int, step: int = 1, workers: int = 0, ahead: int = 4) -> None:
@@ -34,12 +34,12 @@ class Makers:
         self._materials: dict[tuple[str, int], Future[Image]] = {}
         self._pool = None
         if workers:
-            context = multiprocessing.get_context("spawn")  # a fork would take the GPU and torch's threads along
+            context = multiprocessing.get_context("spawn")  # a fork would inherit the GPU and torch's threads
             self._pool = ProcessPoolExecutor(workers, context, initializer=_alone, initargs=(os.getpid(),))
             self._ask()
 
     def blueprint(self) -> tuple[int, Blueprint]:
-        """Number and blueprint of the next world. Raises ``InputError`` when a process was ended from outside."""
+        """Number and blueprint of the next world. Raises ``InputError`` when a process was killed."""
         number, self._next = self._next, self._next + self.step
         if self._pool is None:
             return number, draw_up(self.seed, number)
@@ -54,12 +54,12 @@ class Makers:
         return self._result(future)
 
     def close(self) -> None:
-        """End the processes; what they are at is thrown away."""
+        """End the processes, discarding unfinished work."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _ask(self) -> None:
-        """Order what comes within the next ``ahead`` worlds."""
+        """Order everything for the next ``ahead`` worlds."""
         while self._asked <= self._next + self._ahead:
             for use in USES:
                 known = window(use, self._asked - self.step) if self._worlds or self._materials else range(0)
@@ -85,16 +85,15 @@ class Makers:
 
 def _gone() -> InputError:
     return InputError(
-        "a process that draws up worlds was ended from outside; with too little memory, fewer workers (--workers) "
-        "need less"
+        "a process that draws up worlds was ended from outside; if memory is short, use fewer workers (--workers)"
     )
 
 
 def _painted(seed: tuple[int, ...], use: str, number: int) -> Image:
-    return np.asarray(material.__wrapped__(seed, use, number))  # kept by who asks, not here too
+    return np.asarray(material.__wrapped__(seed, use, number))  # the caller keeps it
 
 
 def _alone(parent: int) -> None:
-    """SIGTERM, too, is left to the parent: it is often sent to all processes of a group."""
+    """SIGTERM is left to the parent too: it is often sent to all processes of a group."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     settle(parent)

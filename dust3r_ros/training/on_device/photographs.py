@@ -1,7 +1,8 @@
-"""What real cameras do to images, JPEG among it, for many images at once on the device.
+"""Effects of real cameras, including JPEG, on many images at once on the device.
 
-The effects of ``scenes.endless.photography`` and ``training.colours`` with the same chances and strengths: blur,
-exposure, white balance, vignette, noise, JPEG; then other brightness, contrast, saturation, hue. Geometry is untouched.
+The effects of ``scenes.endless.photography`` and ``training.views.jitter`` with the same probabilities and strengths:
+blur, exposure, white balance, vignette, noise, JPEG; then changes of brightness, contrast, saturation, hue. Geometry is
+untouched.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.
 
 
 def compressed(images: Tensor, quality: Tensor) -> Tensor:
-    """``images`` (N, 3, H, W), whole numbers 0 to 255, after JPEG of ``quality`` (N,) 1 to 99."""
+    """``images`` (N, 3, H, W), whole numbers 0 to 255, compressed as JPEG of ``quality`` (N,) 1 to 99."""
     height, width = images.shape[2:]
     padded = F.pad(images, (0, -width % (2 * _BLOCK), 0, -height % (2 * _BLOCK)), mode="replicate")
     matrix = torch.tensor(_YCC, device=images.device)
@@ -51,7 +52,7 @@ def _steps(table: tuple[tuple[int, ...], ...], scale: Tensor) -> Tensor:
 
 
 def _quantised(plane: Tensor, steps: Tensor) -> Tensor:
-    """(N, H, W) with the cosines of every block of 8 x 8 rounded to ``steps`` (N, 8, 8)."""
+    """(N, H, W) with the DCT of every 8 x 8 block quantised in ``steps`` (N, 8, 8)."""
     count, height, width = plane.shape
     k = torch.arange(_BLOCK, device=plane.device, dtype=torch.float32)
     cosines = torch.cos((2 * k + 1) * k[:, None] * (math.pi / (2 * _BLOCK))) / 2
@@ -63,18 +64,18 @@ def _quantised(plane: Tensor, steps: Tensor) -> Tensor:
     return (cosines.T @ found @ cosines).transpose(2, 3).reshape(plane.shape)
 
 
-_REACH = 7  # pixels from the middle of a blur's kernel to its edge
+_REACH = 7  # radius of a blur's kernel, pixels
 _MIDDLE = 115.0  # grey level that an automatic exposure aims at
-_GREY = (0.299, 0.587, 0.114)  # what eyes make of red, green, blue (ITU-R BT.601)
-_SAMENESS = 0.6  # of pairs, both pictures are taken with one exposure
+_GREY = (0.299, 0.587, 0.114)  # luma weights of red, green, blue (ITU-R BT.601)
+_SAMENESS = 0.6  # share of pairs with one exposure for both pictures
 _MOST_HUE = 0.1  # of the colour circle, at strength 1
 
 
 @dataclass(frozen=True, eq=False)
 class Exposures:
-    """What cameras do to N images, as ``photography.Exposure``: numbers (N,), ``balance`` (N, 3).
+    """Camera settings for N images, as ``photography.Exposure``: numbers (N,), ``balance`` (N, 3).
 
-    ``motion``: length (pixels) and angle (N, 2) of a motion, length 0 for none; ``soft`` (N,) sigma of a Gaussian blur,
+    ``motion`` (N, 2): length (pixels; 0 for none) and angle; ``soft`` (N,) sigma of a Gaussian blur,
     0 for none. ``quality`` 100 is no JPEG.
     """
 
@@ -142,7 +143,7 @@ def photograph(images: Tensor, taken: Exposures, grain: Tensor | None) -> Tensor
 
 
 def jitter(images: Tensor, draws: Draws, strength: float) -> Tensor:
-    """``images`` (N, 3, H, W), 0 to 255, as ``colours.jitter``: brightness, contrast, saturation in random order, then
+    """``images`` (N, 3, H, W), 0 to 255, as ``views.jitter``: brightness, contrast, saturation in random order, then
     hue and balance of channels."""
     if strength <= 0:
         return images
@@ -162,7 +163,7 @@ def jitter(images: Tensor, draws: Draws, strength: float) -> Tensor:
 
 
 def hue_turned(images: Tensor, turn: Tensor) -> Tensor:
-    """``images`` (N, 3, H, W) with every hue moved by ``turn`` (N,) of the colour circle; value and saturation stay."""
+    """``images`` (N, 3, H, W) with hues rotated by ``turn`` (N,) of the colour circle; value and saturation stay."""
     value, low = images.amax(dim=1), images.amin(dim=1)
     chroma = value - low
     red, green, blue = images.unbind(1)
@@ -185,7 +186,7 @@ def _spread(values: Tensor) -> Tensor:
 
 
 def _blurred(images: Tensor, taken: Exposures) -> Tensor:
-    """Each image by its own kernel; the rim is mirrored."""
+    """Each image convolved with its own kernel; edges are mirrored."""
     kernels = _kernels(taken.motion, taken.soft)
     count, channels, height, width = images.shape
     reach = min(_REACH, height - 1, width - 1)
@@ -201,7 +202,7 @@ def _kernels(motion: Tensor, soft: Tensor) -> Tensor:
     """(N, 15, 15) kernels that sum to 1: a line, a Gaussian, or one pixel."""
     at = torch.arange(-_REACH, _REACH + 1, device=motion.device, dtype=torch.float32)
     length, angle = motion.unbind(1)
-    samples = 4 * torch.ceil(length / 2) + 1  # as ``photography.motion_kernel``, 1 of which for no motion
+    samples = 4 * torch.ceil(length / 2) + 1  # as ``photography.motion_kernel``; a length of 1 stands for no motion
     number = torch.arange(4 * math.ceil(4.5) + 1, device=motion.device)
     along = -length[:, None] / 2 + length[:, None] * number / (samples[:, None] - 1).clip(min=1)
     counted = (number < samples[:, None]).float()

@@ -1,4 +1,4 @@
-"""Rendered worlds as a source of pairs that are made on the device that trains, batch by batch."""
+"""Rendered worlds as a source of pairs, made batch by batch on the training device."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from dust3r_ros.training.views import Cropping, TrainingView, ViewPair
 
 SPLITS = ("train", "held_out")
 _FEWEST_VIEWS, _MOST_VIEWS = 12, 64  # of a world; each is in about eight pairs
-_HELD_OUT = 4  # pairs of each world that is evaluated on
-_SIZE, _AHEAD = 11, 2  # what random numbers are for; batches made before they are asked for
+_HELD_OUT = 4  # pairs of each world for evaluation
+_SIZE, _AHEAD = 11, 2  # purposes of random numbers; batches made in advance
 
 
 class DeviceWorlds:
-    """Endless worlds, ``worlds`` at a time, ``per_world`` pairs of each; ``seed`` decides all.
+    """Endless worlds, ``worlds`` at a time, ``per_world`` pairs of each; ``seed`` decides everything.
 
-    No world or material of one split is in the other. ``rank`` of ``world`` processes has its own worlds.
+    The splits share no world or material. Each ``rank`` of ``world`` processes has its own worlds.
     """
 
     def __init__(
@@ -50,18 +50,18 @@ class DeviceWorlds:
 
     @property
     def name(self) -> str:
-        """Of the set, in messages and metrics."""
+        """Name of the set in messages and metrics."""
         return "worlds rendered on the device" + (", held out" if self.split == "held_out" else "")
 
     def __len__(self) -> int | None:
         return None
 
     def held_out(self) -> DeviceWorlds:
-        """Pairs to evaluate on, of worlds and materials that no training pair shows."""
+        """Pairs for evaluation, of worlds and materials that occur in no training pair."""
         return DeviceWorlds("held_out", self.seed[0], device=self.device, per_world=_HELD_OUT, worlds=1)
 
     def at(self, size: tuple[int, int]) -> DeviceWorlds:
-        """The same worlds, whose single pairs have images of ``size`` (H, W)."""
+        """The same worlds, with single pairs of ``size`` (H, W)."""
         other = copy.copy(self)
         other.size, other._shown = size, {}
         return other
@@ -69,8 +69,8 @@ class DeviceWorlds:
     def batches(
         self, start: int, number: int, pairs: int, sizes: Sequence[tuple[int, int]], cropping: Cropping, workers: int
     ) -> Generator[PairBatch, None, None]:
-        """Batches of ``pairs`` pairs from ``number`` on, of a stage before which ``start`` pairs of all processes were
-        made. ``workers`` processes draw up worlds meanwhile.
+        """Batches of ``pairs`` pairs from ``number`` on, of a stage that begins after ``start`` pairs of all processes.
+        ``workers`` processes draw up worlds meanwhile.
 
         Close it after use. Raises what ``Gallery.batch`` raises.
         """
@@ -112,9 +112,9 @@ class DeviceWorlds:
         return Gallery(Studio(makers, torch.device(self.device)), views, worlds, pairs, number)
 
     def pair(self, index: int, rng: np.random.Generator) -> ViewPair:
-        """Pair ``index``, augmented by nothing but what cameras do; ``rng`` is not asked."""
+        """Pair ``index``, augmented only by camera effects; ``rng`` is not used."""
         if index < 0:
-            raise InputError(f"pair {index} of rendered worlds is none; indices begin at 0")
+            raise InputError(f"pair {index} of rendered worlds does not exist; indices begin at 0")
         number, within = divmod(index, self.per_world)
         if number not in self._shown:
             self._shown = {number: self._pairs(number)}
@@ -146,14 +146,14 @@ def as_views(batch: PairBatch, source: str) -> list[ViewPair]:
 
 
 class _Turns:
-    """Which of several sizes each batch of a stage has, by chance."""
+    """The size of each batch of a stage, drawn at random."""
 
     def __init__(self, seed: tuple[int, ...], start: int, sizes: int) -> None:
         self._rng = np.random.default_rng([*seed, start, _SIZE])
         self._sizes, self._drawn = sizes, np.zeros(0, np.int64)
 
     def of(self, number: int) -> int:
-        """Of batch ``number``."""
+        """Index of the size of batch ``number``."""
         while len(self._drawn) <= number:
             self._drawn = np.append(self._drawn, self._rng.integers(self._sizes, size=1024))
         return int(self._drawn[number])
@@ -185,7 +185,7 @@ def _ahead(made: Generator[PairBatch, None, None], device: torch.device) -> Gene
                     batch, done = next(made), torch.cuda.Event()
                     done.record(stream)
                     put((batch, done))
-        except Exception as error:  # raised where batches are taken
+        except Exception as error:  # raised in the consumer
             put(error)
 
     thread = threading.Thread(target=work, name="batches", daemon=True)
@@ -199,7 +199,7 @@ def _ahead(made: Generator[PairBatch, None, None], device: torch.device) -> Gene
             here = torch.cuda.current_stream(device)
             here.wait_event(done)
             for value in batch._tensors().values():
-                value.record_stream(here)  # else its memory might be given away while it is read
+                value.record_stream(here)  # else its memory might be reused while it is read
             yield batch
     finally:
         over.set()

@@ -1,8 +1,7 @@
-"""Cameras in a world, chosen on the device that renders: many tried at once on small images, the good ones kept.
+"""Cameras in a world, chosen on the rendering device: many tried at once on small images, the good ones kept.
 
-As ``scenes.endless.viewpoints`` chooses them one by one: groups around one thing each, as somebody who looks at
-something takes pictures of it. Every camera has its principal point in the middle and square pixels, so that what is
-rendered is what is trained on, without a crop.
+The same kind of cameras as in ``scenes.endless.viewpoints``: groups around one thing each, as when somebody takes
+pictures of it. Every camera has a centred principal point and square pixels, so renderings are trained on uncropped.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from dust3r_ros.scenes.endless.viewpoints import CLEAR, FIELD_OF_VIEW, SHAPES
 from dust3r_ros.training.raycast import Cameras, Raycaster
 
 _GROUP = 8  # cameras that look at one thing
-_TRIES = 12  # places of which a group takes the first good one
-_MOVES = 2 * (_GROUP - 1)  # other cameras that it tries
+_TRIES = 12  # places tried for a group, which takes the first good one
+_MOVES = 2 * (_GROUP - 1)  # further cameras tried
 _SPOTS = 24
-_SMALL = 28  # pixels along the shorter side of the images that are looked at
-_OFF_CENTRE = (0.3, 0.12)  # share of lenses whose principal point lies aside, and how far at most
+_SMALL = 28  # pixels along the shorter side of the trial images
+_OFF_CENTRE = (0.3, 0.12)  # share of lenses with an off-centre principal point, and its largest offset
 
 
 class Draws:
-    """Random numbers that depend on ``key`` alone and not on the device they are brought to; float64."""
+    """Random numbers, float64, that depend on ``key`` alone and not on the device."""
 
     def __init__(self, key: tuple[int, ...], device: torch.device) -> None:
         seed = int(np.random.SeedSequence(list(key)).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -71,7 +70,7 @@ def choose_cameras(
     free = ~scene.holds(moved.flatten(0, 1), CLEAR * stage.reach[0])
     good = free & (scene.worth(poses, lenses.flatten(), size) > limit.repeat_interleave(_MOVES))
     good = good.reshape(groups, _MOVES)
-    good &= good.cumsum(dim=1) < _GROUP  # of those that are good, as many as the group has
+    good &= good.cumsum(dim=1) < _GROUP  # of the good ones, as many as the group needs
     keep = torch.cat((torch.ones_like(good[:, :1]), good), dim=1).flatten().nonzero()[:count, 0]
     every = torch.cat((pose[:, None], poses.reshape(groups, _MOVES, 4, 4)), dim=1).flatten(0, 1)[keep]
     focals = torch.cat((focal[:, None], lenses), dim=1).flatten()[keep]
@@ -88,8 +87,9 @@ def lens(focal: Tensor, w_T_c: Tensor, size: tuple[int, int]) -> Cameras:
 
 
 def _focals(draws: Draws, count: int, size: tuple[int, int], zoom: float) -> Tensor:
-    """(count,) in units of the shorter side: what a crop of ``size`` around the principal point leaves of a picture of
-    some shape and field of view."""
+    """(count,) in units of the shorter side: those of crops of ``size`` around the principal point of pictures of
+    random shape and field of view.
+    """
     half = torch.deg2rad(FIELD_OF_VIEW[0] + (FIELD_OF_VIEW[1] - FIELD_OF_VIEW[0]) * draws.uniform(count)) / 2
     sides = torch.tensor(SHAPES, dtype=torch.float64, device=half.device)
     wide, high = sides[(draws.uniform(count) * len(sides)).long()].T
@@ -100,7 +100,7 @@ def _focals(draws: Draws, count: int, size: tuple[int, int], zoom: float) -> Ten
 
 
 def aimed(draws: Draws, position: Tensor, target: Tensor) -> Tensor:
-    """(N, 4, 4) poses at ``position`` (N, 3) whose axes meet ``target``, held a little askew, now and then sideways."""
+    """(N, 4, 4) poses at ``position`` (N, 3) whose axes meet ``target``, slightly tilted, occasionally sideways."""
     count = len(position)
     tilt = torch.where(
         draws.uniform(count) < 0.85, math.radians(4) * draws.normal(count), math.pi * (draws.uniform(count) - 0.5)
@@ -121,7 +121,7 @@ def aimed(draws: Draws, position: Tensor, target: Tensor) -> Tensor:
 
 
 def moves(draws: Draws, position: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions and targets (..., 3) after a small step, a step around what is looked at, one towards it or away, or a
+    """Positions and targets (..., 3) after a small step, a step around the target, one towards it or away, or a
     turn on the spot."""
     shape = position.shape[:-1]
     way = target - position
@@ -152,7 +152,7 @@ def _turned(way: Tensor, angle: Tensor, height: Tensor) -> Tensor:
 
 
 class _Scene:
-    """A world's shapes on the device, for the questions that cameras ask."""
+    """A world's shapes on the device, for queries by the choice of cameras."""
 
     def __init__(self, caster: Raycaster, shapes: Shapes, stage: Stage) -> None:
         self._caster, self._stage = caster, stage
@@ -175,7 +175,7 @@ class _Scene:
         return (near | outside).any(dim=1)
 
     def places(self, draws: Draws, count: int) -> tuple[Tensor, Tensor]:
-        """(count, 3) somewhere free each, and what to look at from there."""
+        """(count, 3) free places, and a target for each."""
         least, most = self._stage.reach
         spots = self._room[0] + draws.uniform(count, _SPOTS, 3) * (self._room[1] - self._room[0])
         free = ~self.holds(spots.flatten(0, 1), 2 * CLEAR * least).reshape(count, _SPOTS)

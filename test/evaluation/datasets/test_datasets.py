@@ -42,5 +42,6 @@ def test_the_page_describes_it_as_the_command_does(name: str) -> None:
     page, dataset = PAGE.read_text(encoding="utf-8"), DATASETS[name]
     (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
     assert dataset.title in row and dataset.licence in row
+    assert " ".join(dataset.notes.split()) in " ".join(page.split())
     for line in dataset.layout.strip().splitlines():
         assert line in page

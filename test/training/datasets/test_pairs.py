@@ -66,7 +66,7 @@ def test_every_frame_comes_first_once_and_partners_spread_over_the_range(tmp_pat
     # A step takes a tenth of the view away: from 15 to 95 percent are 1 to 8 steps, each as often as another.
     assert set(apart) == set(range(1, 9))
     assert np.bincount(apart)[2:8].min() > 10
-    with pytest.raises(IndexError, match="pair 24 of walls is asked for; it has 24"):
+    with pytest.raises(IndexError, match="pair 24 of walls does not exist; it has 24"):
         source.pair(24, np.random.default_rng(0))
 
 
@@ -161,7 +161,7 @@ def test_an_image_of_another_size_than_its_camera_is_refused(tmp_path: Path) -> 
                 yield FrameRow(**{**frame.__dict__, "size": (256, 192)})
 
     (tmp_path / "train.txt").write_text("1 3")
-    with pytest.raises(InputError, match=r"0\.jpg' is 128x96; its camera is of 256x192"):
+    with pytest.raises(InputError, match=r"0\.jpg' is 128x96; its camera is 256x192"):
         opened(tmp_path, Small()).pair(0, np.random.default_rng(0))
 
 

@@ -179,5 +179,6 @@ def test_the_page_describes_it_as_the_command_does(name: str) -> None:
     page, one = PAGE.read_text(encoding="utf-8"), TRAINING_SETS[name]
     (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
     assert one.title in row and one.licence in row
+    assert " ".join(one.notes.split()) in " ".join(page.split())
     for line in one.layout.strip().splitlines():
         assert line in page

@@ -152,7 +152,7 @@ def test_a_leg_without_time_for_a_step_is_gone_on_with(
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (("--minutes", "5"), "is not what a day writes"),
+        (("--minutes", "5"), "is not the record of a day"),
         (("--minutes", "0"), "--minutes is 0"),
         (("--minutes", "5", "--leg", "-1"), "--leg is -1"),
     ],

@@ -204,7 +204,7 @@ def test_views_of_a_batch_are_its_pairs() -> None:
 @pytest.mark.parametrize(
     "error, words",
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), r"of 'cpu' is too small.*worlds_at_once"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), r"of 'cpu' has no room.*worlds_at_once"),
         (RuntimeError("CUDA error: device busy\nCompile with"), r"rendered on 'cpu': CUDA error: device busy$"),
     ],
 )
