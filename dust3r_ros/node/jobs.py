@@ -19,7 +19,10 @@ from dust3r_ros.io.files import make_folder
 from dust3r_ros.node.map_publisher import grid_options
 from dust3r_ros.sensors import camera_info
 from dust3r_ros.session.session import Session
+from dust3r_ros.storage import loading
 from dust3r_ros.types import Calibration, Camera, Image, MapUpdate
+
+_A_MAP = "a saved map, such as /tmp/map.db"
 
 
 def calibration_from(message: CameraInfo, topic: str) -> tuple[Calibration | None, str]:
@@ -117,9 +120,14 @@ def reset(session: Session) -> MapChange:
     return MapChange(None)
 
 
+def check_map(session: Session, path: str, root: str = "") -> None:
+    """Raises ``InputError`` and ``MapFileError`` unless there is a saved map."""
+    loading.check_map(full_path(path, _A_MAP, root))
+
+
 def load_map(session: Session, path: str, mode: str, root: str = "") -> MapChange:
     """Load a saved map in place of this one; set ``mode`` unless empty. Raises ``InputError`` and ``MapFileError``."""
-    path = full_path(path, "a saved map, such as /tmp/map.db", root)
+    path = full_path(path, _A_MAP, root)
     count = session.load(path)
     if mode:
         session.set_mapping(mode == "mapping")

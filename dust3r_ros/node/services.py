@@ -79,6 +79,10 @@ class Services:
             response.message = f"mode is '{request.mode}'; it must be mapping, localization or empty"
             return response
 
+        # Checked first: a request that fails must not cost waiting images.
+        await self._answer(response, self._pipeline.run(jobs.check_map, request.path, self._root))
+        if not response.success:
+            return self._logged(response)
         self._pipeline.clear()
         self._on_restart()
         work = self._pipeline.change(jobs.load_map, request.path, request.mode, self._root)

@@ -35,10 +35,21 @@ def load_state(path: str | Path) -> MapState:
     """
     with reading(path) as base:
         base.row_factory = sqlite3.Row
-        state = {name: json.loads(value) for name, value in base.execute("SELECT name, value FROM state")}
-        if "sizes" not in state and base.execute("SELECT 1 FROM keyframes").fetchone():
-            raise MapFileError(f"map '{path}' holds only the products of a map; it can be shown, but not continued")
-        return _state(base, state)
+        return _state(base, _continued(base, path))
+
+
+def check_map(path: str | Path) -> None:
+    """Raises ``MapFileError`` as ``load_state`` does, but does not notice damage inside the file."""
+    with reading(path) as base:
+        _continued(base, path)
+
+
+def _continued(base: sqlite3.Connection, path: str | Path) -> dict[str, Any]:
+    """The whole map's values by name. Raises ``MapFileError`` for a file with only products."""
+    state = {name: json.loads(value) for name, value in base.execute("SELECT name, value FROM state")}
+    if "sizes" not in state and base.execute("SELECT 1 FROM keyframes").fetchone():
+        raise MapFileError(f"map '{path}' holds only the products of a map; it can be shown, but not continued")
+    return state
 
 
 def _state(base: sqlite3.Connection, state: Mapping[str, Any]) -> MapState:
