@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -107,7 +107,7 @@ class MapView:
         """Pose of an image (H, W, 3) of ``camera``; the map is unchanged. See ``localization.localize``."""
         return localize(self.submap, self._cameras, self.config, camera, image)
 
-    def trajectory(self, only: Container[tuple[int, str]] | None = None) -> list[StampedPose]:
+    def trajectory(self, only: Collection[tuple[int, str]] | None = None) -> list[StampedPose]:
         """Every tracked frame in the current map, by time; ``only``: the wanted (stamp, camera)."""
         return self._active.frames.trajectory(only) if self.submap.initialised else []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -66,6 +66,58 @@ def without_drift(tracked: TrackedImage, drifts: Sequence[Drift]) -> Tracks:
     return Tracks(ids, pixels)
 
 
+_BLOCK = 4096  # frames
+_ROW = np.dtype(
+    [
+        ("stamp_ns", "<i8"),
+        ("camera", "<i4"),
+        ("keyframe", "<i4"),
+        ("session", "<i4"),
+        ("changed", "<i4"),
+        ("unit", "<f8"),
+        ("pose", "<f8", (3, 4)),
+    ]
+)
+
+
+class _Rows:
+    """Frames as rows of ``_ROW``, in blocks that stay where they are. A pose of NaN is unknown."""
+
+    def __init__(self, keep: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._keep = keep
+        self._blocks: list[np.ndarray] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, at: int) -> np.ndarray:
+        """Row ``at`` as an array of one, to read and to write."""
+        return self._blocks[at // _BLOCK][at % _BLOCK : at % _BLOCK + 1]
+
+    def append(self, *values: object) -> None:
+        """Add a row."""
+        if self._count == _BLOCK * len(self._blocks):
+            self._blocks.append(self._keep(np.zeros(_BLOCK, _ROW)))
+        self._blocks[-1][self._count % _BLOCK] = values
+        self._count += 1
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The rows, block by block."""
+        for first, block in zip(range(0, self._count, _BLOCK), self._blocks, strict=True):
+            yield block[: self._count - first]
+
+    def find(self, wanted: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Indices of the rows for which ``wanted(block)`` is true."""
+        found = [_BLOCK * at + np.flatnonzero(wanted(block)) for at, block in enumerate(self.blocks())]
+        return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """Copies of the rows with these indices, which rise."""
+        parts = [block[indices[indices // _BLOCK == at] % _BLOCK] for at, block in enumerate(self._blocks)]
+        return np.concatenate(parts) if parts else np.zeros(0, _ROW)
+
+
 _KEPT = 1000  # newest frames that can be located again: about ten kilobytes each
 
 
@@ -87,17 +139,27 @@ class Keyframes(Protocol):
 
 
 class FrameLog:
-    """The frames of one map, in order of arrival."""
+    """The frames of one map, in order of arrival: 128 bytes each."""
 
-    def __init__(self, keyframes: Keyframes, session: int = 0) -> None:
-        """``session`` counts how many times the map was continued: every session has its own clock."""
+    def __init__(
+        self, keyframes: Keyframes, session: int = 0, keep: Callable[[np.ndarray], np.ndarray] = np.asarray
+    ) -> None:
+        """``session`` counts how many times the map was continued: every session has its own clock.
+
+        ``keep`` is given each block of memory and returns the one to use in its place.
+        """
         self._keyframes, self._session = keyframes, session
         self.rewritten = 0  # how many times existing frames changed
-        self._frames: list[FrameState] = []
+        self._rows = _Rows(keep)
+        self._names: list[str] = []  # of cameras
         self._located: Counter[int] = Counter()  # frames with a relative pose, by keyframe
+        self.cameras: set[str] = set()  # of the frames of this session
         # Frame index, corners followed
         self._seen: deque[tuple[int, CameraStream, TrackedImage]] = deque(maxlen=_KEPT)
         self._seen_in_keyframes: deque[tuple[int, CameraStream, TrackedImage]] = deque(maxlen=_KEPT)
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def add_keyframe(self, index: int, stream: CameraStream, seen: TrackedImage) -> None:
         """Add a frame that became keyframe ``index``; ``seen``: the corners followed into it."""
@@ -106,41 +168,39 @@ class FrameLog:
 
     def add(self, reference: int, stream: CameraStream, seen: TrackedImage, found: PnpResult | None) -> None:
         """Add another frame relative to keyframe ``reference``; ``seen`` locates it again later."""
-        self._seen.append((len(self._frames), stream, seen))
-        frame = FrameState(seen.stamp_ns, stream.name, reference, None, float("nan"), self._session)
-        self._append(self._relative(frame, found))
+        relative, unit = self._relative(reference, found) or (None, float("nan"))
+        self.keep(reference, stream, seen, relative, unit)
 
-    def keep(self, reference: int, stream: CameraStream, seen: TrackedImage, r_T_f: Array, unit: float) -> None:
+    def keep(self, reference: int, stream: CameraStream, seen: TrackedImage, r_T_f: Array | None, unit: float) -> None:
         """Add a frame at ``r_T_f`` (4, 4) from keyframe ``reference``, whose unit was ``unit`` at the time."""
-        self._seen.append((len(self._frames), stream, seen))
+        self._seen.append((len(self), stream, seen))
         self._append(FrameState(seen.stamp_ns, stream.name, reference, r_T_f, unit, self._session))
 
     def find_again(self) -> None:
         """Locate the newest frames again after the map was rebuilt or refined."""
         self.rewritten += 1
-        placed = set(self._placed())
         drifts: dict[str, list[Drift]] = {}
         for index, stream, seen in self._seen_in_keyframes:
             if self._keyframes.pose(index) is not None:
                 off = self._keyframes.drift(index, seen.tracks)
                 drifts.setdefault(stream.name, []).append(Drift(seen.stamp_ns, seen.tracks.ids, off))
         for at, stream, seen in self._seen:
-            frame = self._frames[at]
+            row = self._rows[at]
+            keyframe, known = int(row["keyframe"][0]), bool(_located(row)[0])
+            guess = self._poses(row)[0] if known and self._keyframes.pose(keyframe) is not None else None
             tracks = without_drift(seen, drifts.get(stream.name, ()))
-            guess = self._pose_of(frame) if at in placed else None
-            again = self._relative(frame, self._keyframes.finder.locate(stream, tracks, guess))
-            self._located[frame.keyframe] += frame.keyframe_T_frame is None and again.keyframe_T_frame is not None
-            self._frames[at] = again
+            again = self._relative(keyframe, self._keyframes.finder.locate(stream, tracks, guess))
+            if again is not None:
+                self._located[keyframe] += not known
+                row["pose"], row["unit"], row["changed"] = again[0][:3], again[1], self.rewritten
 
-    @property
-    def cameras(self) -> set[str]:
-        """The cameras of the frames of this session."""
-        return {frame.camera for frame in self._frames if frame.session == self._session}
-
-    @property
-    def frames(self) -> Sequence[FrameState]:
-        """All frames in order; existing ones stay the same objects until ``rewritten`` increases."""
-        return self._frames
+    def since(self, count: int, rewritten: int) -> Iterator[tuple[int, FrameState]]:
+        """Place and state of each frame from place ``count``, and of those that changed after ``rewritten``."""
+        for at in self._rows.find(lambda block: block["changed"] > rewritten).tolist() if count else ():
+            if at < count:
+                yield at, self._state(at)
+        for at in range(count, len(self)):
+            yield at, self._state(at)
 
     def restore(self, frames: Iterable[FrameState]) -> None:
         """Add frames of earlier sessions, before any of this one; they are not located again."""
@@ -151,72 +211,100 @@ class FrameLog:
         """The number of frames with a pose."""
         return sum(count for keyframe, count in self._located.items() if self._keyframes.pose(keyframe) is not None)
 
-    def trajectory(self, only: Container[tuple[int, str]] | None = None) -> list[StampedPose]:
+    def trajectory(self, only: Collection[tuple[int, str]] | None = None) -> list[StampedPose]:
         """Every frame with a pose in the current map, by session and time.
 
         ``only``: (stamp, camera) of the wanted frames of this session.
         """
-        known = [
-            frame
-            for frame in (self._frames[at] for at in self._placed())
-            if only is None or (frame.session == self._session and (frame.stamp_ns, frame.camera) in only)
-        ]
-        known.sort(key=lambda frame: (frame.session, frame.stamp_ns, frame.camera))
-        return [StampedPose(frame.stamp_ns, frame.camera, self._pose_of(frame)) for frame in known]
+        stamps = None if only is None else np.array([stamp_ns for stamp_ns, _ in only], np.int64)
+
+        def wanted(block: np.ndarray) -> np.ndarray:
+            if stamps is None:
+                return self._placed(block)
+            own = (block["session"] == self._session) & np.isin(block["stamp_ns"], stamps)
+            return own & self._placed(block)
+
+        rows = self._rows.take(self._rows.find(wanted))
+        ranks = np.argsort(np.argsort(self._names))
+        rows = rows[np.lexsort((ranks[rows["camera"]], rows["stamp_ns"], rows["session"]))] if len(rows) else rows
+        return [pose for pose in self._stamped(rows) if only is None or (pose.stamp_ns, pose.camera) in only]
 
     def path(self, camera: str, most: int) -> list[StampedPose]:
         """The poses of a camera in order of arrival, at most ``most``: every n-th one up to the newest."""
-        own = [frame for frame in (self._frames[at] for at in self._placed()) if frame.camera == camera]
-        kept = own[:: -max(1, -(-len(own) // most))][::-1]
-        return [StampedPose(frame.stamp_ns, frame.camera, self._pose_of(frame)) for frame in kept]
+        if camera not in self._names:
+            return []
+        code = self._names.index(camera)
+        own = self._rows.find(lambda block: (block["camera"] == code) & self._placed(block))
+        return self._stamped(self._rows.take(own[:: -max(1, -(-len(own) // most))][::-1]))
 
     def absorb(self, other: FrameLog, first: int) -> None:
         """Take the frames of another map, whose keyframes become ``first`` and up."""
         self.rewritten += 1
         self._seen.clear()  # these refer to landmarks of previous maps
         self._seen_in_keyframes.clear()
-        for frame in other._frames:
+        for _, frame in other.since(0, -1):
             self._append(replace(frame, keyframe=first + frame.keyframe))
 
     def rescale(self, factor: float) -> None:
         """The unit of length shrank by ``factor``, for frames and keyframes alike."""
         self.rewritten += 1
-        self._frames = [_rescaled(frame, factor) for frame in self._frames]
+        for block in self._rows.blocks():
+            block["pose"][..., 3] *= factor
+            block["unit"] *= factor
+            block["changed"][_located(block)] = self.rewritten
 
-    def _relative(self, frame: FrameState, found: PnpResult | None) -> FrameState:
-        """A frame with the pose found, or unchanged if there is none."""
-        w_T_r = self._keyframes.pose(frame.keyframe)
+    def _relative(self, keyframe: int, found: PnpResult | None) -> tuple[Array, float] | None:
+        """The pose found (4, 4), relative to a keyframe, and the unit of that; None if either is unknown."""
+        w_T_r = self._keyframes.pose(keyframe)
         if found is None or w_T_r is None:
-            return frame
-        return replace(frame, keyframe_T_frame=invert(w_T_r) @ found.w_T_c, unit=self._keyframes.unit(frame.keyframe))
+            return None
+        return invert(w_T_r) @ found.w_T_c, self._keyframes.unit(keyframe)
 
     def _append(self, frame: FrameState) -> None:
-        self._frames.append(frame)
-        self._located[frame.keyframe] += frame.keyframe_T_frame is not None
+        if frame.camera not in self._names:
+            self._names.append(frame.camera)
+        if frame.session == self._session:
+            self.cameras.add(frame.camera)
+        camera, pose = self._names.index(frame.camera), frame.keyframe_T_frame
+        relative = np.full((3, 4), np.nan) if pose is None else pose[:3]
+        self._rows.append(frame.stamp_ns, camera, frame.keyframe, frame.session, self.rewritten, frame.unit, relative)
+        self._located[frame.keyframe] += pose is not None
 
-    def _placed(self) -> list[int]:
-        """Indices of frames with a pose: their keyframe may lack one for a while, or for good."""
-        posed = {index for index in self._located if self._keyframes.pose(index) is not None}
-        return [
-            at
-            for at, frame in enumerate(self._frames)
-            if frame.keyframe_T_frame is not None and frame.keyframe in posed
-        ]
+    def _state(self, at: int) -> FrameState:
+        row = self._rows[at]
+        stamp_ns, camera, keyframe, session, _, unit, pose = row[0].tolist()
+        relative = _whole(np.array([pose]))[0] if _located(row)[0] else None
+        return FrameState(stamp_ns, self._names[camera], keyframe, relative, unit, session)
 
-    def _pose_of(self, frame: FrameState) -> Array:
-        w_T_r = self._keyframes.pose(frame.keyframe)
-        assert frame.keyframe_T_frame is not None and w_T_r is not None, "only placed frames have poses"
-        relative = frame.keyframe_T_frame.copy()
-        factor = self._keyframes.unit(frame.keyframe) / frame.unit
-        if np.isfinite(factor):
-            relative[:3, 3] *= factor
-        return w_T_r @ relative
+    def _placed(self, rows: np.ndarray) -> np.ndarray:
+        """(N,) which frames have a pose: their keyframe may lack one for a while, or for good."""
+        posed = [index for index in self._located if self._keyframes.pose(index) is not None]
+        return _located(rows) & np.isin(rows["keyframe"], posed)
+
+    def _stamped(self, rows: np.ndarray) -> list[StampedPose]:
+        found = zip(rows["stamp_ns"].tolist(), rows["camera"].tolist(), self._poses(rows), strict=True)
+        return [StampedPose(stamp_ns, self._names[camera], pose.copy()) for stamp_ns, camera, pose in found]
+
+    def _poses(self, rows: np.ndarray) -> Array:
+        """(N, 4, 4) ``w_T_f`` of placed frames."""
+        keyframes, which = np.unique(rows["keyframe"], return_inverse=True)
+        w_T_r = [pose for index in keyframes.tolist() if (pose := self._keyframes.pose(index)) is not None]
+        assert len(w_T_r) == len(keyframes), "only placed frames have poses"
+        units = np.array([self._keyframes.unit(index) for index in keyframes.tolist()])
+        relative = _whole(rows["pose"])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            factors = units[which] / rows["unit"] if len(rows) else np.zeros(0)
+        relative[:, :3, 3] *= np.where(np.isfinite(factors), factors, 1.0)[:, None]
+        return np.stack(w_T_r)[which] @ relative if len(rows) else relative
 
 
-def _rescaled(frame: FrameState, factor: float) -> FrameState:
-    """The same frame in a unit that is smaller by ``factor``."""
-    if frame.keyframe_T_frame is None:
-        return frame
-    scaled = frame.keyframe_T_frame.copy()
-    scaled[:3, 3] *= factor
-    return replace(frame, keyframe_T_frame=scaled, unit=factor * frame.unit)
+def _located(rows: np.ndarray) -> np.ndarray:
+    """(N,) which frames have a pose relative to their keyframe."""
+    return ~np.isnan(rows["pose"][:, 0, 0])
+
+
+def _whole(poses: Array) -> Array:
+    """(N, 4, 4) from (N, 3, 4)."""
+    whole = np.zeros((len(poses), 4, 4))
+    whole[:, :3], whole[:, 3, 3] = poses, 1.0
+    return whole

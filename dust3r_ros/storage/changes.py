@@ -13,7 +13,7 @@ import numpy as np
 from dust3r_ros.alignment.moments import scale_of
 from dust3r_ros.mapping.atlas import AtlasEntry
 from dust3r_ros.mapping.map_view import LiveMap
-from dust3r_ros.mapping.state import FrameState, KeyframeState, Trace
+from dust3r_ros.mapping.state import KeyframeState, Trace
 from dust3r_ros.sparse.landmarks import BLOCK
 from dust3r_ros.storage import blobs, rows
 from dust3r_ros.storage.rows import OF_KEYFRAMES, OF_MAPS, write_observations
@@ -70,8 +70,7 @@ class WrittenMap:
     """What a file has of one map besides its keyframes."""
 
     map_id: int
-    frames: list[FrameState] = field(default_factory=list)  # only the first ``count`` are committed
-    count: int = 0
+    count: int = 0  # of frames
     rewritten: int = -1
     merges: int = -1
     landmarks: int = 0
@@ -306,25 +305,17 @@ class Changes:
 
     def _new_frames(self, entry: AtlasEntry) -> bool:
         known, log = self._before.maps.get(entry), entry.frames
-        return known is None or len(log.frames) != known.count or log.rewritten != known.rewritten
+        return known is None or len(log) != known.count or log.rewritten != known.rewritten
 
     def _write_frames(self, entry: AtlasEntry, known: WrittenMap) -> None:
         if not self._new_frames(entry):
             return
-        frames = entry.frames.frames
-        first = known.count if entry.frames.rewritten == known.rewritten else 0
-        found = [
-            rows.frame_row(known.map_id, place, frames[place], entry.name(frames[place].keyframe))
-            for place in range(first, len(frames))
-            if place >= known.count or known.frames[place] is not frames[place]
-        ]
+        found = (
+            rows.frame_row(known.map_id, place, frame, entry.name(frame.keyframe))
+            for place, frame in entry.frames.since(known.count, known.rewritten)
+        )
         self._base.executemany("INSERT OR REPLACE INTO frames VALUES (?, ?, ?, ?, ?, ?, ?, ?)", found)
-        if first:
-            del known.frames[first:]  # left over from a failed transaction
-            known.frames.extend(frames[first:])
-        else:
-            known.frames = list(frames)
-        known.count, known.rewritten = len(frames), entry.frames.rewritten
+        known.count, known.rewritten = len(entry.frames), entry.frames.rewritten
 
     def _write_state(self) -> None:
         live, state = self._live, self._now.state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,7 @@ class RobotLog:
         return len(self._said)
 
     @property
-    def frames(self) -> Container[tuple[int, str]]:
+    def frames(self) -> Collection[tuple[int, str]]:
         """(stamp, camera) of the frames with odometry or gravity."""
         return self._said.keys()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -124,7 +124,7 @@ class WorldAligner:
         self._anchored = False  # whether its origin and heading are fixed, whatever odometry says
 
     @property
-    def frames(self) -> Container[tuple[int, str]]:
+    def frames(self) -> Collection[tuple[int, str]]:
         """(stamp, camera) of the frames whose pose an estimate needs; a trajectory may hold others too."""
         return self._log.frames
 

@@ -50,7 +50,7 @@ def test_gaps_are_filled_and_slices_hold_their_array(tmp_path: Path) -> None:
     del others
     gc.collect()
     others = [pages.keep(noise(seed)) for seed in range(2, 100)]
-    assert pages.on_disk_mb == size and len(pages._chunks) == 1
+    assert len(others) == 98 and pages.on_disk_mb == size and len(pages._chunks) == 1
 
 
 def test_small_arrays_are_not_worth_it(tmp_path: Path) -> None:

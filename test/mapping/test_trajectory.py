@@ -173,7 +173,7 @@ def test_frames_of_earlier_sessions_come_first_and_count_no_cameras() -> None:
     before.add_keyframe(0, LEFT, seen(70))
     before.add(1, LEFT, seen(80), found(6.0))
     log = FrameLog(keyframes, session=1)
-    log.restore(before.frames)
+    log.restore(frame for _, frame in before.since(0, -1))
     assert log.cameras == set() and log.count() == 2
     log.add(0, RIGHT, seen(3), found(0.25))  # the clock began anew
     assert [pose.stamp_ns for pose in log.trajectory()] == [70, 80, 3] and places(log) == [0.0, 6.0, 0.25]
@@ -185,14 +185,17 @@ def test_what_changed_of_frames_that_were_written_is_reported() -> None:
     log, keyframes.answers = FrameLog(keyframes), [found(0.7)]
     log.add_keyframe(0, LEFT, seen(1))
     log.add(0, LEFT, seen(2), found(0.5))
-    kept, rewritten = list(log.frames), log.rewritten
+    rewritten = log.rewritten
     log.add(0, LEFT, seen(3), found(0.6))
-    assert log.rewritten == rewritten and all(a is b for a, b in zip(kept, log.frames, strict=False))
+    assert log.rewritten == rewritten and [place for place, _ in log.since(2, rewritten)] == [2]
     log.find_again()
-    assert log.rewritten > rewritten and log.frames[0] is kept[0] and log.frames[1] is not kept[1]
+    assert log.rewritten > rewritten
+    [(place, frame), new] = log.since(2, rewritten)
+    assert (place, frame.stamp_ns, new[0]) == (1, 2, 2) and frame.keyframe_T_frame[0, 3] == 0.7
     rewritten = log.rewritten
     log.rescale(2.0)
-    assert log.rewritten > rewritten
+    assert [place for place, _ in log.since(3, rewritten)] == [0, 1, 2]
+    assert list(log.since(3, log.rewritten)) == []
 
 
 def test_a_keyframe_without_a_pose_has_no_place_yet() -> None:
