@@ -57,7 +57,7 @@ from dust3r_ros.types import Array, Frame, TrackingState  # noqa: E402
 
 BEGIN, END = "<!-- kills: begin, made by benchmarks/kills.py -->", "<!-- kills: end -->"
 LOG = logging.getLogger("kills")
-_SIZE, _FRAMES, _LOOP_FRAMES = (240, 176), 60, 80
+_SIZE, _FRAMES, _LOOP_FRAMES = (240, 176), 40, 80
 _STEP_NS = 10**8
 _LATER_NS = 10**15  # the stamps of another session
 _WINDOW_S = 0.5  # of the delays, where nothing measured says how long
@@ -420,7 +420,7 @@ PHASES: dict[str, Callable[[Setup, np.random.Generator], Iterator[Kill]]] = {
 
 def prepare(folder: Path) -> Setup:
     """A rendered walk, and the map of it that a killed process left."""
-    images = in_child(_rendered, _FRAMES, 0.5)
+    images = in_child(_rendered, _FRAMES, 0.35)
     config = MapperConfig(
         working_size=96, tracking_size=240, keyframe_motion=0.02, keyframe_motion_young=0.02, focal=0.83 * _SIZE[0]
     )

@@ -174,6 +174,7 @@ class MapMaker:
         self._summarised = 0.0
         self._unpublished = False  # whether publishing the map is overdue
         self._stale = False  # whether the node lacks the newest status
+        self._failing: dict[str, str] = {}  # kinds of work that failed the last time, and why
         self._asked = self._rest_until = 0.0  # time of the last image; no depth is computed before this time
         self._stamp_ns = 0
         self._safe = False  # whether many landmarks were followed into the last image
@@ -194,7 +195,7 @@ class MapMaker:
         if not due or (due in _REST and not self._has_time(due, idle, begin)):
             return self._wait_or_report(idle)
         with self._span(f"work: {due}"):
-            update = self._done()
+            update = self._done(due)
         if due in _REST:
             now = time.monotonic()
             self._rest_until = now + _REST[due] * (now - begin)
@@ -203,13 +204,19 @@ class MapMaker:
         self._show_done(due, update, idle)
         return True
 
-    def _done(self) -> MapUpdate | None:
-        """The update of a piece of work; a failure is logged, and the map continues without it."""
+    def _done(self, due: str) -> MapUpdate | None:
+        """The update of a piece of work; a failure is reported, and the map continues without it."""
         try:
-            return self._back_end.work()
+            update = self._back_end.work()
         except Exception as error:
-            self._log.error(f"part of the mapping work failed: {_said(error)}")
+            said = _said(error).strip()
+            problem = f"part of the mapping work failed: {said.splitlines()[-1]}"
+            if self._failing.get(due) != problem:
+                self._log.error(f"part of the mapping work failed: {said}")
+            self._failing[due], self._stale = problem, True
             return None
+        self._failing.pop(due, None)
+        return update
 
     def _show_done(self, due: str, update: MapUpdate, idle: bool) -> None:
         """Report finished work: to tracking at once, to viewers of the map when it is worthwhile."""
@@ -372,7 +379,11 @@ class MapMaker:
                 self._status,
                 back_end_mb=memory_mb(),
                 kept_mb=(pages.in_memory_mb, pages.on_disk_mb),
-                problems=(*self._status.problems, *filter(None, [pages.problem])),
+                problems=(
+                    *self._status.problems,
+                    *filter(None, [pages.problem]),
+                    *dict.fromkeys(self._failing.values()),
+                ),
             )
         counts, (waiting, behind_ns) = self._session.mapper.counts, self._session.mapper.depth_backlog
         if self._trace is not None:

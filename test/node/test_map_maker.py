@@ -1,0 +1,105 @@
+"""The back end where its backend fails, as on a GPU that is out of memory or gone: it is said, and the map goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sequences import SMALL, walk
+
+from dust3r_ros.backends import make_backend
+from dust3r_ros.config import MapperConfig, NodeConfig
+from dust3r_ros.errors import BackendError
+from dust3r_ros.node.map_maker import LOG, Audience, MapMaker, Setting
+from dust3r_ros.session import session
+from dust3r_ros.tracking.exchange import KeyframeRequest
+from dust3r_ros.types import Frame, TrackingState
+
+SEQUENCE = walk("orbit", 24)
+CONFIG = replace(SMALL, focal=SEQUENCE.focal, working_size=96)
+AUDIENCE = Audience(live={"map_stride": 2, "map_max_points": 10**6, "min_confidence": 1.5})
+MEMORY = BackendError("2 images do not fit into memory; lower 'working_size'")
+GONE = RuntimeError("CUDA error: device-side assert triggered")
+Made = Callable[..., tuple[MapMaker, dict[str, Any], list[tuple[str, Any]]]]
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Made:
+    """Makes a back end; its backend raises ``fault["is"]`` if that is set. With what it sends to the node."""
+
+    def make(backlog: str) -> tuple[MapMaker, dict[str, Any], list[tuple[str, Any]]]:
+        fault: dict[str, Any] = {"is": None}
+        sent: list[tuple[str, Any]] = []
+
+        def failing(config: MapperConfig) -> Any:
+            backend = make_backend(config)
+            predict = backend.predict
+
+            def guarded(*arguments: Any, **more: Any) -> Any:
+                if fault["is"] is not None:
+                    raise fault["is"]
+                return predict(*arguments, **more)
+
+            monkeypatch.setattr(backend, "predict", guarded)
+            return backend
+
+        monkeypatch.setattr(session, "make_backend", failing)
+        setting = Setting(CONFIG, replace(NodeConfig(), backlog=backlog), "camera")
+        return MapMaker(lambda kind, value: sent.append((kind, value)), setting), fault, sent
+
+    return make
+
+
+def take(maker: MapMaker, index: int) -> Any:
+    return maker.take(
+        KeyframeRequest(Frame(int(SEQUENCE.stamps_ns[index]), "camera", SEQUENCE.images[index])), "f", AUDIENCE
+    )
+
+
+def errors(sent: list[tuple[str, Any]]) -> list[str]:
+    return [value[1] for kind, value in sent if kind == LOG and value[0] == "error"]
+
+
+@pytest.mark.parametrize("error", [MEMORY, GONE])
+def test_an_image_whose_depth_fails_is_said_to_have_failed(made: Made, error: Exception) -> None:
+    maker, fault, _ = made("every")
+    failed = 0
+    for index in range(24):
+        fault["is"] = error if 6 <= index < 14 else None
+        news = take(maker, index)
+        failed += bool(news.failed)
+        assert not news.failed or str(error) in news.failed.strip().splitlines()[-1]
+    assert failed >= 2
+    assert news.update.state is TrackingState.TRACKING and news.status.counts.frames == 24 and not news.failed
+    maker.close()
+
+
+@pytest.mark.parametrize("error", [MEMORY, GONE])
+def test_work_that_was_postponed_and_fails_is_in_the_status(made: Made, error: Exception) -> None:
+    maker, fault, sent = made("latest")
+
+    def run(first: int, last: int) -> Any:
+        for index in range(first, last):
+            news = take(maker, index)
+            assert not news.failed and news.update.state is not TrackingState.LOST
+            for _ in range(4):
+                maker.work(True)
+        end = time.monotonic() + 30
+        while maker.work(True):
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        return maker._news(fresh=True).status
+
+    assert run(0, 8).problems == ()
+    fault["is"] = error
+    status = run(8, 16)
+    assert len(status.problems) == 1 and str(error) in status.problems[0]
+    assert status.problems[0].startswith("part of the mapping work failed: ")
+    assert 1 <= len(errors(sent)) <= 2, "said once for each kind of work"
+    fault["is"] = None
+    status = run(16, 24)
+    assert status.problems == () and status.counts.keyframes > 6
+    maker.close()
