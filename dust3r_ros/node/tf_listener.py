@@ -17,7 +17,7 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.rigid import from_quaternion
 from dust3r_ros.node.conversions import stamp_to_ns
 from dust3r_ros.node.qos import subscribe, tf_profile
-from dust3r_ros.sensors.transform_buffer import TransformBuffer
+from dust3r_ros.sensors.transform_buffer import MAX_FRAMES, TransformBuffer
 from dust3r_ros.types import Array
 
 # Number of our own transforms remembered, to recognise them on /tf; at 200 Hz, 20 s.
@@ -161,9 +161,18 @@ class TfListener:
             except GeometryError as error:
                 remark = f"transform '{parent}' -> '{child}' is refused: {error}"
             else:
-                self._claims[child] = _Claim(parent, static, time.monotonic())
+                self._claim(parent, child, static)
             if remark:
                 self._node.get_logger().warning(remark, throttle_duration_sec=COMPLAIN_S)
+
+    def _claim(self, parent: str, child: str, static: bool) -> None:
+        """Remember who gives ``child`` a parent, also where that closes a loop; not what all of TF ignores."""
+        known = self._claims.get(child)
+        ignored = not parent or not child or parent == child
+        if ignored or (known is None and len(self._claims) >= MAX_FRAMES):
+            return
+        if known is None or static or not known.static or known.parent == parent:  # a static parent stays
+            self._claims[child] = _Claim(parent, static, time.monotonic())
 
 
 def rigid_of(message: TransformStamped) -> Array:

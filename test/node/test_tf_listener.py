@@ -78,11 +78,15 @@ class World:
         )
         return TfOutput(node, NodeConfig(**config), self.sender, self.listener, self.values.__getitem__)
 
+    def tell(self, parent: str, child: str, p_T_c=None, stamp_ns: int = 5 * SECOND, static: bool = False) -> None:
+        """The robot sends a transform."""
+        message = transform_message(np.eye(4) if p_T_c is None else p_T_c, stamp_ns, parent, child)
+        self._senders[static].publish(TFMessage(transforms=[message]))
+
     def say(self, parent: str, child: str, p_T_c=None, stamp_ns: int = 5 * SECOND, static: bool = False) -> None:
         """The robot sends a transform, and the node has heard it."""
         before = self.listener.parent(child)
-        message = transform_message(np.eye(4) if p_T_c is None else p_T_c, stamp_ns, parent, child)
-        self._senders[static].publish(TFMessage(transforms=[message]))
+        self.tell(parent, child, p_T_c, stamp_ns, static)
         self.until(lambda: self.listener.parent(child) == parent, f"{parent} -> {child} is heard instead of {before}")
 
     def until(self, check, what: str, seconds: float = 10.0) -> None:
@@ -187,6 +191,36 @@ def test_a_parent_that_is_no_longer_told_does_not_count(world, monkeypatch):
     output.frame(tracked(some_pose(1)), "lens", None, False)
     assert names(world.said("/tf", 1)[0]) == ("map", "lens")
     assert output.problems == ()
+
+
+def test_what_the_buffer_refuses_is_no_second_parent(world, monkeypatch):
+    """TF ignores a frame within itself, and a static parent stays, whatever else is said of its child."""
+    world.tell("lens", "lens")
+    world.say("rig", "lens", static=True)
+    world.tell("lens", "lens")
+    world.tell("other", "lens")
+    world.quiet()
+    monkeypatch.setattr(tf_listener, "CLAIM_S", 0.0)
+    assert world.listener.parent("lens") == "rig" == world.listener.buffer.parent("lens")
+
+
+def test_a_frame_within_itself_does_not_stop_the_output(world):
+    output = world.output()
+    world.tell("lens", "lens")
+    world.quiet()
+    output.frame(tracked(some_pose(1)), "lens", None, False)
+    assert names(world.said("/tf", 1)[0]) == ("map", "lens") and output.problems == ()
+
+
+def test_a_flood_of_frames_is_not_remembered(world, monkeypatch):
+    monkeypatch.setattr(tf_listener, "MAX_FRAMES", 3)
+    world.say("base", "a")
+    world.say("base", "b")
+    world.say("base", "c")
+    world.tell("base", "d")
+    world.until(lambda: world.listener.buffer.parent("d"), "d is heard")
+    assert world.listener.parent("d") is None
+    world.say("other", "c")
 
 
 def test_our_own_transforms_do_not_count_as_another_parent(world):
