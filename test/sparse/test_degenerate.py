@@ -94,6 +94,19 @@ def test_what_is_known_goes_to_the_part_of_its_image(noisy: PairProblem) -> None
         align_parts(pairs, focals=focals[:3])
 
 
+def test_a_given_focal_reaches_its_camera_in_every_part(noisy: PairProblem) -> None:
+    """As in one alignment: given for one image of a camera, it holds for all of them, also in other parts."""
+    pairs = between(noisy, {0, 3}, {1, 2, 4})
+    focals = np.where(np.arange(5) == 3, noisy.focal, np.nan)
+    parts = align_parts(pairs, cameras=np.zeros(5, int), focals=focals)
+    assert [list(part.alignment.focals) for part in parts] == [[noisy.focal] * 3, [noisy.focal] * 2]
+    focals[1] = 2 * noisy.focal
+    with pytest.raises(InputError, match="one camera has one focal"):
+        align_parts(pairs, cameras=np.zeros(5, int), focals=focals)
+    two = align_parts(pairs, cameras=np.array([0, 1, 1, 0, 1]), focals=focals)
+    assert [list(part.alignment.focals) for part in two] == [[2 * noisy.focal] * 3, [noisy.focal] * 2]
+
+
 def test_an_image_in_no_pair_is_in_no_part(noisy: PairProblem) -> None:
     pairs = between(noisy, {0, 1, 4})
     with pytest.raises(InputError, match="3 images from 0 to 4 but not 2, 3"):

@@ -11,6 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from dust3r_ros.alignment import align
+from dust3r_ros.alignment.batch.problem import given_focals
 from dust3r_ros.alignment.objective import Alignment
 from dust3r_ros.errors import InputError
 from dust3r_ros.types import PairPrediction
@@ -38,7 +39,7 @@ def align_parts(pairs: Sequence[PairPrediction], **known: Any) -> list[Part]:
     """
     if not pairs:
         raise InputError("an alignment needs at least one pair, not 0")
-    found = []
+    known, found = _shared(known), []
     for own in _connected(pairs):
         number = {image: k for k, image in enumerate(own)}
         its = [position for position, pair in enumerate(pairs) if pair.first in number]
@@ -55,6 +56,14 @@ def _connected(pairs: Sequence[PairPrediction]) -> list[list[int]]:
     count, label = connected_components(graph, directed=False)
     members = [images[label == part].tolist() for part in range(count)]
     return sorted(members, key=lambda images: (-len(images), images))
+
+
+def _shared(known: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with each given focal at all images of its camera, which may be in several parts."""
+    focals, cameras = known.get("focals"), known.get("cameras")
+    if focals is None or cameras is None or np.shape(focals) != np.shape(cameras):
+        return known
+    return known | {"focals": given_focals(focals, np.asarray(cameras), len(focals))}
 
 
 def _of_images(known: dict[str, Any], images: list[int]) -> dict[str, Any]:
