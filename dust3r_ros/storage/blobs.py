@@ -15,6 +15,7 @@ from dust3r_ros.types import Array, Array32, Image
 
 _LARGEST = 60000.0  # below the largest float16
 _SMALLEST = 6e-8  # the smallest float16 above 0
+_MOST = 1 << 28  # bytes of one blob, unpacked: more than any keyframe has
 
 
 def seal(data: bytes) -> bytes:
@@ -162,7 +163,11 @@ def unpack_map(blob: bytes, height: int, width: int, scale: float = 1.0) -> Arra
 
 
 def _inflated(blob: bytes) -> bytes:
+    inflater = zlib.decompressobj()
     try:
-        return zlib.decompress(blob)
+        data = inflater.decompress(blob, _MOST)
     except zlib.error as error:
         raise ValueError(f"it is damaged ({error})") from error
+    if not inflater.eof:
+        raise ValueError(f"it is damaged (cut off, or more than {_MOST >> 20} MiB)")
+    return data

@@ -60,8 +60,10 @@ class MapJournal:
         base.execute("PRAGMA journal_mode = WAL")
         base.execute("PRAGMA synchronous = NORMAL")
         if fresh:
+            rows.seal_writes(base)
             return
         rows.check(base, self._path)
+        rows.seal_writes(base)
         self._written.adopt(base)
         self._adopted = self._written.state.get("lineage", ""), self._written.state.get("changes", 0)
 
@@ -167,6 +169,7 @@ def _begin(path: Path) -> dict[str, Any]:
         base = rows.connect(temporary, "rw")
         try:
             rows.create(base)
+            rows.seal_writes(base)
             found = [(name, json.dumps(value)) for name, value in state.items()]
             base.executemany("INSERT INTO state VALUES (?, ?)", found)
         finally:

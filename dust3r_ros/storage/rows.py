@@ -6,12 +6,16 @@ row is always written as a whole.
 The observations of a keyframe are those of its features, then all others, each with the id that its landmark had when
 it was written. The current id follows from the mergers (``aliases``). So a pruned observation or a merged landmark
 costs only a few bytes.
+
+Every row has a seal, a checksum of all its values, in a table of its own: a number that changed on the disk, and a row
+that is gone, are noticed. Triggers of the writer's connection make them, so that other programs see plain tables.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -20,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from dust3r_ros.errors import MapFileError, OutputError
+from dust3r_ros.errors import Dust3rRosError, MapFileError, OutputError
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.mapping.state import FrameState, KeyframeState, PairGeometry
 from dust3r_ros.sparse.landmarks import Intrinsics
@@ -28,7 +32,7 @@ from dust3r_ros.storage import blobs
 from dust3r_ros.tracking import Tracks, join
 from dust3r_ros.types import Array, Camera, Keyframe
 
-SCHEMA_VERSION = 4  # the only version supported
+SCHEMA_VERSION = 5  # the only version supported
 APPLICATION_ID = int.from_bytes(b"D3RM", "big")
 
 SCHEMA = """
@@ -61,11 +65,23 @@ CREATE TABLE aliases (map INTEGER NOT NULL, chunk INTEGER NOT NULL, ids BLOB NOT
 CREATE TABLE frames (map INTEGER NOT NULL, place INTEGER NOT NULL, session INTEGER NOT NULL, stamp_ns INTEGER NOT NULL,
     camera TEXT NOT NULL, keyframe INTEGER NOT NULL, keyframe_T_frame BLOB, unit REAL,
     PRIMARY KEY (map, place)) WITHOUT ROWID;
+CREATE TABLE seals (part TEXT NOT NULL, row TEXT NOT NULL, seal INTEGER NOT NULL,
+    PRIMARY KEY (part, row)) WITHOUT ROWID;
 """
 
 # Tables with one row per keyframe
 OF_KEYFRAMES = ("keyframes", "images", "depths", "observations", "observation_states", "samples")
 OF_MAPS = ("moments", "aliases", "frames")
+# The key of each table
+_KEYS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("settings", "state", "cameras"), ("name",)),
+    **dict.fromkeys(OF_KEYFRAMES, ("number",)),
+    **dict.fromkeys(("edges", "pairs"), ("first", "second")),
+    "maps": ("id",),
+    "moments": ("map", "edge"),
+    "aliases": ("map", "chunk"),
+    "frames": ("map", "place"),
+}
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -85,6 +101,50 @@ def create(base: sqlite3.Connection) -> None:
     base.executescript(
         f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; PRAGMA application_id = {APPLICATION_ID}; COMMIT;"
     )
+
+
+def seal_writes(base: sqlite3.Connection) -> None:
+    """Seal the rows that this connection writes from now on."""
+    base.create_function("seal", -1, _seal, deterministic=True)
+    for table, key in _KEYS.items():
+        columns = ", ".join(f"NEW.{name}" for name in _columns(base, table))
+        new, old = (f"'{table}', {_row_name(key, f'{row}.')}" for row in ("NEW", "OLD"))
+        base.executescript(
+            f"CREATE TEMP TRIGGER seal_{table} AFTER INSERT ON main.{table} BEGIN "
+            f"INSERT OR REPLACE INTO seals VALUES ({new}, seal({columns})); END;"
+            f"CREATE TEMP TRIGGER unseal_{table} AFTER DELETE ON main.{table} BEGIN "
+            f"DELETE FROM seals WHERE (part, row) = ({old}); END;"
+        )
+
+
+def check_seals(base: sqlite3.Connection) -> None:
+    """Raises ``ValueError`` unless every row is as it was written, and none is gone."""
+    for table, key in _KEYS.items():
+        seals = dict(base.execute("SELECT row, seal FROM seals WHERE part = ?", (table,)))
+        columns = ", ".join(_columns(base, table))
+        for name, *values in base.execute(f"SELECT {_row_name(key)}, {columns} FROM {table}"):
+            if seals.pop(name, None) != _seal(*values):
+                what = f"keyframe {name}" if table in OF_KEYFRAMES else f"row {name!r}"
+                raise ValueError(f"{what} of its table '{table}' is not what was written")
+        if seals:
+            raise ValueError(f"{len(seals)} rows of its table '{table}' are gone")
+
+
+def _columns(base: sqlite3.Connection, table: str) -> list[str]:
+    return [row[1] for row in base.execute(f"PRAGMA table_info({table})")]
+
+
+def _row_name(key: Sequence[str], of: str = "") -> str:
+    return "'' || " + " || '/' || ".join(f"{of}{name}" for name in key)
+
+
+def _seal(*values: Any) -> int:
+    """CRC-32 of the values of a row as SQLite stores them."""
+    crc = 0
+    for value in values:
+        value = value + 0.0 if isinstance(value, float) else value  # SQLite does not keep the sign of zero
+        crc = zlib.crc32(value if isinstance(value, bytes) else f"|{value!r}|".encode(), crc)
+    return crc
 
 
 def check(base: sqlite3.Connection, path: Path) -> None:
@@ -113,11 +173,15 @@ def reading(path: str | Path) -> Iterator[sqlite3.Connection]:
     try:
         base.execute("BEGIN")
         check(base, path)
+        check_seals(base)
         yield base
     except sqlite3.Error as error:
         raise MapFileError(f"'{path}' is damaged or not a map: {error}; give a complete map.db") from error
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise MapFileError(f"map '{path}' is damaged: {error}") from error
+    except Dust3rRosError:
+        raise
+    except Exception as error:  # damage that happens to fit its seal may raise anything
+        what = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise MapFileError(f"map '{path}' is damaged: {what}") from error
     finally:
         base.close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import pytest
 
@@ -65,3 +67,12 @@ def test_one_bit_is_enough_to_be_refused() -> None:
             broken[at] ^= 1 << int(rng.integers(8))
             with pytest.raises(ValueError):
                 unpack(bytes(broken))
+
+
+def test_a_blob_does_not_unfold_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blobs, "_MOST", 1 << 20)
+    blob = zlib.compress(bytes(1 << 20))
+    assert len(blobs.unpack_bytes(blob)) == 1 << 20
+    for bad in (zlib.compress(bytes((1 << 20) + 1)), blob[:-1]):
+        with pytest.raises(ValueError, match="cut off, or more than 1 MiB"):
+            blobs.unpack_bytes(bad)

@@ -142,6 +142,25 @@ def test_damaged_keyframes_are_named(mapper: FinishedMapper, tmp_path: Path, col
         load_map(tmp_path / "map.db")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE keyframes SET stamp_ns = stamp_ns + 1 WHERE number = 6", "UPDATE cameras SET focal = 1.001 * focal",
+        "UPDATE edges SET weight = -weight", "UPDATE settings SET value = '2'", "DELETE FROM edges WHERE first = 3",
+        "DELETE FROM depths WHERE number = 6", "UPDATE seals SET seal = 0 WHERE part = 'images'", "DROP TABLE seals",
+    ],
+)  # fmt: skip
+def test_no_number_changes_unnoticed(mapper: FinishedMapper, tmp_path: Path, change: str) -> None:
+    """Those that stay plausible, too."""
+    save_map(tmp_path / "map.db", mapper, {"seed": 1})
+    base = sqlite3.connect(tmp_path / "map.db")
+    base.execute(change)
+    base.commit()
+    base.close()
+    with pytest.raises(MapFileError, match=r"map\.db' is damaged"):
+        load_map(tmp_path / "map.db")
+
+
 def test_failed_writes_are_sentences(mapper: FinishedMapper, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="nowhere"):
         save_map(tmp_path / "nowhere" / "map.db", mapper)
