@@ -13,7 +13,7 @@ from dust3r_ros.depth.completion import cut_at_outlines, fill_depth
 from dust3r_ros.geometry.depths import fuse_depths
 from dust3r_ros.types import Array, Array32, Image, View
 
-_REDUCED = 2  # a quarter of the work at half the precision
+_REDUCED = 2  # half the image size: a quarter of the work per pair, at half the precision
 _KEPT = 16  # reduced images kept: newer keyframes are paired with these
 _FLOW_BYTES = 16 << 20
 

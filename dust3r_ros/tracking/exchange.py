@@ -82,8 +82,9 @@ class FollowedPose:
 class KeyframeRequest:
     """An image for the back end, which decides whether it becomes a keyframe.
 
-    ``followed``: its pose by the front end, None if tracking was lost or there is no map yet. ``ids`` (N,) and
-    ``pixels`` (N, 2), offsets from the centre of the tracked image: the landmarks it saw.
+    ``followed``: its pose by the front end, None if tracking was lost, there is no map yet, or every image is mapped
+    (``backlog``). ``ids`` (N,) of the landmarks it shows, as in the ``MapSnapshot`` that gave the pose, and ``pixels``
+    (N, 2), offsets from the centre of the tracked image; None without a pose.
     """
 
     frame: Frame
