@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_LONGEST = 2000  # characters of a message
+
 
 class Dust3rRosError(Exception):
     """Base of every error this package raises on purpose.
@@ -11,6 +16,11 @@ class Dust3rRosError(Exception):
     """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """One line of bounded length, whatever names and values it quotes."""
+        text = _BREAKS.sub(" ", super().__str__())
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 3 :]}"
 
 
 class ConfigError(Dust3rRosError):

@@ -17,6 +17,9 @@ BODY_T_OPTICAL: Array = np.array(
     [[0.0, 0.0, 1.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
 )
 
+# Translations beyond this are no measurement; products of larger numbers soon overflow.
+FARTHEST = 1e9
+
 
 def pose(rotation: ArrayLike, translation: ArrayLike) -> Array:
     """(4, 4) from a (3, 3) rotation and a translation (3,)."""
@@ -68,14 +71,14 @@ def from_quaternion(translation: ArrayLike, xyzw: ArrayLike) -> Array:
     """(4, 4) from a translation (3,) and a quaternion (x, y, z, w), which is normalised.
 
     Raises ``GeometryError`` for a quaternion that is far from unit length (a message that was never
-    filled in holds zeros) or numbers that are not finite.
+    filled in holds zeros), numbers that are not finite, or a translation that no robot has.
     """
     t, q = np.asarray(translation, np.float64).reshape(3), np.asarray(xyzw, np.float64).reshape(4)
     length = float(np.linalg.norm(q))
-    if not (np.isfinite(t).all() and abs(length - 1.0) < 0.1):
+    if not (np.abs(t).max() < FARTHEST and abs(length - 1.0) < 0.1):  # NaN is not less
         raise GeometryError(
             f"A pose with translation {t.tolist()} and quaternion {q.tolist()} of length {length:.3g} is invalid; "
-            "all must be finite and the length 1."
+            f"all must be finite, the translation within {FARTHEST:g} and the length 1."
         )
     return pose(Rotation.from_quat(q).as_matrix(), t)
 

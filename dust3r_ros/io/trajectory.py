@@ -7,14 +7,14 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
-from dust3r_ros.errors import InputError
-from dust3r_ros.geometry.rigid import pose, quaternion
+from dust3r_ros.errors import GeometryError, InputError
+from dust3r_ros.geometry.rigid import from_quaternion, quaternion
 from dust3r_ros.io.files import write_text
 from dust3r_ros.types import StampedPose
 
 _MOST = 2**63 - 1
+_DIGITS = 10  # of seconds: Decimal overflows on exponents of a thousand million
 
 
 def stamp_from_text(text: str) -> int | None:
@@ -23,7 +23,7 @@ def stamp_from_text(text: str) -> int | None:
         seconds = Decimal(text)
     except InvalidOperation:
         return None
-    if not seconds.is_finite() or not 0 <= seconds.scaleb(9) <= _MOST:
+    if not seconds.is_finite() or seconds.adjusted() > _DIGITS or not 0 <= seconds.scaleb(9) <= _MOST:
         return None
     return int(seconds.scaleb(9))
 
@@ -77,6 +77,9 @@ def _parsed(line: str, camera: str) -> StampedPose | None:
         numbers = np.array([float(field) for field in fields[1:]])
     except ValueError:
         return None
-    if stamp_ns is None or len(numbers) != 7 or not np.isfinite(numbers).all() or np.linalg.norm(numbers[3:]) < 0.5:
+    if stamp_ns is None or len(numbers) != 7:
         return None
-    return StampedPose(stamp_ns, camera, pose(Rotation.from_quat(numbers[3:]).as_matrix(), numbers[:3]))
+    try:
+        return StampedPose(stamp_ns, camera, from_quaternion(numbers[:3], numbers[3:]))
+    except GeometryError:
+        return None

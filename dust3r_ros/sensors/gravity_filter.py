@@ -17,6 +17,7 @@ _NEAR_GRAVITY = 0.15  # tolerance of |a| / g around 1 within which a is mostly g
 _GAP_NS = 500_000_000  # the gyroscope is not integrated over longer gaps
 _KEEP = 2000  # estimates kept: 5 s at 400 Hz
 _AHEAD_NS = 100_000_000  # the last turn rate holds for this long: images may arrive before the IMU's messages
+_MOST = 1e4  # m/s^2 or rad/s: more than sensors measure, and small enough for squares and angles
 _SETTLE = 20  # accelerations averaged for the first estimate
 
 
@@ -35,10 +36,10 @@ class UpFilter:
     def add(self, stamp_ns: int, acceleration: Array, rate: Array) -> None:
         """Take in the specific force (3,) m/s^2 (up at rest) and the angular velocity (3,) rad/s, in the IMU's axes.
 
-        Values that are not finite or not newer than the last are ignored; a stamp that jumps back by more than half a
-        second restarts the filter.
+        Values that no sensor measures or that are not newer than the last are ignored; a stamp that jumps back by
+        more than half a second restarts the filter.
         """
-        if not (np.isfinite(acceleration).all() and np.isfinite(rate).all()):
+        if not (_possible(acceleration) and _possible(rate)):
             return
         if self._stamps and stamp_ns <= self._stamps[-1]:
             if self._stamps[-1] - stamp_ns <= _GAP_NS:
@@ -81,7 +82,10 @@ class UpFilter:
             self._settling.clear()
 
     def _keep(self, stamp_ns: int, up: Array) -> None:
-        up = up / np.linalg.norm(up)
+        length = float(np.linalg.norm(up))
+        if length < 1e-6:  # as much up as down
+            return
+        up = up / length
         up.setflags(write=False)
         self._stamps.append(stamp_ns)
         self._ups.append(up)
@@ -119,7 +123,7 @@ class TurnMeter:
 
     def add(self, stamp_ns: int, rate: Array) -> None:
         """Take in the angular velocity (3,) rad/s in the IMU's axes; ignored or restarted as in ``UpFilter.add``."""
-        if not np.isfinite(rate).all():
+        if not _possible(rate):
             return
         axes = np.eye(3)
         if self._stamps:
@@ -149,6 +153,11 @@ class TurnMeter:
         for kept in (self._stamps, self._axes, self._rates):
             kept.clear()
         self._span += 1
+
+
+def _possible(values: Array) -> bool:
+    """Whether acceleration or angular velocity (3,) can be measured values; NaN is not."""
+    return bool(np.abs(values).max() <= _MOST)
 
 
 def _turn(rate: Array, step_ns: int) -> Array:

@@ -88,3 +88,9 @@ def test_interpolation_goes_the_part_of_the_way(seed: int, part: float) -> None:
     np.testing.assert_allclose(angle_deg(first[:3, :3].T @ middle[:3, :3]), part * whole, atol=1e-5)
     np.testing.assert_allclose(angle_deg(middle[:3, :3].T @ last[:3, :3]), (1 - part) * whole, atol=1e-5)
     np.testing.assert_allclose(middle[:3, 3], (1 - part) * first[:3, 3] + part * last[:3, 3], atol=1e-12)
+
+
+@pytest.mark.parametrize("far", [1e10, -1e200, np.inf, np.nan])
+def test_a_translation_that_no_robot_has_is_refused(far: float) -> None:
+    with pytest.raises(GeometryError, match="within 1e"):
+        from_quaternion([0, far, 0], [0, 0, 0, 1])

@@ -87,3 +87,29 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str) -> None:
 def test_real_truth_is_read(shared: Path) -> None:
     poses = read_tum(shared / "data" / "7scenes_redkitchen" / "groundtruth.txt")
     assert len(poses) == 100 and poses[1].stamp_ns == 333_333_000
+
+
+@pytest.mark.parametrize("stamp", ["1e999999999", "1e-999999999", "9" * 5000, "-1", "nan", "0e999999999"])
+def test_stamps_beyond_all_clocks(stamp: str) -> None:
+    assert stamp_from_text(stamp) in (None, 0)
+
+
+@pytest.mark.parametrize(
+    "pose", ["0 0 0 1e300 1e300 0 1", "0 0 0 7 0 0 1", "1e30 0 0 0 0 0 1", "0 0 nan 0 0 0 1", "0 0 0 0 0 0 0"]
+)
+def test_numbers_that_are_no_pose(tmp_path: Path, pose: str) -> None:
+    (tmp_path / "t.txt").write_text(f"1 {pose}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"t\.txt' line 1"):
+        read_tum(tmp_path / "t.txt")
+
+
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=7, max_size=7))
+def test_what_is_read_is_rigid(tmp_path_factory: pytest.TempPathFactory, numbers: list[float]) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.txt"
+    path.write_text(f"1 {' '.join(map(str, numbers))}\n", encoding="utf-8")
+    try:
+        (read,) = read_tum(path)
+    except InputError:
+        return
+    R = read.w_T_c[:3, :3]
+    assert np.isfinite(read.w_T_c).all() and np.allclose(R @ R.T, np.eye(3), atol=1e-9)

@@ -103,3 +103,24 @@ def test_a_gyroscope_that_was_silent_or_jumped_back_begins_anew():
     for stamp in range(200_000_000, 60_000_000_000, 10_000_000):
         meter.add(stamp, rate)
     assert meter.at(59_900_000_000) is not None and meter.at(10_000_000_000) is None, "memory is bounded"
+
+
+@pytest.mark.parametrize("value", [1e5, 1e200, -1.7e308, np.inf, np.nan])
+def test_what_no_sensor_measures_changes_nothing(value):
+    up, turns = fed(100, lambda t: np.array([0.0, 0.0, GRAVITY]), lambda t: REST), TurnMeter()
+    turns.add(99 * STEP_NS, REST)
+    before = up.at(99 * STEP_NS)
+    odd = np.array([value, 0.0, 0.0])
+    up.add(100 * STEP_NS, np.array([0.0, 0.0, GRAVITY]), odd)
+    up.add(101 * STEP_NS, odd, REST)
+    turns.add(100 * STEP_NS, odd)
+    assert np.array_equal(up.at(101 * STEP_NS), before)
+    assert np.isfinite(turns.at(101 * STEP_NS).g_R_x).all()
+
+
+def test_as_much_up_as_down():
+    up = UpFilter()
+    for k in range(40):
+        up.add(k * STEP_NS, np.array([0.0, 0.0, GRAVITY if k % 2 else -GRAVITY]), REST)
+    found = up.at(39 * STEP_NS)
+    assert found is None or np.isfinite(found).all()
