@@ -17,7 +17,7 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,8 @@ def reading(path: str | Path) -> Iterator[sqlite3.Connection]:
     path = Path(path)
     if not path.is_file():
         raise MapFileError(f"map '{path}' does not exist; give a map.db")
+    if path.with_name(path.name + "-journal").exists():
+        _undo(path)
     try:
         base = connect(path, "ro")
     except sqlite3.Error as error:
@@ -184,6 +186,12 @@ def reading(path: str | Path) -> Iterator[sqlite3.Connection]:
         raise MapFileError(f"map '{path}' is damaged: {what}") from error
     finally:
         base.close()
+
+
+def _undo(path: Path) -> None:
+    """Undo what a killed writer had begun; who only reads cannot, and could not read either."""
+    with suppress(sqlite3.Error), closing(connect(path, "rw")) as base:
+        number(base, "user_version")
 
 
 @contextmanager

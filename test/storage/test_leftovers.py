@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +68,21 @@ def test_what_somebody_reads_is_kept(killed: Path, mapper: Mapper) -> None:
             journal.update(mapper.live)
         assert len(base.execute("SELECT number FROM images").fetchall()) == 3
     assert (count(killed), count(killed.with_name("map.db" + BEFORE))) == (len(mapper.keyframes), 3)
+
+
+def test_a_change_that_was_not_finished_is_undone(tmp_path: Path, mapper: Mapper) -> None:
+    """As a kill leaves it while the log is merged: pages are written already, the old ones lie beside."""
+    save_map(tmp_path / "whole.db", mapper)
+    base = sqlite3.connect(tmp_path / "whole.db", isolation_level=None)
+    base.execute("PRAGMA cache_size = 1")
+    base.execute("BEGIN")
+    base.execute("UPDATE images SET image = zeroblob(length(image))")
+    for suffix in ("", "-journal"):
+        shutil.copy(tmp_path / f"whole.db{suffix}", tmp_path / f"map.db{suffix}")
+    base.execute("ROLLBACK")
+    base.close()
+    assert count(tmp_path / "map.db") == len(mapper.keyframes)
+    assert sorted(os.listdir(tmp_path)) == ["map.db", "whole.db"]
 
 
 def test_unfinished_files_of_this_map_go_and_no_others(tmp_path: Path) -> None:
