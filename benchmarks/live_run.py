@@ -102,10 +102,12 @@ def live(
     reliability: str,
     passes: int = 1,
     meanwhile: Meanwhile | None = None,
+    player_command: Sequence[str] = (),
 ) -> LiveRun:
     """Play to the node until it has finished, then end it; its results are in ``out``.
 
-    ``parameters`` of the node beyond its topics and ``output_dir``. Raises ``LiveError`` for a process that fails.
+    ``parameters`` of the node beyond its topics and ``output_dir``. ``player_command``: arguments of Python in place of
+    the player; it writes ``published.jsonl`` into ``out``. Raises ``LiveError`` for a process that fails.
     """
     name = "image_topic" if len(recorded.topics) == 1 else "image_topics"
     topics = recorded.topics[0] if len(recorded.topics) == 1 else f"[{', '.join(recorded.topics)}]"
@@ -118,10 +120,11 @@ def live(
         _until(lambda: bool(heard.statuses), START_S, [node], f"no status from the node; its log is {out / 'node.log'}")
         script, log = str(ROOT / "benchmarks/live_player.py"), out / "published.jsonl"
         log.unlink(missing_ok=True)
-        player = _start(
-            stack, out / "player.log", script, str(recorded.bag), str(log),
+        command = player_command or (
+            script, str(recorded.bag), str(log),
             "--slower", str(slower), "--reliability", reliability, "--passes", str(passes),
         )  # fmt: skip
+        player = _start(stack, out / "player.log", *command)
         over = threading.Event()
         beside = threading.Thread(target=meanwhile or (lambda *_: None), args=(node, heard, over))
         beside.start()
