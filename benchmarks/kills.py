@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import pickle
+import select
 import shutil
 import signal
 import sys
@@ -61,6 +62,8 @@ _SIZE, _FRAMES, _LOOP_FRAMES = (240, 176), 40, 80
 _STEP_NS = 10**8
 _LATER_NS = 10**15  # the stamps of another session
 _WINDOW_S = 0.5  # of the delays, where nothing measured says how long
+_WRITE_S = 0.02  # of the delays in a write
+_PIPE = 1 << 16  # bytes that a pipe holds
 _CHAIN = 10  # kills that meet the same file
 _OLD = 30  # keyframes between those that a loop joins, at least
 _FILES = {"ply": "map.ply", "tum": "poses.txt", "grid": "grid.yaml", "colmap": "colmap", "nerfstudio": "nerfstudio"}
@@ -120,24 +123,38 @@ def in_child(work: Callable[..., _Result], *arguments: Any) -> _Result:
     return result
 
 
-def killed(work: Callable[[Say], object], delay_s: float) -> list[str]:
-    """What a forked process that runs ``work(say)`` had said when it was killed, ``delay_s`` after it said: ready."""
+def killed(work: Callable[[Say], object], delay_s: float, after_write_s: float = -1.0) -> list[str]:
+    """What a forked process that runs ``work(say)`` had said when it was killed, ``delay_s`` after it said: ready.
+
+    Unless ``after_write_s`` is negative, it was killed that long after it next said: write.
+    """
     ours, theirs = os.pipe()
     pid = os.fork()
     if not pid:
         os.close(ours)
         _end(lambda: work(lambda text: os.write(theirs, f"{text}\n".encode())), pause=True)
     os.close(theirs)
-    with os.fdopen(ours, "r", encoding="utf-8") as pipe:
-        said = []
-        while (line := pipe.readline().strip()) != "ready":
-            if not line:
-                raise RuntimeError("the process to be killed ended by itself")
-            said.append(line)
-        time.sleep(delay_s)
-        os.kill(pid, signal.SIGKILL)
-        said += [line for line in pipe.read().split("\n") if line]
+    said = _read_until(ours, b"ready\n")
+    time.sleep(delay_s)
+    if after_write_s >= 0:
+        said += os.read(ours, _PIPE) if select.select([ours], [], [], 0)[0] else b""  # what it said before
+        said += _read_until(ours, b"write\n")
+        time.sleep(after_write_s)
+    os.kill(pid, signal.SIGKILL)
+    with os.fdopen(ours, "rb") as rest:
+        said += rest.read()
     os.waitpid(pid, 0)
+    return said.decode().splitlines()
+
+
+def _read_until(pipe: int, line: bytes) -> bytes:
+    """What comes up to a line. Raises ``RuntimeError`` at the end."""
+    said = b""
+    while line not in said:
+        more = os.read(pipe, _PIPE)
+        if not more:
+            raise RuntimeError("the process to be killed ended by itself")
+        said += more
     return said
 
 
@@ -266,17 +283,18 @@ def _continues(setup: Setup, path: Path, step: int) -> bool:
 
 
 def mapping(setup: Setup, rng: np.random.Generator) -> Iterator[Kill]:
-    """While the map grows; each process continues what the one before left."""
+    """While the map grows, every other time while it is written; each process continues what the one before left."""
     for chain in count():
         path, known, at = setup.folder / f"mapping-{chain}.db", frozenset[int](), 0
-        for _ in range(_CHAIN):
-            said = killed(partial(grow, setup, path, at), rng.uniform(0, _WINDOW_S))
+        for number in range(_CHAIN):
+            writing = rng.uniform(0, _WRITE_S) if number % 2 else -1.0
+            said = killed(partial(grow, setup, path, at), rng.uniform(0, _WINDOW_S), writing)
             kept = [line.split()[1:] for line in said if line.startswith("kept")]
             told = known | {int(words[1]) for words in kept if len(words) > 1}
             stamps = {setup.frame(int(words[0])).stamp_ns for words in kept}
             at = max((int(line.split()[1]) + 1 for line in said if line.startswith("frame")), default=at)
             found = in_child(left, setup, path, max(0, at - 2))
-            midst = said.count("write") > said.count("written")
+            midst = sum(line.startswith("frame") for line in said) > len(kept)
             if found is None:
                 yield Kill(len(told) + len(stamps), len(told) + len(stamps), midst, False, False)
                 break
@@ -344,7 +362,7 @@ def starting(setup: Setup, rng: np.random.Generator) -> Iterator[Kill]:
         how = ("continue", "new", "load")[number % 3]
         folder = make_folder(setup.folder / f"starting-{number}")
         path = _copy(setup.source, folder / "map.db")
-        said = killed(partial(start, setup, path, how), rng.uniform(0, 1.1 * window))
+        said = killed(partial(start, setup, path, how), rng.uniform(0, 0.6 * window))
         kept = [file for file in (path, path.with_name(path.name + BEFORE)) if file.exists()]
         every = [in_child(left, setup, file, 0) for file in kept]
         lost = 0 if any(found and found.names >= names for found in every) else len(names)
@@ -453,7 +471,7 @@ def run(setup: Setup, phase: str, kills: int, seed: int) -> list[Kill]:
 def table(found: dict[str, list[Kill]], about: str) -> str:
     """Markdown: a row for each phase; what must be zero and is not is bold."""
     lines = [
-        "| killed during | kills | in the midst of it | reported before | of that lost | unreadable files |"
+        "| killed during | kills | at work on it | reported before | of that lost | unreadable files |"
         " maps that do not continue |",
         "| --- |" + " ---: |" * 6,
     ]
