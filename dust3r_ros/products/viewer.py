@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -126,11 +127,11 @@ def _server(host: str, port: int) -> Any:
         import viser
     except ImportError as error:
         raise BackendError(
-            "the viewer needs viser, which is not installed: pip install 'dust3r_ros[viewer]' (or: viser)"
+            f"the viewer needs viser, which is not installed: {sys.executable} -m pip install 'viser>=1.1,<2'"
         ) from error
     if [int(part) for part in viser.__version__.split(".")[:2]] < [1, 1]:
         raise BackendError(
-            f"the viewer needs a newer viser than {viser.__version__}: pip install --upgrade 'dust3r_ros[viewer]'"
+            f"the viewer needs a newer viser than {viser.__version__}: {sys.executable} -m pip install 'viser>=1.1,<2'"
         )
     port = _free_port(host, port)  # viser itself would wait forever for an address that is not this machine's
     with contextlib.redirect_stdout(io.StringIO()):  # viser prints a box; the caller reports the address
