@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dust3r_ros.config import (
     MapperConfig,
@@ -152,6 +156,40 @@ def test_aliases_without_end(tmp_path: Path) -> None:
     path = tmp_path / "robot.yaml"
     path.write_text("a: &a\n  b: *a\n", encoding="utf-8")
     assert list(load_yaml(path)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a {x: 1}\n" + "".join(f"{b}: &{b} {{<<: [{f'*{a}, ' * 9}]}}\n" for a, b in pairwise("abcdefghi")),
+        "[" * 3000, "- " * 3000, "seed: 2001-99-99", "seed: !!timestamp x", "seed: !!bool x", "seed: !!int ''",
+        f"seed: {'9' * 5000}", "seed: 1\nseed: 2", "seed: 1\n---\nseed: 2", "x" * 100_001, "a: \0",
+    ],
+)  # fmt: skip
+def test_what_takes_forever_or_loses_something_is_refused_at_once(tmp_path: Path, text: str) -> None:
+    (tmp_path / "robot.yaml").write_text(text, encoding="utf-8")
+    start = time.process_time()
+    with pytest.raises(ConfigError, match=r"robot\.yaml"):
+        load_yaml(tmp_path / "robot.yaml")
+    assert time.process_time() - start < 1
+
+
+_trees = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(10**400),
+    lambda inside: st.lists(inside, max_size=4) | st.dictionaries(st.text(max_size=8), inside, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.sampled_from([*rows(MapperConfig), *rows(NodeConfig)]), _trees)
+def test_any_value_is_right_or_refused_by_name(row: Row, value: object) -> None:
+    config = MapperConfig if row.name in {known.name for known in rows(MapperConfig)} else NodeConfig
+    try:
+        found = getattr(from_mapping(config, {row.name: value}), row.name)
+    except ConfigError as error:
+        assert row.name in str(error)
+    else:
+        assert type(found) is row.type and (row.low is None or row.low <= found <= row.high)
 
 
 def test_paths_are_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

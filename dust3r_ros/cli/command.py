@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from dust3r_ros import __version__
-from dust3r_ros.config import MapperConfig, from_mapping, load_yaml, split
+from dust3r_ros.config import MapperConfig, from_mapping, load_yaml, parse_yaml, split
 from dust3r_ros.errors import ConfigError, Dust3rRosError
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -81,12 +81,11 @@ def settings(texts: Iterable[str]) -> dict[str, object]:
 
 def _parsed(text: str) -> object:
     """A value parsed as YAML, so that the command line and the file agree."""
-    import yaml
-
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        documents = parse_yaml(text)
+    except ValueError:
         return text
+    return documents[0] if documents else None
 
 
 def positive(text: str) -> int:

@@ -5,7 +5,7 @@ command line reads the same YAML files; docs/parameters.md is made from the rows
 """
 
 from dust3r_ros.config.mapper import MapperConfig
-from dust3r_ros.config.mapping import OF_ROS, as_mapping, from_mapping, load_yaml, rows, split
+from dust3r_ros.config.mapping import OF_ROS, as_mapping, from_mapping, load_yaml, parse_yaml, rows, split
 from dust3r_ros.config.node import NodeConfig
 from dust3r_ros.config.rows import ParameterValue, Row, expanded
 
@@ -19,6 +19,7 @@ __all__ = [
     "expanded",
     "from_mapping",
     "load_yaml",
+    "parse_yaml",
     "rows",
     "split",
 ]

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,15 +48,16 @@ def load_yaml(path: str | Path, node: str = "/dust3r") -> dict[str, object]:
     ``path`` is expanded as by a shell; ``node`` is a full name, such as /robot1/dust3r.
     Raises ``ConfigError`` when the file cannot be read, is not a mapping, or has only parameters of other nodes.
     """
-    import yaml
-
     path = expanded(str(path), "configuration file")
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        documents = parse_yaml(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration file '{path}' cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"configuration file '{path}' is not YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise ConfigError(f"configuration file '{path}' is not YAML: {error}") from error
+    if len(documents) > 1:
+        raise ConfigError(f"configuration file '{path}' holds {len(documents)} documents; it must be one")
+    data = documents[0] if documents else None
     if data is None:
         return {}
     sections = list(_sections(data))
@@ -73,6 +75,37 @@ def load_yaml(path: str | Path, node: str = "/dust3r") -> dict[str, object]:
     return found
 
 
+def parse_yaml(text: str) -> list[Any]:
+    """The documents of a YAML text.
+
+    Raises ``ValueError`` for what is not YAML, for a key that is given twice, of which one value would be lost, and for
+    merge keys (<<), a few lines of which can take forever.
+    """
+    import yaml
+
+    if len(text) > _LONGEST:
+        raise ValueError(f"it has {len(text)} characters; at most {_LONGEST} are read")
+    if max(accumulate((1 if mark in "[{" else -1 for mark in re.findall(r"[][{}]", text)), initial=0)) > _DEEPEST_LIST:
+        raise ValueError(f"its lists are more than {_DEEPEST_LIST} deep")
+
+    class Loader(yaml.SafeLoader):  # that of libyaml crashes on deep lists
+        def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            known = set()
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if key.tag == "tag:yaml.org,2002:merge":
+                    raise ValueError("merge keys (<<) are not read; write the values out")
+                if (key.tag, key.value) in known:
+                    raise ValueError(f"'{key.value}' is given twice")
+                known.add((key.tag, key.value))
+
+    try:
+        return list(yaml.load_all(text, Loader=Loader))
+    except Exception as error:  # constructors of dates, numbers and deep lists raise anything
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+_LONGEST = 100_000  # characters of a YAML file: about a second
+_DEEPEST_LIST = 200
 # Maximum nesting of namespaces and node name; a YAML file with recursive aliases has no end.
 _DEEPEST = 5
 

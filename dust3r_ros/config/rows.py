@@ -42,7 +42,7 @@ class Row:
 
     def _typed(self, value: object) -> ParameterValue:
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
+            return float(value) if abs(value) < 2**63 else math.inf if value > 0 else -math.inf
         if self.type is tuple and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
             return tuple(value)
         if type(value) is self.type:

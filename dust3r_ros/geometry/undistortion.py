@@ -13,6 +13,7 @@ from dust3r_ros.errors import ConfigError
 from dust3r_ros.geometry.lens import LensModel
 from dust3r_ros.types import Array32, Calibration, Image
 
+MOST_PIXELS = 1 << 27  # of an image: what claims more is damaged, and would take gigabytes
 _LEAST_VALID = 0.5  # of the ideal pixels must be seen by the camera
 _CENTERED_PX, _SQUARE = 0.01, 1e-5  # smaller differences are ignored
 
@@ -129,6 +130,8 @@ def _check_numbers(c: Calibration, width: int, height: int) -> None:
         raise ConfigError(
             f"calibration ({name}) is for {c.width}x{c.height}, images are {width}x{height}; sizes must be positive"
         )
+    if max(c.width * c.height, width * height) > MOST_PIXELS:
+        raise ConfigError(f"calibration ({name}) is for {c.width}x{c.height}; at most {MOST_PIXELS} pixels are read")
     if not _plausible_focals(c):
         raise ConfigError(
             f"calibration ({name}): fx and fy must be similar and between 0.05 and 100 times the long edge, "

@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 
-from dust3r_ros.errors import InputError
+from dust3r_ros.config import parse_yaml
+from dust3r_ros.errors import ConfigError, InputError
+from dust3r_ros.geometry.undistortion import scaled_calibration
 from dust3r_ros.io.files import write_text
 from dust3r_ros.types import Calibration, Camera
 
@@ -30,19 +32,24 @@ def read_cameras(path: str | Path) -> dict[str, Camera]:
     """Cameras of a calibration file by name; the focal is the mean of fx and fy.
 
     Of the distortion, only the radial terms k1, k2, k3 are read, not the tangential ones; a file may have none. Raises
-    ``InputError`` for a file that cannot be read, for a camera without size or focal length, and for a distortion
-    model other than plumb_bob.
+    ``InputError`` for a file that cannot be read, for a camera without size or focal length, for numbers that no camera
+    has, for two cameras of one name, and for a distortion model other than plumb_bob.
     """
     try:
-        documents = list(yaml.safe_load_all(Path(path).read_text(encoding="utf-8")))
+        documents = parse_yaml(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"camera file '{path}' cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"camera file '{path}' is not YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise InputError(f"camera file '{path}' is not YAML: {error}") from error
     cameras = [_camera(document, path) for document in documents if document is not None]
     if not cameras:
         raise InputError(f"camera file '{path}' holds no camera; it must hold a ROS camera calibration")
-    return {camera.name: camera for camera in cameras}
+    found: dict[str, Camera] = {}
+    for camera in cameras:
+        if camera.name in found:
+            raise InputError(f"camera file '{path}' holds two cameras '{camera.name}'; each needs a name of its own")
+        found[camera.name] = camera
+    return found
 
 
 def _matrix(rows: int, columns: int, data: Iterable[float]) -> dict[str, Any]:
@@ -70,19 +77,19 @@ def _document(camera: Camera, raw: Calibration) -> dict[str, Any]:
 def _camera(document: Any, path: str | Path) -> Camera:
     try:
         matrix = [float(value) for value in document["camera_matrix"]["data"]]
-        width, height = int(document["image_width"]), int(document["image_height"])
+        width, height = _whole(document["image_width"]), _whole(document["image_height"])
         camera = Camera(
             name=str(document.get("camera_name", "camera")),
             width=width,
             height=height,
             focal=(matrix[0] + matrix[4]) / 2,
             focal_std=float(document.get("focal_std", math.inf)),
-            support=int(document.get("support", 0)),
+            support=_whole(document.get("support", 0)),
             fixed=bool(document.get("fixed", False)),
             principal_offset=(matrix[2] - (width - 1) / 2, matrix[5] - (height - 1) / 2),
             distortion=_distortion(document),
         )
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise InputError(
             f"camera file '{path}' has a missing or wrong value ({error}); "
             "it must hold image_width, image_height, camera_matrix and, if any, plumb_bob distortion"
@@ -97,7 +104,23 @@ def _camera(document: Any, path: str | Path) -> Camera:
             f"camera '{camera.name}' of '{path}' has the principal point {camera.center} and the distortion "
             f"{camera.distortion}; all must be finite"
         )
+    if not (camera.focal_std >= 0 and camera.support >= 0):
+        raise InputError(
+            f"camera '{camera.name}' of '{path}' has focal_std {camera.focal_std} and support {camera.support}; "
+            "neither can be negative"
+        )
+    try:
+        scaled_calibration(Calibration(width, height, matrix[0], matrix[4], matrix[2], matrix[5]), width, height)
+    except ConfigError as error:
+        raise InputError(f"camera '{camera.name}' of '{path}' cannot be used: {error}") from error
     return camera
+
+
+def _whole(value: Any) -> int:
+    """An integer. Raises ``ValueError`` for anything else, such as a number with a fraction."""
+    if float(value) != int(value):
+        raise ValueError(f"{value} is not a whole number")
+    return int(value)
 
 
 def _distortion(document: Any) -> tuple[float, float, float]:

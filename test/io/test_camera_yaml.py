@@ -18,8 +18,8 @@ RIGHT = Camera("right", 1280, 719, 900.1, fixed=True)
 BENT = Camera("bent", 640, 480, 500.0, 2.0, 9, principal_offset=(3.25, -4.5), distortion=(0.11, -0.03, 0.017))
 
 
-def _file(matrix: str, more: str = "", size: int = 4) -> str:
-    return f"image_width: {size}\nimage_height: 4\ncamera_matrix: {{{matrix}}}\n{more}"
+def _file(matrix: str, more: str = "", size: int = 640) -> str:
+    return f"image_width: {size}\nimage_height: 480\ncamera_matrix: {{{matrix}}}\n{more}"
 
 
 @pytest.mark.parametrize("cameras", [[LEFT], [LEFT, RIGHT, BENT]])
@@ -101,3 +101,29 @@ def test_what_is_no_camera_is_refused(tmp_path: Path, text: str, words: str) -> 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.yaml"):
         read_cameras(tmp_path / "gone.yaml")
+
+
+@pytest.mark.parametrize(
+    "old, new, words",
+    [
+        ("fixed: false", "fixed: false\nfixed: true", "'fixed' is given twice"),
+        ("camera_name: right", "camera_name: left", "two cameras 'left'"),
+        ("image_width: 320", "image_width: 320.5", "not a whole number"),
+        ("image_width: 320", "image_width: .inf", "missing or wrong value"),
+        ("image_width: 320", "image_width: 3200000000", "at most"),
+        ("image_width: 320", f"image_width: {10**400}", "missing or wrong value"),
+        ("image_width: 320", f"image_width: {'9' * 5000}", "not YAML"),
+        ("image_width: 320", "image_width: 2001-99-99", "not YAML"),
+        ("focal_std: 2.0", "focal_std: -1.0", "neither can be negative"),
+        ("[260.0, 0.0, 159.5, 0.0, 260.0", "[520.0, 0.0, 159.5, 0.0, -1.0", "fx and fy must be similar"),
+        ("[260.0, 0.0, 159.5, 0.0, 260.0", f"[{10**400}, 0.0, 159.5, 0.0, 1.0", "missing or wrong value"),
+    ],
+)
+def test_numbers_that_no_camera_has(tmp_path: Path, old: str, new: str, words: str) -> None:
+    path = tmp_path / "cameras.yaml"
+    write_cameras(path, [Camera("left", 640, 480, 500.0, 2.0, 40), Camera("right", 320, 240, 260.0, 2.0)])
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(new.join(text.rsplit(old, 1)), encoding="utf-8")
+    with pytest.raises(InputError, match=rf"cameras\.yaml.*{words}"):
+        read_cameras(path)
