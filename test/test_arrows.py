@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -177,6 +178,22 @@ def test_torch_stays_in_its_homes() -> None:
     seen = [found for found in IMPORTS if found.module.split(".")[0] in ("torch", "torchvision", "timm", "safetensors")]
     assert any(found.path.startswith("network/") for found in seen)
     assert [str(found) for found in seen if not found.path.startswith(TORCH_HOMES)] == []
+
+
+# Calls that tell the time of day, which can be set while a program runs.
+SETTABLE = re.compile(r"\b(time\.time|time_ns|datetime\.(now|today|utcnow)|date\.today|localtime|gmtime|ctime)\(")
+
+
+def test_no_clock_that_can_be_set_is_read_outside_the_node() -> None:
+    """Periods come from the steady clock; the node's own stamps from ROS's clock, in three modules."""
+    assert SETTABLE.search("now = time.time()") and not SETTABLE.search("time.monotonic() and self.now()")
+    found = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in SOURCES}
+    assert [path for path, text in found.items() if SETTABLE.search(text) or "from time import time\n" in text] == []
+    assert {path for path, text in found.items() if "get_clock()" in text} == {
+        "node/lifecycle.py",
+        "node/node.py",
+        "node/tf_output.py",
+    }
 
 
 def test_nothing_else_lies_flat() -> None:
