@@ -5,12 +5,14 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import pytest
+from dust3r_ros.srv import ExportMap, SaveMap
 from robots import MAPPED, PARAMETERS, Robot, in_metres, transforms
 from rosgraph_msgs.msg import Clock
 from sequences import walk
@@ -75,6 +77,12 @@ def test_a_full_disk(kept, sequence):
         full = settled(bench, "mapping continues, but the map is not saved")
         assert full.keyframes > before.keyframes and full.tracked > before.tracked
         assert len(load_map(path).keyframes) >= before.keyframes
+        folder = path.with_name("full")
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (20_000, hard))
+        for kind, name, more in ((SaveMap, "save_map", {}), (ExportMap, "export_map", {"format": "colmap"})):
+            answer = bench.recorder.call(kind, name, kind.Request(path=str(folder / name), **more), 60)
+            assert not answer.success and "cannot be written" in answer.message, answer.message
+        assert [found.name for found in folder.iterdir() if not found.name.endswith("-lock")] == []
     finally:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
     send(bench, sequence, 60, 90)
@@ -111,6 +119,20 @@ def test_a_camera_that_comes_back_with_another_size(kept, sequence):
         bench.send(image_message(sequence.images[index][:-16, :-16], int(sequence.stamps_ns[index])))
     status = bench.status(lambda s: s.frames + s.dropped == 30 and s.state == "tracking", "the other camera maps")
     assert (status.rejected, status.cameras[0].width, status.cameras[0].height) == (0, 224, 160)
+
+
+def test_a_service_whose_process_is_killed_is_answered(kept, sequence, tmp_path):
+    bench, _ = kept
+    mapped(bench, sequence, 30)
+    pid = back_end(bench)
+    os.kill(pid, signal.SIGSTOP)
+    threading.Timer(1.0, os.kill, (pid, signal.SIGKILL)).start()
+    answer = bench.recorder.call(SaveMap, "save_map", SaveMap.Request(path=str(tmp_path / "map.db")), 60)
+    assert not answer.success and answer.message == "the mapping process ended before it could answer"
+    bench.node.wait_for_log("the mapping process is running again", 60)
+    bench.status(lambda s: not s.problems and s.keyframes > 2, "the map is there")
+    answer = bench.recorder.call(SaveMap, "save_map", SaveMap.Request(path=str(tmp_path / "map.db")), 60)
+    assert answer.success, answer.message
 
 
 LISTENER = """
