@@ -29,6 +29,13 @@ def pose(rotation: ArrayLike, translation: ArrayLike) -> Array:
     return T
 
 
+def is_rigid(matrix: Array, tolerance: float = 1e-2) -> bool:
+    """Whether a (4, 4) matrix is a rigid motion with a translation within ``FARTHEST``; NaN is not."""
+    R, t = matrix[:3, :3], matrix[:3, 3]
+    turned = np.abs(R).max() < 2.0 and np.abs(R @ R.T - np.eye(3)).max() < tolerance and np.linalg.det(R) > 0
+    return bool(turned and np.abs(t).max() < FARTHEST and np.array_equal(matrix[3], [0.0, 0.0, 0.0, 1.0]))
+
+
 def invert(a_T_b: Array) -> Array:
     """``b_T_a`` of rigid motions (..., 4, 4)."""
     R_t = np.swapaxes(a_T_b[..., :3, :3], -1, -2)

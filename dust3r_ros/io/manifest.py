@@ -21,10 +21,13 @@ import numpy as np
 from dust3r_ros import __version__
 from dust3r_ros.config import MapperConfig, as_mapping, from_mapping
 from dust3r_ros.errors import ConfigError, InputError
+from dust3r_ros.geometry.rigid import is_rigid
 from dust3r_ros.io.files import output_error
 from dust3r_ros.types import Array, Array32, Calibration, Frame
 
 FORMAT = 1
+_MOST = 1 << 26  # bytes of an array
+_DAMAGE = (ValueError, KeyError, TypeError, OverflowError)
 _log = logging.getLogger(__name__)
 
 
@@ -74,8 +77,19 @@ def packed(array: np.ndarray) -> dict[str, Any]:
 
 def unpacked(value: Mapping[str, Any]) -> np.ndarray:
     """Restore an array that was ``packed``."""
-    data = zlib.decompress(base64.b64decode(value["data"]))
-    return np.frombuffer(data, value["type"]).reshape(value["shape"]).copy()
+    return np.frombuffer(_inflated(value["data"]), value["type"]).reshape(value["shape"]).copy()
+
+
+def _inflated(text: str) -> bytes:
+    """Bytes that were compressed and written as text. Raises ``ValueError``."""
+    inflater = zlib.decompressobj()
+    try:
+        data = inflater.decompress(base64.b64decode(text, validate=True), _MOST)
+    except zlib.error as error:
+        raise ValueError(f"packed numbers are damaged ({error})") from error
+    if not inflater.eof:
+        raise ValueError(f"packed numbers are cut off, or more than {_MOST >> 20} MiB")
+    return data
 
 
 def checksum(array: Any) -> int:
@@ -203,7 +217,7 @@ class Manifest:
                     yield Event(str(values.pop("event")), values)
                 elif "refused" not in values:
                     yield _entry(values)
-            except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
+            except (*_DAMAGE, AttributeError, RecursionError) as error:
                 if last:
                     _log.warning("%s: the last line is truncated; it is ignored", self.path)
                     return
@@ -247,20 +261,45 @@ def _lines(path: Path) -> Iterator[tuple[int, str, bool]]:
 
 
 def _entry(values: Mapping[str, Any]) -> FrameEntry:
+    if not isinstance(values["camera"], str):
+        raise ValueError(f"its camera is {values['camera']!r}, which is no name")
     points = None
     if "points" in values:
-        points = np.frombuffer(zlib.decompress(base64.b64decode(values["points"])), "<f4").reshape(-1, 3)
+        points = np.frombuffer(_inflated(values["points"]), "<f4").reshape(-1, 3)
+        if not np.isfinite(points).all():
+            raise ValueError("its points are not finite")
     return FrameEntry(
-        int(values["stamp"]),
-        str(values["camera"]),
+        _stamp(values),
+        values["camera"],
         int(values["image"]),
         int(values.get("mask", 0)),
         int(values.get("depth", 0)),
-        _array(values, "o_T_c", (4, 4)),
-        _array(values, "up", (3,)),
+        _odometry(values),
+        _up(values),
         points,
     )
 
 
-def _array(values: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> Array | None:
-    return np.array(values[name], np.float64).reshape(shape) if name in values else None
+def _odometry(values: Mapping[str, Any]) -> Array | None:
+    if "o_T_c" not in values:
+        return None
+    o_T_c = np.array(values["o_T_c"], np.float64).reshape(4, 4)
+    if not is_rigid(o_T_c):
+        raise ValueError("its odometry is not a rigid motion")
+    return o_T_c
+
+
+def _up(values: Mapping[str, Any]) -> Array | None:
+    if "up" not in values:
+        return None
+    up = np.array(values["up"], np.float64).reshape(3)
+    if not abs(np.linalg.norm(up) - 1.0) < 1e-2:
+        raise ValueError("its direction up has not length 1")
+    return up
+
+
+def _stamp(values: Mapping[str, Any]) -> int:
+    stamp_ns = values["stamp"]
+    if type(stamp_ns) is not int or not -(2**63) <= stamp_ns < 2**63:
+        raise ValueError(f"its stamp {stamp_ns!r} is none in nanoseconds")
+    return stamp_ns

@@ -13,6 +13,7 @@ from dust3r_ros.geometry.rigid import (
     from_quaternion,
     interpolate,
     invert,
+    is_rigid,
     pose,
     quaternion,
     transform,
@@ -94,3 +95,16 @@ def test_interpolation_goes_the_part_of_the_way(seed: int, part: float) -> None:
 def test_a_translation_that_no_robot_has_is_refused(far: float) -> None:
     with pytest.raises(GeometryError, match="within 1e"):
         from_quaternion([0, far, 0], [0, 0, 0, 1])
+
+
+@given(seeds)
+def test_a_rigid_motion_is_known_from_others(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a_T_b = some_pose(rng)
+    assert is_rigid(a_T_b)
+    at = (*rng.integers(0, (3, 4)),)
+    for value in (np.nan, np.inf, 1e10, -1e300, a_T_b[at] + 3.0 if at[1] < 3 else 1e9):
+        other = a_T_b.copy()
+        other[at] = value
+        assert not is_rigid(other)
+    assert not is_rigid(a_T_b * [[1], [1], [1], [2]]) and not is_rigid(np.diag([1.0, 1.0, -1.0, 1.0]))

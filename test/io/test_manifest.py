@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError, OutputError
+from dust3r_ros.geometry.rigid import is_rigid, pose
 from dust3r_ros.io.manifest import FORMAT, Event, FrameEntry, ManifestWriter, checksum, read_manifest
 from dust3r_ros.types import Calibration, Frame
 
@@ -23,9 +27,11 @@ def some_frame(seed: int, whole: bool = True) -> Frame:
     image = rng.integers(0, 255, (6, 8, 3), np.uint8)
     if not whole:
         return Frame(seed, "camera", image)
-    up = rng.normal(size=3) * 10.0 ** rng.integers(-300, 300)
+    up = rng.normal(size=3)
+    up /= np.linalg.norm(up)
+    o_T_c = pose(Rotation.random(None, rng).as_matrix(), rng.normal(size=3) * 10.0 ** rng.integers(-300, 8))
     points = rng.normal(size=(5, 3)).astype(np.float32)
-    return Frame(seed, "left/eye", image, image[..., 0], rng.normal(size=(4, 4)), up, points[:, :2], points)
+    return Frame(seed, "left/eye", image, image[..., 0], o_T_c, up, points[:, :2], points)
 
 
 def written(path: Path, frames: list[Frame]) -> Path:
@@ -154,3 +160,50 @@ def test_checksums_tell_shapes_and_bytes_apart() -> None:
     sums = {checksum(a), checksum(a.reshape(4, 6)), checksum(a.reshape(6, 4)), checksum(a[::-1]), checksum(a[1:])}
     assert len(sums) == 5 and checksum(None) == 0
     assert checksum(a.reshape(4, 6).T) == checksum(a.reshape(4, 6).T.copy())
+
+
+_trees = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.just(10**400),
+    lambda inside: st.lists(inside, max_size=4) | st.dictionaries(st.text(max_size=5), inside, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["stamp", "camera", "image", "mask", "o_T_c", "up", "points"]), _trees))
+def test_a_line_of_any_values_is_right_or_refused(tmp_path_factory: pytest.TempPathFactory, values: dict) -> None:
+    path = written(tmp_path_factory.mktemp("manifest") / "run.jsonl", [some_frame(1)])
+    lines = path.read_text().splitlines()
+    lines[2] = json.dumps(json.loads(lines[2]) | values)
+    path.write_text("\n".join(lines) + "\n")
+    try:
+        entries = list(read_manifest(path).entries())
+    except InputError as error:
+        assert "line 3 of manifest" in str(error)
+        return
+    (entry,) = (entry for entry in entries if isinstance(entry, FrameEntry))
+    assert entry.o_T_c is not None and is_rigid(entry.o_T_c)
+    assert entry.up is not None and abs(np.linalg.norm(entry.up) - 1) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("stamp", float("inf"), "stamp"),
+        ("stamp", 1.5, "stamp"),
+        ("image", float("inf"), "infinity"),
+        ("camera", None, "no name"),
+        ("up", [0, 0, float("nan")], "length 1"),
+        ("o_T_c", [[float("nan")] * 4] * 4, "rigid"),
+        ("o_T_c", np.diag([2.0, 1.0, 1.0, 1.0]).tolist(), "rigid"),
+        ("points", base64.b64encode(zlib.compress(np.full(3, np.nan, "<f4").tobytes())).decode(), "not finite"),
+        ("points", base64.b64encode(zlib.compress(bytes((1 << 26) + 12))).decode(), "more than 64 MiB"),
+        ("points", base64.b64encode(zlib.compress(bytes(120))[:-1]).decode(), "cut off"),
+    ],
+)
+def test_numbers_that_no_frame_has_are_refused(tmp_path: Path, name: str, value: object, reason: str) -> None:
+    path = written(tmp_path / "run.jsonl", [some_frame(1)])
+    lines = path.read_text().splitlines()
+    lines[2] = json.dumps(json.loads(lines[2]) | {name: value})
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=f"line 3 of manifest.*{reason}"):
+        list(read_manifest(path).entries())
