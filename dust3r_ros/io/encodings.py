@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 
 from dust3r_ros.errors import InputError
+from dust3r_ros.geometry.undistortion import MOST_PIXELS
 from dust3r_ros.types import Array32, Image
 
 
@@ -104,9 +106,6 @@ def decode_file(data: Any, what: str) -> Image:
     raw = bytes(data)
     if not raw:
         raise InputError(f"{what} is empty; it must hold an encoded image")
-    complete = next((check(raw) for magic, check in _COMPLETE.items() if raw.startswith(magic)), True)
-    if not complete:
-        raise InputError(f"{what} is truncated: its {len(raw)} bytes end before the image does")
     return _to_rgb(_decoded(raw, what, "JPEG, PNG"), what)
 
 
@@ -122,26 +121,48 @@ def _to_rgb(pixels: np.ndarray, what: str) -> Image:
     return np.asarray(cv2.cvtColor(pixels, colors[channels]), np.uint8)
 
 
-def _jpeg_is_whole(raw: bytes) -> bool:
-    """Whether the scan data end with the end-of-image marker (ITU T.81, B.1); codecs silently fill with grey."""
-    at = 2
+def _jpeg_size(raw: bytes) -> tuple[int, int] | None:
+    """Width and height; None unless the scan data are there and end with the end-of-image marker (ITU T.81, B.1).
+
+    Codecs silently fill what is missing with grey: a block of 8 x 8 pixels takes at least a bit.
+    """
+    at, width, height = 2, 0, 0
     while at + 4 <= len(raw):
         if raw[at] != 0xFF:
-            return False
+            return None
         if raw[at + 1] == 0xFF:  # fill byte
             at += 1
             continue
+        if 0xC0 <= raw[at + 1] <= 0xCF and raw[at + 1] not in (0xC4, 0xC8, 0xCC):  # start of frame
+            height, width = (int.from_bytes(raw[at + n : at + n + 2], "big") for n in (5, 7))
         if raw[at + 1] == 0xDA:  # start of scan: in its data, 0xFF is followed by 0 or a restart marker
-            return raw.find(b"\xff\xd9", at) >= 0
+            whole = raw.find(b"\xff\xd9", at) >= 0 and 8 * (len(raw) - at) >= width * height // 64
+            return (width, height) if whole else None
         at += 2 + int.from_bytes(raw[at + 2 : at + 4], "big")
-    return False
+    return None
 
 
-def _png_is_whole(raw: bytes) -> bool:
-    return raw.rfind(b"IEND") >= 0
+def _png_size(raw: bytes) -> tuple[int, int] | None:
+    """Width and height; None for a file without its end."""
+    return (int.from_bytes(raw[16:20], "big"), int.from_bytes(raw[20:24], "big")) if b"IEND" in raw else None
 
 
-_COMPLETE: dict[bytes, Callable[[bytes], bool]] = {b"\xff\xd8": _jpeg_is_whole, b"\x89PNG": _png_is_whole}
+def _other_size(raw: bytes) -> tuple[int, int]:
+    """Width and height as Pillow sees them; zeros if it does not."""
+    try:
+        from PIL import Image as Pillow  # here, since a node, which gets JPEG and PNG, needs none
+    except ImportError:
+        return 0, 0
+    try:
+        with Pillow.open(io.BytesIO(raw)) as image:
+            return image.size
+    except Pillow.DecompressionBombError:
+        return MOST_PIXELS, 2
+    except Exception:  # a damaged header may raise anything
+        return 0, 0
+
+
+_SIZES: dict[bytes, Callable[[bytes], tuple[int, int] | None]] = {b"\xff\xd8": _jpeg_size, b"\x89PNG": _png_size}
 
 
 # The header of compressed_depth_image_transport before the PNG: format (int32), two parameters (float32).
@@ -229,7 +250,15 @@ def _metres(pixels: np.ndarray) -> Array32:
 
 
 def _decoded(raw: bytes, what: str, kinds: str) -> np.ndarray:
-    """The unconverted pixels of an image file; ``kinds``: the formats named in the ``InputError``."""
+    """The unconverted pixels of an image file; ``kinds``: the formats named in the ``InputError``.
+
+    Its size is read first: a few bytes can claim, and unfold to, gigabytes.
+    """
+    size = next((of for magic, of in _SIZES.items() if raw.startswith(magic)), _other_size)(raw)
+    if size is None:
+        raise InputError(f"{what} is truncated: its {len(raw)} bytes end before the image does")
+    if size[0] * size[1] > MOST_PIXELS:
+        raise InputError(f"{what} claims {size[0]}x{size[1]} pixels; at most {MOST_PIXELS} are read")
     try:
         pixels = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED) if raw else None
     except cv2.error as error:

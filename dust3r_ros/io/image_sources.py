@@ -88,6 +88,7 @@ def _entries(listing: Path) -> Iterator[tuple[int, Path]]:
 
 
 _DEFAULT_HZ = 30.0
+_LEAST_BYTES = 8  # of a frame in a video, even where nothing moves
 
 
 class VideoFile(FrameSource):
@@ -98,7 +99,9 @@ class VideoFile(FrameSource):
         self._path = path
         self._camera = camera
         capture = self._open()
-        self._count = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+        claimed = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        possible = path.stat().st_size // _LEAST_BYTES  # a damaged header may claim any number
+        self._count = int(claimed) if 0 < claimed <= possible else 0
         rate = capture.get(cv2.CAP_PROP_FPS)
         self._period_ns = round(1e9 / (rate if np.isfinite(rate) and 0 < rate <= 1e4 else _DEFAULT_HZ))
         capture.release()

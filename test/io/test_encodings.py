@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import zlib
 
 import cv2
 import numpy as np
@@ -240,3 +241,40 @@ def test_compressed_depth_with_and_without_its_header():
 def test_what_cannot_be_is_refused_with_the_reason(call, text):
     with pytest.raises(InputError, match=text.replace("(", r"\(")):
         call()
+
+
+def resized_png(picture: np.ndarray, width: int, height: int) -> bytes:
+    """Its header claims another size, with a checksum that is right."""
+    raw = cv2.imencode(".png", picture)[1].tobytes()
+    header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + raw[24:29]
+    return raw[:12] + header + zlib.crc32(header).to_bytes(4, "big") + raw[33:]
+
+
+def resized_jpeg(picture: np.ndarray, width: int, height: int) -> bytes:
+    raw = bytearray(cv2.imencode(".jpg", picture)[1].tobytes())
+    at = raw.index(b"\xff\xc0") + 5
+    raw[at : at + 4] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return bytes(raw)
+
+
+def resized_bmp(picture: np.ndarray, width: int, height: int) -> bytes:
+    raw = cv2.imencode(".bmp", picture)[1].tobytes()
+    return raw[:18] + width.to_bytes(4, "little") + height.to_bytes(4, "little") + raw[26:]
+
+
+@pytest.mark.parametrize("size", [(30_000, 30_000), (60_000, 50_000), (8192, 8192)])
+@pytest.mark.parametrize("kind", ["png", "jpeg", "bmp"])
+def test_a_header_that_claims_gigabytes_takes_none(picture: np.ndarray, kind: str, size: tuple[int, int]) -> None:
+    """Codecs would fill the missing part of a JPEG with grey."""
+    raw = {"png": resized_png, "jpeg": resized_jpeg, "bmp": resized_bmp}[kind](picture, *size)
+    for decode in (decode_file, lambda data, what: decode_depth_file("16UC1", data)):
+        with pytest.raises(InputError, match="claims|truncated|cannot be decoded"):
+            decode(raw, "image")
+
+
+def test_truncated_masks_and_depth_are_refused() -> None:
+    raw = cv2.imencode(".png", np.full((48, 64), 900, np.uint16))[1].tobytes()
+    with pytest.raises(InputError, match="truncated"):
+        decode_depth_file("16UC1; compressedDepth", bytes(12) + raw[:-20])
+    with pytest.raises(InputError, match="truncated"):
+        decode_mask_file(raw[:-20])

@@ -131,6 +131,22 @@ def test_a_truncated_video_gives_what_is_there(sequence: RenderedSequence, tmp_p
     assert source.skipped == max(len(source) - read, 0)
 
 
+@pytest.mark.parametrize("claimed", [2**24, 2**31 - 1, 2**32 - 1])
+def test_a_container_that_claims_millions_of_frames(sequence: RenderedSequence, tmp_path: Path, claimed: int) -> None:
+    """It is not believed: neither are millions reported missing, nor is room made for them."""
+    path = tmp_path / "video.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (sequence.width, sequence.height))
+    for image in sequence.images:
+        writer.write(image)
+    writer.release()
+    raw = bytearray(path.read_bytes())
+    for place in (raw.index(b"avih") + 24, raw.index(b"strh") + 40):
+        raw[place : place + 4] = claimed.to_bytes(4, "little")
+    path.write_bytes(raw)
+    source = open_source(path)
+    assert len(list(source)) == len(sequence.images) and source.skipped < 1000 and len(source) < 1000
+
+
 @pytest.mark.parametrize("data", [b"", b"no video", bytes(5000)])
 def test_what_is_no_video_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "walk.mp4").write_bytes(data)
