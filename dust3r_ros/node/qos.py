@@ -219,12 +219,12 @@ def _quality(profile: Any) -> str:
 
 
 def _elsewhere(node: Node, topic: str, wanted: str) -> str:
-    """Published topics of the wanted type, those with similar names first."""
+    """Topics of the wanted type from other nodes, those with similar names first."""
     kinds = set(_IMAGES) if wanted in _IMAGES else {wanted}
     there = {
         name: types[0]
         for name, types in node.get_topic_names_and_types()
-        if kinds & {*types} and node.count_publishers(name)
+        if kinds & {*types} and _from_others(node, name)
     }
     what = "images" if wanted in _IMAGES else wanted
     if not there:
@@ -232,3 +232,9 @@ def _elsewhere(node: Node, topic: str, wanted: str) -> str:
     alike = get_close_matches(topic, there, _NAMED, _ALIKE)
     named = [*alike, *sorted(name for name in there if name not in alike)][:_NAMED]
     return f"{what} are on " + ", ".join(f"{name} ({there[name].rpartition('/')[2]})" for name in named)
+
+
+def _from_others(node: Node, topic: str) -> bool:
+    """Whether another node publishes ``topic``."""
+    own = node.get_name(), node.get_namespace()
+    return any((offer.node_name, offer.node_namespace) != own for offer in node.get_publishers_info_by_topic(topic))

@@ -58,6 +58,13 @@ def test_nobody_publishes_any_image(world: World) -> None:
     assert world.why("/nowhere/image_raw", "no topic") == ("nobody publishes it; no topic carries images at the moment")
 
 
+def test_the_node_does_not_suggest_its_own_topics(world: World) -> None:
+    world.node.create_publisher(Image, "/asking/depth", 1)
+    world.offer(Image, "/front/image")
+    said = world.why("/nowhere/image_raw", "/front/image")
+    assert said == "nobody publishes it; images are on /front/image (Image)"
+
+
 def test_topics_with_names_alike_come_first(world: World) -> None:
     world.offer(Image, "/aaa")
     world.offer(CompressedImage, "/camera/color/image_raw/compressed")
