@@ -9,10 +9,11 @@ import argparse
 import logging
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from tempfile import mkstemp
-from zipfile import is_zipfile
+from zipfile import ZipFile, is_zipfile
 
 import torch
 from torch import Tensor
@@ -116,6 +117,7 @@ def pick_device(name: str) -> torch.device:
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+_CHECKSUM = "crc32"
 
 _log = logging.getLogger(__name__)
 
@@ -149,8 +151,8 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> Dust3r:
 def save_checkpoint(model: Dust3r, folder: str | Path, half: bool = False) -> None:
     """Write ``config.json`` and ``model.safetensors`` into ``folder``, created if missing.
 
-    ``half``: in float16, half the bytes. Each file is written to a temporary name and renamed. Raises
-    ``OutputError`` if that fails, or for a weight outside the range of float16.
+    ``half``: in float16, half the bytes. The weights carry a checksum, which the format lacks. Each file is written to
+    a temporary name and renamed. Raises ``OutputError`` if that fails, or for a weight outside the range of float16.
     """
     from safetensors.torch import save_file
 
@@ -160,10 +162,20 @@ def save_checkpoint(model: Dust3r, folder: str | Path, half: bool = False) -> No
         state = {name: _halved(name, tensor) for name, tensor in state.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / WEIGHTS, lambda file: save_file(state, file, metadata={"format": "pt"}))
+        metadata = {"format": "pt", _CHECKSUM: str(_checksum(state))}
+        _write(folder / WEIGHTS, lambda file: save_file(state, file, metadata=metadata))
         _write(folder / CONFIG, lambda file: file.write_text(model.config.to_json(), encoding="utf-8"))
     except OSError as error:
         raise OutputError(f"checkpoint folder '{folder}' cannot be written: {error}") from error
+
+
+def _checksum(state: State) -> int:
+    """CRC-32 of all tensors, by name."""
+    crc = 0
+    for name in sorted(state):
+        crc = zlib.crc32(f"{name} {tuple(state[name].shape)} {state[name].dtype}".encode(), crc)
+        crc = zlib.crc32(state[name].contiguous().reshape(-1).view(torch.uint8).numpy().data, crc)
+    return crc
 
 
 def _halved(name: str, tensor: Tensor) -> Tensor:
@@ -182,8 +194,15 @@ def _read_pth(path: Path) -> tuple[Dust3rConfig, State]:
     if path.suffix == ".safetensors":
         raise CheckpointError(f"it lacks the architecture; give the folder that holds it and {CONFIG}")
     try:
+        if is_zipfile(path):  # a memory-mapped archive is not checked by torch
+            with ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise CheckpointError(f"its part '{damaged}' is not what was written")
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    except CheckpointError:
+        raise
     except Exception as error:  # a hostile or broken file may raise anything from the unpickler
         raise CheckpointError(_why_not_loaded(error)) from error
     if not isinstance(content, dict) or not {"args", "model"} <= content.keys():
@@ -196,7 +215,7 @@ def _read_pth(path: Path) -> tuple[Dust3rConfig, State]:
 
 def _read_folder(folder: Path) -> tuple[Dust3rConfig, State]:
     """Architecture and tensors of the hub's layout."""
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     for name in (CONFIG, WEIGHTS):
@@ -204,7 +223,12 @@ def _read_folder(folder: Path) -> tuple[Dust3rConfig, State]:
             raise CheckpointError(f"'{name}' is missing; a checkpoint is {_LAYOUTS}")
     try:
         config = Dust3rConfig.from_json((folder / CONFIG).read_text(encoding="utf-8"))
-        return config, _tensors(load_file(folder / WEIGHTS))
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            wanted = (file.metadata() or {}).get(_CHECKSUM)
+        state = _tensors(load_file(folder / WEIGHTS))
+        if wanted not in (None, str(_checksum(state))):
+            raise CheckpointError(f"the numbers in '{WEIGHTS}' are not those that were written")
+        return config, state
     except UnicodeDecodeError as error:
         raise CheckpointError(f"'{CONFIG}' is not text: {error}") from error
     except (SafetensorError, OSError, ValueError) as error:

@@ -100,6 +100,20 @@ def test_half_precision_files_are_read_as_float32(write_pth, make_state, tmp_pat
     np.testing.assert_array_equal(model.enc_norm.weight.detach(), state["enc_norm.weight"].float())
 
 
+def test_one_bit_of_the_weights_is_noticed(networks, write_pth, tmp_path):
+    """That stay finite, too: the formats have no checksum, or torch does not look at it."""
+    save_checkpoint(networks[LINEAR], tmp_path / "net")
+    write_pth(tmp_path / "net.pth", LINEAR)
+    for path, name, words in (
+        (tmp_path / "net", "net/model.safetensors", "not those that were written"),
+        (tmp_path / "net.pth", "net.pth", "not what was written"),
+    ):
+        raw = bytearray((tmp_path / name).read_bytes())
+        raw[len(raw) // 2] ^= 1
+        (tmp_path / name).write_bytes(raw)
+        refused(path, words)
+
+
 class Payload:
     """Makes a pickle that would leave a file behind when anything of it ran."""
 

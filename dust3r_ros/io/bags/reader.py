@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +122,7 @@ class _Ended(io.RawIOBase):
         super().close()
 
 
+_MOST_MESSAGES = 1 << 40
 _REPAIR = {".bag": "rosbag reindex", ".mcap": "mcap recover"}
 
 
@@ -167,6 +168,7 @@ class Bag:
         self.path = path
         self._cut = cut_off(path)
         with self._open() as reader:
+            _check_metadata(path, reader.connections)
             self.kinds = {connection.topic: connection.msgtype for connection in reader.connections}
             self.counts = dict.fromkeys(self.kinds, 0)
             for connection in reader.connections:
@@ -221,6 +223,17 @@ class Bag:
                 f"it must be a complete recording ('{repair}' repairs a truncated one)"
             ) from error
         return closing(reader)
+
+
+def _check_metadata(path: Path, connections: Iterable[Any]) -> None:
+    """Raises ``InputError`` for topics, types or counts that cannot be; rosbags takes what metadata.yaml has."""
+    for item in connections:
+        named = isinstance(item.topic, str) and isinstance(item.msgtype, str)
+        if not (named and type(item.msgcount) is int and 0 <= item.msgcount < _MOST_MESSAGES):
+            raise InputError(
+                f"bag '{path}' has damaged metadata: topic {item.topic!r} of type {item.msgtype!r} with "
+                f"{item.msgcount!r} messages ('ros2 bag reindex' writes it anew)"
+            )
 
 
 def _message(reader: AnyReader, connection: Any, bag_ns: int, raw: bytes) -> Message | Unreadable:

@@ -58,3 +58,28 @@ def test_only_mcap_files_without_an_end_are_seen_to(whole: Path, bags: dict[str,
     assert cut_off(tmp_path / "no.mcap") is None
     shutil.copy(whole, tmp_path / "yes.mcap")
     assert cut_off(tmp_path) is None  # which of two?
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("name: /left/image_raw", "name: [0]"),
+        ("type: sensor_msgs/msg/Imu", "type: [a, b]"),
+        ("message_count: 3", "message_count: -5"),
+        ("message_count: 3", "message_count: {a: 1}"),
+        ("message_count: 3", f"message_count: {10**30}"),
+    ],
+)
+@pytest.mark.parametrize("storage", ["sqlite3", "mcap"])
+def test_metadata_that_cannot_be_is_refused(tmp_path: Path, storage: str, old: str, new: str) -> None:
+    Robot(frames=3).record(tmp_path / "run", storage)
+    metadata = tmp_path / "run/metadata.yaml"
+    text = metadata.read_text(encoding="utf-8")
+    assert old in text
+    metadata.write_text(text.replace(old, new), encoding="utf-8")
+    try:
+        source = open_source(tmp_path / "run", topics=TOPICS)
+    except InputError as error:
+        assert "run'" in str(error)
+    else:  # an MCAP file says all this itself
+        assert storage == "mcap" and 0 <= len(source) <= 3
