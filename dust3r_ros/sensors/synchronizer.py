@@ -39,6 +39,10 @@ class DepthImage:
     calibration: Calibration | None
 
 
+# Companions whose reasons come from TF, which does not know what they are for.
+_CALLED = {"o_T_c": "odometry", "up": "direction of gravity"}
+
+
 @dataclass(frozen=True, eq=False)
 class Match:
     """The companions of one image: each a value, the reason for its absence, or None if not expected.
@@ -55,7 +59,11 @@ class Match:
     def onto(self, frame: Frame) -> Completed:
         """``frame`` (stamp, camera, image) with its companions."""
         found: dict[str, Any] = {"o_T_c": self.o_T_c, "up": self.up, "mask": self._mask(frame), **self._depth(frame)}
-        missing = tuple(value.reason for value in found.values() if isinstance(value, Unavailable))
+        missing = tuple(
+            f"no {_CALLED[name]} for camera '{frame.camera}': {value.reason}" if name in _CALLED else value.reason
+            for name, value in found.items()
+            if isinstance(value, Unavailable)
+        )
         known: dict[str, Any] = {
             name: None if isinstance(value, Unavailable) else value for name, value in found.items()
         }
@@ -79,7 +87,7 @@ class Match:
         if self.depth is None or isinstance(self.depth, Unavailable):
             return {"depth": self.depth}
         if isinstance(self.c_T_d, Unavailable):
-            return {"depth": self.c_T_d}
+            return {"depth": Unavailable(f"depth of camera '{frame.camera}': {self.c_T_d.reason}")}
         try:
             pixels = self.depth.load()
             if self.c_T_d is None:
@@ -281,7 +289,7 @@ class Synchronizer:
         with self._lock:
             moving = self._moving
         if moving is None:
-            return Unavailable("no odometry has arrived yet", later=True)
+            return Unavailable("no message has arrived yet", later=True)
         o_T_b = self._own.lookup(*moving, stamp_ns, tolerance_ns)
         b_T_c = self.transforms.lookup(moving[1], frame_id, stamp_ns, tolerance_ns)
         for found in (o_T_b, b_T_c):
@@ -304,7 +312,7 @@ class Synchronizer:
         """Up in the image's optical frame, from the first IMU that knows it."""
         with self._lock:
             ups = {name: known.at(stamp_ns) for name, known in self._up.items()}
-        reason: Array | Unavailable = Unavailable("no IMU gives the direction of gravity yet", later=True)
+        reason: Array | Unavailable = Unavailable("no IMU gives it yet", later=True)
         for name, up in ups.items():
             if up is not None:
                 reason = self.transforms.lookup(frame_id, name, stamp_ns, self.settings.tolerance_ns)

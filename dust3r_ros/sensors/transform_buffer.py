@@ -221,7 +221,7 @@ class TransformBuffer:
         known = {*self._edges, *(edge.parent for edge in self._edges.values())}
         for name in (target, source):
             if name not in known and target != source:
-                return Unavailable(f"frame '{name}' is not known", later=True)
+                return Unavailable(f"frame '{name}' is not on TF", later=True)
         up, down = list(self._chain(target)), list(self._chain(source))
         common = next((name for name in up if name in down), None)
         if common is None:

@@ -78,7 +78,7 @@ def test_depth_of_another_camera_becomes_points_on_what_it_saw(coefficients: tup
     synchronizer = made(depths=["c"])
     calibration = Calibration(80, 60, 70.0, 72.0, 40.0, 29.0, "plumb_bob", coefficients)
     synchronizer.add_depth("c", 0, pixels(2.0, (60, 80), np.float32), "depth", calibration)
-    assert "not known" in synchronizer.complete(frame(0), "optical").missing[0]
+    assert synchronizer.complete(frame(0), "optical").missing == ("depth of camera 'c': frame 'optical' is not on TF",)
     synchronizer.add_depth("c", 0, pixels(2.0, (60, 80), np.float32), "depth", calibration)
     synchronizer.transforms.add("optical", "depth", 0, C_T_D, static=True)
     points = synchronizer.complete(frame(0), "optical").frame.points
@@ -115,7 +115,9 @@ def test_odometry_messages_do_not_disturb_tf() -> None:
     tf.add("footprint", "base", 0, np.eye(4), static=True)
     tf.add("base", "optical", 0, C_T_D, static=True)
     assert not synchronizer.ready("c", "optical", 0)
-    assert "no odometry has arrived yet" in synchronizer.complete(frame(0), "optical").missing[0]
+    assert synchronizer.complete(frame(0), "optical").missing == (
+        "no odometry for camera 'c': no message has arrived yet",
+    )
     moved = pose(np.eye(3), [3.0, 0.0, 0.0])
     assert synchronizer.add_odometry("/odom", "/base", 0, moved) == ""
     assert synchronizer.ready("c", "optical", 0)
@@ -132,7 +134,9 @@ def test_up_is_turned_from_the_imu_into_the_camera() -> None:
     for stamp in range(0, 1000 * MS, 5 * MS):
         synchronizer.add_imu("imu", stamp, 9.81 * up, np.zeros(3))
     assert synchronizer.ready("c", "optical", 900 * MS) and not synchronizer.ready("c", "optical", 1200 * MS)
-    assert "'optical' is not known" in synchronizer.complete(frame(900 * MS), "optical").missing[0]
+    assert synchronizer.complete(frame(900 * MS), "optical").missing == (
+        "no direction of gravity for camera 'c': frame 'optical' is not on TF",
+    )
     synchronizer.transforms.add("optical", "imu", 0, invert(imu_T_optical), static=True)
     found = synchronizer.complete(frame(900 * MS), "optical").frame.up
     np.testing.assert_allclose(found, imu_T_optical[:3, :3].T @ up, atol=1e-9)
