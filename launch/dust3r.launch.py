@@ -5,7 +5,14 @@ from itertools import chain
 from pathlib import Path
 
 import yaml
-from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, RegisterEventHandler, Shutdown
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    Shutdown,
+)
 from launch.event_handlers import OnProcessExit
 from launch.events.process import ProcessExited
 from launch.logging import launch_config
@@ -16,7 +23,7 @@ from launch_ros.substitutions import FindPackageShare
 
 from dust3r_ros.config import MapperConfig, NodeConfig, Row, expanded, load_yaml, rows
 from dust3r_ros.config import ParameterValue as ParameterConstant
-from dust3r_ros.node.launching import flag, full_name, parameter_file, require_success, require_viewer, shown
+from dust3r_ros.node.launching import flag, full_name, mistyped, parameter_file, require_success, require_viewer, shown
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 # Node parameters that are also arguments of this file. Empty: the config file or the default applies.
@@ -196,7 +203,9 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     # All are loaded, to refuse a file without parameters for one of the nodes, which would run on defaults.
     configured = [load_yaml(config, name) for name in names]
     given = {name: _value(ROWS[name], values[name]) for name in PARAMETERS if values[name]}
-    entities = [_node(values, spaces, config, given), *_viewers(values, names[0], {**configured[0], **given})]
+    remarks = mistyped(context.launch_configurations, [*PARAMETERS, *ARGUMENTS, *SYNONYMS])
+    entities: list[LaunchDescriptionEntity] = [LogInfo(msg=remark) for remark in remarks]
+    entities += [_node(values, spaces, config, given), *_viewers(values, names[0], {**configured[0], **given})]
     return entities + (_player(values, names) if values["bag"] else [])
 
 

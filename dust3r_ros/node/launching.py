@@ -6,8 +6,9 @@ Imports no ROS.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dust3r_ros.node.topics import all_camera_topics, camera_topics
 
 # The names in rviz/dust3r.rviz: those of a node with default parameters.
 _NODE, _IMAGE, _FRAME = "/dust3r", NodeConfig().image_topic, NodeConfig().map_frame
+_ALIKE = 0.8  # difflib's ratio
 _INFO = camera_topics(NodeConfig(), _IMAGE).camera_info
 
 
@@ -66,6 +68,16 @@ def require_viewer(package: str, argument: str) -> None:
     if not is_installed(package):
         debian = f"ros-{os.environ.get('ROS_DISTRO', 'jazzy')}-{package.replace('_', '-')}"
         raise ConfigError(f"argument {argument} is true, but {package} is not installed: sudo apt install {debian}")
+
+
+def mistyped(given: Iterable[str], known: Iterable[str]) -> list[str]:
+    """A sentence for each given argument that looks like a known one: launch ignores unknown arguments silently.
+
+    Others may belong to a launch file that includes this one.
+    """
+    names = set(known)
+    nearest = {name: get_close_matches(name, names, 1, _ALIKE) for name in given if name not in names}
+    return [f"argument {name} is unknown and ignored; similar: {near[0]}" for name, near in nearest.items() if near]
 
 
 def require_success(what: str, code: int) -> None:

@@ -14,6 +14,7 @@ from dust3r_ros.node.launching import (
     Shown,
     full_name,
     is_installed,
+    mistyped,
     parameter_file,
     recorded_reliability,
     require_viewer,
@@ -137,3 +138,11 @@ def test_what_is_no_bag_is_left_to_who_plays_it(tmp_path: Path) -> None:
     assert recorded_reliability(tmp_path / "none") == "best_available"
     (tmp_path / "metadata.yaml").write_bytes(b"\xff\xfe[")
     assert recorded_reliability(tmp_path) == "best_available"
+
+
+def test_an_argument_that_is_mistyped_is_named_with_the_nearest() -> None:
+    known = ["image_topic", "image_topics", "odom_frame", "rviz"]
+    assert mistyped(["rviz", "odomframe", "image_topic"], known) == [
+        "argument odomframe is unknown and ignored; similar: odom_frame"
+    ]
+    assert mistyped(["publish_odom_tf", "lidar_topic"], known) == []  # of a launch file that includes this one
