@@ -183,16 +183,15 @@ def clear(path: Path) -> None:
     SQLite would take its log for that of the new file. The log is merged into its file; if that is gone, it is renamed,
     with ``BEFORE`` appended. Unfinished files are removed. Raises ``OutputError``.
     """
-    if path.is_file():
-        _merge_log(path)
-    log = path.with_name(path.name + "-wal")
+    reason, log = _merge_log(path), _beside(path, "-wal")
+    if reason:
+        raise OutputError(f"'{path}' cannot be replaced: its log '{log.name}' cannot be merged into it: {reason}")
     stem, suffix = re.escape(path.stem), re.escape(path.suffix)
     unfinished = re.compile(rf"\.{{1,2}}{stem}(-\w{{8}}){{1,2}}{suffix}(-wal|-shm|-lock)?")
     try:
         if log.is_file() and not path.is_file():
-            log.replace(log.with_name(log.name + BEFORE))
-        for suffix in ("-wal", "-shm", "-journal"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+            log.replace(_beside(log, BEFORE))
+        _remove_logs(path)
         for found in list(path.parent.iterdir()):
             if unfinished.fullmatch(found.name):
                 found.unlink(missing_ok=True)
@@ -200,28 +199,43 @@ def clear(path: Path) -> None:
         raise output_error(path, error) from error
 
 
-def _merge_log(path: Path) -> None:
-    try:
-        base = rows.connect(path, "rw")
-    except sqlite3.Error:
-        return
-    try:
-        base.execute("PRAGMA journal_mode = DELETE")
-    except sqlite3.Error:
-        with contextlib.suppress(sqlite3.Error):  # a file that is not a map has no log
-            base.execute("PRAGMA wal_checkpoint(PASSIVE)")  # somebody reads it
-    finally:
-        base.close()
-
-
 def _set_aside(path: Path) -> None:
-    """Rename an existing file, with the content of its log."""
+    """Rename an existing file, with its log where that cannot be merged: the disk is full, or somebody reads it."""
     if path.is_dir():
         raise OutputError(f"'{path}' is a folder; it must be a file")
     if not path.exists():
         return
     _merge_log(path)
+    aside, log = _beside(path, BEFORE), _beside(path, "-wal")
     try:
-        path.replace(path.with_name(path.name + BEFORE))
+        _remove_logs(aside)
+        path.replace(aside)
+        if log.is_file():
+            log.replace(_beside(aside, "-wal"))
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def _merge_log(path: Path) -> str:
+    """Merge the log of a file into it; returns "", or why it still has changes that the file lacks."""
+    if not (path.is_file() and (_beside(path, "-wal").is_file() or _beside(path, "-journal").is_file())):
+        return ""
+    try:
+        with contextlib.closing(rows.connect(path, "rw")) as base:
+            try:
+                base.execute("PRAGMA journal_mode = DELETE")
+                return ""
+            except sqlite3.OperationalError:  # somebody reads it
+                _, changed, merged = base.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                return "" if changed == merged else "somebody reads it"
+    except sqlite3.Error as error:
+        return "" if "not a database" in str(error) else str(error)
+
+
+def _remove_logs(path: Path) -> None:
+    for suffix in ("-wal", "-shm", "-journal"):
+        _beside(path, suffix).unlink(missing_ok=True)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)

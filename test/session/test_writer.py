@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from sequences import SMALL, walk
 
+from dust3r_ros.errors import OutputError
 from dust3r_ros.session.session import Session, begin
 from dust3r_ros.storage.journal import BEFORE
 from dust3r_ros.storage.saved_map import load_map, save_map
@@ -51,10 +53,16 @@ def session(tmp_path: Path) -> Session:
 
 @contextmanager
 def full(session: Session) -> Iterator[None]:
-    """No file of this process may become larger than the log of the map is; the kernel refuses what goes beyond."""
-    log = Path(f"{session.keeper._journal.path}-wal")  # type: ignore[union-attr]
+    """The log of the map cannot grow."""
+    with no_room(Path(f"{session.keeper._journal.path}-wal").stat().st_size):  # type: ignore[union-attr]
+        yield
+
+
+@contextmanager
+def no_room(size: int = 1000) -> Iterator[None]:
+    """No file of this process may become larger than so many bytes; the kernel refuses what goes beyond."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
@@ -126,4 +134,45 @@ def test_a_file_that_is_moved_away_is_written_anew(
     again = Session(CONFIG, LOG)
     begin(again, CONFIG, map_db=str(path))
     feed(again, FRAMES[1], FRAMES[2])
+    again.close()
+
+
+def test_a_new_map_on_a_full_disk_waits_for_room(session: Session, tmp_path: Path) -> None:
+    """The map before is kept; the new one is in the file as soon as it can be."""
+    path, before = tmp_path / "maps/map.db", mapped(session)
+    with no_room():
+        session.reset()
+        assert "the map is not saved" in session.keeper.problems[0]
+        feed(session, 0, FRAMES[0])
+        assert not path.exists() and len(session.keeper.problems) == 1
+    feed(session, FRAMES[0], FRAMES[2])
+    assert session.keeper.problems == () and shown(path) == mapped(session)
+    assert shown(path.with_name(f"map.db{BEFORE}")) == before
+    session.close()
+
+
+def test_a_killed_map_that_is_saved_over_on_a_full_disk_is_whole(session: Session, tmp_path: Path) -> None:
+    path, before = tmp_path / "killed.db", mapped(session)
+    for suffix in ("", "-wal"):
+        shutil.copy(tmp_path / f"maps/map.db{suffix}", f"{path}{suffix}")
+    feed(session, FRAMES[0], FRAMES[1])
+    with no_room(), pytest.raises(OutputError, match=r"its log 'killed\.db-wal' cannot be merged into it: "):
+        save_map(path, session.mapper)
+    assert shown(path) == before
+    save_map(path, session.mapper)
+    assert shown(path) == mapped(session)
+    session.close()
+
+
+@pytest.mark.parametrize("map_start", ["continue", "new"])
+def test_a_start_on_a_full_disk_is_refused_and_leaves_the_map(map_start: str, session: Session, tmp_path: Path) -> None:
+    path, before = tmp_path / "maps/map.db", mapped(session)
+    session.close()
+    with no_room(), pytest.raises(OutputError, match=r"map\.db' cannot be written"):
+        begin(Session(CONFIG, LOG), CONFIG, map_db=str(path), map_start=map_start)
+    (kept,) = path.parent.iterdir()
+    assert shown(kept) == before
+    again = Session(CONFIG, LOG)
+    begin(again, CONFIG, map_db=str(kept))
+    feed(again, FRAMES[0], FRAMES[1])
     again.close()
