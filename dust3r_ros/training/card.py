@@ -148,7 +148,7 @@ def card(
         [
             f"# Model card: {recipe.name}",
             "",
-            "Written by `dust3r-train` from what it did. Weights: `model/` (the average over steps), to be given as",
+            "Written by `dust3r-train`. Weights: `model/` (the average over steps), to be given as",
             "`--checkpoint`.",
             "",
             "| what | |",

@@ -140,7 +140,7 @@ class Raycaster:
         return found
 
     def _cast(self, seen_by: Cameras, table: ShapesInView) -> tuple[Tensor, Tensor]:
-        """Depth (B, H, W), infinite where nothing is, and shape (B, H, W) int64 of the pixels' centres."""
+        """Depth (B, H, W), infinite where there is nothing, and shape (B, H, W) int64 of the pixels' centres."""
         camera, tile_row, tile_column, shape = self._tiles(seen_by)
         rows, columns = (-(-side // TILE) for side in (seen_by.height, seen_by.width))
         tile = (camera * rows + tile_row) * columns + tile_column

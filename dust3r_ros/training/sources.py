@@ -55,8 +55,8 @@ class RenderedPairs:
         if min(short_side - 15, per_world, batch, lanes, mixed, views - 1) < 1:
             raise InputError(
                 f"rendered pairs of {short_side} pixels, {per_world} from {views} views of a world, in batches of "
-                f"{batch} on {lanes} lanes of {mixed} worlds, are none; images need 16 pixels, a world 2 views, the "
-                "others 1"
+                f"{batch} on {lanes} lanes of {mixed} worlds, are impossible; images need 16 pixels, a world 2 views, "
+                "the others 1"
             )
         if not 0 <= overlap[0] < overlap[1] <= 1:
             raise InputError(f"an overlap of {overlap[0]} to {overlap[1]} is not a range within 0 to 1")

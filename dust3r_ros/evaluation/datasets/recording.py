@@ -63,7 +63,7 @@ class View:
 
     ``K`` (3, 3): pinhole intrinsics in pixels of the image as stored, pixel centres at integers; None where the
     data set gives none. ``w_T_c`` (4, 4): optical frame to world, None where it has no pose. ``calibration``: the
-    same as ``K`` with the lens, where images are distorted and the data set tells how. ``name``: the image's file
+    same as ``K`` with the lens, where images are distorted and the data set gives it. ``name``: the image's file
     below the data set's folder.
     """
 

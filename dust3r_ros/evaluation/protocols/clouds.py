@@ -208,7 +208,7 @@ def _summary(to_reference: Array, to_found: Array, limit: float) -> CloudErrors:
     if len(near) == 0 or len(reached) == 0:
         raise GeometryError(
             f"none of {len(to_reference)} points is within {limit:g} of the reference, and what is further is not "
-            "counted: nothing is left; are both in the same frame and unit?"
+            "counted: nothing is left; both must be in the same frame and unit"
         )
     return CloudErrors(
         float(near.mean()), float(reached.mean()), float(np.median(near)), float(np.median(reached)),

@@ -218,7 +218,7 @@ NOTHING = -1
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """``depth`` (H, W) float32, infinite where nothing is; ``shape`` (H, W) int16, -1 there."""
+    """``depth`` (H, W) float32, infinite where there is nothing; ``shape`` (H, W) int16, -1 there."""
 
     depth: Array32
     shape: NDArray[np.int16]
