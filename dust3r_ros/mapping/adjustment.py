@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dust3r_ros.alignment.processes import MOST_NICE, Aside
+from dust3r_ros.errors import GeometryError
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.depth_schedule import DepthSchedule
 from dust3r_ros.mapping.localization import FrameFinder
 from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.relaxation import LoopGap, relax
 from dust3r_ros.mapping.rig_placement import RigPlacement
 from dust3r_ros.mapping.self_calibration import CalibrationSchedule, Calibrator, same_scale
 from dust3r_ros.sparse.refinement import close_loop, refine
@@ -20,17 +22,24 @@ from dust3r_ros.timing import StageTimer
 
 # Of the whole map, in order of execution; the search is for a focal that explains the map better.
 START, CALIBRATION, SEARCH, LOOP = ADJUSTMENTS = "start", "calibration", "search", "loop"
+_RELAXED = 200  # keyframes; with more, adjusting landmarks alone may fail, and takes seconds
+_ADJUSTED = 1000  # with more, all of it is no longer adjusted to a loop
+_MEETING = 12  # landmarks that a keyframe shares with the ends of a loop
 _UNSURE_NICE = 5  # with two busy cores it gets part of one, but poses have priority
 
 
 @dataclass(frozen=True, eq=False)
 class WholeMap:
-    """An adjusted whole map, or its first poses: whether it was rebuilt, and whether its focal is ``settled``."""
+    """An adjusted whole map, or its first poses: whether it was rebuilt, and whether its focal is ``settled``.
+
+    ``gaps``: how many loops were closed in it.
+    """
 
     kind: str
     adjusted: Adjusted
     better: bool
     settled: bool
+    gaps: int = 0
 
 
 @dataclass(eq=False)
@@ -43,6 +52,7 @@ class AdjustmentQueue:
     beside: bool = False
     wanted: set[str] = field(default_factory=set)
     at_rest: set[str] = field(default_factory=set)
+    _kind: str = ""  # of the one that has begun
     _aside: Aside[WholeMap] | None = None
     _found: WholeMap | None = None
 
@@ -80,7 +90,7 @@ class AdjustmentQueue:
         good without it.
         """
         wanted = self.wanted or self.at_rest
-        kind = next(kind for kind in ADJUSTMENTS if kind in wanted)
+        self._kind = kind = next(kind for kind in ADJUSTMENTS if kind in wanted)
         self.wanted.discard(kind)
         self.at_rest.discard(kind)
         if self.beside:
@@ -104,7 +114,7 @@ class AdjustmentQueue:
     def cancel(self) -> None:
         """Cancel the one that has begun, since the map changed; it begins again later."""
         if self.running:
-            self.wanted.add(CALIBRATION)
+            self.wanted.add(LOOP if self._kind == LOOP else CALIBRATION)
         if self._aside is not None:
             self._aside.cancel()
         self._aside = self._found = None
@@ -129,6 +139,7 @@ class MapAdjuster:
         self._schedule = CalibrationSchedule(state)
         self._calibrator = Calibrator(state, self._schedule)
         self.waiting = AdjustmentQueue()
+        self._gaps: list[LoopGap] = []  # of loops to be closed
 
     def start(self, stream: CameraStream) -> None:
         """Make first poses, if there are enough keyframes; live, again if those in progress fail."""
@@ -159,12 +170,45 @@ class MapAdjuster:
         if own:
             self._follow(lambda: self._calibrator.accustom(stream, own), own)
 
-    def close_loop(self) -> None:
-        """Adjust the whole map to merged landmarks."""
+    def close_loop(self, gap: LoopGap | None = None) -> None:
+        """Adjust the whole map to merged landmarks; ``gap``: of a loop within the map, if known."""
+        self._gaps += [gap] if gap else []
         if self._state.live:
             self.waiting.wanted.add(LOOP)
         else:
-            self._follow(lambda: close_loop(self._state.sparse))
+            self._follow(self._close_loops)
+            self._gaps.clear()
+
+    def _close_loops(self) -> None:
+        """Large maps are relaxed first; the largest are then adjusted only where their ends meet."""
+        sparse, free = self._state.sparse, None
+        count = len(sparse.posed())
+        if self._gaps and count > _RELAXED:
+            edges = [(first, second) for first, second, _ in self._state.graph.edges]
+            newest = len(self._state.records) - 1
+            edges += [(view, newest) for view in range(max(0, newest - self._state.config.window), newest)]
+            try:
+                relax(sparse, edges, self._gaps)
+            except GeometryError:
+                pass  # as in a map of several parts; all of it is adjusted then
+            else:
+                free = self._seam() if count > _ADJUSTED else None
+        close_loop(sparse, free)
+
+    def _seam(self) -> list[int]:
+        """The keyframes around the ends of loops."""
+        sparse, ends = self._state.sparse, {end for gap in self._gaps for end in (gap.first, gap.second)}
+        ids = np.unique(np.concatenate([sparse.views[end].seen.ids for end in ends]))
+        return [
+            view
+            for view in sparse.posed()[1:]
+            if np.count_nonzero(np.isin(sparse.views[view].seen.ids, ids)) >= _MEETING or view in ends
+        ]
+
+    def moved(self, scale: float) -> None:
+        """The map moved, and its unit shrank by ``scale``: an adjustment in progress would arrive in the old one."""
+        self.waiting.cancel()
+        self._gaps = [gap.scaled(scale) for gap in self._gaps]
 
     def calibrate(self, stream: CameraStream) -> None:
         """Adjust the whole map with free focals and lenses, if there are enough keyframes to improve them."""
@@ -207,6 +251,8 @@ class MapAdjuster:
         found = self.waiting.take()
         if found is None or (found.kind == START and not found.better):
             return
+        if found.kind == LOOP:
+            self._gaps = self._gaps[found.gaps :]
         self._state.settled = self._state.settled or found.settled
         with self._stage("calibrate"):
             self._follow(lambda: self._bring_in(found))
@@ -235,6 +281,7 @@ class MapAdjuster:
 
     def _built_anew(self) -> None:
         self._state.generation += 1
+        self._gaps.clear()  # they are of the map before
         self._depth.rebuild()
 
     def _adjusted_copy(self, kind: str) -> WholeMap:
@@ -246,14 +293,14 @@ class MapAdjuster:
             if kind == START:
                 better = self._calibrator.begin(stream)
             elif kind == LOOP:
-                close_loop(self._state.sparse)
+                self._close_loops()
             else:
                 with same_scale(self._state.sparse):
                     better = (self._calibrator.improve if kind == SEARCH else self._calibrator.calibrate)(stream)
 
         with self._stage("whole_map"):
             adjusted = adjusted_copy(self._state.sparse, adjust)
-        found = WholeMap(kind, adjusted, better, self._state.settled)
+        found = WholeMap(kind, adjusted, better, self._state.settled, len(self._gaps))
         self._state.settled = settled
         return found
 

@@ -117,7 +117,7 @@ class MapBuilder(Submap):
     def move(self, new_S_old: Similarity) -> None:
         self.state.sparse.move(pose(new_S_old.rotation, new_S_old.translation), new_S_old.scale)
         self._depth.dense.depths.rescale_all(new_S_old.scale)
-        self._adjuster.waiting.cancel()  # it would arrive in old coordinates
+        self._adjuster.moved(new_S_old.scale)
         self.mark_all()
 
     def shared_landmarks(self, other: MapBuilder, index: int) -> np.ndarray:
@@ -171,7 +171,7 @@ class MapBuilder(Submap):
             window = [view for view in self.posed()[1:] if view in recent]
             self.state.sparse.extend(window)
             if self._loops.gapes(index, closed):
-                self._adjuster.close_loop()
+                self._adjuster.close_loop(self._loops.gap)
             self._adjuster.adjust_window(window)
             self._adjuster.join(stream)
         self._adjuster.calibrate(stream)

@@ -9,6 +9,7 @@ import numpy as np
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.mapping.association import Linker
 from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.relaxation import LoopGap
 from dust3r_ros.sparse.map_merging import MapFit, fit_maps
 
 _MATCHES = 25  # of features of two keyframes that look similar
@@ -23,11 +24,20 @@ class LoopClosing:
 
     def __init__(self, state: Reconstruction, links: Linker) -> None:
         self._state, self._links = state, links
+        self.gap: LoopGap | None = None  # of the last loop, if both sides place enough of its landmarks
 
     def link(self, index: int, loop_candidates: Sequence[int]) -> list[int]:
         """Merge landmarks that keyframe ``index`` and ``loop_candidates`` share; returns the verified candidates."""
+        sparse, features = self._state.sparse, self._state.records[index].feature_ids
+        own = sparse.landmarks.resolved(features)
+        before = sparse.points[own]
         matches = self._links.link(loop_candidates, index, _MATCHES)
-        return [other for other, count in zip(loop_candidates, matches, strict=True) if count >= _MATCHES]
+        linked = [other for other, count in zip(loop_candidates, matches, strict=True) if count >= _MATCHES]
+        theirs = sparse.landmarks.resolved(features)
+        after = sparse.points[theirs]
+        both = (theirs != own) & np.isfinite(before[:, 0]) & np.isfinite(after[:, 0]) & np.any(before != after, axis=1)
+        self.gap = LoopGap.of(sparse, linked[0], index, after[both], before[both]) if linked else None
+        return linked
 
     def gapes(self, index: int, linked: Sequence[int]) -> bool:
         """Whether keyframe ``index`` disagrees with the keyframes ``linked`` with it: the map has drifted."""

@@ -269,10 +269,10 @@ def refine(
     return solution
 
 
-def close_loop(sparse: SparseMap) -> None:
-    """Adjust everything to links that do not fit yet, tightening the outlier limit."""
+def close_loop(sparse: SparseMap, free: Collection[int] | None = None) -> None:
+    """Adjust the ``free`` views, by default all, to links that do not fit yet, tightening the outlier limit."""
     for limit in _LOOP_PRUNING_PX:
-        refine(sparse, free_focal=True, rounds=1, max_error_px=limit)
+        refine(sparse, free, free_focal=free is None, rounds=1, max_error_px=limit)
 
 
 def lens_prior(intrinsics: Intrinsics) -> tuple[float, float, float]:
