@@ -47,10 +47,10 @@ class ImageFolder(FrameSource):
         for stamp_ns, file in self._files:
             try:
                 yield Frame(stamp_ns, self._camera, decode_file(file.read_bytes(), f"image '{file}'"))
-            except OSError as error:
-                yield InputError(f"image '{file}' cannot be read: {error.strerror or error}")
             except InputError as error:
                 yield error
+            except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+                yield InputError(f"image '{file}' cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
