@@ -12,7 +12,7 @@ data="../shared/data"; test -d "$$data" || echo "$@: no folder $$data: only rend
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint docs eval backends bench bench-alignment bench-live bench-stay soak kills digests bench-training gpu-day env clean python
+.PHONY: help demo test test-long lint docs eval backends bench bench-alignment bench-live bench-stay soak kills fuzz digests bench-training gpu-day env clean python
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -63,6 +63,9 @@ soak: python  ## 100,000 images through the node, an hour: memory, latencies, ha
 
 kills: python  ## SIGKILL at random moments while a map is made and written: is all there? Into docs/reliability.md (ARGS="--kills 10")
 	@$(ENVIRONMENT) test -- python benchmarks/kills.py --page docs/reliability.md $(ARGS)
+
+fuzz: python  ## 10,000 damaged files and messages: right, or a sentence? Into docs/reliability.md (ARGS="--only map --seed 1")
+	@$(ENVIRONMENT) test -- python benchmarks/fuzz.py --page docs/reliability.md $(ARGS)
 
 digests: python  ## the same inputs as ever mapped, a digest of each product, into results/digests.txt (ARGS="--against FILE")
 	@$(ENVIRONMENT) test -- python benchmarks/digests.py $(ARGS)
