@@ -8,6 +8,8 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.io.encodings import (
@@ -278,3 +280,27 @@ def test_truncated_masks_and_depth_are_refused() -> None:
         decode_depth_file("16UC1; compressedDepth", bytes(12) + raw[:-20])
     with pytest.raises(InputError, match="truncated"):
         decode_mask_file(raw[:-20])
+
+
+_sides = st.integers(-2, 40) | st.sampled_from([0, 2**31 - 1, 2**32 - 1, 10**12])
+
+
+@given(
+    st.sampled_from(SUPPORTED) | st.text(max_size=12),
+    _sides,
+    _sides,
+    st.integers(0, 200) | st.sampled_from([2**32 - 1]),
+    st.booleans(),
+    st.integers(0, 9000),
+)
+def test_any_message_is_an_image_or_refused(
+    encoding: str, height: int, width: int, step: int, big: bool, size: int
+) -> None:
+    data = np.arange(size, dtype=np.uint64).astype(np.uint8)
+    for decode, channels in ((decode_image, (3,)), (decode_mask, ()), (decode_depth, ())):
+        try:
+            found = decode(encoding, height, width, step, big, data)
+        except InputError as error:
+            assert "\n" not in str(error) and ("image" in str(error) or "mask" in str(error) or "depth" in str(error))
+        else:
+            assert found.shape == (height, width, *channels) and np.isfinite(found).all() and (found >= 0).all()

@@ -67,6 +67,13 @@ def test_a_wrong_line_is_named(sequence: RenderedSequence, tmp_path: Path, line:
         open_source(tmp_path)
 
 
+def test_a_listed_name_that_no_file_has_is_skipped(sequence: RenderedSequence, tmp_path: Path) -> None:
+    save(tmp_path / "a.png", sequence.images[0])
+    (tmp_path / "rgb.txt").write_text("1.0 a.png\n2.0 a\0b.png\n3.0 gone.png\n", encoding="utf-8")
+    source = open_source(tmp_path)
+    assert len(list(source)) == 1 and source.skipped == 2
+
+
 def test_broken_files_in_the_middle_are_skipped(sequence: RenderedSequence, tmp_path: Path) -> None:
     for index, image in enumerate(sequence.images):
         save(tmp_path / f"{index}.jpg", image)

@@ -9,6 +9,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sequences import SMALL, walk
 
 from dust3r_ros.errors import ConfigError, InputError
@@ -198,3 +200,43 @@ def test_the_state_comes_back_exactly_from_json():
     assert again.raw(camera) == book.raw(camera) == calibration()
     image = np.random.default_rng(0).integers(0, 255, (176, 240, 3), np.uint8)
     np.testing.assert_array_equal(again.pinhole("camera", image, None)[0], book.pinhole("camera", image, None)[0])
+
+
+@pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (20_000, 20_000), (2**32 - 1, 1)])
+def test_a_size_that_no_camera_has_is_refused_before_it_takes_memory(size: tuple[int, int]) -> None:
+    """The maps that rectify images of 20,000 x 20,000 pixels take 10 GB."""
+    long = float(max(size))
+    calibration, _ = calibration_from(
+        *size, "plumb_bob", D, (long, 0.0, size[0] / 2, 0.0, long, size[1] / 2, 0.0, 0.0, 1.0)
+    )
+    assert calibration is not None
+    with pytest.raises(ConfigError, match="pixels are read"):
+        Calibrations("prior", 0.05).know("camera", calibration)
+
+
+_numbers = st.floats() | st.sampled_from([0.0, 1.0, 500.0, 320.0])
+_sizes = st.integers(0, 700) | st.sampled_from([640, 480, 2**31, 2**32 - 1])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.tuples(_sizes, _sizes),
+    st.sampled_from(["plumb_bob", "rational_polynomial", "equidistant", "fisheye", "", "x\ny"]),
+    st.lists(_numbers, max_size=14),
+    st.lists(_numbers, min_size=9, max_size=9) | st.just(list(K)) | st.lists(_numbers, max_size=10),
+    st.tuples(_sizes, _sizes),
+    st.tuples(_sizes, _sizes, _sizes, _sizes) | st.just((0, 0, 0, 0)),
+)
+def test_any_message_is_a_calibration_or_refused(size, model, d, k, binning, roi) -> None:
+    calibration, remark = calibration_from(*size, model, d, k, binning, roi)
+    if calibration is None:
+        assert remark or k[0] == 0
+        return
+    known = Calibrations("prior", 0.05)
+    try:
+        known.know("camera", calibration)
+        focal, _ = known.admit("camera", calibration.width, calibration.height) or (0.0, 0.0)
+    except (ConfigError, InputError) as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert np.isfinite(focal) and 0.02 < focal / max(calibration.width, calibration.height) < 100
