@@ -174,10 +174,12 @@ def _end(work: Callable[[], object], pause: bool = False) -> None:
 # What is killed
 
 
-def grow(setup: Setup, path: Path, first: int, say: Say) -> None:
-    """Continue the map in a file from a step on."""
+def grow(setup: Setup, path: Path, first: int, live: bool, say: Say) -> None:
+    """Continue the map in a file from a step on; ``live``: postpone work, adjust in a process beside, as the node."""
     session = Session(setup.config, LOG)
     begin(session, setup.config, map_db=str(path))
+    if live:
+        session.go_live(beside=True)
     say("ready")
     _feed(setup, session, count(first), say)
 
@@ -194,7 +196,10 @@ def _feed(setup: Setup, session: Session, steps: Iterator[int] | range, say: Say
     for at in steps:
         say(f"frame {at}")
         update = session.process(setup.frame(at))
-        say(f"kept {at} {'' if update.keyframe is None else update.keyframe}")
+        if session.mapper.submap.initialised:  # before, nothing has a pose: the map may begin again
+            say(f"kept {at} {'' if update.keyframe is None else update.keyframe}")
+        while session.due:
+            session.work(session.due)
 
 
 def save(setup: Setup, path: Path, first: int, say: Say) -> None:
@@ -264,7 +269,8 @@ def left(setup: Setup, path: Path, step: int) -> Left | None:
     except Dust3rRosError as error:
         print(f"kills: {error}", flush=True)
         return None
-    names = frozenset(name for submap in state.submaps for name in submap.names)
+    begun = [submap for submap in state.submaps if submap.facts.get("initialised", True)]
+    names = frozenset(name for submap in begun for name in submap.names)
     stamps = frozenset(frame.stamp_ns for submap in state.submaps for frame in submap.frames)
     return Left(names, stamps, dict(state.settings), _continues(setup, path, step))
 
@@ -283,18 +289,18 @@ def _continues(setup: Setup, path: Path, step: int) -> bool:
 
 
 def mapping(setup: Setup, rng: np.random.Generator) -> Iterator[Kill]:
-    """While the map grows, every other time while it is written; each process continues what the one before left."""
+    """While the map grows, live or not, every other time while it is written; each continues what the last one left."""
     for chain in count():
         path, known, at = setup.folder / f"mapping-{chain}.db", frozenset[int](), 0
         for number in range(_CHAIN):
             writing = rng.uniform(0, _WRITE_S) if number % 2 else -1.0
-            said = killed(partial(grow, setup, path, at), rng.uniform(0, _WINDOW_S), writing)
+            said = killed(partial(grow, setup, path, at, chain % 2 > 0), rng.uniform(0, _WINDOW_S), writing)
             kept = [line.split()[1:] for line in said if line.startswith("kept")]
             told = known | {int(words[1]) for words in kept if len(words) > 1}
             stamps = {setup.frame(int(words[0])).stamp_ns for words in kept}
             at = max((int(line.split()[1]) + 1 for line in said if line.startswith("frame")), default=at)
             found = in_child(left, setup, path, max(0, at - 2))
-            midst = sum(line.startswith("frame") for line in said) > len(kept)
+            midst = said[-1].split()[0] not in ("ready", "kept")
             if found is None:
                 yield Kill(len(told) + len(stamps), len(told) + len(stamps), midst, False, False)
                 break
@@ -444,7 +450,7 @@ def prepare(folder: Path) -> Setup:
     )
     setup = Setup(images, config, folder / "source.db", folder)
     for wait_s in (2.0, 4.0, 8.0, 16.0):
-        killed(partial(grow, setup, setup.source, 0), wait_s)
+        killed(partial(grow, setup, setup.source, 0, False), wait_s)
         if len(in_child(load_map, setup.source).keyframes) >= 8:
             return setup
         for path in folder.glob("source.db*"):

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dust3r_ros.errors import OutputError
@@ -131,11 +131,25 @@ def replace_between(page: Path, begin: str, end: str, text: str) -> None:
     write_text(page, f"{head}{begin}\n\n{text.strip()}\n\n{end}{tail}")
 
 
+_HELD: set[int] = set()  # descriptors of locks
+
+
+def _let_go() -> None:
+    """In a forked process: a lock is its parent's alone, and must end with that."""
+    for handle in _HELD:
+        with suppress(OSError):
+            os.close(handle)
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 class FileLock:
     """Locks ``path``-lock from construction to ``release``; the kernel releases it when the process dies.
 
-    Not the file itself, because SQLite's own locks on that end when any handle to it is closed. Raises ``OutputError``
-    if it is locked already, even by this process.
+    Not the file itself, because SQLite's own locks on that end when any handle to it is closed. A fork of the process
+    does not hold it. Raises ``OutputError`` if it is locked already, even by this process.
     """
 
     def __init__(self, path: Path) -> None:
@@ -154,6 +168,7 @@ class FileLock:
                     "end that first or choose another file"
                 ) from error
             if self._is_named():
+                _HELD.add(self._handle)
                 return
             os.close(self._handle)  # released and removed by its holder in the meantime
 
@@ -166,4 +181,5 @@ class FileLock:
     def release(self) -> None:
         """Release the lock."""
         self._name.unlink(missing_ok=True)
+        _HELD.discard(self._handle)
         os.close(self._handle)

@@ -45,6 +45,25 @@ def test_a_process_that_is_killed_holds_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_a_fork_that_outlives_it_holds_nothing(tmp_path: Path) -> None:
+    """As a process beside the mapper's that is to be killed, too, a moment later."""
+    path = tmp_path / "map.db"
+    hold = HOLD.replace("import sys", "import os, sys, time").replace("print(", "os.fork() or time.sleep(60)\nprint(")
+    process = subprocess.Popen([sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"held\n"
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        pytest.skip("the fork is found in /proc")
+    (child,) = map(int, children.read_text().split())
+    try:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        os.kill(child, 0)  # it is there
+        FileLock(path).release()
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def test_where_no_file_can_be(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="nowhere"):
         FileLock(tmp_path / "nowhere" / "map.db")
