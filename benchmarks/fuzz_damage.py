@@ -174,7 +174,8 @@ def _other(value: Any, rng: Random) -> Any:
     if isinstance(value, bool):
         return rng.choice((not value, "no", 2, None))
     if isinstance(value, (int, float)):
-        return rng.choice((*INTEGERS, *FLOATS, str(value), value * 1.0001))
+        near = value * 1.0001 if abs(value) < 1e300 else 0.1
+        return rng.choice((*INTEGERS, *FLOATS, str(value), near))
     if isinstance(value, str):
         return rng.choice((*TEXTS, value + "x", value[:-1], "A" + value[1:]))
     return rng.choice((None, 0, "x", [], {}, [value, value]))

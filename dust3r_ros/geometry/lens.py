@@ -26,6 +26,8 @@ _MOST_LOST = 0.2  # of the raw pixels may fall outside the ideal image
 _LEAST_FOCAL = 0.5  # of the raw focal: any smaller, the centre would lose too much resolution
 _SAMPLES = 64  # raw pixels per axis used to choose the focal
 _RADII = 2000
+_MOST_OFF_PX = 0.5  # by which a ray may miss its pixel
+_BEYOND = 1.05  # of the radius at which the radial model turns back: tangential terms shift it
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,8 @@ class LensModel:
         angles = np.linspace(0.0, np.pi / 2, _RADII, endpoint=False)
         radii = np.tan(angles)
         seen = _fisheye_radius(angles, d) if fisheye else _radius(radii, d)
-        rises = np.diff(seen) > 0
+        with np.errstate(invalid="ignore"):
+            rises = np.diff(seen) > 0  # so much distortion that it is infinite does not rise
         end = len(seen) if rises.all() else int(np.argmin(rises)) + 1
         return cls(calibration, fisheye, radii[:end], seen[:end])
 
@@ -95,7 +98,10 @@ class LensModel:
 
 
 def ray_slopes(calibration: Calibration, pixels: NDArray[Any]) -> Array:
-    """(x / z, y / z), (N, 2), of the rays of raw pixels (N, 2). Raises ``ConfigError`` for an unknown model."""
+    """(x / z, y / z), (N, 2), of the rays of raw pixels (N, 2), NaN where no ray of the lens falls.
+
+    Raises ``ConfigError`` for an unknown model.
+    """
     lens, c = LensModel.of(calibration), calibration
     slopes = (np.asarray(pixels, np.float64) - (c.cx, c.cy)) / (c.fx, c.fy)
     if lens.plain or not len(slopes):
@@ -103,9 +109,16 @@ def ray_slopes(calibration: Calibration, pixels: NDArray[Any]) -> Array:
     d = np.array(c.coefficients or (0.0,) * 4)
     until = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 40, 1e-9)
     if lens.fisheye:
-        return np.asarray(cv2.fisheye.undistortPoints(slopes[:, None], np.eye(3), d)).reshape(-1, 2)
-    found = cv2.undistortPoints(slopes[:, None], np.eye(3), d, R=np.eye(3), P=np.eye(3), criteria=until)
-    return np.asarray(found).reshape(-1, 2)
+        found = cv2.fisheye.undistortPoints(slopes[:, None], np.eye(3), d)
+        again = cv2.fisheye.distortPoints(found, np.eye(3), d)
+    else:
+        found = cv2.undistortPoints(slopes[:, None], np.eye(3), d, R=np.eye(3), P=np.eye(3), criteria=until)
+        again = cv2.projectPoints(cv2.convertPointsToHomogeneous(found), np.zeros(3), np.zeros(3), np.eye(3), d)[0]
+    found, again = (np.asarray(points, np.float64).reshape(-1, 2) for points in (found, again))
+    with np.errstate(all="ignore"):  # OpenCV iterates a few times, and returns what it then has
+        off = np.linalg.norm((again - slopes) * (c.fx, c.fy), axis=1)
+        right = (off < _MOST_OFF_PX) & (np.linalg.norm(found, axis=1) <= _BEYOND * lens.radii[-1])
+    return np.where(right[:, None], found, np.nan)
 
 
 def _radius(r: Array, d: tuple[float, ...]) -> Array:

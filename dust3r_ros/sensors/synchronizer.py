@@ -102,7 +102,7 @@ class Match:
 def depth_points(depth: Array32, calibration: Calibration, c_T_d: Array, most: int = MOST_POINTS) -> Array32:
     """Points (N, 3) float32, metres, in the frame c, from a regular grid over a depth image (h, w), at most ``most``.
 
-    ``calibration`` is that of the depth camera d. Raises ``ConfigError`` if it does not fit the image.
+    ``calibration`` is that of the depth camera d. Raises ``ConfigError`` if it does not fit the image or its lens.
     """
     height, width = depth.shape
     step = max(1, math.ceil(math.sqrt(height * width / most)))
@@ -111,8 +111,14 @@ def depth_points(depth: Array32, calibration: Calibration, c_T_d: Array, most: i
     z = depth[v, u].astype(np.float64)
     known = np.isfinite(z) & (z > 0)
     slopes = ray_slopes(scaled_calibration(calibration, width, height), np.stack([u[known], v[known]], axis=-1))
-    rays = np.column_stack([slopes, np.ones(len(slopes))])
-    return transform(c_T_d, z[known, None] * rays).astype(np.float32)
+    seen = np.isfinite(slopes).all(axis=1)
+    if seen.sum() < 0.5 * len(seen):
+        raise ConfigError(
+            f"the distortion {calibration.coefficients} ('{calibration.model}') has no rays for {1 - seen.mean():.0%} "
+            "of the depth image; it does not belong to that camera"
+        )
+    rays = np.column_stack([slopes, np.ones(len(slopes))])[seen]
+    return transform(c_T_d, z[known][seen, None] * rays).astype(np.float32)
 
 
 def _registered(depth: Array32, frame: Frame) -> Array32 | Unavailable:

@@ -34,6 +34,26 @@ def test_the_model_ends_where_its_polynomial_turns_back() -> None:
         assert (np.diff(model.radii) > 0).all() and (np.diff(model.seen) > 0).all()
 
 
+@pytest.mark.parametrize(
+    "model, d",
+    [
+        ("plumb_bob", (-0.9, 0.0, 0.0, 0.0, 0.0)), ("plumb_bob", (0.1, 0.01, 1e6, 0.0, 0.0)),
+        ("plumb_bob", (0.1, 0.01, 0.0, 0.0, 1e308)), ("plumb_bob", (-1e200, 0.0, 0.0, 0.0, 0.0)),
+        ("fisheye", (-1e10, 1e200, 0.0, 0.0)),
+    ],
+)  # fmt: skip
+def test_a_pixel_without_a_ray_has_none(model: str, d: tuple[float, ...]) -> None:
+    """OpenCV's iterations end somewhere, or at NaN; what they give must project back."""
+    calibration = Calibration(96, 72, 80.0, 80.0, 47.5, 35.5, model, d)
+    pixels = np.stack(np.meshgrid(np.arange(0, 96, 7.0), np.arange(0, 72, 7.0)), axis=-1).reshape(-1, 2)
+    slopes = ray_slopes(calibration, pixels)
+    found = np.isfinite(slopes).all(axis=1)
+    assert found.mean() < 0.7
+    if found.any():
+        back = np.stack(seen(calibration, *slopes[found].T), axis=-1)
+        np.testing.assert_allclose(back, pixels[found], atol=0.6)
+
+
 def test_unknown_models_are_refused() -> None:
     with pytest.raises(ConfigError, match="'ptlens'"):
         ray_slopes(Calibration(4, 3, 2.0, 2.0, 1.5, 1.0, "ptlens", (0.1, 0.2)), np.zeros((1, 2)))

@@ -92,6 +92,16 @@ def test_depth_of_another_camera_becomes_points_on_what_it_saw(coefficients: tup
     assert "no CameraInfo" in synchronizer.complete(frame(0), "optical").missing[0]
 
 
+@pytest.mark.parametrize("coefficients", [(0.1, 0.01, 1e6, 0.0, 0.0), (0.1, 0.01, 0.0, 0.0, 1e308)])
+def test_depth_through_a_lens_that_cannot_be_is_left_out(coefficients: tuple[float, ...]) -> None:
+    synchronizer = made(depths=["c"])
+    synchronizer.transforms.add("optical", "depth", 0, C_T_D, static=True)
+    calibration = Calibration(80, 60, 70.0, 72.0, 40.0, 29.0, "plumb_bob", coefficients)
+    synchronizer.add_depth("c", 0, pixels(2.0, (60, 80), np.float32), "depth", calibration)
+    done = synchronizer.complete(frame(0), "optical")
+    assert done.frame.points is None and "does not belong to that camera" in done.missing[0]
+
+
 def test_odometry_by_tf_is_waited_for_and_then_within_the_tolerance() -> None:
     synchronizer = made(odom_frame="odom", tolerance_ns=20 * MS)
     tf = synchronizer.transforms

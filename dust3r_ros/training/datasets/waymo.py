@@ -247,8 +247,9 @@ def _depth(message: Message, image: Message, frame: FrameRow) -> Array32:
     points, pixels = seen_points(message, image.number(1))
     z = transform(invert(frame.w_T_c), points)[:, 2]
     slopes = ray_slopes(calibration, pixels[z > _NEAREST_M])
-    rays = np.column_stack([slopes, np.ones(len(slopes))])
-    return reading.splatted(rays * z[z > _NEAREST_M, None], frame.K, *_size(calibration))
+    seen = np.isfinite(slopes).all(axis=1)
+    rays = np.column_stack([slopes, np.ones(len(slopes))])[seen]
+    return reading.splatted(rays * z[z > _NEAREST_M][seen, None], frame.K, *_size(calibration))
 
 
 TRAINING_SET = TrainingSet(
