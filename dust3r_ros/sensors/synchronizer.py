@@ -112,7 +112,7 @@ def depth_points(depth: Array32, calibration: Calibration, c_T_d: Array, most: i
     known = np.isfinite(z) & (z > 0)
     slopes = ray_slopes(scaled_calibration(calibration, width, height), np.stack([u[known], v[known]], axis=-1))
     seen = np.isfinite(slopes).all(axis=1)
-    if seen.sum() < 0.5 * len(seen):
+    if np.count_nonzero(seen) < 0.5 * len(slopes):
         raise ConfigError(
             f"the distortion {calibration.coefficients} ('{calibration.model}') has no rays for {1 - seen.mean():.0%} "
             "of the depth image; it does not belong to that camera"
