@@ -32,13 +32,14 @@ _UNSURE_NICE = 5  # with two busy cores it gets part of one, but poses have prio
 class WholeMap:
     """An adjusted whole map, or its first poses: whether it was rebuilt, and whether its focal is ``settled``.
 
-    ``gaps``: how many loops were closed in it.
+    ``keyframes``: how many it had; ``gaps``: how many loops were closed in it.
     """
 
     kind: str
     adjusted: Adjusted
     better: bool
     settled: bool
+    keyframes: int = 0
     gaps: int = 0
 
 
@@ -140,6 +141,7 @@ class MapAdjuster:
         self._calibrator = Calibrator(state, self._schedule)
         self.waiting = AdjustmentQueue()
         self._gaps: list[LoopGap] = []  # of loops to be closed
+        self._adjusted = 0  # keyframes when all were adjusted last
 
     def start(self, stream: CameraStream) -> None:
         """Make first poses, if there are enough keyframes; live, again if those in progress fail."""
@@ -184,16 +186,29 @@ class MapAdjuster:
         sparse, free = self._state.sparse, None
         count = len(sparse.posed())
         if self._gaps and count > _RELAXED:
-            edges = [(first, second) for first, second, _ in self._state.graph.edges]
-            newest = len(self._state.records) - 1
-            edges += [(view, newest) for view in range(max(0, newest - self._state.config.window), newest)]
             try:
-                relax(sparse, edges, self._gaps)
+                relax(sparse, self._trusted_edges(), self._gaps)
             except GeometryError:
                 pass  # as in a map of several parts; all of it is adjusted then
             else:
                 free = self._seam() if count > _ADJUSTED else None
         close_loop(sparse, free)
+        self._adjusted = len(self._state.records)
+
+    def _trusted_edges(self) -> list[tuple[int, int]]:
+        """Pairs of keyframes that lie right to each other: adjusted together, or one reached from the other.
+
+        Others may be loops, too, that are linked but not closed.
+        """
+        records = self._state.records
+        edges = [(first, second) for first, second, _ in self._state.graph.edges if second < self._adjusted]
+        for view in range(self._adjusted, len(records)):
+            before = records[view].before
+            for _ in range(self._state.config.pair_neighbours):
+                if before is not None:
+                    edges.append((before, view))
+                    before = records[before].before
+        return edges
 
     def _seam(self) -> list[int]:
         """The keyframes around the ends of loops."""
@@ -264,6 +279,7 @@ class MapAdjuster:
         elif found.kind == CALIBRATION:
             self.waiting.want(SEARCH, self._schedule.search_due)
         self._state.generation += 1
+        self._adjusted = found.keyframes
         if found.better:
             self._built_anew()
         elif not self.waiting.wanted:  # otherwise it will soon change again
@@ -273,6 +289,7 @@ class MapAdjuster:
         """Calibrate now; while the focal may be wrong, also try to rebuild the map from others."""
         with self._stage("calibrate"):
             self._follow(self._calibrator.adjust)
+            self._adjusted = len(self._state.records)
             self._state.generation += 1
             if self._calibrator.improve(stream):
                 self._built_anew()
@@ -300,7 +317,7 @@ class MapAdjuster:
 
         with self._stage("whole_map"):
             adjusted = adjusted_copy(self._state.sparse, adjust)
-        found = WholeMap(kind, adjusted, better, self._state.settled, len(self._gaps))
+        found = WholeMap(kind, adjusted, better, self._state.settled, len(self._state.records), len(self._gaps))
         self._state.settled = settled
         return found
 

@@ -14,6 +14,7 @@ from dust3r_ros.sparse.map_merging import MapFit, fit_maps
 
 _MATCHES = 25  # of features of two keyframes that look similar
 GAP_PX = 2.0  # smaller drift is absorbed by the window
+_WIDE_PX = 5.0
 _RECENT = 12  # keyframes whose matches with another map count
 _WITNESSES = 3  # of these that must see it
 _MIN_AGREEING = 12  # matches for each of these
@@ -40,8 +41,12 @@ class LoopClosing:
         return linked
 
     def gapes(self, index: int, linked: Sequence[int]) -> bool:
-        """Whether keyframe ``index`` disagrees with the keyframes ``linked`` with it: the map has drifted."""
-        return bool(linked) and self._state.sparse.disagreement(index) > GAP_PX
+        """Whether keyframe ``index`` disagrees with the keyframes ``linked`` with it: the map has drifted.
+
+        While it sees mostly its own side of the loop, only the landmarks of both sides say so.
+        """
+        wide = self.gap is not None and self.gap.px > _WIDE_PX
+        return bool(linked) and (wide or self._state.sparse.disagreement(index) > GAP_PX)
 
     def shared(self, other: Reconstruction, index: int) -> np.ndarray:
         """(K, 2) ids of landmarks, own and other's, shared by features of the other's keyframe ``index``."""

@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from dust3r_ros.alignment.moments import inverse, moments, scale_of
 from dust3r_ros.alignment.similarity_graph import SimilarityGraph
 from dust3r_ros.errors import GeometryError
+from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.similarity import robust_similarity
 from dust3r_ros.sparse.sparse_map import SparseMap
@@ -61,9 +62,10 @@ class LoopGap:
         good = (off < _AGREE * np.linalg.norm(a, axis=1)) & (b[:, 2] > 0)
         if good.sum() < _FEWEST:
             return None
-        focal = sparse.intrinsics[sparse.views[second].camera].focal
-        px = focal * float(np.median(np.linalg.norm(points - others, axis=1)[good] / b[good, 2]))
-        return cls(first, second, a[good], b[good], px)
+        focal, seen = sparse.intrinsics[sparse.views[second].camera].focal, transform(invert(w_T_second), points)
+        apart = project(seen[good], focal, (0.0, 0.0)) - project(b[good], focal, (0.0, 0.0))
+        px = np.nan_to_num(np.linalg.norm(apart, axis=1), nan=np.inf)  # behind the camera
+        return cls(first, second, a[good], b[good], float(np.median(px)))
 
     def scaled(self, factor: float) -> LoopGap:
         """The same in a unit that is smaller by ``factor``."""

@@ -1,8 +1,17 @@
 """Which adjustment of the whole map is next, and what becomes of one that was begun."""
 
-import pytest
+from types import SimpleNamespace
 
+import pytest
+from rings import ring
+from sequences import SMALL
+
+from dust3r_ros.backends import make_backend
+from dust3r_ros.mapping import adjustment
 from dust3r_ros.mapping.adjustment import AdjustmentQueue, WholeMap
+from dust3r_ros.mapping.landmark_map import MapBuilder
+from dust3r_ros.mapping.relaxation import LoopGap
+from dust3r_ros.timing import no_timer
 
 
 def test_an_adjustment_that_does_not_fit_any_more_is_begun_again():
@@ -20,6 +29,43 @@ def test_a_loop_does_not_take_the_place_of_a_calibration():
         waiting.begin(lambda kind: begun.append(kind) or WholeMap(kind, None, False, False), True, False)  # type: ignore[arg-type]
         waiting.take()
     assert begun == ["calibration", "loop"] and not waiting.wanted
+
+
+def test_a_calibration_does_not_take_the_place_of_a_loop_that_was_begun():
+    """Which knows how to close gaps that a calibration would leave open."""
+    waiting = AdjustmentQueue(wanted={"loop"})
+    waiting.begin(lambda kind: WholeMap(kind, None, False, False), True, False)  # type: ignore[arg-type]
+    waiting.cancel()
+    assert waiting.wanted == {"loop"}
+
+
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize(("adjusted", "left"), [(1000, 0.05), (100, 0.4)])
+def test_the_gap_of_a_large_map_is_spread_before_landmarks_are_adjusted(monkeypatch, adjusted, left, live):
+    """Also if its unit changes while the loop waits, and although a link across the loop was not closed before."""
+    monkeypatch.setattr(adjustment, "_ADJUSTED", adjusted)
+    walk = ring(220, 2e-3)
+    builder = MapBuilder(SMALL, make_backend(SMALL), no_timer)
+    state, adjuster = builder.state, builder._adjuster
+    state.sparse, stream = walk.sparse, SimpleNamespace(index=0, name="camera")
+    for keyframe in range(220):
+        state.records.append(SimpleNamespace(before=keyframe - 1 if keyframe else None, stream=stream))  # type: ignore[arg-type]
+    for first, second in [*walk.edges, (3, 214)]:
+        state.graph.connect(first, second, 1.0, ("camera", "camera"))
+    adjuster._adjusted = 100
+    state.live, before = live, walk.ate
+    gap = LoopGap.of(walk.sparse, 0, 219, walk.here, walk.there)
+    if live:
+        adjuster.close_loop(gap)
+        state.sparse.move(adjustment.np.eye(4), 3.0)
+        adjuster.moved(3.0)
+        assert adjuster.waiting.wanted == {"loop"}
+        state.live = False
+        adjuster._close_loops()
+    else:
+        adjuster._gaps = [gap]
+        adjuster._close_loops()
+    assert walk.ate < left * before
 
 
 def test_what_may_wait_for_rest_does():
