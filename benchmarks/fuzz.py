@@ -42,7 +42,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolv
 CASES = 10_000
 SECONDS, MIB = 1.0, 512.0  # beyond the undamaged input's
 KILL_S = 10.0
-_FAST = 8  # cases of a door that is fast, for one of a slow one
+FAST = 8
 _ADDRESSES = 4 << 30  # of memory that may be asked for: keeps the machine alive
 _LONGEST = 2000  # characters of a sentence
 KINDS = ("crash", "hang", "memory", "wrong", "lost")
@@ -301,12 +301,15 @@ def main() -> int:
     return 1 if any(tally.findings for tally in tallies[0]) else 0
 
 
-def fuzz(chosen: list[Any], cases: int, only: int | None = None) -> tuple[list[Tally], str]:
-    """Run ``cases`` of all doors together, or the one with this number of each; prints findings and the table."""
+def fuzz(chosen: list[Any], cases: int, only: int | None = None, fast: int = FAST) -> tuple[list[Tally], str]:
+    """Run ``cases`` of all doors together, or the one with this number of each; prints findings and the table.
+
+    A door that is fast gets ``fast`` cases for one of a slow one.
+    """
     from tqdm import tqdm
 
     start, tallies = time.perf_counter(), []
-    share = cases / sum(1 if door.slow else _FAST for door in chosen)
+    share = cases / sum(1 if door.slow else fast for door in chosen)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         judge = Judge(Path(folder))
         try:
@@ -314,7 +317,7 @@ def fuzz(chosen: list[Any], cases: int, only: int | None = None) -> tuple[list[T
                 tally = Tally(door.name)
                 tallies.append(tally)
                 judge.open(door)
-                count = math.ceil(share * (1 if door.slow else _FAST))
+                count = math.ceil(share * (1 if door.slow else fast))
                 for seed in tqdm(range(count) if only is None else [only], door.name, mininterval=1.0):
                     outcome = judge.case(door.name, seed)
                     tally.add(outcome)

@@ -14,7 +14,7 @@ os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"  # a message holds only what can be 
 
 from builtin_interfaces.msg import Time
 from fuzz_damage import damage_message
-from fuzz_doors import Door, finite, require, rigid, sequence, sound_calibration, sound_frame
+from fuzz_doors import Door, finite, require, rigid, sound_calibration, sound_frame
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from robot_bag import BASE_T_DEPTH, BASE_T_IMU, base_in_odometry, camera_on_base
@@ -81,7 +81,8 @@ def messages() -> list[tuple[str, Any]]:
         _set(odometry.pose.pose.orientation, quaternion(pose[:3, :3]))
         found += [("imu", imu), ("odometry", odometry), ("moving", _transform("world", "elsewhere", pose))]
     for index in range(3):
-        stamp_ns, pixels = START + (10 + index) * STEP, sequence().images[index]
+        stamp_ns = START + (10 + index) * STEP
+        pixels = np.random.default_rng(index).integers(0, 255, (72, 96, 3), np.uint8)
         depth = np.full((72, 96), 1500, np.uint16)
         found += [
             ("info", _info(stamp_ns)),

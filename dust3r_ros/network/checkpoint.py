@@ -6,6 +6,7 @@ Nothing in a file is executed.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import re
@@ -160,13 +161,28 @@ def save_checkpoint(model: Dust3r, folder: str | Path, half: bool = False) -> No
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if half:
         state = {name: _halved(name, tensor) for name, tensor in state.items()}
+    metadata = {"format": "pt", _CHECKSUM: str(_checksum(state))}
+
+    def write_weights(file: Path) -> None:
+        save_file(state, file, metadata=metadata)
+        _sort_metadata(file)
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        metadata = {"format": "pt", _CHECKSUM: str(_checksum(state))}
-        _write(folder / WEIGHTS, lambda file: save_file(state, file, metadata=metadata))
+        _write(folder / WEIGHTS, write_weights)
         _write(folder / CONFIG, lambda file: file.write_text(model.config.to_json(), encoding="utf-8"))
     except OSError as error:
         raise OutputError(f"checkpoint folder '{folder}' cannot be written: {error}") from error
+
+
+def _sort_metadata(file: Path) -> None:
+    """Order the metadata, which safetensors writes in any order, so that the same weights give the same bytes."""
+    with open(file, "r+b") as weights:
+        size = int.from_bytes(weights.read(8), "little")
+        header = json.loads(weights.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        weights.seek(8)
+        weights.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))
 
 
 def _checksum(state: State) -> int:

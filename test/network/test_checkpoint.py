@@ -100,6 +100,14 @@ def test_half_precision_files_are_read_as_float32(write_pth, make_state, tmp_pat
     np.testing.assert_array_equal(model.enc_norm.weight.detach(), state["enc_norm.weight"].float())
 
 
+def test_the_same_weights_give_the_same_bytes(networks, tmp_path):
+    made = set()
+    for number in range(6):
+        save_checkpoint(networks[LINEAR], tmp_path / str(number))
+        made.add((tmp_path / str(number) / "model.safetensors").read_bytes())
+    assert len(made) == 1
+
+
 def test_one_bit_of_the_weights_is_noticed(networks, write_pth, tmp_path):
     """That stay finite, too: the formats have no checksum, or torch does not look at it."""
     save_checkpoint(networks[LINEAR], tmp_path / "net")
