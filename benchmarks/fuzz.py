@@ -88,6 +88,9 @@ class Worker:
     def __init__(self, door: Any, folder: Path) -> None:
         self._door, self._seed, self._case = door, folder / "seed", folder / "case"
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        if not self._seed.is_dir():
+            self._seed.mkdir(parents=True)
+            door.make(self._seed)
         self._put()
         door.open(self._case)  # what is loaded and compiled once
         start = time.process_time()
@@ -191,13 +194,8 @@ class Judge:
             env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **os.environ},
         )
 
-    def open(self, door: Any) -> None:
-        """Make a door's valid input, and see how long it takes to read."""
-        (self._folder / door.name / "seed").mkdir(parents=True)
-        door.make(self._folder / door.name / "seed")
-        self._greet(door.name)
-
-    def _greet(self, name: str) -> None:
+    def open(self, name: str) -> None:
+        """Have a door's valid input made, and see how long it takes to read."""
         told = self._answer(name, 300.0)
         if told is None:
             raise RuntimeError(f"'{name}' cannot be read undamaged: {Path(self._log.name).read_text(encoding='utf-8')}")
@@ -220,7 +218,7 @@ class Judge:
         self._process.kill()
         code = self._process.wait()
         self._begin()
-        self._greet(name)
+        self.open(name)
         if code == -9:
             return Outcome("hang", f"killed after {KILL_S:g} s", KILL_S + self._seconds[name])
         return Outcome("crash", f"the process ended with {code}")
@@ -316,7 +314,7 @@ def fuzz(chosen: list[Any], cases: int, only: int | None = None, fast: int = FAS
             for door in chosen:
                 tally = Tally(door.name)
                 tallies.append(tally)
-                judge.open(door)
+                judge.open(door.name)
                 count = math.ceil(share * (1 if door.slow else fast))
                 for seed in tqdm(range(count) if only is None else [only], door.name, mininterval=1.0):
                     outcome = judge.case(door.name, seed)

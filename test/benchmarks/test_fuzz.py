@@ -117,7 +117,7 @@ def test_a_hang_and_a_killed_process_are_reported(
         monkeypatch.setattr(bench, "__file__", str(tmp_path / "stub.py"))
         (tmp_path / "stub.py").write_text(STUB, encoding="utf-8")
         judge._begin()
-        judge._greet("door")
+        judge.open("door")
         assert judge.case("door", 1).kind == "hang"
         assert judge.case("door", 2).kind == "crash"
     finally:
