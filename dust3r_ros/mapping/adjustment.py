@@ -141,7 +141,6 @@ class MapAdjuster:
         self._calibrator = Calibrator(state, self._schedule)
         self.waiting = AdjustmentQueue()
         self._gaps: list[LoopGap] = []  # of loops to be closed
-        self._adjusted = 0  # keyframes when all were adjusted last
 
     def start(self, stream: CameraStream) -> None:
         """Make first poses, if there are enough keyframes; live, again if those in progress fail."""
@@ -193,7 +192,7 @@ class MapAdjuster:
             else:
                 free = self._seam() if count > _ADJUSTED else None
         close_loop(sparse, free)
-        self._adjusted = len(self._state.records)
+        self._state.adjusted = len(self._state.records)
 
     def _trusted_edges(self) -> list[tuple[int, int]]:
         """Pairs of keyframes that lie right to each other: adjusted together, or one reached from the other.
@@ -201,8 +200,8 @@ class MapAdjuster:
         Others may be loops, too, that are linked but not closed.
         """
         records = self._state.records
-        edges = [(first, second) for first, second, _ in self._state.graph.edges if second < self._adjusted]
-        for view in range(self._adjusted, len(records)):
+        edges = [(first, second) for first, second, _ in self._state.graph.edges if second < self._state.adjusted]
+        for view in range(self._state.adjusted, len(records)):
             before = records[view].before
             for _ in range(self._state.config.pair_neighbours):
                 if before is not None:
@@ -279,7 +278,7 @@ class MapAdjuster:
         elif found.kind == CALIBRATION:
             self.waiting.want(SEARCH, self._schedule.search_due)
         self._state.generation += 1
-        self._adjusted = found.keyframes
+        self._state.adjusted = found.keyframes
         if found.better:
             self._built_anew()
         elif not self.waiting.wanted:  # otherwise it will soon change again
@@ -289,7 +288,7 @@ class MapAdjuster:
         """Calibrate now; while the focal may be wrong, also try to rebuild the map from others."""
         with self._stage("calibrate"):
             self._follow(self._calibrator.adjust)
-            self._adjusted = len(self._state.records)
+            self._state.adjusted = len(self._state.records)
             self._state.generation += 1
             if self._calibrator.improve(stream):
                 self._built_anew()

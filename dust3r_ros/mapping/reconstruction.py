@@ -30,7 +30,8 @@ class Reconstruction:
     are tried. ``live``: poses are needed soon. ``generation`` counts how many times the map was rebuilt or
     calibrated again. ``changed``: keyframes whose pose, depth or image is not what it was when they were last taken;
     whoever changes one enters it there. ``trail``: all keyframes, by when a camera was last there;
-    ``visits`` counts how often one was at a keyframe.
+    ``visits`` counts how often one was at a keyframe. ``adjusted``: how many keyframes there were when all were
+    adjusted together last.
     """
 
     def __init__(self, config: MapperConfig, pages: Pages | None = None) -> None:
@@ -44,7 +45,7 @@ class Reconstruction:
         self.generation = 0
         self.changed: set[int] = set()
         self.trail: list[int] = []
-        self.visits = 0
+        self.visits = self.adjusted = 0
 
     def append(self, record: KeyframeRecord) -> None:
         """A new keyframe; its camera was at the one that it last visited."""

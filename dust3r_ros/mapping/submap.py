@@ -225,6 +225,7 @@ class Submap(ABC):
         self.intrinsics = list(state.intrinsics)
         self.state.generation = int(state.facts["generation"])
         self.state.initialised = bool(state.facts["initialised"])
+        self.state.adjusted = len(self.state.records)
         self.mark_all()
 
     # Merging two maps of a kind

@@ -52,8 +52,7 @@ def test_the_gap_of_a_large_map_is_spread_before_landmarks_are_adjusted(monkeypa
         state.records.append(SimpleNamespace(before=keyframe - 1 if keyframe else None, stream=stream))  # type: ignore[arg-type]
     for first, second in [*walk.edges, (3, 214)]:
         state.graph.connect(first, second, 1.0, ("camera", "camera"))
-    adjuster._adjusted = 100
-    state.live, before = live, walk.ate
+    state.adjusted, state.live, before = 100, live, walk.ate
     gap = LoopGap.of(walk.sparse, 0, 219, walk.here, walk.there)
     if live:
         adjuster.close_loop(gap)
