@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -132,6 +133,7 @@ def replace_between(page: Path, begin: str, end: str, text: str) -> None:
 
 
 _HELD: set[int] = set()  # descriptors of locks
+_FORKED_S = 0.5  # within this time, a fork of a process that was killed has let go
 
 
 def _let_go() -> None:
@@ -154,6 +156,7 @@ class FileLock:
 
     def __init__(self, path: Path) -> None:
         self._name = path.with_name(path.name + "-lock")
+        end = time.monotonic() + _FORKED_S
         while True:
             try:
                 self._handle = os.open(self._name, os.O_RDWR | os.O_CREAT, 0o666)
@@ -163,6 +166,9 @@ class FileLock:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 os.close(self._handle)
+                if time.monotonic() < end:
+                    time.sleep(_FORKED_S / 50)
+                    continue
                 raise OutputError(
                     f"'{path}' is being written by another process or another part of this one; "
                     "end that first or choose another file"
