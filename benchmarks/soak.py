@@ -6,7 +6,7 @@
 The real node gets images over DDS in rounds: walks to and fro in a room, under a light that dims and returns, with a
 hand on the lens, with the cable pulled; then the camera is carried covered into another room, walks there, and is
 carried back. A sample every few seconds: memory (PSS), handles and threads of both processes, keyframes, map.db.
-Writes soak.json, soak.png, and the table into ``--page``. Exit code 1 if a target was missed.
+Writes soak.json, soak.png, and the table and picture for ``--page``. Exit code 1 if a target was missed.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ def plot(samples: list[dict[str, Any]], path: Path) -> None:
     for axes, (title, name) in zip(figure.subplots(1, 4), curves, strict=True):
         axes.plot(minutes, [sample[name] for sample in samples])
         axes.set(title=title, xlabel="minutes", ylim=(0, None))
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
 
 
 def table(report: dict[str, Any]) -> str:
@@ -329,6 +329,7 @@ def main() -> int:
     print(table(report))
     if options.page:
         replace_between(options.page, BEGIN, END, table(report))
+        plot(report["samples"], options.page.parent / "pictures/soak.png")
     return int(any(row["met"] is False for row in report["targets"]))
 
 
