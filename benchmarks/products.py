@@ -10,6 +10,7 @@ from pathlib import Path
 # Nothing that has times or the writer's name in it.
 _FILES = ("trajectory.txt", "keyframes.txt", "cameras.yaml", "map.ply")
 _MAP = "map.db"
+_OWN = ("settings", "seals")  # tables
 
 
 def differences(first: Path, second: Path) -> list[str]:
@@ -23,11 +24,11 @@ def differing(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
 
 
 def contents(path: Path) -> dict[str, list[tuple[object, ...]]]:
-    """The rows of every table of a map file, sorted, without its settings and its random name."""
+    """The rows of every table of a map file, sorted, without its settings, its random name and their checksums."""
     base = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
     try:
         names = [name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        rows = {name: sorted(base.execute(f"SELECT * FROM {name}"), key=repr) for name in names if name != "settings"}
+        rows = {name: sorted(base.execute(f"SELECT * FROM {name}"), key=repr) for name in names if name not in _OWN}
         rows["state"] = [row for row in rows["state"] if row[0] != "lineage"]
         return rows
     finally:
