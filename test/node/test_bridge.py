@@ -102,11 +102,10 @@ def test_with_nothing_that_tells_it_is_lost_at_once_and_found_again_elsewhere(st
     bench.status(lambda s: s.state == "tracking" and s.waiting == 0 and s.backlog == 0, "it is found again")
     for index in range(settled, FRAMES):
         robot.send(index, index + 1, image=(index - MAPPED) // 2)
-    robot.wait_for_pose(FRAMES - 1)
+    recorder.wait(lambda: len(robot.poses(settled, FRAMES)) == FRAMES - settled, 30, "every image has a pose again")
     stamps = [stamp_to_ns(message.header.stamp) for message in recorder.all["pose"]]
     assert stamps == sorted(set(stamps))
     found = robot.poses(settled, FRAMES)
-    assert set(range(settled, FRAMES)) == set(found), "every image has a pose again"
     turned = apart(*(pose_of(found[index].pose.pose) for index in (settled, FRAMES - 1)))[1]
     truth = apart(*(robot.sequence.w_T_c[(index - MAPPED) // 2] for index in (settled, FRAMES - 1)))[1]
     assert turned == pytest.approx(truth, abs=0.01), "where it was taken to"
