@@ -8,7 +8,6 @@ import numpy as np
 
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.cloud.cloud import Cloud
-from dust3r_ros.config import MapperConfig
 from dust3r_ros.features.place_recognition import Appearance
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import pose
@@ -21,7 +20,6 @@ from dust3r_ros.mapping.covisibility import Neighbourhood
 from dust3r_ros.mapping.depth_schedule import DepthSchedule
 from dust3r_ros.mapping.localization import FrameFinder
 from dust3r_ros.mapping.loop_closing import LoopClosing
-from dust3r_ros.mapping.pages import Pages
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.rig_placement import FocalVotes, RigPlacement
 from dust3r_ros.mapping.saving import LandmarkSaving
@@ -43,15 +41,10 @@ class MapBuilder(Submap):
     chores: LandmarkChores
 
     def __init__(
-        self,
-        config: MapperConfig,
-        backend: Backend,
-        stage: StageTimer,
-        appearance: Appearance | None = None,
-        pages: Pages | None = None,
+        self, state: Reconstruction, backend: Backend, stage: StageTimer, appearance: Appearance | None = None
     ) -> None:
-        """``appearance`` and ``pages`` are shared by maps that may be joined."""
-        super().__init__(Reconstruction(config, pages))
+        """``state``: an empty one. ``appearance`` is shared by maps that may be joined."""
+        super().__init__(state)
         self._stage = stage
         self._appearance = appearance or Appearance()
         self._links = Linker(self.state)

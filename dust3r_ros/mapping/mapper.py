@@ -20,6 +20,7 @@ from dust3r_ros.mapping.landmark_map import MapBuilder
 from dust3r_ros.mapping.map_view import MapView, resume
 from dust3r_ros.mapping.pages import Pages
 from dust3r_ros.mapping.pointmap_map import PointmapBuilder
+from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.relocalization import Search
 from dust3r_ros.mapping.rig import Rig
 from dust3r_ros.mapping.state import MapState
@@ -61,7 +62,7 @@ class Mapper(MapView):
         # The map is based on landmarks if the backend needs poses, else on pointmaps.
         kind = MapBuilder if self._backend.uses_poses else PointmapBuilder
         appearance, self.pages = Appearance(), Pages(config.memory_mb)
-        atlas = Atlas(lambda: kind(config, self._backend, stage, appearance, self.pages))
+        atlas = Atlas(lambda: kind(Reconstruction(config, self.pages), self._backend, stage, appearance))
         super().__init__(config, atlas, Cameras(config), appearance)
         self.mapping = config.mode == "mapping"  # if false, the map is fixed, and cameras are only located in it
         self.rig = Rig()

@@ -15,7 +15,6 @@ from dust3r_ros.alignment.online.incremental import IncrementalAligner
 from dust3r_ros.alignment.online.keyframe_bundle import AlignmentUpdate, Posed, RefinedKeyframe, bundle
 from dust3r_ros.alignment.online.keyframe_start import PlacedView, attach
 from dust3r_ros.backends.base import Backend
-from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.features.features import Features, matched
 from dust3r_ros.features.masks import Mask, without
@@ -25,7 +24,6 @@ from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.covisibility import Neighbourhood
 from dust3r_ros.mapping.localization import locate_corners
-from dust3r_ros.mapping.pages import Pages
 from dust3r_ros.mapping.pointmap_keyframes import PointmapKeyframes
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.saving import PointmapSaving
@@ -139,17 +137,12 @@ class PointmapBuilder(Submap):
     finder: PointmapFinder
 
     def __init__(
-        self,
-        config: MapperConfig,
-        backend: Backend,
-        stage: StageTimer,
-        appearance: Appearance | None = None,
-        pages: Pages | None = None,
+        self, state: Reconstruction, backend: Backend, stage: StageTimer, appearance: Appearance | None = None
     ) -> None:
-        super().__init__(Reconstruction(config, pages))
+        super().__init__(state)
         self._appearance = appearance or Appearance()
-        self._config, self._backend, self._stage = config, backend, stage
-        self._aligner = IncrementalAligner(config.window)
+        self._config, self._backend, self._stage = state.config, backend, stage
+        self._aligner = IncrementalAligner(state.config.window)
         self._keyframes = PointmapKeyframes(self.state, self._aligner)
         self.saving = PointmapSaving(self.state, self._aligner, self._keyframes)
         self._near = Neighbourhood(self.state)

@@ -216,13 +216,14 @@ class FrameLog:
 
         ``only``: (stamp, camera) of the wanted frames of this session.
         """
+        placed = self._placed()
         stamps = None if only is None else np.array([stamp_ns for stamp_ns, _ in only], np.int64)
 
         def wanted(block: np.ndarray) -> np.ndarray:
             if stamps is None:
-                return self._placed(block)
+                return placed(block)
             own = (block["session"] == self._session) & np.isin(block["stamp_ns"], stamps)
-            return own & self._placed(block)
+            return own & placed(block)
 
         rows = self._rows.take(self._rows.find(wanted))
         ranks = np.argsort(np.argsort(self._names))
@@ -233,8 +234,8 @@ class FrameLog:
         """The poses of a camera in order of arrival, at most ``most``: every n-th one up to the newest."""
         if camera not in self._names:
             return []
-        code = self._names.index(camera)
-        own = self._rows.find(lambda block: (block["camera"] == code) & self._placed(block))
+        code, placed = self._names.index(camera), self._placed()
+        own = self._rows.find(lambda block: (block["camera"] == code) & placed(block))
         return self._stamped(self._rows.take(own[:: -max(1, -(-len(own) // most))][::-1]))
 
     def absorb(self, other: FrameLog, first: int) -> None:
@@ -276,10 +277,10 @@ class FrameLog:
         relative = _whole(np.array([pose]))[0] if _located(row)[0] else None
         return FrameState(stamp_ns, self._names[camera], keyframe, relative, unit, session)
 
-    def _placed(self, rows: np.ndarray) -> np.ndarray:
-        """(N,) which frames have a pose: their keyframe may lack one for a while, or for good."""
+    def _placed(self) -> Callable[[np.ndarray], np.ndarray]:
+        """(N,) which of N rows have a pose: their keyframe may lack one for a while, or for good."""
         posed = [index for index in self._located if self._keyframes.pose(index) is not None]
-        return _located(rows) & np.isin(rows["keyframe"], posed)
+        return lambda rows: _located(rows) & np.isin(rows["keyframe"], posed)
 
     def _stamped(self, rows: np.ndarray) -> list[StampedPose]:
         found = zip(rows["stamp_ns"].tolist(), rows["camera"].tolist(), self._poses(rows), strict=True)

@@ -10,6 +10,7 @@ from dust3r_ros.backends import make_backend
 from dust3r_ros.mapping import adjustment
 from dust3r_ros.mapping.adjustment import AdjustmentQueue, WholeMap
 from dust3r_ros.mapping.landmark_map import MapBuilder
+from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.relaxation import LoopGap
 from dust3r_ros.timing import no_timer
 
@@ -45,7 +46,7 @@ def test_the_gap_of_a_large_map_is_spread_before_landmarks_are_adjusted(monkeypa
     """Also if its unit changes while the loop waits, and although a link across the loop was not closed before."""
     monkeypatch.setattr(adjustment, "_ADJUSTED", adjusted)
     walk = ring(220, 2e-3)
-    builder = MapBuilder(SMALL, make_backend(SMALL), no_timer)
+    builder = MapBuilder(Reconstruction(SMALL), make_backend(SMALL), no_timer)
     state, adjuster = builder.state, builder._adjuster
     state.sparse, stream = walk.sparse, SimpleNamespace(index=0, name="camera")
     for keyframe in range(220):

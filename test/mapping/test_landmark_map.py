@@ -16,6 +16,7 @@ from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.landmark_map import MapBuilder, landmark_cloud
+from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.sparse_map import SparseMap
@@ -28,7 +29,7 @@ class Driver:
 
     def __init__(self, sequence: RenderedSequence) -> None:
         self.sequence = sequence
-        self.builder = MapBuilder(SMALL, make_backend(SMALL), no_timer)
+        self.builder = MapBuilder(Reconstruction(SMALL), make_backend(SMALL), no_timer)
         self.stream = CameraStream("camera", 0, sequence.width, sequence.height, SMALL)
         self.builder.add_camera(self.stream, Intrinsics(sequence.focal, sequence.focal, std=0.0, fixed=True))
 

@@ -15,6 +15,7 @@ from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.mapping.pointmap_map import PointmapBuilder
+from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.timing import no_timer
@@ -32,7 +33,7 @@ class Driver:
 
     def __init__(self, sequence: RenderedSequence, backend: Oracle, focal: float | None = None) -> None:
         self.sequence, self.backend = sequence, backend
-        self.builder = PointmapBuilder(SMALL, backend, no_timer)
+        self.builder = PointmapBuilder(Reconstruction(SMALL), backend, no_timer)
         self.stream = CameraStream("camera", 0, sequence.width, sequence.height, SMALL)
         guess = float(self.stream.long_edge)
         known = Intrinsics(focal, focal, std=0.0, fixed=True) if focal else Intrinsics(guess, guess)

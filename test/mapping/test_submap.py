@@ -12,15 +12,16 @@ from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.landmark_map import MapBuilder
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.mapping.pointmap_map import PointmapBuilder
+from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.submap import Submap
 from dust3r_ros.timing import no_timer
 
 
 def pointmaps() -> PointmapBuilder:
-    return PointmapBuilder(SMALL, Oracle(walk("orbit"), SMALL.working_size), no_timer)
+    return PointmapBuilder(Reconstruction(SMALL), Oracle(walk("orbit"), SMALL.working_size), no_timer)
 
 
-@pytest.mark.parametrize("made", [lambda: MapBuilder(SMALL, make_backend(SMALL), no_timer), pointmaps])
+@pytest.mark.parametrize("made", [lambda: MapBuilder(Reconstruction(SMALL), make_backend(SMALL), no_timer), pointmaps])
 def test_a_map_without_images_says_so(made) -> None:
     submap: Submap = made()
     assert len(submap) == 0 and submap.posed() == [] and not submap.initialised

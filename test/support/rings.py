@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.geometry.similarity import weighted_similarity
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks
@@ -33,13 +34,10 @@ class Ring:
 
     @property
     def ate(self) -> float:
-        """Of the positions, after a similarity (Umeyama, PAMI 1991)."""
+        """Of the positions, after a similarity."""
         found, true = (np.stack(poses)[:, :3, 3] for poses in ([v.w_T_c for v in self.sparse.views], self.w_T_c))
-        x, y = found - found.mean(axis=0), true - true.mean(axis=0)
-        U, singular, Vt = np.linalg.svd(y.T @ x)
-        signs = np.array([1, 1, np.sign(np.linalg.det(U @ Vt))])
-        scale = (singular * signs).sum() / (x**2).sum()
-        return float(np.sqrt(((scale * x @ (U * signs @ Vt).T - y) ** 2).sum(axis=1).mean()))
+        off = weighted_similarity(found, true).apply(found) - true
+        return float(np.sqrt((off**2).sum(axis=1).mean()))
 
 
 def ring(keyframes: int, drift: float = 2e-4, noise_px: float = 0.25, seed: int = 0) -> Ring:
