@@ -35,7 +35,7 @@ from live_figures import (  # noqa: E402
 from live_kill import Killer  # noqa: E402
 from live_page import into_page, table  # noqa: E402
 from live_replay import replay  # noqa: E402
-from live_run import LiveRun, isolate, live, offline  # noqa: E402
+from live_run import LiveRun, isolated, live, offline  # noqa: E402
 from targets import Machine  # noqa: E402
 
 from dust3r_ros.errors import Dust3rRosError  # noqa: E402
@@ -179,7 +179,7 @@ def main() -> int:
         cases = selected(options.cases)
     except ValueError as error:
         parser.error(str(error))
-    machine, cores = Machine(), isolate()
+    machine, cores = Machine(), isolated()
     bench = Bench(make_folder(options.out.parent / "live"), options.data, options.frames, options.reliability)
     done = []
     for case in cases:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from live_cases import Recorded
 
 from dust3r_ros.errors import Dust3rRosError
 from dust3r_ros.io.files import make_folder
+from dust3r_ros.node.tools.domains import isolate
 from dust3r_ros.types import Array
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,11 +65,9 @@ class LiveRun:
     cores: float
 
 
-def isolate() -> list[int]:
-    """Use a separate ROS domain and two cores for all processes started from now on; returns the cores."""
-    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(102))
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ.pop("ROS_LOCALHOST_ONLY", None)
+def isolated() -> list[int]:
+    """Use a ROS domain of its own and two cores for all processes started from now on; returns the cores."""
+    isolate()
     cores = sorted(os.sched_getaffinity(0))[:2]
     os.sched_setaffinity(0, cores)
     return cores

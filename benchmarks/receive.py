@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from targets import Machine, target  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError  # noqa: E402
 from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
 from dust3r_ros.node.image_losses import PROFILES, prepare  # noqa: E402
+from dust3r_ros.node.tools.domains import isolate  # noqa: E402
 
 TOPIC, HEIGHT, WIDTH = "/camera/image_raw", 480, 640
 _LIMIT = 15.0  # percent of a core
@@ -120,8 +120,7 @@ def receive(seconds: float, serialised: bool) -> dict[str, Any]:
 
 def measure(row: Row, seconds: float, rate: float) -> dict[str, Any]:
     """A row of the table; raises ``Dust3rRosError`` if a process fails."""
-    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(102))
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    isolate()
     common = [sys.executable, __file__, "--seconds", str(seconds), "--rate", str(rate)]
     settings = {"FASTRTPS_DEFAULT_PROFILES_FILE": str(PROFILES)} if row.profiled else {}
     sender = subprocess.Popen([*common, "--publish", row.publisher], env={**os.environ, **settings})

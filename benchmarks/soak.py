@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 from live_cases import TOPIC, Recorded, prepare  # noqa: E402
-from live_run import Heard, LiveError, LiveRun, isolate, live  # noqa: E402
+from live_run import Heard, LiveError, LiveRun, isolated, live  # noqa: E402
 from targets import Machine, target  # noqa: E402
 
 from dust3r_ros.cli.command import settings  # noqa: E402
@@ -278,7 +278,7 @@ def table(report: dict[str, Any]) -> str:
 def measure(options: argparse.Namespace, out: Path, given: dict[str, str]) -> dict[str, Any]:
     """Run, and write the report. Raises ``Dust3rRosError``."""
     machine = Machine()
-    isolate()
+    isolated()
     recordings = {}
     for room in _ROOMS:
         found = prepare(room, ROOT / "results/live/recordings", Path(), options.frames)

@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from domains import free_domain
+
+from dust3r_ros.node.tools.domains import free_domain
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILT = (".git", ".venv", "build", "install", "log", "demo_output", "results", "__pycache__", ".*_cache", "*.egg-info")

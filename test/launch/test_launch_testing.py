@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from domains import free_domain
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from dust3r_ros.io.trajectory import read_tum
+from dust3r_ros.node.tools.domains import free_domain
 from dust3r_ros.scenes.export import write_bag
 from dust3r_ros.scenes.sequence import render_sequence
 from dust3r_ros.storage.saved_map import load_map

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from domains import free_domain
 from forked_node import ForkedNode
+
+from dust3r_ros.node.tools.domains import free_domain
 
 pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from array import array
@@ -31,6 +30,7 @@ from dust3r_ros.node.conversions import frame_of, header, pose_message, transfor
 from dust3r_ros.node.inputs import Inputs
 from dust3r_ros.node.qos import tf_profile
 from dust3r_ros.node.tf_listener import TfListener, TransformSender
+from dust3r_ros.node.tools.domains import free_domain, release_domain
 from dust3r_ros.node.topics import all_camera_topics
 
 MS = 1_000_000
@@ -42,10 +42,10 @@ class Robot:
     """A node with inputs, and another one that plays the robot."""
 
     def __init__(self, overrides: tuple[str, ...], config: dict[str, Any]) -> None:
-        self._context = Context()
+        self._context, self._domain = Context(), free_domain()
         arguments = ["--ros-args", *(part for override in overrides for part in ("-p", override))]
         rclpy.init(
-            context=self._context, args=arguments, domain_id=random.SystemRandom().randrange(102),
+            context=self._context, args=arguments, domain_id=self._domain,
             signal_handler_options=SignalHandlerOptions.NO,
         )  # fmt: skip
         self.node, self.robot = (
@@ -111,6 +111,7 @@ class Robot:
         rclpy.shutdown(context=self._context)
         if self._thread.is_alive():
             self._thread.join(5.0)
+        release_domain(self._domain)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections import defaultdict
@@ -28,6 +27,7 @@ from dust3r_ros.node.conversions import ns_to_stamp, stamp_to_ns, transform_mess
 from dust3r_ros.node.qos import tf_profile
 from dust3r_ros.node.tf_listener import TfListener, TransformSender, rigid_of
 from dust3r_ros.node.tf_output import TfOutput
+from dust3r_ros.node.tools.domains import free_domain, release_domain
 from dust3r_ros.types import MapUpdate, TrackingState
 
 SECOND = 1_000_000_000
@@ -39,8 +39,10 @@ class World:
     def __init__(self) -> None:
         self._context = Context()
         # A domain for every test: what the last one latched on /tf_static may still be about.
-        domain = random.SystemRandom().randrange(102)
-        rclpy.init(context=self._context, args=[], domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
+        self._domain = free_domain()
+        rclpy.init(
+            context=self._context, args=[], domain_id=self._domain, signal_handler_options=SignalHandlerOptions.NO
+        )
         self.node, self.robot = (
             rclpy.create_node(name, context=self._context, start_parameter_services=False) for name in ("ours", "robot")
         )
@@ -110,6 +112,7 @@ class World:
         self._executor.shutdown(timeout_sec=1.0)
         rclpy.shutdown(context=self._context)
         self._thread.join(5.0)
+        release_domain(self._domain)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from dust3r_ros.errors import Dust3rRosError
 from dust3r_ros.io.files import make_folder, write_text
 from dust3r_ros.node.tools.demo_scene import TOPIC, DemoScene, prepare, progress_bar
+from dust3r_ros.node.tools.domains import isolate
 from dust3r_ros.node.tools.verdict import (
     ESTIMATE,
     FILES,
@@ -49,13 +49,6 @@ PLAYED, VERDICT = "published.jsonl", "verdict.json"
 
 class DemoError(Dust3rRosError):
     """The demo did not run as expected."""
-
-
-def isolate() -> None:
-    """Use a random ROS domain on this machine only, so that no other robot or demo interferes."""
-    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(102))
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ.pop("ROS_LOCALHOST_ONLY", None)
 
 
 def _start(stack: ExitStack, log: Path, module: str, *arguments: str) -> subprocess.Popen[bytes]:
