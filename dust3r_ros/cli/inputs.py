@@ -41,7 +41,7 @@ def shortfalls(replay: Replay, items: Any, source: FrameSource, session: Session
     left_out = [f"{count} frame{'s' * (count > 1)} {why}" for count, why in counted if count]
     if replay.undone:
         left_out.append(f"{replay.undone} events of the manifest failed, so the map differs ({replay.reason})")
-    return [*left_out, *session.keeper.problems]
+    return [*left_out, *session.keeper.problems, *session.mapper.doubts]
 
 
 def say(quiet: bool, words: str) -> None:

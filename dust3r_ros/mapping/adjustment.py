@@ -8,23 +8,24 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dust3r_ros.alignment.processes import MOST_NICE, Aside
-from dust3r_ros.errors import GeometryError
 from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.consistency import Consistency
 from dust3r_ros.mapping.depth_schedule import DepthSchedule
 from dust3r_ros.mapping.localization import FrameFinder
+from dust3r_ros.mapping.loop_adjustment import LoopAdjustment, WideLoop
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.mapping.relaxation import LoopGap, relax
+from dust3r_ros.mapping.relaxation import LoopGap
 from dust3r_ros.mapping.rig_placement import RigPlacement
 from dust3r_ros.mapping.self_calibration import CalibrationSchedule, Calibrator, same_scale
-from dust3r_ros.sparse.refinement import close_loop, refine
+from dust3r_ros.sparse.refinement import refine
 from dust3r_ros.sparse.transplant import Adjusted, adjusted_copy, transplant
 from dust3r_ros.timing import StageTimer
 
 # Of the whole map, in order of execution; the search is for a focal that explains the map better.
-START, CALIBRATION, SEARCH, LOOP = ADJUSTMENTS = "start", "calibration", "search", "loop"
-_RELAXED = 200  # keyframes; with more, adjusting landmarks alone may fail, and takes seconds
-_ADJUSTED = 1000  # with more, all of it is no longer adjusted to a loop
-_MEETING = 12  # landmarks that a keyframe shares with the ends of a loop
+START, CALIBRATION, SEARCH, LOOP, WIDE_LOOP, REBUILD = ADJUSTMENTS = (
+    "start", "calibration", "search", "loop", "wide loop", "rebuild",
+)  # fmt: skip
+_DROPPED = (START, REBUILD, WIDE_LOOP)  # if they are no better
 _UNSURE_NICE = 5  # with two busy cores it gets part of one, but poses have priority
 
 
@@ -32,7 +33,8 @@ _UNSURE_NICE = 5  # with two busy cores it gets part of one, but poses have prio
 class WholeMap:
     """An adjusted whole map, or its first poses: whether it was rebuilt, and whether its focal is ``settled``.
 
-    ``keyframes``: how many it had; ``gaps``: how many loops were closed in it.
+    ``keyframes``: how many it had; ``gaps``: how many loops were closed in it; ``merged`` (K, 2): landmarks that wide
+    loops proved to be one, ``accepted``: which of the claims.
     """
 
     kind: str
@@ -41,6 +43,8 @@ class WholeMap:
     settled: bool
     keyframes: int = 0
     gaps: int = 0
+    merged: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    accepted: tuple[int, ...] = ()
 
 
 @dataclass(eq=False)
@@ -115,7 +119,7 @@ class AdjustmentQueue:
     def cancel(self) -> None:
         """Cancel the one that has begun, since the map changed; it begins again later."""
         if self.running:
-            self.wanted.add(LOOP if self._kind == LOOP else CALIBRATION)
+            self.wanted.add(self._kind if self._kind in (LOOP, WIDE_LOOP, REBUILD) else CALIBRATION)
         if self._aside is not None:
             self._aside.cancel()
         self._aside = self._found = None
@@ -139,8 +143,9 @@ class MapAdjuster:
         self._depth, self._finder, self._placement = depth, finder, placement
         self._schedule = CalibrationSchedule(state)
         self._calibrator = Calibrator(state, self._schedule)
+        self.consistency = Consistency(state)
         self.waiting = AdjustmentQueue()
-        self._gaps: list[LoopGap] = []  # of loops to be closed
+        self._loops = LoopAdjustment(state)
 
     def start(self, stream: CameraStream) -> None:
         """Make first poses, if there are enough keyframes; live, again if those in progress fail."""
@@ -173,56 +178,33 @@ class MapAdjuster:
 
     def close_loop(self, gap: LoopGap | None = None) -> None:
         """Adjust the whole map to merged landmarks; ``gap``: of a loop within the map, if known."""
-        self._gaps += [gap] if gap else []
+        self._loops.gaps += [gap] if gap else []
         if self._state.live:
             self.waiting.wanted.add(LOOP)
         else:
-            self._follow(self._close_loops)
-            self._gaps.clear()
+            self._follow(self._loops.close)
+            self._loops.gaps.clear()
+            self._state.adjusted = len(self._state.records)
 
-    def _close_loops(self) -> None:
-        """Large maps are relaxed first; the largest are then adjusted only where their ends meet."""
-        sparse, free = self._state.sparse, None
-        count = len(sparse.posed())
-        if self._gaps and count > _RELAXED:
-            try:
-                relax(sparse, self._trusted_edges(), self._gaps)
-            except GeometryError:
-                pass  # as in a map of several parts; all of it is adjusted then
-            else:
-                free = self._seam() if count > _ADJUSTED else None
-        close_loop(sparse, free)
-        self._state.adjusted = len(self._state.records)
-
-    def _trusted_edges(self) -> list[tuple[int, int]]:
-        """Pairs of keyframes that lie right to each other: adjusted together, or one reached from the other.
-
-        Others may be loops, too, that are linked but not closed.
-        """
-        records = self._state.records
-        edges = [(first, second) for first, second, _ in self._state.graph.edges if second < self._state.adjusted]
-        for view in range(self._state.adjusted, len(records)):
-            before = records[view].before
-            for _ in range(self._state.config.pair_neighbours):
-                if before is not None:
-                    edges.append((before, view))
-                    before = records[before].before
-        return edges
-
-    def _seam(self) -> list[int]:
-        """The keyframes around the ends of loops."""
-        sparse, ends = self._state.sparse, {end for gap in self._gaps for end in (gap.first, gap.second)}
-        ids = np.unique(np.concatenate([sparse.views[end].seen.ids for end in ends]))
-        return [
-            view
-            for view in sparse.posed()[1:]
-            if np.count_nonzero(np.isin(sparse.views[view].seen.ids, ids)) >= _MEETING or view in ends
-        ]
+    def consider(self, loops: Sequence[WideLoop]) -> None:
+        """Close loops that the map contradicts, if what was seen on the way does not contradict them."""
+        if not self._loops.claim(loops):
+            return
+        if self._state.live:
+            self.waiting.wanted.add(WIDE_LOOP)
+            return
+        self._loops.begin()
+        found = self._adjusted_copy(WIDE_LOOP)
+        self._loops.tried(found.accepted)
+        if found.accepted:
+            self._follow(lambda: self._bring_in(found))
+            self._state.generation += 1
+            self._state.adjusted = len(self._state.records)
 
     def moved(self, scale: float) -> None:
         """The map moved, and its unit shrank by ``scale``: an adjustment in progress would arrive in the old one."""
         self.waiting.cancel()
-        self._gaps = [gap.scaled(scale) for gap in self._gaps]
+        self._loops.scale(scale)
 
     def calibrate(self, stream: CameraStream) -> None:
         """Adjust the whole map with free focals and lenses, if there are enough keyframes to improve them."""
@@ -231,6 +213,18 @@ class MapAdjuster:
             self.waiting.want(CALIBRATION, wanted)
         elif wanted:
             self._calibrate(stream)
+
+    def rebuild(self, last: bool = False) -> None:
+        """Rebuild what contradicts the images, if that explains them better; ``last``: no more keyframes come."""
+        if not self.consistency.rebuild_due(last):
+            return
+        if self._state.live and not last:
+            self.waiting.wanted.add(REBUILD)
+            return
+        self.consistency.rebuilding()
+        with self._stage("calibrate"):
+            if self._calibrator.rebuild():
+                self._built_anew()
 
     def calibrate_last(self) -> None:
         """The same for any number of keyframes, if the focal is uncertain when no more frames come."""
@@ -257,16 +251,22 @@ class MapAdjuster:
 
     def begin(self) -> None:
         """Begin the next adjustment of the whole map."""
-        if self.waiting.begin(self._adjusted_copy, self._state.sure, self._state.guessing) == CALIBRATION:
+        self._loops.begin()
+        kind = self.waiting.begin(self._adjusted_copy, self._state.sure, self._state.guessing)
+        if kind == CALIBRATION:
             self._schedule.calibrated()
+        elif kind == REBUILD:
+            self.consistency.rebuilding()
 
     def take_up(self) -> None:
         """Bring in the adjustment from the child; keyframes added since are placed in it."""
         found = self.waiting.take()
-        if found is None or (found.kind == START and not found.better):
+        if found is not None and found.kind == WIDE_LOOP:
+            self._loops.tried(found.accepted)
+        if found is None or (found.kind in _DROPPED and not found.better):
             return
         if found.kind == LOOP:
-            self._gaps = self._gaps[found.gaps :]
+            self._loops.gaps = self._loops.gaps[found.gaps :]
         self._state.settled = self._state.settled or found.settled
         with self._stage("calibrate"):
             self._follow(lambda: self._bring_in(found))
@@ -297,31 +297,44 @@ class MapAdjuster:
 
     def _built_anew(self) -> None:
         self._state.generation += 1
-        self._gaps.clear()  # they are of the map before
+        self._loops.clear()
         self._depth.rebuild()
+        self.consistency.renew()
 
     def _adjusted_copy(self, kind: str) -> WholeMap:
         """A copy of the whole map, adjusted or with its first poses; the map is unchanged."""
         stream, better, settled = self._state.records[0].stream, False, self._state.settled
+        calibrate = self._calibrator.improve if kind == SEARCH else self._calibrator.calibrate
 
         def adjust() -> None:
             nonlocal better
             if kind == START:
                 better = self._calibrator.begin(stream)
             elif kind == LOOP:
-                self._close_loops()
+                self._loops.close()
             else:
                 with same_scale(self._state.sparse):
-                    better = (self._calibrator.improve if kind == SEARCH else self._calibrator.calibrate)(stream)
+                    better = self._calibrator.rebuild() if kind == REBUILD else calibrate(stream)
 
         with self._stage("whole_map"):
+            if kind == WIDE_LOOP:
+                return self._wide_loops_tried()
             adjusted = adjusted_copy(self._state.sparse, adjust)
-        found = WholeMap(kind, adjusted, better, self._state.settled, len(self._state.records), len(self._gaps))
+        found = WholeMap(kind, adjusted, better, self._state.settled, len(self._state.records), len(self._loops.gaps))
         self._state.settled = settled
         return found
 
+    def _wide_loops_tried(self) -> WholeMap:
+        """A copy of the whole map with those wide loops closed that do not tear it; the map is unchanged."""
+        sparse, trial = self._state.sparse, self._loops.trial()
+        adjusted = Adjusted.of(trial.sparse or sparse, sparse.positioned)
+        count = len(self._state.records)
+        settled, accepted = self._state.settled, tuple(trial.accepted)
+        return WholeMap(WIDE_LOOP, adjusted, bool(accepted), settled, count, 0, trial.pairs, accepted)
+
     def _bring_in(self, found: WholeMap) -> None:
         """Replace the map by the adjusted one, and locate keyframes added since in it."""
+        self._state.sparse.merge(found.merged[:, 0], found.merged[:, 1])
         later = transplant(self._state.sparse, found.adjusted)
         for index in later:
             self.locate(index)
@@ -337,3 +350,4 @@ class MapAdjuster:
         """Run an adjustment of ``views`` (None: all); depth follows the landmarks, moved keyframes are marked."""
         chosen = self._state.sparse.posed() if views is None else sorted({*views, *self._placement.views()})
         self._state.changed |= self._depth.dense.following((adjust, self._placement.anchor), chosen)
+        self.consistency.renew(views)

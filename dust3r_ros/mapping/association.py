@@ -125,12 +125,20 @@ class Linker:
         pairs = _verified(record.features, other.features, minimum)
         return np.stack([record.feature_ids[pairs[:, 0]], other.feature_ids[pairs[:, 1]]], axis=1)
 
-    def link(self, olds: Sequence[int], new: int, minimum: int = _FEW_MATCHES) -> list[int]:
-        """Merge landmarks of features that match in keyframe ``new`` and each of ``olds``; returns how many match."""
+    def pairs(self, olds: Sequence[int], new: int, minimum: int = _FEW_MATCHES) -> list[np.ndarray]:
+        """(K, 2) landmarks of features that match in each of keyframes ``olds`` and in ``new``."""
         record = self._state.records[new]
         found = each(lambda old: _verified(self._state.records[old].features, record.features, minimum), olds)
-        for old, pairs in zip(olds, found, strict=True):
-            self._state.sparse.merge(self._state.records[old].feature_ids[pairs[:, 0]], record.feature_ids[pairs[:, 1]])
+        return [
+            np.stack([self._state.records[old].feature_ids[pairs[:, 0]], record.feature_ids[pairs[:, 1]]], axis=1)
+            for old, pairs in zip(olds, found, strict=True)
+        ]
+
+    def link(self, olds: Sequence[int], new: int) -> list[int]:
+        """Merge landmarks of features that match in keyframe ``new`` and each of ``olds``; returns how many match."""
+        found = self.pairs(olds, new)
+        for pairs in found:
+            self._state.sparse.merge(pairs[:, 0], pairs[:, 1])
         return [len(pairs) for pairs in found]
 
     def connect(self, index: int, gray: Image, tracks: Tracks, neighbours: Sequence[int]) -> int:

@@ -24,6 +24,7 @@ from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.rig_placement import FocalVotes, RigPlacement
 from dust3r_ros.mapping.saving import LandmarkSaving
 from dust3r_ros.mapping.submap import Submap
+from dust3r_ros.sparse.consistency import Doubt
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.timing import StageTimer
 from dust3r_ros.tracking import Tracks, join, no_tracks
@@ -90,6 +91,14 @@ class MapBuilder(Submap):
 
     def positions(self, ids: np.ndarray) -> Array:
         return self.state.sparse.points[self.state.sparse.landmarks.resolved(ids)]
+
+    @property
+    def contradicted(self) -> float:
+        return self._adjuster.consistency.worst
+
+    @property
+    def doubt(self) -> Doubt | None:
+        return self._adjuster.consistency.doubt
 
     @property
     def regions(self) -> int:
@@ -166,8 +175,10 @@ class MapBuilder(Submap):
             if self._loops.gapes(index, closed):
                 self._adjuster.close_loop(self._loops.gap)
             self._adjuster.adjust_window(window)
+            self._adjuster.consider(self._loops.wide)
             self._adjuster.join(stream)
         self._adjuster.calibrate(stream)
+        self._adjuster.rebuild()
         self._adjuster.place_left_out()
         self.state.changed.add(index)
         self._depth.add(index, [*near, *closed])
@@ -190,6 +201,7 @@ class MapBuilder(Submap):
             return
         self._adjuster.place_left_out()
         self._adjuster.calibrate_last()
+        self._adjuster.rebuild(last=True)
         self.chores.settle()  # rebuilt, it needs depth
         self._adjuster.adjust_last()
         self._depth.finish()

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from dust3r_ros.errors import GeometryError
+from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.mapping.association import Linker
+from dust3r_ros.mapping.loop_adjustment import WideLoop
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.relaxation import LoopGap
 from dust3r_ros.sparse.map_merging import MapFit, fit_maps
+from dust3r_ros.tracking import Tracks
 
 _MATCHES = 25  # of features of two keyframes that look similar
 GAP_PX = 2.0  # smaller drift is absorbed by the window
@@ -26,27 +29,66 @@ class LoopClosing:
     def __init__(self, state: Reconstruction, links: Linker) -> None:
         self._state, self._links = state, links
         self.gap: LoopGap | None = None  # of the last loop, if both sides place enough of its landmarks
+        self.wide: list[WideLoop] = []  # those of the last keyframe that are not linked: the map contradicts them
 
     def link(self, index: int, loop_candidates: Sequence[int]) -> list[int]:
-        """Merge landmarks that keyframe ``index`` and ``loop_candidates`` share; returns the verified candidates."""
-        sparse, features = self._state.sparse, self._state.records[index].feature_ids
-        own = sparse.landmarks.resolved(features)
-        before = sparse.points[own]
-        matches = self._links.link(loop_candidates, index, _MATCHES)
-        linked = [other for other, count in zip(loop_candidates, matches, strict=True) if count >= _MATCHES]
-        theirs = sparse.landmarks.resolved(features)
-        after = sparse.points[theirs]
-        both = (theirs != own) & np.isfinite(before[:, 0]) & np.isfinite(after[:, 0]) & np.any(before != after, axis=1)
-        self.gap = LoopGap.of(sparse, linked[0], index, after[both], before[both]) if linked else None
+        """Merge landmarks that keyframe ``index`` and ``loop_candidates`` share; returns the verified candidates.
+
+        Candidates whose landmarks the map has elsewhere are left in ``wide``, if they agree on a place at all.
+        """
+        self.gap, self.wide, linked = None, [], []
+        matches = zip(loop_candidates, self._links.pairs(loop_candidates, index, _MATCHES), strict=True)
+        found = [
+            (other, pairs, self._gap(other, index, pairs), self._off_px(index, pairs))
+            for other, pairs in matches
+            if len(pairs)
+        ]
+        for other, pairs, gap, off_px in found:
+            if max(off_px, gap.px if gap else 0.0) < _WIDE_PX:
+                self._state.sparse.merge(pairs[:, 0], pairs[:, 1])
+                linked.append(other)
+                self.gap = self.gap or gap
+            elif gap := gap or self._gap_by_pose(other, index, pairs):
+                self.wide.append(WideLoop(gap, pairs))
         return linked
 
-    def gapes(self, index: int, linked: Sequence[int]) -> bool:
-        """Whether keyframe ``index`` disagrees with the keyframes ``linked`` with it: the map has drifted.
+    def _gap(self, other: int, index: int, pairs: np.ndarray) -> LoopGap | None:
+        """How far apart the map has landmarks ``pairs`` (K, 2), as keyframes ``other`` and ``index`` see them."""
+        sparse = self._state.sparse
+        theirs, own = sparse.landmarks.resolved(pairs).T
+        there, here = sparse.points[theirs], sparse.points[own]
+        both = (theirs != own) & np.isfinite(there[:, 0]) & np.isfinite(here[:, 0])
+        return LoopGap.of(sparse, other, index, there[both], here[both])
 
-        While it sees mostly its own side of the loop, only the landmarks of both sides say so.
-        """
-        wide = self.gap is not None and self.gap.px > _WIDE_PX
-        return bool(linked) and (wide or self._state.sparse.disagreement(index) > GAP_PX)
+    def _gap_by_pose(self, other: int, index: int, pairs: np.ndarray) -> LoopGap | None:
+        """The same where the side of ``index`` places too few: from the pose that the other side gives it."""
+        sparse, w_T_c = self._state.sparse, self._state.sparse.views[index].w_T_c
+        theirs = self._on_the_other_side(index, pairs)
+        try:
+            found = sparse.locate(sparse.views[index].camera, theirs, _MIN_AGREEING, self._state.config.seed)
+        except GeometryError:
+            return None
+        there = sparse.points[theirs.ids[found.inliers]]
+        assert w_T_c is not None, "loops are those of keyframes with a pose"
+        return LoopGap.of(sparse, other, index, there, transform(w_T_c @ invert(found.w_T_c), there))
+
+    def _off_px(self, index: int, pairs: np.ndarray) -> float:
+        """How far landmarks ``pairs`` (K, 2) of an older keyframe are from where ``index`` sees them; 0 if unknown."""
+        sparse, theirs = self._state.sparse, self._on_the_other_side(index, pairs)
+        if len(theirs.ids) < _MIN_AGREEING or sparse.views[index].w_T_c is None:
+            return 0.0
+        errors = sparse.errors(np.full(len(theirs.ids), index), sparse.points[theirs.ids], theirs.pixels)
+        return float(np.median(np.nan_to_num(errors, nan=np.inf)))  # behind the camera
+
+    def _on_the_other_side(self, index: int, pairs: np.ndarray) -> Tracks:
+        """The older landmarks of ``pairs`` (K, 2) that have a position, where keyframe ``index`` sees them."""
+        record = self._state.records[index]
+        pixels = record.features.pixels[np.searchsorted(record.feature_ids, pairs[:, 1])]
+        return self._state.sparse.known(self._state.sparse.resolved(Tracks(pairs[:, 0], pixels)))
+
+    def gapes(self, index: int, linked: Sequence[int]) -> bool:
+        """Whether keyframe ``index`` disagrees with the keyframes ``linked`` with it: the map has drifted."""
+        return bool(linked) and self._state.sparse.disagreement(index) > GAP_PX
 
     def shared(self, other: Reconstruction, index: int) -> np.ndarray:
         """(K, 2) ids of landmarks, own and other's, shared by features of the other's keyframe ``index``."""

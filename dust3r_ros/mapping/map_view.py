@@ -162,6 +162,18 @@ class MapView:
         return masked_share(self.submap, self.config)
 
     @property
+    def doubts(self) -> tuple[str, ...]:
+        """What makes the map doubtful, a sentence each."""
+        doubt = self.submap.doubt
+        if doubt is None:
+            return ()
+        first, last = self._active.name(doubt.first), self._active.name(doubt.last)
+        return (
+            f"{doubt.share:.0%} of what keyframes {first} to {last} see contradicts the map: it may be bent there, or "
+            f"follow something large that moves",
+        )
+
+    @property
     def edges(self) -> list[tuple[int, int, float]]:
         """The pair graph: (first, second, weight)."""
         return self._active.edges

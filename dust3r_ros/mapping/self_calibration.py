@@ -8,9 +8,11 @@ from contextlib import contextmanager
 import numpy as np
 
 from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.consistency import REBUILT
 from dust3r_ros.mapping.reconstruction import MOST_UNSURE, Reconstruction
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, PairFromLandmarks, bootstrap, differ, score
 from dust3r_ros.sparse.landmarks import Intrinsics
+from dust3r_ros.sparse.rebuilding import rebuild
 from dust3r_ros.sparse.refinement import USUAL_BEND, focal_shift, refine, refine_lenses, thin
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking.front_end import YOUNG
@@ -211,6 +213,13 @@ class Calibrator:
             self._state.settled = bool(agreed and intrinsics.std < _SURE_OF_FOCAL and rival > _NO_RIVAL)
         self.consider_lens(stream)
         return better
+
+    def rebuild(self) -> bool:
+        """Rebuild stretches of keyframes that see what contradicts the map; returns whether it explains more now."""
+        camera = self._state.records[0].stream.index
+        return rebuild(
+            self._state.sparse, camera, REBUILT, lambda count: [self._options(each, count) for each in (False, True)]
+        )
 
     def consider_lens(self, stream: CameraStream) -> None:
         """Set the focal's deviation due to unknown lens distortion; measure a given focal from the images."""

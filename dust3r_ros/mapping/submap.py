@@ -17,6 +17,7 @@ from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.state import LiveSubmap, SubmapState
+from dust3r_ros.sparse.consistency import Doubt
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array, Image, Keyframe
@@ -169,6 +170,16 @@ class Submap(ABC):
     def landmarks(self) -> Cloud:
         """The landmarks with a position, coloured."""
         return concatenate([])
+
+    @property
+    def contradicted(self) -> float:
+        """The largest share of what a few keyframes in a row see that contradicts the map."""
+        return 0.0
+
+    @property
+    def doubt(self) -> Doubt | None:
+        """The worst stretch of keyframes with so large a share that the map may be bent there."""
+        return None
 
     @property
     def regions(self) -> int:

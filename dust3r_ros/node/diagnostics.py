@@ -104,6 +104,7 @@ def _mapping_values(now: Snapshot) -> dict[str, object]:
         "keyframes on disk (MiB)": f"{now.kept_mb[1]:.0f}",
         "masked (%)": f"{100 * now.masked:.1f}",
         "moving (%)": f"{100 * now.moving:.1f}",
+        "contradicts the map (%)": f"{100 * now.contradicted:.1f}",
         "far (%)": f"{100 * now.far:.1f}",
         **{f"front end: {stage} p95 (ms)": f"{times['p95_ms']:.1f}" for stage, times in now.front_stages.items()},
         **{f"{stage} p95 (ms)": f"{times['p95_ms']:.1f}" for stage, times in now.stages.items()},

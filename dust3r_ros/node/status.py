@@ -55,7 +55,8 @@ def session_snapshot(
         scale_sources=tuple(source.source for source in world.sources),
         map_file=node.map_db,
         manifest_file=node.manifest,
-        problems=tuple(session.keeper.problems),
+        contradicted=session.mapper.submap.contradicted,
+        problems=(*session.keeper.problems, *session.mapper.doubts),
         contradictions=tuple(world.contradictions),
     )
 
@@ -105,7 +106,8 @@ class Snapshot:
     did not arrive in time. ``cameras`` are the estimates, ``published`` the calibrations of raw images, ``sources``
     where focal lengths come from (estimated, fixed, prior), all by camera. ``masked``, ``moving`` and ``far`` are
     fractions of the pixels. ``metres_per_unit`` is that of the map before it became metric, 0 while unknown.
-    ``problems`` (with files), ``contradictions`` (between sources of scale) and ``tf_problems`` are sentences.
+    ``contradicted``: the largest share of what some keyframes see that contradicts the map. ``problems`` (of files and
+    the map), ``contradictions`` (between sources of scale) and ``tf_problems`` are sentences.
     ``back_end_mb``: resident memory of the mapping process, ``kept_mb`` of that for arrays of keyframes, and what of
     them is on disk; ``backlog``: postponed work, of which ``depth_backlog`` is
     keyframes without depth. ``lag`` (s): of the map behind the camera; ``depth_lag`` (s): of depth behind the map.
@@ -131,6 +133,7 @@ class Snapshot:
     moving: float = 0.0
     far: float = 0.0
     moving_regions: int = 0
+    contradicted: float = 0.0
     scale_state: str = "unknown"
     metres_per_unit: float = 0.0
     metres_per_unit_std: float = 0.0
@@ -299,7 +302,16 @@ def status_message(snapshot: Snapshot, frame: str) -> MappingStatus:
         setattr(message, name, int(getattr(snapshot, name)))
     for name in ("resets", "revision", "moving_regions"):
         setattr(message, name, int(getattr(snapshot, name)))
-    for name in ("masked", "moving", "far", "metres_per_unit", "metres_per_unit_std", "lag", "depth_lag"):
+    for name in (
+        "masked",
+        "moving",
+        "far",
+        "contradicted",
+        "metres_per_unit",
+        "metres_per_unit_std",
+        "lag",
+        "depth_lag",
+    ):
         setattr(message, name, float(getattr(snapshot, name)))
     for name in ("mode", "backend", "device", "scale_state", "map_file", "manifest_file"):
         setattr(message, name, str(getattr(snapshot, name)))

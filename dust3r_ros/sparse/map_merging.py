@@ -105,6 +105,7 @@ def fit_maps(
     threshold_px: float = 6.0,
     min_matches: int = 20,
     seed: int = 0,
+    certain: bool = True,
 ) -> MapFit:
     """The similarity from ``source`` to ``target``, from matches (M, 2) of their landmark ids.
 
@@ -114,6 +115,9 @@ def fit_maps(
     other map's views, but does not count. The threshold is wider than for observations within one map:
     each map has its own drift and focal error, which only refinement of the whole removes.
 
+    With ``certain=False`` only the number of landmarks that agree is asked, for a start that is adjusted and judged
+    afterwards.
+
     Raises ``GeometryError`` if fewer than ``min_matches`` landmarks with both positions agree, or
     less than a tenth of them; if fewer than three views of either map see half of ``min_matches``
     of these; and if they leave scale or rotation open: on one line, far away, all close together.
@@ -122,7 +126,7 @@ def fit_maps(
     similarity = problem.refined(problem.ransac(seed))
     for _ in range(_ROUNDS - 1):
         similarity = problem.refined(similarity)
-    return problem.judged(similarity)
+    return problem.judged(similarity, certain)
 
 
 def _unique_rows(pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -197,18 +201,19 @@ class _Problem:
         """Minimise the reprojection errors of the current inliers."""
         return self._minimised(similarity)[0]
 
-    def judged(self, similarity: Similarity) -> MapFit:
-        """The result; raises ``GeometryError`` if too little supports it."""
+    def judged(self, similarity: Similarity, certain: bool) -> MapFit:
+        """The result; if it must be ``certain``, raises ``GeometryError`` where too little supports it."""
         _, jacobian, residuals = self._minimised(similarity, steps=1)
         agree = self.agree(similarity)
-        self._check_views(agree & self.whole)
+        if certain:
+            self._check_views(agree & self.whole)
         sigma = max(1.0, float(np.sqrt(np.mean(residuals**2))))
         values, vectors = np.linalg.eigh(jacobian.T @ jacobian)
         spread = sigma**2 * (vectors / np.maximum(values, 1e-12)) @ vectors.T
         scale_std = float(np.sqrt(spread[6, 6]))
         rotation_std_deg = float(np.degrees(np.sqrt(np.linalg.eigvalsh(spread[:3, :3])[-1])))
         count = int((agree & self.whole).sum())
-        if scale_std > _MAX_SCALE_STD or rotation_std_deg > _MAX_ROTATION_STD_DEG:
+        if certain and (scale_std > _MAX_SCALE_STD or rotation_std_deg > _MAX_ROTATION_STD_DEG):
             raise GeometryError(
                 f"The {count} matches that agree leave the scale between the maps open by {scale_std:.1%} and the "
                 f"rotation by {rotation_std_deg:.1f} deg; at most {_MAX_SCALE_STD:.0%} and "

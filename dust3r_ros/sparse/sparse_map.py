@@ -119,7 +119,7 @@ class SparseMap:
         known = self.known(self.views[view].seen)
         if len(known.ids) == 0:
             return 0.0
-        return float(np.median(self._errors(np.full(len(known.ids), view), self.points[known.ids], known.pixels)))
+        return float(np.median(self.errors(np.full(len(known.ids), view), self.points[known.ids], known.pixels)))
 
     def misfit(self) -> float:
         """How badly the map explains what posed views see: mean squared error, capped at the outlier limit.
@@ -136,7 +136,7 @@ class SparseMap:
             points[point[loose]] = self.triangulated(view[loose], point[loose], offset[loose], len(points))[0][
                 point[loose]
             ]
-        errors = self._errors(view, points[point], offset)
+        errors = self.errors(view, points[point], offset)
         return float(np.mean(np.minimum(errors, MAX_ERROR_PX) ** 2))
 
     def discard_flat(self) -> int:
@@ -216,7 +216,7 @@ class SparseMap:
         if len(view) == 0:
             return 0
         points, angles = self.triangulated(view, point, offset, len(ids))
-        errors = self._errors(view, points[point], offset)
+        errors = self.errors(view, points[point], offset)
         fits = errors < max_error_px
         good = (angles > self.min_parallax_deg) & (np.bincount(point[fits], minlength=len(ids)) >= 2)
         # With only two observations, both must fit; with more, a wrong match among them is pruned.
@@ -277,7 +277,8 @@ class SparseMap:
             entry.pruned = join(entry.pruned, entry.seen.select(drop))
             entry.seen = entry.seen.select(~drop)
 
-    def _errors(self, view: np.ndarray, points: Array, offset: Array) -> Array:
+    def errors(self, view: np.ndarray, points: Array, offset: Array) -> Array:
+        """(M,) reprojection errors, pixels, of ``points`` (M, 3) observed by ``view`` (M,) at ``offset`` (M, 2)."""
         return reprojection_errors(self.views, self.intrinsics, view, points, offset)
 
 

@@ -27,19 +27,24 @@ class Adjusted:
     known: np.ndarray
     intrinsics: list[Intrinsics]
 
+    @classmethod
+    def of(cls, sparse: SparseMap, known: np.ndarray) -> Adjusted:
+        """The state of a map after an adjustment."""
+        return cls(
+            [None if view.w_T_c is None else view.w_T_c.copy() for view in sparse.views],
+            [view.pruned.ids for view in sparse.views],
+            sparse.points.copy(),
+            known,
+            [replace(focal) for focal in sparse.intrinsics],
+        )
+
 
 def adjusted_copy(sparse: SparseMap, adjust: Callable[[], object]) -> Adjusted:
     """The result of ``adjust`` on a copy of the map."""
     before, known = sparse.snapshot(), sparse.positioned.copy()
     kept = [replace(focal) for focal in sparse.intrinsics]
     adjust()
-    found = Adjusted(
-        [None if view.w_T_c is None else view.w_T_c.copy() for view in sparse.views],
-        [view.pruned.ids for view in sparse.views],
-        sparse.points.copy(),
-        known,
-        [replace(focal) for focal in sparse.intrinsics],
-    )
+    found = Adjusted.of(sparse, known)
     sparse.restore(before)
     for focal, old in zip(sparse.intrinsics, kept, strict=True):
         vars(focal).update(vars(old))

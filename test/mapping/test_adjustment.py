@@ -2,16 +2,18 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from rings import ring
+from rings import claimed, ring, unlinked
 from sequences import SMALL
 
 from dust3r_ros.backends import make_backend
-from dust3r_ros.mapping import adjustment
+from dust3r_ros.mapping import loop_adjustment
 from dust3r_ros.mapping.adjustment import AdjustmentQueue, WholeMap
 from dust3r_ros.mapping.landmark_map import MapBuilder
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.relaxation import LoopGap
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.timing import no_timer
 
 
@@ -44,7 +46,7 @@ def test_a_calibration_does_not_take_the_place_of_a_loop_that_was_begun():
 @pytest.mark.parametrize(("adjusted", "left"), [(1000, 0.05), (100, 0.4)])
 def test_the_gap_of_a_large_map_is_spread_before_landmarks_are_adjusted(monkeypatch, adjusted, left, live):
     """Also if its unit changes while the loop waits, and although a link across the loop was not closed before."""
-    monkeypatch.setattr(adjustment, "_ADJUSTED", adjusted)
+    monkeypatch.setattr(loop_adjustment, "_ADJUSTED", adjusted)
     walk = ring(220, 2e-3)
     builder = MapBuilder(Reconstruction(SMALL), make_backend(SMALL), no_timer)
     state, adjuster = builder.state, builder._adjuster
@@ -57,15 +59,67 @@ def test_the_gap_of_a_large_map_is_spread_before_landmarks_are_adjusted(monkeypa
     gap = LoopGap.of(walk.sparse, 0, 219, walk.here, walk.there)
     if live:
         adjuster.close_loop(gap)
-        state.sparse.move(adjustment.np.eye(4), 3.0)
+        state.sparse.move(np.eye(4), 3.0)
         adjuster.moved(3.0)
         assert adjuster.waiting.wanted == {"loop"}
         state.live = False
-        adjuster._close_loops()
+        adjuster._loops.close()
     else:
-        adjuster._gaps = [gap]
-        adjuster._close_loops()
+        adjuster._loops.gaps = [gap]
+        adjuster._loops.close()
     assert walk.ate < left * before
+
+
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize(("second", "joined"), [(71, True), (36, False)])
+def test_a_wide_loop_is_brought_in_only_if_it_tears_nothing(live, second, joined):
+    """At once, or by a copy while keyframes come; a place that looks like another stays its own."""
+    walk = ring(72, 3e-3, alike=36) if joined else ring(72, 0.0, alike=36)
+    walk = unlinked(walk) if joined else walk
+    builder = MapBuilder(Reconstruction(SMALL), make_backend(SMALL), no_timer)
+    state, adjuster = builder.state, builder._adjuster
+    state.sparse, state.live, state.initialised = walk.sparse, live, True
+    stream = SimpleNamespace(index=0, name="camera")
+    for keyframe in range(72):
+        state.records.append(SimpleNamespace(before=keyframe - 1 if keyframe else None, stream=stream))  # type: ignore[arg-type]
+    for edge in walk.edges:
+        state.graph.connect(*edge, 1.0, ("camera", "camera"))
+    adjuster._follow = lambda adjust, views=None: adjust()
+    adjuster._depth.revise = lambda: None
+    state.adjusted, before = 72, walk.ate
+    old = np.arange(60)
+    pairs = np.stack([old, old + (60 * 72 if joined else 60 * 36)], axis=1)
+    adjuster.consider([claimed(walk, 0, second, pairs)])
+    if live:
+        assert adjuster.waiting.wanted == {"wide loop"} and walk.ate == before
+        adjuster.begin()
+        adjuster.take_up()
+    assert not adjuster.waiting.count
+    same = np.array_equal(*state.sparse.landmarks.resolved(pairs).T)
+    assert same == joined
+    assert walk.ate < 0.3 * before if joined else walk.ate == before
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_bent_stretch_is_rebuilt(monkeypatch, live):
+    """Live, beside other work, and only what is better is brought in."""
+    builder = MapBuilder(Reconstruction(SMALL), make_backend(SMALL), no_timer)
+    state, adjuster, tried = builder.state, builder._adjuster, []
+    state.live = live
+    state.sparse.intrinsics.append(Intrinsics(500.0, 500.0))
+    state.records.append(SimpleNamespace(stream=SimpleNamespace(index=0)))  # type: ignore[arg-type]
+    monkeypatch.setattr(adjuster.consistency, "rebuild_due", lambda last: not tried)
+    monkeypatch.setattr(adjuster._calibrator, "rebuild", lambda: tried.append(True) or True)
+    monkeypatch.setattr(adjuster, "_follow", lambda adjust, views=None: adjust())
+    built = []
+    monkeypatch.setattr(adjuster, "_built_anew", lambda: built.append(True))
+    adjuster.rebuild()
+    if live:
+        assert adjuster.waiting.wanted == {"rebuild"} and not tried
+        adjuster.begin()
+        adjuster.take_up()
+    adjuster.rebuild()
+    assert tried == built == [True] and not adjuster.waiting.count
 
 
 def test_what_may_wait_for_rest_does():

@@ -153,6 +153,7 @@ def test_status_carries_scale_what_was_left_out_and_files():
             moving=0.5,
             far=0.125,
             moving_regions=3,
+            contradicted=0.375,
             incomplete=7,
             resets=2,
             revision=4,
@@ -165,6 +166,7 @@ def test_status_carries_scale_what_was_left_out_and_files():
     assert (message.mode, message.scale_state, list(message.scale_sources)) == ("localization", "metric", ["odometry"])
     assert message.metres_per_unit == 2.5 and message.metres_per_unit_std == pytest.approx(0.1)
     assert (message.masked, message.moving, message.far, message.moving_regions) == (0.25, 0.5, 0.125, 3)
+    assert message.contradicted == 0.375
     assert (message.incomplete, message.resets, message.revision) == (7, 2, 4)
     assert (message.map_file, message.manifest_file, list(message.problems)) == ("/a/map.db", "/a/m.jsonl", ["p", "q"])
 

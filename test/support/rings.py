@@ -10,6 +10,8 @@ from scipy.spatial.transform import Rotation
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.similarity import weighted_similarity
+from dust3r_ros.mapping.loop_adjustment import WideLoop
+from dust3r_ros.mapping.relaxation import LoopGap
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks
@@ -40,8 +42,11 @@ class Ring:
         return float(np.sqrt((off**2).sum(axis=1).mean()))
 
 
-def ring(keyframes: int, drift: float = 2e-4, noise_px: float = 0.25, seed: int = 0) -> Ring:
-    """``drift``: radians by which each step turns, and five times as much of a step in scale."""
+def ring(keyframes: int, drift: float = 2e-4, noise_px: float = 0.25, seed: int = 0, alike: int | None = None) -> Ring:
+    """``drift``: radians by which each step turns, and five times as much of a step in scale.
+
+    ``alike``: from this keyframe on, the surroundings of twelve look as they do at the start.
+    """
     rng = np.random.default_rng(seed)
     angle = np.arange(keyframes) * 2 * np.pi / keyframes
     true = np.zeros((keyframes, 4, 4))
@@ -59,6 +64,8 @@ def ring(keyframes: int, drift: float = 2e-4, noise_px: float = 0.25, seed: int 
     drifted = np.stack(poses)
     z = rng.uniform(3, 10, (keyframes, LANDMARKS))
     local = np.stack([rng.uniform(-0.5, 0.5, z.shape) * z, rng.uniform(-0.4, 0.4, z.shape) * z, z], axis=2)
+    if alike is not None:
+        local[alike : alike + 12] = local[:12]
     points, placed = (
         (np.einsum("kij,kpj->kpi", T[:, :3, :3], local) + T[:, None, :3, 3]).reshape(-1, 3) for T in (true, drifted)
     )
@@ -79,3 +86,25 @@ def ring(keyframes: int, drift: float = 2e-4, noise_px: float = 0.25, seed: int 
     there = transform(drifted[-1] @ invert(true[-1]), points[shared])
     edges = [(k - back, k) for k in range(keyframes) for back in (1, 2, 4) if k >= back]
     return Ring(sparse, true, edges, placed[shared], there)
+
+
+def unlinked(walk: Ring) -> Ring:
+    """The last keyframes see the first landmarks as landmarks of their own, placed from where they seem to be."""
+    sparse = walk.sparse
+    fresh = sparse.landmarks.new(RETURNED * LANDMARKS)
+    first = transform(invert(walk.w_T_c[0]), sparse.points[: len(fresh)])  # the first keyframe has not drifted
+    last = len(walk.w_T_c) - 1
+    w_T_c = sparse.views[last].w_T_c
+    assert w_T_c is not None
+    sparse.points[fresh] = transform(w_T_c @ invert(walk.w_T_c[last]) @ walk.w_T_c[0], first)
+    for view in sparse.views[-RETURNED:]:
+        old = view.seen.ids < len(fresh)
+        view.seen = Tracks(np.where(old, fresh[0] + view.seen.ids, view.seen.ids), view.seen.pixels).unique()
+    return walk
+
+
+def claimed(walk: Ring, first: int, second: int, pairs: np.ndarray) -> WideLoop:
+    """A wide loop that says that landmarks ``pairs`` (K, 2) of two keyframes are the same."""
+    gap = LoopGap.of(walk.sparse, first, second, walk.sparse.points[pairs[:, 0]], walk.sparse.points[pairs[:, 1]])
+    assert gap is not None and gap.px > 5
+    return WideLoop(gap, pairs)

@@ -1,0 +1,197 @@
+"""Adjusts a map to its loops. One that the map contradicts widely is tried on a copy first.
+
+Two corridors may look the same to the last poster; no match of features tells them apart, but what was seen on the way
+from one to the other does: closed, a false loop tears the map somewhere. (As a posterior test of what robust pose
+graphs do with switchable loops: Sünderhauf and Protzel, IROS 2012.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.mapping.consistency import REBUILT
+from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.relaxation import LoopGap, relax
+from dust3r_ros.sparse.consistency import contradicted, in_a_row
+from dust3r_ros.sparse.refinement import close_loop
+from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.types import Array
+
+_RELAXED = 200  # keyframes; with more, adjusting landmarks alone may fail, and takes seconds
+_ADJUSTED = 1000  # with more, all of it is no longer adjusted to a loop
+_MEETING = 12  # landmarks that a keyframe shares with the ends of a loop
+_ALIKE = 12  # keyframes by which the ends of loops that say the same are apart
+_AGAIN = 3  # times as many loops that say the same, and a refused one is tried again
+_GAPS = 3  # of loops that say the same
+_TORN = 0.25  # by which the share of contradicting observations of one keyframe may rise
+_EXPLAINED = 0.5  # of the matches
+
+
+@dataclass(frozen=True, eq=False)
+class WideLoop:
+    """A loop that is not linked yet: its gap, and landmarks ``pairs`` (K, 2), older and newer, that look identical."""
+
+    gap: LoopGap
+    pairs: np.ndarray
+
+
+@dataclass(eq=False)
+class _Claim:
+    """Loops that say the same; it is tried with ``tried_at`` of them."""
+
+    loops: list[WideLoop]
+    tried_at: int = 1
+
+    def meets(self, loop: WideLoop) -> bool:
+        """Whether its newest loop is beside another one, at both ends."""
+        mine, other = self.loops[-1].gap, loop.gap
+        return max(abs(mine.first - other.first), abs(mine.second - other.second)) <= _ALIKE
+
+    @property
+    def pairs(self) -> np.ndarray:
+        """(K, 2) landmarks that would be identical."""
+        return np.concatenate([loop.pairs for loop in self.loops])
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A copy of the map in which wide loops are closed: ``pairs`` (K, 2) of landmarks are one; ``accepted`` claims.
+
+    ``sparse`` is None if none was accepted.
+    """
+
+    sparse: SparseMap | None
+    pairs: np.ndarray
+    accepted: list[int] = field(default_factory=list)
+
+
+class LoopAdjustment:
+    """Loops to be closed: those that are linked, by their gaps, and wide ones that are claims until they are tried."""
+
+    def __init__(self, state: Reconstruction) -> None:
+        self._state = state
+        self.gaps: list[LoopGap] = []
+        self._claims: list[_Claim] = []
+        self._trying: list[_Claim] = []
+
+    def claim(self, loops: Iterable[WideLoop]) -> bool:
+        """Note wide loops; returns whether a trial is due. One that was refused is tried again with more evidence."""
+        for loop in loops:
+            known = next((claim for claim in self._claims if claim.meets(loop)), None)
+            if known is None:
+                self._claims.append(_Claim([loop]))
+            else:
+                known.loops.append(loop)
+        return bool(self._due())
+
+    def begin(self) -> None:
+        """Note that what is due is being tried."""
+        self._trying = self._due()
+
+    def tried(self, accepted: Sequence[int]) -> None:
+        """Note the outcome: accepted claims are settled, the others wait for more evidence."""
+        done = [self._trying[at] for at in accepted]
+        for claim in self._trying:
+            claim.tried_at = _AGAIN * len(claim.loops)
+        self._claims = [claim for claim in self._claims if claim not in done]
+        self._trying = []
+
+    def scale(self, factor: float) -> None:
+        """The map's unit shrank by ``factor``."""
+        self.gaps = [gap.scaled(factor) for gap in self.gaps]
+        for claim in self._claims:
+            claim.loops = [replace(loop, gap=loop.gap.scaled(factor)) for loop in claim.loops]
+
+    def clear(self) -> None:
+        """Forget all: the map was built anew, and gaps are of the map before."""
+        self.gaps, self._claims, self._trying = [], [], []
+
+    def close(self) -> None:
+        """Adjust the map to its linked loops."""
+        self._close(self._state.sparse, self.gaps, len(self._state.sparse.posed()) > _RELAXED)
+
+    def trial(self) -> Trial:
+        """Try to close the wide loops that are due, one claim after the other; the map is unchanged."""
+        sparse, pairs, accepted = self._state.sparse, [np.zeros((0, 2), np.int64)], []
+        best: SparseMap | None = None
+        for at, claim in enumerate(self._trying):
+            closed = self._closed(best or sparse, claim)
+            if closed is not None:
+                best = closed
+                pairs.append(claim.pairs)
+                accepted.append(at)
+        return Trial(best, np.concatenate(pairs), accepted)
+
+    def _due(self) -> list[_Claim]:
+        return [claim for claim in self._claims if len(claim.loops) >= claim.tried_at]
+
+    def _closed(self, sparse: SparseMap, claim: _Claim) -> SparseMap | None:
+        """A copy with a claim's loops closed; None if that contradicts what keyframes see."""
+        before, gaps = contradicted(sparse), [loop.gap for loop in claim.loops[-_GAPS:]]
+        for relaxed in (True,) if len(sparse.posed()) > _RELAXED else (False, True):
+            trial = deepcopy(sparse)
+            trial.merge(claim.pairs[:, 0], claim.pairs[:, 1])
+            self._close(trial, gaps, relaxed)
+            if _explains(trial, claim.loops) and not _tears(before, contradicted(trial)):
+                return trial
+        return None
+
+    def _close(self, sparse: SparseMap, gaps: Sequence[LoopGap], relaxed: bool) -> None:
+        """Close loops; ``relaxed``: gaps are spread first, and the largest maps then adjusted only where ends meet."""
+        free = None
+        if gaps and relaxed:
+            try:
+                relax(sparse, self._trusted_edges(), gaps)
+            except GeometryError:
+                pass  # as in a map of several parts; all of it is adjusted then
+            else:
+                free = _seam(sparse, gaps) if len(sparse.posed()) > _ADJUSTED else None
+        close_loop(sparse, free)
+
+    def _trusted_edges(self) -> list[tuple[int, int]]:
+        """Pairs of keyframes that lie right to each other: adjusted together, or one reached from the other.
+
+        Others may be loops, too, that are linked but not closed.
+        """
+        state, records = self._state, self._state.records
+        edges = [(first, second) for first, second, _ in state.graph.edges if second < state.adjusted]
+        for view in range(state.adjusted, len(records)):
+            before = records[view].before
+            for _ in range(state.config.pair_neighbours):
+                if before is not None:
+                    edges.append((before, view))
+                    before = records[before].before
+        return edges
+
+
+def _seam(sparse: SparseMap, gaps: Sequence[LoopGap]) -> list[int]:
+    """The keyframes around the ends of loops."""
+    ends = {end for gap in gaps for end in (gap.first, gap.second)}
+    ids = np.unique(np.concatenate([sparse.views[end].seen.ids for end in ends]))
+    return [
+        view
+        for view in sparse.posed()[1:]
+        if np.count_nonzero(np.isin(sparse.views[view].seen.ids, ids)) >= _MEETING or view in ends
+    ]
+
+
+def _explains(sparse: SparseMap, loops: Sequence[WideLoop]) -> bool:
+    """Whether most matches of the newest of the loops fit both of its ends."""
+    loop = loops[-1]
+    ids = sparse.landmarks.resolved(loop.pairs[:, 0])
+    fits = np.isfinite(sparse.points[ids, 0])
+    for end in (loop.gap.first, loop.gap.second):
+        fits &= np.isin(ids, sparse.views[end].seen.ids)
+    return bool(fits.mean() > _EXPLAINED)
+
+
+def _tears(before: Array, after: Array) -> bool:
+    """Whether more than before contradicts the map somewhere: the shares (V,) of the keyframes' observations."""
+    worst = np.nanmax(in_a_row(before), initial=REBUILT)
+    rise = np.nan_to_num(after) - np.nan_to_num(before)
+    return bool(np.nanmax(in_a_row(after), initial=0.0) > worst or rise.max(initial=0.0) > _TORN)
