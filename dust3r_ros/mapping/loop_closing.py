@@ -78,7 +78,7 @@ class LoopClosing:
         if len(theirs.ids) < _MIN_AGREEING or sparse.views[index].w_T_c is None:
             return 0.0
         errors = sparse.errors(np.full(len(theirs.ids), index), sparse.points[theirs.ids], theirs.pixels)
-        return float(np.median(np.nan_to_num(errors, nan=np.inf)))  # behind the camera
+        return float(np.median(np.nan_to_num(errors, nan=np.inf, posinf=np.inf)))  # behind the camera
 
     def _on_the_other_side(self, index: int, pairs: np.ndarray) -> Tracks:
         """The older landmarks of ``pairs`` (K, 2) that have a position, where keyframe ``index`` sees them."""

@@ -165,7 +165,7 @@ def test_several_are_linked_as_one_after_the_other() -> None:
     for a, b in zip(benches[0].sparse.views, benches[1].sparse.views, strict=True):
         np.testing.assert_array_equal(a.seen.ids, b.seen.ids)
     assert one.link([], 2) == []
-    assert one.link([0], 2, 10_000) == [0], "fewer than asked for are none"
+    assert [len(pairs) for pairs in one.pairs([0], 2, 10_000)] == [0], "fewer than asked for are none"
 
 
 @pytest.mark.parametrize("part, share", [(1.0, 1.0), (0.25, 0.1)])

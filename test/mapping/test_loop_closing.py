@@ -14,6 +14,7 @@ from dust3r_ros.mapping.association import Linker
 from dust3r_ros.mapping.loop_closing import LoopClosing, Meetings
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.tracking import no_tracks
 
 
 def matches(count: int) -> np.ndarray:
@@ -79,3 +80,34 @@ def test_a_second_lap_is_linked_with_the_first() -> None:
     view.w_T_c = view.w_T_c.copy()
     view.w_T_c[:3, 3] += 0.3 * mapper.submap.unit(len(views) - 1)
     assert loops.gapes(len(views) - 1, [0]) and not loops.gapes(len(views) - 1, []), "without a link nobody knows"
+
+
+def test_a_place_that_the_map_has_elsewhere_is_not_linked_but_claimed() -> None:
+    """A second lap in a map whose first lap was moved away: by the landmarks of both sides, or of the older one."""
+    sequence = walk("orbit")
+    mapper = Mapper(replace(SMALL, dense=False, focal=sequence.focal))
+    play(mapper, sequence)
+    state = mapper.submap.state
+    sparse, last = state.sparse, len(state.records) - 1
+    features = state.records[0].features
+    record = replace(state.records[0], features=features, feature_ids=sparse.landmarks.new(len(features.pixels)))
+    loops = LoopClosing(state, Linker(state))
+    state.append(record)
+    unit = mapper.submap.unit(0)
+    for placed, shift in ((False, 0.0), (False, 3.0), (True, 3.0)):
+        w_T_c = sparse.views[0].w_T_c.copy()
+        w_T_c[0, 3] += shift * unit
+        index = sparse.add(0, no_tracks(), w_T_c) if last + 1 == len(sparse.views) else last + 1
+        sparse.views[index].w_T_c = w_T_c
+        own = sparse.landmarks.resolved(state.records[0].feature_ids)
+        sparse.points[record.feature_ids] = sparse.points[own] + [shift * unit, 0.0, 0.0] if placed else np.nan
+        before = len(sparse.landmarks.aliases()[1])
+        if shift:
+            assert loops.link(index, [0]) == [] and loops.gap is None
+            (wide,) = loops.wide
+            assert wide.gap.px > 5 and len(wide.pairs) > 100 and (wide.gap.first, wide.gap.second) == (0, index)
+            np.testing.assert_allclose(wide.gap.a, wide.gap.b, atol=0.02 * unit)
+            assert len(sparse.landmarks.aliases()[1]) == before, "nothing was merged"
+        else:
+            pairs = Linker(state).pairs([0], index)[0]
+            assert loops._off_px(index, pairs) < 1.0
