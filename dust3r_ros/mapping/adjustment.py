@@ -263,7 +263,7 @@ class MapAdjuster:
         found = self.waiting.take()
         if found is not None and found.kind == WIDE_LOOP:
             self._loops.tried(found.accepted)
-        if found is None or (found.kind in _DROPPED and not found.better):
+        if found is None or (found.kind in _DROPPED and not (found.better or found.accepted)):
             return
         if found.kind == LOOP:
             self._loops.gaps = self._loops.gaps[found.gaps :]
@@ -329,8 +329,9 @@ class MapAdjuster:
         sparse, trial = self._state.sparse, self._loops.trial()
         adjusted = Adjusted.of(trial.sparse or sparse, sparse.positioned)
         count = len(self._state.records)
-        settled, accepted = self._state.settled, tuple(trial.accepted)
-        return WholeMap(WIDE_LOOP, adjusted, bool(accepted), settled, count, 0, trial.pairs, accepted)
+        return WholeMap(
+            WIDE_LOOP, adjusted, False, self._state.settled, count, merged=trial.pairs, accepted=tuple(trial.accepted)
+        )
 
     def _bring_in(self, found: WholeMap) -> None:
         """Replace the map by the adjusted one, and locate keyframes added since in it."""
