@@ -15,7 +15,7 @@ from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream
-from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.reconstruction import Culled, Reconstruction
 from dust3r_ros.mapping.state import LiveSubmap, SubmapState
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.tracking import Tracks
@@ -215,6 +215,11 @@ class Submap(ABC):
             self.state.records[index].version += 1
         return tuple(self.keyframe(index) for index in indices)
 
+    def take_culled(self) -> list[Culled]:
+        """The removals of keyframes since the last call, in order; the map's frames and names must follow."""
+        found, self.state.culled = self.state.culled, []
+        return found
+
     def mark_all(self) -> None:
         """Mark every keyframe as changed."""
         self.state.changed |= set(self.posed())
@@ -225,7 +230,7 @@ class Submap(ABC):
         self.intrinsics = list(state.intrinsics)
         self.state.generation = int(state.facts["generation"])
         self.state.initialised = bool(state.facts["initialised"])
-        self.state.adjusted = len(self.state.records)
+        self.state.adjusted, self.state.looked = len(self.state.records), self.state.visits
         self.mark_all()
 
     # Merging two maps of a kind

@@ -13,6 +13,7 @@ import numpy as np
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.reconstruction import Culled
 from dust3r_ros.mapping.state import FrameState
 from dust3r_ros.mapping.submap import Finder
 from dust3r_ros.tracking import Tracks
@@ -246,6 +247,18 @@ class FrameLog:
         for _, frame in other.since(0, -1):
             self._append(replace(frame, keyframe=first + frame.keyframe))
 
+    def follow(self, culled: Culled) -> None:
+        """Keyframes left the map: frames relative to one are now relative to its heir. No pose changes."""
+        self.rewritten += 1
+        for block in self._rows.blocks():
+            _rebase(block, culled, self.rewritten)
+        located = Counter[int]()
+        for index, count in self._located.items():
+            located[int(culled.heir[index])] += count
+        self._located = located
+        known = [(int(culled.new[index]), stream, seen) for index, stream, seen in self._seen_in_keyframes]
+        self._seen_in_keyframes = deque((entry for entry in known if entry[0] >= 0), _KEPT)
+
     def rescale(self, factor: float) -> None:
         """The unit of length shrank by ``factor``, for frames and keyframes alike."""
         self.rewritten += 1
@@ -297,6 +310,24 @@ class FrameLog:
             factors = units[which] / rows["unit"] if len(rows) else np.zeros(0)
         relative[:, :3, 3] *= np.where(np.isfinite(factors), factors, 1.0)[:, None]
         return np.stack(w_T_r)[which] @ relative if len(rows) else relative
+
+
+def _rebase(rows: np.ndarray, culled: Culled, rewritten: int) -> None:
+    """Make rows relative to the heirs of keyframes that left; those changed thereby are marked ``rewritten``."""
+    keyframe, (before, since) = rows["keyframe"].copy(), culled.units.T
+    left = culled.new[keyframe] < 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        grown, unit = before[keyframe] / rows["unit"], rows["unit"] * (since / before)[keyframe]
+    relative = _whole(rows["pose"])
+    relative[:, :3, 3] *= np.where(np.isfinite(grown), grown, 1.0)[:, None]
+    for index, heir_T_culled in culled.heir_T_culled.items():
+        own = keyframe == index
+        rows["pose"][own] = (heir_T_culled @ relative[own])[:, :3]
+        rows["unit"][own] = since[index]
+    stretched = ~left & np.isfinite(unit) & (unit != rows["unit"])
+    rows["unit"][stretched] = unit[stretched]
+    rows["keyframe"] = culled.heir[keyframe]
+    rows["changed"][left | stretched] = rewritten
 
 
 def _located(rows: np.ndarray) -> np.ndarray:

@@ -72,6 +72,7 @@ class WrittenMap:
     map_id: int
     count: int = 0  # of frames
     rewritten: int = -1
+    removals: int = 0
     merges: int = -1
     landmarks: int = 0
     connected: int = 0
@@ -124,7 +125,7 @@ class Changes:
         self._signature = (
             live.revision,
             *(
-                (id(s), len(s.submap), s.changes, s.submap.state.generation, s.submap.initialised)
+                (id(s), len(s.submap), s.changes, s.removals, s.submap.state.generation, s.submap.initialised)
                 for s in self._entries
             ),
         )
@@ -156,6 +157,8 @@ class Changes:
         self._drop_what_is_gone()
         for place, entry in enumerate(self._entries):
             known = self._now.maps[entry]
+            if known.removals != entry.removals:  # the lists of edges and pairs are others now
+                known.connected, known.paired, known.removals = 0, min(known.paired, 0), entry.removals
             self._write_keyframes(entry, known)
             self._write_edges(entry, known)
             self._write_aliases(entry, known)
