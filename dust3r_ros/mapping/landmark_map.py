@@ -196,9 +196,9 @@ class MapBuilder(Submap):
         self._adjuster.place_left_out()
         self._adjuster.calibrate_last()
         self.chores.settle()  # rebuilt, it needs depth
-        self._culling.cull()
         self._adjuster.adjust_last()
         self._depth.finish()
+        self._culling.cull()  # what it saw has had its say
 
 
 def landmark_cloud(sparse: SparseMap, records: Sequence[KeyframeRecord]) -> Cloud:

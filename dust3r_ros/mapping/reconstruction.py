@@ -105,10 +105,11 @@ class Reconstruction:
             while record.before is not None and new[record.before] < 0:
                 record.before = self.records[record.before].before
         self.graph.renumber(new, [record.stream.name for record in self.records])
-        self.sparse.remove(set(np.flatnonzero(new < 0).tolist()))
+        lost = self.sparse.remove(set(np.flatnonzero(new < 0).tolist()))
         self.records = [record for index, record in enumerate(self.records) if new[index] >= 0]
-        for record in self.records:
+        for record, view in zip(self.records, self.sparse.views, strict=True):
             record.before = None if record.before is None else int(new[record.before])
+            record.lost += int(np.count_nonzero(np.isin(view.seen.ids, lost)))
         self.trail = [int(new[index]) for index in self.trail if new[index] >= 0]
         self.changed = {int(new[index]) for index in self.changed if new[index] >= 0}
         self.adjusted = int(np.count_nonzero(new[: self.adjusted] >= 0))

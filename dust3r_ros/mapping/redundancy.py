@@ -18,7 +18,7 @@ from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.types import Array
 
 _WITNESSES = 3  # others that see a landmark from as near, for it to need none more
-_SEEN = 0.7  # of a keyframe's landmarks must have these
+_SEEN = 0.7  # of a keyframe's landmarks must have these; others are seen from few places anyway
 _AS_NEAR = 1.1  # times as far
 _SAME_SIDE = float(np.cos(np.radians(25.0)))  # features look the same from there
 _SHOWN = 0.95  # of a keyframe's surface must others show
@@ -88,14 +88,18 @@ class Redundancy:
         return {0, *state.sparse.posed()[:1], *newest, *sources, *rare, *self._placement.ties}
 
     def _seen(self, index: int, gone: Collection[int]) -> float:
-        """The share of a keyframe's landmarks that enough others see from as near and from the same side."""
+        """The share of a keyframe's landmarks that enough others see from as near and from the same side.
+
+        Landmarks that were lost with others count, too: else a map would lose a little each time.
+        """
         own, which, rows = self._sightings.shared(index, gone)
         if not len(own):
             return 0.0
         at = own[which]
         good = self._sightings.distance[rows] <= _AS_NEAR * self._sightings.distance[at]
         good &= np.einsum("mi,mi->m", self._sightings.direction[rows], self._sightings.direction[at]) >= _SAME_SIDE
-        return float(np.mean(np.bincount(which[good], minlength=len(own)) >= _WITNESSES))
+        enough = np.count_nonzero(np.bincount(which[good], minlength=len(own)) >= _WITNESSES)
+        return float(enough / (len(own) + self._state.records[index].lost))
 
     def companions(self, index: int, gone: Collection[int]) -> list[int]:
         """Other keyframes of its camera that see what a keyframe sees, most of it first."""

@@ -159,10 +159,9 @@ class Submap(ABC):
     def positions(self, ids: np.ndarray) -> Array:
         """(K, 3) positions in the map of what frames follow, by ids; NaN where unknown."""
 
-    def drift(self, index: int, tracks: Tracks) -> Array:
-        """(N, 2) drift of corners ``tracks`` in keyframe ``index``, pixels; NaN where unknown."""
-        w_T_c, intrinsics = self.pose(index), self.intrinsics[self.state.records[index].stream.index]
-        assert w_T_c is not None, f"keyframe {index} has no pose"
+    def drift(self, stream: CameraStream, w_T_c: Array, tracks: Tracks) -> Array:
+        """(N, 2) drift of corners ``tracks`` in an image of a camera at ``w_T_c`` (4, 4), pixels; NaN where unknown."""
+        intrinsics = self.intrinsics[stream.index]
         seen = project(transform(invert(w_T_c), self.positions(tracks.ids)), intrinsics.focal, (0.0, 0.0))
         return intrinsics.lens.ideal(tracks.pixels) - seen
 

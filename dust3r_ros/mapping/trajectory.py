@@ -131,8 +131,8 @@ class Keyframes(Protocol):
     def unit(self, index: int) -> float:
         """A length that scales with the surroundings of a keyframe; NaN while unknown."""
 
-    def drift(self, index: int, tracks: Tracks) -> Array:
-        """(N, 2) drift of corners in a keyframe, pixels; NaN where unknown."""
+    def drift(self, stream: CameraStream, w_T_c: Array, tracks: Tracks) -> Array:
+        """(N, 2) drift of corners in an image of a camera at ``w_T_c`` (4, 4), pixels; NaN where unknown."""
 
     @property
     def finder(self) -> Finder:
@@ -164,7 +164,7 @@ class FrameLog:
 
     def add_keyframe(self, index: int, stream: CameraStream, seen: TrackedImage) -> None:
         """Add a frame that became keyframe ``index``; ``seen``: the corners followed into it."""
-        self._seen_in_keyframes.append((index, stream, seen))
+        self._seen_in_keyframes.append((len(self), stream, seen))
         self._append(FrameState(seen.stamp_ns, stream.name, index, np.eye(4), float("nan"), self._session))
 
     def add(self, reference: int, stream: CameraStream, seen: TrackedImage, found: PnpResult | None) -> None:
@@ -181,9 +181,10 @@ class FrameLog:
         """Locate the newest frames again after the map was rebuilt or refined."""
         self.rewritten += 1
         drifts: dict[str, list[Drift]] = {}
-        for index, stream, seen in self._seen_in_keyframes:
-            if self._keyframes.pose(index) is not None:
-                off = self._keyframes.drift(index, seen.tracks)
+        for at, stream, seen in self._seen_in_keyframes:  # culled ones too, which are where they were beside others
+            row = self._rows[at]
+            if self._keyframes.pose(int(row["keyframe"][0])) is not None:
+                off = self._keyframes.drift(stream, self._poses(row)[0], seen.tracks)
                 drifts.setdefault(stream.name, []).append(Drift(seen.stamp_ns, seen.tracks.ids, off))
         for at, stream, seen in self._seen:
             row = self._rows[at]
@@ -256,8 +257,6 @@ class FrameLog:
         for index, count in self._located.items():
             located[int(culled.heir[index])] += count
         self._located = located
-        known = [(int(culled.new[index]), stream, seen) for index, stream, seen in self._seen_in_keyframes]
-        self._seen_in_keyframes = deque((entry for entry in known if entry[0] >= 0), _KEPT)
 
     def rescale(self, factor: float) -> None:
         """The unit of length shrank by ``factor``, for frames and keyframes alike."""
