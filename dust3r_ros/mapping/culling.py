@@ -46,10 +46,10 @@ class Culling:
         fewest = YOUNG if founder.given or self._state.settled else MOST_UNSURE
         return max(0, len(self._state.records) - fewest - 1)
 
-    def cull(self) -> None:
-        """Remove what is redundant."""
+    def cull(self, everywhere: bool = False) -> None:
+        """Remove what is redundant: where keyframes came since the last time, or ``everywhere``."""
+        leaving = self._redundancy.find(self._spare, -1 if everywhere else self._state.looked)
         self._state.looked = self._state.visits
-        leaving = self._redundancy.find(self._spare)
         if leaving:
             self._remove(leaving)
 

@@ -198,7 +198,7 @@ class MapBuilder(Submap):
         self.chores.settle()  # rebuilt, it needs depth
         self._adjuster.adjust_last()
         self._depth.finish()
-        self._culling.cull()  # what it saw has had its say
+        self._culling.cull(everywhere=True)  # what it saw has had its say
 
 
 def landmark_cloud(sparse: SparseMap, records: Sequence[KeyframeRecord]) -> Cloud:

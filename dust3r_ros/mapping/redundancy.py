@@ -29,10 +29,15 @@ _TOLD = 8  # newest visited keyframes that are known elsewhere
 
 
 class Sightings:
-    """Landmarks with a position and the posed keyframes that see them: rows, ordered by landmark, then keyframe."""
+    """Landmarks with a position and the posed keyframes that see them: rows, ordered by landmark, then keyframe.
 
-    def __init__(self, sparse: SparseMap) -> None:
-        seen = {view: sparse.known(sparse.views[view].seen).unique().ids for view in sparse.posed()}
+    Only of landmarks that any of ``views`` sees.
+    """
+
+    def __init__(self, sparse: SparseMap, views: Sequence[int]) -> None:
+        wanted = _seen_by(sparse, views) & sparse.positioned
+        every = {view: np.unique(sparse.views[view].seen.ids) for view in sparse.posed()}
+        seen = {view: ids[wanted[ids]] for view, ids in every.items()}
         view = np.repeat(list(seen), [len(ids) for ids in seen.values()]).astype(np.int64)
         ids = np.concatenate([np.zeros(0, np.int64), *seen.values()])
         order = np.lexsort((view, ids))
@@ -59,21 +64,35 @@ class Sightings:
         return own, which[others], rows[others]
 
 
+def _seen_by(sparse: SparseMap, views: Sequence[int]) -> np.ndarray:
+    """(L,) which landmarks any of the views sees."""
+    seen = np.zeros(len(sparse.points), bool)
+    for view in views:
+        seen[sparse.views[view].seen.ids] = True
+    return seen
+
+
 class Redundancy:
     """Finds keyframes that would not be added now: others show what they show."""
 
     def __init__(self, state: Reconstruction, near: Neighbourhood, dense: Densifier, placement: RigPlacement) -> None:
         self._state, self._near, self._dense, self._placement = state, near, dense, placement
 
-    def find(self, most: int) -> list[int]:
-        """At most ``most`` keyframes that the map can do without all together, in order."""
-        gone: list[int] = []
-        if most <= 0:
+    def find(self, most: int, since: int = 0) -> list[int]:
+        """At most ``most`` keyframes that the map can do without all together, in order.
+
+        Only those are considered that see what one sees which was made after the visit ``since``: others are no more
+        redundant than before.
+        """
+        gone, sparse = list[int](), self._state.sparse
+        fresh = [index for index in sparse.posed() if self._state.records[index].visit > since]
+        if most <= 0 or not fresh:
             return gone
-        self._sightings = Sightings(self._state.sparse)
-        needed = self._needed()
-        shares = {index: self._seen(index, gone) for index in self._state.sparse.posed() if index not in needed}
-        for index in sorted((k for k in shares if shares[k] >= _SEEN), key=lambda k: -shares[k]):
+        needed, seen = self._needed(), _seen_by(sparse, fresh)
+        asked = [k for k in sparse.posed() if k not in needed and seen[sparse.views[k].seen.ids].any()]
+        self._sightings = Sightings(sparse, asked)
+        shares = {index: self._seen(index, gone) for index in asked}
+        for index in sorted((k for k in asked if shares[k] >= _SEEN), key=lambda k: -shares[k]):
             if len(gone) < most and self._seen(index, gone) >= _SEEN and self._is_spare(index, gone):
                 gone.append(index)
         return sorted(gone)

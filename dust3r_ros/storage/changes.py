@@ -39,7 +39,8 @@ class WrittenKeyframe:
         old = self.trace
         return (
             old is not None
-            and self.same_observations(trace, map_id, place)
+            and self.same_observations(trace, map_id)
+            and self.place == place
             and old.record is trace.record
             and old.version == trace.version
             and old.pixels is trace.pixels
@@ -48,15 +49,10 @@ class WrittenKeyframe:
             and old.pose == trace.pose
         )
 
-    def same_observations(self, trace: Trace, map_id: int, place: int) -> bool:
+    def same_observations(self, trace: Trace, map_id: int) -> bool:
         """Whether the keyframe's observations are unchanged since."""
         old = self.trace
-        return (
-            old is not None
-            and old.seen is trace.seen
-            and old.pruned is trace.pruned
-            and (self.map_id, self.place) == (map_id, place)
-        )
+        return old is not None and old.seen is trace.seen and old.pruned is trace.pruned and self.map_id == map_id
 
     def of(self, trace: Trace, k: KeyframeState) -> bool:
         """Whether it is this keyframe, and not an earlier one with the same number."""
@@ -221,7 +217,7 @@ class Changes:
         if before is None:
             rows.put(self._base, "images", rows.image_row(number, k))
         scale, growth = self._write_depth(number, trace, k, before)
-        if before is None or not before.same_observations(trace, known.map_id, place):
+        if before is None or not before.same_observations(trace, known.map_id):
             anew = before is None or (before.map_id != known.map_id and before.trace is not None)
             write_observations(self._base, number, k, entry.submap.saving.resolved, anew)
         if k.sampled is not None:

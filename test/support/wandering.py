@@ -45,7 +45,7 @@ def forgetful() -> Iterator[None]:
     """No place is known again, and nothing is culled."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FrameFinder, "seen_before", lambda *_: None)
-        patch.setattr(Culling, "cull", lambda _: None)
+        patch.setattr(Culling, "cull", lambda *_, **__: None)
         yield
 
 
