@@ -55,11 +55,11 @@ class LandmarkChores(Chores):
             self._culling.cull()
 
     def settle(self) -> None:
-        """Do all waiting work."""
+        """Do all waiting work except culling, which comes last."""
         self._adjustments.wait()
-        while self.due:
+        while self.due not in ("", CULL):
             self._queue.previews.clear()  # depth itself follows immediately
-            if self.due:
+            if self.due not in ("", CULL):
                 self.work(self.due)
             self._adjustments.wait()
 

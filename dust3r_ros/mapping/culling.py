@@ -34,8 +34,10 @@ class Culling:
 
     @property
     def due(self) -> bool:
-        """Whether cameras were at so many keyframes since the last time that it is worthwhile."""
-        return self._state.visits >= self._state.looked + self._state.config.window and self._spare > 0
+        """Whether there are new keyframes, and cameras were at so many since the last time that it is worthwhile."""
+        state = self._state
+        new = bool(state.records) and state.records[-1].visit > state.looked
+        return new and state.visits >= state.looked + state.config.window and self._spare > 0
 
     @property
     def _spare(self) -> int:
