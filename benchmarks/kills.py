@@ -1,4 +1,4 @@
-"""SIGKILL at random instants while a map starts, grows, closes a loop, is saved or exported. What is left of it?
+"""SIGKILL at random instants while a map starts, grows, closes a loop, is culled, saved or exported. What is left?
 
     python benchmarks/kills.py [--kills 100] [--seed 0] [--phase NAME ...] [--out results/kills]
         [--page docs/reliability.md]
@@ -47,6 +47,8 @@ from dust3r_ros.alignment.processes import thread_pool  # noqa: E402
 from dust3r_ros.config import MapperConfig  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError  # noqa: E402
 from dust3r_ros.io.files import make_folder, replace_between, write_text  # noqa: E402
+from dust3r_ros.mapping.chores import CULL  # noqa: E402
+from dust3r_ros.mapping.localization import FrameFinder  # noqa: E402
 from dust3r_ros.mapping.loop_closing import LoopClosing  # noqa: E402
 from dust3r_ros.products.exports import FORMATS, Exporter  # noqa: E402
 from dust3r_ros.scenes.rooms import room  # noqa: E402
@@ -245,6 +247,15 @@ def close_loop(setup: Setup, session: Session, path: Path, steps: range, say: Sa
     _feed(setup, session, steps, say)
 
 
+def cull(setup: Setup, session: Session, path: Path, steps: range, say: Say) -> None:
+    """Write a map with redundant keyframes into a file, then remove them, and continue."""
+    session.keeper.keep_map(lambda fresh: open_journal(str(path), setup.config, fresh), True)
+    session.save()
+    say("ready")
+    say(f"culled {' '.join(map(str, session.work(CULL).removed))}")
+    _feed(setup, session, steps, say)
+
+
 def _is_loop(index: int, linked: Sequence[int]) -> bool:
     return any(index - other >= _OLD for other in linked)
 
@@ -422,6 +433,46 @@ def _closing(setup: Setup) -> int:
     raise RuntimeError("the walk closes no loop")
 
 
+def culling(setup: Setup, rng: np.random.Generator) -> Iterator[Kill]:
+    """While redundant keyframes are removed; every process begins from the same memory."""
+    setup = replace(setup, config=replace(setup.config, dense=False))
+    session, first, gone = _redundant(setup)
+    before = {keyframe.index for keyframe in session.mapper.keyframes}
+    known, steps = {pose.stamp_ns for pose in session.mapper.trajectory()}, range(first, first + 2)
+    window = in_child(_seconds, partial(cull, setup, session), range(0))
+    for number in count():
+        path = setup.folder / f"culling-{number}.db"
+        said = killed(partial(cull, setup, session, path, steps), rng.uniform(0, 1.3 * window))
+        kept = [line.split()[1:] for line in said if line.startswith("kept")]
+        done = any(line.startswith("culled") for line in said)
+        told = before - gone | {int(words[1]) for words in kept if len(words) > 1}
+        stamps = known | {setup.frame(int(words[0])).stamp_ns for words in kept}
+        found = in_child(left, setup, path, first - 2)
+        if found is None:
+            yield Kill(len(told) + len(stamps), len(told) + len(stamps), not done, False, False)
+            continue
+        back = found.names & gone  # all of them, or none
+        half = len(back) if done else len(back) % len(gone)
+        lost = len(told - found.names) + len(stamps - found.stamps) + half
+        yield Kill(len(told) + len(stamps), lost, not done, continues=found.continues)
+        path.unlink()
+
+
+def _redundant(setup: Setup) -> tuple[Session, int, set[int]]:
+    """A live map at rest with redundant keyframes, since no place is known again; the next step, and their names."""
+    FrameFinder.seen_before = lambda *_: None  # type: ignore[method-assign, assignment]
+    session = Session(setup.config, LOG)
+    session.go_live()
+    for at in count():
+        session.process(setup.frame(at))
+        while session.due:
+            gone = set(in_child(session.work, CULL).removed) if session.due == CULL else set[int]()
+            if gone:
+                return session, at + 1, gone
+            session.work(session.due)
+    raise AssertionError("images do not end")
+
+
 def _seconds(work: Callable[..., object], *arguments: Any) -> float:
     """How long ``work(path, *arguments, say)`` takes after it said: ready."""
     begun: list[float] = []
@@ -436,6 +487,7 @@ PHASES: dict[str, Callable[[Setup, np.random.Generator], Iterator[Kill]]] = {
     "exporting": exporting,
     "loop closing": loop_closing,
     "start": starting,
+    "culling": culling,
 }
 
 

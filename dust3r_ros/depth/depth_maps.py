@@ -78,6 +78,18 @@ class KeyframeDepth:
         """Whether there is an estimate, not just a preview."""
         return bool(self._estimates)
 
+    @property
+    def sources(self) -> set[int]:
+        """The other views of its pairs; none once frozen."""
+        return set(self._estimates) - {_FROZEN}
+
+    def renumber(self, new: np.ndarray) -> None:
+        """View k becomes ``new[k]``, or is gone if that is negative: what came from it stays."""
+        if any(new[source] < 0 for source in self.sources):
+            self.freeze()
+        self._estimates = {int(new[k]) if k >= 0 else k: estimate for k, estimate in self._estimates.items()}
+        self.givers = {int(new[giver]) for giver in self.givers if new[giver] >= 0}
+
     def hand(self, others: Mapping[int, Depth]) -> None:
         """Add what ``others`` know about its pixels; each is used once."""
         new = [self._kept(*found) for other, found in others.items() if other not in self.givers]
@@ -212,6 +224,14 @@ class DepthMaps:
         """Forget the depth of a keyframe."""
         self._keyframes[index] = KeyframeDepth(self._keep)
         self._keyframes[index].touch()
+
+    def renumber(self, new: np.ndarray) -> None:
+        """Keyframe k becomes ``new[k]`` (N,), or is forgotten if that is negative; what it gave to others stays."""
+        kept = {int(new[index]): keyframe for index, keyframe in self._keyframes.items() if new[index] >= 0}
+        self._keyframes.clear()
+        self._keyframes.update(kept)
+        for keyframe in kept.values():
+            keyframe.renumber(new)
 
     def rescale(self, index: int, factor: float) -> None:
         """Multiply the depth of a keyframe by ``factor``."""

@@ -114,6 +114,19 @@ class PairGraph:
         self.connected += [(first + a, first + b) for a, b in other._weights]
         return first
 
+    def renumber(self, new: np.ndarray, cameras: Sequence[str]) -> None:
+        """Keyframe k becomes ``new[k]`` (N,), in the same order, or leaves if that is negative, with its pairs.
+
+        ``cameras``: those of all N.
+        """
+        kept = np.flatnonzero(new >= 0)
+        self._global_descriptors, self._count = self._global_descriptors[kept], len(kept)
+        stay = {(a, b): (int(new[a]), int(new[b])) for a, b in self._weights if min(new[a], new[b]) >= 0}
+        for a, b in self._weights.keys() - stay.keys():
+            self._counts[cameras[a]] -= cameras[a] == cameras[b]
+        self._weights = {stay[pair]: weight for pair, weight in self._weights.items() if pair in stay}
+        self.connected = [stay[pair] for pair in self.connected if pair in stay]
+
     def neighbours(self, index: int) -> list[int]:
         """The keyframes just before, nearest first."""
         return list(range(index - 1, max(-1, index - 1 - self._config.pair_neighbours), -1))

@@ -206,6 +206,11 @@ class MapAdjuster:
         self.waiting.cancel()
         self._loops.scale(scale)
 
+    def renumber(self, new: np.ndarray) -> None:
+        """Keyframe k becomes ``new[k]`` (N,), or leaves if that is negative; nothing is being adjusted."""
+        self.consistency.renumber(new)
+        self._loops.renumber(new)
+
     def calibrate(self, stream: CameraStream) -> None:
         """Adjust the whole map with free focals and lenses, if there are enough keyframes to improve them."""
         wanted = self._schedule.calibration_due

@@ -13,7 +13,7 @@ from dust3r_ros.alignment.processes import each
 from dust3r_ros.features.features import Features, matched
 from dust3r_ros.features.junctions import Junctions, find_junctions, match_junctions
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
-from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.reconstruction import Reconstruction, renumbered
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks, carried, join, no_tracks, shrink
 from dust3r_ros.types import Image
@@ -66,6 +66,10 @@ class JunctionLinks:
         now = _junction_image(stream, gray)
         ids = self._linked(now, sorted(self._images, reverse=True))
         return Tracks(ids, stream.centred(now.junctions.pixels)).select(ids >= 0)
+
+    def renumber(self, new: np.ndarray) -> None:
+        """View k becomes ``new[k]`` (N,), or is forgotten if that is negative."""
+        self._images = renumbered(self._images, new)
 
     def absorb(self, other: JunctionLinks, first_view: int, ids: np.ndarray) -> None:
         """Take the junctions of another map: its first view becomes ``first_view``, its landmark k ``ids[k]``."""
@@ -187,6 +191,10 @@ class Linker:
     def absorb(self, other: Linker, first_view: int, ids: np.ndarray) -> None:
         """Take what another map's keyframes saw last; its first becomes ``first_view``, its landmark k ``ids[k]``."""
         self._junctions.absorb(other._junctions, first_view, ids)
+
+    def renumber(self, new: np.ndarray) -> None:
+        """Keyframe k becomes ``new[k]`` (N,), or leaves if that is negative."""
+        self._junctions.renumber(new)
 
     def _coverage(self, index: int, gray: Image) -> float:
         """The share of the image with features that determine the pose of view ``index``.

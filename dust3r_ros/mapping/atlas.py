@@ -7,7 +7,7 @@ are joined (as in ORB-SLAM3's Atlas, Campos et al., T-RO 2021).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
@@ -16,13 +16,32 @@ from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.loop_closing import Meetings
+from dust3r_ros.mapping.reconstruction import Culled
 from dust3r_ros.mapping.state import MapState, SubmapState
 from dust3r_ros.mapping.submap import Submap
 from dust3r_ros.mapping.trajectory import FrameLog, TrackedImage
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.tracking.front_end import YOUNG
-from dust3r_ros.types import Image, Keyframe
+from dust3r_ros.types import Array, Image, Keyframe
+
+_HEIRS = 64  # culled keyframes for which late poses are accepted
+
+
+@dataclass(frozen=True, eq=False)
+class _Heir:
+    """The keyframe in place of a culled one: its ``name``, ``heir_T_culled`` (4, 4) and both units at that time."""
+
+    name: int
+    heir_T_culled: Array
+    unit: float
+    own_unit: float
+
+    def instead(self, culled_T_c: Array, unit: float) -> tuple[int, Array, float]:
+        """Its name, and a pose relative to the culled one (4, 4), whose unit was ``unit``, relative to it."""
+        relative = culled_T_c.copy()
+        relative[:3, 3] *= self.unit / unit if np.isfinite(self.unit / unit) else 1.0
+        return self.name, self.heir_T_culled @ relative, self.own_unit
 
 
 class AtlasEntry:
@@ -33,6 +52,8 @@ class AtlasEntry:
         self.frames = FrameLog(submap, session, submap.state.pages.keep)
         self.live: bool | None = None  # whether work on the whole map is done in a child; None: offline
         self.changes = 0  # how often keyframes changed
+        self.removals = 0  # how often some were culled
+        self._heirs: dict[int, _Heir] = {}  # of those culled last, by name
         self._restored = False
         self._generation = 0
         self.names: list[int] = []
@@ -81,14 +102,32 @@ class AtlasEntry:
 
     def keep(self, pose: FollowedPose, stream: CameraStream) -> bool:
         """Record a pose found elsewhere, relative to a keyframe; False if no keyframe has that name."""
-        if pose.keyframe not in self.names:
+        name, k_T_c, unit = pose.keyframe, pose.k_T_c, pose.unit
+        while name in self._heirs:  # it was culled meanwhile
+            name, k_T_c, unit = self._heirs[name].instead(k_T_c, unit)
+        if name not in self.names:
             return False
         seen = TrackedImage(pose.stamp_ns, Tracks(pose.ids, pose.pixels), pose.snapshot_ns)
-        self.frames.keep(self.names.index(pose.keyframe), stream, seen, pose.k_T_c, pose.unit)
+        self.frames.keep(self.names.index(name), stream, seen, k_T_c, unit)
         return True
+
+    def follow(self, culled: Culled) -> tuple[int, ...]:
+        """Names and frames follow a removal of keyframes; returns the names of those that left."""
+        self.removals += 1
+        names = [self.name(index) for index in range(len(culled.new))]
+        self.frames.follow(culled)
+        for entry in self.meetings.values():
+            entry.renumber(culled.new)
+        self.names = [name for name, new in zip(names, culled.new, strict=True) if new >= 0]
+        for index, heir_T_culled in culled.heir_T_culled.items():
+            units = float(culled.units[index, 0]), float(culled.units[index, 1])
+            self._heirs[names[index]] = _Heir(self.names[culled.heir[index]], heir_T_culled, *units)
+        self._heirs = dict(list(self._heirs.items())[-_HEIRS:])
+        return tuple(names[index] for index in sorted(culled.heir_T_culled))
 
     def move(self, new_S_old: Similarity) -> None:
         """Move the whole map, keyframes and frames, to other coordinates and another unit."""
+        self._heirs.clear()  # they are in the old unit
         self.submap.move(new_S_old)
         self.frames.rescale(new_S_old.scale)
 

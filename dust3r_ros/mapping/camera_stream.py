@@ -29,6 +29,7 @@ class KeyframeRecord:
     of the tracked image; ``feature_ids``: the landmarks created for them. ``masked`` and ``moving``: which pixels
     (H, W) are left out by the camera's mask and because they move; None: none. ``before``: the
     keyframe at which its camera was before, None for its first; ``visit``: the count of visits when it was made.
+    ``lost``: how many of the landmarks it sees lost their position when others were culled.
     """
 
     stamp_ns: int
@@ -41,6 +42,7 @@ class KeyframeRecord:
     moving: Mask | None = None
     before: int | None = None
     visit: int = 0
+    lost: int = 0
 
     @property
     def left_out(self) -> Mask | None:

@@ -1,19 +1,21 @@
-"""Work that a live landmark map defers, in its order: adjustments of the whole map, then depth."""
+"""Work that a live landmark map defers, in its order: adjustments of the whole map, depth, then culling."""
 
 from __future__ import annotations
 
 from dust3r_ros.mapping.adjustment import MapAdjuster
+from dust3r_ros.mapping.culling import Culling
 from dust3r_ros.mapping.depth_schedule import DepthSchedule
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.submap import Chores
 
-TAKE, BEGIN, PREVIEW, DEPTH = "take", "begin", "preview", "depth"  # kinds of work
+TAKE, BEGIN, PREVIEW, DEPTH, CULL = "take", "begin", "preview", "depth", "cull"  # kinds of work
 
 
 class LandmarkChores(Chores):
     """The deferred work of a landmark map; none unless it is live."""
 
-    def __init__(self, state: Reconstruction, adjuster: MapAdjuster, depth: DepthSchedule) -> None:
+    def __init__(self, state: Reconstruction, adjuster: MapAdjuster, depth: DepthSchedule, culling: Culling) -> None:
+        self._culling = culling
         self._state, self._adjuster, self._depth = state, adjuster, depth
         self._adjustments, self._queue = adjuster.waiting, depth.waiting
 
@@ -34,7 +36,11 @@ class LandmarkChores(Chores):
             return ""  # the adjustment in progress would make it worthless
         if self._queue.depth or self._queue.part_way:
             return DEPTH
-        return BEGIN if self._adjustments.at_rest and not self._adjustments.running else ""
+        if self._adjustments.running:
+            return ""
+        if self._adjustments.at_rest:
+            return BEGIN
+        return CULL if self._state.live and self._culling.due else ""
 
     def work(self, kind: str) -> None:
         if kind == TAKE:
@@ -45,13 +51,15 @@ class LandmarkChores(Chores):
             self._depth.preview()
         elif kind == DEPTH:
             self._depth.some_depth()
+        elif kind == CULL:
+            self._culling.cull()
 
     def settle(self) -> None:
-        """Do all waiting work."""
+        """Do all waiting work except culling, which comes last."""
         self._adjustments.wait()
-        while self.due:
+        while self.due not in ("", CULL):
             self._queue.previews.clear()  # depth itself follows immediately
-            if self.due:
+            if self.due not in ("", CULL):
                 self.work(self.due)
             self._adjustments.wait()
 

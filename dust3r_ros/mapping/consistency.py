@@ -34,6 +34,12 @@ class Consistency:
         asked = slice(None) if views is None else list(views)
         self._shares[asked] = contradicted(sparse, views)[asked]
 
+    def renumber(self, new: np.ndarray) -> None:
+        """Keyframe k becomes ``new[k]`` (N,), in the same order, or leaves if that is negative."""
+        known = np.full(len(new), np.nan)
+        known[: len(self._shares)] = self._shares
+        self._shares = known[new >= 0]
+
     @property
     def worst(self) -> float:
         """The largest share, of some keyframes in a row."""

@@ -79,9 +79,10 @@ class Neighbourhood:
         """
         records, old = self._state.records, self._state.visits - self._state.config.window
         own = [at for at in self._state.sparse.posed() if records[at].stream is camera and records[at].visit <= old]
-        return [index for index in self._facing(w_T_c, own)[:SAME_VIEWS] if self._is_beside(index, camera, w_T_c)]
+        return [index for index in self._facing(w_T_c, own)[:SAME_VIEWS] if self.is_beside(index, camera, w_T_c)]
 
-    def _is_beside(self, index: int, camera: CameraStream, w_T_c: Array) -> bool:
+    def is_beside(self, index: int, camera: CameraStream, w_T_c: Array) -> bool:
+        """Whether a frame of a camera at ``w_T_c`` (4, 4) would be no keyframe beside one of that camera."""
         sparse, config = self._state.sparse, self._state.config
         points = sparse.points[sparse.known(sparse.views[index].seen).ids]
         focal = sparse.intrinsics[camera.index].focal

@@ -12,48 +12,11 @@ from dust3r_ros.depth.depth_maps import DepthMaps, DepthShot, seen_from
 from dust3r_ros.depth.preview import DepthPreview, Posed
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import angle_deg, invert
-from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.depth_sources import depth_sources
+from dust3r_ros.mapping.reconstruction import Reconstruction, renumbered
 from dust3r_ros.mapping.state import KeyframeState, PairGeometry
-from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.timing import StageTimer
 from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
-
-_BEST_DEG = 4.0  # ideal angle between two observations of a landmark: flow still finds it and depth is precise
-
-
-def depth_sources(sparse: SparseMap, view: int, candidates: Sequence[int], count: int) -> list[int]:
-    """The ``count`` most promising of the posed ``candidates`` to pair with a posed ``view``, best first.
-
-    Each landmark that both see counts exp(-ln(angle / 4 degrees)^2 / 2), with the angle at which their
-    rays meet: much overlap, and neither too little parallax nor too much change (after Yao et al.,
-    "MVSNet", ECCV 2018, section 4.1, whose Gaussian is over the angle itself). Ties keep the given
-    order.
-    """
-    known = sparse.known(sparse.views[view].seen).ids
-    scores = [_promise(sparse, view, other, known) for other in candidates]
-    order = sorted(range(len(candidates)), key=lambda at: -scores[at])
-    return [candidates[at] for at in order[:count]]
-
-
-def _promise(sparse: SparseMap, view: int, other: int, known: np.ndarray) -> float:
-    shared = known[np.isin(known, sparse.views[other].seen.ids)]
-    if not len(shared):
-        return 0.0
-    points = sparse.points[shared]
-    angle = np.degrees(_angles(points - _center(sparse, view), points - _center(sparse, other)))
-    return float(np.exp(-0.5 * np.log(np.maximum(angle, 1e-3) / _BEST_DEG) ** 2).sum())
-
-
-def _center(sparse: SparseMap, view: int) -> Array:
-    w_T_c = sparse.views[view].w_T_c
-    assert w_T_c is not None, f"view {view} has no pose"
-    return w_T_c[:3, 3]
-
-
-def _angles(a: Array, b: Array) -> Array:
-    """(N,) radians between directions (N, 3)."""
-    return np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), np.einsum("ni,ni->n", a, b))
-
 
 # How far the geometry of a pair may change before its depth is computed again: direction of translation and
 # rotation (radians), and relative focal. Length alone only scales it.
@@ -100,6 +63,10 @@ class PinholeViews:
         """Restore the lens of an earlier session."""
         self._lenses[index] = lens
 
+    def renumber(self, new: np.ndarray) -> None:
+        """Keyframe k becomes ``new[k]`` (N,), or leaves if that is negative."""
+        self._lenses = renumbered(self._lenses, new)
+
     def take_over(self, other: PinholeViews, first: int) -> None:
         """Take the views of another map, whose keyframes become ``first`` and up."""
         self._lenses |= {first + index: lens for index, lens in other._lenses.items()}
@@ -127,6 +94,12 @@ class UsedPairs:
         for pair in pairs:
             del self.geometry[pair]
             self.order.append(pair)
+
+    def renumber(self, new: np.ndarray) -> None:
+        """Keyframe k becomes ``new[k]`` (N,), or leaves if that is negative, with its pairs."""
+        place = {(a, b): (int(new[a]), int(new[b])) for a, b in [*self.order, *self.geometry]}
+        self.geometry = {place[pair]: found for pair, found in self.geometry.items() if min(place[pair]) >= 0}
+        self.order = [place[pair] for pair in self.order if min(place[pair]) >= 0]
 
     def take_over(self, other: UsedPairs, first: int) -> None:
         """Take the pairs of another map, whose keyframes become ``first`` and up."""
@@ -259,6 +232,15 @@ class Densifier:
         self.pairs.take_over(other.pairs, first)
         for index, ((a, b), geometry) in other.previewed.items():
             self.previewed[first + index] = (first + a, first + b), geometry
+
+    def renumber(self, new: np.ndarray) -> None:
+        """Keyframe k becomes ``new[k]`` (N,), or leaves if that is negative; depth that it gave to others stays."""
+        self.depths.renumber(new)
+        self.views.renumber(new)
+        self.pairs.renumber(new)
+        kept = {k: ((int(new[a]), int(new[k])), then) for k, ((a, _), then) in self.previewed.items() if new[a] >= 0}
+        self.previewed = renumbered(kept, new)
+        self.backend.clear()  # it knows views by their number
 
     def leave_out(self, index: int) -> None:
         """Leave out depth under the mask of a keyframe's camera and on moving objects."""

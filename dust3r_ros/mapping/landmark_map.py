@@ -17,10 +17,12 @@ from dust3r_ros.mapping.association import Linker
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.chores import LandmarkChores
 from dust3r_ros.mapping.covisibility import Neighbourhood
+from dust3r_ros.mapping.culling import Culling
 from dust3r_ros.mapping.depth_schedule import DepthSchedule
 from dust3r_ros.mapping.localization import FrameFinder
 from dust3r_ros.mapping.loop_closing import LoopClosing
 from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.redundancy import Redundancy
 from dust3r_ros.mapping.rig_placement import FocalVotes, RigPlacement
 from dust3r_ros.mapping.saving import LandmarkSaving
 from dust3r_ros.mapping.submap import Submap
@@ -56,7 +58,10 @@ class MapBuilder(Submap):
         self.finder = FrameFinder(self.state, self._links, self._near, focal_votes, self._appearance)
         self._depth = DepthSchedule(self.state, self._near, backend, stage)
         self._adjuster = MapAdjuster(self.state, self._depth, self.finder, self.placement, stage)
-        self.chores = LandmarkChores(self.state, self._adjuster, self._depth)
+        redundancy = Redundancy(self.state, self._near, self._depth.dense, self.placement)
+        parts = (self._depth.dense, self._depth.movers, self._links, self.placement, self._adjuster)
+        self._culling = Culling(self.state, redundancy, parts)
+        self.chores = LandmarkChores(self.state, self._adjuster, self._depth, self._culling)
         self.saving = LandmarkSaving(self.state, self._depth.dense)
         self._broken = False
 
@@ -205,6 +210,7 @@ class MapBuilder(Submap):
         self.chores.settle()  # rebuilt, it needs depth
         self._adjuster.adjust_last()
         self._depth.finish()
+        self._culling.cull(everywhere=True)  # what it saw has had its say
 
 
 def landmark_cloud(sparse: SparseMap, records: Sequence[KeyframeRecord]) -> Cloud:

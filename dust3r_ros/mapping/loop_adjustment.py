@@ -107,6 +107,14 @@ class LoopAdjustment:
         for claim in self._claims:
             claim.loops = [replace(loop, gap=loop.gap.scaled(factor)) for loop in claim.loops]
 
+    def renumber(self, new: np.ndarray) -> None:
+        """Keyframe k becomes ``new[k]`` (N,), or leaves if that is negative, with its loops."""
+        self.gaps = _renumbered(self.gaps, new)
+        for claim in self._claims:
+            known = zip(claim.loops, (_renumbered([loop.gap], new) for loop in claim.loops), strict=True)
+            claim.loops = [replace(loop, gap=gap) for loop, found in known for gap in found]
+        self._claims = [claim for claim in self._claims if claim.loops]
+
     def clear(self) -> None:
         """Forget all: the map was built anew, and gaps are of the map before."""
         self.gaps, self._claims, self._trying = [], [], []
@@ -167,6 +175,16 @@ class LoopAdjustment:
                     edges.append((before, view))
                     before = records[before].before
         return edges
+
+
+def _renumbered(gaps: Sequence[LoopGap], new: np.ndarray) -> list[LoopGap]:
+    """The gaps between keyframes that stay."""
+    ends = [(int(new[gap.first]), int(new[gap.second])) for gap in gaps]
+    return [
+        replace(gap, first=first, second=second)
+        for gap, (first, second) in zip(gaps, ends, strict=True)
+        if min(first, second) >= 0
+    ]
 
 
 def _seam(sparse: SparseMap, gaps: Sequence[LoopGap]) -> list[int]:

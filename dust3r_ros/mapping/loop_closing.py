@@ -117,6 +117,10 @@ class Meetings:
     def __init__(self) -> None:
         self._seen: list[tuple[int, np.ndarray]] = []  # keyframe and its matches
 
+    def renumber(self, new: np.ndarray) -> None:
+        """Keyframe k of the other map becomes ``new[k]`` (N,), or leaves if that is negative, with its matches."""
+        self._seen = [(int(new[at]), found) for at, found in self._seen if new[at] >= 0]
+
     def add(self, index: int, matches: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Add matches (K, 2) of keyframe ``index``; once enough, returns all (M, 2) and the keyframe of each (M,)."""
         if not len(matches):

@@ -228,7 +228,7 @@ class Mapper(MapView):
         self.submap.chores.work(kind)
         if known and self.submap.state.generation != before:
             self.revision += 1
-        return self.news()
+        return replace(self.news(), removed=self._take_culled())
 
     def follow(self, poses: Iterable[FollowedPose]) -> int:
         """Record poses of frames that are not fed: they move with the map, but do not change it.
@@ -249,10 +249,19 @@ class Mapper(MapView):
             removed = self._wake(self._atlas.largest())
         if self.mapping:  # if false, the map is fixed
             self.submap.finish()
+            removed += self._take_culled()
         with self._stage("refine"):
             self._active.frames.find_again()
         self._search.relearn(self._cameras)
         return replace(self.news(), removed=removed)
+
+    def _take_culled(self) -> tuple[int, ...]:
+        """Have names and frames follow the removal of keyframes; returns the names of those that left."""
+        removed: tuple[int, ...] = ()
+        for culled in self.submap.take_culled():
+            removed += self._active.follow(culled)
+            self._search.renumber(culled.new)
+        return removed
 
     def news(self) -> MapUpdate:
         """Changes that came without a frame."""

@@ -11,7 +11,7 @@ from dust3r_ros.depth.moving_objects import Evidence, SparseShot, compare, regio
 from dust3r_ros.geometry.pinhole import center_of, rays
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.mapping.densifier import Densifier
-from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.reconstruction import Reconstruction, renumbered
 from dust3r_ros.types import Array
 
 _SETTLED = 2  # keyframes after which pairs with later ones also give depth
@@ -53,6 +53,13 @@ class Movers:
         self._state.sparse.landmarks.pardon()
         for record in self._state.records:
             record.moving = None
+
+    def renumber(self, new: np.ndarray) -> None:
+        """Keyframe k becomes ``new[k]`` (N,), or leaves if that is negative; what it said about others stays."""
+        self._barred = int(np.count_nonzero(new[: self._barred] >= 0))
+        self._decided = {int(new[index]) for index in self._decided if new[index] >= 0}
+        self._evidence, self._regions = renumbered(self._evidence, new), renumbered(self._regions, new)
+        self._shots = renumbered(self._shots, new)
 
     def look(self, newest: int, sure: bool = True) -> set[int]:
         """Compare the keyframe that settled when ``newest`` came with older ones; returns those with more motion now.

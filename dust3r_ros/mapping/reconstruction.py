@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,10 +17,34 @@ from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.map_merging import Merged, merge_maps
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking.front_end import YOUNG
+from dust3r_ros.types import Array
 
 # Relative standard deviation of a focal by the scatter of the observations alone: its error may be larger.
 TRUSTED = 0.015
 MOST_UNSURE = 60  # keyframes: a focal still uncertain by then is settled at the one that explains them best
+
+
+@dataclass(frozen=True, eq=False)
+class Culled:
+    """A removal of keyframes, N before it.
+
+    ``new`` (N,): the index of each since, -1 for those that left. ``heir`` (N,): the same, with the index of a keyframe
+    that stands in for each that left; ``heir_T_culled`` (4, 4), by the index of such a one before. ``units`` (N, 2):
+    of each before, and its own or its heir's since.
+    """
+
+    new: np.ndarray
+    heir: np.ndarray
+    heir_T_culled: Mapping[int, Array]
+    units: Array
+
+
+_Value = TypeVar("_Value")
+
+
+def renumbered(by_index: Mapping[int, _Value], new: np.ndarray) -> dict[int, _Value]:
+    """What is known of keyframes that stay, by the index ``new[k]`` (N,) of each; it is negative for the others."""
+    return {int(new[index]): value for index, value in by_index.items() if new[index] >= 0}
 
 
 class Reconstruction:
@@ -31,7 +57,8 @@ class Reconstruction:
     calibrated again. ``changed``: keyframes whose pose, depth or image is not what it was when they were last taken;
     whoever changes one enters it there. ``trail``: all keyframes, by when a camera was last there;
     ``visits`` counts how often one was at a keyframe. ``adjusted``: how many keyframes there were when all were
-    adjusted together last.
+    adjusted together last; ``looked``: the visits when redundant ones were last looked for. ``culled``: what was
+    removed, until frames and names follow.
     """
 
     def __init__(self, config: MapperConfig, pages: Pages | None = None) -> None:
@@ -45,7 +72,8 @@ class Reconstruction:
         self.generation = 0
         self.changed: set[int] = set()
         self.trail: list[int] = []
-        self.visits = self.adjusted = 0
+        self.visits = self.adjusted = self.looked = 0
+        self.culled: list[Culled] = []
 
     def append(self, record: KeyframeRecord) -> None:
         """A new keyframe; its camera was at the one that it last visited."""
@@ -67,6 +95,24 @@ class Reconstruction:
         """The keyframe at which a camera was last, of those older than ``before``; None where there is none."""
         end = len(self.records) if before is None else before
         return next((at for at in reversed(self.trail) if at < end and self.records[at].stream is camera), None)
+
+    def renumber(self, new: np.ndarray) -> None:
+        """Keyframe k becomes ``new[k]`` (N,), in the same order, or leaves if that is negative, with what only it sees.
+
+        A camera that was at one that left was at the one before it.
+        """
+        for record in self.records:
+            while record.before is not None and new[record.before] < 0:
+                record.before = self.records[record.before].before
+        self.graph.renumber(new, [record.stream.name for record in self.records])
+        lost = self.sparse.remove(set(np.flatnonzero(new < 0).tolist()))
+        self.records = [record for index, record in enumerate(self.records) if new[index] >= 0]
+        for record, view in zip(self.records, self.sparse.views, strict=True):
+            record.before = None if record.before is None else int(new[record.before])
+            record.lost += int(np.count_nonzero(np.isin(view.seen.ids, lost)))
+        self.trail = [int(new[index]) for index in self.trail if new[index] >= 0]
+        self.changed = {int(new[index]) for index in self.changed if new[index] >= 0}
+        self.adjusted = int(np.count_nonzero(new[: self.adjusted] >= 0))
 
     def absorb(self, other: Reconstruction, own_S_other: Similarity, matches: np.ndarray) -> Merged:
         """Take another one in and merge landmarks ``matches`` (M, 2), own and other's. Its keyframes come last."""

@@ -99,6 +99,10 @@ class Search:
             self._rig.located(camera, stamp_ns, w_T_c)
         self._report(submap, camera)
 
+    def renumber(self, new: np.ndarray) -> None:
+        """Keyframe k of the active map becomes ``new[k]`` (N,), or leaves if that is negative."""
+        self._untold = [(int(new[entry[0]]), *entry[1:]) for entry in self._untold if new[entry[0]] >= 0]
+
     def _report(self, submap: Submap, camera: str) -> None:
         """Report keyframes' poses by the rig once another camera has a newer frame: ``camera`` just sent one."""
         waiting = self._untold

@@ -256,6 +256,15 @@ class RigPlacement(Placement):
         shared = np.intersect1d(np.concatenate(own), np.concatenate(rest))
         return int(known[shared].sum()) < _TIED
 
+    @property
+    def ties(self) -> set[int]:
+        """Keyframes whose place was reported by the rig, and those relative to which it was."""
+        return {*self._reported, *(at for at, _ in self._reported.values())}
+
+    def renumber(self, new: np.ndarray) -> None:
+        """Keyframe k becomes ``new[k]`` (N,), or leaves if that is negative, which no tie may."""
+        self._reported = {int(new[k]): (int(new[at]), at_T_k) for k, (at, at_T_k) in self._reported.items()}
+
     def views(self) -> list[int]:
         """Keyframes that ``anchor`` may move."""
         cameras = {self.state.sparse.views[view].camera for view in self._reported}

@@ -15,7 +15,7 @@ from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream
-from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.reconstruction import Culled, Reconstruction
 from dust3r_ros.mapping.state import LiveSubmap, SubmapState
 from dust3r_ros.sparse.consistency import Doubt
 from dust3r_ros.sparse.landmarks import Intrinsics
@@ -160,10 +160,9 @@ class Submap(ABC):
     def positions(self, ids: np.ndarray) -> Array:
         """(K, 3) positions in the map of what frames follow, by ids; NaN where unknown."""
 
-    def drift(self, index: int, tracks: Tracks) -> Array:
-        """(N, 2) drift of corners ``tracks`` in keyframe ``index``, pixels; NaN where unknown."""
-        w_T_c, intrinsics = self.pose(index), self.intrinsics[self.state.records[index].stream.index]
-        assert w_T_c is not None, f"keyframe {index} has no pose"
+    def drift(self, stream: CameraStream, w_T_c: Array, tracks: Tracks) -> Array:
+        """(N, 2) drift of corners ``tracks`` in an image of a camera at ``w_T_c`` (4, 4), pixels; NaN where unknown."""
+        intrinsics = self.intrinsics[stream.index]
         seen = project(transform(invert(w_T_c), self.positions(tracks.ids)), intrinsics.focal, (0.0, 0.0))
         return intrinsics.lens.ideal(tracks.pixels) - seen
 
@@ -226,6 +225,11 @@ class Submap(ABC):
             self.state.records[index].version += 1
         return tuple(self.keyframe(index) for index in indices)
 
+    def take_culled(self) -> list[Culled]:
+        """The removals of keyframes since the last call, in order; the map's frames and names must follow."""
+        found, self.state.culled = self.state.culled, []
+        return found
+
     def mark_all(self) -> None:
         """Mark every keyframe as changed."""
         self.state.changed |= set(self.posed())
@@ -236,7 +240,7 @@ class Submap(ABC):
         self.intrinsics = list(state.intrinsics)
         self.state.generation = int(state.facts["generation"])
         self.state.initialised = bool(state.facts["initialised"])
-        self.state.adjusted = len(self.state.records)
+        self.state.adjusted, self.state.looked = len(self.state.records), self.state.visits
         self.mark_all()
 
     # Merging two maps of a kind

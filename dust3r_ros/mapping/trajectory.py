@@ -13,6 +13,7 @@ import numpy as np
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.reconstruction import Culled
 from dust3r_ros.mapping.state import FrameState
 from dust3r_ros.mapping.submap import Finder
 from dust3r_ros.tracking import Tracks
@@ -130,8 +131,8 @@ class Keyframes(Protocol):
     def unit(self, index: int) -> float:
         """A length that scales with the surroundings of a keyframe; NaN while unknown."""
 
-    def drift(self, index: int, tracks: Tracks) -> Array:
-        """(N, 2) drift of corners in a keyframe, pixels; NaN where unknown."""
+    def drift(self, stream: CameraStream, w_T_c: Array, tracks: Tracks) -> Array:
+        """(N, 2) drift of corners in an image of a camera at ``w_T_c`` (4, 4), pixels; NaN where unknown."""
 
     @property
     def finder(self) -> Finder:
@@ -163,7 +164,7 @@ class FrameLog:
 
     def add_keyframe(self, index: int, stream: CameraStream, seen: TrackedImage) -> None:
         """Add a frame that became keyframe ``index``; ``seen``: the corners followed into it."""
-        self._seen_in_keyframes.append((index, stream, seen))
+        self._seen_in_keyframes.append((len(self), stream, seen))
         self._append(FrameState(seen.stamp_ns, stream.name, index, np.eye(4), float("nan"), self._session))
 
     def add(self, reference: int, stream: CameraStream, seen: TrackedImage, found: PnpResult | None) -> None:
@@ -180,9 +181,10 @@ class FrameLog:
         """Locate the newest frames again after the map was rebuilt or refined."""
         self.rewritten += 1
         drifts: dict[str, list[Drift]] = {}
-        for index, stream, seen in self._seen_in_keyframes:
-            if self._keyframes.pose(index) is not None:
-                off = self._keyframes.drift(index, seen.tracks)
+        for at, stream, seen in self._seen_in_keyframes:  # culled ones too, which are where they were beside others
+            row = self._rows[at]
+            if self._keyframes.pose(int(row["keyframe"][0])) is not None:
+                off = self._keyframes.drift(stream, self._poses(row)[0], seen.tracks)
                 drifts.setdefault(stream.name, []).append(Drift(seen.stamp_ns, seen.tracks.ids, off))
         for at, stream, seen in self._seen:
             row = self._rows[at]
@@ -246,6 +248,16 @@ class FrameLog:
         for _, frame in other.since(0, -1):
             self._append(replace(frame, keyframe=first + frame.keyframe))
 
+    def follow(self, culled: Culled) -> None:
+        """Keyframes left the map: frames relative to one are now relative to its heir. No pose changes."""
+        self.rewritten += 1
+        for block in self._rows.blocks():
+            _rebase(block, culled, self.rewritten)
+        located = Counter[int]()
+        for index, count in self._located.items():
+            located[int(culled.heir[index])] += count
+        self._located = located
+
     def rescale(self, factor: float) -> None:
         """The unit of length shrank by ``factor``, for frames and keyframes alike."""
         self.rewritten += 1
@@ -297,6 +309,24 @@ class FrameLog:
             factors = units[which] / rows["unit"] if len(rows) else np.zeros(0)
         relative[:, :3, 3] *= np.where(np.isfinite(factors), factors, 1.0)[:, None]
         return np.stack(w_T_r)[which] @ relative if len(rows) else relative
+
+
+def _rebase(rows: np.ndarray, culled: Culled, rewritten: int) -> None:
+    """Make rows relative to the heirs of keyframes that left; those changed thereby are marked ``rewritten``."""
+    keyframe, (before, since) = rows["keyframe"].copy(), culled.units.T
+    left = culled.new[keyframe] < 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        grown, unit = before[keyframe] / rows["unit"], rows["unit"] * (since / before)[keyframe]
+    relative = _whole(rows["pose"])
+    relative[:, :3, 3] *= np.where(np.isfinite(grown), grown, 1.0)[:, None]
+    for index, heir_T_culled in culled.heir_T_culled.items():
+        own = keyframe == index
+        rows["pose"][own] = (heir_T_culled @ relative[own])[:, :3]
+        rows["unit"][own] = since[index]
+    stretched = ~left & np.isfinite(unit) & (unit != rows["unit"])
+    rows["unit"][stretched] = unit[stretched]
+    rows["keyframe"] = culled.heir[keyframe]
+    rows["changed"][left | stretched] = rewritten
 
 
 def _located(rows: np.ndarray) -> np.ndarray:

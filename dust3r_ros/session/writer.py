@@ -93,7 +93,7 @@ class Keeper:
         self, live: Callable[[], LiveMap], update: MapUpdate | None, settings: Callable[[], Mapping[str, Any]]
     ) -> None:
         """Write the map after an update; None: after any change."""
-        changed = update is None or update.keyframe is not None or bool(update.changed)
+        changed = update is None or update.keyframe is not None or bool(update.changed or update.removed)
         if self._journal is None and self._open_journal is not None and changed:
             self.renew()  # it could not be opened before
         if self._journal is not None and self._journal.moved:

@@ -65,6 +65,20 @@ class SparseMap:
         self.views.append(SparseView(camera, w_T_c, seen, first_id=len(self.points)))
         return len(self.views) - 1
 
+    def remove(self, views: Collection[int]) -> np.ndarray:
+        """Remove views; later ones move up. Landmarks that fewer than two posed views still see lose their position.
+
+        Returns these (K,), sorted.
+        """
+        ids = different([self.views[view].seen.ids for view in views])
+        self.views = [view for index, view in enumerate(self.views) if index not in views]
+        count = np.zeros(len(self.points), np.int64)
+        for view in self.posed():
+            count[self.views[view].seen.unique().ids] += 1
+        lost = ids[(count[ids] < 2) & self.positioned[ids]]
+        self.points[lost] = np.nan
+        return lost
+
     def around(self, views: Iterable[int], ids: np.ndarray) -> list[int]:
         """The posed views among ``views`` and those likely to see landmarks ``ids``, in order.
 

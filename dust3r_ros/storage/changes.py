@@ -39,7 +39,8 @@ class WrittenKeyframe:
         old = self.trace
         return (
             old is not None
-            and self.same_observations(trace, map_id, place)
+            and self.same_observations(trace, map_id)
+            and self.place == place
             and old.record is trace.record
             and old.version == trace.version
             and old.pixels is trace.pixels
@@ -48,15 +49,10 @@ class WrittenKeyframe:
             and old.pose == trace.pose
         )
 
-    def same_observations(self, trace: Trace, map_id: int, place: int) -> bool:
+    def same_observations(self, trace: Trace, map_id: int) -> bool:
         """Whether the keyframe's observations are unchanged since."""
         old = self.trace
-        return (
-            old is not None
-            and old.seen is trace.seen
-            and old.pruned is trace.pruned
-            and (self.map_id, self.place) == (map_id, place)
-        )
+        return old is not None and old.seen is trace.seen and old.pruned is trace.pruned and self.map_id == map_id
 
     def of(self, trace: Trace, k: KeyframeState) -> bool:
         """Whether it is this keyframe, and not an earlier one with the same number."""
@@ -72,6 +68,7 @@ class WrittenMap:
     map_id: int
     count: int = 0  # of frames
     rewritten: int = -1
+    removals: int = 0
     merges: int = -1
     landmarks: int = 0
     connected: int = 0
@@ -124,7 +121,7 @@ class Changes:
         self._signature = (
             live.revision,
             *(
-                (id(s), len(s.submap), s.changes, s.submap.state.generation, s.submap.initialised)
+                (id(s), len(s.submap), s.changes, s.removals, s.submap.state.generation, s.submap.initialised)
                 for s in self._entries
             ),
         )
@@ -156,6 +153,8 @@ class Changes:
         self._drop_what_is_gone()
         for place, entry in enumerate(self._entries):
             known = self._now.maps[entry]
+            if known.removals != entry.removals:  # the lists of edges and pairs are others now
+                known.connected, known.paired, known.removals = 0, min(known.paired, 0), entry.removals
             self._write_keyframes(entry, known)
             self._write_edges(entry, known)
             self._write_aliases(entry, known)
@@ -218,7 +217,7 @@ class Changes:
         if before is None:
             rows.put(self._base, "images", rows.image_row(number, k))
         scale, growth = self._write_depth(number, trace, k, before)
-        if before is None or not before.same_observations(trace, known.map_id, place):
+        if before is None or not before.same_observations(trace, known.map_id):
             anew = before is None or (before.map_id != known.map_id and before.trace is not None)
             write_observations(self._base, number, k, entry.submap.saving.resolved, anew)
         if k.sampled is not None:

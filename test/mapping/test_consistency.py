@@ -47,6 +47,17 @@ def test_what_was_adjusted_is_asked_again(state: Reconstruction) -> None:
     assert consistency.doubt is None and consistency.worst < 0.01
 
 
+def test_it_follows_the_numbers_of_keyframes(state: Reconstruction) -> None:
+    """The first four are culled, and the newest was not asked yet."""
+    consistency = Consistency(state)
+    consistency.renew()
+    before = consistency.doubt
+    consistency.renumber(np.arange(-4, 37))
+    doubt = consistency.doubt
+    assert before is not None and doubt is not None
+    assert (doubt.first, doubt.last, doubt.share) == (before.first - 4, before.last - 4, before.share)
+
+
 def test_a_stretch_is_tried_again_when_the_map_has_grown(state: Reconstruction) -> None:
     consistency, records = Consistency(state), state.records
     state.records = records[:20]

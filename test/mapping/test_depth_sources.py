@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dust3r_ros.geometry.rigid import pose
-from dust3r_ros.mapping.densifier import depth_sources
+from dust3r_ros.mapping.depth_sources import depth_sources
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks
 

@@ -66,6 +66,19 @@ def test_places_that_look_alike_are_not_joined_however_often() -> None:
     assert np.nanmax(contradicted(walk.sparse)) < 0.1, "the map is as it was"
 
 
+def test_a_claim_follows_the_numbers_of_keyframes() -> None:
+    """Keyframes 20 and, later, 0 are culled; with an end of its loop, a claim goes."""
+    walk = unlinked(ring(COUNT, 3e-3))
+    loops, loop = loops_of(walk), claimed(walk, 0, COUNT - 1, PAIRS)
+    loops.claim([loop])
+    loops.gaps = [loop.gap]
+    loops.renumber(np.where(np.arange(COUNT) == 20, -1, np.arange(COUNT) - (np.arange(COUNT) > 20)))
+    assert (loops.gaps[0].first, loops.gaps[0].second) == (0, COUNT - 2)
+    assert [(claim.loops[0].gap.first, claim.loops[0].gap.second) for claim in loops._claims] == [(0, COUNT - 2)]
+    loops.renumber(np.arange(-1, COUNT - 2))
+    assert not loops.gaps and not loops._claims
+
+
 def test_a_claim_follows_the_unit_of_the_map() -> None:
     walk = unlinked(ring(COUNT, 3e-3))
     loops, loop = loops_of(walk), claimed(walk, 0, COUNT - 1, PAIRS)

@@ -57,7 +57,7 @@ class Keyframes:
     def unit(self, index: int) -> float:
         return self.units[index]
 
-    def drift(self, index: int, tracks: Tracks) -> Array:
+    def drift(self, stream: CameraStream, w_T_c: Array, tracks: Tracks) -> Array:
         return self.off * np.ones_like(tracks.pixels)
 
     @property
