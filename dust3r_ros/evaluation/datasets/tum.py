@@ -38,7 +38,7 @@ _BONN = Calibration(
     (0.039903, -0.099343, -0.000730, -0.000144, 0.0),
 )
 # The page's two matrices: a pose T of groundtruth.txt places points of the camera at ros^-1 T ros marker_T_c in the
-# world. marker_T_c was fitted with a scale, which is left out here: see ``_of_marker``.
+# world. marker_T_c was fitted with a scale, which is left out here: see ``bonn_pose``.
 _ROS = np.array([[-1.0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
 _MARKER = np.array(
     [
@@ -111,7 +111,7 @@ def _camera(folder: Path) -> Calibration | None:
     return Calibration(*SIZE, *pinhole, "plumb_bob", lens)
 
 
-def _of_marker(T: Array) -> Array:
+def bonn_pose(T: Array) -> Array:
     """``w_T_c`` of a pose of groundtruth.txt, in the motion capture's unit of length.
 
     By the page's matrix, lengths in the depth images are 1.059 times too short in comparison.
@@ -125,7 +125,7 @@ def _of_marker(T: Array) -> Array:
 def read_bonn(path: Path) -> Iterator[Recording]:
     """Sequences of BONN, found as those of TUM."""
     for folder in reading.folders(path, "rgb.txt"):
-        yield Recording(folder.name, BONN.name, listed(folder, _BONN, _of_marker), scene=folder.name)
+        yield Recording(folder.name, BONN.name, listed(folder, _BONN, bonn_pose), scene=folder.name)
 
 
 TUM = Dataset(
