@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -16,11 +17,17 @@ import kept
 import threads
 
 threads.limit()
+# Modules are compiled once, whatever is set: not in each of the hundred processes that a run starts.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # Tests of these folders and files take longest; begun first, none is left alone at the end.
-SLOW = ("test/node/", "test/test_colcon.py", "test/evaluation/", "test/cli/", "test/mapping/", "test/session/")
+SLOW = (
+    "test/node/", "test/test_colcon.py", "test/training/gpu_day/", "test/benchmarks/", "test/evaluation/", "test/cli/",
+    "test/mapping/", "test/session/", "test/storage/",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,6 +107,8 @@ def _is_for_type_checker(node: ast.AST) -> bool:
 
 def _walk(node: ast.AST, path: Path, at_start: bool) -> Iterator[Import]:
     for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):
+            continue  # no import is part of one
         if isinstance(child, (ast.Import, ast.ImportFrom)):
             for name in _names(child, path):
                 yield Import(path.relative_to(PACKAGE).as_posix(), child.lineno, name, at_start)
@@ -113,7 +116,9 @@ def _walk(node: ast.AST, path: Path, at_start: bool) -> Iterator[Import]:
         yield from _walk(child, path, at_start and not later)
 
 
-IMPORTS = [found for path in SOURCES for found in _walk(ast.parse(path.read_text(encoding="utf-8")), path, True)]
+@lru_cache(maxsize=1)
+def _imports() -> list[Import]:
+    return [found for path in SOURCES for found in _walk(ast.parse(path.read_text(encoding="utf-8")), path, True)]
 
 
 def _part(module: str) -> str:
@@ -123,7 +128,7 @@ def _part(module: str) -> str:
 
 def _own() -> Iterator[tuple[Import, str, str]]:
     """Imports of the package's own parts by each other: the import, who, whom."""
-    for found in IMPORTS:
+    for found in _imports():
         if found.module.startswith("dust3r_ros.") and found.path != "__init__.py":
             who, whom = _part(found.path), _part(found.module)
             if whom not in ("msg", "srv", who):
@@ -132,8 +137,8 @@ def _own() -> Iterator[tuple[Import, str, str]]:
 
 def test_the_walk_sees_imports_of_every_kind() -> None:
     """Guards the tests below against an empty walk."""
-    assert any(found.module == "numpy" and found.at_start for found in IMPORTS)
-    assert any(found.module == "torch" and not found.at_start for found in IMPORTS)
+    assert any(found.module == "numpy" and found.at_start for found in _imports())
+    assert any(found.module == "torch" and not found.at_start for found in _imports())
     assert {"mapping", "node", "cli", "io"} <= {who for _, who, _ in _own()}
 
 
@@ -150,7 +155,7 @@ def test_arrows_point_down() -> None:
 def test_no_import_cycle() -> None:
     """Late imports count, too: modules that need each other are one idea."""
     graph = {module: set[str]() for module in MODULES}
-    for found in IMPORTS:
+    for found in _imports():
         if found.module in MODULES:
             graph[_module_of(PACKAGE / found.path)].add(found.module)
     while leaves := [module for module, needs in graph.items() if not needs & graph.keys()]:
@@ -163,7 +168,7 @@ def test_only_the_node_knows_ros() -> None:
     def is_ros(module: str) -> bool:
         return module.split(".")[0].endswith("_msgs") or any(f"{module}.".startswith(f"{name}.") for name in ROS)
 
-    seen = [found for found in IMPORTS if is_ros(found.module)]
+    seen = [found for found in _imports() if is_ros(found.module)]
     assert any(found.module == "rclpy" for found in seen)
     assert [str(found) for found in seen if not found.path.startswith("node/")] == []
 
@@ -171,11 +176,13 @@ def test_only_the_node_knows_ros() -> None:
 def test_only_the_mapper_knows_the_kinds_of_map() -> None:
     """All others see a ``Submap``."""
     kinds = ("dust3r_ros.mapping.landmark_map", "dust3r_ros.mapping.pointmap_map")
-    assert {found.path for found in IMPORTS if found.module in kinds} == {"mapping/mapper.py"}
+    assert {found.path for found in _imports() if found.module in kinds} == {"mapping/mapper.py"}
 
 
 def test_torch_stays_in_its_homes() -> None:
-    seen = [found for found in IMPORTS if found.module.split(".")[0] in ("torch", "torchvision", "timm", "safetensors")]
+    seen = [
+        found for found in _imports() if found.module.split(".")[0] in ("torch", "torchvision", "timm", "safetensors")
+    ]
     assert any(found.path.startswith("network/") for found in seen)
     assert [str(found) for found in seen if not found.path.startswith(TORCH_HOMES)] == []
 

@@ -7,6 +7,7 @@ parameter is the depth z, and every dot product with a fixed vector is a linear 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -41,21 +42,25 @@ class RayGrid:
         """(H, W) squared length of every ray."""
         return (self.x * self.x + 1) + (self.y * self.y)[:, None]
 
-    def window(self, corners: Array) -> tuple[slice, slice] | None:
-        """Rows and columns that can see the convex hull of ``corners`` (N, 3); None when none can."""
+    def windows(self, corners: Array) -> Iterator[tuple[int, tuple[slice, slice]]]:
+        """The convex hulls of ``corners`` (M, N, 3) that can be seen, by number, each with its rows and columns."""
         local = (corners - self.origin) @ self.rotation
-        if local[:, 2].max() <= NEAR:
-            return None
-        if local[:, 2].min() <= NEAR:
-            return slice(0, len(self.y)), slice(0, len(self.x))
-        xy = local[:, :2] / local[:, 2:]
-        low, high = xy.min(axis=0), xy.max(axis=0)
-        columns, rows = _covered(self.x, low[0], high[0]), _covered(self.y, low[1], high[1])
-        return (rows, columns) if rows.start < rows.stop and columns.start < columns.stop else None
+        z = local[..., 2]
+        ahead = z.min(axis=1) > NEAR
+        with np.errstate(divide="ignore", invalid="ignore"):
+            xy = local[..., :2] / z[..., None]
+        low, high = xy.min(axis=1), xy.max(axis=1)
+        left, right = _covered(self.x, low[:, 0], high[:, 0], ahead)
+        top, bottom = _covered(self.y, low[:, 1], high[:, 1], ahead)
+        seen = (z.max(axis=1) > NEAR) & (left < right) & (top < bottom)
+        for index in np.flatnonzero(seen).tolist():
+            yield index, (slice(int(top[index]), int(bottom[index])), slice(int(left[index]), int(right[index])))
 
 
-def _covered(grid: Array32, low: float, high: float) -> slice:
-    return slice(int(grid.searchsorted(low)), int(grid.searchsorted(high, side="right")))
+def _covered(grid: Array32, low: Array, high: Array, ahead: NDArray[np.bool_]) -> tuple[NDArray[np.intp], ...]:
+    """First and last + 1 of the grid between ``low`` and ``high`` (M,); all of it for what is not ``ahead``."""
+    first, last = grid.searchsorted(low), grid.searchsorted(high, side="right")
+    return np.where(ahead, first, 0), np.where(ahead, last, len(grid))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +87,8 @@ class Surface(Protocol):
     def corners(self) -> Array:
         """(N, 3) points whose convex hull holds the surface."""
 
-    def cast(self, rays: RayGrid) -> Hit:
-        """The nearest outer side along every ray."""
+    def cast(self, rays: RayGrid) -> Hit | None:
+        """The nearest outer side along every ray; None if all of it is turned away."""
 
     def points(self, u: Array, v: Array) -> tuple[Array, Array]:
         """Points and outward unit normals (N, 3) at texture coordinates (N,)."""
@@ -124,13 +129,12 @@ class Panel:
         across, along = self.right * self.width, self.down * self.height
         return np.stack([self.corner, self.corner + across, self.corner + along, self.corner + across + along])
 
-    def cast(self, rays: RayGrid) -> Hit:
+    def cast(self, rays: RayGrid) -> Hit | None:
         """Plane intersection; rays from behind miss."""
         offset = rays.origin - self.corner
         above = np.float32(offset @ self.normal)
         if above <= 0:
-            nothing = np.full((len(rays.y), len(rays.x)), np.inf, np.float32)
-            return Hit(nothing, nothing, nothing, nothing)
+            return None
         toward = -rays.dot(self.normal)
         with np.errstate(divide="ignore", invalid="ignore"):
             depth = above / toward

@@ -29,22 +29,30 @@ class Texture:
         """Density of the finest level."""
         return self.levels[0].shape[1] / self.width
 
+    def level(self, footprint: Array32) -> Array32:
+        """The level (N,) of the pyramid, between two of its pictures, whose texels are as wide as ``footprint``."""
+        level = np.log2(np.maximum(footprint * self.texels_per_metre, 1.0))
+        return np.minimum(level, len(self.levels) - 1).astype(np.float32)
+
     def sample(self, u: Array32, v: Array32, footprint: Array32) -> Array32:
         """Colours (N, 3) float32 at (u right, v down) metres, averaged over ``footprint`` (N,) metres.
 
         The two pyramid levels that bracket the footprint are blended (Williams, "Pyramidal
         parametrics", 1983).
         """
-        last = len(self.levels) - 1
-        level = np.log2(np.maximum(footprint * self.texels_per_metre, 1.0))
-        level = np.minimum(level, last).astype(np.float32)
-        colors = np.zeros((len(u), 3), np.float32)
-        for index in range(int(level.min()), min(int(np.ceil(level.max())), last) + 1):
-            weight = 1.0 - np.abs(level - index)
-            chosen = np.flatnonzero(weight > 0)
-            if len(chosen):
-                picked = self._bilinear(index, u[chosen], v[chosen])
-                colors[chosen] += weight[chosen, None] * picked
+        level = self.level(footprint)
+        finer = level.astype(np.int16)
+        colors = np.empty((len(u), 3), np.float32)
+        for index in np.unique(finer):
+            chosen = np.flatnonzero(finer == index)
+            colors[chosen] = self.blend(int(index), level[chosen], u[chosen], v[chosen])
+        return colors
+
+    def blend(self, finer: int, level: Array32, u: Array32, v: Array32) -> Array32:
+        """Colours (N, 3) float32 of samples whose ``level`` lies between ``finer`` and the next."""
+        colors = (1.0 - (level - finer))[:, None] * self._bilinear(finer, u, v)
+        if finer + 1 < len(self.levels):
+            colors += (1.0 - (finer + 1 - level))[:, None] * self._bilinear(finer + 1, u, v)
         return colors
 
     def _bilinear(self, index: int, u: Array32, v: Array32) -> Image:

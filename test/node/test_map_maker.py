@@ -14,12 +14,12 @@ from dust3r_ros.backends import make_backend
 from dust3r_ros.config import MapperConfig, NodeConfig
 from dust3r_ros.errors import BackendError
 from dust3r_ros.node.map_maker import LOG, Audience, MapMaker, Setting
+from dust3r_ros.scenes.sequence import FOCAL_PER_WIDTH
 from dust3r_ros.session import session
 from dust3r_ros.tracking.exchange import KeyframeRequest
 from dust3r_ros.types import Frame, TrackingState
 
-SEQUENCE = walk("orbit", 24)
-CONFIG = replace(SMALL, focal=SEQUENCE.focal, working_size=96)
+CONFIG = replace(SMALL, focal=FOCAL_PER_WIDTH * 240, working_size=96)
 AUDIENCE = Audience(live={"map_stride": 2, "map_max_points": 10**6, "min_confidence": 1.5})
 MEMORY = BackendError("2 images do not fit into memory; lower 'working_size'")
 GONE = RuntimeError("CUDA error: device-side assert triggered")
@@ -54,9 +54,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Made:
 
 
 def take(maker: MapMaker, index: int) -> Any:
-    return maker.take(
-        KeyframeRequest(Frame(int(SEQUENCE.stamps_ns[index]), "camera", SEQUENCE.images[index])), "f", AUDIENCE
-    )
+    sequence = walk("orbit", 24)
+    frame = Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index])
+    return maker.take(KeyframeRequest(frame), "f", AUDIENCE)
 
 
 def errors(sent: list[tuple[str, Any]]) -> list[str]:

@@ -27,7 +27,7 @@ SHIFT = 8
 
 @pytest.fixture(scope="module")
 def keyframes() -> list[Keyframe]:
-    return true_keyframes(room_walk())
+    return true_keyframes(room_walk())[::4]
 
 
 @pytest.fixture(scope="module")

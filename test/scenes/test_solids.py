@@ -22,7 +22,8 @@ def first_hit(solid: Solid, point: np.ndarray, lamp: np.ndarray) -> bool:
     T = look_at(point, lamp)
     ray = RayGrid(point, T[:3, :3], np.zeros(1, np.float32), np.zeros(1, np.float32))
     distance = np.linalg.norm(lamp - point)
-    return any(surface.cast(ray).depth[0, 0] < distance for surface, _ in solid.surfaces())
+    hits = [surface.cast(ray) for surface, _ in solid.surfaces()]
+    return any(hit is not None and hit.depth[0, 0] < distance for hit in hits)
 
 
 @pytest.mark.parametrize("solid", SOLIDS, ids=lambda solid: type(solid).__name__)

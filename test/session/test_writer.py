@@ -15,13 +15,14 @@ import pytest
 from sequences import SMALL, walk
 
 from dust3r_ros.errors import OutputError
+from dust3r_ros.scenes.sequence import FOCAL_PER_WIDTH
 from dust3r_ros.session.session import Session, begin
 from dust3r_ros.storage.journal import BEFORE
 from dust3r_ros.storage.saved_map import load_map, save_map
 from dust3r_ros.types import Frame, TrackingState
 
 FRAMES = (12, 18, 24)  # before the fault, until it ends, after it
-CONFIG = replace(SMALL, dense=False, focal=walk("orbit").focal)
+CONFIG = replace(SMALL, dense=False, focal=FOCAL_PER_WIDTH * 240)
 LOG = logging.getLogger("writer")
 
 

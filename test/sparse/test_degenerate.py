@@ -10,8 +10,7 @@ import pytest
 from pairs import PairProblem, errors, pair_problem
 from scipy.spatial.transform import Rotation
 
-from dust3r_ros.alignment import Alignment, align
-from dust3r_ros.alignment.batch.components import align_parts
+from dust3r_ros.alignment import Alignment, align, align_parts
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.geometry.pinhole import unproject
 from dust3r_ros.types import Array32, PairPrediction

@@ -14,7 +14,8 @@ from scipy.io import savemat
 from spots import numbers, quaternion, write, write_image, write_png16
 
 from dust3r_ros.cloud.cloud import Cloud
-from dust3r_ros.evaluation.datasets import bonn, icl_nuim
+from dust3r_ros.evaluation.datasets import icl_nuim
+from dust3r_ros.evaluation.datasets.tum import _ROS, bonn_pose
 from dust3r_ros.geometry.pinhole import unproject
 from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.products.ply import write_ply
@@ -57,8 +58,8 @@ def tum(s: RenderedSequence, root: Path) -> None:
 
 
 def write_bonn(s: RenderedSequence, root: Path) -> None:
-    camera_T_written = bonn.camera_pose(np.eye(4))  # ros^-1 T ros marker_T_c of T = 1
-    ros = bonn._ROS
+    camera_T_written = bonn_pose(np.eye(4))  # ros^-1 T ros marker_T_c of T = 1
+    ros = _ROS
     marker_T_c = camera_T_written  # ros^-1 ros is 1
     write_listed(s, root / "rgbd_bonn_room", lambda T: ros @ T @ np.linalg.inv(marker_T_c) @ ros.T)
 

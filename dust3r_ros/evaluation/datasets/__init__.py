@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.evaluation.datasets import (
-    bonn,
     cambridge,
     co3d,
     ddad,
     dtu,
     euroc,
     icl_nuim,
-    kitti_depth,
-    kitti_odometry,
+    kitti,
     nyu,
     realestate10k,
     scannet,
@@ -23,11 +21,14 @@ from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, View
 
 __all__ = ["DATASETS", "Dataset", "Recording", "View", "named"]
 
-_READERS = (
-    tum, seven_scenes, euroc, icl_nuim, scannet, cambridge, co3d, realestate10k, nyu, bonn, kitti_odometry, kitti_depth,
-    ddad, dtu,
-)  # fmt: skip
-DATASETS: dict[str, Dataset] = {module.DATASET.name: module.DATASET for module in _READERS}
+DATASETS: dict[str, Dataset] = {
+    dataset.name: dataset
+    for dataset in (
+        tum.TUM, seven_scenes.DATASET, euroc.DATASET, icl_nuim.DATASET, scannet.DATASET, cambridge.DATASET,
+        co3d.DATASET, realestate10k.DATASET, nyu.DATASET, tum.BONN, kitti.ODOMETRY, kitti.DEPTH, ddad.DATASET,
+        dtu.DATASET,
+    )
+}  # fmt: skip
 
 
 def named(name: str) -> Dataset:

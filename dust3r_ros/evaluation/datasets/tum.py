@@ -1,4 +1,7 @@
-"""TUM RGB-D (Sturm et al., IROS 2012): rgb.txt, depth.txt, groundtruth.txt; depth is registered to colour."""
+"""TUM RGB-D (Sturm et al., IROS 2012): rgb.txt, depth.txt, groundtruth.txt; depth is registered to colour.
+
+In the same layout, BONN RGB-D Dynamic (Palazzolo et al., IROS 2019), with poses of a marker on the camera.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,33 @@ _FREIBURG = {
     "2": ((520.9, 521.0, 325.1, 249.7), (0.2312, -0.7849, -0.0033, -0.0001, 0.9172)),
     "3": ((535.4, 539.2, 320.1, 247.6), ()),
 }
+# As that data set's page lists them.
+_BONN = Calibration(
+    *SIZE,
+    542.822841,
+    542.576870,
+    315.593520,
+    237.756098,
+    "plumb_bob",
+    (0.039903, -0.099343, -0.000730, -0.000144, 0.0),
+)
+# The page's two matrices: a pose T of groundtruth.txt places points of the camera at ros^-1 T ros marker_T_c in the
+# world. marker_T_c was fitted with a scale, which is left out here: see ``bonn_pose``.
+_ROS = np.array([[-1.0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+_MARKER = np.array(
+    [
+        [1.0157, 0.1828, -0.2389, 0.0113],
+        [0.0009, -0.8431, -0.6413, -0.0098],
+        [-0.3009, 0.6147, -0.8085, 0.0111],
+        [0.0, 0.0, 0.0, 1.0],
+    ]
+)
 
 
 def read(path: Path) -> Iterator[Recording]:
     """Sequences: ``path`` itself or the folders in it that hold an rgb.txt."""
     for folder in reading.folders(path, "rgb.txt"):
-        yield Recording(folder.name, DATASET.name, listed(folder, _camera(folder)), scene=folder.name)
+        yield Recording(folder.name, TUM.name, listed(folder, _camera(folder)), scene=folder.name)
 
 
 def listed(
@@ -87,7 +111,24 @@ def _camera(folder: Path) -> Calibration | None:
     return Calibration(*SIZE, *pinhole, "plumb_bob", lens)
 
 
-DATASET = Dataset(
+def bonn_pose(T: Array) -> Array:
+    """``w_T_c`` of a pose of groundtruth.txt, in the motion capture's unit of length.
+
+    By the page's matrix, lengths in the depth images are 1.059 times too short in comparison.
+    """
+    marker_T_c = _MARKER.copy()
+    U, _, Vt = np.linalg.svd(_MARKER[:3, :3])
+    marker_T_c[:3, :3] = U @ Vt
+    return _ROS.T @ T @ _ROS @ marker_T_c
+
+
+def read_bonn(path: Path) -> Iterator[Recording]:
+    """Sequences of BONN, found as those of TUM."""
+    for folder in reading.folders(path, "rgb.txt"):
+        yield Recording(folder.name, BONN.name, listed(folder, _BONN, bonn_pose), scene=folder.name)
+
+
+TUM = Dataset(
     name="tum",
     title="TUM RGB-D",
     source="Technical University of Munich, https://cvg.cit.tum.de/data/datasets/rgbd-dataset/download",
@@ -104,4 +145,24 @@ PATH/rgbd_dataset_freiburg1_desk/
         "metre."
     ),
     read=read,
+)
+
+BONN = Dataset(
+    name="bonn",
+    title="BONN RGB-D Dynamic",
+    source="University of Bonn, https://www.ipb.uni-bonn.de/data/rgbd-dynamic-dataset/",
+    fetch="the sequences' .zip, unpacked",
+    licence="none stated (research; cite the paper)",
+    layout="""
+PATH/rgbd_bonn_balloon/
+  rgb.txt  rgb/*.png
+  depth.txt  depth/*.png
+  groundtruth.txt
+""",
+    notes=(
+        "Depth: 5000 per metre. The file has the poses of a marker, which the two matrices on the set's page convert\n"
+        "to the camera's. The scales of poses and depth differ by a factor of 1.059, as given on that page; neither\n"
+        "is changed."
+    ),
+    read=read_bonn,
 )

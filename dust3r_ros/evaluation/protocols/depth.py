@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from dust3r_ros.alignment.batch.components import Part
+from dust3r_ros.alignment import Part
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.evaluation.protocols.cost import Cost

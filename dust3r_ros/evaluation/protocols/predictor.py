@@ -7,7 +7,7 @@ from itertools import permutations
 
 import numpy as np
 
-from dust3r_ros.alignment.batch.components import Part, align_parts
+from dust3r_ros.alignment import Part, align_parts
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.evaluation.protocols.recordings import RecordedView, WorkingView, working

@@ -14,7 +14,6 @@ import numpy as np
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.similarity import weighted_similarity
 from dust3r_ros.io.trajectory import read_tum
-from dust3r_ros.node.tools.demo_scene import DemoScene
 from dust3r_ros.types import Array
 
 if TYPE_CHECKING:
@@ -251,18 +250,20 @@ def judge(out: Path) -> Score:
     )
 
 
-def missing(recorder: Recorder, out: Path, scene: DemoScene, every: bool) -> list[str]:
-    """What is missing on the topics and in the folder, a sentence each; ``every``: also check that each image came."""
+def missing(recorder: Recorder, out: Path, size: tuple[int, int], frames: int | None) -> list[str]:
+    """What is missing on the topics and in the folder, a sentence each; ``size``: the camera's (width, height),
+    ``frames``: how many images the mapper must have got, None for any number.
+    """
     last = recorder.last
     expected = {"map": "~/map", "camera_info": ESTIMATE, "pose": "~/pose", "tf": "/tf", "path": "~/path"}
     wrong = [f"nothing was received on {topic}" for key, topic in expected.items() if key not in last]
     wrong += [f"{name} was not written" for name in FILES if not (out / name).is_file()]
     if "map" in last and (last["map"].width < 1000 or last["map"].header.frame_id != "map"):
         wrong.append(f"the map has {last['map'].width} points in frame '{last['map'].header.frame_id}'")
-    if "camera_info" in last and (last["camera_info"].width, last["camera_info"].height) != (scene.width, scene.height):
+    if "camera_info" in last and (last["camera_info"].width, last["camera_info"].height) != size:
         wrong.append(f"the estimated camera has {last['camera_info'].width}x{last['camera_info'].height} pixels")
-    if every and last["status"].frames != scene.frames:
-        wrong.append(f"{last['status'].frames} of {scene.frames} frames reached the mapper")
+    if frames is not None and last["status"].frames != frames:
+        wrong.append(f"{last['status'].frames} of {frames} frames reached the mapper")
     return wrong
 
 
