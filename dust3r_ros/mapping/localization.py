@@ -193,6 +193,17 @@ class FrameFinder:
             return None
         return found, seen.select(found.inliers)
 
+    def measure(
+        self, index: int, stream: CameraStream, gray: Image, tracks: Tracks, w_T_c: Array
+    ) -> tuple[PnpResult, Tracks] | None:
+        """Pose of a frame at about ``w_T_c`` (4, 4) by features of a keyframe, with ``tracks`` where these say little.
+
+        Features do not drift, unlike followed corners. Returns also what fits the pose; None if too little does.
+        """
+        seen = self._state.sparse.known(self._links.measured(index, stream.features(gray), gray.shape, tracks))
+        found = self.locate(stream, seen, w_T_c)
+        return None if found is None else (found, seen.select(found.inliers))
+
     def _misfit(self, stream: CameraStream, tracks: Tracks, w_T_c: Array) -> float:
         """Median distance in pixels of corners from where the map says that they are seen from ``w_T_c`` (4, 4)."""
         known = self._state.sparse.known(self._state.sparse.resolved(tracks))
