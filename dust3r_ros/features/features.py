@@ -33,7 +33,7 @@ class Features:
         return self.descriptors.astype(np.float32) / 512.0
 
 
-@lru_cache(maxsize=32)  # for the keyframes being compared
+@lru_cache(maxsize=16)  # for the keyframes being compared
 def short(features: Features) -> Array32:
     """(N, 64) float32 of length 1: the lowest frequencies of the descriptors, half of their components.
 

@@ -178,8 +178,12 @@ class Linker:
 
     def follow_on(self, stamp_ns: int, stream: CameraStream, tracks: Tracks) -> None:
         """Track landmarks (N) of the last image from here, spread over the image; they are those of older keyframes."""
-        spread = np.argsort(_ranks(tracks.pixels, stream.half_size), kind="stable")[: self._corners]
-        stream.anchor(stamp_ns, tracks.select(spread).unique())
+        stream.anchor(stamp_ns, self.spread(stream, tracks))
+
+    def spread(self, stream: CameraStream, tracks: Tracks) -> Tracks:
+        """As many of ``tracks`` (N) as corners are followed, from all parts of the image."""
+        chosen = np.argsort(_ranks(tracks.pixels, stream.half_size), kind="stable")[: self._corners]
+        return tracks.select(chosen).unique()
 
     def find_again(self, stream: CameraStream, gray: Image, features: Features, views: Iterable[int]) -> Tracks:
         """Landmarks of ``views`` in an image by its features; if those are few, also by the junctions seen last."""
@@ -187,6 +191,14 @@ class Linker:
         if sum(len(matches.ids) for matches in found) < _ENOUGH_LINKS:
             found.insert(0, self._junctions.find(stream, gray))
         return self._state.sparse.resolved(reduce(join, found, no_tracks()))
+
+    def measured(self, index: int, features: Features, shape: tuple[int, ...], tracks: Tracks) -> Tracks:
+        """Landmarks of keyframe ``index`` in an image (H, W) by its features; ``tracks``, too, where these are few."""
+        sparse = self._state.sparse
+        matches = sparse.known(sparse.resolved(self.matches(index, features)))
+        if len(matches.ids) >= _ENOUGH_LINKS and coverage(matches.pixels, shape) >= _ENOUGH_COVERAGE:
+            return matches
+        return join(matches, sparse.resolved(tracks)).unique()
 
     def absorb(self, other: Linker, first_view: int, ids: np.ndarray) -> None:
         """Take what another map's keyframes saw last; its first becomes ``first_view``, its landmark k ``ids[k]``."""

@@ -86,18 +86,16 @@ class AtlasEntry:
         """The pair graph by names: (first, second, weight)."""
         return [(self.name(first), self.name(second), weight) for first, second, weight in self.submap.graph.edges]
 
-    def remember(
-        self, stamp_ns: int, stream: CameraStream, tracks: Tracks, found: PnpResult | None, keyframe: int | None
-    ) -> None:
+    def remember(self, stream: CameraStream, seen: TrackedImage, found: PnpResult | None, keyframe: int | None) -> None:
         """Record a frame's pose relative to a keyframe, and what is needed to locate it again while the map settles."""
-        submap, seen = self.submap, TrackedImage(stamp_ns, tracks, stream.anchored_ns)
+        state = self.submap.state
         if keyframe is not None:
             self.name(keyframe)
             self.frames.add_keyframe(keyframe, stream, seen)
         else:
-            self.frames.add(submap.state.trail[-1], stream, seen, found)
-        if self.live is None and submap.settling and submap.state.generation != self._generation:
-            self._generation = submap.state.generation
+            self.frames.add(state.trail[-1], stream, seen, found)
+        if self.live is None and self.submap.settling and state.generation != self._generation:
+            self._generation = state.generation
             self.frames.find_again()
 
     def keep(self, pose: FollowedPose, stream: CameraStream) -> bool:

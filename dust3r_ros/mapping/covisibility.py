@@ -81,6 +81,13 @@ class Neighbourhood:
         own = [at for at in self._state.sparse.posed() if records[at].stream is camera and records[at].visit <= old]
         return [index for index in self._facing(w_T_c, own)[:SAME_VIEWS] if self.is_beside(index, camera, w_T_c)]
 
+    def beside(self, camera: CameraStream, w_T_c: Array) -> int | None:
+        """The keyframe of a camera nearest to a frame of it at ``w_T_c`` (4, 4); None where it would be one itself."""
+        records = self._state.records
+        own = [at for at in self._state.sparse.posed() if records[at].stream is camera]
+        nearest = self._facing(w_T_c, own)[:1]
+        return nearest[0] if nearest and self.is_beside(nearest[0], camera, w_T_c) else None
+
     def is_beside(self, index: int, camera: CameraStream, w_T_c: Array) -> bool:
         """Whether a frame of a camera at ``w_T_c`` (4, 4) would be no keyframe beside one of that camera."""
         sparse, config = self._state.sparse, self._state.config

@@ -189,15 +189,27 @@ class MapBuilder(Submap):
         self._depth.add(index, [*near, *closed])
 
     def revisit(
-        self, stamp_ns: int, stream: CameraStream, image: Image, tracks: Tracks, w_T_c: Array
+        self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array
     ) -> PnpResult | None:
         again = None if self.young or not self.state.sure else self.finder.seen_before(stream, image, tracks, w_T_c)
         if again is None:
             return None
         index, found, seen = again
         self.state.visit(index)
-        self._links.follow_on(stamp_ns, stream, join(seen, tracks.select(~np.isin(tracks.ids, seen.ids))))
+        found, followed = self.finder.measure(index, stream, gray, seen, found.w_T_c) or (found, seen)
+        for more in (seen, tracks):
+            followed = join(followed, more.select(~np.isin(more.ids, followed.ids)))
+        self._links.follow_on(stamp_ns, stream, followed)
         return found
+
+    def measure(
+        self, stream: CameraStream, gray: Image, tracks: Tracks, w_T_c: Array
+    ) -> tuple[PnpResult, Tracks] | None:
+        index = self._near.beside(stream, w_T_c)
+        if index is None or stream.anchored_ns == self.state.records[index].stamp_ns:
+            return None
+        measured = self.finder.measure(index, stream, gray, tracks, w_T_c)
+        return None if measured is None else (measured[0], self._links.spread(stream, measured[1]))
 
     def finish(self) -> None:
         """Adjust everything for the last time, then update depth with the resulting poses."""

@@ -193,6 +193,23 @@ class FrameFinder:
             return None
         return found, seen.select(found.inliers)
 
+    def measure(
+        self, index: int, stream: CameraStream, gray: Image, tracks: Tracks, w_T_c: Array
+    ) -> tuple[PnpResult, Tracks] | None:
+        """Pose of a frame at about ``w_T_c`` (4, 4) by features of a keyframe, with ``tracks`` where these say little.
+
+        Features do not drift, unlike followed corners. Returns also what fits the pose. None if too little does, and
+        across the gap of a loop: the keyframe where the camera was last does not see the same, or lies elsewhere.
+        """
+        last = self._state.last(stream)
+        if last is None or not self._are_linked(index, last):
+            return None
+        seen = self._state.sparse.known(self._links.measured(index, stream.features(gray), gray.shape, tracks))
+        found = self.locate(stream, seen, w_T_c)
+        if found is None or self._misfit(stream, tracks, found.w_T_c) >= GAP_PX:
+            return None
+        return found, seen.select(found.inliers)
+
     def _misfit(self, stream: CameraStream, tracks: Tracks, w_T_c: Array) -> float:
         """Median distance in pixels of corners from where the map says that they are seen from ``w_T_c`` (4, 4)."""
         known = self._state.sparse.known(self._state.sparse.resolved(tracks))

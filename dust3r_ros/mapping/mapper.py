@@ -24,6 +24,7 @@ from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.relocalization import Search
 from dust3r_ros.mapping.rig import Rig
 from dust3r_ros.mapping.state import MapState
+from dust3r_ros.mapping.trajectory import TrackedImage
 from dust3r_ros.timing import StageTimer, no_timer
 from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.tracking.exchange import FollowedPose
@@ -40,6 +41,7 @@ class _Frame:
     image: Image
     gray: Image
     tracks: Tracks = field(default_factory=no_tracks)
+    drifts: bool = True  # whether the tracks do
     found: PnpResult | None = None
     keyframe: int | None = None
     state: TrackingState = TrackingState.INITIALISING
@@ -145,9 +147,11 @@ class Mapper(MapView):
         if not self.mapping or (self.submap.initialised and not accepted):
             self._follow_only(frame)
             return
-        if self._wants_keyframe(frame) and accepted and not self._is_known(frame):
+        if not self._wants_keyframe(frame):
+            self._measure(frame)
+        elif accepted and not self._is_known(frame):
             frame.keyframe = self._add_keyframe(frame)
-        self._active.remember(frame.stamp_ns, stream, frame.tracks, found, frame.keyframe)
+        self._remember(frame)
         if self.submap.initialised:
             frame.state = TrackingState.TRACKING
 
@@ -329,11 +333,22 @@ class Mapper(MapView):
         with self._stage("match"):
             stream, w_T_c = frame.stream, frame.found.w_T_c
             working = stream.resize.apply(frame.image)
-            found = self.submap.revisit(frame.stamp_ns, stream, working, frame.tracks, w_T_c)
+            found = self.submap.revisit(frame.stamp_ns, stream, working, frame.gray, frame.tracks, w_T_c)
         if found is None:
             return False
         frame.found, frame.tracks = found, stream.tracks
         return True
+
+    def _measure(self, frame: _Frame) -> None:
+        """Locate a frame without the drift of its corners, where the camera has been before."""
+        if frame.found is None:
+            return
+        with self._stage("match"):
+            stream, w_T_c = frame.stream, frame.found.w_T_c
+            better = self.submap.measure(stream, frame.gray, frame.tracks, w_T_c)
+        if better is not None:
+            frame.found, frame.tracks = better
+            frame.drifts = False
 
     def _follow_only(self, frame: _Frame) -> None:
         """Track without adding to the map: landmarks found again replace corners that leave the image."""
@@ -343,8 +358,14 @@ class Mapper(MapView):
         if is_keyframe(stream.motion(tracks), stream.overlap(tracks), False, self.config):
             again = self._search.here(frame.stamp_ns, stream, frame.gray, frame.image, tracks)[0]
             stream.anchor(frame.stamp_ns, again.unique())
-        self._active.remember(frame.stamp_ns, stream, tracks, frame.found, None)
+        self._remember(frame)
         frame.state = TrackingState.TRACKING
+
+    def _remember(self, frame: _Frame) -> None:
+        """Record the frame's pose."""
+        refreshed_ns = frame.stream.anchored_ns if frame.drifts else frame.stamp_ns
+        seen = TrackedImage(frame.stamp_ns, frame.tracks, refreshed_ns)
+        self._active.remember(frame.stream, seen, frame.found, frame.keyframe)
 
     def _report_live(self) -> None:
         """Announce a switch of maps to live viewers by a new revision."""

@@ -202,11 +202,21 @@ class Submap(ABC):
         """Add a keyframe seen at ``w_T_c``, if that is known; returns its index, None if it could not be added."""
 
     def revisit(
-        self, stamp_ns: int, stream: CameraStream, image: Image, tracks: Tracks, w_T_c: Array
+        self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array
     ) -> PnpResult | None:
         """Pose of a frame at ``w_T_c`` (4, 4) that shows what a keyframe shows, from as near; None where it is new.
 
         Its camera then follows what that keyframe sees, and those of its ``tracks`` that go beyond it.
+        """
+        return None
+
+    def measure(
+        self, stream: CameraStream, gray: Image, tracks: Tracks, w_T_c: Array
+    ) -> tuple[PnpResult, Tracks] | None:
+        """Pose of a frame at about ``w_T_c`` (4, 4) by the nearest keyframe, and what it sees of it; None if unknown.
+
+        Corners drift: while the camera explores, that shows in the next keyframe, but where it has been before, there
+        is none. None also beside the keyframe that the corners come from.
         """
         return None
 

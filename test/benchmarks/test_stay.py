@@ -27,19 +27,23 @@ def test_a_short_walk_back_and_forth(bench: ModuleType) -> None:
     sequence = walk("orbit", 24)
     images = list(zip(sequence.images, sequence.w_T_c, strict=True))
     mapper = Mapper(replace(SMALL, dense=False, focal=sequence.focal))
-    rows = bench.stay(mapper, iter([images, images[::-1], images]))
+    rows, truths = bench.stay(mapper, iter([images, images[::-1], images]))
     assert [row.lost for row in rows[1:]] == [0, 0]
     assert rows[0].keyframes <= rows[1].keyframes <= rows[0].keyframes + SMALL.window and rows[2] is not rows[1]
     assert all(row.ate is not None and row.ate < 0.02 for row in rows)
-    judged = {row["name"]: row["met"] for row in bench.targets(rows)}
+    together = bench.finished(mapper, truths)
+    assert len(together) == 3 and all(0.0 < ate < 0.02 for ate in together)
+    judged = {row["name"]: row["met"] for row in bench.targets(rows, 0.01, together)}
+    assert judged["the same, maps finished"] == (max(together) <= 0.01)
     assert judged["keyframes / those after two passes"] and judged["images lost after pass 1"]
     assert judged["memory after pass 4"] is None, "there is none"
 
 
 def test_growth_is_missed_where_there_is_any(bench: ModuleType) -> None:
     rows = [bench.Pass(10 * n, n - 1, 1.0, 10.0, 600.0, 100.0 * n, 300.0, 0.01 * n) for n in range(1, 10)]
-    found = bench.targets(rows)
-    assert [row["met"] for row in found] == [False] * 5
+    found = bench.targets(rows, 0.01, [0.005, None, 0.02])
+    assert [row["met"] for row in found] == [False] * 6
+    assert bench.targets(rows)[3]["met"] is None, "it was not measured"
     report = {
         "scene": "x",
         "settings": ["dense=false"],

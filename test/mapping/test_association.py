@@ -168,6 +168,21 @@ def test_several_are_linked_as_one_after_the_other() -> None:
     assert [len(pairs) for pairs in one.pairs([0], 2, 10_000)] == [0], "fewer than asked for are none"
 
 
+@pytest.mark.parametrize("part, joined", [(1.0, False), (0.25, True)])
+def test_followed_corners_help_where_features_say_little(part: float, joined: bool) -> None:
+    bench, features = Bench(), spread(part)
+    bench.add(picture(viewpoint(20.0), 0, GROUP), features)
+    ids, others = bench.records[0].feature_ids, bench.sparse.landmarks.new(5)
+    bench.sparse.points[:] = 1.0
+    moved = Features(features.pixels * 0.99, features.descriptors)
+    tracks = Tracks(np.concatenate([ids[:5], others]), np.full((10, 2), 7.0))
+    found = bench.linker.measured(0, moved, (HEIGHT, WIDTH), tracks)
+    assert np.isin(others, found.ids).all() == joined
+    _, there, here = np.intersect1d(ids, found.ids, return_indices=True)
+    np.testing.assert_array_equal(found.pixels[here], moved.pixels[there], "features come first")
+    assert len(here) > 200
+
+
 @pytest.mark.parametrize("part, share", [(1.0, 1.0), (0.25, 0.1)])
 def test_coverage_is_the_part_of_the_image_with_features(part: float, share: float) -> None:
     covered = coverage(spread(part).pixels, (HEIGHT, WIDTH))

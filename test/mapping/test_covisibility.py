@@ -116,4 +116,8 @@ def test_same_views_are_those_that_see_the_same_from_as_near() -> None:
     there._state.visits += CONFIG.window
     assert there.same_view(LEFT, frame) == [1, 0, 2]
     assert there.same_view(RIGHT, frame) == [], "of its own camera only"
-    assert there.same_view(LEFT, pose(np.eye(3), np.array([1.5, 0.0, 0.0]))) == [], "too far from all"
+    far = pose(np.eye(3), np.array([1.5, 0.0, 0.0]))
+    assert there.same_view(LEFT, far) == [], "too far from all"
+    there._state.visits -= CONFIG.window
+    assert there.beside(LEFT, frame) == 1, "the nearest, however new"
+    assert there.beside(LEFT, far) is None and there.beside(RIGHT, frame) is None

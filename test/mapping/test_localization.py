@@ -60,6 +60,50 @@ def spread(found: np.ndarray, true: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.sum((fit.apply(found[:, :3, 3]) - true[:, :3, 3]) ** 2, axis=1))))
 
 
+def test_later_passes_are_as_exact_as_the_first(there: tuple[RenderedSequence, Mapper]) -> None:
+    sequence, grown = there
+    mapper, images = branch(grown), list(sequence.images)
+    errors = []
+    for number in range(3):
+        order = list(range(FRAMES))[:: -1 if number % 2 else 1]
+        if number:
+            go(mapper, [images[index] for index in order], FRAMES * number)
+        frames = {stamp(FRAMES * number + at): index for at, index in enumerate(order)}
+        poses = [pose for pose in mapper.trajectory() if pose.stamp_ns in frames]
+        true = np.stack([sequence.w_T_c[frames[pose.stamp_ns]] for pose in poses])
+        errors.append(spread(np.stack([pose.w_T_c for pose in poses]), true))
+    assert max(errors[1:]) < 1.5 * errors[0]
+
+
+def test_the_pose_told_is_the_pose_kept(there: tuple[RenderedSequence, Mapper]) -> None:
+    sequence, grown = there
+    mapper = branch(grown)
+    for at, image in enumerate(sequence.images[::-1]):
+        update = mapper.process(stamp(FRAMES + at), "camera", image)
+        assert update.w_T_c is not None
+        np.testing.assert_allclose(mapper.trajectory()[-1].w_T_c, update.w_T_c, atol=1e-9)
+
+
+def test_corners_that_drifted_do_not_shift_a_frame_beside_a_keyframe(there: tuple[RenderedSequence, Mapper]) -> None:
+    sequence, grown = there
+    mapper = branch(grown)
+    stream, submap = mapper.stream("camera"), mapper.submap
+    shifts = []
+    for at, image in enumerate(sequence.images[::-1][:16]):
+        update = mapper.process(stamp(FRAMES + at), "camera", image)
+        gray, tracks = stream.gray(image), stream.tracks
+        off = Tracks(tracks.ids, tracks.pixels + np.array([1.5, 0.0]))
+        right, wrong = (submap.finder.locate(stream, seen).w_T_c for seen in (tracks, off))
+        exact, measured = submap.measure(stream, gray, tracks, right), submap.measure(stream, gray, off, wrong)
+        if update.keyframe is not None:
+            assert submap.measure(stream, gray, tracks, update.w_T_c) is None, "its corners come from there"
+        elif exact is not None and measured is not None:
+            assert len(measured[1].ids) <= SMALL.track_corners
+            left = exact[0].w_T_c - measured[0].w_T_c
+            shifts.append(np.linalg.norm(left[:3, 3]) / np.linalg.norm((right - wrong)[:3, 3]))
+    assert len(shifts) >= 3 and max(shifts) < 0.3
+
+
 def test_a_changed_scene_gets_keyframes(there: tuple[RenderedSequence, Mapper]) -> None:
     """Half of every image shows something else than before."""
     sequence, grown = there
