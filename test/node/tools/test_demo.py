@@ -15,7 +15,7 @@ from dust3r_ros.node.tools import demo, player
 
 pytest.importorskip("rosbags", reason="rosbags is not installed")
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SCENE = demo.DemoScene("orbit", 18, 160, 120, 20.0, 1)
 
 

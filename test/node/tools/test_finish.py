@@ -20,7 +20,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from dust3r_ros.node.interface import OUTPUTS, qos_profile
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Mapping:
