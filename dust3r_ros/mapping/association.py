@@ -178,12 +178,8 @@ class Linker:
 
     def follow_on(self, stamp_ns: int, stream: CameraStream, tracks: Tracks) -> None:
         """Track landmarks (N) of the last image from here, spread over the image; they are those of older keyframes."""
-        stream.anchor(stamp_ns, self.spread(stream, tracks))
-
-    def spread(self, stream: CameraStream, tracks: Tracks) -> Tracks:
-        """As many of ``tracks`` (N) as corners are followed, from all parts of the image."""
-        chosen = np.argsort(_ranks(tracks.pixels, stream.half_size), kind="stable")[: self._corners]
-        return tracks.select(chosen).unique()
+        spread = np.argsort(_ranks(tracks.pixels, stream.half_size), kind="stable")[: self._corners]
+        stream.anchor(stamp_ns, tracks.select(spread).unique())
 
     def find_again(self, stream: CameraStream, gray: Image, features: Features, views: Iterable[int]) -> Tracks:
         """Landmarks of ``views`` in an image by its features; if those are few, also by the junctions seen last."""

@@ -190,17 +190,18 @@ class MapBuilder(Submap):
 
     def revisit(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array
-    ) -> PnpResult | None:
+    ) -> tuple[PnpResult, Tracks] | None:
         again = None if self.young or not self.state.sure else self.finder.seen_before(stream, image, tracks, w_T_c)
         if again is None:
             return None
         index, found, seen = again
         self.state.visit(index)
-        found, followed = self.finder.measure(index, stream, gray, seen, found.w_T_c) or (found, seen)
+        found, sharp = self.finder.measure(index, stream, gray, seen, found.w_T_c) or (found, seen)
+        followed = sharp
         for more in (seen, tracks):
             followed = join(followed, more.select(~np.isin(more.ids, followed.ids)))
         self._links.follow_on(stamp_ns, stream, followed)
-        return found
+        return found, sharp
 
     def measure(
         self, stream: CameraStream, gray: Image, tracks: Tracks, w_T_c: Array
@@ -208,8 +209,7 @@ class MapBuilder(Submap):
         index = self._near.beside(stream, w_T_c)
         if index is None or stream.anchored_ns == self.state.records[index].stamp_ns:
             return None
-        measured = self.finder.measure(index, stream, gray, tracks, w_T_c)
-        return None if measured is None else (measured[0], self._links.spread(stream, measured[1]))
+        return self.finder.measure(index, stream, gray, tracks, w_T_c)
 
     def finish(self) -> None:
         """Adjust everything for the last time, then update depth with the resulting poses."""

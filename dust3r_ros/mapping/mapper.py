@@ -333,10 +333,10 @@ class Mapper(MapView):
         with self._stage("match"):
             stream, w_T_c = frame.stream, frame.found.w_T_c
             working = stream.resize.apply(frame.image)
-            found = self.submap.revisit(frame.stamp_ns, stream, working, frame.gray, frame.tracks, w_T_c)
-        if found is None:
+            again = self.submap.revisit(frame.stamp_ns, stream, working, frame.gray, frame.tracks, w_T_c)
+        if again is None:
             return False
-        frame.found, frame.tracks = found, stream.tracks
+        frame.found, frame.tracks = again
         return True
 
     def _measure(self, frame: _Frame) -> None:

@@ -203,10 +203,11 @@ class Submap(ABC):
 
     def revisit(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array
-    ) -> PnpResult | None:
+    ) -> tuple[PnpResult, Tracks] | None:
         """Pose of a frame at ``w_T_c`` (4, 4) that shows what a keyframe shows, from as near; None where it is new.
 
-        Its camera then follows what that keyframe sees, and those of its ``tracks`` that go beyond it.
+        Returns also what it sees of that keyframe, which its camera then follows, with those of its ``tracks`` that go
+        beyond it.
         """
         return None
 

@@ -119,7 +119,7 @@ class _Rows:
         return np.concatenate(parts) if parts else np.zeros(0, _ROW)
 
 
-_KEPT = 1000  # newest frames that can be located again: about ten kilobytes each
+_KEPT = 1000  # newest frames that can be located again: about ten kilobytes each, those with features up to forty
 
 
 class Keyframes(Protocol):

@@ -98,7 +98,6 @@ def test_corners_that_drifted_do_not_shift_a_frame_beside_a_keyframe(there: tupl
         if update.keyframe is not None:
             assert submap.measure(stream, gray, tracks, update.w_T_c) is None, "its corners come from there"
         elif exact is not None and measured is not None:
-            assert len(measured[1].ids) <= SMALL.track_corners
             left = exact[0].w_T_c - measured[0].w_T_c
             shifts.append(np.linalg.norm(left[:3, 3]) / np.linalg.norm((right - wrong)[:3, 3]))
     assert len(shifts) >= 3 and max(shifts) < 0.3
