@@ -19,8 +19,10 @@ from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pinhole import pixel_grid
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, angle_deg, invert
+from dust3r_ros.mapping.consistency import Consistency
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.scenes.sequence import RenderedSequence
+from dust3r_ros.sparse.consistency import Doubt
 from dust3r_ros.timing import Stopwatch
 from dust3r_ros.types import MapCounts, MapUpdate, TrackingState
 
@@ -471,6 +473,18 @@ def test_stages_are_timed(known: RenderedSequence) -> None:
     summary = watch.summary()
     assert {"prepare", "track", "predict", "align", "refine", "fuse"} <= set(summary)
     assert summary["prepare"]["count"] == summary["track"]["count"] == 8
+
+
+def test_a_map_in_doubt_says_where(known: RenderedSequence, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the names of its keyframes, which begin with 0 and stay when others are culled."""
+    mapper = Mapper(known_config(known))
+    assert mapper.doubts == () and mapper.submap.contradicted == 0.0, "before any image"
+    play(mapper, known, range(8))
+    assert mapper.doubts == () and mapper.submap.contradicted < 0.1
+    monkeypatch.setattr(Consistency, "doubt", Doubt(0, 2, 0.31))
+    mapper._active.names = [index + 10 for index in range(len(mapper.submap))]
+    (said,) = mapper.doubts
+    assert said.startswith("31% of what keyframes 10 to 12 see contradicts the map: it may be bent there")
 
 
 @pytest.fixture(scope="module")
