@@ -222,13 +222,14 @@ def plot(paths: list[tuple[Row, Array, Array]], path: Path) -> None:
     """True and found paths from above, side by side."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.2 * len(paths), 3.2), layout="constrained")
+    figure = Figure(figsize=(2.7 * len(paths), 2.4), layout="constrained")
     for axes, (row, true, found) in zip(figure.subplots(1, len(paths), squeeze=False)[0], paths, strict=True):
         axis = np.linalg.svd(true - true.mean(axis=0), full_matrices=False)[2][:2]
         for points, style, label in ((true, "k-", "true"), (found, "C1.", "found")):
             flat = (points - true.mean(axis=0)) @ axis.T
             axes.plot(*flat.T, style, markersize=3, linewidth=1, label=label)
-        axes.set(title=f"{row.name}\n{row.error:.1%}, {'doubted' if row.said else 'not doubted'}", aspect="equal")
+        axes.set(title=f"{row.name}\n{row.error:.1%}, {'doubted' if row.said else 'not doubted'}")
+        axes.set_aspect("equal", adjustable="datalim")
         axes.title.set_fontsize(9)
     figure.axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)

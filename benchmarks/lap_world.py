@@ -100,10 +100,10 @@ class LapWorld:
         x, y = ((np.arange(size) - middle) / FOCAL for size, middle in ((WIDTH, cx), (HEIGHT, cy)))
         rays = RayGrid(w_T_c[:3, 3], w_T_c[:3, :3], x.astype(np.float32), y.astype(np.float32))
         depth = np.full((HEIGHT, WIDTH), np.inf, np.float32)
-        for surface in self._world.surfaces:
-            window = rays.window(surface.corners)
-            if window is not None:
-                depth[window] = np.minimum(depth[window], surface.cast(rays.part(*window)).depth)
+        for index, window in rays.windows(self._world.corners):
+            hit = self._world.surfaces[index].cast(rays.part(*window))
+            if hit is not None:
+                depth[window] = np.minimum(depth[window], hit.depth)
         return depth
 
     def loop_candidate(self, index: int) -> int | None:

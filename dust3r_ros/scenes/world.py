@@ -60,7 +60,7 @@ class World:
         return RenderedView((np.clip(image, 0, 255) + 0.5).astype(np.uint8), depth.astype(np.float32))
 
     @cached_property
-    def _corners(self) -> Array:
+    def corners(self) -> Array:
         """(M, 8, 3) corners of the surfaces, repeated where there are four."""
         return np.stack([np.resize(surface.corners, (8, 3)) for surface in self.surfaces])
 
@@ -69,7 +69,7 @@ class World:
         seen = _Visible(
             np.full(shape, _NOTHING, np.int16), np.full(shape, np.inf, np.float32), *np.zeros((3, *shape), np.float32)
         )
-        for index, window in rays.windows(self._corners):
+        for index, window in rays.windows(self.corners):
             hit = self.surfaces[index].cast(rays.part(*window))
             if hit is None:
                 continue

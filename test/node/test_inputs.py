@@ -108,9 +108,10 @@ class Robot:
     def close(self) -> None:
         if self._thread.is_alive():
             self._executor.shutdown(timeout_sec=1.0)
-        rclpy.shutdown(context=self._context)
-        if self._thread.is_alive():
             self._thread.join(5.0)
+        for node in (self.node, self.robot):
+            node.destroy_node()  # otherwise it stays discoverable
+        rclpy.shutdown(context=self._context)
         release_domain(self._domain)
 
 

@@ -110,8 +110,10 @@ class World:
 
     def close(self) -> None:
         self._executor.shutdown(timeout_sec=1.0)
-        rclpy.shutdown(context=self._context)
         self._thread.join(5.0)
+        for node in (self.node, self.robot):
+            node.destroy_node()  # otherwise it stays discoverable
+        rclpy.shutdown(context=self._context)
         release_domain(self._domain)
 
 

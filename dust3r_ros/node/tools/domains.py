@@ -13,6 +13,7 @@ from dust3r_ros.errors import Dust3rRosError
 
 DOMAINS = 102  # beyond these, DDS's ports are those that the system lends to anyone
 _held: dict[int, IO[str]] = {}
+_used: set[int] = set()  # by this process; what it left there may be heard for a while
 
 
 class DomainError(Dust3rRosError):
@@ -26,7 +27,7 @@ def free_domain() -> int:
     """
     numbers = list(range(DOMAINS))
     random.SystemRandom().shuffle(numbers)
-    for number in numbers:
+    for number in sorted(numbers, key=_used.__contains__):
         try:
             lock = (Path(tempfile.gettempdir()) / f"dust3r_ros_domain_{number}.lock").open("w")
         except PermissionError:  # another user's
@@ -37,6 +38,7 @@ def free_domain() -> int:
             lock.close()
             continue
         _held[number] = lock
+        _used.add(number)
         return number
     raise DomainError(f"all {DOMAINS} ROS domains of this machine are in use by demos, benchmarks or tests")
 
