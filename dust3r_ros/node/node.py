@@ -129,6 +129,7 @@ class MappingNode(ReportingNode):
         try:
             if self._config.output_dir:
                 self.get_logger().info("finishing the map")
+                self._pipeline.settle()
                 arguments = self._config.output_dir, self._mapper_config, self._images
                 self.get_logger().info(self._pipeline.run(jobs.write_products, *arguments).result())
         except Dust3rRosError as error:

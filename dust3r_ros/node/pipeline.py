@@ -171,6 +171,14 @@ class Pipeline:
         count = self._worker.clear()
         return count + self._worker.submit(self._outbox.clear).result()
 
+    def settle(self) -> None:
+        """Wait for the image that is being mapped, then find what is left of those from before there was a map.
+
+        Raises ``Dust3rRosError`` if the back end ends meanwhile.
+        """
+        self._link.call("show", self._publishers.audience).result()
+        self._worker.submit(self._look_back_to_the_end).result()
+
     def stop(self) -> None:
         """End the back end after its pending work and the worker after its current image, then close the files."""
         try:
@@ -341,6 +349,10 @@ class Pipeline:
             self._output.show_cameras()
         elif news.update is not None:
             self._show(news.update, arrival)
+
+    def _look_back_to_the_end(self) -> None:
+        while self._look_back():
+            pass
 
     def _pass_on(self, snapshot: MapSnapshot, update: MapUpdate | None) -> None:
         """Give a snapshot of the map to its camera; an initialising camera tracks from then on."""

@@ -14,6 +14,7 @@ from tf2_msgs.msg import TFMessage
 
 from dust3r_ros.cli.map import main
 from dust3r_ros.io.manifest import Event, FrameEntry, read_manifest
+from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.node.conversions import transform_message
 from dust3r_ros.node.tools.player import FRAME
 from dust3r_ros.scenes.export import write_bag
@@ -56,16 +57,17 @@ def test_the_frames_of_a_live_run_give_the_same_map_offline(
     assert read_manifest(manifest).topics["camera"]["image"] == "/camera/image_raw"
     entries = list(read_manifest(manifest).entries())
     used = [entry for entry in entries if isinstance(entry, FrameEntry)]
-    followed = sum(
-        len(entry.values["poses"]) for entry in entries if isinstance(entry, Event) and entry.kind == "followed"
-    )
+    events = [entry for entry in entries if isinstance(entry, Event) and entry.kind == "followed"]
+    followed = [pose["stamp_ns"] for event in events for pose in event.values["poses"]]
     # Images that were dropped before there was a map may have got their poses since.
-    assert len(used) >= 12 and status.frames <= len(used) + followed <= count
+    assert len(used) >= 12 and status.frames <= len(used) + len(followed) <= count
     truth = dict(zip(sequence.stamps_ns.tolist(), sequence.w_T_c, strict=True))
     known = [entry for entry in used if entry.o_T_c is not None]
     assert len(known) >= len(used) // 2  # the first images may come before TF
     for entry in known:
         np.testing.assert_allclose(entry.o_T_c, truth[entry.stamp_ns], atol=1e-9)
+    written = {pose.stamp_ns for pose in read_tum(live / "trajectory.txt")}
+    assert written >= set(followed), "those found last, when the node was told to end, too"
     bag = tmp_path / "bag"
     write_bag(sequence, bag, encoding="rgb8")  # without odometry: what was known counts
     assert main([str(bag), "--out", str(tmp_path / "again"), "--manifest", str(manifest), "--quiet"]) == 0
