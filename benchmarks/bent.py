@@ -26,15 +26,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolve().parent)]
 
 from movers import before, shifted, together, walk_among  # noqa: E402
+from stay import recorded  # noqa: E402
 from targets import Machine  # noqa: E402
 
 from dust3r_ros.config import MapperConfig  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError, GeometryError  # noqa: E402
 from dust3r_ros.evaluation.errors import trajectory_errors  # noqa: E402
-from dust3r_ros.evaluation.scene import read_scene  # noqa: E402
 from dust3r_ros.geometry.similarity import robust_similarity  # noqa: E402
 from dust3r_ros.io.files import make_folder, replace_between, write_text  # noqa: E402
-from dust3r_ros.io.image_sources import open_source  # noqa: E402
 from dust3r_ros.mapping.mapper import Mapper  # noqa: E402
 from dust3r_ros.scenes.rooms import room  # noqa: E402
 from dust3r_ros.scenes.sequence import RenderedSequence, look_at, render_path, render_sequence, walk  # noqa: E402
@@ -44,7 +43,6 @@ from dust3r_ros.scenes.world import World, build  # noqa: E402
 from dust3r_ros.types import Array, Image, StampedPose  # noqa: E402
 
 _STEP_NS = 125_000_000
-_MATCH_NS = 20_000_000  # a true pose is that of an image no farther away in time
 _SIZE = {"width": 320, "height": 240}
 _SPREAD = 0.05  # of the path's extent: with a larger error, a map counts as bent
 _NARROW = 0.05  # metres by which hands sway
@@ -151,15 +149,8 @@ def _rendered(make: Callable[[], RenderedSequence], hard: bool = False) -> Calla
 
 def _recorded(scene: str, first: int = 0) -> Callable[[Path], Case]:
     def case(data: Path) -> Case:
-        truth = {pose.stamp_ns: pose.w_T_c for pose in read_scene(data / scene).truth}
-        stamps = np.array(sorted(truth))
-        images: list[Image] = []
-        poses: list[Array | None] = []
-        for frame in open_source(data / scene):
-            nearest = int(stamps[np.argmin(np.abs(stamps - frame.stamp_ns))])
-            images.append(frame.image)
-            poses.append(truth[nearest] if abs(nearest - frame.stamp_ns) <= _MATCH_NS else None)
-        return Case(images[first:], poses[first:], first > 0)
+        images, poses = zip(*next(recorded(data / scene, 1)), strict=True)
+        return Case(list(images[first:]), list(poses[first:]), first > 0)
 
     return case
 

@@ -124,19 +124,14 @@ class Linker:
         return Tracks(record.feature_ids[pairs[:, 0]], features.pixels[pairs[:, 1]])
 
     def shared(self, index: int, other: KeyframeRecord, minimum: int) -> np.ndarray:
-        """(K, 2) landmarks with matching features, of keyframe ``index`` and of a keyframe of another map."""
+        """(K, 2) landmarks with matching features, of keyframe ``index`` and of another one, of this map or not."""
         record = self._state.records[index]
         pairs = _verified(record.features, other.features, minimum)
         return np.stack([record.feature_ids[pairs[:, 0]], other.feature_ids[pairs[:, 1]]], axis=1)
 
     def pairs(self, olds: Sequence[int], new: int, minimum: int = _FEW_MATCHES) -> list[np.ndarray]:
         """(K, 2) landmarks of features that match in each of keyframes ``olds`` and in ``new``."""
-        record = self._state.records[new]
-        found = each(lambda old: _verified(self._state.records[old].features, record.features, minimum), olds)
-        return [
-            np.stack([self._state.records[old].feature_ids[pairs[:, 0]], record.feature_ids[pairs[:, 1]]], axis=1)
-            for old, pairs in zip(olds, found, strict=True)
-        ]
+        return each(lambda old: self.shared(old, self._state.records[new], minimum), olds)
 
     def link(self, olds: Sequence[int], new: int) -> list[int]:
         """Merge landmarks of features that match in keyframe ``new`` and each of ``olds``; returns how many match."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.sparse.consistency import Doubt, contradicted, doubts, in_a_row
+from dust3r_ros.sparse.consistency import Doubt, contradicted, doubts, worst
 
 # Shares of the observations of some keyframes in a row. Up to a tenth contradicts a map that is right; a fifth is lost
 # where there is hardly any texture.
@@ -43,7 +43,7 @@ class Consistency:
     @property
     def worst(self) -> float:
         """The largest share, of some keyframes in a row."""
-        return float(np.nanmax(in_a_row(self._shares), initial=0.0))
+        return worst(self._shares)
 
     @property
     def doubt(self) -> Doubt | None:
@@ -56,11 +56,10 @@ class Consistency:
         While the focal is a guess, calibration comes first; with several cameras, they hold each other.
         """
         state, count = self._state, len(self._state.records)
-        several = any(record.stream is not state.records[0].stream for record in state.records)
-        if several or not state.initialised or not (last or state.sure):
-            return False
         due = count > self._tried_with if last else count >= _AGAIN * self._tried_with
-        return due and bool(doubts(self._shares, REBUILT))
+        if not due or not state.initialised or not (last or state.sure) or state.several_cameras:
+            return False
+        return bool(doubts(self._shares, REBUILT))
 
     def rebuilding(self) -> None:
         """Note that an attempt with the keyframes so far has begun."""

@@ -17,7 +17,7 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.mapping.consistency import REBUILT
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.relaxation import LoopGap, relax
-from dust3r_ros.sparse.consistency import contradicted, in_a_row
+from dust3r_ros.sparse.consistency import contradicted, worst
 from dust3r_ros.sparse.refinement import close_loop
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.types import Array
@@ -109,10 +109,9 @@ class LoopAdjustment:
 
     def renumber(self, new: np.ndarray) -> None:
         """Keyframe k becomes ``new[k]`` (N,), or leaves if that is negative, with its loops."""
-        self.gaps = _renumbered(self.gaps, new)
+        self.gaps = [stays for gap in self.gaps if (stays := gap.renumbered(new))]
         for claim in self._claims:
-            known = zip(claim.loops, (_renumbered([loop.gap], new) for loop in claim.loops), strict=True)
-            claim.loops = [replace(loop, gap=gap) for loop, found in known for gap in found]
+            claim.loops = [replace(loop, gap=gap) for loop in claim.loops if (gap := loop.gap.renumbered(new))]
         self._claims = [claim for claim in self._claims if claim.loops]
 
     def clear(self) -> None:
@@ -177,16 +176,6 @@ class LoopAdjustment:
         return edges
 
 
-def _renumbered(gaps: Sequence[LoopGap], new: np.ndarray) -> list[LoopGap]:
-    """The gaps between keyframes that stay."""
-    ends = [(int(new[gap.first]), int(new[gap.second])) for gap in gaps]
-    return [
-        replace(gap, first=first, second=second)
-        for gap, (first, second) in zip(gaps, ends, strict=True)
-        if min(first, second) >= 0
-    ]
-
-
 def _seam(sparse: SparseMap, gaps: Sequence[LoopGap]) -> list[int]:
     """The keyframes around the ends of loops."""
     ends = {end for gap in gaps for end in (gap.first, gap.second)}
@@ -210,6 +199,5 @@ def _explains(sparse: SparseMap, loops: Sequence[WideLoop]) -> bool:
 
 def _tears(before: Array, after: Array) -> bool:
     """Whether more than before contradicts the map somewhere: the shares (V,) of the keyframes' observations."""
-    worst = np.nanmax(in_a_row(before), initial=REBUILT)
     rise = np.nan_to_num(after) - np.nan_to_num(before)
-    return bool(np.nanmax(in_a_row(after), initial=0.0) > worst or rise.max(initial=0.0) > _TORN)
+    return bool(worst(after) > max(worst(before), REBUILT) or rise.max(initial=0.0) > _TORN)

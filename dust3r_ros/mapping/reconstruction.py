@@ -153,6 +153,11 @@ class Reconstruction:
         """Whether that focal may still change noticeably."""
         return len(self.records) <= YOUNG or (self.initialised and not self.sure)
 
+    @property
+    def several_cameras(self) -> bool:
+        """Whether there are keyframes of more than one camera."""
+        return any(record.stream is not self.records[0].stream for record in self.records)
+
     def knows(self, stream: CameraStream) -> bool:
         """Whether a camera's focal is more than a guess."""
         return bool(np.isfinite(self.sparse.intrinsics[stream.index].std)) or self.views_of(stream) > 0

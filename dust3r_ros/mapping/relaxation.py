@@ -71,6 +71,11 @@ class LoopGap:
         """The same in a unit that is smaller by ``factor``."""
         return replace(self, a=factor * self.a, b=factor * self.b)
 
+    def renumbered(self, new: np.ndarray) -> LoopGap | None:
+        """The same where keyframe k is ``new[k]`` (N,); None if that is negative for one of the two: it left."""
+        first, second = int(new[self.first]), int(new[self.second])
+        return replace(self, first=first, second=second) if min(first, second) >= 0 else None
+
 
 def relax(sparse: SparseMap, edges: Sequence[tuple[int, int]], gaps: Sequence[LoopGap]) -> None:
     """Move keyframes, and landmarks with them, so that ``gaps`` close and neighbours keep their places to each other.

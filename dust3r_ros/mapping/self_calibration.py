@@ -71,9 +71,8 @@ class CalibrationSchedule:
 
     def doubtful(self, stream: CameraStream) -> bool:
         """Whether a focal other than the map's may be right."""
-        several = any(record.stream is not stream for record in self._state.records)
         known = self._state.sparse.intrinsics[stream.index].given or self._state.settled
-        return not (known or several or len(self._state.records) > MOST_UNSURE)
+        return not (known or self._state.several_cameras or len(self._state.records) > MOST_UNSURE)
 
     @property
     def joining(self) -> np.ndarray:

@@ -176,7 +176,7 @@ class Pipeline:
 
         Raises ``Dust3rRosError`` if the back end ends meanwhile.
         """
-        self._link.call("show", self._publishers.audience).result()
+        self._link.call("keep", []).result()  # answered after whatever was called before
         self._worker.submit(self._look_back_to_the_end).result()
 
     def stop(self) -> None:

@@ -42,12 +42,7 @@ def contradicted(sparse: SparseMap, views: Collection[int] | None = None) -> Arr
     ids = different([tracks.ids for entry in entries for tracks in (entry.seen, entry.pruned)])
     sources = sparse.posed() if views is None else sparse.around(chosen, ids)
     view, point, offset = sparse.observations(sources, ids, pruned=True)
-    points = sparse.points[ids]
-    loose = np.isnan(points[point, 0])
-    if loose.any():
-        placed = sparse.triangulated(view[loose], point[loose], offset[loose], len(ids))[0]
-        points[point[loose]] = placed[point[loose]]
-    off = ~(sparse.errors(view, points[point], offset) < MAX_ERROR_PX)
+    off = ~(sparse.errors_if_placed(ids, view, point, offset) < MAX_ERROR_PX)
     seen = np.bincount(view, minlength=len(sparse.views))
     shares = np.bincount(view, weights=off, minlength=len(sparse.views)) / np.maximum(seen, 1)
     asked = np.isin(np.arange(len(sparse.views)), chosen)
@@ -61,6 +56,11 @@ def in_a_row(shares: Array) -> Array:
     padded = np.pad(values, ((0, 0), (_RUN // 2, _RUN // 2)))
     total, count = np.sum([padded[:, at : at + len(shares)] for at in range(_RUN)], axis=0)
     return np.where(known, total / np.maximum(count, 1), np.nan)
+
+
+def worst(shares: Array) -> float:
+    """The largest share of some keyframes in a row, 0 while none is known."""
+    return float(np.nanmax(in_a_row(shares), initial=0.0))
 
 
 def doubts(shares: Array, above: float) -> list[Doubt]:

@@ -13,12 +13,12 @@ from copy import deepcopy
 import numpy as np
 
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.sparse.consistency import Doubt, contradicted, doubts, in_a_row
+from dust3r_ros.sparse.consistency import Doubt, contradicted, doubts, worst
 from dust3r_ros.sparse.initialization import Options, bootstrap, score
 from dust3r_ros.sparse.map_merging import fit_maps
 from dust3r_ros.sparse.refinement import close_loop, find_points, refine
 from dust3r_ros.sparse.sparse_map import SparseMap
-from dust3r_ros.tracking import join, no_tracks
+from dust3r_ros.tracking import no_tracks
 
 _FEWEST, _MOST = 5, 60  # keyframes
 _REST = 3  # keyframes that are not rebuilt
@@ -49,23 +49,19 @@ def rebuild(sparse: SparseMap, camera: int, above: float, starts: Starts) -> boo
 def _rebuilt(sparse: SparseMap, camera: int, doubt: Doubt, starts: Starts) -> bool:
     """Rebuild one stretch, or a part of it with all before or after it, whichever explains the whole map best."""
     views, options = sparse.posed(), starts(len(sparse.views))[0]
-    limit, worst = options.better * score(sparse, views, camera, options), _worst(sparse)
+    limit, most = options.better * score(sparse, views, camera, options), worst(contradicted(sparse))
     best = None
     for stretch in _stretches(sparse, doubt):
         trial = _joined(sparse, camera, stretch, starts)
         if trial is None:
             continue
         misfit = score(trial, views, camera, options)
-        if misfit < limit and _worst(trial) <= worst:
+        if misfit < limit and worst(contradicted(trial)) <= most:
             best, limit = trial, misfit
     if best is None:
         return False
     sparse.restore(best.snapshot())
     return True
-
-
-def _worst(sparse: SparseMap) -> float:
-    return float(np.nanmax(in_a_row(contradicted(sparse)), initial=0.0))
 
 
 def _stretches(sparse: SparseMap, doubt: Doubt) -> list[list[int]]:
@@ -86,8 +82,7 @@ def _joined(sparse: SparseMap, camera: int, stretch: Sequence[int], starts: Star
     whole = deepcopy(sparse)
     for view in stretch:
         whole.views[view].w_T_c = None
-    whole.points[:] = np.nan
-    find_points(whole)
+    _place_landmarks(whole)
     shared = np.flatnonzero(whole.positioned & part.positioned)
     try:
         fit = fit_maps(
@@ -95,18 +90,22 @@ def _joined(sparse: SparseMap, camera: int, stretch: Sequence[int], starts: Star
         )
     except GeometryError:
         return None
-    for entry in whole.views:
-        entry.seen, entry.pruned = join(entry.seen, entry.pruned).unique(), no_tracks()
+    whole.unprune()
     for view in stretch:
         w_T_c = part.views[view].w_T_c
         whole.views[view].w_T_c = None if w_T_c is None else fit.target_S_source.pose(w_T_c)
-    whole.points[:] = np.nan
-    find_points(whole)
+    _place_landmarks(whole)
     close_loop(whole)
     for _ in range(2):
         refine(whole, free_focal=True, iterations=30, sharp=True)
         whole.extend()
     return whole
+
+
+def _place_landmarks(sparse: SparseMap) -> None:
+    """Position them by the views with a pose alone."""
+    sparse.points[:] = np.nan
+    find_points(sparse)
 
 
 def _rebuilt_alone(

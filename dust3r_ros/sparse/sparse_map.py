@@ -141,16 +141,11 @@ class SparseMap:
         Landmarks seen at least twice count, including pruned observations, at the cap if they have no
         position; so explaining fewer landmarks does not improve it.
         """
-        view, point, offset = self.observations(self.posed(), np.arange(len(self.points)), pruned=True)
+        ids = np.arange(len(self.points))
+        view, point, offset = self.observations(self.posed(), ids, pruned=True)
         if len(view) == 0:
             return float("inf")
-        points = self.points.copy()
-        loose = np.isnan(points[point, 0])
-        if loose.any():  # too little parallax for a position is not a misfit
-            points[point[loose]] = self.triangulated(view[loose], point[loose], offset[loose], len(points))[0][
-                point[loose]
-            ]
-        errors = self.errors(view, points[point], offset)
+        errors = self.errors_if_placed(ids, view, point, offset)
         return float(np.mean(np.minimum(errors, MAX_ERROR_PX) ** 2))
 
     def discard_flat(self) -> int:
@@ -173,8 +168,13 @@ class SparseMap:
                 intrinsics.lens = Lens(intrinsics.lens.radius)
         for view in self.views:
             view.w_T_c = None
-            view.seen, view.pruned = join(view.seen, view.pruned).unique(), no_tracks()
+        self.unprune()
         self.points[:] = np.nan
+
+    def unprune(self) -> None:
+        """Take every pruned observation back."""
+        for view in self.views:
+            view.seen, view.pruned = join(view.seen, view.pruned).unique(), no_tracks()
 
     def median_depth(self, view: int) -> float:
         """Median depth of the landmarks a posed view sees; NaN if none has a position."""
@@ -290,6 +290,18 @@ class SparseMap:
             drop = np.isin(entry.seen.ids, of_view)
             entry.pruned = join(entry.pruned, entry.seen.select(drop))
             entry.seen = entry.seen.select(~drop)
+
+    def errors_if_placed(self, ids: np.ndarray, view: np.ndarray, point: np.ndarray, offset: Array) -> Array:
+        """(M,) errors of ``observations`` of landmarks ``ids``; one without a position is placed where its rays meet.
+
+        Too little parallax for a position is no error.
+        """
+        points = self.points[ids]
+        loose = np.isnan(points[point, 0])
+        if loose.any():
+            placed = self.triangulated(view[loose], point[loose], offset[loose], len(ids))[0]
+            points[point[loose]] = placed[point[loose]]
+        return self.errors(view, points[point], offset)
 
     def errors(self, view: np.ndarray, points: Array, offset: Array) -> Array:
         """(M,) reprojection errors, pixels, of ``points`` (M, 3) observed by ``view`` (M,) at ``offset`` (M, 2)."""
