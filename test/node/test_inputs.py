@@ -348,7 +348,10 @@ def test_qos_follows_parameters_and_overrides(robot):
         (info,) = r.robot.get_subscriptions_info_by_topic(topic)
         return info.qos_profile
 
-    r.until(lambda: r.robot.count_subscribers("/camera/image_raw") == 1, "a subscription")
+    r.until(
+        lambda: all(r.robot.count_subscribers(f"/camera/{name}") == 1 for name in ("image_raw", "camera_info")),
+        "both subscriptions",
+    )
     assert profile("/camera/image_raw").reliability == ReliabilityPolicy.BEST_EFFORT
     assert profile("/camera/image_raw").durability == DurabilityPolicy.VOLATILE
     assert profile("/camera/camera_info").reliability == ReliabilityPolicy.RELIABLE

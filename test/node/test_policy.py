@@ -54,6 +54,12 @@ def test_a_node_has_what_it_allows_and_no_more(profile: ElementTree.Element, sta
     def names(kind: str) -> set[str]:
         return {name for name, _ in getattr(node, f"get_{kind}_names_and_types_by_node")("dust3r", "/")}
 
+    def known() -> bool:  # who publishes what is discovered some time after the topics are
+        return names("publisher") >= allowed(profile, "publish") - LATER and all(
+            names(kind) >= allowed(profile, verb) for kind, verb in (("subscriber", "subscribe"), ("service", "reply"))
+        )
+
+    bench.recorder.wait(known, 150, "everything that the policy allows is there")
     assert names("publisher") == allowed(profile, "publish") - LATER
     assert names("subscriber") == allowed(profile, "subscribe")
     assert names("service") == allowed(profile, "reply")
