@@ -8,7 +8,7 @@ from math import exp
 import cv2
 import numpy as np
 
-from dust3r_ros.backends.stereo import StereoDepth
+from dust3r_ros.backends.flow import StereoDepth
 from dust3r_ros.geometry.depths import REFERENCE_PRECISION
 from dust3r_ros.types import Array, Array32
 

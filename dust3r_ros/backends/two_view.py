@@ -10,8 +10,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from dust3r_ros.backends.flow import Flow, FlowStore, chained, dense_flow, seeded_targets
-from dust3r_ros.backends.stereo import StereoDepth, depth_from_flow
+from dust3r_ros.backends.flow import Flow, FlowStore, StereoDepth, chained, dense_flow, depth_from_flow, seeded_targets
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.features.features import Features, extract
 from dust3r_ros.geometry.essential import essential_pose

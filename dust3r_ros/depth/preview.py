@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import cv2
 
-from dust3r_ros.backends.stereo import StereoDepth
+from dust3r_ros.backends.flow import StereoDepth
 from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.depth.completion import cut_at_outlines, fill_depth
 from dust3r_ros.geometry.depths import fuse_depths

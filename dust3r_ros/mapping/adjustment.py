@@ -12,9 +12,8 @@ from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.consistency import Consistency
 from dust3r_ros.mapping.depth_schedule import DepthSchedule
 from dust3r_ros.mapping.localization import FrameFinder
-from dust3r_ros.mapping.loop_adjustment import LoopAdjustment, WideLoop
+from dust3r_ros.mapping.loop_adjustment import LoopAdjustment, LoopGap, WideLoop
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.mapping.relaxation import LoopGap
 from dust3r_ros.mapping.rig_placement import RigPlacement
 from dust3r_ros.mapping.self_calibration import CalibrationSchedule, Calibrator, same_scale
 from dust3r_ros.sparse.refinement import refine

@@ -12,7 +12,7 @@ from dust3r_ros.depth.depth_maps import DepthMaps, DepthShot, seen_from
 from dust3r_ros.depth.preview import DepthPreview, Posed
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import angle_deg, invert
-from dust3r_ros.mapping.depth_sources import depth_sources
+from dust3r_ros.mapping.covisibility import depth_sources
 from dust3r_ros.mapping.reconstruction import Reconstruction, renumbered
 from dust3r_ros.mapping.state import KeyframeState, PairGeometry
 from dust3r_ros.timing import StageTimer

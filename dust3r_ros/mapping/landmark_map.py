@@ -17,12 +17,11 @@ from dust3r_ros.mapping.association import Linker
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.chores import LandmarkChores
 from dust3r_ros.mapping.covisibility import Neighbourhood
-from dust3r_ros.mapping.culling import Culling
+from dust3r_ros.mapping.culling import Culling, Redundancy
 from dust3r_ros.mapping.depth_schedule import DepthSchedule
 from dust3r_ros.mapping.localization import FrameFinder
 from dust3r_ros.mapping.loop_closing import LoopClosing
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.mapping.redundancy import Redundancy
 from dust3r_ros.mapping.rig_placement import FocalVotes, RigPlacement
 from dust3r_ros.mapping.saving import LandmarkSaving
 from dust3r_ros.mapping.submap import Submap

@@ -9,9 +9,8 @@ import numpy as np
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.mapping.association import Linker
-from dust3r_ros.mapping.loop_adjustment import WideLoop
+from dust3r_ros.mapping.loop_adjustment import LoopGap, WideLoop
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.mapping.relaxation import LoopGap
 from dust3r_ros.sparse.map_merging import MapFit, fit_maps
 from dust3r_ros.tracking import Tracks
 

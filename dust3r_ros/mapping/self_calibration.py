@@ -10,9 +10,9 @@ import numpy as np
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.consistency import REBUILT
 from dust3r_ros.mapping.reconstruction import MOST_UNSURE, Reconstruction
+from dust3r_ros.sparse.consistency import rebuild
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, PairFromLandmarks, bootstrap, differ, score
 from dust3r_ros.sparse.landmarks import Intrinsics
-from dust3r_ros.sparse.rebuilding import rebuild
 from dust3r_ros.sparse.refinement import USUAL_BEND, focal_shift, refine, refine_lenses, thin
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking.front_end import YOUNG

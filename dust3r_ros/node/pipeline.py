@@ -20,10 +20,9 @@ from dust3r_ros.node.status import COMPLAIN_S, CameraStates, Losses, Snapshot, s
 from dust3r_ros.node.watch import Watch
 from dust3r_ros.node.worker import Worker
 from dust3r_ros.session.session import StampOrder
-from dust3r_ros.tracking.exchange import KeyframeRequest, MapSnapshot
+from dust3r_ros.tracking.exchange import KeyframeRequest, MapSnapshot, Outbox
 from dust3r_ros.tracking.front_end import Tracked
 from dust3r_ros.tracking.live_camera import LiveCamera, Whereabouts
-from dust3r_ros.tracking.outbox import Outbox
 from dust3r_ros.types import Array, Calibration, Frame, MapUpdate, TrackingState
 
 # Images that may wait for the front end: those of several cameras arrive together.

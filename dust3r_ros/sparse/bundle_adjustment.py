@@ -18,8 +18,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from dust3r_ros.geometry.compiled import LIBRARY, address
 from dust3r_ros.geometry.lens import Lens
-from dust3r_ros.sparse.bundle_problem import FOCAL, RADIAL, BundleProblem, Observations, State
-from dust3r_ros.sparse.reprojection import Fit, Huber, fit, settle
+from dust3r_ros.sparse.bundle_problem import FOCAL, RADIAL, BundleProblem, Fit, Huber, Observations, State, fit, settle
 from dust3r_ros.sparse.schur import (
     DENSE_POSES,
     Normal,

@@ -1,5 +1,5 @@
 // The inner loops of bundle_adjustment.py: normal equations with the points eliminated, the step of the points, and
-// points settled. schur.py and reprojection.py explain the sums and do the same in NumPy.
+// points settled. schur.py and bundle_problem.py explain the sums and do the same in NumPy.
 //
 // Observations are sorted by point, those of one point by pose; `starts` (P + 1): where each point's begin. The
 // first `free` of the poses move. Points are (3, P), other arrays have their components last.

@@ -1,19 +1,29 @@
-"""How much of what keyframes see contradicts the map.
+"""How much of what keyframes see contradicts the map, and rebuilding of a stretch where much does.
 
 A map that is right explains nearly all that its keyframes see. Where it is bent, folded by a false loop, or follows
 something large that moves, much of that has been pruned, while the rest still fits to a fraction of a pixel: the
 errors of what was kept do not show it.
+
+Poses found one after the other do not recover from a wrong one: where steps are wide and walls flat, two views have a
+second, wrong explanation, and all that follows is built on it. Begun elsewhere in the stretch, and joined to the rest
+of the map afterwards, the same observations lead out of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from copy import deepcopy
 from typing import NamedTuple
 
 import numpy as np
 
+from dust3r_ros.errors import GeometryError
+from dust3r_ros.sparse.initialization import Options, bootstrap, score
 from dust3r_ros.sparse.landmarks import different
+from dust3r_ros.sparse.map_merging import fit_maps
+from dust3r_ros.sparse.refinement import close_loop, find_points, refine
 from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX, SparseMap
+from dust3r_ros.tracking import no_tracks
 from dust3r_ros.types import Array
 
 _FEWEST = 20  # observations
@@ -69,3 +79,111 @@ def doubts(shares: Array, above: float) -> list[Doubt]:
     wide = np.flatnonzero(np.diff(np.concatenate([[False], mean > _END * above, [False]])))
     found = [Doubt(first, end - 1, float(mean[first:end].max())) for first, end in wide.reshape(-1, 2).tolist()]
     return sorted((doubt for doubt in found if doubt.share > above), key=lambda doubt: -doubt.share)
+
+
+_FEWEST, _MOST = 5, 60  # keyframes
+_REST = 3  # keyframes that are not rebuilt
+_POSED = 0.7  # of the stretch
+_SMALLER = 0.9  # of its misfit, by itself
+_SHARED = 12  # landmarks that tie it to the rest
+_FIT_PX = 8.0
+_ROUNDS = 3
+
+Starts = Callable[[int], Sequence[Options]]
+
+
+def rebuild(sparse: SparseMap, camera: int, above: float, starts: Starts) -> bool:
+    """Rebuild stretches of which more than ``above`` contradicts the map, where that explains the whole better.
+
+    All views must be of ``camera``. ``starts(count)``: the ways to begin with so many views. Returns whether the map
+    changed.
+    """
+    changed = False
+    for _ in range(_ROUNDS):
+        doubtful = doubts(contradicted(sparse), above)
+        if not any(_rebuilt(sparse, camera, doubt, starts) for doubt in doubtful):
+            break
+        changed = True
+    return changed
+
+
+def _rebuilt(sparse: SparseMap, camera: int, doubt: Doubt, starts: Starts) -> bool:
+    """Rebuild one stretch, or a part of it with all before or after it, whichever explains the whole map best."""
+    views, options = sparse.posed(), starts(len(sparse.views))[0]
+    limit, most = options.better * score(sparse, views, camera, options), worst(contradicted(sparse))
+    best = None
+    for stretch in _stretches(sparse, doubt):
+        trial = _joined(sparse, camera, stretch, starts)
+        if trial is None:
+            continue
+        misfit = score(trial, views, camera, options)
+        if misfit < limit and worst(contradicted(trial)) <= most:
+            best, limit = trial, misfit
+    if best is None:
+        return False
+    sparse.restore(best.snapshot())
+    return True
+
+
+def _stretches(sparse: SparseMap, doubt: Doubt) -> list[list[int]]:
+    """What may be rebuilt by itself: the wrong pose may be anywhere in the doubtful stretch, or just before it."""
+    first, end, count = doubt.first, doubt.last + 1, len(sparse.views)
+    cuts = [first, (2 * first + end) // 3, (first + end) // 2]
+    ranges = [(first, end), *((cut, count) for cut in cuts), (0, end), (0, cuts[2]), (first, cuts[2])]
+    posed = set(sparse.posed())
+    parts = [[view for view in range(*part) if view in posed] for part in dict.fromkeys(ranges)]
+    return [part for part in parts if _FEWEST <= len(part) <= _MOST and len(part) <= len(posed) - _REST]
+
+
+def _joined(sparse: SparseMap, camera: int, stretch: Sequence[int], starts: Starts) -> SparseMap | None:
+    """A copy of the map with a ``stretch`` rebuilt; None if that, or the place of it in the rest, is not found."""
+    part = _rebuilt_alone(sparse, camera, stretch, starts(len(stretch)))
+    if part is None:
+        return None
+    whole = deepcopy(sparse)
+    for view in stretch:
+        whole.views[view].w_T_c = None
+    _place_landmarks(whole)
+    shared = np.flatnonzero(whole.positioned & part.positioned)
+    try:
+        fit = fit_maps(
+            whole, part, np.stack([shared, shared], axis=1), threshold_px=_FIT_PX, min_matches=_SHARED, certain=False
+        )
+    except GeometryError:
+        return None
+    whole.unprune()
+    for view in stretch:
+        w_T_c = part.views[view].w_T_c
+        whole.views[view].w_T_c = None if w_T_c is None else fit.target_S_source.pose(w_T_c)
+    _place_landmarks(whole)
+    close_loop(whole)
+    for _ in range(2):
+        refine(whole, free_focal=True, iterations=30, sharp=True)
+        whole.extend()
+    return whole
+
+
+def _place_landmarks(sparse: SparseMap) -> None:
+    """Position them by the views with a pose alone."""
+    sparse.points[:] = np.nan
+    find_points(sparse)
+
+
+def _rebuilt_alone(
+    sparse: SparseMap, camera: int, stretch: Sequence[int], starts: Sequence[Options]
+) -> SparseMap | None:
+    """A copy in which only a ``stretch`` sees anything, rebuilt from its own first or last views; None if in vain."""
+    part, chosen = deepcopy(sparse), set(stretch)
+    for index, entry in enumerate(part.views):
+        if index not in chosen:
+            entry.seen = entry.pruned = no_tracks()
+            entry.w_T_c = None
+    focal = part.intrinsics[camera].focal
+    before = score(part, stretch, camera, starts[0])
+    part.start_over()
+    for options in starts:
+        bootstrap(part, stretch, camera, [focal], options)
+    posed = len(part.posed())
+    if posed < max(_REST, _POSED * len(stretch)) or score(part, stretch, camera, starts[0]) > _SMALLER * before:
+        return None
+    return part

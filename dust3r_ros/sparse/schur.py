@@ -14,8 +14,18 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.sparse import bsr_array
 from scipy.sparse.linalg import splu
 
-from dust3r_ros.sparse.bundle_problem import FOCAL, BundleProblem, Observations, State
-from dust3r_ros.sparse.reprojection import Fit, Huber, PointTerms, intrinsic_slope, point_terms, whitening
+from dust3r_ros.sparse.bundle_problem import (
+    FOCAL,
+    BundleProblem,
+    Fit,
+    Huber,
+    Observations,
+    PointTerms,
+    State,
+    intrinsic_slope,
+    point_terms,
+    whitening,
+)
 from dust3r_ros.types import Array
 
 DENSE_POSES = 150  # more are solved as a sparse system

@@ -8,8 +8,8 @@ import pytest
 from stand_in import StandIn
 
 from dust3r_ros.backends.both import BothBackend, NetworkDepths, network_size
+from dust3r_ros.backends.flow import StereoDepth
 from dust3r_ros.backends.prior import NetworkDepth, TrackRecord, with_prior
-from dust3r_ros.backends.stereo import StereoDepth
 from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.scenes.rooms import room

@@ -1,10 +1,17 @@
-"""Flows that are kept: what comes out, and what goes when there are too many."""
+"""Flows that are kept, and depth from exact flow with what confidence says of it."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
-from dust3r_ros.backends.flow import Flow, FlowStore, grid
+from dust3r_ros.backends.flow import Flow, FlowStore, depth_from_flow, grid
+from dust3r_ros.geometry.pinhole import center_of, project, unproject
+from dust3r_ros.geometry.rigid import pose, transform
+from dust3r_ros.types import Array
 
 SHAPE = (12, 20)
 BYTES = 12 * 20 * 5
@@ -62,3 +69,145 @@ def test_forgetting_a_view_and_all() -> None:
     assert (2, 3) in store and len(store) == 1 and store.size == BYTES
     store.clear()
     assert len(store) == 0 and store.size == 0
+
+
+HEIGHT, WIDTH, FOCAL = 48, 64, 55.0
+
+
+def waves(low: float = 2.0, high: float = 4.0) -> Array:
+    v, u = np.mgrid[:HEIGHT, :WIDTH]
+    return low + (high - low) * (0.5 + 0.5 * np.sin(u / 9) * np.cos(v / 7))
+
+
+def exact_flow(
+    depth: Array, b_T_a: Array, focal_b: float = FOCAL, shape_b: tuple[int, int] = (HEIGHT, WIDTH), off: float = 0.0
+) -> Flow:
+    """Where pixels of a lie in b, ``off`` pixels wrong in v; no round-trip error."""
+    target = project(transform(b_T_a, unproject(depth, FOCAL)), focal_b, center_of(*shape_b))
+    target[..., 1] += off
+    known = np.isfinite(target).all(-1)
+    return Flow(
+        np.where(known[..., None], target, 0.0).astype(np.float32), np.where(known, 0.0, np.inf).astype(np.float32)
+    )
+
+
+def motion(x: float = 0.4, y: float = 0.0, z: float = 0.0, turn: tuple[float, float, float] = (0, 0, 0)) -> Array:
+    return pose(Rotation.from_euler("xyz", turn, degrees=True).as_matrix(), [-x, -y, -z])
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    st.floats(0.2, 0.6),
+    st.floats(-0.4, 0.4),
+    st.floats(-0.4, 0.4),
+    st.tuples(*[st.floats(-12, 12)] * 3),
+    st.sampled_from([40.0, 55.0, 90.0]),
+)
+def test_depth_is_exact(x: float, y: float, z: float, turn: tuple[float, float, float], focal_b: float) -> None:
+    depth, b_T_a = waves(), motion(x, y, z, turn)
+    found = depth_from_flow(exact_flow(depth, b_T_a, focal_b), b_T_a, FOCAL, focal_b, (HEIGHT, WIDTH), 1.0)
+    good = found.confidence > 1
+    assert good.mean() > 0.5
+    np.testing.assert_allclose(found.depth[good], depth[good], rtol=2e-3)
+    assert (found.depth[~good] == 0).all()
+    assert found.depth.dtype == found.confidence.dtype == np.float32 and found.depth.shape == (HEIGHT, WIDTH)
+
+
+def test_another_size_of_the_second_view() -> None:
+    depth, b_T_a, shape_b = waves(), motion(), (96, 80)
+    found = depth_from_flow(exact_flow(depth, b_T_a, 70.0, shape_b), b_T_a, FOCAL, 70.0, shape_b, 1.0)
+    good = found.confidence > 1
+    assert good.mean() > 0.9
+    np.testing.assert_allclose(found.depth[good], depth[good], rtol=1e-3)
+
+
+def test_depth_has_the_unit_of_the_baseline() -> None:
+    depth = waves()
+    small = depth_from_flow(exact_flow(depth, motion(0.4)), motion(0.4), FOCAL, FOCAL, (HEIGHT, WIDTH), 1.0)
+    large = depth_from_flow(exact_flow(depth, motion(0.4)), motion(4.0), FOCAL, FOCAL, (HEIGHT, WIDTH), 1.0)
+    np.testing.assert_allclose(large.depth, 10 * small.depth, rtol=1e-4)
+    np.testing.assert_allclose(large.confidence, small.confidence, rtol=1e-4)
+    assert large.parallax_deg == pytest.approx(small.parallax_deg, rel=1e-4)
+
+
+def test_confidence_falls_with_parallax() -> None:
+    medians = []
+    for baseline in (0.8, 0.4, 0.2, 0.1):
+        b_T_a = motion(baseline)
+        found = depth_from_flow(exact_flow(waves(), b_T_a), b_T_a, FOCAL, FOCAL, (HEIGHT, WIDTH), 0.1)
+        medians.append(np.median(found.confidence))
+    assert medians == sorted(medians, reverse=True) and len(set(medians)) == 4
+    # Precision goes with parallax, so confidence above 1 with its square.
+    assert (medians[2] - 1) / (medians[3] - 1) == pytest.approx(4.0, rel=0.2)
+
+
+def test_confidence_falls_with_epipolar_error_and_round_trip_error() -> None:
+    b_T_a, depth = motion(), waves()
+    by_miss = [
+        np.median(depth_from_flow(exact_flow(depth, b_T_a, off=off), b_T_a, FOCAL, FOCAL, (48, 64), 1.0).confidence)
+        for off in (0.0, 0.4, 0.8, 1.2, 1.7)
+    ]
+    assert by_miss == sorted(by_miss, reverse=True) and by_miss[-1] == 1.0 < by_miss[-2]
+    by_trip = []
+    for error in (0.0, 0.5, 1.0, 1.4, 1.6):
+        flow = exact_flow(depth, b_T_a)
+        flow.error[:] = error
+        by_trip.append(np.median(depth_from_flow(flow, b_T_a, FOCAL, FOCAL, (48, 64), 1.0).confidence))
+    assert by_trip == sorted(by_trip, reverse=True) and by_trip[-1] == 1.0 < by_trip[-2]
+
+
+def test_error_across_the_epipolar_line_does_not_change_depth() -> None:
+    b_T_a, depth = motion(), waves()
+    found = depth_from_flow(exact_flow(depth, b_T_a, off=1.0), b_T_a, FOCAL, FOCAL, (HEIGHT, WIDTH), 1.0)
+    good = found.confidence > 1
+    assert good.mean() > 0.9
+    np.testing.assert_allclose(found.depth[good], depth[good], rtol=1e-3)
+
+
+def test_confidence_is_about_the_error_it_foretells() -> None:
+    """Flow with noise of the size that is assumed: relative errors are reference / sqrt(C - 1)."""
+    rng = np.random.default_rng(0)
+    b_T_a, depth = motion(0.5), waves()
+    flow = exact_flow(depth, b_T_a)
+    flow.target[:] += rng.normal(0, 0.4, flow.target.shape)
+    found = depth_from_flow(flow, b_T_a, FOCAL, FOCAL, (HEIGHT, WIDTH), 1.0)
+    good = (found.confidence > 1) & (found.confidence < 99)
+    foretold = 0.03 / np.sqrt(found.confidence[good] - 1)
+    ratio = np.abs(found.depth[good] / depth[good] - 1) / foretold
+    assert 0.3 < np.median(ratio) < 1.2
+
+
+def test_little_parallax_is_no_depth() -> None:
+    b_T_a = motion(0.4)
+    flow = exact_flow(waves(), b_T_a)
+    parallax = depth_from_flow(flow, b_T_a, FOCAL, FOCAL, (HEIGHT, WIDTH), 0.1).parallax_deg
+    assert parallax == pytest.approx(np.degrees(0.4 / 3), rel=0.3)
+    assert (depth_from_flow(flow, b_T_a, FOCAL, FOCAL, (HEIGHT, WIDTH), 15.0).confidence == 1).all()
+
+
+@pytest.mark.parametrize("b_T_a", [np.eye(4), motion(0.0, turn=(0, 8, 0))])
+def test_turning_only_is_no_depth(b_T_a: Array) -> None:
+    found = depth_from_flow(exact_flow(waves(), b_T_a), b_T_a, FOCAL, FOCAL, (HEIGHT, WIDTH), 1.0)
+    assert (found.confidence == 1).all() and (found.depth == 0).all() and np.isfinite(found.parallax_deg)
+
+
+def test_matches_that_meet_behind_a_camera_are_no_depth() -> None:
+    b_T_a = motion(0.4)
+    flow = exact_flow(waves(), motion(-0.4))  # everything moved the wrong way
+    found = depth_from_flow(flow, b_T_a, FOCAL, FOCAL, (HEIGHT, WIDTH), 1.0)
+    assert (found.confidence == 1).all() and (found.depth == 0).all()
+
+
+def test_nothing_matches() -> None:
+    flow = exact_flow(waves(), motion())
+    flow.error[:] = np.inf
+    found = depth_from_flow(flow, motion(), FOCAL, FOCAL, (HEIGHT, WIDTH), 1.0)
+    assert found.parallax_deg == 0.0 and (found.confidence == 1).all()
+
+
+def test_walking_forward_knows_all_but_the_middle() -> None:
+    b_T_a = motion(0.0, 0.0, 0.6)
+    found = depth_from_flow(exact_flow(waves(), b_T_a), b_T_a, FOCAL, FOCAL, (HEIGHT, WIDTH), 1.0)
+    good = found.confidence > 1
+    assert good[4:-4, :8].mean() > 0.9 and not good[23:25, 31:33].any()
+    np.testing.assert_allclose(found.depth[good], waves()[good], rtol=5e-3)

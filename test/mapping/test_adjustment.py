@@ -11,8 +11,8 @@ from dust3r_ros.backends import make_backend
 from dust3r_ros.mapping import loop_adjustment
 from dust3r_ros.mapping.adjustment import AdjustmentQueue, WholeMap
 from dust3r_ros.mapping.landmark_map import MapBuilder
+from dust3r_ros.mapping.loop_adjustment import LoopGap
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.mapping.relaxation import LoopGap
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.timing import no_timer
 

@@ -17,8 +17,7 @@ from dust3r_ros.geometry.rigid import invert, pose
 from dust3r_ros.geometry.similarity import weighted_similarity
 from dust3r_ros.sparse import bundle_adjustment
 from dust3r_ros.sparse.bundle_adjustment import CompiledSteps, PlainSteps, adjust
-from dust3r_ros.sparse.bundle_problem import BundleProblem, Observations, State
-from dust3r_ros.sparse.reprojection import Huber
+from dust3r_ros.sparse.bundle_problem import BundleProblem, Huber, Observations, State
 
 
 def both(problem: BundleProblem, width: float) -> tuple[PlainSteps, CompiledSteps, State, Observations]:

@@ -9,8 +9,7 @@ import pytest
 from bundles import some_problem
 
 from dust3r_ros.sparse import schur
-from dust3r_ros.sparse.bundle_problem import BundleProblem, Observations, State
-from dust3r_ros.sparse.reprojection import Huber, fit
+from dust3r_ros.sparse.bundle_problem import BundleProblem, Huber, Observations, State, fit
 from dust3r_ros.sparse.schur import PosePairs, Step, normal_equations, solve, std_of
 
 LOSS = Huber(1e9)

@@ -10,8 +10,7 @@ from scipy.spatial.transform import Rotation
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.similarity import weighted_similarity
-from dust3r_ros.mapping.loop_adjustment import WideLoop
-from dust3r_ros.mapping.relaxation import LoopGap
+from dust3r_ros.mapping.loop_adjustment import LoopGap, WideLoop
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks

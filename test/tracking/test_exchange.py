@@ -1,6 +1,6 @@
 """Which images wait for a back end that is slower than the camera."""
 
-from dust3r_ros.tracking.outbox import Outbox
+from dust3r_ros.tracking.exchange import Outbox
 
 
 def drained(box):
