@@ -29,3 +29,17 @@ class Sums:
 
     def facts(self):
         return os.getpid(), os.nice(0)
+
+    def unreadable(self):
+        return Unreadable()
+
+
+class Unreadable:
+    """Leaves its process; nobody can take it in."""
+
+    def __reduce__(self):
+        return _unread, ("only here",)
+
+
+def _unread(why):
+    raise RuntimeError(why)
