@@ -1,4 +1,7 @@
-"""Messages between two processes: small data by socket, arrays by shared memory."""
+"""Messages between two processes: small data by socket, arrays by shared memory.
+
+Apart from ``process.py``, which is ``__main__`` in one of them: a class has to have one name in both.
+"""
 
 from __future__ import annotations
 
