@@ -9,7 +9,7 @@ import numpy as np
 
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.consistency import REBUILT
-from dust3r_ros.mapping.reconstruction import MOST_UNSURE, Reconstruction
+from dust3r_ros.mapping.reconstruction import MOST_UNSURE, TRUSTED, Reconstruction
 from dust3r_ros.sparse.consistency import rebuild
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, PairFromLandmarks, bootstrap, differ, score
 from dust3r_ros.sparse.landmarks import Intrinsics
@@ -90,7 +90,6 @@ class CalibrationSchedule:
 
 # A start can choose its pair, its focal and all poses: more fits it by chance than fits one pose in a map.
 _START_INLIERS = 15
-_SURE_OF_FOCAL = 0.03  # relative standard deviation
 _AGREED = 0.04  # two focals that are found differ by less
 # Two focals may explain the same views almost equally well, each with its own poses (when the camera mostly
 # rotates); the scatter of the observations does not show that. The right one becomes clear once the map is larger.
@@ -160,7 +159,7 @@ class Calibrator:
         intrinsics = self._state.sparse.intrinsics[stream.index]
         if not self._schedule.may_begin(stream):
             return False
-        known = intrinsics.given or intrinsics.std < _SURE_OF_FOCAL  # known from an older map
+        known = intrinsics.given or intrinsics.std < TRUSTED  # known from an older map
         if self._state.live and not known:
             return self._begin_soon(stream)
         begun = self._bootstrap(stream, [intrinsics.focal] if known else _starts(stream), self._first)[0]
@@ -206,7 +205,7 @@ class Calibrator:
             before = intrinsics.focal
             better, rival, other = self._bootstrap(stream, [f for f in _starts(stream) if differ(f, before)])
             agreed = abs(np.log(intrinsics.focal / before)) < _AGREED
-            self._state.settled = bool(agreed and intrinsics.std < _SURE_OF_FOCAL and rival > _NO_RIVAL)
+            self._state.settled = bool(agreed and intrinsics.std < TRUSTED and rival > _NO_RIVAL)
             intrinsics.rival_std = abs(np.log(other / intrinsics.focal)) if rival < _NO_RIVAL else 0.0
         self.consider_lens(stream)
         return better
