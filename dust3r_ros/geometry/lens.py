@@ -140,8 +140,30 @@ def _fisheye_radius(angles: Array, d: tuple[float, ...]) -> Array:
     return angles * (1.0 + s * (k1 + s * (k2 + s * (k3 + s * k4))))
 
 
-_STEPS = 20  # of the inversion; each gains more than a digit unless the lens is a fisheye
+_STEPS = 20  # of the inversion, at most; a few are enough unless the lens is a fisheye
+_EXACT = 1e-13
+_STEEPEST = 10.0  # enlargement along the radius beyond which a lens is continued by a straight line
 _FITTED_RADII = 200  # radii at which the forward model is fitted
+
+
+def shown_radius(wanted: Array, radial: Array) -> tuple[Array, Array]:
+    """The radii at which lenses show what pinholes show at ``wanted``, and the derivative; all arrays alike.
+
+    Solves r (1 + ``radial`` r^2) = ``wanted``, in radii of the lens, by Newton's method from the side on which it
+    cannot overshoot. Where the solution would grow more than ten times as fast as ``wanted``, it is continued by a
+    straight line.
+    """
+    turns = radial < 0
+    limit = np.sqrt((1.0 - 1.0 / _STEEPEST) / (3.0 * np.where(turns, -radial, 1.0)))
+    within = np.where(turns, np.minimum(wanted, limit * (1.0 + radial * limit**2)), wanted)
+    found = within
+    for _ in range(_STEPS):
+        step = (found * (1.0 + radial * found**2) - within) / (1.0 + 3.0 * radial * found**2)
+        found = found - step
+        if not (np.abs(step) > _EXACT).any():
+            break
+    slope = 1.0 / (1.0 + 3.0 * radial * found**2)
+    return found + slope * (wanted - within), slope
 
 
 @dataclass(frozen=True)
@@ -173,17 +195,12 @@ class Lens:
     def seen(self, ideal: Array) -> Array:
         """(N, 2) positions at which the lens shows what a pinhole shows at ``ideal`` (N, 2): the inverse of ``ideal``.
 
-        Beyond the radius at which the model turns back, the turning point is returned.
+        Near the radius at which the model turns back, and beyond, it is continued as in ``shown_radius``.
         """
         if self.plain:
             return ideal
         wanted = np.linalg.norm(ideal, axis=-1, keepdims=True) / self.radius
-        limit = np.inf if self.radial >= 0 else np.sqrt(-1.0 / (3.0 * self.radial))
-        found = np.minimum(wanted, limit)
-        for _ in range(_STEPS):  # Newton on r (1 + k r^2) = wanted
-            slope = 1.0 + 3.0 * self.radial * found**2
-            step = (found * (1.0 + self.radial * found**2) - wanted) / np.maximum(slope, 1e-3)
-            found = np.clip(found - step, 0.0, limit)
+        found, _ = shown_radius(wanted, np.full(wanted.shape, self.radial))
         scale = np.where(wanted > 0, found / np.maximum(wanted, 1e-12), 1.0)
         return ideal * scale + np.asarray(self.center)
 

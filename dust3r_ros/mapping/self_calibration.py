@@ -9,11 +9,11 @@ import numpy as np
 
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.consistency import REBUILT
-from dust3r_ros.mapping.reconstruction import MOST_UNSURE, Reconstruction
+from dust3r_ros.mapping.reconstruction import MOST_UNSURE, TRUSTED, Reconstruction
 from dust3r_ros.sparse.consistency import rebuild
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, PairFromLandmarks, bootstrap, differ, score
 from dust3r_ros.sparse.landmarks import Intrinsics
-from dust3r_ros.sparse.refinement import USUAL_BEND, focal_shift, refine, refine_lenses, thin
+from dust3r_ros.sparse.refinement import consider_lenses, refine, refine_lenses, thin
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array
@@ -90,7 +90,7 @@ class CalibrationSchedule:
 
 # A start can choose its pair, its focal and all poses: more fits it by chance than fits one pose in a map.
 _START_INLIERS = 15
-_SURE_OF_FOCAL = 0.02  # relative standard deviation
+_AGREED = 0.04  # two focals that are found differ by less
 # Two focals may explain the same views almost equally well, each with its own poses (when the camera mostly
 # rotates); the scatter of the observations does not show that. The right one becomes clear once the map is larger.
 _NO_RIVAL = 1.1
@@ -127,10 +127,9 @@ class Calibrator:
 
     def adjust(self) -> None:
         """Adjust the whole map, with free focals and, once it is large enough, lenses."""
-        # While the focal may be wrong, it would bend the lens to fit.
         if len(self._state.records) <= YOUNG or not self._state.sure:
             with self.within_reason():
-                refine(self._state.sparse, free_focal=True, rounds=2, iterations=30, sharp=True)
+                refine_lenses(self._state.sparse, rounds=2)
         else:
             refine_lenses(self._state.sparse, rounds=2, iterations=_LIVE_STEPS)
 
@@ -148,10 +147,7 @@ class Calibrator:
 
     def adjust_last(self) -> None:
         """The same without a time limit, when no more frames come."""
-        if self._state.sure:
-            refine_lenses(self._state.sparse)
-        else:
-            refine(self._state.sparse, free_focal=True, rounds=3, iterations=30, sharp=True)
+        refine_lenses(self._state.sparse)
 
     def accustom(self, stream: CameraStream, own: Sequence[int]) -> None:
         """Adjust keyframes and focal of a camera that joined, with the rest of the map fixed."""
@@ -163,7 +159,7 @@ class Calibrator:
         intrinsics = self._state.sparse.intrinsics[stream.index]
         if not self._schedule.may_begin(stream):
             return False
-        known = intrinsics.given or intrinsics.std < _SURE_OF_FOCAL  # known from an older map
+        known = intrinsics.given or intrinsics.std < TRUSTED  # known from an older map
         if self._state.live and not known:
             return self._begin_soon(stream)
         begun = self._bootstrap(stream, [intrinsics.focal] if known else _starts(stream), self._first)[0]
@@ -207,9 +203,10 @@ class Calibrator:
         if self._schedule.doubtful(stream):
             intrinsics = self._state.sparse.intrinsics[stream.index]
             before = intrinsics.focal
-            better, rival = self._bootstrap(stream, [f for f in _starts(stream) if differ(f, before)])
-            agreed = abs(np.log(intrinsics.focal / before)) < 2 * _SURE_OF_FOCAL
-            self._state.settled = bool(agreed and intrinsics.std < _SURE_OF_FOCAL and rival > _NO_RIVAL)
+            better, rival, other = self._bootstrap(stream, [f for f in _starts(stream) if differ(f, before)])
+            agreed = abs(np.log(intrinsics.focal / before)) < _AGREED
+            self._state.settled = bool(agreed and intrinsics.std < TRUSTED and rival > _NO_RIVAL)
+            intrinsics.rival_std = abs(np.log(other / intrinsics.focal)) if rival < _NO_RIVAL else 0.0
         self.consider_lens(stream)
         return better
 
@@ -221,12 +218,10 @@ class Calibrator:
         )
 
     def consider_lens(self, stream: CameraStream) -> None:
-        """Set the focal's deviation due to unknown lens distortion; measure a given focal from the images."""
+        """Set the deviations of focals; measure a given focal from the images."""
+        consider_lenses(self._state.sparse)
         if self._state.sparse.intrinsics[stream.index].given:
             self._ask_images(stream)
-            return
-        shift = focal_shift(self._state.sparse, stream.index, stream.long_edge / 2)
-        self._state.sparse.intrinsics[stream.index].lens_std = USUAL_BEND * abs(shift)
 
     def _ask_images(self, stream: CameraStream) -> None:
         """Measure a given focal on a sample of the map, free and without prior; the map is unchanged."""
@@ -237,9 +232,9 @@ class Calibrator:
         before, held = sparse.snapshot(), (intrinsics.fixed, intrinsics.prior_std)
         intrinsics.fixed, intrinsics.prior_std = False, float("inf")
         thin(sparse, views, max(30, _ASKED_OBSERVATIONS // len(views)))
-        refine(sparse, free_focal=True, rounds=1, iterations=_ASKED_STEPS, sharp=True)
-        bend = USUAL_BEND * abs(focal_shift(sparse, stream.index, stream.long_edge / 2))
-        intrinsics.measured = intrinsics.focal, float(np.hypot(intrinsics.std, bend))
+        refine_lenses(sparse, rounds=1, iterations=_ASKED_STEPS)
+        consider_lenses(sparse)
+        intrinsics.measured = intrinsics.focal, intrinsics.std
         sparse.restore(before)
         intrinsics.fixed, intrinsics.prior_std = held
 
@@ -249,18 +244,19 @@ class Calibrator:
         focals: Sequence[float],
         count: int | None = None,
         sharp: Sequence[bool] = (False, True),
-    ) -> tuple[bool, float]:
+    ) -> tuple[bool, float, float]:
         """Rebuild the map from the first pair found either way, if that explains clearly more.
 
-        ``count``: use this many first keyframes, None: all. Returns whether it was rebuilt, and how much worse the best
-        other focal explains it (``Outcome.rival``).
+        ``count``: use this many first keyframes, None: all. Returns whether it was rebuilt, how much worse the best
+        other focal explains it, and that focal (``Outcome.rival``).
         """
         views = range(len(self._state.records[:count]))
         outcomes = []
         for each in sharp:
             options = self._options(each, len(views))
             outcomes.append(bootstrap(self._state.sparse, views, stream.index, focals, options))
-        return any(outcome.starts for outcome in outcomes), min(outcome.rival for outcome in outcomes)
+        rival = min(outcomes, key=lambda outcome: outcome.rival)
+        return any(outcome.starts for outcome in outcomes), rival.rival, rival.rival_focal
 
     def _options(self, sharp: bool, count: int) -> Options:
         """Options for a map from ``count`` keyframes. Live, time is short, and a rebuilt map is only worth its cost if

@@ -139,7 +139,8 @@ _UNDAMPED = 1e-9  # relative: the unit of length may be arbitrary
 class Solution:
     """Adjusted ``w_T_c``, ``focals``, ``lenses`` and ``points``; ``residual`` (M,) pixels.
 
-    ``focal_std`` of the free log focals, ``radial_std`` (F,) of the lenses' radial terms, 0 where held.
+    ``focal_std`` of the free log focals, ``lens_std`` (F, 3) of the lenses' radial terms and centers (x, y), the latter
+    in radii; 0 where held.
     """
 
     w_T_c: Array
@@ -149,7 +150,7 @@ class Solution:
     focal_std: Array
     cost: float
     lenses: tuple[Lens, ...]
-    radial_std: Array
+    lens_std: Array
 
 
 def adjust(problem: BundleProblem, *, huber_px: float = 2.0, iterations: int = 20, tolerance: float = 1e-4) -> Solution:
@@ -184,7 +185,7 @@ def adjust(problem: BundleProblem, *, huber_px: float = 2.0, iterations: int = 2
     points = np.ascontiguousarray(state.points.T)
     focal_std, lenses = std[problem.free_focal, FOCAL], state.lenses(observations)
     return Solution(
-        state.poses(observations), state.focals(), points, residual, focal_std, cost, lenses, std[:, RADIAL]
+        state.poses(observations), state.focals(), points, residual, focal_std, cost, lenses, std[:, RADIAL:]
     )
 
 

@@ -13,6 +13,9 @@
 #define BEHIND_PX 100.0
 #define LOADING 1e-9
 #define KINDS 4
+#define STEEPEST 10.0 // as in lens.py
+#define LENS_STEPS 20
+#define LENS_EXACT 1e-13
 
 typedef struct {
     long points, free, unknowns;
@@ -34,10 +37,43 @@ typedef struct {
 
 typedef struct {
     double ray[3], x, y, z, focal, error[2], r, cost;
-    double out[2], square, radial, radius; // of the lens
+    double shown[2], outward[2], along, across, radius; // by the lens, as in Fit
     int valid, camera, pose;
     const double *rotation;
 } Seen;
+
+// Where the lens shows the point, and by how much it enlarges there (lens.py, shown_radius).
+static inline void show(Seen *o, const double *intrinsics) {
+    const double radial = intrinsics[1], scale = o->focal / o->radius, ideal[2] = {scale * o->x, scale * o->y};
+    o->along = o->across = 1.0, o->outward[0] = o->outward[1] = 0.0;
+    if (radial != 0.0) {
+        const double wanted = sqrt(ideal[0] * ideal[0] + ideal[1] * ideal[1]);
+        double within = wanted;
+        if (radial < 0.0) {
+            const double limit = sqrt((1.0 - 1.0 / STEEPEST) / (-3.0 * radial)), end = limit * (1.0 + radial * limit * limit);
+            if (within > end) within = end;
+        }
+        double found = within;
+        for (int n = 0; n < LENS_STEPS; n++) {
+            const double step = (found * (1.0 + radial * found * found) - within) / (1.0 + 3.0 * radial * found * found);
+            found -= step;
+            if (!(fabs(step) > LENS_EXACT)) break;
+        }
+        o->along = 1.0 / (1.0 + 3.0 * radial * found * found);
+        found += o->along * (wanted - within);
+        if (wanted > 0.0) {
+            o->across = found / (wanted > 1e-12 ? wanted : 1e-12);
+            for (int i = 0; i < 2; i++) o->outward[i] = ideal[i] / (wanted > 1e-12 ? wanted : 1e-12);
+        }
+    }
+    for (int i = 0; i < 2; i++) o->shown[i] = o->across * ideal[i];
+}
+
+// A change (2) of the position in a pinhole's image, as the lens shows it.
+static inline void through_lens(const Seen *o, double *change) {
+    const double part = (o->along - o->across) * (o->outward[0] * change[0] + o->outward[1] * change[1]);
+    for (int i = 0; i < 2; i++) change[i] = o->across * change[i] + part * o->outward[i];
+}
 
 static inline void see(const Observations *s, const State *state, long m, const double *point, Seen *o) {
     const int pose = s->pose[m], camera = s->camera[pose];
@@ -50,13 +86,9 @@ static inline void see(const Observations *s, const State *state, long m, const 
     o->valid = X[2] > MIN_DEPTH;
     o->z = o->valid ? X[2] : 1.0;
     o->x = X[0] / o->z, o->y = X[1] / o->z;
-    o->focal = intrinsics[0], o->radial = intrinsics[1], o->radius = s->radius[camera];
-    for (int i = 0; i < 2; i++) o->out[i] = offset[i] / o->radius - intrinsics[2 + i];
-    o->square = o->out[0] * o->out[0] + o->out[1] * o->out[1];
-    const int plain = intrinsics[1] == 0.0 && intrinsics[2] == 0.0 && intrinsics[3] == 0.0;
-    const double straight = o->radius * (1.0 + o->radial * o->square);
-    o->error[0] = o->focal * o->x - (plain ? offset[0] : straight * o->out[0]);
-    o->error[1] = o->focal * o->y - (plain ? offset[1] : straight * o->out[1]);
+    o->focal = intrinsics[0], o->radius = s->radius[camera];
+    show(o, intrinsics);
+    for (int i = 0; i < 2; i++) o->error[i] = o->radius * (o->shown[i] + intrinsics[2 + i]) - offset[i];
     o->r = o->valid ? sqrt(o->error[0] * o->error[0] + o->error[1] * o->error[1]) : BEHIND_PX;
     const double within = o->r < s->width ? o->r : s->width;
     o->cost = within * (o->r - 0.5 * within) / (s->sigma * s->sigma);
@@ -74,6 +106,9 @@ static inline void slope_of(const Seen *o, double root, double slope[2][3]) {
     for (int i = 0; i < 3; i++) {
         slope[0][i] = scale * (o->rotation[i] - o->x * o->rotation[6 + i]);
         slope[1][i] = scale * (o->rotation[3 + i] - o->y * o->rotation[6 + i]);
+        double change[2] = {slope[0][i], slope[1][i]};
+        through_lens(o, change);
+        slope[0][i] = change[0], slope[1][i] = change[1];
     }
 }
 
@@ -113,15 +148,15 @@ CLONES double errors(const Observations *s, const State *state, double *r, unsig
 
 // Derivative (2) of the error with respect to an intrinsic.
 static inline void intrinsic_slope(const Seen *o, int kind, double slope[2]) {
+    slope[0] = slope[1] = 0.0;
     if (kind == 0) {
         slope[0] = o->focal * o->x, slope[1] = o->focal * o->y;
+        through_lens(o, slope);
     } else if (kind == 1) {
-        for (int i = 0; i < 2; i++) slope[i] = -o->radius * o->square * o->out[i];
+        const double square = o->shown[0] * o->shown[0] + o->shown[1] * o->shown[1];
+        for (int i = 0; i < 2; i++) slope[i] = -o->radius * o->along * square * o->shown[i];
     } else {
-        const int axis = kind - 2;
-        for (int i = 0; i < 2; i++) slope[i] = 2.0 * o->radial * o->out[axis] * o->out[i];
-        slope[axis] += 1.0 + o->radial * o->square;
-        for (int i = 0; i < 2; i++) slope[i] *= o->radius;
+        slope[kind - 2] = o->radius;
     }
 }
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.sparse import csr_array
 
-from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.geometry.lens import Lens, shown_radius
 from dust3r_ros.types import Array
 
 _MAX_STEP = (0.5, 0.1, 0.1, 0.1)  # of log focal, radial and center
@@ -155,19 +155,6 @@ class State:
             for radius, (_, radial, x, y) in zip(observations.radius, self.intrinsics, strict=True)
         )
 
-    def offsets(self, observations: Observations) -> Array:
-        """(2, M) the observations as seen by pinholes (``Lens.ideal``)."""
-        if not self.intrinsics[:, RADIAL:].any():
-            return observations.offset
-        radius, (radial, out, square) = observations.radius[observations.focal], self.from_centers(observations)
-        return radius * (1.0 + radial * square) * out
-
-    def from_centers(self, observations: Observations) -> tuple[Array, Array, Array]:
-        """Radial term (M,), offsets of observations from the lens's center (2, M), in radii, their squares (M,)."""
-        _, radial, *center = self.intrinsics.T[:, observations.focal]
-        out = observations.offset / observations.radius[observations.focal] - np.stack(center)
-        return radial, out, out[0] ** 2 + out[1] ** 2
-
     def poses(self, observations: Observations) -> Array:
         """``w_T_c`` (C, 4, 4) in the order of the problem."""
         result = np.zeros((len(self.center), 4, 4))
@@ -213,55 +200,79 @@ class Huber:
 class Fit:
     """How a state explains the observations.
 
-    ``rotation`` (3, 3, M) and ``focal`` (M,) of the observing pose, ``offset`` (2, M) as seen by a
-    pinhole; ``ray`` (3, M) from its center to the point, in w; ``xy`` (2, M) and ``z`` (M,) of
-    the point in the camera, ``xy`` divided by ``z``; ``error`` (2, M) and its length ``r`` (M,) in
-    pixels; ``valid`` (M,) whether the point lies before the camera; ``cost`` (M,). A point behind its
-    camera costs as an error of 100 pixels.
+    ``rotation`` (3, 3, M) and ``focal`` (M,) of the observing pose; ``ray`` (3, M) from its center to the point, in w;
+    ``xy`` (2, M) and ``z`` (M,) of the point in the camera, ``xy`` divided by ``z``. ``shown`` (2, M): where the lens
+    shows it, from the lens's center, in radii; ``along`` and ``across`` (M,): how much the lens enlarges there, in the
+    direction from its center and across it. ``error`` (2, M) and its length ``r`` (M,) in pixels of the image: measured
+    after the distortion is removed, errors would shrink with a lens that shrinks its image, and the cost with them.
+    ``valid`` (M,) whether the point lies before the camera; ``cost`` (M,). A point behind its camera costs as an error
+    of 100 pixels.
     """
 
     rotation: Array
     focal: Array
-    offset: Array
     ray: Array
     xy: Array
     z: Array
+    shown: Array
+    along: Array
+    across: Array
     error: Array
     r: Array
     valid: np.ndarray
     cost: Array
+
+    def through_lens(self, changes: Array) -> Array:
+        """Changes (2, ..., M) of the positions in the images of pinholes, as the lenses show them."""
+        if not self.along.ndim:
+            return changes
+        outward = self.shown / np.maximum(np.linalg.norm(self.shown, axis=0), 1e-12)
+        outward = outward.reshape(2, *(1,) * (changes.ndim - 2), -1)
+        return self.across * changes + (self.along - self.across) * (outward * changes).sum(axis=0) * outward
 
 
 def fit(observations: Observations, state: State, loss: Huber, like: Fit | None = None) -> Fit:
     """Errors of a state; ``like``: a fit of the same poses, focals and lenses, which saves work."""
     if like is None:
         rotation = np.take(state.rotation.transpose(1, 2, 0), observations.pose, axis=2)
-        focal, offset = state.focals()[observations.focal], state.offsets(observations)
+        focal = state.focals()[observations.focal]
     else:
-        rotation, focal, offset = like.rotation, like.focal, like.offset
+        rotation, focal = like.rotation, like.focal
     ray = np.take(state.points, observations.point, axis=1)
     ray -= np.take(state.center.T, observations.pose, axis=1)
     X = np.einsum("ijm,jm->im", rotation, ray)
     valid = X[2] > _MIN_DEPTH
     z = np.where(valid, X[2], 1.0)
     xy = X[:2] / z
-    error = focal * xy - offset
+    shown, along, across, error = _through_lenses(observations, state, focal * xy)
     r = np.where(valid, np.sqrt(error[0] ** 2 + error[1] ** 2), _BEHIND_PX)
-    return Fit(rotation, focal, offset, ray, xy, z, error, r, valid, loss.cost(r))
+    return Fit(rotation, focal, ray, xy, z, shown, along, across, error, r, valid, loss.cost(r))
 
 
-def intrinsic_slope(kind: int, observations: Observations, state: State, at: Fit) -> Array:
+def _through_lenses(observations: Observations, state: State, ideal: Array) -> tuple[Array, Array, Array, Array]:
+    """``shown``, ``along``, ``across`` and ``error`` of a ``Fit``, from positions (2, M) in the images of pinholes."""
+    radius = observations.radius[observations.focal]
+    shown = ideal / radius
+    if not state.intrinsics[:, RADIAL:].any():
+        return shown, np.ones(()), np.ones(()), ideal - observations.offset
+    _, radial, *center = state.intrinsics.T[:, observations.focal]
+    wanted = np.linalg.norm(shown, axis=0)
+    found, along = shown_radius(wanted, radial)
+    across = np.where(wanted > 0, found / np.maximum(wanted, 1e-12), 1.0)
+    shown = across * shown
+    return shown, along, across, radius * (shown + np.stack(center)) - observations.offset
+
+
+def intrinsic_slope(kind: int, observations: Observations, at: Fit) -> Array:
     """(2, M) derivative of the errors with respect to each one's log focal, radial term or center (in radii)."""
     if kind == FOCAL:
-        return at.focal * at.xy
-    radius, (radial, out, square) = observations.radius[observations.focal], state.from_centers(observations)
+        return at.through_lens(at.focal * at.xy)
+    radius = observations.radius[observations.focal]
     if kind == RADIAL:
-        return -radius * square * out
-    # d/dc of -(u - c) (1 + k |u - c|^2)
-    axis = kind - CENTER_X
-    slope = 2.0 * radial * out[axis] * out
-    slope[axis] += 1.0 + radial * square
-    return np.asarray(radius * slope)
+        return np.asarray(-radius * at.along * (at.shown**2).sum(axis=0) * at.shown)
+    slope = np.zeros_like(at.error)
+    slope[kind - CENTER_X] = radius
+    return slope
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,8 +295,8 @@ class PointTerms:
 def point_terms(observations: Observations, at: Fit, loss: Huber) -> PointTerms:
     """The points' part of the normal equations, without observations behind the camera."""
     root = np.where(at.valid, loss.root_weight(at.r), 0.0)
-    # d(pixel)/d(point) = f/z [1 0 -x; 0 1 -y] R
-    slope = at.rotation[:2] - at.xy[:, None] * at.rotation[2]
+    # d(pixel)/d(point) = f/z [1 0 -x; 0 1 -y] R, then the lens
+    slope = at.through_lens(at.rotation[:2] - at.xy[:, None] * at.rotation[2])
     slope *= root * at.focal / at.z
     error = at.error * root
     said = np.einsum("kim,kjm->ijm", slope, slope)

@@ -132,11 +132,13 @@ class Start:
 class Outcome:
     """``starts`` that explain the observations better than the previous map, best first.
 
-    ``rival``: by what factor the best start at another focal explains them worse; infinite if there is none.
+    ``rival``: by what factor the best start at another focal, ``rival_focal``, explains them worse; infinite if there
+    is none.
     """
 
     starts: list[Start]
     rival: float
+    rival_focal: float
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ def bootstrap(
     sparse.restore(best or before)
     if best is not None:
         _normalise(sparse, views)
-    return Outcome(sorted(starts, key=lambda start: start.score), tried.rival(kept))
+    return Outcome(sorted(starts, key=lambda start: start.score), *tried.rival(kept))
 
 
 def differ(a: float, b: float) -> bool:
@@ -260,10 +262,11 @@ class _Tried:
         level = min(better * self.before.score, _LEVEL * min((t.score for t in self.ended), default=0.0))
         return [trial for trial in self.ended if trial.score < level][:_FINALISTS]
 
-    def rival(self, kept: Start) -> float:
-        """Score of the best trial at another focal than that of ``kept``, over the score of ``kept``."""
-        others = [trial.score for trial in self.ended if differ(trial.focal, kept.focal)]
-        return min(others) / max(kept.score, 1e-12) if others else float("inf")
+    def rival(self, kept: Start) -> tuple[float, float]:
+        """Score of the best trial at another focal than that of ``kept``, over the score of ``kept``; that focal."""
+        others = [(trial.score, trial.focal) for trial in self.ended if differ(trial.focal, kept.focal)]
+        score, focal = min(others, default=(float("inf"), float("nan")))
+        return score / max(kept.score, 1e-12), focal
 
 
 def _try_all(sparse: SparseMap, views: Sequence[int], camera: int, focals: Sequence[float], options: Options) -> _Tried:

@@ -6,7 +6,7 @@ The cost of work on the observations of some views does not depend on the size o
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -136,7 +136,8 @@ class SparseView:
 class Intrinsics:
     """The ``focal`` of a camera, pixels of the tracked images, its prior and standard deviation (relative); its lens.
 
-    ``std`` comes from the scatter of the observations, ``lens_std`` from distortion that is not modelled.
+    ``std`` comes from the observations, with the lens free; ``rival_std`` from another focal that explains them as
+    well.
     ``lens`` is plain until distortion is known. ``prior_std`` is that of the prior (of the log focal), infinite for
     a mere guess; ``measured`` is a given focal as measured from the images alone (value, relative std), None until
     they determine it.
@@ -146,7 +147,7 @@ class Intrinsics:
     prior: float
     std: float = float("inf")
     fixed: bool = False
-    lens_std: float = 0.0
+    rival_std: float = 0.0
     lens: Lens = field(default_factory=lambda: Lens(320.0))
     prior_std: float = float("inf")
     measured: tuple[float, float] | None = None
@@ -159,7 +160,7 @@ class Intrinsics:
     @property
     def total_std(self) -> float:
         """Relative standard deviation from all known causes."""
-        return math.hypot(self.std, self.lens_std)
+        return math.hypot(self.std, self.rival_std)
 
 
 _SPARSE = 100  # times as many numbers as ids: beyond this they are sorted
@@ -213,14 +214,25 @@ def pinhole_offsets(
     views: Sequence[SparseView], intrinsics: Sequence[Intrinsics], view: np.ndarray, offset: Array
 ) -> Array:
     """(M, 2) observations, ``view`` (M,) and ``offset`` (M, 2), as seen by cameras without distortion."""
+    return _by_lens(views, intrinsics, view, offset, Lens.ideal)
+
+
+def _by_lens(
+    views: Sequence[SparseView],
+    intrinsics: Sequence[Intrinsics],
+    view: np.ndarray,
+    offset: Array,
+    change: Callable[[Lens, Array], Array],
+) -> Array:
+    """(M, 2) offsets in views (M,), changed by their lens where it is not plain."""
     bent = [index for index, of_camera in enumerate(intrinsics) if not of_camera.lens.plain]
     if not bent:
         return offset
-    camera, ideal = np.array([entry.camera for entry in views])[view], offset.copy()
+    camera, changed = np.array([entry.camera for entry in views])[view], offset.copy()
     for index in bent:
         mine = camera == index
-        ideal[mine] = intrinsics[index].lens.ideal(offset[mine])
-    return ideal
+        changed[mine] = change(intrinsics[index].lens, offset[mine])
+    return changed
 
 
 def _cameras(
@@ -252,14 +264,14 @@ def reprojection_errors(
 ) -> Array:
     """Distance (M,), pixels, of observations from positions (M, 3) in w; inf behind the camera or without a position.
 
-    In pixels of the pinhole, without lens distortion.
+    In pixels of the image, with lens distortion.
     """
     rotation, center, focal = _cameras(views, intrinsics, view)
     X = np.einsum("jim,jm->im", rotation, points.T - center)
     z = np.where(X[2] > 0, X[2], np.nan)
-    ideal = pinhole_offsets(views, intrinsics, view, offset)
     with np.errstate(invalid="ignore"):
-        errors = np.linalg.norm(focal * X[:2] / z - ideal.T, axis=0)
+        shown = _by_lens(views, intrinsics, view, (focal * X[:2] / z).T, Lens.seen)
+        errors = np.linalg.norm(shown - offset, axis=1)
     return np.where(np.isfinite(errors), errors, np.inf)
 
 

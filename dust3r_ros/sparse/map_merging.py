@@ -338,4 +338,4 @@ def _keep_surer(kept: Intrinsics, other: Intrinsics) -> None:
     if kept.fixed or not (other.fixed or other.std < kept.std):
         return
     kept.focal, kept.prior, kept.std, kept.fixed = other.focal, other.prior, other.std, other.fixed
-    kept.lens, kept.lens_std = other.lens, other.lens_std
+    kept.lens, kept.rival_std = other.lens, other.rival_std

@@ -1,20 +1,19 @@
 """Refinement of a sparse map by reprojection: free views, pruning, lens distortion.
 
 A map hardly distinguishes radial distortion from focal length: both stretch the image, and poses and landmarks absorb
-most of the difference. So a radial term and an off-centre distortion centre are kept only if the observations support
-them; otherwise distortion is considered without being estimated: a parameter of known spread on which the focal
-depends (Schmidt, "Application of state-space methods to navigation problems", 1966).
+most of the difference. So both are free together, with priors of ordinary lenses, and observations count as what they
+are worth: by their scatter, and by how many in one image are independent of each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.sparse.bundle_adjustment import Solution, adjust
 from dust3r_ros.sparse.bundle_problem import BundleProblem, Huber, Observations, State, fit, settle
 from dust3r_ros.sparse.landmarks import Intrinsics, different, ranks, reprojection_errors, widest_angle
@@ -111,118 +110,75 @@ def _views_and_focals(sparse: SparseMap, views: np.ndarray) -> dict[str, Any]:
     }
 
 
-# Standard deviation of the radial distortion of webcams, phones and depth cameras: the relative
-# outward shift at half the long edge from the centre.
-USUAL_BEND = 0.015
-_BEND = 0.01  # tried in both directions; the shift is nearly linear in it
-_OBSERVATIONS, _LEAST = 3000, 30  # from all views together; at least from each
-_LENS_STEPS = 3
-
-
-def focal_shift(sparse: SparseMap, camera: int, radius: float) -> float:
-    """Change of the log focal of ``camera`` per unit of bend, with poses and landmarks readjusted; 0 if it is fixed.
-
-    A bend b takes an offset r to r (1 + b |r|^2 / ``radius``^2); ``radius`` in pixels, half the long
-    edge. The sparse map is unchanged. Computed on a sample of the landmarks.
-    """
-    views, intrinsics = sparse.posed(), sparse.intrinsics[camera]
-    if intrinsics.fixed or len(views) < 2:
-        return 0.0
-    before = sparse.snapshot()
-    thin(sparse, views, max(_LEAST, _OBSERVATIONS // len(views)))
-    sample = sparse.snapshot()
-    logs = []
-    for bend in (-_BEND, _BEND):
-        sparse.restore(sample)
-        for view in (sparse.views[index] for index in views if sparse.views[index].camera == camera):
-            view.seen = Tracks(view.seen.ids, _bent(view.seen.pixels, bend / radius**2))
-        refine(sparse, free_focal=True, rounds=1, iterations=_LENS_STEPS, max_error_px=np.inf)
-        logs.append(float(np.log(intrinsics.focal)))
-    sparse.restore(before)
-    return (logs[1] - logs[0]) / (2.0 * _BEND)
-
-
-def _bent(offsets: Array, bend: float) -> Array:
-    return offsets * (1.0 + bend * np.sum(offsets**2, axis=1, keepdims=True))
-
-
 _ENOUGH_VIEWS = 8
-_SIGNIFICANT = 2.0  # standard deviations; a radial term closer to 0 is dropped
-_ROUNDING_PX = 1e-3  # smaller errors are not worth a lens
-# What may be freed, and by what share it must lower the median error: the radial term, since without it focals are off
-# by several percent, and with a needless one, which gains up to 0.25 % by chance, by one or two percent; the center,
-# which bends long maps if it is not needed.
-_PARTS = ((np.array([True, False, False]), 0.004), (np.array([False, True, True]), 0.01))
-
-
-@dataclass(frozen=True, eq=False)
-class _Trial:
-    """The result of freeing more of a lens: what is ``free`` (F, 3), and the map."""
-
-    free: np.ndarray
-    snapshot: tuple[object, ...]
+_DETERMINED = 0.25  # of the prior's deviation
+_NOTICED_PX = 0.1  # by which a term moves what is seen at half the long edge
 
 
 def refine_lenses(sparse: SparseMap, *, rounds: int = 3, iterations: int = 30) -> Solution | None:
-    """``refine`` the whole map, sharp and with free focals, and those lenses that it determines.
+    """``refine`` the whole map, sharp, with free focals and the free lenses of cameras that are not calibrated.
 
-    Lenses of uncalibrated cameras with at least eight posed views are tried: forward selection among their
-    radial terms and centers, the best one first. A radial term is kept if it differs from 0 by two standard
-    deviations and lowers the median error of the camera's observations by 0.4 %, a center if it lowers that
-    by a hundredth (a term that only bends the map leaves most errors unchanged). Terms not kept are reset to
-    their previous values; terms found earlier are free again. A focal's ``std`` is for the kept terms being free.
-    Returns the last solution, None if there was nothing to adjust.
+    Lenses have priors, so that what a map does not tell of them stays near a plain one; those of cameras with fewer
+    than eight posed views are held. A radial term or center is set to 0 if the observations determine it, within a
+    deviation of 0 (many images are rectified or rendered), or if it hardly moves a pixel. Returns the last solution,
+    None if there was nothing to adjust.
     """
-    views = np.bincount([sparse.views[v].camera for v in sparse.posed()], minlength=len(sparse.intrinsics))
-    tried = [k for k, intrinsics in enumerate(sparse.intrinsics) if views[k] >= _ENOUGH_VIEWS and not intrinsics.given]
-    free = np.zeros((len(sparse.intrinsics), 3), bool)
-    for camera in tried:
-        lens = sparse.intrinsics[camera].lens
-        free[camera] = lens.radial != 0.0, *(lens.center != (0.0, 0.0),) * 2
+    free = _uncalibrated(sparse, _ENOUGH_VIEWS)
     solution = refine(sparse, free_focal=True, free_lens=free, rounds=rounds, iterations=iterations, sharp=True)
     if solution is None:
         return None
-    while (best := _best_trial(sparse, free, tried, iterations)) is not None:
-        sparse.restore(best.snapshot)
-        free = best.free
-        # To convergence, or the next trial would gain from the remaining steps
-        solution = refine(sparse, free_focal=True, free_lens=free, rounds=1, iterations=iterations, sharp=True)
+    held = _nothing(sparse, solution) & free
+    if held.any():
+        for camera in np.flatnonzero(held.any(axis=1)):
+            lens = sparse.intrinsics[camera].lens
+            radial = 0.0 if held[camera, 0] else lens.radial
+            sparse.intrinsics[camera].lens = Lens(lens.radius, radial, (0.0, 0.0) if held[camera, 1] else lens.center)
+        solution = refine(sparse, free_focal=True, free_lens=free & ~held, rounds=1, iterations=iterations, sharp=True)
     return solution
 
 
-def _best_trial(sparse: SparseMap, free: np.ndarray, tried: list[int], iterations: int) -> _Trial | None:
-    """The lens parameter of ``tried`` cameras most worth freeing, if any is; the map is unchanged."""
-    before, ids = sparse.snapshot(), np.flatnonzero(sparse.positioned)
-    best, most = None, 0.0
-    for camera, (part, price) in product(tried, _PARTS):
-        wider = free.copy()
-        wider[camera] |= part
-        if np.array_equal(wider, free):
-            continue
-        observations = sparse.observations([v for v in sparse.posed() if sparse.views[v].camera == camera], ids)
-        error = _median_error(sparse, ids, observations)
-        solution = refine(sparse, free_focal=True, free_lens=wider, rounds=1, iterations=iterations, sharp=True)
-        assert solution is not None, "the same could be adjusted before"
-        estimated = abs(sparse.intrinsics[camera].lens.radial) >= _SIGNIFICANT * solution.radial_std[camera]
-        left = (_median_error(sparse, ids, observations) + _ROUNDING_PX) / (error + _ROUNDING_PX)
-        gain = 1.0 - left - price
-        if estimated and gain > most:
-            best, most = _Trial(wider, sparse.snapshot()), gain
-        sparse.restore(before)
-    return best
+def _uncalibrated(sparse: SparseMap, fewest: int) -> np.ndarray:
+    """(F, 3) the lenses of cameras that are not calibrated and have at least so many posed views."""
+    views = np.bincount([sparse.views[v].camera for v in sparse.posed()], minlength=len(sparse.intrinsics))
+    free = [views[k] >= fewest and not intrinsics.given for k, intrinsics in enumerate(sparse.intrinsics)]
+    return np.repeat(np.array(free, bool)[:, None], 3, axis=1)
 
 
-def _median_error(sparse: SparseMap, ids: np.ndarray, observations: tuple[np.ndarray, np.ndarray, Array]) -> float:
-    """Pixels, over the ``observations`` of landmarks ``ids`` that more than two views see."""
-    view, point, offset = observations
-    many = np.bincount(point)[point] > 2
-    errors = reprojection_errors(
-        sparse.views, sparse.intrinsics, view[many], sparse.points[ids[point[many]]], offset[many]
-    )
-    return float(np.median(errors)) if len(errors) else float("inf")
+def _nothing(sparse: SparseMap, solution: Solution) -> np.ndarray:
+    """(F, 3) radial terms and centers, both coordinates together, that are 0 as far as can be told, or as good as."""
+    value = np.array([(f.lens.radial, *np.divide(f.lens.center, f.lens.radius)) for f in sparse.intrinsics])
+    prior = np.array([lens_prior(intrinsics) for intrinsics in sparse.intrinsics])
+    radius = np.array([[intrinsics.lens.radius] for intrinsics in sparse.intrinsics])
+    nothing = (np.abs(value) < solution.lens_std) & (solution.lens_std < _DETERMINED * prior)
+    nothing |= np.abs(value) * radius < _NOTICED_PX
+    nothing[:, 1:] = nothing[:, 1:].all(axis=1, keepdims=True)
+    return nothing
+
+
+_OBSERVATIONS, _LEAST = 3000, 100  # from all views together; at least from each
+
+
+def consider_lenses(sparse: SparseMap) -> None:
+    """Set the deviations of focals that are not given, with all else free, lenses too, even if they were held.
+
+    A map hardly distinguishes radial distortion from focal length. Computed on a sample of the landmarks.
+    """
+    before, views = sparse.snapshot(), sparse.posed()
+    if len(views) < 2:
+        return
+    thin(sparse, views, max(_LEAST, _OBSERVATIONS // len(views)))
+    built = _problem(sparse, None, True, _uncalibrated(sparse, 1))
+    sparse.restore(before)
+    if built is None:
+        return
+    problem, huber_px = _weighed(sparse, *built[:2])
+    solution = adjust(problem, huber_px=huber_px, iterations=0)
+    for k, std in zip(np.flatnonzero(problem.free_focal), solution.focal_std, strict=True):
+        sparse.intrinsics[k].std = float(std)
 
 
 _HUBER_PX = (0.1, 1.5)  # range in which the loss may turn linear
+_EXACT_PX = 0.01
 _HUBER = 1.345  # the same in standard deviations (Huber, "Robust Statistics", 1981)
 _RAYLEIGH_MEDIAN = 1.1774  # of the length of a 2D error, in standard deviations of its coordinates
 _ENOUGH_OBSERVATIONS = 30
@@ -231,7 +187,10 @@ _FEWEST_OBSERVATIONS = 10
 _FLAT = 0.5  # of the parallax needed to get a position
 # Standard deviations for lenses of webcams, phones and depth cameras: the radial term as in Brown's model, in tangents
 # of the angle off the axis (wide lenses bend more), and the center in units of half the long edge.
-_RADIAL_PRIOR, _CENTER_PRIOR = 0.1, 0.025
+_RADIAL_PRIOR, _CENTER_PRIOR = 0.065, 0.02
+# Errors in one image have causes in common (blur, a shutter that rolls, matches that drift alike): it tells as much as
+# so many independent coordinates.
+_INDEPENDENT = 16.0
 
 
 def refine(
@@ -261,7 +220,7 @@ def refine(
         if built is None:
             return solution
         problem, views, ids = built
-        huber_px = _standing_out(sparse, problem, views) if sharp else _HUBER_PX[1]
+        problem, huber_px = _weighed(sparse, problem, views) if sharp else (problem, _HUBER_PX[1])
         solution = adjust(problem, huber_px=huber_px, iterations=iterations)
         _accept(sparse, solution, problem, views, ids)
         _prune(sparse, solution, max_error_px, problem, views, ids)
@@ -279,19 +238,22 @@ def lens_prior(intrinsics: Intrinsics) -> tuple[float, float, float]:
     return _RADIAL_PRIOR * (intrinsics.lens.radius / intrinsics.focal) ** 2, _CENTER_PRIOR, _CENTER_PRIOR
 
 
-def _standing_out(sparse: SparseMap, problem: BundleProblem, views: list[int]) -> float:
-    """Pixels at which an error stands out, from the median error of landmarks seen more than twice.
+def _weighed(sparse: SparseMap, problem: BundleProblem, views: list[int]) -> tuple[BundleProblem, float]:
+    """The problem with observations weighed by their scatter, and the pixels at which an error stands out.
 
-    A landmark absorbs some of the error of its n observations: 2 n - 3 of 2 n coordinates are left.
+    The scatter comes from the median error of landmarks seen more than twice. A landmark absorbs some of the error of
+    its n observations: 2 n - 3 of 2 n coordinates are left.
     """
     count = np.bincount(problem.point)[problem.point]
     many = count > 2
-    if many.sum() < _ENOUGH_OBSERVATIONS:
-        return _HUBER_PX[1]
-    points, seen_by = problem.points[problem.point[many]], np.asarray(views)[problem.view[many]]
-    errors = reprojection_errors(sparse.views, sparse.intrinsics, seen_by, points, problem.offset[many])
-    sigma = np.median(errors / np.sqrt(1.0 - 1.5 / count[many])) / _RAYLEIGH_MEDIAN
-    return float(np.clip(_HUBER * sigma, *_HUBER_PX))
+    scatter = _HUBER_PX[1] / _HUBER
+    if many.sum() >= _ENOUGH_OBSERVATIONS:
+        points, seen_by = problem.points[problem.point[many]], np.asarray(views)[problem.view[many]]
+        errors = reprojection_errors(sparse.views, sparse.intrinsics, seen_by, points, problem.offset[many])
+        scatter = min(scatter, float(np.median(errors / np.sqrt(1.0 - 1.5 / count[many]))) / _RAYLEIGH_MEDIAN)
+    each = max(1.0, 2.0 * len(problem.view) / len(views) / _INDEPENDENT)
+    huber_px = max(_HUBER * scatter, _HUBER_PX[0])
+    return replace(problem, sigma=max(scatter, _EXACT_PX) * float(np.sqrt(each))), huber_px
 
 
 def _problem(

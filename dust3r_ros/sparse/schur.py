@@ -72,7 +72,7 @@ def normal_equations(problem: BundleProblem, observations: Observations, state: 
     terms = point_terms(observations, at, loss)
     C, n = observations.free_poses, observations.free
     kinds = sorted(set(observations.unknowns[:, 1].tolist()))
-    slopes = {kind: intrinsic_slope(kind, observations, state, at) * terms.root for kind in kinds}
+    slopes = {kind: intrinsic_slope(kind, observations, at) * terms.root for kind in kinds}
     ray = at.ray[:, :n]
     J = np.empty((2, 7 + len(kinds), n))  # derivative with respect to the pose, to the intrinsics; the error
     # A shift of the center moves the ray back; a rotation v about it moves it by v x ray.

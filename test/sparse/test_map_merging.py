@@ -257,7 +257,7 @@ def two_cameras(focals: tuple[Intrinsics, Intrinsics]) -> SparseMap:
 
 
 def test_cameras_by_a_table() -> None:
-    vague, sure = Intrinsics(300.0, 320.0, 0.1, lens_std=0.02), Intrinsics(310.0, 320.0, 0.01)
+    vague, sure = Intrinsics(300.0, 320.0, 0.1, rival_std=0.02), Intrinsics(310.0, 320.0, 0.01)
     given = Intrinsics(305.0, 305.0, 0.0, fixed=True, lens=Lens(200.0, -0.05))
     source = two_cameras((vague, given))
     for camera in (0, 1, 1):
@@ -268,7 +268,7 @@ def test_cameras_by_a_table() -> None:
     assert [intrinsics.focal for intrinsics in target.intrinsics] == [305.0, 310.0], "the surer one stays"
     assert [intrinsics.fixed for intrinsics in target.intrinsics] == [True, False]
     assert target.intrinsics[0].lens == given.lens and target.intrinsics[1].lens.plain, "a lens belongs to its focal"
-    assert target.intrinsics[0].lens_std == 0.0
+    assert target.intrinsics[0].rival_std == 0.0
 
 
 @pytest.mark.parametrize("cameras", [[0], [0, 2], [0, -1], [0, 1, 1]])
