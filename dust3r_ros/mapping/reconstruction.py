@@ -19,7 +19,7 @@ from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array
 
-TRUSTED = 0.06  # relative standard deviation of a focal
+TRUSTED = 0.04  # relative standard deviation of a focal
 MOST_UNSURE = 60  # keyframes: a focal still uncertain by then is settled at the one that explains them best
 
 

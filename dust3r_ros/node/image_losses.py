@@ -10,6 +10,7 @@ import ctypes
 import os
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
@@ -104,6 +105,12 @@ def keep_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return all(mallopt(parameter, value) == 1 for parameter, value in _KEPT.items())
+
+
+def release_memory() -> None:
+    """Return what malloc keeps and nobody uses to the system, where it can (glibc)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def use_profiles() -> bool:

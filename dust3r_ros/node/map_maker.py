@@ -17,7 +17,7 @@ from dust3r_ros.errors import ConfigError, Dust3rRosError, InputError
 from dust3r_ros.io.chrome_trace import ChromeTrace
 from dust3r_ros.mapping.chores import CULL, DEPTH, PREVIEW, TAKE
 from dust3r_ros.mapping.process import Send
-from dust3r_ros.node.image_losses import keep_memory
+from dust3r_ros.node.image_losses import keep_memory, release_memory
 from dust3r_ros.node.jobs import MapChange
 from dust3r_ros.node.map_publisher import KEYFRAME_TOPICS, MAP_TOPICS, KeyframePublisher, MapPublisher
 from dust3r_ros.node.status import Snapshot, memory_mb, session_snapshot
@@ -37,6 +37,7 @@ _SUMMARY_S = 0.5
 _SHIPPED_S = 0.2  # period of sending trace events to the node's process
 _REST = {PREVIEW: 0.0, DEPTH: 4.0, CULL: 4.0}  # after such work, wait for images this many times as long
 _QUIET_S = 0.3  # after this long without an image, stop waiting for one
+_RELEASE_S = 20.0  # period of returning freed memory to the system, while nothing is due
 _PLENTY = 100  # followed landmarks; with fewer, the camera may soon be lost
 _OVERDUE_S = 0.5  # depth overdue by this much goes before an image
 
@@ -176,6 +177,7 @@ class MapMaker:
         self._stale = False  # whether the node lacks the newest status
         self._failing: dict[str, str] = {}  # kinds of work that failed the last time, and why
         self._asked = self._rest_until = 0.0  # time of the last image; no depth is computed before this time
+        self._released = time.monotonic()
         self._stamp_ns = 0
         self._safe = False  # whether many landmarks were followed into the last image
         if node.backlog != "every":  # with backlog "every", images wait and the map equals that of dust3r-map
@@ -257,6 +259,9 @@ class MapMaker:
             return False
         if self._stale:
             self._send(NEWS, self._news(fresh=True))
+        if time.monotonic() - self._released > _RELEASE_S:
+            release_memory()
+            self._released = time.monotonic()
         return self._session.mapper.backlog > 0
 
     # Images

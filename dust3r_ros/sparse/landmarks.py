@@ -48,7 +48,7 @@ class Landmarks:
         ids = np.arange(self._count, self._count + count)
         self._count += count
         if self._count > len(self._table):
-            more = self._count + len(self._table)
+            more = self._count - len(self._table) + len(self._table) // 4  # seldom, and not far beyond what is used
             self._table = np.concatenate([self._table, np.zeros(more, np.int64)])
             self._positions = np.concatenate([self._positions, np.full((more, 3), np.nan)])
         self._table[ids] = ids

@@ -185,9 +185,10 @@ _ENOUGH_OBSERVATIONS = 30
 _LOOP_PRUNING_PX = (40.0, 12.0, 4.0)
 _FEWEST_OBSERVATIONS = 10
 _FLAT = 0.5  # of the parallax needed to get a position
-# Standard deviations for lenses of webcams, phones and depth cameras: the radial term as in Brown's model, in tangents
-# of the angle off the axis (wide lenses bend more), and the center in units of half the long edge.
-_RADIAL_PRIOR, _CENTER_PRIOR = 0.065, 0.02
+# Standard deviations for webcams, phones and depth cameras: of the log focal; of the radial term as in Brown's model,
+# in tangents of the angle off the axis (wide lenses bend more); of the center, in units of half the long edge.
+_FOCAL_PRIOR, _RADIAL_PRIOR, _CENTER_PRIOR = 0.35, 0.065, 0.02
+_TAIL = 0.5
 # Errors in one image have causes in common (blur, a shutter that rolls, matches that drift alike): it tells as much as
 # so many independent coordinates.
 _INDEPENDENT = 16.0
@@ -234,8 +235,15 @@ def close_loop(sparse: SparseMap, free: Collection[int] | None = None) -> None:
 
 
 def lens_prior(intrinsics: Intrinsics) -> tuple[float, float, float]:
-    """Standard deviations of the lens's radial term at its radius, and of its center (x, y) in radii."""
-    return _RADIAL_PRIOR * (intrinsics.lens.radius / intrinsics.focal) ** 2, _CENTER_PRIOR, _CENTER_PRIOR
+    """Standard deviations of the lens's radial term at its radius, and of its center (x, y) in radii.
+
+    Few lenses are unusual, but those are very much so (cropped images, wide angles): the prior widens as one is found.
+    """
+    lens = intrinsics.lens
+    usual = _RADIAL_PRIOR * (lens.radius / intrinsics.focal) ** 2, _CENTER_PRIOR, _CENTER_PRIOR
+    found = lens.radial, lens.center[0] / lens.radius, lens.center[1] / lens.radius
+    radial, x, y = (float(np.hypot(a, _TAIL * b)) for a, b in zip(usual, found, strict=True))
+    return radial, x, y
 
 
 def _weighed(sparse: SparseMap, problem: BundleProblem, views: list[int]) -> tuple[BundleProblem, float]:
@@ -253,7 +261,8 @@ def _weighed(sparse: SparseMap, problem: BundleProblem, views: list[int]) -> tup
         scatter = min(scatter, float(np.median(errors / np.sqrt(1.0 - 1.5 / count[many]))) / _RAYLEIGH_MEDIAN)
     each = max(1.0, 2.0 * len(problem.view) / len(views) / _INDEPENDENT)
     huber_px = max(_HUBER * scatter, _HUBER_PX[0])
-    return replace(problem, sigma=max(scatter, _EXACT_PX) * float(np.sqrt(each))), huber_px
+    prior = np.minimum(problem.focal_prior_sigma, _FOCAL_PRIOR)
+    return replace(problem, sigma=max(scatter, _EXACT_PX) * float(np.sqrt(each)), focal_prior_sigma=prior), huber_px
 
 
 def _problem(

@@ -35,7 +35,7 @@ class SparseMap:
     position once two posed views see it under enough parallax.
     """
 
-    def __init__(self, min_parallax_deg: float, focal_prior_sigma: float = 0.35) -> None:
+    def __init__(self, min_parallax_deg: float, focal_prior_sigma: float = 0.7) -> None:
         self.views: list[SparseView] = []
         self.intrinsics: list[Intrinsics] = []
         self.landmarks = Landmarks()
