@@ -12,7 +12,7 @@ data="../shared/data"; test -d "$$data" || echo "$@: no folder $$data: only rend
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint docs eval backends bench bench-alignment bench-live bench-stay soak kills fuzz bent digests bench-training gpu-day env clean python
+.PHONY: help demo test test-long lint docs eval backends bench bench-alignment bench-live bench-stay soak kills fuzz calibration bent digests bench-training gpu-day env clean python
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -66,6 +66,9 @@ kills: python  ## SIGKILL at random moments while a map is made and written: is 
 
 fuzz: python  ## 10,000 damaged files and messages: right, or a sentence? Into docs/reliability.md (ARGS="--only map --seed 1")
 	@$(ENVIRONMENT) test -- python benchmarks/fuzz.py --page docs/reliability.md $(ARGS)
+
+calibration: python  ## focal lengths of recordings and of two seconds of them: errors, deviations, into docs/my-calibration.md
+	@$(ENVIRONMENT) test -- python benchmarks/calibration.py --page docs/my-calibration.md $(ARGS)
 
 bent: python  ## maps that would be bent or folded: prevented, repaired or said? Into docs/reliability.md (ARGS="--cases list")
 	@$(ENVIRONMENT) test -- python benchmarks/bent.py --page docs/reliability.md $(ARGS)

@@ -13,7 +13,7 @@ from dust3r_ros.mapping.reconstruction import MOST_UNSURE, TRUSTED, Reconstructi
 from dust3r_ros.sparse.consistency import rebuild
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, PairFromLandmarks, bootstrap, differ, score
 from dust3r_ros.sparse.landmarks import Intrinsics
-from dust3r_ros.sparse.refinement import consider_lenses, refine, refine_lenses, thin
+from dust3r_ros.sparse.refinement import INDEPENDENT, consider_lenses, refine, refine_lenses, thin
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array
@@ -206,9 +206,20 @@ class Calibrator:
             better, rival, other = self._bootstrap(stream, [f for f in _starts(stream) if differ(f, before)])
             agreed = abs(np.log(intrinsics.focal / before)) < _AGREED
             self._state.settled = bool(agreed and intrinsics.std < TRUSTED and rival > _NO_RIVAL)
-            intrinsics.rival_std = abs(np.log(other / intrinsics.focal)) if rival < _NO_RIVAL else 0.0
+            self._weigh_rival(intrinsics, rival, other)
         self.consider_lens(stream)
         return better
+
+    def _weigh_rival(self, intrinsics: Intrinsics, rival: float, focal: float) -> None:
+        """Include the distance to a rival ``focal`` in the deviation, by the square root of its likelihood.
+
+        It explains independent errors worse by a factor ``rival``.
+        """
+        if not rival < _NO_RIVAL:
+            intrinsics.rival_std = 0.0
+            return
+        count = INDEPENDENT * len(self._state.sparse.posed())
+        intrinsics.rival_std = abs(np.log(focal / intrinsics.focal)) * float(max(rival, 1.0) ** (-count / 4.0))
 
     def rebuild(self) -> bool:
         """Rebuild stretches of keyframes that see what contradicts the map; returns whether it explains more now."""

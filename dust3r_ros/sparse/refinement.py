@@ -191,7 +191,7 @@ _FOCAL_PRIOR, _RADIAL_PRIOR, _CENTER_PRIOR = 0.35, 0.065, 0.02
 _TAIL = 0.5
 # Errors in one image have causes in common (blur, a shutter that rolls, matches that drift alike): it tells as much as
 # so many independent coordinates.
-_INDEPENDENT = 16.0
+INDEPENDENT = 16.0
 
 
 def refine(
@@ -259,7 +259,7 @@ def _weighed(sparse: SparseMap, problem: BundleProblem, views: list[int]) -> tup
         points, seen_by = problem.points[problem.point[many]], np.asarray(views)[problem.view[many]]
         errors = reprojection_errors(sparse.views, sparse.intrinsics, seen_by, points, problem.offset[many])
         scatter = min(scatter, float(np.median(errors / np.sqrt(1.0 - 1.5 / count[many]))) / _RAYLEIGH_MEDIAN)
-    each = max(1.0, 2.0 * len(problem.view) / len(views) / _INDEPENDENT)
+    each = max(1.0, 2.0 * len(problem.view) / len(views) / INDEPENDENT)
     huber_px = max(_HUBER * scatter, _HUBER_PX[0])
     prior = np.minimum(problem.focal_prior_sigma, _FOCAL_PRIOR)
     return replace(problem, sigma=max(scatter, _EXACT_PX) * float(np.sqrt(each)), focal_prior_sigma=prior), huber_px

@@ -1,0 +1,193 @@
+"""Focal lengths of whole recordings and of two-second windows: how far off, and do their deviations mean it?
+
+    python benchmarks/calibration.py [--cases NAME ...] [--data ../shared/data] [--out results/calibration]
+        [--page docs/my-calibration.md]
+
+Every recorded scene, windows of 60 images of those at 30 Hz, and the first and second half of rendered walks go through
+the mapper as ``dust3r-map`` runs it, with an unknown camera, without dense depth. Writes calibration.json and
+calibration.png, and their table into ``--page``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import norm
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+
+from targets import Machine  # noqa: E402
+
+from dust3r_ros.config import MapperConfig  # noqa: E402
+from dust3r_ros.errors import Dust3rRosError, InputError  # noqa: E402
+from dust3r_ros.evaluation.scene import read_scene  # noqa: E402
+from dust3r_ros.io.files import make_folder, replace_between, write_text  # noqa: E402
+from dust3r_ros.io.image_sources import open_source  # noqa: E402
+from dust3r_ros.mapping.mapper import Mapper  # noqa: E402
+from dust3r_ros.scenes.sequence import render_sequence  # noqa: E402
+from dust3r_ros.types import Image  # noqa: E402
+
+BEGIN, END = "<!-- calibration: begin, made by benchmarks/calibration.py -->", "<!-- calibration: end -->"
+_WINDOW, _FIRST, _STEP = 60, 20, 50  # images
+_LIVE_HZ = 25.0  # recordings at lower rates have no windows
+_WALKS = ("orbit", "sweep", "forward", "corridor")
+_FRAMES, _SIZE = 90, (640, 480)
+_STEP_NS = 33_333_333
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """``images`` of one camera, and its true focal, pixels; ``kind``: recording, window or rendered."""
+
+    kind: str
+    images: Callable[[], Iterator[Image]]
+    focal: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of a case: relative error and standard deviation of the focal, both NaN without a map."""
+
+    name: str
+    kind: str
+    error: float
+    std: float
+    seconds: float
+
+    @property
+    def z(self) -> float:
+        """The error of the logarithm in standard deviations."""
+        return float(np.log1p(self.error) / self.std)
+
+
+def _recorded(folder: Path, first: int = 0, count: int | None = None) -> Callable[[], Iterator[Image]]:
+    return lambda: (frame.image for frame in islice(open_source(folder), first, count and first + count))
+
+
+def _rendered(kind: str, first: int) -> Callable[[], Iterator[Image]]:
+    return lambda: iter(render_sequence(kind, _FRAMES, *_SIZE).images[first : first + _WINDOW])
+
+
+def cases(data: Path) -> dict[str, Case]:
+    """All there are, by name. Raises ``Dust3rRosError`` for a scene that cannot be read."""
+    focal = render_sequence("orbit", 1, *_SIZE).focal
+    found = {f"{kind} {first}": Case("rendered", _rendered(kind, first), focal) for kind in _WALKS for first in (0, 30)}
+    for folder in sorted(path.parent for path in data.glob("*/groundtruth.txt")):
+        scene = read_scene(folder)
+        found[folder.name] = Case("recording", _recorded(folder), scene.focal)
+        stamps = [pose.stamp_ns for pose in scene.truth]
+        if np.median(np.diff(stamps)) > 1e9 / _LIVE_HZ:
+            continue
+        for first in range(_FIRST, len(stamps) - _WINDOW, _STEP):
+            found[f"{folder.name} {first}"] = Case("window", _recorded(folder, first, _WINDOW), scene.focal)
+    return found
+
+
+def measure(name: str, case: Case) -> Row:
+    """Map a case, and compare its focal."""
+    mapper, start = Mapper(MapperConfig(dense=False)), time.perf_counter()
+    for number, image in enumerate(case.images(), 1):
+        mapper.process(number * _STEP_NS, "camera", image)
+    mapper.finish()
+    camera = mapper.cameras.get("camera")
+    if camera is None or not mapper.submap.initialised:
+        return Row(name, case.kind, float("nan"), float("nan"), time.perf_counter() - start)
+    error, std = camera.focal / case.focal - 1, camera.focal_std / camera.focal
+    return Row(name, case.kind, float(error), float(std), time.perf_counter() - start)
+
+
+def table(rows: Sequence[Row], about: dict[str, object]) -> str:
+    """Markdown: a row for each kind, and one of all."""
+    lines = [
+        "| kind | cases | median error | mean | largest | of deviations below 1 (68 %) | below 2 (95 %) | largest |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for kind in (*dict.fromkeys(row.kind for row in rows), "all"):
+        own = [row for row in rows if kind in (row.kind, "all")]
+        error = np.array([row.error for row in own if np.isfinite(row.error)])
+        z = np.abs([row.z for row in own if np.isfinite(row.error)])
+        if not len(z):
+            lines.append(f"| {kind} | {len(own)} | no map | | | | | |")
+            continue
+        largest = error[np.argmax(np.abs(error))]
+        cells = (
+            len(own),
+            f"{np.median(np.abs(error)):.1%}",
+            f"{error.mean():+.1%}",
+            f"{largest:+.1%}",
+            f"{(z < 1).mean():.0%}",
+            f"{(z < 2).mean():.0%}",
+            f"{z.max():.1f}",
+        )
+        lines.append(f"| {kind} | " + " | ".join(map(str, cells)) + " |")
+    where = f"{about['cores']} cores of {about['processor']}, {datetime.date.today().isoformat()}"
+    return "\n".join([*lines, "", f"`dense=false`; {where}."])
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Errors with their deviations, and the distribution of one in the other beside the normal one."""
+    from matplotlib.figure import Figure
+
+    known = sorted((row for row in rows if np.isfinite(row.error)), key=lambda row: row.error)
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[2, 1])
+    for color, kind in zip(("C0", "C1", "C2"), dict.fromkeys(row.kind for row in known), strict=False):
+        at = [place for place, row in enumerate(known) if row.kind == kind]
+        error, std = (100 * np.array([getattr(known[k], name) for k in at]) for name in ("error", "std"))
+        left.errorbar(at, error, std, fmt="o", color=color, label=kind, markersize=4, linewidth=1)
+    left.axhline(0, color="k", linewidth=0.5)
+    left.set(title="error of the focal length (%) and its standard deviation", xlabel="case", ylim=(-20, 20))
+    left.legend()
+    z, x = np.sort([row.z for row in known]), np.linspace(-3, 3, 100)
+    right.plot(x, norm.cdf(x), "k-", linewidth=0.8, label="normal")
+    right.step(np.clip(z, -3, 3), (np.arange(len(z)) + 0.5) / len(z), "C3", where="mid", label="found")
+    right.set(title="share below", xlabel="error in standard deviations")
+    right.legend()
+    figure.savefig(path, dpi=90)
+
+
+def main() -> int:
+    """Exit code: 1 if a case could not be measured, else 0."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", metavar="NAME", help="some of them; 'list' names them")
+    parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="folder of recorded scenes")
+    parser.add_argument("--out", type=Path, default=ROOT / "results/calibration")
+    parser.add_argument("--page", type=Path, help="page whose table is replaced, with a picture beside it")
+    arguments = parser.parse_args()
+    rows = []
+    try:
+        found = cases(arguments.data)
+        if arguments.cases == ["list"]:
+            print("\n".join(found))
+            return 0
+        out = make_folder(arguments.out)
+        for name in arguments.cases or found:
+            if name not in found:
+                raise InputError(f"there is no case '{name}'; there are {', '.join(found)}")
+            row = measure(name, found[name])
+            rows.append(row)
+            print(f"{name}: {row.error:+.2%}, deviation {row.std:.2%}: {row.z:+.1f}, {row.seconds:.0f} s", flush=True)
+        machine = Machine().about()
+        write_text(out / "calibration.json", json.dumps({"rows": [asdict(row) for row in rows], "machine": machine}))
+        plot(rows, out / "calibration.png")
+        if arguments.page:
+            replace_between(arguments.page, BEGIN, END, table(rows, machine))
+            (arguments.page.parent / "pictures/calibration.png").write_bytes((out / "calibration.png").read_bytes())
+    except Dust3rRosError as error:
+        print(f"calibration: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
