@@ -37,7 +37,7 @@ _SUMMARY_S = 0.5
 _SHIPPED_S = 0.2  # period of sending trace events to the node's process
 _REST = {PREVIEW: 0.0, DEPTH: 4.0, CULL: 4.0}  # after such work, wait for images this many times as long
 _QUIET_S = 0.3  # after this long without an image, stop waiting for one
-_RELEASE_S = 20.0  # period of returning freed memory to the system, while nothing is due
+_RELEASE_S = 300.0  # period of returning freed memory to the system, while nothing is due
 _PLENTY = 100  # followed landmarks; with fewer, the camera may soon be lost
 _OVERDUE_S = 0.5  # depth overdue by this much goes before an image
 
