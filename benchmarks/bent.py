@@ -11,8 +11,6 @@ dense depth. Writes bent.json and bent.png, and their table into ``--page``.
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import json
 import sys
 import time
@@ -27,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolv
 
 from movers import before, shifted, together, walk_among  # noqa: E402
 from stay import recorded  # noqa: E402
-from targets import Machine  # noqa: E402
+from targets import Machine, case_options, where_and_when  # noqa: E402
 
 from dust3r_ros.config import MapperConfig  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError, GeometryError  # noqa: E402
@@ -205,8 +203,7 @@ def table(rows: list[Row], about: dict[str, object]) -> str:
         cells = (f"{row.posed} of {row.images}", row.keyframes, f"{row.error:.1%}", f"{row.contradicted:.0%}")
         name = f"{row.name} (hard)" if row.hard else row.name
         lines.append(f"| {name} | " + " | ".join(map(str, cells)) + f" | {said if row.met else f'**{said}**'} |")
-    where = f"{about['cores']} cores of {about['processor']}, {datetime.date.today().isoformat()}"
-    return "\n".join([*lines, "", f"`dense=false`; {where}."])
+    return "\n".join([*lines, "", f"`dense=false`; {where_and_when(about)}."])
 
 
 def plot(paths: list[tuple[Row, Array, Array]], path: Path) -> None:
@@ -228,12 +225,7 @@ def plot(paths: list[tuple[Row, Array, Array]], path: Path) -> None:
 
 def main() -> int:
     """Exit code: 1 if a case could not be measured, else 0."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", metavar="NAME", help="some of them; 'list' names them")
-    parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="folder of recorded scenes")
-    parser.add_argument("--out", type=Path, default=ROOT / "results/bent")
-    parser.add_argument("--page", type=Path, help="page whose table is replaced, with a picture beside it")
-    arguments = parser.parse_args()
+    arguments = case_options(__doc__, "bent").parse_args()
     scenes = sorted(path.parent.name for path in arguments.data.glob("*/groundtruth.txt"))
     cases = {**CASES, **{scene: _recorded(scene) for scene in scenes}}
     if not scenes:

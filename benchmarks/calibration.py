@@ -10,8 +10,6 @@ calibration.png, and their table into ``--page``.
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import json
 import sys
 import time
@@ -26,7 +24,7 @@ from scipy.stats import norm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-from targets import Machine  # noqa: E402
+from targets import Machine, case_options, where_and_when  # noqa: E402
 
 from dust3r_ros.config import MapperConfig  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError, InputError  # noqa: E402
@@ -130,8 +128,7 @@ def table(rows: Sequence[Row], about: dict[str, object]) -> str:
             f"{z.max():.1f}",
         )
         lines.append(f"| {kind} | " + " | ".join(map(str, cells)) + " |")
-    where = f"{about['cores']} cores of {about['processor']}, {datetime.date.today().isoformat()}"
-    return "\n".join([*lines, "", f"`dense=false`; {where}."])
+    return "\n".join([*lines, "", f"`dense=false`; {where_and_when(about)}."])
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
@@ -158,12 +155,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
 def main() -> int:
     """Exit code: 1 if a case could not be measured, else 0."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", metavar="NAME", help="some of them; 'list' names them")
-    parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="folder of recorded scenes")
-    parser.add_argument("--out", type=Path, default=ROOT / "results/calibration")
-    parser.add_argument("--page", type=Path, help="page whose table is replaced, with a picture beside it")
-    arguments = parser.parse_args()
+    arguments = case_options(__doc__, "calibration").parse_args()
     rows = []
     try:
         found = cases(arguments.data)

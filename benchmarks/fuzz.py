@@ -16,7 +16,6 @@ A case is a valid input, damaged as its number says (``fuzz_damage``), and read 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import math
 import os
@@ -261,7 +260,7 @@ class Tally:
 
 def table(tallies: list[Tally], seconds: float) -> str:
     """Markdown: a row for each door and their sum, then the machine and the day."""
-    from targets import Machine
+    from targets import Machine, where_and_when
 
     names = ("input", "cases", "read", "refused in a sentence", *KINDS, "slowest (s)", "most memory (MiB)")
     lines = ["| " + " | ".join(names) + " |", "| --- |" + " ---: |" * (len(names) - 1)]
@@ -270,8 +269,7 @@ def table(tallies: list[Tally], seconds: float) -> str:
     for tally in (*tallies, every):
         counts = [tally.kinds.total(), *(tally.kinds[kind] for kind in ("read", "refused", *KINDS))]
         lines.append(f"| {tally.name} | {' | '.join(map(str, counts))} | {tally.slowest:.2f} | {tally.mib:.0f} |")
-    machine = Machine().about()
-    where = f"{machine['cores']} cores of {machine['processor']}, {datetime.date.today().isoformat()}"
+    where = where_and_when(Machine().about())
     return "\n".join([*lines, "", f"{every.kinds.total()} cases in {seconds / 60:.0f} minutes; {where}."])
 
 

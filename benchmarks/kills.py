@@ -12,7 +12,6 @@ kills.json, and the table into ``--page``. Exit code 1 if anything was lost.
 from __future__ import annotations
 
 import argparse
-import datetime
 import hashlib
 import json
 import logging
@@ -41,7 +40,7 @@ import numpy as np  # noqa: E402
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-from targets import Machine  # noqa: E402
+from targets import Machine, where_and_when  # noqa: E402
 
 from dust3r_ros.alignment.processes import thread_pool  # noqa: E402
 from dust3r_ros.config import MapperConfig  # noqa: E402
@@ -555,11 +554,8 @@ def main() -> int:
         setup = prepare(Path(folder))
         phases = arguments.phase or list(PHASES)
         found = {phase: in_child(run, setup, phase, arguments.kills, arguments.seed) for phase in phases}
-    seconds, where = time.perf_counter() - begun, machine.about()
-    about = (
-        f"`--seed {arguments.seed}`, {seconds / 60:.0f} minutes; {where['cores']} cores of {where['processor']}, "
-        f"{datetime.date.today().isoformat()}."
-    )
+    seconds, where = time.perf_counter() - begun, where_and_when(machine.about())
+    about = f"`--seed {arguments.seed}`, {seconds / 60:.0f} minutes; {where}."
     shown = table(found, about)
     print(shown)
     report = {"kills": {phase: [asdict(row) for row in rows] for phase, rows in found.items()}, "machine": where}

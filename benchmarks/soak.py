@@ -12,7 +12,6 @@ Writes soak.json, soak.png, and the table and picture for ``--page``. Exit code 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -33,7 +32,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 from live_cases import TOPIC, Recorded, prepare  # noqa: E402
 from live_run import Heard, LiveError, LiveRun, isolated, live  # noqa: E402
-from targets import Machine, target  # noqa: E402
+from targets import Machine, target, where_and_when  # noqa: E402
 
 from dust3r_ros.cli.command import settings  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError, GeometryError  # noqa: E402
@@ -270,8 +269,7 @@ def table(report: dict[str, Any]) -> str:
     for row in report["targets"]:
         shown = f"**{row['measured']}**" if row["met"] is False else row["measured"]
         lines.append(f"| {row['name']} | {row['target']} | {shown} |")
-    machine, when = report["machine"], datetime.date.today().isoformat()
-    where = f"{machine['cores']} cores of {machine['processor']}, {when}"
+    where = where_and_when(report["machine"])
     return "\n".join([*lines, "", f"{report['images']} images at {report['rate_hz']:g} Hz, 640 x 480; {where}."])
 
 

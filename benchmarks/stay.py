@@ -11,7 +11,6 @@ Writes NAME.json and NAME.png for each, and their table into ``--page``.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import subprocess
 import sys
@@ -27,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 from incremental import resident_mib  # noqa: E402
-from targets import Machine, target  # noqa: E402
+from targets import Machine, target, where_and_when  # noqa: E402
 
 from dust3r_ros.cli.command import settings  # noqa: E402
 from dust3r_ros.config import MapperConfig, from_mapping  # noqa: E402
@@ -199,8 +198,7 @@ def table(reports: list[dict[str, Any]]) -> str:
         counts = " → ".join(str(report["passes"][at]["keyframes"]) for at in (0, 1, -1))
         lines.append(f"| {report['scene']}: {counts} keyframes | " + " | ".join(cells) + " |")
     machine, how = reports[0]["machine"], "".join(f", `{setting}`" for setting in reports[0]["settings"])
-    where = f"{machine['cores']} cores of {machine['processor']}, {datetime.date.today().isoformat()}"
-    return "\n".join([*lines, "", f"{len(reports[0]['passes'])} passes{how}; {where}."])
+    return "\n".join([*lines, "", f"{len(reports[0]['passes'])} passes{how}; {where_and_when(machine)}."])
 
 
 def measure(scene: str, passes: int, given: list[str], out: Path) -> None:

@@ -1,7 +1,11 @@
-"""What every alignment benchmark writes for the common table: targets, the machine and its load."""
+"""What benchmarks share: targets, the machine and its load, where and when a table was made, options."""
 
 from __future__ import annotations
 
+import argparse
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dust3r_ros import __version__
@@ -25,3 +29,19 @@ class Machine(run_file.Machine):
     def about(self) -> dict[str, Any]:
         """The evaluation's description of it, and our version."""
         return {"version": __version__, **super().about()}
+
+
+def where_and_when(about: Mapping[str, Any]) -> str:
+    """The line below a table: the machine (``Machine.about``) and today."""
+    return f"{about['cores']} cores of {about['processor']}, {datetime.date.today().isoformat()}"
+
+
+def case_options(description: str | None, name: str) -> argparse.ArgumentParser:
+    """Options of a benchmark ``name`` that measures cases, some of them recorded scenes, for a page."""
+    root = Path(__file__).resolve().parents[1]
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", metavar="NAME", help="some of them; 'list' names them")
+    parser.add_argument("--data", type=Path, default=root / "../shared/data", help="folder of recorded scenes")
+    parser.add_argument("--out", type=Path, default=root / "results" / name)
+    parser.add_argument("--page", type=Path, help="page whose table is replaced, with a picture beside it")
+    return parser

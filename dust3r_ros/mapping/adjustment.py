@@ -239,8 +239,8 @@ class MapAdjuster:
         """Adjust the whole map for the last time."""
         with self._stage("refine"):
             self._follow(self._calibrator.adjust_last)
-            for stream in {record.stream.index: record.stream for record in self._state.records}.values():
-                self._calibrator.consider_lens(stream)
+            streams = {record.stream.index: record.stream for record in self._state.records}
+            self._calibrator.consider_lens(*streams.values())
 
     def place_left_out(self) -> None:
         """Pose keyframes that the first poses left out, if they see enough landmarks positioned since."""

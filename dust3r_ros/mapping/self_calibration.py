@@ -228,11 +228,12 @@ class Calibrator:
             self._state.sparse, camera, REBUILT, lambda count: [self._options(each, count) for each in (False, True)]
         )
 
-    def consider_lens(self, stream: CameraStream) -> None:
-        """Set the deviations of focals; measure a given focal from the images."""
+    def consider_lens(self, *streams: CameraStream) -> None:
+        """Set the deviations of all focals; measure those of ``streams`` that were given from the images."""
         consider_lenses(self._state.sparse)
-        if self._state.sparse.intrinsics[stream.index].given:
-            self._ask_images(stream)
+        for stream in streams:
+            if self._state.sparse.intrinsics[stream.index].given:
+                self._ask_images(stream)
 
     def _ask_images(self, stream: CameraStream) -> None:
         """Measure a given focal on a sample of the map, free and without prior; the map is unchanged."""

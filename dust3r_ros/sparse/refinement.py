@@ -159,7 +159,7 @@ _OBSERVATIONS, _LEAST = 3000, 100  # from all views together; at least from each
 
 
 def consider_lenses(sparse: SparseMap) -> None:
-    """Set the deviations of focals that are not given, with all else free, lenses too, even if they were held.
+    """Set the deviations of focals that are not held, with all else free, lenses too, even if those were.
 
     A map hardly distinguishes radial distortion from focal length. Computed on a sample of the landmarks.
     """
