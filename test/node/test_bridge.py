@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from messages import pose_of
-from robots import FRAMES, MAPPED, PARAMETERS, Robot, apart, in_metres, transforms
+from robots import FRAMES, MAPPED, PARAMETERS, Robot, apart, transforms
 
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.node.conversions import stamp_to_ns
@@ -26,7 +26,7 @@ def test_odometry_carries_the_pose_through_darkness_and_map_to_odom_stays(start_
     bench = start_node(odom_frame="odom", bridge_time=0.5, **PARAMETERS)
     robot, recorder = Robot(bench, odometry=True), bench.recorder
     robot.map()
-    in_metres(robot)
+    bench.status(lambda s: s.scale_state == "metric", "odometry makes the map metric")
     robot.send(MAPPED, MAPPED + 5)
     robot.wait_for_pose(MAPPED + 4)
     recorder.wait(lambda: bool(transforms(recorder, "odom")), 60, "map -> odom is there")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from dust3r_ros.srv import SetScale
 from messages import pose_of
-from robots import MAPPED, PARAMETERS, Robot, apart, in_metres, transforms
+from robots import MAPPED, PARAMETERS, Robot, apart, transforms
 
 from dust3r_ros.node.conversions import stamp_to_ns
 
@@ -23,7 +23,7 @@ def test_another_unit_is_in_the_next_pose_and_above_odometry(start_node):
     bench = start_node(odom_frame="odom", **PARAMETERS)
     robot, recorder = Robot(bench, odometry=True), bench.recorder
     robot.map()
-    in_metres(robot)
+    bench.status(lambda s: s.scale_state == "metric", "odometry makes the map metric")
     bench.status(lambda s: s.waiting == 0 and s.backlog == 0, "the map is calibrated at rest")
     robot.send(MAPPED, MAPPED + 5)
     robot.wait_for_pose(MAPPED + 4)

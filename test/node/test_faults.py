@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from dust3r_ros.srv import ExportMap, SaveMap
-from robots import MAPPED, PARAMETERS, Robot, in_metres, transforms
+from robots import MAPPED, PARAMETERS, Robot, transforms
 from rosgraph_msgs.msg import Clock
 from sequences import walk
 from std_srvs.srv import Trigger
@@ -194,7 +194,7 @@ def test_odometry_that_goes_from_tf_and_comes_back(start_node):
     bench = start_node(odom_frame="odom", **{**PARAMETERS, "companion_wait": 0.1})
     robot, recorder = Robot(bench, odometry=True), bench.recorder
     robot.map()
-    in_metres(robot)
+    bench.status(lambda s: s.scale_state == "metric", "odometry makes the map metric")
     robot.send(MAPPED, MAPPED + 5)
     recorder.wait(lambda: bool(transforms(recorder, "odom")), 60, "map -> odom is there")
     bench.status(lambda s: not s.problems, "all is well")

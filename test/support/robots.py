@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from dust3r_ros.srv import SetScale
 from messages import pose_of
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import Imu
@@ -89,16 +88,3 @@ def apart(a, b):
 
 def transforms(recorder, child):
     return [t for m in list(recorder.all["tf"]) for t in m.transforms if t.child_frame_id == child]
-
-
-def in_metres(robot):
-    """Tell the node how long its unit is, unless it knows; an image later TF has the map's place."""
-    found = robot.poses(MAPPED - 20, MAPPED)
-    ends = min(found), max(found)
-    a, b = (pose_of(found[index].pose.pose) for index in ends)
-    true_a, true_b = (robot.truth(index) for index in ends)
-    factor = apart(true_a, true_b)[0] / apart(a, b)[0]
-    before = robot.recorder.last["status"]
-    if before.scale_state != "metric":
-        assert robot.recorder.call(SetScale, "set_scale", SetScale.Request(factor=factor)).success
-        robot.bench.status(lambda s: s.scale_state == "metric" and s.revision > before.revision, "it is in metres")
