@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from messages import pose_of
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import Imu
 from sequences import walk
