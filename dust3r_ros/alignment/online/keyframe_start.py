@@ -19,7 +19,10 @@ from dust3r_ros.geometry.pose import PnpResult, solve_pnp
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.types import Array, Array32, PairPrediction
 
-_COMMON_ERROR = 0.03  # relative, of a network's focals for all images of a scene: their scatter does not show it
+# A network's error of the log focal that all images of a scene have in common, so that their scatter does not show it:
+# at least this, and about twice the scatter (measured with the weights that ship with this package: 0.19 and 0.11).
+_COMMON_ERROR, _COMMON_PER_SCATTER = 0.03, 2.0
+_SCATTER, _SCATTER_VOTES = 0.04, 2  # before there are votes: this scatter counts as so many
 _PIXELS = 768  # of a view used for its focal: errors of pointmaps extend over more than the gaps between
 
 
@@ -84,12 +87,18 @@ class FocalPool:
         if not self._focals:
             return reference_focal(height, width), math.inf
         focal, std = pooled_focal(self._focals, self._weights)
-        std = math.hypot(std / focal, _COMMON_ERROR)
+        std = math.hypot(std / focal, _COMMON_ERROR, _COMMON_PER_SCATTER * self._scatter(focal))
         if self.given is None:
             return focal, focal * std
         share = 1.0 / (1.0 + (std / self.given_std) ** 2)
         focal = focal**share * self.given ** (1.0 - share)
         return focal, focal * self.given_std * math.sqrt(1.0 - share)
+
+    def _scatter(self, focal: float) -> float:
+        """Standard deviation of the logs of single votes, around that of the pooled ``focal``."""
+        squares = np.log(np.divide(self._focals, focal)) ** 2
+        own, usual = len(squares) * np.average(squares, weights=self._weights), _SCATTER_VOTES * _SCATTER**2
+        return math.sqrt((own + usual) / (len(squares) - 1 + _SCATTER_VOTES))
 
 
 def _first_focal(prediction: PairPrediction) -> float:

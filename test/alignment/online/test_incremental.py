@@ -92,7 +92,7 @@ def test_poses_focal_and_depth_are_right_without_any_loop() -> None:
     assert room.ate(aligner.poses) < 0.03  # metres, of 6 m
     np.testing.assert_allclose(aligner.poses[0], BODY_T_OPTICAL, atol=1e-12)
     focal, deviation = aligner.focal("camera")
-    assert focal == pytest.approx(room.focal, rel=1e-3) and deviation < 0.035 * focal
+    assert focal == pytest.approx(room.focal, rel=1e-3) and deviation < 0.045 * focal
     unit = map_scale(room, aligner.poses)
     reported = [change for change in changes([*updates, aligner.finish()]) if change.depth is not None]
     assert sorted(change.index for change in reported) == list(range(20))  # each once
