@@ -157,7 +157,7 @@ def bundle(
             if len(sparse.known(view.seen).ids) < _MIN_LANDMARKS:
                 view.w_T_c = None
         refine(sparse, free_focal=True, rounds=1, iterations=20, max_error_px=limit)
-    refine_lenses(sparse, rounds=_LENS_ROUNDS)
+    refine_lenses(sparse, rounds=_LENS_ROUNDS, fewest_views=1)
     consider_lenses(sparse)
     if not sparse.misfit() < before:
         return {}, list(intrinsics)

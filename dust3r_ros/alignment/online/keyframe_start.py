@@ -22,7 +22,7 @@ from dust3r_ros.types import Array, Array32, PairPrediction
 # A network's error of the log focal that all images of a scene have in common, so that their scatter does not show it:
 # at least this, and about twice the scatter (measured with the weights that ship with this package: 0.19 and 0.11).
 _COMMON_ERROR, _COMMON_PER_SCATTER = 0.03, 2.0
-_SCATTER, _SCATTER_VOTES = 0.04, 2  # before there are votes: this scatter counts as so many
+_SCATTER, _SCATTER_VOTES = 0.025, 2  # before there are votes: this scatter counts as so many
 _PIXELS = 768  # of a view used for its focal: errors of pointmaps extend over more than the gaps between
 
 
