@@ -4,8 +4,9 @@
         [--page docs/my-calibration.md]
 
 Every recorded scene, windows of 60 images of those at 30 Hz, and the first and second half of rendered walks go through
-the mapper as ``dust3r-map`` runs it, with an unknown camera, without dense depth. Writes calibration.json and
-calibration.png, and their table into ``--page``.
+the mapper as ``dust3r-map`` runs it, with an unknown camera, without dense depth. Where depth is known, so do pointmaps
+with the errors of a network, which is off by 3 % on a whole scene. Writes calibration.json and calibration.png, and
+their table into ``--page``.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from __future__ import annotations
 import json
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -22,8 +25,9 @@ import numpy as np
 from scipy.stats import norm
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolve().parent)]
 
+from oracle import Oracle  # noqa: E402
 from targets import Machine, case_options, where_and_when  # noqa: E402
 
 from dust3r_ros.config import MapperConfig  # noqa: E402
@@ -32,7 +36,7 @@ from dust3r_ros.evaluation.scene import read_scene  # noqa: E402
 from dust3r_ros.io.files import make_folder, replace_between, write_text  # noqa: E402
 from dust3r_ros.io.image_sources import open_source  # noqa: E402
 from dust3r_ros.mapping.mapper import Mapper  # noqa: E402
-from dust3r_ros.scenes.sequence import render_sequence  # noqa: E402
+from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence  # noqa: E402
 from dust3r_ros.types import Image  # noqa: E402
 
 BEGIN, END = "<!-- calibration: begin, made by benchmarks/calibration.py -->", "<!-- calibration: end -->"
@@ -41,15 +45,22 @@ _LIVE_HZ = 25.0  # recordings at lower rates have no windows
 _WALKS = ("orbit", "sweep", "forward", "corridor")
 _FRAMES, _SIZE = 90, (640, 480)
 _STEP_NS = 33_333_333
+_POINTMAPS, _WORKING_SIZE, _RATE_HZ = 30, 320, 5.0  # images, pixels; of rendered walks
+_NETWORK = {"warp": 0.05, "zoom": (0.03, 0.02)}  # see ``Oracle``
+_SEEDS = 2
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """``images`` of one camera, and its true focal, pixels; ``kind``: recording, window or rendered."""
+    """``images`` of one camera, and its true focal, pixels; ``kind``: recording, window, rendered or pointmaps.
+
+    ``network`` makes the pointmaps, if any.
+    """
 
     kind: str
     images: Callable[[], Iterator[Image]]
     focal: float
+    network: Callable[[], Oracle] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,14 +87,51 @@ def _rendered(kind: str, first: int) -> Callable[[], Iterator[Image]]:
     return lambda: iter(render_sequence(kind, _FRAMES, *_SIZE).images[first : first + _WINDOW])
 
 
+@lru_cache(maxsize=1)
+def _with_depth(source: Path | str, first: int) -> RenderedSequence:
+    """Images of a recorded scene, or of a rendered walk, with their depth and poses."""
+    if isinstance(source, str):
+        return render_sequence(source, _POINTMAPS, *_SIZE, rate_hz=_RATE_HZ)
+    scene = read_scene(source)
+    stamps = np.array([pose.stamp_ns for pose in scene.truth])
+    images, depths, poses = [], [], []
+    for frame in islice(open_source(source), first, first + _POINTMAPS):
+        depth = scene.depth(frame.stamp_ns)
+        if depth is not None:
+            images.append(frame.image)
+            depths.append(depth)
+            poses.append(scene.truth[int(np.argmin(np.abs(stamps - frame.stamp_ns)))].w_T_c)
+    arrays = np.stack(images), np.stack(depths), np.stack(poses)
+    return RenderedSequence(scene.name, np.arange(len(images)), *arrays, scene.width, scene.height, scene.focal)
+
+
+def _pointmaps(source: Path | str, first: int, focal: float) -> dict[str, Case]:
+    """Networks with errors of their own, by the names of their cases."""
+    name = source if isinstance(source, str) else source.name
+
+    def case(seed: int) -> Case:
+        return Case(
+            "pointmaps",
+            lambda: iter(_with_depth(source, first).images),
+            focal,
+            lambda: Oracle(_with_depth(source, first), _WORKING_SIZE, seed=seed, **_NETWORK),  # type: ignore[arg-type]
+        )
+
+    return {f"{name} {first} network {k}": case(zlib.crc32(f"{name} {first} {k}".encode())) for k in range(_SEEDS)}
+
+
 def cases(data: Path) -> dict[str, Case]:
     """All there are, by name. Raises ``Dust3rRosError`` for a scene that cannot be read."""
     focal = render_sequence("orbit", 1, *_SIZE).focal
     found = {f"{kind} {first}": Case("rendered", _rendered(kind, first), focal) for kind in _WALKS for first in (0, 30)}
+    for kind in _WALKS:
+        found |= _pointmaps(kind, 0, focal)
     for folder in sorted(path.parent for path in data.glob("*/groundtruth.txt")):
         scene = read_scene(folder)
         found[folder.name] = Case("recording", _recorded(folder), scene.focal)
         stamps = [pose.stamp_ns for pose in scene.truth]
+        for first in range(0, len(stamps) - _POINTMAPS + 1, _POINTMAPS) if scene.depth_files else ():
+            found |= _pointmaps(folder, first, scene.focal)
         if np.median(np.diff(stamps)) > 1e9 / _LIVE_HZ:
             continue
         for first in range(_FIRST, len(stamps) - _WINDOW, _STEP):
@@ -93,7 +141,9 @@ def cases(data: Path) -> dict[str, Case]:
 
 def measure(name: str, case: Case) -> Row:
     """Map a case, and compare its focal."""
-    mapper, start = Mapper(MapperConfig(dense=False)), time.perf_counter()
+    network = case.network() if case.network else None
+    config = MapperConfig(dense=False, working_size=_WORKING_SIZE) if network else MapperConfig(dense=False)
+    mapper, start = Mapper(config, backend=network), time.perf_counter()
     for number, image in enumerate(case.images(), 1):
         mapper.process(number * _STEP_NS, "camera", image)
     mapper.finish()
@@ -138,7 +188,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     known = sorted((row for row in rows if np.isfinite(row.error)), key=lambda row: row.error)
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-    for color, kind in zip(("C0", "C1", "C2"), dict.fromkeys(row.kind for row in known), strict=False):
+    for color, kind in zip(("C0", "C1", "C2", "C4"), dict.fromkeys(row.kind for row in known), strict=False):
         at = [place for place, row in enumerate(known) if row.kind == kind]
         error, std = (100 * np.array([getattr(known[k], name) for k in at]) for name in ("error", "std"))
         left.errorbar(at, error, std, fmt="o", color=color, label=kind, markersize=4, linewidth=1)

@@ -11,6 +11,8 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.types import Array
 
+_GROUPS = 10
+
 # Least and largest focal in multiples of the focal for a 60 degree view over the long edge:
 # 98 and 19 degrees.
 FOCAL_LIMITS = (0.5, 3.5)
@@ -56,9 +58,9 @@ def estimate_focal(
 def pooled_focal(focals: ArrayLike, weights: ArrayLike) -> tuple[float, float]:
     """(focal, standard deviation) of one camera, pixels, from the focals (N,) of its images.
 
-    The focal is exp of the mean of logs weighted by ``weights`` (N,); the deviation is that of this
-    mean, from the scatter of the logs, infinite for a single image. Focals that are not positive
-    and finite or have no weight are left out; raises ``GeometryError`` if none is left.
+    The focal is exp of the mean of logs weighted by ``weights`` (N,). The deviation is that of this mean, from the
+    scatter of up to ten groups of consecutive images, because neighbours err alike; it is infinite for a single image.
+    Focals that are not positive and finite or have no weight are left out; raises ``GeometryError`` if none is left.
     """
     f, w = np.asarray(focals, dtype=np.float64).ravel(), np.asarray(weights, dtype=np.float64).ravel()
     if f.shape != w.shape:
@@ -68,12 +70,15 @@ def pooled_focal(focals: ArrayLike, weights: ArrayLike) -> tuple[float, float]:
         raise GeometryError(f"None of {f.size} focals is positive and finite with positive weight.")
     logs, w = np.log(f[kept]), w[kept] / w[kept].sum()
     mean = float(w @ logs)
-    focal = math.exp(mean)
-    concentration = float(w @ w)  # one over the effective number of images
-    if len(logs) < 2 or concentration >= 1.0:
+    focal, groups = math.exp(mean), min(len(logs), _GROUPS)
+    if groups < 2:
         return focal, math.inf
-    variance = float(np.square(w) @ np.square(logs - mean)) / (1.0 - concentration)
-    return focal, focal * math.sqrt(variance)
+    starts = np.arange(groups) * len(logs) // groups
+    group, shift = np.add.reduceat(w, starts), np.add.reduceat(w * (mean - logs), starts)
+    concentration = float(group @ group)  # one over the effective number of groups
+    if concentration >= 1.0:
+        return focal, math.inf
+    return focal, focal * math.sqrt(float(shift @ shift) / (1.0 - concentration))
 
 
 def _observations(

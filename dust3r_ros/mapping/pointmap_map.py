@@ -248,8 +248,9 @@ class PointmapBuilder(Submap):
 
     def _report_focal(self, stream: CameraStream) -> None:
         intrinsics = self.intrinsics[stream.index]
-        if intrinsics.fixed and not self._keyframes.has_sent(stream):
-            self._aligner.set_focal(stream.name, stream.focal_to_working(intrinsics.focal))
+        if intrinsics.given and not self._keyframes.has_sent(stream):
+            std = 0.0 if intrinsics.fixed else intrinsics.prior_std
+            self._aligner.set_focal(stream.name, stream.focal_to_working(intrinsics.focal), std)
 
     def _record(self, stamp_ns: int, stream: CameraStream, image: Image, features: Features) -> None:
         """Record a keyframe and follow its corners from here: its features, and plain corners between them."""

@@ -115,15 +115,17 @@ _DETERMINED = 0.25  # of the prior's deviation
 _NOTICED_PX = 0.1  # by which a term moves what is seen at half the long edge
 
 
-def refine_lenses(sparse: SparseMap, *, rounds: int = 3, iterations: int = 30) -> Solution | None:
+def refine_lenses(
+    sparse: SparseMap, *, rounds: int = 3, iterations: int = 30, fewest_views: int = _ENOUGH_VIEWS
+) -> Solution | None:
     """``refine`` the whole map, sharp, with free focals and the free lenses of cameras that are not calibrated.
 
     Lenses have priors, so that what a map does not tell of them stays near a plain one; those of cameras with fewer
-    than eight posed views are held. A radial term or center is set to 0 if the observations determine it, within a
-    deviation of 0 (many images are rectified or rendered), or if it hardly moves a pixel. Returns the last solution,
-    None if there was nothing to adjust.
+    than ``fewest_views`` posed views are held. A radial term or center is set to 0 if the observations determine it,
+    within a deviation of 0 (many images are rectified or rendered), or if it hardly moves a pixel. Returns the last
+    solution, None if there was nothing to adjust.
     """
-    free = _uncalibrated(sparse, _ENOUGH_VIEWS)
+    free = _uncalibrated(sparse, fewest_views)
     solution = refine(sparse, free_focal=True, free_lens=free, rounds=rounds, iterations=iterations, sharp=True)
     if solution is None:
         return None

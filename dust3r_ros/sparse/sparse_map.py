@@ -32,10 +32,11 @@ class SparseMap:
     """Landmarks seen in several views, with the poses and focals that explain them.
 
     Pixels are offsets from the centre of the tracked images, with lens distortion. A landmark has a
-    position once two posed views see it under enough parallax.
+    position once two posed views see it under enough parallax. ``focal_prior_sigma``: standard deviation of the log
+    focals' priors, one or (F,).
     """
 
-    def __init__(self, min_parallax_deg: float, focal_prior_sigma: float = 0.7) -> None:
+    def __init__(self, min_parallax_deg: float, focal_prior_sigma: float | Array = 0.7) -> None:
         self.views: list[SparseView] = []
         self.intrinsics: list[Intrinsics] = []
         self.landmarks = Landmarks()

@@ -42,5 +42,8 @@ def test_a_case_is_mapped_and_drawn(bench: ModuleType, tmp_path: Path, monkeypat
     assert bench.main() == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"calibration.json", "calibration.png"}
     assert "| rendered | 1 |" in page.read_text() and (tmp_path / "docs/pictures/calibration.png").is_file()
+    monkeypatch.setattr(bench, "_POINTMAPS", 12)
+    row = bench.measure("a", bench.cases(tmp_path)["orbit 0 network 1"])
+    assert row.kind == "pointmaps" and abs(row.error) < 0.1 and 0 < row.std < 0.2
     monkeypatch.setattr(sys, "argv", [*common, "--cases", "nosuch"])
     assert bench.main() == 1

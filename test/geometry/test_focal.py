@@ -129,6 +129,16 @@ def test_pooled_deviation_is_that_of_the_mean() -> None:
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.sqrt(np.mean(np.square(claimed))), rel=0.1)
 
 
+def test_neighbours_that_are_off_alike_count_as_one() -> None:
+    """Over many cameras of 100 images, of which five in a row have an error in common."""
+    rng, errors, claimed = np.random.default_rng(3), [], []
+    for _ in range(500):
+        focal, std = pooled_focal(100 * np.exp(np.repeat(rng.normal(scale=0.05, size=20), 5)), np.ones(100))
+        errors.append(focal - 100)
+        claimed.append(std)
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.sqrt(np.mean(np.square(claimed))), rel=0.1)
+
+
 def test_pooled_focal_of_one_image_is_uncertain() -> None:
     assert pooled_focal([70.0, np.nan, 80.0, -3.0], [1.0, 1.0, 0.0, 1.0]) == (pytest.approx(70.0), math.inf)
 

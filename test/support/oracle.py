@@ -17,7 +17,8 @@ from dust3r_ros.types import Array, Array32, PairPrediction, View
 class Oracle:
     """True pointmaps of a rendered sequence: an arbitrary unit per pair, noise that grows with depth.
 
-    ``warp`` is the standard deviation of a smooth error of log depth, another one for each view of each pair.
+    ``warp`` is the standard deviation of a smooth error of log depth, another one for each view of each pair; ``zoom``
+    are those of errors of the log focal: one common to all pairs, and another one for each.
 
     A view is recognised by its image, as a network would. Confidence is 1 + exp of a number that
     falls with depth, so it is above 1 everywhere, also where the other view sees nothing.
@@ -27,12 +28,19 @@ class Oracle:
     uses_poses = False
 
     def __init__(
-        self, sequence: RenderedSequence, working_size: int, noise: float = 0.01, seed: int = 0, warp: float = 0.0
+        self,
+        sequence: RenderedSequence,
+        working_size: int,
+        noise: float = 0.01,
+        seed: int = 0,
+        warp: float = 0.0,
+        zoom: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         self._sequence = sequence
         self._resize = Resize.fit(sequence.width, sequence.height, working_size)
         self._by_image = {self._resize.apply(image).tobytes(): i for i, image in enumerate(sequence.images)}
         self._noise, self._seed, self._warp = noise, seed, warp
+        self._zoom, self._all_zoomed = zoom[1], zoom[0] * float(np.random.default_rng([seed, 11]).standard_normal())
         self._frames: dict[int, int] = {}
         self.asked: list[tuple[int, int]] = []
 
@@ -67,8 +75,9 @@ class Oracle:
         rng = np.random.default_rng([self._seed, first, second])
         unit = float(np.exp(rng.uniform(-1.5, 1.5)))
         a, b = (self._sequence.w_T_c[self._frames[i]] for i in (first, second))
-        points_a, confidence_a = self._view(self._frames[first], rng)
-        points_b, confidence_b = self._view(self._frames[second], rng)
+        zoom = self._all_zoomed + (self._zoom * float(rng.standard_normal()) if self._zoom else 0.0)
+        points_a, confidence_a = self._view(self._frames[first], rng, zoom)
+        points_b, confidence_b = self._view(self._frames[second], rng, zoom)
         points_b = transform(invert(a) @ b, points_b)
         return PairPrediction(
             first,
@@ -79,14 +88,19 @@ class Oracle:
             confidence_b,
         )
 
-    def _view(self, frame: int, rng: np.random.Generator) -> tuple[Array, Array32]:
-        """Noisy points (H, W, 3), metres, in the view's own frame, and confidence (H, W)."""
+    def _view(self, frame: int, rng: np.random.Generator, zoom: float) -> tuple[Array, Array32]:
+        """Noisy points (H, W, 3), metres, in the view's own frame, and confidence (H, W): 1 where there is no depth.
+
+        ``zoom``: error of the log focal.
+        """
         depth = self.true_depth(frame)
+        known = depth > 0
         noisy = depth * (1.0 + self._noise * depth * rng.standard_normal(depth.shape))
         if self._warp:
             noisy *= np.exp(self._warp * smooth(depth.shape, rng))
-        focal = self._resize.focal_to_working(self._sequence.focal)
-        return unproject(np.maximum(noisy, 0.05), focal), (1.0 + np.exp(2.0 - depth)).astype(np.float32)
+        focal = self._resize.focal_to_working(self._sequence.focal) * np.exp(zoom)
+        confidence = np.where(known, 1.0 + np.exp(2.0 - depth), 1.0)
+        return unproject(np.maximum(noisy, 0.05), focal), confidence.astype(np.float32)
 
     def true_depth(self, frame: int) -> Array:
         """(H, W) z in metres of a frame at working resolution: that of the nearest native pixel."""

@@ -62,13 +62,16 @@ class IncrementalAligner:
             raise GeometryError(f"camera '{camera}' has no keyframe; cameras with keyframes: {sorted(self.map.pools)}")
         return self.map.pools[camera].value(view.height, view.width)
 
-    def set_focal(self, camera: str, focal: float) -> None:
-        """Set a known focal, pixels of the camera's pointmaps, before its first keyframe."""
+    def set_focal(self, camera: str, focal: float, std: float = 0.0) -> None:
+        """Set a known focal, pixels of the camera's pointmaps, before its first keyframe.
+
+        ``std``: relative standard deviation; 0 holds the focal fixed.
+        """
         if any(view.camera == camera for view in self.map.views):
             raise GeometryError(f"camera '{camera}' already has keyframes; its focal must be set before the first")
         if not (np.isfinite(focal) and focal > 0):
             raise GeometryError(f"camera '{camera}' has focal {focal}; it must be positive and finite")
-        self.map.pools[camera] = FocalPool(float(focal))
+        self.map.pools[camera] = FocalPool(float(focal), float(std))
 
     def depth(self, index: int) -> tuple[Array32, Array32] | None:
         """Current canonical (depth, confidence), each (H, W), of a keyframe; None once settled or unknown."""
@@ -120,7 +123,7 @@ class IncrementalAligner:
 
     def facts(self) -> dict[str, Any]:
         """What ``resume`` needs besides keyframes and edges, as JSON values."""
-        pools = {camera: {"given": pool.given, "votes": pool.votes} for camera, pool in self.map.pools.items()}
+        pools = {camera: pool.facts() for camera, pool in self.map.pools.items()}
         return {"pools": pools, "focals": self.map.focals} | self._loops.facts()
 
     def resume(self, keyframes: Sequence[tuple[KeyframeShape, Array, Array32]], facts: Mapping[str, Any]) -> None:
@@ -130,7 +133,7 @@ class IncrementalAligner:
         """
         for view, w_S, sample in keyframes:
             self.map.resume(view, w_S, sample)
-        self.map.pools = {name: FocalPool.of(pool["given"], pool["votes"]) for name, pool in facts["pools"].items()}
+        self.map.pools = {name: FocalPool.of(pool) for name, pool in facts["pools"].items()}
         self.map.focals = dict(facts["focals"])
         self._loops.restore(facts)
         self._settled = len(self)

@@ -14,7 +14,7 @@ from dust3r_ros.alignment.online.keyframe_start import rigid
 from dust3r_ros.alignment.online.loop_verification import Tolerance
 from dust3r_ros.features.features import Features, matched
 from dust3r_ros.sparse.landmarks import Intrinsics
-from dust3r_ros.sparse.refinement import refine
+from dust3r_ros.sparse.refinement import consider_lenses, refine, refine_lenses
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.types import Array, Array32
@@ -104,8 +104,8 @@ def _still(old: Array, new: Array) -> NDArray[np.bool_]:
 
 
 _MIN_LANDMARKS = 40  # a keyframe that sees fewer stays where its pointmaps put it
-_FOCAL_SIGMA = 0.01  # relative, at least this for focals from pointmaps, however confident they are
 _PRUNING_PX = (20.0, 8.0, 4.0)  # poses from pointmaps are off by some pixels
+_LENS_ROUNDS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,9 +136,11 @@ def bundle(
     nothing was changed.
 
     ``edges`` (first, second) say which keyframes are searched for common features. The scale of the
-    map is free; the first keyframe stays where it is.
+    map is free; the first keyframe stays where it is. Focals have those of ``intrinsics`` as priors, with their
+    deviations. Lenses are free, because what looks like distortion would bend focals and poses, but are not kept:
+    pointmaps and images are not rectified.
     """
-    sparse = SparseMap(min_parallax_deg, focal_prior_sigma=_FOCAL_SIGMA)
+    sparse = SparseMap(min_parallax_deg, focal_prior_sigma=np.array([given.std for given in intrinsics]))
     sparse.intrinsics = [replace(given, prior=given.focal) for given in intrinsics]
     ids = []
     for keyframe in keyframes:
@@ -155,9 +157,14 @@ def bundle(
             if len(sparse.known(view.seen).ids) < _MIN_LANDMARKS:
                 view.w_T_c = None
         refine(sparse, free_focal=True, rounds=1, iterations=20, max_error_px=limit)
+    refine_lenses(sparse, rounds=_LENS_ROUNDS, fewest_views=1)
+    consider_lenses(sparse)
     if not sparse.misfit() < before:
         return {}, list(intrinsics)
-    refined = [replace(own, prior=given.prior) for own, given in zip(sparse.intrinsics, intrinsics, strict=True)]
+    refined = [
+        replace(own, prior=given.prior, lens=given.lens)
+        for own, given in zip(sparse.intrinsics, intrinsics, strict=True)
+    ]
     return {index: _refined_keyframe(sparse, index) for index in sparse.posed()}, refined
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -18,34 +19,48 @@ from dust3r_ros.geometry.pose import PnpResult, solve_pnp
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.types import Array, Array32, PairPrediction
 
+# A network's error of the log focal that all images of a scene have in common, so that their scatter does not show it:
+# at least this, and about twice the scatter (measured with the weights that ship with this package: 0.19 and 0.11).
+_COMMON_ERROR, _COMMON_PER_SCATTER = 0.03, 2.0
+_SCATTER, _SCATTER_VOTES = 0.025, 2  # before there are votes: this scatter counts as so many
 _PIXELS = 768  # of a view used for its focal: errors of pointmaps extend over more than the gaps between
 
 
 @dataclass
 class FocalPool:
-    """The focal of one camera, pixels of its pointmaps; a ``given`` one is never changed."""
+    """The focal of one camera, pixels of its pointmaps.
+
+    A ``given`` one is combined with the votes by its relative standard deviation ``given_std``; 0: it never changes.
+    """
 
     given: float | None = None
+    given_std: float = 0.0
     _focals: list[float] = field(default_factory=list)
     _weights: list[float] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self._focals)
 
-    @property
-    def votes(self) -> list[tuple[float, float]]:
-        """(focal, weight) of every vote."""
-        return list(zip(self._focals, self._weights, strict=True))
+    def facts(self) -> dict[str, Any]:
+        """What ``of`` needs, as JSON values; ``votes``: (focal, weight)."""
+        votes = list(zip(self._focals, self._weights, strict=True))
+        return {"given": self.given, "given_std": self.given_std, "votes": votes}
 
     @classmethod
-    def of(cls, given: float | None, votes: Sequence[tuple[float, float]]) -> FocalPool:
-        """A pool with votes from an earlier session."""
-        return cls(given, [focal for focal, _ in votes], [weight for _, weight in votes])
+    def of(cls, facts: Mapping[str, Any]) -> FocalPool:
+        """A pool from an earlier session."""
+        focals, weights = ([vote[at] for vote in facts["votes"]] for at in (0, 1))
+        return cls(facts["given"], facts.get("given_std", 0.0), focals, weights)
+
+    @property
+    def held(self) -> bool:
+        """Whether the focal is given exactly."""
+        return self.given is not None and self.given_std == 0.0
 
     def vote(self, predictions: Sequence[PairPrediction]) -> bool:
         """Let the first views of one keyframe's predictions cast one joint vote; returns whether they did."""
         logs, weights = [], []
-        for prediction in predictions if self.given is None else ():
+        for prediction in () if self.held else predictions:
             weight = float(
                 np.mean(np.log(np.maximum(np.nan_to_num(prediction.confidence_first, nan=1.0, posinf=1.0), 1.0)))
             )
@@ -67,11 +82,23 @@ class FocalPool:
 
     def value(self, height: int, width: int) -> tuple[float, float]:
         """(focal, standard deviation); before the first vote, a guess for this image size and infinity."""
-        if self.given is not None:
-            return self.given, 0.0
+        if self.given is not None and (self.held or not self._focals):
+            return self.given, self.given * self.given_std
         if not self._focals:
             return reference_focal(height, width), math.inf
-        return pooled_focal(self._focals, self._weights)
+        focal, std = pooled_focal(self._focals, self._weights)
+        std = math.hypot(std / focal, _COMMON_ERROR, _COMMON_PER_SCATTER * self._scatter(focal))
+        if self.given is None:
+            return focal, focal * std
+        share = 1.0 / (1.0 + (std / self.given_std) ** 2)
+        focal = focal**share * self.given ** (1.0 - share)
+        return focal, focal * self.given_std * math.sqrt(1.0 - share)
+
+    def _scatter(self, focal: float) -> float:
+        """Standard deviation of the logs of single votes, around that of the pooled ``focal``."""
+        squares = np.log(np.divide(self._focals, focal)) ** 2
+        own, usual = len(squares) * np.average(squares, weights=self._weights), _SCATTER_VOTES * _SCATTER**2
+        return math.sqrt((own + usual) / (len(squares) - 1 + _SCATTER_VOTES))
 
 
 def _first_focal(prediction: PairPrediction) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -20,7 +22,7 @@ def prediction(focal: float, confidence: float = 3.0, seed: int = 0) -> PairPred
     return PairPrediction(0, 1, points, sure, points, sure)
 
 
-def test_keyframes_are_pooled_and_make_it_surer() -> None:
+def test_keyframes_are_pooled_up_to_the_error_they_have_in_common() -> None:
     pool, deviations = FocalPool(), []
     assert pool.value(*SHAPE) == (reference_focal(*SHAPE), np.inf)
     rng = np.random.default_rng(0)
@@ -28,8 +30,36 @@ def test_keyframes_are_pooled_and_make_it_surer() -> None:
         assert pool.vote([prediction(70 * np.exp(0.02 * rng.standard_normal()), seed=seed)])
         deviations.append(pool.value(*SHAPE)[1])
     focal, deviation = pool.value(*SHAPE)
-    assert focal == pytest.approx(70, rel=0.01) and deviation == pytest.approx(70 * 0.02 / np.sqrt(40), rel=0.4)
-    assert deviations[0] == np.inf and deviation < 0.6 * deviations[9]
+    assert focal == pytest.approx(70, rel=0.01)
+    assert deviations[0] == np.inf and deviation == pytest.approx(70 * np.hypot(0.03, 2 * 0.02), rel=0.2)
+    assert deviation < max(deviations[1:])
+
+
+def test_an_error_common_to_all_keyframes_is_in_the_deviation() -> None:
+    """Good networks and bad ones: errors are as large as deviations."""
+    rng, z = np.random.default_rng(0), []
+    for count, scatter in product(np.tile([3, 5, 10, 30, 100], 40), (0.01, 0.02, 0.03)):
+        common = np.hypot(0.03, 1.8 * scatter)
+        logs = common * rng.standard_normal() + scatter * rng.standard_normal(count)
+        votes = [(70 * np.exp(log), 1.0) for log in logs]
+        focal, deviation = FocalPool.of({"given": None, "votes": votes}).value(*SHAPE)
+        z.append(abs(np.log(focal / 70) / (deviation / focal)))
+    assert 0.6 < np.mean(np.less(z, 1)) < 0.85 and np.mean(np.less(z, 2)) > 0.93 and max(z) < 4
+
+
+def test_a_given_focal_with_a_deviation_is_weighed_against_the_votes() -> None:
+    pool = FocalPool(65.0, 0.03)
+    assert pool.value(*SHAPE) == (65.0, pytest.approx(0.03 * 65.0))
+    pool.vote([prediction(70.0)])
+    assert pool.value(*SHAPE) == (65.0, pytest.approx(0.03 * 65.0)), "one vote has no deviation"
+    pool.vote([prediction(70.0, seed=1)])
+    focal, deviation = pool.value(*SHAPE)
+    value, std = FocalPool.of(pool.facts() | {"given": None}).value(*SHAPE)
+    information = np.array([0.03, std / value]) ** -2.0
+    assert np.log(focal) == pytest.approx(np.average(np.log([65.0, value]), weights=information))
+    assert deviation / focal == pytest.approx(information.sum() ** -0.5)
+    again = FocalPool.of(pool.facts())
+    assert again.value(*SHAPE) == (focal, deviation)
 
 
 def test_predictions_of_one_keyframe_vote_as_one_and_can_be_withdrawn() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from synthetic import Scene, arc
 from dust3r_ros.alignment.moments import retract
 from dust3r_ros.alignment.online.keyframe_bundle import Posed, ReportedPoses, bundle
 from dust3r_ros.features.features import Features
+from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.types import Array
 
@@ -66,13 +67,22 @@ def off_by(pose: Array, rng: np.random.Generator) -> Array:
     return moved
 
 
-def posed(scene: Scene, blind: int | None = None) -> list[Posed]:
-    """Keyframes with 0.3 px of noise and descriptors of their own for each point; ``blind`` sees hardly anything."""
-    rng = np.random.default_rng(1)
+def posed(
+    scene: Scene, blind: int | None = None, *, seed: int = 1, lens: Lens | None = None, drift: float = 0.0
+) -> list[Posed]:
+    """Keyframes with 0.3 px of noise and descriptors of their own for each point; ``blind`` sees hardly anything.
+
+    ``drift``: errors, pixels, that points near each other have in common.
+    """
+    rng = np.random.default_rng(seed)
     descriptors = rng.integers(0, 90, (len(scene.points), 128), dtype=np.uint8)
     result = []
     for view, w_T_c in enumerate(scene.w_T_c):
-        offsets = scene.seen(view) + 0.3 * rng.standard_normal((len(scene.points), 2))
+        offsets = scene.seen(view)
+        offsets = offsets if lens is None else lens.seen(offsets)
+        waves = offsets @ rng.normal(0, 0.02, (2, 4)) + rng.uniform(0, 6, 4)
+        offsets += drift * np.sin(waves) @ rng.standard_normal((4, 2)) / 1.4
+        offsets += 0.3 * rng.standard_normal((len(scene.points), 2))
         keep = slice(0, 20 if view == blind else None)
         start = w_T_c if view == 0 else off_by(w_T_c, rng)
         result.append(Posed(0, start, Features(offsets[keep], descriptors[keep])))
@@ -96,6 +106,19 @@ def test_poses_and_focal_become_better() -> None:
     assert 0 < focals[0].std < 0.03
     depth = (np.linalg.inv(scene.w_T_c[3]) @ np.append(scene.points.mean(axis=0), 1.0))[2]
     assert np.mean(refined[3].depths) / scale == pytest.approx(depth, rel=0.02)
+
+
+def test_errors_of_focals_are_as_large_as_their_deviations() -> None:
+    """Networks that are off by 3 %; good and drifting features; lenses with and without distortion."""
+    z, rng = [], np.random.default_rng(0)
+    for case, (drift, radial, _) in enumerate(product((0.0, 1.0, 2.0), (0.0, 0.02, -0.03), range(4))):
+        scene = arc(points=150, seed=case)
+        keyframes = posed(scene, seed=case, lens=Lens(160.0, radial), drift=drift)
+        start = 300.0 * np.exp(0.03 * rng.standard_normal())
+        _, focals = bundle(keyframes, EDGES, [Intrinsics(start, 320.0, std=0.03, lens=Lens(160.0))], 1.0)
+        assert focals[0].lens == Lens(160.0) and focals[0].std < 0.03
+        z.append(abs(np.log(focals[0].focal / 300.0)) / focals[0].std)
+    assert 0.6 < np.mean(np.less(z, 1)) < 0.9 and np.mean(np.less(z, 2)) > 0.93 and max(z) < 4
 
 
 def test_a_keyframe_without_landmarks_is_left_out() -> None:
