@@ -140,29 +140,25 @@ def _fisheye_radius(angles: Array, d: tuple[float, ...]) -> Array:
     return angles * (1.0 + s * (k1 + s * (k2 + s * (k3 + s * k4))))
 
 
-_STEPS = 20  # of the inversion, at most; a few are enough unless the lens is a fisheye
-_EXACT = 1e-13
 _STEEPEST = 10.0  # enlargement along the radius beyond which a lens is continued by a straight line
+# There -radial r^2 is the root of (1 + u)^2 = 10 (1 - u)
+_TURNING = math.sqrt(0.25 * (_STEEPEST + 2.0) ** 2 + _STEEPEST - 1.0) - 0.5 * (_STEEPEST + 2.0)
+_LEAST_DIVISOR = 0.02  # beyond, a barrel has shown half of all directions
 _FITTED_RADII = 200  # radii at which the forward model is fitted
 
 
 def shown_radius(wanted: Array, radial: Array) -> tuple[Array, Array]:
     """The radii at which lenses show what pinholes show at ``wanted``, and the derivative; all arrays alike.
 
-    Solves r (1 + ``radial`` r^2) = ``wanted``, in radii of the lens, by Newton's method from the side on which it
-    cannot overshoot. Where the solution would grow more than ten times as fast as ``wanted``, it is continued by a
-    straight line.
+    Solves r / (1 - ``radial`` r^2) = ``wanted``, in radii of the lens. Where the solution would grow more than ten
+    times as fast as ``wanted``, it is continued by a straight line.
     """
     turns = radial < 0
-    limit = np.sqrt((1.0 - 1.0 / _STEEPEST) / (3.0 * np.where(turns, -radial, 1.0)))
-    within = np.where(turns, np.minimum(wanted, limit * (1.0 + radial * limit**2)), wanted)
-    found = within
-    for _ in range(_STEPS):
-        step = (found * (1.0 + radial * found**2) - within) / (1.0 + 3.0 * radial * found**2)
-        found = found - step
-        if not (np.abs(step) > _EXACT).any():
-            break
-    slope = 1.0 / (1.0 + 3.0 * radial * found**2)
+    limit = np.sqrt(_TURNING / np.where(turns, -radial, 1.0))
+    within = np.where(turns, np.minimum(wanted, limit / (1.0 + _TURNING)), wanted)
+    divisor = 2.0 / (1.0 + np.sqrt(1.0 + 4.0 * radial * within**2))
+    found = divisor * within
+    slope = divisor**2 / (1.0 + radial * found**2)
     return found + slope * (wanted - within), slope
 
 
@@ -170,9 +166,10 @@ def shown_radius(wanted: Array, radial: Array) -> tuple[Array, Array]:
 class Lens:
     """Maps offsets in an image, pixels from its centre, to those of a pinhole (from the distortion centre).
 
-    ideal = (u - c) (1 + radial |u - c|^2 / radius^2), Brown's model read backwards ("Decentering
-    Distortion of Lenses", 1966; as in Fitzgibbon, CVPR 2001, to first order). ``center`` c (pixels),
-    ``radius`` (pixels): where the radial term applies in full, half of the long edge.
+    ideal = (u - c) / (1 - radial |u - c|^2 / radius^2): the division model (Fitzgibbon, "Simultaneous linear
+    estimation of multiple view geometry and lens distortion", CVPR 2001), which with one number is close to narrow
+    and wide lenses alike. ``center`` c (pixels), ``radius`` (pixels): where the radial term applies in full, half of
+    the long edge.
     """
 
     radius: float
@@ -190,7 +187,7 @@ class Lens:
             return offsets
         shifted = offsets - np.asarray(self.center)
         square = np.sum(shifted**2, axis=-1, keepdims=True) / self.radius**2
-        return shifted * (1.0 + self.radial * square)
+        return shifted / np.maximum(1.0 - self.radial * square, _LEAST_DIVISOR)
 
     def seen(self, ideal: Array) -> Array:
         """(N, 2) positions at which the lens shows what a pinhole shows at ``ideal`` (N, 2): the inverse of ``ideal``.
@@ -225,11 +222,11 @@ def plumb_bob(lens: Lens, focal: float, width: int, height: int) -> tuple[float,
     if lens.radial == 0.0:
         return 0.0, 0.0, 0.0
     reach = math.hypot(width / 2 + abs(lens.center[0]), height / 2 + abs(lens.center[1])) / lens.radius
-    if lens.radial < 0:  # short of the radius at which the model turns back, where the inverse ends
-        reach = min(reach, 0.95 / math.sqrt(-3.0 * lens.radial))
+    # Short of the radius at which the model turns back, where the inverse ends, or has shown half of all directions
+    reach = min(reach, math.sqrt(_TURNING / -lens.radial if lens.radial < 0 else (1.0 - _LEAST_DIVISOR) / lens.radial))
     # Denser outwards, like Chebyshev nodes: the largest error matters, and it is at the corners.
     seen = reach * np.sin(np.linspace(0.0, np.pi / 2, _FITTED_RADII + 1)[1:])
-    ideal = seen * (1.0 + lens.radial * seen**2)
+    ideal = seen / (1.0 - lens.radial * seen**2)
     terms = ideal[:, None] ** (3, 5, 7)
     found = np.linalg.lstsq(terms, seen - ideal, rcond=None)[0]
     k1, k2, k3 = (found * (focal / lens.radius) ** np.array([2, 4, 6])).tolist()

@@ -13,9 +13,7 @@
 #define BEHIND_PX 100.0
 #define LOADING 1e-9
 #define KINDS 4
-#define STEEPEST 10.0 // as in lens.py
-#define LENS_STEPS 20
-#define LENS_EXACT 1e-13
+#define TURNING 0.7082039324993694 // as in lens.py, for STEEPEST 10
 
 typedef struct {
     long points, free, unknowns;
@@ -50,16 +48,12 @@ static inline void show(Seen *o, const double *intrinsics) {
         const double wanted = sqrt(ideal[0] * ideal[0] + ideal[1] * ideal[1]);
         double within = wanted;
         if (radial < 0.0) {
-            const double limit = sqrt((1.0 - 1.0 / STEEPEST) / (-3.0 * radial)), end = limit * (1.0 + radial * limit * limit);
+            const double end = sqrt(TURNING / -radial) / (1.0 + TURNING);
             if (within > end) within = end;
         }
-        double found = within;
-        for (int n = 0; n < LENS_STEPS; n++) {
-            const double step = (found * (1.0 + radial * found * found) - within) / (1.0 + 3.0 * radial * found * found);
-            found -= step;
-            if (!(fabs(step) > LENS_EXACT)) break;
-        }
-        o->along = 1.0 / (1.0 + 3.0 * radial * found * found);
+        const double divisor = 2.0 / (1.0 + sqrt(1.0 + 4.0 * radial * within * within));
+        double found = divisor * within;
+        o->along = divisor * divisor / (1.0 + radial * found * found);
         found += o->along * (wanted - within);
         if (wanted > 0.0) {
             o->across = found / (wanted > 1e-12 ? wanted : 1e-12);
@@ -154,7 +148,8 @@ static inline void intrinsic_slope(const Seen *o, int kind, double slope[2]) {
         through_lens(o, slope);
     } else if (kind == 1) {
         const double square = o->shown[0] * o->shown[0] + o->shown[1] * o->shown[1];
-        for (int i = 0; i < 2; i++) slope[i] = -o->radius * o->along * square * o->shown[i];
+        const double scale = -o->radius * o->along * square / (o->across * o->across);
+        for (int i = 0; i < 2; i++) slope[i] = scale * o->shown[i];
     } else {
         slope[kind - 2] = o->radius;
     }

@@ -269,7 +269,7 @@ def intrinsic_slope(kind: int, observations: Observations, at: Fit) -> Array:
         return at.through_lens(at.focal * at.xy)
     radius = observations.radius[observations.focal]
     if kind == RADIAL:
-        return np.asarray(-radius * at.along * (at.shown**2).sum(axis=0) * at.shown)
+        return np.asarray(-radius * at.along * (at.shown**2).sum(axis=0) / at.across**2 * at.shown)
     slope = np.zeros_like(at.error)
     slope[kind - CENTER_X] = radius
     return slope

@@ -76,8 +76,8 @@ def test_a_plain_lens_changes_nothing() -> None:
 
 def test_the_sign_of_the_radial_term() -> None:
     """Negative: the image shows things too far out, as a pincushion does; ideal points lie further in."""
-    assert Lens(320.0, -0.07).ideal(np.array([[320.0, 0.0]]))[0, 0] == pytest.approx(0.93 * 320)
-    assert Lens(320.0, 0.07).ideal(np.array([[0.0, 160.0]]))[0, 1] == pytest.approx(160 * (1 + 0.07 / 4))
+    assert Lens(320.0, -0.07).ideal(np.array([[320.0, 0.0]]))[0, 0] == pytest.approx(320 / 1.07)
+    assert Lens(320.0, 0.07).ideal(np.array([[0.0, 160.0]]))[0, 1] == pytest.approx(160 / (1 - 0.07 / 4))
 
 
 def test_the_same_lens_in_a_larger_image() -> None:
