@@ -30,6 +30,7 @@ from dust3r_ros.node.interface import RELIABLE as RELIABLE_TOPICS
 from dust3r_ros.node.interface import qos_profile
 
 LATCHED, RELIABLE = qos_profile(LATCHED_TOPICS), qos_profile(RELIABLE_TOPICS)
+_SPIN_S = 0.5  # a wake-up that is lost costs at most this
 
 
 class RemoteError(Dust3rRosError):
@@ -69,6 +70,7 @@ class Recorder:
             self.node.create_subscription(kind, topic, self._taker(key), qos)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
+        self._leaving = threading.Event()
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
 
@@ -78,14 +80,18 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._executor.shutdown(timeout_sec=1.0)
-        self._thread.join(timeout=5.0)
+        # Before anything it waits for is destroyed: rclpy's own shutdown of an executor does not wait for its thread
+        self._leaving.set()
+        self._executor.wake()
+        self._thread.join()
+        self._executor.shutdown()
         self.node.destroy_node()  # otherwise its publishers stay discoverable until the process ends
         rclpy.shutdown(context=self._context)
 
     def _spin(self) -> None:
         with suppress(ExternalShutdownException):
-            self._executor.spin()
+            while not self._leaving.is_set():
+                self._executor.spin_once(timeout_sec=_SPIN_S)
 
     def _taker(self, key: str) -> Callable[[Any], None]:
         def take(message: Any) -> None:
