@@ -1,4 +1,4 @@
-"""Lens distortion: the models of calibrations, and the one radial term that a map estimates."""
+"""Lens distortion: the models of calibrations, and the radial terms that a map estimates."""
 
 from __future__ import annotations
 
@@ -140,25 +140,44 @@ def _fisheye_radius(angles: Array, d: tuple[float, ...]) -> Array:
     return angles * (1.0 + s * (k1 + s * (k2 + s * (k3 + s * k4))))
 
 
+_STEPS = 20  # of the inversion, at most; a few are enough
+_EXACT = 1e-13
 _STEEPEST = 10.0  # enlargement along the radius beyond which a lens is continued by a straight line
-# There -radial r^2 is the root of (1 + u)^2 = 10 (1 - u)
-_TURNING = math.sqrt(0.25 * (_STEEPEST + 2.0) ** 2 + _STEEPEST - 1.0) - 0.5 * (_STEEPEST + 2.0)
-_LEAST_DIVISOR = 0.02  # beyond, a barrel has shown half of all directions
+_LEAST_DIVISOR = 0.02  # the same across it: such a barrel has shown half of all directions
+_FARTHEST, _NOTHING = 1e3, 1e-9  # radii: no image is that large; terms that move no pixel
 _FITTED_RADII = 200  # radii at which the forward model is fitted
 
 
-def shown_radius(wanted: Array, radial: Array) -> tuple[Array, Array]:
+@lru_cache(maxsize=1024)
+def turning_radius(radial: float, second: float) -> float:
+    """Up to where a lens is not continued by a straight line, in its radii; infinite for a plain one."""
+    divisor = np.polynomial.Polynomial([1.0, -radial, -second])  # of the square of the radius
+    slope = np.polynomial.Polynomial([1.0, radial, 3.0 * second]) - divisor**2 / _STEEPEST
+    roots = np.concatenate([(divisor - _LEAST_DIVISOR).trim(_NOTHING).roots(), slope.trim(_NOTHING).roots()])
+    turns = roots.real[(np.abs(roots.imag) < 1e-9) & (roots.real > 0) & (roots.real < _FARTHEST**2)]
+    return math.sqrt(turns.min()) if len(turns) else math.inf
+
+
+def shown_radius(wanted: Array, radial: Array, second: Array, turning: Array) -> tuple[Array, Array]:
     """The radii at which lenses show what pinholes show at ``wanted``, and the derivative; all arrays alike.
 
-    Solves r / (1 - ``radial`` r^2) = ``wanted``, in radii of the lens. Where the solution would grow more than ten
-    times as fast as ``wanted``, it is continued by a straight line.
+    Solves r / (1 - ``radial`` r^2 - ``second`` r^4) = ``wanted``, in radii of the lens, by Newton's method. Beyond
+    ``turning``, the turning radius, it is continued by a straight line.
     """
-    turns = radial < 0
-    limit = np.sqrt(_TURNING / np.where(turns, -radial, 1.0))
-    within = np.where(turns, np.minimum(wanted, limit / (1.0 + _TURNING)), wanted)
-    divisor = 2.0 / (1.0 + np.sqrt(1.0 + 4.0 * radial * within**2))
-    found = divisor * within
-    slope = divisor**2 / (1.0 + radial * found**2)
+    with np.errstate(invalid="ignore"):
+        end = turning / (1.0 - radial * turning**2 - second * turning**4)
+    within = np.where(np.isfinite(turning), np.minimum(wanted, end), wanted)
+    found = 2.0 * within / (1.0 + np.sqrt(np.maximum(1.0 + 4.0 * radial * within**2, 0.0)))  # exact without ``second``
+    for _ in range(_STEPS if np.any(second) else 0):
+        square = found**2
+        divisor = 1.0 - (radial + second * square) * square
+        step = (found - within * divisor) / (1.0 + within * found * (2.0 * radial + 4.0 * second * square))
+        found = np.clip(found - step, 0.0, turning)
+        if not (np.abs(step) > _EXACT).any():
+            break
+    square = found**2
+    divisor = 1.0 - (radial + second * square) * square
+    slope = divisor**2 / (1.0 + (radial + 3.0 * second * square) * square)
     return found + slope * (wanted - within), slope
 
 
@@ -166,28 +185,37 @@ def shown_radius(wanted: Array, radial: Array) -> tuple[Array, Array]:
 class Lens:
     """Maps offsets in an image, pixels from its centre, to those of a pinhole (from the distortion centre).
 
-    ideal = (u - c) / (1 - radial |u - c|^2 / radius^2): the division model (Fitzgibbon, "Simultaneous linear
-    estimation of multiple view geometry and lens distortion", CVPR 2001), which with one number is close to narrow
-    and wide lenses alike. ``center`` c (pixels), ``radius`` (pixels): where the radial term applies in full, half of
-    the long edge.
+    ideal = (u - c) / (1 - radial q - second q^2), q = |u - c|^2 / radius^2: the division model (Fitzgibbon,
+    "Simultaneous linear estimation of multiple view geometry and lens distortion", CVPR 2001), whose first term alone
+    is close to narrow and wide lenses alike. ``center`` c (pixels), ``radius`` (pixels): where the radial terms apply
+    in full, half of the long edge.
     """
 
     radius: float
     radial: float = 0.0
     center: tuple[float, float] = (0.0, 0.0)
+    second: float = 0.0
 
     @property
     def plain(self) -> bool:
         """Whether it is the identity."""
-        return self.radial == 0.0 and self.center == (0.0, 0.0)
+        return not self.bends and self.center == (0.0, 0.0)
+
+    @property
+    def bends(self) -> bool:
+        """Whether it has a radial term."""
+        return self.radial != 0.0 or self.second != 0.0
 
     def ideal(self, offsets: Array) -> Array:
         """(N, 2) pinhole positions of what the lens shows at ``offsets`` (N, 2)."""
         if self.plain:
             return offsets
         shifted = offsets - np.asarray(self.center)
-        square = np.sum(shifted**2, axis=-1, keepdims=True) / self.radius**2
-        return shifted / np.maximum(1.0 - self.radial * square, _LEAST_DIVISOR)
+        return shifted / self.divisor(np.sum(shifted**2, axis=-1, keepdims=True) / self.radius**2)
+
+    def divisor(self, square: Array) -> Array:
+        """The model's divisor at squares of radii, in radii of the lens."""
+        return np.maximum(1.0 - (self.radial + self.second * square) * square, _LEAST_DIVISOR)
 
     def seen(self, ideal: Array) -> Array:
         """(N, 2) positions at which the lens shows what a pinhole shows at ``ideal`` (N, 2): the inverse of ``ideal``.
@@ -197,7 +225,8 @@ class Lens:
         if self.plain:
             return ideal
         wanted = np.linalg.norm(ideal, axis=-1, keepdims=True) / self.radius
-        found, _ = shown_radius(wanted, np.full(wanted.shape, self.radial))
+        terms = self.radial, self.second, turning_radius(self.radial, self.second)
+        found, _ = shown_radius(wanted, *(np.full(wanted.shape, term) for term in terms))
         scale = np.where(wanted > 0, found / np.maximum(wanted, 1e-12), 1.0)
         return ideal * scale + np.asarray(self.center)
 
@@ -208,7 +237,8 @@ class Lens:
 
     def scaled(self, factor: float) -> Lens:
         """The same lens for an image ``factor`` times as large."""
-        return Lens(factor * self.radius, self.radial, (factor * self.center[0], factor * self.center[1]))
+        center = factor * self.center[0], factor * self.center[1]
+        return Lens(factor * self.radius, self.radial, center, self.second)
 
 
 @lru_cache(maxsize=64)  # called for every image
@@ -219,14 +249,13 @@ def plumb_bob(lens: Lens, focal: float, width: int, height: int) -> tuple[float,
     k3 r^6). ``lens``, ``focal``, ``width`` and ``height`` (pixels) have one resolution. With |radial| up
     to 0.07, the fit is within 0.05 px at 640 x 480 out to the corners; with 0.1, within 0.2 px.
     """
-    if lens.radial == 0.0:
+    if not lens.bends:
         return 0.0, 0.0, 0.0
     reach = math.hypot(width / 2 + abs(lens.center[0]), height / 2 + abs(lens.center[1])) / lens.radius
-    # Short of the radius at which the model turns back, where the inverse ends, or has shown half of all directions
-    reach = min(reach, math.sqrt(_TURNING / -lens.radial if lens.radial < 0 else (1.0 - _LEAST_DIVISOR) / lens.radial))
+    reach = min(reach, turning_radius(lens.radial, lens.second))
     # Denser outwards, like Chebyshev nodes: the largest error matters, and it is at the corners.
     seen = reach * np.sin(np.linspace(0.0, np.pi / 2, _FITTED_RADII + 1)[1:])
-    ideal = seen / (1.0 - lens.radial * seen**2)
+    ideal = seen / lens.divisor(seen**2)
     terms = ideal[:, None] ** (3, 5, 7)
     found = np.linalg.lstsq(terms, seen - ideal, rcond=None)[0]
     k1, k2, k3 = (found * (focal / lens.radius) ** np.array([2, 4, 6])).tolist()

@@ -49,7 +49,7 @@ class _State(ctypes.Structure):
     """``kept``: the arrays that it points to."""
 
     kept: object
-    _fields_ = [(name, ctypes.c_void_p) for name in ("rotation", "center", "intrinsics", "points")]
+    _fields_ = [(name, ctypes.c_void_p) for name in ("rotation", "center", "intrinsics", "turning", "points")]
 
 
 class CompiledSteps:
@@ -59,7 +59,7 @@ class CompiledSteps:
         assert LIBRARY is not None
         self._library, self._problem, self._observations = LIBRARY, problem, observations
         self._order = np.argsort(observations.point, kind="stable")
-        unknown = np.full((len(observations.radius), 4), -1, np.int32)
+        unknown = np.full((len(observations.radius), 5), -1, np.int32)
         unknown[tuple(observations.unknowns.T)] = np.arange(len(observations.unknowns))
         kept = (
             np.searchsorted(observations.point[self._order], np.arange(observations.points + 1)).astype(np.int_),
@@ -125,7 +125,8 @@ def _given(state: State) -> object:
     """The state in the library's layout."""
     intrinsics = state.intrinsics.copy()
     intrinsics[:, FOCAL] = state.focals()
-    kept = [np.ascontiguousarray(part) for part in (state.rotation, state.center, intrinsics, state.points)]
+    parts = state.rotation, state.center, intrinsics, state.turning(), state.points
+    kept = [np.ascontiguousarray(part) for part in parts]
     given = _State(*(part.ctypes.data for part in kept))
     given.kept = kept
     return ctypes.byref(given)
@@ -139,7 +140,7 @@ _UNDAMPED = 1e-9  # relative: the unit of length may be arbitrary
 class Solution:
     """Adjusted ``w_T_c``, ``focals``, ``lenses`` and ``points``; ``residual`` (M,) pixels.
 
-    ``focal_std`` of the free log focals, ``lens_std`` (F, 3) of the lenses' radial terms and centers (x, y), the latter
+    ``focal_std`` of the free log focals, ``lens_std`` (F, 4) of the lenses' radial terms and centers (x, y), the latter
     in radii; 0 where held.
     """
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.sparse import csr_array
 
-from dust3r_ros.geometry.lens import Lens, shown_radius
+from dust3r_ros.geometry.lens import Lens, shown_radius, turning_radius
 from dust3r_ros.types import Array
 
-_MAX_STEP = (0.5, 0.1, 0.1, 0.1)  # of log focal, radial and center
-FOCAL, RADIAL, CENTER_X, CENTER_Y = range(4)  # columns of a camera's intrinsics
+_MAX_STEP = (0.5, 0.1, 0.1, 0.1, 0.1)  # of log focal, radial terms and center
+FOCAL, RADIAL, SECOND, CENTER_X, CENTER_Y = range(5)  # columns of a camera's intrinsics
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +29,8 @@ class BundleProblem:
     sees a point once.
     ``free`` (C,) says which poses move; ``free_focal`` (F,) which focals do, each with a prior
     log-normal around ``focal_prior`` of width ``focal_prior_sigma`` (one or (F,); inf: none). ``lenses`` (F), all
-    plain if empty; ``free_lens`` (F, 3) says which lenses' radial terms and centers
-    (x, y) move, each with a prior around 0 of width ``lens_prior_sigma`` (F, 3); centers are in
+    plain if empty; ``free_lens`` (F, 4) says which lenses' two radial terms and centers
+    (x, y) move, each with a prior around 0 of width ``lens_prior_sigma`` (F, 4); centers are in
     units of the lens's radius.
     """
 
@@ -72,7 +72,7 @@ class Observations:
     ``order`` (its index in the problem), ``pose``, ``point``, ``focal`` (M,) and ``offset`` (2, M).
     The first ``free`` observations are of free poses, those of pose c in ``starts[c]:starts[c + 1]``.
     ``unknowns`` (K, 2) are the free intrinsics: which camera, which of ``FOCAL``, ``RADIAL``,
-    ``CENTER_X`` and ``CENTER_Y``; ``radius`` (F,) where a lens's radial term applies in full.
+    ``SECOND``, ``CENTER_X`` and ``CENTER_Y``; ``radius`` (F,) where a lens's radial terms apply in full.
     """
 
     def __init__(self, problem: BundleProblem) -> None:
@@ -85,7 +85,7 @@ class Observations:
         self.focal = problem.camera[view]
         self.offset = np.ascontiguousarray(problem.offset[self.order].T)
         self.free_poses = int(problem.free.sum())
-        held = np.zeros((len(problem.focals), 3), bool)
+        held = np.zeros((len(problem.focals), 4), bool)
         free = np.column_stack([problem.free_focal, held if problem.free_lens is None else problem.free_lens])
         self.unknowns = np.argwhere(free)
         self.radius = np.array([lens.radius for lens in problem.lenses]) if problem.lenses else np.ones(len(free))
@@ -110,7 +110,7 @@ class Observations:
 class State:
     """``rotation`` (C, 3, 3) from w into each camera and ``center`` (C, 3) in the order of the observations.
 
-    ``intrinsics`` (F, 4): log focal, radial term and center of the lens, in units of its radius;
+    ``intrinsics`` (F, 5): log focal, radial terms and center of the lens, in units of its radius;
     ``points`` (3, P) as in the problem.
     """
 
@@ -124,10 +124,10 @@ class State:
         """The initial state of a problem."""
         w_T_c = problem.w_T_c[observations.poses]
         rotation = np.ascontiguousarray(np.swapaxes(w_T_c[:, :3, :3], 1, 2))
-        intrinsics = np.zeros((len(problem.focals), 4))
+        intrinsics = np.zeros((len(problem.focals), 5))
         intrinsics[:, FOCAL] = np.log(problem.focals)
         for row, lens in zip(intrinsics, problem.lenses, strict=False):
-            row[RADIAL], row[CENTER_X:] = lens.radial, np.asarray(lens.center) / lens.radius
+            row[RADIAL:] = lens.radial, lens.second, *np.divide(lens.center, lens.radius)
         return State(rotation, w_T_c[:, :3, 3].copy(), intrinsics, np.ascontiguousarray(problem.points.T))
 
     def moved(self, poses: Array, unknowns: Array, points: Array, observations: Observations) -> State:
@@ -151,9 +151,13 @@ class State:
     def lenses(self, observations: Observations) -> tuple[Lens, ...]:
         """The lenses of the cameras."""
         return tuple(
-            Lens(float(radius), float(radial), (float(radius * x), float(radius * y)))
-            for radius, (_, radial, x, y) in zip(observations.radius, self.intrinsics, strict=True)
+            Lens(float(radius), float(radial), (float(radius * x), float(radius * y)), float(second))
+            for radius, (_, radial, second, x, y) in zip(observations.radius, self.intrinsics, strict=True)
         )
+
+    def turning(self) -> Array:
+        """(F,) the turning radii of the lenses."""
+        return np.array([turning_radius(float(radial), float(second)) for _, radial, second, _, _ in self.intrinsics])
 
     def poses(self, observations: Observations) -> Array:
         """``w_T_c`` (C, 4, 4) in the order of the problem."""
@@ -255,21 +259,22 @@ def _through_lenses(observations: Observations, state: State, ideal: Array) -> t
     shown = ideal / radius
     if not state.intrinsics[:, RADIAL:].any():
         return shown, np.ones(()), np.ones(()), ideal - observations.offset
-    _, radial, *center = state.intrinsics.T[:, observations.focal]
+    _, radial, second, *center = state.intrinsics.T[:, observations.focal]
     wanted = np.linalg.norm(shown, axis=0)
-    found, along = shown_radius(wanted, radial)
+    found, along = shown_radius(wanted, radial, second, state.turning()[observations.focal])
     across = np.where(wanted > 0, found / np.maximum(wanted, 1e-12), 1.0)
     shown = across * shown
     return shown, along, across, radius * (shown + np.stack(center)) - observations.offset
 
 
 def intrinsic_slope(kind: int, observations: Observations, at: Fit) -> Array:
-    """(2, M) derivative of the errors with respect to each one's log focal, radial term or center (in radii)."""
+    """(2, M) derivative of the errors with respect to each one's log focal, a radial term or center (in radii)."""
     if kind == FOCAL:
         return at.through_lens(at.focal * at.xy)
     radius = observations.radius[observations.focal]
-    if kind == RADIAL:
-        return np.asarray(-radius * at.along * (at.shown**2).sum(axis=0) / at.across**2 * at.shown)
+    if kind in (RADIAL, SECOND):
+        square = (at.shown**2).sum(axis=0)
+        return np.asarray(-radius * at.along * (square if kind == RADIAL else square**2) / at.across**2 * at.shown)
     slope = np.zeros_like(at.error)
     slope[kind - CENTER_X] = radius
     return slope

@@ -7,6 +7,7 @@ are worth: by their scatter, and by how many in one image are independent of eac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
@@ -121,9 +122,9 @@ def refine_lenses(
     """``refine`` the whole map, sharp, with free focals and the free lenses of cameras that are not calibrated.
 
     Lenses have priors, so that what a map does not tell of them stays near a plain one; those of cameras with fewer
-    than ``fewest_views`` posed views are held. A radial term or center is set to 0 if the observations determine it,
-    within a deviation of 0 (many images are rectified or rendered), or if it hardly moves a pixel. Returns the last
-    solution, None if there was nothing to adjust.
+    than ``fewest_views`` posed views are held. Both radial terms, or the center, are set to 0 if the observations
+    determine them, within a deviation of 0 (many images are rectified or rendered), or if they hardly move a pixel.
+    Returns the last solution, None if there was nothing to adjust.
     """
     free = _uncalibrated(sparse, fewest_views)
     solution = refine(sparse, free_focal=True, free_lens=free, rounds=rounds, iterations=iterations, sharp=True)
@@ -133,28 +134,29 @@ def refine_lenses(
     if held.any():
         for camera in np.flatnonzero(held.any(axis=1)):
             lens = sparse.intrinsics[camera].lens
-            radial = 0.0 if held[camera, 0] else lens.radial
-            sparse.intrinsics[camera].lens = Lens(lens.radius, radial, (0.0, 0.0) if held[camera, 1] else lens.center)
+            radial, second = (0.0, 0.0) if held[camera, 0] else (lens.radial, lens.second)
+            center = (0.0, 0.0) if held[camera, 2] else lens.center
+            sparse.intrinsics[camera].lens = Lens(lens.radius, radial, center, second)
         solution = refine(sparse, free_focal=True, free_lens=free & ~held, rounds=1, iterations=iterations, sharp=True)
     return solution
 
 
 def _uncalibrated(sparse: SparseMap, fewest: int) -> np.ndarray:
-    """(F, 3) the lenses of cameras that are not calibrated and have at least so many posed views."""
+    """(F, 4) the lenses of cameras that are not calibrated and have at least so many posed views."""
     views = np.bincount([sparse.views[v].camera for v in sparse.posed()], minlength=len(sparse.intrinsics))
     free = [views[k] >= fewest and not intrinsics.given for k, intrinsics in enumerate(sparse.intrinsics)]
-    return np.repeat(np.array(free, bool)[:, None], 3, axis=1)
+    return np.repeat(np.array(free, bool)[:, None], 4, axis=1)
 
 
 def _nothing(sparse: SparseMap, solution: Solution) -> np.ndarray:
-    """(F, 3) radial terms and centers, both coordinates together, that are 0 as far as can be told, or as good as."""
-    value = np.array([(f.lens.radial, *np.divide(f.lens.center, f.lens.radius)) for f in sparse.intrinsics])
+    """(F, 4) radial terms and centers, each two together, that are 0 as far as can be told, or as good as."""
+    lenses = [intrinsics.lens for intrinsics in sparse.intrinsics]
+    value = np.array([(lens.radial, lens.second, *np.divide(lens.center, lens.radius)) for lens in lenses])
     prior = np.array([lens_prior(intrinsics) for intrinsics in sparse.intrinsics])
-    radius = np.array([[intrinsics.lens.radius] for intrinsics in sparse.intrinsics])
+    radius = np.array([[lens.radius] for lens in lenses])
     nothing = (np.abs(value) < solution.lens_std) & (solution.lens_std < _DETERMINED * prior)
     nothing |= np.abs(value) * radius < _NOTICED_PX
-    nothing[:, 1:] = nothing[:, 1:].all(axis=1, keepdims=True)
-    return nothing
+    return np.repeat(nothing.reshape(-1, 2, 2).all(axis=2), 2, axis=1)
 
 
 _OBSERVATIONS, _LEAST = 3000, 100  # from all views together; at least from each
@@ -187,9 +189,9 @@ _ENOUGH_OBSERVATIONS = 30
 _LOOP_PRUNING_PX = (40.0, 12.0, 4.0)
 _FEWEST_OBSERVATIONS = 10
 _FLAT = 0.5  # of the parallax needed to get a position
-# Standard deviations for webcams, phones and depth cameras: of the log focal; of the radial term as in Brown's model,
-# in tangents of the angle off the axis (wide lenses bend more); of the center, in units of half the long edge.
-_FOCAL_PRIOR, _RADIAL_PRIOR, _CENTER_PRIOR = 0.35, 0.065, 0.02
+# Standard deviations for webcams, phones and depth cameras: of the log focal; of the radial terms, in tangents of the
+# angle off the axis (wide lenses bend more); of the center, in units of half the long edge.
+_FOCAL_PRIOR, _RADIAL_PRIOR, _SECOND_PRIOR, _CENTER_PRIOR = 0.35, 0.065, 0.01, 0.02
 _TAIL = 0.5
 # Errors in one image have causes in common (blur, a shutter that rolls, matches that drift alike): it tells as much as
 # so many independent coordinates.
@@ -212,7 +214,7 @@ def refine(
     After each round, observations off by more than ``max_error_px`` are dropped; landmarks that keep
     fewer than two, or hardly any parallax, lose their position. Returns the last solution, None
     if there was nothing to adjust. ``free_focal``, for all cameras or (F,): which focals move too;
-    ``free_lens`` (F, 3): which radial terms and centers (x, y), never with a fixed focal.
+    ``free_lens`` (F, 4): which radial terms and centers (x, y), never with a fixed focal.
     The loss turns linear at 1.5 pixels; with ``sharp``, for a map that is nearly right, where errors
     stand out from the others, since good images are measured to a tenth of a pixel and matches that
     are wrong by one would bend the map.
@@ -236,16 +238,17 @@ def close_loop(sparse: SparseMap, free: Collection[int] | None = None) -> None:
         refine(sparse, free, free_focal=free is None, rounds=1, max_error_px=limit)
 
 
-def lens_prior(intrinsics: Intrinsics) -> tuple[float, float, float]:
-    """Standard deviations of the lens's radial term at its radius, and of its center (x, y) in radii.
+def lens_prior(intrinsics: Intrinsics) -> tuple[float, float, float, float]:
+    """Standard deviations of the lens's radial terms at its radius, and of its center (x, y) in radii.
 
     Few lenses are unusual, but those are very much so (cropped images, wide angles): the prior widens as one is found.
     """
     lens = intrinsics.lens
-    usual = _RADIAL_PRIOR * (lens.radius / intrinsics.focal) ** 2, _CENTER_PRIOR, _CENTER_PRIOR
-    found = lens.radial, lens.center[0] / lens.radius, lens.center[1] / lens.radius
-    radial, x, y = (float(np.hypot(a, _TAIL * b)) for a, b in zip(usual, found, strict=True))
-    return radial, x, y
+    wide = (lens.radius / intrinsics.focal) ** 2
+    radial = math.hypot(_RADIAL_PRIOR * wide, _TAIL * lens.radial)
+    second = math.hypot(_SECOND_PRIOR * wide**2, _TAIL * lens.second, _TAIL * lens.radial)
+    x, y = (math.hypot(_CENTER_PRIOR, _TAIL * shift / lens.radius) for shift in lens.center)
+    return radial, second, x, y
 
 
 def _weighed(sparse: SparseMap, problem: BundleProblem, views: list[int]) -> tuple[BundleProblem, float]:

@@ -60,7 +60,7 @@ def prior_error(problem: BundleProblem, observations: Observations, state: State
 
 
 def _prior_sigmas(problem: BundleProblem, observations: Observations) -> Array:
-    sigma = np.full((len(problem.focals), 4), np.inf)
+    sigma = np.full((len(problem.focals), 5), np.inf)
     sigma[:, FOCAL] = problem.focal_prior_sigma
     if problem.lens_prior_sigma is not None:
         sigma[:, FOCAL + 1 :] = problem.lens_prior_sigma
@@ -240,8 +240,8 @@ def _solved(own: Array, mixed: Array, pairs: PosePairs, right: Array) -> Array:
 
 
 def std_of(step: Step | None, observations: Observations) -> Array:
-    """Standard deviations (F, 4) of the intrinsics from an undamped step; inf where unobservable, 0 where held."""
-    std = np.zeros((len(observations.radius), 4))
+    """Standard deviations (F, 5) of the intrinsics from an undamped step; inf where unobservable, 0 where held."""
+    std = np.zeros((len(observations.radius), 5))
     variance = np.full(len(observations.unknowns), np.inf)
     if step is not None:
         try:

@@ -32,7 +32,7 @@ from dust3r_ros.storage import blobs
 from dust3r_ros.tracking import Tracks, join
 from dust3r_ros.types import Array, Camera, Keyframe
 
-SCHEMA_VERSION = 5  # the only version supported
+SCHEMA_VERSION = 6  # the only version supported
 APPLICATION_ID = int.from_bytes(b"D3RM", "big")
 
 SCHEMA = """
@@ -238,13 +238,18 @@ def camera(row: Mapping[str, Any]) -> Camera:
 
 def lens_text(lens: Lens) -> str:
     """A lens as text, exact."""
-    return json.dumps([lens.radius, lens.radial, *lens.center])
+    return json.dumps(lens_values(lens))
+
+
+def lens_values(lens: Lens) -> list[float]:
+    """The numbers of a lens."""
+    return [lens.radius, lens.radial, *lens.center, lens.second]
 
 
 def lens_of(values: Sequence[float]) -> Lens:
     """The way back."""
-    radius, radial, x, y = (float(value) for value in values)
-    return Lens(radius, radial, (x, y))
+    radius, radial, x, y, second = (float(value) for value in values)
+    return Lens(radius, radial, (x, y), second)
 
 
 def focals_text(focals: Mapping[str, tuple[Intrinsics, float]]) -> str:
@@ -254,7 +259,7 @@ def focals_text(focals: Mapping[str, tuple[Intrinsics, float]]) -> str:
 
 def _focal_fields(intrinsics: Intrinsics) -> dict[str, Any]:
     found = {entry.name: getattr(intrinsics, entry.name) for entry in fields(intrinsics)}
-    return found | {"lens": [intrinsics.lens.radius, intrinsics.lens.radial, *intrinsics.lens.center]}
+    return found | {"lens": lens_values(intrinsics.lens)}
 
 
 def intrinsics_of(values: Mapping[str, Any]) -> Intrinsics:
@@ -321,7 +326,7 @@ def depth_row(number: int, depth: np.ndarray, confidence: np.ndarray, scale: flo
 
 def pair_row(first: int, second: int, pair: PairGeometry) -> dict[str, Any]:
     """A row of ``pairs``."""
-    lenses = [[lens.radius, lens.radial, *lens.center] for lens in pair.lenses]
+    lenses = [lens_values(lens) for lens in pair.lenses]
     return {
         "first": first,
         "second": second,

@@ -197,23 +197,24 @@ def test_lenses_are_found_with_the_focals() -> None:
     scene = arc(views=8, points=120, seed=6)
     scene = replace(scene, points=2.0 * scene.points, w_T_c=scene.w_T_c.copy())
     scene.w_T_c[:, :3, 3] *= 1.6
-    lenses = [Lens(200.0, -0.07, (3.0, -4.0)), Lens(200.0, 0.04, (-2.0, 1.0))]
+    lenses = [Lens(200.0, -0.07, (3.0, -4.0), 0.02), Lens(200.0, 0.04, (-2.0, 1.0), -0.01)]
     problem = problem_of(scene, camera=[0, 1] * 4)
     offset = np.empty_like(problem.offset)
     for camera in (0, 1):
         its = problem.camera[problem.view] == camera
         offset[its] = lenses[camera].seen(problem.offset[its])
-    free = np.array([[True, True, True], [False, False, False]])
+    free = np.array([[True] * 4, [False] * 4])
     start = replace(problem, offset=offset, lenses=[Lens(200.0), lenses[1]], free_lens=free)
     found = adjust(disturbed(start, size=0.01, focal_factor=1.05), iterations=100, tolerance=1e-13)
     np.testing.assert_allclose(found.focals, 300.0, rtol=1e-4)
     assert found.lenses[0].radial == pytest.approx(-0.07, abs=1e-4)
+    assert found.lenses[0].second == pytest.approx(0.02, abs=1e-4)
     np.testing.assert_allclose(found.lenses[0].center, [3.0, -4.0], atol=0.02)
     assert found.lenses[1].radial == lenses[1].radial
     np.testing.assert_allclose(found.lenses[1].center, lenses[1].center, rtol=1e-12)
     assert found.residual.max() < 1e-2
     assert (found.lens_std[0] > 0).all() and (found.lens_std[1] == 0).all()
-    tight = replace(start, lens_prior_sigma=np.full((2, 3), 1e-6))
+    tight = replace(start, lens_prior_sigma=np.full((2, 4), 1e-6))
     held = adjust(tight, iterations=20)
     assert abs(held.lenses[0].radial) < 1e-3 and held.lens_std[0, 0] == pytest.approx(1e-6, rel=0.05)
     assert held.focal_std[0] < found.focal_std[0]

@@ -153,14 +153,14 @@ def test_nothing_to_refine() -> None:
 
 def test_wide_lenses_may_bend_more() -> None:
     intrinsics = sparse_of(arc()).intrinsics[0]
-    radial, *center = lens_prior(intrinsics)
+    radial, second, *center = lens_prior(intrinsics)
     intrinsics.focal /= 2.0
-    assert lens_prior(intrinsics) == pytest.approx((4.0 * radial, *center))
+    assert lens_prior(intrinsics) == pytest.approx((4.0 * radial, 16.0 * second, *center))
 
 
 def test_refining_with_free_lenses_moves_only_those() -> None:
     sparse = built(Lens(WIDTH / 2, -0.04, (5.0, 0.0)))
     refine(sparse, free_focal=True)
     assert sparse.intrinsics[0].lens.plain
-    refine(sparse, free_focal=True, free_lens=np.array([[True, False, False]]))
+    refine(sparse, free_focal=True, free_lens=np.array([[True, False, False, False]]))
     assert sparse.intrinsics[0].lens.radial < -0.03 and sparse.intrinsics[0].lens.center == (0.0, 0.0)
