@@ -127,7 +127,7 @@ class Session:
         for camera, r_T_c in self._extrinsics.items():
             mapper.set_extrinsics(camera, r_T_c)
         self._order = StampOrder()
-        self._seen: dict[str, Tracks] = {}
+        self._seen: dict[str, tuple[Tracks, int]] = {}
         self.world, world = WorldAligner(), settings.get("world", {})
         if state is not None:
             self.world.resume(world, mapper.keyframes)
@@ -194,14 +194,18 @@ class Session:
         Raises ``InputError`` for a frame that is not used: an unusable image, a changed size, a stamp that was seen
         already or, unless a time jump starts something new, is before the last one.
         """
+        followed = self._seen.pop(frame.camera, None)  # of this frame, even if it is refused
         check_image(frame.image, frame.camera)
         gone = self._check_stamp(frame)
         if frame.camera not in self.mapper.cameras:
             self._admit(frame)
         image, mask = self.calibrations.pinhole(frame.camera, frame.image, frame.mask)
-        seen = self._seen.pop(frame.camera, None)
+        seen, snapshot_ns = followed or (None, 0)
         update = self.mapper.process(frame.stamp_ns, frame.camera, image, mask, seen)
         self._order.took(frame.camera, frame.stamp_ns)
+        if seen is not None:
+            values = {"ids": packed(seen.ids), "pixels": packed(seen.pixels)}
+            self.keeper.note("seen", camera=frame.camera, snapshot_ns=snapshot_ns, **values)
         self.keeper.frame(frame)
         if update.removed:
             self._log.warning(
@@ -238,9 +242,7 @@ class Session:
 
         ``snapshot_ns``: stamp of the map snapshot used for that.
         """
-        values = {"ids": packed(seen.ids), "pixels": packed(seen.pixels)}
-        self.keeper.note("seen", camera=camera, snapshot_ns=snapshot_ns, **values)
-        self._seen[camera] = seen
+        self._seen[camera] = seen, snapshot_ns
 
     def follow(self, poses: Sequence[FollowedPose]) -> None:
         """Keep the poses of frames that a front end tracked but did not hand over."""

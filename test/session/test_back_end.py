@@ -3,12 +3,16 @@
 import logging
 from dataclasses import replace
 
+import numpy as np
+import pytest
 from sequences import SMALL, walk
 
+from dust3r_ros.errors import InputError
 from dust3r_ros.io.manifest import Event, read_manifest
 from dust3r_ros.session.back_end import BackEnd
 from dust3r_ros.session.replay import apply
 from dust3r_ros.session.session import Session, begin
+from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import KeyframeRequest
 from dust3r_ros.tracking.front_end import FrontEnd
 from dust3r_ros.types import Frame
@@ -54,6 +58,19 @@ def test_what_a_front_end_did_is_done_again_bit_by_bit(tmp_path):
     for a, b in zip(session.mapper.trajectory(), again.mapper.trajectory(), strict=True):
         assert (a.stamp_ns, a.w_T_c.tobytes()) == (b.stamp_ns, b.w_T_c.tobytes())
     assert len(again.mapper.trajectory()) > again.mapper.counts.keyframes
+
+
+def test_what_was_seen_in_a_refused_image_is_not_of_the_next():
+    """It may be of another map: its landmarks do not exist here."""
+    sequence = walk("orbit")
+    session = Session(replace(SMALL, dense=False), logging.getLogger("live"))
+    frames = [Frame(int(t), "camera", image) for t, image in zip(sequence.stamps_ns, sequence.images, strict=True)]
+    session.process(frames[0])
+    session.see("camera", Tracks(np.array([10**6]), np.zeros((1, 2))), 0)
+    with pytest.raises(InputError):
+        session.process(frames[0])
+    session.process(frames[1])
+    assert 10**6 not in session.mapper.stream("camera").tracks.ids
 
 
 def test_poses_of_a_map_that_was_are_left_out():
