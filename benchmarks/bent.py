@@ -25,13 +25,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolv
 
 from movers import before, shifted, together, walk_among  # noqa: E402
 from stay import recorded  # noqa: E402
-from targets import Machine, case_options, where_and_when  # noqa: E402
+from targets import Machine, case_options, chosen_cases, show_on_page, where_and_when  # noqa: E402
 
 from dust3r_ros.config import MapperConfig  # noqa: E402
-from dust3r_ros.errors import Dust3rRosError, GeometryError  # noqa: E402
+from dust3r_ros.errors import Dust3rRosError  # noqa: E402
 from dust3r_ros.evaluation.errors import trajectory_errors  # noqa: E402
 from dust3r_ros.geometry.similarity import robust_similarity  # noqa: E402
-from dust3r_ros.io.files import make_folder, replace_between, write_text  # noqa: E402
+from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
 from dust3r_ros.mapping.mapper import Mapper  # noqa: E402
 from dust3r_ros.scenes.rooms import room  # noqa: E402
 from dust3r_ros.scenes.sequence import RenderedSequence, look_at, render_path, render_sequence, walk  # noqa: E402
@@ -236,9 +236,7 @@ def main() -> int:
     rows = []
     try:
         out = make_folder(arguments.out)
-        for name in arguments.cases or cases:
-            if name not in cases:
-                raise GeometryError(f"there is no case '{name}'; there are {', '.join(cases)}")
+        for name in chosen_cases(arguments.cases, cases):
             rows.append(measure(name, cases[name](arguments.data)))
             row = rows[-1][0]
             print(
@@ -252,8 +250,7 @@ def main() -> int:
         write_text(out / "bent.json", json.dumps(report, indent=1))
         plot([entry for entry in rows if entry[0].hard] or rows, out / "bent.png")
         if arguments.page:
-            replace_between(arguments.page, BEGIN, END, table([row for row, *_ in rows], machine))
-            (arguments.page.parent / "pictures/bent.png").write_bytes((out / "bent.png").read_bytes())
+            show_on_page(arguments.page, (BEGIN, END), table([row for row, *_ in rows], machine), out / "bent.png")
     except Dust3rRosError as error:
         print(f"bent: error: {error}", file=sys.stderr)
         return 1

@@ -28,12 +28,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolve().parent)]
 
 from oracle import Oracle  # noqa: E402
-from targets import Machine, case_options, where_and_when  # noqa: E402
+from targets import Machine, case_options, chosen_cases, show_on_page, where_and_when  # noqa: E402
 
 from dust3r_ros.config import MapperConfig  # noqa: E402
-from dust3r_ros.errors import Dust3rRosError, InputError  # noqa: E402
+from dust3r_ros.errors import Dust3rRosError  # noqa: E402
 from dust3r_ros.evaluation.scene import read_scene  # noqa: E402
-from dust3r_ros.io.files import make_folder, replace_between, write_text  # noqa: E402
+from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
 from dust3r_ros.io.image_sources import open_source  # noqa: E402
 from dust3r_ros.mapping.mapper import Mapper  # noqa: E402
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence  # noqa: E402
@@ -213,9 +213,7 @@ def main() -> int:
             print("\n".join(found))
             return 0
         out = make_folder(arguments.out)
-        for name in arguments.cases or found:
-            if name not in found:
-                raise InputError(f"there is no case '{name}'; there are {', '.join(found)}")
+        for name in chosen_cases(arguments.cases, found):
             row = measure(name, found[name])
             rows.append(row)
             print(f"{name}: {row.error:+.2%}, deviation {row.std:.2%}: {row.z:+.1f}, {row.seconds:.0f} s", flush=True)
@@ -223,8 +221,7 @@ def main() -> int:
         write_text(out / "calibration.json", json.dumps({"rows": [asdict(row) for row in rows], "machine": machine}))
         plot(rows, out / "calibration.png")
         if arguments.page:
-            replace_between(arguments.page, BEGIN, END, table(rows, machine))
-            (arguments.page.parent / "pictures/calibration.png").write_bytes((out / "calibration.png").read_bytes())
+            show_on_page(arguments.page, (BEGIN, END), table(rows, machine), out / "calibration.png")
     except Dust3rRosError as error:
         print(f"calibration: error: {error}", file=sys.stderr)
         return 1

@@ -24,6 +24,7 @@ from live_cases import Recorded
 from dust3r_ros.errors import Dust3rRosError
 from dust3r_ros.io.files import make_folder
 from dust3r_ros.node.tools.domains import isolate
+from dust3r_ros.node.tools.spinner import Spinner
 from dust3r_ros.types import Array
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,7 +151,6 @@ def _listening(topics: Sequence[str]) -> Iterator[Heard]:
     from dust3r_ros.msg import MappingStatus
     from geometry_msgs.msg import PoseWithCovarianceStamped
     from rclpy.context import Context
-    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
     from rclpy.qos import QoSProfile
     from sensor_msgs.msg import PointCloud2
 
@@ -180,22 +180,12 @@ def _listening(topics: Sequence[str]) -> Iterator[Heard]:
     node.create_subscription(
         MappingStatus, "/dust3r/status", lambda it: heard.statuses.append((time.monotonic_ns(), it)), reliable
     )
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-
-    def spin() -> None:
-        with suppress(ExternalShutdownException):
-            executor.spin()
-
-    thread = threading.Thread(target=spin, daemon=True)
-    thread.start()
+    spinner = Spinner(context, node)
+    spinner.start()
     try:
         yield heard
     finally:
-        executor.shutdown(timeout_sec=1.0)
-        thread.join(5.0)
-        node.destroy_node()
-        rclpy.shutdown(context=context)
+        spinner.stop()
 
 
 def _settle(heard: Heard, node: subprocess.Popen[bytes]) -> None:

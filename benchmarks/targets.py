@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import datetime
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dust3r_ros import __version__
+from dust3r_ros.errors import InputError
 from dust3r_ros.evaluation.report import run_file
+from dust3r_ros.io.files import replace_between, write_bytes
 
 
 def target(
@@ -45,3 +47,17 @@ def case_options(description: str | None, name: str) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=root / "results" / name)
     parser.add_argument("--page", type=Path, help="page whose table is replaced, with a picture beside it")
     return parser
+
+
+def chosen_cases(wanted: Sequence[str] | None, known: Collection[str]) -> list[str]:
+    """The names asked for, or all. Raises ``InputError`` for one that is not known."""
+    for name in wanted or ():
+        if name not in known:
+            raise InputError(f"there is no case '{name}'; there are {', '.join(known)}")
+    return list(wanted or known)
+
+
+def show_on_page(page: Path, markers: tuple[str, str], table: str, picture: Path) -> None:
+    """Replace a page's table between its markers, and the picture of that name in the folder beside it."""
+    replace_between(page, *markers, table)
+    write_bytes(page.parent / "pictures" / picture.name, picture.read_bytes())

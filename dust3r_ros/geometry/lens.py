@@ -158,6 +158,10 @@ def turning_radius(radial: float, second: float) -> float:
     return math.sqrt(turns.min()) if len(turns) else math.inf
 
 
+def _divisor(radial: float | Array, second: float | Array, square: Array) -> Array:
+    return np.asarray(1.0 - (radial + second * square) * square)
+
+
 def shown_radius(wanted: Array, radial: Array, second: Array, turning: Array) -> tuple[Array, Array]:
     """The radii at which lenses show what pinholes show at ``wanted``, and the derivative; all arrays alike.
 
@@ -165,19 +169,19 @@ def shown_radius(wanted: Array, radial: Array, second: Array, turning: Array) ->
     ``turning``, the turning radius, it is continued by a straight line.
     """
     with np.errstate(invalid="ignore"):
-        end = turning / (1.0 - radial * turning**2 - second * turning**4)
+        end = turning / _divisor(radial, second, turning**2)
     within = np.where(np.isfinite(turning), np.minimum(wanted, end), wanted)
     found = 2.0 * within / (1.0 + np.sqrt(np.maximum(1.0 + 4.0 * radial * within**2, 0.0)))  # exact without ``second``
     for _ in range(_STEPS if np.any(second) else 0):
         square = found**2
-        divisor = 1.0 - (radial + second * square) * square
-        step = (found - within * divisor) / (1.0 + within * found * (2.0 * radial + 4.0 * second * square))
+        step = (found - within * _divisor(radial, second, square)) / (
+            1.0 + within * found * (2.0 * radial + 4.0 * second * square)
+        )
         found = np.clip(found - step, 0.0, turning)
         if not (np.abs(step) > _EXACT).any():
             break
     square = found**2
-    divisor = 1.0 - (radial + second * square) * square
-    slope = divisor**2 / (1.0 + (radial + 3.0 * second * square) * square)
+    slope = _divisor(radial, second, square) ** 2 / (1.0 + (radial + 3.0 * second * square) * square)
     return found + slope * (wanted - within), slope
 
 
@@ -202,6 +206,11 @@ class Lens:
         return not self.bends and self.center == (0.0, 0.0)
 
     @property
+    def terms(self) -> tuple[float, float, float, float]:
+        """Both radial terms, and the center (x, y) in radii."""
+        return self.radial, self.second, self.center[0] / self.radius, self.center[1] / self.radius
+
+    @property
     def bends(self) -> bool:
         """Whether it has a radial term."""
         return self.radial != 0.0 or self.second != 0.0
@@ -215,7 +224,7 @@ class Lens:
 
     def divisor(self, square: Array) -> Array:
         """The model's divisor at squares of radii, in radii of the lens."""
-        return np.maximum(1.0 - (self.radial + self.second * square) * square, _LEAST_DIVISOR)
+        return np.maximum(_divisor(self.radial, self.second, square), _LEAST_DIVISOR)
 
     def seen(self, ideal: Array) -> Array:
         """(N, 2) positions at which the lens shows what a pinhole shows at ``ideal`` (N, 2): the inverse of ``ideal``.

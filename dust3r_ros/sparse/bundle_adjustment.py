@@ -18,7 +18,18 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from dust3r_ros.geometry.compiled import LIBRARY, address
 from dust3r_ros.geometry.lens import Lens
-from dust3r_ros.sparse.bundle_problem import FOCAL, RADIAL, BundleProblem, Fit, Huber, Observations, State, fit, settle
+from dust3r_ros.sparse.bundle_problem import (
+    FOCAL,
+    KINDS,
+    RADIAL,
+    BundleProblem,
+    Fit,
+    Huber,
+    Observations,
+    State,
+    fit,
+    settle,
+)
 from dust3r_ros.sparse.schur import (
     DENSE_POSES,
     Normal,
@@ -59,7 +70,7 @@ class CompiledSteps:
         assert LIBRARY is not None
         self._library, self._problem, self._observations = LIBRARY, problem, observations
         self._order = np.argsort(observations.point, kind="stable")
-        unknown = np.full((len(observations.radius), 5), -1, np.int32)
+        unknown = np.full((len(observations.radius), KINDS), -1, np.int32)
         unknown[tuple(observations.unknowns.T)] = np.arange(len(observations.unknowns))
         kept = (
             np.searchsorted(observations.point[self._order], np.arange(observations.points + 1)).astype(np.int_),

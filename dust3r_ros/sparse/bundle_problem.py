@@ -16,7 +16,8 @@ from dust3r_ros.geometry.lens import Lens, shown_radius, turning_radius
 from dust3r_ros.types import Array
 
 _MAX_STEP = (0.5, 0.1, 0.1, 0.1, 0.1)  # of log focal, radial terms and center
-FOCAL, RADIAL, SECOND, CENTER_X, CENTER_Y = range(5)  # columns of a camera's intrinsics
+KINDS = 5  # of intrinsics of a camera
+FOCAL, RADIAL, SECOND, CENTER_X, CENTER_Y = range(KINDS)  # their columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +86,7 @@ class Observations:
         self.focal = problem.camera[view]
         self.offset = np.ascontiguousarray(problem.offset[self.order].T)
         self.free_poses = int(problem.free.sum())
-        held = np.zeros((len(problem.focals), 4), bool)
+        held = np.zeros((len(problem.focals), KINDS - 1), bool)
         free = np.column_stack([problem.free_focal, held if problem.free_lens is None else problem.free_lens])
         self.unknowns = np.argwhere(free)
         self.radius = np.array([lens.radius for lens in problem.lenses]) if problem.lenses else np.ones(len(free))
@@ -124,10 +125,10 @@ class State:
         """The initial state of a problem."""
         w_T_c = problem.w_T_c[observations.poses]
         rotation = np.ascontiguousarray(np.swapaxes(w_T_c[:, :3, :3], 1, 2))
-        intrinsics = np.zeros((len(problem.focals), 5))
+        intrinsics = np.zeros((len(problem.focals), KINDS))
         intrinsics[:, FOCAL] = np.log(problem.focals)
         for row, lens in zip(intrinsics, problem.lenses, strict=False):
-            row[RADIAL:] = lens.radial, lens.second, *np.divide(lens.center, lens.radius)
+            row[RADIAL:] = lens.terms
         return State(rotation, w_T_c[:, :3, 3].copy(), intrinsics, np.ascontiguousarray(problem.points.T))
 
     def moved(self, poses: Array, unknowns: Array, points: Array, observations: Observations) -> State:

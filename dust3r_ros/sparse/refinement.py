@@ -150,10 +150,9 @@ def _uncalibrated(sparse: SparseMap, fewest: int) -> np.ndarray:
 
 def _nothing(sparse: SparseMap, solution: Solution) -> np.ndarray:
     """(F, 4) radial terms and centers, each two together, that are 0 as far as can be told, or as good as."""
-    lenses = [intrinsics.lens for intrinsics in sparse.intrinsics]
-    value = np.array([(lens.radial, lens.second, *np.divide(lens.center, lens.radius)) for lens in lenses])
+    value = np.array([intrinsics.lens.terms for intrinsics in sparse.intrinsics])
     prior = np.array([lens_prior(intrinsics) for intrinsics in sparse.intrinsics])
-    radius = np.array([[lens.radius] for lens in lenses])
+    radius = np.array([[intrinsics.lens.radius] for intrinsics in sparse.intrinsics])
     nothing = (np.abs(value) < solution.lens_std) & (solution.lens_std < _DETERMINED * prior)
     nothing |= np.abs(value) * radius < _NOTICED_PX
     return np.repeat(nothing.reshape(-1, 2, 2).all(axis=2), 2, axis=1)

@@ -16,6 +16,7 @@ from scipy.sparse.linalg import splu
 
 from dust3r_ros.sparse.bundle_problem import (
     FOCAL,
+    KINDS,
     BundleProblem,
     Fit,
     Huber,
@@ -60,7 +61,7 @@ def prior_error(problem: BundleProblem, observations: Observations, state: State
 
 
 def _prior_sigmas(problem: BundleProblem, observations: Observations) -> Array:
-    sigma = np.full((len(problem.focals), 5), np.inf)
+    sigma = np.full((len(problem.focals), KINDS), np.inf)
     sigma[:, FOCAL] = problem.focal_prior_sigma
     if problem.lens_prior_sigma is not None:
         sigma[:, FOCAL + 1 :] = problem.lens_prior_sigma
@@ -241,7 +242,7 @@ def _solved(own: Array, mixed: Array, pairs: PosePairs, right: Array) -> Array:
 
 def std_of(step: Step | None, observations: Observations) -> Array:
     """Standard deviations (F, 5) of the intrinsics from an undamped step; inf where unobservable, 0 where held."""
-    std = np.zeros((len(observations.radius), 5))
+    std = np.zeros((len(observations.radius), KINDS))
     variance = np.full(len(observations.unknowns), np.inf)
     if step is not None:
         try:

@@ -254,10 +254,10 @@ class FrontEnd:
         before, self._map = self._map, snapshot
         if snapshot.rectified != (before.rectified if before else None):
             self._undistortion, self._images = None, RecentImages(_KEPT_IMAGES)
-        if before is None or before.epoch != snapshot.epoch:
+        another = before is None or before.epoch != snapshot.epoch
+        if another:
             self._handed.clear()  # their landmarks are those of another map
-            self._lose()
-        elif self._failed:
+        if another or self._failed:
             self._lose()
         middle = self._middle()
         points, placed = _guessed(snapshot)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from array import array
-from contextlib import suppress
 from typing import Any
 
 import cv2
@@ -15,7 +13,6 @@ import rclpy
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu
@@ -31,6 +28,7 @@ from dust3r_ros.node.inputs import Inputs
 from dust3r_ros.node.qos import tf_profile
 from dust3r_ros.node.tf_listener import TfListener, TransformSender
 from dust3r_ros.node.tools.domains import free_domain, release_domain
+from dust3r_ros.node.tools.spinner import Spinner
 from dust3r_ros.node.topics import all_camera_topics
 
 MS = 1_000_000
@@ -62,19 +60,12 @@ class Robot:
         )
         self.listener = listener
         self._publishers: dict[Any, Any] = {}
-        self._executor = SingleThreadedExecutor(context=self._context)
-        for node in (self.node, self.robot):
-            self._executor.add_node(node)
-        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._spinner = Spinner(self._context, self.node, self.robot)
 
     def start(self) -> Robot:
         self.inputs.subscribe()
-        self._thread.start()
+        self._spinner.start()
         return self
-
-    def _spin(self) -> None:
-        with suppress(ExternalShutdownException):
-            self._executor.spin()
 
     def send(self, topic: str, message: Any, qos: QoSProfile = QOS) -> None:
         key = topic, type(message)
@@ -106,12 +97,7 @@ class Robot:
             time.sleep(0.005)
 
     def close(self) -> None:
-        if self._thread.is_alive():
-            self._executor.shutdown(timeout_sec=1.0)
-            self._thread.join(5.0)
-        for node in (self.node, self.robot):
-            node.destroy_node()  # otherwise it stays discoverable
-        rclpy.shutdown(context=self._context)
+        self._spinner.stop()
         release_domain(self._domain)
 
 

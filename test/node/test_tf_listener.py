@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import defaultdict
-from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +11,6 @@ import pytest
 import rclpy
 from geometry_msgs.msg import TransformStamped
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
@@ -28,6 +25,7 @@ from dust3r_ros.node.qos import tf_profile
 from dust3r_ros.node.tf_listener import TfListener, TransformSender, rigid_of
 from dust3r_ros.node.tf_output import TfOutput
 from dust3r_ros.node.tools.domains import free_domain, release_domain
+from dust3r_ros.node.tools.spinner import Spinner
 from dust3r_ros.types import MapUpdate, TrackingState
 
 SECOND = 1_000_000_000
@@ -60,18 +58,11 @@ class World:
         self.listener = TfListener(self.node, self.sender)
         self.warnings: list[str] = []
         self.values = {"publish_tf": True, "invert_tf": False}
-        self._executor = SingleThreadedExecutor(context=self._context)
-        for node in (self.node, self.robot):
-            self._executor.add_node(node)
+        self._spinner = Spinner(self._context, self.node, self.robot)
         self.listener.subscribe()
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._thread.start()
+        self._spinner.start()
         self.until(lambda: self._senders[True].get_subscription_count() >= 2, "discovery")
         self.until(lambda: self._senders[False].get_subscription_count() >= 2, "discovery")
-
-    def _spin(self) -> None:
-        with suppress(ExternalShutdownException):
-            self._executor.spin()
 
     def output(self, **config: object) -> TfOutput:
         log = SimpleNamespace(warning=lambda text, **more: self.warnings.append(text))
@@ -109,11 +100,7 @@ class World:
         assert not [t for ts in self.heard.values() for t in ts if self.sender.is_own(t)]
 
     def close(self) -> None:
-        self._executor.shutdown(timeout_sec=1.0)
-        self._thread.join(5.0)
-        for node in (self.node, self.robot):
-            node.destroy_node()  # otherwise it stays discoverable
-        rclpy.shutdown(context=self._context)
+        self._spinner.stop()
         release_domain(self._domain)
 
 

@@ -6,7 +6,6 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -15,7 +14,6 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Path
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
@@ -28,9 +26,9 @@ from dust3r_ros.msg import MappingStatus
 from dust3r_ros.node.interface import LATCHED as LATCHED_TOPICS
 from dust3r_ros.node.interface import RELIABLE as RELIABLE_TOPICS
 from dust3r_ros.node.interface import qos_profile
+from dust3r_ros.node.tools.spinner import Spinner
 
 LATCHED, RELIABLE = qos_profile(LATCHED_TOPICS), qos_profile(RELIABLE_TOPICS)
-_SPIN_S = 0.5  # a wake-up that is lost costs at most this
 
 
 class RemoteError(Dust3rRosError):
@@ -68,11 +66,8 @@ class Recorder:
             ("diagnostics", DiagnosticArray, "/diagnostics", RELIABLE),
         ):
             self.node.create_subscription(kind, topic, self._taker(key), qos)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self._leaving = threading.Event()
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._thread.start()
+        self._spinner = Spinner(self._context, self.node)
+        self._spinner.start()
 
     def __enter__(self) -> Recorder:
         return self
@@ -80,18 +75,7 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Before anything it waits for is destroyed: rclpy's own shutdown of an executor does not wait for its thread
-        self._leaving.set()
-        self._executor.wake()
-        self._thread.join()
-        self._executor.shutdown()
-        self.node.destroy_node()  # otherwise its publishers stay discoverable until the process ends
-        rclpy.shutdown(context=self._context)
-
-    def _spin(self) -> None:
-        with suppress(ExternalShutdownException):
-            while not self._leaving.is_set():
-                self._executor.spin_once(timeout_sec=_SPIN_S)
+        self._spinner.stop()
 
     def _taker(self, key: str) -> Callable[[Any], None]:
         def take(message: Any) -> None:
