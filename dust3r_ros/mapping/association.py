@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
-import cv2
 import numpy as np
 
 from dust3r_ros.alignment.processes import each
@@ -15,7 +14,7 @@ from dust3r_ros.features.junctions import Junctions, find_junctions, match_junct
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.reconstruction import Reconstruction, renumbered
 from dust3r_ros.sparse.sparse_map import SparseMap
-from dust3r_ros.tracking import Tracks, carried, join, no_tracks, shrink
+from dust3r_ros.tracking import Tracks, carried, join, no_tracks, shrink, wide_flow
 from dust3r_ros.types import Image
 
 
@@ -38,7 +37,7 @@ class JunctionLinks:
     def __init__(self, sparse: SparseMap) -> None:
         self._sparse = sparse
         self._images: dict[int, _JunctionImage] = {}
-        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._flow = wide_flow()
 
     def add(self, index: int, stream: CameraStream, gray: Image, neighbours: Sequence[int]) -> int:
         """Make landmarks of the junctions in view ``index``, image (H, W) uint8; returns how many already were.

@@ -21,7 +21,7 @@ from dust3r_ros.mapping.submap import Submap
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX
 from dust3r_ros.tracking import Tracks
-from dust3r_ros.tracking.following import follow
+from dust3r_ros.tracking.following import evened, follow
 from dust3r_ros.types import Array, Image
 
 
@@ -185,7 +185,8 @@ class FrameFinder:
         expected = self._expected(stream, known, w_T_c)
         shown = np.all(np.abs(expected) < stream.half_size, axis=1) & stream.clear(expected)
         known, expected = known.select(shown), expected[shown]
-        before, now = (cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY) for rgb in (self._state.records[index].image, image))
+        images = self._state.records[index].image, image
+        before, now = (evened(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)) for rgb in images)
         pixels, good = follow(before, now, stream.to_working(known.pixels), stream.to_working(expected))
         seen = Tracks(known.ids, stream.from_working(pixels)).select(good)
         found = self.locate(stream, seen, w_T_c)

@@ -28,6 +28,10 @@ HOP = 3  # stride in images when corners are carried over many images between a 
 _FEWEST_FOR_VIEW = 20  # corners needed to find how the view changed
 _VIEW_PX = 2.0  # tolerance for corners roughly on a plane
 _REALIGNED_PX = 1.5  # how far from its followed position a corner is searched for
+_SURROUNDINGS = 21  # quarter pixels: four windows
+_EVEN_MEAN, _EVEN_SPREAD = 128.0, 40.0  # grey levels
+_NOISE = 6.0  # grey levels: less contrast is not amplified as if it were texture
+_UNLIKE = 0.5 * _EVEN_SPREAD  # mean difference of two windows: of the same spot it is below, of noise above
 _WINDOW = (21, 21)
 _QUICK_WINDOW = (16, 21)  # rows fill SIMD vectors: half the time of 21 x 21, and poses as good
 _EXACT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 0.01)
@@ -163,10 +167,27 @@ def locate(known: MapSnapshot, corners: Corners, middle: Array, near: Array, con
     return None if vague or by_chance(found, points, offsets, MAX_ERROR_PX) else found
 
 
+def evened(gray: Image) -> Image:
+    """An image (H, W) uint8 with about the same brightness and contrast everywhere, for ``follow``.
+
+    Lucas-Kanade compares grey levels, which change with a camera's exposure, flickering lamps, highlights and shadows.
+    """
+    height, width = gray.shape
+    size, window = (max(1, width // 4), max(1, height // 4)), (_SURROUNDINGS, _SURROUNDINGS)
+    small, squares = cv2.resize(gray, size, interpolation=cv2.INTER_AREA), cv2.multiply(gray, gray, dtype=cv2.CV_32F)
+    mean = cv2.boxFilter(small, cv2.CV_32F, window)
+    variance = cv2.boxFilter(cv2.resize(squares, size, interpolation=cv2.INTER_AREA), -1, window) - mean * mean
+    gain = _EVEN_SPREAD / (np.sqrt(np.maximum(variance, 0.0)) + _NOISE)
+    shift = cv2.resize(_EVEN_MEAN - mean * gain, (width, height))
+    scaled = cv2.multiply(gray, cv2.resize(gain, (width, height)), dtype=cv2.CV_32F)
+    return cv2.add(scaled, shift, scaled, dtype=cv2.CV_8U)
+
+
 def follow(a: Image, b: Image, pixels: Array, guess: Array, levels: int = _LEVELS) -> tuple[Array, np.ndarray]:
     """Where corners (N, 2) of image ``a`` are in ``b``, from a guess (N, 2), and which (N,) are tracked back to ``a``.
 
-    ``levels``: how often the image is halved; each level doubles the permitted error of the guess.
+    Both images are ``evened``. ``levels``: how often they are halved; each level doubles the permitted error of the
+    guess.
     """
     if not len(pixels):
         return np.zeros((0, 2)), np.zeros(0, bool)
@@ -203,12 +224,15 @@ def lucas_kanade(
     b: Image,
     points: np.ndarray,
     guess: np.ndarray,
-    levels: int = 2,
+    levels: int = 3,
     criteria: tuple[int, int, float] = _EXACT,
     window: tuple[int, int] = _WINDOW,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where points (N, 2) float32 of image ``a`` are in ``b``, from a guess (N, 2); and which (N,) were found."""
-    moved, status, _ = cv2.calcOpticalFlowPyrLK(
+    """Where points (N, 2) float32 of image ``a`` are in ``b``, from a guess (N, 2); and which (N,) were found.
+
+    Both images are ``evened``.
+    """
+    moved, status, difference = cv2.calcOpticalFlowPyrLK(
         a,
         b,
         points.reshape(-1, 1, 2),
@@ -218,4 +242,4 @@ def lucas_kanade(
         criteria=criteria,
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )
-    return moved.reshape(-1, 2), status.ravel().astype(bool)
+    return moved.reshape(-1, 2), status.ravel().astype(bool) & (difference.ravel() < _UNLIKE)

@@ -20,6 +20,7 @@ from dust3r_ros.tracking.following import (
     MOST_AGREE,
     Corners,
     RecentImages,
+    evened,
     follow,
     followed,
     locate,
@@ -320,7 +321,7 @@ class FrontEnd:
     # The image
 
     def _prepared(self, image: Image) -> Image:
-        """The tracked image (h, w) from the camera's image."""
+        """The tracked image (h, w) from the camera's image, evened."""
         gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         height, width = gray.shape
         if self._map is not None and self._map.rectified is not None:
@@ -330,7 +331,7 @@ class FrontEnd:
         scale = min(1.0, self._config.tracking_size / max(width, height))
         if scale < 1.0:
             gray = cv2.resize(gray, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
-        return np.asarray(gray, np.uint8)
+        return evened(np.asarray(gray, np.uint8))
 
     def _masked(self, mask: Image | None, shape: tuple[int, ...]) -> Image | None:
         """Which pixels of the tracked image (h, w) are masked or close to the mask; None: none."""

@@ -51,6 +51,20 @@ def test_corners_follow_to_a_part_of_a_pixel(H: np.ndarray) -> None:
     assert np.median(miss) < 0.15 and np.percentile(miss, 95) < 0.5
 
 
+@pytest.mark.parametrize("gain, level", [(0.5, 0), (0.7, 40), (1.5, -60)])
+def test_corners_follow_through_changes_of_light(gain: float, level: float) -> None:
+    """An exposure that changes from one image to the next, and a shadow over a part of it."""
+    image, tracker = texture(), CornerTracker()
+    image = np.round(64 + 0.5 * image).astype(np.uint8)  # clear of black and white
+    before = start(tracker, image)
+    H = homography(9.3, -2.7, 2.0)
+    shadow = np.where(np.arange(WIDTH) < 120, 0.75, 1.0)
+    after = tracker.follow(np.clip(seen_through(image, H) * gain * shadow + level, 0, 255).astype(np.uint8))
+    assert len(after.ids) > 0.6 * len(before.ids) > 60
+    expected = cv2.perspectiveTransform(before.pixels[after.ids][None], H)[0]
+    assert np.median(np.linalg.norm(after.pixels - expected, axis=1)) < 0.2
+
+
 def test_no_drift_over_a_walk() -> None:
     image, tracker = texture(), CornerTracker()
     before = start(tracker, image)
