@@ -31,6 +31,7 @@ from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.sparse.consistency import contradicted, worst
 from dust3r_ros.sparse.refinement import close_loop
 from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array
 
 _FEWEST = 12  # points that must agree on a gap
@@ -249,6 +250,15 @@ class LoopAdjustment:
         for claim in self._claims:
             claim.loops = [replace(loop, gap=gap) for loop in claim.loops if (gap := loop.gap.renumbered(new))]
         self._claims = [claim for claim in self._claims if claim.loops]
+
+    def landmark_ids(self) -> list[np.ndarray]:
+        """The ids by which landmarks are known here."""
+        return [loop.pairs.ravel() for claim in self._claims for loop in claim.loops]
+
+    def renumber_landmarks(self, new: Renumbering) -> None:
+        """Landmarks get new ids."""
+        for claim in self._claims:
+            claim.loops = [replace(loop, pairs=new.of(loop.pairs)) for loop in claim.loops]
 
     def clear(self) -> None:
         """Forget all: the map was built anew, and gaps are of the map before."""
