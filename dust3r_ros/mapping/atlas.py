@@ -206,6 +206,7 @@ class Atlas:
         if not self.asleep:
             self._names = count()
         self.active = AtlasEntry(self._make(), self._names, self.session)
+        self._forget_meetings()
         if self._live is not None:
             self.active.go_live(self._live)
 
@@ -239,6 +240,7 @@ class Atlas:
         if self.active.submap.initialised:
             self.asleep.append(self.active)
         self.active = entry
+        self._forget_meetings()
         entry.submap.mark_all()
 
     def join(self, index: int) -> np.ndarray | None:
@@ -257,8 +259,15 @@ class Atlas:
             if ids is not None:
                 self.asleep.remove(entry)
                 self.active = entry
+                self._forget_meetings()
                 return ids
         return None
+
+    def _forget_meetings(self) -> None:
+        """Meetings with maps that are gone would keep these in memory."""
+        maps = [self.active, *self.asleep]
+        for entry in maps:
+            entry.meetings = {other: meetings for other, meetings in entry.meetings.items() if other in maps}
 
     def renumber_landmarks(self, streams: Iterable[CameraStream]) -> None:
         """Give the active map's landmarks new ids, without gaps; ``streams``: all, which follow them."""
