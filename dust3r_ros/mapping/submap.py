@@ -245,7 +245,7 @@ class Submap(ABC):
     def renumber_landmarks(
         self, followed: Sequence[np.ndarray], remembered: Sequence[np.ndarray]
     ) -> Renumbering | None:
-        """Number landmarks anew, without gaps; None if there are none.
+        """Give landmarks new ids, without gaps, in the old order; None for a kind of map that never does.
 
         The ids that are ``followed`` outside of the map stay apart from each other, and those ``remembered`` as long as
         the map has their landmarks.
