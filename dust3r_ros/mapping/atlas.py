@@ -126,7 +126,7 @@ class AtlasEntry:
         self._heirs = dict(list(self._heirs.items())[-_HEIRS:])
         return tuple(names[index] for index in sorted(culled.heir_T_culled))
 
-    def renumber_landmarks(self, streams: Iterable[CameraStream], met: Sequence[tuple[Meetings, int]]) -> None:
+    def renumber_landmarks(self, streams: Sequence[CameraStream], met: Sequence[tuple[Meetings, int]]) -> None:
         """Give landmarks new ids, without gaps; ``met``: meetings of the map, and which side it has in each."""
         followed = [ids for stream in streams for ids in stream.landmark_ids()]
         frames = self.frames.landmark_ids()
@@ -274,7 +274,7 @@ class Atlas:
         active = self.active
         met = [(meetings, 1) for meetings in active.meetings.values()]
         met += [(entry.meetings[active], 0) for entry in self.asleep if active in entry.meetings]
-        active.renumber_landmarks(streams, met)
+        active.renumber_landmarks(list(streams), met)
 
     def largest(self) -> AtlasEntry:
         """The map with most keyframes."""
