@@ -235,6 +235,7 @@ def test_the_map_is_the_same_bit_by_bit(grown: Mapper, monkeypatch: pytest.Monke
         wander(mapper, there, first=400)
         mapper.finish()
     assert anew._atlas.active.numbering == 2 and plain._atlas.active.numbering == 0
+    assert anew.submap._links.landmark_ids(), "junctions are followed, too"  # type: ignore[attr-defined]
     assert len(anew.submap.state.sparse.landmarks) < len(plain.submap.state.sparse.landmarks)
     assert products(anew) == products(plain)
 
