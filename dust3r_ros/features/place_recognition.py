@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +17,7 @@ _SPLITS = 5  # components whose signs select one of 32 cells
 _COMPONENTS = 32
 DIMENSIONS = 2**_SPLITS * _COMPONENTS
 _MIN_FEATURES = 100  # descriptors needed to learn their mean
+_LIKENESSES = 4096  # newest ones: their median hardly depends on more
 
 
 class Appearance:
@@ -74,10 +75,11 @@ class PairGraph:
         self._config = config
         self._global_descriptors: Array32 = np.zeros((0, 0), np.float32)  # grows by doubling
         self._count = 0
-        self._likeness: list[float] = []  # similarity of keyframes to those before them
+        self._likeness: deque[float] = deque(maxlen=_LIKENESSES)  # similarity of keyframes to those before them
         self._weights: dict[tuple[int, int], float] = {}
         self._counts: Counter[str] = Counter()
-        self.connected: list[tuple[int, int]] = []  # pairs in the order in which they were added or reweighted
+        # Pairs in the order in which they were added or reweighted; since keyframes left, each once.
+        self.connected: list[tuple[int, int]] = []
 
     def add(self, global_descriptor: Array32, near: Sequence[int] | None = None) -> int:
         """Add a keyframe by its descriptor; returns its index. ``near``: its neighbours, if not those just before."""
@@ -125,7 +127,7 @@ class PairGraph:
         for a, b in self._weights.keys() - stay.keys():
             self._counts[cameras[a]] -= cameras[a] == cameras[b]
         self._weights = {stay[pair]: weight for pair, weight in self._weights.items() if pair in stay}
-        self.connected = [stay[pair] for pair in self.connected if pair in stay]
+        self.connected = list(dict.fromkeys(stay[pair] for pair in self.connected if pair in stay))
 
     def neighbours(self, index: int) -> list[int]:
         """The keyframes just before, nearest first."""
@@ -175,7 +177,7 @@ class PairGraph:
     @property
     def likeness(self) -> list[float]:
         """Similarities of keyframes to those before them, in no particular order."""
-        return self._likeness
+        return list(self._likeness)
 
     def weight(self, pair: tuple[int, int]) -> float:
         """The weight of a pair (first, second), first < second."""
@@ -185,7 +187,7 @@ class PairGraph:
         """Fill an empty graph: the keyframes' descriptors, and the similarities of neighbours."""
         for global_descriptor in global_descriptors:
             self._append(global_descriptor)
-        self._likeness = list(likeness)
+        self._likeness.extend(likeness)
 
     @property
     def pairs(self) -> int:

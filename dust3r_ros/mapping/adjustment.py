@@ -19,6 +19,7 @@ from dust3r_ros.mapping.self_calibration import CalibrationSchedule, Calibrator,
 from dust3r_ros.sparse.refinement import refine
 from dust3r_ros.sparse.transplant import Adjusted, adjusted_copy, transplant
 from dust3r_ros.timing import StageTimer
+from dust3r_ros.tracking.exchange import Renumbering
 
 # Of the whole map, in order of execution; the search is for a focal that explains the map better.
 START, CALIBRATION, SEARCH, LOOP, WIDE_LOOP, REBUILD = ADJUSTMENTS = (
@@ -209,6 +210,14 @@ class MapAdjuster:
         """Keyframe k becomes ``new[k]`` (N,), or leaves if that is negative; nothing is being adjusted."""
         self.consistency.renumber(new)
         self._loops.renumber(new)
+
+    def landmark_ids(self) -> list[np.ndarray]:
+        """The ids by which landmarks are known here."""
+        return self._loops.landmark_ids()
+
+    def renumber_landmarks(self, new: Renumbering) -> None:
+        """Landmarks get new ids; nothing is being adjusted."""
+        self._loops.renumber_landmarks(new)
 
     def calibrate(self, stream: CameraStream) -> None:
         """Adjust the whole map with free focals and lenses, if there are enough keyframes to improve them."""

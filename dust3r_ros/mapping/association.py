@@ -15,6 +15,7 @@ from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.reconstruction import Reconstruction, renumbered
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks, carried, join, no_tracks, shrink, wide_flow
+from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Image
 
 
@@ -69,6 +70,14 @@ class JunctionLinks:
     def renumber(self, new: np.ndarray) -> None:
         """View k becomes ``new[k]`` (N,), or is forgotten if that is negative."""
         self._images = renumbered(self._images, new)
+
+    def landmark_ids(self) -> list[np.ndarray]:
+        """The ids by which landmarks are known here."""
+        return [observation.ids for observation in self._images.values()]
+
+    def renumber_landmarks(self, new: Renumbering) -> None:
+        """Landmarks get new ids."""
+        self._images = {view: replace(seen, ids=new.of(seen.ids)) for view, seen in self._images.items()}
 
     def absorb(self, other: JunctionLinks, first_view: int, ids: np.ndarray) -> None:
         """Take the junctions of another map: its first view becomes ``first_view``, its landmark k ``ids[k]``."""
@@ -197,6 +206,14 @@ class Linker:
     def renumber(self, new: np.ndarray) -> None:
         """Keyframe k becomes ``new[k]`` (N,), or leaves if that is negative."""
         self._junctions.renumber(new)
+
+    def landmark_ids(self) -> list[np.ndarray]:
+        """The ids by which landmarks are known here."""
+        return self._junctions.landmark_ids()
+
+    def renumber_landmarks(self, new: Renumbering) -> None:
+        """Landmarks get new ids."""
+        self._junctions.renumber_landmarks(new)
 
     def _coverage(self, index: int, gray: Image) -> float:
         """The share of the image with features that determine the pose of view ``index``.

@@ -6,7 +6,7 @@ are joined (as in ORB-SLAM3's Atlas, Campos et al., T-RO 2021).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -20,8 +20,9 @@ from dust3r_ros.mapping.reconstruction import Culled
 from dust3r_ros.mapping.state import MapState, SubmapState
 from dust3r_ros.mapping.submap import Submap
 from dust3r_ros.mapping.trajectory import FrameLog, TrackedImage
+from dust3r_ros.sparse.landmarks import different
 from dust3r_ros.tracking import Tracks
-from dust3r_ros.tracking.exchange import FollowedPose
+from dust3r_ros.tracking.exchange import FollowedPose, Renumbering
 from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array, Image, Keyframe
 
@@ -53,6 +54,8 @@ class AtlasEntry:
         self.live: bool | None = None  # whether work on the whole map is done in a child; None: offline
         self.changes = 0  # how often keyframes changed
         self.removals = 0  # how often some were culled
+        self.numbering = 0  # how often landmarks got new ids
+        self.renumbering: Renumbering | None = None  # the last time, of those that cameras may follow
         self._heirs: dict[int, _Heir] = {}  # of those culled last, by name
         self._restored = False
         self._generation = 0
@@ -123,6 +126,22 @@ class AtlasEntry:
         self._heirs = dict(list(self._heirs.items())[-_HEIRS:])
         return tuple(names[index] for index in sorted(culled.heir_T_culled))
 
+    def renumber_landmarks(self, streams: Sequence[CameraStream], met: Sequence[tuple[Meetings, int]]) -> None:
+        """Give landmarks new ids, without gaps; ``met``: meetings of the map, and which side it has in each."""
+        followed = [ids for stream in streams for ids in stream.landmark_ids()]
+        frames = self.frames.landmark_ids()
+        others = [ids for meetings, side in met for ids in meetings.landmark_ids(side)]
+        new = self.submap.renumber_landmarks(followed, [*frames, *others])
+        if new is None:
+            return
+        for stream in streams:
+            stream.renumber_landmarks(new)
+        self.frames.renumber_landmarks(new)
+        for meetings, side in met:
+            meetings.renumber_landmarks(side, new)
+        self.numbering += 1
+        self.renumbering = new.only(different([*followed, *frames]))
+
     def move(self, new_S_old: Similarity) -> None:
         """Move the whole map, keyframes and frames, to other coordinates and another unit."""
         self._heirs.clear()  # they are in the old unit
@@ -187,6 +206,7 @@ class Atlas:
         if not self.asleep:
             self._names = count()
         self.active = AtlasEntry(self._make(), self._names, self.session)
+        self._forget_meetings()
         if self._live is not None:
             self.active.go_live(self._live)
 
@@ -220,6 +240,7 @@ class Atlas:
         if self.active.submap.initialised:
             self.asleep.append(self.active)
         self.active = entry
+        self._forget_meetings()
         entry.submap.mark_all()
 
     def join(self, index: int) -> np.ndarray | None:
@@ -238,8 +259,22 @@ class Atlas:
             if ids is not None:
                 self.asleep.remove(entry)
                 self.active = entry
+                self._forget_meetings()
                 return ids
         return None
+
+    def _forget_meetings(self) -> None:
+        """Meetings with maps that are gone would keep these in memory."""
+        maps = [self.active, *self.asleep]
+        for entry in maps:
+            entry.meetings = {other: meetings for other, meetings in entry.meetings.items() if other in maps}
+
+    def renumber_landmarks(self, streams: Iterable[CameraStream]) -> None:
+        """Give the active map's landmarks new ids, without gaps; ``streams``: all, which follow them."""
+        active = self.active
+        met = [(meetings, 1) for meetings in active.meetings.values()]
+        met += [(entry.meetings[active], 0) for entry in self.asleep if active in entry.meetings]
+        active.renumber_landmarks(list(streams), met)
 
     def largest(self) -> AtlasEntry:
         """The map with most keyframes."""

@@ -18,6 +18,7 @@ from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.tracking import CornerTracker, Tracks, no_tracks
+from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array, Array32, Camera, Image
 
 
@@ -190,6 +191,14 @@ class CameraStream(ImageGeometry):
         """Rename corner k to ``ids[k]``."""
         self._tracker.tracks = self._tracker.tracks.called(ids)
         self._anchor = self._anchor.called(ids)
+
+    def landmark_ids(self) -> list[np.ndarray]:
+        """The ids of the corners."""
+        return [self._tracker.tracks.ids, self._anchor.ids]
+
+    def renumber_landmarks(self, new: Renumbering) -> None:
+        """Landmarks, and so corners, get new ids."""
+        self._tracker.tracks, self._anchor = self._tracker.tracks.renumbered(new), self._anchor.renumbered(new)
 
     def _offsets(self, tracks: Tracks) -> Tracks:
         return Tracks(tracks.ids, self.centred(tracks.pixels))

@@ -1,21 +1,30 @@
-"""Work that a live landmark map defers, in its order: adjustments of the whole map, depth, then culling."""
+"""Work that a live landmark map defers, in its order: adjustments of the whole map, depth, culling, then new ids."""
 
 from __future__ import annotations
 
 from dust3r_ros.mapping.adjustment import MapAdjuster
-from dust3r_ros.mapping.culling import Culling
+from dust3r_ros.mapping.culling import Culling, Numbering
 from dust3r_ros.mapping.depth_schedule import DepthSchedule
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.submap import Chores
 
-TAKE, BEGIN, PREVIEW, DEPTH, CULL = "take", "begin", "preview", "depth", "cull"  # kinds of work
+# Kinds of work. Who renumbers has all that knows landmarks of the map follow.
+TAKE, BEGIN, PREVIEW, DEPTH, CULL, RENUMBER = "take", "begin", "preview", "depth", "cull", "renumber"
+_LAST = ("", CULL, RENUMBER)
 
 
 class LandmarkChores(Chores):
     """The deferred work of a landmark map; none unless it is live."""
 
-    def __init__(self, state: Reconstruction, adjuster: MapAdjuster, depth: DepthSchedule, culling: Culling) -> None:
-        self._culling = culling
+    def __init__(
+        self,
+        state: Reconstruction,
+        adjuster: MapAdjuster,
+        depth: DepthSchedule,
+        culling: Culling,
+        numbering: Numbering,
+    ) -> None:
+        self._culling, self._numbering = culling, numbering
         self._state, self._adjuster, self._depth = state, adjuster, depth
         self._adjustments, self._queue = adjuster.waiting, depth.waiting
 
@@ -40,7 +49,9 @@ class LandmarkChores(Chores):
             return ""
         if self._adjustments.at_rest:
             return BEGIN
-        return CULL if self._state.live and self._culling.due else ""
+        if not self._state.live:
+            return ""
+        return CULL if self._culling.due else RENUMBER if self._numbering.due else ""
 
     def work(self, kind: str) -> None:
         if kind == TAKE:
@@ -53,13 +64,14 @@ class LandmarkChores(Chores):
             self._depth.some_depth()
         elif kind == CULL:
             self._culling.cull()
+            self._numbering.look()
 
     def settle(self) -> None:
-        """Do all waiting work except culling, which comes last."""
+        """Do all waiting work except culling and what follows from it, which come last."""
         self._adjustments.wait()
-        while self.due not in ("", CULL):
+        while self.due not in _LAST:
             self._queue.previews.clear()  # depth itself follows immediately
-            if self.due not in ("", CULL):
+            if self.due not in _LAST:
                 self.work(self.due)
             self._adjustments.wait()
 

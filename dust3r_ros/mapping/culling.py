@@ -1,4 +1,7 @@
-"""Culling: which keyframes of a landmark map others make up for, as near and as well, and their removal."""
+"""Culling: which keyframes of a landmark map others make up for, as near and as well, and their removal.
+
+Ids of the landmarks that leave with them are used no more, so that from time to time those that stay get new ones.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ from dust3r_ros.mapping.covisibility import Neighbourhood
 from dust3r_ros.mapping.densifier import Densifier
 from dust3r_ros.mapping.reconstruction import MOST_UNSURE, Culled, Reconstruction
 from dust3r_ros.mapping.rig_placement import RigPlacement
+from dust3r_ros.sparse.landmarks import different
 from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array
 
@@ -28,6 +33,8 @@ _ASKED = 8  # others, those that share most landmarks
 _GRID = 4  # pixels between the points of the surface that are compared
 _SAME_DEPTH = 0.05  # of two depths of one surface, relative
 _TOLD = 8  # newest visited keyframes that are known elsewhere
+_FEW_IDS = 100_000  # a few megabytes
+_IN_USE = 0.25  # of the ids; with fewer, landmarks get new ones
 
 
 class Sightings:
@@ -254,3 +261,61 @@ class Culling:
 def _known(w_T_c: Array | None) -> Array:
     assert w_T_c is not None, "only keyframes with a pose are culled, in favour of others"
     return w_T_c
+
+
+class Holder(Protocol):
+    """What knows landmarks by their ids."""
+
+    def landmark_ids(self) -> list[np.ndarray]:
+        """The ids by which landmarks are known here."""
+
+    def renumber_landmarks(self, new: Renumbering) -> None:
+        """Landmarks get new ids."""
+
+
+class Numbering:
+    """Gives landmarks new ids, without gaps, once few of the old ones are in use: arrays have a row for each id.
+
+    The order stays, and with it which of two landmarks is older. Corners go by the id that their landmark had when they
+    were first followed; such ids stay apart as long as there is a corner.
+    """
+
+    def __init__(self, state: Reconstruction, holders: Sequence[Holder]) -> None:
+        """``holders``: all parts of a map that know landmarks of ``state`` by their ids."""
+        self._state, self._holders = state, holders
+        self._count = 0  # of ids after the last time
+        self.due = False
+
+    def look(self) -> None:
+        """Look whether new ids are worthwhile: some keyframes left."""
+        count = len(self._state.sparse.landmarks)
+        enough = count >= max(_FEW_IDS, 2 * self._count)  # corners may keep so many in use that it is in vain
+        self.due = enough and int(np.count_nonzero(self._used(self._named()))) < _IN_USE * count
+
+    def renumber(self, followed: Sequence[np.ndarray], remembered: Sequence[np.ndarray]) -> Renumbering:
+        """Give new ids, now; ``followed`` and ``remembered`` as in ``Submap.renumber_landmarks``."""
+        landmarks, named = self._state.sparse.landmarks, self._named()
+        held = different([*followed, *(ids for holder in self._holders for ids in holder.landmark_ids())])
+        used, noted = self._used(different([named, held])), different(remembered)
+        apart = different([held, noted[used[landmarks.resolved(noted)]]])
+        kept = different([np.flatnonzero(used), apart])
+        former = different([kept, named])
+        own = np.where(np.isin(former, apart), former, landmarks.resolved(former))
+        new = Renumbering(former, np.searchsorted(kept, own))
+        for holder in self._holders:
+            holder.renumber_landmarks(new)
+        self._state.renumber_landmarks(new, kept)
+        self._count, self.due = len(kept), False
+        return new
+
+    def _named(self) -> np.ndarray:
+        """The ids (K,), sorted, of what keyframes see and of their features."""
+        views, records = self._state.sparse.views, self._state.records
+        seen = [tracks.ids for view in views for tracks in (view.seen, view.pruned)]
+        return different([*seen, *(record.feature_ids for record in records)])
+
+    def _used(self, ids: np.ndarray) -> np.ndarray:
+        """(L,) which landmarks have a position or are those of ``ids`` (K,)."""
+        used = self._state.sparse.positioned
+        used[self._state.sparse.landmarks.resolved(ids)] = True
+        return used

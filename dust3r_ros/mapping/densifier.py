@@ -81,7 +81,8 @@ class UsedPairs:
     def __init__(self, state: Reconstruction) -> None:
         self._state = state
         self.geometry: dict[tuple[int, int], PairGeometry] = {}
-        self.order: list[tuple[int, int]] = []  # in which they were added, removed or updated
+        # In which they were added, removed or updated; since keyframes left, each once.
+        self.order: list[tuple[int, int]] = []
 
     def add(self, pair: tuple[int, int]) -> PairGeometry:
         """Note that depth comes from a pair with its current geometry."""
@@ -99,7 +100,7 @@ class UsedPairs:
         """Keyframe k becomes ``new[k]`` (N,), or leaves if that is negative, with its pairs."""
         place = {(a, b): (int(new[a]), int(new[b])) for a, b in [*self.order, *self.geometry]}
         self.geometry = {place[pair]: found for pair, found in self.geometry.items() if min(place[pair]) >= 0}
-        self.order = [place[pair] for pair in self.order if min(place[pair]) >= 0]
+        self.order = list(dict.fromkeys(place[pair] for pair in self.order if min(place[pair]) >= 0))
 
     def take_over(self, other: UsedPairs, first: int) -> None:
         """Take the pairs of another map, whose keyframes become ``first`` and up."""

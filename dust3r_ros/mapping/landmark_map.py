@@ -17,7 +17,7 @@ from dust3r_ros.mapping.association import Linker
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.chores import LandmarkChores
 from dust3r_ros.mapping.covisibility import Neighbourhood
-from dust3r_ros.mapping.culling import Culling, Redundancy
+from dust3r_ros.mapping.culling import Culling, Numbering, Redundancy
 from dust3r_ros.mapping.depth_schedule import DepthSchedule
 from dust3r_ros.mapping.localization import FrameFinder
 from dust3r_ros.mapping.loop_closing import LoopClosing
@@ -29,6 +29,7 @@ from dust3r_ros.sparse.consistency import Doubt
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.timing import StageTimer
 from dust3r_ros.tracking import Tracks, join, no_tracks
+from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array, Image, Keyframe
 
@@ -60,7 +61,8 @@ class MapBuilder(Submap):
         redundancy = Redundancy(self.state, self._near, self._depth.dense, self.placement)
         parts = (self._depth.dense, self._depth.movers, self._links, self.placement, self._adjuster)
         self._culling = Culling(self.state, redundancy, parts)
-        self.chores = LandmarkChores(self.state, self._adjuster, self._depth, self._culling)
+        self._numbering = Numbering(self.state, (self._links, self._adjuster, focal_votes))
+        self.chores = LandmarkChores(self.state, self._adjuster, self._depth, self._culling, self._numbering)
         self.saving = LandmarkSaving(self.state, self._depth.dense)
         self._broken = False
 
@@ -125,6 +127,9 @@ class MapBuilder(Submap):
         self._depth.dense.depths.rescale_all(new_S_old.scale)
         self._adjuster.moved(new_S_old.scale)
         self.mark_all()
+
+    def renumber_landmarks(self, followed: Sequence[np.ndarray], remembered: Sequence[np.ndarray]) -> Renumbering:
+        return self._numbering.renumber(followed, remembered)
 
     def shared_landmarks(self, other: MapBuilder, index: int) -> np.ndarray:
         return self._loops.shared(other.state, index)

@@ -31,6 +31,7 @@ from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.sparse.consistency import contradicted, worst
 from dust3r_ros.sparse.refinement import close_loop
 from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array
 
 _FEWEST = 12  # points that must agree on a gap
@@ -164,6 +165,7 @@ _MEETING = 12  # landmarks that a keyframe shares with the ends of a loop
 _ALIKE = 12  # keyframes by which the ends of loops that say the same are apart
 _AGAIN = 3  # times as many loops that say the same, and a refused one is tried again
 _GAPS = 3  # of loops that say the same
+_LOOPS = 30  # newest ones that say the same: a place that only looks alike may be seen for ever
 _TORN = 0.25  # by which the share of contradicting observations of one keyframe may rise
 _EXPLAINED = 0.5  # of the matches
 
@@ -178,10 +180,21 @@ class WideLoop:
 
 @dataclass(eq=False)
 class _Claim:
-    """Loops that say the same; it is tried with ``tried_at`` of them."""
+    """Loops that say the same, the newest of ``count``; it is tried with ``tried_at`` of them."""
 
     loops: list[WideLoop]
+    count: int = 1
     tried_at: int = 1
+
+    def add(self, loop: WideLoop) -> None:
+        """Another loop that says so."""
+        self.loops = [*self.loops, loop][-_LOOPS:]
+        self.count += 1
+
+    def renumber(self, new: np.ndarray) -> None:
+        """Keyframe k becomes ``new[k]`` (N,), or leaves if that is negative, with its loops."""
+        stay = [replace(loop, gap=gap) for loop in self.loops if (gap := loop.gap.renumbered(new))]
+        self.loops, self.count = stay, self.count - len(self.loops) + len(stay)
 
     def meets(self, loop: WideLoop) -> bool:
         """Whether its newest loop is beside another one, at both ends."""
@@ -222,7 +235,7 @@ class LoopAdjustment:
             if known is None:
                 self._claims.append(_Claim([loop]))
             else:
-                known.loops.append(loop)
+                known.add(loop)
         return bool(self._due())
 
     def begin(self) -> None:
@@ -233,7 +246,7 @@ class LoopAdjustment:
         """Note the outcome: accepted claims are settled, the others wait for more evidence."""
         done = [self._trying[at] for at in accepted]
         for claim in self._trying:
-            claim.tried_at = _AGAIN * len(claim.loops)
+            claim.tried_at = _AGAIN * claim.count
         self._claims = [claim for claim in self._claims if claim not in done]
         self._trying = []
 
@@ -247,8 +260,17 @@ class LoopAdjustment:
         """Keyframe k becomes ``new[k]`` (N,), or leaves if that is negative, with its loops."""
         self.gaps = [stays for gap in self.gaps if (stays := gap.renumbered(new))]
         for claim in self._claims:
-            claim.loops = [replace(loop, gap=gap) for loop in claim.loops if (gap := loop.gap.renumbered(new))]
+            claim.renumber(new)
         self._claims = [claim for claim in self._claims if claim.loops]
+
+    def landmark_ids(self) -> list[np.ndarray]:
+        """The ids by which landmarks are known here."""
+        return [loop.pairs.ravel() for claim in self._claims for loop in claim.loops]
+
+    def renumber_landmarks(self, new: Renumbering) -> None:
+        """Landmarks get new ids."""
+        for claim in self._claims:
+            claim.loops = [replace(loop, pairs=new.of(loop.pairs)) for loop in claim.loops]
 
     def clear(self) -> None:
         """Forget all: the map was built anew, and gaps are of the map before."""
@@ -271,7 +293,7 @@ class LoopAdjustment:
         return Trial(best, np.concatenate(pairs), accepted)
 
     def _due(self) -> list[_Claim]:
-        return [claim for claim in self._claims if len(claim.loops) >= claim.tried_at]
+        return [claim for claim in self._claims if claim.count >= claim.tried_at]
 
     def _closed(self, sparse: SparseMap, claim: _Claim) -> SparseMap | None:
         """A copy with a claim's loops closed; None if that contradicts what keyframes see."""

@@ -13,6 +13,7 @@ from dust3r_ros.mapping.loop_adjustment import LoopGap, WideLoop
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.sparse.map_merging import MapFit, fit_maps
 from dust3r_ros.tracking import Tracks
+from dust3r_ros.tracking.exchange import Renumbering
 
 _MATCHES = 25  # of features of two keyframes that look similar
 GAP_PX = 2.0  # smaller drift is absorbed by the window
@@ -119,6 +120,17 @@ class Meetings:
     def renumber(self, new: np.ndarray) -> None:
         """Keyframe k of the other map becomes ``new[k]`` (N,), or leaves if that is negative, with its matches."""
         self._seen = [(int(new[at]), found) for at, found in self._seen if new[at] >= 0]
+
+    def landmark_ids(self, side: int) -> list[np.ndarray]:
+        """The ids of landmarks of the sleeping map (``side`` 0), or of the other one (1)."""
+        return [found[:, side] for _, found in self._seen]
+
+    def renumber_landmarks(self, side: int, new: Renumbering) -> None:
+        """Landmarks of the sleeping map (``side`` 0), or of the other one (1), get new ids."""
+        for at, (index, found) in enumerate(self._seen):
+            changed = found.copy()
+            changed[:, side] = new.of(found[:, side])
+            self._seen[at] = index, changed[changed[:, side] >= 0]
 
     def add(self, index: int, matches: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Add matches (K, 2) of keyframe ``index``; once enough, returns all (M, 2) and the keyframe of each (M,)."""

@@ -18,6 +18,7 @@ from dust3r_ros.mapping.localization import localize
 from dust3r_ros.mapping.state import MapState
 from dust3r_ros.mapping.submap import Submap
 from dust3r_ros.sparse.landmarks import Intrinsics
+from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array, Camera, Image, Keyframe, MapCounts, StampedPose
 
 
@@ -195,6 +196,16 @@ class MapView:
     def positions(self, ids: np.ndarray) -> Array:
         """(K, 3) positions of corners in the map, NaN where unknown."""
         return self.submap.positions(ids)
+
+    @property
+    def numbering(self) -> int:
+        """How often the landmarks of the active map got new ids."""
+        return self._active.numbering
+
+    @property
+    def renumbering(self) -> Renumbering | None:
+        """The last time, the new ids of landmarks that cameras may follow; None before."""
+        return self._active.renumbering
 
     def newest_keyframes(self, count: int) -> list[tuple[int, Array, float]]:
         """Name, ``w_T_k`` (4, 4) and unit of posed keyframes where cameras were last, in order; none without a map."""

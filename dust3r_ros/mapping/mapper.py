@@ -16,6 +16,7 @@ from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.atlas import Atlas, AtlasEntry
 from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, check_image
+from dust3r_ros.mapping.chores import RENUMBER
 from dust3r_ros.mapping.landmark_map import MapBuilder
 from dust3r_ros.mapping.map_view import MapView, resume
 from dust3r_ros.mapping.pages import Pages
@@ -230,6 +231,8 @@ class Mapper(MapView):
         """Do the deferred work that ``due`` names."""
         before, known = self.submap.state.generation, self.submap.initialised
         self.submap.chores.work(kind)
+        if kind == RENUMBER:
+            self._atlas.renumber_landmarks(self._cameras)
         if known and self.submap.state.generation != before:
             self.revision += 1
         return replace(self.news(), removed=self._take_culled())

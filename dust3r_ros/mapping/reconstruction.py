@@ -16,6 +16,7 @@ from dust3r_ros.mapping.pages import Pages
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.map_merging import Merged, merge_maps
 from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array
 
@@ -112,6 +113,12 @@ class Reconstruction:
         self.trail = [int(new[index]) for index in self.trail if new[index] >= 0]
         self.changed = {int(new[index]) for index in self.changed if new[index] >= 0}
         self.adjusted = int(np.count_nonzero(new[: self.adjusted] >= 0))
+
+    def renumber_landmarks(self, new: Renumbering, kept: np.ndarray) -> None:
+        """Landmarks get new ids, those of ``kept`` (K,), sorted, from 0 on."""
+        for record in self.records:
+            record.feature_ids = new.of(record.feature_ids)
+        self.sparse.renumber_landmarks(new, kept)
 
     def absorb(self, other: Reconstruction, own_S_other: Similarity, matches: np.ndarray) -> Merged:
         """Take another one in and merge landmarks ``matches`` (M, 2), own and other's. Its keyframes come last."""

@@ -10,7 +10,7 @@ matches of two frames fit the motion of the rig several times. So wrong extrinsi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -28,6 +28,7 @@ from dust3r_ros.mapping.submap import Guess, Placement
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX
 from dust3r_ros.tracking import Tracks, no_tracks
+from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array, Image
 
 _VOTES = 3  # frames that must agree
@@ -116,6 +117,15 @@ class FocalVotes:
         intrinsics.focal, intrinsics.std = agreed
         del self._votes[stream.index]
         return True
+
+    def landmark_ids(self) -> list[np.ndarray]:
+        """The ids by which landmarks are known here."""
+        return [vote.seen.ids for votes in self._votes.values() for vote in votes]
+
+    def renumber_landmarks(self, new: Renumbering) -> None:
+        """Landmarks get new ids."""
+        for votes in self._votes.values():
+            votes[:] = [replace(vote, seen=vote.seen.renumbered(new)) for vote in votes]
 
     def _siblings(self, stream: CameraStream) -> list[Intrinsics]:
         """Known focals of cameras with images of the same size."""

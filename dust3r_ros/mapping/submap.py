@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from dust3r_ros.mapping.state import LiveSubmap, SubmapState
 from dust3r_ros.sparse.consistency import Doubt
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.tracking import Tracks
+from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array, Image, Keyframe
 
 Guess = Callable[[int], Array | None]  # the rig's pose of a camera at a stamp: ``w_T_c`` (4, 4)
@@ -240,6 +241,16 @@ class Submap(ABC):
         """The removals of keyframes since the last call, in order; the map's frames and names must follow."""
         found, self.state.culled = self.state.culled, []
         return found
+
+    def renumber_landmarks(
+        self, followed: Sequence[np.ndarray], remembered: Sequence[np.ndarray]
+    ) -> Renumbering | None:
+        """Give landmarks new ids, without gaps, in the old order; None for a kind of map that never does.
+
+        The ids that are ``followed`` outside of the map stay apart from each other, and those ``remembered`` as long as
+        the map has their landmarks.
+        """
+        return None
 
     def mark_all(self) -> None:
         """Mark every keyframe as changed."""

@@ -17,6 +17,7 @@ from dust3r_ros.mapping.reconstruction import Culled
 from dust3r_ros.mapping.state import FrameState
 from dust3r_ros.mapping.submap import Finder
 from dust3r_ros.tracking import Tracks
+from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array, StampedPose
 
 _MOST_PX = 3.0  # a larger shift is another spot
@@ -257,6 +258,16 @@ class FrameLog:
         for index, count in self._located.items():
             located[int(culled.heir[index])] += count
         self._located = located
+
+    def landmark_ids(self) -> list[np.ndarray]:
+        """The ids of what was followed into frames that can be located again."""
+        return [seen.tracks.ids for kept in (self._seen, self._seen_in_keyframes) for _, _, seen in kept]
+
+    def renumber_landmarks(self, new: Renumbering) -> None:
+        """Landmarks get new ids."""
+        for kept in (self._seen, self._seen_in_keyframes):
+            for at, (frame, stream, seen) in enumerate(kept):
+                kept[at] = frame, stream, replace(seen, tracks=seen.tracks.renumbered(new))
 
     def rescale(self, factor: float) -> None:
         """The unit of length shrank by ``factor``, for frames and keyframes alike."""

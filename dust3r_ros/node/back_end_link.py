@@ -50,6 +50,7 @@ class BackEndLink:
     def __init__(self, setting: Setting, logger: RcutilsLogger, hearing: Hearing) -> None:
         self._setting, self._logger, self._hearing = setting, logger, hearing
         self._unreported: deque[FollowedPose] = deque()
+        self._in_vain = 0  # poses since the back end ended
         self._known: dict[str, Calibration] = {}
         self._rig: Mapping[str, Array] = {}
         self._mapping: bool | None = None
@@ -69,16 +70,23 @@ class BackEndLink:
     @property
     def unreported(self) -> int:
         """Number of poses not reported to it yet."""
-        return len(self._unreported)
+        return len(self._unreported) + self._in_vain
 
     def report(self, pose: FollowedPose) -> None:
-        """Keep the pose of an image that is not handed over, to be reported with the next call."""
-        self._unreported.append(pose)
+        """Keep the pose of an image that is not handed over, to be reported with the next call.
+
+        Without a back end it is only counted: the next one takes no poses in the map of the last.
+        """
+        if self.there:
+            self._unreported.append(pose)
+        else:
+            self._in_vain += 1
 
     def forget(self) -> int:
         """The map was replaced: discard poses in the old one; returns how many were not reported."""
-        count = len(self._unreported)
+        count = self.unreported
         self._unreported.clear()
+        self._in_vain = 0
         return count
 
     def call(self, method: str, *arguments: Any) -> Future[Any]:

@@ -37,8 +37,8 @@ class Changed:
 class Changes:
     """Gathers the changes of updates for one reader, so that a small change does not cost the whole map.
 
-    An absent reader costs nothing: after ``skip``, or when more than ``most`` keyframes wait, the next ``take`` returns
-    the whole map.
+    An absent reader costs nothing: after ``skip``, or when more than ``most`` keyframes wait or were removed, the next
+    ``take`` returns the whole map.
     """
 
     def __init__(self, most: int = 1000) -> None:
@@ -62,7 +62,7 @@ class Changes:
         for keyframe in update.changed:
             self._changed[keyframe.index] = keyframe
             self._removed.discard(keyframe.index)
-        if len(self._changed) > self._most:
+        if max(len(self._changed), len(self._removed)) > self._most:
             self.skip()
 
     def skip(self) -> None:

@@ -15,7 +15,7 @@ from rclpy.serialization import serialize_message
 from dust3r_ros.config import MapperConfig, NodeConfig
 from dust3r_ros.errors import ConfigError, Dust3rRosError, InputError
 from dust3r_ros.io.chrome_trace import ChromeTrace
-from dust3r_ros.mapping.chores import CULL, DEPTH, PREVIEW, TAKE
+from dust3r_ros.mapping.chores import CULL, DEPTH, PREVIEW, RENUMBER, TAKE
 from dust3r_ros.mapping.process import Send
 from dust3r_ros.node.image_losses import keep_memory, release_memory
 from dust3r_ros.node.jobs import MapChange
@@ -35,7 +35,7 @@ MESSAGE, LOG, NEWS, TRACE = "message", "log", "news", "trace"  # kinds of messag
 # Minimum time between summaries over many frames, such as percentiles.
 _SUMMARY_S = 0.5
 _SHIPPED_S = 0.2  # period of sending trace events to the node's process
-_REST = {PREVIEW: 0.0, DEPTH: 4.0, CULL: 4.0}  # after such work, wait for images this many times as long
+_REST = {PREVIEW: 0.0, DEPTH: 4.0, CULL: 4.0, RENUMBER: 4.0}  # after such work, wait for images this many times as long
 _QUIET_S = 0.3  # after this long without an image, stop waiting for one
 _RELEASE_S = 300.0  # period of returning freed memory to the system, while nothing is due
 _PLENTY = 100  # followed landmarks; with fewer, the camera may soon be lost

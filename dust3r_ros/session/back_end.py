@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.session.session import Session
-from dust3r_ros.tracking import Tracks
-from dust3r_ros.tracking.exchange import FollowedPose, KeyframeRequest, MapSnapshot
+from dust3r_ros.tracking import Tracks, no_tracks
+from dust3r_ros.tracking.exchange import FollowedPose, KeyframeRequest, MapSnapshot, Renumbering
 from dust3r_ros.types import Array, Calibration, MapUpdate
 
 _KEYFRAMES = 8  # newest keyframes given to front ends, whose poses are relative to one of them
@@ -55,6 +55,7 @@ def snapshot_of(
         mapper.guessing_since,
         rectified,
         {before: (w_T_b, unit_b) for before, w_T_b, unit_b in keyframes[:-1]},
+        mapper.numbering,
     )
 
 
@@ -74,6 +75,7 @@ class BackEnd:
         self._epoch = time.monotonic_ns()  # differs from that of a back end this one may replace
         self._known: tuple[object, int] = (session.mapper.submap, session.resets)
         self._last: dict[str, int] = {}  # stamps by camera
+        self._told: dict[str, int] = {}  # the numbering of the last snapshot by camera
 
     @property
     def epoch(self) -> int:
@@ -82,6 +84,7 @@ class BackEnd:
         if known[0] is not self._known[0] or known[1] != self._known[1]:
             self._known, self._epoch = known, self._epoch + 1
             self._last.clear()
+            self._told.clear()
         return self._epoch
 
     def take(self, request: KeyframeRequest) -> Taken:
@@ -89,14 +92,14 @@ class BackEnd:
         frame = request.frame
         pose = request.followed
         if pose is not None and pose.epoch == self.epoch and request.ids is not None and request.pixels is not None:
-            self.session.see(frame.camera, Tracks(request.ids, request.pixels), pose.snapshot_ns)
+            seen = self._seen(pose.numbering, request.ids, request.pixels)
+            self.session.see(frame.camera, seen, pose.snapshot_ns)
         update = self.session.process(frame)
         epoch = self.epoch
         snapshot = None
         self._last[frame.camera] = frame.stamp_ns
         if update.w_T_c is not None:
-            rectified = self.session.calibrations.rectified(frame.camera)
-            snapshot = snapshot_of(self.session.mapper, frame.camera, frame.stamp_ns, update.w_T_c, epoch, rectified)
+            snapshot = self._snapshot(frame.camera, frame.stamp_ns, update.w_T_c, epoch)
         return Taken(update, snapshot)
 
     def work(self) -> MapUpdate | None:
@@ -107,17 +110,39 @@ class BackEnd:
     def keep(self, poses: Iterable[FollowedPose]) -> None:
         """Keep the poses of images that were only followed; poses in earlier maps are left out."""
         epoch = self.epoch
-        self.session.follow([pose for pose in poses if pose.epoch == epoch])
+        self.session.follow([self._current(pose) for pose in poses if pose.epoch == epoch])
 
     def snapshots(self) -> tuple[MapSnapshot, ...]:
         """The current map around every camera, for when it changed without an image."""
         epoch, found = self.epoch, []
         for camera, stamp_ns in self._last.items():
             w_T_c = self.session.mapper.whereabouts(camera)
-            if w_T_c is None:
-                continue
-            rectified = self.session.calibrations.rectified(camera)
-            snapshot = snapshot_of(self.session.mapper, camera, stamp_ns, w_T_c, epoch, rectified)
+            snapshot = None if w_T_c is None else self._snapshot(camera, stamp_ns, w_T_c, epoch)
             if snapshot is not None:
                 found.append(snapshot)
         return tuple(found)
+
+    def _snapshot(self, camera: str, stamp_ns: int, w_T_c: Array, epoch: int) -> MapSnapshot | None:
+        """``snapshot_of`` the map; the first one after landmarks got new ids tells these."""
+        rectified = self.session.calibrations.rectified(camera)
+        found = snapshot_of(self.session.mapper, camera, stamp_ns, w_T_c, epoch, rectified)
+        if found is None:
+            return None
+        told, self._told[camera] = self._told.get(camera, found.numbering), found.numbering
+        return replace(found, renumbering=self._since(told)) if told != found.numbering else found
+
+    def _since(self, numbering: int) -> Renumbering | None:
+        """The new ids of landmarks since a ``numbering``, if that was the last one."""
+        return self.session.mapper.renumbering if numbering == self.session.mapper.numbering - 1 else None
+
+    def _seen(self, numbering: int, ids: np.ndarray, pixels: Array) -> Tracks:
+        """Tracks of a front end by the current ids; none if it knows only much older ones."""
+        seen, new = Tracks(ids, pixels), self._since(numbering)
+        if numbering == self.session.mapper.numbering:
+            return seen
+        return no_tracks() if new is None else seen.renumbered(new)
+
+    def _current(self, pose: FollowedPose) -> FollowedPose:
+        """A pose with the landmarks seen by their current ids."""
+        seen = self._seen(pose.numbering, pose.ids, pose.pixels)
+        return replace(pose, ids=seen.ids, pixels=seen.pixels, numbering=self.session.mapper.numbering)

@@ -115,6 +115,7 @@ def _followed(values: Mapping[str, Any]) -> FollowedPose:
         unpacked(values["ids"]),
         unpacked(values["pixels"]),
         int(values["snapshot_ns"]),
+        int(values.get("numbering", 0)),
     )
 
 

@@ -29,7 +29,8 @@ class Landmarks:
         self._table = np.zeros(1024, np.int64)  # both grow by doubling
         self._positions = np.full((1024, 3), np.nan)
         self._barred = np.zeros(0, np.int64)
-        self._merges: list[np.ndarray] = []  # blocks of ids from which each merger so far removed some
+        self._mergers = 0
+        self._removed: dict[int, int] = {}  # by block of ids, the last of the mergers that removed some of it
 
     def __len__(self) -> int:
         return self._count
@@ -88,13 +89,21 @@ class Landmarks:
 
         Each id leads one step on; ``restore`` takes them.
         """
-        blocks = np.unique(np.concatenate([np.zeros(0, np.int64), *self._merges[merges:]]))
-        return len(self._merges), blocks, self._alias
+        blocks = sorted(block for block, last in self._removed.items() if last > merges)
+        return self._mergers, np.array(blocks, np.int64), self._alias
 
     def restore(self, aliases: np.ndarray) -> None:
         """Fill an empty store from ``aliases`` (L,) of an earlier session; without positions."""
         ids = self.new(len(aliases))
         self._alias[ids] = aliases
+
+    def keep(self, ids: np.ndarray) -> None:
+        """Only landmarks ``ids`` (K,), sorted, stay, and get the ids 0 to K - 1; those they are now are among them."""
+        barred = np.unique(self.resolved(self._barred))
+        self._barred = np.searchsorted(ids, barred[np.isin(barred, ids)])
+        self._table = np.searchsorted(ids, self.resolved(ids))
+        self._positions = self._positions[ids]
+        self._count, self._removed = len(ids), {}
 
     def merge(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Merge landmarks ``a`` (K,) with ``b`` (K,), pairwise; returns the removed ids, sorted.
@@ -112,7 +121,8 @@ class Landmarks:
         kept = oldest[part]
         gone, kept = ids[kept != ids], kept[kept != ids]
         self._alias[gone] = kept
-        self._merges.append(np.unique(gone // BLOCK))
+        self._mergers += 1
+        self._removed |= dict.fromkeys(np.unique(gone // BLOCK).tolist(), self._mergers)
         placed = np.isfinite(self._positions[gone, 0])
         gives, takes = gone[placed][::-1], kept[placed][::-1]  # of several, the oldest with a position gives it
         lacking = np.isnan(self._positions[takes, 0])

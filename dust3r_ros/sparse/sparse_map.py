@@ -21,6 +21,7 @@ from dust3r_ros.sparse.landmarks import (
     widest_angle,
 )
 from dust3r_ros.tracking import Tracks, join, no_tracks
+from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array
 
 MAX_ERROR_PX = 4.0
@@ -79,6 +80,13 @@ class SparseMap:
         lost = ids[(count[ids] < 2) & self.positioned[ids]]
         self.points[lost] = np.nan
         return lost
+
+    def renumber_landmarks(self, new: Renumbering, kept: np.ndarray) -> None:
+        """Landmarks get new ids, those of ``kept`` (K,), sorted, from 0 on."""
+        for view in self.views:
+            view.seen, view.pruned = view.seen.renumbered(new), view.pruned.renumbered(new)
+            view.first_id = int(np.searchsorted(kept, view.first_id))
+        self.landmarks.keep(kept)
 
     def around(self, views: Iterable[int], ids: np.ndarray) -> list[int]:
         """The posed views among ``views`` and those likely to see landmarks ``ids``, in order.

@@ -69,6 +69,7 @@ class WrittenMap:
     count: int = 0  # of frames
     rewritten: int = -1
     removals: int = 0
+    numbering: int = 0
     merges: int = -1
     landmarks: int = 0
     connected: int = 0
@@ -121,7 +122,15 @@ class Changes:
         self._signature = (
             live.revision,
             *(
-                (id(s), len(s.submap), s.changes, s.removals, s.submap.state.generation, s.submap.initialised)
+                (
+                    id(s),
+                    len(s.submap),
+                    s.changes,
+                    s.removals,
+                    s.numbering,
+                    s.submap.state.generation,
+                    s.submap.initialised,
+                )
                 for s in self._entries
             ),
         )
@@ -155,7 +164,11 @@ class Changes:
             known = self._now.maps[entry]
             if known.removals != entry.removals:  # the lists of edges and pairs are others now
                 known.connected, known.paired, known.removals = 0, min(known.paired, 0), entry.removals
-            self._write_keyframes(entry, known)
+            renumbered = known.numbering != entry.numbering
+            if renumbered:
+                self._base.execute("DELETE FROM aliases WHERE map = ?", (known.map_id,))
+                known.merges, known.numbering = -1, entry.numbering
+            self._write_keyframes(entry, known, renumbered)
             self._write_edges(entry, known)
             self._write_aliases(entry, known)
             self._write_pairs(entry, known)
@@ -191,17 +204,20 @@ class Changes:
             self._base.execute(f"DELETE FROM {table} WHERE map NOT IN ({among})")
         self._base.execute(f"DELETE FROM maps WHERE id NOT IN ({among})")
 
-    def _write_keyframes(self, entry: AtlasEntry, known: WrittenMap) -> None:
+    def _write_keyframes(self, entry: AtlasEntry, known: WrittenMap, renumbered: bool) -> None:
+        """Write the keyframes that differ from the file, all if their landmarks have other ids than in there."""
         saving = entry.submap.saving
         for place, trace in enumerate(saving.traces()):
             number = entry.name(place)
             before = self._now.keyframes.get(number)
-            if before is not None and before.same(trace, known.map_id, place):
+            if before is not None and not renumbered and before.same(trace, known.map_id, place):
                 continue
             state = saving.keyframe(place)
             if before is not None and not before.of(trace, state):
                 before = None
-            self._now.keyframes[number] = self._write_keyframe(number, place, entry, known, trace, state, before)
+            self._now.keyframes[number] = self._write_keyframe(
+                number, place, entry, known, trace, state, before, renumbered
+            )
 
     def _write_keyframe(
         self,
@@ -212,13 +228,14 @@ class Changes:
         trace: Trace,
         k: KeyframeState,
         before: WrittenKeyframe | None,
+        renumbered: bool,
     ) -> WrittenKeyframe:
         """Write the parts of one keyframe that differ from the file."""
         if before is None:
             rows.put(self._base, "images", rows.image_row(number, k))
         scale, growth = self._write_depth(number, trace, k, before)
-        if before is None or not before.same_observations(trace, known.map_id):
-            anew = before is None or (before.map_id != known.map_id and before.trace is not None)
+        if before is None or renumbered or not before.same_observations(trace, known.map_id):
+            anew = before is None or renumbered or (before.map_id != known.map_id and before.trace is not None)
             write_observations(self._base, number, k, entry.submap.saving.resolved, anew)
         if k.sampled is not None:
             rows.put(self._base, "samples", {"number": number, "sample": blobs.pack_array(k.sampled, "<f4")})

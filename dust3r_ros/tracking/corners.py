@@ -10,6 +10,7 @@ import numpy as np
 
 from dust3r_ros.features.features import epipolar_inliers
 from dust3r_ros.features.masks import MARGIN_PX, ImageMask
+from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.tracking.following import evened, lucas_kanade
 from dust3r_ros.types import Array, Array32, Image
 
@@ -38,6 +39,11 @@ class Tracks:
     def called(self, ids: np.ndarray) -> Tracks:
         """The corners with new ids, ``ids[k]`` for k; each id once."""
         return Tracks(ids[self.ids], self.pixels).unique()
+
+    def renumbered(self, new: Renumbering) -> Tracks:
+        """The corners by new ids, without those of landmarks that are gone."""
+        ids = new.of(self.ids)
+        return Tracks(ids, self.pixels).select(ids >= 0)
 
 
 def join(a: Tracks, b: Tracks) -> Tracks:

@@ -18,6 +18,26 @@ from dust3r_ros.types import Array, Calibration, Frame
 
 
 @dataclass(frozen=True, eq=False)
+class Renumbering:
+    """New ids of landmarks: ``former`` (K,), sorted, are ``now`` (K,). All others are gone."""
+
+    former: np.ndarray
+    now: np.ndarray
+
+    def of(self, ids: np.ndarray) -> np.ndarray:
+        """The new ids (N, ...) of landmarks (N, ...), -1 for those that are gone."""
+        if not len(self.former):
+            return np.full(np.shape(ids), -1)
+        at = np.minimum(np.searchsorted(self.former, ids), len(self.former) - 1)
+        return np.where(self.former[at] == ids, self.now[at], -1)
+
+    def only(self, ids: np.ndarray) -> Renumbering:
+        """The part that concerns landmarks (N,)."""
+        some = np.intersect1d(self.former, ids)
+        return Renumbering(some, self.of(some))
+
+
+@dataclass(frozen=True, eq=False)
 class MapSnapshot:
     """The map around one camera, as it was when the back end finished one of its images.
 
@@ -32,6 +52,9 @@ class MapSnapshot:
     Poses of another ``epoch`` belong to another map; ``revision`` rises when the whole map is corrected. While the
     focal is little more than a guess, the map will change a lot: ``guessing_since`` is the stamp at which the camera
     was first seen to move.
+
+    ``numbering`` counts how often landmarks got other ids, which are only comparable within one; the first snapshot
+    after that has the ``renumbering`` of those that a front end may know.
     """
 
     camera: str
@@ -54,6 +77,8 @@ class MapSnapshot:
     guessing_since: int | None = None
     rectified: Calibration | None = None
     before: Mapping[int, tuple[Array, float]] = field(default_factory=dict)
+    numbering: int = 0
+    renumbering: Renumbering | None = None
 
     def at(self, keyframe: int) -> tuple[Array, float] | None:
         """``w_T_k`` (4, 4) and unit of one of the newest keyframes by name; None for others."""
@@ -66,7 +91,7 @@ class FollowedPose:
 
     ``unit``: the length around the keyframe when the pose was found. ``epoch``: as in ``MapSnapshot``. ``ids`` (N,)
     and ``pixels`` (N, 2), offsets: some of the landmarks seen, to locate it again when the map has changed.
-    ``snapshot_ns``: stamp of the ``MapSnapshot`` in which the pose was found.
+    ``snapshot_ns``: stamp of the ``MapSnapshot`` in which the pose was found; ``numbering``, of the ids: its own.
     """
 
     stamp_ns: int
@@ -78,6 +103,7 @@ class FollowedPose:
     ids: np.ndarray
     pixels: Array
     snapshot_ns: int
+    numbering: int = 0
 
 
 @dataclass(frozen=True, eq=False)

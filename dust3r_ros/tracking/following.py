@@ -12,7 +12,7 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.pose import PnpResult, by_chance, refine_pose, solve_pnp
 from dust3r_ros.geometry.rigid import invert
-from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
+from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot, Renumbering
 from dust3r_ros.types import Array, Image
 
 _MAX_VAGUENESS = 0.05  # of a pose from few corners: standard deviation of the position over depth
@@ -62,6 +62,11 @@ class Corners:
     def moved(self, pixels: Array, found: np.ndarray) -> Corners:
         """Those ``found`` (N,), at new pixels (N, 2)."""
         return replace(self, pixels=pixels).select(found)
+
+    def renumbered(self, new: Renumbering) -> Corners:
+        """The corners by new ids, without those of landmarks that are gone."""
+        ids = new.of(self.ids)
+        return replace(self, ids=ids).select(ids >= 0)
 
     def join(self, more: Corners) -> Corners:
         """The corners of both sets."""
@@ -136,7 +141,7 @@ def followed(known: MapSnapshot, stamp_ns: int, w_T_c: Array, corners: Corners, 
     """The pose of an image for the map's record, with some of its placed ``corners`` to locate it again."""
     some = corners.select(slice(None, None, max(1, len(corners) // _REMEMBERED)))
     k_T_c = invert(known.w_T_k) @ w_T_c
-    seen = some.ids, some.pixels - middle, known.stamp_ns
+    seen = some.ids, some.pixels - middle, known.stamp_ns, known.numbering
     return FollowedPose(stamp_ns, known.camera, known.epoch, known.keyframe, k_T_c, known.unit, *seen)
 
 

@@ -13,7 +13,7 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.pinhole import center_of, project, rays
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.undistortion import Undistortion
-from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
+from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot, Renumbering
 from dust3r_ros.tracking.following import (
     HANDED,
     MAX_ERROR_PX,
@@ -260,6 +260,8 @@ class FrontEnd:
             self._handed.clear()  # their landmarks are those of another map
         if another or self._failed:
             self._lose()
+        if before is not None and before.numbering != snapshot.numbering:
+            self._renumber(snapshot.renumbering)
         middle = self._middle()
         points, placed = _guessed(snapshot)
         new = Corners(snapshot.ids, snapshot.pixels + middle, points, snapshot.anchors + middle, placed)
@@ -282,6 +284,12 @@ class FrontEnd:
             images = self._images.until(snapshot.stamp_ns)
             self._earlier = LookBack(snapshot, new.select(new.placed), images, middle, self._config)
         self._images.thin()
+
+    def _renumber(self, new: Renumbering | None) -> None:
+        """Call what is followed by the new ids of its landmarks; if these are unknown, it is forgotten."""
+        new = new or Renumbering(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        self._corners = self._corners.renumbered(new)
+        self._handed = {stamp_ns: corners.renumbered(new) for stamp_ns, corners in self._handed.items()}
 
     def _strayed(self, stamp_ns: int, ids: np.ndarray, pixels: Array) -> Array:
         """How far (N, 2) followed corners were from the map's ``pixels`` (N, 2) in the image of that stamp.

@@ -214,3 +214,16 @@ def test_recent_ones_of_several_cameras_are_not_alike() -> None:
     assert len(pairs.loop_candidates(walk[9], 20, [9], strict=False)) == 1
     stranger = global_descriptors(1, seed=2)[0]
     assert pairs.loop_candidates(stranger, 20) == []
+
+
+def test_similarities_of_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dust3r_ros.features.place_recognition._LIKENESSES", 8)
+    pairs, again, other = graph(), graph(), graph()
+    for count, vector in enumerate(np.eye(30, dtype=np.float32)):
+        pairs.add(vector)
+        assert len(pairs.likeness) == min(count, 8)
+    again.restore(list(np.eye(30, dtype=np.float32)), [1.0] * 20)
+    assert again.likeness == [1.0] * 8
+    assert again.absorb(pairs) == 30 and again.likeness == pairs.likeness
+    other.absorb(pairs)
+    assert other.likeness == pairs.likeness

@@ -129,6 +129,19 @@ def test_places_that_look_alike_are_not_joined_however_often() -> None:
     assert np.nanmax(contradicted(walk.sparse)) < 0.1, "the map is as it was"
 
 
+def test_of_a_place_that_looks_alike_only_the_newest_loops_are_kept() -> None:
+    loops, gap = loops_of(ring(COUNT, 0.0)), LoopGap(0, 20, np.zeros((1, 3)), np.zeros((1, 3)), 9.0)
+    tried = []
+    for step in range(100):
+        if loops.claim([WideLoop(gap, np.full((2, 2), step))]):
+            loops.begin()
+            loops.tried([])
+            tried.append(step + 1)
+    (claim,) = loops._claims
+    assert tried == [1, 3, 9, 27, 81] and len(claim.loops) == 30
+    assert claim.pairs.min() == 70 and claim.pairs.max() == 99
+
+
 def test_a_claim_follows_the_numbers_of_keyframes() -> None:
     """Keyframes 20 and, later, 0 are culled; with an end of its loop, a claim goes."""
     walk = unlinked(ring(COUNT, 3e-3))

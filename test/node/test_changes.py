@@ -74,3 +74,8 @@ def test_memory_is_bounded():
         changes.note(update(keyframe(index)))
         assert len(changes._changed) <= 5
     assert changes.take(lambda: [keyframe(index) for index in range(50)]).whole
+    for index in range(50):
+        changes.note(update(keyframe(index)))
+        changes.note(update(removed=(index,)))
+        assert len(changes._removed) <= 5, "keyframes come and go"
+    assert changes.take(list).whole

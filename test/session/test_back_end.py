@@ -9,6 +9,7 @@ from sequences import SMALL, walk
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.io.manifest import Event, read_manifest
+from dust3r_ros.mapping.chores import RENUMBER
 from dust3r_ros.session.back_end import BackEnd
 from dust3r_ros.session.replay import apply
 from dust3r_ros.session.session import Session, begin
@@ -90,3 +91,85 @@ def test_poses_of_a_map_that_was_are_left_out():
     assert back_end.epoch != snapshot.epoch and back_end.snapshots() == ()
     back_end.keep([tracked.followed])
     assert session.mapper.counts.frames == 0
+
+
+def test_front_ends_go_on_when_landmarks_get_new_ids(tmp_path):
+    """Images and poses still on their way have the old ones; the manifest has the current ones."""
+    sequence, log = walk("orbit"), logging.getLogger("live")
+    config, path = replace(SMALL, dense=False, keyframe_motion_young=0.02), tmp_path / "run.jsonl"
+    session = Session(config, log)
+    begin(session, config, manifest=str(path))
+    session.go_live()
+    back_end, front = BackEnd(session), FrontEnd("camera", config)
+    unused, snapshots = sequence.stamps_ns[[0, 9, 12]].tolist(), []
+    for index in range(20):
+        frame = Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index])
+        tracked = front.track(frame.stamp_ns, frame.image)
+        front.pick_up()
+        while back_end.work():
+            pass
+        if index in (11, 16):  # while the image is on its way
+            followed = session.mapper.positions(tracked.ids)
+            session.work(RENUMBER)
+            now = session.mapper.renumbering.of(tracked.ids)
+            assert (now != tracked.ids).any(), "there were gaps"
+            assert np.mean(now >= 0) > 0.9
+            assert np.array_equal(session.mapper.positions(now[now >= 0]), followed[now >= 0], equal_nan=True)
+        if tracked.followed is not None and index % 3:
+            back_end.keep([tracked.followed])
+            continue
+        if frame.stamp_ns in unused:
+            leave_a_gap(session.mapper)
+        taken = back_end.take(KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels))
+        if taken.snapshot is not None:
+            snapshots.append((taken.snapshot.numbering, taken.snapshot.renumbering is not None))
+            front.take(taken.snapshot)
+            assert len(front._corners) > 50 or len(snapshots) == 1, "they are followed on"
+    assert snapshots[-4:] == [(0, False), (1, True), (1, False), (2, True)]
+    session.close()
+    again = Session(config, log)
+    images = dict(zip(sequence.stamps_ns.tolist(), sequence.images, strict=True))
+    for entry in read_manifest(path).entries():
+        if isinstance(entry, Event):
+            apply(again, entry)
+            continue
+        if entry.stamp_ns in unused:
+            leave_a_gap(again.mapper)
+        again.process(Frame(entry.stamp_ns, entry.camera, images[entry.stamp_ns]))
+    assert again.mapper.numbering == 2
+    for a, b in zip(session.mapper.trajectory(), again.mapper.trajectory(), strict=True):
+        assert (a.stamp_ns, a.w_T_c.tobytes()) == (b.stamp_ns, b.w_T_c.tobytes())
+
+
+def leave_a_gap(mapper):
+    """Make ids that are not in use."""
+    mapper.submap.state.sparse.landmarks.new(3000)
+
+
+def test_ids_of_long_ago_are_not_taken_for_others():
+    sequence = walk("orbit")
+    session = Session(replace(SMALL, dense=False), logging.getLogger("live"))
+    session.go_live()
+    back_end, front = BackEnd(session), FrontEnd("camera", SMALL)
+    for index in range(12):
+        frame = Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index])
+        tracked = front.track(frame.stamp_ns, frame.image)
+        taken = back_end.take(KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels))
+        while back_end.work():
+            pass
+        if taken.snapshot is not None:
+            front.take(taken.snapshot)
+    pose = tracked.followed
+    assert pose is not None and len(back_end._current(pose).ids) == len(pose.ids)
+    session.work(RENUMBER)
+    assert back_end._current(pose).numbering == 1 and len(back_end._current(pose).ids) > 0.9 * len(pose.ids)
+    before, tracks = session.mapper.positions(back_end._current(pose).ids), back_end._current(pose)
+    assert np.isfinite(before).any() and len(tracks.pixels) == len(tracks.ids)
+    session.work(RENUMBER)
+    assert back_end._current(pose).numbering == 2 and len(back_end._current(pose).ids) == 0
+    count = session.mapper.counts.tracked
+    back_end.keep([replace(pose, stamp_ns=pose.stamp_ns + 1)])
+    assert session.mapper.counts.tracked == count + 1, "the pose is kept"
+    late = Frame(int(sequence.stamps_ns[12]), "camera", sequence.images[12])
+    taken = back_end.take(KeyframeRequest(late, pose, pose.ids + 10**7, pose.pixels))
+    assert taken.snapshot is not None and taken.snapshot.numbering == 2

@@ -84,6 +84,43 @@ def test_landmarks_of_another_session() -> None:
     assert np.isnan(again.positions).all() and again.new(1).tolist() == [3 * BLOCK]
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=20),
+    st.sets(st.integers(0, 19), max_size=12),
+    st.sets(st.integers(0, 19), max_size=3),
+)
+def test_few_stay_with_what_is_known_of_them(pairs: list[tuple[int, int]], few: set[int], barred: set[int]) -> None:
+    landmarks = Landmarks()
+    landmarks.new(20)
+    landmarks.positions[:] = np.arange(20)[:, None]
+    for a, b in pairs:
+        landmarks.merge(np.array([a]), np.array([b]))
+    landmarks.bar(np.array(sorted(barred), np.int64))
+    some = np.array(sorted(few), np.int64)
+    kept = np.union1d(some, landmarks.resolved(some)).astype(np.int64)
+    now, where = landmarks.resolved(kept), landmarks.positions[kept].copy()
+    out = landmarks.is_barred(kept)
+    landmarks.keep(kept)
+    assert len(landmarks) == len(kept)
+    every = np.arange(len(kept))
+    np.testing.assert_array_equal(kept[landmarks.resolved(every)], now)
+    np.testing.assert_array_equal(landmarks.positions, where)
+    np.testing.assert_array_equal(landmarks.is_barred(every), out)
+    np.testing.assert_array_equal(landmarks.new(2), [len(kept), len(kept) + 1])
+    assert np.isnan(landmarks.positions[-2:]).all()
+    assert landmarks.aliases()[1].tolist() == [] or pairs, "blocks are of the mergers since"
+
+
+def test_mergers_are_told_by_blocks_however_many_there_are() -> None:
+    landmarks = Landmarks()
+    landmarks.new(2 * BLOCK)
+    for k in range(100):
+        landmarks.merge(np.array([BLOCK + k + 1]), np.array([BLOCK]))
+    assert landmarks.aliases()[0] == 100 and landmarks.aliases()[1].tolist() == [1]
+    landmarks.merge(np.array([5]), np.array([4]))
+    assert landmarks.aliases(100)[1].tolist() == [0] and len(landmarks._removed) == 2
+
+
 Ids = st.lists(st.integers(0, 12), max_size=8, unique=True)
 
 

@@ -1,6 +1,9 @@
-"""Which images wait for a back end that is slower than the camera."""
+"""Which images wait for a back end that is slower than the camera; new ids of landmarks."""
 
-from dust3r_ros.tracking.exchange import Outbox
+import numpy as np
+
+from dust3r_ros.tracking import Tracks
+from dust3r_ros.tracking.exchange import Outbox, Renumbering
 
 
 def drained(box):
@@ -62,3 +65,15 @@ def test_cameras_take_turns_whatever_the_age_of_their_images():
         box.offer(f"b{number}", False)
         taken.append(box.take()[0][0])
     assert taken == ["a", "b", "a", "b"]
+
+
+def test_landmarks_by_their_new_ids():
+    new = Renumbering(np.array([2, 5, 8]), np.array([0, 1, 2]))
+    assert new.of(np.array([9, 8, 2, 3, 0])).tolist() == [-1, 2, 0, -1, -1]
+    assert new.of(np.array([[2, 5], [5, 6]])).tolist() == [[0, 1], [1, -1]]
+    some = new.only(np.array([8, 7, 2]))
+    assert some.of(np.array([2, 5, 8])).tolist() == [0, -1, 2]
+    tracks = Tracks(np.array([5, 4, 2]), np.arange(6.0).reshape(3, 2)).renumbered(new)
+    assert tracks.ids.tolist() == [1, 0] and tracks.pixels.tolist() == [[0.0, 1.0], [4.0, 5.0]]
+    nothing = Renumbering(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    assert nothing.of(np.array([3, 4])).tolist() == [-1, -1] and nothing.of(np.zeros(0, np.int64)).tolist() == []

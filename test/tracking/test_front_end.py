@@ -12,6 +12,7 @@ from snapshots import snapshot
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.tracking.following import RecentImages
 from dust3r_ros.tracking.front_end import FrontEnd, Tracked
 
@@ -241,3 +242,38 @@ def test_the_robot_tells_where_to_look_after_dark_images(sequence):
         found += track(front, sequence, 26, 27)
     assert error(found[0].w_T_c, sequence.w_T_c[26]) < 0.01 * float(np.median(sequence.depths[26]))
     assert found[1].w_T_c is None
+
+
+def test_what_is_followed_stays_so_by_its_new_ids(sequence):
+    """A snapshot says them; of landmarks that have none, and of all if it does not say them, nothing stays."""
+    fronts = [FrontEnd("camera", CONFIG) for _ in range(3)]
+    plain, later = snapshot(sequence, 0), snapshot(sequence, 3)
+    for front in fronts:
+        track(front, sequence, 0, 1)
+        front.take(plain)
+        track(front, sequence, 1, 4)
+        front.hand_over(int(sequence.stamps_ns[3]))
+        front.take(later)
+        track(front, sequence, 4, 5)
+    old = fronts[0]._corners.ids
+    former = np.union1d(np.concatenate([plain.ids, later.ids]), old)
+    gone = old[::7]
+    new = Renumbering(former, np.where(np.isin(former, gone), -1, 10**6 + np.arange(len(former))))
+    told = replace(later, ids=new.of(later.ids), numbering=1, renumbering=new)
+    told = replace(
+        told, **{name: getattr(told, name)[told.ids >= 0] for name in ("ids", "pixels", "points", "anchors")}
+    )
+    fronts[1].take(told)
+    fronts[2].take(replace(told, renumbering=None))
+    assert np.array_equal(np.sort(fronts[1]._corners.ids), np.sort(new.of(old[~np.isin(old, gone)])))
+    assert len(fronts[2]._corners) == 0
+    handed = fronts[1]._handed[int(sequence.stamps_ns[3])]
+    assert len(handed) and handed.ids.min() >= 10**6, "that of images that the back end has, too"
+    before, after, anew = (track(front, sequence, 5, 12) for front in fronts)
+    assert [tracked.followed.numbering for tracked in (before[0], after[0], anew[0])] == [0, 1, 1]
+    assert after[0].ids.min() >= 10**6
+    depth = float(np.median(sequence.depths[5]))
+    for index, found in enumerate(zip(after, anew, strict=True), 5):
+        for tracked in found:
+            assert error(tracked.w_T_c, sequence.w_T_c[index]) < 0.01 * depth
+    assert len(after[-1].ids) > 0.8 * len(before[-1].ids)

@@ -1,0 +1,61 @@
+"""The link to a back end that ends and cannot be started again for long."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from rclpy.logging import get_logger
+from sequences import SMALL
+
+from dust3r_ros.config import NodeConfig
+from dust3r_ros.errors import BackendError
+from dust3r_ros.node import back_end_link
+from dust3r_ros.node.back_end_link import BackEndLink, Hearing
+from dust3r_ros.node.map_maker import Setting
+from dust3r_ros.tracking.exchange import FollowedPose
+
+POSE = FollowedPose(0, "camera", 0, 0, np.eye(4), 1.0, np.zeros(0, np.int64), np.zeros((0, 2)), 0)
+
+
+def test_poses_without_a_back_end_are_counted_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, again = threading.Event(), threading.Event()
+    heard: list[tuple[Any, ...]] = []
+
+    def back(*news: Any) -> None:
+        heard.append(news)
+        again.set()
+
+    hearing = Hearing(lambda *_: None, lambda _: None, back, lambda _: None, ended.set)
+    link = BackEndLink(Setting(SMALL, NodeConfig(), "camera"), get_logger("link"), hearing)
+    start, tried, repaired = link._start, threading.Semaphore(0), threading.Event()
+
+    def failing(setting: Setting) -> Any:
+        if repaired.is_set():
+            return start(setting)
+        tried.release()
+        raise BackendError("no memory")
+
+    monkeypatch.setattr(link, "_start", failing)
+    monkeypatch.setattr(back_end_link, "_WAIT_S", 0.01)
+    try:
+        link.report(POSE)
+        assert link.unreported == 1
+        assert link._back_end is not None
+        os.kill(link._back_end.pid, signal.SIGKILL)
+        assert ended.wait(30) and tried.acquire(timeout=30)
+        for _ in range(1000):
+            link.report(POSE)
+        assert link.unreported == 1001 and len(link._unreported) == 1, "it is the one from before"
+        repaired.set()
+        assert again.wait(60)
+        assert heard[0][2] == 1001 and link.unreported == 0 and link.there
+        link.report(POSE)
+        link.call("keep", []).result(30)
+        assert link.unreported == 0
+    finally:
+        link.stop()
