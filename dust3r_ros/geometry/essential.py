@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import least_squares
 
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.pinhole import rays
@@ -201,26 +202,62 @@ def _parallax(rays_a: Array, rays_b: Array) -> float:
 _TURNING_ROUNDS = 4
 _SAMPLES = 300
 _FOCALS, _FINER = 9, 3  # focals tried at once, and rounds of refinement around the best
+_OFF_CENTRE_PX = 6.0  # a larger error is not due to the lens
+_USUAL_LENS = np.array([0.5, 0.1, 0.1, 0.2])  # standard deviations: log focal; centre and distortion at the border
+_LENS_STEPS = 12
 
 
 def turning_error(a: Array, b: Array, low: float, high: float) -> float:
     """How well a pure rotation, with any focal in [low, high], takes offsets ``a`` (N, 2) to ``b`` (N, 2), pixels.
 
-    Both are relative to the principal point of one camera. Returns the 80th percentile of the error for the
-    best focal and rotation (Wahba's problem by SVD, reweighted against wrong matches). A small error means
-    no parallax between the views, so no information on depth or translation.
+    Both are relative to the centre of one camera's images. Returns the 80th percentile of the error for the best
+    focal and rotation (Wahba's problem by SVD, reweighted against wrong matches), or, if this is small, for the best
+    principal point and radial distortion too. A small error means no parallax between the views, so no information
+    on depth or translation.
     """
     if len(a) < 3:
         return float("inf")
     keep = np.linspace(0, len(a) - 1, min(len(a), _SAMPLES)).astype(int)
     a, b = a[keep], b[keep]
-    focals, least = np.geomspace(low, high, _FOCALS), float("inf")
+    focals, least, focal = np.geomspace(low, high, _FOCALS), float("inf"), low
     for _ in range(1 + _FINER):
         errors = _errors(a, b, focals)
-        least = min(least, float(errors.min()))
         best, step = focals[np.argmin(errors)], focals[1] / focals[0]
+        if errors.min() < least:
+            least, focal = float(errors.min()), best
         focals = np.geomspace(best / step, best * step, _FOCALS)
-    return least
+    return min(least, _real_lens_error(a, b, focal)) if least < _OFF_CENTRE_PX else least
+
+
+def _real_lens_error(a: Array, b: Array, focal: float) -> float:
+    """80th percentile of the error with the best principal point, radial distortion, focal and rotation near a focal.
+
+    A camera that turns by 10 degrees about a principal point 20 pixels off the centre looks as if it had moved by a
+    pixel or two.
+    """
+    extent = float(max(np.abs(a).max(), np.abs(b).max(), 1.0))
+
+    def ideal(seen: Array, x: Array) -> Array:
+        """Pinhole offsets (N, 2)."""
+        offset = seen - x[4:6] * extent
+        return np.asarray(offset * (1.0 + x[6] * np.sum(offset**2, axis=1, keepdims=True) / extent**2))
+
+    def errors(x: Array) -> Array:
+        """(N, 2)"""
+        f = focal * np.exp(x[3])
+        turned = np.insert(ideal(a, x) / f, 2, 1.0, axis=1) @ cv2.Rodrigues(x[:3])[0].T
+        return np.asarray(f * turned[:, :2] / np.maximum(turned[:, 2:], 1e-6) - ideal(b, x))
+
+    def residuals(x: Array) -> Array:
+        return np.concatenate([errors(x).ravel(), x[3:] / _USUAL_LENS])
+
+    start = np.zeros(7)
+    unit_a, unit_b = (rays(offsets, focal, (0.0, 0.0)) for offsets in (a, b))
+    unit_a, unit_b = (ray / np.linalg.norm(ray, axis=1, keepdims=True) for ray in (unit_a, unit_b))
+    U, _, Vt = np.linalg.svd(unit_b.T @ unit_a)
+    start[:3] = cv2.Rodrigues((U * [1.0, 1.0, np.linalg.det(U @ Vt)]) @ Vt)[0].ravel()
+    found = least_squares(residuals, start, loss="soft_l1", f_scale=0.5, max_nfev=_LENS_STEPS)
+    return float(np.percentile(np.linalg.norm(errors(found.x), axis=1), 80))
 
 
 def _errors(a: Array, b: Array, focals: Array) -> Array:

@@ -76,9 +76,14 @@ class MapBuilder(Submap):
 
     @property
     def stuck(self) -> bool:
-        """True if nothing can be built from the first keyframes: they are many, or the last shares no landmark."""
-        if self.initialised or self._adjuster.waiting.starting:
+        """True if nothing can be built from the first keyframes: they are many, or the last shares no landmark.
+
+        Also if no landmark kept its position: the first poses were wrong.
+        """
+        if self._adjuster.waiting.starting:
             return False
+        if self.initialised:
+            return int(np.count_nonzero(self.state.sparse.positioned)) < self.state.config.track_min_inliers
         return self._broken or len(self) >= _MAX_FIRST_KEYFRAMES
 
     def accepts(self, stream: CameraStream) -> bool:

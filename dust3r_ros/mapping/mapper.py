@@ -135,7 +135,7 @@ class Mapper(MapView):
                 frame.stream.follow(frame.gray)
         if self.mapping and self._search.gives_up(frame.stamp_ns, frame.stream.name, frame.found):
             frame.removed = self._active.posed_names()
-            self._begin(keep=self._active.lasts)
+            self._begin(keep=self._active.lasts and not self.submap.stuck)
             frame.tracks = frame.stream.follow(frame.gray)
 
     def _insert_keyframe(self, frame: _Frame) -> None:

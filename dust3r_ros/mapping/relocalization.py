@@ -74,10 +74,16 @@ class Search:
         return self._atlas.find(stream, gray, stream.resize.apply(image), forget)
 
     def gives_up(self, stamp_ns: int, camera: str, found: PnpResult | None) -> bool:
-        """True if this camera and every one ever found in the active map have been lost for long."""
-        if found is not None or not self._atlas.active.submap.initialised:
+        """True if this camera and every one ever found in the active map have been lost for long.
+
+        At once in a map that shows nothing any longer.
+        """
+        submap = self._atlas.active.submap
+        if found is not None or not submap.initialised:
             self._lost_since.pop(camera, None)
             return False
+        if submap.stuck:
+            return True
         self._lost_since.setdefault(camera, stamp_ns)
         return all(self._gone(stamp_ns, name) for name in self._found_at.keys() | {camera})
 

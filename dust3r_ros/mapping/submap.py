@@ -134,7 +134,7 @@ class Submap(ABC):
     @property
     @abstractmethod
     def stuck(self) -> bool:
-        """Whether nothing can be built from the first keyframes."""
+        """Whether nothing can be built from the first keyframes, or what was built shows nothing any longer."""
 
     @property
     def young(self) -> bool:
