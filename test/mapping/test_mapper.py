@@ -428,6 +428,18 @@ class TestLost:
         assert error < 0.05 and part > 0.2
 
 
+def test_a_map_that_shows_nothing_any_longer_begins_anew(known: RenderedSequence) -> None:
+    mapper = Mapper(known_config(known))
+    play(mapper, cut(known, 6))
+    assert mapper.submap.initialised
+    mapper.submap.state.sparse.points[:] = np.nan  # as after a start that turned out to be wrong
+    later = replace(known, images=known.images[6:], stamps_ns=known.stamps_ns[6:])
+    updates = play(mapper, later)
+    assert updates[0].state is TrackingState.INITIALISING and len(updates[0].removed) > 1
+    assert updates[-1].state is TrackingState.TRACKING
+    assert {pose.stamp_ns for pose in mapper.trajectory()} <= set(later.stamps_ns.tolist())
+
+
 def test_a_start_in_the_dark(known: RenderedSequence) -> None:
     """What comes first is useless; the map begins after it."""
     images = known.images.copy()
