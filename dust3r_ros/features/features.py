@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+from scipy.spatial import cKDTree
 
 from dust3r_ros.features.masks import MARGIN_PX, ImageMask
 from dust3r_ros.features.sift import SLOWEST, ScaleSpace, describe, strongest_blobs
@@ -16,6 +17,9 @@ FEATURES = 2000  # of an image
 _RATIO = 0.8  # Lowe's ratio (Lowe, IJCV 2004)
 _EPIPOLAR_PX = 1.5
 _MIN_MATCHES = 12
+_NEIGHBOURS = 10
+_ABOUT_PX = 20.0  # from a similarity of the whole image
+_SAME_PX, _STRETCH = 3.0, 0.3  # neighbours' displacements differ by less than the first plus this times their distance
 _SHORT = 64  # components used to compare descriptors
 _ROWS = 256  # compared at once: the result stays in the cache
 
@@ -91,7 +95,32 @@ def epipolar_inliers(a: Array, b: Array, threshold_px: float = _EPIPOLAR_PX) -> 
     return inliers if inliers.sum() >= _MIN_MATCHES else np.zeros(len(a), bool)
 
 
+def coherent(a: Array, b: Array) -> np.ndarray:
+    """(K,) which of the correspondences (K, 2) move about as some of those around them do.
+
+    Wrong matches along epipolar lines agree with any motion, so with a wrong one, too: they are many where lines run
+    along the repeated patterns of a scene. Beyond a similarity of the whole image, neighbours' displacements differ
+    little for their distance; two of them that agree are enough, since objects end.
+    """
+    if len(a) <= _NEIGHBOURS:
+        return np.ones(len(a), bool)
+    cv2.setRNGSeed(0)
+    b_S_a, _ = cv2.estimateAffinePartial2D(a, b, method=cv2.RANSAC, ransacReprojThreshold=_ABOUT_PX, maxIters=200)
+    displacement = b - (a if b_S_a is None else a @ b_S_a[:, :2].T + b_S_a[:, 2])
+    distance, near = (found[:, 1:] for found in cKDTree(a).query(a, _NEIGHBOURS + 1))
+    differs = np.linalg.norm(displacement[near] - displacement[:, None], axis=2)
+    return np.asarray(np.count_nonzero(differs < _SAME_PX + _STRETCH * distance, axis=1) >= 2)
+
+
+def agreeing(a: Array, b: Array) -> np.ndarray:
+    """(K,) which of the correspondences (K, 2) agree on one fundamental matrix, and with some around them."""
+    agree = np.flatnonzero(epipolar_inliers(a, b))
+    inliers = np.zeros(len(a), bool)
+    inliers[agree[coherent(a[agree], b[agree])]] = True
+    return inliers
+
+
 def matched(a: Features, b: Features) -> np.ndarray:
-    """(K, 2) indices of features of ``a`` and ``b`` that match and agree on one fundamental matrix."""
+    """(K, 2) indices of features of ``a`` and ``b`` that match and agree with one motion."""
     pairs = match(a, b)
-    return pairs[epipolar_inliers(a.pixels[pairs[:, 0]], b.pixels[pairs[:, 1]])]
+    return pairs[agreeing(a.pixels[pairs[:, 0]], b.pixels[pairs[:, 1]])]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from dust3r_ros.features.features import epipolar_inliers
+from dust3r_ros.features.features import agreeing
 from dust3r_ros.features.masks import MARGIN_PX, ImageMask
 from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.tracking.following import evened, lucas_kanade
@@ -110,7 +110,7 @@ class CornerTracker:
     def _follow(self, even: Image, small: Image) -> Tracks:
         good, pixels = self._found(even, small, self.tracks.pixels)
         moved = Tracks(self.tracks.ids[good], pixels)
-        inliers = epipolar_inliers(self.tracks.pixels[good], moved.pixels)
+        inliers = agreeing(self.tracks.pixels[good], moved.pixels)
         return moved.select(inliers)
 
     def _join(self, even: Image, small: Image, seen: Tracks) -> Tracks:
@@ -121,7 +121,7 @@ class CornerTracker:
         _, before, now = np.intersect1d(self.tracks.ids, seen.ids, return_indices=True)
         good, pixels = self._found(even, small, missing.pixels)
         here = np.concatenate([pixels, seen.pixels[now]])
-        inliers = epipolar_inliers(np.concatenate([missing.pixels[good], self.tracks.pixels[before]]), here)
+        inliers = agreeing(np.concatenate([missing.pixels[good], self.tracks.pixels[before]]), here)
         return join(seen, Tracks(missing.ids[good], pixels).select(inliers[: len(pixels)]))
 
     def _found(self, even: Image, small: Image, pixels: Array) -> tuple[np.ndarray, Array]:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dust3r_ros.features.features import Features, epipolar_inliers, extract, match
+from dust3r_ros.features.features import Features, agreeing, epipolar_inliers, extract, match
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.scenes.sequence import look_at
@@ -117,3 +117,18 @@ def test_degenerate_matches() -> None:
     line = np.stack([np.arange(40.0), 2 * np.arange(40.0)], 1)
     for a, b in ((one, one), (line, line + 1.0), (views(50)[0], views(50)[0])):
         assert epipolar_inliers(a, b).shape == (len(a),)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 90.0])
+def test_matches_slid_along_their_epipolar_lines_are_wrong(degrees: float) -> None:
+    """A camera moves sideways through a room of three depths: every wrong match on its own row fits the motion."""
+    rng = np.random.default_rng(2)
+    a = rng.uniform(-300, 300, (300, 2))
+    disparity = np.select([a[:, 1] < -100, a[:, 1] < 100], [4.0, 12.0], 40.0)
+    wrong = np.arange(300) % 6 == 0
+    b = a - np.stack([np.where(wrong, rng.uniform(-250, 250, 300), disparity), np.zeros(300)], axis=1)
+    turn = np.radians(degrees)
+    b = b @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    assert epipolar_inliers(a, b).mean() > 0.98, "one fundamental matrix explains them all"
+    kept = agreeing(a, b)
+    assert kept[~wrong].mean() > 0.97 and kept[wrong].mean() < 0.2
