@@ -95,7 +95,9 @@ def locate_corners(
     return None if vague or by_chance(found, points, pixels, _MAX_ERROR_PX) else found
 
 
-_MAX_VAGUENESS = 0.01  # of a recognised place: standard deviation of the position over depth
+# Of a recognised place, and of one a step from the last keyframe: standard deviation of the position over depth.
+_MAX_VAGUENESS, _MAX_STEP_VAGUENESS = 0.01, 0.05
+_MOSTLY = 0.5
 
 
 _LINKED = 25  # landmarks that two keyframes share: there is no loop to close between them
@@ -149,11 +151,14 @@ class FrameFinder:
         if new and not self._focal_votes.meet(stream, tracks):
             return None
         result = self.locate(stream, tracks, near)
-        # A place recognised by only a few far points would bend the map.
-        sparse = self._state.sparse
-        if result is None or result.relative_std(sparse.points[sparse.known(tracks).ids]) > _MAX_VAGUENESS:
+        if result is None:
             return None
-        return result, tracks
+        # A place recognised by only a few far points would bend the map; one step from the last keyframe cannot.
+        known = self._state.sparse.known(tracks).ids
+        last = [self._state.sparse.views[view].seen.ids for view in self._near.newest(stream)]
+        onward = np.isin(known[result.inliers], np.concatenate([known[:0], *last])).mean() > _MOSTLY
+        limit = _MAX_STEP_VAGUENESS if onward else _MAX_VAGUENESS
+        return (result, tracks) if result.relative_std(self._state.sparse.points[known]) <= limit else None
 
     def seen_before(
         self, stream: CameraStream, image: Image, tracks: Tracks, w_T_c: Array
