@@ -95,7 +95,7 @@ def locate_corners(
     return None if vague or by_chance(found, points, pixels, _MAX_ERROR_PX) else found
 
 
-# Of a recognised place, and of one a step from the last keyframe: standard deviation of the position over depth.
+# Of a recognised place, and of one beside the last keyframes: standard deviation of the position over depth.
 _MAX_VAGUENESS, _MAX_STEP_VAGUENESS = 0.01, 0.05
 _MOSTLY = 0.5
 
@@ -153,11 +153,12 @@ class FrameFinder:
         result = self.locate(stream, tracks, near)
         if result is None:
             return None
-        # A place recognised by only a few far points would bend the map; one step from the last keyframe cannot.
+        # A place recognised by only a few far points would bend the map; one beside the last keyframes does not.
         known = self._state.sparse.known(tracks).ids
-        last = [self._state.sparse.views[view].seen.ids for view in self._near.newest(stream)]
-        onward = np.isin(known[result.inliers], np.concatenate([known[:0], *last])).mean() > _MOSTLY
-        limit = _MAX_STEP_VAGUENESS if onward else _MAX_VAGUENESS
+        last = self._state.trail[-self._state.config.window :]
+        seen = np.concatenate([self._state.sparse.views[view].seen.ids for view in last])
+        beside = np.isin(known[result.inliers], seen).mean() > _MOSTLY
+        limit = _MAX_STEP_VAGUENESS if beside else _MAX_VAGUENESS
         return (result, tracks) if result.relative_std(self._state.sparse.points[known]) <= limit else None
 
     def seen_before(
