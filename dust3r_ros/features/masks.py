@@ -15,6 +15,8 @@ from dust3r_ros.types import Array, Array32, Image, PairPrediction
 
 MARGIN_PX = 10.0  # half the window of optical flow, also about the reach of a small feature's descriptor
 _SMEAR = 1 / 100  # of the long edge: how blurred outlines are in dense flow
+_BLACK = 8  # of 255, with the noise of a sensor and of compression
+_LEAST_BORDER, _MOST_BORDER = 0.002, 0.7  # of the image
 _COVERED = 8  # of 255: a smaller masked share of a pixel is rounding
 
 Mask = NDArray[np.bool_]
@@ -52,6 +54,30 @@ class ImageMask:
         height, width = self.distance.shape
         column, row = np.clip(np.round(pixels).astype(int), 0, [width - 1, height - 1]).T
         return np.asarray(self.distance[row, column] > reach)
+
+
+class DarkBorder:
+    """The black border of a camera's images: around the circle of a wide lens, or of rectified images.
+
+    It stays where it is while the world moves, so its outline would be followed like a thing that moves along with the
+    camera. It is what has been black in every image, from the edge of the image inwards.
+    """
+
+    def __init__(self) -> None:
+        self._black: Mask | None = None
+
+    def update(self, gray: Image) -> Mask | None:
+        """Take in an image (H, W) uint8; returns which pixels (H, W) belong to the border, None if none do."""
+        if self._black is not None and not self._black.any():
+            return None
+        black = np.asarray(cv2.blur(gray, (3, 3)) <= _BLACK)
+        if black.mean() <= _MOST_BORDER:  # else the lens is covered, which says nothing
+            black = black if self._black is None else black & self._black
+            labels = cv2.connectedComponents(black.astype(np.uint8), connectivity=4)[1]
+            edges = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+            black &= np.isin(labels, edges[edges > 0])
+            self._black = black if black.mean() >= _LEAST_BORDER else np.zeros_like(black)
+        return self._black if self._black is not None and self._black.any() else None
 
 
 def check_mask(mask: object, image: Image, camera: str) -> Image:

@@ -12,7 +12,7 @@ import numpy as np
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError, InputError
 from dust3r_ros.features.features import FEATURES, Features, extract
-from dust3r_ros.features.masks import ImageMask, Mask
+from dust3r_ros.features.masks import DarkBorder, ImageMask, Mask
 from dust3r_ros.geometry.lens import Lens, plumb_bob
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.geometry.resize import Resize
@@ -152,6 +152,7 @@ class CameraStream(ImageGeometry):
         self.wanted_features = FEATURES
         self._described: tuple[Image, Features] | None = None
         self._mask: ImageMask | None = None  # of the last image
+        self._border, self._border_mask = DarkBorder(), np.zeros((0, 0), bool)
         self.restart()
 
     def restart(self) -> None:
@@ -225,8 +226,18 @@ class CameraStream(ImageGeometry):
         gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         if self._tracking_size != (self.width, self.height):
             gray = cv2.resize(gray, self._tracking_size, interpolation=cv2.INTER_AREA)
-        self._mask = None if mask is None else ImageMask.of(mask, self._tracking_size, self.resize)
+        self._mask = self._masked(mask, self._border.update(gray))
         return gray
+
+    def _masked(self, mask: Image | None, border: Mask | None) -> ImageMask | None:
+        """From a native mask (H, W) and the black border (h, w) of the tracked image."""
+        if border is None:
+            return None if mask is None else ImageMask.of(mask, self._tracking_size, self.resize)
+        if mask is None and self._mask is not None and np.array_equal(border, self._border_mask):
+            return self._mask  # the same as the last image's
+        self._border_mask = border if mask is None else np.zeros((0, 0), bool)
+        black = cv2.resize(border.astype(np.uint8), (self.width, self.height), interpolation=cv2.INTER_NEAREST)
+        return ImageMask.of(black if mask is None else cv2.bitwise_or(mask, black), self._tracking_size, self.resize)
 
     def features(self, gray: Image) -> Features:
         """Features of a tracked image, as offsets; those of the last image requested are cached."""

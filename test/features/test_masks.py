@@ -16,7 +16,7 @@ from dust3r_ros.depth.depth_maps import DepthMaps
 from dust3r_ros.errors import InputError
 from dust3r_ros.features.features import extract
 from dust3r_ros.features.junctions import find_junctions
-from dust3r_ros.features.masks import MARGIN_PX, ImageMask, check_mask, grown, without
+from dust3r_ros.features.masks import MARGIN_PX, DarkBorder, ImageMask, check_mask, grown, without
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.mapping.camera_stream import CameraStream
@@ -247,3 +247,44 @@ def test_nothing_but_covered_images_makes_no_map(network: bool) -> None:
     backend = Oracle(sequence, SMALL.working_size) if network else None
     mapper = run(sequence, masks, SMALL, backend)
     assert mapper.keyframes == () and mapper.trajectory() == []
+
+
+def circle() -> np.ndarray:
+    """(H, W) outside the circle of a wide lens."""
+    row, column = np.mgrid[:HEIGHT, :WIDTH]
+    return np.asarray(np.hypot(row - HEIGHT / 2, column - WIDTH / 2) > 0.42 * WIDTH)
+
+
+def test_a_black_border_is_what_stays_black_from_the_edge_inwards() -> None:
+    border, outside = DarkBorder(), circle()
+    rng = np.random.default_rng(1)
+    for k in range(4):
+        image = np.maximum(noise(k)[..., 0], 30)
+        image[60:90, 100:130] = 0  # black, but inside
+        image[80:90, 20 + 20 * k : 40 + 20 * k] = 0  # touches the border in the first images only
+        image[outside] = rng.integers(0, 6, outside.sum())
+        found = border.update(image)
+    assert found is not None
+    assert (found & outside).sum() > 0.95 * outside.sum() and (found & ~outside).sum() < 0.01 * outside.sum()
+    covered = border.update(np.zeros((HEIGHT, WIDTH), np.uint8))
+    assert np.array_equal(covered, found), "a covered lens says nothing"
+
+
+def test_images_without_a_border_have_none() -> None:
+    border = DarkBorder()
+    image = np.maximum(noise()[..., 0], 30)
+    image[: HEIGHT // 2] = 0  # a dark wall, for now
+    assert border.update(image) is not None
+    assert border.update(np.maximum(noise(1)[..., 0], 30)) is None
+    assert border.update(image) is None, "it was seen that there is none"
+
+
+def test_the_outline_of_a_black_border_does_no_harm() -> None:
+    sequence = cut(walk("orbit", 24), 14)
+    images = sequence.images.copy()
+    images[:, circle()] = 0
+    nothing = np.zeros(images.shape[:3], np.uint8)
+    mapper = run(replace(sequence, images=images), nothing, replace(SMALL, focal=sequence.focal))
+    assert len(mapper.trajectory()) == 14 and trajectory_error(mapper, sequence) < 0.01
+    under, apart = depth_under(mapper, np.repeat(255 * circle()[None].astype(np.uint8), 14, axis=0), sequence)
+    assert under == 0 and apart > 5000
