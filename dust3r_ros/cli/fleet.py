@@ -19,7 +19,7 @@ from dust3r_ros.config import as_mapping
 from dust3r_ros.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from dust3r_ros.fleet.cluster import Progress
+    from dust3r_ros.fleet.cluster import Cluster, Progress
     from dust3r_ros.fleet.recordings import Job, Record
 
 _NAME = "dust3r-fleet"
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from dust3r_ros.fleet.cluster import need_ray
+    from dust3r_ros.fleet.cluster import Cluster, need_ray
     from dust3r_ros.fleet.index import TABLE, write_index
     from dust3r_ros.fleet.recordings import find_recordings, is_done, records_in
     from dust3r_ros.io.files import FileLock, make_folder
@@ -82,12 +82,16 @@ def _run(arguments: argparse.Namespace) -> int:
     recordings = find_recordings(arguments.recordings, arguments.list)
     records = records_in(out)
     jobs = _jobs(recordings, out, records, arguments)
+    cluster = Cluster(
+        arguments.address, arguments.workers, (arguments.memory or 0) * 10**6, arguments.gpus, arguments.retries
+    )
     todo = [job for job in jobs if arguments.again or not is_done(job, records.get(job.name))]
+    inputs.say(arguments.quiet, f"{len(jobs) - len(todo)} of {len(jobs)} recordings are finished already")
     if todo:
-        need_ray()
+        need_ray(cluster)
     lock = FileLock(make_folder(out) / TABLE)
     try:
-        signal = _map_all(todo, jobs, out, records, arguments) if todo else None
+        signal = _map_all(todo, out, records, cluster, arguments) if todo else None
         write_index(out, records)
     finally:
         lock.release()
@@ -139,17 +143,13 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _map_all(
-    todo: Sequence[Job], jobs: Sequence[Job], out: Path, records: dict[str, Record], arguments: argparse.Namespace
+    todo: Sequence[Job], out: Path, records: dict[str, Record], cluster: Cluster, arguments: argparse.Namespace
 ) -> int | None:
     """Map ``todo``, enter what becomes of it into ``records``; returns the signal that ended it early."""
-    from dust3r_ros.fleet.cluster import Cluster, connected, run
+    from dust3r_ros.fleet.cluster import connected, run
     from dust3r_ros.fleet.index import write_index
     from dust3r_ros.fleet.recordings import WAITING, Record
 
-    cluster = Cluster(
-        arguments.address, arguments.workers, (arguments.memory or 0) * 10**6, arguments.gpus, arguments.retries
-    )
-    inputs.say(arguments.quiet, f"{len(jobs) - len(todo)} of {len(jobs)} recordings are finished; mapping the others")
     for job in todo:
         records[job.name] = Record(job.recording, job.request, WAITING, tries=0)
     written = monotonic()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
+import secrets
 import socket
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,11 +55,19 @@ class Progress:
     size: float = 0.0
 
 
-def need_ray() -> None:
-    """Raises ``ConfigError`` if Ray is not installed."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read at import: nothing reaches the network unasked
+def need_ray(cluster: Cluster) -> None:
+    """Import Ray for a cluster; raises ``ConfigError`` if it is not installed.
+
+    Nothing reaches the network unasked, and a cluster on this machine cannot be reached from it. Where Ray knows
+    tokens, it has one of its own, so that no other user can reach it either, and Ray keeps none in the home folder.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if cluster.address is None:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # on any system, "0" means: loopback only
+        if "RAY_AUTH_MODE" not in os.environ:
+            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     try:
-        import ray  # noqa: F401
+        import ray  # noqa: F401 (it reads these variables now)
     except ImportError as error:
         raise ConfigError(
             "Ray is not installed; install the extra 'fleet' (pip install 'dust3r_ros[fleet]')"
@@ -70,36 +79,57 @@ def connected(cluster: Cluster) -> Iterator[None]:
     """A connection to the cluster; a local one begins and ends with the block. Raises ``BackendError``."""
     import ray
 
-    temporary = None if cluster.address else tempfile.mkdtemp(prefix="dust3r-", dir=_PLACE)
-    try:
+    with ExitStack() as stack:
+        options: dict[str, Any] = {"address": cluster.address}
+        if cluster.address is None:
+            place = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="dust3r-", dir=_PLACE, ignore_cleanup_errors=True)
+            )
+            stack.enter_context(_environment(_for_local()))
+            options = _local(cluster, place)
+        stack.callback(ray.shutdown)
         try:
-            ray.init(**(_local(cluster, temporary) if temporary else {"address": cluster.address}), **_QUIET)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the error says the same
+                ray.init(**options, log_to_driver=False, logging_level="ERROR")
         except Exception as error:  # Ray raises many kinds
             where = f"at '{cluster.address}'" if cluster.address else "on this machine"
             line = " ".join(str(error).split())[:300]
             raise BackendError(f"no Ray cluster can be used {where} ({type(error).__name__}: {line})") from error
         yield
-    finally:
-        ray.shutdown()
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
-_QUIET: Mapping[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
-
-
-def _local(cluster: Cluster, temporary: str) -> dict[str, Any]:
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = "1"  # for the processes that Ray starts
+def _local(cluster: Cluster, place: str) -> dict[str, Any]:
+    """What Ray is asked for on this machine: processes, and nothing that others could reach."""
     return {
         "address": "local",
         "num_cpus": cluster.workers or os.cpu_count() or 1,
         "include_dashboard": False,
         "object_store_memory": _OBJECTS,
-        "_temp_dir": temporary,
+        "_temp_dir": place,
         "_node_ip_address": "127.0.0.1",
     }
+
+
+def _for_local() -> dict[str, str]:
+    """Variables of the processes that Ray starts here."""
+    path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables that are set within the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def run(
@@ -242,7 +272,7 @@ def _task(work: Work, job: Job, tries: int, version: str) -> Record:
     if version != __version__:
         message = f"node {host} has dust3r_ros {__version__}, and the request is by {version}; install the same"
         return replace(begun, state=FAILED, message=message)
-    _use_one_thread()
+    use_one_thread()
     _forget_peak_memory()
     next_s = 0.0
 
@@ -262,7 +292,7 @@ def _task(work: Work, job: Job, tries: int, version: str) -> Record:
     return record
 
 
-def _use_one_thread() -> None:
+def use_one_thread() -> None:
     """For a process per core. Libraries that are loaded later read the variables."""
     from dust3r_ros.alignment.processes import use_threads
 

@@ -33,6 +33,7 @@ img { width: 100%; height: auto; border-radius: 4px; display: block; } p { margi
 
 def write_index(out: Path, records: Mapping[str, Record]) -> None:
     """Write table and page about all ``records``, by the names of their folders in ``out``. Raises ``OutputError``."""
+    records = dict(sorted(records.items()))
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()

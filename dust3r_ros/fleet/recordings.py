@@ -109,7 +109,12 @@ def find_recordings(given: Iterable[str], listings: Iterable[str] = ()) -> list[
                     raise InputError(f"'{listing}' line {number}: {error}") from error
     if not found:
         raise InputError("no recording is given; give paths, patterns or --list FILE")
-    return list(dict.fromkeys(path.resolve() for path in found))
+    return list(dict.fromkeys(_absolute(path) for path in found))
+
+
+def _absolute(path: Path) -> Path:
+    """The absolute path; a link keeps its name."""
+    return path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
 
 
 def _matching(text: str) -> Iterator[Path]:

@@ -42,13 +42,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command sets variables for the processes that it starts."""
-    for name in ("PYTHONPATH", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        monkeypatch.setenv(name, os.environ.get(name, str(ROOT) if name == "PYTHONPATH" else "1"))
-
-
 def called(*arguments: object) -> int:
     """In this process."""
     return fleet.main([str(argument) for argument in arguments])

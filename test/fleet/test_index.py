@@ -26,7 +26,7 @@ def test_the_table_has_a_row_for_each(tmp_path: Path) -> None:
     write_index(tmp_path, RECORDS)
     with open(tmp_path / "index.csv", newline="") as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
-    assert list(rows) == list(RECORDS) and tuple(rows["bad"]) == COLUMNS
+    assert list(rows) == sorted(RECORDS) and tuple(rows["bad"]) == COLUMNS
     one, rig = rows["walk #1"], rows["rig"]
     assert [one[name] for name in ("poses", "focal_px", "focal_std_px", "length", "unit", "host")] == [
         "88", "500.0", "2.5", "4.25", "m", "one",
