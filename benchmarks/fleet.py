@@ -104,11 +104,8 @@ def targets(found: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of the table."""
     ratio, most = found["alone_s"] / found["fleet_s"], found["alone_s"] / found["pair_s"]
     again = found["again_s"] / found["recordings"]
-    few = (
-        ""
-        if most >= _RATIO
-        else "two processes without Ray are no faster here, where others use the cores or share them"
-    )
+    why = f"two plain processes do not reach {_RATIO:g} here either, as other programs use the cores or they share one"
+    few = "" if most >= _RATIO else why
     return [
         target("throughput, two processes / one", ratio, f">= {_RATIO:g} on two cores", ratio >= _RATIO, few),
         target("the same with two plain processes, without Ray", most, "", None),

@@ -173,7 +173,7 @@ class _Bar:
         from tqdm import tqdm
 
         terminal = sys.stderr.isatty()
-        self._count, self._start, self._scale = len(todo), monotonic(), 1.0
+        self._count, self._start = len(todo), monotonic()
         self._bar = tqdm(
             total=sum(job.size for job in todo),
             unit="B",

@@ -17,6 +17,7 @@ from sequences import cut, walk
 
 from dust3r_ros.cli import fleet
 from dust3r_ros.cli import map as one
+from dust3r_ros.fleet import cluster
 from dust3r_ros.fleet.recordings import MAPPED, RUNNING, Record, read_record
 from dust3r_ros.scenes.export import write_folder
 
@@ -128,10 +129,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "object_store_memory": 80_000_000}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    cluster.add_node(**node)
-    yield cluster.address
-    cluster.shutdown()
+    nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    nodes.add_node(**node)
+    yield nodes.address
+    nodes.shutdown()
 
 
 @needs_ray
@@ -179,6 +180,32 @@ def test_what_dies_every_time_is_reported(
     assert found["walk"]["state"] == "mapped" and found["long"]["state"] == "died"
     assert found["long"]["tries"] == "2" and "died 2 times" in found["long"]["message"]
     assert "error: long: died 2 times" in capsys.readouterr().err
+
+
+@needs_ray
+def test_a_node_with_another_version_is_refused(
+    address: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "__version__", "9.9")
+    out = tmp_path / "out"
+    assert called(place / "a/walk", "--out", out, "--address", address, "--quiet", *SPARSE) == 1
+    assert "and the request is by 9.9; install the same" in rows(out)["walk"]["message"]
+    assert rows(out)["walk"]["tries"] == "1"
+
+
+@needs_ray
+def test_a_map_to_localise_in_is_shared_and_its_change_is_seen(address: str, place: Path, tmp_path: Path) -> None:
+    first, out = tmp_path / "first", tmp_path / "out"
+    assert one.main([str(place / "long"), "--out", str(first), "--quiet", *SPARSE]) == 0
+    asked = [place / "a/walk", "--out", out, "--quiet", *SPARSE, "--load", first / "map.db", "--localize-only"]
+    assert called(*asked, "--address", address) == 0
+    assert rows(out)["walk"]["frames"] == "9"
+    before = read_record(out / "walk")
+    assert called(*asked) == 0 and read_record(out / "walk") == before, "not even Ray is started"
+    os.utime(first / "map.db", ns=(0, 10**18))
+    assert called(*asked, "--address", address) == 0
+    after = read_record(out / "walk")
+    assert before is not None and after is not None and after.request != before.request
 
 
 @needs_ray
