@@ -1,4 +1,4 @@
-"""What surrounds tasks of Ray: what is asked of it, what a cancelled job leaves. test/cli/test_fleet.py has clusters."""
+"""What surrounds tasks of Ray: what it is asked, what a cancelled job leaves. test/cli/test_fleet.py has clusters."""
 
 from __future__ import annotations
 
