@@ -12,7 +12,7 @@ data="../shared/data"; test -d "$$data" || echo "$@: no folder $$data: only rend
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint docs eval backends bench bench-alignment bench-live bench-stay soak kills fuzz calibration bent digests bench-training gpu-day env clean python
+.PHONY: help demo test test-long lint docs eval backends bench bench-alignment bench-live bench-stay bench-fleet soak kills fuzz calibration bent digests bench-training gpu-day env clean python
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -57,6 +57,9 @@ bench-live: python  ## the live node at the camera's rate, over DDS on two cores
 
 bench-stay: python  ## a camera that stays in one place: does the map stop growing? Into docs/reliability.md (ARGS="--passes 8")
 	@$(ENVIRONMENT) test -- python benchmarks/stay.py --page docs/reliability.md $(ARGS)
+
+bench-fleet: python  ## twelve recordings by two processes and by one, and asked for again, into docs/fleet.md (ARGS="--data FOLDER")
+	@$(ENVIRONMENT) test -- python benchmarks/fleet.py --page docs/fleet.md $(ARGS)
 
 soak: python  ## 100,000 images through the node, an hour: memory, latencies, handles, into docs/reliability.md (ARGS="--images 6000")
 	@$(ENVIRONMENT) test -- python benchmarks/soak.py --page docs/reliability.md $(ARGS)

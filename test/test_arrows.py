@@ -28,7 +28,7 @@ LAYERS = (
     ("mapping",),
     ("storage",),
     ("session", "products"),
-    ("evaluation", "node"),
+    ("evaluation", "fleet", "node"),
     ("training",),
     ("cli",),
 )

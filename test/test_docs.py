@@ -16,6 +16,7 @@ from pages import NAMES, OUTSIDE, ROOT, ROWS, commands, text_of
 from PIL import Image
 
 from dust3r_ros.cli.export import _parser as _export_parser
+from dust3r_ros.cli.fleet import _parser as _fleet_parser
 from dust3r_ros.cli.map import _parser
 from dust3r_ros.config import Row
 from scripts import script
@@ -137,6 +138,23 @@ def test_options_of_dust3r_map_are_all_listed_and_no_others() -> None:
     known = {option for action in _parser()._actions for option in action.option_strings if option.startswith("--")}
     section = text_of("docs/my-bag.md").split("## Options")[1].split("## What comes out")[0]
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", section)) == known - {"--help"}
+
+
+def test_calls_of_dust3r_fleet_are_understood() -> None:
+    calls = list(commands("dust3r-fleet"))
+    assert len(calls) >= 2
+    for name, words in calls:
+        parsed = _fleet_parser().parse_args(words)
+        assert (parsed.recordings or parsed.list) and parsed.out, f"{name}: {words}"
+
+
+def test_own_options_of_dust3r_fleet_are_all_listed_and_no_others() -> None:
+    own, shared = (
+        {option for action in parser._actions for option in action.option_strings}
+        for parser in (_fleet_parser(), _parser())
+    )
+    table = text_of("docs/fleet.md").split("## Options")[1].split("\n\n")[1]
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", table)) == own - shared
 
 
 def test_the_readme_is_read_in_five_minutes() -> None:

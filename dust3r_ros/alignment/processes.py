@@ -36,6 +36,15 @@ def use_blas_threads(count: int) -> bool:
     return blas_threads() == count
 
 
+def use_threads(count: int) -> None:
+    """Use ``count`` threads of BLAS and of the pool in this process from now on; for a process that shares a machine
+    with others of its kind."""
+    global THREADS
+    THREADS = count
+    thread_pool.cache_clear()
+    use_blas_threads(count)
+
+
 def _functions(name: str) -> Iterator[ctypes._NamedFuncPointer]:
     """The function in every loaded OpenBLAS."""
     maps = ""

@@ -113,12 +113,12 @@ def guarded(name: str, body: Callable[[], int], debug: bool) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
-        code, line = _explained(error)
+        code, line = explained(error)
         print(f"{name}: error: {' '.join(line.split())}", file=sys.stderr)
         return code
 
 
-def _explained(error: BaseException) -> tuple[int, str]:
+def explained(error: BaseException) -> tuple[int, str]:
     """Exit code and message."""
     if isinstance(error, Dust3rRosError):
         return error.exit_code, str(error)

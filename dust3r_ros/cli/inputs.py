@@ -75,6 +75,16 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input", metavar="INPUT", help="folder of images, video file, ROS 1 bag or rosbag2 (sqlite3, MCAP)"
     )
+    add_selection(parser)
+    parser.add_argument(
+        "--manifest",
+        metavar="FILE",
+        help="reproduce a recorded run: map exactly the frames listed by --record or by the node",
+    )
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """The options that choose what part of a recording is mapped."""
     parser.add_argument(
         "--topic", action="append", default=[],
         help="image topic of the bag, required if there are several; repeat it to build one map from several cameras",
@@ -87,11 +97,6 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         "--every", type=command.positive, default=1, metavar="N", help="use every n-th frame of each camera"
     )
     parser.add_argument("--max-frames", type=command.positive, metavar="N", help="stop after this many frames")
-    parser.add_argument(
-        "--manifest",
-        metavar="FILE",
-        help="reproduce a recorded run: map exactly the frames listed by --record or by the node",
-    )
     group = parser.add_argument_group("other data in the bag")
     group.add_argument("--odometry", metavar="FRAME", help="use odometry from /tf, in this frame (usually odom)")
     group.add_argument("--odom-topic", metavar="TOPIC", help="use odometry messages (nav_msgs/Odometry) instead")

@@ -6,12 +6,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dust3r_ros.cli import command, inputs
 from dust3r_ros.config import MapperConfig, NodeConfig, as_mapping
@@ -44,10 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     inputs.add_inputs(parser)
     parser.add_argument("--out", metavar="DIR", required=True, help="output folder, created if missing")
     parser.add_argument("--record", metavar="FILE", help="record which frames were used, for --manifest")
-    parser.add_argument("--load", metavar="MAP.db", help="extend a saved map (the file is not modified)")
-    parser.add_argument(
-        "--localize-only", action="store_true", help="with --load: only localize cameras, leave the map unchanged"
-    )
+    add_map(parser)
     parser.add_argument("--view", action="store_true", help="watch the map grow in a browser (extra: viewer)")
     parser.add_argument(
         "--viewer-address",
@@ -63,30 +60,75 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_map(parser: argparse.ArgumentParser) -> None:
+    """The options about the map that is continued."""
+    parser.add_argument("--load", metavar="MAP.db", help="extend a saved map (the file is not modified)")
+    parser.add_argument(
+        "--localize-only", action="store_true", help="with --load: only localize cameras, leave the map unchanged"
+    )
+
+
+def arguments_for(recording: str, out: str, chosen: argparse.Namespace) -> argparse.Namespace:
+    """Arguments that map a recording quietly, with those ``chosen`` by options that another command shares."""
+    arguments = _parser().parse_args([f"--out={out}", "--quiet", "--", recording])
+    own = {"input", "out", "quiet"}
+    for name, value in vars(chosen).items():
+        if name in vars(arguments).keys() - own:
+            setattr(arguments, name, value)
+    return arguments
+
+
+class Mapped(NamedTuple):
+    """A map whose files are written. ``metres`` is false for a ``length`` in the map's own unit, ``signal`` is the one
+    that ended the run early."""
+
+    summary: dict[str, Any]
+    length: float
+    metres: bool
+    signal: int | None
+
+
 def _run(arguments: argparse.Namespace) -> int:
+    done = map_recording(arguments, command.stop_on_signal(), lambda words: inputs.warn(_NAME, words))
+    inputs.report(arguments.quiet, Path(arguments.out), done.summary)
+    return _outcome(arguments, Path(arguments.out), done.signal, done.summary["points"])
+
+
+def map_recording(
+    arguments: argparse.Namespace,
+    stopping: AbstractContextManager[command.Stop],
+    warn: Callable[[str], object],
+    tick: Callable[[int, int], object] = lambda done, expected: None,
+) -> Mapped:
+    """Map one recording, and write its files.
+
+    ``stopping`` says when to end early, ``warn`` takes what is left out of the map, ``tick`` the frames so far and how
+    many there will be. Raises ``Dust3rRosError`` when the recording or the options cannot be used.
+    """
     directory = Path(arguments.out)
     _check(arguments, directory)
     # Heavy imports only now, so that bad arguments are reported at once.
     from dust3r_ros.io.files import make_folder
     from dust3r_ros.io.frames import read_ahead
+    from dust3r_ros.io.trajectory import path_length
     from dust3r_ros.session.replay import Replay, apply
 
     plan = inputs.read_plan(arguments)
     if plan is not None:
-        _compute_as(plan)
-    config = _config(arguments, plan)
+        _compute_as(plan, warn)
+    config = config_of(arguments, plan)
     source = inputs.open_inputs(arguments, plan)
     items = inputs.frames(source, plan, arguments)
     start = perf_counter()
     with ExitStack() as stack:
         trace = stack.enter_context(_traced(arguments.profile))
-        session = _session(arguments, config, source, plan, trace)
+        session = _session(arguments, config, source, plan, trace, warn)
         replay = Replay(_spanned(session.process, trace), read_ahead(items), lambda event: apply(session, event))
         stack.callback(session.close)
         view = _view(arguments, config, session, stack)
         make_folder(directory)  # only now, so that a failed start leaves no empty folder
-        stop = stack.enter_context(command.stop_on_signal())
-        _feed(replay, session, view, _expected(items, source, arguments), arguments, stop)
+        stop = stack.enter_context(stopping)
+        _feed(replay, session, view, _expected(items, source, arguments), arguments, stop, tick)
         if not replay.mapped:
             if stop:
                 raise KeyboardInterrupt
@@ -97,21 +139,20 @@ def _run(arguments: argparse.Namespace) -> int:
             view.show(update, session.mapper, metric=session.metric)
         summary = _write(arguments, config, session, perf_counter() - start)
     for words in inputs.shortfalls(replay, items, source, session):
-        inputs.warn(_NAME, words)
-    inputs.report(arguments.quiet, directory, summary)
-    return _outcome(arguments, directory, stop, summary["points"])
+        warn(words)
+    return Mapped(summary, path_length(session.mapper.trajectory()), session.metric, stop.signal)
 
 
-def _compute_as(plan: Manifest) -> None:
+def _compute_as(plan: Manifest, warn: Callable[[str], object]) -> None:
     from dust3r_ros.alignment.processes import use_blas_threads
 
     if plan.threads and not use_blas_threads(plan.threads):
-        inputs.warn(_NAME, f"cannot use {plan.threads} BLAS threads as in the recorded run; the last digits may differ")
+        warn(f"cannot use {plan.threads} BLAS threads as in the recorded run; the last digits may differ")
 
 
 def _check(arguments: argparse.Namespace, directory: Path) -> None:
     """Check the options before the input is opened. Raises ``InputError`` or ``ConfigError``."""
-    _config(arguments, None)
+    config_of(arguments, None)
     if directory.exists() and not directory.is_dir():
         raise InputError(f"--out '{directory}' is a file; it must be a folder or not exist yet")
     record, manifest = arguments.record, arguments.manifest
@@ -119,21 +160,21 @@ def _check(arguments: argparse.Namespace, directory: Path) -> None:
         raise ConfigError(f"--record '{record}' is the same file as --manifest; give another name")
 
 
-def _outcome(arguments: argparse.Namespace, directory: Path, stop: command.Stop, points: int) -> int:
+def _outcome(arguments: argparse.Namespace, directory: Path, signal: int | None, points: int) -> int:
     """The exit code of a run that wrote its files, explained on stderr if it is not 0."""
     from dust3r_ros.products.results import NOTHING_MAPPED
 
-    if stop.signal is not None:
+    if signal is not None:
         print(f"{_NAME}: interrupted; the map of the frames so far is in {directory}", file=sys.stderr)
-        return 128 + stop.signal
+        return 128 + signal
     if points == 0 and not arguments.localize_only:
         print(f"{_NAME}: error: {NOTHING_MAPPED} (files are in {directory})", file=sys.stderr)
         return 1
     return 0
 
 
-def _config(arguments: argparse.Namespace, plan: Manifest | None) -> MapperConfig:
-    """The configuration: options override the manifest."""
+def config_of(arguments: argparse.Namespace, plan: Manifest | None) -> MapperConfig:
+    """The configuration: options override the manifest. Raises ``ConfigError``."""
     config = command.mapper_config(arguments, {} if plan is None else as_mapping(plan.config))
     if arguments.checkpoint and config.backend == "two_view":
         raise ConfigError("--checkpoint is given, but backend 'two_view' uses no weights; use --backend both or dust3r")
@@ -150,6 +191,7 @@ def _session(
     source: FrameSource,
     plan: Manifest | None,
     trace: ChromeTrace | None,
+    warn: Callable[[str], object],
 ) -> Session:
     """A session with the recording's calibrations and extrinsics; a manifest contains its own."""
     from dust3r_ros.session.session import Session, begin
@@ -168,7 +210,7 @@ def _session(
         try:
             session.know(camera, calibration)
         except ConfigError as error:
-            inputs.warn(_NAME, f"the calibration of camera '{camera}' is not used: {error}")
+            warn(f"the calibration of camera '{camera}' is not used: {error}")
     for camera, r_T_c in source.extrinsics().items():
         session.place(camera, r_T_c)
     return session
@@ -227,6 +269,7 @@ def _feed(
     expected: int,
     arguments: argparse.Namespace,
     stop: command.Stop,
+    tick: Callable[[int, int], object],
 ) -> None:
     """Map frames until the end, --max-frames or a signal."""
     from tqdm import tqdm
@@ -251,6 +294,7 @@ def _feed(
                 view.show(update, session.mapper, replay.image, metric=session.metric)
             bar.set_postfix_str(f"{counts.keyframes} keyframes, {update.state.value}", refresh=False)
             bar.update(done + replay.refused - bar.n)
+            tick(done + replay.refused, expected)
             if stop or replay.mapped + replay.refused == arguments.max_frames:
                 return
 

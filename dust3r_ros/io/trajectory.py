@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -68,6 +69,15 @@ def read_tum(path: str | Path, camera: str = "camera") -> list[StampedPose]:
                 )
             poses.append(item)
     return poses
+
+
+def path_length(poses: Iterable[StampedPose]) -> float:
+    """Length of the path of the camera with most ``poses``, in their unit and order."""
+    paths = defaultdict(list)
+    for item in poses:
+        paths[item.camera].append(item.w_T_c[:3, 3])
+    longest = np.array(max(paths.values(), key=len, default=[]), np.float64).reshape(-1, 3)
+    return float(np.linalg.norm(np.diff(longest, axis=0), axis=1).sum())
 
 
 def _parsed(line: str, camera: str) -> StampedPose | None:

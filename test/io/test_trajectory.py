@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.rigid import pose
-from dust3r_ros.io.trajectory import read_tum, stamp_from_text, stamp_to_text, write_tum
+from dust3r_ros.io.trajectory import path_length, read_tum, stamp_from_text, stamp_to_text, write_tum
 from dust3r_ros.types import StampedPose
 
 
@@ -113,3 +113,10 @@ def test_what_is_read_is_rigid(tmp_path_factory: pytest.TempPathFactory, numbers
         return
     R = read.w_T_c[:3, :3]
     assert np.isfinite(read.w_T_c).all() and np.allclose(R @ R.T, np.eye(3), atol=1e-9)
+
+
+def test_the_length_is_that_of_the_camera_with_most_poses() -> None:
+    way = [StampedPose(t, "front", pose(np.eye(3), [float(t), 0, 0])) for t in range(4)]
+    other = [StampedPose(t, "rear", pose(np.eye(3), [9.0 * t, 0, 0])) for t in range(2)]
+    assert path_length([*way[:2], *other, *way[2:]]) == 3.0
+    assert path_length(way[:1]) == path_length([]) == 0.0

@@ -1,0 +1,263 @@
+"""dust3r-fleet: map many recordings, on all cores of this machine or on a Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from dust3r_ros import __version__
+from dust3r_ros.cli import command, inputs
+from dust3r_ros.cli import map as one
+from dust3r_ros.config import as_mapping
+from dust3r_ros.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from dust3r_ros.fleet.cluster import Cluster, Progress
+    from dust3r_ros.fleet.recordings import Job, Record
+
+_NAME = "dust3r-fleet"
+_INDEX_S = 30.0  # between two writes of the index
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 all mapped, 1 some failed, 2 usage or input, 130 interrupted (what is finished stays)."""
+    arguments = _parser().parse_args(argv)
+    return command.guarded(_NAME, lambda: _run(arguments), arguments.debug)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.Parser(
+        prog=_NAME,
+        description="Map many recordings, several at once; what is finished and unchanged is not done again.",
+        epilog="Exit codes: 0 all mapped, 1 some failed (the index says why), 2 usage or input, 130 interrupted.",
+    )
+    parser.add_argument(
+        "recordings", nargs="*", metavar="RECORDING",
+        help="folder of images, video file, ROS 1 bag or rosbag2 (sqlite3, MCAP), or a quoted pattern of such",
+    )  # fmt: skip
+    parser.add_argument(
+        "--list", action="append", default=[], metavar="FILE", help="text file with a recording or pattern per line"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", required=True, help="output folder: a folder per recording, index.html, index.csv"
+    )
+    parser.add_argument("--again", action="store_true", help="map everything, finished or not")
+    parser.add_argument("--quiet", action="store_true", help="print neither progress bar nor summary")
+    group = parser.add_argument_group("where it runs")
+    group.add_argument(
+        "--address", metavar="ADDRESS", help="a Ray cluster, ray://HOST:10001 or HOST:6379 (default: here)"
+    )
+    group.add_argument("--workers", type=command.positive, metavar="N", help="processes here (default: one per core)")
+    group.add_argument(
+        "--memory", type=command.positive, default=None, metavar="MB", help="memory to reserve for each recording"
+    )
+    group.add_argument("--gpus", type=float, default=0.0, metavar="F", help="share of a GPU for each recording")
+    group.add_argument(
+        "--retries", type=int, default=2, metavar="N", help="try again so often when a process dies (default: 2)"
+    )
+    inputs.add_selection(parser)
+    one.add_map(parser)
+    command.add_mapper(parser)
+    command.add_common(parser)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from dust3r_ros.fleet.cluster import Cluster, need_ray
+    from dust3r_ros.fleet.index import TABLE, write_index
+    from dust3r_ros.fleet.recordings import find_recordings, is_done, records_in
+    from dust3r_ros.io.files import FileLock, make_folder
+
+    _check(arguments)
+    out = Path(arguments.out).absolute()
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out '{arguments.out}' is a file; it must be a folder or not exist yet")
+    recordings = find_recordings(arguments.recordings, arguments.list)
+    records = records_in(out)
+    jobs = _jobs(recordings, out, records, arguments)
+    cluster = Cluster(
+        arguments.address, arguments.workers, (arguments.memory or 0) * 10**6, arguments.gpus, arguments.retries
+    )
+    todo = [job for job in jobs if arguments.again or not is_done(job, records.get(job.name))]
+    inputs.say(arguments.quiet, f"{len(jobs) - len(todo)} of {len(jobs)} recordings are finished already")
+    if todo:
+        need_ray(cluster)
+    lock = FileLock(make_folder(out) / TABLE)
+    try:
+        signal = _map_all(todo, out, records, cluster, arguments) if todo else None
+        write_index(out, records)
+    finally:
+        lock.release()
+    return _outcome(jobs, len(todo), records, signal, arguments)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Check the options before anything is read. Raises ``ConfigError``."""
+    if arguments.retries < 0:
+        raise ConfigError(f"--retries is {arguments.retries}; it must be at least 0")
+    if not 0 <= arguments.gpus < 1e6:
+        raise ConfigError(f"--gpus is {arguments.gpus}; it must be at least 0")
+    if arguments.address and arguments.workers:
+        raise ConfigError("--workers is for this machine; with --address, Ray's nodes say how many cores they have")
+    one.config_of(one.arguments_for("recording", "out", arguments), None)
+    for name in ("config", "load", "checkpoint"):  # nodes have other working folders
+        given = getattr(arguments, name)
+        if given is not None and Path(given).exists():
+            setattr(arguments, name, str(Path(given).resolve()))
+        elif given is not None and name == "load":
+            raise InputError(f"--load '{given}' does not exist; give the map.db of an earlier run")
+
+
+def _jobs(
+    recordings: Sequence[Path], out: Path, records: dict[str, Record], arguments: argparse.Namespace
+) -> list[Job]:
+    from dust3r_ros.fleet.recordings import Job, fingerprint, name_all, request_of
+
+    options = _options(arguments)
+    jobs = []
+    for path, name in zip(recordings, name_all(recordings, records), strict=True):
+        content, size = fingerprint(path)
+        request = request_of(content, options, __version__)
+        jobs.append(Job(name, str(path), str(out / name), request, size))
+    return jobs
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a map depends on beside its recording: options, configuration, and the files that they name."""
+    from dust3r_ros.fleet.recordings import fingerprint
+
+    parser = command.Parser()
+    inputs.add_selection(parser)
+    one.add_map(parser)
+    chosen = {name: getattr(arguments, name) for name in vars(parser.parse_args([]))}
+    config = as_mapping(one.config_of(one.arguments_for("recording", "out", arguments), None))
+    named = [Path(str(path)) for path in (arguments.load, config["checkpoint"]) if path]
+    return {**chosen, **config, "files": [fingerprint(path)[0] for path in named if path.exists()]}
+
+
+def _map_all(
+    todo: Sequence[Job], out: Path, records: dict[str, Record], cluster: Cluster, arguments: argparse.Namespace
+) -> int | None:
+    """Map ``todo``, enter what becomes of it into ``records``; returns the signal that ended it early."""
+    from dust3r_ros.fleet.cluster import connected, run
+    from dust3r_ros.fleet.index import write_index
+    from dust3r_ros.fleet.recordings import WAITING, Record
+
+    for job in todo:
+        records[job.name] = Record(job.recording, job.request, WAITING, tries=0)
+    written = monotonic()
+
+    def ended(job: Job, record: Record) -> None:
+        nonlocal written
+        records[job.name] = record
+        if monotonic() - written > _INDEX_S:
+            write_index(out, records)
+            written = monotonic()
+
+    with connected(cluster), command.stop_on_signal() as stop, _Bar(todo, arguments.quiet) as bar:
+        run(todo, partial(map_job, arguments), cluster, lambda: bool(stop), ended, bar.show)
+    return stop.signal
+
+
+class _Bar:
+    """Progress in bytes of recordings: their frames are only known once they are opened."""
+
+    def __init__(self, todo: Sequence[Job], quiet: bool) -> None:
+        from tqdm import tqdm
+
+        terminal = sys.stderr.isatty()
+        self._count, self._start = len(todo), monotonic()
+        self._bar = tqdm(
+            total=sum(job.size for job in todo),
+            unit="B",
+            unit_scale=True,
+            desc="mapping",
+            disable=quiet,
+            mininterval=0.2 if terminal else 10.0,
+            dynamic_ncols=terminal,
+            leave=terminal,
+        )
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def show(self, progress: Progress) -> None:
+        """Show how far all jobs are. A job that is tried again takes its share back."""
+        rate = progress.frames / max(monotonic() - self._start, 1e-9)
+        self._bar.set_postfix_str(f"{progress.ended}/{self._count} recordings, {rate:.1f} frames/s", refresh=False)
+        self._bar.update(round(progress.size) - self._bar.n)
+
+
+def map_job(arguments: argparse.Namespace, job: Job, tick: Callable[[int, int], None]) -> Record:
+    """Map one recording as ``dust3r-map`` does; in a process of the cluster. An error is a record, too."""
+    from dust3r_ros.fleet.recordings import EMPTY, FAILED, MAPPED, RECORD, Record
+    from dust3r_ros.products.results import NOTHING_MAPPED
+
+    warnings: list[str] = []
+    frames = [0]
+
+    def count(done: int, expected: int) -> None:
+        frames[0] = done
+        tick(done, expected)
+
+    try:
+        run_arguments = one.arguments_for(job.recording, job.folder, arguments)
+        done = one.map_recording(run_arguments, nullcontext(command.Stop()), warnings.append, count)
+    except Exception as error:
+        message = command.explained(error)[1]
+        return Record(job.recording, job.request, FAILED, " ".join(message.split()), warnings=warnings, done=frames[0])
+    summary = done.summary
+    empty = summary["points"] == 0 and not arguments.localize_only
+    figures = {
+        **{name: summary[name] for name in ("frames", "keyframes", "points", "seconds", "peak_memory_mb", "version")},
+        "poses": summary["tracked"],
+        "focal": {name: (camera["focal"], camera["focal_std"]) for name, camera in summary["cameras"].items()},
+        "length": round(done.length, 4),
+        "unit": "m" if done.metres else "map units",
+    }
+    return Record(
+        job.recording, job.request, EMPTY if empty else MAPPED, NOTHING_MAPPED if empty else "", figures, warnings,
+        sorted(path.name for path in Path(job.folder).iterdir() if path.name != RECORD), summary["frames"],
+    )  # fmt: skip
+
+
+def _outcome(
+    jobs: Sequence[Job], asked: int, records: dict[str, Record], signal: int | None, arguments: argparse.Namespace
+) -> int:
+    """The exit code, and what the user hears."""
+    from dust3r_ros.fleet.recordings import MAPPED, WAITING
+
+    states = [records[job.name].state for job in jobs]
+    mapped, waiting = states.count(MAPPED), states.count(WAITING)
+    inputs.say(
+        arguments.quiet,
+        f"{mapped} of {len(jobs)} recordings are mapped, {len(jobs) - asked} of them before; "
+        f"index: {Path(arguments.out) / 'index.html'}",
+    )
+    if signal is not None:
+        print(
+            f"{_NAME}: interrupted; {len(jobs) - waiting} of {len(jobs)} recordings are finished, "
+            "and the same command continues with the others",
+            file=sys.stderr,
+        )
+        return 128 + signal
+    bad = [(job.name, records[job.name].message) for job in jobs if records[job.name].state != MAPPED]
+    for name, message in bad[:10]:
+        print(f"{_NAME}: error: {name}: {message}", file=sys.stderr)
+    if len(bad) > 10:
+        print(f"{_NAME}: error: {len(bad) - 10} more, see index.csv", file=sys.stderr)
+    return int(bool(bad))
+
+
+if __name__ == "__main__":  # by its name: functions of __main__ mean nothing to other processes
+    sys.exit(import_module("dust3r_ros.cli.fleet").main())

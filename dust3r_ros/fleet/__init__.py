@@ -1,0 +1,1 @@
+"""Many recordings mapped by many processes, on one machine or several."""

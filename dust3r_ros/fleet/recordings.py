@@ -1,0 +1,203 @@
+"""Which recordings are asked for, under which names, and what is known of each from its folder of results."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from dust3r_ros.errors import InputError
+from dust3r_ros.io.files import write_text
+
+RECORD = "fleet.json"
+# States of a record. Files are written for the first two; the others are tried again when asked for.
+MAPPED, EMPTY = "mapped", "nothing mapped"
+FAILED, DIED, RUNNING, WAITING = "failed", "died", "running", "not done"
+DONE = (MAPPED, EMPTY)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recording to map: its path and its folder of results, both absolute; ``size`` in bytes.
+
+    ``request`` is a digest of the recording, the options and the version.
+    """
+
+    name: str
+    recording: str
+    folder: str
+    request: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a job: content of the file ``RECORD`` in its folder.
+
+    ``figures``: those of the index. ``done`` and ``expected`` count frames, ``tries`` how often it was begun.
+    """
+
+    recording: str
+    request: str
+    state: str
+    message: str = ""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    files: Sequence[str] = ()
+    done: int = 0
+    expected: int = 0
+    tries: int = 1
+    host: str = ""
+    node: str = ""
+    pid: int = 0
+
+    def write(self, folder: str | Path) -> None:
+        """Write it to ``folder`` atomically. Raises ``OutputError``."""
+        write_text(Path(folder) / RECORD, json.dumps(asdict(self), indent=1) + "\n")
+
+
+def read_record(folder: str | Path) -> Record | None:
+    """The record in a folder of results; None if there is none that can be read."""
+    try:
+        values = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
+        return Record(**{item.name: values[item.name] for item in fields(Record)})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def records_in(out: Path) -> dict[str, Record]:
+    """The records below the output folder, by the names of their folders."""
+    found = {}
+    for path in sorted(out.glob(f"*/{RECORD}")):
+        record = read_record(path.parent)
+        if record is not None:
+            found[path.parent.name] = record
+    return found
+
+
+def is_done(job: Job, record: Record | None) -> bool:
+    """Whether ``record`` is of this very request, ended by itself, and the files that it lists are still there."""
+    if record is None or record.state not in DONE or record.request != job.request:
+        return False
+    return all((Path(job.folder) / name).is_file() for name in record.files)
+
+
+def find_recordings(given: Iterable[str], listings: Iterable[str] = ()) -> list[Path]:
+    """Absolute paths of recordings, each once, in the order given: paths, patterns, and the lines of listings.
+
+    Lines of a listing are relative to its folder; blank ones and those that begin with ``#`` are ignored. Raises
+    ``InputError`` for a path that does not exist, a pattern without matches, a listing that cannot be read.
+    """
+    found = [path for text in given for path in _matching(text)]
+    for listing in map(Path, listings):
+        try:
+            lines = listing.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"list '{listing}' cannot be read as text: {error}") from error
+        for number, line in enumerate(lines, start=1):
+            if line.strip() and not line.lstrip().startswith("#"):
+                try:
+                    found += _matching(str(listing.parent / line.strip()))
+                except InputError as error:
+                    raise InputError(f"'{listing}' line {number}: {error}") from error
+    if not found:
+        raise InputError("no recording is given; give paths, patterns or --list FILE")
+    return list(dict.fromkeys(_absolute(path) for path in found))
+
+
+def _absolute(path: Path) -> Path:
+    """The absolute path; a link keeps its name."""
+    return path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
+
+
+def _matching(text: str) -> Iterator[Path]:
+    if os.path.lexists(text):
+        yield Path(text)
+        return
+    if not glob.has_magic(text):
+        raise InputError(f"recording '{text}' does not exist; give a folder of images, a video file or a bag")
+    matches = sorted(glob.glob(text, recursive=True))
+    if not matches:
+        raise InputError(f"pattern '{text}' matches nothing; give paths or patterns of recordings that exist")
+    yield from map(Path, matches)
+
+
+def name_all(recordings: Sequence[Path], known: Mapping[str, Record]) -> list[str]:
+    """A folder name for each recording, all different.
+
+    It is that of an earlier request, in whose records it is ``known``; otherwise the recording's own name without
+    suffix, with as many parent folders before it as tell it from the others.
+    """
+    by_recording = {record.recording: name for name, record in known.items()}
+    alike = Counter(_stem(path) for path in recordings)
+    taken, names = set(known), []
+    for path in recordings:
+        name = by_recording.get(str(path))
+        if name is None:
+            name = next(one for one in _candidates(path, alike[_stem(path)] > 1) if one not in taken)
+            taken.add(name)
+        names.append(name)
+    return names
+
+
+def _stem(path: Path) -> str:
+    return path.name if path.is_dir() else path.stem
+
+
+def _candidates(path: Path, longer: bool) -> Iterator[str]:
+    """The shortest name first."""
+    parts = [part for part in path.parent.parts if part != path.anchor]
+    for count in range(longer, len(parts) + 1):
+        yield "-".join([*parts[len(parts) - count :], _stem(path)])
+    number = 2
+    while True:
+        yield f"{_stem(path)}-{number}"
+        number += 1
+
+
+def fingerprint(path: Path) -> tuple[str, int]:
+    """Digest and size of a file, or of all files in a folder: by name, size and time of change, without reading them.
+
+    Of a folder of images that is listed by ``rgb.txt`` beside it, that listing is part. Raises ``InputError``.
+    """
+    digest, size = hashlib.sha256(), 0
+    try:
+        for name, file in sorted(_files(path)):
+            about = os.stat(file)
+            digest.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+            size += about.st_size
+    except OSError as error:
+        raise InputError(f"recording '{path}' cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest(), size
+
+
+def _files(path: Path) -> Iterator[tuple[str, str]]:
+    """Relative name and path of every file."""
+    if not path.is_dir():
+        yield path.name, str(path)
+        return
+    for folder, _, names in os.walk(path, onerror=_refuse):
+        for name in names:
+            file = os.path.join(folder, name)
+            with suppress(FileNotFoundError):  # a link to nothing
+                os.stat(file)
+                yield os.path.relpath(file, path), file
+    if (path.parent / "rgb.txt").is_file():
+        yield "../rgb.txt", str(path.parent / "rgb.txt")
+
+
+def _refuse(error: OSError) -> None:
+    raise error
+
+
+def request_of(recording: str, options: Mapping[str, Any], version: str) -> str:
+    """Digest of what a map depends on: the recording's fingerprint, the options, the version."""
+    text = json.dumps([recording, dict(options), version], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,73 @@
+"""What surrounds tasks of Ray: what it is asked, what a cancelled job leaves. test/cli/test_fleet.py has clusters."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from dust3r_ros.errors import ConfigError
+from dust3r_ros.fleet.cluster import Cluster, _environment, _local, _withdraw, need_ray
+from dust3r_ros.fleet.recordings import MAPPED, RUNNING, Job, Record, read_record
+
+VARIABLES = ("RAY_USAGE_STATS_ENABLED", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+
+
+@pytest.fixture
+def variables(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """None of Ray's are set, nor after the test; and Ray is a module without content."""
+    monkeypatch.setattr(os, "environ", {name: value for name, value in os.environ.items() if name not in VARIABLES})
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    return monkeypatch
+
+
+def test_a_local_cluster_is_reached_by_this_user_only(variables: pytest.MonkeyPatch) -> None:
+    need_ray(Cluster())
+    usage, mode, token, network = (os.environ[name] for name in VARIABLES)
+    assert (usage, mode, network) == ("0", "token", "0") and len(token) == 64
+    asked = _local(Cluster(workers=3), "/tmp/place")
+    assert asked["_node_ip_address"] == "127.0.0.1" and asked["include_dashboard"] is False
+    assert (asked["num_cpus"], asked["_temp_dir"]) == (3, "/tmp/place")
+
+
+def test_what_the_user_set_stays(variables: pytest.MonkeyPatch) -> None:
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    need_ray(Cluster())
+    assert os.environ["RAY_AUTH_MODE"] == "disabled" and "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_another_cluster_has_its_own_token_and_network(variables: pytest.MonkeyPatch) -> None:
+    need_ray(Cluster("ray://first:10001"))
+    assert [name in os.environ for name in VARIABLES] == [True, False, False, False]
+
+
+def test_without_ray_the_extra_is_named(variables: pytest.MonkeyPatch) -> None:
+    variables.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match="install the extra 'fleet'"):
+        need_ray(Cluster())
+
+
+def test_variables_are_set_within_the_block_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_OLD", "before")
+    monkeypatch.delenv("FLEET_NEW", raising=False)
+    with pytest.raises(RuntimeError), _environment({"FLEET_OLD": "within", "FLEET_NEW": "within"}):
+        assert os.environ["FLEET_OLD"] == os.environ["FLEET_NEW"] == "within"
+        raise RuntimeError
+    assert os.environ["FLEET_OLD"] == "before" and "FLEET_NEW" not in os.environ
+
+
+def test_a_cancelled_job_counts_as_never_begun_unless_it_ended(tmp_path: Path) -> None:
+    job = Job("walk", "/walk", str(tmp_path / "walk"), "r", 1)
+    (tmp_path / "walk").mkdir()
+    record = Record("/walk", "r", MAPPED)
+    record.write(job.folder)
+    _withdraw(job)
+    assert read_record(job.folder) is not None
+    replace(record, state=RUNNING).write(job.folder)
+    _withdraw(job)
+    assert not (tmp_path / "walk").exists(), "nothing else was written there"
+    _withdraw(job)
