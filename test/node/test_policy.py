@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rclpy.node import Node
 
 from dust3r_ros.node.interface import INPUTS, NODE_PUBLISHES, NODE_SERVICES, NODE_SUBSCRIBES, OUTPUTS, SERVICES
+from dust3r_ros.node.tools.recorder import Recorder, RemoteError
 
 POLICY = Path(__file__).resolve().parents[2] / "config/sros2_policy.xml"
 LATER = {"/tf", "/tf_static", "/camera/estimated/pose"}  # with the first transform, with several cameras
@@ -47,20 +51,25 @@ def test_everything_of_the_interface_is_in_it(profile: ElementTree.Element) -> N
 
 
 def test_a_node_has_what_it_allows_and_no_more(profile: ElementTree.Element, start_node: Callable[..., Any]) -> None:
-    bench = start_node(use_sim_time=True)
-    bench.status(lambda status: True, "the node is active")
-    node = bench.recorder.node
+    start_node(use_sim_time=True).status(lambda status: True, "the node is active")
+    wanted = {
+        "publisher": allowed(profile, "publish") - LATER,
+        "subscriber": allowed(profile, "subscribe"),
+        "service": allowed(profile, "reply"),
+        "client": set(),
+    }
+    found: dict[str, set[str]] = {}
 
-    def names(kind: str) -> set[str]:
-        return {name for name, _ in getattr(node, f"get_{kind}_names_and_types_by_node")("dust3r", "/")}
+    def known(node: Node) -> bool:  # who publishes what is discovered some time after the topics are
+        if ("dust3r", "/") not in node.get_node_names_and_namespaces():
+            return False
+        for kind in wanted:
+            by_node = getattr(node, f"get_{kind}_names_and_types_by_node")
+            found[kind] = {name for name, _ in by_node("dust3r", "/")}
+        return all(found[kind] >= names for kind, names in wanted.items())
 
-    def known() -> bool:  # who publishes what is discovered some time after the topics are
-        return names("publisher") >= allowed(profile, "publish") - LATER and all(
-            names(kind) >= allowed(profile, verb) for kind, verb in (("subscriber", "subscribe"), ("service", "reply"))
-        )
-
-    bench.recorder.wait(known, 150, "everything that the policy allows is there")
-    assert names("publisher") == allowed(profile, "publish") - LATER
-    assert names("subscriber") == allowed(profile, "subscribe")
-    assert names("service") == allowed(profile, "reply")
-    assert names("client") == set()
+    for patience_s in (30, 30, 90):  # under load, a participant may miss for good what a node says of itself
+        with Recorder("/camera/estimated/camera_info") as observer, suppress(RemoteError):
+            observer.wait(partial(known, observer.node), patience_s, "everything that the policy allows is there")
+            break
+    assert found == wanted
