@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.io.files import write_text
+from dust3r_ros.io.files import read_lines, write_text
 
 RECORD = "fleet.json"
 # States of a record. Files are written for the first two; the others are tried again when asked for.
@@ -97,16 +97,11 @@ def find_recordings(given: Iterable[str], listings: Iterable[str] = ()) -> list[
     """
     found = [path for text in given for path in _matching(text)]
     for listing in map(Path, listings):
-        try:
-            lines = listing.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"list '{listing}' cannot be read as text: {error}") from error
-        for number, line in enumerate(lines, start=1):
-            if line.strip() and not line.lstrip().startswith("#"):
-                try:
-                    found += _matching(str(listing.parent / line.strip()))
-                except InputError as error:
-                    raise InputError(f"'{listing}' line {number}: {error}") from error
+        for number, line in read_lines(listing, f"list '{listing}' cannot be read as text"):
+            try:
+                found += _matching(str(listing.parent / line))
+            except InputError as error:
+                raise InputError(f"'{listing}' line {number}: {error}") from error
     if not found:
         raise InputError("no recording is given; give paths, patterns or --list FILE")
     return list(dict.fromkeys(_absolute(path) for path in found))

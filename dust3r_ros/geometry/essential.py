@@ -193,10 +193,14 @@ def _parallax(rays_a: Array, rays_b: Array) -> float:
     a, b = (r / np.linalg.norm(r, axis=1, keepdims=True) for r in (rays_a, rays_b))
     shifts = np.ones(len(a))
     for _ in range(5):  # least sum of shifts, not of their squares: outliers along the epipolar lines are still present
-        U, _, Vt = np.linalg.svd((b / np.maximum(shifts, 1e-6)[:, None]).T @ a)
-        rotation = (U * [1.0, 1.0, np.sign(np.linalg.det(U @ Vt))]) @ Vt
-        shifts = np.linalg.norm(b - a @ rotation.T, axis=1)
+        shifts = np.linalg.norm(b - a @ _turn(a, b / np.maximum(shifts, 1e-6)[:, None]).T, axis=1)
     return float(np.median(shifts))
+
+
+def _turn(a: Array, b: Array) -> Array:
+    """The rotation (3, 3) that takes unit rays ``a`` (N, 3) closest to ``b`` (N, 3), whose lengths are weights."""
+    U, _, Vt = np.linalg.svd(b.T @ a)
+    return np.asarray((U * [1.0, 1.0, np.sign(np.linalg.det(U @ Vt))]) @ Vt)
 
 
 _TURNING_ROUNDS = 4
@@ -255,8 +259,7 @@ def _real_lens_error(a: Array, b: Array, focal: float) -> float:
     start = np.zeros(7)
     unit_a, unit_b = (rays(offsets, focal, (0.0, 0.0)) for offsets in (a, b))
     unit_a, unit_b = (ray / np.linalg.norm(ray, axis=1, keepdims=True) for ray in (unit_a, unit_b))
-    U, _, Vt = np.linalg.svd(unit_b.T @ unit_a)
-    start[:3] = cv2.Rodrigues((U * [1.0, 1.0, np.linalg.det(U @ Vt)]) @ Vt)[0].ravel()
+    start[:3] = cv2.Rodrigues(_turn(unit_a, unit_b))[0].ravel()
     found = least_squares(residuals, start, loss="soft_l1", f_scale=0.5, max_nfev=_LENS_STEPS)
     return float(np.percentile(np.linalg.norm(errors(found.x), axis=1), 80))
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dust3r_ros.errors import OutputError
+from dust3r_ros.errors import InputError, OutputError
 
 _REASONS = {
     errno.ENOSPC: "no space is left on the device; free some or choose another folder",
@@ -106,6 +106,19 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         raise output_error(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_lines(path: str | Path, failure: str) -> list[tuple[int, str]]:
+    """Number and text of every line that is neither blank nor a ``#`` comment, stripped.
+
+    Raises ``InputError``, which begins with ``failure``, for a file that is no text.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{failure}: {error}") from error
+    stripped = ((number, line.strip()) for number, line in enumerate(lines, start=1))
+    return [(number, line) for number, line in stripped if line and not line.startswith("#")]
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.io.encodings import decode_file
+from dust3r_ros.io.files import read_lines
 from dust3r_ros.io.frames import FrameSource
 from dust3r_ros.io.trajectory import stamp_from_text
 from dust3r_ros.types import Frame
@@ -74,17 +75,12 @@ def _listed(path: Path) -> list[tuple[int, Path]]:
 
 
 def _entries(listing: Path) -> Iterator[tuple[int, Path]]:
-    try:
-        lines = listing.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"'{listing}' cannot be read as text: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            parts = line.split(maxsplit=1)
-            stamp_ns = stamp_from_text(parts[0])
-            if stamp_ns is None or len(parts) < 2:
-                raise InputError(f"'{listing}' line {number} is {line.strip()!r}; it must be 'seconds file name'")
-            yield stamp_ns, listing.parent / parts[1].strip()
+    for number, line in read_lines(listing, f"'{listing}' cannot be read as text"):
+        parts = line.split(maxsplit=1)
+        stamp_ns = stamp_from_text(parts[0])
+        if stamp_ns is None or len(parts) < 2:
+            raise InputError(f"'{listing}' line {number} is {line!r}; it must be 'seconds file name'")
+        yield stamp_ns, listing.parent / parts[1]
 
 
 _DEFAULT_HZ = 30.0

@@ -11,7 +11,7 @@ import numpy as np
 
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.geometry.rigid import from_quaternion, quaternion
-from dust3r_ros.io.files import write_text
+from dust3r_ros.io.files import read_lines, write_text
 from dust3r_ros.types import StampedPose
 
 _MOST = 2**63 - 1
@@ -55,19 +55,12 @@ def read_tum(path: str | Path, camera: str = "camera") -> list[StampedPose]:
 
     Raises ``InputError`` naming a line that is not a stamp and a pose.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"trajectory '{path}' cannot be read: {error}") from error
     poses = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            item = _parsed(line, camera)
-            if item is None:
-                raise InputError(
-                    f"trajectory '{path}' line {number} is {line.strip()[:80]!r}; it must be 't tx ty tz qx qy qz qw'"
-                )
-            poses.append(item)
+    for number, line in read_lines(path, f"trajectory '{path}' cannot be read"):
+        item = _parsed(line, camera)
+        if item is None:
+            raise InputError(f"trajectory '{path}' line {number} is {line[:80]!r}; it must be 't tx ty tz qx qy qz qw'")
+        poses.append(item)
     return poses
 
 

@@ -18,15 +18,23 @@ from dust3r_ros.tracking.exchange import KeyframeRequest
 from dust3r_ros.tracking.front_end import FrontEnd
 from dust3r_ros.types import Frame
 
+LOG = logging.getLogger("live")
+LIVE = replace(SMALL, dense=False, keyframe_motion_young=0.02)
+
+
+def recorded(path):
+    """A live session that writes a manifest, and its front end."""
+    session = Session(LIVE, LOG)
+    begin(session, LIVE, manifest=str(path))
+    session.go_live()
+    return session, FrontEnd("camera", LIVE)
+
 
 def test_what_a_front_end_did_is_done_again_bit_by_bit(tmp_path):
     """Images handed over with what was seen in them, poses kept, work that was put off."""
-    sequence, log = walk("orbit"), logging.getLogger("live")
-    config, path = replace(SMALL, dense=False, keyframe_motion_young=0.02), tmp_path / "run.jsonl"
-    session = Session(config, log)
-    begin(session, config, manifest=str(path))
-    session.go_live()
-    back_end, front = BackEnd(session), FrontEnd("camera", config)
+    sequence, path = walk("orbit"), tmp_path / "run.jsonl"
+    session, front = recorded(path)
+    back_end = BackEnd(session)
     snapshot_ns, saw = 0, []
     for index in range(20):
         frame = Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index])
@@ -48,7 +56,7 @@ def test_what_a_front_end_did_is_done_again_bit_by_bit(tmp_path):
     poses = [value for event in events for value in event.values.get("poses", [event.values])]
     assert [value["snapshot_ns"] for value in poses if "ids" in value] == saw, "which snapshot each image saw"
 
-    again = Session(config, log)
+    again = Session(LIVE, LOG)
     images = dict(zip(sequence.stamps_ns.tolist(), sequence.images, strict=True))
     for entry in read_manifest(path).entries():
         if isinstance(entry, Event):
@@ -95,12 +103,9 @@ def test_poses_of_a_map_that_was_are_left_out():
 
 def test_front_ends_go_on_when_landmarks_get_new_ids(tmp_path):
     """Images and poses still on their way have the old ones; the manifest has the current ones."""
-    sequence, log = walk("orbit"), logging.getLogger("live")
-    config, path = replace(SMALL, dense=False, keyframe_motion_young=0.02), tmp_path / "run.jsonl"
-    session = Session(config, log)
-    begin(session, config, manifest=str(path))
-    session.go_live()
-    back_end, front = BackEnd(session), FrontEnd("camera", config)
+    sequence, path = walk("orbit"), tmp_path / "run.jsonl"
+    session, front = recorded(path)
+    back_end = BackEnd(session)
     unused, snapshots = sequence.stamps_ns[[0, 9, 12]].tolist(), []
     for index in range(20):
         frame = Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index])
@@ -127,7 +132,7 @@ def test_front_ends_go_on_when_landmarks_get_new_ids(tmp_path):
             assert len(front._corners) > 50 or len(snapshots) == 1, "they are followed on"
     assert snapshots[-4:] == [(0, False), (1, True), (1, False), (2, True)]
     session.close()
-    again = Session(config, log)
+    again = Session(LIVE, LOG)
     images = dict(zip(sequence.stamps_ns.tolist(), sequence.images, strict=True))
     for entry in read_manifest(path).entries():
         if isinstance(entry, Event):
