@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -226,7 +226,9 @@ class MapMaker:
         self._note(update)
         self._keyframes.show(update)
         if due == TAKE:
-            self._send(NEWS, self._news(snapshots=self._back_end.snapshots()))
+            snapshots = self._back_end.snapshots()
+            self._send(NEWS, self._news(snapshots=snapshots))
+            self._move((snapshot.camera, snapshot.w_T_c) for snapshot in snapshots)
         if idle and (due == PREVIEW or not self._session.mapper.backlog):
             self._publish()
 
@@ -359,6 +361,13 @@ class MapMaker:
         self._map.note(update)
         if self._viewer is not None:
             self._viewer.show(update, self._session.mapper, image, metric=self._session.metric)
+
+    def _move(self, places: Iterable[tuple[str, Array]]) -> None:
+        """Pass the poses of cameras on to the viewer."""
+        if self._viewer is not None:
+            cameras = self._session.mapper.cameras
+            for camera, w_T_c in places:
+                self._viewer.move(camera, w_T_c, cameras[camera])
 
     def _notice_reset(self) -> None:
         if self._session.resets != self._resets:

@@ -18,7 +18,7 @@ import numpy as np
 from dust3r_ros.config import NodeConfig
 from dust3r_ros.errors import BackendError, ConfigError, OutputError
 from dust3r_ros.products.viewer_scene import News, Scene
-from dust3r_ros.types import Image, Keyframe, MapCounts, MapUpdate
+from dust3r_ros.types import Array, Camera, Image, Keyframe, MapCounts, MapUpdate
 
 if TYPE_CHECKING:
     from dust3r_ros.mapping.mapper import Mapper
@@ -86,6 +86,13 @@ class Viewer:
             news.edges = news.edges if edges is None else edges
             news.landmarks = news.landmarks if landmarks is None else landmarks
             news.status = status
+        self._wake.set()
+
+    def move(self, camera: str, w_T_c: Array, model: Camera) -> None:
+        """Show a camera at ``w_T_c`` (4, 4), with the last image of it that was shown; call it as ``show``."""
+        with self._lock:
+            image = self._news.seen.get(camera, (None, None, None))[2]
+            self._news.seen[camera] = w_T_c, model, image
         self._wake.set()
 
     def close(self) -> None:

@@ -77,6 +77,7 @@ class Scene:
         self._keyframes: dict[int, _Shown] = {}
         self._every, self._size, self._edges = 1, _PYRAMID, list[tuple[int, int, float]]()
         self._cameras: dict[str, Any] = {}
+        self._images: dict[str, Image] = {}  # the newest of each camera, small
         self._line_handles: dict[str, Any] = {}
         server.gui.configure_theme(show_share_button=False, control_width="small")  # sharing would leave this machine
         self._status = server.gui.add_markdown("**waiting for images**")
@@ -123,7 +124,7 @@ class Scene:
 
     def _reset(self) -> None:
         self._server.scene.reset()
-        for kept in (self._keyframes, self._cameras, self._line_handles):
+        for kept in (self._keyframes, self._cameras, self._images, self._line_handles):
             kept.clear()
         self._every, self._edges = 1, []
         for name, box in (("/keyframes", self._with_pyramids), ("/graph", self._with_graph)):
@@ -237,14 +238,16 @@ class Scene:
         )
 
     def _show_camera(self, name: str, w_T_c: Array | None, camera: Camera | None, image: Image | None) -> None:
-        """Show a pyramid at the camera's pose; none while it is unknown."""
+        """Show a pyramid at the camera's pose; none while it is unknown. ``image``: None for the last one."""
         handle = self._cameras.get(name)
-        if w_T_c is None or camera is None or image is None:
+        if image is not None:
+            self._images[name] = _small(image, _CAMERA_EDGE)
+        small = self._images.get(name)
+        if w_T_c is None or camera is None or small is None:
             if handle is not None:
                 handle.visible = False
             return
         fov = 2 * np.arctan(0.5 * camera.height / camera.focal)
-        small = _small(image, _CAMERA_EDGE)
         if handle is None:
             self._cameras[name] = self._server.scene.add_camera_frustum(
                 f"/cameras/{_name(name)}",

@@ -131,6 +131,17 @@ def test_a_camera_that_is_lost_is_not_shown_where_it_was(viewer, connected, keyf
     connected.wait_for(lambda c: "/cameras/front_left" not in c.hidden, "it is there again")
 
 
+def test_a_camera_between_keyframes_is_shown_where_it_is(viewer, connected, keyframes) -> None:
+    seen = update(keyframes[0], keyframes[:1])
+    viewer.show(replace(seen, w_T_c=None), mapper(), keyframes[0].image)
+    viewer.move("front/left", keyframes[1].w_T_c, seen.cameras["front/left"])
+    connected.wait_for(lambda c: "/cameras/front_left" in c.nodes, "the camera, which had no pose with its image")
+    assert np.allclose(connected.places["/cameras/front_left"], keyframes[1].w_T_c[:3, 3])
+    viewer.move("front/left", keyframes[2].w_T_c, seen.cameras["front/left"])
+    there = keyframes[2].w_T_c[:3, 3]
+    connected.wait_for(lambda c: np.allclose(c.places["/cameras/front_left"], there), "it has moved")
+
+
 def test_without_depth_landmarks_are_shown(viewer, connected, keyframes) -> None:
     blind = replace(keyframes[0], depth=np.full_like(keyframes[0].depth, np.nan))
     cloud = Cloud(np.ones((6, 3), np.float32), np.full((6, 3), 9, np.uint8), np.ones(6, np.float32))
