@@ -1,12 +1,12 @@
-"""Focal lengths of whole recordings and of two-second windows: how far off, and do their deviations mean it?
+"""Focal lengths of recordings, two seconds of them, and variants: how far off, and do their deviations mean it?
 
     python benchmarks/calibration.py [--cases NAME ...] [--data ../shared/data] [--out results/calibration]
         [--page docs/my-calibration.md]
 
-Every recorded scene, windows of 60 images of those at 30 Hz, and the first and second half of rendered walks go through
-the mapper as ``dust3r-map`` runs it, with an unknown camera, without dense depth. Where depth is known, so do pointmaps
-with the errors of a network, which is off by 3 % on a whole scene. Writes calibration.json and calibration.png, and
-their table into ``--page``.
+Every recorded scene, windows of 60 images of those at 30 Hz, variants of the others (``variants.py``), and parts of
+rendered walks with variants go through the mapper as ``dust3r-map`` runs it, with an unknown camera, without dense
+depth. Where depth is known, so do pointmaps with the errors of a network, which is off by 3 % on a whole scene. Writes
+calibration.json and calibration.png, and their tables into ``--page``.
 """
 
 from __future__ import annotations
@@ -29,18 +29,20 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolv
 
 from oracle import Oracle  # noqa: E402
 from targets import Machine, case_options, chosen_cases, show_on_page, where_and_when  # noqa: E402
+from variants import VARIANTS, Variant  # noqa: E402
 
 from dust3r_ros.config import MapperConfig  # noqa: E402
-from dust3r_ros.errors import Dust3rRosError  # noqa: E402
-from dust3r_ros.evaluation.scene import read_scene  # noqa: E402
+from dust3r_ros.errors import Dust3rRosError, GeometryError  # noqa: E402
+from dust3r_ros.evaluation.errors import trajectory_errors  # noqa: E402
+from dust3r_ros.evaluation.scene import Scene, image_files, read_scene  # noqa: E402
 from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
 from dust3r_ros.io.image_sources import open_source  # noqa: E402
 from dust3r_ros.mapping.mapper import Mapper  # noqa: E402
-from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence  # noqa: E402
-from dust3r_ros.types import Image  # noqa: E402
+from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence, walk  # noqa: E402
+from dust3r_ros.types import Array, Image, StampedPose  # noqa: E402
 
 BEGIN, END = "<!-- calibration: begin, made by benchmarks/calibration.py -->", "<!-- calibration: end -->"
-_WINDOW, _FIRST, _STEP = 60, 20, 50  # images
+_WINDOW, _FIRST, _STEP = 60, 20, 25  # images
 _LIVE_HZ = 25.0  # recordings at lower rates have no windows
 _WALKS = ("orbit", "sweep", "forward", "corridor")
 _FRAMES, _SIZE = 90, (640, 480)
@@ -48,30 +50,46 @@ _STEP_NS = 33_333_333
 _POINTMAPS, _WORKING_SIZE, _RATE_HZ = 30, 320, 5.0  # images, pixels; of rendered walks
 _NETWORK = {"warp": 0.05, "zoom": (0.03, 0.02)}  # see ``Oracle``
 _SEEDS = 2
+_PARTS = (0, 15, 30)  # first images of the parts of rendered walks
+_TOLERANCE_NS = 10_000_000
+_UNKNOWN = (float("nan"), float("nan"))
+_WORSE = 1.5  # times the error of the plain recording that a variant may have
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """``images`` of one camera, and its true focal, pixels; ``kind``: recording, window, rendered or pointmaps.
+    """``images`` of one camera, and its true focal, pixels; ``kind``: recording, window, rendered, variant, pointmaps.
 
-    ``network`` makes the pointmaps, if any.
+    ``poses``: true ``w_T_c`` by image, None where unknown. ``network`` makes the pointmaps, if any. ``plain`` names the
+    case of which this is a ``variant``.
     """
 
     kind: str
     images: Callable[[], Iterator[Image]]
     focal: float
+    poses: Sequence[Array | None] = ()
     network: Callable[[], Oracle] | None = None
+    plain: str = ""
+    variant: str = ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What came of a case: relative error and standard deviation of the focal, both NaN without a map."""
+    """What came of a case: relative error and standard deviation of the focal, both NaN without a map.
+
+    ``posed``: the share of images with a pose, of those whose true one is known; ``ate``: root mean square error of
+    these, as a share of the path; NaN where unknown. ``plain``, ``variant``: as in ``Case``.
+    """
 
     name: str
     kind: str
     error: float
     std: float
     seconds: float
+    posed: float = float("nan")
+    ate: float = float("nan")
+    plain: str = ""
+    variant: str = ""
 
     @property
     def z(self) -> float:
@@ -83,8 +101,13 @@ def _recorded(folder: Path, first: int = 0, count: int | None = None) -> Callabl
     return lambda: (frame.image for frame in islice(open_source(folder), first, count and first + count))
 
 
+@lru_cache(maxsize=1)
+def _walk(kind: str) -> RenderedSequence:
+    return render_sequence(kind, _FRAMES, *_SIZE)
+
+
 def _rendered(kind: str, first: int) -> Callable[[], Iterator[Image]]:
-    return lambda: iter(render_sequence(kind, _FRAMES, *_SIZE).images[first : first + _WINDOW])
+    return lambda: iter(_walk(kind).images[first : first + _WINDOW])
 
 
 @lru_cache(maxsize=1)
@@ -114,28 +137,55 @@ def _pointmaps(source: Path | str, first: int, focal: float) -> dict[str, Case]:
             "pointmaps",
             lambda: iter(_with_depth(source, first).images),
             focal,
-            lambda: Oracle(_with_depth(source, first), _WORKING_SIZE, seed=seed, **_NETWORK),  # type: ignore[arg-type]
+            network=lambda: Oracle(_with_depth(source, first), _WORKING_SIZE, seed=seed, **_NETWORK),  # type: ignore[arg-type]
         )
 
     return {f"{name} {first} network {k}": case(zlib.crc32(f"{name} {first} {k}".encode())) for k in range(_SEEDS)}
 
 
+def _poses(scene: Scene) -> list[Array | None]:
+    """The true pose of each image of a recorded scene, in order of time."""
+    stamps = np.array([pose.stamp_ns for pose in scene.truth])
+    found = []
+    for stamp_ns in sorted(image_files(scene.path)):
+        nearest = int(np.argmin(np.abs(stamps - stamp_ns)))
+        found.append(scene.truth[nearest].w_T_c if abs(int(stamps[nearest]) - stamp_ns) < _TOLERANCE_NS else None)
+    return found
+
+
+def _variants(name: str, plain: Case) -> dict[str, Case]:
+    """The variants of a case, by name."""
+
+    def case(kind: str, variant: Variant) -> Case:
+        images = lambda: variant.images(list(plain.images()), plain.focal)  # noqa: E731
+        focal, poses = variant.scale * plain.focal, variant.poses(plain.poses)
+        return Case("variant", images, focal, poses, plain=name, variant=kind)
+
+    return {f"{name}, {kind}": case(kind, variant) for kind, variant in VARIANTS.items()}
+
+
 def cases(data: Path) -> dict[str, Case]:
     """All there are, by name. Raises ``Dust3rRosError`` for a scene that cannot be read."""
-    focal = render_sequence("orbit", 1, *_SIZE).focal
-    found = {f"{kind} {first}": Case("rendered", _rendered(kind, first), focal) for kind in _WALKS for first in (0, 30)}
+    focal, found = render_sequence("orbit", 1, *_SIZE).focal, dict[str, Case]()
     for kind in _WALKS:
+        poses = walk(kind, _FRAMES)
+        for first in _PARTS:
+            part = list(poses[first : first + _WINDOW])
+            found[f"{kind} {first}"] = Case("rendered", _rendered(kind, first), focal, part)
+        found |= _variants(f"{kind} {_PARTS[0]}", found[f"{kind} {_PARTS[0]}"])
         found |= _pointmaps(kind, 0, focal)
     for folder in sorted(path.parent for path in data.glob("*/groundtruth.txt")):
         scene = read_scene(folder)
-        found[folder.name] = Case("recording", _recorded(folder), scene.focal)
+        found[folder.name] = whole = Case("recording", _recorded(folder), scene.focal, _poses(scene))
         stamps = [pose.stamp_ns for pose in scene.truth]
         for first in range(0, len(stamps) - _POINTMAPS + 1, _POINTMAPS) if scene.depth_files else ():
             found |= _pointmaps(folder, first, scene.focal)
         if np.median(np.diff(stamps)) > 1e9 / _LIVE_HZ:
+            found |= _variants(folder.name, whole)
             continue
         for first in range(_FIRST, len(stamps) - _WINDOW, _STEP):
-            found[f"{folder.name} {first}"] = Case("window", _recorded(folder, first, _WINDOW), scene.focal)
+            window = whole.poses[first : first + _WINDOW]
+            found[f"{folder.name} {first}"] = Case("window", _recorded(folder, first, _WINDOW), scene.focal, window)
     return found
 
 
@@ -147,11 +197,25 @@ def measure(name: str, case: Case) -> Row:
     for number, image in enumerate(case.images(), 1):
         mapper.process(number * _STEP_NS, "camera", image)
     mapper.finish()
-    camera = mapper.cameras.get("camera")
-    if camera is None or not mapper.submap.initialised:
-        return Row(name, case.kind, float("nan"), float("nan"), time.perf_counter() - start)
-    error, std = camera.focal / case.focal - 1, camera.focal_std / camera.focal
-    return Row(name, case.kind, float(error), float(std), time.perf_counter() - start)
+    seconds, camera, known = time.perf_counter() - start, mapper.cameras.get("camera"), mapper.submap.initialised
+    error, std = (camera.focal / case.focal - 1, camera.focal_std / camera.focal) if camera and known else _UNKNOWN
+    found = mapper.trajectory() if known else []
+    truth = [
+        StampedPose(number * _STEP_NS, "camera", pose) for number, pose in enumerate(case.poses, 1) if pose is not None
+    ]
+    return Row(name, case.kind, float(error), float(std), seconds, *_placed(truth, found), case.plain, case.variant)
+
+
+def _placed(truth: Sequence[StampedPose], found: Sequence[StampedPose]) -> tuple[float, float]:
+    """``posed`` and ``ate`` of a ``Row``."""
+    if not truth:
+        return _UNKNOWN
+    posed = len({pose.stamp_ns for pose in truth} & {pose.stamp_ns for pose in found}) / len(truth)
+    try:
+        errors = trajectory_errors(truth, found)
+    except GeometryError:  # too few of them
+        return posed, float("nan")
+    return posed, errors.ate / errors.path
 
 
 def table(rows: Sequence[Row], about: dict[str, object]) -> str:
@@ -178,7 +242,31 @@ def table(rows: Sequence[Row], about: dict[str, object]) -> str:
             f"{z.max():.1f}",
         )
         lines.append(f"| {kind} | " + " | ".join(map(str, cells)) + " |")
-    return "\n".join([*lines, "", f"`dense=false`; {where_and_when(about)}."])
+    return "\n".join([*lines, "", *_table_of_variants(rows), f"`dense=false`; {where_and_when(about)}."])
+
+
+def _table_of_variants(rows: Sequence[Row]) -> list[str]:
+    """Markdown: poses and errors of each variant beside those of the plain recordings."""
+    plain = {row.name: row for row in rows}
+    lines = [
+        "| variant | cases | poses, least | cases with enough (95 %, every second image 90 %) | ATE / plain, median "
+        f"| cases with at most {_WORSE:g} | focal error, median |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for variant in dict.fromkeys(row.variant for row in rows if row.variant and row.plain in plain):
+        own = [row for row in rows if row.variant == variant and row.plain in plain]
+        posed = np.array([row.posed for row in own])
+        ratio = np.nan_to_num([row.ate / plain[row.plain].ate for row in own], nan=np.inf)
+        cells = (
+            len(own),
+            f"{posed.min():.0%}",
+            int((posed >= VARIANTS[variant].posed).sum()),
+            f"{np.median(ratio):.2f}",
+            int((ratio <= _WORSE).sum()),
+            f"{np.median(np.abs([row.error for row in own])):.1%}",
+        )
+        lines.append(f"| {variant} | " + " | ".join(map(str, cells)) + " |")
+    return [*lines, ""] if len(lines) > 2 else []
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
@@ -216,7 +304,11 @@ def main() -> int:
         for name in chosen_cases(arguments.cases, found):
             row = measure(name, found[name])
             rows.append(row)
-            print(f"{name}: {row.error:+.2%}, deviation {row.std:.2%}: {row.z:+.1f}, {row.seconds:.0f} s", flush=True)
+            print(
+                f"{name}: {row.error:+.2%}, deviation {row.std:.2%}: {row.z:+.1f}; {row.posed:.0%} posed, "
+                f"ATE {row.ate:.2%}; {row.seconds:.0f} s",
+                flush=True,
+            )
         machine = Machine().about()
         write_text(out / "calibration.json", json.dumps({"rows": [asdict(row) for row in rows], "machine": machine}))
         plot(rows, out / "calibration.png")

@@ -1,0 +1,114 @@
+"""Recordings as another camera, operator or driver would have made them: their images in other forms and orders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import cv2
+import numpy as np
+
+from dust3r_ros.types import Array, Image
+
+Change = Callable[[Image, int, float], Image]  # an image, its number, the focal in pixels
+T = TypeVar("T")
+
+_TURNS = 20  # images of turning on the spot
+_SWING_DEG = 8.0
+
+
+@dataclass(frozen=True)
+class Variant:
+    """``change`` makes each image, every ``step``-th one; ``scale``: of the focal; ``turns``: images put before."""
+
+    change: Change = lambda image, _number, _focal: image
+    step: int = 1
+    scale: float = 1.0
+    turns: int = 0
+    posed: float = 0.95  # the least share of images with a pose
+
+    def images(self, images: Sequence[Image], focal: float) -> Iterator[Image]:
+        """The images (H, W, 3), of ``focal`` pixels, as this variant has them."""
+        for k in range(self.turns):
+            angle = np.radians(_SWING_DEG) * np.sin(2 * np.pi * k / self.turns)
+            yield _turned(images[0], focal, angle)
+        for number, image in enumerate(images[:: self.step]):
+            yield self.change(image, number, focal)
+
+    def poses(self, poses: Sequence[T]) -> list[T | None]:
+        """What belongs to each of its images, None for those put before."""
+        return [None] * self.turns + list(poses[:: self.step])
+
+
+def _turned(image: Image, focal: float, angle: float) -> Image:
+    """What the camera sees when it turns by ``angle`` about its vertical axis, as far as the image tells."""
+    height, width = image.shape[:2]
+    matrix = _matrix(image, focal)
+    turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    return cv2.warpPerspective(image, matrix @ turn @ np.linalg.inv(matrix), (width, height))
+
+
+def _matrix(image: Image, focal: float) -> Array:
+    height, width = image.shape[:2]
+    return np.array([[focal, 0, 0.5 * (width - 1)], [0, focal, 0.5 * (height - 1)], [0, 0, 1]])
+
+
+def _barrel(k1: float) -> Change:
+    """A lens with one radial term (OpenCV's k1) before the same sensor; what the recording does not show is black."""
+
+    def change(image: Image, _number: int, focal: float) -> Image:
+        height, width = image.shape[:2]
+        v, u = np.mgrid[:height, :width].astype(np.float64)
+        x, y = (u - 0.5 * (width - 1)) / focal, (v - 0.5 * (height - 1)) / focal
+        seen = np.hypot(x, y)
+        # The polynomial rises up to its fold; beyond the radius it has there, nothing is seen
+        straight = np.linspace(0, np.sqrt(-1 / (3 * k1)), 2000)
+        bent = straight * (1 + k1 * straight**2)
+        radius = np.interp(seen, bent, straight, right=np.nan)
+        ratio = np.divide(radius, seen, out=np.ones_like(seen), where=seen > 0)
+        source = [
+            np.nan_to_num(at * ratio * focal + 0.5 * (size - 1), nan=-9.0) for at, size in ((x, width), (y, height))
+        ]
+        return cv2.remap(image, source[0].astype(np.float32), source[1].astype(np.float32), cv2.INTER_LINEAR)
+
+    return change
+
+
+def _half(image: Image, _number: int, _focal: float) -> Image:
+    return cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+
+
+def _cropped(image: Image, _number: int, _focal: float) -> Image:
+    """Without its right quarter: the principal point is an eighth of the width off the centre."""
+    return np.ascontiguousarray(image[:, : 3 * image.shape[1] // 4])
+
+
+def _flickering(image: Image, number: int, _focal: float) -> Image:
+    """Exposure and black level that change from image to image."""
+    gain, offset = 1 + 0.35 * np.sin(1.3 * number), 12 * np.sin(0.7 * number)
+    return np.clip(image.astype(np.float32) * gain + offset, 0, 255).astype(np.uint8)
+
+
+def _noisy(image: Image, number: int, _focal: float) -> Image:
+    """A little out of focus, in little light."""
+    noise = np.random.default_rng(number).normal(0, 10, image.shape)
+    return np.clip(cv2.GaussianBlur(image, (5, 5), 1.2) + noise, 0, 255).astype(np.uint8)
+
+
+def _on_its_side(image: Image, _number: int, _focal: float) -> Image:
+    return cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE)
+
+
+VARIANTS = {
+    "reversed": Variant(step=-1),
+    "every second image": Variant(step=2, posed=0.9),
+    "half the size": Variant(_half, scale=0.5),
+    "cropped off centre": Variant(_cropped),
+    "on its side": Variant(_on_its_side),
+    "exposure flickers": Variant(_flickering),
+    "blur and noise": Variant(_noisy),
+    "barrel, k1 = -0.2": Variant(_barrel(-0.2)),
+    "barrel, k1 = -0.35": Variant(_barrel(-0.35)),
+    "turning before it starts": Variant(turns=_TURNS),
+}
