@@ -19,7 +19,7 @@ import yaml
 from fuzz_damage import damage_file, damage_tree
 
 from dust3r_ros.config import MapperConfig, NodeConfig, as_mapping, from_mapping, load_yaml, split
-from dust3r_ros.io.camera_yaml import read_cameras, write_cameras
+from dust3r_ros.io.camera_yaml import read_calibrations, write_cameras
 from dust3r_ros.io.image_sources import open_source
 from dust3r_ros.io.trajectory import read_tum, write_tum
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
@@ -244,18 +244,19 @@ class CameraYaml(Door):
     """Two cameras in the format of camera_info_manager."""
 
     def make(self, folder: Path) -> None:
-        left = Camera("left", 640, 480, 500.0, 2.0, 40, principal_offset=(3.0, -2.0), distortion=(-0.2, 0.05, 0.0))
+        lens = (-0.2, 0.05, 0.0, 0.0, 0.0)
+        left = Camera("left", 640, 480, 500.0, 2.0, 40, principal_offset=(3.0, -2.0), distortion=lens)
         write_cameras(folder / "cameras.yaml", [left, Camera("right", 320, 240, 260.0, fixed=True)])
 
     def damage(self, folder: Path, rng: Random) -> set[str]:
         return damage_yaml(folder / "cameras.yaml", rng)
 
     def open(self, folder: Path) -> Any:
-        return read_cameras(folder / "cameras.yaml")
+        return read_calibrations(folder / "cameras.yaml")
 
     def judge(self, found: Any, good: Any, how: set[str]) -> None:
-        for camera in found.values():
-            sound_camera(camera)
+        for calibration in found.values():
+            sound_calibration(calibration)
 
 
 MERGES = "a: &a {x: 1}\n" + "".join(

@@ -50,9 +50,8 @@ class Camera:
     ``given`` is what somebody measured, 0 for nothing, with the standard deviation ``given_std``; then ``measured``
     is what the images alone say, 0 as long as they do not, with ``measured_std``. All in pixels.
     ``principal_offset`` (pixels) is the principal point, from the middle of the image.
-    ``distortion`` are Brown's k1, k2, k3 as OpenCV and ROS (plumb_bob) have them: what a pinhole sees
-    at x (from the principal point, in focal lengths), the lens shows at x (1 + k1 r^2 + k2 r^4 + k3 r^6),
-    r = |x|. Keyframes are images of the pinhole, with the principal point in their middle.
+    ``distortion`` are the coefficients of ``distortion_model``, as in a ``Calibration``: plumb_bob, or equidistant for
+    lenses so wide that it would miss. Keyframes are images of a pinhole, with the principal point in their middle.
     """
 
     name: str
@@ -63,7 +62,8 @@ class Camera:
     support: int = 0
     fixed: bool = False
     principal_offset: tuple[float, float] = (0.0, 0.0)
-    distortion: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    distortion_model: str = "plumb_bob"
+    distortion: tuple[float, ...] = ()
     given: float = 0.0
     given_std: float = 0.0
     measured: float = 0.0
@@ -85,9 +85,8 @@ class Camera:
     @property
     def calibration(self) -> Calibration:
         """The same as a calibration file has it."""
-        (cx, cy), (k1, k2, k3) = self.center, self.distortion
-        coefficients = (k1, k2, 0.0, 0.0, k3) if any(self.distortion) else ()
-        return Calibration(self.width, self.height, self.focal, self.focal, cx, cy, "plumb_bob", coefficients)
+        (cx, cy), f = self.center, self.focal
+        return Calibration(self.width, self.height, f, f, cx, cy, self.distortion_model, self.distortion)
 
     @property
     def matrix(self) -> Array:

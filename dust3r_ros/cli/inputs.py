@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dust3r_ros.cli import command
-from dust3r_ros.errors import ConfigError
+from dust3r_ros.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from dust3r_ros.io.bags.topics import BagTopics
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dust3r_ros.io.manifest import Event, Manifest
     from dust3r_ros.session.replay import Replay
     from dust3r_ros.session.session import Session
-    from dust3r_ros.types import Frame
+    from dust3r_ros.types import Calibration, Frame
 
 
 def unusable(name: str, replay: Replay, items: Any, skipped: int) -> str:
@@ -96,6 +96,10 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--every", type=command.positive, default=1, metavar="N", help="use every n-th frame of each camera"
     )
+    parser.add_argument(
+        "--camera-info", metavar="FILE",
+        help="calibration file of the cameras, as camera_calibration and this command write it, in place of the bag's",
+    )  # fmt: skip
     parser.add_argument("--max-frames", type=command.positive, metavar="N", help="stop after this many frames")
     group = parser.add_argument_group("other data in the bag")
     group.add_argument("--odometry", metavar="FRAME", help="use odometry from /tf, in this frame (usually odom)")
@@ -134,6 +138,23 @@ def open_inputs(arguments: argparse.Namespace, plan: Manifest | None) -> FrameSo
             lenient=not (topics.masks or topics.depths),  # data missing from the bag is found when a frame needs it
         )
     return open_source(arguments.input, topics=topics)
+
+
+def calibrations(arguments: argparse.Namespace, source: FrameSource) -> Mapping[str, Calibration]:
+    """Those of the --camera-info, else of the recording, by camera. Raises ``InputError`` for a file without any."""
+    if arguments.camera_info is None:
+        return source.calibrations()
+    from dust3r_ros.io.camera_yaml import read_calibrations
+
+    cameras, found = list(source.recorded) or ["camera"], read_calibrations(arguments.camera_info)
+    if len(cameras) == len(found) == 1:
+        return dict(zip(cameras, found.values(), strict=True))  # whatever its name is there
+    if not found.keys() & set(cameras):
+        raise InputError(
+            f"camera file '{arguments.camera_info}' has the cameras {', '.join(found)}, the recording has "
+            f"{', '.join(cameras)}; they must have the same names"
+        )
+    return {name: found[name] for name in cameras if name in found}
 
 
 def frames(source: FrameSource, plan: Manifest | None, arguments: argparse.Namespace) -> Iterable[Frame | Event]:

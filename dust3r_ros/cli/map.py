@@ -206,7 +206,7 @@ def _session(
         inputs.say(arguments.quiet, done)
     if plan is not None:
         return session
-    for camera, calibration in source.calibrations().items():
+    for camera, calibration in inputs.calibrations(arguments, source).items():
         try:
             session.know(camera, calibration)
         except ConfigError as error:

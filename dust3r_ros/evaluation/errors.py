@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dust3r_ros.errors import BackendError, GeometryError, InputError
+from dust3r_ros.geometry.lens import raw_pixels
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid, rays
 from dust3r_ros.types import Array, Array32, Camera, Keyframe, StampedPose
 
@@ -75,11 +76,9 @@ def resample(depth: Array32, keyframe: Keyframe, camera: Camera) -> Array32:
     """
     height, width = keyframe.depth.shape
     x = rays(pixel_grid(height, width), keyframe.focal, center_of(height, width))[..., :2]
-    square = np.sum(x**2, axis=-1, keepdims=True)
-    k1, k2, k3 = camera.distortion
-    seen = camera.focal * x * (1.0 + square * (k1 + square * (k2 + square * k3))) + camera.center
+    seen = raw_pixels(camera.calibration, x.reshape(-1, 2)).reshape(x.shape)
     size = np.array([depth.shape[1], depth.shape[0]])
-    at = np.round((seen + 0.5) * size / [camera.width, camera.height] - 0.5).astype(int)
+    at = np.round(np.nan_to_num((seen + 0.5) * size / [camera.width, camera.height] - 0.5, nan=-1.0)).astype(int)
     inside = np.all((at >= 0) & (at < size), axis=-1)
     columns, rows = np.moveaxis(np.clip(at, 0, size - 1), -1, 0)
     return np.where(inside, depth[rows, columns], np.float32(0.0))

@@ -121,6 +121,24 @@ def ray_slopes(calibration: Calibration, pixels: NDArray[Any]) -> Array:
     return np.where(right[:, None], found, np.nan)
 
 
+def raw_pixels(calibration: Calibration, slopes: Array) -> Array:
+    """(N, 2) raw pixels at which rays of (x / z, y / z), (N, 2), are seen, NaN beyond what the lens shows: the inverse
+    of ``ray_slopes``. Raises ``ConfigError`` for an unknown model.
+    """
+    lens, c = LensModel.of(calibration), calibration
+    seen = slopes
+    if not lens.plain and len(slopes):
+        d = np.array(c.coefficients or (0.0,) * 4)
+        if lens.fisheye:
+            seen = cv2.fisheye.distortPoints(slopes[:, None], np.eye(3), d)
+        else:
+            rays = cv2.convertPointsToHomogeneous(slopes)
+            seen = cv2.projectPoints(rays, np.zeros(3), np.zeros(3), np.eye(3), d)[0]
+        beyond = np.linalg.norm(slopes, axis=1) > lens.radii[-1]
+        seen = np.where(beyond[:, None], np.nan, np.asarray(seen, np.float64).reshape(-1, 2))
+    return seen * (c.fx, c.fy) + (c.cx, c.cy)
+
+
 def _radius(r: Array, d: tuple[float, ...]) -> Array:
     """Brown's radial part, with OpenCV's rational one (calib3d, "Camera Calibration and 3D Reconstruction")."""
     k1, k2, _, _, k3, k4, k5, k6 = (tuple(d) + (0.0,) * 8)[:8]
@@ -250,22 +268,33 @@ class Lens:
         return Lens(factor * self.radius, self.radial, center, self.second)
 
 
-@lru_cache(maxsize=64)  # called for every image
-def plumb_bob(lens: Lens, focal: float, width: int, height: int) -> tuple[float, float, float]:
-    """k1, k2, k3 of the forward model of OpenCV and ROS, fitted to ``lens`` over an image of that size.
+_MODELS = {"plumb_bob": (3, 5, 7), "equidistant": (3, 5, 7, 9)}  # powers of the tangent, and of the angle
+_WELL_FITTED_PX = 0.25
 
-    A pinhole's x (from the principal point, in units of ``focal``) is seen at x (1 + k1 r^2 + k2 r^4 +
-    k3 r^6). ``lens``, ``focal``, ``width`` and ``height`` (pixels) have one resolution. With |radial| up
-    to 0.07, the fit is within 0.05 px at 640 x 480 out to the corners; with 0.1, within 0.2 px.
+
+@lru_cache(maxsize=64)  # called for every image
+def forward_model(lens: Lens, focal: float, width: int, height: int) -> tuple[str, tuple[float, ...]]:
+    """The distortion model of ROS and its coefficients that are closest to ``lens`` over an image of that size.
+
+    plumb_bob (k1, k2, 0, 0, k3) if that is within a quarter of a pixel, as it is up to about 80 degrees across; else
+    equidistant (k1 to k4; Kannala and Brandt, PAMI 2006) if that is closer. No coefficients for a lens that does not
+    bend. ``lens``, ``focal``, ``width`` and ``height`` (pixels) have one resolution.
     """
     if not lens.bends:
-        return 0.0, 0.0, 0.0
+        return "plumb_bob", ()
     reach = math.hypot(width / 2 + abs(lens.center[0]), height / 2 + abs(lens.center[1])) / lens.radius
     reach = min(reach, turning_radius(lens.radial, lens.second))
     # Denser outwards, like Chebyshev nodes: the largest error matters, and it is at the corners.
     seen = reach * np.sin(np.linspace(0.0, np.pi / 2, _FITTED_RADII + 1)[1:])
-    ideal = seen / lens.divisor(seen**2)
-    terms = ideal[:, None] ** (3, 5, 7)
-    found = np.linalg.lstsq(terms, seen - ideal, rcond=None)[0]
-    k1, k2, k3 = (found * (focal / lens.radius) ** np.array([2, 4, 6])).tolist()
-    return k1, k2, k3
+    slopes, shown = seen / lens.divisor(seen**2) * lens.radius / focal, seen * lens.radius / focal
+    misses, found = {}, {}
+    for model, powers in _MODELS.items():
+        ideal = slopes if model == "plumb_bob" else np.arctan(slopes)
+        terms = ideal[:, None] ** powers
+        k = np.linalg.lstsq(terms, shown - ideal, rcond=None)[0]
+        misses[model] = focal * float(np.abs(terms @ k + ideal - shown).max())
+        found[model] = tuple(k.tolist())
+    if misses["plumb_bob"] <= max(_WELL_FITTED_PX, misses["equidistant"]):
+        k1, k2, k3 = found["plumb_bob"]
+        return "plumb_bob", (k1, k2, 0.0, 0.0, k3)
+    return "equidistant", found["equidistant"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import yaml
 
 from dust3r_ros.config import parse_yaml
 from dust3r_ros.errors import ConfigError, InputError
+from dust3r_ros.geometry.lens import LensModel
 from dust3r_ros.geometry.undistortion import scaled_calibration
 from dust3r_ros.io.files import write_text
 from dust3r_ros.types import Calibration, Camera
@@ -28,12 +28,11 @@ def write_cameras(path: str | Path, cameras: Iterable[Camera], raw: Mapping[str,
     write_text(path, yaml.safe_dump_all(documents, sort_keys=False, default_flow_style=None, width=120))
 
 
-def read_cameras(path: str | Path) -> dict[str, Camera]:
-    """Cameras of a calibration file by name; the focal is the mean of fx and fy.
+def read_calibrations(path: str | Path) -> dict[str, Calibration]:
+    """The calibrations in a file of ``camera_calibration`` or ``write_cameras``, by camera name.
 
-    Of the distortion, only the radial terms k1, k2, k3 are read, not the tangential ones; a file may have none. Raises
-    ``InputError`` for a file that cannot be read, for a camera without size or focal length, for numbers that no camera
-    has, for two cameras of one name, and for a distortion model other than plumb_bob.
+    Raises ``InputError`` for a file that cannot be read, for a camera without size or focal length, for numbers or a
+    distortion that no camera has, and for two cameras of one name.
     """
     try:
         documents = parse_yaml(Path(path).read_text(encoding="utf-8"))
@@ -41,14 +40,16 @@ def read_cameras(path: str | Path) -> dict[str, Camera]:
         raise InputError(f"camera file '{path}' cannot be read: {error}") from error
     except ValueError as error:
         raise InputError(f"camera file '{path}' is not YAML: {error}") from error
-    cameras = [_camera(document, path) for document in documents if document is not None]
-    if not cameras:
+    found: dict[str, Calibration] = {}
+    for document in documents:
+        if document is None:
+            continue
+        name, calibration = _calibration(document, path)
+        if name in found:
+            raise InputError(f"camera file '{path}' holds two cameras '{name}'; each needs a name of its own")
+        found[name] = calibration
+    if not found:
         raise InputError(f"camera file '{path}' holds no camera; it must hold a ROS camera calibration")
-    found: dict[str, Camera] = {}
-    for camera in cameras:
-        if camera.name in found:
-            raise InputError(f"camera file '{path}' holds two cameras '{camera.name}'; each needs a name of its own")
-        found[camera.name] = camera
     return found
 
 
@@ -74,46 +75,30 @@ def _document(camera: Camera, raw: Calibration) -> dict[str, Any]:
     }
 
 
-def _camera(document: Any, path: str | Path) -> Camera:
+def _calibration(document: Any, path: str | Path) -> tuple[str, Calibration]:
     try:
-        matrix = [float(value) for value in document["camera_matrix"]["data"]]
-        width, height = _whole(document["image_width"]), _whole(document["image_height"])
-        camera = Camera(
-            name=str(document.get("camera_name", "camera")),
-            width=width,
-            height=height,
-            focal=(matrix[0] + matrix[4]) / 2,
-            focal_std=float(document.get("focal_std", math.inf)),
-            support=_whole(document.get("support", 0)),
-            fixed=bool(document.get("fixed", False)),
-            principal_offset=(matrix[2] - (width - 1) / 2, matrix[5] - (height - 1) / 2),
-            distortion=_distortion(document),
+        name, matrix = str(document.get("camera_name", "camera")), document["camera_matrix"]["data"]
+        distortion = tuple(float(k) for k in document.get("distortion_coefficients", {}).get("data", []))
+        calibration = Calibration(
+            width=_whole(document["image_width"]),
+            height=_whole(document["image_height"]),
+            fx=float(matrix[0]),
+            fy=float(matrix[4]),
+            cx=float(matrix[2]),
+            cy=float(matrix[5]),
+            model=document.get("distortion_model") or "plumb_bob",
+            coefficients=distortion,
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise InputError(
             f"camera file '{path}' has a missing or wrong value ({error}); "
-            "it must hold image_width, image_height, camera_matrix and, if any, plumb_bob distortion"
+            "it must hold image_width, image_height, camera_matrix and, if any, distortion"
         ) from error
-    if not (math.isfinite(camera.focal) and camera.focal > 0 and camera.width > 0 and camera.height > 0):
-        raise InputError(
-            f"camera '{camera.name}' of '{path}' has the size {camera.width}x{camera.height} and the focal length "
-            f"{camera.focal}; all must be positive"
-        )
-    if not all(math.isfinite(value) for value in (*camera.principal_offset, *camera.distortion)):
-        raise InputError(
-            f"camera '{camera.name}' of '{path}' has the principal point {camera.center} and the distortion "
-            f"{camera.distortion}; all must be finite"
-        )
-    if not (camera.focal_std >= 0 and camera.support >= 0):
-        raise InputError(
-            f"camera '{camera.name}' of '{path}' has focal_std {camera.focal_std} and support {camera.support}; "
-            "neither can be negative"
-        )
     try:
-        scaled_calibration(Calibration(width, height, matrix[0], matrix[4], matrix[2], matrix[5]), width, height)
+        LensModel.of(scaled_calibration(calibration, calibration.width, calibration.height))
     except ConfigError as error:
-        raise InputError(f"camera '{camera.name}' of '{path}' cannot be used: {error}") from error
-    return camera
+        raise InputError(f"camera '{name}' of '{path}' cannot be used: {error}") from error
+    return name, calibration
 
 
 def _whole(value: Any) -> int:
@@ -121,13 +106,3 @@ def _whole(value: Any) -> int:
     if float(value) != int(value):
         raise ValueError(f"{value} is not a whole number")
     return int(value)
-
-
-def _distortion(document: Any) -> tuple[float, float, float]:
-    """k1, k2, k3 of ``distortion_coefficients`` (k1, k2, p1, p2, k3); missing ones at the end are 0."""
-    values = [float(value) for value in document.get("distortion_coefficients", {}).get("data", [])]
-    model = document.get("distortion_model") or "plumb_bob"
-    if any(values) and model != "plumb_bob":
-        raise ValueError(f"the distortion model '{model}'")
-    k1, k2, _, _, k3 = [*values, *[0.0] * 5][:5]
-    return k1, k2, k3

@@ -13,7 +13,7 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError, InputError
 from dust3r_ros.features.features import FEATURES, Features, extract
 from dust3r_ros.features.masks import DarkBorder, ImageMask, Mask
-from dust3r_ros.geometry.lens import Lens, plumb_bob
+from dust3r_ros.geometry.lens import Lens, forward_model
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.sparse.landmarks import Intrinsics
@@ -347,6 +347,7 @@ class Cameras:
         native, lens = intrinsics.focal * scale, intrinsics.lens.scaled(scale)
         measured, measured_std = intrinsics.measured or (0.0, inf)
         given = intrinsics.prior if intrinsics.given else 0.0
+        model, distortion = forward_model(lens, native, stream.width, stream.height)
         return Camera(
             stream.name,
             stream.width,
@@ -356,7 +357,8 @@ class Cameras:
             support,
             fixed=intrinsics.fixed,
             principal_offset=lens.center,
-            distortion=plumb_bob(lens, native, stream.width, stream.height),
+            distortion_model=model,
+            distortion=distortion,
             given=given * scale,
             given_std=0.0 if intrinsics.fixed else given * scale * intrinsics.prior_std if given else 0.0,
             measured=measured * scale,

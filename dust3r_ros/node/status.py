@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from dust3r_ros.config import MapperConfig, NodeConfig
-from dust3r_ros.geometry.pinhole import pixel_grid
+from dust3r_ros.geometry.lens import raw_pixels
+from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.msg import CameraEstimate, MappingStatus, StageLatency
 from dust3r_ros.node.conversions import header, pose_message
 from dust3r_ros.node.topics import TopicHealth
@@ -267,17 +268,12 @@ def lens_shift(camera: Camera) -> float:
 
     Evaluated on a coarse grid out to the corners.
     """
-    if not any(camera.distortion) and not any(camera.principal_offset):
-        return 0.0
     if camera.focal <= 0:
         return 0.0
     grid = pixel_grid(9, 9).reshape(-1, 2) / 4.0 - 1.0
     ideal = grid * [camera.width / 2.0, camera.height / 2.0]
-    square = (ideal**2).sum(axis=1, keepdims=True) / camera.focal**2
-    k1, k2, k3 = camera.distortion
-    seen = ideal * (1.0 + square * (k1 + square * (k2 + square * k3))) + camera.principal_offset
-    shift = (((seen - ideal) ** 2).sum(axis=1) ** 0.5).max()
-    return float(shift) if math.isfinite(shift) else math.inf
+    seen = raw_pixels(camera.calibration, ideal / camera.focal) - center_of(camera.height, camera.width)
+    return float(np.nanmax(np.linalg.norm(seen - ideal, axis=1)))
 
 
 def status_message(snapshot: Snapshot, frame: str) -> MappingStatus:
@@ -351,6 +347,7 @@ def camera_estimate(snapshot: Snapshot, camera: Camera) -> CameraEstimate:
         source=snapshot.sources.get(camera.name, CameraEstimate.FIXED if camera.fixed else CameraEstimate.ESTIMATED),
         cx=float(raw.cx),
         cy=float(raw.cy),
+        distortion_model=raw.model if raw.coefficients else "plumb_bob",
         d=[float(value) for value in raw.coefficients or (0.0,) * 5],
         lens_shift=shift,
         lens_matters=bool(shift > LENS_MATTERS * camera.width),

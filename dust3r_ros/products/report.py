@@ -126,10 +126,12 @@ def _cameras(cameras: Mapping[str, Mapping[str, Any]]) -> str:
                 "–" if camera["fixed"] or spread is None else f"{spread:.2f} px",
                 origin,
                 "({:.1f}, {:.1f})".format(*camera["principal_point"]),
-                ", ".join(f"{k:.4f}" for k in camera["distortion"]) if any(camera["distortion"]) else "none",
+                ", ".join([camera["distortion_model"], *(f"{k:.4f}" for k in camera["distortion"])])
+                if camera["distortion"]
+                else "none",
             )
         )
-    head = ("camera", "size", "focal length", "standard deviation", "origin", "principal point", "k1, k2, k3")
+    head = ("camera", "size", "focal length", "standard deviation", "origin", "principal point", "distortion")
     return _table(head, rows)
 
 

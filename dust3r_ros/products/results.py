@@ -171,5 +171,6 @@ def _camera(camera: Camera) -> dict[str, Any]:
         "support": camera.support,
         "fixed": camera.fixed,
         "principal_point": [round(value, 3) for value in camera.center],
+        "distortion_model": camera.distortion_model,
         "distortion": [round(value, 6) for value in camera.distortion],
     }

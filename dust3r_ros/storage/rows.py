@@ -32,7 +32,7 @@ from dust3r_ros.storage import blobs
 from dust3r_ros.tracking import Tracks, join
 from dust3r_ros.types import Array, Camera, Keyframe
 
-SCHEMA_VERSION = 6  # the only version supported
+SCHEMA_VERSION = 7  # the only version supported
 APPLICATION_ID = int.from_bytes(b"D3RM", "big")
 
 SCHEMA = """
@@ -40,7 +40,7 @@ CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE cameras (name TEXT PRIMARY KEY, place INTEGER NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL,
     focal REAL NOT NULL, focal_std REAL NOT NULL, support INTEGER NOT NULL, fixed INTEGER NOT NULL,
-    offset_x REAL NOT NULL, offset_y REAL NOT NULL, k1 REAL NOT NULL, k2 REAL NOT NULL, k3 REAL NOT NULL,
+    offset_x REAL NOT NULL, offset_y REAL NOT NULL, distortion_model TEXT NOT NULL, distortion TEXT NOT NULL,
     given REAL NOT NULL, given_std REAL NOT NULL, measured REAL NOT NULL, measured_std REAL NOT NULL);
 CREATE TABLE maps (id INTEGER PRIMARY KEY, place INTEGER NOT NULL, kind TEXT NOT NULL, landmarks INTEGER NOT NULL,
     facts TEXT NOT NULL, focals TEXT NOT NULL, likeness BLOB NOT NULL);
@@ -205,9 +205,8 @@ def writing(path: Path) -> Iterator[None]:
 
 _PLAIN = (
     "name", "width", "height", "focal", "focal_std", "support", "fixed", "given", "given_std", "measured",
-    "measured_std",
+    "measured_std", "distortion_model",
 )  # fmt: skip
-_LENS = ("offset_x", "offset_y", "k1", "k2", "k3")
 
 
 def put(base: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> None:
@@ -219,9 +218,10 @@ def put(base: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> None:
 def camera_row(camera: Camera, place: int) -> dict[str, Any]:
     """A row of ``cameras``."""
     row = {name: getattr(camera, name) for name in _PLAIN}
-    lens = (float(value) for value in (*camera.principal_offset, *camera.distortion))
     plain = {name: value if isinstance(value, str) else _number(value) for name, value in row.items()}
-    return {**plain, "place": place, **dict(zip(_LENS, lens, strict=True))}
+    x, y = (float(value) for value in camera.principal_offset)
+    distortion = json.dumps([float(value) for value in camera.distortion])
+    return {**plain, "place": place, "offset_x": x, "offset_y": y, "distortion": distortion}
 
 
 def _number(value: Any) -> int | float:
@@ -231,9 +231,9 @@ def _number(value: Any) -> int | float:
 def camera(row: Mapping[str, Any]) -> Camera:
     """The camera of a row."""
     known = {name: row[name] for name in _PLAIN}
-    x, y, k1, k2, k3 = (float(row[name]) for name in _LENS)
     known["fixed"] = bool(known["fixed"])
-    return Camera(**known, principal_offset=(x, y), distortion=(k1, k2, k3))
+    distortion = tuple(float(value) for value in json.loads(row["distortion"]))
+    return Camera(**known, principal_offset=(float(row["offset_x"]), float(row["offset_y"])), distortion=distortion)
 
 
 def lens_text(lens: Lens) -> str:

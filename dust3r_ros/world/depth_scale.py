@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
+from dust3r_ros.geometry.lens import ray_slopes
 from dust3r_ros.geometry.pinhole import center_of
 from dust3r_ros.types import Array, Array32, Camera, Frame, Keyframe
 from dust3r_ros.world.evidence import ScaleEvidence, block_std, weighted_median
@@ -111,11 +111,7 @@ def _rays(samples: DepthSamples, camera: Camera) -> Array:
     if samples.rays:
         return samples.at.astype(np.float64)
     raw = samples.at.astype(np.float64) * [camera.width, camera.height] - 0.5
-    k1, k2, k3 = camera.distortion
-    if not any(camera.distortion):
-        return (raw - camera.center) / camera.focal
-    found = cv2.undistortPoints(raw[:, None], camera.matrix, np.array([k1, k2, 0.0, 0.0, k3]))
-    return found[:, 0]
+    return ray_slopes(camera.calibration, raw)
 
 
 def depth_scale(ratios: Mapping[int, DepthRatio]) -> ScaleEvidence | None:

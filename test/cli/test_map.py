@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -20,9 +21,11 @@ from sequences import cut, walk
 from threads import unlimited
 
 from dust3r_ros.cli.map import main
+from dust3r_ros.io.camera_yaml import write_cameras
 from dust3r_ros.io.manifest import read_manifest
 from dust3r_ros.scenes.export import write_bag, write_folder
 from dust3r_ros.scenes.sequence import RenderedSequence
+from dust3r_ros.types import Camera
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [
@@ -127,6 +130,23 @@ def called(capsys: pytest.CaptureFixture[str], *arguments: object) -> subprocess
     """The command in this process: to start one costs more than a short map."""
     code = main([str(argument) for argument in arguments])
     return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+
+def test_a_calibration_file_is_used(
+    folder: Path, sequence: RenderedSequence, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under whatever name the file has it, and not at all if it is none."""
+    camera = Camera("narrow", sequence.width, sequence.height, sequence.focal)
+    write_cameras(tmp_path / "one.yaml", [camera])
+    common = folder, "--quiet", *FAST, "--set", "dense=false", "--max-frames", 8
+    done = called(capsys, *common, "--out", tmp_path / "out", "--camera-info", tmp_path / "one.yaml")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads((tmp_path / "out/summary.json").read_text())["cameras"]["camera"]
+    assert shown["fixed"] and shown["focal"] == pytest.approx(sequence.focal)
+    write_cameras(tmp_path / "two.yaml", [camera, replace(camera, name="wide")])
+    done = called(capsys, *common, "--out", tmp_path / "none", "--camera-info", tmp_path / "two.yaml")
+    assert done.returncode == 2 and "the cameras narrow, wide, the recording has camera" in done.stderr
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_video_is_mapped(

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.evaluation.errors import DepthErrors, depth_errors, mean_errors, resample, trajectory_errors
-from dust3r_ros.geometry.lens import Lens, plumb_bob
+from dust3r_ros.geometry.lens import Lens, forward_model
 from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.types import Camera, Keyframe, StampedPose
 
@@ -99,7 +99,8 @@ def test_resampling_to_the_same_size_changes_nothing() -> None:
 def test_resampling_goes_through_the_lens() -> None:
     """What a rectified pixel shows is where the lens has it, and nothing where the camera did not see."""
     lens = Lens(32.0, -0.08, (2.0, -1.0))
-    camera = Camera("front", 64, 48, 60.0, principal_offset=lens.center, distortion=plumb_bob(lens, 60.0, 64, 48))
+    model, distortion = forward_model(lens, 60.0, 64, 48)
+    camera = Camera("front", 64, 48, 60.0, 0.0, 0, False, lens.center, model, distortion)
     ramp = np.tile(np.arange(1, 65, dtype=np.float32), (48, 1))
     result = resample(ramp, keyframe_of(48, 64, 60.0), camera)
     ideal = np.stack(np.meshgrid(np.arange(64) - 31.5, np.arange(48) - 23.5), axis=-1).reshape(-1, 2)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from lenses import LENSES, seen
 
 from dust3r_ros.errors import ConfigError
-from dust3r_ros.geometry.lens import Lens, LensModel, plumb_bob, ray_slopes, turning_radius
+from dust3r_ros.geometry.lens import Lens, LensModel, forward_model, raw_pixels, ray_slopes, turning_radius
+from dust3r_ros.geometry.pinhole import pixel_grid
 from dust3r_ros.types import Calibration
 
 
@@ -134,10 +135,12 @@ def test_opencv_rectifies_as_the_lens_says(
 ) -> None:
     """Every pixel of the rectified image is fetched from where the lens shows it."""
     lens, middle = Lens(320.0, radial, center), np.array([319.5, 239.5])
-    k1, k2, k3 = plumb_bob(lens, focal, 640, 480)
+    model, distortion = forward_model(lens, focal, 640, 480)
+    assert model == "plumb_bob"
     cx, cy = middle + center
     K = np.array([[focal, 0.0, cx], [0.0, focal, cy], [0.0, 0.0, 1.0]])
-    maps = cv2.initUndistortRectifyMap(K, np.array([k1, k2, 0.0, 0.0, k3]), np.eye(3), K, (640, 480), cv2.CV_32FC1)
+    d = np.array(distortion or np.zeros(5))
+    maps = cv2.initUndistortRectifyMap(K, d, np.eye(3), K, (640, 480), cv2.CV_32FC1)
     found = np.stack(maps, axis=-1).reshape(-1, 2)
     pixels = np.stack(np.meshgrid(np.arange(640.0), np.arange(480.0)), axis=-1).reshape(-1, 2)
     expected = lens.seen(pixels - (cx, cy)) + middle
@@ -150,17 +153,35 @@ def test_opencv_rectifies_as_the_lens_says(
 
 
 def test_a_lens_that_does_not_bend_has_no_distortion() -> None:
-    assert plumb_bob(Lens(320.0, 0.0, (3.0, 4.0)), 500.0, 640, 480) == (0.0, 0.0, 0.0)
+    assert forward_model(Lens(320.0, 0.0, (3.0, 4.0)), 500.0, 640, 480) == ("plumb_bob", ())
 
 
 def test_the_distortion_does_not_depend_on_the_resolution() -> None:
     lens = Lens(320.0, -0.06, (5.0, 2.0))
-    assert plumb_bob(lens.scaled(2.0), 1000.0, 1280, 960) == pytest.approx(plumb_bob(lens, 500.0, 640, 480))
+    large, small = forward_model(lens.scaled(2.0), 1000.0, 1280, 960), forward_model(lens, 500.0, 640, 480)
+    assert large[0] == small[0] and large[1] == pytest.approx(small[1])
+
+
+@pytest.mark.parametrize(("degrees", "model"), [(70, "plumb_bob"), (110, "equidistant"), (120, "equidistant")])
+def test_a_fisheye_is_published_as_one(degrees: int, model: str) -> None:
+    """What OpenCV makes of the published coefficients is what an equidistant lens shows, out to the corners."""
+    focal, pixels = 320.0 / np.radians(degrees / 2), pixel_grid(480, 640).reshape(-1, 2)
+    offsets = pixels - (319.5, 239.5)
+    angle = np.linalg.norm(offsets, axis=1) / focal
+    terms = np.stack([(angle * focal / 320.0) ** 2, (angle * focal / 320.0) ** 4], axis=1)
+    radial, second = np.linalg.lstsq(terms, 1.0 - angle / np.tan(angle), rcond=None)[0]
+    found, d = forward_model(Lens(320.0, float(radial), (0.0, 0.0), float(second)), focal, 640, 480)
+    assert found == model
+    slopes = offsets * (np.tan(angle) / (angle * focal))[:, None]
+    seen = raw_pixels(Calibration(640, 480, focal, focal, 319.5, 239.5, found, d), slopes)
+    assert np.nanmax(np.abs(seen - pixels)) < 0.5 and np.isfinite(seen).mean() > 0.99
 
 
 def test_a_lens_that_turns_back_inside_the_image_still_gives_numbers() -> None:
     lens = Lens(320.0, -0.5)
-    k = plumb_bob(lens, 300.0, 640, 480)
+    model, k = forward_model(lens, 300.0, 640, 480)
     assert np.isfinite(k).all()
-    r = lens.ideal(np.array([[150.0, 0.0]]))[0, 0] / 300
-    assert 300 * r * (1 + k[0] * r**2 + k[1] * r**4 + k[2] * r**6) == pytest.approx(150, rel=0.03)
+    slope = lens.ideal(np.array([[150.0, 0.0]])) / 300
+    assert raw_pixels(Calibration(640, 480, 300.0, 300.0, 0.0, 0.0, model, k), slope)[0, 0] == pytest.approx(
+        150, rel=0.03
+    )

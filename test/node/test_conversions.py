@@ -114,7 +114,7 @@ def test_camera_info_is_that_of_the_native_image():
 
 
 def test_camera_info_describes_the_raw_image():
-    camera = Camera("front", 640, 480, 500.0, principal_offset=(3.0, -2.0), distortion=(0.1, -0.02, 0.003))
+    camera = Camera("front", 640, 480, 500.0, principal_offset=(3.0, -2.0), distortion=(0.1, -0.02, 0.0, 0.0, 0.003))
     message = conversions.camera_info_message(camera.calibration, STAMP, "front_optical")
     assert list(message.d) == [0.1, -0.02, 0, 0, 0.003]
     np.testing.assert_array_equal(message.k.reshape(3, 3), [[500, 0, 322.5], [0, 500, 237.5], [0, 0, 1]])

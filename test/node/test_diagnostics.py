@@ -183,7 +183,7 @@ def test_status_carries_latencies_of_both_ends_and_how_far_the_map_is_behind():
 
 def test_status_carries_lens_rig_and_what_was_published():
     camera = Camera(
-        "left", 640, 480, 500.0, 4.0, 6, principal_offset=(3.0, 0.0), distortion=(-0.1, 0.0, 0.0), given=510
+        "left", 640, 480, 500.0, 4.0, 6, principal_offset=(3.0, 0.0), distortion=(-0.1, 0.0, 0.0, 0.0, 0.0), given=510
     )
     known = Calibration(640, 480, 500, 501, 320, 240, "rational_polynomial", (0.1,) * 8)
     place = RigCamera("front", pose(np.eye(3), [0.1, 0.0, 0.0]), 0.02, known=False)
@@ -197,8 +197,10 @@ def test_status_carries_lens_rig_and_what_was_published():
 
 
 def test_how_far_a_lens_moves_a_pixel():
-    camera = Camera("c", 640, 480, 400.0, distortion=(-0.1, 0.0, 0.0))
+    camera = Camera("c", 640, 480, 400.0, distortion=(-0.1, 0.0, 0.0, 0.0, 0.0))
     radius = np.hypot(320, 240)
     assert lens_shift(camera) == pytest.approx(0.1 * radius**3 / 400.0**2)
-    assert lens_shift(replace(camera, distortion=(0.0, 0.0, 0.0))) == 0.0
-    assert lens_shift(replace(camera, distortion=(0.0, 0.0, 0.0), principal_offset=(3.0, 4.0))) == pytest.approx(5.0)
+    assert lens_shift(replace(camera, distortion=())) == 0.0
+    assert lens_shift(
+        replace(camera, distortion=(0.0, 0.0, 0.0, 0.0, 0.0), principal_offset=(3.0, 4.0))
+    ) == pytest.approx(5.0)

@@ -10,7 +10,7 @@ from sensor_msgs.msg import CameraInfo
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError, InputError
-from dust3r_ros.io.camera_yaml import read_cameras
+from dust3r_ros.io.camera_yaml import read_calibrations
 from dust3r_ros.node.conversions import camera_info_message
 from dust3r_ros.node.jobs import calibration_from, write_calibration, write_products
 from dust3r_ros.node.tools.verdict import FILES
@@ -37,7 +37,7 @@ def test_everything_is_taken_over():
 
 
 def test_what_the_node_publishes_reads_back_the_same():
-    camera = Camera("c", 641, 480, 512.5, principal_offset=(3.0, -2.0), distortion=(0.1, -0.02, 0.003))
+    camera = Camera("c", 641, 480, 512.5, principal_offset=(3.0, -2.0), distortion=(0.1, -0.02, 0.0, 0.0, 0.003))
     assert calibration_from(camera_info_message(camera.calibration, 7, "f"), "/info")[0] == camera.calibration
 
 
@@ -66,7 +66,7 @@ def test_nonsense_is_named_and_not_used(message, reason):
     assert reason in remark and remark.startswith("/info")
 
 
-LEFT = Camera("front/left", 640, 480, 500.0, 2.0, 9, distortion=(0.1, 0.0, 0.0))
+LEFT = Camera("front/left", 640, 480, 500.0, 2.0, 9, distortion=(0.1, 0.0, 0.0, 0.0, 0.0))
 RIGHT = Camera("right", 320, 240, 250.0)
 
 
@@ -77,8 +77,7 @@ def session(*cameras, raw=lambda camera: camera.calibration):
 def test_a_folder_gets_a_file_for_each_camera(tmp_path):
     files = write_calibration(str(tmp_path / "new"), session(LEFT, RIGHT))
     assert files == (str(tmp_path / "new" / "front_left.yaml"), str(tmp_path / "new" / "right.yaml"))
-    (camera,) = read_cameras(files[0]).values()
-    assert (camera.name, camera.width, camera.focal, camera.distortion) == ("front/left", 640, 500.0, (0.1, 0.0, 0.0))
+    assert read_calibrations(files[0]) == {"front/left": LEFT.calibration}
 
 
 def test_one_camera_to_a_file_with_the_keys_of_camera_info_manager(tmp_path):

@@ -18,7 +18,7 @@ from sensor_msgs.msg import CameraInfo, PointCloud2
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 
-from dust3r_ros.io.camera_yaml import read_cameras
+from dust3r_ros.io.camera_yaml import read_calibrations
 from dust3r_ros.node.conversions import stamp_to_ns
 from dust3r_ros.node.interface import OUTPUTS, TF_STATIC, qos_profile
 from dust3r_ros.node.tools.player import image_message
@@ -169,8 +169,8 @@ def test_a_robot_is_mapped_in_metres_and_everything_says_so(start_node, robot, t
     answer = recorder.call(SaveCalibration, "save_calibration", SaveCalibration.Request(path=str(folder)))
     assert answer.success and len(answer.files) == 2
     for file in answer.files:
-        ((name, camera),) = read_cameras(file).items()
-        assert camera.focal == pytest.approx(fake_robot.rig().eyes[name].focal, rel=0.03)
+        ((name, calibration),) = read_calibrations(file).items()
+        assert calibration.fx == pytest.approx(fake_robot.rig().eyes[name].focal, rel=0.03)
 
     sequence = fake_robot.rig().seen["left"]
     index = len(sequence) // 2

@@ -59,7 +59,7 @@ def test_the_numbers_stand_on_the_page() -> None:
     text = Page(report(summary(), PNG)).text
     for number in ("1,234", "1,200", "33", "99", "456,789", "523.25 px", "1.50 px", "12.3", "346 MB", "31.5", "320"):
         assert number in text
-    for lens in ("(321.2, 240.0)", "0.0512, -0.0030, 0.0000", "(31.5, 23.5)", "none"):
+    for lens in ("(321.2, 240.0)", "plumb_bob, 0.0512, -0.0030, 0.0000, 0.0000, 0.0000", "(31.5, 23.5)", "none"):
         assert lens in text
     assert "from 42 pairs" in text
     assert "given" in text

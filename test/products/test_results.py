@@ -16,7 +16,7 @@ from dust3r_ros.cloud.cloud import map_cloud
 from dust3r_ros.cloud.fusion import fuse_map
 from dust3r_ros.config import MapperConfig, as_mapping, from_mapping
 from dust3r_ros.errors import OutputError
-from dust3r_ros.io.camera_yaml import read_cameras
+from dust3r_ros.io.camera_yaml import read_calibrations
 from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.products import results
@@ -64,9 +64,9 @@ def test_the_files_hold_what_the_mapper_holds(mapped, written) -> None:
     read = read_ply(folder / "map.ply")
     assert len(read) == len(cloud) > 0
     assert np.array_equal(read.points, cloud.points) and np.array_equal(read.colors, cloud.colors)
-    camera = read_cameras(folder / "cameras.yaml")["front/left"]
+    camera = read_calibrations(folder / "cameras.yaml")["front/left"]
     assert (camera.width, camera.height) == (240, 180)
-    assert camera.focal == pytest.approx(mapper.cameras["front/left"].focal)
+    assert camera.fx == pytest.approx(mapper.cameras["front/left"].focal)
     contents = load_map(folder / "map.db")
     assert [k.index for k in contents.keyframes] == [k.index for k in mapper.keyframes]
     assert len(contents.edges) == len(mapper.edges)
@@ -114,13 +114,16 @@ def test_a_mapper_that_saw_nothing_gives_valid_files(tmp_path: Path) -> None:
 
 
 def test_all_files_tell_of_the_same_lens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bent = Camera("front", 640, 480, 500.0, 2.0, 9, principal_offset=(3.25, -4.5), distortion=(0.11, -0.03, 0.017))
+    bent = Camera(
+        "front", 640, 480, 500.0, 2.0, 9, principal_offset=(3.25, -4.5), distortion=(0.11, -0.03, 0.0, 0.0, 0.017)
+    )
     monkeypatch.setattr(Mapper, "cameras", property(lambda self: {"front": bent}))
     write_results(tmp_path, Mapper(CONFIG), config=CONFIG, stopwatch=Stopwatch())
     shown = json.loads((tmp_path / "summary.json").read_text())["cameras"]["front"]
-    assert shown["principal_point"] == [322.75, 235.0] and shown["distortion"] == [0.11, -0.03, 0.017]
-    assert read_cameras(tmp_path / "cameras.yaml") == load_map(tmp_path / "map.db").cameras == {"front": bent}
-    assert "0.1100, -0.0300, 0.0170" in (tmp_path / "report.html").read_text()
+    assert shown["principal_point"] == [322.75, 235.0] and shown["distortion"] == [0.11, -0.03, 0.0, 0.0, 0.017]
+    assert read_calibrations(tmp_path / "cameras.yaml") == {"front": bent.calibration}
+    assert load_map(tmp_path / "map.db").cameras == {"front": bent}
+    assert "plumb_bob, 0.1100, -0.0300, 0.0000, 0.0000, 0.0170" in (tmp_path / "report.html").read_text()
 
 
 def test_a_folder_that_cannot_be_made_is_named(mapped, tmp_path: Path) -> None:

@@ -14,7 +14,13 @@ SCALE = 1.7  # metres per unit
 WIDTH, HEIGHT, FOCAL = 320, 240, 260.0
 CAMERA = Camera("camera", 2 * WIDTH, 2 * HEIGHT, 2 * FOCAL, focal_std=2.0)
 BENT = Camera(
-    "camera", 2 * WIDTH, 2 * HEIGHT, 2 * FOCAL, 2.0, principal_offset=(14.0, -9.0), distortion=(-0.25, 0.06, 0.0)
+    "camera",
+    2 * WIDTH,
+    2 * HEIGHT,
+    2 * FOCAL,
+    2.0,
+    principal_offset=(14.0, -9.0),
+    distortion=(-0.25, 0.06, 0.0, 0.0, 0.0),
 )
 
 
@@ -51,7 +57,7 @@ def image_depth(camera: Camera, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Arra
     raw = (np.stack([u, v], axis=-1) + 0.5) * [camera.width / width, camera.height / height] - 0.5
     seen = (raw - camera.center) / camera.focal
     ideal = seen.copy()
-    k1, k2, k3 = camera.distortion
+    k1, k2, _, _, k3 = camera.distortion or (0.0,) * 5
     for _ in range(50):
         square = np.sum(ideal**2, axis=-1, keepdims=True)
         ideal = seen / (1 + square * (k1 + square * (k2 + square * k3)))
