@@ -13,7 +13,7 @@ from dust3r_ros.mapping.reconstruction import MOST_UNSURE, TRUSTED, Reconstructi
 from dust3r_ros.sparse.consistency import rebuild
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, PairFromLandmarks, bootstrap, differ, score
 from dust3r_ros.sparse.landmarks import Intrinsics
-from dust3r_ros.sparse.refinement import INDEPENDENT, consider_lenses, refine, refine_lenses, thin
+from dust3r_ros.sparse.refinement import ENOUGH_VIEWS, INDEPENDENT, consider_lenses, refine, refine_lenses, thin
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array
@@ -104,7 +104,6 @@ _MOST_FIRST = 12
 _USUAL_MISFIT = 2.0  # square pixels: with more, the true focal is none of those held
 _ASKED_OBSERVATIONS = 10_000  # of all views together, when a given focal is measured from the images
 _ASKED_STEPS = 20
-_ENOUGH_VIEWS = 8
 _LIVE_STEPS = 10  # of an adjustment of the whole map while frames wait; the last adjustment is not limited
 
 
@@ -239,7 +238,7 @@ class Calibrator:
         """Measure a given focal on a sample of the map, free and without prior; the map is unchanged."""
         sparse, intrinsics = self._state.sparse, self._state.sparse.intrinsics[stream.index]
         views = sparse.posed()
-        if sum(sparse.views[v].camera == stream.index for v in views) < _ENOUGH_VIEWS:
+        if sum(sparse.views[v].camera == stream.index for v in views) < ENOUGH_VIEWS:
             return
         before, held = sparse.snapshot(), (intrinsics.fixed, intrinsics.prior_std)
         intrinsics.fixed, intrinsics.prior_std = False, float("inf")

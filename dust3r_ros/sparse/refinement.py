@@ -111,13 +111,13 @@ def _views_and_focals(sparse: SparseMap, views: np.ndarray) -> dict[str, Any]:
     }
 
 
-_ENOUGH_VIEWS = 8
+ENOUGH_VIEWS = 5
 _DETERMINED = 0.25  # of the prior's deviation
 _NOTICED_PX = 0.1  # by which a term moves what is seen at half the long edge
 
 
 def refine_lenses(
-    sparse: SparseMap, *, rounds: int = 3, iterations: int = 30, fewest_views: int = _ENOUGH_VIEWS
+    sparse: SparseMap, *, rounds: int = 3, iterations: int = 30, fewest_views: int = ENOUGH_VIEWS
 ) -> Solution | None:
     """``refine`` the whole map, sharp, with free focals and the free lenses of cameras that are not calibrated.
 
