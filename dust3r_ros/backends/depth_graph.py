@@ -77,6 +77,7 @@ class DepthGraph:
             raise CheckpointError(
                 f"checkpoint '{path}' is not a file; backend 'mono' needs the .onnx file of a network"
             )
+        onnxruntime.disable_telemetry_events()  # some builds send some
         cuda = device != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
         if device.startswith("cuda") and not cuda:
             raise BackendError(

@@ -26,16 +26,16 @@ def fog() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("name", "output", "size"),
+    ("name", "output", "size", "half"),
     [
-        ("pixel_values", "predicted_depth", ("height", "width")),
-        ("image", "depth", (518, 518)),
-        ("pixel_values", "predicted_depth", (None, None)),
-        ("pixel_values", "depth", (112, 154)),
+        ("pixel_values", "predicted_depth", ("height", "width"), False),
+        ("image", "depth", (518, 518), False),
+        ("pixel_values", "predicted_depth", (None, None), True),
+        ("pixel_values", "depth", (112, 154), False),
     ],
 )
-def test_depth_anything(tmp_path: Path, name: str, output: str, size) -> None:
-    graph = DepthGraph(depth_graphs.depth_anything(tmp_path / "it.onnx", name, output, size), "cpu")
+def test_depth_anything(tmp_path: Path, name: str, output: str, size, half: bool) -> None:
+    graph = DepthGraph(depth_graphs.depth_anything(tmp_path / "it.onnx", name, output, size, half=half), "cpu")
     image, depth = fog()
     found = graph.infer(image)
     assert graph.network == "Depth Anything V2" and isinstance(found, InverseDepth)

@@ -56,10 +56,15 @@ def _blue_of(image: str) -> list[Any]:
 def depth_anything(
     path: Path, name: str = "pixel_values", output: str = "predicted_depth",
     size: Sequence[int | str] = ("height", "width"), scale: float = 40.0, shift: float = 3.0, gives: str = "relative",
+    half: bool = False,
 ) -> Path:  # fmt: skip
-    """Inverse depth up to ``scale`` and ``shift``; ``gives`` metric: depth in metres; nan: nothing."""
+    """Inverse depth up to ``scale`` and ``shift``; ``gives`` metric: depth in metres; nan: nothing.
+
+    ``half``: the image in float16.
+    """
     nodes = [
-        *_blue_of(name), _constant("std", _STD), _constant("mean", _MEAN),
+        helper.make_node("Cast", [name], ["whole"], to=TensorProto.FLOAT),
+        *_blue_of("whole"), _constant("std", _STD), _constant("mean", _MEAN),
         helper.make_node("Mul", ["blue", "std"], ["spread"]), helper.make_node("Add", ["spread", "mean"], ["raw"]),
         _constant("least", 0.01), helper.make_node("Max", ["raw", "least"], ["fog"]),
     ]  # fmt: skip
@@ -71,7 +76,8 @@ def depth_anything(
             _constant("scale", factor), helper.make_node("Mul", ["fog", "scale"], ["scaled"]),
             _constant("shift", shift), helper.make_node("Add", ["scaled", "shift"], [output]),
         ]  # fmt: skip
-    return _save(path, nodes, [_input(name, ("batch", 3, *size))], {output: ("batch", "h", "w")})
+    kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    return _save(path, nodes, [_input(name, ("batch", 3, *size), kind)], {output: ("batch", "h", "w")})
 
 
 def moge(
