@@ -9,13 +9,15 @@ from pathlib import Path
 import depth_graphs
 import numpy as np
 import pytest
+from pairs import smooth
 from scoring import alignment, frame_of, play
 from sequences import SMALL, cut, walk
 
 from dust3r_ros.backends.base import Monocular
-from dust3r_ros.backends.depth_graph import DepthGraph
+from dust3r_ros.backends.depth_graph import AffinePoints, DepthGraph, InverseDepth
 from dust3r_ros.backends.mono import MonoBackend, PointView, ViewDepths, fit_inverse, focal_and_shift, shift_at
 from dust3r_ros.backends.two_view import TwoViewBackend
+from dust3r_ros.geometry.pinhole import unproject
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.scenes.rooms import room
@@ -215,6 +217,42 @@ def test_a_map_with_it_is_fuller_and_as_right(foggy: RenderedSequence, tmp_path:
     assert (both > 0).mean() > 0.98 and added.mean() > 0.08
     assert np.median(np.abs(both[added] - 1)) < 0.03
     assert np.median(np.abs(both[both > 0] - 1)) <= np.median(np.abs(geometry[geometry > 0] - 1))
+
+
+class Bent:
+    """A network whose depth bends smoothly over each view, by ``warp``, in place of a graph."""
+
+    path, device = "bent.onnx", "cpu"
+
+    def __init__(self, kind: str, focal: float, warp: float) -> None:
+        self._kind, self._focal, self._warp, self._rng = kind, focal, warp, np.random.default_rng(0)
+
+    def infer(self, image: np.ndarray) -> AffinePoints | InverseDepth:
+        z = depth_graphs.NEAREST * 255 / np.maximum(image[..., 2], 1.0)
+        z *= np.exp(self._warp * smooth(z.shape, self._rng) + 0.01 * self._rng.standard_normal(z.shape))
+        if self._kind == "depth_anything":
+            return InverseDepth((40 / z + 3).astype(np.float32), 0)
+        points = unproject(z, self._focal * image.shape[1]) - [0, 0, 0.8]
+        return AffinePoints(points.astype(np.float32), 1.0, 0)
+
+
+@pytest.mark.parametrize("kind", ["moge", "depth_anything"])
+def test_a_network_that_bends_views_adds_less_and_harms_nothing(foggy: RenderedSequence, kind: str) -> None:
+    config, found = replace(SMALL, focal=foggy.focal), []
+    bent = [MonoBackend(Bent(kind, foggy.focal / foggy.width, warp)) for warp in (0.05, 0.15)]
+    for backend in (None, *bent):
+        mapper = Mapper(config, backend=backend)
+        play(mapper, foggy)
+        mapper.finish()
+        found.append(depths(mapper, foggy)[0])
+    alone, little, much = found
+    for own in (little, much):
+        known = (alone > 0) & (own > 0)
+        assert known.mean() > 0.99 * (alone > 0).mean()
+        assert np.median(np.abs(own[known] - 1)) < 1.1 * np.median(np.abs(alone[known] - 1))
+    added = (alone == 0) & (little > 0)
+    assert added.mean() > 0.08 and np.median(np.abs(little[added] - 1)) < 0.03
+    assert (much > 0).mean() < (alone > 0).mean() + 0.03
 
 
 def test_a_session_knows_about_how_long_a_unit_is_and_begins_near_the_focal(foggy, tmp_path: Path) -> None:
