@@ -35,7 +35,7 @@ def heard(tmp_path: Path, *arguments: str) -> list[str]:
     """What a Python process with these arguments asked of the network."""
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook/sitecustomize.py").write_text(HOOK)
-    paths = os.pathsep.join([str(tmp_path / "hook"), str(ROOT)])
+    paths = os.pathsep.join([str(tmp_path / "hook"), str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, *arguments],
         env={**os.environ, "PYTHONPATH": paths, "HEARD": str(tmp_path / "heard.txt")},
@@ -56,13 +56,17 @@ def test_the_hook_hears(tmp_path: Path) -> None:
     assert heard(tmp_path, "-c", code) == ["socket.connect ('192.0.2.1', 9)"]
 
 
-@pytest.mark.parametrize("backend", ["two_view", pytest.param("both", marks=pytest.mark.long)])
+@pytest.mark.parametrize("backend", ["two_view", pytest.param("both", marks=pytest.mark.long), "mono"])
 def test_a_mapping_run_asks_nothing_of_the_network(backend: str, tmp_path: Path) -> None:
     if backend == "both":
         pytest.importorskip("torch", reason="the network needs torch (extra network)")
     write_folder(walk("orbit", 8), tmp_path / "walk")
     settings = ["working_size=160", "tracking_size=240", f"backend={backend}"]
-    settings += ["checkpoint=micro"] if backend == "both" else []
+    if backend == "mono":
+        from depth_graphs import moge
+
+        moge(tmp_path / "micro", focal=0.83)
+    settings += ["checkpoint=micro"] if backend != "two_view" else []
     words = [word for setting in settings for word in ("--set", setting)]
     assert heard(tmp_path, "-m", "dust3r_ros.cli.map", "walk", "--out", "out", "--focal", "199.2", *words) == []
 

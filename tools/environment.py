@@ -27,7 +27,7 @@ STATE = VENV / "state.json"
 BUILD = REPOSITORY / "build" / "environment"
 LOG = BUILD / "log.txt"
 WHEELS = REPOSITORY / "tools" / "ros_wheels"
-EXTRAS = {"demo": [], "test": ["network", "eval", "viewer", "fleet", "test", "dev"], "docs": ["docs"]}
+EXTRAS = {"demo": [], "test": ["network", "eval", "viewer", "fleet", "onnx", "test", "dev"], "docs": ["docs"]}
 # The builds of torch to try: first one without CUDA, then whatever the index has.
 TORCH = ("torch==2.13.0+cpu", "torch==2.13.0")
 

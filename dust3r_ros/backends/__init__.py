@@ -25,9 +25,10 @@ def make_backend(config: MapperConfig) -> Backend:
             f"parameter 'dense' is false, but backend '{config.backend}' needs depth; only two_view does not"
         )
     if not config.checkpoint:
-        raise BackendError(
-            f"backend '{config.backend}' needs weights; set 'checkpoint' to a name, a .pth file or a model folder"
-        )
+        wanted = "an .onnx file" if config.backend == "mono" else "a name, a .pth file or a model folder"
+        raise BackendError(f"backend '{config.backend}' needs weights; set 'checkpoint' to {wanted}")
+    if config.backend == "mono":
+        return _mono(config)
     from dust3r_ros.backends.dust3r import Dust3rBackend
 
     network = Dust3rBackend(config.checkpoint, device=config.device, precision=config.precision)
@@ -43,3 +44,16 @@ def make_backend(config: MapperConfig) -> Backend:
     from dust3r_ros.backends.both import BothBackend
 
     return BothBackend(network, network.image_size, config.min_parallax_deg)
+
+
+def _mono(config: MapperConfig) -> Backend:
+    from dust3r_ros.backends.depth_graph import DepthGraph
+    from dust3r_ros.backends.mono import MonoBackend
+
+    if config.precision != "float32":
+        raise ConfigError(
+            f"'precision' is '{config.precision}'; the graph '{config.checkpoint}' has its own: leave it at float32"
+        )
+    graph = DepthGraph(config.checkpoint, config.device)
+    _log.info("'%s' is %s, on %s", config.checkpoint, graph.network, graph.device)
+    return MonoBackend(graph, config.min_parallax_deg)

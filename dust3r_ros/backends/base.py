@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from dust3r_ros.types import Array, PairPrediction, View
+from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
 
 
 class Backend(Protocol):
@@ -43,3 +43,14 @@ class Backend(Protocol):
         views whose pose is already known. ``landmarks``: points (N, 3) of the world that such views see.
         A geometric backend uses them all (``uses_poses``); a network needs none.
         """
+
+
+@runtime_checkable
+class Monocular(Protocol):
+    """A backend that also knows something from one image alone: how long its focal is, and how far things are."""
+
+    def guess_focal(self, image: Image) -> tuple[float, float] | None:
+        """Focal (pixels) of an image (H, W, 3) RGB uint8, and its relative deviation; None: unknown."""
+
+    def metric_depth(self, image: Image, focal: float) -> Array32 | None:
+        """Depth (H, W) in metres, 0 = none, of an image of a pair with ``focal`` (pixels); None: unknown."""

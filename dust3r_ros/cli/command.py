@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from dust3r_ros import __version__
-from dust3r_ros.config import MapperConfig, from_mapping, load_yaml, parse_yaml, split
+from dust3r_ros.config import MapperConfig, from_mapping, load_yaml, parse_yaml, rows, split
 from dust3r_ros.errors import ConfigError, Dust3rRosError
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -36,11 +36,10 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 def add_mapper(parser: argparse.ArgumentParser) -> None:
     """The options that choose the mapper's configuration."""
     group = parser.add_argument_group("mapper")
+    backend = next(row for row in rows(MapperConfig) if row.name == "backend")
+    group.add_argument("--backend", choices=backend.choices, help=f"pointmap predictor (default: {backend.default})")
     group.add_argument(
-        "--backend", choices=("two_view", "dust3r", "both"), help="pointmap predictor (default: two_view)"
-    )
-    group.add_argument(
-        "--checkpoint", metavar="PATH", help="network weights: name of shipped weights, .pth file or folder"
+        "--checkpoint", metavar="PATH", help="network weights: name of shipped weights, .pth or .onnx file, or folder"
     )
     group.add_argument("--config", metavar="YAML", help="parameter file, as for the node")
     group.add_argument(

@@ -118,7 +118,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from dust3r_ros.io.files import write_text
 
     if arguments.checkpoint and arguments.backend is None:
-        arguments.backend = "dust3r"  # otherwise two_view would be measured, without the weights
+        # Otherwise two_view would be measured, without the weights
+        arguments.backend = "mono" if arguments.checkpoint.endswith(".onnx") else "dust3r"
     config = command.mapper_config(arguments)
     dataset = named(arguments.name)
     protocols = _protocols(arguments.protocol, dataset.name)

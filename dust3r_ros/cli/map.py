@@ -135,6 +135,9 @@ def map_recording(
             raise InputError(inputs.unusable(arguments.input, replay, items, source.skipped))
         inputs.say(arguments.quiet, "refining the map …")
         update = session.finish()
+        if about := session.estimate.roughly:
+            std = 100 * session.estimate.relative_std
+            inputs.say(arguments.quiet, f"a map unit is about {about:.3g} m, +-{std:.0f} %")
         if view is not None:
             view.show(update, session.mapper, metric=session.metric)
         summary = _write(arguments, config, session, perf_counter() - start)
@@ -177,7 +180,9 @@ def config_of(arguments: argparse.Namespace, plan: Manifest | None) -> MapperCon
     """The configuration: options override the manifest. Raises ``ConfigError``."""
     config = command.mapper_config(arguments, {} if plan is None else as_mapping(plan.config))
     if arguments.checkpoint and config.backend == "two_view":
-        raise ConfigError("--checkpoint is given, but backend 'two_view' uses no weights; use --backend both or dust3r")
+        raise ConfigError(
+            "--checkpoint is given, but backend 'two_view' uses no weights; use --backend both, dust3r or mono"
+        )
     if not arguments.localize_only:
         return config
     if arguments.load is None:

@@ -14,13 +14,14 @@ class MapperConfig:
     backend: str = row(
         "two_view",
         "Predicts pointmaps from image pairs: two_view by geometry, without weights; dust3r by the network; both "
-        "by geometry, with the network's depth where geometry knows less.",
-        choices=("two_view", "dust3r", "both"),
+        "by geometry, with the network's depth where geometry knows less; mono the same with a network for single "
+        "images.",
+        choices=("two_view", "dust3r", "both", "mono"),
     )
     checkpoint: str = row(
         "",
         "Weights for the backends dust3r and both: the name of shipped weights, a .pth file, or a folder with "
-        "config.json and model.safetensors.",
+        "config.json and model.safetensors. For mono: the .onnx file of MoGe-2 or Depth Anything V2.",
         path=True,
     )
     device: str = row(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 import cv2
@@ -256,6 +256,14 @@ class CameraStream(ImageGeometry):
     def overlap(self, tracks: Tracks) -> float:
         """Share of the last keyframe's corners that are still tracked."""
         return float(np.isin(self._anchor.ids, tracks.ids).mean()) if len(self._anchor.ids) else 0.0
+
+
+def guessed(intrinsics: Intrinsics, stream: CameraStream, working: tuple[float, float] | None) -> Intrinsics:
+    """The intrinsics with a network's guess of the focal: pixels of the working image, and its relative deviation."""
+    if working is None:
+        return intrinsics
+    focal = working[0] / stream.focal_to_working(1.0)
+    return replace(intrinsics, focal=focal, prior=focal, guess_std=working[1])
 
 
 def check_image(image: object, camera: str) -> Image:

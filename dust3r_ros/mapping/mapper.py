@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from dust3r_ros.backends import make_backend
-from dust3r_ros.backends.base import Backend
+from dust3r_ros.backends.base import Backend, Monocular
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
 from dust3r_ros.features.masks import check_mask
@@ -15,7 +15,7 @@ from dust3r_ros.features.place_recognition import Appearance
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.atlas import Atlas, AtlasEntry
-from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, check_image
+from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, check_image, guessed
 from dust3r_ros.mapping.chores import RENUMBER
 from dust3r_ros.mapping.landmark_map import MapBuilder
 from dust3r_ros.mapping.map_view import MapView, resume
@@ -307,6 +307,8 @@ class Mapper(MapView):
     def _stream(self, camera: str, image: Image) -> CameraStream:
         if camera not in self._cameras:
             stream, focal = self._cameras.open(camera, image.shape[1], image.shape[0])
+            if isinstance(self._backend, Monocular) and not focal.given:
+                focal = guessed(focal, stream, self._backend.guess_focal(stream.resize.apply(image)))
             for entry in (self._active, *self._atlas.asleep):
                 entry.submap.add_camera(stream, replace(focal))
         return self._cameras[camera]

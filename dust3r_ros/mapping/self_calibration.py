@@ -301,8 +301,8 @@ def _spread(w_T_c: Sequence[Array | None]) -> float:
 
 
 def _held(intrinsics: Intrinsics) -> list[float]:
-    """Focals, pixels of the tracked image, with which a live map begins."""
-    return [factor * intrinsics.prior for factor in _HELD]
+    """Focals, pixels of the tracked image, with which a live map begins: usual ones, or the one that was guessed."""
+    return [factor * intrinsics.prior for factor in (_HELD if np.isinf(intrinsics.guess_std) else (1.0,))]
 
 
 def _starts(stream: CameraStream) -> list[float]:

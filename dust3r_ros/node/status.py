@@ -30,6 +30,7 @@ def session_snapshot(
     world, masked_share = session.estimate, session.mapper.masked_share
     cameras = session.cameras
     counts = session.mapper.counts
+    unit = session.metres_per_unit or world.roughly
     started = TrackingState.LOST if counts.keyframes else TrackingState.INITIALISING
     return Snapshot(
         stamp_ns=before.stamp_ns if before else 0,
@@ -51,8 +52,8 @@ def session_snapshot(
         far=masked_share.far,
         moving_regions=masked_share.regions,
         scale_state=world.state.value,
-        metres_per_unit=session.metres_per_unit,
-        metres_per_unit_std=session.metres_per_unit * world.relative_std if session.metres_per_unit else 0.0,
+        metres_per_unit=unit,
+        metres_per_unit_std=unit * world.relative_std if unit else 0.0,
         scale_sources=tuple(source.source for source in world.sources),
         map_file=node.map_db,
         manifest_file=node.manifest,

@@ -11,7 +11,7 @@ import numpy as np
 
 from dust3r_ros.alignment.processes import blas_threads
 from dust3r_ros.backends import make_backend
-from dust3r_ros.backends.base import Backend
+from dust3r_ros.backends.base import Backend, Monocular
 from dust3r_ros.config import MapperConfig, as_mapping
 from dust3r_ros.errors import ConfigError, InputError
 from dust3r_ros.geometry.pose import PnpResult
@@ -122,13 +122,13 @@ class Session:
         if self._live is not None:
             mapper.go_live(self._live)
         self.mapper, self.stopwatch, self.calibrations = mapper, stopwatch, calibrations
-        known = {name: np.array(r_T_c) for name, r_T_c in settings.get("extrinsics", {}).items()}
-        self._extrinsics = {**known, **self._extrinsics}
+        self._extrinsics = {name: np.array(T) for name, T in settings.get("extrinsics", {}).items()} | self._extrinsics
         for camera, r_T_c in self._extrinsics.items():
             mapper.set_extrinsics(camera, r_T_c)
         self._order = StampOrder()
         self._seen: dict[str, tuple[Tracks, int]] = {}
-        self.world, world = WorldAligner(), settings.get("world", {})
+        by_network = self._backend.metric_depth if isinstance(self._backend, Monocular) else None
+        self.world, world = WorldAligner(by_network), settings.get("world", {})
         if state is not None:
             self.world.resume(world, mapper.keyframes)
         self.estimate = self.world.estimate([])

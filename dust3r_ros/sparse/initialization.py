@@ -214,7 +214,8 @@ def score(sparse: SparseMap, views: Sequence[int], camera: int, options: Options
         seen_by = sparse.observations(views, np.arange(len(sparse.points)), pruned=True)[0]
         explained = float(np.isin(seen_by, posed).mean()) if len(seen_by) else 1.0
         misfit = explained * misfit + (1.0 - explained) * MAX_ERROR_PX**2
-    return float(misfit * (1.0 + options.unusual * (np.log(intrinsics.focal / intrinsics.prior) / _USUAL_SIGMA) ** 2))
+    sigma = min(_USUAL_SIGMA, intrinsics.guess_std)
+    return float(misfit * (1.0 + options.unusual * (np.log(intrinsics.focal / intrinsics.prior) / sigma) ** 2))
 
 
 def _now(sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> Start:

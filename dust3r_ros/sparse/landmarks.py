@@ -149,8 +149,8 @@ class Intrinsics:
     ``std`` comes from the observations, with the lens free; ``rival_std`` from another focal that explains them as
     well.
     ``lens`` is plain until distortion is known. ``prior_std`` is that of the prior (of the log focal), infinite for
-    a mere guess; ``measured`` is a given focal as measured from the images alone (value, relative std), None until
-    they determine it.
+    a mere guess; ``guess_std`` that of a network's guess, infinite for the usual one. ``measured`` is a given focal as
+    measured from the images alone (value, relative std), None until they determine it.
     """
 
     focal: float
@@ -161,6 +161,7 @@ class Intrinsics:
     lens: Lens = field(default_factory=lambda: Lens(320.0))
     prior_std: float = float("inf")
     measured: tuple[float, float] | None = None
+    guess_std: float = float("inf")
 
     @property
     def given(self) -> bool:

@@ -288,7 +288,9 @@ def _problem(
         offset=offset,
         free=np.array([v in moving for v in views]),
         free_focal=open_cameras & free_focal,
-        focal_prior_sigma=np.minimum([f.prior_std for f in sparse.intrinsics], sparse.focal_prior_sigma),
+        focal_prior_sigma=np.minimum(
+            [min(f.prior_std, f.guess_std) for f in sparse.intrinsics], sparse.focal_prior_sigma
+        ),
         free_lens=None if free_lens is None else free_lens & open_cameras[:, None],
         lens_prior_sigma=np.array([lens_prior(f) for f in sparse.intrinsics]),
     )

@@ -19,7 +19,9 @@ _FEWEST_KEYFRAMES = 3
 _KEYFRAME_STD = 0.02  # relative error that all depth of one keyframe may share
 _INDEPENDENT = 25.0  # most measurements in one keyframe: neighbouring pixels share errors
 _OWN_STD = 0.01  # relative error of a depth sensor's own unit, or of dense depth as a whole
+_NETWORK_STD = 0.15  # relative error of a network's metres, common to all views of a place (assumed, not measured)
 _FOCAL_SHARE = 0.5  # of a relative error of the focal length becomes one of depth against poses, as real sequences show
+_SOURCES = {"depth": ("measured", _OWN_STD), "network": ("the network's", _NETWORK_STD)}
 _OUTLIER = 3.0  # standard deviations beyond which a keyframe is left out
 
 
@@ -91,11 +93,22 @@ def depth_ratio(samples: DepthSamples, keyframe: Keyframe, camera: Camera) -> De
     with np.errstate(invalid="ignore"):
         inside = np.all((pixels >= 0) & (pixels < [width, height]), axis=1)
     columns, rows = pixels[inside].astype(int).T
-    depth, confidence = (part[rows, columns].astype(np.float64) for part in (keyframe.depth, keyframe.confidence))
+    return _ratio(samples.depth[inside], rows * width + columns, keyframe, camera)
+
+
+def network_ratio(metres: Array32, keyframe: Keyframe, camera: Camera) -> DepthRatio | None:
+    """The same from a network's depth ``metres`` (H, W) of the keyframe's image, 0 = none."""
+    at = _spread(np.flatnonzero((metres > 0) & (keyframe.confidence > 1)))
+    return _ratio(metres.ravel()[at], at, keyframe, camera)
+
+
+def _ratio(metres: Array32, at: np.ndarray, keyframe: Keyframe, camera: Camera) -> DepthRatio | None:
+    """From depths ``metres`` (N,) at pixels ``at`` (N,), flat indices."""
+    depth, confidence = (part.ravel()[at].astype(np.float64) for part in (keyframe.depth, keyframe.confidence))
     known = (depth > 0) & (confidence > 1) & np.isfinite(depth)
     if np.count_nonzero(known) < _FEWEST_SAMPLES:
         return None
-    logs = np.log(samples.depth[inside][known] / depth[known])
+    logs = np.log(metres[known] / depth[known])
     weight = np.log(np.minimum(confidence[known], 100.0))
     middle = weighted_median(logs, weight)
     spread = 1.48 * weighted_median(np.abs(logs - middle), weight)
@@ -114,8 +127,8 @@ def _rays(samples: DepthSamples, camera: Camera) -> Array:
     return ray_slopes(camera.calibration, raw)
 
 
-def depth_scale(ratios: Mapping[int, DepthRatio]) -> ScaleEvidence | None:
-    """Metres per map unit from all keyframes; None for fewer than 3.
+def depth_scale(ratios: Mapping[int, DepthRatio], source: str = "depth") -> ScaleEvidence | None:
+    """Metres per map unit from all keyframes, by ``source`` (a sensor, or "network"); None for fewer than 3.
 
     A weighted mean of logs, without keyframes beyond 3 standard deviations from the median. Its deviation
     comes from the scatter of keyframes in blocks, since neighbours share errors of depth.
@@ -132,7 +145,7 @@ def depth_scale(ratios: Mapping[int, DepthRatio]) -> ScaleEvidence | None:
     count = int(np.count_nonzero(near))
     scatter = block_std(weight * (logs - mean), weight)
     error = max(scatter if math.isfinite(scatter) else usual, math.sqrt(1.0 / float(weight.sum())))
-    doubt = ""
+    doubt, (whose, own_std) = "", _SOURCES[source]
     if count < 0.7 * len(logs):
-        doubt = f"measured depth disagrees with the map's scale in {len(logs) - count} of {len(logs)} keyframes"
-    return ScaleEvidence("depth", math.exp(mean), math.hypot(error, _OWN_STD, float(np.median(common))), count, doubt)
+        doubt = f"{whose} depth disagrees with the map's scale in {len(logs) - count} of {len(logs)} keyframes"
+    return ScaleEvidence(source, math.exp(mean), math.hypot(error, own_std, float(np.median(common))), count, doubt)

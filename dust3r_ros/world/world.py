@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +11,15 @@ import numpy as np
 
 from dust3r_ros.errors import ConfigError
 from dust3r_ros.geometry.similarity import Similarity
-from dust3r_ros.types import Array, Frame, Keyframe, MapUpdate, StampedPose
-from dust3r_ros.world.depth_scale import DepthRatio, DepthSamples, depth_ratio, depth_samples, depth_scale
+from dust3r_ros.types import Array, Array32, Camera, Frame, Image, Keyframe, MapUpdate, StampedPose
+from dust3r_ros.world.depth_scale import (
+    DepthRatio,
+    DepthSamples,
+    depth_ratio,
+    depth_samples,
+    depth_scale,
+    network_ratio,
+)
 from dust3r_ros.world.evidence import Baseline, CombinedScale, ScaleEvidence, ScaleState, combine, rig_scale
 from dust3r_ros.world.odometry_scale import odometry_scale, steps
 from dust3r_ros.world.placement import Placement, place
@@ -102,6 +109,11 @@ class WorldEstimate:
     contradictions: tuple[str, ...]
     needed: bool
 
+    @property
+    def roughly(self) -> float:
+        """Metres per map unit as long as they are known too little for a map in metres; 0 before and after."""
+        return self.scale if self.state is ScaleState.CONVERGING else 0.0
+
     @classmethod
     def unknown(cls) -> WorldEstimate:
         """The estimate before any evidence."""
@@ -111,14 +123,16 @@ class WorldEstimate:
 class WorldAligner:
     """Compares odometry, gravity, measured depth, a rig and commands with the current map.
 
-    Deterministic, without a clock; memory and time are bounded, however long the run.
+    Deterministic, without a clock; memory and time are bounded, however long the run. ``metric_depth`` gives the depth
+    (H, W), metres, that a network sees in a keyframe's image of a focal, pixels; None where it does not know.
     """
 
-    def __init__(self) -> None:
-        self._log = RobotLog()
+    def __init__(self, metric_depth: Callable[[Image, float], Array32 | None] | None = None) -> None:
+        self._log, self._metric_depth = RobotLog(), metric_depth
         self._samples: dict[int, DepthSamples] = {}
         self._stride = 1  # for keyframes whose samples are kept
         self._ratios: dict[int, DepthRatio] = {}  # from the current keyframes
+        self._network_ratios: dict[int, DepthRatio] = {}
         self._memory = UnitMemory()
         self._command: float | None = None
         self._anchored = False  # whether its origin and heading are fixed, whatever odometry says
@@ -148,13 +162,23 @@ class WorldAligner:
         self._memory.hear(update.changed, update.removed)
         for index in update.removed:
             self._ratios.pop(index, None)
+            self._network_ratios.pop(index, None)
         for keyframe in update.changed:
-            samples, camera = self._samples.get(keyframe.index), update.cameras.get(keyframe.camera)
-            found = None if samples is None or camera is None else depth_ratio(samples, keyframe, camera)
-            if found is not None:
-                self._ratios[keyframe.index] = found
-            else:
-                self._ratios.pop(keyframe.index, None)
+            camera = update.cameras.get(keyframe.camera)
+            for ratios, ratio in ((self._ratios, self._measured), (self._network_ratios, self._by_network)):
+                found = None if camera is None else ratio(keyframe, camera)
+                if found is not None:
+                    ratios[keyframe.index] = found
+                else:
+                    ratios.pop(keyframe.index, None)
+
+    def _measured(self, keyframe: Keyframe, camera: Camera) -> DepthRatio | None:
+        samples = self._samples.get(keyframe.index)
+        return None if samples is None else depth_ratio(samples, keyframe, camera)
+
+    def _by_network(self, keyframe: Keyframe, camera: Camera) -> DepthRatio | None:
+        metres = None if self._metric_depth is None else self._metric_depth(keyframe.image, keyframe.focal)
+        return None if metres is None else network_ratio(metres, keyframe, camera)
 
     def command(self, factor: float) -> None:
         """Set the scale by command: ``factor`` metres are one current map unit. Raises ``ConfigError``."""
@@ -168,6 +192,7 @@ class WorldAligner:
         if self._command is not None:
             self._command /= factor
         self._ratios.clear()
+        self._network_ratios.clear()
         self.hear(update)
         if estimate.state is ScaleState.METRIC:
             self._memory.keep(estimate.relative_std)
@@ -230,6 +255,7 @@ class WorldAligner:
         self, frames: Matched, baselines: Sequence[tuple[float, float, float]], memory: ScaleEvidence | None
     ) -> CombinedScale:
         evidence = [self._by_odometry(frames), depth_scale(self._ratios), rig_scale([Baseline(*b) for b in baselines])]
+        evidence.append(depth_scale(self._network_ratios, "network"))
         if self._command is not None:
             evidence.append(ScaleEvidence("command", self._command, 0.0, 1))
         found = combine([e for e in evidence if e is not None])

@@ -19,7 +19,7 @@ def test_the_default_needs_nothing() -> None:
     assert isinstance(backend, TwoViewBackend) and backend.uses_poses and backend.name == "two_view"
 
 
-@pytest.mark.parametrize("backend", ["dust3r", "both"])
+@pytest.mark.parametrize("backend", ["dust3r", "both", "mono"])
 def test_the_network_needs_weights(backend: str) -> None:
     with pytest.raises(Dust3rRosError, match=f"backend '{backend}' needs weights; set 'checkpoint'"):
         make_backend(MapperConfig(backend=backend))
@@ -80,6 +80,20 @@ def test_both_maps_with_weights(weights: str) -> None:
     np.testing.assert_allclose(np.median(found.points_first[..., 2][known]), 1.0, rtol=0.02)
 
 
+def test_mono_takes_a_graph(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    from depth_graphs import depth_anything
+
+    path = str(depth_anything(tmp_path / "it.onnx"))
+    with caplog.at_level("INFO"):
+        backend = make_backend(MapperConfig(backend="mono", checkpoint=path, device="cpu"))
+    assert backend.uses_poses and backend.name == "mono" and "it.onnx' is Depth Anything V2, on cpu" in caplog.text
+    with pytest.raises(ConfigError, match="'precision' is 'bfloat16'; the graph"):
+        make_backend(MapperConfig(backend="mono", checkpoint=path, precision="bfloat16"))
+    with pytest.raises(Dust3rRosError, match=r"is not a file; backend 'mono' needs the \.onnx file"):
+        make_backend(MapperConfig(backend="mono", checkpoint=str(tmp_path)))
+
+
 def test_weights_that_are_not_there(tmp_path) -> None:
     missing = tmp_path / "none.pth"
     with pytest.raises(Dust3rRosError, match=r"none\.pth|torch"):
@@ -88,6 +102,6 @@ def test_weights_that_are_not_there(tmp_path) -> None:
 
 def test_only_geometry_maps_without_depth() -> None:
     assert make_backend(MapperConfig(dense=False)).uses_poses
-    for backend in ("dust3r", "both"):
+    for backend in ("dust3r", "both", "mono"):
         with pytest.raises(ConfigError, match=rf"'dense' is false.*{backend}.*only two_view"):
             make_backend(MapperConfig(backend=backend, dense=False))

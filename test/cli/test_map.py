@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -408,3 +409,16 @@ def test_a_manifest_is_mapped_with_the_threads_of_the_run_that_wrote_it(mapped, 
     for name in SAME:
         assert (tmp_path / "out" / name).read_bytes() == (out / name).read_bytes(), name
     assert descriptors(tmp_path / "out/map.db") == descriptors(out / "map.db") != []
+
+
+def test_a_depth_network_by_its_file(folder: Path, sequence: RenderedSequence, tmp_path: Path, capfd) -> None:
+    from depth_graphs import moge, other
+
+    path = moge(tmp_path / "it.onnx", sequence.focal / sequence.width)
+    options = [*FAST, "--out", str(tmp_path / "out"), "--backend", "mono", "--checkpoint"]
+    assert main([str(folder), *options, str(path)]) == 0
+    said = capfd.readouterr().out
+    assert re.search(r"^a map unit is about \d\.\d+ m, \+-1[5-9] %$", said, re.MULTILINE)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["keyframes"] > 2
+    assert main([str(folder), *options, str(other(tmp_path / "other.onnx"))]) == 2
+    assert "other.onnx' is a graph that takes x (1, 10) tensor(float) and gives logits" in capfd.readouterr().err

@@ -60,4 +60,4 @@ def test_an_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_weights_that_the_mapper_would_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert map_main([str(tmp_path), "--out", str(tmp_path / "out"), "--checkpoint", "tiny"]) == 2
-    assert "backend 'two_view' uses no weights; use --backend both or dust3r" in capsys.readouterr().err
+    assert "backend 'two_view' uses no weights; use --backend both, dust3r or mono" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 from rigs import RenderedRig, mounted, play_rig, rear_rig, rig_errors, side_rig, stereo_rig, unit_of
 from sequences import SMALL, walk
 
+from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.geometry.rigid import angle_deg
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.types import MapUpdate
@@ -174,3 +175,54 @@ def test_a_rear_camera_maps_its_own_side() -> None:
     errors = rig_errors(mapper, rig)
     assert errors["rear"][1] > 8 and run.focal_error("rear") < 0.03
     assert all(error < 0.04 for error, _ in errors.values()), errors
+
+
+class Guessing(TwoViewBackend):
+    """Geometry that guesses the focal of one image, pixels of the working image, and how far things are: not at all."""
+
+    def __init__(self, focal: float, std: float = 0.1) -> None:
+        super().__init__()
+        self._guess, self.asked = (focal, std), 0
+
+    def guess_focal(self, image):
+        self.asked += 1
+        return self._guess if self._guess[0] else None
+
+    def metric_depth(self, image, focal):
+        return None
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_guess_of_the_focal_from_one_image_is_where_the_map_begins(live: bool) -> None:
+    """Few views say little of it; then the guess and its deviation count."""
+    sequence = walk("orbit")
+    off = {}
+    for name, share in (("none", 0.0), ("right", 1.0), ("wrong", 1.5)):
+        backend = Guessing(share * sequence.focal * SMALL.working_size / sequence.width)
+        mapper = Mapper(SPARSE, backend=backend)
+        if live:
+            mapper.go_live(False)
+        for k in range(5):
+            mapper.process(int(sequence.stamps_ns[k]), "camera", sequence.images[k])
+        assert backend.asked == 1 and not mapper.cameras["camera"].given
+        off[name] = abs(np.log(mapper.cameras["camera"].focal / sequence.focal))
+    assert off["right"] < 0.03 < off["none"] and off["right"] < off["wrong"]
+
+
+def test_many_views_outweigh_a_wrong_guess() -> None:
+    sequence = walk("orbit")
+    mapper = Mapper(SPARSE, backend=Guessing(1.25 * sequence.focal * SMALL.working_size / sequence.width))
+    for k in range(24):
+        mapper.process(int(sequence.stamps_ns[k]), "camera", sequence.images[k])
+    mapper.finish()
+    camera = mapper.cameras["camera"]
+    assert camera.focal == pytest.approx(sequence.focal, rel=0.04)
+    assert abs(camera.focal - sequence.focal) < 3 * camera.focal_std
+
+
+def test_a_known_focal_is_not_guessed() -> None:
+    sequence = walk("orbit")
+    backend = Guessing(500.0)
+    mapper = Mapper(replace(SPARSE, focal=sequence.focal), backend=backend)
+    mapper.process(int(sequence.stamps_ns[0]), "camera", sequence.images[0])
+    assert backend.asked == 0 and mapper.cameras["camera"].focal == pytest.approx(sequence.focal)

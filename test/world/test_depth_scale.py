@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dust3r_ros.types import Array, Camera, Frame, Keyframe
-from dust3r_ros.world.depth_scale import SAMPLES, DepthRatio, depth_ratio, depth_samples, depth_scale
+from dust3r_ros.world.depth_scale import SAMPLES, DepthRatio, depth_ratio, depth_samples, depth_scale, network_ratio
 
 SCALE = 1.7  # metres per unit
 WIDTH, HEIGHT, FOCAL = 320, 240, 260.0
@@ -159,3 +159,20 @@ def test_an_unsure_focal_makes_the_scale_unsure() -> None:
         assert found is not None
         stds.append(found.relative_std)
     assert stds[1] > 0.035 > 0.02 > stds[0] > stds[2]
+
+
+def test_a_network_knows_the_unit_less_well_than_a_sensor() -> None:
+    """However many keyframes it sees: their errors are the same."""
+    v, u = np.mgrid[:HEIGHT, :WIDTH]
+    metres = surface((u - (WIDTH - 1) / 2) / FOCAL, (v - (HEIGHT - 1) / 2) / FOCAL).astype(np.float32)
+    metres[:, :100] = 0  # there is sky
+    ratios = {}
+    for k in range(30):
+        ratio = network_ratio(metres, keyframe(np.random.default_rng(k)), CAMERA)
+        assert ratio is not None and abs(ratio.log - math.log(SCALE)) < 0.01
+        ratios[k] = ratio
+    sensor, network = depth_scale(ratios), depth_scale(ratios, "network")
+    assert sensor is not None and network is not None
+    assert (sensor.source, network.source, sensor.scale) == ("depth", "network", network.scale)
+    assert sensor.relative_std < 0.03 and 0.15 < network.relative_std < 0.16
+    assert network_ratio(np.zeros_like(metres), keyframe(np.random.default_rng(0)), CAMERA) is None

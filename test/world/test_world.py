@@ -18,7 +18,7 @@ from dust3r_ros.errors import ConfigError
 from dust3r_ros.evaluation.errors import trajectory_errors
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.mapper import Mapper
-from dust3r_ros.types import Array, Frame, Keyframe, MapUpdate, StampedPose, TrackingState
+from dust3r_ros.types import Array, Camera, Frame, Keyframe, MapUpdate, StampedPose, TrackingState
 from dust3r_ros.world.evidence import ScaleState
 from dust3r_ros.world.world import WorldAligner, WorldEstimate
 
@@ -189,6 +189,31 @@ def test_a_map_saved_without_metres_has_none(state: dict[str, object]) -> None:
     world = WorldAligner()
     world.resume(state, drive.keyframes())
     assert world.estimate([]).state is ScaleState.UNKNOWN
+
+
+def test_a_network_sees_roughly_how_long_a_unit_is() -> None:
+    """That alone does not move the map, and beside odometry it counts little."""
+    near = np.full((32, 32), 2.0, np.float32)
+    for has_odometry in (False, True):
+        drive = Drive(has_odometry=has_odometry)
+        drive.world = WorldAligner(lambda image, focal: None if focal == 7.0 else 1.2 * SCALE * near)
+        camera = Camera("camera", 32, 32, 30.0, 0.3)
+        drive.go(200)
+        seen = [replace(k, depth=near, confidence=4 * near) for k in drive.keyframes()]
+        news = replace(drive.update(), changed=tuple(seen), cameras={"camera": camera})
+        drive.world.hear(news)
+        estimate = drive.world.estimate(drive.trajectory())
+        found = {source.source: source for source in estimate.sources}
+        assert found["network"].scale == pytest.approx(1.2 * SCALE, rel=0.01) and found["network"].samples == 20
+        if has_odometry:
+            assert estimate.state is ScaleState.METRIC and found["network"].weight < 0.1 and estimate.roughly == 0
+            assert not estimate.contradictions
+        else:
+            assert estimate.state is ScaleState.CONVERGING and not estimate.needed
+            assert estimate.roughly == estimate.scale == found["network"].scale and 0.15 < estimate.relative_std < 0.17
+        drive.world.hear(replace(news, changed=tuple(replace(k, focal=7.0) for k in seen)))
+        estimate = drive.world.estimate(drive.trajectory())
+        assert "network" not in {source.source for source in estimate.sources}, "it no longer knows"
 
 
 def test_useless_odometry_is_named() -> None:
