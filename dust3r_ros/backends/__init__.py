@@ -30,7 +30,9 @@ def make_backend(config: MapperConfig) -> Backend:
         )
     from dust3r_ros.backends.dust3r import Dust3rBackend
 
-    network = Dust3rBackend(config.checkpoint, device=config.device, precision=config.precision)
+    network = Dust3rBackend(
+        config.checkpoint, config.device, precision=config.precision, compiled=config.compile_network
+    )
     if config.backend == "dust3r":
         if config.working_size > max(network.image_size):
             height, width = network.image_size

@@ -27,10 +27,13 @@ class MapperConfig:
         "auto", "Device that runs the network; auto uses CUDA if available.", choices=("auto", "cpu", "cuda")
     )
     precision: str = row(
-        "float32",
-        "Number format of the network; 16-bit formats are faster on GPUs (bfloat16 also on CPUs that support it) "
-        "and change points by about a percent.",
-        choices=("float32", "bfloat16", "float16"),
+        "auto",
+        "Number format of the network's matrix products; auto: bfloat16 where the device multiplies it faster, which "
+        "changes points by a few tenths of a percent, else float32.",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    compile_network: bool = row(
+        False, "Compile the network on a GPU: faster, after up to a minute at its first image; later starts reuse it."
     )
     mode: str = row(
         "mapping",
