@@ -60,17 +60,14 @@ class Dust3rBackend:
         from dust3r_ros.network.onnx import OnnxDust3r, load_network
 
         self._model: FastDust3r | OnnxDust3r
-        self._device = pick_device(device)
-        if isinstance(model, (str, Path)):
-            network = load_network(model, self._device if device != "auto" else None)
-        else:
-            network = model
+        network = load_network(model, device) if isinstance(model, (str, Path)) else model
+        self._device = pick_device("cpu" if isinstance(network, OnnxDust3r) else device)
         if isinstance(network, OnnxDust3r):
             if precision not in ("auto", "float32"):
                 raise ConfigError(
                     f"'precision' is {precision!r}; the graphs of '{model}' have a fixed precision: leave it at auto"
                 )
-            self._model, self._device = network, pick_device("cpu")
+            self._model = network
         else:
             self._model = FastDust3r(network, self._device, precision, pick_compiler(self._device, compiled))
         self._batch_size = batch_size

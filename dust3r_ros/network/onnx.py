@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dust3r_ros.errors import BackendError, CheckpointError, InputError, OutputError
 from dust3r_ros.network.blocks import grid_waves
-from dust3r_ros.network.checkpoint import CONFIG, find_checkpoint, load_checkpoint
+from dust3r_ros.network.checkpoint import CONFIG, find_checkpoint, load_checkpoint, pick_device
 from dust3r_ros.network.config import GRID_POSITIONS, PATCH, Dust3rConfig
 from dust3r_ros.network.model import Dust3r, PairOutput, Tokens
 
@@ -213,15 +213,17 @@ def _session(onnxruntime: Any, path: Path, options: Any) -> Any:
         raise CheckpointError(f"checkpoint '{path}' is not a graph for ONNX Runtime: {text[:200]}") from error
 
 
-def load_network(checkpoint: str | Path, device: torch.device | None = None) -> Dust3r | OnnxDust3r:
-    """A network on the CPU in evaluation mode; ``checkpoint`` as for ``load_checkpoint``, or an ONNX folder.
+def load_network(checkpoint: str | Path, device: str = "auto") -> Dust3r | OnnxDust3r:
+    """A network on the CPU in evaluation mode, to run on ``device``; ``checkpoint`` as for ``load_checkpoint``, or an
+    ONNX folder.
 
-    ``device``: where it is to run, if that was said; ONNX graphs run on the CPU. Raises what ``load_checkpoint`` and
-    ``OnnxDust3r`` raise, ``BackendError`` for ONNX graphs on another device.
+    ONNX graphs run on the CPU, also for "auto". Raises what ``load_checkpoint``, ``OnnxDust3r`` and ``pick_device``
+    raise, ``BackendError`` for ONNX graphs on another device.
     """
     path = find_checkpoint(checkpoint)
     if not is_onnx(path):
+        pick_device(device)
         return load_checkpoint(path)
-    if device is not None and device.type != "cpu":
+    if device not in ("auto", "cpu"):
         raise BackendError(f"device '{device}' cannot run the ONNX graphs of '{path}'; use cpu, or the weights")
     return OnnxDust3r(path)
