@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dust3r_ros.errors import BackendError
+from dust3r_ros.errors import BackendError, Dust3rRosError
 from dust3r_ros.network.config import PATCH, Dust3rConfig
 from dust3r_ros.network.model import Dust3r, PairOutput, Tokens
 
@@ -41,17 +41,23 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-# What stays in float32 at a negligible cost: statistics of norms, and the layer whose output is exp()'s argument.
-_EXACT = re.compile(r"norm|downstream_head\d\.(proj|dpt\.head\.4)\.|mask_token")
+# What stays in float32 at a negligible cost: norms, and the layer whose output is exp()'s argument. float16 has too
+# small a range for the sums in a DPT head.
+_EXACT = {
+    torch.bfloat16: re.compile(r"norm|downstream_head\d\.(proj|dpt\.head\.4)\.|mask_token"),
+    torch.float16: re.compile(r"norm|downstream_head|mask_token"),
+}
 
 
 def reduced(model: Dust3r, kind: torch.dtype) -> Dust3r:
-    """``model`` with the weights of its products in ``kind``; norms, residuals and the heads' last layers stay as they
-    are. Weights that stay are shared with ``model``, which does not change.
+    """``model`` with the weights of its products in ``kind``, bfloat16 or float16; norms, residuals and the heads' last
+    layers, for float16 all of the heads, stay as they are. Weights that stay are shared with ``model``, which does not
+    change.
     """
     with torch.device("meta"):
         small = Dust3r(model.config)
-    state = {name: value if _EXACT.search(name) else value.to(kind) for name, value in model.state_dict().items()}
+    exact = _EXACT[kind]
+    state = {name: value if exact.search(name) else value.to(kind) for name, value in model.state_dict().items()}
     small.load_state_dict(state, assign=True)
     return small.train(model.training).requires_grad_(False)
 
@@ -103,7 +109,7 @@ class FastDust3r:
         self.model = model.to(device).eval()
         for head in (self.model.downstream_head1, self.model.downstream_head2):
             head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._graphs = CallGraphs(record_on_gpu()) if device.type == "cuda" else None
+        self._graphs = CallGraphs(record_on_gpu(device)) if device.type == "cuda" else None
         self.compiled = bool(compiler)
         if compiler:
             _compile(self.model, compiler)
@@ -136,7 +142,7 @@ class FastDust3r:
         try:
             return self._graphs(name, call, *inputs) if self._graphs else call(*inputs)
         except Exception as error:
-            if not self.compiled or is_out_of_memory(error):
+            if not self.compiled or is_out_of_memory(error) or isinstance(error, Dust3rRosError):
                 raise
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         _log.warning("the network's blocks cannot be compiled and run as they are (%s)", reason)
@@ -172,19 +178,20 @@ class CallGraphs:
         return [output.clone() for output in outputs]
 
 
-def record_on_gpu() -> Callable[[Callable[[], Sequence[Tensor]]], Recorded]:
+def record_on_gpu(device: torch.device) -> Callable[[Callable[[], Sequence[Tensor]]], Recorded]:
     """Recording as CUDA graphs, which share their memory: one runs at a time, and outputs are copied."""
     pool = torch.cuda.graph_pool_handle()
 
     def record(call: Callable[[], Sequence[Tensor]]) -> Recorded:
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
+        here, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+        aside.wait_stream(here)
         with torch.cuda.stream(aside):
             for _ in range(2):  # libraries choose their kernels in the first run, which cannot be recorded
                 call()
-        torch.cuda.current_stream().wait_stream(aside)
+        here.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        # Other threads may allocate meanwhile.
+        with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             outputs = call()
         return graph.replay, outputs
 
@@ -239,7 +246,7 @@ class HostCopy:
             for place, part in zip(self._parts, self._source, strict=True):
                 place.copy_(part, non_blocking=True)
             self._event = torch.cuda.Event()
-            self._event.record()
+            self._event.record(torch.cuda.current_stream(self._source[0].device))
 
     def arrays(self) -> list[Any]:
         """Points and confidence of both views as NumPy arrays (float32), once they have arrived."""

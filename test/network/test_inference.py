@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from torch import Tensor  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
-from dust3r_ros.errors import BackendError  # noqa: E402
+from dust3r_ros.errors import BackendError, InputError  # noqa: E402
 from dust3r_ros.network import (  # noqa: E402
     Dust3r,
     Dust3rConfig,
@@ -99,6 +99,8 @@ def test_reduced_weights_are_half_as_large_and_leave_the_network_as_it_was(small
     kinds = {name: value.dtype for name, value in half.state_dict().items()}
     assert {kinds[name] for name in kinds if "norm" in name or "downstream_head" in name} == {torch.float32}
     assert kinds["enc_blocks.0.mlp.fc1.weight"] == kinds["patch_embed.proj.weight"] == torch.bfloat16
+    halves = {name: value.dtype for name, value in reduced(small, torch.float16).state_dict().items()}
+    assert halves["downstream_head1.proj.weight"] == torch.float32 and halves["decoder_embed.weight"] == torch.float16
     shared = half.dec_norm.weight.data_ptr() == small.dec_norm.weight.data_ptr()
     assert shared and not any(parameter.requires_grad for parameter in half.parameters())
     assert all(parameter.requires_grad for parameter in small.parameters())
@@ -158,6 +160,9 @@ def test_a_compiler_that_fails_leaves_the_network_as_it_is(
     pair, exact = images(32, 48), exact_of(small, images(32, 48))
     torch.compiler.reset()
     network = FastDust3r(small, CPU, "float32", broken)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="cannot be encoded"):
+        network.encode(torch.zeros(1, 3, 20, 32))  # this is not the compiler's fault
+    assert network.compiled
     output = both_ways(network, pair)
     assert not network.compiled and caplog.text.count("cannot be compiled") == 1
     torch.testing.assert_close(output.points_1[:1], exact[0].points_1, atol=1e-5, rtol=1e-4)
