@@ -12,7 +12,7 @@ data="../shared/data"; test -d "$$data" || echo "$@: no folder $$data: only rend
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint docs eval backends bench bench-alignment bench-live bench-stay bench-fleet soak kills fuzz calibration bent digests bench-training gpu-day env clean python
+.PHONY: help demo test test-long lint docs eval backends bench bench-alignment bench-live bench-stay bench-fleet bench-inference soak kills fuzz calibration bent digests bench-training gpu-day env clean python
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -79,8 +79,11 @@ bent: python  ## maps that would be bent or folded: prevented, repaired or said?
 digests: python  ## the same inputs as ever mapped, a digest of each product, into results/digests.txt (ARGS="--against FILE")
 	@$(ENVIRONMENT) test -- python benchmarks/digests.py $(ARGS)
 
-bench-training: python  ## the network on a processor, rendered worlds, training steps: pairs per second, into results/
-	@for name in network_cpu raycast training; do $(ENVIRONMENT) test -- python benchmarks/$$name.py || exit; done
+bench-inference: python  ## the network beside its plain forward pass, micro to ViT-L, CPU and GPU, into docs/inference.md (ARGS="--sizes micro")
+	@$(ENVIRONMENT) test -- python benchmarks/inference.py --page docs/inference.md $(ARGS)
+
+bench-training: python  ## rendered worlds, training steps: pairs per second, into results/
+	@for name in raycast training; do $(ENVIRONMENT) test -- python benchmarks/$$name.py || exit; done
 
 gpu-day:  ## half an hour of a GPU into weights (MINUTES=25 OUT=gpu_day), by this python, which needs torch
 	@$(PYTHON) -m dust3r_ros.cli.gpu_day --minutes $(or $(MINUTES),25) --out "$(or $(OUT),gpu_day)" $(ARGS)

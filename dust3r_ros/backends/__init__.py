@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import BackendError, ConfigError
 
 _log = logging.getLogger(__name__)
+
+
+_LEAST = 64
+
+
+def fitted(config: MapperConfig, backend: Backend) -> MapperConfig:
+    """``config`` with the ``working_size`` that it leaves to the backend: a network's is what it was trained on.
+
+    Raises ``ConfigError`` for one that is too small for any.
+    """
+    if 0 < config.working_size < _LEAST:
+        raise ConfigError(
+            f"parameter 'working_size' is {config.working_size}; it must be 0 (follow the weights) or at least {_LEAST}"
+        )
+    if config.working_size:
+        return config
+    trained = getattr(backend, "image_size", None)
+    return replace(config, working_size=config.long_edge if trained is None else max(trained))
 
 
 def make_backend(config: MapperConfig) -> Backend:
@@ -31,7 +50,9 @@ def make_backend(config: MapperConfig) -> Backend:
         return _mono(config)
     from dust3r_ros.backends.dust3r import Dust3rBackend
 
-    network = Dust3rBackend(config.checkpoint, device=config.device, precision=config.precision)
+    network = Dust3rBackend(
+        config.checkpoint, config.device, precision=config.precision, compiled=config.compile_network
+    )
     if config.backend == "dust3r":
         if config.working_size > max(network.image_size):
             height, width = network.image_size
@@ -50,9 +71,9 @@ def _mono(config: MapperConfig) -> Backend:
     from dust3r_ros.backends.depth_graph import DepthGraph
     from dust3r_ros.backends.mono import MonoBackend
 
-    if config.precision != "float32":
+    if config.precision != "auto":
         raise ConfigError(
-            f"'precision' is '{config.precision}'; the graph '{config.checkpoint}' has its own: leave it at float32"
+            f"'precision' is '{config.precision}'; the graph '{config.checkpoint}' has its own: leave it at auto"
         )
     graph = DepthGraph(config.checkpoint, config.device)
     _log.info("'%s' is %s, on %s", config.checkpoint, graph.network, graph.device)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,22 +14,24 @@ from dust3r_ros.errors import BackendError, ConfigError, InputError
 from dust3r_ros.types import Array, Array32, PairPrediction, View
 
 if TYPE_CHECKING:
-    from dust3r_ros.network import Dust3r, PairOutput, Tokens
+    from dust3r_ros.network import Dust3r, Tokens
+    from dust3r_ros.network.inference import FastDust3r, HostCopy
     from dust3r_ros.network.onnx import OnnxDust3r
 
 Pair = tuple[int, int]
 
 _log = logging.getLogger(__name__)
 
-_PRECISIONS = ("float32", "bfloat16", "float16")
+_PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 class Dust3rBackend:
     """Pointmaps by the DUSt3R network.
 
     ``model``: a network, or a checkpoint for ``load_network``. ``device``: "auto", "cpu", "cuda" or "cuda:N".
-    ``batch_size``: pairs decoded at once, halved whenever memory runs out. ``precision``: of
-    encoder and decoder; "bfloat16" and "float16" are faster on CUDA, the heads stay in float32.
+    ``batch_size``: most pairs decoded at once, fewer where memory is short, halved whenever it runs out. ``precision``:
+    of the network's products; "auto" is bfloat16 where the device multiplies it faster. ``compiled``: compile the
+    network's blocks on a GPU.
 
     ``not_finite`` counts predicted pixels that are not finite; they become points at the origin
     with confidence 1, unknown. Raises ``BackendError`` if torch or the device is missing,
@@ -41,27 +42,34 @@ class Dust3rBackend:
     uses_poses = False
 
     def __init__(
-        self, model: Dust3r | str | Path, device: str = "auto", *, batch_size: int = 8, precision: str = "float32"
+        self,
+        model: Dust3r | str | Path,
+        device: str = "auto",
+        *,
+        batch_size: int = 8,
+        precision: str = "float32",
+        compiled: bool = False,
     ) -> None:
         if type(batch_size) is not int or batch_size < 1:
             raise ConfigError(f"'batch_size' is {batch_size!r}; it must be an integer of at least 1")
         if precision not in _PRECISIONS:
             raise ConfigError(f"'precision' is {precision!r}; it must be one of {', '.join(_PRECISIONS)}")
-        torch = _import_torch()
+        _check_torch()
         from dust3r_ros.network.checkpoint import pick_device
+        from dust3r_ros.network.inference import FastDust3r, pick_compiler
         from dust3r_ros.network.onnx import OnnxDust3r, load_network
 
-        self._model: Dust3r | OnnxDust3r
-        if isinstance(model, (str, Path)):
-            self._model, self._device = load_network(model, device)
+        self._model: FastDust3r | OnnxDust3r
+        network = load_network(model, device) if isinstance(model, (str, Path)) else model
+        self._device = pick_device("cpu" if isinstance(network, OnnxDust3r) else device)
+        if isinstance(network, OnnxDust3r):
+            if precision not in ("auto", "float32"):
+                raise ConfigError(
+                    f"'precision' is {precision!r}; the graphs of '{model}' have a fixed precision: leave it at auto"
+                )
+            self._model = network
         else:
-            self._device = pick_device(device)
-            self._model = model.to(self._device).eval()
-        if isinstance(self._model, OnnxDust3r) and precision != "float32":
-            raise ConfigError(
-                f"'precision' is {precision!r}; the graphs of '{model}' have a fixed precision: leave it at float32"
-            )
-        self._precision = getattr(torch, precision)
+            self._model = FastDust3r(network, self._device, precision, pick_compiler(self._device, compiled))
         self._batch_size = batch_size
         self._tokens: dict[int, Tokens] = {}
         self.not_finite = 0
@@ -83,6 +91,7 @@ class Dust3rBackend:
         """
         from dust3r_ros.network.config import PATCH
         from dust3r_ros.network.images import check_image, normalise
+        from dust3r_ros.network.inference import is_out_of_memory
 
         check_image(view.image)
         height, width = view.image.shape[:2]
@@ -92,10 +101,9 @@ class Dust3rBackend:
                 f"both sides must be multiples of {PATCH}"
             )
         try:
-            with self._inference():
-                tokens = self._model.encode(normalise(view.image).to(self._device))
+            tokens = self._model.encode(normalise(view.image, self._device))
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise _too_large(f"view {view.index} of {width}x{height} pixels", self._device) from error
         self._tokens[view.index] = tokens
@@ -137,28 +145,44 @@ class Dust3rBackend:
         return [predictions[position] for position in range(len(pairs))]
 
     def _decode(self, pairs: Sequence[Pair]) -> Iterator[PairPrediction]:
-        """Pairs of equal sizes, in batches that fit into memory."""
-        done = 0
+        """Pairs of equal sizes, in batches that fit into memory.
+
+        A GPU begins the next batch before the host takes the results of this one.
+        """
+        done, size = 0, self._fitting(pairs[0])
+        waiting: tuple[Sequence[Pair], HostCopy] | None = None
         while done < len(pairs):
-            batch = pairs[done : done + self._batch_size]
+            batch = pairs[done : done + min(size, self._batch_size)]
             # The next attempt starts outside 'except': a caught error keeps the exhausted memory alive.
             output = self._try_decode(batch)
             if output is None:
                 self._halve(len(batch))
                 continue
-            yield from self._predictions(batch, output)
+            if waiting:
+                yield from self._predictions(*waiting)
+            waiting = batch, output
             done += len(batch)
+        if waiting:
+            yield from self._predictions(*waiting)
 
-    def _try_decode(self, batch: Sequence[Pair]) -> list[Array32] | None:
+    def _fitting(self, pair: Pair) -> int:
+        """How many pairs of the sizes of this one fit into memory, at most the batch."""
+        from dust3r_ros.network.onnx import OnnxDust3r
+
+        if isinstance(self._model, OnnxDust3r):
+            return self._batch_size
+        return self._model.pairs_that_fit([self._tokens[index].grid for index in pair], self._batch_size)
+
+    def _try_decode(self, batch: Sequence[Pair]) -> HostCopy | None:
         """Points and confidence of both views, or None if they do not fit into memory."""
         from dust3r_ros.network import Tokens
+        from dust3r_ros.network.inference import HostCopy, is_out_of_memory
 
         try:
-            with self._inference():
-                first, second = (Tokens.cat([self._tokens[pair[side]] for pair in batch]) for side in (0, 1))
-                return _to_numpy(self._model.decode(first, second))
+            first, second = (Tokens.cat([self._tokens[pair[side]] for pair in batch]) for side in (0, 1))
+            return HostCopy(self._model.decode(first, second))
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if len(batch) > 1:
                 return None
@@ -172,8 +196,8 @@ class Dust3rBackend:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _predictions(self, batch: Sequence[Pair], output: Sequence[Array32]) -> Iterator[PairPrediction]:
-        for (first, second), *arrays in zip(batch, *output, strict=True):
+    def _predictions(self, batch: Sequence[Pair], output: HostCopy) -> Iterator[PairPrediction]:
+        for (first, second), *arrays in zip(batch, *output.arrays(), strict=True):
             # Copies: a slice would keep the whole batch alive as long as any of its pairs.
             points_1, confidence_1, points_2, confidence_2 = (array.copy() for array in arrays)
             self._clear_not_finite((first, second), points_1, confidence_1)
@@ -189,38 +213,15 @@ class Dust3rBackend:
             _log.warning("pair %s: %d predicted pixels are not finite; they count as unknown", pair, bad.sum())
         self.not_finite += int(bad.sum())
 
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        import torch
 
-        reduced: AbstractContextManager[Any] = nullcontext()
-        if self._precision != torch.float32:
-            reduced = torch.autocast(self._device.type, dtype=self._precision)
-        with torch.inference_mode(), reduced:
-            yield
-
-
-def _import_torch() -> Any:
+def _check_torch() -> None:
     try:
         import safetensors  # noqa: F401
-        import torch
+        import torch  # noqa: F401
     except ImportError as error:
         raise BackendError(
             f"the dust3r backend needs {error.name or 'torch'}; install it with: pip install 'dust3r_ros[network]'"
         ) from error
-    return torch
-
-
-def _to_numpy(output: PairOutput) -> list[Array32]:
-    parts = (output.points_1, output.confidence_1, output.points_2, output.confidence_2)
-    return [part.float().cpu().numpy() for part in parts]
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    # On the CPU torch raises a plain RuntimeError.
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def _too_large(what: str, device: object) -> BackendError:

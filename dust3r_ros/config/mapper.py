@@ -28,10 +28,13 @@ class MapperConfig:
         "auto", "Device that runs the network; auto uses CUDA if available.", choices=("auto", "cpu", "cuda")
     )
     precision: str = row(
-        "float32",
-        "Number format of the network; 16-bit formats are faster on GPUs (bfloat16 also on CPUs that support it) "
-        "and change points by about a percent.",
-        choices=("float32", "bfloat16", "float16"),
+        "auto",
+        "Number format of the network's matrix products; auto: bfloat16 where the device multiplies it faster, which "
+        "changes points by a few tenths of a percent, else float32.",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    compile_network: bool = row(
+        False, "Compile the network on a GPU: faster, after up to a minute at its first image; later starts reuse it."
     )
     mode: str = row(
         "mapping",
@@ -41,7 +44,11 @@ class MapperConfig:
     )
     seed: int = row(0, "Seed of all random choices.", low=0, high=2**31 - 1)
     working_size: int = row(
-        320, "Long edge, in pixels, of the images that pointmaps are computed for.", low=64, high=1024
+        0,
+        "Long edge, in pixels, of the images that pointmaps are computed for, 64 or more; 0: with the backend dust3r "
+        "that of the images its weights were trained on, otherwise 320.",
+        low=0,
+        high=1024,
     )
     tracking_size: int = row(640, "Long edge, in pixels, of the images that corners are tracked in.", low=64, high=2048)
     focal: float = row(0.0, "Known focal length in pixels at native resolution; 0: estimate it.", low=0.0, high=1e5)
@@ -120,3 +127,8 @@ class MapperConfig:
     min_confidence: float = row(
         1.5, "Minimum confidence of points in the map cloud; 1 means nothing is known.", low=1.0, high=1e3, live=True
     )
+
+    @property
+    def long_edge(self) -> int:
+        """``working_size``, or 320 where that is left to the weights."""
+        return self.working_size or 320

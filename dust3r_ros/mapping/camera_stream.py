@@ -62,7 +62,7 @@ class ImageGeometry:
 
     def __init__(self, width: int, height: int, config: MapperConfig) -> None:
         self.width, self.height = width, height
-        self.resize = Resize.fit(width, height, config.working_size)
+        self.resize = Resize.fit(width, height, config.long_edge)
         self.tracking_scale = min(1.0, config.tracking_size / max(width, height))
         self._tracking_size = (round(width * self.tracking_scale), round(height * self.tracking_scale))
         self._center = np.array(center_of(self._tracking_size[1], self._tracking_size[0]))

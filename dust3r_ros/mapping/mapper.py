@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import inf
 
-from dust3r_ros.backends import make_backend
+from dust3r_ros.backends import fitted, make_backend
 from dust3r_ros.backends.base import Backend, Monocular
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
@@ -62,6 +62,7 @@ class Mapper(MapView):
         """``backend`` replaces the one named by ``config``."""
         self._stage = stage
         self._backend = backend or make_backend(config)
+        config = fitted(config, self._backend)
         # The map is based on landmarks if the backend needs poses, else on pointmaps.
         kind = MapBuilder if self._backend.uses_poses else PointmapBuilder
         appearance, self.pages = Appearance(), Pages(config.memory_mb)

@@ -51,9 +51,10 @@ class Rope2D:
 
     def rotate(self, heads: Tensor) -> Tensor:
         """``heads`` (B, heads, N, D) rotated by their positions; same shape and type."""
-        swapped = heads.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)
+        y_1, y_2, x_1, x_2 = heads.chunk(4, dim=-1)
+        swapped = torch.cat((y_2, y_1, x_2, x_1), dim=-1)
         # In the type of the heads: this rounds no more than they are rounded already.
-        return heads * self.cos.to(heads.dtype) + swapped * self.sin.to(heads.dtype)
+        return torch.addcmul(heads * self.cos.to(heads.dtype), swapped, self.sin.to(heads.dtype))
 
 
 _SLOWEST, _FASTEST = 0.25, 8.0  # periods per half of the long side
@@ -65,11 +66,11 @@ def grid_waves(rows: int, columns: int, width: int, device: torch.device) -> Ten
     Sines and cosines of both coordinates of the patch centre, measured from the image centre in halves of the long
     side: a ray depends on the angle to the axis, whatever the resolution.
     """
-    return _waves(rows, columns, width).to(device)
+    return _waves(rows, columns, width, device)
 
 
 @lru_cache(maxsize=32)
-def _waves(rows: int, columns: int, width: int) -> Tensor:
+def _waves(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
     half = max(rows, columns) / 2
     y, x = ((torch.arange(count) + 0.5 - count / 2) / half for count in (rows, columns))
     count = width // 4
@@ -81,11 +82,17 @@ def _waves(rows: int, columns: int, width: int) -> Tensor:
     grid = torch.cat(
         (parts[0][:, None].expand(rows, columns, -1), parts[1][None].expand(rows, columns, -1)), dim=-1
     )  # (rows, columns, width)
-    return grid.reshape(rows * columns, -1)
+    return grid.reshape(rows * columns, -1).to(device)
 
 
 EPS = 1e-6
 """Of every LayerNorm."""
+
+
+def apply(module: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
+    """``module(x)`` computed in the number format of the module's weights; the result has that of ``x``."""
+    kind = module.weight.dtype
+    return module(x) if kind == x.dtype else module(x.to(kind)).to(x.dtype)
 
 
 class PatchEmbed(nn.Module):
@@ -96,7 +103,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, width, kernel_size=PATCH, stride=PATCH)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.proj(image).flatten(2).transpose(1, 2)
+        return apply(self.proj, image).flatten(2).transpose(1, 2)
 
 
 class Mlp(nn.Module):
@@ -108,7 +115,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(gelu(self.fc1(x)))
+        return self.fc2(gelu(self.fc1(x.to(self.fc1.weight.dtype))))
 
 
 class Attention(nn.Module):
@@ -121,6 +128,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rope: Rope2D) -> Tensor:
+        x = x.to(self.qkv.weight.dtype)
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, N, D)
         return self.proj(_attend(rope.rotate(q), rope.rotate(k), v))
 
@@ -137,6 +145,7 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, y: Tensor, rope_x: Rope2D, rope_y: Rope2D) -> Tensor:
+        x, y = x.to(self.projq.weight.dtype), y.to(self.projk.weight.dtype)
         q = rope_x.rotate(self._split(self.projq(x)))
         k = rope_y.rotate(self._split(self.projk(y)))
         return self.proj(_attend(q, k, self._split(self.projv(y))))
@@ -190,9 +199,31 @@ class DecoderBlock(nn.Module):
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """(B, heads, N, D), (B, heads, M, D) twice -> (B, N, heads · D)."""
-    if q.requires_grad and q.device.type == "cpu":
+    if q.device.type != "cpu":
+        seen = scaled_dot_product_attention(q, k, v)
+    elif q.requires_grad:
         # torch's fused kernel takes a third of a training step on a CPU, nearly all of it for the gradient.
         seen = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+    elif q.dtype == torch.bfloat16:
+        seen = _attend_in_parts(q, k, v)
     else:
         seen = scaled_dot_product_attention(q, k, v)
     return seen.transpose(1, 2).flatten(2)
+
+
+_LOGITS = 1 << 20  # that stay in a processor's cache
+
+
+def _attend_in_parts(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """``scaled_dot_product_attention`` by products of matrices, a few heads at a time.
+
+    In bfloat16 torch's fused kernel for the CPU is no faster than in float32: it does not use the processor's own
+    products of that type.
+    """
+    heads, transposed = (q * q.shape[-1] ** -0.5).flatten(0, 1), k.flatten(0, 1).transpose(-2, -1)
+    values, seen = v.flatten(0, 1), torch.empty_like(q).flatten(0, 1)
+    count = max(_LOGITS // (q.shape[-2] * k.shape[-2]), 1)
+    for start in range(0, len(heads), count):
+        part = slice(start, start + count)
+        torch.bmm((heads[part] @ transposed[part]).softmax(dim=-1), values[part], out=seen[part])
+    return seen.view_as(q)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, linear, pixel_shuffle, relu
 
@@ -82,7 +83,12 @@ class DptHead(nn.Module):
 
     def forward(self, layers: Sequence[Tensor], grid: tuple[int, int], raster: Raster = EVERY) -> Tensor:
         """``layers``: (B, N, C) each, encoder output first -> (B, 4, H, W), or fewer pixels."""
-        return raster.of(self.dpt([_as_map(layers[hook], grid) for hook in self.hooks]))
+        maps = [_as_map(layers[hook], grid) for hook in self.hooks]
+        if maps[0].device.type == "cpu" and not torch.is_grad_enabled():
+            # Image by image: the widest maps of a single one exceed a CPU's caches already.
+            images = zip(*(level.split(1) for level in maps), strict=True)
+            return torch.cat([raster.of(self.dpt(image)) for image in images])
+        return raster.of(self.dpt(maps))
 
 
 class _Dpt(nn.Module):
@@ -102,14 +108,21 @@ class _Dpt(nn.Module):
             nn.Conv2d(_FEATURES, 128, 3, padding=1),
             nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
             nn.Conv2d(128, 128, 3, padding=1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(128, CHANNELS, 1),
         )
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Four maps (B, C, h, w) -> (B, 4, 16 h, 16 w)."""
-        levels = [process(x) for process, x in zip(self.act_postprocess, maps, strict=True)]
-        return self.head(self.scratch(levels))
+        """Four maps (B, C, h, w) -> (B, 4, 16 h, 16 w), computed in the number format of the weights."""
+        kind = self.scratch.layer1_rn.weight.dtype
+        levels = [process(x.to(kind)) for process, x in zip(self.act_postprocess, maps, strict=True)]
+        features = self.head[:-1](self.scratch(levels))
+        last = self.head[-1]
+        if features.dtype == last.weight.dtype:
+            return last(features)
+        # Row by row of patches: all of the features in the wider format would be the largest tensor of the network.
+        rows = [last(part.to(last.weight.dtype)) for part in features.split(PATCH, dim=2)]
+        return torch.cat(rows, dim=2)
 
 
 class _Scratch(nn.Module):
@@ -143,9 +156,9 @@ class _Fusion(nn.Module):
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """(B, 256, h, w) and a skip of that shape -> (B, 256, 2 h, 2 w)."""
         if skip is not None:
-            x = x + self.resConfUnit1(skip)
-        x = interpolate(self.resConfUnit2(x), scale_factor=2.0, mode="bilinear", align_corners=True)
-        return self.out_conv(x)
+            x = self.resConfUnit1(skip).add_(x)
+        # A 1 x 1 filter commutes with interpolation, whose weights sum to 1; before it, it has a quarter of the pixels.
+        return interpolate(self.out_conv(self.resConfUnit2(x)), scale_factor=2.0, mode="bilinear", align_corners=True)
 
 
 class _ResidualUnit(nn.Module):
@@ -155,7 +168,8 @@ class _ResidualUnit(nn.Module):
         self.conv2 = nn.Conv2d(_FEATURES, _FEATURES, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(relu(self.conv1(relu(x))))
+        # In place: a new map of this size costs a CPU more than the sum.
+        return self.conv2(relu(self.conv1(relu(x)), inplace=True)).add_(x)
 
 
 def _as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:

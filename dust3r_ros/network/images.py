@@ -69,16 +69,18 @@ def prepare_image(image: Image, size: int = 512) -> PreparedImage:
     return PreparedImage(pixels, (resized[0] / width, resized[1] / height), offset)
 
 
-def normalise(images: Image) -> Tensor:
-    """RGB uint8 (B, H, W, 3) or (H, W, 3) -> float32 (B, 3, H, W) in [-1, 1], B = 1 for a single one.
+def normalise(images: Image, device: torch.device | None = None) -> Tensor:
+    """RGB uint8 (B, H, W, 3) or (H, W, 3) -> float32 (B, 3, H, W) in [-1, 1] on ``device``, B = 1 for a single one.
 
-    Raises ``InputError`` for another shape.
+    A GPU gets the bytes, through pinned memory, while the caller goes on. Raises ``InputError`` for another shape.
     """
     batch = images[None] if images.ndim == 3 else images
     if batch.ndim != 4 or not len(batch):
         raise InputError(f"images of shape {images.shape} cannot be normalised; they must be (B, H, W, 3)")
     check_image(batch[0])
     pixels = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
+    if device is not None and device.type == "cuda":
+        pixels = pixels.pin_memory().to(device, non_blocking=True)
     return (pixels.float() / 255.0 - 0.5) / 0.5
 
 

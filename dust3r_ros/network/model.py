@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.network.blocks import EPS, DecoderBlock, EncoderBlock, PatchEmbed, Rope2D, grid_waves
+from dust3r_ros.network.blocks import EPS, DecoderBlock, EncoderBlock, PatchEmbed, Rope2D, apply, grid_waves
 from dust3r_ros.network.config import GRID_POSITIONS, PATCH, Dust3rConfig
 from dust3r_ros.network.heads import EVERY, Raster, make_head, points_and_confidence
 
@@ -139,7 +139,7 @@ class Dust3r(nn.Module):
     def decode_equal(self, tokens_1: Tokens, tokens_2: Tokens, raster: Raster = EVERY) -> PairOutput:
         """``decode`` for batches known to have equal length, so that a graph of any length can be traced."""
         layers_1, layers_2 = self._decoder(tokens_1, tokens_2)
-        # Distances grow with exp(d): the heads stay in float32 even if the caller runs the rest in lower precision.
+        # Distances grow with exp(d): under autocast the heads stay in float32, and their last layer always does.
         with torch.autocast(tokens_1.features.device.type, enabled=False):
             raw_1 = self.downstream_head1([layer.float() for layer in layers_1], tokens_1.grid, raster)
             raw_2 = self.downstream_head2([layer.float() for layer in layers_2], tokens_2.grid, raster)
@@ -169,7 +169,7 @@ class Dust3r(nn.Module):
         head_dim = self.config.dec_embed_dim // self.config.dec_num_heads
         rope_x = Rope2D.of_grid(*tokens_1.grid, head_dim, x.device)
         rope_y = Rope2D.of_grid(*tokens_2.grid, head_dim, y.device)
-        x, y = self.decoder_embed(x), self.decoder_embed(y)
+        x, y = apply(self.decoder_embed, x), apply(self.decoder_embed, y)
         for block_1, block_2 in zip(self.dec_blocks, self.dec_blocks2, strict=True):
             # Both sides read the previous layer: neither sees what the other computes in this one.
             x, y = self.run(block_1, x, y, rope_x, rope_y), self.run(block_2, y, x, rope_y, rope_x)

@@ -213,15 +213,17 @@ def _session(onnxruntime: Any, path: Path, options: Any) -> Any:
         raise CheckpointError(f"checkpoint '{path}' is not a graph for ONNX Runtime: {text[:200]}") from error
 
 
-def load_network(checkpoint: str | Path, device: str = "auto") -> tuple[Dust3r | OnnxDust3r, torch.device]:
-    """A network in evaluation mode and its device; ``checkpoint`` as for ``load_checkpoint``, or an ONNX folder.
+def load_network(checkpoint: str | Path, device: str = "auto") -> Dust3r | OnnxDust3r:
+    """A network on the CPU in evaluation mode, to run on ``device``; ``checkpoint`` as for ``load_checkpoint``, or an
+    ONNX folder.
 
-    ONNX graphs run on the CPU, also for "auto". Raises what ``load_checkpoint`` and ``OnnxDust3r`` raise.
+    ONNX graphs run on the CPU, also for "auto". Raises what ``load_checkpoint``, ``OnnxDust3r`` and ``pick_device``
+    raise, ``BackendError`` for ONNX graphs on another device.
     """
     path = find_checkpoint(checkpoint)
     if not is_onnx(path):
-        target = pick_device(device)
-        return load_checkpoint(path, str(target)), target
+        pick_device(device)
+        return load_checkpoint(path)
     if device not in ("auto", "cpu"):
         raise BackendError(f"device '{device}' cannot run the ONNX graphs of '{path}'; use cpu, or the weights")
-    return OnnxDust3r(path), torch.device("cpu")
+    return OnnxDust3r(path)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from dust3r_ros.network.blocks import Attention, Mlp
+from dust3r_ros.network.inference import uncompile
 from dust3r_ros.network.model import Dust3r
 from dust3r_ros.training.log import Progress
 from dust3r_ros.training.recipe import Recipe
@@ -84,9 +85,7 @@ def try_compiled(model: Dust3r, step: Callable[[], Any], limit: float = LIMIT) -
             reason = f"it takes longer than {limit:g} s"
         except Exception as error:  # the compiler may raise anything
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    for module in model.modules():
-        module._compiled_call_impl = None
-    torch.compiler.reset()
+    uncompile(model)
     return reason
 
 

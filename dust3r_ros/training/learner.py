@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dust3r_ros.network.inference import pick_precision
 from dust3r_ros.network.model import Dust3r
 from dust3r_ros.training.batches import PairBatch
 from dust3r_ros.training.compiling import try_compiled
@@ -131,9 +132,7 @@ def precision(recipe: Recipe, device: torch.device) -> str:
     """float32 or bfloat16: the recipe's, or with auto the faster one on this device."""
     if recipe.precision != "auto":
         return recipe.precision
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if getattr(torch.cpu, "_is_avx512_bf16_supported", bool)() else "float32"
+    return "bfloat16" if pick_precision("auto", device) == torch.bfloat16 else "float32"
 
 
 def _finite(value: float) -> bool:

@@ -11,6 +11,8 @@ from dust3r_ros.backends import make_backend
 from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError, Dust3rRosError
+from dust3r_ros.mapping.camera_stream import ImageGeometry
+from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.types import View
 
 
@@ -50,6 +52,20 @@ def test_images_larger_than_those_of_training_are_reported(weights: str, caplog:
     assert not caplog.text
     make_backend(MapperConfig(backend="dust3r", checkpoint=weights, device="cpu", working_size=320))
     assert "'working_size' is 320" in caplog.text and "64x48 pixels" in caplog.text and "set it to 64" in caplog.text
+
+
+def test_images_are_as_large_as_those_of_training(weights: str) -> None:
+    config = MapperConfig(backend="dust3r", checkpoint=weights, device="cpu")
+    mapper = Mapper(config)
+    assert (config.working_size, mapper.config.working_size) == (0, 64)
+    resize = ImageGeometry(320, 240, mapper.config).resize
+    assert (resize.width, resize.height) == (64, 48)
+    for other in (MapperConfig(working_size=96), MapperConfig(backend="dust3r", checkpoint=weights, working_size=96)):
+        assert Mapper(other).config.working_size == 96
+    both = MapperConfig(backend="both", checkpoint=weights, device="cpu")  # geometry's images
+    assert Mapper(both).config.working_size == Mapper(MapperConfig()).config.working_size == 320
+    with pytest.raises(ConfigError, match="'working_size' is 7; it must be 0"):
+        Mapper(MapperConfig(working_size=7))
 
 
 def test_the_network_computes_in_the_precision_asked_for(weights: str) -> None:

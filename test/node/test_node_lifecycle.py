@@ -83,10 +83,10 @@ def test_the_whole_lifecycle_by_service(start_node, tmp_path, sequence):
 
 
 def test_bad_parameters_refuse_to_configure_with_the_reason(start_node):
-    bench = start_node(working_size=7, backend="guess", map_period="soon", no_such_thing=1)
+    bench = start_node(working_size=-7, backend="guess", map_period="soon", no_such_thing=1)
     bench.node.wait_for_log("not configured")
     log = bench.node.log
-    assert "'working_size' is 7; it must lie in [64, 1024]" in log
+    assert "'working_size' is -7; it must lie in [0, 1024]" in log
     assert "'backend' is 'guess'; it must be one of two_view, dust3r" in log
     assert "'map_period' is 'soon'; it must be of type float" in log
     assert "'no_such_thing' is unknown" in log

@@ -14,7 +14,7 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.evaluation.errors import trajectory_errors
 from dust3r_ros.evaluation.report.metrics import is_number
-from dust3r_ros.evaluation.report.published import BACKENDS, OURS, POSES, PROTOCOL, RECORDED, RENDERED, WEIGHTS
+from dust3r_ros.evaluation.report.published import BACKENDS, OURS, POSES, PROTOCOL, RECORDED, RENDERED
 from dust3r_ros.evaluation.report.run_file import Row
 from dust3r_ros.evaluation.run import SceneRun, run_scene
 from dust3r_ros.evaluation.scene import Scene, read_scene
@@ -68,16 +68,7 @@ def _configured(config: MapperConfig, system: str) -> MapperConfig:
         return replace(config, backend=OURS, dense=False)
     if system not in BACKENDS:
         raise InputError(f"system '{system}' is not known; known are {', '.join(BACKENDS)}, {POSES}, opencv")
-    config = replace(config, backend=system)
-    return _as_trained(config) if system == WEIGHTS else config
-
-
-def _as_trained(config: MapperConfig) -> MapperConfig:
-    """Images no larger than those that the network was trained on."""
-    from dust3r_ros.backends.dust3r import Dust3rBackend
-
-    long_edge = max(Dust3rBackend(config.checkpoint, "cpu").image_size) if config.checkpoint else config.working_size
-    return replace(config, working_size=min(config.working_size, long_edge))
+    return replace(config, backend=system)
 
 
 def _plain(value: Any) -> Any:

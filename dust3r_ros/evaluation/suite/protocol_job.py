@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dust3r_ros.backends import make_backend
+from dust3r_ros.backends import fitted, make_backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
 from dust3r_ros.evaluation.datasets import DATASETS, Recording, View
@@ -59,7 +59,8 @@ def measure_protocol(path: Path, protocol: str, config: MapperConfig, max_frames
     recording = recording_of(path, scene, max_frames)
     places = protocol in PLACES
     recordings = _divided(recording) if places else [recording]
-    asked = Asked(recordings, config, make_backend(config), config.working_size)
+    backend = make_backend(config)
+    asked = Asked(recordings, config, backend, fitted(config, backend).working_size)
     same: Row = {"data": fingerprint(path), "limit": max_frames or 0}
     source = source_of(path.name)
     if source is not None:
