@@ -51,7 +51,8 @@ class Backend(Protocol):
         """
 
 
-_USUAL = 1.0  # median of C - 1 to which that of a hardly certain network is raised
+_QUANTILE = 0.9  # of the confidences of a view: many of its pixels may show what no network knows
+_USUAL = 2.0  # C - 1 to which this quantile is raised for a hardly certain network
 _LEAST_USUAL = 0.1  # below this, a network is hardly certain
 _NOTHING = 0.01  # C - 1, after that, which counts as no knowledge
 _ROUNDING = 2e-6  # of C in single precision, a few times
@@ -71,7 +72,7 @@ class RelativeConfidence:
     def __init__(self, network: Backend) -> None:
         """``network``: a backend that needs no poses."""
         self.name, self._network = network.name, network
-        self._usual, self._largest = 0.0, 0.0  # largest median and largest value of C - 1, of second views
+        self._usual, self._largest = 0.0, 0.0  # largest quantile and value of C - 1, of second views
         self._seen = 0
 
     def add(self, view: View) -> None:
@@ -101,7 +102,7 @@ class RelativeConfidence:
         predictions = self._network.predict(pairs, focals, poses, landmarks)
         for prediction in predictions:
             beyond = np.nan_to_num(prediction.confidence_second, nan=1.0, posinf=1e6) - 1
-            self._usual = max(self._usual, float(np.median(beyond)))
+            self._usual = max(self._usual, float(np.quantile(beyond, _QUANTILE)))
             self._largest = max(self._largest, float(beyond.max()))
         self._report(len(predictions))
         if self._usual >= _LEAST_USUAL or self._usual < _ROUNDING:
@@ -127,10 +128,10 @@ class RelativeConfidence:
                 "train it longer, or use backend 'two_view'",
                 self.name, self._seen,
             )  # fmt: skip
-        elif self._usual < _LEAST_USUAL:
+        elif _ROUNDING < self._usual < _LEAST_USUAL:
             _log.warning(
-                "network '%s' is hardly certain of anything: the median confidence is at most 1 + %.2g in the first %d "
-                "pairs; it counts relative to that",
+                "network '%s' is hardly certain of anything: nine tenths of the confidences are below 1 + %.2g in the "
+                "first %d pairs; they count relative to that",
                 self.name, self._usual, self._seen,
             )  # fmt: skip
 

@@ -36,9 +36,10 @@ from dust3r_ros.types import Array, Image, Keyframe, PairPrediction, View
 
 _FACING = 0.5  # cosine of the largest angle between axes of views that may see the same
 _MIN_SEEN = 0.1  # of an image must have confidence for its pair with a keyframe to locate it
-# Poses that pointmaps fit best fit them better than the true ones, by about 15 % of the mean square. If those from
-# reprojection fit them worse than that explains, landmarks were too few or wrong, and the pointmaps know better.
-_CONTRADICTED = 1.15
+# Poses that pointmaps fit best fit them better than the true ones, by some 15 % of the mean square, and pointmaps have
+# errors in common that no pose shows, as they know no lens. If those from reprojection fit them worse than that
+# explains, twice over, landmarks were too few or wrong, and the pointmaps know better.
+_CONTRADICTED, _COMMON = 1.3, 0.02
 _APART_PX = 8.0  # between corners to follow
 _MAX_ATTEMPTS = 8  # second keyframes that do not match the first one
 
@@ -249,7 +250,7 @@ class PointmapBuilder(Submap):
             return
         before, misfit = self._aligner.map.similarities.copy(), self._aligner.map.misfit()
         self._aligner.move(moved)
-        if self._aligner.map.misfit() > _CONTRADICTED * misfit:
+        if self._aligner.map.misfit() ** 2 > _CONTRADICTED * misfit**2 + _COMMON**2:
             self._aligner.map.restore(before)
             return
         self._keyframes.refined = refined
