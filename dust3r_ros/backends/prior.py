@@ -30,6 +30,9 @@ _LEAST_GAIN = 0.25
 # every smooth surface, and would displace what geometry itself implies for pixels without depth.
 _MOST_LEFT = 0.5
 _UNPROVEN = 5  # unexplained tiles with which every network starts, so that luck with one view does not suffice
+# Times the plane's variance that one view counts at most: that of a young map, whose geometry is wrong, would otherwise
+# outweigh a hundred others.
+_WORST = 2.0
 _REMEMBERED = 4000  # tiles, about a hundred views: a network that is right about rooms may be wrong about woods
 _CONTRADICTION = 3.0  # standard deviations
 _LEAST_UNKNOWN = 0.03  # share of a view's pixels that geometry must leave to the network
@@ -72,7 +75,7 @@ class TrackRecord:
         """Add a view: variance of log depth about the network and about a plane, from ``tiles`` tiles."""
         kept = exp(-tiles / _REMEMBERED)
         self._tiles = kept * self._tiles + tiles
-        self._network = kept * self._network + tiles * network
+        self._network = kept * self._network + tiles * min(network, _WORST * plane)
         self._plane = kept * self._plane + tiles * plane
 
     @property

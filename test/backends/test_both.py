@@ -310,3 +310,16 @@ def test_it_is_asked_again_and_believed_once_it_is_right() -> None:
         if record.believed:
             break
     assert 60 < view < 1000
+
+
+def test_one_view_with_wrong_geometry_does_not_outweigh_many_others() -> None:
+    """That of a young map, say: a right network is believed a few probes later."""
+    record, (true, geometry) = TrackRecord(), some_view(0.7)
+    plane = np.broadcast_to(np.linspace(1.0, 1.1, true.shape[1], dtype=np.float32), true.shape)
+    wrong = StereoDepth(np.where(geometry.confidence > 1, plane, 0).astype(np.float32), geometry.confidence, 5.0)
+    right = NetworkDepth(true, np.full_like(true, 3.0))
+    with_prior(wrong, NetworkDepth(true**4, right.confidence), record)
+    assert record.left > 1
+    for _ in range(5):
+        with_prior(geometry, right, record)
+    assert record.believed
