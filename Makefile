@@ -12,7 +12,7 @@ data="../shared/data"; test -d "$$data" || echo "$@: no folder $$data: only rend
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint docs eval backends bench bench-alignment bench-live bench-stay bench-fleet bench-inference soak kills fuzz calibration bent digests bench-training gpu-day env clean python
+.PHONY: help demo test test-long lint docs eval backends bench bench-network bench-alignment bench-live bench-stay bench-fleet bench-inference soak kills fuzz calibration bent digests bench-training gpu-day env clean python
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -45,6 +45,9 @@ backends: python  ## two_view, the network and both on every scene, into docs/ba
 bench: python  ## real sequences into results/sequences.md, pairs per second (needs the reference data)
 	@$(ENVIRONMENT) test -- python benchmarks/sequences.py
 	@$(ENVIRONMENT) test -- python benchmarks/two_view.py
+
+bench-network: python  ## true depth with the errors of a network, alone and with geometry, beside targets (ARGS="--cases list")
+	@$(ENVIRONMENT) test -- python benchmarks/pointmaps.py $(ARGS)
 
 bench-alignment: python  ## alignment against the published scheme, a long run, tracking, another mapper: one table
 	@failed=0; for name in alignment incremental tracking sfm; do \

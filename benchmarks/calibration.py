@@ -115,10 +115,15 @@ def _with_depth(source: Path | str, first: int) -> RenderedSequence:
     """Images of a recorded scene, or of a rendered walk, with their depth and poses."""
     if isinstance(source, str):
         return render_sequence(source, _POINTMAPS, *_SIZE, rate_hz=_RATE_HZ)
-    scene = read_scene(source)
+    return recorded_with_depth(source, first, _POINTMAPS)
+
+
+def recorded_with_depth(folder: Path, first: int = 0, count: int | None = None) -> RenderedSequence:
+    """Those of ``count`` images of a scene that have depth, with it and their poses."""
+    scene = read_scene(folder)
     stamps = np.array([pose.stamp_ns for pose in scene.truth])
     images, depths, poses = [], [], []
-    for frame in islice(open_source(source), first, first + _POINTMAPS):
+    for frame in islice(open_source(folder), first, count and first + count):
         depth = scene.depth(frame.stamp_ns)
         if depth is not None:
             images.append(frame.image)

@@ -1,11 +1,17 @@
-"""The protocol of backends, which turn image pairs into pointmaps."""
+"""The protocol of backends, which turn image pairs into pointmaps, and what confidence near 1 means."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+
 from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
+
+_log = logging.getLogger(__name__)
 
 
 class Backend(Protocol):
@@ -54,3 +60,93 @@ class Monocular(Protocol):
 
     def metric_depth(self, image: Image, focal: float) -> Array32 | None:
         """Depth (H, W) in metres, 0 = none, of an image of a pair with ``focal`` (pixels); None: unknown."""
+
+
+_QUANTILE = 0.9  # of the confidences of a view: many of its pixels may show what no network knows
+_USUAL = 2.0  # C - 1 to which this quantile is raised for a hardly certain network
+_LEAST_USUAL = 0.1  # below this, a network is hardly certain
+_NOTHING = 0.01  # C - 1, after that, which counts as no knowledge
+_ROUNDING = 2e-6  # of C in single precision, a few times
+_JUDGED = 16  # predictions
+
+
+class RelativeConfidence:
+    """A network with the confidence that counts: one that is hardly certain of anything counts relative to itself.
+
+    The loss, mean of C l - alpha log C, leaves C at 1 where the error l exceeds alpha. So a network with large errors
+    has confidence just above 1 everywhere; it still says which pixels it knows better than others. One whose confidence
+    is 1 in all second views says nothing of how views lie to each other: a sentence in the log says so.
+    """
+
+    uses_poses = False
+
+    def __init__(self, network: Backend) -> None:
+        """``network``: a backend that needs no poses."""
+        self.name, self._network = network.name, network
+        self._usual, self._largest = 0.0, 0.0  # largest quantile and value of C - 1, of second views
+        self._seen = 0
+
+    def add(self, view: View) -> None:
+        """As the network does."""
+        self._network.add(view)
+
+    def has(self, index: int) -> bool:
+        """As the network does."""
+        return self._network.has(index)
+
+    def forget(self, index: int) -> None:
+        """As the network does."""
+        self._network.forget(index)
+
+    def clear(self) -> None:
+        """As the network does; what is known of its confidence stays."""
+        self._network.clear()
+
+    def predict(
+        self,
+        pairs: Sequence[tuple[int, int]],
+        focals: Mapping[str, float],
+        poses: Mapping[int, Array] | None = None,
+        landmarks: Mapping[int, Array] | None = None,
+    ) -> list[PairPrediction]:
+        """The network's, with the confidence that counts."""
+        predictions = self._network.predict(pairs, focals, poses, landmarks)
+        for prediction in predictions:
+            beyond = np.nan_to_num(prediction.confidence_second, nan=1.0, posinf=1e6) - 1
+            self._usual = max(self._usual, float(np.quantile(beyond, _QUANTILE)))
+            self._largest = max(self._largest, float(beyond.max()))
+        self._report(len(predictions))
+        if self._usual >= _LEAST_USUAL or self._usual < _ROUNDING:
+            return predictions
+        gain = np.float32(_USUAL / self._usual)
+        return [
+            replace(
+                prediction,
+                confidence_first=_raised(prediction.confidence_first, gain),
+                confidence_second=_raised(prediction.confidence_second, gain),
+            )
+            for prediction in predictions
+        ]
+
+    def _report(self, more: int) -> None:
+        before, self._seen = self._seen, self._seen + more
+        if not before < _JUDGED <= self._seen:
+            return
+        if self._largest < _ROUNDING:
+            _log.warning(
+                "the confidence of network '%s' is 1 in the second view of all of the first %d pairs: its errors "
+                "exceed the alpha of its loss; it cannot place one view beside another and maps nothing alone: "
+                "train it longer, or use backend 'two_view'",
+                self.name, self._seen,
+            )  # fmt: skip
+        elif _ROUNDING < self._usual < _LEAST_USUAL:
+            _log.warning(
+                "network '%s' is hardly certain of anything: nine tenths of the confidences are below 1 + %.2g in the "
+                "first %d pairs; they count relative to that",
+                self.name, self._usual, self._seen,
+            )  # fmt: skip
+
+
+def _raised(confidence: Array32, gain: np.float32) -> Array32:
+    beyond = (confidence - np.float32(1)) * gain
+    return np.where(beyond < _NOTHING, np.float32(1), 1 + beyond).astype(np.float32)

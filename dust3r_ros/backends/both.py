@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dust3r_ros.backends.base import Backend
-from dust3r_ros.backends.prior import NetworkDepth, TrackRecord, with_prior
-from dust3r_ros.backends.two_view import TwoViewBackend
+from dust3r_ros.backends.flow import StereoDepth
+from dust3r_ros.backends.prior import NetworkDepth, TrackRecord, with_prior, worth_asking
+from dust3r_ros.backends.two_view import PairDepths, TwoViewBackend
 from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
 
 Pair = tuple[int, int]
@@ -74,14 +75,14 @@ class NetworkDepths:
             kept.clear()
         self._size = 0
 
-    def of_pairs(self, pairs: Sequence[Pair]) -> list[tuple[NetworkDepth, NetworkDepth]]:
-        """Depth of the first and second view of each pair, at the views' resolutions, in one batch."""
-        orders = dict.fromkeys(order for a, b in pairs for order in ((a, b), (b, a)))
+    def of_orders(self, orders: Sequence[Pair]) -> dict[Pair, NetworkDepth]:
+        """Depth of the first view of each ordered pair, at that view's resolution, in one batch."""
+        orders = list(dict.fromkeys(orders))
         found = {order: self._kept[order] for order in orders if order in self._kept}
         missing = [order for order in orders if order not in found]
         if missing:
             found |= self._predicted(missing)
-        return [(self._grown(a, found[a, b]), self._grown(b, found[b, a])) for a, b in pairs]
+        return {order: self._grown(order[0], found[order]) for order in orders}
 
     def _predicted(self, orders: Sequence[Pair]) -> dict[Pair, _Packed]:
         """The network's results for ordered pairs, which are kept from then on."""
@@ -150,7 +151,8 @@ class BothBackend:
     """Depth by flow and triangulation, with the network's as a prior, view by view (``prior.with_prior``).
 
     The network is trusted as far as it has been right so far, so the result of a pair depends on earlier pairs;
-    the same calls in the same order give the same results.
+    the same calls in the same order give the same results. It is asked only for views of which geometry leaves
+    pixels unknown, and rarely while it is not believed (``TrackRecord.asks``).
 
     ``network``: a backend that needs no poses. ``image_size``: (H, W) of its training, None for any. The pair's
     unit of length, its relative pose and focals come from geometry; a pair unknown to geometry stays unknown, since
@@ -196,16 +198,30 @@ class BothBackend:
     ) -> list[PairPrediction]:
         """Pointmaps of ordered pairs, in the order asked. Raises what the network raises."""
         found = self._geometry.depths(pairs, focals, poses, landmarks)
-        # Views without parallax or matches: no scale, so no need for the network
-        asked = [pair for pair, depths in zip(pairs, found, strict=True) if depths is not None and depths.tells]
-        priors = dict(zip(asked, self._network.of_pairs(asked), strict=True))
-        predictions = []
-        for pair, depths in zip(pairs, found, strict=True):
-            if depths is None:
-                predictions.append(self._geometry.nothing_known(*pair, focals))
-                continue
-            if pair in priors:
-                a, b = (with_prior(*each, self._record) for each in zip(depths.depths, priors[pair], strict=True))
-                depths = replace(depths, depths=(a, b))
-            predictions.append(depths.prediction())
-        return predictions
+        priors: dict[Pair, NetworkDepth] = {}
+        if self._record.believed:  # usually asked then, so in one batch
+            priors = self._network.of_orders(
+                [order for depths in found if depths for order, view in _views(depths) if worth_asking(view)]
+            )
+        return [
+            self._geometry.nothing_known(*pair, focals)
+            if depths is None
+            else replace(depths, depths=self._with_priors(depths, priors)).prediction()
+            for pair, depths in zip(pairs, found, strict=True)
+        ]
+
+    def _with_priors(self, depths: PairDepths, priors: Mapping[Pair, NetworkDepth]) -> tuple[StereoDepth, StereoDepth]:
+        """Depth of both views, with the network's where it is asked."""
+        first, second = (
+            with_prior(view, priors.get(order) or self._network.of_orders([order])[order], self._record)
+            if self._record.asks(view)
+            else view
+            for order, view in _views(depths)
+        )
+        return first, second
+
+
+def _views(depths: PairDepths) -> tuple[tuple[Pair, StereoDepth], ...]:
+    """Both views' depth by geometry, and the order in which the network gives that of each."""
+    first, second = depths.depths
+    return ((depths.first, depths.second), first), ((depths.second, depths.first), second)

@@ -30,8 +30,14 @@ _LEAST_GAIN = 0.25
 # every smooth surface, and would displace what geometry itself implies for pixels without depth.
 _MOST_LEFT = 0.5
 _UNPROVEN = 5  # unexplained tiles with which every network starts, so that luck with one view does not suffice
+# Times the plane's variance that one view counts at most: that of a young map, whose geometry is wrong, would otherwise
+# outweigh a hundred others.
+_WORST = 2.0
 _REMEMBERED = 4000  # tiles, about a hundred views: a network that is right about rooms may be wrong about woods
 _CONTRADICTION = 3.0  # standard deviations
+_LEAST_UNKNOWN = 0.03  # share of a view's pixels that geometry must leave to the network
+# Views between two for which a network is asked only to judge it: while it is believed; at most, while it is not.
+_BELIEVED_PAUSE, _LONGEST_PAUSE = 15, 127
 _MAX_GAIN = 99.0
 
 
@@ -63,12 +69,13 @@ class TrackRecord:
 
     def __init__(self) -> None:
         self._tiles, self._network, self._plane = 0.0, 0.0, 0.0
+        self._passed = self._pause = 0  # views since the last that the network was asked for; and until the next
 
     def add(self, tiles: int, network: float, plane: float) -> None:
         """Add a view: variance of log depth about the network and about a plane, from ``tiles`` tiles."""
         kept = exp(-tiles / _REMEMBERED)
         self._tiles = kept * self._tiles + tiles
-        self._network = kept * self._network + tiles * network
+        self._network = kept * self._network + tiles * min(network, _WORST * plane)
         self._plane = kept * self._plane + tiles * plane
 
     @property
@@ -78,6 +85,47 @@ class TrackRecord:
             return 1.0
         unproven = _UNPROVEN * self._plane / self._tiles
         return (self._network + unproven) / (self._plane + unproven)
+
+    @property
+    def believed(self) -> bool:
+        """Whether the network's depth counts."""
+        return self.left <= _MOST_LEFT
+
+    def asks(self, stereo: StereoDepth) -> bool:
+        """Whether to ask the network for the next view, which geometry knows as ``stereo``.
+
+        While it is believed, wherever geometry leaves enough unknown, and for a few other views; otherwise only to
+        judge it again, each time after twice as many views. Never where geometry is too little to judge by.
+        """
+        if not _judges(stereo):
+            return False
+        self._passed += 1
+        if self._passed <= self._pause and not (self.believed and worth_asking(stereo)):
+            return False
+        self._passed = 0
+        self._pause = _BELIEVED_PAUSE if self.believed else min(2 * self._pause + 1, _LONGEST_PAUSE)
+        return True
+
+
+def worth_asking(stereo: StereoDepth) -> bool:
+    """Whether geometry leaves enough of a view unknown, and knows enough of it to judge a network by."""
+    return bool(np.mean(stereo.confidence - 1 < _LEAST_GAIN) > _LEAST_UNKNOWN) and _judges(stereo)
+
+
+def _judges(stereo: StereoDepth) -> bool:
+    """Whether geometry is certain in enough tiles of a view."""
+    return bool(_known_tiles(_certain(stereo)).sum() >= _LEAST_TILES)
+
+
+def _certain(stereo: StereoDepth) -> np.ndarray:
+    """(H, W) pixels at which geometry is certain enough to judge a network by."""
+    return stereo.confidence - 1 > (REFERENCE_PRECISION / _SURE) ** 2
+
+
+def _known_tiles(sure: np.ndarray) -> np.ndarray:
+    """(tiles,) those of which enough pixels (H, W) are ``sure``."""
+    tile = _tiles(*sure.shape)
+    return np.asarray(np.bincount(tile[sure], minlength=_TILES**2) > _LEAST_OF_TILE * np.bincount(tile.ravel()))
 
 
 def with_prior(stereo: StereoDepth, network: NetworkDepth, record: TrackRecord) -> StereoDepth:
@@ -102,9 +150,8 @@ def with_prior(stereo: StereoDepth, network: NetworkDepth, record: TrackRecord) 
 
 def _evidence(stereo: StereoDepth, network: NetworkDepth) -> _Evidence | None:
     gain = stereo.confidence - 1
-    sure = (gain > (REFERENCE_PRECISION / _SURE) ** 2) & (network.depth > 0) & (network.confidence > 1)
-    tile = _tiles(*gain.shape)
-    known = np.bincount(tile[sure], minlength=_TILES**2) > _LEAST_OF_TILE * np.bincount(tile.ravel())
+    sure = _certain(stereo) & (network.depth > 0) & (network.confidence > 1)
+    tile, known = _tiles(*gain.shape), _known_tiles(sure)
     sure &= known[tile]
     if known.sum() < _LEAST_TILES:
         return None
@@ -136,7 +183,7 @@ def _prior(
     variance *= (1 + 1 / tiles) * (tiles - 1) / (tiles - 3)
     known = network.depth > 0
     logs = np.log(np.where(known, network.depth, np.float32(1)))
-    seen = (stereo.confidence > 1 + (REFERENCE_PRECISION / _SURE) ** 2) & known
+    seen = _certain(stereo) & known
     near, far = np.quantile(logs[seen], (0.05, 0.95))
     beyond = np.maximum(np.maximum(near - logs, logs - far), 0)
     typical = np.median(network.confidence[seen])

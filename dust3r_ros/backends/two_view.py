@@ -35,11 +35,6 @@ class PairDepths:
     focals: tuple[float, float]
     depths: tuple[StereoDepth, StereoDepth]
 
-    @property
-    def tells(self) -> bool:
-        """Whether any pixel has depth."""
-        return any((view.confidence > 1).any() for view in self.depths)
-
     def prediction(self) -> PairPrediction:
         """As pointmaps, in the same form as a network's."""
         a, b = self.depths

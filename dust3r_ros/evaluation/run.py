@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.evaluation.errors import (
@@ -145,13 +146,14 @@ def run_scene(
     *,
     max_frames: int | None = None,
     on_update: Callable[[MapUpdate], object] = lambda update: None,
+    backend: Backend | None = None,
 ) -> SceneRun:
     """Maps ``scene`` and measures. A map that is lost or empty is a result with a note, not an error.
 
-    Raises ``InputError`` when no frame of the scene can be used.
+    ``backend`` replaces the one named by ``config``. Raises ``InputError`` when no frame of the scene can be used.
     """
     stopwatch = Stopwatch()
-    mapper = Mapper(config, stage=stopwatch)
+    mapper = Mapper(config, stage=stopwatch, backend=backend)
     replay = Replay(images_to(mapper), islice(open_source(scene.path), max_frames))
     focals: list[tuple[int, float]] = []
     start = perf_counter()

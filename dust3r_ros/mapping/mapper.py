@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from dust3r_ros.backends import fitted, make_backend
-from dust3r_ros.backends.base import Backend, Monocular
+from dust3r_ros.backends.base import Backend, Monocular, RelativeConfidence
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
 from dust3r_ros.features.masks import check_mask
@@ -63,6 +63,8 @@ class Mapper(MapView):
         self._stage = stage
         self._backend = backend or make_backend(config)
         config = fitted(config, self._backend)
+        if not self._backend.uses_poses:
+            self._backend = RelativeConfidence(self._backend)
         # The map is based on landmarks if the backend needs poses, else on pointmaps.
         kind = MapBuilder if self._backend.uses_poses else PointmapBuilder
         appearance, self.pages = Appearance(), Pages(config.memory_mb)

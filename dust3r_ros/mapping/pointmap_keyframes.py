@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from dust3r_ros.alignment.online.incremental import IncrementalAligner
-from dust3r_ros.alignment.online.keyframe_bundle import KeyframeUpdate
+from dust3r_ros.alignment.online.keyframe_bundle import KeyframeUpdate, Posed, RefinedMap
 from dust3r_ros.geometry.pinhole import rays
 from dust3r_ros.geometry.rigid import transform
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.tracking import Tracks
+from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.types import Array, Array32, Keyframe
 
 _HALF_MAX = 6e4
@@ -20,10 +20,14 @@ _HALF_MAX = 6e4
 
 @dataclass(frozen=True, eq=False)
 class _Corners:
-    """A keyframe's corners to follow: ids from ``first_id`` on, offsets (N, 2) in the tracked image."""
+    """A keyframe's corners to follow: ids from ``first_id`` on, offsets (N, 2) in the tracked image.
+
+    ``followed``: those of earlier keyframes that it also sees.
+    """
 
     first_id: int
     offsets: Array
+    followed: Tracks
 
 
 class PointmapKeyframes:
@@ -38,20 +42,27 @@ class PointmapKeyframes:
         self._settled: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # canonical depth and confidence
         self._restored: set[int] = set()
         self._next_id = 0
+        self.refined: RefinedMap | None = None  # until keyframes move again
 
     def __len__(self) -> int:
         return len(self._state.records)
 
-    def new_ids(self, offsets: Array) -> Tracks:
-        """Ids for the corners (N, 2) of the next keyframe to be recorded."""
+    def new_ids(self, offsets: Array, followed: Tracks) -> Tracks:
+        """Ids for the corners (N, 2) of the next keyframe, which also sees ``followed`` ones of earlier keyframes."""
         ids = np.arange(self._next_id, self._next_id + len(offsets))
-        self._corners.append(_Corners(self._next_id, offsets))
+        self._corners.append(_Corners(self._next_id, offsets, followed))
         self._next_id += len(offsets)
         return Tracks(ids, offsets)
 
     def corners(self, index: int) -> tuple[int, Array]:
         """The first id of a keyframe's corners, and their offsets (N, 2)."""
         return self._corners[index].first_id, self._corners[index].offsets
+
+    def posed(self, index: int) -> Posed:
+        """A keyframe for bundle adjustment."""
+        record, corners = self._state.records[index], self._corners[index]
+        own = Tracks(corners.first_id + np.arange(len(corners.offsets)), corners.offsets)
+        return Posed(record.stream.index, self._aligner.pose(index), record.features, own, corners.followed)
 
     def canonical(self, index: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Canonical depth and confidence (H, W) of a keyframe, the same object until they change; None if unknown."""
@@ -66,7 +77,7 @@ class PointmapKeyframes:
     ) -> None:
         """Add the next keyframe of an earlier session: its corners (N, 2), and its canonical depth, which is final."""
         index = len(self._state.records)
-        record.feature_ids = self.new_ids(offsets).ids[: len(record.features.pixels)]
+        record.feature_ids = self.new_ids(offsets, no_tracks()).ids[: len(record.features.pixels)]
         self._state.append(record)
         if depth is not None and confidence is not None:
             self._settle(index, depth, confidence)
@@ -130,7 +141,16 @@ class PointmapKeyframes:
                 offsets, self._state.sparse.intrinsics[self._state.records[index].stream.index].focal, (0.0, 0.0)
             )
             points[mine] = transform(self._aligner.pose(index), self.sampled(index, offsets)[:, None] * seen)
+        if self.refined is not None:
+            better = self.refined.positions[ids]
+            points = np.where(np.isfinite(better), better, points)
         return points
+
+    def ideal(self, stream: CameraStream, offsets: Array) -> Array:
+        """Offsets (N, 2) in a camera's tracked image, as a pinhole with its focal would see them."""
+        if self.refined is None:
+            return offsets
+        return self.refined.intrinsics[stream.index].lens.ideal(offsets)
 
     def has_sent(self, stream: CameraStream) -> bool:
         """Whether a camera has keyframes."""

@@ -56,8 +56,8 @@ def depths(budget: int = 1 << 20) -> tuple[NetworkDepths, StandIn]:
 
 def test_depth_is_each_views_own_up_to_scale() -> None:
     found, stand_in = depths()
-    ((a, b),) = found.of_pairs([(0, 1)])
-    for index, view in enumerate((a, b)):
+    of_both = found.of_orders([(0, 1), (1, 0)])
+    for (index, _), view in of_both.items():
         ratio = view.depth / stand_in._depths[index]
         np.testing.assert_allclose(ratio, np.median(ratio), rtol=2e-3)
         np.testing.assert_allclose(view.confidence, 5, rtol=1e-3)
@@ -65,11 +65,11 @@ def test_depth_is_each_views_own_up_to_scale() -> None:
 
 def test_beyond_the_budget_the_oldest_answers_go() -> None:
     found, stand_in = depths(budget=3 * 32 * 48 * 4)
-    found.of_pairs([(0, 1), (2, 3)])
+    found.of_orders([(0, 1), (1, 0), (2, 3), (3, 2)])
     stand_in.asked.clear()
-    found.of_pairs([(2, 3)])
+    found.of_orders([(2, 3), (3, 2)])
     assert stand_in.asked == []
-    found.of_pairs([(0, 1)])
+    found.of_orders([(0, 1), (1, 0)])
     assert stand_in.asked == [(0, 1)], "the other order was kept"
 
 
@@ -262,3 +262,64 @@ def test_same_calls_give_the_same_bytes(views) -> None:
     a, b = (of_both(views, WIDE) for _ in range(2))
     for name in ("points_first", "confidence_first", "points_second", "confidence_second"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+def some_view(known: float) -> tuple[np.ndarray, StereoDepth]:
+    """True depth (H, W) of hills, and what geometry knows of it: about the share ``known`` of the pixels."""
+    rng = np.random.default_rng(1)
+    true = np.exp(cv2.resize(rng.normal(0, 0.3, (6, 8)), (160, 120))).astype(np.float32)
+    lost = rng.random(true.shape) >= known
+    return true, StereoDepth(np.where(lost, 0, true), np.where(lost, 1, 4).astype(np.float32), 5.0)
+
+
+def asked(network_of, views: int, known: float = 0.7) -> list[int]:
+    """The numbers of the views for which a network is asked; ``network_of`` makes its depth of the true one."""
+    record, found = TrackRecord(), []
+    true, geometry = some_view(known)
+    for view in range(views):
+        if record.asks(geometry):
+            found.append(view)
+            with_prior(geometry, network_of(true), record)
+    return found
+
+
+def test_a_network_that_is_not_believed_is_asked_ever_more_rarely() -> None:
+    for nothing in (
+        lambda true: NetworkDepth(np.ones_like(true), np.full_like(true, 3.0)),
+        lambda true: NetworkDepth(true, np.ones_like(true)),  # it says itself that it knows nothing
+    ):
+        assert asked(nothing, 400) == [0, 2, 6, 14, 30, 62, 126, 254, 382]
+
+
+def test_a_network_that_is_believed_is_asked_wherever_geometry_leaves_something() -> None:
+    def right(true: np.ndarray) -> NetworkDepth:
+        return NetworkDepth(0.3 * true, np.full_like(true, 3.0))
+
+    assert asked(right, 40) == list(range(40))
+    assert asked(right, 40, known=1.0) == [0, 2, 18, 34], "only to judge it"
+    assert asked(right, 40, known=0.02) == [], "nobody can judge it"
+
+
+def test_it_is_asked_again_and_believed_once_it_is_right() -> None:
+    record = TrackRecord()
+    true, geometry = some_view(0.7)
+    for view in range(3000):
+        if record.asks(geometry):
+            depth = np.ones_like(true) if view < 30 else true
+            with_prior(geometry, NetworkDepth(depth, np.full_like(true, 3.0)), record)
+        if record.believed:
+            break
+    assert 60 < view < 1000
+
+
+def test_one_view_with_wrong_geometry_does_not_outweigh_many_others() -> None:
+    """That of a young map, say: a right network is believed a few probes later."""
+    record, (true, geometry) = TrackRecord(), some_view(0.7)
+    plane = np.broadcast_to(np.linspace(1.0, 1.1, true.shape[1], dtype=np.float32), true.shape)
+    wrong = StereoDepth(np.where(geometry.confidence > 1, plane, 0).astype(np.float32), geometry.confidence, 5.0)
+    right = NetworkDepth(true, np.full_like(true, 3.0))
+    with_prior(wrong, NetworkDepth(true**4, right.confidence), record)
+    assert record.left > 1
+    for _ in range(5):
+        with_prior(geometry, right, record)
+    assert record.believed

@@ -13,6 +13,7 @@ from scoring import alignment, path_length, play, trajectory_error
 from sequences import SMALL, cut, walk
 
 from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.mapping import pointmap_map
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.mapping.pointmap_map import PointmapBuilder
@@ -21,7 +22,7 @@ from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.timing import no_timer
 from dust3r_ros.tracking import no_tracks
-from dust3r_ros.types import TrackingState
+from dust3r_ros.types import PairPrediction, TrackingState
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +223,68 @@ def test_a_moved_map_grows_as_if_it_had_stayed(sequence: RenderedSequence) -> No
             driver.add(18)
             driver.add(20)
             driver.builder.finish()
+
+
+class Modest(Oracle):
+    """An oracle whose confidence is hardly above 1: ``share`` of what it would be."""
+
+    share = 1e-3
+
+    def _pair(self, first: int, second: int) -> PairPrediction:
+        found = super()._pair(first, second)
+        first_sure, second_sure = (
+            (1 + self.share * (sure - 1)).astype(np.float32)
+            for sure in (found.confidence_first, found.confidence_second)
+        )
+        return replace(found, confidence_first=first_sure, confidence_second=second_sure)
+
+
+class Silent(Modest):
+    """One that is certain of nothing."""
+
+    share = 0.0
+
+
+def test_confidence_counts_relative_to_what_is_usual(sequence: RenderedSequence, caplog) -> None:
+    mapper = Mapper(SMALL, backend=Modest(sequence, SMALL.working_size, warp=0.05))
+    play(mapper, sequence)
+    mapper.finish()
+    assert len(mapper.trajectory()) > 0.9 * len(sequence.images)
+    assert trajectory_error(mapper, sequence) < 0.02
+    assert np.mean([np.mean(keyframe.confidence > SMALL.min_confidence) for keyframe in mapper.keyframes]) > 0.5
+    assert [record.message for record in caplog.records if "hardly certain" in record.message], "and it says so"
+
+
+def test_a_network_that_is_certain_of_nothing_is_refused_with_a_sentence(sequence: RenderedSequence, caplog) -> None:
+    mapper = Mapper(SMALL, backend=Silent(sequence, SMALL.working_size))
+    play(mapper, sequence)
+    assert not mapper.trajectory()
+    (said,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "confidence of network 'oracle' is 1" in said and "maps nothing alone" in said
+
+
+def test_landmarks_make_poses_between_keyframes_better(sequence: RenderedSequence) -> None:
+    """Corners have the positions that reprojection finds, not those of the network's depth."""
+    mapper = Mapper(SMALL, backend=oracle(sequence, warp=0.08))
+    for stamp, image in zip(sequence.stamps_ns, sequence.images, strict=True):
+        mapper.process(int(stamp), "camera", image)
+    before = trajectory_error(mapper, sequence)
+    mapper.finish()
+    assert trajectory_error(mapper, sequence) < 0.6 * before
+
+
+def test_reprojection_that_contradicts_the_pointmaps_is_not_believed(sequence: RenderedSequence, monkeypatch) -> None:
+    driver = Driver(sequence, oracle(sequence, warp=0.02))
+    for frame in range(0, 24, 2):
+        driver.add(frame)
+    before, bundle = driver.error(), pointmap_map.bundle
+
+    def bent(*args: Any) -> Any:
+        found = bundle(*args)
+        for index, keyframe in found.keyframes.items():
+            keyframe.w_T_c[:3, 3] += 0.02 * index * np.array([0.0, 1.0, 1.0]) * (index % 3)
+        return found
+
+    monkeypatch.setattr(pointmap_map, "bundle", bent)
+    driver.builder.finish()
+    assert driver.error() < 1.1 * before

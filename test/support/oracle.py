@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import cv2
 import numpy as np
 from pairs import smooth
+from scipy.spatial.transform import Rotation
 
 from dust3r_ros.geometry.pinhole import unproject
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.scenes.sequence import RenderedSequence
-from dust3r_ros.types import Array, Array32, PairPrediction, View
+from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
 
 
 class Oracle:
     """True pointmaps of a rendered sequence: an arbitrary unit per pair, noise that grows with depth.
 
     ``warp`` is the standard deviation of a smooth error of log depth, another one for each view of each pair; ``zoom``
-    are those of errors of the log focal: one common to all pairs, and another one for each.
+    are those of errors of the log focal: one common to all pairs, and another one for each. ``turn_deg`` and ``shift``:
+    of the second view's pose in each pair, degrees and median depths.
 
-    A view is recognised by its image, as a network would. Confidence is 1 + exp of a number that
-    falls with depth, so it is above 1 everywhere, also where the other view sees nothing.
+    A view is recognised by its image, as a network would, also if that is rectified. Confidence is 1 + exp of a number
+    that falls with depth, in metres or, if ``relative``, in median depths; so it is above 1 everywhere, also where the
+    other view sees nothing.
     """
 
     name = "oracle"
@@ -35,18 +39,26 @@ class Oracle:
         seed: int = 0,
         warp: float = 0.0,
         zoom: tuple[float, float] = (0.0, 0.0),
+        turn_deg: float = 0.0,
+        shift: float = 0.0,
+        relative: bool = False,
     ) -> None:
         self._sequence = sequence
         self._resize = Resize.fit(sequence.width, sequence.height, working_size)
         self._by_image = {self._resize.apply(image).tobytes(): i for i, image in enumerate(sequence.images)}
+        self._thumbnails = np.stack([_thumbnail(self._resize.apply(image)) for image in sequence.images])
         self._noise, self._seed, self._warp = noise, seed, warp
+        self._turn, self._shift, self._relative = np.radians(turn_deg), shift, relative
         self._zoom, self._all_zoomed = zoom[1], zoom[0] * float(np.random.default_rng([seed, 11]).standard_normal())
         self._frames: dict[int, int] = {}
         self.asked: list[tuple[int, int]] = []
 
     def add(self, view: View) -> None:
         """Take a view in."""
-        self._frames[view.index] = self._by_image[view.image.tobytes()]
+        frame = self._by_image.get(view.image.tobytes())
+        if frame is None:
+            frame = int(np.argmin(np.abs(self._thumbnails - _thumbnail(view.image)).mean(axis=(1, 2, 3))))
+        self._frames[view.index] = frame
 
     def has(self, index: int) -> bool:
         """Whether a view is kept."""
@@ -78,7 +90,13 @@ class Oracle:
         zoom = self._all_zoomed + (self._zoom * float(rng.standard_normal()) if self._zoom else 0.0)
         points_a, confidence_a = self._view(self._frames[first], rng, zoom)
         points_b, confidence_b = self._view(self._frames[second], rng, zoom)
-        points_b = transform(invert(a) @ b, points_b)
+        a_T_b = invert(a) @ b
+        if self._turn or self._shift:
+            a_T_b[:3, :3] = (
+                Rotation.from_rotvec(self._turn / 3**0.5 * rng.standard_normal(3)).as_matrix() @ a_T_b[:3, :3]
+            )
+            a_T_b[:3, 3] += self._shift * np.median(points_a[..., 2]) / 3**0.5 * rng.standard_normal(3)
+        points_b = transform(a_T_b, points_b)
         return PairPrediction(
             first,
             second,
@@ -99,7 +117,8 @@ class Oracle:
         if self._warp:
             noisy *= np.exp(self._warp * smooth(depth.shape, rng))
         focal = self._resize.focal_to_working(self._sequence.focal) * np.exp(zoom)
-        confidence = np.where(known, 1.0 + np.exp(2.0 - depth), 1.0)
+        unit = float(np.median(depth[known])) if self._relative and known.any() else 1.0
+        confidence = np.where(known, 1.0 + np.exp(2.0 - depth / unit), 1.0)
         return unproject(np.maximum(noisy, 0.05), focal), confidence.astype(np.float32)
 
     def true_depth(self, frame: int) -> Array:
@@ -108,6 +127,10 @@ class Oracle:
         u, v = np.moveaxis(np.round(self._resize.to_native(grid)).astype(int), -1, 0)
         height, width = self._sequence.depths.shape[1:]
         return self._sequence.depths[frame][np.clip(v, 0, height - 1), np.clip(u, 0, width - 1)].astype(np.float64)
+
+
+def _thumbnail(image: Image) -> Array32:
+    return cv2.resize(image, (32, 24), interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
 class Nonsense(Oracle):

@@ -191,6 +191,14 @@ class GrowingMap:
         solution = self._solve(numbers, np.arange(1, len(self)), robust=True, iterations=_GRAPH_STEPS)
         return numbers[solution.switched_off], solution.residual[solution.switched_off]
 
+    def misfit(self) -> float:
+        """Median residual of the edges that count, canonical units, from their moments."""
+        numbers = np.flatnonzero(self.edges.on)
+        first, second = self.edges.first[numbers], self.edges.second[numbers]
+        held = np.zeros((len(self), DOF), bool)
+        graph = SimilarityGraph(first, second, self.edges.moments(numbers), held)
+        return float(np.median(graph.residuals(self.similarities))) if len(numbers) else 0.0
+
     def polish(self) -> None:
         """Solve until nothing moves: long loops still move at almost no change in cost, where ``solve_all`` stops."""
         numbers = np.flatnonzero(self.edges.on)

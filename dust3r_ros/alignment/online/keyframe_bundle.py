@@ -110,11 +110,17 @@ _LENS_ROUNDS = 2
 
 @dataclass(frozen=True, eq=False)
 class Posed:
-    """A keyframe: index of its camera, ``w_T_c`` (4, 4), features as offsets in the tracked image."""
+    """A keyframe: index of its camera, ``w_T_c`` (4, 4), and what its tracked image shows, as offsets.
+
+    ``corners``: its own, of which the first are its ``features``; their ids are numbered through from the first
+    keyframe on. ``followed``: corners of earlier keyframes.
+    """
 
     camera: int
     w_T_c: Array
     features: Features
+    corners: Tracks
+    followed: Tracks
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,30 +132,37 @@ class RefinedKeyframe:
     depths: Array
 
 
+@dataclass(frozen=True, eq=False)
+class RefinedMap:
+    """Refined ``keyframes`` by index, ``intrinsics`` with lenses, and ``positions`` (N, 3) of corners by id, or NaN."""
+
+    keyframes: Mapping[int, RefinedKeyframe]
+    intrinsics: Sequence[Intrinsics]
+    positions: Array
+
+
 def bundle(
     keyframes: Sequence[Posed],
     edges: Sequence[tuple[int, int]],
     intrinsics: Sequence[Intrinsics],
     min_parallax_deg: float,
-) -> tuple[dict[int, RefinedKeyframe], list[Intrinsics]]:
-    """Refined keyframes by index, and intrinsics. Keyframes with too few landmarks are left out; if none is left,
-    nothing was changed.
+) -> RefinedMap | None:
+    """The refined map; keyframes with too few landmarks are left out. None if nothing became better.
 
     ``edges`` (first, second) say which keyframes are searched for common features. The scale of the
     map is free; the first keyframe stays where it is. Focals have those of ``intrinsics`` as priors, with their
-    deviations. Lenses are free, because what looks like distortion would bend focals and poses, but are not kept:
-    pointmaps and images are not rectified.
+    deviations. Lenses are free, because what looks like distortion would bend focals and poses.
     """
     sparse = SparseMap(min_parallax_deg, focal_prior_sigma=np.array([given.std for given in intrinsics]))
     sparse.intrinsics = [replace(given, prior=given.focal) for given in intrinsics]
-    ids = []
     for keyframe in keyframes:
         index = sparse.add(keyframe.camera, no_tracks(), keyframe.w_T_c)
-        ids.append(sparse.landmarks.new(len(keyframe.features.pixels)))
-        sparse.observe(index, Tracks(ids[-1], keyframe.features.pixels))
+        sparse.landmarks.new(len(keyframe.corners.ids))
+        sparse.observe(index, keyframe.corners)
+        sparse.observe(index, keyframe.followed)
     for first, second in edges:
         pairs = matched(keyframes[first].features, keyframes[second].features)
-        sparse.merge(ids[first][pairs[:, 0]], ids[second][pairs[:, 1]])
+        sparse.merge(keyframes[first].corners.ids[pairs[:, 0]], keyframes[second].corners.ids[pairs[:, 1]])
     before = sparse.misfit()
     for limit in _PRUNING_PX:
         sparse.extend(max_error_px=limit)
@@ -160,12 +173,11 @@ def bundle(
     refine_lenses(sparse, rounds=_LENS_ROUNDS, fewest_views=1)
     consider_lenses(sparse)
     if not sparse.misfit() < before:
-        return {}, list(intrinsics)
-    refined = [
-        replace(own, prior=given.prior, lens=given.lens)
-        for own, given in zip(sparse.intrinsics, intrinsics, strict=True)
-    ]
-    return {index: _refined_keyframe(sparse, index) for index in sparse.posed()}, refined
+        return None
+    positions = sparse.points[sparse.landmarks.resolved(np.arange(len(sparse.points)))]
+    refined = {index: _refined_keyframe(sparse, index) for index in sparse.posed()}
+    found = [replace(own, prior=given.prior) for own, given in zip(sparse.intrinsics, intrinsics, strict=True)]
+    return RefinedMap(refined, found, positions)
 
 
 def _refined_keyframe(sparse: SparseMap, index: int) -> RefinedKeyframe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise, product
 
 import numpy as np
@@ -14,6 +15,7 @@ from dust3r_ros.alignment.online.keyframe_bundle import Posed, ReportedPoses, bu
 from dust3r_ros.features.features import Features
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.sparse.landmarks import Intrinsics
+from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.types import Array
 
 FOCALS = {index: 100.0 + index for index in range(200)}
@@ -76,7 +78,7 @@ def posed(
     """
     rng = np.random.default_rng(seed)
     descriptors = rng.integers(0, 90, (len(scene.points), 128), dtype=np.uint8)
-    result = []
+    result, first_id = [], 0
     for view, w_T_c in enumerate(scene.w_T_c):
         offsets = scene.seen(view)
         offsets = offsets if lens is None else lens.seen(offsets)
@@ -85,7 +87,10 @@ def posed(
         offsets += 0.3 * rng.standard_normal((len(scene.points), 2))
         keep = slice(0, 20 if view == blind else None)
         start = w_T_c if view == 0 else off_by(w_T_c, rng)
-        result.append(Posed(0, start, Features(offsets[keep], descriptors[keep])))
+        features = Features(offsets[keep], descriptors[keep])
+        own = Tracks(first_id + np.arange(len(features.pixels)), features.pixels)
+        first_id += len(own.ids)
+        result.append(Posed(0, start, features, own, no_tracks()))
     return result
 
 
@@ -96,16 +101,23 @@ def distance(a: Array, b: Array) -> float:
 def test_poses_and_focal_become_better() -> None:
     scene = arc(points=250)
     keyframes = posed(scene)
-    refined, focals = bundle(keyframes, EDGES, [Intrinsics(306.0, 500.0, std=0.02)], 1.0)
+    found = bundle(keyframes, EDGES, [Intrinsics(306.0, 500.0, std=0.02)], 1.0)
+    assert found is not None
+    refined, focals = found.keyframes, found.intrinsics
     assert sorted(refined) == list(range(6))
     scale = distance(refined[5].w_T_c, refined[0].w_T_c) / distance(scene.w_T_c[5], scene.w_T_c[0])
     for view in range(1, 6):
-        found = distance(refined[view].w_T_c, refined[0].w_T_c) / scale
-        assert found == pytest.approx(distance(scene.w_T_c[view], scene.w_T_c[0]), rel=0.003)
+        near = distance(refined[view].w_T_c, refined[0].w_T_c) / scale
+        assert near == pytest.approx(distance(scene.w_T_c[view], scene.w_T_c[0]), rel=0.003)
     assert focals[0].focal == pytest.approx(300.0, rel=0.01) and focals[0].prior == 500.0
     assert 0 < focals[0].std < 0.03
     depth = (np.linalg.inv(scene.w_T_c[3]) @ np.append(scene.points.mean(axis=0), 1.0))[2]
     assert np.mean(refined[3].depths) / scale == pytest.approx(depth, rel=0.02)
+    apart = np.linalg.norm(np.diff(found.positions.reshape(6, 250, 3), axis=0), axis=-1)
+    assert np.nanmax(apart) == 0, "a corner is where its landmark is, by whatever keyframe it is named"
+    start = scene.w_T_c[0, :3, 3]
+    off = np.linalg.norm((found.positions[:250] - start) / scale - (scene.points - start), axis=1)
+    assert np.isfinite(off).mean() > 0.9 and np.nanmedian(off) < 0.03
 
 
 def test_errors_of_focals_are_as_large_as_their_deviations() -> None:
@@ -115,18 +127,32 @@ def test_errors_of_focals_are_as_large_as_their_deviations() -> None:
         scene = arc(points=150, seed=case)
         keyframes = posed(scene, seed=case, lens=Lens(160.0, radial), drift=drift)
         start = 300.0 * np.exp(0.03 * rng.standard_normal())
-        _, focals = bundle(keyframes, EDGES, [Intrinsics(start, 320.0, std=0.03, lens=Lens(160.0))], 1.0)
-        assert focals[0].lens == Lens(160.0) and focals[0].std < 0.03
-        z.append(abs(np.log(focals[0].focal / 300.0)) / focals[0].std)
+        found = bundle(keyframes, EDGES, [Intrinsics(start, 320.0, std=0.03, lens=Lens(160.0))], 1.0)
+        assert found is not None
+        (focal,) = found.intrinsics
+        assert focal.prior == 320.0 and focal.std < 0.03
+        z.append(abs(np.log(focal.focal / 300.0)) / focal.std)
     assert 0.6 < np.mean(np.less(z, 1)) < 0.9 and np.mean(np.less(z, 2)) > 0.93 and max(z) < 4
 
 
 def test_a_keyframe_without_landmarks_is_left_out() -> None:
-    refined, _ = bundle(posed(arc(points=250), blind=4), EDGES, [Intrinsics(300.0, 300.0, fixed=True)], 1.0)
-    assert sorted(refined) == [0, 1, 2, 3, 5]
+    found = bundle(posed(arc(points=250), blind=4), EDGES, [Intrinsics(300.0, 300.0, fixed=True)], 1.0)
+    assert found is not None and sorted(found.keyframes) == [0, 1, 2, 3, 5]
 
 
 def test_without_common_features_nothing_changes() -> None:
-    focal = Intrinsics(310.0, 310.0, std=0.1)
-    refined, focals = bundle(posed(arc(points=250)), [], [focal], 1.0)
-    assert refined == {} and focals[0].focal == 310.0
+    assert bundle(posed(arc(points=250)), [], [Intrinsics(310.0, 310.0, std=0.1)], 1.0) is None
+
+
+def test_followed_corners_do_where_features_do_not_match() -> None:
+    scene = arc(points=250)
+    plain = posed(scene)
+    followed = [replace(one, followed=Tracks(plain[0].corners.ids, one.corners.pixels)) for one in plain[1:]]
+    found = bundle([plain[0], *followed], [], [Intrinsics(306.0, 306.0, std=0.02)], 1.0)
+    assert found is not None
+    before = [distance(one.w_T_c, true) for one, true in zip(plain, scene.w_T_c, strict=True)]
+    scale = distance(found.keyframes[5].w_T_c, found.keyframes[0].w_T_c) / distance(scene.w_T_c[5], scene.w_T_c[0])
+    for view in range(1, 5):
+        near = distance(found.keyframes[view].w_T_c, found.keyframes[0].w_T_c) / scale
+        assert near == pytest.approx(distance(scene.w_T_c[view], scene.w_T_c[0]), rel=0.01)
+    assert max(before) > 0.02
