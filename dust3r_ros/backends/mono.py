@@ -35,7 +35,7 @@ _FIT_SAMPLES, _FEWEST_FIT = 4000, 200
 _ROUNDS, _ABSOLUTE = 15, 6
 _SIGNIFICANT = 3.0  # standard deviations of the slope
 _FARTHEST = 20.0  # times the usual depth: inverse depth near 0 says little
-_DOUBTED = 10  # views whose slope is negative, before that is reported
+_DOUBTED = 3  # views whose slope is negative, before that is reported
 
 
 @dataclass(eq=False)
@@ -242,7 +242,8 @@ class MonoBackend:
 
     The network sees each view once, for all its pairs. Its depth is brought to geometry's unit view by view, MoGe-2's
     by one scale, Depth Anything's by a scale and a shift of inverse depth; it is trusted as far as it has been right so
-    far. So the result of a pair depends on earlier pairs; the same calls in the same order give the same results.
+    far, and asked as rarely as that of ``both`` (``TrackRecord.asks``). So the result of a pair depends on earlier
+    pairs; the same calls in the same order give the same results.
     Poses, focals and unit come from geometry; a pair unknown to geometry stays unknown.
     """
 
@@ -291,10 +292,8 @@ class MonoBackend:
             if depths is None:
                 predictions.append(self._geometry.nothing_known(*pair, focals))
                 continue
-            if depths.tells:  # without parallax or matches there is no scale
-                a, b = (self._joined(*each, focals) for each in zip(pair, depths.depths, strict=True))
-                depths = replace(depths, depths=(a, b))
-            predictions.append(depths.prediction())
+            a, b = (self._joined(*each, focals) for each in zip(pair, depths.depths, strict=True))
+            predictions.append(replace(depths, depths=(a, b)).prediction())
         return predictions
 
     def guess_focal(self, image: Image) -> tuple[float, float] | None:
@@ -314,7 +313,7 @@ class MonoBackend:
 
     def _joined(self, index: int, stereo: StereoDepth, focals: Mapping[str, float]) -> StereoDepth:
         view = self._views[index]
-        if not (stereo.confidence > 1).any():
+        if not self._record.asks(stereo):
             return stereo
         found = self.network.of(view.image)
         prior = found.prior(stereo, focals.get(view.camera, 0.0))

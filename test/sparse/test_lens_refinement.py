@@ -78,7 +78,7 @@ def test_noise_alone_makes_no_lens() -> None:
 
 @pytest.mark.parametrize("radial", [-0.02, 0.02])
 def test_a_lens_that_too_few_views_tell_of_is_within_the_deviation(radial: float) -> None:
-    sparse = built(Lens(WIDTH / 2, radial), views=7)
+    sparse = built(Lens(WIDTH / 2, radial), views=4)
     refine_lenses(sparse)
     consider_lenses(sparse)
     off = np.log(sparse.intrinsics[0].focal / FOCAL)
@@ -124,7 +124,7 @@ def test_each_camera_has_its_own_lens() -> None:
 
 
 def test_few_views_tell_nothing_of_a_lens() -> None:
-    sparse = built(Lens(WIDTH / 2, -0.05), views=7)
+    sparse = built(Lens(WIDTH / 2, -0.05), views=4)
     assert refine_lenses(sparse) is not None
     assert sparse.intrinsics[0].lens.plain
 
