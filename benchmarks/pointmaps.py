@@ -82,7 +82,7 @@ def measured(folder: Path, system: str, noise: float, checkpoint: str) -> Row:
 
 
 def _oracle(folder: Path, config: MapperConfig, noise: float) -> Backend:
-    return Oracle(recorded_with_depth(folder), config.working_size, warp=noise, **_ERRORS)  # type: ignore[arg-type]
+    return Oracle(recorded_with_depth(folder), config.long_edge, warp=noise, **_ERRORS)  # type: ignore[arg-type]
 
 
 def _number(value: float | None) -> float:
