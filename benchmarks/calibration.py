@@ -281,7 +281,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     known = sorted((row for row in rows if np.isfinite(row.error)), key=lambda row: row.error)
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-    for color, kind in zip(("C0", "C1", "C2", "C4"), dict.fromkeys(row.kind for row in known), strict=False):
+    for color, kind in zip(("C0", "C1", "C2", "C4", "C5"), dict.fromkeys(row.kind for row in known), strict=False):
         at = [place for place, row in enumerate(known) if row.kind == kind]
         error, std = (100 * np.array([getattr(known[k], name) for k in at]) for name in ("error", "std"))
         left.errorbar(at, error, std, fmt="o", color=color, label=kind, markersize=4, linewidth=1)
