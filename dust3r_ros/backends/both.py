@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -147,36 +148,82 @@ def _pack(depth: Array32, confidence: Array32) -> _Packed:
     return _Packed(logs, np.log(sure).astype(np.float16))
 
 
-class BothBackend:
-    """Depth by flow and triangulation, with the network's as a prior, view by view (``prior.with_prior``).
+class GeometryWithNetwork(ABC):
+    """Depth by flow and triangulation, with a network's as a prior, view by view (``prior.with_prior``).
 
     The network is trusted as far as it has been right so far, so the result of a pair depends on earlier pairs;
     the same calls in the same order give the same results. It is asked only for views of which geometry leaves
-    pixels unknown, and rarely while it is not believed (``TrackRecord.asks``).
+    pixels unknown, and rarely while it is not believed (``TrackRecord.asks``). The pair's unit of length, its relative
+    pose and focals come from geometry; a pair unknown to geometry stays unknown, since a network's depth has no unit
+    then.
+    """
 
-    ``network``: a backend that needs no poses. ``image_size``: (H, W) of its training, None for any. The pair's
-    unit of length, its relative pose and focals come from geometry; a pair unknown to geometry stays unknown, since
-    the network's depth has no unit then.
+    uses_poses = True
+
+    def __init__(self, min_parallax_deg: float) -> None:
+        self._geometry = TwoViewBackend(min_parallax_deg)
+        self._record = TrackRecord()
+
+    def has(self, index: int) -> bool:
+        """Whether a view is held."""
+        return self._geometry.has(index)
+
+    def predict(
+        self,
+        pairs: Sequence[tuple[int, int]],
+        focals: Mapping[str, float],
+        poses: Mapping[int, Array] | None = None,
+        landmarks: Mapping[int, Array] | None = None,
+    ) -> list[PairPrediction]:
+        """Pointmaps of ordered pairs, in the order asked. Raises what the network raises."""
+        found = self._geometry.depths(pairs, focals, poses, landmarks)
+        views = [each for depths in found if depths for each in _views(depths)] if self._record.believed else []
+        self._expect([order for order, view in views if worth_asking(view)])
+        return [
+            self._geometry.nothing_known(*pair, focals)
+            if depths is None
+            else replace(depths, depths=self._with_network(depths, focals)).prediction()
+            for pair, depths in zip(pairs, found, strict=True)
+        ]
+
+    def _with_network(self, depths: PairDepths, focals: Mapping[str, float]) -> tuple[StereoDepth, StereoDepth]:
+        """Depth of both views, with the network's where it is asked."""
+        first, second = (
+            with_prior(view, self._network_depth(order, view, focals), self._record)
+            if self._record.asks(view)
+            else view
+            for order, view in _views(depths)
+        )
+        return first, second
+
+    @abstractmethod
+    def _expect(self, orders: Sequence[Pair]) -> None:
+        """Hear what ``_network_depth`` will probably be asked for."""
+
+    @abstractmethod
+    def _network_depth(self, order: Pair, stereo: StereoDepth, focals: Mapping[str, float]) -> NetworkDepth:
+        """Depth of the first view of an ordered pair by the network, which geometry knows as ``stereo``."""
+
+
+class BothBackend(GeometryWithNetwork):
+    """With the depth of a network for pairs.
+
+    ``network``: a backend that needs no poses. ``image_size``: (H, W) of its training, None for any.
     """
 
     name = "both"
-    uses_poses = True
 
     def __init__(
         self, network: Backend, image_size: tuple[int, int] | None = None, min_parallax_deg: float = 1.0
     ) -> None:
-        self._geometry = TwoViewBackend(min_parallax_deg)
+        super().__init__(min_parallax_deg)
         self._network = NetworkDepths(network, image_size)
-        self._record = TrackRecord()
+        self._expected: dict[Pair, NetworkDepth] = {}
 
     def add(self, view: View) -> None:
         """Add a view (H, W, 3) RGB uint8 with sides that are multiples of 16."""
         self._geometry.add(view)
         self._network.add(view)
-
-    def has(self, index: int) -> bool:
-        """Whether a view is held."""
-        return self._geometry.has(index)
 
     def forget(self, index: int) -> None:
         """Drop a view; its flows and the network's depth stay while there is room for them."""
@@ -189,39 +236,14 @@ class BothBackend:
         self._network.clear()
         self._record = TrackRecord()
 
-    def predict(
-        self,
-        pairs: Sequence[tuple[int, int]],
-        focals: Mapping[str, float],
-        poses: Mapping[int, Array] | None = None,
-        landmarks: Mapping[int, Array] | None = None,
-    ) -> list[PairPrediction]:
-        """Pointmaps of ordered pairs, in the order asked. Raises what the network raises."""
-        found = self._geometry.depths(pairs, focals, poses, landmarks)
-        priors: dict[Pair, NetworkDepth] = {}
-        if self._record.believed:  # usually asked then, so in one batch
-            priors = self._network.of_orders(
-                [order for depths in found if depths for order, view in _views(depths) if worth_asking(view)]
-            )
-        return [
-            self._geometry.nothing_known(*pair, focals)
-            if depths is None
-            else replace(depths, depths=self._with_priors(depths, priors)).prediction()
-            for pair, depths in zip(pairs, found, strict=True)
-        ]
+    def _expect(self, orders: Sequence[Pair]) -> None:
+        self._expected = self._network.of_orders(orders)  # in one batch
 
-    def _with_priors(self, depths: PairDepths, priors: Mapping[Pair, NetworkDepth]) -> tuple[StereoDepth, StereoDepth]:
-        """Depth of both views, with the network's where it is asked."""
-        first, second = (
-            with_prior(view, priors.get(order) or self._network.of_orders([order])[order], self._record)
-            if self._record.asks(view)
-            else view
-            for order, view in _views(depths)
-        )
-        return first, second
+    def _network_depth(self, order: Pair, stereo: StereoDepth, focals: Mapping[str, float]) -> NetworkDepth:
+        return self._expected.pop(order, None) or self._network.of_orders([order])[order]
 
 
 def _views(depths: PairDepths) -> tuple[tuple[Pair, StereoDepth], ...]:
-    """Both views' depth by geometry, and the order in which the network gives that of each."""
+    """Both views' depth by geometry, and the order in which a network gives that of each."""
     first, second = depths.depths
     return ((depths.first, depths.second), first), ((depths.second, depths.first), second)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import exp, hypot, inf, log, sqrt
 
 import numpy as np
 from scipy.optimize import least_squares
 
+from dust3r_ros.backends.both import GeometryWithNetwork, Pair
 from dust3r_ros.backends.depth_graph import AffinePoints, DepthGraph, InverseDepth
 from dust3r_ros.backends.flow import StereoDepth
-from dust3r_ros.backends.prior import NetworkDepth, TrackRecord, with_prior
-from dust3r_ros.backends.two_view import TwoViewBackend
+from dust3r_ros.backends.prior import NetworkDepth, TrackRecord
 from dust3r_ros.geometry.depths import REFERENCE_PRECISION
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
-from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
+from dust3r_ros.types import Array, Array32, Image, View
 
 _log = logging.getLogger(__name__)
 
@@ -237,36 +237,27 @@ def _key(image: Image) -> tuple[object, ...]:
     return image.shape, hash(image.tobytes())
 
 
-class MonoBackend:
-    """Depth by flow and triangulation, with a network's depth of each view as a prior (``prior.with_prior``).
+class MonoBackend(GeometryWithNetwork):
+    """With a network's depth of single images, each seen once for all its pairs.
 
-    The network sees each view once, for all its pairs. Its depth is brought to geometry's unit view by view, MoGe-2's
-    by one scale, Depth Anything's by a scale and a shift of inverse depth; it is trusted as far as it has been right so
-    far, and asked as rarely as that of ``both`` (``TrackRecord.asks``). So the result of a pair depends on earlier
-    pairs; the same calls in the same order give the same results.
-    Poses, focals and unit come from geometry; a pair unknown to geometry stays unknown.
+    Its depth is brought to geometry's unit view by view, MoGe-2's by one scale, Depth Anything's by a scale and a shift
+    of inverse depth.
     """
 
     name = "mono"
-    uses_poses = True
 
     def __init__(self, graph: DepthGraph, min_parallax_deg: float = 1.0, budget: int = 128 << 20) -> None:
         """Depth by the network is kept up to ``budget`` bytes."""
+        super().__init__(min_parallax_deg)
         self.device = graph.device
-        self._geometry = TwoViewBackend(min_parallax_deg)
         self._graph, self.network = graph, ViewDepths(graph, budget)
         self._views: dict[int, View] = {}
-        self._record = TrackRecord()
         self._negative = 0  # views in which inverse depth fell with that of geometry
 
     def add(self, view: View) -> None:
         """Add a view (H, W, 3) RGB uint8."""
         self._geometry.add(view)
         self._views[view.index] = view
-
-    def has(self, index: int) -> bool:
-        """Whether a view is held."""
-        return self._geometry.has(index)
 
     def forget(self, index: int) -> None:
         """Drop a view; its flows and the network's depth stay while there is room for them."""
@@ -278,23 +269,6 @@ class MonoBackend:
         self._geometry.clear()
         self._views.clear()
         self._record, self._negative = TrackRecord(), 0
-
-    def predict(
-        self,
-        pairs: Sequence[tuple[int, int]],
-        focals: Mapping[str, float],
-        poses: Mapping[int, Array] | None = None,
-        landmarks: Mapping[int, Array] | None = None,
-    ) -> list[PairPrediction]:
-        """Pointmaps of ordered pairs, in the order asked. Raises ``BackendError`` where the graph fails."""
-        predictions = []
-        for pair, depths in zip(pairs, self._geometry.depths(pairs, focals, poses, landmarks), strict=True):
-            if depths is None:
-                predictions.append(self._geometry.nothing_known(*pair, focals))
-                continue
-            a, b = (self._joined(*each, focals) for each in zip(pair, depths.depths, strict=True))
-            predictions.append(replace(depths, depths=(a, b)).prediction())
-        return predictions
 
     def guess_focal(self, image: Image) -> tuple[float, float] | None:
         """Focal (pixels) of an image (H, W, 3) by the network alone, and its relative deviation; None: unknown."""
@@ -311,10 +285,11 @@ class MonoBackend:
             return None
         return found.depth(focal) * np.float32(found.metres)
 
-    def _joined(self, index: int, stereo: StereoDepth, focals: Mapping[str, float]) -> StereoDepth:
-        view = self._views[index]
-        if not self._record.asks(stereo):
-            return stereo
+    def _expect(self, orders: Sequence[Pair]) -> None:
+        """Nothing to do: images are seen one at a time."""
+
+    def _network_depth(self, order: Pair, stereo: StereoDepth, focals: Mapping[str, float]) -> NetworkDepth:
+        view = self._views[order[0]]
         found = self.network.of(view.image)
         prior = found.prior(stereo, focals.get(view.camera, 0.0))
         if isinstance(found, InverseView) and found.slope < 0:
@@ -324,4 +299,4 @@ class MonoBackend:
                     "'%s' gave depth in place of inverse depth in %d views: a metric variant of Depth Anything? They "
                     "are not used; take the one for relative depth", self._graph.path, _DOUBTED,
                 )  # fmt: skip
-        return with_prior(stereo, prior, self._record)
+        return prior
