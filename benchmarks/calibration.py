@@ -3,10 +3,10 @@
     python benchmarks/calibration.py [--cases NAME ...] [--data ../shared/data] [--out results/calibration]
         [--page docs/my-calibration.md]
 
-Every recorded scene, windows of 60 images of those at 30 Hz, variants of the others (``variants.py``), and parts of
-rendered walks with variants go through the mapper as ``dust3r-map`` runs it, with an unknown camera, without dense
-depth. Where depth is known, so do pointmaps with the errors of a network, which is off by 3 % on a whole scene. Writes
-calibration.json and calibration.png, and their tables into ``--page``.
+Every recorded scene, windows of 60 images of those at 30 Hz, variants of the others (``variants.py``), parts of
+rendered walks with variants, and walks through a fisheye go through the mapper as ``dust3r-map`` runs it, with an
+unknown camera, without dense depth. Where depth is known, so do pointmaps with the errors of a network, which is off by
+3 % on a whole scene. Writes calibration.json and calibration.png, and their tables into ``--page``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from scipy.stats import norm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolve().parent)]
 
+from fisheyes import through_fisheye  # noqa: E402
 from oracle import Oracle  # noqa: E402
 from targets import Machine, case_options, chosen_cases, show_on_page, where_and_when  # noqa: E402
 from variants import VARIANTS, Variant  # noqa: E402
@@ -51,6 +52,7 @@ _POINTMAPS, _WORKING_SIZE, _RATE_HZ = 30, 320, 5.0  # images, pixels; of rendere
 _NETWORK = {"warp": 0.05, "zoom": (0.03, 0.02)}  # see ``Oracle``
 _SEEDS = 2
 _PARTS = (0, 15, 30)  # first images of the parts of rendered walks
+_FISHEYES, _FISHEYE_HZ = (110, 125), 10.0  # degrees across the image
 _TOLERANCE_NS = 10_000_000
 _UNKNOWN = (float("nan"), float("nan"))
 _WORSE = 1.5  # times the error of the plain recording that a variant may have
@@ -58,7 +60,8 @@ _WORSE = 1.5  # times the error of the plain recording that a variant may have
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """``images`` of one camera, and its true focal, pixels; ``kind``: recording, window, rendered, variant, pointmaps.
+    """``images`` of one camera, and its true focal, pixels; ``kind``: recording, window, rendered, fisheye, variant or
+    pointmaps.
 
     ``poses``: true ``w_T_c`` by image, None where unknown. ``network`` makes the pointmaps, if any. ``plain`` names the
     case of which this is a ``variant``.
@@ -148,6 +151,12 @@ def _pointmaps(source: Path | str, first: int, focal: float) -> dict[str, Case]:
     return {f"{name} {first} network {k}": case(zlib.crc32(f"{name} {first} {k}".encode())) for k in range(_SEEDS)}
 
 
+def _fisheye(kind: str, degrees: float) -> Case:
+    poses, focal = walk(kind, _WINDOW, rate_hz=_FISHEYE_HZ), _SIZE[0] / 2 / np.radians(degrees / 2)
+    images = lambda: iter(through_fisheye(kind, _WINDOW, *_SIZE, degrees, _FISHEYE_HZ).images)  # noqa: E731
+    return Case("fisheye", images, focal, list(poses))
+
+
 def _poses(scene: Scene) -> list[Array | None]:
     """The true pose of each image of a recorded scene, in order of time."""
     stamps = np.array([pose.stamp_ns for pose in scene.truth])
@@ -178,6 +187,7 @@ def cases(data: Path) -> dict[str, Case]:
             part = list(poses[first : first + _WINDOW])
             found[f"{kind} {first}"] = Case("rendered", _rendered(kind, first), focal, part)
         found |= _variants(f"{kind} {_PARTS[0]}", found[f"{kind} {_PARTS[0]}"])
+        found |= {f"{kind}, fisheye of {degrees} degrees": _fisheye(kind, degrees) for degrees in _FISHEYES}
         found |= _pointmaps(kind, 0, focal)
     for folder in sorted(path.parent for path in data.glob("*/groundtruth.txt")):
         scene = read_scene(folder)
@@ -281,7 +291,9 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     known = sorted((row for row in rows if np.isfinite(row.error)), key=lambda row: row.error)
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-    for color, kind in zip(("C0", "C1", "C2", "C4", "C5"), dict.fromkeys(row.kind for row in known), strict=False):
+    for color, kind in zip(
+        ("C0", "C1", "C2", "C4", "C5", "C8"), dict.fromkeys(row.kind for row in known), strict=False
+    ):
         at = [place for place, row in enumerate(known) if row.kind == kind]
         error, std = (100 * np.array([getattr(known[k], name) for k in at]) for name in ("error", "std"))
         left.errorbar(at, error, std, fmt="o", color=color, label=kind, markersize=4, linewidth=1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 import pytest
+from fisheyes import through_fisheye
 from oracle import Nonsense, Oracle
 from scoring import alignment, frame_of, path_length, play, trajectory_error
 from sequences import SMALL, cut, upright, walk
@@ -21,7 +22,7 @@ from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, angle_deg, invert
 from dust3r_ros.mapping.consistency import Consistency
 from dust3r_ros.mapping.mapper import Mapper
-from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
+from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.sparse.consistency import Doubt
 from dust3r_ros.timing import Stopwatch
 from dust3r_ros.types import MapCounts, MapUpdate, TrackingState
@@ -597,18 +598,10 @@ def test_a_map_is_kept_while_one_of_its_cameras_sees_it(known: RenderedSequence)
 
 def test_a_fisheye_of_which_nobody_told() -> None:
     """An equidistant lens of 110 degrees: a third of what the map's pinhole shows is stretched threefold and more."""
-    width, height, source = 240, 180, 125.0
-    focal = width / 2 / np.radians(55.0)
-    offsets = pixel_grid(height, width).reshape(-1, 2) - ((width - 1) / 2, (height - 1) / 2)
-    angle = np.linalg.norm(offsets, axis=1, keepdims=True) / focal
-    ideal = source * offsets * np.tan(angle) / (angle * focal)
-    size = 2 * np.ceil(np.abs(ideal).max(axis=0)).astype(int) + 3
-    wide = render_sequence("orbit", 30, *size.tolist(), focal=source, rate_hz=10.0)
-    at = (ideal + (size - 1) / 2).reshape(height, width, 2).astype(np.float32)
-    images = np.stack([cv2.remap(image, at, None, cv2.INTER_AREA) for image in wide.images])
-    run = run_of(replace(wide, images=images, width=width, height=height, focal=focal))
+    wide = through_fisheye("orbit", 30, 240, 180, 110.0)
+    run = run_of(wide)
     camera = run.mapper.cameras["camera"]
-    assert camera.focal == pytest.approx(focal, rel=0.02)
+    assert camera.focal == pytest.approx(wide.focal, rel=0.02)
     assert camera.distortion_model == "equidistant" and max(map(abs, camera.distortion)) < 0.05
     assert trajectory_error(run.mapper, wide) < 0.003
 
