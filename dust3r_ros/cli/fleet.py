@@ -107,12 +107,13 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.address and arguments.workers:
         raise ConfigError("--workers is for this machine; with --address, Ray's nodes say how many cores they have")
     one.config_of(one.arguments_for("recording", "out", arguments), None)
-    for name in ("config", "load", "checkpoint"):  # nodes have other working folders
+    needed = {"load": "the map.db of an earlier run", "camera_info": "a calibration file"}
+    for name in ("config", "checkpoint", *needed):  # nodes have other working folders
         given = getattr(arguments, name)
         if given is not None and Path(given).exists():
             setattr(arguments, name, str(Path(given).resolve()))
-        elif given is not None and name == "load":
-            raise InputError(f"--load '{given}' does not exist; give the map.db of an earlier run")
+        elif given is not None and name in needed:
+            raise InputError(f"--{name.replace('_', '-')} '{given}' does not exist; give {needed[name]}")
 
 
 def _jobs(
@@ -138,7 +139,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     one.add_map(parser)
     chosen = {name: getattr(arguments, name) for name in vars(parser.parse_args([]))}
     config = as_mapping(one.config_of(one.arguments_for("recording", "out", arguments), None))
-    named = [Path(str(path)) for path in (arguments.load, config["checkpoint"]) if path]
+    named = [Path(str(path)) for path in (arguments.load, arguments.camera_info, config["checkpoint"]) if path]
     return {**chosen, **config, "files": [fingerprint(path)[0] for path in named if path.exists()]}
 
 

@@ -226,6 +226,7 @@ def test_an_address_without_a_cluster_is_said(place: Path, tmp_path: Path, capsy
         (["walk", "--out", "new", "--address", "here:1", "--workers", "2"], ["--workers", "--address"]),
         (["walk", "--out", "new", "--set", "window=1"], ["window", "[2, 100]"]),
         (["walk", "--out", "new", "--load", "gone.db"], ["--load 'gone.db' does not exist"]),
+        (["walk", "--out", "new", "--camera-info", "gone.yaml"], ["--camera-info 'gone.yaml' does not exist"]),
         (["walk", "--out", "new", "--localize-only"], ["--localize-only needs a saved map"]),
     ],
 )
