@@ -9,7 +9,8 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
-from dust3r_ros.types import Array, Image
+from dust3r_ros.geometry.pinhole import center_of, pixel_grid
+from dust3r_ros.types import Image
 
 Change = Callable[[Image, int, float], Image]  # an image, its number, the focal in pixels
 T = TypeVar("T")
@@ -44,14 +45,10 @@ class Variant:
 def _turned(image: Image, focal: float, angle: float) -> Image:
     """What the camera sees when it turns by ``angle`` about its vertical axis, as far as the image tells."""
     height, width = image.shape[:2]
-    matrix = _matrix(image, focal)
+    cx, cy = center_of(height, width)
+    matrix = np.array([[focal, 0, cx], [0, focal, cy], [0, 0, 1]])
     turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
     return cv2.warpPerspective(image, matrix @ turn @ np.linalg.inv(matrix), (width, height))
-
-
-def _matrix(image: Image, focal: float) -> Array:
-    height, width = image.shape[:2]
-    return np.array([[focal, 0, 0.5 * (width - 1)], [0, focal, 0.5 * (height - 1)], [0, 0, 1]])
 
 
 def _barrel(k1: float) -> Change:
@@ -59,18 +56,16 @@ def _barrel(k1: float) -> Change:
 
     def change(image: Image, _number: int, focal: float) -> Image:
         height, width = image.shape[:2]
-        v, u = np.mgrid[:height, :width].astype(np.float64)
-        x, y = (u - 0.5 * (width - 1)) / focal, (v - 0.5 * (height - 1)) / focal
-        seen = np.hypot(x, y)
+        center = center_of(height, width)
+        x = (pixel_grid(height, width) - center) / focal
+        seen = np.linalg.norm(x, axis=-1, keepdims=True)
         # The polynomial rises up to its fold; beyond the radius it has there, nothing is seen
         straight = np.linspace(0, np.sqrt(-1 / (3 * k1)), 2000)
         bent = straight * (1 + k1 * straight**2)
         radius = np.interp(seen, bent, straight, right=np.nan)
         ratio = np.divide(radius, seen, out=np.ones_like(seen), where=seen > 0)
-        source = [
-            np.nan_to_num(at * ratio * focal + 0.5 * (size - 1), nan=-9.0) for at, size in ((x, width), (y, height))
-        ]
-        return cv2.remap(image, source[0].astype(np.float32), source[1].astype(np.float32), cv2.INTER_LINEAR)
+        at = np.nan_to_num(x * ratio * focal + center, nan=-9.0).astype(np.float32)
+        return cv2.remap(image, at, None, cv2.INTER_LINEAR)
 
     return change
 

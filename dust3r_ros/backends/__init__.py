@@ -11,8 +11,7 @@ from dust3r_ros.errors import BackendError, ConfigError
 
 _log = logging.getLogger(__name__)
 
-
-_LEAST = 64
+_LEAST = 64  # pixels of a long edge
 
 
 def fitted(config: MapperConfig, backend: Backend) -> MapperConfig:

@@ -164,9 +164,22 @@ class GeometryWithNetwork(ABC):
         self._geometry = TwoViewBackend(min_parallax_deg)
         self._record = TrackRecord()
 
+    def add(self, view: View) -> None:
+        """Add a view (H, W, 3) RGB uint8 with sides that are multiples of 16."""
+        self._geometry.add(view)
+
     def has(self, index: int) -> bool:
         """Whether a view is held."""
         return self._geometry.has(index)
+
+    def forget(self, index: int) -> None:
+        """Drop a view; its flows and the network's depth stay while there is room for them."""
+        self._geometry.forget(index)
+
+    def clear(self) -> None:
+        """Drop every view and everything derived from pairs; the weights stay."""
+        self._geometry.clear()
+        self._record = TrackRecord()
 
     def predict(
         self,
@@ -221,20 +234,19 @@ class BothBackend(GeometryWithNetwork):
         self._expected: dict[Pair, NetworkDepth] = {}
 
     def add(self, view: View) -> None:
-        """Add a view (H, W, 3) RGB uint8 with sides that are multiples of 16."""
-        self._geometry.add(view)
+        """As ``GeometryWithNetwork``."""
+        super().add(view)
         self._network.add(view)
 
     def forget(self, index: int) -> None:
-        """Drop a view; its flows and the network's depth stay while there is room for them."""
-        self._geometry.forget(index)
+        """As ``GeometryWithNetwork``."""
+        super().forget(index)
         self._network.forget(index)
 
     def clear(self) -> None:
-        """Drop every view and everything derived from them; the weights stay."""
-        self._geometry.clear()
+        """As ``GeometryWithNetwork``."""
+        super().clear()
         self._network.clear()
-        self._record = TrackRecord()
 
     def _expect(self, orders: Sequence[Pair]) -> None:
         self._expected = self._network.of_orders(orders)  # in one batch

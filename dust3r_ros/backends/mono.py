@@ -14,7 +14,7 @@ from scipy.optimize import least_squares
 from dust3r_ros.backends.both import GeometryWithNetwork, Pair
 from dust3r_ros.backends.depth_graph import AffinePoints, DepthGraph, InverseDepth
 from dust3r_ros.backends.flow import StereoDepth
-from dust3r_ros.backends.prior import NetworkDepth, TrackRecord
+from dust3r_ros.backends.prior import NetworkDepth
 from dust3r_ros.geometry.depths import REFERENCE_PRECISION
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.types import Array, Array32, Image, View
@@ -255,20 +255,20 @@ class MonoBackend(GeometryWithNetwork):
         self._negative = 0  # views in which inverse depth fell with that of geometry
 
     def add(self, view: View) -> None:
-        """Add a view (H, W, 3) RGB uint8."""
-        self._geometry.add(view)
+        """As ``GeometryWithNetwork``."""
+        super().add(view)
         self._views[view.index] = view
 
     def forget(self, index: int) -> None:
-        """Drop a view; its flows and the network's depth stay while there is room for them."""
-        self._geometry.forget(index)
+        """As ``GeometryWithNetwork``."""
+        super().forget(index)
         self._views.pop(index, None)
 
     def clear(self) -> None:
-        """Drop every view and what is derived from pairs; the network's depth of images stays while there is room."""
-        self._geometry.clear()
+        """As ``GeometryWithNetwork``; the network's depth of images stays while there is room."""
+        super().clear()
         self._views.clear()
-        self._record, self._negative = TrackRecord(), 0
+        self._negative = 0
 
     def guess_focal(self, image: Image) -> tuple[float, float] | None:
         """Focal (pixels) of an image (H, W, 3) by the network alone, and its relative deviation; None: unknown."""

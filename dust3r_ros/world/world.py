@@ -254,8 +254,12 @@ class WorldAligner:
     def _scale(
         self, frames: Matched, baselines: Sequence[tuple[float, float, float]], memory: ScaleEvidence | None
     ) -> CombinedScale:
-        evidence = [self._by_odometry(frames), depth_scale(self._ratios), rig_scale([Baseline(*b) for b in baselines])]
-        evidence.append(depth_scale(self._network_ratios, "network"))
+        evidence = [
+            self._by_odometry(frames),
+            depth_scale(self._ratios),
+            rig_scale([Baseline(*b) for b in baselines]),
+            depth_scale(self._network_ratios, "network"),
+        ]
         if self._command is not None:
             evidence.append(ScaleEvidence("command", self._command, 0.0, 1))
         found = combine([e for e in evidence if e is not None])
