@@ -124,14 +124,13 @@ def _with_depth(source: Path | str, first: int) -> RenderedSequence:
 def recorded_with_depth(folder: Path, first: int = 0, count: int | None = None) -> RenderedSequence:
     """Those of ``count`` images of a scene that have depth, with it and their poses."""
     scene = read_scene(folder)
-    stamps = np.array([pose.stamp_ns for pose in scene.truth])
     images, depths, poses = [], [], []
     for frame in islice(open_source(folder), first, count and first + count):
-        depth = scene.depth(frame.stamp_ns)
-        if depth is not None:
+        depth, pose = scene.depth(frame.stamp_ns), _pose_at(scene, frame.stamp_ns)
+        if depth is not None and pose is not None:
             images.append(frame.image)
             depths.append(depth)
-            poses.append(scene.truth[int(np.argmin(np.abs(stamps - frame.stamp_ns)))].w_T_c)
+            poses.append(pose)
     arrays = np.stack(images), np.stack(depths), np.stack(poses)
     return RenderedSequence(scene.name, np.arange(len(images)), *arrays, scene.width, scene.height, scene.focal)
 
@@ -157,14 +156,15 @@ def _fisheye(kind: str, degrees: float) -> Case:
     return Case("fisheye", images, focal, list(poses))
 
 
+def _pose_at(scene: Scene, stamp_ns: int) -> Array | None:
+    """The true ``w_T_c`` at a stamp; None without one within 10 ms."""
+    nearest = min(scene.truth, key=lambda pose: abs(pose.stamp_ns - stamp_ns))
+    return nearest.w_T_c if abs(nearest.stamp_ns - stamp_ns) < _TOLERANCE_NS else None
+
+
 def _poses(scene: Scene) -> list[Array | None]:
     """The true pose of each image of a recorded scene, in order of time."""
-    stamps = np.array([pose.stamp_ns for pose in scene.truth])
-    found = []
-    for stamp_ns in sorted(image_files(scene.path)):
-        nearest = int(np.argmin(np.abs(stamps - stamp_ns)))
-        found.append(scene.truth[nearest].w_T_c if abs(int(stamps[nearest]) - stamp_ns) < _TOLERANCE_NS else None)
-    return found
+    return [_pose_at(scene, stamp_ns) for stamp_ns in sorted(image_files(scene.path))]
 
 
 def _variants(name: str, plain: Case) -> dict[str, Case]:
