@@ -10,14 +10,16 @@ import numpy as np
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError
+from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.pose import PnpResult, by_chance, refine_pose, solve_pnp
-from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot, Renumbering
 from dust3r_ros.types import Array, Image
 
 _MAX_VAGUENESS = 0.05  # of a pose from few corners: standard deviation of the position over depth
 MAX_ERROR_PX = 4.0
 MOST_AGREE = 0.5  # a share of inliers that never occurs by chance, given enough corners
+_FEWEST_AGREE = 1 / 6  # of the corners searched for and in view: in an image of something else, up to 0.13 agree
 _MANY = 40
 _REMEMBERED = 200  # about how many corners are kept to locate an image again at the end
 _LEVELS = 3
@@ -145,10 +147,13 @@ def followed(known: MapSnapshot, stamp_ns: int, w_T_c: Array, corners: Corners, 
     return FollowedPose(stamp_ns, known.camera, known.epoch, known.keyframe, k_T_c, known.unit, *seen)
 
 
-def locate(known: MapSnapshot, corners: Corners, middle: Array, near: Array, config: MapperConfig) -> PnpResult | None:
+def locate(
+    known: MapSnapshot, corners: Corners, sought: Corners, middle: Array, near: Array, config: MapperConfig
+) -> PnpResult | None:
     """Pose of an image from placed corners; None if too few agree to rule out chance or to determine it.
 
-    ``middle`` (2,): the centre of the tracked image; ``near`` (4, 4): a guess.
+    ``sought``: all those searched for, found or not; ``middle`` (2,): the centre of the tracked image; ``near``
+    (4, 4): a guess.
     """
     points, offsets, fewest = corners.points, known.lens.ideal(corners.pixels - middle), config.track_min_inliers
     found = refine_pose(points, offsets, known.focal, near, threshold_px=MAX_ERROR_PX, min_inliers=fewest)
@@ -168,8 +173,12 @@ def locate(known: MapSnapshot, corners: Corners, middle: Array, near: Array, con
     agree = int(found.inliers.sum())
     if agree >= _MANY and agree >= MOST_AGREE * len(corners):
         return found
-    vague = found.relative_std(points) > _MAX_VAGUENESS
-    return None if vague or by_chance(found, points, offsets, MAX_ERROR_PX) else found
+    # Corners are found near where they were, even in an image of something else: a few agree on the last pose.
+    seen = known.lens.seen(project(transform(invert(found.w_T_c), sought.points), known.focal, (0.0, 0.0)))
+    in_view = int(np.all(np.abs(seen) <= middle, axis=1).sum())
+    if agree < _FEWEST_AGREE * in_view or found.relative_std(points) > _MAX_VAGUENESS:
+        return None
+    return None if by_chance(found, points, offsets, MAX_ERROR_PX) else found
 
 
 def evened(gray: Image) -> Image:

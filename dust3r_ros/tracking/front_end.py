@@ -61,7 +61,7 @@ class LookBack:
         corners = self._corners
         pixels, good = follow(self._gray, gray, corners.pixels, corners.pixels + self._moved)
         seen = corners.moved(pixels, good)
-        found = locate(self._known, seen, self._middle, self._near, self._config)
+        found = locate(self._known, seen, corners, self._middle, self._near, self._config)
         if found is None:
             self._failed += 1
             return None
@@ -187,11 +187,13 @@ class FrontEnd:
 
     def _located(self, stamp_ns: int, gray: Image, masked: Image | None) -> Tracked:
         assert self._map is not None
+        sought = self._corners if len(self._corners) else self._waiting.select(slice(0, _HOPPING))
         corners = self._follow(gray) if len(self._corners) else self._catch_up(self._map)
-        corners = corners.select(_clear(corners.pixels, masked))
+        corners, sought = (some.select(_clear(some.pixels, masked)) for some in (corners, sought))
         placed = np.flatnonzero(corners.placed)
         near = self._path[-1][1] if self._path else self._map.w_T_c
-        found = locate(self._map, corners.select(placed), self._middle(), near, self._config)
+        own, middle = corners.select(placed), self._middle()
+        found = locate(self._map, own, sought.select(sought.placed), middle, near, self._config)
         if found is None:
             self._failed += 1
             if self._failed >= _TRIES and self._guess is None:
@@ -201,9 +203,9 @@ class FrontEnd:
         fits[placed] = found.inliers
         self._corners, self._seen_in, self._failed = corners.select(fits), gray, 0
         self._path = [*self._path[-1:], (stamp_ns, found.w_T_c)]
-        seen = self._corners.ids, self._corners.pixels - self._middle()
+        seen = self._corners.ids, self._corners.pixels - middle
         placed_ones = self._corners.select(self._corners.placed)
-        record = followed(self._map, stamp_ns, found.w_T_c, placed_ones, self._middle())
+        record = followed(self._map, stamp_ns, found.w_T_c, placed_ones, middle)
         return Tracked(found.w_T_c, found.covariance, self._wants_keyframe(), record, *seen)
 
     def pick_up(self) -> None:

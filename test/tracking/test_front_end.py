@@ -105,6 +105,25 @@ def test_dark_images_are_lost_at_once_and_the_next_good_one_is_found(sequence):
     assert error(tracked.w_T_c, sequence.w_T_c[17]) < 0.01 * float(np.median(sequence.depths[17]))
 
 
+@pytest.mark.parametrize("start", [58, 90, 115])
+@pytest.mark.parametrize("dark", [0, 2])
+def test_few_corners_that_stay_where_they_were_are_no_pose(start, dark):
+    """The camera is suddenly elsewhere: some corners are found close by, in what looks alike, and fit the last pose."""
+    sequence = walk("orbit", frames=120, rate_hz=30.0)
+    far = 0
+    for there in range(0, 120, 5):
+        front = FrontEnd("camera", CONFIG)
+        track(front, sequence, start, start + 1)
+        front.take(snapshot(sequence, start))
+        assert track(front, sequence, start + 1, start + 2)[-1].w_T_c is not None
+        for index in range(start + 2, start + 2 + dark):
+            front.track(int(sequence.stamps_ns[index]), np.zeros_like(sequence.images[index]))
+        found = front.track(int(sequence.stamps_ns[start + 2 + dark]), sequence.images[there]).w_T_c
+        far += found is None
+        assert found is None or error(found, sequence.w_T_c[there]) < 0.02, f"image {there}"
+    assert far > 10, "most show hardly anything of what was followed"
+
+
 def test_an_image_that_was_lost_is_found_in_the_snapshot_that_comes_after_it(sequence):
     front = FrontEnd("camera", CONFIG)
     assert front.track_again().w_T_c is None, "there is none yet"
