@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
         "--out", metavar="DIR", required=True, help="output folder: a folder per recording, index.html, index.csv"
     )
     parser.add_argument("--again", action="store_true", help="map everything, finished or not")
+    parser.add_argument(
+        "--join", action="store_true", help="make one map of those that show the same place, with its own folder"
+    )
     parser.add_argument("--quiet", action="store_true", help="print neither progress bar nor summary")
     group = parser.add_argument_group("where it runs")
     group.add_argument(
@@ -92,6 +95,8 @@ def _run(arguments: argparse.Namespace) -> int:
     lock = FileLock(make_folder(out) / TABLE)
     try:
         signal = _map_all(todo, out, records, cluster, arguments) if todo else None
+        if arguments.join and signal is None:
+            _join(jobs, out, records, arguments)
         write_index(out, records)
     finally:
         lock.release()
@@ -167,6 +172,21 @@ def _map_all(
     return stop.signal
 
 
+def _join(jobs: Sequence[Job], out: Path, records: dict[str, Record], arguments: argparse.Namespace) -> None:
+    """Join the maps of this request that show the same place; those of the recordings stay as they are."""
+    from dust3r_ros.fleet.cluster import use_one_thread
+    from dust3r_ros.fleet.joining import join_all
+
+    use_one_thread()  # as for maps: the number of cores does not change the last digits
+    config = one.config_of(one.arguments_for("recording", "out", arguments), None)
+    inputs.say(arguments.quiet, "joining maps that show the same place …")
+    groups = join_all(out, records, [job.name for job in jobs], config, __version__, arguments.again)
+    for group in groups:
+        inputs.say(arguments.quiet, f"one map of {', '.join(group)}")
+    alone = len(jobs) - sum(map(len, groups))
+    inputs.say(arguments.quiet, f"{len(groups)} joined maps; {alone} recordings stay alone")
+
+
 class _Bar:
     """Progress in bytes of recordings: their frames are only known once they are opened."""
 
@@ -201,6 +221,7 @@ class _Bar:
 
 def map_job(arguments: argparse.Namespace, job: Job, tick: Callable[[int, int], None]) -> Record:
     """Map one recording as ``dust3r-map`` does; in a process of the cluster. An error is a record, too."""
+    from dust3r_ros.fleet.joining import figures_of
     from dust3r_ros.fleet.recordings import EMPTY, FAILED, MAPPED, RECORD, Record
     from dust3r_ros.products.results import NOTHING_MAPPED
 
@@ -220,9 +241,7 @@ def map_job(arguments: argparse.Namespace, job: Job, tick: Callable[[int, int], 
     summary = done.summary
     empty = summary["points"] == 0 and not arguments.localize_only
     figures = {
-        **{name: summary[name] for name in ("frames", "keyframes", "points", "seconds", "peak_memory_mb", "version")},
-        "poses": summary["tracked"],
-        "focal": {name: (camera["focal"], camera["focal_std"]) for name, camera in summary["cameras"].items()},
+        **figures_of(summary),
         "length": round(done.length, 4),
         "unit": "m" if done.metres else "map units",
     }

@@ -316,6 +316,7 @@ def _write(arguments: argparse.Namespace, config: MapperConfig, session: Session
         source=Path(arguments.input).name or str(arguments.input),
         wall_seconds=seconds,
         raw={name: session.calibrations.raw(camera) for name, camera in session.mapper.cameras.items()},
+        settings=session.settings(),
     )
 
 

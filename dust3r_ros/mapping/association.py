@@ -229,19 +229,19 @@ class Linker:
 
 def coverage(offsets: np.ndarray, shape: tuple[int, ...]) -> float:
     """The share of the 8 x 6 cells of an image (H, W) that hold any of the offsets (N, 2) from its centre."""
-    at = _cells(offsets, np.array([shape[1], shape[0]]) / 2.0)
+    at = cells(offsets, np.array([shape[1], shape[0]]) / 2.0)
     inside = np.all((at >= 0) & (at < _CELLS), axis=1)
     return len(np.unique(at[inside], axis=0)) / float(np.prod(_CELLS))
 
 
-def _cells(offsets: np.ndarray, half_size: np.ndarray) -> np.ndarray:
+def cells(offsets: np.ndarray, half_size: np.ndarray) -> np.ndarray:
     """(N, 2) column and row of the cell of each of the offsets (N, 2) from the image centre."""
     return np.asarray(np.floor((offsets / half_size + 1.0) * 0.5 * _CELLS).astype(int))
 
 
 def _ranks(offsets: np.ndarray, half_size: np.ndarray) -> np.ndarray:
     """(N,) how many earlier ones lie in the same cell of the image."""
-    cell = _cells(offsets, half_size) @ [_CELLS[1], 1]
+    cell = cells(offsets, half_size) @ [_CELLS[1], 1]
     order = np.argsort(cell, kind="stable")
     ranks = np.empty(len(cell), int)
     ranks[order] = np.arange(len(cell)) - np.searchsorted(cell[order], cell[order])

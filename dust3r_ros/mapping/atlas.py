@@ -164,20 +164,18 @@ class AtlasEntry:
         """Names of the keyframes with a pose."""
         return tuple(self.name(index) for index in self.submap.posed())
 
-    def absorb(self, other: AtlasEntry, matches: np.ndarray, witness: np.ndarray) -> np.ndarray | None:
-        """Take another map in, given identical landmarks ``matches`` (M, 2), own and other's.
-
-        ``witness`` (M,): the keyframe of the other map that showed each.
-        Returns the new ids of the other's landmarks; None, and nothing changed, if they do not fit.
-        """
-        joined = self.submap.absorb(other.submap, matches, witness)
+    def absorb(
+        self, other: AtlasEntry, matches: np.ndarray, witness: np.ndarray, strange: bool = False
+    ) -> tuple[int, np.ndarray] | None:
+        """Take another map in; arguments and result as of ``Submap.absorb``."""
+        joined = self.submap.absorb(other.submap, matches, witness, strange)
         if joined is None:
             return None
-        first, ids = joined
+        first, _ = joined
         names = [other.name(index) for index in range(len(other.submap))]
         self.names = [self.name(index) for index in range(first)] + names
         self.frames.absorb(other.frames, first)
-        return ids
+        return joined
 
 
 class Atlas:
@@ -253,15 +251,23 @@ class Atlas:
         if not active.submap.initialised:
             return None
         for entry in self.asleep:
-            matches = entry.submap.shared_landmarks(active.submap, index)
+            found = [pairs for _, pairs in entry.submap.alike(active.submap, index)]
+            matches = np.concatenate([np.zeros((0, 2), np.int64), *found])
             agreed = active.meetings.setdefault(entry, Meetings()).add(index, matches)
-            ids = None if agreed is None else entry.absorb(active, *agreed)
-            if ids is not None:
+            joined = None if agreed is None else entry.absorb(active, *agreed)
+            if joined is not None:
                 self.asleep.remove(entry)
                 self.active = entry
                 self._forget_meetings()
-                return ids
+                return joined[1]
         return None
+
+    def keep(self, entries: Sequence[AtlasEntry]) -> None:
+        """Only these maps are left; the largest is active."""
+        self.active, self.asleep = entries[0], list(entries[1:])
+        largest = self.largest()
+        self.active, self.asleep = largest, [entry for entry in entries if entry is not largest]
+        self._forget_meetings()
 
     def _forget_meetings(self) -> None:
         """Meetings with maps that are gone would keep these in memory."""

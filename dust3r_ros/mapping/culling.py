@@ -99,12 +99,16 @@ class Redundancy:
             return gone
         needed, seen = self._needed(), _seen_by(sparse, fresh)
         asked = [k for k in sparse.posed() if k not in needed and seen[sparse.views[k].seen.ids].any()]
-        self._sightings = Sightings(sparse, asked)
+        self.look(asked)
         shares = {index: self._seen(index, gone) for index in asked}
         for index in sorted((k for k in asked if shares[k] >= _SEEN), key=lambda k: -shares[k]):
             if len(gone) < most and self._seen(index, gone) >= _SEEN and self._is_spare(index, gone):
                 gone.append(index)
         return sorted(gone)
+
+    def look(self, views: Sequence[int]) -> None:
+        """Look at what posed ``views`` see, and who else sees it."""
+        self._sightings = Sightings(self._state.sparse, views)
 
     def _needed(self) -> set[int]:
         """Keyframes that stay whatever they show: the first, the last visited, sources of unfinished depth, ties."""
@@ -231,6 +235,13 @@ class Culling:
         """Remove what is redundant: where keyframes came since the last time, or ``everywhere``."""
         leaving = self._redundancy.find(self._spare, -1 if everywhere else self._state.looked)
         self._state.looked = self._state.visits
+        if leaving:
+            self._remove(leaving)
+
+    def drop(self, keyframes: Sequence[int]) -> None:
+        """Remove those of ``keyframes`` that share landmarks with another one, which stands in for them."""
+        self._redundancy.look(keyframes)
+        leaving = [index for index in keyframes if self._redundancy.companions(index, keyframes)]
         if leaving:
             self._remove(leaving)
 

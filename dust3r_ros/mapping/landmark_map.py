@@ -34,6 +34,7 @@ from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array, Image, Keyframe
 
 _MAX_FIRST_KEYFRAMES = 8
+_LINKED = 0.5  # of what two keyframes seem to share is one landmark already: no loop is open between them
 
 
 class MapBuilder(Submap):
@@ -136,12 +137,14 @@ class MapBuilder(Submap):
     def renumber_landmarks(self, followed: Sequence[np.ndarray], remembered: Sequence[np.ndarray]) -> Renumbering:
         return self._numbering.renumber(followed, remembered)
 
-    def shared_landmarks(self, other: MapBuilder, index: int) -> np.ndarray:
-        return self._loops.shared(other.state, index)
+    def alike(self, other: MapBuilder, index: int) -> list[tuple[int, np.ndarray]]:
+        return self._loops.alike(other.state, index)
 
-    def absorb(self, other: MapBuilder, matches: np.ndarray, witness: np.ndarray) -> tuple[int, np.ndarray] | None:
+    def absorb(
+        self, other: MapBuilder, matches: np.ndarray, witness: np.ndarray, strange: bool = False
+    ) -> tuple[int, np.ndarray] | None:
         fit = self._loops.fit(other.state, matches, witness)
-        if fit is None:
+        if fit is None or (strange and not self._loops.see_the_same(other.state, fit.target_S_source)):
             return None
         for builder in (self, other):
             builder._adjuster.waiting.cancel()
@@ -152,6 +155,23 @@ class MapBuilder(Submap):
         self.state.generation += 1
         self.mark_all()
         return merged.first_view, self.state.sparse.landmarks.resolved(merged.ids)
+
+    def close_loops(self, loops: Sequence[tuple[int, int, np.ndarray]]) -> None:
+        by_later: dict[int, list[int]] = {}
+        for first, second, pairs in loops:
+            ids = self.state.sparse.landmarks.resolved(pairs)
+            if np.mean(ids[:, 0] == ids[:, 1]) < _LINKED:
+                by_later.setdefault(max(first, second), []).append(min(first, second))
+        for index, others in sorted(by_later.items()):
+            if self.state.sparse.views[index].w_T_c is None:
+                continue
+            closed = self._loops.link(index, sorted(set(others)))
+            if self._loops.gapes(index, closed):
+                self._adjuster.close_loop(self._loops.gap)
+            self._adjuster.consider(self._loops.wide)
+
+    def drop(self, keyframes: Sequence[int]) -> None:
+        self._culling.drop(keyframes)
 
     def add(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array | None

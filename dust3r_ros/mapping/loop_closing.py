@@ -7,8 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from dust3r_ros.errors import GeometryError
+from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
-from dust3r_ros.mapping.association import Linker
+from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.mapping.association import Linker, cells
+from dust3r_ros.mapping.covisibility import Neighbourhood
 from dust3r_ros.mapping.loop_adjustment import LoopGap, WideLoop
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.sparse.map_merging import MapFit, fit_maps
@@ -21,13 +24,18 @@ _WIDE_PX = 5.0
 _RECENT = 12  # keyframes whose matches with another map count
 _WITNESSES = 3  # of these that must see it
 _MIN_AGREEING = 12  # matches for each of these
+_SIDE_BY_SIDE = 0.35  # of the depth, the distance of keyframes of two maps that must see the same
+_COMPARED = 16  # most pairs of these, spread over the map
+_FEWEST_COMPARED = 3
+_NEAR = 0.02  # of the long edge: where a match must be
+_SAME = 0.45  # of the image cells in which both see something: 0.9 in one room, 0.2 around a table that two rooms have
 
 
 class LoopClosing:
     """Verifies by features that similar keyframes show the same place, and links them."""
 
     def __init__(self, state: Reconstruction, links: Linker) -> None:
-        self._state, self._links = state, links
+        self._state, self._links, self._near = state, links, Neighbourhood(state)
         self.gap: LoopGap | None = None  # of the last loop, if both sides place enough of its landmarks
         self.wide: list[WideLoop] = []  # those of the last keyframe that are not linked: the map contradicts them
 
@@ -83,19 +91,20 @@ class LoopClosing:
     def _on_the_other_side(self, index: int, pairs: np.ndarray) -> Tracks:
         """The older landmarks of ``pairs`` (K, 2) that have a position, where keyframe ``index`` sees them."""
         record = self._state.records[index]
-        pixels = record.features.pixels[np.searchsorted(record.feature_ids, pairs[:, 1])]
+        order = np.argsort(record.feature_ids, kind="stable")  # those that came from another map are in any
+        pixels = record.features.pixels[order[np.searchsorted(record.feature_ids, pairs[:, 1], sorter=order)]]
         return self._state.sparse.known(self._state.sparse.resolved(Tracks(pairs[:, 0], pixels)))
 
     def gapes(self, index: int, linked: Sequence[int]) -> bool:
         """Whether keyframe ``index`` disagrees with the keyframes ``linked`` with it: the map has drifted."""
         return bool(linked) and self._state.sparse.disagreement(index) > GAP_PX
 
-    def shared(self, other: Reconstruction, index: int) -> np.ndarray:
-        """(K, 2) ids of landmarks, own and other's, shared by features of the other's keyframe ``index``."""
+    def alike(self, other: Reconstruction, index: int) -> list[tuple[int, np.ndarray]]:
+        """Own keyframes that show what the other's keyframe ``index`` does: each with (K, 2) ids, own and other's."""
         record, global_descriptor = other.records[index], other.graph.global_descriptor(index)
         candidates = self._state.graph.loop_candidates(global_descriptor, len(self._state.records))
-        found = [self._links.shared(candidate, record, _MATCHES) for candidate in candidates]
-        return np.concatenate([np.zeros((0, 2), np.int64), *found])
+        found = [(candidate, self._links.shared(candidate, record, _MATCHES)) for candidate in candidates]
+        return [(candidate, pairs) for candidate, pairs in found if len(pairs)]
 
     def fit(self, other: Reconstruction, matches: np.ndarray, witness: np.ndarray) -> MapFit | None:
         """The place of another map in this one; None if too few of its keyframes agree.
@@ -109,6 +118,55 @@ class LoopClosing:
             return None
         agreeing = np.bincount(witness[fit.agree]) >= _MIN_AGREEING
         return fit if np.count_nonzero(agreeing) >= _WITNESSES else None
+
+    def see_the_same(self, other: Reconstruction, own_S_other: Similarity) -> bool:
+        """Whether keyframes of both maps that stand side by side, if ``own_S_other`` holds, see the same.
+
+        Two rooms may have the same poster: it fits, and nothing that both maps see contradicts it. But beside it, and
+        in other directions, one sees what the other does not.
+        """
+        pairs = [
+            (own, index)
+            for index in other.sparse.posed()
+            if (own := self._beside(other, index, own_S_other)) is not None
+        ]
+        chosen = pairs[:: -(-len(pairs) // _COMPARED) or 1]
+        if len(chosen) < _FEWEST_COMPARED:
+            return False
+        same, both = np.sum([self._compared(other, *pair, own_S_other) for pair in chosen], axis=0)
+        return bool(same >= _SAME * both)
+
+    def _beside(self, other: Reconstruction, index: int, own_S_other: Similarity) -> int | None:
+        """The keyframe nearest to the other's keyframe ``index``, of those that look where it does; None if far."""
+        w_T_c = other.sparse.views[index].w_T_c
+        assert w_T_c is not None, "only posed keyframes are compared"
+        place, near = own_S_other.pose(w_T_c), _SIDE_BY_SIDE * own_S_other.scale * other.sparse.median_depth(index)
+        for own in self._near.facing(place):
+            pose = self._state.sparse.views[own].w_T_c
+            if pose is not None and np.linalg.norm(pose[:3, 3] - place[:3, 3]) < near:
+                return own
+        return None
+
+    def _compared(self, other: Reconstruction, own: int, index: int, own_S_other: Similarity) -> tuple[int, int]:
+        """Of the cells of the other's image in which both see landmarks, those with matches at their place; and all."""
+        sparse, record, view = self._state.sparse, other.records[index], other.sparse.views[index]
+        assert view.w_T_c is not None, "only posed keyframes are compared"
+        half, intrinsics = record.stream.half_size, other.intrinsics_of(index)
+        own_T_c = own_S_other.pose(view.w_T_c)
+
+        def seen(ids: np.ndarray) -> np.ndarray:
+            points = transform(invert(own_T_c), sparse.points[ids])
+            return intrinsics.lens.seen(project(points, intrinsics.focal, (0.0, 0.0)))
+
+        def occupied(offsets: np.ndarray) -> set[tuple[int, int]]:
+            return set(map(tuple, cells(offsets[np.all(np.abs(offsets) < half, axis=1)], half).tolist()))
+
+        both = occupied(seen(sparse.known(sparse.views[own].seen).ids))
+        both &= occupied(other.sparse.known(view.seen).pixels)
+        found = sparse.known(sparse.resolved(self._links.matches(own, record.features)))
+        with np.errstate(invalid="ignore"):
+            fits = np.linalg.norm(seen(found.ids) - found.pixels, axis=1) < _NEAR * record.stream.long_edge
+        return len(both & occupied(found.pixels[fits])), len(both)
 
 
 class Meetings:

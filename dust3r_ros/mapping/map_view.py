@@ -108,9 +108,11 @@ class MapView:
         """Pose of an image (H, W, 3) of ``camera``; the map is unchanged. See ``localization.localize``."""
         return localize(self.submap, self._cameras, self.config, camera, image)
 
-    def trajectory(self, only: Collection[tuple[int, str]] | None = None) -> list[StampedPose]:
-        """Every tracked frame in the current map, by time; ``only``: the wanted (stamp, camera)."""
-        return self._active.frames.trajectory(only) if self.submap.initialised else []
+    def trajectory(
+        self, only: Collection[tuple[int, str]] | None = None, sessions: range | None = None
+    ) -> list[StampedPose]:
+        """Every tracked frame in the current map, by time; ``only``: the wanted (stamp, camera), or ``sessions``."""
+        return self._active.frames.trajectory(only, sessions) if self.submap.initialised else []
 
     def path(self, camera: str, most: int) -> list[StampedPose]:
         """At most ``most`` poses of a camera, evenly chosen, in order of arrival; the newest is among them."""

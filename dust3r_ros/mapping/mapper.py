@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from math import inf
 
@@ -17,6 +17,7 @@ from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.atlas import Atlas, AtlasEntry
 from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, check_image, guessed
 from dust3r_ros.mapping.chores import RENUMBER
+from dust3r_ros.mapping.joining import Joining
 from dust3r_ros.mapping.landmark_map import MapBuilder
 from dust3r_ros.mapping.map_view import MapView, resume
 from dust3r_ros.mapping.pages import Pages
@@ -306,6 +307,24 @@ class Mapper(MapView):
         """
         resume(self.live, state)
         self._counts, self.revision = state.counts, state.revision
+
+    def join(self) -> list[list[int]]:
+        """Join all maps that show the same place; the largest is then active. Returns which became one, by place.
+
+        Places are those of the submaps in the state that was resumed.
+        """
+        joining = Joining([self._active, *self._atlas.asleep])
+        with self._stage("join"):
+            joining.run()
+        self._atlas.keep([joining.entry(group) for group in joining.groups])
+        self._forget_views()
+        return joining.groups
+
+    def drop(self, keyframes: Collection[int]) -> None:
+        """Remove keyframes of the active map, by name, that others make up for; frames relative to them stay."""
+        names = self._active.names
+        self.submap.drop([index for index in self.submap.posed() if names[index] in keyframes])
+        self._take_culled()
 
     def _stream(self, camera: str, image: Image) -> CameraStream:
         if camera not in self._cameras:

@@ -267,14 +267,28 @@ class Submap(ABC):
 
     # Merging two maps of a kind
 
-    def shared_landmarks(self: _Kind, other: _Kind, index: int) -> np.ndarray:
-        """(K, 2) ids of landmarks, own and other's, shared by features of the other's keyframe ``index``."""
-        return np.zeros((0, 2), np.int64)
+    def alike(self: _Kind, other: _Kind, index: int) -> list[tuple[int, np.ndarray]]:
+        """Own keyframes that show what the other's keyframe ``index`` does, each with the landmarks that both have.
 
-    def absorb(self: _Kind, other: _Kind, matches: np.ndarray, witness: np.ndarray) -> tuple[int, np.ndarray] | None:
+        These are ids (K, 2), own and other's.
+        """
+        return []
+
+    def absorb(
+        self: _Kind, other: _Kind, matches: np.ndarray, witness: np.ndarray, strange: bool = False
+    ) -> tuple[int, np.ndarray] | None:
         """Take another map in, given identical landmarks ``matches`` (M, 2), own and other's.
 
-        ``witness`` (M,): the keyframe of the other map that showed each. Returns the index of its first keyframe and
-        the new ids of its landmarks; None, and nothing changed, if they do not fit.
+        ``witness`` (M,): the keyframe of the other map that showed each. ``strange``: nothing but these says that both
+        are of one place, so keyframes that would stand side by side must see the same. Returns the index of its first
+        keyframe and the new ids of its landmarks; None, and nothing changed, if they do not fit.
         """
         return None
+
+    def close_loops(self, loops: Sequence[tuple[int, int, np.ndarray]]) -> None:
+        """Link keyframes that look alike, and adjust the map: two indices, and ids (K, 2) of what both seem to see."""
+        return
+
+    def drop(self, keyframes: Sequence[int]) -> None:
+        """Remove keyframes that show what others do."""
+        return

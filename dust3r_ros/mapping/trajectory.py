@@ -214,15 +214,19 @@ class FrameLog:
         """The number of frames with a pose."""
         return sum(count for keyframe, count in self._located.items() if self._keyframes.pose(keyframe) is not None)
 
-    def trajectory(self, only: Collection[tuple[int, str]] | None = None) -> list[StampedPose]:
+    def trajectory(
+        self, only: Collection[tuple[int, str]] | None = None, sessions: range | None = None
+    ) -> list[StampedPose]:
         """Every frame with a pose in the current map, by session and time.
 
-        ``only``: (stamp, camera) of the wanted frames of this session.
+        ``only``: (stamp, camera) of the wanted frames of this session; ``sessions``: only those.
         """
         placed = self._placed()
         stamps = None if only is None else np.array([stamp_ns for stamp_ns, _ in only], np.int64)
 
         def wanted(block: np.ndarray) -> np.ndarray:
+            if sessions is not None:
+                return placed(block) & np.isin(block["session"], sessions)
             if stamps is None:
                 return placed(block)
             own = (block["session"] == self._session) & np.isin(block["stamp_ns"], stamps)

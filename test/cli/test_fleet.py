@@ -257,3 +257,33 @@ def test_options_are_those_of_dust3r_map_for_any_recording() -> None:
 
     single = {"--record", "--manifest", "--profile", "--view", "--viewer-address"}
     assert options(one._parser()) - options(fleet._parser()) == single
+
+
+@needs_ray
+def test_maps_of_one_place_are_joined_and_only_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recordings, out = tmp_path / "days", tmp_path / "out"
+    for name, frames in (("monday", slice(0, 16)), ("tuesday", slice(6, 22))):
+        write_folder(cut(walk("orbit", 24), frames), recordings / name)
+    write_folder(walk("corridor", 16), recordings / "corridor")
+    asked = [recordings / "*", "--out", out, "--workers", 2, "--join", *FAST, "--set", "dense=false"]
+    assert called(*asked) == 0
+    said = capsys.readouterr().out
+    assert "one map of monday, tuesday" in said and "1 recordings stay alone" in said
+    found = rows(out)
+    assert set(found) == {"monday", "tuesday", "corridor", "joined"}
+    assert found["joined"]["recording"] == "monday + tuesday" and found["joined"]["frames"] == "32"
+    assert "joined" in (out / "index.html").read_text()
+    lines = (out / "joined/trajectories/tuesday.txt").read_text().splitlines()
+    assert len([line for line in lines if not line.startswith("#")]) == 16
+    assert {"map.db", "map.ply", "trajectory.txt", "preview.png", "report.html", "summary.json"} <= {
+        path.name for path in (out / "joined").iterdir()
+    }
+    written = {path: path.stat().st_mtime_ns for path in (out / "joined").rglob("*")}
+    assert called(*asked) == 0, "nothing is mapped, and nothing joined, again"
+    assert {path: path.stat().st_mtime_ns for path in (out / "joined").rglob("*")} == written
+    (out / "joined/map.ply").unlink()
+    assert called(*asked) == 0 and (out / "joined/map.ply").exists()
+    onwards = ["--out", tmp_path / "more", "--load", out / "joined/map.db", "--quiet", *FAST, "--set", "dense=false"]
+    assert one.main([str(recordings / "monday"), *map(str, onwards)]) == 0
+    assert called(recordings / "corridor", recordings / "monday", *asked[1:]) == 0
+    assert "joined" not in rows(out), "what is asked for now shows two places"

@@ -45,7 +45,7 @@ def test_pointmaps_leave_alone_what_only_landmarks_can_do() -> None:
     assert submap.placement.place(stream, 0, gray, lambda stamp: np.eye(4)) is None and not submap.placement.afloat(0)
     before = [submap.pose(index).tobytes() for index in submap.posed()]
     submap.placement.report(0, np.diag([2.0, 2.0, 2.0, 1.0]), True)
-    assert len(submap.shared_landmarks(other, 0)) == 0
+    assert submap.alike(other, 0) == []
     assert submap.absorb(other, np.zeros((30, 2), int), np.arange(30) % 3) is None
     assert [submap.pose(index).tobytes() for index in submap.posed()] == before
     assert len(submap.landmarks().points) == 0

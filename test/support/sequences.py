@@ -41,10 +41,11 @@ def _part(kind: str, number: int, rate_hz: float) -> RenderedSequence:
     return scenes.render_path(kind, world, poses, width=240, height=176, rate_hz=rate_hz)
 
 
-def cut(sequence: RenderedSequence, frames: int) -> RenderedSequence:
-    """Its first frames."""
+def cut(sequence: RenderedSequence, frames: int | slice) -> RenderedSequence:
+    """Its first frames, or some."""
+    chosen = slice(frames) if isinstance(frames, int) else frames
     names = ("stamps_ns", "images", "depths", "w_T_c")
-    return replace(sequence, **{name: getattr(sequence, name)[:frames] for name in names})
+    return replace(sequence, **{name: getattr(sequence, name)[chosen] for name in names})
 
 
 def upright(sequence: RenderedSequence) -> RenderedSequence:
