@@ -12,7 +12,7 @@ data="../shared/data"; test -d "$$data" || echo "$@: no folder $$data: only rend
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint docs eval backends bench bench-network bench-alignment bench-live bench-stay bench-fleet bench-join bench-inference soak kills fuzz calibration bent digests bench-training gpu-day env clean python
+.PHONY: help demo test test-long lint docs eval backends bench bench-network bench-alignment bench-live bench-stay bench-fleet bench-join bench-pieces bench-inference soak kills fuzz calibration bent digests bench-training gpu-day env clean python
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -66,6 +66,9 @@ bench-fleet: python  ## twelve recordings by two processes and by one, and asked
 
 bench-join: python  ## three recordings of one place, one of another, 20 draws: what is joined? Into docs/fleet.md (ARGS="--draws 4")
 	@$(ENVIRONMENT) test -- python benchmarks/joining.py --page docs/fleet.md $(ARGS)
+
+bench-pieces: python  ## long recordings in pieces by 1 and 4 processes, and in one: bytes, error, cost. Into docs/fleet.md
+	@$(ENVIRONMENT) test -- python benchmarks/pieces.py --data ../shared/data --page docs/fleet.md $(ARGS)
 
 soak: python  ## 100,000 images through the node, an hour: memory, latencies, handles, into docs/reliability.md (ARGS="--images 6000")
 	@$(ENVIRONMENT) test -- python benchmarks/soak.py --page docs/reliability.md $(ARGS)

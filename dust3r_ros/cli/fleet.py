@@ -95,9 +95,10 @@ def _run(arguments: argparse.Namespace) -> int:
     lock = FileLock(make_folder(out) / TABLE)
     try:
         signal = _map_all(todo, out, records, cluster, arguments) if todo else None
+        write_index(out, records)
         if arguments.join and signal is None:
             _join(jobs, out, records, arguments)
-        write_index(out, records)
+            write_index(out, records)
     finally:
         lock.release()
     return _outcome(jobs, len(todo), records, signal, arguments)
@@ -111,7 +112,11 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--gpus is {arguments.gpus}; it must be at least 0")
     if arguments.address and arguments.workers:
         raise ConfigError("--workers is for this machine; with --address, Ray's nodes say how many cores they have")
-    one.config_of(one.arguments_for("recording", "out", arguments), None)
+    config = one.config_of(one.arguments_for("recording", "out", arguments), None)
+    if arguments.join and arguments.load:
+        raise ConfigError("--join and --load are both given; maps that continue one map have its keyframes in common")
+    if arguments.join and config.backend == "dust3r":
+        raise ConfigError("--join is given, but maps of backend 'dust3r' cannot be joined; use another backend")
     needed = {"load": "the map.db of an earlier run", "camera_info": "a calibration file"}
     for name in ("config", "checkpoint", *needed):  # nodes have other working folders
         given = getattr(arguments, name)

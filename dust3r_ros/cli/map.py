@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from dust3r_ros.cli import command, inputs
+from dust3r_ros.cli.pieces import Mapped, MappedPiece, map_in_pieces
 from dust3r_ros.config import MapperConfig, NodeConfig, as_mapping
 from dust3r_ros.errors import ConfigError, InputError
 
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from dust3r_ros.io.frames import FrameSource
     from dust3r_ros.io.manifest import Manifest
     from dust3r_ros.products.viewer import Viewer
+    from dust3r_ros.session.pieces import Piece
     from dust3r_ros.session.replay import Replay
     from dust3r_ros.session.session import Session
+    from dust3r_ros.sparse.landmarks import Intrinsics
     from dust3r_ros.types import Frame, MapUpdate
 
 _NAME = "dust3r-map"
@@ -45,6 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="DIR", required=True, help="output folder, created if missing")
     parser.add_argument("--record", metavar="FILE", help="record which frames were used, for --manifest")
     add_map(parser)
+    parser.add_argument(
+        "--workers", type=command.positive, metavar="N",
+        help="map a long recording in pieces, by N processes, and join them; the map does not depend on N",
+    )  # fmt: skip
     parser.add_argument("--view", action="store_true", help="watch the map grow in a browser (extra: viewer)")
     parser.add_argument(
         "--viewer-address",
@@ -71,25 +78,23 @@ def add_map(parser: argparse.ArgumentParser) -> None:
 def arguments_for(recording: str, out: str, chosen: argparse.Namespace) -> argparse.Namespace:
     """Arguments that map a recording quietly, with those ``chosen`` by options that another command shares."""
     arguments = _parser().parse_args([f"--out={out}", "--quiet", "--", recording])
-    own = {"input", "out", "quiet"}
+    own = {"input", "out", "quiet", "workers"}
     for name, value in vars(chosen).items():
         if name in vars(arguments).keys() - own:
             setattr(arguments, name, value)
     return arguments
 
 
-class Mapped(NamedTuple):
-    """A map whose files are written. ``metres`` is false for a ``length`` in the map's own unit, ``signal`` is the one
-    that ended the run early."""
-
-    summary: dict[str, Any]
-    length: float
-    metres: bool
-    signal: int | None
-
-
 def _run(arguments: argparse.Namespace) -> int:
-    done = map_recording(arguments, command.stop_on_signal(), lambda words: inputs.warn(_NAME, words))
+    def warn(words: str) -> None:
+        inputs.warn(_NAME, words)
+
+    done = None
+    if arguments.workers:
+        _check(arguments, Path(arguments.out))
+        done = map_in_pieces(arguments, config_of(arguments, None), map_piece, warn)
+    if done is None:
+        done = map_recording(arguments, command.stop_on_signal(), warn)
     inputs.report(arguments.quiet, Path(arguments.out), done.summary)
     return _outcome(arguments, Path(arguments.out), done.signal, done.summary["points"])
 
@@ -144,6 +149,34 @@ def map_recording(
     for words in inputs.shortfalls(replay, items, source, session):
         warn(words)
     return Mapped(summary, path_length(session.mapper.trajectory()), session.metric, stop.signal)
+
+
+def map_piece(arguments: argparse.Namespace, piece: Piece, path: Path, known: Mapping[str, Intrinsics]) -> MappedPiece:
+    """Map a piece of a recording with one thread, and save its map to ``path``; in a process of its own.
+
+    ``known``: what an earlier piece found of the cameras. Raises ``Dust3rRosError``.
+    """
+    import cv2
+
+    from dust3r_ros.alignment.processes import use_threads
+    from dust3r_ros.io.frames import read_ahead
+    from dust3r_ros.session.replay import Replay
+    from dust3r_ros.storage.saved_map import save_map
+
+    use_threads(1)
+    cv2.setNumThreads(1)
+    source, wanted, warnings = inputs.open_inputs(arguments, None), set(piece.frames), list[str]()
+    source.between = piece.between
+    session = _session(arguments, config_of(arguments, None), source, None, None, warnings.append)
+    session.mapper.remember(known)
+    frames = (frame for frame in source if (frame.camera, frame.stamp_ns) in wanted)
+    replay = Replay(session.process, read_ahead(frames))
+    for _ in replay:
+        pass
+    session.finish()
+    save_map(path, session.mapper, session.settings())
+    found = {name: session.mapper.focal(name) for name in session.mapper.cameras}
+    return MappedPiece(found, (*warnings, *inputs.shortfalls(replay, frames, source, session)))
 
 
 def _compute_as(plan: Manifest, warn: Callable[[str], object]) -> None:

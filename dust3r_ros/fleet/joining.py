@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -73,6 +74,7 @@ def _joined(
     start = perf_counter()
     for joined in join_maps({name: out / name / "map.db" for name in names}, config):
         folder, what = make_folder(out / next(free)), " + ".join(joined.names)
+        shutil.rmtree(folder / TRAJECTORIES, ignore_errors=True)  # of maps that were joined before
         trajectories = make_folder(folder / TRAJECTORIES)
         for name in joined.names:
             write_tum(trajectories / f"{name}.txt", joined.trajectory(name))

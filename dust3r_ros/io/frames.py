@@ -33,8 +33,9 @@ class FrameSource(ABC):
 
     A frame that cannot be read, or does not come after the one before, is left out with a warning and counted in
     ``skipped`` (for the current iteration); ``InputError`` at the end if no frame was left. ``len`` is the number of
-    frames by the recording's metadata. ``incomplete`` counts frames (of the current iteration) that lack an expected
-    companion; ``lacking`` says what the first of them lacks.
+    frames by the recording's metadata. ``between``: only frames from the first stamp to before the second are read;
+    None: all. ``incomplete`` counts frames (of the current iteration) that lack an expected companion; ``lacking`` says
+    what the first of them lacks.
     """
 
     def __init__(self, name: str) -> None:
@@ -42,6 +43,11 @@ class FrameSource(ABC):
         self.skipped = 0
         self.incomplete = 0
         self.lacking = ""
+        self.between: tuple[int, int] | None = None
+
+    def wants(self, stamp_ns: int) -> bool:
+        """Whether a frame with this stamp is to be read."""
+        return self.between is None or self.between[0] <= stamp_ns < self.between[1]
 
     @abstractmethod
     def __len__(self) -> int: ...

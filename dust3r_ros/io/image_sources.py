@@ -46,6 +46,8 @@ class ImageFolder(FrameSource):
 
     def _frames(self) -> Iterator[Frame | InputError]:
         for stamp_ns, file in self._files:
+            if not self.wants(stamp_ns):
+                continue
             try:
                 yield Frame(stamp_ns, self._camera, decode_file(file.read_bytes(), f"image '{file}'"))
             except InputError as error:
@@ -117,12 +119,16 @@ class VideoFile(FrameSource):
         read = 0
         try:
             while True:
-                more, pixels = capture.read()
-                if not more or pixels is None:
+                if not capture.grab():
                     break
                 read += 1
                 stamp_ns = round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
                 last = stamp_ns if stamp_ns > last else last + self._period_ns
+                if not self.wants(last):
+                    continue
+                more, pixels = capture.retrieve()
+                if not more or pixels is None:
+                    break
                 yield Frame(last, self._camera, np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8))
         finally:
             capture.release()

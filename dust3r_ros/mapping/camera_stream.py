@@ -296,6 +296,7 @@ class Cameras:
         self._config = config
         self._streams: dict[str, CameraStream] = {}
         self._given: dict[str, _Given] = {}
+        self._remembered: dict[str, Intrinsics] = {}
         self._features = FEATURES
 
     def __contains__(self, name: str) -> bool:
@@ -328,6 +329,10 @@ class Cameras:
             raise ConfigError(f"camera '{name}' has the relative std {std} of its focal; it must lie in [0, 1)")
         self._given[name] = _Given(width, height, float(focal), float(std))
 
+    def remember(self, name: str, intrinsics: Intrinsics) -> None:
+        """Begin a camera that has not sent an image yet with what another map found, unless its focal is given."""
+        self._remembered[name] = replace(intrinsics, prior=intrinsics.focal, measured=None)
+
     def open(self, name: str, width: int, height: int) -> tuple[CameraStream, Intrinsics]:
         """The stream of a new camera, and what is known about its focal. Raises ``InputError``."""
         stream = CameraStream(name, len(self._streams), width, height, self._config)
@@ -343,6 +348,8 @@ class Cameras:
             focal, std = given.focal * width / given.width, given.std
         self._streams[name] = stream
         lens = Lens(stream.long_edge / 2)
+        if focal <= 0 and name in self._remembered:
+            return stream, replace(self._remembered[name])
         if focal <= 0:
             guess = float(stream.long_edge)
             return stream, Intrinsics(guess, guess, lens=lens)

@@ -74,7 +74,7 @@ class Joining:
                 if i in group and j in group
                 for tie in self._ties[i, j]
             ]
-            if loops:
+            if len(group) > 1:
                 self.entry(group).submap.close_loops(loops)
 
     def _meetings(self, i: int, j: int) -> Iterator[Meeting]:
@@ -156,7 +156,7 @@ def gather(states: Sequence[MapState], names: Sequence[str], config: MapperConfi
 
     Cameras of the same name, or with the same given calibration, become one camera if their images have one size, were
     rectified alike, and their focals agree within their deviations; others get a name of their own. ``one_clock``: the
-    maps are of one session. Raises ``InputError`` for maps of different working or tracked sizes.
+    maps are of one session, by the same cameras. Raises ``InputError`` for maps of different working or tracked sizes.
     """
     first = states[0]
     for name, state in zip(names, states, strict=True):
@@ -166,7 +166,7 @@ def gather(states: Sequence[MapState], names: Sequence[str], config: MapperConfi
                     f"map '{name}' was made with {what} {getattr(state, what)}, map '{names[0]}' with "
                     f"{getattr(first, what)}; only maps with the same can be joined"
                 )
-    cameras = _Cameras()
+    cameras = _Cameras(one_clock)
     called = tuple(cameras.take(state) for state in states)
     lengths = [state.session + 1 for state in states]
     starts = [0] * len(states) if one_clock else np.cumsum([0, *lengths[:-1]]).tolist()
@@ -239,9 +239,10 @@ class _Known:
 
 
 class _Cameras:
-    """The cameras of all maps, each once."""
+    """The cameras of all maps, each once; with ``by_name``, cameras of the same name are the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, by_name: bool) -> None:
+        self._by_name = by_name
         self.found: list[Camera] = []
         self._known: list[_Known] = []
 
@@ -253,7 +254,7 @@ class _Cameras:
             known = _Known(camera, state.submaps[0].intrinsics[index], applied.get(camera.name))
             place = next(
                 (at for at, one in enumerate(self._known)
-                 if self.found[at].name not in called.values() and one.same(known)), None,
+                 if self.found[at].name not in called.values() and self._same(one, known)), None,
             )  # fmt: skip
             if place is None:
                 place = len(self.found)
@@ -261,6 +262,9 @@ class _Cameras:
                 self._known.append(known)
             called[camera.name] = self.found[place].name
         return called
+
+    def _same(self, one: _Known, other: _Known) -> bool:
+        return one.camera.name == other.camera.name if self._by_name else one.same(other)
 
     def _free_name(self, name: str) -> str:
         """The name itself, or with the first number that is free."""

@@ -69,7 +69,7 @@ class MapBuilder(Submap):
 
     @property
     def young(self) -> bool:
-        return len(self) < YOUNG
+        return len(self) < YOUNG and not self.state.known
 
     @property
     def settling(self) -> bool:
@@ -151,12 +151,14 @@ class MapBuilder(Submap):
         merged = self.state.absorb(other.state, fit.target_S_source, matches[fit.agree])
         self._links.absorb(other._links, merged.first_view, merged.ids)
         self._depth.take_over(other._depth, merged.first_view, fit.target_S_source.scale)
-        self._adjuster.close_loop()
+        if not strange:
+            self._adjuster.close_loop()
         self.state.generation += 1
         self.mark_all()
         return merged.first_view, self.state.sparse.landmarks.resolved(merged.ids)
 
     def close_loops(self, loops: Sequence[tuple[int, int, np.ndarray]]) -> None:
+        self._adjuster.close_loop()
         by_later: dict[int, list[int]] = {}
         for first, second, pairs in loops:
             ids = self.state.sparse.landmarks.resolved(pairs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 
@@ -22,11 +22,12 @@ from dust3r_ros.mapping.landmark_map import MapBuilder
 from dust3r_ros.mapping.map_view import MapView, resume
 from dust3r_ros.mapping.pages import Pages
 from dust3r_ros.mapping.pointmap_map import PointmapBuilder
-from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.reconstruction import TRUSTED, Reconstruction
 from dust3r_ros.mapping.relocalization import Search
 from dust3r_ros.mapping.rig import Rig
 from dust3r_ros.mapping.state import MapState
 from dust3r_ros.mapping.trajectory import TrackedImage
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.timing import StageTimer, no_timer
 from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.tracking.exchange import FollowedPose
@@ -84,6 +85,12 @@ class Mapper(MapView):
         is assumed to have no lens distortion. Raises ``ConfigError``.
         """
         self._cameras.give(name, width, height, focal, std)
+
+    def remember(self, intrinsics: Mapping[str, Intrinsics]) -> None:
+        """Begin cameras with what another map, of images of the same size, found of them."""
+        for name, found in intrinsics.items():
+            self._cameras.remember(name, found)
+        self.submap.state.known = all(found.std < TRUSTED for found in intrinsics.values()) and bool(intrinsics)
 
     def set_extrinsics(self, camera: str, r_T_c: Array, known: bool = True) -> None:
         """Set a camera's extrinsics on the robot: ``r_T_c`` (4, 4), metres; see ``Rig.set``. Raises ``InputError``."""
@@ -329,7 +336,7 @@ class Mapper(MapView):
     def _stream(self, camera: str, image: Image) -> CameraStream:
         if camera not in self._cameras:
             stream, focal = self._cameras.open(camera, image.shape[1], image.shape[0])
-            if isinstance(self._backend, Monocular) and not focal.given:
+            if isinstance(self._backend, Monocular) and not focal.given and focal.std == inf:
                 focal = guessed(focal, stream, self._backend.guess_focal(stream.resize.apply(image)))
             for entry in (self._active, *self._atlas.asleep):
                 entry.submap.add_camera(stream, replace(focal))

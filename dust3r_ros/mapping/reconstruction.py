@@ -53,12 +53,12 @@ class Reconstruction:
     ``records``: the parts of each keyframe. ``sparse``: their poses, the landmarks they see, and the focals of the
     cameras; in a map based on pointmaps, the focals only. ``graph``: which keyframes are connected by pairs.
     ``initialised``: there are poses. ``settled``: the focal of the camera that began the map is found, and no others
-    are tried. ``live``: poses are needed soon. ``generation`` counts how many times the map was rebuilt or
-    calibrated again. ``changed``: keyframes whose pose, depth or image is not what it was when they were last taken;
-    whoever changes one enters it there. ``trail``: all keyframes, by when a camera was last there;
-    ``visits`` counts how often one was at a keyframe. ``adjusted``: how many keyframes there were when all were
-    adjusted together last; ``looked``: the visits when redundant ones were last looked for. ``culled``: what was
-    removed, until frames and names follow.
+    are tried. ``live``: poses are needed soon. ``known``: the cameras were calibrated before the map began.
+    ``generation`` counts how many times the map was rebuilt or calibrated again. ``changed``: keyframes whose pose,
+    depth or image is not what it was when they were last taken; whoever changes one enters it there. ``trail``: all
+    keyframes, by when a camera was last there; ``visits`` counts how often one was at a keyframe. ``adjusted``: how
+    many keyframes there were when all were adjusted together last; ``looked``: the visits when redundant ones were last
+    looked for. ``culled``: what was removed, until frames and names follow.
     """
 
     def __init__(self, config: MapperConfig, pages: Pages | None = None) -> None:
@@ -68,7 +68,7 @@ class Reconstruction:
         self.records: list[KeyframeRecord] = []
         self.sparse = SparseMap(config.min_parallax_deg)
         self.graph = PairGraph(config)
-        self.initialised = self.settled = self.live = False
+        self.initialised = self.settled = self.live = self.known = False
         self.generation = 0
         self.changed: set[int] = set()
         self.trail: list[int] = []

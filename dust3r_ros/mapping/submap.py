@@ -280,13 +280,17 @@ class Submap(ABC):
         """Take another map in, given identical landmarks ``matches`` (M, 2), own and other's.
 
         ``witness`` (M,): the keyframe of the other map that showed each. ``strange``: nothing but these says that both
-        are of one place, so keyframes that would stand side by side must see the same. Returns the index of its first
-        keyframe and the new ids of its landmarks; None, and nothing changed, if they do not fit.
+        are of one place, so keyframes that would stand side by side must see the same; ``close_loops`` must follow.
+        Returns the index of its first keyframe and the new ids of its landmarks; None, and nothing changed, if they do
+        not fit.
         """
         return None
 
     def close_loops(self, loops: Sequence[tuple[int, int, np.ndarray]]) -> None:
-        """Link keyframes that look alike, and adjust the map: two indices, and ids (K, 2) of what both seem to see."""
+        """Adjust a map that others were joined to, and link its keyframes that look alike.
+
+        ``loops``: two indices, and ids (K, 2) of what both seem to see.
+        """
         return
 
     def drop(self, keyframes: Sequence[int]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from dust3r_ros.mapping.joining import Gathered, gather
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.mapping.state import MapState
 from dust3r_ros.sensors.camera_info import Calibrations
+from dust3r_ros.session.pieces import Piece
 from dust3r_ros.storage.loading import load_state
 from dust3r_ros.timing import Stopwatch
 from dust3r_ros.types import Array, Calibration, StampedPose
@@ -28,14 +29,17 @@ _METRIC_STD = 0.04  # relative, of a map that does not say how certain its unit 
 
 @dataclass(frozen=True, eq=False)
 class JoinedMap:
-    """Maps that became one: ``names`` of them, the mapper that has it, what to store with it, and ``warnings``."""
+    """Maps that became one: ``names`` of them, the mapper that has it, what to store with it, and ``warnings``.
+
+    ``sessions``: by name, which of the joined map's sessions are those of a map.
+    """
 
     names: tuple[str, ...]
     mapper: Mapper
     settings: Mapping[str, Any]
     stopwatch: Stopwatch
     warnings: tuple[str, ...]
-    _sessions: Mapping[str, range]
+    sessions: Mapping[str, range]
 
     @property
     def metric(self) -> bool:
@@ -51,7 +55,7 @@ class JoinedMap:
 
     def trajectory(self, name: str) -> list[StampedPose]:
         """The frames of one of the maps, where they are in the joined one."""
-        return self.mapper.trajectory(sessions=self._sessions[name])
+        return self.mapper.trajectory(sessions=self.sessions[name])
 
 
 def join_maps(paths: Mapping[str, Path], config: MapperConfig) -> Iterator[JoinedMap]:
@@ -73,6 +77,49 @@ def join_maps(paths: Mapping[str, Path], config: MapperConfig) -> Iterator[Joine
             yield _finished(part)
 
 
+def join_pieces(pieces: Sequence[Piece], paths: Sequence[Path], config: MapperConfig) -> JoinedMap:
+    """The map of a recording from those of its pieces, by their overlaps and loops; what does not fit is left out.
+
+    Raises ``MapFileError``.
+    """
+    states = [_own(load_state(path), piece) for piece, path in zip(pieces, paths, strict=True)]
+    names = [f"piece {number}" for number in range(1, len(pieces) + 1)]
+    work, groups = _joined(names, states, config, make_backend(config), one_clock=True)
+    _drop_twins(work, pieces)
+    joined, most = _finished(work), max(groups, key=len, default=[])
+    apart = [name for k, name in enumerate(names) if k not in most]
+    if not apart:
+        return joined
+    words = f"{', '.join(apart)} of {len(pieces)} could not be joined to the others and are not in the map"
+    return replace(joined, warnings=(words, *joined.warnings))
+
+
+def _own(state: MapState, piece: Piece) -> MapState:
+    """The map with those frames only that no other piece has; keyframes stay."""
+    submaps = tuple(
+        replace(one, frames=tuple(frame for frame in one.frames if piece.begin_ns <= frame.stamp_ns < piece.end_ns))
+        for one in state.submaps
+    )
+    own = sum(piece.begin_ns <= stamp_ns < piece.end_ns for _, stamp_ns in piece.frames)
+    return replace(state, submaps=submaps, counts=replace(state.counts, frames=own, lost=min(own, state.counts.lost)))
+
+
+def _drop_twins(work: _Work, pieces: Sequence[Piece]) -> None:
+    """Of two keyframes of one image, drop that of the piece which only shares the image."""
+    present = {name for name, _, _ in work.mapper.newest_keyframes(work.mapper.counts.keyframes)}
+    owned, shared = set[tuple[str, int]](), dict[int, tuple[str, int]]()
+    for member, submap in zip(work.gathered.members, work.gathered.state.submaps, strict=True):
+        for name, keyframe in zip(submap.names, submap.keyframes, strict=True):
+            image = keyframe.camera, keyframe.stamp_ns
+            if name not in present:
+                continue
+            if pieces[member].begin_ns <= keyframe.stamp_ns < pieces[member].end_ns:
+                owned.add(image)
+            else:
+                shared[name] = image
+    work.mapper.drop({name for name, image in shared.items() if image in owned})
+
+
 @dataclass(frozen=True, eq=False)
 class _Work:
     """Maps in one mapper."""
@@ -86,14 +133,15 @@ class _Work:
 
 
 def _joined(
-    names: list[str], states: list[MapState], config: MapperConfig, backend: Backend
+    names: list[str], states: list[MapState], config: MapperConfig, backend: Backend, one_clock: bool = False
 ) -> tuple[_Work, list[list[int]]]:
     """The maps in one mapper, joined where they fit; and which of them are in one map."""
-    stopwatch, gathered = Stopwatch(), gather(states, names, config)
+    stopwatch, gathered = Stopwatch(), gather(states, names, config, one_clock)
     backend.clear()
     mapper = Mapper(config, stage=stopwatch, backend=backend)
     mapper.resume(gathered.state)
-    groups = [sorted({gathered.members[k] for k in group}) for group in mapper.join()]
+    members = dict(enumerate(gathered.members))  # none if nothing was mapped
+    groups = [sorted({members[k] for k in group if k in members}) for group in mapper.join()]
     return _Work(names, states, gathered, mapper, stopwatch, config), groups
 
 

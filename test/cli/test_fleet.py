@@ -228,6 +228,8 @@ def test_an_address_without_a_cluster_is_said(place: Path, tmp_path: Path, capsy
         (["walk", "--out", "new", "--load", "gone.db"], ["--load 'gone.db' does not exist"]),
         (["walk", "--out", "new", "--camera-info", "gone.yaml"], ["--camera-info 'gone.yaml' does not exist"]),
         (["walk", "--out", "new", "--localize-only"], ["--localize-only needs a saved map"]),
+        (["walk", "--out", "new", "--join", "--load", "file"], ["--join and --load"]),
+        (["walk", "--out", "new", "--join", "--backend", "dust3r"], ["--join", "backend 'dust3r'"]),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_starts(

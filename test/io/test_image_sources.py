@@ -10,7 +10,7 @@ import pytest
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.io.image_sources import VideoFile, open_source
-from dust3r_ros.scenes.export import write_folder
+from dust3r_ros.scenes.export import write_bag, write_folder
 from dust3r_ros.scenes.sequence import RenderedSequence
 
 
@@ -159,3 +159,19 @@ def test_what_is_no_video_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "walk.mp4").write_bytes(data)
     with pytest.raises(InputError, match=r"walk\.mp4"):
         open_source(tmp_path / "walk.mp4")
+
+
+@pytest.mark.parametrize("kind", ["folder", "video", "bag"])
+def test_only_a_part_is_read_where_only_that_is_wanted(kind: str, sequence: RenderedSequence, tmp_path: Path) -> None:
+    if kind == "folder":
+        write_folder(sequence, tmp_path / kind)
+    elif kind == "bag":
+        write_bag(sequence, tmp_path / kind)
+    path = tmp_path / kind if kind != "video" else record(tmp_path / "a.avi", sequence.images, "MJPG")
+    whole, source = list(open_source(path)), open_source(path)
+    source.between = whole[2].stamp_ns, whole[4].stamp_ns
+    part = list(source)
+    assert [frame.stamp_ns for frame in part] == [frame.stamp_ns for frame in whole[2:4]]
+    for one, other in zip(part, whole[2:4], strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
+    assert source.skipped == 0

@@ -109,9 +109,9 @@ class BagSource(FrameSource):
             else:
                 message_reader.take(message)
             while held and self._may_go(held, newest, synchronizer, message.bag_ns):
-                yield self._complete(heapq.heappop(held), synchronizer)
+                yield from self._complete(heapq.heappop(held), synchronizer)
         while held:
-            yield self._complete(heapq.heappop(held), synchronizer)
+            yield from self._complete(heapq.heappop(held), synchronizer)
 
     def _readable(self, message_reader: MessageReader) -> Iterator[Message | InputError]:
         """The bag's messages; an unreadable companion gives a remark, an unreadable image an error."""
@@ -131,16 +131,19 @@ class BagSource(FrameSource):
         in_turn = all(stamp_ns >= first.stamp_ns for stamp_ns in newest.values())
         return in_turn and synchronizer.ready(first.camera, first.message.frame_id, first.stamp_ns)
 
-    def _complete(self, held: _Held, synchronizer: Synchronizer) -> Frame | InputError:
+    def _complete(self, held: _Held, synchronizer: Synchronizer) -> Iterator[Frame | InputError]:
+        if not self.wants(held.stamp_ns):
+            return
         try:
             image = load_image(held.message)
         except InputError as error:
-            return error
+            yield error
+            return
         completed = synchronizer.complete(Frame(held.stamp_ns, held.camera, image), held.message.frame_id)
         if completed.missing:
             self.incomplete += 1
             self.lacking = self.lacking or completed.missing[0]
-        return completed.frame
+        yield completed.frame
 
     def _static(self) -> TransformBuffer:
         """All static transforms of the bag: those recorded late hold from the start, too."""

@@ -1,0 +1,60 @@
+"""dust3r-map --workers: a recording in pieces gives one map, the same for any number of processes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scoring import alignment
+from sequences import walk
+
+from dust3r_ros.cli.map import main
+from dust3r_ros.io.trajectory import read_tum
+from dust3r_ros.scenes.export import write_folder
+from dust3r_ros.session import pieces
+
+
+def test_a_map_in_pieces_does_not_depend_on_the_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And is as good as that of one piece: every image once, about as near to the truth."""
+    sequence = walk("orbit", 36)
+    write_folder(sequence, tmp_path / "walk")
+    monkeypatch.setattr(pieces, "_LEAST", 6.0)
+    options = ["--set", "working_size=160", "--set", "tracking_size=240", "--set", "dense=false"]
+
+    def mapped(name: str, *more: str) -> Path:
+        assert main([str(tmp_path / "walk"), "--out", str(tmp_path / name), *options, *more]) == 0
+        return tmp_path / name
+
+    whole, one, two = mapped("whole", "--quiet"), mapped("one", "--workers", "1"), mapped("two", "--workers", "2")
+    found = re.search(r"images in (\d) pieces\n", capsys.readouterr().out)
+    assert found is not None and int(found[1]) in (2, 3)
+    for name in ("trajectory.txt", "keyframes.txt", "map.ply", "cameras.yaml"):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    errors = []
+    for folder in (whole, one):
+        poses = read_tum(folder / "trajectory.txt")
+        assert len({pose.stamp_ns for pose in poses}) == len(poses) == 36
+        _, off = alignment(poses, sequence)
+        errors.append(float(np.sqrt(np.mean(off**2))))
+    assert errors[1] < 1.2 * errors[0] + 0.002
+    keyframes = [pose.stamp_ns for pose in read_tum(one / "keyframes.txt")]
+    assert len(set(keyframes)) == len(keyframes), "an image of two pieces is one keyframe"
+    assert json.loads((one / "summary.json").read_text())["frames"] == 36
+    assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in whole.iterdir())
+
+
+@pytest.mark.parametrize(
+    "more, part",
+    [(["--load", "x.db"], "--load"), (["--record", "x"], "--record"), (["--backend", "dust3r"], "backend 'dust3r'")],
+)
+def test_what_pieces_cannot_do_is_said(more: list[str], part: str, tmp_path: Path, capsys) -> None:
+    (tmp_path / "images").mkdir()
+    asked = [str(tmp_path / "images"), "--out", str(tmp_path / "out"), "--workers", "2", *more]
+    assert main(asked) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and "--workers" in error and part in error
