@@ -64,7 +64,7 @@ def map_in_pieces(
     start = perf_counter()
     source = inputs.open_inputs(arguments, None)
     frames = (frame for frame in inputs.frames(source, None, arguments) if isinstance(frame, Frame))
-    pieces = cut(motion_of(read_ahead(frames)), config)
+    pieces = cut(motion_of(read_ahead(frames), config))
     if len(pieces) == 1:
         inputs.say(arguments.quiet, "the recording is too short to be cut")
         return None

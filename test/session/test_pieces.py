@@ -16,15 +16,15 @@ STEP_NS = 10**8
 
 
 def motion(steps: np.ndarray) -> Motion:
-    """Of frames, ten a second, in steps of ``keyframe_motion``."""
-    found = Motion()
+    """Of frames, ten a second."""
+    found = Motion(CONFIG)
     found.frames = [("camera", STEP_NS * k) for k in range(len(steps))]
-    found.steps = (CONFIG.keyframe_motion * steps).tolist()
+    found.steps = steps.tolist()
     return found
 
 
 def test_a_short_recording_stays_whole() -> None:
-    (piece,) = cut(motion(np.full(300, 0.1)), CONFIG)
+    (piece,) = cut(motion(np.full(300, 0.1)))
     assert len(piece.frames) == 300 and piece.between == (0, 299 * STEP_NS + 1)
     assert piece.begin_ns == 0 and piece.end_ns == 299 * STEP_NS + 1
 
@@ -33,7 +33,7 @@ def test_a_short_recording_stays_whole() -> None:
 def test_pieces_are_of_equal_motion_however_many_images_show_it(images: int) -> None:
     """The second half is walked three times as fast."""
     steps = np.where(np.arange(images) < images // 2, 1.0, 3.0) * 400 / (2 * images)
-    pieces = cut(motion(steps), CONFIG)
+    pieces = cut(motion(steps))
     assert len(pieces) == 8
     own = [sum(piece.begin_ns <= stamp_ns < piece.end_ns for _, stamp_ns in piece.frames) for piece in pieces]
     assert sum(own) == images, "each image is of one piece"
@@ -48,7 +48,7 @@ def test_pieces_are_of_equal_motion_however_many_images_show_it(images: int) -> 
 def test_a_cut_is_made_where_the_camera_moves_calmly() -> None:
     steps = np.full(700, 0.1)
     steps[350:356] = 1.0  # a sudden turn where the cut would be
-    one, other = cut(motion(steps), CONFIG)
+    one, other = cut(motion(steps))
     shared = [stamp_ns // STEP_NS for _, stamp_ns in set(one.frames) & set(other.frames)]
     assert max(steps[shared]) == pytest.approx(0.1)
 
@@ -61,6 +61,8 @@ def test_motion_is_measured_in_images_and_a_rest_is_none() -> None:
         image = np.repeat(texture[:176, shift : shift + 320, None], 3, axis=2)
         return Frame(STEP_NS * number, "camera", image)
 
-    found = motion_of([frame(0, 0), frame(1, 0), frame(2, 8), frame(3, 16)])
-    assert found.steps[:2] == [0.0, 0.0]
-    np.testing.assert_allclose(found.steps[2:], 8 / 320, rtol=0.1)
+    shifts = [0, 0, *range(1, 101), 100, 100]
+    steps = motion_of([frame(number, shift) for number, shift in enumerate(shifts)], CONFIG).steps
+    assert sum(steps[:2]) == 0.0 and sum(steps[-2:]) < 0.01
+    units = max(100 / 320 / CONFIG.keyframe_motion, 100 / 320 / (1 - CONFIG.keyframe_overlap))
+    assert sum(steps) == pytest.approx(units, rel=0.15), "each is less than a pixel of the images compared"
