@@ -49,8 +49,8 @@ def map_in_pieces(
 ) -> Mapped | None:
     """Cut a recording into pieces, map them in ``arguments.workers`` processes, join the maps and write the files.
 
-    The first piece calibrates the cameras; the others begin with what it found. None, and nothing done, for a recording
-    that is too short to be cut. Raises ``Dust3rRosError``.
+    The first piece that tells the focal length calibrates the cameras; the others begin with what it found. None, and
+    nothing done, for a recording that is too short to be cut. Raises ``Dust3rRosError``.
     """
     _check(arguments, config)
     from dust3r_ros.io.files import make_folder
@@ -100,6 +100,14 @@ def _check(arguments: argparse.Namespace, config: MapperConfig) -> None:
         raise ConfigError("--workers is given, but maps of backend 'dust3r' cannot be joined; use another backend")
 
 
+def _is_sure(mapped: MappedPiece) -> bool:
+    """Whether a piece tells the focal lengths of its cameras; one along a straight line may not."""
+    from dust3r_ros.mapping.reconstruction import TRUSTED
+
+    found = mapped.intrinsics.values()
+    return bool(found) and all(one.given or one.total_std < TRUSTED for one in found)
+
+
 def _leave_interrupts() -> None:
     """In a process of the pool: a Ctrl-C is for the command, which ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -108,7 +116,10 @@ def _leave_interrupts() -> None:
 def _map_all(
     arguments: argparse.Namespace, pieces: Sequence[Piece], paths: Sequence[Path], map_piece: MapPiece
 ) -> list[str]:
-    """Map all pieces, the first one first; returns what is missing in them, a sentence each, in order."""
+    """Map all pieces, from the first on until one calibrates the cameras, then the others at once.
+
+    Returns what is missing in them, a sentence each, in order.
+    """
     from tqdm import tqdm
 
     alone = argparse.Namespace(**{**vars(arguments), "quiet": True, "workers": None})
@@ -119,14 +130,21 @@ def _map_all(
         ProcessPoolExecutor(arguments.workers, get_context("spawn"), _leave_interrupts) as pool,
     ):
         try:
-            found[0] = pool.submit(map_piece, alone, pieces[0], paths[0], {}).result()
-            bar.update(len(pieces[0].frames))
-            known = {name: intrinsics for name, intrinsics in found[0].intrinsics.items() if not intrinsics.given}
-            tasks = {
-                pool.submit(map_piece, alone, piece, path, known): number
-                for number, (piece, path) in enumerate(zip(pieces, paths, strict=True))
-                if number
-            }
+            calibrated: int | None = None
+            for number, (piece, path) in enumerate(zip(pieces, paths, strict=True)):
+                found[number] = pool.submit(map_piece, alone, piece, path, {}).result()
+                if _is_sure(found[number]):
+                    calibrated = number
+                    break
+            tasks = {}
+            if calibrated is not None:  # those before are mapped again: with a wrong focal, they would not fit
+                known = {name: one for name, one in found[calibrated].intrinsics.items() if not one.given}
+                bar.update(len(pieces[calibrated].frames))
+                tasks = {
+                    pool.submit(map_piece, alone, piece, path, known): number
+                    for number, (piece, path) in enumerate(zip(pieces, paths, strict=True))
+                    if number != calibrated
+                }
             for task in as_completed(tasks):
                 found[tasks[task]] = task.result()
                 bar.update(len(pieces[tasks[task]].frames))

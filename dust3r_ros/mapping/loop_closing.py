@@ -26,7 +26,7 @@ _WITNESSES = 3  # of these that must see it
 _MIN_AGREEING = 12  # matches for each of these
 _SIDE_BY_SIDE = 0.35  # of the depth, the distance of keyframes of two maps that must see the same
 _COMPARED = 16  # most pairs of these, spread over the map
-_FEWEST_COMPARED = 3
+_FEWEST_COMPARED, _FEWEST_CELLS = 3, 12
 _NEAR = 0.02  # of the long edge: where a match must be
 _SAME = 0.45  # of the image cells in which both see something: 0.9 in one room, 0.2 around a table that two rooms have
 
@@ -134,7 +134,7 @@ class LoopClosing:
         if len(chosen) < _FEWEST_COMPARED:
             return False
         same, both = np.sum([self._compared(other, *pair, own_S_other) for pair in chosen], axis=0)
-        return bool(same >= _SAME * both)
+        return bool(same >= max(_SAME * both, _FEWEST_CELLS))
 
     def _beside(self, other: Reconstruction, index: int, own_S_other: Similarity) -> int | None:
         """The keyframe nearest to the other's keyframe ``index``, of those that look where it does; None if far."""

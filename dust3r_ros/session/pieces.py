@@ -17,7 +17,7 @@ from dust3r_ros.types import Array, Array32, Frame, Image
 # In units of ``Motion``: about as many keyframes.
 _LEAST, _MOST = 45.0, 150.0  # of a piece
 _PIECES = 8  # as long as pieces are not that long: enough for some processes
-_OVERLAP = 6.0
+_OVERLAP = 5.0
 _ABOUT = 0.2  # of a piece, by which a cut may be off where it would be, for a calmer place
 _FEWEST = 8  # frames of an overlap
 _LONG_EDGE = 240  # pixels, of the images that are compared

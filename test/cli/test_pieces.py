@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,14 @@ import pytest
 from scoring import alignment
 from sequences import walk
 
+from dust3r_ros.cli import pieces as in_pieces
 from dust3r_ros.cli.map import main
+from dust3r_ros.cli.pieces import MappedPiece
 from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.scenes.export import write_folder
 from dust3r_ros.session import pieces
+from dust3r_ros.session.pieces import Piece
+from dust3r_ros.sparse.landmarks import Intrinsics
 
 
 def test_a_map_in_pieces_does_not_depend_on_the_number_of_processes(
@@ -58,3 +64,33 @@ def test_what_pieces_cannot_do_is_said(more: list[str], part: str, tmp_path: Pat
     assert main(asked) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and "--workers" in error and part in error
+
+
+def test_the_first_piece_that_is_sure_of_its_focal_calibrates_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[int, bool]] = []
+
+    class Pool:
+        def __init__(self, *arguments: object) -> None: ...
+
+        def __enter__(self) -> Pool:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def submit(self, map_piece, alone, piece, path, known) -> Future[MappedPiece]:
+            number = int(path.name)
+            begun.append((number, bool(known)))
+            std = 0.01 if known or number == 2 else 0.3
+            done: Future[MappedPiece] = Future()
+            done.set_result(MappedPiece({"camera": Intrinsics(200.0, 200.0, std)}, [f"{std}"]))
+            return done
+
+    monkeypatch.setattr(in_pieces, "ProcessPoolExecutor", Pool)
+    parts = [Piece((("camera", number),), number, number + 1) for number in range(4)]
+    arguments = argparse.Namespace(quiet=True, workers=2)
+    paths = [tmp_path / str(number) for number in range(4)]
+    said = in_pieces._map_all(arguments, parts, paths, lambda *given: MappedPiece({}, []))
+    assert begun == [(0, False), (1, False), (2, False), (0, True), (1, True), (3, True)]
+    assert said == [f"piece {number}: 0.01" for number in (1, 2, 3, 4)], "of those that count"

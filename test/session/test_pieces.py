@@ -42,7 +42,7 @@ def test_pieces_are_of_equal_motion_however_many_images_show_it(images: int) -> 
         assert one.end_ns == other.begin_ns
         shared = set(one.frames) & set(other.frames)
         way = sum(step for frame, step in zip(motion(steps).frames, steps, strict=True) if frame in shared)
-        assert way == pytest.approx(6.0, abs=1.0)
+        assert way == pytest.approx(5.0, abs=1.0)
 
 
 def test_a_cut_is_made_where_the_camera_moves_calmly() -> None:
