@@ -39,6 +39,7 @@ from dust3r_ros.evaluation.report.peers import (  # noqa: E402
     kind_target_table,
     method_tables,
     methods_of,
+    ratio,
     runs_by_scene,
 )
 from dust3r_ros.evaluation.report.published import COLMAP, POSES, scene_table  # noqa: E402
@@ -168,45 +169,52 @@ def text_of(run: RunFile) -> str:
 def plot(rows: Sequence[Row], path: Path) -> None:
     """By kind and method: poses, ATE, focal error, time; small marks for the cases, a large one for their median."""
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import NullLocator
 
     found = runs_by_scene(rows)
     methods, kinds = methods_of(found.values()), list(by_kind(found).items())[::-1]
-    figure = Figure(figsize=(11, 1.2 + 0.62 * len(kinds)), layout="constrained")
+    figure = Figure(figsize=(11, 1.4 + 0.62 * len(kinds)), layout="constrained")
     panels = figure.subplots(1, len(_PANELS), sharey=True)
     for axes, (title, figure_of) in zip(panels, _PANELS.items(), strict=True):
         for number, method in enumerate(methods):
             for place, (_, scenes) in enumerate(kinds):
                 at = place + 0.15 * (len(methods) // 2 - number)
-                values = [value for s in scenes if (value := figure_of(found[s].get(method, {}))) is not None]
+                pairs = [(found[scene].get(method, {}), found[scene].get(methods[0], {})) for scene in scenes]
+                values = [value for pair in pairs if (value := figure_of(*pair)) is not None]
                 axes.plot(values, [at] * len(values), ".", color=f"C{number}", markersize=4, alpha=0.5)
                 if values:
-                    label = method if place == 0 and axes is panels[0] else None
-                    axes.plot(np.median(values), at, "o", color=f"C{number}", markersize=6, label=label)
+                    axes.plot(np.median(values), at, "o", color=f"C{number}", markersize=6)
         axes.set_title(title, fontsize="small")
         axes.grid(axis="x", alpha=0.3)
-        if axes is not panels[0]:
-            axes.set_xscale("log")
+        if axes is panels[0]:
+            axes.set_xlim(0, 105)
+        else:
+            axes.set_xscale("log", base=10 if "%" in title else 2)
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_locator(NullLocator())
     panels[0].set_yticks(range(len(kinds)), [f"{kind} ({len(scenes)})" for kind, scenes in kinds])
-    figure.legend(loc="outside lower center", ncols=len(methods), fontsize="small")
+    marks = [Line2D([], [], color=f"C{number}", marker="o", linestyle="") for number in range(len(methods))]
+    figure.legend(marks, methods, loc="outside lower center", ncols=3, fontsize="small")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=100)
 
 
-def _magnitude(name: str, floor: float) -> Callable[[Row], float | None]:
-    """A figure without its sign, not below what a logarithmic axis shows; only where enough images have poses."""
-
-    def figure(row: Row) -> float | None:
-        enough = (row.get("tracked") or 0.0) >= ENOUGH and is_number(row.get(name))
-        return max(abs(row[name]), floor) if enough else None
-
-    return figure
+def _enough(row: Row, name: str) -> bool:
+    return (row.get("tracked") or 0.0) >= ENOUGH and is_number(row.get(name))
 
 
-_PANELS: dict[str, Callable[[Row], float | None]] = {
-    "images with a pose, %": lambda row: row.get("tracked") or 0.0,
-    "ATE, % of the path": _magnitude("ate_percent", 0.005),
-    "focal error, %": _magnitude("focal_error", 0.02),
-    "processor seconds / image": lambda row: row["processor_seconds"] / row["frames"] if row.get("frames") else None,
+def _times_ours(name: str) -> Callable[[Row, Row], float | None]:
+    """A figure over ours, where both pose enough images."""
+    return lambda row, ours: ratio(row, ours, name) if _enough(row, name) and _enough(ours, name) else None
+
+
+_LEAST = 0.02  # percent: what a logarithmic axis shows of a focal error
+_PANELS: dict[str, Callable[[Row, Row], float | None]] = {
+    "images with a pose, %": lambda row, _: row.get("tracked") or 0.0,
+    "ATE / ours": _times_ours("ate"),
+    "focal error, %": lambda row, _: max(abs(row["focal_error"]), _LEAST) if _enough(row, "focal_error") else None,
+    "processor time / ours": _times_ours("processor_seconds"),
 }
 _SHOWN = ("tracked", "ate_percent", "focal_error", "seconds", "processor_seconds", "peak_memory_mb")
 _CASES = "Names as `benchmarks/peers.py --cases list` prints them; ATE is of the images that have a pose."

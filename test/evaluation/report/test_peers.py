@@ -19,7 +19,9 @@ OURS = row(
     ate=0.05, ate_percent=1.0, tracked=100.0, focal_error=-3.5, seconds=5.0, keyframes=20, depth_delta=95.0,
     covered=60.0, kinds=["loops", "wide steps"], processor_seconds=6.0,
 )  # fmt: skip
-POSES = row("two_view, poses only", seconds=2.0, processor_seconds=2.5, peak_memory_mb=100.0) | {"kinds": ["loops"]}
+POSES = row("two_view, poses only", tracked=100.0, seconds=2.0, processor_seconds=2.5, peak_memory_mb=100.0) | {
+    "kinds": ["loops"]
+}
 THEIRS = row(DEFAULT, ate=0.1, ate_percent=2.0, tracked=90.0, focal_error=1.0, seconds=40.0, processor_seconds=50.0)
 OTHERS = row(GLOBAL, ate=0.04, ate_percent=0.8, tracked=100.0, focal_error=1.0, seconds=30.0)
 QUICKEST = row(QUICK, ate=0.01, ate_percent=0.2, tracked=50.0, seconds=5.0)
@@ -34,21 +36,11 @@ def cells(table: Table, line: int = 0) -> dict[str, str]:
 def test_targets_are_met_missed_or_not_judged() -> None:
     found = list(cells(target_table(ROWS)).values())
     # ATE against the best that poses enough, time against the default, the last against the quickest that does
-    assert found == [
-        "a",
-        "100 %",
-        "**1.25 x**",
-        "0.05 x",
-        "0.12 x",
-        "**-3.5 %**",
-        "95.0 %",
-        "**60 %**",
-        "**150 ms**",
-        "0.07",
-    ]
+    assert found[:6] == ["a", "100 %", "**1.25 x**", "0.05 x", "0.05 x", "0.12 x"]
+    assert found[6:] == ["**-3.5 %**", "95.0 %", "**60 %**", "**150 ms**", "0.07"]
     assert "0.050 m, target 0.06 m: met" in target_table(ROWS).notes[0]
     few = list(cells(target_table([OURS, POSES, THEIRS | {"tracked": 7.0}])).values())
-    assert few[2] == few[3] == few[4] == few[-1] == "–"
+    assert few[2] == few[3] == few[5] == few[-1] == "–"
     many = [OURS, POSES, row(DEFAULT, note="not run"), row(QUICK, tracked=95.0, seconds=20.0)]
     assert cells(target_table(many))["time, poses only: a tenth of pycolmap's"] == "0.10 x"
 
