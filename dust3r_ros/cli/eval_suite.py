@@ -192,7 +192,7 @@ def add_suite(tables: Any) -> None:
         "--pycolmap",
         type=Path,
         metavar="DIR",
-        help="environment for pycolmap, which is installed there if missing",
+        help="environment for pycolmap, which is installed there if missing or too old",
     )
     parser.add_argument(
         "--timeout", type=float, default=300.0, metavar="S", help="time limit per process in seconds (default: 300)"

@@ -26,8 +26,8 @@ _PACKAGE = Path(__file__).resolve().parents[3]
 @dataclass(frozen=True)
 class Plan:
     """``scenes`` (folders) and ``systems``, each scene through one system before the next. ``timeout`` (s) limits a
-    process, ``budget`` (s) all of them. ``protocols``: also run the literature's on every scene whose truth allows it.
-    ``options`` are passed to the mapper; ``pycolmap``: the interpreter that has it.
+    process, or one of pycolmap's methods, ``budget`` (s) all of them. ``protocols``: also run the literature's on every
+    scene whose truth allows it. ``options`` are passed to the mapper; ``pycolmap``: the interpreter that has it.
     """
 
     scenes: Sequence[Path]
