@@ -95,6 +95,8 @@ CASES: dict[str, Case] = {
     "rendered loop": Case("rendered_loop"),
     "rendered corridor": Case("rendered_corridor", step=2),
     "two seconds, 145": Case(_LIVE, 145, 2, 30),
+    "car, start": Case(_CAR, count=30),
+    "shelf, every second": Case(_SHELF, step=2),
     "ring, half the size": Case(_RING, variant="half the size"),
     "ring, blur and noise": Case(_RING, variant="blur and noise"),
     "car, half the size": Case(_CAR, count=30, variant="half the size"),
