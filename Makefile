@@ -12,7 +12,7 @@ data="../shared/data"; test -d "$$data" || echo "$@: no folder $$data: only rend
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint docs eval backends bench bench-network bench-alignment bench-live bench-stay bench-fleet bench-join bench-pieces bench-inference soak kills fuzz calibration bent digests bench-training gpu-day env clean python
+.PHONY: help demo test test-long lint docs eval backends bench bench-network bench-peers bench-alignment bench-live bench-stay bench-fleet bench-join bench-pieces bench-inference soak kills fuzz calibration bent digests bench-training gpu-day env clean python
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -34,7 +34,7 @@ lint: python  ## ruff and mypy; packages with known vulnerabilities, where pip-a
 docs: python  ## the docs as a site with search, into build/site/index.html
 	@$(ENVIRONMENT) docs -- python -m mkdocs build --strict $(ARGS)
 
-eval: python  ## every scene and rendered world beside peers, into results/eval/ and docs/results.md, 20 minutes (ARGS=...)
+eval: python  ## every scene and rendered world beside peers, into results/eval/ and docs/results.md, half an hour (ARGS=...)
 	@$(call evaluate,suite) \
 	  --out results/eval --page docs/results.md --pycolmap results/pycolmap $(ARGS)
 
@@ -49,8 +49,11 @@ bench: python  ## real sequences into results/sequences.md, pairs per second (ne
 bench-network: python  ## true depth with the errors of a network, alone and with geometry, beside targets (ARGS="--cases list")
 	@$(ENVIRONMENT) test -- python benchmarks/pointmaps.py $(ARGS)
 
-bench-alignment: python  ## alignment against the published scheme, a long run, tracking, another mapper: one table
-	@failed=0; for name in alignment incremental tracking sfm; do \
+bench-peers: python  ## beside pycolmap's four methods, by kind of recording, an hour, into docs/peers.md (ARGS="--cases list")
+	@$(ENVIRONMENT) test -- python benchmarks/peers.py --page docs/peers.md $(ARGS)
+
+bench-alignment: python  ## alignment against the published scheme, a long run, tracking: one table
+	@failed=0; for name in alignment incremental tracking; do \
 	  rm -f results/$$name.json results/$$name.png; \
 	  $(ENVIRONMENT) test -- python benchmarks/$$name.py || failed=1; \
 	done; $(ENVIRONMENT) test -- python benchmarks/summary.py || failed=1; exit $$failed

@@ -24,7 +24,6 @@ from dust3r_ros.io.files import make_folder, replace_between, write_bytes  # noq
 BENCHMARKS = {
     "alignment": "Complete graphs: `moments` beside `gradient`",
     "incremental": "A long run, keyframe by keyframe",
-    "sfm": "Real sequences beside pycolmap",
     "tracking": "Tracking between keyframes",
 }
 BEGIN, END = "<!-- table: begin, made by benchmarks/summary.py -->", "<!-- table: end -->"

@@ -192,7 +192,7 @@ def add_suite(tables: Any) -> None:
         "--pycolmap",
         type=Path,
         metavar="DIR",
-        help="environment for pycolmap, which is installed there if missing",
+        help="environment for pycolmap, which is installed there if missing or too old",
     )
     parser.add_argument(
         "--timeout", type=float, default=300.0, metavar="S", help="time limit per process in seconds (default: 300)"
@@ -200,9 +200,9 @@ def add_suite(tables: Any) -> None:
     parser.add_argument(
         "--budget",
         type=float,
-        default=1170.0,
+        default=1770.0,
         metavar="S",
-        help="time limit for the whole suite in seconds (default: 1170)",
+        help="time limit for the whole suite in seconds (default: 1770)",
     )
     parser.add_argument("--against", type=Path, metavar="JSON", help="compare with an earlier run")
     add_when(parser)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,7 @@ class SceneResult:
     keyframes: int
     pairs: int
     seconds: float
+    processor_seconds: float
     frames_per_second: float
     density: float
     metric: bool
@@ -156,14 +157,14 @@ def run_scene(
     mapper = Mapper(config, stage=stopwatch, backend=backend)
     replay = Replay(images_to(mapper), islice(open_source(scene.path), max_frames))
     focals: list[tuple[int, float]] = []
-    start = perf_counter()
+    start, processor = perf_counter(), process_time()
     for update in replay:
         focals.extend((update.stamp_ns, camera.focal) for camera in update.cameras.values())
         on_update(update)
     if mapper.counts.frames == 0:
         raise InputError(f"no frame of '{scene.path}' could be used{': ' if replay.reason else ''}{replay.reason}")
     mapper.finish()
-    seconds = perf_counter() - start
+    seconds, processor = perf_counter() - start, process_time() - processor
     trajectory = mapper.trajectory()
     note = f"{replay.refused} frames refused ({replay.reason})" if replay.refused else ""
     errors = None
@@ -171,7 +172,7 @@ def run_scene(
         errors = trajectory_errors(scene.truth, trajectory)
     except GeometryError as error:
         note = "; ".join(part for part in (note, str(error)) if part)
-    result = _measure(scene, config, mapper, trajectory, errors, seconds, note)
+    result = _measure(scene, config, mapper, trajectory, errors, (seconds, processor), note)
     return SceneRun(scene, result, mapper, config, stopwatch, trajectory, errors, focals)
 
 
@@ -186,7 +187,7 @@ def _measure(
     mapper: Mapper,
     trajectory: list[StampedPose],
     errors: TrajectoryErrors | None,
-    seconds: float,
+    seconds: tuple[float, float],
     note: str,
 ) -> SceneResult:
     depths = [keyframe_depth(keyframe, config.min_confidence) for keyframe in mapper.keyframes]
@@ -200,8 +201,9 @@ def _measure(
         tracked=100.0 * len(trajectory) / frames,
         keyframes=len(mapper.keyframes),
         pairs=mapper.counts.pairs,
-        seconds=seconds,
-        frames_per_second=frames / seconds,
+        seconds=seconds[0],
+        processor_seconds=seconds[1],
+        frames_per_second=frames / seconds[0],
         density=100.0 * float(np.mean([np.mean(depth > 0) for depth in depths])) if depths else 0.0,
         metric=scene.metric,
         ate=errors.ate if errors else None,

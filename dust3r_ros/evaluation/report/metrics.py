@@ -124,6 +124,7 @@ METRICS: Mapping[str, Metric] = _of(
     Metric("completeness", "cloud completeness, median", "%"),
     Metric("completeness_90", "cloud completeness, q90", "%"),
     Metric("seconds", "seconds", "s", least=0.1, digits=1),
+    Metric("processor_seconds", "processor time", "s", least=0.1, digits=1),
     Metric("frames_per_second", "frames/s", "", lower=False, least=0.1, digits=1),
     Metric("peak_memory_mb", "memory", "MB", least=0.05, digits=0),
     # Protocols on data sets
@@ -155,10 +156,10 @@ METRICS: Mapping[str, Metric] = _of(
     Metric("peak_device_mb", "device memory", "MB", least=0.05, digits=0),
 )
 # Other programs on the machine change these.
-TIMES = frozenset({"seconds", "frames_per_second", "pairs_per_second"})
+TIMES = frozenset({"seconds", "processor_seconds", "frames_per_second", "pairs_per_second"})
 # Facts about a row, not results: runs that differ in them are neither better nor worse.
 FACTS = frozenset(
-    {"dataset", "scene", "protocol", "system", "note", "unit", "data", "frames", "keyframes", "pairs", "focal",
+    {"dataset", "scene", "protocol", "system", "note", "unit", "data", "kinds", "frames", "keyframes", "pairs", "focal",
      "metric", "extent", "limit", "matches", "pixels", "version", "backend", "views", "queries", "retrieved", "images",
      "sources", "poses", "path", "true_focal", "width", "height", "pairs_without_pose",
      "of", "subset", "split"}

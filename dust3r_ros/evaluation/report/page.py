@@ -13,6 +13,7 @@ from typing import Any
 from dust3r_ros.evaluation.protocols.registry import PROTOCOLS
 from dust3r_ros.evaluation.report.compare import Comparison, changes_table, run_line
 from dust3r_ros.evaluation.report.metrics import FACTS, METRICS, Table
+from dust3r_ros.evaluation.report.peers import kind_target_table, method_tables, peer_table, target_table
 from dust3r_ros.evaluation.report.published import (
     NOT_RUN,
     OURS,
@@ -20,9 +21,7 @@ from dust3r_ros.evaluation.report.published import (
     SUBSET,
     WEIGHTS,
     beside_published,
-    peer_table,
     scene_table,
-    target_table,
 )
 from dust3r_ros.evaluation.report.run_file import Row, RunFile
 from dust3r_ros.io.files import replace_between, write_text
@@ -42,11 +41,17 @@ th.number { white-space: normal; vertical-align: bottom; }
 
 
 def tables_of(run: RunFile) -> list[Table]:
-    """Scenes, peers and targets where the run has sequences; other protocols; the published figures last."""
+    """Targets, peers and scenes where the run has sequences; other protocols; the published figures last."""
     rows = run.rows
     tables = []
     if any(row["protocol"] == PROTOCOL for row in rows):
-        tables += [target_table(rows), peer_table(rows), scene_table(rows)]
+        tables += [
+            target_table(rows),
+            kind_target_table(rows),
+            *method_tables(rows),
+            peer_table(rows),
+            scene_table(rows),
+        ]
         if not any(row["system"] == WEIGHTS for row in rows):
             note = f"dust3r, official weights: {NOT_RUN}; give them with --checkpoint PATH"
             tables[-1] = Table(**{**vars(tables[-1]), "notes": [*tables[-1].notes, note]})

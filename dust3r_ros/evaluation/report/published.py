@@ -1,8 +1,8 @@
-"""Tables of an evaluation: every scene, our figures beside the peers' and published ones."""
+"""Tables of an evaluation: every scene, and our figures beside published ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,12 +20,16 @@ POSES = "two_view, poses only"
 WEIGHTS = "dust3r"  # the network alone, where a run has a checkpoint
 BOTH = "both"
 BACKENDS = (OURS, WEIGHTS, BOTH)
-PEERS = ("pycolmap", "opencv")
-_ROOM = 20.0  # metres of path
+COLMAP = "pycolmap"
+COLMAP_METHODS = tuple(
+    f"{COLMAP} {mapper}, {match}" for match in ("exhaustive", "sequential") for mapper in ("incremental", "global")
+)
+PEERS = (*COLMAP_METHODS, "opencv")
 
 _COLUMNS = (
     "tracked", "ate", "ate_percent", "focal_error", "depth_rel", "depth_delta", "density", "covered", "accuracy",
-    "accuracy_90", "completeness", "completeness_90", "seconds", "frames_per_second", "peak_memory_mb",
+    "accuracy_90", "completeness", "completeness_90", "seconds", "processor_seconds", "frames_per_second",
+    "peak_memory_mb",
 )  # fmt: skip
 LEGEND = (
     "Poses: share of frames posed. ATE: root mean square position error after Sim3, in metres where the truth is "
@@ -64,108 +68,6 @@ def _cell(row: Row, name: str) -> str:
 
 def _count(value: Any) -> str:
     return f"{value:.0f}" if is_number(value) else "–"
-
-
-def _by_names(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:
-    """{(scene, system): row} of the suite's rows."""
-    return {(row["scene"], row["system"]): row for row in rows if row["protocol"] == PROTOCOL}
-
-
-def peer_table(rows: Sequence[Row]) -> Table:
-    """Our figures over the peers' on the same frames: below 1 is better for ATE and seconds, above for poses."""
-    found = _by_names(rows)
-    body, wins = [], []
-    for peer in PEERS:
-        for scene in dict.fromkeys(scene for scene, system in found if system == peer):
-            ours, poses, theirs = (found.get((scene, system), {}) for system in (OURS, POSES, peer))
-            ate = ratio(ours, theirs, "ate")
-            cells = [_pair(ours, theirs, "ate_percent"), _ratio(ate), _pair(ours, theirs, "tracked")]
-            cells += [_ratio(ratio(ours, theirs, "tracked")), _pair(ours, theirs, "focal_error")]
-            cells += [_pair(ours, theirs, "seconds"), _ratio(ratio(ours, theirs, "seconds"))]
-            cells.append(_ratio(ratio(poses, theirs, "seconds")))
-            body.append([scene, peer, *cells])
-            wins.append(ate is not None and ate <= 1)
-    head = ["scene", "peer", "ATE, % of path", "ratio", "poses %", "ratio", "focal error %", "s", "ratio"]
-    head.append("ratio, poses only")
-    lead = (
-        "Ours / the peer's, then the ratio, on the same frames with the same unknown focal. An ATE is of the frames "
-        "that have a pose, so it must be read beside their share. pycolmap: incremental mapping with one simple "
-        "pinhole camera. opencv: a chain of essential matrices, the focal guessed as the long edge: the floor. Ours "
-        "maps densely; the last column is without dense depth, which is what the peers give."
-    )
-    notes = [f"ATE at or below the peer's in {sum(wins)} of {len(wins)} pairs of scene and peer"] if wins else []
-    return Table("Beside peers", head, body, lead=lead, notes=notes if wins else ["no peer was run"], texts=2)
-
-
-def ratio(ours: Row, theirs: Row, name: str) -> float | None:
-    """Ours / theirs, None where one is missing or theirs is 0."""
-    a, b = ours.get(name), theirs.get(name)
-    return abs(a) / abs(b) if is_number(a) and is_number(b) and b else None  # type: ignore[arg-type]
-
-
-def _ratio(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
-def _pair(ours: Row, theirs: Row, name: str) -> str:
-    metric = METRICS[name]
-    return f"{metric.shown(ours.get(name))} / {metric.shown(theirs.get(name))}"
-
-
-def target_table(rows: Sequence[Row]) -> Table:
-    """The targets of the default backend on every scene, and where it misses them."""
-    found = _by_names(rows)
-    body = [_against_targets(scene, found) for scene, system in found if system == OURS]
-    head = ["scene", "poses: all", "ATE: at most pycolmap's", "time: a tenth of pycolmap's", "focal: within 3 %",
-            "δ1.25: at least 90 %", "pixels with points: at least 70 %"]  # fmt: skip
-    lead = (
-        "A bold figure misses its target, a dash was not measured or has nothing to be measured against. pycolmap "
-        "counts where it places at least 90 % of the frames; its time is compared with ours for poses only. "
-        "Of rendered worlds, pixels of the sky need no points."
-    )
-    rooms = [row["ate"] for (_, system), row in found.items() if system == OURS and _room_scale(row)]
-    return Table("Targets", head, body, lead=lead, notes=_of_rooms(rooms))
-
-
-def _against_targets(scene: str, found: Mapping[tuple[str, str], Row]) -> list[str]:
-    """The row of a scene: its name and its figure for each target."""
-    ours, poses = found[scene, OURS], found.get((scene, POSES), {})
-    colmap = found.get((scene, "pycolmap"), {})
-    if not (is_number(colmap.get("tracked")) and colmap["tracked"] >= 90):
-        colmap = {}  # too few poses to be compared with
-    points = ours.get("covered" if ours["dataset"] == RENDERED else "density")
-    return [
-        scene,
-        _verdict(ours.get("tracked"), lambda value: value >= 100 - 1e-9, "{:.0f} %"),
-        _verdict(ratio(ours, colmap, "ate"), lambda value: value <= 1, "{:.2f} x"),
-        _verdict(ratio(poses, colmap, "seconds"), lambda value: value <= 0.1, "{:.2f} x"),
-        _verdict(ours.get("focal_error"), lambda value: abs(value) <= 3, "{:+.1f} %"),
-        _verdict(ours.get("depth_delta"), lambda value: value >= 90, "{:.1f} %"),
-        _verdict(points, lambda value: value >= 70, "{:.0f} %"),
-    ]
-
-
-def _of_rooms(errors: Sequence[float]) -> list[str]:
-    """The note on the mean ATE (metres) of room-scale scenes; empty without such scenes."""
-    if not errors:
-        return []
-    mean = sum(errors) / len(errors)
-    word = "met" if mean <= 0.06 else "missed"
-    return [f"ATE, mean of the {len(errors)} recorded scenes of room scale: {mean:.3f} m, target 0.06 m: {word}"]
-
-
-def _room_scale(row: Row) -> bool:
-    """Whether this is a recorded scene in metres with a path no longer than a walk through a room."""
-    ate, percent = row.get("ate"), row.get("ate_percent")
-    if row.get("unit") != "m" or row["dataset"] != RECORDED or not (is_number(ate) and is_number(percent) and percent):
-        return False
-    return 100.0 * float(ate or 0.0) / percent <= _ROOM
-
-
-def _verdict(value: Any, good: Callable[[float], bool], form: str) -> str:
-    if not is_number(value):
-        return "–"
-    return form.format(value) if good(value) else f"**{form.format(value)}**"
 
 
 _FILE = Path(__file__).with_name("published.yaml")

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.evaluation.errors import trajectory_errors
+from dust3r_ros.evaluation.kinds import kinds_of
 from dust3r_ros.evaluation.report.metrics import is_number
 from dust3r_ros.evaluation.report.published import BACKENDS, OURS, POSES, PROTOCOL, RECORDED, RENDERED
 from dust3r_ros.evaluation.report.run_file import Row
@@ -24,8 +25,9 @@ from dust3r_ros.types import StampedPose
 
 # Fields of a scene's result that go into its row unchanged.
 _FIGURES = (
-    "frames", "tracked", "keyframes", "pairs", "seconds", "frames_per_second", "density", "ate", "ate_percent", "rpe",
-    "rpe_deg", "focal", "focal_error", "depth_rel", "depth_delta", "depth_rel_median", "depth_delta_median", "note",
+    "frames", "tracked", "keyframes", "pairs", "seconds", "processor_seconds", "frames_per_second", "density", "ate",
+    "ate_percent", "rpe", "rpe_deg", "focal", "focal_error", "depth_rel", "depth_delta", "depth_rel_median",
+    "depth_delta_median", "note",
 )  # fmt: skip
 
 
@@ -45,7 +47,7 @@ def measure(
     """
     scene = read_scene(path)
     row = names_of(path, system) | {"unit": "m" if scene.metric else "", "data": fingerprint(path)}
-    row |= {"limit": max_frames or 0}
+    row |= {"limit": max_frames or 0, "kinds": kinds_of(path)}
     if system == "opencv":
         return row | _floor(scene, max_frames)
     run = run_scene(scene, _configured(config, system), max_frames=max_frames)
@@ -108,10 +110,11 @@ def _draw(folder: Path, run: SceneRun, system: str) -> None:
 def _floor(scene: Scene, max_frames: int | None) -> Row:
     from dust3r_ros.evaluation.suite.opencv_chain import chain
 
-    start = perf_counter()
+    start, processor = perf_counter(), process_time()
     found = chain(islice(open_source(scene.path), max_frames))
     seconds = perf_counter() - start
     row = {"frames": found.frames, "seconds": _plain(seconds), "frames_per_second": _plain(found.frames / seconds)}
+    row |= {"processor_seconds": _plain(process_time() - processor)}
     row |= {"peak_memory_mb": round(peak_memory_mb(), 1)}
     return row | pose_figures(scene, found.poses, found.frames, found.focal, found.width)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from time import perf_counter
 
 from dust3r_ros.errors import Dust3rRosError
-from dust3r_ros.evaluation.report.published import BACKENDS, OURS, PEERS, POSES, PROTOCOL, WEIGHTS
+from dust3r_ros.evaluation.report.published import BACKENDS, COLMAP, COLMAP_METHODS, OURS, POSES, PROTOCOL, WEIGHTS
 from dust3r_ros.evaluation.report.run_file import Row
 from dust3r_ros.evaluation.scene import find_scenes, image_files
 from dust3r_ros.evaluation.suite.job import names_of
@@ -26,14 +26,14 @@ _PACKAGE = Path(__file__).resolve().parents[3]
 @dataclass(frozen=True)
 class Plan:
     """``scenes`` (folders) and ``systems``, each scene through one system before the next. ``timeout`` (s) limits a
-    process, ``budget`` (s) all of them. ``protocols``: also run the literature's on every scene whose truth allows it.
-    ``options`` are passed to the mapper; ``pycolmap``: the interpreter that has it.
+    process, or one of pycolmap's methods, ``budget`` (s) all of them. ``protocols``: also run the literature's on every
+    scene whose truth allows it. ``options`` are passed to the mapper; ``pycolmap``: the interpreter that has it.
     """
 
     scenes: Sequence[Path]
     systems: Sequence[str]
     timeout: float = 300.0
-    budget: float = 1170.0
+    budget: float = 1770.0
     max_frames: int | None = None
     protocols: bool = False
     options: Sequence[str] = ()
@@ -44,7 +44,7 @@ class Plan:
 def systems_of(*, checkpoint: bool, poses: bool, opencv: bool, pycolmap: bool) -> list[str]:
     """The systems to run, the default backend first, so that it is measured even if time runs out."""
     found = [OURS, *([WEIGHTS] if checkpoint else []), *([POSES] if poses else []), *(["opencv"] if opencv else [])]
-    return [*found, *(["pycolmap"] if pycolmap else [])]
+    return [*found, *([COLMAP] if pycolmap else [])]
 
 
 def scenes_at(data: Path | None, worlds: Path | None, only: Sequence[str], say: Callable[[str], object]) -> list[Path]:
@@ -81,7 +81,10 @@ def _rendered(names: Iterable[str], folder: Path, say: Callable[[str], object]) 
 
 @dataclass(frozen=True)
 class Task:
-    """A scene through a system; ``protocols``: measured by these of the literature instead of as a map."""
+    """A scene through a system; ``protocols``: measured by these of the literature instead of as a map.
+
+    The system "pycolmap" gives a row for each of its methods.
+    """
 
     path: Path
     system: str
@@ -89,8 +92,10 @@ class Task:
 
     def lost(self, why: str, rows: Sequence[Row] = ()) -> list[Row]:
         """``rows``, plus a row with the reason for each one that is missing."""
-        missing = [name for name in self.protocols or (PROTOCOL,) if name not in {row["protocol"] for row in rows}]
-        return [*rows, *(names_of(self.path, self.system) | {"protocol": name, "note": why} for name in missing)]
+        systems = COLMAP_METHODS if self.system == COLMAP else (self.system,)
+        asked = [(system, name) for system in systems for name in self.protocols or (PROTOCOL,)]
+        missing = [names for names in asked if names not in {(row["system"], row["protocol"]) for row in rows}]
+        return [*rows, *(names_of(self.path, name[0]) | {"protocol": name[1], "note": why} for name in missing)]
 
 
 def tasks_of(plan: Plan) -> list[Task]:
@@ -100,7 +105,7 @@ def tasks_of(plan: Plan) -> list[Task]:
     found: list[Task] = []
     by_length = sorted(plan.scenes, key=_frames)
     for system in plan.systems:
-        found += [Task(path, system) for path in (by_length if system in PEERS else plan.scenes)]
+        found += [Task(path, system) for path in (by_length if system in (COLMAP, "opencv") else plan.scenes)]
         if plan.protocols and system in (OURS, WEIGHTS):
             asked = ((path, tuple(protocols_of(path))) for path in plan.scenes)
             found += [Task(path, system, names) for path, names in asked if names]
@@ -126,21 +131,25 @@ def measured(plan: Plan, say: Callable[[str], object] = print, start: float | No
         if left <= 0:
             rows = task.lost(f"not run: the budget of {plan.budget:.0f} s was used up")
         else:
-            rows = _rows(plan, task, min(plan.timeout, left))
+            rows = _rows(plan, task, left)
         what = f"{task.path.name}, {task.system}" + f", {len(task.protocols)} protocols" * bool(task.protocols)
         notes = "; ".join(dict.fromkeys(str(row["note"]) for row in rows if row.get("note")))
         say(f"{what}: {perf_counter() - begun:.1f} s{': ' if notes else ''}{notes}")
         yield from rows
 
 
-def _rows(plan: Plan, task: Task, timeout: float) -> list[Row]:
-    if task.system == "pycolmap":
+def _rows(plan: Plan, task: Task, left: float) -> list[Row]:
+    """The rows of a task that has ``left`` seconds; each of pycolmap's methods may take as long as another process."""
+    if task.system == COLMAP:
         if plan.pycolmap is None:
             return task.lost("not run: pycolmap is not installed")
         try:
-            return [measure_pycolmap(task.path, plan.pycolmap, timeout=timeout, max_frames=plan.max_frames)]
+            rows = measure_pycolmap(
+                task.path, plan.pycolmap, timeout=left, limit=plan.timeout, max_frames=plan.max_frames
+            )
         except Dust3rRosError as error:
             return task.lost(f"failed: {error}")
+        return task.lost(f"failed: stopped with what was left of the budget, {left:.0f} s", rows)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "rows.json"
         command = [sys.executable, "-m", "dust3r_ros.cli.eval", "job", str(task.path.resolve()), task.system, str(out)]
@@ -151,8 +160,8 @@ def _rows(plan: Plan, task: Task, timeout: float) -> list[Row]:
         if plan.pictures is not None:
             command += ["--pictures", str(plan.pictures.resolve())]
         backend = task.system if task.system in BACKENDS else OURS
-        failure = finish([*command, *plan.options, "--backend", backend], timeout, _environment())
-        rows: list[Row] = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else []
+        failure = finish([*command, *plan.options, "--backend", backend], min(plan.timeout, left), _environment())
+        rows = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else []
     return task.lost(f"failed: {failure or 'it left no row'}", rows)
 
 

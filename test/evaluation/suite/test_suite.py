@@ -12,13 +12,14 @@ import pytest
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import BackendError, InputError
+from dust3r_ros.evaluation.report.published import COLMAP_METHODS
 from dust3r_ros.evaluation.suite import peers, suite
 from dust3r_ros.evaluation.suite.job import fingerprint, measure
 from dust3r_ros.evaluation.suite.suite import Plan, Task, measured, pictures_of, scenes_at, systems_of, tasks_of
 
 SMALL = ("--set", "working_size=160", "--set", "tracking_size=240", "--set", "keyframe_motion_young=0.04")
 
-# Stands for pycolmap: all images but the last, where the truth has them.
+# Stands for pycolmap: all images but the last, where the truth has them; global mapping fails.
 STUB = """
 import json, sys
 from pathlib import Path
@@ -27,8 +28,11 @@ scene, out = Path(sys.argv[2]).parent, Path(sys.argv[3])
 count = int(sys.argv[sys.argv.index("--max-frames") + 1])
 names = sorted(p.name for p in (scene / "rgb").iterdir())[:count]
 poses = {n: p.w_T_c[:3].ravel().tolist() for n, p in list(zip(names, read_tum(scene / "groundtruth.txt")))[:-1]}
-out.write_text(json.dumps({"images": count, "models": 1, "poses": poses, "camera": {"focal": 120.0, "width": 120},
-                           "seconds": 2.0, "stages": {}, "version": "0", "peak_memory_mb": 5.0}))
+method = {"models": 1, "poses": poses, "camera": {"focal": 120.0, "width": 120}, "seconds": 2.0,
+          "processor_seconds": 3.0, "stages": {}, "peak_memory_mb": 5.0}
+methods = {"incremental, exhaustive": method, "global, exhaustive": {"note": "failed: stopped after 7 s, in mapping"},
+           "incremental, sequential": method}
+out.write_text(json.dumps({"images": count, "version": "0", "methods": methods}))
 """
 
 
@@ -86,21 +90,19 @@ def test_time_that_is_used_up_is_said(walk_folder: Path) -> None:
 
 
 def test_pycolmap_is_measured_against_the_same_truth(walk_folder: Path, python: Path) -> None:
-    (row,) = measured(Plan([walk_folder], ["pycolmap"], pycolmap=python, timeout=100, max_frames=10), str)
+    rows = list(measured(Plan([walk_folder], ["pycolmap"], pycolmap=python, timeout=100, max_frames=10), str))
+    assert tuple(row["system"] for row in rows) == COLMAP_METHODS
+    row = rows[0]
     assert (row["frames"], row["tracked"], row["limit"]) == (10, 90.0, 10) and row["data"] == fingerprint(walk_folder)
     assert row["ate"] < 1e-6 and row["focal_error"] == pytest.approx(0) and row["peak_memory_mb"] == 5.0
-    (absent,) = measured(Plan([walk_folder], ["pycolmap"]), str)
-    assert absent["note"] == "not run: pycolmap is not installed"
+    assert row["processor_seconds"] == 3.0
+    # A method that failed, and one that the budget did not allow
+    assert rows[1]["note"] == "failed: stopped after 7 s, in mapping" and "ate" not in rows[1]
+    assert rows[3]["note"].startswith("failed: stopped with what was left of the budget")
+    absent = list(measured(Plan([walk_folder], ["pycolmap"]), str))
+    assert [row["note"] for row in absent] == 4 * ["not run: pycolmap is not installed"]
     with pytest.raises(BackendError, match="stopped after"):
-        peers.run_mapping(walk_folder, python, timeout=0.01)
-
-
-def test_the_mapping_script_needs_pycolmap_only_and_says_so(walk_folder: Path, tmp_path: Path) -> None:
-    bare = tmp_path / "python"
-    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')  # without anything that is installed
-    bare.chmod(stat.S_IRWXU)
-    with pytest.raises(BackendError, match="No module named 'pycolmap'"):
-        peers.run_mapping(walk_folder, bare, timeout=60)
+        peers.run_mappings(walk_folder, python, timeout=0.01, limit=1.0)
 
 
 def test_scenes_that_are_not_there_are_said(walk_folder: Path, tmp_path: Path) -> None:
@@ -137,13 +139,13 @@ def test_time_runs_out_where_least_is_lost(walk_folder: Path, tmp_path: Path) ->
 
 def test_protocols_that_come_too_late_are_named_and_those_before_stay(walk_folder: Path) -> None:
     task = Task(walk_folder, "two_view", ("multiview_pose_pnp", "reconstruction"))
-    done = {"protocol": "multiview_pose_pnp", "maa_30": 50.0}
+    done = {"system": "two_view", "protocol": "multiview_pose_pnp", "maa_30": 50.0}
     rows = task.lost("failed: stopped after 9 s", [done])
     assert rows[0] is done and len(rows) == 2
     assert (rows[1]["protocol"], rows[1]["scene"], rows[1]["note"]) == (
         "reconstruction", "walk", "failed: stopped after 9 s",
     )  # fmt: skip
-    assert task.lost("", [done, {"protocol": "reconstruction"}])[2:] == []
+    assert task.lost("", [done, done | {"protocol": "reconstruction"}])[2:] == []
 
 
 def test_a_job_of_protocols_leaves_its_rows(walk_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
