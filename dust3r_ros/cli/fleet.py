@@ -16,7 +16,7 @@ from dust3r_ros import __version__
 from dust3r_ros.cli import command, inputs
 from dust3r_ros.cli import map as one
 from dust3r_ros.config import as_mapping
-from dust3r_ros.errors import ConfigError, InputError
+from dust3r_ros.errors import InputError
 
 if TYPE_CHECKING:
     from dust3r_ros.fleet.cluster import Cluster, Progress
@@ -50,18 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--again", action="store_true", help="map everything, finished or not")
     parser.add_argument("--quiet", action="store_true", help="print neither progress bar nor summary")
-    group = parser.add_argument_group("where it runs")
-    group.add_argument(
-        "--address", metavar="ADDRESS", help="a Ray cluster, ray://HOST:10001 or HOST:6379 (default: here)"
-    )
-    group.add_argument("--workers", type=command.positive, metavar="N", help="processes here (default: one per core)")
-    group.add_argument(
-        "--memory", type=command.positive, default=None, metavar="MB", help="memory to reserve for each recording"
-    )
-    group.add_argument("--gpus", type=float, default=0.0, metavar="F", help="share of a GPU for each recording")
-    group.add_argument(
-        "--retries", type=int, default=2, metavar="N", help="try again so often when a process dies (default: 2)"
-    )
+    command.add_cluster(parser, "recording")
     inputs.add_selection(parser)
     one.add_map(parser)
     command.add_mapper(parser)
@@ -70,11 +59,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from dust3r_ros.fleet.cluster import Cluster, need_ray
+    from dust3r_ros.fleet.cluster import need_ray
     from dust3r_ros.fleet.index import TABLE, write_index
     from dust3r_ros.fleet.recordings import find_recordings, is_done, records_in
     from dust3r_ros.io.files import FileLock, make_folder
 
+    cluster = command.cluster_of(arguments)
     _check(arguments)
     out = Path(arguments.out).absolute()
     if out.exists() and not out.is_dir():
@@ -82,9 +72,6 @@ def _run(arguments: argparse.Namespace) -> int:
     recordings = find_recordings(arguments.recordings, arguments.list)
     records = records_in(out)
     jobs = _jobs(recordings, out, records, arguments)
-    cluster = Cluster(
-        arguments.address, arguments.workers, (arguments.memory or 0) * 10**6, arguments.gpus, arguments.retries
-    )
     todo = [job for job in jobs if arguments.again or not is_done(job, records.get(job.name))]
     inputs.say(arguments.quiet, f"{len(jobs) - len(todo)} of {len(jobs)} recordings are finished already")
     if todo:
@@ -100,12 +87,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Check the options before anything is read. Raises ``ConfigError``."""
-    if arguments.retries < 0:
-        raise ConfigError(f"--retries is {arguments.retries}; it must be at least 0")
-    if not 0 <= arguments.gpus < 1e6:
-        raise ConfigError(f"--gpus is {arguments.gpus}; it must be at least 0")
-    if arguments.address and arguments.workers:
-        raise ConfigError("--workers is for this machine; with --address, Ray's nodes say how many cores they have")
     one.config_of(one.arguments_for("recording", "out", arguments), None)
     needed = {"load": "the map.db of an earlier run", "camera_info": "a calibration file"}
     for name in ("config", "checkpoint", *needed):  # nodes have other working folders
