@@ -95,7 +95,8 @@ def cluster_of(arguments: argparse.Namespace) -> Cluster:
     if arguments.address and arguments.workers:
         raise ConfigError("--workers is for this machine; with --address, Ray's nodes say how many cores they have")
     memory = (arguments.memory or 0) * 10**6
-    return Cluster(arguments.address, arguments.workers, memory, arguments.gpus, arguments.retries)
+    networks = getattr(arguments, "networks", None) or 0
+    return Cluster(arguments.address, arguments.workers, memory, arguments.gpus, arguments.retries, networks)
 
 
 def settings(texts: Iterable[str]) -> dict[str, object]:

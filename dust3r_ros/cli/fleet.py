@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -16,10 +16,11 @@ from dust3r_ros import __version__
 from dust3r_ros.cli import command, inputs
 from dust3r_ros.cli import map as one
 from dust3r_ros.config import as_mapping
-from dust3r_ros.errors import InputError
+from dust3r_ros.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from dust3r_ros.fleet.cluster import Cluster, Progress
+    from dust3r_ros.fleet.networks import Pool
     from dust3r_ros.fleet.recordings import Job, Record
 
 _NAME = "dust3r-fleet"
@@ -51,6 +52,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--again", action="store_true", help="map everything, finished or not")
     parser.add_argument("--quiet", action="store_true", help="print neither progress bar nor summary")
     command.add_cluster(parser, "recording")
+    parser.add_argument(
+        "--networks", type=command.positive, metavar="N",
+        help="backends dust3r and both: N networks that all recordings share; --gpus is for each of these then",
+    )  # fmt: skip
     inputs.add_selection(parser)
     one.add_map(parser)
     command.add_mapper(parser)
@@ -87,7 +92,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Check the options before anything is read. Raises ``ConfigError``."""
-    one.config_of(one.arguments_for("recording", "out", arguments), None)
+    from dust3r_ros.backends import NETWORKS
+
+    config = one.config_of(one.arguments_for("recording", "out", arguments), None)
+    if arguments.networks and config.backend not in NETWORKS:
+        raise ConfigError(
+            f"--networks is given, but backend '{config.backend}' has none to share; use {' or '.join(NETWORKS)}"
+        )
     needed = {"load": "the map.db of an earlier run", "camera_info": "a calibration file"}
     for name in ("config", "checkpoint", *needed):  # nodes have other working folders
         given = getattr(arguments, name)
@@ -144,7 +155,19 @@ def _map_all(
             written = monotonic()
 
     with connected(cluster), command.stop_on_signal() as stop, _Bar(todo, arguments.quiet) as bar:
-        run(todo, partial(map_job, arguments), cluster, lambda: bool(stop), ended, bar.show)
+        work, pool = partial(map_job, arguments), None
+        if cluster.networks:
+            from dust3r_ros.fleet.networks import begin_pool
+
+            pool = begin_pool(cluster, one.config_of(one.arguments_for("recording", "out", arguments), None))
+            work = partial(work, pool=pool)
+        run(todo, work, cluster, lambda: bool(stop), ended, bar.show)
+        counts = pool.counts() if pool and not stop else {}
+    if counts:
+        inputs.say(
+            arguments.quiet,
+            f"shared networks: {counts['pairs']} pairs of {counts['requests']} requests in {counts['batches']} batches",
+        )
     return stop.signal
 
 
@@ -180,8 +203,13 @@ class _Bar:
         self._bar.update(round(progress.size) - self._bar.n)
 
 
-def map_job(arguments: argparse.Namespace, job: Job, tick: Callable[[int, int], None]) -> Record:
-    """Map one recording as ``dust3r-map`` does; in a process of the cluster. An error is a record, too."""
+def map_job(
+    arguments: argparse.Namespace, job: Job, tick: Callable[[int, int], None], pool: Pool | None = None
+) -> Record:
+    """Map one recording as ``dust3r-map`` does; in a process of the cluster. An error is a record, too.
+
+    The network is one of the ``pool``, if there is one.
+    """
     from dust3r_ros.fleet.recordings import EMPTY, FAILED, MAPPED, RECORD, Record
     from dust3r_ros.products.results import NOTHING_MAPPED
 
@@ -194,7 +222,8 @@ def map_job(arguments: argparse.Namespace, job: Job, tick: Callable[[int, int], 
 
     try:
         run_arguments = one.arguments_for(job.recording, job.folder, arguments)
-        done = one.map_recording(run_arguments, nullcontext(command.Stop()), warnings.append, count)
+        with closing(pool.network(job.folder)) if pool else nullcontext() as network:
+            done = one.map_recording(run_arguments, nullcontext(command.Stop()), warnings.append, count, network)
     except Exception as error:
         message = command.explained(error)[1]
         return Record(job.recording, job.request, FAILED, " ".join(message.split()), warnings=warnings, done=frames[0])

@@ -27,6 +27,7 @@ _POLL_S = 0.5
 _REPORT_S = 2.0  # between two reports of a running job
 _CANCEL_S = 10.0  # for a job to end by itself
 _OBJECTS = 100_000_000  # bytes of Ray's store: results are files, so it holds next to nothing
+_POINTMAPS = 900_000_000  # more, for pointmaps on their way from a network to a mapper
 _PLACE = "/tmp"  # the paths of Ray's sockets must be short, so no folder deep in TMPDIR
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +37,7 @@ class Cluster:
     """Where jobs run: at an ``address`` of Ray, or in ``workers`` processes here (None: one per core).
 
     ``memory`` (bytes) and ``gpus`` are reserved for each job; ``retries``: how often a job is tried again after its
-    process died.
+    process died. With ``networks``, processes that the jobs share, ``gpus`` are for each of these instead.
     """
 
     address: str | None = None
@@ -44,6 +45,7 @@ class Cluster:
     memory: int = 0
     gpus: float = 0.0
     retries: int = 2
+    networks: int = 0
 
 
 @dataclass
@@ -103,9 +105,9 @@ def _local(cluster: Cluster, place: str) -> dict[str, Any]:
     """What Ray is asked for on this machine: processes, and nothing that others could reach."""
     return {
         "address": "local",
-        "num_cpus": cluster.workers or os.cpu_count() or 1,
+        "num_cpus": (cluster.workers or os.cpu_count() or 1) + (0 if cluster.gpus else cluster.networks),
         "include_dashboard": False,
-        "object_store_memory": _OBJECTS,
+        "object_store_memory": _OBJECTS + (_POINTMAPS if cluster.networks else 0),
         "_temp_dir": place,
         "_node_ip_address": "127.0.0.1",
     }
@@ -163,7 +165,8 @@ class _Fleet:
 
         self._ray, self._cluster = ray, cluster
         self._work = ray.put(work)
-        resources = {"num_cpus": 1, "num_gpus": cluster.gpus, "memory": cluster.memory or None}
+        gpus = 0.0 if cluster.networks else cluster.gpus
+        resources = {"num_cpus": 1, "num_gpus": gpus, "memory": cluster.memory or None}
         self._task = ray.remote(max_retries=0, **resources)(_task)
         self.running: dict[Any, tuple[Job, int]] = {}
         self._past = Progress()
