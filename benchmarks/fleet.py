@@ -1,17 +1,23 @@
 """Many recordings: how much faster are two processes than one after the other, and what does a second request cost?
 
-    python benchmarks/fleet.py [--data FOLDER] [--max-frames N] [--out results/fleet] [--page docs/fleet.md]
+    python benchmarks/fleet.py [--parts recordings networks] [--data FOLDER] [--max-frames N] [--out results/fleet]
+                               [--page docs/fleet.md]
 
 Twelve rendered walks, or the scenes in ``--data``, are mapped three times with the same options: by one process with
 one thread, one after the other; by two such processes that share them, without Ray, which is what the machine can give;
-and by ``dust3r-fleet --workers 2``, its start included. Then ``dust3r-fleet`` is asked for the same again.
-Writes fleet.json, and the table into ``--page``.
+and by ``dust3r-fleet --workers 2``, its start included. Then ``dust3r-fleet`` is asked for the same again. What the
+machine can give at best is measured with one walk: alone and twice at the same time, the quickest of three.
+
+The part ``networks`` maps some of them with the network that ships: each process with its own, and all with one.
+Writes fleet.json and networks.json, and the tables into ``--page``.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +41,9 @@ from dust3r_ros.scenes.rooms import corridor, room  # noqa: E402
 from dust3r_ros.scenes.sequence import render_path, walk  # noqa: E402
 
 BEGIN, END = "<!-- fleet: begin, made by benchmarks/fleet.py -->", "<!-- fleet: end -->"
+BEGIN_NETWORKS, END_NETWORKS = "<!-- networks: begin, made by benchmarks/fleet.py -->", "<!-- networks: end -->"
+_PARTS = ("recordings", "networks")
+_SHARING = 4  # recordings that are mapped with a network
 _WALKS = ("orbit", "sweep", "forward", "corridor")
 _SEEDS, _FRAMES, _SIZE = 3, 40, (320, 240)
 _RATIO, _AGAIN_S = 1.7, 2.0  # targets
@@ -100,6 +109,75 @@ def measure(recordings: Sequence[Path], out: Path, options: Sequence[str]) -> di
     return found
 
 
+def bound(recording: Path, out: Path, options: Sequence[str], times: int = 3) -> float:
+    """Throughput of two plain mappers at the same time over one's, on one recording, each the quickest of ``times``."""
+
+    def command(number: int) -> list[str]:
+        return [
+            sys.executable, __file__, "--alone", str(recording), "--out", str(out / f"bound-{number}"), "--", *options
+        ]  # fmt: skip
+
+    pairs = [(seconds(command(0)), seconds(command(0), command(1))) for _ in range(times)]
+    return 2 * min(one for one, _ in pairs) / min(two for _, two in pairs)
+
+
+def measure_networks(recordings: Sequence[Path], out: Path, options: Sequence[str], times: int = 2) -> dict[str, Any]:
+    """Two mappers with their own networks, and with one that they share: seconds (the quicker of ``times``), memory.
+
+    Raises ``InputError`` when a recording was not mapped.
+    """
+    machine = Machine()
+    found: dict[str, Any] = {"recordings": len(recordings), "own_s": [], "shared_s": []}
+    for _ in range(times):
+        for kind, more in (("own", []), ("shared", ["--networks", "1"])):
+            words = [sys.executable, "-m", "dust3r_ros.cli.fleet", *map(str, recordings), "--out", str(out / kind)]
+            words += ["--workers", "2", "--again", "--backend", "both", "--checkpoint", "micro", *more, *options]
+            start = time.perf_counter()
+            done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+            found[f"{kind}_s"].append(time.perf_counter() - start)
+            if done.returncode:
+                raise InputError(f"'{kind}': {done.stderr.strip().splitlines()[-1]}")
+            for name, count in re.findall(r"(\d+) (pairs|requests|batches|MB)", done.stdout):
+                found[count] = int(name)
+    found["machine"] = machine.about()
+    for kind in ("own", "shared"):
+        with open(out / kind / "index.csv", newline="") as file:
+            found[f"{kind}_mb"] = max(float(row["peak_memory_mb"]) for row in csv.DictReader(file))
+    found["differ"] = sum(
+        (out / "own" / path.name / file).read_bytes() != (out / "shared" / path.name / file).read_bytes()
+        for path in recordings
+        for file in _SAME
+    )
+    return found
+
+
+def network_targets(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the table about networks."""
+    unknown = "needs a GPU; there: dust3r-fleet with and without --networks, on the same recordings"
+    ratio = min(found["own_s"]) / min(found["shared_s"])
+    return [
+        target("throughput, one shared network / one per process", ratio, "", None),
+        target("pairs in a batch, on average", found["pairs"] / max(found["batches"], 1), "", None),
+        target("requests in a batch, on average", found["requests"] / max(found["batches"], 1), "", None),
+        target("memory of a mapper with its own network", found["own_mb"], "", None, unit="MB"),
+        target("memory of a mapper that shares one", found["shared_mb"], "", None, unit="MB"),
+        target("memory of the shared network", float(found["MB"]), "", None, unit="MB"),
+        target("files that differ", str(found["differ"]), "0", not found["differ"]),
+        target("GPU: mappers that one network of 571 M weights serves", None, "", None, unknown),
+    ]  # fmt: skip
+
+
+def network_table(found: dict[str, Any], rows: Sequence[dict[str, Any]], what: str) -> str:
+    """Markdown."""
+    sentences = [
+        f"{found['recordings']} {what} in two processes, backend both, weights micro: each with its own network "
+        f"{min(found['own_s']):.0f} s, one network in a third process {min(found['shared_s']):.0f} s, the quickest of "
+        f"{len(found['own_s'])}, start included.",
+        *(f"{row['name']}: {row['note']}." for row in rows if row["note"]),
+    ]
+    return _lines(found, rows, sentences)
+
+
 def targets(found: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of the table."""
     ratio, most = found["alone_s"] / found["fleet_s"], found["alone_s"] / found["pair_s"]
@@ -109,6 +187,7 @@ def targets(found: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         target("throughput, two processes / one", ratio, f">= {_RATIO:g} on two cores", ratio >= _RATIO, few),
         target("the same with two plain processes, without Ray", most, "", None),
+        target("what the machine gives: two plain mappers at once / one", found["bound"], "", None),
         target("asked for again, per recording", again, f"<= {_AGAIN_S:g} s", again <= _AGAIN_S, unit="s"),
         target("files that differ from those of dust3r-map", str(found["differ"]), "0", not found["differ"]),
         target("frames per second, two processes", found["frames"] / found["fleet_s"], "", None),
@@ -117,25 +196,44 @@ def targets(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 def table(found: dict[str, Any], rows: Sequence[dict[str, Any]], what: str) -> str:
     """Markdown, with what was missed in bold."""
+    sentences = [
+        f"{found['recordings']} {what}, {found['frames']} frames: one process {found['alone_s']:.0f} s, two plain "
+        f"processes {found['pair_s']:.0f} s, dust3r-fleet {found['fleet_s']:.0f} s.",
+        *(f"{row['name'].capitalize()}: {row['note']}." for row in rows if row["note"]),
+    ]
+    return _lines(found, rows, sentences)
+
+
+def _lines(found: dict[str, Any], rows: Sequence[dict[str, Any]], sentences: Sequence[str]) -> str:
     lines = ["| figure | measured | target |", "| --- | ---: | ---: |"]
     for row in rows:
         shown = f"**{row['measured']}**" if row["met"] is False else row["measured"]
         lines.append(f"| {row['name']} | {shown} | {row['target'] or '–'} |")
     others = found["machine"]["others_cores"]
-    sentences = [
-        f"{found['recordings']} {what}, {found['frames']} frames: one process {found['alone_s']:.0f} s, two plain "
-        f"processes {found['pair_s']:.0f} s, dust3r-fleet {found['fleet_s']:.0f} s.",
-        *(f"{row['name'].capitalize()}: {row['note']}." for row in rows if row["note"]),
-        f"{where_and_when(found['machine'])}.",
-        "" if others is None else f"Cores used by other programs while plain processes ran: {others:.1f}.",
-    ]
-    return "\n".join([*lines, "", *filter(None, sentences)])
+    end = [f"{where_and_when(found['machine'])}."]
+    end += [] if others is None else [f"Cores used by other programs, Ray's processes among them: {others:.1f}."]
+    return "\n".join([*lines, "", *sentences, *end])
+
+
+def _show(
+    path: Path,
+    found: dict[str, Any],
+    rows: Sequence[dict[str, Any]],
+    shown: str,
+    page: Path | None,
+    markers: tuple[str, str],
+) -> None:
+    write_text(path, json.dumps({**found, "targets": rows}, indent=1) + "\n")
+    print(shown)
+    if page:
+        replace_between(page, *markers, shown)
 
 
 def main() -> int:
     """Exit code: 1 for recordings that could not be measured, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of recorded scenes, in place of rendered walks")
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS, help="what to measure (default: all)")
     parser.add_argument("--max-frames", type=positive, metavar="N", help="only the first frames of each")
     parser.add_argument("--out", type=Path, default=ROOT / "results/fleet")
     parser.add_argument("--page", type=Path, help="page whose table is replaced")
@@ -152,14 +250,18 @@ def main() -> int:
             raise InputError(f"--data '{arguments.data}' holds no scene with a groundtruth.txt")
         options = list(arguments.options)
         options += ["--max-frames", str(arguments.max_frames)] if arguments.max_frames else []
-        found = measure(scenes or rendered(out / "recordings"), out, options)
-        rows = targets(found)
+        recordings = scenes or rendered(out / "recordings")
         what = "recorded scenes" if scenes else f"rendered walks of {_SIZE[0]} x {_SIZE[1]} pixels"
-        shown = table(found, rows, what)
-        write_text(out / "fleet.json", json.dumps({**found, "targets": rows}, indent=1) + "\n")
-        print(shown)
-        if arguments.page:
-            replace_between(arguments.page, BEGIN, END, shown)
+        if "recordings" in arguments.parts:
+            found = measure(recordings, out, options)
+            found["bound"] = bound(recordings[0], out, options)
+            rows = targets(found)
+            _show(out / "fleet.json", found, rows, table(found, rows, what), arguments.page, (BEGIN, END))
+        if "networks" in arguments.parts:
+            found = measure_networks(recordings[:: max(len(recordings) // _SHARING, 1)], out, options)
+            rows = network_targets(found)
+            shown = network_table(found, rows, what)
+            _show(out / "networks.json", found, rows, shown, arguments.page, (BEGIN_NETWORKS, END_NETWORKS))
     except Dust3rRosError as error:
         print(f"fleet: error: {error}", file=sys.stderr)
         return 1

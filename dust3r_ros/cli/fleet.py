@@ -166,7 +166,8 @@ def _map_all(
     if counts:
         inputs.say(
             arguments.quiet,
-            f"shared networks: {counts['pairs']} pairs of {counts['requests']} requests in {counts['batches']} batches",
+            f"shared networks: {counts['pairs']} pairs of {counts['requests']} requests in {counts['batches']} "
+            f"batches, {counts['memory_mb']} MB",
         )
     return stop.signal
 

@@ -15,6 +15,7 @@ from dust3r_ros.backends.base import Network
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import BackendError, InputError
 from dust3r_ros.fleet.cluster import Cluster, use_one_thread
+from dust3r_ros.products.results import peak_memory_mb
 from dust3r_ros.types import Array, PairPrediction, View
 
 Pair = tuple[int, int]
@@ -140,8 +141,8 @@ class _Actor:
         return sum(time.monotonic() - heard < _HEARD_S for heard in self._heard.values())
 
     async def counts(self) -> Mapping[str, int]:
-        """Batches, requests and pairs so far."""
-        return self._counts
+        """Batches, requests and pairs so far, and the most memory that this process held (MB)."""
+        return {**self._counts, "memory_mb": round(peak_memory_mb())}
 
     async def ask(self, request: Request) -> Answer:
         """The answer to a request, together with those that wait at the same time."""
@@ -196,7 +197,7 @@ class Pool:
         return SharedNetwork(self.actors[busy.index(min(busy))], mapper, self.image_size)
 
     def counts(self) -> dict[str, int]:
-        """Batches, requests and pairs of all networks so far."""
+        """Batches, requests and pairs of all networks so far, and their memory (MB)."""
         import ray
 
         each = ray.get([actor.counts.remote() for actor in self.actors])

@@ -13,6 +13,7 @@ from scripts import script
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/fleet.py"
 FOUND = {
     "recordings": 12, "frames": 480, "alone_s": 90.0, "pair_s": 46.0, "fleet_s": 50.0, "again_s": 0.6, "differ": 0,
+    "bound": 1.9,
     "machine": {"cores": 2, "processor": "processor", "others_cores": 0.1},
 }  # fmt: skip
 
@@ -24,7 +25,7 @@ def bench() -> ModuleType:
 
 def test_ratio_and_second_request_are_judged(bench: ModuleType) -> None:
     rows = bench.targets(FOUND)
-    assert [row["met"] for row in rows] == [True, None, True, True, None] and not any(row["note"] for row in rows)
+    assert [row["met"] for row in rows] == [True, None, None, True, True, None] and not any(row["note"] for row in rows)
     shown = bench.table(FOUND, rows, "walks")
     assert "| 1.8 | >= 1.7 on two cores |" in shown and "**" not in shown and "12 walks, 480 frames" in shown
 
@@ -32,9 +33,20 @@ def test_ratio_and_second_request_are_judged(bench: ModuleType) -> None:
 def test_a_machine_that_cannot_is_said(bench: ModuleType) -> None:
     found = FOUND | {"pair_s": 80.0, "fleet_s": 85.0, "again_s": 30.0, "differ": 3}
     rows = bench.targets(found)
-    assert [row["met"] for row in rows] == [False, None, False, False, None]
+    assert [row["met"] for row in rows] == [False, None, None, False, False, None]
     shown = bench.table(found, rows, "walks")
     assert "**1.06**" in shown and "**2.5 s**" in shown and "do not reach 1.7 here either" in shown
+
+
+def test_a_shared_network_is_shown_beside_own_ones(bench: ModuleType) -> None:
+    found = {
+        "recordings": 4, "own_s": [30.0, 20.0], "shared_s": [25.0, 26.0], "pairs": 60, "requests": 30, "batches": 20,
+        "MB": 500, "own_mb": 600.0, "shared_mb": 200.0, "differ": 1, "machine": FOUND["machine"],
+    }  # fmt: skip
+    rows = bench.network_targets(found)
+    shown = bench.network_table(found, rows, "walks")
+    assert "one per process | 0.8 |" in shown and "on average | 3 |" in shown and "| **1** | 0 |" in shown
+    assert "| not measured |" in shown and "its own network 20 s, one network in a third process 25 s" in shown
 
 
 def test_walks_are_rendered_once(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,9 @@ def test_recordings_that_share_a_network_are_mapped_as_alone(
     out = tmp_path / "out"
     asked = [str(tmp_path / "orbit"), str(tmp_path / "corridor"), "--out", str(out), *options]
     assert fleet.main([*asked, "--workers", "2", "--networks", "1"]) == 0
-    (pairs,) = re.findall(r"shared networks: (\d+) pairs of \d+ requests in \d+ batches", capsys.readouterr().out)
+    (pairs,) = re.findall(
+        r"shared networks: (\d+) pairs of \d+ requests in \d+ batches, \d+ MB", capsys.readouterr().out
+    )
     assert int(pairs) > 0
     assert fleet.main(asked) == 0, "how the network is reached is no other request, so Ray is not started"
     # One network and one thread in either case, so bytes may be compared on this processor.
