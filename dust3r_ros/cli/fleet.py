@@ -21,7 +21,7 @@ from dust3r_ros.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from dust3r_ros.fleet.cluster import Cluster, Progress
     from dust3r_ros.fleet.networks import Pool
-    from dust3r_ros.fleet.recordings import Job, Record
+    from dust3r_ros.fleet.recordings import Job, Place, Record
 
 _NAME = "dust3r-fleet"
 _INDEX_S = 30.0  # between two writes of the index
@@ -41,14 +41,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "recordings", nargs="*", metavar="RECORDING",
-        help="folder of images, video file, ROS 1 bag or rosbag2 (sqlite3, MCAP), or a quoted pattern of such",
+        help="folder of images, video file, ROS 1 bag or rosbag2 (sqlite3, MCAP), by path or address (s3://BUCKET/BAG), "
+        "or a quoted pattern of such",
     )  # fmt: skip
     parser.add_argument(
         "--list", action="append", default=[], metavar="FILE", help="text file with a recording or pattern per line"
     )
     parser.add_argument(
-        "--out", metavar="DIR", required=True, help="output folder: a folder per recording, index.html, index.csv"
-    )
+        "--out", metavar="DIR", required=True,
+        help="output folder or address: a folder per recording, index.html, index.csv",
+    )  # fmt: skip
     parser.add_argument("--again", action="store_true", help="map everything, finished or not")
     parser.add_argument("--quiet", action="store_true", help="print neither progress bar nor summary")
     command.add_cluster(parser, "recording")
@@ -66,13 +68,14 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     from dust3r_ros.fleet.cluster import need_ray
     from dust3r_ros.fleet.index import TABLE, write_index
+    from dust3r_ros.fleet.places import is_address
     from dust3r_ros.fleet.recordings import find_recordings, is_done, records_in
     from dust3r_ros.io.files import FileLock, make_folder
 
     cluster = command.cluster_of(arguments)
     _check(arguments)
-    out = Path(arguments.out).absolute()
-    if out.exists() and not out.is_dir():
+    out = arguments.out if is_address(arguments.out) else str(Path(arguments.out).absolute())
+    if not is_address(out) and Path(out).exists() and not Path(out).is_dir():
         raise InputError(f"--out '{arguments.out}' is a file; it must be a folder or not exist yet")
     recordings = find_recordings(arguments.recordings, arguments.list)
     records = records_in(out)
@@ -81,12 +84,13 @@ def _run(arguments: argparse.Namespace) -> int:
     inputs.say(arguments.quiet, f"{len(jobs) - len(todo)} of {len(jobs)} recordings are finished already")
     if todo:
         need_ray(cluster)
-    lock = FileLock(make_folder(out) / TABLE)
+    lock = None if is_address(out) else FileLock(make_folder(out) / TABLE)  # object stores have no locks
     try:
         signal = _map_all(todo, out, records, cluster, arguments) if todo else None
         write_index(out, records)
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
     return _outcome(jobs, len(todo), records, signal, arguments)
 
 
@@ -109,8 +113,9 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _jobs(
-    recordings: Sequence[Path], out: Path, records: dict[str, Record], arguments: argparse.Namespace
+    recordings: Sequence[Place], out: str, records: dict[str, Record], arguments: argparse.Namespace
 ) -> list[Job]:
+    from dust3r_ros.fleet.places import joined
     from dust3r_ros.fleet.recordings import Job, fingerprint, name_all, request_of
 
     options = _options(arguments)
@@ -118,7 +123,7 @@ def _jobs(
     for path, name in zip(recordings, name_all(recordings, records), strict=True):
         content, size = fingerprint(path)
         request = request_of(content, options, __version__)
-        jobs.append(Job(name, str(path), str(out / name), request, size))
+        jobs.append(Job(name, str(path), joined(out, name), request, size))
     return jobs
 
 
@@ -136,7 +141,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _map_all(
-    todo: Sequence[Job], out: Path, records: dict[str, Record], cluster: Cluster, arguments: argparse.Namespace
+    todo: Sequence[Job], out: str, records: dict[str, Record], cluster: Cluster, arguments: argparse.Namespace
 ) -> int | None:
     """Map ``todo``, enter what becomes of it into ``records``; returns the signal that ended it early."""
     from dust3r_ros.fleet.cluster import connected, run
@@ -211,6 +216,7 @@ def map_job(
 
     The network is one of the ``pool``, if there is one.
     """
+    from dust3r_ros.fleet.places import staged
     from dust3r_ros.fleet.recordings import EMPTY, FAILED, MAPPED, RECORD, Record
     from dust3r_ros.products.results import NOTHING_MAPPED
 
@@ -222,9 +228,11 @@ def map_job(
         tick(done, expected)
 
     try:
-        run_arguments = one.arguments_for(job.recording, job.folder, arguments)
-        with closing(pool.network(job.folder)) if pool else nullcontext() as network:
+        shared = closing(pool.network(job.folder)) if pool else nullcontext()
+        with staged(job.recording, job.folder) as (recording, folder), shared as network:
+            run_arguments = one.arguments_for(recording, folder, arguments)
             done = one.map_recording(run_arguments, nullcontext(command.Stop()), warnings.append, count, network)
+            files = sorted(path.name for path in Path(folder).iterdir() if path.name != RECORD)
     except Exception as error:
         message = command.explained(error)[1]
         return Record(job.recording, job.request, FAILED, " ".join(message.split()), warnings=warnings, done=frames[0])
@@ -239,7 +247,7 @@ def map_job(
     }
     return Record(
         job.recording, job.request, EMPTY if empty else MAPPED, NOTHING_MAPPED if empty else "", figures, warnings,
-        sorted(path.name for path in Path(job.folder).iterdir() if path.name != RECORD), summary["frames"],
+        files, summary["frames"],
     )  # fmt: skip
 
 
@@ -247,6 +255,7 @@ def _outcome(
     jobs: Sequence[Job], asked: int, records: dict[str, Record], signal: int | None, arguments: argparse.Namespace
 ) -> int:
     """The exit code, and what the user hears."""
+    from dust3r_ros.fleet.places import joined
     from dust3r_ros.fleet.recordings import MAPPED, WAITING
 
     states = [records[job.name].state for job in jobs]
@@ -254,7 +263,7 @@ def _outcome(
     inputs.say(
         arguments.quiet,
         f"{mapped} of {len(jobs)} recordings are mapped, {len(jobs) - asked} of them before; "
-        f"index: {Path(arguments.out) / 'index.html'}",
+        f"index: {joined(arguments.out, 'index.html')}",
     )
     if signal is not None:
         print(

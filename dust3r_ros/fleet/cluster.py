@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from dust3r_ros import __version__
-from dust3r_ros.errors import BackendError, ConfigError
+from dust3r_ros.errors import BackendError, ConfigError, InputError, OutputError
+from dust3r_ros.fleet import places
 from dust3r_ros.fleet.recordings import DIED, DONE, FAILED, RECORD, RUNNING, Job, Record, read_record
 from dust3r_ros.io.files import make_folder
 
@@ -175,7 +176,9 @@ class _Fleet:
 
     def begin(self, job: Job, tries: int = 1, elsewhere: Any = None) -> None:
         """Queue a job; on the node ``elsewhere`` if it is given."""
-        (make_folder(job.folder) / RECORD).unlink(missing_ok=True)  # from now on the files are not of a finished job
+        if not places.is_address(job.folder):
+            make_folder(job.folder)
+        places.remove(places.joined(job.folder, RECORD))  # from now on the files are not of a finished job
         task = self._task if elsewhere is None else self._task.options(scheduling_strategy=elsewhere)
         self.running[task.remote(self._work, job, tries, __version__)] = (job, tries)
 
@@ -205,7 +208,7 @@ class _Fleet:
         except (errors.RaySystemError, errors.RuntimeEnvSetupError) as error:
             message, state = f"the task cannot run: {error}", FAILED
         except errors.RayError as error:
-            last = read_record(job.folder)
+            last = _last(job)
             if tries <= self._cluster.retries:
                 self.begin(job, tries + 1, self._elsewhere(last))
                 return None
@@ -233,7 +236,7 @@ class _Fleet:
             self._looked = now
             self._reports = {}
             for job, _ in self.running.values():
-                record = read_record(job.folder)
+                record = _last(job)
                 if record is not None and record.state == RUNNING:
                     self._reports[job.name] = (record.done, record.expected)
         total = replace(self._past)
@@ -258,10 +261,17 @@ class _Fleet:
             _withdraw(job)
 
 
+def _last(job: Job) -> Record | None:
+    """The newest record of a job that runs or ran; None where it cannot be read now."""
+    with suppress(InputError):
+        return read_record(job.folder)
+    return None
+
+
 def _withdraw(job: Job) -> None:
-    record = read_record(job.folder)
+    record = _last(job)
     if record is None or record.state not in DONE:
-        (Path(job.folder) / RECORD).unlink(missing_ok=True)
+        places.remove(places.joined(job.folder, RECORD))
         with suppress(OSError):
             Path(job.folder).rmdir()  # if nothing was written
 
@@ -282,13 +292,15 @@ def _task(work: Work, job: Job, tries: int, version: str) -> Record:
     def tick(done: int, expected: int) -> None:
         nonlocal next_s
         if time.monotonic() > next_s:
-            replace(begun, done=done, expected=expected).write(job.folder)
+            with suppress(OutputError):  # a report is not worth a map
+                replace(begun, done=done, expected=expected).write(job.folder)
             next_s = time.monotonic() + _REPORT_S if done else 0.0  # the first frame is reported at once
 
-    if not os.path.exists(job.recording):
+    if not places.is_address(job.recording) and not os.path.exists(job.recording):
         message = f"recording '{job.recording}' is not on node {host}; all nodes must see the same files"
         return replace(begun, state=FAILED, message=message)
-    make_folder(job.folder)
+    if not places.is_address(job.folder):
+        make_folder(job.folder)
     tick(0, 0)
     record = replace(work(job, tick), tries=tries, host=host, node=node, pid=pid)
     record.write(job.folder)
