@@ -41,8 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "recordings", nargs="*", metavar="RECORDING",
-        help="folder of images, video file, ROS 1 bag or rosbag2 (sqlite3, MCAP), by path or address (s3://BUCKET/BAG), "
-        "or a quoted pattern of such",
+        help="folder of images, video file, ROS 1 bag or rosbag2 (sqlite3, MCAP), by path or address (s3://…), or a "
+        "quoted pattern of such",
     )  # fmt: skip
     parser.add_argument(
         "--list", action="append", default=[], metavar="FILE", help="text file with a recording or pattern per line"
