@@ -22,7 +22,7 @@ Pair = tuple[int, int]
 
 _MOST_VIEWS = 2000  # that a network keeps encoded, of all its mappers; at 3 MB a view of the largest network, 6 GB
 _START_S = 600.0  # until a network has loaded its weights; a cluster that grows may first have to begin a machine
-_AGAIN_S = 60.0  # that a mapper waits for a network whose process ended and is begun again
+_AGAIN_S = 600.0  # that a mapper waits for a network whose process ended and is begun again
 _HEARD_S = 60.0  # a mapper that asked within this time counts as one at work
 
 

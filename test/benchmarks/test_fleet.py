@@ -13,7 +13,7 @@ from scripts import script
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/fleet.py"
 FOUND = {
     "recordings": 12, "frames": 480, "alone_s": 90.0, "pair_s": 46.0, "fleet_s": 50.0, "again_s": 0.6, "differ": 0,
-    "bound": 1.9,
+    "bound": 1.9, "bound_others": 0.1,
     "machine": {"cores": 2, "processor": "processor", "others_cores": 0.1},
 }  # fmt: skip
 
@@ -31,10 +31,11 @@ def test_ratio_and_second_request_are_judged(bench: ModuleType) -> None:
 
 
 def test_a_machine_that_cannot_is_said(bench: ModuleType) -> None:
-    found = FOUND | {"pair_s": 80.0, "fleet_s": 85.0, "again_s": 30.0, "differ": 3}
+    found = FOUND | {"pair_s": 80.0, "fleet_s": 85.0, "again_s": 30.0, "differ": 3, "bound_others": 1.5}
     rows = bench.targets(found)
     assert [row["met"] for row in rows] == [False, None, None, False, False, None]
     shown = bench.table(found, rows, "walks")
+    assert "two plain mappers at once / one | not measured |" in shown and "other programs used 1.5 cores" in shown
     assert "**1.06**" in shown and "**2.5 s**" in shown and "do not reach 1.7 here either" in shown
 
 

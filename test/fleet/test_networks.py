@@ -139,7 +139,7 @@ def test_a_network_that_ends_is_begun_again_and_has_its_views_sent_again(network
 
 @needs_ray
 def test_recordings_that_share_a_network_are_mapped_as_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    network: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--backend", "both", "--checkpoint", "micro", "--focal", "199.2"]
     options += ["--set", "working_size=160", "--set", "tracking_size=240", "--set", "keyframe_motion_young=0.03"]
@@ -153,7 +153,11 @@ def test_recordings_that_share_a_network_are_mapped_as_alone(
     )
     assert int(pairs) > 0
     assert fleet.main(asked) == 0, "how the network is reached is no other request, so Ray is not started"
-    # One network and one thread in either case, so bytes may be compared on this processor.
+    given, pairs = views(7), [(0, 1), (1, 2), (2, 0)]
+    network.clear()
+    together, (single,) = alone(network, given, pairs), alone(network, given, pairs[:1])
+    if not np.array_equal(together[0].points_first, single.points_first):
+        pytest.skip("on this processor, a pair's pointmaps depend on its batch in the last digits")
     script = "from dust3r_ros.fleet.cluster import use_one_thread as one; one(); "
     script += "import sys; from dust3r_ros.cli.map import main; sys.exit(main())"
     command = [sys.executable, "-c", script, str(tmp_path / "orbit"), "--out", str(tmp_path / "alone"), "--quiet"]
