@@ -180,7 +180,7 @@ def measured_on(
         records[job.name] = record
         say(named[job.name].told(record.figures.get("seconds", 0.0), _rows_in(record, named[job.name])))
 
-    if todo and not late():
+    if todo and not (stopped() or late()):
         need_ray(cluster)
         with connected(cluster):
             work = partial(_run_task, plan, named)
