@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -136,6 +138,10 @@ class _Actor:
         self._batches = Batches(network)
         return network.image_size
 
+    async def join(self, mapper: str) -> None:
+        """A mapper has begun."""
+        self._heard[mapper] = time.monotonic()
+
     async def mappers(self) -> int:
         """How many are at work."""
         return sum(time.monotonic() - heard < _HEARD_S for heard in self._heard.values())
@@ -191,17 +197,33 @@ class Pool:
 
     def network(self, mapper: str) -> SharedNetwork:
         """The network of the pool with fewest mappers, for one more of that name."""
-        import ray
+        busy = _each([actor.mappers.remote() for actor in self.actors])
 
-        busy = ray.get([actor.mappers.remote() for actor in self.actors])
-        return SharedNetwork(self.actors[busy.index(min(busy))], mapper, self.image_size)
+        def order(place: int) -> tuple[float, int]:  # of equally busy ones, another for each mapper
+            count = busy[place]
+            return math.inf if count is None else count, zlib.crc32(f"{place} {mapper}".encode())
+
+        actor = self.actors[min(range(len(self.actors)), key=order)]
+        _each([actor.join.remote(mapper)])
+        return SharedNetwork(actor, mapper, self.image_size)
 
     def counts(self) -> dict[str, int]:
-        """Batches, requests and pairs of all networks so far, and their memory (MB)."""
-        import ray
+        """Batches, requests and pairs of all networks so far, and their memory (MB), of those whose process lives."""
+        found = [counts for counts in _each([actor.counts.remote() for actor in self.actors]) if counts is not None]
+        return {name: sum(counts[name] for counts in found) for name in found[0]} if found else {}
 
-        each = ray.get([actor.counts.remote() for actor in self.actors])
-        return {name: sum(counts[name] for counts in each) for name in each[0]}
+
+def _each(calls: Sequence[Any]) -> list[Any]:
+    """The results of calls of actors; None of one whose process has just ended."""
+    import ray
+
+    found = []
+    for call in calls:
+        try:
+            found.append(ray.get(call))
+        except ray.exceptions.RayActorError:
+            found.append(None)
+    return found
 
 
 def begin_pool(cluster: Cluster, config: MapperConfig) -> Pool:
@@ -298,7 +320,7 @@ class SharedNetwork:
     def close(self) -> None:
         """Let the network forget this mapper."""
         self.clear()
-        self._actor.leave.remote(self._mapper)
+        _each([self._actor.leave.remote(self._mapper)])
 
     def _ask(self, request: Request, end: float) -> Answer:
         """An answer, if need be of the process that takes the place of one that ended."""
