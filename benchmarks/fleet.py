@@ -17,12 +17,15 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +128,34 @@ def bound(recording: Path, out: Path, options: Sequence[str], times: int = 3) ->
     return {"bound": ratio, "bound_others": machine.about()["others_cores"]}
 
 
+def watched(words: Sequence[str]) -> tuple[float, float, subprocess.CompletedProcess[str]]:
+    """Seconds and processor seconds until a command has ended, those of all processes below it among them."""
+    start, used = time.perf_counter(), {}
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(words, cwd=ROOT, stdout=said, stderr=errors, text=True)
+        while process.poll() is None:
+            used |= _below(process.pid)
+            time.sleep(0.2)
+        took = time.perf_counter() - start
+        texts = [(file.seek(0), file.read())[1] for file in (said, errors)]
+    return took, sum(used.values()), subprocess.CompletedProcess(words, process.returncode, *texts)
+
+
+def _below(root: int) -> dict[int, float]:
+    """Processor seconds so far of a process and those that it, or one below it, began (Linux)."""
+    parents, used = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            pid = int(path.parent.name)
+            parents[pid], used[pid] = int(fields[1]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    found, more = set(), {root} & parents.keys()
+    while more:
+        found |= more
+        more = {pid for pid, parent in parents.items() if parent in more} - found
+    return {pid: used[pid] for pid in found}
+
+
 def measure_networks(recordings: Sequence[Path], out: Path, options: Sequence[str], times: int = 2) -> dict[str, Any]:
     """Two mappers with their own networks, and with one that they share: seconds (the quicker of ``times``), memory.
 
@@ -132,14 +163,15 @@ def measure_networks(recordings: Sequence[Path], out: Path, options: Sequence[st
     """
     machine = Machine()
     time.sleep(_PAUSE_S)  # who else is busy? Later nobody can tell Ray's processes from those of others
-    found: dict[str, Any] = {"recordings": len(recordings), "machine": machine.about(), "own_s": [], "shared_s": []}
+    found: dict[str, Any] = {"recordings": len(recordings), "machine": machine.about()}
+    found |= {f"{kind}_{what}": [] for kind in ("own", "shared") for what in ("s", "cpu_s")}
     for _ in range(times):
         for kind, more in (("own", []), ("shared", ["--networks", "1"])):
             words = [sys.executable, "-m", "dust3r_ros.cli.fleet", *map(str, recordings), "--out", str(out / kind)]
             words += ["--workers", "2", "--again", "--backend", "both", "--checkpoint", "micro", *more, *options]
-            start = time.perf_counter()
-            done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-            found[f"{kind}_s"].append(time.perf_counter() - start)
+            took, used, done = watched(words)
+            found[f"{kind}_s"].append(took)
+            found[f"{kind}_cpu_s"].append(used)
             if done.returncode:
                 raise InputError(f"'{kind}': {done.stderr.strip().splitlines()[-1]}")
             for name, count in re.findall(r"(\d+) (pairs|requests|batches|MB)", done.stdout):
@@ -159,8 +191,10 @@ def network_targets(found: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of the table about networks."""
     unknown = "needs a GPU; there: dust3r-fleet with and without --networks, on the same recordings"
     ratio = min(found["own_s"]) / min(found["shared_s"])
+    used = min(found["shared_cpu_s"]) / min(found["own_cpu_s"])
     return [
         _if_quiet("throughput, one shared network / one per process", ratio, found["machine"]["others_cores"]),
+        target("processor time, one shared network / one per process", used, "", None),
         target("pairs in a batch, on average", found["pairs"] / max(found["batches"], 1), "", None),
         target("requests in a batch, on average", found["requests"] / max(found["batches"], 1), "", None),
         target("memory of a mapper with its own network", found["own_mb"], "", None, unit="MB"),
@@ -175,9 +209,10 @@ def network_table(found: dict[str, Any], rows: Sequence[dict[str, Any]], what: s
     """Markdown."""
     sentences = [
         f"{found['recordings']} {what} in two processes, backend both, weights micro: each with its own network "
-        f"{min(found['own_s']):.0f} s, one network in a third process {min(found['shared_s']):.0f} s, the quickest of "
-        f"{len(found['own_s'])}, start included.",
-        *(f"{row['name']}: {row['note']}." for row in rows if row["note"]),
+        f"{min(found['own_s']):.0f} s ({min(found['own_cpu_s']):.0f} s of processors), one network in a third process "
+        f"{min(found['shared_s']):.0f} s ({min(found['shared_cpu_s']):.0f} s), the least of {len(found['own_s'])}, with "
+        "the start of Ray.",
+        *(f"{row['name'][:1].upper()}{row['name'][1:]}: {row['note']}." for row in rows if row["note"]),
     ]
     return _lines(found, rows, sentences)
 
