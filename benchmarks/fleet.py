@@ -210,8 +210,8 @@ def network_table(found: dict[str, Any], rows: Sequence[dict[str, Any]], what: s
     sentences = [
         f"{found['recordings']} {what} in two processes, backend both, weights micro: each with its own network "
         f"{min(found['own_s']):.0f} s ({min(found['own_cpu_s']):.0f} s of processors), one network in a third process "
-        f"{min(found['shared_s']):.0f} s ({min(found['shared_cpu_s']):.0f} s), the least of {len(found['own_s'])}, with "
-        "the start of Ray.",
+        f"{min(found['shared_s']):.0f} s ({min(found['shared_cpu_s']):.0f} s), the least of {len(found['own_s'])}, "
+        "with the start of Ray.",
         *(f"{row['name'][:1].upper()}{row['name'][1:]}: {row['note']}." for row in rows if row["note"]),
     ]
     return _lines(found, rows, sentences)
