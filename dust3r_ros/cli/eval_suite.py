@@ -281,6 +281,7 @@ def _job(arguments: argparse.Namespace) -> int:
 
 
 def _suite(arguments: argparse.Namespace) -> int:
+    from dust3r_ros.errors import ConfigError
     from dust3r_ros.evaluation.report.run_file import read_run
     from dust3r_ros.evaluation.suite.suite import measured
 
@@ -288,6 +289,9 @@ def _suite(arguments: argparse.Namespace) -> int:
     before = read_run(arguments.against) if arguments.against else None
     if arguments.address or arguments.workers:
         return _suite_on_cluster(arguments, config, before)
+    for name in ("memory", "gpus", "again"):
+        if getattr(arguments, name):
+            raise ConfigError(f"--{name} is given, but the suite runs without Ray; give --address or --workers too")
     start = perf_counter()
     plan = _plan(arguments)
     log = RunLog(arguments.out / "run.json", arguments, config)

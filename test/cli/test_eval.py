@@ -150,6 +150,7 @@ def test_what_the_cluster_lacks_is_said_at_once(
 ) -> None:
     asked = ["suite", "--out", tmp_path / "out"]
     assert called(*asked, "--address", "here:1", "--workers", 2) == 2 and "--workers" in capsys.readouterr().err
+    assert called(*asked, "--again") == 2 and "--again is given, but the suite runs without" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "ray", None)
     assert called(*asked, "--workers", 2) == 2 and "install the extra 'fleet'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
