@@ -64,7 +64,7 @@ bench-live: python  ## the live node at the camera's rate, over DDS on two cores
 bench-stay: python  ## a camera that stays in one place: does the map stop growing? Into docs/reliability.md (ARGS="--passes 8")
 	@$(ENVIRONMENT) test -- python benchmarks/stay.py --page docs/reliability.md $(ARGS)
 
-bench-fleet: python  ## twelve recordings by two processes and by one, and asked for again, into docs/fleet.md (ARGS="--data FOLDER")
+bench-fleet: python  ## twelve recordings by two processes and by one, asked for again, and with a shared network, into docs/fleet.md (ARGS="--data FOLDER")
 	@$(ENVIRONMENT) test -- python benchmarks/fleet.py --page docs/fleet.md $(ARGS)
 
 bench-join: python  ## three recordings of one place, one of another, 20 draws: what is joined? Into docs/fleet.md (ARGS="--draws 4")

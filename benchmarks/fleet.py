@@ -1,22 +1,31 @@
 """Many recordings: how much faster are two processes than one after the other, and what does a second request cost?
 
-    python benchmarks/fleet.py [--data FOLDER] [--max-frames N] [--out results/fleet] [--page docs/fleet.md]
+    python benchmarks/fleet.py [--parts recordings networks] [--data FOLDER] [--max-frames N] [--out results/fleet]
+                               [--page docs/fleet.md]
 
 Twelve rendered walks, or the scenes in ``--data``, are mapped three times with the same options: by one process with
 one thread, one after the other; by two such processes that share them, without Ray, which is what the machine can give;
-and by ``dust3r-fleet --workers 2``, its start included. Then ``dust3r-fleet`` is asked for the same again.
-Writes fleet.json, and the table into ``--page``.
+and by ``dust3r-fleet --workers 2``, its start included. Then ``dust3r-fleet`` is asked for the same again. What the
+machine can give at best is measured with one walk: alone and twice at the same time, the quickest of three.
+
+The part ``networks`` maps some of them with the network that ships: each process with its own, and all with one.
+Writes fleet.json and networks.json, and the tables into ``--page``.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +44,13 @@ from dust3r_ros.scenes.rooms import corridor, room  # noqa: E402
 from dust3r_ros.scenes.sequence import render_path, walk  # noqa: E402
 
 BEGIN, END = "<!-- fleet: begin, made by benchmarks/fleet.py -->", "<!-- fleet: end -->"
+BEGIN_NETWORKS, END_NETWORKS = "<!-- networks: begin, made by benchmarks/fleet.py -->", "<!-- networks: end -->"
+_PARTS = ("recordings", "networks")
+_SHARING = 4  # recordings that are mapped with a network
 _WALKS = ("orbit", "sweep", "forward", "corridor")
 _SEEDS, _FRAMES, _SIZE = 3, 40, (320, 240)
+_QUIET = 0.2  # cores of other programs beside which the machine can be judged
+_PAUSE_S = 3.0
 _RATIO, _AGAIN_S = 1.7, 2.0  # targets
 _SAME = ("trajectory.txt", "keyframes.txt", "map.ply", "cameras.yaml")
 
@@ -100,6 +114,109 @@ def measure(recordings: Sequence[Path], out: Path, options: Sequence[str]) -> di
     return found
 
 
+def bound(recording: Path, out: Path, options: Sequence[str], times: int = 3) -> dict[str, Any]:
+    """What the machine gives: throughput of two plain mappers at once over one's, on one recording, each the quickest
+    of ``times``; and the cores that other programs used meanwhile."""
+
+    def command(number: int) -> list[str]:
+        place = str(out / f"bound-{number}")
+        return [sys.executable, __file__, "--alone", str(recording), "--out", place, "--", *options]
+
+    machine = Machine()
+    pairs = [(seconds(command(0)), seconds(command(0), command(1))) for _ in range(times)]
+    ratio = 2 * min(one for one, _ in pairs) / min(two for _, two in pairs)
+    return {"bound": ratio, "bound_others": machine.about()["others_cores"]}
+
+
+def watched(words: Sequence[str]) -> tuple[float, float, subprocess.CompletedProcess[str]]:
+    """Seconds and processor seconds until a command has ended, those of all processes below it among them."""
+    start, used = time.perf_counter(), {}
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(words, cwd=ROOT, stdout=said, stderr=errors, text=True)
+        while process.poll() is None:
+            used |= _below(process.pid)
+            time.sleep(0.2)
+        took = time.perf_counter() - start
+        texts = [(file.seek(0), file.read())[1] for file in (said, errors)]
+    return took, sum(used.values()), subprocess.CompletedProcess(words, process.returncode, *texts)
+
+
+def _below(root: int) -> dict[int, float]:
+    """Processor seconds so far of a process and those that it, or one below it, began (Linux)."""
+    parents, used = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            pid = int(path.parent.name)
+            parents[pid], used[pid] = int(fields[1]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    found, more = set(), {root} & parents.keys()
+    while more:
+        found |= more
+        more = {pid for pid, parent in parents.items() if parent in more} - found
+    return {pid: used[pid] for pid in found}
+
+
+def measure_networks(recordings: Sequence[Path], out: Path, options: Sequence[str], times: int = 2) -> dict[str, Any]:
+    """Two mappers with their own networks, and with one that they share: seconds (the quicker of ``times``), memory.
+
+    Raises ``InputError`` when a recording was not mapped.
+    """
+    machine = Machine()
+    time.sleep(_PAUSE_S)  # who else is busy? Later nobody can tell Ray's processes from those of others
+    found: dict[str, Any] = {"recordings": len(recordings), "machine": machine.about()}
+    found |= {f"{kind}_{what}": [] for kind in ("own", "shared") for what in ("s", "cpu_s")}
+    for _ in range(times):
+        for kind, more in (("own", []), ("shared", ["--networks", "1"])):
+            words = [sys.executable, "-m", "dust3r_ros.cli.fleet", *map(str, recordings), "--out", str(out / kind)]
+            words += ["--workers", "2", "--again", "--backend", "both", "--checkpoint", "micro", *more, *options]
+            took, used, done = watched(words)
+            found[f"{kind}_s"].append(took)
+            found[f"{kind}_cpu_s"].append(used)
+            if done.returncode:
+                raise InputError(f"'{kind}': {done.stderr.strip().splitlines()[-1]}")
+            for name, count in re.findall(r"(\d+) (pairs|requests|batches|MB)", done.stdout):
+                found[count] = int(name)
+    for kind in ("own", "shared"):
+        with open(out / kind / "index.csv", newline="") as file:
+            found[f"{kind}_mb"] = max(float(row["peak_memory_mb"]) for row in csv.DictReader(file))
+    found["differ"] = sum(
+        (out / "own" / path.name / file).read_bytes() != (out / "shared" / path.name / file).read_bytes()
+        for path in recordings
+        for file in _SAME
+    )
+    return found
+
+
+def network_targets(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the table about networks."""
+    unknown = "needs a GPU; there: dust3r-fleet with and without --networks, on the same recordings"
+    ratio = min(found["own_s"]) / min(found["shared_s"])
+    used = min(found["shared_cpu_s"]) / min(found["own_cpu_s"])
+    return [
+        _if_quiet("throughput, one shared network / one per process", ratio, found["machine"]["others_cores"]),
+        target("processor time, one shared network / one per process", used, "", None),
+        target("pairs in a batch, on average", found["pairs"] / max(found["batches"], 1), "", None),
+        target("requests in a batch, on average", found["requests"] / max(found["batches"], 1), "", None),
+        target("memory of a mapper with its own network", found["own_mb"], "", None, unit="MB"),
+        target("memory of a mapper that shares one", found["shared_mb"], "", None, unit="MB"),
+        target("memory of the shared network", float(found["MB"]), "", None, unit="MB"),
+        target("files that differ", str(found["differ"]), "0", not found["differ"]),
+        target("GPU: mappers that one network of 571 M weights serves", None, "", None, unknown),
+    ]  # fmt: skip
+
+
+def network_table(found: dict[str, Any], rows: Sequence[dict[str, Any]], what: str) -> str:
+    """Markdown."""
+    sentences = [
+        f"{found['recordings']} {what} in two processes, backend both, weights micro: each with its own network "
+        f"{min(found['own_s']):.0f} s ({min(found['own_cpu_s']):.0f} s of processors), one network in a third process "
+        f"{min(found['shared_s']):.0f} s ({min(found['shared_cpu_s']):.0f} s), the least of {len(found['own_s'])}, "
+        "with the start of Ray.",
+        *(f"{row['name'][:1].upper()}{row['name'][1:]}: {row['note']}." for row in rows if row["note"]),
+    ]
+    return _lines(found, rows, sentences)
+
+
 def targets(found: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of the table."""
     ratio, most = found["alone_s"] / found["fleet_s"], found["alone_s"] / found["pair_s"]
@@ -109,33 +226,61 @@ def targets(found: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         target("throughput, two processes / one", ratio, f">= {_RATIO:g} on two cores", ratio >= _RATIO, few),
         target("the same with two plain processes, without Ray", most, "", None),
+        _if_quiet("what the machine gives: two plain mappers at once / one", found["bound"], found["bound_others"]),
         target("asked for again, per recording", again, f"<= {_AGAIN_S:g} s", again <= _AGAIN_S, unit="s"),
         target("files that differ from those of dust3r-map", str(found["differ"]), "0", not found["differ"]),
         target("frames per second, two processes", found["frames"] / found["fleet_s"], "", None),
     ]
 
 
+def _if_quiet(name: str, ratio: float, others: float | None) -> dict[str, Any]:
+    """A row of throughputs of different numbers of processes: beside other programs, more processes get a larger share
+    of the machine, which says nothing of it."""
+    if (others or 0.0) > _QUIET:
+        return target(name, None, "", None, f"other programs used {others:.1f} cores; measure again without them")
+    return target(name, ratio, "", None)
+
+
 def table(found: dict[str, Any], rows: Sequence[dict[str, Any]], what: str) -> str:
     """Markdown, with what was missed in bold."""
+    sentences = [
+        f"{found['recordings']} {what}, {found['frames']} frames: one process {found['alone_s']:.0f} s, two plain "
+        f"processes {found['pair_s']:.0f} s, dust3r-fleet {found['fleet_s']:.0f} s.",
+        *(f"{row['name'].capitalize()}: {row['note']}." for row in rows if row["note"]),
+    ]
+    return _lines(found, rows, sentences)
+
+
+def _lines(found: dict[str, Any], rows: Sequence[dict[str, Any]], sentences: Sequence[str]) -> str:
     lines = ["| figure | measured | target |", "| --- | ---: | ---: |"]
     for row in rows:
         shown = f"**{row['measured']}**" if row["met"] is False else row["measured"]
         lines.append(f"| {row['name']} | {shown} | {row['target'] or '–'} |")
     others = found["machine"]["others_cores"]
-    sentences = [
-        f"{found['recordings']} {what}, {found['frames']} frames: one process {found['alone_s']:.0f} s, two plain "
-        f"processes {found['pair_s']:.0f} s, dust3r-fleet {found['fleet_s']:.0f} s.",
-        *(f"{row['name'].capitalize()}: {row['note']}." for row in rows if row["note"]),
-        f"{where_and_when(found['machine'])}.",
-        "" if others is None else f"Cores used by other programs while plain processes ran: {others:.1f}.",
-    ]
-    return "\n".join([*lines, "", *filter(None, sentences)])
+    end = [f"{where_and_when(found['machine'])}."]
+    end += [] if others is None else [f"Cores used by other programs: {others:.1f}."]
+    return "\n".join([*lines, "", *sentences, *end])
+
+
+def _show(
+    path: Path,
+    found: dict[str, Any],
+    rows: Sequence[dict[str, Any]],
+    shown: str,
+    page: Path | None,
+    markers: tuple[str, str],
+) -> None:
+    write_text(path, json.dumps({**found, "targets": rows}, indent=1) + "\n")
+    print(shown)
+    if page:
+        replace_between(page, *markers, shown)
 
 
 def main() -> int:
     """Exit code: 1 for recordings that could not be measured, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of recorded scenes, in place of rendered walks")
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS, help="what to measure (default: all)")
     parser.add_argument("--max-frames", type=positive, metavar="N", help="only the first frames of each")
     parser.add_argument("--out", type=Path, default=ROOT / "results/fleet")
     parser.add_argument("--page", type=Path, help="page whose table is replaced")
@@ -152,14 +297,18 @@ def main() -> int:
             raise InputError(f"--data '{arguments.data}' holds no scene with a groundtruth.txt")
         options = list(arguments.options)
         options += ["--max-frames", str(arguments.max_frames)] if arguments.max_frames else []
-        found = measure(scenes or rendered(out / "recordings"), out, options)
-        rows = targets(found)
+        recordings = scenes or rendered(out / "recordings")
         what = "recorded scenes" if scenes else f"rendered walks of {_SIZE[0]} x {_SIZE[1]} pixels"
-        shown = table(found, rows, what)
-        write_text(out / "fleet.json", json.dumps({**found, "targets": rows}, indent=1) + "\n")
-        print(shown)
-        if arguments.page:
-            replace_between(arguments.page, BEGIN, END, shown)
+        if "recordings" in arguments.parts:
+            found = measure(recordings, out, options)
+            found |= bound(recordings[0], out, options)
+            rows = targets(found)
+            _show(out / "fleet.json", found, rows, table(found, rows, what), arguments.page, (BEGIN, END))
+        if "networks" in arguments.parts:
+            found = measure_networks(recordings[:: max(len(recordings) // _SHARING, 1)], out, options)
+            rows = network_targets(found)
+            shown = network_table(found, rows, what)
+            _show(out / "networks.json", found, rows, shown, arguments.page, (BEGIN_NETWORKS, END_NETWORKS))
     except Dust3rRosError as error:
         print(f"fleet: error: {error}", file=sys.stderr)
         return 1

@@ -51,8 +51,8 @@ DISTRIBUTION = {
 }
 # Not needed by the node (test_bare.py), and by pip only, or of the extras.
 OPTIONAL = {
-    "evo", "h5py", "matplotlib", "onnx", "onnxruntime", "onnxscript", "plyfile", "ray", "rosbags", "safetensors",
-    "timm", "torch", "trimesh", "viser",
+    "evo", "fsspec", "h5py", "matplotlib", "onnx", "onnxruntime", "onnxscript", "plyfile", "ray", "rosbags",
+    "safetensors", "timm", "torch", "trimesh", "viser",
 }  # fmt: skip
 
 

@@ -45,6 +45,12 @@ def use_threads(count: int) -> None:
     use_blas_threads(count)
 
 
+def end_with_parent() -> None:
+    """Let this process be killed when the one that began it ends, in whatever way (Linux)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def _functions(name: str) -> Iterator[ctypes._NamedFuncPointer]:
     """The function in every loaded OpenBLAS."""
     maps = ""
@@ -137,8 +143,7 @@ class Aside(Generic[Result]):
 def _run(work: Callable[[], object], descriptor: int, nice: int) -> None:
     """In the child: compute, write, exit, without closing or flushing anything of the parent's."""
     try:
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent (Linux)
+        end_with_parent()
         os.nice(nice)
         if nice >= MOST_NICE and hasattr(os, "SCHED_IDLE"):  # Linux
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from dust3r_ros.backends.base import Backend
+from dust3r_ros.backends.base import Backend, Network
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import BackendError, ConfigError
 
@@ -29,10 +29,14 @@ def fitted(config: MapperConfig, backend: Backend) -> MapperConfig:
     return replace(config, working_size=config.long_edge if trained is None else max(trained))
 
 
-def make_backend(config: MapperConfig) -> Backend:
+NETWORKS = ("dust3r", "both")  # backends with a network for pairs
+
+
+def make_backend(config: MapperConfig, network: Network | None = None) -> Backend:
     """The backend that a configuration names; raises an error if it cannot run.
 
-    ``ConfigError`` for incompatible parameters, ``BackendError`` or ``CheckpointError`` for the rest.
+    ``network`` takes the place of the one that ``NETWORKS`` would load. ``ConfigError`` for incompatible parameters,
+    ``BackendError`` or ``CheckpointError`` for the rest.
     """
     if config.backend == "two_view":
         from dust3r_ros.backends.two_view import TwoViewBackend
@@ -47,11 +51,7 @@ def make_backend(config: MapperConfig) -> Backend:
         raise BackendError(f"backend '{config.backend}' needs weights; set 'checkpoint' to {wanted}")
     if config.backend == "mono":
         return _mono(config)
-    from dust3r_ros.backends.dust3r import Dust3rBackend
-
-    network = Dust3rBackend(
-        config.checkpoint, config.device, precision=config.precision, compiled=config.compile_network
-    )
+    network = network or make_network(config)
     if config.backend == "dust3r":
         if config.working_size > max(network.image_size):
             height, width = network.image_size
@@ -64,6 +64,13 @@ def make_backend(config: MapperConfig) -> Backend:
     from dust3r_ros.backends.both import BothBackend
 
     return BothBackend(network, network.image_size, config.min_parallax_deg)
+
+
+def make_network(config: MapperConfig) -> Network:
+    """The network for pairs whose weights a configuration names. Raises as ``make_backend``."""
+    from dust3r_ros.backends.dust3r import Dust3rBackend
+
+    return Dust3rBackend(config.checkpoint, config.device, precision=config.precision, compiled=config.compile_network)
 
 
 def _mono(config: MapperConfig) -> Backend:

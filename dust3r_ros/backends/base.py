@@ -51,6 +51,14 @@ class Backend(Protocol):
         """
 
 
+class Network(Backend, Protocol):
+    """A backend that needs no poses, trained on images of ``image_size`` (H, W)."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+
+
 @runtime_checkable
 class Monocular(Protocol):
     """A backend that also knows something from one image alone: how long its focal is, and how far things are."""

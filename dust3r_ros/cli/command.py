@@ -11,11 +11,14 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from dust3r_ros import __version__
 from dust3r_ros.config import MapperConfig, from_mapping, load_yaml, parse_yaml, rows, split
 from dust3r_ros.errors import ConfigError, Dust3rRosError
+
+if TYPE_CHECKING:
+    from dust3r_ros.fleet.cluster import Cluster
 
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -65,6 +68,35 @@ def mapper_config(arguments: argparse.Namespace, base: Mapping[str, object] | No
         if getattr(arguments, name) is not None:
             values[name] = getattr(arguments, name)
     return from_mapping(MapperConfig, {**values, **settings(arguments.set)})
+
+
+def add_cluster(parser: argparse.ArgumentParser, what: str, default: str = "one per core") -> None:
+    """The options that choose where tasks run; ``what``: a task; ``default``: without --address and --workers."""
+    group = parser.add_argument_group("where it runs")
+    group.add_argument(
+        "--address", metavar="ADDRESS", help="a Ray cluster, ray://HOST:10001 or HOST:6379 (default: here)"
+    )
+    group.add_argument("--workers", type=positive, metavar="N", help=f"processes here (default: {default})")
+    group.add_argument("--memory", type=positive, metavar="MB", help=f"memory to reserve for each {what}")
+    group.add_argument("--gpus", type=float, default=0.0, metavar="F", help=f"share of a GPU for each {what}")
+    group.add_argument(
+        "--retries", type=int, default=2, metavar="N", help="try again so often when a process dies (default: 2)"
+    )
+
+
+def cluster_of(arguments: argparse.Namespace) -> Cluster:
+    """The cluster that the options of ``add_cluster`` choose. Raises ``ConfigError``."""
+    from dust3r_ros.fleet.cluster import Cluster
+
+    if arguments.retries < 0:
+        raise ConfigError(f"--retries is {arguments.retries}; it must be at least 0")
+    if not 0 <= arguments.gpus < 1e6:
+        raise ConfigError(f"--gpus is {arguments.gpus}; it must be at least 0")
+    if arguments.address and arguments.workers:
+        raise ConfigError("--workers is for this machine; with --address, Ray's nodes say how many cores they have")
+    memory = (arguments.memory or 0) * 10**6
+    networks = getattr(arguments, "networks", None) or 0
+    return Cluster(arguments.address, arguments.workers, memory, arguments.gpus, arguments.retries, networks)
 
 
 def settings(texts: Iterable[str]) -> dict[str, object]:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from dust3r_ros.cli import command
 
 if TYPE_CHECKING:
     from dust3r_ros.config import MapperConfig
+    from dust3r_ros.evaluation.report.run_file import RunFile
 
 
 def add_when(parser: argparse.ArgumentParser) -> None:
@@ -34,11 +36,13 @@ def add_when(parser: argparse.ArgumentParser) -> None:
 class RunLog:
     """Writes ``run``, all rows so far, after each row, so that an interrupted run keeps its results."""
 
-    def __init__(self, path: Path, arguments: argparse.Namespace, config: MapperConfig) -> None:
-        """``arguments``: with those of ``add_when``. Time counts from here."""
+    def __init__(self, path: Path, arguments: argparse.Namespace, config: MapperConfig, shared: str = "") -> None:
+        """``arguments``: with those of ``add_when``. ``shared``: on what tasks ran at the same time, if they did. Time
+        counts from here."""
         from dust3r_ros.evaluation.report.run_file import Machine, RunFile
 
         self._path, self._arguments, self._config = path, arguments, config
+        self._shared = {"shared": shared} if shared else {}
         self._machine, self._start = Machine(), perf_counter()
         self.run = RunFile({})
 
@@ -51,7 +55,7 @@ class RunLog:
             commit=self._arguments.commit,
             date=self._arguments.date,
             configuration=as_mapping(self._config),
-            hardware=self._machine.about(),
+            hardware={**self._machine.about(), **self._shared},
             seconds=perf_counter() - self._start,
         )
         self.run = RunFile(head, list({key_of(one): one for one in (*self.run.rows, row)}.values()))
@@ -206,6 +210,8 @@ def add_suite(tables: Any) -> None:
     )
     parser.add_argument("--against", type=Path, metavar="JSON", help="compare with an earlier run")
     add_when(parser)
+    command.add_cluster(parser, "scene and system", default="one scene after the other, without Ray")
+    parser.add_argument("--again", action="store_true", help="with Ray: measure everything, finished or not")
     parser.set_defaults(body=_suite)
     command.add_mapper(parser)
     command.add_common(parser)
@@ -246,6 +252,7 @@ def _add_job(tables: Any) -> None:
     parser.add_argument("--max-frames", type=command.positive)
     parser.add_argument("--protocols", nargs="+", default=[])
     parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--one-thread", action="store_true")
     parser.set_defaults(body=_job)
     command.add_mapper(parser)
     command.add_common(parser)
@@ -253,10 +260,15 @@ def _add_job(tables: Any) -> None:
 
 def _job(arguments: argparse.Namespace) -> int:
     """Writes the rows after each protocol, so that an interrupted job keeps those before."""
+    from dust3r_ros.alignment.processes import end_with_parent
     from dust3r_ros.evaluation.suite.job import measure
     from dust3r_ros.evaluation.suite.protocol_job import measure_protocol
+    from dust3r_ros.fleet.cluster import use_one_thread
     from dust3r_ros.io.files import write_text
 
+    end_with_parent()  # which cannot end it when it is killed itself
+    if arguments.one_thread:
+        use_one_thread()
     config = command.mapper_config(arguments)
     scene, limit, rows = arguments.scene, arguments.max_frames, []
     for protocol in arguments.protocols:
@@ -269,20 +281,64 @@ def _job(arguments: argparse.Namespace) -> int:
 
 
 def _suite(arguments: argparse.Namespace) -> int:
+    from dust3r_ros.errors import ConfigError
     from dust3r_ros.evaluation.report.run_file import read_run
     from dust3r_ros.evaluation.suite.suite import measured
 
     config = command.mapper_config(arguments)
     before = read_run(arguments.against) if arguments.against else None
+    if arguments.address or arguments.workers:
+        return _suite_on_cluster(arguments, config, before)
+    for name in ("memory", "gpus", "again"):
+        if getattr(arguments, name):
+            raise ConfigError(f"--{name} is given, but the suite runs without Ray; give --address or --workers too")
     start = perf_counter()
     plan = _plan(arguments)
     log = RunLog(arguments.out / "run.json", arguments, config)
     for row in measured(plan, say, start):
         log.add(row)
     _write(arguments, log.run, before)
-    return int(
-        any(str(row.get("note", "")).startswith("failed") and row["system"] == "two_view" for row in log.run.rows)
-    )
+    return _failed(log.run)
+
+
+def _suite_on_cluster(arguments: argparse.Namespace, config: MapperConfig, before: RunFile | None) -> int:
+    """The same by tasks of Ray; what an earlier request finished is not measured again."""
+    from dust3r_ros.config import as_mapping
+    from dust3r_ros.evaluation.suite.suite import measured_on
+    from dust3r_ros.fleet.cluster import need_ray
+    from dust3r_ros.fleet.recordings import fingerprint
+    from dust3r_ros.io.files import FileLock, make_folder
+
+    cluster = command.cluster_of(arguments)
+    need_ray(cluster)  # said before scenes are rendered
+    named = {name: Path(given) for name in ("config", "checkpoint") if (given := getattr(arguments, name))}
+    found = {name: path.resolve() for name, path in named.items() if path.exists()}
+    depends = {**as_mapping(config), "files": [fingerprint(path)[0] for path in found.values()]}
+    whole = argparse.Namespace(**{**vars(arguments), **{name: str(path) for name, path in found.items()}})
+    plan = replace(_plan(arguments), options=forwarded(whole))  # nodes have other working folders
+    where = "a Ray cluster" if arguments.address else f"{arguments.workers} processes"
+    log = RunLog(arguments.out / "run.json", arguments, config, where)
+    tasks = make_folder(arguments.out / "tasks")
+    lock = FileLock(tasks)
+    try:
+        with command.stop_on_signal() as stop:
+            rows = measured_on(
+                cluster, plan, tasks, depends, again=arguments.again, stopped=lambda: bool(stop), say=say
+            )
+    finally:
+        lock.release()
+    for row in rows:
+        log.add(row)
+    if stop.signal is not None:
+        say("dust3r-eval: interrupted; the same command continues with what is missing")
+        return 128 + stop.signal
+    _write(arguments, log.run, before)
+    return _failed(log.run)
+
+
+def _failed(run: RunFile) -> int:
+    """The exit code: whether one of our own scenes failed."""
+    return int(any(str(row.get("note", "")).startswith("failed") and row["system"] == "two_view" for row in run.rows))
 
 
 def say(line: str) -> None:
@@ -333,6 +389,8 @@ def _command(arguments: argparse.Namespace) -> str:
     """The command that was run, with the options for scenes and mapper."""
     options = ["--only", *arguments.only] if arguments.only else []
     options += ["--max-frames", str(arguments.max_frames)] if arguments.max_frames else []
+    options += ["--address", "..."] if arguments.address else []
+    options += ["--workers", str(arguments.workers)] if arguments.workers else []
     options += [*forwarded(arguments)]
     return f'make eval ARGS="{" ".join(options)}"' if options else "make eval"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +20,8 @@ from dust3r_ros.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from dust3r_ros.fleet.cluster import Cluster, Progress
-    from dust3r_ros.fleet.recordings import Job, Record
+    from dust3r_ros.fleet.networks import Pool
+    from dust3r_ros.fleet.recordings import Job, Place, Record
 
 _NAME = "dust3r-fleet"
 _INDEX_S = 30.0  # between two writes of the index
@@ -40,31 +41,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "recordings", nargs="*", metavar="RECORDING",
-        help="folder of images, video file, ROS 1 bag or rosbag2 (sqlite3, MCAP), or a quoted pattern of such",
+        help="folder of images, video file, ROS 1 bag or rosbag2 (sqlite3, MCAP), by path or address (s3://…), or a "
+        "quoted pattern of such",
     )  # fmt: skip
     parser.add_argument(
         "--list", action="append", default=[], metavar="FILE", help="text file with a recording or pattern per line"
     )
     parser.add_argument(
-        "--out", metavar="DIR", required=True, help="output folder: a folder per recording, index.html, index.csv"
-    )
+        "--out", metavar="DIR", required=True,
+        help="output folder or address: a folder per recording, index.html, index.csv",
+    )  # fmt: skip
     parser.add_argument("--again", action="store_true", help="map everything, finished or not")
     parser.add_argument(
         "--join", action="store_true", help="make one map of those that show the same place, with its own folder"
     )
     parser.add_argument("--quiet", action="store_true", help="print neither progress bar nor summary")
-    group = parser.add_argument_group("where it runs")
-    group.add_argument(
-        "--address", metavar="ADDRESS", help="a Ray cluster, ray://HOST:10001 or HOST:6379 (default: here)"
-    )
-    group.add_argument("--workers", type=command.positive, metavar="N", help="processes here (default: one per core)")
-    group.add_argument(
-        "--memory", type=command.positive, default=None, metavar="MB", help="memory to reserve for each recording"
-    )
-    group.add_argument("--gpus", type=float, default=0.0, metavar="F", help="share of a GPU for each recording")
-    group.add_argument(
-        "--retries", type=int, default=2, metavar="N", help="try again so often when a process dies (default: 2)"
-    )
+    command.add_cluster(parser, "recording")
+    parser.add_argument(
+        "--networks", type=command.positive, metavar="N",
+        help="backends dust3r and both: N networks that all recordings share; --gpus is for each of these then",
+    )  # fmt: skip
     inputs.add_selection(parser)
     one.add_map(parser)
     command.add_mapper(parser)
@@ -73,50 +69,53 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from dust3r_ros.fleet.cluster import Cluster, need_ray
+    from dust3r_ros.fleet.cluster import need_ray
     from dust3r_ros.fleet.index import TABLE, write_index
+    from dust3r_ros.fleet.places import is_address
     from dust3r_ros.fleet.recordings import find_recordings, is_done, records_in
     from dust3r_ros.io.files import FileLock, make_folder
 
+    cluster = command.cluster_of(arguments)
     _check(arguments)
-    out = Path(arguments.out).absolute()
-    if out.exists() and not out.is_dir():
+    out = arguments.out if is_address(arguments.out) else str(Path(arguments.out).absolute())
+    if not is_address(out) and Path(out).exists() and not Path(out).is_dir():
         raise InputError(f"--out '{arguments.out}' is a file; it must be a folder or not exist yet")
     recordings = find_recordings(arguments.recordings, arguments.list)
     records = records_in(out)
     jobs = _jobs(recordings, out, records, arguments)
-    cluster = Cluster(
-        arguments.address, arguments.workers, (arguments.memory or 0) * 10**6, arguments.gpus, arguments.retries
-    )
     todo = [job for job in jobs if arguments.again or not is_done(job, records.get(job.name))]
     inputs.say(arguments.quiet, f"{len(jobs) - len(todo)} of {len(jobs)} recordings are finished already")
     if todo:
         need_ray(cluster)
-    lock = FileLock(make_folder(out) / TABLE)
+    lock = None if is_address(out) else FileLock(make_folder(out) / TABLE)  # object stores have no locks
     try:
         signal = _map_all(todo, out, records, cluster, arguments) if todo else None
         write_index(out, records)
         if arguments.join and signal is None:
-            _join(jobs, out, records, arguments)
+            _join(jobs, Path(out), records, arguments)
             write_index(out, records)
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
     return _outcome(jobs, len(todo), records, signal, arguments)
 
 
 def _check(arguments: argparse.Namespace) -> None:
     """Check the options before anything is read. Raises ``ConfigError``."""
-    if arguments.retries < 0:
-        raise ConfigError(f"--retries is {arguments.retries}; it must be at least 0")
-    if not 0 <= arguments.gpus < 1e6:
-        raise ConfigError(f"--gpus is {arguments.gpus}; it must be at least 0")
-    if arguments.address and arguments.workers:
-        raise ConfigError("--workers is for this machine; with --address, Ray's nodes say how many cores they have")
+    from dust3r_ros.backends import NETWORKS
+    from dust3r_ros.fleet.places import is_address
+
     config = one.config_of(one.arguments_for("recording", "out", arguments), None)
+    if arguments.networks and config.backend not in NETWORKS:
+        raise ConfigError(
+            f"--networks is given, but backend '{config.backend}' has none to share; use {' or '.join(NETWORKS)}"
+        )
     if arguments.join and arguments.load:
         raise ConfigError("--join and --load are both given; maps that continue one map have its keyframes in common")
     if arguments.join and config.backend == "dust3r":
         raise ConfigError("--join is given, but maps of backend 'dust3r' cannot be joined; use another backend")
+    if arguments.join and is_address(arguments.out):
+        raise ConfigError(f"--join is given, but --out '{arguments.out}' is an address; joined maps need a folder")
     needed = {"load": "the map.db of an earlier run", "camera_info": "a calibration file"}
     for name in ("config", "checkpoint", *needed):  # nodes have other working folders
         given = getattr(arguments, name)
@@ -127,8 +126,9 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _jobs(
-    recordings: Sequence[Path], out: Path, records: dict[str, Record], arguments: argparse.Namespace
+    recordings: Sequence[Place], out: str, records: dict[str, Record], arguments: argparse.Namespace
 ) -> list[Job]:
+    from dust3r_ros.fleet.places import joined
     from dust3r_ros.fleet.recordings import Job, fingerprint, name_all, request_of
 
     options = _options(arguments)
@@ -136,7 +136,7 @@ def _jobs(
     for path, name in zip(recordings, name_all(recordings, records), strict=True):
         content, size = fingerprint(path)
         request = request_of(content, options, __version__)
-        jobs.append(Job(name, str(path), str(out / name), request, size))
+        jobs.append(Job(name, str(path), joined(out, name), request, size))
     return jobs
 
 
@@ -154,7 +154,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _map_all(
-    todo: Sequence[Job], out: Path, records: dict[str, Record], cluster: Cluster, arguments: argparse.Namespace
+    todo: Sequence[Job], out: str, records: dict[str, Record], cluster: Cluster, arguments: argparse.Namespace
 ) -> int | None:
     """Map ``todo``, enter what becomes of it into ``records``; returns the signal that ended it early."""
     from dust3r_ros.fleet.cluster import connected, run
@@ -173,7 +173,20 @@ def _map_all(
             written = monotonic()
 
     with connected(cluster), command.stop_on_signal() as stop, _Bar(todo, arguments.quiet) as bar:
-        run(todo, partial(map_job, arguments), cluster, lambda: bool(stop), ended, bar.show)
+        work, pool = partial(map_job, arguments), None
+        if cluster.networks:
+            from dust3r_ros.fleet.networks import begin_pool
+
+            pool = begin_pool(cluster, one.config_of(one.arguments_for("recording", "out", arguments), None))
+            work = partial(work, pool=pool)
+        run(todo, work, cluster, lambda: bool(stop), ended, bar.show)
+        counts = pool.counts() if pool and not stop else {}
+    if counts:
+        inputs.say(
+            arguments.quiet,
+            f"shared networks: {counts['pairs']} pairs of {counts['requests']} requests in {counts['batches']} "
+            f"batches, {counts['memory_mb']} MB",
+        )
     return stop.signal
 
 
@@ -224,9 +237,15 @@ class _Bar:
         self._bar.update(round(progress.size) - self._bar.n)
 
 
-def map_job(arguments: argparse.Namespace, job: Job, tick: Callable[[int, int], None]) -> Record:
-    """Map one recording as ``dust3r-map`` does; in a process of the cluster. An error is a record, too."""
+def map_job(
+    arguments: argparse.Namespace, job: Job, tick: Callable[[int, int], None], pool: Pool | None = None
+) -> Record:
+    """Map one recording as ``dust3r-map`` does; in a process of the cluster. An error is a record, too.
+
+    The network is one of the ``pool``, if there is one.
+    """
     from dust3r_ros.fleet.joining import figures_of
+    from dust3r_ros.fleet.places import staged
     from dust3r_ros.fleet.recordings import EMPTY, FAILED, MAPPED, RECORD, Record
     from dust3r_ros.products.results import NOTHING_MAPPED
 
@@ -238,8 +257,11 @@ def map_job(arguments: argparse.Namespace, job: Job, tick: Callable[[int, int], 
         tick(done, expected)
 
     try:
-        run_arguments = one.arguments_for(job.recording, job.folder, arguments)
-        done = one.map_recording(run_arguments, nullcontext(command.Stop()), warnings.append, count)
+        shared = closing(pool.network(job.folder)) if pool else nullcontext()
+        with staged(job.recording, job.folder) as (recording, folder), shared as network:
+            run_arguments = one.arguments_for(recording, folder, arguments)
+            done = one.map_recording(run_arguments, nullcontext(command.Stop()), warnings.append, count, network)
+            files = sorted(path.name for path in Path(folder).iterdir() if path.name != RECORD)
     except Exception as error:
         message = command.explained(error)[1]
         return Record(job.recording, job.request, FAILED, " ".join(message.split()), warnings=warnings, done=frames[0])
@@ -252,7 +274,7 @@ def map_job(arguments: argparse.Namespace, job: Job, tick: Callable[[int, int], 
     }
     return Record(
         job.recording, job.request, EMPTY if empty else MAPPED, NOTHING_MAPPED if empty else "", figures, warnings,
-        sorted(path.name for path in Path(job.folder).iterdir() if path.name != RECORD), summary["frames"],
+        files, summary["frames"],
     )  # fmt: skip
 
 
@@ -260,6 +282,7 @@ def _outcome(
     jobs: Sequence[Job], asked: int, records: dict[str, Record], signal: int | None, arguments: argparse.Namespace
 ) -> int:
     """The exit code, and what the user hears."""
+    from dust3r_ros.fleet.places import joined
     from dust3r_ros.fleet.recordings import MAPPED, WAITING
 
     states = [records[job.name].state for job in jobs]
@@ -267,7 +290,7 @@ def _outcome(
     inputs.say(
         arguments.quiet,
         f"{mapped} of {len(jobs)} recordings are mapped, {len(jobs) - asked} of them before; "
-        f"index: {Path(arguments.out) / 'index.html'}",
+        f"index: {joined(arguments.out, 'index.html')}",
     )
     if signal is not None:
         print(

@@ -19,6 +19,7 @@ from dust3r_ros.config import MapperConfig, NodeConfig, as_mapping
 from dust3r_ros.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
+    from dust3r_ros.backends.base import Network
     from dust3r_ros.io.chrome_trace import ChromeTrace
     from dust3r_ros.io.frames import FrameSource
     from dust3r_ros.io.manifest import Manifest
@@ -104,11 +105,13 @@ def map_recording(
     stopping: AbstractContextManager[command.Stop],
     warn: Callable[[str], object],
     tick: Callable[[int, int], object] = lambda done, expected: None,
+    network: Network | None = None,
 ) -> Mapped:
     """Map one recording, and write its files.
 
     ``stopping`` says when to end early, ``warn`` takes what is left out of the map, ``tick`` the frames so far and how
-    many there will be. Raises ``Dust3rRosError`` when the recording or the options cannot be used.
+    many there will be; ``network`` is used in place of one of its own. Raises ``Dust3rRosError`` when the recording or
+    the options cannot be used.
     """
     directory = Path(arguments.out)
     _check(arguments, directory)
@@ -127,7 +130,7 @@ def map_recording(
     start = perf_counter()
     with ExitStack() as stack:
         trace = stack.enter_context(_traced(arguments.profile))
-        session = _session(arguments, config, source, plan, trace, warn)
+        session = _session(arguments, config, source, plan, trace, warn, network)
         replay = Replay(_spanned(session.process, trace), read_ahead(items), lambda event: apply(session, event))
         stack.callback(session.close)
         view = _view(arguments, config, session, stack)
@@ -230,13 +233,16 @@ def _session(
     plan: Manifest | None,
     trace: ChromeTrace | None,
     warn: Callable[[str], object],
+    network: Network | None = None,
 ) -> Session:
     """A session with the recording's calibrations and extrinsics; a manifest contains its own."""
+    from dust3r_ros.backends import make_backend
     from dust3r_ros.session.session import Session, begin
 
     log = logging.getLogger(_NAME)
     jump, heard = "reset" if plan is None else plan.on_time_jump, trace.stage if trace else None
-    session = Session(config, log, on_time_jump=jump, heard=heard)
+    backend = make_backend(config, network) if network else None
+    session = Session(config, log, on_time_jump=jump, backend=backend, heard=heard)
     done = begin(
         session, config, load_map=arguments.load or "", manifest=arguments.record or "", topics=source.recorded
     )

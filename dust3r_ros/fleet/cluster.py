@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from dust3r_ros import __version__
-from dust3r_ros.errors import BackendError, ConfigError
+from dust3r_ros.errors import BackendError, ConfigError, InputError, OutputError
+from dust3r_ros.fleet import places
 from dust3r_ros.fleet.recordings import DIED, DONE, FAILED, RECORD, RUNNING, Job, Record, read_record
 from dust3r_ros.io.files import make_folder
 
@@ -27,6 +28,7 @@ _POLL_S = 0.5
 _REPORT_S = 2.0  # between two reports of a running job
 _CANCEL_S = 10.0  # for a job to end by itself
 _OBJECTS = 100_000_000  # bytes of Ray's store: results are files, so it holds next to nothing
+_POINTMAPS = 900_000_000  # more, for pointmaps on their way from a network to a mapper
 _PLACE = "/tmp"  # the paths of Ray's sockets must be short, so no folder deep in TMPDIR
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +38,7 @@ class Cluster:
     """Where jobs run: at an ``address`` of Ray, or in ``workers`` processes here (None: one per core).
 
     ``memory`` (bytes) and ``gpus`` are reserved for each job; ``retries``: how often a job is tried again after its
-    process died.
+    process died. With ``networks``, processes that the jobs share, ``gpus`` are for each of these instead.
     """
 
     address: str | None = None
@@ -44,6 +46,7 @@ class Cluster:
     memory: int = 0
     gpus: float = 0.0
     retries: int = 2
+    networks: int = 0
 
 
 @dataclass
@@ -103,9 +106,9 @@ def _local(cluster: Cluster, place: str) -> dict[str, Any]:
     """What Ray is asked for on this machine: processes, and nothing that others could reach."""
     return {
         "address": "local",
-        "num_cpus": cluster.workers or os.cpu_count() or 1,
+        "num_cpus": (cluster.workers or os.cpu_count() or 1) + (0 if cluster.gpus else cluster.networks),
         "include_dashboard": False,
-        "object_store_memory": _OBJECTS,
+        "object_store_memory": _OBJECTS + (_POINTMAPS if cluster.networks else 0),
         "_temp_dir": place,
         "_node_ip_address": "127.0.0.1",
     }
@@ -163,7 +166,8 @@ class _Fleet:
 
         self._ray, self._cluster = ray, cluster
         self._work = ray.put(work)
-        resources = {"num_cpus": 1, "num_gpus": cluster.gpus, "memory": cluster.memory or None}
+        gpus = 0.0 if cluster.networks else cluster.gpus
+        resources = {"num_cpus": 1, "num_gpus": gpus, "memory": cluster.memory or None}
         self._task = ray.remote(max_retries=0, **resources)(_task)
         self.running: dict[Any, tuple[Job, int]] = {}
         self._past = Progress()
@@ -172,7 +176,9 @@ class _Fleet:
 
     def begin(self, job: Job, tries: int = 1, elsewhere: Any = None) -> None:
         """Queue a job; on the node ``elsewhere`` if it is given."""
-        (make_folder(job.folder) / RECORD).unlink(missing_ok=True)  # from now on the files are not of a finished job
+        if not places.is_address(job.folder):
+            make_folder(job.folder)
+        places.remove(places.joined(job.folder, RECORD))  # from now on the files are not of a finished job
         task = self._task if elsewhere is None else self._task.options(scheduling_strategy=elsewhere)
         self.running[task.remote(self._work, job, tries, __version__)] = (job, tries)
 
@@ -202,7 +208,7 @@ class _Fleet:
         except (errors.RaySystemError, errors.RuntimeEnvSetupError) as error:
             message, state = f"the task cannot run: {error}", FAILED
         except errors.RayError as error:
-            last = read_record(job.folder)
+            last = _last(job)
             if tries <= self._cluster.retries:
                 self.begin(job, tries + 1, self._elsewhere(last))
                 return None
@@ -230,7 +236,7 @@ class _Fleet:
             self._looked = now
             self._reports = {}
             for job, _ in self.running.values():
-                record = read_record(job.folder)
+                record = _last(job)
                 if record is not None and record.state == RUNNING:
                     self._reports[job.name] = (record.done, record.expected)
         total = replace(self._past)
@@ -255,10 +261,17 @@ class _Fleet:
             _withdraw(job)
 
 
+def _last(job: Job) -> Record | None:
+    """The newest record of a job that runs or ran; None where it cannot be read now."""
+    with suppress(InputError):
+        return read_record(job.folder)
+    return None
+
+
 def _withdraw(job: Job) -> None:
-    record = read_record(job.folder)
+    record = _last(job)
     if record is None or record.state not in DONE:
-        (Path(job.folder) / RECORD).unlink(missing_ok=True)
+        places.remove(places.joined(job.folder, RECORD))
         with suppress(OSError):
             Path(job.folder).rmdir()  # if nothing was written
 
@@ -279,13 +292,15 @@ def _task(work: Work, job: Job, tries: int, version: str) -> Record:
     def tick(done: int, expected: int) -> None:
         nonlocal next_s
         if time.monotonic() > next_s:
-            replace(begun, done=done, expected=expected).write(job.folder)
+            with suppress(OutputError):  # a report is not worth a map
+                replace(begun, done=done, expected=expected).write(job.folder)
             next_s = time.monotonic() + _REPORT_S if done else 0.0  # the first frame is reported at once
 
-    if not os.path.exists(job.recording):
+    if not places.is_address(job.recording) and not os.path.exists(job.recording):
         message = f"recording '{job.recording}' is not on node {host}; all nodes must see the same files"
         return replace(begun, state=FAILED, message=message)
-    make_folder(job.folder)
+    if not places.is_address(job.folder):
+        make_folder(job.folder)
     tick(0, 0)
     record = replace(work(job, tick), tries=tries, host=host, node=node, pid=pid)
     record.write(job.folder)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from dust3r_ros.fleet.places import joined, write_text
 from dust3r_ros.fleet.recordings import DONE, MAPPED, Record
-from dust3r_ros.io.files import write_text
 
 TABLE, PAGE = "index.csv", "index.html"
 COLUMNS = (
@@ -31,15 +31,15 @@ img { width: 100%; height: auto; border-radius: 4px; display: block; } p { margi
 """
 
 
-def write_index(out: Path, records: Mapping[str, Record]) -> None:
+def write_index(out: str | Path, records: Mapping[str, Record]) -> None:
     """Write table and page about all ``records``, by the names of their folders in ``out``. Raises ``OutputError``."""
     records = dict(sorted(records.items()))
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
     table.writerows(_row(name, record) for name, record in records.items())
-    write_text(out / TABLE, text.getvalue())
-    write_text(out / PAGE, page(records))
+    write_text(joined(out, TABLE), text.getvalue())
+    write_text(joined(out, PAGE), page(records))
 
 
 def _row(name: str, record: Record) -> dict[str, Any]:

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.io.files import read_lines, write_text
+from dust3r_ros.fleet import places
+from dust3r_ros.io.files import read_lines
+
+Place = Path | str  # a path, or an address as text
 
 RECORD = "fleet.json"
 # States of a record. Files are written for the first two; the others are tried again when asked for.
@@ -25,7 +28,7 @@ DONE = (MAPPED, EMPTY)
 
 @dataclass(frozen=True)
 class Job:
-    """A recording to map: its path and its folder of results, both absolute; ``size`` in bytes.
+    """A recording to map: its path and its folder of results, both absolute or addresses; ``size`` in bytes.
 
     ``request`` is a digest of the recording, the options and the version.
     """
@@ -59,38 +62,41 @@ class Record:
     pid: int = 0
 
     def write(self, folder: str | Path) -> None:
-        """Write it to ``folder`` atomically. Raises ``OutputError``."""
-        write_text(Path(folder) / RECORD, json.dumps(asdict(self), indent=1) + "\n")
+        """Write it to ``folder``, a path or an address, at once. Raises ``OutputError``."""
+        places.write_text(places.joined(folder, RECORD), json.dumps(asdict(self), indent=1) + "\n")
 
 
 def read_record(folder: str | Path) -> Record | None:
     """The record in a folder of results; None if there is none that can be read."""
     try:
-        values = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
+        values = json.loads(places.read_text(places.joined(folder, RECORD)) or "")
         return Record(**{item.name: values[item.name] for item in fields(Record)})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 
-def records_in(out: Path) -> dict[str, Record]:
-    """The records below the output folder, by the names of their folders."""
-    found = {}
-    for path in sorted(out.glob(f"*/{RECORD}")):
-        record = read_record(path.parent)
-        if record is not None:
-            found[path.parent.name] = record
-    return found
+def records_in(out: str | Path) -> dict[str, Record]:
+    """The records below the output folder, a path or an address, by the names of their folders."""
+    if places.is_address(out):
+        names = [text.split("/")[-2] for text in places.matching(places.joined(out, f"*/{RECORD}"))]
+    else:
+        names = [path.parent.name for path in sorted(Path(out).glob(f"*/{RECORD}"))]
+    found = {name: read_record(places.joined(out, name)) for name in names}
+    return {name: record for name, record in found.items() if record is not None}
 
 
 def is_done(job: Job, record: Record | None) -> bool:
     """Whether ``record`` is of this very request, ended by itself, and the files that it lists are still there."""
     if record is None or record.state not in DONE or record.request != job.request:
         return False
+    if places.is_address(job.folder):
+        return places.files_below(job.folder) >= set(record.files)
     return all((Path(job.folder) / name).is_file() for name in record.files)
 
 
-def find_recordings(given: Iterable[str], listings: Iterable[str] = ()) -> list[Path]:
-    """Absolute paths of recordings, each once, in the order given: paths, patterns, and the lines of listings.
+def find_recordings(given: Iterable[str], listings: Iterable[str] = ()) -> list[Place]:
+    """Absolute paths of recordings, or their addresses, each once, in the order given: paths, patterns, and the lines
+    of listings.
 
     Lines of a listing are relative to its folder; blank ones and those that begin with ``#`` are ignored. Raises
     ``InputError`` for a path that does not exist, a pattern without matches, a listing that cannot be read.
@@ -99,7 +105,7 @@ def find_recordings(given: Iterable[str], listings: Iterable[str] = ()) -> list[
     for listing in map(Path, listings):
         for number, line in read_lines(listing, f"list '{listing}' cannot be read as text"):
             try:
-                found += _matching(str(listing.parent / line))
+                found += _matching(line if places.is_address(line) else str(listing.parent / line))
             except InputError as error:
                 raise InputError(f"'{listing}' line {number}: {error}") from error
     if not found:
@@ -107,12 +113,20 @@ def find_recordings(given: Iterable[str], listings: Iterable[str] = ()) -> list[
     return list(dict.fromkeys(_absolute(path) for path in found))
 
 
-def _absolute(path: Path) -> Path:
+def _absolute(path: Place) -> Place:
     """The absolute path; a link keeps its name."""
+    if isinstance(path, str):
+        return path
     return path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
 
 
-def _matching(text: str) -> Iterator[Path]:
+def _matching(text: str) -> Iterator[Place]:
+    if places.is_address(text):
+        found = places.matching(text)
+        if not found:
+            raise InputError(f"there is nothing at '{text}'; give addresses of recordings that exist")
+        yield from found
+        return
     if os.path.lexists(text):
         yield Path(text)
         return
@@ -124,7 +138,7 @@ def _matching(text: str) -> Iterator[Path]:
     yield from map(Path, matches)
 
 
-def name_all(recordings: Sequence[Path], known: Mapping[str, Record]) -> list[str]:
+def name_all(recordings: Sequence[Place], known: Mapping[str, Record]) -> list[str]:
     """A folder name for each recording, all different.
 
     It is that of an earlier request, in whose records it is ``known``; otherwise the recording's own name without
@@ -142,26 +156,35 @@ def name_all(recordings: Sequence[Path], known: Mapping[str, Record]) -> list[st
     return names
 
 
-def _stem(path: Path) -> str:
+def _stem(path: Place) -> str:
+    if isinstance(path, str):
+        name = places.name_of(path)
+        return name if places.is_folder(path) else Path(name).stem
     return path.name if path.is_dir() else path.stem
 
 
-def _candidates(path: Path, longer: bool) -> Iterator[str]:
+def _candidates(path: Place, longer: bool) -> Iterator[str]:
     """The shortest name first."""
-    parts = [part for part in path.parent.parts if part != path.anchor]
+    if isinstance(path, str):
+        parts = [part for part in path.split("://", 1)[1].rstrip("/").split("/")[:-1] if part]
+    else:
+        parts = [part for part in path.parent.parts if part != path.anchor]
+    stem = _stem(path)
     for count in range(longer, len(parts) + 1):
-        yield "-".join([*parts[len(parts) - count :], _stem(path)])
+        yield "-".join([*parts[len(parts) - count :], stem])
     number = 2
     while True:
-        yield f"{_stem(path)}-{number}"
+        yield f"{stem}-{number}"
         number += 1
 
 
-def fingerprint(path: Path) -> tuple[str, int]:
+def fingerprint(path: Place) -> tuple[str, int]:
     """Digest and size of a file, or of all files in a folder: by name, size and time of change, without reading them.
 
     Of a folder of images that is listed by ``rgb.txt`` beside it, that listing is part. Raises ``InputError``.
     """
+    if isinstance(path, str):
+        return places.fingerprint(path)
     digest, size = hashlib.sha256(), 0
     try:
         for name, file in sorted(_files(path)):

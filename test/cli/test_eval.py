@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,19 @@ import cv2
 import pytest
 
 from dust3r_ros.cli import eval as command
-from dust3r_ros.evaluation.report.page import END, begin_of
+from dust3r_ros.evaluation.report.page import END, begin_of, tables_of
 from dust3r_ros.evaluation.report.run_file import RunFile, about, read_run, write_run
 from dust3r_ros.evaluation.suite import suite, worlds
 from dust3r_ros.scenes.export import write_folder
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
 
 SMALL = ["--set", "working_size=160", "--set", "tracking_size=200", "--set", "keyframe_motion_young=0.04"]
+
+
+needs_ray = pytest.mark.skipif(
+    subprocess.run([sys.executable, "-c", "import ray"], capture_output=True, check=False).returncode != 0,
+    reason="Ray (extra fleet) is not installed",
+)
 
 
 def run(path: Path, factor: float = 1.0, scenes: int = 8) -> Path:
@@ -90,6 +97,63 @@ def test_the_suite_maps_renders_compares_and_writes(
     shown = (tmp_path / "out/report.html").read_text()
     assert shown.count("data:image/jpeg") == 2 and str(tmp_path) not in shown
     json.loads((tmp_path / "out/run.json").read_text())
+
+
+@needs_ray
+def test_on_a_cluster_the_suite_gives_the_same_table_and_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
+    for name in ("walk", "broken"):
+        write_folder(render_sequence("sweep", 6, 160, 120, 160.0, rate_hz=6.0, supersample=1), tmp_path / "data" / name)
+    (tmp_path / "data/broken/intrinsics.json").write_text("{}")
+    asked = ["suite", "--data", tmp_path / "data", "--no-worlds", "--no-protocols", "--no-poses", *SMALL]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert called(*asked, "--out", tmp_path / "alone") == 1
+    alone = read_run(tmp_path / "alone/run.json")
+    out = ["--out", tmp_path / "out"]
+    assert called(*asked, *out, "--workers", 2) == 1
+    said = capsys.readouterr()
+    assert "0 of 4 tasks are finished already" in said.err
+    assert "several at a time on 2 processes: times depend on the others" in said.out and "--workers 2" in said.out
+
+    def figures(run: RunFile) -> list[dict[str, Any]]:
+        other = {"seconds", "frames_per_second", "pairs_per_second", "peak_memory_mb"}
+        return [{name: value for name, value in row.items() if name not in other} for row in run.rows]
+
+    found = read_run(tmp_path / "out/run.json")
+    assert figures(found) == figures(alone) and found.about["hardware"]["shared"] == "2 processes"
+    assert [("failed: " in row["note"], row["scene"], row["system"]) for row in found.rows] == [
+        (scene == "broken", scene, system) for system in ("two_view", "opencv") for scene in ("broken", "walk")
+    ]
+    assert peer_times(found) == {"– / –"} and any("1" <= mark <= "9" for cell in peer_times(alone) for mark in cell)
+
+    (tmp_path / "out/pictures/two_view/walk_map.png").unlink()
+    assert called(*asked, *out, "--workers", 1, "--against", tmp_path / "alone/run.json") == 1
+    said = capsys.readouterr()
+    assert "1 of 4 tasks are finished already" in said.err and "walk, two_view: " in said.err, "failed is not finished"
+    assert "walk, opencv: " not in said.err and "scenes shared a machine with each other" in said.out
+    assert figures(read_run(tmp_path / "out/run.json")) == figures(alone)
+    assert called(*asked, *out, "--workers", 1, "--set", "seed=5", "--budget", 0) == 0
+    late = read_run(tmp_path / "out/run.json")
+    assert {row["note"] for row in late.rows} == {"not run: the budget of 0 s was used up"}, "another request"
+
+
+def peer_times(run: RunFile) -> set[str]:
+    """The column of seconds, ours beside the peer's."""
+    table = next(table for table in tables_of(run) if table.title == "Beside peers")
+    return {row[list(table.head).index("s")] for row in table.rows}
+
+
+def test_what_the_cluster_lacks_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["suite", "--out", tmp_path / "out"]
+    assert called(*asked, "--address", "here:1", "--workers", 2) == 2 and "--workers" in capsys.readouterr().err
+    assert called(*asked, "--again") == 2 and "--again is given, but the suite runs without" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert called(*asked, "--workers", 2) == 2 and "install the extra 'fleet'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_backend_is_measured_on_every_scene(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

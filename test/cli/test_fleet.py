@@ -209,6 +209,27 @@ def test_a_map_to_localise_in_is_shared_and_its_change_is_seen(address: str, pla
 
 
 @needs_ray
+def test_recordings_and_results_at_addresses(address: str, place: Path, tmp_path: Path, capsys) -> None:
+    """Of another file system as far as this package sees; what crosses processes are addresses."""
+    pytest.importorskip("fsspec", reason="fsspec (extra fleet) is not installed")
+    out = tmp_path / "out"
+    asked = [f"file://{place}/?/walk", f"file://{place}/broken", "--out", f"file://{out}", *SPARSE]
+    assert called(*asked, "--address", address) == 1
+    errors = capsys.readouterr().err
+    assert "error: broken: " in errors and "no readable frame" in errors
+    found = rows(out)
+    assert {name: row["state"] for name, row in found.items()} == {
+        "a-walk": "mapped", "b-walk": "mapped", "broken": "failed",
+    }  # fmt: skip
+    assert found["a-walk"]["recording"] == f"file://{place}/a/walk"
+    assert_as_mapped_alone(place / "a/walk", out / "a-walk", tmp_path / "alone")
+    assert called(*asked[:1], *asked[2:]) == 0 and "2 of them before" in capsys.readouterr().out
+    (out / "b-walk/map.ply").unlink()
+    assert called(*asked[:1], *asked[2:], "--address", address) == 0
+    assert "1 of them before" in capsys.readouterr().out and (out / "b-walk/map.ply").is_file()
+
+
+@needs_ray
 def test_an_address_without_a_cluster_is_said(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert called(place / "a/walk", "--out", tmp_path, "--address", "nowhere") == 1
     assert "no Ray cluster can be used at 'nowhere'" in capsys.readouterr().err

@@ -191,6 +191,8 @@ def _remarks(before: RunFile, after: RunFile) -> tuple[str, ...]:
     for name in ("processor", "cores", "machine"):
         if first.get(name) != second.get(name):
             said.append(f"times are of different machines: {name} {first.get(name)!r} and {second.get(name)!r}")
+    if first.get("shared") or second.get("shared"):
+        said.append("scenes shared a machine with each other, so times cannot be compared")
     loads: list[float | None] = [run.get("others_cores") for run in (first, second)]
     busy: Callable[[float | None], bool] = lambda load: load is not None and load > 0.3  # noqa: E731
     if any(map(busy, loads)):

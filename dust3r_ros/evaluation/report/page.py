@@ -12,7 +12,7 @@ from typing import Any
 
 from dust3r_ros.evaluation.protocols.registry import PROTOCOLS
 from dust3r_ros.evaluation.report.compare import Comparison, changes_table, run_line
-from dust3r_ros.evaluation.report.metrics import FACTS, METRICS, Table
+from dust3r_ros.evaluation.report.metrics import FACTS, METRICS, TIMES, Table
 from dust3r_ros.evaluation.report.peers import kind_target_table, method_tables, peer_table, target_table
 from dust3r_ros.evaluation.report.published import (
     NOT_RUN,
@@ -45,17 +45,27 @@ def tables_of(run: RunFile) -> list[Table]:
     rows = run.rows
     tables = []
     if any(row["protocol"] == PROTOCOL for row in rows):
+        timed = [_untimed(row) for row in rows] if shared(run) else rows
         tables += [
-            target_table(rows),
-            kind_target_table(rows),
-            *method_tables(rows),
-            peer_table(rows),
+            target_table(timed),
+            kind_target_table(timed),
+            *method_tables(timed),
+            peer_table(timed),
             scene_table(rows),
         ]
         if not any(row["system"] == WEIGHTS for row in rows):
             note = f"dust3r, official weights: {NOT_RUN}; give them with --checkpoint PATH"
             tables[-1] = Table(**{**vars(tables[-1]), "notes": [*tables[-1].notes, note]})
     return [*tables, *protocol_tables(rows), *beside_published(rows)]
+
+
+def shared(run: RunFile) -> str:
+    """On what processes ran at the same time, so that times do not compare methods; "" where each had the machine."""
+    return str((run.about.get("hardware") or {}).get("shared") or "")
+
+
+def _untimed(row: Row) -> Row:
+    return {name: value for name, value in row.items() if name not in TIMES}
 
 
 def protocol_tables(rows: Sequence[Row]) -> list[Table]:
@@ -143,9 +153,12 @@ def markdown(run: RunFile, command: str) -> str:
 def measured_by(command: str, run: RunFile, what: str, tables: Sequence[Table]) -> str:
     """``tables`` below a line on how they were measured; ``what``: our system under test."""
     hardware = run.about.get("hardware") or {}
+    how = "one after the other"
+    if where := shared(run):
+        how = f"ours with one thread, several at a time on {where}: times depend on the others and compare no methods"
     lines = [
         f"Measured by `{command}`: {run_line(run.about)}; Python {hardware.get('python', '?')}, {what}. "
-        "Cameras uncalibrated: no focal is given. Every scene and program in its own process, one after the other.",
+        f"Cameras uncalibrated: no focal is given. Every scene and program in its own process, {how}.",
         "",
     ]
     return "\n".join([*lines, *(table.markdown() for table in tables)]).rstrip() + "\n"

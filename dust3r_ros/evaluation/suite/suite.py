@@ -1,16 +1,20 @@
-"""Scenes and systems, one process after the other, into rows."""
+"""Scenes and systems, each in its own process, into rows: one after the other, or as tasks of a cluster."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
+from dust3r_ros import __version__
 from dust3r_ros.errors import Dust3rRosError
 from dust3r_ros.evaluation.report.published import BACKENDS, COLMAP, COLMAP_METHODS, OURS, POSES, PROTOCOL, WEIGHTS
 from dust3r_ros.evaluation.report.run_file import Row
@@ -19,6 +23,8 @@ from dust3r_ros.evaluation.suite.job import names_of
 from dust3r_ros.evaluation.suite.peers import finish, measure_pycolmap
 from dust3r_ros.evaluation.suite.protocol_job import protocols_of
 from dust3r_ros.evaluation.suite.worlds import WORLDS, write_world
+from dust3r_ros.fleet.cluster import Cluster, connected, need_ray, run
+from dust3r_ros.fleet.recordings import FAILED, MAPPED, Job, Record, fingerprint, is_done, read_record, request_of
 
 _PACKAGE = Path(__file__).resolve().parents[3]
 
@@ -28,6 +34,7 @@ class Plan:
     """``scenes`` (folders) and ``systems``, each scene through one system before the next. ``timeout`` (s) limits a
     process, or one of pycolmap's methods, ``budget`` (s) all of them. ``protocols``: also run the literature's on every
     scene whose truth allows it. ``options`` are passed to the mapper; ``pycolmap``: the interpreter that has it.
+    ``one_thread``: for ours.
     """
 
     scenes: Sequence[Path]
@@ -39,6 +46,7 @@ class Plan:
     options: Sequence[str] = ()
     pictures: Path | None = None
     pycolmap: Path | None = None
+    one_thread: bool = False
 
 
 def systems_of(*, checkpoint: bool, poses: bool, opencv: bool, pycolmap: bool) -> list[str]:
@@ -97,6 +105,12 @@ class Task:
         missing = [names for names in asked if names not in {(row["system"], row["protocol"]) for row in rows}]
         return [*rows, *(names_of(self.path, name[0]) | {"protocol": name[1], "note": why} for name in missing)]
 
+    def told(self, seconds: float, rows: Sequence[Row]) -> str:
+        """A line about its rows."""
+        what = f"{self.path.name}, {self.system}" + f", {len(self.protocols)} protocols" * bool(self.protocols)
+        notes = "; ".join(dict.fromkeys(str(row["note"]) for row in rows if row.get("note")))
+        return f"{what}: {seconds:.1f} s{': ' if notes else ''}{notes}"
+
 
 def tasks_of(plan: Plan) -> list[Task]:
     """The tasks in running order: ours before peers, and each peer's quick scenes before its long ones, so that least
@@ -132,10 +146,80 @@ def measured(plan: Plan, say: Callable[[str], object] = print, start: float | No
             rows = task.lost(f"not run: the budget of {plan.budget:.0f} s was used up")
         else:
             rows = _rows(plan, task, left)
-        what = f"{task.path.name}, {task.system}" + f", {len(task.protocols)} protocols" * bool(task.protocols)
-        notes = "; ".join(dict.fromkeys(str(row["note"]) for row in rows if row.get("note")))
-        say(f"{what}: {perf_counter() - begun:.1f} s{': ' if notes else ''}{notes}")
+        say(task.told(perf_counter() - begun, rows))
         yield from rows
+
+
+def measured_on(
+    cluster: Cluster,
+    plan: Plan,
+    folder: Path,
+    depends: Mapping[str, Any],
+    *,
+    again: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
+    say: Callable[[str], object] = print,
+) -> list[Row]:
+    """As ``measured``, the rows in the same order, by tasks of a Ray cluster: a process with one thread per scene and
+    system, several at a time. All nodes see scenes and ``folder`` under the same paths.
+
+    Each task leaves its rows in ``folder``; those of an earlier request are taken unless ``again``, if they did not
+    fail and scene, options, version and what they ``depend`` on are unchanged. What is not begun or not finished when
+    the budget is used up, or when ``stopped``, gives rows that say so. Raises ``ConfigError``, ``BackendError``.
+    """
+    start = perf_counter()
+    plan = replace(plan, scenes=[path.absolute() for path in plan.scenes], one_thread=True)
+    if plan.pictures is not None:
+        plan = replace(plan, pictures=plan.pictures.absolute())
+    tasks = tasks_of(plan)
+    jobs = [_job(plan, tasks[place], folder.absolute(), depends, len(tasks) - place) for place in range(len(tasks))]
+    records = {job.name: read_record(job.folder) for job in jobs}
+    todo = [job for job in jobs if again or not is_done(job, records[job.name])]
+    named = {job.name: task for job, task in zip(jobs, tasks, strict=True)}
+    say(f"{len(jobs) - len(todo)} of {len(jobs)} tasks are finished already")
+    records.update({job.name: None for job in todo})
+
+    def late() -> bool:
+        return perf_counter() - start > plan.budget
+
+    def ended(job: Job, record: Record) -> None:
+        records[job.name] = record
+        say(named[job.name].told(record.figures.get("seconds", 0.0), _rows_in(record, named[job.name])))
+
+    if todo and not (stopped() or late()):
+        need_ray(cluster)
+        with connected(cluster):
+            work = partial(_run_task, plan, named)
+            run(todo, work, cluster, lambda: stopped() or late(), ended, lambda progress: None)
+    why = "not run: interrupted" if stopped() else f"not run: the budget of {plan.budget:.0f} s was used up"
+    found: list[Row] = []
+    for job, task in zip(jobs, tasks, strict=True):
+        record = records[job.name]
+        found += task.lost(why) if record is None else _rows_in(record, task)
+    return found
+
+
+def _job(plan: Plan, task: Task, folder: Path, depends: Mapping[str, Any], rank: int) -> Job:
+    """A task as a job of the fleet; those of a higher ``rank`` are begun first."""
+    name = re.sub(r"[^\w.-]+", "_", " ".join([task.path.name, task.system, *["protocols"] * bool(task.protocols)]))
+    options = {"system": task.system, "protocols": task.protocols, "max_frames": plan.max_frames, **depends}
+    request = request_of(fingerprint(task.path)[0], options, __version__)
+    return Job(name, str(task.path), str(folder / name), request, rank)
+
+
+def _run_task(plan: Plan, tasks: Mapping[str, Task], job: Job, tick: Callable[[int, int], None]) -> Record:
+    """Measure one task; in a process of the cluster."""
+    begun = perf_counter()
+    rows = _rows(plan, tasks[job.name], plan.budget)
+    figures = {"rows": rows, "seconds": perf_counter() - begun}
+    bad = [str(row["note"]) for row in rows if str(row.get("note", "")).startswith(("failed", "not run"))]
+    pictures = pictures_of(plan.pictures, rows) if plan.pictures else {}
+    files = [os.path.relpath(path, job.folder) for path in pictures.values()]
+    return Record(job.recording, job.request, FAILED if bad else MAPPED, "; ".join(bad), figures, files=files)
+
+
+def _rows_in(record: Record, task: Task) -> list[Row]:
+    return task.lost(f"failed: {record.message}", list(record.figures.get("rows", [])))
 
 
 def _rows(plan: Plan, task: Task, left: float) -> list[Row]:
@@ -157,6 +241,7 @@ def _rows(plan: Plan, task: Task, left: float) -> list[Row]:
             command += ["--protocols", *task.protocols]
         if plan.max_frames:
             command += ["--max-frames", str(plan.max_frames)]
+        command += ["--one-thread"] if plan.one_thread else []
         if plan.pictures is not None:
             command += ["--pictures", str(plan.pictures.resolve())]
         backend = task.system if task.system in BACKENDS else OURS

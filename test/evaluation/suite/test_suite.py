@@ -15,7 +15,19 @@ from dust3r_ros.errors import BackendError, InputError
 from dust3r_ros.evaluation.report.published import COLMAP_METHODS
 from dust3r_ros.evaluation.suite import peers, suite
 from dust3r_ros.evaluation.suite.job import fingerprint, measure
-from dust3r_ros.evaluation.suite.suite import Plan, Task, measured, pictures_of, scenes_at, systems_of, tasks_of
+from dust3r_ros.evaluation.suite.suite import (
+    Plan,
+    Task,
+    _job,
+    measured,
+    measured_on,
+    pictures_of,
+    scenes_at,
+    systems_of,
+    tasks_of,
+)
+from dust3r_ros.fleet.cluster import Cluster
+from dust3r_ros.fleet.recordings import DIED, MAPPED, Record
 
 SMALL = ("--set", "working_size=160", "--set", "tracking_size=240", "--set", "keyframe_motion_young=0.04")
 
@@ -87,6 +99,24 @@ def test_time_that_is_used_up_is_said(walk_folder: Path) -> None:
     assert late[0]["note"] == "not run: the budget of 0 s was used up" and "frames" not in late[0]
     slow = list(measured(Plan([walk_folder], ["two_view"], timeout=0.05), str))
     assert slow[0]["note"] == "failed: stopped after 0 s"
+
+
+def test_on_a_cluster_what_was_finished_is_taken_and_the_rest_is_said(walk_folder: Path, tmp_path: Path) -> None:
+    """What needs no cluster; test/cli/test_eval.py has one."""
+    plan = Plan([walk_folder], ["two_view", "opencv"], pictures=tmp_path / "pictures")
+    said: list[str] = []
+    options = {"stopped": lambda: True, "say": said.append}
+    first = measured_on(Cluster(), plan, tmp_path, {}, **options)  # type: ignore[arg-type]
+    assert {row["note"] for row in first} == {"not run: interrupted"} and said == ["0 of 2 tasks are finished already"]
+    job = _job(plan, Task(walk_folder, "opencv"), tmp_path, {}, 1)
+    row = first[1] | {"note": "", "seconds": 2.0}
+    (tmp_path / job.name).mkdir()
+    Record(job.recording, job.request, MAPPED, figures={"rows": [row]}).write(job.folder)
+    assert measured_on(Cluster(), plan, tmp_path, {}, **options) == [first[0], row]  # type: ignore[arg-type]
+    again = measured_on(Cluster(), plan, tmp_path, {}, again=True, **options)  # type: ignore[arg-type]
+    assert again == first == measured_on(Cluster(), plan, tmp_path, {"seed": 1}, **options)  # type: ignore[arg-type]
+    Record(job.recording, job.request, DIED, "died 3 times").write(job.folder)
+    assert measured_on(Cluster(), plan, tmp_path, {}, **options) == first, "it is tried again"  # type: ignore[arg-type]
 
 
 def test_pycolmap_is_measured_against_the_same_truth(walk_folder: Path, python: Path) -> None:
