@@ -50,6 +50,7 @@ def test_everything_of_the_interface_is_in_it(profile: ElementTree.Element) -> N
         assert allowed(profile, verb, full=False) == plain | others
 
 
+@pytest.mark.usefixtures("own_domain")  # killed processes of other tests can keep messages of the node from observers
 def test_a_node_has_what_it_allows_and_no_more(profile: ElementTree.Element, start_node: Callable[..., Any]) -> None:
     start_node(use_sim_time=True).status(lambda status: True, "the node is active")
     wanted = {
