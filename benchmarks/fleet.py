@@ -32,7 +32,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-from targets import Machine, target, where_and_when  # noqa: E402
+from targets import Machine, target, target_lines, where_and_when  # noqa: E402
 
 from dust3r_ros.cli import map as one  # noqa: E402
 from dust3r_ros.cli.command import positive  # noqa: E402
@@ -252,14 +252,10 @@ def table(found: dict[str, Any], rows: Sequence[dict[str, Any]], what: str) -> s
 
 
 def _lines(found: dict[str, Any], rows: Sequence[dict[str, Any]], sentences: Sequence[str]) -> str:
-    lines = ["| figure | measured | target |", "| --- | ---: | ---: |"]
-    for row in rows:
-        shown = f"**{row['measured']}**" if row["met"] is False else row["measured"]
-        lines.append(f"| {row['name']} | {shown} | {row['target'] or '–'} |")
     others = found["machine"]["others_cores"]
     end = [f"{where_and_when(found['machine'])}."]
     end += [] if others is None else [f"Cores used by other programs: {others:.1f}."]
-    return "\n".join([*lines, "", *sentences, *end])
+    return "\n".join([*target_lines(rows), "", *sentences, *end])
 
 
 def _show(

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-from targets import Machine, target, where_and_when  # noqa: E402
+from targets import Machine, target, target_lines, where_and_when  # noqa: E402
 
 from dust3r_ros.cli.command import positive  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError  # noqa: E402
@@ -302,10 +302,7 @@ def table(rows: Sequence[dict[str, Any]], about: dict[str, Any], threads: int) -
     facts += [f"a large product in {kind}: {rate:.0f} GFLOP/s" for kind, rate in rates_of.items()]
     facts += [] if others is None else [f"cores used by other programs meanwhile: {others:.1f}"]
     lines += ["", f"{'; '.join(facts)}. {where_and_when(about)}.", ""]
-    lines += ["| figure | measured | target |", "| --- | ---: | ---: |"]
-    for row in targets(rows):
-        shown = f"**{row['measured']}**" if row["met"] is False else row["measured"]
-        lines.append(f"| {row['name']} | {shown} | {row['target']} |")
+    lines += target_lines(targets(rows))
     return "\n".join(
         [*lines, "", f"What is not measured here: `{COMMAND}`, on a GPU, with a torch for CUDA.", "", *_computed()]
     )

@@ -20,70 +20,38 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolve().parent)]
 
-from targets import Machine, target, where_and_when  # noqa: E402
+from places import CONFIG, around, write_map  # noqa: E402
+from targets import Machine, target, target_lines, where_and_when  # noqa: E402
 
 from dust3r_ros.cli.command import positive  # noqa: E402
-from dust3r_ros.config import MapperConfig, as_mapping  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError  # noqa: E402
 from dust3r_ros.geometry.similarity import weighted_similarity  # noqa: E402
 from dust3r_ros.io.files import make_folder, replace_between, write_text  # noqa: E402
-from dust3r_ros.mapping.mapper import Mapper  # noqa: E402
-from dust3r_ros.scenes.rooms import room  # noqa: E402
-from dust3r_ros.scenes.sequence import RenderedSequence, render_path, walk  # noqa: E402
-from dust3r_ros.scenes.world import World  # noqa: E402
+from dust3r_ros.scenes.sequence import RenderedSequence  # noqa: E402
 from dust3r_ros.session.joined import join_maps  # noqa: E402
-from dust3r_ros.storage.saved_map import save_map  # noqa: E402
 
 BEGIN, END = "<!-- joining: begin, made by benchmarks/joining.py -->", "<!-- joining: end -->"
-CONFIG = MapperConfig(working_size=160, tracking_size=240, keyframe_motion_young=0.04, dense=False)
-_SIZE, _RATE_HZ = (240, 176), 8.0
 _SHORT, _LONG, _LATEST = 20, 36, 30  # frames of a walk, and the last one that it may begin with
 _CM = 5.0  # root mean square distance of a joined trajectory from the truth
 
 
-def same_table(first: int, second: int) -> World:
-    """Room ``second`` with the table of room ``first``, and what is on it."""
-
-    def on_table(center: np.ndarray) -> bool:
-        return bool(abs(center[0]) < 0.9 and abs(center[1]) < 0.8 and 0.02 < center[2] < 1.3)
-
-    parts = [
-        pair
-        for world, own in ((room(second), False), (room(first), True))
-        for pair in zip(world.surfaces, world.textures, strict=True)
-        if on_table(pair[0].corners.mean(axis=0)) is own
-    ]
-    return World(tuple(surface for surface, _ in parts), tuple(texture for _, texture in parts))
-
-
-def recording(world: World, rng: np.random.Generator) -> RenderedSequence:
-    """A walk round the table: from anywhere, as far as it goes, by any hand."""
+def walked(rng: np.random.Generator, place: int, table_of: int | None = None) -> RenderedSequence:
+    """A walk round the table of a room: from anywhere, as far as it goes, by any hand."""
     start, frames = int(rng.integers(_LATEST)), int(rng.integers(_SHORT, _LONG))
-    poses = walk("orbit", start + frames, rate_hz=_RATE_HZ, seed=int(rng.integers(2**31)))[start:]
-    return render_path("orbit", world, poses, width=_SIZE[0], height=_SIZE[1], rate_hz=_RATE_HZ)
-
-
-def mapped(sequence: RenderedSequence, path: Path) -> None:
-    """Map a walk, and save the map."""
-    mapper = Mapper(CONFIG)
-    for stamp_ns, image in zip(sequence.stamps_ns, sequence.images, strict=True):
-        mapper.process(int(stamp_ns), "camera", image)
-    mapper.finish()
-    save_map(path, mapper, as_mapping(CONFIG))
+    return around(place, int(rng.integers(2**31)), start, table_of, frames)
 
 
 def draw(number: int, folder: Path) -> dict[str, Any]:
     """One draw: which were joined, the error of the joined trajectory in metres, and the seconds that joining took."""
     rng = np.random.default_rng([number, 20])
     here, there = rng.choice(1000, 2, replace=False).tolist()
-    worlds = {"1": room(here), "2": room(here), "3": room(here), "4": same_table(here, there)}
-    if number % 2:
-        worlds["4"] = room(there)
-    walks = {name: recording(world, rng) for name, world in worlds.items()}
+    twin = number % 2 == 0
+    walks = {name: walked(rng, here) for name in "123"}
+    walks["4"] = walked(rng, there, table_of=here if twin else None)
     for name, sequence in walks.items():
-        mapped(sequence, folder / f"{name}.db")
+        write_map(sequence, folder / f"{name}.db")
     begin = time.process_time()
     joined = list(join_maps({name: folder / f"{name}.db" for name in walks}, CONFIG))
     seconds = time.process_time() - begin
@@ -99,7 +67,6 @@ def draw(number: int, folder: Path) -> dict[str, Any]:
     if found:
         fit = weighted_similarity(np.array(found), np.array(true))
         error = float(np.sqrt(np.mean(np.sum((fit.apply(np.array(found)) - np.array(true)) ** 2, axis=1))))
-    twin = number % 2 == 0
     return {"groups": groups, "wrong": wrong, "twin": twin, "error_m": error, "seconds": seconds}
 
 
@@ -122,13 +89,9 @@ def targets(draws: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def table(rows: Sequence[dict[str, Any]], draws: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
     """Markdown, with what was missed in bold."""
-    lines = ["| figure | measured | target |", "| --- | ---: | ---: |"]
-    for row in rows:
-        shown = f"**{row['measured']}**" if row["met"] is False else row["measured"]
-        lines.append(f"| {row['name']} | {shown} | {row['target'] or '–'} |")
     twins = sum(one["twin"] for one in draws)
     text = f"{len(draws)} draws; in {twins} of them, the fourth recording is of a room with the same table."
-    return "\n".join([*lines, "", text, f"{where_and_when(about)}."])
+    return "\n".join([*target_lines(rows), "", text, f"{where_and_when(about)}."])
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-from targets import Machine, case_options, chosen_cases, target, where_and_when  # noqa: E402
+from targets import Machine, case_options, chosen_cases, target, target_lines, where_and_when  # noqa: E402
 
 from dust3r_ros.cli.command import positive  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError, InputError  # noqa: E402
@@ -136,11 +136,7 @@ def main() -> int:
             found[case] = measure(recording, make_folder(out / recording.name.replace("walk", "map")))
             rows += targets(case, found[case])
         about = machine.about()
-        lines = ["| figure | measured | target |", "| --- | ---: | ---: |"]
-        for row in rows:
-            shown = f"**{row['measured']}**" if row["met"] is False else row["measured"]
-            lines.append(f"| {row['name']} | {shown} | {row['target'] or '–'} |")
-        text = "\n".join([*lines, "", f"Without depth, one thread a process. {where_and_when(about)}."])
+        text = "\n".join([*target_lines(rows), "", f"Without depth, one thread a process. {where_and_when(about)}."])
         write_text(out / "pieces.json", json.dumps({**found, "targets": rows, "machine": about}, indent=1) + "\n")
         print(text)
         if arguments.page:

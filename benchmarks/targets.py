@@ -25,6 +25,15 @@ def target(
     return {"name": name, "measured": f"{shown} {unit}".strip(), "target": limit, "met": met, "note": note}
 
 
+def target_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The lines of a table of ``target`` rows, with what was missed in bold."""
+    lines = ["| figure | measured | target |", "| --- | ---: | ---: |"]
+    for row in rows:
+        shown = f"**{row['measured']}**" if row["met"] is False else row["measured"]
+        lines.append(f"| {row['name']} | {shown} | {row['target'] or '–'} |")
+    return lines
+
+
 class Machine(run_file.Machine):
     """The machine, and how much of it other programs used since this object was made."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from dust3r_ros.errors import InputError
 from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
 
 _log = logging.getLogger(__name__)
@@ -57,6 +58,15 @@ class Network(Backend, Protocol):
     @property
     def image_size(self) -> tuple[int, int]:
         """(H, W) in pixels."""
+
+
+def views_of(pairs: Sequence[tuple[int, int]], held: Container[int], where: str) -> list[int]:
+    """The views of ``pairs``, sorted. Raises ``InputError``, which names ``where``, for one that is not ``held``."""
+    asked = sorted({index for pair in pairs for index in pair})
+    for index in asked:
+        if index not in held:
+            raise InputError(f"view {index} is not known to the {where}; it must be added before its pairs")
+    return asked
 
 
 @runtime_checkable

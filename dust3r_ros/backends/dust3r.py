@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dust3r_ros.backends.base import views_of
 from dust3r_ros.errors import BackendError, ConfigError, InputError
 from dust3r_ros.types import Array, Array32, PairPrediction, View
 
@@ -132,9 +133,7 @@ class Dust3rBackend:
         Raises ``InputError`` for a view that was not added, ``BackendError`` if not even one pair
         fits into memory.
         """
-        for index in {index for pair in pairs for index in pair}:
-            if index not in self._tokens:
-                raise InputError(f"view {index} is not known to the dust3r backend; it must be added before its pairs")
+        views_of(pairs, self._tokens, "dust3r backend")
         by_size: dict[tuple[Any, Any], list[int]] = defaultdict(list)
         for position, (first, second) in enumerate(pairs):
             by_size[self._tokens[first].grid, self._tokens[second].grid].append(position)

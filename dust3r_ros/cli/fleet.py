@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dust3r_ros import __version__
 from dust3r_ros.cli import command, inputs
 from dust3r_ros.cli import map as one
-from dust3r_ros.config import as_mapping
+from dust3r_ros.config import MapperConfig, as_mapping
 from dust3r_ros.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -100,12 +100,17 @@ def _run(arguments: argparse.Namespace) -> int:
     return _outcome(jobs, len(todo), records, signal, arguments)
 
 
+def _config(arguments: argparse.Namespace) -> MapperConfig:
+    """The mapper's configuration. Raises ``ConfigError``."""
+    return one.config_of(one.arguments_for("recording", "out", arguments), None)
+
+
 def _check(arguments: argparse.Namespace) -> None:
     """Check the options before anything is read. Raises ``ConfigError``."""
     from dust3r_ros.backends import NETWORKS
     from dust3r_ros.fleet.places import is_address
 
-    config = one.config_of(one.arguments_for("recording", "out", arguments), None)
+    config = _config(arguments)
     if arguments.networks and config.backend not in NETWORKS:
         raise ConfigError(
             f"--networks is given, but backend '{config.backend}' has none to share; use {' or '.join(NETWORKS)}"
@@ -148,7 +153,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     inputs.add_selection(parser)
     one.add_map(parser)
     chosen = {name: getattr(arguments, name) for name in vars(parser.parse_args([]))}
-    config = as_mapping(one.config_of(one.arguments_for("recording", "out", arguments), None))
+    config = as_mapping(_config(arguments))
     named = [Path(str(path)) for path in (arguments.load, arguments.camera_info, config["checkpoint"]) if path]
     return {**chosen, **config, "files": [fingerprint(path)[0] for path in named if path.exists()]}
 
@@ -177,7 +182,7 @@ def _map_all(
         if cluster.networks:
             from dust3r_ros.fleet.networks import begin_pool
 
-            pool = begin_pool(cluster, one.config_of(one.arguments_for("recording", "out", arguments), None))
+            pool = begin_pool(cluster, _config(arguments))
             work = partial(work, pool=pool)
         run(todo, work, cluster, lambda: bool(stop), ended, bar.show)
         counts = pool.counts() if pool and not stop else {}
@@ -196,7 +201,7 @@ def _join(jobs: Sequence[Job], out: Path, records: dict[str, Record], arguments:
     from dust3r_ros.fleet.joining import join_all
 
     use_one_thread()  # as for maps: the number of cores does not change the last digits
-    config = one.config_of(one.arguments_for("recording", "out", arguments), None)
+    config = _config(arguments)
     inputs.say(arguments.quiet, "joining maps that show the same place …")
     groups = join_all(out, records, [job.name for job in jobs], config, __version__, arguments.again)
     for group in groups:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dust3r_ros.backends import make_network
-from dust3r_ros.backends.base import Network
+from dust3r_ros.backends.base import Network, views_of
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.errors import BackendError, InputError
+from dust3r_ros.errors import BackendError
 from dust3r_ros.fleet.cluster import Cluster, use_one_thread
 from dust3r_ros.products.results import peak_memory_mb
 from dust3r_ros.types import Array, PairPrediction, View
@@ -301,10 +301,7 @@ class SharedNetwork:
         landmarks: Mapping[int, Array] | None = None,
     ) -> list[PairPrediction]:
         """As ``Dust3rBackend``; raises ``BackendError`` when the network's process ends and does not come back."""
-        asked = sorted({index for pair in pairs for index in pair})
-        unknown = [index for index in asked if index not in self._views]
-        if unknown:
-            raise InputError(f"view {unknown[0]} is not known to the shared network; it must be added before its pairs")
+        asked = views_of(pairs, self._views, "shared network")
         end = time.monotonic() + _AGAIN_S
         while True:
             new = [self._views[index] for index in asked if index not in self._sent]

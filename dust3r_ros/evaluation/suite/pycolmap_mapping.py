@@ -89,21 +89,23 @@ class _Run:
         left = self._limit - sum(stage["seconds"] for stage in before)
         try:
             found = _in_a_process(body, left, self._images, self._names, self._folder, *arguments)
+        except TimeoutError:
+            return {"note": f"failed: stopped after {self._limit:.0f} s, in {name}"}
         except StageError as error:
-            return {"note": f"failed: {error}, in {name}".replace("LIMIT", f"{self._limit:.0f}")}
+            return {"note": f"failed: {error}, in {name}"}
         self.version = found.pop("version")
         return found | {"stage": name}
 
 
 def _in_a_process(body: Callable[..., Figures], limit: float, *arguments: Any) -> Figures:
-    """The result of ``body`` in a process of its own, which ends after ``limit`` seconds. Raises ``StageError``."""
+    """Run ``body`` in a process of its own. Raises ``TimeoutError`` after ``limit`` seconds, and ``StageError``."""
     receiver, sender = _PROCESSES.Pipe(duplex=False)
     process = _PROCESSES.Process(target=_measured, args=(sender, body, arguments))
     process.start()
     sender.close()
     try:
         if not receiver.poll(max(limit, 0.0)):
-            raise StageError("stopped after LIMIT s")
+            raise TimeoutError
         found: Figures = receiver.recv()
     except EOFError:
         process.join()
