@@ -50,7 +50,12 @@ class MapperConfig:
         low=0,
         high=1024,
     )
-    tracking_size: int = row(640, "Long edge, in pixels, of the images that corners are tracked in.", low=64, high=2048)
+    tracking_size: int = row(
+        640,
+        "Long edge, in pixels, of the images that corners are tracked in; a small image is at most doubled.",
+        low=64,
+        high=2048,
+    )
     focal: float = row(0.0, "Known focal length in pixels at native resolution; 0: estimate it.", low=0.0, high=1e5)
     calibration: str = row(
         "fixed",

@@ -15,7 +15,7 @@ from dust3r_ros.features.features import FEATURES, Features, extract
 from dust3r_ros.features.masks import DarkBorder, ImageMask, Mask
 from dust3r_ros.geometry.lens import Lens, forward_model
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
-from dust3r_ros.geometry.resize import Resize
+from dust3r_ros.geometry.resize import Resize, tracked, tracked_size
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.tracking import CornerTracker, Tracks, no_tracks
 from dust3r_ros.tracking.exchange import Renumbering
@@ -63,8 +63,7 @@ class ImageGeometry:
     def __init__(self, width: int, height: int, config: MapperConfig) -> None:
         self.width, self.height = width, height
         self.resize = Resize.fit(width, height, config.long_edge)
-        self.tracking_scale = min(1.0, config.tracking_size / max(width, height))
-        self._tracking_size = (round(width * self.tracking_scale), round(height * self.tracking_scale))
+        self.tracking_scale, self._tracking_size = tracked_size(width, height, config.tracking_size)
         self._center = np.array(center_of(self._tracking_size[1], self._tracking_size[0]))
         self._rectification: tuple[Lens, Array32, np.ndarray] | None = None
 
@@ -223,9 +222,7 @@ class CameraStream(ImageGeometry):
                 f"camera '{self.name}' changed from {self.width}x{self.height} to {image.shape[1]}x{image.shape[0]} "
                 "pixels; one camera keeps one size (reset the map to use another)"
             )
-        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        if self._tracking_size != (self.width, self.height):
-            gray = cv2.resize(gray, self._tracking_size, interpolation=cv2.INTER_AREA)
+        gray = tracked(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)), self._tracking_size)
         self._mask = self._masked(mask, self._border.update(gray))
         return gray
 

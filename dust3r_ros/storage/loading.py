@@ -13,6 +13,8 @@ import numpy as np
 
 from dust3r_ros.errors import MapFileError
 from dust3r_ros.features.features import Features
+from dust3r_ros.geometry.pinhole import center_of
+from dust3r_ros.geometry.resize import tracked_size
 from dust3r_ros.mapping.state import FrameState, KeyframeState, MapState, Moments, PairGeometry, SubmapState
 from dust3r_ros.sparse.landmarks import BLOCK
 from dust3r_ros.storage import blobs, rows
@@ -86,8 +88,8 @@ def read_cameras(base: sqlite3.Connection) -> tuple[Camera, ...]:
 
 def middle_of(camera: Camera, tracking_size: int) -> Array:
     """(2,) the pixel of a camera's tracked image to which offsets are relative."""
-    scale = min(1.0, tracking_size / max(camera.width, camera.height))
-    return np.array([(round(camera.width * scale) - 1) / 2, (round(camera.height * scale) - 1) / 2])
+    _, (width, height) = tracked_size(camera.width, camera.height, tracking_size)
+    return np.array(center_of(height, width))
 
 
 def _submap(base: sqlite3.Connection, row: Mapping[str, Any], middles: Mapping[str, Array]) -> SubmapState:

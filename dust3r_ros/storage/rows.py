@@ -32,7 +32,7 @@ from dust3r_ros.storage import blobs
 from dust3r_ros.tracking import Tracks, join
 from dust3r_ros.types import Array, Camera, Keyframe
 
-SCHEMA_VERSION = 7  # the only version supported
+SCHEMA_VERSION = 8  # the only version supported
 APPLICATION_ID = int.from_bytes(b"D3RM", "big")
 
 SCHEMA = """

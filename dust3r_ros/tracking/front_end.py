@@ -11,6 +11,7 @@ import numpy as np
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.pinhole import center_of, project, rays
+from dust3r_ros.geometry.resize import tracked, tracked_size
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.undistortion import Undistortion
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot, Renumbering
@@ -338,10 +339,8 @@ class FrontEnd:
             if self._undistortion is None:
                 self._undistortion = Undistortion.of(self._map.rectified, width, height)
             gray = self._undistortion.image(gray)
-        scale = min(1.0, self._config.tracking_size / max(width, height))
-        if scale < 1.0:
-            gray = cv2.resize(gray, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
-        return evened(np.asarray(gray, np.uint8))
+        _, size = tracked_size(width, height, self._config.tracking_size)
+        return evened(tracked(np.asarray(gray, np.uint8), size))
 
     def _masked(self, mask: Image | None, shape: tuple[int, ...]) -> Image | None:
         """Which pixels of the tracked image (h, w) are masked or close to the mask; None: none."""
@@ -356,8 +355,8 @@ class FrontEnd:
             return np.array(center_of(*newest.shape))
         assert self._size is not None
         height, width = self._size[:2]
-        scale = min(1.0, self._config.tracking_size / max(width, height))
-        return np.array(center_of(round(height * scale), round(width * scale)))
+        _, (width, height) = tracked_size(width, height, self._config.tracking_size)
+        return np.array(center_of(height, width))
 
     def _follow(self, gray: Image) -> Corners:
         """The corners in the newest image, searched for where steady motion predicts them, else where they were."""

@@ -14,6 +14,7 @@ from dust3r_ros.tracking import Tracks, no_tracks
 
 
 def stream(width: int = 320, height: int = 240, **config: int) -> CameraStream:
+    config = {"tracking_size": max(width, height), **config}
     return CameraStream("front", 0, width, height, MapperConfig(**config))
 
 
@@ -23,13 +24,22 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "width, height, tracking", [(320, 240, 640), (1280, 720, 640), (720, 1280, 400), (333, 251, 128), (97, 64, 64)]
+    "width, height, tracking",
+    [
+        (320, 240, 640),
+        (320, 240, 800),
+        (480, 320, 640),
+        (1280, 720, 640),
+        (720, 1280, 400),
+        (333, 251, 128),
+        (97, 64, 64),
+    ],
 )
 def test_sizes(width: int, height: int, tracking: int) -> None:
     made = stream(width, height, tracking_size=tracking)
     gray = made.gray(noise(height, width))
     assert gray.ndim == 2 and gray.dtype == np.uint8
-    assert max(gray.shape) == made.long_edge == min(tracking, max(width, height))
+    assert max(gray.shape) == made.long_edge == min(tracking, 2 * max(width, height))
     assert gray.shape[1] / gray.shape[0] == pytest.approx(width / height, rel=0.02)
     assert made.tracking_scale == pytest.approx(made.long_edge / max(width, height))
 

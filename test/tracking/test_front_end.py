@@ -16,7 +16,7 @@ from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.tracking.following import RecentImages
 from dust3r_ros.tracking.front_end import FrontEnd, Tracked
 
-CONFIG = MapperConfig()
+CONFIG = MapperConfig(tracking_size=240)
 
 
 @pytest.fixture(scope="module")
