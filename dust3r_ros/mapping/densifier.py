@@ -302,10 +302,10 @@ class Densifier:
             self.depths.clear(index)
         return stale
 
-    def renew(self, last: bool = True) -> set[int]:
-        """Compute depth again for pairs whose geometry has changed since.
+    def renew(self) -> set[int]:
+        """Compute depth again for pairs whose geometry has changed since; returns the keyframes affected.
 
-        The ``last`` time, keyframes still in the window also get the depth of all others.
+        Keyframes still in the window also get the depth of all others.
         """
         stale = self.pairs.outdated()
         misled = self._misled(stale)
@@ -318,7 +318,7 @@ class Densifier:
         self._pair_again(stale)
         leaving = len(self._state.records) - self._state.config.window
         stale |= misled
-        young = range(max(0, leaving), len(self._state.records)) if last else ()
+        young = range(max(0, leaving), len(self._state.records))
         for index in sorted(stale.union(young)):
             stale |= self._share(index, [index + way * apart for apart in _APART for way in (-1, 1)])
         self.release_old()

@@ -13,7 +13,7 @@ from dust3r_ros.timing import StageTimer
 
 Waiting = tuple[int, list[int]]  # a keyframe and its partners
 _PREVIEW_PAIRS = 2  # of a depth preview, unless others wait for theirs
-_RENEWED = 30  # keyframes up to which depth follows calibrations at once: more would take seconds
+_RENEWED = 30  # keyframes up to which depth follows calibrations at once, live: more would take seconds
 
 
 class DepthQueue:
@@ -106,18 +106,14 @@ class DepthSchedule:
         self._state.changed.update(self._state.sparse.posed())
 
     def revise(self) -> None:
-        """Update depth that no longer fits the poses, in a small map; a large one gets it at the end."""
-        if len(self._state.records) > _RENEWED:
-            return
-        if self._state.live:
+        """Live, update depth that no longer fits the poses, in a small map; others get it at the end."""
+        if self._state.live and len(self._state.records) <= _RENEWED:
             stale = self.dense.stale()
             self._state.changed |= stale
             self.waiting.want([(index, self._near.neighbours(index)) for index in stale])
-        else:
-            self._state.changed |= self.dense.renew(last=False)
 
     def finish(self) -> None:
-        """The same for the last time, whatever the map's size, and moving objects from all evidence."""
+        """Update depth that no longer fits the final poses, and moving objects from all evidence."""
         self._state.changed |= self.dense.renew()
         with self._stage("moving"):
             self._state.changed |= self.movers.look_again()

@@ -277,16 +277,17 @@ def _try_all(sparse: SparseMap, views: Sequence[int], camera: int, focals: Seque
     """
     thin(sparse, views, _SAMPLE)
     now, sample = _now(sparse, views, camera, options), sparse.snapshot()
-    begun = []
-    for focal in focals:
-        sparse.restore(sample)
-        sparse.start_over()
-        try:
-            _place(sparse, views, camera, focal, options)
-            _settle(sparse, _PRUNING_PX, _FIRST_STEPS)
-        except GeometryError:
-            continue
-        begun.append(_Trial.of(sparse, views, camera, options))
+    begun: list[_Trial] = []
+    for among in _places_to_begin(views):
+        for focal in () if begun else focals:
+            sparse.restore(sample)
+            sparse.start_over()
+            try:
+                _place(sparse, views, among, camera, focal, options)
+                _settle(sparse, _PRUNING_PX, _FIRST_STEPS)
+            except GeometryError:
+                continue
+            begun.append(_Trial.of(sparse, views, camera, options))
     ended = []
     for trial in _worth_more(begun, options.better * now.score):
         sparse.restore(trial.state)
@@ -306,10 +307,17 @@ def _worth_more(begun: list[_Trial], limit: float) -> list[_Trial]:
     return kept
 
 
-def _place(sparse: SparseMap, views: Sequence[int], camera: int, focal: float, options: Options) -> None:
-    """Pose the first pair, then the other views by its landmarks."""
+def _places_to_begin(views: Sequence[int]) -> list[Sequence[int]]:
+    """Among which views to look for the first pair: the first few and, if no start from these is any good, the last."""
+    return [views] if len(views) <= _PAIRS_AMONG else [views[:_PAIRS_AMONG], views[-_PAIRS_AMONG:]]
+
+
+def _place(
+    sparse: SparseMap, views: Sequence[int], among: Sequence[int], camera: int, focal: float, options: Options
+) -> None:
+    """Pose the first pair, of those ``among``, then the other views by its landmarks."""
     sparse.intrinsics[camera].focal = focal
-    first, second, second_pose = _first_pair(sparse, views, focal, options)
+    first, second, second_pose = options.first_pair(sparse, among, focal)
     sparse.views[first].w_T_c, sparse.views[second].w_T_c = np.eye(4), second_pose
     if sparse.extend() < options.min_inliers:
         raise GeometryError("the first pair has too few landmarks under parallax")
@@ -317,15 +325,6 @@ def _place(sparse: SparseMap, views: Sequence[int], camera: int, focal: float, o
     posed = len(_posed(sparse, views))
     if posed < min(len(views), max(_LEAST_POSED, _LEAST_SHARE * len(views))):
         raise GeometryError(f"only {posed} of {len(views)} views see enough of the first landmarks")
-
-
-def _first_pair(sparse: SparseMap, views: Sequence[int], focal: float, options: Options) -> tuple[int, int, Array]:
-    try:
-        return options.first_pair(sparse, views[:_PAIRS_AMONG], focal)
-    except GeometryError:
-        if len(views) <= _PAIRS_AMONG:
-            raise
-    return options.first_pair(sparse, views[-_PAIRS_AMONG:], focal)
 
 
 def _locate_others(sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from synthetic import WIDTH, Scene, arc, turning, unposed
+from synthetic import HEIGHT, WIDTH, Scene, arc, turning, unposed
 
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.lens import Lens
@@ -98,6 +98,20 @@ def test_finds_the_focal_among_its_starts(focal: float) -> None:
     for found_pose, true in zip(poses, scene.w_T_c, strict=True):
         relative = (invert(poses[0]) @ found_pose)[:3, :3].T @ (invert(scene.w_T_c[0]) @ true)[:3, :3]
         assert angle_deg(relative) < 1.0
+
+
+def test_the_last_views_begin_a_map_if_the_first_lead_to_nothing() -> None:
+    """The first two see what no other view does, the next two nothing twice: no start from these poses the others."""
+    scene, elsewhere = arc(views=8, points=150, focal=330.0), arc(views=8, points=150, focal=330.0, seed=1)
+    sparse, rng = unposed(scene), np.random.default_rng(0)
+    for view, other in zip(sparse.views[:2], unposed(elsewhere).views[:2], strict=True):
+        view.seen = other.seen
+    for view in sparse.views[2:4]:
+        count = len(view.seen.ids)
+        view.seen = Tracks(view.seen.ids, rng.uniform([-WIDTH / 2, -HEIGHT / 2], [WIDTH / 2, HEIGHT / 2], (count, 2)))
+    assert bootstrap(sparse, range(8), 0, starts(), Options()).starts
+    assert sparse.posed() == [4, 5, 6, 7]
+    assert sparse.intrinsics[0].focal == pytest.approx(330.0, rel=0.05)
 
 
 def test_the_frame_and_the_unit_of_a_new_map() -> None:
