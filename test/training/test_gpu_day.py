@@ -19,13 +19,13 @@ pytest.importorskip("safetensors", reason="safetensors is not installed")
 
 from dust3r_ros.cli import gpu_day  # noqa: E402
 from dust3r_ros.network.checkpoint import load_checkpoint  # noqa: E402
+from dust3r_ros.training import gpu_day as day  # noqa: E402
 from dust3r_ros.training import session  # noqa: E402
-from dust3r_ros.training.gpu_day import day  # noqa: E402
 from dust3r_ros.training.log import Progress  # noqa: E402
 from dust3r_ros.training.pieces import join  # noqa: E402
 from dust3r_ros.training.session import Options, Outcome  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 # What a machine with CUDA has: torch with what it needs itself, and the other three.
 _THERE = (
     "torch", "torchgen", "functorch", "numpy", "numpy.libs", "scipy", "scipy.libs", "safetensors", "filelock", "fsspec",
