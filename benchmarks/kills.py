@@ -46,9 +46,9 @@ from dust3r_ros.alignment.processes import thread_pool  # noqa: E402
 from dust3r_ros.config import MapperConfig  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError  # noqa: E402
 from dust3r_ros.io.files import make_folder, replace_between, write_text  # noqa: E402
-from dust3r_ros.mapping.chores import CULL  # noqa: E402
 from dust3r_ros.mapping.localization import FrameFinder  # noqa: E402
 from dust3r_ros.mapping.loop_closing import LoopClosing  # noqa: E402
+from dust3r_ros.mapping.submap import CULL  # noqa: E402
 from dust3r_ros.products.exports import FORMATS, Exporter  # noqa: E402
 from dust3r_ros.scenes.rooms import room  # noqa: E402
 from dust3r_ros.scenes.sequence import render_path, walk  # noqa: E402

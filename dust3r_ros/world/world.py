@@ -22,8 +22,7 @@ from dust3r_ros.world.depth_scale import (
 )
 from dust3r_ros.world.evidence import Baseline, CombinedScale, ScaleEvidence, ScaleState, combine, rig_scale
 from dust3r_ros.world.odometry_scale import odometry_scale, steps
-from dust3r_ros.world.placement import Placement, place
-from dust3r_ros.world.robot_log import Matched, RobotLog
+from dust3r_ros.world.placement import Matched, Placement, RobotLog, place
 
 _ANCHORS = 64  # most keyframes, spread over the map
 _FEWEST = 2
