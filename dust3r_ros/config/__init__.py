@@ -69,6 +69,27 @@ def load_yaml(path: str | Path, node: str = "/dust3r") -> dict[str, object]:
     Raises ``ConfigError`` when the file cannot be read, is not a mapping, or has only parameters of other nodes.
     """
     path = expanded(str(path), "configuration file")
+    found: dict[str, object] = {}
+    for values in _own(_document(path), path, node):
+        named = isinstance(values, Mapping) and all(isinstance(name, str) for name in values)
+        if values is not None and not named:
+            raise ConfigError(f"configuration file '{path}' holds {type(values).__name__}; it must map names to values")
+        found.update(values or {})
+    return found
+
+
+def _own(data: Any, path: str, node: str) -> list[Any]:
+    """The parts of a file's ``data`` that are for ``node``."""
+    sections = list(_sections(data))
+    own = [values for name, values in sections if _is_for(name, node)] if sections else [data]
+    if not own:
+        names = ", ".join(name for name, _ in sections)
+        raise ConfigError(f"configuration file '{path}' has only parameters of {names}; it must have some of {node}")
+    return own
+
+
+def _document(path: str) -> Any:
+    """What the only document of a YAML file holds; None if there is none."""
     try:
         documents = parse_yaml(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -77,22 +98,7 @@ def load_yaml(path: str | Path, node: str = "/dust3r") -> dict[str, object]:
         raise ConfigError(f"configuration file '{path}' is not YAML: {error}") from error
     if len(documents) > 1:
         raise ConfigError(f"configuration file '{path}' holds {len(documents)} documents; it must be one")
-    data = documents[0] if documents else None
-    if data is None:
-        return {}
-    sections = list(_sections(data))
-    own = [values for name, values in sections if _is_for(name, node)] if sections else [data]
-    if not own:
-        names = ", ".join(name for name, _ in sections)
-        raise ConfigError(f"configuration file '{path}' has only parameters of {names}; it must have some of {node}")
-    found: dict[str, object] = {}
-    for values in own:
-        if values is not None and (
-            not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values)
-        ):
-            raise ConfigError(f"configuration file '{path}' holds {type(values).__name__}; it must map names to values")
-        found.update(values or {})
-    return found
+    return documents[0] if documents else None
 
 
 def parse_yaml(text: str) -> list[Any]:
