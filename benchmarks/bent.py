@@ -11,7 +11,6 @@ dense depth. Writes bent.json and bent.png, and their table into ``--page``.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -25,13 +24,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolv
 
 from movers import before, shifted, together, walk_among  # noqa: E402
 from stay import recorded  # noqa: E402
-from targets import Machine, case_options, chosen_cases, show_on_page, where_and_when  # noqa: E402
+from targets import Machine, case_options, chosen_cases, errors_said, leave, where_and_when  # noqa: E402
 
 from dust3r_ros.config import MapperConfig  # noqa: E402
-from dust3r_ros.errors import Dust3rRosError  # noqa: E402
 from dust3r_ros.evaluation.errors import trajectory_errors  # noqa: E402
 from dust3r_ros.geometry.similarity import robust_similarity  # noqa: E402
-from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
+from dust3r_ros.io.files import make_folder  # noqa: E402
 from dust3r_ros.mapping.mapper import Mapper  # noqa: E402
 from dust3r_ros.scenes.rooms import room  # noqa: E402
 from dust3r_ros.scenes.sequence import RenderedSequence, look_at, render_path, render_sequence, walk  # noqa: E402
@@ -223,6 +221,7 @@ def plot(paths: list[tuple[Row, Array, Array]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+@errors_said("bent")
 def main() -> int:
     """Exit code: 1 if a case could not be measured, else 0."""
     arguments = case_options(__doc__, "bent").parse_args()
@@ -234,26 +233,21 @@ def main() -> int:
         print("\n".join(cases))
         return 0
     rows = []
-    try:
-        out = make_folder(arguments.out)
-        for name in chosen_cases(arguments.cases, cases):
-            rows.append(measure(name, cases[name](arguments.data)))
-            row = rows[-1][0]
-            print(
-                f"{row.name}: {row.posed} of {row.images} images, {row.keyframes} keyframes, error {row.error:.1%}, "
-                f"contradicted {row.contradicted:.0%}, {'said' if row.said else 'not said'}"
-                f"{'' if row.met else ': MISSED'}, {row.seconds:.0f} s",
-                flush=True,
-            )
-        machine = Machine().about()
-        report = {"rows": [asdict(row) | {"met": row.met} for row, *_ in rows], "machine": machine}
-        write_text(out / "bent.json", json.dumps(report, indent=1))
-        plot([entry for entry in rows if entry[0].hard] or rows, out / "bent.png")
-        if arguments.page:
-            show_on_page(arguments.page, (BEGIN, END), table([row for row, *_ in rows], machine), out / "bent.png")
-    except Dust3rRosError as error:
-        print(f"bent: error: {error}", file=sys.stderr)
-        return 1
+    out = make_folder(arguments.out)
+    for name in chosen_cases(arguments.cases, cases):
+        rows.append(measure(name, cases[name](arguments.data)))
+        row = rows[-1][0]
+        print(
+            f"{row.name}: {row.posed} of {row.images} images, {row.keyframes} keyframes, error {row.error:.1%}, "
+            f"contradicted {row.contradicted:.0%}, {'said' if row.said else 'not said'}"
+            f"{'' if row.met else ': MISSED'}, {row.seconds:.0f} s",
+            flush=True,
+        )
+    machine = Machine().about()
+    report = {"rows": [asdict(row) | {"met": row.met} for row, *_ in rows], "machine": machine}
+    plot([entry for entry in rows if entry[0].hard] or rows, out / "bent.png")
+    shown = table([row for row, *_ in rows], machine)
+    leave(out / "bent.json", report, shown, arguments.page, (BEGIN, END), out / "bent.png")
     return 0
 
 

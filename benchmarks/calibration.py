@@ -11,7 +11,6 @@ unknown camera, without dense depth. Where depth is known, so do pointmaps with 
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 import zlib
@@ -29,14 +28,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolv
 
 from fisheyes import through_fisheye  # noqa: E402
 from oracle import Oracle  # noqa: E402
-from targets import Machine, case_options, chosen_cases, show_on_page, where_and_when  # noqa: E402
+from targets import Machine, case_options, chosen_cases, errors_said, leave, where_and_when  # noqa: E402
 from variants import VARIANTS, Variant  # noqa: E402
 
 from dust3r_ros.config import MapperConfig  # noqa: E402
-from dust3r_ros.errors import Dust3rRosError, GeometryError  # noqa: E402
+from dust3r_ros.errors import GeometryError  # noqa: E402
 from dust3r_ros.evaluation.errors import trajectory_errors  # noqa: E402
 from dust3r_ros.evaluation.scene import Scene, image_files, read_scene  # noqa: E402
-from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
+from dust3r_ros.io.files import make_folder  # noqa: E402
 from dust3r_ros.io.image_sources import open_source  # noqa: E402
 from dust3r_ros.mapping.mapper import Mapper  # noqa: E402
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence, walk  # noqa: E402
@@ -308,32 +307,28 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
+@errors_said("calibration")
 def main() -> int:
     """Exit code: 1 if a case could not be measured, else 0."""
     arguments = case_options(__doc__, "calibration").parse_args()
     rows = []
-    try:
-        found = cases(arguments.data)
-        if arguments.cases == ["list"]:
-            print("\n".join(found))
-            return 0
-        out = make_folder(arguments.out)
-        for name in chosen_cases(arguments.cases, found):
-            row = measure(name, found[name])
-            rows.append(row)
-            print(
-                f"{name}: {row.error:+.2%}, deviation {row.std:.2%}: {row.z:+.1f}; {row.posed:.0%} posed, "
-                f"ATE {row.ate:.2%}; {row.seconds:.0f} s",
-                flush=True,
-            )
-        machine = Machine().about()
-        write_text(out / "calibration.json", json.dumps({"rows": [asdict(row) for row in rows], "machine": machine}))
-        plot(rows, out / "calibration.png")
-        if arguments.page:
-            show_on_page(arguments.page, (BEGIN, END), table(rows, machine), out / "calibration.png")
-    except Dust3rRosError as error:
-        print(f"calibration: error: {error}", file=sys.stderr)
-        return 1
+    found = cases(arguments.data)
+    if arguments.cases == ["list"]:
+        print("\n".join(found))
+        return 0
+    out = make_folder(arguments.out)
+    for name in chosen_cases(arguments.cases, found):
+        row = measure(name, found[name])
+        rows.append(row)
+        print(
+            f"{name}: {row.error:+.2%}, deviation {row.std:.2%}: {row.z:+.1f}; {row.posed:.0%} posed, "
+            f"ATE {row.ate:.2%}; {row.seconds:.0f} s",
+            flush=True,
+        )
+    machine = Machine().about()
+    plot(rows, out / "calibration.png")
+    report = {"rows": [asdict(row) for row in rows], "machine": machine}
+    leave(out / "calibration.json", report, table(rows, machine), arguments.page, (BEGIN, END), out / "calibration.png")
     return 0
 
 

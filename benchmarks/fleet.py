@@ -32,13 +32,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-from targets import Machine, target, target_lines, where_and_when  # noqa: E402
+from targets import Machine, leave, target, target_lines, where_and_when  # noqa: E402
 
 from dust3r_ros.cli import map as one  # noqa: E402
 from dust3r_ros.cli.command import positive  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError, InputError  # noqa: E402
 from dust3r_ros.fleet.cluster import use_one_thread  # noqa: E402
-from dust3r_ros.io.files import make_folder, replace_between, write_text  # noqa: E402
+from dust3r_ros.io.files import make_folder  # noqa: E402
 from dust3r_ros.scenes.export import write_folder  # noqa: E402
 from dust3r_ros.scenes.rooms import corridor, room  # noqa: E402
 from dust3r_ros.scenes.sequence import render_path, walk  # noqa: E402
@@ -258,20 +258,6 @@ def _lines(found: dict[str, Any], rows: Sequence[dict[str, Any]], sentences: Seq
     return "\n".join([*target_lines(rows), "", *sentences, *end])
 
 
-def _show(
-    path: Path,
-    found: dict[str, Any],
-    rows: Sequence[dict[str, Any]],
-    shown: str,
-    page: Path | None,
-    markers: tuple[str, str],
-) -> None:
-    write_text(path, json.dumps({**found, "targets": rows}, indent=1) + "\n")
-    print(shown)
-    if page:
-        replace_between(page, *markers, shown)
-
-
 def main() -> int:
     """Exit code: 1 for recordings that could not be measured, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -299,12 +285,14 @@ def main() -> int:
             found = measure(recordings, out, options)
             found |= bound(recordings[0], out, options)
             rows = targets(found)
-            _show(out / "fleet.json", found, rows, table(found, rows, what), arguments.page, (BEGIN, END))
+            shown = table(found, rows, what)
+            leave(out / "fleet.json", {**found, "targets": rows}, shown, arguments.page, (BEGIN, END))
         if "networks" in arguments.parts:
             found = measure_networks(recordings[:: max(len(recordings) // _SHARING, 1)], out, options)
             rows = network_targets(found)
             shown = network_table(found, rows, what)
-            _show(out / "networks.json", found, rows, shown, arguments.page, (BEGIN_NETWORKS, END_NETWORKS))
+            report, markers = {**found, "targets": rows}, (BEGIN_NETWORKS, END_NETWORKS)
+            leave(out / "networks.json", report, shown, arguments.page, markers)
     except Dust3rRosError as error:
         print(f"fleet: error: {error}", file=sys.stderr)
         return 1

@@ -33,11 +33,9 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-from targets import Machine, target, target_lines, where_and_when  # noqa: E402
+from targets import Machine, errors_said, leave, target, target_lines, where_and_when  # noqa: E402
 
 from dust3r_ros.cli.command import positive  # noqa: E402
-from dust3r_ros.errors import Dust3rRosError  # noqa: E402
-from dust3r_ros.io.files import make_folder, replace_between, write_text  # noqa: E402
 from dust3r_ros.network import Dust3r, Dust3rConfig, PairOutput, Tokens, load_checkpoint  # noqa: E402
 from dust3r_ros.network.checkpoint import pick_device  # noqa: E402
 from dust3r_ros.network.config import PATCH  # noqa: E402
@@ -338,6 +336,7 @@ def _shown(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
+@errors_said("inference")
 def main() -> int:
     """Exit code: 1 if a size could not be measured, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -352,30 +351,22 @@ def main() -> int:
     parser.add_argument("--memory", nargs=3, metavar=("SIZE", "WAY", "DEVICE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    try:
-        if options.memory:
-            name, way, device = options.memory
-            print(peak_memory(name, way, pick_device(device), options.compile))
-            return 0
-        named = [options.device] if options.device else ["cpu", "cuda"][: 1 + torch.cuda.is_available()]
-        machine, rows = Machine(), []
-        for device in map(pick_device, named):
-            for name in options.sizes:
-                onnx = options.onnx and device.type == "cpu" and prod(SIZES[name]) < 100_000
-                row = measure(name, device, options.rounds, onnx, options.compile)
-                row["memory_mb"] = memories(name, device, options.threads, options.compile)
-                rows.append(row)
-                print(json.dumps(row), flush=True)
-        about = machine.about()
-        shown = table(rows, about, options.threads)
-        make_folder(options.out.parent)
-        write_text(options.out, json.dumps({"machine": about, "rows": rows, "targets": targets(rows)}, indent=1) + "\n")
-        print(shown)
-        if options.page:
-            replace_between(options.page, BEGIN, END, shown)
-    except Dust3rRosError as error:
-        print(f"inference: error: {error}", file=sys.stderr)
-        return 1
+    if options.memory:
+        name, way, device = options.memory
+        print(peak_memory(name, way, pick_device(device), options.compile))
+        return 0
+    named = [options.device] if options.device else ["cpu", "cuda"][: 1 + torch.cuda.is_available()]
+    machine, rows = Machine(), []
+    for device in map(pick_device, named):
+        for name in options.sizes:
+            onnx = options.onnx and device.type == "cpu" and prod(SIZES[name]) < 100_000
+            row = measure(name, device, options.rounds, onnx, options.compile)
+            row["memory_mb"] = memories(name, device, options.threads, options.compile)
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    about = machine.about()
+    report = {"machine": about, "rows": rows, "targets": targets(rows)}
+    leave(options.out, report, table(rows, about, options.threads), options.page, (BEGIN, END))
     return 0
 
 

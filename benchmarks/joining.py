@@ -10,7 +10,6 @@ has the same table with the same things on it. Then all four are joined. Writes 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -23,12 +22,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolve().parent)]
 
 from places import CONFIG, around, write_map  # noqa: E402
-from targets import Machine, target, target_lines, where_and_when  # noqa: E402
+from targets import Machine, leave, target, target_lines, where_and_when  # noqa: E402
 
 from dust3r_ros.cli.command import positive  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError  # noqa: E402
 from dust3r_ros.geometry.similarity import weighted_similarity  # noqa: E402
-from dust3r_ros.io.files import make_folder, replace_between, write_text  # noqa: E402
+from dust3r_ros.io.files import make_folder  # noqa: E402
 from dust3r_ros.scenes.sequence import RenderedSequence  # noqa: E402
 from dust3r_ros.session.joined import join_maps  # noqa: E402
 
@@ -107,13 +106,8 @@ def main() -> int:
             draws.append(draw(number, make_folder(out / f"draw-{number}")))
             print(number, draws[-1], flush=True)
         rows, about = targets(draws), machine.about()
-        shown = table(rows, draws, about)
-        write_text(
-            out / "joining.json", json.dumps({"draws": draws, "targets": rows, "machine": about}, indent=1) + "\n"
-        )
-        print(shown)
-        if arguments.page:
-            replace_between(arguments.page, BEGIN, END, shown)
+        report = {"draws": draws, "targets": rows, "machine": about}
+        leave(out / "joining.json", report, table(rows, draws, about), arguments.page, (BEGIN, END))
     except Dust3rRosError as error:
         print(f"joining: error: {error}", file=sys.stderr)
         return 1

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import logging
 import os
 import pickle
@@ -40,15 +39,15 @@ import numpy as np  # noqa: E402
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-from targets import Machine, where_and_when  # noqa: E402
+from targets import Machine, leave, where_and_when  # noqa: E402
 
 from dust3r_ros.alignment.processes import thread_pool  # noqa: E402
 from dust3r_ros.config import MapperConfig  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError  # noqa: E402
-from dust3r_ros.io.files import make_folder, replace_between, write_text  # noqa: E402
-from dust3r_ros.mapping.chores import CULL  # noqa: E402
+from dust3r_ros.io.files import make_folder  # noqa: E402
 from dust3r_ros.mapping.localization import FrameFinder  # noqa: E402
 from dust3r_ros.mapping.loop_closing import LoopClosing  # noqa: E402
+from dust3r_ros.mapping.submap import CULL  # noqa: E402
 from dust3r_ros.products.exports import FORMATS, Exporter  # noqa: E402
 from dust3r_ros.scenes.rooms import room  # noqa: E402
 from dust3r_ros.scenes.sequence import render_path, walk  # noqa: E402
@@ -556,12 +555,8 @@ def main() -> int:
         found = {phase: in_child(run, setup, phase, arguments.kills, arguments.seed) for phase in phases}
     seconds, where = time.perf_counter() - begun, where_and_when(machine.about())
     about = f"`--seed {arguments.seed}`, {seconds / 60:.0f} minutes; {where}."
-    shown = table(found, about)
-    print(shown)
     report = {"kills": {phase: [asdict(row) for row in rows] for phase, rows in found.items()}, "machine": where}
-    write_text(make_folder(arguments.out) / "kills.json", json.dumps(report, indent=1))
-    if arguments.page:
-        replace_between(arguments.page, BEGIN, END, shown)
+    leave(arguments.out / "kills.json", report, table(found, about), arguments.page, (BEGIN, END))
     return int(any(row.lost or not (row.readable and row.continues) for rows in found.values() for row in rows))
 
 

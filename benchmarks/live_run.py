@@ -24,7 +24,7 @@ from live_cases import Recorded
 from dust3r_ros.errors import Dust3rRosError
 from dust3r_ros.io.files import make_folder
 from dust3r_ros.node.tools.domains import isolate
-from dust3r_ros.node.tools.spinner import Spinner
+from dust3r_ros.node.tools.recorder import Spinner
 from dust3r_ros.types import Array
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,6 @@ table into ``--page``.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -28,10 +27,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-from targets import Machine, case_options, chosen_cases, show_on_page, where_and_when  # noqa: E402
+from targets import Machine, case_options, chosen_cases, errors_said, show_on_page, where_and_when  # noqa: E402
 from variants import VARIANTS, Variant  # noqa: E402
 
-from dust3r_ros.errors import Dust3rRosError  # noqa: E402
 from dust3r_ros.evaluation.report.metrics import is_number  # noqa: E402
 from dust3r_ros.evaluation.report.peers import (  # noqa: E402
     ENOUGH,
@@ -222,6 +220,7 @@ _SHOWN = ("tracked", "ate_percent", "focal_error", "seconds", "processor_seconds
 _CASES = "Names as `benchmarks/peers.py --cases list` prints them; ATE is of the images that have a pose."
 
 
+@errors_said("peers")
 def main() -> int:
     """Exit code: 1 if nothing can be measured, else 0."""
     parser = case_options(__doc__, "peers")
@@ -229,14 +228,6 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds of one method on one case")
     parser.add_argument("--again", action="store_true", help="measure cases that are there already")
     arguments = parser.parse_args()
-    try:
-        return _run(arguments)
-    except Dust3rRosError as error:
-        print(f"peers: error: {error}", file=sys.stderr)
-        return 1
-
-
-def _run(arguments: argparse.Namespace) -> int:
     if arguments.cases == ["list"]:
         print("\n".join(CASES))
         return 0

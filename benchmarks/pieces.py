@@ -24,12 +24,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-from targets import Machine, case_options, chosen_cases, target, target_lines, where_and_when  # noqa: E402
+from targets import Machine, case_options, chosen_cases, leave, target, target_lines, where_and_when  # noqa: E402
 
 from dust3r_ros.cli.command import positive  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError, InputError  # noqa: E402
 from dust3r_ros.evaluation.errors import trajectory_errors  # noqa: E402
-from dust3r_ros.io.files import make_folder, replace_between, write_text  # noqa: E402
+from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
 from dust3r_ros.io.trajectory import read_tum  # noqa: E402
 from dust3r_ros.scenes.export import write_folder  # noqa: E402
 from dust3r_ros.scenes.rooms import corridor  # noqa: E402
@@ -137,10 +137,8 @@ def main() -> int:
             rows += targets(case, found[case])
         about = machine.about()
         text = "\n".join([*target_lines(rows), "", f"Without depth, one thread a process. {where_and_when(about)}."])
-        write_text(out / "pieces.json", json.dumps({**found, "targets": rows, "machine": about}, indent=1) + "\n")
-        print(text)
-        if arguments.page:
-            replace_between(arguments.page, BEGIN, END, text)
+        report = {**found, "targets": rows, "machine": about}
+        leave(out / "pieces.json", report, text, arguments.page, (BEGIN, END))
     except Dust3rRosError as error:
         print(f"pieces: error: {error}", file=sys.stderr)
         return 1

@@ -26,13 +26,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolv
 
 from calibration import recorded_with_depth  # noqa: E402
 from oracle import Oracle  # noqa: E402
-from targets import Machine, case_options, chosen_cases, where_and_when  # noqa: E402
+from targets import Machine, case_options, chosen_cases, errors_said, where_and_when  # noqa: E402
 
 from dust3r_ros.backends import make_backend  # noqa: E402
 from dust3r_ros.backends.base import Backend  # noqa: E402
 from dust3r_ros.backends.both import BothBackend  # noqa: E402
 from dust3r_ros.config import MapperConfig  # noqa: E402
-from dust3r_ros.errors import Dust3rRosError  # noqa: E402
 from dust3r_ros.evaluation.run import run_scene  # noqa: E402
 from dust3r_ros.evaluation.scene import read_scene  # noqa: E402
 from dust3r_ros.evaluation.suite.worlds import write_world  # noqa: E402
@@ -125,6 +124,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+@errors_said("pointmaps")
 def main() -> int:
     """Exit code: 1 if a target is missed or a scene cannot be measured, else 0."""
     parser = case_options(__doc__, "pointmaps")
@@ -133,25 +133,21 @@ def main() -> int:
     arguments = parser.parse_args()
     rows: list[Row] = []
     judged: list[tuple[str, bool]] = []
-    try:
-        recorded = sorted(path.parent for path in arguments.data.glob("*/depth.txt"))
-        folders = {path.name: path for path in recorded} | dict.fromkeys(_WORLDS)
-        if arguments.cases == ["list"]:
-            print("\n".join(folders))
-            return 0
-        out = make_folder(arguments.out)
-        for name in chosen_cases(arguments.cases, folders):
-            folder = folders[name] or write_world(name, out / "worlds")
-            plan = [("two_view", 0.0), ("both", 0.0), *[(s, n) for n in arguments.noise for s in ("network", "both")]]
-            own = []
-            for system, noise in plan:
-                own.append(measured(folder, system, noise, arguments.checkpoint))
-                print(table(own).splitlines()[-1], flush=True)
-            rows += own
-            judged += verdicts(own)
-    except Dust3rRosError as error:
-        print(f"pointmaps: error: {error}", file=sys.stderr)
-        return 1
+    recorded = sorted(path.parent for path in arguments.data.glob("*/depth.txt"))
+    folders = {path.name: path for path in recorded} | dict.fromkeys(_WORLDS)
+    if arguments.cases == ["list"]:
+        print("\n".join(folders))
+        return 0
+    out = make_folder(arguments.out)
+    for name in chosen_cases(arguments.cases, folders):
+        folder = folders[name] or write_world(name, out / "worlds")
+        plan = [("two_view", 0.0), ("both", 0.0), *[(s, n) for n in arguments.noise for s in ("network", "both")]]
+        own = []
+        for system, noise in plan:
+            own.append(measured(folder, system, noise, arguments.checkpoint))
+            print(table(own).splitlines()[-1], flush=True)
+        rows += own
+        judged += verdicts(own)
     machine = Machine().about()
     write_text(
         out / "pointmaps.json", json.dumps({"rows": [asdict(row) for row in rows], "machine": machine}, indent=1)

@@ -32,10 +32,10 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 from live_cases import TOPIC, Recorded, prepare  # noqa: E402
 from live_run import Heard, LiveError, LiveRun, isolated, live  # noqa: E402
-from targets import Machine, target, where_and_when  # noqa: E402
+from targets import Machine, errors_said, target, where_and_when  # noqa: E402
 
 from dust3r_ros.cli.command import settings  # noqa: E402
-from dust3r_ros.errors import Dust3rRosError, GeometryError  # noqa: E402
+from dust3r_ros.errors import GeometryError  # noqa: E402
 from dust3r_ros.evaluation.errors import trajectory_errors  # noqa: E402
 from dust3r_ros.io.files import make_folder, replace_between, write_text  # noqa: E402
 from dust3r_ros.types import StampedPose  # noqa: E402
@@ -304,6 +304,7 @@ def measure(options: argparse.Namespace, out: Path, given: dict[str, str]) -> di
     return report
 
 
+@errors_said("soak", TimeoutError)
 def main() -> int:
     """Exit code: 1 if a target was missed or the run failed, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -315,15 +316,11 @@ def main() -> int:
     parser.add_argument("--page", type=Path, help="page whose table is replaced")
     parser.add_argument("--play", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    try:
-        if options.play:
-            found = {room: prepare(room, ROOT / "results/live/recordings", Path(), options.frames) for room in _ROOMS}
-            play({room: item for room, item in found.items() if item}, options.play, options.images, options.rate)
-            return 0
-        report = measure(options, make_folder(options.out), settings(options.set))
-    except (Dust3rRosError, TimeoutError) as error:
-        print(f"soak: error: {error}", file=sys.stderr)
-        return 1
+    if options.play:
+        found = {room: prepare(room, ROOT / "results/live/recordings", Path(), options.frames) for room in _ROOMS}
+        play({room: item for room, item in found.items() if item}, options.play, options.images, options.rate)
+        return 0
+    report = measure(options, make_folder(options.out), settings(options.set))
     print(table(report))
     if options.page:
         replace_between(options.page, BEGIN, END, table(report))

@@ -26,11 +26,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 from incremental import resident_mib  # noqa: E402
-from targets import Machine, target, where_and_when  # noqa: E402
+from targets import Machine, errors_said, target, where_and_when  # noqa: E402
 
 from dust3r_ros.cli.command import settings  # noqa: E402
 from dust3r_ros.config import MapperConfig, from_mapping  # noqa: E402
-from dust3r_ros.errors import Dust3rRosError, GeometryError  # noqa: E402
+from dust3r_ros.errors import GeometryError  # noqa: E402
 from dust3r_ros.evaluation.errors import trajectory_errors  # noqa: E402
 from dust3r_ros.evaluation.scene import read_scene  # noqa: E402
 from dust3r_ros.io.files import make_folder, replace_between, write_text  # noqa: E402
@@ -226,6 +226,7 @@ def measure(scene: str, passes: int, given: list[str], out: Path) -> None:
     plot(rows, out / f"{name}.png", f"{name}, back and forth")
 
 
+@errors_said("stay", subprocess.CalledProcessError)
 def main() -> int:
     """Exit code: 1 for a scene that could not be measured, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -236,25 +237,21 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "results/stay")
     parser.add_argument("--page", type=Path, help="page whose table is replaced")
     arguments = parser.parse_args()
-    try:
-        from_mapping(MapperConfig, settings(arguments.set))
-        out = make_folder(arguments.out)
-        if arguments.scene:
-            measure(arguments.scene, arguments.passes, arguments.set, out)
-            return 0
-        scenes = ["rendered", *sorted(str(path.parent) for path in arguments.data.glob("*/groundtruth.txt"))]
-        options = ["--passes", str(arguments.passes), "--out", str(out)]
-        options += [word for setting in arguments.set for word in ("--set", setting)]
-        for scene in scenes:
-            print(f"== {Path(scene).name}", flush=True)
-            subprocess.run([sys.executable, __file__, "--scene", scene, *options], check=True)
-        found = table([json.loads((out / f"{Path(scene).name}.json").read_text(encoding="utf-8")) for scene in scenes])
-        print(found)
-        if arguments.page:
-            replace_between(arguments.page, BEGIN, END, found)
-    except (Dust3rRosError, subprocess.CalledProcessError) as error:
-        print(f"stay: error: {error}", file=sys.stderr)
-        return 1
+    from_mapping(MapperConfig, settings(arguments.set))
+    out = make_folder(arguments.out)
+    if arguments.scene:
+        measure(arguments.scene, arguments.passes, arguments.set, out)
+        return 0
+    scenes = ["rendered", *sorted(str(path.parent) for path in arguments.data.glob("*/groundtruth.txt"))]
+    options = ["--passes", str(arguments.passes), "--out", str(out)]
+    options += [word for setting in arguments.set for word in ("--set", setting)]
+    for scene in scenes:
+        print(f"== {Path(scene).name}", flush=True)
+        subprocess.run([sys.executable, __file__, "--scene", scene, *options], check=True)
+    found = table([json.loads((out / f"{Path(scene).name}.json").read_text(encoding="utf-8")) for scene in scenes])
+    print(found)
+    if arguments.page:
+        replace_between(arguments.page, BEGIN, END, found)
     return 0
 
 

@@ -1,17 +1,20 @@
-"""What benchmarks share: targets, the machine and its load, where and when a table was made, options."""
+"""What benchmarks share: targets, the machine and its load, where and when a table was made, options, how they end."""
 
 from __future__ import annotations
 
 import argparse
 import datetime
-from collections.abc import Collection, Mapping, Sequence
+import json
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from dust3r_ros import __version__
-from dust3r_ros.errors import InputError
+from dust3r_ros.errors import Dust3rRosError, InputError
 from dust3r_ros.evaluation.report import run_file
-from dust3r_ros.io.files import replace_between, write_bytes
+from dust3r_ros.io.files import make_folder, replace_between, write_bytes, write_text
 
 
 def target(
@@ -66,7 +69,41 @@ def chosen_cases(wanted: Sequence[str] | None, known: Collection[str]) -> list[s
     return list(wanted or known)
 
 
-def show_on_page(page: Path, markers: tuple[str, str], table: str, picture: Path) -> None:
-    """Replace a page's table between its markers, and the picture of that name in the folder beside it."""
+def show_on_page(page: Path, markers: tuple[str, str], table: str, picture: Path | None = None) -> None:
+    """Replace a page's table between its markers, and the ``picture`` of that name in the folder beside it."""
     replace_between(page, *markers, table)
-    write_bytes(page.parent / "pictures" / picture.name, picture.read_bytes())
+    if picture is not None:
+        write_bytes(page.parent / "pictures" / picture.name, picture.read_bytes())
+
+
+def leave(
+    path: Path,
+    report: Mapping[str, Any],
+    table: str,
+    page: Path | None,
+    markers: tuple[str, str],
+    picture: Path | None = None,
+) -> None:
+    """Write ``report`` as JSON to ``path``, print the table, and show it on the ``page``, if there is one."""
+    make_folder(path.parent)
+    write_text(path, json.dumps(report, indent=1) + "\n")
+    print(table)
+    if page is not None:
+        show_on_page(page, markers, table, picture)
+
+
+def errors_said(name: str, *more: type[Exception]) -> Callable[[Callable[[], int]], Callable[[], int]]:
+    """Decorates ``main`` of the benchmark ``name``: of our errors, and ``more``, users see one line; exit code 1."""
+
+    def decorate(main: Callable[[], int]) -> Callable[[], int]:
+        @wraps(main)
+        def guarded() -> int:
+            try:
+                return main()
+            except (Dust3rRosError, *more) as error:
+                print(f"{name}: error: {error}", file=sys.stderr)
+                return 1
+
+        return guarded
+
+    return decorate

@@ -115,6 +115,15 @@ def test_no_path_of_somebodys_machine(name: str) -> None:
     assert re.findall(r"(?<![\w~$.])/(?:home|root|Users|mnt)/[^\s`]*", text_of(name)) == []
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_lines_fit(name: str) -> None:
+    """What programs wrote, tables, pictures and code aside."""
+    prose = re.sub(
+        r"<!--[^>]*begin.*?(<!--[^>]*end|\Z)|^ *```.*?^ *```", "", text_of(name), flags=re.DOTALL | re.MULTILINE
+    )
+    assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith(("|", "!["))] == []
+
+
 def test_calls_of_dust3r_export_are_understood() -> None:
     calls = list(commands("dust3r-export"))
     assert len(calls) >= 3

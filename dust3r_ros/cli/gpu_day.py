@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     # Read when torch is loaded, see cli/train.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from dust3r_ros.training.gpu_day.day import Plan, run
+    from dust3r_ros.training.gpu_day import Plan, run
 
     plan = Plan(
         minutes=arguments.minutes, out=arguments.out, leg=arguments.leg, device=arguments.device,

@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from dust3r_ros.backends.base import Backend
-from dust3r_ros.depth.depth_maps import DepthMaps, DepthShot, seen_from
-from dust3r_ros.depth.preview import DepthPreview, Posed
+from dust3r_ros.depth.depth_maps import DepthMaps, DepthPreview, DepthShot, Posed, seen_from
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import angle_deg, invert
 from dust3r_ros.mapping.covisibility import depth_sources

@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.mapping.covisibility import Neighbourhood
 from dust3r_ros.mapping.densifier import Densifier
-from dust3r_ros.mapping.moving_removal import Movers
+from dust3r_ros.mapping.moving_objects import Movers
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.timing import StageTimer
 

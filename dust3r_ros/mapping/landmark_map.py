@@ -15,7 +15,6 @@ from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.adjustment import MapAdjuster
 from dust3r_ros.mapping.association import Linker
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
-from dust3r_ros.mapping.chores import LandmarkChores
 from dust3r_ros.mapping.covisibility import Neighbourhood
 from dust3r_ros.mapping.culling import Culling, Numbering, Redundancy
 from dust3r_ros.mapping.depth_schedule import DepthSchedule
@@ -24,7 +23,7 @@ from dust3r_ros.mapping.loop_closing import LoopClosing
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.rig_placement import FocalVotes, RigPlacement
 from dust3r_ros.mapping.saving import LandmarkSaving
-from dust3r_ros.mapping.submap import Submap
+from dust3r_ros.mapping.submap import BEGIN, CULL, DEPTH, PREVIEW, RENUMBER, TAKE, Chores, Submap
 from dust3r_ros.sparse.consistency import Doubt
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.timing import StageTimer
@@ -273,3 +272,81 @@ def landmark_cloud(sparse: SparseMap, records: Sequence[KeyframeRecord]) -> Clou
         np.add.at(observations, seen.ids, 1)
     keep = sparse.positioned & (observations > 1)
     return Cloud(sparse.points[keep].astype(np.float32), colors[keep], observations[keep].astype(np.float32))
+
+
+_LAST = ("", CULL, RENUMBER)
+
+
+class LandmarkChores(Chores):
+    """Work that a landmark map defers while live, in its order: whole-map adjustments, depth, culling, then new ids."""
+
+    def __init__(
+        self,
+        state: Reconstruction,
+        adjuster: MapAdjuster,
+        depth: DepthSchedule,
+        culling: Culling,
+        numbering: Numbering,
+    ) -> None:
+        self._culling, self._numbering = culling, numbering
+        self._state, self._adjuster, self._depth = state, adjuster, depth
+        self._adjustments, self._queue = adjuster.waiting, depth.waiting
+
+    def go_live(self, beside: bool) -> None:
+        if not self._state.live:
+            self._state.live, self._adjustments.beside = True, beside
+
+    @property
+    def due(self) -> str:
+        """Taking up a finished background adjustment goes first."""
+        if self._adjustments.ready:
+            return TAKE
+        if self._adjustments.wanted and not self._adjustments.running:
+            return BEGIN
+        if self._queue.previews:
+            return PREVIEW
+        if self._adjustments.running and self._state.settling:
+            return ""  # the adjustment in progress would make it worthless
+        if self._queue.depth or self._queue.part_way:
+            return DEPTH
+        if self._adjustments.running:
+            return ""
+        if self._adjustments.at_rest:
+            return BEGIN
+        if not self._state.live:
+            return ""
+        return CULL if self._culling.due else RENUMBER if self._numbering.due else ""
+
+    def work(self, kind: str) -> None:
+        if kind == TAKE:
+            self._adjuster.take_up()
+        elif kind == BEGIN:
+            self._adjuster.begin()
+        elif kind == PREVIEW:
+            self._depth.preview()
+        elif kind == DEPTH:
+            self._depth.some_depth()
+        elif kind == CULL:
+            self._culling.cull()
+            self._numbering.look()
+
+    def settle(self) -> None:
+        """Do all waiting work except culling and what follows from it, which come last."""
+        self._adjustments.wait()
+        while self.due not in _LAST:
+            self._queue.previews.clear()  # depth itself follows immediately
+            if self.due not in _LAST:
+                self.work(self.due)
+            self._adjustments.wait()
+
+    @property
+    def backlog(self) -> int:
+        return self._adjustments.count + self._queue.count
+
+    @property
+    def depth_backlog(self) -> tuple[int, int]:
+        records, unseen = self._state.records, {index for index, _ in self._queue.previews}
+        last = len(records) - 1
+        done = next((k for k in range(last, -1, -1) if k not in unseen), 0)
+        behind = records[last].stamp_ns - records[done].stamp_ns if unseen else 0
+        return len(self._queue.without_depth), behind

@@ -14,18 +14,17 @@ from dust3r_ros.features.masks import check_mask
 from dust3r_ros.features.place_recognition import Appearance
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.similarity import Similarity
-from dust3r_ros.mapping.atlas import Atlas, AtlasEntry
+from dust3r_ros.mapping.atlas import Atlas, AtlasEntry, Search
 from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, check_image, guessed
-from dust3r_ros.mapping.chores import RENUMBER
 from dust3r_ros.mapping.joining import Joining
 from dust3r_ros.mapping.landmark_map import MapBuilder
 from dust3r_ros.mapping.map_view import MapView, resume
 from dust3r_ros.mapping.pages import Pages
 from dust3r_ros.mapping.pointmap_map import PointmapBuilder
 from dust3r_ros.mapping.reconstruction import TRUSTED, Reconstruction
-from dust3r_ros.mapping.relocalization import Search
 from dust3r_ros.mapping.rig import Rig
 from dust3r_ros.mapping.state import MapState
+from dust3r_ros.mapping.submap import RENUMBER
 from dust3r_ros.mapping.trajectory import TrackedImage
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.timing import StageTimer, no_timer

@@ -61,6 +61,10 @@ class Placement:
         return
 
 
+# Kinds of deferred work. Who renumbers has all that knows landmarks of the map follow.
+TAKE, BEGIN, PREVIEW, DEPTH, CULL, RENUMBER = "take", "begin", "preview", "depth", "cull", "renumber"
+
+
 class Chores:
     """Work that a live map defers until there is time; a map that defers nothing has none."""
 

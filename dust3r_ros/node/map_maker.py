@@ -15,8 +15,8 @@ from rclpy.serialization import serialize_message
 from dust3r_ros.config import MapperConfig, NodeConfig
 from dust3r_ros.errors import ConfigError, Dust3rRosError, InputError
 from dust3r_ros.io.chrome_trace import ChromeTrace
-from dust3r_ros.mapping.chores import CULL, DEPTH, PREVIEW, RENUMBER, TAKE
 from dust3r_ros.mapping.process import Send
+from dust3r_ros.mapping.submap import CULL, DEPTH, PREVIEW, RENUMBER, TAKE
 from dust3r_ros.node.image_losses import keep_memory, release_memory
 from dust3r_ros.node.jobs import MapChange
 from dust3r_ros.node.map_publisher import KEYFRAME_TOPICS, MAP_TOPICS, KeyframePublisher, MapPublisher

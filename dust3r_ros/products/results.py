@@ -20,8 +20,7 @@ from dust3r_ros.io.files import make_folder, write_text
 from dust3r_ros.io.trajectory import write_tum
 from dust3r_ros.products.ply import write_ply
 from dust3r_ros.products.preview import write_preview
-from dust3r_ros.products.report import write_report
-from dust3r_ros.products.turntable import turntable
+from dust3r_ros.products.report import turntable, write_report
 from dust3r_ros.storage.saved_map import save_map
 from dust3r_ros.timing import Stopwatch
 from dust3r_ros.types import Calibration, Camera, Keyframe, StampedPose

@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from dust3r_ros.evaluation.kinds import kinds_of
 from dust3r_ros.evaluation.report.run_file import RunFile, about, read_run, write_run
-from dust3r_ros.evaluation.scene import image_files, read_scene
+from dust3r_ros.evaluation.scene import image_files, kinds_of, read_scene
 from dust3r_ros.scenes.export import write_folder
 from dust3r_ros.scenes.sequence import render_sequence
 from scripts import script

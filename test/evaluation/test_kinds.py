@@ -8,8 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dust3r_ros.evaluation.kinds import AROUND, FORWARD, LITTLE, LONG, LOOPS, OTHER, WIDE, kinds_of, kinds_of_motion
-from dust3r_ros.evaluation.scene import Scene
+from dust3r_ros.evaluation.scene import (
+    AROUND,
+    FORWARD,
+    LITTLE,
+    LONG,
+    LOOPS,
+    OTHER,
+    WIDE,
+    Scene,
+    kinds_of,
+    kinds_of_motion,
+)
 from dust3r_ros.scenes.export import write_folder
 from dust3r_ros.scenes.sequence import render_sequence, walk
 from dust3r_ros.types import Array, StampedPose

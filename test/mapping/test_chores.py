@@ -7,8 +7,8 @@ import pytest
 from branches import branch
 from sequences import SMALL, walk
 
-from dust3r_ros.mapping.chores import BEGIN, DEPTH, PREVIEW, TAKE
 from dust3r_ros.mapping.mapper import Mapper
+from dust3r_ros.mapping.submap import BEGIN, DEPTH, PREVIEW, TAKE
 
 CONFIG = replace(SMALL, keyframe_motion_young=0.01)
 

@@ -13,10 +13,9 @@ from wandering import config, forgetful, there_and_back, wander, ways
 
 from dust3r_ros.cloud.cloud import map_cloud, thin
 from dust3r_ros.evaluation.errors import trajectory_errors
-from dust3r_ros.mapping.atlas import Atlas
-from dust3r_ros.mapping.chores import CULL
+from dust3r_ros.mapping.atlas import Atlas, Search
 from dust3r_ros.mapping.mapper import Mapper
-from dust3r_ros.mapping.relocalization import Search
+from dust3r_ros.mapping.submap import CULL
 from dust3r_ros.scenes.rooms import room
 from dust3r_ros.scenes.sequence import render_path, walk
 from dust3r_ros.storage.journal import MapJournal

@@ -28,7 +28,7 @@ from dust3r_ros.node.inputs import Inputs
 from dust3r_ros.node.qos import tf_profile
 from dust3r_ros.node.tf_listener import TfListener, TransformSender
 from dust3r_ros.node.tools.domains import free_domain, release_domain
-from dust3r_ros.node.tools.spinner import Spinner
+from dust3r_ros.node.tools.recorder import Spinner
 from dust3r_ros.node.topics import all_camera_topics
 
 MS = 1_000_000

@@ -25,7 +25,7 @@ from dust3r_ros.node.qos import tf_profile
 from dust3r_ros.node.tf_listener import TfListener, TransformSender, rigid_of
 from dust3r_ros.node.tf_output import TfOutput
 from dust3r_ros.node.tools.domains import free_domain, release_domain
-from dust3r_ros.node.tools.spinner import Spinner
+from dust3r_ros.node.tools.recorder import Spinner
 from dust3r_ros.types import MapUpdate, TrackingState
 
 SECOND = 1_000_000_000

@@ -15,8 +15,7 @@ from true_map import cells_of, moved, room_walk, true_keyframes, true_points
 from dust3r_ros.errors import ConfigError
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.mapper import Mapper
-from dust3r_ros.occupancy import FREE, MAX_CELLS, OCCUPIED, UNKNOWN, Grid, GridOptions, OccupancyGridMap
-from dust3r_ros.occupancy.grid_map import Votes
+from dust3r_ros.occupancy import FREE, MAX_CELLS, OCCUPIED, UNKNOWN, Grid, GridOptions, OccupancyGridMap, Votes
 from dust3r_ros.occupancy.plan import Plan
 from dust3r_ros.scenes.rooms import CORRIDOR_SIZE, ROOM_SIZE
 
@@ -200,11 +199,11 @@ def test_removed_and_moved_keyframes_leave_no_trace() -> None:
 def test_only_what_moved_is_added_again(monkeypatch: pytest.MonkeyPatch) -> None:
     keyframes = true_keyframes(room_walk())
     _, grids = made(keyframes)
-    from dust3r_ros.occupancy import grid_map
+    from dust3r_ros import occupancy
 
     added = []
-    plan_of = grid_map.plan_of
-    monkeypatch.setattr(grid_map, "plan_of", lambda scan, *rest: added.append(scan) or plan_of(scan, *rest))
+    plan_of = occupancy.plan_of
+    monkeypatch.setattr(occupancy, "plan_of", lambda scan, *rest: added.append(scan) or plan_of(scan, *rest))
     slightly = moved(keyframes, Similarity(1.0, np.eye(3), np.array([0.004, 0, 0])))
     grids.update(slightly[:6])
     assert added == []

@@ -15,9 +15,8 @@ from true_map import room_walk, true_keyframes
 
 from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.products.preview import write_preview
-from dust3r_ros.products.report import report
+from dust3r_ros.products.report import report, turntable
 from dust3r_ros.products.splat import Viewpoint, render, surfels
-from dust3r_ros.products.turntable import turntable
 from dust3r_ros.products.viewer import Viewer
 from dust3r_ros.types import Image, Keyframe, StampedPose
 

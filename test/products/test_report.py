@@ -12,9 +12,7 @@ from run_summary import summary
 from true_map import room_walk, true_keyframes
 
 from dust3r_ros.cloud.cloud import Cloud
-from dust3r_ros.products import turntable as turntable_module
-from dust3r_ros.products.report import report
-from dust3r_ros.products.turntable import turntable
+from dust3r_ros.products.report import MAX_POINTS, report, turntable
 
 PNG = b"\x89PNG\r\n\x1a\n not really"
 
@@ -107,6 +105,6 @@ def test_the_largest_page_is_below_3_mb() -> None:
     shown = turntable(true_keyframes(room_walk()) * 20, [], min_confidence=1.5, landmarks=cloud)
     picture = cv2.imencode(".png", rng.integers(0, 256, (944, 1200, 3), np.uint8))[1].tobytes()
     page = report(summary(), picture, cloud=shown)
-    assert len(shown) > 0.6 * 16 * turntable_module.MAX_POINTS
+    assert len(shown) > 0.6 * 16 * MAX_POINTS
     assert "data:image/jpeg;base64," in page
     assert len(page.encode()) < 3_000_000

@@ -14,9 +14,9 @@ from scipy.spatial import cKDTree
 from true_map import room_walk, true_keyframes
 
 from dust3r_ros.cloud.cloud import Cloud
-from dust3r_ros.products import turntable as module
+from dust3r_ros.products import report as module
+from dust3r_ros.products.report import turntable
 from dust3r_ros.products.splat import surfels
-from dust3r_ros.products.turntable import turntable
 from dust3r_ros.types import Keyframe, StampedPose
 
 RECORD = np.dtype([("place", "<u2", 3), ("color", "u1", 3), ("level", "u1"), ("seen", "u1", 2)])

@@ -9,7 +9,7 @@ from sequences import SMALL, walk
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.io.manifest import Event, read_manifest
-from dust3r_ros.mapping.chores import RENUMBER
+from dust3r_ros.mapping.submap import RENUMBER
 from dust3r_ros.session.back_end import BackEnd
 from dust3r_ros.session.replay import apply
 from dust3r_ros.session.session import Session, begin

@@ -10,8 +10,8 @@ import pytest
 from growing import resumed
 from sequences import SMALL, walk
 
+from dust3r_ros.mapping.atlas import Search
 from dust3r_ros.mapping.mapper import Mapper
-from dust3r_ros.mapping.relocalization import Search
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.storage.journal import MapJournal
 from dust3r_ros.storage.saved_map import load_map, load_state, save_map

@@ -14,8 +14,7 @@ from scipy.io import savemat
 from spots import numbers, quaternion, write, write_image, write_png16
 
 from dust3r_ros.cloud.cloud import Cloud
-from dust3r_ros.evaluation.datasets import icl_nuim
-from dust3r_ros.evaluation.datasets.tum import _ROS, bonn_pose
+from dust3r_ros.evaluation.datasets.tum import _ICL_MIRROR, _ROS, bonn_pose
 from dust3r_ros.geometry.pinhole import unproject
 from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.products.ply import write_ply
@@ -101,7 +100,7 @@ def euroc(s: RenderedSequence, root: Path) -> None:
 
 
 def write_icl(s: RenderedSequence, root: Path) -> None:
-    folder, mirror, lines, truth = root / "living_room_traj0_frei_png", icl_nuim._MIRROR, [], []
+    folder, mirror, lines, truth = root / "living_room_traj0_frei_png", _ICL_MIRROR, [], []
     for index, (image, depth, T) in enumerate(zip(s.images, s.depths, s.w_T_c, strict=True)):
         write_image(folder / f"rgb/{index}.png", image)
         write_png16(folder / f"depth/{index}.png", np.rint(5000 * depth))

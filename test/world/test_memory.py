@@ -10,7 +10,7 @@ import pytest
 from driving import way
 
 from dust3r_ros.types import Array, Keyframe
-from dust3r_ros.world.world import UnitMemory
+from dust3r_ros.world import UnitMemory
 
 NOTHING = np.zeros((1, 1), np.float32)
 

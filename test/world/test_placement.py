@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from dust3r_ros.types import Array
 from dust3r_ros.world.placement import (
+    Matched,
     Placement,
     Z,
     about_z,
@@ -20,7 +21,6 @@ from dust3r_ros.world.placement import (
     mean_rotation,
     place,
 )
-from dust3r_ros.world.robot_log import Matched
 
 TRUE = Rotation.from_rotvec([0.4, -1.0, 2.0])
 

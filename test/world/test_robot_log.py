@@ -6,7 +6,7 @@ import numpy as np
 from driving import way
 
 from dust3r_ros.types import Array, Frame, StampedPose
-from dust3r_ros.world.robot_log import RobotLog
+from dust3r_ros.world.placement import RobotLog
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
 

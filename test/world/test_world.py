@@ -19,8 +19,8 @@ from dust3r_ros.evaluation.errors import trajectory_errors
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.types import Array, Camera, Frame, Keyframe, MapUpdate, StampedPose, TrackingState
+from dust3r_ros.world import WorldAligner, WorldEstimate
 from dust3r_ros.world.evidence import ScaleState
-from dust3r_ros.world.world import WorldAligner, WorldEstimate
 
 SCALE = 2.3
 TURN = Rotation.from_rotvec([0.2, -0.1, 1.0]).as_matrix()

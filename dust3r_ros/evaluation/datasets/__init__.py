@@ -9,7 +9,6 @@ from dust3r_ros.evaluation.datasets import (
     ddad,
     dtu,
     euroc,
-    icl_nuim,
     kitti,
     nyu,
     realestate10k,
@@ -24,7 +23,7 @@ __all__ = ["DATASETS", "Dataset", "Recording", "View", "named"]
 DATASETS: dict[str, Dataset] = {
     dataset.name: dataset
     for dataset in (
-        tum.TUM, seven_scenes.DATASET, euroc.DATASET, icl_nuim.DATASET, scannet.DATASET, cambridge.DATASET,
+        tum.TUM, seven_scenes.DATASET, euroc.DATASET, tum.ICL_NUIM, scannet.DATASET, cambridge.DATASET,
         co3d.DATASET, realestate10k.DATASET, nyu.DATASET, tum.BONN, kitti.ODOMETRY, kitti.DEPTH, ddad.DATASET,
         dtu.DATASET,
     )

@@ -1,6 +1,7 @@
 """TUM RGB-D (Sturm et al., IROS 2012): rgb.txt, depth.txt, groundtruth.txt; depth is registered to colour.
 
-In the same layout, BONN RGB-D Dynamic (Palazzolo et al., IROS 2019), with poses of a marker on the camera.
+In the same layout, BONN RGB-D Dynamic (Palazzolo et al., IROS 2019), with poses of a marker on the camera; in one made
+to be compatible, ICL-NUIM (Handa et al., ICRA 2014), rendered with y up, so that K has fy < 0.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, Track, View, nearest
+from dust3r_ros.evaluation.datasets.recording import Dataset, Recording, Track, View, nearest, nominal
 from dust3r_ros.layouts import reading
 from dust3r_ros.types import Array, Calibration
 
@@ -165,4 +166,71 @@ PATH/rgbd_bonn_balloon/
         "is changed."
     ),
     read=read_bonn,
+)
+
+
+# ICL-NUIM's page has fy = -480: its cameras have y up and its world is left-handed. Both are flipped in y here: the
+# images stay the same, the world becomes right-handed and the camera an optical frame with fy = 480.
+ICL_K = reading.intrinsics(481.20, 480.00, 319.50, 239.50)
+_ICL_MIRROR = np.diag([1.0, -1.0, 1.0, 1.0])
+
+
+def read_icl(path: Path) -> Iterator[Recording]:
+    """Sequences: ``path`` itself or the folders in it that hold an associations.txt."""
+    for folder in reading.folders(path, "associations.txt"):
+        yield Recording(folder.name, ICL_NUIM.name, _icl_views(folder), scene=folder.name)
+
+
+def _icl_views(folder: Path) -> tuple[View, ...]:
+    poses = _icl_poses(folder)
+    views = []
+    path = folder / "associations.txt"
+    for depth_number, depth, number, image in reading.rows(path, 4, "number depth-file number image-file"):
+        if depth_number != number:
+            raise InputError(f"'{path}' pairs depth {depth_number!r} with image {number!r}; the numbers must be equal")
+        index = reading.whole(path, number)
+        views.append(
+            View(
+                nominal(index),
+                "camera",
+                ICL_K,
+                poses.get(index),
+                reading.image_reader(folder / image),
+                reading.depth_reader(folder / depth, PER_METRE),
+                name=f"{folder.name}/{image}",
+            )
+        )
+    return tuple(views)
+
+
+def _icl_poses(folder: Path) -> dict[int, Array]:
+    files = sorted(folder.glob("*.gt.freiburg"))
+    if len(files) != 1:
+        raise InputError(f"'{folder}' holds {len(files)} files *.gt.freiburg; it must hold one, that of its trajectory")
+    poses = {}
+    for fields in reading.rows(files[0], 8, "number tx ty tz qx qy qz qw"):
+        numbers = reading.floats(files[0], fields[1:])
+        pose = reading.quaternion_pose(files[0], numbers[:3], numbers[3:])
+        poses[reading.whole(files[0], fields[0])] = _ICL_MIRROR @ pose @ _ICL_MIRROR
+    return poses
+
+
+ICL_NUIM = Dataset(
+    name="icl-nuim",
+    title="ICL-NUIM",
+    source="Imperial College London, https://www.doc.ic.ac.uk/~ahanda/VaFRIC/iclnuim.html",
+    fetch="the TUM-compatible PNGs (*_frei_png.tar.gz), and beside them the trajectory's *.gt.freiburg",
+    licence="CC BY 3.0",
+    layout="""
+PATH/living_room_traj0_frei_png/
+  associations.txt
+  livingRoom0.gt.freiburg
+  rgb/0.png ...
+  depth/0.png ...
+""",
+    notes=(
+        "Stamps are nominal (30 Hz). The files' left-handed world is mirrored in y, so that fy is +480. An image\n"
+        "without a line in the *.gt.freiburg has no pose. Depth: 5000 per metre."
+    ),
+    read=read_icl,
 )

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from dust3r_ros.evaluation.kinds import LITTLE, MEANINGS, OTHER
 from dust3r_ros.evaluation.report.metrics import METRICS, Table, is_number
 from dust3r_ros.evaluation.report.published import COLMAP, COLMAP_METHODS, OURS, PEERS, POSES, PROTOCOL, RECORDED
 from dust3r_ros.evaluation.report.run_file import Row
+from dust3r_ros.evaluation.scene import LITTLE, MEANINGS, OTHER
 
 _ROOM = 20.0  # metres of path
 ENOUGH = 90.0  # percent of the images that must have a pose, else an ATE says little

@@ -19,9 +19,8 @@ from dust3r_ros.errors import Dust3rRosError
 from dust3r_ros.evaluation.report.published import BACKENDS, COLMAP, COLMAP_METHODS, OURS, POSES, PROTOCOL, WEIGHTS
 from dust3r_ros.evaluation.report.run_file import Row
 from dust3r_ros.evaluation.scene import find_scenes, image_files
-from dust3r_ros.evaluation.suite.job import names_of
+from dust3r_ros.evaluation.suite.job import names_of, protocols_of
 from dust3r_ros.evaluation.suite.peers import finish, measure_pycolmap
-from dust3r_ros.evaluation.suite.protocol_job import protocols_of
 from dust3r_ros.evaluation.suite.worlds import WORLDS, write_world
 from dust3r_ros.fleet.cluster import Cluster, connected, need_ray, run
 from dust3r_ros.fleet.recordings import FAILED, MAPPED, Job, Record, fingerprint, is_done, read_record, request_of

@@ -1,4 +1,4 @@
-"""A subscriber to everything that a mapping node publishes: counts and newest messages."""
+"""A subscriber to everything that a mapping node publishes, in a thread of its own: counts and newest messages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Path
 from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
@@ -26,7 +28,6 @@ from dust3r_ros.msg import MappingStatus
 from dust3r_ros.node.interface import LATCHED as LATCHED_TOPICS
 from dust3r_ros.node.interface import RELIABLE as RELIABLE_TOPICS
 from dust3r_ros.node.interface import qos_profile
-from dust3r_ros.node.tools.spinner import Spinner
 
 LATCHED, RELIABLE = qos_profile(LATCHED_TOPICS), qos_profile(RELIABLE_TOPICS)
 
@@ -136,3 +137,38 @@ class Recorder:
             else ""
         )
         return (", ".join(f"{key} {count}" for key, count in sorted(self.counts.items())) or "nothing") + shown
+
+
+_SPIN_S = 0.5  # a wake-up that is lost costs at most this
+
+
+class Spinner:
+    """Spins ``nodes`` of a ``context`` from ``start`` to ``stop``, which ends them and the context."""
+
+    def __init__(self, context: Context, *nodes: Node) -> None:
+        self._context, self._nodes = context, nodes
+        self._executor: Any = SingleThreadedExecutor(context=context)
+        for node in nodes:
+            self._executor.add_node(node)
+        self._leaving = threading.Event()
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+
+    def start(self) -> None:
+        """Begin to call back."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """The thread leaves before anything it waits for is destroyed; an executor's own shutdown does not wait."""
+        self._leaving.set()
+        if self._thread.is_alive():
+            self._executor.wake()
+            self._thread.join()
+        self._executor.shutdown()
+        for node in self._nodes:
+            node.destroy_node()  # otherwise it stays discoverable until the process ends
+        rclpy.shutdown(context=self._context)
+
+    def _spin(self) -> None:
+        with suppress(ExternalShutdownException):
+            while not self._leaving.is_set():
+                self._executor.spin_once(timeout_sec=_SPIN_S)

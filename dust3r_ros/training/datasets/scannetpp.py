@@ -7,8 +7,16 @@ from pathlib import Path
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.layouts import colmap_model, reading
-from dust3r_ros.training.datasets import lenses
-from dust3r_ros.training.datasets.layout import FrameRow, Layout, Part
+from dust3r_ros.training.datasets.layout import (
+    FrameRow,
+    Layout,
+    Part,
+    packed_lens,
+    pinhole_of,
+    straight_depth,
+    straight_image,
+    unpacked_lens,
+)
 from dust3r_ros.training.datasets.pairs import TrainingSet
 from dust3r_ros.types import Array32, Image
 
@@ -42,16 +50,16 @@ class ScannetPp(Layout):
             camera = cameras[image.camera]
             yield FrameRow(
                 part.name, f"{inside}/{pictures.name}/{name}", f"{inside}/{depths.name}/{depth}",
-                lenses.pinhole(camera, cameras_file), image.w_T_c, size=(camera.width, camera.height),
-                extra=lenses.packed(camera),
+                pinhole_of(camera, cameras_file), image.w_T_c, size=(camera.width, camera.height),
+                extra=packed_lens(camera),
             )  # fmt: skip
 
     def image(self, root: Path, frame: FrameRow) -> Image:
-        return lenses.straight_image(lenses.unpacked(frame.extra), super().image(root, frame), root / frame.image)
+        return straight_image(unpacked_lens(frame.extra), super().image(root, frame), root / frame.image)
 
     def depth(self, root: Path, frame: FrameRow) -> Array32:
         file = root / frame.depth
-        return lenses.straight_depth(lenses.unpacked(frame.extra), reading.read(file, self.per_unit), file)
+        return straight_depth(unpacked_lens(frame.extra), reading.read(file, self.per_unit), file)
 
 
 def _scenes(root: Path, split: str) -> list[Path]:

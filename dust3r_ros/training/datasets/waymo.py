@@ -23,8 +23,15 @@ from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, invert, transform
 from dust3r_ros.io.encodings import decode_file
 from dust3r_ros.layouts import reading, tfrecord
 from dust3r_ros.layouts.tfrecord import Message
-from dust3r_ros.training.datasets import lenses
-from dust3r_ros.training.datasets.layout import FrameRow, Layout, Part
+from dust3r_ros.training.datasets.layout import (
+    FrameRow,
+    Layout,
+    Part,
+    packed_lens,
+    pinhole_of,
+    straight_image,
+    unpacked_lens,
+)
 from dust3r_ros.training.datasets.pairs import TrainingSet
 from dust3r_ros.types import Array, Array32, Calibration, Image
 
@@ -159,7 +166,7 @@ class Waymo(Layout):
             raw = decode_file(image.data(2), f"image of camera {camera} in '{file}' at byte {int(frame.extra[-2])}")
             depth = _depth(message, image, frame)
         height, width = depth.shape
-        straight = lenses.straight_image(lenses.unpacked(frame.extra), raw, file)
+        straight = straight_image(unpacked_lens(frame.extra), raw, file)
         return np.asarray(cv2.resize(straight, (width, height), interpolation=cv2.INTER_AREA), np.uint8), depth
 
     def depth(self, root: Path, frame: FrameRow) -> Array32:
@@ -198,9 +205,9 @@ def _rows(group: str, path: Path, offset: int, message: Message) -> Iterator[Fra
         if name not in calibrations:
             raise ValueError(f"camera {name} without a calibration")
         calibration = _calibration(calibrations[name])
-        K = _smaller(lenses.pinhole(calibration, path), calibration)
+        K = _smaller(pinhole_of(calibration, path), calibration)
         pose = reading.rigid(path, _pose(message, image, name))
-        known = (*lenses.packed(calibration), offset, name)
+        known = (*packed_lens(calibration), offset, name)
         yield FrameRow(group, group, "", K, pose, size=_size(calibration), extra=known)
 
 
@@ -243,7 +250,7 @@ def _depth(message: Message, image: Message, frame: FrameRow) -> Array32:
 
     Pixels are the set's projections into the raw image, undistorted.
     """
-    calibration = lenses.unpacked(frame.extra)
+    calibration = unpacked_lens(frame.extra)
     points, pixels = seen_points(message, image.number(1))
     z = transform(invert(frame.w_T_c), points)[:, 2]
     slopes = ray_slopes(calibration, pixels[z > _NEAREST_M])

@@ -12,7 +12,7 @@ import pytest
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
 from dust3r_ros.evaluation.scene import read_scene
-from dust3r_ros.evaluation.suite.protocol_job import measure_protocol, protocols_of, recording_of, source_of
+from dust3r_ros.evaluation.suite.job import measure_protocol, protocols_of, recording_of, source_of
 
 CONFIG = MapperConfig(working_size=160, tracking_size=240)
 

@@ -20,7 +20,8 @@ from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.layouts import tfrecord
 from dust3r_ros.layouts.tfrecord import Message
 from dust3r_ros.scenes.sequence import RenderedSequence
-from dust3r_ros.training.datasets import TRAINING_SETS, PairFolder, lenses, waymo
+from dust3r_ros.training.datasets import TRAINING_SETS, PairFolder, waymo
+from dust3r_ros.training.datasets.layout import unpacked_lens
 from dust3r_ros.training.datasets.waymo import seen_points
 from dust3r_ros.training.views import ViewPair
 
@@ -297,7 +298,7 @@ def test_waymo_points_lie_where_the_set_sees_them(opened: Opener, tmp_path: Path
         list(reader.frames(root, part, 64)),
     )
     points, pixels = seen_points(Message(record), training_trees.FRONT)
-    c = lenses.unpacked(frame.extra)
+    c = unpacked_lens(frame.extra)
     raw_K = np.array([[c.fx, 0, c.cx], [0, c.fy, c.cy], [0, 0, 1]])
     c_T_w = invert(frame.w_T_c)
     turn = cv2.Rodrigues(c_T_w[:3, :3])[0]

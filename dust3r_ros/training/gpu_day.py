@@ -1,5 +1,5 @@
-"""The course of a day: stages one after another, each reported and stored when it ends; then training until the minutes
-are used, with the results packed for transfer after every leg.
+"""Half an hour of a GPU into weights, with torch and little else: stages one after another, each reported and stored
+when it ends; then training until the minutes are used, with the results packed for transfer after every leg.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from dust3r_ros.errors import ConfigError, Dust3rRosError, InputError
 from dust3r_ros.io.files import make_folder, write_text
 from dust3r_ros.network.checkpoint import load_checkpoint, pick_device, shipped
 from dust3r_ros.training.card import code_version, hardware
-from dust3r_ros.training.gpu_day.measuring import CHECKS, Choice, choose, inference
 from dust3r_ros.training.log import read_metrics
+from dust3r_ros.training.measuring import CHECKS, Choice, choose, inference
 from dust3r_ros.training.pieces import split
 from dust3r_ros.training.recipe import Recipe, read_recipe
 from dust3r_ros.training.session import Options, Outcome, train

@@ -14,10 +14,10 @@ from sequences import SMALL
 from synthetic import arc, sparse_of
 
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.depth.moving_objects import Evidence, SparseShot, compare, region
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.mapping.map_view import MaskedShare
 from dust3r_ros.mapping.mapper import Mapper
+from dust3r_ros.mapping.moving_objects import Evidence, SparseShot, compare, region
 from dust3r_ros.scenes.rooms import room
 from dust3r_ros.scenes.sequence import look_at, walk
 

@@ -10,7 +10,7 @@ from rclpy.context import Context
 from rclpy.signals import SignalHandlerOptions
 
 from dust3r_ros.node.tools.domains import free_domain, release_domain
-from dust3r_ros.node.tools.spinner import Spinner
+from dust3r_ros.node.tools.recorder import Spinner
 
 
 def test_nodes_are_called_back_until_the_end() -> None:
