@@ -1,13 +1,13 @@
 """Our mapper beside pycolmap's incremental and global mapping, exhaustive and sequential matches, by kind of recording.
 
     python benchmarks/peers.py [--cases NAME ...] [--data ../shared/data] [--out results/peers] [--page docs/peers.md]
-        [--pycolmap ENVIRONMENT] [--timeout 600] [--again]
+        [--pycolmap ENVIRONMENT] [--timeout 600] [--again | --ours]
 
 Recorded scenes and rendered worlds, parts of them and changed forms (``variants.py``), each as a folder of at most 120
 images that all programs are given, through the evaluation's suite: ours without dense depth, then pycolmap's four
 methods, each in a process of its own, the focal unknown to all. A case that run.json in ``--out`` holds is not measured
-again, so a run that was broken off goes on; ``--again`` measures it anew. Writes run.json and peers.png, and their
-table into ``--page``.
+again, so a run that was broken off goes on; ``--again`` measures it anew, ``--ours`` only our part of it. Writes
+run.json and peers.png, and their table into ``--page``.
 """
 
 from __future__ import annotations
@@ -227,6 +227,7 @@ def main() -> int:
     parser.add_argument("--pycolmap", type=Path, default=ROOT / "results/pycolmap", help="pycolmap's environment")
     parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds of one method on one case")
     parser.add_argument("--again", action="store_true", help="measure cases that are there already")
+    parser.add_argument("--ours", action="store_true", help="of cases that are there already, measure ours again")
     arguments = parser.parse_args()
     if arguments.cases == ["list"]:
         print("\n".join(CASES))
@@ -238,9 +239,11 @@ def main() -> int:
         print(missing, file=sys.stderr)
     for name in chosen_cases(arguments.cases, CASES):
         path = folder_of(name, CASES[name], arguments.data, arguments.out)
-        if path.name in {key[1] for key in rows}:
+        known = path.name in {key[1] for key in rows}
+        if known and not arguments.ours:
             continue
-        plan = Plan([path.resolve()], SYSTEMS, timeout=arguments.timeout, budget=math.inf, pycolmap=python)
+        systems = (POSES,) if known else SYSTEMS
+        plan = Plan([path.resolve()], systems, timeout=arguments.timeout, budget=math.inf, pycolmap=python)
         own = list(measured(plan, lambda line: print(line, flush=True)))
         rows |= {key_of(row): row for row in own}
         commit = os.environ.get("DUST3R_EVAL_COMMIT", "")
