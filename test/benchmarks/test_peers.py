@@ -62,6 +62,8 @@ def test_what_is_measured_is_kept_and_the_rest_is_measured(
         same = {"dataset": "recorded", "scene": path.name, "protocol": "sequence", "frames": 9, "note": ""}
         same |= {"tracked": 100.0, "ate": 0.1, "ate_percent": 1.0, "focal_error": -2.0, "processor_seconds": 3.0}
         theirs = ("pycolmap incremental, exhaustive", "pycolmap global, exhaustive")
+        if asked == ("two_view, poses only",):
+            return [same | {"system": asked[0], "kinds": ["loops"], "focal_error": 1.25}]
         assert asked == ("two_view, poses only", "pycolmap")
         rows = [same | {"system": name, "kinds": ["loops"]} for name in (asked[0], *theirs)]
         return [*rows[:2], rows[2] | {"tracked": 0.0, "ate": None, "note": "failed: no luck, in mapping"}]
@@ -84,6 +86,10 @@ def test_what_is_measured_is_kept_and_the_rest_is_measured(
     assert "stale" not in text and "Trajectory by kind" in text and "failed: no luck, in mapping" in text
     assert (page.parent / "pictures/peers.png").stat().st_size > 5000
     assert "no comparison: it is gone" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", [*command, "--cases", "b", "--ours"])
+    assert peers.main() == 0 and seen == ["a", "b", "b"]
+    errors = [row["focal_error"] for row in read_run(tmp_path / "out/run.json").rows]
+    assert sorted(errors) == [-2.0] * 5 + [1.25], "theirs are kept"
     monkeypatch.setattr("sys.argv", [*command, "--cases", "c"])
     assert peers.main() == 1 and "there is no case 'c'" in capsys.readouterr().err
 
