@@ -20,8 +20,8 @@ from dust3r_ros.sparse.landmarks import (
     ranks,
     reprojection_errors,
     triangulate,
-    widest_angle,
     viewing_rays,
+    widest_angle,
 )
 from dust3r_ros.tracking import Tracks
 
