@@ -267,9 +267,11 @@ class Calibrator:
         other focal explains it, and that focal (``Outcome.rival``).
         """
         views = range(len(self._state.records[:count]))
-        outcomes, rough = [], None
+        outcomes: list[Outcome] = []
+        rough: PairFromLandmarks | None = None
         for each in sharp if len(focals) else ():
             options = self._options(each, len(views), rough)
+            assert isinstance(options.first_pair, PairFromLandmarks)
             rough = options.first_pair
             outcomes.append(bootstrap(self._state.sparse, views, stream.index, focals, options))
         if not outcomes:
