@@ -131,6 +131,7 @@ _PRUNING_PX = (30.0, 10.0, 4.0)
 _SAMPLE = 150  # landmarks of each view used to judge a focal, before any map is built from all
 _FIRST_STEPS, _FURTHER_STEPS, _WHOLE_STEPS = 5, 12, 15
 _WORTH_MORE, _FINALISTS = 3, 2
+_ROUGHLY = 1e-3  # gain of a step at which an adjustment ends: what follows goes on from there
 _LEAST_POSED, _LEAST_SHARE = 3, 0.5  # of the views must get a pose (of two, both): fewer failures are accidental
 _HOPELESS, _LEVEL = 3.0, 1.2  # times the least misfit
 _SAME_FOCAL, _OTHER_FOCAL = 1.03, 1.15  # factors: closer, farther
@@ -385,7 +386,7 @@ def _locate_others(sparse: SparseMap, views: Sequence[int], camera: int, options
 def _settle(sparse: SparseMap, limits: Sequence[float], iterations: int) -> None:
     """Adjust with a free focal, tightening the outlier limit."""
     for limit in limits:
-        refine(sparse, free_focal=True, rounds=1, iterations=iterations, max_error_px=limit)
+        refine(sparse, free_focal=True, rounds=1, iterations=iterations, max_error_px=limit, tolerance=_ROUGHLY)
         sparse.extend()
 
 
