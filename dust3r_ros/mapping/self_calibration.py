@@ -116,6 +116,7 @@ class Calibrator:
     def __init__(self, state: Reconstruction, schedule: CalibrationSchedule) -> None:
         self._state, self._schedule = state, schedule
         self._vain: Counter[float] = Counter()  # how many searches in a row have tried a focal in vain
+        self._turning: dict[tuple[int, int], bool] = {}  # pairs of the first keyframes that turn on the spot, or not
 
     def calibrate(self, stream: CameraStream) -> bool:
         """Adjust the whole map; returns whether it was rebuilt because another focal than its start's explains more."""
@@ -270,7 +271,7 @@ class Calibrator:
         outcomes: list[Outcome] = []
         rough: PairFromLandmarks | None = None
         for each in sharp if len(focals) else ():
-            options = self._options(each, len(views), rough)
+            options = self._options(each, len(views), rough, self._turning)
             assert isinstance(options.first_pair, PairFromLandmarks)
             rough = options.first_pair
             outcomes.append(bootstrap(self._state.sparse, views, stream.index, focals, options))
@@ -288,13 +289,20 @@ class Calibrator:
         for focal in focals:
             self._vain[focal] = self._vain[focal] + 1 if focal in vain else 0
 
-    def _options(self, sharp: bool, count: int, rough: PairFromLandmarks | None = None) -> Options:
-        """Options for a map from ``count`` keyframes; ``rough``: what was tried before. Live, time is short, and a
-        rebuilt map is only worth its cost if it is clearly better: the prior counts as much as a few keyframes.
+    def _options(
+        self,
+        sharp: bool,
+        count: int,
+        rough: PairFromLandmarks | None = None,
+        turning: dict[tuple[int, int], bool] | None = None,
+    ) -> Options:
+        """Options for a map from ``count`` keyframes; ``rough``, ``turning``: what is known of pairs of these. Live,
+        time is short, and a rebuilt map is only worth its cost if it is clearly better: the prior counts as much as a
+        few keyframes.
         """
         least, seed = max(_START_INLIERS, self._state.config.track_min_inliers), self._state.config.seed
         if not self._state.live:
-            return Options(PairFromLandmarks(sharp, rough=rough), least, seed)
+            return Options(PairFromLandmarks(sharp, rough=rough, turning=turning), least, seed)
         unusual = max(Options.unusual, _PRIOR_KEYFRAMES / count)
         return Options(PairFromLandmarks(sharp, _LIVE_TRIES, rough), least, seed, unusual, 1 / _NO_RIVAL, _MOST_FIRST)
 

@@ -38,14 +38,21 @@ class PairFromLandmarks:
     all focals tried on the same views, only the first examines every pair.
     """
 
-    def __init__(self, sharp: bool = False, tries: int = 1000, rough: PairFromLandmarks | None = None) -> None:
+    def __init__(
+        self,
+        sharp: bool = False,
+        tries: int = 1000,
+        rough: PairFromLandmarks | None = None,
+        turning: dict[Pair, bool] | None = None,
+    ) -> None:
         """``sharp``: use a threshold of a fraction of a pixel, for good images with moving objects.
 
         ``tries``: bounds RANSAC's samples. ``rough``: one that is not sharp and was tried before on the same views;
-        where this one would only confirm its pose, there is no pair.
+        where this one would only confirm its pose, there is no pair. ``turning``: pairs that are known to turn on the
+        spot, or not to; what is found is added.
         """
         self._sharp, self._tries, self._rough = sharp, tries, rough
-        self._turning: dict[Pair, bool] = {} if rough is None else rough._turning
+        self._turning: dict[Pair, bool] = turning if turning is not None else rough._turning if rough else {}
         self._ranking: list[Pair] = []
         self._found: dict[float, tuple[int, int, Array]] = {}
 
