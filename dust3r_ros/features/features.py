@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,6 +12,7 @@ from scipy.spatial import cKDTree
 
 from dust3r_ros.features.masks import MARGIN_PX, ImageMask
 from dust3r_ros.features.sift import SLOWEST, ScaleSpace, describe, strongest_blobs
+from dust3r_ros.geometry.compiled import LIBRARY, address
 from dust3r_ros.types import Array, Array32, Image
 
 FEATURES = 2000  # of an image
@@ -22,6 +24,10 @@ _ABOUT_PX = 20.0  # from a similarity of the whole image
 _SAME_PX, _STRETCH = 3.0, 0.3  # neighbours' displacements differ by less than the first plus this times their distance
 _SMOOTH = 0.8  # share of the matches with such neighbours
 _SHORT = 64  # components used to compare descriptors
+_UNIT = 196.0  # steps to a descriptor's length: no component is more than 0.65 of it, but the first, which becomes two
+_BASIS = np.concatenate([SLOWEST[:, [0, 0]] / np.sqrt(np.float32(2.0)), SLOWEST[:, 1 : _SHORT - 1]], axis=1)
+_DOUBT = 5.0 * np.sqrt(4.0 / 6.0)  # times a distance in steps: five deviations of its square by rounding
+_AT_ONCE = LIBRARY is not None and bool(LIBRARY.can_match())
 _ROWS = 256  # compared at once: the result stays in the cache
 
 
@@ -49,6 +55,14 @@ def short(features: Features) -> Array32:
     return np.asarray(slow / np.maximum(np.linalg.norm(slow, axis=1, keepdims=True), 1e-9))
 
 
+@lru_cache(maxsize=16)
+def _rounded(features: Features) -> np.ndarray:
+    """(N, 64) int8: about the same, 196 steps to the unit."""
+    slow = features.unit @ _BASIS
+    slow *= _UNIT / np.maximum(np.linalg.norm(slow, axis=1, keepdims=True), 1e-9)
+    return np.clip(np.rint(slow), -127, 127).astype(np.int8)
+
+
 def extract(gray: Image, count: int = FEATURES, mask: ImageMask | None = None) -> Features:
     """The ``count`` strongest SIFT features of an image (H, W) uint8 away from its mask; descriptors as RootSIFT."""
     wanted = count if mask is None else round(count / max(mask.clear_share, 0.2))
@@ -65,7 +79,18 @@ def match(a: Features, b: Features) -> np.ndarray:
     if len(a.pixels) < 2 or len(b.pixels) < 2:
         return np.zeros((0, 2), int)
     first, second = short(a), short(b)
-    best, distinct = [], []
+    if _AT_ONCE:
+        return _matches_at_once(first, second, _rounded(a), _rounded(b))
+    distinct, nearest = _distinct(first, second)
+    rows = np.flatnonzero(distinct)
+    # Usually few pass: checking those backwards costs less than the best of every column.
+    mutual = rows[(second[nearest[rows]] @ first.T).argmax(axis=1) == rows]
+    return np.stack([mutual, nearest[mutual]], axis=1)
+
+
+def _distinct(first: Array32, second: Array32) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) which descriptors pass the ratio test, and the nearest (N,) of the second set."""
+    best, distinct = [np.zeros(0, int)], [np.zeros(0, bool)]
     for low in range(0, len(first), _ROWS):
         similarity = first[low : low + _ROWS] @ second.T
         rows = np.arange(len(similarity))
@@ -75,10 +100,32 @@ def match(a: Features, b: Features) -> np.ndarray:
         # Unit vectors: |x - y|^2 = 2 - 2 xy
         distinct.append((2.0 - 2.0 * top) < _RATIO**2 * (2.0 - 2.0 * similarity.max(axis=1)))
         best.append(nearest)
-    rows, nearest = np.flatnonzero(np.concatenate(distinct)), np.concatenate(best)
-    # Usually few pass: checking those backwards costs less than the best of every column.
-    mutual = rows[(second[nearest[rows]] @ first.T).argmax(axis=1) == rows]
-    return np.stack([mutual, nearest[mutual]], axis=1)
+    return np.concatenate(distinct), np.concatenate(best)
+
+
+def _matches_at_once(first: Array32, second: Array32, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The same from rounded descriptors ``a``, ``b``, if these leave no doubt, by compiled code: 3 times as fast.
+
+    For processors that add up four products of int8 at once.
+    """
+    assert LIBRARY is not None
+    nearest, back = np.empty(len(a), np.int32), np.empty(len(b), np.int32)
+    squares, squares_back = np.empty((len(a), 2), np.int32), np.empty((len(b), 2), np.int32)
+    arrays = (address(part) for part in (a, b, nearest, squares, back, squares_back))
+    if not LIBRARY.nearest_descriptors(ctypes.c_long(len(a)), ctypes.c_long(len(b)), *arrays):
+        raise MemoryError
+    best, next_best = squares.T.astype(np.float64)
+    margin = _RATIO**2 * next_best - best
+    doubt = np.flatnonzero(np.abs(margin) < _DOUBT * (np.sqrt(best) + _RATIO**2 * np.sqrt(next_best)))
+    distinct = margin > 0
+    distinct[doubt], nearest[doubt] = _distinct(first[doubt], second)
+    rows = np.flatnonzero(distinct)
+    best, next_best = squares_back[nearest[rows]].T.astype(np.float64)
+    doubt = np.flatnonzero(next_best - best < _DOUBT * (np.sqrt(best) + np.sqrt(next_best)))
+    from_b = back[nearest[rows]]
+    from_b[doubt] = (second[nearest[rows[doubt]]] @ first.T).argmax(axis=1)
+    mutual = rows[from_b == rows]
+    return np.stack([mutual, nearest[mutual].astype(int)], axis=1)
 
 
 def epipolar_inliers(a: Array, b: Array, threshold_px: float = _EPIPOLAR_PX) -> np.ndarray:

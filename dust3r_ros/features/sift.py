@@ -71,6 +71,7 @@ _K = np.arange(-2, 3)
 _U, _V = np.array([(a, b) for b in range(5) for a in range(5 - b)]).T
 _LAGRANGE = np.linalg.inv(np.vander(_K, 5, increasing=True).astype(float))
 _COEFFICIENTS = np.kron(_LAGRANGE, _LAGRANGE)[5 * _V + _U]
+_TRANSPOSED = np.ascontiguousarray(_COEFFICIENTS.T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +107,19 @@ class Blobs:
 
 def strongest_blobs(space: ScaleSpace, count: int) -> Blobs:
     """The ``count`` blobs that stand out most, strongest first."""
-    stack = _Differences(space)
-    found = stack.polished(*stack.promising(stack.extrema(), round(_SPARE * count)))
+    stack, most = _Differences(space), round(_SPARE * count)
+    if LIBRARY is None:
+        found = stack.polished(*stack.promising(stack.extrema(), most))
+    else:
+        found = stack.polished_at_once(LIBRARY, *stack.promising_at_once(LIBRARY, most))
     found = found.select(np.argsort(-found.strength, kind="stable"))
     # Two spots may lead to one place; the weaker is dropped.
     twice = cKDTree(found.pixels).query_pairs(_SAME, output_type="ndarray").max(axis=1)
     return found.select(np.delete(np.arange(len(found)), twice)[:count])
+
+
+class _Layers(ctypes.Structure):
+    _fields_ = [("values", ctypes.c_void_p), *((name, ctypes.c_long) for name in ("rows", "columns", "first"))]
 
 
 class _Differences:
@@ -154,6 +162,37 @@ class _Differences:
         good = np.flatnonzero((strength > 0.9 * _CONTRAST) & _round(curvature, 1.5 * _EDGE))
         best = good[np.argsort(-strength[good], kind="stable")[:count]]
         return spots[best], offset[:, best]
+
+    def promising_at_once(self, library: ctypes.CDLL, count: int) -> tuple[np.ndarray, Array]:
+        """``promising`` of ``extrema`` by the compiled loops."""
+        octaves = (_Layers * len(self._layers))()
+        for octave, layers, first in zip(octaves, self._layers, self._first, strict=False):
+            octave.values, (_, octave.rows, octave.columns), octave.first = layers.ctypes.data, layers.shape, first
+        room, most = np.empty((3, max((layers.shape[2] for layers in self._layers), default=1)), np.float32), 1 << 14
+        while True:
+            spots, strengths, offsets = np.empty(most, int), np.empty(most), np.empty((most, 3))
+            limits = *map(ctypes.c_double, (_CONTRAST, _EDGE)), ctypes.c_long(most)
+            arrays = (address(part) for part in (room, spots, strengths, offsets))
+            found = library.promising_extrema(octaves, ctypes.c_long(len(octaves)), *limits, *arrays)
+            if found <= most:
+                break
+            most = found
+        best = np.argsort(-strengths[:found], kind="stable")[:count]
+        return spots[best], offsets[best].T
+
+    def polished_at_once(self, library: ctypes.CDLL, spots: np.ndarray, offset: Array) -> Blobs:
+        """``polished`` by the compiled loops."""
+        octave, level, (row, column) = self._place(spots)
+        rows, columns = self._shape[octave].T
+        offsets, strengths = np.ascontiguousarray(offset.T), np.empty(len(spots))
+        given = *map(np.ascontiguousarray, (spots, columns, rows * columns)), _TRANSPOSED
+        limits = map(ctypes.c_double, (_CONTRAST, _EDGE, _NEAR))
+        flat, count = address(self._flat), ctypes.c_long(len(spots))
+        at, area, step, coefficients = map(address, given)
+        library.polish(flat, count, at, area, step, coefficients, *limits, address(offsets), address(strengths))
+        where = np.stack([column + offsets[:, 0], row + offsets[:, 1]], axis=1)
+        sigma = FIRST_BLUR * 2.0 ** ((level + offsets[:, 2]) / LAYERS)
+        return Blobs(octave, level, where, sigma, strengths).select(strengths > 0)
 
     def polished(self, spots: np.ndarray, offset: Array) -> Blobs:
         """Blobs at the extrema of quartics through 5 x 5 values; those on edges are left out.

@@ -1,4 +1,4 @@
-// Orientations and descriptors of blobs (see sift.py, which documents the method and does the same in NumPy,
+// Blobs, their orientations and descriptors (see sift.py, which documents the method and does the same in NumPy,
 // several times slower).
 
 #include <math.h>
@@ -173,5 +173,191 @@ CLONES void describe(const Octave *octaves, long count, const int *octave, const
         }
         for (int k = 0; k < CELLS * CELLS * BINS; k++)
             own_result[k] = sqrtf(own_result[k] / (sum > 1e-9f ? sum : 1e-9f));
+    }
+}
+
+#define TERMS 15 // monomials u^a v^b with a + b <= 4
+#define GRID 25
+#define POLISHING 3
+#define BORDER 2
+
+typedef struct {
+    const float *values; // differences of levels: (layers, rows, columns) of one octave
+    long rows, columns, first; // where it begins in the array of all octaves
+} Layers;
+
+typedef struct {
+    double value, slope[3], curvature[6]; // xx, yy, zz, xy, xz, yz
+} Shape;
+
+// The step to where the slope is 0, by cofactors; 0 if there is no such place.
+static void newton(const Shape *s, double step[3])
+{
+    const double xx = s->curvature[0], yy = s->curvature[1], zz = s->curvature[2];
+    const double xy = s->curvature[3], xz = s->curvature[4], yz = s->curvature[5];
+    const double a = yy * zz - yz * yz, b = xz * yz - xy * zz, c = xy * yz - xz * yy;
+    const double d = xx * zz - xz * xz, e = xy * xz - xx * yz, f = xx * yy - xy * xy;
+    const double determinant = xx * a + xy * b + xz * c, scale = fabs(determinant) < 1e-12 ? 0.0 : 1.0 / determinant;
+    const double x = scale * s->slope[0], y = scale * s->slope[1], z = scale * s->slope[2];
+    step[0] = -(a * x + b * y + c * z), step[1] = -(b * x + d * y + e * z), step[2] = -(c * x + e * y + f * z);
+}
+
+static int is_round(const Shape *s, double ratio)
+{
+    const double xx = s->curvature[0], yy = s->curvature[1], xy = s->curvature[3], determinant = xx * yy - xy * xy;
+    return determinant > 0.0 && (xx + yy) * (xx + yy) * ratio < (ratio + 1.0) * (ratio + 1.0) * determinant;
+}
+
+static inline double clipped(double value, double most)
+{
+    return value < -most ? -most : value > most ? most : value;
+}
+
+// Value, slope and curvature from the neighbours at distances `y` (a row) and `z` (a layer).
+static inline FORCED void taylor(const float *p, long y, long z, Shape *s)
+{
+    const double twice = 2.0 * p[0];
+    s->value = p[0];
+    s->slope[0] = 0.5 * ((double)p[1] - p[-1]);
+    s->slope[1] = 0.5 * ((double)p[y] - p[-y]);
+    s->slope[2] = 0.5 * ((double)p[z] - p[-z]);
+    s->curvature[0] = (double)p[-1] + p[1] - twice;
+    s->curvature[1] = (double)p[-y] + p[y] - twice;
+    s->curvature[2] = (double)p[-z] + p[z] - twice;
+    s->curvature[3] = 0.25 * ((double)p[1 + y] - p[1 - y] - p[y - 1] + p[-1 - y]);
+    s->curvature[4] = 0.25 * ((double)p[1 + z] - p[1 - z] - p[z - 1] + p[-1 - z]);
+    s->curvature[5] = 0.25 * ((double)p[y + z] - p[y - z] - p[z - y] + p[-y - z]);
+}
+
+// The highest and lowest (n) of a row and its neighbours above and below; `anew`: without those found before.
+static inline FORCED void extremes(const float *row, long n, float *restrict high, float *restrict low, int anew)
+{
+    const float *restrict a = row - n, *restrict b = row, *restrict c = row + n;
+    for (long x = 0; x < n; x++) {
+        const float top = a[x] > b[x] ? a[x] : b[x], bottom = a[x] < b[x] ? a[x] : b[x];
+        const float most = top > c[x] ? top : c[x], least = bottom < c[x] ? bottom : c[x];
+        const float before = anew ? most : high[x], below = anew ? least : low[x];
+        high[x] = most > before ? most : before;
+        low[x] = least < below ? least : below;
+    }
+}
+
+// Which of a row are above, or below, all others, and far enough from 0.
+static inline FORCED void mark(const float *restrict row, long n, float least, const float *restrict high,
+                               const float *restrict low, unsigned char *restrict hit)
+{
+    for (long x = BORDER; x < n - BORDER; x++) {
+        const float v = row[x];
+        const int top = (v >= least) & (v == high[x]) & (v >= high[x - 1]) & (v >= high[x + 1]);
+        hit[x] = (unsigned char)(top | ((v <= -least) & (v == low[x]) & (v <= low[x - 1]) & (v <= low[x + 1])));
+    }
+}
+
+// Values above, or below, all 26 neighbours, with an approximate strength of at least `contrast`, not on edges: their
+// positions in the array of all octaves, strengths and offsets (3 each). Returns how many; only the first `most` are
+// written. `room` (3, columns).
+CLONES long promising_extrema(const Layers *octaves, long count, double contrast, double edge, long most, float *room,
+                              long *spots, double *strengths, double *offsets)
+{
+    const float least = (float)(0.5 * contrast);
+    long found = 0;
+    for (long o = 0; o < count; o++) {
+        const long columns = octaves[o].columns, rows = octaves[o].rows, area = rows * columns;
+        float *restrict high = room, *restrict low = room + columns;
+        unsigned char *restrict hit = (unsigned char *)(room + 2 * columns);
+        for (long layer = 1; layer <= LAYERS; layer++) {
+            for (long row = BORDER; row < rows - BORDER; row++) {
+                const float *middle = octaves[o].values + layer * area + row * columns;
+                extremes(middle - area, columns, high, low, 1);
+                extremes(middle, columns, high, low, 0);
+                extremes(middle + area, columns, high, low, 0);
+                mark(middle, columns, least, high, low, hit);
+                for (long x = BORDER; x < columns - BORDER; x++) {
+                    const unsigned char *next = memchr(hit + x, 1, (size_t)(columns - BORDER - x));
+                    if (!next)
+                        break;
+                    x = next - hit;
+                    Shape shape;
+                    double step[3], strength;
+                    taylor(middle + x, columns, area, &shape);
+                    newton(&shape, step);
+                    strength = shape.value;
+                    for (int i = 0; i < 3; i++) {
+                        step[i] = clipped(step[i], 0.5);
+                        strength += 0.5 * shape.slope[i] * step[i];
+                    }
+                    if (!(fabs(strength) > 0.9 * contrast && is_round(&shape, 1.5 * edge)))
+                        continue;
+                    if (found < most) {
+                        spots[found] = octaves[o].first + layer * area + row * columns + x;
+                        strengths[found] = fabs(strength);
+                        memcpy(offsets + 3 * found, step, sizeof step);
+                    }
+                    found++;
+                }
+            }
+        }
+    }
+    return found;
+}
+
+// Value and derivatives at `offset` of quartics in x and y, quadratic in z: `none`, `first`, `second` (15) by power of z.
+static inline FORCED void derivatives(const double *none, const double *first, const double *second,
+                                      const double *offset, Shape *s)
+{
+    static const int U[TERMS] = {0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 1, 2, 0, 1, 0};
+    static const int V[TERMS] = {0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 3, 3, 4};
+    const double x = offset[0], y = offset[1], z = offset[2];
+    const double px[5] = {1.0, x, x * x, x * x * x, x * x * x * x}, py[5] = {1.0, y, y * y, y * y * y, y * y * y * y};
+    memset(s, 0, sizeof *s);
+    for (int k = 0; k < TERMS; k++) {
+        const int a = U[k], b = V[k];
+        const double here = none[k] + z * first[k] + 0.5 * z * z * second[k], change = first[k] + z * second[k];
+        const double one = px[a] * py[b];
+        const double by_x = a ? a * px[a - 1] * py[b] : 0.0, by_y = b ? b * px[a] * py[b - 1] : 0.0;
+        s->value += here * one;
+        s->slope[0] += here * by_x, s->slope[1] += here * by_y, s->slope[2] += change * one;
+        s->curvature[0] += a > 1 ? here * a * (a - 1) * px[a - 2] * py[b] : 0.0;
+        s->curvature[1] += b > 1 ? here * b * (b - 1) * px[a] * py[b - 2] : 0.0;
+        s->curvature[2] += second[k] * one;
+        s->curvature[3] += a && b ? here * a * b * px[a - 1] * py[b - 1] : 0.0;
+        s->curvature[4] += change * by_x, s->curvature[5] += change * by_y;
+    }
+}
+
+// Moves `offsets` (N, 3) of spots to the extrema of quartics through 5 x 5 values, whose coefficients are
+// `coefficients` (25, 15) of the values; `strengths` (N), 0 for those that are too weak, too far or on edges.
+CLONES void polish(const float *flat, long count, const long *spots, const long *rows, const long *areas,
+                   const double *coefficients, double contrast, double edge, double near, double *offsets,
+                   double *strengths)
+{
+    for (long n = 0; n < count; n++) {
+        double quartics[3][TERMS] = {{0}}, none[TERMS], first[TERMS], second[TERMS], *offset = offsets + 3 * n;
+        for (int k = 0; k < 3; k++) {
+            const float *middle = flat + spots[n] + (k - 1) * areas[n];
+            for (int g = 0; g < GRID; g++) {
+                const double v = middle[(g / 5 - 2) * rows[n] + g % 5 - 2], *c = coefficients + g * TERMS;
+                for (int t = 0; t < TERMS; t++)
+                    quartics[k][t] += c[t] * v;
+            }
+        }
+        for (int t = 0; t < TERMS; t++) {
+            none[t] = quartics[1][t], first[t] = 0.5 * (quartics[2][t] - quartics[0][t]);
+            second[t] = quartics[2][t] + quartics[0][t] - 2.0 * quartics[1][t];
+        }
+        Shape shape;
+        int inside = 1;
+        for (int round = 0; round < POLISHING; round++) {
+            double step[3];
+            derivatives(none, first, second, offset, &shape);
+            newton(&shape, step);
+            for (int i = 0; i < 3; i++)
+                offset[i] = clipped(offset[i] + clipped(step[i], 0.3), 0.8);
+        }
+        derivatives(none, first, second, offset, &shape);
+        for (int i = 0; i < 3; i++)
+            inside &= fabs(offset[i]) < near;
+        const double strength = fabs(shape.value);
+        strengths[n] = inside && strength > contrast && is_round(&shape, edge) ? strength : 0.0;
     }
 }

@@ -72,34 +72,6 @@ static inline FORCED void add_up(const Matches *m, const double *pose, double fo
     }
 }
 
-// The value that would be at `k` if `values` were sorted; afterwards smaller ones are before it.
-static double selected(double *values, long count, long k)
-{
-    long low = 0, high = count - 1;
-    while (low < high) {
-        const double pivot = values[low + (high - low) / 2];
-        long i = low, j = high;
-        while (i <= j) {
-            while (values[i] < pivot)
-                i++;
-            while (values[j] > pivot)
-                j--;
-            if (i <= j) {
-                const double other = values[i];
-                values[i++] = values[j];
-                values[j--] = other;
-            }
-        }
-        if (k <= j)
-            high = j;
-        else if (k >= i)
-            low = i;
-        else
-            break;
-    }
-    return values[k];
-}
-
 // Standard deviation of most residuals, pixels, without those of points marked in `out` (N); NULL: none.
 static double noise(const Matches *m, const double *residuals, const unsigned char *out, double *scratch)
 {
@@ -110,11 +82,7 @@ static double noise(const Matches *m, const double *residuals, const unsigned ch
             scratch[count++] = fabs(residuals[m->count + n]);
         }
     }
-    const double upper = selected(scratch, count, count / 2);
-    double lower = 0.0; // count is even
-    for (long k = 0; k < count / 2; k++)
-        lower = scratch[k] > lower ? scratch[k] : lower;
-    const double result = 1.4826 * 0.5 * (lower + upper);
+    const double result = 1.4826 * median(scratch, count);
     return result > 1e-6 ? result : 1e-6;
 }
 
@@ -179,18 +147,12 @@ static double squared(const double normal[MOST][MOST], const double *step, long 
 // exp(step) pose: the rotation by Rodrigues, the translation as it is.
 static void move(const double *pose, const double *step, double *moved)
 {
-    const double *v = step + 3, angle = sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
-    const double a = angle > 1e-8 ? sin(angle) / angle : 1.0;
-    const double b = angle > 1e-8 ? (1.0 - cos(angle)) / (angle * angle) : 0.5, c = cos(angle);
-    const double R[3][3] = {
-        {c + b * v[0] * v[0], b * v[0] * v[1] - a * v[2], b * v[0] * v[2] + a * v[1]},
-        {b * v[1] * v[0] + a * v[2], c + b * v[1] * v[1], b * v[1] * v[2] - a * v[0]},
-        {b * v[2] * v[0] - a * v[1], b * v[2] * v[1] + a * v[0], c + b * v[2] * v[2]},
-    };
+    double R[9];
+    rotation_of(step + 3, R);
     for (int i = 0; i < 3; i++)
         for (int j = 0; j < 4; j++)
             moved[4 * i + j] =
-                R[i][0] * pose[j] + R[i][1] * pose[4 + j] + R[i][2] * pose[8 + j] + (j == 3 ? step[i] : 0.0);
+                R[3 * i] * pose[j] + R[3 * i + 1] * pose[4 + j] + R[3 * i + 2] * pose[8 + j] + (j == 3 ? step[i] : 0.0);
     memcpy(moved + 12, pose + 12, 4 * sizeof(double));
 }
 

@@ -26,6 +26,7 @@ START, CALIBRATION, SEARCH, LOOP, WIDE_LOOP, REBUILD = ADJUSTMENTS = (
     "start", "calibration", "search", "loop", "wide loop", "rebuild",
 )  # fmt: skip
 _DROPPED = (START, REBUILD, WIDE_LOOP)  # if they are no better
+_ROUGHLY = 1e-3  # gain of a step at which the adjustment of a window ends: later ones go on from there
 _UNSURE_NICE = 5  # with two busy cores it gets part of one, but poses have priority
 
 
@@ -358,7 +359,9 @@ class MapAdjuster:
 
     def _refine(self, keyframes: Sequence[int], free_focal: bool | np.ndarray = False) -> None:
         """Adjust some keyframes, ``sharp``: matches off by a pixel would bend new ground with a single wall."""
-        refine(self._state.sparse, keyframes, free_focal=free_focal, rounds=1, iterations=6, sharp=True)
+        refine(
+            self._state.sparse, keyframes, free_focal=free_focal, rounds=1, iterations=6, sharp=True, tolerance=_ROUGHLY
+        )
 
     def _follow(self, adjust: Callable[[], object], views: Sequence[int] | None = None) -> None:
         """Run an adjustment of ``views`` (None: all); depth follows the landmarks, moved keyframes are marked."""

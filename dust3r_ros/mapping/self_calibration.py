@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,7 +13,7 @@ from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.consistency import REBUILT
 from dust3r_ros.mapping.reconstruction import MOST_UNSURE, TRUSTED, Reconstruction
 from dust3r_ros.sparse.consistency import rebuild
-from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, PairFromLandmarks, bootstrap, differ, score
+from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, Outcome, PairFromLandmarks, bootstrap, differ, score
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.refinement import ENOUGH_VIEWS, INDEPENDENT, consider_lenses, refine, refine_lenses, thin
 from dust3r_ros.sparse.sparse_map import SparseMap
@@ -101,6 +103,7 @@ _REASONABLE = 1.5  # factor by which an adjustment may change a focal
 _PRIOR_KEYFRAMES = 2.0
 _LIVE_TRIES = 150
 _MOST_FIRST = 12
+_VAIN = 2  # searches in a row that found nothing from a focal: it is not tried again
 _USUAL_MISFIT = 2.0  # square pixels: with more, the true focal is none of those held
 _ASKED_OBSERVATIONS = 10_000  # of all views together, when a given focal is measured from the images
 _ASKED_STEPS = 20
@@ -112,6 +115,8 @@ class Calibrator:
 
     def __init__(self, state: Reconstruction, schedule: CalibrationSchedule) -> None:
         self._state, self._schedule = state, schedule
+        self._vain: Counter[float] = Counter()  # how many searches in a row have tried a focal in vain
+        self._turning: dict[tuple[int, int], bool] = {}  # pairs of the first keyframes that turn on the spot, or not
 
     def calibrate(self, stream: CameraStream) -> bool:
         """Adjust the whole map; returns whether it was rebuilt because another focal than its start's explains more."""
@@ -202,7 +207,8 @@ class Calibrator:
         if self._schedule.doubtful(stream):
             intrinsics = self._state.sparse.intrinsics[stream.index]
             before = intrinsics.focal
-            better, rival, other = self._bootstrap(stream, [f for f in _starts(stream) if differ(f, before)])
+            focals = [f for f in _starts(stream) if differ(f, before) and self._vain[f] < _VAIN]
+            better, rival, other = self._bootstrap(stream, focals)
             agreed = abs(np.log(intrinsics.focal / before)) < _AGREED
             self._state.settled = bool(agreed and intrinsics.std < TRUSTED and rival > _NO_RIVAL)
             self._weigh_rival(intrinsics, rival, other)
@@ -262,22 +268,43 @@ class Calibrator:
         other focal explains it, and that focal (``Outcome.rival``).
         """
         views = range(len(self._state.records[:count]))
-        outcomes = []
-        for each in sharp:
-            options = self._options(each, len(views))
+        outcomes: list[Outcome] = []
+        rough: PairFromLandmarks | None = None
+        for each in sharp if len(focals) else ():
+            options = self._options(each, len(views), rough, self._turning)
+            assert isinstance(options.first_pair, PairFromLandmarks)
+            rough = options.first_pair
             outcomes.append(bootstrap(self._state.sparse, views, stream.index, focals, options))
+        if not outcomes:
+            return False, math.inf, math.nan
+        if len(views) >= ENOUGH_VIEWS and not self._state.live:  # live, this may be a copy that forgets
+            self._note_vain(focals, outcomes)
         rival = min(outcomes, key=lambda outcome: outcome.rival)
         return any(outcome.starts for outcome in outcomes), rival.rival, rival.rival_focal
 
-    def _options(self, sharp: bool, count: int) -> Options:
-        """Options for a map from ``count`` keyframes. Live, time is short, and a rebuilt map is only worth its cost if
-        it is clearly better: the prior counts as much as a few keyframes.
+    def _note_vain(self, focals: Sequence[float], outcomes: Sequence[Outcome]) -> None:
+        """Count how often in a row a search found nothing from a focal: the images are the same, and more of them."""
+        promising = frozenset[float]().union(*(outcome.promising for outcome in outcomes))
+        vain = frozenset[float]().union(*(outcome.vain for outcome in outcomes)) - promising
+        for focal in focals:
+            self._vain[focal] = self._vain[focal] + 1 if focal in vain else 0
+
+    def _options(
+        self,
+        sharp: bool,
+        count: int,
+        rough: PairFromLandmarks | None = None,
+        turning: dict[tuple[int, int], bool] | None = None,
+    ) -> Options:
+        """Options for a map from ``count`` keyframes; ``rough``, ``turning``: what is known of pairs of these. Live,
+        time is short, and a rebuilt map is only worth its cost if it is clearly better: the prior counts as much as a
+        few keyframes.
         """
         least, seed = max(_START_INLIERS, self._state.config.track_min_inliers), self._state.config.seed
         if not self._state.live:
-            return Options(PairFromLandmarks(sharp), least, seed)
+            return Options(PairFromLandmarks(sharp, rough=rough, turning=turning), least, seed)
         unusual = max(Options.unusual, _PRIOR_KEYFRAMES / count)
-        return Options(PairFromLandmarks(sharp, _LIVE_TRIES), least, seed, unusual, 1 / _NO_RIVAL, _MOST_FIRST)
+        return Options(PairFromLandmarks(sharp, _LIVE_TRIES, rough), least, seed, unusual, 1 / _NO_RIVAL, _MOST_FIRST)
 
 
 @contextmanager

@@ -83,6 +83,9 @@ class CompiledSteps:
         sizes = observations.points, observations.free_poses, len(observations.unknowns)
         self._given = _Observations(*sizes, *(array.ctypes.data for array in kept), loss.width, loss.sigma)
         self._given.kept = kept
+        M, P, K = len(self._order), observations.points, len(observations.unknowns)
+        # The largest arrays of a step: written anew by each.
+        self._room = np.empty((M, 3, 6)), np.empty((P, 3, 3)), np.empty((P, 1 + K, 3))
 
     def cost(self, state: State) -> float:
         """Of all errors."""
@@ -104,8 +107,7 @@ class CompiledSteps:
         """The Levenberg-Marquardt step; None where the reduced system is not positive definite."""
         N, K, P = 6 * self._observations.free_poses, len(self._observations.unknowns), self._observations.points
         S, borders, ff, bf = np.zeros((N, N)), np.zeros((1 + K, N)), np.zeros((K, K)), np.zeros(K)
-        inner, Y = np.zeros((1 + K, 1 + K)), np.empty((len(self._order), 3, 6))
-        G, y = np.empty((P, 3, 3)), np.empty((P, 1 + K, 3))
+        inner, (Y, G, y) = np.zeros((1 + K, 1 + K)), self._room
         outputs = (address(array) for array in (S, borders, ff, bf, inner, Y, G, y))
         self._library.reduce(ctypes.byref(self._given), _given(state), ctypes.c_double(damping), *outputs)
         information, pull = priors(self._problem, self._observations, state)

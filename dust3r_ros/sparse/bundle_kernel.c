@@ -42,8 +42,12 @@ typedef struct {
     const double *rotation;
 } Seen;
 
+static inline FORCED double most(double a, double b) {
+    return a > b ? a : b; // unlike fmax, no call
+}
+
 // Where the lens shows the point, and by how much it enlarges there (lens.py, shown_radius).
-static inline void show(Seen *o, const double *intrinsics, double turning) {
+static inline FORCED void show(Seen *o, const double *intrinsics, double turning) {
     const double radial = intrinsics[1], second = intrinsics[2], scale = o->focal / o->radius;
     const double ideal[2] = {scale * o->x, scale * o->y};
     o->along = o->across = 1.0, o->outward[0] = o->outward[1] = 0.0;
@@ -54,11 +58,12 @@ static inline void show(Seen *o, const double *intrinsics, double turning) {
             const double square = turning * turning, end = turning / (1.0 - (radial + second * square) * square);
             if (within > end) within = end;
         }
-        double found = 2.0 * within / (1.0 + sqrt(fmax(1.0 + 4.0 * radial * within * within, 0.0)));
+        double found = 2.0 * within / (1.0 + sqrt(most(1.0 + 4.0 * radial * within * within, 0.0)));
         for (int n = 0; second != 0.0 && n < LENS_STEPS; n++) {
             const double square = found * found, divisor = 1.0 - (radial + second * square) * square;
             const double step = (found - within * divisor) / (1.0 + within * found * (2.0 * radial + 4.0 * second * square));
-            found = fmin(fmax(found - step, 0.0), turning);
+            found = most(found - step, 0.0);
+            if (found > turning) found = turning;
             if (!(fabs(step) > LENS_EXACT)) break;
         }
         const double square = found * found, divisor = 1.0 - (radial + second * square) * square;
@@ -73,12 +78,12 @@ static inline void show(Seen *o, const double *intrinsics, double turning) {
 }
 
 // A change (2) of the position in a pinhole's image, as the lens shows it.
-static inline void through_lens(const Seen *o, double *change) {
+static inline FORCED void through_lens(const Seen *o, double *change) {
     const double part = (o->along - o->across) * (o->outward[0] * change[0] + o->outward[1] * change[1]);
     for (int i = 0; i < 2; i++) change[i] = o->across * change[i] + part * o->outward[i];
 }
 
-static inline void see(const Observations *s, const State *state, long m, const double *point, Seen *o) {
+static inline FORCED void see(const Observations *s, const State *state, long m, const double *point, Seen *o) {
     const int pose = s->pose[m], camera = s->camera[pose];
     const double *R = state->rotation + 9 * pose, *c = state->center + 3 * pose;
     const double *intrinsics = state->intrinsics + KINDS * camera, *offset = s->offset + 2 * m;
@@ -97,14 +102,14 @@ static inline void see(const Observations *s, const State *state, long m, const 
     o->cost = within * (o->r - 0.5 * within) / (s->sigma * s->sigma);
 }
 
-static inline double root_weight(const Observations *s, const Seen *o) {
+static inline FORCED double root_weight(const Observations *s, const Seen *o) {
     if (!o->valid) return 0.0;
     const double part = s->width / (o->r > 1e-12 ? o->r : 1e-12);
     return sqrt(part < 1.0 ? part : 1.0) / s->sigma;
 }
 
 // Derivative (2, 3) of the weighted error with respect to the point.
-static inline void slope_of(const Seen *o, double root, double slope[2][3]) {
+static inline FORCED void slope_of(const Seen *o, double root, double slope[2][3]) {
     const double scale = root * o->focal / o->z;
     for (int i = 0; i < 3; i++) {
         slope[0][i] = scale * (o->rotation[i] - o->x * o->rotation[6 + i]);
@@ -116,13 +121,13 @@ static inline void slope_of(const Seen *o, double root, double slope[2][3]) {
 }
 
 // Lower triangular G (3, 3): G^T G is the inverse of V with its diagonal damped.
-static inline void whitening(const double V[3][3], double damping, double G[9]) {
+static inline FORCED void whitening(const double V[3][3], double damping, double G[9]) {
     const double loading = 1e-12 + LOADING * (V[0][0] + V[1][1] + V[2][2]);
     const double d0 = V[0][0] * (1.0 + damping) + loading, d1 = V[1][1] * (1.0 + damping) + loading;
     const double d2 = V[2][2] * (1.0 + damping) + loading;
     const double a = 1.0 / sqrt(d0), l10 = V[1][0] * a, l20 = V[2][0] * a;
-    const double b = 1.0 / sqrt(fmax(d1 - l10 * l10, 1e-300)), l21 = (V[2][1] - l20 * l10) * b;
-    const double c = 1.0 / sqrt(fmax(d2 - l20 * l20 - l21 * l21, 1e-300));
+    const double b = 1.0 / sqrt(most(d1 - l10 * l10, 1e-300)), l21 = (V[2][1] - l20 * l10) * b;
+    const double c = 1.0 / sqrt(most(d2 - l20 * l20 - l21 * l21, 1e-300));
     memset(G, 0, 9 * sizeof(double));
     G[0] = a, G[4] = b, G[8] = c;
     G[3] = -b * l10 * a;
@@ -130,7 +135,7 @@ static inline void whitening(const double V[3][3], double damping, double G[9]) 
     G[6] = -c * (l20 * a + l21 * G[3]);
 }
 
-static inline void load(const State *state, long points, long p, double point[3]) {
+static inline FORCED void load(const State *state, long points, long p, double point[3]) {
     for (int i = 0; i < 3; i++) point[i] = state->points[i * points + p];
 }
 
@@ -150,7 +155,7 @@ CLONES double errors(const Observations *s, const State *state, double *r, unsig
 }
 
 // Derivative (2) of the error with respect to an intrinsic.
-static inline void intrinsic_slope(const Seen *o, int kind, double slope[2]) {
+static inline FORCED void intrinsic_slope(const Seen *o, int kind, double slope[2]) {
     slope[0] = slope[1] = 0.0;
     if (kind == 0) {
         slope[0] = o->focal * o->x, slope[1] = o->focal * o->y;

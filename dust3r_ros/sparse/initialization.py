@@ -13,7 +13,7 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.features.features import epipolar_inliers
 from dust3r_ros.geometry.essential import essential_pose, turning_error
 from dust3r_ros.geometry.pinhole import rays
-from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, invert
+from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, angle_deg, invert
 from dust3r_ros.sparse.refinement import refine, thin
 from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX, SparseMap
 from dust3r_ros.types import Array
@@ -25,6 +25,7 @@ _PROMISING = 2
 # to a fraction of a pixel they do not.
 _SHARP_PX = 0.3
 _REFINED = 500  # matches
+_SAME_TURN_DEG, _SAME_DIRECTION_DEG = 0.5, 3.0  # adjustments of two starts that are closer lead to the same map
 _MOST = 0.8  # of the share of matches that the best pair explains: with less, the pair may follow a moving object
 
 Pair = tuple[int, int]
@@ -37,17 +38,29 @@ class PairFromLandmarks:
     all focals tried on the same views, only the first examines every pair.
     """
 
-    def __init__(self, sharp: bool = False, tries: int = 1000) -> None:
+    def __init__(
+        self,
+        sharp: bool = False,
+        tries: int = 1000,
+        rough: PairFromLandmarks | None = None,
+        turning: dict[Pair, bool] | None = None,
+    ) -> None:
         """``sharp``: use a threshold of a fraction of a pixel, for good images with moving objects.
 
-        ``tries``: RANSAC samples, which take most of the time.
+        ``tries``: bounds RANSAC's samples. ``rough``: one that is not sharp and was tried before on the same views;
+        where this one would only confirm its pose, there is no pair. ``turning``: pairs that are known to turn on the
+        spot, or not to; what is found is added.
         """
-        self._sharp, self._tries = sharp, tries
-        self._turning: dict[Pair, bool] = {}
+        self._sharp, self._tries, self._rough = sharp, tries, rough
+        self._turning: dict[Pair, bool] = turning if turning is not None else rough._turning if rough else {}
         self._ranking: list[Pair] = []
+        self._found: dict[float, tuple[int, int, Array]] = {}
 
     def __call__(self, sparse: SparseMap, views: Sequence[int], focal: float) -> tuple[int, int, Array]:
         """(first, second, ``first_T_second``) of ``views``; raises ``GeometryError`` if no pair has parallax."""
+        known = None if self._rough is None else self._rough._found.get(focal)
+        if known is not None and self._confirms(sparse, *known, focal):
+            raise GeometryError(f"the pose of views {known[0]} and {known[1]} at focal {focal:.4g} is known")
         everyone = [pair for pair in combinations(views, 2) if not self._turns(sparse, *pair)]
         promising = [pair for pair in self._ranking if pair in everyone][:_PROMISING]
         others = [pair for pair in everyone if pair not in promising]
@@ -57,7 +70,19 @@ class PairFromLandmarks:
         if not promising:
             self._ranking = [pair for _, pair, _ in found]
         _, (first, second), first_T_second = found[0]
-        return first, second, first_T_second
+        self._found[focal] = first, second, first_T_second
+        return self._found[focal]
+
+    def _confirms(self, sparse: SparseMap, first: int, second: int, first_T_second: Array, focal: float) -> bool:
+        """Whether this threshold leads to about the same pose of a pair."""
+        try:
+            again, _ = self._pose(*sparse.common(first, second), focal)
+        except GeometryError:
+            return False
+        aside = _angles_deg(again[None, :3, 3], first_T_second[None, :3, 3])
+        return bool(
+            angle_deg(again[:3, :3].T @ first_T_second[:3, :3]) < _SAME_TURN_DEG and aside < _SAME_DIRECTION_DEG
+        )
 
     def _posed(self, sparse: SparseMap, pairs: Iterable[Pair], focal: float) -> list[tuple[int, Pair, Array]]:
         """(landmarks under parallax, pair, ``first_T_second``) of ``pairs`` with any, most first."""
@@ -113,6 +138,7 @@ _PRUNING_PX = (30.0, 10.0, 4.0)
 _SAMPLE = 150  # landmarks of each view used to judge a focal, before any map is built from all
 _FIRST_STEPS, _FURTHER_STEPS, _WHOLE_STEPS = 5, 12, 15
 _WORTH_MORE, _FINALISTS = 3, 2
+_ROUGHLY = 1e-3  # gain of a step at which an adjustment ends: what follows goes on from there
 _LEAST_POSED, _LEAST_SHARE = 3, 0.5  # of the views must get a pose (of two, both): fewer failures are accidental
 _HOPELESS, _LEVEL = 3.0, 1.2  # times the least misfit
 _SAME_FOCAL, _OTHER_FOCAL = 1.03, 1.15  # factors: closer, farther
@@ -133,12 +159,15 @@ class Outcome:
     """``starts`` that explain the observations better than the previous map, best first.
 
     ``rival``: by what factor the best start at another focal, ``rival_focal``, explains them worse; infinite if there
-    is none.
+    is none. ``vain``: tried focals that explain far less than
+    the best one, or lead to the same one as a better one; ``promising``: those that do not.
     """
 
     starts: list[Start]
     rival: float
     rival_focal: float
+    vain: frozenset[float] = frozenset()
+    promising: frozenset[float] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -188,7 +217,7 @@ def bootstrap(
     sparse.restore(best or before)
     if best is not None:
         _normalise(sparse, views)
-    return Outcome(sorted(starts, key=lambda start: start.score), *tried.rival(kept))
+    return Outcome(sorted(starts, key=lambda start: start.score), *tried.rival(kept), tried.vain, tried.promising)
 
 
 def differ(a: float, b: float) -> bool:
@@ -230,17 +259,18 @@ def _posed(sparse: SparseMap, views: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class _Trial:
-    """The outcome of a focal: ``score``, ``focal`` and poses of the views; ``state``: of the whole sparse map."""
+    """The outcome of a focal ``tried``: ``score``, ``focal`` and poses of the views; ``state``: of the whole map."""
 
+    tried: float
     score: float
     focal: float
     w_T_c: tuple[Array | None, ...]
     state: tuple[object, ...]
 
     @classmethod
-    def of(cls, sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> _Trial:
-        poses = tuple(sparse.views[view].w_T_c for view in views)
-        return cls(score(sparse, views, camera, options), sparse.intrinsics[camera].focal, poses, sparse.snapshot())
+    def of(cls, tried: float, sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> _Trial:
+        poses, reached = tuple(sparse.views[view].w_T_c for view in views), sparse.intrinsics[camera].focal
+        return cls(tried, score(sparse, views, camera, options), reached, poses, sparse.snapshot())
 
     def place(self, sparse: SparseMap, views: Sequence[int], camera: int) -> None:
         """Start over from the poses and the focal: whatever fits them roughly becomes a landmark."""
@@ -253,10 +283,19 @@ class _Trial:
 
 @dataclass(frozen=True, eq=False)
 class _Tried:
-    """On a sample of the landmarks: the map ``before``, and all trials run to the ``end``, best first."""
+    """On a sample of the landmarks: the map ``before``, and all trials run to the ``end``, best first.
+
+    ``vain``: as of ``Outcome``.
+    """
 
     before: Start
     ended: list[_Trial]
+    vain: frozenset[float]
+
+    @property
+    def promising(self) -> frozenset[float]:
+        """As of ``Outcome``."""
+        return frozenset(trial.tried for trial in self.ended)
 
     def finalists(self, better: float) -> list[_Trial]:
         """Trials worth a map from all landmarks: better than the map before, and nearly as good as the best."""
@@ -287,24 +326,30 @@ def _try_all(sparse: SparseMap, views: Sequence[int], camera: int, focals: Seque
                 _settle(sparse, _PRUNING_PX, _FIRST_STEPS)
             except GeometryError:
                 continue
-            begun.append(_Trial.of(sparse, views, camera, options))
+            begun.append(_Trial.of(focal, sparse, views, camera, options))
     ended = []
-    for trial in _worth_more(begun, options.better * now.score):
+    promising, vain = _worth_more(begun, options.better * now.score)
+    for trial in promising:
         sparse.restore(trial.state)
         _settle(sparse, _PRUNING_PX[-1:], _FURTHER_STEPS)
-        ended.append(_Trial.of(sparse, views, camera, options))
-    return _Tried(now, sorted(ended, key=lambda trial: trial.score))
+        ended.append(_Trial.of(trial.tried, sparse, views, camera, options))
+    return _Tried(now, sorted(ended, key=lambda trial: trial.score), vain)
 
 
-def _worth_more(begun: list[_Trial], limit: float) -> list[_Trial]:
-    """The best few, each focal once, without those too far off to get below ``limit`` or the best."""
+def _worth_more(begun: list[_Trial], limit: float) -> tuple[list[_Trial], frozenset[float]]:
+    """The best few, each focal once, without those too far off to get below ``limit`` or the best; the focals of which
+    these, and those that led to a focal twice, were tried.
+    """
     kept: list[_Trial] = []
+    vain: set[float] = set()
     for trial in sorted(begun, key=lambda trial: trial.score):
         hopeless = trial.score > _HOPELESS * min(limit, (kept or [trial])[0].score)
         known = any(abs(np.log(trial.focal / other.focal)) < np.log(_SAME_FOCAL) for other in kept)
-        if not hopeless and not known and len(kept) < _WORTH_MORE:
+        if hopeless or known:
+            vain.add(trial.tried)
+        elif len(kept) < _WORTH_MORE:
             kept.append(trial)
-    return kept
+    return kept, frozenset(vain)
 
 
 def _places_to_begin(views: Sequence[int]) -> list[Sequence[int]]:
@@ -347,7 +392,7 @@ def _locate_others(sparse: SparseMap, views: Sequence[int], camera: int, options
 def _settle(sparse: SparseMap, limits: Sequence[float], iterations: int) -> None:
     """Adjust with a free focal, tightening the outlier limit."""
     for limit in limits:
-        refine(sparse, free_focal=True, rounds=1, iterations=iterations, max_error_px=limit)
+        refine(sparse, free_focal=True, rounds=1, iterations=iterations, max_error_px=limit, tolerance=_ROUGHLY)
         sparse.extend()
 
 

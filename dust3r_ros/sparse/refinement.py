@@ -207,6 +207,7 @@ def refine(
     iterations: int = 15,
     max_error_px: float = MAX_ERROR_PX,
     sharp: bool = False,
+    tolerance: float = 1e-4,
 ) -> Solution | None:
     """Bundle adjustment of the ``free`` views (by default all but the first posed one) and the landmarks they see.
 
@@ -214,9 +215,9 @@ def refine(
     fewer than two, or hardly any parallax, lose their position. Returns the last solution, None
     if there was nothing to adjust. ``free_focal``, for all cameras or (F,): which focals move too;
     ``free_lens`` (F, 4): which radial terms and centers (x, y), never with a fixed focal.
-    The loss turns linear at 1.5 pixels; with ``sharp``, for a map that is nearly right, where errors
-    stand out from the others, since good images are measured to a tenth of a pixel and matches that
-    are wrong by one would bend the map.
+    ``tolerance``: as of ``adjust``. The loss turns linear at 1.5 pixels; with ``sharp``, for a map that is
+    nearly right, where errors stand out from the others, since good images are measured to a tenth of a
+    pixel and matches that are wrong by one would bend the map.
     """
     solution = None
     for _ in range(rounds):
@@ -225,7 +226,7 @@ def refine(
             return solution
         problem, views, ids = built
         problem, huber_px = _weighed(sparse, problem, views) if sharp else (problem, _HUBER_PX[1])
-        solution = adjust(problem, huber_px=huber_px, iterations=iterations)
+        solution = adjust(problem, huber_px=huber_px, iterations=iterations, tolerance=tolerance)
         _accept(sparse, solution, problem, views, ids)
         _prune(sparse, solution, max_error_px, problem, views, ids)
     return solution

@@ -284,10 +284,11 @@ class SparseMap:
         far = np.zeros(count, bool)
         far[point[behind]] = True
         far[point[np.isnan(points[point, 0])]] = True
-        mean = np.zeros((count, 3))
-        np.add.at(mean, point, directions)
-        mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
-        points[far] = centers.mean(axis=0) + _FAR * spread * mean[far]
+        if far.any():
+            mean, of_far = np.zeros((count, 3)), far[point]
+            np.add.at(mean, point[of_far], directions[of_far])
+            mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+            points[far] = centers.mean(axis=0) + _FAR * spread * mean[far]
         return points, np.where(far, 0.0, angles)
 
     def drop(self, view: np.ndarray, ids: np.ndarray, bad: np.ndarray) -> None:

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from dust3r_ros.features import features
 from dust3r_ros.features.features import Features, agreeing, epipolar_inliers, extract, match
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
@@ -132,3 +133,20 @@ def test_matches_slid_along_their_epipolar_lines_are_wrong(degrees: float) -> No
     assert epipolar_inliers(a, b).mean() > 0.98, "one fundamental matrix explains them all"
     kept = agreeing(a, b)
     assert kept[~wrong].mean() > 0.97 and kept[wrong].mean() < 0.2
+
+
+@pytest.mark.skipif(not features._AT_ONCE, reason="the processor lacks the instructions")
+@pytest.mark.parametrize(("count", "other"), [(2, 2), (3, 17), (66, 33), (301, 450)])
+def test_a_compiler_changes_nothing_in_matches(count: int, other: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where several are equally near, and where the ratio is close to the limit."""
+    rng = np.random.default_rng(count)
+    a, b = (rng.gamma(0.5, 40.0, (rows, 128)) for rows in (count, other))
+    near = min(count, other) * 2 // 3
+    b[:near] = a[:near] + rng.normal(0, rng.uniform(0, 60, (near, 1)), (near, 128))
+    if count > 60:
+        b[near - 1], a[5] = b[near - 2], a[6]
+    sets = [Features(np.zeros((len(d), 2)), np.clip(d, 0, 255).astype(np.uint8)) for d in (a, b)]
+    found = match(*sets)
+    monkeypatch.setattr(features, "_AT_ONCE", False)
+    np.testing.assert_array_equal(found, match(*sets))
+    assert len(found) > 0 or count < 60

@@ -156,3 +156,19 @@ def test_the_slowest_waves_span_all_descriptors() -> None:
     assert np.ptp(SLOWEST[:, 0]) < 1e-6, "the first is the same everywhere"
     _, descriptors = described(texture())
     assert np.mean((descriptors @ SLOWEST[:, :64]) ** 2) > 0.9 * np.mean(descriptors**2) / 2
+
+
+@pytest.mark.parametrize("shape", [(120, 161), (97, 64), (20, 300)])
+def test_a_compiler_changes_nothing_in_blobs(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sift.LIBRARY is not None
+    noise = np.random.default_rng(shape[0]).normal(0, 60, shape)
+    image = np.clip(128 + cv2.GaussianBlur(noise, (0, 0), 1.5) * 2 + cv2.GaussianBlur(noise, (0, 0), 6) * 9, 0, 255)
+    space = ScaleSpace.of(image.astype(np.uint8))
+    compiled = strongest_blobs(space, 200)
+    monkeypatch.setattr(sift, "LIBRARY", None)
+    plain = strongest_blobs(space, 200)
+    np.testing.assert_array_equal(compiled.octave, plain.octave)
+    np.testing.assert_array_equal(compiled.level, plain.level)
+    for part in ("at", "sigma", "strength"):
+        np.testing.assert_allclose(getattr(compiled, part), getattr(plain, part), atol=1e-9)
+    assert len(plain) > 20 or not space.octaves

@@ -7,8 +7,10 @@ import pytest
 from synthetic import WIDTH, arc, unposed
 
 from dust3r_ros.config import MapperConfig
+from dust3r_ros.mapping import self_calibration
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.self_calibration import CalibrationSchedule, Calibrator, same_scale
+from dust3r_ros.sparse.initialization import FOCAL_STARTS, bootstrap
 
 
 def pressed(focal: float, views: int = 6, degrees: float = 45.0) -> tuple[Calibrator, Reconstruction, SimpleNamespace]:
@@ -107,3 +109,22 @@ def test_other_focals_are_searched_for_in_maps_of_many_views_and_at_rest():
     assert schedule.search_due is True
     state.settled = True
     assert schedule.search_due is False
+
+
+def test_focals_that_twice_led_to_nothing_are_not_tried_again(monkeypatch):
+    calibrator, state, stream = pressed(focal=WIDTH)
+    state.live = False
+    assert calibrator.begin(stream)
+    tried = []
+
+    def counted(sparse, views, camera, focals, options):
+        tried.append(list(focals))
+        return bootstrap(sparse, views, camera, focals, options)
+
+    monkeypatch.setattr(self_calibration, "bootstrap", counted)
+    for _ in range(3):
+        tried.clear()
+        state.settled = False
+        calibrator.improve(stream)
+    assert tried == [] or set(tried[0]) < {start * WIDTH for start in FOCAL_STARTS if start != 1.0}
+    assert state.settled and state.sparse.intrinsics[0].focal == pytest.approx(WIDTH, rel=0.03)

@@ -62,7 +62,16 @@ def test_pairs_that_fail_at_a_focal_make_room_for_others() -> None:
     assert set(finder(sparse, range(4), 330.0)[:2]) == left
 
 
-def test_what_moves_by_itself_before_a_far_scene_does_not_choose_the_direction() -> None:
+def test_a_pose_that_a_finer_threshold_confirms_is_not_a_second_start() -> None:
+    sparse, rough = unposed(arc(views=4, points=150, focal=330.0)), PairFromLandmarks()
+    rough(sparse, range(4), 330.0)
+    finer = PairFromLandmarks(sharp=True, rough=rough)
+    with pytest.raises(GeometryError, match="is known"):
+        finer(sparse, range(4), 330.0)
+    assert finer(sparse, range(4), 250.0), "the other has not been tried there"
+
+
+def passing() -> SparseMap:
     """Two fifths of the points are near and move; what is still is far enough to fit any direction to a pixel."""
     rng = np.random.default_rng(0)
     still = rng.uniform([-3.0, -2.0, 5.0], [3.0, 2.0, 9.0], (300, 3))
@@ -75,7 +84,15 @@ def test_what_moves_by_itself_before_a_far_scene_does_not_choose_the_direction()
         points = np.concatenate([still, near + step * np.array([0.15, 0.12, 0.0])]) - camera
         seen = project(points, 330.0, (0.0, 0.0)) + 0.1 * rng.standard_normal((500, 2))
         sparse.add(0, Tracks(ids, seen), None)
-    first, second, first_T_second = PairFromLandmarks(sharp=True)(sparse, range(3), 330.0)
+    return sparse
+
+
+@pytest.mark.parametrize("rough", [None, PairFromLandmarks()])
+def test_what_moves_by_itself_before_a_far_scene_does_not_choose_the_direction(rough: PairFromLandmarks | None) -> None:
+    sparse = passing()
+    if rough is not None:
+        rough(sparse, range(3), 330.0)
+    first, second, first_T_second = PairFromLandmarks(sharp=True, rough=rough)(sparse, range(3), 330.0)
     true = np.array([0.12 * (second - first), 0.02 * (second**2 - first**2), 0.0])
     assert true @ first_T_second[:3, 3] > 0.97 * np.linalg.norm(true)
 

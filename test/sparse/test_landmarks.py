@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from synthetic import PLAIN, arc, sparse_of
 
 from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.sparse import landmarks
 from dust3r_ros.sparse.landmarks import (
     BLOCK,
     Intrinsics,
@@ -20,6 +21,7 @@ from dust3r_ros.sparse.landmarks import (
     reprojection_errors,
     triangulate,
     viewing_rays,
+    widest_angle,
 )
 from dust3r_ros.tracking import Tracks
 
@@ -276,3 +278,24 @@ def test_rays_that_say_nothing() -> None:
 def test_nothing_at_all() -> None:
     found, angles = triangulate(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0, int), 0, NOISE)
     assert found.shape == (0, 3) and angles.shape == (0,)
+
+
+@pytest.mark.parametrize("views", [2, 5])
+def test_a_compiler_changes_nothing_in_points(views: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some rays are wrong, some points have one ray or none."""
+    assert landmarks.LIBRARY is not None
+    rng = np.random.default_rng(views)
+    points, centers = rng.uniform([-1, -1, 4], [1, 1, 6], (80, 3)), rng.uniform(-1, 1, (views, 3))
+    at, directions, group = rays_to(points, centers)
+    directions = directions + rng.normal(0, np.where(rng.random((len(group), 1)) < 0.1, 0.1, 1e-3), directions.shape)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    some = rng.permutation(len(group))[: 2 * len(group) // 3]
+    given = at[some], directions[some], group[some]
+    compiled, angles = triangulate(*given, 80, NOISE)
+    flat = widest_angle(*given[1:], 80)
+    monkeypatch.setattr(landmarks, "LIBRARY", None)
+    plain, plain_angles = triangulate(*given, 80, NOISE)
+    np.testing.assert_allclose(compiled, plain, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(angles, plain_angles, atol=1e-5)
+    np.testing.assert_array_equal(flat, angles)
+    assert 0 < np.isnan(plain).sum() < plain.size
