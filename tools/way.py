@@ -98,6 +98,7 @@ def _drawn(ways: dict[str, list[str]]) -> Image:
         folders: dict[str, list[tuple[int, str]]] = {}
         for place, module in enumerate(modules, start=1):
             folder, _, name = module.removesuffix(".py").rpartition("/")
+            name = name.replace("__init__", folder.rpartition("/")[2])
             folders.setdefault(folder or "dust3r_ros", []).append((place, name))
         for folder, boxes in folders.items():
             rows += [(end, folder, boxes[first : first + _WRAP]) for first in range(0, len(boxes), _WRAP)]

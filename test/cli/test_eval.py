@@ -101,9 +101,11 @@ def test_the_suite_maps_renders_compares_and_writes(
 
 
 @needs_ray
+@pytest.mark.parametrize("continued", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_on_a_cluster_the_suite_gives_the_same_table_and_continues(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], continued: bool
 ) -> None:
+    """What is continued needs a second cluster, which takes as long as the first."""
     pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
     for name in ("walk", "broken"):
         write_folder(render_sequence("sweep", 6, 160, 120, 160.0, rate_hz=6.0, supersample=1), tmp_path / "data" / name)
@@ -129,12 +131,14 @@ def test_on_a_cluster_the_suite_gives_the_same_table_and_continues(
     ]
     assert peer_times(found) == {"– / –"} and any("1" <= mark <= "9" for cell in peer_times(alone) for mark in cell)
 
-    (tmp_path / "out/pictures/two_view/walk_map.png").unlink()
-    assert called(*asked, *out, "--workers", 1, "--against", tmp_path / "alone/run.json") == 1
-    said = capsys.readouterr()
-    assert "1 of 4 tasks are finished already" in said.err and "walk, two_view: " in said.err, "failed is not finished"
-    assert "walk, opencv: " not in said.err and "scenes shared a machine with each other" in said.out
-    assert figures(read_run(tmp_path / "out/run.json")) == figures(alone)
+    if continued:
+        (tmp_path / "out/pictures/two_view/walk_map.png").unlink()
+        assert called(*asked, *out, "--workers", 1, "--against", tmp_path / "alone/run.json") == 1
+        said = capsys.readouterr()
+        assert "1 of 4 tasks are finished already" in said.err, "failed is not finished"
+        assert "walk, two_view: " in said.err and "walk, opencv: " not in said.err
+        assert "scenes shared a machine with each other" in said.out
+        assert figures(read_run(tmp_path / "out/run.json")) == figures(alone)
     assert called(*asked, *out, "--workers", 1, "--set", "seed=5", "--budget", 0) == 0
     late = read_run(tmp_path / "out/run.json")
     assert {row["note"] for row in late.rows} == {"not run: the budget of 0 s was used up"}, "another request"

@@ -60,7 +60,11 @@ def assert_as_mapped_alone(recording: Path, folder: Path, alone: Path) -> None:
 
 
 @needs_ray
-def test_each_is_mapped_as_alone_and_only_once(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("changes", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_each_is_mapped_as_alone_and_only_once(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: bool
+) -> None:
+    """What changes is mapped again, by a second cluster, which takes as long as the first."""
     out = tmp_path / "out"
     asked = [place / "?/walk", place / "broken", "--out", out, *SPARSE]
     assert called(*asked, "--workers", 2) == 1
@@ -82,10 +86,11 @@ def test_each_is_mapped_as_alone_and_only_once(place: Path, tmp_path: Path, caps
     assert time.monotonic() - start < 2 and written() == before
     assert "2 of 2 recordings are mapped, 2 of them before" in capsys.readouterr().out
     assert rows(out)["broken"]["state"] == "failed", "the index keeps what was not asked for"
-    changed = place / "b/walk/rgb/000000.png"
-    os.utime(changed, ns=(0, changed.stat().st_mtime_ns + 1))
-    assert called(*asked[:1], "--out", out, *SPARSE, "--quiet", "--workers", 1) == 0
-    assert {path.parent.name for path, stamp in written().items() if before[path] != stamp} == {"b-walk"}
+    if changes:
+        changed = place / "b/walk/rgb/000000.png"
+        os.utime(changed, ns=(0, changed.stat().st_mtime_ns + 1))
+        assert called(*asked[:1], "--out", out, *SPARSE, "--quiet", "--workers", 1) == 0
+        assert {path.parent.name for path, stamp in written().items() if before[path] != stamp} == {"b-walk"}
 
 
 @needs_ray
