@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 from concurrent.futures import Future
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from dust3r_ros.cli import pieces as in_pieces
 from dust3r_ros.cli.map import main
 from dust3r_ros.cli.pieces import MappedPiece
 from dust3r_ros.io.trajectory import read_tum
+from dust3r_ros.mapping.reconstruction import TRUSTED
 from dust3r_ros.scenes.export import write_folder
 from dust3r_ros.session import pieces
 from dust3r_ros.session.pieces import Piece
@@ -66,10 +68,12 @@ def test_what_pieces_cannot_do_is_said(more: list[str], part: str, tmp_path: Pat
     assert len(error.splitlines()) == 1 and "--workers" in error and part in error
 
 
-def test_the_first_piece_that_is_sure_of_its_focal_calibrates_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun: list[tuple[int, bool]] = []
+def _mapped(monkeypatch: pytest.MonkeyPatch, folder: Path, sure: int) -> tuple[list[tuple[int, float]], list[str]]:
+    """Which of five pieces are mapped, in order, with which deviation they begin, and what is said of them.
+
+    The camera turns most in the third, then in the second; only piece ``sure`` tells the focal by itself.
+    """
+    begun: list[tuple[int, float]] = []
 
     class Pool:
         def __init__(self, *arguments: object) -> None: ...
@@ -81,16 +85,34 @@ def test_the_first_piece_that_is_sure_of_its_focal_calibrates_all(
 
         def submit(self, map_piece, alone, piece, path, known) -> Future[MappedPiece]:
             number = int(path.name)
-            begun.append((number, bool(known)))
-            std = 0.01 if known or number == 2 else 0.3
+            begun.append((number, known["camera"].std if known else inf))
+            std = 0.01 if known or number == sure else 0.3 - 0.1 * (number == 1)
             done: Future[MappedPiece] = Future()
-            done.set_result(MappedPiece({"camera": Intrinsics(200.0, 200.0, std)}, [f"{std}"]))
+            done.set_result(MappedPiece({"camera": Intrinsics(200.0, 200.0, std)}, piece.frames, [f"{number} {std}"]))
             return done
 
     monkeypatch.setattr(in_pieces, "ProcessPoolExecutor", Pool)
-    parts = [Piece((("camera", number),), number, number + 1) for number in range(4)]
+    turns = (0.1, 1.0, 2.0, 0.2, 0.3)
+    parts = [Piece((("camera", number),), number, number + 1, turn) for number, turn in enumerate(turns)]
     arguments = argparse.Namespace(quiet=True, workers=2)
-    paths = [tmp_path / str(number) for number in range(4)]
-    said = in_pieces._map_all(arguments, parts, paths, lambda *given: MappedPiece({}, []))
-    assert begun == [(0, False), (1, False), (2, False), (0, True), (1, True), (3, True)]
-    assert said == [f"piece {number}: 0.01" for number in (1, 2, 3, 4)], "of those that count"
+    paths = [folder / str(number) for number in range(5)]
+    found = in_pieces._map_all(arguments, parts, paths, lambda *given: MappedPiece({}, (), []))
+    return begun, [words for one in found for words in one.warnings]
+
+
+def test_a_piece_that_is_sure_of_its_focal_calibrates_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, said = _mapped(monkeypatch, tmp_path, sure=2)
+    assert begun == [(2, inf), (0, 0.01), (1, 0.01), (3, 0.01), (4, 0.01)], "none is mapped twice"
+    assert said == [f"{number} 0.01" for number in range(5)]
+    begun, said = _mapped(monkeypatch, tmp_path, sure=1)
+    assert begun == [(2, inf), (1, inf), (0, 0.01), (2, 0.01), (3, 0.01), (4, 0.01)]
+    assert said == [f"{number} 0.01" for number in range(5)], "of the maps that count"
+
+
+def test_where_none_is_sure_the_most_certain_one_calibrates_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Maps with different focals would not fit each other, so the others begin as if it were certain."""
+    begun, _ = _mapped(monkeypatch, tmp_path, sure=-1)
+    assert begun[:2] == [(2, inf), (1, inf)] and [number for number, _ in begun[2:]] == [0, 2, 3, 4]
+    assert all(std < TRUSTED for _, std in begun[2:])
