@@ -204,12 +204,15 @@ def write_products(session: Session, directory: str, config: MapperConfig, sourc
     frame was mapped, nothing is written and files of an earlier run remain. Raises ``OutputError`` for a folder that
     cannot be written.
     """
-    from dust3r_ros.products.results import write_results  # pictures and reports; the node starts faster without
+    from dust3r_ros.products.results import MAP, write_results  # pictures and reports; the node starts faster without
 
     if not session.mapper.counts.frames:
         return f"no image was mapped; '{directory}' is unchanged"
 
     def write() -> None:
+        kept = session.keeper.writes(Path(directory) / MAP)
+        if kept:
+            session.save()
         write_results(
             directory,
             session.mapper,
@@ -218,6 +221,7 @@ def write_products(session: Session, directory: str, config: MapperConfig, sourc
             source=source,
             settings=session.settings(),
             raw={name: session.calibrations.raw(camera) for name, camera in session.mapper.cameras.items()},
+            map_kept=kept,
         )
 
     write()
