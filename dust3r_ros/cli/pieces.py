@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import signal
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from math import inf
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from time import perf_counter
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dust3r_ros.cli import inputs
@@ -58,7 +60,6 @@ def map_in_pieces(
     done, for a recording that is too short to be cut. Raises ``Dust3rRosError``.
     """
     _check(arguments, config)
-    from dust3r_ros.io.files import make_folder
     from dust3r_ros.io.trajectory import path_length
     from dust3r_ros.products.results import write_results
     from dust3r_ros.session.joined import join_pieces
@@ -70,9 +71,8 @@ def map_in_pieces(
         inputs.say(arguments.quiet, "the recording is too short to be cut")
         return None
     inputs.say(arguments.quiet, f"{sum(len(piece.frames) for piece in pieces)} images in {len(pieces)} pieces")
-    directory = make_folder(arguments.out)
-    with tempfile.TemporaryDirectory(prefix=".pieces-", dir=directory) as folder:
-        paths = [Path(folder) / f"{number}.db" for number in range(len(pieces))]
+    with _folder(arguments.out) as (directory, folder):
+        paths = [folder / f"{number}.db" for number in range(len(pieces))]
         mapped = _map_all(arguments, pieces, paths, map_piece)
         for number, one in enumerate(mapped, start=1):
             for words in one.warnings:
@@ -101,14 +101,9 @@ def _motion(arguments: argparse.Namespace, config: MapperConfig) -> Motion:
     from dust3r_ros.types import Frame
 
     inputs.open_inputs(arguments, None)  # whether there is everything
-    images_only: dict[str, Any] = {
-        "odometry": None,
-        "odom_topic": None,
-        "imu_topic": None,
-        "mask_topic": [],
-        "depth_topic": [],
-    }
-    arguments = argparse.Namespace(**{**vars(arguments), **images_only})
+    nothing_else: dict[str, Any] = dict.fromkeys(("odometry", "odom_topic", "imu_topic"))
+    nothing_else |= {"mask_topic": [], "depth_topic": []}
+    arguments = argparse.Namespace(**{**vars(arguments), **nothing_else})
     source, motion = inputs.open_inputs(arguments, None), Motion(config)
     source.needs = motion.needs
     for frame in inputs.frames(source, None, arguments):
@@ -138,9 +133,38 @@ def _calibration(mapped: MappedPiece) -> dict[str, Intrinsics]:
     return {name: replace(one, std=min(one.std, _TAKEN)) for name, one in found.items()}
 
 
-def _leave_interrupts() -> None:
-    """In a process of the pool: a Ctrl-C is for the command, which ends them."""
+def _begin_process() -> None:
+    """In a process of the pool: a Ctrl-C is for the command, which ends them; they also end when it is killed."""
+    from dust3r_ros.alignment.processes import end_with_parent
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+
+
+@contextmanager
+def _folder(path: str) -> Iterator[tuple[Path, Path]]:
+    """The output folder, and one in it for the maps of pieces, which goes in the end.
+
+    A new output folder that stays empty, as after a Ctrl-C, goes, too. SIGTERM and SIGHUP count as a Ctrl-C.
+    """
+    from dust3r_ros.io.files import make_folder
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    new, directory = not Path(path).exists(), make_folder(path)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with tempfile.TemporaryDirectory(prefix=".pieces-", dir=directory) as pieces:
+            yield directory, Path(pieces)
+    except BaseException:
+        with suppress(OSError):
+            if new:
+                directory.rmdir()
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _map_all(
@@ -160,7 +184,7 @@ def _map_all(
     found: dict[int, MappedPiece] = {}
     with (
         tqdm(total=total, unit="frame", desc="mapping", disable=arguments.quiet) as bar,
-        ProcessPoolExecutor(arguments.workers, get_context("spawn"), _leave_interrupts) as pool,
+        ProcessPoolExecutor(arguments.workers, get_context("spawn"), _begin_process) as pool,
     ):
         try:
             for number in telling_first(pieces)[:_TRIED]:

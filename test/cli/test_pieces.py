@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import Future
+from contextlib import suppress
 from math import inf
 from pathlib import Path
 
@@ -23,6 +29,8 @@ from dust3r_ros.scenes.export import write_folder
 from dust3r_ros.session import pieces
 from dust3r_ros.session.pieces import Piece
 from dust3r_ros.sparse.landmarks import Intrinsics
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_map_in_pieces_does_not_depend_on_the_number_of_processes(
@@ -54,6 +62,55 @@ def test_a_map_in_pieces_does_not_depend_on_the_number_of_processes(
     assert len(set(keyframes)) == len(keyframes), "an image of two pieces is one keyframe"
     assert json.loads((one / "summary.json").read_text())["frames"] == 36
     assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in whole.iterdir())
+
+
+COMMAND = """
+import sys
+from dust3r_ros.cli.map import main
+from dust3r_ros.session import pieces
+
+if __name__ == "__main__":  # processes of the pool import this file, too
+    pieces._LEAST = 6.0
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_interrupted_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C goes to all processes of the terminal, SIGTERM to the command only."""
+    write_folder(walk("orbit", 36), tmp_path / "walk")
+    (tmp_path / "command.py").write_text(COMMAND)
+    asked = [sys.executable, tmp_path / "command.py", tmp_path / "walk", "--out", tmp_path / "out", "--workers", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(asked, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        end = time.monotonic() + 60.0
+        while len(_alive(process.pid)) < 3 and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)  # the command, the mapper of the first piece, and Python's watch over such processes
+        assert list((tmp_path / "out").glob(".pieces-*")), "it maps"
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        _, said = process.communicate(timeout=30.0)
+        end = time.monotonic() + 10.0
+        while (left := _alive(process.pid)) and time.monotonic() < end:
+            time.sleep(0.05)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130 and said.splitlines()[-1] == (
+        "dust3r-map: error: interrupted; nothing more is written"
+    )
+    assert not (tmp_path / "out").exists()
+    assert not left
+
+
+def _alive(session: int) -> list[int]:
+    """The processes of a session that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, of = path.read_text().rpartition(")")[2].split()[:4]
+            found += [int(path.parent.name)] * (int(of) == session and state != "Z")
+    return found
 
 
 @pytest.mark.parametrize(
