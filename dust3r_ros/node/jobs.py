@@ -204,13 +204,13 @@ def write_products(session: Session, directory: str, config: MapperConfig, sourc
     frame was mapped, nothing is written and files of an earlier run remain. Raises ``OutputError`` for a folder that
     cannot be written.
     """
-    from dust3r_ros.products.results import MAP, write_results  # pictures and reports; the node starts faster without
+    from dust3r_ros.products.results import write_results  # pictures and reports; the node starts faster without
 
     if not session.mapper.counts.frames:
         return f"no image was mapped; '{directory}' is unchanged"
 
     def write() -> None:
-        kept = session.keeper.writes(Path(directory) / MAP)
+        kept = session.keeper.writes(Path(directory) / "map.db")
         if kept:
             session.save()
         write_results(

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from dust3r_ros.mapping.mapper import Mapper
 
 
-MAP = "map.db"
 MAX_POINTS = 8_000_000  # of map.ply, about 150 MB
 
 NOTHING_MAPPED = (
@@ -69,7 +68,7 @@ def write_results(
     write_ply(directory / "map.ply", cloud)
     write_cameras(directory / "cameras.yaml", cameras.values(), raw)
     if not map_kept:
-        save_map(directory / MAP, mapper, settings or as_mapping(config))
+        save_map(directory / "map.db", mapper, settings or as_mapping(config))
     picture = directory / "preview.png"
     write_preview(
         picture,
