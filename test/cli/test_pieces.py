@@ -36,9 +36,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_a_map_in_pieces_does_not_depend_on_the_number_of_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And is as good as that of one piece: every image once, about as near to the truth."""
+    """And is as good as that of one piece: every image that can be read once, about as near to the truth."""
     sequence = walk("orbit", 36)
     write_folder(sequence, tmp_path / "walk")
+    sorted((tmp_path / "walk/rgb").iterdir())[8].write_bytes(b"broken")
     monkeypatch.setattr(pieces, "_LEAST", 6.0)
     options = ["--set", "working_size=160", "--set", "tracking_size=240", "--set", "dense=false"]
 
@@ -54,13 +55,13 @@ def test_a_map_in_pieces_does_not_depend_on_the_number_of_processes(
     errors = []
     for folder in (whole, one):
         poses = read_tum(folder / "trajectory.txt")
-        assert len({pose.stamp_ns for pose in poses}) == len(poses) == 36
+        assert len({pose.stamp_ns for pose in poses}) == len(poses) == 35
         _, off = alignment(poses, sequence)
         errors.append(float(np.sqrt(np.mean(off**2))))
     assert errors[1] < 1.2 * errors[0] + 0.002
     keyframes = [pose.stamp_ns for pose in read_tum(one / "keyframes.txt")]
     assert len(set(keyframes)) == len(keyframes), "an image of two pieces is one keyframe"
-    assert json.loads((one / "summary.json").read_text())["frames"] == 36
+    assert json.loads((one / "summary.json").read_text())["frames"] == 35
     assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in whole.iterdir())
 
 
