@@ -172,7 +172,7 @@ def _map_all(
 ) -> list[MappedPiece]:
     """Map the piece that is most likely to calibrate the cameras, then the others at once.
 
-    If it does not, the next one is tried; after some, the most certain one counts.
+    If it does not, the next one is tried, if there is any; after some, the most certain one counts.
     """
     from tqdm import tqdm
 

@@ -28,6 +28,7 @@ _POINTS, _FEWEST_POINTS = 2000, 20  # of an image that are followed; still seen 
 _ALIKE = 0.75  # correlation of what flow connects: mostly more while the flow is right, below 0.4 once it is lost
 _CONTRAST = 5.0  # grey values, standard deviation: an image with less may be noise, which never looks the same
 _PAIRS, _OFF_PX, _TRIES = 150, 0.5, 60  # of points, for a rotation; RANSAC
+_TELLING = 0.35  # radians; along a straight way, noise makes 0.1 to 0.3
 _AS_GOOD = 0.75  # of the largest turn: a piece that turns as much tells the focal as well
 _NONE: Array32 = np.zeros((0, 2), np.float32)
 
@@ -205,15 +206,16 @@ def cut(motion: Motion) -> list[Piece]:
 
 
 def telling_first(pieces: Sequence[Piece]) -> list[int]:
-    """The places of pieces in the order in which they are likely to tell the focal: a camera that turns does.
+    """The places of the pieces that may tell the focal, the likeliest first: a camera that turns tells it.
 
-    Of those that turn about as much as the most, the one with fewest frames is first.
+    Of those that turn about as much as the most, the one with fewest frames is first. There is always one.
     """
     most = max(piece.turn for piece in pieces)
-    return sorted(
+    order = sorted(
         range(len(pieces)),
         key=lambda at: (0, len(pieces[at].frames)) if pieces[at].turn >= _AS_GOOD * most else (1, -pieces[at].turn),
     )
+    return [order[0], *(at for at in order[1:] if pieces[at].turn > _TELLING)]
 
 
 def _calm(way: Array, steps: Array, wanted: float, length: float) -> int:
