@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -97,6 +98,13 @@ def cluster_of(arguments: argparse.Namespace) -> Cluster:
     memory = (arguments.memory or 0) * 10**6
     networks = getattr(arguments, "networks", None) or 0
     return Cluster(arguments.address, arguments.workers, memory, arguments.gpus, arguments.retries, networks)
+
+
+def with_full_paths(arguments: argparse.Namespace, *names: str) -> argparse.Namespace:
+    """The arguments, with full paths for those ``names`` that are files: other nodes have other working folders."""
+    given = {name: getattr(arguments, name) for name in names}
+    found = {name: str(Path(path).resolve()) for name, path in given.items() if path and Path(path).exists()}
+    return argparse.Namespace(**{**vars(arguments), **found})
 
 
 def settings(texts: Iterable[str]) -> dict[str, object]:

@@ -310,11 +310,10 @@ def _suite_on_cluster(arguments: argparse.Namespace, config: MapperConfig, befor
 
     cluster = command.cluster_of(arguments)
     need_ray(cluster)  # said before scenes are rendered
-    named = {name: Path(given) for name in ("config", "checkpoint") if (given := getattr(arguments, name))}
-    found = {name: path.resolve() for name, path in named.items() if path.exists()}
-    depends = {**as_mapping(config), "files": [fingerprint(path)[0] for path in found.values()]}
-    whole = argparse.Namespace(**{**vars(arguments), **{name: str(path) for name, path in found.items()}})
-    plan = replace(_plan(arguments), options=forwarded(whole))  # nodes have other working folders
+    whole = command.with_full_paths(arguments, "config", "checkpoint")
+    named = [Path(given) for given in (whole.config, whole.checkpoint) if given]
+    depends = {**as_mapping(config), "files": [fingerprint(path)[0] for path in named if path.exists()]}
+    plan = replace(_plan(arguments), options=forwarded(whole))
     where = "a Ray cluster" if arguments.address else f"{arguments.workers} processes"
     log = RunLog(arguments.out / "run.json", arguments, config, where)
     tasks = make_folder(arguments.out / "tasks")

@@ -77,6 +77,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     cluster = command.cluster_of(arguments)
     _check(arguments)
+    arguments = command.with_full_paths(arguments, "config", "checkpoint", "load", "camera_info")
     out = arguments.out if is_address(arguments.out) else str(Path(arguments.out).absolute())
     if not is_address(out) and Path(out).exists() and not Path(out).is_dir():
         raise InputError(f"--out '{arguments.out}' is a file; it must be a folder or not exist yet")
@@ -121,13 +122,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError("--join is given, but maps of backend 'dust3r' cannot be joined; use another backend")
     if arguments.join and is_address(arguments.out):
         raise ConfigError(f"--join is given, but --out '{arguments.out}' is an address; joined maps need a folder")
-    needed = {"load": "the map.db of an earlier run", "camera_info": "a calibration file"}
-    for name in ("config", "checkpoint", *needed):  # nodes have other working folders
+    for name, what in (("load", "the map.db of an earlier run"), ("camera_info", "a calibration file")):
         given = getattr(arguments, name)
-        if given is not None and Path(given).exists():
-            setattr(arguments, name, str(Path(given).resolve()))
-        elif given is not None and name in needed:
-            raise InputError(f"--{name.replace('_', '-')} '{given}' does not exist; give {needed[name]}")
+        if given is not None and not Path(given).exists():
+            raise InputError(f"--{name.replace('_', '-')} '{given}' does not exist; give {what}")
 
 
 def _jobs(

@@ -174,12 +174,11 @@ def map_piece(arguments: argparse.Namespace, piece: Piece, path: Path, known: Ma
     session.mapper.remember(known)
     frames = (frame for frame in source if (frame.camera, frame.stamp_ns) in wanted)
     replay = Replay(session.process, read_ahead(frames))
-    for _ in replay:
-        pass
+    used = tuple((update.camera, update.stamp_ns) for update in replay)
     session.finish()
     save_map(path, session.mapper, session.settings())
     found = {name: session.mapper.focal(name) for name in session.mapper.cameras}
-    return MappedPiece(found, (*warnings, *inputs.shortfalls(replay, frames, source, session)))
+    return MappedPiece(found, used, (*warnings, *inputs.shortfalls(replay, frames, source, session)))
 
 
 def _compute_as(plan: Manifest, warn: Callable[[str], object]) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import signal
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from math import inf
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from time import perf_counter
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dust3r_ros.cli import inputs
@@ -18,7 +22,7 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
-    from dust3r_ros.session.pieces import Piece
+    from dust3r_ros.session.pieces import Motion, Piece
     from dust3r_ros.sparse.landmarks import Intrinsics
 
 
@@ -33,14 +37,17 @@ class Mapped(NamedTuple):
 
 
 class MappedPiece(NamedTuple):
-    """What a piece found of the cameras, and what part of it is not in its map."""
+    """What a piece found of the cameras, the frames (camera, stamp) that could be used, and what is not in its map."""
 
     intrinsics: Mapping[str, Intrinsics]
+    frames: tuple[tuple[str, int], ...]
     warnings: Sequence[str]
 
 
 # Maps a piece of a recording and saves the map; picklable.
 MapPiece = Callable[[argparse.Namespace, "Piece", Path, "Mapping[str, Intrinsics]"], MappedPiece]
+_TRIED = 2  # pieces that are mapped without knowing the focal
+_TAKEN = 0.02  # relative deviation of a focal below which a map begins with it and tries no other
 _WHOLE = ("manifest", "record", "load", "localize_only", "view", "viewer_address", "profile")
 
 
@@ -49,31 +56,28 @@ def map_in_pieces(
 ) -> Mapped | None:
     """Cut a recording into pieces, map them in ``arguments.workers`` processes, join the maps and write the files.
 
-    The first piece that tells the focal length calibrates the cameras; the others begin with what it found. None, and
-    nothing done, for a recording that is too short to be cut. Raises ``Dust3rRosError``.
+    A piece that tells the focal length calibrates the cameras; the others begin with what it found. None, and nothing
+    done, for a recording that is too short to be cut. Raises ``Dust3rRosError``.
     """
     _check(arguments, config)
-    from dust3r_ros.io.files import make_folder
-    from dust3r_ros.io.frames import read_ahead
     from dust3r_ros.io.trajectory import path_length
     from dust3r_ros.products.results import write_results
     from dust3r_ros.session.joined import join_pieces
-    from dust3r_ros.session.pieces import cut, motion_of
-    from dust3r_ros.types import Frame
+    from dust3r_ros.session.pieces import cut
 
     start = perf_counter()
-    source = inputs.open_inputs(arguments, None)
-    frames = (frame for frame in inputs.frames(source, None, arguments) if isinstance(frame, Frame))
-    pieces = cut(motion_of(read_ahead(frames), config))
+    pieces = cut(_motion(arguments, config))
     if len(pieces) == 1:
         inputs.say(arguments.quiet, "the recording is too short to be cut")
         return None
     inputs.say(arguments.quiet, f"{sum(len(piece.frames) for piece in pieces)} images in {len(pieces)} pieces")
-    directory = make_folder(arguments.out)
-    with tempfile.TemporaryDirectory(prefix=".pieces-", dir=directory) as folder:
-        paths = [Path(folder) / f"{number}.db" for number in range(len(pieces))]
-        for words in _map_all(arguments, pieces, paths, map_piece):
-            warn(words)
+    with _folder(arguments.out) as (directory, folder):
+        paths = [folder / f"{number}.db" for number in range(len(pieces))]
+        mapped = _map_all(arguments, pieces, paths, map_piece)
+        for number, one in enumerate(mapped, start=1):
+            for words in one.warnings:
+                warn(f"piece {number}: {words}")
+        pieces = [replace(piece, frames=one.frames) for piece, one in zip(pieces, mapped, strict=True)]
         inputs.say(arguments.quiet, "joining the pieces …")
         joined = join_pieces(pieces, paths, config)
     for words in joined.warnings:
@@ -91,6 +95,23 @@ def map_in_pieces(
     return Mapped(summary, path_length(joined.mapper.trajectory()), joined.metric, None)
 
 
+def _motion(arguments: argparse.Namespace, config: MapperConfig) -> Motion:
+    """How the cameras move; images are decoded as far as that needs them, other data of a bag are not read."""
+    from dust3r_ros.session.pieces import Motion
+    from dust3r_ros.types import Frame
+
+    inputs.open_inputs(arguments, None)  # whether there is everything
+    nothing_else: dict[str, Any] = dict.fromkeys(("odometry", "odom_topic", "imu_topic"))
+    nothing_else |= {"mask_topic": [], "depth_topic": []}
+    arguments = argparse.Namespace(**{**vars(arguments), **nothing_else})
+    source, motion = inputs.open_inputs(arguments, None), Motion(config)
+    source.needs = motion.needs
+    for frame in inputs.frames(source, None, arguments):
+        if isinstance(frame, Frame):
+            motion.see(frame)
+    return motion
+
+
 def _check(arguments: argparse.Namespace, config: MapperConfig) -> None:
     """Refuse what concerns one run of one mapper. Raises ``ConfigError``."""
     for name in _WHOLE:
@@ -100,51 +121,85 @@ def _check(arguments: argparse.Namespace, config: MapperConfig) -> None:
         raise ConfigError("--workers is given, but maps of backend 'dust3r' cannot be joined; use another backend")
 
 
-def _is_sure(mapped: MappedPiece) -> bool:
-    """Whether a piece tells the focal lengths of its cameras; one along a straight line may not."""
-    from dust3r_ros.mapping.reconstruction import TRUSTED
-
+def _std(mapped: MappedPiece) -> float:
+    """Relative deviation of the least certain focal that a piece found; infinite if it found none."""
     found = mapped.intrinsics.values()
-    return bool(found) and all(one.given or one.total_std < TRUSTED for one in found)
+    return max((0.0 if one.given else one.total_std for one in found), default=inf)
 
 
-def _leave_interrupts() -> None:
-    """In a process of the pool: a Ctrl-C is for the command, which ends them."""
+def _calibration(mapped: MappedPiece) -> dict[str, Intrinsics]:
+    """What other pieces begin with. Maps with different focals would not fit each other: so they all take this one."""
+    found = {name: one for name, one in mapped.intrinsics.items() if not one.given}
+    return {name: replace(one, std=min(one.std, _TAKEN)) for name, one in found.items()}
+
+
+def _begin_process() -> None:
+    """In a process of the pool: a Ctrl-C is for the command, which ends them; they also end when it is killed."""
+    from dust3r_ros.alignment.processes import end_with_parent
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+
+
+@contextmanager
+def _folder(path: str) -> Iterator[tuple[Path, Path]]:
+    """The output folder, and one in it for the maps of pieces, which goes in the end.
+
+    A new output folder that stays empty, as after a Ctrl-C, goes, too. SIGTERM and SIGHUP count as a Ctrl-C.
+    """
+    from dust3r_ros.io.files import make_folder
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    new, directory = not Path(path).exists(), make_folder(path)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with tempfile.TemporaryDirectory(prefix=".pieces-", dir=directory) as pieces:
+            yield directory, Path(pieces)
+    except BaseException:
+        with suppress(OSError):
+            if new:
+                directory.rmdir()
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _map_all(
     arguments: argparse.Namespace, pieces: Sequence[Piece], paths: Sequence[Path], map_piece: MapPiece
-) -> list[str]:
-    """Map all pieces, from the first on until one calibrates the cameras, then the others at once.
+) -> list[MappedPiece]:
+    """Map the piece that is most likely to calibrate the cameras, then the others at once.
 
-    Returns what is missing in them, a sentence each, in order.
+    If it does not, the next one is tried, if there is any; after some, the most certain one counts.
     """
     from tqdm import tqdm
+
+    from dust3r_ros.mapping.reconstruction import TRUSTED
+    from dust3r_ros.session.pieces import telling_first
 
     alone = argparse.Namespace(**{**vars(arguments), "quiet": True, "workers": None})
     total = sum(len(piece.frames) for piece in pieces)
     found: dict[int, MappedPiece] = {}
     with (
         tqdm(total=total, unit="frame", desc="mapping", disable=arguments.quiet) as bar,
-        ProcessPoolExecutor(arguments.workers, get_context("spawn"), _leave_interrupts) as pool,
+        ProcessPoolExecutor(arguments.workers, get_context("spawn"), _begin_process) as pool,
     ):
         try:
-            calibrated: int | None = None
-            for number, (piece, path) in enumerate(zip(pieces, paths, strict=True)):
-                found[number] = pool.submit(map_piece, alone, piece, path, {}).result()
-                if _is_sure(found[number]):
-                    calibrated = number
+            for number in telling_first(pieces)[:_TRIED]:
+                found[number] = pool.submit(map_piece, alone, pieces[number], paths[number], {}).result()
+                if _std(found[number]) < TRUSTED:
                     break
-            tasks = {}
-            if calibrated is not None:  # those before are mapped again: with a wrong focal, they would not fit
-                known = {name: one for name, one in found[calibrated].intrinsics.items() if not one.given}
-                bar.update(len(pieces[calibrated].frames))
-                tasks = {
-                    pool.submit(map_piece, alone, piece, path, known): number
-                    for number, (piece, path) in enumerate(zip(pieces, paths, strict=True))
-                    if number != calibrated
-                }
+            best = min(found, key=lambda number: _std(found[number]))
+            bar.update(len(pieces[best].frames))
+            known = _calibration(found[best])
+            # Those tried before are mapped again: with another focal, they would not fit.
+            tasks = {
+                pool.submit(map_piece, alone, piece, path, known): number
+                for number, (piece, path) in enumerate(zip(pieces, paths, strict=True))
+                if number != best
+            }
             for task in as_completed(tasks):
                 found[tasks[task]] = task.result()
                 bar.update(len(pieces[tasks[task]].frames))
@@ -155,4 +210,4 @@ def _map_all(
             for process in active_children():
                 process.terminate()
             raise
-    return [f"piece {number + 1}: {words}" for number in sorted(found) for words in found[number].warnings]
+    return [found[number] for number in range(len(pieces))]

@@ -150,7 +150,9 @@ def run(
     """
     fleet = _Fleet(work, cluster)
     for job in sorted(jobs, key=lambda one: -one.size):
-        fleet.begin(job)
+        record = fleet.begin(job)
+        if record is not None:
+            ended(job, record)
     while fleet.running and not stopped():
         for job, record in fleet.wait():
             ended(job, record)
@@ -174,13 +176,19 @@ class _Fleet:
         self._reports: dict[str, tuple[int, int]] = {}
         self._looked = 0.0
 
-    def begin(self, job: Job, tries: int = 1, elsewhere: Any = None) -> None:
-        """Queue a job; on the node ``elsewhere`` if it is given."""
-        if not places.is_address(job.folder):
-            make_folder(job.folder)
-        places.remove(places.joined(job.folder, RECORD))  # from now on the files are not of a finished job
+    def begin(self, job: Job, tries: int = 1, elsewhere: Any = None) -> Record | None:
+        """Queue a job; on the node ``elsewhere`` if it is given. Returns why not, where its folder cannot be used."""
+        try:
+            if not places.is_address(job.folder):
+                make_folder(job.folder)
+            places.remove(places.joined(job.folder, RECORD))  # from now on the files are not of a finished job
+        except OutputError as error:
+            self._past.ended += 1
+            self._past.size += job.size
+            return Record(job.recording, job.request, FAILED, str(error), tries=tries)
         task = self._task if elsewhere is None else self._task.options(scheduling_strategy=elsewhere)
         self.running[task.remote(self._work, job, tries, __version__)] = (job, tries)
+        return None
 
     def wait(self) -> list[tuple[Job, Record]]:
         """Jobs that ended within a moment; those that died are begun again while they may."""
@@ -190,15 +198,17 @@ class _Fleet:
             job, tries = self.running.pop(reference)
             record = self._result(reference, job, tries)
             if record is None:
-                continue
-            self._past.ended += 1
-            self._past.frames += record.done
-            self._past.size += job.size
-            over.append((job, record))
+                record = self.begin(job, tries + 1, self._elsewhere(_last(job)))
+            else:
+                self._past.ended += 1
+                self._past.frames += record.done
+                self._past.size += job.size
+            if record is not None:
+                over.append((job, record))
         return over
 
     def _result(self, reference: Any, job: Job, tries: int) -> Record | None:
-        """The record of an ended job; None if it is begun again."""
+        """The record of an ended job; None if it is to be begun again."""
         errors = self._ray.exceptions
         try:
             record: Record = self._ray.get(reference)
@@ -210,13 +220,13 @@ class _Fleet:
         except errors.RayError as error:
             last = _last(job)
             if tries <= self._cluster.retries:
-                self.begin(job, tries + 1, self._elsewhere(last))
                 return None
             where = f"on {last.host}, after {last.done} of {last.expected} frames" if last else "before its first frame"
             why = "it ran out of memory" if isinstance(error, errors.OutOfMemoryError) else "its process was killed"
             message, state = f"died {tries} times, at last {where}: {why} ({type(error).__name__})", DIED
         record = Record(job.recording, job.request, state, " ".join(message.split())[-600:], tries=tries)
-        record.write(job.folder)
+        with suppress(OutputError):  # the index says the same
+            record.write(job.folder)
         return record
 
     def _elsewhere(self, last: Record | None) -> Any:
@@ -271,8 +281,8 @@ def _last(job: Job) -> Record | None:
 def _withdraw(job: Job) -> None:
     record = _last(job)
     if record is None or record.state not in DONE:
-        places.remove(places.joined(job.folder, RECORD))
-        with suppress(OSError):
+        with suppress(OSError, OutputError):
+            places.remove(places.joined(job.folder, RECORD))
             Path(job.folder).rmdir()  # if nothing was written
 
 
@@ -303,7 +313,10 @@ def _task(work: Work, job: Job, tries: int, version: str) -> Record:
         make_folder(job.folder)
     tick(0, 0)
     record = replace(work(job, tick), tries=tries, host=host, node=node, pid=pid)
-    record.write(job.folder)
+    try:
+        record.write(job.folder)
+    except OutputError as error:  # then the next request does not know of it
+        return replace(record, state=FAILED, message=f"{record.state}, but its record is missing: {error}")
     return record
 
 

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from dust3r_ros.backends import make_network
 from dust3r_ros.backends.base import Network, views_of
 from dust3r_ros.config import MapperConfig
@@ -32,7 +34,8 @@ _HEARD_S = 60.0  # a mapper that asked within this time counts as one at work
 class Request:
     """What a mapper asks at once: ``dropped`` views are forgotten, ``views`` are new, then ``pairs`` are predicted.
 
-    ``mapper``: its name; ``begins``: nothing that is kept under this name counts any more.
+    ``mapper``: its name; ``begins``: nothing that is kept under this name counts any more. ``depth``: of each pair,
+    only the depth of the first view is wanted, with its confidence (``_bare``).
     """
 
     mapper: str
@@ -40,6 +43,7 @@ class Request:
     views: Sequence[View]
     pairs: Sequence[Pair]
     begins: bool = False
+    depth: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,23 @@ class Batches:
         together = self._network.predict(numbers, {}) if numbers else []
         of_place: dict[int, list[PairPrediction]] = {place: [] for place in ready}
         for (place, (first, second)), prediction in zip(orders, together, strict=True):
-            of_place[place].append(replace(prediction, first=first, second=second))
+            named = replace(prediction, first=first, second=second)
+            of_place[place].append(_bare(named) if requests[place].depth else named)
         for place, predictions in of_place.items():
             found[place] = predictions
+
+
+def _bare(prediction: PairPrediction) -> PairPrediction:
+    """For the way to a mapper: of the points, only z of the first view (H, W, 1); nothing of the second."""
+    depth, nothing = np.ascontiguousarray(prediction.points_first[..., 2:]), np.zeros((0, 0), np.float32)
+    return replace(prediction, points_first=depth, points_second=nothing[..., None], confidence_second=nothing)
+
+
+def _whole(bare: PairPrediction) -> PairPrediction:
+    """The same with points (H, W, 3) of the first view again, which are on the optical axis."""
+    points = np.zeros((*bare.points_first.shape[:2], 3), np.float32)
+    points[..., 2:] = bare.points_first
+    return replace(bare, points_first=points)
 
 
 class _Actor:
@@ -190,10 +208,14 @@ class _Actor:
 
 @dataclass(frozen=True)
 class Pool:
-    """Networks in processes of a cluster, which mappers in others share; ``image_size`` (H, W) of their training."""
+    """Networks in processes of a cluster, which mappers in others share; ``image_size`` (H, W) of their training.
+
+    ``depth``: mappers need only the depth of first views.
+    """
 
     actors: Sequence[Any]
     image_size: tuple[int, int]
+    depth: bool = False
 
     def network(self, mapper: str) -> SharedNetwork:
         """The network of the pool with fewest mappers, for one more of that name."""
@@ -205,7 +227,7 @@ class Pool:
 
         actor = self.actors[min(range(len(self.actors)), key=order)]
         _each([actor.join.remote(mapper)])
-        return SharedNetwork(actor, mapper, self.image_size)
+        return SharedNetwork(actor, mapper, self.image_size, self.depth)
 
     def counts(self) -> dict[str, int]:
         """Batches, requests and pairs of all networks so far, and their memory (MB), of those whose process lives."""
@@ -253,20 +275,21 @@ def begin_pool(cluster: Cluster, config: MapperConfig) -> Pool:
     for size in sizes:
         if isinstance(size, Exception):
             raise size
-    return Pool(actors, sizes[0])
+    return Pool(actors, sizes[0], config.backend == "both")
 
 
 class SharedNetwork:
     """A network of a pool as the backend of one mapper: images go there, pointmaps come back.
 
-    A view is sent when a pair first needs it, and again when the network does not have it any more.
+    A view is sent when a pair first needs it, and again when the network does not have it any more. With ``depth``, of
+    the points only the depth of first views comes back.
     """
 
     name = "dust3r"
     uses_poses = False
 
-    def __init__(self, actor: Any, mapper: str, image_size: tuple[int, int]) -> None:
-        self.image_size = image_size
+    def __init__(self, actor: Any, mapper: str, image_size: tuple[int, int], depth: bool = False) -> None:
+        self.image_size, self._depth = image_size, depth
         self._actor, self._mapper = actor, mapper
         self._views: dict[int, View] = {}
         self._sent: set[int] = set()
@@ -305,13 +328,13 @@ class SharedNetwork:
         end = time.monotonic() + _AGAIN_S
         while True:
             new = [self._views[index] for index in asked if index not in self._sent]
-            answer = self._ask(Request(self._mapper, self._dropped, new, pairs, self._begins), end)
+            answer = self._ask(Request(self._mapper, self._dropped, new, pairs, self._begins, self._depth), end)
             if isinstance(answer, Exception):
                 raise answer
             self._dropped, self._begins = [], False
             self._sent.update(asked)
             if isinstance(answer, list):
-                return answer
+                return [_whole(one) for one in answer] if self._depth else answer
             self._sent.difference_update(answer.views)
 
     def close(self) -> None:

@@ -129,10 +129,10 @@ def write_text(place: str | Path, text: str) -> None:
 
 def remove(place: str | Path) -> None:
     """Remove a file, if there is one. Raises ``OutputError``."""
-    if not is_address(place):
-        Path(place).unlink(missing_ok=True)
-        return
     with _told(place, "removed", OutputError):
+        if not is_address(place):
+            Path(place).unlink(missing_ok=True)
+            return
         system, path = _at(place)
         with suppress(FileNotFoundError):
             system.rm_file(path)

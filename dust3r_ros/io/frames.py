@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from dust3r_ros.errors import InputError
-from dust3r_ros.types import Array, Calibration, Frame
+from dust3r_ros.types import Array, Calibration, Frame, Image
 
 _log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
 _TRANSPORTS = ("compressed", "compressedDepth", "theora", "ffmpeg", "zstd")
 
 
@@ -34,8 +37,9 @@ class FrameSource(ABC):
     A frame that cannot be read, or does not come after the one before, is left out with a warning and counted in
     ``skipped`` (for the current iteration); ``InputError`` at the end if no frame was left. ``len`` is the number of
     frames by the recording's metadata. ``between``: only frames from the first stamp to before the second are read;
-    None: all. ``incomplete`` counts frames (of the current iteration) that lack an expected companion; ``lacking`` says
-    what the first of them lacks.
+    None: all. ``needs``: whether the next image of a camera is needed; where it is not, its frame comes with an empty
+    one, not decoded. ``incomplete`` counts frames (of the current iteration) that lack an expected companion;
+    ``lacking`` says what the first of them lacks.
     """
 
     def __init__(self, name: str) -> None:
@@ -44,10 +48,15 @@ class FrameSource(ABC):
         self.incomplete = 0
         self.lacking = ""
         self.between: tuple[int, int] | None = None
+        self.needs: Callable[[str], bool] = lambda camera: True
 
     def wants(self, stamp_ns: int) -> bool:
         """Whether a frame with this stamp is to be read."""
         return self.between is None or self.between[0] <= stamp_ns < self.between[1]
+
+    def image(self, camera: str, load: Callable[[], _T]) -> _T | Image:
+        """What ``load`` gives, if it is needed, else an empty image."""
+        return load() if self.needs(camera) else np.zeros((0, 0, 3), np.uint8)
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -118,7 +127,6 @@ def without_transport(topic: str) -> str:
     return "/" + "/".join(parts)
 
 
-_T = TypeVar("_T")
 _Ready = queue.Queue[tuple[str, object]]  # "item", "end" or "error", and the item or the error
 _POLL_S = 0.1
 

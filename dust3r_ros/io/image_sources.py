@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from dust3r_ros.io.encodings import decode_file
 from dust3r_ros.io.files import read_lines
 from dust3r_ros.io.frames import FrameSource
 from dust3r_ros.io.trajectory import stamp_from_text
-from dust3r_ros.types import Frame
+from dust3r_ros.types import Frame, Image
 
 if TYPE_CHECKING:
     from dust3r_ros.io.bags.topics import BagTopics
@@ -49,11 +50,16 @@ class ImageFolder(FrameSource):
             if not self.wants(stamp_ns):
                 continue
             try:
-                yield Frame(stamp_ns, self._camera, decode_file(file.read_bytes(), f"image '{file}'"))
+                image = self.image(self._camera, partial(_decoded, file))
+                yield Frame(stamp_ns, self._camera, image)
             except InputError as error:
                 yield error
             except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
                 yield InputError(f"image '{file}' cannot be read: {getattr(error, 'strerror', None) or error}")
+
+
+def _decoded(file: Path) -> Image:
+    return decode_file(file.read_bytes(), f"image '{file}'")
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
@@ -126,15 +132,21 @@ class VideoFile(FrameSource):
                 last = stamp_ns if stamp_ns > last else last + self._period_ns
                 if not self.wants(last):
                     continue
-                more, pixels = capture.retrieve()
-                if not more or pixels is None:
+                image = self.image(self._camera, partial(_retrieved, capture))
+                if image is None:
                     break
-                yield Frame(last, self._camera, np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8))
+                yield Frame(last, self._camera, image)
         finally:
             capture.release()
         # The container's count may be a frame or two off; more means a truncated file.
         for missing in range(read, self._count if self._count - read > 2 + 0.01 * self._count else read):
             yield InputError(f"frame {missing} of {self._count} cannot be decoded")
+
+
+def _retrieved(capture: cv2.VideoCapture) -> Image | None:
+    """The frame that was grabbed, None if it cannot be decoded."""
+    more, pixels = capture.retrieve()
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8) if more and pixels is not None else None
 
 
 _BAG_SUFFIXES = (".bag", ".mcap", ".db3")

@@ -412,7 +412,10 @@ class Mapper(MapView):
             intrinsics = [replace(i, prior=i.prior if i.given else i.focal) for i in intrinsics]
         else:
             self._atlas.begin()
-            intrinsics = [replace(i, focal=i.prior, std=i.std if i.fixed else inf, measured=None) for i in intrinsics]
+            intrinsics = [
+                replace(i, focal=i.prior, std=i.std if i.fixed else inf, rival_std=0.0, measured=None)
+                for i in intrinsics
+            ]
         self.submap.intrinsics = intrinsics
         self._forget_views()
 

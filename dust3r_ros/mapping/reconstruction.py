@@ -121,8 +121,15 @@ class Reconstruction:
         self.sparse.renumber_landmarks(new, kept)
 
     def absorb(self, other: Reconstruction, own_S_other: Similarity, matches: np.ndarray) -> Merged:
-        """Take another one in and merge landmarks ``matches`` (M, 2), own and other's. Its keyframes come last."""
+        """Take another one in and merge landmarks ``matches`` (M, 2), own and other's. Its keyframes come last.
+
+        Where its focal stays, as the more certain one, this map is as settled as it was.
+        """
+        first = self._first_focal
+        focal, std = first.focal, first.std
         merged = merge_maps(self.sparse, other.sparse, own_S_other, matches)
+        if (first.focal, first.std) != (focal, std) and other.records[0].stream is self.records[0].stream:
+            self.settled = other.settled
         for record in other.records:
             record.feature_ids = merged.ids[record.feature_ids]
             record.before = None if record.before is None else record.before + merged.first_view

@@ -210,6 +210,9 @@ def write_products(session: Session, directory: str, config: MapperConfig, sourc
         return f"no image was mapped; '{directory}' is unchanged"
 
     def write() -> None:
+        kept = session.keeper.writes(Path(directory) / "map.db")
+        if kept:
+            session.save()
         write_results(
             directory,
             session.mapper,
@@ -218,6 +221,7 @@ def write_products(session: Session, directory: str, config: MapperConfig, sourc
             source=source,
             settings=session.settings(),
             raw={name: session.calibrations.raw(camera) for name, camera in session.mapper.cameras.items()},
+            map_kept=kept,
         )
 
     write()

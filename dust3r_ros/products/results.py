@@ -6,6 +6,7 @@ import json
 import math
 import resource
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,14 +48,15 @@ def write_results(
     wall_seconds: float | None = None,
     raw: Mapping[str, Calibration] | None = None,
     settings: Mapping[str, Any] | None = None,
+    map_kept: bool = False,
 ) -> dict[str, Any]:
     """Write trajectory, keyframes, cloud, cameras, saved map, summary, picture and report of ``mapper``.
 
     ``directory`` is created if missing; each file is written atomically. ``source`` names the input, ``wall_seconds``
     is the duration of the run, ``raw`` the calibrations of raw images by camera, ``settings`` those to store in the
-    saved map (the configuration). Without depth (``config.dense``) the cloud consists of the landmarks. A map without a
-    point still gives valid files, and the report says so. Returns the content of summary.json. Raises ``OutputError``
-    when a file cannot be written.
+    saved map (the configuration); ``map_kept``: a session writes that file itself. Without depth (``config.dense``) the
+    cloud consists of the landmarks. A map without a point still gives valid files, and the report says so. Returns the
+    content of summary.json. Raises ``OutputError`` when a file cannot be written.
     """
     directory = make_folder(directory)
     keyframes, trajectory, cameras = mapper.keyframes, mapper.trajectory(), mapper.cameras
@@ -64,7 +66,8 @@ def write_results(
     write_tum(directory / "keyframes.txt", [StampedPose(k.stamp_ns, k.camera, k.w_T_c) for k in keyframes])
     write_ply(directory / "map.ply", cloud)
     write_cameras(directory / "cameras.yaml", cameras.values(), raw)
-    save_map(directory / "map.db", mapper, settings or as_mapping(config))
+    if not map_kept:
+        save_map(directory / "map.db", mapper, settings or as_mapping(config))
     picture = directory / "preview.png"
     write_preview(
         picture,
@@ -157,7 +160,7 @@ def _summary(
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "version": __version__,
         "seed": config.seed,
-        "configuration": as_mapping(config),
+        "configuration": as_mapping(replace(config, working_size=mapper.config.working_size)),
     }
 
 

@@ -335,7 +335,7 @@ def merge_maps(
 
 def _keep_surer(kept: Intrinsics, other: Intrinsics) -> None:
     """Adopt another estimate of the same focal if it is more certain; a given focal stays."""
-    if kept.fixed or not (other.fixed or other.std < kept.std):
+    if kept.fixed or not (other.fixed or other.total_std < kept.total_std):
         return
     kept.focal, kept.prior, kept.std, kept.fixed = other.focal, other.prior, other.std, other.fixed
     kept.lens, kept.rival_std = other.lens, other.rival_std

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import os
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from sequences import cut, walk
 
-from dust3r_ros.cli import fleet
+from dust3r_ros.cli import command, fleet
 from dust3r_ros.cli import map as one
 from dust3r_ros.fleet import cluster
 from dust3r_ros.fleet.recordings import MAPPED, RUNNING, Record, read_record
@@ -277,6 +278,15 @@ def test_without_ray_the_extra_is_named(place: Path, tmp_path: Path, monkeypatch
     assert called(place / "a/walk", "--out", tmp_path / "out") == 2
     assert "install the extra 'fleet'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_nodes_with_other_working_folders_find_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "robot.yaml").touch()
+    given = argparse.Namespace(config="robot.yaml", checkpoint="micro", load=None, out="maps")
+    found = command.with_full_paths(given, "config", "checkpoint", "load")
+    assert vars(found) == {**vars(given), "config": str(tmp_path / "robot.yaml")}, "what is no file is a name"
+    assert given.config == "robot.yaml"
 
 
 def test_options_are_those_of_dust3r_map_for_any_recording() -> None:

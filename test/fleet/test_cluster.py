@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from dust3r_ros.errors import ConfigError
-from dust3r_ros.fleet.cluster import Cluster, _environment, _local, _withdraw, need_ray
-from dust3r_ros.fleet.recordings import MAPPED, RUNNING, Job, Record, read_record
+from dust3r_ros.fleet import cluster
+from dust3r_ros.fleet.cluster import Cluster, _environment, _local, _withdraw, need_ray, run
+from dust3r_ros.fleet.recordings import FAILED, MAPPED, RECORD, RUNNING, Job, Record, read_record
 
 VARIABLES = ("RAY_USAGE_STATS_ENABLED", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
 
@@ -71,3 +74,59 @@ def test_a_cancelled_job_counts_as_never_begun_unless_it_ended(tmp_path: Path) -
     _withdraw(job)
     assert not (tmp_path / "walk").exists(), "nothing else was written there"
     _withdraw(job)
+
+
+class Here(ModuleType):
+    """What is asked of Ray, done in this process: a task is over when it is begun."""
+
+    def __init__(self) -> None:
+        super().__init__("ray")
+        self.exceptions = SimpleNamespace(
+            **{
+                name: type(name, (Exception,), {})
+                for name in ("RayTaskError", "RaySystemError", "RuntimeEnvSetupError")
+            }
+        )
+        self.exceptions.RayError = RuntimeError
+
+    def put(self, value: object) -> object:
+        return value
+
+    def get(self, done: Callable[[], object]) -> object:
+        return done()
+
+    def wait(self, running: list, num_returns: int, timeout: float) -> tuple[list, list]:
+        return running[:num_returns], running[num_returns:]
+
+    def remote(self, **options: object) -> Callable[[Callable], object]:
+        return lambda task: SimpleNamespace(remote=lambda *given: partial(task, *given))
+
+    def get_runtime_context(self) -> object:
+        return SimpleNamespace(get_node_id=lambda: "node")
+
+
+def test_a_record_that_cannot_be_written_is_reported_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One has a folder in the place of its record at the end, one already at the beginning, one a file for a folder."""
+    monkeypatch.setitem(sys.modules, "ray", Here())
+    monkeypatch.setattr(cluster, "use_one_thread", lambda: None)
+    jobs = [Job(name, str(tmp_path), str(tmp_path / name), "r", 1) for name in ("end", "begin", "file", "good")]
+    (tmp_path / "begin" / RECORD).mkdir(parents=True)
+    (tmp_path / "file").touch()
+
+    def work(job: Job, tick: Callable[[int, int], None]) -> Record:
+        if job.name == "end":
+            (tmp_path / "end" / RECORD).unlink()
+            (tmp_path / "end" / RECORD / "x").mkdir(parents=True)
+        return Record(job.recording, job.request, MAPPED, done=3)
+
+    found: dict[str, Record] = {}
+    run(jobs, work, Cluster(), lambda: False, lambda job, record: found.update({job.name: record}), lambda done: None)
+    assert {name: record.state for name, record in found.items()} == {
+        "end": FAILED, "begin": FAILED, "file": FAILED, "good": MAPPED,
+    }  # fmt: skip
+    assert all(str(tmp_path / name) in found[name].message for name in ("end", "begin", "file"))
+    assert found["end"].message.startswith(f"{MAPPED}, but its record")
+    written = read_record(str(tmp_path / "good"))
+    assert written is not None and (written.state, written.done) == (MAPPED, 3)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +16,12 @@ from sequences import cut, walk
 
 from dust3r_ros.backends import make_backend, make_network
 from dust3r_ros.backends.base import Network
+from dust3r_ros.backends.both import NetworkDepths
 from dust3r_ros.cli import fleet
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import BackendError, CheckpointError, InputError
 from dust3r_ros.fleet.cluster import Cluster, connected, need_ray
-from dust3r_ros.fleet.networks import Batches, Missing, Request, begin_pool
+from dust3r_ros.fleet.networks import Batches, Missing, Request, SharedNetwork, begin_pool
 from dust3r_ros.scenes.export import write_folder
 from dust3r_ros.types import PairPrediction, View
 
@@ -94,6 +97,29 @@ def test_what_is_not_kept_is_asked_for(network: Network) -> None:
     assert shared.answers([Request("x", (), [], [(0, 1)])]) == [Missing([0, 1])]
     assert isinstance(shared.answers([Request("y", (), [], [(0, 2)])])[0], list)
     assert shared.answers([Request("y", (), [], [(0, 2)], True)]) == [Missing([0, 2])], "a mapper of this name begins"
+
+
+def test_where_only_depth_is_needed_a_quarter_comes_back(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And depth is the same, to the bit."""
+    batches, sizes, found = Batches(network), [], []
+
+    def answer(request: Request) -> object:
+        (given,) = batches.answers([request])
+        sizes.append(len(pickle.dumps(given)))
+        return given
+
+    ray = SimpleNamespace(get=lambda value: value, exceptions=SimpleNamespace(RayActorError=KeyError))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    actor = SimpleNamespace(ask=SimpleNamespace(remote=answer))
+    for depth in (False, True):
+        depths = NetworkDepths(SharedNetwork(actor, "x", network.image_size, depth))
+        for view in views(6):
+            depths.add(view)
+        found.append(depths.of_orders([(0, 1), (2, 0)]))
+    assert sizes[1] == pytest.approx(sizes[0] / 4, rel=0.02)
+    for order in ((0, 1), (2, 0)):
+        assert np.array_equal(found[0][order].depth, found[1][order].depth) and found[0][order].depth.any()
+        assert np.array_equal(found[0][order].confidence, found[1][order].confidence)
 
 
 def test_an_error_is_that_of_its_own_request(network: Network) -> None:

@@ -175,3 +175,26 @@ def test_only_a_part_is_read_where_only_that_is_wanted(kind: str, sequence: Rend
     for one, other in zip(part, whole[2:4], strict=True):
         np.testing.assert_array_equal(one.image, other.image)
     assert source.skipped == 0
+
+
+@pytest.mark.parametrize("kind", ["folder", "video", "bag"])
+def test_images_that_are_not_needed_are_not_decoded(kind: str, sequence: RenderedSequence, tmp_path: Path) -> None:
+    """Their frames come all the same, with the same stamps; it can be said before each."""
+    if kind == "folder":
+        write_folder(sequence, tmp_path / "walk")
+    elif kind == "bag":
+        write_bag(sequence, tmp_path / "walk")
+    path = record(tmp_path / "walk.avi", sequence.images, "MJPG") if kind == "video" else tmp_path / "walk"
+    source = open_source(path)
+    whole = [(frame.camera, frame.stamp_ns, frame.image.tobytes()) for frame in source]
+    asked: list[str] = []
+
+    def third(camera: str) -> bool:
+        asked.append(camera)
+        return len(asked) % 3 == 0
+
+    source.needs = third
+    part = [(frame.camera, frame.stamp_ns, frame.image.tobytes()) for frame in source]
+    assert [frame[:2] for frame in part] == [frame[:2] for frame in whole] and len(whole) == len(asked) == 6
+    wanted = [image if number % 3 == 2 else b"" for number, (*_, image) in enumerate(whole)]
+    assert [image for *_, image in part] == wanted

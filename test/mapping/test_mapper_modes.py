@@ -112,3 +112,11 @@ def test_what_is_reported_without_a_frame_is_told_once(half_grown):
     mapper = branch(half_grown)
     mapper.move(Similarity(2.0, np.eye(3), np.zeros(3)))
     assert mapper.news().changed == ()
+
+
+def test_a_map_that_is_dropped_leaves_no_doubt_about_the_focal(sequence):
+    mapper = Mapper(MapperConfig(dense=False))
+    feed(mapper, sequence, range(1))
+    mapper.submap.intrinsics[0].std, mapper.submap.intrinsics[0].rival_std = 0.1, 0.5
+    mapper.begin_anew()
+    assert (mapper.focal("camera").std, mapper.focal("camera").rival_std) == (np.inf, 0.0)

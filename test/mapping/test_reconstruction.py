@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.features.features import Features
+from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.reconstruction import MOST_UNSURE, Reconstruction
 from dust3r_ros.sparse.landmarks import Intrinsics
@@ -50,3 +52,21 @@ def test_the_trail_says_where_cameras_were_last() -> None:
     made.visit(0)
     assert made.trail == [1, 2, 3, 0] and made.visits == 5
     assert made.last(FIRST) == 0 and made.last(SECOND) == 1 and made.last(FIRST, 0) is None
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_a_joined_map_is_as_settled_as_the_one_whose_focal_stays(settled: bool) -> None:
+    """A focal with a rival is less certain than its scatter says; another camera's is not asked."""
+    nothing = np.zeros((0, 2), int)
+    vague, sure = state(FIRST, std=0.02, rival_std=0.3), state(FIRST, std=0.03)
+    vague.settled, sure.settled = not settled, settled
+    vague.absorb(sure, Similarity.identity(), nothing)
+    assert vague.settled is settled and vague.sparse.intrinsics[0].std == 0.03
+    vague, sure = state(FIRST, std=0.02, rival_std=0.3), state(FIRST, std=0.03)
+    vague.settled, sure.settled = not settled, settled
+    sure.absorb(vague, Similarity.identity(), nothing)
+    assert sure.settled is settled and sure.sparse.intrinsics[0].std == 0.03
+    other = state(SECOND, std=0.01)
+    other.settled = not settled
+    sure.absorb(other, Similarity.identity(), nothing)
+    assert sure.settled is settled

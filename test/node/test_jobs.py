@@ -15,7 +15,7 @@ from dust3r_ros.node.conversions import camera_info_message
 from dust3r_ros.node.jobs import calibration_from, write_calibration, write_products
 from dust3r_ros.node.tools.verdict import FILES
 from dust3r_ros.scenes.sequence import render_sequence
-from dust3r_ros.session.session import Session
+from dust3r_ros.session.session import Session, begin
 from dust3r_ros.storage.saved_map import load_map
 from dust3r_ros.types import Calibration, Camera, Frame
 
@@ -134,3 +134,18 @@ def test_results_are_written_before_the_last_refinement_too(tmp_path):
         write_products(mapping, str(tmp_path / "out"), config, "test")
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(FILES)
     assert load_map(tmp_path / "out" / "map.db").keyframes
+
+
+def test_a_map_that_is_kept_among_the_results_stays_there(tmp_path):
+    """It is the session's own file, which nobody else may write."""
+    config = MapperConfig(dense=False, keyframe_motion_young=0.03)
+    mapping = Session(config, logging.getLogger("test"))
+    begin(mapping, config, map_db=str(tmp_path / "out" / "map.db"))
+    sequence = render_sequence("orbit", frames=12, width=200, height=150, rate_hz=10.0, seed=1)
+    for stamp_ns, image in zip(sequence.stamps_ns, sequence.images, strict=True):
+        mapping.process(Frame(int(stamp_ns), "camera", image))
+    assert "results are in" in write_products(mapping, str(tmp_path / "out"), config, "test")
+    mapping.close()
+    kept = load_map(tmp_path / "out" / "map.db")
+    assert len(kept.keyframes) == mapping.mapper.counts.keyframes
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= set(FILES)

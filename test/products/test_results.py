@@ -88,6 +88,13 @@ def test_the_summary_is_complete_and_is_what_was_returned(mapped, written) -> No
     assert summary["configuration"] == as_mapping(CONFIG)
 
 
+def test_the_summary_has_the_size_in_use(mapped, tmp_path: Path) -> None:
+    """The configuration may leave it to the backend."""
+    mapper, stopwatch = mapped
+    summary = write_results(tmp_path, mapper, config=replace(CONFIG, working_size=0), stopwatch=stopwatch)
+    assert summary["configuration"]["working_size"] == 160
+
+
 def test_no_temporary_file_stays(written) -> None:
     folder, _ = written
     assert len(list(folder.iterdir())) == 8

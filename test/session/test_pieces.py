@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.session.pieces import Motion, cut, motion_of
+from dust3r_ros.scenes.rooms import corridor
+from dust3r_ros.scenes.sequence import look_at, render_path
+from dust3r_ros.session.pieces import Motion, Piece, cut, telling_first
 from dust3r_ros.types import Frame
 
 CONFIG = MapperConfig()
@@ -20,6 +23,15 @@ def motion(steps: np.ndarray) -> Motion:
     found = Motion(CONFIG)
     found.frames = [("camera", STEP_NS * k) for k in range(len(steps))]
     found.steps = steps.tolist()
+    return found
+
+
+def motion_of(images: Iterable[np.ndarray], step_ns: int = STEP_NS) -> Motion:
+    """Of images (H, W, 3) of a camera."""
+    found = Motion(CONFIG)
+    for number, image in enumerate(images):
+        needed = found.needs("camera")
+        found.see(Frame(step_ns * number, "camera", image if needed else np.zeros((0, 0, 3), np.uint8)))
     return found
 
 
@@ -57,12 +69,43 @@ def test_motion_is_measured_in_images_and_a_rest_is_none() -> None:
     rng = np.random.default_rng(0)
     texture = np.kron(rng.integers(0, 255, (30, 60)), np.ones((8, 8))).astype(np.uint8)
 
-    def frame(number: int, shift: int) -> Frame:
-        image = np.repeat(texture[:176, shift : shift + 320, None], 3, axis=2)
-        return Frame(STEP_NS * number, "camera", image)
+    def image(shift: int) -> np.ndarray:
+        return np.repeat(texture[:176, shift : shift + 320, None], 3, axis=2)
 
-    shifts = [0, 0, *range(1, 101), 100, 100]
-    steps = motion_of([frame(number, shift) for number, shift in enumerate(shifts)], CONFIG).steps
+    steps = motion_of(image(shift) for shift in [0, 0, *range(1, 101), 100, 100]).steps
     assert sum(steps[:2]) == 0.0 and sum(steps[-2:]) < 0.01
     units = max(100 / 320 / CONFIG.keyframe_motion, 100 / 320 / (1 - CONFIG.keyframe_overlap))
     assert sum(steps) == pytest.approx(units, rel=0.15), "each is less than a pixel of the images compared"
+
+
+def test_motion_too_fast_for_flow_counts_and_noise_does_not() -> None:
+    rng = np.random.default_rng(1)
+    images = np.kron(rng.integers(0, 255, (12, 22, 40)), np.ones((1, 8, 8))).astype(np.uint8)
+    strange = motion_of(np.repeat(images[..., None], 3, axis=3))
+    assert sum(strange.steps) >= len(images) - 1, "each image shows another place"
+    dark = (20 + 2 * rng.standard_normal((20, 176, 320, 1))).astype(np.uint8)
+    assert sum(motion_of(np.repeat(dark, 3, axis=3)).steps) < 1.0
+
+
+def test_a_piece_in_which_the_camera_turns_is_told_from_a_straight_one() -> None:
+    """Along a corridor, looking ahead and to the left; then round by 120 degrees, on an arc."""
+    ahead = [np.array([0.05 * k - 6.0, 0.0, 1.35]) for k in range(60)]
+    turns = np.radians(np.arange(1, 61) * 2.0)
+    arc = [ahead[-1] + 0.6 * np.array([np.sin(turn), 1.0 - np.cos(turn), 0.0]) for turn in turns]
+    ways = [*((at, 0.6) for at in ahead), *((at, 0.6 + turn) for at, turn in zip(arc, turns, strict=True))]
+    poses = [look_at(at, at + np.array([np.cos(heading), np.sin(heading), 0.0])) for at, heading in ways]
+    seen = motion_of(render_path("walk", corridor(), np.stack(poses), width=240, height=176).images)
+    assert 10 < sum(seen.steps[:60]) < sum(seen.steps[60:])
+    seen.steps = np.full(120, 0.75).tolist()
+    straight, bend = cut(seen)
+    assert straight.turn < np.radians(15.0) and np.radians(80.0) < bend.turn < np.radians(160.0)
+    assert telling_first([straight, bend]) == [1]
+
+
+def test_of_pieces_that_turn_about_as_much_the_shortest_is_most_telling() -> None:
+    pieces = [
+        Piece((("camera", 0),) * count, 0, 1, turn)
+        for count, turn in ((9, 0.2), (20, 2.0), (10, 1.8), (5, 1.0), (5, 1.2))
+    ]
+    assert telling_first(pieces) == [2, 1, 4, 3], "and one that hardly turns tells nothing"
+    assert telling_first(pieces[:1]) == [0], "but where none does, one has to begin"

@@ -254,7 +254,7 @@ class BagSource(FrameSource):
         if not self.wants(held.stamp_ns):
             return
         try:
-            image = load_image(held.message)
+            image = self.image(held.camera, partial(load_image, held.message))
         except InputError as error:
             yield error
             return
