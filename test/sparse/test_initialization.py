@@ -71,6 +71,12 @@ def test_a_pose_that_a_finer_threshold_confirms_is_not_a_second_start() -> None:
     assert finer(sparse, range(4), 250.0), "the other has not been tried there"
 
 
+def test_what_is_known_of_pairs_is_not_asked_again() -> None:
+    sparse, known = unposed(arc(views=3, points=150, focal=330.0)), {(0, 1): True}
+    first, second, _ = PairFromLandmarks(turning=known)(sparse, range(3), 330.0)
+    assert (first, second) != (0, 1) and known == {(0, 1): True, (0, 2): False, (1, 2): False}
+
+
 def passing() -> SparseMap:
     """Two fifths of the points are near and move; what is still is far enough to fit any direction to a pixel."""
     rng = np.random.default_rng(0)
