@@ -15,26 +15,6 @@ from numpy.typing import ArrayLike
 from dust3r_ros.errors import InputError
 from dust3r_ros.types import Array, Image
 
-_MOST_GROWN = 2.0
-
-
-def tracked_size(width: int, height: int, tracking_size: int) -> tuple[float, tuple[int, int]]:
-    """Scale and (width, height) of the tracked image of a native one: its long edge is ``tracking_size`` pixels.
-
-    A small image is at most doubled. That shows features as fine as its pixels, which are the best located ones
-    (Lowe, "Distinctive image features from scale-invariant keypoints", IJCV 2004, section 3.3).
-    """
-    scale = min(_MOST_GROWN, tracking_size / max(width, height))
-    return scale, (round(width * scale), round(height * scale))
-
-
-def tracked(gray: Image, size: tuple[int, int]) -> Image:
-    """The tracked image of ``size`` (width, height) of a native one (H, W) uint8; itself if it has that size."""
-    height, width = gray.shape
-    if size == (width, height):
-        return gray
-    return np.asarray(cv2.resize(gray, size, interpolation=cv2.INTER_AREA if size[0] < width else cv2.INTER_CUBIC))
-
 
 @dataclass(frozen=True)
 class Resize:

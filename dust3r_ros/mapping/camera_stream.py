@@ -15,9 +15,9 @@ from dust3r_ros.features.features import FEATURES, Features, extract
 from dust3r_ros.features.masks import DarkBorder, ImageMask, Mask
 from dust3r_ros.geometry.lens import Lens, forward_model
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
-from dust3r_ros.geometry.resize import Resize, tracked, tracked_size
+from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.sparse.landmarks import Intrinsics
-from dust3r_ros.tracking import CornerTracker, Tracks, no_tracks
+from dust3r_ros.tracking import CornerTracker, Tracks, no_tracks, tracked, tracked_size
 from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array, Array32, Camera, Image
 

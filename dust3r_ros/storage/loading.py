@@ -14,12 +14,11 @@ import numpy as np
 from dust3r_ros.errors import MapFileError
 from dust3r_ros.features.features import Features
 from dust3r_ros.geometry.pinhole import center_of
-from dust3r_ros.geometry.resize import tracked_size
 from dust3r_ros.mapping.state import FrameState, KeyframeState, MapState, Moments, PairGeometry, SubmapState
 from dust3r_ros.sparse.landmarks import BLOCK
 from dust3r_ros.storage import blobs, rows
 from dust3r_ros.storage.rows import read_observations, reading
-from dust3r_ros.tracking import Tracks
+from dust3r_ros.tracking import Tracks, tracked_size
 from dust3r_ros.types import Array, Camera, MapCounts
 
 _KEYFRAMES = """

@@ -3,6 +3,16 @@
 It needs only NumPy and OpenCV, holds no map, and never waits.
 """
 
-from dust3r_ros.tracking.following import CornerTracker, Tracks, carried, join, no_tracks, shrink, wide_flow
+from dust3r_ros.tracking.following import (
+    CornerTracker,
+    Tracks,
+    carried,
+    join,
+    no_tracks,
+    shrink,
+    tracked,
+    tracked_size,
+    wide_flow,
+)
 
-__all__ = ["CornerTracker", "Tracks", "carried", "join", "no_tracks", "shrink", "wide_flow"]
+__all__ = ["CornerTracker", "Tracks", "carried", "join", "no_tracks", "shrink", "tracked", "tracked_size", "wide_flow"]

@@ -34,6 +34,7 @@ _FEWEST_FOR_VIEW = 20  # corners needed to find how the view changed
 _VIEW_PX = 2.0  # tolerance for corners roughly on a plane
 _REALIGNED_PX = 1.5  # how far from its followed position a corner is searched for
 _SURROUNDINGS = 21  # quarter pixels: four windows
+_MOST_GROWN = 2.0
 _EVEN_MEAN, _EVEN_SPREAD = 128.0, 40.0  # grey levels
 _NOISE = 6.0  # grey levels: less contrast is not amplified as if it were texture
 _UNLIKE = 0.5 * _EVEN_SPREAD  # mean difference of two windows: of the same spot it is below, of noise above
@@ -182,6 +183,24 @@ def locate(
     if agree < _FEWEST_AGREE * in_view or found.relative_std(points) > _MAX_VAGUENESS:
         return None
     return None if by_chance(found, points, offsets, MAX_ERROR_PX) else found
+
+
+def tracked_size(width: int, height: int, tracking_size: int) -> tuple[float, tuple[int, int]]:
+    """Scale and (width, height) of the tracked image of a native one: its long edge is ``tracking_size`` pixels.
+
+    A small image is at most doubled. That shows features as fine as its pixels, which are the best located ones
+    (Lowe, "Distinctive image features from scale-invariant keypoints", IJCV 2004, section 3.3).
+    """
+    scale = min(_MOST_GROWN, tracking_size / max(width, height))
+    return scale, (round(width * scale), round(height * scale))
+
+
+def tracked(gray: Image, size: tuple[int, int]) -> Image:
+    """The tracked image of ``size`` (width, height) of a native one (H, W) uint8; itself if it has that size."""
+    height, width = gray.shape
+    if size == (width, height):
+        return gray
+    return np.asarray(cv2.resize(gray, size, interpolation=cv2.INTER_AREA if size[0] < width else cv2.INTER_CUBIC))
 
 
 def evened(gray: Image) -> Image:

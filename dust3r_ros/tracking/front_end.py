@@ -11,7 +11,6 @@ import numpy as np
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.pinhole import center_of, project, rays
-from dust3r_ros.geometry.resize import tracked, tracked_size
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.undistortion import Undistortion
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot, Renumbering
@@ -27,6 +26,8 @@ from dust3r_ros.tracking.following import (
     locate,
     no_corners,
     realigned,
+    tracked,
+    tracked_size,
 )
 from dust3r_ros.types import Array, Image
 

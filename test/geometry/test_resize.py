@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.geometry.resize import Resize, tracked, tracked_size
+from dust3r_ros.geometry.resize import Resize
 
 sides = st.integers(1, 3000)
 long_edges = st.sampled_from([64, 224, 320, 500, 512])
@@ -97,27 +97,3 @@ def test_impossible_sizes_are_named(arguments: tuple[int, int, int], named: str)
 def test_a_foreign_image_is_refused(image: np.ndarray) -> None:
     with pytest.raises(InputError, match="640x480"):
         Resize.fit(640, 480, 512).apply(image)
-
-
-@pytest.mark.parametrize(
-    "width, height, scale, size",
-    [
-        (320, 240, 2.0, (640, 480)),
-        (480, 360, 4 / 3, (640, 480)),
-        (1280, 722, 0.5, (640, 361)),
-        (200, 300, 2.0, (400, 600)),
-    ],
-)
-def test_the_tracked_image_is_at_most_doubled(width: int, height: int, scale: float, size: tuple[int, int]) -> None:
-    assert tracked_size(width, height, 640) == (pytest.approx(scale), size)
-    ramp = np.tile(np.linspace(0, 255, width).round().astype(np.uint8), (height, 1))
-    shown = tracked(ramp, size)
-    assert shown.shape == size[::-1] and shown.dtype == np.uint8
-    # A pixel center u of the native image lies at (u + 0.5) scale - 0.5.
-    at = ((np.arange(size[0]) + 0.5) / scale - 0.5)[8:-8]
-    np.testing.assert_allclose(shown[5, 8:-8], np.interp(at, np.arange(width), ramp[0]), atol=1.5)
-
-
-def test_the_tracked_image_of_the_right_size_is_the_image() -> None:
-    gray = np.zeros((480, 640), np.uint8)
-    assert tracked(gray, tracked_size(640, 480, 640)[1]) is gray

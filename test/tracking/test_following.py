@@ -1,4 +1,4 @@
-"""Corners from one image to another whose view is quite different."""
+"""Corners from one image to another whose view is quite different; the image that they are followed in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dust3r_ros.tracking.following import realigned
+from dust3r_ros.tracking.following import realigned, tracked, tracked_size
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +39,27 @@ def test_without_enough_to_tell_the_view_corners_stay(keyframe: np.ndarray) -> N
     np.testing.assert_array_equal(realigned(keyframe, keyframe, anchors, anchors + 0.3), anchors + 0.3)
     many = corners(60)
     np.testing.assert_array_equal(realigned(keyframe, flat, many, np.full_like(many, 100.0)), np.full_like(many, 100.0))
+
+
+@pytest.mark.parametrize(
+    "width, height, scale, size",
+    [
+        (320, 240, 2.0, (640, 480)),
+        (480, 360, 4 / 3, (640, 480)),
+        (1280, 722, 0.5, (640, 361)),
+        (200, 300, 2.0, (400, 600)),
+    ],
+)
+def test_the_tracked_image_is_at_most_doubled(width: int, height: int, scale: float, size: tuple[int, int]) -> None:
+    assert tracked_size(width, height, 640) == (pytest.approx(scale), size)
+    ramp = np.tile(np.linspace(0, 255, width).round().astype(np.uint8), (height, 1))
+    shown = tracked(ramp, size)
+    assert shown.shape == size[::-1] and shown.dtype == np.uint8
+    # A pixel center u of the native image lies at (u + 0.5) scale - 0.5.
+    at = ((np.arange(size[0]) + 0.5) / scale - 0.5)[8:-8]
+    np.testing.assert_allclose(shown[5, 8:-8], np.interp(at, np.arange(width), ramp[0]), atol=1.5)
+
+
+def test_the_tracked_image_of_the_right_size_is_the_image() -> None:
+    gray = np.zeros((480, 640), np.uint8)
+    assert tracked(gray, tracked_size(640, 480, 640)[1]) is gray
