@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -138,7 +139,6 @@ _PRUNING_PX = (30.0, 10.0, 4.0)
 _SAMPLE = 150  # landmarks of each view used to judge a focal, before any map is built from all
 _FIRST_STEPS, _FURTHER_STEPS, _WHOLE_STEPS = 5, 12, 15
 _WORTH_MORE, _FINALISTS = 3, 2
-_ROUGHLY = 1e-3  # gain of a step at which an adjustment ends: what follows goes on from there
 _LEAST_POSED, _LEAST_SHARE = 3, 0.5  # of the views must get a pose (of two, both): fewer failures are accidental
 _HOPELESS, _LEVEL = 3.0, 1.2  # times the least misfit
 _SAME_FOCAL, _OTHER_FOCAL = 1.03, 1.15  # factors: closer, farther
@@ -317,7 +317,7 @@ def _try_all(sparse: SparseMap, views: Sequence[int], camera: int, focals: Seque
     thin(sparse, views, _SAMPLE)
     now, sample = _now(sparse, views, camera, options), sparse.snapshot()
     begun: list[_Trial] = []
-    for among in _places_to_begin(views):
+    for among in _beginnings(views):
         for focal in () if begun else focals:
             sparse.restore(sample)
             sparse.start_over()
@@ -352,17 +352,22 @@ def _worth_more(begun: list[_Trial], limit: float) -> tuple[list[_Trial], frozen
     return kept, frozenset(vain)
 
 
-def _places_to_begin(views: Sequence[int]) -> list[Sequence[int]]:
-    """Among which views to look for the first pair: the first few and, if no start from these is any good, the last."""
-    return [views] if len(views) <= _PAIRS_AMONG else [views[:_PAIRS_AMONG], views[-_PAIRS_AMONG:]]
+def _beginnings(views: Sequence[int]) -> list[list[Sequence[int]]]:
+    """Among which views to look for the first pair: the first few and, where they have no parallax, the last few.
+
+    If no focal leads to anything from there, all are tried again among the last.
+    """
+    if len(views) <= _PAIRS_AMONG:
+        return [[views]]
+    return [[views[:_PAIRS_AMONG], views[-_PAIRS_AMONG:]], [views[-_PAIRS_AMONG:]]]
 
 
 def _place(
-    sparse: SparseMap, views: Sequence[int], among: Sequence[int], camera: int, focal: float, options: Options
+    sparse: SparseMap, views: Sequence[int], among: list[Sequence[int]], camera: int, focal: float, options: Options
 ) -> None:
-    """Pose the first pair, of those ``among``, then the other views by its landmarks."""
+    """Pose the first pair, then the other views by its landmarks."""
     sparse.intrinsics[camera].focal = focal
-    first, second, second_pose = options.first_pair(sparse, among, focal)
+    first, second, second_pose = _first_pair(sparse, among, focal, options)
     sparse.views[first].w_T_c, sparse.views[second].w_T_c = np.eye(4), second_pose
     if sparse.extend() < options.min_inliers:
         raise GeometryError("the first pair has too few landmarks under parallax")
@@ -370,6 +375,16 @@ def _place(
     posed = len(_posed(sparse, views))
     if posed < min(len(views), max(_LEAST_POSED, _LEAST_SHARE * len(views))):
         raise GeometryError(f"only {posed} of {len(views)} views see enough of the first landmarks")
+
+
+def _first_pair(
+    sparse: SparseMap, among: list[Sequence[int]], focal: float, options: Options
+) -> tuple[int, int, Array]:
+    """From the first of the groups that has one."""
+    for views in among[:-1]:
+        with suppress(GeometryError):
+            return options.first_pair(sparse, views, focal)
+    return options.first_pair(sparse, among[-1], focal)
 
 
 def _locate_others(sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> None:
@@ -392,7 +407,7 @@ def _locate_others(sparse: SparseMap, views: Sequence[int], camera: int, options
 def _settle(sparse: SparseMap, limits: Sequence[float], iterations: int) -> None:
     """Adjust with a free focal, tightening the outlier limit."""
     for limit in limits:
-        refine(sparse, free_focal=True, rounds=1, iterations=iterations, max_error_px=limit, tolerance=_ROUGHLY)
+        refine(sparse, free_focal=True, rounds=1, iterations=iterations, max_error_px=limit)
         sparse.extend()
 
 
