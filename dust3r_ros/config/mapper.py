@@ -52,7 +52,7 @@ class MapperConfig:
     )
     tracking_size: int = row(
         640,
-        "Long edge, in pixels, of the images that corners are tracked in; a small image is at most doubled.",
+        "Long edge, in pixels, of the images that corners are tracked in; images of at most half that are doubled.",
         low=64,
         high=2048,
     )

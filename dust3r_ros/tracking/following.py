@@ -34,7 +34,6 @@ _FEWEST_FOR_VIEW = 20  # corners needed to find how the view changed
 _VIEW_PX = 2.0  # tolerance for corners roughly on a plane
 _REALIGNED_PX = 1.5  # how far from its followed position a corner is searched for
 _SURROUNDINGS = 21  # quarter pixels: four windows
-_MOST_GROWN = 2.0
 _EVEN_MEAN, _EVEN_SPREAD = 128.0, 40.0  # grey levels
 _NOISE = 6.0  # grey levels: less contrast is not amplified as if it were texture
 _UNLIKE = 0.5 * _EVEN_SPREAD  # mean difference of two windows: of the same spot it is below, of noise above
@@ -186,12 +185,14 @@ def locate(
 
 
 def tracked_size(width: int, height: int, tracking_size: int) -> tuple[float, tuple[int, int]]:
-    """Scale and (width, height) of the tracked image of a native one: its long edge is ``tracking_size`` pixels.
+    """Scale and (width, height) of the tracked image of a native one: no longer than ``tracking_size`` pixels.
 
-    A small image is at most doubled. That shows features as fine as its pixels, which are the best located ones
-    (Lowe, "Distinctive image features from scale-invariant keypoints", IJCV 2004, section 3.3).
+    An image of at most half that size is doubled. That shows features as fine as its pixels, which are the best
+    located ones (Lowe, "Distinctive image features from scale-invariant keypoints", IJCV 2004, section 3.3). Enlarged
+    by less, images gained nothing.
     """
-    scale = min(_MOST_GROWN, tracking_size / max(width, height))
+    fits = tracking_size / max(width, height)
+    scale = 2.0 if fits >= 2.0 else min(1.0, fits)
     return scale, (round(width * scale), round(height * scale))
 
 
