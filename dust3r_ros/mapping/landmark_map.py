@@ -33,6 +33,7 @@ from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array, Image, Keyframe
 
 _MAX_FIRST_KEYFRAMES = 8
+_MOST_UNDONE = 5  # keyframes of a start that is tried again with one more if the camera is lost at once
 _LINKED = 0.5  # of what two keyframes seem to share is one landmark already: no loop is open between them
 
 
@@ -85,6 +86,14 @@ class MapBuilder(Submap):
         if self.initialised:
             return int(np.count_nonzero(self.state.sparse.positioned)) < self.state.config.track_min_inliers
         return self._broken or len(self) >= _MAX_FIRST_KEYFRAMES
+
+    def undo_start(self, stream: CameraStream) -> bool:
+        begun = self.initialised and len(self) <= _MOST_UNDONE and self.state.records[0].stream is stream
+        if not begun or self.state.live or self.state.known or self.state.settled:
+            return False
+        self.state.initialised = False
+        self.state.sparse.start_over()
+        return True
 
     def accepts(self, stream: CameraStream) -> bool:
         """Whether a camera's frames may become keyframes now: one camera's at first, all once its focal is certain."""

@@ -132,10 +132,14 @@ class Mapper(MapView):
     def _relocalise(self, frame: _Frame) -> None:
         """Relocalise a frame that lost its corners, in this map or a sleeping one, or begin another map."""
         if frame.found is None and self.submap.initialised:
+            followed, posed = frame.tracks, self._active.posed_names()
             with self._stage("relocalise"):
                 frame.tracks, frame.found = self._search.here(
                     frame.stamp_ns, frame.stream, frame.gray, frame.image, frame.tracks
                 )
+            enough = self.mapping and len(followed.ids) >= self.config.track_min_inliers
+            if frame.found is None and enough and self.submap.undo_start(frame.stream):
+                frame.tracks, frame.removed = followed, posed
         if frame.found is None and self._atlas.asleep:
             with self._stage("relocalise"):
                 known = self._search.elsewhere(frame.stamp_ns, frame.stream, frame.gray, frame.image)

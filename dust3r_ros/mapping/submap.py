@@ -140,6 +140,10 @@ class Submap(ABC):
     def stuck(self) -> bool:
         """Whether nothing can be built from the first keyframes, or what was built shows nothing any longer."""
 
+    def undo_start(self, stream: CameraStream) -> bool:
+        """Take the first poses back if ``stream`` is lost so soon that they may be wrong; returns whether it was."""
+        return False
+
     @property
     def young(self) -> bool:
         """Whether closer keyframes would make calibration certain sooner."""

@@ -234,6 +234,34 @@ def test_a_camera_without_a_lens_that_bends_gets_none() -> None:
     assert not any(mapper.cameras["camera"].distortion)
 
 
+def test_a_start_that_the_next_image_contradicts_is_tried_again_with_it() -> None:
+    """Wrong landmarks stand for a wrong start. An image in the dark contradicts nothing."""
+    sequence, mapper = cut(walk("orbit"), 16), Mapper(SPARSE)
+    frames = zip(sequence.stamps_ns, sequence.images, strict=True)
+    for stamp_ns, image in frames:
+        if mapper.process(int(stamp_ns), "camera", image).state is TrackingState.TRACKING:
+            break
+    begun, sparse = len(mapper.keyframes), mapper.submap.state.sparse
+    assert begun <= 5
+    right = sparse.points.copy()
+    sparse.points[:] = np.random.default_rng(0).uniform(-5.0, 5.0, right.shape)
+    stamp_ns, image = next(frames)
+    dark = mapper.process(int(stamp_ns) - 1, "camera", np.zeros_like(image))
+    assert dark.state is TrackingState.LOST and len(mapper.keyframes) == begun
+    sparse.points[:] = right
+    assert mapper.process(int(stamp_ns), "camera", image).state is TrackingState.TRACKING
+    count = len(mapper.submap)
+    sparse.points[:] = np.random.default_rng(0).uniform(-5.0, 5.0, sparse.points.shape)
+    stamp_ns, image = next(frames)
+    again = mapper.process(int(stamp_ns), "camera", image)
+    assert again.state is not TrackingState.LOST and len(again.removed) == count
+    states = [mapper.process(int(stamp_ns), "camera", image).state for stamp_ns, image in frames]
+    assert set(states[2:]) == {TrackingState.TRACKING}
+    mapper.finish()
+    assert len(mapper.trajectory()) == 16
+    assert trajectory_error(mapper, sequence) < 0.02
+
+
 def test_a_camera_held_upright_with_odd_sizes(known: RenderedSequence) -> None:
     sequence = upright(known)
     assert (sequence.width, sequence.height) == (173, 237)
