@@ -143,8 +143,9 @@ class FrontEnd:
         self._guess: Array | None = None  # the robot's prediction of the next pose
 
     def forget(self) -> None:
-        """Another map: forget what was known of the previous one."""
-        self._map = self._new = self._earlier = None
+        """Another map, or another time: forget what was known, and the images, whose stamps may come again."""
+        self._map = self._new = self._earlier = self._newest = None
+        self._images = RecentImages(_KEPT_IMAGES)
         self._lose()
 
     def take(self, snapshot: MapSnapshot) -> None:

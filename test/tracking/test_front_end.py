@@ -159,6 +159,17 @@ def test_another_map_begins_without_what_was_followed(sequence):
     assert track(front, sequence, 4, 5)[0].w_T_c is None
 
 
+def test_images_of_an_earlier_time_are_not_those_between_a_snapshot_and_now(sequence):
+    """A bag that is played again: the same stamps, and of what they showed then nothing is left."""
+    front = FrontEnd("camera", CONFIG)
+    track(front, sequence, 0, 40)
+    front.forget()
+    track(front, sequence, 0, 8)
+    front.take(snapshot(sequence, 6))
+    (tracked,) = track(front, sequence, 8, 9)
+    assert error(tracked.w_T_c, sequence.w_T_c[8]) < 0.01 * float(np.median(sequence.depths[8]))
+
+
 def test_a_snapshot_that_comes_late_is_caught_up_with_over_many_images(sequence):
     """Longer than all images are kept: the one that was handed over is there, and every third of the others."""
     front = FrontEnd("camera", CONFIG)
