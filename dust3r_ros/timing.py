@@ -1,4 +1,4 @@
-"""Stage latencies, measured outside the mapper (which knows no clock)."""
+"""Stage latencies and progress, seen from outside the mapper (which knows no clock)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from time import perf_counter
 import numpy as np
 
 StageTimer = Callable[[str], AbstractContextManager[None]]
+Tick = Callable[[int, int], object]  # takes the steps done, and their number
 Heard = Callable[[str, float, float], object]
 
 
@@ -61,3 +62,7 @@ class Stopwatch:
             }
             for stage, times in self._seconds.items()
         }
+
+
+def no_tick(done: int, count: int) -> None:
+    """Nobody watches the progress."""

@@ -141,8 +141,7 @@ def map_recording(
             if stop:
                 raise KeyboardInterrupt
             raise InputError(inputs.unusable(arguments.input, replay, items, source.skipped))
-        inputs.say(arguments.quiet, "refining the map …")
-        update = session.finish()
+        update = _finish(session, arguments.quiet)
         if about := session.estimate.roughly:
             std = 100 * session.estimate.relative_std
             inputs.say(arguments.quiet, f"a map unit is about {about:.3g} m, +-{std:.0f} %")
@@ -315,22 +314,11 @@ def _feed(
     tick: Callable[[int, int], object],
 ) -> None:
     """Map frames until the end, --max-frames or a signal."""
-    from tqdm import tqdm
-
     updates = iter(replay)
     first = next(updates, None)
     if first is None:  # no bar without frames
         return
-    terminal = sys.stderr.isatty()
-    with tqdm(
-        total=expected,
-        unit="frame",
-        desc="mapping",
-        disable=arguments.quiet,
-        mininterval=0.2 if terminal else 10.0,  # in a log file, an occasional line is enough
-        dynamic_ncols=terminal,
-        leave=terminal,
-    ) as bar:
+    with _bar("mapping", "frame", expected, arguments.quiet) as bar:
         for done, update in enumerate(chain([first], updates), start=1):
             counts = session.mapper.counts
             if view is not None:
@@ -340,6 +328,35 @@ def _feed(
             tick(done + replay.refused, expected)
             if stop or replay.mapped + replay.refused == arguments.max_frames:
                 return
+
+
+def _finish(session: Session, quiet: bool) -> MapUpdate:
+    """Refine the map, with a bar for the keyframes that get depth."""
+    inputs.say(quiet, "refining the map …")
+    with ExitStack() as shown:
+        bars: list[Any] = []
+
+        def tick(done: int, count: int) -> None:
+            if not bars:
+                bars.append(shown.enter_context(_bar("depth", "keyframe", count, quiet)))
+            bars[0].update(done - bars[0].n)
+
+        return session.finish(tick)
+
+
+def _bar(words: str, unit: str, count: int, quiet: bool) -> Any:
+    from tqdm import tqdm
+
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        total=count,
+        unit=unit,
+        desc=words,
+        disable=quiet,
+        mininterval=0.2 if terminal else 10.0,  # in a log file, an occasional line is enough
+        dynamic_ncols=terminal,
+        leave=terminal,
+    )
 
 
 def _write(arguments: argparse.Namespace, config: MapperConfig, session: Session, seconds: float) -> dict[str, Any]:

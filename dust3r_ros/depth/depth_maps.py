@@ -19,7 +19,8 @@ from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
 
 Depth = tuple[Array32, Array32]  # (H, W) z of the keyframe's own camera, 0 = none, and confidence >= 1
 Keep = Callable[[np.ndarray], np.ndarray]
-_FROZEN = -1  # key in place of the other view: everything known when single estimates were dropped
+# Keys in place of the other view, once single estimates were dropped: everything known, and the fused estimates alone
+_FROZEN, _CONDENSED = -1, -2
 
 
 class KeyframeDepth:
@@ -81,14 +82,19 @@ class KeyframeDepth:
         return bool(self._estimates)
 
     @property
+    def begun(self) -> bool:
+        """Whether there is an estimate or a preview."""
+        return bool(self._estimates) or self._preview is not None
+
+    @property
     def sources(self) -> set[int]:
         """The other views of its pairs; none once frozen."""
-        return set(self._estimates) - {_FROZEN}
+        return {source for source in self._estimates if source >= 0}
 
     def renumber(self, new: np.ndarray) -> None:
         """View k becomes ``new[k]``, or is gone if that is negative: what came from it stays."""
         if any(new[source] < 0 for source in self.sources):
-            self.freeze()
+            self.condense()
         self._estimates = {int(new[k]) if k >= 0 else k: estimate for k, estimate in self._estimates.items()}
         self.givers = {int(new[giver]) for giver in self.givers if new[giver] >= 0}
 
@@ -110,7 +116,7 @@ class KeyframeDepth:
 
     @property
     def frozen(self) -> bool:
-        """Whether single estimates were dropped."""
+        """Whether what others handed over cannot be separated any more."""
         return _FROZEN in self._estimates
 
     def touch(self) -> None:
@@ -137,6 +143,11 @@ class KeyframeDepth:
         return self._read(self._own_kept())
 
     @property
+    def rough(self) -> Depth | None:
+        """Depth from its pairs alone, or the preview."""
+        return self._read(self._own_kept() or self._preview)
+
+    @property
     def whole(self) -> Depth | None:
         """Depth, including left-out pixels; None while there is not even a preview."""
         return self._read(self._whole_kept())
@@ -149,6 +160,13 @@ class KeyframeDepth:
             return found
         depth, confidence = found
         return np.where(out, np.float32(0), depth), np.where(out, np.float32(1), confidence)
+
+    def condense(self) -> None:
+        """Keep only the fused estimates: gaps are closed, and others asked, later."""
+        if self.sources:
+            depth, confidence = _fuse(list(self._estimates.values()))
+            self._own = self._keep(depth), self._keep(confidence)
+            self._estimates, self._fused, self._image = {_CONDENSED: self._own}, None, None
 
     def freeze(self) -> None:
         """Keep only the fused map, which counts as one estimate if others come later."""

@@ -172,23 +172,32 @@ class Densifier:
     def densify(self, index: int, others: Sequence[int]) -> set[int]:
         """Depth of a posed keyframe and those it is paired with; returns the keyframes whose depth changed.
 
-        Connects ``index`` with ``others`` that share landmarks. Depth comes from the pairs with
-        the ``config.depth_pairs`` most promising of ``others`` and of the window.
+        Depth comes from the pairs with the ``config.depth_pairs`` most promising of ``others`` and of the window.
+        Single estimates of the keyframe that leaves the window are dropped; sharing is left to ``renew``.
         """
-        return set().union(*self.densify_in_parts(index, others, self._state.config.depth_pairs))
+        changed = self._pair_up(index, self._posed(self._chosen(index, others)))
+        leaving = index - self._state.config.window
+        if leaving >= 0:
+            self.depths[leaving].condense()
+            self.backend.forget(leaving)
+        return changed
 
-    def densify_in_parts(self, index: int, others: Sequence[int], pairs: int) -> Iterator[set[int]]:
-        """``densify``, ``pairs`` pairs at a time; the map may change in between."""
-        self.connect(index, others)
-        if not self._state.config.dense:
-            return
-        chosen = self._sources(index, others, self._state.config.depth_pairs)
-        self.pairs.part([pair for pair in self.pairs.geometry if pair[1] == index and pair[0] not in chosen])
-        for first in range(0, len(chosen), pairs):
+    def densify_in_parts(self, index: int, others: Sequence[int]) -> Iterator[set[int]]:
+        """The same depth, a pair at a time; the map may change in between. ``share`` and ``leave`` come next."""
+        for source in self._chosen(index, others):
             if self._state.sparse.views[index].w_T_c is None:
                 return
-            yield self._pair_up(index, self._posed(chosen[first : first + pairs]))
-        yield self._share(index, [index - apart for apart in _APART])
+            yield self._pair_up(index, self._posed([source]))
+
+    def _chosen(self, index: int, others: Sequence[int]) -> list[int]:
+        """The keyframes to pair with; what came from others before is replaced."""
+        chosen = self._sources(index, others, self._state.config.depth_pairs)
+        self.pairs.part([pair for pair in self.pairs.geometry if pair[1] == index and pair[0] not in chosen])
+        return chosen
+
+    def share(self, index: int) -> set[int]:
+        """Hand a keyframe the depth of those before it; returns it if there is any."""
+        return self._share(index, [index - apart for apart in _APART])
 
     def preview(self, index: int, others: Sequence[int], pairs: int) -> set[int]:
         """Preview the depth of a keyframe that has none, from the best ``pairs`` with ``others``.
@@ -249,10 +258,12 @@ class Densifier:
             self.depths[index].leave_out(record.stream.straightened(record.left_out, self.views.lens(index)))
 
     def restore(self, keyframes: Sequence[KeyframeState], pairs: Mapping[tuple[int, int], PairGeometry]) -> None:
-        """Restore the depth of keyframes from an earlier session, and its pairs."""
+        """Restore the depth of keyframes from an earlier session, and its pairs; without any, it was a preview."""
+        paired = {index for pair in pairs for index in pair}
         for index, keyframe in enumerate(keyframes):
             if keyframe.depth is not None and keyframe.confidence is not None:
-                self.depths[index].restore(keyframe.depth, keyframe.confidence)
+                known = self.depths[index]
+                (known.restore if index in paired else known.preview)(keyframe.depth, keyframe.confidence)
                 self.views.restore(index, keyframe.lens)
         self.pairs.geometry = dict(pairs)
 
@@ -304,7 +315,7 @@ class Densifier:
     def renew(self) -> set[int]:
         """Compute depth again for pairs whose geometry has changed since; returns the keyframes affected.
 
-        Keyframes still in the window also get the depth of all others.
+        Keyframes whose depth is not frozen also get that of all others.
         """
         stale = self.pairs.outdated()
         misled = self._misled(stale)
@@ -315,11 +326,14 @@ class Densifier:
         for index in misled - stale:
             self.depths[index].unhear()
         self._pair_again(stale)
-        leaving = len(self._state.records) - self._state.config.window
         stale |= misled
-        young = range(max(0, leaving), len(self._state.records))
-        for index in sorted(stale.union(young)):
+        count = len(self._state.records)
+        young = range(max(0, count - self._state.config.window), count)
+        unfinished = {index for index in range(count) if not self.depths[index].frozen}
+        for index in sorted(stale.union(young, unfinished)):
             stale |= self._share(index, [index + way * apart for apart in _APART for way in (-1, 1)])
+        for index in unfinished:
+            self.depths[index].show(self.views.image(index))
         self.release_old()
         return stale
 
@@ -340,8 +354,6 @@ class Densifier:
 
     def _share(self, index: int, others: Iterable[int]) -> set[int]:
         """Hand a keyframe the depth of ``others`` that have not shared theirs yet; returns it if there is any."""
-        if not self._state.config.dense:
-            return set()
         heard = self.depths[index].givers
         others = [other for other in others if 0 <= other < len(self._state.records) and other not in heard]
         shot, shots = self._shot(index), [(other, self._shot(other)) for other in others]

@@ -1,4 +1,4 @@
-"""When keyframes of a landmark map get depth, and when they get it again: offline at once, live when there is time."""
+"""When keyframes of a landmark map get depth: offline at the end, live when there is time; until then, a preview."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dust3r_ros.mapping.covisibility import Neighbourhood
 from dust3r_ros.mapping.densifier import Densifier
 from dust3r_ros.mapping.moving_objects import Movers
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.timing import StageTimer
+from dust3r_ros.timing import StageTimer, Tick
 
 Waiting = tuple[int, list[int]]  # a keyframe and its partners
 _PREVIEW_PAIRS = 2  # of a depth preview, unless others wait for theirs
@@ -78,22 +78,17 @@ class DepthSchedule:
         self.dense = Densifier(state, backend, stage)
         self.movers = Movers(state, self.dense)
         self.waiting = DepthQueue()
+        self.failures: list[str] = []  # a sentence for each keyframe that has a preview in place of depth
 
     def add(self, index: int, others: Sequence[int]) -> None:
-        """Schedule depth of the newest keyframe, from pairs that include ``others``."""
-        if self._state.live:
-            self._put_off(index, others)
-        else:
-            for _ in self._in_parts(index, others, self._state.config.depth_pairs):
-                pass
+        """Connect the newest keyframe with ``others`` that share landmarks, and schedule its depth."""
+        self._schedule(index, others)
+        if self._state.config.dense and not self._state.live:
+            self._look_for_movers(index)
 
     def add_late(self, index: int) -> None:
         """Schedule depth of a keyframe that got a pose, or a new one, after newer keyframes."""
-        others = self._near.neighbours(index)
-        if self._state.live:
-            self._put_off(index, others)
-        else:
-            self._state.changed |= self.dense.densify(index, others)
+        self._schedule(index, self._near.neighbours(index))
 
     def rebuild(self) -> None:
         """Compute all depth again: every pose is new."""
@@ -112,8 +107,21 @@ class DepthSchedule:
             self._state.changed |= stale
             self.waiting.want([(index, self._near.neighbours(index)) for index in stale])
 
-    def finish(self) -> None:
-        """Update depth that no longer fits the final poses, and moving objects from all evidence."""
+    def finish(self, tick: Tick) -> None:
+        """Compute depth that is missing or no longer fits the final poses, and moving objects from all evidence.
+
+        A keyframe whose depth fails keeps its preview; ``failures`` has why.
+        """
+        posed = self._state.sparse.posed() if self._state.config.dense else []
+        self.failures.clear()
+        missing = [index for index in posed if not self.dense.depths[index].estimated]
+        for done, index in enumerate(missing, 1):
+            older = [other for other in self._near.neighbours(index) if other < index]
+            try:
+                self._state.changed |= self.dense.densify(index, older)
+            except Exception as error:  # of a backend, such as no memory: the map is there all the same
+                self.failures.append(str(error) or type(error).__name__)
+            tick(done, len(missing))
         self._state.changed |= self.dense.renew()
         with self._stage("moving"):
             self._state.changed |= self.movers.look_again()
@@ -136,19 +144,25 @@ class DepthSchedule:
         if not self.waiting.without_depth:
             self.dense.release_old()
 
-    def _put_off(self, index: int, others: Sequence[int]) -> None:
+    def _schedule(self, index: int, others: Sequence[int]) -> None:
         self.dense.connect(index, others)
-        if self._state.config.dense:
+        if self._state.config.dense and self._state.live:
             self.waiting.want([(index, list(others))])
+        elif self._state.config.dense:
+            self._state.changed |= self.dense.preview(index, others, _PREVIEW_PAIRS)
 
-    def _in_parts(self, index: int, others: Sequence[int], pairs: int = 1) -> Iterator[None]:
-        """Depth of a keyframe, ``pairs`` at a time, and its moving objects; the map may change in between."""
+    def _in_parts(self, index: int, others: Sequence[int]) -> Iterator[None]:
+        """Depth of a keyframe, a pair at a time, and its moving objects; the map may change in between."""
         changed: set[int] = set()
         if self._state.sparse.views[index].w_T_c is None:
             return
-        for part in self.dense.densify_in_parts(index, others, pairs):
+        for part in self.dense.densify_in_parts(index, others):
             changed |= part
             yield
+        self._state.changed |= changed | self.dense.share(index)
+        self._look_for_movers(index)
+        self._state.changed |= self.dense.leave(index)
+
+    def _look_for_movers(self, index: int) -> None:
         with self._stage("moving"):
-            changed |= self.movers.look(index, sure=not self._state.settling)
-        self._state.changed |= changed | self.dense.leave(index)
+            self._state.changed |= self.movers.look(index, sure=not self._state.settling)

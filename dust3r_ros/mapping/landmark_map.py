@@ -26,7 +26,7 @@ from dust3r_ros.mapping.saving import LandmarkSaving
 from dust3r_ros.mapping.submap import BEGIN, CULL, DEPTH, PREVIEW, RENUMBER, TAKE, Chores, Submap
 from dust3r_ros.sparse.consistency import Doubt
 from dust3r_ros.sparse.sparse_map import SparseMap
-from dust3r_ros.timing import StageTimer
+from dust3r_ros.timing import StageTimer, Tick
 from dust3r_ros.tracking import Tracks, join, no_tracks
 from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.tracking.front_end import YOUNG
@@ -119,6 +119,10 @@ class MapBuilder(Submap):
     @property
     def doubt(self) -> Doubt | None:
         return self._adjuster.consistency.doubt
+
+    @property
+    def failures(self) -> Sequence[str]:
+        return self._depth.failures
 
     @property
     def regions(self) -> int:
@@ -250,7 +254,7 @@ class MapBuilder(Submap):
             return None
         return self.finder.measure(index, stream, gray, tracks, w_T_c)
 
-    def finish(self) -> None:
+    def finish(self, tick: Tick) -> None:
         """Adjust everything for the last time, then update depth with the resulting poses."""
         self.chores.settle()
         if not self.initialised:
@@ -258,9 +262,9 @@ class MapBuilder(Submap):
         self._adjuster.place_left_out()
         self._adjuster.calibrate_last()
         self._adjuster.rebuild(last=True)
-        self.chores.settle()  # rebuilt, it needs depth
+        self.chores.settle()
         self._adjuster.adjust_last()
-        self._depth.finish()
+        self._depth.finish(tick)
         self._culling.cull(everywhere=True)  # what it saw has had its say
 
 
@@ -340,13 +344,13 @@ class LandmarkChores(Chores):
             self._numbering.look()
 
     def settle(self) -> None:
-        """Do all waiting work except culling and what follows from it, which come last."""
+        """Do all waiting adjustments; depth, which would not fit the last ones, and culling come at the end."""
         self._adjustments.wait()
+        self._queue.drop()
         while self.due not in _LAST:
-            self._queue.previews.clear()  # depth itself follows immediately
-            if self.due not in _LAST:
-                self.work(self.due)
+            self.work(self.due)
             self._adjustments.wait()
+            self._queue.drop()
 
     @property
     def backlog(self) -> int:

@@ -166,15 +166,18 @@ class MapView:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """What makes the map doubtful, a sentence each."""
-        doubt = self.submap.doubt
-        if doubt is None:
-            return ()
-        first, last = self._active.name(doubt.first), self._active.name(doubt.last)
-        return (
-            f"{doubt.share:.0%} of what keyframes {first} to {last} see contradicts the map: it may be bent there, or "
-            f"follow something large that moves",
-        )
+        """What makes the map doubtful or leaves it unfinished, a sentence each."""
+        said, doubt, failures = [], self.submap.doubt, self.submap.failures
+        if doubt is not None:
+            first, last = self._active.name(doubt.first), self._active.name(doubt.last)
+            said.append(
+                f"{doubt.share:.0%} of what keyframes {first} to {last} see contradicts the map: it may be bent there, "
+                f"or follow something large that moves"
+            )
+        if failures:
+            count = f"{len(failures)} of {len(self.submap.posed())} keyframes"
+            said.append(f"depth failed for {count} ({failures[-1]}); these keep their previews")
+        return tuple(said)
 
     @property
     def edges(self) -> list[tuple[int, int, float]]:

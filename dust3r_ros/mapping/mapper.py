@@ -27,7 +27,7 @@ from dust3r_ros.mapping.state import MapState
 from dust3r_ros.mapping.submap import RENUMBER
 from dust3r_ros.mapping.trajectory import TrackedImage
 from dust3r_ros.sparse.landmarks import Intrinsics
-from dust3r_ros.timing import StageTimer, no_timer
+from dust3r_ros.timing import StageTimer, Tick, no_tick, no_timer
 from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.tracking.front_end import is_keyframe
@@ -260,16 +260,16 @@ class Mapper(MapView):
         self._counts = replace(self._counts, frames=self._counts.frames + len(kept))
         return sum(kept)
 
-    def finish(self) -> MapUpdate:
+    def finish(self, tick: Tick = no_tick) -> MapUpdate:
         """Refine everything once more, after the last frame; the map can still grow afterwards.
 
-        If several maps could not be joined, the largest one stays.
+        ``tick`` counts the keyframes that get depth. If several maps could not be joined, the largest one stays.
         """
         removed: tuple[int, ...] = ()
         if self._atlas.largest() is not self._active:
             removed = self._wake(self._atlas.largest())
         if self.mapping:  # if false, the map is fixed
-            self.submap.finish()
+            self.submap.finish(tick)
             removed += self._take_culled()
         with self._stage("refine"):
             self._active.frames.find_again()

@@ -280,6 +280,7 @@ class Movers:
         self._barred = 0  # keyframes whose moving landmarks were removed
         self._regions: dict[int, int] = {}  # number of moving regions by keyframe
         self._shots: dict[int, tuple[Array, object, SparseShot]] = {}  # with the pose and depth at the time
+        self._complete = False  # whether finished depth is compared, not rough
 
     @property
     def count(self) -> int:
@@ -324,6 +325,8 @@ class Movers:
         if not self._state.config.moving_objects:
             return set()
         self._evidence.clear()
+        self._shots.clear()
+        self._complete = True
         changed: set[int] = set()
         for index in filter(self._has_depth, range(len(self._state.records))):
             changed |= self._compare(index, _spread(self._overlapping(index), _AT_THE_END))
@@ -333,7 +336,7 @@ class Movers:
         return changed
 
     def _has_depth(self, index: int) -> bool:
-        return index >= 0 and self._state.sparse.views[index].w_T_c is not None and self._dense.depths[index].estimated
+        return index >= 0 and self._state.sparse.views[index].w_T_c is not None and self._dense.depths[index].begun
 
     def _compare(self, index: int, others: Iterable[int]) -> set[int]:
         said = []
@@ -397,7 +400,7 @@ class Movers:
         pose, keyframe = self._state.sparse.views[index].w_T_c, self._dense.depths[index]
         kept, record, shown = self._shots.get(index), self._state.records[index], (keyframe.pixels, keyframe.growth)
         if kept is None or kept[0] is not pose or kept[1] != shown:
-            found = keyframe.whole
+            found = keyframe.whole if self._complete else keyframe.rough
             assert pose is not None and found is not None
             depth, confidence = found
             if record.masked is not None:
@@ -428,15 +431,13 @@ class Movers:
 
     def _some_points(self, index: int) -> Array:
         """(P, 3) points, in w, of a keyframe's confident depth on a coarse grid."""
-        depth, confidence = self._dense.depths[index].shown or (np.zeros((1, 1)), np.ones((1, 1)))
-        step = max(1, min(depth.shape) // _GRID)
-        rows, columns = np.mgrid[step // 2 : depth.shape[0] : step, step // 2 : depth.shape[1] : step]
-        z = np.where(confidence > self._state.config.min_confidence, depth, 0.0)[rows, columns].astype(np.float64)
+        shot = self._shot(index)
+        step = max(1, min(shot.depth.shape) // _GRID)
+        rows, columns = np.mgrid[step // 2 : shot.depth.shape[0] : step, step // 2 : shot.depth.shape[1] : step]
+        z = shot.depth[rows, columns].astype(np.float64)
         pixels = np.stack([columns, rows], axis=-1)[z > 0].astype(np.float64)
-        pose = self._state.sparse.views[index].w_T_c
-        assert pose is not None
-        seen = rays(pixels, self._dense.views.focal(index), center_of(*depth.shape)) * z[z > 0][:, None]
-        return transform(pose, seen)
+        seen = rays(pixels, shot.pinhole.focal, shot.pinhole.center) * z[z > 0][:, None]
+        return transform(shot.w_T_c, seen)
 
 
 def _spread(views: Sequence[int], count: int) -> list[int]:

@@ -19,6 +19,7 @@ from dust3r_ros.mapping.reconstruction import Culled, Reconstruction
 from dust3r_ros.mapping.state import LiveSubmap, SubmapState
 from dust3r_ros.sparse.consistency import Doubt
 from dust3r_ros.sparse.landmarks import Intrinsics
+from dust3r_ros.timing import Tick
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array, Image, Keyframe
@@ -190,6 +191,11 @@ class Submap(ABC):
         return None
 
     @property
+    def failures(self) -> Sequence[str]:
+        """Why keyframes have no depth although it was wanted, a sentence for each."""
+        return ()
+
+    @property
     def regions(self) -> int:
         """Number of moving regions in keyframes."""
         return 0
@@ -235,8 +241,8 @@ class Submap(ABC):
         """Move the whole map to other coordinates and another unit."""
 
     @abstractmethod
-    def finish(self) -> None:
-        """Adjust everything for the last time."""
+    def finish(self, tick: Tick) -> None:
+        """Adjust everything for the last time; ``tick`` counts the keyframes that get depth."""
 
     def take_changed(self) -> tuple[Keyframe, ...]:
         """Keyframes with a pose that changed since the last call, with new versions."""

@@ -25,7 +25,7 @@ from dust3r_ros.sensors.camera_info import Calibrations
 from dust3r_ros.session.writer import Keeper, Log
 from dust3r_ros.storage.journal import MapJournal
 from dust3r_ros.storage.loading import load_state
-from dust3r_ros.timing import Heard, Stopwatch
+from dust3r_ros.timing import Heard, Stopwatch, Tick, no_tick
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.types import Array, Calibration, Camera, Frame, Image, MapUpdate
@@ -251,9 +251,9 @@ class Session:
         self.keeper.note("followed", poses=[_noted(pose) for pose in poses])
         self.mapper.follow(poses)
 
-    def finish(self) -> MapUpdate:
-        """Refine everything once more; the map can still grow afterwards."""
-        update = self.mapper.finish()
+    def finish(self, tick: Tick = no_tick) -> MapUpdate:
+        """Refine everything once more; the map can still grow afterwards. ``tick`` as of ``Mapper.finish``."""
+        update = self.mapper.finish(tick)
         self.world.hear(update)
         update = self._align(update, last=True)
         self._write(update)

@@ -130,6 +130,7 @@ def test_keyframes_hear_what_others_know(sequence: RenderedSequence) -> None:
     for index in (1, 2, 3):
         for one in (alone, densifier):
             one.densify(index, [index - 1])
+            one.share(index)
             left.append(one.leave(index))
     assert left == [set()] * 5 + [{0}], "only the first one left, and it heard something"
     assert [densifier.depths[index].givers for index in range(4)] == [{1, 2}, {0}, {0, 1}, {1, 2}]
@@ -221,23 +222,23 @@ def test_depth_that_comes_late_leaves_at_once(dense: tuple[Densifier, Oracle]) -
         check(densifier, truth, index)
 
 
-def test_depth_is_renewed_only_where_the_geometry_changed(dense: tuple[Densifier, Oracle]) -> None:
-    densifier, truth = dense
-    for index, others in ((1, [0]), (2, [1, 0]), (3, [2, 1])):
-        densifier.densify(index, others)
-    paired = {index for pair in densifier.pairs.geometry if 3 in pair for index in pair}
-    assert 3 in paired and len(paired) == 3
-    assert densifier.renew() == {2}, "the last but one hears the last; nothing is computed anew"
+def test_depth_is_renewed_only_where_the_geometry_changed(sequence: RenderedSequence) -> None:
+    densifier, truth = made(sequence, make_backend(SMALL), replace(CONFIG, window=9))
+    densifier._pair_up(1, [0])
+    densifier._pair_up(3, [2])
+    predict, asked = densifier.predict, []
+    densifier.predict = lambda pairs, *given: asked.extend(pairs) or predict(pairs, *given)
+    assert densifier.renew() == {0, 1, 2, 3} and not asked, "each hears the others; nothing is computed anew"
     densifier._state.sparse.move(np.eye(4), 3.0)
-    assert densifier.renew() == set(), "another length alone scales depth; nothing is computed anew"
+    assert densifier.renew() == set() and not asked, "another length alone scales depth"
     densifier._state.sparse.move(np.eye(4), 1 / 3.0)
     w_T_c = densifier._state.sparse.views[3].w_T_c
-    turned = w_T_c.copy()
-    turned[:3, :3] = w_T_c[:3, :3] @ Rotation.from_euler("y", 1.0, degrees=True).as_matrix()
-    densifier._state.sparse.views[3].w_T_c = turned
-    assert densifier.renew() == paired, "the pairs of the keyframe that turned"
-    densifier._state.sparse.views[3].w_T_c = w_T_c
-    assert densifier.renew() == paired
+    other = w_T_c.copy()
+    other[:3, :3] = w_T_c[:3, :3] @ Rotation.from_euler("y", 1.0, degrees=True).as_matrix()
+    for placed in (other, w_T_c):
+        densifier._state.sparse.views[3].w_T_c = placed
+        asked.clear()
+        assert densifier.renew() >= {2, 3} and asked == [(2, 3)], "the pair of the keyframe that turned"
     for index in range(4):
         check(densifier, truth, index)
 
@@ -261,7 +262,8 @@ def test_without_depth_the_graph_knows_who_shares_landmarks(sequence: RenderedSe
     densifier, _ = made(sequence, backend, replace(CONFIG, dense=False))
     seen = densifier._state.sparse.views[3].seen
     densifier._state.sparse.views[3].seen = seen.select(np.arange(len(seen.ids)) < 5)
-    assert densifier.densify(1, [0]) == densifier.densify(2, [1, 0]) == densifier.densify(3, [2]) == set()
+    for index, others in ((1, [0]), (2, [1, 0]), (3, [2])):
+        densifier.connect(index, others)
     assert densifier.renew() == set() and not any(backend.has(index) for index in range(4)), "nothing was predicted"
     assert all(densifier.depths[index].shown is None for index in range(4))
     assert [edge[:2] for edge in densifier._state.graph.edges] == [(0, 1), (0, 2), (1, 2)], (

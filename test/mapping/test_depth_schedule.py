@@ -1,8 +1,13 @@
-"""Which keyframe gets depth next."""
+"""Which keyframe gets depth, and when."""
 
+import numpy as np
 import pytest
+from growing import DENSE, grow, resumed
+from sequences import walk
 
 from dust3r_ros.mapping.depth_schedule import DepthQueue
+from dust3r_ros.mapping.mapper import Mapper
+from dust3r_ros.storage.saved_map import save_map
 
 
 def test_the_newest_keyframe_is_next_whenever_it_was_wanted():
@@ -35,3 +40,63 @@ def test_depth_that_fails_is_not_tried_again():
     with pytest.raises(RuntimeError, match="keyframe 2"):
         waiting.some_depth(fails)
     assert waiting.without_depth == [(1, [0])]
+
+
+@pytest.fixture(scope="module")
+def sequence():
+    return walk("orbit", 12)
+
+
+def predicted(mapper):
+    """The pairs of which the mapper's backend is asked for depth, from now on."""
+    backend, pairs = mapper._backend, []
+    predict = backend.predict
+    backend.predict = lambda asked, *given: pairs.extend(asked) or predict(asked, *given)
+    return pairs
+
+
+def known(mapper):
+    """The mean share of pixels with depth."""
+    return float(np.mean([(keyframe.confidence > 1.5).mean() for keyframe in mapper.keyframes]))
+
+
+def test_offline_depth_comes_at_the_end_once_for_each_pair(sequence):
+    mapper = Mapper(DENSE)
+    pairs, ticks = predicted(mapper), []
+    grow(mapper, None, sequence, range(12))
+    previews = known(mapper)
+    assert previews > 0.05 and not pairs
+    mapper.finish(lambda *step: ticks.append(step))
+    assert known(mapper) > 1.3 * previews and len(pairs) == len(set(pairs)) > 5
+    count = len(mapper.keyframes)
+    assert ticks == [(done, count) for done in range(1, count + 1)]
+    pairs.clear()
+    mapper.finish()
+    assert not pairs, "nothing has changed"
+
+
+def test_previews_of_a_map_that_was_saved_early_are_not_taken_for_depth(sequence, tmp_path):
+    mapper = Mapper(DENSE)
+    grow(mapper, None, sequence, range(12))
+    save_map(tmp_path / "map.db", mapper)
+    mapper.finish()
+    again = resumed(tmp_path / "map.db")
+    again.finish()
+    assert known(again) > 0.95 * known(mapper)
+
+
+def test_depth_that_fails_at_the_end_leaves_the_map(sequence):
+    mapper = Mapper(DENSE)
+    grow(mapper, None, sequence, range(12))
+    previews, densify = known(mapper), mapper.submap._depth.dense.densify
+
+    def fails(index, others):
+        if index == 4:
+            raise RuntimeError("out of memory")
+        return densify(index, others)
+
+    mapper.submap._depth.dense.densify = fails
+    mapper.finish()
+    assert known(mapper) > 1.2 * previews and mapper.keyframes[4].depth.any()
+    said = f"depth failed for 1 of {len(mapper.keyframes)} keyframes (out of memory); these keep their previews"
+    assert mapper.doubts == (said,)

@@ -102,8 +102,8 @@ def test_depth_stays_with_its_keyframe() -> None:
     depths.renumber(NEW)
     shown = [depths[index].whole for index in range(4)]
     assert [found[0][0, 0] for found in shown if found is not None] == [1.0, 3.0, 4.0, 6.0]
-    assert [depths[index].frozen for index in range(4)] == [True, True, False, True], "depth from what left stays"
-    assert depths[2].sources == {1} and depths[2].givers == {0, 2}
+    assert [depths[index].sources for index in range(4)] == [set(), set(), {1}, set()], "depth from what left stays"
+    assert depths[2].givers == {0, 2}
 
 
 def test_pairs_of_depth_and_moving_objects() -> None:

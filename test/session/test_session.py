@@ -73,6 +73,7 @@ def test_a_reset_keeps_the_backend_and_empties_it(sequence, log, monkeypatch):
     monkeypatch.setattr("dust3r_ros.session.session.make_backend", counted)
     session = Session(MapperConfig(working_size=128), log)
     feed(session, sequence, 0, 4)
+    session.finish()
     assert made[0].has(0)
     session.reset()
     assert len(made) == 1 and not made[0].has(0)

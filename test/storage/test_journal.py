@@ -55,6 +55,8 @@ def grown(sequence: RenderedSequence, config, tmp_path_factory: pytest.TempPathF
     mapper = Mapper(config)
     with MapJournal(path, {"seed": 3}) as journal:
         grow(mapper, journal, sequence, range(FIRST))
+        mapper.finish()
+        journal.update(mapper.live)
     assert os.listdir(path.parent) == ["map.db"]
     return Grown(path, mapper)
 
