@@ -174,7 +174,8 @@ def map_piece(arguments: argparse.Namespace, piece: Piece, path: Path, known: Ma
     frames = (frame for frame in source if (frame.camera, frame.stamp_ns) in wanted)
     replay = Replay(session.process, read_ahead(frames))
     used = tuple((update.camera, update.stamp_ns) for update in replay)
-    session.finish()
+    # A lens that is not given changes once more in the whole map, and then no depth would fit.
+    session.finish(depth=all(session.mapper.focal(name).fixed for name in session.mapper.cameras))
     save_map(path, session.mapper, session.settings())
     found = {name: session.mapper.focal(name) for name in session.mapper.cameras}
     return MappedPiece(found, used, (*warnings, *inputs.shortfalls(replay, frames, source, session)))

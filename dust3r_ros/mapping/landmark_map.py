@@ -254,8 +254,8 @@ class MapBuilder(Submap):
             return None
         return self.finder.measure(index, stream, gray, tracks, w_T_c)
 
-    def finish(self, tick: Tick) -> None:
-        """Adjust everything for the last time, then update depth with the resulting poses."""
+    def finish(self, tick: Tick, depth: bool) -> None:
+        """Adjust everything for the last time, then compute ``depth`` with the resulting poses."""
         self.chores.settle()
         if not self.initialised:
             return
@@ -264,7 +264,8 @@ class MapBuilder(Submap):
         self._adjuster.rebuild(last=True)
         self.chores.settle()
         self._adjuster.adjust_last()
-        self._depth.finish(tick)
+        if depth:
+            self._depth.finish(tick)
         self._culling.cull(everywhere=True)  # what it saw has had its say
 
 

@@ -260,16 +260,17 @@ class Mapper(MapView):
         self._counts = replace(self._counts, frames=self._counts.frames + len(kept))
         return sum(kept)
 
-    def finish(self, tick: Tick = no_tick) -> MapUpdate:
+    def finish(self, tick: Tick = no_tick, depth: bool = True) -> MapUpdate:
         """Refine everything once more, after the last frame; the map can still grow afterwards.
 
-        ``tick`` counts the keyframes that get depth. If several maps could not be joined, the largest one stays.
+        Then ``depth`` is computed; ``tick`` counts the keyframes that get it. If several maps could not be joined, the
+        largest one stays.
         """
         removed: tuple[int, ...] = ()
         if self._atlas.largest() is not self._active:
             removed = self._wake(self._atlas.largest())
         if self.mapping:  # if false, the map is fixed
-            self.submap.finish(tick)
+            self.submap.finish(tick, depth)
             removed += self._take_culled()
         with self._stage("refine"):
             self._active.frames.find_again()

@@ -225,7 +225,7 @@ class PointmapBuilder(Submap):
             self.state.generation += 1
         return index
 
-    def finish(self, tick: Tick) -> None:
+    def finish(self, tick: Tick, depth: bool) -> None:
         """Solve everything for the last time, by moments and then by reprojection of landmarks."""
         if not self.initialised:
             return

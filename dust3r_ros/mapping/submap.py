@@ -241,8 +241,8 @@ class Submap(ABC):
         """Move the whole map to other coordinates and another unit."""
 
     @abstractmethod
-    def finish(self, tick: Tick) -> None:
-        """Adjust everything for the last time; ``tick`` counts the keyframes that get depth."""
+    def finish(self, tick: Tick, depth: bool) -> None:
+        """Adjust everything for the last time, then compute ``depth``; ``tick`` counts the keyframes that get it."""
 
     def take_changed(self) -> tuple[Keyframe, ...]:
         """Keyframes with a pose that changed since the last call, with new versions."""

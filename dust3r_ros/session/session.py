@@ -251,9 +251,9 @@ class Session:
         self.keeper.note("followed", poses=[_noted(pose) for pose in poses])
         self.mapper.follow(poses)
 
-    def finish(self, tick: Tick = no_tick) -> MapUpdate:
-        """Refine everything once more; the map can still grow afterwards. ``tick`` as of ``Mapper.finish``."""
-        update = self.mapper.finish(tick)
+    def finish(self, tick: Tick = no_tick, depth: bool = True) -> MapUpdate:
+        """Refine everything once more, as ``Mapper.finish``; the map can still grow afterwards."""
+        update = self.mapper.finish(tick, depth)
         self.world.hear(update)
         update = self._align(update, last=True)
         self._write(update)
