@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ import numpy as np
 from dust3r_ros.backends.flow import StereoDepth
 from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.depth.completion import complete_planes, cut_at_outlines, fill_depth
+from dust3r_ros.geometry.compiled import LIBRARY, PinholeMaps, address
 from dust3r_ros.geometry.depths import fuse_depths, landed
 from dust3r_ros.geometry.pinhole import Pinhole
+from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
 
 Depth = tuple[Array32, Array32]  # (H, W) z of the keyframe's own camera, 0 = none, and confidence >= 1
@@ -308,6 +311,20 @@ def seen_from(shot: DepthShot, other: DepthShot) -> tuple[Array32, Array32]:
     the wall behind an object would suffice to fill the object's gap with wall. Depth closer to the other camera is
     less precise there and gets less confidence.
     """
+    if LIBRARY is None or min(other.depth.shape) < min(_PATCH):
+        return _seen_from(shot, other)
+    depth, sure = np.empty((2, *other.depth.shape), np.float32)
+    other_T_c = (invert(other.w_T_c) @ shot.w_T_c).astype(np.float32)
+    gives = PinholeMaps.of(shot.pinhole, shot.depth, shot.confidence, shot.smooth)
+    takes = PinholeMaps.of(other.pinhole, other.depth, other.confidence, other.smooth, *other.colours_around)
+    how = (ctypes.c_double * 5)(COLOR_RANGE, _BEHIND, _SHARE, _MOST_OFF, _NOISE)
+    views = ctypes.byref(gives), ctypes.byref(takes), address(other_T_c)
+    if not LIBRARY.share_depth(*views, how, address(depth), address(sure)):
+        raise MemoryError
+    return depth, sure
+
+
+def _seen_from(shot: DepthShot, other: DepthShot) -> tuple[Array32, Array32]:
     height, width = other.depth.shape
     at, place, near = landed(shot, other, np.flatnonzero((shot.depth > 0) & (shot.confidence > 1)))
     z = shot.depth.reshape(-1)[at]
@@ -347,17 +364,16 @@ def _same_texture(shot: DepthShot, other: DepthShot, at: np.ndarray, place: np.n
     there.reshape(-1)[place], a.reshape(-1, 3)[place] = 1, shot.smooth[at]
     b = other.smooth.reshape(*shape, 3) * there[..., None]
     scale = 1 / np.maximum(cv2.blur(there, _PATCH), _TINY)
+
+    def dot(a: Array32, b: Array32) -> Array32:
+        return np.einsum("ijk,ijk->ij", a, b)
+
     mean_a, mean_b = cv2.blur(a, _PATCH), cv2.blur(b, _PATCH)
-    varies = scale * (cv2.blur(_dot(a, a) + _dot(b, b), _PATCH) - scale * (_dot(mean_a, mean_a) + _dot(mean_b, mean_b)))
+    varies = scale * (cv2.blur(dot(a, a) + dot(b, b), _PATCH) - scale * (dot(mean_a, mean_a) + dot(mean_b, mean_b)))
     a -= b
     mean_a -= mean_b
-    off = scale * (cv2.blur(_dot(a, a), _PATCH) - scale * _dot(mean_a, mean_a))
+    off = scale * (cv2.blur(dot(a, a), _PATCH) - scale * dot(mean_a, mean_a))
     return (off < _MOST_OFF * varies + _NOISE).ravel()[place]
-
-
-def _dot(a: Array32, b: Array32) -> Array32:
-    """(H, W) sum over channels of the product of (H, W, 3)."""
-    return np.einsum("ijk,ijk->ij", a, b)
 
 
 _REDUCED = 2  # half the image size: a quarter of the work per pair, at half the precision

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from dust3r_ros.backends import flow
 from dust3r_ros.backends.flow import seeded_targets
 from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.types import Array, Array32, Image, View
@@ -95,3 +96,17 @@ def test_a_near_thing_has_depth_where_landmarks_are_on_it(known: bool) -> None:
     share = (sure & right)[BOARD].mean()
     assert share > 0.6 if known else share < 0.3
     assert (sure & ~right)[BOARD].mean() < 0.1
+
+
+def test_a_compiler_changes_nothing_in_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert flow.LIBRARY is not None
+    points = np.random.default_rng(0).uniform([-2, -2, 0.3], [2, 2, 6], (200, 3))
+    b_T_a = np.eye(4)
+    b_T_a[:3, 3] = 0.4, -0.1, -2.0  # past the nearest points
+    given = points, b_T_a, F, 1.1 * F, (H, W), (H + 10, W - 8)
+    compiled = seeded_targets(*given)
+    monkeypatch.setattr(flow, "LIBRARY", None)
+    plain = seeded_targets(*given)
+    assert compiled is not None and plain is not None
+    np.testing.assert_allclose(compiled, plain, rtol=1e-5)
+    assert 0 < np.isnan(plain).mean() < 0.5
