@@ -45,18 +45,18 @@ class Flow:
 def dense_flow(
     a: Image,
     b: Image,
-    features: Callable[[], tuple[Features, Features]],
+    features: Callable[[], tuple[Features, Features]] | None = None,
     guess: tuple[Array32, Array32] | None = None,
 ) -> tuple[Flow, Flow]:
     """Flow a -> b and b -> a of grey images (H, W) uint8 of any sizes.
 
     ``guess``: targets (H, W, 2) a -> b and b -> a to start from. If the step is still too wide and the
-    ``features`` of both match, the homography that fits them best warps one image onto the other first.
+    ``features`` of both, if given, match, the homography that fits them best warps one image onto the other first.
     """
     height, width = max(a.shape[0], b.shape[0]), max(a.shape[1], b.shape[1])
     padded_a, padded_b = _pad(a, height, width), _pad(b, height, width)
     plain = _both_ways(padded_a, padded_b, a.shape, b.shape, np.eye(3), guess)
-    if min(plain[0].consistent, plain[1].consistent) >= _ENOUGH_CONSISTENT:
+    if features is None or min(plain[0].consistent, plain[1].consistent) >= _ENOUGH_CONSISTENT:
         return plain
     homography = _homography(*features())
     if homography is None:
