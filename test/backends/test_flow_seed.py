@@ -122,5 +122,5 @@ def test_a_compiler_changes_nothing_in_seeds(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(flow, "LIBRARY", None)
     plain = seeded_targets(*given)
     assert compiled is not None and plain is not None
-    np.testing.assert_allclose(compiled, plain, rtol=1e-5)
+    np.testing.assert_allclose(compiled, plain, rtol=1e-5, atol=1e-3)
     assert 0 < np.isnan(plain).mean() < 0.5
