@@ -145,7 +145,7 @@ def with_prior(stereo: StereoDepth, network: NetworkDepth, record: TrackRecord) 
     if prior is None:
         return stereo
     depth, confidence = _joined(stereo, *prior)
-    return StereoDepth(depth, confidence, stereo.parallax_deg)
+    return StereoDepth(depth, confidence)
 
 
 def _evidence(stereo: StereoDepth, network: NetworkDepth) -> _Evidence | None:

@@ -1,7 +1,8 @@
-"""Depth of keyframes under construction: a preview, the estimates of pairs, the sharing of depth between keyframes."""
+"""Depth of keyframes under construction: the estimates of pairs, and what keyframes share."""
 
 from __future__ import annotations
 
+import ctypes
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from dust3r_ros.backends.flow import StereoDepth
-from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.depth.completion import complete_planes, cut_at_outlines, fill_depth
+from dust3r_ros.geometry.compiled import LIBRARY, PinholeMaps, address
 from dust3r_ros.geometry.depths import fuse_depths, landed
 from dust3r_ros.geometry.pinhole import Pinhole
-from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
+from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.types import Array, Array32, Image, PairPrediction
 
 Depth = tuple[Array32, Array32]  # (H, W) z of the keyframe's own camera, 0 = none, and confidence >= 1
 Keep = Callable[[np.ndarray], np.ndarray]
@@ -326,6 +327,20 @@ def seen_from(shot: DepthShot, other: DepthShot) -> tuple[Array32, Array32]:
     the wall behind an object would suffice to fill the object's gap with wall. Depth closer to the other camera is
     less precise there and gets less confidence.
     """
+    if LIBRARY is None or min(other.depth.shape) < min(_PATCH):
+        return _seen_from(shot, other)
+    depth, sure = np.empty((2, *other.depth.shape), np.float32)
+    other_T_c = (invert(other.w_T_c) @ shot.w_T_c).astype(np.float32)
+    gives = PinholeMaps.of(shot.pinhole, shot.depth, shot.confidence, shot.smooth)
+    takes = PinholeMaps.of(other.pinhole, other.depth, other.confidence, other.smooth, *other.colours_around)
+    how = (ctypes.c_double * 5)(COLOR_RANGE, _BEHIND, _SHARE, _MOST_OFF, _NOISE)
+    views = ctypes.byref(gives), ctypes.byref(takes), address(other_T_c)
+    if not LIBRARY.share_depth(*views, how, address(depth), address(sure)):
+        raise MemoryError
+    return depth, sure
+
+
+def _seen_from(shot: DepthShot, other: DepthShot) -> tuple[Array32, Array32]:
     height, width = other.depth.shape
     at, place, near = landed(shot, other, np.flatnonzero((shot.depth > 0) & (shot.confidence > 1)))
     z = shot.depth.reshape(-1)[at]
@@ -365,88 +380,13 @@ def _same_texture(shot: DepthShot, other: DepthShot, at: np.ndarray, place: np.n
     there.reshape(-1)[place], a.reshape(-1, 3)[place] = 1, shot.smooth[at]
     b = other.smooth.reshape(*shape, 3) * there[..., None]
     scale = 1 / np.maximum(cv2.blur(there, _PATCH), _TINY)
+
+    def dot(a: Array32, b: Array32) -> Array32:
+        return np.einsum("ijk,ijk->ij", a, b)
+
     mean_a, mean_b = cv2.blur(a, _PATCH), cv2.blur(b, _PATCH)
-    varies = scale * (cv2.blur(_dot(a, a) + _dot(b, b), _PATCH) - scale * (_dot(mean_a, mean_a) + _dot(mean_b, mean_b)))
+    varies = scale * (cv2.blur(dot(a, a) + dot(b, b), _PATCH) - scale * (dot(mean_a, mean_a) + dot(mean_b, mean_b)))
     a -= b
     mean_a -= mean_b
-    off = scale * (cv2.blur(_dot(a, a), _PATCH) - scale * _dot(mean_a, mean_a))
+    off = scale * (cv2.blur(dot(a, a), _PATCH) - scale * dot(mean_a, mean_a))
     return (off < _MOST_OFF * varies + _NOISE).ravel()[place]
-
-
-def _dot(a: Array32, b: Array32) -> Array32:
-    """(H, W) sum over channels of the product of (H, W, 3)."""
-    return np.einsum("ijk,ijk->ij", a, b)
-
-
-_REDUCED = 2  # half the image size: a quarter of the work per pair, at half the precision
-_KEPT = 16  # reduced images kept: newer keyframes are paired with these
-_FLOW_BYTES = 16 << 20
-
-
-@dataclass(frozen=True, eq=False)
-class Posed:
-    """A keyframe for the preview: ``image`` (H, W, 3) without lens distortion, ``focal`` in its pixels.
-
-    ``landmarks`` (N, 3) that it sees and ``w_T_c``: in the map.
-    """
-
-    camera: str
-    image: Image
-    focal: float
-    w_T_c: Array
-    landmarks: Array
-
-
-class DepthPreview:
-    """Depth by two-view geometry in reduced images with known poses, whatever the backend."""
-
-    def __init__(self) -> None:
-        self._flow = TwoViewBackend(flow_bytes=_FLOW_BYTES)
-        self._images: dict[int, tuple[Image, Image]] = {}  # as given, and reduced
-
-    def look(self, index: int, views: Mapping[int, Posed], sources: Sequence[int]) -> tuple[Array32, Array32] | None:
-        """Depth (H, W), 0 = none, in map units, and confidence (H, W) >= 1 of view ``index``; None for no ``sources``.
-
-        ``views``: this one and its sources. Gaps are closed by planes through their surroundings; large plain
-        surfaces are still unknown.
-        """
-        if not sources:
-            return None
-        reduced = {view: self._reduced(view, posed) for view, posed in views.items()}
-        found = self._stereo_depths(index, views, sources)
-        if not found:
-            return None
-        fused = fuse_depths([one.depth for one in found], [one.confidence for one in found])
-        depth, confidence = cut_at_outlines(*fill_depth(*fused), reduced[index])
-        size = views[index].image.shape[1::-1]
-        return (
-            cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST),
-            cv2.resize(confidence, size, interpolation=cv2.INTER_NEAREST),
-        )
-
-    def _stereo_depths(self, index: int, views: Mapping[int, Posed], sources: Sequence[int]) -> list[StereoDepth]:
-        """The depth of view ``index`` by the flow from each source that gives any."""
-        found = self._flow.depths(
-            [(other, index) for other in sources],
-            {posed.camera: posed.focal / _REDUCED for posed in views.values()},
-            {view: posed.w_T_c for view, posed in views.items()},
-            {view: posed.landmarks for view, posed in views.items()},
-        )
-        return [pair.depths[1] for pair in found if pair is not None]
-
-    def clear(self) -> None:
-        """Forget all images."""
-        self._flow.clear()
-        self._images.clear()
-
-    def _reduced(self, view: int, posed: Posed) -> Image:
-        kept = self._images.pop(view, None)
-        if kept is None or kept[0] is not posed.image:
-            size = tuple(side // _REDUCED for side in posed.image.shape[1::-1])
-            kept = posed.image, cv2.resize(posed.image, size, interpolation=cv2.INTER_AREA)
-            self._flow.add(View(view, posed.camera, kept[1]))
-        self._images[view] = kept  # the most recently used is dropped last
-        for old in list(self._images)[:-_KEPT]:
-            del self._images[old]
-            self._flow.forget(old)
-        return kept[1]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import dust3r_ros
+from dust3r_ros.geometry.pinhole import Pinhole
 
 _NAME = "libdust3r_ros_kernels.so"
 
@@ -30,3 +31,26 @@ LIBRARY = _library()
 def address(array: np.ndarray) -> ctypes.c_void_p:
     """The address of an array's data; the caller must keep the array alive."""
     return ctypes.c_void_p(array.ctypes.data)
+
+
+class _PinholeImage(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_long) for name in ("height", "width")),
+        *((name, ctypes.c_double) for name in ("focal", "cx", "cy")),
+    ]
+
+
+class PinholeMaps(ctypes.Structure):
+    """A pinhole camera and up to six maps of its image in the library's layout; ``kept``: the arrays it points to."""
+
+    kept: object
+    _fields_ = [("camera", _PinholeImage), ("maps", ctypes.c_void_p * 6)]
+
+    @classmethod
+    def of(cls, camera: Pinhole, *maps: np.ndarray) -> PinholeMaps:
+        """``maps`` (H, W, ...), uint8 or converted to float32; the first is (H, W)."""
+        kept = [np.ascontiguousarray(part, np.uint8 if part.dtype == np.uint8 else np.float32) for part in maps]
+        addresses = (ctypes.c_void_p * 6)(*(part.ctypes.data for part in kept))
+        given = cls(_PinholeImage(*maps[0].shape, camera.focal, *camera.center), addresses)
+        given.kept = kept
+        return given

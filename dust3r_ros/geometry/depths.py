@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dust3r_ros.errors import GeometryError
+from dust3r_ros.geometry.compiled import LIBRARY, address
 from dust3r_ros.geometry.pinhole import Pinhole
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.types import Array, Array32, PairPrediction
@@ -182,18 +184,31 @@ def _fused(logs: Array32, gain: Array32, weight: Array32, off: Array32, pull: Ar
     np.log1p(gain, out=weight)
     np.log(np.fmax(logs, _TINY, out=logs), out=logs)
     logs *= _PER_SIGMA
-    most = weight.max(axis=0)
+    most, rounds = weight.max(axis=0), _ROUNDS if len(logs) > 1 else 0
+    if LIBRARY is None:
+        center, agreed = _settled(rounds, logs, gain, weight, most, off, pull)
+    else:
+        center, agreed = off[0], pull[0]
+        size = *logs.shape, logs.strides[0] // logs.itemsize, rounds
+        LIBRARY.settle_logs(*map(ctypes.c_long, size), *map(address, (logs, gain, weight, most, center, agreed)))
+    return np.exp(center / _PER_SIGMA) * (most > 0), np.float32(1.0) + agreed
+
+
+def _settled(
+    rounds: int, logs: Array32, gain: Array32, weight: Array32, most: Array32, off: Array32, pull: Array32
+) -> tuple[Array32, Array32]:
+    """Mean log and the gain of what agrees with it, (P,) each; ``gain``, ``off`` and ``pull`` are overwritten."""
     np.equal(weight, most, out=off)
     center = np.einsum("kp,kp->p", off, logs) / off.sum(axis=0)
-    for _ in range(_ROUNDS if len(logs) > 1 else 0):
+    for _ in range(rounds):
         np.subtract(logs, center, out=off)
         off *= off
         off += np.float32(1.0)
         np.divide(weight, off, out=pull)
         center = np.einsum("kp,kp->p", pull, logs) / np.maximum(pull.sum(axis=0), _TINY)
-    if len(logs) > 1:
+    if rounds:
         gain /= off
-    return np.exp(center / _PER_SIGMA) * (most > 0), np.float32(1.0) + gain.sum(axis=0)
+    return center, gain.sum(axis=0)
 
 
 def robust_scale(reference: Array | Array32, depth: Array | Array32, weight: Array | Array32) -> float:

@@ -1,12 +1,14 @@
-// What the compiled inner loops share (compiled.py finds them): a copy for machines with fused multiply-adds, rotations
-// and order statistics.
+// What the compiled inner loops share (compiled.py finds them): copies for machines with wider registers, order
+// statistics, rotations and the projection of depth maps.
 
 #include <math.h>
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define CLONES __attribute__((target_clones("avx2,fma", "default")))
+#define ROUNDED_CLONES __attribute__((target_clones("avx2", "default"))) // every operation rounds, as in NumPy
 #else
 #define CLONES
+#define ROUNDED_CLONES
 #endif
 
 #ifdef __GNUC__ // into each copy
@@ -68,4 +70,39 @@ static inline void rotation_of(const double *v, double *R)
     };
     for (int i = 0; i < 9; i++)
         R[i] = found[i];
+}
+
+// A pinhole camera of `height` by `width` pixels, with its centre (principal point).
+struct pinhole {
+    long height, width;
+    double focal, cx, cy;
+};
+
+// The nearest pixels `place` (width), flat, of `other` at which it sees the points of row `y` of a depth map, and their
+// `z` there; -1 where there is no depth or another camera would see them outside its image or behind itself. As
+// `reprojected` and `landed` in depths.py, in single precision. `T` (16): other_T_c.
+FORCED static inline void land_row(const struct pinhole *own, const struct pinhole *other, const float *T, long y,
+                                   const float *depth, float *z, int *place)
+{
+    const float row = (float)(((double)y - own->cy) / own->focal), focal = (float)other->focal;
+    const float ox = (float)other->cx, oy = (float)other->cy;
+    const float wide = (float)other->width - 0.5f, high = (float)other->height - 0.5f;
+    const int columns = (int)other->width;
+    const float ax = T[1] * row + T[2], ay = T[5] * row + T[6], az = T[9] * row + T[10];
+    const double cx = own->cx, by = own->focal;
+    for (int x = 0; x < (int)own->width; x++) {
+        const float column = (float)(((double)x - cx) / by), d = depth[x];
+        const float px = (T[0] * column + ax) * d + T[3], py = (T[4] * column + ay) * d + T[7];
+        const float pz = (T[8] * column + az) * d + T[11];
+        const int front = d > 0.0f && pz > 1e-6f * d;
+        const float scale = focal / (front ? pz : 1.0f);
+        const float u = px * scale + ox, v = py * scale + oy;
+        const int inside = front & (u > -0.5f) & (v > -0.5f) & (u < wide) & (v < high);
+        // Between -0.5 and the side: the sum with 1.5 * 2^23 rounds to the nearest, halves to even, as rint does.
+        const float magic = 12582912.0f;
+        const int column_there = (int)(((inside ? u : 0.0f) + magic) - magic);
+        const int row_there = (int)(((inside ? v : 0.0f) + magic) - magic);
+        place[x] = inside ? row_there * columns + column_there : -1;
+        z[x] = pz;
+    }
 }

@@ -21,6 +21,8 @@ from dust3r_ros.tracking import CornerTracker, Tracks, no_tracks, tracked, track
 from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array, Array32, Camera, Image
 
+_LENSES = 4  # of which lookup tables are kept: keyframes are rectified by the lens of their time
+
 
 @dataclass(eq=False)
 class KeyframeRecord:
@@ -65,7 +67,7 @@ class ImageGeometry:
         self.resize = Resize.fit(width, height, config.long_edge)
         self.tracking_scale, self._tracking_size = tracked_size(width, height, config.tracking_size)
         self._center = np.array(center_of(self._tracking_size[1], self._tracking_size[0]))
-        self._rectification: tuple[Lens, Array32, np.ndarray] | None = None
+        self._rectifications: list[tuple[Lens, Array32, np.ndarray]] = []
 
     @property
     def half_size(self) -> Array:
@@ -115,14 +117,16 @@ class ImageGeometry:
 
     def _lookup(self, lens: Lens, height: int, width: int) -> tuple[Array32, np.ndarray]:
         """The source of each pixel of the rectified working image (H, W, 2), and whether it is in the image (H, W)."""
-        if self._rectification is not None and self._rectification[0] == lens:
-            return self._rectification[1:]
+        for kept in self._rectifications:
+            if kept[0] == lens:
+                return kept[1:]
         native = self.resize.to_native(pixel_grid(height, width).reshape(-1, 2))
         ideal = (native + 0.5) * self.tracking_scale - 0.5 - self._center
         at = self.to_working(lens.seen(ideal)).reshape(height, width, 2)
         inside = np.all((at >= 0) & (at <= [width - 1, height - 1]), axis=2)
-        self._rectification = lens, at.astype(np.float32), inside
-        return self._rectification[1:]
+        kept = lens, at.astype(np.float32), inside
+        self._rectifications = [kept, *self._rectifications[: _LENSES - 1]]
+        return kept[1:]
 
     def to_working(self, offsets: Array) -> Array:
         """Working pixels (N, 2) of offsets in the tracked image."""

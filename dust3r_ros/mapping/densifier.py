@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from dust3r_ros.backends.base import Backend
-from dust3r_ros.depth.depth_maps import DepthMaps, DepthPreview, DepthShot, Posed, seen_from
+from dust3r_ros.depth.depth_maps import DepthMaps, DepthShot, seen_from
+from dust3r_ros.depth.preview import DepthPreview, Posed
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import angle_deg, invert
 from dust3r_ros.mapping.covisibility import depth_sources
@@ -326,16 +327,20 @@ class Densifier:
         for index in misled - stale:
             self.depths[index].unhear()
         self._pair_again(stale)
-        stale |= misled
-        count = len(self._state.records)
+        stale |= misled | self._share_all(stale | misled)
+        self.release_old()
+        return stale
+
+    def _share_all(self, stale: set[int]) -> set[int]:
+        """Hand ``stale`` keyframes, young ones and those not frozen the depth of others; returns whom it reached."""
+        count, reached = len(self._state.records), set[int]()
         young = range(max(0, count - self._state.config.window), count)
         unfinished = {index for index in range(count) if not self.depths[index].frozen}
         for index in sorted(stale.union(young, unfinished)):
-            stale |= self._share(index, [index + way * apart for apart in _APART for way in (-1, 1)])
+            reached |= self._share(index, [index + way * apart for apart in _APART for way in (-1, 1)])
         for index in unfinished:
             self.depths[index].show(self.views.image(index))
-        self.release_old()
-        return stale
+        return reached
 
     def _misled(self, stale: set[int]) -> set[int]:
         """Other keyframes that got depth from ``stale`` ones."""

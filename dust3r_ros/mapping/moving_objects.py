@@ -6,80 +6,19 @@ They are looked for with every keyframe; their depth and landmarks are removed f
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from dust3r_ros.depth.depth_maps import COLOR_RANGE, outside_range
 from dust3r_ros.features.masks import Mask, grown
-from dust3r_ros.geometry.depths import REFERENCE_PRECISION, landed
-from dust3r_ros.geometry.pinhole import Pinhole, center_of, rays
+from dust3r_ros.geometry.pinhole import rays
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.mapping.densifier import Densifier
+from dust3r_ros.mapping.motion_evidence import STEP, Evidence, SparseShot, compare
 from dust3r_ros.mapping.reconstruction import Reconstruction, renumbered
-from dust3r_ros.types import Array, Array32, Image
+from dust3r_ros.types import Array, Array32
 
-STEP = 3  # of the judged pixels
-
-
-@dataclass(frozen=True, eq=False)
-class SparseShot:
-    """A keyframe for comparison with others, every third pixel of it.
-
-    ``depth`` (h, w), 0 = none, ``sigma`` its relative standard deviation, ``near`` the least depth around a pixel,
-    0 beside a gap; ``color`` (h, w, 3) uint8, and the range of colours around a pixel, ``dark`` to ``light``.
-    ``focal``: of these pixels. ``shape``: of the keyframe.
-    """
-
-    w_T_c: Array
-    focal: float
-    shape: tuple[int, int]
-    depth: Array32
-    sigma: Array32
-    near: Array32
-    color: Image
-    dark: Image
-    light: Image
-
-    @property
-    def pinhole(self) -> Pinhole:
-        """The camera of its pixels, every third of the keyframe's from the second on."""
-        cx, cy = center_of(*self.shape)
-        return Pinhole(self.focal, ((cx - STEP // 2) / STEP, (cy - STEP // 2) / STEP))
-
-    @classmethod
-    def of(
-        cls, image: Image, depth: Array32, confidence: Array32, w_T_c: Array, focal: float, min_confidence: float
-    ) -> SparseShot:
-        """The certain part of a keyframe with ``image`` (H, W, 3) RGB, ``depth`` (H, W) and ``confidence`` (H, W)."""
-        shape = depth.shape
-        height, width = (side // STEP for side in shape)
-        rows, columns = slice(STEP // 2, height * STEP, STEP), slice(STEP // 2, width * STEP, STEP)
-        gain = confidence[rows, columns] - np.float32(1)
-        depth = np.where(gain > min_confidence - 1, depth[rows, columns], np.float32(0))
-        sigma = np.float32(REFERENCE_PRECISION) / np.sqrt(np.maximum(gain, np.float32(1e-6)))
-        small = cv2.resize(image[: height * STEP, : width * STEP], (width, height), interpolation=cv2.INTER_AREA)
-        around = np.ones((3, 3), np.uint8)
-        return cls(
-            w_T_c,
-            focal / STEP,
-            (shape[0], shape[1]),
-            depth,
-            sigma,
-            np.asarray(cv2.erode(depth, around), np.float32),
-            np.asarray(cv2.blur(small, (3, 3)), np.uint8),
-            np.asarray(cv2.erode(small, around), np.uint8),
-            np.asarray(cv2.dilate(small, around), np.uint8),
-        )
-
-
-_APART, _SIGMAS = 0.10, 3.0  # of depth, at least: closer points are the same surface
-_ALIKE = 0.9  # of what both see looks the same in both; three witnesses are wrong one time in a thousand
-_COMMON, _SAMPLE = 100, 2000  # pixels seen by both: fewer do not show how colours differ, more do not help
 _MOSTLY = 0.5  # of a region
-_CONFIRMED, _WITNESSES = 2, 3
-_NEVER = 2**31 - 1
 _LEAST_AREA = 0.002  # of the image
 _SAME, _REACH = 0.1, 1.0  # of depth, of the seeds' width: how far their object may extend
 _GROWTH = 1 / 64  # of the long edge
@@ -101,144 +40,6 @@ def region(shot: SparseShot, evidence: Evidence) -> Mask:
             whole = _completed(shot.depth, seeds).astype(np.uint8)
             found[:height, :width] |= cv2.resize(whole, (width, height), interpolation=cv2.INTER_NEAREST)
     return grown(found.astype(bool), _GROWTH) if found.any() else found.astype(bool)
-
-
-class Evidence:
-    """What other keyframes say about each pixel (h w,), flat, of a keyframe taken at ``time`` (ms).
-
-    Numbers of keyframes: ``agree`` see the same there; ``doubt`` see something nearer that looks the same, so that one
-    of the two depths is wrong; ``through`` see something behind it; ``like`` and ``unlike`` know what is behind it on
-    its ray, in its colours and in others.
-    """
-
-    def __init__(self, time: int, shot: SparseShot) -> None:
-        count = shot.depth.size
-        self.time = time
-        self.agree, self.doubt, self.through, self.like, self.unlike = (np.zeros(count, np.uint8) for _ in range(5))
-        # Times in ms relative to its own, clipped at 24 days either way.
-        self._first, self._last = np.zeros((2, count), np.int32)  # that agree
-        self._before, self._after = (
-            np.full(count, -_NEVER, np.int32),
-            np.full(count, _NEVER, np.int32),
-        )  # that see through
-
-    @property
-    def trusted(self) -> Mask:
-        """(h w,) trusted pixels: others see the same there, and no more of them see the same thing nearer."""
-        return (self.agree >= _CONFIRMED) & (self.agree >= self.doubt)
-
-    def confirm(self, at: np.ndarray, witness: int) -> None:
-        """A keyframe of time ``witness`` sees the same at pixels (K,)."""
-        self.agree[at] += 1
-        later = self._later(witness)
-        self._first[at] = np.minimum(self._first[at], later)
-        self._last[at] = np.maximum(self._last[at], later)
-
-    def accuse(self, at: np.ndarray, witness: int) -> None:
-        """A keyframe of time ``witness`` sees through pixels (K,)."""
-        self.through[at] += 1
-        if witness < self.time:
-            self._before[at] = np.maximum(self._before[at], self._later(witness))
-        else:
-            self._after[at] = np.minimum(self._after[at], self._later(witness))
-
-    def _later(self, witness: int) -> int:
-        return min(max(witness - self.time, 1 - _NEVER), _NEVER - 1)
-
-    def look_behind(self, at: np.ndarray, like: np.ndarray) -> None:
-        """A keyframe knows what is behind pixels (K,), some listed repeatedly, and whether it looks ``like`` them."""
-        alike, other = np.zeros((2, self.agree.size), bool)
-        alike[at[like]] = True
-        other[at[~like]] = True
-        self.like += alike
-        self.unlike += other & ~alike
-
-    @property
-    def gone(self) -> Mask:
-        """(h w,) pixels that several see through and that none sees again beyond them in time.
-
-        Something there both before and after stood still: then the witnesses were wrong, with a depth that moving
-        objects made too large.
-        """
-        again = (self._first < self._before) | (self._last > self._after)
-        return (self.through >= _WITNESSES) & ~again
-
-    @property
-    def before(self) -> Mask:
-        """(h w,) pixels in front of something else: most that know what is behind know other colours there.
-
-        If it has the pixel's colours, the pixel shows just that: its depth is too small, and others that look
-        there see another place, in any colours. If none knows, the depth must be trusted, with at least as many that
-        confirm it as see through: neighbours hand depth to each other, so they agree even when it is wrong.
-        """
-        unknown = (self.like == 0) & (self.unlike == 0)
-        return (self.unlike > self.like) | (unknown & self.trusted & (self.agree >= self.through))
-
-
-@dataclass(frozen=True, eq=False)
-class Testimony:
-    """What a keyframe says about another: pixels of the other and its own, flat.
-
-    ``through``, ``with_``: (K,) pixels that it sees through, and with which. ``hidden``, ``by``, ``like``: (M,) pixels
-    of the other that its own pixels would hide if depths were right, and whether they look the same.
-    """
-
-    through: np.ndarray
-    with_: np.ndarray
-    hidden: np.ndarray
-    by: np.ndarray
-    like: np.ndarray
-
-    def hear(self, one: Evidence, witness: Evidence) -> None:
-        """Count the testimony of trusted pixels, once all confirmations are known."""
-        one.accuse(self.through[witness.trusted[self.with_]], witness.time)
-        known = one.trusted[self.hidden]
-        witness.look_behind(self.by[known], self.like[known])
-
-
-def compare(shot: SparseShot, other: SparseShot, evidence: Evidence, witness: Evidence) -> Testimony:
-    """What ``other`` says about ``shot``; confirmations and doubts are noted in the evidence of both.
-
-    A pixel is seen through if the other sees something further, by 10 % and by three standard deviations of both
-    depths, at and all around the place where the pixel's point should appear, in colours that the pixel does not
-    have.
-    """
-    at, place, z = landed(shot, other, np.flatnonzero(shot.depth))
-    depth, near = other.depth.ravel()[place], other.near.ravel()[place]
-    known = depth > 0
-    at, place, z, depth, near = (part[known] for part in (at, place, z, depth, near))
-    beyond = 1 + np.maximum(
-        np.float32(_APART), np.float32(_SIGMAS) * np.hypot(other.sigma.ravel()[place], shot.sigma.ravel()[at])
-    )
-    hidden, same = depth * beyond < z, (depth * beyond >= z) & (depth <= z * beyond)
-    differ, like = _compared_colours(shot, other, at, place, same)
-    evidence.confirm(at[same & ~differ], witness.time)
-    before = near > z * beyond
-    witness.doubt[np.unique(place[before & ~differ])] += 1
-    through = before & differ
-    return Testimony(at[through], place[through], at[hidden], place[hidden], like[hidden])
-
-
-def _compared_colours(
-    shot: SparseShot, other: SparseShot, at: np.ndarray, place: np.ndarray, same: Mask
-) -> tuple[Mask, Mask]:
-    """(K,) which pixels ``at`` of a keyframe look unlike everything around ``place`` in another, and which alike.
-
-    The ``same`` surface (K,) may look brighter, darker or of another tint: exposure and white balance change it by
-    a factor, gloss and vignetting in no simple way. A pixel differs only if it differs by more than nine in ten of
-    those. If too little is seen by both, none counts as different.
-    """
-    if np.count_nonzero(same) < _COMMON:
-        return np.zeros(len(at), bool), np.ones(len(at), bool)
-    every = slice(None, None, max(1, np.count_nonzero(same) // _SAMPLE))
-    ours, theirs = shot.color.reshape(-1, 3), other.color.reshape(-1, 3)
-    gain = np.median(theirs[place[same][every]], axis=0) / np.maximum(np.median(ours[at[same][every]], axis=0), 1)
-    toned = np.clip(ours * gain, 0, 255).astype(np.uint8)[at]
-    dark, light = (part.reshape(-1, 3)[place] for part in (other.dark, other.light))
-    off = outside_range(toned, dark, light)
-    apart = cv2.absdiff(toned, theirs[place]).reshape(-1, 3).max(axis=1)
-    limits = (max(COLOR_RANGE, float(np.quantile(kind[same][every], _ALIKE))) for kind in (off, apart))
-    return np.asarray(off > next(limits)), np.asarray(apart <= next(limits))
 
 
 def _pieces(seeds: np.ndarray) -> list[Mask]:

@@ -182,7 +182,7 @@ def test_a_network_that_says_nothing_changes_nothing() -> None:
         true[row : row + 24, column : column + 24] *= 0.93
     plane = true[:1] * np.linspace(1.1, 0.9, height, dtype=np.float32)[:, None]
     true[:, width // 2 :] *= 1.3  # what no plane tells
-    geometry = StereoDepth(true.copy(), np.full_like(true, 4.0), 5.0)
+    geometry = StereoDepth(true.copy(), np.full_like(true, 4.0))
     geometry.confidence[:, ::3] = 1.0  # what geometry does not know
     geometry.depth[:, ::3] = 0.0
     for nothing in (np.ones_like(true), plane):
@@ -196,7 +196,7 @@ def test_a_network_is_judged_by_all_views_it_was_asked_for() -> None:
     """One that is right by luck is not believed after many wrong views, one that turns out right is believed again."""
     rng = np.random.default_rng(0)
     true = np.exp(cv2.resize(rng.normal(0, 0.3, (6, 8)), (160, 120))).astype(np.float32)
-    geometry = StereoDepth(true.copy(), np.full_like(true, 4.0), 5.0)
+    geometry = StereoDepth(true.copy(), np.full_like(true, 4.0))
     geometry.confidence[:, ::3] = 1.0
     geometry.depth[:, ::3] = 0.0
 
@@ -269,7 +269,7 @@ def some_view(known: float) -> tuple[np.ndarray, StereoDepth]:
     rng = np.random.default_rng(1)
     true = np.exp(cv2.resize(rng.normal(0, 0.3, (6, 8)), (160, 120))).astype(np.float32)
     lost = rng.random(true.shape) >= known
-    return true, StereoDepth(np.where(lost, 0, true), np.where(lost, 1, 4).astype(np.float32), 5.0)
+    return true, StereoDepth(np.where(lost, 0, true), np.where(lost, 1, 4).astype(np.float32))
 
 
 def asked(network_of, views: int, known: float = 0.7) -> list[int]:
@@ -316,7 +316,7 @@ def test_one_view_with_wrong_geometry_does_not_outweigh_many_others() -> None:
     """That of a young map, say: a right network is believed a few probes later."""
     record, (true, geometry) = TrackRecord(), some_view(0.7)
     plane = np.broadcast_to(np.linspace(1.0, 1.1, true.shape[1], dtype=np.float32), true.shape)
-    wrong = StereoDepth(np.where(geometry.confidence > 1, plane, 0).astype(np.float32), geometry.confidence, 5.0)
+    wrong = StereoDepth(np.where(geometry.confidence > 1, plane, 0).astype(np.float32), geometry.confidence)
     right = NetworkDepth(true, np.full_like(true, 3.0))
     with_prior(wrong, NetworkDepth(true**4, right.confidence), record)
     assert record.left > 1

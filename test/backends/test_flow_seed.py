@@ -6,8 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
+from dust3r_ros.backends import flow, two_view
 from dust3r_ros.backends.flow import seeded_targets
 from dust3r_ros.backends.two_view import TwoViewBackend
+from dust3r_ros.features.features import extract
 from dust3r_ros.types import Array, Array32, Image, View
 
 H, W, F = 120, 160, 150.0
@@ -95,3 +97,30 @@ def test_a_near_thing_has_depth_where_landmarks_are_on_it(known: bool) -> None:
     share = (sure & right)[BOARD].mean()
     assert share > 0.6 if known else share < 0.3
     assert (sure & ~right)[BOARD].mean() < 0.1
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_features_are_matched_only_where_no_landmark_says_more(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images that have nothing in common, as where flow is lost."""
+    described: list[Image] = []
+    monkeypatch.setattr(two_view, "extract", lambda image: described.append(image) or extract(image))
+    backend = TwoViewBackend()
+    for view in (0, 1):
+        backend.add(View(view, "front", texture(5 + view, (H, W))))
+    landmarks = {view: points(scene()[2]) for view in (0, 1)} if known else None
+    (found,) = backend.predict([(0, 1)], {"front": F}, {0: np.eye(4), 1: moved(STEP)}, landmarks)
+    assert len(described) == (0 if known else 2) and (found.confidence_first > 1.5).mean() < 0.05
+
+
+def test_a_compiler_changes_nothing_in_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert flow.LIBRARY is not None
+    points = np.random.default_rng(0).uniform([-2, -2, 0.3], [2, 2, 6], (200, 3))
+    b_T_a = np.eye(4)
+    b_T_a[:3, 3] = 0.4, -0.1, -2.0  # past the nearest points
+    given = points, b_T_a, F, 1.1 * F, (H, W), (H + 10, W - 8)
+    compiled = seeded_targets(*given)
+    monkeypatch.setattr(flow, "LIBRARY", None)
+    plain = seeded_targets(*given)
+    assert compiled is not None and plain is not None
+    np.testing.assert_allclose(compiled, plain, rtol=1e-5, atol=1e-3)
+    assert 0 < np.isnan(plain).mean() < 0.5

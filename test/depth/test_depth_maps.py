@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sequences import walk
 
+from dust3r_ros.depth import depth_maps
 from dust3r_ros.depth.depth_maps import DepthMaps, DepthShot, seen_from
 from dust3r_ros.geometry.pinhole import unproject
 from dust3r_ros.geometry.rigid import invert, pose, transform
@@ -373,3 +374,18 @@ def test_cameras_that_look_away_share_nothing() -> None:
     turned = a.w_T_c @ np.diag([-1.0, 1, -1, 1])
     for depth, confidence in (seen_from(a, replace(a, w_T_c=turned)), seen_from(replace(a, depth=0 * a.depth), a)):
         assert (depth == 0).all() and (confidence == 1).all()
+
+
+def test_a_compiler_changes_nothing_in_shared_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for pixels whose texture is as different as it may be: sums of whole numbers do not round."""
+    assert depth_maps.LIBRARY is not None
+    sequence, rng = walk("orbit"), np.random.default_rng(0)
+    pairs = [(shot(sequence, a), shot(sequence, b)) for a, b in ((0, 1), (1, 0), (0, 3))]
+    for a, _ in pairs:
+        a.depth[rng.random(a.depth.shape) < 0.2], a.confidence[rng.random(a.depth.shape) < 0.2] = 0, 1
+    compiled = [seen_from(a, b) for a, b in pairs]
+    monkeypatch.setattr(depth_maps, "LIBRARY", None)
+    for (a, b), found in zip(pairs, compiled, strict=True):
+        plain = seen_from(a, b)
+        assert 0.1 < (plain[0] > 0).mean() < 1
+        assert all(np.mean(one != other) < 1e-3 for one, other in zip(found, plain, strict=True))

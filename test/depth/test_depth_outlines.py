@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dust3r_ros.depth import completion
 from dust3r_ros.depth.completion import cut_at_outlines
 
 HEIGHT, WIDTH = 120, 160
@@ -74,3 +75,15 @@ def test_nothing_or_everything_known_and_images_too_small_break_nothing() -> Non
         confidence[0, 0] = 2
         found = cut_at_outlines(confidence - 1, confidence, np.zeros((*shape, 3), np.uint8))
         assert found[0].shape == shape and np.isfinite(found[0]).all() and (found[1] >= 1).all()
+
+
+@pytest.mark.parametrize("columns", [WIDTH, 101, 40])
+def test_a_compiler_changes_nothing_in_outlines(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert completion.LIBRARY is not None
+    image = np.roll(thing((120, 160, 220), 6.0), -60, axis=1)[:, :columns]
+    known = [np.roll(part, -60, axis=1)[:, :columns] for part in overrun()]
+    compiled = cut_at_outlines(*known, image)
+    monkeypatch.setattr(completion, "LIBRARY", None)
+    for one, other in zip(compiled, cut_at_outlines(*known, image), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (compiled[1] != known[1]).any()

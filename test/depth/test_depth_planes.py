@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from dust3r_ros.depth import completion
 from dust3r_ros.depth.completion import complete_planes
 
 HEIGHT, WIDTH = 120, 160
@@ -102,3 +104,18 @@ def test_the_same_map_gives_the_same_and_nothing_known_breaks_nothing() -> None:
         nothing = np.zeros(shape, np.float32), np.ones(shape, np.float32)
         depth, confidence, _ = complete_planes(*nothing, np.zeros((*shape, 3), np.uint8))
         assert (depth == 0).all() and (confidence == 1).all()
+
+
+def test_a_compiler_changes_nothing_in_planes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert completion.LIBRARY is not None
+    image = np.empty((HEIGHT, WIDTH, 3), np.uint8)
+    inverse, known = street(image)
+    image[70:, 75:105] = (90, 60, 50)
+    known[78:, 80:100] = False
+    compiled = complete_planes(*known_where(inverse, known), image)
+    monkeypatch.setattr(completion, "LIBRARY", None)
+    plain = complete_planes(*known_where(inverse, known), image)
+    np.testing.assert_array_equal(compiled[2], plain[2])
+    for one, other in zip(compiled[:2], plain[:2], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert (plain[0] > 0)[78:, 80:100].mean() > 0.9, "a plane was found"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dust3r_ros.depth import completion
 from dust3r_ros.depth.completion import plain_regions
 
 HEIGHT, WIDTH = 120, 160
@@ -49,3 +50,10 @@ def test_no_region_in_texture_and_images_too_small_break_nothing() -> None:
     for shape in ((1, 1), (2, 7), (5, 5)):
         for region in plain_regions(np.zeros((*shape, 3), np.uint8), 6):
             assert region.inside.shape == shape
+
+
+def test_noise_is_estimated_in_the_plainest_parts() -> None:
+    for noise in (0.0, 1.0, 3.0):
+        gray = np.random.default_rng(2).normal(120, noise, (HEIGHT, WIDTH, 1)).repeat(3, axis=2)
+        gray[:, : WIDTH // 8] = np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH // 8, 1))
+        assert completion._noise(np.clip(np.rint(gray), 0, 255).astype(np.uint8)) == pytest.approx(noise, rel=0.3)

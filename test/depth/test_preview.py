@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sequences import walk
 
-from dust3r_ros.depth.depth_maps import DepthPreview, Posed
+from dust3r_ros.depth.preview import DepthPreview, Posed
 from dust3r_ros.geometry.rigid import transform
 from dust3r_ros.scenes.sequence import RenderedSequence
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dust3r_ros.geometry import depths
 from dust3r_ros.geometry.depths import fuse_depths, robust_scale
 
 SHAPE = (12, 16)
@@ -135,3 +136,19 @@ def test_no_scale_without_common_depth() -> None:
     assert np.isnan(robust_scale(ones, -ones, ones))
     assert np.isnan(robust_scale(np.zeros(0), np.zeros(0), np.zeros(0)))
     assert robust_scale(np.array([np.nan, 2.0]), np.array([1.0, 1.0]), np.ones(2)) == 2.0
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_compiler_changes_nothing(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More pixels than are processed at a time, some unknown."""
+    assert depths.LIBRARY is not None
+    rng = np.random.default_rng(count)
+    estimates = rng.uniform(1, 4, (250, 210)) * np.exp(rng.normal(0, 0.1, (count, 250, 210)))
+    estimates = (estimates * (rng.random(estimates.shape) < 0.7)).astype(np.float32)
+    confidences = (1 + rng.exponential(2, estimates.shape) * (rng.random(estimates.shape) < 0.9)).astype(np.float32)
+    compiled = fuse_depths(list(estimates), list(confidences))
+    monkeypatch.setattr(depths, "LIBRARY", None)
+    plain = fuse_depths(list(estimates), list(confidences))
+    for one, other in zip(compiled, plain, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert 0.5 < (plain[0] > 0).mean() < 1

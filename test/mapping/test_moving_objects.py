@@ -15,9 +15,11 @@ from synthetic import arc, sparse_of
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.resize import Resize
+from dust3r_ros.mapping import motion_evidence
 from dust3r_ros.mapping.map_view import MaskedShare
 from dust3r_ros.mapping.mapper import Mapper
-from dust3r_ros.mapping.moving_objects import Evidence, SparseShot, compare, region
+from dust3r_ros.mapping.motion_evidence import Evidence, SparseShot, compare
+from dust3r_ros.mapping.moving_objects import region
 from dust3r_ros.scenes.rooms import room
 from dust3r_ros.scenes.sequence import look_at, walk
 
@@ -260,3 +262,18 @@ def test_nothing_is_left_out_of_a_plain_world_in_which_nothing_moves() -> None:
 
 def test_counting_before_there_is_a_map() -> None:
     assert Mapper(SMALL).masked_share == MaskedShare()
+
+
+@pytest.mark.parametrize("exposure", [False, True])
+def test_a_compiler_changes_nothing(exposure: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert motion_evidence.LIBRARY is not None
+    world = exposed(rendered("walks")) if exposure else rendered("walks")
+    noise = np.random.default_rng(0).normal(1, 0.03, world.sequence.depths.shape).astype(np.float32)
+    depths = world.sequence.depths * noise * (np.abs(noise - 1) < 0.07)
+    compiled = heard_all(true_shots(world, depths))
+    monkeypatch.setattr(motion_evidence, "LIBRARY", None)
+    plain = heard_all(true_shots(world, depths))
+    for one, other in zip(compiled, plain, strict=True):
+        for name in vars(one):
+            assert np.mean(getattr(one, name) != getattr(other, name)) < 1e-3, name
+    assert any(evidence.through.any() and evidence.unlike.any() and evidence.doubt.any() for evidence in plain)
