@@ -16,6 +16,7 @@ from dust3r_ros.mapping.loop_adjustment import LoopAdjustment, LoopGap, WideLoop
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.rig_placement import RigPlacement
 from dust3r_ros.mapping.self_calibration import CalibrationSchedule, Calibrator, same_scale
+from dust3r_ros.mapping.submap import MeasuredFrame
 from dust3r_ros.sparse.refinement import refine
 from dust3r_ros.sparse.transplant import Adjusted, adjusted_copy, transplant
 from dust3r_ros.timing import StageTimer
@@ -245,10 +246,10 @@ class MapAdjuster:
         if not self._state.sure:
             self._calibrate(self._state.records[0].stream)
 
-    def adjust_last(self) -> None:
-        """Adjust the whole map for the last time."""
+    def adjust_last(self, frames: Sequence[MeasuredFrame] = ()) -> None:
+        """Adjust the whole map for the last time, to what ``frames`` see of it, too."""
         with self._stage("refine"):
-            self._follow(self._calibrator.adjust_last)
+            self._follow(lambda: self._adjust_with(frames))
             streams = {record.stream.index: record.stream for record in self._state.records}
             self._calibrator.consider_lens(*streams.values())
 
@@ -356,6 +357,22 @@ class MapAdjuster:
         if later:
             self._refine(later)
             self._state.sparse.extend(later)
+
+    def _adjust_with(self, frames: Sequence[MeasuredFrame]) -> None:
+        """The last adjustment, then another of poses and landmarks with ``frames`` as views that do not stay.
+
+        Focals and lenses are held in it: frames see only landmarks that agreed with them as they were.
+        """
+        self._calibrator.adjust_last()
+        sparse, count = self._state.sparse, len(self._state.sparse.views)
+        for frame in frames:
+            seen = sparse.resolved(frame.tracks)
+            found = self._finder.locate(frame.stream, seen, frame.w_T_c)
+            if found is not None:
+                sparse.add(frame.stream.index, seen, found.w_T_c)
+        if len(sparse.views) > count:
+            refine(sparse, rounds=1, sharp=True)
+            sparse.remove(range(count, len(sparse.views)))
 
     def _refine(self, keyframes: Sequence[int], free_focal: bool | np.ndarray = False) -> None:
         """Adjust some keyframes, ``sharp``: matches off by a pixel would bend new ground with a single wall."""

@@ -23,8 +23,9 @@ from dust3r_ros.mapping.loop_closing import LoopClosing
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.rig_placement import FocalVotes, RigPlacement
 from dust3r_ros.mapping.saving import LandmarkSaving
-from dust3r_ros.mapping.submap import BEGIN, CULL, DEPTH, PREVIEW, RENUMBER, TAKE, Chores, Submap
+from dust3r_ros.mapping.submap import BEGIN, CULL, DEPTH, PREVIEW, RENUMBER, TAKE, Chores, MeasuredFrame, Submap
 from dust3r_ros.sparse.consistency import Doubt
+from dust3r_ros.sparse.schur import DENSE_POSES
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.timing import StageTimer, Tick
 from dust3r_ros.tracking import Tracks, join, no_tracks
@@ -254,7 +255,7 @@ class MapBuilder(Submap):
             return None
         return self.finder.measure(index, stream, gray, tracks, w_T_c)
 
-    def finish(self, tick: Tick, depth: bool) -> None:
+    def finish(self, frames: Sequence[MeasuredFrame], tick: Tick, depth: bool) -> None:
         """Adjust everything for the last time, then compute ``depth`` with the resulting poses."""
         self.chores.settle()
         if not self.initialised:
@@ -263,7 +264,8 @@ class MapBuilder(Submap):
         self._adjuster.calibrate_last()
         self._adjuster.rebuild(last=True)
         self.chores.settle()
-        self._adjuster.adjust_last()
+        between = self._near.between([frame.w_T_c for frame in frames], DENSE_POSES - len(self.posed()))
+        self._adjuster.adjust_last([frames[at] for at in between])
         if depth:
             self._depth.finish(tick)
         self._culling.cull(everywhere=True)  # what it saw has had its say

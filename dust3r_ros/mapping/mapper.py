@@ -270,7 +270,7 @@ class Mapper(MapView):
         if self._atlas.largest() is not self._active:
             removed = self._wake(self._atlas.largest())
         if self.mapping:  # if false, the map is fixed
-            self.submap.finish(tick, depth)
+            self.submap.finish(self._active.frames.measured(), tick, depth)
             removed += self._take_culled()
         with self._stage("refine"):
             self._active.frames.find_again()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -44,6 +45,18 @@ class Finder(Protocol):
 
     def welcomes(self, stream: CameraStream) -> bool:
         """Whether a camera is worth searching for."""
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredFrame:
+    """A frame that is no keyframe, and the landmarks that it sees, as offsets that have not drifted.
+
+    ``w_T_c`` (4, 4): about where it is.
+    """
+
+    stream: CameraStream
+    tracks: Tracks
+    w_T_c: Array
 
 
 class Placement:
@@ -241,8 +254,11 @@ class Submap(ABC):
         """Move the whole map to other coordinates and another unit."""
 
     @abstractmethod
-    def finish(self, tick: Tick, depth: bool) -> None:
-        """Adjust everything for the last time, then compute ``depth``; ``tick`` counts the keyframes that get it."""
+    def finish(self, frames: Sequence[MeasuredFrame], tick: Tick, depth: bool) -> None:
+        """Adjust everything for the last time, then compute ``depth``; ``tick`` counts the keyframes that get it.
+
+        A map of landmarks is also adjusted to what ``frames`` see between keyframes.
+        """
 
     def take_changed(self) -> tuple[Keyframe, ...]:
         """Keyframes with a pose that changed since the last call, with new versions."""

@@ -15,7 +15,7 @@ from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.reconstruction import Culled
 from dust3r_ros.mapping.state import FrameState
-from dust3r_ros.mapping.submap import Finder
+from dust3r_ros.mapping.submap import Finder, MeasuredFrame
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array, StampedPose
@@ -196,6 +196,16 @@ class FrameLog:
             if again is not None:
                 self._located[keyframe] += not known
                 row["pose"], row["unit"], row["changed"] = again[0][:3], again[1], self.rewritten
+
+    def measured(self) -> list[MeasuredFrame]:
+        """The newest frames whose corners have not drifted: those of places where the camera has been before."""
+        found = []
+        for at, stream, seen in self._seen:
+            row = self._rows[at]
+            known = bool(_located(row)[0]) and self._keyframes.pose(int(row["keyframe"][0])) is not None
+            if known and seen.anchored_ns == seen.stamp_ns:
+                found.append(MeasuredFrame(stream, seen.tracks, self._poses(row)[0]))
+        return found
 
     def since(self, count: int, rewritten: int) -> Iterator[tuple[int, FrameState]]:
         """Place and state of each frame from place ``count``, and of those that changed after ``rewritten``."""

@@ -221,3 +221,18 @@ def test_a_long_path_is_thinned_and_keeps_its_newest_pose() -> None:
     assert {pose.camera for pose in path} == {"left"} and path[-1].w_T_c[0, 3] == 1000.0
     assert log.count() == len(log.trajectory()) == 10_001 + 1001
     assert log.path("nobody", 2000) == [] == FrameLog(Keyframes()).path("camera", 2000)
+
+
+def test_frames_whose_corners_have_not_drifted_are_measured() -> None:
+    """Located ones, where their keyframe has taken them."""
+    keyframes = Keyframes(1.0)
+    log, stream = FrameLog(keyframes), CameraStream("camera", 0, 320, 240, MapperConfig())
+    log.add_keyframe(0, stream, seen(100, 100))
+    log.add(0, stream, seen(200, 100), found(1.5))
+    log.add(0, stream, seen(300, 300), found(2.5))
+    log.add(0, stream, seen(400, 400), None)
+    keyframes.poses[0] = at(3.0)
+    (frame,) = log.measured()
+    assert frame.stream is stream and frame.w_T_c[0, 3] == 4.5
+    keyframes.poses[0] = None
+    assert log.measured() == []
