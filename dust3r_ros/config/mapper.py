@@ -111,6 +111,10 @@ class MapperConfig:
     dense: bool = row(
         True, "Compute depth for keyframes; false maps poses, calibration and landmarks only (backend two_view)."
     )
+    depth_at_end: bool = row(
+        True,
+        "Compute depth once, at the end, with previews until then; false takes twice as long. Nodes never wait for it.",
+    )
     depth_pairs: int = row(
         2,
         "Pairs used for the depth of each new keyframe, the most promising of the window (not dust3r).",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ class _PinholeImage(ctypes.Structure):
 class PinholeMaps(ctypes.Structure):
     """A pinhole camera and up to six maps of its image in the library's layout; ``kept``: the arrays it points to."""
 
-    kept: object
+    kept: list[np.ndarray]
     _fields_ = [("camera", _PinholeImage), ("maps", ctypes.c_void_p * 6)]
 
     @classmethod
@@ -54,3 +55,8 @@ class PinholeMaps(ctypes.Structure):
         given = cls(_PinholeImage(*maps[0].shape, camera.focal, *camera.center), addresses)
         given.kept = kept
         return given
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy points to copies of the arrays."""
+        camera = self.camera
+        return PinholeMaps.of, (Pinhole(camera.focal, (camera.cx, camera.cy)), *self.kept)

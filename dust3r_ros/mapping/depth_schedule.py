@@ -83,12 +83,18 @@ class DepthSchedule:
     def add(self, index: int, others: Sequence[int]) -> None:
         """Connect the newest keyframe with ``others`` that share landmarks, and schedule its depth."""
         self._schedule(index, others)
-        if self._state.config.dense and not self._state.live:
+        if self._at_once:
+            for _ in self._in_parts(index, others):
+                pass
+        elif self._state.config.dense and not self._state.live:
             self._look_for_movers(index)
 
     def add_late(self, index: int) -> None:
         """Schedule depth of a keyframe that got a pose, or a new one, after newer keyframes."""
-        self._schedule(index, self._near.neighbours(index))
+        others = self._near.neighbours(index)
+        self._schedule(index, others)
+        if self._at_once:
+            self._state.changed |= self.dense.densify(index, others)
 
     def rebuild(self) -> None:
         """Compute all depth again: every pose is new."""
@@ -148,8 +154,13 @@ class DepthSchedule:
         self.dense.connect(index, others)
         if self._state.config.dense and self._state.live:
             self.waiting.want([(index, list(others))])
-        elif self._state.config.dense:
+        elif self._state.config.dense and self._state.config.depth_at_end:
             self._state.changed |= self.dense.preview(index, others, _PREVIEW_PAIRS)
+
+    @property
+    def _at_once(self) -> bool:
+        config = self._state.config
+        return config.dense and not (self._state.live or config.depth_at_end)
 
     def _in_parts(self, index: int, others: Sequence[int]) -> Iterator[None]:
         """Depth of a keyframe, a pair at a time, and its moving objects; the map may change in between."""

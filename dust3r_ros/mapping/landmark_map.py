@@ -27,7 +27,7 @@ from dust3r_ros.mapping.submap import BEGIN, CULL, DEPTH, PREVIEW, RENUMBER, TAK
 from dust3r_ros.sparse.consistency import Doubt
 from dust3r_ros.sparse.schur import DENSE_POSES
 from dust3r_ros.sparse.sparse_map import SparseMap
-from dust3r_ros.timing import StageTimer, Tick
+from dust3r_ros.timing import StageTimer, Tick, no_tick
 from dust3r_ros.tracking import Tracks, join, no_tracks
 from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.tracking.front_end import YOUNG
@@ -255,7 +255,7 @@ class MapBuilder(Submap):
             return None
         return self.finder.measure(index, stream, gray, tracks, w_T_c)
 
-    def finish(self, frames: Sequence[MeasuredFrame], tick: Tick, depth: bool) -> None:
+    def finish(self, frames: Sequence[MeasuredFrame] = (), tick: Tick = no_tick, depth: bool = True) -> None:
         """Adjust everything for the last time, then compute ``depth`` with the resulting poses."""
         self.chores.settle()
         if not self.initialised:

@@ -20,7 +20,7 @@ from dust3r_ros.mapping.reconstruction import Culled, Reconstruction
 from dust3r_ros.mapping.state import LiveSubmap, SubmapState
 from dust3r_ros.sparse.consistency import Doubt
 from dust3r_ros.sparse.landmarks import Intrinsics
-from dust3r_ros.timing import Tick
+from dust3r_ros.timing import Tick, no_tick
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array, Image, Keyframe
@@ -254,7 +254,7 @@ class Submap(ABC):
         """Move the whole map to other coordinates and another unit."""
 
     @abstractmethod
-    def finish(self, frames: Sequence[MeasuredFrame], tick: Tick, depth: bool) -> None:
+    def finish(self, frames: Sequence[MeasuredFrame] = (), tick: Tick = no_tick, depth: bool = True) -> None:
         """Adjust everything for the last time, then compute ``depth``; ``tick`` counts the keyframes that get it.
 
         A map of landmarks is also adjusted to what ``frames`` see between keyframes.

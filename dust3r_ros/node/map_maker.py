@@ -145,10 +145,11 @@ class MapMaker:
         self._trace = ChromeTrace("back end") if node.profile else None
         self._span, self._shipped = self._trace or no_timer, 0.0
         heard = self._trace.stage if self._trace else None
-        self._session = Session(setting.mapper, self._log, on_time_jump=node.on_time_jump, heard=heard)
+        mapper = replace(setting.mapper, depth_at_end=False)  # a node has viewers
+        self._session = Session(mapper, self._log, on_time_jump=node.on_time_jump, heard=heard)
         done = begin(
             self._session,
-            setting.mapper,
+            mapper,
             map_db=node.map_db,
             map_start=node.map_start,
             load_map=node.load_map,
@@ -180,7 +181,7 @@ class MapMaker:
         self._released = time.monotonic()
         self._stamp_ns = 0
         self._safe = False  # whether many landmarks were followed into the last image
-        if node.backlog != "every":  # with backlog "every", images wait and the map equals that of dust3r-map
+        if node.backlog != "every":  # with backlog "every", images wait for all work
             self._session.go_live(beside=hasattr(os, "fork"))
         self._status = session_snapshot(self._session, setting.mapper, node)
 

@@ -1,5 +1,7 @@
 """Which keyframe gets depth, and when."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from growing import DENSE, grow, resumed
@@ -100,3 +102,10 @@ def test_depth_that_fails_at_the_end_leaves_the_map(sequence):
     assert known(mapper) > 1.2 * previews and mapper.keyframes[4].depth.any()
     said = f"depth failed for 1 of {len(mapper.keyframes)} keyframes (out of memory); these keep their previews"
     assert mapper.doubts == (said,)
+
+
+def test_depth_comes_with_each_keyframe_where_nobody_waits_for_the_end(sequence):
+    mapper = Mapper(replace(DENSE, depth_at_end=False))
+    pairs = predicted(mapper)
+    grow(mapper, None, sequence, range(12))
+    assert {index for pair in pairs for index in pair} == set(range(len(mapper.keyframes)))
