@@ -179,7 +179,7 @@ class Manifest(Door):
         for index, image in enumerate(sequence().images[:7]):
             cv2.imwrite(str(images / f"{index}.png"), image[..., ::-1])
         writer = ManifestWriter(folder / "manifest.jsonl")
-        writer.header(SMALL, threads=1)
+        writer.header(SMALL)
         session = Session(SMALL, LOG)
         session.keeper.keep_record(writer)
         session.know("camera", Calibration(96, 72, 80.0, 80.0, 47.5, 35.5, "plumb_bob", (0.1, 0.01, 0.0, 0.0, 0.0)))
@@ -219,11 +219,11 @@ class Manifest(Door):
         replay = ManifestReplay(open_source(folder / "images"), manifest)
         run = Replay(session.process, replay, lambda event: apply(session, event))
         updates = [*run]
-        return manifest.config, manifest.topics, manifest.threads, [*manifest.entries()], updates, session
+        return manifest.config, manifest.topics, [*manifest.entries()], updates, session
 
     def judge(self, found: Any, good: Any, how: set[str]) -> None:
-        _, topics, threads, entries, updates, session = found
-        require(isinstance(topics, dict) and threads >= 0, "topics or threads")
+        _, topics, entries, updates, session = found
+        require(isinstance(topics, dict), "topics")
         for entry in entries:
             require(isinstance(entry, (FrameEntry, Event)), "an entry of no kind")
             if isinstance(entry, FrameEntry):

@@ -1,4 +1,4 @@
-"""Threads and processes for heavy work: the BLAS thread count, a pool for pixels, a forked copy of this process."""
+"""Threads and processes for heavy work: BLAS, a pool for pixels, a forked copy of this process."""
 
 from __future__ import annotations
 
@@ -17,32 +17,31 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Generic, TypeVar
 
-_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # The names of OpenBLAS's functions, which depend on the build.
 _NAMES = ("openblas_{}", "openblas_{}64_", "scipy_openblas_{}", "scipy_openblas_{}64_")
 
 
-def blas_threads() -> int:
-    """The number of BLAS threads; 0 if unknown: not OpenBLAS, or not Linux."""
-    return max([function() for function in _functions("get_num_threads")], default=0)
+def use_one_blas_thread() -> None:
+    """Compute sums with one BLAS thread in this process from now on (OpenBLAS on Linux; others stay as they are).
 
-
-def use_blas_threads(count: int) -> bool:
-    """Use ``count`` BLAS threads in this process from now on; returns whether that worked."""
-    for name in _VARIABLES:  # for a library loaded later
-        os.environ[name] = str(count)
+    The matrices of a map are small: more threads mostly wait for each other, which doubles the processor time,
+    multiplies it on a busy machine, and lets the last digits depend on their number.
+    """
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # for a library loaded later
     for function in _functions("set_num_threads"):
-        function(ctypes.c_int(count))
-    return blas_threads() == count
+        function(ctypes.c_int(1))
 
 
-def use_threads(count: int) -> None:
-    """Use ``count`` threads of BLAS and of the pool in this process from now on; for a process that shares a machine
-    with others of its kind."""
+def use_one_thread() -> None:
+    """Use one thread of OpenCV, OpenMP and the pool in this process from now on; for a process per core."""
+    import cv2
+
     global THREADS
-    THREADS = count
+    THREADS = 1
     thread_pool.cache_clear()
-    use_blas_threads(count)
+    cv2.setNumThreads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # for torch and ONNX Runtime, once they are loaded
+    use_one_blas_thread()
 
 
 def end_with_parent() -> None:

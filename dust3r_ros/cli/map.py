@@ -122,8 +122,6 @@ def map_recording(
     from dust3r_ros.session.replay import Replay, apply
 
     plan = inputs.read_plan(arguments)
-    if plan is not None:
-        _compute_as(plan, warn)
     config = config_of(arguments, plan)
     source = inputs.open_inputs(arguments, plan)
     items = inputs.frames(source, plan, arguments)
@@ -158,15 +156,12 @@ def map_piece(arguments: argparse.Namespace, piece: Piece, path: Path, known: Ma
 
     ``known``: what an earlier piece found of the cameras. Raises ``Dust3rRosError``.
     """
-    import cv2
-
-    from dust3r_ros.alignment.processes import use_threads
+    from dust3r_ros.alignment.processes import use_one_thread
     from dust3r_ros.io.frames import read_ahead
     from dust3r_ros.session.replay import Replay
     from dust3r_ros.storage.saved_map import save_map
 
-    use_threads(1)
-    cv2.setNumThreads(1)
+    use_one_thread()
     source, wanted, warnings = inputs.open_inputs(arguments, None), set(piece.frames), list[str]()
     source.between = piece.between
     session = _session(arguments, config_of(arguments, None), source, None, None, warnings.append)
@@ -179,13 +174,6 @@ def map_piece(arguments: argparse.Namespace, piece: Piece, path: Path, known: Ma
     save_map(path, session.mapper, session.settings())
     found = {name: session.mapper.focal(name) for name in session.mapper.cameras}
     return MappedPiece(found, used, (*warnings, *inputs.shortfalls(replay, frames, source, session)))
-
-
-def _compute_as(plan: Manifest, warn: Callable[[str], object]) -> None:
-    from dust3r_ros.alignment.processes import use_blas_threads
-
-    if plan.threads and not use_blas_threads(plan.threads):
-        warn(f"cannot use {plan.threads} BLAS threads as in the recorded run; the last digits may differ")
 
 
 def _check(arguments: argparse.Namespace, directory: Path) -> None:

@@ -290,6 +290,8 @@ def _task(work: Work, job: Job, tries: int, version: str) -> Record:
     """In a process of the cluster: map with one thread, report, and write the record last."""
     import ray
 
+    from dust3r_ros.alignment.processes import use_one_thread
+
     node, host, pid = ray.get_runtime_context().get_node_id(), socket.gethostname(), os.getpid()
     begun = Record(job.recording, job.request, RUNNING, tries=tries, host=host, node=node, pid=pid)
     if version != __version__:
@@ -318,16 +320,6 @@ def _task(work: Work, job: Job, tries: int, version: str) -> Record:
     except OutputError as error:  # then the next request does not know of it
         return replace(record, state=FAILED, message=f"{record.state}, but its record is missing: {error}")
     return record
-
-
-def use_one_thread() -> None:
-    """For a process per core. Libraries that are loaded later read the variables."""
-    from dust3r_ros.alignment.processes import use_threads
-
-    use_threads(1)
-    import cv2
-
-    cv2.setNumThreads(1)
 
 
 def _forget_peak_memory() -> None:

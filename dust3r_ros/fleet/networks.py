@@ -18,7 +18,7 @@ from dust3r_ros.backends import make_network
 from dust3r_ros.backends.base import Network, views_of
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import BackendError
-from dust3r_ros.fleet.cluster import Cluster, use_one_thread
+from dust3r_ros.fleet.cluster import Cluster
 from dust3r_ros.products.results import peak_memory_mb
 from dust3r_ros.types import Array, PairPrediction, View
 
@@ -138,6 +138,8 @@ class _Actor:
 
     def __init__(self, config: MapperConfig, one_thread: bool) -> None:
         if one_thread:
+            from dust3r_ros.alignment.processes import use_one_thread
+
             use_one_thread()  # before torch is imported, which reads the variables
         self._config = config
         self._batches: Batches | None = None

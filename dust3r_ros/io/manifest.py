@@ -115,10 +115,10 @@ class ManifestWriter:
         except OSError as error:
             raise output_error(path, error) from error
 
-    def header(self, config: MapperConfig, topics: Mapping[str, Mapping[str, str]] | None = None, **more: Any) -> None:
+    def header(self, config: MapperConfig, topics: Mapping[str, Mapping[str, str]] | None = None) -> None:
         """Write the first line. ``topics``: by camera and kind ("image", "mask", "depth"), as far as known."""
         made = {"manifest": FORMAT, "version": __version__, "config": as_mapping(config)}
-        self._write({**made, "topics": {name: dict(of) for name, of in (topics or {}).items()}, **more})
+        self._write({**made, "topics": {name: dict(of) for name, of in (topics or {}).items()}})
 
     def frame(self, frame: Frame, used: bool = True, reason: str = "") -> None:
         """Write a frame as the session got it; ``used`` is false, with a reason, if the mapper refused it."""
@@ -191,11 +191,6 @@ class Manifest:
     def topics(self) -> Mapping[str, Mapping[str, str]]:
         """Topics of the recording by camera and kind ("image", "mask", "depth"), as far as known."""
         return self.header.get("topics", {})
-
-    @property
-    def threads(self) -> int:
-        """Number of BLAS threads used for the map, which affects the last digits; 0 if unknown."""
-        return int(self.header.get("threads", 0))
 
     @property
     def on_time_jump(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 
+from dust3r_ros.alignment.processes import use_one_blas_thread
 from dust3r_ros.backends import fitted, make_backend
 from dust3r_ros.backends.base import Backend, Monocular, RelativeConfidence
 from dust3r_ros.config import MapperConfig
@@ -60,7 +61,8 @@ class Mapper(MapView):
     def __init__(
         self, config: MapperConfig = MapperConfig(), *, stage: StageTimer = no_timer, backend: Backend | None = None
     ) -> None:
-        """``backend`` replaces the one named by ``config``."""
+        """``backend`` replaces the one named by ``config``. BLAS has one thread in this process from now on."""
+        use_one_blas_thread()
         self._stage = stage
         self._backend = backend or make_backend(config)
         config = fitted(config, self._backend)

@@ -28,7 +28,6 @@ from dust3r_ros.mapping.channel import Channel, shared_file
 
 _PAUSE_S = 0.01  # a waiting image is requested within this time
 NICENESS = 10  # the front end has priority
-_BLAS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _ROOT = Path(__file__).resolve().parents[2]
 
 Send = Callable[[str, Any], None]
@@ -39,11 +38,6 @@ class Host(Protocol):
 
     def work(self, idle: bool) -> bool:
         """Do a piece of deferred work; returns whether there may be more. Not ``idle``: a call came just now."""
-
-
-def threads_of_back_end() -> int:
-    """Threads for OpenCV and BLAS: one core is left to the front end."""
-    return max(1, (os.cpu_count() or 1) - 1)
 
 
 class RemoteObject:
@@ -146,8 +140,8 @@ class RemoteObject:
 
 def _start(connection: int, files: tuple[int, int]) -> subprocess.Popen[bytes]:
     path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    threads = str(threads_of_back_end())
-    environment: Mapping[str, str] = {**dict.fromkeys(_BLAS, threads), **os.environ, "PYTHONPATH": path}
+    threads = str(max(1, (os.cpu_count() or 1) - 1))  # of a network: one core is left to the front end
+    environment: Mapping[str, str] = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": path}
     words = [sys.executable, "-m", "dust3r_ros.mapping.process", str(os.getpid())]
     words += [str(descriptor) for descriptor in (connection, files[1], files[0])]
     return subprocess.Popen(words, pass_fds=(connection, *files), env=environment, stdin=subprocess.DEVNULL)

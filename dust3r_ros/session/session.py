@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from dust3r_ros.alignment.processes import blas_threads
 from dust3r_ros.backends import make_backend
 from dust3r_ros.backends.base import Backend, Monocular
 from dust3r_ros.config import MapperConfig, as_mapping
@@ -428,7 +427,7 @@ def begin(
     if manifest:
         make_folder(Path(manifest).absolute().parent)
         record = ManifestWriter(manifest)
-        record.header(config, topics, threads=blas_threads())
+        record.header(config, topics)
         session.keeper.keep_record(record)
     goes_on = bool(map_db) and map_start == "continue" and not load_map and Path(map_db).exists()
     source = load_map or (map_db if goes_on else "")

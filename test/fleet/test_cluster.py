@@ -12,8 +12,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from dust3r_ros.alignment import processes
 from dust3r_ros.errors import ConfigError
-from dust3r_ros.fleet import cluster
 from dust3r_ros.fleet.cluster import Cluster, _environment, _local, _withdraw, need_ray, run
 from dust3r_ros.fleet.recordings import FAILED, MAPPED, RECORD, RUNNING, Job, Record, read_record
 
@@ -110,7 +110,7 @@ def test_a_record_that_cannot_be_written_is_reported_and_the_others_go_on(
 ) -> None:
     """One has a folder in the place of its record at the end, one already at the beginning, one a file for a folder."""
     monkeypatch.setitem(sys.modules, "ray", Here())
-    monkeypatch.setattr(cluster, "use_one_thread", lambda: None)
+    monkeypatch.setattr(processes, "use_one_thread", lambda: None)
     jobs = [Job(name, str(tmp_path), str(tmp_path / name), "r", 1) for name in ("end", "begin", "file", "good")]
     (tmp_path / "begin" / RECORD).mkdir(parents=True)
     (tmp_path / "file").touch()
