@@ -12,7 +12,7 @@ import numpy as np
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.consistency import REBUILT
 from dust3r_ros.mapping.reconstruction import MOST_UNSURE, TRUSTED, Reconstruction
-from dust3r_ros.sparse.consistency import rebuild
+from dust3r_ros.sparse.consistency import average, contradicted, rebuild
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, Outcome, PairFromLandmarks, bootstrap, differ, score
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.refinement import ENOUGH_VIEWS, INDEPENDENT, consider_lenses, refine, refine_lenses, thin
@@ -236,6 +236,9 @@ class Calibrator:
     def consider_lens(self, *streams: CameraStream) -> None:
         """Set the deviations of all focals; measure those of ``streams`` that were given from the images."""
         consider_lenses(self._state.sparse)
+        doubt = average(contradicted(self._state.sparse))
+        for intrinsics in self._state.sparse.intrinsics:
+            intrinsics.contradicted = doubt
         for stream in streams:
             if self._state.sparse.intrinsics[stream.index].given:
                 self._ask_images(stream)

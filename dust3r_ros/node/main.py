@@ -18,6 +18,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
+from dust3r_ros.alignment.processes import use_one_blas_thread
 from dust3r_ros.node.image_losses import prepare
 from dust3r_ros.node.node import MappingNode
 from dust3r_ros.node.parameters import WRITTEN
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stop = _Stop()
     prepare()
     cv2.setNumThreads(1)  # leave the other cores to the back end
+    use_one_blas_thread()
     sys.setswitchinterval(_SWITCH_S)
     words = list(sys.argv if argv is None else argv)
     try:

@@ -68,6 +68,12 @@ def in_a_row(shares: Array) -> Array:
     return np.where(known, total / np.maximum(count, 1), np.nan)
 
 
+def average(shares: Array) -> float:
+    """The mean of the known shares, 0 while none is known."""
+    known = shares[np.isfinite(shares)]
+    return float(known.mean()) if len(known) else 0.0
+
+
 def worst(shares: Array) -> float:
     """The largest share of some keyframes in a row, 0 while none is known."""
     return float(np.nanmax(in_a_row(shares), initial=0.0))

@@ -144,12 +144,15 @@ class SparseView:
     first_id: int = 0  # landmarks created before this view have smaller ids
 
 
+_CONTRADICTED = 0.02  # on average, at most, in maps that are right
+
+
 @dataclass(eq=False)
 class Intrinsics:
     """The ``focal`` of a camera, pixels of the tracked images, its prior and standard deviation (relative); its lens.
 
     ``std`` comes from the observations, with the lens free; ``rival_std`` from another focal that explains them as
-    well.
+    well. ``contradicted`` is the mean share of what keyframes see that contradicts the map.
     ``lens`` is plain until distortion is known. ``prior_std`` is that of the prior (of the log focal), infinite for
     a mere guess; ``guess_std`` that of a network's guess, infinite for the usual one. ``measured`` is a given focal as
     measured from the images alone (value, relative std), None until they determine it.
@@ -164,6 +167,7 @@ class Intrinsics:
     prior_std: float = float("inf")
     measured: tuple[float, float] | None = None
     guess_std: float = float("inf")
+    contradicted: float = 0.0
 
     @property
     def given(self) -> bool:
@@ -172,8 +176,9 @@ class Intrinsics:
 
     @property
     def total_std(self) -> float:
-        """Relative standard deviation from all known causes."""
-        return math.hypot(self.std, self.rival_std)
+        """Relative standard deviation from all known causes; the variance of a map in doubt grows with the doubt."""
+        doubt = math.sqrt(max(1.0, self.contradicted / _CONTRADICTED))
+        return doubt * math.hypot(self.std, self.rival_std)
 
 
 _SPARSE = 100  # times as many numbers as ids: beyond this they are sorted

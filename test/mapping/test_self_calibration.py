@@ -128,3 +128,18 @@ def test_focals_that_twice_led_to_nothing_are_not_tried_again(monkeypatch):
         calibrator.improve(stream)
     assert tried == [] or set(tried[0]) < {start * WIDTH for start in FOCAL_STARTS if start != 1.0}
     assert state.settled and state.sparse.intrinsics[0].focal == pytest.approx(WIDTH, rel=0.03)
+
+
+def test_a_map_that_much_contradicts_knows_its_focal_less_well():
+    """A fifth of what every view sees is elsewhere; the errors of what is left do not show it."""
+    plain, state, stream = pressed(focal=1.1 * WIDTH)
+    assert plain.begin(stream)
+    plain.consider_lens(stream)
+    before = state.sparse.intrinsics[0]
+    assert before.contradicted == 0.0 and before.total_std == np.hypot(before.std, before.rival_std)
+    for number, view in enumerate(state.sparse.views):
+        view.seen.pixels[number % 5 :: 5] += [60.0, -45.0]
+    plain.consider_lens(stream)
+    after = state.sparse.intrinsics[0]
+    assert 0.1 < after.contradicted < 0.4
+    assert after.total_std == pytest.approx(np.sqrt(after.contradicted / 0.02) * np.hypot(after.std, after.rival_std))

@@ -7,7 +7,7 @@ import pytest
 from rings import ring
 from scipy.spatial.transform import Rotation
 
-from dust3r_ros.sparse.consistency import contradicted, doubts, in_a_row, rebuild
+from dust3r_ros.sparse.consistency import average, contradicted, doubts, in_a_row, rebuild
 from dust3r_ros.sparse.initialization import Options, PairFromLandmarks
 from dust3r_ros.sparse.refinement import find_points, refine
 from dust3r_ros.tracking import Tracks, no_tracks
@@ -57,6 +57,11 @@ def test_one_bad_keyframe_is_no_doubt() -> None:
     assert in_a_row(shares).max() < 0.15 and doubts(shares, 0.15) == []
     shares[:3] = np.nan
     assert np.isnan(in_a_row(shares)[:3]).all() and in_a_row(shares)[3] == 0.04
+
+
+def test_the_average_is_of_what_is_known() -> None:
+    assert average(np.array([np.nan, 0.1, 0.3])) == pytest.approx(0.2)
+    assert average(np.full(4, np.nan)) == average(np.zeros(0)) == 0.0
 
 
 def test_a_map_of_few_keyframes_or_none() -> None:
