@@ -244,6 +244,7 @@ class MapAdjuster:
     def calibrate_last(self) -> None:
         """The same for any number of keyframes, if the focal is uncertain when no more frames come."""
         if not self._state.sure:
+            self._calibrator.try_all_again()
             self._calibrate(self._state.records[0].stream)
 
     def adjust_last(self, frames: Sequence[MeasuredFrame] = ()) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -103,7 +102,9 @@ _REASONABLE = 1.5  # factor by which an adjustment may change a focal
 _PRIOR_KEYFRAMES = 2.0
 _LIVE_TRIES = 150
 _MOST_FIRST = 12
-_VAIN = 2  # searches in a row that found nothing from a focal: it is not tried again
+# After so many searches in a row that found nothing from a focal, it is not tried again until there are so many times
+# as many views: in noise, a few views lead nowhere from the right one.
+_VAIN, _VAIN_GROWTH = 2, 2.0
 _USUAL_MISFIT = 2.0  # square pixels: with more, the true focal is none of those held
 _ASKED_OBSERVATIONS = 10_000  # of all views together, when a given focal is measured from the images
 _ASKED_STEPS = 20
@@ -115,7 +116,7 @@ class Calibrator:
 
     def __init__(self, state: Reconstruction, schedule: CalibrationSchedule) -> None:
         self._state, self._schedule = state, schedule
-        self._vain: Counter[float] = Counter()  # how many searches in a row have tried a focal in vain
+        self._vain: dict[float, tuple[int, int]] = {}  # by focal: searches in a row in vain, the views of the last one
         self._turning: dict[tuple[int, int], bool] = {}  # pairs of the first keyframes that turn on the spot, or not
 
     def calibrate(self, stream: CameraStream) -> bool:
@@ -207,7 +208,7 @@ class Calibrator:
         if self._schedule.doubtful(stream):
             intrinsics = self._state.sparse.intrinsics[stream.index]
             before = intrinsics.focal
-            focals = [f for f in _starts(stream) if differ(f, before) and self._vain[f] < _VAIN]
+            focals = [f for f in _starts(stream) if differ(f, before) and self._is_promising(f)]
             better, rival, other = self._bootstrap(stream, focals)
             agreed = abs(np.log(intrinsics.focal / before)) < _AGREED
             self._state.settled = bool(agreed and intrinsics.std < TRUSTED and rival > _NO_RIVAL)
@@ -281,16 +282,24 @@ class Calibrator:
         if not outcomes:
             return False, math.inf, math.nan
         if len(views) >= ENOUGH_VIEWS and not self._state.live:  # live, this may be a copy that forgets
-            self._note_vain(focals, outcomes)
+            self._note_vain(focals, outcomes, len(views))
         rival = min(outcomes, key=lambda outcome: outcome.rival)
         return any(outcome.starts for outcome in outcomes), rival.rival, rival.rival_focal
 
-    def _note_vain(self, focals: Sequence[float], outcomes: Sequence[Outcome]) -> None:
+    def try_all_again(self) -> None:
+        """Let the next search leave out no focal: it is the last one."""
+        self._vain.clear()
+
+    def _is_promising(self, focal: float) -> bool:
+        times, views = self._vain.get(focal, (0, 0))
+        return times < _VAIN or len(self._state.records) >= _VAIN_GROWTH * views
+
+    def _note_vain(self, focals: Sequence[float], outcomes: Sequence[Outcome], views: int) -> None:
         """Count how often in a row a search found nothing from a focal: the images are the same, and more of them."""
         promising = frozenset[float]().union(*(outcome.promising for outcome in outcomes))
         vain = frozenset[float]().union(*(outcome.vain for outcome in outcomes)) - promising
         for focal in focals:
-            self._vain[focal] = self._vain[focal] + 1 if focal in vain else 0
+            self._vain[focal] = (self._vain.get(focal, (0, 0))[0] + 1, views) if focal in vain else (0, 0)
 
     def _options(
         self,
