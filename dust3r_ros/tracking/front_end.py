@@ -120,7 +120,10 @@ class Tracked:
 
 
 class FrontEnd:
-    """Follows landmarks of the newest snapshot through the images of one camera. For one thread."""
+    """Follows landmarks of the newest snapshot through the images of one camera. For one thread.
+
+    One class, since an image and a snapshot change the same followed corners; what needs none of them is beside it.
+    """
 
     def __init__(self, camera: str, config: MapperConfig) -> None:
         self._camera, self._config = camera, config
