@@ -104,24 +104,13 @@ def inverse(S: Array) -> Array:
     return result
 
 
-def cost(M: Array, S_i: Array, S_j: Array, scale_free: bool = True) -> Array:
-    """(E,) sum_p w_p |S_i a_p - S_j b_p|^2, over s_i s_j unless ``scale_free`` is false.
-
-    The division makes the cost independent of a common scale of both ends, so that shrinking the map
-    gains nothing.
-    """
-    A = np.concatenate([S_i[..., :3, :], -S_j[..., :3, :]], axis=-1)
-    value = np.einsum("...ij,...ij->...", A @ M, A)
-    return value / (scale_of(S_i) * scale_of(S_j)) if scale_free else value
-
-
 def normal_blocks(M: Array, S_i: Array, S_j: Array, scale_free: bool = True) -> tuple[Array, Array, Array]:
-    """``cost`` (E,), its gradient (E, 14) and Gauss-Newton matrix (E, 14, 14) over both ends' increments.
+    """(E,) sum_p w_p |S_i a_p - S_j b_p|^2, its gradient (E, 14) and Gauss-Newton matrix (E, 14, 14).
 
-    Columns: the 7 of end i, then the 7 of end j. Scale free, the residuals are divided by sqrt(s_i s_j) and taken
-    halfway between both ends' frames: the cost is the same, and rotating or scaling both ends together
-    changes none of them. Otherwise such a change, which costs nothing, would appear to cost the squared
-    residuals, and a long loop, which bends almost freely, would converge in tiny steps.
+    Columns: the 7 increments of end i, then the 7 of end j. Scale free, the residuals are divided by sqrt(s_i s_j),
+    so that shrinking the map gains nothing, and taken halfway between both ends' frames: the cost is the same, and
+    rotating or scaling both ends together changes none of them. Otherwise such a change, which costs nothing, would
+    appear to cost the squared residuals, and a long loop, which bends almost freely, would converge in tiny steps.
     """
     A = np.concatenate([S_i[..., :3, :], -S_j[..., :3, :]], axis=-1)
     D = np.zeros((*M.shape[:-2], 2 * DOF, 3, 8))

@@ -115,10 +115,6 @@ class Resize:
         """Focal length at working resolution of one at native resolution, pixels."""
         return focal * self.scale
 
-    def focal_to_native(self, focal: float) -> float:
-        """Focal length at native resolution of one at working resolution, pixels."""
-        return focal / self.scale
-
 
 def _working_size(width: int, height: int, long_edge: int, multiple: int) -> list[int]:
     """Width and height of the working image. Raises ``InputError`` if there is none."""

@@ -130,7 +130,8 @@ class AdjustmentQueue:
 class MapAdjuster:
     """Adjusts a map: offline immediately; live, whole-map adjustments wait to be begun and then to be taken up.
 
-    Depth follows every adjustment.
+    Depth follows every adjustment. One class, since adjustments that wait, are made and are
+    taken up exclude each other.
     """
 
     def __init__(

@@ -146,6 +146,7 @@ class Densifier:
     and single estimates of keyframes more than ``config.window`` old are dropped; an older keyframe
     that is paired again is added to the backend again. If ``config.dense`` is false no depth is
     computed. Either way the pair graph connects keyframes that share landmarks.
+    One class, since a pair changes views, graph and depth together.
     """
 
     def __init__(self, state: Reconstruction, backend: Backend, stage: StageTimer) -> None:

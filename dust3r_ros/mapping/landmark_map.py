@@ -39,7 +39,10 @@ _LINKED = 0.5  # of what two keyframes seem to share is one landmark already: no
 
 
 class MapBuilder(Submap):
-    """Adds keyframes, links them to known landmarks and has the map adjusted to them; see ``Submap``."""
+    """Adds keyframes, links them to known landmarks and has the map adjusted to them; see ``Submap``.
+
+    Most methods are those of a ``Submap``, each a call of one of the parts that are made here.
+    """
 
     finder: FrameFinder
     placement: RigPlacement

@@ -96,7 +96,7 @@ def masked_share(submap: Submap, config: MapperConfig) -> MaskedShare:
 
 
 class MapView:
-    """The active map of an atlas, for display, saving and queries."""
+    """The active map of an atlas, for display, saving and queries: a method or property for each question."""
 
     def __init__(self, config: MapperConfig, atlas: Atlas, cameras: Cameras, appearance: Appearance) -> None:
         self.config = config

@@ -109,7 +109,8 @@ class Chores:
 class Submap(ABC):
     """One map, which adds keyframes and locates frames. All maps of an atlas are of the same kind.
 
-    Methods that only one kind of map supports have a default that does nothing.
+    Methods that only one kind of map supports have a default that does nothing. One class for all, since a mapper
+    asks its map for all of it.
     """
 
     finder: Finder

@@ -141,7 +141,7 @@ class Keyframes(Protocol):
 
 
 class FrameLog:
-    """The frames of one map, in order of arrival: 128 bytes each."""
+    """The frames of one map, in order of arrival: 128 bytes each. Methods read or change its columns."""
 
     def __init__(
         self, keyframes: Keyframes, session: int = 0, keep: Callable[[np.ndarray], np.ndarray] = np.asarray

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import mkstemp
 from zipfile import ZipFile, is_zipfile
@@ -58,16 +58,6 @@ def find_checkpoint(checkpoint: str | Path, home: Path = _HOME) -> Path:
 State = dict[str, Tensor]
 
 _STORED_TWICE = re.compile(r"(?P<scratch>.+\.scratch)\.layer_rn\.(?P<index>[0-3])\.weight")
-_ALIASED = re.compile(r"(?P<scratch>.+\.scratch)\.layer(?P<number>[1-4])_rn\.weight")
-
-
-def aliases(names: Iterable[str]) -> dict[str, str]:
-    """{second name: name} of tensors that a ``.pth`` holds under two names."""
-    found = {}
-    for name in names:
-        if match := _ALIASED.fullmatch(name):
-            found[f"{match['scratch']}.layer_rn.{int(match['number']) - 1}.weight"] = name
-    return found
 
 
 def to_model(state: State) -> State:

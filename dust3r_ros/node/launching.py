@@ -19,9 +19,8 @@ from dust3r_ros.errors import ConfigError
 from dust3r_ros.node.topics import all_camera_topics, camera_topics
 
 # The names in rviz/dust3r.rviz: those of a node with default parameters.
-_NODE, _IMAGE, _FRAME = "/dust3r", NodeConfig().image_topic, NodeConfig().map_frame
+_NODE, _IMAGE = "/dust3r", NodeConfig().image_topic
 _ALIKE = 0.8  # difflib's ratio
-_INFO = camera_topics(NodeConfig(), _IMAGE).camera_info
 
 
 def parameter_file(name: str, configs: Path) -> Path:

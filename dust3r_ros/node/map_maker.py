@@ -135,7 +135,10 @@ def _said(error: Exception) -> str:
 
 
 class MapMaker:
-    """Called by ``mapping.process``, one method after the other; images and changes are answered with ``News``."""
+    """Called by ``mapping.process``, one method after the other; images and changes are answered with ``News``.
+
+    One class, since it is all that the other process can call; what it calls (session, publishers) is elsewhere.
+    """
 
     def __init__(self, send: Send, setting: Setting) -> None:
         """Raises ``Dust3rRosError`` when the mapper cannot be made or its files cannot be opened."""

@@ -42,6 +42,8 @@ class _Handed:
 class Pipeline:
     """Decodes, tracks and publishes images, and hands over those that the map needs. Methods do not block.
 
+    One class, since the way up (images) and the way down (news) change the same queue and states in one thread.
+
     Raises ``Dust3rRosError`` when the mapper cannot be made (missing weights, no such device) or its files
     cannot be opened. ``first_camera``: the one whose path ~/path shows; ``topics``: of each camera by kind (image,
     mask, depth), for the manifest.

@@ -80,7 +80,7 @@ NEWEST_FRAMES = 1000
 class Session:
     """Feeds a mapper and replaces it at a reset; the backend, with its weights, is kept. For one thread at a time.
 
-    Live and offline runs use the same session, so the same frames give the same map.
+    Live and offline runs use the same one, with a method for all one tells or asks: the same frames give the same map.
     """
 
     def __init__(

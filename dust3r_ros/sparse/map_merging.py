@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -294,31 +293,24 @@ class Merged:
     ids: NDArray[np.int64]
 
 
-def merge_maps(
-    target: SparseMap,
-    source: SparseMap,
-    target_S_source: Similarity,
-    matches: NDArray[np.int64],
-    cameras: Sequence[int] | None = None,
-) -> Merged:
+def merge_maps(target: SparseMap, source: SparseMap, target_S_source: Similarity, matches: NDArray[np.int64]) -> Merged:
     """Copy all of ``source`` into ``target``, placed by ``target_S_source``; ``source`` is unchanged.
 
     ``matches`` (K, 2): ids of identical landmarks, target's and source's; only those that
     agree (``MapFit.agree``) belong here. They become one landmark, at target's position if it has
-    one. ``cameras``: target's index of each of source's cameras, the same by default; of two focals
-    the more certain one stays. Refine the whole afterwards, with free focals.
+    one. Cameras have the same indices in both; of two focals the more certain one stays. Refine the whole
+    afterwards, with free focals.
 
     Raises ``GeometryError``, and changes nothing, for a camera that the target does not have.
     """
-    table = list(range(len(source.intrinsics))) if cameras is None else list(cameras)
-    if len(table) != len(source.intrinsics) or not all(0 <= camera < len(target.intrinsics) for camera in table):
+    if len(source.intrinsics) > len(target.intrinsics):
         raise GeometryError(
-            f"Source's {len(source.intrinsics)} cameras are to be {table} in the target; each must be one of its "
-            f"{len(target.intrinsics)}, counted from 0."
+            f"The source has {len(source.intrinsics)} cameras; each must be one of the target's "
+            f"{len(target.intrinsics)}."
         )
     matches = np.asarray(matches, dtype=np.int64).reshape(-1, 2)
-    for camera, focal in zip(table, source.intrinsics, strict=True):
-        _keep_surer(target.intrinsics[camera], focal)
+    for kept, other in zip(target.intrinsics, source.intrinsics, strict=False):
+        _keep_surer(kept, other)
     first_view = len(target.views)
     count = len(source.points)
     fresh = target.landmarks.new(count)
@@ -328,7 +320,7 @@ def merge_maps(
         first_id = int(fresh[0]) + view.first_id if count else len(target.points)
         w_T_c = None if view.w_T_c is None else target_S_source.pose(view.w_T_c)
         seen, pruned = (Tracks(ids[tracks.ids], tracks.pixels) for tracks in (view.seen, view.pruned))
-        target.views.append(SparseView(table[view.camera], w_T_c, seen, pruned, first_id))
+        target.views.append(SparseView(view.camera, w_T_c, seen, pruned, first_id))
     target.merge(matches[:, 0], ids[matches[:, 1]])
     return Merged(first_view, target.landmarks.resolved(ids))
 

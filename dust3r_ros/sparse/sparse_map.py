@@ -35,6 +35,8 @@ class SparseMap:
     Pixels are offsets from the centre of the tracked images, with lens distortion. A landmark has a
     position once two posed views see it under enough parallax. ``focal_prior_sigma``: standard deviation of the log
     focals' priors, one or (F,).
+
+    Its methods are the operations on that one state; their mathematics is in the modules beside it.
     """
 
     def __init__(self, min_parallax_deg: float, focal_prior_sigma: float | Array = 0.7) -> None:

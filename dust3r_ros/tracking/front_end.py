@@ -97,7 +97,6 @@ _GUESSED_PX = 80.0  # the same if the map does not know it
 _HOPPING = 250  # corners carried this way
 _TRIES = 6  # images in which corners of the last good one are searched for
 _LEVELS_AHEAD = 2  # halvings of the image when steady motion predicts the corners
-_STEADY = 2.0  # times the previous step: beyond this, the previous motion predicts nothing
 _MASK_MARGIN_PX = 10
 _REALIGNED_NS = 50_000_000  # at least, between realignments: from image to image, drift is small
 _STRAYED_PX = 1.0  # corners that are off by more are searched for again
@@ -121,7 +120,10 @@ class Tracked:
 
 
 class FrontEnd:
-    """Follows landmarks of the newest snapshot through the images of one camera. For one thread."""
+    """Follows landmarks of the newest snapshot through the images of one camera. For one thread.
+
+    One class, since an image and a snapshot change the same followed corners; what needs none of them is beside it.
+    """
 
     def __init__(self, camera: str, config: MapperConfig) -> None:
         self._camera, self._config = camera, config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import sys
 from collections.abc import Callable
@@ -83,9 +82,6 @@ def planned(recipe: Recipe, steps: int | None = None, timed: bool = False) -> li
         return own
     ends = [round(steps * sum(own[: number + 1]) / sum(own)) for number in range(len(own))]
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
-
-
-_log = logging.getLogger(__name__)
 
 
 class MetricLog:

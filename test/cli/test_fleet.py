@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from clusters import needs_ray
 from sequences import cut, walk
 
 from dust3r_ros.cli import command, fleet
@@ -26,10 +29,6 @@ ROOT = Path(__file__).resolve().parents[2]
 FAST = ["--set", "working_size=160", "--set", "tracking_size=240", "--set", "keyframe_motion_young=0.03"]
 SPARSE = [*FAST, "--focal", "199.2", "--set", "dense=false"]
 SAME = ("trajectory.txt", "keyframes.txt", "map.ply", "cameras.yaml")
-needs_ray = pytest.mark.skipif(
-    subprocess.run([sys.executable, "-c", "import ray"], capture_output=True, check=False).returncode != 0,
-    reason="Ray (extra fleet) is not installed",
-)
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +53,28 @@ def rows(out: Path) -> dict[str, dict[str, str]]:
         return {row["name"]: row for row in csv.DictReader(file)}
 
 
-def assert_as_mapped_alone(recording: Path, folder: Path, alone: Path) -> None:
-    assert one.main([str(recording), "--out", str(alone), "--quiet", *SPARSE]) == 0
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """The results of ``dust3r-map`` for a recording, made once and to be read only."""
+
+    @cache
+    def mapped(recording: Path) -> Path:
+        out = tmp_path_factory.mktemp("alone")
+        assert one.main([str(recording), "--out", str(out), "--quiet", *SPARSE]) == 0
+        return out
+
+    return mapped
+
+
+def assert_same(folder: Path, other: Path) -> None:
     for name in SAME:
-        assert (folder / name).read_bytes() == (alone / name).read_bytes(), name
+        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
 
 
 @needs_ray
 @pytest.mark.parametrize("changes", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_each_is_mapped_as_alone_and_only_once(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: bool
+    place: Path, tmp_path: Path, alone: Callable[[Path], Path], capsys: pytest.CaptureFixture[str], changes: bool
 ) -> None:
     """What changes is mapped again, by a second cluster, which takes as long as the first."""
     out = tmp_path / "out"
@@ -77,7 +88,7 @@ def test_each_is_mapped_as_alone_and_only_once(
     }  # fmt: skip
     assert found["a-walk"]["poses"] == "9" and float(found["a-walk"]["length"]) > 0
     assert found["broken"]["tries"] == "1" and "no readable frame" in found["broken"]["message"]
-    assert_as_mapped_alone(place / "a/walk", out / "a-walk", tmp_path / "alone")
+    assert_same(out / "a-walk", alone(place / "a/walk"))
 
     def written() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in sorted(out.glob("*-walk/*"))}
@@ -142,7 +153,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @needs_ray
-def test_a_killed_process_costs_only_its_own_recording(address: str, place: Path, tmp_path: Path) -> None:
+def test_a_killed_process_costs_only_its_own_recording(
+    address: str, place: Path, tmp_path: Path, alone: Callable[[Path], Path]
+) -> None:
     out, killed = tmp_path / "out", []
 
     def kill() -> None:
@@ -165,7 +178,7 @@ def test_a_killed_process_costs_only_its_own_recording(address: str, place: Path
         "long": ("mapped", 2), "a-walk": ("mapped", 1), "b-walk": ("mapped", 1),
     }  # fmt: skip
     assert records["long"] is not None and records["long"].node != killed[0].node, "elsewhere"
-    assert_as_mapped_alone(place / "long", out / "long", tmp_path / "alone")
+    assert_same(out / "long", alone(place / "long"))
 
 
 @needs_ray
@@ -200,22 +213,24 @@ def test_a_node_with_another_version_is_refused(
 
 
 @needs_ray
-def test_a_map_to_localise_in_is_shared_and_its_change_is_seen(address: str, place: Path, tmp_path: Path) -> None:
-    first, out = tmp_path / "first", tmp_path / "out"
-    assert one.main([str(place / "long"), "--out", str(first), "--quiet", *SPARSE]) == 0
-    asked = [place / "a/walk", "--out", out, "--quiet", *SPARSE, "--load", first / "map.db", "--localize-only"]
+def test_a_map_to_localise_in_is_shared_and_its_change_is_seen(
+    address: str, place: Path, tmp_path: Path, alone: Callable[[Path], Path]
+) -> None:
+    first, out = tmp_path / "first.db", tmp_path / "out"
+    shutil.copyfile(alone(place / "long") / "map.db", first)
+    asked = [place / "a/walk", "--out", out, "--quiet", *SPARSE, "--load", first, "--localize-only"]
     assert called(*asked, "--address", address) == 0
     assert rows(out)["walk"]["frames"] == "33", "24 of them those of the map"
     before = read_record(out / "walk")
     assert called(*asked) == 0 and read_record(out / "walk") == before, "not even Ray is started"
-    os.utime(first / "map.db", ns=(0, 10**18))
+    os.utime(first, ns=(0, 10**18))
     assert called(*asked, "--address", address) == 0
     after = read_record(out / "walk")
     assert before is not None and after is not None and after.request != before.request
 
 
 @needs_ray
-def test_recordings_and_results_at_addresses(address: str, place: Path, tmp_path: Path, capsys) -> None:
+def test_recordings_and_results_at_addresses(address: str, place: Path, tmp_path: Path, alone, capsys) -> None:
     """Of another file system as far as this package sees; what crosses processes are addresses."""
     pytest.importorskip("fsspec", reason="fsspec (extra fleet) is not installed")
     out = tmp_path / "out"
@@ -228,7 +243,7 @@ def test_recordings_and_results_at_addresses(address: str, place: Path, tmp_path
         "a-walk": "mapped", "b-walk": "mapped", "broken": "failed",
     }  # fmt: skip
     assert found["a-walk"]["recording"] == f"file://{place}/a/walk"
-    assert_as_mapped_alone(place / "a/walk", out / "a-walk", tmp_path / "alone")
+    assert_same(out / "a-walk", alone(place / "a/walk"))
     assert called(*asked[:1], *asked[2:]) == 0 and "2 of them before" in capsys.readouterr().out
     (out / "b-walk/map.ply").unlink()
     assert called(*asked[:1], *asked[2:], "--address", address) == 0

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from clusters import needs_ray
 from sequences import cut, walk
 
 from dust3r_ros.backends import make_backend, make_network
@@ -26,10 +27,6 @@ from dust3r_ros.scenes.export import write_folder
 from dust3r_ros.types import PairPrediction, View
 
 pytest.importorskip("torch", reason="torch is not installed")
-needs_ray = pytest.mark.skipif(
-    subprocess.run([sys.executable, "-c", "import ray"], capture_output=True, check=False).returncode != 0,
-    reason="Ray (extra fleet) is not installed",
-)
 MICRO = MapperConfig(backend="dust3r", checkpoint="micro", device="cpu")
 
 

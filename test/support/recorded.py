@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dust3r_ros.evaluation.protocols.recordings import Selection, select
 from dust3r_ros.scenes.sequence import RenderedSequence
 
 
@@ -53,3 +54,10 @@ def recorded(
         for i, stamp in enumerate(sequence.stamps_ns)
     ]  # fmt: skip
     return RecordedSequence(name or sequence.name, "rendered", tuple(views), **more)
+
+
+def split(recording: Any, every: int) -> tuple[Selection, Selection]:
+    """(database, queries): every ``every``-th view, starting in the middle of the first ``every``, is a query."""
+    count = len(recording.views)
+    queries = list(range(every // 2, count, every))
+    return select(recording, sorted(set(range(count)) - set(queries))), select(recording, queries)

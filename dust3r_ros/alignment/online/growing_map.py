@@ -50,6 +50,7 @@ class GrowingMap:
     """Keyframes with ``similarities`` from their canonical frames to the map, and the edges between them.
 
     The canonical frame of a keyframe is its camera's, in the unit of its ``depth`` (median about 1).
+    The methods are the operations on this one state; what decides on them is beside it.
     """
 
     def __init__(self, start: Array) -> None:

@@ -143,21 +143,6 @@ def localisation_scenes(recordings: Iterable[SplitRecording]) -> list[tuple[Sele
     return found
 
 
-def split(recording: Recording, every: int) -> tuple[Selection, Selection]:
-    """(database, queries): every ``every``-th view, starting in the middle of the first ``every``, is a query.
-
-    Raises ``InputError`` where either would be empty.
-    """
-    count = len(recording.views)
-    queries = list(range(every // 2, count, every)) if every >= 2 else []
-    if not queries or len(queries) == count:
-        raise InputError(
-            f"every {every}-th of the {count} views of '{recording.name}' leaves no database or no queries"
-        )
-    rest = sorted(set(range(count)) - set(queries))
-    return select(recording, rest), select(recording, queries)
-
-
 def true_poses(recording: Recording, camera: str | None = None) -> list[StampedPose]:
     """The known poses, of one camera or of all."""
     return [

@@ -14,7 +14,6 @@ IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 ODOMETRY = "nav_msgs/msg/Odometry"
 IMU = "sensor_msgs/msg/Imu"
-TF_TYPES = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")
 TF, TF_STATIC = "/tf", "/tf_static"
 
 

@@ -57,14 +57,8 @@ class DepthView:
         return inside & (z < (1 + _HIDDEN) * there)
 
 
-def overlap(first: DepthView, second: DepthView, step: int = 1) -> float:
-    """Share of the pixels of ``first`` with depth that ``second`` sees, by every ``step``-th pixel; 0 without any."""
-    points = first.points(step)
-    return float(second.sees(points).mean()) if len(points) else 0.0
-
-
 def overlaps(views: Sequence[DepthView], step: int) -> Array:
-    """(N, N): [i, j] is the share of view i's pixels that view j sees."""
+    """(N, N): [i, j] is the share of view i's pixels with depth that j sees, by every ``step``-th; 0 without any."""
     clouds = [view.points(step) for view in views]
     counts = [len(cloud) for cloud in clouds]
     points, starts = np.concatenate(clouds), np.concatenate([[0], np.cumsum(counts)])

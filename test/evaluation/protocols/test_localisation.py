@@ -10,12 +10,12 @@ import pytest
 pytest.importorskip("evo", reason="evo (extra eval) takes maps to the truth")
 
 from oracle import Nonsense, Oracle
-from recorded import recorded
+from recorded import recorded, split
 
 from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.evaluation.protocols.localisation import Retrieval, run_localisation, run_localisation_in_map
-from dust3r_ros.evaluation.protocols.recordings import select, split
+from dust3r_ros.evaluation.protocols.recordings import select
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
 
 SIZE = 160

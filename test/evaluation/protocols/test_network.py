@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from recorded import recorded
+from recorded import recorded, split
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -14,7 +14,6 @@ from dust3r_ros.evaluation.protocols.cost import run_speed  # noqa: E402
 from dust3r_ros.evaluation.protocols.depth import run_monocular_depth, run_multi_view_depth  # noqa: E402
 from dust3r_ros.evaluation.protocols.localisation import run_localisation  # noqa: E402
 from dust3r_ros.evaluation.protocols.reconstruction import run_reconstruction  # noqa: E402
-from dust3r_ros.evaluation.protocols.recordings import split  # noqa: E402
 from dust3r_ros.evaluation.protocols.relative_pose import run_relative_pose  # noqa: E402
 from dust3r_ros.network import Dust3r, Dust3rConfig  # noqa: E402
 from dust3r_ros.scenes.sequence import render_sequence  # noqa: E402

@@ -11,14 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Oracle
-from recorded import recorded
+from recorded import recorded, split
 
 from dust3r_ros.errors import BackendError, GeometryError, InputError
 from dust3r_ros.evaluation.protocols.cost import run_speed
 from dust3r_ros.evaluation.protocols.depth import run_monocular_depth, run_multi_view_depth
 from dust3r_ros.evaluation.protocols.localisation import run_localisation
 from dust3r_ros.evaluation.protocols.reconstruction import run_reconstruction
-from dust3r_ros.evaluation.protocols.recordings import split
 from dust3r_ros.evaluation.protocols.relative_pose import run_relative_pose
 from dust3r_ros.evaluation.protocols.rows import guarded, relative_focal_errors, row, view_angle_errors
 from dust3r_ros.evaluation.report.metrics import FACTS, METRICS

@@ -8,12 +8,17 @@ import pytest
 from dust3r_ros.scenes.endless.casting import Eye, Seen, cast
 from dust3r_ros.scenes.endless.materials import stencils
 from dust3r_ros.scenes.endless.shapes import BOX, HALL, Shape, gather
-from dust3r_ros.scenes.endless.viewpoints import FIELD_OF_VIEW, Album, DepthView, choose_eyes, overlap, overlaps
+from dust3r_ros.scenes.endless.viewpoints import FIELD_OF_VIEW, Album, DepthView, choose_eyes, overlaps
 from dust3r_ros.scenes.endless.worlds import World, make_world
 from dust3r_ros.scenes.sequence import look_at
 
 WALL = np.full((40, 60), 2.0, np.float32)
 K = np.array([[50.0, 0, 29.5], [0, 50.0, 19.5], [0, 0, 1]])
+
+
+def overlap(first: DepthView, second: DepthView, step: int = 1) -> float:
+    """Share of the pixels of ``first`` that ``second`` sees."""
+    return float(overlaps([first, second], step)[0, 1])
 
 
 def test_a_step_along_a_wall_shifts_the_overlap() -> None:
@@ -64,7 +69,7 @@ def test_what_is_hidden_is_not_shared() -> None:
     assert 0.2 < exact < inside.mean() - 0.05
     assert overlap(*views) == pytest.approx(exact, abs=0.02)
     matrix = overlaps(views, 1)
-    assert matrix[0, 1] == pytest.approx(overlap(*views)) and matrix[1, 0] == pytest.approx(overlap(*views[::-1]))
+    assert matrix[1, 0] == pytest.approx(overlap(*views[::-1]))
     assert np.allclose(np.diag(matrix), 1, atol=0.02)
 
 
