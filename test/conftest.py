@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +46,6 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.TemporaryDirectory(prefix="dust3r_ros_tests_")
     kept.folder = Path(folder.name)
     config.add_cleanup(folder.cleanup)
-
-
-@pytest.hookimpl(optionalhook=True, hookwrapper=True)
-def pytest_xdist_auto_num_workers() -> Generator[None, Any, None]:
-    """A process more than cores: the one with the tests of the node mostly waits for the node's own processes."""
-    found = yield
-    if "PYTEST_XDIST_AUTO_NUM_WORKERS" not in os.environ:  # given by the user
-        found.force_result(found.get_result() + 1)
 
 
 @pytest.hookimpl(optionalhook=True)

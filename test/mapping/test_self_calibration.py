@@ -1,5 +1,6 @@
 """The focal of a live map: how it begins, how far it may move."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.mapping import self_calibration
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.self_calibration import CalibrationSchedule, Calibrator, same_scale
-from dust3r_ros.sparse.initialization import FOCAL_STARTS, bootstrap
+from dust3r_ros.sparse.initialization import FOCAL_STARTS, Outcome, bootstrap
 
 
 def pressed(focal: float, views: int = 6, degrees: float = 45.0) -> tuple[Calibrator, Reconstruction, SimpleNamespace]:
@@ -128,6 +129,29 @@ def test_focals_that_twice_led_to_nothing_are_not_tried_again(monkeypatch):
         calibrator.improve(stream)
     assert tried == [] or set(tried[0]) < {start * WIDTH for start in FOCAL_STARTS if start != 1.0}
     assert state.settled and state.sparse.intrinsics[0].focal == pytest.approx(WIDTH, rel=0.03)
+
+
+def test_a_focal_that_led_to_nothing_is_tried_again_with_twice_as_many_views_and_in_the_end(monkeypatch):
+    """A few noisy views lead nowhere from the right focal."""
+    calibrator, state, stream = pressed(focal=WIDTH)
+    state.live = False
+    tried = []
+
+    def nothing(sparse, views, camera, focals, options):
+        tried.append(set(focals))
+        return Outcome([], math.inf, math.nan, vain=frozenset(focals))
+
+    monkeypatch.setattr(self_calibration, "bootstrap", nothing)
+    records = state.records
+    for times, again in ((1, True), (1, True), (1, False), (2, True), (1, False)):
+        tried.clear()
+        state.records = times * records
+        calibrator.improve(stream)
+        assert bool(tried) == again
+        records = state.records
+    calibrator.try_all_again()
+    calibrator.improve(stream)
+    assert tried and tried[0] == {start * WIDTH for start in FOCAL_STARTS if start != 1.0}
 
 
 def test_a_map_that_much_contradicts_knows_its_focal_less_well():
