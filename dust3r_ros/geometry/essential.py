@@ -237,7 +237,8 @@ _SAMPLES = 300
 _FOCALS, _FINER = 9, 3  # focals tried at once, and rounds of refinement around the best
 _OFF_CENTRE_PX = 6.0  # a larger error is not due to the lens
 _DOUBT = 1.8  # a lens off its centre is to explain views nearly twice as well as a little parallax is explained by it
-_USUAL_LENS = np.array([0.5, 0.1, 0.1, 0.2])  # standard deviations: log focal; centre and distortion at the border
+_PER_DECADE = 0.5  # deviation of the log focal, if the range of focals is that wide
+_USUAL_LENS = (0.1, 0.1, 0.2)  # standard deviations of the centre, and of the distortion at the border
 _LENS_STEPS = 12
 
 
@@ -260,11 +261,14 @@ def turning_error(a: Array, b: Array, low: float, high: float) -> float:
         if errors.min() < least:
             least, focal = float(errors.min()), best
         focals = np.geomspace(best / step, best * step, _FOCALS)
-    return min(least, _DOUBT * _real_lens_error(a, b, focal)) if least < _OFF_CENTRE_PX else least
+    if least >= _OFF_CENTRE_PX:
+        return least
+    return min(least, _DOUBT * _real_lens_error(a, b, focal, _PER_DECADE * float(np.log10(high / low))))
 
 
-def _real_lens_error(a: Array, b: Array, focal: float) -> float:
-    """80th percentile of the error with the best principal point, radial distortion, focal and rotation near a focal.
+def _real_lens_error(a: Array, b: Array, focal: float, focal_std: float) -> float:
+    """80th percentile of the error with the best principal point, radial distortion, focal and rotation near a focal,
+    whose logarithm has a standard deviation.
 
     A camera that turns by 10 degrees about a principal point 20 pixels off the centre looks as if it had moved by a
     pixel or two.
@@ -283,9 +287,9 @@ def _real_lens_error(a: Array, b: Array, focal: float) -> float:
         return np.asarray(f * turned[:, :2] / np.maximum(turned[:, 2:], 1e-6) - ideal(b, x))
 
     def residuals(x: Array) -> Array:
-        return np.concatenate([errors(x).ravel(), x[3:] / _USUAL_LENS])
+        return np.concatenate([errors(x).ravel(), x[3:] / deviations])
 
-    start = np.zeros(7)
+    start, deviations = np.zeros(7), np.array([max(focal_std, 1e-3), *_USUAL_LENS])
     unit_a, unit_b = (rays(offsets, focal, (0.0, 0.0)) for offsets in (a, b))
     unit_a, unit_b = (ray / np.linalg.norm(ray, axis=1, keepdims=True) for ray in (unit_a, unit_b))
     start[:3] = cv2.Rodrigues(_turn(unit_a, unit_b))[0].ravel()

@@ -21,6 +21,8 @@ from dust3r_ros.types import Array
 
 _FIRST_PARALLAX_DEG = 2.0
 _TURNING_PX = 1.0
+_TURNING_FOCALS = (0.4, 4.0)  # times the usual focal: with these, a pair may have turned on the spot
+_GIVEN_STD = 0.02  # of a given focal, at least
 _PROMISING = 2
 # Far points fit almost any direction of translation to within a pixel, so a near object that moves would decide it;
 # to a fraction of a pixel they do not.
@@ -117,9 +119,13 @@ class PairFromLandmarks:
         """Whether pure rotation explains a pair."""
         if (first, second) not in self._turning:
             a, b = sparse.common(first, second)
-            usual = sparse.intrinsics[sparse.views[first].camera].prior
+            intrinsics = sparse.intrinsics[sparse.views[first].camera]
+            low, high = _TURNING_FOCALS
+            if intrinsics.given:  # over a plane, a sideways step looks like a turn of a camera with a longer focal
+                high = math.exp(2.0 * max(_GIVEN_STD, 0.0 if intrinsics.fixed else intrinsics.prior_std))
+                low = 1.0 / high
             good = epipolar_inliers(a, b)
-            error = turning_error(a[good], b[good], 0.4 * usual, 4.0 * usual)
+            error = turning_error(a[good], b[good], low * intrinsics.prior, high * intrinsics.prior)
             self._turning[first, second] = error < _TURNING_PX
         return self._turning[first, second]
 

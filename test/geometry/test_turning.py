@@ -46,6 +46,19 @@ def test_moving_leaves_parallax(direction: list[float]) -> None:
     assert turning_error(a, b, 250.0, 2500.0) > 3.0
 
 
+@pytest.mark.parametrize("step", [0.4, 0.8])
+def test_above_a_plane_a_known_focal_tells_a_step_from_a_turn(step: float) -> None:
+    """A drone that looks straight down: with a longer focal, and a lens that bends, a turn looks alike."""
+    rng = np.random.default_rng(5)
+    plane = np.stack([rng.uniform(-2.4, 2.4, 400), rng.uniform(-1.8, 1.8, 400), np.full(400, 4.0)], axis=1)
+    a, b = project(plane, 500.0, (0.0, 0.0)), project(plane + np.array([step, 0.0, 0.0]), 500.0, (0.0, 0.0))
+    a, b = a + 0.1 * rng.standard_normal(a.shape), b + 0.1 * rng.standard_normal(b.shape)
+    assert turning_error(a, b, 0.4 * 640.0, 4.0 * 640.0) < 0.5 * turning_error(a, b, 490.0, 510.0)
+    assert turning_error(a, b, 490.0, 510.0) > 1.0
+    turn = Rotation.from_euler("y", np.arctan(step / 4.0)).as_matrix()
+    assert turning_error(a, project(plane @ turn.T, 500.0, (0.0, 0.0)), 490.0, 510.0) < 0.5
+
+
 def test_wrong_matches_do_not_hide_turning() -> None:
     rotation = Rotation.from_euler("y", 6.0, degrees=True).as_matrix()
     a, b = offsets(530.0, rotation, np.zeros(3), 0.3)
