@@ -153,15 +153,18 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @needs_ray
+@pytest.mark.parametrize("later", [0.0, *(pytest.param(0.05 * k, marks=pytest.mark.long) for k in range(1, 10))])
 def test_a_killed_process_costs_only_its_own_recording(
-    address: str, place: Path, tmp_path: Path, alone: Callable[[Path], Path]
+    address: str, place: Path, tmp_path: Path, alone: Callable[[Path], Path], later: float
 ) -> None:
+    """At ten moments of the run."""
     out, killed = tmp_path / "out", []
 
     def kill() -> None:
         def running() -> bool:
             record = read_record(out / "long")
             if record is not None and record.state == RUNNING and record.done:
+                time.sleep(later)
                 os.kill(record.pid, signal.SIGKILL)
                 killed.append(record)
             return bool(killed)
