@@ -422,7 +422,9 @@ class Mapper(MapView):
         else:
             self._atlas.begin()
             intrinsics = [
-                replace(i, focal=i.prior, std=i.std if i.fixed else inf, rival_std=0.0, measured=None)
+                replace(
+                    i, focal=i.prior, std=i.std if i.fixed else inf, rival_std=0.0, measured=None, contradicted=0.0
+                )
                 for i in intrinsics
             ]
         self.submap.intrinsics = intrinsics

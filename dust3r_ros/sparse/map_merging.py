@@ -330,4 +330,4 @@ def _keep_surer(kept: Intrinsics, other: Intrinsics) -> None:
     if kept.fixed or not (other.fixed or other.total_std < kept.total_std):
         return
     kept.focal, kept.prior, kept.std, kept.fixed = other.focal, other.prior, other.std, other.fixed
-    kept.lens, kept.rival_std = other.lens, other.rival_std
+    kept.lens, kept.rival_std, kept.contradicted = other.lens, other.rival_std, other.contradicted

@@ -257,7 +257,8 @@ def two_cameras(focals: tuple[Intrinsics, Intrinsics]) -> SparseMap:
 
 
 def test_of_two_focals_the_more_certain_one_stays() -> None:
-    vague, sure = Intrinsics(300.0, 320.0, 0.1, rival_std=0.02), Intrinsics(310.0, 320.0, 0.01)
+    vague = Intrinsics(300.0, 320.0, 0.1, rival_std=0.02, contradicted=0.3)
+    sure = Intrinsics(310.0, 320.0, 0.01)
     given = Intrinsics(305.0, 305.0, 0.0, fixed=True, lens=Lens(200.0, -0.05))
     source = two_cameras((given, vague))
     for camera in (1, 0, 0):
@@ -268,7 +269,7 @@ def test_of_two_focals_the_more_certain_one_stays() -> None:
     assert [intrinsics.focal for intrinsics in target.intrinsics] == [305.0, 310.0], "the surer one stays"
     assert [intrinsics.fixed for intrinsics in target.intrinsics] == [True, False]
     assert target.intrinsics[0].lens == given.lens and target.intrinsics[1].lens.plain, "a lens belongs to its focal"
-    assert target.intrinsics[0].rival_std == 0.0
+    assert target.intrinsics[0].rival_std == target.intrinsics[0].contradicted == 0.0
 
 
 def test_cameras_that_are_not_there() -> None:
