@@ -101,7 +101,7 @@ class AdjustmentQueue:
         self.wanted.discard(kind)
         self.at_rest.discard(kind)
         if self.beside:
-            nice = 0 if kind == START or guessing else MOST_NICE if sure else _UNSURE_NICE
+            nice = 0 if kind == START or (guessing and not sure) else MOST_NICE if sure else _UNSURE_NICE
             self._aside = Aside(lambda: adjust(kind), nice)
         else:
             self._found = adjust(kind)
@@ -294,6 +294,10 @@ class MapAdjuster:
             self.waiting.want(CALIBRATION, self._schedule.calibration_due)
         elif found.kind == CALIBRATION:
             self.waiting.want(SEARCH, self._schedule.search_due)
+        # Keyframes came meanwhile. While the focal is a guess, the first poses wait: then it goes before a search.
+        calibrate_next = found.kind == SEARCH or (found.kind == CALIBRATION and self._state.guessing)
+        if calibrate_next and self._schedule.calibration_due:
+            self.waiting.wanted.add(CALIBRATION)
         self._state.generation += 1
         self._state.adjusted = found.keyframes
         if found.better:

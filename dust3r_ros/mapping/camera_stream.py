@@ -152,7 +152,6 @@ class CameraStream(ImageGeometry):
         super().__init__(width, height, config)
         self.name = name
         self.index = index
-        self.wanted_features = FEATURES
         self._described: tuple[Image, Features] | None = None
         self._mask: ImageMask | None = None  # of the last image
         self._border, self._border_mask = DarkBorder(), np.zeros((0, 0), bool)
@@ -243,7 +242,7 @@ class CameraStream(ImageGeometry):
     def features(self, gray: Image) -> Features:
         """Features of a tracked image, as offsets; those of the last image requested are cached."""
         if self._described is None or self._described[0] is not gray:
-            found = extract(gray, self.wanted_features, self._mask)
+            found = extract(gray, FEATURES, self._mask)
             self._described = gray, Features(self.centred(found.pixels), found.descriptors)
         return self._described[1]
 
@@ -277,9 +276,6 @@ def check_image(image: object, camera: str) -> Image:
     return image
 
 
-_LIVE_FEATURES = 1200  # per keyframe: half the time
-
-
 @dataclass(frozen=True)
 class _Given:
     """A given focal, pixels at ``width`` x ``height``; ``std`` relative, 0 holds it."""
@@ -298,7 +294,6 @@ class Cameras:
         self._streams: dict[str, CameraStream] = {}
         self._given: dict[str, _Given] = {}
         self._remembered: dict[str, Intrinsics] = {}
-        self._features = FEATURES
 
     def __contains__(self, name: str) -> bool:
         return name in self._streams
@@ -308,12 +303,6 @@ class Cameras:
 
     def __iter__(self) -> Iterator[CameraStream]:
         return iter(self._streams.values())
-
-    def go_live(self) -> None:
-        """For images at the camera's rate: fewer features per keyframe, which halve its time."""
-        self._features = _LIVE_FEATURES
-        for stream in self:
-            stream.wanted_features = self._features
 
     @property
     def count(self) -> int:
@@ -337,7 +326,6 @@ class Cameras:
     def open(self, name: str, width: int, height: int) -> tuple[CameraStream, Intrinsics]:
         """The stream of a new camera, and what is known about its focal. Raises ``InputError``."""
         stream = CameraStream(name, len(self._streams), width, height, self._config)
-        stream.wanted_features = self._features
         focal, std = self._config.focal, 0.0
         given = self._given.get(name)
         if given is not None:

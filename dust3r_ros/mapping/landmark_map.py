@@ -73,7 +73,8 @@ class MapBuilder(Submap):
 
     @property
     def young(self) -> bool:
-        return len(self) < YOUNG and not self.state.known
+        few = 2 * YOUNG if self.state.live and self.state.coarse else YOUNG
+        return len(self) < few and not self.state.known
 
     @property
     def settling(self) -> bool:

@@ -237,7 +237,6 @@ class Mapper(MapView):
     def go_live(self, beside: bool) -> None:
         """Defer what the next image does not need to ``work``; ``beside``: whole maps are adjusted in a child."""
         self._atlas.go_live(beside)
-        self._cameras.go_live()
         self._live = True
 
     @property
@@ -422,9 +421,7 @@ class Mapper(MapView):
         else:
             self._atlas.begin()
             intrinsics = [
-                replace(
-                    i, focal=i.prior, std=i.std if i.fixed else inf, rival_std=0.0, measured=None, contradicted=0.0
-                )
+                replace(i, focal=i.prior, std=i.std if i.fixed else inf, rival_std=0.0, measured=None, contradicted=0.0)
                 for i in intrinsics
             ]
         self.submap.intrinsics = intrinsics

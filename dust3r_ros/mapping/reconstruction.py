@@ -20,7 +20,9 @@ from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array
 
-TRUSTED = 0.04  # relative standard deviation of a focal
+# Relative standard deviations of a focal: below, it is as certain as ordinary use needs, more than a guess, and so fine
+# that more keyframes and adjustments of the whole map would gain little.
+TRUSTED, _GUESSED, _FINE = 0.04, 0.0125, 0.005
 MOST_UNSURE = 60  # keyframes: a focal still uncertain by then is settled at the one that explains them best
 
 
@@ -159,7 +161,16 @@ class Reconstruction:
     @property
     def guessing(self) -> bool:
         """Whether that focal is little more than a guess: shape and unit of the map will change with it."""
-        return bool(self.records) and not self.sure and not self._first_focal.std < TRUSTED
+        return len(self.records) <= MOST_UNSURE and self._is_above(_GUESSED)
+
+    @property
+    def coarse(self) -> bool:
+        """Whether more keyframes and adjustments of the whole map would make that focal noticeably more certain."""
+        return self._is_above(_FINE)
+
+    def _is_above(self, std: float) -> bool:
+        """Whether that focal is found from the images and its relative standard deviation is not below ``std``."""
+        return bool(self.records) and not self._first_focal.given and not self._first_focal.std < std
 
     @property
     def settling(self) -> bool:

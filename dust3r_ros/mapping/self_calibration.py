@@ -21,9 +21,10 @@ from dust3r_ros.types import Array
 
 _FIRST_KEYFRAMES = 3  # with an unknown focal, which two views alone do not determine
 _CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
-# Live, keyframes; fewer determine a focal less well than the usual one, with which the first poses were made. While
-# it may be wrong, calibrate again when there are this many times more.
-_LIVE_FROM, _LIVE_GROWTH = 8, 1.5
+# Live, keyframes; fewer determine a focal less well than the usual one, with which the first poses were made.
+_LIVE_FROM = 8
+# Live, calibrate again when there are so many more keyframes, and so many times more; sooner while the focal is coarse.
+_LIVE_MORE, _LIVE_GROWTH, _COARSE_GROWTH = 2, 1.5, 1.1
 # The first calibration waits for this much motion, because images close together say little, however many; with
 # ``_ANYWAY`` keyframes the motion was fast. Below ``_SEARCH_FROM`` the map is soon calibrated again instead.
 _LIVE_MOVING_NS, _ANYWAY = 1_100_000_000, 18
@@ -53,12 +54,14 @@ class CalibrationSchedule:
         count = len(self._state.records)
         if not self._state.live or count < _CALIBRATE_AT[0]:
             return count in _CALIBRATE_AT
+        growth = _COARSE_GROWTH if self._state.coarse else _LIVE_GROWTH
+        enough = count >= max(self._calibrated_with + _LIVE_MORE, growth * self._calibrated_with)
         if self._state.sure:
-            return count in _CALIBRATE_AT or (count < _LIVE_FROM and not self._calibrated_with)
+            return enough
         moving_ns = self._state.records[-1].stamp_ns - self._state.records[1].stamp_ns
         if not self._calibrated_with and moving_ns < _LIVE_MOVING_NS and count < _ANYWAY:
             return None
-        return True if count >= max(_LIVE_FROM, _LIVE_GROWTH * self._calibrated_with) else None
+        return True if enough and count >= _LIVE_FROM else None
 
     @property
     def search_due(self) -> bool | None:

@@ -9,7 +9,7 @@ from synthetic import WIDTH, arc, unposed
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.mapping import self_calibration
-from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.reconstruction import TRUSTED, Reconstruction
 from dust3r_ros.mapping.self_calibration import CalibrationSchedule, Calibrator, same_scale
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Outcome, bootstrap
 
@@ -99,7 +99,31 @@ def test_the_first_calibration_tries_the_other_focal_that_maps_begin_with():
     assert state.guessing and intrinsics.focal == WIDTH
     calibrator.calibrate(stream)
     assert intrinsics.focal == pytest.approx(0.5 * WIDTH, rel=0.03)
-    assert not state.guessing and not state.sure
+    assert intrinsics.std < TRUSTED and not state.sure
+
+
+def test_live_maps_are_calibrated_more_often_until_the_focal_is_fine():
+    _, state, _ = pressed(focal=WIDTH, views=10)
+    schedule, intrinsics = CalibrationSchedule(state), state.sparse.intrinsics[0]
+    state.settled = True
+    schedule.calibrated()
+    due = {}
+    for std in (0.02, 0.004):
+        intrinsics.std, state.records[10:] = std, []
+        while not schedule.calibration_due:
+            state.records.append(state.records[0])
+        due[std] = len(state.records)
+    assert due == {0.02: 12, 0.004: 15}
+
+
+def test_first_poses_wait_for_a_focal_that_is_more_than_a_guess():
+    _, state, _ = pressed(focal=WIDTH, views=10)
+    intrinsics = state.sparse.intrinsics[0]
+    guesses = []
+    for intrinsics.std in (0.03, 0.01):
+        guesses.append(state.guessing)
+    intrinsics.std, state.records[:] = 0.03, 7 * state.records
+    assert guesses == [True, False] and not state.guessing, "many keyframes will not make it more certain soon"
 
 
 def test_other_focals_are_searched_for_in_maps_of_many_views_and_at_rest():
