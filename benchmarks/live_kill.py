@@ -28,13 +28,15 @@ _POLL_S = 0.02
 class Kill:
     """One kill at ``at`` (ns of the monotonic clock).
 
-    ``told``: keyframes that the node had reported before; ``saved``: stamps and cameras of those in the map file
-    afterwards.
+    ``reported``: stamps of the keyframes whose clouds the node had published before. Of what the map file then has,
+    ``keyframes``: the stamps of those with a pose; ``posed``: those and of all frames with a pose, as redundant
+    keyframes become.
     """
 
     at: int
-    told: int
-    saved: frozenset[tuple[int, str]]
+    reported: frozenset[int]
+    keyframes: frozenset[int]
+    posed: frozenset[int]
 
 
 class Killer:
@@ -61,11 +63,11 @@ class Killer:
             if over.is_set() or len(self.kills) == self._wanted:
                 return
             time.sleep(self._random.uniform(*_SOON_S))
-            last = heard.statuses[-1][1]
+            reported = frozenset(stamp for stamp, _ in tuple(heard.tiles))
             since = time.monotonic_ns()
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            self.kills.append(Kill(since, last.keyframes, saved(self._map_file)))
+            self.kills.append(Kill(since, reported, *saved(self._map_file)))
 
     def _goes_on(self, heard: Heard, since: int) -> bool:
         """Whether the map continues: the node reported so after the kill, and the map has accepted a later image."""
@@ -86,17 +88,21 @@ class Killer:
             until = min(following, kill.at + _WATCHED_NS)
             if until > kill.at:
                 quiet.append(silence(poses, states, kill.at, until))
-        kept = [*(kill.saved for kill in self.kills[1:]), saved(self._map_file)]
-        lost = sum(len(kill.saved - later) for kill, later in zip(self.kills, kept, strict=True))
-        lost += sum(max(0, kill.told - len(kill.saved)) for kill in self.kills)
+        kept = [*(kill.posed for kill in self.kills[1:]), saved(self._map_file)[1]]
+        lost = sum(len(kill.keyframes - later) for kill, later in zip(self.kills, kept, strict=True))
+        lost += sum(len(kill.reported - kill.posed) for kill in self.kills)
         return {"silence": max(quiet, default=None), "continued": self.continued, "gone": lost}
 
 
-def saved(path: Path) -> frozenset[tuple[int, str]]:
-    """Stamps and cameras of the keyframes with a pose in a map file, also while it grows."""
+def saved(path: Path) -> tuple[frozenset[int], frozenset[int]]:
+    """Stamps of the keyframes with a pose in a map file, and of all images with one; also while it grows."""
     base = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30.0)
     try:
-        return frozenset(base.execute("SELECT stamp_ns, camera FROM keyframes WHERE w_T_c IS NOT NULL"))
+        keyframes, frames = (
+            frozenset(stamp for (stamp,) in base.execute(f"SELECT stamp_ns FROM {table} WHERE {pose} IS NOT NULL"))
+            for table, pose in (("keyframes", "w_T_c"), ("frames", "keyframe_T_frame"))
+        )
+        return keyframes, keyframes | frames
     finally:
         base.close()
 

@@ -41,7 +41,7 @@ class NodeConfig:
         high=60.0,
     )
     focal_wait: float = row(
-        2.6,
+        2.5,
         "Maximum time of motion, in seconds, for which the first poses are held back until the focal length is more "
         "than a guess; 0: off.",
         low=0.0,
