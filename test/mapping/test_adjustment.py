@@ -13,6 +13,7 @@ from dust3r_ros.mapping.adjustment import AdjustmentQueue, WholeMap
 from dust3r_ros.mapping.landmark_map import MapBuilder
 from dust3r_ros.mapping.loop_adjustment import LoopGap
 from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.self_calibration import CalibrationSchedule
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.timing import no_timer
 
@@ -120,6 +121,29 @@ def test_a_bent_stretch_is_rebuilt(monkeypatch, live):
         adjuster.take_up()
     adjuster.rebuild()
     assert tried == built == [True] and not adjuster.waiting.count
+
+
+@pytest.mark.parametrize(
+    ("kind", "guessing", "due", "next_ones"),
+    [
+        ("search", False, True, {"calibration"}),
+        ("search", False, None, set()),  # at rest nothing is new: no endless calibrating
+        ("calibration", False, True, {"search"}),
+        ("calibration", True, True, {"search", "calibration"}),  # the first poses wait for it
+    ],
+)
+def test_keyframes_that_came_meanwhile_are_calibrated_with(monkeypatch, kind, guessing, due, next_ones):
+    builder = MapBuilder(Reconstruction(SMALL), make_backend(SMALL), no_timer)
+    adjuster = builder._adjuster
+    monkeypatch.setattr(CalibrationSchedule, "calibration_due", due)
+    monkeypatch.setattr(CalibrationSchedule, "search_due", True)
+    monkeypatch.setattr(Reconstruction, "guessing", guessing)
+    monkeypatch.setattr(adjuster, "_adjusted_copy", lambda kind: WholeMap(kind, None, False, False))
+    monkeypatch.setattr(adjuster, "_follow", lambda adjust: None)
+    adjuster.waiting.wanted = {kind}
+    adjuster.begin()
+    adjuster.take_up()
+    assert adjuster.waiting.wanted == next_ones and not adjuster.waiting.at_rest
 
 
 def test_what_may_wait_for_rest_does():

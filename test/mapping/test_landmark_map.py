@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -222,3 +224,16 @@ def test_landmarks_that_two_keyframes_see_have_place_color_and_count() -> None:
     sparse.views[2].w_T_c = None
     assert landmark_cloud(sparse, records).confidence.tolist() == [2, 2, 2], "who has no pose does not count"
     assert len(landmark_cloud(SparseMap(1.0), [])) == 0
+
+
+@pytest.mark.parametrize(("live", "std", "most"), [(False, 0.02, 17), (True, 0.02, 35), (True, 0.004, 17)])
+def test_live_keyframes_stay_close_together_until_the_focal_is_fine(live: bool, std: float, most: int) -> None:
+    builder = MapBuilder(Reconstruction(SMALL), make_backend(SMALL), no_timer)
+    record: Any = SimpleNamespace(stream=SimpleNamespace(index=0))
+    builder.state.live = live
+    builder.state.sparse.intrinsics.append(Intrinsics(500.0, 500.0, std=std))
+    young = []
+    for _ in range(40):
+        builder.state.records.append(record)
+        young.append(builder.young)
+    assert young == [count <= most for count in range(1, 41)]
