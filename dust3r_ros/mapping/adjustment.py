@@ -17,7 +17,7 @@ from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.rig_placement import RigPlacement
 from dust3r_ros.mapping.self_calibration import CalibrationSchedule, Calibrator, same_scale
 from dust3r_ros.mapping.submap import MeasuredFrame
-from dust3r_ros.sparse.refinement import refine
+from dust3r_ros.sparse.refinement import consider_lenses, refine
 from dust3r_ros.sparse.transplant import Adjusted, adjusted_copy, transplant
 from dust3r_ros.timing import StageTimer
 from dust3r_ros.tracking.exchange import Renumbering
@@ -185,7 +185,7 @@ class MapAdjuster:
         if self._state.live:
             self.waiting.wanted.add(LOOP)
         else:
-            self._follow(self._loops.close)
+            self._follow(self._close)
             self._loops.gaps.clear()
             self._state.adjusted = len(self._state.records)
 
@@ -332,7 +332,7 @@ class MapAdjuster:
             if kind == START:
                 better = self._calibrator.begin(stream)
             elif kind == LOOP:
-                self._loops.close()
+                self._close()
             else:
                 with same_scale(self._state.sparse):
                     better = self._calibrator.rebuild() if kind == REBUILD else calibrate(stream)
@@ -345,9 +345,16 @@ class MapAdjuster:
         self._state.settled = settled
         return found
 
+    def _close(self) -> None:
+        """Close loops; the adjustment leaves deviations of focals as if lenses were known."""
+        self._loops.close()
+        consider_lenses(self._state.sparse)
+
     def _wide_loops_tried(self) -> WholeMap:
         """A copy of the whole map with those wide loops closed that do not tear it; the map is unchanged."""
         sparse, trial = self._state.sparse, self._loops.trial()
+        if trial.sparse is not None:
+            consider_lenses(trial.sparse)
         adjusted = Adjusted.of(trial.sparse or sparse, sparse.positioned)
         count = len(self._state.records)
         return WholeMap(

@@ -233,9 +233,12 @@ class Calibrator:
     def rebuild(self) -> bool:
         """Rebuild stretches of keyframes that see what contradicts the map; returns whether it explains more now."""
         camera = self._state.records[0].stream.index
-        return rebuild(
+        changed = rebuild(
             self._state.sparse, camera, REBUILT, lambda count: [self._options(each, count) for each in (False, True)]
         )
+        if changed:
+            self.consider_lens()
+        return changed
 
     def consider_lens(self, *streams: CameraStream) -> None:
         """Set the deviations of all focals; measure those of ``streams`` that were given from the images."""

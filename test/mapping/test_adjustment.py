@@ -15,6 +15,7 @@ from dust3r_ros.mapping.loop_adjustment import LoopGap
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.self_calibration import CalibrationSchedule
 from dust3r_ros.sparse.landmarks import Intrinsics
+from dust3r_ros.sparse.refinement import consider_lenses
 from dust3r_ros.timing import no_timer
 
 
@@ -99,6 +100,10 @@ def test_a_wide_loop_is_brought_in_only_if_it_tears_nothing(live, second, joined
     same = np.array_equal(*state.sparse.landmarks.resolved(pairs).T)
     assert same == joined
     assert walk.ate < 0.3 * before if joined else walk.ate == before
+    if joined:
+        std = state.sparse.intrinsics[0].std
+        consider_lenses(state.sparse)
+        assert std == pytest.approx(state.sparse.intrinsics[0].std, rel=0.1), "with the lens free, as ever"
 
 
 @pytest.mark.parametrize("live", [False, True])
