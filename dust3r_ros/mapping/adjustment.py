@@ -172,6 +172,8 @@ class MapAdjuster:
         free = self._schedule.joining
         self._follow(lambda: self._refine(window, free), window)
         self._state.sparse.extend(window)
+        if any(free[self._state.sparse.views[view].camera] for view in window):
+            consider_lenses(self._state.sparse)
 
     def join(self, stream: CameraStream) -> None:
         """Adjust keyframes of a camera that joined to the rest of the map, once there are enough for a better focal."""

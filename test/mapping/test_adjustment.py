@@ -106,6 +106,22 @@ def test_a_wide_loop_is_brought_in_only_if_it_tears_nothing(live, second, joined
         assert std == pytest.approx(state.sparse.intrinsics[0].std, rel=0.1), "with the lens free, as ever"
 
 
+def test_the_focal_of_a_camera_that_joins_is_as_uncertain_as_with_a_free_lens():
+    """It moves in every adjustment of a window, in which lenses do not."""
+    builder, walk = MapBuilder(Reconstruction(SMALL), make_backend(SMALL), no_timer), ring(12)
+    state, sparse = builder.state, walk.sparse
+    state.sparse, streams = sparse, [SimpleNamespace(index=k, name=f"camera {k}") for k in range(2)]
+    sparse.intrinsics.append(Intrinsics(1.01 * sparse.intrinsics[0].focal, sparse.intrinsics[0].focal))
+    for index, view in enumerate(sparse.views):
+        view.camera = index % 2
+        state.records.append(SimpleNamespace(stream=streams[view.camera]))  # type: ignore[arg-type]
+    builder._adjuster.adjust_window(range(4, 12))
+    std = sparse.intrinsics[1].std
+    assert sparse.intrinsics[1].focal == pytest.approx(sparse.intrinsics[0].focal, rel=0.005)
+    consider_lenses(sparse)
+    assert std == pytest.approx(sparse.intrinsics[1].std, rel=0.1)
+
+
 @pytest.mark.parametrize("live", [False, True])
 def test_a_bent_stretch_is_rebuilt(monkeypatch, live):
     """Live, beside other work, and only what is better is brought in."""
