@@ -187,7 +187,7 @@ class MapAdjuster:
         if self._state.live:
             self.waiting.wanted.add(LOOP)
         else:
-            self._follow(self._close)
+            self._follow(self._loops.close)
             self._loops.gaps.clear()
             self._state.adjusted = len(self._state.records)
 
@@ -334,7 +334,7 @@ class MapAdjuster:
             if kind == START:
                 better = self._calibrator.begin(stream)
             elif kind == LOOP:
-                self._close()
+                self._loops.close()
             else:
                 with same_scale(self._state.sparse):
                     better = self._calibrator.rebuild() if kind == REBUILD else calibrate(stream)
@@ -347,16 +347,9 @@ class MapAdjuster:
         self._state.settled = settled
         return found
 
-    def _close(self) -> None:
-        """Close loops; the adjustment leaves deviations of focals as if lenses were known."""
-        self._loops.close()
-        consider_lenses(self._state.sparse)
-
     def _wide_loops_tried(self) -> WholeMap:
         """A copy of the whole map with those wide loops closed that do not tear it; the map is unchanged."""
         sparse, trial = self._state.sparse, self._loops.trial()
-        if trial.sparse is not None:
-            consider_lenses(trial.sparse)
         adjusted = Adjusted.of(trial.sparse or sparse, sparse.positioned)
         count = len(self._state.records)
         return WholeMap(

@@ -29,7 +29,7 @@ from dust3r_ros.geometry.similarity import robust_similarity
 from dust3r_ros.mapping.consistency import REBUILT
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.sparse.consistency import contradicted, worst
-from dust3r_ros.sparse.refinement import close_loop
+from dust3r_ros.sparse.refinement import close_loop, consider_lenses
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array
@@ -279,6 +279,7 @@ class LoopAdjustment:
     def close(self) -> None:
         """Adjust the map to its linked loops."""
         self._close(self._state.sparse, self.gaps, len(self._state.sparse.posed()) > _RELAXED)
+        consider_lenses(self._state.sparse)  # the adjustment left the deviations of focals as if lenses were known
 
     def trial(self) -> Trial:
         """Try to close the wide loops that are due, one claim after the other; the map is unchanged."""
@@ -290,6 +291,8 @@ class LoopAdjustment:
                 best = closed
                 pairs.append(claim.pairs)
                 accepted.append(at)
+        if best is not None:
+            consider_lenses(best)
         return Trial(best, np.concatenate(pairs), accepted)
 
     def _due(self) -> list[_Claim]:

@@ -184,6 +184,7 @@ def test_what_may_wait_for_rest_does():
         ("calibration", False, True, True),
         ("calibration", False, False, False),
         ("calibration", True, False, False),
+        ("calibration", True, True, False),
     ],
 )
 def test_what_poses_wait_for_is_not_put_behind_other_work(monkeypatch, kind, sure, guessing, urgent):
