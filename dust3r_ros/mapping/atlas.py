@@ -55,7 +55,7 @@ class AtlasEntry:
 
     def __init__(self, submap: Submap, fresh_names: Iterator[int], session: int = 0) -> None:
         self.submap = submap
-        self.frames = FrameLog(submap, session, submap.state.pages.keep)
+        self.frames = FrameLog(submap, session, submap.state.pages.put_away)
         self.live: bool | None = None  # whether work on the whole map is done in a child; None: offline
         self.changes = 0  # how often keyframes changed
         self.removals = 0  # how often some were culled

@@ -48,10 +48,17 @@ class Pages:
 
         An array that was kept before stays where it is.
         """
-        size = -(-values.nbytes // _ALIGNED) * _ALIGNED
-        if size < _LEAST or id(values) in self._kept:
+        if values.nbytes < _LEAST or id(values) in self._kept:
             return values
-        place = None if self._in_memory + size <= self._limit else self._place(size)
+        return self._kept_at(values, self._in_memory + _aligned(values) > self._limit)
+
+    def put_away(self, values: np.ndarray) -> np.ndarray:
+        """An equal array in the file, even if there is room in memory: one of those that only become more."""
+        return self._kept_at(values, True)
+
+    def _kept_at(self, values: np.ndarray, on_disk: bool) -> np.ndarray:
+        size = _aligned(values)
+        place = self._place(size) if on_disk else None
         if place is None:
             self._in_memory += size
             kept = values
@@ -102,3 +109,8 @@ class Pages:
         else:
             self._on_disk -= size
             self._free.setdefault(size, []).append(place)
+
+
+def _aligned(values: np.ndarray) -> int:
+    """Bytes an array takes in the file."""
+    return -(-values.nbytes // _ALIGNED) * _ALIGNED

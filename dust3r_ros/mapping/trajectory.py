@@ -82,12 +82,16 @@ _ROW = np.dtype(
 )
 
 
+_IN_MEMORY = 8  # blocks; what only grows would fill the memory in some days
+
+
 class _Rows:
     """Frames as rows of ``_ROW``, in blocks that stay where they are. A pose of NaN is unknown."""
 
-    def __init__(self, keep: Callable[[np.ndarray], np.ndarray]) -> None:
-        self._keep = keep
+    def __init__(self, put_away: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._put_away = put_away
         self._blocks: list[np.ndarray] = []
+        self._changes: list[int] = []  # the newest in each block, so that few are read
         self._count = 0
 
     def __len__(self) -> int:
@@ -100,9 +104,23 @@ class _Rows:
     def append(self, *values: object) -> None:
         """Add a row."""
         if self._count == _BLOCK * len(self._blocks):
-            self._blocks.append(self._keep(np.zeros(_BLOCK, _ROW)))
+            block = np.zeros(_BLOCK, _ROW)
+            self._blocks.append(block if len(self._blocks) < _IN_MEMORY else self._put_away(block))
+            self._changes.append(-1)
         self._blocks[-1][self._count % _BLOCK] = values
+        self.changed(int(self._blocks[-1]["changed"][self._count % _BLOCK]), self._count)
         self._count += 1
+
+    def changed(self, number: int, at: int | None = None) -> None:
+        """Change ``number`` has changed row ``at``, or rows anywhere."""
+        for block in range(len(self._blocks)) if at is None else (at // _BLOCK,):
+            self._changes[block] = max(self._changes[block], number)
+
+    def changed_after(self, number: int) -> np.ndarray:
+        """Indices of the rows that were changed after change ``number``."""
+        blocks = ((at, self._blocks[at]) for at, newest in enumerate(self._changes) if newest > number)
+        found = [_BLOCK * at + np.flatnonzero(block["changed"] > number) for at, block in blocks]
+        return np.concatenate(found) if found else np.zeros(0, np.int64)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The rows, block by block."""
@@ -144,15 +162,15 @@ class FrameLog:
     """The frames of one map, in order of arrival: 128 bytes each. Methods read or change its columns."""
 
     def __init__(
-        self, keyframes: Keyframes, session: int = 0, keep: Callable[[np.ndarray], np.ndarray] = np.asarray
+        self, keyframes: Keyframes, session: int = 0, put_away: Callable[[np.ndarray], np.ndarray] = np.asarray
     ) -> None:
         """``session`` counts how many times the map was continued: every session has its own clock.
 
-        ``keep`` is given each block of memory and returns the one to use in its place.
+        ``put_away`` is given each block of memory but the first few and returns the one to use in its place.
         """
         self._keyframes, self._session = keyframes, session
         self.rewritten = 0  # how many times existing frames changed
-        self._rows = _Rows(keep)
+        self._rows = _Rows(put_away)
         self._names: list[str] = []  # of cameras
         self._located: Counter[int] = Counter()  # frames with a relative pose, by keyframe
         self.cameras: set[str] = set()  # of the frames of this session
@@ -165,6 +183,7 @@ class FrameLog:
 
     def add_keyframe(self, index: int, stream: CameraStream, seen: TrackedImage) -> None:
         """Add a frame that became keyframe ``index``; ``seen``: the corners followed into it."""
+        self._forget_drifts(stream)
         self._seen_in_keyframes.append((len(self), stream, seen))
         self._append(FrameState(seen.stamp_ns, stream.name, index, np.eye(4), float("nan"), self._session))
 
@@ -196,6 +215,7 @@ class FrameLog:
             if again is not None:
                 self._located[keyframe] += not known
                 row["pose"], row["unit"], row["changed"] = again[0][:3], again[1], self.rewritten
+                self._rows.changed(self.rewritten, at)
 
     def measured(self) -> list[MeasuredFrame]:
         """The newest frames whose corners have not drifted: those of places where the camera has been before."""
@@ -209,7 +229,7 @@ class FrameLog:
 
     def since(self, count: int, rewritten: int) -> Iterator[tuple[int, FrameState]]:
         """Place and state of each frame from place ``count``, and of those that changed after ``rewritten``."""
-        for at in self._rows.find(lambda block: block["changed"] > rewritten).tolist() if count else ():
+        for at in self._rows.changed_after(rewritten).tolist() if count else ():
             if at < count:
                 yield at, self._state(at)
         for at in range(count, len(self)):
@@ -268,6 +288,7 @@ class FrameLog:
         self.rewritten += 1
         for block in self._rows.blocks():
             _rebase(block, culled, self.rewritten)
+        self._rows.changed(self.rewritten)
         located = Counter[int]()
         for index, count in self._located.items():
             located[int(culled.heir[index])] += count
@@ -290,6 +311,24 @@ class FrameLog:
             block["pose"][..., 3] *= factor
             block["unit"] *= factor
             block["changed"][_located(block)] = self.rewritten
+        self._rows.changed(self.rewritten)
+
+    def _forget_drifts(self, stream: CameraStream) -> None:
+        """Forget keyframes of a camera that are older than the one before its oldest frame that can be located again.
+
+        Frames that lie between later ones do not need them, and they would hold their landmarks.
+        """
+        frames = [seen.stamp_ns for _, own, seen in self._seen if own is stream]
+        older = [
+            seen.stamp_ns
+            for _, own, seen in self._seen_in_keyframes
+            if own is stream and not (frames and seen.stamp_ns >= min(frames))
+        ]
+        if len(older) > 1:
+            needed = [
+                kept for kept in self._seen_in_keyframes if kept[1] is not stream or kept[2].stamp_ns >= max(older)
+            ]
+            self._seen_in_keyframes = deque(needed, maxlen=_KEPT)
 
     def _relative(self, keyframe: int, found: PnpResult | None) -> tuple[Array, float] | None:
         """The pose found (4, 4), relative to a keyframe, and the unit of that; None if either is unknown."""

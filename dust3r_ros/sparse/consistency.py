@@ -60,11 +60,14 @@ def contradicted(sparse: SparseMap, views: Collection[int] | None = None) -> Arr
 
 
 def in_a_row(shares: Array) -> Array:
-    """(V,) the mean of each share and its neighbours in the sequence, five in all; NaN is left out."""
+    """(V,) the mean of the shares of five keyframes in a row, around each or at an end of the sequence.
+
+    NaN is left out, and stays.
+    """
     known = np.isfinite(shares)
-    values = np.stack([np.where(known, shares, 0.0), known])
-    padded = np.pad(values, ((0, 0), (_RUN // 2, _RUN // 2)))
-    total, count = np.sum([padded[:, at : at + len(shares)] for at in range(_RUN)], axis=0)
+    sums = np.cumsum([np.zeros(2), *np.stack([np.where(known, shares, 0.0), known], axis=1)], axis=0)
+    first = np.clip(np.arange(len(shares)) - _RUN // 2, 0, max(len(shares) - _RUN, 0))
+    total, count = (sums[np.minimum(first + _RUN, len(shares))] - sums[first]).T
     return np.where(known, total / np.maximum(count, 1), np.nan)
 
 

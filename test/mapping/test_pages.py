@@ -40,6 +40,15 @@ def test_what_does_not_fit_is_the_same_from_the_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir()), "the file has no name"
 
 
+def test_what_is_put_away_goes_to_the_file_at_once(tmp_path: Path) -> None:
+    pages, values = Pages(512.0, str(tmp_path)), noise(0)
+    away = pages.put_away(values)
+    assert away is not values and np.array_equal(away, values)
+    assert pages.in_memory_mb == 0 and pages.on_disk_mb == pytest.approx(values.nbytes / 2**20)
+    nowhere = Pages(512.0, str(tmp_path / "missing"))
+    assert nowhere.put_away(values) is values and "cannot be kept on disk" in nowhere.problem
+
+
 def test_gaps_are_filled_and_slices_hold_their_array(tmp_path: Path) -> None:
     pages = Pages(0.0, str(tmp_path))
     part = pages.keep(noise(1))[10:20]

@@ -236,3 +236,40 @@ def test_frames_whose_corners_have_not_drifted_are_measured() -> None:
     assert frame.stream is stream and frame.w_T_c[0, 3] == 4.5
     keyframes.poses[0] = None
     assert log.measured() == []
+
+
+def test_a_day_of_frames_is_put_away_and_only_what_changed_is_read() -> None:
+    """All but the first blocks; frames that change are found wherever they are."""
+    keyframes, away = Keyframes(0.0, 5.0), list[np.ndarray]()
+
+    def put_away(block: np.ndarray) -> np.ndarray:
+        away.append(block)
+        return block
+
+    log, frames = FrameLog(keyframes, put_away=put_away), 45_000
+    corners, place = seen(0), at(1.0)
+    for _ in range(frames):
+        log.keep(0, LEFT, corners, place, 1.0)
+    assert 0 < sum(map(len, away)) < frames and len(log) == log.count() == frames
+    written = log.rewritten
+    assert [place for place, _ in log.since(frames, written)] == []
+    log.find_again()  # in vain
+    keyframes.answers = [found(3.0)]
+    log.find_again()
+    (changed, _), *others = log.since(frames, written)
+    assert changed == frames - 1000 and not others, "the oldest that can be located again"
+    log.rescale(2.0)
+    keyframes.units = [2.0, 2.0]
+    assert len(list(log.since(frames, written))) == frames and log.trajectory()[-1].w_T_c[0, 3] == 2.0
+
+
+def test_keyframes_are_forgotten_when_no_frame_lies_beside_them() -> None:
+    """They would hold their landmarks for ever, though frames of an hour ago are not located again."""
+    log, frame = FrameLog(Keyframes(0.0)), 0
+    for keyframe in range(50):
+        log.add_keyframe(0, LEFT, TrackedImage(frame, Tracks(np.array([keyframe]), np.zeros((1, 2))), frame))
+        for frame in range(frame + 1, frame + 100):
+            log.keep(0, LEFT, TrackedImage(frame, Tracks(np.array([1000]), np.zeros((1, 2))), 0), at(1.0), 1.0)
+        frame += 1
+    held = sorted({int(one) for ids in log.landmark_ids() for one in ids} - {1000})
+    assert held == list(range(38, 50)), "those of 1000 frames, and the one before, when the last one came"

@@ -56,7 +56,17 @@ def test_one_bad_keyframe_is_no_doubt() -> None:
     shares[6] = 0.5
     assert in_a_row(shares).max() < 0.15 and doubts(shares, 0.15) == []
     shares[:3] = np.nan
-    assert np.isnan(in_a_row(shares)[:3]).all() and in_a_row(shares)[3] == 0.04
+    assert np.isnan(in_a_row(shares)[:3]).all() and in_a_row(shares)[3] == pytest.approx(0.04)
+
+
+def test_two_bad_keyframes_at_an_end_are_no_doubt() -> None:
+    """Three keyframes say less than five: a walk that begins in front of a plain wall is not bent there."""
+    shares = np.full(12, 0.05)
+    shares[:2] = shares[-2:] = 0.4
+    np.testing.assert_allclose(in_a_row(shares)[[0, 1, 2, -1]], (2 * 0.4 + 3 * 0.05) / 5)
+    assert doubts(shares, 0.25) == []
+    shares[2:4] = 0.4
+    assert doubts(shares, 0.25)[0].first == 0
 
 
 def test_the_average_is_of_what_is_known() -> None:
