@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -33,6 +34,38 @@ class TrackedImage:
     stamp_ns: int
     tracks: Tracks
     anchored_ns: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A ``TrackedImage`` of frame ``at``, in single precision, in which corners are measured: half the memory."""
+
+    at: int
+    stream: CameraStream
+    stamp_ns: int
+    anchored_ns: int
+    ids: np.ndarray
+    pixels: np.ndarray
+
+    @classmethod
+    def of(cls, at: int, stream: CameraStream, image: TrackedImage) -> _Seen:
+        """The same in less memory."""
+        ids, pixels = image.tracks.ids.astype(np.uint32), image.tracks.pixels.astype(np.float32)
+        return cls(at, stream, image.stamp_ns, image.anchored_ns, ids, pixels)
+
+    @property
+    def tracks(self) -> Tracks:
+        """The corners."""
+        return Tracks(self.ids.astype(np.int64), self.pixels.astype(np.float64))
+
+    @property
+    def image(self) -> TrackedImage:
+        """As it was given."""
+        return TrackedImage(self.stamp_ns, self.tracks, self.anchored_ns)
+
+    def renumbered(self, new: Renumbering) -> _Seen:
+        """With other ids of landmarks."""
+        return _Seen.of(self.at, self.stream, replace(self.image, tracks=self.tracks.renumbered(new)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +171,7 @@ class _Rows:
         return np.concatenate(parts) if parts else np.zeros(0, _ROW)
 
 
-_KEPT = 1000  # newest frames that can be located again: about ten kilobytes each, those with features up to forty
+_KEPT = 1000  # newest frames that can be located again: about five kilobytes each, those with features up to twenty
 
 
 class Keyframes(Protocol):
@@ -174,9 +207,8 @@ class FrameLog:
         self._names: list[str] = []  # of cameras
         self._located: Counter[int] = Counter()  # frames with a relative pose, by keyframe
         self.cameras: set[str] = set()  # of the frames of this session
-        # Frame index, corners followed
-        self._seen: deque[tuple[int, CameraStream, TrackedImage]] = deque(maxlen=_KEPT)
-        self._seen_in_keyframes: deque[tuple[int, CameraStream, TrackedImage]] = deque(maxlen=_KEPT)
+        self._seen: deque[_Seen] = deque(maxlen=_KEPT)
+        self._seen_in_keyframes: deque[_Seen] = deque(maxlen=_KEPT)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -184,7 +216,7 @@ class FrameLog:
     def add_keyframe(self, index: int, stream: CameraStream, seen: TrackedImage) -> None:
         """Add a frame that became keyframe ``index``; ``seen``: the corners followed into it."""
         self._forget_drifts(stream)
-        self._seen_in_keyframes.append((len(self), stream, seen))
+        self._seen_in_keyframes.append(_Seen.of(len(self), stream, seen))
         self._append(FrameState(seen.stamp_ns, stream.name, index, np.eye(4), float("nan"), self._session))
 
     def add(self, reference: int, stream: CameraStream, seen: TrackedImage, found: PnpResult | None) -> None:
@@ -194,37 +226,37 @@ class FrameLog:
 
     def keep(self, reference: int, stream: CameraStream, seen: TrackedImage, r_T_f: Array | None, unit: float) -> None:
         """Add a frame at ``r_T_f`` (4, 4) from keyframe ``reference``, whose unit was ``unit`` at the time."""
-        self._seen.append((len(self), stream, seen))
+        self._seen.append(_Seen.of(len(self), stream, seen))
         self._append(FrameState(seen.stamp_ns, stream.name, reference, r_T_f, unit, self._session))
 
     def find_again(self) -> None:
         """Locate the newest frames again after the map was rebuilt or refined."""
         self.rewritten += 1
         drifts: dict[str, list[Drift]] = {}
-        for at, stream, seen in self._seen_in_keyframes:  # culled ones too, which are where they were beside others
-            row = self._rows[at]
+        for seen in self._seen_in_keyframes:  # culled ones too, which are where they were beside others
+            row, tracks = self._rows[seen.at], seen.tracks
             if self._keyframes.pose(int(row["keyframe"][0])) is not None:
-                off = self._keyframes.drift(stream, self._poses(row)[0], seen.tracks)
-                drifts.setdefault(stream.name, []).append(Drift(seen.stamp_ns, seen.tracks.ids, off))
-        for at, stream, seen in self._seen:
-            row = self._rows[at]
+                off = self._keyframes.drift(seen.stream, self._poses(row)[0], tracks)
+                drifts.setdefault(seen.stream.name, []).append(Drift(seen.stamp_ns, tracks.ids, off))
+        for seen in self._seen:
+            row = self._rows[seen.at]
             keyframe, known = int(row["keyframe"][0]), bool(_located(row)[0])
             guess = self._poses(row)[0] if known and self._keyframes.pose(keyframe) is not None else None
-            tracks = without_drift(seen, drifts.get(stream.name, ()))
-            again = self._relative(keyframe, self._keyframes.finder.locate(stream, tracks, guess))
+            tracks = without_drift(seen.image, drifts.get(seen.stream.name, ()))
+            again = self._relative(keyframe, self._keyframes.finder.locate(seen.stream, tracks, guess))
             if again is not None:
                 self._located[keyframe] += not known
                 row["pose"], row["unit"], row["changed"] = again[0][:3], again[1], self.rewritten
-                self._rows.changed(self.rewritten, at)
+                self._rows.changed(self.rewritten, seen.at)
 
     def measured(self) -> list[MeasuredFrame]:
         """The newest frames whose corners have not drifted: those of places where the camera has been before."""
         found = []
-        for at, stream, seen in self._seen:
-            row = self._rows[at]
+        for seen in self._seen:
+            row = self._rows[seen.at]
             known = bool(_located(row)[0]) and self._keyframes.pose(int(row["keyframe"][0])) is not None
             if known and seen.anchored_ns == seen.stamp_ns:
-                found.append(MeasuredFrame(stream, seen.tracks, self._poses(row)[0]))
+                found.append(MeasuredFrame(seen.stream, seen.tracks, self._poses(row)[0]))
         return found
 
     def since(self, count: int, rewritten: int) -> Iterator[tuple[int, FrameState]]:
@@ -296,13 +328,13 @@ class FrameLog:
 
     def landmark_ids(self) -> list[np.ndarray]:
         """The ids of what was followed into frames that can be located again."""
-        return [seen.tracks.ids for kept in (self._seen, self._seen_in_keyframes) for _, _, seen in kept]
+        return [seen.ids for kept in (self._seen, self._seen_in_keyframes) for seen in kept]
 
     def renumber_landmarks(self, new: Renumbering) -> None:
         """Landmarks get new ids."""
         for kept in (self._seen, self._seen_in_keyframes):
-            for at, (frame, stream, seen) in enumerate(kept):
-                kept[at] = frame, stream, replace(seen, tracks=seen.tracks.renumbered(new))
+            for at, seen in enumerate(kept):
+                kept[at] = seen.renumbered(new)
 
     def rescale(self, factor: float) -> None:
         """The unit of length shrank by ``factor``, for frames and keyframes alike."""
@@ -318,17 +350,11 @@ class FrameLog:
 
         Frames that lie between later ones do not need them, and they would hold their landmarks.
         """
-        frames = [seen.stamp_ns for _, own, seen in self._seen if own is stream]
-        older = [
-            seen.stamp_ns
-            for _, own, seen in self._seen_in_keyframes
-            if own is stream and not (frames and seen.stamp_ns >= min(frames))
-        ]
-        if len(older) > 1:
-            needed = [
-                kept for kept in self._seen_in_keyframes if kept[1] is not stream or kept[2].stamp_ns >= max(older)
-            ]
-            self._seen_in_keyframes = deque(needed, maxlen=_KEPT)
+        oldest = min((seen.stamp_ns for seen in self._seen if seen.stream is stream), default=math.inf)
+        own = [seen.stamp_ns for seen in self._seen_in_keyframes if seen.stream is stream]
+        first = max((stamp_ns for stamp_ns in own if stamp_ns < oldest), default=-math.inf)
+        needed = [seen for seen in self._seen_in_keyframes if seen.stream is not stream or seen.stamp_ns >= first]
+        self._seen_in_keyframes = deque(needed, maxlen=_KEPT)
 
     def _relative(self, keyframe: int, found: PnpResult | None) -> tuple[Array, float] | None:
         """The pose found (4, 4), relative to a keyframe, and the unit of that; None if either is unknown."""

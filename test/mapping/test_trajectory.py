@@ -265,11 +265,12 @@ def test_a_day_of_frames_is_put_away_and_only_what_changed_is_read() -> None:
 
 def test_keyframes_are_forgotten_when_no_frame_lies_beside_them() -> None:
     """They would hold their landmarks for ever, though frames of an hour ago are not located again."""
-    log, frame = FrameLog(Keyframes(0.0)), 0
+    log = FrameLog(Keyframes(0.0))
     for keyframe in range(50):
-        log.add_keyframe(0, LEFT, TrackedImage(frame, Tracks(np.array([keyframe]), np.zeros((1, 2))), frame))
-        for frame in range(frame + 1, frame + 100):
-            log.keep(0, LEFT, TrackedImage(frame, Tracks(np.array([1000]), np.zeros((1, 2))), 0), at(1.0), 1.0)
-        frame += 1
+        stamp_ns = 100 * keyframe
+        log.add_keyframe(0, LEFT, TrackedImage(stamp_ns, Tracks(np.array([keyframe]), np.zeros((1, 2))), stamp_ns))
+        for later in range(1, 100):
+            corner = Tracks(np.array([1000]), np.zeros((1, 2)))
+            log.keep(0, LEFT, TrackedImage(stamp_ns + later, corner, 0), at(1.0), 1.0)
     held = sorted({int(one) for ids in log.landmark_ids() for one in ids} - {1000})
     assert held == list(range(38, 50)), "those of 1000 frames, and the one before, when the last one came"
