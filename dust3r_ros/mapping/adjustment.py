@@ -232,6 +232,16 @@ class MapAdjuster:
         elif wanted:
             self._calibrate(stream)
 
+    def rest(self, stamp_ns: int) -> bool:
+        """Adjust the whole map where it stopped growing, as of a stamp; returns whether that was done, not put off."""
+        if self.waiting.running or not self._schedule.rests(stamp_ns):
+            return False
+        if self._state.live:
+            self.waiting.want(CALIBRATION, None)
+            return False
+        self._calibrate(self._state.records[0].stream)
+        return True
+
     def rebuild(self, last: bool = False) -> None:
         """Rebuild what contradicts the images, if that explains them better; ``last``: no more keyframes come."""
         if not self.consistency.rebuild_due(last):

@@ -106,6 +106,12 @@ class AtlasEntry:
             self._generation = state.generation
             self.frames.find_again()
 
+    def rest(self, stamp_ns: int) -> None:
+        """No keyframe came with the frame of a stamp: adjust the whole map, and locate frames again, where it rests."""
+        if self.submap.rest(stamp_ns):
+            self._generation = self.submap.state.generation
+            self.frames.find_again()
+
     def keep(self, pose: FollowedPose, stream: CameraStream) -> bool:
         """Record a pose found elsewhere, relative to a keyframe; False if no keyframe has that name."""
         name, k_T_c, unit = pose.keyframe, pose.k_T_c, pose.unit

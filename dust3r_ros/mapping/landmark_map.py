@@ -259,6 +259,9 @@ class MapBuilder(Submap):
             return None
         return self.finder.measure(index, stream, gray, tracks, w_T_c)
 
+    def rest(self, stamp_ns: int) -> bool:
+        return self._adjuster.rest(stamp_ns)
+
     def finish(self, frames: Sequence[MeasuredFrame] = (), tick: Tick = no_tick, depth: bool = True) -> None:
         """Adjust everything for the last time, then compute ``depth`` with the resulting poses."""
         self.chores.settle()

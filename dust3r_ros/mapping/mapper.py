@@ -259,9 +259,12 @@ class Mapper(MapView):
 
         Returns how many were recorded: those relative to a keyframe of the active map.
         """
-        kept = [self._active.keep(pose, self._cameras[pose.camera]) for pose in poses if pose.camera in self._cameras]
-        self._counts = replace(self._counts, frames=self._counts.frames + len(kept))
-        return sum(kept)
+        known = [pose for pose in poses if pose.camera in self._cameras]
+        kept = sum([self._active.keep(pose, self._cameras[pose.camera]) for pose in known])
+        self._counts = replace(self._counts, frames=self._counts.frames + len(known))
+        if self.mapping and known:
+            self._active.rest(max(pose.stamp_ns for pose in known))
+        return kept
 
     def finish(self, tick: Tick = no_tick, depth: bool = True) -> MapUpdate:
         """Refine everything once more, after the last frame; the map can still grow afterwards.
@@ -407,6 +410,8 @@ class Mapper(MapView):
         refreshed_ns = frame.stream.anchored_ns if frame.drifts else frame.stamp_ns
         seen = TrackedImage(frame.stamp_ns, frame.tracks, refreshed_ns)
         self._active.remember(frame.stream, seen, frame.found, frame.keyframe)
+        if self.mapping and frame.keyframe is None:
+            self._active.rest(frame.stamp_ns)
 
     def _report_live(self) -> None:
         """Announce a switch of maps to live viewers by a new revision."""

@@ -254,6 +254,13 @@ class Submap(ABC):
     def move(self, new_S_old: Similarity) -> None:
         """Move the whole map to other coordinates and another unit."""
 
+    def rest(self, stamp_ns: int) -> bool:
+        """Adjust the whole map, as of the stamp of a frame that was no keyframe, if it grew and now rests.
+
+        Returns whether that was done; live, it is put off.
+        """
+        return False
+
     @abstractmethod
     def finish(self, frames: Sequence[MeasuredFrame] = (), tick: Tick = no_tick, depth: bool = True) -> None:
         """Adjust everything for the last time, then compute ``depth``; ``tick`` counts the keyframes that get it.

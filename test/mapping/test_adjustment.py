@@ -167,6 +167,24 @@ def test_keyframes_that_came_meanwhile_are_calibrated_with(monkeypatch, kind, gu
     assert adjuster.waiting.wanted == next_ones and not adjuster.waiting.at_rest
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_a_map_that_rests_is_adjusted_once(monkeypatch, live):
+    builder = MapBuilder(Reconstruction(SMALL), make_backend(SMALL), no_timer)
+    state, adjuster = builder.state, builder._adjuster
+    state.live, done = live, []
+    state.sparse.intrinsics.append(Intrinsics(500.0, 500.0))
+    state.records.append(SimpleNamespace(stream=SimpleNamespace(index=0)))  # type: ignore[arg-type]
+    monkeypatch.setattr(CalibrationSchedule, "rests", lambda self, stamp_ns: stamp_ns > 5)
+    monkeypatch.setattr(adjuster, "_calibrate", done.append)
+    assert not builder.rest(5) and not adjuster.waiting.count
+    assert builder.rest(6) is not live and len(done) == 1 - live
+    assert adjuster.waiting.at_rest == ({"calibration"} if live else set())
+    if live:
+        monkeypatch.setattr(adjuster, "_adjusted_copy", lambda kind: WholeMap(kind, None, False, False))
+        adjuster.begin()
+        assert not builder.rest(7) and not adjuster.waiting.at_rest, "it is under way"
+
+
 def test_what_may_wait_for_rest_does():
     waiting = AdjustmentQueue(wanted={"loop"}, at_rest={"calibration"})
     assert waiting.count == 2

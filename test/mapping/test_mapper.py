@@ -388,6 +388,29 @@ def check_nothing(mapper: Mapper, updates: list[MapUpdate]) -> None:
     assert mapper.counts.frames == len(updates)
 
 
+def test_a_map_is_adjusted_as_a_whole_where_the_camera_rests() -> None:
+    """Once, if the map may change; frames are located in it again."""
+    sequence, mapper = walk("orbit", ORBIT_FRAMES), Mapper(SMALL)
+    play(mapper, sequence)
+    state, end = mapper.submap.state, int(sequence.stamps_ns[-1])
+    state.adjusted = len(state.records) - 3
+
+    def stand() -> float:
+        nonlocal end
+        end += 1_500_000_000
+        mapper.process(end, "camera", sequence.images[-1])
+        walked = [pose for pose in mapper.trajectory() if pose.stamp_ns <= sequence.stamps_ns[-1]]
+        return float(np.sqrt(np.mean(alignment(walked, sequence)[1] ** 2)))
+
+    mapper.mapping = False
+    before = stand()
+    assert state.adjusted < len(state.records)
+    mapper.mapping = True
+    after = stand()
+    assert state.adjusted == len(state.records) and after < 0.8 * before
+    assert stand() == after
+
+
 class TestNothingToKnow:
     """Where there is no map to make, none is made."""
 

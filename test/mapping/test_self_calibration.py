@@ -116,6 +116,19 @@ def test_live_maps_are_calibrated_more_often_until_the_focal_is_fine():
     assert due == {0.02: 12, 0.004: 15}
 
 
+def test_a_map_that_has_grown_is_adjusted_where_the_camera_rests():
+    _, state, stream = pressed(focal=WIDTH, views=20)
+    schedule, second = CalibrationSchedule(state), 1_000_000_000
+    state.records = [SimpleNamespace(stream=stream, stamp_ns=k * second // 5) for k in range(20)]
+    last, state.initialised, state.adjusted = state.records[-1].stamp_ns, True, 18
+    assert not schedule.rests(last + second // 2), "a keyframe came just now"
+    assert schedule.rests(last + second)
+    state.adjusted = 20
+    assert not schedule.rests(last + second), "nothing is new"
+    state.records, state.adjusted = [state.records[-1]] * 200, 198
+    assert not schedule.rests(last + second), "next to nothing is"
+
+
 def test_first_poses_wait_for_a_focal_that_is_more_than_a_guess():
     _, state, _ = pressed(focal=WIDTH, views=10)
     intrinsics = state.sparse.intrinsics[0]
