@@ -29,7 +29,7 @@ class KeyframeDepth:
 
     Depth of the same surfaces from other keyframes is added. ``freeze`` drops single estimates and keeps the fused
     map. A preview stands in until there is an estimate. Input and output are in map units. Storage has its own unit,
-    so that what is read does not depend on when it was read before.
+    so that what is read does not depend on when it was read before. One class, since each of these replaces others.
     """
 
     def __init__(self, keep: Keep) -> None:
