@@ -30,7 +30,8 @@ _LIVE_MORE, _LIVE_GROWTH, _COARSE_GROWTH = 2, 1.5, 1.1
 _LIVE_MOVING_NS, _ANYWAY = 1_100_000_000, 18
 _SEARCH_FROM = 16
 # Without a keyframe for so long, the camera is where it has been: a good time to adjust a map that has grown by this.
-_RESTS_NS, _GROWN = 1_000_000_000, 0.02
+# With more keyframes that takes long, and loops would have to wait for it.
+_RESTS_NS, _GROWN, _MOST_AT_REST = 1_000_000_000, 0.02, 500
 _ACCUSTOMED_AT = (3, 5, 8, 12)
 
 
@@ -66,15 +67,17 @@ class CalibrationSchedule:
         return True if enough and count >= _LIVE_FROM else None
 
     def rests(self, stamp_ns: int) -> bool:
-        """Whether the map, at a stamp, has grown since it was adjusted as a whole, but not lately.
+        """Whether a map that is not large has, at a stamp, grown since it was adjusted as a whole, but not lately.
 
         Windows of keyframes are adjusted one after the other, with what is certain of the focal at the time: a map that
         is complete is several times as accurate once it is adjusted as one.
         """
         records = self._state.records
         grown = len(records) - self._state.adjusted
-        enough = self._state.initialised and len(records) >= _LIVE_FROM and grown >= max(1.0, _GROWN * len(records))
-        return enough and stamp_ns - records[-1].stamp_ns >= _RESTS_NS
+        few_or_many = not _LIVE_FROM <= len(records) <= _MOST_AT_REST
+        if few_or_many or not self._state.initialised or grown < max(1.0, _GROWN * len(records)):
+            return False
+        return stamp_ns - records[-1].stamp_ns >= _RESTS_NS
 
     @property
     def search_due(self) -> bool | None:

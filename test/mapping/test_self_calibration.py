@@ -127,6 +127,8 @@ def test_a_map_that_has_grown_is_adjusted_where_the_camera_rests():
     assert not schedule.rests(last + second), "nothing is new"
     state.records, state.adjusted = [state.records[-1]] * 200, 198
     assert not schedule.rests(last + second), "next to nothing is"
+    state.records = [state.records[-1]] * 1000
+    assert not schedule.rests(last + second), "that would take too long"
 
 
 def test_first_poses_wait_for_a_focal_that_is_more_than_a_guess():
