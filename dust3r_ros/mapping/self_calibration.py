@@ -58,11 +58,12 @@ class CalibrationSchedule:
         if not self._state.live or count < _CALIBRATE_AT[0]:
             return count in _CALIBRATE_AT
         growth = _COARSE_GROWTH if self._state.coarse else _LIVE_GROWTH
-        enough = count >= max(self._calibrated_with + _LIVE_MORE, growth * self._calibrated_with)
+        before = self._calibrated_with or (self._state.adjusted if self._state.known else 0)  # when it was saved
+        enough = count >= max(before + _LIVE_MORE, growth * before)
         if self._state.sure:
             return enough
         moving_ns = self._state.records[-1].stamp_ns - self._state.records[1].stamp_ns
-        if not self._calibrated_with and moving_ns < _LIVE_MOVING_NS and count < _ANYWAY:
+        if not before and moving_ns < _LIVE_MOVING_NS and count < _ANYWAY:
             return None
         return True if enough and count >= _LIVE_FROM else None
 

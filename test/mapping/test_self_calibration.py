@@ -116,6 +116,17 @@ def test_live_maps_are_calibrated_more_often_until_the_focal_is_fine():
     assert due == {0.02: 12, 0.004: 15}
 
 
+def test_a_map_that_was_loaded_counts_as_calibrated():
+    _, state, _ = pressed(focal=WIDTH, views=21)
+    schedule = CalibrationSchedule(state)
+    state.settled, state.sparse.intrinsics[0].std = True, 0.003
+    assert schedule.calibration_due
+    state.known, state.adjusted = True, 20
+    assert not schedule.calibration_due
+    state.records *= 2
+    assert schedule.calibration_due, "it has doubled"
+
+
 def test_a_map_that_has_grown_is_adjusted_where_the_camera_rests():
     _, state, stream = pressed(focal=WIDTH, views=20)
     schedule, second = CalibrationSchedule(state), 1_000_000_000
