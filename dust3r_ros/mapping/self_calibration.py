@@ -52,13 +52,18 @@ class CalibrationSchedule:
         return len(self._state.records) >= fewest
 
     @property
+    def _before(self) -> int:
+        """Keyframes at the last live calibration, or when a map that was loaded was saved."""
+        return self._calibrated_with or (self._state.adjusted if self._state.known else 0)
+
+    @property
     def calibration_due(self) -> bool | None:
         """Whether to adjust the whole map at its current number of keyframes; None: once the camera rests."""
         count = len(self._state.records)
         if not self._state.live or count < _CALIBRATE_AT[0]:
             return count in _CALIBRATE_AT
         growth = _COARSE_GROWTH if self._state.coarse else _LIVE_GROWTH
-        before = self._calibrated_with or (self._state.adjusted if self._state.known else 0)  # when it was saved
+        before = self._before
         enough = count >= max(before + _LIVE_MORE, growth * before)
         if self._state.sure:
             return enough
