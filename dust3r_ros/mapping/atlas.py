@@ -103,14 +103,17 @@ class AtlasEntry:
         else:
             self.frames.add(state.trail[-1], stream, seen, found)
         if self.live is None and self.submap.settling and state.generation != self._generation:
-            self._generation = state.generation
-            self.frames.find_again()
+            self._find_again()
 
     def rest(self, stamp_ns: int) -> None:
         """No keyframe came with the frame of a stamp: adjust the whole map, and locate frames again, where it rests."""
         if self.submap.rest(stamp_ns):
-            self._generation = self.submap.state.generation
-            self.frames.find_again()
+            self._find_again()
+
+    def _find_again(self) -> None:
+        """Locate the newest frames in the map as it is now."""
+        self._generation = self.submap.state.generation
+        self.frames.find_again()
 
     def keep(self, pose: FollowedPose, stream: CameraStream) -> bool:
         """Record a pose found elsewhere, relative to a keyframe; False if no keyframe has that name."""

@@ -260,7 +260,7 @@ class Mapper(MapView):
         Returns how many were recorded: those relative to a keyframe of the active map.
         """
         known = [pose for pose in poses if pose.camera in self._cameras]
-        kept = sum([self._active.keep(pose, self._cameras[pose.camera]) for pose in known])
+        kept = sum(self._active.keep(pose, self._cameras[pose.camera]) for pose in known)
         self._counts = replace(self._counts, frames=self._counts.frames + len(known))
         if self.mapping and known:
             self._active.rest(max(pose.stamp_ns for pose in known))

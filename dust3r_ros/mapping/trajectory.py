@@ -141,28 +141,27 @@ class _Rows:
             self._blocks.append(block if len(self._blocks) < _IN_MEMORY else self._put_away(block))
             self._changes.append(-1)
         self._blocks[-1][self._count % _BLOCK] = values
-        self.changed(int(self._blocks[-1]["changed"][self._count % _BLOCK]), self._count)
         self._count += 1
 
     def changed(self, number: int, at: int | None = None) -> None:
-        """Change ``number`` has changed row ``at``, or rows anywhere."""
+        """Note that change ``number`` was written to row ``at``, or to rows anywhere."""
         for block in range(len(self._blocks)) if at is None else (at // _BLOCK,):
             self._changes[block] = max(self._changes[block], number)
 
     def changed_after(self, number: int) -> np.ndarray:
         """Indices of the rows that were changed after change ``number``."""
-        blocks = ((at, self._blocks[at]) for at, newest in enumerate(self._changes) if newest > number)
-        found = [_BLOCK * at + np.flatnonzero(block["changed"] > number) for at, block in blocks]
-        return np.concatenate(found) if found else np.zeros(0, np.int64)
+        blocks = [at for at, newest in enumerate(self._changes) if newest > number]
+        return self.find(lambda block: block["changed"] > number, blocks)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The rows, block by block."""
         for first, block in zip(range(0, self._count, _BLOCK), self._blocks, strict=True):
             yield block[: self._count - first]
 
-    def find(self, wanted: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """Indices of the rows for which ``wanted(block)`` is true."""
-        found = [_BLOCK * at + np.flatnonzero(wanted(block)) for at, block in enumerate(self.blocks())]
+    def find(self, wanted: Callable[[np.ndarray], np.ndarray], only: Collection[int] | None = None) -> np.ndarray:
+        """Indices of the rows for which ``wanted(block)`` is true; ``only``: the blocks to read, by default all."""
+        chosen = ((at, block) for at, block in enumerate(self.blocks()) if only is None or at in only)
+        found = [_BLOCK * at + np.flatnonzero(wanted(block)) for at, block in chosen]
         return np.concatenate(found) if found else np.zeros(0, np.int64)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
@@ -371,6 +370,7 @@ class FrameLog:
         camera, pose = self._names.index(frame.camera), frame.keyframe_T_frame
         relative = np.full((3, 4), np.nan) if pose is None else pose[:3]
         self._rows.append(frame.stamp_ns, camera, frame.keyframe, frame.session, self.rewritten, frame.unit, relative)
+        self._rows.changed(self.rewritten, len(self) - 1)
         self._located[frame.keyframe] += pose is not None
 
     def _state(self, at: int) -> FrameState:

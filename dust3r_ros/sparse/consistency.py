@@ -64,10 +64,11 @@ def in_a_row(shares: Array) -> Array:
 
     NaN is left out, and stays.
     """
-    known = np.isfinite(shares)
-    sums = np.cumsum([np.zeros(2), *np.stack([np.where(known, shares, 0.0), known], axis=1)], axis=0)
-    first = np.clip(np.arange(len(shares)) - _RUN // 2, 0, max(len(shares) - _RUN, 0))
-    total, count = (sums[np.minimum(first + _RUN, len(shares))] - sums[first]).T
+    known, half = np.isfinite(shares), _RUN // 2
+    values = np.stack([np.where(known, shares, 0.0), known])
+    padded = np.pad(values, ((0, 0), (half, half)))
+    sums = np.sum([padded[:, at : at + len(shares)] for at in range(_RUN)], axis=0)
+    total, count = sums[:, np.clip(np.arange(len(shares)), half, max(len(shares) - 1 - half, 0))]
     return np.where(known, total / np.maximum(count, 1), np.nan)
 
 
