@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -167,39 +168,41 @@ _FITTED_RADII = 200  # radii at which the forward model is fitted
 
 
 @lru_cache(maxsize=1024)
-def turning_radius(radial: float, second: float) -> float:
+def turning_radius(radial: float, second: float, third: float) -> float:
     """Up to where a lens is not continued by a straight line, in its radii; infinite for a plain one."""
-    divisor = np.polynomial.Polynomial([1.0, -radial, -second])  # of the square of the radius
-    slope = np.polynomial.Polynomial([1.0, radial, 3.0 * second]) - divisor**2 / _STEEPEST
+    divisor = np.polynomial.Polynomial([1.0, -radial, -second, -third])  # of the square of the radius
+    slope = np.polynomial.Polynomial([1.0, radial, 3.0 * second, 5.0 * third]) - divisor**2 / _STEEPEST
     roots = np.concatenate([(divisor - _LEAST_DIVISOR).trim(_NOTHING).roots(), slope.trim(_NOTHING).roots()])
     turns = roots.real[(np.abs(roots.imag) < 1e-9) & (roots.real > 0) & (roots.real < _FARTHEST**2)]
     return math.sqrt(turns.min()) if len(turns) else math.inf
 
 
-def _divisor(radial: float | Array, second: float | Array, square: Array) -> Array:
-    return np.asarray(1.0 - (radial + second * square) * square)
+def _divisor(radial: Sequence[float | Array], square: Array) -> Array:
+    first, second, third = radial
+    return np.asarray(1.0 - (first + (second + third * square) * square) * square)
 
 
-def shown_radius(wanted: Array, radial: Array, second: Array, turning: Array) -> tuple[Array, Array]:
+def shown_radius(wanted: Array, radial: Sequence[Array], turning: Array) -> tuple[Array, Array]:
     """The radii at which lenses show what pinholes show at ``wanted``, and the derivative; all arrays alike.
 
-    Solves r / (1 - ``radial`` r^2 - ``second`` r^4) = ``wanted``, in radii of the lens, by Newton's method. Beyond
-    ``turning``, the turning radius, it is continued by a straight line.
+    Solves r / (1 - a r^2 - b r^4 - c r^6) = ``wanted`` with the ``radial`` terms a, b and c, in radii of the lens, by
+    Newton's method. Beyond ``turning``, the turning radius, it is continued by a straight line.
     """
+    first, second, third = radial
     with np.errstate(invalid="ignore"):
-        end = turning / _divisor(radial, second, turning**2)
+        end = turning / _divisor(radial, turning**2)
     within = np.where(np.isfinite(turning), np.minimum(wanted, end), wanted)
-    found = 2.0 * within / (1.0 + np.sqrt(np.maximum(1.0 + 4.0 * radial * within**2, 0.0)))  # exact without ``second``
-    for _ in range(_STEPS if np.any(second) else 0):
+    found = 2.0 * within / (1.0 + np.sqrt(np.maximum(1.0 + 4.0 * first * within**2, 0.0)))  # exact with one term
+    for _ in range(_STEPS if np.any(second) or np.any(third) else 0):
         square = found**2
-        step = (found - within * _divisor(radial, second, square)) / (
-            1.0 + within * found * (2.0 * radial + 4.0 * second * square)
+        step = (found - within * _divisor(radial, square)) / (
+            1.0 + within * found * (2.0 * first + (4.0 * second + 6.0 * third * square) * square)
         )
         found = np.clip(found - step, 0.0, turning)
         if not (np.abs(step) > _EXACT).any():
             break
     square = found**2
-    slope = _divisor(radial, second, square) ** 2 / (1.0 + (radial + 3.0 * second * square) * square)
+    slope = _divisor(radial, square) ** 2 / (1.0 + (first + (3.0 * second + 5.0 * third * square) * square) * square)
     return found + slope * (wanted - within), slope
 
 
@@ -207,7 +210,7 @@ def shown_radius(wanted: Array, radial: Array, second: Array, turning: Array) ->
 class Lens:
     """Maps offsets in an image, pixels from its centre, to those of a pinhole (from the distortion centre).
 
-    ideal = (u - c) / (1 - radial q - second q^2), q = |u - c|^2 / radius^2: the division model (Fitzgibbon,
+    ideal = (u - c) / (1 - radial q - second q^2 - third q^3), q = |u - c|^2 / radius^2: the division model (Fitzgibbon,
     "Simultaneous linear estimation of multiple view geometry and lens distortion", CVPR 2001), whose first term alone
     is close to narrow and wide lenses alike. ``center`` c (pixels), ``radius`` (pixels): where the radial terms apply
     in full, half of the long edge.
@@ -217,6 +220,7 @@ class Lens:
     radial: float = 0.0
     center: tuple[float, float] = (0.0, 0.0)
     second: float = 0.0
+    third: float = 0.0
 
     @property
     def plain(self) -> bool:
@@ -224,14 +228,19 @@ class Lens:
         return not self.bends and self.center == (0.0, 0.0)
 
     @property
-    def terms(self) -> tuple[float, float, float, float]:
-        """Both radial terms, and the center (x, y) in radii."""
-        return self.radial, self.second, self.center[0] / self.radius, self.center[1] / self.radius
+    def radials(self) -> tuple[float, float, float]:
+        """The radial terms."""
+        return self.radial, self.second, self.third
+
+    @property
+    def terms(self) -> tuple[float, float, float, float, float]:
+        """The radial terms, and the center (x, y) in radii."""
+        return *self.radials, self.center[0] / self.radius, self.center[1] / self.radius
 
     @property
     def bends(self) -> bool:
         """Whether it has a radial term."""
-        return self.radial != 0.0 or self.second != 0.0
+        return any(self.radials)
 
     def ideal(self, offsets: Array) -> Array:
         """(N, 2) pinhole positions of what the lens shows at ``offsets`` (N, 2)."""
@@ -242,7 +251,7 @@ class Lens:
 
     def divisor(self, square: Array) -> Array:
         """The model's divisor at squares of radii, in radii of the lens."""
-        return np.maximum(_divisor(self.radial, self.second, square), _LEAST_DIVISOR)
+        return np.maximum(_divisor(self.radials, square), _LEAST_DIVISOR)
 
     def seen(self, ideal: Array) -> Array:
         """(N, 2) positions at which the lens shows what a pinhole shows at ``ideal`` (N, 2): the inverse of ``ideal``.
@@ -252,8 +261,8 @@ class Lens:
         if self.plain:
             return ideal
         wanted = np.linalg.norm(ideal, axis=-1, keepdims=True) / self.radius
-        terms = self.radial, self.second, turning_radius(self.radial, self.second)
-        found, _ = shown_radius(wanted, *(np.full(wanted.shape, term) for term in terms))
+        *radial, turning = (np.full(wanted.shape, term) for term in (*self.radials, turning_radius(*self.radials)))
+        found, _ = shown_radius(wanted, radial, turning)
         scale = np.where(wanted > 0, found / np.maximum(wanted, 1e-12), 1.0)
         return ideal * scale + np.asarray(self.center)
 
@@ -265,7 +274,7 @@ class Lens:
     def scaled(self, factor: float) -> Lens:
         """The same lens for an image ``factor`` times as large."""
         center = factor * self.center[0], factor * self.center[1]
-        return Lens(factor * self.radius, self.radial, center, self.second)
+        return replace(self, radius=factor * self.radius, center=center)
 
 
 _MODELS = {"plumb_bob": (3, 5, 7), "equidistant": (3, 5, 7, 9)}  # powers of the tangent, and of the angle
@@ -283,7 +292,7 @@ def forward_model(lens: Lens, focal: float, width: int, height: int) -> tuple[st
     if not lens.bends:
         return "plumb_bob", ()
     reach = math.hypot(width / 2 + abs(lens.center[0]), height / 2 + abs(lens.center[1])) / lens.radius
-    reach = min(reach, turning_radius(lens.radial, lens.second))
+    reach = min(reach, turning_radius(*lens.radials))
     # Denser outwards, like Chebyshev nodes: the largest error matters, and it is at the corners.
     seen = reach * np.sin(np.linspace(0.0, np.pi / 2, _FITTED_RADII + 1)[1:])
     slopes, shown = seen / lens.divisor(seen**2) * lens.radius / focal, seen * lens.radius / focal

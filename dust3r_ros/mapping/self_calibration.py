@@ -14,7 +14,15 @@ from dust3r_ros.mapping.reconstruction import MOST_UNSURE, TRUSTED, Reconstructi
 from dust3r_ros.sparse.consistency import average, contradicted, rebuild
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, Outcome, PairFromLandmarks, bootstrap, differ, score
 from dust3r_ros.sparse.landmarks import Intrinsics
-from dust3r_ros.sparse.refinement import ENOUGH_VIEWS, INDEPENDENT, consider_lenses, refine, refine_lenses, thin
+from dust3r_ros.sparse.refinement import (
+    ENOUGH_VIEWS,
+    INDEPENDENT,
+    consider_lenses,
+    look_off_center,
+    refine,
+    refine_lenses,
+    thin,
+)
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array
@@ -32,6 +40,7 @@ _SEARCH_FROM = 16
 # Without a keyframe for so long, the camera is where it has been: a good time to adjust a map that has grown by this.
 # With more keyframes that takes long, and loops would have to wait for it.
 _RESTS_NS, _GROWN, _MOST_AT_REST = 1_000_000_000, 0.02, 500
+_OFF_CENTER_FROM = 12  # keyframes; fewer tell of a principal point what its prior says
 _ACCUSTOMED_AT = (3, 5, 8, 12)
 
 
@@ -159,9 +168,11 @@ class Calibrator:
         """Adjust the whole map, with free focals and, once it is large enough, lenses."""
         if len(self._state.records) <= YOUNG or not self._state.sure:
             with self.within_reason():
-                refine_lenses(self._state.sparse, rounds=2)
+                solution = refine_lenses(self._state.sparse, rounds=2)
         else:
-            refine_lenses(self._state.sparse, rounds=2, iterations=_LIVE_STEPS)
+            solution = refine_lenses(self._state.sparse, rounds=2, iterations=_LIVE_STEPS)
+        if len(self._state.records) >= _OFF_CENTER_FROM:
+            look_off_center(self._state.sparse, solution)
 
     @contextmanager
     def within_reason(self) -> Iterator[None]:
@@ -177,7 +188,7 @@ class Calibrator:
 
     def adjust_last(self) -> None:
         """The same without a time limit, when no more frames come."""
-        refine_lenses(self._state.sparse)
+        look_off_center(self._state.sparse, refine_lenses(self._state.sparse))
 
     def accustom(self, stream: CameraStream, own: Sequence[int]) -> None:
         """Adjust keyframes and focal of a camera that joined, with the rest of the map fixed."""

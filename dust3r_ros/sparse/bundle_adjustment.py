@@ -145,7 +145,9 @@ def _given(state: State) -> object:
     return ctypes.byref(given)
 
 
-_START_DAMPING, _MIN_DAMPING, _MAX_DAMPING = 1e-4, 1e-9, 1e6
+# Hardly any at first: what the observations determine weakly (a focal and its lens, as a rule) would creep, by gains so
+# small that it stops far from the optimum. Steps that fail in a row raise it by this factor, its square, its cube, ...
+_START_DAMPING, _MIN_DAMPING, _MAX_DAMPING, _HARDER = 1e-8, 1e-9, 1e6, 8.0
 _UNDAMPED = 1e-9  # relative: the unit of length may be arbitrary
 
 
@@ -153,7 +155,7 @@ _UNDAMPED = 1e-9  # relative: the unit of length may be arbitrary
 class Solution:
     """Adjusted ``w_T_c``, ``focals``, ``lenses`` and ``points``; ``residual`` (M,) pixels.
 
-    ``focal_std`` of the free log focals, ``lens_std`` (F, 4) of the lenses' radial terms and centers (x, y), the latter
+    ``focal_std`` of the free log focals, ``lens_std`` (F, 5) of the lenses' radial terms and centers (x, y), the latter
     in radii; 0 where held.
     """
 
@@ -176,7 +178,7 @@ def adjust(problem: BundleProblem, *, huber_px: float = 2.0, iterations: int = 2
     compiled = LIBRARY is not None and observations.free_poses <= DENSE_POSES
     steps = CompiledSteps(problem, observations, loss) if compiled else PlainSteps(problem, observations, loss)
     state = State.of(problem, observations)
-    cost, damping = steps.cost(state) + _prior_cost(problem, observations, state), _START_DAMPING
+    cost, damping, failed = steps.cost(state) + _prior_cost(problem, observations, state), _START_DAMPING, 0
     for _ in range(iterations):
         step = steps.step(state, damping)
         trial, trial_cost = state, cost
@@ -184,12 +186,13 @@ def adjust(problem: BundleProblem, *, huber_px: float = 2.0, iterations: int = 2
             trial, trial_cost = steps.settled(state.moved(step.poses, step.unknowns, step.points, observations))
             trial_cost += _prior_cost(problem, observations, trial)
         if not trial_cost < cost:
-            damping *= 8.0
+            failed += 1
+            damping *= _HARDER**failed
             if damping > _MAX_DAMPING:
                 break
             continue
         gain = (cost - trial_cost) / max(cost, 1e-300)
-        state, cost = trial, trial_cost
+        state, cost, failed = trial, trial_cost, 0
         damping = max(damping / 4.0, _MIN_DAMPING)
         if gain < tolerance:
             break

@@ -12,7 +12,7 @@
 #define MIN_DEPTH 1e-6
 #define BEHIND_PX 100.0
 #define LOADING 1e-9
-#define KINDS 5
+#define KINDS 6
 #define LENS_STEPS 20 // as in lens.py
 #define LENS_EXACT 1e-7 // a step of Newton; the error left is about its square
 
@@ -23,14 +23,14 @@ typedef struct {
     const double *offset; // (M, 2) pixels from the centre
     const int *camera;    // (C) of each pose
     const double *radius; // (F) of the lens
-    const int *unknown;   // (F, 5) which unknown each intrinsic is, -1: held
+    const int *unknown;   // (F, 6) which unknown each intrinsic is, -1: held
     double width, sigma;  // of the loss
 } Observations;
 
 typedef struct {
     const double *rotation;   // (C, 3, 3) from w into the camera
     const double *center;     // (C, 3)
-    const double *intrinsics; // (F, 5): focal in pixels, radial terms, center in radii
+    const double *intrinsics; // (F, 6): focal in pixels, radial terms, center in radii
     const double *turning;    // (F) radius beyond which a lens is continued by a straight line
     const double *points;     // (3, P)
 } State;
@@ -48,26 +48,28 @@ static inline FORCED double most(double a, double b) {
 
 // Where the lens shows the point, and by how much it enlarges there (lens.py, shown_radius).
 static inline FORCED void show(Seen *o, const double *intrinsics, double turning) {
-    const double radial = intrinsics[1], second = intrinsics[2], scale = o->focal / o->radius;
+    const double first = intrinsics[1], second = intrinsics[2], third = intrinsics[3], scale = o->focal / o->radius;
     const double ideal[2] = {scale * o->x, scale * o->y};
     o->along = o->across = 1.0, o->outward[0] = o->outward[1] = 0.0;
-    if (radial != 0.0 || second != 0.0) {
+    if (first != 0.0 || second != 0.0 || third != 0.0) {
         const double wanted = sqrt(ideal[0] * ideal[0] + ideal[1] * ideal[1]);
         double within = wanted;
         if (isfinite(turning)) {
-            const double square = turning * turning, end = turning / (1.0 - (radial + second * square) * square);
+            const double square = turning * turning, end = turning / (1.0 - (first + (second + third * square) * square) * square);
             if (within > end) within = end;
         }
-        double found = 2.0 * within / (1.0 + sqrt(most(1.0 + 4.0 * radial * within * within, 0.0)));
-        for (int n = 0; second != 0.0 && n < LENS_STEPS; n++) {
-            const double square = found * found, divisor = 1.0 - (radial + second * square) * square;
-            const double step = (found - within * divisor) / (1.0 + within * found * (2.0 * radial + 4.0 * second * square));
+        double found = 2.0 * within / (1.0 + sqrt(most(1.0 + 4.0 * first * within * within, 0.0)));
+        for (int n = 0; (second != 0.0 || third != 0.0) && n < LENS_STEPS; n++) {
+            const double square = found * found, divisor = 1.0 - (first + (second + third * square) * square) * square;
+            const double bend = 2.0 * first + (4.0 * second + 6.0 * third * square) * square;
+            const double step = (found - within * divisor) / (1.0 + within * found * bend);
             found = most(found - step, 0.0);
             if (found > turning) found = turning;
             if (!(fabs(step) > LENS_EXACT)) break;
         }
-        const double square = found * found, divisor = 1.0 - (radial + second * square) * square;
-        o->along = divisor * divisor / (1.0 + (radial + 3.0 * second * square) * square);
+        const double square = found * found, divisor = 1.0 - (first + (second + third * square) * square) * square;
+        const double bend = (first + (3.0 * second + 5.0 * third * square) * square) * square;
+        o->along = divisor * divisor / (1.0 + bend);
         found += o->along * (wanted - within);
         if (wanted > 0.0) {
             o->across = found / (wanted > 1e-12 ? wanted : 1e-12);
@@ -96,7 +98,7 @@ static inline FORCED void see(const Observations *s, const State *state, long m,
     o->x = X[0] / o->z, o->y = X[1] / o->z;
     o->focal = intrinsics[0], o->radius = s->radius[camera];
     show(o, intrinsics, state->turning[camera]);
-    for (int i = 0; i < 2; i++) o->error[i] = o->radius * (o->shown[i] + intrinsics[3 + i]) - offset[i];
+    for (int i = 0; i < 2; i++) o->error[i] = o->radius * (o->shown[i] + intrinsics[4 + i]) - offset[i];
     o->r = o->valid ? sqrt(o->error[0] * o->error[0] + o->error[1] * o->error[1]) : BEHIND_PX;
     const double within = o->r < s->width ? o->r : s->width;
     o->cost = within * (o->r - 0.5 * within) / (s->sigma * s->sigma);
@@ -160,12 +162,13 @@ static inline FORCED void intrinsic_slope(const Seen *o, int kind, double slope[
     if (kind == 0) {
         slope[0] = o->focal * o->x, slope[1] = o->focal * o->y;
         through_lens(o, slope);
-    } else if (kind < 3) {
+    } else if (kind < 4) {
         const double square = o->shown[0] * o->shown[0] + o->shown[1] * o->shown[1];
-        const double scale = -o->radius * o->along * (kind == 1 ? square : square * square) / (o->across * o->across);
+        const double power = kind == 1 ? square : kind == 2 ? square * square : square * square * square;
+        const double scale = -o->radius * o->along * power / (o->across * o->across);
         for (int i = 0; i < 2; i++) slope[i] = scale * o->shown[i];
     } else {
-        slope[kind - 3] = o->radius;
+        slope[kind - 4] = o->radius;
     }
 }
 

@@ -15,9 +15,9 @@ from scipy.sparse import csr_array
 from dust3r_ros.geometry.lens import Lens, shown_radius, turning_radius
 from dust3r_ros.types import Array
 
-_MAX_STEP = (0.5, 0.1, 0.1, 0.1, 0.1)  # of log focal, radial terms and center
-KINDS = 5  # of intrinsics of a camera
-FOCAL, RADIAL, SECOND, CENTER_X, CENTER_Y = range(KINDS)  # their columns
+_MAX_STEP = (0.5, 0.1, 0.1, 0.1, 0.1, 0.1)  # of log focal, radial terms and center
+KINDS = 6  # of intrinsics of a camera
+FOCAL, RADIAL, SECOND, THIRD, CENTER_X, CENTER_Y = range(KINDS)  # their columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +30,8 @@ class BundleProblem:
     sees a point once.
     ``free`` (C,) says which poses move; ``free_focal`` (F,) which focals do, each with a prior
     log-normal around ``focal_prior`` of width ``focal_prior_sigma`` (one or (F,); inf: none). ``lenses`` (F), all
-    plain if empty; ``free_lens`` (F, 4) says which lenses' two radial terms and centers
-    (x, y) move, each with a prior around 0 of width ``lens_prior_sigma`` (F, 4); centers are in
+    plain if empty; ``free_lens`` (F, 5) says which lenses' three radial terms and centers
+    (x, y) move, each with a prior around 0 of width ``lens_prior_sigma`` (F, 5); centers are in
     units of the lens's radius.
     """
 
@@ -73,7 +73,7 @@ class Observations:
     ``order`` (its index in the problem), ``pose``, ``point``, ``focal`` (M,) and ``offset`` (2, M).
     The first ``free`` observations are of free poses, those of pose c in ``starts[c]:starts[c + 1]``.
     ``unknowns`` (K, 2) are the free intrinsics: which camera, which of ``FOCAL``, ``RADIAL``,
-    ``SECOND``, ``CENTER_X`` and ``CENTER_Y``; ``radius`` (F,) where a lens's radial terms apply in full.
+    ``SECOND``, ``THIRD``, ``CENTER_X`` and ``CENTER_Y``; ``radius`` (F,) where a lens's radial terms apply in full.
     """
 
     def __init__(self, problem: BundleProblem) -> None:
@@ -111,7 +111,7 @@ class Observations:
 class State:
     """``rotation`` (C, 3, 3) from w into each camera and ``center`` (C, 3) in the order of the observations.
 
-    ``intrinsics`` (F, 5): log focal, radial terms and center of the lens, in units of its radius;
+    ``intrinsics`` (F, 6): log focal, radial terms and center of the lens, in units of its radius;
     ``points`` (3, P) as in the problem.
     """
 
@@ -152,13 +152,13 @@ class State:
     def lenses(self, observations: Observations) -> tuple[Lens, ...]:
         """The lenses of the cameras."""
         return tuple(
-            Lens(float(radius), float(radial), (float(radius * x), float(radius * y)), float(second))
-            for radius, (_, radial, second, x, y) in zip(observations.radius, self.intrinsics, strict=True)
+            Lens(float(radius), float(radial), (float(radius * x), float(radius * y)), float(second), float(third))
+            for radius, (_, radial, second, third, x, y) in zip(observations.radius, self.intrinsics, strict=True)
         )
 
     def turning(self) -> Array:
         """(F,) the turning radii of the lenses."""
-        return np.array([turning_radius(float(radial), float(second)) for _, radial, second, _, _ in self.intrinsics])
+        return np.array([turning_radius(*row[RADIAL:CENTER_X].tolist()) for row in self.intrinsics])
 
     def poses(self, observations: Observations) -> Array:
         """``w_T_c`` (C, 4, 4) in the order of the problem."""
@@ -260,12 +260,12 @@ def _through_lenses(observations: Observations, state: State, ideal: Array) -> t
     shown = ideal / radius
     if not state.intrinsics[:, RADIAL:].any():
         return shown, np.ones(()), np.ones(()), ideal - observations.offset
-    _, radial, second, *center = state.intrinsics.T[:, observations.focal]
+    intrinsics = state.intrinsics.T[:, observations.focal]
     wanted = np.linalg.norm(shown, axis=0)
-    found, along = shown_radius(wanted, radial, second, state.turning()[observations.focal])
+    found, along = shown_radius(wanted, intrinsics[RADIAL:CENTER_X], state.turning()[observations.focal])
     across = np.where(wanted > 0, found / np.maximum(wanted, 1e-12), 1.0)
     shown = across * shown
-    return shown, along, across, radius * (shown + np.stack(center)) - observations.offset
+    return shown, along, across, radius * (shown + intrinsics[CENTER_X:]) - observations.offset
 
 
 def intrinsic_slope(kind: int, observations: Observations, at: Fit) -> Array:
@@ -273,9 +273,9 @@ def intrinsic_slope(kind: int, observations: Observations, at: Fit) -> Array:
     if kind == FOCAL:
         return at.through_lens(at.focal * at.xy)
     radius = observations.radius[observations.focal]
-    if kind in (RADIAL, SECOND):
-        square = (at.shown**2).sum(axis=0)
-        return np.asarray(-radius * at.along * (square if kind == RADIAL else square**2) / at.across**2 * at.shown)
+    if kind < CENTER_X:
+        power = (at.shown**2).sum(axis=0) ** (kind - FOCAL)
+        return np.asarray(-radius * at.along * power / at.across**2 * at.shown)
     slope = np.zeros_like(at.error)
     slope[kind - CENTER_X] = radius
     return slope

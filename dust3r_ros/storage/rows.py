@@ -32,7 +32,7 @@ from dust3r_ros.storage import blobs
 from dust3r_ros.tracking import Tracks, join
 from dust3r_ros.types import Array, Camera, Keyframe
 
-SCHEMA_VERSION = 8  # the only version supported
+SCHEMA_VERSION = 9  # the only version supported
 APPLICATION_ID = int.from_bytes(b"D3RM", "big")
 
 SCHEMA = """
@@ -243,13 +243,13 @@ def lens_text(lens: Lens) -> str:
 
 def lens_values(lens: Lens) -> list[float]:
     """The numbers of a lens."""
-    return [lens.radius, lens.radial, *lens.center, lens.second]
+    return [lens.radius, lens.radial, *lens.center, lens.second, lens.third]
 
 
 def lens_of(values: Sequence[float]) -> Lens:
     """The way back."""
-    radius, radial, x, y, second = (float(value) for value in values)
-    return Lens(radius, radial, (x, y), second)
+    radius, radial, x, y, second, third = (float(value) for value in values)
+    return Lens(radius, radial, (x, y), second, third)
 
 
 def focals_text(focals: Mapping[str, tuple[Intrinsics, float]]) -> str:

@@ -63,9 +63,9 @@ def test_unknown_models_are_refused() -> None:
 PIXELS = np.stack(np.meshgrid(np.linspace(-320, 320, 9), np.linspace(-240, 240, 7)), axis=-1).reshape(-1, 2)
 
 
-@given(st.floats(-0.15, 0.3), st.floats(-0.02, 0.08), st.floats(-15, 15), st.floats(-15, 15))
-def test_there_and_back(radial: float, second: float, x: float, y: float) -> None:
-    lens = Lens(320.0, radial, (x, y), second)
+@given(st.floats(-0.15, 0.25), st.floats(-0.02, 0.06), st.floats(-0.005, 0.02), st.floats(-15, 15), st.floats(-15, 15))
+def test_there_and_back(radial: float, second: float, third: float, x: float, y: float) -> None:
+    lens = Lens(320.0, radial, (x, y), second, third)
     np.testing.assert_allclose(lens.seen(lens.ideal(PIXELS)), PIXELS, atol=1e-6)
 
 
@@ -86,15 +86,16 @@ def test_the_same_lens_in_a_larger_image() -> None:
     np.testing.assert_allclose(lens.scaled(2.0).ideal(2.0 * PIXELS), 2.0 * lens.ideal(PIXELS))
 
 
-@pytest.mark.parametrize(("radial", "second"), [(-0.3, 0.0), (0.0, -0.1), (-0.2, -0.05), (0.3, -0.2)])
-def test_beyond_where_the_model_turns_back(radial: float, second: float) -> None:
-    lens = Lens(100.0, radial, second=second)
+@pytest.mark.parametrize("radials", [(-0.3, 0, 0), (0, -0.1, 0), (-0.2, -0.05, 0), (0.3, -0.2, 0), (0.2, 0.1, -0.1)])
+def test_beyond_where_the_model_turns_back(radials: tuple[float, float, float]) -> None:
+    radial, second, third = radials
+    lens = Lens(100.0, radial, second=second, third=third)
     far = lens.seen(np.array([[1e5, 0.0], [0.0, 0.0]]))
     assert np.isfinite(far).all()
     np.testing.assert_array_equal(far[1], 0.0)
     outwards = lens.seen(np.linspace([0.0, 0.0], [600.0, 0.0], 400))[:, 0]
     assert (np.diff(outwards) > 0).all()
-    turned = outwards > 100.0 * turning_radius(radial, second)
+    turned = outwards > 100.0 * turning_radius(*radials)
     assert turned.sum() > 10 and np.ptp(np.diff(outwards[turned])) < 1e-9, "continued by a straight line"
 
 
@@ -102,6 +103,7 @@ WIDE = {
     "stereographic": lambda angle: 2.0 * np.tan(angle / 2.0),
     "equidistant": lambda angle: angle,
     "Brown, k1 -0.2": lambda angle: np.tan(angle) * (1.0 - 0.2 * np.tan(angle) ** 2),
+    "Brown, k1 -0.35": lambda angle: np.tan(angle) * (1.0 - 0.35 * np.tan(angle) ** 2),
 }
 
 
@@ -112,6 +114,8 @@ WIDE = {
         ("equidistant", 60, 1, 3.0),
         ("equidistant", 60, 2, 0.1),
         ("Brown, k1 -0.2", 35, 2, 1.0),
+        ("Brown, k1 -0.35", 35, 2, 3.0),
+        ("Brown, k1 -0.35", 35, 3, 1.0),
     ],
 )
 def test_wide_lenses_are_described(name: str, widest: int, terms: int, off_px: float) -> None:
@@ -121,9 +125,10 @@ def test_wide_lenses_are_described(name: str, widest: int, terms: int, off_px: f
     focal = 400.0 / shown[-1]
     ideal, shown = focal * np.tan(angle), focal * shown
     square = (shown / 320.0) ** 2
-    A = (ideal[:, None] * np.stack([square, square**2], axis=1))[:, :terms]
+    A = (ideal[:, None] * np.stack([square, square**2, square**3], axis=1))[:, :terms]
     found = np.linalg.lstsq(A / (ideal / shown)[:, None] ** 2, (ideal - shown) / (ideal / shown) ** 2, rcond=None)[0]
-    lens = Lens(320.0, float(found[0]), second=float(found[1]) if terms == 2 else 0.0)
+    radial, second, third = np.pad(found, (0, 3 - terms)).tolist()
+    lens = Lens(320.0, radial, second=second, third=third)
     off = lens.seen(np.column_stack([ideal, 0 * ideal]))[:, 0] - shown
     assert np.abs(off).max() < off_px
 

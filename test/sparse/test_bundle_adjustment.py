@@ -15,6 +15,7 @@ from dust3r_ros.geometry.compiled import LIBRARY
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import invert, pose
 from dust3r_ros.geometry.similarity import weighted_similarity
+from dust3r_ros.scenes.sequence import look_at
 from dust3r_ros.sparse import bundle_adjustment
 from dust3r_ros.sparse.bundle_adjustment import CompiledSteps, PlainSteps, adjust
 from dust3r_ros.sparse.bundle_problem import BundleProblem, Huber, Observations, State
@@ -197,27 +198,42 @@ def test_lenses_are_found_with_the_focals() -> None:
     scene = arc(views=8, points=120, seed=6)
     scene = replace(scene, points=2.0 * scene.points, w_T_c=scene.w_T_c.copy())
     scene.w_T_c[:, :3, 3] *= 1.6
-    lenses = [Lens(200.0, -0.07, (3.0, -4.0), 0.02), Lens(200.0, 0.04, (-2.0, 1.0), -0.01)]
+    lenses = [Lens(200.0, -0.07, (3.0, -4.0), 0.02, -0.01), Lens(200.0, 0.04, (-2.0, 1.0), -0.01)]
     problem = problem_of(scene, camera=[0, 1] * 4)
     offset = np.empty_like(problem.offset)
     for camera in (0, 1):
         its = problem.camera[problem.view] == camera
         offset[its] = lenses[camera].seen(problem.offset[its])
-    free = np.array([[True] * 4, [False] * 4])
+    free = np.array([[True] * 5, [False] * 5])
     start = replace(problem, offset=offset, lenses=[Lens(200.0), lenses[1]], free_lens=free)
     found = adjust(disturbed(start, size=0.01, focal_factor=1.05), iterations=100, tolerance=1e-13)
     np.testing.assert_allclose(found.focals, 300.0, rtol=1e-4)
-    assert found.lenses[0].radial == pytest.approx(-0.07, abs=1e-4)
-    assert found.lenses[0].second == pytest.approx(0.02, abs=1e-4)
+    assert found.lenses[0].radials == pytest.approx((-0.07, 0.02, -0.01), abs=1e-4)
     np.testing.assert_allclose(found.lenses[0].center, [3.0, -4.0], atol=0.02)
     assert found.lenses[1].radial == lenses[1].radial
     np.testing.assert_allclose(found.lenses[1].center, lenses[1].center, rtol=1e-12)
     assert found.residual.max() < 1e-2
     assert (found.lens_std[0] > 0).all() and (found.lens_std[1] == 0).all()
-    tight = replace(start, lens_prior_sigma=np.full((2, 4), 1e-6))
+    tight = replace(start, lens_prior_sigma=np.full((2, 5), 1e-6))
     held = adjust(tight, iterations=20)
     assert abs(held.lenses[0].radial) < 1e-3 and held.lens_std[0, 0] == pytest.approx(1e-6, rel=0.05)
     assert held.focal_std[0] < found.focal_std[0]
+
+
+def test_what_is_told_weakly_is_found_as_soon_as_the_rest() -> None:
+    """Straight ahead, focal and depth look alike: short steps gain so little that an adjustment stops on the way."""
+    rng, noise = np.random.default_rng(0), 0.1
+    at = np.column_stack([np.linspace(0, 2, 10), 0.02 * rng.standard_normal((10, 2))])
+    ahead = np.stack([look_at(p, p + np.array([5.0, *(0.1 * rng.standard_normal(2))])) for p in at])
+    angle, far = rng.uniform(0, 2 * np.pi, 400), rng.uniform(3.5, 9.0, 400)
+    tunnel = np.column_stack([far, 1.2 * np.cos(angle), 0.9 * np.sin(angle)])
+    problem = problem_of(Scene(ahead, tunnel, np.full(10, 330.0)), noise)
+    best = adjust(problem, iterations=300, tolerance=1e-12)
+    std = float(best.focal_std[0])
+    off = replace(problem, w_T_c=best.w_T_c, points=best.points, focals=best.focals * np.exp(3 * std))
+    held = adjust(replace(off, free_focal=np.zeros(1, bool)), iterations=300, tolerance=1e-12)
+    found = adjust(replace(off, w_T_c=held.w_T_c, points=held.points))
+    assert abs(np.log(found.focals[0] / best.focals[0])) < 0.01 * std
 
 
 def test_held_poses_stay() -> None:

@@ -82,4 +82,4 @@ def test_a_focal_that_nothing_tells_has_no_spread() -> None:
     observations = Observations(replace(problem, free_focal=np.array([False, True])))
     nothing = Step(np.zeros((0, 6)), np.zeros(1), np.zeros((3, 0)), np.zeros((1, 1)))
     for step in (None, nothing):
-        np.testing.assert_array_equal(std_of(step, observations), [[0] * 5, [np.inf, 0, 0, 0, 0]])
+        np.testing.assert_array_equal(std_of(step, observations), [[0] * 6, [np.inf] + [0] * 5])

@@ -58,5 +58,5 @@ def some_problem(bent: bool = False) -> BundleProblem:
     problem = replace(problem, sigma=1.0, focal_prior_sigma=0.5, free=np.array([True, False, True, True, True]))
     if not bent:
         return problem
-    lenses, free = [Lens(150.0), Lens(200.0, -0.07, (3.0, -4.0), 0.02)], np.array([[False] * 4, [True] * 4])
-    return replace(problem, lenses=lenses, free_lens=free, lens_prior_sigma=np.full((2, 4), 0.1))
+    lenses, free = [Lens(150.0), Lens(200.0, -0.07, (3.0, -4.0), 0.02, -0.01)], np.array([[False] * 5, [True] * 5])
+    return replace(problem, lenses=lenses, free_lens=free, lens_prior_sigma=np.full((2, 5), 0.1))
