@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 
 from dust3r_ros.errors import ConfigError
 from dust3r_ros.types import Array, Array32, Calibration
@@ -159,22 +160,30 @@ def _fisheye_radius(angles: Array, d: tuple[float, ...]) -> Array:
     return angles * (1.0 + s * (k1 + s * (k2 + s * (k3 + s * k4))))
 
 
-_STEPS = 20  # of the inversion, at most; a few are enough
+_STEPS = 40  # of the inversion, at most; a few are enough within an image
 _EXACT = 1e-13
 _STEEPEST = 10.0  # enlargement along the radius beyond which a lens is continued by a straight line
 _LEAST_DIVISOR = 0.02  # the same across it: such a barrel has shown half of all directions
-_FARTHEST, _NOTHING = 1e3, 1e-9  # radii: no image is that large; terms that move no pixel
+_FARTHEST = 1e3  # radii: no image is that large
+_SQUARES = np.geomspace(1e-4, _FARTHEST**2, 2000)
 _FITTED_RADII = 200  # radii at which the forward model is fitted
 
 
 @lru_cache(maxsize=1024)
 def turning_radius(radial: float, second: float, third: float) -> float:
-    """Up to where a lens is not continued by a straight line, in its radii; infinite for a plain one."""
-    divisor = np.polynomial.Polynomial([1.0, -radial, -second, -third])  # of the square of the radius
-    slope = np.polynomial.Polynomial([1.0, radial, 3.0 * second, 5.0 * third]) - divisor**2 / _STEEPEST
-    roots = np.concatenate([(divisor - _LEAST_DIVISOR).trim(_NOTHING).roots(), slope.trim(_NOTHING).roots()])
-    turns = roots.real[(np.abs(roots.imag) < 1e-9) & (roots.real > 0) & (roots.real < _FARTHEST**2)]
-    return math.sqrt(turns.min()) if len(turns) else math.inf
+    """Up to where a lens is not continued by a straight line, in its radii; 1000 for a plain one."""
+
+    def room(square: Any) -> Any:
+        """Negative where the lens is too steep, along the radius or across it."""
+        divisor = _divisor((radial, second, third), square)
+        slope = 1.0 + (radial + (3.0 * second + 5.0 * third * square) * square) * square - divisor**2 / _STEEPEST
+        return np.minimum(divisor - _LEAST_DIVISOR, slope)
+
+    # Coefficients differ by many powers of ten, which is too much for a polynomial's roots.
+    if not (beyond := room(_SQUARES) < 0).any():
+        return _FARTHEST
+    first = int(np.argmax(beyond))
+    return math.sqrt(brentq(room, _SQUARES[first - 1] if first else 0.0, _SQUARES[first]))
 
 
 def _divisor(radial: Sequence[float | Array], square: Array) -> Array:
@@ -186,20 +195,23 @@ def shown_radius(wanted: Array, radial: Sequence[Array], turning: Array) -> tupl
     """The radii at which lenses show what pinholes show at ``wanted``, and the derivative; all arrays alike.
 
     Solves r / (1 - a r^2 - b r^4 - c r^6) = ``wanted`` with the ``radial`` terms a, b and c, in radii of the lens, by
-    Newton's method. Beyond ``turning``, the turning radius, it is continued by a straight line.
+    Newton's method, between bounds that close in. Beyond ``turning``, the turning radius, it is continued by a straight
+    line.
     """
     first, second, third = radial
-    with np.errstate(invalid="ignore"):
-        end = turning / _divisor(radial, turning**2)
-    within = np.where(np.isfinite(turning), np.minimum(wanted, end), wanted)
+    within = np.minimum(wanted, turning / _divisor(radial, turning**2))
     found = 2.0 * within / (1.0 + np.sqrt(np.maximum(1.0 + 4.0 * first * within**2, 0.0)))  # exact with one term
+    found, low, high = np.minimum(found, turning), np.zeros_like(within), turning
     for _ in range(_STEPS if np.any(second) or np.any(third) else 0):
         square = found**2
-        step = (found - within * _divisor(radial, square)) / (
-            1.0 + within * found * (2.0 * first + (4.0 * second + 6.0 * third * square) * square)
-        )
-        found = np.clip(found - step, 0.0, turning)
-        if not (np.abs(step) > _EXACT).any():
+        off = found - within * _divisor(radial, square)
+        low, high = np.where(off < 0, found, low), np.where(off > 0, found, high)
+        bend = 2.0 * first + (4.0 * second + 6.0 * third * square) * square
+        with np.errstate(divide="ignore", invalid="ignore"):
+            better = found - off / (1.0 + within * found * bend)
+        better = np.where((better >= low) & (better <= high), better, 0.5 * (low + high))
+        moved, found = np.abs(better - found), better
+        if not (moved > _EXACT).any():
             break
     square = found**2
     slope = _divisor(radial, square) ** 2 / (1.0 + (first + (3.0 * second + 5.0 * third * square) * square) * square)

@@ -40,7 +40,7 @@ _SEARCH_FROM = 16
 # Without a keyframe for so long, the camera is where it has been: a good time to adjust a map that has grown by this.
 # With more keyframes that takes long, and loops would have to wait for it.
 _RESTS_NS, _GROWN, _MOST_AT_REST = 1_000_000_000, 0.02, 500
-_OFF_CENTER_FROM = 12  # keyframes; fewer tell of a principal point what its prior says
+_OFF_CENTER_FROM = 18  # keyframes: before, a focal that is wrong may be the cause
 _ACCUSTOMED_AT = (3, 5, 8, 12)
 
 

@@ -115,7 +115,9 @@ class CompiledSteps:
         try:
             X = borders.T
             if N:
-                X = np.asarray(cho_solve(cho_factor(S, lower=True, overwrite_a=True, check_finite=False), X))
+                X = np.asarray(
+                    cho_solve(cho_factor(S, lower=True, overwrite_a=True, check_finite=False), X, check_finite=False)
+                )
             found = eliminated(X, borders, inner, ff, bf + pull, damping)
         except LinAlgError:
             return None

@@ -13,7 +13,7 @@
 #define BEHIND_PX 100.0
 #define LOADING 1e-9
 #define KINDS 6
-#define LENS_STEPS 20 // as in lens.py
+#define LENS_STEPS 40 // as in lens.py
 #define LENS_EXACT 1e-7 // a step of Newton; the error left is about its square
 
 typedef struct {
@@ -53,19 +53,23 @@ static inline FORCED void show(Seen *o, const double *intrinsics, double turning
     o->along = o->across = 1.0, o->outward[0] = o->outward[1] = 0.0;
     if (first != 0.0 || second != 0.0 || third != 0.0) {
         const double wanted = sqrt(ideal[0] * ideal[0] + ideal[1] * ideal[1]);
-        double within = wanted;
-        if (isfinite(turning)) {
-            const double square = turning * turning, end = turning / (1.0 - (first + (second + third * square) * square) * square);
-            if (within > end) within = end;
-        }
+        const double last = turning * turning;
+        const double end = turning / (1.0 - (first + (second + third * last) * last) * last);
+        const double within = wanted < end ? wanted : end;
         double found = 2.0 * within / (1.0 + sqrt(most(1.0 + 4.0 * first * within * within, 0.0)));
+        double low = 0.0, high = turning;
+        if (found > turning) found = turning;
         for (int n = 0; (second != 0.0 || third != 0.0) && n < LENS_STEPS; n++) {
             const double square = found * found, divisor = 1.0 - (first + (second + third * square) * square) * square;
             const double bend = 2.0 * first + (4.0 * second + 6.0 * third * square) * square;
-            const double step = (found - within * divisor) / (1.0 + within * found * bend);
-            found = most(found - step, 0.0);
-            if (found > turning) found = turning;
-            if (!(fabs(step) > LENS_EXACT)) break;
+            const double off = found - within * divisor;
+            if (off < 0.0) low = found;
+            if (off > 0.0) high = found;
+            double better = found - off / (1.0 + within * found * bend);
+            if (!(better >= low && better <= high)) better = 0.5 * (low + high);
+            const double moved = fabs(better - found);
+            found = better;
+            if (!(moved > LENS_EXACT)) break;
         }
         const double square = found * found, divisor = 1.0 - (first + (second + third * square) * square) * square;
         const double bend = (first + (3.0 * second + 5.0 * third * square) * square) * square;

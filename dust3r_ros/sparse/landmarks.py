@@ -145,14 +145,17 @@ class SparseView:
 
 
 _CONTRADICTED = 0.02  # on average, at most, in maps that are right
+# Adjustments count an image as few measurements, so that they stay near what lenses are; deviations of focals that
+# follow are so many times the errors (`make calibration`, 162 recordings).
+_CAUTION = 1.7
 
 
 @dataclass(eq=False)
 class Intrinsics:
     """The ``focal`` of a camera, pixels of the tracked images, its prior and standard deviation (relative); its lens.
 
-    ``std`` comes from the observations, with the lens free; ``rival_std`` from another focal that explains them as
-    well. ``contradicted`` is the mean share of what keyframes see that contradicts the map.
+    ``std`` comes from the observations, with the lens free, and is cautious; ``rival_std`` from another focal that
+    explains them as well. ``contradicted`` is the mean share of what keyframes see that contradicts the map.
     ``lens`` is plain until distortion is known. ``prior_std`` is that of the prior (of the log focal), infinite for
     a mere guess; ``guess_std`` that of a network's guess, infinite for the usual one. ``measured`` is a given focal as
     measured from the images alone (value, relative std), None until they determine it.
@@ -178,7 +181,7 @@ class Intrinsics:
     def total_std(self) -> float:
         """Relative standard deviation from all known causes; the variance of a map in doubt grows with the doubt."""
         doubt = math.sqrt(max(1.0, self.contradicted / _CONTRADICTED))
-        return doubt * math.hypot(self.std, self.rival_std)
+        return doubt * math.hypot(self.std / _CAUTION, self.rival_std)
 
 
 _SPARSE = 100  # times as many numbers as ids: beyond this they are sorted

@@ -214,6 +214,7 @@ def look_off_center(sparse: SparseMap, solution: Solution | None) -> bool:
     for known, (focal, lens) in zip(sparse.intrinsics, intrinsics, strict=True):
         known.focal, known.lens = focal, lens
     sparse.unprune()
+    sparse.points[:] = np.nan
     find_points(sparse)
     refine_lenses(sparse)
     return True

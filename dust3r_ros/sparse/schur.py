@@ -230,7 +230,9 @@ def _solved(own: Array, mixed: Array, pairs: PosePairs, right: Array) -> Array:
         S = np.zeros((C, 6, C, 6))
         S[np.arange(C), :, np.arange(C)] = own
         S[b, :, a] = np.swapaxes(mixed, 1, 2)  # Cholesky reads the lower half
-        return np.asarray(cho_solve(cho_factor(S.reshape(6 * C, 6 * C), lower=True, check_finite=False), right))
+        return np.asarray(
+            cho_solve(cho_factor(S.reshape(6 * C, 6 * C), lower=True, check_finite=False), right, check_finite=False)
+        )
     row, column = np.concatenate([np.arange(C), a, b]), np.concatenate([np.arange(C), b, a])
     order = np.lexsort((column, row))
     blocks = np.concatenate([own, mixed, np.swapaxes(mixed, 1, 2)])[order]

@@ -86,14 +86,17 @@ def test_the_same_lens_in_a_larger_image() -> None:
     np.testing.assert_allclose(lens.scaled(2.0).ideal(2.0 * PIXELS), 2.0 * lens.ideal(PIXELS))
 
 
-@pytest.mark.parametrize("radials", [(-0.3, 0, 0), (0, -0.1, 0), (-0.2, -0.05, 0), (0.3, -0.2, 0), (0.2, 0.1, -0.1)])
+FOLDED = [(-0.3, 0, 0), (0, -0.1, 0), (-0.2, -0.05, 0), (0.3, -0.2, 0), (0.2, 0.1, -0.1), (3e-3, 2e-3, -6e-5)]
+
+
+@pytest.mark.parametrize("radials", FOLDED)
 def test_beyond_where_the_model_turns_back(radials: tuple[float, float, float]) -> None:
     radial, second, third = radials
     lens = Lens(100.0, radial, second=second, third=third)
     far = lens.seen(np.array([[1e5, 0.0], [0.0, 0.0]]))
     assert np.isfinite(far).all()
     np.testing.assert_array_equal(far[1], 0.0)
-    outwards = lens.seen(np.linspace([0.0, 0.0], [600.0, 0.0], 400))[:, 0]
+    outwards = lens.seen(np.linspace([0.0, 0.0], [1200.0, 0.0], 800))[:, 0]
     assert (np.diff(outwards) > 0).all()
     turned = outwards > 100.0 * turning_radius(*radials)
     assert turned.sum() > 10 and np.ptp(np.diff(outwards[turned])) < 1e-9, "continued by a straight line"
