@@ -176,8 +176,8 @@ def turning_radius(radial: float, second: float, third: float) -> float:
     def room(square: Any) -> Any:
         """Negative where the lens is too steep, along the radius or across it."""
         divisor = _divisor((radial, second, third), square)
-        slope = 1.0 + (radial + (3.0 * second + 5.0 * third * square) * square) * square - divisor**2 / _STEEPEST
-        return np.minimum(divisor - _LEAST_DIVISOR, slope)
+        rise = _rise((radial, second, third), square)
+        return np.minimum(divisor - _LEAST_DIVISOR, rise - divisor**2 / _STEEPEST)
 
     # Coefficients differ by many powers of ten, which is too much for a polynomial's roots.
     if not (beyond := room(_SQUARES) < 0).any():
@@ -189,6 +189,12 @@ def turning_radius(radial: float, second: float, third: float) -> float:
 def _divisor(radial: Sequence[float | Array], square: Array) -> Array:
     first, second, third = radial
     return np.asarray(1.0 - (first + (second + third * square) * square) * square)
+
+
+def _rise(radial: Sequence[float | Array], square: Array) -> Array:
+    """The derivative of radius / divisor by the radius, times the divisor's square; negative where a lens folds."""
+    first, second, third = radial
+    return np.asarray(1.0 + (first + (3.0 * second + 5.0 * third * square) * square) * square)
 
 
 def shown_radius(wanted: Array, radial: Sequence[Array], turning: Array) -> tuple[Array, Array]:
@@ -214,7 +220,7 @@ def shown_radius(wanted: Array, radial: Sequence[Array], turning: Array) -> tupl
         if not (moved > _EXACT).any():
             break
     square = found**2
-    slope = _divisor(radial, square) ** 2 / (1.0 + (first + (3.0 * second + 5.0 * third * square) * square) * square)
+    slope = _divisor(radial, square) ** 2 / _rise(radial, square)
     return found + slope * (wanted - within), slope
 
 

@@ -46,23 +46,27 @@ static inline FORCED double most(double a, double b) {
     return a > b ? a : b; // unlike fmax, no call
 }
 
+static inline FORCED double divisor_of(const double *radial, double square) { // lens.py, _divisor
+    return 1.0 - (radial[0] + (radial[1] + radial[2] * square) * square) * square;
+}
+
 // Where the lens shows the point, and by how much it enlarges there (lens.py, shown_radius).
 static inline FORCED void show(Seen *o, const double *intrinsics, double turning) {
-    const double first = intrinsics[1], second = intrinsics[2], third = intrinsics[3], scale = o->focal / o->radius;
+    const double *radial = intrinsics + 1, first = radial[0], second = radial[1], third = radial[2];
+    const double scale = o->focal / o->radius;
     const double ideal[2] = {scale * o->x, scale * o->y};
     o->along = o->across = 1.0, o->outward[0] = o->outward[1] = 0.0;
     if (first != 0.0 || second != 0.0 || third != 0.0) {
         const double wanted = sqrt(ideal[0] * ideal[0] + ideal[1] * ideal[1]);
-        const double last = turning * turning;
-        const double end = turning / (1.0 - (first + (second + third * last) * last) * last);
+        const double end = turning / divisor_of(radial, turning * turning);
         const double within = wanted < end ? wanted : end;
         double found = 2.0 * within / (1.0 + sqrt(most(1.0 + 4.0 * first * within * within, 0.0)));
         double low = 0.0, high = turning;
         if (found > turning) found = turning;
         for (int n = 0; (second != 0.0 || third != 0.0) && n < LENS_STEPS; n++) {
-            const double square = found * found, divisor = 1.0 - (first + (second + third * square) * square) * square;
+            const double square = found * found;
             const double bend = 2.0 * first + (4.0 * second + 6.0 * third * square) * square;
-            const double off = found - within * divisor;
+            const double off = found - within * divisor_of(radial, square);
             if (off < 0.0) low = found;
             if (off > 0.0) high = found;
             double better = found - off / (1.0 + within * found * bend);
@@ -71,9 +75,8 @@ static inline FORCED void show(Seen *o, const double *intrinsics, double turning
             found = better;
             if (!(moved > LENS_EXACT)) break;
         }
-        const double square = found * found, divisor = 1.0 - (first + (second + third * square) * square) * square;
-        const double bend = (first + (3.0 * second + 5.0 * third * square) * square) * square;
-        o->along = divisor * divisor / (1.0 + bend);
+        const double square = found * found, divisor = divisor_of(radial, square);
+        o->along = divisor * divisor / (1.0 + (first + (3.0 * second + 5.0 * third * square) * square) * square);
         found += o->along * (wanted - within);
         if (wanted > 0.0) {
             o->across = found / (wanted > 1e-12 ? wanted : 1e-12);

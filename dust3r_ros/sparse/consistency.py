@@ -21,7 +21,7 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.sparse.initialization import Options, bootstrap, score
 from dust3r_ros.sparse.landmarks import different
 from dust3r_ros.sparse.map_merging import fit_maps
-from dust3r_ros.sparse.refinement import close_loop, find_points, refine
+from dust3r_ros.sparse.refinement import close_loop, place_landmarks, refine
 from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX, SparseMap
 from dust3r_ros.tracking import no_tracks
 from dust3r_ros.types import Array
@@ -153,7 +153,7 @@ def _joined(sparse: SparseMap, camera: int, stretch: Sequence[int], starts: Star
     whole = deepcopy(sparse)
     for view in stretch:
         whole.views[view].w_T_c = None
-    _place_landmarks(whole)
+    place_landmarks(whole)
     shared = np.flatnonzero(whole.positioned & part.positioned)
     try:
         fit = fit_maps(
@@ -165,18 +165,12 @@ def _joined(sparse: SparseMap, camera: int, stretch: Sequence[int], starts: Star
     for view in stretch:
         w_T_c = part.views[view].w_T_c
         whole.views[view].w_T_c = None if w_T_c is None else fit.target_S_source.pose(w_T_c)
-    _place_landmarks(whole)
+    place_landmarks(whole)
     close_loop(whole)
     for _ in range(2):
         refine(whole, free_focal=True, iterations=30, sharp=True)
         whole.extend()
     return whole
-
-
-def _place_landmarks(sparse: SparseMap) -> None:
-    """Position them by the views with a pose alone."""
-    sparse.points[:] = np.nan
-    find_points(sparse)
 
 
 def _rebuilt_alone(

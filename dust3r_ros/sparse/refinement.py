@@ -71,6 +71,12 @@ def find_points(sparse: SparseMap) -> None:
         _find(sparse, ids[~sparse.landmarks.is_barred(ids)])
 
 
+def place_landmarks(sparse: SparseMap) -> None:
+    """``find_points``, by the poses alone: no landmark keeps the position it had."""
+    sparse.points[:] = np.nan
+    find_points(sparse)
+
+
 def _find(sparse: SparseMap, ids: np.ndarray) -> None:
     view, point, offset = sparse.observations(sparse.posed(), ids)
     if not len(view):
@@ -214,8 +220,7 @@ def look_off_center(sparse: SparseMap, solution: Solution | None) -> bool:
     for known, (focal, lens) in zip(sparse.intrinsics, intrinsics, strict=True):
         known.focal, known.lens = focal, lens
     sparse.unprune()
-    sparse.points[:] = np.nan
-    find_points(sparse)
+    place_landmarks(sparse)
     refine_lenses(sparse)
     return True
 

@@ -63,7 +63,7 @@ def test_unknown_models_are_refused() -> None:
 PIXELS = np.stack(np.meshgrid(np.linspace(-320, 320, 9), np.linspace(-240, 240, 7)), axis=-1).reshape(-1, 2)
 
 
-@given(st.floats(-0.15, 0.25), st.floats(-0.02, 0.06), st.floats(-0.005, 0.02), st.floats(-15, 15), st.floats(-15, 15))
+@given(st.floats(-0.15, 0.3), st.floats(-0.02, 0.08), st.floats(-0.005, 0.02), st.floats(-15, 15), st.floats(-15, 15))
 def test_there_and_back(radial: float, second: float, third: float, x: float, y: float) -> None:
     lens = Lens(320.0, radial, (x, y), second, third)
     np.testing.assert_allclose(lens.seen(lens.ideal(PIXELS)), PIXELS, atol=1e-6)

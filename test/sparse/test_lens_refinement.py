@@ -43,7 +43,7 @@ def test_a_lens_that_is_known_is_found_again() -> None:
     first = sparse.intrinsics[0].lens
     sparse.intrinsics[0].lens = Lens(WIDTH / 2, -0.06, (1.0, -1.0))
     refine_lenses(sparse)
-    assert sparse.intrinsics[0].lens.distance(first) < 1.0
+    assert sparse.intrinsics[0].lens.distance(first) < 1e-3 * WIDTH / 2  # radial terms make up for each other
     np.testing.assert_allclose(sparse.intrinsics[0].lens.center, first.center, atol=0.7)
 
 
