@@ -17,7 +17,8 @@ from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.rig_placement import RigPlacement
 from dust3r_ros.mapping.self_calibration import CalibrationSchedule, Calibrator, same_scale
 from dust3r_ros.mapping.submap import MeasuredFrame
-from dust3r_ros.sparse.refinement import consider_lenses, refine
+from dust3r_ros.sparse.lens_refinement import consider_lenses
+from dust3r_ros.sparse.refinement import refine
 from dust3r_ros.sparse.transplant import Adjusted, adjusted_copy, transplant
 from dust3r_ros.timing import StageTimer
 from dust3r_ros.tracking.exchange import Renumbering

@@ -29,7 +29,8 @@ from dust3r_ros.geometry.similarity import robust_similarity
 from dust3r_ros.mapping.consistency import REBUILT
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.sparse.consistency import contradicted, worst
-from dust3r_ros.sparse.refinement import close_loop, consider_lenses
+from dust3r_ros.sparse.lens_refinement import consider_lenses
+from dust3r_ros.sparse.refinement import close_loop
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array

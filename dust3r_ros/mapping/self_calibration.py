@@ -14,15 +14,8 @@ from dust3r_ros.mapping.reconstruction import MOST_UNSURE, TRUSTED, Reconstructi
 from dust3r_ros.sparse.consistency import average, contradicted, rebuild
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, Outcome, PairFromLandmarks, bootstrap, differ, score
 from dust3r_ros.sparse.landmarks import Intrinsics
-from dust3r_ros.sparse.refinement import (
-    ENOUGH_VIEWS,
-    INDEPENDENT,
-    consider_lenses,
-    look_off_center,
-    refine,
-    refine_lenses,
-    thin,
-)
+from dust3r_ros.sparse.lens_refinement import ENOUGH_VIEWS, consider_lenses, look_off_center, refine_lenses
+from dust3r_ros.sparse.refinement import INDEPENDENT, refine, thin
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array

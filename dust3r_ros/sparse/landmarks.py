@@ -150,6 +150,12 @@ _CONTRADICTED = 0.02  # on average, at most, in maps that are right
 _CAUTION = 1.7
 
 
+# Standard deviations for webcams, phones and depth cameras: of the log focal; of the radial terms, in tangents of the
+# angle off the axis (wide lenses bend more); of the center, in units of half the long edge.
+FOCAL_PRIOR, CENTER_PRIOR, _RADIAL_PRIOR, _SECOND_PRIOR, _THIRD_PRIOR = 0.35, 0.02, 0.065, 0.01, 0.002
+TAIL = math.sqrt(0.5)  # as of Cauchy's distribution: weighted like a normal one, its deviation grows so with the value
+
+
 @dataclass(eq=False)
 class Intrinsics:
     """The ``focal`` of a camera, pixels of the tracked images, its prior and standard deviation (relative); its lens.
@@ -158,7 +164,8 @@ class Intrinsics:
     explains them as well. ``contradicted`` is the mean share of what keyframes see that contradicts the map.
     ``lens`` is plain until distortion is known. ``prior_std`` is that of the prior (of the log focal), infinite for
     a mere guess; ``guess_std`` that of a network's guess, infinite for the usual one. ``measured`` is a given focal as
-    measured from the images alone (value, relative std), None until they determine it.
+    measured from the images alone (value, relative std), None until they determine it. ``center_prior``: standard
+    deviation of the lens's center, radii.
     """
 
     focal: float
@@ -171,11 +178,26 @@ class Intrinsics:
     measured: tuple[float, float] | None = None
     guess_std: float = float("inf")
     contradicted: float = 0.0
+    center_prior: float = CENTER_PRIOR
 
     @property
     def given(self) -> bool:
         """Whether the focal was given: it is held, or has a finite prior."""
         return self.fixed or math.isfinite(self.prior_std)
+
+    @property
+    def lens_prior(self) -> tuple[float, float, float, float, float]:
+        """Standard deviations of the lens's radial terms at its radius, and of its center (x, y) in radii.
+
+        Few lenses are unusual, but those are very much so (cropped images, wide angles): it widens as one is found.
+        """
+        lens = self.lens
+        wide = (lens.radius / self.focal) ** 2
+        radial = math.hypot(_RADIAL_PRIOR * wide, TAIL * lens.radial)
+        second = math.hypot(_SECOND_PRIOR * wide**2, TAIL * lens.second, TAIL * lens.radial)
+        third = math.hypot(_THIRD_PRIOR * wide**3, TAIL * lens.third, TAIL * lens.second)
+        x, y = (math.hypot(self.center_prior, TAIL * shift / lens.radius) for shift in lens.center)
+        return radial, second, third, x, y
 
     @property
     def total_std(self) -> float:

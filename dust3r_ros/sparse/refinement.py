@@ -1,23 +1,16 @@
-"""Refinement of a sparse map by reprojection: free views, pruning, lens distortion.
-
-A map hardly distinguishes radial distortion from focal length: both stretch the image, and poses and landmarks absorb
-most of the difference. So both are free together, with priors of ordinary lenses, and observations count as what they
-are worth: by their scatter, and by how many in one image are independent of each other.
-"""
+"""Refinement of a sparse map by reprojection: free views, landmarks by poses alone, pruning, weights."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.sparse.bundle_adjustment import Solution, adjust
 from dust3r_ros.sparse.bundle_problem import BundleProblem, Huber, Observations, State, fit, settle
-from dust3r_ros.sparse.landmarks import Intrinsics, different, ranks, reprojection_errors, widest_angle
+from dust3r_ros.sparse.landmarks import FOCAL_PRIOR, different, ranks, reprojection_errors, widest_angle
 from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX, SparseMap
 from dust3r_ros.tracking import Tracks, join
 from dust3r_ros.types import Array
@@ -117,152 +110,7 @@ def _views_and_focals(sparse: SparseMap, views: np.ndarray) -> dict[str, Any]:
     }
 
 
-_Built = tuple[BundleProblem, list[int], np.ndarray]  # with the views and the landmarks in it
-
-ENOUGH_VIEWS = 5
-_DETERMINED = 0.25  # of the prior's deviation
-_NOTICED_PX = 0.1  # by which a term moves what is seen at half the long edge
-
-
-def refine_lenses(
-    sparse: SparseMap,
-    *,
-    rounds: int = 3,
-    iterations: int = 30,
-    fewest_views: int = ENOUGH_VIEWS,
-    center_prior: float | None = None,
-) -> Solution | None:
-    """``refine`` the whole map, sharp, with free focals and the free lenses of cameras that are not calibrated.
-
-    Lenses have priors, so that what a map does not tell of them stays near a plain one; those of cameras with fewer
-    than ``fewest_views`` posed views are held. The radial terms, or the center, are set to 0 if the observations
-    determine them, within a deviation of 0 (many images are rectified or rendered), or if they hardly move a pixel.
-    ``center_prior``: standard deviation of the centers, radii, if not that of ordinary lenses. Returns the last
-    solution, None if there was nothing to adjust.
-    """
-    free = _uncalibrated(sparse, fewest_views)
-    solution = refine(
-        sparse,
-        free_focal=True,
-        free_lens=free,
-        rounds=rounds,
-        iterations=iterations,
-        sharp=True,
-        center_prior=center_prior,
-    )
-    while solution is not None and (held := _nothing(sparse, solution) & free).any():
-        scatter = _scatter(sparse, _problem(sparse))  # now: without these terms errors are larger at first
-        for camera in np.flatnonzero(held.any(axis=1)):
-            lens = sparse.intrinsics[camera].lens
-            radial, second, third = (0.0, 0.0, 0.0) if held[camera, 0] else lens.radials
-            center = (0.0, 0.0) if held[camera, -1] else lens.center
-            sparse.intrinsics[camera].lens = Lens(lens.radius, radial, center, second, third)
-        free &= ~held
-        solution = refine(sparse, free_focal=True, free_lens=free, rounds=1, iterations=iterations, scatter=scatter)
-    return solution
-
-
-def _uncalibrated(sparse: SparseMap, fewest: int) -> np.ndarray:
-    """(F, 5) the lenses of cameras that are not calibrated and have at least so many posed views."""
-    views = np.bincount([sparse.views[v].camera for v in sparse.posed()], minlength=len(sparse.intrinsics))
-    free = [views[k] >= fewest and not intrinsics.given for k, intrinsics in enumerate(sparse.intrinsics)]
-    return np.repeat(np.array(free, bool)[:, None], 5, axis=1)
-
-
-def _nothing(sparse: SparseMap, solution: Solution) -> np.ndarray:
-    """(F, 5) radial terms together, and centers, that are 0 as far as can be told, or as good as."""
-    value = np.array([intrinsics.lens.terms for intrinsics in sparse.intrinsics])
-    prior = np.array([lens_prior(intrinsics) for intrinsics in sparse.intrinsics])
-    radius = np.array([[intrinsics.lens.radius] for intrinsics in sparse.intrinsics])
-    nothing = (np.abs(value) < solution.lens_std) & (solution.lens_std < _DETERMINED * prior)
-    nothing |= np.abs(value) * radius < _NOTICED_PX
-    radial, center = nothing[:, :3].all(axis=1), nothing[:, 3:].all(axis=1)
-    return np.column_stack([radial, radial, radial, center, center])
-
-
-_OBSERVATIONS, _LEAST = 3000, 100  # from all views together; at least from each
-_VAGUE = 0.75  # of the prior's deviation: a map that tells no more of a center
-_ANYWHERE = 0.3  # standard deviation of the center, radii, where it may be far off the middle
-_FAR_OFF = 0.05  # radii, by which it is to move
-_BETTER = 2.0  # log likelihood that is no accident
-
-
-def look_off_center(sparse: SparseMap, solution: Solution | None) -> bool:
-    """Adjust the whole map with a principal point far from the middle, if that explains more; returns whether it does.
-
-    ``solution``: what ``refine_lenses`` returned for the map as it is.
-
-    Most lenses are centered within a few percent, those of cropped images are not. Where a map shows the center weakly,
-    its prior holds it, and a focal, poses and distortion that absorb the rest are a local optimum. So a sample of the
-    map is adjusted as usual and with centers that may be anywhere, and the second is taken if its likelihood times the
-    prior, Cauchy's, is higher.
-    """
-    if solution is None or solution.lens_std[:, 3:].max() < _VAGUE * _CENTER_PRIOR:
-        return False
-    before, centers = sparse.snapshot(), _centers(sparse)
-    _sample(sparse, sparse.posed())
-    sampled = sparse.snapshot()
-    refine_lenses(sparse, rounds=2)
-    scatter, usual = _scatter(sparse, _problem(sparse)), sparse.snapshot()
-    cost = _unlikelihood(sparse, scatter)
-    sparse.restore(sampled)
-    refine_lenses(sparse, rounds=1, center_prior=_ANYWHERE)
-    refine_lenses(sparse, rounds=2)
-    if not _unlikelihood(sparse, scatter) < cost - _BETTER:
-        sparse.restore(usual)
-    moved = np.linalg.norm(_centers(sparse) - centers, axis=1)
-    poses, intrinsics = [v.w_T_c for v in sparse.views], [(f.focal, f.lens) for f in sparse.intrinsics]
-    sparse.restore(before)
-    if moved.max() < _FAR_OFF:
-        return False
-    for view, w_T_c in zip(sparse.views, poses, strict=True):
-        view.w_T_c = w_T_c
-    for known, (focal, lens) in zip(sparse.intrinsics, intrinsics, strict=True):
-        known.focal, known.lens = focal, lens
-    sparse.unprune()
-    place_landmarks(sparse)
-    refine_lenses(sparse)
-    return True
-
-
-def _centers(sparse: SparseMap) -> Array:
-    """(F, 2) radii."""
-    return np.array([intrinsics.lens.terms[-2:] for intrinsics in sparse.intrinsics])
-
-
-def _unlikelihood(sparse: SparseMap, scatter: float) -> float:
-    """Minus the log likelihood of all that is seen with errors of ``scatter`` pixels, and of the centers."""
-    built = _problem(sparse)
-    if built is None:
-        return math.inf
-    problem, huber_px = _weighed(built[0], scatter)
-    unusual = np.log1p((_TAIL * _centers(sparse) / _CENTER_PRIOR) ** 2)
-    return adjust(problem, huber_px=huber_px, iterations=0).cost + float(unusual.sum())
-
-
-def _sample(sparse: SparseMap, views: Sequence[int]) -> None:
-    """Keep a few thousand observations of ``views``."""
-    thin(sparse, views, max(_LEAST, _OBSERVATIONS // len(views)))
-
-
-def consider_lenses(sparse: SparseMap) -> None:
-    """Set the deviations of focals that are not held, with all else free, lenses too, even if those were.
-
-    A map hardly distinguishes radial distortion from focal length. Computed on a sample of the landmarks.
-    """
-    before, views = sparse.snapshot(), sparse.posed()
-    if len(views) < 2:
-        return
-    _sample(sparse, views)
-    built = _problem(sparse, None, True, _uncalibrated(sparse, 1))
-    sparse.restore(before)
-    if built is None:
-        return
-    problem, huber_px = _weighed(built[0], _scatter(sparse, built))
-    solution = adjust(problem, huber_px=huber_px, iterations=0)
-    for k, std in zip(np.flatnonzero(problem.free_focal), solution.focal_std, strict=True):
-        sparse.intrinsics[k].std = float(std)
-
+Built = tuple[BundleProblem, list[int], np.ndarray]  # with the views and the landmarks in it
 
 _HUBER_PX = (0.1, 1.5)  # range in which the loss may turn linear
 _EXACT_PX = 0.01
@@ -272,10 +120,6 @@ _ENOUGH_OBSERVATIONS = 30
 _LOOP_PRUNING_PX = (40.0, 12.0, 4.0)
 _FEWEST_OBSERVATIONS = 10
 _FLAT = 0.5  # of the parallax needed to get a position
-# Standard deviations for webcams, phones and depth cameras: of the log focal; of the radial terms, in tangents of the
-# angle off the axis (wide lenses bend more); of the center, in units of half the long edge.
-_FOCAL_PRIOR, _RADIAL_PRIOR, _SECOND_PRIOR, _THIRD_PRIOR, _CENTER_PRIOR = 0.35, 0.065, 0.01, 0.002, 0.02
-_TAIL = math.sqrt(0.5)  # as of Cauchy's distribution: weighted like a normal one, its deviation grows so with the value
 # Errors in one image have causes in common (blur, a shutter that rolls, matches that drift alike): it tells as much as
 # so many independent coordinates.
 INDEPENDENT = 16.0
@@ -292,7 +136,6 @@ def refine(
     max_error_px: float = MAX_ERROR_PX,
     sharp: bool = False,
     scatter: float | None = None,
-    center_prior: float | None = None,
     tolerance: float = 1e-4,
 ) -> Solution | None:
     """Bundle adjustment of the ``free`` views (by default all but the first posed one) and the landmarks they see.
@@ -300,8 +143,7 @@ def refine(
     After each round, observations off by more than ``max_error_px`` are dropped; landmarks that keep
     fewer than two, or hardly any parallax, lose their position. Returns the last solution, None
     if there was nothing to adjust. ``free_focal``, for all cameras or (F,): which focals move too;
-    ``free_lens`` (F, 5): which radial terms and centers (x, y), never with a fixed focal; ``center_prior``: as of
-    ``refine_lenses``.
+    ``free_lens`` (F, 5): which radial terms and centers (x, y), never with a fixed focal;
     ``tolerance``: as of ``adjust``. The loss turns linear at 1.5 pixels; with ``sharp``, for a map that is
     nearly right, where errors stand out from the others, since good images are measured to a tenth of a
     pixel and matches that are wrong by one would bend the map. ``scatter`` (pixels) of the errors, where it is known;
@@ -309,13 +151,13 @@ def refine(
     """
     solution = None
     for _ in range(rounds):
-        built = _problem(sparse, free, free_focal, free_lens, center_prior)
+        built = problem_of(sparse, free, free_focal, free_lens)
         if built is None:
             return solution
         problem, views, ids = built
         huber_px = _HUBER_PX[1]
         if sharp or scatter is not None:
-            problem, huber_px = _weighed(problem, _scatter(sparse, built) if scatter is None else scatter)
+            problem, huber_px = weighed(problem, scatter_of(sparse, built) if scatter is None else scatter)
         solution = adjust(problem, huber_px=huber_px, iterations=iterations, tolerance=tolerance)
         _accept(sparse, solution, problem, views, ids)
         _prune(sparse, solution, max_error_px, problem, views, ids)
@@ -328,23 +170,7 @@ def close_loop(sparse: SparseMap, free: Collection[int] | None = None) -> None:
         refine(sparse, free, free_focal=free is None, rounds=1, max_error_px=limit)
 
 
-def lens_prior(intrinsics: Intrinsics, center: float | None = None) -> tuple[float, float, float, float, float]:
-    """Standard deviations of the lens's radial terms at its radius, and of its center (x, y) in radii.
-
-    ``center``: that of a center in the middle, if not of ordinary lenses.
-
-    Few lenses are unusual, but those are very much so (cropped images, wide angles): the prior widens as one is found.
-    """
-    lens = intrinsics.lens
-    wide = (lens.radius / intrinsics.focal) ** 2
-    radial = math.hypot(_RADIAL_PRIOR * wide, _TAIL * lens.radial)
-    second = math.hypot(_SECOND_PRIOR * wide**2, _TAIL * lens.second, _TAIL * lens.radial)
-    third = math.hypot(_THIRD_PRIOR * wide**3, _TAIL * lens.third, _TAIL * lens.second)
-    x, y = (math.hypot(center or _CENTER_PRIOR, _TAIL * shift / lens.radius) for shift in lens.center)
-    return radial, second, third, x, y
-
-
-def _scatter(sparse: SparseMap, built: _Built | None) -> float:
+def scatter_of(sparse: SparseMap, built: Built | None) -> float:
     """Pixels, from the median error of landmarks seen more than twice.
 
     A landmark absorbs some of the error of its n observations: 2 n - 3 of 2 n coordinates are left.
@@ -362,21 +188,21 @@ def _scatter(sparse: SparseMap, built: _Built | None) -> float:
     return min(most, float(np.median(errors / np.sqrt(1.0 - 1.5 / count[many]))) / _RAYLEIGH_MEDIAN)
 
 
-def _weighed(problem: BundleProblem, scatter: float) -> tuple[BundleProblem, float]:
+def weighed(problem: BundleProblem, scatter: float) -> tuple[BundleProblem, float]:
     """The problem with observations weighed by their scatter, and the pixels at which an error stands out."""
     each = max(1.0, 2.0 * len(problem.view) / len(problem.w_T_c) / INDEPENDENT)
     huber_px = max(_HUBER * scatter, _HUBER_PX[0])
-    prior = np.minimum(problem.focal_prior_sigma, _FOCAL_PRIOR)
+    prior = np.minimum(problem.focal_prior_sigma, FOCAL_PRIOR)
     return replace(problem, sigma=max(scatter, _EXACT_PX) * float(np.sqrt(each)), focal_prior_sigma=prior), huber_px
 
 
-def _problem(
+def problem_of(
     sparse: SparseMap,
     free: Collection[int] | None = None,
     free_focal: bool | np.ndarray = False,
     free_lens: np.ndarray | None = None,
-    center_prior: float | None = None,
-) -> _Built | None:
+) -> Built | None:
+    """What ``refine`` with these arguments adjusts, with its views and landmarks; None if that is next to nothing."""
     moving, ids, (view, point, offset) = _observations_of(sparse, free)
     if len(view) < _FEWEST_OBSERVATIONS:
         return None
@@ -397,7 +223,7 @@ def _problem(
             [min(f.prior_std, f.guess_std) for f in sparse.intrinsics], sparse.focal_prior_sigma
         ),
         free_lens=None if free_lens is None else free_lens & open_cameras[:, None],
-        lens_prior_sigma=np.array([lens_prior(f, center_prior) for f in sparse.intrinsics]),
+        lens_prior_sigma=np.array([f.lens_prior for f in sparse.intrinsics]),
     )
     return problem, list(views), ids
 

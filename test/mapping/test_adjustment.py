@@ -15,7 +15,7 @@ from dust3r_ros.mapping.loop_adjustment import LoopGap
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.self_calibration import CalibrationSchedule
 from dust3r_ros.sparse.landmarks import Intrinsics
-from dust3r_ros.sparse.refinement import consider_lenses
+from dust3r_ros.sparse.lens_refinement import consider_lenses
 from dust3r_ros.timing import no_timer
 
 

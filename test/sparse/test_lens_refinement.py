@@ -9,7 +9,8 @@ from synthetic import PLAIN, WIDTH, arc, past_a_wall, sparse_of, unposed
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.sparse.initialization import Options, bootstrap
 from dust3r_ros.sparse.landmarks import Intrinsics
-from dust3r_ros.sparse.refinement import consider_lenses, lens_prior, look_off_center, refine, refine_lenses
+from dust3r_ros.sparse.lens_refinement import consider_lenses, look_off_center, refine_lenses
+from dust3r_ros.sparse.refinement import refine
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks
 
@@ -182,9 +183,9 @@ def test_nothing_to_refine() -> None:
 
 def test_wide_lenses_may_bend_more() -> None:
     intrinsics = sparse_of(arc()).intrinsics[0]
-    radial, second, third, *center = lens_prior(intrinsics)
+    radial, second, third, *center = intrinsics.lens_prior
     intrinsics.focal /= 2.0
-    assert lens_prior(intrinsics) == pytest.approx((4.0 * radial, 16.0 * second, 64.0 * third, *center))
+    assert intrinsics.lens_prior == pytest.approx((4.0 * radial, 16.0 * second, 64.0 * third, *center))
 
 
 def test_refining_with_free_lenses_moves_only_those() -> None:

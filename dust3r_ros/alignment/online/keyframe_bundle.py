@@ -14,7 +14,8 @@ from dust3r_ros.alignment.online.keyframe_start import rigid
 from dust3r_ros.alignment.online.loop_verification import Tolerance
 from dust3r_ros.features.features import Features, matched
 from dust3r_ros.sparse.landmarks import Intrinsics
-from dust3r_ros.sparse.refinement import consider_lenses, refine, refine_lenses
+from dust3r_ros.sparse.lens_refinement import consider_lenses, refine_lenses
+from dust3r_ros.sparse.refinement import refine
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.types import Array, Array32

@@ -1,0 +1,154 @@
+"""Refinement of a sparse map with its lenses: which terms the images tell, and centers far from the middle.
+
+A map hardly distinguishes radial distortion from focal length: both stretch the image, and poses and landmarks absorb
+most of the difference. So both are free together, with priors of ordinary lenses, and observations count as what they
+are worth: by their scatter, and by how many in one image are independent of each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.sparse.bundle_adjustment import Solution, adjust
+from dust3r_ros.sparse.landmarks import CENTER_PRIOR, TAIL
+from dust3r_ros.sparse.refinement import place_landmarks, problem_of, refine, scatter_of, thin, weighed
+from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.types import Array
+
+ENOUGH_VIEWS = 5
+_DETERMINED = 0.25  # of the prior's deviation
+_NOTICED_PX = 0.1  # by which a term moves what is seen at half the long edge
+
+
+def refine_lenses(
+    sparse: SparseMap, *, rounds: int = 3, iterations: int = 30, fewest_views: int = ENOUGH_VIEWS
+) -> Solution | None:
+    """``refine`` the whole map, sharp, with free focals and the free lenses of cameras that are not calibrated.
+
+    Lenses have priors, so that what a map does not tell of them stays near a plain one; those of cameras with fewer
+    than ``fewest_views`` posed views are held. The radial terms, or the center, are set to 0 if the observations
+    determine them, within a deviation of 0 (many images are rectified or rendered), or if they hardly move a pixel.
+    Returns the last solution, None if there was nothing to adjust.
+    """
+    free = _uncalibrated(sparse, fewest_views)
+    solution = refine(sparse, free_focal=True, free_lens=free, rounds=rounds, iterations=iterations, sharp=True)
+    while solution is not None and (held := _nothing(sparse, solution) & free).any():
+        scatter = scatter_of(sparse, problem_of(sparse))  # now: without these terms errors are larger at first
+        for camera in np.flatnonzero(held.any(axis=1)):
+            lens = sparse.intrinsics[camera].lens
+            radial, second, third = (0.0, 0.0, 0.0) if held[camera, 0] else lens.radials
+            center = (0.0, 0.0) if held[camera, -1] else lens.center
+            sparse.intrinsics[camera].lens = Lens(lens.radius, radial, center, second, third)
+        free &= ~held
+        solution = refine(sparse, free_focal=True, free_lens=free, rounds=1, iterations=iterations, scatter=scatter)
+    return solution
+
+
+def _uncalibrated(sparse: SparseMap, fewest: int) -> np.ndarray:
+    """(F, 5) the lenses of cameras that are not calibrated and have at least so many posed views."""
+    views = np.bincount([sparse.views[v].camera for v in sparse.posed()], minlength=len(sparse.intrinsics))
+    free = [views[k] >= fewest and not intrinsics.given for k, intrinsics in enumerate(sparse.intrinsics)]
+    return np.repeat(np.array(free, bool)[:, None], 5, axis=1)
+
+
+def _nothing(sparse: SparseMap, solution: Solution) -> np.ndarray:
+    """(F, 5) radial terms together, and centers, that are 0 as far as can be told, or as good as."""
+    value = np.array([intrinsics.lens.terms for intrinsics in sparse.intrinsics])
+    prior = np.array([intrinsics.lens_prior for intrinsics in sparse.intrinsics])
+    radius = np.array([[intrinsics.lens.radius] for intrinsics in sparse.intrinsics])
+    nothing = (np.abs(value) < solution.lens_std) & (solution.lens_std < _DETERMINED * prior)
+    nothing |= np.abs(value) * radius < _NOTICED_PX
+    radial, center = nothing[:, :3].all(axis=1), nothing[:, 3:].all(axis=1)
+    return np.column_stack([radial, radial, radial, center, center])
+
+
+_OBSERVATIONS, _LEAST = 3000, 100  # from all views together; at least from each
+_VAGUE = 0.75  # of the prior's deviation: a map that tells no more of a center
+_ANYWHERE = 0.3  # standard deviation of the center, radii, where it may be far off the middle
+_FAR_OFF = 0.05  # radii, by which it is to move
+_BETTER = 2.0  # log likelihood that is no accident
+
+
+def look_off_center(sparse: SparseMap, solution: Solution | None) -> bool:
+    """Adjust the whole map with a principal point far from the middle, if that explains more; returns whether it does.
+
+    ``solution``: what ``refine_lenses`` returned for the map as it is.
+
+    Most lenses are centered within a few percent, those of cropped images are not. Where a map shows the center weakly,
+    its prior holds it, and a focal, poses and distortion that absorb the rest are a local optimum. So a sample of the
+    map is adjusted as usual and with centers that may be anywhere, and the second is taken if its likelihood times the
+    prior, Cauchy's, is higher.
+    """
+    if solution is None or solution.lens_std[:, 3:].max() < _VAGUE * CENTER_PRIOR:
+        return False
+    before, centers = sparse.snapshot(), _centers(sparse)
+    _sample(sparse, sparse.posed())
+    sampled = sparse.snapshot()
+    refine_lenses(sparse, rounds=2)
+    scatter, usual = scatter_of(sparse, problem_of(sparse)), sparse.snapshot()
+    cost = _unlikelihood(sparse, scatter)
+    sparse.restore(sampled)
+    for intrinsics in sparse.intrinsics:
+        intrinsics.center_prior = _ANYWHERE
+    refine(sparse, free_focal=True, free_lens=_uncalibrated(sparse, ENOUGH_VIEWS), rounds=1, iterations=30, sharp=True)
+    for intrinsics in sparse.intrinsics:
+        intrinsics.center_prior = CENTER_PRIOR
+    refine_lenses(sparse, rounds=2)
+    if not _unlikelihood(sparse, scatter) < cost - _BETTER:
+        sparse.restore(usual)
+    moved = np.linalg.norm(_centers(sparse) - centers, axis=1)
+    poses, found = [v.w_T_c for v in sparse.views], [(f.focal, f.lens) for f in sparse.intrinsics]
+    sparse.restore(before)
+    if moved.max() < _FAR_OFF:
+        return False
+    for view, w_T_c in zip(sparse.views, poses, strict=True):
+        view.w_T_c = w_T_c
+    for known, (focal, lens) in zip(sparse.intrinsics, found, strict=True):
+        known.focal, known.lens = focal, lens
+    sparse.unprune()
+    place_landmarks(sparse)
+    refine_lenses(sparse)
+    return True
+
+
+def _centers(sparse: SparseMap) -> Array:
+    """(F, 2) radii."""
+    return np.array([intrinsics.lens.terms[-2:] for intrinsics in sparse.intrinsics])
+
+
+def _unlikelihood(sparse: SparseMap, scatter: float) -> float:
+    """Minus the log likelihood of all that is seen with errors of ``scatter`` pixels, and of the centers."""
+    built = problem_of(sparse)
+    if built is None:
+        return math.inf
+    problem, huber_px = weighed(built[0], scatter)
+    unusual = np.log1p((TAIL * _centers(sparse) / CENTER_PRIOR) ** 2)
+    return adjust(problem, huber_px=huber_px, iterations=0).cost + float(unusual.sum())
+
+
+def _sample(sparse: SparseMap, views: Sequence[int]) -> None:
+    """Keep a few thousand observations of ``views``."""
+    thin(sparse, views, max(_LEAST, _OBSERVATIONS // len(views)))
+
+
+def consider_lenses(sparse: SparseMap) -> None:
+    """Set the deviations of focals that are not held, with all else free, lenses too, even if those were.
+
+    A map hardly distinguishes radial distortion from focal length. Computed on a sample of the landmarks.
+    """
+    before, views = sparse.snapshot(), sparse.posed()
+    if len(views) < 2:
+        return
+    _sample(sparse, views)
+    built = problem_of(sparse, None, True, _uncalibrated(sparse, 1))
+    sparse.restore(before)
+    if built is None:
+        return
+    problem, huber_px = weighed(built[0], scatter_of(sparse, built))
+    solution = adjust(problem, huber_px=huber_px, iterations=0)
+    for k, std in zip(np.flatnonzero(problem.free_focal), solution.focal_std, strict=True):
+        sparse.intrinsics[k].std = float(std)
