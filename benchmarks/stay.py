@@ -36,6 +36,7 @@ from dust3r_ros.evaluation.scene import read_scene  # noqa: E402
 from dust3r_ros.io.files import make_folder, replace_between, write_text  # noqa: E402
 from dust3r_ros.io.image_sources import open_source  # noqa: E402
 from dust3r_ros.mapping.mapper import Mapper  # noqa: E402
+from dust3r_ros.node.image_losses import release_memory  # noqa: E402
 from dust3r_ros.scenes.rooms import room  # noqa: E402
 from dust3r_ros.scenes.sequence import render_path, walk  # noqa: E402
 from dust3r_ros.types import Array, Image, StampedPose  # noqa: E402
@@ -108,6 +109,7 @@ def stay(
         focal = next(iter(mapper.cameras.values())).focal
         ate = _ate(truth, mapper)
         truths.append(truth)
+        release_memory()  # as the node's mapping process does every five minutes
         row = Pass(
             mapper.counts.keyframes,
             lost,

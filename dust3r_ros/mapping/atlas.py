@@ -32,6 +32,7 @@ from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array, Image, Keyframe
 
 _HEIRS = 64  # culled keyframes for which late poses are accepted
+_NEWEST = 200  # frames located again while the map grows: a fifth of a second of work
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,9 +112,9 @@ class AtlasEntry:
             self._find_again()
 
     def _find_again(self) -> None:
-        """Locate the newest frames in the map as it is now."""
+        """Locate the newest frames in the map as it is now; others follow their keyframes until the map is finished."""
         self._generation = self.submap.state.generation
-        self.frames.find_again()
+        self.frames.find_again(_NEWEST)
 
     def keep(self, pose: FollowedPose, stream: CameraStream) -> bool:
         """Record a pose found elsewhere, relative to a keyframe; False if no keyframe has that name."""

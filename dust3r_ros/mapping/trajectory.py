@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -170,7 +171,9 @@ class _Rows:
         return np.concatenate(parts) if parts else np.zeros(0, _ROW)
 
 
-_KEPT = 1000  # newest frames that can be located again: about five kilobytes each, those with features up to twenty
+# Newest frames that can be located again. Those of a mapped place have four times as many corners as followed ones: of
+# these, half as many are kept, or a camera that stays would fill 20 MiB with them.
+_KEPT, _KEPT_CORNERS = 1000, 700_000  # 12 bytes a corner
 
 
 class Keyframes(Protocol):
@@ -206,7 +209,7 @@ class FrameLog:
         self._names: list[str] = []  # of cameras
         self._located: Counter[int] = Counter()  # frames with a relative pose, by keyframe
         self.cameras: set[str] = set()  # of the frames of this session
-        self._seen: deque[_Seen] = deque(maxlen=_KEPT)
+        self._seen: deque[_Seen] = deque()
         self._seen_in_keyframes: deque[_Seen] = deque(maxlen=_KEPT)
 
     def __len__(self) -> int:
@@ -226,10 +229,13 @@ class FrameLog:
     def keep(self, reference: int, stream: CameraStream, seen: TrackedImage, r_T_f: Array | None, unit: float) -> None:
         """Add a frame at ``r_T_f`` (4, 4) from keyframe ``reference``, whose unit was ``unit`` at the time."""
         self._seen.append(_Seen.of(len(self), stream, seen))
+        corners = sum(len(kept.ids) for kept in self._seen)
+        while len(self._seen) > _KEPT or corners > _KEPT_CORNERS:
+            corners -= len(self._seen.popleft().ids)
         self._append(FrameState(seen.stamp_ns, stream.name, reference, r_T_f, unit, self._session))
 
-    def find_again(self) -> None:
-        """Locate the newest frames again after the map was rebuilt or refined."""
+    def find_again(self, newest: int = _KEPT) -> None:
+        """Locate frames again after the map was rebuilt or refined: so many, or all that can be."""
         self.rewritten += 1
         drifts: dict[str, list[Drift]] = {}
         for seen in self._seen_in_keyframes:  # culled ones too, which are where they were beside others
@@ -237,7 +243,7 @@ class FrameLog:
             if self._keyframes.pose(int(row["keyframe"][0])) is not None:
                 off = self._keyframes.drift(seen.stream, self._poses(row)[0], tracks)
                 drifts.setdefault(seen.stream.name, []).append(Drift(seen.stamp_ns, tracks.ids, off))
-        for seen in self._seen:
+        for seen in islice(self._seen, max(0, len(self._seen) - newest), None):
             row = self._rows[seen.at]
             keyframe, known = int(row["keyframe"][0]), bool(_located(row)[0])
             guess = self._poses(row)[0] if known and self._keyframes.pose(keyframe) is not None else None

@@ -256,8 +256,10 @@ def test_a_day_of_frames_is_put_away_and_only_what_changed_is_read() -> None:
     log.find_again()  # in vain
     keyframes.answers = [found(3.0)]
     log.find_again()
-    (changed, _), *others = log.since(frames, written)
-    assert changed == frames - 1000 and not others, "the oldest that can be located again"
+    keyframes.answers = [found(4.0)]
+    log.find_again(newest=200)
+    places = [place for place, _ in log.since(frames, written)]
+    assert places == [frames - 1000, frames - 200], "the oldest that can be located again, and the oldest of the newest"
     log.rescale(2.0)
     keyframes.units = [2.0, 2.0]
     assert len(list(log.since(frames, written))) == frames and log.trajectory()[-1].w_T_c[0, 3] == 2.0
@@ -274,3 +276,14 @@ def test_keyframes_are_forgotten_when_no_frame_lies_beside_them() -> None:
             log.keep(0, LEFT, TrackedImage(stamp_ns + later, corner, 0), at(1.0), 1.0)
     held = sorted({int(one) for ids in log.landmark_ids() for one in ids} - {1000})
     assert held == list(range(38, 50)), "those of 1000 frames, and the one before, when the last one came"
+
+
+def test_fewer_frames_are_kept_where_they_have_many_corners() -> None:
+    """A camera that stays in a mapped place sees four times as many: memory would grow for minutes."""
+    log, many = FrameLog(Keyframes(0.0)), 5000
+    corners = Tracks(np.arange(many), np.zeros((many, 2)))
+    log.add_keyframe(0, LEFT, TrackedImage(0, corners, 0))
+    for stamp_ns in range(1, 300):
+        log.keep(0, LEFT, TrackedImage(stamp_ns, corners, stamp_ns), at(1.0), 1.0)
+    assert [frame.stream for frame in log.measured()] == 140 * [LEFT]
+    assert 130 * many < sum(map(len, log.landmark_ids())) < 150 * many
