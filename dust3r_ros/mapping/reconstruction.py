@@ -22,7 +22,7 @@ from dust3r_ros.types import Array
 
 # Relative standard deviations of a focal: below, it is as certain as ordinary use needs, more than a guess, and so fine
 # that more keyframes and adjustments of the whole map would gain little.
-TRUSTED, _GUESSED, _FINE = 0.04, 0.0125, 0.005
+TRUSTED, _GUESSED, _FINE = 0.04, 0.008, 0.005
 MOST_UNSURE = 60  # keyframes: a focal still uncertain by then is settled at the one that explains them best
 
 
