@@ -125,7 +125,7 @@ class FrameFinder:
         A live map that is only nearly certain accepts it too.
         """
         state = self._state
-        return state.sure or state.knows(stream) or (state.live and state.initialised and not state.guessing)
+        return state.nearly_sure or state.knows(stream)
 
     def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
         """Pose of a frame from its tracked corners, None if no more agree than by chance; ``near``: a guess."""

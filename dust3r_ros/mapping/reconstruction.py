@@ -20,9 +20,9 @@ from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array
 
-# Relative standard deviations of a focal: below, it is as certain as ordinary use needs, more than a guess, and so fine
-# that more keyframes and adjustments of the whole map would gain little.
-TRUSTED, _GUESSED, _FINE = 0.04, 0.008, 0.005
+# Relative standard deviations of a focal: below, it is as certain as ordinary use needs, enough for other cameras to
+# join a live map, more than a guess, and so fine that more keyframes and adjustments of the map would gain little.
+TRUSTED, _NEARLY_SURE, _GUESSED, _FINE = 0.04, 0.0125, 0.008, 0.005
 MOST_UNSURE = 60  # keyframes: a focal still uncertain by then is settled at the one that explains them best
 
 
@@ -162,6 +162,11 @@ class Reconstruction:
     def guessing(self) -> bool:
         """Whether that focal is little more than a guess: shape and unit of the map will change with it."""
         return len(self.records) <= MOST_UNSURE and self._is_above(_GUESSED)
+
+    @property
+    def nearly_sure(self) -> bool:
+        """Whether that focal is certain enough for others to join a live map, which cannot wait longer."""
+        return self.sure or (self.live and self.initialised and not self._is_above(_NEARLY_SURE))
 
     @property
     def coarse(self) -> bool:

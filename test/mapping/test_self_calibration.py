@@ -145,11 +145,15 @@ def test_a_map_that_has_grown_is_adjusted_where_the_camera_rests():
 def test_first_poses_wait_for_a_focal_that_is_more_than_a_guess():
     _, state, _ = pressed(focal=WIDTH, views=10)
     intrinsics = state.sparse.intrinsics[0]
-    guesses = []
-    for intrinsics.std in (0.03, 0.01):
-        guesses.append(state.guessing)
+    state.live, state.initialised, state.settled = True, True, False
+    found = []
+    for intrinsics.std in (0.03, 0.01, 0.007):
+        found.append((state.guessing, state.nearly_sure))
+    assert found == [(True, False), (True, True), (False, True)], "other cameras join earlier than poses are published"
+    state.live, intrinsics.std = False, 0.01
+    assert not state.nearly_sure, "without a camera to keep up with, they wait"
     intrinsics.std, state.records[:] = 0.03, 7 * state.records
-    assert guesses == [True, False] and not state.guessing, "many keyframes will not make it more certain soon"
+    assert not state.guessing and state.nearly_sure, "many keyframes will not make it more certain soon"
 
 
 def test_other_focals_are_searched_for_in_maps_of_many_views_and_at_rest():
