@@ -44,10 +44,27 @@ def use_one_thread() -> None:
     use_one_blas_thread()
 
 
-def end_with_parent() -> None:
-    """Let this process be killed when the one that began it ends, in whatever way (Linux)."""
+def end_with_parent(parent: int | None = None) -> None:
+    """Let this process be killed when the one that began it ends, in whatever way (Linux).
+
+    ``parent``: its process id; if that one has ended already, this one does too.
+    """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
+
+
+def settle_worker(parent: int | None) -> None:
+    """One thread of OpenCV, if there is one, since workers share the processors; end with the ``parent``, and leave
+    Ctrl-C to it.
+    """
+    with suppress(ImportError):
+        import cv2
+
+        cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent(parent)
 
 
 def _functions(name: str) -> Iterator[ctypes._NamedFuncPointer]:

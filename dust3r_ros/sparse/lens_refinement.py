@@ -86,6 +86,24 @@ def look_off_center(sparse: SparseMap, solution: Solution | None) -> bool:
     if solution is None or solution.lens_std[:, 3:].max() < _VAGUE * CENTER_PRIOR:
         return False
     before, centers = sparse.snapshot(), _centers(sparse)
+    _refine_sample(sparse)
+    moved = np.linalg.norm(_centers(sparse) - centers, axis=1)
+    poses, found = [v.w_T_c for v in sparse.views], [(f.focal, f.lens) for f in sparse.intrinsics]
+    sparse.restore(before)
+    if moved.max() < _FAR_OFF:
+        return False
+    for view, w_T_c in zip(sparse.views, poses, strict=True):
+        view.w_T_c = w_T_c
+    for known, (focal, lens) in zip(sparse.intrinsics, found, strict=True):
+        known.focal, known.lens = focal, lens
+    sparse.unprune()
+    place_landmarks(sparse)
+    refine_lenses(sparse)
+    return True
+
+
+def _refine_sample(sparse: SparseMap) -> None:
+    """Adjust a sample of the map, from its own centers and from any, and keep what is likelier."""
     _sample(sparse, sparse.posed())
     sampled = sparse.snapshot()
     refine_lenses(sparse, rounds=2)
@@ -100,19 +118,6 @@ def look_off_center(sparse: SparseMap, solution: Solution | None) -> bool:
     refine_lenses(sparse, rounds=2)
     if not _unlikelihood(sparse, scatter) < cost - _BETTER:
         sparse.restore(usual)
-    moved = np.linalg.norm(_centers(sparse) - centers, axis=1)
-    poses, found = [v.w_T_c for v in sparse.views], [(f.focal, f.lens) for f in sparse.intrinsics]
-    sparse.restore(before)
-    if moved.max() < _FAR_OFF:
-        return False
-    for view, w_T_c in zip(sparse.views, poses, strict=True):
-        view.w_T_c = w_T_c
-    for known, (focal, lens) in zip(sparse.intrinsics, found, strict=True):
-        known.focal, known.lens = focal, lens
-    sparse.unprune()
-    place_landmarks(sparse)
-    refine_lenses(sparse)
-    return True
 
 
 def _centers(sparse: SparseMap) -> Array:

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dust3r_ros.alignment.processes import settle_worker
 from dust3r_ros.errors import InputError, TrainingError
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.network.heads import Raster
 from dust3r_ros.network.images import normalise
 from dust3r_ros.training.losses import PairTruth
 from dust3r_ros.training.views import Cropping, PairSource, TrainingView, ViewPair, crop_pair, length
-from dust3r_ros.training.worker import settle
 
 _ORDER, _ROUND, _SAMPLE, _RETRY, _BATCH = range(1, 6)  # purposes of random numbers, so that none are used twice
 
@@ -318,7 +318,7 @@ def _alone(worker: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
-    settle(None if parent is None else parent.pid)
+    settle_worker(None if parent is None else parent.pid)
 
 
 def _unit(pair: ViewPair) -> float:

@@ -27,7 +27,7 @@ from dust3r_ros.scenes.export import write_folder
 from dust3r_ros.types import PairPrediction, View
 
 pytest.importorskip("torch", reason="torch is not installed")
-MICRO = MapperConfig(backend="dust3r", checkpoint="micro", device="cpu")
+MICRO = MapperConfig(backend="dust3r", checkpoint="micro", device="cpu", precision="float32")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def assert_same(found: object, expected: Sequence[PairPrediction], tolerance: fl
 
 
 def test_pairs_of_several_mappers_are_one_batch_and_the_same_as_alone(network: Network) -> None:
-    """The weights that ship give the same bytes in any batch here; other processors may order sums otherwise."""
+    """In float32: in bfloat16, which some processors choose, sums differ between batches by tenths of a percent."""
     asked = {"a": [(0, 1), (1, 0), (2, 0)], "b": [(1, 2)], "c": [(0, 2), (2, 1)]}
     given = {"a": views(1), "b": views(2), "c": views(3, height=112)}  # of another size: a batch of its own
     expected = {name: alone(network, given[name], pairs) for name, pairs in asked.items()}

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from dust3r_ros.alignment.processes import settle_worker
 from dust3r_ros.errors import InputError
 from dust3r_ros.scenes.endless.stock import USES, material, window
 from dust3r_ros.scenes.endless.worlds import Blueprint, draw_up
-from dust3r_ros.training.worker import settle
 from dust3r_ros.types import Image
 
 
@@ -96,4 +96,4 @@ def _painted(seed: tuple[int, ...], use: str, number: int) -> Image:
 def _alone(parent: int) -> None:
     """SIGTERM is left to the parent too: it is often sent to all processes of a group."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    settle(parent)
+    settle_worker(parent)
