@@ -22,12 +22,16 @@ def bench() -> ModuleType:
     return script(SCRIPT, "stay_benchmark")
 
 
-def test_a_short_walk_back_and_forth(bench: ModuleType) -> None:
+@pytest.mark.parametrize("live", [True, False])
+def test_a_short_walk_back_and_forth(bench: ModuleType, live: bool) -> None:
     pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
     sequence = walk("orbit", 24)
     images = list(zip(sequence.images, sequence.w_T_c, strict=True))
     mapper = Mapper(replace(SMALL, dense=False, focal=sequence.focal))
+    if live:
+        mapper.go_live(beside=False)
     rows, truths = bench.stay(mapper, iter([images, images[::-1], images]))
+    assert not mapper.due and all(row.worst_ms > row.median_ms for row in rows)
     assert [row.lost for row in rows[1:]] == [0, 0]
     assert rows[0].keyframes <= rows[1].keyframes <= rows[0].keyframes + SMALL.window and rows[2] is not rows[1]
     assert all(row.ate is not None and row.ate < 0.02 for row in rows)
@@ -44,6 +48,7 @@ def test_growth_is_missed_where_there_is_any(bench: ModuleType) -> None:
     found = bench.targets(rows, 0.01, [0.005, None, 0.02])
     assert [row["met"] for row in found] == [False] * 6
     assert bench.targets(rows)[3]["met"] is None, "it was not measured"
+    assert bench.targets(rows, live=False)[4]["met"] is None, "nobody waits"
     report = {
         "scene": "x",
         "settings": ["dense=false"],
