@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,11 +29,13 @@ class Figure(NamedTuple):
 
 def figures(package: Path) -> list[Figure]:
     """Figures of all modules below ``package``."""
-    modules, functions, ways, methods = [], [], [], []
+    modules, functions, ways, methods, twice = [], [], [], [], []
     for path in sorted(package.rglob("*.py")):
         text, place = path.read_text(encoding="utf-8"), path.relative_to(package).as_posix()
         modules.append((len(text.splitlines()), place))
-        for node in ast.walk(ast.parse(text)):
+        tree = ast.parse(text)
+        twice += [(count, f"{place} {name}") for name, count in bound(tree).items() if count > 1]
+        for node in ast.walk(tree):
             if isinstance(node, _FUNCTIONS):
                 functions.append(((node.end_lineno or 0) - node.lineno + 1, f"{place} {node.name}"))
                 ways.append((complexity(node), f"{place} {node.name}"))
@@ -45,7 +48,20 @@ def figures(package: Path) -> list[Figure]:
         Figure(f"functions above {LONG} lines", 16, _above(LONG, functions)),
         Figure(f"functions with a complexity above {BRANCHING}", 40, _above(BRANCHING, ways)),
         Figure(f"classes with more than {LARGE} methods", None, _above(LARGE, methods)),
+        Figure("constants of a module that are bound twice", 0, twice),
     ]
+
+
+def bound(module: ast.Module) -> Counter[str]:
+    """How many times a module binds each of its constants: the second value also holds for functions before it."""
+    found = [target for node in module.body if isinstance(node, ast.Assign) for target in node.targets]
+    names = [
+        part.id
+        for target in found
+        for part in ast.walk(target)
+        if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
+    ]
+    return Counter(name for name in names if name.isupper())
 
 
 def complexity(function: ast.AST) -> int:

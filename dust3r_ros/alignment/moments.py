@@ -36,9 +36,9 @@ for _k, (_row, _column) in enumerate(((2, 1), (0, 2), (1, 0))):
 # The 28 numbers are the upper triangle of the moments of [a, 1, b]; the 8 x 8 matrix repeats the 1.
 _EXPAND = np.array([0, 1, 2, 3, 4, 5, 6, 3])
 _UPPER = np.triu_indices(7)
-_PACKED = np.zeros((7, 7), dtype=int)
-_PACKED[_UPPER] = np.arange(len(_UPPER[0]))
-_PACKED = np.maximum(_PACKED, _PACKED.T)[np.ix_(_EXPAND, _EXPAND)]
+_HALF = np.zeros((7, 7), dtype=int)
+_HALF[_UPPER] = np.arange(len(_UPPER[0]))
+_PACKED = np.maximum(_HALF, _HALF.T)[np.ix_(_EXPAND, _EXPAND)]
 
 
 def moments(a: NDArray[np.floating], b: NDArray[np.floating], weights: NDArray[np.floating]) -> Array:

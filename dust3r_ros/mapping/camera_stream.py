@@ -110,8 +110,7 @@ class ImageGeometry:
         if lens.plain:
             return mask
         height, width = mask.shape
-        native = self.resize.to_native(pixel_grid(height, width).reshape(-1, 2))
-        seen = (native + 0.5) * self.tracking_scale - 0.5 - self._center
+        seen = self.from_working(pixel_grid(height, width).reshape(-1, 2))
         at = self.to_working(lens.ideal(seen)).reshape(height, width, 2).astype(np.float32)
         return np.asarray(cv2.remap(mask.astype(np.uint8), at, None, cv2.INTER_NEAREST)).astype(bool)
 
@@ -120,8 +119,7 @@ class ImageGeometry:
         for kept in self._rectifications:
             if kept[0] == lens:
                 return kept[1:]
-        native = self.resize.to_native(pixel_grid(height, width).reshape(-1, 2))
-        ideal = (native + 0.5) * self.tracking_scale - 0.5 - self._center
+        ideal = self.from_working(pixel_grid(height, width).reshape(-1, 2))
         at = self.to_working(lens.seen(ideal)).reshape(height, width, 2)
         inside = np.all((at >= 0) & (at <= [width - 1, height - 1]), axis=2)
         kept = lens, at.astype(np.float32), inside

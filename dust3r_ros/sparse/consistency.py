@@ -26,7 +26,7 @@ from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX, SparseMap
 from dust3r_ros.tracking import no_tracks
 from dust3r_ros.types import Array
 
-_FEWEST = 20  # observations
+_FEWEST_SEEN = 20  # observations
 _RUN = 5  # keyframes: one that is blurred is no evidence
 _END = 2 / 3  # of the share that is doubtful, where a stretch ends
 
@@ -56,7 +56,7 @@ def contradicted(sparse: SparseMap, views: Collection[int] | None = None) -> Arr
     seen = np.bincount(view, minlength=len(sparse.views))
     shares = np.bincount(view, weights=off, minlength=len(sparse.views)) / np.maximum(seen, 1)
     asked = np.isin(np.arange(len(sparse.views)), chosen)
-    return np.where(asked & (seen >= _FEWEST), shares, np.nan)
+    return np.where(asked & (seen >= _FEWEST_SEEN), shares, np.nan)
 
 
 def in_a_row(shares: Array) -> Array:
@@ -91,7 +91,7 @@ def doubts(shares: Array, above: float) -> list[Doubt]:
     return sorted((doubt for doubt in found if doubt.share > above), key=lambda doubt: -doubt.share)
 
 
-_FEWEST, _MOST = 5, 60  # keyframes
+_FEWEST_VIEWS, _MOST_VIEWS = 5, 60
 _REST = 3  # keyframes that are not rebuilt
 _POSED = 0.7  # of the stretch
 _SMALLER = 0.9  # of its misfit, by itself
@@ -142,7 +142,7 @@ def _stretches(sparse: SparseMap, doubt: Doubt) -> list[list[int]]:
     ranges = [(first, end), *((cut, count) for cut in cuts), (0, end), (0, cuts[2]), (first, cuts[2])]
     posed = set(sparse.posed())
     parts = [[view for view in range(*part) if view in posed] for part in dict.fromkeys(ranges)]
-    return [part for part in parts if _FEWEST <= len(part) <= _MOST and len(part) <= len(posed) - _REST]
+    return [part for part in parts if _FEWEST_VIEWS <= len(part) <= _MOST_VIEWS and len(part) <= len(posed) - _REST]
 
 
 def _joined(sparse: SparseMap, camera: int, stretch: Sequence[int], starts: Starts) -> SparseMap | None:

@@ -231,9 +231,13 @@ def follow(a: Image, b: Image, pixels: Array, guess: Array, levels: int = _LEVEL
     start = pixels.astype(np.float32)
     there, found = lucas_kanade(a, b, start, guess, levels, _CRITERIA, _QUICK_WINDOW)
     back, found_back = lucas_kanade(b, a, there, start, 0, _CRITERIA, _QUICK_WINDOW)
-    inside = np.all((there > 0) & (there < [b.shape[1] - 1, b.shape[0] - 1]), axis=1)
-    good = found & found_back & inside & (np.linalg.norm(back - start, axis=1) < _BACK_AND_FORTH_PX)
-    return there.astype(np.float64), good
+    return there.astype(np.float64), found & found_back & _returns(b, there, back - start)
+
+
+def _returns(image: Image, there: Array32, off: Array32) -> np.ndarray:
+    """(N,) which corners at ``there`` (N, 2) in an image lie inside it, and are found ``off`` (N, 2) by little."""
+    inside = np.all((there > 0) & (there < [image.shape[1] - 1, image.shape[0] - 1]), axis=1)
+    return inside & (np.linalg.norm(off, axis=1) < _BACK_AND_FORTH_PX)
 
 
 def realigned(keyframe: Image, image: Image, anchors: Array, pixels: Array) -> Array:
@@ -400,8 +404,7 @@ class CornerTracker:
         guess = carried(pixels, flow, scale)
         forth, found = lucas_kanade(self._even, even, start, guess)
         back, found_back = lucas_kanade(even, self._even, forth, start)
-        inside = np.all((forth > 0) & (forth < [even.shape[1] - 1, even.shape[0] - 1]), axis=1)
-        good = found & found_back & inside & (np.linalg.norm(back - start, axis=1) < _BACK_AND_FORTH_PX)
+        good = found & found_back & _returns(even, forth, back - start)
         return good, forth[good].astype(np.float64)
 
 

@@ -38,11 +38,12 @@ def test_a_small_house(tool: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "rooms/__init__.py").write_text("")
     (tmp_path / "rooms/attic.py").write_text("def long():\n" + "    pass\n" * 41)
     methods = "".join(f"    def m{k}(self): ...\n" for k in range(21))
-    (tmp_path / "cellar.py").write_text(f"class Large:\n{methods}\n" + "X = 1\n" * 40)
-    modules, small, functions, branching, large = (figure.found for figure in tool.figures(tmp_path))
+    (tmp_path / "cellar.py").write_text(f"class Large:\n{methods}\n" + "_X, Y = 1, 2\n" + "\n" * 38 + "_X = 3\n")
+    modules, small, functions, branching, large, twice = (figure.found for figure in tool.figures(tmp_path))
     assert [place for _, place in modules] == ["cellar.py", "rooms/__init__.py", "rooms/attic.py"]
     assert small == [(42, "rooms/attic.py")] and functions == [(42, "rooms/attic.py long")]
     assert branching == [] and large == [(21, "cellar.py Large")]
+    assert twice == [(2, "cellar.py _X")]
 
 
 def test_our_house_is_in_order(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
